@@ -1,0 +1,2 @@
+//! Load for xenstored.
+fn main() {}

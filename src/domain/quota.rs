@@ -1,0 +1,191 @@
+//! The quotas: their names in both existing daemons, their defaults, and a domain's own values.
+
+use crate::sync::{AtomicU32, Ordering};
+
+/// One quota. The order is that in which C's tools list them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Quota {
+    /// Nodes that a domain owns.
+    Nodes,
+    /// Watches that a domain has set.
+    Watches,
+    /// Requests whose reply or events are not delivered yet; at the limit the ring is not read.
+    Outstanding,
+    /// Bytes of nodes, watches, transactions, replies and events held for a domain.
+    Memory,
+    /// Transactions that a domain has open.
+    Transactions,
+    /// Nodes that one transaction touches.
+    TransactionNodes,
+    /// Permission entries of one node.
+    NodePermissions,
+    /// Length of a path, not counting `/local/domain/<n>/`.
+    PathMax,
+    /// Size of one node: permissions, names of children, value.
+    NodeSize,
+}
+
+/// What is to be known of a quota.
+struct About {
+    quota: Quota,
+    name: &'static str,
+    /// Names in older options, in xenstore.txt and in oxenstored.conf.
+    aliases: &'static [&'static str],
+    description: &'static str,
+    default: u32,
+}
+
+/// The defaults are C's but for watches (128) and transactions (10), which stop ordinary use at
+/// ten to fifty calls at once; what a domain can hold stays bounded by its memory.
+const ABOUT: [About; Quota::COUNT] = [
+    about(Quota::Nodes, "nodes", &["quota-maxentity", "entry-nb"], "Nodes per domain", 1000),
+    about(Quota::Watches, "watches", &["quota-maxwatch", "watch-nb"], "Watches per domain", 1024),
+    about(
+        Quota::Outstanding,
+        "outstanding",
+        &["quota-maxoutstanding"],
+        "Outstanding requests per domain",
+        20,
+    ),
+    about(Quota::Memory, "memory", &[], "Total Xenstore memory per domain", 2_621_440),
+    about(
+        Quota::Transactions,
+        "transactions",
+        &["quota-transaction", "transaction"],
+        "Active transactions per domain",
+        256,
+    ),
+    about(
+        Quota::TransactionNodes,
+        "transaction-nodes",
+        &["quota-maxrequests"],
+        "Max. number of accessed nodes per transaction",
+        1024,
+    ),
+    about(
+        Quota::NodePermissions,
+        "node-permissions",
+        &["permissions", "perm-nb"],
+        "Max. number of permissions per node",
+        5,
+    ),
+    about(
+        Quota::PathMax,
+        "path-max",
+        &["path-length", "quota-path-max"],
+        "Max. length of a node path",
+        2048,
+    ),
+    about(
+        Quota::NodeSize,
+        "node-size",
+        &["quota-maxsize", "entry-size"],
+        "Max. size of a node",
+        2048,
+    ),
+];
+
+const fn about(
+    quota: Quota,
+    name: &'static str,
+    aliases: &'static [&'static str],
+    description: &'static str,
+    default: u32,
+) -> About {
+    About { quota, name, aliases, description, default }
+}
+
+impl Quota {
+    /// How many quotas there are.
+    pub const COUNT: usize = 9;
+    /// The default of the soft memory quota, the only soft one (bytes).
+    pub const SOFT_MEMORY_DEFAULT: u32 = 2_097_152;
+
+    /// All quotas.
+    pub fn all() -> impl Iterator<Item = Quota> {
+        ABOUT.iter().map(|about| about.quota)
+    }
+
+    /// Finds a quota by its name or an alias of it.
+    pub fn from_name(name: &str) -> Option<Quota> {
+        let named = |about: &&About| about.name == name || about.aliases.contains(&name);
+        ABOUT.iter().find(named).map(|about| about.quota)
+    }
+
+    /// Its name, as `xenstore-control quota` shows it.
+    pub fn name(self) -> &'static str {
+        ABOUT[self as usize].name
+    }
+
+    /// What it limits.
+    pub fn description(self) -> &'static str {
+        ABOUT[self as usize].description
+    }
+
+    /// Its value unless something else is set.
+    pub fn default_value(self) -> u32 {
+        ABOUT[self as usize].default
+    }
+}
+
+/// A value of each quota; 0 means no limit (xenstore.txt, SET_QUOTA).
+pub struct Limits {
+    hard: [AtomicU32; Quota::COUNT],
+    soft_memory: AtomicU32,
+}
+
+impl Limits {
+    /// The defaults.
+    pub fn defaults() -> Limits {
+        Limits {
+            hard: ABOUT.each_ref().map(|about| AtomicU32::new(about.default)),
+            soft_memory: AtomicU32::new(Quota::SOFT_MEMORY_DEFAULT),
+        }
+    }
+
+    /// A quota's value.
+    pub fn get(&self, quota: Quota) -> u32 {
+        self.hard[quota as usize].load(Ordering::Relaxed)
+    }
+
+    /// Sets a quota's value.
+    pub fn set(&self, quota: Quota, value: u32) {
+        self.hard[quota as usize].store(value, Ordering::Relaxed);
+    }
+
+    /// The soft memory quota: above it a domain is only reported.
+    pub fn soft_memory(&self) -> u32 {
+        self.soft_memory.load(Ordering::Relaxed)
+    }
+
+    /// Sets the soft memory quota.
+    pub fn set_soft_memory(&self, value: u32) {
+        self.soft_memory.store(value, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_in_the_order_of_the_enum_and_names_are_unique() {
+        let mut names = Vec::new();
+        for (index, about) in ABOUT.iter().enumerate() {
+            assert_eq!(about.quota as usize, index);
+            names.push(about.name);
+            names.extend(about.aliases);
+        }
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+
+    #[test]
+    fn names_of_both_daemons_are_known() {
+        assert_eq!(Quota::from_name("quota-maxentity"), Some(Quota::Nodes));
+        assert_eq!(Quota::from_name("path-length"), Some(Quota::PathMax));
+        assert_eq!(Quota::from_name("soft-memory"), None);
+    }
+}

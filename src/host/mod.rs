@@ -1,0 +1,79 @@
+//! What the daemon needs of a hypervisor: event channels, ring pages, the states of domains.
+//!
+//! Two hosts exist behind these traits: [`sim`], where guests are processes of any Linux machine,
+//! and [`xen`], the devices in `/dev/xen`. All the unsafe code of the daemon is in this folder.
+
+mod page;
+pub mod sim;
+pub mod xen;
+
+use std::io;
+use std::os::fd::RawFd;
+
+pub use page::RingPage;
+
+use crate::words::Domid;
+
+/// An event channel of ours, as the thread that bound it knows it (`evtchn_port_t`).
+pub type Port = u32;
+
+/// What the hypervisor says of a domain that exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DomainState {
+    /// Tells two incarnations of one domid apart.
+    pub unique_id: u64,
+    /// It shut down, crashed or suspended; it may be resumed.
+    pub shutdown: bool,
+    /// It is being destroyed and will not run again.
+    pub dying: bool,
+}
+
+/// A hypervisor, as every thread may use it. Nothing here may be called with a lock of the store
+/// held: each call can be a system call.
+pub trait Host: Send + Sync {
+    /// Opens a handle for event channels, one for each thread, like opening `/dev/xen/evtchn`.
+    fn open_channels(&self) -> io::Result<Box<dyn Channels>>;
+
+    /// Maps the page of the domain's ring: grant reference 1, or the control domain's own page.
+    fn map_ring(&self, domid: Domid) -> io::Result<RingPage>;
+
+    /// The state of a domain, `None` if it does not exist (or no longer).
+    fn domain(&self, domid: Domid) -> io::Result<Option<DomainState>>;
+
+    /// The domains of `known` whose state may have changed since the last call, after the port of
+    /// [`Channels::bind_changes`] fired. A domain named without need costs a query; one left out
+    /// is never noticed. A host that cannot tell names all of `known`.
+    fn changed(&self, known: &mut dyn Iterator<Item = Domid>) -> io::Result<Vec<Domid>>;
+
+    /// The event channel of the control domain's kernel, if it has one (`/proc/xen/xsd_port`).
+    fn control_port(&self) -> io::Result<Option<Port>>;
+}
+
+/// One thread's event-channel handle. It reports the ports that the thread itself bound.
+pub trait Channels: Send {
+    /// Becomes readable when a port is pending. Watched edge-triggered: read until `pending`
+    /// answers 0.
+    fn raw_fd(&self) -> RawFd;
+
+    /// Binds to the domain's unbound port `remote`; answers the local port.
+    fn bind_interdomain(&mut self, domid: Domid, remote: Port) -> io::Result<Port>;
+
+    /// Binds the port that fires when domains shut down or die (`VIRQ_DOM_EXC`).
+    ///
+    /// # Errors
+    /// `AlreadyExists` if another process has it: another daemon runs.
+    fn bind_changes(&mut self) -> io::Result<Port>;
+
+    /// Gives a port back. It is not reported again.
+    fn unbind(&mut self, port: Port) -> io::Result<()>;
+
+    /// Takes pending ports, at most `ports.len()`, and answers how many. A port reported is masked
+    /// until [`Channels::unmask`]. Never blocks; 0 means that none is left.
+    fn pending(&mut self, ports: &mut [Port]) -> io::Result<usize>;
+
+    /// Lets a port be reported again; at once if it was notified meanwhile.
+    fn unmask(&mut self, port: Port) -> io::Result<()>;
+
+    /// Notifies the other end. Never blocks.
+    fn notify(&mut self, port: Port) -> io::Result<()>;
+}

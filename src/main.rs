@@ -1,0 +1,3 @@
+//! The xenstored daemon.
+
+fn main() {}

@@ -1,0 +1,17 @@
+//! The locks and atomics of everything that more than one thread touches.
+//!
+//! One place names them so that the feature `shuttle` can put shuttle's in their stead: then the
+//! production code itself runs under a scheduler that explores the orders of its threads.
+
+#[cfg(not(feature = "shuttle"))]
+pub use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+#[cfg(not(feature = "shuttle"))]
+pub use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+#[cfg(feature = "shuttle")]
+pub use shuttle::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+#[cfg(feature = "shuttle")]
+pub use shuttle_parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// Reference counts are never a source of races by themselves, so shuttle need not see them.
+pub use std::sync::Arc;

@@ -1,0 +1,70 @@
+use std::fmt;
+
+/// A domain's number (xen.h, `domid_t`). It says nothing of which life of the domain is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Domid(pub u16);
+
+impl Domid {
+    /// The control domain: where the toolstack runs.
+    pub const CONTROL: Domid = Domid(0);
+    /// The first number that is no real domain's (xen.h, `DOMID_FIRST_RESERVED`).
+    pub const FIRST_RESERVED: u16 = 0x7FF0;
+    /// The domain that asks (xen.h, `DOMID_SELF`).
+    pub const SELF: Domid = Domid(0x7FF0);
+    /// In a permission: every domain (xen.h, `DOMID_ANY`; XENSTORE_SERVER_FEATURE_DOMID_ANY).
+    pub const ANY: Domid = Domid(0x7FF5);
+
+    /// Whether this is a number that a domain can have.
+    pub fn is_real(self) -> bool {
+        self.0 < Self::FIRST_RESERVED
+    }
+
+    /// Reads decimal digits as clients send them. `None` where they are not a number of 0 to 65535.
+    pub fn parse(digits: &[u8]) -> Option<Domid> {
+        parse_decimal(digits)?.try_into().ok().map(Domid)
+    }
+
+    /// Reads the *canonical* decimal form, which has no leading zero: `7` is domain 7, `007` is a
+    /// name like any other. Only canonical forms decide where a path lives.
+    pub fn parse_canonical(digits: &[u8]) -> Option<Domid> {
+        match digits {
+            [b'0', _, ..] => None,
+            _ => Domid::parse(digits).filter(|d| d.is_real()),
+        }
+    }
+}
+
+/// Decimal digits and nothing else, as a number of 32 bits.
+fn parse_decimal(digits: &[u8]) -> Option<u32> {
+    if digits.is_empty() || digits.len() > 10 {
+        return None;
+    }
+    digits.iter().try_fold(0u32, |value, &digit| match digit {
+        b'0'..=b'9' => value.checked_mul(10)?.checked_add(u32::from(digit - b'0')),
+        _ => None,
+    })
+}
+
+impl fmt::Display for Domid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_canonical_form_names_a_home() {
+        assert_eq!(Domid::parse_canonical(b"7"), Some(Domid(7)));
+        assert_eq!(Domid::parse_canonical(b"0"), Some(Domid(0)));
+        assert_eq!(Domid::parse_canonical(b"007"), None);
+        assert_eq!(Domid::parse_canonical(b"32752"), None); // DOMID_SELF
+        assert_eq!(Domid::parse(b"007"), Some(Domid(7)));
+        assert_eq!(Domid::parse(b"65536"), None);
+        assert_eq!(Domid::parse(b""), None);
+        assert_eq!(Domid::parse(b"-1"), None);
+        assert_eq!(Domid::parse(b"7 "), None);
+    }
+}

@@ -1,0 +1,225 @@
+//! Where a path lives: a pure function of its bytes.
+//!
+//! Everything about one guest has one key, so that it lies in one shard. A subtree that has a key
+//! of its own is a *home*:
+//!
+//! | home | key |
+//! |---|---|
+//! | `/local/domain/<d>` | domain d |
+//! | `/local/domain/<b>/backend/<kind>/<d>` | domain d |
+//! | `/local/domain/<b>/device-model/<d>` | domain d |
+//! | `/libxl/<d>` | domain d |
+//! | `/vm/<uuid>` and any other `/<a>/<b>` | the path of the home |
+//!
+//! What lies above all homes (`/`, `/<a>`, `/local/domain`) and the special paths are the *spine*.
+
+use std::hash::{BuildHasher, Hasher};
+
+use foldhash::fast::FixedState;
+
+use super::{Domid, Path};
+
+/// The number of a shard; the spine's is one past the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ShardId(pub u16);
+
+/// Where a path lives: in which shard, and below which home there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Home<'a> {
+    /// The shard that holds the home.
+    pub shard: ShardId,
+    /// The home's root: the path itself or an ancestor of it.
+    pub root: Path<'a>,
+}
+
+/// How many shards there are; maps paths to homes.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    shards: u16,
+}
+
+impl Layout {
+    /// A layout of `shards` shards (at least one) and the spine.
+    pub fn new(shards: u16) -> Layout {
+        Layout { shards: shards.max(1) }
+    }
+
+    /// The shards, the spine last: the order in which locks are taken.
+    pub fn all(self) -> impl DoubleEndedIterator<Item = ShardId> + Clone {
+        (0..=self.shards).map(ShardId)
+    }
+
+    /// The number of shards without the spine.
+    pub fn shards(self) -> u16 {
+        self.shards
+    }
+
+    /// The shard of everything above the homes.
+    pub fn spine(self) -> ShardId {
+        ShardId(self.shards)
+    }
+
+    /// The shard of the key of domain `domid`, which is also the number of its home thread.
+    pub fn of_domain(self, domid: Domid) -> ShardId {
+        ShardId(domid.0 % self.shards)
+    }
+
+    /// Finds the home that `path` lies in. Cost: a few components of the path.
+    pub fn home(self, path: Path<'_>) -> Home<'_> {
+        if path.is_special() {
+            return Home { shard: self.spine(), root: path };
+        }
+        let mut ends = ComponentEnds { bytes: path.bytes(), at: 0 };
+        let (Some(first), Some(second)) = (ends.next(), ends.next()) else {
+            return Home { shard: self.spine(), root: Path::ROOT };
+        };
+        match (first, second) {
+            (b"local", b"domain") => self.domain_home(path, ends),
+            (b"libxl", domid) => {
+                let shard = match Domid::parse_canonical(domid) {
+                    Some(domid) => self.of_domain(domid),
+                    None => self.of_bytes(path.prefix(ends.at)),
+                };
+                Home { shard, root: path.prefix(ends.at) }
+            }
+            _ => {
+                let root = path.prefix(ends.at);
+                Home { shard: self.of_bytes(root), root }
+            }
+        }
+    }
+
+    /// The homes at and below `/local/domain/<b>`.
+    fn domain_home<'a>(self, path: Path<'a>, mut ends: ComponentEnds<'a>) -> Home<'a> {
+        let Some(owner) = ends.next() else {
+            return Home { shard: self.spine(), root: Path::ROOT };
+        };
+        let root = path.prefix(ends.at);
+        let shard = match Domid::parse_canonical(owner) {
+            Some(domid) => self.of_domain(domid),
+            None => self.of_bytes(root),
+        };
+        let nested = match ends.next() {
+            Some(b"backend") => ends.next().and_then(|_kind| ends.next()),
+            Some(b"device-model") => ends.next(),
+            _ => None,
+        };
+        match nested.and_then(Domid::parse_canonical) {
+            Some(domid) => Home { shard: self.of_domain(domid), root: path.prefix(ends.at) },
+            None => Home { shard, root },
+        }
+    }
+
+    fn of_bytes(self, root: Path<'_>) -> ShardId {
+        // A fixed seed: that a guest can choose which shard a path of its own falls in gains it
+        // nothing, and the same path must fall in the same shard after a restart.
+        let mut hasher = FixedState::with_seed(0).build_hasher();
+        hasher.write(root.bytes());
+        let shard = hasher.finish() % u64::from(self.shards);
+        ShardId(u16::try_from(shard).unwrap_or(0))
+    }
+}
+
+/// Whether homes can lie strictly below `path`: a proper prefix of a home's pattern. Watches on
+/// such paths are everybody's concern, and a removal there may reach other shards.
+pub fn has_homes_below(path: Path<'_>) -> bool {
+    let mut components = path.components();
+    let (Some(first), Some(second)) = (components.next(), components.next()) else {
+        return true;
+    };
+    if (first, second) != (b"local", b"domain") {
+        return false;
+    }
+    let (_domain, kind, class) = (components.next(), components.next(), components.next());
+    match (kind, class) {
+        (None, _) => true,
+        (Some(b"backend"), _) => components.next().is_none(),
+        (Some(b"device-model"), class) => class.is_none(),
+        _ => false,
+    }
+}
+
+/// Walks the ends of a path's components; `at` is where the last one ended.
+struct ComponentEnds<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> ComponentEnds<'a> {
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let rest = self.bytes.get(self.at + 1..).filter(|rest| !rest.is_empty())?;
+        let len = rest.iter().position(|&byte| byte == b'/').unwrap_or(rest.len());
+        self.at += 1 + len;
+        Some(&rest[..len])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn homes_are_a_function_of_the_path() {
+        let layout = Layout::new(4);
+        let spine = layout.spine();
+        for (path, root, shard) in [
+            ("/", "/", Some(spine)),
+            ("/tool", "/", Some(spine)),
+            ("/local/domain", "/", Some(spine)),
+            ("@releaseDomain", "@releaseDomain", Some(spine)),
+            ("/local/domain/7", "/local/domain/7", Some(ShardId(3))),
+            ("/local/domain/7/a/b", "/local/domain/7", Some(ShardId(3))),
+            ("/local/domain/0/backend", "/local/domain/0", Some(ShardId(0))),
+            ("/local/domain/0/backend/vif", "/local/domain/0", Some(ShardId(0))),
+            ("/local/domain/0/backend/vif/7", "/local/domain/0/backend/vif/7", Some(ShardId(3))),
+            (
+                "/local/domain/0/backend/vif/7/0/x",
+                "/local/domain/0/backend/vif/7",
+                Some(ShardId(3)),
+            ),
+            ("/local/domain/0/backend/vif/007/0", "/local/domain/0", Some(ShardId(0))),
+            (
+                "/local/domain/4/device-model/6/s",
+                "/local/domain/4/device-model/6",
+                Some(ShardId(2)),
+            ),
+            ("/libxl/5/device", "/libxl/5", Some(ShardId(1))),
+            ("/vm/abc/name", "/vm/abc", None),
+            ("/tool/xenstored/x", "/tool/xenstored", None),
+            ("/local/other", "/local/other", None),
+        ] {
+            let home = layout.home(Path::parse(path.as_bytes()).unwrap());
+            assert_eq!(home.root.bytes(), root.as_bytes(), "{path}");
+            if let Some(shard) = shard {
+                assert_eq!(home.shard, shard, "{path}");
+            }
+        }
+    }
+
+    #[test]
+    fn prefixes_of_home_patterns_have_homes_below() {
+        for path in [
+            "/",
+            "/tool",
+            "/local",
+            "/local/domain",
+            "/local/domain/5",
+            "/local/domain/5/backend",
+            "/local/domain/5/backend/vif",
+            "/local/domain/5/device-model",
+        ] {
+            assert!(has_homes_below(Path::parse(path.as_bytes()).unwrap()), "{path}");
+        }
+        for path in [
+            "/tool/x",
+            "/local/other",
+            "/local/domain/5/device",
+            "/libxl/5",
+            "/local/domain/5/backend/vif/6",
+            "/local/domain/5/device-model/6",
+            "/local/domain/5/device/vif/0",
+        ] {
+            assert!(!has_homes_below(Path::parse(path.as_bytes()).unwrap()), "{path}");
+        }
+    }
+}

@@ -1,0 +1,250 @@
+use std::borrow::Borrow;
+use std::fmt;
+
+use smallvec::SmallVec;
+
+use super::{Domid, Errno};
+
+/// Longest absolute path (xs_wire.h, `XENSTORE_ABS_PATH_MAX`).
+pub const ABS_PATH_MAX: usize = 3072;
+/// Longest path below a domain's home, and the ceiling of the quota `path-max`
+/// (xs_wire.h, `XENSTORE_REL_PATH_MAX`).
+pub const REL_PATH_MAX: usize = 2048;
+/// The special path whose events report introduced domains (xenstore.txt, WATCH).
+pub const INTRODUCE_DOMAIN: &[u8] = b"@introduceDomain";
+/// The special path whose events report domains that shut down or died (xenstore.txt, WATCH).
+pub const RELEASE_DOMAIN: &[u8] = b"@releaseDomain";
+
+/// A path known to be well formed: absolute, or special (`@...`); xenstore.txt's alphabet; no
+/// doubled or trailing slash; at most [`ABS_PATH_MAX`] bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Path<'a>(&'a [u8]);
+
+/// Where [`Path::resolve`] puts a path that was relative.
+pub type PathSpace = SmallVec<[u8; 128]>;
+
+impl<'a> Path<'a> {
+    /// The root.
+    pub const ROOT: Path<'static> = Path(b"/");
+
+    /// Reads a path as a client wrote it. A relative one means `/local/domain/<domid>/...` and is
+    /// built in `space`. `path_max` limits the part below `/local/domain/<n>/` (the quota
+    /// `path-max`). Cost: the path's length.
+    ///
+    /// # Errors
+    /// `EINVAL` for everything that xenstore.txt forbids. The limits hold *after* the prefix is
+    /// put in front, so that whatever is accepted can be named by the control domain too.
+    pub fn resolve(
+        raw: &'a [u8],
+        domid: Domid,
+        path_max: usize,
+        space: &'a mut PathSpace,
+    ) -> Result<Path<'a>, Errno> {
+        let path = match raw.first() {
+            None => return Err(Errno::EINVAL),
+            Some(b'/' | b'@') => raw,
+            Some(_) => {
+                space.clear();
+                home_prefix(domid, space);
+                space.extend_from_slice(raw);
+                &space[..]
+            }
+        };
+        let path = Path::parse(path)?;
+        if path.0.len() - path.home_prefix_len() > path_max {
+            return Err(Errno::EINVAL);
+        }
+        Ok(path)
+    }
+
+    /// Reads an absolute or special path.
+    ///
+    /// # Errors
+    /// `EINVAL` if it is not well formed.
+    pub fn parse(raw: &'a [u8]) -> Result<Path<'a>, Errno> {
+        let well_formed = match raw {
+            b"/" => true,
+            [b'/' | b'@', .., b'/'] => false,
+            [b'/' | b'@', ..] => raw.len() <= ABS_PATH_MAX && well_formed(raw),
+            _ => false,
+        };
+        if well_formed { Ok(Path(raw)) } else { Err(Errno::EINVAL) }
+    }
+
+    /// The bytes, as they go over the wire without their NUL.
+    pub fn bytes(self) -> &'a [u8] {
+        self.0
+    }
+
+    /// Whether this is `/`.
+    pub fn is_root(self) -> bool {
+        self.0 == b"/"
+    }
+
+    /// Whether this is one of the special paths of WATCH.
+    pub fn is_special(self) -> bool {
+        self.0[0] == b'@'
+    }
+
+    /// The path without its last component; of a top-level or special path, the root; of the
+    /// root, nothing.
+    pub fn parent(self) -> Option<Path<'a>> {
+        if self.is_root() {
+            return None;
+        }
+        match self.0.iter().rposition(|&byte| byte == b'/') {
+            Some(0) | None => Some(Path::ROOT),
+            Some(slash) => Some(Path(&self.0[..slash])),
+        }
+    }
+
+    /// The last component; empty for the root.
+    pub fn name(self) -> &'a [u8] {
+        let slash = self.0.iter().rposition(|&byte| byte == b'/');
+        &self.0[slash.map_or(0, |slash| slash + 1)..]
+    }
+
+    /// The components in order. The root has none; a special path starts with its `@name`.
+    pub fn components(self) -> impl Iterator<Item = &'a [u8]> + Clone {
+        self.0.split(|&byte| byte == b'/').filter(|component| !component.is_empty())
+    }
+
+    /// Whether this is `ancestor` or lies below it.
+    pub fn is_within(self, ancestor: Path<'_>) -> bool {
+        self.below(ancestor).is_some()
+    }
+
+    /// What follows `ancestor` in this path, without a leading slash; empty if they are equal.
+    pub fn below(self, ancestor: Path<'_>) -> Option<&'a [u8]> {
+        if ancestor.is_root() {
+            return self.0.strip_prefix(b"/");
+        }
+        match self.0.strip_prefix(ancestor.0)? {
+            [] => Some(&[]),
+            [b'/', rest @ ..] => Some(rest),
+            _ => None,
+        }
+    }
+
+    /// This path and one component more.
+    pub fn child(self, name: &[u8]) -> PathBuf {
+        let slash: &[u8] = if self.is_root() { b"" } else { b"/" };
+        PathBuf([self.0, slash, name].concat().into())
+    }
+
+    /// The first `len` bytes, which must end at a component's end.
+    pub fn prefix(self, len: usize) -> Path<'a> {
+        debug_assert!(len == self.0.len() || self.0[len] == b'/' || len == 1);
+        Path(&self.0[..len])
+    }
+
+    /// An owned copy.
+    pub fn to_buf(self) -> PathBuf {
+        PathBuf(self.0.into())
+    }
+
+    /// Length of `/local/domain/<n>/`, if the path starts so: it is not counted against `path-max`.
+    fn home_prefix_len(self) -> usize {
+        let Some(rest) = self.0.strip_prefix(b"/local/domain/") else { return 0 };
+        let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let prefixed = (1..=5).contains(&digits) && rest.get(digits) == Some(&b'/');
+        if prefixed { self.0.len() - rest.len() + digits + 1 } else { 0 }
+    }
+}
+
+/// Appends `/local/domain/<domid>/`, what a relative path is relative to.
+pub fn home_prefix(domid: Domid, out: &mut PathSpace) {
+    use std::io::Write;
+    // A vector in memory takes every write.
+    let _ = write!(out, "/local/domain/{domid}/");
+}
+
+/// xenstore.txt: ASCII alphanumerics and `-/_@`, no doubled slash.
+fn well_formed(path: &[u8]) -> bool {
+    let mut previous = 0;
+    path.iter().all(|&byte| {
+        let doubled = byte == b'/' && previous == b'/';
+        previous = byte;
+        !doubled && (byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'/' | b'_' | b'@'))
+    })
+}
+
+impl fmt::Debug for Path<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for Path<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from_utf8_lossy(self.0))
+    }
+}
+
+/// An owned [`Path`].
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PathBuf(Box<[u8]>);
+
+impl PathBuf {
+    /// The path, borrowed.
+    pub fn as_path(&self) -> Path<'_> {
+        Path(&self.0)
+    }
+}
+
+impl Borrow<[u8]> for PathBuf {
+    fn borrow(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for PathBuf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.as_path(), f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolved(raw: &[u8], domid: u16) -> Result<Vec<u8>, Errno> {
+        let mut space = PathSpace::new();
+        Path::resolve(raw, Domid(domid), REL_PATH_MAX, &mut space).map(|path| path.bytes().to_vec())
+    }
+
+    #[test]
+    fn what_xenstore_txt_forbids_is_einval() {
+        for bad in ["", "a//b", "/a//b", "/a/", "a/", "//", "/a b", "/a+b", "/a\u{e9}", "@a/"] {
+            assert_eq!(resolved(bad.as_bytes(), 1), Err(Errno::EINVAL), "{bad:?}");
+        }
+        for good in ["/", "/a", "/a-b_c@d/9", "@releaseDomain", "@releaseDomain/7"] {
+            assert_eq!(resolved(good.as_bytes(), 1).as_deref(), Ok(good.as_bytes()), "{good:?}");
+        }
+        assert_eq!(resolved(b"x/y", 3).as_deref(), Ok(&b"/local/domain/3/x/y"[..]));
+    }
+
+    #[test]
+    fn xsa_323_length_is_checked_after_the_prefix() {
+        assert!(resolved(&[b'a'; REL_PATH_MAX], 10_000).is_ok());
+        assert!(resolved(&[b'a'; REL_PATH_MAX + 1], 10_000).is_err());
+        let absolute = |len: usize| [&b"/"[..], &vec![b'a'; len - 1]].concat();
+        assert!(resolved(&absolute(REL_PATH_MAX), 0).is_ok());
+        assert!(resolved(&absolute(REL_PATH_MAX + 1), 0).is_err());
+    }
+
+    #[test]
+    fn parents_names_and_components() {
+        let path = Path::parse(b"/a/bc/d").unwrap();
+        assert_eq!(path.name(), b"d");
+        assert_eq!(path.parent().unwrap().bytes(), b"/a/bc");
+        assert_eq!(path.components().count(), 3);
+        assert_eq!(Path::parse(b"/a").unwrap().parent(), Some(Path::ROOT));
+        assert_eq!(Path::parse(b"@x").unwrap().parent(), Some(Path::ROOT));
+        assert_eq!(Path::ROOT.parent(), None);
+        assert_eq!(Path::ROOT.components().count(), 0);
+        assert_eq!(path.below(Path::parse(b"/a").unwrap()), Some(&b"bc/d"[..]));
+        assert!(!path.is_within(Path::parse(b"/a/b").unwrap()));
+        assert!(path.is_within(Path::ROOT));
+    }
+}
