@@ -2,5 +2,7 @@
 
 pub mod domain;
 pub mod host;
+pub mod store;
 mod sync;
+pub mod watch;
 pub mod words;
