@@ -262,3 +262,44 @@ fn ring(bell: Option<Arc<OwnedFd>>) {
         let _ = write(bell.as_fd(), 1u64.as_bytes());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fds::{new_channel, new_page};
+    use super::*;
+
+    fn insert(domains: &Domains, domid: Option<Domid>) -> Result<Domid, Refusal> {
+        let (_, page) = new_page()?;
+        let (channel, _) = new_channel()?;
+        domains.insert(domid, Parts { page, channel })
+    }
+
+    #[test]
+    fn domids_count_upwards_and_then_from_1() {
+        let domains = Domains::new();
+        let next = || insert(&domains, None).unwrap().0;
+        assert_eq!([next(), next()], [1, 2]);
+        domains.destroy(Domid(1)).unwrap();
+        assert_eq!(next(), 3, "not reused at once");
+        domains.table.lock().last = Domid::FIRST_RESERVED - 2;
+        assert_eq!([next(), next(), next()], [Domid::FIRST_RESERVED - 1, 1, 4]);
+        assert!(matches!(insert(&domains, Some(Domid(4))), Err(Refusal::Exists)));
+        assert!(matches!(insert(&domains, Some(Domid::SELF)), Err(Refusal::NoDomain)));
+    }
+
+    #[test]
+    fn every_domid_may_be_taken_and_no_more() {
+        let domains = Domains::new();
+        let (_, page) = new_page().unwrap();
+        let (channel, _) = new_channel().unwrap();
+        let channel = Arc::new(channel); // Shared, as the test has not 32,752 descriptors.
+        for slot in &mut domains.table.lock().domains {
+            let (page, channel) = (page.clone(), channel.clone());
+            let domain = Domain { unique_id: 0, shutdown: None, page, channel, bound: None };
+            *slot = Some(Box::new(domain));
+        }
+        assert!(matches!(insert(&domains, None), Err(Refusal::Full)));
+        domains.destroy(Domid(700)).unwrap();
+        assert_eq!(insert(&domains, None).unwrap(), Domid(700));
+    }
+}
