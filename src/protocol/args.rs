@@ -24,7 +24,10 @@ pub fn strings(payload: &[u8]) -> impl Iterator<Item = &[u8]> {
 /// # Errors
 /// `EINVAL`.
 pub fn decimal(digits: &[u8]) -> Result<u32, Errno> {
-    text(digits).filter(|text| !text.starts_with('+')).and_then(|text| text.parse().ok()).ok_or(Errno::EINVAL)
+    text(digits)
+        .filter(|text| !text.starts_with('+'))
+        .and_then(|text| text.parse().ok())
+        .ok_or(Errno::EINVAL)
 }
 
 /// Bytes as text, if they are.

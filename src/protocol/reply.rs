@@ -25,6 +25,11 @@ impl ReplySlot {
         ReplySlot { start, header: *request }
     }
 
+    /// Takes the reply back: it will come later.
+    pub fn cancel(self, out: &mut Vec<u8>) {
+        out.truncate(self.start);
+    }
+
     /// Completes the reply: with the payload that was appended, or an error in its place. A payload
     /// too long for a reply becomes `E2BIG` (XSA-72).
     pub fn finish(mut self, out: &mut Vec<u8>, result: Result<(), Errno>) {

@@ -29,6 +29,8 @@ pub struct Ring {
     page: RingPage,
     /// Our end of the event channel.
     pub port: Port,
+    /// The port was reported and is not reported again until it is unmasked.
+    pub masked: bool,
     /// Where the requests begin that are not consumed yet, by our own count.
     req_cons: u32,
     /// Where the next byte of a reply goes.
@@ -41,7 +43,7 @@ impl Ring {
     /// Takes over a mapped page as it is: nothing in it is written.
     pub fn new(page: RingPage, port: Port) -> Ring {
         let (req_cons, rsp_prod) = (page.load(REQ_CONS), page.load(RSP_PROD));
-        Ring { page, port, req_cons, rsp_prod, moved: false }
+        Ring { page, port, masked: false, req_cons, rsp_prod, moved: false }
     }
 
     /// The port that the page names, if it names one: it then counts, not INTRODUCE's.
@@ -89,18 +91,16 @@ impl Ring {
         self.moved = true;
     }
 
-    /// Appends the requests that wait in the page to `out`, from the byte `skip` after the consumed
-    /// ones on, without consuming them.
+    /// Appends the requests that wait in the page to `out`, without consuming them.
     ///
     /// # Errors
     /// [`RingError::Indices`].
-    pub fn peek(&self, skip: usize, out: &mut Vec<u8>) -> Result<(), RingError> {
+    pub fn peek(&self, out: &mut Vec<u8>) -> Result<(), RingError> {
         let waiting = distance(self.page.load(REQ_PROD), self.req_cons)?;
         let start = out.len();
-        out.resize(start + waiting.saturating_sub(skip), 0);
-        let from = self.req_cons.wrapping_add(u32::try_from(skip).unwrap_or(0));
-        let (to_end, from_start) = out[start..].split_at_mut(contiguous(from, waiting - skip.min(waiting)));
-        self.page.copy_out(REQ_RING + masked(from), to_end);
+        out.resize(start + waiting, 0);
+        let (to_end, from_start) = out[start..].split_at_mut(contiguous(self.req_cons, waiting));
+        self.page.copy_out(REQ_RING + masked(self.req_cons), to_end);
         self.page.copy_out(REQ_RING, from_start);
         Ok(())
     }
