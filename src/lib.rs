@@ -2,5 +2,6 @@
 
 pub mod domain;
 pub mod host;
+pub mod log;
 mod sync;
 pub mod words;
