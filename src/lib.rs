@@ -1,5 +1,6 @@
 //! A multi-threaded xenstored.
 
+pub mod daemon;
 pub mod domain;
 pub mod host;
 pub mod log;

@@ -51,7 +51,7 @@ const TRACED_TO_A_FILE: [bool; SWITCHES.len()] = [true, true, false, false, fals
 pub enum Destination {
     /// Standard error.
     Stderr,
-    /// A file, appended to; created with mode 0640.
+    /// A file, appended to; created with mode 0600, as it tells what guests do.
     File(PathBuf),
     /// The socket `/dev/log` of syslog or the journal.
     Syslog,

@@ -87,7 +87,7 @@ impl Sink {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o640).open(path)
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
 }
 
 fn write_line(output: &mut Output, level: Level, line: &[u8]) {

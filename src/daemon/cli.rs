@@ -1,0 +1,342 @@
+//! The command line: C's options as far as they have a meaning, and ours.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::builder::RangedI64ValueParser;
+use clap::{ArgAction, Parser, Subcommand};
+
+use super::failure::Failure;
+use super::settings::{Given, HostKind};
+use crate::domain::Quota;
+use crate::log::{SwitchChange, UnknownSwitch};
+
+/// The configuration and event daemon of a Xen host.
+///
+/// Without /dev/xen and without --host it simulates a host in the foreground, and says how to talk
+/// to it.
+#[derive(Debug, Parser)]
+#[command(name = "xenstored", version, disable_help_flag = true, infer_long_args = true)]
+#[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
+pub(super) struct Options {
+    /// Configuration file: TOML, or oxenstored's syntax if the name ends in .conf
+    /// [default: /etc/xen/xenstored.toml if it exists]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Read options and configuration, say what is wrong with them, and exit
+    #[arg(long)]
+    pub check_config: bool,
+    /// What hypervisor there is [default: xen if /dev/xen exists, else sim]
+    #[arg(long, value_enum)]
+    host: Option<HostKind>,
+    /// Number of shards, each with a thread; 0 for one per core [default: 0]
+    #[arg(long, value_name = "N")]
+    shards: Option<u16>,
+    /// Socket for clients [default: $XENSTORED_PATH, $XENSTORED_RUNDIR/socket, or
+    /// /var/run/xenstored/socket]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Socket for guests of the simulated host [default: sim, beside the socket]
+    #[arg(long, value_name = "PATH")]
+    sim_socket: Option<PathBuf>,
+
+    /// Stay in the foreground
+    #[arg(short = 'N', long)]
+    no_fork: bool,
+    /// Write the process id to this file
+    #[arg(short = 'F', long, value_name = "FILE")]
+    pid_file: Option<PathBuf>,
+    /// Log to this file
+    #[arg(short = 'T', long, value_name = "FILE")]
+    trace_file: Option<PathBuf>,
+    /// Trace more (+) or less (-): obj, io, wrl, acc, tdb, conflict
+    #[arg(long, value_name = "+|-SWITCH", allow_hyphen_values = true)]
+    #[arg(value_parser = parse_switch)]
+    trace_control: Vec<SwitchChange>,
+    /// Nodes a domain may own
+    #[arg(short = 'E', long, value_name = "N", value_parser = number())]
+    entry_nb: Option<u32>,
+    /// Size of a node in bytes
+    #[arg(short = 'S', long, value_name = "BYTES", value_parser = number())]
+    entry_size: Option<u32>,
+    /// Watches a domain may set
+    #[arg(short = 'W', long, value_name = "N", value_parser = number())]
+    watch_nb: Option<u32>,
+    /// Transactions a domain may have open
+    #[arg(short = 't', long, value_name = "N", value_parser = number())]
+    transaction: Option<u32>,
+    /// Permission entries a node may have
+    #[arg(short = 'A', long, value_name = "N", value_parser = number())]
+    perm_nb: Option<u32>,
+    /// Length of a path below /local/domain/<domid>/
+    #[arg(short = 'M', long, value_name = "CHARS", value_parser = number())]
+    path_max: Option<u32>,
+    /// Set a quota: nodes, watches, outstanding, memory, transactions, transaction-nodes,
+    /// node-permissions, path-max, node-size
+    #[arg(short = 'Q', long, value_name = "WHAT=N", value_parser = parse_quota)]
+    quota: Vec<(Quota, u32)>,
+    /// Report a domain that uses more than this: memory
+    #[arg(short = 'q', long, value_name = "memory=BYTES", value_parser = parse_soft_quota)]
+    quota_soft: Option<u32>,
+    /// How long an event may wait for its domain to take it; 0 for ever
+    #[arg(short = 'w', long, value_name = "watch-event=SECONDS", value_parser = parse_timeout)]
+    timeout: Option<u32>,
+    /// The domain that this daemon runs in [default: 0]
+    #[arg(short = 'm', long, value_name = "DOMID")]
+    master_domid: Option<u16>,
+    /// A further domain that may do everything
+    #[arg(short = 'p', long, value_name = "DOMID")]
+    priv_domid: Option<u16>,
+    /// Without effect: a dead domain's nodes are always removed, as keeping them is a security risk
+    #[arg(short = 'K', long)]
+    keep_orphans: bool,
+    /// Without effect: the host says which event channel is its kernel's
+    #[arg(short = 'e', long, value_name = "PORT", value_parser = number())]
+    event: Option<u32>,
+    /// Refused: live update is not supported yet
+    #[arg(short = 'U', long)]
+    live_update: bool,
+    /// Print this message
+    #[arg(short = 'H', visible_short_alias = 'h', long, action = ArgAction::Help)]
+    help: Option<bool>,
+
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum Command {
+    /// Tools for the simulated host
+    #[command(subcommand)]
+    Sim(SimCommand),
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum SimCommand {
+    /// Become a guest of a simulated host: read, write and watch as a domain
+    Guest(GuestOptions),
+}
+
+/// What `xenstored sim guest` is told.
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+pub struct GuestOptions {
+    /// The domain to be; a new one if left out
+    #[arg(long, value_name = "N")]
+    pub domid: Option<u16>,
+    /// The daemon's socket for guests [default: where xenstored makes it]
+    #[arg(long, value_name = "PATH")]
+    pub sim_socket: Option<PathBuf>,
+}
+
+impl Options {
+    /// Reads a command line. `Err` is also the answer to `--help` and `--version`.
+    pub(super) fn read(line: impl IntoIterator<Item = OsString>) -> Result<Options, clap::Error> {
+        Options::try_parse_from(line)
+    }
+
+    /// What it gives.
+    pub(super) fn given(self) -> Result<Given, Failure> {
+        if self.live_update {
+            let text =
+                "live update is not supported yet; restart without -U, and clients reconnect";
+            return Err(Failure::Usage(text.into()));
+        }
+        let mut limits = self.quota;
+        limits.extend(
+            [
+                (Quota::Nodes, self.entry_nb),
+                (Quota::NodeSize, self.entry_size),
+                (Quota::Watches, self.watch_nb),
+                (Quota::Transactions, self.transaction),
+                (Quota::NodePermissions, self.perm_nb),
+                (Quota::PathMax, self.path_max),
+            ]
+            .into_iter()
+            .filter_map(|(quota, value)| Some((quota, value?))),
+        );
+        let mut notes = Vec::new();
+        if self.keep_orphans {
+            notes.push(
+                "-K is ignored: nodes of a domain that died are removed, as the next domain of \
+                 that number would own them"
+                    .into(),
+            );
+        }
+        if self.event.is_some() {
+            notes.push("--event is ignored: the host says which event channel it is".into());
+        }
+        Ok(Given {
+            host: self.host,
+            shards: self.shards,
+            socket: self.socket,
+            sim_socket: self.sim_socket,
+            limits,
+            soft_memory: self.quota_soft,
+            watch_event_timeout: self.timeout,
+            priv_domid: self.priv_domid,
+            master_domid: self.master_domid,
+            pid_file: self.pid_file,
+            foreground: self.no_fork.then_some(true),
+            log_file: self.trace_file,
+            log_level: None,
+            switches: self.trace_control,
+            notes,
+        })
+    }
+}
+
+/// Numbers as C reads them: at most `INT_MAX`.
+fn number() -> RangedI64ValueParser<u32> {
+    RangedI64ValueParser::new().range(0..=i64::from(i32::MAX))
+}
+
+fn parse_switch(text: &str) -> Result<SwitchChange, UnknownSwitch> {
+    SwitchChange::parse(text)
+}
+
+/// Splits `<what>=<number>`.
+fn parse_pair(text: &str) -> Result<(&str, u32), String> {
+    let (what, number) = text.split_once('=').ok_or("expected <what>=<number>")?;
+    let value = number.parse().ok().filter(|&value| value <= i32::MAX.unsigned_abs());
+    Ok((what, value.ok_or_else(|| format!("{number:?} is not a number of 0 to {}", i32::MAX))?))
+}
+
+fn parse_quota(text: &str) -> Result<(Quota, u32), String> {
+    let (name, value) = parse_pair(text)?;
+    let quota = Quota::from_name(name);
+    Ok((quota.ok_or_else(|| format!("no quota is called {name:?}; there are {}", names()))?, value))
+}
+
+/// The names of all quotas.
+pub(super) fn names() -> String {
+    Quota::all().map(Quota::name).collect::<Vec<_>>().join(", ")
+}
+
+fn parse_soft_quota(text: &str) -> Result<u32, String> {
+    match parse_pair(text)? {
+        ("memory", value) => Ok(value),
+        (name, _) => Err(format!("no soft quota is called {name:?}; there is memory")),
+    }
+}
+
+fn parse_timeout(text: &str) -> Result<u32, String> {
+    match parse_pair(text)? {
+        ("watch-event", value) => Ok(value),
+        (name, _) => Err(format!("no timeout is called {name:?}; there is watch-event")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn given(line: &str) -> Result<Given, String> {
+        let words = ["xenstored"].into_iter().chain(line.split_whitespace()).map(OsString::from);
+        let options = Options::read(words).map_err(|e| e.to_string())?;
+        options.given().map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Options::command().debug_assert();
+    }
+
+    #[test]
+    fn options_of_c_mean_what_they_mean_there() {
+        let limit = |quota, value| Given { limits: vec![(quota, value)], ..Given::default() };
+        let path = |text: &str| Some(PathBuf::from(text));
+        for (line, expected) in [
+            ("", Given::default()),
+            ("-N", Given { foreground: Some(true), ..Given::default() }),
+            ("--no-fork", Given { foreground: Some(true), ..Given::default() }),
+            ("-F /a", Given { pid_file: path("/a"), ..Given::default() }),
+            ("--pid-file /a", Given { pid_file: path("/a"), ..Given::default() }),
+            ("--pid-file=/a", Given { pid_file: path("/a"), ..Given::default() }),
+            ("-T /a", Given { log_file: path("/a"), ..Given::default() }),
+            ("--trace-file=/a", Given { log_file: path("/a"), ..Given::default() }),
+            ("-E 5", limit(Quota::Nodes, 5)),
+            ("--entry-nb=5", limit(Quota::Nodes, 5)),
+            ("-S 5", limit(Quota::NodeSize, 5)),
+            ("--entry-size=5", limit(Quota::NodeSize, 5)),
+            ("-W 5", limit(Quota::Watches, 5)),
+            ("--watch-nb=5", limit(Quota::Watches, 5)),
+            ("-t 5", limit(Quota::Transactions, 5)),
+            ("--transaction=5", limit(Quota::Transactions, 5)),
+            ("--trans=5", limit(Quota::Transactions, 5)), // As getopt_long abbreviates.
+            ("-A 5", limit(Quota::NodePermissions, 5)),
+            ("--perm-nb 5", limit(Quota::NodePermissions, 5)),
+            ("-M 5", limit(Quota::PathMax, 5)),
+            ("--path-max=5", limit(Quota::PathMax, 5)),
+            ("-Q memory=5", limit(Quota::Memory, 5)),
+            ("--quota transaction-nodes=5", limit(Quota::TransactionNodes, 5)),
+            ("-Qoutstanding=0", limit(Quota::Outstanding, 0)),
+            ("--quota=path-length=5", limit(Quota::PathMax, 5)),
+            ("-q memory=5", Given { soft_memory: Some(5), ..Given::default() }),
+            ("--quota-soft=memory=5", Given { soft_memory: Some(5), ..Given::default() }),
+            ("-w watch-event=5", Given { watch_event_timeout: Some(5), ..Given::default() }),
+            ("--timeout=watch-event=0", Given { watch_event_timeout: Some(0), ..Given::default() }),
+            ("-m 3", Given { master_domid: Some(3), ..Given::default() }),
+            ("--master-domid=3", Given { master_domid: Some(3), ..Given::default() }),
+            ("-p 3", Given { priv_domid: Some(3), ..Given::default() }),
+            ("--priv-domid 3", Given { priv_domid: Some(3), ..Given::default() }),
+            ("--host sim", Given { host: Some(HostKind::Sim), ..Given::default() }),
+            ("--host=xen", Given { host: Some(HostKind::Xen), ..Given::default() }),
+            ("--shards 3", Given { shards: Some(3), ..Given::default() }),
+            ("--socket /a", Given { socket: path("/a"), ..Given::default() }),
+            ("--sim-socket /a", Given { sim_socket: path("/a"), ..Given::default() }),
+        ] {
+            assert_eq!(given(line).unwrap(), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn switches_keep_their_order() {
+        let given = given("--trace-control=+io --trace-control=-io --trace-control -obj").unwrap();
+        let parse = |text| SwitchChange::parse(text).unwrap();
+        assert_eq!(given.switches, [parse("+io"), parse("-io"), parse("-obj")]);
+    }
+
+    #[test]
+    fn options_without_effect_say_so() {
+        for line in ["-K", "--keep-orphans", "-e 5", "--event=5"] {
+            assert_eq!(given(line).unwrap().notes.len(), 1, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_refused_with_a_reason() {
+        for (line, reason) in [
+            ("--no-such-option", "unexpected argument"),
+            ("-I off", "unexpected argument"),
+            ("argument", "unrecognized subcommand"),
+            ("-E many", "invalid digit"),
+            ("-E -1", "unexpected argument"),
+            ("-E 2147483648", "not in 0..=2147483647"),
+            ("-Q nodes", "expected <what>=<number>"),
+            ("-Q nodes=", "is not a number"),
+            ("-Q nodes=2147483648", "is not a number"),
+            ("-Q bytes=1", "no quota is called \"bytes\"; there are nodes, watches"),
+            ("-q nodes=1", "no soft quota"),
+            ("-w reply=1", "no timeout"),
+            ("--trace-control=io", "expected + or -"),
+            ("--host qemu", "possible values: xen, sim"),
+            ("--shards many", "invalid digit"),
+            ("-p 65536", "65536 is not in 0..=65535"),
+            ("-U", "live update is not supported yet"),
+        ] {
+            let error = given(line).unwrap_err();
+            assert!(error.contains(reason), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_guest_has_options_of_its_own() {
+        let line = ["xenstored", "sim", "guest", "--domid", "7"].map(OsString::from);
+        let Some(Command::Sim(SimCommand::Guest(guest))) = Options::read(line).unwrap().command
+        else {
+            panic!("not a guest");
+        };
+        assert_eq!(guest, GuestOptions { domid: Some(7), sim_socket: None });
+    }
+}
