@@ -46,7 +46,7 @@ pub(super) struct Options {
     /// Write the process id to this file
     #[arg(short = 'F', long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
-    /// Log to this file
+    /// Log to this file, with the traces obj and io
     #[arg(short = 'T', long, value_name = "FILE")]
     trace_file: Option<PathBuf>,
     /// Trace more (+) or less (-): obj, io, wrl, acc, tdb, conflict
@@ -154,6 +154,11 @@ impl Options {
             .into_iter()
             .filter_map(|(quota, value)| Some((quota, value?))),
         );
+        let mut switches: Vec<_> = match self.trace_file {
+            Some(_) => SwitchChange::of_a_trace_file().collect(),
+            None => Vec::new(),
+        };
+        switches.extend(self.trace_control);
         let mut notes = Vec::new();
         if self.keep_orphans {
             notes.push(
@@ -179,7 +184,7 @@ impl Options {
             foreground: self.no_fork.then_some(true),
             log_file: self.trace_file,
             log_level: None,
-            switches: self.trace_control,
+            switches,
             notes,
         })
     }
@@ -253,8 +258,6 @@ mod tests {
             ("-F /a", Given { pid_file: path("/a"), ..Given::default() }),
             ("--pid-file /a", Given { pid_file: path("/a"), ..Given::default() }),
             ("--pid-file=/a", Given { pid_file: path("/a"), ..Given::default() }),
-            ("-T /a", Given { log_file: path("/a"), ..Given::default() }),
-            ("--trace-file=/a", Given { log_file: path("/a"), ..Given::default() }),
             ("-E 5", limit(Quota::Nodes, 5)),
             ("--entry-nb=5", limit(Quota::Nodes, 5)),
             ("-S 5", limit(Quota::NodeSize, 5)),
@@ -292,9 +295,14 @@ mod tests {
 
     #[test]
     fn switches_keep_their_order() {
-        let given = given("--trace-control=+io --trace-control=-io --trace-control -obj").unwrap();
         let parse = |text| SwitchChange::parse(text).unwrap();
-        assert_eq!(given.switches, [parse("+io"), parse("-io"), parse("-obj")]);
+        let free = given("--trace-control=+io --trace-control=-io --trace-control -obj").unwrap();
+        assert_eq!(free.switches, [parse("+io"), parse("-io"), parse("-obj")]);
+        for line in ["-T /a --trace-control=+acc", "--trace-control=+acc --trace-file=/a"] {
+            let traced = given(line).unwrap();
+            assert_eq!(traced.log_file, Some("/a".into()));
+            assert_eq!(traced.switches, [parse("+obj"), parse("+io"), parse("+acc")]);
+        }
     }
 
     #[test]
@@ -327,6 +335,24 @@ mod tests {
         ] {
             let error = given(line).unwrap_err();
             assert!(error.contains(reason), "{line}: {error}");
+        }
+    }
+
+    /// No option without a description, and none described that is not there.
+    #[test]
+    fn the_manual_and_the_guide_name_every_option() {
+        let manual = include_str!("../../dist/man/xenstored.8");
+        let guide = include_str!("../../docs/OPERATING.md");
+        let command = Options::command();
+        let mut longs: Vec<_> = command.get_arguments().filter_map(|arg| arg.get_long()).collect();
+        longs.push("version");
+        for long in &longs {
+            assert!(manual.contains(&format!("Fl -{long}")), "xenstored.8: {long}");
+            assert!(guide.contains(&format!("`--{long}")), "OPERATING.md: {long}");
+        }
+        for line in manual.lines().filter(|line| line.starts_with(".It Fl")) {
+            let long = line.split("Fl -").nth(1).and_then(|rest| rest.split(' ').next());
+            assert!(longs.contains(&long.unwrap()), "no option: {line}");
         }
     }
 

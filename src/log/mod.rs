@@ -64,8 +64,7 @@ pub struct Settings {
     pub destination: Destination,
     /// The least important level that is written.
     pub level: LevelFilter,
-    /// Changes to the switches, such as `+conflict`, in order. Without any, and with a file for
-    /// destination, `obj` and `io` are on, as in C; without a file all are off.
+    /// Changes to the switches, such as `+conflict`, in order; all are off before.
     pub switches: Vec<SwitchChange>,
 }
 
@@ -77,6 +76,12 @@ pub struct SwitchChange {
 }
 
 impl SwitchChange {
+    /// What C's trace file (`-T`) turns on by itself.
+    pub fn of_a_trace_file() -> impl Iterator<Item = SwitchChange> {
+        let on = TRACED_TO_A_FILE.into_iter().enumerate().filter(|(_, on)| *on);
+        on.map(|(index, on)| SwitchChange { index, on })
+    }
+
     /// Reads `+<switch>` or `-<switch>`.
     ///
     /// # Errors
@@ -137,9 +142,6 @@ pub fn init(settings: &Settings) -> io::Result<()> {
     SINK.set(&settings.destination)?;
     let mut choice = CHOICE.lock();
     choice.level = settings.level;
-    if settings.switches.is_empty() && matches!(settings.destination, Destination::File(_)) {
-        choice.switches = TRACED_TO_A_FILE;
-    }
     for change in &settings.switches {
         choice.switches[change.index] = change.on;
     }
