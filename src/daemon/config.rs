@@ -9,8 +9,9 @@ use tracing::level_filters::LevelFilter;
 
 use super::cli;
 use super::failure::Failure;
+use super::given::Given;
 use super::oxenstored;
-use super::settings::{Given, HostKind};
+use super::settings::HostKind;
 use crate::domain::Quota;
 use crate::log::SwitchChange;
 
@@ -209,7 +210,7 @@ impl File {
 
 #[cfg(test)]
 mod tests {
-    use super::super::settings::tests::bare;
+    use super::super::given::tests::bare;
     use super::*;
 
     const SAMPLE: &str = include_str!("../../dist/xenstored.toml");

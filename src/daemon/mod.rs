@@ -7,6 +7,7 @@ mod background;
 mod cli;
 mod config;
 mod failure;
+mod given;
 mod instance;
 mod oxenstored;
 mod serve;
@@ -27,8 +28,8 @@ pub use settings::{HostKind, Settings};
 pub use stop::Stop;
 
 use cli::{Command, Options, SimCommand};
+use given::Surroundings;
 use instance::Instance;
-use settings::Surroundings;
 
 /// What a command line asks for.
 #[derive(Debug)]

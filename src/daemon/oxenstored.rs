@@ -6,7 +6,7 @@
 use tracing::level_filters::LevelFilter;
 
 use super::config::Wrong;
-use super::settings::Given;
+use super::given::Given;
 use crate::domain::Quota;
 
 /// What the value of a key looks like.

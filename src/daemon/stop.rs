@@ -65,7 +65,43 @@ pub(super) fn take_signals(stop: Stop) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+
+    use rustix::process::{Pid, Signal, kill_process};
+
     use super::*;
+
+    /// The process of the next test: a server whose stop never ends.
+    #[test]
+    #[ignore = "the next test runs it in a process of its own"]
+    fn a_server_hangs() {
+        let stop = Stop::default();
+        take_signals(stop.clone()).unwrap();
+        eprintln!("serving");
+        stop.wait();
+        eprintln!("stopping");
+        loop {
+            thread::park();
+        }
+    }
+
+    #[test]
+    fn the_second_signal_ends_a_stop_that_hangs() {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "daemon::stop::tests::a_server_hangs", "--ignored", "--nocapture"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = Pid::from_child(&child);
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+        for (line, signal) in [("serving", Signal::INT), ("stopping", Signal::TERM)] {
+            assert!(lines.any(|said| said == line), "{line}");
+            kill_process(pid, signal).unwrap();
+        }
+        assert_eq!(child.wait().unwrap().code(), Some(1));
+    }
 
     #[test]
     fn whoever_waits_goes_on_and_only_the_first_request_is_the_first() {

@@ -3,6 +3,9 @@
 use super::settings::Settings;
 
 pub(super) fn text(settings: &Settings) -> String {
+    // As `cargo run` has it in no directory of the search path.
+    let program = std::env::current_exe().unwrap_or_else(|_| "xenstored".into());
+    let program = program.display();
     let (socket, sim) = (settings.socket.display(), settings.sim_socket.display());
     format!(
         "
@@ -18,7 +21,7 @@ In another terminal, as the control domain (Debian's package xenstore-utils):
 
 As a guest:
 
-    xenstored sim guest --sim-socket {sim}
+    {program} sim guest --sim-socket {sim}
 
 "
     )

@@ -5,7 +5,7 @@
 //! `trace!(target: log::IO, ...)`: they are written while their switch is on, and cost one atomic
 //! load while it is off.
 //!
-//! Guests choose much of what is logged: every line passes through [`sink`], which lets no control
+//! Guests choose much of what is logged: every line passes through the sink, which lets no control
 //! character out.
 
 mod context;
