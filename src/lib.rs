@@ -1,8 +1,12 @@
 //! A multi-threaded xenstored.
 
+pub mod control;
+pub mod daemon;
 pub mod domain;
 pub mod host;
+pub mod log;
 pub mod protocol;
+pub mod shard;
 pub mod store;
 mod sync;
 pub mod transport;
