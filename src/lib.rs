@@ -4,6 +4,7 @@ pub mod control;
 pub mod daemon;
 pub mod domain;
 pub mod host;
+pub mod listener;
 pub mod log;
 pub mod protocol;
 pub mod shard;

@@ -7,10 +7,11 @@ use super::connection::{Connection, Parked};
 use super::mailbox::{Asker, Message};
 use super::thread::{Place, Thread};
 use crate::domain::{FEATURE_DOMID_ANY, Quota, Ticket};
+use crate::log;
 use crate::protocol::{Header, Kind, ReplySlot, append_reply, decimal, one_string, strings};
 use crate::store::{Caller, Executed, Op, Verb};
 use crate::sync::Arc;
-use crate::words::{Domid, Entry, Errno, Path, PathSpace, PermSet, Perms};
+use crate::words::{Domid, Entry, Errno, Path, PathSpace, PermSet, Perms, ShardId};
 
 /// The payload of a reply that says nothing but yes (xenstore.txt).
 pub const ACK: &[u8] = b"OK\0";
@@ -48,9 +49,7 @@ impl Thread {
             | Kind::Write
             | Kind::Mkdir
             | Kind::Rm
-            | Kind::SetPerms => {
-                self.node_request(place, connection, caller, header, kind, payload)
-            }
+            | Kind::SetPerms => self.node_request(place, connection, caller, header, kind, payload),
             Kind::TransactionEnd => {
                 self.end_transaction(place, connection, caller, header, payload)
             }
@@ -58,7 +57,12 @@ impl Thread {
             _ => {
                 let result = self.other_request(place, connection, header, kind, payload);
                 if let Some(result) = result {
-                    self.answer(connection, header, result.as_deref().map_err(|errno| *errno), None);
+                    self.answer(
+                        connection,
+                        header,
+                        result.as_deref().map_err(|errno| *errno),
+                        None,
+                    );
                 }
                 Outcome::Used
             }
@@ -74,7 +78,9 @@ impl Thread {
         header: &Header,
     ) -> Result<Kind, Errno> {
         let kind = Kind::from_wire(header.kind.get()).ok_or(Errno::ENOSYS)?;
-        crate::log::set_request(kind.name(), caller.domain.domid);
+        let shard = Some(ShardId(self.number));
+        let domid = Some(caller.domain.domid);
+        log::set_context(log::Context { shard, operation: kind.name(), domid });
         if kind.is_privileged() && !caller.subject.privileged {
             return Err(Errno::EACCES);
         }

@@ -20,7 +20,7 @@ use super::mailbox::{Mailbox, Message};
 use crate::host::{Channels, Port};
 use crate::protocol::{Frame, MESSAGE_BYTES_MAX, frame};
 use crate::store::{Caller, Generations};
-use crate::sync::Arc;
+use crate::sync::{Arc, Ordering};
 use crate::transport::{Input, RingError, Transport};
 use crate::words::{Domid, ShardId};
 
@@ -111,6 +111,20 @@ impl Thread {
 
     fn mailbox(&self) -> &Mailbox {
         &self.shared.mailboxes.0[usize::from(self.number)]
+    }
+
+    /// Makes this thread the one that is told when domains change, and serves the control domain's
+    /// own ring.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn serve_control_domain(&mut self) -> io::Result<()> {
+        self.changes = Some(self.channels.bind_changes()?);
+        if let Some(port) = self.shared.host.control_port()? {
+            let domain = Arc::clone(&self.shared.control_domain);
+            self.connect_ring(&domain, Some(port))?;
+        }
+        Ok(())
     }
 
     /// Passes until told to stop.
@@ -255,6 +269,7 @@ impl Thread {
         let domain = Arc::clone(&self.shared.control_domain);
         let transport = Transport::Socket(socket);
         entry.insert(Some(Box::new(Connection::new(self.sequence, domain, transport))));
+        self.shared.clients.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Serves each connection that was ready when the pass began.
@@ -273,7 +288,7 @@ impl Thread {
                 }
                 Err(Some(error)) => {
                     self.connections[place] = Some(connection);
-                    self.give_up_ring(place, error);
+                    self.give_up(place, error);
                 }
             }
         }
@@ -316,11 +331,15 @@ impl Thread {
     }
 
     /// One connection's part of a pass.
-    fn serve(&mut self, place: Place, connection: &mut Connection) -> Result<(), Option<RingError>> {
+    fn serve(
+        &mut self,
+        place: Place,
+        connection: &mut Connection,
+    ) -> Result<(), Option<RingError>> {
         if connection.ignored {
             return Ok(());
         }
-        if self.reconnects(connection) {
+        if self.reconnects(place, connection) {
             self.end_pass(connection);
             return Ok(());
         }

@@ -93,8 +93,7 @@ impl Thread {
         payload: &[u8],
     ) -> Result<(), Errno> {
         let mut arguments = strings(payload);
-        let (Some(raw), Some(token), None) =
-            (arguments.next(), arguments.next(), arguments.next())
+        let (Some(raw), Some(token), None) = (arguments.next(), arguments.next(), arguments.next())
         else {
             return Err(Errno::EINVAL);
         };

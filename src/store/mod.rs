@@ -178,6 +178,20 @@ impl Store {
         self.shards[usize::from(shard.0)].read().tree.clone()
     }
 
+    /// How many nodes there are. Cost: a walk over all of them, on snapshots.
+    pub fn count_nodes(&self) -> usize {
+        let mut todo: Vec<Arc<Node>> = Vec::new();
+        for shard in self.layout.all() {
+            todo.extend(self.snapshot(shard).homes().map(|(_, root)| Arc::clone(root)));
+        }
+        let mut count = 0;
+        while let Some(node) = todo.pop() {
+            count += 1;
+            todo.extend(node.children.iter().filter_map(|(_, child)| child.clone()));
+        }
+        count
+    }
+
     /// Runs one request outside transactions; its reply is appended to `reply`. Cost: that of the
     /// request, and the watches that it fires.
     ///
