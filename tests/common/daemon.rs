@@ -24,11 +24,23 @@ impl Daemon {
 
     /// The same with more options.
     pub fn start_with(options: &[&str]) -> Daemon {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_xenstored"));
+        command.args(["--host", "sim", "-N"]).args(options);
+        Daemon::spawn(command)
+    }
+
+    /// With at most so many open files.
+    pub fn start_limited(files: u32) -> Daemon {
+        let mut command = Command::new("sh");
+        let script = format!("ulimit -n {files}; exec \"$0\" --host sim -N --shards 2");
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_xenstored")]);
+        Daemon::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Daemon {
         let dir = TempDir::new().unwrap();
         let log = File::create(dir.path().join("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_xenstored"))
-            .args(["--host", "sim", "-N"])
-            .args(options)
+        let child = command
             .env("XENSTORED_RUNDIR", dir.path())
             .env_remove("XENSTORED_PATH")
             .stdin(Stdio::null())
@@ -70,6 +82,17 @@ impl Daemon {
 
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    pub fn is_alive(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// CPU time spent, in clock ticks (proc(5), utime and stime).
+    pub fn cpu_ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
     }
 
     /// Resident memory in bytes.
