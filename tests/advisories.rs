@@ -197,16 +197,21 @@ fn xsa_233_a_stub_domain_and_its_target_die_together() {
             }
             events[2..].sort();
             assert_eq!(events[2..], ["@releaseDomain/8|eight", "@releaseDomain/9|nine"]);
-            for (path, token) in
-                [("@releaseDomain", "r"), ("@releaseDomain/8", "eight"), ("@releaseDomain/9", "nine")]
-            {
+            for (path, token) in [
+                ("@releaseDomain", "r"),
+                ("@releaseDomain/8", "eight"),
+                ("@releaseDomain/9", "nine"),
+            ] {
                 world.admin.unwatch(path, token).unwrap();
             }
             world.admin.take_events();
             world.close("dom8");
             world.close("dom9");
             let names = world.admin.directory("/local/domain").unwrap();
-            assert!(!names.contains(&"8".to_owned()) && !names.contains(&"9".to_owned()), "{names:?}");
+            assert!(
+                !names.contains(&"8".to_owned()) && !names.contains(&"9".to_owned()),
+                "{names:?}"
+            );
         }
     });
 }
@@ -344,7 +349,8 @@ fn xsa_326_unread_replies_stop_the_reading_of_requests() {
     each_world(|world| {
         let guest = world.guest(5);
         guest.write("large", &"v".repeat(1000)).unwrap();
-        let request = Message { kind: op::READ, req: 1, tx: 0, payload: b"large\0".to_vec() }.encode();
+        let request =
+            Message { kind: op::READ, req: 1, tx: 0, payload: b"large\0".to_vec() }.encode();
         let mut put = 0;
         for _ in 0..100_000 {
             put += guest.ring().put(&request);
@@ -496,7 +502,7 @@ fn xsa_416_a_pending_reply_holds_its_own_bytes() {
             // More replies than the ring holds, none of them read.
             let read = Message { kind: op::READ, req: 1, tx: 0, payload: b"x\0".to_vec() };
             let ring = world.guest(domid).ring();
-            (0..20).for_each(|_| drop(ring.put(&read.encode())));
+            ring.put(&read.encode().repeat(20));
             ring.notify();
         }
         world.admin.read("/tool").unwrap();
@@ -636,7 +642,8 @@ fn xsa_425_release_while_the_domains_own_request_runs() {
         world.guest(5).watch("x", "t").unwrap();
         let port = world.ports[&5];
         let guest = world.guest(5);
-        let request = Message { kind: op::WRITE, req: 1, tx: 0, payload: b"x\0v".to_vec() }.encode();
+        let request =
+            Message { kind: op::WRITE, req: 1, tx: 0, payload: b"x\0v".to_vec() }.encode();
         std::thread::scope(|scope| {
             scope.spawn(move || {
                 for _ in 0..200 {

@@ -306,12 +306,8 @@ fn requests_written_before_introduce_are_answered() {
     for shards in [1, 4] {
         let mut world = World::new(Control::Socket, shards);
         world.create(7);
-        let request = common::Message {
-            kind: op::GET_DOMAIN_PATH,
-            req: 1,
-            tx: 0,
-            payload: b"7\0".to_vec(),
-        };
+        let request =
+            common::Message { kind: op::GET_DOMAIN_PATH, req: 1, tx: 0, payload: b"7\0".to_vec() };
         // Through the page alone: nobody is there to be notified yet.
         let ring = common::ring::Ring { guest: world.guests.remove(&7).unwrap() };
         assert_eq!(ring.put(&request.encode()), 18);

@@ -173,13 +173,25 @@ fn random_messages_get_one_reply_each() {
     each_world(|world| {
         let mut random = Random::new(7);
         let words: [&[u8]; 12] = [
-            b"/", b"/a", b"/a/b", b"x", b"", b"@releaseDomain", b"n0", b"r5", b"5", b"0", b"-1", b"T",
+            b"/",
+            b"/a",
+            b"/a/b",
+            b"x",
+            b"",
+            b"@releaseDomain",
+            b"n0",
+            b"r5",
+            b"5",
+            b"0",
+            b"-1",
+            b"T",
         ];
         for name in ["dom0", "dom5"] {
             let client = world.client(name);
             for _ in 0..3000 {
                 // INTRODUCE, RELEASE and SET_QUOTA would break what this test stands on.
-                let kind = *random.pick(&[0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12, 13, 14, 17, 21, 22, 23, 25, 99]);
+                let kind = *random
+                    .pick(&[0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12, 13, 14, 17, 21, 22, 23, 25, 99]);
                 let mut payload = Vec::new();
                 for _ in 0..random.below(4) {
                     payload.extend_from_slice(random.pick::<&[u8]>(&words));
@@ -190,7 +202,8 @@ fn random_messages_get_one_reply_each() {
                 if kind == op::CONTROL {
                     payload.insert(0, b'?');
                 }
-                let tx = if random.chance(20) { u32::try_from(random.below(5)).unwrap() } else { 0 };
+                let tx =
+                    if random.chance(20) { u32::try_from(random.below(5)).unwrap() } else { 0 };
                 let _ = client.request(kind, tx, payload);
             }
             client.request(op::RESET_WATCHES, 0, "\0").unwrap();
@@ -205,7 +218,8 @@ fn who_stops_in_the_middle_of_a_message() {
         let mut stopped = Vec::new();
         for cut in [1, 8, 15, 16, 20] {
             let mut socket = world.daemon.connect();
-            let message = Message { kind: op::WRITE, req: 1, tx: 0, payload: b"/half\0value".to_vec() };
+            let message =
+                Message { kind: op::WRITE, req: 1, tx: 0, payload: b"/half\0value".to_vec() };
             socket.write_all(&message.encode()[..cut]).unwrap();
             stopped.push((socket, message.encode().split_off(cut)));
         }
@@ -248,7 +262,8 @@ fn who_does_not_read_is_not_read_or_is_closed() {
         let before = world.daemon.resident_bytes();
         let mut socket = world.daemon.connect();
         socket.set_nonblocking(true).unwrap();
-        let request = Message { kind: op::READ, req: 1, tx: 0, payload: b"/large\0".to_vec() }.encode();
+        let request =
+            Message { kind: op::READ, req: 1, tx: 0, payload: b"/large\0".to_vec() }.encode();
         let mut sent = 0;
         while sent < 100_000 && socket.write_all(&request).is_ok() {
             sent += 1;
@@ -259,7 +274,8 @@ fn who_does_not_read_is_not_read_or_is_closed() {
         // A guest: its ring is not read any more.
         let guest = world.guest(5);
         guest.write("large", &"v".repeat(1500)).unwrap();
-        let request = Message { kind: op::READ, req: 1, tx: 0, payload: b"large\0".to_vec() }.encode();
+        let request =
+            Message { kind: op::READ, req: 1, tx: 0, payload: b"large\0".to_vec() }.encode();
         for _ in 0..10_000 {
             guest.ring().put(&request);
             guest.ring().notify();

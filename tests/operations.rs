@@ -672,9 +672,17 @@ fn control_texts_are_in_the_form_of_cs() {
             text.strip_suffix('\0').expect("a text ends in NUL").to_owned()
         };
         let help = text("help");
-        for command in
-            ["check", "log", "live-update", "logfile", "memreport", "print", "quota", "quota-soft", "help"]
-        {
+        for command in [
+            "check",
+            "log",
+            "live-update",
+            "logfile",
+            "memreport",
+            "print",
+            "quota",
+            "quota-soft",
+            "help",
+        ] {
             let listed = help.lines().any(|line| line.starts_with(&format!("{command:<15} ")));
             assert!(listed, "{command} in {help}");
         }
@@ -684,7 +692,8 @@ fn control_texts_are_in_the_form_of_cs() {
         let line = format!("{:<17}: {:>8} {}\n", "watches", 1024, "Watches per domain");
         assert!(quota.contains(&line), "{quota}");
         let soft = text("quota-soft");
-        let line = format!("{:<17}: {:>8} {}\n", "memory", 2_097_152, "Total Xenstore memory per domain");
+        let line =
+            format!("{:<17}: {:>8} {}\n", "memory", 2_097_152, "Total Xenstore memory per domain");
         assert_eq!(soft, format!("Quota settings:\n{line}"));
         let of_domain = text("quota 5");
         assert!(of_domain.starts_with("Domain 5:\n"), "{of_domain}");
@@ -745,7 +754,11 @@ fn replies_come_in_the_order_of_requests() {
             let port = world.ports[&9];
             let mut requests = Vec::new();
             for i in 0..500 {
-                requests.push((op::WRITE, 0, format!("/local/domain/{}/x\0{i}", i % 7).into_bytes()));
+                requests.push((
+                    op::WRITE,
+                    0,
+                    format!("/local/domain/{}/x\0{i}", i % 7).into_bytes(),
+                ));
                 requests.push((op::READ, 0, format!("/local/domain/{}/x\0", i % 7).into_bytes()));
                 if i % 50 == 0 {
                     requests.push((op::INTRODUCE, 0, format!("9\x001\0{port}\0").into_bytes()));

@@ -253,7 +253,10 @@ fn a_transaction_is_counted_when_it_commits() {
         }
         assert_eq!(guest.commit(one).as_deref(), Ok(&b"OK\0"[..]));
         let second = guest.commit(two);
-        assert!(matches!(second.as_ref().map_err(String::as_str), Err("ENOSPC" | "EAGAIN")), "{second:?}");
+        assert!(
+            matches!(second.as_ref().map_err(String::as_str), Err("ENOSPC" | "EAGAIN")),
+            "{second:?}"
+        );
         assert_eq!(guest.read("two0"), Err("ENOENT".to_owned()));
         assert_eq!(world.nodes_of(5), 4);
         world.check_store();
@@ -304,7 +307,12 @@ fn refusals_are_logged_with_domain_and_quota() {
 #[test]
 fn options_set_the_limits_of_all() {
     let daemon = common::Daemon::start_with(&[
-        "--shards", "2", "-Q", "nodes=3", "--watch-nb=2", "--transaction=1",
+        "--shards",
+        "2",
+        "-Q",
+        "nodes=3",
+        "--watch-nb=2",
+        "--transaction=1",
     ]);
     let mut world = World::around(daemon, Control::Socket);
     let guest = world.guest(5);

@@ -91,7 +91,10 @@ fn list_and_ls() {
         lines.sort();
         assert_eq!(lines, [" three = \"3\"", "empty = \"\"", "one = \"1\"", "two = \"\""]);
         let full = says(world, &["ls", "-f", "-p", "/l"]);
-        assert!(full.lines().any(|line| line.starts_with("/l/two/three = \"3\"") && line.ends_with("(n0)")));
+        assert!(
+            full.lines()
+                .any(|line| line.starts_with("/l/two/three = \"3\"") && line.ends_with("(n0)"))
+        );
         assert!(says(world, &["ls"]).contains("xenstored = \"\""));
         fails(world, &["ls", "/missing"]);
     });
@@ -126,10 +129,8 @@ fn chmod() {
 fn watch() {
     each_world(|world| {
         // It prints the first event, then as many as it is told to.
-        let mut child = command(world, &["watch", "-n", "3", "/w"])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child =
+            command(world, &["watch", "-n", "3", "/w"]).stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         assert_eq!(lines.next().unwrap().unwrap(), "/w");
         says(world, &["write", "/w/x", "v"]);
@@ -150,7 +151,11 @@ fn control() {
         let quota = says(world, &["control", "quota"]);
         assert!(quota.starts_with("Quota settings:"), "{quota}");
         assert_eq!(says(world, &["control", "quota", "set", "nodes", "77"]).trim(), "OK");
-        assert!(says(world, &["control", "quota"]).lines().any(|line| line.contains("nodes") && line.contains(" 77 ")));
+        assert!(
+            says(world, &["control", "quota"])
+                .lines()
+                .any(|line| line.contains("nodes") && line.contains(" 77 "))
+        );
         let report = world.daemon.path("report").display().to_string();
         assert_eq!(says(world, &["control", "memreport", &report]).trim(), "OK");
         assert!(std::fs::metadata(report).unwrap().len() > 0);

@@ -90,8 +90,10 @@ impl Client {
     pub fn pipeline(&mut self, requests: &[(u32, u32, Vec<u8>)]) -> Vec<Reply> {
         let mut replies = Vec::with_capacity(requests.len());
         for some in requests.chunks(32) {
-            let batch: Vec<u8> =
-                some.iter().flat_map(|(kind, tx, payload)| self.compose(*kind, *tx, payload)).collect();
+            let batch: Vec<u8> = some
+                .iter()
+                .flat_map(|(kind, tx, payload)| self.compose(*kind, *tx, payload))
+                .collect();
             self.send_raw(&batch);
             replies.extend(some.iter().map(|_| self.reply()));
         }

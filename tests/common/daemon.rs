@@ -1,5 +1,6 @@
 //! A daemon of the test's own.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -9,6 +10,12 @@ use std::time::Instant;
 use tempfile::TempDir;
 
 use super::HANG;
+
+/// The daemon under test: this project's, or another one that takes the same options.
+fn program() -> OsString {
+    let other = std::env::var_os("XENSTORED_TEST_DAEMON");
+    other.unwrap_or_else(|| env!("CARGO_BIN_EXE_xenstored").into())
+}
 
 /// A running daemon, killed when dropped. If it ended by itself, the test fails.
 pub struct Daemon {
@@ -24,7 +31,7 @@ impl Daemon {
 
     /// The same with more options.
     pub fn start_with(options: &[&str]) -> Daemon {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_xenstored"));
+        let mut command = Command::new(program());
         command.args(["--host", "sim", "-N"]).args(options);
         Daemon::spawn(command)
     }
@@ -33,7 +40,7 @@ impl Daemon {
     pub fn start_limited(files: u32) -> Daemon {
         let mut command = Command::new("sh");
         let script = format!("ulimit -n {files}; exec \"$0\" --host sim -N --shards 2");
-        command.args(["-c", &script, env!("CARGO_BIN_EXE_xenstored")]);
+        command.arg("-c").arg(&script).arg(program());
         Daemon::spawn(command)
     }
 

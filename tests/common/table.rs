@@ -45,8 +45,11 @@ pub fn check_with(prepare: impl Fn(&mut World), table: &str) {
 
 /// Runs a table in a world.
 pub fn run(world: &mut World, table: &str, place: &str) {
-    let rows: Vec<&str> =
-        table.lines().map(str::trim).filter(|row| !row.is_empty() && !row.starts_with('#')).collect();
+    let rows: Vec<&str> = table
+        .lines()
+        .map(str::trim)
+        .filter(|row| !row.is_empty() && !row.starts_with('#'))
+        .collect();
     for name in names_in(&rows) {
         world.client(&name);
     }
@@ -73,7 +76,8 @@ fn names_in(rows: &[&str]) -> Vec<String> {
         .collect();
     let mut names = Vec::new();
     for name in rows.iter().flat_map(|row| words(row).into_iter().take(3)) {
-        let is_name = name.strip_prefix("dom").is_some_and(|rest| rest.starts_with(char::is_numeric));
+        let is_name =
+            name.strip_prefix("dom").is_some_and(|rest| rest.starts_with(char::is_numeric));
         if is_name && !created.contains(&name) && !names.contains(&name) {
             names.push(name);
         }

@@ -118,6 +118,12 @@ impl World {
         self.host.destroy(Domid(domid)).unwrap();
     }
 
+    /// Gives a connection away, to another thread.
+    pub fn take(&mut self, name: &str) -> Client {
+        self.watching.remove(name);
+        self.clients.remove(name).unwrap()
+    }
+
     /// Drops a connection.
     pub fn close(&mut self, name: &str) {
         self.clients.remove(name);
