@@ -23,9 +23,8 @@ pub(super) struct Instance {
 }
 
 impl Instance {
-    /// Claims the places that the settings name and answers the listening socket, whose mode is
-    /// 0600. The simulated host's socket is only made free: the host binds it.
-    pub(super) fn claim(settings: &Settings) -> Result<(Instance, UnixListener), Failure> {
+    /// Claims the places that the settings name. The sockets are only made free.
+    pub(super) fn claim(settings: &Settings) -> Result<Instance, Failure> {
         let mut sockets = vec![settings.socket.clone()];
         if settings.host == HostKind::Sim {
             sockets.push(settings.sim_socket.clone());
@@ -47,12 +46,18 @@ impl Instance {
         if let Some(path) = &settings.pid_file {
             instance.pid_file = Some((path.clone(), claim_pid_file(path)?));
         }
+        instance.sockets = sockets; // From here on they are ours to make and to remove.
+        Ok(instance)
+    }
+
+    /// Makes the socket for clients, with mode 0600. From here on clients connect, so the host is
+    /// there already: who finds this socket finds the host's too.
+    pub(super) fn listen(&self, settings: &Settings) -> Result<UnixListener, Failure> {
         let path = &settings.socket;
         let listener = UnixListener::bind(path).map_err(|e| Failure::of_path(path, e))?;
-        instance.sockets = sockets; // From here on they are ours to remove.
         std::fs::set_permissions(path, Permissions::from_mode(0o600))
             .map_err(|e| Failure::of_path(path, e))?;
-        Ok((instance, listener))
+        Ok(listener)
     }
 }
 

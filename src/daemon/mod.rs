@@ -103,13 +103,13 @@ pub fn run(settings: &Settings) -> Result<u8, Failure> {
     let stop = Stop::default();
     stop::take_signals(stop.clone()).map_err(failed("cannot take signals"))?;
     allow_many_files();
-    let (instance, listener) = Instance::claim(settings)?;
+    let instance = Instance::claim(settings)?;
     let ready = || {
         info!(host = ?settings.host, shards = settings.shards, socket = %settings.socket.display(),
               "serving");
         announce(settings, second);
     };
-    let served = serve::serve(settings, listener, ready, &stop);
+    let served = serve::serve(settings, || instance.listen(settings), ready, &stop);
     drop(instance);
     if let (true, Err(failure)) = (second, &served) {
         error!("{failure}"); // Nobody reads our standard error any more.
