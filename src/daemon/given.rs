@@ -122,6 +122,10 @@ impl Given {
             Some(path) => absolute(path)?,
             None => socket.with_file_name("sim"),
         };
+        if sim_socket == socket {
+            let text = format!("socket and sim-socket are the same: {}", socket.display());
+            return Err(Failure::Usage(text));
+        }
         let foreground = self.foreground.unwrap_or(host == HostKind::Sim);
         let destination = match self.log_file {
             Some(path) => Destination::File(absolute(path)?),
@@ -275,6 +279,7 @@ pub(super) mod tests {
             Given { priv_domid: Some(0x7FF0), ..Given::default() },
             Given { master_domid: Some(u16::MAX), ..Given::default() },
             Given { socket: Some("".into()), ..Given::default() },
+            Given { socket: Some("/sim".into()), ..Given::default() },
         ] {
             assert!(matches!(given.settle(&bare()), Err(Failure::Usage(_))));
         }

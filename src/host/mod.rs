@@ -3,7 +3,7 @@
 //! Two hosts exist behind these traits: [`sim`], where guests are processes of any Linux machine,
 //! and [`xen`], the devices in `/dev/xen`. All the unsafe code of the daemon is in this folder.
 
-mod page;
+pub mod page;
 pub mod sim;
 pub mod xen;
 

@@ -5,6 +5,7 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
@@ -12,16 +13,46 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 /// Size of the page.
 pub const PAGE_BYTES: usize = 4096;
 
-/// A mapped ring page; unmapped when dropped.
+/// Size of each of the two circular buffers; offsets in the byte streams are taken modulo this.
+pub const RING_BYTES: usize = 1024;
+/// Requests: the bytes of the circular buffer from guest to daemon ("Input").
+pub const REQ_RING: usize = 0;
+/// Replies and events: the bytes of the circular buffer from daemon to guest ("Output").
+pub const RSP_RING: usize = 1024;
+/// How far the daemon has read the requests.
+pub const REQ_CONS: usize = 2048;
+/// How far the guest has written requests.
+pub const REQ_PROD: usize = 2052;
+/// How far the guest has read the replies.
+pub const RSP_CONS: usize = 2056;
+/// How far the daemon has written replies.
+pub const RSP_PROD: usize = 2060;
+/// What the daemon can do: a bitmap that only the daemon writes.
+pub const SERVER_FEATURES: usize = 2064;
+/// 0 connected; 1 if the guest asks for a reset of the ring, until the daemon has done it.
+pub const CONNECTION: usize = 2068;
+/// Why the daemon gave the ring up; 0 for no error.
+pub const ERROR: usize = 2072;
+/// The guest's event channel, where a toolstack leaves it for a guest that starts without one
+/// (xs_wire.h, `struct xenstore_domain_interface`).
+pub const EVTCHN_PORT: usize = 2076;
+
+/// A mapped ring page. A clone is another view of the same mapping, which is undone with the last.
+#[derive(Clone)]
 pub struct RingPage {
+    mapping: Arc<Mapping>,
+}
+
+/// The mapping itself, ours alone to undo.
+struct Mapping {
     base: NonNull<u8>,
 }
 
 // SAFETY: the mapping is plain shared memory without thread affinity; every access below is an
 // atomic or a volatile one through `&self`.
-unsafe impl Send for RingPage {}
+unsafe impl Send for Mapping {}
 // SAFETY: as above; concurrent accesses are what the page is for.
-unsafe impl Sync for RingPage {}
+unsafe impl Sync for Mapping {}
 
 impl RingPage {
     /// Maps one page of `fd` at `offset`, shared, for reading and writing.
@@ -33,7 +64,12 @@ impl RingPage {
         // SAFETY: a fresh mapping at an address of the kernel's choice aliases nothing.
         let base =
             unsafe { mmap(std::ptr::null_mut(), PAGE_BYTES, flags, MapFlags::SHARED, fd, offset)? };
-        NonNull::new(base.cast()).map(|base| RingPage { base }).ok_or(io::ErrorKind::Other.into())
+        let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::Other)?;
+        Ok(RingPage { mapping: Arc::new(Mapping { base }) })
+    }
+
+    fn base(&self) -> *mut u8 {
+        self.mapping.base.as_ptr()
     }
 
     /// The word at byte `offset`, a multiple of 4 within the page.
@@ -41,11 +77,11 @@ impl RingPage {
     /// # Panics
     /// For any other offset; callers pass constants.
     pub fn word(&self, offset: usize) -> &AtomicU32 {
-        assert!(offset % 4 == 0 && offset + 4 <= PAGE_BYTES);
+        assert!(offset.is_multiple_of(4) && offset + 4 <= PAGE_BYTES);
         // SAFETY: in bounds and aligned (asserted; the base is page-aligned), valid for as long
         // as `self`; all our accesses to words are atomic, and the other side is another address
         // space, which the compiler cannot reason about.
-        unsafe { AtomicU32::from_ptr(self.base.as_ptr().add(offset).cast()) }
+        unsafe { AtomicU32::from_ptr(self.base().add(offset).cast()) }
     }
 
     /// Reads the word at `offset`, once, before anything that follows.
@@ -67,7 +103,7 @@ impl RingPage {
         for (i, byte) in out.iter_mut().enumerate() {
             // SAFETY: in bounds (asserted); a volatile read of a byte tolerates a concurrent
             // writer in another address space.
-            *byte = unsafe { self.base.as_ptr().add(offset + i).read_volatile() };
+            *byte = unsafe { self.base().add(offset + i).read_volatile() };
         }
     }
 
@@ -79,12 +115,12 @@ impl RingPage {
         assert!(offset + bytes.len() <= PAGE_BYTES);
         for (i, &byte) in bytes.iter().enumerate() {
             // SAFETY: in bounds (asserted); volatile, as above.
-            unsafe { self.base.as_ptr().add(offset + i).write_volatile(byte) };
+            unsafe { self.base().add(offset + i).write_volatile(byte) };
         }
     }
 }
 
-impl Drop for RingPage {
+impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: the mapping is ours, of this size, and nothing can refer to it any more.
         let unmapped = unsafe { munmap(self.base.as_ptr().cast(), PAGE_BYTES) };

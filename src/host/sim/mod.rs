@@ -1,1 +1,102 @@
-//! The simulated host.
+//! The simulated host: guests are processes of this machine (docs/SIM.md).
+//!
+//! ```text
+//!    a guest (client, guest)               the daemon
+//!   +------------------------+   lines    +--------------------------------+
+//!   | SimClient  ------------|------------|-> server: one thread           |
+//!   |                        |  ok + fds  |      | creates, destroys        |
+//!   |                        |            |   domains: the table           |
+//!   | SimGuest               |            |      ^ claims, pages, states   |
+//!   |   page     ============|= a memfd ==|=>  RingPage    (no descriptor) |
+//!   |   channel  ------------|- packets --|-> channels: one epoll a thread |
+//!   +------------------------+            +--------------------------------+
+//! ```
+//!
+//! A domain costs the daemon one descriptor: its end of the channel. The page is mapped once, when
+//! the domain is created, and its memory file is closed; every view of it shares that mapping.
+
+mod channels;
+pub mod client;
+mod domains;
+mod fds;
+pub mod guest;
+mod lines;
+mod server;
+mod socket;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::thread::{self, JoinHandle};
+
+use channels::SimChannels;
+pub use client::SimClient;
+use domains::Domains;
+pub use domains::XENSTORE_PORT;
+pub use guest::SimGuest;
+pub use lines::{Listed, Reason};
+use server::{Server, Stop};
+
+use crate::host::{Channels, DomainState, Host, Port, RingPage};
+use crate::sync::Arc;
+use crate::words::Domid;
+
+/// A host without a hypervisor. Its socket and thread end when it is dropped; handles that are
+/// still open keep their domains until they are dropped too.
+pub struct SimHost {
+    domains: Arc<Domains>,
+    path: PathBuf,
+    stop: Stop,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl SimHost {
+    /// Starts a host with the control domain, and serves guests at the socket `path` (mode 0600).
+    /// A socket that nobody serves any more is replaced.
+    ///
+    /// # Errors
+    /// `AddrInUse` if somebody serves it, `AlreadyExists` if it is no socket; those of bind(2),
+    /// such as a path too long (108 bytes), and of creating a thread.
+    pub fn start(path: impl AsRef<Path>) -> io::Result<SimHost> {
+        let path = path.as_ref().to_path_buf();
+        let domains = Arc::new(Domains::new());
+        let listener = socket::listen(&path)?;
+        let (server, stop) = Server::new(listener, domains.clone())?;
+        let thread = thread::Builder::new().name("sim-host".into()).spawn(|| server.run())?;
+        Ok(SimHost { domains, path, stop, thread: Some(thread) })
+    }
+}
+
+impl Host for SimHost {
+    fn open_channels(&self) -> io::Result<Box<dyn Channels>> {
+        Ok(Box::new(SimChannels::new(self.domains.clone())?))
+    }
+
+    fn map_ring(&self, domid: Domid) -> io::Result<RingPage> {
+        self.domains.page(domid).ok_or(io::ErrorKind::NotFound.into())
+    }
+
+    fn domain(&self, domid: Domid) -> io::Result<Option<DomainState>> {
+        Ok(self.domains.state(domid))
+    }
+
+    /// This host knows exactly which, so `known` is not looked at; it may name others.
+    fn changed(&self, _known: &mut dyn Iterator<Item = Domid>) -> io::Result<Vec<Domid>> {
+        Ok(self.domains.changed())
+    }
+
+    fn control_port(&self) -> io::Result<Option<Port>> {
+        Ok(Some(XENSTORE_PORT))
+    }
+}
+
+impl Drop for SimHost {
+    fn drop(&mut self) {
+        self.stop.stop();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // A panic in it has been reported where it happened.
+        }
+        let _ = std::fs::remove_file(&self.path);
+    }
+}

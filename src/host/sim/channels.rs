@@ -1,0 +1,180 @@
+//! One thread's event channels: an epoll descriptor in the place of `/dev/xen/evtchn`.
+//!
+//! A port is registered one-shot. The kernel disarms it when it is reported, so that a masked port
+//! cannot wake this thread, however much its guest notifies. Arming it again looks at the channel
+//! once more, and notifications are taken when they are reported, never when the port is unmasked:
+//! whatever arrives after a report is found by the unmask.
+
+use std::collections::HashMap;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::sync::Weak;
+
+use foldhash::fast::FixedState;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
+use rustix::io::read;
+
+use super::domains::{Claim, Domains};
+use super::fds::{drain, signal};
+use crate::host::{Channels, Port};
+use crate::sync::Arc;
+use crate::words::Domid;
+
+/// Ports taken by one call of `pending`, however many are asked for: 1.5 KiB of stack.
+const BATCH: usize = 128;
+
+/// What is watched at a channel. A hang-up is the end of the port: see `Channels::pending`.
+const WATCHED: EventFlags = EventFlags::IN.union(EventFlags::RDHUP).union(EventFlags::ONESHOT);
+const GONE: EventFlags = EventFlags::HUP.union(EventFlags::RDHUP).union(EventFlags::ERR);
+
+/// `pending` looks and never waits.
+const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+
+/// What a local port stands for.
+enum Binding {
+    /// A domain's channel. It is gone when the domain is destroyed, and made so when the guest
+    /// closes its end: then the port is silent and notifies nobody.
+    Guest(Weak<OwnedFd>),
+    /// The eventfd that rings when domains shut down or die.
+    Changes(Arc<OwnedFd>),
+}
+
+impl Binding {
+    fn channel(&self) -> Option<Arc<OwnedFd>> {
+        match self {
+            Binding::Guest(channel) => channel.upgrade(),
+            Binding::Changes(bell) => Some(bell.clone()),
+        }
+    }
+}
+
+/// A thread's handle. What it bound is unbound when it is dropped.
+pub struct SimChannels {
+    domains: Arc<Domains>,
+    epoll: OwnedFd,
+    /// Keyed by our own numbers: no guest chooses them, so the hash needs no secret.
+    bindings: HashMap<Port, Binding, FixedState>,
+}
+
+impl SimChannels {
+    pub fn new(domains: Arc<Domains>) -> io::Result<SimChannels> {
+        Ok(SimChannels {
+            domains,
+            epoll: epoll::create(CreateFlags::CLOEXEC)?,
+            bindings: HashMap::default(),
+        })
+    }
+
+    /// Arms a port that was claimed; gives the claim back if that fails.
+    fn register(&mut self, port: Port, binding: Binding) -> io::Result<Port> {
+        let channel = binding.channel().ok_or(io::ErrorKind::NotFound);
+        let added = channel.map_err(io::Error::from).and_then(|channel| {
+            Ok(epoll::add(&self.epoll, channel.as_fd(), EventData::new_u64(port.into()), WATCHED)?)
+        });
+        if let Err(error) = added {
+            self.domains.release(port);
+            return Err(error);
+        }
+        self.bindings.insert(port, binding);
+        Ok(port)
+    }
+
+    /// Takes the notifications of a port that is reported. The kernel has masked it.
+    fn take(&mut self, port: Port, flags: EventFlags) {
+        let Some(binding) = self.bindings.get_mut(&port) else { return };
+        match binding {
+            Binding::Changes(bell) => {
+                let _ = read(bell.as_fd(), &mut [0; 8]); // Resets the count.
+            }
+            Binding::Guest(weak) => {
+                let Some(channel) = weak.upgrade() else { return };
+                drain(channel.as_fd());
+                if flags.intersects(GONE) {
+                    // A channel that hung up would be reported for ever.
+                    let _ = epoll::delete(&self.epoll, channel.as_fd());
+                    *weak = Weak::new();
+                }
+            }
+        }
+    }
+
+    fn binding(&self, port: Port) -> io::Result<&Binding> {
+        self.bindings.get(&port).ok_or(io::ErrorKind::NotFound.into())
+    }
+}
+
+impl Channels for SimChannels {
+    fn raw_fd(&self) -> RawFd {
+        self.epoll.as_raw_fd()
+    }
+
+    /// # Errors
+    /// `NotFound` for no such domain, `InvalidInput` for a port that is not its xenstore's,
+    /// `ResourceBusy` if it is bound already, in whatever handle.
+    fn bind_interdomain(&mut self, domid: Domid, remote: Port) -> io::Result<Port> {
+        let Claim { port, channel } = self.domains.claim(domid, remote)?;
+        self.register(port, Binding::Guest(channel))
+    }
+
+    fn bind_changes(&mut self) -> io::Result<Port> {
+        let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let port = self.domains.claim_changes(bell.clone())?;
+        self.register(port, Binding::Changes(bell))
+    }
+
+    /// Notifications not yet reported stay in the channel for whoever binds it next.
+    fn unbind(&mut self, port: Port) -> io::Result<()> {
+        let binding = self.bindings.remove(&port).ok_or(io::ErrorKind::NotFound)?;
+        let deleted = match binding.channel() {
+            Some(channel) => epoll::delete(&self.epoll, channel.as_fd()),
+            None => Ok(()),
+        };
+        self.domains.release(port); // Only now may another handle register the channel.
+        Ok(deleted?)
+    }
+
+    /// A guest that closes its end is reported once more, and then never again.
+    fn pending(&mut self, ports: &mut [Port]) -> io::Result<usize> {
+        let want = ports.len().min(BATCH);
+        if want == 0 {
+            return Ok(0);
+        }
+        let mut space = [MaybeUninit::uninit(); BATCH];
+        // Without a wait there is nothing that a signal could interrupt.
+        let (events, _) = epoll::wait(&self.epoll, &mut space[..want], Some(&NOW))?;
+        for (event, out) in events.iter().zip(ports) {
+            let Event { flags, data } = *event;
+            *out = Port::try_from(data.u64()).map_err(io::Error::other)?;
+            self.take(*out, flags);
+        }
+        Ok(events.len())
+    }
+
+    fn unmask(&mut self, port: Port) -> io::Result<()> {
+        if let Some(channel) = self.binding(port)?.channel() {
+            let data = EventData::new_u64(port.into());
+            epoll::modify(&self.epoll, channel.as_fd(), data, WATCHED)?;
+        }
+        Ok(())
+    }
+
+    fn notify(&mut self, port: Port) -> io::Result<()> {
+        match self.binding(port)? {
+            Binding::Changes(_) => Err(io::ErrorKind::InvalidInput.into()),
+            Binding::Guest(channel) => match channel.upgrade() {
+                Some(channel) => signal(channel.as_fd()),
+                None => Ok(()), // Nobody is there, as after a real domain's death.
+            },
+        }
+    }
+}
+
+impl Drop for SimChannels {
+    fn drop(&mut self) {
+        for &port in self.bindings.keys() {
+            self.domains.release(port);
+        }
+    }
+}

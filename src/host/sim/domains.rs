@@ -1,0 +1,305 @@
+//! The domains of the simulated host: what the hypervisor would know.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::mem;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Weak;
+
+use rustix::io::write;
+use slab::Slab;
+use zerocopy::IntoBytes;
+
+use super::lines::{Listed, Reason, Refusal};
+use crate::host::{DomainState, Port, RingPage};
+use crate::sync::{Arc, Mutex};
+use crate::words::Domid;
+
+/// The port of every domain's end of its channel for xenstore: as on a real host, where the domain
+/// builder allocates it first, it says nothing about the domain.
+pub const XENSTORE_PORT: Port = 1;
+
+/// The lowest local port. Higher than any remote one, so that one taken for the other is refused.
+const FIRST_LOCAL_PORT: Port = 16;
+
+/// Domains in one answer to `list`: at most 14 bytes each, the line stays below 4 KiB.
+pub const LIST_MAX: usize = 256;
+
+/// What a new domain is made of; the guest has the other end of the channel, and the page too.
+pub struct Parts {
+    /// The ring page.
+    pub page: RingPage,
+    /// The daemon's end of the event channel: the one descriptor that a domain costs.
+    pub channel: OwnedFd,
+}
+
+/// A domain that exists.
+struct Domain {
+    unique_id: u64,
+    shutdown: Option<Reason>,
+    page: RingPage,
+    /// Bindings refer to it weakly: a destroyed domain's channel is closed at once, and so it can
+    /// neither be notified nor reported again, whoever still holds a binding.
+    channel: Arc<OwnedFd>,
+    bound: Option<Port>,
+}
+
+/// Whose a local port is.
+enum Bound {
+    Domain { domid: Domid, unique_id: u64 },
+    Changes,
+}
+
+/// A domain's channel, claimed for one handle.
+pub struct Claim {
+    /// The local port.
+    pub port: Port,
+    /// The daemon's end of the channel; gone when the domain is.
+    pub channel: Weak<OwnedFd>,
+}
+
+/// All domains. Every method holds the lock for the table alone: no system call under it.
+pub struct Domains {
+    table: Mutex<Table>,
+}
+
+struct Table {
+    /// One slot for each domid that there can be (256 KiB): a look-up is an index.
+    domains: Vec<Option<Box<Domain>>>,
+    /// The domid given last to a client that did not ask for one.
+    last: u16,
+    /// The identity given last. Never repeats.
+    unique_id: u64,
+    /// Local ports in use.
+    ports: Slab<Bound>,
+    /// Domains that shut down or died since they were last asked for.
+    changed: BTreeSet<Domid>,
+    /// What is signalled then.
+    bell: Option<Arc<OwnedFd>>,
+}
+
+impl Domains {
+    /// A host without any domain.
+    pub fn new() -> Domains {
+        let domains = (0..Domid::FIRST_RESERVED).map(|_| None).collect();
+        let table = Table {
+            domains,
+            last: 0,
+            unique_id: 0,
+            ports: Slab::new(),
+            changed: BTreeSet::new(),
+            bell: None,
+        };
+        Domains { table: Mutex::new(table) }
+    }
+
+    /// Adds a domain: at `domid`, or at the next free number above the last one given (then from 1
+    /// again), as Xen counts.
+    pub fn insert(&self, domid: Option<Domid>, parts: Parts) -> Result<Domid, Refusal> {
+        let mut table = self.table.lock();
+        let domid = match domid {
+            Some(domid) if table.get(domid).is_some() => return Err(Refusal::Exists),
+            Some(domid) => domid,
+            None => table.next_free().ok_or(Refusal::Full)?,
+        };
+        table.unique_id += 1;
+        let domain = Domain {
+            unique_id: table.unique_id,
+            shutdown: None,
+            page: parts.page,
+            channel: Arc::new(parts.channel),
+            bound: None,
+        };
+        let slot = table.domains.get_mut(usize::from(domid.0)).ok_or(Refusal::NoDomain)?;
+        *slot = Some(Box::new(domain));
+        Ok(domid)
+    }
+
+    /// Ends a domain. Its channel is closed; its page stays for as long as somebody maps it.
+    pub fn destroy(&self, domid: Domid) -> Result<(), Refusal> {
+        let mut table = self.table.lock();
+        let slot = table.domains.get_mut(usize::from(domid.0)).ok_or(Refusal::NoDomain)?;
+        let domain = slot.take().ok_or(Refusal::NoDomain)?;
+        let bell = table.change(domid);
+        drop(table);
+        ring(bell);
+        drop(domain);
+        Ok(())
+    }
+
+    /// Shuts a domain down, or resumes it (`None`).
+    pub fn set_shutdown(&self, domid: Domid, reason: Option<Reason>) -> Result<(), Refusal> {
+        let mut table = self.table.lock();
+        table.get_mut(domid).ok_or(Refusal::NoDomain)?.shutdown = reason;
+        // A hypervisor announces the shutdown of a domain, not that it goes on.
+        let bell = reason.and_then(|_| table.change(domid));
+        drop(table);
+        ring(bell);
+        Ok(())
+    }
+
+    /// The first [`LIST_MAX`] domains from `from` upwards.
+    pub fn list(&self, from: Domid) -> Vec<Listed> {
+        let table = self.table.lock();
+        let slots = (0u16..).zip(&table.domains).skip(usize::from(from.0));
+        let listed = slots.filter_map(|(domid, slot)| {
+            slot.as_ref().map(|d| Listed { domid: Domid(domid), shutdown: d.shutdown })
+        });
+        listed.take(LIST_MAX).collect()
+    }
+
+    /// What the hypervisor would say of a domain.
+    pub fn state(&self, domid: Domid) -> Option<DomainState> {
+        let table = self.table.lock();
+        table.get(domid).map(|domain| DomainState {
+            unique_id: domain.unique_id,
+            shutdown: domain.shutdown.is_some(),
+            dying: false, // It is gone at once.
+        })
+    }
+
+    /// A view of a domain's page.
+    pub fn page(&self, domid: Domid) -> Option<RingPage> {
+        self.table.lock().get(domid).map(|domain| domain.page.clone())
+    }
+
+    /// The domains that shut down or died since the last call.
+    pub fn changed(&self) -> Vec<Domid> {
+        let changed = mem::take(&mut self.table.lock().changed);
+        changed.into_iter().collect()
+    }
+
+    /// Claims a domain's channel for one binding.
+    ///
+    /// # Errors
+    /// `NotFound` for no such domain, `InvalidInput` for a port that is not its xenstore's,
+    /// `ResourceBusy` if it is bound already.
+    pub fn claim(&self, domid: Domid, remote: Port) -> io::Result<Claim> {
+        let mut table = self.table.lock();
+        let domain = table.get(domid).ok_or(io::ErrorKind::NotFound)?;
+        if remote != XENSTORE_PORT {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        if domain.bound.is_some() {
+            return Err(io::ErrorKind::ResourceBusy.into());
+        }
+        let channel = Arc::downgrade(&domain.channel);
+        let unique_id = domain.unique_id;
+        let port = table.new_port(Bound::Domain { domid, unique_id })?;
+        if let Some(domain) = table.get_mut(domid) {
+            domain.bound = Some(port);
+        }
+        Ok(Claim { port, channel })
+    }
+
+    /// Claims the announcements of changes for one binding, to be made on the eventfd `bell`.
+    ///
+    /// # Errors
+    /// `AlreadyExists` if somebody has them.
+    pub fn claim_changes(&self, bell: Arc<OwnedFd>) -> io::Result<Port> {
+        let mut table = self.table.lock();
+        if table.bell.is_some() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let port = table.new_port(Bound::Changes)?;
+        table.bell = Some(bell.clone());
+        let missed = !table.changed.is_empty();
+        drop(table);
+        ring(missed.then_some(bell));
+        Ok(port)
+    }
+
+    /// Gives a local port back, and with it what was claimed.
+    pub fn release(&self, port: Port) {
+        let mut table = self.table.lock();
+        let key = port.checked_sub(FIRST_LOCAL_PORT).map(|key| key as usize);
+        match key.and_then(|key| table.ports.try_remove(key)) {
+            Some(Bound::Changes) => table.bell = None,
+            Some(Bound::Domain { domid, unique_id }) => {
+                // The domid may have another life by now, with a binding of its own.
+                if let Some(domain) = table.get_mut(domid).filter(|d| d.unique_id == unique_id) {
+                    domain.bound = None;
+                }
+            }
+            None => {}
+        }
+    }
+}
+
+impl Table {
+    fn get(&self, domid: Domid) -> Option<&Domain> {
+        self.domains.get(usize::from(domid.0))?.as_deref()
+    }
+
+    fn get_mut(&mut self, domid: Domid) -> Option<&mut Domain> {
+        self.domains.get_mut(usize::from(domid.0))?.as_deref_mut()
+    }
+
+    fn next_free(&mut self) -> Option<Domid> {
+        let first = self.last + 1;
+        let mut numbers = (first..Domid::FIRST_RESERVED).chain(1..first);
+        let free = numbers.find(|&number| self.get(Domid(number)).is_none())?;
+        self.last = free;
+        Some(Domid(free))
+    }
+
+    fn new_port(&mut self, bound: Bound) -> io::Result<Port> {
+        let port = Port::try_from(self.ports.vacant_key()).map_err(io::Error::other)?;
+        self.ports.insert(bound);
+        Ok(port + FIRST_LOCAL_PORT)
+    }
+
+    /// Notes that a domain changed; answers what is to be rung once the lock is free.
+    fn change(&mut self, domid: Domid) -> Option<Arc<OwnedFd>> {
+        self.changed.insert(domid);
+        self.bell.clone()
+    }
+}
+
+/// Signals an eventfd, if there is one. It can only fail if its count is full: then it rings.
+fn ring(bell: Option<Arc<OwnedFd>>) {
+    if let Some(bell) = bell {
+        let _ = write(bell.as_fd(), 1u64.as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fds::{new_channel, new_page};
+    use super::*;
+
+    fn insert(domains: &Domains, domid: Option<Domid>) -> Result<Domid, Refusal> {
+        let (_, page) = new_page()?;
+        let (channel, _) = new_channel()?;
+        domains.insert(domid, Parts { page, channel })
+    }
+
+    #[test]
+    fn domids_count_upwards_and_then_from_1() {
+        let domains = Domains::new();
+        let next = || insert(&domains, None).unwrap().0;
+        assert_eq!([next(), next()], [1, 2]);
+        domains.destroy(Domid(1)).unwrap();
+        assert_eq!(next(), 3, "not reused at once");
+        domains.table.lock().last = Domid::FIRST_RESERVED - 2;
+        assert_eq!([next(), next(), next()], [Domid::FIRST_RESERVED - 1, 1, 4]);
+        assert!(matches!(insert(&domains, Some(Domid(4))), Err(Refusal::Exists)));
+        assert!(matches!(insert(&domains, Some(Domid::SELF)), Err(Refusal::NoDomain)));
+    }
+
+    #[test]
+    fn every_domid_may_be_taken_and_no_more() {
+        let domains = Domains::new();
+        let (_, page) = new_page().unwrap();
+        let (channel, _) = new_channel().unwrap();
+        let channel = Arc::new(channel); // Shared, as the test has not 32,752 descriptors.
+        for slot in &mut domains.table.lock().domains {
+            let (page, channel) = (page.clone(), channel.clone());
+            let domain = Domain { unique_id: 0, shutdown: None, page, channel, bound: None };
+            *slot = Some(Box::new(domain));
+        }
+        assert!(matches!(insert(&domains, None), Err(Refusal::Full)));
+        domains.destroy(Domid(700)).unwrap();
+        assert_eq!(insert(&domains, None).unwrap(), Domid(700));
+    }
+}

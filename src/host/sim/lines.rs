@@ -1,0 +1,175 @@
+//! The lines of the simulated host's socket (docs/SIM.md): requests, and why one is refused.
+
+use std::fmt;
+use std::io;
+
+use thiserror::Error;
+
+use crate::words::Domid;
+
+/// Longest line of a request, its newline not counted. The longest that means anything has 26
+/// bytes; the rest is room for words to come.
+pub const LINE_MAX: usize = 64;
+
+/// Longest line of a reply: [`super::domains::LIST_MAX`] domains of 14 bytes.
+pub const REPLY_MAX: usize = 4096;
+
+/// The reply to `help`.
+pub const HELP: &str = "ok create [<domid>] [keep] | attach 0 | \
+    shutdown <domid> [poweroff|reboot|suspend|crash] | resume <domid> | destroy <domid> | \
+    list [<from>] | help";
+
+/// Why a domain is not running (xen's sched.h, `SHUTDOWN_*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // They say what they are.
+pub enum Reason {
+    Poweroff,
+    Reboot,
+    Suspend,
+    Crash,
+}
+
+impl Reason {
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Reason::Poweroff => "poweroff",
+            Reason::Reboot => "reboot",
+            Reason::Suspend => "suspend",
+            Reason::Crash => "crash",
+        }
+    }
+
+    fn parse(word: &str) -> Option<Reason> {
+        let all = [Reason::Poweroff, Reason::Reboot, Reason::Suspend, Reason::Crash];
+        all.into_iter().find(|reason| reason.name() == word)
+    }
+}
+
+/// One domain as `list` shows it: `7:running`, `8:suspend`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its number.
+    pub domid: Domid,
+    /// Why it is not running; `None` if it is.
+    pub shutdown: Option<Reason>,
+}
+
+impl Listed {
+    /// Reads what [`fmt::Display`] writes.
+    pub fn parse(word: &str) -> Option<Listed> {
+        let (domid, state) = word.split_once(':')?;
+        let shutdown = match state {
+            "running" => None,
+            reason => Some(Reason::parse(reason)?),
+        };
+        Some(Listed { domid: domid_of(domid)?, shutdown })
+    }
+}
+
+impl fmt::Display for Listed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.domid, self.shutdown.map_or("running", Reason::name))
+    }
+}
+
+/// What a client asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // One for each line of docs/SIM.md's table.
+pub enum Request {
+    Create { domid: Option<Domid>, keep: bool },
+    Attach { domid: Domid },
+    Shutdown { domid: Domid, reason: Reason },
+    Resume { domid: Domid },
+    Destroy { domid: Domid },
+    List { from: Domid },
+    Help,
+}
+
+impl Request {
+    /// Reads a line, without its newline. Words are separated by single spaces.
+    pub fn parse(line: &[u8]) -> Option<Request> {
+        let words: Vec<&str> = str::from_utf8(line).ok()?.split(' ').collect();
+        Some(match words[..] {
+            ["create"] => Request::Create { domid: None, keep: false },
+            ["create", "keep"] => Request::Create { domid: None, keep: true },
+            ["create", n] => Request::Create { domid: Some(domid_of(n)?), keep: false },
+            ["create", n, "keep"] => Request::Create { domid: Some(domid_of(n)?), keep: true },
+            ["attach", n] => Request::Attach { domid: domid_of(n)? },
+            ["shutdown", n] => Request::Shutdown { domid: domid_of(n)?, reason: Reason::Poweroff },
+            ["shutdown", n, reason] => {
+                Request::Shutdown { domid: domid_of(n)?, reason: Reason::parse(reason)? }
+            }
+            ["resume", n] => Request::Resume { domid: domid_of(n)? },
+            ["destroy", n] => Request::Destroy { domid: domid_of(n)? },
+            ["list"] => Request::List { from: Domid::CONTROL },
+            ["list", n] => Request::List { from: domid_of(n)? },
+            ["help"] => Request::Help,
+            _ => return None,
+        })
+    }
+}
+
+fn domid_of(word: &str) -> Option<Domid> {
+    Domid::parse(word.as_bytes()).filter(|domid| domid.is_real())
+}
+
+/// Why a request is refused: an error name for programs, then words for people.
+#[derive(Debug, Error)]
+#[allow(missing_docs)] // The texts say it.
+pub enum Refusal {
+    #[error("EINVAL not a request; try help")]
+    Syntax,
+    #[error("E2BIG the line is too long")]
+    TooLong,
+    #[error("ENOENT no such domain")]
+    NoDomain,
+    #[error("EEXIST the domain exists already")]
+    Exists,
+    #[error("ENOSPC every domid is taken")]
+    Full,
+    #[error("EBUSY the control domain has a kernel already")]
+    Attached,
+    #[error("EPERM not for this domain")]
+    NotThisDomain,
+    #[error("EIO {0}")]
+    Host(#[from] io::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_one_request_or_none() {
+        let domid = Domid(7);
+        let good: [(&str, Request); 7] = [
+            ("create", Request::Create { domid: None, keep: false }),
+            ("create 7 keep", Request::Create { domid: Some(domid), keep: true }),
+            ("create keep", Request::Create { domid: None, keep: true }),
+            ("attach 0", Request::Attach { domid: Domid(0) }),
+            ("shutdown 7", Request::Shutdown { domid, reason: Reason::Poweroff }),
+            ("shutdown 7 crash", Request::Shutdown { domid, reason: Reason::Crash }),
+            ("list", Request::List { from: Domid(0) }),
+        ];
+        for (line, request) in good {
+            assert_eq!(Request::parse(line.as_bytes()), Some(request), "{line}");
+        }
+        let bad = ["", " ", "create ", " create", "create  7", "create 7 kept", "create -1"];
+        for line in bad.into_iter().chain(["create 32752", "destroy", "destroy 7 8", "LIST"]) {
+            assert_eq!(Request::parse(line.as_bytes()), None, "{line}");
+        }
+        assert_eq!(Request::parse(b"create\0"), None);
+        assert_eq!(Request::parse(b"create \xff"), None);
+    }
+
+    #[test]
+    fn what_is_listed_can_be_read_back() {
+        for shutdown in [None, Some(Reason::Suspend), Some(Reason::Poweroff)] {
+            let listed = Listed { domid: Domid(32751), shutdown };
+            assert_eq!(Listed::parse(&listed.to_string()), Some(listed));
+            let longest = (listed.to_string().len() + 1) * super::super::domains::LIST_MAX;
+            assert!("ok\n".len() + longest <= REPLY_MAX);
+        }
+    }
+}

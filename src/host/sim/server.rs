@@ -1,0 +1,332 @@
+//! The socket at which processes ask for domains, served by one thread.
+//!
+//! Replies are never kept: one that the client's socket does not take at once ends the connection.
+//! So a client costs a buffer of one line, whether it reads or not.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use mio::net::{UnixListener, UnixStream};
+use mio::{Events, Interest, Poll, Token, Waker};
+use rustix::io::Errno;
+use slab::Slab;
+
+use super::domains::{Domains, Parts, XENSTORE_PORT};
+use super::fds::{new_channel, new_page};
+use super::lines::{HELP, LINE_MAX, REPLY_MAX, Refusal, Request};
+use super::socket::{GuestEnds, send_with};
+use crate::sync::{Arc, AtomicBool, Ordering};
+use crate::words::Domid;
+
+/// Connections at once. With 10,000 domains this leaves a third of 20,000 descriptors to the rest
+/// of the daemon. Those beyond it wait in the listener's queue.
+const CLIENTS_MAX: usize = 4096;
+
+/// Bytes read from a client before it is the next one's turn: at most 73 requests.
+const READ_MAX: usize = 512;
+
+/// How long accepting pauses after it failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+const LISTENER: Token = Token(usize::MAX - 1);
+const STOP: Token = Token(usize::MAX - 2);
+
+/// Ends the thread of a [`Server`].
+pub struct Stop {
+    asked: Arc<AtomicBool>,
+    waker: Waker,
+}
+
+impl Stop {
+    /// Asks it to end; returns at once.
+    pub fn stop(&self) {
+        self.asked.store(true, Ordering::Release);
+        let _ = self.waker.wake();
+    }
+}
+
+struct Reply {
+    /// Without its newline.
+    line: String,
+    ends: Option<GuestEnds>,
+    created: Option<Domid>,
+}
+
+impl Reply {
+    fn line(line: String) -> Reply {
+        Reply { line, ends: None, created: None }
+    }
+}
+
+struct Client {
+    stream: UnixStream,
+    /// The beginning of a line: never more than [`LINE_MAX`] bytes between two passes.
+    input: Vec<u8>,
+    /// It is in the queue `ready`.
+    queued: bool,
+}
+
+/// What became of a client in one pass.
+enum Outcome {
+    Idle,
+    More,
+    Closed,
+}
+
+/// The thread's state.
+pub struct Server {
+    poll: Poll,
+    listener: UnixListener,
+    stop: Arc<AtomicBool>,
+    domains: Arc<Domains>,
+    /// Domain 0's ends. They stay here, so that another process can be its kernel after the first.
+    control: GuestEnds,
+    /// The client that is domain 0's kernel.
+    kernel: Option<usize>,
+    clients: Slab<Client>,
+    /// Clients that may have sent something.
+    ready: VecDeque<usize>,
+    /// The domains that end with a client's connection.
+    owners: BTreeMap<Domid, usize>,
+    /// The listener has to be looked at, but was not: too many clients, or no descriptors.
+    paused: bool,
+}
+
+impl Server {
+    /// Makes the control domain, and a server for the listening socket.
+    pub fn new(listener: OwnedFd, domains: Arc<Domains>) -> io::Result<(Server, Stop)> {
+        let (parts, control) = new_domain()?;
+        domains.insert(Some(Domid::CONTROL), parts).map_err(io::Error::other)?;
+        let poll = Poll::new()?;
+        let waker = Waker::new(poll.registry(), STOP)?;
+        let mut listener = UnixListener::from_std(listener.into());
+        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        let asked = Arc::new(AtomicBool::new(false));
+        let server = Server {
+            poll,
+            listener,
+            stop: asked.clone(),
+            domains,
+            control,
+            kernel: None,
+            clients: Slab::new(),
+            ready: VecDeque::new(),
+            owners: BTreeMap::new(),
+            paused: false,
+        };
+        Ok((server, Stop { asked, waker }))
+    }
+
+    /// Serves until it is asked to stop; the connections then close.
+    pub fn run(mut self) {
+        let mut events = Events::with_capacity(256);
+        while !self.stop.load(Ordering::Acquire) {
+            let wait = if self.ready.is_empty() {
+                self.paused.then_some(ACCEPT_PAUSE)
+            } else {
+                Some(Duration::ZERO)
+            };
+            // The one error that poll(2) can have here is EINTR: then there are no events.
+            let _ = self.poll.poll(&mut events, wait);
+            let mut accept = self.paused;
+            for event in &events {
+                match event.token() {
+                    STOP => {}
+                    LISTENER => accept = true,
+                    Token(key) => self.enqueue(key),
+                }
+            }
+            for _ in 0..self.ready.len() {
+                self.pass();
+            }
+            if accept {
+                self.accept();
+            }
+        }
+    }
+
+    /// Accepts whoever waits, as far as there is room; what is left over waits for the next round.
+    fn accept(&mut self) {
+        self.paused = true;
+        while self.clients.len() < CLIENTS_MAX {
+            match self.listener.accept() {
+                Ok((stream, _)) => self.admit(stream),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.paused = false;
+                    return;
+                }
+                Err(error) => match Errno::from_io_error(&error) {
+                    Some(Errno::INTR | Errno::CONNABORTED) => {}
+                    _ => return,
+                },
+            }
+        }
+    }
+
+    fn admit(&mut self, mut stream: UnixStream) {
+        let entry = self.clients.vacant_entry();
+        let token = Token(entry.key());
+        if self.poll.registry().register(&mut stream, token, Interest::READABLE).is_ok() {
+            entry.insert(Client { stream, input: Vec::new(), queued: false });
+        }
+    }
+
+    fn enqueue(&mut self, key: usize) {
+        // An event may be of a client that is gone.
+        if let Some(client) = self.clients.get_mut(key).filter(|client| !client.queued) {
+            client.queued = true;
+            self.ready.push_back(key);
+        }
+    }
+
+    /// Gives the next ready client its turn.
+    fn pass(&mut self) {
+        let Some(key) = self.ready.pop_front() else { return };
+        if let Some(client) = self.clients.get_mut(key) {
+            client.queued = false;
+        }
+        match self.serve(key) {
+            Outcome::Idle => {}
+            Outcome::More => self.enqueue(key),
+            Outcome::Closed => self.close(key),
+        }
+    }
+
+    /// Reads once from a client and answers the lines that are complete.
+    fn serve(&mut self, key: usize) -> Outcome {
+        let Some(client) = self.clients.get_mut(key) else { return Outcome::Idle };
+        let mut bytes = [0; READ_MAX];
+        match client.stream.read(&mut bytes) {
+            Ok(0) => return Outcome::Closed,
+            Ok(n) => client.input.extend_from_slice(&bytes[..n]),
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock => return Outcome::Idle,
+                io::ErrorKind::Interrupted => return Outcome::More,
+                _ => return Outcome::Closed,
+            },
+        }
+        let mut input = std::mem::take(&mut client.input);
+        let mut start = 0;
+        while let Some(length) = input[start..].iter().position(|&byte| byte == b'\n') {
+            if !self.answer(key, &input[start..start + length]) {
+                return Outcome::Closed;
+            }
+            start += length + 1;
+        }
+        input.drain(..start);
+        if input.len() > LINE_MAX {
+            self.answer(key, &input);
+            return Outcome::Closed;
+        }
+        if let Some(client) = self.clients.get_mut(key) {
+            client.input = input;
+        }
+        Outcome::More
+    }
+
+    /// Does what a line asks for and sends the reply. Answers whether the client is to be kept.
+    fn answer(&mut self, key: usize, line: &[u8]) -> bool {
+        if line.len() > LINE_MAX {
+            self.send(key, &Reply::line(format!("error {}", Refusal::TooLong)));
+            return false;
+        }
+        let request = Request::parse(line).ok_or(Refusal::Syntax);
+        match request.and_then(|request| Ok((request, self.perform(key, request)?))) {
+            Err(refusal) => self.send(key, &Reply::line(format!("error {refusal}"))),
+            Ok((request, reply)) => {
+                let sent = self.send(key, &reply);
+                // Not before: a domain whose descriptors reached nobody ends with the connection.
+                if let (true, Request::Create { keep: true, .. }, Some(domid)) =
+                    (sent, request, reply.created)
+                {
+                    self.owners.remove(&domid);
+                }
+                sent
+            }
+        }
+    }
+
+    fn perform(&mut self, key: usize, request: Request) -> Result<Reply, Refusal> {
+        match request {
+            Request::Create { domid, .. } => self.create(key, domid),
+            Request::Attach { domid } => self.attach(key, domid),
+            Request::Shutdown { domid, reason } => {
+                self.domains.set_shutdown(guest(domid)?, Some(reason))?;
+                Ok(Reply::line("ok".into()))
+            }
+            Request::Resume { domid } => {
+                self.domains.set_shutdown(guest(domid)?, None)?;
+                Ok(Reply::line("ok".into()))
+            }
+            Request::Destroy { domid } => {
+                self.domains.destroy(guest(domid)?)?;
+                self.owners.remove(&domid);
+                Ok(Reply::line("ok".into()))
+            }
+            Request::List { from } => {
+                let listed = self.domains.list(from);
+                let words = listed.iter().map(|domain| format!(" {domain}"));
+                Ok(Reply::line(format!("ok{}", words.collect::<String>())))
+            }
+            Request::Help => Ok(Reply::line(HELP.into())),
+        }
+    }
+
+    fn create(&mut self, key: usize, domid: Option<Domid>) -> Result<Reply, Refusal> {
+        let (parts, ends) = new_domain()?;
+        let domid = self.domains.insert(domid, parts)?;
+        self.owners.insert(domid, key);
+        let line = format!("ok {domid} {XENSTORE_PORT}");
+        Ok(Reply { line, ends: Some(ends), created: Some(domid) })
+    }
+
+    fn attach(&mut self, key: usize, domid: Domid) -> Result<Reply, Refusal> {
+        if domid != Domid::CONTROL {
+            return Err(Refusal::NotThisDomain);
+        }
+        if self.kernel.is_some() {
+            return Err(Refusal::Attached);
+        }
+        let [page, channel] = &self.control;
+        let ends = [page.try_clone()?, channel.try_clone()?];
+        self.kernel = Some(key);
+        let line = format!("ok {domid} {XENSTORE_PORT}");
+        Ok(Reply { line, ends: Some(ends), created: None })
+    }
+
+    /// Answers whether the client's socket took the whole reply.
+    fn send(&self, key: usize, reply: &Reply) -> bool {
+        let Some(client) = self.clients.get(key) else { return false };
+        let line = format!("{}\n", reply.line);
+        debug_assert!(line.len() <= REPLY_MAX);
+        send_with(client.stream.as_fd(), line.as_bytes(), reply.ends.as_ref())
+            .is_ok_and(|sent| sent == line.len())
+    }
+
+    /// Ends a connection, and what lives as long as it.
+    fn close(&mut self, key: usize) {
+        self.clients.try_remove(key);
+        if self.kernel == Some(key) {
+            self.kernel = None;
+        }
+        let owned: Vec<Domid> =
+            self.owners.extract_if(.., |_, owner| *owner == key).map(|(domid, _)| domid).collect();
+        for domid in owned {
+            let _ = self.domains.destroy(domid); // It exists, as it had an owner.
+        }
+    }
+}
+
+/// Refuses the control domain, which is up for as long as the host.
+fn guest(domid: Domid) -> Result<Domid, Refusal> {
+    if domid == Domid::CONTROL { Err(Refusal::NotThisDomain) } else { Ok(domid) }
+}
+
+/// What a new domain is made of: the host's half, and the guest's.
+fn new_domain() -> io::Result<(Parts, GuestEnds)> {
+    let (file, page) = new_page()?;
+    let (channel, theirs) = new_channel()?;
+    Ok((Parts { page, channel }, [file, theirs]))
+}

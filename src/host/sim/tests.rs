@@ -1,0 +1,537 @@
+//! The host and its clients over a real socket.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+use std::{fs, iter, thread};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{SendFlags, Shutdown, send};
+use tempfile::TempDir;
+
+use super::socket::{receive_with, send_with};
+use super::*;
+use crate::host::page::{REQ_CONS, REQ_PROD, RSP_CONS, RSP_PROD, RSP_RING};
+
+/// Longer than anything here takes: whoever waits so long was not woken.
+const LOST: Duration = Duration::from_secs(20);
+
+struct World {
+    dir: TempDir,
+    host: SimHost,
+    client: SimClient,
+}
+
+impl World {
+    fn new() -> World {
+        let dir = tempfile::tempdir().unwrap();
+        let host = SimHost::start(dir.path().join("host")).unwrap();
+        let client = SimClient::connect(dir.path().join("host")).unwrap();
+        World { dir, host, client }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("host")
+    }
+
+    fn raw(&self) -> UnixStream {
+        UnixStream::connect(self.path()).unwrap()
+    }
+
+    /// A new guest whose channel is bound in a handle of its own.
+    fn bound(&mut self) -> (SimGuest, Box<dyn Channels>, Port) {
+        let guest = self.client.create(None).unwrap();
+        let mut channels = self.host.open_channels().unwrap();
+        let port = channels.bind_interdomain(guest.domid, guest.port).unwrap();
+        (guest, channels, port)
+    }
+}
+
+fn pending(channels: &mut dyn Channels) -> Vec<Port> {
+    let mut ports = [0; 8];
+    let count = channels.pending(&mut ports).unwrap();
+    ports[..count].to_vec()
+}
+
+/// Waits until the handle's descriptor is readable, as mio does.
+fn wait_for(channels: &dyn Channels) {
+    // SAFETY: the descriptor is open for as long as the handle, which is borrowed.
+    let fd = unsafe { BorrowedFd::borrow_raw(channels.raw_fd()) };
+    let limit = Timespec::try_from(LOST).unwrap();
+    let ready = poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&limit)).unwrap();
+    assert_eq!(ready, 1, "a wake-up was lost");
+}
+
+fn ask(stream: &mut UnixStream, line: &str) -> (String, Vec<OwnedFd>) {
+    stream.write_all(line.as_bytes()).unwrap();
+    let (mut bytes, mut fds) = ([0; 4096], Vec::new());
+    let got = receive_with(stream.as_fd(), &mut bytes, &mut fds).unwrap();
+    (str::from_utf8(&bytes[..got]).unwrap().to_owned(), fds)
+}
+
+fn is_closed(stream: &mut UnixStream) -> bool {
+    stream.set_read_timeout(Some(LOST)).unwrap();
+    match stream.read_to_end(&mut Vec::new()) {
+        Ok(_) => true,
+        Err(error) => error.kind() == ErrorKind::ConnectionReset,
+    }
+}
+
+#[test]
+fn a_domain_is_a_page_and_a_channel() {
+    let mut world = World::new();
+    let (guest, mut channels, port) = world.bound();
+    let page = world.host.map_ring(guest.domid).unwrap();
+    assert!((0..1024).all(|word| page.load(word * 4) == 0));
+    assert_eq!(guest.try_send(b"hello").unwrap(), 5);
+    let mut bytes = [0; 5];
+    page.copy_out(0, &mut bytes);
+    assert_eq!((&bytes, page.load(REQ_PROD)), (b"hello", 5));
+
+    assert_eq!(pending(&mut *channels), [port]);
+    assert_eq!(pending(&mut *channels), [], "masked");
+    channels.unmask(port).unwrap();
+    assert_eq!(pending(&mut *channels), [], "there was one notification");
+
+    assert!(!guest.wait(Some(Duration::ZERO)).unwrap());
+    channels.notify(port).unwrap();
+    channels.notify(port).unwrap();
+    assert!(guest.wait(Some(LOST)).unwrap());
+    assert!(!guest.wait(Some(Duration::ZERO)).unwrap(), "two notifications are as good as one");
+
+    drop(page);
+    let page = world.host.map_ring(guest.domid).unwrap();
+    assert_eq!(page.load(REQ_PROD), 5, "a page mapped again is the same page");
+    assert_eq!(world.host.map_ring(Domid(99)).err().unwrap().kind(), ErrorKind::NotFound);
+    assert_eq!(world.host.map_ring(Domid::SELF).err().unwrap().kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn both_rings_wrap() {
+    let mut world = World::new();
+    let guest = world.client.create(None).unwrap();
+    let page = world.host.map_ring(guest.domid).unwrap();
+    for word in [REQ_CONS, REQ_PROD, RSP_CONS, RSP_PROD] {
+        page.store(word, u32::MAX - 2); // Stored at byte 1021, and the count itself wraps.
+    }
+    let bytes: Vec<u8> = (0..=255).cycle().take(2000).collect();
+    assert_eq!(guest.push(&bytes), 1024, "what fits");
+    assert_eq!(guest.push(&bytes), 0, "full");
+    let mut ring = [0; 1024];
+    page.copy_out(0, &mut ring);
+    assert_eq!((&ring[1021..], &ring[..1021]), (&bytes[..3], &bytes[3..1024]));
+
+    page.copy_in(RSP_RING + 1021, b"abc");
+    page.copy_in(RSP_RING, b"def");
+    page.store(RSP_PROD, 3);
+    let mut out = [0; 4];
+    assert_eq!((guest.pull(&mut out), &out), (4, b"abcd"));
+    assert_eq!((guest.pull(&mut out), &out[..2]), (2, &b"ef"[..]));
+    assert_eq!((guest.pull(&mut out), page.load(RSP_CONS)), (0, 3));
+}
+
+#[test]
+fn a_reused_domid_inherits_nothing() {
+    let mut world = World::new();
+    let (old, mut channels, stale) = world.bound();
+    let before = world.host.domain(old.domid).unwrap().unwrap();
+    old.notify().unwrap();
+    world.client.destroy(old.domid).unwrap();
+    assert_eq!(world.host.domain(old.domid).unwrap(), None);
+    let new = world.client.create(Some(old.domid)).unwrap();
+    let after = world.host.domain(new.domid).unwrap().unwrap();
+    assert_ne!(before.unique_id, after.unique_id);
+    assert_eq!(world.host.changed(&mut iter::empty()).unwrap(), [old.domid]);
+
+    assert_eq!(pending(&mut *channels), [], "the channel is gone, with what was in it");
+    channels.unmask(stale).unwrap();
+    channels.notify(stale).unwrap();
+    assert!(!new.wait(Some(Duration::ZERO)).unwrap());
+    assert_eq!(old.wait(Some(LOST)).unwrap_err().kind(), ErrorKind::BrokenPipe);
+    old.notify().unwrap();
+    old.page.store(REQ_PROD, 7);
+    assert_eq!(world.host.map_ring(new.domid).unwrap().load(REQ_PROD), 0);
+
+    let port = channels.bind_interdomain(new.domid, new.port).unwrap();
+    assert_ne!(port, stale);
+    channels.unbind(stale).unwrap();
+    new.notify().unwrap();
+    assert_eq!(pending(&mut *channels), [port]);
+    let again = channels.bind_interdomain(new.domid, new.port);
+    assert_eq!(again.unwrap_err().kind(), ErrorKind::ResourceBusy, "unbinding took the old one");
+}
+
+#[test]
+fn a_channel_is_bound_once_and_may_be_bound_again() {
+    let mut world = World::new();
+    let (guest, mut first, port) = world.bound();
+    let mut second = world.host.open_channels().unwrap();
+    let kind = |result: io::Result<Port>| result.unwrap_err().kind();
+    assert_eq!(kind(second.bind_interdomain(guest.domid, guest.port)), ErrorKind::ResourceBusy);
+    assert_eq!(kind(first.bind_interdomain(guest.domid, guest.port)), ErrorKind::ResourceBusy);
+    assert_eq!(kind(second.bind_interdomain(guest.domid, port)), ErrorKind::InvalidInput);
+    assert_eq!(kind(second.bind_interdomain(Domid(99), guest.port)), ErrorKind::NotFound);
+    assert_eq!(second.notify(port).unwrap_err().kind(), ErrorKind::NotFound, "not its own");
+    assert_eq!(second.unmask(port).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(second.unbind(port).unwrap_err().kind(), ErrorKind::NotFound);
+
+    first.unbind(port).unwrap();
+    guest.notify().unwrap();
+    assert_eq!(pending(&mut *first), []);
+    let port = second.bind_interdomain(guest.domid, guest.port).unwrap();
+    assert_eq!(pending(&mut *second), [port], "notified while nobody was bound");
+    drop(second);
+    let port = first.bind_interdomain(guest.domid, guest.port).unwrap();
+    guest.notify().unwrap();
+    assert_eq!(pending(&mut *first), [port]);
+}
+
+#[test]
+fn no_wake_up_is_lost() {
+    const ROUNDS: u32 = 20_000;
+    let mut world = World::new();
+    let (guest, mut channels, port) = world.bound();
+    let page = world.host.map_ring(guest.domid).unwrap();
+    let kernel = thread::spawn(move || {
+        let mut dice = Dice(1);
+        for round in 1..=ROUNDS {
+            guest.page.store(REQ_PROD, round);
+            guest.notify().unwrap();
+            // Looking instead of waiting gets the next notification in before the unmask.
+            let look = dice.roll(2) == 0;
+            while guest.page.load(RSP_PROD) != round {
+                assert!(look || guest.wait(Some(LOST)).unwrap(), "a wake-up was lost");
+                thread::yield_now();
+            }
+        }
+    });
+    let mut dice = Dice(2);
+    let mut answered = 0;
+    while answered != ROUNDS {
+        wait_for(&*channels);
+        while let [reported] = pending(&mut *channels)[..] {
+            assert_eq!(reported, port);
+            let early = dice.roll(3) == 0;
+            if early {
+                channels.unmask(port).unwrap();
+            }
+            dice.dawdle();
+            let asked = page.load(REQ_PROD);
+            if asked != answered {
+                answered = asked;
+                page.store(RSP_PROD, asked);
+                channels.notify(port).unwrap();
+            }
+            dice.dawdle();
+            if !early {
+                channels.unmask(port).unwrap();
+            }
+        }
+    }
+    kernel.join().unwrap();
+}
+
+/// Numbers that look random, the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (self.0 >> 33) % sides
+    }
+
+    fn dawdle(&mut self) {
+        match self.roll(8) {
+            0 => thread::yield_now(),
+            n => (0..n * n * 20).for_each(|_| std::hint::spin_loop()),
+        }
+    }
+}
+
+#[test]
+fn a_flood_is_one_port_among_others() {
+    let mut world = World::new();
+    let (hostile, mut channels, loud) = world.bound();
+    let guest = world.client.create(None).unwrap();
+    let quiet = channels.bind_interdomain(guest.domid, guest.port).unwrap();
+    let fill = || while send(hostile.channel(), &[7; 1000], SendFlags::NOSIGNAL).is_ok() {};
+    fill();
+    assert_eq!(pending(&mut *channels), [loud]);
+    for _ in 0..100 {
+        fill();
+        assert_eq!(pending(&mut *channels), [], "masked");
+    }
+    channels.unmask(loud).unwrap();
+    for _ in 0..100 {
+        fill();
+        guest.notify().unwrap();
+        let mut one = [0]; // With room for one port only they take turns.
+        let both: Vec<Port> = (0..2)
+            .map(|_| {
+                assert_eq!(channels.pending(&mut one).unwrap(), 1);
+                channels.unmask(one[0]).unwrap();
+                one[0]
+            })
+            .collect();
+        assert!(both.contains(&quiet), "{both:?}");
+        while pending(&mut *channels).contains(&quiet) {
+            channels.unmask(quiet).unwrap();
+        }
+        channels.unmask(loud).unwrap();
+    }
+}
+
+#[test]
+fn a_guest_that_goes_away_is_reported_once() {
+    let mut world = World::new();
+    let ends: [fn(SimGuest) -> Option<SimGuest>; 3] = [
+        |guest| {
+            drop(guest);
+            None
+        },
+        |guest| {
+            rustix::net::shutdown(guest.channel(), Shutdown::Write).unwrap();
+            Some(guest)
+        },
+        |guest| {
+            rustix::net::shutdown(guest.channel(), Shutdown::Both).unwrap();
+            Some(guest)
+        },
+    ];
+    for end in ends {
+        let (guest, mut channels, port) = world.bound();
+        channels.notify(port).unwrap(); // Never read: the peer's close is then an error, too.
+        let _rest = end(guest);
+        wait_for(&*channels); // The host's thread may just be closing its copy of the end.
+        assert_eq!(pending(&mut *channels), [port]);
+        for _ in 0..3 {
+            channels.unmask(port).unwrap();
+            assert_eq!(pending(&mut *channels), []);
+            channels.notify(port).unwrap();
+        }
+        channels.unbind(port).unwrap();
+    }
+}
+
+#[test]
+fn odd_packets_are_notifications_like_others() {
+    let mut world = World::new();
+    let (guest, mut channels, port) = world.bound();
+    for packet in [&[][..], &[0; 1][..], &[1; 2000][..]] {
+        send(guest.channel(), packet, SendFlags::NOSIGNAL).unwrap();
+        assert_eq!(pending(&mut *channels), [port]);
+        channels.unmask(port).unwrap();
+        assert_eq!(pending(&mut *channels), []);
+    }
+    let oob = send(guest.channel(), &[1], SendFlags::OOB | SendFlags::NOSIGNAL);
+    assert_eq!(oob, Err(Errno::OPNOTSUPP));
+}
+
+#[test]
+fn nobody_can_send_the_daemon_descriptors() {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(['.', '-']).map_while(|word| word.parse::<u32>().ok());
+    if (numbers.next(), numbers.next()) < (Some(6), Some(16)) {
+        eprintln!("not tested: Linux {release} cannot refuse them");
+        return;
+    }
+    let mut world = World::new();
+    let (guest, _channels, _) = world.bound();
+    let stream = world.raw();
+    for socket in [guest.channel(), stream.as_fd()] {
+        let fds = [OwnedFd::from(world.raw()), OwnedFd::from(world.raw())];
+        let sent = send_with(socket, b"x", Some(&fds));
+        assert_eq!(sent.unwrap_err().kind(), ErrorKind::PermissionDenied);
+        assert_eq!(send_with(socket, b"x", None).unwrap(), 1);
+    }
+}
+
+#[test]
+fn changes_are_announced_to_one() {
+    let mut world = World::new();
+    let (a, b) = (world.client.create(None).unwrap(), world.client.create(None).unwrap());
+    let mut channels = world.host.open_channels().unwrap();
+    let port = channels.bind_changes().unwrap();
+    let mut other = world.host.open_channels().unwrap();
+    assert_eq!(other.bind_changes().unwrap_err().kind(), ErrorKind::AlreadyExists);
+    assert_eq!(channels.bind_changes().unwrap_err().kind(), ErrorKind::AlreadyExists);
+    assert_eq!(channels.notify(port).unwrap_err().kind(), ErrorKind::InvalidInput);
+    assert_eq!(pending(&mut *channels), []);
+
+    let changed = || world.host.changed(&mut iter::empty()).unwrap();
+    let state = |guest: &SimGuest| world.host.domain(guest.domid).unwrap();
+    world.client.shutdown(a.domid, Reason::Suspend).unwrap();
+    assert_eq!(pending(&mut *channels), [port]);
+    assert_eq!(changed(), [a.domid]);
+    assert!(state(&a).unwrap().shutdown && !state(&b).unwrap().shutdown);
+    world.client.destroy(b.domid).unwrap();
+    assert_eq!(pending(&mut *channels), [], "masked");
+    channels.unmask(port).unwrap();
+    assert_eq!(pending(&mut *channels), [port]);
+    assert_eq!((changed(), state(&b)), (vec![b.domid], None));
+    assert_eq!(changed(), []);
+    channels.unmask(port).unwrap();
+    world.client.resume(a.domid).unwrap();
+    assert_eq!((pending(&mut *channels), changed()), (vec![], vec![]));
+    assert!(!state(&a).unwrap().shutdown);
+
+    channels.unbind(port).unwrap();
+    world.client.shutdown(a.domid, Reason::Crash).unwrap();
+    let port = other.bind_changes().unwrap();
+    assert_eq!(pending(&mut *other), [port], "what nobody heard is told to the next");
+    assert_eq!(changed(), [a.domid]);
+}
+
+#[test]
+fn a_domain_ends_with_its_connection_unless_kept() {
+    let mut world = World::new();
+    let mut channels = world.host.open_channels().unwrap();
+    channels.bind_changes().unwrap();
+    let mut other = SimClient::connect(world.path()).unwrap();
+    let brief = other.create(None).unwrap();
+    let kept = other.create_kept(Some(Domid(40))).unwrap();
+    let mine = world.client.create(None).unwrap();
+    let listed: Vec<u16> = other.list().unwrap().iter().map(|d| d.domid.0).collect();
+    assert_eq!(listed, [0, 1, 2, 40]);
+    drop(other);
+    wait_for(&*channels);
+    assert_eq!(world.host.changed(&mut iter::empty()).unwrap(), [brief.domid]);
+    world.client.shutdown(kept.domid, Reason::Reboot).unwrap();
+    let running = |domid, shutdown| Listed { domid, shutdown };
+    let expected = [
+        running(Domid(0), None),
+        running(mine.domid, None),
+        running(kept.domid, Some(Reason::Reboot)),
+    ];
+    assert_eq!(world.client.list().unwrap(), expected);
+    assert_eq!(brief.wait(Some(LOST)).unwrap_err().kind(), ErrorKind::BrokenPipe);
+    world.client.destroy(kept.domid).unwrap();
+}
+
+#[test]
+fn a_list_may_take_several_replies() {
+    let mut world = World::new();
+    for _ in 0..600 {
+        world.client.create(None).unwrap();
+    }
+    let listed = world.client.list().unwrap();
+    assert!(listed.iter().map(|d| d.domid.0).eq(0..=600));
+}
+
+#[test]
+fn the_control_domain_has_one_kernel_at_a_time() {
+    let world = World::new();
+    let mut channels = world.host.open_channels().unwrap();
+    let remote = world.host.control_port().unwrap().unwrap();
+    let port = channels.bind_interdomain(Domid::CONTROL, remote).unwrap();
+    let mut first = SimClient::connect(world.path()).unwrap();
+    let kernel = first.attach_control().unwrap();
+    assert_eq!((kernel.domid, kernel.port), (Domid::CONTROL, remote));
+    let mut second = SimClient::connect(world.path()).unwrap();
+    assert_eq!(second.attach_control().err().unwrap().kind(), ErrorKind::ResourceBusy);
+    let refused = [
+        second.destroy(Domid::CONTROL).unwrap_err().kind(),
+        second.shutdown(Domid::CONTROL, Reason::Crash).unwrap_err().kind(),
+        second.resume(Domid::CONTROL).unwrap_err().kind(),
+    ];
+    assert_eq!(refused, [ErrorKind::PermissionDenied; 3]);
+    let taken = second.create(Some(Domid::CONTROL)).err().unwrap().kind();
+    assert_eq!(taken, ErrorKind::AlreadyExists);
+    drop((first, kernel));
+    let kernel = loop {
+        // The host may not have seen yet that the first connection is closed.
+        match second.attach_control() {
+            Ok(kernel) => break kernel,
+            Err(error) => assert_eq!(error.kind(), ErrorKind::ResourceBusy),
+        }
+    };
+    assert_eq!(pending(&mut *channels), [], "an exchange of kernels is no hang-up");
+    kernel.notify().unwrap();
+    assert_eq!(pending(&mut *channels), [port]);
+}
+
+#[test]
+fn a_page_cannot_be_truncated() {
+    let world = World::new();
+    let mut stream = world.raw();
+    let (line, fds) = ask(&mut stream, "create 5\n");
+    assert_eq!((line.as_str(), fds.len()), ("ok 5 1\n", 2));
+    for length in [0, 100, 8192] {
+        assert_eq!(rustix::fs::ftruncate(&fds[0], length), Err(Errno::PERM));
+    }
+    assert_eq!(world.host.map_ring(Domid(5)).unwrap().load(0), 0);
+}
+
+#[test]
+fn refusals_have_names() {
+    let world = World::new();
+    let mut stream = world.raw();
+    for (line, name) in [
+        ("fly", "EINVAL"),
+        ("\0\x1b[2J", "EINVAL"),
+        ("destroy 9", "ENOENT"),
+        ("shutdown 9", "ENOENT"),
+        ("resume 9", "ENOENT"),
+        ("attach 9", "EPERM"),
+        ("create 0", "EEXIST"),
+    ] {
+        let (reply, fds) = ask(&mut stream, &format!("{line}\n"));
+        assert!(reply.starts_with(&format!("error {name} ")), "{line}: {reply}");
+        assert!(fds.is_empty());
+    }
+    assert!(ask(&mut stream, "help\n").0.starts_with("ok create "));
+}
+
+#[test]
+fn bad_clients_end_alone() {
+    let mut world = World::new();
+    let mut killed = world.raw();
+    killed.write_all(b"create 8\ncreate").unwrap();
+    drop(killed);
+    let mut endless = world.raw();
+    let _ = endless.write_all(&[b'x'; 100_000]); // Closed before it has sent all of it.
+    assert!(is_closed(&mut endless));
+    let mut long = world.raw();
+    assert_eq!(
+        ask(&mut long, &format!("{}\n", "x".repeat(65))).0,
+        "error E2BIG the line is too long\n"
+    );
+    assert!(is_closed(&mut long));
+    let mut deaf = world.raw();
+    deaf.set_write_timeout(Some(LOST)).unwrap();
+    let error = iter::repeat_with(|| deaf.write_all(b"help\n")).find_map(Result::err).unwrap();
+    assert!(matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset), "{error}");
+
+    let mut slow = world.raw();
+    for part in ["cre", "ate 8", "\n"] {
+        slow.write_all(part.as_bytes()).unwrap();
+        world.client.list().unwrap(); // The host has read the part when it answers this.
+    }
+    let (line, fds) = ask(&mut slow, "");
+    assert_eq!((line.as_str(), fds.len()), ("ok 8 1\n", 2), "8 was given back");
+    assert_eq!(world.client.create(None).unwrap().domid, Domid(1));
+}
+
+#[test]
+fn the_socket_is_ours_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("host");
+    let host = SimHost::start(&path).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let kind = |path: &PathBuf| SimHost::start(path).err().unwrap().kind();
+    assert_eq!(kind(&path), ErrorKind::AddrInUse);
+    drop(host);
+    assert!(!path.exists());
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    assert!(path.exists(), "a killed daemon leaves its socket behind");
+    drop(SimHost::start(&path).unwrap());
+    fs::write(&path, "precious").unwrap();
+    assert_eq!(kind(&path), ErrorKind::AlreadyExists);
+    assert_eq!(fs::read(&path).unwrap(), b"precious");
+    assert_eq!(kind(&dir.path().join("missing/host")), ErrorKind::NotFound);
+    assert!(SimHost::start(dir.path().join("x".repeat(108))).is_err());
+}

@@ -1,0 +1,87 @@
+//! Guests that are processes of their own: this test program, started again.
+
+use std::io::{BufRead, BufReader};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::process::{Child, Command, Stdio};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use xenstored::host::page::{REQ_PROD, RSP_PROD, RSP_RING};
+use xenstored::host::sim::{SimClient, SimHost};
+use xenstored::host::{Channels, Host};
+use xenstored::words::Domid;
+
+const SOCKET: &str = "SIM_PROCESS_SOCKET";
+
+/// The guest's program; as a test without a host it has nothing to do.
+#[test]
+fn guest() {
+    let Ok(path) = std::env::var(SOCKET) else { return };
+    let mut host = SimClient::connect(path).unwrap();
+    let domain = host.create(Some(Domid(7))).unwrap();
+    assert_eq!(domain.try_send(b"ping").unwrap(), 4);
+    let mut reply = [0; 8];
+    while domain.pull(&mut reply) == 0 {
+        domain.wait(None).unwrap();
+    }
+    println!("guest got {}", str::from_utf8(&reply[..4]).unwrap());
+    loop {
+        domain.wait(None).unwrap(); // Until it is killed.
+    }
+}
+
+fn wait_for(channels: &dyn Channels) {
+    // SAFETY: the descriptor is open for as long as the handle, which is borrowed.
+    let fd = unsafe { BorrowedFd::borrow_raw(channels.raw_fd()) };
+    let limit = Timespec { tv_sec: 20, tv_nsec: 0 };
+    let ready = poll(&mut [PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)], Some(&limit));
+    assert_eq!(ready, Ok(1), "nothing happened");
+}
+
+/// Kills the guest however the test ends.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_killed_guest_ends_its_domain() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("host");
+    let host = SimHost::start(&path).unwrap();
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "guest", "--nocapture"])
+        .env(SOCKET, &path)
+        .stdout(Stdio::piped())
+        .spawn();
+    let mut child = Killed(child.unwrap());
+    let mut channels = host.open_channels().unwrap();
+    let changes = channels.bind_changes().unwrap();
+    while host.domain(Domid(7)).unwrap().is_none() {
+        assert!(child.0.try_wait().unwrap().is_none(), "the guest failed");
+        std::thread::yield_now();
+    }
+    let page = host.map_ring(Domid(7)).unwrap();
+    let port = channels.bind_interdomain(Domid(7), 1).unwrap();
+    wait_for(&*channels);
+    let mut ports = [0; 4];
+    assert_eq!((channels.pending(&mut ports).unwrap(), ports[0]), (1, port));
+    assert_eq!(page.load(REQ_PROD), 4);
+    page.copy_in(RSP_RING, b"pong");
+    page.store(RSP_PROD, 4);
+    channels.notify(port).unwrap();
+    let output = BufReader::new(child.0.stdout.take().unwrap());
+    assert!(output.lines().any(|line| line.unwrap().ends_with("guest got pong")));
+
+    child.0.kill().unwrap();
+    while !ports.contains(&changes) {
+        channels.unmask(port).unwrap();
+        wait_for(&*channels);
+        channels.pending(&mut ports).unwrap();
+    }
+    assert_eq!(host.changed(&mut std::iter::empty()).unwrap(), [Domid(7)]);
+    assert_eq!(host.domain(Domid(7)).unwrap(), None);
+}
