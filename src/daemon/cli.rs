@@ -118,9 +118,8 @@ pub(super) enum SimCommand {
     Guest(GuestOptions),
 }
 
-/// What `xenstored sim guest` is told.
-#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
-pub struct GuestOptions {
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct GuestOptions {
     /// The domain to be; a new one if left out
     #[arg(long, value_name = "N")]
     pub domid: Option<u16>,
