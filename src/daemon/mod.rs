@@ -22,6 +22,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
 use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
+use crate::log;
+
 pub use failure::{Failure, SOCKET_PATH_MAX};
 pub use settings::{Guest, HostKind, Settings};
 pub use stop::Stop;
@@ -29,8 +31,6 @@ pub use stop::Stop;
 use cli::{Command, Options, SimCommand};
 use given::Surroundings;
 use instance::Instance;
-
-use crate::log;
 
 /// What a command line asks for.
 #[derive(Debug)]
