@@ -146,7 +146,7 @@ impl Thread {
                 match event.token() {
                     WAKER => {}
                     CHANNELS => self.take_ports(),
-                    Token(place) => self.make_ready(place),
+                    Token(place) => self.socket_ready(place, event.is_read_closed()),
                 }
             }
             self.take_messages();
@@ -179,6 +179,15 @@ impl Thread {
         } else {
             None
         }
+    }
+
+    /// A socket has bytes or room. The end of its stream is reported once, maybe before the bytes
+    /// in front of it were read.
+    fn socket_ready(&mut self, place: Place, ends: bool) {
+        if let Some(Some(connection)) = self.connections.get_mut(place) {
+            connection.ends |= ends;
+        }
+        self.make_ready(place);
     }
 
     /// Puts a connection on the ready list, once.
@@ -446,7 +455,7 @@ impl Thread {
         input: &Input,
     ) {
         let rest = &stage[used..];
-        connection.more_input |= *input == Input::More;
+        connection.more_input |= *input == Input::More || connection.ends;
         match &mut connection.transport {
             Transport::Socket(_) => connection.partial.extend_from_slice(rest),
             Transport::Ring(ring) => {
