@@ -469,6 +469,24 @@ fn a_page_cannot_be_truncated() {
 }
 
 #[test]
+fn the_session_in_the_manual_is_true() {
+    let text = include_str!("../../../docs/SIM.md");
+    let session = text.split("```session\n").nth(1).unwrap().split("```").next().unwrap();
+    let lines: Vec<&str> = session.lines().collect();
+    assert!(lines.len() >= 20, "it was found");
+    let world = World::new();
+    let mut stream = world.raw();
+    for exchange in lines.chunks(2) {
+        let request = exchange[0].strip_prefix("> ").unwrap();
+        let expected = exchange[1].strip_prefix("< ").unwrap();
+        let (reply, fds) = ask(&mut stream, &format!("{request}\n"));
+        assert_eq!(reply, format!("{expected}\n"), "{request}");
+        let made = request.starts_with("create") && expected.starts_with("ok");
+        assert_eq!(fds.len(), if made { 2 } else { 0 }, "{request}");
+    }
+}
+
+#[test]
 fn refusals_have_names() {
     let world = World::new();
     let mut stream = world.raw();
