@@ -1,6 +1,6 @@
 //! The host and its clients over a real socket.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
@@ -525,6 +525,11 @@ fn bad_clients_end_alone() {
     deaf.set_write_timeout(Some(LOST)).unwrap();
     let error = iter::repeat_with(|| deaf.write_all(b"help\n")).find_map(Result::err).unwrap();
     assert!(matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset), "{error}");
+
+    let mut busy = world.raw();
+    busy.write_all("help\n".repeat(100).as_bytes()).unwrap(); // As many as the manual allows.
+    let replies = BufReader::new(&mut busy).lines().take(100);
+    assert!(replies.map(Result::unwrap).all(|line| line.starts_with("ok ")));
 
     let mut slow = world.raw();
     for part in ["cre", "ate 8", "\n"] {
