@@ -257,8 +257,8 @@ impl Thread {
                 connection.ignored = true;
                 if let Some(ring) = connection.ring() {
                     ring.give_up(error);
-                    let port = ring.port;
-                    ring.publish();
+                    let (port, _) = (ring.port, ring.publish());
+                    ring.masked = false;
                     let _ = self.channels.notify(port);
                     self.unmask(port);
                 }

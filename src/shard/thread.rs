@@ -361,12 +361,12 @@ impl Thread {
         place: Place,
         connection: &mut Connection,
     ) -> Result<(), Option<RingError>> {
-        if connection.ignored {
-            return Ok(());
-        }
-        if self.reconnects(place, connection) {
+        if self.reconnects(place, connection) || connection.ignored {
             self.end_pass(connection);
             return Ok(());
+        }
+        if let Some(ring) = connection.ring() {
+            ring.begin().map_err(Some)?;
         }
         if let Some(Parked::Guard(until)) = connection.parked
             && (self.now >= until || !self.shared.guards.any())
@@ -477,7 +477,9 @@ impl Thread {
     /// What becomes visible at the end of a connection's pass: for a ring replies, then consumed
     /// requests, then one notification; its port is heard again.
     fn end_pass(&mut self, connection: &mut Connection) {
-        let listens = self.may_read(connection) || !connection.output.is_empty();
+        // A ring that is given up is heard because it may ask to reconnect.
+        let listens =
+            self.may_read(connection) || !connection.output.is_empty() || connection.ignored;
         let Some(ring) = connection.ring() else { return };
         let (port, notify) = (ring.port, ring.publish());
         let unmask = listens && std::mem::take(&mut ring.masked);
