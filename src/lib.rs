@@ -1,6 +1,15 @@
 //! A multi-threaded xenstored.
 
+pub mod control;
+pub mod daemon;
 pub mod domain;
 pub mod host;
+pub mod listener;
+pub mod log;
+pub mod protocol;
+pub mod shard;
+pub mod store;
 mod sync;
+pub mod transport;
+pub mod watch;
 pub mod words;

@@ -10,7 +10,10 @@ pub mod xen;
 use std::io;
 use std::os::fd::RawFd;
 
-pub use page::RingPage;
+pub use page::{
+    CONNECTION, ERROR, EVTCHN_PORT, REQ_CONS, REQ_PROD, REQ_RING, RING_BYTES, RSP_CONS, RSP_PROD,
+    RSP_RING, RingPage, SERVER_FEATURES,
+};
 
 use crate::words::Domid;
 

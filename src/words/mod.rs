@@ -2,17 +2,25 @@
 //!
 //! Nothing here knows of the store, of the wire or of threads.
 
+mod children;
 mod domid;
 mod errno;
 mod key;
+mod name;
 mod path;
 mod perms;
 
+pub use children::Children;
 pub use domid::Domid;
 pub use errno::Errno;
 pub use key::{Home, Layout, ShardId, has_homes_below};
+pub use name::Name;
 pub use path::{
     ABS_PATH_MAX, INTRODUCE_DOMAIN, Path, PathBuf, PathSpace, REL_PATH_MAX, RELEASE_DOMAIN,
     home_prefix,
 };
 pub use perms::{Access, Births, Entry, PermSet, Perms, Subject};
+
+/// Longest payload of a reply, in bytes. One less than XENSTORE_PAYLOAD_MAX of xs_wire.h, because
+/// Windows' driver asserts that a payload is shorter than that.
+pub const PAYLOAD_BYTES_MAX: usize = 4095;

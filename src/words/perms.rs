@@ -1,7 +1,5 @@
 //! Permission sets and the births that decide whether an entry still means anybody.
 
-use std::ops::BitOr;
-
 use smallvec::SmallVec;
 
 use super::{Domid, Errno};
@@ -22,6 +20,14 @@ impl Access {
     pub const BOTH: Access = Access(3);
     /// What the owner and the control domain have: both, and changing permissions.
     pub const OWNER: Access = Access(7);
+
+    /// What SET_PERMS needs: writing, as its owner.
+    pub const SET_PERMS: Access = Access(6);
+
+    /// Whether any of `wanted` is allowed.
+    pub fn overlaps(self, wanted: Access) -> bool {
+        self.0 & wanted.0 != 0
+    }
 
     /// Whether all of `wanted` is allowed.
     pub fn allows(self, wanted: Access) -> bool {
@@ -47,13 +53,6 @@ impl Access {
             b'b' => Some(Access::BOTH),
             _ => None,
         }
-    }
-}
-
-impl BitOr for Access {
-    type Output = Access;
-    fn bitor(self, other: Access) -> Access {
-        Access(self.0 | other.0)
     }
 }
 

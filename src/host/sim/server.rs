@@ -5,12 +5,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use mio::net::{UnixListener, UnixStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 use slab::Slab;
 
 use super::domains::{Domains, Parts, XENSTORE_PORT};
@@ -26,6 +27,9 @@ const CLIENTS_MAX: usize = 4096;
 
 /// Bytes read from a client before it is the next one's turn: at most 73 requests.
 const READ_MAX: usize = 512;
+
+/// Descriptors that are left to the rest of the daemon, or a quarter where there are not many.
+const RESERVED: u64 = 1024;
 
 /// How long accepting pauses after it failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -85,6 +89,9 @@ pub struct Server {
     control: GuestEnds,
     /// The client that is domain 0's kernel.
     kernel: Option<usize>,
+    /// Where our descriptors end. They are numbered from the lowest that is free, so that one
+    /// beyond this says how few are left.
+    last_fd: u64,
     clients: Slab<Client>,
     /// Clients that may have sent something.
     ready: VecDeque<usize>,
@@ -111,6 +118,7 @@ impl Server {
             domains,
             control,
             kernel: None,
+            last_fd: last_fd(),
             clients: Slab::new(),
             ready: VecDeque::new(),
             owners: BTreeMap::new(),
@@ -166,6 +174,9 @@ impl Server {
     }
 
     fn admit(&mut self, mut stream: UnixStream) {
+        if self.is_scarce(&stream) {
+            return; // It is closed: there is no telling when there would be room for it.
+        }
         let entry = self.clients.vacant_entry();
         let token = Token(entry.key());
         if self.poll.registry().register(&mut stream, token, Interest::READABLE).is_ok() {
@@ -276,10 +287,17 @@ impl Server {
 
     fn create(&mut self, key: usize, domid: Option<Domid>) -> Result<Reply, Refusal> {
         let (parts, ends) = new_domain()?;
+        if self.is_scarce(&parts.channel) {
+            return Err(Refusal::Descriptors);
+        }
         let domid = self.domains.insert(domid, parts)?;
         self.owners.insert(domid, key);
         let line = format!("ok {domid} {XENSTORE_PORT}");
         Ok(Reply { line, ends: Some(ends), created: Some(domid) })
+    }
+
+    fn is_scarce(&self, newest: &impl AsRawFd) -> bool {
+        u64::try_from(newest.as_raw_fd()).is_ok_and(|fd| fd > self.last_fd)
     }
 
     fn attach(&mut self, key: usize, domid: Domid) -> Result<Reply, Refusal> {
@@ -319,6 +337,12 @@ impl Server {
     }
 }
 
+/// The highest descriptor that domains and clients may have, of those that the process may open.
+fn last_fd() -> u64 {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    limit - RESERVED.min(limit / 4)
+}
+
 /// Refuses the control domain, which is up for as long as the host.
 fn guest(domid: Domid) -> Result<Domid, Refusal> {
     if domid == Domid::CONTROL { Err(Refusal::NotThisDomain) } else { Ok(domid) }
@@ -326,7 +350,7 @@ fn guest(domid: Domid) -> Result<Domid, Refusal> {
 
 /// What a new domain is made of: the host's half, and the guest's.
 fn new_domain() -> io::Result<(Parts, GuestEnds)> {
+    let (channel, theirs) = new_channel()?; // First: its descriptor is the one that is judged.
     let (file, page) = new_page()?;
-    let (channel, theirs) = new_channel()?;
     Ok((Parts { page, channel }, [file, theirs]))
 }

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fs, iter, thread};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -442,8 +442,10 @@ fn the_control_domain_has_one_kernel_at_a_time() {
     let taken = second.create(Some(Domid::CONTROL)).err().unwrap().kind();
     assert_eq!(taken, ErrorKind::AlreadyExists);
     drop((first, kernel));
+    let begun = Instant::now();
     let kernel = loop {
         // The host may not have seen yet that the first connection is closed.
+        assert!(begun.elapsed() < LOST, "it stays attached");
         match second.attach_control() {
             Ok(kernel) => break kernel,
             Err(error) => assert_eq!(error.kind(), ErrorKind::ResourceBusy),

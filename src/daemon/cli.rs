@@ -1,0 +1,236 @@
+//! The command line: C's options as far as they have a meaning, and ours.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::builder::RangedI64ValueParser;
+use clap::{ArgAction, Parser, Subcommand};
+
+use super::failure::Failure;
+use super::given::Given;
+use super::settings::HostKind;
+use crate::domain::Quota;
+use crate::log::{SwitchChange, UnknownSwitch};
+
+/// The configuration and event daemon of a Xen host.
+///
+/// Without /dev/xen and without --host it simulates a host in the foreground, and says how to talk
+/// to it.
+#[derive(Debug, Parser)]
+#[command(name = "xenstored", version, disable_help_flag = true, infer_long_args = true)]
+#[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
+pub(super) struct Options {
+    /// Configuration file: TOML, or oxenstored's syntax if the name ends in .conf
+    /// [default: /etc/xen/xenstored.toml if it exists]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Read options and configuration, say what is wrong with them, and exit
+    #[arg(long)]
+    pub check_config: bool,
+    /// What hypervisor there is [default: xen if /dev/xen exists, else sim]
+    #[arg(long, value_enum)]
+    host: Option<HostKind>,
+    /// Number of shards, each with a thread; 0 for one per core [default: 0]
+    #[arg(long, value_name = "N")]
+    shards: Option<u16>,
+    /// Socket for clients [default: $XENSTORED_PATH, $XENSTORED_RUNDIR/socket, or
+    /// /var/run/xenstored/socket]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Socket for guests of the simulated host [default: sim, beside the socket]
+    #[arg(long, value_name = "PATH")]
+    sim_socket: Option<PathBuf>,
+
+    /// Stay in the foreground
+    #[arg(short = 'N', long)]
+    no_fork: bool,
+    /// Write the process id to this file
+    #[arg(short = 'F', long, value_name = "FILE")]
+    pid_file: Option<PathBuf>,
+    /// Log to this file, with the traces obj and io
+    #[arg(short = 'T', long, value_name = "FILE")]
+    trace_file: Option<PathBuf>,
+    /// Trace more (+) or less (-): obj, io, wrl, acc, tdb, conflict
+    #[arg(long, value_name = "+|-SWITCH", allow_hyphen_values = true)]
+    #[arg(value_parser = parse_switch)]
+    trace_control: Vec<SwitchChange>,
+    /// Nodes a domain may own
+    #[arg(short = 'E', long, value_name = "N", value_parser = number())]
+    entry_nb: Option<u32>,
+    /// Size of a node in bytes
+    #[arg(short = 'S', long, value_name = "BYTES", value_parser = number())]
+    entry_size: Option<u32>,
+    /// Watches a domain may set
+    #[arg(short = 'W', long, value_name = "N", value_parser = number())]
+    watch_nb: Option<u32>,
+    /// Transactions a domain may have open
+    #[arg(short = 't', long, value_name = "N", value_parser = number())]
+    transaction: Option<u32>,
+    /// Permission entries a node may have
+    #[arg(short = 'A', long, value_name = "N", value_parser = number())]
+    perm_nb: Option<u32>,
+    /// Length of a path below /local/domain/<domid>/
+    #[arg(short = 'M', long, value_name = "CHARS", value_parser = number())]
+    path_max: Option<u32>,
+    /// Set a quota: nodes, watches, outstanding, memory, transactions, transaction-nodes,
+    /// node-permissions, path-max, node-size
+    #[arg(short = 'Q', long, value_name = "WHAT=N", value_parser = parse_quota)]
+    quota: Vec<(Quota, u32)>,
+    /// Report a domain that uses more than this: memory
+    #[arg(short = 'q', long, value_name = "memory=BYTES", value_parser = parse_soft_quota)]
+    quota_soft: Option<u32>,
+    /// How long an event may wait for its domain to take it; 0 for ever
+    #[arg(short = 'w', long, value_name = "watch-event=SECONDS", value_parser = parse_timeout)]
+    timeout: Option<u32>,
+    /// The domain that this daemon runs in [default: 0]
+    #[arg(short = 'm', long, value_name = "DOMID")]
+    master_domid: Option<u16>,
+    /// A further domain that may do everything
+    #[arg(short = 'p', long, value_name = "DOMID")]
+    priv_domid: Option<u16>,
+    /// Without effect: a dead domain's nodes are always removed, as keeping them is a security risk
+    #[arg(short = 'K', long)]
+    keep_orphans: bool,
+    /// Without effect: the host says which event channel is its kernel's
+    #[arg(short = 'e', long, value_name = "PORT", value_parser = number())]
+    event: Option<u32>,
+    /// Refused: live update is not supported yet
+    #[arg(short = 'U', long)]
+    live_update: bool,
+    /// Print this message
+    #[arg(short = 'H', visible_short_alias = 'h', long, action = ArgAction::Help)]
+    help: Option<bool>,
+
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum Command {
+    /// Tools for the simulated host
+    #[command(subcommand)]
+    Sim(SimCommand),
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum SimCommand {
+    /// Become a guest of a simulated host: read, write and watch as a domain
+    Guest(GuestOptions),
+}
+
+/// What `xenstored sim guest` is told.
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+pub struct GuestOptions {
+    /// The domain to be; a new one if left out
+    #[arg(long, value_name = "N")]
+    pub domid: Option<u16>,
+    /// The daemon's socket for guests [default: where xenstored makes it]
+    #[arg(long, value_name = "PATH")]
+    pub sim_socket: Option<PathBuf>,
+}
+
+impl Options {
+    /// Reads a command line. `Err` is also the answer to `--help` and `--version`.
+    pub(super) fn read(line: impl IntoIterator<Item = OsString>) -> Result<Options, clap::Error> {
+        Options::try_parse_from(line)
+    }
+
+    /// What it gives.
+    pub(super) fn given(self) -> Result<Given, Failure> {
+        if self.live_update {
+            let text =
+                "live update is not supported yet; restart without -U, and clients reconnect";
+            return Err(Failure::Usage(text.into()));
+        }
+        let mut limits = self.quota;
+        limits.extend(
+            [
+                (Quota::Nodes, self.entry_nb),
+                (Quota::NodeSize, self.entry_size),
+                (Quota::Watches, self.watch_nb),
+                (Quota::Transactions, self.transaction),
+                (Quota::NodePermissions, self.perm_nb),
+                (Quota::PathMax, self.path_max),
+            ]
+            .into_iter()
+            .filter_map(|(quota, value)| Some((quota, value?))),
+        );
+        let mut switches: Vec<_> = match self.trace_file {
+            Some(_) => SwitchChange::of_a_trace_file().collect(),
+            None => Vec::new(),
+        };
+        switches.extend(self.trace_control);
+        let mut notes = Vec::new();
+        if self.keep_orphans {
+            notes.push(
+                "-K is ignored: nodes of a domain that died are removed, as the next domain of \
+                 that number would own them"
+                    .into(),
+            );
+        }
+        if self.event.is_some() {
+            notes.push("--event is ignored: the host says which event channel it is".into());
+        }
+        Ok(Given {
+            host: self.host,
+            shards: self.shards,
+            socket: self.socket,
+            sim_socket: self.sim_socket,
+            limits,
+            soft_memory: self.quota_soft,
+            watch_event_timeout: self.timeout,
+            priv_domid: self.priv_domid,
+            master_domid: self.master_domid,
+            pid_file: self.pid_file,
+            foreground: self.no_fork.then_some(true),
+            log_file: self.trace_file,
+            log_level: None,
+            switches,
+            notes,
+        })
+    }
+}
+
+/// Numbers as C reads them: at most `INT_MAX`.
+fn number() -> RangedI64ValueParser<u32> {
+    RangedI64ValueParser::new().range(0..=i64::from(i32::MAX))
+}
+
+fn parse_switch(text: &str) -> Result<SwitchChange, UnknownSwitch> {
+    SwitchChange::parse(text)
+}
+
+/// Splits `<what>=<number>`.
+fn parse_pair(text: &str) -> Result<(&str, u32), String> {
+    let (what, number) = text.split_once('=').ok_or("expected <what>=<number>")?;
+    let value = number.parse().ok().filter(|&value| value <= i32::MAX.unsigned_abs());
+    Ok((what, value.ok_or_else(|| format!("{number:?} is not a number of 0 to {}", i32::MAX))?))
+}
+
+fn parse_quota(text: &str) -> Result<(Quota, u32), String> {
+    let (name, value) = parse_pair(text)?;
+    let quota = Quota::from_name(name);
+    Ok((quota.ok_or_else(|| format!("no quota is called {name:?}; there are {}", names()))?, value))
+}
+
+/// The names of all quotas.
+pub(super) fn names() -> String {
+    Quota::all().map(Quota::name).collect::<Vec<_>>().join(", ")
+}
+
+fn parse_soft_quota(text: &str) -> Result<u32, String> {
+    match parse_pair(text)? {
+        ("memory", value) => Ok(value),
+        (name, _) => Err(format!("no soft quota is called {name:?}; there is memory")),
+    }
+}
+
+fn parse_timeout(text: &str) -> Result<u32, String> {
+    match parse_pair(text)? {
+        ("watch-event", value) => Ok(value),
+        (name, _) => Err(format!("no timeout is called {name:?}; there is watch-event")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,308 @@
+//! Configuration files: ours in TOML, and the choice between it and oxenstored's syntax.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+use tracing::level_filters::LevelFilter;
+
+use super::cli;
+use super::failure::Failure;
+use super::given::Given;
+use super::oxenstored;
+use super::settings::HostKind;
+use crate::domain::Quota;
+use crate::log::SwitchChange;
+
+/// The file that is read, if it exists, when none is named.
+const DEFAULT_FILE: &str = "/etc/xen/xenstored.toml";
+/// The largest file that is read. It is the administrator's own, but `--config /dev/zero` should
+/// be an error and not fill the memory.
+const FILE_MAX: u64 = 1 << 20;
+
+/// A line of a file and what is wrong there.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Wrong {
+    /// Counted from 1; 0 if it is the file as a whole.
+    pub line: usize,
+    pub what: String,
+}
+
+/// Reads the named file, or the default one if it exists, and answers which it was.
+pub(super) fn read(named: Option<&Path>) -> Result<(Option<PathBuf>, Given), Failure> {
+    let path = named.unwrap_or(Path::new(DEFAULT_FILE));
+    let text = match read_text(path) {
+        Ok(text) => text,
+        Err(e) if named.is_none() && e.kind() == io::ErrorKind::NotFound => {
+            return Ok((None, Given::default()));
+        }
+        Err(e) => return Err(Failure::Usage(format!("{}: {e}", path.display()))),
+    };
+    let parse = if path.extension().is_some_and(|it| it == "conf") {
+        oxenstored::parse
+    } else {
+        parse_toml
+    };
+    match parse(&text) {
+        Ok(given) => Ok((Some(path.to_path_buf()), given)),
+        Err(Wrong { line, what }) => {
+            Err(Failure::Usage(format!("{}:{line}: {what}", path.display())))
+        }
+    }
+}
+
+fn read_text(path: &Path) -> io::Result<String> {
+    use io::Read as _;
+    let mut text = String::new();
+    let read = std::fs::File::open(path)?.take(FILE_MAX + 1).read_to_string(&mut text)?;
+    if u64::try_from(read).is_ok_and(|read| read > FILE_MAX) {
+        return Err(io::Error::other("too large for a configuration file"));
+    }
+    Ok(text)
+}
+
+/// The keys of dist/xenstored.toml, which describes them.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct File {
+    host: Option<HostKind>,
+    shards: Option<u16>,
+    socket: Option<PathBuf>,
+    sim_socket: Option<PathBuf>,
+    pid_file: Option<PathBuf>,
+    foreground: Option<bool>,
+    master_domid: Option<u16>,
+    priv_domid: Option<u16>,
+    log: Log,
+    quotas: Quotas,
+    soft_quotas: SoftQuotas,
+    timeouts: Timeouts,
+}
+
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct Log {
+    file: Option<PathBuf>,
+    level: Option<Level>,
+    switches: Option<Vec<Switch>>,
+}
+
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct SoftQuotas {
+    memory: Option<u32>,
+}
+
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct Timeouts {
+    watch_event: Option<u32>,
+}
+
+/// The levels of the log, least first.
+#[derive(Clone, Copy, Debug, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Level {
+    Error,
+    Warning,
+    Info,
+    Debug,
+}
+
+impl From<Level> for LevelFilter {
+    fn from(level: Level) -> LevelFilter {
+        match level {
+            Level::Error => LevelFilter::ERROR,
+            Level::Warning => LevelFilter::WARN,
+            Level::Info => LevelFilter::INFO,
+            Level::Debug => LevelFilter::DEBUG,
+        }
+    }
+}
+
+/// A change of a switch, `+io` or `-io`.
+#[derive(Debug)]
+struct Switch(SwitchChange);
+
+impl<'de> Deserialize<'de> for Switch {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Switch, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        SwitchChange::parse(&text).map(Switch).map_err(D::Error::custom)
+    }
+}
+
+/// Quotas by name, each at most once.
+#[derive(Debug, Default)]
+struct Quotas(Vec<(Quota, u32)>);
+
+/// The name of a quota.
+struct Name(Quota);
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Name, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        let quota = Quota::from_name(&name).map(Name);
+        quota.ok_or_else(|| {
+            D::Error::custom(format!("no quota is called {name:?}; there are {}", cli::names()))
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Quotas {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Quotas, D::Error> {
+        deserializer.deserialize_map(QuotaVisitor)
+    }
+}
+
+struct QuotaVisitor;
+
+impl<'de> Visitor<'de> for QuotaVisitor {
+    type Value = Quotas;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a table of quotas")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Quotas, M::Error> {
+        let mut limits = Vec::new();
+        while let Some(Name(quota)) = map.next_key()? {
+            if limits.iter().any(|(other, _)| *other == quota) {
+                return Err(M::Error::custom(format!("quota {} is set twice", quota.name())));
+            }
+            limits.push((quota, map.next_value()?));
+        }
+        Ok(Quotas(limits))
+    }
+}
+
+fn parse_toml(text: &str) -> Result<Given, Wrong> {
+    toml::from_str(text).map(File::given).map_err(|e| {
+        let start = e.span().map_or(0, |span| span.start);
+        let before = text.get(..start).unwrap_or(text);
+        let line = 1 + before.bytes().filter(|&byte| byte == b'\n').count();
+        Wrong { line, what: e.message().replace('\n', " ") }
+    })
+}
+
+impl File {
+    fn given(self) -> Given {
+        let switches = self.log.switches.unwrap_or_default();
+        Given {
+            host: self.host,
+            shards: self.shards,
+            socket: self.socket,
+            sim_socket: self.sim_socket,
+            limits: self.quotas.0,
+            soft_memory: self.soft_quotas.memory,
+            watch_event_timeout: self.timeouts.watch_event,
+            priv_domid: self.priv_domid,
+            master_domid: self.master_domid,
+            pid_file: self.pid_file,
+            foreground: self.foreground,
+            log_file: self.log.file,
+            log_level: self.log.level.map(LevelFilter::from),
+            switches: switches.into_iter().map(|switch| switch.0).collect(),
+            notes: Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::given::tests::bare;
+    use super::*;
+
+    const SAMPLE: &str = include_str!("../../dist/xenstored.toml");
+
+    #[test]
+    fn the_sample_says_the_defaults() {
+        let settings = parse_toml(SAMPLE).unwrap().settle(&bare()).unwrap();
+        assert_eq!(settings, Given::default().settle(&bare()).unwrap());
+        // Also where the settings drop what is a default: each value is the default's, not absent.
+        let file: File = toml::from_str(SAMPLE).unwrap();
+        for quota in Quota::all() {
+            assert!(file.quotas.0.contains(&(quota, quota.default_value())), "{quota:?}");
+        }
+    }
+
+    /// A key that is not in the pattern does not compile; one that is not in the sample fails.
+    #[test]
+    fn the_sample_mentions_every_key() {
+        let is_key = |line: &str| line.contains(" = ") && !line.starts_with("# ");
+        let uncommented: String = SAMPLE
+            .lines()
+            .map(|line| if is_key(line) { line.trim_start_matches('#') } else { line })
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        let file: File = toml::from_str(&uncommented).unwrap();
+        let File {
+            host: Some(_),
+            shards: Some(_),
+            socket: Some(_),
+            sim_socket: Some(_),
+            pid_file: Some(_),
+            foreground: Some(_),
+            master_domid: Some(_),
+            priv_domid: Some(_),
+            log: Log { file: Some(_), level: Some(_), switches: Some(_) },
+            quotas: Quotas(quotas),
+            soft_quotas: SoftQuotas { memory: Some(_) },
+            timeouts: Timeouts { watch_event: Some(_) },
+        } = file
+        else {
+            panic!("a key is missing in dist/xenstored.toml: {file:?}");
+        };
+        assert_eq!(quotas.len(), Quota::COUNT);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_line() {
+        for (text, line, what) in [
+            ("shards = 2\nnode = 1\n", 2, "unknown field `node`"),
+            ("\n\n[log]\nfile = \"/a\"\ncolour = true\n", 5, "unknown field `colour`"),
+            ("[quotas]\nnodes = 1\n\nbytes = 2\n", 4, "no quota is called \"bytes\""),
+            ("[quotas]\nnodes = 1\nentry-nb = 2\n", 1, "quota nodes is set twice"),
+            ("[quotas]\nnodes = 1\nnodes = 2\n", 3, "duplicate key"),
+            ("[quotas]\nnodes = -1\n", 2, "invalid value: integer `-1`"),
+            ("[log]\nswitches = [\n  \"+io\",\n  \"io\",\n]\n", 2, "expected + or -"),
+            ("[log]\nlevel = \"loud\"\n", 2, "unknown variant `loud`"),
+            ("shards = 70000\n", 1, "invalid value: integer `70000`"),
+            ("shards = \"two\"\n", 1, "invalid type: string \"two\""),
+            ("host = \"xen\"\nshards == 2\n", 2, ""),
+        ] {
+            let wrong = parse_toml(text).unwrap_err();
+            assert_eq!(wrong.line, line, "{text}: {wrong:?}");
+            assert!(wrong.what.contains(what), "{text}: {wrong:?}");
+            assert!(!wrong.what.contains('\n'));
+        }
+    }
+
+    #[test]
+    fn every_key_has_its_effect() {
+        let text = "host = \"sim\"\nshards = 3\nsocket = \"/s\"\nsim-socket = \"/t\"\n\
+                    pid-file = \"/p\"\nforeground = true\nmaster-domid = 1\npriv-domid = 2\n\
+                    [log]\nfile = \"/l\"\nlevel = \"warning\"\nswitches = [\"-io\", \"+tdb\"]\n\
+                    [quotas]\nnodes = 5\nquota-maxwatch = 6\n[soft-quotas]\nmemory = 7\n\
+                    [timeouts]\nwatch-event = 8\n";
+        let parse = |text| SwitchChange::parse(text).unwrap();
+        let expected = Given {
+            host: Some(HostKind::Sim),
+            shards: Some(3),
+            socket: Some("/s".into()),
+            sim_socket: Some("/t".into()),
+            pid_file: Some("/p".into()),
+            foreground: Some(true),
+            master_domid: Some(1),
+            priv_domid: Some(2),
+            log_file: Some("/l".into()),
+            log_level: Some(LevelFilter::WARN),
+            switches: vec![parse("-io"), parse("+tdb")],
+            limits: vec![(Quota::Nodes, 5), (Quota::Watches, 6)],
+            soft_memory: Some(7),
+            watch_event_timeout: Some(8),
+            notes: vec![],
+        };
+        assert_eq!(parse_toml(text), Ok(expected));
+    }
+}

@@ -1,0 +1,282 @@
+//! What the command line and a configuration file give, and the settings that follow from it.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tracing::level_filters::LevelFilter;
+
+use super::failure::Failure;
+use super::settings::{HostKind, Settings};
+use crate::domain::Quota;
+use crate::log::{self, Destination, SwitchChange};
+use crate::words::{Domid, REL_PATH_MAX};
+
+/// Where the devices of a Xen host are.
+const XEN_DEVICES: &str = "/dev/xen";
+/// Where C's daemon has its socket, and where its clients look for it.
+const RUN_DIRECTORY: &str = "/var/run/xenstored";
+/// How long an event may wait for its domain to take it, unless set (C's default, seconds).
+const WATCH_EVENT_TIMEOUT: u32 = 20;
+/// Threads beyond this bring nothing but memory: each shard is one, and no host has more cores.
+const MAX_SHARDS: u16 = 1024;
+
+/// What one source gives: the command line, or a configuration file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Given {
+    pub host: Option<HostKind>,
+    /// 0: one per core.
+    pub shards: Option<u16>,
+    pub socket: Option<PathBuf>,
+    pub sim_socket: Option<PathBuf>,
+    /// In order; a later value of a quota replaces an earlier one.
+    pub limits: Vec<(Quota, u32)>,
+    pub soft_memory: Option<u32>,
+    /// Seconds; 0: for ever.
+    pub watch_event_timeout: Option<u32>,
+    pub priv_domid: Option<u16>,
+    pub master_domid: Option<u16>,
+    pub pid_file: Option<PathBuf>,
+    pub foreground: Option<bool>,
+    pub log_file: Option<PathBuf>,
+    pub log_level: Option<LevelFilter>,
+    pub switches: Vec<SwitchChange>,
+    pub notes: Vec<String>,
+}
+
+/// What the settings depend on besides what is given.
+pub(super) struct Surroundings {
+    /// Whether the process runs as root.
+    pub root: bool,
+    /// Whether this is a Xen host.
+    pub xen: bool,
+    /// The number of cores.
+    pub cores: usize,
+    /// `XENSTORED_PATH`, `XENSTORED_RUNDIR` and `XDG_RUNTIME_DIR`, where set and not empty.
+    pub socket: Option<PathBuf>,
+    pub run_directory: Option<PathBuf>,
+    pub user_directory: Option<PathBuf>,
+}
+
+impl Surroundings {
+    /// Those of this process.
+    pub(super) fn look() -> Surroundings {
+        let path = |name: &str| {
+            std::env::var_os(name).filter(|value: &OsString| !value.is_empty()).map(PathBuf::from)
+        };
+        Surroundings {
+            root: rustix::process::geteuid().is_root(),
+            xen: Path::new(XEN_DEVICES).exists(),
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            socket: path("XENSTORED_PATH"),
+            run_directory: path("XENSTORED_RUNDIR"),
+            user_directory: path("XDG_RUNTIME_DIR"),
+        }
+    }
+
+    /// The socket unless one is given, and whether its directory may be made.
+    fn socket(&self) -> (PathBuf, bool) {
+        match self {
+            Surroundings { socket: Some(path), .. } => (path.clone(), false),
+            Surroundings { run_directory: Some(path), .. } => (path.join("socket"), false),
+            Surroundings { root: false, user_directory: Some(path), .. } => {
+                (path.join("xenstored/socket"), true)
+            }
+            _ => (Path::new(RUN_DIRECTORY).join("socket"), true),
+        }
+    }
+}
+
+impl Given {
+    /// What is given here, and what `under` gives where this gives nothing.
+    pub(super) fn over(self, mut under: Given) -> Given {
+        under.limits.extend(self.limits);
+        under.switches.extend(self.switches);
+        under.notes.extend(self.notes);
+        Given {
+            host: self.host.or(under.host),
+            shards: self.shards.or(under.shards),
+            socket: self.socket.or(under.socket),
+            sim_socket: self.sim_socket.or(under.sim_socket),
+            limits: under.limits,
+            soft_memory: self.soft_memory.or(under.soft_memory),
+            watch_event_timeout: self.watch_event_timeout.or(under.watch_event_timeout),
+            priv_domid: self.priv_domid.or(under.priv_domid),
+            master_domid: self.master_domid.or(under.master_domid),
+            pid_file: self.pid_file.or(under.pid_file),
+            foreground: self.foreground.or(under.foreground),
+            log_file: self.log_file.or(under.log_file),
+            log_level: self.log_level.or(under.log_level),
+            switches: under.switches,
+            notes: under.notes,
+        }
+    }
+
+    /// The settings that follow, defaults put in.
+    pub(super) fn settle(self, around: &Surroundings) -> Result<Settings, Failure> {
+        let host = self.host.unwrap_or(if around.xen { HostKind::Xen } else { HostKind::Sim });
+        let (default_socket, default_made) = around.socket();
+        let make_directory = self.socket.is_none() && default_made;
+        let socket = absolute(self.socket.unwrap_or(default_socket))?;
+        let sim_socket = match self.sim_socket {
+            Some(path) => absolute(path)?,
+            None => socket.with_file_name("sim"),
+        };
+        let foreground = self.foreground.unwrap_or(host == HostKind::Sim);
+        let destination = match self.log_file {
+            Some(path) => Destination::File(absolute(path)?),
+            None if foreground => Destination::Stderr,
+            None => Destination::Syslog,
+        };
+        let timeout = self.watch_event_timeout.unwrap_or(WATCH_EVENT_TIMEOUT);
+        Ok(Settings {
+            host,
+            shards: shards(self.shards.unwrap_or(0), around.cores)?,
+            sim_socket,
+            make_directory,
+            socket,
+            limits: changed_limits(&self.limits),
+            soft_memory: self.soft_memory.unwrap_or(Quota::SOFT_MEMORY_DEFAULT),
+            watch_event_timeout: (timeout != 0).then(|| Duration::from_secs(timeout.into())),
+            priv_domid: self.priv_domid.map(|domid| real(domid, "priv-domid")).transpose()?,
+            master_domid: real(self.master_domid.unwrap_or(0), "master-domid")?,
+            pid_file: self.pid_file.map(absolute).transpose()?,
+            foreground,
+            welcome: self.host.is_none() && host == HostKind::Sim,
+            log: log::Settings {
+                destination,
+                level: self.log_level.unwrap_or(LevelFilter::INFO),
+                switches: self.switches,
+            },
+            notes: self.notes,
+        })
+    }
+}
+
+fn absolute(path: PathBuf) -> Result<PathBuf, Failure> {
+    std::path::absolute(&path).map_err(|e| Failure::Usage(format!("{}: {e}", path.display())))
+}
+
+fn real(domid: u16, option: &str) -> Result<Domid, Failure> {
+    let domid = Domid(domid);
+    if domid.is_real() {
+        return Ok(domid);
+    }
+    Err(Failure::Usage(format!("{option}: {domid} is no domain's number; the largest is 32751")))
+}
+
+fn shards(given: u16, cores: usize) -> Result<u16, Failure> {
+    match given {
+        0 => Ok(u16::try_from(cores).unwrap_or(MAX_SHARDS).clamp(1, MAX_SHARDS)),
+        1..=MAX_SHARDS => Ok(given),
+        _ => Err(Failure::Usage(format!("shards: {given} are too many; at most {MAX_SHARDS}"))),
+    }
+}
+
+/// The last value of each quota, unless it is the default.
+fn changed_limits(given: &[(Quota, u32)]) -> Vec<(Quota, u32)> {
+    let last = |quota: Quota| {
+        let (_, value) = *given.iter().rev().find(|(other, _)| *other == quota)?;
+        // Longer ones are no paths on the wire either.
+        let ceiling = if quota == Quota::PathMax { REL_PATH_MAX } else { usize::MAX };
+        let value = value.min(u32::try_from(ceiling).unwrap_or(u32::MAX));
+        (value != quota.default_value()).then_some((quota, value))
+    };
+    Quota::all().filter_map(last).collect()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in crate::daemon) fn bare() -> Surroundings {
+        Surroundings {
+            root: true,
+            xen: true,
+            cores: 4,
+            socket: None,
+            run_directory: None,
+            user_directory: None,
+        }
+    }
+
+    #[test]
+    fn the_socket_is_where_clients_look_for_it() {
+        let path = |text: &str| Some(PathBuf::from(text));
+        let user = || Surroundings { user_directory: path("/run/user/1"), ..bare() };
+        for (around, socket, made) in [
+            (bare(), "/var/run/xenstored/socket", true),
+            (Surroundings { root: false, ..bare() }, "/var/run/xenstored/socket", true),
+            (user(), "/var/run/xenstored/socket", true),
+            (Surroundings { root: false, ..user() }, "/run/user/1/xenstored/socket", true),
+            (Surroundings { run_directory: path("/r"), ..user() }, "/r/socket", false),
+            (
+                Surroundings { run_directory: path("/r"), socket: path("/p/s"), ..user() },
+                "/p/s",
+                false,
+            ),
+        ] {
+            let settings = Given::default().settle(&around).unwrap();
+            assert_eq!(settings.socket, Path::new(socket));
+            assert_eq!(settings.make_directory, made, "{socket}");
+            assert_eq!(settings.sim_socket, Path::new(socket).with_file_name("sim"));
+        }
+        let given = Given { socket: path("/given"), ..Given::default() };
+        let around = Surroundings { socket: path("/p/s"), ..bare() };
+        assert_eq!(given.settle(&around).unwrap().socket, Path::new("/given"));
+    }
+
+    #[test]
+    fn without_xen_the_host_is_simulated_in_the_foreground() {
+        let around = Surroundings { xen: false, ..bare() };
+        let settings = Given::default().settle(&around).unwrap();
+        assert_eq!(settings.host, HostKind::Sim);
+        assert!(settings.foreground && settings.welcome);
+        assert_eq!(settings.log.destination, Destination::Stderr);
+
+        let chosen = Given { host: Some(HostKind::Sim), ..Given::default() };
+        let settings = chosen.settle(&bare()).unwrap();
+        assert!(settings.foreground && !settings.welcome);
+
+        let settings = Given::default().settle(&bare()).unwrap();
+        assert_eq!(settings.host, HostKind::Xen);
+        assert!(!settings.foreground && !settings.welcome);
+        assert_eq!(settings.log.destination, Destination::Syslog);
+        assert_eq!(settings.shards, 4);
+    }
+
+    #[test]
+    fn what_is_above_wins_and_the_last_limit_counts() {
+        let file = Given {
+            shards: Some(2),
+            pid_file: Some("/f".into()),
+            limits: vec![(Quota::Nodes, 5), (Quota::Watches, 6)],
+            ..Given::default()
+        };
+        let line = Given {
+            shards: Some(3),
+            limits: vec![
+                (Quota::Nodes, 7),
+                (Quota::Watches, Quota::Watches.default_value()),
+                (Quota::PathMax, 9999),
+            ],
+            ..Given::default()
+        };
+        let settings = line.over(file).settle(&bare()).unwrap();
+        assert_eq!(settings.shards, 3);
+        assert_eq!(settings.pid_file, Some("/f".into()));
+        assert_eq!(settings.limits, [(Quota::Nodes, 7)]);
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        for given in [
+            Given { shards: Some(MAX_SHARDS + 1), ..Given::default() },
+            Given { priv_domid: Some(0x7FF0), ..Given::default() },
+            Given { master_domid: Some(u16::MAX), ..Given::default() },
+            Given { socket: Some("".into()), ..Given::default() },
+        ] {
+            assert!(matches!(given.settle(&bare()), Err(Failure::Usage(_))));
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! What only one daemon can have: its lock, its socket, its pid file.
+
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+
+use super::failure::{Failure, SOCKET_PATH_MAX};
+use super::settings::{HostKind, Settings};
+
+/// A claim to be the one daemon of a socket. When it is dropped, socket and pid file are removed;
+/// the lock file stays, as removing it would let two others lock two files of one name.
+pub(super) struct Instance {
+    sockets: Vec<PathBuf>,
+    pid_file: Option<(PathBuf, File)>,
+    _lock: File,
+}
+
+impl Instance {
+    /// Claims the places that the settings name and answers the listening socket, whose mode is
+    /// 0600. The simulated host's socket is only made free: the host binds it.
+    pub(super) fn claim(settings: &Settings) -> Result<(Instance, UnixListener), Failure> {
+        let mut sockets = vec![settings.socket.clone()];
+        if settings.host == HostKind::Sim {
+            sockets.push(settings.sim_socket.clone());
+        }
+        for socket in &sockets {
+            if socket.as_os_str().len() > SOCKET_PATH_MAX {
+                return Err(Failure::PathTooLong { path: socket.clone() });
+            }
+        }
+        if settings.make_directory {
+            make_directory(&settings.socket)?;
+        }
+        let lock = lock(&lock_path(&settings.socket))?;
+        // Before the pid file is touched: it may be another daemon's, which has other locks.
+        for socket in &sockets {
+            make_free(socket)?;
+        }
+        let mut instance = Instance { sockets: Vec::new(), pid_file: None, _lock: lock };
+        if let Some(path) = &settings.pid_file {
+            instance.pid_file = Some((path.clone(), claim_pid_file(path)?));
+        }
+        let path = &settings.socket;
+        let listener = UnixListener::bind(path).map_err(|e| Failure::of_path(path, e))?;
+        instance.sockets = sockets; // From here on they are ours to remove.
+        std::fs::set_permissions(path, Permissions::from_mode(0o600))
+            .map_err(|e| Failure::of_path(path, e))?;
+        Ok((instance, listener))
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        for path in self.sockets.iter().chain(self.pid_file.iter().map(|(path, _)| path)) {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+fn lock_path(socket: &Path) -> PathBuf {
+    let mut name = socket.as_os_str().to_owned();
+    name.push(".lock");
+    PathBuf::from(name)
+}
+
+/// Makes the directory of a socket that nobody named: nobody else's business, and not the tree
+/// above it.
+fn make_directory(socket: &Path) -> Result<(), Failure> {
+    let Some(directory) = socket.parent() else { return Ok(()) };
+    match DirBuilder::new().mode(0o700).create(directory) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(Failure::of_path(directory, e)),
+        _ => Ok(()),
+    }
+}
+
+/// Opens and locks a file that holds the process id of who has it locked.
+fn lock(path: &Path) -> Result<File, Failure> {
+    let failed = |e: io::Error| Failure::of_path(path, e);
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(failed)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => {
+            let mut text = String::new();
+            let _ = file.read_to_string(&mut text);
+            return Err(Failure::Running { pid: text.trim().parse().ok(), lock: path.into() });
+        }
+        Err(e) => return Err(failed(e.into())),
+    }
+    let text = format!("{}\n", std::process::id());
+    file.set_len(0)
+        .and_then(|()| file.seek(SeekFrom::Start(0)))
+        .and_then(|_| file.write_all(text.as_bytes()))
+        .map_err(failed)?;
+    Ok(file)
+}
+
+/// Takes the pid file, which others than us may read.
+fn claim_pid_file(path: &Path) -> Result<File, Failure> {
+    let file = lock(path)?;
+    file.set_permissions(Permissions::from_mode(0o644)).map_err(|e| Failure::of_path(path, e))?;
+    Ok(file)
+}
+
+/// Removes a socket that nobody listens on. Only the lock tells about others of us; C's daemon
+/// does not know of it, so the socket itself is tried.
+fn make_free(path: &Path) -> Result<(), Failure> {
+    let in_use = |what| Err(Failure::AddressInUse { path: path.to_path_buf(), what });
+    match std::fs::symlink_metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(Failure::of_path(path, e)),
+        Ok(about) if !about.file_type().is_socket() => {
+            return in_use("is there and is no socket; remove it, or choose another --socket");
+        }
+        Ok(_) => {}
+    }
+    match try_connect(path) {
+        Err(Errno::CONNREFUSED) => {
+            std::fs::remove_file(path).map_err(|e| Failure::of_path(path, e))
+        }
+        Err(Errno::NOENT) => Ok(()),
+        Err(Errno::ACCESS) => Err(Failure::Permission { path: path.to_path_buf() }),
+        // Connected, or a queue that is full, or of another type: somebody listens.
+        _ => in_use("is served by another daemon; stop it, or choose another --socket"),
+    }
+}
+
+/// Connects without waiting: a daemon that hangs does not accept.
+fn try_connect(path: &Path) -> Result<(), Errno> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    connect(&socket, &SocketAddrUnix::new(path.as_os_str().as_bytes())?)
+}

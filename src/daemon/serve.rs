@@ -1,0 +1,75 @@
+//! Where the server begins and ends.
+
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::failure::Failure;
+use super::settings::{HostKind, Settings};
+use super::stop::Stop;
+use crate::domain::{Limits, Registry};
+use crate::host::Host;
+use crate::host::sim::SimHost;
+use crate::listener::Listener;
+use crate::shard::Server;
+
+/// Serves `listener` until `stop`; calls `ready` once requests are answered.
+pub(super) fn serve(
+    settings: &Settings,
+    listener: UnixListener,
+    ready: impl FnOnce(),
+    stop: &Stop,
+) -> Result<(), Failure> {
+    let other = |what: &str| {
+        let what = what.to_owned();
+        move |error| Failure::Other { what, error }
+    };
+    let host = host(settings)?;
+    let limits = Limits::defaults();
+    for &(quota, value) in &settings.limits {
+        limits.set(quota, value);
+    }
+    limits.set_soft_memory(settings.soft_memory);
+    let registry = Registry::new(limits, settings.priv_domid);
+    let timeout = settings.watch_event_timeout.unwrap_or(Duration::ZERO);
+    let mut server = Server::start(settings.shards, registry, host, timeout)
+        .map_err(|error| Failure::Host(format!("the host cannot be served: {error}")))?;
+    let listener = Listener::new(listener).map_err(other("cannot poll the socket"))?;
+    let waker = listener.stopper();
+    let stop = stop.clone();
+    std::thread::Builder::new()
+        .name("stop".into())
+        .spawn(move || {
+            stop.wait();
+            // If this fails the process cannot be stopped but by force, and there is no one to tell.
+            let _ = waker.wake();
+        })
+        .map_err(other("cannot start a thread"))?;
+    ready();
+    let served = listener.run(|client| {
+        if let Err(error) = server.serve(client) {
+            warn!("a client could not be served: {error}");
+        }
+    });
+    let lost = server.census();
+    server.stop();
+    info!(
+        domains = lost.domains,
+        nodes = lost.nodes,
+        clients = lost.clients,
+        "lost with the store, which is kept in memory only"
+    );
+    served.map_err(other("the socket cannot be polled any more"))
+}
+
+fn host(settings: &Settings) -> Result<Arc<dyn Host>, Failure> {
+    match settings.host {
+        HostKind::Sim => match SimHost::start(&settings.sim_socket) {
+            Ok(host) => Ok(Arc::new(host)),
+            Err(error) => Err(Failure::of_path(&settings.sim_socket, error)),
+        },
+        HostKind::Xen => Err(Failure::Host("this build does not speak to Xen yet".into())),
+    }
+}

@@ -1,0 +1,118 @@
+//! How the daemon is asked to stop, and what signals do.
+
+use std::io;
+use std::sync::Arc;
+use std::thread;
+
+use parking_lot::{Condvar, Mutex};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use signal_hook::low_level;
+use tracing::{error, info, warn};
+
+use crate::log;
+
+/// The wish that the daemon stop. Clones are the same wish.
+#[derive(Clone, Default)]
+pub struct Stop(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    requested: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Stop {
+    /// Asks for the stop; answers whether this was the first to ask.
+    pub fn request(&self) -> bool {
+        let before = std::mem::replace(&mut *self.0.requested.lock(), true);
+        self.0.changed.notify_all();
+        !before
+    }
+
+    /// Blocks until somebody asks.
+    pub fn wait(&self) {
+        let mut requested = self.0.requested.lock();
+        self.0.changed.wait_while(&mut requested, |requested| !*requested);
+    }
+}
+
+/// Takes signals from now on, in a thread of its own: SIGTERM and SIGINT ask for the stop, and end
+/// the process at once the second time; SIGHUP opens the log anew. (SIGPIPE is ignored by the
+/// runtime before `main`.)
+///
+/// # Errors
+/// The system refuses handlers or a thread.
+pub(super) fn take_signals(stop: Stop) -> io::Result<()> {
+    let mut signals = Signals::new([SIGHUP, SIGTERM, SIGINT])?;
+    let take = move || {
+        for signal in signals.forever() {
+            match signal {
+                SIGHUP => match log::reopen() {
+                    Ok(()) => info!("log reopened"),
+                    Err(e) => error!("the log cannot be reopened, it goes on as before: {e}"),
+                },
+                _ if stop.request() => info!("asked to stop by signal {signal}"),
+                _ => {
+                    warn!("asked to stop a second time: ending at once");
+                    low_level::exit(1);
+                }
+            }
+        }
+    };
+    thread::Builder::new().name("signals".into()).spawn(take).map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+
+    use rustix::process::{Pid, Signal, kill_process};
+
+    use super::*;
+
+    /// The process of the next test: a server whose stop never ends.
+    #[test]
+    #[ignore = "the next test runs it in a process of its own"]
+    fn a_server_hangs() {
+        let stop = Stop::default();
+        take_signals(stop.clone()).unwrap();
+        eprintln!("serving");
+        stop.wait();
+        eprintln!("stopping");
+        loop {
+            thread::park();
+        }
+    }
+
+    #[test]
+    fn the_second_signal_ends_a_stop_that_hangs() {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "daemon::stop::tests::a_server_hangs", "--ignored", "--nocapture"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = Pid::from_child(&child);
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+        for (line, signal) in [("serving", Signal::INT), ("stopping", Signal::TERM)] {
+            assert!(lines.any(|said| said == line), "{line}");
+            kill_process(pid, signal).unwrap();
+        }
+        assert_eq!(child.wait().unwrap().code(), Some(1));
+    }
+
+    #[test]
+    fn whoever_waits_goes_on_and_only_the_first_request_is_the_first() {
+        let stop = Stop::default();
+        let waiter = thread::spawn({
+            let stop = stop.clone();
+            move || stop.wait()
+        });
+        assert!(stop.request());
+        assert!(!stop.request());
+        waiter.join().unwrap();
+        stop.wait();
+    }
+}

@@ -1,0 +1,70 @@
+//! What a domain uses of each quota, exact while threads charge it at once.
+
+use super::Quota;
+use crate::sync::{AtomicU64, Ordering};
+
+/// Counters in the units of their [`Quota`]. Only the quotas that add up over a domain's life are
+/// used: nodes, watches, outstanding, memory and transactions.
+#[derive(Default)]
+pub struct Account {
+    used: [AtomicU64; Quota::COUNT],
+    refused: [AtomicU64; Quota::COUNT],
+}
+
+impl Account {
+    /// What is in use.
+    pub fn used(&self, quota: Quota) -> u64 {
+        self.used[quota as usize].load(Ordering::Relaxed)
+    }
+
+    /// Takes `amount` if the sum stays at most `limit` (0: no limit). Answers the new sum, or
+    /// `None`, having changed nothing.
+    pub fn reserve(&self, quota: Quota, amount: u64, limit: u32) -> Option<u64> {
+        let used = &self.used[quota as usize];
+        let within = |used: u64| {
+            let sum = used.saturating_add(amount);
+            (limit == 0 || sum <= u64::from(limit)).then_some(sum)
+        };
+        let before = used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within).ok()?;
+        Some(before + amount)
+    }
+
+    /// Takes `amount` whatever the limit: for what is not the domain's own doing.
+    pub fn charge(&self, quota: Quota, amount: u64) {
+        self.used[quota as usize].fetch_add(amount, Ordering::Relaxed);
+    }
+
+    /// Gives `amount` back; answers what was in use before.
+    pub fn release(&self, quota: Quota, amount: u64) -> u64 {
+        let before = self.used[quota as usize].fetch_sub(amount, Ordering::Relaxed);
+        debug_assert!(before >= amount, "{} of {before} given back {amount}", quota.name());
+        before
+    }
+
+    /// Counts a refusal; answers how many there were before.
+    pub fn refuse(&self, quota: Quota) -> u64 {
+        self.refused[quota as usize].fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// How often the quota refused something.
+    pub fn refused(&self, quota: Quota) -> u64 {
+        self.refused[quota as usize].load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_of_n_allows_exactly_n() {
+        let account = Account::default();
+        for n in 1..=3 {
+            assert_eq!(account.reserve(Quota::Nodes, 1, 3), Some(n));
+        }
+        assert_eq!(account.reserve(Quota::Nodes, 1, 3), None);
+        account.release(Quota::Nodes, 1);
+        assert_eq!(account.reserve(Quota::Nodes, 1, 3), Some(3));
+        assert_eq!(account.reserve(Quota::Nodes, 100, 0), Some(103));
+    }
+}

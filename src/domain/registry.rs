@@ -1,0 +1,339 @@
+//! Who lives: the incarnations that the store knows, and the clock of their births.
+
+use std::collections::BTreeSet;
+
+use super::{Account, Limits, Quota};
+use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering, RwLock};
+use crate::words::{Births, Domid, Subject};
+
+/// No value of a domain's own: the quota's default counts.
+const UNSET: u32 = u32::MAX;
+
+/// One life of a domid. Accounts, quota values and tickets belong to it, never to the bare number.
+pub struct Domain {
+    /// The number.
+    pub domid: Domid,
+    /// When it was first known, on the birth clock.
+    pub birth: u64,
+    /// The host's number for this life.
+    pub unique_id: u64,
+    /// What it uses.
+    pub account: Account,
+    limits: [AtomicU32; Quota::COUNT],
+    soft_memory: AtomicU32,
+    features: AtomicU32,
+    /// The incarnation whose rights it has too: birth and domid packed; 0 for none.
+    target: AtomicU64,
+    introduced: AtomicBool,
+    shutdown: AtomicBool,
+}
+
+impl Domain {
+    fn new(domid: Domid, birth: u64, unique_id: u64) -> Domain {
+        Domain {
+            domid,
+            birth,
+            unique_id,
+            account: Account::default(),
+            limits: std::array::from_fn(|_| AtomicU32::new(UNSET)),
+            soft_memory: AtomicU32::new(UNSET),
+            features: AtomicU32::new(super::SERVER_FEATURES),
+            target: AtomicU64::new(0),
+            introduced: AtomicBool::new(false),
+            shutdown: AtomicBool::new(false),
+        }
+    }
+
+    /// Its own value of a quota, if one was set.
+    pub fn own_limit(&self, quota: Quota) -> Option<u32> {
+        let value = self.limits[quota as usize].load(Ordering::Relaxed);
+        (value != UNSET).then_some(value)
+    }
+
+    /// Its own soft memory quota, if one was set.
+    pub fn own_soft_memory(&self) -> Option<u32> {
+        let value = self.soft_memory.load(Ordering::Relaxed);
+        (value != UNSET).then_some(value)
+    }
+
+    /// The feature bits that it is offered (xenstore-ring.txt, "Server feature bitmap").
+    pub fn features(&self) -> u32 {
+        self.features.load(Ordering::Relaxed)
+    }
+
+    /// Sets the feature bits, before INTRODUCE.
+    pub fn set_features(&self, features: u32) {
+        self.features.store(features, Ordering::Relaxed);
+    }
+
+    /// Whether INTRODUCE was done, and no RELEASE since.
+    pub fn is_introduced(&self) -> bool {
+        self.introduced.load(Ordering::Acquire)
+    }
+
+    /// Notes an INTRODUCE or RELEASE.
+    pub fn set_introduced(&self, introduced: bool) {
+        self.introduced.store(introduced, Ordering::Release);
+    }
+
+    /// Notes whether it is shut down; answers what was noted before. RESUME sets it back, so that
+    /// the next shutdown is reported again.
+    pub fn swap_shutdown(&self, shutdown: bool) -> bool {
+        self.shutdown.swap(shutdown, Ordering::AcqRel)
+    }
+}
+
+/// All incarnations that the store knows.
+pub struct Registry {
+    births: Births,
+    /// Advances when an incarnation is first known, when one dies, and when a target or a limit
+    /// changes: while it stands, every permission check and quota answers as it did.
+    clock: AtomicU64,
+    slots: Box<[RwLock<Option<Arc<Domain>>>]>,
+    /// The numbers in use, for whoever has to name them all. Also makes births and deaths serial.
+    known: Mutex<BTreeSet<Domid>>,
+    defaults: Limits,
+    /// The highest use of each quota by any unprivileged domain.
+    peaks: [AtomicU64; Quota::COUNT],
+    privileged: Option<Domid>,
+}
+
+impl Registry {
+    /// A registry that knows the control domain only. `privileged` is a second domain with its
+    /// rights (`--priv-domid`).
+    pub fn new(defaults: Limits, privileged: Option<Domid>) -> Registry {
+        let slots = (0..Domid::FIRST_RESERVED).map(|_| RwLock::new(None)).collect();
+        let registry = Registry {
+            births: Births::new(),
+            clock: AtomicU64::new(Births::CONTROL),
+            slots,
+            known: Mutex::new(BTreeSet::from([Domid::CONTROL])),
+            defaults,
+            peaks: std::array::from_fn(|_| AtomicU64::new(0)),
+            privileged,
+        };
+        let control = Domain::new(Domid::CONTROL, Births::CONTROL, 0);
+        *registry.slots[0].write() = Some(Arc::new(control));
+        registry
+    }
+
+    /// The births that permission checks go by.
+    pub fn births(&self) -> &Births {
+        &self.births
+    }
+
+    /// The clock.
+    pub fn now(&self) -> u64 {
+        self.clock.load(Ordering::Acquire)
+    }
+
+    fn tick(&self) -> u64 {
+        self.clock.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    /// The present incarnation of `domid`. Cost: constant.
+    pub fn get(&self, domid: Domid) -> Option<Arc<Domain>> {
+        self.slots.get(usize::from(domid.0))?.read().clone()
+    }
+
+    /// The incarnation that owns a node whose permissions were set at `stamp`, if it still lives.
+    pub fn owner(&self, domid: Domid, stamp: u64) -> Option<Arc<Domain>> {
+        self.get(domid).filter(|domain| domain.birth <= stamp)
+    }
+
+    /// Makes `domid` known as living, with the host's number for this life; answers the
+    /// incarnation, which may have been known before. The caller has asked the host.
+    pub fn admit(&self, domid: Domid, unique_id: u64) -> Option<Arc<Domain>> {
+        let slot = self.slots.get(usize::from(domid.0))?;
+        let mut known = self.known.lock();
+        if let Some(domain) = &*slot.read() {
+            return Some(Arc::clone(domain));
+        }
+        let birth = self.tick();
+        let domain = Arc::new(Domain::new(domid, birth, unique_id));
+        *slot.write() = Some(Arc::clone(&domain));
+        self.births.set(domid, birth);
+        known.insert(domid);
+        Some(domain)
+    }
+
+    /// Ends an incarnation: from here on it has no rights and no account. The caller then removes
+    /// its nodes. `false` if it had ended before.
+    pub fn bury(&self, domain: &Arc<Domain>) -> bool {
+        let mut known = self.known.lock();
+        let mut slot = self.slots[usize::from(domain.domid.0)].write();
+        if !slot.as_ref().is_some_and(|present| Arc::ptr_eq(present, domain)) {
+            return false;
+        }
+        self.births.set(domain.domid, 0);
+        *slot = None;
+        known.remove(&domain.domid);
+        self.tick();
+        true
+    }
+
+    /// All known domids, in order. Cost: their number.
+    pub fn known(&self) -> Vec<Domid> {
+        self.known.lock().iter().copied().collect()
+    }
+
+    /// Whether quotas do not bind the domain and every permission is granted to it.
+    pub fn is_privileged(&self, domid: Domid) -> bool {
+        domid == Domid::CONTROL || Some(domid) == self.privileged
+    }
+
+    /// What a domain stands for in permission checks, with its target if that still lives.
+    pub fn subject(&self, domain: &Domain) -> Subject {
+        let target = domain.target.load(Ordering::Acquire);
+        let [_, _, _, _, _, _, high, low] = target.to_be_bytes();
+        let tdomid = Domid(u16::from_be_bytes([high, low]));
+        let lives = target != 0 && self.births.of(tdomid) == target >> 16;
+        Subject {
+            domid: domain.domid,
+            target: lives.then_some(tdomid),
+            privileged: self.is_privileged(domain.domid),
+        }
+    }
+
+    /// [`Registry::subject`] by number, for watchers.
+    pub fn subject_of(&self, domid: Domid) -> Subject {
+        if self.is_privileged(domid) {
+            return Subject { domid, target: None, privileged: true };
+        }
+        let slot = self.slots.get(usize::from(domid.0)).map(|slot| slot.read());
+        match slot.as_deref() {
+            Some(Some(domain)) => self.subject(domain),
+            _ => Subject::guest(domid),
+        }
+    }
+
+    /// Gives `domain` the rights of `target` (SET_TARGET).
+    pub fn set_target(&self, domain: &Domain, target: &Domain) {
+        let packed = target.birth << 16 | u64::from(target.domid.0);
+        domain.target.store(packed, Ordering::Release);
+        self.tick();
+    }
+
+    /// The value of a quota for a domain; 0 (no limit) for privileged ones.
+    pub fn limit(&self, domain: &Domain, quota: Quota) -> u32 {
+        if self.is_privileged(domain.domid) {
+            return 0;
+        }
+        domain.own_limit(quota).unwrap_or_else(|| self.defaults.get(quota))
+    }
+
+    /// The soft memory quota for a domain.
+    pub fn soft_memory(&self, domain: &Domain) -> u32 {
+        domain.own_soft_memory().unwrap_or_else(|| self.defaults.soft_memory())
+    }
+
+    /// The values for domains without their own.
+    pub fn defaults(&self) -> &Limits {
+        &self.defaults
+    }
+
+    /// Sets a quota for one domain, or the default for all.
+    pub fn set_limit(&self, domain: Option<&Domain>, quota: Quota, value: u32) {
+        match domain {
+            Some(domain) => domain.limits[quota as usize].store(value, Ordering::Relaxed),
+            None => self.defaults.set(quota, value),
+        }
+        self.tick();
+    }
+
+    /// Sets the soft memory quota for one domain, or the default for all.
+    pub fn set_soft_memory(&self, domain: Option<&Domain>, value: u32) {
+        match domain {
+            Some(domain) => domain.soft_memory.store(value, Ordering::Relaxed),
+            None => self.defaults.set_soft_memory(value),
+        }
+    }
+
+    /// Takes `amount` of a quota for `domain`; a refusal is counted and reported, rate-limited.
+    pub fn reserve(&self, domain: &Domain, quota: Quota, amount: u64) -> bool {
+        let sum = domain.account.reserve(quota, amount, self.limit(domain, quota));
+        match sum {
+            Some(sum) => self.note_peak(domain, quota, sum),
+            None => self.refuse(domain, quota),
+        }
+        sum.is_some()
+    }
+
+    /// Whether a single thing of `size` is within a quota that does not add up (sizes, lengths).
+    pub fn permits(&self, domain: &Domain, quota: Quota, size: usize) -> bool {
+        let limit = self.limit(domain, quota);
+        self.note_peak(domain, quota, size as u64);
+        let permitted = limit == 0 || size as u64 <= u64::from(limit);
+        if !permitted {
+            self.refuse(domain, quota);
+        }
+        permitted
+    }
+
+    /// Counts a refusal and reports the 1st, 2nd, 4th, 8th ... of a domain and quota.
+    pub fn refuse(&self, domain: &Domain, quota: Quota) {
+        let before = domain.account.refuse(quota);
+        if (before + 1).is_power_of_two() {
+            tracing::warn!(
+                domid = domain.domid.0,
+                quota = quota.name(),
+                limit = self.limit(domain, quota),
+                refused = before + 1,
+                "quota reached"
+            );
+        }
+    }
+
+    fn note_peak(&self, domain: &Domain, quota: Quota, sum: u64) {
+        let peak = &self.peaks[quota as usize];
+        if !self.is_privileged(domain.domid) && sum > peak.load(Ordering::Relaxed) {
+            peak.fetch_max(sum, Ordering::Relaxed);
+        }
+    }
+
+    /// The highest use of a quota by any unprivileged domain.
+    pub fn peak(&self, quota: Quota) -> u64 {
+        self.peaks[quota as usize].load(Ordering::Relaxed)
+    }
+
+    /// Forgets the highest uses (`quota max -r`).
+    pub fn reset_peaks(&self) {
+        self.peaks.iter().for_each(|peak| peak.store(0, Ordering::Relaxed));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_incarnation_is_born_once_and_dies_once() {
+        let registry = Registry::new(Limits::defaults(), None);
+        let first = registry.admit(Domid(5), 100).unwrap();
+        assert!(Arc::ptr_eq(&first, &registry.admit(Domid(5), 100).unwrap()));
+        let stamp = registry.now();
+        assert!(registry.births().holds(Domid(5), stamp));
+        assert!(registry.bury(&first));
+        assert!(!registry.bury(&first));
+        let second = registry.admit(Domid(5), 101).unwrap();
+        assert!(!registry.births().holds(Domid(5), stamp));
+        assert!(registry.owner(Domid(5), stamp).is_none());
+        assert!(registry.owner(Domid(5), registry.now()).is_some());
+        assert!(!registry.bury(&first));
+        assert!(registry.bury(&second));
+        assert!(registry.admit(Domid::SELF, 1).is_none());
+    }
+
+    #[test]
+    fn xsa_233_a_target_ends_with_its_incarnation() {
+        let registry = Registry::new(Limits::defaults(), None);
+        let stub = registry.admit(Domid(6), 1).unwrap();
+        let guest = registry.admit(Domid(5), 2).unwrap();
+        registry.set_target(&stub, &guest);
+        assert_eq!(registry.subject(&stub).target, Some(Domid(5)));
+        registry.bury(&guest);
+        assert_eq!(registry.subject(&stub).target, None);
+        registry.admit(Domid(5), 3);
+        assert_eq!(registry.subject(&stub).target, None);
+    }
+}

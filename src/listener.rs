@@ -1,0 +1,91 @@
+//! Accepting clients of the daemon's socket.
+
+use std::io;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Duration;
+
+use mio::{Events, Interest, Poll, Token, Waker};
+
+use crate::sync::Arc;
+
+const LISTENER: Token = Token(0);
+const STOP: Token = Token(1);
+/// When no descriptors are left, accepting is tried again after this long: somebody may have
+/// closed one. Whoever connects meanwhile waits in the socket's queue.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Accepts until its waker is woken.
+pub struct Listener {
+    poll: Poll,
+    listener: mio::net::UnixListener,
+    waker: Arc<Waker>,
+}
+
+impl Listener {
+    /// Takes over a socket that listens.
+    ///
+    /// # Errors
+    /// The system refuses a poll.
+    pub fn new(listener: UnixListener) -> io::Result<Listener> {
+        listener.set_nonblocking(true)?;
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), STOP)?);
+        let listener = mio::net::UnixListener::from_std(listener);
+        Ok(Listener { poll, listener, waker })
+    }
+
+    /// Ends [`Listener::run`].
+    pub fn stopper(&self) -> Arc<Waker> {
+        Arc::clone(&self.waker)
+    }
+
+    /// Gives each client that connects to `serve`.
+    ///
+    /// # Errors
+    /// The poll fails.
+    pub fn run(mut self, mut serve: impl FnMut(UnixStream)) -> io::Result<()> {
+        let mut events = Events::with_capacity(8);
+        self.listen(true)?;
+        let mut patience = None;
+        loop {
+            if let Err(error) = self.poll.poll(&mut events, patience)
+                && error.kind() != io::ErrorKind::Interrupted
+            {
+                return Err(error);
+            }
+            if events.iter().any(|event| event.token() == STOP) {
+                return Ok(());
+            }
+            if patience.take().is_some() {
+                self.listen(true)?;
+            }
+            if let Err(error) = self.accept_all(&mut serve) {
+                tracing::warn!(%error, "cannot accept clients for now");
+                // Not watched meanwhile, or the poll would spin on a client that cannot be had.
+                self.listen(false)?;
+                patience = Some(PAUSE);
+            }
+        }
+    }
+
+    fn accept_all(&self, serve: &mut impl FnMut(UnixStream)) -> io::Result<()> {
+        loop {
+            match self.listener.accept() {
+                Ok((client, _)) => serve(client.into()),
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => return Ok(()),
+                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
+                    _ => return Err(error),
+                },
+            }
+        }
+    }
+
+    fn listen(&mut self, listen: bool) -> io::Result<()> {
+        if listen {
+            self.poll.registry().register(&mut self.listener, LISTENER, Interest::READABLE)
+        } else {
+            self.poll.registry().deregister(&mut self.listener)
+        }
+    }
+}

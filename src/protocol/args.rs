@@ -1,0 +1,61 @@
+//! The arguments of requests: strings with a NUL each.
+
+use crate::words::Errno;
+
+/// The one string of a payload that is nothing else, its NUL at the very end.
+///
+/// # Errors
+/// `EINVAL` for any other payload.
+pub fn one_string(payload: &[u8]) -> Result<&[u8], Errno> {
+    match payload.split_last() {
+        Some((0, string)) if !string.contains(&0) => Ok(string),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// All strings of a payload; what follows the last NUL is not one.
+pub fn strings(payload: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let end = payload.iter().rposition(|&byte| byte == 0).map_or(0, |last| last + 1);
+    payload[..end].split_inclusive(|&byte| byte == 0).map(|string| &string[..string.len() - 1])
+}
+
+/// Decimal digits and nothing else, as a number.
+///
+/// # Errors
+/// `EINVAL`.
+pub fn decimal(digits: &[u8]) -> Result<u32, Errno> {
+    text(digits)
+        .filter(|text| !text.starts_with('+'))
+        .and_then(|text| text.parse().ok())
+        .ok_or(Errno::EINVAL)
+}
+
+/// Bytes as text, if they are.
+pub fn text(bytes: &[u8]) -> Option<&str> {
+    std::str::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strings_end_with_a_nul() {
+        let all = |payload| strings(payload).collect::<Vec<_>>();
+        assert_eq!(all(b"a\0bc\0\0rest"), [&b"a"[..], b"bc", b""]);
+        assert!(all(b"").is_empty());
+        assert!(all(b"no nul").is_empty());
+        assert_eq!(one_string(b"a\0"), Ok(&b"a"[..]));
+        for bad in [&b""[..], b"a", b"a\0b", b"a\0b\0"] {
+            assert_eq!(one_string(bad), Err(Errno::EINVAL));
+        }
+    }
+
+    #[test]
+    fn numbers_are_digits_only() {
+        assert_eq!(decimal(b"42"), Ok(42));
+        for bad in [&b""[..], b"-1", b"+1", b"4294967296", b"1 ", b"0x1", b"\xff"] {
+            assert_eq!(decimal(bad), Err(Errno::EINVAL));
+        }
+    }
+}

@@ -1,0 +1,131 @@
+/// The operations of xs_wire.h, `xsd_sockmsg_type`, that a client may send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // They are the names of xenstore.txt.
+pub enum Kind {
+    Control = 0,
+    Directory = 1,
+    Read = 2,
+    GetPerms = 3,
+    Watch = 4,
+    Unwatch = 5,
+    TransactionStart = 6,
+    TransactionEnd = 7,
+    Introduce = 8,
+    Release = 9,
+    GetDomainPath = 10,
+    Write = 11,
+    Mkdir = 12,
+    Rm = 13,
+    SetPerms = 14,
+    IsDomainIntroduced = 17,
+    Resume = 18,
+    SetTarget = 19,
+    ResetWatches = 21,
+    DirectoryPart = 22,
+    GetFeature = 23,
+    SetFeature = 24,
+    GetQuota = 25,
+    SetQuota = 26,
+}
+
+impl Kind {
+    /// The operation of a number; `None` for numbers without one (answer `ENOSYS`).
+    pub fn from_wire(number: u32) -> Option<Kind> {
+        Some(match number {
+            0 => Kind::Control,
+            1 => Kind::Directory,
+            2 => Kind::Read,
+            3 => Kind::GetPerms,
+            4 => Kind::Watch,
+            5 => Kind::Unwatch,
+            6 => Kind::TransactionStart,
+            7 => Kind::TransactionEnd,
+            8 => Kind::Introduce,
+            9 => Kind::Release,
+            10 => Kind::GetDomainPath,
+            11 => Kind::Write,
+            12 => Kind::Mkdir,
+            13 => Kind::Rm,
+            14 => Kind::SetPerms,
+            17 => Kind::IsDomainIntroduced,
+            18 => Kind::Resume,
+            19 => Kind::SetTarget,
+            21 => Kind::ResetWatches,
+            22 => Kind::DirectoryPart,
+            23 => Kind::GetFeature,
+            24 => Kind::SetFeature,
+            25 => Kind::GetQuota,
+            26 => Kind::SetQuota,
+            _ => return None,
+        })
+    }
+
+    /// Whether only the control domain may ask (xenstore.txt: "prevents the use of ... other than
+    /// by dom0").
+    pub fn is_privileged(self) -> bool {
+        matches!(
+            self,
+            Kind::Control
+                | Kind::Introduce
+                | Kind::Release
+                | Kind::IsDomainIntroduced
+                | Kind::Resume
+                | Kind::SetTarget
+                | Kind::SetFeature
+                | Kind::GetQuota
+                | Kind::SetQuota
+        )
+    }
+
+    /// Whether a transaction id is ignored, known or not (xenstore.txt, WATCH).
+    pub fn ignores_transaction(self) -> bool {
+        matches!(self, Kind::Watch | Kind::Unwatch)
+    }
+
+    /// The name in xenstore.txt, for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Control => "CONTROL",
+            Kind::Directory => "DIRECTORY",
+            Kind::Read => "READ",
+            Kind::GetPerms => "GET_PERMS",
+            Kind::Watch => "WATCH",
+            Kind::Unwatch => "UNWATCH",
+            Kind::TransactionStart => "TRANSACTION_START",
+            Kind::TransactionEnd => "TRANSACTION_END",
+            Kind::Introduce => "INTRODUCE",
+            Kind::Release => "RELEASE",
+            Kind::GetDomainPath => "GET_DOMAIN_PATH",
+            Kind::Write => "WRITE",
+            Kind::Mkdir => "MKDIR",
+            Kind::Rm => "RM",
+            Kind::SetPerms => "SET_PERMS",
+            Kind::IsDomainIntroduced => "IS_DOMAIN_INTRODUCED",
+            Kind::Resume => "RESUME",
+            Kind::SetTarget => "SET_TARGET",
+            Kind::ResetWatches => "RESET_WATCHES",
+            Kind::DirectoryPart => "DIRECTORY_PART",
+            Kind::GetFeature => "GET_FEATURE",
+            Kind::SetFeature => "SET_FEATURE",
+            Kind::GetQuota => "GET_QUOTA",
+            Kind::SetQuota => "SET_QUOTA",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_those_of_xs_wire_h() {
+        for number in 0..100 {
+            if let Some(kind) = Kind::from_wire(number) {
+                assert_eq!(kind as u32, number);
+            }
+        }
+        for absent in [15, 16, 20, 27, 65535] {
+            assert_eq!(Kind::from_wire(absent), None);
+        }
+    }
+}

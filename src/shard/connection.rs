@@ -1,0 +1,168 @@
+//! One client: its bytes, its watches, its transactions.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use foldhash::fast::RandomState;
+
+use super::output::Output;
+use super::watches::Watches;
+use crate::domain::{Domain, Quota};
+use crate::protocol::Header;
+use crate::store::{Transaction, Unblocked};
+use crate::sync::Arc;
+use crate::transport::{Ring, RingError, Transport};
+use crate::words::Domid;
+
+/// With more than this unsent, no further requests of a client are read: it has to read its replies.
+pub const OUTPUT_PAUSE_BYTES: usize = 64 << 10;
+/// With more than this unsent, the events of a watch collapse into one with the watch's own path.
+pub const OUTPUT_COLLAPSE_BYTES: usize = 1 << 20;
+/// With more than this unsent a socket client is closed: it sets watches and does not read.
+pub const OUTPUT_CLOSE_BYTES: usize = 16 << 20;
+/// The same three for a ring: a guest has 1,024 bytes of its own to keep up with.
+pub const RING_PAUSE_BYTES: usize = 8 << 10;
+/// See [`OUTPUT_COLLAPSE_BYTES`].
+pub const RING_COLLAPSE_BYTES: usize = 64 << 10;
+
+/// A transaction that a client has open.
+pub struct OpenTransaction {
+    /// What it did.
+    pub transaction: Transaction,
+    /// When its snapshots were taken.
+    pub snapshots_from: Option<Instant>,
+    /// What of it is charged in the quota `memory`.
+    pub charged: u64,
+}
+
+/// Why a request of a client waits.
+pub enum Parked {
+    /// For an answer; the request that it is the answer to.
+    Answer(Header),
+    /// Until then, or until a guard is gone: then the same request is tried again.
+    Guard(Instant),
+}
+
+/// A client.
+pub struct Connection {
+    /// Distinguishes it from others that have its place before or after.
+    pub id: u64,
+    /// The domain whose rights it has.
+    pub domain: Arc<Domain>,
+    /// How its bytes come and go.
+    pub transport: Transport,
+    /// Bytes that were read and not used yet.
+    pub partial: Vec<u8>,
+    /// Whole messages wait in `partial` or in the transport.
+    pub more_input: bool,
+    /// What waits to be sent.
+    pub output: Output,
+    /// What of `output` is charged in the quota `memory`.
+    pub output_charged: u64,
+    /// Its watches.
+    pub watches: Watches,
+    /// Its transactions by id.
+    pub transactions: HashMap<u32, OpenTransaction, RandomState>,
+    /// The id that the next transaction is tried with.
+    pub next_transaction: u32,
+    /// Conflicts in a row, and the path of the last: see `guards`.
+    pub conflicts: Option<(u32, crate::words::PathBuf)>,
+    /// Why it is not read.
+    pub parked: Option<Parked>,
+    /// It is served no more: of a ring, for this reason.
+    pub ignored: bool,
+    /// Its socket is watched for room to write.
+    pub listens_for_room: bool,
+    /// It is on the ready list.
+    pub ready: bool,
+    /// Called when its domain may go on.
+    pub unblocked: Option<Unblocked>,
+}
+
+impl Connection {
+    /// A new client.
+    pub fn new(id: u64, domain: Arc<Domain>, transport: Transport) -> Connection {
+        Connection {
+            id,
+            domain,
+            transport,
+            partial: Vec::new(),
+            more_input: false,
+            output: Output::default(),
+            output_charged: 0,
+            watches: Watches::default(),
+            transactions: HashMap::default(),
+            next_transaction: 1,
+            conflicts: None,
+            parked: None,
+            ignored: false,
+            listens_for_room: false,
+            ready: false,
+            unblocked: None,
+        }
+    }
+
+    /// Its domain's number.
+    pub fn domid(&self) -> Domid {
+        self.domain.domid
+    }
+
+    /// Its ring, if it has one.
+    pub fn ring(&mut self) -> Option<&mut Ring> {
+        match &mut self.transport {
+            Transport::Ring(ring) => Some(ring),
+            Transport::Socket(_) => None,
+        }
+    }
+
+    /// Whether it is a guest's: throttled and charged. Sockets and the control domain never are.
+    pub fn is_guest(&self) -> bool {
+        self.unblocked.is_some()
+    }
+
+    /// With more than this unsent it is not read, and events collapse.
+    pub fn output_limits(&self) -> (usize, usize) {
+        match self.transport {
+            Transport::Ring(_) => (RING_PAUSE_BYTES, RING_COLLAPSE_BYTES),
+            Transport::Socket(_) => (OUTPUT_PAUSE_BYTES, OUTPUT_COLLAPSE_BYTES),
+        }
+    }
+
+    /// Whether there is something that time alone changes: see the thread's tick.
+    pub fn needs_tick(&self) -> bool {
+        !self.transactions.is_empty()
+            || self.is_guest() && !self.output.is_empty()
+            || matches!(self.parked, Some(Parked::Guard(_)))
+    }
+
+    /// Sends what the client takes.
+    ///
+    /// # Errors
+    /// `Err(None)` if it is gone, else why its ring is to be given up.
+    pub fn flush(&mut self) -> Result<(), Option<RingError>> {
+        while !self.output.is_empty() {
+            match self.transport.write(self.output.unsent()).map_err(Some)? {
+                None => return Err(None),
+                Some(0) => break,
+                Some(len) => self.output.advance(len),
+            }
+        }
+        self.recharge_output();
+        Ok(())
+    }
+
+    /// Brings the charge for unsent bytes up to date.
+    pub fn recharge_output(&mut self) {
+        if !self.is_guest() {
+            return;
+        }
+        let unsent = self.output.len() as u64;
+        let account = &self.domain.account;
+        if unsent > self.output_charged {
+            account.charge(Quota::Memory, unsent - self.output_charged);
+        } else {
+            account.release(Quota::Memory, self.output_charged - unsent);
+        }
+        self.output_charged = unsent;
+    }
+}

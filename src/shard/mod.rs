@@ -1,0 +1,170 @@
+//! The threads that serve clients: one for each shard, with a poll, a mailbox and an event-channel
+//! handle of its own. Store and threads are numbered alike but independent: any thread works on
+//! any shard of the store, under its lock.
+//!
+//! ```text
+//!   socket / ring -> transport -> protocol -> requests -> store ---+
+//!                                                  |               | batches of events,
+//!   socket / ring <- transport <- output <---------+               | pushed under the
+//!                                   ^                              v locks of a commit
+//!                                   +--------- deliver <-------- mailbox
+//! ```
+//!
+//! A request never leaves its thread. What concerns one domain (INTRODUCE, its death) is told to
+//! the domain's *home thread*; the one who asked is parked, and no thread ever waits for another.
+
+mod connection;
+mod control;
+mod domains;
+mod guards;
+mod mailbox;
+mod matters;
+mod output;
+mod requests;
+mod thread;
+mod transaction_requests;
+mod watch_requests;
+mod watches;
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use mio::{Poll, Waker};
+
+use crate::domain::{Domain, Registry};
+use crate::host::Host;
+use crate::store::{Store, reaper, run_reaper};
+use crate::sync::{Arc, AtomicU64, Ordering};
+use crate::words::{Domid, Layout};
+use guards::Guards;
+use mailbox::{Mailbox, Mailboxes, Message};
+use thread::{Thread, WAKER};
+
+/// What all threads share.
+pub(crate) struct Shared {
+    store: Arc<Store>,
+    host: Arc<dyn Host>,
+    mailboxes: Mailboxes,
+    guards: Guards,
+    /// Whose rights sockets have.
+    control_domain: Arc<Domain>,
+    /// How long an event may wait for its domain; zero: for ever.
+    watch_event_timeout: Duration,
+    /// Transactions that were answered EAGAIN.
+    conflicts: AtomicU64,
+    /// Domains that died.
+    deaths: AtomicU64,
+    /// Connections that wait for an answer of another thread.
+    parked: AtomicU64,
+    /// Clients on the socket.
+    clients: AtomicU64,
+}
+
+/// What a store holds.
+pub struct Census {
+    /// Known domains besides the control domain.
+    pub domains: usize,
+    /// Nodes, special ones included.
+    pub nodes: usize,
+    /// Clients on the socket.
+    pub clients: u64,
+}
+
+/// The running threads.
+pub struct Server {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+    next: usize,
+}
+
+impl Server {
+    /// Starts `shards` threads on `host`. The control domain's ring is served from now on, if the
+    /// host has one.
+    ///
+    /// # Errors
+    /// The system refuses threads or polls, or the host refuses event channels:
+    /// `AlreadyExists` if another daemon serves it.
+    pub fn start(
+        shards: u16,
+        registry: Registry,
+        host: Arc<dyn Host>,
+        watch_event_timeout: Duration,
+    ) -> io::Result<Server> {
+        let layout = Layout::new(shards);
+        let registry = Arc::new(registry);
+        let control_domain = registry.get(Domid::CONTROL).ok_or(io::ErrorKind::NotFound)?;
+        let mut polls = Vec::new();
+        let mut mailboxes = Vec::new();
+        for _ in 0..layout.shards() {
+            let poll = Poll::new()?;
+            mailboxes.push(Mailbox::new(Waker::new(poll.registry(), WAKER)?));
+            polls.push(poll);
+        }
+        let mailboxes = Mailboxes(mailboxes.into());
+        let (reaper, queue) = reaper();
+        let store = Arc::new(Store::new(layout, registry, Arc::new(mailboxes.clone()), reaper));
+        let weak = Arc::downgrade(&store);
+        spawn("reaper", move || run_reaper(&weak, &queue))?;
+        let shared = Arc::new(Shared {
+            store,
+            host,
+            mailboxes,
+            guards: Guards::default(),
+            control_domain,
+            watch_event_timeout,
+            conflicts: AtomicU64::new(0),
+            deaths: AtomicU64::new(0),
+            parked: AtomicU64::new(0),
+            clients: AtomicU64::new(0),
+        });
+        let mut threads = Vec::new();
+        for (number, poll) in (0..).zip(polls) {
+            let channels = shared.host.open_channels()?;
+            let mut thread = Thread::new(number, Arc::clone(&shared), poll, channels)?;
+            if number == 0 {
+                thread.serve_control_domain()?;
+            }
+            threads.push(spawn(&format!("shard {number}"), move || thread.run())?);
+        }
+        Ok(Server { shared, threads, next: 0 })
+    }
+
+    /// Serves a client that connected, on the next thread in turn.
+    pub fn serve(&mut self, client: UnixStream) -> io::Result<()> {
+        client.set_nonblocking(true)?;
+        self.next = (self.next + 1) % self.threads.len();
+        let thread = u16::try_from(self.next).unwrap_or(0);
+        self.shared.mailboxes.send(thread, Message::Accepted(client));
+        Ok(())
+    }
+
+    /// Counts what the store holds. Cost: a walk over all nodes of a snapshot.
+    pub fn census(&self) -> Census {
+        let registry = self.shared.store.registry();
+        Census {
+            domains: registry.known().len() - 1,
+            nodes: self.shared.store.count_nodes(),
+            clients: self.shared.clients.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Takes no more requests, sends what is ready to be sent, ends all threads.
+    pub fn stop(self) {
+        for thread in 0..self.shared.mailboxes.0.len() {
+            self.shared.mailboxes.send(u16::try_from(thread).unwrap_or(0), Message::Stop);
+        }
+        for thread in self.threads {
+            // A panic of it ended the process already.
+            let _ = thread.join();
+        }
+        let conflicts = self.shared.conflicts.load(Ordering::Relaxed);
+        let deaths = self.shared.deaths.load(Ordering::Relaxed);
+        tracing::info!(conflicts, deaths, "transactions that conflicted, domains that died");
+    }
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(work)
+}

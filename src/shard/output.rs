@@ -1,0 +1,279 @@
+//! What waits to be sent to one client: replies and events in one stream, in order.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, Hasher};
+use std::time::Instant;
+
+use foldhash::fast::RandomState;
+
+use crate::domain::Ticket;
+use crate::protocol::{Frame, append_event, frame};
+use crate::sync::Arc;
+
+/// Sent bytes are freed once there are so many: rarely enough that moving the rest costs nothing.
+const COMPACT_BYTES: usize = 1 << 16;
+
+/// A stream of messages to be sent. Positions count bytes from the beginning of the connection.
+#[derive(Default)]
+pub struct Output {
+    bytes: Vec<u8>,
+    /// How many of `bytes` are sent already.
+    sent: usize,
+    /// The position of `bytes[0]`.
+    base: u64,
+    /// Events that are not visible to the client yet, oldest first.
+    events: VecDeque<PendingEvent>,
+    /// The same by what they say, to merge equal ones: the position of each.
+    pending: HashMap<u64, u64, RandomState>,
+    /// Replies that are not delivered yet, oldest first: where each ends, and what its request
+    /// still waits for.
+    replies: VecDeque<(u64, Option<Arc<Ticket>>)>,
+}
+
+struct PendingEvent {
+    start: u64,
+    end: u64,
+    hash: u64,
+    queued: Instant,
+    // Held until the event is delivered or dropped.
+    _ticket: Option<Arc<Ticket>>,
+}
+
+impl Output {
+    /// Bytes that are not sent yet.
+    pub fn len(&self) -> usize {
+        self.bytes.len() - self.sent
+    }
+
+    /// Whether everything is sent.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes to be sent.
+    pub fn unsent(&self) -> &[u8] {
+        &self.bytes[self.sent..]
+    }
+
+    /// The buffer that replies are written to, behind everything else.
+    pub fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    fn end(&self) -> u64 {
+        self.base + self.bytes.len() as u64
+    }
+
+    /// Notes that a reply was written, to a request that counts as outstanding until it is
+    /// delivered.
+    pub fn note_reply(&mut self, ticket: Option<Arc<Ticket>>) {
+        self.replies.push_back((self.end(), ticket));
+    }
+
+    /// Undelivered replies whose requests wait for nothing else. Those that hold a ticket are
+    /// counted in the domain's account.
+    pub fn plain_replies(&self) -> usize {
+        self.replies.iter().filter(|(_, ticket)| ticket.is_none()).count()
+    }
+
+    /// Queues an event, unless an equal one is pending that is not visible yet. Answers the bytes
+    /// that it added.
+    pub fn push_event(
+        &mut self,
+        path: &[u8],
+        token: &[u8],
+        ticket: Option<Arc<Ticket>>,
+        now: Instant,
+    ) -> usize {
+        let start = self.bytes.len();
+        if !append_event(&mut self.bytes, path, token) {
+            return 0;
+        }
+        let added = self.bytes.len() - start;
+        let mut hasher = self.pending.hasher().build_hasher();
+        hasher.write(&self.bytes[start..]);
+        let hash = hasher.finish();
+        if let Some(&position) = self.pending.get(&hash) {
+            let at = usize::try_from(position - self.base).unwrap_or(usize::MAX);
+            let equal = self.bytes.get(at..at + added) == Some(&self.bytes[start..]);
+            if equal {
+                self.bytes.truncate(start);
+                return 0;
+            }
+        }
+        let start = self.base + start as u64;
+        self.pending.insert(hash, start);
+        self.events.push_back(PendingEvent {
+            start,
+            end: self.end(),
+            hash,
+            queued: now,
+            _ticket: ticket,
+        });
+        added
+    }
+
+    /// Notes that `len` bytes were sent: they are visible to the client now.
+    pub fn advance(&mut self, len: usize) {
+        self.sent += len;
+        let visible = self.base + self.sent as u64;
+        while self.events.front().is_some_and(|event| event.start < visible) {
+            self.forget_first();
+        }
+        while self.replies.front().is_some_and(|(end, _)| *end <= visible) {
+            self.replies.pop_front();
+        }
+        if self.sent == self.bytes.len() {
+            self.base = visible;
+            self.bytes.clear();
+            self.sent = 0;
+        } else if self.sent > COMPACT_BYTES {
+            self.compact();
+        }
+    }
+
+    /// Frees what was sent, up to the message that the client has seen a part of.
+    fn compact(&mut self) {
+        let mut boundary = 0;
+        while let Frame::Message { rest, .. } = frame(&self.bytes[boundary..]) {
+            let end = self.bytes.len() - rest.len();
+            if end > self.sent {
+                break;
+            }
+            boundary = end;
+        }
+        self.bytes.drain(..boundary);
+        self.base += boundary as u64;
+        self.sent -= boundary;
+    }
+
+    fn forget_first(&mut self) {
+        let Some(event) = self.events.pop_front() else { return };
+        if self.pending.get(&event.hash) == Some(&event.start) {
+            self.pending.remove(&event.hash);
+        }
+    }
+
+    /// Gives memory back that a burst took; called when a client has everything.
+    pub fn shrink(&mut self, keep: usize) {
+        if self.bytes.is_empty() && self.bytes.capacity() > keep {
+            self.bytes = Vec::new();
+        }
+    }
+
+    /// When the oldest event that is not visible yet was queued.
+    pub fn oldest_event(&self) -> Option<Instant> {
+        self.events.front().map(|event| event.queued)
+    }
+
+    /// Drops the events queued before `deadline` and answers how many. What the client has seen the
+    /// beginning of stays.
+    pub fn drop_events_before(&mut self, deadline: Instant) -> usize {
+        let mut kept = Vec::with_capacity(self.bytes.len());
+        let mut copied = 0;
+        let mut dropped = 0;
+        let mut events = std::mem::take(&mut self.events);
+        let mut replies = std::mem::take(&mut self.replies);
+        let old_base = self.base;
+        self.pending.clear();
+        let at = |position: u64| usize::try_from(position - old_base).unwrap_or(0);
+        for mut event in events.drain(..) {
+            if event.queued < deadline {
+                // Everything up to the event stays, the event goes; later positions move.
+                kept.extend_from_slice(&self.bytes[copied..at(event.start)]);
+                copied = at(event.end);
+                dropped += 1;
+                let gap = event.end - event.start;
+                for (end, _) in replies.iter_mut().filter(|(end, _)| *end > event.start) {
+                    *end -= gap.min(*end);
+                }
+            } else {
+                let moved = (copied - kept.len()) as u64;
+                event.start -= moved;
+                event.end -= moved;
+                self.pending.insert(event.hash, event.start);
+                self.events.push_back(event);
+            }
+        }
+        kept.extend_from_slice(&self.bytes[copied..]);
+        self.bytes = kept;
+        self.replies = replies;
+        dropped
+    }
+
+    /// Drops everything that is not sent yet, but for the rest of a message that the client has
+    /// seen the beginning of: so its stream stays whole.
+    pub fn keep_begun(&mut self) {
+        let begun = self.begun();
+        self.bytes.truncate(begun);
+        self.events.clear();
+        self.pending.clear();
+        self.replies.clear();
+    }
+
+    /// Where in `bytes` the message ends that is partly sent.
+    fn begun(&self) -> usize {
+        let mut at = 0;
+        while at < self.sent {
+            match frame(&self.bytes[at..]) {
+                Frame::Message { rest, .. } => at = self.bytes.len() - rest.len(),
+                _ => return self.bytes.len(),
+            }
+        }
+        at
+    }
+
+    /// What is not sent yet, for a connection that takes over.
+    pub fn take_unsent(&mut self) -> Vec<u8> {
+        self.bytes.split_off(self.sent)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_events_merge_until_the_first_is_visible() {
+        let mut output = Output::default();
+        let now = Instant::now();
+        let len = output.push_event(b"/a", b"t", None, now);
+        assert_eq!(output.push_event(b"/a", b"t", None, now), 0);
+        assert!(output.push_event(b"/a", b"u", None, now) > 0);
+        output.advance(1);
+        assert_eq!(output.push_event(b"/a", b"t", None, now), len);
+        assert_eq!(output.push_event(b"/a", b"u", None, now), 0);
+    }
+
+    #[test]
+    fn xsa_324_an_event_longer_than_a_message_is_dropped() {
+        let mut output = Output::default();
+        assert_eq!(output.push_event(&[b'a'; 3000], &[b'b'; 2000], None, Instant::now()), 0);
+        assert!(output.is_empty());
+    }
+
+    #[test]
+    fn dropping_events_leaves_replies_and_what_was_begun() {
+        let mut output = Output::default();
+        let now = Instant::now();
+        let len = output.push_event(b"/a", b"t", None, now);
+        output.advance(1);
+        output.push_event(b"/b", b"t", None, now);
+        output.buffer().extend_from_slice(b"reply");
+        output.note_reply(None);
+        output.push_event(b"/c", b"t", None, now);
+        let later = now + std::time::Duration::from_secs(1);
+        output.push_event(b"/d", b"t", None, later);
+        assert_eq!(output.drop_events_before(later), 2);
+        let mut expected = Vec::new();
+        append_event(&mut expected, b"/a", b"t");
+        expected.extend_from_slice(b"reply");
+        append_event(&mut expected, b"/d", b"t");
+        assert_eq!(output.unsent(), &expected[1..]);
+        assert_eq!(output.push_event(b"/d", b"t", None, later), 0);
+        output.advance(len - 1);
+        assert_eq!(output.plain_replies(), 1);
+        output.advance(5);
+        assert_eq!(output.plain_replies(), 0);
+    }
+}

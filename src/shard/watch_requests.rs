@@ -1,0 +1,193 @@
+//! WATCH, UNWATCH, and the delivery of events.
+
+use std::time::Duration;
+
+use super::connection::{Connection, OUTPUT_CLOSE_BYTES};
+use super::requests::{ACK, Outcome};
+use super::thread::{Place, Thread};
+use super::watches::Watch;
+use crate::domain::{FEATURE_WATCH_DEPTH, Quota};
+use crate::protocol::{Header, decimal, strings};
+use crate::store::Caller;
+use crate::sync::Arc;
+use crate::transport::Transport;
+use crate::watch::{Batch, Entry, Watcher};
+use crate::words::{Errno, PathBuf, PathSpace};
+
+impl Thread {
+    /// WATCH: the reply, then at once an event with the path as the client wrote it.
+    pub(super) fn watch(
+        &mut self,
+        place: Place,
+        connection: &mut Connection,
+        caller: &Caller,
+        header: &Header,
+        payload: &[u8],
+    ) -> Outcome {
+        let result = self.add_watch(place, connection, caller, payload);
+        self.answer(connection, header, result.map(|_| ACK), None);
+        if let Ok((slot, seq)) = result
+            && let Some(watch) = connection.watches.get_mut(slot, seq)
+        {
+            let (path, token) = (watch.path.clone(), watch.token.clone());
+            let shown = watch.shown(path.as_path().bytes());
+            connection.output.push_event(shown, &token, None, self.now);
+        }
+        Outcome::Used
+    }
+
+    fn add_watch(
+        &mut self,
+        place: Place,
+        connection: &mut Connection,
+        caller: &Caller,
+        payload: &[u8],
+    ) -> Result<(u32, u64), Errno> {
+        let mut arguments = strings(payload);
+        let (Some(raw), Some(token)) = (arguments.next(), arguments.next()) else {
+            return Err(Errno::EINVAL);
+        };
+        let has_depth = connection.domain.features() & FEATURE_WATCH_DEPTH != 0;
+        let depth = match (arguments.next(), arguments.next()) {
+            (None, _) => None,
+            (Some(depth), None) if has_depth => Some(limited_depth(decimal(depth)?)),
+            _ => return Err(Errno::EINVAL),
+        };
+        let mut space = PathSpace::new();
+        let path = self.resolve(connection, raw, &mut space)?.to_buf();
+        if connection.watches.contains(&path, token) {
+            return Err(Errno::EEXIST);
+        }
+        let registry = self.shared.store.registry();
+        if !registry.reserve(&caller.domain, Quota::Watches, 1) {
+            return Err(Errno::ENOSPC);
+        }
+        self.sequence += 1;
+        let seq = self.sequence;
+        let prefix_len = path.as_path().bytes().len() - raw.len();
+        let token = token.into();
+        let watch = Watch { path, token, prefix_len, depth, seq, collapsed: false };
+        if !registry.reserve(&caller.domain, Quota::Memory, watch.charge_bytes()) {
+            caller.domain.account.release(Quota::Watches, 1);
+            return Err(Errno::ENOSPC);
+        }
+        let path = watch.path.clone();
+        let slot = connection.watches.insert(watch);
+        let watcher = self.watcher(place, slot, seq);
+        let domid = connection.domid();
+        self.shared.store.watch(path.as_path(), Entry { watcher, domid, depth });
+        Ok((watcher.watch, seq))
+    }
+
+    pub(super) fn watcher(&self, place: Place, slot: usize, seq: u64) -> Watcher {
+        // Places are limited by open files and quotas, far below what fits.
+        let small = |number| u32::try_from(number).unwrap_or(u32::MAX);
+        Watcher { thread: self.number, connection: small(place), watch: small(slot), seq }
+    }
+
+    /// UNWATCH: no event of the watch follows its reply.
+    pub(super) fn unwatch(
+        &mut self,
+        place: Place,
+        connection: &mut Connection,
+        payload: &[u8],
+    ) -> Result<(), Errno> {
+        let mut arguments = strings(payload);
+        let (Some(raw), Some(token), None) = (arguments.next(), arguments.next(), arguments.next())
+        else {
+            return Err(Errno::EINVAL);
+        };
+        let mut space = PathSpace::new();
+        let path = self.resolve(connection, raw, &mut space)?.to_buf();
+        let (slot, watch) = connection.watches.remove(path, token).ok_or(Errno::ENOENT)?;
+        self.forget_watch(place, connection, slot, &watch);
+        Ok(())
+    }
+
+    fn forget_watch(&self, place: Place, connection: &Connection, slot: usize, watch: &Watch) {
+        let watcher = self.watcher(place, slot, watch.seq);
+        self.shared.store.unwatch(watch.path.as_path(), watcher);
+        connection.domain.account.release(Quota::Watches, 1);
+        connection.domain.account.release(Quota::Memory, watch.charge_bytes());
+    }
+
+    /// Takes all watches of a connection back. Cost: their number.
+    pub(super) fn drop_watches(&mut self, place: Place, connection: &mut Connection) {
+        for (slot, watch) in connection.watches.take().iter() {
+            self.forget_watch(place, connection, slot, watch);
+        }
+    }
+
+    /// Delivers a commit's events to connections of this thread; what is gone is dropped.
+    pub(super) fn deliver(&mut self, batch: Batch, mut serving: Option<(Place, &mut Connection)>) {
+        let mut behind: Vec<Place> = Vec::new();
+        for event in batch.events {
+            let place = event.watcher.connection as usize;
+            let connection = match &mut serving {
+                Some((serving, connection)) if *serving == place => Some(&mut **connection),
+                _ => self.connections.get_mut(place).and_then(|slot| slot.as_deref_mut()),
+            };
+            let Some(connection) = connection else { continue };
+            let (_, collapse) = connection.output_limits();
+            let collapsing = connection.output.len() > collapse;
+            let Some(watch) = connection.watches.get_mut(event.watcher.watch, event.watcher.seq)
+            else {
+                continue;
+            };
+            if collapsing && watch.collapsed {
+                continue;
+            }
+            watch.collapsed = collapsing;
+            let own: PathBuf;
+            let path: &[u8] = if collapsing {
+                own = watch.path.clone();
+                own.as_path().bytes()
+            } else {
+                &event.path
+            };
+            let shown = path.get(watch.prefix_len..).unwrap_or(path);
+            let ticket = batch.ticket.as_ref().map(Arc::clone);
+            connection.output.push_event(shown, &watch.token, ticket, self.now);
+            if behind.last() != Some(&place) {
+                behind.push(place);
+            }
+        }
+        for place in behind {
+            self.make_ready(place);
+            self.check_backlog(place);
+        }
+    }
+
+    /// Closes a socket client that takes nothing, or it would take all memory.
+    fn check_backlog(&mut self, place: Place) {
+        let Some(Some(connection)) = self.connections.get(place) else { return };
+        let is_socket = matches!(connection.transport, Transport::Socket(_));
+        if is_socket && connection.output.len() > OUTPUT_CLOSE_BYTES {
+            tracing::warn!(
+                unsent = connection.output.len(),
+                watches = connection.watches.len(),
+                "closed a client that does not read its events"
+            );
+            self.close(place);
+        }
+    }
+
+    /// Drops the events that a guest has not taken for too long.
+    pub(super) fn expire_events(&mut self, connection: &mut Connection) {
+        let timeout = self.shared.watch_event_timeout;
+        if !connection.is_guest() || timeout == Duration::ZERO {
+            return;
+        }
+        let Some(deadline) = self.now.checked_sub(timeout) else { return };
+        if connection.output.oldest_event().is_some_and(|queued| queued < deadline) {
+            let dropped = connection.output.drop_events_before(deadline);
+            connection.recharge_output();
+            tracing::warn!(domid = connection.domid().0, dropped, "events not taken in time");
+        }
+    }
+}
+
+/// Depths beyond every path's are all alike.
+fn limited_depth(depth: u32) -> u16 {
+    u16::try_from(depth).unwrap_or(u16::MAX)
+}

@@ -1,0 +1,218 @@
+//! On whose behalf an operation runs, and what it did.
+
+use smallvec::SmallVec;
+
+use super::node::Node;
+use crate::domain::{Domain, Quota, Registry};
+use crate::sync::Arc;
+use crate::words::{Access, Errno, PathBuf, PermSet, Perms, Subject};
+
+/// A connection's domain, as permission checks and quotas see it.
+#[derive(Clone)]
+pub struct Caller {
+    /// The incarnation that asks; sockets are the control domain.
+    pub domain: Arc<Domain>,
+    /// Its rights at the moment of the request.
+    pub subject: Subject,
+    /// Called when its ring may be read again; `None` for those who are never throttled.
+    pub unblocked: Option<Unblocked>,
+}
+
+/// Called with a domain whose outstanding requests fell below their quota, from any thread.
+pub type Unblocked = Arc<dyn Fn(&Domain) + Send + Sync>;
+
+/// What an operation runs with.
+pub struct Context<'a> {
+    /// Who lives, and what they may use.
+    pub registry: &'a Registry,
+    /// Who asks.
+    pub caller: &'a Caller,
+    /// The generation of everything that it changes.
+    pub generation: u64,
+    /// Where what it uses is written down.
+    pub ledger: Ledger<'a>,
+}
+
+/// Where use of quotas is written down.
+pub enum Ledger<'a> {
+    /// In the accounts, at once.
+    Accounts,
+    /// In a transaction's own list; the accounts are asked when it commits.
+    Transaction(&'a mut Deltas),
+}
+
+/// Changes of use by a transaction that has not committed.
+#[derive(Default)]
+pub struct Deltas(SmallVec<[Delta; 2]>);
+
+/// The change of one owner's use.
+pub struct Delta {
+    /// The owner.
+    pub domain: Arc<Domain>,
+    /// Nodes, more or fewer.
+    pub nodes: i64,
+    /// Bytes of memory, more or fewer.
+    pub bytes: i64,
+}
+
+impl Deltas {
+    /// All changes.
+    pub fn iter(&self) -> impl Iterator<Item = &Delta> {
+        self.0.iter()
+    }
+
+    fn of(&mut self, domain: &Arc<Domain>) -> &mut Delta {
+        let at = match self.0.iter().position(|delta| Arc::ptr_eq(&delta.domain, domain)) {
+            Some(at) => at,
+            None => {
+                self.0.push(Delta { domain: Arc::clone(domain), nodes: 0, bytes: 0 });
+                self.0.len() - 1
+            }
+        };
+        &mut self.0[at]
+    }
+}
+
+impl Context<'_> {
+    /// What the caller may do with a node of these permissions.
+    pub fn access(&self, perms: &PermSet) -> Access {
+        perms.access(&self.caller.subject, self.registry.births())
+    }
+
+    /// Whether the caller still lives. Asked under the locks, so that a node is never created for
+    /// a domain whose nodes have been swept.
+    pub fn caller_lives(&self) -> bool {
+        self.registry.births().of(self.caller.domain.domid) == self.caller.domain.birth
+    }
+
+    /// Charges `nodes` and `bytes` to the owner named by `perms`. Only the caller itself can be
+    /// refused: what others do in a guest's name is not its doing.
+    ///
+    /// # Errors
+    /// `ENOSPC` if a quota of the caller's is reached; then nothing is charged.
+    pub fn charge(&mut self, perms: &PermSet, nodes: u64, bytes: u64) -> Result<(), Errno> {
+        let Some(owner) = self.registry.owner(perms.owner(), perms.stamp()) else { return Ok(()) };
+        let own = Arc::ptr_eq(&owner, &self.caller.domain);
+        match &mut self.ledger {
+            Ledger::Transaction(deltas) => {
+                let delta = deltas.of(&owner);
+                let (more_nodes, more_bytes) = (signed(nodes), signed(bytes));
+                let fits = |quota, more: i64| {
+                    let limit = self.registry.limit(&owner, quota);
+                    let used = signed(owner.account.used(quota));
+                    limit == 0 || used.saturating_add(more) <= i64::from(limit)
+                };
+                for (quota, more, sum) in [
+                    (Quota::Nodes, more_nodes, delta.nodes + more_nodes),
+                    (Quota::Memory, more_bytes, delta.bytes + more_bytes),
+                ] {
+                    if own && more > 0 && !fits(quota, sum) {
+                        self.registry.refuse(&owner, quota);
+                        return Err(Errno::ENOSPC);
+                    }
+                }
+                delta.nodes += more_nodes;
+                delta.bytes += more_bytes;
+            }
+            Ledger::Accounts if own => {
+                if nodes > 0 && !self.registry.reserve(&owner, Quota::Nodes, nodes) {
+                    return Err(Errno::ENOSPC);
+                }
+                if !self.registry.reserve(&owner, Quota::Memory, bytes) {
+                    owner.account.release(Quota::Nodes, nodes);
+                    return Err(Errno::ENOSPC);
+                }
+            }
+            Ledger::Accounts => {
+                owner.account.charge(Quota::Nodes, nodes);
+                owner.account.charge(Quota::Memory, bytes);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives back what [`Context::charge`] took.
+    pub fn credit(&mut self, perms: &PermSet, nodes: u64, bytes: u64) {
+        let Some(owner) = self.registry.owner(perms.owner(), perms.stamp()) else { return };
+        match &mut self.ledger {
+            Ledger::Transaction(deltas) => {
+                let delta = deltas.of(&owner);
+                delta.nodes -= signed(nodes);
+                delta.bytes -= signed(bytes);
+            }
+            Ledger::Accounts => {
+                owner.account.release(Quota::Nodes, nodes);
+                owner.account.release(Quota::Memory, bytes);
+            }
+        }
+    }
+
+    /// Charges again what was just credited: cannot be refused.
+    pub fn recharge(&mut self, perms: &PermSet, nodes: u64, bytes: u64) {
+        let Some(owner) = self.registry.owner(perms.owner(), perms.stamp()) else { return };
+        match &mut self.ledger {
+            Ledger::Transaction(deltas) => {
+                let delta = deltas.of(&owner);
+                delta.nodes += signed(nodes);
+                delta.bytes += signed(bytes);
+            }
+            Ledger::Accounts => {
+                owner.account.charge(Quota::Nodes, nodes);
+                owner.account.charge(Quota::Memory, bytes);
+            }
+        }
+    }
+
+    /// Checks a node's size against the caller's quota.
+    ///
+    /// # Errors
+    /// `ENOSPC`.
+    pub fn check_size(&self, size: usize) -> Result<(), Errno> {
+        let permitted = self.registry.permits(&self.caller.domain, Quota::NodeSize, size);
+        if permitted { Ok(()) } else { Err(Errno::ENOSPC) }
+    }
+}
+
+fn signed(amount: u64) -> i64 {
+    i64::try_from(amount).unwrap_or(i64::MAX)
+}
+
+/// A path that changed, to be told to those who watch it.
+pub struct Change {
+    /// The path.
+    pub path: PathBuf,
+    /// The permissions that it had, if they changed.
+    pub before: Option<Perms>,
+    /// The permissions that it has; of a node that is gone, its last.
+    pub after: Perms,
+    /// Of a node that is gone: its parent's permissions.
+    pub parent: Option<Perms>,
+    /// What was cut off there: the node itself, and homes that lay below it.
+    pub removed: Vec<Removed>,
+}
+
+/// A subtree that was cut off.
+#[derive(Clone)]
+pub struct Removed {
+    /// Where its root was.
+    pub path: PathBuf,
+    /// Its root. Homes below it are subtrees of their own.
+    pub root: Arc<Node>,
+    /// Its owners were credited already.
+    pub credited: bool,
+}
+
+/// What an operation, or a whole transaction, did.
+#[derive(Default)]
+pub struct Effects {
+    /// One for each path, in the order of first change.
+    pub changes: Vec<Change>,
+}
+
+impl Effects {
+    /// Notes that the node at `path` was created, written, or given other permissions than
+    /// `before`.
+    pub fn changed(&mut self, path: PathBuf, before: Option<Perms>, after: Perms) {
+        self.changes.push(Change { path, before, after, parent: None, removed: Vec::new() });
+    }
+}

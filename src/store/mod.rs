@@ -1,0 +1,289 @@
+//! The store: shards behind locks, operations on them, transactions, and what follows a change.
+//!
+//! ```text
+//!            execute                     execute_in ... commit
+//!               |                             |
+//!   with_locks: Locked (forest)       Own (forest): snapshots
+//!               |                             |
+//!               +--- apply: read, write, remove ---+
+//!               |                             |
+//!            publish  <---- swap in, or replay and compare
+//!               |
+//!            settle (after the locks): accounts, index of owners, memory
+//! ```
+//!
+//! An operation knows nothing of locks or transactions: it asks a [`Forest`] for trees. Nothing
+//! here knows the wire, and no lock is held across I/O.
+
+mod commit;
+mod context;
+mod forest;
+mod node;
+mod op;
+mod publish;
+mod read;
+mod recent;
+mod remove;
+mod settle;
+mod sweep;
+mod transaction;
+mod tree;
+mod write;
+
+use foldhash::quality::RandomState;
+
+pub use commit::Failure;
+pub use context::{Caller, Removed, Unblocked};
+pub use node::Node;
+pub use op::{Op, Verb};
+pub use settle::{Done, Settlement, reaper, run_reaper};
+pub use transaction::{Conflict, Transaction};
+pub use tree::Tree;
+
+use crate::domain::{Registry, Ticket};
+use crate::sync::{Arc, AtomicU64, Ordering, RwLock};
+use crate::watch::{Entry, Outlet, Trie, Upper, Watcher};
+use crate::words::{
+    Domid, Entry as PermEntry, Errno, INTRODUCE_DOMAIN, Layout, Path, PermSet, RELEASE_DOMAIN,
+    ShardId, has_homes_below,
+};
+use context::{Change, Context, Effects, Ledger};
+use forest::{Forest, LockSet, Locked};
+use op::Stop;
+use recent::Recent;
+use settle::Reaper;
+
+/// A part of the store behind one lock.
+pub struct Shard {
+    tree: Tree,
+    watches: Trie,
+    recent: Recent,
+}
+
+/// The whole store.
+pub struct Store {
+    layout: Layout,
+    /// The spine is the last.
+    shards: Box<[RwLock<Shard>]>,
+    upper: Upper,
+    registry: Arc<Registry>,
+    outlet: Arc<dyn Outlet>,
+    generations: AtomicU64,
+    /// Removals whose subtrees are not settled yet: while there are any, accounts and indexes may
+    /// still speak of nodes that are gone.
+    unsettled: AtomicU64,
+    reaper: Reaper,
+    /// Keyed afresh in each process: guests choose what is hashed.
+    hasher: RandomState,
+}
+
+/// What an operation or a commit leaves to be done once its locks are gone.
+#[derive(Default)]
+pub struct Executed {
+    /// Held by the reply of a guest's request that caused events.
+    pub ticket: Option<Arc<Ticket>>,
+    /// What was cut off; give it to [`Store::settle`].
+    pub removed: Vec<Removed>,
+    /// Trees that were replaced: dropped where nobody waits for a lock.
+    pub replaced: Vec<Tree>,
+}
+
+/// How many generations a thread takes at a time, so that it asks for them rarely.
+const GENERATIONS_BLOCK: u64 = 4096;
+
+/// A thread's supply of generations.
+#[derive(Default)]
+pub struct Generations {
+    next: u64,
+    end: u64,
+}
+
+impl Generations {
+    fn next(&mut self, store: &Store) -> u64 {
+        if self.next == self.end {
+            self.next = store.generations.fetch_add(GENERATIONS_BLOCK, Ordering::Relaxed);
+            self.end = self.next + GENERATIONS_BLOCK;
+        }
+        self.next += 1;
+        self.next - 1
+    }
+}
+
+impl Store {
+    /// A store with the nodes that every client expects: `/`, `/tool`, `/tool/xenstored`, and the
+    /// special ones. Every domain may watch `@releaseDomain`.
+    pub fn new(
+        layout: Layout,
+        registry: Arc<Registry>,
+        outlet: Arc<dyn Outlet>,
+        reaper: Reaper,
+    ) -> Store {
+        let shard = |_| {
+            RwLock::new(Shard {
+                tree: Tree::default(),
+                watches: Trie::default(),
+                recent: Recent::new(),
+            })
+        };
+        let store = Store {
+            layout,
+            shards: layout.all().map(shard).collect(),
+            upper: Upper::default(),
+            registry,
+            outlet,
+            generations: AtomicU64::new(1),
+            unsettled: AtomicU64::new(0),
+            reaper,
+            hasher: RandomState::default(),
+        };
+        store.plant();
+        store
+    }
+
+    fn plant(&self) {
+        let control = Arc::new(PermSet::control_only());
+        let any =
+            PermEntry { domid: Domid::ANY, access: crate::words::Access::READ, ignored: false };
+        let everybody = Arc::new(PermSet::new(control.stamp(), control.entries()[0], &[any]));
+        let node = |perms: &Arc<PermSet>| Node::empty(Arc::clone(perms), 0);
+        let mut root = node(&control);
+        let mut tool = node(&control);
+        tool.children.insert(b"xenstored", None);
+        root.children.insert(b"tool", Some(Arc::new(tool)));
+        for (path, node) in [
+            (&b"/"[..], root),
+            (b"/tool/xenstored", node(&control)),
+            (INTRODUCE_DOMAIN, node(&control)),
+            (RELEASE_DOMAIN, node(&everybody)),
+        ] {
+            let Ok(path) = Path::parse(path) else { continue };
+            let home = self.layout.home(path);
+            let mut shard = self.shards[usize::from(home.shard.0)].write();
+            shard.tree.insert_home(home.root, Arc::new(node));
+        }
+    }
+
+    /// Which path lies where.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// Who lives.
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
+    /// A copy of a shard's tree at no cost: what transactions and exports work on.
+    pub fn snapshot(&self, shard: ShardId) -> Tree {
+        self.shards[usize::from(shard.0)].read().tree.clone()
+    }
+
+    /// How many nodes there are. Cost: a walk over all of them, on snapshots.
+    pub fn count_nodes(&self) -> usize {
+        let mut todo: Vec<Arc<Node>> = Vec::new();
+        for shard in self.layout.all() {
+            todo.extend(self.snapshot(shard).homes().map(|(_, root)| Arc::clone(root)));
+        }
+        let mut count = 0;
+        while let Some(node) = todo.pop() {
+            count += 1;
+            todo.extend(node.children.iter().filter_map(|(_, child)| child.clone()));
+        }
+        count
+    }
+
+    /// Runs one request outside transactions; its reply is appended to `reply`. Cost: that of the
+    /// request, and the watches that it fires.
+    ///
+    /// # Errors
+    /// The request's own; then nothing happened.
+    pub fn execute(
+        &self,
+        caller: &Caller,
+        op: &Op<'_>,
+        generations: &mut Generations,
+        reply: &mut Vec<u8>,
+    ) -> Result<Executed, Errno> {
+        let writes = op.verb.writes();
+        let generation = if writes { generations.next(self) } else { 0 };
+        let set = LockSet::one(self.layout.home(op.path).shard, writes);
+        let start = reply.len();
+        self.with_locks(set, |locked| {
+            reply.truncate(start);
+            let mut effects = Effects::default();
+            let ledger = Ledger::Accounts;
+            let mut cx = Context { registry: &self.registry, caller, generation, ledger };
+            apply(&mut cx, locked, op, reply, &mut effects)?;
+            Ok(self.conclude(locked, effects, caller))
+        })
+    }
+
+    /// What follows a change while its locks are still held.
+    fn conclude(&self, locked: &mut Locked<'_>, effects: Effects, caller: &Caller) -> Executed {
+        if effects.changes.is_empty() {
+            return Executed::default();
+        }
+        let ticket = self.publish(locked, &effects.changes, caller);
+        self.remember(locked, &effects.changes, caller);
+        let removed: Vec<_> =
+            effects.changes.into_iter().flat_map(|change| change.removed).collect();
+        if !removed.is_empty() {
+            self.unsettled.fetch_add(1, Ordering::Relaxed);
+        }
+        Executed { ticket, removed, replaced: Vec::new() }
+    }
+
+    fn remember(&self, locked: &mut Locked<'_>, changes: &[Change], caller: &Caller) {
+        for change in changes {
+            let path = change.path.as_path();
+            if let Some(shard) = locked.shard_mut(self.layout.home(path).shard) {
+                shard.recent.note(path, caller.domain.domid);
+            }
+        }
+    }
+
+    /// Sets a watch. From here on every change that it matches is pushed. Cost: the path's depth.
+    pub fn watch(&self, path: Path<'_>, entry: Entry) {
+        if has_homes_below(path) {
+            self.upper.insert(path, entry);
+        } else {
+            let shard = self.layout.home(path).shard;
+            self.shards[usize::from(shard.0)].write().watches.insert(path, entry);
+        }
+    }
+
+    /// Takes a watch back; events of it that are pushed already name a watch that is gone.
+    pub fn unwatch(&self, path: Path<'_>, watcher: Watcher) -> bool {
+        if has_homes_below(path) {
+            self.upper.remove(path, watcher)
+        } else {
+            let shard = self.layout.home(path).shard;
+            self.shards[usize::from(shard.0)].write().watches.remove(path, watcher)
+        }
+    }
+}
+
+/// Runs one request on whatever trees `forest` has.
+fn apply<F: Forest>(
+    cx: &mut Context<'_>,
+    forest: &mut F,
+    op: &Op<'_>,
+    reply: &mut Vec<u8>,
+    effects: &mut Effects,
+) -> Result<(), Stop> {
+    let path = op.path;
+    let of_special = matches!(op.verb, Verb::GetPerms | Verb::SetPerms(_));
+    if path.is_special() && !of_special {
+        return Err(Errno::EINVAL.into());
+    }
+    match &op.verb {
+        Verb::Read => read::read(cx, forest, path, reply),
+        Verb::Directory => read::directory(cx, forest, path, reply),
+        Verb::DirectoryPart(offset) => read::directory_part(cx, forest, path, *offset, reply),
+        Verb::GetPerms => read::get_perms(cx, forest, path, reply),
+        Verb::Write(value) => write::write(cx, forest, path, value, effects),
+        Verb::Mkdir => write::mkdir(cx, forest, path, effects),
+        Verb::Rm => remove::rm(cx, forest, path, effects),
+        Verb::SetPerms(perms) => write::set_perms(cx, forest, path, perms, effects),
+    }
+}

@@ -1,0 +1,179 @@
+//! Telling those who watch: from changes to batches of events, with the commit's locks held.
+
+use super::Store;
+use super::context::{Caller, Change, Removed};
+use super::forest::{LockSet, Locked};
+use super::node::Node;
+use crate::domain::Ticket;
+use crate::sync::Arc;
+use crate::watch::{Batch, Entry, Event, Trie};
+use crate::words::{Access, Domid, Path, PermSet};
+
+impl Store {
+    /// Pushes the events of `changes` to the threads of those who watch. Cost: the depth of each
+    /// path, the watches below each removed one, and the matches.
+    ///
+    /// Answers the ticket that a guest's request holds for them, if there are any.
+    pub(super) fn publish(
+        &self,
+        locked: &Locked<'_>,
+        changes: &[Change],
+        caller: &Caller,
+    ) -> Option<Arc<Ticket>> {
+        let upper = self.upper.load();
+        let mut found = Vec::new();
+        for change in changes {
+            let start = found.len();
+            self.matches(locked, &upper, change, &mut found);
+            found[start..].sort_by_key(order);
+        }
+        if found.is_empty() {
+            return None;
+        }
+        let unblocked = caller.unblocked.as_ref();
+        let ticket = unblocked.map(|told| Ticket::new(&caller.domain, &self.registry, told));
+        self.push(found, ticket.as_ref());
+        ticket
+    }
+
+    /// Sorts events by thread; the order within each thread stays.
+    fn push(&self, mut found: Vec<Event>, ticket: Option<&Arc<Ticket>>) {
+        while let Some(first) = found.first() {
+            let thread = first.watcher.thread;
+            let (events, rest) =
+                found.into_iter().partition(|event| event.watcher.thread == thread);
+            self.outlet.push(thread, Batch { events, ticket: ticket.cloned() });
+            found = rest;
+        }
+    }
+
+    fn matches(&self, locked: &Locked<'_>, upper: &Trie, change: &Change, found: &mut Vec<Event>) {
+        let path = change.path.as_path();
+        let mut told = Told::new(self, path, found);
+        let perms = [change.before.as_ref(), Some(&change.after), change.parent.as_ref()];
+        let mut tell =
+            |entry: &Entry| told.tell(entry, perms.iter().flatten().map(|perms| &***perms));
+        let shard = locked.shard(self.layout.home(path).shard);
+        for trie in shard.map(|shard| &shard.watches).into_iter().chain([upper]) {
+            trie.matching(path, &mut tell);
+        }
+        if !change.removed.is_empty() {
+            self.matches_below(locked, upper, change, found);
+        }
+    }
+
+    /// Removed descendants are told to those only who watch exactly them; an own event for the
+    /// removed path has been found already.
+    fn matches_below(
+        &self,
+        locked: &Locked<'_>,
+        upper: &Trie,
+        change: &Change,
+        found: &mut Vec<Event>,
+    ) {
+        let root = change.path.as_path();
+        let mut tell = |path: Path<'_>, entries: &[Entry]| {
+            if let Some((node, parent)) = last_seen(&change.removed, path) {
+                let parent = parent.map(|parent| &*parent.perms);
+                let perms = [Some(&*node.perms), parent];
+                let mut told = Told::new(self, path, found);
+                entries.iter().for_each(|entry| told.tell(entry, perms.into_iter().flatten()));
+            }
+        };
+        upper.below(root, &mut tell);
+        for removed in &change.removed {
+            let path = removed.path.as_path();
+            let Some(shard) = locked.shard(self.layout.home(path).shard) else { continue };
+            if path != root {
+                shard.watches.exact(path, |entry| tell(path, std::slice::from_ref(entry)));
+            }
+            shard.watches.below(path, &mut tell);
+        }
+    }
+
+    /// Reports that a domain was introduced or released (xenstore.txt, WATCH). `general` says
+    /// whether watches without a depth are told too.
+    pub fn publish_special(&self, name: &'static [u8], domid: Domid, general: bool) {
+        let Ok(special) = Path::parse(name) else { return };
+        let spine = self.layout.spine();
+        let locked = Locked::take(self, &LockSet::one(spine, false));
+        let home = self.layout.home(special);
+        let Some(node) = locked.shard(spine).and_then(|shard| shard.tree.get(&home, special))
+        else {
+            return;
+        };
+        let of_domain = special.child(domid.to_string().as_bytes());
+        let upper = self.upper.load();
+        let mut found = Vec::new();
+        let mut plain = Told::new(self, special, &mut found);
+        upper.exact(special, |entry| {
+            if general && entry.depth.is_none() {
+                plain.tell(entry, [&*node.perms]);
+            }
+        });
+        let mut named = Told::new(self, of_domain.as_path(), &mut found);
+        upper.exact(special, |entry| {
+            if entry.depth.is_some_and(|depth| depth > 0) {
+                named.tell(entry, [&*node.perms]);
+            }
+        });
+        upper.exact(of_domain.as_path(), |entry| named.tell(entry, [&*node.perms]));
+        found.sort_by_key(order);
+        self.push(found, None);
+    }
+}
+
+/// A connection is told of one change in the order in which it set its watches.
+fn order(event: &Event) -> (u16, u32, u64) {
+    (event.watcher.thread, event.watcher.connection, event.watcher.seq)
+}
+
+/// Collects the watchers of one path that may know of it.
+struct Told<'a> {
+    store: &'a Store,
+    path: Path<'a>,
+    /// Made when the first event needs it; shared by all.
+    shared: Option<Arc<[u8]>>,
+    found: &'a mut Vec<Event>,
+    /// The domain asked about last, and the answer: many watches belong to few domains.
+    last: Option<(Domid, bool)>,
+}
+
+impl<'a> Told<'a> {
+    fn new(store: &'a Store, path: Path<'a>, found: &'a mut Vec<Event>) -> Told<'a> {
+        Told { store, path, shared: None, found, last: None }
+    }
+
+    fn tell<'p>(&mut self, entry: &Entry, perms: impl IntoIterator<Item = &'p PermSet>) {
+        let allowed = match self.last {
+            Some((domid, allowed)) if domid == entry.domid => allowed,
+            _ => {
+                let registry = &self.store.registry;
+                let subject = registry.subject_of(entry.domid);
+                let reads = |perms: &PermSet| {
+                    perms.access(&subject, registry.births()).allows(Access::READ)
+                };
+                perms.into_iter().any(reads)
+            }
+        };
+        self.last = Some((entry.domid, allowed));
+        if allowed {
+            let path = self.shared.get_or_insert_with(|| self.path.bytes().into());
+            self.found.push(Event { watcher: entry.watcher, path: Arc::clone(path) });
+        }
+    }
+}
+
+/// The node that was at `path` in what was cut off, and its parent if that was there too.
+fn last_seen<'r>(removed: &'r [Removed], path: Path<'_>) -> Option<(&'r Node, Option<&'r Node>)> {
+    let holding = |removed: &&Removed| path.is_within(removed.path.as_path());
+    let removed = removed.iter().filter(holding).max_by_key(|r| r.path.as_path().bytes().len())?;
+    let below = path.below(removed.path.as_path())?;
+    let mut parent = None;
+    let mut node = &*removed.root;
+    for name in below.split(|&byte| byte == b'/').filter(|name| !name.is_empty()) {
+        parent = Some(node);
+        node = node.children.get(name)?.as_deref()?;
+    }
+    Some((node, parent))
+}

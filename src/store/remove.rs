@@ -1,0 +1,116 @@
+//! RM: cutting subtrees off, whatever their size, at the cost of a path.
+
+use super::context::{Change, Context, Effects, Removed};
+use super::forest::Forest;
+use super::node::Node;
+use super::op::Stop;
+use super::read::refusal;
+use crate::sync::Arc;
+use crate::words::{Access, Errno, Path, PathBuf, has_homes_below};
+
+/// RM. What is below goes with it, also where it is a home of another shard; it is accounted and
+/// dropped by [`super::settle`] once the locks are gone. Cost here: the depth, and the homes below.
+///
+/// # Errors
+/// `EINVAL` for the root, `EACCES`, `ENOENT` if not even the parent exists.
+pub fn rm<F: Forest>(
+    cx: &mut Context<'_>,
+    forest: &mut F,
+    path: Path<'_>,
+    effects: &mut Effects,
+) -> Result<(), Stop> {
+    if path.is_root() {
+        return Err(Errno::EINVAL.into());
+    }
+    let parent = path.parent().ok_or(Errno::EINVAL)?;
+    let home = forest.layout().home(path);
+    match forest.tree_mut(home.shard)?.get(&home, path) {
+        Some(node) if cx.access(&node.perms).allows(Access::WRITE) => {}
+        Some(_) => return Err(refusal(cx, forest, path, Errno::EACCES, Access::WRITE)?.into()),
+        None => {
+            let errno = refusal(cx, forest, path, Errno::ENOENT, Access::WRITE)?;
+            let home = forest.layout().home(parent);
+            let has_parent = forest.tree(home.shard)?.get(&home, parent).is_some();
+            return if errno == Errno::ENOENT && has_parent { Ok(()) } else { Err(errno.into()) };
+        }
+    }
+    effects.changes.extend(cut(cx, forest, path)?);
+    Ok(())
+}
+
+/// Cuts off what is at `path` and the homes below it; nothing if nothing is there.
+pub fn cut<F: Forest>(
+    cx: &Context<'_>,
+    forest: &mut F,
+    path: Path<'_>,
+) -> Result<Option<Change>, Stop> {
+    let layout = forest.layout();
+    let (home, parent) = (layout.home(path), path.parent().ok_or(Errno::EINVAL)?);
+    let parent_home = layout.home(parent);
+    let homes = homes_below(forest, path)?;
+    // Every lock first.
+    forest.tree_mut(home.shard)?;
+    forest.tree_mut(parent_home.shard)?;
+    for home in &homes {
+        forest.tree_mut(layout.home(home.as_path()).shard)?;
+    }
+
+    let tree = forest.tree_mut(parent_home.shard)?;
+    tree.touch(cx.generation);
+    let Some(parent) = tree.get_mut(&parent_home, parent) else { return Ok(None) };
+    let parent_perms = Arc::clone(&parent.perms);
+    parent.generation = cx.generation;
+    let child = parent.children.remove(path.name()).flatten();
+    let Some(root) = (if home.root == path { take_home(cx, forest, path)? } else { child }) else {
+        return Ok(None);
+    };
+    let after = Arc::clone(&root.perms);
+    let mut removed = vec![Removed { path: path.to_buf(), root, credited: false }];
+    for path in homes {
+        if let Some(root) = take_home(cx, forest, path.as_path())? {
+            removed.push(Removed { path, root, credited: false });
+        }
+    }
+    Ok(Some(Change {
+        path: path.to_buf(),
+        before: None,
+        after,
+        parent: Some(parent_perms),
+        removed,
+    }))
+}
+
+fn take_home<F: Forest>(
+    cx: &Context<'_>,
+    forest: &mut F,
+    root: Path<'_>,
+) -> Result<Option<Arc<Node>>, Stop> {
+    let shard = forest.layout().home(root).shard;
+    let tree = forest.tree_mut(shard)?;
+    tree.touch(cx.generation);
+    Ok(tree.remove_home(root))
+}
+
+/// The homes strictly below `path`. Only directories that can hold homes are looked through, so the
+/// cost is that of what lies directly in those.
+fn homes_below<F: Forest>(forest: &mut F, path: Path<'_>) -> Result<Vec<PathBuf>, Stop> {
+    let mut homes = Vec::new();
+    let mut todo = vec![path.to_buf()];
+    while let Some(path) = todo.pop() {
+        let path = path.as_path();
+        if !has_homes_below(path) {
+            continue;
+        }
+        let home = forest.layout().home(path);
+        let Some(node) = forest.tree(home.shard)?.get(&home, path) else { continue };
+        let node = Arc::clone(node);
+        for (name, child) in node.children.iter() {
+            let below = path.child(name.bytes());
+            if child.is_none() {
+                homes.push(below.clone());
+            }
+            todo.push(below);
+        }
+    }
+    Ok(homes)
+}

@@ -1,0 +1,57 @@
+//! After a domain's death: removing what it owned, wherever it is (XSA-419).
+
+use super::context::{Caller, Context, Effects, Ledger};
+use super::forest::{LockSet, Locked};
+use super::remove::cut;
+use super::{Executed, Generations, Store};
+use crate::domain::Domain;
+use crate::words::{Errno, Path, ShardId};
+
+impl Store {
+    /// Removes every node of dead incarnations of `domain`'s number, with what lies below, and
+    /// fires the watches. The registry has buried the domain, so no more can be created. Answers
+    /// what is to be settled. Cost: the index entries of that number; nothing else is looked at.
+    pub fn sweep(
+        &self,
+        domain: &Domain,
+        by: &Caller,
+        generations: &mut Generations,
+    ) -> Vec<Executed> {
+        let mut swept = Vec::new();
+        for shard in self.layout.all() {
+            for path in self.snapshot(shard).owned_by(domain.domid) {
+                let generation = generations.next(self);
+                let removed = self.sweep_one(shard, path.as_path(), domain, by, generation);
+                swept.extend(removed.ok());
+            }
+        }
+        swept
+    }
+
+    fn sweep_one(
+        &self,
+        shard: ShardId,
+        path: Path<'_>,
+        domain: &Domain,
+        by: &Caller,
+        generation: u64,
+    ) -> Result<Executed, Errno> {
+        let home = self.layout.home(path);
+        self.with_locks(LockSet::one(shard, true), |locked: &mut Locked<'_>| {
+            let Some(here) = locked.shard_mut(shard) else { return Ok(Executed::default()) };
+            let Some(node) = here.tree.get(&home, path) else {
+                here.tree.forget_owned(domain.domid, path);
+                return Ok(Executed::default());
+            };
+            let perms = &node.perms;
+            let lives = self.registry.owner(perms.owner(), perms.stamp()).is_some();
+            if perms.owner() != domain.domid || lives {
+                return Ok(Executed::default());
+            }
+            let registry = &self.registry;
+            let cx = Context { registry, caller: by, generation, ledger: Ledger::Accounts };
+            let changes = cut(&cx, locked, path)?.into_iter().collect();
+            Ok(self.conclude(locked, Effects { changes }, by))
+        })
+    }
+}

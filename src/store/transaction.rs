@@ -1,0 +1,261 @@
+//! A transaction: its own trees, and a log of what it was answered.
+//!
+//! START costs nothing. The first touch of a shard takes a snapshot of it; operations run on the
+//! transaction's own trees. Each is logged with its reply, so that at the end the log can be run
+//! again on the store as it then is: if every reply is the same, nobody who only saw those replies
+//! can tell the difference, and the transaction commits ([`super::commit`]).
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher};
+
+use foldhash::quality::RandomState;
+use smallvec::SmallVec;
+
+use super::context::{Caller, Change, Context, Deltas, Effects, Ledger};
+use super::forest::Forest;
+use super::op::{LoggedOp, Op, Stop, Verb};
+use super::{Generations, Store, Tree, apply};
+use crate::domain::Quota;
+use crate::words::{Domid, Errno, Layout, PathBuf, ShardId};
+
+/// A reply up to this long is kept as it is, a longer one as a hash of 128 bits.
+const REPLY_KEPT_BYTES: usize = 16;
+
+/// An open transaction.
+#[derive(Default)]
+pub struct Transaction {
+    pub(super) touched: SmallVec<[Touched; 2]>,
+    pub(super) log: Vec<Logged>,
+    pub(super) deltas: Deltas,
+    pub(super) effects: Effects,
+    /// Where each path is in `effects`.
+    pub(super) changed: HashMap<PathBuf, usize, foldhash::fast::RandomState>,
+    /// The registry's clock when the transaction's trees were taken.
+    pub(super) clock: u64,
+    /// A reply was ENOSPC: it depends on accounts, which have no version.
+    pub(super) saw_quota: bool,
+    /// Why END will answer EAGAIN, if that is known already.
+    pub(super) doomed: Option<Conflict>,
+    /// What it holds, in bytes; charged to its connection.
+    bytes: usize,
+}
+
+/// A shard's tree as a transaction sees it.
+pub struct Touched {
+    pub(super) shard: ShardId,
+    pub(super) base_version: u64,
+    pub(super) tree: Tree,
+    pub(super) written: bool,
+}
+
+/// A request of a transaction, and what it was answered.
+pub struct Logged {
+    pub(super) op: LoggedOp,
+    pub(super) outcome: Outcome,
+}
+
+/// Why a transaction cannot commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// The request whose reply would differ.
+    pub verb: &'static str,
+    /// Its path.
+    pub path: PathBuf,
+    /// Who changed that path or one above it last, as far as is remembered.
+    pub changed_by: Option<Domid>,
+}
+
+/// A reply, remembered well enough to be compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// An error.
+    Refused(Errno),
+    /// A payload: its length, and itself or its hash.
+    Replied(usize, [u8; REPLY_KEPT_BYTES]),
+}
+
+impl Transaction {
+    /// What it holds, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// How many requests it made.
+    pub fn len(&self) -> usize {
+        self.log.len()
+    }
+
+    /// Whether it made no request yet.
+    pub fn is_empty(&self) -> bool {
+        self.log.is_empty()
+    }
+
+    /// The paths that it would write, for those who guard some against writing.
+    pub fn written_paths(&self) -> impl Iterator<Item = &PathBuf> {
+        self.log.iter().filter(|logged| logged.op.verb.writes()).map(|logged| &logged.op.path)
+    }
+
+    fn note(&mut self, op: &Op<'_>, outcome: Outcome) {
+        let op = LoggedOp::of(op);
+        self.bytes += op.bytes() + size_of::<Logged>();
+        self.saw_quota |= outcome == Outcome::Refused(Errno::ENOSPC);
+        self.log.push(Logged { op, outcome });
+    }
+
+    /// One change for each path: a later one adds to what is known of the first.
+    fn merge(&mut self, new: Effects) {
+        for change in new.changes {
+            match self.changed.get(&change.path) {
+                Some(&at) => {
+                    let known = &mut self.effects.changes[at];
+                    known.before = known.before.take().or(change.before);
+                    known.after = change.after;
+                    known.parent = change.parent;
+                    known.removed.extend(change.removed);
+                }
+                None => {
+                    self.changed.insert(change.path.clone(), self.effects.changes.len());
+                    self.effects.changes.push(change);
+                }
+            }
+        }
+    }
+}
+
+/// The trees of a transaction, each taken from the store when first touched.
+pub(super) struct Own<'a> {
+    pub store: &'a Store,
+    pub touched: &'a mut SmallVec<[Touched; 2]>,
+}
+
+impl Own<'_> {
+    fn touch(&mut self, shard: ShardId) -> &mut Touched {
+        let at = match self.touched.iter().position(|touched| touched.shard == shard) {
+            Some(at) => at,
+            None => {
+                let tree = self.store.snapshot(shard);
+                let base_version = tree.version();
+                self.touched.push(Touched { shard, base_version, tree, written: false });
+                self.touched.len() - 1
+            }
+        };
+        &mut self.touched[at]
+    }
+}
+
+impl Forest for Own<'_> {
+    fn layout(&self) -> Layout {
+        self.store.layout
+    }
+
+    fn tree(&mut self, shard: ShardId) -> Result<&Tree, Stop> {
+        Ok(&self.touch(shard).tree)
+    }
+
+    fn tree_mut(&mut self, shard: ShardId) -> Result<&mut Tree, Stop> {
+        let touched = self.touch(shard);
+        touched.written = true;
+        Ok(&mut touched.tree)
+    }
+}
+
+impl Store {
+    /// Runs one request inside a transaction; its reply is appended to `reply`. Cost: that of the
+    /// request, and a copy of its arguments.
+    ///
+    /// # Errors
+    /// The request's own; `ENOSPC` beyond the quota `transaction-nodes`.
+    pub fn execute_in(
+        &self,
+        transaction: &mut Transaction,
+        caller: &Caller,
+        op: &Op<'_>,
+        generations: &mut Generations,
+        reply: &mut Vec<u8>,
+    ) -> Result<(), Errno> {
+        let made = transaction.log.len() + 1;
+        if !self.registry.permits(&caller.domain, Quota::TransactionNodes, made) {
+            return Err(Errno::ENOSPC);
+        }
+        if transaction.log.is_empty() {
+            transaction.clock = self.registry.now();
+        }
+        let start = reply.len();
+        let generation = generations.next(self);
+        let result = self.replay_one(transaction, caller, op, generation, reply);
+        let outcome = Outcome::of(&op.verb, result, &reply[start..], &self.hasher);
+        transaction.note(op, outcome);
+        result
+    }
+
+    /// Runs one request on a transaction's trees without logging it.
+    pub(super) fn replay_one(
+        &self,
+        transaction: &mut Transaction,
+        caller: &Caller,
+        op: &Op<'_>,
+        generation: u64,
+        reply: &mut Vec<u8>,
+    ) -> Result<(), Errno> {
+        let ledger = Ledger::Transaction(&mut transaction.deltas);
+        let mut cx = Context { registry: &self.registry, caller, generation, ledger };
+        let mut own = Own { store: self, touched: &mut transaction.touched };
+        let mut effects = Effects::default();
+        let result = apply(&mut cx, &mut own, op, reply, &mut effects);
+        effects.changes.iter_mut().for_each(|change| credit_removed(&mut cx, change));
+        transaction.merge(effects);
+        match result {
+            Ok(()) => Ok(()),
+            Err(Stop::Refused(errno)) => Err(errno),
+            Err(Stop::Needs(..)) => unreachable!("a transaction has every tree"),
+        }
+    }
+}
+
+/// Gives a guest back at once what it removes, so that it can create as much anew; what the
+/// control domain removes, which no quota binds, is credited after the commit.
+fn credit_removed(cx: &mut Context<'_>, change: &mut Change) {
+    if cx.caller.subject.privileged {
+        return;
+    }
+    for removed in &mut change.removed {
+        super::settle::credit_tree(cx, removed);
+        removed.credited = true;
+    }
+}
+
+impl Outcome {
+    /// Remembers a reply. DIRECTORY_PART's generation is left out: it changes without anything
+    /// that the list shows.
+    pub(super) fn of(
+        verb: &Verb<'_>,
+        result: Result<(), Errno>,
+        reply: &[u8],
+        hasher: &RandomState,
+    ) -> Outcome {
+        if let Err(errno) = result {
+            return Outcome::Refused(errno);
+        }
+        let shown = match verb {
+            Verb::DirectoryPart(_) => {
+                let end = reply.iter().position(|&byte| byte == 0).unwrap_or(0);
+                &reply[end..]
+            }
+            _ => reply,
+        };
+        let mut kept = [0; REPLY_KEPT_BYTES];
+        match kept.get_mut(..shown.len()) {
+            Some(kept) => kept.copy_from_slice(shown),
+            None => {
+                let (low, high) = kept.split_at_mut(8);
+                for (half, salt) in [(low, 0), (high, 1)] {
+                    let mut state = hasher.build_hasher();
+                    state.write_u8(salt);
+                    state.write(shown);
+                    half.copy_from_slice(&state.finish().to_le_bytes());
+                }
+            }
+        }
+        Outcome::Replied(shown.len(), kept)
+    }
+}

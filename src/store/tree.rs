@@ -1,0 +1,136 @@
+//! The nodes of one shard: a value that can be copied at no cost, which is what a snapshot is.
+
+use im::shared_ptr::DefaultSharedPtr;
+
+use super::node::{Child, Node};
+use crate::sync::Arc;
+use crate::words::{Domid, Home, Path, PathBuf};
+
+type Homes = im::GenericHashMap<PathBuf, Arc<Node>, foldhash::fast::RandomState, DefaultSharedPtr>;
+
+/// The homes of one shard, or the spine, and the index of their owners.
+#[derive(Clone, Default)]
+pub struct Tree {
+    homes: Homes,
+    /// The topmost nodes of each guest: those it owns whose parent it does not own, and every root
+    /// of a home that it owns. Removing these removes all it owns, as xenstore.txt asks at its
+    /// death. May name a path that is gone while the removal of it is being settled.
+    owned: im::OrdSet<(Domid, PathBuf)>,
+    /// Changes with every change, and never comes twice.
+    version: u64,
+}
+
+/// The outcome of a descent to a path.
+pub enum Found<'t> {
+    /// The node is there.
+    Node(&'t Arc<Node>),
+    /// It is not; the deepest existing node above it in this home, with the length of its path.
+    /// `None` if even the home's root is missing.
+    Missing(Option<(&'t Arc<Node>, usize)>),
+}
+
+impl Tree {
+    /// The version.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Marks the tree as changed by the operation of this generation.
+    pub fn touch(&mut self, generation: u64) {
+        self.version = generation;
+    }
+
+    /// Looks for `path`, which lies in `home`. Cost: the depth below the home.
+    pub fn find(&self, home: &Home<'_>, path: Path<'_>) -> Found<'_> {
+        let Some(mut node) = self.homes.get(home.root.bytes()) else { return Found::Missing(None) };
+        let mut reached = home.root.bytes().len();
+        for name in names_below(home, path) {
+            match node.children.get(name) {
+                Some(Some(child)) => node = child,
+                _ => return Found::Missing(Some((node, reached))),
+            }
+            reached += name.len() + usize::from(reached > 1);
+        }
+        Found::Node(node)
+    }
+
+    /// The node at `path`, if it is there.
+    pub fn get(&self, home: &Home<'_>, path: Path<'_>) -> Option<&Arc<Node>> {
+        match self.find(home, path) {
+            Found::Node(node) => Some(node),
+            Found::Missing(_) => None,
+        }
+    }
+
+    /// The node at `path` to be changed: in place where nobody holds a snapshot, else as copies of
+    /// the nodes on the way to it.
+    pub fn get_mut(&mut self, home: &Home<'_>, path: Path<'_>) -> Option<&mut Node> {
+        let mut node = Arc::make_mut(self.homes.get_mut(home.root.bytes())?);
+        for name in names_below(home, path) {
+            node = Arc::make_mut(node.children.get_mut(name)?.as_mut()?);
+        }
+        Some(node)
+    }
+
+    /// Puts the root of a home in place.
+    pub fn insert_home(&mut self, root: Path<'_>, node: Arc<Node>) {
+        self.homes.insert(root.to_buf(), node);
+    }
+
+    /// Takes a home out.
+    pub fn remove_home(&mut self, root: Path<'_>) -> Option<Arc<Node>> {
+        self.homes.remove(root.bytes())
+    }
+
+    /// The roots of all homes, in no order.
+    pub fn homes(&self) -> impl Iterator<Item = (&PathBuf, &Arc<Node>)> {
+        self.homes.iter()
+    }
+
+    /// Notes that `owner`'s nodes begin at `path`. The control domain's are not indexed.
+    pub fn note_owned(&mut self, owner: Domid, path: Path<'_>) {
+        if owner != Domid::CONTROL {
+            self.owned.insert((owner, path.to_buf()));
+        }
+    }
+
+    /// Takes such a note back.
+    pub fn forget_owned(&mut self, owner: Domid, path: Path<'_>) {
+        if owner != Domid::CONTROL {
+            self.owned.remove(&(owner, path.to_buf()));
+        }
+    }
+
+    /// Whether nodes of `owner` begin at `path`, should it be the owner of that.
+    pub fn is_boundary(&self, home: &Home<'_>, path: Path<'_>, owner: Domid) -> bool {
+        if home.root == path {
+            return true;
+        }
+        let above = path.parent().and_then(|parent| self.get(home, parent));
+        above.is_none_or(|parent| parent.perms.owner() != owner)
+    }
+
+    /// Where the nodes of `owner` begin. Cost: their number.
+    pub fn owned_by(&self, owner: Domid) -> Vec<PathBuf> {
+        let from = (owner, Path::ROOT.to_buf());
+        let of_owner = |(domid, _): &&(Domid, PathBuf)| *domid == owner;
+        // "/" sorts before every other path that can be there, special ones included.
+        self.owned.range(from..).take_while(of_owner).map(|(_, path)| path.clone()).collect()
+    }
+
+    /// The whole index of owners.
+    pub fn owned(&self) -> impl Iterator<Item = &(Domid, PathBuf)> {
+        self.owned.iter()
+    }
+}
+
+fn names_below<'p>(home: &Home<'_>, path: Path<'p>) -> impl Iterator<Item = &'p [u8]> {
+    let below = path.below(home.root).unwrap_or_default();
+    below.split(|&byte| byte == b'/').filter(|name| !name.is_empty())
+}
+
+/// Puts `child` under `name`; the directory's own generation changes with its children.
+pub fn put_child(parent: &mut Node, name: &[u8], child: Child, generation: u64) {
+    parent.children.insert(name, child);
+    parent.generation = generation;
+}

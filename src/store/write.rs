@@ -1,0 +1,224 @@
+//! The operations that create and change: WRITE, MKDIR, SET_PERMS.
+
+use super::context::{Context, Effects};
+use super::forest::Forest;
+use super::node::{Child, Node, charge_bytes, size};
+use super::op::Stop;
+use super::read::{nearest, refusal};
+use super::tree::{Tree, put_child};
+use crate::sync::Arc;
+use crate::words::{Access, Domid, Errno, Home, Path, Perms};
+
+/// WRITE: sets the value, creating what is missing. Cost: the depth and the value.
+///
+/// # Errors
+/// `EACCES`; `ENOSPC` if a quota is reached, then nothing is created.
+pub fn write<F: Forest>(
+    cx: &mut Context<'_>,
+    forest: &mut F,
+    path: Path<'_>,
+    value: &[u8],
+    effects: &mut Effects,
+) -> Result<(), Stop> {
+    let home = forest.layout().home(path);
+    let tree = forest.tree_mut(home.shard)?;
+    let Some(node) = tree.get(&home, path) else {
+        return create(cx, forest, path, value, effects);
+    };
+    let perms = Arc::clone(&node.perms);
+    if !cx.access(&perms).allows(Access::WRITE) {
+        return Err(refusal(cx, forest, path, Errno::EACCES, Access::WRITE)?.into());
+    }
+    let (before, after) = (node.value.len(), value.len());
+    cx.check_size(size(&perms, node.children.names_bytes(), after))?;
+    if after > before {
+        cx.charge(&perms, 0, (after - before) as u64)?;
+    } else {
+        cx.credit(&perms, 0, (before - after) as u64);
+    }
+    tree.touch(cx.generation);
+    if let Some(node) = tree.get_mut(&home, path) {
+        node.value = value.into();
+        node.generation = cx.generation;
+    }
+    effects.changed(path.to_buf(), None, perms);
+    Ok(())
+}
+
+/// MKDIR: creates what is missing; what is there stays as it is and fires nothing.
+///
+/// # Errors
+/// As [`write`].
+pub fn mkdir<F: Forest>(
+    cx: &mut Context<'_>,
+    forest: &mut F,
+    path: Path<'_>,
+    effects: &mut Effects,
+) -> Result<(), Stop> {
+    let home = forest.layout().home(path);
+    match forest.tree(home.shard)?.get(&home, path) {
+        None => create(cx, forest, path, b"", effects),
+        Some(node) if cx.access(&node.perms).allows(Access::WRITE) => Ok(()),
+        Some(_) => Err(refusal(cx, forest, path, Errno::EACCES, Access::WRITE)?.into()),
+    }
+}
+
+/// Creates `path` with `value`, and every missing node above it without one. They inherit the
+/// permissions of the nearest existing ancestor; a guest owns what it creates.
+fn create<F: Forest>(
+    cx: &mut Context<'_>,
+    forest: &mut F,
+    path: Path<'_>,
+    value: &[u8],
+    effects: &mut Effects,
+) -> Result<(), Stop> {
+    let (ancestor, at) = nearest(forest, path.parent().ok_or(Errno::EIO)?)?;
+    if !cx.access(&ancestor.perms).allows(Access::WRITE) || !cx.caller_lives() {
+        return Err(Errno::EACCES.into());
+    }
+    let anchor = path.prefix(at);
+    // Every lock first: each missing node may be the root of a home elsewhere.
+    for above in missing(path, at) {
+        let shard = forest.layout().home(above).shard;
+        forest.tree_mut(shard)?;
+    }
+    let anchor_shard = forest.layout().home(anchor).shard;
+    forest.tree_mut(anchor_shard)?;
+
+    let perms =
+        ancestor.perms.inherited(&cx.caller.subject, cx.registry.births(), cx.registry.now());
+    let (nodes, bytes) = missing(path, at)
+        .fold((0, value.len() as u64), |(nodes, bytes), above| {
+            (nodes + 1, bytes + charge_bytes(&perms, above.name(), 0))
+        });
+    cx.check_size(size(&perms, 0, value.len()))?;
+    if let Some(topmost) = missing(path, at).last() {
+        cx.check_size(ancestor.size() + topmost.name().len() + 1)?;
+    }
+    cx.charge(&perms, nodes, bytes)?;
+    let boundary = ancestor.perms.owner() != perms.owner();
+    drop(ancestor);
+    attach(cx, forest, path, at, value, &perms, boundary)?;
+    effects.changed(path.to_buf(), None, perms);
+    Ok(())
+}
+
+/// Builds the missing nodes from the bottom up and hangs the topmost one into `path`'s existing
+/// ancestor of `at` bytes.
+fn attach<F: Forest>(
+    cx: &Context<'_>,
+    forest: &mut F,
+    path: Path<'_>,
+    at: usize,
+    value: &[u8],
+    perms: &Perms,
+    boundary: bool,
+) -> Result<(), Stop> {
+    let layout = forest.layout();
+    let mut node = Node::empty(Arc::clone(perms), cx.generation);
+    node.value = value.into();
+    for here in missing(path, at) {
+        let home = layout.home(here);
+        let tree = forest.tree_mut(home.shard)?;
+        tree.touch(cx.generation);
+        let parent = here.parent().unwrap_or(Path::ROOT);
+        let is_topmost = parent.bytes().len() == at;
+        let is_root = home.root == here;
+        if is_root || is_topmost && boundary {
+            tree.note_owned(perms.owner(), here);
+        }
+        let child: Child = if is_root {
+            tree.insert_home(here, Arc::new(node));
+            None
+        } else {
+            Some(Arc::new(node))
+        };
+        if is_topmost {
+            let home = layout.home(parent);
+            let tree = forest.tree_mut(home.shard)?;
+            tree.touch(cx.generation);
+            if let Some(parent) = tree.get_mut(&home, parent) {
+                put_child(parent, here.name(), child, cx.generation);
+            }
+            return Ok(());
+        }
+        node = Node::empty(Arc::clone(perms), cx.generation);
+        node.children.insert(here.name(), child);
+    }
+    Ok(())
+}
+
+/// `path` and its ancestors, up to but without the one of `at` bytes.
+fn missing(path: Path<'_>, at: usize) -> impl Iterator<Item = Path<'_>> {
+    let longer = move |path: &Path<'_>| path.bytes().len() > at;
+    std::iter::successors(Some(path), |path| path.parent()).take_while(longer)
+}
+
+/// SET_PERMS: only the owner may; only the control domain may change the owner.
+///
+/// # Errors
+/// `EACCES` for others, `EPERM` for a guest that names another owner, `ENOENT` if the new owner
+/// does not live, `ENOSPC` if there are too many entries.
+pub fn set_perms<F: Forest>(
+    cx: &mut Context<'_>,
+    forest: &mut F,
+    path: Path<'_>,
+    perms: &Perms,
+    effects: &mut Effects,
+) -> Result<(), Stop> {
+    let home = forest.layout().home(path);
+    let tree = forest.tree_mut(home.shard)?;
+    // Under the lock, so that no owner dies between the check and the sweep of its nodes.
+    if !cx.registry.births().holds(perms.owner(), perms.stamp()) {
+        return Err(Errno::ENOENT.into());
+    }
+    let wanted = Access::SET_PERMS;
+    let Some(node) = tree.get(&home, path) else {
+        return Err(refusal(cx, forest, path, Errno::ENOENT, wanted)?.into());
+    };
+    if !cx.access(&node.perms).allows(wanted) {
+        return Err(refusal(cx, forest, path, Errno::EACCES, wanted)?.into());
+    }
+    let before = Arc::clone(&node.perms);
+    if !cx.caller.subject.privileged && perms.owner() != before.owner() {
+        return Err(Errno::EPERM.into());
+    }
+    cx.check_size(size(perms, node.children.names_bytes(), node.value.len()))?;
+    let value_bytes = node.value.len();
+    cx.credit(&before, 1, charge_bytes(&before, path.name(), value_bytes));
+    if let Err(errno) = cx.charge(perms, 1, charge_bytes(perms, path.name(), value_bytes)) {
+        cx.recharge(&before, 1, charge_bytes(&before, path.name(), value_bytes));
+        return Err(errno.into());
+    }
+    tree.touch(cx.generation);
+    if let Some(node) = tree.get_mut(&home, path) {
+        node.perms = Arc::clone(perms);
+        node.generation = cx.generation;
+    }
+    if before.owner() != perms.owner() {
+        reindex(tree, &home, path, before.owner(), perms.owner());
+    }
+    effects.changed(path.to_buf(), Some(before), Arc::clone(perms));
+    Ok(())
+}
+
+/// Brings the index of owners up to date after `path` changed its owner. Cost: its children.
+fn reindex(tree: &mut Tree, home: &Home<'_>, path: Path<'_>, before: Domid, after: Domid) {
+    tree.forget_owned(before, path);
+    if tree.is_boundary(home, path, after) {
+        tree.note_owned(after, path);
+    }
+    let Some(node) = tree.get(home, path) else { return };
+    let node = Arc::clone(node);
+    for (name, child) in node.children.iter() {
+        // The roots of other homes are in the index of their own shard, whoever is above.
+        let Some(child) = child else { continue };
+        let owner = child.perms.owner();
+        let path = path.child(name.bytes());
+        if owner == after {
+            tree.forget_owned(owner, path.as_path());
+        } else if owner == before {
+            tree.note_owned(owner, path.as_path());
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The daemon's end of a ring (xenstore-ring.txt).
+//!
+//! The guest can change any byte of the page at any time. Indices are read once, checked, then
+//! used; what was read is never read again.
+
+use crate::host::{
+    CONNECTION, ERROR, EVTCHN_PORT, Port, REQ_CONS, REQ_PROD, REQ_RING, RING_BYTES, RSP_CONS,
+    RSP_PROD, RSP_RING, RingPage, SERVER_FEATURES,
+};
+
+/// `connection` of the page when all is well.
+const CONNECTED: u32 = 0;
+/// `connection` of the page when the guest asks to begin anew.
+const RECONNECT: u32 = 1;
+
+/// Why a ring is given up (xs_wire.h, `XENSTORE_ERROR_*`): the number for the page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RingError {
+    /// The event channel does not work.
+    Communication = 1,
+    /// An index is more than a ring away from its counterpart.
+    Indices = 2,
+    /// A message longer than any may be.
+    Protocol = 3,
+}
+
+/// A domain's ring and the event channel that goes with it.
+pub struct Ring {
+    page: RingPage,
+    /// Our end of the event channel.
+    pub port: Port,
+    /// The port was reported and is not reported again until it is unmasked.
+    pub masked: bool,
+    /// Where the requests begin that are not consumed yet, by our own count.
+    req_cons: u32,
+    /// Where the next byte of a reply goes.
+    rsp_prod: u32,
+    /// An index moved since the last notification.
+    moved: bool,
+}
+
+impl Ring {
+    /// Takes over a mapped page as it is: nothing in it is written.
+    pub fn new(page: RingPage, port: Port) -> Ring {
+        let (req_cons, rsp_prod) = (page.load(REQ_CONS), page.load(RSP_PROD));
+        Ring { page, port, masked: false, req_cons, rsp_prod, moved: false }
+    }
+
+    /// The port that the page names, if it names one: it then counts, not INTRODUCE's.
+    pub fn named_port(page: &RingPage) -> Option<Port> {
+        Some(page.load(EVTCHN_PORT)).filter(|&port| port != 0)
+    }
+
+    /// Tells the guest what this server can do.
+    pub fn offer(&self, features: u32) {
+        self.page.store(SERVER_FEATURES, features);
+    }
+
+    /// Where requests and replies stand, to tell whether a page is as it was left.
+    pub fn position(&self) -> (u32, u32) {
+        (self.req_cons, self.rsp_prod)
+    }
+
+    /// Whether the guest asks to begin anew.
+    pub fn wants_reconnect(&self) -> bool {
+        self.page.load(CONNECTION) == RECONNECT
+    }
+
+    /// Empties both queues and tells the guest that it may begin anew.
+    pub fn reconnect(&mut self) {
+        for index in [REQ_CONS, REQ_PROD, RSP_CONS, RSP_PROD] {
+            self.page.store(index, 0);
+        }
+        (self.req_cons, self.rsp_prod) = (0, 0);
+        self.page.store(ERROR, 0);
+        self.page.store(CONNECTION, CONNECTED);
+        self.moved = true;
+    }
+
+    /// Tells a guest that waits for a connection that it has one.
+    pub fn connected(&mut self) {
+        if self.wants_reconnect() {
+            self.page.store(CONNECTION, CONNECTED);
+            self.moved = true;
+        }
+    }
+
+    /// Writes why the ring is not served any more.
+    pub fn give_up(&mut self, error: RingError) {
+        self.page.store(ERROR, error as u32);
+        self.moved = true;
+    }
+
+    /// Appends the requests that wait in the page to `out`, without consuming them.
+    ///
+    /// # Errors
+    /// [`RingError::Indices`].
+    pub fn peek(&self, out: &mut Vec<u8>) -> Result<(), RingError> {
+        let waiting = distance(self.page.load(REQ_PROD), self.req_cons)?;
+        let start = out.len();
+        out.resize(start + waiting, 0);
+        let (to_end, from_start) = out[start..].split_at_mut(contiguous(self.req_cons, waiting));
+        self.page.copy_out(REQ_RING + masked(self.req_cons), to_end);
+        self.page.copy_out(REQ_RING, from_start);
+        Ok(())
+    }
+
+    /// Consumes `len` bytes of requests; their effects are done. Takes effect in the page with
+    /// [`Ring::publish`].
+    pub fn consume(&mut self, len: usize) {
+        self.req_cons = self.req_cons.wrapping_add(u32::try_from(len).unwrap_or(0));
+        self.moved |= len > 0;
+    }
+
+    /// Copies as much of `bytes` into the page as there is room for, and answers how much. The
+    /// guest sees it with [`Ring::publish`].
+    ///
+    /// # Errors
+    /// [`RingError::Indices`].
+    pub fn write(&mut self, bytes: &[u8]) -> Result<usize, RingError> {
+        let unread = distance(self.rsp_prod, self.page.load(RSP_CONS))?;
+        let len = bytes.len().min(RING_BYTES - unread);
+        let (to_end, from_start) = bytes[..len].split_at(contiguous(self.rsp_prod, len));
+        self.page.copy_in(RSP_RING + masked(self.rsp_prod), to_end);
+        self.page.copy_in(RSP_RING, from_start);
+        self.rsp_prod = self.rsp_prod.wrapping_add(u32::try_from(len).unwrap_or(0));
+        self.moved |= len > 0;
+        Ok(len)
+    }
+
+    /// Ends a pass: replies become visible, then their requests are consumed. Answers whether the
+    /// guest is to be notified.
+    pub fn publish(&mut self) -> bool {
+        if self.moved {
+            self.page.store(RSP_PROD, self.rsp_prod);
+            self.page.store(REQ_CONS, self.req_cons);
+        }
+        std::mem::take(&mut self.moved)
+    }
+}
+
+/// How far `producer` is ahead of `consumer`; both are free-running. XSA-38: more than the ring's
+/// size is a lie.
+fn distance(producer: u32, consumer: u32) -> Result<usize, RingError> {
+    match usize::try_from(producer.wrapping_sub(consumer)) {
+        Ok(distance) if distance <= RING_BYTES => Ok(distance),
+        _ => Err(RingError::Indices),
+    }
+}
+
+fn masked(index: u32) -> usize {
+    index as usize % RING_BYTES
+}
+
+/// How many of `len` bytes at `index` come before the ring's end.
+fn contiguous(index: u32, len: usize) -> usize {
+    len.min(RING_BYTES - masked(index))
+}

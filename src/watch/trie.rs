@@ -1,0 +1,231 @@
+//! Watches by path.
+
+use smallvec::SmallVec;
+
+use crate::sync::Arc;
+use crate::words::{Children, Domid, Path};
+
+/// Names one watch of one connection, on the thread that serves it. Nothing is promised about its
+/// still existing: `seq` never comes twice, so whoever finds another there drops the event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watcher {
+    /// The thread.
+    pub thread: u16,
+    /// The connection's place on that thread.
+    pub connection: u32,
+    /// The watch's place in that connection.
+    pub watch: u32,
+    /// Rises with every watch set on the thread: the order in which a connection's are told.
+    pub seq: u64,
+}
+
+/// A watch as the trie holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Whom to tell.
+    pub watcher: Watcher,
+    /// Whose permissions decide whether it is told.
+    pub domid: Domid,
+    /// How many levels below its path it reaches; `None` for all (xenstore.txt, WATCH).
+    pub depth: Option<u16>,
+}
+
+/// A persistent set of watches: a clone shares everything and costs nothing.
+#[derive(Clone, Default)]
+pub struct Trie {
+    root: Arc<TrieNode>,
+    count: usize,
+}
+
+#[derive(Clone, Default)]
+struct TrieNode {
+    /// Most watched paths have one watch.
+    entries: SmallVec<[Entry; 1]>,
+    children: Children<Arc<TrieNode>>,
+}
+
+impl TrieNode {
+    fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.children.is_empty()
+    }
+}
+
+impl Trie {
+    /// How many watches there are.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Adds a watch. Cost: the path's depth.
+    pub fn insert(&mut self, path: Path<'_>, entry: Entry) {
+        let mut node = Arc::make_mut(&mut self.root);
+        for name in path.components() {
+            if node.children.get(name).is_none() {
+                node.children.insert(name, Arc::default());
+            }
+            match node.children.get_mut(name) {
+                Some(child) => node = Arc::make_mut(child),
+                None => return,
+            }
+        }
+        node.entries.push(entry);
+        self.count += 1;
+    }
+
+    /// Takes a watch out; `false` if it is not there. Cost: the path's depth and the number of
+    /// watches on that very path.
+    pub fn remove(&mut self, path: Path<'_>, watcher: Watcher) -> bool {
+        let names: SmallVec<[&[u8]; 16]> = path.components().collect();
+        let removed = remove_below(Arc::make_mut(&mut self.root), &names, watcher);
+        self.count -= usize::from(removed);
+        removed
+    }
+
+    /// Calls `found` for each watch on `path` or an ancestor of it whose depth reaches `path`.
+    pub fn matching(&self, path: Path<'_>, mut found: impl FnMut(&Entry)) {
+        let depth = path.components().count();
+        let mut node = &self.root;
+        let mut names = path.components();
+        for level in 0.. {
+            let reaches = |limit: u16| depth - level <= usize::from(limit);
+            node.entries
+                .iter()
+                .filter(|entry| entry.depth.is_none_or(reaches))
+                .for_each(&mut found);
+            match names.next().and_then(|name| node.children.get(name)) {
+                Some(child) => node = child,
+                None => return,
+            }
+        }
+    }
+
+    /// Calls `found` for each watch set on `path` itself.
+    pub fn exact(&self, path: Path<'_>, found: impl FnMut(&Entry)) {
+        if let Some(node) = self.node(path) {
+            node.entries.iter().for_each(found);
+        }
+    }
+
+    /// Calls `found` for each watched path strictly below `path`, with the watches set on it, in no
+    /// particular order. Cost: the watches and watched paths below.
+    pub fn below(&self, path: Path<'_>, mut found: impl FnMut(Path<'_>, &[Entry])) {
+        let Some(node) = self.node(path) else { return };
+        let mut stack = vec![(path.to_buf(), node)];
+        while let Some((path, node)) = stack.pop() {
+            for (name, child) in node.children.iter() {
+                let path = path.as_path().child(name.bytes());
+                if !child.entries.is_empty() {
+                    found(path.as_path(), &child.entries);
+                }
+                stack.push((path, child));
+            }
+        }
+    }
+
+    fn node(&self, path: Path<'_>) -> Option<&TrieNode> {
+        let mut node = &self.root;
+        for name in path.components() {
+            node = node.children.get(name)?;
+        }
+        Some(node)
+    }
+}
+
+/// Removes the watch and the nodes that it leaves empty. The depth of the recursion is that of a
+/// watched path, at most 1,536 levels of a frame each.
+fn remove_below(node: &mut TrieNode, names: &[&[u8]], watcher: Watcher) -> bool {
+    let Some((name, rest)) = names.split_first() else {
+        let before = node.entries.len();
+        node.entries.retain(|entry| entry.watcher != watcher);
+        return node.entries.len() < before;
+    };
+    let Some(child) = node.children.get_mut(name) else { return false };
+    let child = Arc::make_mut(child);
+    let removed = remove_below(child, rest, watcher);
+    if child.is_empty() {
+        node.children.remove(name);
+    }
+    removed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn entry(seq: u64, depth: Option<u16>) -> Entry {
+        let watcher = Watcher { thread: 0, connection: 0, watch: 0, seq };
+        Entry { watcher, domid: Domid(1), depth }
+    }
+
+    fn found(trie: &Trie, path: &str) -> Vec<u64> {
+        let mut seqs = Vec::new();
+        trie.matching(Path::parse(path.as_bytes()).unwrap(), |entry| seqs.push(entry.watcher.seq));
+        seqs.sort_unstable();
+        seqs
+    }
+
+    #[test]
+    fn depth_limits_how_far_below_a_watch_reaches() {
+        let mut trie = Trie::default();
+        let path = |text: &'static str| Path::parse(text.as_bytes()).unwrap();
+        trie.insert(path("/a"), entry(1, None));
+        trie.insert(path("/a"), entry(2, Some(0)));
+        trie.insert(path("/a"), entry(3, Some(1)));
+        trie.insert(path("/"), entry(4, Some(1)));
+        assert_eq!(found(&trie, "/a"), [1, 2, 3, 4]);
+        assert_eq!(found(&trie, "/a/b"), [1, 3]);
+        assert_eq!(found(&trie, "/a/b/c"), [1]);
+        assert_eq!(found(&trie, "/ab"), [4]);
+    }
+
+    fn arb_path() -> impl Strategy<Value = String> {
+        prop::collection::vec("[ab]", 0..5).prop_map(|names| format!("/{}", names.join("/")))
+    }
+
+    proptest! {
+        #[test]
+        fn finds_what_a_list_would(
+            steps in prop::collection::vec((any::<bool>(), arb_path(), prop::option::of(0u16..3)), 1..60),
+            probe in arb_path(),
+        ) {
+            let mut trie = Trie::default();
+            let mut list: Vec<(String, Entry)> = Vec::new();
+            for (seq, (insert, path, depth)) in (0..).zip(steps) {
+                let parsed = Path::parse(path.as_bytes()).unwrap();
+                if insert {
+                    trie.insert(parsed, entry(seq, depth));
+                    list.push((path, entry(seq, depth)));
+                } else if let Some(at) = list.iter().position(|(other, _)| *other == path) {
+                    let (_, gone) = list.remove(at);
+                    prop_assert!(trie.remove(parsed, gone.watcher));
+                    prop_assert!(!trie.remove(parsed, gone.watcher));
+                }
+                prop_assert_eq!(trie.len(), list.len());
+            }
+            let at = Path::parse(probe.as_bytes()).unwrap();
+            let mut expected: Vec<u64> = list.iter().filter(|(path, entry)| {
+                let below = at.below(Path::parse(path.as_bytes()).unwrap());
+                below.is_some_and(|rest| {
+                    let levels = rest.split(|&b| b == b'/').filter(|name| !name.is_empty()).count();
+                    entry.depth.is_none_or(|depth| levels <= usize::from(depth))
+                })
+            }).map(|(_, entry)| entry.watcher.seq).collect();
+            expected.sort_unstable();
+            prop_assert_eq!(found(&trie, &probe), expected);
+            let mut below = Vec::new();
+            trie.below(at, |_, entries| below.extend(entries.iter().map(|entry| entry.watcher.seq)));
+            below.sort_unstable();
+            let mut expected: Vec<u64> = list.iter()
+                .filter(|(path, _)| *path != probe && Path::parse(path.as_bytes()).unwrap().is_within(at))
+                .map(|(_, entry)| entry.watcher.seq).collect();
+            expected.sort_unstable();
+            prop_assert_eq!(below, expected);
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! What lies directly below a node, by name: the one place that knows how it is kept.
+//!
+//! Up to [`FEW_MAX`] children are a sorted vector, the smallest form there is; more are a
+//! persistent ordered map, so that a change beside a snapshot copies a path and not them all.
+//! A set of children never turns back into a vector: a directory that was large will be again.
+
+use super::Name;
+
+/// From here on a vector's copy costs more than a map's path.
+const FEW_MAX: usize = 32;
+/// A vector grows by this many places: its slack is paid in every directory of the store.
+const FEW_GROWTH: usize = 2;
+
+/// Named children in the order of their names.
+#[derive(Clone)]
+pub struct Children<T: Clone>(Option<Box<Inner<T>>>);
+
+#[derive(Clone)]
+struct Inner<T: Clone> {
+    /// The sum of all names with a NUL each: the size of a DIRECTORY reply.
+    names_bytes: usize,
+    kept: Kept<T>,
+}
+
+#[derive(Clone)]
+enum Kept<T: Clone> {
+    Few(Vec<(Name, T)>),
+    Many(im::OrdMap<Name, T>),
+}
+
+impl<T: Clone> Children<T> {
+    /// No children; takes no memory.
+    pub const fn new() -> Children<T> {
+        Children(None)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        match self.0.as_deref().map(|inner| &inner.kept) {
+            None => 0,
+            Some(Kept::Few(few)) => few.len(),
+            Some(Kept::Many(many)) => many.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes of all names with a NUL each.
+    pub fn names_bytes(&self) -> usize {
+        self.0.as_deref().map_or(0, |inner| inner.names_bytes)
+    }
+
+    /// The child called `name`. Cost: logarithmic in their number, like all lookups here.
+    pub fn get(&self, name: &[u8]) -> Option<&T> {
+        match &self.0.as_deref()?.kept {
+            Kept::Few(few) => {
+                position(few, name).ok().and_then(|at| few.get(at)).map(|(_, child)| child)
+            }
+            Kept::Many(many) => many.get(name),
+        }
+    }
+
+    /// The child called `name`, to be changed.
+    pub fn get_mut(&mut self, name: &[u8]) -> Option<&mut T> {
+        match &mut self.0.as_deref_mut()?.kept {
+            Kept::Few(few) => match position(few, name) {
+                Ok(at) => few.get_mut(at).map(|(_, child)| child),
+                Err(_) => None,
+            },
+            Kept::Many(many) => many.get_mut(name),
+        }
+    }
+
+    /// Adds a child, or puts `child` in the place of one with that name, which is returned.
+    pub fn insert(&mut self, name: &[u8], child: T) -> Option<T> {
+        let empty = || Box::new(Inner { names_bytes: 0, kept: Kept::Few(Vec::new()) });
+        let inner = self.0.get_or_insert_with(empty);
+        let replaced = match &mut inner.kept {
+            Kept::Few(few) => match position(few, name) {
+                Ok(at) => Some(std::mem::replace(&mut few[at].1, child)),
+                Err(at) if few.len() < FEW_MAX => {
+                    if few.len() == few.capacity() {
+                        few.reserve_exact(FEW_GROWTH);
+                    }
+                    few.insert(at, (Name::new(name), child));
+                    None
+                }
+                Err(_) => {
+                    let mut many: im::OrdMap<Name, T> = few.drain(..).collect();
+                    many.insert(Name::new(name), child);
+                    inner.kept = Kept::Many(many);
+                    None
+                }
+            },
+            Kept::Many(many) => many.insert(Name::new(name), child),
+        };
+        if replaced.is_none() {
+            inner.names_bytes += name.len() + 1;
+        }
+        replaced
+    }
+
+    /// Takes the child called `name` out.
+    pub fn remove(&mut self, name: &[u8]) -> Option<T> {
+        let inner = self.0.as_deref_mut()?;
+        let removed = match &mut inner.kept {
+            Kept::Few(few) => position(few, name).ok().map(|at| few.remove(at).1),
+            Kept::Many(many) => many.remove(name),
+        }?;
+        inner.names_bytes -= name.len() + 1;
+        if inner.names_bytes == 0 {
+            self.0 = None;
+        }
+        Some(removed)
+    }
+
+    /// All children in the order of their names.
+    pub fn iter(&self) -> Iter<'_, T> {
+        match self.0.as_deref().map(|inner| &inner.kept) {
+            None => Iter::Few([].iter()),
+            Some(Kept::Few(few)) => Iter::Few(few.iter()),
+            Some(Kept::Many(many)) => Iter::Many(many.iter()),
+        }
+    }
+
+    /// Moves every child out, for the iterative drops of deep trees.
+    pub fn drain_into(&mut self, out: &mut Vec<T>) {
+        match self.0.take().map(|inner| inner.kept) {
+            None => {}
+            Some(Kept::Few(few)) => out.extend(few.into_iter().map(|(_, child)| child)),
+            Some(Kept::Many(many)) => out.extend(many.into_iter().map(|(_, child)| child)),
+        }
+    }
+}
+
+impl<T: Clone> Default for Children<T> {
+    fn default() -> Children<T> {
+        Children::new()
+    }
+}
+
+fn position<T>(few: &[(Name, T)], name: &[u8]) -> Result<usize, usize> {
+    few.binary_search_by(|(other, _)| other.bytes().cmp(name))
+}
+
+/// Iterates over [`Children`].
+pub enum Iter<'a, T: Clone> {
+    /// Over a vector.
+    Few(std::slice::Iter<'a, (Name, T)>),
+    /// Over a map.
+    Many(im::ordmap::Iter<'a, Name, T, im::shared_ptr::DefaultSharedPtr>),
+}
+
+impl<'a, T: Clone> Iterator for Iter<'a, T> {
+    type Item = (&'a Name, &'a T);
+    fn next(&mut self) -> Option<Self::Item> {
+        match self {
+            Iter::Few(few) => few.next().map(|(name, child)| (name, child)),
+            Iter::Many(many) => many.next(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    proptest! {
+        #[test]
+        fn behaves_like_an_ordered_map(steps in prop::collection::vec((any::<bool>(), 0u8..80), 0..300)) {
+            let mut children = Children::new();
+            let mut model = BTreeMap::new();
+            for (insert, number) in steps {
+                let name = format!("n{number}");
+                if insert {
+                    prop_assert_eq!(
+                        children.insert(name.as_bytes(), number),
+                        model.insert(name, number)
+                    );
+                } else {
+                    prop_assert_eq!(children.remove(name.as_bytes()), model.remove(&name));
+                }
+                prop_assert_eq!(children.len(), model.len());
+                let bytes: usize = model.keys().map(|name| name.len() + 1).sum();
+                prop_assert_eq!(children.names_bytes(), bytes);
+            }
+            let listed: Vec<_> =
+                children.iter().map(|(name, child)| (name.bytes().to_vec(), *child)).collect();
+            let expected: Vec<_> =
+                model.iter().map(|(name, child)| (name.clone().into_bytes(), *child)).collect();
+            prop_assert_eq!(listed, expected);
+            for number in 0..80u8 {
+                let name = format!("n{number}");
+                prop_assert_eq!(children.get(name.as_bytes()), model.get(&name));
+            }
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! The name of a node within its parent.
+
+use std::borrow::Borrow;
+use std::cmp::Ordering;
+use std::fmt;
+
+/// Names that nearly every domain has and that do not fit [`Name`] inline. Fixed at build time:
+/// nothing is interned at run time, so nothing can be made to grow.
+const WELL_KNOWN: [&[u8]; 18] = [
+    b"event-channel-rx",
+    b"event-channel-tx",
+    b"feature-flush-cache",
+    b"feature-gso-tcpv4",
+    b"feature-gso-tcpv6",
+    b"feature-ipv6-csum-offload",
+    b"feature-large-receive-offload",
+    b"feature-max-indirect-segments",
+    b"feature-multicast-control",
+    b"feature-no-csum-offload",
+    b"feature-persistent",
+    b"feature-rx-notify",
+    b"feature-split-event-channels",
+    b"feature-static-max",
+    b"multi-queue-max-queues",
+    b"multi-queue-num-queues",
+    b"physical-device",
+    b"platform-feature-multiprocessor-suspend",
+];
+
+/// Longest name that needs no allocation.
+const INLINE_BYTES_MAX: usize = 14;
+
+/// A name of any length in 16 bytes: short ones inline, well-known ones as a number, others boxed.
+#[derive(Clone)]
+pub struct Name(Repr);
+
+#[derive(Clone)]
+enum Repr {
+    Inline(u8, [u8; INLINE_BYTES_MAX]),
+    WellKnown(u8),
+    // The double box keeps the rare long name from making every name 24 bytes.
+    #[allow(clippy::redundant_allocation)]
+    Boxed(Box<Box<[u8]>>),
+}
+
+const _: () = assert!(size_of::<Name>() == 16);
+
+impl Name {
+    /// Makes a name of `bytes`. Cost: a copy, and an allocation if it is long and unusual.
+    pub fn new(bytes: &[u8]) -> Name {
+        if bytes.len() <= INLINE_BYTES_MAX {
+            let mut inline = [0; INLINE_BYTES_MAX];
+            inline[..bytes.len()].copy_from_slice(bytes);
+            return Name(Repr::Inline(u8::try_from(bytes.len()).unwrap_or(0), inline));
+        }
+        match WELL_KNOWN.binary_search(&bytes).map(u8::try_from) {
+            Ok(Ok(index)) => Name(Repr::WellKnown(index)),
+            _ => Name(Repr::Boxed(Box::new(bytes.into()))),
+        }
+    }
+
+    /// The name's bytes.
+    pub fn bytes(&self) -> &[u8] {
+        match &self.0 {
+            Repr::Inline(len, bytes) => &bytes[..usize::from(*len)],
+            Repr::WellKnown(index) => WELL_KNOWN[usize::from(*index)],
+            Repr::Boxed(bytes) => bytes,
+        }
+    }
+}
+
+impl Borrow<[u8]> for Name {
+    fn borrow(&self) -> &[u8] {
+        self.bytes()
+    }
+}
+
+impl PartialEq for Name {
+    fn eq(&self, other: &Name) -> bool {
+        self.bytes() == other.bytes()
+    }
+}
+
+impl Eq for Name {}
+
+impl PartialOrd for Name {
+    fn partial_cmp(&self, other: &Name) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Name {
+    fn cmp(&self, other: &Name) -> Ordering {
+        self.bytes().cmp(other.bytes())
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from_utf8_lossy(self.bytes()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_length_keeps_its_bytes() {
+        assert!(WELL_KNOWN.is_sorted());
+        for len in 0..64 {
+            let bytes = vec![b'x'; len];
+            assert_eq!(Name::new(&bytes).bytes(), bytes);
+        }
+        for name in WELL_KNOWN {
+            assert!(matches!(Name::new(name).0, Repr::WellKnown(_)));
+            assert_eq!(Name::new(name).bytes(), name);
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! The daemon as init, its administrator and a second daemon see it: the real binary.
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, getsid, kill_process};
+use tempfile::TempDir;
+use xenstored::log;
+use xenstored::words::{Domid, ShardId};
+
+/// How long anything may take, on a machine that does much else.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A directory with a configuration and everything that a daemon leaves there.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Place {
+        Place(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// A command for a daemon here, simulated and with `options`.
+    fn daemon(&self, options: &str) -> Command {
+        let mut command = bare();
+        command.env("XENSTORED_RUNDIR", self.0.path()).args(["--host", "sim"]);
+        command.args(options.replace("@", &self.path("").to_string_lossy()).split_whitespace());
+        command
+    }
+
+    /// A daemon that serves here, in the foreground.
+    fn serve(&self, options: &str) -> Serving {
+        let notified = self.path("notify");
+        let _ = fs::remove_file(&notified);
+        let socket = UnixDatagram::bind(&notified).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut command = self.daemon(options);
+        let child = command.env("NOTIFY_SOCKET", &notified).stderr(Stdio::piped()).spawn().unwrap();
+        let serving = Serving(child);
+        let mut message = [0; 256];
+        let len = socket.recv(&mut message).expect("the daemon says that it is ready");
+        assert!(message[..len].starts_with(b"READY=1\n"));
+        serving
+    }
+}
+
+/// The binary with nothing of our own surroundings.
+fn bare() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xenstored"));
+    for name in ["XENSTORED_PATH", "XENSTORED_RUNDIR", "XDG_RUNTIME_DIR", "NOTIFY_SOCKET"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// A daemon that serves; killed if a test fails.
+struct Serving(Child);
+
+impl Serving {
+    fn pid(&self) -> Pid {
+        Pid::from_child(&self.0)
+    }
+
+    fn end(mut self, signal: Signal) -> (ExitStatus, String) {
+        kill_process(self.pid(), signal).unwrap();
+        let mut text = String::new();
+        self.0.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+        (self.0.wait().unwrap(), text)
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Looks every 5 ms until `look` finds something.
+fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match look() {
+            Some(found) => return found,
+            None if Instant::now() > deadline => panic!("{what}: not within {PATIENCE:?}"),
+            None => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+}
+
+#[track_caller]
+fn assert_fails(output: &Output, code: i32, sentence: &str) {
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    let mut lines = text.lines().filter(|line| line.starts_with("xenstored: "));
+    assert!(lines.any(|line| line.contains(sentence)), "{sentence:?} is not in {text:?}");
+}
+
+#[test]
+fn it_serves_until_it_is_asked_to_stop_and_leaves_nothing_behind() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let place = Place::new();
+        let daemon = place.serve("--pid-file @pid");
+        let about = fs::metadata(place.path("socket")).unwrap();
+        assert!(about.file_type().is_socket());
+        assert_eq!(about.permissions().mode() & 0o777, 0o600);
+        UnixStream::connect(place.path("socket")).unwrap();
+        let pid = fs::read_to_string(place.path("pid")).unwrap();
+        assert_eq!(pid, format!("{}\n", daemon.pid().as_raw_nonzero()));
+        let mode = fs::metadata(place.path("pid")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o644);
+
+        let (status, text) = daemon.end(signal);
+        assert_eq!(status.code(), Some(0), "{text}");
+        assert!(text.contains("info asked to stop by signal"), "{text}");
+        assert!(text.ends_with("info stopped\n"), "{text}");
+        assert!(!place.path("socket").exists() && !place.path("pid").exists());
+    }
+}
+
+#[test]
+fn a_second_instance_says_so_and_disturbs_nothing() {
+    let place = Place::new();
+    let daemon = place.serve("--pid-file @pid");
+    let before = fs::metadata(place.path("socket")).unwrap().ino();
+    let pid = daemon.pid().as_raw_nonzero();
+    let sentence = format!("another xenstored (process {pid}) holds");
+    assert_fails(&place.daemon("").output().unwrap(), 3, &sentence);
+    // Another socket, but the same pid file.
+    let other = place.daemon("--pid-file @pid --socket @other").output().unwrap();
+    assert_fails(&other, 3, &sentence);
+    assert!(!place.path("other").exists());
+
+    assert_eq!(fs::metadata(place.path("socket")).unwrap().ino(), before);
+    assert_eq!(fs::read_to_string(place.path("pid")).unwrap(), format!("{pid}\n"));
+    UnixStream::connect(place.path("socket")).unwrap();
+    assert_eq!(daemon.end(Signal::TERM).0.code(), Some(0));
+}
+
+#[test]
+fn what_a_killed_daemon_left_is_no_obstacle() {
+    let place = Place::new();
+    let (status, _) = place.serve("--pid-file @pid").end(Signal::KILL);
+    assert_eq!(status.signal(), Some(Signal::KILL.as_raw()));
+    assert!(place.path("socket").exists() && place.path("pid").exists());
+
+    let daemon = place.serve("--pid-file @pid");
+    UnixStream::connect(place.path("socket")).unwrap();
+    assert_eq!(daemon.end(Signal::TERM).0.code(), Some(0));
+}
+
+#[test]
+fn a_socket_that_is_served_or_no_socket_is_left_alone() {
+    let place = Place::new();
+    let other = UnixListener::bind(place.path("socket")).unwrap();
+    fs::write(place.path("pid"), "1\n").unwrap();
+    let output = place.daemon("--pid-file @pid").output().unwrap();
+    assert_fails(&output, 7, "is served by another daemon; stop it");
+    assert_eq!(fs::read_to_string(place.path("pid")).unwrap(), "1\n", "it is the other's");
+    other.set_nonblocking(true).unwrap();
+    other.accept().expect("it was tried");
+    drop(other);
+    assert_eq!(place.serve("").end(Signal::TERM).0.code(), Some(0));
+
+    fs::write(place.path("socket"), "precious").unwrap();
+    assert_fails(&place.daemon("").output().unwrap(), 7, "is no socket; remove it");
+    assert_eq!(fs::read(place.path("socket")).unwrap(), b"precious");
+}
+
+#[test]
+fn places_that_cannot_be_are_named_with_what_to_do() {
+    let place = Place::new();
+    let long = "x".repeat(108);
+    let fitting = "x".repeat(107 - place.path("").as_os_str().len());
+    let missing = format!("does not exist; make it with: mkdir -p {}", place.path("a").display());
+    for (options, code, sentence) in [
+        (format!("--socket /{long}"), 6, "has 109 bytes, and the system allows 107"),
+        (format!("--sim-socket @{fitting}x"), 6, "has 108 bytes, and the system allows 107"),
+        ("--socket @a/socket".into(), 5, missing.as_str()),
+        ("--pid-file @a/pid".into(), 5, missing.as_str()),
+        ("--trace-file @a/log".into(), 5, missing.as_str()),
+        // Where not even root may make files.
+        ("--socket /sys/socket".into(), 4, "no permission for /sys/socket.lock; run as root, or"),
+        ("--pid-file /sys/pid".into(), 4, "no permission for /sys/pid; run as root, or"),
+    ] {
+        assert_fails(&place.daemon(&options).output().unwrap(), code, sentence);
+        assert!(!place.path("socket").exists(), "{options}");
+    }
+    let daemon = place.serve(&format!("--socket @{fitting}"));
+    UnixStream::connect(place.path(&fitting)).unwrap();
+    assert_eq!(daemon.end(Signal::TERM).0.code(), Some(0));
+}
+
+/// A daemon in the background, by its pid file; killed if a test fails.
+struct Background(Pid);
+
+impl Background {
+    fn find(pid_file: &Path) -> Background {
+        let text = fs::read_to_string(pid_file).expect("the pid file is there at once");
+        Background(Pid::from_raw(text.trim().parse().unwrap()).unwrap())
+    }
+
+    fn proc(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/{name}", self.0.as_raw_nonzero()))
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        if fs::read_link(self.proc("exe")).is_ok_and(|exe| exe.ends_with("xenstored")) {
+            let _ = kill_process(self.0, Signal::KILL);
+        }
+    }
+}
+
+#[test]
+fn in_the_background_the_command_returns_when_it_serves() {
+    let place = Place::new();
+    fs::write(place.path("conf.toml"), "foreground = false\n").unwrap();
+    // As Debian's start script runs it; `output` also sees that nobody keeps our standard error.
+    let output = place.daemon("--config @conf.toml --pid-file @pid -T @log").output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!((output.stdout, output.stderr), (vec![], vec![]));
+    let daemon = Background::find(&place.path("pid"));
+    UnixStream::connect(place.path("socket")).unwrap();
+
+    assert_eq!(fs::read_to_string(daemon.proc("comm")).unwrap(), "xenstored\n");
+    assert_eq!(getsid(Some(daemon.0)).unwrap(), daemon.0);
+    assert_eq!(fs::read_link(daemon.proc("cwd")).unwrap(), Path::new("/"));
+    for fd in ["fd/0", "fd/1", "fd/2"] {
+        assert_eq!(fs::read_link(daemon.proc(fd)).unwrap(), Path::new("/dev/null"));
+    }
+    let again = place.daemon("--config @conf.toml").output().unwrap();
+    assert_fails(&again, 3, "another xenstored");
+
+    kill_process(daemon.0, Signal::TERM).unwrap();
+    wait_for("the end", || (!place.path("pid").exists()).then_some(()));
+    assert!(!place.path("socket").exists());
+    wait_for("the last line", || {
+        fs::read_to_string(place.path("log")).unwrap().contains("info stopped\n").then_some(())
+    });
+}
+
+#[test]
+fn a_start_that_fails_in_the_background_is_reported_in_front() {
+    let place = Place::new();
+    fs::write(place.path("conf.toml"), "foreground = false\n").unwrap();
+    let output = place.daemon("--config @conf.toml --socket @a/socket").output().unwrap();
+    assert_fails(&output, 5, "mkdir -p");
+}
+
+#[test]
+fn sighup_opens_the_log_anew() {
+    let place = Place::new();
+    let daemon = place.serve("--trace-file @log");
+    fs::rename(place.path("log"), place.path("log.1")).unwrap();
+    kill_process(daemon.pid(), Signal::HUP).unwrap();
+    wait_for("the new log", || {
+        let text = fs::read_to_string(place.path("log")).ok()?;
+        text.contains("info log reopened\n").then_some(())
+    });
+    assert!(fs::read_to_string(place.path("log.1")).unwrap().contains("serving"));
+    assert_eq!(daemon.end(Signal::TERM).0.code(), Some(0));
+}
+
+#[test]
+fn sigpipe_is_ignored() {
+    let place = Place::new();
+    let daemon = place.serve("");
+    let status = format!("/proc/{}/status", daemon.pid().as_raw_nonzero());
+    let text = fs::read_to_string(status).unwrap();
+    let ignored = text.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap().trim();
+    let ignored = u64::from_str_radix(ignored, 16).unwrap();
+    assert_ne!(ignored & (1 << (Signal::PIPE.as_raw() - 1)), 0);
+}
+
+#[test]
+fn a_newcomer_is_told_how_to_talk_to_it() {
+    if Path::new("/dev/xen").exists() {
+        return; // Then the host is Xen, and nobody is a newcomer.
+    }
+    let place = Place::new();
+    let mut command = bare();
+    command.env("XENSTORED_RUNDIR", place.path("")).stderr(Stdio::piped());
+    let mut daemon = Serving(command.spawn().unwrap());
+    let mut stderr = daemon.0.stderr.take().unwrap();
+    let (mut text, mut part) = (String::new(), [0; 512]);
+    while !text.contains("sim guest") {
+        let len = stderr.read(&mut part).unwrap();
+        assert_ne!(len, 0, "{text}");
+        text.push_str(std::str::from_utf8(&part[..len]).unwrap());
+    }
+    let line = format!("export XENSTORED_PATH={}\n", place.path("socket").display());
+    assert!(text.contains(&line), "{text}");
+    UnixStream::connect(place.path("socket")).unwrap();
+}
+
+#[test]
+fn check_config_names_file_and_line() {
+    let place = Place::new();
+    for (name, text, code, answer) in [
+        ("good.toml", "shards = 2\n", 0, "good.toml: nothing is wrong with it\n"),
+        ("bad.toml", "shards = 2\n[log]\ncolour = 1\n", 2, "bad.toml:3: unknown field `colour`"),
+        ("good.conf", "quota-maxentity = 5\n", 0, "good.conf: nothing is wrong with it\n"),
+        ("note.conf", "persistent = true\n", 0, "note: persistent = true is ignored: the store"),
+        ("bad.conf", "# x\n\nquota-maxnodes = 5\n", 2, "bad.conf:3: unknown key"),
+        ("domid.toml", "priv-domid = 40000\n", 2, "priv-domid: 40000 is no domain's number"),
+    ] {
+        fs::write(place.path(name), text).unwrap();
+        let output = place.daemon(&format!("--check-config --config @{name}")).output().unwrap();
+        if code == 0 {
+            let text = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success() && text.contains(answer), "{name}: {output:?}");
+        } else {
+            assert_fails(&output, code, answer);
+        }
+    }
+    let output = place.daemon("--check-config --config @none.toml").output().unwrap();
+    assert_fails(&output, 2, "none.toml: No such file");
+    assert!(!place.path("socket").exists(), "checking does not serve");
+}
+
+#[test]
+fn options_are_answered_without_a_daemon() {
+    let version = bare().arg("--version").output().unwrap();
+    assert!(version.status.success());
+    let expected = concat!("xenstored ", env!("CARGO_PKG_VERSION"), "\n");
+    assert_eq!(String::from_utf8(version.stdout).unwrap(), expected);
+    for option in ["-H", "-h", "--help"] {
+        let help = bare().arg(option).output().unwrap();
+        assert!(help.status.success());
+        assert!(String::from_utf8(help.stdout).unwrap().contains("--no-fork"));
+    }
+    assert_fails(&bare().arg("-U").output().unwrap(), 2, "live update is not supported yet");
+    assert_fails(&bare().arg("--none").output().unwrap(), 2, "unexpected argument '--none'");
+}
+
+/// The process of the next test: a shard's thread that panics.
+#[test]
+#[ignore = "the next test runs it in a process of its own"]
+fn a_shard_panics() {
+    let file = std::env::var_os("PANIC_LOG").expect("run by the next test");
+    let settings = log::Settings {
+        destination: log::Destination::File(file.into()),
+        level: tracing::level_filters::LevelFilter::INFO,
+        switches: vec![],
+    };
+    log::init(&settings).unwrap();
+    log::abort_on_panic();
+    let shard = || {
+        let operation = "WRITE";
+        log::set_context(log::Context {
+            shard: Some(ShardId(3)),
+            operation,
+            domid: Some(Domid(7)),
+        });
+        panic!("no \x1b[1mgood");
+    };
+    let thread = std::thread::Builder::new().name("shard 3".into()).spawn(shard).unwrap();
+    let _ = thread.join();
+    unreachable!("the process has ended");
+}
+
+#[test]
+fn a_panic_is_logged_with_what_was_done_and_ends_the_process() {
+    let place = Place::new();
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_shard_panics", "--ignored", "--nocapture"])
+        .env("PANIC_LOG", place.path("log"))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.signal(), Some(Signal::ABORT.as_raw()), "{output:?}");
+    let text = fs::read_to_string(place.path("log")).unwrap();
+    let expected = "error panic of thread shard 3 (shard 3, operation WRITE, domid 7) at ";
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(text.contains(expected) && text.contains("no \\x1b[1mgood"), "{text}");
+}
