@@ -31,9 +31,9 @@ pub struct Ring {
     pub port: Port,
     /// The port was reported and is not reported again until it is unmasked.
     pub masked: bool,
-    /// Where the requests begin that are not consumed yet, by our own count.
+    /// Where the requests begin that are not consumed yet, as of this pass.
     req_cons: u32,
-    /// Where the next byte of a reply goes.
+    /// Where the next byte of a reply goes, as of this pass.
     rsp_prod: u32,
     /// An index moved since the last notification.
     moved: bool,
@@ -49,6 +49,19 @@ impl Ring {
     /// The port that the page names, if it names one: it then counts, not INTRODUCE's.
     pub fn named_port(page: &RingPage) -> Option<Port> {
         Some(page.load(EVTCHN_PORT)).filter(|&port| port != 0)
+    }
+
+    /// Begins a pass. Our own indices are read from the page too: a boot loader may have used the
+    /// ring before the system and zeroes the page when it hands over (hvmloader does).
+    ///
+    /// # Errors
+    /// [`RingError::Indices`] if either queue makes no sense.
+    pub fn begin(&mut self) -> Result<(), RingError> {
+        self.req_cons = self.page.load(REQ_CONS);
+        self.rsp_prod = self.page.load(RSP_PROD);
+        distance(self.page.load(REQ_PROD), self.req_cons)?;
+        distance(self.rsp_prod, self.page.load(RSP_CONS))?;
+        Ok(())
     }
 
     /// Tells the guest what this server can do.
