@@ -275,7 +275,7 @@ impl Thread {
             }
             Message::CheckWatches(reply) => {
                 // Who asked may have given up waiting.
-                let _ = reply.send(self.check_watches());
+                let _ = reply.send(self.watch_list());
             }
             Message::Stop => self.stopping = Some(self.now + STOP_PATIENCE),
         }
