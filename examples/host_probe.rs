@@ -28,8 +28,11 @@ fn main() -> io::Result<()> {
     let host = XenHost::open()?;
     println!("host: {}", host.describe()?);
     println!("domain 0: {:?}", host.domain(Domid::CONTROL)?);
-    println!("domain 32751: {:?}", host.domain(Domid(0x7FEF))?);
+    let nobody = Domid(Domid::FIRST_RESERVED - 1);
+    println!("domain {nobody}: {:?}", host.domain(nobody)?);
+    println!("ring of domain {nobody}: {:?}", host.map_ring(nobody).map(drop));
     let mut events = Events::new(host.open_channels()?)?;
+    println!("port 1 of domain {nobody}: {:?}", events.channels.bind_interdomain(nobody, 1));
     let virq = report("VIRQ_DOM_EXC", events.channels.bind_changes());
     println!("a second time: {:?}", host.open_channels()?.bind_changes().map_err(|e| e.kind()));
     let control = host.control_port()?;
