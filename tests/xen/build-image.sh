@@ -15,12 +15,10 @@ dom0_packages="xen-utils-4.17 xenstore-utils busybox-static dash bash coreutils 
     grep kmod sysvinit-utils"
 qemu_packages="qemu-system-x86 cpio"
 
-# The image is current if it is younger than everything that goes into it.
+# The image is current if it was built by these very files.
 stamp=$vm/built
-if [ -e "$stamp" ] && [ -z "$(find "$here"/build-image.sh "$here"/dom0-init "$here"/guest-init \
-    -newer "$stamp")" ]; then
-    exit 0
-fi
+recipe=$(cat build-image.sh dom0-init guest-init | sha256sum)
+[ "$(cat "$stamp" 2>/dev/null)" != "$recipe" ] || exit 0
 rm -f "$stamp"
 
 # apt-get resolves the closure of packages as if nothing were installed, and verifies signatures.
@@ -135,5 +133,5 @@ install -m 755 "$here/dom0-init" "$dom0/init"
 cp "$vm/vmlinux" "$dom0/guest/vmlinux"
 archive "$guest" >"$dom0/guest/initramfs"
 archive "$dom0" >"$vm/dom0.cpio"
-touch "$stamp"
+echo "$recipe" >"$stamp"
 du -hL "$vm/dom0.cpio" "$vm/vmlinux" "$vm/xen"
