@@ -332,8 +332,8 @@ impl Thread {
         self.listen_for_room(place, &mut connection);
         // While others are behind, whoever is ready stays so: nothing tells when they caught up.
         let held_back = self.shared.mailboxes.are_full();
-        let waits = !self.may_read(&connection) && connection.output.is_empty();
-        let again = held_back || connection.more_input && !waits;
+        let news = std::mem::take(&mut connection.look_again);
+        let again = held_back || news || connection.more_input && self.may_read(&connection);
         self.connections[place] = Some(connection);
         if again {
             self.make_ready(place);
@@ -486,7 +486,7 @@ impl Thread {
         let (port, notify) = (ring.port, ring.publish());
         let unmask = listens && std::mem::take(&mut ring.masked);
         let news = reads && ring.has_requests() || waits_for_room && ring.has_room();
-        connection.more_input |= news;
+        connection.look_again = news;
         if notify && let Err(error) = self.channels.notify(port) {
             tracing::debug!(%error, port, "cannot notify");
         }
