@@ -163,7 +163,13 @@ impl Given {
 /// What a simulated guest is told: its daemon is where it would be with the same surroundings.
 pub(super) fn guest(options: GuestOptions, around: &Surroundings) -> Result<Guest, Failure> {
     let default = || around.socket().0.with_file_name(SIM_SOCKET);
+    // A host that was named has its daemon's socket beside it, as far as nothing else is said.
+    let socket = match (&around.socket, &options.sim_socket) {
+        (None, Some(sim_socket)) => sim_socket.with_file_name("socket"),
+        _ => around.socket().0,
+    };
     Ok(Guest {
+        socket,
         domid: options.domid.map(|domid| real(domid, "domid")).transpose()?,
         sim_socket: options.sim_socket.unwrap_or_else(default),
     })
