@@ -104,6 +104,11 @@ impl Ring {
         self.moved = true;
     }
 
+    /// Takes the reason of [`Ring::give_up`] back.
+    pub fn mend(&self) {
+        self.page.store(ERROR, 0);
+    }
+
     /// Appends the requests that wait in the page to `out`, without consuming them.
     ///
     /// # Errors
