@@ -136,7 +136,7 @@ fn a_report_counts_what_is_held_and_why_transactions_failed() {
     let report = std::fs::read_to_string(world.daemon.path("report")).unwrap();
     for line in [
         "known domains: 2, died: 0",
-        "introduced domains: 1",
+        "domains with a ring: 2",
         "open transactions: 1",
         "transactions answered EAGAIN: 1",
         "  of domain 0: READ /local/domain/5/a, changed by domain 5",
