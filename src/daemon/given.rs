@@ -296,9 +296,14 @@ pub(super) mod tests {
         let told = |domid, path: Option<&str>| {
             guest(GuestOptions { domid, sim_socket: path.map(PathBuf::from) }, &around)
         };
-        let expected = |domid, path: &str| Guest { domid, sim_socket: path.into() };
-        assert_eq!(told(None, None).unwrap(), expected(None, "/r/sim"));
-        assert_eq!(told(Some(7), Some("/a")).unwrap(), expected(Some(Domid(7)), "/a"));
+        let expected = |domid, path: &str, socket: &str| Guest {
+            domid,
+            sim_socket: path.into(),
+            socket: socket.into(),
+        };
+        assert_eq!(told(None, None).unwrap(), expected(None, "/r/sim", "/r/socket"));
+        let beside = expected(Some(Domid(7)), "/a/sim", "/a/socket");
+        assert_eq!(told(Some(7), Some("/a/sim")).unwrap(), beside);
         assert!(told(Some(0x7FF0), None).is_err());
     }
 
