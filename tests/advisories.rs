@@ -429,6 +429,7 @@ fn xsa_330_reset_watches_leaks_nothing() {
 fn xsa_352_a_guest_cannot_give_its_nodes_away() {
     check(
         "
+        dom6 WRITE y|v -> OK
         dom5 WRITE x|v -> OK
         dom5 SET_PERMS x|n6| -> EPERM
         dom5 SET_PERMS x|n0| -> EPERM

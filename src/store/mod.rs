@@ -89,7 +89,7 @@ pub struct Executed {
     /// What was cut off; give it to [`Store::settle`].
     pub removed: Vec<Removed>,
     /// Trees that were replaced: dropped where nobody waits for a lock.
-    pub replaced: Vec<Tree>,
+    pub replaced: Vec<(ShardId, Tree)>,
 }
 
 /// How many generations a thread takes at a time, so that it asks for them rarely.
@@ -225,7 +225,7 @@ impl Store {
         if effects.changes.is_empty() {
             return Executed::default();
         }
-        let ticket = self.publish(locked, &effects.changes, caller);
+        let ticket = self.publish(locked, &[], &effects.changes, caller);
         self.remember(locked, &effects.changes, caller);
         let removed: Vec<_> =
             effects.changes.into_iter().flat_map(|change| change.removed).collect();

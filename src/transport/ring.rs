@@ -3,6 +3,8 @@
 //! The guest can change any byte of the page at any time. Indices are read once, checked, then
 //! used; what was read is never read again.
 
+use std::sync::atomic::{Ordering, fence};
+
 use crate::host::{
     CONNECTION, ERROR, EVTCHN_PORT, Port, REQ_CONS, REQ_PROD, REQ_RING, RING_BYTES, RSP_CONS,
     RSP_PROD, RSP_RING, RingPage, SERVER_FEATURES,
@@ -153,7 +155,19 @@ impl Ring {
             self.page.store(RSP_PROD, self.rsp_prod);
             self.page.store(REQ_CONS, self.req_cons);
         }
+        // What the guest does after it has seen these is seen by who looks after this.
+        fence(Ordering::SeqCst);
         std::mem::take(&mut self.moved)
+    }
+
+    /// Whether the guest has written requests that are not consumed.
+    pub fn has_requests(&self) -> bool {
+        self.page.load(REQ_PROD) != self.page.load(REQ_CONS)
+    }
+
+    /// Whether there is room for replies, or an index that makes no sense.
+    pub fn has_room(&self) -> bool {
+        distance(self.rsp_prod, self.page.load(RSP_CONS)) != Ok(RING_BYTES)
     }
 }
 
