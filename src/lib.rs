@@ -3,6 +3,7 @@
 pub mod control;
 pub mod daemon;
 pub mod domain;
+pub mod guest;
 pub mod host;
 pub mod listener;
 pub mod log;
