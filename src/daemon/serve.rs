@@ -15,10 +15,11 @@ use crate::host::sim::SimHost;
 use crate::listener::Listener;
 use crate::shard::Server;
 
-/// Serves `listener` until `stop`; calls `ready` once requests are answered.
+/// Starts the host and the threads, makes the socket with `listen`, and serves it until `stop`;
+/// calls `ready` once requests are answered.
 pub(super) fn serve(
     settings: &Settings,
-    listener: UnixListener,
+    listen: impl FnOnce() -> Result<UnixListener, Failure>,
     ready: impl FnOnce(),
     stop: &Stop,
 ) -> Result<(), Failure> {
@@ -36,7 +37,7 @@ pub(super) fn serve(
     let timeout = settings.watch_event_timeout.unwrap_or(Duration::ZERO);
     let mut server = Server::start(settings.shards, registry, host, timeout)
         .map_err(|error| Failure::Host(format!("the host cannot be served: {error}")))?;
-    let listener = Listener::new(listener).map_err(other("cannot poll the socket"))?;
+    let listener = Listener::new(listen()?).map_err(other("cannot poll the socket"))?;
     let waker = listener.stopper();
     let stop = stop.clone();
     std::thread::Builder::new()

@@ -160,7 +160,7 @@ impl Thread {
         self.shared.guards.lift(self.asker(place, connection), &self.shared.mailboxes);
         connection.output.keep_begun();
         connection.recharge_output();
-        connection.parked = None;
+        self.unpark(connection);
         // An answer to what it asked before is not for it any more.
         self.sequence += 1;
         connection.id = self.sequence;
@@ -203,6 +203,7 @@ impl Thread {
     fn disconnect_ring(&mut self, place: Place) -> Option<Box<Connection>> {
         let mut connection = self.connections.try_remove(place)??;
         self.reset_silently(place, &mut connection);
+        self.unpark(&mut connection);
         connection.domain.set_introduced(false);
         self.rings.remove(&connection.domid());
         if let Some(ring) = connection.ring() {
@@ -228,6 +229,7 @@ impl Thread {
         if let Some(Some(mut connection)) = self.connections.try_remove(place) {
             // Whatever of its last replies it still takes.
             let _ = connection.flush();
+            self.unpark(&mut connection);
             self.deregister(&mut connection);
             self.shared.clients.fetch_sub(1, Ordering::Relaxed);
             self.reset_silently(place, &mut connection);
@@ -284,8 +286,10 @@ impl Thread {
 
     /// Asks the host which domains changed, and tells their home threads.
     pub(super) fn domains_changed(&mut self) {
-        let known = self.shared.store.registry().known();
-        match self.shared.host.changed(&mut known.into_iter()) {
+        // Only a host that cannot tell which changed makes this look at all of them.
+        let registry = self.shared.store.registry();
+        let mut known = std::iter::once_with(|| registry.known()).flatten();
+        match self.shared.host.changed(&mut known) {
             Ok(changed) => {
                 for domid in changed {
                     let home = self.home_thread(domid);
@@ -309,7 +313,8 @@ impl Thread {
         match state {
             None if domid != Domid::CONTROL => self.domain_died(&domain),
             Some(state) if state.shutdown && domain.is_introduced() => {
-                if !domain.swap_shutdown(true) {
+                let reported = domain.swap_shutdown(true);
+                if !reported {
                     self.shared.store.publish_special(RELEASE_DOMAIN, domid, true);
                 }
             }
@@ -346,11 +351,12 @@ impl Thread {
             return false;
         }
         let (domain, registry) = (&connection.domain, self.shared.store.registry());
-        let over = |quota, more: usize| {
-            let limit = registry.limit(domain, quota);
-            limit != 0 && domain.account.used(quota) + more as u64 >= u64::from(limit)
-        };
-        over(Quota::Outstanding, connection.output.plain_replies()) || over(Quota::Memory, 0)
+        let used = |quota| domain.account.used(quota);
+        let outstanding = used(Quota::Outstanding) + connection.output.plain_replies() as u64;
+        let (requests, bytes) =
+            (registry.limit(domain, Quota::Outstanding), registry.limit(domain, Quota::Memory));
+        requests != 0 && outstanding >= u64::from(requests)
+            || bytes != 0 && used(Quota::Memory) > u64::from(bytes)
     }
 }
 

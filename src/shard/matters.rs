@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use super::connection::{Connection, Parked};
+use super::connection::Connection;
 use super::domains::DomainRequest;
 use super::mailbox::Message;
 use super::requests::ACK;
@@ -38,8 +38,7 @@ impl Thread {
         match forwarded {
             Err(errno) => Some(Err(errno)),
             Ok((domid, request)) => {
-                connection.parked = Some(Parked::Answer(*header));
-                let asker = self.asker(place, connection);
+                let asker = self.park(place, connection, header);
                 let home = self.home_thread(domid);
                 if let Some(mailbox) = self.shared.mailboxes.of(home) {
                     mailbox.push(Message::Domain(asker, domid, request));

@@ -56,6 +56,8 @@ pub(crate) struct Shared {
     conflicts: AtomicU64,
     /// Domains that died.
     deaths: AtomicU64,
+    /// Connections that wait for an answer of another thread.
+    parked: AtomicU64,
     /// Clients on the socket.
     clients: AtomicU64,
 }
@@ -114,6 +116,7 @@ impl Server {
             watch_event_timeout,
             conflicts: AtomicU64::new(0),
             deaths: AtomicU64::new(0),
+            parked: AtomicU64::new(0),
             clients: AtomicU64::new(0),
         });
         let mut threads = Vec::new();

@@ -8,9 +8,9 @@ use super::mailbox::{Asker, Message};
 use super::thread::{Place, Thread};
 use crate::domain::{FEATURE_DOMID_ANY, Quota, Ticket};
 use crate::log;
-use crate::protocol::{Header, Kind, ReplySlot, append_reply, decimal, one_string, strings};
+use crate::protocol::{Header, Kind, ReplySlot, decimal, one_string, strings};
 use crate::store::{Caller, Executed, Op, Verb};
-use crate::sync::Arc;
+use crate::sync::{Arc, Ordering};
 use crate::words::{Domid, Entry, Errno, Path, PathSpace, PermSet, Perms, ShardId};
 
 /// The payload of a reply that says nothing but yes (xenstore.txt).
@@ -205,14 +205,32 @@ impl Thread {
             self.answer(connection, header, Ok(ACK), ticket);
             return;
         };
-        connection.parked = Some(Parked::Answer(*header));
-        let asker = self.asker(place, connection);
+        let asker = self.park(place, connection, header);
         let mailboxes = self.shared.mailboxes.clone();
         let done = move || {
             drop(ticket);
             mailboxes.send(asker.thread, Message::Answer(asker, Ok(ACK.to_vec())));
         };
         self.shared.store.reap(rest, Box::new(done));
+    }
+
+    /// Makes a connection wait for the answer to a request that is somebody else's to give; answers
+    /// the name under which it finds the connection.
+    pub(super) fn park(&self, place: Place, connection: &mut Connection, header: &Header) -> Asker {
+        connection.parked = Some(Parked::Answer(*header));
+        self.shared.parked.fetch_add(1, Ordering::Relaxed);
+        self.asker(place, connection)
+    }
+
+    /// Ends the wait; answers the request that it was for.
+    pub(super) fn unpark(&self, connection: &mut Connection) -> Option<Header> {
+        match connection.parked.take() {
+            Some(Parked::Answer(header)) => {
+                self.shared.parked.fetch_sub(1, Ordering::Relaxed);
+                Some(header)
+            }
+            _ => None,
+        }
     }
 
     /// The name under which an answer finds this connection.
@@ -222,23 +240,17 @@ impl Thread {
 
     /// The answer that a parked connection waits for.
     pub(super) fn answered(&mut self, asker: Asker, result: Result<Vec<u8>, Errno>) {
-        let Some(Some(connection)) = self.connections.get_mut(asker.connection) else { return };
-        if connection.id != asker.id {
+        let Some(slot) = self.connections.get_mut(asker.connection) else { return };
+        // A parked connection is not being served, so it is in its place, if it is still there.
+        let Some(mut connection) = slot.take_if(|connection| connection.id == asker.id) else {
             return;
-        }
-        if let Some(Parked::Answer(header)) = connection.parked.take() {
-            match &result {
-                Ok(payload) => append_reply(connection.output.buffer(), &header, payload),
-                Err(errno) => {
-                    ReplySlot::begin(connection.output.buffer(), &header)
-                        .finish(connection.output.buffer(), Err(*errno));
-                }
-            }
-            if connection.is_guest() {
-                connection.output.note_reply(None);
-            }
+        };
+        if let Some(header) = self.unpark(&mut connection) {
+            let result = result.as_deref().map_err(|errno| *errno);
+            self.answer(&mut connection, &header, result, None);
             connection.more_input = true;
         }
+        self.connections[asker.connection] = Some(connection);
         self.make_ready(asker.connection);
     }
 

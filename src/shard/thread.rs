@@ -32,6 +32,10 @@ const READ_BYTES: usize = 16 << 10;
 const PORTS_PER_READ: usize = 128;
 /// How often connections that time matters to are looked at.
 const TICK: Duration = Duration::from_millis(250);
+/// How long a stop waits for requests that were taken to be answered.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
+/// How often it looks whether they are: other threads answer them too.
+const STOP_POLL: Duration = Duration::from_millis(5);
 /// Events taken from one poll.
 const EVENTS_PER_POLL: usize = 1024;
 /// Capacity that an output buffer keeps when its client has everything.
@@ -70,7 +74,8 @@ pub struct Thread {
     stage: Vec<u8>,
     pub(super) now: Instant,
     next_tick: Instant,
-    stopping: bool,
+    /// No more requests are taken; until when those taken may still be answered.
+    stopping: Option<Instant>,
 }
 
 impl Thread {
@@ -105,7 +110,7 @@ impl Thread {
             stage: Vec::with_capacity(READ_BYTES + MESSAGE_BYTES_MAX),
             now,
             next_tick: now,
-            stopping: false,
+            stopping: None,
         })
     }
 
@@ -130,7 +135,7 @@ impl Thread {
     /// Passes until told to stop.
     pub fn run(mut self) {
         let mut events = Events::with_capacity(EVENTS_PER_POLL);
-        while !self.stopping {
+        while !self.is_over() {
             if let Err(error) = self.poll.poll(&mut events, self.patience())
                 && error.kind() != io::ErrorKind::Interrupted
             {
@@ -141,7 +146,7 @@ impl Thread {
                 match event.token() {
                     WAKER => {}
                     CHANNELS => self.take_ports(),
-                    Token(place) => self.make_ready(place),
+                    Token(place) => self.socket_ready(place, event.is_read_closed()),
                 }
             }
             self.take_messages();
@@ -154,8 +159,19 @@ impl Thread {
         self.finish();
     }
 
+    /// Whether nothing is left to be done: every request that was taken is answered, or it took too
+    /// long.
+    fn is_over(&self) -> bool {
+        self.stopping.is_some_and(|until| {
+            self.now >= until || self.shared.parked.load(Ordering::Relaxed) == 0
+        })
+    }
+
     /// How long the poll may wait.
     fn patience(&self) -> Option<Duration> {
+        if self.stopping.is_some() {
+            return Some(STOP_POLL);
+        }
         if !self.ready.is_empty() || !self.inbox.is_empty() || !self.mailbox().is_empty() {
             Some(Duration::ZERO)
         } else if !self.ticking.is_empty() {
@@ -163,6 +179,15 @@ impl Thread {
         } else {
             None
         }
+    }
+
+    /// A socket has bytes or room. The end of its stream is reported once, maybe before the bytes
+    /// in front of it were read.
+    fn socket_ready(&mut self, place: Place, ends: bool) {
+        if let Some(Some(connection)) = self.connections.get_mut(place) {
+            connection.ends |= ends;
+        }
+        self.make_ready(place);
     }
 
     /// Puts a connection on the ready list, once.
@@ -252,7 +277,7 @@ impl Thread {
                 // Who asked may have given up waiting.
                 let _ = reply.send(self.check_watches());
             }
-            Message::Stop => self.stopping = true,
+            Message::Stop => self.stopping = Some(self.now + STOP_PATIENCE),
         }
     }
 
@@ -296,7 +321,7 @@ impl Thread {
 
     fn put_back(&mut self, place: Place, mut connection: Box<Connection>) {
         connection.output.shrink(OUTPUT_KEPT_BYTES);
-        if connection.needs_tick() {
+        if connection.needs_tick() || self.is_throttled(&connection) {
             if self.ticking.is_empty() {
                 self.next_tick = self.now + TICK;
             }
@@ -361,6 +386,7 @@ impl Thread {
     /// yes makes the connection ready.
     fn may_read(&self, connection: &Connection) -> bool {
         connection.parked.is_none()
+            && self.stopping.is_none()
             && !connection.ignored
             && connection.output.len() <= connection.output_limits().0
             && !self.is_throttled(connection)
@@ -429,7 +455,7 @@ impl Thread {
         input: &Input,
     ) {
         let rest = &stage[used..];
-        connection.more_input |= *input == Input::More;
+        connection.more_input |= *input == Input::More || connection.ends;
         match &mut connection.transport {
             Transport::Socket(_) => connection.partial.extend_from_slice(rest),
             Transport::Ring(ring) => {

@@ -14,6 +14,8 @@ use crate::words::Errno;
 
 /// A transaction's snapshots are given up when they are this old: they pin what others replace.
 const SNAPSHOT_AGE_MAX: Duration = Duration::from_secs(1);
+/// What one transaction may hold; guests have smaller quotas.
+const TRANSACTION_BYTES_MAX: usize = 64 << 20;
 /// Transactions of one socket or control-domain connection; guests have a quota.
 const TRANSACTIONS_MAX: usize = 1 << 16;
 
@@ -62,6 +64,9 @@ impl Thread {
             self.shared.guards.set(guard, path.clone(), self.now);
         }
         let open = connection.transactions.get_mut(&id).ok_or(Errno::ENOENT)?;
+        if open.transaction.bytes() > TRANSACTION_BYTES_MAX {
+            return Err(Errno::ENOSPC);
+        }
         open.snapshots_from.get_or_insert(self.now);
         let store = &self.shared.store;
         let out = connection.output.buffer();

@@ -12,7 +12,7 @@
 //!            settle (after the locks): accounts, index of owners, memory
 //! ```
 //!
-//! An operation knows nothing of locks or transactions: it asks a [`Forest`] for trees. Nothing
+//! An operation knows nothing of locks or transactions: it asks a `Forest` for trees. Nothing
 //! here knows the wire, and no lock is held across I/O.
 
 mod commit;

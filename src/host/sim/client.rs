@@ -12,7 +12,7 @@ use crate::words::Domid;
 
 /// A connection to the host. Domains that it creates end when it is dropped, unless kept.
 ///
-/// Each call is one request and waits for its reply, some 50 us. Its errors are those of the
+/// Each call is one request and waits for its reply, some 100 us. Its errors are those of the
 /// connection, and the host's refusals: `NotFound` for no such domain, `AlreadyExists`,
 /// `ResourceBusy`, `PermissionDenied`, `StorageFull`, `InvalidInput`, with the host's words.
 #[derive(Debug)]

@@ -128,6 +128,8 @@ pub enum Refusal {
     Exists,
     #[error("ENOSPC every domid is taken")]
     Full,
+    #[error("ENOSPC no descriptor is left for it")]
+    Descriptors,
     #[error("EBUSY the control domain has a kernel already")]
     Attached,
     #[error("EPERM not for this domain")]

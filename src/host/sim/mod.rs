@@ -53,7 +53,8 @@ pub struct SimHost {
 
 impl SimHost {
     /// Starts a host with the control domain, and serves guests at the socket `path` (mode 0600).
-    /// A socket that nobody serves any more is replaced.
+    /// A socket that nobody serves any more is replaced. The limit of open files is read here:
+    /// domains and clients leave 1,024 of them, or a quarter, to the rest of the process.
     ///
     /// # Errors
     /// `AddrInUse` if somebody serves it, `AlreadyExists` if it is no socket; those of bind(2),

@@ -1,11 +1,11 @@
 //! The host and its clients over a real socket.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fs, iter, thread};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -442,8 +442,10 @@ fn the_control_domain_has_one_kernel_at_a_time() {
     let taken = second.create(Some(Domid::CONTROL)).err().unwrap().kind();
     assert_eq!(taken, ErrorKind::AlreadyExists);
     drop((first, kernel));
+    let begun = Instant::now();
     let kernel = loop {
         // The host may not have seen yet that the first connection is closed.
+        assert!(begun.elapsed() < LOST, "it stays attached");
         match second.attach_control() {
             Ok(kernel) => break kernel,
             Err(error) => assert_eq!(error.kind(), ErrorKind::ResourceBusy),
@@ -464,6 +466,24 @@ fn a_page_cannot_be_truncated() {
         assert_eq!(rustix::fs::ftruncate(&fds[0], length), Err(Errno::PERM));
     }
     assert_eq!(world.host.map_ring(Domid(5)).unwrap().load(0), 0);
+}
+
+#[test]
+fn the_session_in_the_manual_is_true() {
+    let text = include_str!("../../../docs/SIM.md");
+    let session = text.split("```session\n").nth(1).unwrap().split("```").next().unwrap();
+    let lines: Vec<&str> = session.lines().collect();
+    assert!(lines.len() >= 20, "it was found");
+    let world = World::new();
+    let mut stream = world.raw();
+    for exchange in lines.chunks(2) {
+        let request = exchange[0].strip_prefix("> ").unwrap();
+        let expected = exchange[1].strip_prefix("< ").unwrap();
+        let (reply, fds) = ask(&mut stream, &format!("{request}\n"));
+        assert_eq!(reply, format!("{expected}\n"), "{request}");
+        let made = request.starts_with("create") && expected.starts_with("ok");
+        assert_eq!(fds.len(), if made { 2 } else { 0 }, "{request}");
+    }
 }
 
 #[test]
@@ -505,6 +525,11 @@ fn bad_clients_end_alone() {
     deaf.set_write_timeout(Some(LOST)).unwrap();
     let error = iter::repeat_with(|| deaf.write_all(b"help\n")).find_map(Result::err).unwrap();
     assert!(matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset), "{error}");
+
+    let mut busy = world.raw();
+    busy.write_all("help\n".repeat(100).as_bytes()).unwrap(); // As many as the manual allows.
+    let replies = BufReader::new(&mut busy).lines().take(100);
+    assert!(replies.map(Result::unwrap).all(|line| line.starts_with("ok ")));
 
     let mut slow = world.raw();
     for part in ["cre", "ate 8", "\n"] {

@@ -1,0 +1,130 @@
+//! A daemon of the test's own.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use tempfile::TempDir;
+
+use super::HANG;
+
+/// The daemon under test: this project's, or another one that takes the same options.
+fn program() -> OsString {
+    let other = std::env::var_os("XENSTORED_TEST_DAEMON");
+    other.unwrap_or_else(|| env!("CARGO_BIN_EXE_xenstored").into())
+}
+
+/// A running daemon, killed when dropped. If it ended by itself, the test fails.
+pub struct Daemon {
+    child: Child,
+    dir: TempDir,
+}
+
+impl Daemon {
+    /// Starts it on the simulated host and waits until its socket accepts.
+    pub fn start(shards: u16) -> Daemon {
+        Daemon::start_with(&["--shards", &shards.to_string()])
+    }
+
+    /// The same with more options.
+    pub fn start_with(options: &[&str]) -> Daemon {
+        let mut command = Command::new(program());
+        command.args(["--host", "sim", "-N"]).args(options);
+        Daemon::spawn(command)
+    }
+
+    /// With at most so many open files.
+    pub fn start_limited(files: u32) -> Daemon {
+        let mut command = Command::new("sh");
+        let script = format!("ulimit -n {files}; exec \"$0\" --host sim -N --shards 2");
+        command.arg("-c").arg(&script).arg(program());
+        Daemon::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Daemon {
+        let dir = TempDir::new().unwrap();
+        let log = File::create(dir.path().join("log")).unwrap();
+        let child = command
+            .env("XENSTORED_RUNDIR", dir.path())
+            .env_remove("XENSTORED_PATH")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut daemon = Daemon { child, dir };
+        daemon.wait_until_it_accepts();
+        daemon
+    }
+
+    fn wait_until_it_accepts(&mut self) {
+        let started = Instant::now();
+        while UnixStream::connect(self.path("socket")).is_err() {
+            let ended = self.child.try_wait().unwrap();
+            assert!(ended.is_none(), "ended before it served: {ended:?}\n{}", self.log());
+            assert!(started.elapsed() < HANG, "does not serve\n{}", self.log());
+            std::thread::yield_now();
+        }
+    }
+
+    pub fn connect(&self) -> UnixStream {
+        let socket = UnixStream::connect(self.path("socket")).unwrap();
+        socket.set_read_timeout(Some(HANG)).unwrap();
+        socket.set_write_timeout(Some(HANG)).unwrap();
+        socket
+    }
+
+    /// A file in its directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn log(&self) -> String {
+        let bytes = std::fs::read(self.path("log")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn is_alive(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// CPU time spent, in clock ticks (proc(5), utime and stime).
+    pub fn cpu_ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    }
+
+    /// Resident memory in bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
+        kib * 1024
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let ended = self.child.try_wait().unwrap();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let log = self.log();
+        if std::thread::panicking() {
+            let tail: Vec<_> = log.lines().rev().take(40).collect();
+            eprintln!("--- the daemon's log, its end:");
+            tail.iter().rev().for_each(|line| eprintln!("{line}"));
+            eprintln!("--- {ended:?}");
+        } else {
+            assert!(ended.is_none(), "the daemon ended: {ended:?}\n{log}");
+            assert!(!log.contains("panicked"), "a thread panicked\n{log}");
+        }
+    }
+}

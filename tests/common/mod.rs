@@ -1,0 +1,33 @@
+//! What the tests over the wire share. Nothing here uses the daemon's own protocol, so that a
+//! defect cannot hide on both sides; only the ring page and the client of the simulated host are
+//! the library's, because mapping needs unsafe code.
+//!
+//! - `wire`: messages as bytes.
+//! - `ring`: the guest's side of the ring page.
+//! - `client`: a connection over either transport; replies in order, events apart.
+//! - `daemon`: a daemon in a directory of its own, ended with the test.
+//! - `world`: a daemon, the simulated host, and connections by name.
+//! - `table`: rows of requests and what must come of them.
+
+// Every test binary compiles this and uses a part of it.
+#![allow(dead_code, unused_imports)]
+
+pub mod client;
+pub mod daemon;
+pub mod random;
+pub mod ring;
+pub mod table;
+pub mod wire;
+pub mod world;
+
+pub use client::{Client, Event, Reply};
+pub use daemon::Daemon;
+pub use random::Random;
+pub use table::{check, check_with};
+pub use wire::{Message, op};
+pub use world::{Control, World};
+
+use std::time::Duration;
+
+/// Turns a hang into a failure; nothing is ever measured against it.
+pub const HANG: Duration = Duration::from_secs(20);

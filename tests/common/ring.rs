@@ -1,0 +1,93 @@
+//! The guest's side of the ring page, written from xenstore-ring.txt alone.
+
+use std::time::Duration;
+
+use xenstored::host::RingPage;
+use xenstored::host::sim::SimGuest;
+
+/// Size of each of the two queues.
+pub const RING_BYTES: u32 = 1024;
+
+/// Offsets in the page (xenstore-ring.txt, "The xenstore ring datastructure").
+pub mod at {
+    pub const REQ: usize = 0;
+    pub const RSP: usize = 1024;
+    pub const REQ_CONS: usize = 2048;
+    pub const REQ_PROD: usize = 2052;
+    pub const RSP_CONS: usize = 2056;
+    pub const RSP_PROD: usize = 2060;
+    pub const FEATURES: usize = 2064;
+    pub const CONNECTION: usize = 2068;
+    pub const ERROR: usize = 2072;
+    pub const EVTCHN_PORT: usize = 2076;
+}
+
+pub struct Ring {
+    pub guest: SimGuest,
+}
+
+impl Ring {
+    pub fn page(&self) -> &RingPage {
+        &self.guest.page
+    }
+
+    /// Writes what fits, notifies, and says how much that was.
+    pub fn try_send(&self, bytes: &[u8]) -> usize {
+        let sent = self.put(bytes);
+        if sent > 0 {
+            self.notify();
+        }
+        sent
+    }
+
+    /// Writes what fits, without telling the daemon.
+    pub fn put(&self, bytes: &[u8]) -> usize {
+        let page = self.page();
+        let (cons, prod) = (page.load(at::REQ_CONS), page.load(at::REQ_PROD));
+        let free = usize::try_from(RING_BYTES - prod.wrapping_sub(cons)).unwrap();
+        let count = bytes.len().min(free);
+        for (i, byte) in (0u32..).zip(&bytes[..count]) {
+            let slot = usize::try_from(prod.wrapping_add(i) % RING_BYTES).unwrap();
+            page.copy_in(at::REQ + slot, &[*byte]);
+        }
+        page.store(at::REQ_PROD, prod.wrapping_add(u32::try_from(count).unwrap()));
+        count
+    }
+
+    /// Takes everything that the daemon wrote; tells it so if that was anything.
+    pub fn try_recv(&self) -> Vec<u8> {
+        let bytes = self.take(usize::MAX);
+        if !bytes.is_empty() {
+            self.notify();
+        }
+        bytes
+    }
+
+    /// Takes at most `limit` bytes of what the daemon wrote, without telling it.
+    pub fn take(&self, limit: usize) -> Vec<u8> {
+        let page = self.page();
+        let (cons, prod) = (page.load(at::RSP_CONS), page.load(at::RSP_PROD));
+        let ready = prod.wrapping_sub(cons);
+        assert!(ready <= RING_BYTES, "the daemon's indices: cons {cons}, prod {prod}");
+        let count = ready.min(u32::try_from(limit).unwrap_or(u32::MAX));
+        let mut bytes = Vec::new();
+        for i in 0..count {
+            let slot = usize::try_from(cons.wrapping_add(i) % RING_BYTES).unwrap();
+            let mut byte = [0];
+            page.copy_out(at::RSP + slot, &mut byte);
+            bytes.push(byte[0]);
+        }
+        page.store(at::RSP_CONS, cons.wrapping_add(count));
+        bytes
+    }
+
+    pub fn notify(&self) {
+        // A destroyed domain has nobody to notify.
+        let _ = self.guest.notify();
+    }
+
+    /// Waits for the daemon's notification; false if none came in time.
+    pub fn wait(&self, timeout: Duration) -> bool {
+        self.guest.wait(Some(timeout)).unwrap()
+    }
+}

@@ -1,0 +1,327 @@
+//! Random operations against a naive model, in lock-step: every reply and every event must be the
+//! model's. A failure prints its seed and the fewest steps that still show it.
+//!
+//! `XENSTORED_SEED=<n>` runs one seed.
+
+mod common;
+mod naive;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use common::random::seeds;
+use common::wire::show;
+use common::{Control, Random, World, op};
+use naive::{Events, Model, Op};
+
+/// The connections: the control domain by both transports, and guests. Domain 7 dies and returns.
+const NAMES: [&str; 5] = ["dom0", "dom0.b", "dom5", "dom6", "dom7"];
+const DOMIDS: [u16; 5] = [0, 0, 5, 6, 7];
+const MORTAL: usize = 4;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Store(usize, Op),
+    Watch(usize, String, String, Option<usize>),
+    Unwatch(usize, String, String),
+    Reset(usize),
+    Start(usize),
+    End(usize, bool),
+    /// Domain 7 is destroyed, and another of its number is created.
+    Rebirth,
+}
+
+fn random_step(random: &mut Random) -> Step {
+    const PATHS: [&str; 20] = [
+        "/a",
+        "/a/b",
+        "/a/b/c",
+        "/a/d",
+        "/local/domain/5/x",
+        "/local/domain/5/x/y",
+        "/local/domain/6/x",
+        "/local/domain/6",
+        "/local/domain/7",
+        "/local/domain/7/x",
+        "/local/domain/0/backend",
+        "/local/domain/0/backend/vif",
+        "/local/domain/0/backend/vif/7/0",
+        "/local/domain/0/backend/vif/5",
+        "/local/domain/0/device-model/6/s",
+        "/libxl/6/q",
+        "/libxl",
+        "/vm/u/v",
+        "x",
+        "x/y",
+    ];
+    const PERMS: [&str; 10] =
+        ["n0", "r0", "b0", "n0 r5", "n5", "n6 r5", "b7", "n7 w5", "n0 b7 r6", "w5 r6"];
+    let who = random.below(NAMES.len());
+    let mut path = (*random.pick(&PATHS)).to_owned();
+    // The control domain works on all, guests mostly at home.
+    if who > 1 && random.chance(40) {
+        path = ["x", "x/y", "z", "x/y/w"][random.below(4)].to_owned();
+    }
+    let token = (*random.pick(&["t", "u"])).to_owned();
+    match random.below(100) {
+        0..15 => Step::Store(who, Op::Read(path)),
+        15..23 => Step::Store(who, Op::Directory(path)),
+        23..27 => Step::Store(who, Op::GetPerms(path)),
+        27..47 => Step::Store(who, Op::Write(path, (*random.pick(&["1", "2", ""])).to_owned())),
+        47..54 => Step::Store(who, Op::Mkdir(path)),
+        54..61 => Step::Store(who, Op::Rm(path)),
+        61..70 => Step::Store(who, Op::SetPerms(path, (*random.pick(&PERMS)).to_owned())),
+        70..78 => {
+            let path = if random.chance(20) { "/".to_owned() } else { path };
+            let depth = if random.chance(25) { Some(random.below(3)) } else { None };
+            Step::Watch(who, path, token, depth)
+        }
+        78..82 => Step::Unwatch(who, path, token),
+        82..83 => Step::Reset(who),
+        83..91 => Step::Start(who),
+        91..98 => Step::End(who, random.chance(85)),
+        _ => Step::Rebirth,
+    }
+}
+
+/// A reply as the model writes it.
+fn shown(op: &Op, reply: common::Reply) -> Result<String, String> {
+    let text = show(&reply?);
+    if !matches!(op, Op::Directory(_)) {
+        return Ok(text);
+    }
+    let mut names: Vec<_> = text.split_inclusive('|').collect();
+    names.sort_unstable();
+    Ok(names.concat())
+}
+
+/// The request on the wire.
+fn wire(op: &Op) -> (u32, String) {
+    match op {
+        Op::Read(path) => (op::READ, format!("{path}\0")),
+        Op::Directory(path) => (op::DIRECTORY, format!("{path}\0")),
+        Op::GetPerms(path) => (op::GET_PERMS, format!("{path}\0")),
+        Op::Write(path, value) => (op::WRITE, format!("{path}\0{value}")),
+        Op::Mkdir(path) => (op::MKDIR, format!("{path}\0")),
+        Op::Rm(path) => (op::RM, format!("{path}\0")),
+        Op::SetPerms(path, perms) => {
+            (op::SET_PERMS, format!("{path}\0{}\0", perms.replace(' ', "\0")))
+        }
+    }
+}
+
+/// Both sides of the comparison.
+struct Pair {
+    world: World,
+    model: Model,
+    open: [Option<u32>; NAMES.len()],
+}
+
+impl Pair {
+    fn new(control: Control, shards: u16) -> Pair {
+        let mut world = World::new(control, shards);
+        let mut model = Model::new(&DOMIDS);
+        // The world's own node for barriers.
+        let barrier = "/barrier".to_owned();
+        model.request(0, &Op::Mkdir(barrier.clone())).0.unwrap();
+        model.request(0, &Op::SetPerms(barrier, "r0".to_owned())).0.unwrap();
+        for (name, domid) in NAMES.iter().zip(DOMIDS) {
+            world.client(name);
+            if domid != 0 {
+                model.create(domid);
+            }
+        }
+        Pair { world, model, open: [None; NAMES.len()] }
+    }
+
+    /// Does a step on both sides and compares.
+    fn step(&mut self, step: &Step) -> Result<(), String> {
+        let events = self.replies(step)?;
+        self.compare_events(events)
+    }
+
+    fn replies(&mut self, step: &Step) -> Result<Events, String> {
+        let equal = |got: Result<String, String>, wanted: naive::Reply| {
+            if got == wanted.clone().map_err(str::to_owned) {
+                Ok(())
+            } else {
+                Err(format!("answered {got:?}, the model {wanted:?}"))
+            }
+        };
+        let plain = |reply: common::Reply| reply.map(|payload| show(&payload));
+        match step {
+            Step::Store(who, op) => {
+                let client = self.world.client(NAMES[*who]);
+                let (kind, payload) = wire(op);
+                let tx = self.open[*who];
+                let got = shown(op, client.request(kind, tx.unwrap_or(0), payload));
+                if tx.is_none() {
+                    let (wanted, events) = self.model.request(*who, op);
+                    return equal(got, wanted).map(|()| events);
+                }
+                let got: naive::Reply = match got {
+                    Ok(payload) => Ok(payload),
+                    Err(error) => {
+                        let known = common::wire::ERRORS.iter().find(|known| **known == error);
+                        Err(known.unwrap())
+                    }
+                };
+                let checked = self.model.in_transaction_request(*who, op, got.clone());
+                checked.map_err(|wanted| format!("answered {got:?}, the model {wanted:?}"))?;
+                Ok(Events::new())
+            }
+            Step::Watch(who, path, token, depth) => {
+                let depth_text = depth.map_or(String::new(), |depth| format!("{depth}\0"));
+                let payload = format!("{path}\0{token}\0{depth_text}");
+                let got = self.world.client(NAMES[*who]).request(op::WATCH, 0, payload);
+                let (wanted, events) = self.model.watch(*who, path, token, *depth);
+                equal(plain(got), wanted).map(|()| events)
+            }
+            Step::Unwatch(who, path, token) => {
+                let got = self.world.client(NAMES[*who]).unwatch(path, token);
+                let wanted = self.model.unwatch(*who, path, token);
+                equal(plain(got), wanted).map(|()| Events::new())
+            }
+            Step::Reset(who) => {
+                self.world.client(NAMES[*who]).request(op::RESET_WATCHES, 0, "\0")?;
+                self.world.watches_were_reset(NAMES[*who]);
+                self.model.reset(*who);
+                self.open[*who] = None;
+                Ok(Events::new())
+            }
+            Step::Start(who) => {
+                if self.open[*who].is_none() {
+                    self.open[*who] = Some(self.world.client(NAMES[*who]).start()?);
+                    self.model.start(*who);
+                }
+                Ok(Events::new())
+            }
+            Step::End(who, commit) => {
+                let Some(tx) = self.open[*who].take() else { return Ok(Events::new()) };
+                let argument = if *commit { "T\0" } else { "F\0" };
+                let client = self.world.client(NAMES[*who]);
+                let got = client.request(op::TRANSACTION_END, tx, argument);
+                let (wanted, events) = self.model.end(*who, *commit);
+                equal(plain(got), wanted).map(|()| events)
+            }
+            Step::Rebirth => {
+                // What a transaction over a death may commit is the advisories' tests' subject.
+                for who in 0..NAMES.len() {
+                    self.replies(&Step::End(who, false))?;
+                }
+                let domid = DOMIDS[MORTAL];
+                self.world.until_released(domid);
+                self.world.close(NAMES[MORTAL]);
+                self.open[MORTAL] = None;
+                let events = self.model.destroy(domid);
+                self.compare_events(events)?;
+                self.world.client(NAMES[MORTAL]);
+                Ok(self.model.create(domid))
+            }
+        }
+    }
+
+    fn compare_events(&mut self, wanted: Events) -> Result<(), String> {
+        for (number, name) in NAMES.iter().enumerate() {
+            if !self.world.names().contains(&(*name).to_owned()) {
+                continue;
+            }
+            let mut got = self.world.events_until_now(name);
+            let mut wanted = wanted.get(&number).cloned().unwrap_or_default();
+            got.sort();
+            wanted.sort();
+            // Equal events of two requests may have been merged.
+            if wanted.windows(2).any(|pair| pair[0] == pair[1]) {
+                got.dedup();
+                wanted.dedup();
+            }
+            if got != wanted {
+                return Err(format!("{name} got events {got:?}, the model {wanted:?}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Runs steps; what went wrong, and at which.
+fn run(steps: &[Step], control: Control, shards: u16) -> Result<(), (usize, String)> {
+    let mut at = 0;
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        let mut pair = Pair::new(control, shards);
+        for step in steps {
+            pair.step(step)?;
+            at += 1;
+        }
+        pair.world.check_store();
+        Ok(())
+    }));
+    match outcome {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(why)) => Err((at, why)),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().cloned();
+            Err((at, text.unwrap_or_else(|| "panic".to_owned())))
+        }
+    }
+}
+
+/// Deletes steps for as long as it still fails, larger parts first.
+fn fewest(mut steps: Vec<Step>, control: Control, shards: u16) -> (Vec<Step>, String) {
+    let (at, mut why) = run(&steps, control, shards).expect_err("it does not fail each time");
+    steps.truncate(at + 1);
+    let mut part = steps.len().div_ceil(2);
+    while part > 0 {
+        let mut from = 0;
+        while from < steps.len() {
+            let mut fewer = steps.clone();
+            fewer.drain(from..(from + part).min(steps.len()));
+            match run(&fewer, control, shards) {
+                Err((at, still)) => {
+                    fewer.truncate(at + 1);
+                    (steps, why) = (fewer, still);
+                }
+                Ok(()) => from += part,
+            }
+        }
+        part /= 2;
+    }
+    (steps, why)
+}
+
+/// How many steps a seed has.
+const STEPS: usize = 250;
+
+fn compare(control: Control, shards: u16) {
+    for seed in seeds(12) {
+        let mut random = Random::new(seed);
+        let steps: Vec<Step> = (0..STEPS).map(|_| random_step(&mut random)).collect();
+        if let Err((at, why)) = run(&steps, control, shards) {
+            eprintln!("seed {seed}, step {at}: {why}\nlooking for fewer steps");
+            let (steps, why) = fewest(steps, control, shards);
+            let listed: Vec<_> = steps.iter().map(|step| format!("  {step:?}\n")).collect();
+            panic!(
+                "XENSTORED_SEED={seed}, control by {control:?}, {shards} shards\n{}{why}",
+                listed.concat()
+            );
+        }
+    }
+}
+
+#[test]
+fn random_operations_by_socket_with_one_shard() {
+    compare(Control::Socket, 1);
+}
+
+#[test]
+fn random_operations_by_socket_with_four_shards() {
+    compare(Control::Socket, 4);
+}
+
+#[test]
+fn random_operations_by_ring_with_one_shard() {
+    compare(Control::Ring, 1);
+}
+
+#[test]
+fn random_operations_by_ring_with_four_shards() {
+    compare(Control::Ring, 4);
+}

@@ -1,0 +1,445 @@
+//! The naive model: a store in obvious code, with no thought of speed. A transaction is the list
+//! of its operations; at its end they are done again on what the store has become.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What an operation answers, as on the wire; a directory's names are sorted.
+pub type Reply = Result<String, &'static str>;
+
+/// One permission entry. A domain's life is remembered, so that the next of its number differs.
+#[derive(Clone, Debug, PartialEq)]
+struct Entry {
+    letter: char,
+    domid: u16,
+    life: u32,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Node {
+    value: String,
+    perms: Vec<Entry>,
+}
+
+/// Operations of the store.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Op {
+    Read(String),
+    Directory(String),
+    GetPerms(String),
+    Write(String, String),
+    Mkdir(String),
+    Rm(String),
+    SetPerms(String, String),
+}
+
+/// A change: where, and whether watches above it see it (`false`: only watches set exactly there).
+type Change = (String, bool);
+
+type Nodes = BTreeMap<String, Node>;
+
+/// Which domains live, each with the number of its life.
+type Lives = BTreeMap<u16, u32>;
+
+#[derive(Clone, Debug)]
+struct Watch {
+    connection: usize,
+    path: String,
+    token: String,
+    depth: Option<usize>,
+    relative: bool,
+}
+
+struct Transaction {
+    log: Vec<(Op, Reply)>,
+    /// The store at its start, for as long as nobody changed anything since.
+    since: u64,
+}
+
+pub struct Model {
+    nodes: Nodes,
+    lives: Lives,
+    last_life: u32,
+    watches: Vec<Watch>,
+    /// The domid of each connection.
+    connections: Vec<u16>,
+    transactions: BTreeMap<usize, Transaction>,
+    /// Counts changes of anything.
+    version: u64,
+}
+
+/// Events by connection, in no order within one commit.
+pub type Events = BTreeMap<usize, Vec<String>>;
+
+impl Model {
+    /// The store at the start of a daemon, and connections of these domids.
+    pub fn new(connections: &[u16]) -> Model {
+        let control = vec![Entry { letter: 'n', domid: 0, life: 1 }];
+        let node = |perms: &Vec<Entry>| Node { value: String::new(), perms: perms.clone() };
+        let nodes = ["/", "/tool", "/tool/xenstored"].map(|path| (path.to_owned(), node(&control)));
+        Model {
+            nodes: nodes.into(),
+            lives: [(0, 1)].into(),
+            last_life: 1,
+            watches: Vec::new(),
+            connections: connections.to_vec(),
+            transactions: BTreeMap::new(),
+            version: 0,
+        }
+    }
+
+    /// A domain is created, with a home of its own.
+    pub fn create(&mut self, domid: u16) -> Events {
+        self.last_life += 1;
+        self.lives.insert(domid, self.last_life);
+        let home = format!("/local/domain/{domid}");
+        let mut events = self.request_as(0, &Op::Mkdir(home.clone())).1;
+        merge(&mut events, self.request_as(0, &Op::SetPerms(home, format!("n{domid}"))).1);
+        events
+    }
+
+    /// A domain dies: its connection ends, and what it owns goes.
+    pub fn destroy(&mut self, domid: u16) -> Events {
+        let before = self.nodes.clone();
+        let lives = self.lives.clone();
+        self.version += 1;
+        for (connection, _) in
+            self.connections.clone().iter().enumerate().filter(|(_, of)| **of == domid)
+        {
+            self.reset(connection);
+        }
+        self.lives.remove(&domid);
+        let owned = |node: &Node| node.perms[0].domid == domid;
+        let roots: Vec<_> =
+            before.iter().filter(|(_, node)| owned(node)).map(|(path, _)| path.clone()).collect();
+        let mut changes = Vec::new();
+        for root in roots {
+            if self.nodes.contains_key(&root) {
+                remove(&mut self.nodes, &root, &mut changes);
+            }
+        }
+        // The dying domain's own entries count for nobody else.
+        self.fire(&before, &lives, &changes)
+    }
+
+    pub fn reset(&mut self, connection: usize) {
+        self.watches.retain(|watch| watch.connection != connection);
+        self.transactions.remove(&connection);
+    }
+
+    /// A request outside of transactions.
+    pub fn request(&mut self, connection: usize, op: &Op) -> (Reply, Events) {
+        self.request_as(self.connections[connection], op)
+    }
+
+    fn request_as(&mut self, domid: u16, op: &Op) -> (Reply, Events) {
+        let before = self.nodes.clone();
+        let mut changes = Vec::new();
+        let reply = apply(&mut self.nodes, &self.lives, domid, op, &mut changes);
+        if self.nodes != before {
+            self.version += 1;
+        }
+        let lives = self.lives.clone();
+        (reply, self.fire(&before, &lives, &changes))
+    }
+
+    pub fn start(&mut self, connection: usize) {
+        self.transactions.insert(connection, Transaction { log: Vec::new(), since: self.version });
+    }
+
+    /// A request in the connection's transaction, answered `got`. What it should have been is
+    /// certain only while the store is what it was when the transaction began: later, the daemon
+    /// may have taken its view at any moment since. The end decides in any case.
+    pub fn in_transaction_request(
+        &mut self,
+        connection: usize,
+        op: &Op,
+        got: Reply,
+    ) -> Result<(), Reply> {
+        let domid = self.connections[connection];
+        let transaction = &self.transactions[&connection];
+        if transaction.since == self.version {
+            let mut nodes = self.nodes.clone();
+            for (op, _) in &transaction.log {
+                let _ = apply(&mut nodes, &self.lives, domid, op, &mut Vec::new());
+            }
+            let wanted = apply(&mut nodes, &self.lives, domid, op, &mut Vec::new());
+            if wanted != got {
+                return Err(wanted);
+            }
+        }
+        self.transactions.get_mut(&connection).unwrap().log.push((op.clone(), got));
+        Ok(())
+    }
+
+    /// The end of a transaction: it commits if each of its requests would be answered now as it
+    /// was then.
+    pub fn end(&mut self, connection: usize, commit: bool) -> (Reply, Events) {
+        let transaction = self.transactions.remove(&connection).unwrap();
+        if !commit {
+            return (Ok("OK|".to_owned()), Events::new());
+        }
+        let domid = self.connections[connection];
+        let before = self.nodes.clone();
+        let mut changes = Vec::new();
+        for (op, then) in &transaction.log {
+            let now = apply(&mut self.nodes, &self.lives, domid, op, &mut changes);
+            if now != *then {
+                self.nodes = before;
+                return (Err("EAGAIN"), Events::new());
+            }
+        }
+        // One event a path, in whichever operation it was touched.
+        let mut once: BTreeMap<String, bool> = BTreeMap::new();
+        for (path, subtree) in changes {
+            *once.entry(path).or_default() |= subtree;
+        }
+        let changes: Vec<_> = once.into_iter().collect();
+        if self.nodes != before {
+            self.version += 1;
+        }
+        let lives = self.lives.clone();
+        (Ok("OK|".to_owned()), self.fire(&before, &lives, &changes))
+    }
+
+    pub fn watch(
+        &mut self,
+        connection: usize,
+        path: &str,
+        token: &str,
+        depth: Option<usize>,
+    ) -> (Reply, Events) {
+        let absolute = absolute(self.connections[connection], path);
+        let same = |watch: &Watch| {
+            watch.connection == connection && watch.path == absolute && watch.token == token
+        };
+        if self.watches.iter().any(same) {
+            return (Err("EEXIST"), Events::new());
+        }
+        self.watches.push(Watch {
+            connection,
+            path: absolute,
+            token: token.to_owned(),
+            depth,
+            relative: !path.starts_with('/'),
+        });
+        (Ok("OK|".to_owned()), [(connection, vec![format!("{path}|{token}")])].into())
+    }
+
+    pub fn unwatch(&mut self, connection: usize, path: &str, token: &str) -> Reply {
+        let absolute = absolute(self.connections[connection], path);
+        let before = self.watches.len();
+        self.watches.retain(|watch| {
+            watch.connection != connection || watch.path != absolute || watch.token != token
+        });
+        if self.watches.len() < before { Ok("OK|".to_owned()) } else { Err("ENOENT") }
+    }
+
+    /// The events of one commit: every watch is looked at for every change.
+    fn fire(&self, before: &Nodes, lives: &Lives, changes: &[Change]) -> Events {
+        let mut events = Events::new();
+        let mut seen = BTreeSet::new();
+        for (path, subtree) in changes {
+            for (number, watch) in self.watches.iter().enumerate() {
+                let domid = self.connections[watch.connection];
+                let readable = |nodes: &Nodes, path: &str| {
+                    nodes.get(path).is_some_and(|node| may(node, lives, domid).0)
+                };
+                let was_there = before.contains_key(path) || self.nodes.contains_key(path);
+                let removed = was_there && !self.nodes.contains_key(path);
+                let visible = readable(before, path)
+                    || readable(&self.nodes, path)
+                    || removed && readable(before, &parent(path));
+                let below = distance(&watch.path, path);
+                let fits = match below {
+                    Some(0) => true,
+                    Some(levels) => *subtree && watch.depth.is_none_or(|depth| levels <= depth),
+                    None => false,
+                };
+                if visible && fits && seen.insert((path.clone(), number)) {
+                    let prefix = format!("/local/domain/{domid}/");
+                    let shown = if watch.relative { &path[prefix.len()..] } else { path };
+                    let event = format!("{shown}|{}", watch.token);
+                    events.entry(watch.connection).or_default().push(event);
+                }
+            }
+        }
+        events
+    }
+}
+
+fn merge(into: &mut Events, more: Events) {
+    for (connection, events) in more {
+        into.entry(connection).or_default().extend(events);
+    }
+}
+
+fn absolute(domid: u16, path: &str) -> String {
+    if path.starts_with('/') { path.to_owned() } else { format!("/local/domain/{domid}/{path}") }
+}
+
+fn parent(path: &str) -> String {
+    match path.rfind('/').unwrap() {
+        0 => "/".to_owned(),
+        at => path[..at].to_owned(),
+    }
+}
+
+/// How many levels `path` lies below `above`, if it does.
+fn distance(above: &str, path: &str) -> Option<usize> {
+    let names = |path: &str| {
+        path.split('/').filter(|name| !name.is_empty()).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (above, path) = (names(above), names(path));
+    path.starts_with(&above).then(|| path.len() - above.len())
+}
+
+/// Whether a domain may read and write a node, and whether it owns it.
+fn may(node: &Node, lives: &Lives, domid: u16) -> (bool, bool, bool) {
+    let holds = |entry: &Entry| entry.domid == domid && lives.get(&domid) == Some(&entry.life);
+    if domid == 0 || holds(&node.perms[0]) {
+        return (true, true, true);
+    }
+    let entry = node.perms[1..].iter().find(|entry| holds(entry)).unwrap_or(&node.perms[0]);
+    (matches!(entry.letter, 'r' | 'b'), matches!(entry.letter, 'w' | 'b'), false)
+}
+
+/// EACCES, or ENOENT if the nearest ancestor that exists would allow the same.
+fn error_for(
+    nodes: &Nodes,
+    path: &str,
+    error: &'static str,
+    allowed: impl Fn(&Node) -> bool,
+) -> &'static str {
+    let mut above = parent(path);
+    while !nodes.contains_key(&above) {
+        above = parent(&above);
+    }
+    if allowed(&nodes[&above]) { error } else { "EACCES" }
+}
+
+fn apply(
+    nodes: &mut Nodes,
+    lives: &Lives,
+    domid: u16,
+    op: &Op,
+    changes: &mut Vec<Change>,
+) -> Reply {
+    let (Op::Read(raw)
+    | Op::Directory(raw)
+    | Op::GetPerms(raw)
+    | Op::Write(raw, _)
+    | Op::Mkdir(raw)
+    | Op::Rm(raw)
+    | Op::SetPerms(raw, _)) = op;
+    let path = absolute(domid, raw);
+    let reads = |node: &Node| may(node, lives, domid).0;
+    let writes = |node: &Node| may(node, lives, domid).1;
+    let owns = |node: &Node| may(node, lives, domid).2;
+    let node = nodes.get(&path).cloned();
+    let done = Ok("OK|".to_owned());
+    match op {
+        Op::Read(_) | Op::Directory(_) | Op::GetPerms(_) => {
+            let Some(node) = node else { return Err(error_for(nodes, &path, "ENOENT", reads)) };
+            if !reads(&node) {
+                return Err(error_for(nodes, &path, "EACCES", reads));
+            }
+            Ok(match op {
+                Op::Read(_) => node.value,
+                Op::Directory(_) => {
+                    children(nodes, &path).iter().map(|name| format!("{name}|")).collect()
+                }
+                _ => node
+                    .perms
+                    .iter()
+                    .map(|entry| format!("{}{}|", entry.letter, entry.domid))
+                    .collect(),
+            })
+        }
+        Op::Write(_, value) => {
+            match &node {
+                Some(node) if !writes(node) => return Err("EACCES"),
+                None if error_for(nodes, &path, "ENOENT", writes) == "EACCES" => {
+                    return Err("EACCES");
+                }
+                Some(_) => {}
+                None => create(nodes, lives, domid, &path),
+            }
+            nodes.get_mut(&path).unwrap().value.clone_from(value);
+            changes.push((path, true));
+            done
+        }
+        Op::Mkdir(_) => match node {
+            Some(node) if !writes(&node) => Err("EACCES"),
+            Some(_) => done,
+            None if error_for(nodes, &path, "ENOENT", writes) == "EACCES" => Err("EACCES"),
+            None => {
+                create(nodes, lives, domid, &path);
+                changes.push((path, true));
+                done
+            }
+        },
+        Op::Rm(_) => match node {
+            Some(node) if !writes(&node) => Err("EACCES"),
+            Some(_) => {
+                remove(nodes, &path, changes);
+                done
+            }
+            None if error_for(nodes, &path, "ENOENT", writes) == "EACCES" => Err("EACCES"),
+            None if nodes.contains_key(&parent(&path)) => done,
+            None => Err("ENOENT"),
+        },
+        Op::SetPerms(_, perms) => {
+            let perms: Vec<Entry> = perms
+                .split(' ')
+                .map(|text| {
+                    let domid = text[1..].parse().unwrap();
+                    let life = lives.get(&domid).copied().unwrap_or(0);
+                    Entry { letter: text.chars().next().unwrap(), domid, life }
+                })
+                .collect();
+            if perms[0].life == 0 {
+                return Err("ENOENT");
+            }
+            let either = |node: &Node| writes(node) || owns(node);
+            let Some(node) = node else { return Err(error_for(nodes, &path, "ENOENT", either)) };
+            if !owns(&node) {
+                return Err("EACCES");
+            }
+            if domid != 0 && perms[0].domid != node.perms[0].domid {
+                return Err("EPERM");
+            }
+            nodes.get_mut(&path).unwrap().perms = perms;
+            changes.push((path, true));
+            done
+        }
+    }
+}
+
+fn children(nodes: &Nodes, path: &str) -> Vec<String> {
+    let below = nodes.keys().filter(|other| *other != "/" && parent(other) == path);
+    below.map(|child| child[child.rfind('/').unwrap() + 1..].to_owned()).collect()
+}
+
+/// Creates a node and its missing parents, each with its parent's permissions and its creator as
+/// the owner, if that is a guest.
+fn create(nodes: &mut Nodes, lives: &Lives, domid: u16, path: &str) {
+    let above = parent(path);
+    if !nodes.contains_key(&above) {
+        create(nodes, lives, domid, &above);
+    }
+    let mut perms = nodes[&above].perms.clone();
+    if domid != 0 {
+        perms[0].domid = domid;
+        perms[0].life = lives[&domid];
+    }
+    nodes.insert(path.to_owned(), Node { value: String::new(), perms });
+}
+
+fn remove(nodes: &mut Nodes, root: &str, changes: &mut Vec<Change>) {
+    let gone: Vec<_> =
+        nodes.keys().filter(|path| distance(root, path).is_some()).cloned().collect();
+    for path in gone {
+        nodes.remove(&path);
+        changes.push((path.clone(), path == root));
+    }
+}

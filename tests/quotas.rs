@@ -1,0 +1,339 @@
+//! Quotas: a limit of N allows exactly N; only unprivileged domains have limits.
+
+mod common;
+
+use common::{Control, Reply, World, check_with, op};
+
+/// Both ways for the control domain, 1 and 4 shards.
+fn each_world(test: impl Fn(&mut World)) {
+    for control in [Control::Socket, Control::Ring] {
+        for shards in [1, 4] {
+            test(&mut World::new(control, shards));
+        }
+    }
+}
+
+fn refused(reply: Reply) {
+    assert_eq!(reply, Err("ENOSPC".to_owned()));
+}
+
+#[test]
+fn nodes_are_counted_exactly() {
+    each_world(|world| {
+        world.guest(5);
+        world.admin.set_quota(Some(5), "nodes", 10);
+        // The home is one of them.
+        let guest = world.guest(5);
+        for i in 0..8 {
+            guest.write(&format!("n{i}"), "v").unwrap();
+        }
+        // Two levels do not fit, and leave nothing.
+        refused(guest.write("deep/er", "v"));
+        refused(guest.mkdir("deep/er/still"));
+        assert_eq!(guest.read("deep"), Err("ENOENT".to_owned()));
+        guest.write("last", "v").unwrap();
+        refused(guest.write("more", "v"));
+        refused(guest.mkdir("more"));
+        guest.write("n0", "other").unwrap();
+        assert_eq!(world.nodes_of(5), 10);
+        world.guest(5).rm("n0").unwrap();
+        assert_eq!(world.nodes_of(5), 9);
+        world.guest(5).mkdir("more").unwrap();
+        refused(world.guest(5).mkdir("again"));
+        // The control domain has no limit, also below a guest's node.
+        let control = world.client("dom0");
+        for i in 0..20 {
+            control.write(&format!("/local/domain/5/by0-{i}"), "v").unwrap();
+        }
+        world.check_store();
+    });
+}
+
+#[test]
+fn no_limit_is_zero() {
+    each_world(|world| {
+        world.guest(5);
+        world.admin.set_quota(Some(5), "nodes", 0);
+        let requests: Vec<_> =
+            (0..1100).map(|i| (op::WRITE, 0, format!("n{i}\0").into_bytes())).collect();
+        assert!(world.guest(5).pipeline(&requests).iter().all(Result::is_ok));
+        assert_eq!(world.nodes_of(5), 1101);
+        // A limit set below what there is: nothing more, but what is there works.
+        world.admin.set_quota(Some(5), "nodes", 5);
+        refused(world.guest(5).write("another", "v"));
+        world.guest(5).write("n7", "v").unwrap();
+    });
+}
+
+#[test]
+fn owners_are_accounted_when_permissions_change() {
+    each_world(|world| {
+        world.guest(5);
+        world.guest(6);
+        world.admin.write("/gift/inside", "v").unwrap();
+        world.admin.set_perms("/gift", "n5").unwrap();
+        assert_eq!((world.nodes_of(5), world.nodes_of(6)), (2, 1));
+        world.admin.set_perms("/gift", "n6 b5").unwrap();
+        assert_eq!((world.nodes_of(5), world.nodes_of(6)), (1, 2));
+        // Who makes a node pays for it, wherever it is.
+        world.guest(5).write("/gift/of5", "v").unwrap();
+        assert_eq!((world.nodes_of(5), world.nodes_of(6)), (2, 2));
+        world.admin.rm("/gift").unwrap();
+        assert_eq!((world.nodes_of(5), world.nodes_of(6)), (1, 1));
+        world.check_store();
+    });
+}
+
+#[test]
+fn watches_are_counted_exactly() {
+    each_world(|world| {
+        world.guest(5);
+        world.admin.set_quota(Some(5), "watches", 3);
+        let guest = world.guest(5);
+        for token in ["a", "b", "c"] {
+            guest.watch("x", token).unwrap();
+            guest.next_event();
+        }
+        refused(guest.watch("x", "d"));
+        assert_eq!(guest.watch("x", "a"), Err("EEXIST".to_owned()));
+        guest.unwatch("x", "a").unwrap();
+        guest.watch("x", "d").unwrap();
+        refused(guest.watch("x", "a"));
+        guest.request(op::RESET_WATCHES, 0, "\0").unwrap();
+        guest.watch("x", "a").unwrap();
+        // Others' and the control domain's do not count.
+        world.guest(6).watch("/local/domain/5/x", "t").unwrap();
+        for i in 0..10 {
+            world.client("dom0").watch("/local/domain/5/x", &i.to_string()).unwrap();
+        }
+        assert_eq!(world.accounted(5, "watches"), 1);
+    });
+}
+
+#[test]
+fn transactions_are_counted_exactly() {
+    each_world(|world| {
+        world.guest(5);
+        world.admin.set_quota(Some(5), "transactions", 3);
+        let guest = world.guest(5);
+        let open = [(); 3].map(|()| guest.start().unwrap());
+        assert_eq!(guest.start(), Err("ENOSPC".to_owned()));
+        guest.commit(open[1]).unwrap();
+        let again = guest.start().unwrap();
+        assert_eq!(guest.start(), Err("ENOSPC".to_owned()));
+        for tx in [open[0], open[2], again] {
+            guest.commit(tx).unwrap();
+        }
+        let control = world.client("dom0");
+        for _ in 0..20 {
+            control.start().unwrap();
+        }
+    });
+}
+
+#[test]
+fn the_defaults_suit_real_use() {
+    each_world(|world| {
+        let guest = world.guest(5);
+        for _ in 0..256 {
+            guest.start().unwrap();
+        }
+        assert_eq!(guest.start(), Err("ENOSPC".to_owned()));
+        for i in 0..1024 {
+            guest.watch("x", &i.to_string()).unwrap();
+        }
+        refused(guest.watch("x", "more"));
+    });
+}
+
+#[test]
+fn permissions_of_a_node_are_limited() {
+    check_with(
+        |world| {
+            world.guest(5);
+            world.admin.set_quota(Some(5), "node-permissions", 3);
+        },
+        "
+        dom5 MKDIR x| -> OK
+        dom5 SET_PERMS x|n5|r1|r2| -> OK
+        dom5 SET_PERMS x|n5|r1|r2|r3| -> ENOSPC
+        dom5 GET_PERMS x| -> n5|r1|r2|
+        dom0 SET_PERMS /local/domain/5/x|n5|r1|r2|r3|r4|r6|r7| -> OK
+        ",
+    );
+}
+
+#[test]
+fn path_length_is_limited() {
+    check_with(
+        |world| {
+            world.guest(5);
+            world.admin.set_quota(Some(5), "path-max", 20);
+        },
+        "
+        dom5 WRITE {a*20}|v -> OK
+        dom5 WRITE {a*21}|v -> EINVAL
+        dom5 WRITE /local/domain/5/{a*20}|v -> OK
+        dom5 READ /local/domain/5/{a*21}| -> EINVAL
+        dom5 WATCH {a*21}|t| -> EINVAL
+        dom0 WRITE /local/domain/5/{a*21}|v -> OK
+        ",
+    );
+}
+
+#[test]
+fn node_size_is_limited() {
+    each_world(|world| {
+        world.guest(5);
+        world.admin.set_quota(Some(5), "node-size", 500);
+        let guest = world.guest(5);
+        guest.write("x", &"v".repeat(400)).unwrap();
+        refused(guest.write("x", &"v".repeat(501)));
+        refused(guest.write("y", &"v".repeat(501)));
+        assert_eq!(guest.read("x").map(|value| value.len()), Ok(400));
+        assert_eq!(guest.read("y"), Err("ENOENT".to_owned()));
+        // The largest that is taken stays the largest: the limit is one number.
+        let largest = (401..=500).filter(|&n| guest.write("x", &"v".repeat(n)).is_ok()).max();
+        let largest = largest.unwrap_or(400);
+        assert_eq!(guest.read("x").map(|value| value.len()), Ok(largest));
+        // Names of children count.
+        let mut made = 0;
+        while made < 20 && guest.mkdir(&format!("d/{made}{}", "n".repeat(60))).is_ok() {
+            made += 1;
+        }
+        assert!((6..=8).contains(&made), "{made} names of 61 or 62 bytes in 500");
+        world.client("dom0").write("/local/domain/5/x", &"v".repeat(600)).unwrap();
+        world.check_store();
+    });
+}
+
+#[test]
+fn nodes_of_a_transaction_are_limited() {
+    each_world(|world| {
+        world.guest(5);
+        world.admin.set_quota(Some(5), "transaction-nodes", 20);
+        let guest = world.guest(5);
+        let tx = guest.start().unwrap();
+        let mut replies = (0..40).map(|i| guest.request(op::WRITE, tx, format!("n{i}\0v")));
+        let fit = replies.by_ref().take_while(Result::is_ok).count();
+        assert!((10..=20).contains(&fit), "{fit} new nodes in a transaction of 20");
+        drop(replies);
+        refused(guest.request(op::WRITE, tx, "more\0v"));
+        guest.request(op::TRANSACTION_END, tx, "F\0").unwrap();
+        assert_eq!(guest.directory("/local/domain/5").unwrap(), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn a_transaction_is_counted_when_it_commits() {
+    each_world(|world| {
+        world.guest(5);
+        world.admin.set_quota(Some(5), "nodes", 4);
+        let guest = world.guest(5);
+        // Its own count is checked at each operation.
+        let tx = guest.start().unwrap();
+        for i in 0..3 {
+            guest.request(op::WRITE, tx, format!("n{i}\0v")).unwrap();
+        }
+        refused(guest.request(op::WRITE, tx, "more\0v"));
+        guest.request(op::RM, tx, "n0\0").unwrap();
+        guest.request(op::WRITE, tx, "more\0v").unwrap();
+        assert_eq!(world.nodes_of(5), 1);
+        let guest = world.guest(5);
+        assert_eq!(guest.commit(tx).as_deref(), Ok(&b"OK\0"[..]));
+        assert_eq!(world.nodes_of(5), 4);
+        // Two that fit alone do not fit together: the second is refused, whole.
+        let guest = world.guest(5);
+        guest.rm("n1").unwrap();
+        guest.rm("n2").unwrap();
+        let (one, two) = (guest.start().unwrap(), guest.start().unwrap());
+        for i in 0..2 {
+            guest.request(op::WRITE, one, format!("one{i}\0v")).unwrap();
+            guest.request(op::WRITE, two, format!("two{i}\0v")).unwrap();
+        }
+        assert_eq!(guest.commit(one).as_deref(), Ok(&b"OK\0"[..]));
+        let second = guest.commit(two);
+        assert!(
+            matches!(second.as_ref().map_err(String::as_str), Err("ENOSPC" | "EAGAIN")),
+            "{second:?}"
+        );
+        assert_eq!(guest.read("two0"), Err("ENOENT".to_owned()));
+        assert_eq!(world.nodes_of(5), 4);
+        world.check_store();
+    });
+}
+
+#[test]
+fn memory_is_limited() {
+    each_world(|world| {
+        world.guest(5);
+        world.admin.set_quota(Some(5), "memory", 100_000);
+        world.admin.set_quota(Some(5), "nodes", 0);
+        let value = "v".repeat(1500);
+        let mut written = 0;
+        let guest = world.guest(5);
+        let refusal = loop {
+            match guest.write(&format!("n{written}"), &value) {
+                Ok(_) => written += 1,
+                Err(error) => break error,
+            }
+            assert!(written < 1000, "nothing stops it");
+        };
+        assert!(["ENOSPC", "ENOMEM"].contains(&refusal.as_str()), "{refusal}");
+        assert!((30..=66).contains(&written), "{written} nodes of 1500 bytes in 100,000");
+        // It can still read and make room.
+        assert!(world.guest(5).read("n0").is_ok());
+        world.guest(5).rm("n0").unwrap();
+        world.guest(5).write("n0", "small").unwrap();
+        assert!(world.accounted(5, "memory") <= 100_000);
+        world.check_store();
+    });
+}
+
+#[test]
+fn refusals_are_logged_with_domain_and_quota() {
+    let mut world = World::new(Control::Socket, 4);
+    world.guest(5);
+    world.admin.set_quota(Some(5), "nodes", 2);
+    world.guest(5).write("a", "v").unwrap();
+    for _ in 0..1000 {
+        refused(world.guest(5).write("b", "v"));
+    }
+    let log = world.daemon.log();
+    let lines = log.lines().filter(|line| line.contains("nodes") && line.contains('5')).count();
+    assert!((1..=20).contains(&lines), "{lines} lines for 1000 refusals:\n{log}");
+}
+
+#[test]
+fn options_set_the_limits_of_all() {
+    let daemon = common::Daemon::start_with(&[
+        "--shards",
+        "2",
+        "-Q",
+        "nodes=3",
+        "--watch-nb=2",
+        "--transaction=1",
+    ]);
+    let mut world = World::around(daemon, Control::Socket);
+    let guest = world.guest(5);
+    guest.write("a", "v").unwrap();
+    guest.write("b", "v").unwrap();
+    refused(guest.write("c", "v"));
+    guest.watch("a", "1").unwrap();
+    guest.watch("a", "2").unwrap();
+    refused(guest.watch("a", "3"));
+    guest.start().unwrap();
+    assert_eq!(guest.start(), Err("ENOSPC".to_owned()));
+}
+
+#[test]
+fn the_outstanding_quota_blocks_and_does_not_refuse() {
+    each_world(|world| {
+        world.guest(5);
+        world.admin.set_quota(Some(5), "outstanding", 2);
+        let requests: Vec<_> = (0..200)
+            .map(|i| (op::WRITE, 0, format!("n{}\0{}", i % 10, "v".repeat(50)).into_bytes()))
+            .collect();
+        assert!(world.guest(5).pipeline(&requests).iter().all(Result::is_ok));
+    });
+}

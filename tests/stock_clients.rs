@@ -1,0 +1,173 @@
+//! Debian's clients (package xenstore-utils) against this daemon.
+//!
+//! They are installed by `.ci/run`. Where they are missing this fails, unless
+//! `XENSTORED_WITHOUT_STOCK_CLIENTS` is set.
+
+mod common;
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Output, Stdio};
+
+use common::{Control, World};
+
+/// Whether the clients are there, or it was said that they may be missing.
+fn present() -> bool {
+    let found = Command::new("xenstore-exists").stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    match found {
+        Ok(mut child) => {
+            child.wait().unwrap();
+            true
+        }
+        Err(error) => {
+            let allowed = std::env::var_os("XENSTORED_WITHOUT_STOCK_CLIENTS").is_some();
+            assert!(allowed, "xenstore-utils is not installed: {error}");
+            false
+        }
+    }
+}
+
+fn command(world: &World, words: &[&str]) -> Command {
+    let mut command = Command::new(format!("xenstore-{}", words[0]));
+    command.args(&words[1..]).env("XENSTORED_PATH", world.daemon.path("socket"));
+    command
+}
+
+fn run(world: &World, words: &[&str]) -> Output {
+    // None of them waits for anything but the daemon; `timeout` turns a hang into a failure.
+    let inner = command(world, words);
+    let mut command = Command::new("timeout");
+    command.arg("20").arg(inner.get_program()).args(inner.get_args());
+    command.env("XENSTORED_PATH", world.daemon.path("socket")).output().unwrap()
+}
+
+/// What a client prints when it succeeds.
+fn says(world: &World, words: &[&str]) -> String {
+    let output = run(world, words);
+    assert!(output.status.success(), "{words:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn fails(world: &World, words: &[&str]) -> Output {
+    let output = run(world, words);
+    assert!(!output.status.success(), "{words:?}: {output:?}");
+    assert_ne!(output.status.code(), Some(124), "{words:?} hangs");
+    output
+}
+
+fn each_world(test: impl Fn(&mut World)) {
+    if present() {
+        for shards in [1, 4] {
+            test(&mut World::new(Control::Socket, shards));
+        }
+    }
+}
+
+#[test]
+fn read_write_exists_and_rm() {
+    each_world(|world| {
+        says(world, &["write", "/a/b", "value", "/a/c", "other"]);
+        assert_eq!(says(world, &["read", "/a/b"]), "value\n");
+        assert_eq!(says(world, &["read", "-p", "/a/b", "/a/c"]), "/a/b: value\n/a/c: other\n");
+        says(world, &["exists", "/a/b"]);
+        fails(world, &["exists", "/a/x"]);
+        fails(world, &["read", "/a/x"]);
+        fails(world, &["write", "/a//b", "v"]);
+        says(world, &["rm", "/a/b"]);
+        fails(world, &["read", "/a/b"]);
+        // -t removes parents that are left empty.
+        says(world, &["rm", "-t", "/a/c"]);
+        fails(world, &["exists", "/a"]);
+    });
+}
+
+#[test]
+fn list_and_ls() {
+    each_world(|world| {
+        says(world, &["write", "/l/one", "1", "/l/two/three", "3", "/l/empty", ""]);
+        let mut names: Vec<_> = says(world, &["list", "/l"]).lines().map(str::to_owned).collect();
+        names.sort();
+        assert_eq!(names, ["empty", "one", "two"]);
+        let mut lines: Vec<_> = says(world, &["ls", "/l"]).lines().map(str::to_owned).collect();
+        lines.sort();
+        assert_eq!(lines, [" three = \"3\"", "empty = \"\"", "one = \"1\"", "two = \"\""]);
+        let full = says(world, &["ls", "-f", "-p", "/l"]);
+        assert!(
+            full.lines()
+                .any(|line| line.starts_with("/l/two/three = \"3\"") && line.ends_with("(n0)"))
+        );
+        assert!(says(world, &["ls"]).contains("xenstored = \"\""));
+        fails(world, &["ls", "/missing"]);
+    });
+}
+
+#[test]
+fn ls_of_more_children_than_a_reply_holds() {
+    each_world(|world| {
+        for i in 0..2000 {
+            world.admin.write(&format!("/local/domain/{i}/name"), "n").unwrap();
+        }
+        let listed = says(world, &["ls", "/local/domain"]);
+        assert_eq!(listed.lines().filter(|line| line.ends_with("name = \"n\"")).count(), 2000);
+        assert_eq!(says(world, &["list", "/local/domain"]).lines().count(), 2000);
+    });
+}
+
+#[test]
+fn chmod() {
+    each_world(|world| {
+        world.guest(5);
+        says(world, &["write", "/c/d", "v"]);
+        says(world, &["chmod", "/c/d", "n0", "r5"]);
+        assert_eq!(world.guest(5).read("/c/d").as_deref(), Ok(&b"v"[..]));
+        says(world, &["chmod", "-r", "/c", "r0", "b5"]);
+        let full = says(world, &["ls", "-f", "-p", "/c"]);
+        assert!(full.contains("(r0,b5)"), "{full}");
+    });
+}
+
+#[test]
+fn watch() {
+    each_world(|world| {
+        // It prints the first event, then as many as it is told to.
+        let mut child =
+            command(world, &["watch", "-n", "3", "/w"]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert_eq!(lines.next().unwrap().unwrap(), "/w");
+        says(world, &["write", "/w/x", "v"]);
+        assert_eq!(lines.next().unwrap().unwrap(), "/w/x");
+        says(world, &["rm", "/w"]);
+        assert_eq!(lines.next().unwrap().unwrap(), "/w");
+        assert!(child.wait().unwrap().success());
+    });
+}
+
+#[test]
+fn control() {
+    each_world(|world| {
+        assert_eq!(says(world, &["control", "check"]).trim(), "OK");
+        assert_eq!(says(world, &["control", "print", "hello"]).trim(), "OK");
+        let help = says(world, &["control", "help"]);
+        assert!(help.contains("memreport") && help.contains("quota-soft"), "{help}");
+        let quota = says(world, &["control", "quota"]);
+        assert!(quota.starts_with("Quota settings:"), "{quota}");
+        assert_eq!(says(world, &["control", "quota", "set", "nodes", "77"]).trim(), "OK");
+        assert!(
+            says(world, &["control", "quota"])
+                .lines()
+                .any(|line| line.contains("nodes") && line.contains(" 77 "))
+        );
+        let report = world.daemon.path("report").display().to_string();
+        assert_eq!(says(world, &["control", "memreport", &report]).trim(), "OK");
+        assert!(std::fs::metadata(report).unwrap().len() > 0);
+        fails(world, &["control", "no-such-command"]);
+    });
+}
+
+#[test]
+fn control_live_update_fails_and_says_so() {
+    each_world(|world| {
+        let output = fails(world, &["control", "live-update", "/bin/true"]);
+        assert!(!output.stderr.is_empty() || !output.stdout.is_empty());
+        says(world, &["exists", "/tool"]);
+    });
+}
