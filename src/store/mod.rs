@@ -145,11 +145,11 @@ impl Store {
         let any =
             PermEntry { domid: Domid::ANY, access: crate::words::Access::READ, ignored: false };
         let everybody = Arc::new(PermSet::new(control.stamp(), control.entries()[0], &[any]));
-        let node = |perms: &Arc<PermSet>| Node::empty(Arc::clone(perms), 0);
+        let node = |perms: &Arc<PermSet>| Node::new(Arc::clone(perms), 0, b"");
         let mut root = node(&control);
         let mut tool = node(&control);
-        tool.children.insert(b"xenstored", None);
-        root.children.insert(b"tool", Some(Arc::new(tool)));
+        tool.insert_child(0, b"xenstored", None);
+        root.insert_child(0, b"tool", Some(Arc::new(tool)));
         for (path, node) in [
             (&b"/"[..], root),
             (b"/tool/xenstored", node(&control)),
@@ -187,7 +187,7 @@ impl Store {
         let mut count = 0;
         while let Some(node) = todo.pop() {
             count += 1;
-            todo.extend(node.children.iter().filter_map(|(_, child)| child.clone()));
+            todo.extend(node.children().iter().filter_map(|(_, child)| child.clone()));
         }
         count
     }
