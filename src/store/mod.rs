@@ -149,11 +149,11 @@ impl Store {
         let any =
             PermEntry { domid: Domid::ANY, access: crate::words::Access::READ, ignored: false };
         let everybody = Arc::new(PermSet::new(control.stamp(), control.entries()[0], &[any]));
-        let node = |perms: &Arc<PermSet>| Node::empty(Arc::clone(perms), 0);
+        let node = |perms: &Arc<PermSet>| Node::new(Arc::clone(perms), 0, b"");
         let mut root = node(&control);
         let mut tool = node(&control);
-        tool.children.insert(b"xenstored", None);
-        root.children.insert(b"tool", Some(Arc::new(tool)));
+        tool.insert_child(0, b"xenstored", None);
+        root.insert_child(0, b"tool", Some(Arc::new(tool)));
         for (path, node) in [
             (&b"/"[..], root),
             (b"/tool/xenstored", node(&control)),
@@ -171,7 +171,8 @@ impl Store {
     /// What is planted is the control domain's like what it creates itself.
     fn charge_planted(&self, path: Path<'_>, node: &Node) {
         let Some(control) = self.registry.get(Domid::CONTROL) else { return };
-        let below = node.children.iter().filter_map(|(name, child)| Some((name, child.as_ref()?)));
+        let below =
+            node.children().iter().filter_map(|(name, child)| Some((name, child.as_ref()?)));
         let charges = below.map(|(name, child)| child.charge_bytes(name.bytes()));
         for bytes in charges.chain([node.charge_bytes(path.name())]) {
             control.account.charge(Quota::Nodes, 1);

@@ -7,18 +7,38 @@ use crate::words::{Children, Perms};
 /// its own and lives in its own shard.
 pub type Child = Option<Arc<Node>>;
 
-/// A node: its value, its permissions, its children.
+/// A node: its permissions, its value, its children, and a generation.
+///
+/// Most nodes are leaves with a short value, so a leaf is as small as it can be made: this struct
+/// with the counts of its `Arc` fills malloc's block of 48 bytes, and the generation takes the
+/// place that a value of 64 bytes leaves in a block of 80.
 #[derive(Clone)]
 pub struct Node {
     /// Who may do what, and who owns it. Usually shared with the parent.
     pub perms: Perms,
-    /// Unique to the last change of value, permissions or children; nothing reads an order from it.
-    pub generation: u64,
-    /// The value: bytes, usually text.
-    pub value: Box<[u8]>,
-    /// What lies directly below.
-    pub children: Children<Child>,
+    content: Content,
 }
+
+#[derive(Clone)]
+enum Content {
+    /// The generation ([`GENERATION_BYTES`], little-endian), then the value.
+    Leaf(Box<[u8]>),
+    /// At least one child.
+    Directory(Box<Directory>),
+}
+
+#[derive(Clone)]
+struct Directory {
+    generation: u64,
+    value: Box<[u8]>,
+    children: Children<Child>,
+}
+
+const GENERATION_BYTES: usize = size_of::<u64>();
+
+static NO_CHILDREN: Children<Child> = Children::new();
+
+const _: () = assert!(size_of::<Node>() == 24);
 
 /// What a node costs its owner beside its name, value and permission entries: about what the
 /// process really pays for it.
@@ -30,19 +50,120 @@ const ENTRY_BYTES: usize = 8;
 const SIZE_HEADER_BYTES: usize = 16;
 
 impl Node {
-    /// A node without value or children.
-    pub fn empty(perms: Perms, generation: u64) -> Node {
-        Node { perms, generation, value: Box::default(), children: Children::new() }
+    /// A node without children.
+    pub fn new(perms: Perms, generation: u64, value: &[u8]) -> Node {
+        Node { perms, content: Content::leaf(generation, value) }
+    }
+
+    /// The value: bytes, usually text.
+    pub fn value(&self) -> &[u8] {
+        match &self.content {
+            Content::Leaf(bytes) => &bytes[GENERATION_BYTES..],
+            Content::Directory(directory) => &directory.value,
+        }
+    }
+
+    /// Unique to the last change of value, permissions or children; nothing reads an order from it.
+    pub fn generation(&self) -> u64 {
+        match &self.content {
+            Content::Leaf(bytes) => {
+                let generation = bytes.first_chunk().copied().unwrap_or_default();
+                u64::from_le_bytes(generation)
+            }
+            Content::Directory(directory) => directory.generation,
+        }
+    }
+
+    /// What lies directly below.
+    pub fn children(&self) -> &Children<Child> {
+        match &self.content {
+            Content::Leaf(_) => &NO_CHILDREN,
+            Content::Directory(directory) => &directory.children,
+        }
+    }
+
+    /// The child called `name`, to be changed.
+    pub fn child_mut(&mut self, name: &[u8]) -> Option<&mut Child> {
+        match &mut self.content {
+            Content::Leaf(_) => None,
+            Content::Directory(directory) => directory.children.get_mut(name),
+        }
+    }
+
+    /// Sets the value.
+    pub fn set_value(&mut self, generation: u64, value: &[u8]) {
+        match &mut self.content {
+            Content::Leaf(_) => self.content = Content::leaf(generation, value),
+            Content::Directory(directory) => {
+                directory.generation = generation;
+                directory.value = value.into();
+            }
+        }
+    }
+
+    /// Sets the permissions.
+    pub fn set_perms(&mut self, generation: u64, perms: Perms) {
+        self.perms = perms;
+        match &mut self.content {
+            Content::Leaf(bytes) => {
+                bytes[..GENERATION_BYTES].copy_from_slice(&generation.to_le_bytes());
+            }
+            Content::Directory(directory) => directory.generation = generation,
+        }
+    }
+
+    /// Adds a child, or puts it in the place of one with that name.
+    pub fn insert_child(&mut self, generation: u64, name: &[u8], child: Child) {
+        if let Content::Leaf(_) = self.content {
+            let (value, children) = (self.value().into(), Children::new());
+            self.content = Content::Directory(Box::new(Directory { generation, value, children }));
+        }
+        if let Content::Directory(directory) = &mut self.content {
+            directory.generation = generation;
+            directory.children.insert(name, child);
+        }
+    }
+
+    /// Takes the child called `name` out.
+    pub fn remove_child(&mut self, generation: u64, name: &[u8]) -> Option<Child> {
+        let Content::Directory(directory) = &mut self.content else { return None };
+        let child = directory.children.remove(name)?;
+        directory.generation = generation;
+        if directory.children.is_empty() {
+            self.content = Content::leaf(generation, &directory.value);
+        }
+        Some(child)
+    }
+
+    /// Makes the sum of its children's names wrong, for tests of the consistency check.
+    #[cfg(test)]
+    pub fn falsify_names_bytes(&mut self) {
+        if let Content::Directory(directory) = &mut self.content {
+            directory.children.falsify_names_bytes();
+        }
+    }
+
+    /// Moves every child out, for drops that do not recurse.
+    fn drain_into(&mut self, out: &mut Vec<Child>) {
+        if let Content::Directory(directory) = &mut self.content {
+            directory.children.drain_into(out);
+        }
     }
 
     /// What it is charged with in the quota `memory`, in bytes.
     pub fn charge_bytes(&self, name: &[u8]) -> u64 {
-        charge_bytes(&self.perms, name, self.value.len())
+        charge_bytes(&self.perms, name, self.value().len())
     }
 
     /// Its size in the quota `node-size`, in bytes: permissions, names of children, value.
     pub fn size(&self) -> usize {
-        size(&self.perms, self.children.names_bytes(), self.value.len())
+        size(&self.perms, self.children().names_bytes(), self.value().len())
+    }
+}
+
+impl Content {
+    fn leaf(generation: u64, value: &[u8]) -> Content {
+        Content::Leaf([&generation.to_le_bytes(), value].concat().into())
     }
 }
 
@@ -59,14 +180,14 @@ pub fn size(perms: &Perms, names_bytes: usize, value_bytes: usize) -> usize {
 /// Nodes go one by one, however deep the tree: a guest decides how deep (XSA-418).
 impl Drop for Node {
     fn drop(&mut self) {
-        if self.children.is_empty() {
+        if self.children().is_empty() {
             return;
         }
         let mut below = Vec::new();
-        self.children.drain_into(&mut below);
+        self.drain_into(&mut below);
         while let Some(child) = below.pop() {
             if let Some(mut node) = child.and_then(Arc::into_inner) {
-                node.children.drain_into(&mut below);
+                node.drain_into(&mut below);
             }
         }
     }

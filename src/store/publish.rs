@@ -199,7 +199,7 @@ fn last_seen<'r>(removed: &'r [Removed], path: Path<'_>) -> Option<(&'r Node, Op
     let mut node = &*removed.root;
     for name in below.split(|&byte| byte == b'/').filter(|name| !name.is_empty()) {
         parent = Some(node);
-        node = node.children.get(name)?.as_deref()?;
+        node = node.children().get(name)?.as_deref()?;
     }
     Some((node, parent))
 }

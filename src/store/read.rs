@@ -69,7 +69,7 @@ pub fn read<F: Forest>(
     path: Path<'_>,
     reply: &mut Vec<u8>,
 ) -> Result<(), Stop> {
-    with_node(cx, forest, path, Access::READ, |node| reply.extend_from_slice(&node.value))
+    with_node(cx, forest, path, Access::READ, |node| reply.extend_from_slice(node.value()))
 }
 
 /// DIRECTORY: the children's names, each with a NUL. Cost: their number.
@@ -83,10 +83,10 @@ pub fn directory<F: Forest>(
     reply: &mut Vec<u8>,
 ) -> Result<(), Stop> {
     with_node(cx, forest, path, Access::READ, |node| {
-        if node.children.names_bytes() > PAYLOAD_BYTES_MAX {
+        if node.children().names_bytes() > PAYLOAD_BYTES_MAX {
             return Err(Errno::E2BIG.into());
         }
-        for (name, _) in node.children.iter() {
+        for (name, _) in node.children().iter() {
             reply.extend_from_slice(name.bytes());
             reply.push(0);
         }
@@ -106,9 +106,9 @@ pub fn directory_part<F: Forest>(
     with_node(cx, forest, path, Access::READ, |node| {
         let start = reply.len();
         // A vector in memory takes every write.
-        let _ = write!(reply, "{}\0", node.generation);
+        let _ = write!(reply, "{}\0", node.generation());
         let mut position = 0;
-        for (name, _) in node.children.iter() {
+        for (name, _) in node.children().iter() {
             let end = position + name.bytes().len() + 1;
             if end > offset {
                 let rest = &name.bytes()[offset.saturating_sub(position)..];

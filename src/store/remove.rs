@@ -59,8 +59,7 @@ pub fn cut<F: Forest>(
     tree.touch(cx.generation);
     let Some(parent) = tree.get_mut(&parent_home, parent) else { return Ok(None) };
     let parent_perms = Arc::clone(&parent.perms);
-    parent.generation = cx.generation;
-    let child = parent.children.remove(path.name()).flatten();
+    let child = parent.remove_child(cx.generation, path.name()).flatten();
     let Some(root) = (if home.root == path { take_home(cx, forest, path)? } else { child }) else {
         return Ok(None);
     };
@@ -104,7 +103,7 @@ fn homes_below<F: Forest>(forest: &mut F, path: Path<'_>) -> Result<Vec<PathBuf>
         let home = forest.layout().home(path);
         let Some(node) = forest.tree(home.shard)?.get(&home, path) else { continue };
         let node = Arc::clone(node);
-        for (name, child) in node.children.iter() {
+        for (name, child) in node.children().iter() {
             let below = path.child(name.bytes());
             if child.is_none() {
                 homes.push(below.clone());

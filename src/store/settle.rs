@@ -48,7 +48,7 @@ impl Settlement {
                 let bytes = node.charge_bytes(path.as_path().name());
                 domain.account.release(Quota::Memory, bytes);
             }
-            for (name, child) in node.children.iter() {
+            for (name, child) in node.children().iter() {
                 if let Some(child) = child {
                     let path = path.as_path().child(name.bytes());
                     self.todo.push((path, Arc::clone(child), Some(owner), credited));
@@ -71,7 +71,7 @@ pub fn credit_tree(cx: &mut Context<'_>, removed: &Removed) {
     let mut todo = vec![(name, &removed.root)];
     while let Some((name, node)) = todo.pop() {
         cx.credit(&node.perms, 1, node.charge_bytes(name));
-        let below = node.children.iter();
+        let below = node.children().iter();
         todo.extend(below.filter_map(|(name, child)| Some((name.bytes(), child.as_ref()?))));
     }
 }

@@ -48,7 +48,7 @@ fn count_nodes(mut todo: Vec<Arc<Node>>) -> usize {
     let mut count = 0;
     while let Some(node) = todo.pop() {
         count += 1;
-        todo.extend(node.children.iter().filter_map(|(_, child)| child.clone()));
+        todo.extend(node.children().iter().filter_map(|(_, child)| child.clone()));
     }
     count
 }

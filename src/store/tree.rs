@@ -2,7 +2,7 @@
 
 use im::shared_ptr::DefaultSharedPtr;
 
-use super::node::{Child, Node};
+use super::node::Node;
 use crate::sync::Arc;
 use crate::words::{Domid, Home, Path, PathBuf};
 
@@ -45,7 +45,7 @@ impl Tree {
         let Some(mut node) = self.homes.get(home.root.bytes()) else { return Found::Missing(None) };
         let mut reached = home.root.bytes().len();
         for name in names_below(home, path) {
-            match node.children.get(name) {
+            match node.children().get(name) {
                 Some(Some(child)) => node = child,
                 _ => return Found::Missing(Some((node, reached))),
             }
@@ -67,7 +67,7 @@ impl Tree {
     pub fn get_mut(&mut self, home: &Home<'_>, path: Path<'_>) -> Option<&mut Node> {
         let mut node = Arc::make_mut(self.homes.get_mut(home.root.bytes())?);
         for name in names_below(home, path) {
-            node = Arc::make_mut(node.children.get_mut(name)?.as_mut()?);
+            node = Arc::make_mut(node.child_mut(name)?.as_mut()?);
         }
         Some(node)
     }
@@ -127,10 +127,4 @@ impl Tree {
 fn names_below<'p>(home: &Home<'_>, path: Path<'p>) -> impl Iterator<Item = &'p [u8]> {
     let below = path.below(home.root).unwrap_or_default();
     below.split(|&byte| byte == b'/').filter(|name| !name.is_empty())
-}
-
-/// Puts `child` under `name`; the directory's own generation changes with its children.
-pub fn put_child(parent: &mut Node, name: &[u8], child: Child, generation: u64) {
-    parent.children.insert(name, child);
-    parent.generation = generation;
 }

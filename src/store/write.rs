@@ -5,7 +5,7 @@ use super::forest::Forest;
 use super::node::{Child, Node, charge_bytes, size};
 use super::op::Stop;
 use super::read::{nearest, refusal};
-use super::tree::{Tree, put_child};
+use super::tree::Tree;
 use crate::sync::Arc;
 use crate::words::{Access, Domid, Errno, Home, Path, Perms};
 
@@ -29,8 +29,8 @@ pub fn write<F: Forest>(
     if !cx.access(&perms).allows(Access::WRITE) {
         return Err(refusal(cx, forest, path, Errno::EACCES, Access::WRITE)?.into());
     }
-    let (before, after) = (node.value.len(), value.len());
-    cx.check_size(size(&perms, node.children.names_bytes(), after))?;
+    let (before, after) = (node.value().len(), value.len());
+    cx.check_size(size(&perms, node.children().names_bytes(), after))?;
     if after > before {
         cx.charge(&perms, 0, (after - before) as u64)?;
     } else {
@@ -38,8 +38,7 @@ pub fn write<F: Forest>(
     }
     tree.touch(cx.generation);
     if let Some(node) = tree.get_mut(&home, path) {
-        node.value = value.into();
-        node.generation = cx.generation;
+        node.set_value(cx.generation, value);
     }
     effects.changed(path.to_buf(), None, perms);
     Ok(())
@@ -115,8 +114,7 @@ fn attach<F: Forest>(
     boundary: bool,
 ) -> Result<(), Stop> {
     let layout = forest.layout();
-    let mut node = Node::empty(Arc::clone(perms), cx.generation);
-    node.value = value.into();
+    let mut node = Node::new(Arc::clone(perms), cx.generation, value);
     for here in missing(path, at) {
         let home = layout.home(here);
         let tree = forest.tree_mut(home.shard)?;
@@ -138,12 +136,12 @@ fn attach<F: Forest>(
             let tree = forest.tree_mut(home.shard)?;
             tree.touch(cx.generation);
             if let Some(parent) = tree.get_mut(&home, parent) {
-                put_child(parent, here.name(), child, cx.generation);
+                parent.insert_child(cx.generation, here.name(), child);
             }
             return Ok(());
         }
-        node = Node::empty(Arc::clone(perms), cx.generation);
-        node.children.insert(here.name(), child);
+        node = Node::new(Arc::clone(perms), cx.generation, b"");
+        node.insert_child(cx.generation, here.name(), child);
     }
     Ok(())
 }
@@ -183,8 +181,8 @@ pub fn set_perms<F: Forest>(
     if !cx.caller.subject.privileged && perms.owner() != before.owner() {
         return Err(Errno::EPERM.into());
     }
-    cx.check_size(size(perms, node.children.names_bytes(), node.value.len()))?;
-    let value_bytes = node.value.len();
+    cx.check_size(size(perms, node.children().names_bytes(), node.value().len()))?;
+    let value_bytes = node.value().len();
     cx.credit(&before, 1, charge_bytes(&before, path.name(), value_bytes));
     if let Err(errno) = cx.charge(perms, 1, charge_bytes(perms, path.name(), value_bytes)) {
         cx.recharge(&before, 1, charge_bytes(&before, path.name(), value_bytes));
@@ -192,8 +190,7 @@ pub fn set_perms<F: Forest>(
     }
     tree.touch(cx.generation);
     if let Some(node) = tree.get_mut(&home, path) {
-        node.perms = Arc::clone(perms);
-        node.generation = cx.generation;
+        node.set_perms(cx.generation, Arc::clone(perms));
     }
     if before.owner() != perms.owner() {
         reindex(tree, &home, path, before.owner(), perms.owner());
@@ -210,7 +207,7 @@ fn reindex(tree: &mut Tree, home: &Home<'_>, path: Path<'_>, before: Domid, afte
     }
     let Some(node) = tree.get(home, path) else { return };
     let node = Arc::clone(node);
-    for (name, child) in node.children.iter() {
+    for (name, child) in node.children().iter() {
         // The roots of other homes are in the index of their own shard, whoever is above.
         let Some(child) = child else { continue };
         let owner = child.perms.owner();

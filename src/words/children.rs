@@ -13,10 +13,7 @@ const FEW_GROWTH: usize = 2;
 
 /// Named children in the order of their names.
 #[derive(Clone)]
-pub struct Children<T: Clone>(Option<Box<Inner<T>>>);
-
-#[derive(Clone)]
-struct Inner<T: Clone> {
+pub struct Children<T: Clone> {
     /// The sum of all names with a NUL each: the size of a DIRECTORY reply.
     names_bytes: usize,
     kept: Kept<T>,
@@ -31,15 +28,14 @@ enum Kept<T: Clone> {
 impl<T: Clone> Children<T> {
     /// No children; takes no memory.
     pub const fn new() -> Children<T> {
-        Children(None)
+        Children { names_bytes: 0, kept: Kept::Few(Vec::new()) }
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        match self.0.as_deref().map(|inner| &inner.kept) {
-            None => 0,
-            Some(Kept::Few(few)) => few.len(),
-            Some(Kept::Many(many)) => many.len(),
+        match &self.kept {
+            Kept::Few(few) => few.len(),
+            Kept::Many(many) => many.len(),
         }
     }
 
@@ -50,12 +46,12 @@ impl<T: Clone> Children<T> {
 
     /// The bytes of all names with a NUL each.
     pub fn names_bytes(&self) -> usize {
-        self.0.as_deref().map_or(0, |inner| inner.names_bytes)
+        self.names_bytes
     }
 
     /// The child called `name`. Cost: logarithmic in their number, like all lookups here.
     pub fn get(&self, name: &[u8]) -> Option<&T> {
-        match &self.0.as_deref()?.kept {
+        match &self.kept {
             Kept::Few(few) => {
                 position(few, name).ok().and_then(|at| few.get(at)).map(|(_, child)| child)
             }
@@ -65,7 +61,7 @@ impl<T: Clone> Children<T> {
 
     /// The child called `name`, to be changed.
     pub fn get_mut(&mut self, name: &[u8]) -> Option<&mut T> {
-        match &mut self.0.as_deref_mut()?.kept {
+        match &mut self.kept {
             Kept::Few(few) => match position(few, name) {
                 Ok(at) => few.get_mut(at).map(|(_, child)| child),
                 Err(_) => None,
@@ -76,9 +72,7 @@ impl<T: Clone> Children<T> {
 
     /// Adds a child, or puts `child` in the place of one with that name, which is returned.
     pub fn insert(&mut self, name: &[u8], child: T) -> Option<T> {
-        let empty = || Box::new(Inner { names_bytes: 0, kept: Kept::Few(Vec::new()) });
-        let inner = self.0.get_or_insert_with(empty);
-        let replaced = match &mut inner.kept {
+        let replaced = match &mut self.kept {
             Kept::Few(few) => match position(few, name) {
                 Ok(at) => Some(std::mem::replace(&mut few[at].1, child)),
                 Err(at) if few.len() < FEW_MAX => {
@@ -91,55 +85,47 @@ impl<T: Clone> Children<T> {
                 Err(_) => {
                     let mut many: im::OrdMap<Name, T> = few.drain(..).collect();
                     many.insert(Name::new(name), child);
-                    inner.kept = Kept::Many(many);
+                    self.kept = Kept::Many(many);
                     None
                 }
             },
             Kept::Many(many) => many.insert(Name::new(name), child),
         };
         if replaced.is_none() {
-            inner.names_bytes += name.len() + 1;
+            self.names_bytes += name.len() + 1;
         }
         replaced
     }
 
     /// Takes the child called `name` out.
     pub fn remove(&mut self, name: &[u8]) -> Option<T> {
-        let inner = self.0.as_deref_mut()?;
-        let removed = match &mut inner.kept {
+        let removed = match &mut self.kept {
             Kept::Few(few) => position(few, name).ok().map(|at| few.remove(at).1),
             Kept::Many(many) => many.remove(name),
         }?;
-        inner.names_bytes -= name.len() + 1;
-        if inner.names_bytes == 0 {
-            self.0 = None;
-        }
+        self.names_bytes -= name.len() + 1;
         Some(removed)
     }
 
     /// Makes the sum of the names wrong, for tests of the consistency check.
     #[cfg(test)]
     pub fn falsify_names_bytes(&mut self) {
-        if let Some(inner) = &mut self.0 {
-            inner.names_bytes += 1;
-        }
+        self.names_bytes += 1;
     }
 
     /// All children in the order of their names.
     pub fn iter(&self) -> Iter<'_, T> {
-        match self.0.as_deref().map(|inner| &inner.kept) {
-            None => Iter::Few([].iter()),
-            Some(Kept::Few(few)) => Iter::Few(few.iter()),
-            Some(Kept::Many(many)) => Iter::Many(many.iter()),
+        match &self.kept {
+            Kept::Few(few) => Iter::Few(few.iter()),
+            Kept::Many(many) => Iter::Many(many.iter()),
         }
     }
 
     /// Moves every child out, for the iterative drops of deep trees.
     pub fn drain_into(&mut self, out: &mut Vec<T>) {
-        match self.0.take().map(|inner| inner.kept) {
-            None => {}
-            Some(Kept::Few(few)) => out.extend(few.into_iter().map(|(_, child)| child)),
-            Some(Kept::Many(many)) => out.extend(many.into_iter().map(|(_, child)| child)),
+        match std::mem::take(self).kept {
+            Kept::Few(few) => out.extend(few.into_iter().map(|(_, child)| child)),
+            Kept::Many(many) => out.extend(many.into_iter().map(|(_, child)| child)),
         }
     }
 }

@@ -102,7 +102,7 @@ fn an_account_that_is_wrong() {
 fn a_name_without_a_node() {
     let world = World::new();
     world.node("/local/domain/5/a", |node| {
-        node.children.insert(b"ghost", None);
+        node.insert_child(0, b"ghost", None);
     });
     world.finds(&["/local/domain/5/a/ghost is a name without a node"]);
 }
@@ -111,7 +111,7 @@ fn a_name_without_a_node() {
 fn a_name_without_its_home() {
     let world = World::new();
     world.node("/local/domain/0/backend/vif", |node| {
-        node.children.insert(b"6", None);
+        node.insert_child(0, b"6", None);
     });
     world.finds(&["/local/domain/0/backend/vif/6 is a name without a home in shard 2"]);
 }
@@ -125,7 +125,7 @@ fn a_home_kept_by_its_parent() {
         tree.remove_home(root.as_path())
     });
     world.node("/local/domain/0/backend/vif", |vif| {
-        vif.children.insert(b"5", node);
+        vif.insert_child(0, b"5", node);
     });
     world.finds(&[
         "/local/domain/0/backend/vif/5 is kept by its parent, and should be a home",
@@ -137,7 +137,7 @@ fn a_home_kept_by_its_parent() {
 fn a_home_without_a_name_or_a_parent() {
     let world = World::new();
     world.node("/local/domain/0/backend/vif", |node| {
-        node.children.remove(b"5");
+        node.remove_child(0, b"5");
     });
     let nameless = "/local/domain/0/backend/vif/5 is there, and is not among its parent's children";
     world.finds(&[nameless]);
@@ -169,12 +169,12 @@ fn a_home_in_a_shard_that_is_not_its_own() {
 #[test]
 fn names_that_no_node_can_have_and_sums_that_are_wrong() {
     let world = World::new();
-    world.node("/local/domain/5/a", |node| node.children.falsify_names_bytes());
+    world.node("/local/domain/5/a", |node| node.falsify_names_bytes());
     world.finds(&["/local/domain/5/a: its children's names take 2 bytes, not 3"]);
     let world = World::new();
     world.node("/local/domain/5/a", |node| {
-        let child = node.children.remove(b"b").unwrap();
-        node.children.insert(b"b c", child);
+        let child = node.remove_child(0, b"b").unwrap();
+        node.insert_child(0, b"b c", child);
     });
     let findings = world.findings();
     let name = "/local/domain/5/a/b c is not a name that a node can have";

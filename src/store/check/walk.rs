@@ -90,7 +90,7 @@ impl<'a> Walk<'a> {
         match self.node(&self.layout.home(parent), parent) {
             None => self.findings.add(|| format!("{root} is there, and its parent is not")),
             Some(parent) => {
-                if parent.children.get(root.name()).is_none() {
+                if parent.children().get(root.name()).is_none() {
                     self.findings
                         .add(|| format!("{root} is there, and is not among its parent's children"));
                 }
@@ -104,7 +104,7 @@ impl<'a> Walk<'a> {
         while let Some((path, node, owner_above)) = todo.pop() {
             let owner = self.account(path.as_path(), &node, owner_above);
             let mut names_bytes = 0;
-            for (name, child) in node.children.iter() {
+            for (name, child) in node.children().iter() {
                 names_bytes += name.bytes().len() + 1;
                 let below = path.as_path().child(name.bytes());
                 let bytes = below.as_path().bytes();
@@ -116,7 +116,7 @@ impl<'a> Walk<'a> {
                 self.child(below.as_path(), child.is_some());
                 todo.extend(child.clone().map(|child| (below, child, Some(owner))));
             }
-            let counted = node.children.names_bytes();
+            let counted = node.children().names_bytes();
             if counted != names_bytes {
                 self.findings.add(|| {
                     let path = path.as_path();

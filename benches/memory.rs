@@ -1,0 +1,88 @@
+//! How much memory a node takes: the growth of the real daemon's resident set.
+//!
+//! `cargo bench --bench memory` builds 1,000 domains on a simulated host, then 1,000 nodes in the
+//! home of each, over the wire: depth 4 to 6, names of 4 to 12 bytes, values of 64 bytes, owned by
+//! the domain. It fails if a node takes more than [`NODE_BYTES_MAX`].
+
+#[path = "support/daemon.rs"]
+mod daemon;
+
+use std::process::ExitCode;
+
+use daemon::{Client, Daemon, WRITE};
+use xenstored::words::Domid;
+
+/// How many domains; `XENSTORED_DOMAINS` in the environment overrides it.
+const DOMAINS: u16 = 1000;
+/// Directories of depth 4 in a home: `/local/domain/<d>/<name>`.
+const TOPS: usize = 10;
+/// Directories of depth 5 in each of those.
+const MIDDLES: usize = 9;
+/// Leaves of depth 6 in each of those.
+const LEAVES: usize = 10;
+const NODES: usize = TOPS * (1 + MIDDLES * (1 + LEAVES));
+const VALUE_BYTES: usize = 64;
+/// The target: what C 4.17 needs, which keeps its store in a file's image.
+const NODE_BYTES_MAX: f64 = 170.0;
+
+fn main() -> ExitCode {
+    let domains = std::env::var("XENSTORED_DOMAINS")
+        .map_or(DOMAINS, |number| number.parse().expect("XENSTORED_DOMAINS is a number"));
+    let daemon = Daemon::start(&["-Q", "nodes=0", "-Q", "memory=0"]);
+    let (mut host, mut client) = (daemon.host(), daemon.client());
+    let empty = daemon.resident_bytes();
+    let _guests: Vec<_> =
+        (1..=domains).map(|domid| client.build_domain(&mut host, Domid(domid))).collect();
+    client.flush().expect("replies");
+    let built = daemon.resident_bytes();
+    let mut names = Names(1);
+    for domid in 1..=domains {
+        fill(&mut client, &mut names, Domid(domid));
+    }
+    client.flush().expect("replies");
+    let full = daemon.resident_bytes();
+
+    let nodes = usize::from(domains) * NODES;
+    let per = |bytes: u64, count: usize| bytes as f64 / count as f64;
+    let node_bytes = per(full - built, nodes);
+    println!("{domains} domains of {NODES} nodes, values of {VALUE_BYTES} bytes");
+    println!("an empty daemon: {} KiB", empty / 1024);
+    println!("a domain without nodes: {:.0} bytes", per(built - empty, usize::from(domains)));
+    println!("a node: {node_bytes:.1} bytes, at most {NODE_BYTES_MAX}");
+    println!("a node with its share of the domain: {:.1} bytes", per(full - empty, nodes));
+    if node_bytes > NODE_BYTES_MAX { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn fill(client: &mut Client, names: &mut Names, domid: Domid) {
+    let mut write = |path: &str| {
+        let mut payload = path.as_bytes().to_vec();
+        payload.push(0);
+        payload.extend([b'v'; VALUE_BYTES]);
+        client.ask(WRITE, &payload);
+    };
+    for top in 0..TOPS {
+        let top = format!("/local/domain/{domid}/{}", names.next(top));
+        write(&top);
+        for middle in 0..MIDDLES {
+            let middle = format!("{top}/{}", names.next(middle));
+            write(&middle);
+            for leaf in 0..LEAVES {
+                write(&format!("{middle}/{}", names.next(leaf)));
+            }
+        }
+    }
+}
+
+/// Names of 4 to 12 bytes, the same in every run, in no order.
+struct Names(u64);
+
+impl Names {
+    /// The next one; `number` makes it differ from its siblings.
+    fn next(&mut self, number: usize) -> String {
+        // Knuth's MMIX generator: any would do.
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        let letters = self.0.to_string();
+        let len = 4 + usize::try_from(self.0 >> 33).expect("a number") % 9;
+        format!("{}{number:x}{letters}", char::from(b'a' + (self.0 >> 40) as u8 % 26))[..len].into()
+    }
+}

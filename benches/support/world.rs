@@ -1,0 +1,172 @@
+//! A store with domains in it, without the daemon around it.
+
+use std::borrow::Cow;
+use std::sync::{Arc, Mutex};
+
+use xenstored::domain::{Limits, Registry};
+use xenstored::protocol::append_event;
+use xenstored::store::{
+    Caller, Executed, Generations, Op, Store, Transaction, Verb, reaper, run_reaper,
+};
+use xenstored::watch::{Batch, Entry, Outlet, Watcher};
+use xenstored::words::{Access, Domid, Entry as PermEntry, Layout, Path, PermSet, Perms, Subject};
+
+/// Nodes of a domain: its home, three directories, the rest leaves.
+pub const NODES: usize = 30;
+/// Leaves of a domain, `/local/domain/<d>/device/vif/0/n<i>`.
+pub const LEAVES: usize = NODES - 4;
+/// Watches of a domain on leaves of its own, one each; two more are on its directory of backends,
+/// as a driver domain's, and on `@releaseDomain`.
+const LEAF_WATCHES: usize = 8;
+const VALUE: &[u8] = b"/local/domain/0/backend/vif/0/0";
+
+/// Takes events as a thread does: as bytes for the wire, soon forgotten.
+#[derive(Default)]
+struct Wire(Mutex<Vec<u8>>);
+
+impl Outlet for Wire {
+    fn push(&self, _: u16, batch: Batch) {
+        let mut out = self.0.lock().expect("no panic");
+        out.clear();
+        for event in batch.events {
+            append_event(&mut out, &event.path, b"token");
+        }
+    }
+}
+
+/// The store and those who use it.
+pub struct World {
+    pub store: Arc<Store>,
+    pub control: Caller,
+    pub domains: u16,
+    generations: Generations,
+    reply: Vec<u8>,
+    watches: u64,
+}
+
+impl World {
+    /// A store of two shards and `domains` domains with [`NODES`] nodes and ten watches each.
+    pub fn of(domains: u16) -> World {
+        let registry = Arc::new(Registry::new(Limits::defaults(), None));
+        let (reaper, queue) = reaper();
+        let outlet = Arc::new(Wire::default());
+        let store = Arc::new(Store::new(Layout::new(2), Arc::clone(&registry), outlet, reaper));
+        let weak = Arc::downgrade(&store);
+        std::thread::spawn(move || run_reaper(&weak, &queue));
+        let domain = registry.get(Domid::CONTROL).expect("the control domain");
+        let control = Caller { domain, subject: Subject::CONTROL, unblocked: None };
+        let (generations, reply) = (Generations::default(), Vec::new());
+        let mut world = World { store, control, domains, generations, reply, watches: 0 };
+        (1..=domains).for_each(|domid| world.add(Domid(domid)));
+        world
+    }
+
+    fn add(&mut self, domid: Domid) {
+        self.store.registry().admit(domid, u64::from(domid.0));
+        let home = format!("/local/domain/{domid}");
+        self.run(&home, Verb::Mkdir);
+        let perms = self.owned_by(domid);
+        self.run(&home, Verb::SetPerms(perms));
+        for leaf in 0..LEAVES {
+            self.run(&leaf_of(domid, leaf), write());
+        }
+        for leaf in 0..LEAF_WATCHES {
+            self.watch(domid, &leaf_of(domid, leaf));
+        }
+        self.watch(domid, &backends_of(domid));
+        self.watch(domid, "@releaseDomain");
+    }
+
+    /// The domain, making a request of its own.
+    pub fn guest(&self, domid: Domid) -> Caller {
+        let domain = self.store.registry().get(domid).expect("a domain that lives");
+        Caller { domain, subject: Subject::guest(domid), unblocked: None }
+    }
+
+    /// Permissions for the owner alone.
+    pub fn owned_by(&self, domid: Domid) -> Perms {
+        let owner = PermEntry { domid, access: Access::NONE, ignored: false };
+        Arc::new(PermSet::new(self.store.registry().now(), owner, &[]))
+    }
+
+    /// A request of the control domain's that must not fail.
+    pub fn run(&mut self, path: &str, verb: Verb<'_>) -> Executed {
+        let (store, caller) = (Arc::clone(&self.store), self.control.clone());
+        self.reply.clear();
+        let op = Op { path: parse(path), verb };
+        store.execute(&caller, &op, &mut self.generations, &mut self.reply).expect(path)
+    }
+
+    /// A request in a transaction that must not fail.
+    pub fn run_in(&mut self, transaction: &mut Transaction, path: &str, verb: Verb<'_>) {
+        let op = Op { path: parse(path), verb };
+        self.reply.clear();
+        let World { store, control, generations, reply, .. } = self;
+        store.execute_in(transaction, control, &op, generations, reply).expect(path);
+    }
+
+    /// END that must not fail.
+    pub fn commit(&mut self, transaction: Transaction) -> Executed {
+        let World { store, control, generations, .. } = self;
+        store.commit(transaction, control, generations).expect("no conflict")
+    }
+
+    /// Sets a watch of `domid`.
+    pub fn watch(&mut self, domid: Domid, path: &str) -> Watcher {
+        self.watches += 1;
+        let watcher = Watcher {
+            thread: domid.0 % 2,
+            connection: u32::from(domid.0),
+            watch: 0,
+            seq: self.watches,
+        };
+        self.store.watch(parse(path), Entry { watcher, domid, depth: None });
+        watcher
+    }
+
+    /// Takes it back.
+    pub fn unwatch(&mut self, watcher: Watcher, path: &str) {
+        assert!(self.store.unwatch(parse(path), watcher));
+    }
+
+    /// A transaction of as many reads as writes, on the leaves of one domain, without its END.
+    pub fn transaction(&mut self, operations: usize, domid: Domid) -> Transaction {
+        let mut transaction = Transaction::default();
+        for operation in 0..operations {
+            let verb = if operation % 2 == 0 { Verb::Read } else { write() };
+            self.run_in(&mut transaction, &leaf_of(domid, UNWATCHED + operation / 2), verb);
+        }
+        transaction
+    }
+
+    /// `count` domains in an order that has nothing to do with where they lie, each with the
+    /// number of times that it came before.
+    pub fn some(&self, count: usize) -> impl Iterator<Item = (Domid, usize)> + use<> {
+        let domains = usize::from(self.domains);
+        // A prime, so that all are visited before any is visited again.
+        let domid = move |i| u16::try_from(1 + i * 7919 % domains).expect("a domid");
+        (0..count).map(move |i| (Domid(domid(i)), i / domains))
+    }
+}
+
+/// A leaf of a domain's.
+pub fn leaf_of(domid: Domid, leaf: usize) -> String {
+    format!("/local/domain/{domid}/device/vif/0/n{leaf}")
+}
+
+/// A path that homes can lie below: watches on it are everybody's concern.
+pub fn backends_of(domid: Domid) -> String {
+    format!("/local/domain/{domid}/backend")
+}
+
+/// The first leaf that nobody watches.
+pub const UNWATCHED: usize = LEAF_WATCHES;
+
+/// A WRITE of a usual value.
+pub fn write() -> Verb<'static> {
+    Verb::Write(Cow::Borrowed(VALUE))
+}
+
+fn parse(path: &str) -> Path<'_> {
+    Path::parse(path.as_bytes()).expect(path)
+}
