@@ -178,6 +178,15 @@ impl Store {
         self.shards[usize::from(shard.0)].read().tree.clone()
     }
 
+    /// The trees of all shards, the spine's last, as they are at one moment: what is committed over
+    /// several shards is in all of them or in none. Cost: every lock, for the copies of as many
+    /// pointers.
+    pub fn cut(&self) -> Vec<Tree> {
+        let locked = Locked::take(self, &LockSet::all(self.layout, false));
+        let trees = self.layout.all().filter_map(|shard| locked.shard(shard));
+        trees.map(|shard| shard.tree.clone()).collect()
+    }
+
     /// How many nodes there are. Cost: a walk over all of them, on snapshots.
     pub fn count_nodes(&self) -> usize {
         let mut todo: Vec<Arc<Node>> = Vec::new();
