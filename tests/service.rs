@@ -335,10 +335,15 @@ fn options_are_answered_without_a_daemon() {
     assert!(version.status.success());
     let expected = concat!("xenstored ", env!("CARGO_PKG_VERSION"), "\n");
     assert_eq!(String::from_utf8(version.stdout).unwrap(), expected);
-    for option in ["-H", "-h", "--help"] {
-        let help = bare().arg(option).output().unwrap();
-        assert!(help.status.success());
-        assert!(String::from_utf8(help.stdout).unwrap().contains("--no-fork"));
+    for (line, word) in [
+        ("-H", "--no-fork"),
+        ("-h", "--no-fork"),
+        ("--help", "--no-fork"),
+        ("sim guest --help", "--domid"),
+    ] {
+        let help = bare().args(line.split(' ')).output().unwrap();
+        assert!(help.status.success(), "{line}: {help:?}");
+        assert!(String::from_utf8(help.stdout).unwrap().contains(word), "{line}");
     }
     assert_fails(&bare().arg("-U").output().unwrap(), 2, "live update is not supported yet");
     assert_fails(&bare().arg("--none").output().unwrap(), 2, "unexpected argument '--none'");

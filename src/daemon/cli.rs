@@ -17,7 +17,8 @@ use crate::log::{SwitchChange, UnknownSwitch};
 /// Without /dev/xen and without --host it simulates a host in the foreground, and says how to talk
 /// to it.
 #[derive(Debug, Parser)]
-#[command(name = "xenstored", version, disable_help_flag = true, infer_long_args = true)]
+#[command(name = "xenstored", version, infer_long_args = true)]
+#[command(disable_help_flag = true, disable_version_flag = true)]
 #[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 pub(super) struct Options {
     /// Configuration file: TOML, or oxenstored's syntax if the name ends in .conf
@@ -98,8 +99,12 @@ pub(super) struct Options {
     #[arg(short = 'U', long)]
     live_update: bool,
     /// Print this message
-    #[arg(short = 'H', visible_short_alias = 'h', long, action = ArgAction::Help)]
+    #[arg(short = 'H', visible_short_alias = 'h', long, global = true)]
+    #[arg(action = ArgAction::Help)]
     help: Option<bool>,
+    /// Print the version
+    #[arg(long, action = ArgAction::Version)]
+    version: Option<bool>,
 
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -118,9 +123,8 @@ pub(super) enum SimCommand {
     Guest(GuestOptions),
 }
 
-/// What `xenstored sim guest` is told.
-#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
-pub struct GuestOptions {
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct GuestOptions {
     /// The domain to be; a new one if left out
     #[arg(long, value_name = "N")]
     pub domid: Option<u16>,

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 
+use super::cli::GuestOptions;
 use super::failure::Failure;
-use super::settings::{HostKind, Settings};
+use super::settings::{Guest, HostKind, Settings};
 use crate::domain::Quota;
 use crate::log::{self, Destination, SwitchChange};
 use crate::words::{Domid, REL_PATH_MAX};
@@ -16,6 +17,8 @@ use crate::words::{Domid, REL_PATH_MAX};
 const XEN_DEVICES: &str = "/dev/xen";
 /// Where C's daemon has its socket, and where its clients look for it.
 const RUN_DIRECTORY: &str = "/var/run/xenstored";
+/// The name of the simulated host's socket, beside the other one.
+const SIM_SOCKET: &str = "sim";
 /// How long an event may wait for its domain to take it, unless set (C's default, seconds).
 const WATCH_EVENT_TIMEOUT: u32 = 20;
 /// Threads beyond this bring nothing but memory: each shard is one, and no host has more cores.
@@ -120,8 +123,12 @@ impl Given {
         let socket = absolute(self.socket.unwrap_or(default_socket))?;
         let sim_socket = match self.sim_socket {
             Some(path) => absolute(path)?,
-            None => socket.with_file_name("sim"),
+            None => socket.with_file_name(SIM_SOCKET),
         };
+        if sim_socket == socket {
+            let text = format!("socket and sim-socket are the same: {}", socket.display());
+            return Err(Failure::Usage(text));
+        }
         let foreground = self.foreground.unwrap_or(host == HostKind::Sim);
         let destination = match self.log_file {
             Some(path) => Destination::File(absolute(path)?),
@@ -151,6 +158,15 @@ impl Given {
             notes: self.notes,
         })
     }
+}
+
+/// What a simulated guest is told: its daemon is where it would be with the same surroundings.
+pub(super) fn guest(options: GuestOptions, around: &Surroundings) -> Result<Guest, Failure> {
+    let default = || around.socket().0.with_file_name(SIM_SOCKET);
+    Ok(Guest {
+        domid: options.domid.map(|domid| real(domid, "domid")).transpose()?,
+        sim_socket: options.sim_socket.unwrap_or_else(default),
+    })
 }
 
 fn absolute(path: PathBuf) -> Result<PathBuf, Failure> {
@@ -269,12 +285,25 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_guest_looks_for_its_daemon_where_that_would_be() {
+        let around = Surroundings { run_directory: Some("/r".into()), ..bare() };
+        let told = |domid, path: Option<&str>| {
+            guest(GuestOptions { domid, sim_socket: path.map(PathBuf::from) }, &around)
+        };
+        let expected = |domid, path: &str| Guest { domid, sim_socket: path.into() };
+        assert_eq!(told(None, None).unwrap(), expected(None, "/r/sim"));
+        assert_eq!(told(Some(7), Some("/a")).unwrap(), expected(Some(Domid(7)), "/a"));
+        assert!(told(Some(0x7FF0), None).is_err());
+    }
+
+    #[test]
     fn what_cannot_be_is_refused() {
         for given in [
             Given { shards: Some(MAX_SHARDS + 1), ..Given::default() },
             Given { priv_domid: Some(0x7FF0), ..Given::default() },
             Given { master_domid: Some(u16::MAX), ..Given::default() },
             Given { socket: Some("".into()), ..Given::default() },
+            Given { socket: Some("/sim".into()), ..Given::default() },
         ] {
             assert!(matches!(given.settle(&bare()), Err(Failure::Usage(_))));
         }

@@ -17,22 +17,22 @@ use super::settings::{HostKind, Settings};
 /// A claim to be the one daemon of a socket. When it is dropped, socket and pid file are removed;
 /// the lock file stays, as removing it would let two others lock two files of one name.
 pub(super) struct Instance {
-    sockets: Vec<PathBuf>,
+    socket: Option<PathBuf>,
     pid_file: Option<(PathBuf, File)>,
     _lock: File,
 }
 
 impl Instance {
-    /// Claims the places that the settings name and answers the listening socket, whose mode is
-    /// 0600. The simulated host's socket is only made free: the host binds it.
-    pub(super) fn claim(settings: &Settings) -> Result<(Instance, UnixListener), Failure> {
-        let mut sockets = vec![settings.socket.clone()];
+    /// Claims the places that the settings name. The sockets are only made free: the simulated
+    /// host binds and removes its own.
+    pub(super) fn claim(settings: &Settings) -> Result<Instance, Failure> {
+        let mut sockets = vec![&settings.socket];
         if settings.host == HostKind::Sim {
-            sockets.push(settings.sim_socket.clone());
+            sockets.push(&settings.sim_socket);
         }
-        for socket in &sockets {
+        for &socket in &sockets {
             if socket.as_os_str().len() > SOCKET_PATH_MAX {
-                return Err(Failure::PathTooLong { path: socket.clone() });
+                return Err(Failure::PathTooLong { path: socket.to_path_buf() });
             }
         }
         if settings.make_directory {
@@ -40,25 +40,31 @@ impl Instance {
         }
         let lock = lock(&lock_path(&settings.socket))?;
         // Before the pid file is touched: it may be another daemon's, which has other locks.
-        for socket in &sockets {
+        for socket in sockets {
             make_free(socket)?;
         }
-        let mut instance = Instance { sockets: Vec::new(), pid_file: None, _lock: lock };
+        let mut instance = Instance { socket: None, pid_file: None, _lock: lock };
         if let Some(path) = &settings.pid_file {
             instance.pid_file = Some((path.clone(), claim_pid_file(path)?));
         }
+        Ok(instance)
+    }
+
+    /// Makes the socket for clients, with mode 0600. From here on clients connect, so the host is
+    /// there already: who finds this socket finds the host's too.
+    pub(super) fn listen(&mut self, settings: &Settings) -> Result<UnixListener, Failure> {
         let path = &settings.socket;
         let listener = UnixListener::bind(path).map_err(|e| Failure::of_path(path, e))?;
-        instance.sockets = sockets; // From here on they are ours to remove.
+        self.socket = Some(path.clone()); // From here on it is ours to remove.
         std::fs::set_permissions(path, Permissions::from_mode(0o600))
             .map_err(|e| Failure::of_path(path, e))?;
-        Ok((instance, listener))
+        Ok(listener)
     }
 }
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        for path in self.sockets.iter().chain(self.pid_file.iter().map(|(path, _)| path)) {
+        for path in self.socket.iter().chain(self.pid_file.iter().map(|(path, _)| path)) {
             let _ = std::fs::remove_file(path);
         }
     }
@@ -123,7 +129,7 @@ fn make_free(path: &Path) -> Result<(), Failure> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(Failure::of_path(path, e)),
         Ok(about) if !about.file_type().is_socket() => {
-            return in_use("is there and is no socket; remove it, or choose another --socket");
+            return in_use("is there and is no socket; remove it, or choose another path");
         }
         Ok(_) => {}
     }
@@ -134,7 +140,7 @@ fn make_free(path: &Path) -> Result<(), Failure> {
         Err(Errno::NOENT) => Ok(()),
         Err(Errno::ACCESS) => Err(Failure::Permission { path: path.to_path_buf() }),
         // Connected, or a queue that is full, or of another type: somebody listens.
-        _ => in_use("is served by another daemon; stop it, or choose another --socket"),
+        _ => in_use("is served by another daemon; stop it, or choose another path"),
     }
 }
 

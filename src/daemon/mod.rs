@@ -22,9 +22,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
 use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
-pub use cli::GuestOptions;
+use crate::log;
+
 pub use failure::{Failure, SOCKET_PATH_MAX};
-pub use settings::{HostKind, Settings};
+pub use settings::{Guest, HostKind, Settings};
 pub use stop::Stop;
 
 use cli::{Command, Options, SimCommand};
@@ -36,8 +37,8 @@ use instance::Instance;
 pub enum Task {
     /// To be the daemon.
     Serve(Box<Settings>),
-    /// To be a guest of a simulated host, whose socket is at the default place unless named.
-    Guest(GuestOptions),
+    /// To be a guest of a simulated host.
+    Guest(Guest),
     /// To print this text and nothing else.
     Print(String),
 }
@@ -56,7 +57,7 @@ pub fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Task, Failure> 
         }
     };
     if let Some(Command::Sim(SimCommand::Guest(guest))) = options.command {
-        return Ok(Task::Guest(guest));
+        return given::guest(guest, &Surroundings::look()).map(Task::Guest);
     }
     let check_only = options.check_config;
     let (file, from_file) = config::read(options.config.as_deref())?;
@@ -86,41 +87,41 @@ pub fn run(settings: &Settings) -> Result<u8, Failure> {
     if second {
         background::detach()?;
     }
-    let failed = |what: &str| {
-        let what = what.to_owned();
-        move |error| Failure::Other { what, error }
-    };
     // Nothing that the daemon makes is anybody else's to write or, unless it says so, to read.
     umask(Mode::RWXG | Mode::RWXO);
-    crate::log::init(&settings.log).map_err(|e| match &settings.log.destination {
-        crate::log::Destination::File(path) => Failure::of_path(path, e),
-        _ => failed("cannot start the log")(e),
+    start_log(settings)?;
+    let stop = Stop::default();
+    stop::take_signals(stop.clone())
+        .map_err(|error| Failure::Other { what: "cannot take signals".into(), error })?;
+    allow_many_files();
+    let mut instance = Instance::claim(settings)?;
+    let ready = || announce(settings, second);
+    let served = serve::serve(settings, || instance.listen(settings), ready, &stop);
+    drop(instance);
+    match &served {
+        Ok(()) => info!("stopped"),
+        Err(failure) if second => error!("{failure}"), // Nobody reads our standard error any more.
+        Err(_) => {}
+    }
+    served.map(|()| 0)
+}
+
+fn start_log(settings: &Settings) -> Result<(), Failure> {
+    log::init(&settings.log).map_err(|error| match &settings.log.destination {
+        log::Destination::File(path) => Failure::of_path(path, error),
+        _ => Failure::Other { what: "cannot start the log".into(), error },
     })?;
-    crate::log::abort_on_panic();
+    log::abort_on_panic();
     for note in &settings.notes {
         warn!("{note}");
     }
-    let stop = Stop::default();
-    stop::take_signals(stop.clone()).map_err(failed("cannot take signals"))?;
-    allow_many_files();
-    let (instance, listener) = Instance::claim(settings)?;
-    let ready = || {
-        info!(host = ?settings.host, shards = settings.shards, socket = %settings.socket.display(),
-              "serving");
-        announce(settings, second);
-    };
-    let served = serve::serve(settings, listener, ready, &stop);
-    drop(instance);
-    if let (true, Err(failure)) = (second, &served) {
-        error!("{failure}"); // Nobody reads our standard error any more.
-    }
-    served?;
-    info!("stopped");
-    Ok(0)
+    Ok(())
 }
 
 /// Tells everybody who waits that the daemon serves.
 fn announce(settings: &Settings, second: bool) {
+    let socket = settings.socket.display();
+    info!(host = ?settings.host, shards = settings.shards, %socket, "serving");
     let _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::MainPid(std::process::id())]);
     if second && let Err(e) = background::report_ready() {
         warn!("whoever started the daemon could not be told that it serves: {e}");

@@ -12,13 +12,15 @@ use super::stop::Stop;
 use crate::domain::{Limits, Registry};
 use crate::host::Host;
 use crate::host::sim::SimHost;
+use crate::host::xen::XenHost;
 use crate::listener::Listener;
 use crate::shard::Server;
 
-/// Serves `listener` until `stop`; calls `ready` once requests are answered.
+/// Starts the host and the threads, makes the socket with `listen`, and serves it until `stop`;
+/// calls `ready` once requests are answered.
 pub(super) fn serve(
     settings: &Settings,
-    listener: UnixListener,
+    listen: impl FnOnce() -> Result<UnixListener, Failure>,
     ready: impl FnOnce(),
     stop: &Stop,
 ) -> Result<(), Failure> {
@@ -36,7 +38,7 @@ pub(super) fn serve(
     let timeout = settings.watch_event_timeout.unwrap_or(Duration::ZERO);
     let mut server = Server::start(settings.shards, registry, host, timeout)
         .map_err(|error| Failure::Host(format!("the host cannot be served: {error}")))?;
-    let listener = Listener::new(listener).map_err(other("cannot poll the socket"))?;
+    let listener = Listener::new(listen()?).map_err(other("cannot poll the socket"))?;
     let waker = listener.stopper();
     let stop = stop.clone();
     std::thread::Builder::new()
@@ -70,6 +72,9 @@ fn host(settings: &Settings) -> Result<Arc<dyn Host>, Failure> {
             Ok(host) => Ok(Arc::new(host)),
             Err(error) => Err(Failure::of_path(&settings.sim_socket, error)),
         },
-        HostKind::Xen => Err(Failure::Host("this build does not speak to Xen yet".into())),
+        HostKind::Xen => match XenHost::open() {
+            Ok(host) => Ok(Arc::new(host)),
+            Err(error) => Err(Failure::Host(error.to_string())),
+        },
     }
 }

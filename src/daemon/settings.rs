@@ -51,3 +51,12 @@ pub struct Settings {
     /// What was given but has no effect; to be logged as warnings.
     pub notes: Vec<String>,
 }
+
+/// What `xenstored sim guest` is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Guest {
+    /// The domain to be; `None`: a new one.
+    pub domid: Option<Domid>,
+    /// The daemon's socket for guests.
+    pub sim_socket: PathBuf,
+}

@@ -55,6 +55,8 @@ pub struct Connection {
     pub partial: Vec<u8>,
     /// Whole messages wait in `partial` or in the transport.
     pub more_input: bool,
+    /// Its client sends no more than what can be read already.
+    pub ends: bool,
     /// What waits to be sent.
     pub output: Output,
     /// What of `output` is charged in the quota `memory`.
@@ -88,6 +90,7 @@ impl Connection {
             transport,
             partial: Vec::new(),
             more_input: false,
+            ends: false,
             output: Output::default(),
             output_charged: 0,
             watches: Watches::default(),

@@ -146,7 +146,7 @@ impl Thread {
                 match event.token() {
                     WAKER => {}
                     CHANNELS => self.take_ports(),
-                    Token(place) => self.make_ready(place),
+                    Token(place) => self.socket_ready(place, event.is_read_closed()),
                 }
             }
             self.take_messages();
@@ -179,6 +179,15 @@ impl Thread {
         } else {
             None
         }
+    }
+
+    /// A socket has bytes or room. The end of its stream is reported once, maybe before the bytes
+    /// in front of it were read.
+    fn socket_ready(&mut self, place: Place, ends: bool) {
+        if let Some(Some(connection)) = self.connections.get_mut(place) {
+            connection.ends |= ends;
+        }
+        self.make_ready(place);
     }
 
     /// Puts a connection on the ready list, once.
@@ -266,7 +275,7 @@ impl Thread {
             }
             Message::CheckWatches(reply) => {
                 // Who asked may have given up waiting.
-                let _ = reply.send(self.check_watches());
+                let _ = reply.send(self.watch_list());
             }
             Message::Stop => self.stopping = Some(self.now + STOP_PATIENCE),
         }
@@ -323,7 +332,8 @@ impl Thread {
         self.listen_for_room(place, &mut connection);
         // While others are behind, whoever is ready stays so: nothing tells when they caught up.
         let held_back = self.shared.mailboxes.are_full();
-        let again = held_back || connection.more_input && self.may_read(&connection);
+        let waits = !self.may_read(&connection) && connection.output.is_empty();
+        let again = held_back || connection.more_input && !waits;
         self.connections[place] = Some(connection);
         if again {
             self.make_ready(place);
@@ -352,12 +362,12 @@ impl Thread {
         place: Place,
         connection: &mut Connection,
     ) -> Result<(), Option<RingError>> {
-        if connection.ignored {
-            return Ok(());
-        }
-        if self.reconnects(place, connection) {
+        if self.reconnects(place, connection) || connection.ignored {
             self.end_pass(connection);
             return Ok(());
+        }
+        if let Some(ring) = connection.ring() {
+            ring.begin().map_err(Some)?;
         }
         if let Some(Parked::Guard(until)) = connection.parked
             && (self.now >= until || !self.shared.guards.any())
@@ -435,8 +445,9 @@ impl Thread {
         Ok(stage.len() - stream.len())
     }
 
-    /// Keeps what was not used. In a ring it stays in the page, so that it is there for whoever
-    /// serves the ring next; only a message that the page cannot hold is taken out in part.
+    /// Keeps what was not used. Requests of a ring that wait for their turn stay in the page, for
+    /// whoever serves the ring next; but half a request is taken out, since a guest that still
+    /// writes the other half notifies only a ring that it finds empty.
     fn keep_rest(
         &mut self,
         connection: &mut Connection,
@@ -446,15 +457,11 @@ impl Thread {
         input: &Input,
     ) {
         let rest = &stage[used..];
-        connection.more_input |= *input == Input::More;
+        connection.more_input |= *input == Input::More || connection.ends;
         match &mut connection.transport {
             Transport::Socket(_) => connection.partial.extend_from_slice(rest),
             Transport::Ring(ring) => {
-                let larger_than_ring = match frame(rest) {
-                    Frame::Incomplete(len) => len > crate::host::RING_BYTES,
-                    _ => false,
-                };
-                if larger_than_ring {
+                if matches!(frame(rest), Frame::Incomplete(_)) {
                     ring.consume(stage.len() - carried);
                     connection.partial.extend_from_slice(rest);
                 } else {
@@ -467,11 +474,19 @@ impl Thread {
 
     /// What becomes visible at the end of a connection's pass: for a ring replies, then consumed
     /// requests, then one notification; its port is heard again.
+    ///
+    /// A guest notifies only if it finds its request queue empty, or our queue full. So it may have
+    /// written or read, without a word, between our look and our publication: look once more.
     fn end_pass(&mut self, connection: &mut Connection) {
-        let listens = self.may_read(connection) || !connection.output.is_empty();
+        let reads = self.may_read(connection);
+        let waits_for_room = !connection.output.is_empty();
+        // A ring that is given up is heard because it may ask to reconnect.
+        let listens = reads || waits_for_room || connection.ignored;
         let Some(ring) = connection.ring() else { return };
         let (port, notify) = (ring.port, ring.publish());
         let unmask = listens && std::mem::take(&mut ring.masked);
+        let news = reads && ring.has_requests() || waits_for_room && ring.has_room();
+        connection.more_input |= news;
         if notify && let Err(error) = self.channels.notify(port) {
             tracing::debug!(%error, port, "cannot notify");
         }

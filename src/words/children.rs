@@ -117,6 +117,14 @@ impl<T: Clone> Children<T> {
         Some(removed)
     }
 
+    /// Makes the sum of the names wrong, for tests of the consistency check.
+    #[cfg(test)]
+    pub fn falsify_names_bytes(&mut self) {
+        if let Some(inner) = &mut self.0 {
+            inner.names_bytes += 1;
+        }
+    }
+
     /// All children in the order of their names.
     pub fn iter(&self) -> Iter<'_, T> {
         match self.0.as_deref().map(|inner| &inner.kept) {

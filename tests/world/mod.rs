@@ -6,9 +6,10 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 
+use crossbeam::channel::Receiver;
 use xenstored::domain::{Domain, Limits, Quota, Registry};
 use xenstored::store::{Caller, Executed, Generations, Node, Op, Store, Transaction, Tree, Verb};
-use xenstored::store::{Failure, Unblocked, reaper};
+use xenstored::store::{Done, Failure, Settlement, Unblocked, reaper};
 use xenstored::sync::Arc;
 use xenstored::watch::{Batch, Entry, Outlet, Watcher};
 use xenstored::words::{Domid, Entry as PermEntry, Errno, Layout, Path, PathBuf, PermSet, Perms};
@@ -43,6 +44,8 @@ pub struct World {
     pub store: Arc<Store>,
     pub registry: Arc<Registry>,
     pub outlet: Arc<Recorder>,
+    /// What was left to the reaper, which no thread is unless a test starts one.
+    pub queue: Receiver<(Settlement, Done)>,
     next_life: Mutex<u64>,
 }
 
@@ -51,11 +54,10 @@ impl World {
     pub fn new() -> World {
         let registry = Arc::new(Registry::new(Limits::defaults(), None));
         let outlet = Arc::new(Recorder::default());
-        // Nothing here removes so much that the reaper would have to settle it.
-        let (reaper, _) = reaper();
+        let (reaper, queue) = reaper();
         let (to_store, to_outlet) = (Arc::clone(&registry), Arc::clone(&outlet));
         let store = Store::new(Layout::new(2), to_store, to_outlet, reaper);
-        World { store: Arc::new(store), registry, outlet, next_life: Mutex::new(1) }
+        World { store: Arc::new(store), registry, outlet, queue, next_life: Mutex::new(1) }
     }
 
     /// The domain, which is known from now on.

@@ -1,6 +1,6 @@
 //! The host and its clients over a real socket.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
@@ -469,6 +469,24 @@ fn a_page_cannot_be_truncated() {
 }
 
 #[test]
+fn the_session_in_the_manual_is_true() {
+    let text = include_str!("../../../docs/SIM.md");
+    let session = text.split("```session\n").nth(1).unwrap().split("```").next().unwrap();
+    let lines: Vec<&str> = session.lines().collect();
+    assert!(lines.len() >= 20, "it was found");
+    let world = World::new();
+    let mut stream = world.raw();
+    for exchange in lines.chunks(2) {
+        let request = exchange[0].strip_prefix("> ").unwrap();
+        let expected = exchange[1].strip_prefix("< ").unwrap();
+        let (reply, fds) = ask(&mut stream, &format!("{request}\n"));
+        assert_eq!(reply, format!("{expected}\n"), "{request}");
+        let made = request.starts_with("create") && expected.starts_with("ok");
+        assert_eq!(fds.len(), if made { 2 } else { 0 }, "{request}");
+    }
+}
+
+#[test]
 fn refusals_have_names() {
     let world = World::new();
     let mut stream = world.raw();
@@ -507,6 +525,11 @@ fn bad_clients_end_alone() {
     deaf.set_write_timeout(Some(LOST)).unwrap();
     let error = iter::repeat_with(|| deaf.write_all(b"help\n")).find_map(Result::err).unwrap();
     assert!(matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset), "{error}");
+
+    let mut busy = world.raw();
+    busy.write_all("help\n".repeat(100).as_bytes()).unwrap(); // As many as the manual allows.
+    let replies = BufReader::new(&mut busy).lines().take(100);
+    assert!(replies.map(Result::unwrap).all(|line| line.starts_with("ok ")));
 
     let mut slow = world.raw();
     for part in ["cre", "ate 8", "\n"] {

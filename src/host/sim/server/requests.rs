@@ -1,0 +1,128 @@
+//! What the lines of a client do.
+
+use std::os::fd::{AsFd, AsRawFd};
+
+use super::{Server, new_domain};
+use crate::host::sim::domains::XENSTORE_PORT;
+use crate::host::sim::lines::{HELP, LINE_MAX, REPLY_MAX, Refusal, Request};
+use crate::host::sim::socket::{GuestEnds, send_with};
+use crate::words::Domid;
+
+struct Reply {
+    /// Without its newline.
+    line: String,
+    ends: Option<GuestEnds>,
+    created: Option<Domid>,
+}
+
+impl Reply {
+    fn line(line: String) -> Reply {
+        Reply { line, ends: None, created: None }
+    }
+}
+
+impl Server {
+    /// Does what a line asks for and sends the reply. Answers whether the client is to be kept.
+    pub(super) fn answer(&mut self, key: usize, line: &[u8]) -> bool {
+        if line.len() > LINE_MAX {
+            self.send(key, &Reply::line(format!("error {}", Refusal::TooLong)));
+            return false;
+        }
+        let request = Request::parse(line).ok_or(Refusal::Syntax);
+        match request.and_then(|request| Ok((request, self.perform(key, request)?))) {
+            Err(refusal) => self.send(key, &Reply::line(format!("error {refusal}"))),
+            Ok((request, reply)) => {
+                let sent = self.send(key, &reply);
+                // Not before: a domain whose descriptors reached nobody ends with the connection.
+                if let (true, Request::Create { keep: true, .. }, Some(domid)) =
+                    (sent, request, reply.created)
+                {
+                    self.owners.remove(&domid);
+                }
+                sent
+            }
+        }
+    }
+
+    fn perform(&mut self, key: usize, request: Request) -> Result<Reply, Refusal> {
+        match request {
+            Request::Create { domid, .. } => self.create(key, domid),
+            Request::Attach { domid } => self.attach(key, domid),
+            Request::Shutdown { domid, reason } => {
+                self.domains.set_shutdown(guest(domid)?, Some(reason))?;
+                Ok(Reply::line("ok".into()))
+            }
+            Request::Resume { domid } => {
+                self.domains.set_shutdown(guest(domid)?, None)?;
+                Ok(Reply::line("ok".into()))
+            }
+            Request::Destroy { domid } => {
+                self.domains.destroy(guest(domid)?)?;
+                self.owners.remove(&domid);
+                Ok(Reply::line("ok".into()))
+            }
+            Request::List { from } => {
+                let listed = self.domains.list(from);
+                let words = listed.iter().map(|domain| format!(" {domain}"));
+                Ok(Reply::line(format!("ok{}", words.collect::<String>())))
+            }
+            Request::Help => Ok(Reply::line(HELP.into())),
+        }
+    }
+
+    fn create(&mut self, key: usize, domid: Option<Domid>) -> Result<Reply, Refusal> {
+        let (parts, ends) = new_domain()?;
+        if self.is_scarce(&parts.channel) {
+            return Err(Refusal::Descriptors);
+        }
+        let domid = self.domains.insert(domid, parts)?;
+        self.owners.insert(domid, key);
+        let line = format!("ok {domid} {XENSTORE_PORT}");
+        Ok(Reply { line, ends: Some(ends), created: Some(domid) })
+    }
+
+    pub(super) fn is_scarce(&self, newest: &impl AsRawFd) -> bool {
+        u64::try_from(newest.as_raw_fd()).is_ok_and(|fd| fd > self.last_fd)
+    }
+
+    fn attach(&mut self, key: usize, domid: Domid) -> Result<Reply, Refusal> {
+        if domid != Domid::CONTROL {
+            return Err(Refusal::NotThisDomain);
+        }
+        if self.kernel.is_some() {
+            return Err(Refusal::Attached);
+        }
+        let [page, channel] = &self.control;
+        let ends = [page.try_clone()?, channel.try_clone()?];
+        self.kernel = Some(key);
+        let line = format!("ok {domid} {XENSTORE_PORT}");
+        Ok(Reply { line, ends: Some(ends), created: None })
+    }
+
+    /// Answers whether the client's socket took the whole reply.
+    fn send(&self, key: usize, reply: &Reply) -> bool {
+        let Some(client) = self.clients.get(key) else { return false };
+        let line = format!("{}\n", reply.line);
+        debug_assert!(line.len() <= REPLY_MAX);
+        send_with(client.stream.as_fd(), line.as_bytes(), reply.ends.as_ref())
+            .is_ok_and(|sent| sent == line.len())
+    }
+
+    /// Ends a connection, and what lives as long as it.
+    pub(super) fn close(&mut self, key: usize) {
+        self.clients.try_remove(key);
+        if self.kernel == Some(key) {
+            self.kernel = None;
+        }
+        let owned: Vec<Domid> =
+            self.owners.extract_if(.., |_, owner| *owner == key).map(|(domid, _)| domid).collect();
+        for domid in owned {
+            let _ = self.domains.destroy(domid); // It exists, as it had an owner.
+        }
+    }
+}
+
+/// Refuses the control domain, which is up for as long as the host.
+fn guest(domid: Domid) -> Result<Domid, Refusal> {
+    if domid == Domid::CONTROL { Err(Refusal::NotThisDomain) } else { Ok(domid) }
+}
