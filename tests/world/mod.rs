@@ -118,7 +118,7 @@ impl World {
             todo.extend(tree.homes().map(|(path, root)| (path.clone(), Arc::clone(root))));
         }
         while let Some((path, node)) = todo.pop() {
-            for (name, child) in node.children.iter() {
+            for (name, child) in node.children().iter() {
                 let below = path.as_path().child(name.bytes());
                 todo.extend(child.as_ref().map(|child| (below, Arc::clone(child))));
             }
@@ -148,9 +148,9 @@ impl World {
             let path = path.as_path();
             if let Some(parent) = path.parent().filter(|_| !path.is_special()) {
                 let (_, parent) = find(parent).unwrap_or_else(|| panic!("{path} has no parent"));
-                assert!(parent.children.get(path.name()).is_some(), "{path} is in no directory");
+                assert!(parent.children().get(path.name()).is_some(), "{path} is in no directory");
             }
-            for (name, child) in node.children.iter() {
+            for (name, child) in node.children().iter() {
                 let below = path.child(name.bytes());
                 let is_home = self.store.layout().home(below.as_path()).root == below.as_path();
                 assert_eq!(is_home, child.is_none(), "{below:?} is not where it belongs");
