@@ -143,7 +143,7 @@ impl World {
 
     /// Every home is known to its parent, and every home that a parent knows is there.
     fn check_links(&self, nodes: &[(PathBuf, Node)]) {
-        let find = |path: Path<'_>| nodes.iter().find(|(other, _)| other.as_path() == path);
+        let find = |path: Path<'_>| node_at(nodes, path);
         for (path, node) in nodes {
             let path = path.as_path();
             if let Some(parent) = path.parent().filter(|_| !path.is_special()) {
@@ -169,7 +169,7 @@ impl World {
             assert!(lives, "{path:?} belongs to domain {owner}, which is dead");
             let above = path.as_path().parent().and_then(|parent| {
                 let is_home = layout.home(path.as_path()).root == path.as_path();
-                nodes.iter().find(|(other, _)| !is_home && other.as_path() == parent)
+                node_at(nodes, parent).filter(|_| !is_home)
             });
             if owner != Domid::CONTROL && above.is_none_or(|(_, up)| up.perms.owner() != owner) {
                 boundaries.insert((owner, path.clone()));
@@ -197,6 +197,11 @@ impl World {
             }
         }
     }
+}
+
+/// A node among all, which are sorted.
+fn node_at<'n>(nodes: &'n [(PathBuf, Node)], path: Path<'_>) -> Option<&'n (PathBuf, Node)> {
+    nodes.binary_search_by(|(other, _)| other.as_path().cmp(&path)).ok().map(|at| &nodes[at])
 }
 
 fn owned(tree: &Tree) -> Vec<(Domid, PathBuf)> {
