@@ -33,6 +33,7 @@ fn introduce_and_release() {
         dom0 RELEASE x| -> EINVAL
         dom0 RELEASE 7 -> EINVAL
         dom0 RELEASE 77| -> ENOENT
+        close dom7
         ",
     );
 }
@@ -466,7 +467,6 @@ fn a_toolstacks_order_of_things() {
         dom0 WATCH @introduceDomain|i| -> OK
         event dom0 @introduceDomain|i
         dom0 START t1
-        dom0 t1 RM /local/domain/7| -> *
         dom0 t1 MKDIR /local/domain/7| -> OK
         dom0 t1 SET_PERMS /local/domain/7|n0|r7| -> OK
         dom0 t1 MKDIR /local/domain/7/data| -> OK

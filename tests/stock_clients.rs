@@ -1,4 +1,4 @@
-//! Debian's clients (package xenstore-utils) against this daemon.
+//! Debian's clients (packages xenstore-utils and xen-utils-4.17) against this daemon.
 //!
 //! They are installed by `.ci/run`. Where they are missing this fails, unless
 //! `XENSTORED_WITHOUT_STOCK_CLIENTS` is set.
@@ -6,6 +6,7 @@
 mod common;
 
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use common::{Control, World};
@@ -26,8 +27,17 @@ fn present() -> bool {
     }
 }
 
+/// Where a client is. Debian's `xenstore-control` in the path is a wrapper that asks the hypervisor
+/// which version's to run; the versions' own (package xen-utils-4.17) need none.
+fn program(name: &str) -> PathBuf {
+    let versions = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    let mut own =
+        versions.map(|version| version.path().join("bin").join(format!("xenstore-{name}")));
+    own.find(|path| path.exists()).unwrap_or_else(|| format!("xenstore-{name}").into())
+}
+
 fn command(world: &World, words: &[&str]) -> Command {
-    let mut command = Command::new(format!("xenstore-{}", words[0]));
+    let mut command = Command::new(program(words[0]));
     command.args(&words[1..]).env("XENSTORED_PATH", world.daemon.path("socket"));
     command
 }

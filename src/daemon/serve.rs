@@ -12,6 +12,7 @@ use super::stop::Stop;
 use crate::domain::{Limits, Registry};
 use crate::host::Host;
 use crate::host::sim::SimHost;
+use crate::host::xen::XenHost;
 use crate::listener::Listener;
 use crate::shard::Server;
 
@@ -71,6 +72,9 @@ fn host(settings: &Settings) -> Result<Arc<dyn Host>, Failure> {
             Ok(host) => Ok(Arc::new(host)),
             Err(error) => Err(Failure::of_path(&settings.sim_socket, error)),
         },
-        HostKind::Xen => Err(Failure::Host("this build does not speak to Xen yet".into())),
+        HostKind::Xen => match XenHost::open() {
+            Ok(host) => Ok(Arc::new(host)),
+            Err(error) => Err(Failure::Host(error.to_string())),
+        },
     }
 }

@@ -9,6 +9,7 @@ use crate::sync::{AtomicU64, Ordering};
 pub struct Account {
     used: [AtomicU64; Quota::COUNT],
     refused: [AtomicU64; Quota::COUNT],
+    peaks: [AtomicU64; Quota::COUNT],
 }
 
 impl Account {
@@ -31,7 +32,8 @@ impl Account {
 
     /// Takes `amount` whatever the limit: for what is not the domain's own doing.
     pub fn charge(&self, quota: Quota, amount: u64) {
-        self.used[quota as usize].fetch_add(amount, Ordering::Relaxed);
+        let before = self.used[quota as usize].fetch_add(amount, Ordering::Relaxed);
+        self.note_peak(quota, before + amount);
     }
 
     /// Gives `amount` back; answers what was in use before.
@@ -39,6 +41,19 @@ impl Account {
         let before = self.used[quota as usize].fetch_sub(amount, Ordering::Relaxed);
         debug_assert!(before >= amount, "{} of {before} given back {amount}", quota.name());
         before
+    }
+
+    /// Remembers a sum if it is the highest yet; of a quota that does not add up, a size.
+    pub fn note_peak(&self, quota: Quota, sum: u64) {
+        let peak = &self.peaks[quota as usize];
+        if sum > peak.load(Ordering::Relaxed) {
+            peak.fetch_max(sum, Ordering::Relaxed);
+        }
+    }
+
+    /// The highest use.
+    pub fn peak(&self, quota: Quota) -> u64 {
+        self.peaks[quota as usize].load(Ordering::Relaxed)
     }
 
     /// Counts a refusal; answers how many there were before.

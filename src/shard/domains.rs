@@ -124,7 +124,7 @@ impl Thread {
             return Err(Errno::EIO);
         };
         self.reset(place, &mut connection);
-        connection.ignored = false;
+        let was_ignored = std::mem::take(&mut connection.ignored);
         let domid = connection.domid();
         let bound = connection.ring().map(|ring| ring.port).map(|old| {
             self.ports.remove(&old);
@@ -137,6 +137,9 @@ impl Thread {
                 if let Some(ring) = connection.ring() {
                     (ring.port, ring.masked) = (port, false);
                     ring.connected();
+                    if was_ignored {
+                        ring.mend();
+                    }
                 }
                 Ok(())
             }
@@ -257,8 +260,8 @@ impl Thread {
                 connection.ignored = true;
                 if let Some(ring) = connection.ring() {
                     ring.give_up(error);
-                    let port = ring.port;
-                    ring.publish();
+                    let (port, _) = (ring.port, ring.publish());
+                    ring.masked = false;
                     let _ = self.channels.notify(port);
                     self.unmask(port);
                 }

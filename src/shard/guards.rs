@@ -36,6 +36,11 @@ pub struct Guards {
 }
 
 impl Guards {
+    /// How many there are.
+    pub fn count(&self) -> u32 {
+        self.count.load(Ordering::Acquire)
+    }
+
     /// Whether there are any. Cost: a load, which is all that a write pays when there are none.
     pub fn any(&self) -> bool {
         self.count.load(Ordering::Acquire) > 0

@@ -7,6 +7,7 @@ use crossbeam::queue::SegQueue;
 use mio::Waker;
 
 use super::domains::DomainRequest;
+use crate::store::WatchList;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Ordering};
 use crate::watch::{Batch, Outlet};
 use crate::words::{Domid, Errno};
@@ -25,19 +26,10 @@ pub enum Message {
     DomainChanged(Domid),
     /// The domain's outstanding requests are below their quota again.
     Unblocked(Domid),
-    /// Compare the watches of the thread's connections with the store's; answer what is wrong.
-    CheckWatches(crossbeam::channel::Sender<WatchReport>),
+    /// Name the watches of the thread's connections, and what the store's tries are at that moment.
+    CheckWatches(crossbeam::channel::Sender<WatchList>),
     /// Answer what was taken, take no more, end.
     Stop,
-}
-
-/// What a thread found when it compared its watches with the store's.
-#[derive(Default)]
-pub struct WatchReport {
-    /// How many watches its connections have.
-    pub watches: usize,
-    /// What is wrong, in words.
-    pub faults: Vec<String>,
 }
 
 /// A connection that waits for an answer: its thread, its place there, and its number, so that an

@@ -14,7 +14,7 @@
 //! the domain's *home thread*; the one who asked is parked, and no thread ever waits for another.
 
 mod connection;
-mod control;
+mod control_requests;
 mod domains;
 mod guards;
 mod mailbox;
@@ -33,6 +33,7 @@ use std::time::Duration;
 
 use mio::{Poll, Waker};
 
+use crate::control;
 use crate::domain::{Domain, Registry};
 use crate::host::Host;
 use crate::store::{Store, reaper, run_reaper};
@@ -52,8 +53,8 @@ pub(crate) struct Shared {
     control_domain: Arc<Domain>,
     /// How long an event may wait for its domain; zero: for ever.
     watch_event_timeout: Duration,
-    /// Transactions that were answered EAGAIN.
-    conflicts: AtomicU64,
+    /// What CONTROL's commands keep.
+    control: control::State,
     /// Domains that died.
     deaths: AtomicU64,
     /// Connections that wait for an answer of another thread.
@@ -114,7 +115,7 @@ impl Server {
             guards: Guards::default(),
             control_domain,
             watch_event_timeout,
-            conflicts: AtomicU64::new(0),
+            control: control::State::default(),
             deaths: AtomicU64::new(0),
             parked: AtomicU64::new(0),
             clients: AtomicU64::new(0),
@@ -159,7 +160,7 @@ impl Server {
             // A panic of it ended the process already.
             let _ = thread.join();
         }
-        let conflicts = self.shared.conflicts.load(Ordering::Relaxed);
+        let conflicts = self.shared.control.conflicts.count();
         let deaths = self.shared.deaths.load(Ordering::Relaxed);
         tracing::info!(conflicts, deaths, "transactions that conflicted, domains that died");
     }

@@ -162,6 +162,9 @@ impl Thread {
         let slot = ReplySlot::begin(connection.output.buffer(), header);
         if id != 0 {
             let result = self.execute_in_transaction(place, connection, caller, id, &op);
+            if writes {
+                connection.output.buffer().extend_from_slice(ACK);
+            }
             slot.finish(connection.output.buffer(), result);
             self.note_reply(connection, None);
             return Outcome::Used;

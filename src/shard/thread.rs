@@ -275,7 +275,7 @@ impl Thread {
             }
             Message::CheckWatches(reply) => {
                 // Who asked may have given up waiting.
-                let _ = reply.send(self.check_watches());
+                let _ = reply.send(self.watch_list());
             }
             Message::Stop => self.stopping = Some(self.now + STOP_PATIENCE),
         }
@@ -332,7 +332,8 @@ impl Thread {
         self.listen_for_room(place, &mut connection);
         // While others are behind, whoever is ready stays so: nothing tells when they caught up.
         let held_back = self.shared.mailboxes.are_full();
-        let again = held_back || connection.more_input && self.may_read(&connection);
+        let waits = !self.may_read(&connection) && connection.output.is_empty();
+        let again = held_back || connection.more_input && !waits;
         self.connections[place] = Some(connection);
         if again {
             self.make_ready(place);
@@ -361,12 +362,12 @@ impl Thread {
         place: Place,
         connection: &mut Connection,
     ) -> Result<(), Option<RingError>> {
-        if connection.ignored {
-            return Ok(());
-        }
-        if self.reconnects(place, connection) {
+        if self.reconnects(place, connection) || connection.ignored {
             self.end_pass(connection);
             return Ok(());
+        }
+        if let Some(ring) = connection.ring() {
+            ring.begin().map_err(Some)?;
         }
         if let Some(Parked::Guard(until)) = connection.parked
             && (self.now >= until || !self.shared.guards.any())
@@ -444,8 +445,9 @@ impl Thread {
         Ok(stage.len() - stream.len())
     }
 
-    /// Keeps what was not used. In a ring it stays in the page, so that it is there for whoever
-    /// serves the ring next; only a message that the page cannot hold is taken out in part.
+    /// Keeps what was not used. Requests of a ring that wait for their turn stay in the page, for
+    /// whoever serves the ring next; but half a request is taken out, since a guest that still
+    /// writes the other half notifies only a ring that it finds empty.
     fn keep_rest(
         &mut self,
         connection: &mut Connection,
@@ -459,11 +461,7 @@ impl Thread {
         match &mut connection.transport {
             Transport::Socket(_) => connection.partial.extend_from_slice(rest),
             Transport::Ring(ring) => {
-                let larger_than_ring = match frame(rest) {
-                    Frame::Incomplete(len) => len > crate::host::RING_BYTES,
-                    _ => false,
-                };
-                if larger_than_ring {
+                if matches!(frame(rest), Frame::Incomplete(_)) {
                     ring.consume(stage.len() - carried);
                     connection.partial.extend_from_slice(rest);
                 } else {
@@ -476,11 +474,19 @@ impl Thread {
 
     /// What becomes visible at the end of a connection's pass: for a ring replies, then consumed
     /// requests, then one notification; its port is heard again.
+    ///
+    /// A guest notifies only if it finds its request queue empty, or our queue full. So it may have
+    /// written or read, without a word, between our look and our publication: look once more.
     fn end_pass(&mut self, connection: &mut Connection) {
-        let listens = self.may_read(connection) || !connection.output.is_empty();
+        let reads = self.may_read(connection);
+        let waits_for_room = !connection.output.is_empty();
+        // A ring that is given up is heard because it may ask to reconnect.
+        let listens = reads || waits_for_room || connection.ignored;
         let Some(ring) = connection.ring() else { return };
         let (port, notify) = (ring.port, ring.publish());
         let unmask = listens && std::mem::take(&mut ring.masked);
+        let news = reads && ring.has_requests() || waits_for_room && ring.has_room();
+        connection.more_input |= news;
         if notify && let Err(error) = self.channels.notify(port) {
             tracing::debug!(%error, port, "cannot notify");
         }

@@ -9,7 +9,7 @@ use super::thread::{Place, Thread};
 use crate::domain::Quota;
 use crate::protocol::{Header, one_string};
 use crate::store::{Caller, Conflict, Failure, Op, Transaction};
-use crate::sync::{Arc, Ordering};
+use crate::sync::Arc;
 use crate::words::Errno;
 
 /// A transaction's snapshots are given up when they are this old: they pin what others replace.
@@ -131,7 +131,6 @@ impl Thread {
 
     /// Every EAGAIN has a reason: it is counted, traced, and remembered for the next try.
     fn note_conflict(&self, connection: &mut Connection, conflict: Conflict) {
-        self.shared.conflicts.fetch_add(1, Ordering::Relaxed);
         tracing::debug!(
             target: "conflict",
             domid = connection.domid().0,
@@ -144,7 +143,8 @@ impl Thread {
             Some((conflicts, path)) if *path == conflict.path => *conflicts,
             _ => 0,
         };
-        connection.conflicts = Some((before + 1, conflict.path));
+        connection.conflicts = Some((before + 1, conflict.path.clone()));
+        self.shared.control.conflicts.note(connection.domid(), conflict);
     }
 
     fn release_transaction(&self, connection: &Connection, open: &OpenTransaction) {

@@ -159,11 +159,12 @@ impl Store {
             if touched.written
                 && let Some(shard) = locked.shard_mut(touched.shard)
             {
-                replaced.push(std::mem::replace(&mut shard.tree, touched.tree));
+                let old = std::mem::replace(&mut shard.tree, touched.tree);
+                replaced.push((touched.shard, old));
             }
         }
         let changes = transaction.effects.changes;
-        let ticket = self.publish(locked, &changes, caller);
+        let ticket = self.publish(locked, &replaced, &changes, caller);
         self.remember(locked, &changes, caller);
         let removed: Vec<_> = changes.into_iter().flat_map(|change| change.removed).collect();
         if !removed.is_empty() {

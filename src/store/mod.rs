@@ -15,6 +15,7 @@
 //! An operation knows nothing of locks or transactions: it asks a `Forest` for trees. Nothing
 //! here knows the wire, and no lock is held across I/O.
 
+mod check;
 mod commit;
 mod context;
 mod forest;
@@ -25,6 +26,7 @@ mod read;
 mod recent;
 mod remove;
 mod settle;
+mod sizes;
 mod sweep;
 mod transaction;
 mod tree;
@@ -32,15 +34,17 @@ mod write;
 
 use foldhash::quality::RandomState;
 
+pub use check::{Checked, Findings, Tries, Unsettled, WatchList};
 pub use commit::Failure;
 pub use context::{Caller, Removed, Unblocked};
 pub use node::Node;
 pub use op::{Op, Verb};
 pub use settle::{Done, Settlement, reaper, run_reaper};
+pub use sizes::Sizes;
 pub use transaction::{Conflict, Transaction};
 pub use tree::Tree;
 
-use crate::domain::{Registry, Ticket};
+use crate::domain::{Quota, Registry, Ticket};
 use crate::sync::{Arc, AtomicU64, Ordering, RwLock};
 use crate::watch::{Entry, Outlet, Trie, Upper, Watcher};
 use crate::words::{
@@ -85,7 +89,7 @@ pub struct Executed {
     /// What was cut off; give it to [`Store::settle`].
     pub removed: Vec<Removed>,
     /// Trees that were replaced: dropped where nobody waits for a lock.
-    pub replaced: Vec<Tree>,
+    pub replaced: Vec<(ShardId, Tree)>,
 }
 
 /// How many generations a thread takes at a time, so that it asks for them rarely.
@@ -159,7 +163,20 @@ impl Store {
             let Ok(path) = Path::parse(path) else { continue };
             let home = self.layout.home(path);
             let mut shard = self.shards[usize::from(home.shard.0)].write();
+            self.charge_planted(path, &node);
             shard.tree.insert_home(home.root, Arc::new(node));
+        }
+    }
+
+    /// What is planted is the control domain's like what it creates itself.
+    fn charge_planted(&self, path: Path<'_>, node: &Node) {
+        let Some(control) = self.registry.get(Domid::CONTROL) else { return };
+        let below =
+            node.children().iter().filter_map(|(name, child)| Some((name, child.as_ref()?)));
+        let charges = below.map(|(name, child)| child.charge_bytes(name.bytes()));
+        for bytes in charges.chain([node.charge_bytes(path.name())]) {
+            control.account.charge(Quota::Nodes, 1);
+            control.account.charge(Quota::Memory, bytes);
         }
     }
 
@@ -176,20 +193,6 @@ impl Store {
     /// A copy of a shard's tree at no cost: what transactions and exports work on.
     pub fn snapshot(&self, shard: ShardId) -> Tree {
         self.shards[usize::from(shard.0)].read().tree.clone()
-    }
-
-    /// How many nodes there are. Cost: a walk over all of them, on snapshots.
-    pub fn count_nodes(&self) -> usize {
-        let mut todo: Vec<Arc<Node>> = Vec::new();
-        for shard in self.layout.all() {
-            todo.extend(self.snapshot(shard).homes().map(|(_, root)| Arc::clone(root)));
-        }
-        let mut count = 0;
-        while let Some(node) = todo.pop() {
-            count += 1;
-            todo.extend(node.children().iter().filter_map(|(_, child)| child.clone()));
-        }
-        count
     }
 
     /// Runs one request outside transactions; its reply is appended to `reply`. Cost: that of the
@@ -223,7 +226,7 @@ impl Store {
         if effects.changes.is_empty() {
             return Executed::default();
         }
-        let ticket = self.publish(locked, &effects.changes, caller);
+        let ticket = self.publish(locked, &[], &effects.changes, caller);
         self.remember(locked, &effects.changes, caller);
         let removed: Vec<_> =
             effects.changes.into_iter().flat_map(|change| change.removed).collect();
@@ -244,7 +247,7 @@ impl Store {
 
     /// Sets a watch. From here on every change that it matches is pushed. Cost: the path's depth.
     pub fn watch(&self, path: Path<'_>, entry: Entry) {
-        if has_homes_below(path) {
+        if is_upper(path) {
             self.upper.insert(path, entry);
         } else {
             let shard = self.layout.home(path).shard;
@@ -254,13 +257,18 @@ impl Store {
 
     /// Takes a watch back; events of it that are pushed already name a watch that is gone.
     pub fn unwatch(&self, path: Path<'_>, watcher: Watcher) -> bool {
-        if has_homes_below(path) {
+        if is_upper(path) {
             self.upper.remove(path, watcher)
         } else {
             let shard = self.layout.home(path).shard;
             self.shards[usize::from(shard.0)].write().watches.remove(path, watcher)
         }
     }
+}
+
+/// Whether a watch on `path` is every shard's concern.
+fn is_upper(path: Path<'_>) -> bool {
+    path.is_special() || has_homes_below(path)
 }
 
 /// Runs one request on whatever trees `forest` has.

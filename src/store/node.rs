@@ -135,6 +135,14 @@ impl Node {
         Some(child)
     }
 
+    /// See [`Children::falsify_names_bytes`].
+    #[cfg(test)]
+    pub fn falsify_names_bytes(&mut self) {
+        if let Content::Directory(directory) = &mut self.content {
+            directory.children.falsify_names_bytes();
+        }
+    }
+
     /// Moves every child out, for drops that do not recurse.
     fn drain_into(&mut self, out: &mut Vec<Child>) {
         if let Content::Directory(directory) = &mut self.content {

@@ -1,30 +1,34 @@
 //! Telling those who watch: from changes to batches of events, with the commit's locks held.
 
-use super::Store;
 use super::context::{Caller, Change, Removed};
 use super::forest::{LockSet, Locked};
 use super::node::Node;
+use super::{Shard, Store, Tree};
 use crate::domain::Ticket;
 use crate::sync::Arc;
 use crate::watch::{Batch, Entry, Event, Trie};
-use crate::words::{Access, Domid, Path, PermSet};
+use crate::words::{Access, Domid, Path, PermSet, ShardId};
 
 impl Store {
     /// Pushes the events of `changes` to the threads of those who watch. Cost: the depth of each
     /// path, the watches below each removed one, and the matches.
     ///
+    /// `replaced` are the trees that a transaction's took the place of: what neither was there before
+    /// nor is there now has not changed.
+    ///
     /// Answers the ticket that a guest's request holds for them, if there are any.
     pub(super) fn publish(
         &self,
         locked: &Locked<'_>,
+        replaced: &[(ShardId, Tree)],
         changes: &[Change],
         caller: &Caller,
     ) -> Option<Arc<Ticket>> {
-        let upper = self.upper.load();
+        let scene = Scene { store: self, locked, replaced, upper: self.upper.load() };
         let mut found = Vec::new();
         for change in changes {
             let start = found.len();
-            self.matches(locked, &upper, change, &mut found);
+            scene.matches(change, &mut found);
             found[start..].sort_by_key(order);
         }
         if found.is_empty() {
@@ -44,50 +48,6 @@ impl Store {
                 found.into_iter().partition(|event| event.watcher.thread == thread);
             self.outlet.push(thread, Batch { events, ticket: ticket.cloned() });
             found = rest;
-        }
-    }
-
-    fn matches(&self, locked: &Locked<'_>, upper: &Trie, change: &Change, found: &mut Vec<Event>) {
-        let path = change.path.as_path();
-        let mut told = Told::new(self, path, found);
-        let perms = [change.before.as_ref(), Some(&change.after), change.parent.as_ref()];
-        let mut tell =
-            |entry: &Entry| told.tell(entry, perms.iter().flatten().map(|perms| &***perms));
-        let shard = locked.shard(self.layout.home(path).shard);
-        for trie in shard.map(|shard| &shard.watches).into_iter().chain([upper]) {
-            trie.matching(path, &mut tell);
-        }
-        if !change.removed.is_empty() {
-            self.matches_below(locked, upper, change, found);
-        }
-    }
-
-    /// Removed descendants are told to those only who watch exactly them; an own event for the
-    /// removed path has been found already.
-    fn matches_below(
-        &self,
-        locked: &Locked<'_>,
-        upper: &Trie,
-        change: &Change,
-        found: &mut Vec<Event>,
-    ) {
-        let root = change.path.as_path();
-        let mut tell = |path: Path<'_>, entries: &[Entry]| {
-            if let Some((node, parent)) = last_seen(&change.removed, path) {
-                let parent = parent.map(|parent| &*parent.perms);
-                let perms = [Some(&*node.perms), parent];
-                let mut told = Told::new(self, path, found);
-                entries.iter().for_each(|entry| told.tell(entry, perms.into_iter().flatten()));
-            }
-        };
-        upper.below(root, &mut tell);
-        for removed in &change.removed {
-            let path = removed.path.as_path();
-            let Some(shard) = locked.shard(self.layout.home(path).shard) else { continue };
-            if path != root {
-                shard.watches.exact(path, |entry| tell(path, std::slice::from_ref(entry)));
-            }
-            shard.watches.below(path, &mut tell);
         }
     }
 
@@ -120,6 +80,72 @@ impl Store {
         upper.exact(of_domain.as_path(), |entry| named.tell(entry, [&*node.perms]));
         found.sort_by_key(order);
         self.push(found, None);
+    }
+}
+
+/// A commit, as those who watch it see it.
+struct Scene<'a, 's> {
+    store: &'a Store,
+    locked: &'a Locked<'s>,
+    replaced: &'a [(ShardId, Tree)],
+    upper: Arc<Trie>,
+}
+
+impl Scene<'_, '_> {
+    fn shard(&self, path: Path<'_>) -> Option<&Shard> {
+        self.locked.shard(self.store.layout.home(path).shard)
+    }
+
+    /// Whether `path` was only there within a transaction.
+    fn never_was(&self, path: Path<'_>) -> bool {
+        let home = self.store.layout.home(path);
+        let was_in = |tree: &Tree| tree.get(&home, path).is_some();
+        let before = self.replaced.iter().find(|(shard, _)| *shard == home.shard);
+        before.is_some_and(|(_, tree)| !was_in(tree))
+            && !self.shard(path).is_some_and(|shard| was_in(&shard.tree))
+    }
+
+    fn matches(&self, change: &Change, found: &mut Vec<Event>) {
+        let path = change.path.as_path();
+        if self.never_was(path) {
+            return;
+        }
+        let mut told = Told::new(self.store, path, found);
+        let perms = [change.before.as_ref(), Some(&change.after), change.parent.as_ref()];
+        let mut tell =
+            |entry: &Entry| told.tell(entry, perms.iter().flatten().map(|perms| &***perms));
+        if let Some(shard) = self.shard(path) {
+            shard.watches.matching(path, &mut tell);
+        }
+        self.upper.matching(path, &mut tell);
+        if !change.removed.is_empty() {
+            self.matches_below(change, found);
+        }
+    }
+
+    /// Removed descendants are told to those only who watch exactly them; an own event for the
+    /// removed path has been found already.
+    fn matches_below(&self, change: &Change, found: &mut Vec<Event>) {
+        let root = change.path.as_path();
+        let mut tell = |path: Path<'_>, entries: &mut dyn Iterator<Item = &Entry>| {
+            if let Some((node, parent)) = last_seen(&change.removed, path)
+                && !self.never_was(path)
+            {
+                let parent = parent.map(|parent| &*parent.perms);
+                let perms = [Some(&*node.perms), parent];
+                let mut told = Told::new(self.store, path, found);
+                entries.for_each(|entry| told.tell(entry, perms.into_iter().flatten()));
+            }
+        };
+        self.upper.below(root, |path, entries| tell(path, &mut entries.iter()));
+        for removed in &change.removed {
+            let path = removed.path.as_path();
+            let Some(shard) = self.shard(path) else { continue };
+            if path != root {
+                shard.watches.exact(path, |entry| tell(path, &mut std::iter::once(entry)));
+            }
+            shard.watches.below(path, |path, entries| tell(path, &mut entries.iter()));
+        }
     }
 }
 

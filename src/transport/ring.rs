@@ -3,6 +3,8 @@
 //! The guest can change any byte of the page at any time. Indices are read once, checked, then
 //! used; what was read is never read again.
 
+use std::sync::atomic::{Ordering, fence};
+
 use crate::host::{
     CONNECTION, ERROR, EVTCHN_PORT, Port, REQ_CONS, REQ_PROD, REQ_RING, RING_BYTES, RSP_CONS,
     RSP_PROD, RSP_RING, RingPage, SERVER_FEATURES,
@@ -31,9 +33,9 @@ pub struct Ring {
     pub port: Port,
     /// The port was reported and is not reported again until it is unmasked.
     pub masked: bool,
-    /// Where the requests begin that are not consumed yet, by our own count.
+    /// Where the requests begin that are not consumed yet, as of this pass.
     req_cons: u32,
-    /// Where the next byte of a reply goes.
+    /// Where the next byte of a reply goes, as of this pass.
     rsp_prod: u32,
     /// An index moved since the last notification.
     moved: bool,
@@ -49,6 +51,19 @@ impl Ring {
     /// The port that the page names, if it names one: it then counts, not INTRODUCE's.
     pub fn named_port(page: &RingPage) -> Option<Port> {
         Some(page.load(EVTCHN_PORT)).filter(|&port| port != 0)
+    }
+
+    /// Begins a pass. Our own indices are read from the page too: a boot loader may have used the
+    /// ring before the system and zeroes the page when it hands over (hvmloader does).
+    ///
+    /// # Errors
+    /// [`RingError::Indices`] if either queue makes no sense.
+    pub fn begin(&mut self) -> Result<(), RingError> {
+        self.req_cons = self.page.load(REQ_CONS);
+        self.rsp_prod = self.page.load(RSP_PROD);
+        distance(self.page.load(REQ_PROD), self.req_cons)?;
+        distance(self.rsp_prod, self.page.load(RSP_CONS))?;
+        Ok(())
     }
 
     /// Tells the guest what this server can do.
@@ -89,6 +104,11 @@ impl Ring {
     pub fn give_up(&mut self, error: RingError) {
         self.page.store(ERROR, error as u32);
         self.moved = true;
+    }
+
+    /// Takes the reason of [`Ring::give_up`] back.
+    pub fn mend(&self) {
+        self.page.store(ERROR, 0);
     }
 
     /// Appends the requests that wait in the page to `out`, without consuming them.
@@ -135,7 +155,19 @@ impl Ring {
             self.page.store(RSP_PROD, self.rsp_prod);
             self.page.store(REQ_CONS, self.req_cons);
         }
+        // What the guest does after it has seen these is seen by who looks after this.
+        fence(Ordering::SeqCst);
         std::mem::take(&mut self.moved)
+    }
+
+    /// Whether the guest has written requests that are not consumed.
+    pub fn has_requests(&self) -> bool {
+        self.page.load(REQ_PROD) != self.page.load(REQ_CONS)
+    }
+
+    /// Whether there is room for replies, or an index that makes no sense.
+    pub fn has_room(&self) -> bool {
+        distance(self.rsp_prod, self.page.load(RSP_CONS)) != Ok(RING_BYTES)
     }
 }
 

@@ -7,7 +7,7 @@ use crate::words::{Children, Domid, Path};
 
 /// Names one watch of one connection, on the thread that serves it. Nothing is promised about its
 /// still existing: `seq` never comes twice, so whoever finds another there drops the event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Watcher {
     /// The thread.
     pub thread: u16,
@@ -39,8 +39,7 @@ pub struct Trie {
 
 #[derive(Clone, Default)]
 struct TrieNode {
-    /// Most watched paths have one watch.
-    entries: SmallVec<[Entry; 1]>,
+    entries: Entries,
     children: Children<Arc<TrieNode>>,
 }
 
@@ -73,12 +72,11 @@ impl Trie {
                 None => return,
             }
         }
-        node.entries.push(entry);
+        node.entries.insert(entry);
         self.count += 1;
     }
 
-    /// Takes a watch out; `false` if it is not there. Cost: the path's depth and the number of
-    /// watches on that very path.
+    /// Takes a watch out; `false` if it is not there. Cost: the path's depth.
     pub fn remove(&mut self, path: Path<'_>, watcher: Watcher) -> bool {
         let names: SmallVec<[&[u8]; 16]> = path.components().collect();
         let removed = remove_below(Arc::make_mut(&mut self.root), &names, watcher);
@@ -113,7 +111,7 @@ impl Trie {
 
     /// Calls `found` for each watched path strictly below `path`, with the watches set on it, in no
     /// particular order. Cost: the watches and watched paths below.
-    pub fn below(&self, path: Path<'_>, mut found: impl FnMut(Path<'_>, &[Entry])) {
+    pub fn below(&self, path: Path<'_>, mut found: impl FnMut(Path<'_>, &Entries)) {
         let Some(node) = self.node(path) else { return };
         let mut stack = vec![(path.to_buf(), node)];
         while let Some((path, node)) = stack.pop() {
@@ -125,6 +123,12 @@ impl Trie {
                 stack.push((path, child));
             }
         }
+    }
+
+    /// Makes the count wrong, for tests of the consistency check.
+    #[cfg(test)]
+    pub fn falsify_len(&mut self) {
+        self.count += 1;
     }
 
     fn node(&self, path: Path<'_>) -> Option<&TrieNode> {
@@ -140,9 +144,7 @@ impl Trie {
 /// watched path, at most 1,536 levels of a frame each.
 fn remove_below(node: &mut TrieNode, names: &[&[u8]], watcher: Watcher) -> bool {
     let Some((name, rest)) = names.split_first() else {
-        let before = node.entries.len();
-        node.entries.retain(|entry| entry.watcher != watcher);
-        return node.entries.len() < before;
+        return node.entries.remove(watcher);
     };
     let Some(child) = node.children.get_mut(name) else { return false };
     let child = Arc::make_mut(child);
@@ -151,6 +153,67 @@ fn remove_below(node: &mut TrieNode, names: &[&[u8]], watcher: Watcher) -> bool 
         node.children.remove(name);
     }
     removed
+}
+
+/// From here on a path's watches are a map: everybody may watch `@releaseDomain`.
+const FEW_MAX: usize = 32;
+
+/// The watches set on one path.
+#[derive(Clone)]
+pub enum Entries {
+    /// Most watched paths have one watch.
+    Few(SmallVec<[Entry; 1]>),
+    /// More than [`FEW_MAX`]: a change beside a snapshot must not copy them all.
+    Many(im::OrdMap<Watcher, Entry>),
+}
+
+impl Default for Entries {
+    fn default() -> Entries {
+        Entries::Few(SmallVec::new())
+    }
+}
+
+impl Entries {
+    /// All of them, in no particular order.
+    pub fn iter(&self) -> impl Iterator<Item = &Entry> {
+        let (few, many) = match self {
+            Entries::Few(few) => (Some(few), None),
+            Entries::Many(many) => (None, Some(many)),
+        };
+        let few = few.into_iter().flatten();
+        few.chain(many.into_iter().flat_map(|many| many.values()))
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Entries::Few(few) => few.is_empty(),
+            Entries::Many(many) => many.is_empty(),
+        }
+    }
+
+    fn insert(&mut self, entry: Entry) {
+        match self {
+            Entries::Few(few) if few.len() < FEW_MAX => few.push(entry),
+            Entries::Few(few) => {
+                let all = few.drain(..).chain([entry]);
+                *self = Entries::Many(all.map(|entry| (entry.watcher, entry)).collect());
+            }
+            Entries::Many(many) => {
+                many.insert(entry.watcher, entry);
+            }
+        }
+    }
+
+    fn remove(&mut self, watcher: Watcher) -> bool {
+        match self {
+            Entries::Few(few) => {
+                let at = few.iter().position(|entry| entry.watcher == watcher);
+                at.map(|at| few.remove(at)).is_some()
+            }
+            Entries::Many(many) => many.remove(&watcher).is_some(),
+        }
+    }
 }
 
 #[cfg(test)]

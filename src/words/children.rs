@@ -107,6 +107,12 @@ impl<T: Clone> Children<T> {
         Some(removed)
     }
 
+    /// Makes the sum of the names wrong, for tests of the consistency check.
+    #[cfg(test)]
+    pub fn falsify_names_bytes(&mut self) {
+        self.names_bytes += 1;
+    }
+
     /// All children in the order of their names.
     pub fn iter(&self) -> Iter<'_, T> {
         match &self.kept {

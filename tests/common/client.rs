@@ -226,11 +226,12 @@ impl Client {
             self.arrived.push(message.kind);
             if message.kind == op::WATCH_EVENT {
                 assert_eq!((message.req, message.tx), (0, 0), "{name}: event {payload}");
-                let event = payload.strip_suffix('|').unwrap_or_else(|| {
+                let strings: Vec<_> = message.payload.split(|&byte| byte == 0).collect();
+                let [path, token, b""] = strings[..] else {
                     panic!("{name}: an event is two strings, not {payload}");
-                });
-                assert_eq!(event.matches('|').count(), 1, "{name}: event {payload}");
-                self.events.push_back(event.to_owned());
+                };
+                let [path, token] = [path, token].map(String::from_utf8_lossy);
+                self.events.push_back(format!("{path}|{token}"));
                 continue;
             }
             let awaited = self.awaited.pop_front();

@@ -24,7 +24,7 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts it on the simulated host and waits until its socket accepts.
+    /// Starts it on the simulated host and waits until its sockets accept.
     pub fn start(shards: u16) -> Daemon {
         Daemon::start_with(&["--shards", &shards.to_string()])
     }
@@ -62,7 +62,8 @@ impl Daemon {
 
     fn wait_until_it_accepts(&mut self) {
         let started = Instant::now();
-        while UnixStream::connect(self.path("socket")).is_err() {
+        // The host's socket may come after the store's.
+        while ["socket", "sim"].iter().any(|name| UnixStream::connect(self.path(name)).is_err()) {
             let ended = self.child.try_wait().unwrap();
             assert!(ended.is_none(), "ended before it served: {ended:?}\n{}", self.log());
             assert!(started.elapsed() < HANG, "does not serve\n{}", self.log());

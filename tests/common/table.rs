@@ -55,6 +55,7 @@ pub fn run(world: &mut World, table: &str, place: &str) {
     }
     let mut transactions = BTreeMap::new();
     for row in &rows {
+        let _here = Here { place, row };
         let result = run_row(world, &mut transactions, row);
         result.unwrap_or_else(|got| panic!("{place}:\n  {row}\n  but: {got}"));
     }
@@ -63,6 +64,20 @@ pub fn run(world: &mut World, table: &str, place: &str) {
         assert!(left.is_empty(), "{place}: at the end {name} has events {left:?}");
     }
     world.check_store();
+}
+
+/// Names the row in which something panicked: a reply or an event that never came.
+struct Here<'a> {
+    place: &'a str,
+    row: &'a str,
+}
+
+impl Drop for Here<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}: in the row\n  {}", self.place, self.row);
+        }
+    }
 }
 
 /// The connections that exist from the beginning.

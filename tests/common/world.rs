@@ -114,8 +114,10 @@ impl World {
         }
     }
 
+    /// Destroys a domain; its connection is gone with it.
     pub fn destroy(&mut self, domid: u16) {
         self.host.destroy(Domid(domid)).unwrap();
+        self.close(&format!("dom{domid}"));
     }
 
     /// Gives a connection away, to another thread.

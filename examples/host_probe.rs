@@ -1,0 +1,157 @@
+//! Prints what a Xen host offers to a xenstored, step by step, so that a host on which the daemon
+//! does not start can be looked at, and the interface be tried on a new release of Xen.
+//!
+//! `host_probe` alone looks at domain 0 and needs that no xenstored runs for some of its steps.
+//! `host_probe DOMID [PORT]` maps the ring of a domain and binds to its unbound port, then follows
+//! the domain's state until it is gone; the page is given back when the domain is dying.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use mio::unix::SourceFd;
+use mio::{Interest, Poll, Token};
+use xenstored::host::page::{REQ_CONS, REQ_PROD};
+use xenstored::host::xen::XenHost;
+use xenstored::host::{Channels, Host, Port, RingPage};
+use xenstored::words::Domid;
+
+/// How long an event is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often a page is mapped to see that it is given back. Xen counts the mappings of a grant in
+/// eight bits and refuses the 256th.
+const MAPPINGS: u32 = 1_000;
+
+fn main() -> io::Result<()> {
+    let mut arguments = std::env::args().skip(1).map(|a| a.parse::<u16>().expect("a number"));
+    let (domid, port) = (arguments.next(), arguments.next());
+
+    let host = XenHost::open()?;
+    println!("host: {}", host.describe()?);
+    println!("domain 0: {:?}", host.domain(Domid::CONTROL)?);
+    let nobody = Domid(Domid::FIRST_RESERVED - 1);
+    println!("domain {nobody}: {:?}", host.domain(nobody)?);
+    println!("ring of domain {nobody}: {:?}", host.map_ring(nobody).map(drop));
+    let mut events = Events::new(host.open_channels()?)?;
+    println!("port 1 of domain {nobody}: {:?}", events.channels.bind_interdomain(nobody, 1));
+    let virq = report("VIRQ_DOM_EXC", events.channels.bind_changes());
+    println!("a second time: {:?}", host.open_channels()?.bind_changes().map_err(|e| e.kind()));
+    let control = host.control_port()?;
+    println!("xsd_port: {control:?}");
+    let domid = Domid(domid.unwrap_or(0));
+    let remote = port.map(Port::from).or(control.filter(|_| domid == Domid::CONTROL));
+
+    let page = host.map_ring(domid)?;
+    print_indices(domid, &page);
+    remap(&host, domid)?;
+    if let Some(remote) = remote {
+        let name = format!("port {remote} of domain {domid}");
+        if let Some(local) = report(&name, events.channels.bind_interdomain(domid, remote)) {
+            converse(&mut events, local, domid, &page)?;
+        }
+    }
+    if domid != Domid::CONTROL {
+        follow(&host, &mut events, virq, domid, page)?;
+    }
+    Ok(())
+}
+
+fn report(name: &str, port: io::Result<Port>) -> Option<Port> {
+    println!("{name}: {port:?}");
+    port.ok()
+}
+
+/// The fields that follow the two buffers, and how much the domain wrote that nobody has read.
+fn print_indices(domid: Domid, page: &RingPage) {
+    let names = ["req_cons", "req_prod", "rsp_cons", "rsp_prod", "features", "connection", "error"];
+    let field = |(i, name)| format!("{name} {}", page.load(REQ_CONS + i * 4));
+    let fields: Vec<_> = names.iter().enumerate().map(field).collect();
+    let unread = page.load(REQ_PROD).wrapping_sub(page.load(REQ_CONS));
+    println!("ring of domain {domid}: {}; {unread} bytes unread", fields.join(", "));
+}
+
+/// Maps and unmaps: were the grants not given back, the hypervisor or the kernel would run out.
+fn remap(host: &XenHost, domid: Domid) -> io::Result<()> {
+    let start = Instant::now();
+    for _ in 0..MAPPINGS {
+        drop(host.map_ring(domid)?);
+    }
+    let each = start.elapsed() / MAPPINGS;
+    println!("mapped and unmapped {MAPPINGS} times, {} us each", each.as_micros());
+    Ok(())
+}
+
+/// Notifies, and takes two events: the one that binding raises, and the first of the other side.
+fn converse(events: &mut Events, port: Port, domid: Domid, page: &RingPage) -> io::Result<()> {
+    events.channels.notify(port)?;
+    println!("notified through port {port}");
+    for _ in 0..2 {
+        let pending = events.wait(PATIENCE)?;
+        println!("pending: {pending:?}");
+        print_indices(domid, page);
+        for port in pending {
+            events.channels.unmask(port)?;
+        }
+    }
+    events.channels.unbind(port)?;
+    println!("unbound port {port}");
+    Ok(())
+}
+
+/// Prints each state of the domain until it is gone.
+fn follow(
+    host: &XenHost,
+    events: &mut Events,
+    virq: Option<Port>,
+    domid: Domid,
+    page: RingPage,
+) -> io::Result<()> {
+    let mut page = Some(page);
+    let deadline = Instant::now() + PATIENCE;
+    // Without the VIRQ, which a running daemon has, nothing tells when to look.
+    let pause = if virq.is_some() { PATIENCE } else { Duration::from_millis(100) };
+    while Instant::now() < deadline {
+        let changed = host.changed(&mut [Domid::CONTROL, domid].into_iter())?;
+        if changed.contains(&domid) {
+            let state = host.domain(domid)?;
+            println!("changed: {changed:?}, domain {domid}: {state:?}");
+            match state {
+                None => return Ok(()),
+                Some(state) if state.dying => drop(page.take()),
+                Some(_) => (),
+            }
+        }
+        for port in events.wait(pause)? {
+            println!("pending: {port}, the VIRQ: {}", Some(port) == virq);
+            events.channels.unmask(port)?;
+        }
+    }
+    println!("in the end: {:?}", host.domain(domid)?);
+    Ok(())
+}
+
+/// Event channels with the poll that wakes their thread, as in the daemon.
+struct Events {
+    channels: Box<dyn Channels>,
+    poll: Poll,
+}
+
+impl Events {
+    fn new(channels: Box<dyn Channels>) -> io::Result<Events> {
+        let poll = Poll::new()?;
+        let fd = channels.raw_fd();
+        poll.registry().register(&mut SourceFd(&fd), Token(0), Interest::READABLE)?;
+        Ok(Events { channels, poll })
+    }
+
+    /// Waits until ports are pending, and takes all. None after `pause`.
+    fn wait(&mut self, pause: Duration) -> io::Result<Vec<Port>> {
+        self.poll.poll(&mut mio::Events::with_capacity(1), Some(pause))?;
+        let (mut all, mut ports) = (Vec::new(), [0; 64]);
+        loop {
+            match self.channels.pending(&mut ports)? {
+                0 => return Ok(all),
+                taken => all.extend(&ports[..taken]),
+            }
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! The command `check`.
+
+use std::time::Duration;
+
+use super::Served;
+use crate::store::Findings;
+use crate::words::PAYLOAD_BYTES_MAX;
+
+/// How long a thread may take to name its watches; it does so between two requests.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Room for the last line of a reply, which says how much is left out.
+const LAST_LINE_BYTES: usize = 48;
+
+/// Checks the store and the watches of all threads. `OK`, or what is wrong, which is logged as well.
+pub fn run(served: &dyn Served) -> String {
+    let checked = match served.store().check() {
+        Ok(checked) => checked,
+        Err(unsettled) => {
+            let removals = unsettled.removals;
+            return format!(
+                "not checked: {removals} removals are still being accounted, try again"
+            );
+        }
+    };
+    let mut findings = checked.findings;
+    let lists = served.watch_lists(PATIENCE);
+    for number in 0..served.threads() {
+        if !lists.iter().any(|list| usize::from(list.thread) == number) {
+            findings
+                .add(|| format!("thread {number} did not name its watches within {PATIENCE:?}"));
+        }
+    }
+    for list in lists {
+        findings.append(served.store().check_watches(list));
+    }
+    for sentence in findings.sentences() {
+        tracing::error!("check: {sentence}");
+    }
+    tracing::info!(
+        nodes = checked.nodes,
+        watches = checked.watches,
+        findings = findings.len(),
+        "checked the store"
+    );
+    answer(&findings)
+}
+
+/// As many findings as a reply holds.
+fn answer(findings: &Findings) -> String {
+    if findings.is_empty() {
+        return "OK".into();
+    }
+    let mut text = format!("{} findings:\n", findings.len());
+    let mut left_out = findings.len();
+    for sentence in findings.sentences() {
+        if text.len() + sentence.len() + 1 + LAST_LINE_BYTES > PAYLOAD_BYTES_MAX {
+            break;
+        }
+        text.push_str(sentence);
+        text.push('\n');
+        left_out -= 1;
+    }
+    if left_out > 0 {
+        text.push_str(&format!("and {left_out} more, see the log\n"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn findings_that_do_not_fit_are_counted() {
+        assert_eq!(answer(&Findings::default()), "OK");
+        let mut findings = Findings::default();
+        findings.add(|| "one".into());
+        assert_eq!(answer(&findings), "1 findings:\none\n");
+        for _ in 0..999 {
+            findings.add(|| "x".repeat(99));
+        }
+        let text = answer(&findings);
+        assert!(text.len() < PAYLOAD_BYTES_MAX && text.len() > PAYLOAD_BYTES_MAX - 200);
+        let shown = text.lines().count() - 2;
+        assert!(text.ends_with(&format!("and {} more, see the log\n", 1000 - shown)), "{text}");
+    }
+}

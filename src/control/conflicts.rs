@@ -1,0 +1,48 @@
+//! Why transactions failed lately.
+
+use std::collections::VecDeque;
+
+use crate::store::Conflict;
+use crate::sync::{AtomicU64, Mutex, Ordering};
+use crate::words::Domid;
+
+/// How many reasons are kept: enough to see a pattern, at most 100 KB of paths.
+const REASONS_MAX: usize = 32;
+
+/// Counts transactions that were answered EAGAIN, and remembers the last reasons.
+#[derive(Default)]
+pub struct Conflicts {
+    count: AtomicU64,
+    last: Mutex<VecDeque<Reason>>,
+}
+
+/// Why one transaction failed.
+#[derive(Clone, Debug)]
+pub struct Reason {
+    /// Whose transaction it was.
+    pub domid: Domid,
+    /// The request whose reply would have differed, and who is thought to have changed it.
+    pub conflict: Conflict,
+}
+
+impl Conflicts {
+    /// Counts one.
+    pub fn note(&self, domid: Domid, conflict: Conflict) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        let mut last = self.last.lock();
+        if last.len() == REASONS_MAX {
+            last.pop_front();
+        }
+        last.push_back(Reason { domid, conflict });
+    }
+
+    /// How many there were.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// The last ones, the oldest first.
+    pub fn last(&self) -> Vec<Reason> {
+        self.last.lock().iter().cloned().collect()
+    }
+}

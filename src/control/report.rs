@@ -1,0 +1,82 @@
+//! The command `memreport`: what is held, where, and for whom.
+
+use std::fmt::{self, Write};
+
+use super::Served;
+use crate::domain::{Domain, Quota};
+use crate::sync::Arc;
+
+/// Domains in the table: those that use the most memory. A host may have ten thousand.
+const DOMAINS_MAX: usize = 50;
+
+/// The report. Cost: a visit to every node, on snapshots.
+pub fn of(served: &dyn Served) -> String {
+    let mut text = String::new();
+    // A string takes every write.
+    let _ = write(served, &mut text);
+    text
+}
+
+fn write(served: &dyn Served, text: &mut String) -> fmt::Result {
+    let store = served.store();
+    writeln!(text, "shard      homes      nodes     watches  begins of owners")?;
+    for (shard, sizes) in store.sizes() {
+        let name = if shard == store.layout().spine() { "spine" } else { &shard.0.to_string() };
+        writeln!(
+            text,
+            "{name:<6}{:>10} {:>10} {:>11} {:>17}",
+            sizes.homes, sizes.nodes, sizes.watches, sizes.boundaries
+        )?;
+    }
+    writeln!(text, "watches on what has homes below it: {}", store.upper_watches())?;
+    let registry = store.registry();
+    let mut domains: Vec<_> =
+        registry.known().into_iter().filter_map(|domid| registry.get(domid)).collect();
+    let transactions: u64 =
+        domains.iter().map(|domain| domain.account.used(Quota::Transactions)).sum();
+    let counters = served.counters();
+    writeln!(text, "clients on the socket: {}", counters.clients)?;
+    writeln!(text, "known domains: {}, died: {}", domains.len(), counters.deaths)?;
+    let introduced = domains.iter().filter(|domain| domain.is_introduced()).count();
+    writeln!(text, "introduced domains: {introduced}")?;
+    writeln!(text, "open transactions: {transactions}")?;
+    writeln!(text, "guarded paths: {}", counters.guards)?;
+    write_conflicts(served, text)?;
+    domains.sort_by_key(|domain| std::cmp::Reverse(domain.account.used(Quota::Memory)));
+    write_domains(&domains, text)
+}
+
+fn write_conflicts(served: &dyn Served, text: &mut String) -> fmt::Result {
+    let conflicts = &served.state().conflicts;
+    writeln!(text, "transactions answered EAGAIN: {}", conflicts.count())?;
+    for reason in conflicts.last() {
+        let (domid, conflict) = (reason.domid, reason.conflict);
+        write!(text, "  of domain {domid}: {} {}", conflict.verb, conflict.path.as_path())?;
+        match conflict.changed_by {
+            Some(by) => writeln!(text, ", changed by domain {by}")?,
+            None => writeln!(text)?,
+        }
+    }
+    Ok(())
+}
+
+fn write_domains(domains: &[Arc<Domain>], text: &mut String) -> fmt::Result {
+    writeln!(text, "domain      nodes     watches outstanding      memory transactions")?;
+    for domain in domains.iter().take(DOMAINS_MAX) {
+        let used = |quota| domain.account.used(quota);
+        writeln!(
+            text,
+            "{:<6}{:>11} {:>11} {:>11} {:>11} {:>12}",
+            domain.domid.0,
+            used(Quota::Nodes),
+            used(Quota::Watches),
+            used(Quota::Outstanding),
+            used(Quota::Memory),
+            used(Quota::Transactions),
+        )?;
+    }
+    match domains.len().checked_sub(DOMAINS_MAX) {
+        Some(more @ 1..) => writeln!(text, "and {more} domains that use less memory"),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,117 @@
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+use foldhash::{HashSet, HashSetExt};
+use rustix::io::Errno;
+use zerocopy::IntoBytes;
+
+use super::abi::{Argument, BindInterdomain, BindVirq, Notify, Unbind, call};
+use super::open;
+use crate::host::{Channels, Port};
+use crate::words::Domid;
+
+/// One opening of `/dev/xen/evtchn`. The kernel knows which ports were bound through it, reports
+/// only those, and closes them with it.
+pub struct XenChannels {
+    device: OwnedFd,
+    /// The ports bound now. The kernel leaves a pending port in its queue when the port is
+    /// unbound, so what is read must be compared.
+    bound: HashSet<Port>,
+}
+
+impl XenChannels {
+    pub(super) fn open() -> io::Result<XenChannels> {
+        Ok(XenChannels { device: open("/dev/xen/evtchn")?, bound: HashSet::new() })
+    }
+
+    fn call<T: Argument>(&self, argument: T) -> io::Result<u32> {
+        // SAFETY: `device` is /dev/xen/evtchn, and its arguments are plain numbers.
+        Ok(unsafe { call(self.device.as_fd(), argument)?.0 })
+    }
+
+    fn bind<T: Argument>(&mut self, argument: T) -> io::Result<Port> {
+        let port = self.call(argument)?;
+        self.bound.insert(port);
+        Ok(port)
+    }
+}
+
+impl Channels for XenChannels {
+    fn raw_fd(&self) -> RawFd {
+        self.device.as_raw_fd()
+    }
+
+    fn bind_interdomain(&mut self, domid: Domid, remote: Port) -> io::Result<Port> {
+        self.bind(BindInterdomain { remote_domain: domid.0.into(), remote_port: remote })
+    }
+
+    fn bind_changes(&mut self) -> io::Result<Port> {
+        self.bind(BindVirq { virq: xen_sys::VIRQ_DOM_EXC })
+    }
+
+    fn unbind(&mut self, port: Port) -> io::Result<()> {
+        self.bound.remove(&port);
+        self.call(Unbind { port }).map(drop)
+    }
+
+    fn pending(&mut self, ports: &mut [Port]) -> io::Result<usize> {
+        loop {
+            let bytes = match rustix::io::read(&self.device, ports.as_mut_bytes()) {
+                Ok(bytes) => bytes,
+                Err(Errno::AGAIN) => return Ok(0),
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let read = bytes / size_of::<Port>();
+            let mut kept = 0;
+            for i in 0..read {
+                if self.bound.contains(&ports[i]) {
+                    ports[kept] = ports[i];
+                    kept += 1;
+                }
+            }
+            if kept > 0 || read == 0 {
+                return Ok(kept);
+            }
+        }
+    }
+
+    fn unmask(&mut self, port: Port) -> io::Result<()> {
+        rustix::io::write(&self.device, port.as_bytes())?;
+        Ok(())
+    }
+
+    fn notify(&mut self, port: Port) -> io::Result<()> {
+        self.call(Notify { port }).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::pipe::{PipeFlags, pipe_with};
+
+    use super::*;
+
+    /// Channels over a pipe, which stands for the kernel's queue of pending ports.
+    fn channels(bound: &[Port]) -> (XenChannels, OwnedFd) {
+        let (device, queue) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC).unwrap();
+        (XenChannels { device, bound: bound.iter().copied().collect() }, queue)
+    }
+
+    #[test]
+    fn a_port_pending_when_it_was_unbound_is_not_reported() {
+        let (mut channels, queue) = channels(&[3, 4]);
+        rustix::io::write(&queue, [9u32, 3, 9, 4, 9, 9].as_bytes()).unwrap();
+        let mut ports = [0; 2];
+        let mut all: Vec<Port> = Vec::new();
+        // Slices of which nothing is kept do not look like the end.
+        loop {
+            match channels.pending(&mut ports).unwrap() {
+                0 => break,
+                taken => all.extend(&ports[..taken]),
+            }
+        }
+        assert_eq!(all, [3, 4]);
+        assert_eq!(channels.pending(&mut ports).unwrap(), 0);
+    }
+}

@@ -1,0 +1,89 @@
+//! CONTROL: from the message to the command, and what commands need of the threads.
+
+use std::borrow::Cow;
+use std::time::{Duration, Instant};
+
+use super::connection::{Connection, Parked};
+use super::mailbox::Message;
+use super::thread::{Place, Thread};
+use super::{Shared, spawn};
+use crate::control::{self, Counters, Reply, Served, State};
+use crate::protocol::{Header, strings};
+use crate::store::{Store, WatchList};
+use crate::sync::{Arc, Ordering};
+use crate::watch::Entry;
+use crate::words::Errno;
+
+impl Thread {
+    /// CONTROL. `None` if the answer comes later: then a thread of the command's own sends it.
+    pub(super) fn control(
+        &mut self,
+        place: Place,
+        connection: &mut Connection,
+        header: &Header,
+        payload: &[u8],
+    ) -> Option<Result<Cow<'static, [u8]>, Errno>> {
+        let words: Vec<_> = strings(payload).collect();
+        let served: Arc<dyn Served> = Arc::<Shared>::clone(&self.shared);
+        let work = match control::command(&served, &words) {
+            Reply::Now(answer) => return Some(answer.map(Cow::Owned)),
+            Reply::Later(work) => work,
+        };
+        let asker = self.asker(place, connection);
+        let mailboxes = self.shared.mailboxes.clone();
+        let run = move || mailboxes.send(asker.thread, Message::Answer(asker, work.run()));
+        if let Err(error) = spawn("control", run) {
+            tracing::warn!(%error, "a command cannot be started");
+            return Some(Err(Errno::ENOMEM));
+        }
+        connection.parked = Some(Parked::Answer(*header));
+        None
+    }
+
+    /// The watches of this thread's connections. Cost: a copy of each; no connection is being
+    /// served meanwhile, so the tries hold just these of this thread.
+    pub(super) fn watch_list(&self) -> WatchList {
+        let mut watches = Vec::new();
+        for (place, connection) in &self.connections {
+            let Some(connection) = connection else { continue };
+            for (slot, watch) in connection.watches.iter() {
+                let watcher = self.watcher(place, slot, watch.seq);
+                let entry = Entry { watcher, domid: connection.domid(), depth: watch.depth };
+                watches.push((watch.path.clone(), entry));
+            }
+        }
+        WatchList { thread: self.number, watches, tries: self.shared.store.tries() }
+    }
+}
+
+impl Served for Shared {
+    fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    fn state(&self) -> &State {
+        &self.control
+    }
+
+    fn counters(&self) -> Counters {
+        Counters {
+            clients: self.clients.load(Ordering::Relaxed),
+            guards: self.guards.count(),
+            deaths: self.deaths.load(Ordering::Relaxed),
+        }
+    }
+
+    fn watch_lists(&self, patience: Duration) -> Vec<WatchList> {
+        let deadline = Instant::now() + patience;
+        let (sender, lists) = crossbeam::channel::unbounded();
+        for thread in self.store.layout().all().take(self.threads()) {
+            self.mailboxes.send(thread.0, Message::CheckWatches(sender.clone()));
+        }
+        drop(sender);
+        std::iter::from_fn(|| lists.recv_deadline(deadline).ok()).take(self.threads()).collect()
+    }
+
+    fn threads(&self) -> usize {
+        usize::from(self.store.layout().shards())
+    }
+}

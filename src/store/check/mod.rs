@@ -1,0 +1,190 @@
+//! The consistency check behind `xenstore-control check`: everything that the store keeps twice is
+//! worked out again and compared.
+//!
+//! It looks at one *cut*: the shared locks of all shards are held at once for as long as it takes to
+//! clone their trees and tries and to read the accounts, and never again. What is compared:
+//!
+//! | kept | must be equal to |
+//! |---|---|
+//! | homes of a shard | the names without a node, each in its parent's children, of all shards |
+//! | `names_bytes` of a directory | the sum over its children |
+//! | the index of owners | the topmost nodes of each guest |
+//! | a domain's use of `nodes` | the nodes that it owns |
+//! | a domain's use of `memory` | at least what its nodes are charged with |
+//! | a trie's count | its watches |
+//! | a connection's watches | those of it in the tries ([`Store::check_watches`]) |
+//! | a domain's birth | the table that permission checks read |
+//!
+//! Not worked out again: what watches, transactions and unsent bytes add to `memory`, since those
+//! belong to threads and change while the cut is taken; and `outstanding` and `transactions`.
+
+mod findings;
+mod walk;
+mod watches;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use foldhash::fast::RandomState;
+use rayon::prelude::*;
+
+pub use findings::Findings;
+pub use watches::{Tries, WatchList};
+
+use super::forest::{LockSet, Locked};
+use super::{Store, Tree};
+use crate::domain::{Domain, Quota};
+use crate::sync::{Arc, Ordering};
+use crate::words::{Domid, Layout};
+use walk::Walk;
+
+/// How often the check looks whether no removal is being settled, and for how long it waits in
+/// between: a second in all, in which a reaper frees some millions of nodes.
+const CUTS_MAX: usize = 200;
+/// See [`CUTS_MAX`].
+const CUT_PAUSE: Duration = Duration::from_millis(5);
+/// How often the check looks again at nodes whose owner is dead. Its sweep may be under way; what
+/// outlives a second has been forgotten.
+const SWEEPS_MAX: usize = 10;
+/// See [`SWEEPS_MAX`].
+const SWEEP_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a check saw.
+pub struct Checked {
+    /// Nodes that were visited.
+    pub nodes: usize,
+    /// Watches that were found in the tries.
+    pub watches: usize,
+    /// What is wrong.
+    pub findings: Findings,
+}
+
+/// There was no moment without a removal being settled, so the accounts cannot be compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unsettled {
+    /// How many removals were being settled when the check gave up.
+    pub removals: u64,
+}
+
+/// Everything that is compared, as it was at one moment.
+struct Cut {
+    layout: Layout,
+    trees: Vec<Tree>,
+    tries: Tries,
+    domains: Vec<Use>,
+}
+
+/// A living domain and what it is charged with.
+struct Use {
+    domain: Arc<Domain>,
+    nodes: u64,
+    bytes: u64,
+}
+
+/// Living domains by number: their births.
+type Living = HashMap<Domid, u64, RandomState>;
+
+impl Store {
+    /// Checks the store. Cost: a visit to every node, on rayon's threads; the store is locked for
+    /// the time of some clones and a look at each domain's account, about 0.1 us for each domain.
+    ///
+    /// # Errors
+    /// [`Unsettled`], after a second.
+    pub fn check(&self) -> Result<Checked, Unsettled> {
+        for look in 1.. {
+            let cut = self.settled_cut()?;
+            let living =
+                cut.domains.iter().map(|used| (used.domain.domid, used.domain.birth)).collect();
+            let walks: Vec<Walk> = (self.layout.all().collect::<Vec<_>>().par_iter())
+                .map(|&shard| Walk::of(shard, cut.layout, &cut.trees, &living))
+                .collect();
+            if walks.iter().any(|walk| walk.has_orphans()) && look < SWEEPS_MAX {
+                std::thread::sleep(SWEEP_PAUSE);
+                continue;
+            }
+            return Ok(self.conclude_check(&cut, walks));
+        }
+        unreachable!("the last look is the last")
+    }
+
+    fn conclude_check(&self, cut: &Cut, walks: Vec<Walk>) -> Checked {
+        let mut findings = Findings::default();
+        let mut nodes = 0;
+        let mut owned: HashMap<Domid, (u64, u64), RandomState> = HashMap::default();
+        for mut walk in walks {
+            walk.report_orphans();
+            nodes += walk.nodes;
+            for (domid, (nodes, bytes)) in walk.owned {
+                let sum = owned.entry(domid).or_default();
+                *sum = (sum.0 + nodes, sum.1 + bytes);
+            }
+            findings.append(walk.findings);
+        }
+        for used in &cut.domains {
+            let (nodes, bytes) = owned.remove(&used.domain.domid).unwrap_or_default();
+            used.compare(nodes, bytes, &mut findings);
+        }
+        let watches = cut.tries.check(cut.layout, &mut findings);
+        for fault in self.registry.faults() {
+            findings.add(|| fault);
+        }
+        Checked { nodes, watches, findings }
+    }
+
+    /// A cut at a moment at which no removal was being settled.
+    fn settled_cut(&self) -> Result<Cut, Unsettled> {
+        for _ in 0..CUTS_MAX {
+            match self.cut() {
+                Some(cut) => return Ok(cut),
+                None => std::thread::sleep(CUT_PAUSE),
+            }
+        }
+        Err(Unsettled { removals: self.unsettled.load(Ordering::Relaxed) })
+    }
+
+    /// With all locks held no account of a living domain changes: those who charge hold one
+    /// exclusively, those who settle are counted in `unsettled`.
+    fn cut(&self) -> Option<Cut> {
+        let locked = Locked::take(self, &LockSet::all(self.layout, false));
+        if self.unsettled.load(Ordering::Acquire) > 0 {
+            return None;
+        }
+        let shards = || self.layout.all().filter_map(|shard| locked.shard(shard));
+        let known = self.registry.known();
+        let used = |domid| {
+            let domain = self.registry.get(domid)?;
+            let (nodes, bytes) =
+                (domain.account.used(Quota::Nodes), domain.account.used(Quota::Memory));
+            Some(Use { domain, nodes, bytes })
+        };
+        Some(Cut {
+            layout: self.layout,
+            trees: shards().map(|shard| shard.tree.clone()).collect(),
+            tries: Tries::new(shards().map(|shard| shard.watches.clone()), self.upper.load()),
+            domains: known.into_iter().filter_map(used).collect(),
+        })
+    }
+}
+
+impl Use {
+    /// Compares the account with what the domain was found to own.
+    fn compare(&self, nodes: u64, bytes: u64, findings: &mut Findings) {
+        let domid = self.domain.domid;
+        if self.nodes != nodes {
+            findings.add(|| {
+                format!("domain {domid} owns {nodes} nodes, and its account says {}", self.nodes)
+            });
+        }
+        if self.bytes < bytes {
+            findings.add(|| {
+                format!(
+                    "domain {domid}'s nodes take {bytes} bytes, and its account says {} in all",
+                    self.bytes
+                )
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,282 @@
+//! Each kind of fault is planted in a sound store, and the check has to name it.
+
+use super::*;
+use crate::domain::{Limits, Registry};
+use crate::store::{Caller, Executed, Generations, Op, Verb, reaper};
+use crate::watch::{Batch, Entry, Outlet, Watcher};
+use crate::words::{Entry as PermEntry, Path, PathBuf, PermSet, ShardId, Subject};
+
+struct Nobody;
+
+impl Outlet for Nobody {
+    fn push(&self, _thread: u16, _batch: Batch) {}
+}
+
+fn path(text: &str) -> PathBuf {
+    Path::parse(text.as_bytes()).unwrap().to_buf()
+}
+
+/// A store of four shards with a home, a backend and some nodes of domain 5.
+struct World {
+    store: Store,
+    generations: Generations,
+}
+
+impl World {
+    fn new() -> World {
+        let registry = Arc::new(Registry::new(Limits::defaults(), None));
+        let (sender, _queue) = reaper();
+        let store = Store::new(Layout::new(4), registry, Arc::new(Nobody), sender);
+        let mut world = World { store, generations: Generations::default() };
+        world.store.registry.admit(Domid(5), 1).unwrap();
+        for home in ["/local/domain/5", "/local/domain/0/backend/vif/5", "/vm/abc"] {
+            world.write(home, "");
+            world.give(home, 5);
+        }
+        world.write("/local/domain/5/a/b", "value");
+        world.write("/local/domain/5/toolstack", "value");
+        world.give("/local/domain/5/toolstack", 0);
+        world.write("/tool/greeting", "hello");
+        assert_eq!(world.findings(), [""; 0]);
+        world
+    }
+
+    fn run(&mut self, path: &str, verb: Verb<'_>) -> Executed {
+        let domain = self.store.registry.get(Domid::CONTROL).unwrap();
+        let caller = Caller { domain, subject: Subject::CONTROL, unblocked: None };
+        let path = Path::parse(path.as_bytes()).unwrap();
+        let op = Op { path, verb };
+        self.store.execute(&caller, &op, &mut self.generations, &mut Vec::new()).unwrap()
+    }
+
+    fn write(&mut self, path: &str, value: &str) {
+        self.run(path, Verb::Write(value.as_bytes().into()));
+    }
+
+    fn give(&mut self, path: &str, owner: u16) {
+        let entry = PermEntry::parse(format!("n{owner}").as_bytes()).unwrap();
+        let perms = PermSet::new(self.store.registry.now(), entry, &[]);
+        self.run(path, Verb::SetPerms(Arc::new(perms)));
+    }
+
+    /// The tree that `path` is kept in.
+    fn tree<R>(&self, text: &str, change: impl FnOnce(&mut Tree) -> R) -> R {
+        let shard = self.store.layout.home(path(text).as_path()).shard;
+        change(&mut self.store.shards[usize::from(shard.0)].write().tree)
+    }
+
+    fn node(&self, text: &str, change: impl FnOnce(&mut super::super::Node)) {
+        let path = path(text);
+        let home = self.store.layout.home(path.as_path());
+        self.tree(text, |tree| change(tree.get_mut(&home, path.as_path()).unwrap()));
+    }
+
+    fn findings(&self) -> Vec<String> {
+        self.store.check().ok().unwrap().findings.sentences().to_vec()
+    }
+
+    /// All findings, which must be just these.
+    #[track_caller]
+    fn finds(&self, expected: &[&str]) {
+        let mut findings = self.findings();
+        findings.sort_unstable();
+        assert_eq!(findings, expected);
+    }
+}
+
+#[test]
+fn an_account_that_is_wrong() {
+    let world = World::new();
+    let account = &world.store.registry.get(Domid(5)).unwrap().account;
+    account.charge(Quota::Nodes, 1);
+    world.finds(&["domain 5 owns 5 nodes, and its account says 6"]);
+    account.release(Quota::Nodes, 1);
+    let bytes = account.used(Quota::Memory);
+    account.release(Quota::Memory, 1);
+    let found =
+        format!("domain 5's nodes take {bytes} bytes, and its account says {} in all", bytes - 1);
+    world.finds(&[&found]);
+}
+
+#[test]
+fn a_name_without_a_node() {
+    let world = World::new();
+    world.node("/local/domain/5/a", |node| {
+        node.insert_child(0, b"ghost", None);
+    });
+    world.finds(&["/local/domain/5/a/ghost is a name without a node"]);
+}
+
+#[test]
+fn a_name_without_its_home() {
+    let world = World::new();
+    world.node("/local/domain/0/backend/vif", |node| {
+        node.insert_child(0, b"6", None);
+    });
+    world.finds(&["/local/domain/0/backend/vif/6 is a name without a home in shard 2"]);
+}
+
+#[test]
+fn a_home_kept_by_its_parent() {
+    let world = World::new();
+    let root = path("/local/domain/0/backend/vif/5");
+    let node = world.tree("/local/domain/0/backend/vif/5", |tree| {
+        tree.forget_owned(Domid(5), root.as_path());
+        tree.remove_home(root.as_path())
+    });
+    world.node("/local/domain/0/backend/vif", |vif| {
+        vif.insert_child(0, b"5", node);
+    });
+    world.finds(&[
+        "/local/domain/0/backend/vif/5 is kept by its parent, and should be a home",
+        "the index of owners of shard 0 lacks /local/domain/0/backend/vif/5 of domain 5",
+    ]);
+}
+
+#[test]
+fn a_home_without_a_name_or_a_parent() {
+    let world = World::new();
+    world.node("/local/domain/0/backend/vif", |node| {
+        node.remove_child(0, b"5");
+    });
+    let nameless = "/local/domain/0/backend/vif/5 is there, and is not among its parent's children";
+    world.finds(&[nameless]);
+    world.tree("/local/domain/0", |tree| {
+        let root = path("/local/domain/0");
+        tree.remove_home(root.as_path());
+    });
+    let findings = world.findings();
+    let parentless = "/local/domain/0/backend/vif/5 is there, and its parent is not";
+    assert!(findings.iter().any(|finding| finding == parentless), "{findings:?}");
+}
+
+#[test]
+fn a_home_in_a_shard_that_is_not_its_own() {
+    let world = World::new();
+    let root = path("/local/domain/5");
+    world.tree("/local/domain/5", |tree| tree.forget_owned(Domid(5), root.as_path()));
+    let node = world.tree("/local/domain/5", |tree| tree.remove_home(root.as_path())).unwrap();
+    let mut wrong = world.store.shards[3].write();
+    wrong.tree.insert_home(root.as_path(), node);
+    wrong.tree.note_owned(Domid(5), root.as_path());
+    drop(wrong);
+    world.finds(&[
+        "/local/domain/5 is a name without a home in shard 1",
+        "/local/domain/5 is in shard 3, and belongs to shard 1",
+    ]);
+}
+
+#[test]
+fn names_that_no_node_can_have_and_sums_that_are_wrong() {
+    let world = World::new();
+    world.node("/local/domain/5/a", |node| node.falsify_names_bytes());
+    world.finds(&["/local/domain/5/a: its children's names take 2 bytes, not 3"]);
+    let world = World::new();
+    world.node("/local/domain/5/a", |node| {
+        let child = node.remove_child(0, b"b").unwrap();
+        node.insert_child(0, b"b c", child);
+    });
+    let findings = world.findings();
+    let name = "/local/domain/5/a/b c is not a name that a node can have";
+    assert!(findings.iter().any(|finding| finding == name), "{findings:?}");
+}
+
+#[test]
+fn an_index_of_owners_that_lacks_or_has_too_much() {
+    let world = World::new();
+    let (home, below) = (path("/local/domain/5"), path("/local/domain/5/a"));
+    world.tree("/local/domain/5", |tree| tree.forget_owned(Domid(5), home.as_path()));
+    world.finds(&["the index of owners of shard 1 lacks /local/domain/5 of domain 5"]);
+    let world = World::new();
+    world.tree("/local/domain/5", |tree| tree.note_owned(Domid(5), below.as_path()));
+    world.finds(&[
+        "the index of owners of shard 1 has /local/domain/5/a for domain 5, whose nodes \
+                   do not begin there",
+    ]);
+}
+
+#[test]
+fn a_birth_that_permission_checks_see_otherwise() {
+    let world = World::new();
+    let birth = world.store.registry.births().of(Domid(5));
+    world.store.registry.births().set(Domid(5), birth + 7);
+    let found = format!("domain 5 was born at {birth}, and the table of births says {}", birth + 7);
+    world.finds(&[&found]);
+    world.store.registry.births().set(Domid(5), birth);
+    world.store.registry.births().set(Domid(9), 3);
+    world.finds(&["domain 9 is not known, and the table of births says 3"]);
+}
+
+#[test]
+fn nodes_of_a_dead_domain_that_nobody_sweeps() {
+    let world = World::new();
+    world.store.registry.bury(&world.store.registry.get(Domid(5)).unwrap());
+    let findings = world.findings();
+    assert_eq!(findings.len(), 2, "one for each shard: {findings:?}");
+    let sentence = "nodes belong to a domain 5 that is dead, such as /";
+    assert!(findings.iter().all(|finding| finding.contains(sentence)), "{findings:?}");
+}
+
+#[test]
+fn removals_that_are_not_settled_are_waited_for() {
+    let mut world = World::new();
+    let executed = world.run("/local/domain/5/a", Verb::Rm);
+    assert_eq!(world.store.check().err(), Some(Unsettled { removals: 1 }));
+    assert!(world.store.settle(executed.removed).is_none());
+    world.finds(&[]);
+}
+
+fn entry(seq: u64) -> Entry {
+    let watcher = Watcher { thread: 2, connection: 0, watch: 0, seq };
+    Entry { watcher, domid: Domid(5), depth: None }
+}
+
+#[test]
+fn a_trie_that_miscounts_or_has_what_is_not_its() {
+    let world = World::new();
+    for (seq, watched) in ["/", "@releaseDomain/7", "/@a/b", "/local/domain/5/a"].iter().enumerate()
+    {
+        world.store.watch(path(watched).as_path(), entry(seq as u64));
+    }
+    world.finds(&[]);
+    assert_eq!(world.store.check().ok().unwrap().watches, 4);
+    world.store.shards[2].write().watches.falsify_len();
+    world.finds(&["the trie of shard 2 has 0 watches, and says 1"]);
+    let world = World::new();
+    world.store.upper.insert(path("/local/domain/5/a").as_path(), entry(1));
+    world.store.shards[0].write().watches.insert(path("/local").as_path(), entry(2));
+    world.finds(&[
+        "a watch on /local is in the trie of shard 0",
+        "a watch on /local/domain/5/a is in the upper trie",
+    ]);
+}
+
+#[test]
+fn watches_that_a_trie_and_a_connection_do_not_agree_on() {
+    let world = World::new();
+    let low = path("/local/domain/5/a");
+    let check = |watches: &[(PathBuf, Entry)]| {
+        let tries = world.store.tries();
+        let list = WatchList { thread: 2, watches: watches.to_vec(), tries };
+        world.store.check_watches(list).sentences().to_vec()
+    };
+    world.store.watch(low.as_path(), entry(1));
+    assert_eq!(check(&[(low.clone(), entry(1))]), [""; 0]);
+    assert_eq!(
+        check(&[(low.clone(), entry(1)), (path("@releaseDomain"), entry(2))]),
+        ["domain 5's watch on @releaseDomain is not in the upper trie"]
+    );
+    assert_eq!(
+        check(&[]),
+        ["the trie of shard 1 has a watch of domain 5 on /local/domain/5/a that no connection of \
+          thread 2 has set"]
+    );
+    assert_eq!(
+        check(&[(path("/local/domain/5/b"), entry(1))]),
+        ["domain 5's watch on /local/domain/5/b is another on /local/domain/5/a in the trie of \
+          shard 1"]
+    );
+    world.store.upper.insert(low.as_path(), entry(1));
+    assert!(check(&[(low.clone(), entry(1))])[0].contains("in the tries twice"));
+    assert_eq!(world.store.layout.home(low.as_path()).shard, ShardId(1));
+}

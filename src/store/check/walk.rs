@@ -1,0 +1,187 @@
+//! The walk over one shard's nodes.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use foldhash::fast::RandomState;
+
+use super::super::Tree;
+use super::super::node::Node;
+use super::Living;
+use super::findings::Findings;
+use crate::sync::Arc;
+use crate::words::{Domid, Home, Layout, Path, PathBuf, ShardId};
+
+/// What was seen of one shard.
+pub struct Walk<'a> {
+    shard: ShardId,
+    layout: Layout,
+    trees: &'a [Tree],
+    living: &'a Living,
+    /// Nodes visited.
+    pub nodes: usize,
+    /// Nodes and bytes by living owner.
+    pub owned: HashMap<Domid, (u64, u64), RandomState>,
+    /// Where the nodes of each guest begin.
+    boundaries: BTreeSet<(Domid, PathBuf)>,
+    /// Owners that do not live: how many nodes each has, and one of them.
+    orphans: BTreeMap<Domid, (usize, PathBuf)>,
+    /// What is wrong.
+    pub findings: Findings,
+}
+
+impl<'a> Walk<'a> {
+    /// Visits every node of a shard. `trees` are those of all shards.
+    pub fn of(shard: ShardId, layout: Layout, trees: &'a [Tree], living: &'a Living) -> Walk<'a> {
+        let mut walk = Walk {
+            shard,
+            layout,
+            trees,
+            living,
+            nodes: 0,
+            owned: HashMap::default(),
+            boundaries: BTreeSet::new(),
+            orphans: BTreeMap::new(),
+            findings: Findings::default(),
+        };
+        let tree = walk.tree(shard);
+        for (root, node) in tree.into_iter().flat_map(Tree::homes) {
+            walk.home(root.as_path());
+            walk.below(root, node);
+        }
+        walk.compare_index();
+        walk
+    }
+
+    /// Whether nodes were seen whose owner does not live.
+    pub fn has_orphans(&self) -> bool {
+        !self.orphans.is_empty()
+    }
+
+    /// Makes findings of them.
+    pub fn report_orphans(&mut self) {
+        for (domid, (nodes, path)) in std::mem::take(&mut self.orphans) {
+            self.findings.add(|| {
+                let path = path.as_path();
+                format!("{nodes} nodes belong to a domain {domid} that is dead, such as {path}")
+            });
+        }
+    }
+
+    fn tree(&self, shard: ShardId) -> Option<&'a Tree> {
+        self.trees.get(usize::from(shard.0))
+    }
+
+    fn node(&self, home: &Home<'_>, path: Path<'_>) -> Option<&'a Arc<Node>> {
+        self.tree(home.shard)?.get(home, path)
+    }
+
+    /// A home's root: in the right shard, and named by its parent. Since a path is finite and every
+    /// parent is checked alike, all homes can be reached from `/`.
+    fn home(&mut self, root: Path<'_>) {
+        let Home { shard, root: right } = self.layout.home(root);
+        let here = self.shard.0;
+        if right != root {
+            self.findings.add(|| format!("{root} in shard {here} is not the root of a home"));
+        } else if shard != self.shard {
+            self.findings
+                .add(|| format!("{root} is in shard {here}, and belongs to shard {}", shard.0));
+        }
+        let Some(parent) = root.parent().filter(|_| !root.is_special()) else { return };
+        match self.node(&self.layout.home(parent), parent) {
+            None => self.findings.add(|| format!("{root} is there, and its parent is not")),
+            Some(parent) => {
+                if parent.children().get(root.name()).is_none() {
+                    self.findings
+                        .add(|| format!("{root} is there, and is not among its parent's children"));
+                }
+            }
+        }
+    }
+
+    /// Visits the nodes of one home.
+    fn below(&mut self, root: &PathBuf, node: &Arc<Node>) {
+        let mut todo = vec![(root.clone(), Arc::clone(node), None)];
+        while let Some((path, node, owner_above)) = todo.pop() {
+            let owner = self.account(path.as_path(), &node, owner_above);
+            let mut names_bytes = 0;
+            for (name, child) in node.children().iter() {
+                names_bytes += name.bytes().len() + 1;
+                let below = path.as_path().child(name.bytes());
+                let bytes = below.as_path().bytes();
+                if name.bytes().contains(&b'/') || Path::parse(bytes).is_err() {
+                    let below = below.as_path();
+                    self.findings.add(|| format!("{below} is not a name that a node can have"));
+                    continue;
+                }
+                self.child(below.as_path(), child.is_some());
+                todo.extend(child.clone().map(|child| (below, child, Some(owner))));
+            }
+            let counted = node.children().names_bytes();
+            if counted != names_bytes {
+                self.findings.add(|| {
+                    let path = path.as_path();
+                    format!("{path}: its children's names take {names_bytes} bytes, not {counted}")
+                });
+            }
+        }
+    }
+
+    /// A name among children: with its node, unless it is a home, whose node is in its own shard.
+    fn child(&mut self, path: Path<'_>, has_node: bool) {
+        let home = self.layout.home(path);
+        match (home.root == path, has_node) {
+            (true, true) => {
+                self.findings.add(|| format!("{path} is kept by its parent, and should be a home"));
+            }
+            (true, false) => {
+                if self.node(&home, path).is_none() {
+                    let shard = home.shard.0;
+                    self.findings
+                        .add(|| format!("{path} is a name without a home in shard {shard}"));
+                }
+            }
+            (false, false) => self.findings.add(|| format!("{path} is a name without a node")),
+            (false, true) => {}
+        }
+    }
+
+    /// Counts a node for its owner; answers the owner.
+    fn account(&mut self, path: Path<'_>, node: &Node, owner_above: Option<Domid>) -> Domid {
+        self.nodes += 1;
+        let owner = node.perms.owner();
+        if owner != Domid::CONTROL && owner_above != Some(owner) {
+            self.boundaries.insert((owner, path.to_buf()));
+        }
+        if self.living.get(&owner).is_some_and(|&birth| birth <= node.perms.stamp()) {
+            let (nodes, bytes) = self.owned.entry(owner).or_default();
+            *nodes += 1;
+            *bytes += node.charge_bytes(path.name());
+        } else {
+            self.orphans.entry(owner).or_insert_with(|| (0, path.to_buf())).0 += 1;
+        }
+        owner
+    }
+
+    fn compare_index(&mut self) {
+        let Some(tree) = self.tree(self.shard) else { return };
+        let mut missing = std::mem::take(&mut self.boundaries);
+        let shard = self.shard.0;
+        for entry in tree.owned() {
+            if !missing.remove(entry) {
+                let (owner, path) = (entry.0, entry.1.as_path());
+                self.findings.add(|| {
+                    format!(
+                        "the index of owners of shard {shard} has {path} for domain {owner}, whose \
+                         nodes do not begin there"
+                    )
+                });
+            }
+        }
+        for (owner, path) in missing {
+            let path = path.as_path();
+            self.findings.add(|| {
+                format!("the index of owners of shard {shard} lacks {path} of domain {owner}")
+            });
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The watches: tries by themselves, and against what connections have set.
+
+use std::collections::HashMap;
+
+use foldhash::fast::RandomState;
+
+use super::super::{Store, is_upper};
+use super::findings::Findings;
+use crate::sync::Arc;
+use crate::watch::{Entry, Trie};
+use crate::words::{Layout, Path, PathBuf, ShardId};
+
+/// All tries, as they were when this was made. A clone of a trie shares everything.
+pub struct Tries {
+    /// By number, the spine's last.
+    shards: Vec<Trie>,
+    upper: Arc<Trie>,
+}
+
+/// The watches that a thread's connections have set, and the tries at a moment between two of its
+/// requests: whatever other threads do, what is in them of this thread must be just these.
+pub struct WatchList {
+    /// The thread.
+    pub thread: u16,
+    /// Its connections' watches.
+    pub watches: Vec<(PathBuf, Entry)>,
+    /// The tries.
+    pub tries: Tries,
+}
+
+impl Tries {
+    pub(super) fn new(shards: impl Iterator<Item = Trie>, upper: Arc<Trie>) -> Tries {
+        Tries { shards: shards.collect(), upper }
+    }
+
+    /// The tries with the shards that they belong to; `None`: the upper one.
+    fn all(&self) -> impl Iterator<Item = (Option<ShardId>, &Trie)> {
+        let shards = (0..).map(|shard| Some(ShardId(shard))).zip(&self.shards);
+        shards.chain([(None, &*self.upper)])
+    }
+
+    /// Whether each trie has as many watches as it says, all on paths that belong there. Answers
+    /// how many there are.
+    pub(super) fn check(&self, layout: Layout, findings: &mut Findings) -> usize {
+        let mut sum = 0;
+        for (shard, trie) in self.all() {
+            let mut count = 0;
+            each(trie, |path, _| {
+                count += 1;
+                if !meanings(path).any(|path| belongs(layout, path) == shard) {
+                    findings.add(|| format!("a watch on {path} is in {}", name(shard)));
+                }
+            });
+            if trie.len() != count {
+                findings.add(|| {
+                    format!("{} has {count} watches, and says {}", name(shard), trie.len())
+                });
+            }
+            sum += count;
+        }
+        sum
+    }
+}
+
+impl Store {
+    /// All tries. Each is cloned under its own lock: two may be of different moments.
+    pub fn tries(&self) -> Tries {
+        let shards = self.shards.iter().map(|shard| shard.read().watches.clone());
+        Tries::new(shards, self.upper.load())
+    }
+
+    /// Compares a thread's watches with what is in the tries of that thread, both ways. Cost: all
+    /// watches.
+    pub fn check_watches(&self, list: WatchList) -> Findings {
+        let mut findings = Findings::default();
+        let mut found: HashMap<u64, (Option<ShardId>, PathBuf, Entry), RandomState> =
+            HashMap::default();
+        for (shard, trie) in list.tries.all() {
+            each(trie, |path, entry| {
+                if entry.watcher.thread == list.thread {
+                    let place = (shard, path.to_buf(), *entry);
+                    if found.insert(entry.watcher.seq, place).is_some() {
+                        findings.add(|| format!("the watch on {path} is in the tries twice"));
+                    }
+                }
+            });
+        }
+        for (path, entry) in list.watches {
+            let (path, domid) = (path.as_path(), entry.domid);
+            let right = belongs(self.layout, path);
+            match found.remove(&entry.watcher.seq) {
+                Some((shard, at, other)) => {
+                    let same = shard == right && other == entry;
+                    if !same || !at.as_path().components().eq(path.components()) {
+                        findings.add(|| {
+                            let at = at.as_path();
+                            format!(
+                                "domain {domid}'s watch on {path} is another on {at} in {}",
+                                name(shard)
+                            )
+                        });
+                    }
+                }
+                None => findings
+                    .add(|| format!("domain {domid}'s watch on {path} is not in {}", name(right))),
+            }
+        }
+        for (shard, path, entry) in found.into_values() {
+            let (path, thread, domid) = (path.as_path(), list.thread, entry.domid);
+            findings.add(|| {
+                format!(
+                    "{} has a watch of domain {domid} on {path} that no connection of thread \
+                         {thread} has set",
+                    name(shard)
+                )
+            });
+        }
+        findings
+    }
+}
+
+/// The shard whose trie a watch on `path` is in; `None`: the upper one.
+fn belongs(layout: Layout, path: Path<'_>) -> Option<ShardId> {
+    if is_upper(path) { None } else { Some(layout.home(path).shard) }
+}
+
+/// What a place in a trie may stand for: `/@a` and `@a` share theirs.
+fn meanings(path: Path<'_>) -> impl Iterator<Item = Path<'_>> {
+    let special = path.bytes().get(1..).filter(|rest| rest.starts_with(b"@"));
+    let special = special.and_then(|rest| Path::parse(rest).ok());
+    [path].into_iter().chain(special)
+}
+
+fn each(trie: &Trie, mut visit: impl FnMut(Path<'_>, &Entry)) {
+    trie.exact(Path::ROOT, |entry| visit(Path::ROOT, entry));
+    trie.below(Path::ROOT, |path, entries| entries.iter().for_each(|entry| visit(path, entry)));
+}
+
+fn name(shard: Option<ShardId>) -> String {
+    match shard {
+        Some(ShardId(shard)) => format!("the trie of shard {shard}"),
+        None => "the upper trie".into(),
+    }
+}

@@ -1,0 +1,54 @@
+#!/bin/bash
+# Starts a real Xen in QEMU and runs checks in its domain 0. See README.md.
+#
+#   run.sh                    Debian's own C xenstored: shows that the image works
+#   run.sh BINARY             BINARY as the host's xenstored
+#   run.sh --probe BINARY     the example host_probe, beside a running xenstored and alone
+#
+# The exit status is 0 if every check passed. XEN_VM_DIR: where image and logs are (target/xen-vm).
+# XEN_VM_CPUS: domain 0's processors (1). XEN_VM_TIMEOUT: seconds before QEMU is ended (600).
+set -euo pipefail
+tests=$(realpath "$(dirname "$0")")
+vm=${XEN_VM_DIR:-$tests/../../target/xen-vm}
+cpus=${XEN_VM_CPUS:-1}
+
+checks=$tests/checks
+if [ "${1-}" = --probe ]; then
+    checks=$tests/checks-probe
+    shift
+fi
+mkdir -p "$vm"
+exec 9>"$vm/lock" && flock 9 # One run at a time: the machine has no room for two.
+"$tests/build-image.sh"
+vm=$(realpath "$vm")
+# Programs of the unpacked QEMU run with its own libraries.
+libs=$vm/qemu/lib/x86_64-linux-gnu
+loader=("$libs/ld-linux-x86-64.so.2" --library-path "$libs")
+
+# What is under test goes into an archive of its own, which the kernel unpacks over the first.
+run=$(mktemp -d "$vm/run.XXXXXX")
+trap 'rm -rf "$run"' EXIT
+mkdir -p "$run/root/test"
+install -m 755 "$checks" "$run/root/test/run"
+if [ $# -gt 0 ]; then install -m 755 "$1" "$run/root/test/binary"; fi
+(cd "$run/root" && find . | "${loader[@]}" "$vm/qemu/bin/cpio" --quiet -o -H newc -R 0:0) >"$run/test.cpio"
+cat "$vm/dom0.cpio" "$run/test.cpio" >"$run/initramfs"
+
+# Westmere: with SMAP domain 0 dies at once, with AVX guests' processes crash at random. QEMU reads
+# commas as separators of modules, so the kernels' arguments have none (Xen's own are not modules).
+log=$vm/serial.log
+: >"$log"
+start=$SECONDS
+QEMU_MODULE_DIR=$libs/qemu timeout "${XEN_VM_TIMEOUT:-600}" "${loader[@]}" \
+    "$vm/qemu/usr/bin/qemu-system-x86_64" \
+    -L "$vm/qemu/usr/share/qemu" -L "$vm/qemu/usr/share/seabios" \
+    -accel tcg,thread=multi,tb-size=512 -cpu Westmere -m 3072 -smp "$cpus" \
+    -no-reboot -nodefaults -display none -serial "file:$log" -kernel "$vm/xen" \
+    -append "console=com1 com1=115200 dom0_mem=1024M,max:1024M dom0_max_vcpus=$cpus \
+        spec-ctrl=no xpti=no ucode=no" \
+    -initrd "$vm/vmlinux console=hvc0 mitigations=off quiet panic=1,$run/initramfs" &
+qemu=$!
+tail -n +1 -f "$log" --pid="$qemu" | sed -un 's|\r||; /^dom0: up/,$p' || true
+wait "$qemu" || echo "QEMU ended with status $?"
+echo "$((SECONDS - start)) s in QEMU; the console is in $log"
+grep -q '^all checks passed' "$log"
