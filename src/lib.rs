@@ -10,6 +10,8 @@ pub mod protocol;
 pub mod shard;
 pub mod store;
 mod sync;
+#[cfg(feature = "holds")]
+pub use sync::holds;
 pub mod transport;
 pub mod watch;
 pub mod words;
