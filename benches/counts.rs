@@ -56,10 +56,6 @@ fn few_watched() -> Asked {
     leaves(FEW, 0)
 }
 
-fn many_watched() -> Asked {
-    leaves(many(), 0)
-}
-
 fn upper(mut asked: Asked) -> Asked {
     asked.targets.iter_mut().for_each(|(domid, path)| *path = backends_of(*domid));
     asked
@@ -127,7 +123,6 @@ fn write_silent(mut asked: Asked) -> Asked {
 // The event is found, its permissions are checked, it is pushed and becomes bytes.
 #[library_benchmark]
 #[bench::few(setup = few_watched)]
-#[bench::many(setup = many_watched)]
 fn write_with_event(mut asked: Asked) -> Asked {
     for (_, path) in &asked.targets {
         black_box(asked.world.run(path, write()));
@@ -145,16 +140,6 @@ fn write_with_event(mut asked: Asked) -> Asked {
 fn watch(mut asked: Asked) -> Asked {
     for (domid, path) in &asked.targets {
         black_box(asked.world.watch(*domid, path));
-    }
-    asked
-}
-
-#[library_benchmark]
-#[bench::few(setup = few_quiet)]
-#[bench::many(setup = many_quiet)]
-fn transaction_aborted(mut asked: Asked) -> Asked {
-    for (domid, _) in &asked.targets {
-        black_box(asked.world.transaction(OPERATIONS, *domid));
     }
     asked
 }
@@ -187,7 +172,6 @@ library_benchmark_group!(
         write_silent,
         write_with_event,
         watch,
-        transaction_aborted,
         transaction_committed,
         end_replayed,
     ]
