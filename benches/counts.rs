@@ -4,6 +4,8 @@
 //! of [`MANY`] domains with 30 nodes and 10 watches each. Building the store and freeing it is not
 //! counted. `.ci/counts` compares the sums with `counts.baseline`, and few with many.
 
+#![allow(missing_docs)] // Of what gungraun's macros make.
+
 #[path = "support/world.rs"]
 #[allow(dead_code)] // Every benchmark uses a part of it.
 mod world;
@@ -167,14 +169,8 @@ fn end_replayed(mut asked: Asked) -> Asked {
 
 library_benchmark_group!(
     name = store,
-    benchmarks = [
-        read,
-        write_silent,
-        write_with_event,
-        watch,
-        transaction_committed,
-        end_replayed,
-    ]
+    benchmarks =
+        [read, write_silent, write_with_event, watch, transaction_committed, end_replayed,]
 );
 
 // Only instructions gate, so the caches are not simulated: that halves the time.
