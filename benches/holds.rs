@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use world::{UNWATCHED, World, leaf_of, write};
-use xenstored::holds;
 use xenstored::store::{Generations, Op, Transaction, Verb};
+use xenstored::sync::holds;
 use xenstored::words::{Domid, Path};
 
 const NODES: usize = 100_000;

@@ -20,3 +20,9 @@ pub use shuttle_parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Reference counts are never a source of races by themselves, so shuttle need not see them.
 pub use std::sync::Arc;
+
+/// How many of `all` domain numbers there is room for. Each order of threads that is explored
+/// begins with a new table of them, so few must do there.
+pub const fn room_for(all: u16) -> u16 {
+    if cfg!(feature = "shuttle") { 16 } else { all }
+}

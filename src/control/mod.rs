@@ -69,8 +69,10 @@ pub enum Reply {
 /// A command that takes its time. Others of its kind are refused until this is gone.
 pub struct Work {
     permit: Permit,
-    command: Box<dyn FnOnce(&dyn Served) -> Answer + Send>,
+    command: Box<Command>,
 }
+
+type Command = dyn FnOnce(&dyn Served) -> Answer + Send;
 
 impl Work {
     /// Runs it.

@@ -38,7 +38,7 @@ fn write(served: &dyn Served, text: &mut String) -> fmt::Result {
     writeln!(text, "clients on the socket: {}", counters.clients)?;
     writeln!(text, "known domains: {}, died: {}", domains.len(), counters.deaths)?;
     let introduced = domains.iter().filter(|domain| domain.is_introduced()).count();
-    writeln!(text, "introduced domains: {introduced}")?;
+    writeln!(text, "domains with a ring: {introduced}")?;
     writeln!(text, "open transactions: {transactions}")?;
     writeln!(text, "guarded paths: {}", counters.guards)?;
     write_conflicts(served, text)?;

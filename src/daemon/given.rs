@@ -163,7 +163,13 @@ impl Given {
 /// What a simulated guest is told: its daemon is where it would be with the same surroundings.
 pub(super) fn guest(options: GuestOptions, around: &Surroundings) -> Result<Guest, Failure> {
     let default = || around.socket().0.with_file_name(SIM_SOCKET);
+    // A host that was named has its daemon's socket beside it, as far as nothing else is said.
+    let socket = match (&around.socket, &options.sim_socket) {
+        (None, Some(sim_socket)) => sim_socket.with_file_name("socket"),
+        _ => around.socket().0,
+    };
     Ok(Guest {
+        socket,
         domid: options.domid.map(|domid| real(domid, "domid")).transpose()?,
         sim_socket: options.sim_socket.unwrap_or_else(default),
     })
@@ -290,9 +296,14 @@ pub(super) mod tests {
         let told = |domid, path: Option<&str>| {
             guest(GuestOptions { domid, sim_socket: path.map(PathBuf::from) }, &around)
         };
-        let expected = |domid, path: &str| Guest { domid, sim_socket: path.into() };
-        assert_eq!(told(None, None).unwrap(), expected(None, "/r/sim"));
-        assert_eq!(told(Some(7), Some("/a")).unwrap(), expected(Some(Domid(7)), "/a"));
+        let expected = |domid, path: &str, socket: &str| Guest {
+            domid,
+            sim_socket: path.into(),
+            socket: socket.into(),
+        };
+        assert_eq!(told(None, None).unwrap(), expected(None, "/r/sim", "/r/socket"));
+        let beside = expected(Some(Domid(7)), "/a/sim", "/a/socket");
+        assert_eq!(told(Some(7), Some("/a/sim")).unwrap(), beside);
         assert!(told(Some(0x7FF0), None).is_err());
     }
 

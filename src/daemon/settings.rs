@@ -59,4 +59,6 @@ pub struct Guest {
     pub domid: Option<Domid>,
     /// The daemon's socket for guests.
     pub sim_socket: PathBuf,
+    /// The daemon's socket for clients, through which a toolstack connects the domain.
+    pub socket: PathBuf,
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Account, Limits, Quota};
-use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering, RwLock};
+use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering, RwLock, room_for};
 use crate::words::{Births, Domid, Subject};
 
 /// No value of a domain's own: the quota's default counts.
@@ -102,7 +102,7 @@ impl Registry {
     /// A registry that knows the control domain only. `privileged` is a second domain with its
     /// rights (`--priv-domid`).
     pub fn new(defaults: Limits, privileged: Option<Domid>) -> Registry {
-        let slots = (0..Domid::FIRST_RESERVED).map(|_| RwLock::new(None)).collect();
+        let slots = (0..room_for(Domid::FIRST_RESERVED)).map(|_| RwLock::new(None)).collect();
         let registry = Registry {
             births: Births::new(),
             clock: AtomicU64::new(Births::CONTROL),
@@ -146,13 +146,15 @@ impl Registry {
     pub fn admit(&self, domid: Domid, unique_id: u64) -> Option<Arc<Domain>> {
         let slot = self.slots.get(usize::from(domid.0))?;
         let mut known = self.known.lock();
-        if let Some(domain) = &*slot.read() {
+        // Held over both: whoever finds the domain finds its birth too.
+        let mut slot = slot.write();
+        if let Some(domain) = &*slot {
             return Some(Arc::clone(domain));
         }
         let birth = self.tick();
         let domain = Arc::new(Domain::new(domid, birth, unique_id));
-        *slot.write() = Some(Arc::clone(&domain));
         self.births.set(domid, birth);
+        *slot = Some(Arc::clone(&domain));
         known.insert(domid);
         Some(domain)
     }

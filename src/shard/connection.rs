@@ -55,6 +55,8 @@ pub struct Connection {
     pub partial: Vec<u8>,
     /// Whole messages wait in `partial` or in the transport.
     pub more_input: bool,
+    /// Its guest did something since the last pass looked, and may not have said so.
+    pub look_again: bool,
     /// Its client sends no more than what can be read already.
     pub ends: bool,
     /// What waits to be sent.
@@ -90,6 +92,7 @@ impl Connection {
             transport,
             partial: Vec::new(),
             more_input: false,
+            look_again: false,
             ends: false,
             output: Output::default(),
             output_charged: 0,

@@ -7,8 +7,9 @@ use crossbeam::queue::SegQueue;
 use mio::Waker;
 
 use super::domains::DomainRequest;
+use super::signal::Signal;
 use crate::store::WatchList;
-use crate::sync::{Arc, AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::watch::{Batch, Outlet};
 use crate::words::{Domid, Errno};
 
@@ -48,7 +49,7 @@ pub struct Asker {
 pub struct Mailbox {
     queue: SegQueue<Message>,
     /// Pushed to since the last wake.
-    wake: AtomicBool,
+    signal: Signal,
     waker: Waker,
     /// Events in the queue, so that producers can hold back before it grows without limit.
     events: AtomicU64,
@@ -63,7 +64,7 @@ impl Mailbox {
     pub fn new(waker: Waker) -> Mailbox {
         Mailbox {
             queue: SegQueue::new(),
-            wake: AtomicBool::new(false),
+            signal: Signal::default(),
             waker,
             events: AtomicU64::new(0),
         }
@@ -75,12 +76,12 @@ impl Mailbox {
             self.events.fetch_add(batch.events.len() as u64, Ordering::Relaxed);
         }
         self.queue.push(message);
-        self.wake.store(true, Ordering::Release);
+        self.signal.raise();
     }
 
     /// Wakes the thread if something was pushed since it was last woken.
     pub fn wake(&self) {
-        if self.wake.load(Ordering::Acquire) && self.wake.swap(false, Ordering::AcqRel) {
+        if self.signal.take() {
             self.wake_now();
         }
     }

@@ -21,6 +21,9 @@ mod mailbox;
 mod matters;
 mod output;
 mod requests;
+mod rings;
+mod serving;
+mod signal;
 mod thread;
 mod transaction_requests;
 mod watch_requests;
@@ -41,6 +44,8 @@ use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::words::{Domid, Layout};
 use guards::Guards;
 use mailbox::{Mailbox, Mailboxes, Message};
+#[doc(hidden)] // For tests/schedules.rs.
+pub use signal::Signal;
 use thread::{Thread, WAKER};
 
 /// What all threads share.

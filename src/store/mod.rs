@@ -39,7 +39,7 @@ pub use commit::Failure;
 pub use context::{Caller, Removed, Unblocked};
 pub use node::Node;
 pub use op::{Op, Verb};
-pub use settle::{Done, Settlement, reaper, run_reaper};
+pub use settle::{Done, INLINE_NODES_MAX, Settlement, reaper, run_reaper};
 pub use sizes::Sizes;
 pub use transaction::{Conflict, Transaction};
 pub use tree::Tree;
@@ -193,6 +193,15 @@ impl Store {
     /// A copy of a shard's tree at no cost: what transactions and exports work on.
     pub fn snapshot(&self, shard: ShardId) -> Tree {
         self.shards[usize::from(shard.0)].read().tree.clone()
+    }
+
+    /// The trees of all shards, the spine's last, as they are at one moment: what is committed over
+    /// several shards is in all of them or in none. Cost: every lock, for the copies of as many
+    /// pointers.
+    pub fn cut(&self) -> Vec<Tree> {
+        let locked = Locked::take(self, &LockSet::all(self.layout, false));
+        let trees = self.layout.all().filter_map(|shard| locked.shard(shard));
+        trees.map(|shard| shard.tree.clone()).collect()
     }
 
     /// Runs one request outside transactions; its reply is appended to `reply`. Cost: that of the

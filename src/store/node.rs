@@ -135,7 +135,7 @@ impl Node {
         Some(child)
     }
 
-    /// See [`Children::falsify_names_bytes`].
+    /// Makes the sum of its children's names wrong, for tests of the consistency check.
     #[cfg(test)]
     pub fn falsify_names_bytes(&mut self) {
         if let Content::Directory(directory) = &mut self.content {

@@ -111,7 +111,8 @@ impl Store {
             let node = shard.tree.get(&home, path);
             let owned = node.is_some_and(|node| node.perms.owner() == owner);
             if !(owned && shard.tree.is_boundary(&home, path, owner)) {
-                shard.tree.forget_owned(owner, path);
+                let generation = self.generations.fetch_add(1, Ordering::Relaxed);
+                shard.tree.forget_owned(owner, path, generation);
             }
             Ok(())
         });

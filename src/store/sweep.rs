@@ -5,7 +5,7 @@ use super::forest::{LockSet, Locked};
 use super::remove::cut;
 use super::{Executed, Generations, Store};
 use crate::domain::Domain;
-use crate::words::{Errno, Path, ShardId};
+use crate::words::{Domid, Errno, Path, PathBuf, ShardId};
 
 impl Store {
     /// Removes every node of dead incarnations of `domain`'s number, with what lies below, and
@@ -19,13 +19,21 @@ impl Store {
     ) -> Vec<Executed> {
         let mut swept = Vec::new();
         for shard in self.layout.all() {
-            for path in self.snapshot(shard).owned_by(domain.domid) {
+            // One after the other as the index stands, not as it stood: a node that is given to
+            // another domain meanwhile leaves what it has below as new entries, which come later.
+            let mut last = None;
+            while let Some(path) = self.next_owned(shard, domain.domid, last.as_ref()) {
                 let generation = generations.next(self);
                 let removed = self.sweep_one(shard, path.as_path(), domain, by, generation);
                 swept.extend(removed.ok());
+                last = Some(path);
             }
         }
         swept
+    }
+
+    fn next_owned(&self, shard: ShardId, owner: Domid, last: Option<&PathBuf>) -> Option<PathBuf> {
+        self.shards[usize::from(shard.0)].read().tree.owned_after(owner, last)
     }
 
     fn sweep_one(
@@ -40,7 +48,7 @@ impl Store {
         self.with_locks(LockSet::one(shard, true), |locked: &mut Locked<'_>| {
             let Some(here) = locked.shard_mut(shard) else { return Ok(Executed::default()) };
             let Some(node) = here.tree.get(&home, path) else {
-                here.tree.forget_owned(domain.domid, path);
+                here.tree.forget_owned(domain.domid, path, generation);
                 return Ok(Executed::default());
             };
             let perms = &node.perms;

@@ -1,5 +1,7 @@
 //! The nodes of one shard: a value that can be copied at no cost, which is what a snapshot is.
 
+use std::ops::Bound;
+
 use im::shared_ptr::DefaultSharedPtr;
 
 use super::node::Node;
@@ -94,10 +96,11 @@ impl Tree {
         }
     }
 
-    /// Takes such a note back.
-    pub fn forget_owned(&mut self, owner: Domid, path: Path<'_>) {
-        if owner != Domid::CONTROL {
-            self.owned.remove(&(owner, path.to_buf()));
+    /// Takes such a note back. The index is part of what a transaction swaps in, so this counts as
+    /// a change of the tree: else the note could come back.
+    pub fn forget_owned(&mut self, owner: Domid, path: Path<'_>, generation: u64) {
+        if owner != Domid::CONTROL && self.owned.remove(&(owner, path.to_buf())).is_some() {
+            self.touch(generation);
         }
     }
 
@@ -110,12 +113,16 @@ impl Tree {
         above.is_none_or(|parent| parent.perms.owner() != owner)
     }
 
-    /// Where the nodes of `owner` begin. Cost: their number.
-    pub fn owned_by(&self, owner: Domid) -> Vec<PathBuf> {
-        let from = (owner, Path::ROOT.to_buf());
-        let of_owner = |(domid, _): &&(Domid, PathBuf)| *domid == owner;
-        // "/" sorts before every other path that can be there, special ones included.
-        self.owned.range(from..).take_while(of_owner).map(|(_, path)| path.clone()).collect()
+    /// The first place after `path`, or of all, where nodes of `owner` begin. Cost: logarithmic in
+    /// the size of the index.
+    pub fn owned_after(&self, owner: Domid, path: Option<&PathBuf>) -> Option<PathBuf> {
+        let from = match path {
+            Some(path) => Bound::Excluded((owner, path.clone())),
+            // "/" sorts before every other path that can be there, special ones included.
+            None => Bound::Included((owner, Path::ROOT.to_buf())),
+        };
+        let (domid, path) = self.owned.range((from, Bound::Unbounded)).next()?;
+        (*domid == owner).then(|| path.clone())
     }
 
     /// The whole index of owners.

@@ -72,6 +72,9 @@ fn create<F: Forest>(
     effects: &mut Effects,
 ) -> Result<(), Stop> {
     let (ancestor, at) = nearest(forest, path.parent().ok_or(Errno::EIO)?)?;
+    // Read before it is asked whether the caller lives: should it die and its number be given away
+    // meanwhile, what it creates here is older than the next life and not that one's.
+    let now = cx.registry.now();
     if !cx.access(&ancestor.perms).allows(Access::WRITE) || !cx.caller_lives() {
         return Err(Errno::EACCES.into());
     }
@@ -84,8 +87,7 @@ fn create<F: Forest>(
     let anchor_shard = forest.layout().home(anchor).shard;
     forest.tree_mut(anchor_shard)?;
 
-    let perms =
-        ancestor.perms.inherited(&cx.caller.subject, cx.registry.births(), cx.registry.now());
+    let perms = ancestor.perms.inherited(&cx.caller.subject, cx.registry.births(), now);
     let (nodes, bytes) = missing(path, at)
         .fold((0, value.len() as u64), |(nodes, bytes), above| {
             (nodes + 1, bytes + charge_bytes(&perms, above.name(), 0))
@@ -193,15 +195,21 @@ pub fn set_perms<F: Forest>(
         node.set_perms(cx.generation, Arc::clone(perms));
     }
     if before.owner() != perms.owner() {
-        reindex(tree, &home, path, before.owner(), perms.owner());
+        reindex(tree, &home, path, (before.owner(), perms.owner()), cx.generation);
     }
     effects.changed(path.to_buf(), Some(before), Arc::clone(perms));
     Ok(())
 }
 
 /// Brings the index of owners up to date after `path` changed its owner. Cost: its children.
-fn reindex(tree: &mut Tree, home: &Home<'_>, path: Path<'_>, before: Domid, after: Domid) {
-    tree.forget_owned(before, path);
+fn reindex(
+    tree: &mut Tree,
+    home: &Home<'_>,
+    path: Path<'_>,
+    (before, after): (Domid, Domid),
+    generation: u64,
+) {
+    tree.forget_owned(before, path, generation);
     if tree.is_boundary(home, path, after) {
         tree.note_owned(after, path);
     }
@@ -213,7 +221,7 @@ fn reindex(tree: &mut Tree, home: &Home<'_>, path: Path<'_>, before: Domid, afte
         let owner = child.perms.owner();
         let path = path.child(name.bytes());
         if owner == after {
-            tree.forget_owned(owner, path.as_path());
+            tree.forget_owned(owner, path.as_path(), generation);
         } else if owner == before {
             tree.note_owned(owner, path.as_path());
         }

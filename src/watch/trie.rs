@@ -34,6 +34,8 @@ pub struct Entry {
 #[derive(Clone, Default)]
 pub struct Trie {
     root: Arc<TrieNode>,
+    /// Above the special paths, which have no slash in front: `@x` and `/@x` are not the same.
+    special: Arc<TrieNode>,
     count: usize,
 }
 
@@ -62,7 +64,7 @@ impl Trie {
 
     /// Adds a watch. Cost: the path's depth.
     pub fn insert(&mut self, path: Path<'_>, entry: Entry) {
-        let mut node = Arc::make_mut(&mut self.root);
+        let mut node = Arc::make_mut(self.above_mut(path));
         for name in path.components() {
             if node.children.get(name).is_none() {
                 node.children.insert(name, Arc::default());
@@ -79,7 +81,7 @@ impl Trie {
     /// Takes a watch out; `false` if it is not there. Cost: the path's depth.
     pub fn remove(&mut self, path: Path<'_>, watcher: Watcher) -> bool {
         let names: SmallVec<[&[u8]; 16]> = path.components().collect();
-        let removed = remove_below(Arc::make_mut(&mut self.root), &names, watcher);
+        let removed = remove_below(Arc::make_mut(self.above_mut(path)), &names, watcher);
         self.count -= usize::from(removed);
         removed
     }
@@ -87,7 +89,7 @@ impl Trie {
     /// Calls `found` for each watch on `path` or an ancestor of it whose depth reaches `path`.
     pub fn matching(&self, path: Path<'_>, mut found: impl FnMut(&Entry)) {
         let depth = path.components().count();
-        let mut node = &self.root;
+        let mut node = self.above(path);
         let mut names = path.components();
         for level in 0.. {
             let reaches = |limit: u16| depth - level <= usize::from(limit);
@@ -131,8 +133,16 @@ impl Trie {
         self.count += 1;
     }
 
+    fn above(&self, path: Path<'_>) -> &Arc<TrieNode> {
+        if path.is_special() { &self.special } else { &self.root }
+    }
+
+    fn above_mut(&mut self, path: Path<'_>) -> &mut Arc<TrieNode> {
+        if path.is_special() { &mut self.special } else { &mut self.root }
+    }
+
     fn node(&self, path: Path<'_>) -> Option<&TrieNode> {
-        let mut node = &self.root;
+        let mut node = self.above(path);
         for name in path.components() {
             node = node.children.get(name)?;
         }

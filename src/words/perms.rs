@@ -3,7 +3,7 @@
 use smallvec::SmallVec;
 
 use super::{Domid, Errno};
-use crate::sync::{Arc, AtomicU64, Ordering};
+use crate::sync::{Arc, AtomicU64, Ordering, room_for};
 
 /// What may be done with a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -197,7 +197,7 @@ impl Births {
     /// A table in which only the control domain lives.
     pub fn new() -> Births {
         let table: Box<[AtomicU64]> =
-            (0..Domid::FIRST_RESERVED).map(|_| AtomicU64::new(0)).collect();
+            (0..room_for(Domid::FIRST_RESERVED)).map(|_| AtomicU64::new(0)).collect();
         table[0].store(Births::CONTROL, Ordering::Relaxed);
         Births { table }
     }

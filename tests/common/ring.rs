@@ -1,5 +1,6 @@
 //! The guest's side of the ring page, written from xenstore-ring.txt alone.
 
+use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
 use xenstored::host::RingPage;
@@ -31,10 +32,13 @@ impl Ring {
         &self.guest.page
     }
 
-    /// Writes what fits, notifies, and says how much that was.
+    /// Writes what fits and says how much that was. Notifies when Linux does, no more often: if
+    /// the daemon had taken everything that was there before.
     pub fn try_send(&self, bytes: &[u8]) -> usize {
+        let before = self.page().load(at::REQ_PROD);
         let sent = self.put(bytes);
-        if sent > 0 {
+        fence(Ordering::SeqCst);
+        if sent > 0 && before == self.page().load(at::REQ_CONS) {
             self.notify();
         }
         sent
@@ -54,10 +58,13 @@ impl Ring {
         count
     }
 
-    /// Takes everything that the daemon wrote; tells it so if that was anything.
+    /// Takes everything that the daemon wrote; tells it so when Linux does: if the ring was full.
     pub fn try_recv(&self) -> Vec<u8> {
+        let before = self.page().load(at::RSP_CONS);
         let bytes = self.take(usize::MAX);
-        if !bytes.is_empty() {
+        fence(Ordering::SeqCst);
+        let full = self.page().load(at::RSP_PROD).wrapping_sub(before) >= RING_BYTES;
+        if !bytes.is_empty() && full {
             self.notify();
         }
         bytes

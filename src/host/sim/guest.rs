@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -41,10 +42,13 @@ impl SimGuest {
         self.channel.as_fd()
     }
 
-    /// Copies what fits of `bytes` into the request ring and notifies; answers how much it was.
+    /// Copies what fits of `bytes` into the request ring and answers how much it was. Notifies as
+    /// Linux does: only if the daemon had taken everything before, else it is still at it.
     pub fn try_send(&self, bytes: &[u8]) -> io::Result<usize> {
+        let before = self.page.load(REQ_PROD);
         let copied = self.push(bytes);
-        if copied > 0 {
+        fence(Ordering::SeqCst);
+        if copied > 0 && before == self.page.load(REQ_CONS) {
             self.notify()?;
         }
         Ok(copied)
@@ -64,10 +68,14 @@ impl SimGuest {
         count
     }
 
-    /// Copies out of the response ring what is there and fits, and notifies; answers how much.
+    /// Copies out of the response ring what is there and fits, and answers how much. Notifies as
+    /// Linux does: only if the ring was full, else the daemon is not waiting for room.
     pub fn try_recv(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        let before = self.page.load(RSP_CONS);
         let copied = self.pull(bytes);
-        if copied > 0 {
+        fence(Ordering::SeqCst);
+        let full = self.page.load(RSP_PROD).wrapping_sub(before) as usize >= RING_BYTES;
+        if copied > 0 && full {
             self.notify()?;
         }
         Ok(copied)

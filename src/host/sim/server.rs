@@ -7,7 +7,7 @@ mod requests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use mio::net::{UnixListener, UnixStream};

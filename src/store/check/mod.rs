@@ -134,7 +134,7 @@ impl Store {
     /// A cut at a moment at which no removal was being settled.
     fn settled_cut(&self) -> Result<Cut, Unsettled> {
         for _ in 0..CUTS_MAX {
-            match self.cut() {
+            match self.try_cut() {
                 Some(cut) => return Ok(cut),
                 None => std::thread::sleep(CUT_PAUSE),
             }
@@ -144,7 +144,7 @@ impl Store {
 
     /// With all locks held no account of a living domain changes: those who charge hold one
     /// exclusively, those who settle are counted in `unsettled`.
-    fn cut(&self) -> Option<Cut> {
+    fn try_cut(&self) -> Option<Cut> {
         let locked = Locked::take(self, &LockSet::all(self.layout, false));
         if self.unsettled.load(Ordering::Acquire) > 0 {
             return None;

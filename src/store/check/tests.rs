@@ -121,7 +121,7 @@ fn a_home_kept_by_its_parent() {
     let world = World::new();
     let root = path("/local/domain/0/backend/vif/5");
     let node = world.tree("/local/domain/0/backend/vif/5", |tree| {
-        tree.forget_owned(Domid(5), root.as_path());
+        tree.forget_owned(Domid(5), root.as_path(), 2);
         tree.remove_home(root.as_path())
     });
     world.node("/local/domain/0/backend/vif", |vif| {
@@ -154,7 +154,7 @@ fn a_home_without_a_name_or_a_parent() {
 fn a_home_in_a_shard_that_is_not_its_own() {
     let world = World::new();
     let root = path("/local/domain/5");
-    world.tree("/local/domain/5", |tree| tree.forget_owned(Domid(5), root.as_path()));
+    world.tree("/local/domain/5", |tree| tree.forget_owned(Domid(5), root.as_path(), 2));
     let node = world.tree("/local/domain/5", |tree| tree.remove_home(root.as_path())).unwrap();
     let mut wrong = world.store.shards[3].write();
     wrong.tree.insert_home(root.as_path(), node);
@@ -185,7 +185,7 @@ fn names_that_no_node_can_have_and_sums_that_are_wrong() {
 fn an_index_of_owners_that_lacks_or_has_too_much() {
     let world = World::new();
     let (home, below) = (path("/local/domain/5"), path("/local/domain/5/a"));
-    world.tree("/local/domain/5", |tree| tree.forget_owned(Domid(5), home.as_path()));
+    world.tree("/local/domain/5", |tree| tree.forget_owned(Domid(5), home.as_path(), 2));
     world.finds(&["the index of owners of shard 1 lacks /local/domain/5 of domain 5"]);
     let world = World::new();
     world.tree("/local/domain/5", |tree| tree.note_owned(Domid(5), below.as_path()));

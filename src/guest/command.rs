@@ -1,0 +1,154 @@
+//! The commands of a guest.
+
+use std::io;
+
+use super::client::{Client, Refused};
+use crate::protocol::{Kind, REQUEST_PAYLOAD_BYTES_MAX};
+
+/// What `help` prints.
+pub const HELP: &str = "\
+read PATH            print a value
+write PATH VALUE     set a value; makes what is missing
+ls [PATH]            print the names below
+mkdir PATH           make a node
+rm PATH              remove a node and all below it
+perms PATH           print the permissions, the owner first
+perms PATH PERM...   set them: n, r, w or b and a domid, as in n5 r0
+watch PATH           print an event now and at each change there and below
+unwatch PATH         no more
+begin                what follows is one transaction,
+commit               which happens as a whole, or not (EAGAIN: somebody interfered),
+abort                or is forgotten
+quit                 end this, and the domain
+";
+
+/// One line of input.
+pub enum Command {
+    /// A request and its payload; what it answers is printed as it is.
+    Value(Kind, Vec<u8>),
+    /// A request whose answer is strings, one for each line.
+    Strings(Kind, Vec<u8>),
+    /// A request that is only done or refused.
+    Change(Kind, Vec<u8>),
+    /// Begins a transaction.
+    Begin,
+    /// Ends it; commits it or not.
+    End(bool),
+    /// Prints the commands.
+    Help,
+    /// Ends the session.
+    Quit,
+}
+
+impl Command {
+    /// Reads a line; `None` if it is empty or a comment.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(line: &[u8]) -> Result<Option<Command>, String> {
+        let line = line.trim_ascii();
+        let (name, rest) = split(line);
+        let words: Vec<&[u8]> =
+            rest.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).collect();
+        let strings =
+            |words: &[&[u8]]| words.iter().flat_map(|word| [word, &b"\0"[..]].concat()).collect();
+        let command = match (name, &words[..]) {
+            (b"", _) | (b"#", _) => return Ok(None),
+            (b"read", [path]) => Command::Value(Kind::Read, strings(&[path])),
+            (b"write", [path, ..]) => {
+                let (_, value) = split(rest);
+                Command::Change(Kind::Write, [path, &b"\0"[..], value].concat())
+            }
+            (b"ls", []) => Command::Strings(Kind::Directory, Vec::new()),
+            (b"ls", [path]) => Command::Strings(Kind::Directory, strings(&[path])),
+            (b"mkdir", [path]) => Command::Change(Kind::Mkdir, strings(&[path])),
+            (b"rm", [path]) => Command::Change(Kind::Rm, strings(&[path])),
+            (b"perms", [path]) => Command::Strings(Kind::GetPerms, strings(&[path])),
+            (b"perms", [_, _, ..]) => Command::Change(Kind::SetPerms, strings(&words)),
+            // The token tells one's own watches apart, and here the path does.
+            (b"watch", [path]) => Command::Change(Kind::Watch, strings(&[path, path])),
+            (b"unwatch", [path]) => Command::Change(Kind::Unwatch, strings(&[path, path])),
+            (b"begin", []) => Command::Begin,
+            (b"commit", []) => Command::End(true),
+            (b"abort", []) => Command::End(false),
+            (b"help", []) => Command::Help,
+            (b"quit" | b"exit", []) => Command::Quit,
+            _ => return Err(usage(name)),
+        };
+        Ok(Some(command))
+    }
+
+    /// Does it; answers what is to be printed.
+    ///
+    /// # Errors
+    /// The connection's. What the daemon refuses is in the answer.
+    pub fn run(self, client: &mut Client) -> io::Result<Result<Vec<u8>, Refused>> {
+        let line = |mut text: Vec<u8>| {
+            text.push(b'\n');
+            text
+        };
+        Ok(match self {
+            Command::Value(kind, payload) => request(client, kind, &payload)?.map(line),
+            Command::Strings(kind, payload) => {
+                let payload = if payload.is_empty() { home(client) } else { payload };
+                let lines = |strings: Vec<u8>| {
+                    strings.iter().map(|&byte| if byte == 0 { b'\n' } else { byte }).collect()
+                };
+                request(client, kind, &payload)?.map(lines)
+            }
+            Command::Change(kind, payload) => request(client, kind, &payload)?.map(|_| Vec::new()),
+            Command::Begin if client.transaction() != 0 => {
+                Err(Refused("a transaction is open already".into()))
+            }
+            Command::Begin => request(client, Kind::TransactionStart, b"\0")?.and_then(|id| {
+                let id = id.strip_suffix(b"\0").and_then(|id| std::str::from_utf8(id).ok());
+                let id = id.and_then(|id| id.parse().ok());
+                client.set_transaction(id.ok_or(Refused("not a transaction's number".into()))?);
+                Ok(Vec::new())
+            }),
+            Command::End(_) if client.transaction() == 0 => {
+                Err(Refused("no transaction is open".into()))
+            }
+            Command::End(commit) => {
+                let payload = if commit { b"T\0" } else { b"F\0" };
+                let ended = request(client, Kind::TransactionEnd, payload)?;
+                client.set_transaction(0);
+                ended.map(|_| Vec::new())
+            }
+            Command::Help | Command::Quit => Ok(Vec::new()),
+        })
+    }
+}
+
+fn request(
+    client: &mut Client,
+    kind: Kind,
+    payload: &[u8],
+) -> io::Result<Result<Vec<u8>, Refused>> {
+    if payload.len() > REQUEST_PAYLOAD_BYTES_MAX {
+        // The daemon would have to give the connection up.
+        return Ok(Err(Refused("longer than a message may be".into())));
+    }
+    client.request(kind, payload)
+}
+
+/// The domain's own home, which `ls` alone lists.
+fn home(client: &Client) -> Vec<u8> {
+    format!("/local/domain/{}\0", client.domid()).into_bytes()
+}
+
+/// How a command is used, or that there is none of this name.
+fn usage(name: &[u8]) -> String {
+    let named = |line: &&str| line.split(' ').next().is_some_and(|first| first.as_bytes() == name);
+    let lines: Vec<&str> = HELP.lines().filter(named).collect();
+    match lines[..] {
+        [] => "no such command; help lists them".into(),
+        _ => format!("it is used so:\n{}", lines.join("\n")),
+    }
+}
+
+/// The first word, and what follows it.
+fn split(line: &[u8]) -> (&[u8], &[u8]) {
+    let end = line.iter().position(u8::is_ascii_whitespace).unwrap_or(line.len());
+    (&line[..end], line[end..].trim_ascii_start())
+}

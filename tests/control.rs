@@ -1,0 +1,242 @@
+//! CONTROL as `xenstore-control` and its readers see it.
+
+mod common;
+
+use std::process::Command;
+use std::time::Instant;
+
+use common::wire::show;
+use common::{Control, HANG, Random, World, op};
+
+/// The answer to a command as text, without its NUL.
+fn answer(world: &mut World, words: &str) -> String {
+    let reply = world.admin.control(words).unwrap_or_else(|errno| panic!("{words}: {errno}"));
+    let (nul, text) = reply.split_last().unwrap();
+    assert_eq!(*nul, 0, "{words}");
+    String::from_utf8(text.to_vec()).unwrap()
+}
+
+#[track_caller]
+fn refused(world: &mut World, words: &str, errno: &str) {
+    assert_eq!(world.admin.control(words), Err(errno.into()), "{words}");
+}
+
+/// Repeats until the log has it.
+fn logged(world: &World, text: &str) {
+    let start = Instant::now();
+    while !world.daemon.log().contains(text) {
+        assert!(start.elapsed() < HANG, "{text:?} is not in {}", world.daemon.log());
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn help_names_each_command_and_others_are_einval() {
+    let world = &mut World::new(Control::Socket, 2);
+    let help = answer(world, "help");
+    for name in ["check", "log", "live-update", "logfile", "memreport", "print", "quota"] {
+        assert!(help.lines().any(|line| line.split(' ').next() == Some(name)), "{name}: {help}");
+    }
+    for words in ["", "nonsense", "help me", "check it", "print", "print a b", "logfile", "log a b"]
+    {
+        refused(world, words, "EINVAL");
+    }
+    assert_eq!(world.admin.request(op::CONTROL, 0, "help"), Err("EINVAL".into()), "no NUL");
+    assert_eq!(world.guest(5).control("help"), Err("EACCES".into()));
+    assert_ne!(answer(world, "live-update -f /bin/true"), "OK");
+}
+
+#[test]
+fn quotas_are_listed_and_set_as_in_c() {
+    let world = &mut World::new(Control::Socket, 2);
+    let text = answer(world, "quota");
+    assert!(text.starts_with("Quota settings:\nnodes            :     1000 Nodes per domain\n"));
+    assert_eq!(text.lines().count(), 10, "{text}");
+    assert_eq!(answer(world, "quota set nodes 3"), "OK");
+    assert!(answer(world, "quota").contains("nodes            :        3 Nodes per domain\n"));
+    for words in [
+        "quota set nodes 0",
+        "quota set nodes -1",
+        "quota set nodes 2147483648",
+        "quota set nodes",
+        "quota set rhubarb 1",
+        "quota max -x",
+        "quota five",
+        "quota-soft set nodes 1",
+        "quota-soft max",
+    ] {
+        refused(world, words, "EINVAL");
+    }
+    refused(world, "quota 77", "ENOENT");
+    let text = answer(world, "quota-soft");
+    let memory = "memory           :  2097152 Total Xenstore memory per domain\n";
+    assert_eq!(text, format!("Quota settings:\n{memory}"));
+    assert_eq!(answer(world, "quota-soft set memory 4096"), "OK");
+    assert!(answer(world, "quota-soft").contains("    4096 "));
+}
+
+#[test]
+fn use_highest_use_and_refusals_of_a_domain_are_shown() {
+    let world = &mut World::new(Control::Socket, 2);
+    let guest = world.guest(5);
+    guest.write("a", "1").unwrap();
+    guest.write("b", "1").unwrap();
+    guest.rm("b").unwrap();
+    let text = answer(world, "quota 5");
+    assert!(text.starts_with("Domain 5:\nnodes            :        2 (max        3)\n"), "{text}");
+    assert!(!text.contains("refused"), "{text}");
+    assert_eq!(answer(world, "quota set nodes 2"), "OK");
+    for _ in 0..3 {
+        assert_eq!(world.guest(5).write("c", "1"), Err("ENOSPC".into()));
+    }
+    let text = answer(world, "quota 5");
+    assert!(text.contains("nodes            :        2 (max        3) refused 3\n"), "{text}");
+    let peaks = "Max. seen accounting values:\nnodes            :        3\n";
+    assert!(answer(world, "quota max").starts_with(peaks));
+    let reset = "Max. seen accounting values:\nnodes            :        0\n";
+    assert!(answer(world, "quota max -r").starts_with(reset));
+    assert!(answer(world, "quota max").starts_with(reset));
+}
+
+#[test]
+fn the_log_is_switched_moved_and_written_to() {
+    let world = &mut World::new(Control::Socket, 2);
+    let text = answer(world, "log");
+    assert!(text.starts_with("Log switch settings:\nobj     : off\nio      : off\n"), "{text}");
+    assert_eq!(answer(world, "log +conflict"), "OK");
+    assert!(answer(world, "log").contains("conflict: on\n"));
+    refused(world, "log conflict", "EINVAL");
+    refused(world, "log +rhubarb", "EINVAL");
+    assert_eq!(answer(world, "print here-begins-the-night"), "OK");
+    logged(world, "control: here-begins-the-night");
+    let file = world.daemon.path("moved");
+    assert_eq!(answer(world, &format!("logfile {}", file.display())), "OK");
+    assert_eq!(answer(world, "print there"), "OK");
+    assert!(std::fs::read_to_string(&file).unwrap().contains("control: there"));
+    refused(world, "logfile /nonexistent/log", "ENOENT");
+    assert_eq!(answer(world, "log off"), "OK");
+    assert_eq!(answer(world, "log on"), "OK");
+}
+
+#[test]
+fn a_report_counts_what_is_held_and_why_transactions_failed() {
+    let world = &mut World::new(Control::Socket, 2);
+    world.guest(5).write("a", "1").unwrap();
+    world.guest(5).watch("a", "token").unwrap();
+    let admin = &mut world.admin;
+    let open = admin.start().unwrap();
+    let lost = admin.start().unwrap();
+    let path = "/local/domain/5/a\0";
+    admin.request(op::READ, lost, path).unwrap();
+    admin.request(op::WRITE, lost, format!("{path}2")).unwrap();
+    world.guest(5).write("a", "3").unwrap();
+    assert_eq!(world.admin.commit(lost), Err("EAGAIN".into()));
+    // A relative name lies in the directory of the daemon's run-time files.
+    assert_eq!(answer(world, "memreport report"), "OK");
+    let report = std::fs::read_to_string(world.daemon.path("report")).unwrap();
+    for line in [
+        "known domains: 2, died: 0",
+        "domains with a ring: 2",
+        "open transactions: 1",
+        "transactions answered EAGAIN: 1",
+        "  of domain 0: READ /local/domain/5/a, changed by domain 5",
+    ] {
+        assert!(report.lines().any(|other| other == line), "{line:?} is not in {report}");
+    }
+    assert!(report.lines().any(|line| line.starts_with("spine ")), "{report}");
+    world.admin.commit(open).unwrap();
+    assert_eq!(answer(world, "memreport"), "OK");
+    logged(world, "open transactions: 0");
+    refused(world, "memreport /nonexistent/report", "ENOENT");
+}
+
+/// One check at a time: of two that begin together one may be refused, and never the first.
+#[test]
+fn checks_do_not_pile_up() {
+    let world = &mut World::new(Control::Socket, 2);
+    for n in 0..2000 {
+        world.admin.write(&format!("/tool/n{n}"), "value").unwrap();
+    }
+    let mut others: Vec<_> = (0..4).map(|n| format!("dom0.{n}")).collect();
+    for name in &others {
+        world.client(name).send(op::CONTROL, 0, "check\0");
+    }
+    let replies: Vec<_> = others.drain(..).map(|name| world.client(&name).reply()).collect();
+    assert!(replies.iter().any(|reply| reply.as_deref() == Ok(b"OK\0")));
+    for reply in &replies {
+        assert!(matches!(reply.as_deref(), Ok(b"OK\0")) || *reply == Err("EBUSY".into()));
+    }
+    assert_eq!(answer(world, "check"), "OK");
+}
+
+/// A step of random load by the control domain or a guest.
+fn step(world: &mut World, random: &mut Random, open: &mut Vec<u32>) {
+    let domid = 1 + u16::try_from(random.below(4)).unwrap();
+    let leaf = format!("n{}/m{}/x", random.below(3), random.below(3));
+    let at = match random.below(4) {
+        0 => format!("/local/domain/0/backend/vif/{domid}/{}", random.below(2)),
+        1 => format!("/vm/uuid-{}/{leaf}", random.below(3)),
+        _ => format!("/local/domain/{domid}/{leaf}"),
+    };
+    let above = at.rsplit_once('/').unwrap().0.to_owned();
+    let tx = if random.chance(40) { *random.pick(&[&[0][..], open].concat()) } else { 0 };
+    // Refusals are part of the load.
+    let _ = match random.below(10) {
+        0..3 => world.admin.request(op::WRITE, tx, format!("{at}\0value")).map(drop),
+        3 => world.admin.request(op::SET_PERMS, tx, format!("{above}\0n{domid}\0")).map(drop),
+        4 => world.admin.request(op::RM, tx, format!("{above}\0")).map(drop),
+        5 if open.len() < 4 => world.admin.start().map(|id| open.push(id)),
+        6 if !open.is_empty() => world.admin.commit(open.remove(0)).map(drop),
+        7 => world.guest(domid).write(&leaf, "guest").map(drop),
+        8 => world.guest(domid).rm(&leaf[..2]).map(drop),
+        _ => world.guest(domid).watch(&leaf, &format!("{}", random.below(99))).map(drop),
+    };
+}
+
+#[test]
+fn a_store_is_consistent_after_removals_deaths_and_transactions() {
+    for seed in common::random::seeds(6) {
+        println!("XENSTORED_SEED={seed}");
+        let mut random = Random::new(seed);
+        let world = &mut World::new(Control::Socket, [1, 2, 4][random.below(3)]);
+        let mut open = Vec::new();
+        for n in 0..600 {
+            step(world, &mut random, &mut open);
+            if random.chance(1) {
+                let domid = 1 + u16::try_from(random.below(4)).unwrap();
+                world.guest(domid);
+                world.until_released(domid);
+            }
+            if n % 50 == 49 {
+                assert_eq!(answer(world, "check"), "OK", "seed {seed}, step {n}");
+            }
+        }
+    }
+}
+
+/// Debian's `xenstore-control` is in the package xen-utils-4.17, which not everybody has.
+#[test]
+fn the_stock_client_shows_answers_and_failures() {
+    let program = "/usr/lib/xen-4.17/bin/xenstore-control";
+    if !std::path::Path::new(program).exists() {
+        println!("{program} is not installed: nothing is tested");
+        return;
+    }
+    let world = &mut World::new(Control::Socket, 2);
+    let run = |words: &[&str]| {
+        let mut command = Command::new("timeout");
+        command.args(["20", program]).args(words);
+        let output = command.env("XENSTORED_PATH", world.daemon.path("socket")).output().unwrap();
+        let texts = [output.stdout, output.stderr].concat();
+        (output.status.code(), show(&texts))
+    };
+    assert_eq!(run(&["check"]), (Some(0), "OK\n".into()));
+    assert_eq!(run(&["quota", "set", "nodes", "2000"]), (Some(0), "OK\n".into()));
+    assert!(run(&["quota"]).1.contains("nodes            :     2000 Nodes per domain\n"));
+    let (code, text) = run(&["rhubarb"]);
+    assert_eq!(code, Some(3));
+    assert!(text.contains("Valid commands are:\ncheck "), "{text}");
+    let (code, text) = run(&["live-update", "/bin/true"]);
+    assert_eq!(code, Some(3));
+    assert!(text.contains("live update is not supported yet"), "{text}");
+}

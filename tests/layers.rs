@@ -1,0 +1,149 @@
+//! The layers of src: imports go down only, unsafe code is in one place, files stay short.
+
+use std::fs;
+use std::path::Path;
+
+/// What each layer may import besides itself. Who is not here has no layer, which fails.
+const LAYERS: [(&str, &[&str]); 15] = [
+    ("sync", &[]),
+    ("words", &["sync"]),
+    ("log", &["words", "sync"]),
+    ("domain", &["words", "log", "sync"]),
+    ("watch", &["domain", "words", "log", "sync"]),
+    ("store", &["watch", "domain", "words", "log", "sync"]),
+    ("protocol", &["words", "log"]),
+    ("host", &["words", "log", "sync"]),
+    ("transport", &["host", "words", "log", "sync"]),
+    ("control", &["store", "watch", "domain", "protocol", "words", "log", "sync"]),
+    ("migrate", &["store", "watch", "domain", "protocol", "words", "log", "sync"]),
+    (
+        "shard",
+        &[
+            "transport",
+            "protocol",
+            "store",
+            "watch",
+            "domain",
+            "host",
+            "control",
+            "migrate",
+            "words",
+            "log",
+            "sync",
+        ],
+    ),
+    ("listener", &["words", "log", "sync"]),
+    (
+        "daemon",
+        &["shard", "listener", "control", "migrate", "host", "domain", "words", "log", "sync"],
+    ),
+    ("lib", &[]),
+];
+
+/// Files may have this many lines; longer ones have a reason here.
+const LINES_MAX: usize = 400;
+const LONG: [(&str, usize, &str); 2] = [
+    ("shard/thread.rs", 560, "the loop of a thread, whose steps are one order"),
+    ("host/sim/tests.rs", 560, "tests, which are read one by one"),
+];
+
+/// All files of src: the name below it, and the text without comments.
+fn sources() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let (mut todo, mut found) = (vec![root.clone()], Vec::new());
+    while let Some(path) = todo.pop() {
+        if path.is_dir() {
+            todo.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let name = path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
+            found.push((name, fs::read_to_string(&path).unwrap()));
+        }
+    }
+    assert!(found.len() > 50, "src was not found");
+    found
+}
+
+fn code(text: &str) -> String {
+    let without_comment = |line: &str| line.split("//").next().unwrap_or("").to_owned() + "\n";
+    text.lines().map(without_comment).collect()
+}
+
+fn is_word(byte: char) -> bool {
+    byte.is_ascii_alphanumeric() || byte == '_'
+}
+
+/// The layers that `code` names after `crate::`, or by going up to the crate itself.
+fn imports(code: &str) -> Vec<String> {
+    let after = |mark: &'static str| {
+        code.match_indices(mark).map(move |(at, _)| {
+            code[at + mark.len()..].chars().take_while(|&c| is_word(c)).collect::<String>()
+        })
+    };
+    let names = LAYERS.map(|(layer, _)| layer);
+    let up = after("super::super::").filter(|name| names.contains(&name.as_str()));
+    after("crate::").chain(up).collect()
+}
+
+/// What is wrong with the imports of one file.
+fn faults(name: &str, code: &str) -> Vec<String> {
+    let layer = name.split(['/', '.']).next().unwrap();
+    if layer == "main" {
+        return Vec::new();
+    }
+    let Some((_, allowed)) = LAYERS.iter().find(|(other, _)| *other == layer) else {
+        return vec![format!("{name}: {layer} has no place among the layers")];
+    };
+    let wrong = |to: &String| to != layer && !allowed.contains(&to.as_str());
+    imports(code).into_iter().filter(wrong).map(|to| format!("{name} imports {to:?}")).collect()
+}
+
+#[test]
+fn imports_go_down_only() {
+    let faults: Vec<_> =
+        sources().iter().flat_map(|(name, text)| faults(name, &code(text))).collect();
+    assert!(faults.is_empty(), "{faults:#?}");
+}
+
+#[test]
+fn an_import_that_goes_up_is_found() {
+    for (name, code) in [
+        ("words/path.rs", "use crate::domain::Quota;"),
+        ("protocol/args.rs", "fn f() { crate::store::Tree::default(); }"),
+        ("store/tree.rs", "use super::super::protocol;"),
+        ("host/page.rs", "use crate::{transport, words};"),
+        ("control/mod.rs", "use crate::shard::Server;"),
+        ("novel/mod.rs", ""),
+    ] {
+        assert_eq!(faults(name, code).len(), 1, "{name}: {code}");
+    }
+    assert!(faults("store/tree.rs", &code("use crate::words::Path; // crate::shard")).is_empty());
+}
+
+/// Nobody below imports somebody who, by way of others, imports it.
+#[test]
+fn the_table_has_no_circle() {
+    for (at, (layer, allowed)) in LAYERS.iter().enumerate() {
+        for below in *allowed {
+            let position = LAYERS.iter().position(|(other, _)| other == below);
+            assert!(position.is_some_and(|position| position < at), "{layer} imports {below}");
+        }
+    }
+}
+
+#[test]
+fn unsafe_code_is_in_the_host_only() {
+    for (name, text) in sources().iter().filter(|(name, _)| !name.starts_with("host/")) {
+        let code = code(text);
+        let word = code.split(|c| !is_word(c)).find(|word| *word == "unsafe");
+        assert!(word.is_none(), "{name} has unsafe code");
+    }
+}
+
+#[test]
+fn files_are_short() {
+    for (name, text) in sources() {
+        let (lines, known) = (text.lines().count(), LONG.iter().find(|(long, ..)| *long == name));
+        let max = known.map_or(LINES_MAX, |(_, max, _)| *max);
+        assert!(lines <= max, "{name} has {lines} lines");
+    }
+}

@@ -1,0 +1,589 @@
+//! The store by its library interface, without threads: what each part promises, and random
+//! operations against the naive model. Fast enough to be run for every mutant of src/store.
+
+mod naive;
+mod world;
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use naive::{Events, Model, Op};
+use proptest::prelude::*;
+use world::{Client, World, at, perms};
+use xenstored::domain::{Domain, Quota};
+use xenstored::store::{Failure, INLINE_NODES_MAX, Transaction, Verb};
+use xenstored::watch::Watcher;
+use xenstored::words::{Domid, Errno, Path, PathSpace, REL_PATH_MAX, RELEASE_DOMAIN, ShardId};
+
+/// A world with domain 5, which may write below `/tool/x`.
+fn with_guest() -> (World, Arc<Domain>) {
+    let world = World::new();
+    let guest = world.admit(5);
+    world.control().write("/tool/x", "").unwrap();
+    world.control().set_perms("/tool/x", "b0").unwrap();
+    (world, guest)
+}
+
+#[test]
+fn a_store_begins_with_its_nodes() {
+    let world = World::new();
+    let mut control = world.control();
+    assert_eq!(control.run("/", Verb::Directory).unwrap(), b"tool\0");
+    assert_eq!(control.run("/tool", Verb::Directory).unwrap(), b"xenstored\0");
+    assert_eq!(control.run("@releaseDomain", Verb::GetPerms).unwrap(), b"n0\0r32757\0");
+    assert_eq!(control.run("@introduceDomain", Verb::GetPerms).unwrap(), b"n0\0");
+    for verb in [Verb::Read, Verb::Directory, Verb::Mkdir, Verb::Rm] {
+        assert_eq!(control.run("@releaseDomain", verb), Err(Errno::EINVAL));
+    }
+    assert_eq!(control.rm("/"), Err(Errno::EINVAL));
+    assert_eq!(control.rm("/none"), Ok(()));
+    assert_eq!(control.rm("/none/below"), Err(Errno::ENOENT));
+    world.check();
+}
+
+#[test]
+fn the_parts_of_a_directory_are_the_directory() {
+    let world = World::new();
+    let mut control = world.control();
+    // 4,095 bytes fit a reply: 4,096 are too many, and need two parts.
+    for number in 0..512 {
+        control.write(&format!("/d/{number:07}"), "").unwrap();
+    }
+    assert_eq!(control.run("/d", Verb::Directory), Err(Errno::E2BIG));
+    let (mut names, mut parts) = (Vec::<u8>::new(), 0);
+    loop {
+        let part = control.run("/d", Verb::DirectoryPart(names.len())).unwrap();
+        assert!(part.len() <= 4095);
+        let generation = part.iter().position(|&byte| byte == 0).unwrap();
+        let list = &part[generation + 1..];
+        parts += 1;
+        if list.ends_with(b"\0\0") || list == b"\0" {
+            names.extend(&list[..list.len() - 1]);
+            break;
+        }
+        assert!(part.len() > 4095 - 10, "a part that is not full: {}", part.len());
+        names.extend(list);
+    }
+    assert_eq!((names.len(), parts), (4096, 2));
+    control.rm("/d/0000511").unwrap();
+    assert_eq!(control.run("/d", Verb::Directory).unwrap().len(), 4088);
+    // From within a name.
+    let part = control.run("/d", Verb::DirectoryPart(4084)).unwrap();
+    assert!(part.ends_with(b"\x00510\0\0"), "{part:?}");
+}
+
+#[test]
+fn a_node_may_be_as_large_as_its_quota() {
+    let (world, guest) = with_guest();
+    let mut client = world.client(&guest);
+    // The header of 16 bytes, one permission entry of 8, the value.
+    client.write("/tool/x/a", &"v".repeat(2024)).unwrap();
+    assert_eq!(client.write("/tool/x/a", &"v".repeat(2025)), Err(Errno::ENOSPC));
+    assert_eq!(client.write("/tool/x/b", &"v".repeat(2025)), Err(Errno::ENOSPC));
+    assert_eq!(client.write("/tool/x/a/b", ""), Err(Errno::ENOSPC));
+    assert_eq!(client.set_perms("/tool/x/a", "n5 r0"), Err(Errno::ENOSPC));
+    client.write("/tool/x/a", &"v".repeat(2022)).unwrap();
+    client.write("/tool/x/a/b", "").unwrap();
+    world.check();
+}
+
+#[test]
+fn accounts_are_exact_at_their_limits() {
+    let (world, guest) = with_guest();
+    let mut client = world.client(&guest);
+    world.registry.set_limit(Some(&guest), Quota::Nodes, 3);
+    client.write("/tool/x/a/b", "").unwrap();
+    assert_eq!(client.write("/tool/x/c/d", ""), Err(Errno::ENOSPC));
+    assert!(!world.has("/tool/x/c"));
+    client.write("/tool/x/c", "").unwrap();
+    assert_eq!(client.run("/tool/x/d", Verb::Mkdir), Err(Errno::ENOSPC));
+    client.set_perms("/tool/x/c", "r5 w0").unwrap();
+    client.rm("/tool/x/a").unwrap();
+    client.write("/tool/x/d/e", "").unwrap();
+    world.check();
+    // What others do in its name is not refused.
+    world.control().write("/tool/x/d/e/f", "").unwrap();
+    assert_eq!(guest.account.used(Quota::Nodes), 4);
+    world.check();
+
+    let used = u32::try_from(guest.account.used(Quota::Memory)).unwrap();
+    world.registry.set_limit(Some(&guest), Quota::Memory, used + 10);
+    client.write("/tool/x/c", "0123456789").unwrap();
+    assert_eq!(client.write("/tool/x/c", "0123456789+"), Err(Errno::ENOSPC));
+    world.registry.set_limit(Some(&guest), Quota::Nodes, 0);
+    assert_eq!(client.write("/tool/x/g", ""), Err(Errno::ENOSPC));
+    assert_eq!(client.read("/tool/x/c").unwrap(), "0123456789");
+    client.write("/tool/x/c", "").unwrap();
+    client.write("/tool/x/c", "01234").unwrap();
+    assert_eq!(client.set_perms("/tool/x/c", "r5 w0 w0"), Err(Errno::ENOSPC));
+    world.check();
+}
+
+#[test]
+fn a_transaction_is_within_its_quotas() {
+    let (world, guest) = with_guest();
+    let mut client = world.client(&guest);
+    world.registry.set_limit(Some(&guest), Quota::Nodes, 2);
+    let mut transaction = Transaction::default();
+    client.write_in(&mut transaction, "/tool/x/a", "").unwrap();
+    client.write_in(&mut transaction, "/tool/x/b", "").unwrap();
+    assert_eq!(client.write_in(&mut transaction, "/tool/x/c", ""), Err(Errno::ENOSPC));
+    client.run_in(&mut transaction, "/tool/x/a", Verb::Rm).unwrap();
+    client.write_in(&mut transaction, "/tool/x/c", "").unwrap();
+    assert!(!transaction.is_empty() && transaction.len() == 5);
+    assert!(transaction.bytes() > 5 * 16);
+    let written: Vec<_> = transaction.written_paths().map(|path| format!("{path:?}")).collect();
+    assert_eq!(written.len(), 5);
+    client.commit(transaction).unwrap();
+    assert_eq!(guest.account.used(Quota::Nodes), 2);
+    world.check();
+
+    // What is created meanwhile counts at the end.
+    client.rm("/tool/x/b").unwrap();
+    let mut transaction = Transaction::default();
+    client.write_in(&mut transaction, "/tool/x/d", "").unwrap();
+    client.write("/tool/x/e", "").unwrap();
+    let end = client.commit(transaction);
+    assert!(matches!(end, Err(Failure::Quota | Failure::Conflict(_))), "{end:?}");
+    world.check();
+
+    world.registry.set_limit(Some(&guest), Quota::TransactionNodes, 1);
+    let mut transaction = Transaction::default();
+    client.run_in(&mut transaction, "/tool/x", Verb::GetPerms).unwrap();
+    let second = client.run_in(&mut transaction, "/tool/x", Verb::GetPerms);
+    assert_eq!(second, Err(Errno::ENOSPC));
+}
+
+#[test]
+fn a_conflict_says_what_and_who() {
+    let (world, guest) = with_guest();
+    let (mut client, mut control) = (world.client(&guest), world.control());
+    client.write("/tool/x/a", "1").unwrap();
+    client.write("/tool/x/b", "1").unwrap();
+    let begun = |control: &mut Client| {
+        let mut transaction = Transaction::default();
+        control.run_in(&mut transaction, "/tool/x/a", Verb::Read).unwrap();
+        control.write_in(&mut transaction, "/tool/x/b", "2").unwrap();
+        transaction
+    };
+    let transaction = begun(&mut control);
+    client.write("/tool/x/a", "changed").unwrap();
+    let Err(failure) = control.commit(transaction) else { panic!("it saw what was changed") };
+    assert_eq!(failure.errno(), Errno::EAGAIN);
+    let Failure::Conflict(conflict) = failure else { panic!("{failure:?}") };
+    assert_eq!((conflict.verb, conflict.path.as_path()), ("READ", at("/tool/x/a")));
+    assert_eq!(conflict.changed_by, Some(Domid(5)));
+    assert_eq!(control.read("/tool/x/b").unwrap(), "1");
+
+    // One whose snapshots are given up goes on, and commits if nothing that it saw differs.
+    let mut transaction = begun(&mut control);
+    client.write("/tool/x/c", "other").unwrap();
+    control.refresh(&mut transaction);
+    assert_eq!(control.run_in(&mut transaction, "/tool/x/c", Verb::Read).unwrap(), b"other");
+    control.commit(transaction).unwrap();
+    let mut transaction = begun(&mut control);
+    client.write("/tool/x/a", "again").unwrap();
+    control.refresh(&mut transaction);
+    assert!(matches!(control.commit(transaction), Err(Failure::Conflict(_))));
+
+    // A long reply is compared by its hash.
+    for (value, commits) in [("v".repeat(100), true), ("w".repeat(100), false)] {
+        client.write("/tool/x/a", &"v".repeat(100)).unwrap();
+        let transaction = begun(&mut control);
+        client.write("/tool/x/a", &value).unwrap();
+        assert_eq!(control.commit(transaction).is_ok(), commits);
+    }
+}
+
+#[test]
+fn events_come_once_and_in_order() {
+    let (world, guest) = with_guest();
+    let (mut client, mut control) = (world.client(&guest), world.control());
+    for (path, seq) in [("/tool", 3), ("/tool/x", 1), ("/tool/x/a", 4), ("/tool/x/a/b", 2)] {
+        world.watch(path, seq);
+    }
+    client.write("/tool/x/a/b", "").unwrap();
+    let event = |seq, path: &str| (seq, path.to_owned());
+    let path = "/tool/x/a/b";
+    let all = [event(1, path), event(2, path), event(3, path), event(4, path)];
+    assert_eq!(world.outlet.take_events(), all);
+    client.run("/tool/x/a", Verb::Mkdir).unwrap();
+    client.read("/tool/x/a").unwrap();
+    assert!(world.outlet.take().is_empty());
+    client.rm("/tool/x/a").unwrap();
+    let a = "/tool/x/a";
+    let removed = [event(1, a), event(3, a), event(4, a), event(2, path)];
+    assert_eq!(world.outlet.take_events(), removed);
+    let mut transaction = Transaction::default();
+    for path in ["/tool/x/b", "/tool/x/a", "/tool/x/b"] {
+        control.write_in(&mut transaction, path, "").unwrap();
+    }
+    assert!(world.outlet.take().is_empty());
+    control.commit(transaction).unwrap();
+    let b = "/tool/x/b";
+    let committed = [event(1, b), event(3, b), event(1, a), event(3, a), event(4, a)];
+    assert_eq!(world.outlet.take_events(), committed);
+}
+
+#[test]
+fn only_a_guest_that_caused_events_holds_a_ticket() {
+    let (world, guest) = with_guest();
+    let unblocked: xenstored::store::Unblocked = Arc::new(|_: &Domain| {});
+    let mut client = world.throttled(&guest, Some(unblocked));
+    let write = || Verb::Write(Cow::Borrowed(b""));
+    assert!(client.execute("/tool/x/a", write()).unwrap().1.ticket.is_none());
+    world.watch("/tool/x", 1);
+    let (_, executed) = client.execute("/tool/x/a", write()).unwrap();
+    assert_eq!(guest.account.used(Quota::Outstanding), 1);
+    drop(executed);
+    assert_eq!(guest.account.used(Quota::Outstanding), 1, "the event is not delivered");
+    world.outlet.take();
+    assert_eq!(guest.account.used(Quota::Outstanding), 0);
+    assert!(world.client(&guest).execute("/tool/x/a", write()).unwrap().1.ticket.is_none());
+}
+
+#[test]
+fn special_watches_go_by_depth() {
+    let world = World::new();
+    let special = std::str::from_utf8(RELEASE_DOMAIN).unwrap();
+    world.watch_as(Domid(5), special, 1, None);
+    world.watch_as(Domid(5), special, 2, Some(1));
+    world.watch_as(Domid(5), special, 3, Some(0));
+    world.watch_as(Domid(5), "@releaseDomain/7", 4, None);
+    world.watch_as(Domid(5), "@introduceDomain", 5, None);
+    let named = "@releaseDomain/7".to_owned();
+    world.store.publish_special(RELEASE_DOMAIN, Domid(7), true);
+    let told = [(1, special.to_owned()), (2, named.clone()), (4, named.clone())];
+    assert_eq!(world.outlet.take_events(), told);
+    world.store.publish_special(RELEASE_DOMAIN, Domid(7), false);
+    assert_eq!(world.outlet.take_events(), told[1..]);
+    world.store.publish_special(RELEASE_DOMAIN, Domid(8), false);
+    assert_eq!(world.outlet.take_events(), [(2, "@releaseDomain/8".to_owned())]);
+    world.store.publish_special(b"@introduceDomain", Domid(7), true);
+    assert!(world.outlet.take_events().is_empty(), "it may not be read");
+}
+
+/// A domain owns nodes in many places; all go with it, and what others own below them too.
+#[test]
+fn a_dead_domain_leaves_nothing() {
+    let (world, guest) = with_guest();
+    let other = world.admit(6);
+    for path in ["/local/domain/5", "/local/domain/0/backend/vif/5", "/libxl/5", "/tool/a/b/c"] {
+        world.control().write(path, "").unwrap();
+        world.control().set_perms(path, "b5").unwrap();
+    }
+    world.client(&guest).write("/tool/x/deep/er", "").unwrap();
+    world.client(&other).write("/local/domain/5/of6/x", "").unwrap();
+    world.client(&other).write("/tool/x/of6", "").unwrap();
+    world.control().set_perms("/tool/a/b", "n6").unwrap();
+    world.check();
+    world.watch("/libxl/5", 1);
+    world.watch("/tool/x/deep/er", 2);
+    world.die(&guest);
+    world.check();
+    let gone = [(1, "/libxl/5".to_owned()), (2, "/tool/x/deep/er".to_owned())];
+    let mut events = world.outlet.take_events();
+    events.sort();
+    assert_eq!(events, gone);
+    assert!(!world.has("/local/domain/5") && !world.has("/tool/x/deep"));
+    assert!(world.has("/tool/x/of6") && world.has("/tool/a/b") && !world.has("/tool/a/b/c"));
+    assert_eq!(other.account.used(Quota::Nodes), 2);
+}
+
+#[test]
+fn a_large_removal_is_settled_in_slices() {
+    let (world, guest) = with_guest();
+    world.registry.set_limit(Some(&guest), Quota::Nodes, 0);
+    world.registry.set_limit(Some(&guest), Quota::Memory, 0);
+    world.registry.set_limit(Some(&guest), Quota::NodeSize, 0);
+    let mut client = world.client(&guest);
+    for number in 0..INLINE_NODES_MAX {
+        client.write(&format!("/tool/x/d/{number}"), "").unwrap();
+    }
+    world.check();
+    let mut generations = Default::default();
+    let op = xenstored::store::Op { path: at("/tool/x/d"), verb: Verb::Rm };
+    let removed = world
+        .store
+        .execute(&client.caller, &op, &mut generations, &mut Vec::new())
+        .unwrap_or_else(|errno| panic!("{errno}"))
+        .removed;
+    let rest = world.store.settle(removed).expect("there is one node more than settled at once");
+    assert_eq!(guest.account.used(Quota::Nodes), 1);
+    let (done, finished) = std::sync::mpsc::channel();
+    world.store.reap(rest, Box::new(move || done.send(()).unwrap()));
+    let (store, queue) = (Arc::downgrade(&world.store), world.queue.clone());
+    let reaper = std::thread::spawn(move || xenstored::store::run_reaper(&store, &queue));
+    finished.recv().unwrap();
+    world.check();
+    assert!(world.store.check().unwrap().findings.is_empty());
+    drop(world);
+    reaper.join().unwrap();
+}
+
+#[test]
+fn every_shard_is_in_a_cut() {
+    let world = World::new();
+    for domid in 4..6 {
+        world.control().write(&format!("/libxl/{domid}"), "").unwrap();
+    }
+    let cut = world.store.cut();
+    assert_eq!(cut.len(), 3);
+    for (tree, shard) in cut.iter().zip(0..) {
+        assert_eq!(tree.version(), world.store.snapshot(ShardId(shard)).version());
+    }
+}
+
+/// The connections: the control domain's, and guests. Domain 7 dies and returns.
+const DOMIDS: [u16; 4] = [0, 5, 6, 7];
+const MORTAL: usize = 3;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Store(usize, Op),
+    Watch(usize, String, Option<usize>),
+    Unwatch(usize),
+    Start(usize),
+    End(usize, bool),
+    Rebirth,
+}
+
+fn arb_path() -> impl Strategy<Value = String> {
+    prop::sample::select(vec![
+        "/a",
+        "/a/b",
+        "/a/b/c",
+        "/a/d",
+        "/local/domain/5/x",
+        "/local/domain/5/x/y",
+        "/vm/u/v",
+        "/local/domain/6",
+        "/local/domain/7",
+        "/local/domain/7/x",
+        "/local/domain/0/backend",
+        "/local/domain/0/backend/vif",
+        "/local/domain/0/backend/vif/7/0",
+        "/libxl/6/q",
+        "/libxl",
+        "/local/domain/0/backend/vif/5",
+        "/local/domain/0/device-model/6/s",
+        "x",
+        "x/y",
+        "x/y/z",
+    ])
+    .prop_map(str::to_owned)
+}
+
+fn arb_perms() -> impl Strategy<Value = String> {
+    let some = ["n0", "r0", "b0", "n0 r5", "n5", "n6 r5", "b7", "n7 w5", "n0 b7 r6", "w5 r6"];
+    prop::sample::select(some.to_vec()).prop_map(str::to_owned)
+}
+
+fn arb_op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        3 => arb_path().prop_map(Op::Read),
+        2 => arb_path().prop_map(Op::Directory),
+        1 => arb_path().prop_map(Op::GetPerms),
+        6 => (arb_path(), "[12]{0,20}").prop_map(|(path, value)| Op::Write(path, value)),
+        2 => arb_path().prop_map(Op::Mkdir),
+        2 => arb_path().prop_map(Op::Rm),
+        3 => (arb_path(), arb_perms()).prop_map(|(path, perms)| Op::SetPerms(path, perms)),
+    ]
+}
+
+fn arb_step() -> impl Strategy<Value = Step> {
+    let who = || 0..DOMIDS.len();
+    prop_oneof![
+        20 => (who(), arb_op()).prop_map(|(who, op)| Step::Store(who, op)),
+        3 => (who(), arb_path(), prop::option::of(0usize..3))
+            .prop_map(|(who, path, depth)| Step::Watch(who, path, depth)),
+        1 => who().prop_map(Step::Unwatch),
+        2 => who().prop_map(Step::Start),
+        2 => (who(), prop::bool::weighted(0.8)).prop_map(|(who, commit)| Step::End(who, commit)),
+        1 => Just(Step::Rebirth),
+    ]
+}
+
+/// A watch of the store, and what the model calls it.
+struct Watched {
+    connection: usize,
+    path: String,
+    watcher: Watcher,
+}
+
+/// The store and the model side by side.
+struct Pair {
+    world: World,
+    model: Model,
+    clients: Vec<Client>,
+    open: [Option<Transaction>; DOMIDS.len()],
+    watches: BTreeMap<u64, Watched>,
+    next: u64,
+}
+
+impl Pair {
+    fn new() -> Pair {
+        let (world, model) = (World::new(), Model::new(&DOMIDS));
+        let clients = vec![world.control()];
+        let (open, watches) = (Default::default(), BTreeMap::new());
+        let mut pair = Pair { world, model, clients, open, watches, next: 0 };
+        for domid in &DOMIDS[1..] {
+            let client = pair.create(*domid);
+            pair.clients.push(client);
+        }
+        pair
+    }
+
+    /// A domain is created, with its home.
+    fn create(&mut self, domid: u16) -> Client {
+        let domain = self.world.admit(domid);
+        let home = format!("/local/domain/{domid}");
+        self.world.control().run(&home, Verb::Mkdir).unwrap();
+        self.world.control().set_perms(&home, &format!("n{domid}")).unwrap();
+        let wanted = self.model.create(domid);
+        self.compare_events(wanted);
+        self.world.client(&domain)
+    }
+
+    fn step(&mut self, step: &Step) {
+        match step {
+            Step::Store(who, op) => self.request(*who, op),
+            Step::Watch(who, path, depth) => self.watch(*who, path, *depth),
+            Step::Unwatch(who) => self.unwatch_all(*who, 1),
+            Step::Start(who) if self.open[*who].is_none() => {
+                self.open[*who] = Some(Transaction::default());
+                self.model.start(*who);
+            }
+            Step::Start(_) => {}
+            Step::End(who, commit) => self.end(*who, *commit),
+            Step::Rebirth => self.rebirth(),
+        }
+        self.world.check();
+    }
+
+    fn request(&mut self, who: usize, op: &Op) {
+        let mut space = PathSpace::new();
+        let (raw, verb) = self.verb(op);
+        let domid = Domid(DOMIDS[who]);
+        let path = Path::resolve(raw.as_bytes(), domid, REL_PATH_MAX, &mut space).unwrap();
+        let (path, writes) = (path.to_string(), verb.writes());
+        let client = &mut self.clients[who];
+        let Some(transaction) = &mut self.open[who] else {
+            let got = shown(client.run(&path, verb), writes);
+            let (wanted, events) = self.model.request(who, op);
+            assert_eq!(got, wanted, "{op:?} of {domid}");
+            return self.compare_events(events);
+        };
+        let got = shown(client.run_in(transaction, &path, verb), writes);
+        let checked = self.model.in_transaction_request(who, op, got.clone());
+        assert_eq!(checked, Ok(()), "{op:?} of {domid} in a transaction answered {got:?}");
+    }
+
+    fn verb<'o>(&self, op: &'o Op) -> (&'o str, Verb<'o>) {
+        match op {
+            Op::Read(path) => (path, Verb::Read),
+            Op::Directory(path) => (path, Verb::Directory),
+            Op::GetPerms(path) => (path, Verb::GetPerms),
+            Op::Write(path, value) => (path, Verb::Write(Cow::Borrowed(value.as_bytes()))),
+            Op::Mkdir(path) => (path, Verb::Mkdir),
+            Op::Rm(path) => (path, Verb::Rm),
+            Op::SetPerms(path, entries) => {
+                (path, Verb::SetPerms(perms(self.world.registry.now(), entries)))
+            }
+        }
+    }
+
+    fn watch(&mut self, connection: usize, path: &str, depth: Option<usize>) {
+        self.next += 1;
+        let (seq, domid) = (self.next, Domid(DOMIDS[connection]));
+        let mut space = PathSpace::new();
+        let at = Path::resolve(path.as_bytes(), domid, REL_PATH_MAX, &mut space).unwrap();
+        let levels = depth.map(|depth| u16::try_from(depth).unwrap());
+        let watcher = self.world.watch_as(domid, &at.to_string(), seq, levels);
+        let path = path.to_owned();
+        // The event that answers a WATCH is not the store's.
+        self.model.watch(connection, &path, &seq.to_string(), depth).0.unwrap();
+        self.watches.insert(seq, Watched { connection, path, watcher });
+    }
+
+    /// Takes up to `count` watches of a connection back.
+    fn unwatch_all(&mut self, connection: usize, count: usize) {
+        let own = self.watches.iter().filter(|(_, watch)| watch.connection == connection);
+        for seq in own.map(|(seq, _)| *seq).take(count).collect::<Vec<_>>() {
+            let watch = self.watches.remove(&seq).unwrap();
+            let domid = Domid(DOMIDS[connection]);
+            let mut space = PathSpace::new();
+            let path = watch.path.as_bytes();
+            let path = Path::resolve(path, domid, REL_PATH_MAX, &mut space).unwrap();
+            assert!(self.world.store.unwatch(path, watch.watcher));
+            assert!(!self.world.store.unwatch(path, watch.watcher));
+            self.model.unwatch(connection, &watch.path, &seq.to_string()).unwrap();
+        }
+    }
+
+    fn end(&mut self, who: usize, commit: bool) {
+        let Some(transaction) = self.open[who].take() else { return };
+        let (wanted, events) = self.model.end(who, commit);
+        if commit {
+            let got = self.clients[who].commit(transaction).map_err(|failure| failure.errno());
+            assert_eq!(shown(got.map(|()| Vec::new()), true), wanted, "END of {who}");
+        }
+        self.compare_events(events);
+    }
+
+    fn rebirth(&mut self) {
+        for who in 0..DOMIDS.len() {
+            self.end(who, false);
+        }
+        self.unwatch_all(MORTAL, usize::MAX);
+        self.world.die(&Arc::clone(&self.clients[MORTAL].caller.domain));
+        let wanted = self.model.destroy(DOMIDS[MORTAL]);
+        self.compare_events(wanted);
+        self.clients[MORTAL] = self.create(DOMIDS[MORTAL]);
+    }
+
+    fn compare_events(&mut self, wanted: Events) {
+        let mut got = Events::new();
+        for (seq, path) in self.world.outlet.take_events() {
+            let watch = &self.watches[&seq];
+            let prefix = format!("/local/domain/{}/", DOMIDS[watch.connection]);
+            let relative = !watch.path.starts_with('/');
+            let shown = if relative { path.strip_prefix(&prefix).unwrap() } else { &path };
+            got.entry(watch.connection).or_default().push(format!("{shown}|{seq}"));
+        }
+        let sorted = |mut events: Events| {
+            events.values_mut().for_each(|events| events.sort());
+            events.retain(|_, events| !events.is_empty());
+            events
+        };
+        assert_eq!(sorted(got), sorted(wanted), "events of the store and of the model");
+    }
+}
+
+/// A reply as the model writes it.
+fn shown(reply: Result<Vec<u8>, Errno>, writes: bool) -> naive::Reply {
+    const NAMES: [(Errno, &str); 5] = [
+        (Errno::EACCES, "EACCES"),
+        (Errno::ENOENT, "ENOENT"),
+        (Errno::EPERM, "EPERM"),
+        (Errno::EAGAIN, "EAGAIN"),
+        (Errno::ENOSPC, "ENOSPC"),
+    ];
+    match reply {
+        Ok(_) if writes => Ok("OK|".to_owned()),
+        Ok(payload) => Ok(String::from_utf8(payload).unwrap().replace('\0', "|")),
+        Err(errno) => Err(NAMES.iter().find(|(known, _)| *known == errno).unwrap().1),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+    /// A failure is printed with the fewest steps that show it, and kept beside this file.
+    #[test]
+    fn the_store_is_the_naive_model(steps in prop::collection::vec(arb_step(), 1..120)) {
+        let mut pair = Pair::new();
+        steps.iter().for_each(|step| pair.step(step));
+        assert!(pair.world.store.check().unwrap().findings.is_empty());
+    }
+}

@@ -1,0 +1,294 @@
+//! A store without threads, sockets or rings, and what must hold of it whenever nothing is under
+//! way. Shared by the tests that use the library directly.
+#![allow(dead_code)] // Each test takes its part.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+
+use crossbeam::channel::Receiver;
+use xenstored::domain::{Domain, Limits, Quota, Registry};
+use xenstored::store::{Caller, Executed, Generations, Node, Op, Store, Transaction, Tree, Verb};
+use xenstored::store::{Done, Failure, Settlement, Unblocked, reaper};
+use xenstored::sync::Arc;
+use xenstored::watch::{Batch, Entry, Outlet, Watcher};
+use xenstored::words::{Domid, Entry as PermEntry, Errno, Layout, Path, PathBuf, PermSet, Perms};
+
+/// Keeps what is pushed, in its order. Its lock is not shuttle's: a push is one step, as it is in
+/// the lock-free queue of a mailbox.
+#[derive(Default)]
+pub struct Recorder(Mutex<Vec<(u16, Batch)>>);
+
+impl Recorder {
+    /// Takes everything that was pushed.
+    pub fn take(&self) -> Vec<(u16, Batch)> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+
+    /// Takes everything; the events alone, as (number of the watch, path).
+    pub fn take_events(&self) -> Vec<(u64, String)> {
+        let batches = self.take().into_iter().flat_map(|(_, batch)| batch.events);
+        let shown = |path: &[u8]| String::from_utf8(path.to_vec()).unwrap();
+        batches.map(|event| (event.watcher.seq, shown(&event.path))).collect()
+    }
+}
+
+impl Outlet for Recorder {
+    fn push(&self, thread: u16, batch: Batch) {
+        self.0.lock().unwrap().push((thread, batch));
+    }
+}
+
+/// A store with its registry, and everything that it pushes.
+pub struct World {
+    pub store: Arc<Store>,
+    pub registry: Arc<Registry>,
+    pub outlet: Arc<Recorder>,
+    /// What was left to the reaper, which no thread is unless a test starts one.
+    pub queue: Receiver<(Settlement, Done)>,
+    next_life: Mutex<u64>,
+}
+
+impl World {
+    /// A store of two shards: domains with even numbers live in the first, odd ones in the second.
+    pub fn new() -> World {
+        let registry = Arc::new(Registry::new(Limits::defaults(), None));
+        let outlet = Arc::new(Recorder::default());
+        let (reaper, queue) = reaper();
+        let (to_store, to_outlet) = (Arc::clone(&registry), Arc::clone(&outlet));
+        let store = Store::new(Layout::new(2), to_store, to_outlet, reaper);
+        World { store: Arc::new(store), registry, outlet, queue, next_life: Mutex::new(1) }
+    }
+
+    /// The domain, which is known from now on.
+    pub fn admit(&self, domid: u16) -> Arc<Domain> {
+        let mut next = self.next_life.lock().unwrap();
+        *next += 1;
+        let life = *next;
+        drop(next);
+        self.registry.admit(Domid(domid), life).unwrap()
+    }
+
+    /// The domain dies; what it owned goes.
+    pub fn die(&self, domain: &Arc<Domain>) {
+        assert!(self.registry.bury(domain));
+        let by = self.control();
+        for executed in self.store.sweep(domain, &by.caller, &mut Generations::default()) {
+            assert!(self.store.settle(executed.removed).is_none());
+        }
+    }
+
+    /// A client with the control domain's rights.
+    pub fn control(&self) -> Client {
+        self.client(&self.registry.get(Domid::CONTROL).unwrap())
+    }
+
+    /// A client that is this domain.
+    pub fn client(&self, domain: &Arc<Domain>) -> Client {
+        self.throttled(domain, None)
+    }
+
+    /// The same, with a function that is called when its requests may go on.
+    pub fn throttled(&self, domain: &Arc<Domain>, unblocked: Option<Unblocked>) -> Client {
+        let subject = self.registry.subject(domain);
+        let caller = Caller { domain: Arc::clone(domain), subject, unblocked };
+        let generations = Generations::default();
+        Client { store: Arc::clone(&self.store), caller, generations }
+    }
+
+    /// Sets a watch of the control domain, numbered `seq`, on thread 0.
+    pub fn watch(&self, path: &str, seq: u64) -> Watcher {
+        self.watch_as(Domid::CONTROL, path, seq, None)
+    }
+
+    /// Sets a watch.
+    pub fn watch_as(&self, domid: Domid, path: &str, seq: u64, depth: Option<u16>) -> Watcher {
+        let watcher = Watcher { thread: 0, connection: 0, watch: 0, seq };
+        self.store.watch(at(path), Entry { watcher, domid, depth });
+        watcher
+    }
+
+    /// Every node there is, sorted by path.
+    pub fn nodes(&self) -> Vec<(PathBuf, Node)> {
+        let mut found = Vec::new();
+        let layout = self.store.layout();
+        let mut todo: Vec<(PathBuf, Arc<Node>)> = Vec::new();
+        for shard in layout.all() {
+            let tree = self.store.snapshot(shard);
+            todo.extend(tree.homes().map(|(path, root)| (path.clone(), Arc::clone(root))));
+        }
+        while let Some((path, node)) = todo.pop() {
+            for (name, child) in node.children().iter() {
+                let below = path.as_path().child(name.bytes());
+                todo.extend(child.as_ref().map(|child| (below, Arc::clone(child))));
+            }
+            found.push((path, Node::clone(&node)));
+        }
+        found.sort_by(|(a, _), (b, _)| a.cmp(b));
+        found
+    }
+
+    /// Whether the node is there, asked of a tree rather than of the store's operations.
+    pub fn has(&self, path: &str) -> bool {
+        self.nodes().iter().any(|(other, _)| *other == at(path).to_buf())
+    }
+
+    /// Checks what must hold whenever nothing is under way.
+    pub fn check(&self) {
+        let nodes = self.nodes();
+        self.check_links(&nodes);
+        self.check_owners(&nodes);
+        self.check_accounts(&nodes);
+    }
+
+    /// Every home is known to its parent, and every home that a parent knows is there.
+    fn check_links(&self, nodes: &[(PathBuf, Node)]) {
+        let find = |path: Path<'_>| nodes.iter().find(|(other, _)| other.as_path() == path);
+        for (path, node) in nodes {
+            let path = path.as_path();
+            if let Some(parent) = path.parent().filter(|_| !path.is_special()) {
+                let (_, parent) = find(parent).unwrap_or_else(|| panic!("{path} has no parent"));
+                assert!(parent.children().get(path.name()).is_some(), "{path} is in no directory");
+            }
+            for (name, child) in node.children().iter() {
+                let below = path.child(name.bytes());
+                let is_home = self.store.layout().home(below.as_path()).root == below.as_path();
+                assert_eq!(is_home, child.is_none(), "{below:?} is not where it belongs");
+                assert!(find(below.as_path()).is_some(), "{below:?} is a name without a node");
+            }
+        }
+    }
+
+    /// Every node has an owner who lives, and the index of owners says where their nodes begin.
+    fn check_owners(&self, nodes: &[(PathBuf, Node)]) {
+        let layout = self.store.layout();
+        let mut boundaries = BTreeSet::new();
+        for (path, node) in nodes {
+            let owner = node.perms.owner();
+            let lives = self.registry.owner(owner, node.perms.stamp()).is_some();
+            assert!(lives, "{path:?} belongs to domain {owner}, which is dead");
+            let above = path.as_path().parent().and_then(|parent| {
+                let is_home = layout.home(path.as_path()).root == path.as_path();
+                nodes.iter().find(|(other, _)| !is_home && other.as_path() == parent)
+            });
+            if owner != Domid::CONTROL && above.is_none_or(|(_, up)| up.perms.owner() != owner) {
+                boundaries.insert((owner, path.clone()));
+            }
+        }
+        let trees = layout.all().map(|shard| self.store.snapshot(shard));
+        let index: BTreeSet<_> = trees.flat_map(|tree| owned(&tree)).collect();
+        assert_eq!(index, boundaries, "index of owners (left) and what it should say (right)");
+    }
+
+    /// What each domain is charged with is what it owns.
+    fn check_accounts(&self, nodes: &[(PathBuf, Node)]) {
+        for domid in self.registry.known() {
+            let domain = self.registry.get(domid).unwrap();
+            let own = nodes.iter().filter(|(_, node)| node.perms.owner() == domid);
+            let (mut count, mut bytes) = (0, 0);
+            // The nodes that a store begins with are charged to nobody.
+            for (path, node) in own.filter(|_| domid != Domid::CONTROL) {
+                count += 1;
+                bytes += node.charge_bytes(path.as_path().name());
+            }
+            if domid != Domid::CONTROL {
+                assert_eq!(domain.account.used(Quota::Nodes), count, "nodes of domain {domid}");
+                assert_eq!(domain.account.used(Quota::Memory), bytes, "bytes of domain {domid}");
+            }
+        }
+    }
+}
+
+fn owned(tree: &Tree) -> Vec<(Domid, PathBuf)> {
+    tree.owned().cloned().collect()
+}
+
+/// One who asks, as one thread of the daemon asks for it.
+pub struct Client {
+    store: Arc<Store>,
+    pub caller: Caller,
+    generations: Generations,
+}
+
+impl Client {
+    /// Runs a request; what it removed is settled, as it is before a reply.
+    pub fn run(&mut self, path: &str, verb: Verb<'_>) -> Result<Vec<u8>, Errno> {
+        self.execute(path, verb).map(|(reply, _)| reply)
+    }
+
+    /// The same, with what is left of it: the ticket.
+    pub fn execute(&mut self, path: &str, verb: Verb<'_>) -> Result<(Vec<u8>, Executed), Errno> {
+        let mut reply = Vec::new();
+        let op = Op { path: at(path), verb };
+        let mut executed =
+            self.store.execute(&self.caller, &op, &mut self.generations, &mut reply)?;
+        assert!(self.store.settle(std::mem::take(&mut executed.removed)).is_none());
+        Ok((reply, executed))
+    }
+
+    pub fn read(&mut self, path: &str) -> Result<String, Errno> {
+        self.run(path, Verb::Read).map(|value| String::from_utf8(value).unwrap())
+    }
+
+    pub fn write(&mut self, path: &str, value: &str) -> Result<(), Errno> {
+        self.run(path, Verb::Write(Cow::Borrowed(value.as_bytes()))).map(drop)
+    }
+
+    pub fn rm(&mut self, path: &str) -> Result<(), Errno> {
+        self.run(path, Verb::Rm).map(drop)
+    }
+
+    /// SET_PERMS of entries like `n0 r5`, stamped with the present.
+    pub fn set_perms(&mut self, path: &str, entries: &str) -> Result<(), Errno> {
+        let perms = perms(self.store.registry().now(), entries);
+        self.run(path, Verb::SetPerms(perms)).map(drop)
+    }
+
+    /// Runs a request in a transaction.
+    pub fn run_in(
+        &mut self,
+        transaction: &mut Transaction,
+        path: &str,
+        verb: Verb<'_>,
+    ) -> Result<Vec<u8>, Errno> {
+        let mut reply = Vec::new();
+        let op = Op { path: at(path), verb };
+        let generations = &mut self.generations;
+        self.store.execute_in(transaction, &self.caller, &op, generations, &mut reply)?;
+        Ok(reply)
+    }
+
+    pub fn write_in(
+        &mut self,
+        transaction: &mut Transaction,
+        path: &str,
+        value: &str,
+    ) -> Result<(), Errno> {
+        let value = Cow::Borrowed(value.as_bytes());
+        self.run_in(transaction, path, Verb::Write(value)).map(drop)
+    }
+
+    /// Commits; what was removed is settled.
+    pub fn commit(&mut self, transaction: Transaction) -> Result<(), Failure> {
+        let executed = self.store.commit(transaction, &self.caller, &mut self.generations)?;
+        assert!(self.store.settle(executed.removed).is_none());
+        Ok(())
+    }
+
+    /// See [`Store::refresh`].
+    pub fn refresh(&mut self, transaction: &mut Transaction) {
+        self.store.refresh(transaction, &self.caller, &mut self.generations);
+    }
+}
+
+/// A path that is well formed.
+pub fn at(path: &str) -> Path<'_> {
+    Path::parse(path.as_bytes()).unwrap()
+}
+
+/// Permissions like `n0 r5`.
+pub fn perms(stamp: u64, entries: &str) -> Perms {
+    let parse = |text: &str| PermEntry::parse(text.as_bytes()).unwrap();
+    let entries: Vec<_> = entries.split(' ').map(parse).collect();
+    Arc::new(PermSet::new(stamp, entries[0], &entries[1..]))
+}
