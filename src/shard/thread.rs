@@ -242,16 +242,21 @@ impl Thread {
     }
 
     /// Between two requests of a connection: events must follow the reply that was just queued.
-    /// What concerns domains waits until no connection is out of its place.
+    /// What concerns domains, or is the answer to this connection's own request, waits until it is
+    /// back in its place.
     pub(super) fn take_events(&mut self, place: Place, connection: &mut Connection) {
         while self.inbox.is_empty()
             && let Some(message) = self.mailbox().pop()
         {
-            match message {
-                Message::Events(_) | Message::Answer(..) => {
-                    self.take_message(message, Some((place, connection)));
-                }
-                other => self.inbox.push_back(other),
+            let takes = match &message {
+                Message::Events(_) => true,
+                Message::Answer(asker, _) => asker.connection != place,
+                _ => false,
+            };
+            if takes {
+                self.take_message(message, Some((place, connection)));
+            } else {
+                self.inbox.push_back(message);
             }
         }
     }

@@ -127,24 +127,24 @@ impl Scene<'_, '_> {
     /// removed path has been found already.
     fn matches_below(&self, change: &Change, found: &mut Vec<Event>) {
         let root = change.path.as_path();
-        let mut tell = |path: Path<'_>, entries: &[Entry]| {
+        let mut tell = |path: Path<'_>, entries: &mut dyn Iterator<Item = &Entry>| {
             if let Some((node, parent)) = last_seen(&change.removed, path)
                 && !self.never_was(path)
             {
                 let parent = parent.map(|parent| &*parent.perms);
                 let perms = [Some(&*node.perms), parent];
                 let mut told = Told::new(self.store, path, found);
-                entries.iter().for_each(|entry| told.tell(entry, perms.into_iter().flatten()));
+                entries.for_each(|entry| told.tell(entry, perms.into_iter().flatten()));
             }
         };
-        self.upper.below(root, &mut tell);
+        self.upper.below(root, |path, entries| tell(path, &mut entries.iter()));
         for removed in &change.removed {
             let path = removed.path.as_path();
             let Some(shard) = self.shard(path) else { continue };
             if path != root {
-                shard.watches.exact(path, |entry| tell(path, std::slice::from_ref(entry)));
+                shard.watches.exact(path, |entry| tell(path, &mut std::iter::once(entry)));
             }
-            shard.watches.below(path, &mut tell);
+            shard.watches.below(path, |path, entries| tell(path, &mut entries.iter()));
         }
     }
 }
