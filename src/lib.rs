@@ -1,4 +1,32 @@
-//! A multi-threaded xenstored.
+//! A multi-threaded xenstored: the configuration and event daemon of a Xen host.
+//!
+//! Everything about one guest lies in one shard of the store, and a request runs from bytes in to
+//! bytes out on the thread that read it. docs/ARCHITECTURE.md tells what happens when; the modules
+//! [`store`] and [`shard`] draw it.
+//!
+//! The crate is a library only so that its tests, benches and tools can use its parts; it promises
+//! no interface to others.
+//!
+//! # Layout
+//!
+//! From the bottom up; imports go down only, which tests/layers.rs reads from the sources.
+//!
+//! * `sync`: the locks and atomics of whatever more than one thread touches, so that a test can put
+//!   a scheduler's in their stead.
+//! * [`words`]: paths and the homes that they lie in, permissions, domain ids, error names.
+//! * [`log`]: where lines go, which are written, and the last one of a thread that panics.
+//! * [`domain`]: the lives of domains, what they use, and what they may use.
+//! * [`watch`]: who is told of which change, found at the cost of a path's depth and the matches.
+//! * [`store`]: shards behind locks, operations on them, transactions by replay, and what follows a
+//!   change. It does no I/O and knows no clock.
+//! * [`protocol`]: the messages of xs_wire.h: bytes in, bytes out.
+//! * [`host`]: what is needed of a hypervisor, a real Xen or a simulated one; all the unsafe code.
+//! * [`transport`]: a client's bytes, from a socket or a ring.
+//! * [`control`]: the commands of `xenstore-control`.
+//! * [`shard`]: the threads that serve clients, and what they tell each other.
+//! * [`listener`]: accepting clients of the daemon's socket.
+//! * [`daemon`]: the process: options, configuration, start, signals, stop.
+//! * [`guest`]: `xenstored sim guest`, a guest to be tried by hand.
 
 pub mod control;
 pub mod daemon;

@@ -194,7 +194,7 @@ const FEW_MAX: usize = 32;
 pub enum Entries {
     /// Most watched paths have one watch.
     Few(SmallVec<[Entry; 1]>),
-    /// More than [`FEW_MAX`]: a change beside a snapshot must not copy them all.
+    /// More than `FEW_MAX`: a change beside a snapshot must not copy them all.
     Many(im::OrdMap<Watcher, Entry>),
 }
 
