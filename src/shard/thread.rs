@@ -403,7 +403,8 @@ impl Thread {
         stage.clear();
         stage.append(&mut connection.partial);
         let carried = stage.len();
-        let mut input = Input::Drained;
+        // While enough waits here, the transport is not asked whether it has more.
+        let mut input = Input::More;
         if !connection.more_input || carried < MESSAGE_BYTES_MAX {
             input = connection.transport.read(&mut stage, READ_BYTES).map_err(Some)?;
         }
