@@ -24,3 +24,22 @@ fn more_requests_than_are_read_at_a_time_are_all_answered() {
         }
     }
 }
+
+#[test]
+fn a_removal_is_answered_that_ends_before_its_events_are_delivered() {
+    let world = World::new(Control::Socket, 1);
+    let mut client = Client::new("remover", Link::Socket(world.daemon.connect()));
+    for _ in 0..5 {
+        let paths = (0..4200).map(|i| format!("/tool/much/{i}\0"));
+        let (mut make, mut watch) = (Vec::new(), Vec::new());
+        for path in paths {
+            watch.push((op::WATCH, 0, format!("{path}token\0").into_bytes()));
+            make.push((op::MKDIR, 0, path.into_bytes()));
+        }
+        client.pipeline(&make).into_iter().for_each(|reply| assert!(reply.is_ok()));
+        client.pipeline(&watch).into_iter().for_each(|reply| assert!(reply.is_ok()));
+        client.rm("/tool/much").unwrap();
+        client.request(op::RESET_WATCHES, 0, "\0").unwrap();
+        client.take_events();
+    }
+}

@@ -264,7 +264,7 @@ impl Thread {
     fn take_message(&mut self, message: Message, serving: Option<(Place, &mut Connection)>) {
         match message {
             Message::Events(batch) => self.deliver(batch, serving),
-            Message::Answer(asker, result) => self.answered(asker, result),
+            Message::Answer(asker, result) => self.answered(asker, result, serving),
             Message::Domain(asker, domid, request) => self.domain_request(asker, domid, request),
             Message::DomainChanged(domid) => self.domain_changed(domid),
             Message::Accepted(socket) => self.accepted(socket),
