@@ -43,3 +43,31 @@ fn a_removal_is_answered_that_ends_before_its_events_are_delivered() {
         client.take_events();
     }
 }
+
+#[test]
+fn a_watch_whose_collapsed_event_was_taken_is_told_again() {
+    let mut world = World::new(Control::Socket, 1);
+    let mut reader = Client::new("reader", Link::Socket(world.daemon.connect()));
+    let token = "t".repeat(3900);
+    reader.watch("/a", &token).unwrap();
+    for i in 0..800 {
+        reader.watch(&format!("/b{i}"), &token).unwrap();
+    }
+    while reader.next_event() != format!("/b799|{token}") {}
+    // From here on it does not read: its events collapse, and many follow that of /a.
+    for i in 0..500 {
+        world.admin.write(&format!("/a/{i}"), "").unwrap();
+    }
+    for i in 0..800 {
+        world.admin.write(&format!("/b{i}"), "").unwrap();
+    }
+    while reader.next_event() != format!("/a|{token}") {}
+    world.admin.write("/a/later", "").unwrap();
+    world.admin.write("/b0", "").unwrap();
+    let is_of_a = |event: &String| event.starts_with("/a");
+    let mut told = reader.take_events().iter().any(is_of_a);
+    while !told {
+        let event = reader.next_event();
+        told = is_of_a(&event);
+    }
+}
