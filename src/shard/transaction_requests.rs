@@ -72,12 +72,16 @@ impl Thread {
         {
             return Err(Errno::ENOSPC);
         }
-        open.charged += bytes;
         open.snapshots_from.get_or_insert(self.now);
         let store = &self.shared.store;
         let out = connection.output.buffer();
         let generations = &mut self.generations;
-        store.execute_in(&mut open.transaction, caller, op, generations, out)
+        let result = store.execute_in(&mut open.transaction, caller, op, generations, out);
+        // A request beyond the quota of requests is not kept.
+        let held = open.transaction.bytes() as u64;
+        connection.domain.account.release(Quota::Memory, open.charged + bytes - held);
+        open.charged = held;
+        result
     }
 
     /// TRANSACTION_END: all or nothing.
