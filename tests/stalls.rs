@@ -26,6 +26,23 @@ fn more_requests_than_are_read_at_a_time_are_all_answered() {
 }
 
 #[test]
+fn who_stops_writing_is_still_answered() {
+    let world = World::new(Control::Socket, 2);
+    for count in [1, 64, 150, 1000] {
+        let socket = world.daemon.connect();
+        let writing = socket.try_clone().unwrap();
+        let mut client = Client::new("half", Link::Socket(socket));
+        let all: Vec<u8> = (0..count).flat_map(|_| client.compose(op::READ, 0, b"/\0")).collect();
+        client.send_raw(&all);
+        writing.shutdown(Shutdown::Write).unwrap();
+        for _ in 0..count {
+            client.reply().unwrap();
+        }
+        assert!(client.is_closed_by_daemon());
+    }
+}
+
+#[test]
 fn a_removal_is_answered_that_ends_before_its_events_are_delivered() {
     let world = World::new(Control::Socket, 1);
     let mut client = Client::new("remover", Link::Socket(world.daemon.connect()));
@@ -70,4 +87,39 @@ fn a_watch_whose_collapsed_event_was_taken_is_told_again() {
         let event = reader.next_event();
         told = is_of_a(&event);
     }
+}
+
+#[test]
+fn a_guest_at_its_memory_quota_can_still_end_its_transactions() {
+    let mut world = World::new(Control::Socket, 2);
+    world.guest(5);
+    world.admin.set_quota(Some(5), "memory", 20_000);
+    let guest = world.guest(5);
+    let tx = guest.start().unwrap();
+    let refused = (0..1000).any(|_| guest.request(op::READ, tx, "none\0") == Err("ENOSPC".into()));
+    assert!(refused, "what it holds is within its quota");
+    guest.request(op::TRANSACTION_END, tx, "F\0").unwrap();
+    guest.write("after", "v").unwrap();
+}
+
+#[test]
+fn a_stop_does_not_wait_for_commands_that_are_over() {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_xenstored"));
+    let dir = tempfile::TempDir::new().unwrap();
+    command.args(["--host", "sim", "-N"]).env("XENSTORED_RUNDIR", dir.path());
+    let mut daemon = command.env_remove("XENSTORED_PATH").spawn().unwrap();
+    let started = Instant::now();
+    let socket = loop {
+        match std::os::unix::net::UnixStream::connect(dir.path().join("socket")) {
+            Ok(socket) => break socket,
+            Err(error) => assert!(started.elapsed() < HANG, "{error}"),
+        }
+    };
+    let mut client = Client::new("control", Link::Socket(socket));
+    client.control("check").unwrap();
+    let stopped = Instant::now();
+    let pid = rustix::process::Pid::from_child(&daemon);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    daemon.wait().unwrap();
+    assert!(stopped.elapsed() < Duration::from_secs(1), "{:?}", stopped.elapsed());
 }

@@ -376,8 +376,12 @@ impl Thread {
         }
         connection.flush()?;
         if self.may_read(connection) {
-            self.serve_requests(place, connection)?;
+            let input = self.serve_requests(place, connection)?;
             connection.flush()?;
+            // Who only stopped writing still gets the answers to what was written.
+            if input == Input::Closed && !connection.owes_anything() {
+                return Err(None);
+            }
         }
         self.end_pass(connection);
         Ok(())
@@ -398,7 +402,7 @@ impl Thread {
         &mut self,
         place: Place,
         connection: &mut Connection,
-    ) -> Result<(), Option<RingError>> {
+    ) -> Result<Input, Option<RingError>> {
         let mut stage = std::mem::take(&mut self.stage);
         stage.clear();
         stage.append(&mut connection.partial);
@@ -410,10 +414,14 @@ impl Thread {
         }
         let result = self.serve_stage(place, connection, &stage);
         let used = *result.as_ref().unwrap_or(&0);
+        let more_staged = connection.more_input;
         self.keep_rest(connection, &stage, used, carried, &input);
         self.stage = stage;
         result?;
-        if input == Input::Closed { Err(None) } else { Ok(()) }
+        if input == Input::Closed {
+            connection.more_input = more_staged;
+        }
+        Ok(input)
     }
 
     /// Takes requests from the staged bytes and answers how many bytes were used.
