@@ -65,6 +65,8 @@ pub struct Thread {
     pub(super) carried: HashMap<Domid, Carried, RandomState>,
     ready: VecDeque<Place>,
     ticking: HashSet<Place, RandomState>,
+    /// A mailbox was full while the connection was served that was served last.
+    held_back: bool,
     /// Messages that have to wait until the connection that is being served is back in its place.
     inbox: VecDeque<Message>,
     pub(super) generations: Generations,
@@ -104,6 +106,7 @@ impl Thread {
             carried: HashMap::default(),
             ready: VecDeque::new(),
             ticking: HashSet::default(),
+            held_back: false,
             inbox: VecDeque::new(),
             generations: Generations::default(),
             sequence: 0,
@@ -331,9 +334,8 @@ impl Thread {
         }
         self.listen_for_room(place, &mut connection);
         // While others are behind, whoever is ready stays so: nothing tells when they caught up.
-        let held_back = self.shared.mailboxes.are_full();
         let news = std::mem::take(&mut connection.look_again);
-        let again = held_back || news || connection.more_input && self.may_read(&connection);
+        let again = self.held_back || news || connection.more_input && self.may_read(&connection);
         self.connections[place] = Some(connection);
         if again {
             self.make_ready(place);
@@ -362,6 +364,9 @@ impl Thread {
         place: Place,
         connection: &mut Connection,
     ) -> Result<(), Option<RingError>> {
+        // Kept until it is put back: were each asked anew, a mailbox that is emptied between the
+        // two would leave the connection neither served nor ready.
+        self.held_back = self.shared.mailboxes.are_full();
         if self.reconnects(place, connection) || connection.ignored {
             self.end_pass(connection);
             return Ok(());
@@ -395,7 +400,7 @@ impl Thread {
             && !connection.ignored
             && connection.output.len() <= connection.output_limits().0
             && !self.is_throttled(connection)
-            && !self.shared.mailboxes.are_full()
+            && !self.held_back
     }
 
     fn serve_requests(
@@ -444,6 +449,7 @@ impl Thread {
                     }
                     stream = rest;
                     self.take_events(place, connection);
+                    self.held_back |= self.shared.mailboxes.are_full();
                     if !self.may_read(connection) {
                         break;
                     }
