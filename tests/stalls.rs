@@ -123,3 +123,14 @@ fn a_stop_does_not_wait_for_commands_that_are_over() {
     daemon.wait().unwrap();
     assert!(stopped.elapsed() < Duration::from_secs(1), "{:?}", stopped.elapsed());
 }
+
+#[test]
+fn a_special_node_outlives_its_owner() {
+    let mut world = World::new(Control::Socket, 2);
+    world.guest(5);
+    world.guest(6);
+    world.admin.set_perms("@releaseDomain", "r5").unwrap();
+    world.until_released(5);
+    world.until_released(6);
+    world.check_store();
+}
