@@ -96,22 +96,40 @@ impl Scene<'_, '_> {
         self.locked.shard(self.store.layout.home(path).shard)
     }
 
+    /// The tree of `path` before the transaction that changed it.
+    fn before(&self, path: Path<'_>) -> Option<&Tree> {
+        let shard = self.store.layout.home(path).shard;
+        self.replaced.iter().find(|(replaced, _)| *replaced == shard).map(|(_, tree)| tree)
+    }
+
+    fn is_there(&self, path: Path<'_>) -> bool {
+        let home = self.store.layout.home(path);
+        self.shard(path).is_some_and(|shard| shard.tree.get(&home, path).is_some())
+    }
+
     /// Whether `path` was only there within a transaction.
     fn never_was(&self, path: Path<'_>) -> bool {
         let home = self.store.layout.home(path);
-        let was_in = |tree: &Tree| tree.get(&home, path).is_some();
-        let before = self.replaced.iter().find(|(shard, _)| *shard == home.shard);
-        before.is_some_and(|(_, tree)| !was_in(tree))
-            && !self.shard(path).is_some_and(|shard| was_in(&shard.tree))
+        self.before(path).is_some_and(|tree| tree.get(&home, path).is_none())
+            && !self.is_there(path)
     }
 
     fn matches(&self, change: &Change, found: &mut Vec<Event>) {
         let path = change.path.as_path();
-        if self.never_was(path) {
+        let (before, after) = match self.before(path) {
+            None => (change.before.as_ref(), Some(&change.after)),
+            // What a node was within a transaction only is nobody's to see (XSA-115).
+            Some(tree) => {
+                let before = tree.get(&self.store.layout.home(path), path);
+                let after = Some(&change.after).filter(|_| self.is_there(path));
+                (before.map(|node| &node.perms), after)
+            }
+        };
+        if before.is_none() && after.is_none() {
             return;
         }
         let mut told = Told::new(self.store, path, found);
-        let perms = [change.before.as_ref(), Some(&change.after), change.parent.as_ref()];
+        let perms = [before, after, change.parent.as_ref()];
         let mut tell =
             |entry: &Entry| told.tell(entry, perms.iter().flatten().map(|perms| &***perms));
         if let Some(shard) = self.shard(path) {
