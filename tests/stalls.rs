@@ -134,3 +134,29 @@ fn a_special_node_outlives_its_owner() {
     world.until_released(6);
     world.check_store();
 }
+
+#[test]
+fn a_removal_of_many_watched_homes_is_not_quadratic() {
+    let world = World::new(Control::Socket, 2);
+    let mut client = Client::new("remover", Link::Socket(world.daemon.connect()));
+    // The time for one home of many, against that for one of few.
+    let mut took = |homes: u32| {
+        let (mut make, mut watch) = (Vec::new(), Vec::new());
+        for i in 0..homes {
+            let path = format!("/local/domain/1/backend/vif/{i}\0");
+            watch.push((op::WATCH, 0, format!("{path}token\0").into_bytes()));
+            make.push((op::MKDIR, 0, path.into_bytes()));
+        }
+        client.pipeline(&make).into_iter().for_each(|reply| assert!(reply.is_ok()));
+        client.pipeline(&watch).into_iter().for_each(|reply| assert!(reply.is_ok()));
+        client.take_events();
+        let started = Instant::now();
+        client.rm("/local/domain/1/backend").unwrap();
+        let took = started.elapsed();
+        client.request(op::RESET_WATCHES, 0, "\0").unwrap();
+        took / homes
+    };
+    let few = took(300);
+    let many = took(9_000);
+    assert!(many < few * 6, "{many:?} a home of many, {few:?} of few");
+}

@@ -1,5 +1,9 @@
 //! Telling those who watch: from changes to batches of events, with the commit's locks held.
 
+use std::collections::HashMap;
+
+use foldhash::fast::RandomState;
+
 use super::context::{Caller, Change, Removed};
 use super::forest::{LockSet, Locked};
 use super::node::Node;
@@ -143,10 +147,15 @@ impl Scene<'_, '_> {
 
     /// Removed descendants are told to those only who watch exactly them; an own event for the
     /// removed path has been found already.
-    fn matches_below(&self, change: &Change, found: &mut Vec<Event>) {
+    fn matches_below<'c>(&self, change: &'c Change, found: &mut Vec<Event>) {
         let root = change.path.as_path();
+        let by_path = |removed: &'c Removed| (removed.path.as_path().bytes(), removed);
+        let by_path: HashMap<_, _, RandomState> = change.removed.iter().map(by_path).collect();
         let mut tell = |path: Path<'_>, entries: &[Entry]| {
-            if let Some((node, parent)) = last_seen(&change.removed, path)
+            // It went with its own home, or with the removed root if that is below the home's.
+            let home = self.store.layout.home(path).root;
+            let removed = by_path.get(home.bytes()).or_else(|| by_path.get(root.bytes()));
+            if let Some((node, parent)) = removed.and_then(|removed| last_seen(removed, path))
                 && !self.never_was(path)
             {
                 let parent = parent.map(|parent| &*parent.perms);
@@ -209,9 +218,7 @@ impl<'a> Told<'a> {
 }
 
 /// The node that was at `path` in what was cut off, and its parent if that was there too.
-fn last_seen<'r>(removed: &'r [Removed], path: Path<'_>) -> Option<(&'r Node, Option<&'r Node>)> {
-    let holding = |removed: &&Removed| path.is_within(removed.path.as_path());
-    let removed = removed.iter().filter(holding).max_by_key(|r| r.path.as_path().bytes().len())?;
+fn last_seen<'r>(removed: &'r Removed, path: Path<'_>) -> Option<(&'r Node, Option<&'r Node>)> {
     let below = path.below(removed.path.as_path())?;
     let mut parent = None;
     let mut node = &*removed.root;
