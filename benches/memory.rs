@@ -82,7 +82,8 @@ impl Names {
         // Knuth's MMIX generator: any would do.
         self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         let letters = self.0.to_string();
-        let len = 4 + usize::try_from(self.0 >> 33).expect("a number") % 9;
-        format!("{}{number:x}{letters}", char::from(b'a' + (self.0 >> 40) as u8 % 26))[..len].into()
+        let random = usize::try_from(self.0 >> 33).expect("a number of 31 bits");
+        let (len, first) = (4 + random % 9, (b'a'..=b'z').nth(random % 26).unwrap_or(b'a'));
+        format!("{}{number:x}{letters}", char::from(first))[..len].into()
     }
 }

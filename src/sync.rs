@@ -3,7 +3,12 @@
 //! One place names them so that the feature `shuttle` can put shuttle's in their stead: then the
 //! production code itself runs under a scheduler that explores the orders of its threads.
 
-#[cfg(not(feature = "shuttle"))]
+#[cfg(feature = "holds")]
+pub mod holds;
+
+#[cfg(feature = "holds")]
+pub use holds::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+#[cfg(not(any(feature = "shuttle", feature = "holds")))]
 pub use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 #[cfg(not(feature = "shuttle"))]
 pub use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};

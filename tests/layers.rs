@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 /// What each layer may import besides itself. Who is not here has no layer, which fails.
-const LAYERS: [(&str, &[&str]); 15] = [
+const LAYERS: [(&str, &[&str]); 16] = [
     ("sync", &[]),
     ("words", &["sync"]),
     ("log", &["words", "sync"]),
@@ -37,15 +37,14 @@ const LAYERS: [(&str, &[&str]); 15] = [
         "daemon",
         &["shard", "listener", "control", "migrate", "host", "domain", "words", "log", "sync"],
     ),
+    ("guest", &["daemon", "host", "protocol", "words"]),
     ("lib", &[]),
 ];
 
 /// Files may have this many lines; longer ones have a reason here.
 const LINES_MAX: usize = 400;
-const LONG: [(&str, usize, &str); 2] = [
-    ("shard/thread.rs", 560, "the loop of a thread, whose steps are one order"),
-    ("host/sim/tests.rs", 560, "tests, which are read one by one"),
-];
+const LONG: [(&str, usize, &str); 1] =
+    [("host/sim/tests.rs", 600, "tests, which are read one by one")];
 
 /// All files of src: the name below it, and the text without comments.
 fn sources() -> Vec<(String, String)> {

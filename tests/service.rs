@@ -136,7 +136,8 @@ fn a_second_instance_says_so_and_disturbs_nothing() {
     let sentence = format!("another xenstored (process {pid}) holds");
     assert_fails(&place.daemon("").output().unwrap(), 3, &sentence);
     // Another socket, but the same pid file.
-    let other = place.daemon("--pid-file @pid --socket @other").output().unwrap();
+    let other =
+        place.daemon("--pid-file @pid --socket @other --sim-socket @other-sim").output().unwrap();
     assert_fails(&other, 3, &sentence);
     assert!(!place.path("other").exists());
 

@@ -213,7 +213,7 @@ fn events_come_once_and_in_order() {
     assert!(world.outlet.take().is_empty());
     client.rm("/tool/x/a").unwrap();
     let a = "/tool/x/a";
-    let removed = [event(1, a), event(3, a), event(4, a), event(2, path)];
+    let removed = [event(1, a), event(2, path), event(3, a), event(4, a)];
     assert_eq!(world.outlet.take_events(), removed);
     let mut transaction = Transaction::default();
     for path in ["/tool/x/b", "/tool/x/a", "/tool/x/b"] {
@@ -318,7 +318,7 @@ fn a_large_removal_is_settled_in_slices() {
     finished.recv().unwrap();
     world.check();
     assert!(world.store.check().unwrap().findings.is_empty());
-    drop(world);
+    drop((world, client));
     reaper.join().unwrap();
 }
 
@@ -578,7 +578,6 @@ fn shown(reply: Result<Vec<u8>, Errno>, writes: bool) -> naive::Reply {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
     /// A failure is printed with the fewest steps that show it, and kept beside this file.
     #[test]
     fn the_store_is_the_naive_model(steps in prop::collection::vec(arb_step(), 1..120)) {

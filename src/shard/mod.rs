@@ -21,6 +21,8 @@ mod mailbox;
 mod matters;
 mod output;
 mod requests;
+mod rings;
+mod serving;
 mod signal;
 mod thread;
 mod transaction_requests;

@@ -241,41 +241,20 @@ impl Thread {
         Asker { thread: self.number, connection: place, id: connection.id }
     }
 
-    /// The answer that a parked connection waits for; maybe the one that is being served, which
-    /// has not been put back since it asked.
-    pub(super) fn answered(
-        &mut self,
-        asker: Asker,
-        result: Result<Vec<u8>, Errno>,
-        serving: Option<(Place, &mut Connection)>,
-    ) {
-        let result = result.as_deref().map_err(|errno| *errno);
-        if let Some((_, connection)) = serving.filter(|(place, _)| *place == asker.connection) {
-            self.answer_parked(asker, connection, result);
-            return;
-        }
-        let Some(mut connection) =
-            self.connections.get_mut(asker.connection).and_then(Option::take)
-        else {
+    /// The answer that a parked connection waits for.
+    pub(super) fn answered(&mut self, asker: Asker, result: Result<Vec<u8>, Errno>) {
+        let Some(slot) = self.connections.get_mut(asker.connection) else { return };
+        // A parked connection is not being served, so it is in its place, if it is still there.
+        let Some(mut connection) = slot.take_if(|connection| connection.id == asker.id) else {
             return;
         };
-        self.answer_parked(asker, &mut connection, result);
-        self.connections[asker.connection] = Some(connection);
-        self.make_ready(asker.connection);
-    }
-
-    fn answer_parked(
-        &self,
-        asker: Asker,
-        connection: &mut Connection,
-        result: Result<&[u8], Errno>,
-    ) {
-        if connection.id == asker.id
-            && let Some(header) = self.unpark(connection)
-        {
-            self.answer(connection, &header, result, None);
+        if let Some(header) = self.unpark(&mut connection) {
+            let result = result.as_deref().map_err(|errno| *errno);
+            self.answer(&mut connection, &header, result, None);
             connection.more_input = true;
         }
+        self.connections[asker.connection] = Some(connection);
+        self.make_ready(asker.connection);
     }
 
     /// Reads the arguments of a request on a node.

@@ -151,7 +151,7 @@ impl Scene<'_, '_> {
         let root = change.path.as_path();
         let by_path = |removed: &'c Removed| (removed.path.as_path().bytes(), removed);
         let by_path: HashMap<_, _, RandomState> = change.removed.iter().map(by_path).collect();
-        let mut tell = |path: Path<'_>, entries: &[Entry]| {
+        let mut tell = |path: Path<'_>, entries: &mut dyn Iterator<Item = &Entry>| {
             // It went with its own home, or with the removed root if that is below the home's.
             let home = self.store.layout.home(path).root;
             let removed = by_path.get(home.bytes()).or_else(|| by_path.get(root.bytes()));
@@ -161,17 +161,17 @@ impl Scene<'_, '_> {
                 let parent = parent.map(|parent| &*parent.perms);
                 let perms = [Some(&*node.perms), parent];
                 let mut told = Told::new(self.store, path, found);
-                entries.iter().for_each(|entry| told.tell(entry, perms.into_iter().flatten()));
+                entries.for_each(|entry| told.tell(entry, perms.into_iter().flatten()));
             }
         };
-        self.upper.below(root, &mut tell);
+        self.upper.below(root, |path, entries| tell(path, &mut entries.iter()));
         for removed in &change.removed {
             let path = removed.path.as_path();
             let Some(shard) = self.shard(path) else { continue };
             if path != root {
-                shard.watches.exact(path, |entry| tell(path, std::slice::from_ref(entry)));
+                shard.watches.exact(path, |entry| tell(path, &mut std::iter::once(entry)));
             }
-            shard.watches.below(path, &mut tell);
+            shard.watches.below(path, |path, entries| tell(path, &mut entries.iter()));
         }
     }
 }

@@ -13,5 +13,5 @@ mod trie;
 mod upper;
 
 pub use event::{Batch, Event, Outlet};
-pub use trie::{Entry, Trie, Watcher};
+pub use trie::{Entries, Entry, Trie, Watcher};
 pub use upper::Upper;

@@ -3,11 +3,11 @@
 use smallvec::SmallVec;
 
 use crate::sync::Arc;
-use crate::words::{Children, Domid, Path};
+use crate::words::{Children, Domid, Path, PathBuf};
 
 /// Names one watch of one connection, on the thread that serves it. Nothing is promised about its
 /// still existing: `seq` never comes twice, so whoever finds another there drops the event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Watcher {
     /// The thread.
     pub thread: u16,
@@ -41,8 +41,7 @@ pub struct Trie {
 
 #[derive(Clone, Default)]
 struct TrieNode {
-    /// Most watched paths have one watch.
-    entries: SmallVec<[Entry; 1]>,
+    entries: Entries,
     children: Children<Arc<TrieNode>>,
 }
 
@@ -75,12 +74,11 @@ impl Trie {
                 None => return,
             }
         }
-        node.entries.push(entry);
+        node.entries.insert(entry);
         self.count += 1;
     }
 
-    /// Takes a watch out; `false` if it is not there. Cost: the path's depth and the number of
-    /// watches on that very path.
+    /// Takes a watch out; `false` if it is not there. Cost: the path's depth.
     pub fn remove(&mut self, path: Path<'_>, watcher: Watcher) -> bool {
         let names: SmallVec<[&[u8]; 16]> = path.components().collect();
         let removed = remove_below(Arc::make_mut(self.above_mut(path)), &names, watcher);
@@ -115,17 +113,24 @@ impl Trie {
 
     /// Calls `found` for each watched path strictly below `path`, with the watches set on it, in no
     /// particular order. Cost: the watches and watched paths below.
-    pub fn below(&self, path: Path<'_>, mut found: impl FnMut(Path<'_>, &[Entry])) {
-        let Some(node) = self.node(path) else { return };
-        let mut stack = vec![(path.to_buf(), node)];
-        while let Some((path, node)) = stack.pop() {
-            for (name, child) in node.children.iter() {
-                let path = path.as_path().child(name.bytes());
-                if !child.entries.is_empty() {
-                    found(path.as_path(), &child.entries);
-                }
-                stack.push((path, child));
+    pub fn below(&self, path: Path<'_>, mut found: impl FnMut(Path<'_>, &Entries)) {
+        if let Some(node) = self.node(path) {
+            walk(path.to_buf(), node, &mut found);
+        }
+    }
+
+    /// Calls `found` for each watched path, with the watches set on it. Cost: all of them.
+    pub fn each(&self, mut found: impl FnMut(Path<'_>, &Entries)) {
+        if !self.root.entries.is_empty() {
+            found(Path::ROOT, &self.root.entries);
+        }
+        self.below(Path::ROOT, &mut found);
+        for (name, node) in self.special.children.iter() {
+            let Ok(path) = Path::parse(name.bytes()) else { continue };
+            if !node.entries.is_empty() {
+                found(path, &node.entries);
             }
+            walk(path.to_buf(), node, &mut found);
         }
     }
 
@@ -152,13 +157,25 @@ impl Trie {
     }
 }
 
+/// Visits what is watched below `node`, which is at `path`.
+fn walk(path: PathBuf, node: &TrieNode, found: &mut impl FnMut(Path<'_>, &Entries)) {
+    let mut stack = vec![(path, node)];
+    while let Some((path, node)) = stack.pop() {
+        for (name, child) in node.children.iter() {
+            let path = path.as_path().child(name.bytes());
+            if !child.entries.is_empty() {
+                found(path.as_path(), &child.entries);
+            }
+            stack.push((path, child));
+        }
+    }
+}
+
 /// Removes the watch and the nodes that it leaves empty. The depth of the recursion is that of a
 /// watched path, at most 1,536 levels of a frame each.
 fn remove_below(node: &mut TrieNode, names: &[&[u8]], watcher: Watcher) -> bool {
     let Some((name, rest)) = names.split_first() else {
-        let before = node.entries.len();
-        node.entries.retain(|entry| entry.watcher != watcher);
-        return node.entries.len() < before;
+        return node.entries.remove(watcher);
     };
     let Some(child) = node.children.get_mut(name) else { return false };
     let child = Arc::make_mut(child);
@@ -167,6 +184,67 @@ fn remove_below(node: &mut TrieNode, names: &[&[u8]], watcher: Watcher) -> bool 
         node.children.remove(name);
     }
     removed
+}
+
+/// From here on a path's watches are a map: everybody may watch `@releaseDomain`.
+const FEW_MAX: usize = 32;
+
+/// The watches set on one path.
+#[derive(Clone)]
+pub enum Entries {
+    /// Most watched paths have one watch.
+    Few(SmallVec<[Entry; 1]>),
+    /// More than [`FEW_MAX`]: a change beside a snapshot must not copy them all.
+    Many(im::OrdMap<Watcher, Entry>),
+}
+
+impl Default for Entries {
+    fn default() -> Entries {
+        Entries::Few(SmallVec::new())
+    }
+}
+
+impl Entries {
+    /// All of them, in no particular order.
+    pub fn iter(&self) -> impl Iterator<Item = &Entry> {
+        let (few, many) = match self {
+            Entries::Few(few) => (Some(few), None),
+            Entries::Many(many) => (None, Some(many)),
+        };
+        let few = few.into_iter().flatten();
+        few.chain(many.into_iter().flat_map(|many| many.values()))
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Entries::Few(few) => few.is_empty(),
+            Entries::Many(many) => many.is_empty(),
+        }
+    }
+
+    fn insert(&mut self, entry: Entry) {
+        match self {
+            Entries::Few(few) if few.len() < FEW_MAX => few.push(entry),
+            Entries::Few(few) => {
+                let all = few.drain(..).chain([entry]);
+                *self = Entries::Many(all.map(|entry| (entry.watcher, entry)).collect());
+            }
+            Entries::Many(many) => {
+                many.insert(entry.watcher, entry);
+            }
+        }
+    }
+
+    fn remove(&mut self, watcher: Watcher) -> bool {
+        match self {
+            Entries::Few(few) => {
+                let at = few.iter().position(|entry| entry.watcher == watcher);
+                at.map(|at| few.remove(at)).is_some()
+            }
+            Entries::Many(many) => many.remove(&watcher).is_some(),
+        }
+    }
 }
 
 #[cfg(test)]

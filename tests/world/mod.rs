@@ -118,7 +118,7 @@ impl World {
             todo.extend(tree.homes().map(|(path, root)| (path.clone(), Arc::clone(root))));
         }
         while let Some((path, node)) = todo.pop() {
-            for (name, child) in node.children.iter() {
+            for (name, child) in node.children().iter() {
                 let below = path.as_path().child(name.bytes());
                 todo.extend(child.as_ref().map(|child| (below, Arc::clone(child))));
             }
@@ -143,14 +143,14 @@ impl World {
 
     /// Every home is known to its parent, and every home that a parent knows is there.
     fn check_links(&self, nodes: &[(PathBuf, Node)]) {
-        let find = |path: Path<'_>| nodes.iter().find(|(other, _)| other.as_path() == path);
+        let find = |path: Path<'_>| node_at(nodes, path);
         for (path, node) in nodes {
             let path = path.as_path();
             if let Some(parent) = path.parent().filter(|_| !path.is_special()) {
                 let (_, parent) = find(parent).unwrap_or_else(|| panic!("{path} has no parent"));
-                assert!(parent.children.get(path.name()).is_some(), "{path} is in no directory");
+                assert!(parent.children().get(path.name()).is_some(), "{path} is in no directory");
             }
-            for (name, child) in node.children.iter() {
+            for (name, child) in node.children().iter() {
                 let below = path.child(name.bytes());
                 let is_home = self.store.layout().home(below.as_path()).root == below.as_path();
                 assert_eq!(is_home, child.is_none(), "{below:?} is not where it belongs");
@@ -169,7 +169,7 @@ impl World {
             assert!(lives, "{path:?} belongs to domain {owner}, which is dead");
             let above = path.as_path().parent().and_then(|parent| {
                 let is_home = layout.home(path.as_path()).root == path.as_path();
-                nodes.iter().find(|(other, _)| !is_home && other.as_path() == parent)
+                node_at(nodes, parent).filter(|_| !is_home)
             });
             if owner != Domid::CONTROL && above.is_none_or(|(_, up)| up.perms.owner() != owner) {
                 boundaries.insert((owner, path.clone()));
@@ -197,6 +197,11 @@ impl World {
             }
         }
     }
+}
+
+/// A node among all, which are sorted.
+fn node_at<'n>(nodes: &'n [(PathBuf, Node)], path: Path<'_>) -> Option<&'n (PathBuf, Node)> {
+    nodes.binary_search_by(|(other, _)| other.as_path().cmp(&path)).ok().map(|at| &nodes[at])
 }
 
 fn owned(tree: &Tree) -> Vec<(Domid, PathBuf)> {

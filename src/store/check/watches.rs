@@ -45,9 +45,9 @@ impl Tries {
         let mut sum = 0;
         for (shard, trie) in self.all() {
             let mut count = 0;
-            each(trie, |path, entries| {
-                count += entries.len();
-                if !meanings(path).any(|path| belongs(layout, path) == shard) {
+            each(trie, |path, _| {
+                count += 1;
+                if belongs(layout, path) != shard {
                     findings.add(|| format!("a watch on {path} is in {}", name(shard)));
                 }
             });
@@ -76,8 +76,8 @@ impl Store {
         let mut found: HashMap<u64, (Option<ShardId>, PathBuf, Entry), RandomState> =
             HashMap::default();
         for (shard, trie) in list.tries.all() {
-            each(trie, |path, entries| {
-                for entry in entries.iter().filter(|entry| entry.watcher.thread == list.thread) {
+            each(trie, |path, entry| {
+                if entry.watcher.thread == list.thread {
                     let place = (shard, path.to_buf(), *entry);
                     if found.insert(entry.watcher.seq, place).is_some() {
                         findings.add(|| format!("the watch on {path} is in the tries twice"));
@@ -124,16 +124,8 @@ fn belongs(layout: Layout, path: Path<'_>) -> Option<ShardId> {
     if is_upper(path) { None } else { Some(layout.home(path).shard) }
 }
 
-/// What a place in a trie may stand for: `/@a` and `@a` share theirs.
-fn meanings(path: Path<'_>) -> impl Iterator<Item = Path<'_>> {
-    let special = path.bytes().get(1..).filter(|rest| rest.starts_with(b"@"));
-    let special = special.and_then(|rest| Path::parse(rest).ok());
-    [path].into_iter().chain(special)
-}
-
-fn each(trie: &Trie, mut visit: impl FnMut(Path<'_>, &[Entry])) {
-    trie.exact(Path::ROOT, |entry| visit(Path::ROOT, std::slice::from_ref(entry)));
-    trie.below(Path::ROOT, visit);
+fn each(trie: &Trie, mut visit: impl FnMut(Path<'_>, &Entry)) {
+    trie.each(|path, entries| entries.iter().for_each(|entry| visit(path, entry)));
 }
 
 fn name(shard: Option<ShardId>) -> String {

@@ -1,0 +1,60 @@
+//! What must hold of everything that reads a client's bytes. Fuzzed by fuzz_targets, and run with
+//! some random bytes by tests/fuzz.rs.
+
+use xenstored::protocol::{Frame, HEADER_BYTES, Kind, decimal, frame, one_string, strings};
+use xenstored::words::{ABS_PATH_MAX, Domid, Entry, Layout, Path, PathSpace, REL_PATH_MAX};
+
+/// A stream is cut into messages; each has its arguments read as every operation would.
+pub fn stream(mut stream: &[u8]) {
+    loop {
+        match frame(stream) {
+            Frame::Message { header, payload, rest } => {
+                assert_eq!(HEADER_BYTES + payload.len() + rest.len(), stream.len());
+                assert_eq!(header.len.get() as usize, payload.len());
+                if let Some(kind) = Kind::from_wire(header.kind.get()) {
+                    assert_eq!(kind as u32, header.kind.get());
+                }
+                arguments(payload);
+                stream = rest;
+            }
+            Frame::Incomplete(len) => return assert!(len > stream.len()),
+            Frame::TooLong => return,
+        }
+    }
+}
+
+fn arguments(payload: &[u8]) {
+    let all: Vec<_> = strings(payload).collect();
+    let bytes: usize = all.iter().map(|string| string.len() + 1).sum();
+    assert!(bytes <= payload.len());
+    assert_eq!(one_string(payload).is_ok(), all.len() == 1 && bytes == payload.len());
+    for string in all {
+        path(string);
+        perms(string);
+        if let Ok(number) = decimal(string) {
+            assert!(string.iter().all(u8::is_ascii_digit), "{string:?} is {number}");
+        }
+    }
+}
+
+/// A path is taken apart and put together again, and lies below its home.
+pub fn path(raw: &[u8]) {
+    let mut space = PathSpace::new();
+    let Ok(path) = Path::resolve(raw, Domid(7), REL_PATH_MAX, &mut space) else { return };
+    assert!(path.bytes().len() <= ABS_PATH_MAX);
+    assert_eq!(Path::parse(path.bytes()), Ok(path));
+    let home = Layout::new(3).home(path);
+    assert!(path.is_within(home.root) && home.shard.0 <= 3);
+    if let Some(parent) = path.parent().filter(|_| !path.is_special()) {
+        assert_eq!(parent.child(path.name()).as_path(), path);
+        assert_eq!(parent.components().count() + 1, path.components().count());
+    }
+}
+
+/// A permission entry is shown as it was written, but for leading zeros.
+pub fn perms(text: &[u8]) {
+    let Ok(entry) = Entry::parse(text) else { return };
+    let shown = format!("{}{}", char::from(entry.access.letter()), entry.domid);
+    let zeros = text[1..text.len() - 1].iter().take_while(|&&digit| digit == b'0').count();
+    assert_eq!(shown.as_bytes(), [&text[..1], &text[1 + zeros..]].concat());
+}

@@ -1,0 +1,238 @@
+//! One connection's part of a pass: bytes in, a bounded batch of requests, bytes out.
+
+use mio::{Interest, Token};
+
+use super::connection::{Connection, Parked};
+use super::thread::{Place, TICK, Thread};
+use crate::protocol::{Frame, MESSAGE_BYTES_MAX, frame};
+use crate::store::Caller;
+use crate::sync::Arc;
+use crate::transport::{Input, RingError, Transport};
+
+/// Requests of one connection in one pass; the rest waits its turn.
+const REQUESTS_PER_PASS: usize = 64;
+/// Bytes read from a socket at a time: enough for a batch of ordinary requests.
+pub const READ_BYTES: usize = 16 << 10;
+/// Capacity that an output buffer keeps when its client has everything.
+const OUTPUT_KEPT_BYTES: usize = 32 << 10;
+
+impl Thread {
+    /// Serves each connection that was ready when the pass began.
+    pub(super) fn serve_ready(&mut self) {
+        for _ in 0..self.ready.len() {
+            let Some(place) = self.ready.pop_front() else { return };
+            let taken = self.connections.get_mut(place).and_then(Option::take);
+            let Some(mut connection) = taken else { continue };
+            connection.ready = false;
+            let result = self.serve(place, &mut connection);
+            match result {
+                Ok(()) => self.put_back(place, connection),
+                Err(None) => {
+                    self.connections[place] = Some(connection);
+                    self.close(place);
+                }
+                Err(Some(error)) => {
+                    self.connections[place] = Some(connection);
+                    self.give_up(place, error);
+                }
+            }
+        }
+    }
+
+    pub(super) fn put_back(&mut self, place: Place, mut connection: Box<Connection>) {
+        connection.output.shrink(OUTPUT_KEPT_BYTES);
+        if connection.needs_tick() || self.is_throttled(&connection) {
+            if self.ticking.is_empty() {
+                self.next_tick = self.now + TICK;
+            }
+            self.ticking.insert(place);
+        } else {
+            self.ticking.remove(&place);
+        }
+        self.listen_for_room(place, &mut connection);
+        // While others are behind, whoever is ready stays so: nothing tells when they caught up.
+        let news = std::mem::take(&mut connection.look_again);
+        let again = self.held_back || news || connection.more_input && self.may_read(&connection);
+        self.connections[place] = Some(connection);
+        if again {
+            self.make_ready(place);
+        }
+    }
+
+    /// A socket is watched for room only while something waits for it: otherwise every reply that
+    /// a client takes would wake the thread.
+    fn listen_for_room(&mut self, place: Place, connection: &mut Connection) {
+        let wanted = !connection.output.is_empty();
+        if let Transport::Socket(socket) = &mut connection.transport
+            && connection.listens_for_room != wanted
+        {
+            let interest =
+                if wanted { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+            if let Err(error) = self.poll.registry().reregister(socket, Token(place), interest) {
+                tracing::warn!(%error, "cannot watch a client for room");
+            }
+            connection.listens_for_room = wanted;
+        }
+    }
+
+    /// One connection's part of a pass.
+    fn serve(
+        &mut self,
+        place: Place,
+        connection: &mut Connection,
+    ) -> Result<(), Option<RingError>> {
+        // Kept until it is put back: were each asked anew, a mailbox that is emptied between the
+        // two would leave the connection neither served nor ready.
+        self.held_back = self.shared.mailboxes.are_full();
+        if self.reconnects(place, connection) || connection.ignored {
+            self.end_pass(connection);
+            return Ok(());
+        }
+        if let Some(ring) = connection.ring() {
+            ring.begin().map_err(Some)?;
+        }
+        if let Some(Parked::Guard(until)) = connection.parked
+            && (self.now >= until || !self.shared.guards.any())
+        {
+            connection.parked = None;
+        }
+        connection.flush()?;
+        if self.may_read(connection) {
+            let input = self.serve_requests(place, connection)?;
+            connection.flush()?;
+            // Who only stopped writing still gets the answers to what was written.
+            if input == Input::Closed && !connection.owes_anything() {
+                return Err(None);
+            }
+        }
+        self.end_pass(connection);
+        Ok(())
+    }
+
+    /// Whether further requests of a connection may be taken now. Whatever changes the answer to
+    /// yes makes the connection ready.
+    fn may_read(&self, connection: &Connection) -> bool {
+        connection.parked.is_none()
+            && self.stopping.is_none()
+            && !connection.ignored
+            && connection.output.len() <= connection.output_limits().0
+            && !self.is_throttled(connection)
+            && !self.held_back
+    }
+
+    fn serve_requests(
+        &mut self,
+        place: Place,
+        connection: &mut Connection,
+    ) -> Result<Input, Option<RingError>> {
+        let mut stage = std::mem::take(&mut self.stage);
+        stage.clear();
+        stage.append(&mut connection.partial);
+        let carried = stage.len();
+        // While enough waits here, the transport is not asked whether it has more.
+        let mut input = Input::More;
+        if !connection.more_input || carried < MESSAGE_BYTES_MAX {
+            input = connection.transport.read(&mut stage, READ_BYTES).map_err(Some)?;
+        }
+        let result = self.serve_stage(place, connection, &stage);
+        let used = *result.as_ref().unwrap_or(&0);
+        let more_staged = connection.more_input;
+        self.keep_rest(connection, &stage, used, carried, &input);
+        self.stage = stage;
+        result?;
+        if input == Input::Closed {
+            connection.more_input = more_staged;
+        }
+        Ok(input)
+    }
+
+    /// Takes requests from the staged bytes and answers how many bytes were used.
+    fn serve_stage(
+        &mut self,
+        place: Place,
+        connection: &mut Connection,
+        stage: &[u8],
+    ) -> Result<usize, Option<RingError>> {
+        let mut stream = stage;
+        let caller = self.caller(connection);
+        connection.more_input = false;
+        for _ in 0..REQUESTS_PER_PASS {
+            match frame(stream) {
+                Frame::Incomplete(_) => return Ok(stage.len() - stream.len()),
+                Frame::TooLong => return Err(Some(RingError::Protocol)),
+                Frame::Message { header, payload, rest } => {
+                    if !self.request(place, connection, &caller, header, payload) {
+                        break;
+                    }
+                    stream = rest;
+                    self.take_events(place, connection);
+                    self.held_back |= self.shared.mailboxes.are_full();
+                    if !self.may_read(connection) {
+                        break;
+                    }
+                }
+            }
+        }
+        connection.more_input = !stream.is_empty();
+        Ok(stage.len() - stream.len())
+    }
+
+    /// Keeps what was not used. Requests of a ring that wait for their turn stay in the page, for
+    /// whoever serves the ring next; but half a request is taken out, since a guest that still
+    /// writes the other half notifies only a ring that it finds empty.
+    fn keep_rest(
+        &mut self,
+        connection: &mut Connection,
+        stage: &[u8],
+        used: usize,
+        carried: usize,
+        input: &Input,
+    ) {
+        let rest = &stage[used..];
+        connection.more_input |= *input == Input::More || connection.ends;
+        match &mut connection.transport {
+            Transport::Socket(_) => connection.partial.extend_from_slice(rest),
+            Transport::Ring(ring) => {
+                if matches!(frame(rest), Frame::Incomplete(_)) {
+                    ring.consume(stage.len() - carried);
+                    connection.partial.extend_from_slice(rest);
+                } else {
+                    ring.consume(used.saturating_sub(carried));
+                    connection.partial.extend_from_slice(stage.get(used..carried).unwrap_or(&[]));
+                }
+            }
+        }
+    }
+
+    /// What becomes visible at the end of a connection's pass: for a ring replies, then consumed
+    /// requests, then one notification; its port is heard again.
+    ///
+    /// A guest notifies only if it finds its request queue empty, or our queue full. So it may have
+    /// written or read, without a word, between our look and our publication: look once more.
+    fn end_pass(&mut self, connection: &mut Connection) {
+        let reads = self.may_read(connection);
+        let waits_for_room = !connection.output.is_empty();
+        // A ring that is given up is heard because it may ask to reconnect.
+        let listens = reads || waits_for_room || connection.ignored;
+        let Some(ring) = connection.ring() else { return };
+        let (port, notify) = (ring.port, ring.publish());
+        let unmask = listens && std::mem::take(&mut ring.masked);
+        let news = reads && ring.has_requests() || waits_for_room && ring.has_room();
+        connection.look_again = news;
+        if notify && let Err(error) = self.channels.notify(port) {
+            tracing::debug!(%error, port, "cannot notify");
+        }
+        if unmask {
+            self.unmask(port);
+        }
+    }
+
+    /// Who asks, with the rights of this moment.
+    pub(super) fn caller(&self, connection: &Connection) -> Caller {
+        Caller {
+            domain: Arc::clone(&connection.domain),
+            subject: self.shared.store.registry().subject(&connection.domain),
+            unblocked: connection.unblocked.clone(),
+        }
+    }
+}

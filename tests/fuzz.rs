@@ -1,0 +1,58 @@
+//! The fuzz targets, with some random input that is near to what clients send.
+
+#[path = "../fuzz/targets.rs"]
+mod targets;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+/// Bytes that mean something in payloads, and others.
+fn payload() -> impl Strategy<Value = Vec<u8>> {
+    let meaningful = prop::sample::select(b"/@-_a0/57\0\0nrwb".to_vec());
+    vec(prop_oneof![9 => meaningful, 1 => any::<u8>()], 0..40)
+}
+
+/// A message whose length is right most of the time.
+fn message() -> impl Strategy<Value = Vec<u8>> {
+    let off = prop_oneof![8 => Just(0u32), 1 => 0..9u32, 1 => any::<u32>()];
+    (0..30u32, payload(), off).prop_map(|(kind, payload, off)| {
+        let len = u32::try_from(payload.len()).unwrap().wrapping_add(off);
+        let header = [kind, 7, 0, len].map(u32::to_le_bytes).concat();
+        [header, payload].concat()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn streams(messages in vec(message(), 0..5), cut in 0..60usize) {
+        let mut stream = messages.concat();
+        stream.truncate(stream.len().saturating_sub(cut / 3));
+        targets::stream(&stream);
+    }
+
+    #[test]
+    fn random_streams(stream in vec(any::<u8>(), 0..200)) {
+        targets::stream(&stream);
+    }
+
+    #[test]
+    fn paths(raw in "[/@]?(local/domain/|libxl/|[a-z0-9]{1,3}/|/)?[a-z0-9/@_-]{0,30}") {
+        targets::path(raw.as_bytes());
+    }
+
+    #[test]
+    fn long_paths(len in 2000..3100usize, absolute in any::<bool>()) {
+        let mut raw = vec![b'a'; len];
+        if absolute {
+            raw[0] = b'/';
+        }
+        targets::path(&raw);
+    }
+
+    #[test]
+    fn permissions(text in "[nrwbx]?[0-9+-]{0,7}") {
+        targets::perms(text.as_bytes());
+    }
+}
