@@ -467,3 +467,27 @@ fn a_long_transaction_commits() {
         world.check_store();
     }
 }
+
+#[test]
+fn xsa_115_what_a_node_was_within_a_transaction_only_is_not_shown() {
+    for shards in [1, 4] {
+        let mut world = World::new(Control::Socket, shards);
+        let admin = &mut world.admin;
+        admin.mkdir("/open").unwrap();
+        admin.set_perms("/open", "r0").unwrap();
+        admin.mkdir("/open/old").unwrap();
+        world.guest(5).watch("/open", "t").unwrap();
+        world.events_until_now("dom5");
+        // A node that no guest could ever read, and one that none can read any more.
+        let admin = &mut world.admin;
+        let tx = admin.start().unwrap();
+        for (path, perms) in [("/open/secret", "n0"), ("/open/old", "n0")] {
+            admin.request(op::RM, tx, format!("{path}\0")).unwrap();
+            admin.request(op::MKDIR, tx, format!("{path}\0")).unwrap();
+            let payload = format!("{path}\0{perms}\0");
+            admin.request(op::SET_PERMS, tx, payload).unwrap();
+        }
+        admin.commit(tx).unwrap();
+        assert_eq!(world.events_until_now("dom5"), ["/open/old|t"]);
+    }
+}

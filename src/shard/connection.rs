@@ -141,6 +141,11 @@ impl Connection {
             || matches!(self.parked, Some(Parked::Guard(_)))
     }
 
+    /// Whether a request waits to be served or answered, or an answer to be taken.
+    pub fn owes_anything(&self) -> bool {
+        self.more_input || self.parked.is_some() || !self.output.is_empty()
+    }
+
     /// Sends what the client takes.
     ///
     /// # Errors

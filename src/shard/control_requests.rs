@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
-use super::connection::{Connection, Parked};
+use super::connection::Connection;
 use super::mailbox::Message;
 use super::thread::{Place, Thread};
 use super::{Shared, spawn};
@@ -29,14 +29,14 @@ impl Thread {
             Reply::Now(answer) => return Some(answer.map(Cow::Owned)),
             Reply::Later(work) => work,
         };
-        let asker = self.asker(place, connection);
+        let asker = self.park(place, connection, header);
         let mailboxes = self.shared.mailboxes.clone();
         let run = move || mailboxes.send(asker.thread, Message::Answer(asker, work.run()));
         if let Err(error) = spawn("control", run) {
             tracing::warn!(%error, "a command cannot be started");
+            self.unpark(connection);
             return Some(Err(Errno::ENOMEM));
         }
-        connection.parked = Some(Parked::Answer(*header));
         None
     }
 

@@ -183,9 +183,10 @@ impl Output {
                 kept.extend_from_slice(&self.bytes[copied..at(event.start)]);
                 copied = at(event.end);
                 dropped += 1;
-                let gap = event.end - event.start;
-                for (end, _) in replies.iter_mut().filter(|(end, _)| *end > event.start) {
-                    *end -= gap.min(*end);
+                // Where the event would be now: what was dropped before it has moved the replies.
+                let (start, gap) = (old_base + kept.len() as u64, event.end - event.start);
+                for (end, _) in replies.iter_mut().filter(|(end, _)| *end > start) {
+                    *end -= gap;
                 }
             } else {
                 let moved = (copied - kept.len()) as u64;
@@ -250,6 +251,24 @@ mod tests {
         let mut output = Output::default();
         assert_eq!(output.push_event(&[b'a'; 3000], &[b'b'; 2000], None, Instant::now()), 0);
         assert!(output.is_empty());
+    }
+
+    #[test]
+    fn replies_between_dropped_events_are_delivered_with_their_last_byte() {
+        let mut output = Output::default();
+        let now = Instant::now();
+        output.push_event(&[b'a'; 1000], b"t", None, now);
+        for path in [b"/b", b"/c"] {
+            output.push_event(path, b"t", None, now);
+            output.buffer().extend_from_slice(b"reply");
+            output.note_reply(None);
+        }
+        assert_eq!(output.drop_events_before(now + std::time::Duration::from_secs(1)), 3);
+        assert_eq!(output.plain_replies(), 2);
+        output.advance(5);
+        assert_eq!(output.plain_replies(), 1);
+        output.advance(5);
+        assert_eq!(output.plain_replies(), 0);
     }
 
     #[test]

@@ -51,9 +51,8 @@ impl Thread {
         }
         self.listen_for_room(place, &mut connection);
         // While others are behind, whoever is ready stays so: nothing tells when they caught up.
-        let held_back = self.shared.mailboxes.are_full();
         let news = std::mem::take(&mut connection.look_again);
-        let again = held_back || news || connection.more_input && self.may_read(&connection);
+        let again = self.held_back || news || connection.more_input && self.may_read(&connection);
         self.connections[place] = Some(connection);
         if again {
             self.make_ready(place);
@@ -82,6 +81,9 @@ impl Thread {
         place: Place,
         connection: &mut Connection,
     ) -> Result<(), Option<RingError>> {
+        // Kept until it is put back: were each asked anew, a mailbox that is emptied between the
+        // two would leave the connection neither served nor ready.
+        self.held_back = self.shared.mailboxes.are_full();
         if self.reconnects(place, connection) || connection.ignored {
             self.end_pass(connection);
             return Ok(());
@@ -96,8 +98,12 @@ impl Thread {
         }
         connection.flush()?;
         if self.may_read(connection) {
-            self.serve_requests(place, connection)?;
+            let input = self.serve_requests(place, connection)?;
             connection.flush()?;
+            // Who only stopped writing still gets the answers to what was written.
+            if input == Input::Closed && !connection.owes_anything() {
+                return Err(None);
+            }
         }
         self.end_pass(connection);
         Ok(())
@@ -111,28 +117,33 @@ impl Thread {
             && !connection.ignored
             && connection.output.len() <= connection.output_limits().0
             && !self.is_throttled(connection)
-            && !self.shared.mailboxes.are_full()
+            && !self.held_back
     }
 
     fn serve_requests(
         &mut self,
         place: Place,
         connection: &mut Connection,
-    ) -> Result<(), Option<RingError>> {
+    ) -> Result<Input, Option<RingError>> {
         let mut stage = std::mem::take(&mut self.stage);
         stage.clear();
         stage.append(&mut connection.partial);
         let carried = stage.len();
-        let mut input = Input::Drained;
+        // While enough waits here, the transport is not asked whether it has more.
+        let mut input = Input::More;
         if !connection.more_input || carried < MESSAGE_BYTES_MAX {
             input = connection.transport.read(&mut stage, READ_BYTES).map_err(Some)?;
         }
         let result = self.serve_stage(place, connection, &stage);
         let used = *result.as_ref().unwrap_or(&0);
+        let more_staged = connection.more_input;
         self.keep_rest(connection, &stage, used, carried, &input);
         self.stage = stage;
         result?;
-        if input == Input::Closed { Err(None) } else { Ok(()) }
+        if input == Input::Closed {
+            connection.more_input = more_staged;
+        }
+        Ok(input)
     }
 
     /// Takes requests from the staged bytes and answers how many bytes were used.
@@ -155,6 +166,7 @@ impl Thread {
                     }
                     stream = rest;
                     self.take_events(place, connection);
+                    self.held_back |= self.shared.mailboxes.are_full();
                     if !self.may_read(connection) {
                         break;
                     }

@@ -60,6 +60,8 @@ pub struct Thread {
     pub(super) carried: HashMap<Domid, Carried, RandomState>,
     pub(super) ready: VecDeque<Place>,
     pub(super) ticking: HashSet<Place, RandomState>,
+    /// A mailbox was full while the connection was served that was served last.
+    pub(super) held_back: bool,
     /// Messages that have to wait until the connection that is being served is back in its place.
     inbox: VecDeque<Message>,
     pub(super) generations: Generations,
@@ -99,6 +101,7 @@ impl Thread {
             carried: HashMap::default(),
             ready: VecDeque::new(),
             ticking: HashSet::default(),
+            held_back: false,
             inbox: VecDeque::new(),
             generations: Generations::default(),
             sequence: 0,

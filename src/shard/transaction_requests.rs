@@ -64,7 +64,12 @@ impl Thread {
             self.shared.guards.set(guard, path.clone(), self.now);
         }
         let open = connection.transactions.get_mut(&id).ok_or(Errno::ENOENT)?;
-        if open.transaction.bytes() > TRANSACTION_BYTES_MAX {
+        // Before anything is held: a guest over its quota is not read, and could end nothing.
+        let bytes = Transaction::bytes_of(op) as u64;
+        let registry = self.shared.store.registry();
+        if open.transaction.bytes() > TRANSACTION_BYTES_MAX
+            || !registry.reserve(&connection.domain, Quota::Memory, bytes)
+        {
             return Err(Errno::ENOSPC);
         }
         open.snapshots_from.get_or_insert(self.now);
@@ -72,8 +77,9 @@ impl Thread {
         let out = connection.output.buffer();
         let generations = &mut self.generations;
         let result = store.execute_in(&mut open.transaction, caller, op, generations, out);
+        // A request beyond the quota of requests is not kept.
         let held = open.transaction.bytes() as u64;
-        connection.domain.account.charge(Quota::Memory, held - open.charged);
+        connection.domain.account.release(Quota::Memory, open.charged + bytes - held);
         open.charged = held;
         result
     }

@@ -66,7 +66,7 @@ impl Thread {
         let seq = self.sequence;
         let prefix_len = path.as_path().bytes().len() - raw.len();
         let token = token.into();
-        let watch = Watch { path, token, prefix_len, depth, seq, collapsed: false };
+        let watch = Watch { path, token, prefix_len, depth, seq };
         if !registry.reserve(&caller.domain, Quota::Memory, watch.charge_bytes()) {
             caller.domain.account.release(Quota::Watches, 1);
             return Err(Errno::ENOSPC);
@@ -134,10 +134,7 @@ impl Thread {
             else {
                 continue;
             };
-            if collapsing && watch.collapsed {
-                continue;
-            }
-            watch.collapsed = collapsing;
+            // Equal events merge, so what collapses adds one until that is visible.
             let own: PathBuf;
             let path: &[u8] = if collapsing {
                 own = watch.path.clone();

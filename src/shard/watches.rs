@@ -20,8 +20,6 @@ pub struct Watch {
     pub depth: Option<u16>,
     /// See [`crate::watch::Watcher::seq`].
     pub seq: u64,
-    /// An event with the watch's own path is pending that stands for all that were collapsed.
-    pub collapsed: bool,
 }
 
 impl Watch {

@@ -13,6 +13,14 @@ pub struct Op<'a> {
     pub verb: Verb<'a>,
 }
 
+impl Op<'_> {
+    /// What keeping it in a log costs, in bytes.
+    pub fn logged_bytes(&self) -> usize {
+        let value = if let Verb::Write(value) = &self.verb { value.len() } else { 0 };
+        size_of::<LoggedOp>() + self.path.bytes().len() + value
+    }
+}
+
 /// What is asked of a path (xenstore.txt, "Database read, write and permissions operations").
 #[derive(Clone)]
 pub enum Verb<'a> {
@@ -91,12 +99,6 @@ impl LoggedOp {
             other => other.clone(),
         };
         Op { path: self.path.as_path(), verb }
-    }
-
-    /// What keeping it costs, in bytes.
-    pub fn bytes(&self) -> usize {
-        let value = if let Verb::Write(value) = &self.verb { value.len() } else { 0 };
-        size_of::<LoggedOp>() + self.path.as_path().bytes().len() + value
     }
 }
 

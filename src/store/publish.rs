@@ -1,5 +1,9 @@
 //! Telling those who watch: from changes to batches of events, with the commit's locks held.
 
+use std::collections::HashMap;
+
+use foldhash::fast::RandomState;
+
 use super::context::{Caller, Change, Removed};
 use super::forest::{LockSet, Locked};
 use super::node::Node;
@@ -96,22 +100,40 @@ impl Scene<'_, '_> {
         self.locked.shard(self.store.layout.home(path).shard)
     }
 
+    /// The tree of `path` before the transaction that changed it.
+    fn before(&self, path: Path<'_>) -> Option<&Tree> {
+        let shard = self.store.layout.home(path).shard;
+        self.replaced.iter().find(|(replaced, _)| *replaced == shard).map(|(_, tree)| tree)
+    }
+
+    fn is_there(&self, path: Path<'_>) -> bool {
+        let home = self.store.layout.home(path);
+        self.shard(path).is_some_and(|shard| shard.tree.get(&home, path).is_some())
+    }
+
     /// Whether `path` was only there within a transaction.
     fn never_was(&self, path: Path<'_>) -> bool {
         let home = self.store.layout.home(path);
-        let was_in = |tree: &Tree| tree.get(&home, path).is_some();
-        let before = self.replaced.iter().find(|(shard, _)| *shard == home.shard);
-        before.is_some_and(|(_, tree)| !was_in(tree))
-            && !self.shard(path).is_some_and(|shard| was_in(&shard.tree))
+        self.before(path).is_some_and(|tree| tree.get(&home, path).is_none())
+            && !self.is_there(path)
     }
 
     fn matches(&self, change: &Change, found: &mut Vec<Event>) {
         let path = change.path.as_path();
-        if self.never_was(path) {
+        let (before, after) = match self.before(path) {
+            None => (change.before.as_ref(), Some(&change.after)),
+            // What a node was within a transaction only is nobody's to see (XSA-115).
+            Some(tree) => {
+                let before = tree.get(&self.store.layout.home(path), path);
+                let after = Some(&change.after).filter(|_| self.is_there(path));
+                (before.map(|node| &node.perms), after)
+            }
+        };
+        if before.is_none() && after.is_none() {
             return;
         }
         let mut told = Told::new(self.store, path, found);
-        let perms = [change.before.as_ref(), Some(&change.after), change.parent.as_ref()];
+        let perms = [before, after, change.parent.as_ref()];
         let mut tell =
             |entry: &Entry| told.tell(entry, perms.iter().flatten().map(|perms| &***perms));
         if let Some(shard) = self.shard(path) {
@@ -125,10 +147,15 @@ impl Scene<'_, '_> {
 
     /// Removed descendants are told to those only who watch exactly them; an own event for the
     /// removed path has been found already.
-    fn matches_below(&self, change: &Change, found: &mut Vec<Event>) {
+    fn matches_below<'c>(&self, change: &'c Change, found: &mut Vec<Event>) {
         let root = change.path.as_path();
+        let by_path = |removed: &'c Removed| (removed.path.as_path().bytes(), removed);
+        let by_path: HashMap<_, _, RandomState> = change.removed.iter().map(by_path).collect();
         let mut tell = |path: Path<'_>, entries: &mut dyn Iterator<Item = &Entry>| {
-            if let Some((node, parent)) = last_seen(&change.removed, path)
+            // It went with its own home, or with the removed root if that is below the home's.
+            let home = self.store.layout.home(path).root;
+            let removed = by_path.get(home.bytes()).or_else(|| by_path.get(root.bytes()));
+            if let Some((node, parent)) = removed.and_then(|removed| last_seen(removed, path))
                 && !self.never_was(path)
             {
                 let parent = parent.map(|parent| &*parent.perms);
@@ -191,9 +218,7 @@ impl<'a> Told<'a> {
 }
 
 /// The node that was at `path` in what was cut off, and its parent if that was there too.
-fn last_seen<'r>(removed: &'r [Removed], path: Path<'_>) -> Option<(&'r Node, Option<&'r Node>)> {
-    let holding = |removed: &&Removed| path.is_within(removed.path.as_path());
-    let removed = removed.iter().filter(holding).max_by_key(|r| r.path.as_path().bytes().len())?;
+fn last_seen<'r>(removed: &'r Removed, path: Path<'_>) -> Option<(&'r Node, Option<&'r Node>)> {
     let below = path.below(removed.path.as_path())?;
     let mut parent = None;
     let mut node = &*removed.root;

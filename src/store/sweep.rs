@@ -3,9 +3,11 @@
 use super::context::{Caller, Context, Effects, Ledger};
 use super::forest::{LockSet, Locked};
 use super::remove::cut;
+use super::write::set_perms;
 use super::{Executed, Generations, Store};
 use crate::domain::Domain;
-use crate::words::{Domid, Errno, Path, PathBuf, ShardId};
+use crate::sync::Arc;
+use crate::words::{Domid, Entry, Errno, Path, PathBuf, PermSet, ShardId};
 
 impl Store {
     /// Removes every node of dead incarnations of `domain`'s number, with what lies below, and
@@ -57,7 +59,16 @@ impl Store {
                 return Ok(Executed::default());
             }
             let registry = &self.registry;
-            let cx = Context { registry, caller: by, generation, ledger: Ledger::Accounts };
+            let ledger = Ledger::Accounts;
+            let mut cx = Context { registry, caller: by, generation, ledger };
+            if path.is_special() {
+                // Special nodes are never removed; who owned one is followed by the control domain.
+                let owner = Entry { domid: Domid::CONTROL, ..perms.entries()[0] };
+                let perms = PermSet::new(perms.stamp(), owner, &perms.entries()[1..]);
+                let mut untold = Effects::default();
+                set_perms(&mut cx, locked, path, &Arc::new(perms), &mut untold)?;
+                return Ok(Executed::default());
+            }
             let changes = cut(&cx, locked, path)?.into_iter().collect();
             Ok(self.conclude(locked, Effects { changes }, by))
         })

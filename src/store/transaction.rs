@@ -80,6 +80,11 @@ impl Transaction {
         self.bytes
     }
 
+    /// What one more request will make it hold, in bytes.
+    pub fn bytes_of(op: &Op<'_>) -> usize {
+        op.logged_bytes() + size_of::<Logged>()
+    }
+
     /// How many requests it made.
     pub fn len(&self) -> usize {
         self.log.len()
@@ -96,8 +101,8 @@ impl Transaction {
     }
 
     fn note(&mut self, op: &Op<'_>, outcome: Outcome) {
+        self.bytes += Self::bytes_of(op);
         let op = LoggedOp::of(op);
-        self.bytes += op.bytes() + size_of::<Logged>();
         self.saw_quota |= outcome == Outcome::Refused(Errno::ENOSPC);
         self.log.push(Logged { op, outcome });
     }

@@ -1,0 +1,162 @@
+//! Nobody waits for ever: each of these once did, or lost what it waited for.
+
+mod common;
+
+use std::net::Shutdown;
+use std::time::{Duration, Instant};
+
+use common::client::Link;
+use common::{Client, Control, HANG, World, op};
+
+#[test]
+fn more_requests_than_are_read_at_a_time_are_all_answered() {
+    let world = World::new(Control::Socket, 1);
+    // Whatever their size, and wherever in a message the bytes read at a time end.
+    for value in (8..600).step_by(11) {
+        let mut client = Client::new("pipeline", Link::Socket(world.daemon.connect()));
+        let payload = [&b"/v\0"[..], &vec![b'x'; value]].concat();
+        let count = 40_000 / payload.len();
+        let all: Vec<u8> =
+            (0..count).flat_map(|_| client.compose(op::WRITE, 0, &payload)).collect();
+        client.send_raw(&all);
+        for _ in 0..count {
+            client.reply().unwrap();
+        }
+    }
+}
+
+#[test]
+fn who_stops_writing_is_still_answered() {
+    let world = World::new(Control::Socket, 2);
+    for count in [1, 64, 150, 1000] {
+        let socket = world.daemon.connect();
+        let writing = socket.try_clone().unwrap();
+        let mut client = Client::new("half", Link::Socket(socket));
+        let all: Vec<u8> = (0..count).flat_map(|_| client.compose(op::READ, 0, b"/\0")).collect();
+        client.send_raw(&all);
+        writing.shutdown(Shutdown::Write).unwrap();
+        for _ in 0..count {
+            client.reply().unwrap();
+        }
+        assert!(client.is_closed_by_daemon());
+    }
+}
+
+#[test]
+fn a_removal_is_answered_that_ends_before_its_events_are_delivered() {
+    let world = World::new(Control::Socket, 1);
+    let mut client = Client::new("remover", Link::Socket(world.daemon.connect()));
+    for _ in 0..5 {
+        let paths = (0..4200).map(|i| format!("/tool/much/{i}\0"));
+        let (mut make, mut watch) = (Vec::new(), Vec::new());
+        for path in paths {
+            watch.push((op::WATCH, 0, format!("{path}token\0").into_bytes()));
+            make.push((op::MKDIR, 0, path.into_bytes()));
+        }
+        client.pipeline(&make).into_iter().for_each(|reply| assert!(reply.is_ok()));
+        client.pipeline(&watch).into_iter().for_each(|reply| assert!(reply.is_ok()));
+        client.rm("/tool/much").unwrap();
+        client.request(op::RESET_WATCHES, 0, "\0").unwrap();
+        client.take_events();
+    }
+}
+
+#[test]
+fn a_watch_whose_collapsed_event_was_taken_is_told_again() {
+    let mut world = World::new(Control::Socket, 1);
+    let mut reader = Client::new("reader", Link::Socket(world.daemon.connect()));
+    let token = "t".repeat(3900);
+    reader.watch("/a", &token).unwrap();
+    for i in 0..800 {
+        reader.watch(&format!("/b{i}"), &token).unwrap();
+    }
+    while reader.next_event() != format!("/b799|{token}") {}
+    // From here on it does not read: its events collapse, and many follow that of /a.
+    for i in 0..500 {
+        world.admin.write(&format!("/a/{i}"), "").unwrap();
+    }
+    for i in 0..800 {
+        world.admin.write(&format!("/b{i}"), "").unwrap();
+    }
+    while reader.next_event() != format!("/a|{token}") {}
+    world.admin.write("/a/later", "").unwrap();
+    world.admin.write("/b0", "").unwrap();
+    let is_of_a = |event: &String| event.starts_with("/a");
+    let mut told = reader.take_events().iter().any(is_of_a);
+    while !told {
+        let event = reader.next_event();
+        told = is_of_a(&event);
+    }
+}
+
+#[test]
+fn a_guest_at_its_memory_quota_can_still_end_its_transactions() {
+    let mut world = World::new(Control::Socket, 2);
+    world.guest(5);
+    world.admin.set_quota(Some(5), "memory", 20_000);
+    let guest = world.guest(5);
+    let tx = guest.start().unwrap();
+    let refused = (0..1000).any(|_| guest.request(op::READ, tx, "none\0") == Err("ENOSPC".into()));
+    assert!(refused, "what it holds is within its quota");
+    guest.request(op::TRANSACTION_END, tx, "F\0").unwrap();
+    guest.write("after", "v").unwrap();
+}
+
+#[test]
+fn a_stop_does_not_wait_for_commands_that_are_over() {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_xenstored"));
+    let dir = tempfile::TempDir::new().unwrap();
+    command.args(["--host", "sim", "-N"]).env("XENSTORED_RUNDIR", dir.path());
+    let mut daemon = command.env_remove("XENSTORED_PATH").spawn().unwrap();
+    let started = Instant::now();
+    let socket = loop {
+        match std::os::unix::net::UnixStream::connect(dir.path().join("socket")) {
+            Ok(socket) => break socket,
+            Err(error) => assert!(started.elapsed() < HANG, "{error}"),
+        }
+    };
+    let mut client = Client::new("control", Link::Socket(socket));
+    client.control("check").unwrap();
+    let stopped = Instant::now();
+    let pid = rustix::process::Pid::from_child(&daemon);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    daemon.wait().unwrap();
+    assert!(stopped.elapsed() < Duration::from_secs(1), "{:?}", stopped.elapsed());
+}
+
+#[test]
+fn a_special_node_outlives_its_owner() {
+    let mut world = World::new(Control::Socket, 2);
+    world.guest(5);
+    world.guest(6);
+    world.admin.set_perms("@releaseDomain", "r5").unwrap();
+    world.until_released(5);
+    world.until_released(6);
+    world.check_store();
+}
+
+#[test]
+fn a_removal_of_many_watched_homes_is_not_quadratic() {
+    let world = World::new(Control::Socket, 2);
+    let mut client = Client::new("remover", Link::Socket(world.daemon.connect()));
+    // The time for one home of many, against that for one of few.
+    let mut took = |homes: u32| {
+        let (mut make, mut watch) = (Vec::new(), Vec::new());
+        for i in 0..homes {
+            let path = format!("/local/domain/1/backend/vif/{i}\0");
+            watch.push((op::WATCH, 0, format!("{path}token\0").into_bytes()));
+            make.push((op::MKDIR, 0, path.into_bytes()));
+        }
+        client.pipeline(&make).into_iter().for_each(|reply| assert!(reply.is_ok()));
+        client.pipeline(&watch).into_iter().for_each(|reply| assert!(reply.is_ok()));
+        client.take_events();
+        let started = Instant::now();
+        client.rm("/local/domain/1/backend").unwrap();
+        let took = started.elapsed();
+        client.request(op::RESET_WATCHES, 0, "\0").unwrap();
+        took / homes
+    };
+    let few = took(300);
+    let many = took(9_000);
+    assert!(many < few * 6, "{many:?} a home of many, {few:?} of few");
+}
