@@ -480,3 +480,18 @@ fn a_thousand_watches_on_one_connection() {
         ",
     );
 }
+
+#[test]
+fn a_removed_homes_parent_lets_its_watchers_see_the_removal() {
+    check(
+        "
+        dom7 WRITE x|v -> OK
+        dom0 WRITE /made/home|v -> OK
+        dom7 WATCH /made/home|t| -> OK
+        event dom7 /made/home|t
+        dom0 SET_PERMS /made|n0|r7| -> OK
+        dom0 RM /made| -> OK
+        event dom7 /made/home|t
+        ",
+    );
+}

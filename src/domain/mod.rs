@@ -3,11 +3,13 @@
 mod account;
 mod quota;
 mod registry;
+mod reports;
 mod ticket;
 
 pub use account::Account;
 pub use quota::{Limits, Quota};
 pub use registry::{Domain, Registry};
+use reports::{Report, Reports};
 pub use ticket::Ticket;
 
 /// The feature bits of this server (xenstore-ring.txt, "Server feature bitmap"): reconnection,

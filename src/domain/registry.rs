@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Account, Limits, Quota};
+use super::{Account, Limits, Quota, Report, Reports};
 use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering, RwLock, room_for};
 use crate::words::{Births, Domid, Subject};
 
@@ -21,6 +21,8 @@ pub struct Domain {
     pub account: Account,
     limits: [AtomicU32; Quota::COUNT],
     soft_memory: AtomicU32,
+    /// How often its memory rose over the soft quota.
+    soft_crossings: AtomicU32,
     features: AtomicU32,
     /// The incarnation whose rights it has too: birth and domid packed; 0 for none.
     target: AtomicU64,
@@ -37,6 +39,7 @@ impl Domain {
             account: Account::default(),
             limits: std::array::from_fn(|_| AtomicU32::new(UNSET)),
             soft_memory: AtomicU32::new(UNSET),
+            soft_crossings: AtomicU32::new(0),
             features: AtomicU32::new(super::SERVER_FEATURES),
             target: AtomicU64::new(0),
             introduced: AtomicBool::new(false),
@@ -96,6 +99,8 @@ pub struct Registry {
     /// The highest use of each quota by any unprivileged domain.
     peaks: [AtomicU64; Quota::COUNT],
     privileged: Option<Domid>,
+    /// Found under locks, logged without.
+    reports: Reports,
 }
 
 impl Registry {
@@ -111,6 +116,7 @@ impl Registry {
             defaults,
             peaks: std::array::from_fn(|_| AtomicU64::new(0)),
             privileged,
+            reports: Reports::default(),
         };
         let control = Domain::new(Domid::CONTROL, Births::CONTROL, 0);
         *registry.slots[0].write() = Some(Arc::new(control));
@@ -281,7 +287,12 @@ impl Registry {
     pub fn reserve(&self, domain: &Domain, quota: Quota, amount: u64) -> bool {
         let sum = domain.account.reserve(quota, amount, self.limit(domain, quota));
         match sum {
-            Some(sum) => self.note_peak(domain, quota, sum),
+            Some(sum) => {
+                self.note_peak(domain, quota, sum);
+                if quota == Quota::Memory {
+                    self.note_soft_memory(domain, sum - amount, sum);
+                }
+            }
             None => self.refuse(domain, quota),
         }
         sum.is_some()
@@ -300,16 +311,27 @@ impl Registry {
 
     /// Counts a refusal and reports the 1st, 2nd, 4th, 8th ... of a domain and quota.
     pub fn refuse(&self, domain: &Domain, quota: Quota) {
-        let before = domain.account.refuse(quota);
-        if (before + 1).is_power_of_two() {
-            tracing::warn!(
-                domid = domain.domid.0,
-                quota = quota.name(),
-                limit = self.limit(domain, quota),
-                refused = before + 1,
-                "quota reached"
-            );
+        let refused = domain.account.refuse(quota) + 1;
+        if refused.is_power_of_two() {
+            let (domid, limit) = (domain.domid, self.limit(domain, quota));
+            self.reports.push(Report::Refused { domid, quota, limit, refused });
         }
+    }
+
+    fn note_soft_memory(&self, domain: &Domain, before: u64, used: u64) {
+        let (domid, limit) = (domain.domid, self.soft_memory(domain));
+        let over = u64::from(limit);
+        if limit != 0 && before <= over && over < used && !self.is_privileged(domid) {
+            let crossed = domain.soft_crossings.fetch_add(1, Ordering::Relaxed) + 1;
+            if crossed.is_power_of_two() {
+                self.reports.push(Report::SoftMemory { domid, used, limit });
+            }
+        }
+    }
+
+    /// Logs what is to be said of domains' quotas. Called with no lock held.
+    pub fn log_reports(&self) {
+        self.reports.log();
     }
 
     fn note_peak(&self, domain: &Domain, quota: Quota, sum: u64) {

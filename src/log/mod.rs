@@ -9,7 +9,6 @@
 //! character out.
 
 mod context;
-mod limiter;
 mod sink;
 
 use std::fmt;
@@ -26,7 +25,6 @@ use tracing_subscriber::registry::Registry;
 use tracing_subscriber::{Layer, fmt as line, reload};
 
 pub use context::{Context, abort_on_panic, clear_context, set_context};
-pub use limiter::{Limiter, Verdict};
 
 /// Switch: connections, watches and transactions that come and go (C's `obj`).
 pub const OBJ: &str = "obj";

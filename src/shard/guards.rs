@@ -51,7 +51,6 @@ impl Guards {
         let mut guards = self.guards.lock();
         guards.retain(|guard| guard.until > now || !guard.waiting.is_empty());
         if guards.len() < GUARDS_MAX && guards.iter().all(|guard| guard.owner != owner) {
-            tracing::debug!(target: "conflict", path = %path.as_path(), "guarded against guests' writes");
             guards.push(Guard { owner, path, until: now + GUARD_TIME_MAX, waiting: Vec::new() });
         }
         self.count.store(u32::try_from(guards.len()).unwrap_or(u32::MAX), Ordering::Release);

@@ -152,6 +152,7 @@ impl Thread {
             if self.now >= self.next_tick {
                 self.tick();
             }
+            self.shared.store.registry().log_reports();
             self.shared.mailboxes.wake_all(self.number);
         }
         self.finish();
