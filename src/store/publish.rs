@@ -151,13 +151,18 @@ impl Scene<'_, '_> {
         let root = change.path.as_path();
         let by_path = |removed: &'c Removed| (removed.path.as_path().bytes(), removed);
         let by_path: HashMap<_, _, RandomState> = change.removed.iter().map(by_path).collect();
-        let mut tell = |path: Path<'_>, entries: &mut dyn Iterator<Item = &Entry>| {
-            // It went with its own home, or with the removed root if that is below the home's.
+        // It went with its own home, or with the removed root if that is below the home's.
+        let seen = |path: Path<'_>| {
             let home = self.store.layout.home(path).root;
             let removed = by_path.get(home.bytes()).or_else(|| by_path.get(root.bytes()));
-            if let Some((node, parent)) = removed.and_then(|removed| last_seen(removed, path))
+            removed.and_then(|removed| last_seen(removed, path))
+        };
+        let mut tell = |path: Path<'_>, entries: &mut dyn Iterator<Item = &Entry>| {
+            if let Some((node, parent)) = seen(path)
                 && !self.never_was(path)
             {
+                // The parent of a home's root went with another home.
+                let parent = parent.or_else(|| Some(seen(path.parent()?)?.0));
                 let parent = parent.map(|parent| &*parent.perms);
                 let perms = [Some(&*node.perms), parent];
                 let mut told = Told::new(self.store, path, found);
