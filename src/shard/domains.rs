@@ -47,6 +47,8 @@ impl Thread {
         domid: Domid,
         port: Port,
     ) -> (Result<(), Errno>, Option<&'static [u8]>) {
+        // A former life may have ended without our having heard of it yet.
+        self.domain_changed(domid);
         let Some(domain) = self.shared.known_domain(domid) else {
             return (Err(Errno::EINVAL), None);
         };

@@ -62,6 +62,8 @@ pub(crate) struct Shared {
     control: control::State,
     /// Domains that died.
     deaths: AtomicU64,
+    /// Threads that take no more requests.
+    stopping: AtomicU64,
     /// Connections that wait for an answer of another thread.
     parked: AtomicU64,
     /// Clients on the socket.
@@ -122,6 +124,7 @@ impl Server {
             watch_event_timeout,
             control: control::State::default(),
             deaths: AtomicU64::new(0),
+            stopping: AtomicU64::new(0),
             parked: AtomicU64::new(0),
             clients: AtomicU64::new(0),
         });

@@ -91,7 +91,13 @@ impl Thread {
                 }
                 Ok(())
             }
-            _ => Err(Errno::EINVAL),
+            _ => {
+                // The number may become another domain's.
+                if let Some(ring) = connection.ring() {
+                    ring.port = 0;
+                }
+                Err(Errno::EINVAL)
+            }
         };
         self.connections[place] = Some(connection);
         self.make_ready(place);

@@ -158,11 +158,14 @@ impl Thread {
         self.finish();
     }
 
-    /// Whether nothing is left to be done: every request that was taken is answered, or it took too
-    /// long.
+    /// Whether nothing is left to be done: no thread takes requests any more and every one that was
+    /// taken is answered, or it took too long.
     fn is_over(&self) -> bool {
         self.stopping.is_some_and(|until| {
-            self.now >= until || self.shared.parked.load(Ordering::Relaxed) == 0
+            let threads = self.shared.mailboxes.0.len() as u64;
+            let all_know = self.shared.stopping.load(Ordering::Acquire) == threads;
+            let answered = self.shared.parked.load(Ordering::Relaxed) == 0;
+            self.now >= until || all_know && answered && self.mailbox().is_empty()
         })
     }
 
@@ -281,7 +284,10 @@ impl Thread {
                 // Who asked may have given up waiting.
                 let _ = reply.send(self.watch_list());
             }
-            Message::Stop => self.stopping = Some(self.now + STOP_PATIENCE),
+            Message::Stop => {
+                self.stopping = Some(self.now + STOP_PATIENCE);
+                self.shared.stopping.fetch_add(1, Ordering::AcqRel);
+            }
         }
     }
 

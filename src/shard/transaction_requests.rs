@@ -102,7 +102,10 @@ impl Thread {
             }
         };
         let id = header.tx_id.get();
-        if commit && let Some(open) = connection.transactions.get(&id) {
+        if commit
+            && self.shared.guards.any()
+            && let Some(open) = connection.transactions.get(&id)
+        {
             let written: Vec<_> = open.transaction.written_paths().cloned().collect();
             if self.waits_for_guard(connection, written.iter().map(|path| path.as_path())) {
                 return Outcome::Again;

@@ -185,9 +185,12 @@ pub fn set_perms<F: Forest>(
     }
     cx.check_size(size(perms, node.children().names_bytes(), node.value().len()))?;
     let value_bytes = node.value().len();
-    cx.credit(&before, 1, charge_bytes(&before, path.name(), value_bytes));
-    if let Err(errno) = cx.charge(perms, 1, charge_bytes(perms, path.name(), value_bytes)) {
-        cx.recharge(&before, 1, charge_bytes(&before, path.name(), value_bytes));
+    // Who keeps its node is not asked for room for another.
+    let former = cx.registry.owner(before.owner(), before.stamp());
+    let moved = u64::from(former.is_none() || before.owner() != perms.owner());
+    cx.credit(&before, moved, charge_bytes(&before, path.name(), value_bytes));
+    if let Err(errno) = cx.charge(perms, moved, charge_bytes(perms, path.name(), value_bytes)) {
+        cx.recharge(&before, moved, charge_bytes(&before, path.name(), value_bytes));
         return Err(errno.into());
     }
     tree.touch(cx.generation);
