@@ -16,7 +16,7 @@ use gungraun::{
     Callgrind, LibraryBenchmarkConfig, library_benchmark, library_benchmark_group, main,
 };
 use world::{LEAVES, UNWATCHED, World, backends_of, leaf_of, write};
-use xenstored::store::{Transaction, Verb};
+use xenstored::store::{Executed, Transaction, Verb};
 use xenstored::words::Domid;
 
 /// So many operations that the hash seeds of a process, which differ, do not show.
@@ -32,6 +32,7 @@ struct Asked {
     world: World,
     targets: Vec<(Domid, String)>,
     transactions: Vec<Transaction>,
+    removals: Vec<Executed>,
 }
 
 /// Leaves from number `first` on.
@@ -39,7 +40,7 @@ fn leaves(domains: u16, first: usize) -> Asked {
     let world = World::of(domains);
     let target = |(domid, lap)| (domid, leaf_of(domid, first + lap));
     let targets = world.some(ROUNDS).map(target).collect();
-    Asked { world, targets, transactions: Vec::new() }
+    Asked { world, targets, transactions: Vec::new(), removals: Vec::new() }
 }
 
 fn many() -> u16 {
@@ -92,6 +93,25 @@ fn overtaken(mut asked: Asked) -> Asked {
         asked.world.run(&leaf_of(Domid(domid), LEAVES - 1), write());
     }
     asked
+}
+
+/// A tree of so many nodes below a watched home, in directories of a hundred.
+fn tree(nodes: usize) -> Asked {
+    let mut asked = few_quiet();
+    let path = "/local/domain/1/data".to_owned();
+    for node in 0..nodes {
+        asked.world.run(&format!("{path}/d{}/n{node}", node / 100), write());
+    }
+    asked.targets = vec![(Domid(1), path)];
+    asked
+}
+
+fn few_nodes() -> Asked {
+    tree(100)
+}
+
+fn many_nodes() -> Asked {
+    tree(20_000)
 }
 
 fn few_overtaken() -> Asked {
@@ -157,6 +177,17 @@ fn transaction_committed(mut asked: Asked) -> Asked {
     asked
 }
 
+// What RM does with locks held: the subtree is cut off, not yet settled.
+#[library_benchmark]
+#[bench::few(setup = few_nodes)]
+#[bench::many(setup = many_nodes)]
+fn remove(mut asked: Asked) -> Asked {
+    for (_, path) in &asked.targets {
+        asked.removals.push(asked.world.run(path, Verb::Rm));
+    }
+    asked
+}
+
 #[library_benchmark]
 #[bench::few(setup = few_overtaken)]
 #[bench::many(setup = many_overtaken)]
@@ -170,7 +201,7 @@ fn end_replayed(mut asked: Asked) -> Asked {
 library_benchmark_group!(
     name = store,
     benchmarks =
-        [read, write_silent, write_with_event, watch, transaction_committed, end_replayed,]
+        [read, write_silent, write_with_event, watch, remove, transaction_committed, end_replayed,]
 );
 
 // Only instructions gate, so the caches are not simulated: that halves the time.
