@@ -3,7 +3,7 @@
 //! A [`Trie`] finds the watches that a change concerns at the cost of its path's depth and the
 //! matches. There is one in each shard, under the shard's lock, and one *upper* trie for watches on
 //! paths that have homes below them (see `words::has_homes_below`) and on special paths: those are every
-//! shard's concern, so it is persistent and replaced whole by swapping a pointer. So no guest can
+//! shard's concern, so a writer looks at a copy of it that costs a pointer. So no guest can
 //! take every shard's lock by watching.
 //!
 //! What is found is pushed as one [`Batch`] for each thread that serves a watcher.
