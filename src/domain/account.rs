@@ -56,6 +56,15 @@ impl Account {
         self.peaks[quota as usize].load(Ordering::Relaxed)
     }
 
+    /// Takes (`change` > 0) or gives back, whatever the limit.
+    pub fn change(&self, quota: Quota, change: i64) {
+        if change > 0 {
+            self.charge(quota, change.unsigned_abs());
+        } else {
+            self.release(quota, change.unsigned_abs());
+        }
+    }
+
     /// Counts a refusal; answers how many there were before.
     pub fn refuse(&self, quota: Quota) -> u64 {
         self.refused[quota as usize].fetch_add(1, Ordering::Relaxed)

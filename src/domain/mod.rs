@@ -1,14 +1,16 @@
 //! Domains as the store knows them: incarnations, accounts, quotas, tickets.
 
 mod account;
+mod life;
 mod quota;
 mod registry;
 mod reports;
 mod ticket;
 
 pub use account::Account;
+pub use life::Domain;
 pub use quota::{Limits, Quota};
-pub use registry::{Domain, Registry};
+pub use registry::Registry;
 use reports::{Report, Reports};
 pub use ticket::Ticket;
 

@@ -2,89 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::{Account, Limits, Quota, Report, Reports};
-use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering, RwLock, room_for};
+use super::{Domain, Limits, Quota, Report, Reports};
+use crate::sync::{Arc, AtomicU64, Mutex, Ordering, RwLock, room_for};
 use crate::words::{Births, Domid, Subject};
-
-/// No value of a domain's own: the quota's default counts.
-const UNSET: u32 = u32::MAX;
-
-/// One life of a domid. Accounts, quota values and tickets belong to it, never to the bare number.
-pub struct Domain {
-    /// The number.
-    pub domid: Domid,
-    /// When it was first known, on the birth clock.
-    pub birth: u64,
-    /// The host's number for this life.
-    pub unique_id: u64,
-    /// What it uses.
-    pub account: Account,
-    limits: [AtomicU32; Quota::COUNT],
-    soft_memory: AtomicU32,
-    /// How often its memory rose over the soft quota.
-    soft_crossings: AtomicU32,
-    features: AtomicU32,
-    /// The incarnation whose rights it has too: birth and domid packed; 0 for none.
-    target: AtomicU64,
-    introduced: AtomicBool,
-    shutdown: AtomicBool,
-}
-
-impl Domain {
-    fn new(domid: Domid, birth: u64, unique_id: u64) -> Domain {
-        Domain {
-            domid,
-            birth,
-            unique_id,
-            account: Account::default(),
-            limits: std::array::from_fn(|_| AtomicU32::new(UNSET)),
-            soft_memory: AtomicU32::new(UNSET),
-            soft_crossings: AtomicU32::new(0),
-            features: AtomicU32::new(super::SERVER_FEATURES),
-            target: AtomicU64::new(0),
-            introduced: AtomicBool::new(false),
-            shutdown: AtomicBool::new(false),
-        }
-    }
-
-    /// Its own value of a quota, if one was set.
-    pub fn own_limit(&self, quota: Quota) -> Option<u32> {
-        let value = self.limits[quota as usize].load(Ordering::Relaxed);
-        (value != UNSET).then_some(value)
-    }
-
-    /// Its own soft memory quota, if one was set.
-    pub fn own_soft_memory(&self) -> Option<u32> {
-        let value = self.soft_memory.load(Ordering::Relaxed);
-        (value != UNSET).then_some(value)
-    }
-
-    /// The feature bits that it is offered (xenstore-ring.txt, "Server feature bitmap").
-    pub fn features(&self) -> u32 {
-        self.features.load(Ordering::Relaxed)
-    }
-
-    /// Sets the feature bits, before INTRODUCE.
-    pub fn set_features(&self, features: u32) {
-        self.features.store(features, Ordering::Relaxed);
-    }
-
-    /// Whether INTRODUCE was done, and no RELEASE since.
-    pub fn is_introduced(&self) -> bool {
-        self.introduced.load(Ordering::Acquire)
-    }
-
-    /// Notes an INTRODUCE or RELEASE.
-    pub fn set_introduced(&self, introduced: bool) {
-        self.introduced.store(introduced, Ordering::Release);
-    }
-
-    /// Notes whether it is shut down; answers what was noted before. RESUME sets it back, so that
-    /// the next shutdown is reported again.
-    pub fn swap_shutdown(&self, shutdown: bool) -> bool {
-        self.shutdown.swap(shutdown, Ordering::AcqRel)
-    }
-}
 
 /// All incarnations that the store knows.
 pub struct Registry {
@@ -296,6 +216,18 @@ impl Registry {
             None => self.refuse(domain, quota),
         }
         sum.is_some()
+    }
+
+    /// Takes room for so many nodes of so many bytes for `domain`: for all of it, or nothing.
+    pub fn reserve_nodes(&self, domain: &Domain, nodes: u64, bytes: u64) -> bool {
+        if nodes > 0 && !self.reserve(domain, Quota::Nodes, nodes) {
+            return false;
+        }
+        let room = bytes == 0 || self.reserve(domain, Quota::Memory, bytes);
+        if !room {
+            domain.account.release(Quota::Nodes, nodes);
+        }
+        room
     }
 
     /// Whether a single thing of `size` is within a quota that does not add up (sizes, lengths).

@@ -108,9 +108,7 @@ impl Thread {
             connection.output.buffer().extend_from_slice(payload);
         }
         slot.finish(connection.output.buffer(), result.map(|_| ()));
-        if connection.is_guest() {
-            connection.output.note_reply(ticket);
-        }
+        self.note_reply(connection, ticket);
     }
 
     fn other_request(

@@ -53,9 +53,7 @@ impl Thread {
         domain.set_introduced(true);
         // What the guest wrote before its port was bound raised nothing.
         self.make_ready(place);
-        if let Err(error) = self.channels.notify(port) {
-            tracing::debug!(%error, port, "cannot notify");
-        }
+        self.notify(port);
         Ok(())
     }
 
@@ -110,17 +108,31 @@ impl Thread {
         }
     }
 
-    /// Forgets what a connection had in hand, but leaves its stream whole.
-    fn reset(&mut self, place: Place, connection: &mut Connection) {
+    /// Takes back what a connection asked of others: what every end and reset has in common.
+    fn withdraw(&mut self, place: Place, connection: &mut Connection) {
         self.drop_watches(place, connection);
         self.drop_transactions(connection);
         self.shared.guards.lift(self.asker(place, connection), &self.shared.mailboxes);
+        self.unpark(connection);
+    }
+
+    /// Forgets what a connection had in hand, but leaves its stream whole.
+    fn reset(&mut self, place: Place, connection: &mut Connection) {
+        self.withdraw(place, connection);
         connection.output.keep_begun();
         connection.recharge_output();
-        self.unpark(connection);
         // An answer to what it asked before is not for it any more.
         self.sequence += 1;
         connection.id = self.sequence;
+    }
+
+    /// Forgets what a connection had in hand, its stream too.
+    fn reset_stream(&mut self, place: Place, connection: &mut Connection) {
+        self.reset(place, connection);
+        connection.output = Default::default();
+        connection.recharge_output();
+        connection.partial.clear();
+        connection.more_input = false;
     }
 
     /// A guest that asked to reconnect gets a new beginning (xenstore-ring.txt, "The ring
@@ -129,11 +141,7 @@ impl Thread {
         if !connection.ring().is_some_and(|ring| ring.wants_reconnect()) {
             return false;
         }
-        self.reset(place, connection);
-        connection.output = Default::default();
-        connection.recharge_output();
-        connection.partial.clear();
-        connection.more_input = false;
+        self.reset_stream(place, connection);
         connection.ignored = false;
         if let Some(ring) = connection.ring() {
             ring.reconnect();
@@ -144,8 +152,7 @@ impl Thread {
     /// Serves a ring no more: unbound, unmapped, forgotten. The incarnation lives on.
     pub(super) fn disconnect_ring(&mut self, place: Place) -> Option<Box<Connection>> {
         let mut connection = self.connections.try_remove(place)??;
-        self.reset_silently(place, &mut connection);
-        self.unpark(&mut connection);
+        self.end(place, &mut connection);
         connection.domain.set_introduced(false);
         self.rings.remove(&connection.domid());
         if let Some(ring) = connection.ring() {
@@ -157,11 +164,9 @@ impl Thread {
         Some(connection)
     }
 
-    /// What every end of a connection has in common.
-    fn reset_silently(&mut self, place: Place, connection: &mut Connection) {
-        self.drop_watches(place, connection);
-        self.drop_transactions(connection);
-        self.shared.guards.lift(self.asker(place, connection), &self.shared.mailboxes);
+    /// What the ends of all connections have in common.
+    fn end(&mut self, place: Place, connection: &mut Connection) {
+        self.withdraw(place, connection);
         let charged = std::mem::take(&mut connection.output_charged);
         connection.domain.account.release(Quota::Memory, charged);
     }
@@ -171,10 +176,9 @@ impl Thread {
         if let Some(Some(mut connection)) = self.connections.try_remove(place) {
             // Whatever of its last replies it still takes.
             let _ = connection.flush();
-            self.unpark(&mut connection);
             self.deregister(&mut connection);
             self.shared.clients.fetch_sub(1, Ordering::Relaxed);
-            self.reset_silently(place, &mut connection);
+            self.end(place, &mut connection);
         }
     }
 
@@ -192,16 +196,13 @@ impl Thread {
                 self.close(place);
             }
             Some(_) => {
-                self.reset(place, &mut connection);
-                connection.output = Default::default();
-                connection.recharge_output();
-                connection.partial.clear();
+                self.reset_stream(place, &mut connection);
                 connection.ignored = true;
                 if let Some(ring) = connection.ring() {
                     ring.give_up(error);
                     let (port, _) = (ring.port, ring.publish());
                     ring.masked = false;
-                    let _ = self.channels.notify(port);
+                    self.notify(port);
                     self.unmask(port);
                 }
                 self.connections[place] = Some(connection);

@@ -219,8 +219,8 @@ impl Thread {
         let unmask = listens && std::mem::take(&mut ring.masked);
         let news = reads && ring.has_requests() || waits_for_room && ring.has_room();
         connection.look_again = news;
-        if notify && let Err(error) = self.channels.notify(port) {
-            tracing::debug!(%error, port, "cannot notify");
+        if notify {
+            self.notify(port);
         }
         if unmask {
             self.unmask(port);

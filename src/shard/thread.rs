@@ -235,6 +235,12 @@ impl Thread {
         self.make_ready(place);
     }
 
+    pub(super) fn notify(&mut self, port: Port) {
+        if let Err(error) = self.channels.notify(port) {
+            tracing::debug!(%error, port, "cannot notify");
+        }
+    }
+
     pub(super) fn unmask(&mut self, port: Port) {
         if let Err(error) = self.channels.unmask(port) {
             tracing::warn!(%error, port, "cannot unmask an event channel");

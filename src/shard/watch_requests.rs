@@ -12,7 +12,7 @@ use crate::store::Caller;
 use crate::sync::Arc;
 use crate::transport::Transport;
 use crate::watch::{Batch, Entry, Watcher};
-use crate::words::{Errno, PathBuf, PathSpace};
+use crate::words::{Errno, PathSpace};
 
 impl Thread {
     /// WATCH: the reply, then at once an event with the path as the client wrote it.
@@ -27,11 +27,10 @@ impl Thread {
         let result = self.add_watch(place, connection, caller, payload);
         self.answer(connection, header, result.map(|_| ACK), None);
         if let Ok((slot, seq)) = result
-            && let Some(watch) = connection.watches.get_mut(slot, seq)
+            && let Some(watch) = connection.watches.get(slot, seq)
         {
-            let (path, token) = (watch.path.clone(), watch.token.clone());
-            let shown = watch.shown(path.as_path().bytes());
-            connection.output.push_event(shown, &token, None, self.now);
+            let shown = watch.shown(watch.path.as_path().bytes());
+            connection.output.push_event(shown, &watch.token, None, self.now);
         }
         Outcome::Used
     }
@@ -130,21 +129,13 @@ impl Thread {
             let Some(connection) = connection else { continue };
             let (_, collapse) = connection.output_limits();
             let collapsing = connection.output.len() > collapse;
-            let Some(watch) = connection.watches.get_mut(event.watcher.watch, event.watcher.seq)
-            else {
+            let Some(watch) = connection.watches.get(event.watcher.watch, event.watcher.seq) else {
                 continue;
             };
             // Equal events merge, so what collapses adds one until that is visible.
-            let own: PathBuf;
-            let path: &[u8] = if collapsing {
-                own = watch.path.clone();
-                own.as_path().bytes()
-            } else {
-                &event.path
-            };
-            let shown = path.get(watch.prefix_len..).unwrap_or(path);
+            let path = if collapsing { watch.path.as_path().bytes() } else { &*event.path };
             let ticket = batch.ticket.as_ref().map(Arc::clone);
-            connection.output.push_event(shown, &watch.token, ticket, self.now);
+            connection.output.push_event(watch.shown(path), &watch.token, ticket, self.now);
             if behind.last() != Some(&place) {
                 behind.push(place);
             }

@@ -68,8 +68,8 @@ impl Watches {
     }
 
     /// The watch at a place, if it is still the one of this number.
-    pub fn get_mut(&mut self, slot: u32, seq: u64) -> Option<&mut Watch> {
-        self.slots.get_mut(slot as usize).filter(|watch| watch.seq == seq)
+    pub fn get(&self, slot: u32, seq: u64) -> Option<&Watch> {
+        self.slots.get(slot as usize).filter(|watch| watch.seq == seq)
     }
 
     /// All watches with their places.

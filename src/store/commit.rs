@@ -7,7 +7,7 @@ use super::forest::{LockSet, Locked};
 use super::transaction::{Conflict, Outcome, Touched, Transaction};
 use super::{Executed, Generations, Store};
 use crate::domain::Quota;
-use crate::sync::{Arc, Ordering};
+use crate::sync::Arc;
 use crate::words::{Domid, Errno, Path};
 
 /// After losing this many races against other commits, the log is run under all locks.
@@ -163,38 +163,24 @@ impl Store {
                 replaced.push((touched.shard, old));
             }
         }
-        let changes = transaction.effects.changes;
-        let ticket = self.publish(locked, &replaced, &changes, caller);
-        self.remember(locked, &changes, caller);
-        let removed: Vec<_> = changes.into_iter().flat_map(|change| change.removed).collect();
-        if !removed.is_empty() {
-            self.unsettled.fetch_add(1, Ordering::Relaxed);
-        }
-        Ok(Executed { ticket, removed, replaced })
+        Ok(self.conclude(locked, replaced, transaction.effects.changes, caller))
     }
 
     /// Moves what the transaction uses into the accounts; only the caller's can refuse.
     fn reserve(&self, transaction: &Transaction, caller: &Caller) -> Result<(), Failure> {
         let own = |domain: &Arc<_>| Arc::ptr_eq(domain, &caller.domain);
-        let mine = transaction.deltas.iter().find(|delta| own(&delta.domain));
-        if let Some(delta) = mine {
-            let (nodes, bytes) = (more(delta.nodes), more(delta.bytes));
-            if nodes > 0 && !self.registry.reserve(&delta.domain, Quota::Nodes, nodes) {
-                return Err(Failure::Quota);
-            }
-            if bytes > 0 && !self.registry.reserve(&delta.domain, Quota::Memory, bytes) {
-                delta.domain.account.release(Quota::Nodes, nodes);
+        if let Some(mine) = transaction.deltas.iter().find(|delta| own(&delta.domain)) {
+            let more = |change| u64::try_from(change).unwrap_or(0);
+            let (nodes, bytes) = (more(mine.nodes), more(mine.bytes));
+            if !self.registry.reserve_nodes(&mine.domain, nodes, bytes) {
                 return Err(Failure::Quota);
             }
         }
         for delta in transaction.deltas.iter() {
-            let account = &delta.domain.account;
-            if !own(&delta.domain) {
-                account.charge(Quota::Nodes, more(delta.nodes));
-                account.charge(Quota::Memory, more(delta.bytes));
-            }
-            account.release(Quota::Nodes, more(-delta.nodes));
-            account.release(Quota::Memory, more(-delta.bytes));
+            // What the caller uses more of is reserved already.
+            let most = if own(&delta.domain) { 0 } else { i64::MAX };
+            delta.domain.account.change(Quota::Nodes, delta.nodes.min(most));
+            delta.domain.account.change(Quota::Memory, delta.bytes.min(most));
         }
         Ok(())
     }
@@ -206,10 +192,6 @@ impl Store {
         std::iter::successors(Some(path), |path| path.parent())
             .find_map(|path| shard.recent.changed_by(path))
     }
-}
-
-fn more(change: i64) -> u64 {
-    u64::try_from(change).unwrap_or(0)
 }
 
 /// The trees of all shards, so that nothing needs to be locked for them.

@@ -92,73 +92,59 @@ impl Context<'_> {
     /// `ENOSPC` if a quota of the caller's is reached; then nothing is charged.
     pub fn charge(&mut self, perms: &PermSet, nodes: u64, bytes: u64) -> Result<(), Errno> {
         let Some(owner) = self.registry.owner(perms.owner(), perms.stamp()) else { return Ok(()) };
-        let own = Arc::ptr_eq(&owner, &self.caller.domain);
-        match &mut self.ledger {
-            Ledger::Transaction(deltas) => {
-                let delta = deltas.of(&owner);
-                let (more_nodes, more_bytes) = (signed(nodes), signed(bytes));
-                let fits = |quota, more: i64| {
-                    let limit = self.registry.limit(&owner, quota);
-                    let used = signed(owner.account.used(quota));
-                    limit == 0 || used.saturating_add(more) <= i64::from(limit)
-                };
-                for (quota, more, sum) in [
-                    (Quota::Nodes, more_nodes, delta.nodes + more_nodes),
-                    (Quota::Memory, more_bytes, delta.bytes + more_bytes),
-                ] {
-                    if own && more > 0 && !fits(quota, sum) {
-                        self.registry.refuse(&owner, quota);
-                        return Err(Errno::ENOSPC);
-                    }
-                }
-                delta.nodes += more_nodes;
-                delta.bytes += more_bytes;
-            }
-            Ledger::Accounts if own => {
-                if nodes > 0 && !self.registry.reserve(&owner, Quota::Nodes, nodes) {
-                    return Err(Errno::ENOSPC);
-                }
-                if !self.registry.reserve(&owner, Quota::Memory, bytes) {
-                    owner.account.release(Quota::Nodes, nodes);
-                    return Err(Errno::ENOSPC);
-                }
-            }
-            Ledger::Accounts => {
-                owner.account.charge(Quota::Nodes, nodes);
-                owner.account.charge(Quota::Memory, bytes);
+        if Arc::ptr_eq(&owner, &self.caller.domain) {
+            return self.charge_caller(&owner, nodes, bytes);
+        }
+        self.change(&owner, signed(nodes), signed(bytes));
+        Ok(())
+    }
+
+    fn charge_caller(&mut self, own: &Arc<Domain>, nodes: u64, bytes: u64) -> Result<(), Errno> {
+        let deltas = match &mut self.ledger {
+            Ledger::Accounts if self.registry.reserve_nodes(own, nodes, bytes) => return Ok(()),
+            Ledger::Accounts => return Err(Errno::ENOSPC),
+            Ledger::Transaction(deltas) => deltas,
+        };
+        let delta = deltas.of(own);
+        for (quota, more, sum) in [
+            (Quota::Nodes, nodes, delta.nodes + signed(nodes)),
+            (Quota::Memory, bytes, delta.bytes + signed(bytes)),
+        ] {
+            let limit = self.registry.limit(own, quota);
+            let used = signed(own.account.used(quota)).saturating_add(sum);
+            if more > 0 && limit != 0 && used > i64::from(limit) {
+                self.registry.refuse(own, quota);
+                return Err(Errno::ENOSPC);
             }
         }
+        self.change(own, signed(nodes), signed(bytes));
         Ok(())
     }
 
     /// Gives back what [`Context::charge`] took.
     pub fn credit(&mut self, perms: &PermSet, nodes: u64, bytes: u64) {
-        let Some(owner) = self.registry.owner(perms.owner(), perms.stamp()) else { return };
-        match &mut self.ledger {
-            Ledger::Transaction(deltas) => {
-                let delta = deltas.of(&owner);
-                delta.nodes -= signed(nodes);
-                delta.bytes -= signed(bytes);
-            }
-            Ledger::Accounts => {
-                owner.account.release(Quota::Nodes, nodes);
-                owner.account.release(Quota::Memory, bytes);
-            }
+        if let Some(owner) = self.registry.owner(perms.owner(), perms.stamp()) {
+            self.change(&owner, -signed(nodes), -signed(bytes));
         }
     }
 
     /// Charges again what was just credited: cannot be refused.
     pub fn recharge(&mut self, perms: &PermSet, nodes: u64, bytes: u64) {
-        let Some(owner) = self.registry.owner(perms.owner(), perms.stamp()) else { return };
+        if let Some(owner) = self.registry.owner(perms.owner(), perms.stamp()) {
+            self.change(&owner, signed(nodes), signed(bytes));
+        }
+    }
+
+    fn change(&mut self, owner: &Arc<Domain>, nodes: i64, bytes: i64) {
         match &mut self.ledger {
             Ledger::Transaction(deltas) => {
-                let delta = deltas.of(&owner);
-                delta.nodes += signed(nodes);
-                delta.bytes += signed(bytes);
+                let delta = deltas.of(owner);
+                delta.nodes += nodes;
+                delta.bytes += bytes;
             }
             Ledger::Accounts => {
-                owner.account.charge(Quota::Nodes, nodes);
-                owner.account.charge(Quota::Memory, bytes);
+                owner.account.change(Quota::Nodes, nodes);
+                owner.account.change(Quota::Memory, bytes);
             }
         }
     }
@@ -181,7 +167,7 @@ fn signed(amount: u64) -> i64 {
 pub struct Change {
     /// The path.
     pub path: PathBuf,
-    /// The permissions that it had, if they changed.
+    /// The permissions that it had, if they changed. (A commit looks at the tree that it replaces.)
     pub before: Option<Perms>,
     /// The permissions that it has; of a node that is gone, its last.
     pub after: Perms,

@@ -226,23 +226,29 @@ impl Store {
             let ledger = Ledger::Accounts;
             let mut cx = Context { registry: &self.registry, caller, generation, ledger };
             apply(&mut cx, locked, op, reply, &mut effects)?;
-            Ok(self.conclude(locked, effects, caller))
+            Ok(self.conclude(locked, Vec::new(), effects.changes, caller))
         })
     }
 
-    /// What follows a change while its locks are still held.
-    fn conclude(&self, locked: &mut Locked<'_>, effects: Effects, caller: &Caller) -> Executed {
-        if effects.changes.is_empty() {
-            return Executed::default();
+    /// What follows changes, of an operation or of a transaction whose trees took the place of
+    /// `replaced`, while their locks are still held.
+    fn conclude(
+        &self,
+        locked: &mut Locked<'_>,
+        replaced: Vec<(ShardId, Tree)>,
+        changes: Vec<Change>,
+        caller: &Caller,
+    ) -> Executed {
+        if changes.is_empty() {
+            return Executed { replaced, ..Executed::default() };
         }
-        let ticket = self.publish(locked, &[], &effects.changes, caller);
-        self.remember(locked, &effects.changes, caller);
-        let removed: Vec<_> =
-            effects.changes.into_iter().flat_map(|change| change.removed).collect();
+        let ticket = self.publish(locked, &replaced, &changes, caller);
+        self.remember(locked, &changes, caller);
+        let removed: Vec<_> = changes.into_iter().flat_map(|change| change.removed).collect();
         if !removed.is_empty() {
             self.unsettled.fetch_add(1, Ordering::Relaxed);
         }
-        Executed { ticket, removed, replaced: Vec::new() }
+        Executed { ticket, removed, replaced }
     }
 
     fn remember(&self, locked: &mut Locked<'_>, changes: &[Change], caller: &Caller) {

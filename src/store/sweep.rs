@@ -70,7 +70,7 @@ impl Store {
                 return Ok(Executed::default());
             }
             let changes = cut(&cx, locked, path)?.into_iter().collect();
-            Ok(self.conclude(locked, Effects { changes }, by))
+            Ok(self.conclude(locked, Vec::new(), changes, by))
         })
     }
 }

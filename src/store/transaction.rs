@@ -113,7 +113,6 @@ impl Transaction {
             match self.changed.get(&change.path) {
                 Some(&at) => {
                     let known = &mut self.effects.changes[at];
-                    known.before = known.before.take().or(change.before);
                     known.after = change.after;
                     known.parent = change.parent;
                     known.removed.extend(change.removed);
