@@ -55,7 +55,10 @@ impl<T: Clone> Children<T> {
             Kept::Few(few) => {
                 position(few, name).ok().and_then(|at| few.get(at)).map(|(_, child)| child)
             }
-            Kept::Many(many) => many.get(name),
+            Kept::Many(many) => match Name::short(name) {
+                Some(short) => many.get(&short),
+                None => many.get(name),
+            },
         }
     }
 
@@ -66,7 +69,10 @@ impl<T: Clone> Children<T> {
                 Ok(at) => few.get_mut(at).map(|(_, child)| child),
                 Err(_) => None,
             },
-            Kept::Many(many) => many.get_mut(name),
+            Kept::Many(many) => match Name::short(name) {
+                Some(short) => many.get_mut(&short),
+                None => many.get_mut(name),
+            },
         }
     }
 
