@@ -4,7 +4,8 @@ use std::io;
 use std::ops::Sub;
 use std::time::Duration;
 
-/// CPU time of all threads of a process that still run.
+/// CPU time of all threads of a process that still run, but for those of the simulated host: what
+/// they do is a hypervisor's work.
 ///
 /// The sum is exact: the scheduler's own count, in nanoseconds (`/proc/PID/task/*/schedstat`).
 /// User and system time are its parts as the kernel tells them apart (`/proc/PID/stat`), in
@@ -19,6 +20,9 @@ pub struct Cpu {
     pub system: Duration,
 }
 
+/// What the names of the simulated host's threads begin with.
+const HOST_THREAD: &str = "sim-host";
+
 /// `USER_HZ`: the unit of times in `/proc`, the same on every architecture that Xen runs on.
 const TICK: Duration = Duration::from_millis(10);
 
@@ -30,10 +34,13 @@ impl Cpu {
     pub fn of(pid: u32) -> io::Result<Cpu> {
         let mut total = Duration::ZERO;
         for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+            let task = task?.path();
+            let read = |file| std::fs::read_to_string(task.join(file));
             // A thread may end while we look.
-            let Ok(text) = std::fs::read_to_string(task?.path().join("schedstat")) else {
+            let (Ok(name), Ok(text)) = (read("comm"), read("schedstat")) else { continue };
+            if name.starts_with(HOST_THREAD) {
                 continue;
-            };
+            }
             let on_cpu = text.split_ascii_whitespace().next().and_then(|n| n.parse().ok());
             total += Duration::from_nanos(on_cpu.ok_or(io::ErrorKind::InvalidData)?);
         }

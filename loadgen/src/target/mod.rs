@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   Target --- start(options) ---> Running
-//!    ours      target/release/xenstored            socket   a toolstack's way in
+//!    ours      this project's daemon               socket   a toolstack's way in
 //!    c         xenstored of xen-utils-4.17         sim      the simulated host: rings
 //!    ocaml     oxenstored of xen-utils-4.17        pid      whose CPU time it costs
 //!    echo      answers anything, parses nothing
@@ -13,6 +13,8 @@
 //! number of them may run side by side.
 
 pub mod cpu;
+pub mod ours;
+pub mod peers;
 
 use std::fmt;
 use std::fs::File;
@@ -84,6 +86,21 @@ impl FromStr for Target {
                 Some(path) if !path.is_empty() => Ok(Target::Socket(path.into())),
                 _ => Err(format!("{text} is none of ours, c, ocaml, echo, socket:PATH")),
             },
+        }
+    }
+}
+
+impl Target {
+    /// Starts it, in a directory of its own.
+    ///
+    /// # Errors
+    /// Those of [`Running::spawn`].
+    pub fn start(&self, options: &Options) -> io::Result<Running> {
+        match self {
+            Target::Ours => ours::start(options),
+            Target::C | Target::OCaml => peers::start(self, options),
+            Target::Echo => Err(io::ErrorKind::Unsupported.into()),
+            Target::Socket(path) => Ok(Running::attached(path.clone())),
         }
     }
 }
