@@ -15,6 +15,7 @@
 pub mod cpu;
 pub mod echo;
 pub mod ours;
+pub mod peers;
 
 use std::fmt;
 use std::fs::File;
@@ -98,9 +99,9 @@ impl Target {
     pub fn start(&self, options: &Options) -> io::Result<Running> {
         match self {
             Target::Ours => ours::start(options),
+            Target::C | Target::OCaml => peers::start(self, options),
             Target::Echo => echo::start(options),
             Target::Socket(path) => Ok(Running::attached(path.clone())),
-            Target::C | Target::OCaml => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 }
