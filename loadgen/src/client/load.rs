@@ -21,6 +21,8 @@ use crate::wrong;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Latencies are kept with so many significant digits.
 const DIGITS: u8 = 3;
+/// The longest that is told from longer ones: ten minutes, in nanoseconds.
+const LATENCY_MAX: u64 = 600_000_000_000;
 
 /// What a round came to.
 pub struct Tally {
@@ -119,7 +121,8 @@ impl Load {
 
 /// A histogram of nanoseconds.
 pub fn histogram() -> Histogram<u64> {
-    Histogram::new(DIGITS).unwrap_or_else(|_| unreachable!("{DIGITS} digits are allowed"))
+    Histogram::new_with_max(LATENCY_MAX, DIGITS)
+        .unwrap_or_else(|_| unreachable!("{DIGITS} digits are allowed"))
 }
 
 impl Lane {

@@ -205,12 +205,13 @@ impl Dying {
     }
 }
 
-fn destroy(host: &mut SimClient, domid: Domid) -> Result<()> {
+/// Has the host destroy a domain.
+pub(super) fn destroy(host: &mut SimClient, domid: Domid) -> Result<()> {
     host.destroy(domid).map_err(|error| Trouble::io(format!("cannot destroy {domid}"), error))
 }
 
 /// Waits until neither connection nor home of a domain is left.
-fn wait_until_gone(toolstack: &mut Blocking, domid: Domid) -> Result<()> {
+pub(super) fn wait_until_gone(toolstack: &mut Blocking, domid: Domid) -> Result<()> {
     let started = Instant::now();
     let name = domid.to_string();
     let home = words(&[&format!("/local/domain/{domid}")]);

@@ -107,7 +107,7 @@ fn fill(client: &mut Blocking, domid: usize) -> Result<()> {
 }
 
 /// Bytes of a process's memory that are in RAM (`VmRSS` of proc(5)).
-fn resident_bytes(pid: Option<u32>) -> Result<u64> {
+pub(super) fn resident_bytes(pid: Option<u32>) -> Result<u64> {
     let cannot = |error| Trouble::io("cannot see the daemon's memory", error);
     let pid = pid.ok_or_else(|| cannot(std::io::ErrorKind::Unsupported.into()))?;
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).map_err(cannot)?;

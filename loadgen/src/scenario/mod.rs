@@ -19,6 +19,8 @@ mod memory;
 mod operations;
 mod removal;
 mod runner;
+mod shards;
+mod soak;
 mod transactions;
 mod vchan;
 mod walk;
@@ -119,6 +121,8 @@ pub fn all() -> Vec<Box<dyn Scenario>> {
     all.push(Box::new(vchan::Vchan));
     all.push(Box::new(walk::Walk));
     all.push(Box::new(memory::Memory));
+    all.push(Box::new(shards::Shards));
+    all.push(Box::new(soak::Soak));
     all
 }
 

@@ -8,7 +8,7 @@ use xenstored::words::Domid;
 
 use super::goals::{Goal, cpu};
 use super::{Case, Plan, Scenario, Session, start, with_cpu};
-use crate::client::{Blocking, Expect, Link, Load, Mix, Request};
+use crate::client::{Blocking, Expect, Link, Load, Mix, Request, words};
 use crate::measure::{Measured, Sample};
 use crate::target::{Running, Target};
 use crate::trouble::{Result, Trouble};
@@ -110,7 +110,7 @@ impl Scenario for Operations {
                 vec![(1, names(domains).map(|p| Request::write_changing(&p, "")).collect())]
             }
             Work::Directory => vec![(1, vec![directory()])],
-            Work::Mixed => vec![(4, mixed_reads(domains)), (1, mixed_writes(domains))],
+            Work::Mixed => mixed(domains),
         };
         if !is_echo {
             self.fill(&running.socket, domains)?;
@@ -168,11 +168,7 @@ impl Operations {
                     client.write(&format!("/tool/directory/child{child:03}"), "")?;
                 }
             }
-            Work::Mixed => {
-                for (path, prefix) in nodes(domains) {
-                    client.write(&path, format!("{prefix}00000000"))?;
-                }
-            }
+            Work::Mixed => return fill_mixed(socket, domains),
         }
         client.flush()
     }
@@ -199,23 +195,30 @@ fn nodes(domains: usize) -> impl Iterator<Item = (String, String)> {
 }
 
 fn read(path: &str, value: &[u8]) -> Request {
-    Request::new(Kind::Read, format!("{path}\0").as_bytes(), Expect::Payload(value.into()))
+    Request::new(Kind::Read, &words(&[path]), Expect::Payload(value.into()))
 }
 
 fn directory() -> Request {
     Request::new(Kind::Directory, b"/tool/directory\0", Expect::Strings(CHILDREN))
 }
 
-fn mixed_reads(domains: usize) -> Vec<Request> {
+/// Four READs for each WRITE, over all nodes of so many domains.
+pub(super) fn mixed(domains: usize) -> Vec<(usize, Vec<Request>)> {
     let expect = |prefix: String| Expect::Prefix(prefix.into_bytes());
     let read = |(path, prefix): (String, String)| {
-        Request::new(Kind::Read, format!("{path}\0").as_bytes(), expect(prefix))
+        Request::new(Kind::Read, &words(&[&path]), expect(prefix))
     };
-    nodes(domains).map(read).collect()
+    let write = |(path, prefix): (String, String)| Request::write_changing(&path, &prefix);
+    vec![(4, nodes(domains).map(read).collect()), (1, nodes(domains).map(write).collect())]
 }
 
-fn mixed_writes(domains: usize) -> Vec<Request> {
-    nodes(domains).map(|(path, prefix)| Request::write_changing(&path, &prefix)).collect()
+/// Makes the nodes that [`mixed`] reads and writes.
+pub(super) fn fill_mixed(socket: &Path, domains: usize) -> Result<()> {
+    let mut client = Blocking::connect(socket)?;
+    for (path, prefix) in nodes(domains) {
+        client.write(&path, format!("{prefix}00000000"))?;
+    }
+    client.flush()
 }
 
 /// Guests that read a node of their own.

@@ -58,8 +58,8 @@ impl Scenario for Vchan {
         let mut host = SimClient::connect(sim)
             .map_err(|error| Trouble::io("cannot connect to the simulated host", error))?;
         let stage = Stage::new()?;
-        let server = guest(&stage, &running.socket, &mut host, SERVER)?;
-        let peer = guest(&stage, &running.socket, &mut host, PEER)?;
+        let server = guest(&stage, &running.socket, &mut host, [SERVER, PEER])?;
+        let peer = guest(&stage, &running.socket, &mut host, [PEER, SERVER])?;
         let is_ours = *target == Target::Ours;
         Ok(Box::new(SettingUp { running, stage, server, peer, is_ours, _host: host }))
     }
@@ -72,12 +72,19 @@ impl Scenario for Vchan {
     }
 }
 
-fn guest(stage: &Stage, socket: &Path, host: &mut SimClient, domid: Domid) -> Result<Client> {
+/// A guest with a directory that is its own, and that the other one may read.
+fn guest(
+    stage: &Stage,
+    socket: &Path,
+    host: &mut SimClient,
+    [domid, other]: [Domid; 2],
+) -> Result<Client> {
     let mut toolstack = Blocking::connect(socket)?;
     let guest = toolstack.build_domain(host, domid)?;
     let data = format!("/local/domain/{domid}/data");
     toolstack.write(&data, "")?;
-    toolstack.ask(Kind::SetPerms, &words(&[&data, &format!("n{domid}")]))?;
+    let permissions = [&*data, &format!("n{domid}"), &format!("r{other}")];
+    toolstack.ask(Kind::SetPerms, &words(&permissions))?;
     toolstack.flush()?;
     stage.client(Link::Ring(Box::new(guest)))
 }
@@ -127,7 +134,7 @@ async fn set_up(server: &Client, peer: &Client, number: usize) -> Result<bool> {
         return Ok(false);
     }
     // Two watches are held while it waits: on what the peer will write, and on the peer's life.
-    let connected = format!("{base}/connected");
+    let connected = format!("/local/domain/{PEER}/data/vchan{number}");
     let Some(answer) = server.try_watch(&connected, &format!("answer{number}")).await? else {
         return Ok(false);
     };
@@ -149,23 +156,20 @@ async fn set_up(server: &Client, peer: &Client, number: usize) -> Result<bool> {
     answer.remove().await?;
     life.remove().await?;
     server.must(Kind::Rm, 0, &words(&[&base])).await?;
+    peer.must(Kind::Rm, 0, &words(&[&connected])).await?;
     Ok(true)
 }
 
 /// The transaction in which a server says where its ring is.
 async fn announce(server: &Client, base: &str, number: usize) -> Result<bool> {
-    let permissions = format!("b{PEER}");
+    let permissions = format!("r{PEER}");
     for _ in 0..TRIES {
         let Ok(id) = server.request(Kind::TransactionStart, 0, b"\0").await? else {
             return Ok(false);
         };
         let text = String::from_utf8_lossy(&id);
         let Ok(tx_id) = text.trim_end_matches('\0').parse() else { wrong!("transaction {text}") };
-        let nodes = [
-            ("ring-ref", number.to_string()),
-            ("event-channel", "7".into()),
-            ("connected", "0".into()),
-        ];
+        let nodes = [("ring-ref", number.to_string()), ("event-channel", "7".into())];
         for (node, value) in nodes {
             let path = format!("{base}/{node}");
             if server.request(Kind::Write, tx_id, &payload(&path, value)).await?.is_err() {

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use xenstored::host::sim::{SimClient, SimGuest};
 use xenstored::protocol::Kind;
 
 use super::goals::{Goal, of};
@@ -10,7 +11,7 @@ use super::{Case, Plan, Scenario, Session, start, with_cpu};
 use crate::client::{Blocking, Client, Stage, words};
 use crate::measure::{Measured, Sample};
 use crate::target::Target;
-use crate::trouble::Result;
+use crate::trouble::{Result, Trouble};
 use crate::wrong;
 
 const DISKS: usize = 3;
@@ -44,7 +45,7 @@ impl Scenario for Xsbench {
     }
 
     fn suits(&self, target: &Target, _case: &Case) -> bool {
-        !matches!(target, Target::Echo | Target::C)
+        matches!(target, Target::Ours | Target::OCaml)
     }
 
     fn prepare(&self, _plan: &Plan, target: &Target) -> Result<Box<dyn Session>> {
@@ -69,6 +70,12 @@ impl Session for Benching {
     fn round(&mut self, _plan: &Plan, case: &Case) -> Result<Sample> {
         let size = case.size.unwrap_or(0);
         let running = start(&self.target, &[])?;
+        let Some(sim) = &running.sim else { wrong!("{} has no simulated host", self.target) };
+        let cannot = |error| Trouble::io("cannot create domains", error);
+        let mut host = SimClient::connect(sim).map_err(cannot)?;
+        // Nothing can be theirs before they exist. That they are guests does not matter here.
+        let _guests: Vec<SimGuest> =
+            (0..size).map(|_| host.create(None)).collect::<std::io::Result<_>>().map_err(cannot)?;
         let stage = Stage::new()?;
         let client = stage.connect(&running.socket)?;
         for domid in 1..=size {

@@ -28,7 +28,7 @@ use xenstored::host::sim::SimClient;
 use xenstored::protocol::Kind;
 use xenstored::words::Domid;
 
-use crate::client::{Client, Link, Stage, words};
+use crate::client::{Blocking, Client, Link, Stage, words};
 use crate::target::Running;
 use crate::trouble::{Result, Trouble};
 use crate::wrong;
@@ -47,10 +47,10 @@ mod state {
 }
 
 /// A host with its daemon, its control domain's kernel and its console daemon.
-struct Machine {
-    stage: Stage,
+pub(super) struct Machine {
+    pub(super) stage: Stage,
     socket: PathBuf,
-    host: RefCell<SimClient>,
+    pub(super) host: RefCell<SimClient>,
     /// Domains that the console daemon has not looked for yet: what it would ask the hypervisor.
     new_domains: RefCell<VecDeque<Domid>>,
     /// Toolstacks of living domains, each with its watch.
@@ -60,7 +60,7 @@ struct Machine {
 
 impl Machine {
     /// Starts what serves domains on a daemon that just began.
-    fn new(running: &Running) -> Result<Rc<Machine>> {
+    pub(super) fn new(running: &Running) -> Result<Rc<Machine>> {
         let Some(sim) = &running.sim else { wrong!("a target without a simulated host") };
         let cannot = |error| Trouble::io("cannot use the simulated host", error);
         let mut host = SimClient::connect(sim).map_err(cannot)?;
@@ -69,6 +69,14 @@ impl Machine {
         let ring = host.attach_control().map_err(cannot)?;
         let kernel = stage.client(Link::Ring(Box::new(ring)))?;
         let console = stage.connect(&running.socket)?;
+        // What xen-init-dom0 leaves: the directories that all domains have in common.
+        let mut toolstack = Blocking::connect(&running.socket)?;
+        for path in
+            ["/libxl/0", "/vm/dom0", "/local/domain/0/backend/vbd", "/local/domain/0/backend/vif"]
+        {
+            toolstack.write(path, "")?;
+        }
+        toolstack.flush()?;
         let machine = Rc::new(Machine {
             stage,
             socket: running.socket.clone(),
@@ -83,11 +91,21 @@ impl Machine {
         Ok(machine)
     }
 
+    /// Forgets its domains, which are dead.
+    pub(super) fn forget(&self) {
+        self.toolstacks.take();
+        self.guests.take();
+    }
+
     /// Starts a domain, by a toolstack of its own.
-    async fn boot(self: Rc<Machine>, domid: Domid) -> Result<()> {
+    pub(super) async fn boot(self: Rc<Machine>, domid: Domid) -> Result<()> {
         let toolstack = self.stage.connect(&self.socket)?;
         toolstack::create(self, toolstack, domid).await
     }
+}
+
+pub(super) fn vm(domid: Domid) -> String {
+    format!("/vm/00000000-0000-0000-0000-{:012}", domid.0)
 }
 
 fn home(domid: Domid) -> String {

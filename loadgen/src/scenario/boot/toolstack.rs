@@ -5,7 +5,7 @@ use std::rc::Rc;
 use xenstored::protocol::Kind;
 use xenstored::words::Domid;
 
-use super::{DEVICES, Machine, backend, frontend, guest, home, make, state};
+use super::{DEVICES, Machine, backend, frontend, guest, home, make, state, vm};
 use crate::client::{Client, Link, words};
 use crate::trouble::{Result, Trouble};
 
@@ -209,8 +209,4 @@ async fn hotplug(machine: &Machine, domid: Domid, device: (&str, u32)) -> Result
         client.write(0, &format!("{back}/{key}"), value).await?;
     }
     Ok(())
-}
-
-fn vm(domid: Domid) -> String {
-    format!("/vm/00000000-0000-0000-0000-{:012}", domid.0)
 }
