@@ -27,4 +27,4 @@ pub use load::{Load, Mix, Tally, histogram};
 pub use message::{ERROR, Expect, Request, WATCH_EVENT, append, event, payload, words};
 pub use paced::Paced;
 pub use random::Random;
-pub use stage::{Counts, Stage, Trace};
+pub use stage::{Asked, Counts, Stage, Trace};

@@ -44,8 +44,10 @@ pub struct Counts {
     pub commits: Cell<u64>,
 }
 
-/// What clients asked: for each its requests, with transaction and payload.
-pub type Trace = Vec<Vec<(Kind, u32, Vec<u8>)>>;
+/// What a client asked: its requests, each with transaction and payload.
+pub type Asked = Vec<(Kind, u32, Vec<u8>)>;
+/// What all clients asked.
+pub type Trace = Vec<Asked>;
 
 /// The tasks, their connections, and what connects them.
 pub struct Stage {
@@ -69,7 +71,7 @@ pub(super) struct Inner {
     /// Connections that were made.
     connected: Cell<u64>,
     /// By the number of the connection.
-    pub(super) trace: RefCell<Option<BTreeMap<u64, Vec<(Kind, u32, Vec<u8>)>>>>,
+    pub(super) trace: RefCell<Option<BTreeMap<u64, Asked>>>,
     pub(super) counts: Counts,
 }
 

@@ -126,6 +126,9 @@ pub fn all() -> Vec<Box<dyn Scenario>> {
     all
 }
 
+/// Bytes of a log's end that are shown.
+const LAST_WORDS: usize = 2000;
+
 /// Starts a target with these arguments (which only ours understands).
 fn start(target: &Target, arguments: &[&str]) -> Result<Running> {
     let arguments = arguments.iter().map(|&word| word.to_owned()).collect();
@@ -136,9 +139,20 @@ fn start(target: &Target, arguments: &[&str]) -> Result<Running> {
 /// Does something and answers what CPU time the target used for it, if its process is known.
 fn with_cpu<T>(running: &Running, what: impl FnOnce() -> Result<T>) -> Result<(T, Option<Cpu>)> {
     let before = running.cpu().ok();
-    let done = what()?;
+    let done = what().map_err(|trouble| explained(running, trouble))?;
     let used = before.and_then(|before| Some(running.cpu().ok()? - before));
     Ok((done, used))
+}
+
+/// If a target has ended, its last words explain what went wrong.
+fn explained(running: &Running, trouble: Trouble) -> Trouble {
+    let has_ended = running.pid.is_some() && running.cpu().is_ok_and(|cpu| cpu.total.is_zero());
+    if !has_ended && running.cpu().is_ok() {
+        return trouble;
+    }
+    let log = running.log();
+    let start = log.floor_char_boundary(log.len().saturating_sub(LAST_WORDS));
+    Trouble::Wrong(format!("{trouble}; the daemon has ended, its last words:\n{}", &log[start..]))
 }
 
 #[cfg(test)]

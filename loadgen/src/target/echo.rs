@@ -114,12 +114,14 @@ fn answer(connection: &mut Connection, poll: &Poll, token: Token) -> io::Result<
     Ok(())
 }
 
-fn answer_to(words: [u32; 3]) -> [u8; HEADER_BYTES + ANSWER.len()] {
+/// An answer with this type, request and transaction.
+fn answer_to([kind, req_id, tx_id]: [u32; 3]) -> [u8; HEADER_BYTES + ANSWER.len()] {
+    const LEN: u32 = 3;
+    const _: () = assert!(ANSWER.len() == LEN as usize);
     let mut answer = [0; HEADER_BYTES + ANSWER.len()];
-    for (place, word) in words.iter().enumerate() {
+    for (place, word) in [kind, req_id, tx_id, LEN].iter().enumerate() {
         answer[place * 4..][..4].copy_from_slice(&word.to_le_bytes());
     }
-    answer[12] = ANSWER.len() as u8;
     answer[HEADER_BYTES..].copy_from_slice(ANSWER);
     answer
 }
