@@ -8,7 +8,7 @@ use super::thread::{Place, Thread};
 
 /// A snapshot is given up when it is this old.
 const SNAPSHOT_AGE_MAX: Duration = Duration::from_secs(1);
-/// So many are given up in one pass, about a millisecond's work; the rest in the next.
+/// So many are given up in one pass; the rest in the next, so that requests come in between.
 const GIVEN_UP_PER_PASS: usize = 4096;
 
 /// The snapshots of one transaction.

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use crate::sync::{Arc, AtomicU32, Mutex, Ordering};
 
 /// So many versions of one shard may be pinned; beyond it snapshots are given up before their time.
-/// Each keeps what one commit replaced, mostly some kilobytes: some megabytes in all.
+/// Each keeps what one commit replaced, in the worst case of an ordinary write a value and the nodes on
+/// its path.
 pub const PINNED_VERSIONS_MAX: u32 = 1024;
 
 /// The pinned versions of one shard.
