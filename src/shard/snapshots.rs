@@ -1,6 +1,6 @@
 //! How long transactions keep their snapshots, which pin what others replace: for a second, and for
-//! less while too many versions of a shard are pinned. The oldest goes first, at the cost of freeing
-//! it; its transaction is run again when it is next used, and not before.
+//! less while too many versions of a shard are pinned. Of a thread's, the oldest goes first, at the
+//! cost of freeing it; its transaction is run again when it is next used, and not before.
 
 use std::time::{Duration, Instant};
 
