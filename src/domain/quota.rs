@@ -188,4 +188,19 @@ mod tests {
         assert_eq!(Quota::from_name("path-length"), Some(Quota::PathMax));
         assert_eq!(Quota::from_name("soft-memory"), None);
     }
+
+    #[test]
+    fn each_quota_has_its_name_and_value() {
+        assert_eq!((Quota::Nodes.name(), Quota::Watches.name()), ("nodes", "watches"));
+        assert_eq!(
+            (Quota::Transactions.default_value(), Quota::Watches.default_value()),
+            (256, 1024)
+        );
+        let limits = Limits::defaults();
+        assert_eq!(limits.get(Quota::Transactions), 256);
+        assert_eq!(limits.soft_memory(), Quota::SOFT_MEMORY_DEFAULT);
+        limits.set(Quota::Transactions, 7);
+        limits.set_soft_memory(8);
+        assert_eq!((limits.get(Quota::Transactions), limits.soft_memory()), (7, 8));
+    }
 }

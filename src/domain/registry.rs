@@ -319,4 +319,55 @@ mod tests {
         registry.admit(Domid(5), 3);
         assert_eq!(registry.subject(&stub).target, None);
     }
+
+    fn with_guest() -> (Registry, Arc<Domain>) {
+        let registry = Registry::new(Limits::defaults(), None);
+        let guest = registry.admit(Domid(5), 1).unwrap();
+        (registry, guest)
+    }
+
+    #[test]
+    fn peaks_are_the_highest_use_of_guests_until_they_are_reset() {
+        let (registry, guest) = with_guest();
+        let control = registry.get(Domid::CONTROL).unwrap();
+        assert!(registry.reserve(&control, Quota::Nodes, 100));
+        assert!(registry.reserve(&guest, Quota::Nodes, 7));
+        guest.account.release(Quota::Nodes, 7);
+        assert!(registry.reserve(&guest, Quota::Nodes, 3));
+        assert_eq!((guest.account.peak(Quota::Nodes), registry.peak(Quota::Nodes)), (7, 7));
+        registry.reset_peaks();
+        assert_eq!(registry.peak(Quota::Nodes), 0);
+    }
+
+    #[test]
+    fn every_refusal_is_counted() {
+        let (registry, guest) = with_guest();
+        registry.set_limit(Some(&guest), Quota::Nodes, 2);
+        for count in 1..=3 {
+            assert!(!registry.reserve(&guest, Quota::Nodes, 3));
+            assert_eq!(guest.account.refused(Quota::Nodes), count);
+        }
+    }
+
+    #[test]
+    fn the_soft_memory_quota_is_reported_when_it_is_crossed() {
+        let (registry, guest) = with_guest();
+        let crossings = |domain: &Domain| domain.soft_crossings.load(Ordering::Relaxed);
+        registry.set_soft_memory(None, 0);
+        assert!(registry.reserve(&guest, Quota::Memory, 50));
+        assert_eq!(crossings(&guest), 0, "0 is no limit");
+        registry.set_soft_memory(None, 100);
+        for (amount, expected) in [(50, 0), (1, 1), (1, 1)] {
+            assert!(registry.reserve(&guest, Quota::Memory, amount));
+            assert_eq!(crossings(&guest), expected);
+        }
+        guest.account.release(Quota::Memory, 2);
+        assert!(registry.reserve(&guest, Quota::Memory, 1));
+        assert_eq!(crossings(&guest), 2);
+        assert!(registry.reserve(&guest, Quota::Nodes, 500));
+        assert_eq!(crossings(&guest), 2, "nodes are not memory");
+        let control = registry.get(Domid::CONTROL).unwrap();
+        assert!(registry.reserve(&control, Quota::Memory, 500));
+        assert_eq!(crossings(&control), 0);
+    }
 }

@@ -42,3 +42,26 @@ fn hash(path: Path<'_>) -> u64 {
     // 0 marks a place without a change.
     hasher.finish() | 1
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_change_of_a_path_is_known_for_256_changes() {
+        let path = |text: &'static str| Path::parse(text.as_bytes()).unwrap();
+        let mut recent = Recent::new();
+        assert_eq!(recent.changed_by(path("/a")), None);
+        for (text, domid) in [("/a", 1), ("/b", 2), ("/a", 3)] {
+            recent.note(path(text), Domid(domid));
+        }
+        assert_eq!(recent.changed_by(path("/a")), Some(Domid(3)));
+        assert_eq!(recent.changed_by(path("/b")), Some(Domid(2)));
+        for _ in 1..CHANGES {
+            recent.note(path("/others"), Domid(4));
+        }
+        assert_eq!(recent.changed_by(path("/a")), Some(Domid(3)));
+        recent.note(path("/others"), Domid(4));
+        assert_eq!(recent.changed_by(path("/a")), None);
+    }
+}

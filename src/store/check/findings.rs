@@ -42,3 +42,19 @@ impl Findings {
         self.len() == 0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_out_is_counted() {
+        let mut findings = Findings::default();
+        assert!(findings.is_empty());
+        (0..SENTENCES_MAX + 2).for_each(|number| findings.add(|| number.to_string()));
+        assert_eq!(
+            (findings.sentences().len(), findings.len()),
+            (SENTENCES_MAX, SENTENCES_MAX + 2)
+        );
+    }
+}
