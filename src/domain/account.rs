@@ -36,6 +36,7 @@ impl Account {
             let sum = used.saturating_add(amount);
             (limit == 0 || sum <= u64::from(limit)).then_some(sum)
         };
+        #[allow(deprecated)] // Newer Rust calls it try_update, which shuttle's atomics do not know.
         let before = used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within).ok()?;
         self.trace(quota, before, before + amount);
         Some(before + amount)

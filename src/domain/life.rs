@@ -83,3 +83,19 @@ impl Domain {
         self.shutdown.swap(shutdown, Ordering::AcqRel)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_life_keeps_what_is_noted_of_it() {
+        let domain = Domain::new(Domid(5), 2, 1, Arc::default());
+        assert_eq!(domain.features(), crate::domain::SERVER_FEATURES);
+        domain.set_features(1);
+        assert_eq!(domain.features(), 1);
+        assert!(!domain.swap_shutdown(true));
+        assert!(domain.swap_shutdown(false));
+        assert!(!domain.swap_shutdown(false));
+    }
+}
