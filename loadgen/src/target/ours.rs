@@ -1,0 +1,52 @@
+//! This project's daemon, which is part of this program: `loadgen daemon` takes the arguments of
+//! `xenstored` and is it. So what is measured is what was built along with the load generator.
+
+use std::ffi::OsString;
+use std::io;
+use std::process::{Command, ExitCode};
+
+use xenstored::daemon::{self, Task};
+
+use super::{Options, Running};
+
+/// Starts this program as the daemon, or the binary that `XENSTORED` in the environment names.
+///
+/// # Errors
+/// Those of [`Running::spawn`].
+pub fn start(options: &Options) -> io::Result<Running> {
+    let dir = Running::directory()?;
+    let mut command = match std::env::var_os("XENSTORED") {
+        Some(binary) => Command::new(binary),
+        None => {
+            let mut command = Command::new(std::env::current_exe()?);
+            command.arg("daemon");
+            command
+        }
+    };
+    command.env_remove("XENSTORED_PATH").env("XENSTORED_RUNDIR", dir.path());
+    command.args(["--host", "sim", "--no-fork"]);
+    if let Some(shards) = options.shards {
+        command.arg("--shards").arg(shards.to_string());
+    }
+    command.args(&options.arguments);
+    Running::spawn(command, dir, true)
+}
+
+/// Is the daemon, with these arguments; the first is the program's name.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let done = daemon::parse(arguments).and_then(|task| match task {
+        Task::Serve(settings) => daemon::run(&settings),
+        Task::Guest(_) => Ok(2), // Not for guests: that is `xenstored sim guest`.
+        Task::Print(text) => {
+            print!("{text}");
+            Ok(0)
+        }
+    });
+    match done {
+        Ok(code) => code.into(),
+        Err(failure) => {
+            eprintln!("xenstored: {failure}");
+            failure.code().into()
+        }
+    }
+}
