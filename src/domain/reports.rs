@@ -77,6 +77,7 @@ impl Reports {
         let text = |report| match report {
             Report::Refused { quota, refused, .. } => format!("{} {refused}", quota.name()),
             Report::SoftMemory { used, limit, .. } => format!("soft memory {used} over {limit}"),
+            Report::Changed { quota, used, .. } => format!("{} now {used}", quota.name()),
         };
         std::iter::from_fn(|| self.0.pop()).map(text).collect()
     }
