@@ -478,15 +478,15 @@ fn transactions_that_stay_open_cost_nothing_while_they_do() {
     let mut open = Vec::new();
     for _ in 0..2_000 {
         let tx = client.start().unwrap();
-        let reads = vec![(op::READ, tx, b"/a\0".to_vec()); 20];
+        let reads = vec![(op::READ, tx, b"/a\0".to_vec()); 50];
         assert!(client.pipeline(&reads).iter().all(Result::is_ok));
         open.push(tx);
     }
-    // Long enough for all snapshots to be given up, which some ticks of 10 ms are enough for.
-    let before = world.daemon.cpu_ticks();
+    // Long enough for all snapshots to be given up. To run every log again takes 0.3 s.
+    let before = world.daemon.cpu_time();
     std::thread::sleep(Duration::from_millis(2500));
-    let spent = world.daemon.cpu_ticks() - before;
-    assert!(spent <= 20, "{spent} ticks");
+    let spent = world.daemon.cpu_time() - before;
+    assert!(spent < Duration::from_millis(100), "{spent:?} of processor time");
     for (number, tx) in open.into_iter().enumerate() {
         if number == 1_000 {
             world.admin.write("/a", "w").unwrap();

@@ -265,9 +265,8 @@ impl Store {
 
     fn remember(&self, locked: &mut Locked<'_>, changes: &[Change], caller: &Caller) {
         for change in changes {
-            let path = change.path.as_path();
-            if let Some(shard) = locked.shard_mut(self.layout.home(path).shard) {
-                shard.recent.note(path, caller.domain.domid);
+            if let Some(shard) = locked.shard_mut(change.shard) {
+                shard.recent.note(change.path.as_path(), caller.domain.domid);
             }
         }
     }

@@ -40,7 +40,7 @@ pub fn write<F: Forest>(
     if let Some(node) = tree.get_mut(&home, path) {
         node.set_value(cx.generation, value);
     }
-    effects.changed(path.to_buf(), None, perms);
+    effects.changed(path.to_buf(), home.shard, None, perms);
     Ok(())
 }
 
@@ -100,7 +100,7 @@ fn create<F: Forest>(
     let boundary = ancestor.perms.owner() != perms.owner();
     drop(ancestor);
     attach(cx, forest, path, at, value, &perms, boundary)?;
-    effects.changed(path.to_buf(), None, perms);
+    effects.changed(path.to_buf(), forest.layout().home(path).shard, None, perms);
     Ok(())
 }
 
@@ -200,7 +200,7 @@ pub fn set_perms<F: Forest>(
     if moved > 0 {
         reindex(cx, tree, &home, path, (before.owner(), perms.owner()));
     }
-    effects.changed(path.to_buf(), Some(before), Arc::clone(perms));
+    effects.changed(path.to_buf(), home.shard, Some(before), Arc::clone(perms));
     Ok(())
 }
 
