@@ -286,37 +286,4 @@ impl Registry {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_incarnation_is_born_once_and_dies_once() {
-        let registry = Registry::new(Limits::defaults(), None);
-        let first = registry.admit(Domid(5), 100).unwrap();
-        assert!(Arc::ptr_eq(&first, &registry.admit(Domid(5), 100).unwrap()));
-        let stamp = registry.now();
-        assert!(registry.births().holds(Domid(5), stamp));
-        assert!(registry.bury(&first));
-        assert!(!registry.bury(&first));
-        let second = registry.admit(Domid(5), 101).unwrap();
-        assert!(!registry.births().holds(Domid(5), stamp));
-        assert!(registry.owner(Domid(5), stamp).is_none());
-        assert!(registry.owner(Domid(5), registry.now()).is_some());
-        assert!(!registry.bury(&first));
-        assert!(registry.bury(&second));
-        assert!(registry.admit(Domid::SELF, 1).is_none());
-    }
-
-    #[test]
-    fn xsa_233_a_target_ends_with_its_incarnation() {
-        let registry = Registry::new(Limits::defaults(), None);
-        let stub = registry.admit(Domid(6), 1).unwrap();
-        let guest = registry.admit(Domid(5), 2).unwrap();
-        registry.set_target(&stub, &guest);
-        assert_eq!(registry.subject(&stub).target, Some(Domid(5)));
-        registry.bury(&guest);
-        assert_eq!(registry.subject(&stub).target, None);
-        registry.admit(Domid(5), 3);
-        assert_eq!(registry.subject(&stub).target, None);
-    }
-}
+mod tests;

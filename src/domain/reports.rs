@@ -54,4 +54,14 @@ impl Reports {
             }
         }
     }
+
+    /// Takes what would be logged, for tests.
+    #[cfg(test)]
+    pub fn take_all(&self) -> Vec<String> {
+        let text = |report| match report {
+            Report::Refused { quota, refused, .. } => format!("{} {refused}", quota.name()),
+            Report::SoftMemory { used, limit, .. } => format!("soft memory {used} over {limit}"),
+        };
+        std::iter::from_fn(|| self.0.pop()).map(text).collect()
+    }
 }
