@@ -3,6 +3,7 @@
 mod common;
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use common::client::Link;
 use common::ring::at;
@@ -167,6 +168,39 @@ fn xsa_206_a_guest_cannot_starve_the_control_domains_transactions() {
             stop.store(true, Ordering::Relaxed);
         });
     }
+}
+
+/// Fails a transaction over and over, until the next one guards `path`.
+fn guard(world: &mut World, path: &str) -> u32 {
+    for _ in 0..2 {
+        let toolstack = world.client("dom0.t");
+        let tx = toolstack.start().unwrap();
+        let before = toolstack.request(op::READ, tx, format!("{path}\0")).unwrap();
+        let changed = [&before[..], b"."].concat();
+        world.admin.write(path, std::str::from_utf8(&changed).unwrap()).unwrap();
+        assert_eq!(world.client("dom0.t").commit(tx), Err("EAGAIN".to_owned()));
+    }
+    let toolstack = world.client("dom0.t");
+    let tx = toolstack.start().unwrap();
+    toolstack.request(op::READ, tx, format!("{path}\0")).unwrap();
+    tx
+}
+
+#[test]
+fn xsa_206_a_guest_goes_on_as_soon_as_a_guard_is_over() {
+    let mut world = World::new(Control::Socket, 2);
+    world.guest(5).write("hot", "0").unwrap();
+    let waited = (0..5).map(|_| {
+        let tx = guard(&mut world, "/local/domain/5/hot");
+        let started = Instant::now();
+        world.guest(5).write("hot", "1").unwrap();
+        let waited = started.elapsed();
+        world.client("dom0.t").request(op::TRANSACTION_END, tx, "F\0").unwrap();
+        waited
+    });
+    // Not at the next look at everything that waits, which comes four times a second.
+    let least = waited.min().unwrap();
+    assert!(least < Duration::from_millis(200), "{least:?}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! One life of a domid, with all that ends with it.
 
-use super::{Account, Quota};
-use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use super::{Account, Quota, Reports};
+use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::words::Domid;
 
 /// No value of a domain's own: the quota's default counts.
@@ -29,12 +29,12 @@ pub struct Domain {
 }
 
 impl Domain {
-    pub(super) fn new(domid: Domid, birth: u64, unique_id: u64) -> Domain {
+    pub(super) fn new(domid: Domid, birth: u64, unique_id: u64, reports: Arc<Reports>) -> Domain {
         Domain {
             domid,
             birth,
             unique_id,
-            account: Account::default(),
+            account: Account::new(domid, reports),
             limits: std::array::from_fn(|_| AtomicU32::new(UNSET)),
             soft_memory: AtomicU32::new(UNSET),
             soft_crossings: AtomicU32::new(0),

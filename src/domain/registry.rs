@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Domain, Limits, Quota, Report, Reports};
+use crate::log;
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, RwLock, room_for};
 use crate::words::{Births, Domid, Subject};
 
@@ -20,7 +21,7 @@ pub struct Registry {
     peaks: [AtomicU64; Quota::COUNT],
     privileged: Option<Domid>,
     /// Found under locks, logged without.
-    reports: Reports,
+    reports: Arc<Reports>,
 }
 
 impl Registry {
@@ -36,9 +37,10 @@ impl Registry {
             defaults,
             peaks: std::array::from_fn(|_| AtomicU64::new(0)),
             privileged,
-            reports: Reports::default(),
+            reports: Arc::default(),
         };
-        let control = Domain::new(Domid::CONTROL, Births::CONTROL, 0);
+        let reports = Arc::clone(&registry.reports);
+        let control = Domain::new(Domid::CONTROL, Births::CONTROL, 0, reports);
         *registry.slots[0].write() = Some(Arc::new(control));
         registry
     }
@@ -78,10 +80,13 @@ impl Registry {
             return Some(Arc::clone(domain));
         }
         let birth = self.tick();
-        let domain = Arc::new(Domain::new(domid, birth, unique_id));
+        let reports = Arc::clone(&self.reports);
+        let domain = Arc::new(Domain::new(domid, birth, unique_id, reports));
         self.births.set(domid, birth);
         *slot = Some(Arc::clone(&domain));
         known.insert(domid);
+        drop((slot, known));
+        tracing::trace!(target: log::OBJ, domid = domid.0, birth, unique_id, "create domain");
         Some(domain)
     }
 
@@ -97,6 +102,8 @@ impl Registry {
         *slot = None;
         known.remove(&domain.domid);
         self.tick();
+        drop((slot, known));
+        tracing::trace!(target: log::OBJ, domid = domain.domid.0, "destroy domain");
         true
     }
 
@@ -261,7 +268,7 @@ impl Registry {
         }
     }
 
-    /// Logs what is to be said of domains' quotas. Called with no lock held.
+    /// Logs what is to be said of domains' accounts. Called with no lock held.
     pub fn log_reports(&self) {
         self.reports.log();
     }
