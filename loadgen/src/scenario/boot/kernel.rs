@@ -39,12 +39,15 @@ fn device(path: &str) -> Option<String> {
     Some(format!("{BACKENDS}/{class}/{domid}/{number}"))
 }
 
-/// As xen-blkback and xen-netback.
+/// As the bus, then xen-blkback and xen-netback.
 async fn connect(client: Client, back: String) -> Result<()> {
     let is_disk = back.contains("/vbd/");
     client.read(0, &format!("{back}/state")).await?;
     client.read(0, &format!("{back}/frontend-id")).await?;
     let front = client.read(0, &format!("{back}/frontend")).await?;
+    if back.contains("/console/") {
+        return Ok(()); // There is no driver for it.
+    }
     let other = format!("{front}/state");
     let events = client.watch(&other, &other).await?;
     client

@@ -65,9 +65,13 @@ impl Machine {
         // What xen-init-dom0 leaves: the directories that all domains have in common. Whoever has
         // answered has also begun to serve the control domain's ring.
         let mut toolstack = Blocking::connect(&running.socket)?;
-        for path in
-            ["/libxl/0", "/vm/dom0", "/local/domain/0/backend/vbd", "/local/domain/0/backend/vif"]
-        {
+        for path in [
+            "/libxl/0",
+            "/vm/dom0",
+            "/local/domain/0/backend/vbd",
+            "/local/domain/0/backend/vif",
+            "/local/domain/0/backend/console",
+        ] {
             toolstack.write(path, "")?;
         }
         toolstack.flush()?;
