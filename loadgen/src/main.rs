@@ -30,6 +30,9 @@ struct Options {
     /// Who is asked: ours, c, ocaml, echo, socket:PATH; may be repeated [default: ours, echo]
     #[arg(long, value_name = "TARGET")]
     target: Vec<Target>,
+    /// Only cases whose name contains this
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    case: String,
     /// Rounds of each case; medians are reported
     #[arg(long, value_name = "N", default_value_t = 3)]
     rounds: usize,
@@ -110,7 +113,7 @@ fn run(options: &Options) -> ExitCode {
         some => some.to_vec(),
     };
     allow_many_files();
-    let (outcomes, trouble) = run_all(&chosen, &plan, &targets);
+    let (outcomes, trouble) = run_all(&chosen, &plan, &targets, &options.case);
     let written = write_reports(options, &outcomes);
     match (trouble, written) {
         (None, Ok(())) => ExitCode::SUCCESS,
@@ -126,10 +129,11 @@ fn run_all(
     scenarios: &[&dyn Scenario],
     plan: &Plan,
     targets: &[Target],
+    case: &str,
 ) -> (Vec<Outcome>, Option<Trouble>) {
     let mut outcomes = Vec::new();
     for scenario in scenarios {
-        match scenario::run(*scenario, plan, targets) {
+        match scenario::run(*scenario, plan, targets, case) {
             Ok(outcome) => {
                 println!("{}", report::table(&outcome));
                 outcomes.push(outcome);

@@ -12,7 +12,7 @@ const HEIGHT: f64 = 260.0;
 const LEFT: f64 = 52.0;
 const BOTTOM: f64 = 34.0;
 const TOP: f64 = 24.0;
-const RIGHT: f64 = 12.0;
+const RIGHT: f64 = 24.0;
 
 /// A group of bars: what they have in common, and each one's colour class and value.
 pub struct Group {
@@ -78,7 +78,7 @@ pub fn lines(title: &str, lines: &[Line], x: &[Mark], scale: fn(f64) -> f64) -> 
         let y = place_y(10f64.powf(decade));
         let end = WIDTH - RIGHT;
         let _ = write!(body, r#"<path class="grid" d="M{LEFT} {y:.1}H{end}"/>"#);
-        text(&mut body, LEFT - 6.0, y + 4.0, "end", &number(10f64.powf(decade)));
+        text(&mut body, LEFT - 6.0, y + 4.0, "end", &round(10f64.powf(decade)));
         decade += 1.0;
     }
     for (at, label) in x {
@@ -100,6 +100,15 @@ pub fn lines(title: &str, lines: &[Line], x: &[Mark], scale: fn(f64) -> f64) -> 
         }
     }
     frame(title, HEIGHT, &body)
+}
+
+/// A power of ten, short.
+fn round(value: f64) -> String {
+    match value {
+        large if large >= 1e6 => format!("{} M", value / 1e6),
+        large if large >= 1e4 => format!("{} k", value / 1e3),
+        _ => format!("{value}"),
+    }
 }
 
 fn text(out: &mut String, x: f64, y: f64, anchor: &str, words: &str) {

@@ -131,7 +131,7 @@ fn growth(
 ) {
     let size = |case: &Case| case.size.unwrap_or(0) as f64;
     let marks: Vec<Mark> =
-        cases(rows).iter().map(|case| (size(case), number(size(case)))).collect();
+        cases(rows).iter().map(|case| (size(case), size(case).to_string())).collect();
     let curves = curves(rows, |row| Some(vec![(size(&row.case), figure(row)?)]));
     if !curves.is_empty() {
         page.push_str(&lines(title, &curves, &marks, |x| (1.0 + x).ln()));

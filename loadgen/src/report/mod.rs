@@ -107,8 +107,8 @@ fn number(value: f64) -> String {
         small if small < 10.0 => format!("{value:.2}"),
         middle if middle < 100.0 => format!("{value:.1}"),
         large if large < 10_000.0 => format!("{value:.0}"),
-        large if large < 10_000_000.0 => format!("{:.0} k", value / 1e3),
-        _ => format!("{:.1} M", value / 1e6),
+        large if large < 1_000_000.0 => format!("{:.0} k", value / 1e3),
+        _ => format!("{:.2} M", value / 1e6),
     }
 }
 
@@ -126,7 +126,7 @@ mod tests {
             (704.2, "704"),
             (9565.0, "9565"),
             (763_400.0, "763 k"),
-            (12_345_678.0, "12.3 M"),
+            (1_234_567.0, "1.23 M"),
         ] {
             assert_eq!(number(value), text);
         }

@@ -22,7 +22,7 @@ section { background: var(--card); border: 1px solid var(--rule); border-radius:
 .about { color: var(--soft); margin: 0 0 .8rem; max-width: 50rem; }
 .legend span { margin-right: 1.2rem; } .legend i { display: inline-block; width: .8em;
   height: .8em; border-radius: 3px; margin-right: .4em; }
-.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1.2rem;
+.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(27rem, 1fr)); gap: 1.2rem;
   margin-bottom: 1rem; }
 svg { width: 100%; height: auto; } svg text { font-size: 11px; fill: var(--soft); }
 svg text.title { font-size: 12.5px; font-weight: 600; fill: var(--ink); }

@@ -23,13 +23,20 @@ pub struct Outcome {
     pub load: (f64, f64),
 }
 
-/// Runs a scenario on these targets, and says on standard error how far it is.
+/// Runs the cases of a scenario whose name contains `case` on these targets, and says on standard
+/// error how far it is.
 ///
 /// # Errors
 /// The first that is wrong, with the scenario, case and target.
-pub fn run(scenario: &dyn Scenario, plan: &Plan, targets: &[Target]) -> Result<Outcome> {
+pub fn run(
+    scenario: &dyn Scenario,
+    plan: &Plan,
+    targets: &[Target],
+    case: &str,
+) -> Result<Outcome> {
     let before = load_average();
-    let cases = scenario.cases(plan);
+    let mut cases = scenario.cases(plan);
+    cases.retain(|each| each.name.contains(case));
     let progress = Progress::new();
     let mut sessions = Vec::new();
     for target in targets {

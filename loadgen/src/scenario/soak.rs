@@ -125,6 +125,8 @@ impl Soaking {
                 super::boot::vm(domid),
                 format!("/local/domain/0/backend/vbd/{domid}/51712"),
                 format!("/local/domain/0/backend/vif/{domid}/0"),
+                format!("/local/domain/0/backend/console/{domid}/0"),
+                format!("/local/domain/0/backend/console/{domid}"),
                 format!("/local/domain/0/backend/vbd/{domid}"),
                 format!("/local/domain/0/backend/vif/{domid}"),
             ] {

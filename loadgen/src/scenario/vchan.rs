@@ -134,7 +134,7 @@ async fn set_up(server: &Client, peer: &Client, number: usize) -> Result<bool> {
         return Ok(false);
     }
     // Two watches are held while it waits: on what the peer will write, and on the peer's life.
-    let connected = format!("/local/domain/{PEER}/data/vchan{number}");
+    let connected = format!("/local/domain/{PEER}/data/vchan/{number}");
     let Some(answer) = server.try_watch(&connected, &format!("answer{number}")).await? else {
         return Ok(false);
     };

@@ -76,6 +76,11 @@ impl Session for Benching {
         // Nothing can be theirs before they exist. That they are guests does not matter here.
         let _guests: Vec<SimGuest> =
             (0..size).map(|_| host.create(None)).collect::<std::io::Result<_>>().map_err(cannot)?;
+        let mut toolstack = Blocking::connect(&running.socket)?;
+        for directory in ["vm", "vss", "local/domain/0/backend/vbd", "xapi"] {
+            toolstack.write(&format!("{PREFIX}/{directory}"), "")?;
+        }
+        toolstack.flush()?;
         let stage = Stage::new()?;
         let client = stage.connect(&running.socket)?;
         for domid in 1..=size {
@@ -88,8 +93,7 @@ impl Session for Benching {
         let started = Instant::now();
         let ((), cpu) = with_cpu(&running, || stage.run(PATIENCE))?;
         let elapsed = started.elapsed();
-        // Of the domains nothing is left; domain 0 has been there only for its backends.
-        let mut toolstack = Blocking::connect(&running.socket)?;
+        // Of the domains nothing is left; domain 0 is there only for its backends.
         for (directory, expected) in
             [("vm", ""), ("vss", ""), ("local/domain", "0\0"), ("local/domain/0/backend/vbd", "")]
         {

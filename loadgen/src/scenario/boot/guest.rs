@@ -25,6 +25,9 @@ pub(super) async fn run(client: Client, domid: Domid) -> Result<()> {
     for path in ["memory/target", "memory/static-max", "cpu/0/availability", "cpu/1/availability"] {
         client.read(0, path).await?;
     }
+    for path in ["name", "vm", "control/platform-feature-multiprocessor-suspend"] {
+        client.read(0, path).await?;
+    }
     for name in ["feature-poweroff", "feature-reboot", "feature-suspend"] {
         client.write(0, &format!("control/{name}"), "1").await?;
     }
@@ -78,6 +81,9 @@ async fn connect(client: &Client, domid: Domid, device: (&'static str, u32)) -> 
     while client.read(0, &other).await?.as_str() < state::INIT_WAIT {
         events.next().await;
     }
+    for key in offers(is_disk) {
+        client.try_read(&format!("{back}/{key}")).await?;
+    }
     client
         .transact(async |tx| {
             for key in ["event-channel", "protocol"].iter().chain(rings(is_disk)) {
@@ -92,7 +98,7 @@ async fn connect(client: &Client, domid: Domid, device: (&'static str, u32)) -> 
         events.next().await;
     }
     for key in properties(is_disk) {
-        client.request(Kind::Read, 0, &words(&[&format!("{back}/{key}")])).await?.ok();
+        client.try_read(&format!("{back}/{key}")).await?;
     }
     if is_disk {
         switch(client, &front, state::CONNECTED).await?;
@@ -100,7 +106,16 @@ async fn connect(client: &Client, domid: Domid, device: (&'static str, u32)) -> 
     Ok(())
 }
 
-/// What a frontend asks of its backend; some of it is not there.
+/// What a frontend looks at before it makes its rings; some of it is not there.
+fn offers(is_disk: bool) -> &'static [&'static str] {
+    if is_disk {
+        &["max-ring-page-order", "multi-queue-max-queues", "feature-persistent", "discard-enable"]
+    } else {
+        &["multi-queue-max-queues", "feature-split-event-channels", "feature-ctrl-ring", "mac"]
+    }
+}
+
+/// What a frontend asks of its backend at last; some of it is not there.
 fn properties(is_disk: bool) -> &'static [&'static str] {
     if is_disk {
         &[

@@ -7,6 +7,7 @@ use xenstored::protocol::Kind;
 use super::{state, switch};
 use crate::client::{Client, Stage, words};
 use crate::trouble::Result;
+use crate::wrong;
 
 const BACKENDS: &str = "/local/domain/0/backend";
 
@@ -16,6 +17,11 @@ pub(super) async fn run(stage: Stage, client: Client) -> Result<()> {
     let mut known: HashSet<String> = HashSet::new();
     loop {
         let path = watch.next().await;
+        if path == BACKENDS {
+            wrong!(
+                "the kernel is told of {BACKENDS} and not of a device: Linux makes nothing of it"
+            );
+        }
         let Some(device) = device(&path) else { continue };
         let there = client.request(Kind::Directory, 0, &words(&[&device])).await?.is_ok();
         if !there {
@@ -33,12 +39,15 @@ fn device(path: &str) -> Option<String> {
     Some(format!("{BACKENDS}/{class}/{domid}/{number}"))
 }
 
-/// As xen-blkback and xen-netback.
+/// As the bus, then xen-blkback and xen-netback.
 async fn connect(client: Client, back: String) -> Result<()> {
     let is_disk = back.contains("/vbd/");
     client.read(0, &format!("{back}/state")).await?;
     client.read(0, &format!("{back}/frontend-id")).await?;
     let front = client.read(0, &format!("{back}/frontend")).await?;
+    if back.contains("/console/") {
+        return Ok(()); // There is no driver for it.
+    }
     let other = format!("{front}/state");
     let events = client.watch(&other, &other).await?;
     client

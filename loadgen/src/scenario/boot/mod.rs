@@ -62,6 +62,19 @@ impl Machine {
     /// Starts what serves domains on a daemon that just began.
     pub(super) fn new(running: &Running) -> Result<Rc<Machine>> {
         let Some(sim) = &running.sim else { wrong!("a target without a simulated host") };
+        // What xen-init-dom0 leaves: the directories that all domains have in common. Whoever has
+        // answered has also begun to serve the control domain's ring.
+        let mut toolstack = Blocking::connect(&running.socket)?;
+        for path in [
+            "/libxl/0",
+            "/vm/dom0",
+            "/local/domain/0/backend/vbd",
+            "/local/domain/0/backend/vif",
+            "/local/domain/0/backend/console",
+        ] {
+            toolstack.write(path, "")?;
+        }
+        toolstack.flush()?;
         let cannot = |error| Trouble::io("cannot use the simulated host", error);
         let mut host = SimClient::connect(sim).map_err(cannot)?;
         let stage = Stage::new()?;
@@ -69,14 +82,6 @@ impl Machine {
         let ring = host.attach_control().map_err(cannot)?;
         let kernel = stage.client(Link::Ring(Box::new(ring)))?;
         let console = stage.connect(&running.socket)?;
-        // What xen-init-dom0 leaves: the directories that all domains have in common.
-        let mut toolstack = Blocking::connect(&running.socket)?;
-        for path in
-            ["/libxl/0", "/vm/dom0", "/local/domain/0/backend/vbd", "/local/domain/0/backend/vif"]
-        {
-            toolstack.write(path, "")?;
-        }
-        toolstack.flush()?;
         let machine = Rc::new(Machine {
             stage,
             socket: running.socket.clone(),

@@ -8,6 +8,7 @@ use xenstored::words::Domid;
 use super::{DEVICES, Machine, backend, frontend, guest, home, make, state, vm};
 use crate::client::{Client, Link, words};
 use crate::trouble::{Result, Trouble};
+use crate::wrong;
 
 /// So many toolstacks keep a connection and a watch while their domain lives; those of later
 /// domains end. Each is a descriptor here and in the daemon, and processes have 20,000.
@@ -84,6 +85,10 @@ async fn description(client: &Client, tx: u32, domid: Domid, port: u32) -> Resul
         ("cpu/1/availability", "online"),
         ("control/platform-feature-multiprocessor-suspend", "1"),
         ("control/platform-feature-xs_reset_watches", "1"),
+        ("platform/acpi", "1"),
+        ("platform/acpi_s3", "1"),
+        ("platform/acpi_s4", "1"),
+        ("platform/acpi_laptop_slate", "0"),
     ] {
         client.write(tx, &format!("{home}/{key}"), value).await?;
     }
@@ -104,6 +109,12 @@ async fn attach(client: &Client, tx: u32, domid: Domid, device: (&str, u32)) -> 
     let (front, back) = (frontend(domid, device), backend(domid, device));
     let (class, number) = device;
     let libxl = format!("/libxl/{domid}/device/{class}/{number}");
+    // Whether it is there already, and whether the domain is.
+    let exists = client.request(Kind::Read, tx, &words(&[&libxl])).await?;
+    if exists.is_ok() {
+        wrong!("{libxl} is there before it is made");
+    }
+    client.read(tx, &format!("/libxl/{domid}")).await?;
     make(client, tx, &libxl, &["n0"]).await?;
     client.write(tx, &format!("{libxl}/frontend"), &front).await?;
     client.write(tx, &format!("{libxl}/backend"), &back).await?;
@@ -154,13 +165,19 @@ fn backend_entries(class: &str) -> &'static [(&'static str, &'static str)] {
     }
 }
 
-/// The console: its backend is xenconsoled, which takes it as it is.
+/// The console. Its backend is xenconsoled, which looks at the frontend only; the kernel sees the
+/// backend and has no driver for it.
 async fn console(client: &Client, tx: u32, domid: Domid) -> Result<()> {
-    let owner = &*format!("n{domid}");
+    let (reader, owner) = (&*format!("r{domid}"), &*format!("n{domid}"));
     let front = format!("{}/console", home(domid));
-    make(client, tx, &format!("/libxl/{domid}/device/console/0"), &["n0"]).await?;
+    let back = backend(domid, ("console", 0));
+    let libxl = format!("/libxl/{domid}/device/console/0");
+    make(client, tx, &libxl, &["n0"]).await?;
+    client.write(tx, &format!("{libxl}/frontend"), &front).await?;
+    client.write(tx, &format!("{libxl}/backend"), &back).await?;
     make(client, tx, &front, &[owner, "r0"]).await?;
     for (key, value) in [
+        ("backend", &*back),
         ("backend-id", "0"),
         ("limit", "1048576"),
         ("type", "xenconsoled"),
@@ -170,6 +187,17 @@ async fn console(client: &Client, tx: u32, domid: Domid) -> Result<()> {
         ("ring-ref", "2"),
     ] {
         client.write(tx, &format!("{front}/{key}"), value).await?;
+    }
+    make(client, tx, &back, &["n0", reader]).await?;
+    for (key, value) in [
+        ("frontend", &*front),
+        ("frontend-id", &*domid.to_string()),
+        ("online", "1"),
+        ("protocol", "vt100"),
+        ("state", state::INITIALISING),
+    ] {
+        client.write(tx, &format!("{back}/{key}"), value).await?;
+        client.write(tx, &format!("{libxl}/{key}"), value).await?;
     }
     Ok(())
 }
