@@ -134,10 +134,12 @@ impl Connection {
         self.unblocked.is_some()
     }
 
-    /// With more than this unsent it is not read, and events collapse.
+    /// With more than this unsent it is not read, and events collapse. The control domain's kernel
+    /// learns of new backends from the paths of events alone, and cannot be closed: it is told all.
     pub fn output_limits(&self) -> (usize, usize) {
         match self.transport {
-            Transport::Ring(_) => (RING_PAUSE_BYTES, RING_COLLAPSE_BYTES),
+            Transport::Ring(_) if self.is_guest() => (RING_PAUSE_BYTES, RING_COLLAPSE_BYTES),
+            Transport::Ring(_) => (RING_PAUSE_BYTES, OUTPUT_CLOSE_BYTES),
             Transport::Socket(_) => (OUTPUT_PAUSE_BYTES, OUTPUT_COLLAPSE_BYTES),
         }
     }
