@@ -59,6 +59,8 @@ pub struct Options {
     pub shards: Option<u16>,
     /// More arguments for the daemon, in its own words.
     pub arguments: Vec<String>,
+    /// More lines for oxenstored's configuration file; no other daemon sees them.
+    pub config: String,
 }
 
 impl fmt::Display for Target {

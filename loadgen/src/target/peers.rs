@@ -52,7 +52,7 @@ pub fn start(peer: &Target, options: &Options) -> io::Result<Running> {
         let path = dir.path().join("conf");
         let own = dir.path().display();
         let files = format!("pid-file = {own}/pid\nxenstored-log-file = {own}/xenstored.log\n");
-        std::fs::write(&path, files + CONFIG)?;
+        std::fs::write(&path, files + CONFIG + &options.config)?;
         command.args(["--no-fork", "--no-access-log", "--config-file"]).arg(path);
     } else {
         command.arg("--no-fork");
