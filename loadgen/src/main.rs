@@ -14,6 +14,7 @@ fn main() -> ExitCode {
             let plan = Plan {
                 requests: words.first().copied().unwrap_or(10_000),
                 seed: words.get(1).copied().unwrap_or(1),
+                survey: std::env::var_os("SURVEY").is_some(),
             };
             match differential::run(plan) {
                 Ok((text, good)) => {

@@ -171,7 +171,11 @@ impl Generator {
         }
         let tx = self.tx(who, kind);
         let payload = self.payload(kind);
-        let payload = if self.random.percent(3) { self.spoil(payload) } else { payload };
+        let mut payload = if self.random.percent(3) { self.spoil(payload) } else { payload };
+        if payload.is_empty() && [op::START, op::RESET_WATCHES].contains(&kind) {
+            payload.push(0); // oxenstored waits for more if there is nothing at all.
+        }
+        payload.truncate(4096); // A longer one ends the connection.
         if kind == op::START {
             self.open.push((who, self.steps.len()));
         }
@@ -232,7 +236,9 @@ impl Generator {
                 return bytes;
             }
             op::SET_PERMS => {
-                let mut text = self.path() + "\0";
+                // C ends its whole store with the owner of the root.
+                let path = Some(self.path()).filter(|path| path != "/");
+                let mut text = path.unwrap_or_else(|| "/t".to_owned()) + "\0";
                 for _ in 0..[1, 1, 1, 2, 2, 3, 5, 6, 0][self.random.below(9)] {
                     text += self.random.of(&PERMS);
                     text.push('\0');
@@ -255,7 +261,7 @@ impl Generator {
                 self.random.of(&["T\0", "T\0", "T\0", "T\0", "F\0", "F\0", "t\0"]).to_owned()
             }
             op::INTRODUCE => {
-                let port = self.random.of(&["1", "1", "1", "1", "1", "2", "0", "x"]);
+                let port = self.random.of(&["1", "1", "1", "1", "1", "0", "x"]);
                 format!("{}\x001\0{port}\0", self.domid())
             }
             op::SET_TARGET => format!("{}\0{}\0", self.domid(), self.domid()),

@@ -23,6 +23,8 @@ pub struct Reply {
     pub kind: u32,
     /// Its payload.
     pub payload: Vec<u8>,
+    /// It names the transaction that the request named.
+    pub echoed: bool,
 }
 
 /// An event: path and token, with a NUL between them and at the end.
@@ -90,10 +92,10 @@ impl Line {
             if let Some((kind, req, of, payload)) = self.message()? {
                 if kind == WATCH_EVENT {
                     self.events.push(payload);
-                } else if (req, of) == (self.requests, tx) {
-                    return Ok(Reply { kind, payload });
+                } else if req == self.requests {
+                    return Ok(Reply { kind, payload, echoed: of == tx });
                 } else {
-                    let text = format!("a reply to request {req:x} of transaction {of}");
+                    let text = format!("a reply to request {req:x}");
                     return Err(io::Error::new(ErrorKind::InvalidData, text));
                 }
             } else {

@@ -46,11 +46,13 @@ pub struct Plan {
     pub requests: u64,
     /// The first sequence's seed; the next has the next number.
     pub seed: u64,
+    /// Go on after differences that are not known, and list them by kind.
+    pub survey: bool,
 }
 
 fn fresh() -> io::Result<Trial> {
     let worlds: Vec<World> = TARGETS.iter().map(World::start).collect::<io::Result<_>>()?;
-    Ok(Trial { gone: vec![false; worlds.len()], worlds })
+    Ok(Trial { gone: vec![false; worlds.len()], worlds, seed: 0 })
 }
 
 /// Makes a trial ready for the next sequence: who left it is started anew.
@@ -71,10 +73,12 @@ fn again(trial: &mut Trial) -> io::Result<()> {
 /// Those of starting the daemons, or a daemon that stopped answering: the text says at which step.
 pub fn run(plan: Plan) -> io::Result<(String, bool)> {
     let started = Instant::now();
-    let mut tally = Tally::default();
+    let survey = plan.survey.then(Default::default);
+    let mut tally = Tally { survey, ..Tally::default() };
     let mut trial = fresh()?;
     let mut seed = plan.seed;
     while tally.steps < plan.requests {
+        trial.seed = seed;
         let steps = Generator::sequence(seed);
         let found = trial
             .run(&steps, &mut tally)
@@ -108,5 +112,9 @@ pub fn run(plan: Plan) -> io::Result<(String, bool)> {
         let times = tally.known.get(known.name).copied().unwrap_or_default();
         let _ = writeln!(text, "{times:>9}  {}", known.name);
     }
-    Ok((text, true))
+    let unknown = tally.survey.unwrap_or_default();
+    for (kind, (example, times)) in &unknown {
+        let _ = writeln!(text, "\n{times} times: {kind}\n{example}");
+    }
+    Ok((text, unknown.is_empty()))
 }

@@ -1,12 +1,13 @@
 //! A sequence run on several daemons in lock-step, and what differed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 
-use super::known::{Case, KNOWN};
+use super::known::{Case, KNOWN, parts};
 use super::line::{ERROR, Reply};
-use super::step::{Step, Tx, Who, op};
+use super::step::{Step, Tx, op};
 use super::world::{Outcome, World};
+use crate::target::Target;
 
 /// What is known of a transaction, from our own daemon's replies.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,6 +38,8 @@ pub struct Tally {
     pub compared: [u64; 2],
     /// Sequences that a peer left early, by peer: its store differed after a known difference.
     pub left: [u64; 2],
+    /// In a survey: differences that are not known, by kind, with an example and their number.
+    pub survey: Option<BTreeMap<String, (String, u64)>>,
 }
 
 /// The daemons: ours first, then the peers.
@@ -45,6 +48,8 @@ pub struct Trial {
     pub worlds: Vec<World>,
     /// The peers that do not take part any more: their store is another by now.
     pub gone: Vec<bool>,
+    /// The seed of the sequence.
+    pub seed: u64,
 }
 
 impl Trial {
@@ -54,7 +59,6 @@ impl Trial {
     /// A daemon that does not answer, or not in the protocol, with the step at which it was.
     pub fn run(&mut self, steps: &[Step], tally: &mut Tally) -> io::Result<Option<Difference>> {
         let mut open: HashMap<usize, Transaction> = HashMap::new();
-        let mut seen = HashSet::new();
         for (at, step) in steps.iter().enumerate() {
             if !self.worlds[0].can(step) {
                 continue;
@@ -63,9 +67,14 @@ impl Trial {
                 let log = self.worlds[who].log();
                 let target = &self.worlds[who].target;
                 let kind = error.kind();
+                let before: Vec<String> = (at.saturating_sub(40)..at)
+                    .map(|at| format!("{at:>5}  {}", steps[at]))
+                    .collect();
+                let log = before.join("\n") + "\n" + &log;
                 io::Error::new(kind, format!("{target} at step {at}, {step}: {error}\n{log}"))
             })?;
             tally.steps += 1;
+            // Whose transaction it is, and whether somebody else changed something since.
             let disturbed = match step {
                 Step::Request { tx: Tx::Of(start), .. } => {
                     open.get(start).is_some_and(|transaction| transaction.disturbed)
@@ -76,27 +85,52 @@ impl Trial {
                 let (Some(ours), Some(theirs)) = (&outcomes[0], &outcomes[peer]) else { continue };
                 tally.compared[peer - 1] += 1;
                 let target = &self.worlds[peer].target;
-                let case = Case::new(target, step, ours, theirs, disturbed, &seen);
-                if case.is_equal() {
-                    continue;
-                }
-                match KNOWN.iter().find(|known| (known.matches)(&case)) {
-                    Some(known) => {
-                        *tally.known.entry(known.name).or_default() += 1;
-                        if known.parts {
-                            self.gone[peer] = true;
-                            tally.left[peer - 1] += 1;
-                        }
+                let case = Case::new(target, step, ours, theirs, disturbed, self.worlds[0].again);
+                let known = KNOWN.iter().find(|known| (known.matches)(&case));
+                match known {
+                    _ if case.is_equal() => {}
+                    Some(known) => *tally.known.entry(known.name).or_default() += 1,
+                    None => {
+                        let found = difference(at, step, &case);
+                        let Some(survey) = &mut tally.survey else { return Ok(Some(found)) };
+                        let example = || (format!("sequence {}, {}", self.seed, found.text), 0);
+                        survey.entry(found.kind).or_insert_with(example).1 += 1;
                     }
-                    None => return Ok(Some(difference(at, step, &case))),
+                }
+                if parts(&case) {
+                    self.gone[peer] = true;
+                    tally.left[peer - 1] += 1;
                 }
             }
             if let Some(ours) = &outcomes[0] {
                 follow(at, step, ours, &mut open);
             }
-            seen.insert(remember(step));
         }
         Ok(None)
+    }
+
+    /// Whether a daemon is asked. A peer is not where it would end, hang or empty its store
+    /// (docs/COMPATIBILITY.md, c-stale-errno, o-rm-root, o-release-control, o-empty, o-introduce-port).
+    fn takes_part(&self, number: usize, step: &Step) -> bool {
+        let dangerous = match step {
+            Step::Request { who, kind, payload, .. } => match self.worlds[number].target {
+                Target::C => {
+                    let special = payload.starts_with(b"@introduceDomain\0")
+                        || payload.starts_with(b"@releaseDomain\0");
+                    let refused = payload.starts_with(b"@") && (who.is_guest() || !special);
+                    is_node_request(*kind) && !is_one_string(payload)
+                        || *kind == op::SET_PERMS && refused
+                }
+                Target::OCaml => {
+                    let fatal = [(op::RM, &b"/\0"[..]), (op::RELEASE, b"0\0")];
+                    let deaf = *kind == op::INTRODUCE && !payload.ends_with(b"\x001\0");
+                    payload.is_empty() || deaf || fatal.contains(&(*kind, payload))
+                }
+                _ => false,
+            },
+            _ => false,
+        };
+        !self.gone[number] && !dangerous
     }
 
     fn outcomes(
@@ -106,7 +140,7 @@ impl Trial {
     ) -> Result<Vec<Option<Outcome>>, (usize, io::Error)> {
         let count = self.worlds.len();
         let mut outcomes: Vec<Option<Outcome>> =
-            (0..count).map(|who| (!self.gone[who]).then(Outcome::default)).collect();
+            (0..count).map(|who| self.takes_part(who, step).then(Outcome::default)).collect();
         let present = |outcomes: &[Option<Outcome>]| -> Vec<usize> {
             (0..count).filter(|who| outcomes[*who].is_some()).collect()
         };
@@ -129,13 +163,13 @@ impl Trial {
     }
 }
 
-/// A step by which a known difference may be recognised later.
-fn remember(step: &Step) -> (Option<Who>, u32) {
-    match step {
-        Step::Request { who, kind, .. } => (Some(*who), *kind),
-        Step::Shutdown(who) => (Some(*who), u32::MAX),
-        _ => (None, 0),
-    }
+/// The requests whose payload is a path and nothing else.
+fn is_node_request(kind: u32) -> bool {
+    [op::DIRECTORY, op::READ, op::GET_PERMS, op::MKDIR, op::RM].contains(&kind)
+}
+
+fn is_one_string(payload: &[u8]) -> bool {
+    payload.ends_with(b"\0") && payload.iter().filter(|&&byte| byte == 0).count() == 1
 }
 
 fn is_ok(reply: Option<&Reply>) -> bool {

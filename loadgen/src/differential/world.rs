@@ -39,20 +39,25 @@ pub struct World {
     lines: HashMap<Who, Line>,
     /// Domains that exist and are not introduced: their rings are not served.
     waiting: HashMap<Who, Line>,
+    /// The last step introduced a domain that was introduced already.
+    pub again: bool,
     /// Domains that shut down.
     shut: HashSet<Who>,
     /// Identifiers of transactions by the step that started them.
     transactions: HashMap<usize, u32>,
 }
 
-/// Small limits, the same for all: so they are met often.
+/// Small limits, the same for all: so they are met often. Of watches and transactions the peers
+/// grant one more than they are told (docs/COMPATIBILITY.md, quota-plus-one).
 fn options(target: &Target) -> Options {
-    let words = ["-E", "40", "-W", "9", "-t", "3", "-A", "5", "-S", "2048", "-M", "2048"];
+    let (watches, transactions) = if *target == Target::Ours { ("9", "3") } else { ("8", "2") };
     let arguments = match target {
         Target::OCaml => Vec::new(),
-        _ => words.map(String::from).to_vec(),
+        _ => ["-E", "40", "-A", "5", "-S", "2048", "-M", "2048", "-W", watches, "-t", transactions]
+            .map(String::from)
+            .to_vec(),
     };
-    let config = "quota-maxentity = 40\nquota-maxwatch = 9\nquota-transaction = 3\n\
+    let config = "quota-maxentity = 40\nquota-maxwatch = 8\nquota-transaction = 2\n\
                   quota-path-max = 2048\nquota-maxsize = 2048\n\
                   conflict-burst-limit = 1000000.0\n";
     Options { shards: Some(2), arguments, config: config.to_owned() }
@@ -72,7 +77,17 @@ impl World {
         let target = target.clone();
         let (lines, waiting) = (HashMap::new(), HashMap::new());
         let (shut, transactions) = (HashSet::new(), HashMap::new());
-        let mut world = World { target, running, host, admin, lines, waiting, shut, transactions };
+        let mut world = World {
+            target,
+            running,
+            host,
+            admin,
+            lines,
+            waiting,
+            again: false,
+            shut,
+            transactions,
+        };
         world.begin()?;
         Ok(world)
     }
@@ -84,6 +99,11 @@ impl World {
 
     /// The nodes and sockets that every sequence begins with.
     fn begin(&mut self) -> io::Result<()> {
+        // Who may know of domains is 4.17's answer, here too (docs/COMPATIBILITY.md,
+        // special-permissions).
+        for perms in [&b"@introduceDomain\0n0\0"[..], b"@releaseDomain\0n0\0"] {
+            must(self.admin.ask(op::SET_PERMS, 0, perms)?)?;
+        }
         for path in [&b"/t\0"[..], b"/local/domain/0\0"] {
             must(self.admin.ask(op::MKDIR, 0, path)?)?;
         }
@@ -101,9 +121,15 @@ impl World {
         }
         self.lines.clear();
         self.transactions.clear();
-        for path in [&b"/t\0"[..], b"/local/domain\0"] {
-            must(self.admin.ask(op::RM, 0, path)?)?;
+        let children = self.admin.ask(op::DIRECTORY, 0, b"/\0")?.payload;
+        for name in children.split(|&byte| byte == 0) {
+            const KEPT: [&[u8]; 5] =
+                [b"", b"barrier", b"tool", b"@introduceDomain", b"@releaseDomain"];
+            if !KEPT.contains(&name) {
+                must(self.admin.ask(op::RM, 0, &[b"/", name, b"\0"].concat())?)?;
+            }
         }
+        must(self.admin.ask(op::WRITE, 0, b"/\0")?)?;
         self.admin.events.clear();
         self.begin()
     }
@@ -125,6 +151,7 @@ impl World {
 
     /// Begins step number `at`: what can be done without waiting for this daemon.
     pub fn begin_step(&mut self, step: &Step) -> io::Result<()> {
+        self.again = false;
         if let Step::Request { who, kind, tx, payload } = step {
             let tx = self.tx(*tx);
             let line = self.lines.get_mut(who).ok_or(io::ErrorKind::NotConnected)?;
@@ -184,8 +211,11 @@ impl World {
                 reply.payload = b"<identifier>\0".to_vec();
             }
             (op::INTRODUCE, Some(domain)) => {
-                if let Some(line) = self.waiting.remove(&domain) {
-                    self.lines.insert(domain, line);
+                match self.waiting.remove(&domain) {
+                    Some(line) => drop(self.lines.insert(domain, line)),
+                    // oxenstored keeps the watches then, that of the barrier too.
+                    None if self.target == Target::OCaml => return Ok(()),
+                    None => self.again = true,
                 }
                 self.watch_barrier(domain)?;
             }

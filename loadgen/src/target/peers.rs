@@ -58,7 +58,7 @@ pub fn start(peer: &Target, options: &Options) -> io::Result<Running> {
         command.arg("--no-fork");
     }
     command.args(&options.arguments);
-    Running::spawn(command, dir, true)
+    Ok(Running::spawn(command, dir, true)?.without_grace())
 }
 
 /// The shim that was built last of those in the folders above this program: a program is in
