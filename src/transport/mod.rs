@@ -3,9 +3,11 @@
 
 mod ring;
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 
 use mio::net::UnixStream;
+use rustix::buffer::spare_capacity;
+use rustix::io::Errno;
 
 pub use ring::{Ring, RingError};
 
@@ -29,28 +31,24 @@ pub enum Input {
 }
 
 impl Transport {
-    /// Appends what waits to `out`, at most `limit` bytes. From a ring nothing is consumed yet.
+    /// Appends what waits to `out`, as much as it has room for and at least `least` bytes. From a ring nothing is consumed yet.
     ///
     /// # Errors
     /// Why a ring is to be given up. A socket's errors mean that it is closed.
-    pub fn read(&mut self, out: &mut Vec<u8>, limit: usize) -> Result<Input, RingError> {
+    pub fn read(&mut self, out: &mut Vec<u8>, least: usize) -> Result<Input, RingError> {
         match self {
             Transport::Ring(ring) => ring.peek(out).map(|()| Input::Drained),
             Transport::Socket(socket) => {
-                let start = out.len();
-                out.resize(start + limit, 0);
-                let result = socket.read(&mut out[start..]);
-                out.truncate(start + *result.as_ref().unwrap_or(&0));
-                Ok(match result {
+                out.reserve(least);
+                let room = out.capacity() - out.len();
+                // Into room that is not zeroed first: that would cost more than a request does.
+                Ok(match rustix::io::read(&*socket, spare_capacity(out)) {
                     Ok(0) => Input::Closed,
                     // A stream socket fills what it is given, so it had no more than this.
-                    Ok(len) if len < limit => Input::Drained,
-                    Ok(_) => Input::More,
-                    Err(error) => match error.kind() {
-                        io::ErrorKind::WouldBlock => Input::Drained,
-                        io::ErrorKind::Interrupted => Input::More,
-                        _ => Input::Closed,
-                    },
+                    Ok(len) if len < room => Input::Drained,
+                    Ok(_) | Err(Errno::INTR) => Input::More,
+                    Err(Errno::AGAIN) => Input::Drained,
+                    Err(_) => Input::Closed,
                 })
             }
         }

@@ -159,13 +159,38 @@ pub fn home_prefix(domid: Domid, out: &mut PathSpace) {
     let _ = write!(out, "/local/domain/{domid}/");
 }
 
-/// xenstore.txt: ASCII alphanumerics and `-/_@`, no doubled slash.
+/// What a byte is in a path.
+#[derive(Clone, Copy, PartialEq)]
+enum Class {
+    Forbidden,
+    Slash,
+    Ordinary,
+}
+
+/// xenstore.txt: ASCII alphanumerics and `-/_@`. A table, since every request's path is looked at.
+const CLASSES: [Class; 256] = {
+    let mut classes = [Class::Forbidden; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        classes[byte as usize] = match byte {
+            b'/' => Class::Slash,
+            b'-' | b'_' | b'@' => Class::Ordinary,
+            _ if byte.is_ascii_alphanumeric() => Class::Ordinary,
+            _ => Class::Forbidden,
+        };
+        byte += 1;
+    }
+    classes
+};
+
+/// Whether all bytes are allowed and no slash is doubled.
 fn well_formed(path: &[u8]) -> bool {
-    let mut previous = 0;
+    let mut previous = Class::Ordinary;
     path.iter().all(|&byte| {
-        let doubled = byte == b'/' && previous == b'/';
-        previous = byte;
-        !doubled && (byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'/' | b'_' | b'@'))
+        let class = CLASSES[usize::from(byte)];
+        let doubled = class == Class::Slash && previous == Class::Slash;
+        previous = class;
+        class != Class::Forbidden && !doubled
     })
 }
 

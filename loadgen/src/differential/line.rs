@@ -30,6 +30,14 @@ pub struct Reply {
 /// An event: path and token, with a NUL between them and at the end.
 pub type Event = Vec<u8>;
 
+/// A message as it came.
+struct Message {
+    kind: u32,
+    req: u32,
+    tx: u32,
+    payload: Vec<u8>,
+}
+
 enum Link {
     Socket(UnixStream),
     Ring(Box<SimGuest>),
@@ -89,7 +97,7 @@ impl Line {
     /// `TimedOut`, `UnexpectedEof`; `InvalidData` if it is no reply to that request.
     pub fn reply(&mut self, tx: u32) -> io::Result<Reply> {
         loop {
-            if let Some((kind, req, of, payload)) = self.message()? {
+            if let Some(Message { kind, req, tx: of, payload }) = self.message()? {
                 if kind == WATCH_EVENT {
                     self.events.push(payload);
                 } else if req == self.requests {
@@ -120,8 +128,8 @@ impl Line {
             }
             looked_at = self.events.len();
             match self.message()? {
-                Some((WATCH_EVENT, _, _, payload)) => self.events.push(payload),
-                Some((kind, ..)) => {
+                Some(Message { kind: WATCH_EVENT, payload, .. }) => self.events.push(payload),
+                Some(Message { kind, .. }) => {
                     let text = format!("message {kind} that nobody asked for");
                     return Err(io::Error::new(ErrorKind::InvalidData, text));
                 }
@@ -130,13 +138,14 @@ impl Line {
         }
     }
 
-    fn message(&mut self) -> io::Result<Option<(u32, u32, u32, Vec<u8>)>> {
+    fn message(&mut self) -> io::Result<Option<Message>> {
         let (message, length) = match frame(&self.input) {
             Frame::Incomplete(_) => return Ok(None),
             Frame::TooLong => return Err(ErrorKind::InvalidData.into()),
             Frame::Message { header, payload, .. } => {
                 let (kind, req, tx) = (header.kind.get(), header.req_id.get(), header.tx_id.get());
-                ((kind, req, tx, payload.to_vec()), HEADER_BYTES + payload.len())
+                let length = HEADER_BYTES + payload.len();
+                (Message { kind, req, tx, payload: payload.to_vec() }, length)
             }
         };
         self.input.drain(..length);

@@ -50,14 +50,14 @@ pub struct World {
 /// Small limits, the same for all: so they are met often. Of watches and transactions the peers
 /// grant one more than they are told (docs/COMPATIBILITY.md, quota-plus-one).
 fn options(target: &Target) -> Options {
-    let (watches, transactions) = if *target == Target::Ours { ("9", "3") } else { ("8", "2") };
+    let (watches, transactions) = if *target == Target::Ours { ("5", "2") } else { ("4", "1") };
     let arguments = match target {
         Target::OCaml => Vec::new(),
-        _ => ["-E", "40", "-A", "5", "-S", "2048", "-M", "2048", "-W", watches, "-t", transactions]
+        _ => ["-E", "12", "-A", "5", "-S", "2048", "-M", "2048", "-W", watches, "-t", transactions]
             .map(String::from)
             .to_vec(),
     };
-    let config = "quota-maxentity = 40\nquota-maxwatch = 8\nquota-transaction = 2\n\
+    let config = "quota-maxentity = 12\nquota-maxwatch = 4\nquota-transaction = 1\n\
                   quota-path-max = 2048\nquota-maxsize = 2048\n\
                   conflict-burst-limit = 1000000.0\n";
     Options { shards: Some(2), arguments, config: config.to_owned() }

@@ -1,7 +1,7 @@
 //! The CPU time of a process, as the kernel counts it.
 
 use std::io;
-use std::ops::Sub;
+use std::ops::{Add, Sub};
 use std::time::Duration;
 
 /// CPU time of all threads of a process that still run, but for those of the simulated host: what
@@ -52,6 +52,18 @@ impl Cpu {
             Ok(TICK * field.ok_or(io::ErrorKind::InvalidData)?)
         };
         Ok(Cpu { total, user: ticks(11)?, system: ticks(12)? })
+    }
+}
+
+impl Add for Cpu {
+    type Output = Cpu;
+
+    fn add(self, other: Cpu) -> Cpu {
+        Cpu {
+            total: self.total + other.total,
+            user: self.user + other.user,
+            system: self.system + other.system,
+        }
     }
 }
 

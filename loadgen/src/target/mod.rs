@@ -13,6 +13,7 @@
 //! number of them may run side by side.
 
 pub mod cpu;
+pub mod echo;
 pub mod ours;
 pub mod peers;
 
@@ -101,7 +102,7 @@ impl Target {
         match self {
             Target::Ours => ours::start(options),
             Target::C | Target::OCaml => peers::start(self, options),
-            Target::Echo => Err(io::ErrorKind::Unsupported.into()),
+            Target::Echo => echo::start(options),
             Target::Socket(path) => Ok(Running::attached(path.clone())),
         }
     }
