@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use loadgen::differential;
 use loadgen::report::{self, Header};
 use loadgen::scenario::{self, Outcome, Plan, Scenario};
 use loadgen::target::{Target, echo, ours};
@@ -24,7 +25,8 @@ const CANNOT: u8 = 3;
 #[command(name = "loadgen", version)]
 struct Options {
     /// What to run: a scenario, `all`, or `list` to have them explained. `loadgen echo --socket
-    /// PATH [--threads N]` is the echo server, `loadgen daemon ...` this project's xenstored
+    /// PATH [--threads N]` is the echo server, `loadgen daemon ...` this project's xenstored,
+    /// `loadgen differential [--requests N] [--seed S]` compares the daemons' answers
     #[arg(required = true)]
     scenarios: Vec<String>,
     /// Who is asked: ours, c, ocaml, echo, socket:PATH; may be repeated [default: ours, echo]
@@ -67,7 +69,38 @@ fn main() -> ExitCode {
     match arguments.next() {
         Some(word) if word == "daemon" => ours::run(std::env::args_os().skip(1)),
         Some(word) if word == "echo" => serve_echo(),
+        Some(word) if word == "differential" => compare(),
         _ => run(&Options::parse()),
+    }
+}
+
+/// The options of the differential test.
+#[derive(Debug, Parser)]
+#[command(name = "loadgen differential")]
+struct CompareOptions {
+    /// How many steps at least
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    requests: u64,
+    /// The first sequence's seed
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    seed: u64,
+    /// Go on after differences that are not known, and list them by kind
+    #[arg(long)]
+    survey: bool,
+}
+
+fn compare() -> ExitCode {
+    let CompareOptions { requests, seed, survey } =
+        CompareOptions::parse_from(std::env::args_os().skip(1));
+    match differential::run(differential::Plan { requests, seed, survey }) {
+        Ok((text, good)) => {
+            println!("{text}");
+            u8::from(!good).into()
+        }
+        Err(error) => {
+            eprintln!("loadgen differential: {error}");
+            CANNOT.into()
+        }
     }
 }
 

@@ -141,8 +141,8 @@ impl Connection {
     /// With more than this unsent it is not read, and events collapse.
     pub fn output_limits(&self) -> (usize, usize) {
         match self.transport {
-            Transport::Ring(_) if !self.is_guest() => (RING_PAUSE_BYTES, KERNEL_COLLAPSE_BYTES),
-            Transport::Ring(_) => (RING_PAUSE_BYTES, RING_COLLAPSE_BYTES),
+            Transport::Ring(_) if self.is_guest() => (RING_PAUSE_BYTES, RING_COLLAPSE_BYTES),
+            Transport::Ring(_) => (RING_PAUSE_BYTES, KERNEL_COLLAPSE_BYTES),
             Transport::Socket(_) => (OUTPUT_PAUSE_BYTES, OUTPUT_COLLAPSE_BYTES),
         }
     }

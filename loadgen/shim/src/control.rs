@@ -102,7 +102,8 @@ pub extern "C" fn xc_domain_getinfolist(
 }
 
 fn flags(state: &DomainState, dying: u32, shutdown: u32) -> u32 {
-    u32::from(state.dying) * dying | u32::from(state.shutdown) * shutdown
+    let bit = |is_set: bool, bit| if is_set { bit } else { 0 };
+    bit(state.dying, dying) | bit(state.shutdown, shutdown)
 }
 
 /// `xc_error`: a code and a message; the code is 0, so that the caller looks at `errno`.

@@ -17,6 +17,7 @@ use rustix::cmsg_space;
 use rustix::fs::{MemfdFlags, SeekFrom, memfd_create, seek};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use xenstored::host::sim::XENSTORE_PORT;
+use zerocopy::FromBytes;
 
 use crate::host::{fail, host, socket};
 
@@ -165,7 +166,9 @@ pub unsafe extern "C" fn bind(
 fn moved(given: &[u8]) -> Option<libc::sockaddr_un> {
     let at = mem::offset_of!(libc::sockaddr_un, sun_path);
     let family = libc::sa_family_t::try_from(libc::AF_UNIX).ok()?;
-    if given.get(..2)? != family.to_ne_bytes() {
+    // An address begins with its family, in the machine's byte order.
+    let (first, _) = libc::sa_family_t::read_from_prefix(given).ok()?;
+    if first != family {
         return None;
     }
     let mut path = given.get(at..)?.to_vec();

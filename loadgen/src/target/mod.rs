@@ -60,6 +60,8 @@ pub struct Options {
     pub shards: Option<u16>,
     /// More arguments for the daemon, in its own words.
     pub arguments: Vec<String>,
+    /// More lines for oxenstored's configuration file; no other daemon sees them.
+    pub config: String,
 }
 
 impl fmt::Display for Target {
@@ -117,6 +119,8 @@ pub struct Running {
     pub pid: Option<u32>,
     child: Option<Child>,
     dir: Option<TempDir>,
+    /// How long it may take to end when it is asked to.
+    grace: Duration,
 }
 
 impl Running {
@@ -128,7 +132,7 @@ impl Running {
 
     /// Somebody's daemon; nothing is known of its process.
     pub fn attached(socket: PathBuf) -> Running {
-        Running { socket, sim: None, pid: None, child: None, dir: None }
+        Running { socket, sim: None, pid: None, child: None, dir: None, grace: PATIENCE }
     }
 
     /// Runs `command` in the background and waits until it accepts connections at the socket
@@ -146,9 +150,17 @@ impl Running {
             pid: Some(child.id()),
             child: Some(child),
             dir: Some(dir),
+            grace: PATIENCE,
         };
         running.wait_until_it_accepts()?;
         Ok(running)
+    }
+
+    /// Gives it no time to end: oxenstored waits for its last domain.
+    pub fn without_grace(self) -> Running {
+        let mut hurried = self;
+        hurried.grace = Duration::ZERO;
+        hurried
     }
 
     fn wait_until_it_accepts(&mut self) -> io::Result<()> {
@@ -203,7 +215,7 @@ impl Drop for Running {
             let _ = kill_process(pid, Signal::TERM);
         }
         let asked = Instant::now();
-        while matches!(child.try_wait(), Ok(None)) && asked.elapsed() < PATIENCE {
+        while matches!(child.try_wait(), Ok(None)) && asked.elapsed() < self.grace {
             thread::sleep(POLL);
         }
         let _ = child.kill();

@@ -52,13 +52,13 @@ pub fn start(peer: &Target, options: &Options) -> io::Result<Running> {
         let path = dir.path().join("conf");
         let own = dir.path().display();
         let files = format!("pid-file = {own}/pid\nxenstored-log-file = {own}/xenstored.log\n");
-        std::fs::write(&path, files + CONFIG)?;
+        std::fs::write(&path, files + CONFIG + &options.config)?;
         command.args(["--no-fork", "--no-access-log", "--config-file"]).arg(path);
     } else {
         command.arg("--no-fork");
     }
     command.args(&options.arguments);
-    Running::spawn(command, dir, true)
+    Ok(Running::spawn(command, dir, true)?.without_grace())
 }
 
 /// The shim that was built last of those in the folders above this program: a program is in
