@@ -135,3 +135,51 @@ impl Paced {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+
+    use xenstored::protocol::{Frame, Kind, frame};
+
+    use super::*;
+    use crate::client::{Expect, append};
+
+    /// Answers every request, but nothing for `stall` from the first on.
+    fn stalling_server(listener: &UnixListener, stall: Duration) {
+        let (mut stream, _) = listener.accept().unwrap();
+        let (mut input, mut bytes) = (Vec::new(), [0; 4096]);
+        let mut pause = Some(stall);
+        while let Ok(len @ 1..) = stream.read(&mut bytes) {
+            pause.take().map(thread::sleep);
+            input.extend_from_slice(&bytes[..len]);
+            let mut answers = Vec::new();
+            while let Frame::Message { header, rest, .. } = frame(&input) {
+                append(&mut answers, Kind::Read, header.req_id.get(), 0, b"abc");
+                input = rest.to_vec();
+            }
+            stream.write_all(&answers).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_stall_is_felt_by_all_requests_that_were_to_be_sent_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        let server = thread::spawn(move || stalling_server(&listener, Duration::from_millis(200)));
+        let mut paced = Paced::connect(&path, false).unwrap();
+        let read = Request::new(Kind::Read, b"name\0", Expect::Payload(b"abc".to_vec()));
+        let (interval, time) = (Duration::from_millis(1), Duration::from_millis(300));
+        let tally = paced.run(&read, interval, time).unwrap();
+        drop(paced);
+        server.join().unwrap();
+        assert_eq!(tally.requests, 300);
+        // A client that waited would have seen one slow request of some hundred. Of these 300 the
+        // 100 that were due in the first half of the stall waited for its second half at least.
+        let slow = tally.latency.count_between(90_000_000, u64::MAX);
+        assert!(slow >= 100, "{slow}");
+    }
+}

@@ -13,7 +13,7 @@
 //! then written, and an event never overtakes one that was caused before it.
 //!
 //! Compared is what remains after the differences of docs/COMPATIBILITY.md, each with its own
-//! [`known`] sign. Not sent at all are CONTROL, whose commands are each daemon's own, the operations
+//! sign in `known.rs`. Not sent at all are CONTROL, whose commands are each daemon's own, the operations
 //! that 4.17 has not (GET_FEATURE, SET_FEATURE, GET_QUOTA, SET_QUOTA, a depth in WATCH), and
 //! lengths above 4,096, after which a connection is dead.
 
