@@ -153,7 +153,9 @@ mod tests {
         let (mut input, mut bytes) = (Vec::new(), [0; 4096]);
         let mut pause = Some(stall);
         while let Ok(len @ 1..) = stream.read(&mut bytes) {
-            pause.take().map(thread::sleep);
+            if let Some(stall) = pause.take() {
+                thread::sleep(stall);
+            }
             input.extend_from_slice(&bytes[..len]);
             let mut answers = Vec::new();
             while let Frame::Message { header, rest, .. } = frame(&input) {
