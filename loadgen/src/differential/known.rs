@@ -507,7 +507,14 @@ pub const KNOWN: &[Known] = &[
                 && case.is("", "")
                 && without_owner(&case.ours) == without_owner(&case.theirs);
             let refused = matches!(case.errors(), ("EACCES", _) | (_, "EACCES"));
-            case.is_ocaml() && (other_owner || refused && !case.by_control())
+            // Who does not own its new node may not be able to read it.
+            let untold =
+                |event: &(Who, Event)| case.their_events.contains(event) || event.0.is_guest();
+            let unseen = matches!(case.kind(), op::WRITE | op::MKDIR)
+                && case.is("", "")
+                && case.their_events.iter().all(|event| case.our_events.contains(event))
+                && case.our_events.iter().all(untold);
+            case.is_ocaml() && (other_owner || (refused || unseen) && !case.by_control())
         },
     },
 ];
