@@ -366,8 +366,7 @@ pub const KNOWN: &[Known] = &[
         matches: |case| {
             let told = |event: &(Who, Event)| case.our_events.contains(event) || event.0.is_guest();
             let changes = [op::WRITE, op::MKDIR, op::SET_PERMS, op::END].contains(&case.kind());
-            case.is_c()
-                && changes
+            changes
                 && case.ours == case.theirs
                 && case.our_events.iter().all(|event| case.their_events.contains(event))
                 && case.their_events.iter().all(told)
@@ -381,8 +380,21 @@ pub const KNOWN: &[Known] = &[
         },
     },
     Known {
+        name: "shutdown-again",
+        matches: |case| {
+            case.kind() == op::INTRODUCE
+                && case.is("", "")
+                && case.their_events.iter().all(|event| case.our_events.contains(event))
+                && case.our_events.iter().all(|event| event.1.starts_with(b"@"))
+        },
+    },
+    Known {
         name: "watch-quota-name",
         matches: |case| case.is_c() && case.kind() == op::WATCH && case.is("ENOSPC", "E2BIG"),
+    },
+    Known {
+        name: "o-simple-operations",
+        matches: |case| case.is_ocaml() && case.kind() == op::END && case.is("", "EAGAIN"),
     },
     Known {
         name: "o-watch-transaction",
