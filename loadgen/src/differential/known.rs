@@ -397,6 +397,15 @@ pub const KNOWN: &[Known] = &[
         matches: |case| case.is_ocaml() && case.kind() == op::END && case.is("", "EAGAIN"),
     },
     Known {
+        name: "o-transaction-events",
+        matches: |case| {
+            case.is_ocaml()
+                && case.kind() == op::END
+                && case.is("", "")
+                && case.their_events.iter().all(|event| case.our_events.contains(event))
+        },
+    },
+    Known {
         name: "o-watch-transaction",
         matches: |case| {
             let as_here = |theirs: &Reply| Reply { echoed: true, ..theirs.clone() };
