@@ -366,8 +366,7 @@ pub const KNOWN: &[Known] = &[
         matches: |case| {
             let told = |event: &(Who, Event)| case.our_events.contains(event) || event.0.is_guest();
             let changes = [op::WRITE, op::MKDIR, op::SET_PERMS, op::END].contains(&case.kind());
-            case.is_c()
-                && changes
+            changes
                 && case.ours == case.theirs
                 && case.our_events.iter().all(|event| case.their_events.contains(event))
                 && case.their_events.iter().all(told)
@@ -381,8 +380,30 @@ pub const KNOWN: &[Known] = &[
         },
     },
     Known {
+        name: "shutdown-again",
+        matches: |case| {
+            case.kind() == op::INTRODUCE
+                && case.is("", "")
+                && case.their_events.iter().all(|event| case.our_events.contains(event))
+                && case.our_events.iter().all(|event| event.1.starts_with(b"@"))
+        },
+    },
+    Known {
         name: "watch-quota-name",
         matches: |case| case.is_c() && case.kind() == op::WATCH && case.is("ENOSPC", "E2BIG"),
+    },
+    Known {
+        name: "o-simple-operations",
+        matches: |case| case.is_ocaml() && case.kind() == op::END && case.is("", "EAGAIN"),
+    },
+    Known {
+        name: "o-transaction-events",
+        matches: |case| {
+            case.is_ocaml()
+                && case.kind() == op::END
+                && case.is("", "")
+                && case.their_events.iter().all(|event| case.our_events.contains(event))
+        },
     },
     Known {
         name: "o-watch-transaction",
@@ -507,7 +528,14 @@ pub const KNOWN: &[Known] = &[
                 && case.is("", "")
                 && without_owner(&case.ours) == without_owner(&case.theirs);
             let refused = matches!(case.errors(), ("EACCES", _) | (_, "EACCES"));
-            case.is_ocaml() && (other_owner || refused && !case.by_control())
+            // Who does not own its new node may not be able to read it.
+            let untold =
+                |event: &(Who, Event)| case.their_events.contains(event) || event.0.is_guest();
+            let unseen = matches!(case.kind(), op::WRITE | op::MKDIR)
+                && case.is("", "")
+                && case.their_events.iter().all(|event| case.our_events.contains(event))
+                && case.our_events.iter().all(untold);
+            case.is_ocaml() && (other_owner || (refused || unseen) && !case.by_control())
         },
     },
 ];

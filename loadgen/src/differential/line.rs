@@ -168,7 +168,7 @@ impl Line {
                 Link::Ring(guest) => match guest.try_recv(&mut bytes)? {
                     0 if guest.wait(Some(PATIENCE))? => match guest.try_recv(&mut bytes)? {
                         // Only room for requests, perhaps: let who sends look.
-                        0 if self.input.is_empty() => return Ok(()),
+                        0 => return Ok(()),
                         count => count,
                     },
                     0 => return Err(ErrorKind::TimedOut.into()),

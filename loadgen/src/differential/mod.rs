@@ -55,13 +55,18 @@ fn fresh() -> io::Result<Trial> {
     Ok(Trial { gone: vec![false; worlds.len()], worlds, seed: 0 })
 }
 
-/// Makes a trial ready for the next sequence: who left it is started anew.
+/// Makes a trial ready for the next sequence. A peer that left it is started anew, and so is one
+/// that cannot be brought back: with the owner of `@releaseDomain`, oxenstored removes that node.
 fn again(trial: &mut Trial) -> io::Result<()> {
     for (world, gone) in trial.worlds.iter_mut().zip(&mut trial.gone) {
-        if std::mem::take(gone) {
-            *world = World::start(&world.target)?;
-        } else {
-            world.clear()?;
+        let left = std::mem::take(gone);
+        match if left { Ok(()) } else { world.clear() } {
+            Ok(()) if !left => {}
+            Err(error) if world.target == Target::Ours => {
+                let text = format!("ours after sequence {}: {error}", trial.seed);
+                return Err(io::Error::new(error.kind(), text));
+            }
+            _ => *world = World::start(&world.target)?,
         }
     }
     Ok(())
