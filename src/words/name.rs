@@ -57,7 +57,7 @@ impl Name {
         }
     }
 
-    /// Makes a name of at most [`INLINE_BYTES_MAX`] bytes, which costs next to nothing and is
+    /// Makes a name of at most 14 bytes, which costs next to nothing and is
     /// compared faster than bytes are.
     pub fn short(bytes: &[u8]) -> Option<Name> {
         let mut inline = [0; INLINE_BYTES_MAX];
