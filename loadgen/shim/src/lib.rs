@@ -16,7 +16,7 @@
 //! `LD_LIBRARY_PATH` lead to it, and the loader maps a file once. It defines no symbol versions,
 //! which the loader remarks upon ("no version information available") and accepts.
 //!
-//! Nothing that the daemons never call does anything: see [`unused`]. What Xen charges for a
+//! Nothing that the daemons never call does anything: see `unused`. What Xen charges for a
 //! notification, one system call, is charged here too.
 
 mod channels;
