@@ -194,8 +194,11 @@ pub struct Removed {
 #[derive(Default)]
 pub struct Effects {
     /// One for each path, in the order of first change.
-    pub changes: Vec<Change>,
+    pub changes: Changes,
 }
+
+/// Most requests change one path.
+pub type Changes = SmallVec<[Change; 1]>;
 
 impl Effects {
     /// Notes that the node at `path` was created, written, or given other permissions than

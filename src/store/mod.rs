@@ -55,7 +55,7 @@ use crate::words::{
     Domid, Entry as PermEntry, Errno, INTRODUCE_DOMAIN, Layout, Path, PermSet, RELEASE_DOMAIN,
     ShardId, has_homes_below,
 };
-use context::{Change, Context, Effects, Ledger};
+use context::{Change, Changes, Context, Effects, Ledger};
 use forest::{Forest, LockSet, Locked};
 use op::Stop;
 use pins::Pins;
@@ -255,7 +255,7 @@ impl Store {
         &self,
         locked: &mut Locked<'_>,
         replaced: TouchedHomes,
-        changes: Vec<Change>,
+        changes: Changes,
         caller: &Caller,
     ) -> Executed {
         if changes.is_empty() {
