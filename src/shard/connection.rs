@@ -77,12 +77,14 @@ pub struct Connection {
     pub transactions: HashMap<u32, OpenTransaction, RandomState>,
     /// The id that the next transaction is tried with.
     pub next_transaction: u32,
-    /// Conflicts in a row, and the path of the last: see `guards`.
+    /// Conflicts in a row, and the path above them all: see `guards`.
     pub conflicts: Option<(u32, crate::words::PathBuf)>,
     /// Why it is not read.
     pub parked: Option<Parked>,
     /// Its next request was taken before and had to wait.
     pub comes_again: bool,
+    /// Since when, if for a guard.
+    pub waits_since: Option<Instant>,
     /// It is served no more: of a ring, for this reason.
     pub ignored: bool,
     /// Its socket is watched for room to write.
@@ -113,6 +115,7 @@ impl Connection {
             conflicts: None,
             parked: None,
             comes_again: false,
+            waits_since: None,
             ignored: false,
             listens_for_room: false,
             ready: false,

@@ -27,6 +27,8 @@ pub enum Message {
     DomainChanged(Domid),
     /// The domain's outstanding requests are below their quota again.
     Unblocked(Domid),
+    /// A connection may go on, or has the guard that it waits for.
+    Unguarded(Asker),
     /// Name the watches of the thread's connections, and what the store's tries are at that moment.
     CheckWatches(crossbeam::channel::Sender<WatchList>),
     /// Answer what was taken, take no more, end.

@@ -154,7 +154,11 @@ impl Thread {
         };
         let id = header.tx_id.get();
         let writes = op.verb.writes();
-        if id == 0 && writes && self.waits_for_guard(place, connection, [op.path]) {
+        let waits = match id {
+            0 => writes && self.waits_for_guard(place, connection, [op.path]),
+            _ => self.waits_for_turn(place, connection, id, op.path),
+        };
+        if waits {
             return Outcome::Again;
         }
         let store = Arc::clone(&self.shared.store);

@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 
 use super::connection::{Connection, OpenTransaction};
-use super::guards::CONFLICTS_BEFORE_GUARD;
 use super::requests::{ACK, Outcome};
 use super::snapshots::Snapshot;
 use super::thread::{Place, Thread};
@@ -13,7 +12,7 @@ use crate::log;
 use crate::protocol::{Header, one_string};
 use crate::store::{Caller, Conflict, Failure, Op, Transaction};
 use crate::sync::Arc;
-use crate::words::{Errno, PathBuf};
+use crate::words::{Errno, Path, PathBuf};
 
 /// What one transaction may hold; guests have smaller quotas.
 const TRANSACTION_BYTES_MAX: usize = 64 << 20;
@@ -57,18 +56,7 @@ impl Thread {
         id: u32,
         op: &Op<'_>,
     ) -> Result<(), Errno> {
-        let asker = self.asker(place, connection);
-        let is_guest = connection.is_guest();
         let open = connection.transactions.get_mut(&id).ok_or(Errno::ENOENT)?;
-        if let Some((conflicts, path)) = &connection.conflicts
-            && *conflicts >= CONFLICTS_BEFORE_GUARD
-            && op.path == path.as_path()
-            && !is_guest
-            && !std::mem::replace(&mut open.guards, true)
-            && self.shared.guards.set(asker, path.clone(), self.now)
-        {
-            tracing::trace!(target: log::WRL, path = %path.as_path(), "a guard is set");
-        }
         // Before anything is held: a guest over its quota is not read, and could end nothing.
         let bytes = Transaction::bytes_of(op) as u64;
         let registry = self.shared.store.registry();
@@ -125,11 +113,27 @@ impl Thread {
             return Outcome::Used;
         };
         self.release_transaction(connection, id, &open);
-        self.shared.guards.lift(self.asker(place, connection), &self.shared.mailboxes);
-        if !commit {
+        let guards = open.guards;
+        if commit {
+            self.commit(place, connection, caller, header, open);
+        } else {
             self.answer(connection, header, Ok(ACK), None);
-            return Outcome::Used;
         }
+        if guards {
+            let asker = self.asker(place, connection);
+            self.shared.guards.lift(asker, self.now, &self.shared.mailboxes);
+        }
+        Outcome::Used
+    }
+
+    fn commit(
+        &mut self,
+        place: Place,
+        connection: &mut Connection,
+        caller: &Caller,
+        header: &Header,
+        open: OpenTransaction,
+    ) {
         let store = Arc::clone(&self.shared.store);
         match store.commit(open.transaction, caller, &mut self.generations) {
             Ok(executed) => {
@@ -139,16 +143,16 @@ impl Thread {
             Err(failure) => {
                 let errno = failure.errno();
                 if let Failure::Conflict(conflict) = failure {
-                    self.note_conflict(connection, conflict);
+                    self.note_conflict(connection, conflict, open.guards);
                 }
                 self.answer(connection, header, Err(errno), None);
             }
         }
-        Outcome::Used
     }
 
     /// Every EAGAIN has a reason: it is counted, traced, and remembered for the next try.
-    fn note_conflict(&self, connection: &mut Connection, conflict: Conflict) {
+    /// A guard that did not help is to reach further up.
+    fn note_conflict(&self, connection: &mut Connection, conflict: Conflict, guarded: bool) {
         tracing::debug!(
             target: log::CONFLICT,
             domid = connection.domid().0,
@@ -157,11 +161,12 @@ impl Thread {
             changed_by = conflict.changed_by.map(|domid| domid.0),
             "a transaction's reply would differ"
         );
-        let before = match &connection.conflicts {
-            Some((conflicts, path)) if *path == conflict.path => *conflicts,
-            _ => 0,
-        };
-        connection.conflicts = Some((before + 1, conflict.path.clone()));
+        let home = self.shared.store.layout().home(conflict.path.as_path()).root;
+        let before = connection.conflicts.take().and_then(|(conflicts, path)| {
+            let above = path_above(path.as_path(), conflict.path.as_path(), guarded);
+            above.is_within(home).then(|| (conflicts + 1, above.to_buf()))
+        });
+        connection.conflicts = Some(before.unwrap_or((1, conflict.path.clone())));
         self.shared.control.conflicts.note(connection.domid(), conflict);
     }
 
@@ -177,4 +182,15 @@ impl Thread {
             self.release_transaction(connection, id, &open);
         }
     }
+}
+
+/// The nearest path that both are within; one further up if `further`.
+fn path_above<'p>(path: Path<'p>, other: Path<'_>, further: bool) -> Path<'p> {
+    let mut above = path;
+    while !other.is_within(above)
+        && let Some(parent) = above.parent()
+    {
+        above = parent;
+    }
+    if further { above.parent().unwrap_or(above) } else { above }
 }
