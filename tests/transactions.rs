@@ -4,7 +4,8 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Control, World, check, op};
+use common::client::Link;
+use common::{Client, Control, World, check, op};
 
 #[test]
 fn a_transaction_sees_its_own_changes_and_nobody_else_does() {

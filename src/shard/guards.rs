@@ -247,7 +247,9 @@ mod tests {
     fn a_guard_that_is_over_keeps_no_place_for_those_who_waited() {
         let (guards, now) = (Guards::default(), Instant::now());
         for connection in 0..GUARDS_MAX {
-            assert!(guards.set(asker(connection), &path(&format!("/a/{connection}")), now).is_none());
+            assert!(
+                guards.set(asker(connection), &path(&format!("/a/{connection}")), now).is_none()
+            );
         }
         assert!(guards.wait([Path::ROOT], asker(99), now).is_some());
         assert!(guards.set(asker(GUARDS_MAX), &path("/b"), now).is_none());
