@@ -5,7 +5,7 @@
 //! *guard* where they were when it first touches that: whoever would write there waits until the
 //! transaction ends, at most [`GUARD_TIME_MAX`]. Guards that overlap are set one after the other, in
 //! the order in which they were asked for, so everybody's turn comes. A conflict in spite of a guard
-//! makes the next one reach a level further up, within the home.
+//! makes the next one reach a level further up, though never over all domains' homes.
 
 use std::cmp::Reverse;
 use std::time::{Duration, Instant};

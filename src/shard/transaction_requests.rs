@@ -161,10 +161,9 @@ impl Thread {
             changed_by = conflict.changed_by.map(|domid| domid.0),
             "a transaction's reply would differ"
         );
-        let home = self.shared.store.layout().home(conflict.path.as_path()).root;
         let before = connection.conflicts.take().and_then(|(conflicts, path)| {
-            let above = path_above(path.as_path(), conflict.path.as_path(), guarded);
-            above.is_within(home).then(|| (conflicts + 1, above.to_buf()))
+            let above = path_above(path.as_path(), conflict.path.as_path(), guarded)?;
+            Some((conflicts + 1, above.to_buf()))
         });
         connection.conflicts = Some(before.unwrap_or((1, conflict.path.clone())));
         self.shared.control.conflicts.note(connection.domid(), conflict);
@@ -184,13 +183,15 @@ impl Thread {
     }
 }
 
-/// The nearest path that both are within; one further up if `further`.
-fn path_above<'p>(path: Path<'p>, other: Path<'_>, further: bool) -> Path<'p> {
+/// The nearest path that both are within, one level up if `path` alone was not enough; none that
+/// all domains' homes are below.
+fn path_above<'p>(path: Path<'p>, other: Path<'_>, not_enough: bool) -> Option<Path<'p>> {
+    let domains = Path::parse(b"/local/domain").ok()?;
     let mut above = path;
-    while !other.is_within(above)
-        && let Some(parent) = above.parent()
-    {
-        above = parent;
+    while !other.is_within(above) {
+        above = above.parent()?;
     }
-    if further { above.parent().unwrap_or(above) } else { above }
+    let further = above.parent().filter(|_| not_enough && above == path);
+    let bounded = |path: &Path<'_>| !domains.is_within(*path);
+    further.filter(bounded).or(Some(above).filter(bounded))
 }
