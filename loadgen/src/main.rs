@@ -8,7 +8,7 @@ use clap::Parser;
 use loadgen::differential;
 use loadgen::report::{self, Header};
 use loadgen::scenario::{self, Outcome, Plan, Scenario};
-use loadgen::target::{Target, echo, ours};
+use loadgen::target::{Target, echo};
 use loadgen::trouble::Trouble;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -67,7 +67,7 @@ struct EchoOptions {
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     match arguments.next() {
-        Some(word) if word == "daemon" => ours::run(std::env::args_os().skip(1)),
+        Some(word) if word == "daemon" => xenstored::run(std::env::args_os().skip(1)),
         Some(word) if word == "echo" => serve_echo(),
         Some(word) if word == "differential" => compare(),
         _ => run(&Options::parse()),

@@ -1,7 +1,7 @@
 /// WATCH_EVENT of xs_wire.h: what a server sends without being asked.
-pub(super) const WATCH_EVENT: u32 = 15;
+pub const WATCH_EVENT: u32 = 15;
 /// ERROR of xs_wire.h: a reply that is an errno's name.
-pub(super) const ERROR: u32 = 16;
+pub const ERROR: u32 = 16;
 
 /// The operations of xs_wire.h, `xsd_sockmsg_type`, that a client may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

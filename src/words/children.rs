@@ -135,10 +135,7 @@ impl<T: Clone> Default for Children<T> {
 }
 
 fn position<T>(few: &[(Name, T)], name: &[u8]) -> Result<usize, usize> {
-    match Name::short(name) {
-        Some(short) => few.binary_search_by(|(other, _)| other.cmp(&short)),
-        None => few.binary_search_by(|(other, _)| other.bytes().cmp(name)),
-    }
+    few.binary_search_by(|(other, _)| other.bytes().cmp(name))
 }
 
 /// Iterates over [`Children`].

@@ -7,10 +7,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use xenstored::host::sim::{SimClient, SimGuest};
-use xenstored::protocol::{Frame, HEADER_BYTES, Kind, frame};
+use xenstored::protocol::{ERROR, Frame, HEADER_BYTES, Kind, WATCH_EVENT, frame};
 use xenstored::words::Domid;
 
-use super::message::{ERROR, WATCH_EVENT, append, event, payload, words};
+use super::message::{append, event, payload, words};
 use crate::trouble::{Result, Trouble};
 use crate::wrong;
 

@@ -7,11 +7,11 @@ use std::rc::Rc;
 use std::task::{Poll as Step, Waker};
 
 use mio::Token;
-use xenstored::protocol::Kind;
+use xenstored::protocol::{ERROR, Kind, WATCH_EVENT};
 
 use super::connection::Connection;
 use super::link::Link;
-use super::message::{ERROR, WATCH_EVENT, event, payload, words};
+use super::message::{event, payload, words};
 use super::stage::Inner;
 use crate::trouble::{Result, Trouble};
 use crate::wrong;

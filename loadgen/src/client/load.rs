@@ -12,10 +12,11 @@ use mio::{Events, Poll, Token};
 
 use super::connection::{Connection, Message};
 use super::link::Link;
-use super::message::{ERROR, Request, WATCH_EVENT};
+use super::message::Request;
 use super::random::Random;
 use crate::trouble::{Result, Trouble};
 use crate::wrong;
+use xenstored::protocol::{ERROR, WATCH_EVENT};
 
 /// A daemon that answers nothing for so long hangs.
 const PATIENCE: Duration = Duration::from_secs(60);

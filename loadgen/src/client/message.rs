@@ -2,11 +2,6 @@
 
 use xenstored::protocol::{HEADER_BYTES, Kind};
 
-/// WATCH_EVENT of xs_wire.h, which only a daemon sends.
-pub const WATCH_EVENT: u32 = 15;
-/// ERROR of xs_wire.h.
-pub const ERROR: u32 = 16;
-
 /// Appends a request to `out`.
 pub fn append(out: &mut Vec<u8>, kind: Kind, req_id: u32, tx_id: u32, payload: &[u8]) {
     let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);

@@ -24,7 +24,7 @@ pub use connection::{Connection, Message};
 pub use dialogue::{Client, Reply, Watch};
 pub use link::Link;
 pub use load::{Load, Mix, Tally, histogram};
-pub use message::{ERROR, Expect, Request, WATCH_EVENT, append, event, payload, words};
+pub use message::{Expect, Request, append, event, payload, words};
 pub use paced::Paced;
 pub use random::Random;
 pub use stage::{Asked, Counts, Stage, Trace};

@@ -19,9 +19,10 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use super::connection::Connection;
 use super::link::Link;
 use super::load::{Tally, histogram};
-use super::message::{ERROR, Request};
+use super::message::Request;
 use crate::trouble::{Result, Trouble};
 use crate::wrong;
+use xenstored::protocol::ERROR;
 
 /// A daemon that answers nothing for so long hangs.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,7 +1,9 @@
 //! The differences that are known, each with a narrow sign by which it is recognised. What each is
 //! about, and why, is in docs/COMPATIBILITY.md under the same name.
 
-use super::line::{ERROR, Event, Reply};
+use xenstored::protocol::ERROR;
+
+use super::line::{Event, Reply};
 use super::step::{Step, Tx, Who, op, show};
 use super::world::Outcome;
 use crate::target::Target;

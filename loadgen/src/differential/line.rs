@@ -6,15 +6,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use xenstored::host::sim::SimGuest;
-use xenstored::protocol::{Frame, HEADER_BYTES, frame};
+use xenstored::protocol::{Frame, HEADER_BYTES, WATCH_EVENT, frame};
 
 /// Longer than any daemon takes for anything here, also on a busy machine: it hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// `XS_WATCH_EVENT`, `XS_ERROR` of xs_wire.h.
-pub const WATCH_EVENT: u32 = 15;
-/// See [`WATCH_EVENT`].
-pub const ERROR: u32 = 16;
 
 /// What came for a request.
 #[derive(Clone, Debug, PartialEq, Eq)]

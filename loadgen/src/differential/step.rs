@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use xenstored::protocol::Kind;
+
 /// Sockets of the control domain that requests come over.
 pub const SOCKETS: usize = 3;
 /// Domains with rings; the first has domid 1.
@@ -78,55 +80,30 @@ pub enum Step {
     Destroy(Who),
 }
 
-/// The operations by number, as xenstore.txt calls them.
-const NAMES: [&str; 23] = [
-    "CONTROL",
-    "DIRECTORY",
-    "READ",
-    "GET_PERMS",
-    "WATCH",
-    "UNWATCH",
-    "TRANSACTION_START",
-    "TRANSACTION_END",
-    "INTRODUCE",
-    "RELEASE",
-    "GET_DOMAIN_PATH",
-    "WRITE",
-    "MKDIR",
-    "RM",
-    "SET_PERMS",
-    "WATCH_EVENT",
-    "ERROR",
-    "IS_DOMAIN_INTRODUCED",
-    "RESUME",
-    "SET_TARGET",
-    "RESTRICT",
-    "RESET_WATCHES",
-    "DIRECTORY_PART",
-];
-
 /// The numbers that are used by name.
 #[allow(missing_docs)] // They are the operations' own names.
 pub mod op {
-    pub const DIRECTORY: u32 = 1;
-    pub const READ: u32 = 2;
-    pub const GET_PERMS: u32 = 3;
-    pub const WATCH: u32 = 4;
-    pub const UNWATCH: u32 = 5;
-    pub const START: u32 = 6;
-    pub const END: u32 = 7;
-    pub const INTRODUCE: u32 = 8;
-    pub const RELEASE: u32 = 9;
-    pub const GET_DOMAIN_PATH: u32 = 10;
-    pub const WRITE: u32 = 11;
-    pub const MKDIR: u32 = 12;
-    pub const RM: u32 = 13;
-    pub const SET_PERMS: u32 = 14;
-    pub const IS_DOMAIN_INTRODUCED: u32 = 17;
-    pub const RESUME: u32 = 18;
-    pub const SET_TARGET: u32 = 19;
-    pub const RESET_WATCHES: u32 = 21;
-    pub const DIRECTORY_PART: u32 = 22;
+    use xenstored::protocol::Kind;
+
+    pub const DIRECTORY: u32 = Kind::Directory as u32;
+    pub const READ: u32 = Kind::Read as u32;
+    pub const GET_PERMS: u32 = Kind::GetPerms as u32;
+    pub const WATCH: u32 = Kind::Watch as u32;
+    pub const UNWATCH: u32 = Kind::Unwatch as u32;
+    pub const START: u32 = Kind::TransactionStart as u32;
+    pub const END: u32 = Kind::TransactionEnd as u32;
+    pub const INTRODUCE: u32 = Kind::Introduce as u32;
+    pub const RELEASE: u32 = Kind::Release as u32;
+    pub const GET_DOMAIN_PATH: u32 = Kind::GetDomainPath as u32;
+    pub const WRITE: u32 = Kind::Write as u32;
+    pub const MKDIR: u32 = Kind::Mkdir as u32;
+    pub const RM: u32 = Kind::Rm as u32;
+    pub const SET_PERMS: u32 = Kind::SetPerms as u32;
+    pub const IS_DOMAIN_INTRODUCED: u32 = Kind::IsDomainIntroduced as u32;
+    pub const RESUME: u32 = Kind::Resume as u32;
+    pub const SET_TARGET: u32 = Kind::SetTarget as u32;
+    pub const RESET_WATCHES: u32 = Kind::ResetWatches as u32;
+    pub const DIRECTORY_PART: u32 = Kind::DirectoryPart as u32;
 }
 
 /// Bytes as xenstore.txt shows them: `|` is a NUL. Long ones are shortened.
@@ -148,8 +125,7 @@ pub fn show(bytes: &[u8]) -> String {
 
 /// The name of an operation.
 pub fn name(kind: u32) -> String {
-    let known = usize::try_from(kind).ok().and_then(|kind| NAMES.get(kind));
-    known.map_or_else(|| format!("operation {kind}"), |name| (*name).to_owned())
+    Kind::from_wire(kind).map_or_else(|| format!("operation {kind}"), |kind| kind.name().to_owned())
 }
 
 impl fmt::Display for Step {

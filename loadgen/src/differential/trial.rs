@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 
+use xenstored::protocol::ERROR;
+
 use super::known::{Case, KNOWN, parts};
-use super::line::{ERROR, Reply};
+use super::line::Reply;
 use super::step::{Step, Tx, op};
 use super::world::{Outcome, World};
 use crate::target::Target;

@@ -4,9 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 
 use xenstored::host::sim::{Reason, SimClient};
+use xenstored::protocol::ERROR;
 use xenstored::words::Domid;
 
-use super::line::{ERROR, Event, Line, Reply};
+use super::line::{Event, Line, Reply};
 use super::step::{Step, Tx, Who, op};
 use crate::target::{Options, Running, Target};
 

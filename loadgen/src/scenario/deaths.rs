@@ -7,7 +7,7 @@ use xenstored::protocol::Kind;
 use xenstored::words::Domid;
 
 use super::goals::{Goal, cpu};
-use super::{Case, Plan, Scenario, Session, start, with_cpu};
+use super::{Case, Plan, Scenario, Session, host_of, start, with_cpu};
 use crate::client::{Blocking, words};
 use crate::measure::{Measured, Sample};
 use crate::target::{Cpu, Running, Target};
@@ -82,9 +82,7 @@ impl Scenario for Deaths {
     fn prepare(&self, _plan: &Plan, target: &Target) -> Result<Box<dyn Session>> {
         let running = start(target, &[])?;
         let toolstack = Blocking::connect(&running.socket)?;
-        let Some(sim) = &running.sim else { wrong!("{target} has no simulated host") };
-        let host = SimClient::connect(sim)
-            .map_err(|error| Trouble::io("cannot connect to the simulated host", error))?;
+        let host = host_of(&running, target)?;
         let watchers = match self {
             Deaths::AtOnce => WATCHERS,
             Deaths::OneAmong => 1,

@@ -8,12 +8,11 @@ use xenstored::protocol::Kind;
 use xenstored::words::Domid;
 
 use super::goals::{Goal, of};
-use super::{Case, Plan, Scenario, Session, start};
+use super::{Case, Plan, Scenario, Session, host_of, start};
 use crate::client::{Blocking, Expect, Link, Load, Paced, Request, words};
 use crate::measure::{Measured, Sample};
 use crate::target::{Running, Target};
-use crate::trouble::{Result, Trouble};
-use crate::wrong;
+use crate::trouble::Result;
 
 /// The victim and the flooding guest. Their numbers differ in the last bit, so that they have
 /// different home threads where there are two; and the other way round in the second case.
@@ -50,9 +49,7 @@ impl Scenario for Flood {
 
     fn prepare(&self, _plan: &Plan, target: &Target) -> Result<Box<dyn Session>> {
         let running = start(target, &[])?;
-        let Some(sim) = &running.sim else { wrong!("{target} has no simulated host") };
-        let mut host = SimClient::connect(sim)
-            .map_err(|error| Trouble::io("cannot connect to the simulated host", error))?;
+        let mut host = host_of(&running, target)?;
         let mut toolstack = Blocking::connect(&running.socket)?;
         let mut link = |domid| -> Result<Link> {
             let guest = toolstack.build_domain(&mut host, domid)?;

@@ -28,9 +28,12 @@ mod xsbench;
 
 use std::time::Duration;
 
+use xenstored::host::sim::SimClient;
+
 use crate::measure::{Measured, Sample};
 use crate::target::{Cpu, Options, Running, Target};
 use crate::trouble::{Result, Trouble};
+use crate::wrong;
 
 pub use goals::Goal;
 pub use runner::{Outcome, run};
@@ -134,6 +137,13 @@ fn start(target: &Target, arguments: &[&str]) -> Result<Running> {
     let arguments = arguments.iter().map(|&word| word.to_owned()).collect();
     let options = Options { arguments, ..Options::default() };
     target.start(&options).map_err(|error| Trouble::io(format!("cannot start {target}"), error))
+}
+
+/// The simulated host of a target.
+fn host_of(running: &Running, target: &Target) -> Result<SimClient> {
+    let Some(sim) = &running.sim else { wrong!("{target} has no simulated host") };
+    SimClient::connect(sim)
+        .map_err(|error| Trouble::io("cannot connect to the simulated host", error))
 }
 
 /// Does something and answers what CPU time the target used for it, if its process is known.

@@ -10,11 +10,11 @@ use xenstored::protocol::Kind;
 use xenstored::words::Domid;
 
 use super::goals::{Goal, of};
-use super::{Case, Plan, Scenario, Session, start, with_cpu};
+use super::{Case, Plan, Scenario, Session, host_of, start, with_cpu};
 use crate::client::{Blocking, Client, Link, Stage, payload, words};
 use crate::measure::{Measured, Sample};
 use crate::target::{Running, Target};
-use crate::trouble::{Result, Trouble};
+use crate::trouble::Result;
 use crate::wrong;
 
 const SERVER: Domid = Domid(1);
@@ -54,9 +54,7 @@ impl Scenario for Vchan {
 
     fn prepare(&self, _plan: &Plan, target: &Target) -> Result<Box<dyn Session>> {
         let running = start(target, &[])?;
-        let Some(sim) = &running.sim else { wrong!("{target} has no simulated host") };
-        let mut host = SimClient::connect(sim)
-            .map_err(|error| Trouble::io("cannot connect to the simulated host", error))?;
+        let mut host = host_of(&running, target)?;
         let stage = Stage::new()?;
         let server = guest(&stage, &running.socket, &mut host, [SERVER, PEER])?;
         let peer = guest(&stage, &running.socket, &mut host, [PEER, SERVER])?;

@@ -1,11 +1,8 @@
 //! This project's daemon, which is part of this program: `loadgen daemon` takes the arguments of
 //! `xenstored` and is it. So what is measured is what was built along with the load generator.
 
-use std::ffi::OsString;
 use std::io;
-use std::process::{Command, ExitCode};
-
-use xenstored::daemon::{self, Task};
+use std::process::Command;
 
 use super::{Options, Running};
 
@@ -30,23 +27,4 @@ pub fn start(options: &Options) -> io::Result<Running> {
     }
     command.args(&options.arguments);
     Running::spawn(command, dir, true)
-}
-
-/// Is the daemon, with these arguments; the first is the program's name.
-pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let done = daemon::parse(arguments).and_then(|task| match task {
-        Task::Serve(settings) => daemon::run(&settings),
-        Task::Guest(_) => Ok(2), // Not for guests: that is `xenstored sim guest`.
-        Task::Print(text) => {
-            print!("{text}");
-            Ok(0)
-        }
-    });
-    match done {
-        Ok(code) => code.into(),
-        Err(failure) => {
-            eprintln!("xenstored: {failure}");
-            failure.code().into()
-        }
-    }
 }
