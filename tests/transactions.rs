@@ -4,8 +4,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::client::Link;
-use common::{Client, Control, World, check, op};
+use common::{Control, World, check, op};
 
 #[test]
 fn a_transaction_sees_its_own_changes_and_nobody_else_does() {
@@ -547,39 +546,5 @@ fn xsa_115_what_a_node_was_within_a_transaction_only_is_not_shown() {
         }
         admin.commit(tx).unwrap();
         assert_eq!(world.events_until_now("dom5"), ["/open/old|t"]);
-    }
-}
-
-#[test]
-fn everybody_who_commits_to_the_same_nodes_comes_through_after_some_tries() {
-    const TRIES_MAX: usize = 12;
-    for shards in [1, 4] {
-        let world = World::new(Control::Socket, shards);
-        let committer = |number: usize| {
-            let socket = world.daemon.connect();
-            move || {
-                let mut client = Client::new(&format!("c{number}"), Link::Socket(socket));
-                for round in 0..20 {
-                    let tries = (1..).find(|_| {
-                        let tx = client.start().unwrap();
-                        for node in [1, 2, 3, 0] {
-                            // The first does not find them.
-                            let _ = client.request(op::READ, tx, format!("/shared/{node}\0"));
-                        }
-                        for node in [number % 3, 3] {
-                            let write = format!("/shared/{node}\0{number} {round}");
-                            client.request(op::WRITE, tx, write).unwrap();
-                        }
-                        client.commit(tx).is_ok()
-                    });
-                    assert!(tries <= Some(TRIES_MAX), "{tries:?} in round {round} of {number}");
-                }
-            }
-        };
-        std::thread::scope(|scope| {
-            for number in 0..16 {
-                scope.spawn(committer(number));
-            }
-        });
     }
 }

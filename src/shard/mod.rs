@@ -28,6 +28,7 @@ mod snapshots;
 mod thread;
 mod trace;
 mod transaction_requests;
+mod turns;
 mod watch_requests;
 mod watches;
 

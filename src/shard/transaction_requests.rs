@@ -12,7 +12,7 @@ use crate::log;
 use crate::protocol::{Header, one_string};
 use crate::store::{Caller, Conflict, Failure, Op, Transaction};
 use crate::sync::Arc;
-use crate::words::{Errno, Path, PathBuf};
+use crate::words::{Errno, PathBuf};
 
 /// What one transaction may hold; guests have smaller quotas.
 const TRANSACTION_BYTES_MAX: usize = 64 << 20;
@@ -41,7 +41,7 @@ impl Thread {
         }
         connection.next_transaction = id.wrapping_add(1);
         let transaction = Transaction::default();
-        let open = OpenTransaction { transaction, snapshots_from: None, charged: 0, guards: false };
+        let open = OpenTransaction { transaction, snapshots_from: None, charged: 0 };
         connection.transactions.insert(id, open);
         trace::object(self.number, connection, format_args!("create transaction {id}"));
         Ok(Cow::Owned(format!("{id}\0").into_bytes()))
@@ -112,20 +112,22 @@ impl Thread {
             self.answer(connection, header, Err(Errno::ENOENT), None);
             return Outcome::Used;
         };
-        self.release_transaction(connection, id, &open);
-        let guards = open.guards;
-        if commit {
-            self.commit(place, connection, caller, header, open);
-        } else {
-            self.answer(connection, header, Ok(ACK), None);
+        self.release_transaction(connection, &open);
+        if commit && let Err(open) = self.commit(place, connection, caller, header, open) {
+            connection.domain.account.charge(Quota::Transactions, 1);
+            connection.domain.account.charge(Quota::Memory, open.charged);
+            connection.transactions.insert(id, open);
+            return Outcome::Again;
         }
-        if guards {
-            let asker = self.asker(place, connection);
-            self.shared.guards.lift(asker, self.now, &self.shared.mailboxes);
+        trace::object(self.number, connection, format_args!("destroy transaction {id}"));
+        if !commit {
+            self.forget_failed(place, connection);
+            self.answer(connection, header, Ok(ACK), None);
         }
         Outcome::Used
     }
 
+    /// Commits and answers, or gives the transaction back if it has to ask again whether it may.
     fn commit(
         &mut self,
         place: Place,
@@ -133,26 +135,30 @@ impl Thread {
         caller: &Caller,
         header: &Header,
         open: OpenTransaction,
-    ) {
+    ) -> Result<(), OpenTransaction> {
         let store = Arc::clone(&self.shared.store);
-        match store.commit(open.transaction, caller, &mut self.generations) {
+        let failure = match store.commit(open.transaction, caller, &mut self.generations) {
             Ok(executed) => {
-                connection.conflicts = None;
+                self.forget_failed(place, connection);
                 self.conclude(place, connection, header, executed);
+                return Ok(());
             }
-            Err(failure) => {
-                let errno = failure.errno();
-                if let Failure::Conflict(conflict) = failure {
-                    self.note_conflict(connection, conflict, open.guards);
-                }
-                self.answer(connection, header, Err(errno), None);
+            Err(failure) => failure,
+        };
+        let errno = failure.errno();
+        match failure {
+            Failure::Turn(transaction) => {
+                return Err(OpenTransaction { transaction: *transaction, ..open });
             }
+            Failure::Conflict(conflict) => self.note_conflict(place, connection, conflict),
+            Failure::Quota => self.forget_failed(place, connection),
         }
+        self.answer(connection, header, Err(errno), None);
+        Ok(())
     }
 
     /// Every EAGAIN has a reason: it is counted, traced, and remembered for the next try.
-    /// A guard that did not help is to reach further up.
-    fn note_conflict(&self, connection: &mut Connection, conflict: Conflict, guarded: bool) {
+    fn note_conflict(&self, place: Place, connection: &mut Connection, conflict: Conflict) {
         tracing::debug!(
             target: log::CONFLICT,
             domid = connection.domid().0,
@@ -161,16 +167,11 @@ impl Thread {
             changed_by = conflict.changed_by.map(|domid| domid.0),
             "a transaction's reply would differ"
         );
-        let before = connection.conflicts.take().and_then(|(conflicts, path)| {
-            let above = path_above(path.as_path(), conflict.path.as_path(), guarded)?;
-            Some((conflicts + 1, above.to_buf()))
-        });
-        connection.conflicts = Some(before.unwrap_or((1, conflict.path.clone())));
+        self.note_failed(place, connection, conflict.path.as_path());
         self.shared.control.conflicts.note(connection.domid(), conflict);
     }
 
-    fn release_transaction(&self, connection: &Connection, id: u32, open: &OpenTransaction) {
-        trace::object(self.number, connection, format_args!("destroy transaction {id}"));
+    fn release_transaction(&self, connection: &Connection, open: &OpenTransaction) {
         connection.domain.account.release(Quota::Transactions, 1);
         connection.domain.account.release(Quota::Memory, open.charged);
     }
@@ -178,20 +179,8 @@ impl Thread {
     /// Gives up all transactions of a connection. Cost: their number and what they hold.
     pub(super) fn drop_transactions(&mut self, connection: &mut Connection) {
         for (id, open) in std::mem::take(&mut connection.transactions) {
-            self.release_transaction(connection, id, &open);
+            self.release_transaction(connection, &open);
+            trace::object(self.number, connection, format_args!("destroy transaction {id}"));
         }
     }
-}
-
-/// The nearest path that both are within, one level up if `path` alone was not enough; none that
-/// all domains' homes are below.
-fn path_above<'p>(path: Path<'p>, other: Path<'_>, not_enough: bool) -> Option<Path<'p>> {
-    let domains = Path::parse(b"/local/domain").ok()?;
-    let mut above = path;
-    while !other.is_within(above) {
-        above = above.parent()?;
-    }
-    let further = above.parent().filter(|_| not_enough && above == path);
-    let bounded = |path: &Path<'_>| !domains.is_within(*path);
-    further.filter(bounded).or(Some(above).filter(bounded))
 }

@@ -13,9 +13,15 @@ use crate::words::{Domid, Errno, Path};
 /// After losing this many races against other commits, the log is run under all locks.
 const RACES_MAX: usize = 2;
 
+/// What [`Store::execute`] answers a caller who asked too long ago whether it may write
+/// ([`Caller::turn`]): it is to ask again. No request on a node is answered this on the wire.
+pub const TURN_BEGAN: Errno = Errno::EBUSY;
+
 /// Why a transaction did not commit; nothing of it happened.
 #[derive(Debug)]
 pub enum Failure {
+    /// [`TURN_BEGAN`]: it is as it was, and may be committed again.
+    Turn(Box<Transaction>),
     /// `EAGAIN`: a reply would differ.
     Conflict(Conflict),
     /// `ENOSPC`: what it creates is over a quota.
@@ -23,9 +29,10 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// The error for the wire.
+    /// Its error.
     pub fn errno(&self) -> Errno {
         match self {
+            Failure::Turn(_) => TURN_BEGAN,
             Failure::Conflict(_) => Errno::EAGAIN,
             Failure::Quota => Errno::ENOSPC,
         }
@@ -154,6 +161,10 @@ impl Store {
         locked: &mut Locked<'_>,
         caller: &Caller,
     ) -> Result<Executed, Failure> {
+        let writes = transaction.touched.iter().any(|touched| touched.written);
+        if writes && caller.turn != self.turn() {
+            return Err(Failure::Turn(Box::new(transaction)));
+        }
         self.reserve(&transaction, caller)?;
         let mut replaced = Vec::with_capacity(transaction.touched.len());
         for touched in transaction.touched {
