@@ -113,7 +113,7 @@ impl Thread {
             return Outcome::Used;
         };
         self.release_transaction(connection, &open);
-        if commit && let Err(open) = self.commit(place, connection, caller, header, open) {
+        if commit && let Some(open) = self.commit(place, connection, caller, header, open) {
             connection.domain.account.charge(Quota::Transactions, 1);
             connection.domain.account.charge(Quota::Memory, open.charged);
             connection.transactions.insert(id, open);
@@ -135,26 +135,26 @@ impl Thread {
         caller: &Caller,
         header: &Header,
         open: OpenTransaction,
-    ) -> Result<(), OpenTransaction> {
+    ) -> Option<OpenTransaction> {
         let store = Arc::clone(&self.shared.store);
         let failure = match store.commit(open.transaction, caller, &mut self.generations) {
             Ok(executed) => {
                 self.forget_failed(place, connection);
                 self.conclude(place, connection, header, executed);
-                return Ok(());
+                return None;
             }
             Err(failure) => failure,
         };
         let errno = failure.errno();
         match failure {
             Failure::Turn(transaction) => {
-                return Err(OpenTransaction { transaction: *transaction, ..open });
+                return Some(OpenTransaction { transaction: *transaction, ..open });
             }
             Failure::Conflict(conflict) => self.note_conflict(place, connection, conflict),
             Failure::Quota => self.forget_failed(place, connection),
         }
         self.answer(connection, header, Err(errno), None);
-        Ok(())
+        None
     }
 
     /// Every EAGAIN has a reason: it is counted, traced, and remembered for the next try.
