@@ -156,7 +156,7 @@ impl Store {
         }
         self.reserve(&transaction, caller)?;
         transaction.touched.swap_in(locked);
-        Ok(self.conclude(locked, transaction.touched, transaction.effects.changes, caller))
+        Ok(self.conclude(locked, Some(transaction.touched), transaction.effects.changes, caller))
     }
 
     /// Moves what the transaction uses into the accounts; only the caller's can refuse.

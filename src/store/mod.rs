@@ -99,7 +99,7 @@ pub struct Executed {
     /// What was cut off; give it to [`Store::settle`].
     pub removed: Vec<Removed>,
     /// Homes that a transaction replaced: dropped where nobody waits for a lock.
-    pub replaced: TouchedHomes,
+    pub replaced: Option<TouchedHomes>,
 }
 
 /// How many generations a thread takes at a time, so that it asks for them rarely.
@@ -263,7 +263,7 @@ impl Store {
             let ledger = Ledger::Accounts;
             let mut cx = Context { registry: &self.registry, caller, generation, ledger };
             apply(&mut cx, locked, op, reply, &mut effects)?;
-            Ok(self.conclude(locked, TouchedHomes::default(), effects.changes, caller))
+            Ok(self.conclude(locked, None, effects.changes, caller))
         })
     }
 
@@ -272,14 +272,14 @@ impl Store {
     fn conclude(
         &self,
         locked: &mut Locked<'_>,
-        replaced: TouchedHomes,
+        replaced: Option<TouchedHomes>,
         changes: Changes,
         caller: &Caller,
     ) -> Executed {
         if changes.is_empty() {
             return Executed { replaced, ..Executed::default() };
         }
-        let ticket = self.publish(locked, &replaced, &changes, caller);
+        let ticket = self.publish(locked, replaced.as_ref(), &changes, caller);
         self.remember(locked, &changes, caller);
         let removed: Vec<_> = changes.into_iter().flat_map(|change| change.removed).collect();
         if !removed.is_empty() {

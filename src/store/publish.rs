@@ -19,14 +19,14 @@ impl Store {
     /// Pushes the events of `changes` to the threads of those who watch. Cost: the depth of each
     /// path, the watches below each removed one, and the matches.
     ///
-    /// `replaced` are the homes that a transaction changed: what neither was there before nor is there
+    /// `replaced` are the homes that a transaction changed, if it is one: what neither was there before nor is there
     /// now has not changed.
     ///
     /// Answers the ticket that a guest's request holds for them, if there are any.
     pub(super) fn publish(
         &self,
         locked: &Locked<'_>,
-        replaced: &TouchedHomes,
+        replaced: Option<&TouchedHomes>,
         changes: &[Change],
         caller: &Caller,
     ) -> Option<Arc<Ticket>> {
@@ -93,7 +93,7 @@ impl Store {
 struct Scene<'a, 's> {
     store: &'a Store,
     locked: &'a Locked<'s>,
-    replaced: &'a TouchedHomes,
+    replaced: Option<&'a TouchedHomes>,
     upper: Arc<Trie>,
 }
 
@@ -104,8 +104,9 @@ impl Scene<'_, '_> {
 
     /// The node at `path` before the transaction that changed it; `None` outside of one.
     fn before(&self, path: Path<'_>) -> Option<Option<&Arc<Node>>> {
+        let replaced = self.replaced?;
         let home = self.store.layout.home(path);
-        self.replaced.base(&home).map(|root| find(root, &home, path).node())
+        replaced.base(&home).map(|root| find(root, &home, path).node())
     }
 
     fn is_there(&self, path: Path<'_>) -> bool {

@@ -3,7 +3,6 @@
 use super::context::{Caller, Context, Effects, Ledger};
 use super::forest::{LockSet, Locked};
 use super::remove::cut;
-use super::touched::TouchedHomes;
 use super::write::set_perms;
 use super::{Executed, Generations, Store};
 use crate::domain::Domain;
@@ -71,7 +70,7 @@ impl Store {
                 return Ok(Executed::default());
             }
             let changes = cut(&cx, locked, path)?.into_iter().collect();
-            Ok(self.conclude(locked, TouchedHomes::default(), changes, by))
+            Ok(self.conclude(locked, None, changes, by))
         })
     }
 }

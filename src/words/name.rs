@@ -82,6 +82,7 @@ impl Borrow<[u8]> for Name {
 }
 
 impl PartialEq for Name {
+    #[inline]
     fn eq(&self, other: &Name) -> bool {
         match (&self.0, &other.0) {
             // What is left of a short name is zero, so all places can be compared at once.
