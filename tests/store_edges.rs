@@ -256,6 +256,49 @@ fn a_late_sweep_spares_the_next_life() {
     world.check();
 }
 
+/// Between the removal of a node and its settlement another may come into its place.
+#[test]
+fn what_is_settled_late_spares_what_came_meanwhile() {
+    for owner in ["n5", "n6", "n0"] {
+        let (world, _guest) = with_guest();
+        world.admit(6);
+        let mut control = world.control();
+        plant(&mut control, &[("/tool/a", "n5"), ("/tool/a/b", "n6")]);
+        let op = Op { path: at("/tool/a"), verb: Verb::Rm };
+        let generations = &mut Generations::default();
+        let mut reply = Vec::new();
+        let late = world.store.execute(&control.caller, &op, generations, &mut reply).unwrap();
+        plant(&mut control, &[("/tool/a", owner), ("/tool/a/b", "n5")]);
+        assert!(world.store.settle(late.removed).is_none());
+        world.check();
+    }
+}
+
+#[test]
+fn a_special_node_outlives_who_owned_it() {
+    let (world, guest) = with_guest();
+    world.admit(6);
+    let mut control = world.control();
+    control.set_perms("@introduceDomain", "b5 r6").unwrap();
+    world.die(&guest);
+    assert_eq!(control.run("@introduceDomain", Verb::GetPerms).unwrap(), b"b0\0r6\0");
+    world.check();
+}
+
+#[test]
+fn who_gave_up_its_snapshots_still_sees_what_it_wrote() {
+    let world = World::new();
+    let mut control = world.control();
+    let mut transaction = Transaction::default();
+    control.write_in(&mut transaction, "/tool/a", "mine").unwrap();
+    transaction.give_up();
+    let shown = control.run_in(&mut transaction, "/tool/a", Verb::Read);
+    assert_eq!(shown.as_deref(), Ok(&b"mine"[..]));
+    assert_eq!(control.read("/tool/a"), Err(Errno::ENOENT));
+    control.commit(transaction).unwrap();
+    assert_eq!(control.read("/tool/a").as_deref(), Ok("mine"));
+}
+
 /// Its requests may still be under way.
 #[test]
 fn the_dead_create_nothing() {
@@ -282,4 +325,35 @@ fn sizes_are_counted() {
     assert_eq!(world.store.upper_watches(), 3);
     let watches: usize = world.store.sizes().map(|(_, sizes)| sizes.watches).sum();
     assert_eq!(watches, 1);
+}
+
+/// Its log is run again under all locks in the end, whatever it then turns out to touch.
+#[test]
+fn a_commit_that_loses_every_race_is_done_in_the_end() {
+    let (world, _guest) = with_guest();
+    let (mut writer, mut committer) = (world.control(), world.control());
+    std::thread::scope(|scope| {
+        let commits = scope.spawn(move || {
+            for round in 0..20 {
+                let mut transaction = Transaction::default();
+                for number in 0..300 {
+                    let path = format!("/tool/x/{number}");
+                    committer.write_in(&mut transaction, &path, "").unwrap();
+                }
+                committer.run_in(&mut transaction, "/libxl", Verb::Rm).unwrap();
+                let value = round.to_string();
+                committer.write_in(&mut transaction, "/libxl/6/round", &value).unwrap();
+                committer.commit(transaction).unwrap();
+            }
+        });
+        // Homes come and go in two shards, faster than the log is run again.
+        for home in ["/libxl/4", "/libxl/5"].iter().cycle() {
+            writer.write(home, "").unwrap();
+            if commits.is_finished() {
+                break;
+            }
+            writer.rm(home).unwrap();
+        }
+    });
+    world.check();
 }
