@@ -12,7 +12,7 @@ use naive::{Events, Model, Op};
 use proptest::prelude::*;
 use world::{Client, World, at, perms};
 use xenstored::domain::{Domain, Quota};
-use xenstored::store::{Failure, INLINE_NODES_MAX, PINNED_VERSIONS_MAX, Transaction, Verb};
+use xenstored::store::{Failure, INLINE_NODES_MAX, PINNED_HOMES_MAX, Transaction, Tree, Verb};
 use xenstored::watch::Watcher;
 use xenstored::words::{Domid, Errno, Path, PathSpace, REL_PATH_MAX, RELEASE_DOMAIN, ShardId};
 
@@ -312,33 +312,52 @@ fn a_sweep_finds_what_lies_below_the_next_lifes_nodes() {
     }
 }
 
-/// Any number of transactions may look at one version.
 #[test]
-fn versions_are_pinned_until_nobody_looks_at_them() {
+fn homes_are_pinned_until_nobody_looks_at_them() {
     let world = World::new();
     let pinned = || world.store.sizes().map(|(_, sizes)| sizes.pinned).collect::<Vec<_>>();
+    world.control().write("/libxl/5/x", "first").unwrap();
     let mut open = Vec::new();
-    for version in 0..PINNED_VERSIONS_MAX + 1 {
+    for _ in 0..PINNED_HOMES_MAX + 1 {
         assert!(!world.store.pins_too_much());
-        world.control().write("/libxl/5/x", &version.to_string()).unwrap();
+        let mut transaction = Transaction::default();
         for _ in 0..2 {
-            let mut transaction = Transaction::default();
             world.control().run_in(&mut transaction, "/libxl/5/x", Verb::Read).unwrap();
-            open.push(transaction);
         }
+        open.push(transaction);
     }
-    assert_eq!(pinned(), [0, PINNED_VERSIONS_MAX + 1, 0]);
+    assert_eq!(pinned(), [0, PINNED_HOMES_MAX + 1, 0]);
     assert!(world.store.pins_too_much());
+    world.control().write("/libxl/5/x", "last").unwrap();
     // What is given up pins nothing, and is run again when it is used.
     open.iter_mut().for_each(Transaction::give_up);
     assert_eq!(pinned(), [0, 0, 0]);
-    let last = open.pop().unwrap();
-    world.control().commit(last).unwrap();
     let mut first = open.swap_remove(0);
     let shown = world.control().run_in(&mut first, "/libxl/5/x", Verb::Read).unwrap();
-    assert_eq!(shown, PINNED_VERSIONS_MAX.to_string().as_bytes());
+    assert_eq!(shown, b"last");
     assert!(matches!(world.control().commit(first), Err(Failure::Conflict(_))));
     assert_eq!(pinned(), [0, 0, 0]);
+}
+
+/// What a transaction saw of one home is of one moment, and nobody's change elsewhere concerns it.
+#[test]
+fn a_home_is_seen_as_it_was_when_first_touched() {
+    let world = World::new();
+    let mut control = world.control();
+    for path in ["/libxl/5/x", "/libxl/5/y", "/libxl/7/x"] {
+        control.write(path, "before").unwrap();
+    }
+    let read = |control: &mut Client, transaction: &mut Transaction, path| {
+        control.run_in(transaction, path, Verb::Read).unwrap()
+    };
+    let mut transaction = Transaction::default();
+    assert_eq!(read(&mut control, &mut transaction, "/libxl/5/x"), b"before");
+    for path in ["/libxl/5/y", "/libxl/7/x"] {
+        control.write(path, "after").unwrap();
+    }
+    assert_eq!(read(&mut control, &mut transaction, "/libxl/5/y"), b"before");
+    assert_eq!(read(&mut control, &mut transaction, "/libxl/7/x"), b"after");
+    assert!(matches!(control.commit(transaction), Err(Failure::Conflict(_))));
 }
 
 #[test]
@@ -381,7 +400,8 @@ fn every_shard_is_in_a_cut() {
     let cut = world.store.cut();
     assert_eq!(cut.len(), 3);
     for (tree, shard) in cut.iter().zip(0..) {
-        assert_eq!(tree.version(), world.store.snapshot(ShardId(shard)).version());
+        let homes = |tree: &Tree| tree.homes().map(|(path, _)| path.clone()).collect::<Vec<_>>();
+        assert_eq!(homes(tree), homes(&world.store.snapshot(ShardId(shard))));
     }
 }
 

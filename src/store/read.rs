@@ -22,7 +22,7 @@ pub fn with_node<F: Forest, R>(
     look: impl FnOnce(&Node) -> R,
 ) -> Result<R, Stop> {
     let home = forest.layout().home(path);
-    let errno = match forest.tree(home.shard)?.get(&home, path) {
+    let errno = match forest.get(&home, path)? {
         Some(node) if cx.access(&node.perms).allows(wanted) => return Ok(look(node)),
         Some(_) => Errno::EACCES,
         None => Errno::ENOENT,
@@ -54,7 +54,7 @@ pub fn nearest<F: Forest>(forest: &mut F, path: Path<'_>) -> Result<(Arc<Node>, 
     let mut at = path;
     loop {
         let home = forest.layout().home(at);
-        match forest.tree(home.shard)?.find(&home, at) {
+        match forest.find(&home, at)? {
             Found::Node(node) => return Ok((Arc::clone(node), at.bytes().len())),
             Found::Missing(Some((node, len))) => return Ok((Arc::clone(node), len)),
             Found::Missing(None) => at = home.root.parent().ok_or(Errno::EIO)?,

@@ -10,6 +10,7 @@ use super::Store;
 use super::context::{Context, Removed};
 use super::forest::{LockSet, Locked};
 use super::node::Node;
+use super::tree::is_boundary;
 use crate::domain::Quota;
 use crate::sync::{Arc, Ordering};
 use crate::words::{Domid, Path, PathBuf};
@@ -108,9 +109,8 @@ impl Store {
         let Some(shard) = locked.shard_mut(home.shard) else { return };
         let node = shard.tree.get(&home, path);
         let owned = node.is_some_and(|node| node.perms.owner() == owner);
-        if !(owned && shard.tree.is_boundary(&home, path, owner)) {
-            let generation = self.generations.fetch_add(1, Ordering::Relaxed);
-            shard.tree.forget_owned(owner, path, generation);
+        if !(owned && is_boundary(shard.tree.root(&home), &home, path, owner)) {
+            shard.tree.forget_owned(owner, path);
         }
     }
 }
