@@ -87,6 +87,35 @@ fn a_refusal_is_looked_at_again_at_the_end() {
     }
 }
 
+/// No node shows that a limit, a target or a life is another one.
+#[test]
+fn rights_and_limits_are_looked_at_again_at_the_end() {
+    let changes: [(&str, fn(&World, &Arc<Domain>)); 3] = [
+        ("nothing", |_, _| {}),
+        ("a limit", |world, guest| world.registry.set_limit(Some(guest), Quota::NodeSize, 50)),
+        ("a death", |world, guest| assert!(world.registry.bury(guest))),
+    ];
+    for (what, change) in changes {
+        let (world, guest) = with_guest();
+        let mut client = world.client(&guest);
+        let mut transaction = Transaction::default();
+        client.write_in(&mut transaction, "/tool/x/a", &"v".repeat(100)).unwrap();
+        change(&world, &guest);
+        assert_eq!(client.commit(transaction).is_ok(), what == "nothing", "{what}");
+    }
+}
+
+#[test]
+fn what_is_missing_is_created_from_wherever_it_begins() {
+    for first in ["/local", "/local/domain", "/local/domain/5", "/local/domain/5/a"] {
+        let world = World::new();
+        world.control().write(first, "").unwrap();
+        world.control().write("/local/domain/5/a/b", "").unwrap();
+        world.check();
+        assert!(world.has("/local/domain/5/a/b"));
+    }
+}
+
 #[test]
 fn a_transaction_holds_its_arguments() {
     let (world, guest) = with_guest();
@@ -341,4 +370,17 @@ fn a_commit_that_loses_every_race_is_done_in_the_end() {
         }
     });
     world.check();
+}
+
+/// A guest chooses how deep its nodes are.
+#[test]
+fn the_deepest_tree_is_freed_on_a_small_stack() {
+    let deepest = move || {
+        let world = World::new();
+        let path = format!("/tool{}", "/a".repeat(1500));
+        world.control().write(&path, "").unwrap();
+        drop(world);
+    };
+    let thread = std::thread::Builder::new().stack_size(256 << 10).spawn(deepest);
+    thread.unwrap().join().unwrap();
 }
