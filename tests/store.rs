@@ -360,6 +360,51 @@ fn a_home_is_seen_as_it_was_when_first_touched() {
     assert!(matches!(control.commit(transaction), Err(Failure::Conflict(_))));
 }
 
+/// Whoever names a home in a directory that others change meanwhile depends on what it saw there.
+#[test]
+fn names_of_homes_get_in_the_way_of_who_saw_them() {
+    type Meanwhile = fn(&mut Client);
+    let names_another: Meanwhile = |control| control.write("/local/domain/9", "").unwrap();
+    let removes: Meanwhile = |control| control.rm("/local/domain").unwrap();
+    let gives: Meanwhile = |control| control.set_perms("/local/domain", "n0 r5").unwrap();
+    let names_it_too: Meanwhile = |control| control.write("/local/domain/8", "other").unwrap();
+    let (named, list) = ("/local/domain/8", "/local/domain");
+    let new = || Verb::Write(Cow::Borrowed(b"new"));
+    for (verbs, meanwhile, commits, listed) in [
+        (vec![(named, new())], names_another, true, "7|8|9|"),
+        (vec![(named, new()), (list, Verb::Directory)], names_another, false, "7|9|"),
+        (vec![(list, Verb::Directory), (named, new())], names_another, false, "7|9|"),
+        (vec![(named, new()), (list, Verb::GetPerms)], names_another, true, "7|8|9|"),
+        (vec![(named, new()), (named, Verb::Rm)], names_another, true, "7|9|"),
+        (vec![(named, Verb::Rm), (named, new())], names_another, true, "7|8|9|"),
+        (vec![(named, new()), ("/local/domain/7", Verb::Rm)], names_another, true, "8|9|"),
+        (vec![(named, new())], removes, true, "8|"),
+        (vec![(named, new())], gives, true, "7|8|"),
+        (vec![(named, new())], names_it_too, true, "7|8|"),
+        (vec![(named, Verb::Read)], names_it_too, false, "7|8|"),
+        (vec![(named, Verb::Rm), (named, new())], removes, false, ""),
+    ] {
+        let world = World::new();
+        let mut control = world.control();
+        control.write("/local/domain/7", "").unwrap();
+        let mut transaction = Transaction::default();
+        for (path, verb) in verbs {
+            let _ = control.run_in(&mut transaction, path, verb);
+        }
+        meanwhile(&mut control);
+        assert_eq!(control.commit(transaction).is_ok(), commits, "{listed}");
+        let names = control.run(list, Verb::Directory).unwrap_or_default();
+        assert_eq!(String::from_utf8(names).unwrap().replace('\0', "|"), listed);
+        // A node inherits the permissions of the parent that it got, not of the one that was there.
+        if commits && meanwhile as usize == gives as usize {
+            let shown = control.run(named, Verb::GetPerms).unwrap();
+            assert_eq!(shown, b"n0\0r5\0");
+        }
+        world.check();
+        assert!(world.store.check().unwrap().findings.is_empty());
+    }
+}
+
 #[test]
 fn a_large_removal_is_settled_in_slices() {
     let (world, guest) = with_guest();

@@ -7,7 +7,7 @@ use super::node::Node;
 use super::tree::{self, Found};
 use super::{Shard, Stop, Store, Tree};
 use crate::sync::{Arc, RwLockReadGuard, RwLockWriteGuard};
-use crate::words::{Domid, Home, Layout, Path, ShardId};
+use crate::words::{Domid, Home, Layout, Path, Perms, ShardId};
 
 /// Homes, by their roots.
 pub trait Forest {
@@ -20,17 +20,23 @@ pub trait Forest {
     /// [`Stop::Needs`] if its shard is not locked.
     fn root(&mut self, home: &Home<'_>) -> Result<Option<&Arc<Node>>, Stop>;
 
-    /// The root of a home, to change what is below it. An operation asks for every home that it
-    /// will change before it changes the first.
+    /// Says that a home is going to be changed. An operation claims every home that it will change
+    /// before it changes the first.
     ///
     /// # Errors
     /// [`Stop::Needs`] if its shard is not locked exclusively.
+    fn claim(&mut self, home: &Home<'_>) -> Result<(), Stop>;
+
+    /// The root of a home, to change what is below it.
+    ///
+    /// # Errors
+    /// As [`Forest::claim`].
     fn root_mut(&mut self, home: &Home<'_>) -> Result<Option<&mut Arc<Node>>, Stop>;
 
     /// Puts a root in the place of a home's, or takes it away; answers the one that was there.
     ///
     /// # Errors
-    /// As [`Forest::root_mut`].
+    /// As [`Forest::claim`].
     fn set_root(
         &mut self,
         home: &Home<'_>,
@@ -40,21 +46,38 @@ pub trait Forest {
     /// Notes that `owner`'s nodes begin at `path`.
     ///
     /// # Errors
-    /// As [`Forest::root_mut`].
+    /// As [`Forest::claim`].
     fn note_owned(&mut self, home: &Home<'_>, owner: Domid, path: Path<'_>) -> Result<(), Stop>;
 
     /// Takes such a note back.
     ///
     /// # Errors
-    /// As [`Forest::root_mut`].
+    /// As [`Forest::claim`].
     fn forget_owned(&mut self, home: &Home<'_>, owner: Domid, path: Path<'_>) -> Result<(), Stop>;
 
-    /// Says that a home is going to be changed.
+    /// The permissions of the node at `path`, if it is there: nothing else of it is seen.
     ///
     /// # Errors
-    /// As [`Forest::root_mut`].
-    fn claim(&mut self, home: &Home<'_>) -> Result<(), Stop> {
-        self.root_mut(home).map(drop)
+    /// As [`Forest::root`].
+    fn perms(&mut self, home: &Home<'_>, path: Path<'_>) -> Result<Option<Perms>, Stop> {
+        Ok(self.get(home, path)?.map(|node| Arc::clone(&node.perms)))
+    }
+
+    /// Gives the node at `path` a child that is the root of a home of its own.
+    ///
+    /// # Errors
+    /// As [`Forest::claim`].
+    fn name_home(
+        &mut self,
+        home: &Home<'_>,
+        path: Path<'_>,
+        name: &[u8],
+        generation: u64,
+    ) -> Result<(), Stop> {
+        if let Some(node) = self.get_mut(home, path)? {
+            node.insert_child(generation, name, None);
+        }
+        Ok(())
     }
 
     /// Looks for `path`, which lies in `home`. Cost: the depth below the home.
@@ -77,7 +100,7 @@ pub trait Forest {
     /// nodes on the way to it.
     ///
     /// # Errors
-    /// As [`Forest::root_mut`].
+    /// As [`Forest::claim`].
     fn get_mut(&mut self, home: &Home<'_>, path: Path<'_>) -> Result<Option<&mut Node>, Stop> {
         Ok(self.root_mut(home)?.and_then(|root| tree::get_mut(root, home, path)))
     }
@@ -166,6 +189,10 @@ impl Forest for Locked<'_> {
     fn root(&mut self, home: &Home<'_>) -> Result<Option<&Arc<Node>>, Stop> {
         let shard = self.shard(home.shard).ok_or(Stop::Needs(home.shard, false))?;
         Ok(shard.tree.root(home))
+    }
+
+    fn claim(&mut self, home: &Home<'_>) -> Result<(), Stop> {
+        self.tree_mut(home).map(drop)
     }
 
     fn root_mut(&mut self, home: &Home<'_>) -> Result<Option<&mut Arc<Node>>, Stop> {

@@ -21,6 +21,7 @@ mod context;
 mod forest;
 mod node;
 mod op;
+mod own;
 mod pins;
 mod publish;
 mod read;

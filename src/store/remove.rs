@@ -30,7 +30,7 @@ pub fn rm<F: Forest>(
         None => {
             let errno = refusal(cx, forest, path, Errno::ENOENT, Access::WRITE)?;
             let home = forest.layout().home(parent);
-            let has_parent = forest.get(&home, parent)?.is_some();
+            let has_parent = forest.perms(&home, parent)?.is_some();
             return if errno == Errno::ENOENT && has_parent { Ok(()) } else { Err(errno.into()) };
         }
     }
