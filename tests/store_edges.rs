@@ -251,6 +251,20 @@ fn the_index_of_owners_follows_each_change() {
     }
 }
 
+/// As if one walked down the tree: what a removed node takes along is told of to its own watches only,
+/// whichever shard it lies in.
+#[test]
+fn a_death_is_told_from_above() {
+    let (world, _guest) = with_guest();
+    let seventh = world.admit(7);
+    plant(&mut world.control(), &[("/a", "b7"), ("/a/b", "n7"), ("/a/c", "n7")]);
+    world.watch("/a", 1);
+    world.watch("/a/b", 2);
+    world.die(&seventh);
+    assert_eq!(world.outlet.take_events(), [(1, "/a".to_owned()), (2, "/a/b".to_owned())]);
+    world.check();
+}
+
 /// The nodes of a number's next life are not those that its last one left.
 #[test]
 fn a_late_sweep_spares_the_next_life() {
