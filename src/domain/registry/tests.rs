@@ -46,6 +46,9 @@ fn peaks_are_those_of_guests() {
     guest.account.release(Quota::Nodes, 5);
     assert!(registry.permits(&guest, Quota::NodeSize, 7));
     assert_eq!((registry.peak(Quota::Nodes), registry.peak(Quota::NodeSize)), (5, 7));
+    assert_eq!(guest.account.refused(Quota::NodeSize), 0);
+    assert!(!registry.permits(&guest, Quota::NodeSize, 1 << 20));
+    assert_eq!(guest.account.refused(Quota::NodeSize), 1);
     registry.reset_peaks();
     assert_eq!(registry.peak(Quota::Nodes), 0);
 }
