@@ -28,6 +28,7 @@ mod snapshots;
 mod thread;
 mod trace;
 mod transaction_requests;
+mod turns;
 mod watch_requests;
 mod watches;
 
@@ -44,11 +45,16 @@ use crate::host::Host;
 use crate::store::{Store, reaper, run_reaper};
 use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::words::{Domid, Layout};
-use guards::Guards;
-use mailbox::{Mailbox, Mailboxes, Message};
+#[doc(hidden)]
+pub use guards::Guards;
 #[doc(hidden)] // For tests/schedules.rs.
+pub use mailbox::Asker;
+use mailbox::{Mailbox, Mailboxes, Message};
+#[doc(hidden)]
 pub use signal::Signal;
 use thread::{Thread, WAKER};
+#[doc(hidden)]
+pub use turns::{Answer, Turns};
 
 /// What all threads share.
 pub(crate) struct Shared {
