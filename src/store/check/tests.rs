@@ -227,7 +227,7 @@ fn a_sweep_that_is_under_way_is_waited_for() {
     let domain = world.store.registry.get(Domid(5)).unwrap();
     assert!(world.store.registry.bury(&domain));
     let control = world.store.registry.get(Domid::CONTROL).unwrap();
-    let by = Caller { domain: control, subject: Subject::CONTROL, unblocked: None };
+    let by = Caller { domain: control, subject: Subject::CONTROL, turn: 0, unblocked: None };
     let World { store, generations } = &mut world;
     let found = std::thread::scope(|scope| {
         let check = scope.spawn(|| store.check().ok().unwrap().findings.len());
