@@ -85,12 +85,13 @@ fn many_special() -> Asked {
     special(many_quiet())
 }
 
-/// Transactions that others in the same shard overtook, so that END must run them again.
+/// Transactions that others overtook in their homes, so that END must run them again.
 fn overtaken(mut asked: Asked) -> Asked {
-    let domids = asked.targets.iter().map(|(domid, _)| *domid);
-    asked.transactions = domids.map(|domid| asked.world.transaction(OPERATIONS, domid)).collect();
-    for domid in [1, 2] {
-        asked.world.run(&leaf_of(Domid(domid), LEAVES - 1), write());
+    let domids: Vec<_> = asked.targets.iter().map(|(domid, _)| *domid).collect();
+    let transaction = |&domid| asked.world.transaction(OPERATIONS, domid);
+    asked.transactions = domids.iter().map(transaction).collect();
+    for domid in domids {
+        asked.world.run(&leaf_of(domid, LEAVES - 1), write());
     }
     asked
 }

@@ -1,10 +1,11 @@
 //! Guests that are processes of their own: this test program, started again.
 
 use std::io::{BufRead, BufReader};
-use std::os::fd::{AsFd, BorrowedFd};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
 use xenstored::host::page::{REQ_PROD, RSP_PROD, RSP_RING};
 use xenstored::host::sim::{SimClient, SimHost};
 use xenstored::host::{Channels, Host};
@@ -30,11 +31,11 @@ fn guest() {
 }
 
 fn wait_for(channels: &dyn Channels) {
-    // SAFETY: the descriptor is open for as long as the handle, which is borrowed.
-    let fd = unsafe { BorrowedFd::borrow_raw(channels.raw_fd()) };
-    let limit = Timespec { tv_sec: 20, tv_nsec: 0 };
-    let ready = poll(&mut [PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)], Some(&limit));
-    assert_eq!(ready, Ok(1), "nothing happened");
+    let (mut poll, mut events) = (Poll::new().unwrap(), Events::with_capacity(1));
+    let fd = channels.raw_fd();
+    poll.registry().register(&mut SourceFd(&fd), Token(0), Interest::READABLE).unwrap();
+    poll.poll(&mut events, Some(Duration::from_secs(20))).unwrap();
+    assert!(!events.is_empty(), "nothing happened");
 }
 
 /// Kills the guest however the test ends.

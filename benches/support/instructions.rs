@@ -1,25 +1,21 @@
 //! Instructions of single holds, by valgrind: what no other guest of the machine can change.
 //!
-//! The process is started anew under callgrind. Two client requests at each end of a hold make
+//! The process is started anew under callgrind. Two requests of valgrind at each end of a hold make
 //! valgrind write that end and the thread's count into its log, without an instruction of the
 //! program's in between; the process that started it reads the log.
 
-use std::arch::asm;
 use std::collections::HashMap;
+use std::ffi::CStr;
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use xenstored::host::valgrind;
 use xenstored::sync::holds::Edge;
 
 /// In the environment of the process that is counted.
 const COUNTED: &str = "XENSTORED_COUNTED";
-/// valgrind.h and callgrind.h, version 3.15 and later.
-const START_INSTRUMENTATION: u64 = 0x4354_0004;
-const STOP_INSTRUMENTATION: u64 = 0x4354_0005;
-const PRINT: u64 = 0x1403;
-const MONITOR_COMMAND: u64 = 0x1202;
 
 static BEGUN: AtomicBool = AtomicBool::new(false);
 
@@ -30,14 +26,14 @@ pub fn is_counted() -> bool {
 
 /// From now on holds are counted; none may be held.
 pub fn begin() {
-    request(START_INSTRUMENTATION, b"\0");
+    valgrind::start_counting();
     BEGUN.store(true, Ordering::Release);
 }
 
 /// Until now; what is done between runs at the speed of a plain valgrind.
 pub fn end() {
     BEGUN.store(false, Ordering::Release);
-    request(STOP_INSTRUMENTATION, b"\0");
+    valgrind::stop_counting();
 }
 
 /// Tells valgrind of a hold's begin or end; to be given to [`xenstored::sync::holds::watch`].
@@ -50,31 +46,14 @@ pub fn tell(edge: Edge) {
             // Holds within holds pay for this line; it makes them look longer, never shorter.
             let mut line = String::with_capacity(80);
             let _ = write!(line, "hold of {}:{}\n\0", at.file(), at.line());
-            request(PRINT, line.as_bytes());
-            request(MONITOR_COMMAND, b"status internal\0");
+            let line = CStr::from_bytes_with_nul(line.as_bytes());
+            valgrind::print(line.expect("no file's name has a NUL"));
+            valgrind::print_counts();
         }
         Edge::Ends => {
-            request(MONITOR_COMMAND, b"status internal\0");
-            request(PRINT, b"released\n\0");
+            valgrind::print_counts();
+            valgrind::print(c"released\n");
         }
-    }
-}
-
-/// A client request with a string that ends with NUL and has no `%`.
-fn request(number: u64, text: &[u8]) {
-    assert_eq!(text.last(), Some(&0));
-    // PRINT wants a va_list behind its format, which it does not look at without a `%`.
-    let no_arguments = [0u64; 3];
-    let arguments =
-        [number, text.as_ptr().addr() as u64, no_arguments.as_ptr().addr() as u64, 0, 0, 0];
-    // SAFETY: four rotations by 128 bits in all and an exchange of a register with itself change
-    // nothing but flags; valgrind knows the sequence, reads `arguments` and the strings that they
-    // point at, which live until here, and puts its answer into rdx.
-    unsafe {
-        asm!(
-            "rol rdi, 3", "rol rdi, 13", "rol rdi, 61", "rol rdi, 51", "xchg rbx, rbx",
-            in("rax") arguments.as_ptr(), inout("rdx") 0u64 => _, inout("rdi") 0u64 => _,
-        );
     }
 }
 

@@ -82,3 +82,53 @@ impl Reports {
         std::iter::from_fn(|| self.0.pop()).map(text).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Account;
+    use crate::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use tracing::span::{Attributes, Id, Record};
+    use tracing::{Event, Metadata, Subscriber};
+
+    /// Counts what is traced of accounts.
+    #[derive(Default)]
+    struct Lines(AtomicU32);
+
+    impl Subscriber for Lines {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            metadata.target() == log::ACC
+        }
+        fn event(&self, _: &Event<'_>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+        fn enter(&self, _: &Id) {}
+        fn exit(&self, _: &Id) {}
+    }
+
+    #[test]
+    fn changes_of_accounts_are_kept_while_they_are_traced() {
+        let reports = Arc::<Reports>::default();
+        let account = Account::new(Domid(5), Arc::clone(&reports));
+        let lines = Arc::<Lines>::default();
+        account.charge(Quota::Nodes, 1);
+        assert!(reports.take_all().is_empty(), "nobody traces");
+        tracing::subscriber::with_default(Arc::clone(&lines), || {
+            account.reserve(Quota::Nodes, 2, 0);
+            account.charge(Quota::Nodes, 4);
+            account.charge(Quota::Nodes, 0);
+            account.release(Quota::Nodes, 1);
+            assert_eq!(reports.take_all(), ["nodes is 3", "nodes is 7", "nodes is 6"]);
+            account.charge(Quota::Nodes, 1);
+            reports.log();
+        });
+        assert!(reports.take_all().is_empty());
+        assert_eq!(lines.0.load(Ordering::Relaxed), 1);
+    }
+}

@@ -5,6 +5,8 @@
 
 pub mod page;
 pub mod sim;
+#[cfg(feature = "holds")]
+pub mod valgrind;
 pub mod xen;
 
 use std::io;

@@ -208,3 +208,42 @@ impl Drop for Node {
         DROPPING.with_borrow_mut(|dropping| dropping.is_under_way = false);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::words::{Entry, PermSet};
+
+    fn perms() -> Perms {
+        let entry = |text: &str| Entry::parse(text.as_bytes()).unwrap();
+        Arc::new(PermSet::new(1, entry("n5"), &[entry("r6")]))
+    }
+
+    #[test]
+    fn a_node_costs_what_its_parts_cost() {
+        let mut node = Node::new(perms(), 1, b"value");
+        assert_eq!(node.charge_bytes(b"name"), 96 + 2 * 8 + 4 + 5);
+        assert_eq!(node.size(), 16 + 2 * 8 + 5);
+        node.insert_child(2, b"child", None);
+        assert_eq!(node.charge_bytes(b"name"), 96 + 2 * 8 + 4 + 5);
+        assert_eq!(node.size(), 16 + 2 * 8 + 6 + 5);
+    }
+
+    #[test]
+    fn every_change_has_its_generation() {
+        let mut node = Node::new(perms(), 11, b"value");
+        assert_eq!(node.generation(), 11);
+        for generation in [12, 13] {
+            node.set_value(generation, b"other");
+            assert_eq!(node.generation(), generation);
+            node.set_perms(generation + 10, perms());
+            assert_eq!((node.generation(), node.value()), (generation + 10, &b"other"[..]));
+            node.insert_child(generation + 20, b"child", None);
+            assert_eq!(node.generation(), generation + 20);
+        }
+        assert!(node.remove_child(40, b"none").is_none());
+        assert_eq!(node.generation(), 33);
+        assert!(node.remove_child(41, b"child").is_some());
+        assert_eq!((node.generation(), node.value()), (41, &b"other"[..]));
+    }
+}

@@ -6,10 +6,11 @@
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
 
+use super::Store;
 use super::context::{Context, Removed};
+use super::forest::{LockSet, Locked};
 use super::node::Node;
 use super::tree::is_boundary;
-use super::{LockSet, Store};
 use crate::domain::Quota;
 use crate::sync::{Arc, Ordering};
 use crate::words::{Domid, Path, PathBuf};
@@ -58,10 +59,9 @@ impl Settlement {
             // The children are held above, so this frees the node alone, if it was the last.
             drop(node);
         }
-        self.boundaries = std::mem::take(&mut self.boundaries)
-            .into_iter()
-            .filter(|(owner, path)| !store.forget_stale(*owner, path.as_path()))
-            .collect();
+        for (owner, path) in self.boundaries.drain(..) {
+            store.forget_stale(owner, path.as_path());
+        }
         self.todo.is_empty()
     }
 }
@@ -102,21 +102,16 @@ impl Store {
         let _ = self.reaper.send((settlement, done));
     }
 
-    /// Takes `path` out of the index of `owner`'s nodes unless it belongs there (again). Answers
-    /// whether that is done.
-    fn forget_stale(&self, owner: Domid, path: Path<'_>) -> bool {
+    /// Takes `path` out of the index of `owner`'s nodes unless it belongs there (again).
+    fn forget_stale(&self, owner: Domid, path: Path<'_>) {
         let home = self.layout.home(path);
-        let set = LockSet::one(home.shard, true);
-        let forgotten = self.with_locks(set, |locked| {
-            let Some(shard) = locked.shard_mut(home.shard) else { return Ok(()) };
-            let node = shard.tree.get(&home, path);
-            let owned = node.is_some_and(|node| node.perms.owner() == owner);
-            if !(owned && is_boundary(shard.tree.root(&home), &home, path, owner)) {
-                shard.tree.forget_owned(owner, path);
-            }
-            Ok(())
-        });
-        forgotten.is_ok()
+        let mut locked = Locked::take(self, &LockSet::one(home.shard, true));
+        let Some(shard) = locked.shard_mut(home.shard) else { return };
+        let node = shard.tree.get(&home, path);
+        let owned = node.is_some_and(|node| node.perms.owner() == owner);
+        if !(owned && is_boundary(shard.tree.root(&home), &home, path, owner)) {
+            shard.tree.forget_owned(owner, path);
+        }
     }
 }
 

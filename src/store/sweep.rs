@@ -12,7 +12,7 @@ use crate::words::{Domid, Entry, Errno, Path, PathBuf, PermSet, ShardId};
 impl Store {
     /// Removes every node of dead incarnations of `domain`'s number, with what lies below, and
     /// fires the watches. The registry has buried the domain, so no more can be created. Answers
-    /// what is to be settled. Cost: the index entries of that number; nothing else is looked at.
+    /// what is to be settled. Cost: the index entries of that number, each with a look at every shard.
     pub fn sweep(
         &self,
         domain: &Domain,
@@ -20,22 +20,23 @@ impl Store {
         generations: &mut Generations,
     ) -> Vec<Executed> {
         let mut swept = Vec::new();
-        for shard in self.layout.all() {
-            // One after the other as the index stands, not as it stood: a node that is given to
-            // another domain meanwhile leaves what it has below as new entries, which come later.
-            let mut last = None;
-            while let Some(path) = self.next_owned(shard, domain.domid, last.as_ref()) {
-                let generation = generations.next(self);
-                let removed = self.sweep_one(shard, path.as_path(), domain, by, generation);
-                swept.extend(removed.ok());
-                last = Some(path);
-            }
+        // One after the other as the index stands, not as it stood: a node that is given to another
+        // domain meanwhile leaves what it has below as new entries, which come later. Over all shards
+        // in the order of their paths, so that a home is told of with the node above that takes it
+        // along.
+        let mut last = None;
+        while let Some((path, shard)) = self.next_owned(domain.domid, last.as_ref()) {
+            let generation = generations.next(self);
+            let removed = self.sweep_one(shard, path.as_path(), domain, by, generation);
+            swept.extend(removed.ok());
+            last = Some(path);
         }
         swept
     }
 
-    fn next_owned(&self, shard: ShardId, owner: Domid, last: Option<&PathBuf>) -> Option<PathBuf> {
-        self.shards[usize::from(shard.0)].read().tree.owned_after(owner, last)
+    fn next_owned(&self, owner: Domid, last: Option<&PathBuf>) -> Option<(PathBuf, ShardId)> {
+        let next = |shard| Some((self.shard(shard).read().tree.owned_after(owner, last)?, shard));
+        self.layout.all().filter_map(next).min()
     }
 
     fn sweep_one(

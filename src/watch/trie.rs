@@ -66,17 +66,7 @@ impl Trie {
 
     /// Adds a watch. Cost: the path's depth.
     pub fn insert(&mut self, path: Path<'_>, entry: Entry) {
-        let mut node = Arc::make_mut(self.above_mut(path));
-        for name in path.components() {
-            if node.children.get(name).is_none() {
-                node.children.insert(name, Arc::default());
-            }
-            match node.children.get_mut(name) {
-                Some(child) => node = Arc::make_mut(child),
-                None => return,
-            }
-        }
-        node.entries.insert(entry);
+        insert_below(Arc::make_mut(self.above_mut(path)), &mut path.components(), entry);
         self.count += 1;
     }
 
@@ -175,8 +165,20 @@ fn walk(path: PathBuf, node: &TrieNode, found: &mut impl FnMut(Path<'_>, &Entrie
     }
 }
 
-/// Removes the watch and the nodes that it leaves empty. The depth of the recursion is that of a
-/// watched path, at most 1,536 levels of a frame each.
+/// Adds the watch, and the nodes that are missing. Each name is looked up once: the upper trie has one
+/// for every domain of the host. The depth of the recursion is that of a watched path, at most 1,536
+/// levels of a frame each.
+fn insert_below<'a>(node: &mut TrieNode, names: &mut impl Iterator<Item = &'a [u8]>, entry: Entry) {
+    let Some(name) = names.next() else { return node.entries.insert(entry) };
+    if let Some(child) = node.children.get_mut(name) {
+        return insert_below(Arc::make_mut(child), names, entry);
+    }
+    let mut child = TrieNode::default();
+    insert_below(&mut child, names, entry);
+    node.children.insert(name, Arc::new(child));
+}
+
+/// Removes the watch and the nodes that it leaves empty. Recursive as [`insert_below`].
 fn remove_below(node: &mut TrieNode, names: &[&[u8]], watcher: Watcher) -> bool {
     let Some((name, rest)) = names.split_first() else {
         return node.entries.remove(watcher);
@@ -288,6 +290,33 @@ mod tests {
         assert_eq!(found(&trie, "/a/b"), [1, 3]);
         assert_eq!(found(&trie, "/a/b/c"), [1]);
         assert_eq!(found(&trie, "/ab"), [4]);
+    }
+
+    #[test]
+    fn everything_watched_is_visited_and_nothing_else() {
+        let mut trie = Trie::default();
+        let path = |text: &'static str| Path::parse(text.as_bytes()).unwrap();
+        let watched = ["/", "/a/b", "@releaseDomain", "@releaseDomain/7", "@introduceDomain/7"];
+        for (seq, text) in (0..).zip(watched) {
+            assert_eq!(trie.is_empty(), seq == 0);
+            trie.insert(path(text), entry(seq, None));
+        }
+        let each = |trie: &Trie| {
+            let mut found = Vec::new();
+            trie.each(|path, entries| {
+                found.extend(entries.iter().map(|entry| entry.watcher.seq));
+                assert!(!entries.is_empty(), "{path:?}");
+            });
+            found.sort_unstable();
+            found
+        };
+        assert_eq!(each(&trie), [0, 1, 2, 3, 4]);
+        for (seq, text) in (0..).zip(watched) {
+            assert!(trie.remove(path(text), entry(seq, None).watcher));
+        }
+        assert_eq!(each(&trie), [0; 0]);
+        // What leads to no watch any more is not kept.
+        assert!(trie.root.children.is_empty() && trie.special.children.is_empty());
     }
 
     fn arb_path() -> impl Strategy<Value = String> {

@@ -103,23 +103,30 @@ impl PartialOrd for Name {
 }
 
 impl Ord for Name {
+    #[inline] // A directory of 30,000 compares 15 times.
     fn cmp(&self, other: &Name) -> Ordering {
         match (&self.0, &other.0) {
             (Repr::Inline(len, bytes), Repr::Inline(other_len, other_bytes)) => {
-                ranked(*len, bytes).cmp(&ranked(*other_len, other_bytes))
+                let (high, other_high) = (first(bytes), first(other_bytes));
+                if high != other_high {
+                    return high.cmp(&other_high);
+                }
+                last(*len, bytes).cmp(&last(*other_len, other_bytes))
             }
             _ => self.bytes().cmp(other.bytes()),
         }
     }
 }
 
-/// A number that is in the order of the bytes: what is left of a short name is zero, and the length
-/// decides between names that differ by zeros only.
-fn ranked(len: u8, bytes: &[u8; INLINE_BYTES_MAX]) -> u128 {
-    let mut ranked = [0; 16];
-    ranked[..INLINE_BYTES_MAX].copy_from_slice(bytes);
-    ranked[15] = len;
-    u128::from_be_bytes(ranked)
+/// The first 8 bytes, as a number that is in their order.
+fn first(bytes: &[u8; INLINE_BYTES_MAX]) -> u64 {
+    u64::from_be_bytes(*bytes.first_chunk().unwrap_or(&[0; 8]))
+}
+
+/// The other 6 bytes, in the same way. What is left of a short name is zero, and the length decides
+/// between names that differ by zeros only.
+fn last(len: u8, bytes: &[u8; INLINE_BYTES_MAX]) -> u64 {
+    u64::from_be_bytes(*bytes.last_chunk().unwrap_or(&[0; 8])) << 16 | u64::from(len)
 }
 
 impl fmt::Debug for Name {
@@ -137,9 +144,11 @@ mod tests {
     proptest! {
         #[test]
         fn names_are_in_the_order_of_their_bytes(
-            a in prop::collection::vec(0u8..3, 0..18),
-            b in prop::collection::vec(0u8..3, 0..18),
+            common in 0usize..16,
+            a in prop::collection::vec(0u8..3, 0..6),
+            b in prop::collection::vec(0u8..3, 0..6),
         ) {
+            let [a, b] = [a, b].map(|rest| [vec![1; common], rest].concat());
             prop_assert_eq!(Name::new(&a).cmp(&Name::new(&b)), a.cmp(&b));
         }
     }

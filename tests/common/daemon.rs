@@ -108,6 +108,20 @@ impl Daemon {
         Duration::from_nanos(tasks.map(of_task).sum())
     }
 
+    /// How often its threads went to sleep, those that ended left out (proc(5), status): in a time
+    /// without a change nothing woke it.
+    pub fn times_asleep(&self) -> u64 {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+        let of_task = |task: io::Result<fs::DirEntry>| -> u64 {
+            let status =
+                fs::read_to_string(task.unwrap().path().join("status")).unwrap_or_default();
+            let mut lines = status.lines();
+            let count = lines.find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            count.map_or(0, |count| count.trim().parse().unwrap())
+        };
+        tasks.map(of_task).sum()
+    }
+
     /// How many files it has open.
     pub fn descriptors(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()

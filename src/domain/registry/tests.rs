@@ -25,6 +25,7 @@ fn xsa_233_a_target_ends_with_its_incarnation() {
     let guest = registry.admit(Domid(5), 2).unwrap();
     registry.set_target(&stub, &guest);
     assert_eq!(registry.subject(&stub).target, Some(Domid(5)));
+    assert_eq!(registry.subject_of(Domid(6)), registry.subject(&stub));
     registry.bury(&guest);
     assert_eq!(registry.subject(&stub).target, None);
     registry.admit(Domid(5), 3);
@@ -45,6 +46,9 @@ fn peaks_are_those_of_guests() {
     guest.account.release(Quota::Nodes, 5);
     assert!(registry.permits(&guest, Quota::NodeSize, 7));
     assert_eq!((registry.peak(Quota::Nodes), registry.peak(Quota::NodeSize)), (5, 7));
+    assert_eq!(guest.account.refused(Quota::NodeSize), 0);
+    assert!(!registry.permits(&guest, Quota::NodeSize, 1 << 20));
+    assert_eq!(guest.account.refused(Quota::NodeSize), 1);
     registry.reset_peaks();
     assert_eq!(registry.peak(Quota::Nodes), 0);
 }
@@ -55,7 +59,7 @@ fn refusals_are_counted_and_every_doubling_is_reported() {
     let guest = registry.admit(Domid(5), 1).unwrap();
     registry.set_limit(None, Quota::Watches, 2);
     assert!(registry.reserve(&guest, Quota::Watches, 2));
-    for refused in 1..=5 {
+    for refused in 1..=4 {
         assert!(!registry.reserve(&guest, Quota::Watches, 1));
         assert_eq!(guest.account.refused(Quota::Watches), refused);
     }

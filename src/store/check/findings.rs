@@ -56,6 +56,7 @@ mod tests {
             (findings.sentences().len(), findings.len()),
             (SENTENCES_MAX, SENTENCES_MAX + 5)
         );
+        assert!(!findings.is_empty());
         let mut all = Findings::default();
         all.append(findings);
         assert_eq!(all.len(), SENTENCES_MAX + 5);

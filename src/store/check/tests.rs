@@ -222,6 +222,25 @@ fn nodes_of_a_dead_domain_that_nobody_sweeps() {
 }
 
 #[test]
+fn a_sweep_that_is_under_way_is_waited_for() {
+    let mut world = World::new();
+    let domain = world.store.registry.get(Domid(5)).unwrap();
+    assert!(world.store.registry.bury(&domain));
+    let control = world.store.registry.get(Domid::CONTROL).unwrap();
+    let by = Caller { domain: control, subject: Subject::CONTROL, turn: 0, unblocked: None };
+    let World { store, generations } = &mut world;
+    let found = std::thread::scope(|scope| {
+        let check = scope.spawn(|| store.check().ok().unwrap().findings.len());
+        std::thread::sleep(SWEEP_PAUSE / 2);
+        for executed in store.sweep(&domain, &by, generations) {
+            assert!(store.settle(executed.removed).is_none());
+        }
+        check.join().unwrap()
+    });
+    assert_eq!(found, 0);
+}
+
+#[test]
 fn removals_that_are_not_settled_are_waited_for() {
     let mut world = World::new();
     let executed = world.run("/local/domain/5/a", Verb::Rm);
@@ -280,6 +299,8 @@ fn watches_that_a_trie_and_a_connection_do_not_agree_on() {
         ["domain 5's watch on /local/domain/5/b is another on /local/domain/5/a in the trie of \
           shard 1"]
     );
+    let deep = Entry { depth: Some(1), ..entry(1) };
+    assert!(check(&[(low.clone(), deep)])[0].contains("is another"), "of another depth");
     world.store.upper.insert(low.as_path(), entry(1));
     assert!(check(&[(low.clone(), entry(1))])[0].contains("in the tries twice"));
     assert_eq!(world.store.layout.home(low.as_path()).shard, ShardId(1));

@@ -1,0 +1,400 @@
+//! The store by its library interface: limits, empty cases and odd orders, each for a defect that
+//! nothing else would notice (docs/MUTATIONS.md).
+
+mod world;
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use world::{Client, World, at};
+use xenstored::domain::{Domain, Quota};
+use xenstored::store::{Generations, Op, Transaction, Verb};
+use xenstored::words::{Domid, Errno};
+
+/// A world with domain 5, which may write below `/tool/x`.
+fn with_guest() -> (World, Arc<Domain>) {
+    let world = World::new();
+    let guest = world.admit(5);
+    world.control().write("/tool/x", "").unwrap();
+    world.control().set_perms("/tool/x", "b0").unwrap();
+    (world, guest)
+}
+
+/// The nodes of `paths` with these permissions.
+fn plant(control: &mut Client, nodes: &[(&str, &str)]) {
+    for (path, perms) in nodes {
+        control.write(path, "").unwrap();
+        control.set_perms(path, perms).unwrap();
+    }
+}
+
+fn memory_limit(world: &World, guest: &Domain, more: u64) {
+    let limit = guest.account.used(Quota::Memory) + more;
+    world.registry.set_limit(Some(guest), Quota::Memory, u32::try_from(limit).unwrap());
+}
+
+#[test]
+fn a_directory_has_room_for_exactly_its_quota() {
+    for (value, expected) in [(2022, Ok(())), (2023, Err(Errno::ENOSPC))] {
+        let (world, guest) = with_guest();
+        let mut client = world.client(&guest);
+        client.write("/tool/x/a", &"v".repeat(value)).unwrap();
+        assert_eq!(client.write("/tool/x/a/b", ""), expected, "2,046 bytes, a letter and a NUL");
+    }
+}
+
+#[test]
+fn a_transaction_may_use_exactly_its_quotas() {
+    let (world, guest) = with_guest();
+    let mut client = world.client(&guest);
+    client.write("/tool/x/a", "").unwrap();
+    memory_limit(&world, &guest, 20);
+    let mut transaction = Transaction::default();
+    client.write_in(&mut transaction, "/tool/x/a", "0123456789").unwrap();
+    client.write_in(&mut transaction, "/tool/x/a", "0123456789+123456789").unwrap();
+    let more = client.write_in(&mut transaction, "/tool/x/a", "0123456789+123456789+");
+    assert_eq!(more, Err(Errno::ENOSPC));
+    client.commit(transaction).unwrap();
+    world.check();
+
+    // Who has more nodes than it may have by now gets no new one, and may write those it has.
+    world.registry.set_limit(Some(&guest), Quota::Memory, 0);
+    client.write("/tool/x/b", "").unwrap();
+    world.registry.set_limit(Some(&guest), Quota::Nodes, 1);
+    let mut transaction = Transaction::default();
+    client.write_in(&mut transaction, "/tool/x/b", "longer").unwrap();
+    assert_eq!(client.write_in(&mut transaction, "/tool/x/c", ""), Err(Errno::ENOSPC));
+    client.commit(transaction).unwrap();
+    world.check();
+}
+
+/// Accounts have no version, so a reply that depended on one is looked at again.
+#[test]
+fn a_refusal_is_looked_at_again_at_the_end() {
+    for room in [false, true] {
+        let (world, guest) = with_guest();
+        let mut client = world.client(&guest);
+        // In another shard than what the transaction touches.
+        plant(&mut world.control(), &[("/libxl/4/x", "n5")]);
+        world.registry.set_limit(Some(&guest), Quota::Nodes, 1);
+        let mut transaction = Transaction::default();
+        assert_eq!(client.write_in(&mut transaction, "/tool/x/a", ""), Err(Errno::ENOSPC));
+        if room {
+            world.control().rm("/libxl/4/x").unwrap();
+        }
+        assert_eq!(client.commit(transaction).is_err(), room);
+    }
+}
+
+/// No node shows that a limit, a target or a life is another one.
+#[test]
+fn rights_and_limits_are_looked_at_again_at_the_end() {
+    for what in ["nothing", "a limit", "a death"] {
+        let (world, guest) = with_guest();
+        let mut client = world.client(&guest);
+        let mut transaction = Transaction::default();
+        client.write_in(&mut transaction, "/tool/x/a", &"v".repeat(100)).unwrap();
+        match what {
+            "a limit" => world.registry.set_limit(Some(&guest), Quota::NodeSize, 50),
+            "a death" => assert!(world.registry.bury(&guest)),
+            _ => {}
+        }
+        assert_eq!(client.commit(transaction).is_ok(), what == "nothing", "{what}");
+    }
+}
+
+#[test]
+fn what_is_missing_is_created_from_wherever_it_begins() {
+    for first in ["/local", "/local/domain", "/local/domain/5", "/local/domain/5/a"] {
+        let world = World::new();
+        world.control().write(first, "").unwrap();
+        world.control().write("/local/domain/5/a/b", "").unwrap();
+        world.check();
+        assert!(world.has("/local/domain/5/a/b"));
+    }
+}
+
+#[test]
+fn a_transaction_holds_its_arguments() {
+    let (world, guest) = with_guest();
+    let mut client = world.client(&guest);
+    let op = |value| Op { path: at("/tool/x/a"), verb: Verb::Write(Cow::Borrowed(value)) };
+    let long = [b'v'; 1000];
+    let more = Transaction::bytes_of(&op(&long)) - Transaction::bytes_of(&op(b""));
+    assert_eq!(more, 1000);
+    let mut transaction = Transaction::default();
+    assert!(transaction.is_empty());
+    for _ in 0..2 {
+        let held = transaction.bytes();
+        client.run_in(&mut transaction, "/tool/x/a", op(&long).verb).unwrap();
+        assert_eq!(transaction.bytes() - held, Transaction::bytes_of(&op(&long)));
+    }
+}
+
+/// A generation changes without anything that the list shows.
+#[test]
+fn who_lists_by_parts_conflicts_with_other_names_only() {
+    for (path, commits) in [("/tool/x/d", true), ("/tool/x/d/b", false)] {
+        let (world, guest) = with_guest();
+        let (mut client, mut control) = (world.client(&guest), world.control());
+        client.write("/tool/x/d/a", "").unwrap();
+        let mut transaction = Transaction::default();
+        control.run_in(&mut transaction, "/tool/x/d", Verb::DirectoryPart(0)).unwrap();
+        client.write(path, "new").unwrap();
+        assert_eq!(control.commit(transaction).is_ok(), commits, "{path}");
+    }
+}
+
+#[test]
+fn a_part_is_as_long_wherever_it_is_appended() {
+    let world = World::new();
+    let mut control = world.control();
+    for number in 0..512 {
+        control.write(&format!("/d/{number:07}"), "").unwrap();
+    }
+    let part = control.run("/d", Verb::DirectoryPart(0)).unwrap();
+    let mut behind = vec![b'h'; 500];
+    let op = Op { path: at("/d"), verb: Verb::DirectoryPart(0) };
+    let generations = &mut Generations::default();
+    world.store.execute(&control.caller, &op, generations, &mut behind).unwrap();
+    assert!(behind[500..] == part);
+}
+
+#[test]
+fn no_generation_comes_twice() {
+    let world = World::new();
+    let mut clients = [world.control(), world.control()];
+    let mut seen = BTreeSet::new();
+    let mut write = |client: &mut Client| {
+        client.write("/libxl/4", "").unwrap();
+        assert!(seen.insert(client.run("/libxl/4", Verb::DirectoryPart(0)).unwrap()));
+    };
+    // A thread takes 4,096 at a time.
+    for _ in 0..3 {
+        (0..4096).for_each(|_| write(&mut clients[0]));
+        (0..10).for_each(|_| write(&mut clients[1]));
+    }
+}
+
+/// What counts is who could read a node before a commit and after it, whatever it was in between,
+/// and in whichever of the commit's shards it lies.
+#[test]
+fn a_commits_events_are_judged_by_the_trees_before_and_after() {
+    let (world, _guest) = with_guest();
+    let mut control = world.control();
+    let homes = ["/tool", "/libxl/4", "/libxl/5"];
+    for home in homes {
+        let (old, up) = (format!("{home}/up/old"), format!("{home}/up"));
+        plant(&mut control, &[(&up, "n0"), (&old, "n0 r5"), (&format!("{home}/went/old"), "n0")]);
+    }
+    for (home, seq) in homes.iter().zip([10, 20, 30]) {
+        world.watch_as(Domid(5), &format!("{home}/up/old"), seq, None);
+        for (below, number) in [("never", 1), ("went/never", 2), ("went/old", 3)] {
+            world.watch(&format!("{home}/{below}"), seq + number);
+        }
+    }
+    world.outlet.take();
+    let mut transaction = Transaction::default();
+    for home in homes {
+        let mut run = |below: &str, verb: Verb<'_>| {
+            control.run_in(&mut transaction, &format!("{home}/{below}"), verb).unwrap();
+        };
+        // Domain 5 could read it, and cannot read what is there now.
+        run("up/old", Verb::Rm);
+        run("up/old", Verb::Mkdir);
+        run("never", Verb::Mkdir);
+        run("never", Verb::Rm);
+        run("went/never", Verb::Mkdir);
+        run("went", Verb::Rm);
+    }
+    control.commit(transaction).unwrap();
+    let events = world.outlet.take_events();
+    let wanted = |(home, seq): (&&str, u64)| {
+        [(seq, format!("{home}/up/old")), (seq + 3, format!("{home}/went/old"))]
+    };
+    let wanted: Vec<_> = homes.iter().zip([10, 20, 30]).flat_map(wanted).collect();
+    assert_eq!(events, wanted);
+    world.check();
+}
+
+#[test]
+fn a_removal_takes_the_homes_below_along() {
+    let (world, guest) = with_guest();
+    let mut control = world.control();
+    for path in ["/local/domain/5/x", "/local/domain/0/backend/vif/5/0", "/libxl/5/y"] {
+        control.write(path, "").unwrap();
+    }
+    plant(&mut control, &[("/local/domain/5", "n5")]);
+    for path in ["/local", "/libxl"] {
+        control.rm(path).unwrap();
+        world.check();
+    }
+    assert_eq!(control.run("/", Verb::Directory).unwrap(), b"tool\0");
+    assert_eq!(guest.account.used(Quota::Nodes), 0);
+}
+
+/// Where the nodes of a guest begin, as owners change above them and below.
+#[test]
+fn the_index_of_owners_follows_each_change() {
+    let (world, _guest) = with_guest();
+    world.admit(6);
+    let mut control = world.control();
+    plant(&mut control, &[("/tool/p", "n5"), ("/tool/p/of5", "n5"), ("/tool/p/of6", "n6")]);
+    plant(&mut control, &[("/tool/p/of5/of6", "n6"), ("/tool/p/of6/of0", "n0")]);
+    world.check();
+    for owner in ["n0", "n6", "n5", "n0", "n5"] {
+        for path in ["/tool/p", "/tool/p/of6", "/tool/p/of5"] {
+            control.set_perms(path, owner).unwrap();
+            world.check();
+        }
+    }
+}
+
+/// As if one walked down the tree: what a removed node takes along is told of to its own watches only,
+/// whichever shard it lies in.
+#[test]
+fn a_death_is_told_from_above() {
+    let (world, _guest) = with_guest();
+    let seventh = world.admit(7);
+    plant(&mut world.control(), &[("/a", "b7"), ("/a/b", "n7"), ("/a/c", "n7")]);
+    world.watch("/a", 1);
+    world.watch("/a/b", 2);
+    world.die(&seventh);
+    assert_eq!(world.outlet.take_events(), [(1, "/a".to_owned()), (2, "/a/b".to_owned())]);
+    world.check();
+}
+
+/// The nodes of a number's next life are not those that its last one left.
+#[test]
+fn a_late_sweep_spares_the_next_life() {
+    let (world, first) = with_guest();
+    world.admit(6);
+    let mut control = world.control();
+    plant(&mut control, &[("/tool/old", "n5"), ("/tool/given", "n5"), ("/tool/taken", "n5")]);
+    assert!(world.registry.bury(&first));
+    let second = world.admit(5);
+    world.client(&second).write("/tool/x/new", "").unwrap();
+    plant(&mut control, &[("/tool/given", "n6"), ("/tool/taken", "n5")]);
+    world.sweep(&first);
+    assert!(!world.has("/tool/old"));
+    for path in ["/tool/x/new", "/tool/given", "/tool/taken"] {
+        assert!(world.has(path), "{path}");
+    }
+    world.check();
+}
+
+/// Between the removal of a node and its settlement another may come into its place.
+#[test]
+fn what_is_settled_late_spares_what_came_meanwhile() {
+    for owner in ["n5", "n6", "n0"] {
+        let (world, _guest) = with_guest();
+        world.admit(6);
+        let mut control = world.control();
+        plant(&mut control, &[("/tool/a", "n5"), ("/tool/a/b", "n6")]);
+        let op = Op { path: at("/tool/a"), verb: Verb::Rm };
+        let generations = &mut Generations::default();
+        let mut reply = Vec::new();
+        let late = world.store.execute(&control.caller, &op, generations, &mut reply).unwrap();
+        plant(&mut control, &[("/tool/a", owner), ("/tool/a/b", "n5")]);
+        assert!(world.store.settle(late.removed).is_none());
+        world.check();
+    }
+}
+
+#[test]
+fn a_special_node_outlives_who_owned_it() {
+    let (world, guest) = with_guest();
+    world.admit(6);
+    let mut control = world.control();
+    control.set_perms("@introduceDomain", "b5 r6").unwrap();
+    world.die(&guest);
+    assert_eq!(control.run("@introduceDomain", Verb::GetPerms).unwrap(), b"b0\0r6\0");
+    world.check();
+}
+
+#[test]
+fn who_gave_up_its_snapshots_still_sees_what_it_wrote() {
+    let world = World::new();
+    let mut control = world.control();
+    let mut transaction = Transaction::default();
+    control.write_in(&mut transaction, "/tool/a", "mine").unwrap();
+    transaction.give_up();
+    let shown = control.run_in(&mut transaction, "/tool/a", Verb::Read);
+    assert_eq!(shown.as_deref(), Ok(&b"mine"[..]));
+    assert_eq!(control.read("/tool/a"), Err(Errno::ENOENT));
+    control.commit(transaction).unwrap();
+    assert_eq!(control.read("/tool/a").as_deref(), Ok("mine"));
+}
+
+/// Its requests may still be under way.
+#[test]
+fn the_dead_create_nothing() {
+    let (world, guest) = with_guest();
+    let mut client = world.client(&guest);
+    assert!(world.registry.bury(&guest));
+    assert_eq!(client.write("/tool/x/a", ""), Err(Errno::EACCES));
+    assert!(!world.has("/tool/x/a"));
+    world.sweep(&guest);
+    world.check();
+}
+
+#[test]
+fn sizes_are_counted() {
+    let (world, _guest) = with_guest();
+    let nodes = world.nodes().len();
+    assert_eq!((world.store.count_nodes(), world.store.upper_watches()), (nodes, 0));
+    for (path, seq) in [("/", 1), ("@releaseDomain", 2), ("/local/domain", 3), ("/tool/x", 4)] {
+        world.watch(path, seq);
+        world.control().write(&format!("/libxl/{seq}/{seq}"), "").unwrap();
+    }
+    // "/libxl", and two below it each.
+    assert_eq!(world.store.count_nodes(), nodes + 1 + 4 * 2);
+    assert_eq!(world.store.upper_watches(), 3);
+    let watches: usize = world.store.sizes().map(|(_, sizes)| sizes.watches).sum();
+    assert_eq!(watches, 1);
+}
+
+/// Its log is run again under all locks in the end, whatever it then turns out to touch.
+#[test]
+fn a_commit_that_loses_every_race_is_done_in_the_end() {
+    let (world, _guest) = with_guest();
+    let (mut writer, mut committer) = (world.control(), world.control());
+    std::thread::scope(|scope| {
+        let commits = scope.spawn(move || {
+            for round in 0..20 {
+                let mut transaction = Transaction::default();
+                for number in 0..300 {
+                    let path = format!("/tool/x/{number}");
+                    committer.write_in(&mut transaction, &path, "").unwrap();
+                }
+                committer.run_in(&mut transaction, "/libxl", Verb::Rm).unwrap();
+                let value = round.to_string();
+                committer.write_in(&mut transaction, "/libxl/6/round", &value).unwrap();
+                committer.commit(transaction).unwrap();
+            }
+        });
+        // Homes come and go in two shards, faster than the log is run again.
+        for home in ["/libxl/4", "/libxl/5"].iter().cycle() {
+            writer.write(home, "").unwrap();
+            if commits.is_finished() {
+                break;
+            }
+            writer.rm(home).unwrap();
+        }
+    });
+    world.check();
+}
+
+/// A guest chooses how deep its nodes are.
+#[test]
+fn the_deepest_tree_is_freed_on_a_small_stack() {
+    let deepest = move || {
+        let world = World::new();
+        let path = format!("/tool{}", "/a".repeat(1500));
+        world.control().write(&path, "").unwrap();
+        drop(world);
+    };
+    let thread = std::thread::Builder::new().stack_size(256 << 10).spawn(deepest);
+    thread.unwrap().join().unwrap();
+}
