@@ -45,3 +45,23 @@ pub mod sync;
 pub mod transport;
 pub mod watch;
 pub mod words;
+
+/// Is the program: does what its arguments ask, the first of which is its name, and answers its exit
+/// code. Errors go to standard error.
+pub fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> std::process::ExitCode {
+    let done = daemon::parse(arguments).and_then(|task| match task {
+        daemon::Task::Serve(settings) => daemon::run(&settings),
+        daemon::Task::Guest(settings) => guest::run(&settings),
+        daemon::Task::Print(text) => {
+            print!("{text}");
+            Ok(0)
+        }
+    });
+    match done {
+        Ok(code) => code.into(),
+        Err(failure) => {
+            eprintln!("xenstored: {failure}");
+            failure.code().into()
+        }
+    }
+}

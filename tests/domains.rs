@@ -3,6 +3,7 @@
 mod common;
 
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use common::ring::at;
 use common::{Control, HANG, World, check, op};
@@ -278,6 +279,69 @@ fn release_and_introduce_finish_half_a_request() {
                 assert_eq!(guest.reply().as_deref(), Ok(&b"old"[..]), "cut at {cut}");
                 assert_eq!(guest.write("x", "new").as_deref(), Ok(&b"OK\0"[..]));
             }
+        }
+    }
+}
+
+/// Introduces domain 5 again, with or without a RELEASE before.
+fn introduce_again(world: &mut World, release: bool) {
+    let port = world.ports[&5];
+    if release {
+        world.admin.request(op::RELEASE, 0, "5\0").unwrap();
+    }
+    world.admin.request(op::INTRODUCE, 0, format!("5\x001\0{port}\0")).unwrap();
+}
+
+#[test]
+fn release_and_introduce_send_the_rest_of_a_reply() {
+    for pairs in [&[true, true][..], &[true, false], &[false, true], &[true, false, true]] {
+        let mut world = World::new(Control::Socket, 2);
+        let value = "0123456789abcdef".repeat(200);
+        world.guest(5);
+        world.admin.write("/local/domain/5/long", &value).unwrap();
+        let guest = world.guest(5);
+        let requests = [guest.compose(op::READ, 0, b"long\0"), guest.compose(op::READ, 0, b"\0")];
+        guest.send_raw(&requests.concat());
+        for &release in pairs {
+            // The ring is full, and the client in the middle of a message.
+            let full = |world: &mut World| {
+                let page = world.guest(5).ring().page();
+                page.load(at::RSP_PROD).wrapping_sub(page.load(at::RSP_CONS)) == 1024
+            };
+            let started = Instant::now();
+            while !full(&mut world) {
+                assert!(started.elapsed() < HANG, "the ring is not filled");
+                std::thread::yield_now();
+            }
+            introduce_again(&mut world, release);
+            world.guest(5).poll();
+        }
+        let guest = world.guest(5);
+        assert_eq!(guest.reply().as_deref(), Ok(value.as_bytes()), "{pairs:?}");
+        assert_eq!(guest.reply(), Err("EINVAL".to_owned()), "{pairs:?}");
+        guest.write("x", "v").unwrap();
+    }
+}
+
+#[test]
+fn release_and_introduce_answer_a_removal_that_is_being_settled() {
+    for shards in [1, 4] {
+        for release in [true, false] {
+            let mut world = World::new(Control::Socket, shards);
+            world.guest(5);
+            world.admin.set_quota(Some(5), "memory", 0);
+            // More than a thread settles itself.
+            let make = |i| (op::MKDIR, 0, format!("/local/domain/5/big/{i}\0").into_bytes());
+            let requests: Vec<_> = (0..30_000).map(make).collect();
+            assert!(world.admin.pipeline(&requests).iter().all(Result::is_ok));
+            let guest = world.guest(5);
+            guest.send(op::RM, 0, "big\0");
+            while world.admin.read("/local/domain/5/big").is_ok() {}
+            introduce_again(&mut world, release);
+            let guest = world.guest(5);
+            assert_eq!(guest.reply().as_deref(), Ok(&b"OK\0"[..]));
+            guest.write("x", "v").unwrap();
+            world.check_store();
         }
     }
 }

@@ -534,6 +534,23 @@ fn a_birth_is_seen_whole() {
     });
 }
 
+/// A number's next life is given what the last one left, while that is swept.
+#[test]
+fn a_number_is_given_away_while_its_last_life_is_swept() {
+    explore(|| {
+        let world = World::new();
+        let first = world.admit(5);
+        world.control().write("/tool/x", "").unwrap();
+        world.control().set_perms("/tool/x", "n5").unwrap();
+        world.client(&first).write("/tool/x/a/b", "").unwrap();
+        at_once!(|| world.die(&first), || {
+            world.admit(5);
+            let _ = world.control().set_perms("/tool/x", "n5");
+        },);
+        world.check();
+    });
+}
+
 /// A mailbox's thread sleeps only if nothing is in it: shuttle reports a lost wake-up as a
 /// deadlock.
 #[test]

@@ -90,6 +90,21 @@ fn a_watch_whose_collapsed_event_was_taken_is_told_again() {
 }
 
 #[test]
+fn the_control_domains_kernel_is_told_each_path_however_many_wait() {
+    let mut world = World::new(Control::Ring, 1);
+    world.admin.watch("/backend", &"t".repeat(3900)).unwrap();
+    world.admin.next_event();
+    let mut toolstack = Client::new("toolstack", Link::Socket(world.daemon.connect()));
+    let paths: Vec<String> = (0..200).map(|number| format!("/backend/{number}")).collect();
+    for path in &paths {
+        toolstack.write(path, "").unwrap();
+    }
+    for path in &paths {
+        assert_eq!(world.admin.next_event().split('|').next(), Some(path.as_str()));
+    }
+}
+
+#[test]
 fn a_guest_at_its_memory_quota_can_still_end_its_transactions() {
     let mut world = World::new(Control::Socket, 2);
     world.guest(5);

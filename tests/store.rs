@@ -12,7 +12,7 @@ use naive::{Events, Model, Op};
 use proptest::prelude::*;
 use world::{Client, World, at, perms};
 use xenstored::domain::{Domain, Quota};
-use xenstored::store::{Failure, INLINE_NODES_MAX, Transaction, Verb};
+use xenstored::store::{Failure, INLINE_NODES_MAX, PINNED_VERSIONS_MAX, Transaction, Verb};
 use xenstored::watch::Watcher;
 use xenstored::words::{Domid, Errno, Path, PathSpace, REL_PATH_MAX, RELEASE_DOMAIN, ShardId};
 
@@ -179,12 +179,12 @@ fn a_conflict_says_what_and_who() {
     // One whose snapshots are given up goes on, and commits if nothing that it saw differs.
     let mut transaction = begun(&mut control);
     client.write("/tool/x/c", "other").unwrap();
-    control.refresh(&mut transaction);
+    transaction.give_up();
     assert_eq!(control.run_in(&mut transaction, "/tool/x/c", Verb::Read).unwrap(), b"other");
     control.commit(transaction).unwrap();
     let mut transaction = begun(&mut control);
     client.write("/tool/x/a", "again").unwrap();
-    control.refresh(&mut transaction);
+    transaction.give_up();
     assert!(matches!(control.commit(transaction), Err(Failure::Conflict(_))));
 
     // A long reply is compared by its hash.
@@ -289,6 +289,56 @@ fn a_dead_domain_leaves_nothing() {
     assert!(!world.has("/local/domain/5") && !world.has("/tool/x/deep"));
     assert!(world.has("/tool/x/of6") && world.has("/tool/a/b") && !world.has("/tool/a/b/c"));
     assert_eq!(other.account.used(Quota::Nodes), 2);
+}
+
+/// The next life of a number may be given what the last one left before that is swept.
+#[test]
+fn a_sweep_finds_what_lies_below_the_next_lifes_nodes() {
+    for given in [&["n5"][..], &["n6", "n5"]] {
+        let (world, first) = with_guest();
+        world.admit(6);
+        world.control().write("/tool/y", "").unwrap();
+        world.control().set_perms("/tool/y", "n5").unwrap();
+        world.client(&first).write("/tool/y/left/deep", "").unwrap();
+        assert!(world.registry.bury(&first));
+        let second = world.admit(5);
+        for perms in given {
+            world.control().set_perms("/tool/y", perms).unwrap();
+        }
+        world.sweep(&first);
+        world.check();
+        assert!(world.has("/tool/y") && !world.has("/tool/y/left"));
+        assert_eq!(second.account.used(Quota::Nodes), 1);
+    }
+}
+
+/// Any number of transactions may look at one version.
+#[test]
+fn versions_are_pinned_until_nobody_looks_at_them() {
+    let world = World::new();
+    let pinned = || world.store.sizes().map(|(_, sizes)| sizes.pinned).collect::<Vec<_>>();
+    let mut open = Vec::new();
+    for version in 0..PINNED_VERSIONS_MAX + 1 {
+        assert!(!world.store.pins_too_much());
+        world.control().write("/libxl/5/x", &version.to_string()).unwrap();
+        for _ in 0..2 {
+            let mut transaction = Transaction::default();
+            world.control().run_in(&mut transaction, "/libxl/5/x", Verb::Read).unwrap();
+            open.push(transaction);
+        }
+    }
+    assert_eq!(pinned(), [0, PINNED_VERSIONS_MAX + 1, 0]);
+    assert!(world.store.pins_too_much());
+    // What is given up pins nothing, and is run again when it is used.
+    open.iter_mut().for_each(Transaction::give_up);
+    assert_eq!(pinned(), [0, 0, 0]);
+    let last = open.pop().unwrap();
+    world.control().commit(last).unwrap();
+    let mut first = open.swap_remove(0);
+    let shown = world.control().run_in(&mut first, "/libxl/5/x", Verb::Read).unwrap();
+    assert_eq!(shown, PINNED_VERSIONS_MAX.to_string().as_bytes());
+    assert!(matches!(world.control().commit(first), Err(Failure::Conflict(_))));
+    assert_eq!(pinned(), [0, 0, 0]);
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::{Control, World, check, op};
 
 #[test]
@@ -465,6 +467,61 @@ fn a_long_transaction_commits() {
         assert_eq!(client.commit(tx).as_deref(), Ok(&b"OK\0"[..]));
         assert_eq!(client.read("/local/domain/1/x/1999").as_deref(), Ok(&b"1999"[..]));
         world.check_store();
+    }
+}
+
+#[test]
+fn transactions_that_stay_open_cost_nothing_while_they_do() {
+    let mut world = World::new(Control::Socket, 1);
+    let client = &mut world.admin;
+    client.write("/a", "v").unwrap();
+    let mut open = Vec::new();
+    for _ in 0..2_000 {
+        let tx = client.start().unwrap();
+        let reads = vec![(op::READ, tx, b"/a\0".to_vec()); 50];
+        assert!(client.pipeline(&reads).iter().all(Result::is_ok));
+        open.push(tx);
+    }
+    // Long enough for all snapshots to be given up. To run every log again takes 0.3 s.
+    let before = world.daemon.cpu_time();
+    std::thread::sleep(Duration::from_millis(2500));
+    let spent = world.daemon.cpu_time() - before;
+    assert!(spent < Duration::from_millis(100), "{spent:?} of processor time");
+    for (number, tx) in open.into_iter().enumerate() {
+        if number == 1_000 {
+            world.admin.write("/a", "w").unwrap();
+        }
+        let expected = if number < 1_000 { Ok(b"OK\0".to_vec()) } else { Err("EAGAIN".into()) };
+        assert_eq!(world.admin.commit(tx), expected);
+    }
+}
+
+#[test]
+fn open_transactions_pin_so_many_versions_and_no_more() {
+    let mut world = World::new(Control::Socket, 2);
+    let client = &mut world.admin;
+    let mut requests = Vec::new();
+    for version in 0..3_000 {
+        let tx = version + 1;
+        requests.push((op::TRANSACTION_START, 0, b"\0".to_vec()));
+        requests.push((op::READ, tx, b"/libxl/5\0".to_vec()));
+        requests.push((op::WRITE, 0, format!("/libxl/5/x\0{version}").into_bytes()));
+    }
+    client.mkdir("/libxl/5").unwrap();
+    assert!(client.pipeline(&requests).iter().all(Result::is_ok));
+    let report = world.daemon.path("report");
+    world.admin.control(&format!("memreport {}", report.display())).unwrap();
+    let report = std::fs::read_to_string(report).unwrap();
+    let shards = report.lines().skip(1).take(3);
+    let pinned = shards.map(|line| line.split_whitespace().last().unwrap().parse::<u32>().unwrap());
+    let most = pinned.max().unwrap();
+    assert!(most <= 1024, "{report}");
+    // The oldest were given up. They go on, and what they saw did not change.
+    let client = &mut world.admin;
+    let shown = client.request(op::READ, 1, "/libxl/5/x\0");
+    assert_eq!(shown.as_deref(), Ok(&b"2999"[..]));
+    for tx in 1..=3_000 {
+        assert_eq!(client.commit(tx).as_deref(), Ok(&b"OK\0"[..]));
     }
 }
 

@@ -1,2 +1,214 @@
-//! Load for xenstored.
-fn main() {}
+//! `loadgen`: see `loadgen --help`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use loadgen::differential;
+use loadgen::report::{self, Header};
+use loadgen::scenario::{self, Outcome, Plan, Scenario};
+use loadgen::target::{Target, echo};
+use loadgen::trouble::Trouble;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Exit code of a command line that says nothing useful.
+const USAGE: u8 = 2;
+/// Exit code of a run that could not be done.
+const CANNOT: u8 = 3;
+
+/// Puts load on xenstored and its peers, side by side, and reports what each request cost.
+///
+/// Exit codes: 0 all that came back was right; 1 something was wrong, which says what; 2 the
+/// command line makes no sense; 3 the run could not be done.
+#[derive(Debug, Parser)]
+#[command(name = "loadgen", version)]
+struct Options {
+    /// What to run: a scenario, `all`, or `list` to have them explained. `loadgen echo --socket
+    /// PATH [--threads N]` is the echo server, `loadgen daemon ...` this project's xenstored,
+    /// `loadgen differential [--requests N] [--seed S]` compares the daemons' answers
+    #[arg(required = true)]
+    scenarios: Vec<String>,
+    /// Who is asked: ours, c, ocaml, echo, socket:PATH; may be repeated [default: ours, echo]
+    #[arg(long, value_name = "TARGET")]
+    target: Vec<Target>,
+    /// Only cases whose name contains this
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    case: String,
+    /// Rounds of each case; medians are reported
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    rounds: usize,
+    /// How long a round of requests takes
+    #[arg(long, value_name = "S", default_value_t = 2.0)]
+    seconds: f64,
+    /// Only a check of correctness: few and small cases, one short round
+    #[arg(long)]
+    quick: bool,
+    /// Write all figures to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write a page with plots to this file
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
+/// The echo server's own options.
+#[derive(Debug, Parser)]
+#[command(name = "loadgen echo")]
+struct EchoOptions {
+    /// Where it listens
+    #[arg(long, value_name = "PATH")]
+    socket: PathBuf,
+    /// How many threads serve [default: one per core]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+}
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    match arguments.next() {
+        Some(word) if word == "daemon" => xenstored::run(std::env::args_os().skip(1)),
+        Some(word) if word == "echo" => serve_echo(),
+        Some(word) if word == "differential" => compare(),
+        _ => run(&Options::parse()),
+    }
+}
+
+/// The options of the differential test.
+#[derive(Debug, Parser)]
+#[command(name = "loadgen differential")]
+struct CompareOptions {
+    /// How many steps at least
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    requests: u64,
+    /// The first sequence's seed
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    seed: u64,
+    /// Go on after differences that are not known, and list them by kind
+    #[arg(long)]
+    survey: bool,
+}
+
+fn compare() -> ExitCode {
+    let CompareOptions { requests, seed, survey } =
+        CompareOptions::parse_from(std::env::args_os().skip(1));
+    match differential::run(differential::Plan { requests, seed, survey }) {
+        Ok((text, good)) => {
+            println!("{text}");
+            u8::from(!good).into()
+        }
+        Err(error) => {
+            eprintln!("loadgen differential: {error}");
+            CANNOT.into()
+        }
+    }
+}
+
+fn serve_echo() -> ExitCode {
+    let options = EchoOptions::parse_from(std::env::args_os().skip(1));
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    match echo::serve(&options.socket, options.threads.unwrap_or_else(cores)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("loadgen echo: {error}");
+            CANNOT.into()
+        }
+    }
+}
+
+fn run(options: &Options) -> ExitCode {
+    let scenarios = scenario::all();
+    if options.scenarios == ["list"] {
+        for scenario in &scenarios {
+            println!("{:<14} {}", scenario.name(), scenario.about());
+        }
+        return ExitCode::SUCCESS;
+    }
+    let chosen = match choose(&scenarios, &options.scenarios) {
+        Ok(chosen) => chosen,
+        Err(unknown) => {
+            eprintln!("loadgen: there is no scenario {unknown}; `loadgen list` shows all");
+            return USAGE.into();
+        }
+    };
+    if !(options.seconds > 0.0 && options.seconds <= 3600.0) || options.rounds == 0 {
+        eprintln!("loadgen: there must be a round, and it takes more than 0 and up to 3600 s");
+        return USAGE.into();
+    }
+    let plan = if options.quick {
+        Plan { time: Duration::from_millis(200), rounds: 1, quick: true }
+    } else {
+        let time = Duration::from_secs_f64(options.seconds);
+        Plan { time, rounds: options.rounds, quick: false }
+    };
+    let targets = match options.target.as_slice() {
+        [] => vec![Target::Ours, Target::Echo],
+        some => some.to_vec(),
+    };
+    allow_many_files();
+    let (outcomes, trouble) = run_all(&chosen, &plan, &targets, &options.case);
+    let written = write_reports(options, &outcomes);
+    match (trouble, written) {
+        (None, Ok(())) => ExitCode::SUCCESS,
+        (Some(trouble), _) | (None, Err(trouble)) => {
+            eprintln!("loadgen: {trouble}");
+            trouble.code().into()
+        }
+    }
+}
+
+/// Runs the scenarios until one fails, and prints each one's table.
+fn run_all(
+    scenarios: &[&dyn Scenario],
+    plan: &Plan,
+    targets: &[Target],
+    case: &str,
+) -> (Vec<Outcome>, Option<Trouble>) {
+    let mut outcomes = Vec::new();
+    for scenario in scenarios {
+        match scenario::run(*scenario, plan, targets, case) {
+            Ok(outcome) => {
+                println!("{}", report::table(&outcome));
+                outcomes.push(outcome);
+            }
+            Err(trouble) => return (outcomes, Some(trouble)),
+        }
+    }
+    (outcomes, None)
+}
+
+/// The scenarios of these names, or the name that is none.
+fn choose<'a>(
+    scenarios: &'a [Box<dyn Scenario>],
+    names: &'a [String],
+) -> Result<Vec<&'a dyn Scenario>, &'a str> {
+    if names == ["all"] {
+        return Ok(scenarios.iter().map(Box::as_ref).collect());
+    }
+    let find = |name: &'a String| {
+        let found = scenarios.iter().find(|scenario| scenario.name() == name);
+        found.map(Box::as_ref).ok_or(name.as_str())
+    };
+    names.iter().map(find).collect()
+}
+
+fn write_reports(options: &Options, outcomes: &[Outcome]) -> Result<(), Trouble> {
+    let header = Header::look();
+    let files = [
+        (&options.json, report::json as fn(&Header, &[Outcome]) -> String),
+        (&options.html, report::html),
+    ];
+    for (path, text) in files {
+        if let Some(path) = path {
+            std::fs::write(path, text(&header, outcomes))
+                .map_err(|error| Trouble::io(format!("cannot write {}", path.display()), error))?;
+        }
+    }
+    Ok(())
+}
+
+/// Thousands of clients are thousands of open files.
+fn allow_many_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}

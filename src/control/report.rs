@@ -19,13 +19,13 @@ pub fn of(served: &dyn Served) -> String {
 
 fn write(served: &dyn Served, text: &mut String) -> fmt::Result {
     let store = served.store();
-    writeln!(text, "shard      homes      nodes     watches  begins of owners")?;
+    writeln!(text, "shard      homes      nodes     watches  begins of owners  pinned versions")?;
     for (shard, sizes) in store.sizes() {
         let name = if shard == store.layout().spine() { "spine" } else { &shard.0.to_string() };
         writeln!(
             text,
-            "{name:<6}{:>10} {:>10} {:>11} {:>17}",
-            sizes.homes, sizes.nodes, sizes.watches, sizes.boundaries
+            "{name:<6}{:>10} {:>10} {:>11} {:>17} {:>16}",
+            sizes.homes, sizes.nodes, sizes.watches, sizes.boundaries, sizes.pinned
         )?;
     }
     writeln!(text, "watches on what has homes below it: {}", store.upper_watches())?;

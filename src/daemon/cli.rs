@@ -51,7 +51,7 @@ pub(super) struct Options {
     /// Log to this file, with the traces obj and io
     #[arg(short = 'T', long, value_name = "FILE")]
     trace_file: Option<PathBuf>,
-    /// Trace more (+) or less (-): obj, io, wrl, acc, tdb, conflict
+    /// Trace more (+) or less (-): obj, io, wrl, acc, conflict; tdb is taken and traces nothing
     #[arg(long, value_name = "+|-SWITCH", allow_hyphen_values = true)]
     #[arg(value_parser = parse_switch)]
     trace_control: Vec<SwitchChange>,
@@ -83,7 +83,7 @@ pub(super) struct Options {
     /// How long an event may wait for its domain to take it; 0 for ever
     #[arg(short = 'w', long, value_name = "watch-event=SECONDS", value_parser = parse_timeout)]
     timeout: Option<u32>,
-    /// The domain that this daemon runs in [default: 0]
+    /// The domain that this daemon runs in: 0; any other is refused
     #[arg(short = 'm', long, value_name = "DOMID")]
     master_domid: Option<u16>,
     /// A further domain that may do everything

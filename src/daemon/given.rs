@@ -129,6 +129,13 @@ impl Given {
             let text = format!("socket and sim-socket are the same: {}", socket.display());
             return Err(Failure::Usage(text));
         }
+        if let Some(domid @ 1..) = self.master_domid {
+            let text = format!(
+                "master-domid is {domid}: this daemon can only run in the control domain, 0, not in \
+                 a domain of its own"
+            );
+            return Err(Failure::Usage(text));
+        }
         let foreground = self.foreground.unwrap_or(host == HostKind::Sim);
         let destination = match self.log_file {
             Some(path) => Destination::File(absolute(path)?),
@@ -146,7 +153,6 @@ impl Given {
             soft_memory: self.soft_memory.unwrap_or(Quota::SOFT_MEMORY_DEFAULT),
             watch_event_timeout: (timeout != 0).then(|| Duration::from_secs(timeout.into())),
             priv_domid: self.priv_domid.map(|domid| real(domid, "priv-domid")).transpose()?,
-            master_domid: real(self.master_domid.unwrap_or(0), "master-domid")?,
             pid_file: self.pid_file.map(absolute).transpose()?,
             foreground,
             welcome: self.host.is_none() && host == HostKind::Sim,
@@ -312,7 +318,7 @@ pub(super) mod tests {
         for given in [
             Given { shards: Some(MAX_SHARDS + 1), ..Given::default() },
             Given { priv_domid: Some(0x7FF0), ..Given::default() },
-            Given { master_domid: Some(u16::MAX), ..Given::default() },
+            Given { master_domid: Some(1), ..Given::default() },
             Given { socket: Some("".into()), ..Given::default() },
             Given { socket: Some("/sim".into()), ..Given::default() },
         ] {

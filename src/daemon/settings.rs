@@ -38,8 +38,6 @@ pub struct Settings {
     pub watch_event_timeout: Option<Duration>,
     /// A domain besides the control domain that may do everything.
     pub priv_domid: Option<Domid>,
-    /// The domain that this daemon runs in.
-    pub master_domid: Domid,
     /// Where the process id is written.
     pub pid_file: Option<PathBuf>,
     /// Whether to stay in the foreground.

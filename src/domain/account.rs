@@ -1,18 +1,28 @@
 //! What a domain uses of each quota, exact while threads charge it at once.
 
-use super::Quota;
-use crate::sync::{AtomicU64, Ordering};
+use super::{Quota, Report, Reports};
+use crate::log;
+use crate::sync::{Arc, AtomicU64, Ordering};
+use crate::words::Domid;
 
 /// Counters in the units of their [`Quota`]. Only the quotas that add up over a domain's life are
 /// used: nodes, watches, outstanding, memory and transactions.
-#[derive(Default)]
 pub struct Account {
+    domid: Domid,
+    /// Where changes go that are traced.
+    reports: Arc<Reports>,
     used: [AtomicU64; Quota::COUNT],
     refused: [AtomicU64; Quota::COUNT],
     peaks: [AtomicU64; Quota::COUNT],
 }
 
 impl Account {
+    /// The account of a life of `domid`.
+    pub(super) fn new(domid: Domid, reports: Arc<Reports>) -> Account {
+        let zeros = || std::array::from_fn(|_| AtomicU64::new(0));
+        Account { domid, reports, used: zeros(), refused: zeros(), peaks: zeros() }
+    }
+
     /// What is in use.
     pub fn used(&self, quota: Quota) -> u64 {
         self.used[quota as usize].load(Ordering::Relaxed)
@@ -26,7 +36,9 @@ impl Account {
             let sum = used.saturating_add(amount);
             (limit == 0 || sum <= u64::from(limit)).then_some(sum)
         };
+        #[allow(deprecated)] // Newer Rust calls it try_update, which shuttle's atomics do not know.
         let before = used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within).ok()?;
+        self.trace(quota, before, before + amount);
         Some(before + amount)
     }
 
@@ -34,13 +46,23 @@ impl Account {
     pub fn charge(&self, quota: Quota, amount: u64) {
         let before = self.used[quota as usize].fetch_add(amount, Ordering::Relaxed);
         self.note_peak(quota, before + amount);
+        self.trace(quota, before, before + amount);
     }
 
     /// Gives `amount` back; answers what was in use before.
     pub fn release(&self, quota: Quota, amount: u64) -> u64 {
         let before = self.used[quota as usize].fetch_sub(amount, Ordering::Relaxed);
         debug_assert!(before >= amount, "{} of {before} given back {amount}", quota.name());
+        self.trace(quota, before, before.saturating_sub(amount));
         before
+    }
+
+    /// Keeps a change for the trace: accounts change under the locks of the store, where nothing is
+    /// written to a file.
+    fn trace(&self, quota: Quota, before: u64, used: u64) {
+        if before != used && tracing::enabled!(target: log::ACC, tracing::Level::TRACE) {
+            self.reports.push(Report::Changed { domid: self.domid, quota, before, used });
+        }
     }
 
     /// Remembers a sum if it is the highest yet; of a quota that does not add up, a size.
@@ -82,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_limit_of_n_allows_exactly_n() {
-        let account = Account::default();
+        let account = Account::new(Domid(5), Arc::default());
         for n in 1..=3 {
             assert_eq!(account.reserve(Quota::Nodes, 1, 3), Some(n));
         }

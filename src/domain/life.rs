@@ -1,7 +1,7 @@
 //! One life of a domid, with all that ends with it.
 
-use super::{Account, Quota};
-use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use super::{Account, Quota, Reports};
+use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::words::Domid;
 
 /// No value of a domain's own: the quota's default counts.
@@ -29,12 +29,12 @@ pub struct Domain {
 }
 
 impl Domain {
-    pub(super) fn new(domid: Domid, birth: u64, unique_id: u64) -> Domain {
+    pub(super) fn new(domid: Domid, birth: u64, unique_id: u64, reports: Arc<Reports>) -> Domain {
         Domain {
             domid,
             birth,
             unique_id,
-            account: Account::default(),
+            account: Account::new(domid, reports),
             limits: std::array::from_fn(|_| AtomicU32::new(UNSET)),
             soft_memory: AtomicU32::new(UNSET),
             soft_crossings: AtomicU32::new(0),
@@ -81,5 +81,21 @@ impl Domain {
     /// the next shutdown is reported again.
     pub fn swap_shutdown(&self, shutdown: bool) -> bool {
         self.shutdown.swap(shutdown, Ordering::AcqRel)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_life_keeps_what_is_noted_of_it() {
+        let domain = Domain::new(Domid(5), 2, 1, Arc::default());
+        assert_eq!(domain.features(), crate::domain::SERVER_FEATURES);
+        domain.set_features(1);
+        assert_eq!(domain.features(), 1);
+        assert!(!domain.swap_shutdown(true));
+        assert!(domain.swap_shutdown(false));
+        assert!(!domain.swap_shutdown(false));
     }
 }

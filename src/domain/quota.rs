@@ -188,4 +188,18 @@ mod tests {
         assert_eq!(Quota::from_name("path-length"), Some(Quota::PathMax));
         assert_eq!(Quota::from_name("soft-memory"), None);
     }
+
+    #[test]
+    fn a_name_leads_back_to_its_quota_and_a_value_is_its_own() {
+        let limits = Limits::defaults();
+        for (value, quota) in (1..).zip(Quota::all()) {
+            assert_eq!(Quota::from_name(quota.name()), Some(quota));
+            assert_eq!(limits.get(quota), quota.default_value());
+            limits.set(quota, value);
+        }
+        let values: Vec<u32> = Quota::all().map(|quota| limits.get(quota)).collect();
+        assert!(values.into_iter().eq(1..=9));
+        limits.set_soft_memory(7);
+        assert_eq!(limits.soft_memory(), 7);
+    }
 }

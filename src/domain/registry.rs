@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Domain, Limits, Quota, Report, Reports};
+use crate::log;
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, RwLock, room_for};
 use crate::words::{Births, Domid, Subject};
 
@@ -20,7 +21,7 @@ pub struct Registry {
     peaks: [AtomicU64; Quota::COUNT],
     privileged: Option<Domid>,
     /// Found under locks, logged without.
-    reports: Reports,
+    reports: Arc<Reports>,
 }
 
 impl Registry {
@@ -36,9 +37,10 @@ impl Registry {
             defaults,
             peaks: std::array::from_fn(|_| AtomicU64::new(0)),
             privileged,
-            reports: Reports::default(),
+            reports: Arc::default(),
         };
-        let control = Domain::new(Domid::CONTROL, Births::CONTROL, 0);
+        let reports = Arc::clone(&registry.reports);
+        let control = Domain::new(Domid::CONTROL, Births::CONTROL, 0, reports);
         *registry.slots[0].write() = Some(Arc::new(control));
         registry
     }
@@ -78,10 +80,13 @@ impl Registry {
             return Some(Arc::clone(domain));
         }
         let birth = self.tick();
-        let domain = Arc::new(Domain::new(domid, birth, unique_id));
+        let reports = Arc::clone(&self.reports);
+        let domain = Arc::new(Domain::new(domid, birth, unique_id, reports));
         self.births.set(domid, birth);
         *slot = Some(Arc::clone(&domain));
         known.insert(domid);
+        drop((slot, known));
+        tracing::trace!(target: log::OBJ, domid = domid.0, birth, unique_id, "create domain");
         Some(domain)
     }
 
@@ -97,6 +102,8 @@ impl Registry {
         *slot = None;
         known.remove(&domain.domid);
         self.tick();
+        drop((slot, known));
+        tracing::trace!(target: log::OBJ, domid = domain.domid.0, "destroy domain");
         true
     }
 
@@ -261,7 +268,7 @@ impl Registry {
         }
     }
 
-    /// Logs what is to be said of domains' quotas. Called with no lock held.
+    /// Logs what is to be said of domains' accounts. Called with no lock held.
     pub fn log_reports(&self) {
         self.reports.log();
     }
@@ -286,37 +293,4 @@ impl Registry {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_incarnation_is_born_once_and_dies_once() {
-        let registry = Registry::new(Limits::defaults(), None);
-        let first = registry.admit(Domid(5), 100).unwrap();
-        assert!(Arc::ptr_eq(&first, &registry.admit(Domid(5), 100).unwrap()));
-        let stamp = registry.now();
-        assert!(registry.births().holds(Domid(5), stamp));
-        assert!(registry.bury(&first));
-        assert!(!registry.bury(&first));
-        let second = registry.admit(Domid(5), 101).unwrap();
-        assert!(!registry.births().holds(Domid(5), stamp));
-        assert!(registry.owner(Domid(5), stamp).is_none());
-        assert!(registry.owner(Domid(5), registry.now()).is_some());
-        assert!(!registry.bury(&first));
-        assert!(registry.bury(&second));
-        assert!(registry.admit(Domid::SELF, 1).is_none());
-    }
-
-    #[test]
-    fn xsa_233_a_target_ends_with_its_incarnation() {
-        let registry = Registry::new(Limits::defaults(), None);
-        let stub = registry.admit(Domid(6), 1).unwrap();
-        let guest = registry.admit(Domid(5), 2).unwrap();
-        registry.set_target(&stub, &guest);
-        assert_eq!(registry.subject(&stub).target, Some(Domid(5)));
-        registry.bury(&guest);
-        assert_eq!(registry.subject(&stub).target, None);
-        registry.admit(Domid(5), 3);
-        assert_eq!(registry.subject(&stub).target, None);
-    }
-}
+mod tests;

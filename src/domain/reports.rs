@@ -1,9 +1,10 @@
-//! What is to be said of domains' quotas. It is found under the locks of the store and said when
+//! What is to be said of domains' accounts. It is found under the locks of the store and said when
 //! none is held.
 
 use crossbeam::queue::SegQueue;
 
 use super::Quota;
+use crate::log;
 use crate::words::Domid;
 
 /// Something to be said of a domain.
@@ -29,6 +30,17 @@ pub enum Report {
         /// The soft quota.
         limit: u32,
     },
+    /// An account changed, and changes are traced.
+    Changed {
+        /// The domain.
+        domid: Domid,
+        /// Of which quota.
+        quota: Quota,
+        /// What was in use.
+        before: u64,
+        /// What is in use.
+        used: u64,
+    },
 }
 
 /// Reports that wait to be logged.
@@ -51,7 +63,22 @@ impl Reports {
                 Report::SoftMemory { domid, used, limit } => {
                     tracing::warn!(%domid, used, limit, "soft memory quota exceeded");
                 }
+                Report::Changed { domid, quota, before, used } => {
+                    let quota = quota.name();
+                    tracing::trace!(target: log::ACC, %domid, quota, before, used, "change");
+                }
             }
         }
+    }
+
+    /// Takes what would be logged, for tests.
+    #[cfg(test)]
+    pub fn take_all(&self) -> Vec<String> {
+        let text = |report| match report {
+            Report::Refused { quota, refused, .. } => format!("{} {refused}", quota.name()),
+            Report::SoftMemory { used, limit, .. } => format!("soft memory {used} over {limit}"),
+            Report::Changed { quota, used, .. } => format!("{} is {used}", quota.name()),
+        };
+        std::iter::from_fn(|| self.0.pop()).map(text).collect()
     }
 }

@@ -45,3 +45,29 @@ impl fmt::Debug for Ticket {
         write!(f, "Ticket({})", self.domain.domid)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::domain::Limits;
+    use crate::sync::{AtomicU64, Ordering};
+
+    #[test]
+    fn the_end_of_a_request_unblocks_a_domain_at_its_limit_only() {
+        let registry = Arc::new(Registry::new(Limits::defaults(), None));
+        let domain = registry.admit(crate::words::Domid(5), 1).unwrap();
+        let calls = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&calls);
+        let unblocked: Arc<dyn Fn(&Domain) + Send + Sync> =
+            Arc::new(move |_| _ = counted.fetch_add(1, Ordering::Relaxed));
+        for (limit, expected) in [(0, 0), (2, 1), (3, 1)] {
+            registry.set_limit(Some(&domain), Quota::Outstanding, limit);
+            let two = [(); 2].map(|()| Ticket::new(&domain, &registry, &unblocked));
+            drop(two);
+            assert_eq!(calls.load(Ordering::Relaxed), expected, "at a limit of {limit}");
+        }
+        let ticket = Ticket::new(&domain, &registry, &unblocked);
+        assert_eq!(format!("{ticket:?}"), "Ticket(5)");
+    }
+}

@@ -26,15 +26,15 @@ use tracing_subscriber::{Layer, fmt as line, reload};
 
 pub use context::{Context, abort_on_panic, clear_context, set_context};
 
-/// Switch: connections, watches and transactions that come and go (C's `obj`).
+/// Switch: connections, watches, transactions and domains that come and go (C's `obj`).
 pub const OBJ: &str = "obj";
 /// Switch: every request, reply and event (C's `io`).
 pub const IO: &str = "io";
-/// Switch: requests of domains that are held back, and why (C's `wrl`).
+/// Switch: guests that are held back, and why (C's `wrl`).
 pub const WRL: &str = "wrl";
 /// Switch: changes of domains' accounts (C's `acc`).
 pub const ACC: &str = "acc";
-/// Switch: the store's internals (C's `tdb`).
+/// Switch: C's `tdb`, for its database. It is taken, and nothing is traced: there is no database.
 pub const TDB: &str = "tdb";
 /// Switch: why transactions fail with `EAGAIN`.
 pub const CONFLICT: &str = "conflict";

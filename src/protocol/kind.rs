@@ -1,3 +1,8 @@
+/// WATCH_EVENT of xs_wire.h: what a server sends without being asked.
+pub const WATCH_EVENT: u32 = 15;
+/// ERROR of xs_wire.h: a reply that is an errno's name.
+pub const ERROR: u32 = 16;
+
 /// The operations of xs_wire.h, `xsd_sockmsg_type`, that a client may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // They are the names of xenstore.txt.
@@ -110,6 +115,15 @@ impl Kind {
             Kind::GetQuota => "GET_QUOTA",
             Kind::SetQuota => "SET_QUOTA",
         }
+    }
+}
+
+/// The name of any message, for people: of a request, a reply or an event.
+pub fn kind_name(number: u32) -> &'static str {
+    match number {
+        WATCH_EVENT => "WATCH_EVENT",
+        ERROR => "ERROR",
+        _ => Kind::from_wire(number).map_or("unknown", Kind::name),
     }
 }
 

@@ -3,12 +3,8 @@
 use zerocopy::IntoBytes;
 
 use super::frame::{HEADER_BYTES, Header};
+use super::kind::{ERROR, WATCH_EVENT};
 use crate::words::{Errno, PAYLOAD_BYTES_MAX};
-
-/// WATCH_EVENT of xs_wire.h.
-const WATCH_EVENT: u32 = 15;
-/// ERROR of xs_wire.h.
-const ERROR: u32 = 16;
 
 /// A place for a reply whose payload is being written: the header goes in front of it at the end.
 pub struct ReplySlot {
@@ -31,8 +27,8 @@ impl ReplySlot {
     }
 
     /// Completes the reply: with the payload that was appended, or an error in its place. A payload
-    /// too long for a reply becomes `E2BIG` (XSA-72).
-    pub fn finish(mut self, out: &mut Vec<u8>, result: Result<(), Errno>) {
+    /// too long for a reply becomes `E2BIG` (XSA-72). Answers where in `out` it begins.
+    pub fn finish(mut self, out: &mut Vec<u8>, result: Result<(), Errno>) -> usize {
         let payload = self.start + HEADER_BYTES;
         let result = match result {
             Ok(()) if out.len() - payload > PAYLOAD_BYTES_MAX => Err(Errno::E2BIG),
@@ -45,6 +41,7 @@ impl ReplySlot {
         }
         self.header.len.set(u32::try_from(out.len() - payload).unwrap_or(0));
         out[self.start..payload].copy_from_slice(self.header.as_bytes());
+        self.start
     }
 }
 

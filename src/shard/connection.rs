@@ -24,23 +24,29 @@ pub const OUTPUT_CLOSE_BYTES: usize = 16 << 20;
 pub const RING_PAUSE_BYTES: usize = 8 << 10;
 /// See [`OUTPUT_COLLAPSE_BYTES`].
 pub const RING_COLLAPSE_BYTES: usize = 64 << 10;
+/// As much for the control domain's kernel as a socket gets before it is closed. It learns of all
+/// backends by one watch, and an event that names none of them tells it nothing; a hundred domains
+/// that start at once are 64 KiB of them. Guests cannot fill it: what they cause holds a ticket.
+pub const KERNEL_COLLAPSE_BYTES: usize = OUTPUT_CLOSE_BYTES;
 
 /// A transaction that a client has open.
 pub struct OpenTransaction {
     /// What it did.
     pub transaction: Transaction,
-    /// When its snapshots were taken.
+    /// When its snapshots were taken, if it has any.
     pub snapshots_from: Option<Instant>,
     /// What of it is charged in the quota `memory`.
     pub charged: u64,
+    /// It touched what makes its connection's transactions fail, and guards that from then on, once.
+    pub guards: bool,
 }
 
 /// Why a request of a client waits.
 pub enum Parked {
     /// For an answer; the request that it is the answer to.
     Answer(Header),
-    /// Until then, or until a guard is gone: then the same request is tried again.
-    Guard(Instant),
+    /// Until a guard is gone or over: then the same request is tried again.
+    Guard,
 }
 
 /// A client.
@@ -59,6 +65,8 @@ pub struct Connection {
     pub look_again: bool,
     /// Its client sends no more than what can be read already.
     pub ends: bool,
+    /// It is at a quota: it has to be served before it may ask for more.
+    pub throttled: bool,
     /// What waits to be sent.
     pub output: Output,
     /// What of `output` is charged in the quota `memory`.
@@ -73,6 +81,8 @@ pub struct Connection {
     pub conflicts: Option<(u32, crate::words::PathBuf)>,
     /// Why it is not read.
     pub parked: Option<Parked>,
+    /// Its next request was taken before and had to wait.
+    pub comes_again: bool,
     /// It is served no more: of a ring, for this reason.
     pub ignored: bool,
     /// Its socket is watched for room to write.
@@ -94,6 +104,7 @@ impl Connection {
             more_input: false,
             look_again: false,
             ends: false,
+            throttled: false,
             output: Output::default(),
             output_charged: 0,
             watches: Watches::default(),
@@ -101,6 +112,7 @@ impl Connection {
             next_transaction: 1,
             conflicts: None,
             parked: None,
+            comes_again: false,
             ignored: false,
             listens_for_room: false,
             ready: false,
@@ -129,16 +141,15 @@ impl Connection {
     /// With more than this unsent it is not read, and events collapse.
     pub fn output_limits(&self) -> (usize, usize) {
         match self.transport {
-            Transport::Ring(_) => (RING_PAUSE_BYTES, RING_COLLAPSE_BYTES),
+            Transport::Ring(_) if self.is_guest() => (RING_PAUSE_BYTES, RING_COLLAPSE_BYTES),
+            Transport::Ring(_) => (RING_PAUSE_BYTES, KERNEL_COLLAPSE_BYTES),
             Transport::Socket(_) => (OUTPUT_PAUSE_BYTES, OUTPUT_COLLAPSE_BYTES),
         }
     }
 
     /// Whether there is something that time alone changes: see the thread's tick.
     pub fn needs_tick(&self) -> bool {
-        !self.transactions.is_empty()
-            || self.is_guest() && !self.output.is_empty()
-            || matches!(self.parked, Some(Parked::Guard(_)))
+        self.is_guest() && !self.output.is_empty()
     }
 
     /// Whether a request waits to be served or answered, or an answer to be taken.

@@ -66,13 +66,17 @@ impl Thread {
 
     fn release(&mut self, domid: Domid) -> (Result<(), Errno>, Option<&'static [u8]>) {
         let Some(&place) = self.rings.get(&domid) else { return (Err(Errno::ENOENT), None) };
-        if let Some(mut connection) = self.disconnect_ring(place) {
+        if let Some((mut connection, waits)) = self.disconnect_ring(place) {
             let birth = connection.domain.birth;
             let position = connection.ring().map(|ring| ring.position()).unwrap_or_default();
             let partial = std::mem::take(&mut connection.partial);
-            let output = connection.output.take_unsent();
-            if !partial.is_empty() || !output.is_empty() {
-                let carried = Carried { birth, position, partial, output };
+            let output = std::mem::take(&mut connection.output).carried();
+            let waits = waits.map(|header| (connection.id, header));
+            if waits.is_some() {
+                self.released.insert(connection.id, domid);
+            }
+            if !partial.is_empty() || !output.is_empty() || waits.is_some() {
+                let carried = Carried { birth, position, partial, output, waits };
                 self.carried.insert(domid, carried);
             }
         }

@@ -5,11 +5,13 @@
 //! sets a guard on it when it first touches it: guests that would write it wait until the
 //! transaction ends, at most [`GUARD_TIME_MAX`].
 
+use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
 use super::connection::{Connection, Parked};
 use super::mailbox::{Asker, Mailboxes, Message};
-use super::thread::Thread;
+use super::thread::{Place, Thread};
+use crate::log;
 use crate::sync::{AtomicU32, Mutex, Ordering};
 use crate::words::{Domid, Path, PathBuf};
 
@@ -46,13 +48,21 @@ impl Guards {
         self.count.load(Ordering::Acquire) > 0
     }
 
-    /// Guards `path` for a connection, which has one guard at most.
-    pub fn set(&self, owner: Asker, path: PathBuf, now: Instant) {
+    /// Guards `path` for a connection, which has one guard at most. Answers whether it is guarded
+    /// anew.
+    pub fn set(&self, owner: Asker, path: PathBuf, now: Instant) -> bool {
         let mut guards = self.guards.lock();
-        guards.retain(|guard| guard.until > now || !guard.waiting.is_empty());
-        if guards.len() < GUARDS_MAX && guards.iter().all(|guard| guard.owner != owner) {
+        // Who waits for one that is over wakes by itself.
+        guards.retain(|guard| guard.until > now);
+        let sets = guards.len() < GUARDS_MAX && guards.iter().all(|guard| guard.owner != owner);
+        if sets {
             guards.push(Guard { owner, path, until: now + GUARD_TIME_MAX, waiting: Vec::new() });
         }
+        self.note_count(&guards);
+        sets
+    }
+
+    fn note_count(&self, guards: &[Guard]) {
         self.count.store(u32::try_from(guards.len()).unwrap_or(u32::MAX), Ordering::Release);
     }
 
@@ -64,8 +74,12 @@ impl Guards {
         let mut guards = self.guards.lock();
         let at = guards.iter().position(|guard| guard.owner == owner);
         let lifted = at.map(|at| guards.swap_remove(at));
-        self.count.store(u32::try_from(guards.len()).unwrap_or(u32::MAX), Ordering::Release);
+        self.note_count(&guards);
         drop(guards);
+        if let Some(guard) = &lifted {
+            let (path, waiting) = (guard.path.as_path(), guard.waiting.len());
+            tracing::trace!(target: log::WRL, %path, waiting, "a guard is lifted");
+        }
         for (thread, domid) in lifted.into_iter().flat_map(|guard| guard.waiting) {
             mailboxes.send(thread, Message::Unblocked(domid));
         }
@@ -80,10 +94,12 @@ impl Guards {
         now: Instant,
     ) -> Option<Instant> {
         let mut guards = self.guards.lock();
+        guards.retain(|guard| guard.until > now);
+        self.note_count(&guards);
         for path in paths {
             let guarded = guards.iter_mut().find(|guard| {
                 let guarded = guard.path.as_path();
-                guard.until > now && (path.is_within(guarded) || guarded.is_within(path))
+                path.is_within(guarded) || guarded.is_within(path)
             });
             if let Some(guard) = guarded {
                 if !guard.waiting.contains(&(thread, domid)) {
@@ -99,15 +115,52 @@ impl Guards {
 impl Thread {
     /// Parks a guest whose request would write what is guarded.
     pub(super) fn waits_for_guard<'p>(
-        &self,
+        &mut self,
+        place: Place,
         connection: &mut Connection,
         paths: impl IntoIterator<Item = Path<'p>>,
     ) -> bool {
         if !self.shared.guards.any() || !connection.is_guest() {
             return false;
         }
-        let until = self.shared.guards.wait(paths, self.number, connection.domid(), self.now);
-        connection.parked = until.map(Parked::Guard);
-        connection.parked.is_some()
+        let domid = connection.domid();
+        let until = self.shared.guards.wait(paths, self.number, domid, self.now);
+        let Some(until) = until else { return false };
+        let patience = until.saturating_duration_since(self.now);
+        tracing::trace!(target: log::WRL, domid = domid.0, ?patience, "waits for a guard");
+        self.alarms.push(Reverse((until, place)));
+        connection.parked = Some(Parked::Guard);
+        true
+    }
+
+    /// Makes those ready whose wait is over.
+    pub(super) fn ring_alarms(&mut self) {
+        while let Some(&Reverse((until, place))) = self.alarms.peek()
+            && until <= self.now
+        {
+            self.alarms.pop();
+            self.make_ready(place);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guard_that_is_over_keeps_no_place_for_those_who_waited() {
+        let (guards, now) = (Guards::default(), Instant::now());
+        let path = || Path::ROOT.to_buf();
+        let owner = |connection| Asker { thread: 0, connection, id: 1 };
+        for connection in 0..GUARDS_MAX {
+            assert!(guards.set(owner(connection), path(), now));
+        }
+        assert!(guards.wait([Path::ROOT], 0, Domid(5), now).is_some());
+        assert!(!guards.set(owner(GUARDS_MAX), path(), now));
+        let later = now + GUARD_TIME_MAX;
+        assert!(guards.wait([Path::ROOT], 0, Domid(5), later).is_none());
+        assert!(!guards.any());
+        assert!(guards.set(owner(GUARDS_MAX), path(), later));
     }
 }

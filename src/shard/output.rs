@@ -60,6 +60,11 @@ impl Output {
         &mut self.bytes
     }
 
+    /// What was written to the buffer from a place in it on.
+    pub fn queued_from(&self, start: usize) -> &[u8] {
+        self.bytes.get(start..).unwrap_or_default()
+    }
+
     fn end(&self) -> u64 {
         self.base + self.bytes.len() as u64
     }
@@ -169,6 +174,10 @@ impl Output {
     /// Drops the events queued before `deadline` and answers how many. What the client has seen the
     /// beginning of stays.
     pub fn drop_events_before(&mut self, deadline: Instant) -> usize {
+        self.drop_events_if(|queued| queued < deadline)
+    }
+
+    fn drop_events_if(&mut self, drops: impl Fn(Instant) -> bool) -> usize {
         let mut kept = Vec::with_capacity(self.bytes.len());
         let mut copied = 0;
         let mut dropped = 0;
@@ -178,7 +187,7 @@ impl Output {
         self.pending.clear();
         let at = |position: u64| usize::try_from(position - old_base).unwrap_or(0);
         for mut event in events.drain(..) {
-            if event.queued < deadline {
+            if drops(event.queued) {
                 // Everything up to the event stays, the event goes; later positions move.
                 kept.extend_from_slice(&self.bytes[copied..at(event.start)]);
                 copied = at(event.end);
@@ -202,31 +211,16 @@ impl Output {
         dropped
     }
 
-    /// Drops everything that is not sent yet, but for the rest of a message that the client has
-    /// seen the beginning of: so its stream stays whole.
-    pub fn keep_begun(&mut self) {
-        let begun = self.begun();
-        self.bytes.truncate(begun);
-        self.events.clear();
-        self.pending.clear();
-        self.replies.clear();
+    /// Drops the events that are not visible to the client yet. Replies stay, and so does its stream.
+    pub fn drop_events(&mut self) {
+        self.drop_events_if(|_| true);
     }
 
-    /// Where in `bytes` the message ends that is partly sent.
-    fn begun(&self) -> usize {
-        let mut at = 0;
-        while at < self.sent {
-            match frame(&self.bytes[at..]) {
-                Frame::Message { rest, .. } => at = self.bytes.len() - rest.len(),
-                _ => return self.bytes.len(),
-            }
-        }
-        at
-    }
-
-    /// What is not sent yet, for a connection that takes over.
-    pub fn take_unsent(&mut self) -> Vec<u8> {
-        self.bytes.split_off(self.sent)
+    /// What a connection that takes over has to send: from the beginning of the message that is
+    /// partly sent. Nothing of it counts as outstanding.
+    pub fn carried(mut self) -> Output {
+        self.compact();
+        Output { bytes: self.bytes, sent: self.sent, ..Output::default() }
     }
 }
 

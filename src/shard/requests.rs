@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use super::connection::{Connection, Parked};
 use super::mailbox::{Asker, Message};
 use super::thread::{Place, Thread};
+use super::trace;
 use crate::domain::{FEATURE_DOMID_ANY, Quota, Ticket};
 use crate::log;
 use crate::protocol::{Header, Kind, ReplySlot, decimal, one_string, strings};
@@ -107,8 +108,8 @@ impl Thread {
         if let Ok(payload) = result {
             connection.output.buffer().extend_from_slice(payload);
         }
-        slot.finish(connection.output.buffer(), result.map(|_| ()));
-        self.note_reply(connection, ticket);
+        let start = slot.finish(connection.output.buffer(), result.map(|_| ()));
+        self.replied(connection, start, ticket);
     }
 
     fn other_request(
@@ -153,7 +154,7 @@ impl Thread {
         };
         let id = header.tx_id.get();
         let writes = op.verb.writes();
-        if id == 0 && writes && self.waits_for_guard(connection, [op.path]) {
+        if id == 0 && writes && self.waits_for_guard(place, connection, [op.path]) {
             return Outcome::Again;
         }
         let store = Arc::clone(&self.shared.store);
@@ -163,19 +164,19 @@ impl Thread {
             if writes {
                 connection.output.buffer().extend_from_slice(ACK);
             }
-            slot.finish(connection.output.buffer(), result);
-            self.note_reply(connection, None);
+            let start = slot.finish(connection.output.buffer(), result);
+            self.replied(connection, start, None);
             return Outcome::Used;
         }
         let out = connection.output.buffer();
         match store.execute(caller, &op, &mut self.generations, out) {
             Err(errno) => {
-                slot.finish(out, Err(errno));
-                self.note_reply(connection, None);
+                let start = slot.finish(out, Err(errno));
+                self.replied(connection, start, None);
             }
             Ok(executed) if !writes => {
-                slot.finish(out, Ok(()));
-                self.note_reply(connection, executed.ticket);
+                let start = slot.finish(out, Ok(()));
+                self.replied(connection, start, executed.ticket);
             }
             Ok(executed) => {
                 slot.cancel(out);
@@ -185,7 +186,9 @@ impl Thread {
         Outcome::Used
     }
 
-    fn note_reply(&self, connection: &mut Connection, ticket: Option<Arc<Ticket>>) {
+    /// What follows a reply that was written to the output's buffer, where it begins at `start`.
+    fn replied(&self, connection: &mut Connection, start: usize, ticket: Option<Arc<Ticket>>) {
+        trace::queued(self.number, connection, start);
         if connection.is_guest() {
             connection.output.note_reply(ticket);
         }
@@ -241,7 +244,15 @@ impl Thread {
 
     /// The answer that a parked connection waits for.
     pub(super) fn answered(&mut self, asker: Asker, result: Result<Vec<u8>, Errno>) {
-        let Some(slot) = self.connections.get_mut(asker.connection) else { return };
+        let mut place = asker.connection;
+        if let Some(domid) = self.released.remove(&asker.id) {
+            if let Some(carried) = self.carried.get_mut(&domid) {
+                return carried.answered(asker.id, result.as_deref().map_err(|errno| *errno));
+            }
+            let Some(&ring) = self.rings.get(&domid) else { return };
+            place = ring;
+        }
+        let Some(slot) = self.connections.get_mut(place) else { return };
         // A parked connection is not being served, so it is in its place, if it is still there.
         let Some(mut connection) = slot.take_if(|connection| connection.id == asker.id) else {
             return;
@@ -251,8 +262,8 @@ impl Thread {
             self.answer(&mut connection, &header, result, None);
             connection.more_input = true;
         }
-        self.connections[asker.connection] = Some(connection);
-        self.make_ready(asker.connection);
+        self.connections[place] = Some(connection);
+        self.make_ready(place);
     }
 
     /// Reads the arguments of a request on a node.
@@ -288,12 +299,7 @@ impl Thread {
             Kind::Rm => (one_string(payload)?, Verb::Rm),
             _ => (one_string(payload)?, Verb::Read),
         };
-        let path = self.resolve(connection, raw, space)?;
-        let of_special = matches!(verb, Verb::GetPerms | Verb::SetPerms(_));
-        if path.is_special() && !of_special {
-            return Err(Errno::EINVAL);
-        }
-        Ok(Op { path, verb })
+        Ok(Op { path: self.resolve(connection, raw, space)?, verb })
     }
 
     /// Reads a path as a client of this connection means it.

@@ -2,9 +2,12 @@
 
 use super::connection::Connection;
 use super::mailbox::Message;
+use super::output::Output;
 use super::thread::{Place, Thread};
+use super::trace;
 use crate::domain::{Domain, Quota};
 use crate::host::Port;
+use crate::protocol::{Header, ReplySlot};
 use crate::store::Unblocked;
 use crate::sync::{Arc, Ordering};
 use crate::transport::{Ring, RingError, Transport};
@@ -16,7 +19,21 @@ pub struct Carried {
     pub birth: u64,
     pub position: (u32, u32),
     pub partial: Vec<u8>,
-    pub output: Vec<u8>,
+    pub output: Output,
+    /// The request whose answer is somebody else's to give (its RM is being settled), and the number
+    /// of the connection that it is for.
+    pub waits: Option<(u64, Header)>,
+}
+
+impl Carried {
+    /// The answer to its request came.
+    pub fn answered(&mut self, id: u64, result: Result<&[u8], Errno>) {
+        if let Some((_, header)) = self.waits.take_if(|(waits, _)| *waits == id) {
+            let slot = ReplySlot::begin(self.output.buffer(), &header);
+            self.output.buffer().extend_from_slice(result.unwrap_or_default());
+            slot.finish(self.output.buffer(), result.map(|_| ()));
+        }
+    }
 }
 
 impl Thread {
@@ -40,14 +57,20 @@ impl Thread {
         if !self.shared.store.registry().is_privileged(domid) {
             connection.unblocked = Some(self.unblocked());
         }
+        let place = self.connections.vacant_key();
         if let Some(carried) = self.carried.remove(&domid)
             && (carried.birth, carried.position) == (domain.birth, position)
         {
             connection.partial = carried.partial;
-            *connection.output.buffer() = carried.output;
+            connection.output = carried.output;
             connection.recharge_output();
+            if let Some((id, header)) = carried.waits {
+                connection.id = id;
+                self.park(place, &mut connection, &header);
+            }
         }
-        let place = self.connections.insert(Some(Box::new(connection)));
+        trace::object(self.number, &connection, format_args!("create connection of a ring"));
+        self.connections.insert(Some(Box::new(connection)));
         self.rings.insert(domid, place);
         self.ports.insert(port, place);
         domain.set_introduced(true);
@@ -69,7 +92,9 @@ impl Thread {
         let Some(Some(mut connection)) = self.connections.get_mut(place).map(Option::take) else {
             return Err(Errno::EIO);
         };
-        self.reset(place, &mut connection);
+        self.withdraw(place, &mut connection);
+        connection.output.drop_events();
+        connection.recharge_output();
         let was_ignored = std::mem::take(&mut connection.ignored);
         let domid = connection.domid();
         let bound = connection.ring().map(|ring| ring.port).map(|old| {
@@ -113,26 +138,22 @@ impl Thread {
         self.drop_watches(place, connection);
         self.drop_transactions(connection);
         self.shared.guards.lift(self.asker(place, connection), &self.shared.mailboxes);
-        self.unpark(connection);
     }
 
-    /// Forgets what a connection had in hand, but leaves its stream whole.
+    /// Forgets what a connection had in hand, its stream too. An answer to what it asked before is
+    /// not for it any more.
     fn reset(&mut self, place: Place, connection: &mut Connection) {
         self.withdraw(place, connection);
-        connection.output.keep_begun();
-        connection.recharge_output();
-        // An answer to what it asked before is not for it any more.
-        self.sequence += 1;
-        connection.id = self.sequence;
-    }
-
-    /// Forgets what a connection had in hand, its stream too.
-    fn reset_stream(&mut self, place: Place, connection: &mut Connection) {
-        self.reset(place, connection);
+        self.unpark(connection);
+        connection.comes_again = false;
         connection.output = Default::default();
         connection.recharge_output();
         connection.partial.clear();
         connection.more_input = false;
+        trace::object(self.number, connection, format_args!("destroy connection"));
+        self.sequence += 1;
+        connection.id = self.sequence;
+        trace::object(self.number, connection, format_args!("create connection of a ring"));
     }
 
     /// A guest that asked to reconnect gets a new beginning (xenstore-ring.txt, "The ring
@@ -141,7 +162,7 @@ impl Thread {
         if !connection.ring().is_some_and(|ring| ring.wants_reconnect()) {
             return false;
         }
-        self.reset_stream(place, connection);
+        self.reset(place, connection);
         connection.ignored = false;
         if let Some(ring) = connection.ring() {
             ring.reconnect();
@@ -150,9 +171,14 @@ impl Thread {
     }
 
     /// Serves a ring no more: unbound, unmapped, forgotten. The incarnation lives on.
-    pub(super) fn disconnect_ring(&mut self, place: Place) -> Option<Box<Connection>> {
+    ///
+    /// Answers what it was, with the request whose answer it waited for.
+    pub(super) fn disconnect_ring(
+        &mut self,
+        place: Place,
+    ) -> Option<(Box<Connection>, Option<Header>)> {
         let mut connection = self.connections.try_remove(place)??;
-        self.end(place, &mut connection);
+        let waited = self.end(place, &mut connection);
         connection.domain.set_introduced(false);
         self.rings.remove(&connection.domid());
         if let Some(ring) = connection.ring() {
@@ -161,14 +187,16 @@ impl Thread {
             self.ports.remove(&port);
             self.unbind(port);
         }
-        Some(connection)
+        Some((connection, waited))
     }
 
     /// What the ends of all connections have in common.
-    fn end(&mut self, place: Place, connection: &mut Connection) {
+    fn end(&mut self, place: Place, connection: &mut Connection) -> Option<Header> {
         self.withdraw(place, connection);
         let charged = std::mem::take(&mut connection.output_charged);
         connection.domain.account.release(Quota::Memory, charged);
+        trace::object(self.number, connection, format_args!("destroy connection"));
+        self.unpark(connection)
     }
 
     /// Closes a socket's connection.
@@ -196,7 +224,7 @@ impl Thread {
                 self.close(place);
             }
             Some(_) => {
-                self.reset_stream(place, &mut connection);
+                self.reset(place, &mut connection);
                 connection.ignored = true;
                 if let Some(ring) = connection.ring() {
                     ring.give_up(error);

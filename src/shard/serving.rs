@@ -4,6 +4,8 @@ use mio::{Interest, Token};
 
 use super::connection::{Connection, Parked};
 use super::thread::{Place, TICK, Thread};
+use super::trace;
+use crate::log;
 use crate::protocol::{Frame, MESSAGE_BYTES_MAX, frame};
 use crate::store::Caller;
 use crate::sync::Arc;
@@ -41,7 +43,13 @@ impl Thread {
 
     pub(super) fn put_back(&mut self, place: Place, mut connection: Box<Connection>) {
         connection.output.shrink(OUTPUT_KEPT_BYTES);
-        if connection.needs_tick() || self.is_throttled(&connection) {
+        let throttled = self.is_throttled(&connection);
+        if throttled != connection.throttled {
+            connection.throttled = throttled;
+            let domid = connection.domid().0;
+            tracing::trace!(target: log::WRL, domid, throttled, "a quota decides whether it is read");
+        }
+        if connection.needs_tick() || throttled {
             if self.ticking.is_empty() {
                 self.next_tick = self.now + TICK;
             }
@@ -83,7 +91,11 @@ impl Thread {
     ) -> Result<(), Option<RingError>> {
         // Kept until it is put back: were each asked anew, a mailbox that is emptied between the
         // two would leave the connection neither served nor ready.
-        self.held_back = self.shared.mailboxes.are_full();
+        let full = self.shared.mailboxes.are_full();
+        if full != self.held_back {
+            tracing::trace!(target: log::WRL, full, "mailboxes decide whether anybody is read");
+        }
+        self.held_back = full;
         if self.reconnects(place, connection) || connection.ignored {
             self.end_pass(connection);
             return Ok(());
@@ -91,9 +103,8 @@ impl Thread {
         if let Some(ring) = connection.ring() {
             ring.begin().map_err(Some)?;
         }
-        if let Some(Parked::Guard(until)) = connection.parked
-            && (self.now >= until || !self.shared.guards.any())
-        {
+        if matches!(connection.parked, Some(Parked::Guard)) {
+            // Something changed: the request finds out whether it may go on.
             connection.parked = None;
         }
         connection.flush()?;
@@ -161,7 +172,11 @@ impl Thread {
                 Frame::Incomplete(_) => return Ok(stage.len() - stream.len()),
                 Frame::TooLong => return Err(Some(RingError::Protocol)),
                 Frame::Message { header, payload, rest } => {
+                    if !std::mem::take(&mut connection.comes_again) {
+                        trace::request(self.number, connection, header, payload);
+                    }
                     if !self.request(place, connection, &caller, header, payload) {
+                        connection.comes_again = true;
                         break;
                     }
                     stream = rest;

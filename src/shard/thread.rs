@@ -4,7 +4,8 @@
 //! is ready, a bounded batch of requests each; wake the threads that were told something. A request
 //! runs from bytes in to bytes out here and nowhere else.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,8 @@ use super::connection::Connection;
 use super::mailbox::{Mailbox, Message};
 use super::rings::Carried;
 use super::serving::READ_BYTES;
+use super::snapshots::Snapshot;
+use super::trace;
 use crate::host::{Channels, Port};
 use crate::protocol::MESSAGE_BYTES_MAX;
 use crate::store::Generations;
@@ -58,8 +61,14 @@ pub struct Thread {
     pub(super) ports: HashMap<Port, Place, RandomState>,
     /// What RELEASE leaves behind for an INTRODUCE that follows.
     pub(super) carried: HashMap<Domid, Carried, RandomState>,
+    /// Connections of rings that were released while they waited for an answer: their domains.
+    pub(super) released: HashMap<u64, Domid, RandomState>,
     pub(super) ready: VecDeque<Place>,
     pub(super) ticking: HashSet<Place, RandomState>,
+    /// Snapshots of transactions, the oldest first.
+    pub(super) snapshots: VecDeque<Snapshot>,
+    /// Connections that are looked at again at a time of their own.
+    pub(super) alarms: BinaryHeap<Reverse<(Instant, Place)>>,
     /// A mailbox was full while the connection was served that was served last.
     pub(super) held_back: bool,
     /// Messages that have to wait until the connection that is being served is back in its place.
@@ -99,8 +108,11 @@ impl Thread {
             rings: HashMap::default(),
             ports: HashMap::default(),
             carried: HashMap::default(),
+            released: HashMap::default(),
             ready: VecDeque::new(),
             ticking: HashSet::default(),
+            snapshots: VecDeque::new(),
+            alarms: BinaryHeap::new(),
             held_back: false,
             inbox: VecDeque::new(),
             generations: Generations::default(),
@@ -148,7 +160,9 @@ impl Thread {
                 }
             }
             self.take_messages();
+            self.ring_alarms();
             self.serve_ready();
+            self.give_up_snapshots();
             if self.now >= self.next_tick {
                 self.tick();
             }
@@ -175,12 +189,12 @@ impl Thread {
             return Some(STOP_POLL);
         }
         if !self.ready.is_empty() || !self.inbox.is_empty() || !self.mailbox().is_empty() {
-            Some(Duration::ZERO)
-        } else if !self.ticking.is_empty() {
-            Some(self.next_tick.saturating_duration_since(self.now))
-        } else {
-            None
+            return Some(Duration::ZERO);
         }
+        let tick = Some(self.next_tick).filter(|_| !self.ticking.is_empty());
+        let alarm = self.alarms.peek().map(|Reverse((until, _))| *until);
+        let next = tick.into_iter().chain(alarm).chain(self.next_to_give_up()).min()?;
+        Some(next.saturating_duration_since(self.now))
     }
 
     /// A socket has bytes or room. The end of its stream is reported once, maybe before the bytes
@@ -308,8 +322,9 @@ impl Thread {
         }
         self.sequence += 1;
         let domain = Arc::clone(&self.shared.control_domain);
-        let transport = Transport::Socket(socket);
-        entry.insert(Some(Box::new(Connection::new(self.sequence, domain, transport))));
+        let connection = Connection::new(self.sequence, domain, Transport::Socket(socket));
+        trace::object(self.number, &connection, format_args!("create connection of a socket"));
+        entry.insert(Some(Box::new(connection)));
         self.shared.clients.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -322,7 +337,6 @@ impl Thread {
                 self.ticking.remove(&place);
                 continue;
             };
-            self.refresh_transactions(&mut connection);
             self.expire_events(&mut connection);
             self.put_back(place, connection);
             self.make_ready(place);

@@ -1,19 +1,20 @@
 //! TRANSACTION_START, TRANSACTION_END, and requests inside transactions.
 
 use std::borrow::Cow;
-use std::time::Duration;
 
 use super::connection::{Connection, OpenTransaction};
+use super::guards::CONFLICTS_BEFORE_GUARD;
 use super::requests::{ACK, Outcome};
+use super::snapshots::Snapshot;
 use super::thread::{Place, Thread};
+use super::trace;
 use crate::domain::Quota;
+use crate::log;
 use crate::protocol::{Header, one_string};
 use crate::store::{Caller, Conflict, Failure, Op, Transaction};
 use crate::sync::Arc;
-use crate::words::Errno;
+use crate::words::{Errno, PathBuf};
 
-/// A transaction's snapshots are given up when they are this old: they pin what others replace.
-const SNAPSHOT_AGE_MAX: Duration = Duration::from_secs(1);
 /// What one transaction may hold; guests have smaller quotas.
 const TRANSACTION_BYTES_MAX: usize = 64 << 20;
 /// Transactions of one socket or control-domain connection; guests have a quota.
@@ -41,8 +42,9 @@ impl Thread {
         }
         connection.next_transaction = id.wrapping_add(1);
         let transaction = Transaction::default();
-        let open = OpenTransaction { transaction, snapshots_from: None, charged: 0 };
+        let open = OpenTransaction { transaction, snapshots_from: None, charged: 0, guards: false };
         connection.transactions.insert(id, open);
+        trace::object(self.number, connection, format_args!("create transaction {id}"));
         Ok(Cow::Owned(format!("{id}\0").into_bytes()))
     }
 
@@ -55,15 +57,18 @@ impl Thread {
         id: u32,
         op: &Op<'_>,
     ) -> Result<(), Errno> {
-        let guard = self.asker(place, connection);
-        if let Some((conflicts, path)) = &connection.conflicts
-            && *conflicts >= super::guards::CONFLICTS_BEFORE_GUARD
-            && op.path == path.as_path()
-            && !connection.is_guest()
-        {
-            self.shared.guards.set(guard, path.clone(), self.now);
-        }
+        let asker = self.asker(place, connection);
+        let is_guest = connection.is_guest();
         let open = connection.transactions.get_mut(&id).ok_or(Errno::ENOENT)?;
+        if let Some((conflicts, path)) = &connection.conflicts
+            && *conflicts >= CONFLICTS_BEFORE_GUARD
+            && op.path == path.as_path()
+            && !is_guest
+            && !std::mem::replace(&mut open.guards, true)
+            && self.shared.guards.set(asker, path.clone(), self.now)
+        {
+            tracing::trace!(target: log::WRL, path = %path.as_path(), "a guard is set");
+        }
         // Before anything is held: a guest over its quota is not read, and could end nothing.
         let bytes = Transaction::bytes_of(op) as u64;
         let registry = self.shared.store.registry();
@@ -72,7 +77,11 @@ impl Thread {
         {
             return Err(Errno::ENOSPC);
         }
-        open.snapshots_from.get_or_insert(self.now);
+        if open.snapshots_from.is_none() {
+            open.snapshots_from = Some(self.now);
+            let (since, connection) = (self.now, connection.id);
+            self.snapshots.push_back(Snapshot { since, place, connection, transaction: id });
+        }
         let store = &self.shared.store;
         let out = connection.output.buffer();
         let generations = &mut self.generations;
@@ -107,7 +116,7 @@ impl Thread {
             && let Some(open) = connection.transactions.get(&id)
         {
             let written: Vec<_> = open.transaction.written_paths().cloned().collect();
-            if self.waits_for_guard(connection, written.iter().map(|path| path.as_path())) {
+            if self.waits_for_guard(place, connection, written.iter().map(PathBuf::as_path)) {
                 return Outcome::Again;
             }
         }
@@ -115,7 +124,7 @@ impl Thread {
             self.answer(connection, header, Err(Errno::ENOENT), None);
             return Outcome::Used;
         };
-        self.release_transaction(connection, &open);
+        self.release_transaction(connection, id, &open);
         self.shared.guards.lift(self.asker(place, connection), &self.shared.mailboxes);
         if !commit {
             self.answer(connection, header, Ok(ACK), None);
@@ -141,7 +150,7 @@ impl Thread {
     /// Every EAGAIN has a reason: it is counted, traced, and remembered for the next try.
     fn note_conflict(&self, connection: &mut Connection, conflict: Conflict) {
         tracing::debug!(
-            target: "conflict",
+            target: log::CONFLICT,
             domid = connection.domid().0,
             request = conflict.verb,
             path = %conflict.path.as_path(),
@@ -156,28 +165,16 @@ impl Thread {
         self.shared.control.conflicts.note(connection.domid(), conflict);
     }
 
-    fn release_transaction(&self, connection: &Connection, open: &OpenTransaction) {
+    fn release_transaction(&self, connection: &Connection, id: u32, open: &OpenTransaction) {
+        trace::object(self.number, connection, format_args!("destroy transaction {id}"));
         connection.domain.account.release(Quota::Transactions, 1);
         connection.domain.account.release(Quota::Memory, open.charged);
     }
 
     /// Gives up all transactions of a connection. Cost: their number and what they hold.
     pub(super) fn drop_transactions(&mut self, connection: &mut Connection) {
-        for (_, open) in std::mem::take(&mut connection.transactions) {
-            self.release_transaction(connection, &open);
-        }
-    }
-
-    /// Gives up snapshots that are too old, by running their transactions again on newer ones.
-    pub(super) fn refresh_transactions(&mut self, connection: &mut Connection) {
-        let caller = self.caller(connection);
-        for open in connection.transactions.values_mut() {
-            let age = open.snapshots_from.map(|from| self.now.saturating_duration_since(from));
-            if age.is_some_and(|age| age >= SNAPSHOT_AGE_MAX) {
-                let store = &self.shared.store;
-                store.refresh(&mut open.transaction, &caller, &mut self.generations);
-                open.snapshots_from = Some(self.now);
-            }
+        for (id, open) in std::mem::take(&mut connection.transactions) {
+            self.release_transaction(connection, id, &open);
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::connection::{Connection, OUTPUT_CLOSE_BYTES};
 use super::requests::{ACK, Outcome};
 use super::thread::{Place, Thread};
+use super::trace;
 use super::watches::Watch;
 use crate::domain::{FEATURE_WATCH_DEPTH, Quota};
 use crate::protocol::{Header, decimal, strings};
@@ -30,7 +31,9 @@ impl Thread {
             && let Some(watch) = connection.watches.get(slot, seq)
         {
             let shown = watch.shown(watch.path.as_path().bytes());
+            let start = connection.output.buffer().len();
             connection.output.push_event(shown, &watch.token, None, self.now);
+            trace::queued(self.number, connection, start);
         }
         Outcome::Used
     }
@@ -70,6 +73,7 @@ impl Thread {
             caller.domain.account.release(Quota::Watches, 1);
             return Err(Errno::ENOSPC);
         }
+        self.trace_watch("create", connection, &watch);
         let path = watch.path.clone();
         let slot = connection.watches.insert(watch);
         let watcher = self.watcher(place, slot, seq);
@@ -104,10 +108,16 @@ impl Thread {
     }
 
     fn forget_watch(&self, place: Place, connection: &Connection, slot: usize, watch: &Watch) {
+        self.trace_watch("destroy", connection, watch);
         let watcher = self.watcher(place, slot, watch.seq);
         self.shared.store.unwatch(watch.path.as_path(), watcher);
         connection.domain.account.release(Quota::Watches, 1);
         connection.domain.account.release(Quota::Memory, watch.charge_bytes());
+    }
+
+    fn trace_watch(&self, what: &str, connection: &Connection, watch: &Watch) {
+        let (path, token) = (watch.path.as_path(), watch.token.escape_ascii());
+        trace::object(self.number, connection, format_args!("{what} watch {path} \"{token}\""));
     }
 
     /// Takes all watches of a connection back. Cost: their number.
@@ -135,7 +145,9 @@ impl Thread {
             // Equal events merge, so what collapses adds one until that is visible.
             let path = if collapsing { watch.path.as_path().bytes() } else { &*event.path };
             let ticket = batch.ticket.as_ref().map(Arc::clone);
+            let start = connection.output.buffer().len();
             connection.output.push_event(watch.shown(path), &watch.token, ticket, self.now);
+            trace::queued(self.number, connection, start);
             if behind.last() != Some(&place) {
                 behind.push(place);
             }

@@ -2,7 +2,7 @@
 
 use smallvec::SmallVec;
 
-use super::context::{Caller, Effects};
+use super::context::Caller;
 use super::forest::{LockSet, Locked};
 use super::transaction::{Conflict, Outcome, Touched, Transaction};
 use super::{Executed, Generations, Store};
@@ -49,6 +49,9 @@ impl Store {
         if let Some(conflict) = transaction.doomed.take() {
             return Err(Failure::Conflict(conflict));
         }
+        if transaction.given_up {
+            self.check_replay(&mut transaction, caller, generations)?;
+        }
         let mut replayed = false;
         for race in 0.. {
             let mut locked = Locked::take(self, &self.lock_set(&transaction, race));
@@ -81,15 +84,14 @@ impl Store {
         }
     }
 
-    /// Gives up a transaction's snapshots: its log is run again on the store as it is now. If a
-    /// reply differs the transaction goes on, but its END will answer EAGAIN.
-    pub fn refresh(
+    /// Runs the log of a transaction that was given up again, on the store as it is now. If a reply
+    /// differs the transaction goes on, but its END will answer EAGAIN.
+    pub(super) fn refresh(
         &self,
         transaction: &mut Transaction,
         caller: &Caller,
         generations: &mut Generations,
     ) {
-        transaction.touched.clear();
         let conflict = self.replay(transaction, caller, generations);
         transaction.doomed = transaction.doomed.take().or(conflict);
     }
@@ -124,9 +126,8 @@ impl Store {
         generations: &mut Generations,
     ) -> Option<Conflict> {
         transaction.clock = self.registry.now();
-        transaction.deltas = Default::default();
-        transaction.effects = Effects::default();
-        transaction.changed.clear();
+        transaction.forget_results();
+        transaction.given_up = false;
         let log = std::mem::take(&mut transaction.log);
         let mut reply = Vec::new();
         let mut conflict = None;
@@ -198,7 +199,9 @@ impl Store {
 fn all_trees(store: &Store, locked: &Locked<'_>) -> SmallVec<[Touched; 2]> {
     let touched = |shard_id| {
         let tree = locked.shard(shard_id)?.tree.clone();
-        Some(Touched { shard: shard_id, base_version: tree.version(), tree, written: false })
+        let base_version = tree.version();
+        let _pin = store.pins[usize::from(shard_id.0)].pin(base_version);
+        Some(Touched { shard: shard_id, base_version, tree, written: false, _pin })
     };
     store.layout.all().filter_map(touched).collect()
 }

@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 use super::node::Node;
 use crate::domain::{Domain, Quota, Registry};
 use crate::sync::Arc;
-use crate::words::{Access, Errno, PathBuf, PermSet, Perms, Subject};
+use crate::words::{Access, Errno, PathBuf, PermSet, Perms, ShardId, Subject};
 
 /// A connection's domain, as permission checks and quotas see it.
 #[derive(Clone)]
@@ -167,6 +167,8 @@ fn signed(amount: u64) -> i64 {
 pub struct Change {
     /// The path.
     pub path: PathBuf,
+    /// Where it lies.
+    pub shard: ShardId,
     /// The permissions that it had, if they changed. (A commit looks at the tree that it replaces.)
     pub before: Option<Perms>,
     /// The permissions that it has; of a node that is gone, its last.
@@ -198,7 +200,8 @@ pub struct Effects {
 impl Effects {
     /// Notes that the node at `path` was created, written, or given other permissions than
     /// `before`.
-    pub fn changed(&mut self, path: PathBuf, before: Option<Perms>, after: Perms) {
-        self.changes.push(Change { path, before, after, parent: None, removed: Vec::new() });
+    pub fn changed(&mut self, path: PathBuf, shard: ShardId, before: Option<Perms>, after: Perms) {
+        let (parent, removed) = (None, Vec::new());
+        self.changes.push(Change { path, shard, before, after, parent, removed });
     }
 }

@@ -21,6 +21,7 @@ mod context;
 mod forest;
 mod node;
 mod op;
+mod pins;
 mod publish;
 mod read;
 mod recent;
@@ -39,6 +40,7 @@ pub use commit::Failure;
 pub use context::{Caller, Removed, Unblocked};
 pub use node::Node;
 pub use op::{Op, Verb};
+pub use pins::PINNED_VERSIONS_MAX;
 pub use settle::{Done, INLINE_NODES_MAX, Settlement, reaper, run_reaper};
 pub use sizes::Sizes;
 pub use transaction::{Conflict, Transaction};
@@ -54,6 +56,7 @@ use crate::words::{
 use context::{Change, Context, Effects, Ledger};
 use forest::{Forest, LockSet, Locked};
 use op::Stop;
+use pins::Pins;
 use recent::Recent;
 use settle::Reaper;
 
@@ -69,6 +72,8 @@ pub struct Store {
     layout: Layout,
     /// The spine is the last.
     shards: Box<[RwLock<Shard>]>,
+    /// Of each shard.
+    pins: Box<[Arc<Pins>]>,
     upper: Upper,
     registry: Arc<Registry>,
     outlet: Arc<dyn Outlet>,
@@ -132,6 +137,7 @@ impl Store {
         let store = Store {
             layout,
             shards: layout.all().map(shard).collect(),
+            pins: layout.all().map(|_| Arc::default()).collect(),
             upper: Upper::default(),
             registry,
             outlet,
@@ -195,6 +201,12 @@ impl Store {
         self.shards[usize::from(shard.0)].read().tree.clone()
     }
 
+    /// Whether more versions of some shard are pinned than may be: then snapshots are to be given up
+    /// before their time, the oldest first. Cost: a load for each shard.
+    pub fn pins_too_much(&self) -> bool {
+        self.pins.iter().any(|pins| pins.count() > PINNED_VERSIONS_MAX)
+    }
+
     /// The trees of all shards, the spine's last, as they are at one moment: what is committed over
     /// several shards is in all of them or in none. Cost: every lock, for the copies of as many
     /// pointers.
@@ -253,9 +265,8 @@ impl Store {
 
     fn remember(&self, locked: &mut Locked<'_>, changes: &[Change], caller: &Caller) {
         for change in changes {
-            let path = change.path.as_path();
-            if let Some(shard) = locked.shard_mut(self.layout.home(path).shard) {
-                shard.recent.note(path, caller.domain.domid);
+            if let Some(shard) = locked.shard_mut(change.shard) {
+                shard.recent.note(change.path.as_path(), caller.domain.domid);
             }
         }
     }

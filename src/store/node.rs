@@ -1,5 +1,7 @@
 //! A node of the store.
 
+use std::cell::RefCell;
+
 use crate::sync::Arc;
 use crate::words::{Children, Perms};
 
@@ -143,13 +145,6 @@ impl Node {
         }
     }
 
-    /// Moves every child out, for drops that do not recurse.
-    fn drain_into(&mut self, out: &mut Vec<Child>) {
-        if let Content::Directory(directory) = &mut self.content {
-            directory.children.drain_into(out);
-        }
-    }
-
     /// What it is charged with in the quota `memory`, in bytes.
     pub fn charge_bytes(&self, name: &[u8]) -> u64 {
         charge_bytes(&self.perms, name, self.value().len())
@@ -177,18 +172,33 @@ pub fn size(perms: &Perms, names_bytes: usize, value_bytes: usize) -> usize {
     SIZE_HEADER_BYTES + ENTRY_BYTES * perms.entries().len() + names_bytes + value_bytes
 }
 
-/// Nodes go one by one, however deep the tree: a guest decides how deep (XSA-418).
+/// Directories whose drop waits for the one that is under way.
+struct Dropping {
+    is_under_way: bool,
+    waiting: Vec<Children<Child>>,
+}
+
+thread_local! {
+    static DROPPING: RefCell<Dropping> =
+        const { RefCell::new(Dropping { is_under_way: false, waiting: Vec::new() }) };
+}
+
+/// Trees are dropped without recursion, as they can be deep. Each directory is dropped as a whole,
+/// not child by child: another version of it may share most of a wide one.
 impl Drop for Node {
     fn drop(&mut self) {
-        if self.children().is_empty() {
+        let Content::Directory(directory) = &mut self.content else { return };
+        let children = std::mem::take(&mut directory.children);
+        let is_outermost = DROPPING.with_borrow_mut(|dropping| {
+            dropping.waiting.push(children);
+            !std::mem::replace(&mut dropping.is_under_way, true)
+        });
+        if !is_outermost {
             return;
         }
-        let mut below = Vec::new();
-        self.drain_into(&mut below);
-        while let Some(child) = below.pop() {
-            if let Some(mut node) = child.and_then(Arc::into_inner) {
-                node.drain_into(&mut below);
-            }
+        while let Some(children) = DROPPING.with_borrow_mut(|dropping| dropping.waiting.pop()) {
+            drop(children); // Its nodes that nobody else holds come back here, and wait.
         }
+        DROPPING.with_borrow_mut(|dropping| dropping.is_under_way = false);
     }
 }

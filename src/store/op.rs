@@ -117,3 +117,16 @@ impl From<Errno> for Stop {
         Stop::Refused(errno)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_logged_write_costs_its_path_and_value() {
+        let cost = |verb| Op { path: Path::parse(b"/a/b").expect("a path"), verb }.logged_bytes();
+        let value = std::borrow::Cow::Borrowed(&[0; 1000][..]);
+        assert_eq!(cost(Verb::Read), size_of::<LoggedOp>() + 4);
+        assert_eq!(cost(Verb::Write(value)), cost(Verb::Read) + 1000);
+    }
+}

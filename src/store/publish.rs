@@ -102,6 +102,9 @@ impl Scene<'_, '_> {
 
     /// The tree of `path` before the transaction that changed it.
     fn before(&self, path: Path<'_>) -> Option<&Tree> {
+        if self.replaced.is_empty() {
+            return None;
+        }
         let shard = self.store.layout.home(path).shard;
         self.replaced.iter().find(|(replaced, _)| *replaced == shard).map(|(_, tree)| tree)
     }
@@ -136,7 +139,7 @@ impl Scene<'_, '_> {
         let perms = [before, after, change.parent.as_ref()];
         let mut tell =
             |entry: &Entry| told.tell(entry, perms.iter().flatten().map(|perms| &***perms));
-        if let Some(shard) = self.shard(path) {
+        if let Some(shard) = self.locked.shard(change.shard) {
             shard.watches.matching(path, &mut tell);
         }
         self.upper.matching(path, &mut tell);

@@ -42,3 +42,25 @@ fn hash(path: Path<'_>) -> u64 {
     // 0 marks a place without a change.
     hasher.finish() | 1
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_change_of_a_path_is_remembered_for_a_while() {
+        let path = |text: &'static str| Path::parse(text.as_bytes()).unwrap();
+        let mut recent = Recent::new();
+        recent.note(path("/a"), Domid(1));
+        recent.note(path("/b"), Domid(2));
+        assert_eq!(recent.changed_by(path("/a")), Some(Domid(1)));
+        assert_eq!(recent.changed_by(path("/c")), None);
+        recent.note(path("/a"), Domid(3));
+        assert_eq!(recent.changed_by(path("/a")), Some(Domid(3)));
+        (1..CHANGES).for_each(|_| recent.note(path("/b"), Domid(2)));
+        assert_eq!(recent.changed_by(path("/a")), Some(Domid(3)));
+        recent.note(path("/b"), Domid(4));
+        assert_eq!(recent.changed_by(path("/a")), None);
+        assert_eq!(recent.changed_by(path("/b")), Some(Domid(4)));
+    }
+}

@@ -72,6 +72,7 @@ pub fn cut<F: Forest>(
     }
     Ok(Some(Change {
         path: path.to_buf(),
+        shard: home.shard,
         before: None,
         after,
         parent: Some(parent_perms),

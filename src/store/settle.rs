@@ -134,8 +134,10 @@ pub fn run_reaper(store: &std::sync::Weak<Store>, queue: &Receiver<(Settlement, 
     while let Ok((mut settlement, done)) = queue.recv() {
         let Some(store) = store.upgrade() else { return };
         while !settlement.step(&store, INLINE_NODES_MAX) {
+            store.registry.log_reports();
             std::thread::yield_now();
         }
+        store.registry.log_reports();
         store.unsettled.fetch_sub(1, Ordering::Release);
         done();
     }

@@ -14,6 +14,8 @@ pub struct Sizes {
     pub watches: usize,
     /// Entries in the index of owners.
     pub boundaries: usize,
+    /// Versions that open transactions pin.
+    pub pinned: u32,
 }
 
 impl Store {
@@ -28,6 +30,7 @@ impl Store {
                 nodes: count_nodes(tree.homes().map(|(_, root)| Arc::clone(root)).collect()),
                 watches,
                 boundaries: tree.owned().count(),
+                pinned: self.pins[usize::from(shard.0)].count(),
             };
             (shard, sizes)
         })

@@ -14,6 +14,7 @@ use smallvec::SmallVec;
 use super::context::{Caller, Change, Context, Deltas, Effects, Ledger};
 use super::forest::Forest;
 use super::op::{LoggedOp, Op, Stop, Verb};
+use super::pins::Pin;
 use super::{Generations, Store, Tree, apply};
 use crate::domain::Quota;
 use crate::words::{Domid, Errno, Layout, PathBuf, ShardId};
@@ -36,6 +37,8 @@ pub struct Transaction {
     pub(super) saw_quota: bool,
     /// Why END will answer EAGAIN, if that is known already.
     pub(super) doomed: Option<Conflict>,
+    /// Its trees were given up; its log is to be run again before anything else.
+    pub(super) given_up: bool,
     /// What it holds, in bytes; charged to its connection.
     bytes: usize,
 }
@@ -46,6 +49,7 @@ pub struct Touched {
     pub(super) base_version: u64,
     pub(super) tree: Tree,
     pub(super) written: bool,
+    pub(super) _pin: Pin,
 }
 
 /// A request of a transaction, and what it was answered.
@@ -100,6 +104,22 @@ impl Transaction {
         self.log.iter().filter(|logged| logged.op.verb.writes()).map(|logged| &logged.op.path)
     }
 
+    /// Gives up its snapshots and all that was worked out on them: they pin what others replace. Its
+    /// next request or its end runs its log again, on the store as it is then. Cost: that of freeing
+    /// what nobody else holds.
+    pub fn give_up(&mut self) {
+        self.touched.clear();
+        self.forget_results();
+        self.given_up = true;
+    }
+
+    /// Forgets what its requests did to its trees.
+    pub(super) fn forget_results(&mut self) {
+        self.deltas = Deltas::default();
+        self.effects = Effects::default();
+        self.changed.clear();
+    }
+
     fn note(&mut self, op: &Op<'_>, outcome: Outcome) {
         self.bytes += Self::bytes_of(op);
         let op = LoggedOp::of(op);
@@ -139,7 +159,8 @@ impl Own<'_> {
             None => {
                 let tree = self.store.snapshot(shard);
                 let base_version = tree.version();
-                self.touched.push(Touched { shard, base_version, tree, written: false });
+                let _pin = self.store.pins[usize::from(shard.0)].pin(base_version);
+                self.touched.push(Touched { shard, base_version, tree, written: false, _pin });
                 self.touched.len() - 1
             }
         };
@@ -180,6 +201,9 @@ impl Store {
         let made = transaction.log.len() + 1;
         if !self.registry.permits(&caller.domain, Quota::TransactionNodes, made) {
             return Err(Errno::ENOSPC);
+        }
+        if transaction.given_up {
+            self.refresh(transaction, caller, generations);
         }
         if transaction.log.is_empty() {
             transaction.clock = self.registry.now();

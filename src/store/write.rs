@@ -40,7 +40,7 @@ pub fn write<F: Forest>(
     if let Some(node) = tree.get_mut(&home, path) {
         node.set_value(cx.generation, value);
     }
-    effects.changed(path.to_buf(), None, perms);
+    effects.changed(path.to_buf(), home.shard, None, perms);
     Ok(())
 }
 
@@ -100,7 +100,7 @@ fn create<F: Forest>(
     let boundary = ancestor.perms.owner() != perms.owner();
     drop(ancestor);
     attach(cx, forest, path, at, value, &perms, boundary)?;
-    effects.changed(path.to_buf(), None, perms);
+    effects.changed(path.to_buf(), forest.layout().home(path).shard, None, perms);
     Ok(())
 }
 
@@ -197,22 +197,24 @@ pub fn set_perms<F: Forest>(
     if let Some(node) = tree.get_mut(&home, path) {
         node.set_perms(cx.generation, Arc::clone(perms));
     }
-    if before.owner() != perms.owner() {
-        reindex(tree, &home, path, (before.owner(), perms.owner()), cx.generation);
+    if moved > 0 {
+        reindex(cx, tree, &home, path, (before.owner(), perms.owner()));
     }
-    effects.changed(path.to_buf(), Some(before), Arc::clone(perms));
+    effects.changed(path.to_buf(), home.shard, Some(before), Arc::clone(perms));
     Ok(())
 }
 
-/// Brings the index of owners up to date after `path` changed its owner. Cost: its children.
+/// Brings the index of owners up to date after `path` changed its owner, be it to another life of
+/// the same number: what the former life has below is no part of the new one's, and its sweep has to
+/// find it. Cost: the children.
 fn reindex(
+    cx: &Context<'_>,
     tree: &mut Tree,
     home: &Home<'_>,
     path: Path<'_>,
     (before, after): (Domid, Domid),
-    generation: u64,
 ) {
-    tree.forget_owned(before, path, generation);
+    tree.forget_owned(before, path, cx.generation);
     if tree.is_boundary(home, path, after) {
         tree.note_owned(after, path);
     }
@@ -222,9 +224,10 @@ fn reindex(
         // The roots of other homes are in the index of their own shard, whoever is above.
         let Some(child) = child else { continue };
         let owner = child.perms.owner();
+        let lives = cx.registry.births().holds(owner, child.perms.stamp());
         let path = path.child(name.bytes());
-        if owner == after {
-            tree.forget_owned(owner, path.as_path(), generation);
+        if owner == after && lives {
+            tree.forget_owned(owner, path.as_path(), cx.generation);
         } else if owner == before {
             tree.note_owned(owner, path.as_path());
         }

@@ -1,36 +1,105 @@
 //! Locks that measure how long they are held, for `cargo bench --bench holds --features holds`.
 //!
 //! Of each hold two times are taken: by the clock, which contains what else the machine did
-//! meanwhile, and by the thread's own processor time, which is what the code is to blame for. Each
-//! contains the two looks at the clocks, about half a microsecond.
+//! meanwhile, and by the thread's own processor time, which is what the code is to blame for, and
+//! on a virtual machine also the host. Each contains the two looks at the clocks, about half a
+//! microsecond. [`control`] measures work without a lock in the same way: what it shows at most is
+//! the machine's doing.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::panic::Location;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
-static HOLDS: AtomicU64 = AtomicU64::new(0);
-static LONGEST_NANOS: AtomicU64 = AtomicU64::new(0);
-static LONGEST_CPU_NANOS: AtomicU64 = AtomicU64::new(0);
+static LOCKS: Record = Record::new();
+static CONTROL: Record = Record::new();
+static WATCHER: OnceLock<fn(Edge)> = OnceLock::new();
+
+/// A hold begins, or the one that began last on this thread ends.
+#[derive(Clone, Copy)]
+pub enum Edge {
+    /// The lock was taken there.
+    Begins(&'static Location<'static>),
+    /// It is about to be released.
+    Ends,
+}
+
+/// From now on `watcher` is told of each hold, as its first and last act, and no clock is looked at:
+/// valgrind has none that rustix could find. Once a process, before the first lock.
+pub fn watch(watcher: fn(Edge)) {
+    let _ = WATCHER.set(watcher);
+}
+
+fn tell(edge: Edge) {
+    if let Some(watcher) = WATCHER.get() {
+        watcher(edge);
+    }
+}
 
 /// The holds that ended since they were last asked for, of all locks together.
+#[derive(Clone, Copy)]
 pub struct Holds {
     /// How many.
     pub count: u64,
+    /// The sum by the threads' processor time.
+    pub total_cpu: Duration,
     /// The longest by the clock.
     pub longest: Duration,
     /// The longest by the thread's processor time; maybe another.
     pub longest_cpu: Duration,
+    /// Where that one's lock was taken.
+    pub longest_cpu_at: Option<&'static Location<'static>>,
+}
+
+impl Holds {
+    const NONE: Holds = Holds {
+        count: 0,
+        total_cpu: Duration::ZERO,
+        longest: Duration::ZERO,
+        longest_cpu: Duration::ZERO,
+        longest_cpu_at: None,
+    };
 }
 
 /// Answers them, and begins anew.
 pub fn take() -> Holds {
-    let take = |what: &AtomicU64| what.swap(0, Ordering::Relaxed);
-    Holds {
-        count: take(&HOLDS),
-        longest: Duration::from_nanos(take(&LONGEST_NANOS)),
-        longest_cpu: Duration::from_nanos(take(&LONGEST_CPU_NANOS)),
+    LOCKS.take()
+}
+
+/// The same of what [`control`] measured.
+pub fn take_control() -> Holds {
+    CONTROL.take()
+}
+
+/// Measures `work` as if it were done under a lock.
+#[track_caller]
+pub fn control(work: impl FnOnce()) {
+    let _since = Since::now(&CONTROL);
+    work();
+}
+
+/// The worst of many holds.
+struct Record(parking_lot::Mutex<Holds>);
+
+impl Record {
+    const fn new() -> Record {
+        Record(parking_lot::Mutex::new(Holds::NONE))
+    }
+
+    fn take(&self) -> Holds {
+        std::mem::replace(&mut *self.0.lock(), Holds::NONE)
+    }
+
+    fn add(&self, since: &Since, cpu: Duration, clock: Duration) {
+        let mut holds = self.0.lock();
+        holds.count += 1;
+        holds.total_cpu += cpu;
+        holds.longest = holds.longest.max(clock);
+        if cpu > holds.longest_cpu {
+            (holds.longest_cpu, holds.longest_cpu_at) = (cpu, Some(since.at));
+        }
     }
 }
 
@@ -42,8 +111,11 @@ pub struct Held<G> {
 }
 
 impl<G> Held<G> {
+    #[track_caller]
     fn new(guard: G) -> Held<G> {
-        Held { _since: Since { clock: Instant::now(), cpu: cpu() }, guard }
+        let since = Since::now(&LOCKS);
+        tell(Edge::Begins(since.at));
+        Held { _since: since, guard }
     }
 }
 
@@ -61,21 +133,33 @@ impl<G: DerefMut> DerefMut for Held<G> {
 }
 
 struct Since {
+    record: &'static Record,
+    at: &'static Location<'static>,
     clock: Instant,
     cpu: Duration,
+}
+
+impl Since {
+    #[track_caller]
+    fn now(record: &'static Record) -> Since {
+        Since { record, at: Location::caller(), clock: Instant::now(), cpu: cpu() }
+    }
 }
 
 impl Drop for Since {
     fn drop(&mut self) {
         let (cpu, clock) = (cpu().saturating_sub(self.cpu), self.clock.elapsed());
-        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        HOLDS.fetch_add(1, Ordering::Relaxed);
-        LONGEST_NANOS.fetch_max(nanos(clock), Ordering::Relaxed);
-        LONGEST_CPU_NANOS.fetch_max(nanos(cpu), Ordering::Relaxed);
+        if std::ptr::eq(self.record, &LOCKS) {
+            tell(Edge::Ends);
+        }
+        self.record.add(self, cpu, clock);
     }
 }
 
 fn cpu() -> Duration {
+    if WATCHER.get().is_some() {
+        return Duration::ZERO;
+    }
     Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }
 
@@ -91,14 +175,19 @@ impl<T> RwLock<T> {
         RwLock(parking_lot::RwLock::new(value))
     }
 
+    #[track_caller]
     pub fn read(&self) -> RwLockReadGuard<'_, T> {
         Held::new(self.0.read())
     }
 
+    #[track_caller]
     pub fn try_read(&self) -> Option<RwLockReadGuard<'_, T>> {
-        self.0.try_read().map(Held::new)
+        // Not `map`, which would be the caller.
+        let guard = self.0.try_read()?;
+        Some(Held::new(guard))
     }
 
+    #[track_caller]
     pub fn write(&self) -> RwLockWriteGuard<'_, T> {
         Held::new(self.0.write())
     }
@@ -113,6 +202,7 @@ impl<T> Mutex<T> {
         Mutex(parking_lot::Mutex::new(value))
     }
 
+    #[track_caller]
     pub fn lock(&self) -> Held<parking_lot::MutexGuard<'_, T>> {
         Held::new(self.0.lock())
     }

@@ -31,7 +31,8 @@ pub enum Input {
 }
 
 impl Transport {
-    /// Appends what waits to `out`, as much as it has room for and at least `least` bytes. From a ring nothing is consumed yet.
+    /// Appends what waits to `out`, as much as it has room for and at least `least` bytes. From a
+    /// ring nothing is consumed yet.
     ///
     /// # Errors
     /// Why a ring is to be given up. A socket's errors mean that it is closed.

@@ -1,5 +1,7 @@
 //! Watches by path.
 
+use std::cell::LazyCell;
+
 use smallvec::SmallVec;
 
 use crate::sync::Arc;
@@ -88,11 +90,12 @@ impl Trie {
 
     /// Calls `found` for each watch on `path` or an ancestor of it whose depth reaches `path`.
     pub fn matching(&self, path: Path<'_>, mut found: impl FnMut(&Entry)) {
-        let depth = path.components().count();
+        // Few watches have a depth, and most paths need not be counted.
+        let depth = LazyCell::new(|| path.components().count());
         let mut node = self.above(path);
         let mut names = path.components();
         for level in 0.. {
-            let reaches = |limit: u16| depth - level <= usize::from(limit);
+            let reaches = |limit: u16| *depth - level <= usize::from(limit);
             node.entries
                 .iter()
                 .filter(|entry| entry.depth.is_none_or(reaches))

@@ -126,14 +126,6 @@ impl<T: Clone> Children<T> {
             Kept::Many(many) => Iter::Many(many.iter()),
         }
     }
-
-    /// Moves every child out, for the iterative drops of deep trees.
-    pub fn drain_into(&mut self, out: &mut Vec<T>) {
-        match std::mem::take(self).kept {
-            Kept::Few(few) => out.extend(few.into_iter().map(|(_, child)| child)),
-            Kept::Many(many) => out.extend(many.into_iter().map(|(_, child)| child)),
-        }
-    }
 }
 
 impl<T: Clone> Default for Children<T> {

@@ -1,11 +1,12 @@
 //! A daemon of the test's own.
 
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{self, File};
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -84,7 +85,7 @@ impl Daemon {
     }
 
     pub fn log(&self) -> String {
-        let bytes = std::fs::read(self.path("log")).unwrap_or_default();
+        let bytes = fs::read(self.path("log")).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
@@ -96,16 +97,25 @@ impl Daemon {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// CPU time spent, in clock ticks (proc(5), utime and stime).
-    pub fn cpu_ticks(&self) -> u64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    /// Processor time that its threads have had, those that ended left out (proc(5), schedstat).
+    pub fn cpu_time(&self) -> Duration {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+        let of_task = |task: io::Result<fs::DirEntry>| {
+            let line =
+                fs::read_to_string(task.unwrap().path().join("schedstat")).unwrap_or_default();
+            line.split_whitespace().next().map_or(0, |nanos| nanos.parse().unwrap())
+        };
+        Duration::from_nanos(tasks.map(of_task).sum())
+    }
+
+    /// How many files it has open.
+    pub fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
     }
 
     /// Resident memory in bytes.
     pub fn resident_bytes(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         let kib: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
         kib * 1024

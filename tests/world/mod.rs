@@ -72,6 +72,11 @@ impl World {
     /// The domain dies; what it owned goes.
     pub fn die(&self, domain: &Arc<Domain>) {
         assert!(self.registry.bury(domain));
+        self.sweep(domain);
+    }
+
+    /// What the dead domain owned goes.
+    pub fn sweep(&self, domain: &Arc<Domain>) {
         let by = self.control();
         for executed in self.store.sweep(domain, &by.caller, &mut Generations::default()) {
             assert!(self.store.settle(executed.removed).is_none());
@@ -278,11 +283,6 @@ impl Client {
         let executed = self.store.commit(transaction, &self.caller, &mut self.generations)?;
         assert!(self.store.settle(executed.removed).is_none());
         Ok(())
-    }
-
-    /// See [`Store::refresh`].
-    pub fn refresh(&mut self, transaction: &mut Transaction) {
-        self.store.refresh(transaction, &self.caller, &mut self.generations);
     }
 }
 

@@ -42,3 +42,22 @@ impl Findings {
         self.len() == 0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_than_anybody_reads_is_counted_only() {
+        let mut findings = Findings::default();
+        assert!(findings.is_empty());
+        (0..SENTENCES_MAX + 5).for_each(|number| findings.add(|| number.to_string()));
+        assert_eq!(
+            (findings.sentences().len(), findings.len()),
+            (SENTENCES_MAX, SENTENCES_MAX + 5)
+        );
+        let mut all = Findings::default();
+        all.append(findings);
+        assert_eq!(all.len(), SENTENCES_MAX + 5);
+    }
+}

@@ -1,0 +1,124 @@
+//! libxenevtchn: event channels.
+
+use std::ffi::{c_int, c_uint, c_void};
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::ptr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use xenstored::host::{Channels, Host, Port};
+use xenstored::words::Domid;
+
+use crate::host::{fail, host, status};
+
+/// `VIRQ_DOM_EXC`: domains shut down or died (xen/include/public/xen.h).
+const DOM_EXC: c_uint = 3;
+
+/// What C holds a pointer to.
+pub struct Handle(Mutex<Box<dyn Channels>>);
+
+impl Handle {
+    fn lock(&self) -> MutexGuard<'_, Box<dyn Channels>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A port, or -1 and `errno`.
+fn port(result: io::Result<Port>) -> c_int {
+    let result = result.and_then(|port| c_int::try_from(port).map_err(io::Error::other));
+    result.unwrap_or_else(|error| fail(&error))
+}
+
+/// Opens a handle; null and `errno` if that fails.
+#[unsafe(no_mangle)]
+pub extern "C" fn xenevtchn_open(_logger: *mut c_void, _flags: c_uint) -> *mut Handle {
+    match host().and_then(Host::open_channels) {
+        Ok(channels) => Box::into_raw(Box::new(Handle(Mutex::new(channels)))),
+        Err(error) => {
+            fail(&error);
+            ptr::null_mut()
+        }
+    }
+}
+
+/// Only a live update takes a handle over; that is not for here.
+#[unsafe(no_mangle)]
+pub extern "C" fn xenevtchn_fdopen(
+    _logger: *mut c_void,
+    _fd: c_int,
+    _flags: c_uint,
+) -> *mut Handle {
+    fail(&io::Error::from_raw_os_error(libc::ENOSYS));
+    ptr::null_mut()
+}
+
+/// Closes a handle.
+///
+/// # Safety
+/// `handle` is null or from [`xenevtchn_open`], and not used again.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn xenevtchn_close(handle: *mut Handle) -> c_int {
+    if !handle.is_null() {
+        // SAFETY: it was made by `Box::into_raw`, and the caller gives it up.
+        drop(unsafe { Box::from_raw(handle) });
+    }
+    0
+}
+
+/// The descriptor that is readable when a port is pending.
+#[unsafe(no_mangle)]
+pub extern "C" fn xenevtchn_fd(handle: &Handle) -> c_int {
+    handle.lock().raw_fd()
+}
+
+/// Notifies the other end of a port: one system call.
+#[unsafe(no_mangle)]
+pub extern "C" fn xenevtchn_notify(handle: &Handle, port: Port) -> c_int {
+    status(handle.lock().notify(port))
+}
+
+/// Binds a domain's port; answers the local one.
+#[unsafe(no_mangle)]
+pub extern "C" fn xenevtchn_bind_interdomain(handle: &Handle, domid: u32, remote: Port) -> c_int {
+    let domid = u16::try_from(domid).map(Domid).map_err(io::Error::other);
+    port(domid.and_then(|domid| handle.lock().bind_interdomain(domid, remote)))
+}
+
+/// Binds the one interrupt that these daemons ask for.
+#[unsafe(no_mangle)]
+pub extern "C" fn xenevtchn_bind_virq(handle: &Handle, virq: c_uint) -> c_int {
+    if virq != DOM_EXC {
+        return fail(&io::ErrorKind::InvalidInput.into());
+    }
+    port(handle.lock().bind_changes())
+}
+
+/// Gives a port back.
+#[unsafe(no_mangle)]
+pub extern "C" fn xenevtchn_unbind(handle: &Handle, port: Port) -> c_int {
+    status(handle.lock().unbind(port))
+}
+
+/// Takes the next pending port; waits for one, as read(2) from `/dev/xen/evtchn` does.
+#[unsafe(no_mangle)]
+pub extern "C" fn xenevtchn_pending(handle: &Handle) -> c_int {
+    let mut channels = handle.lock();
+    port(next_pending(&mut **channels))
+}
+
+fn next_pending(channels: &mut dyn Channels) -> io::Result<Port> {
+    let mut ports = [0];
+    while channels.pending(&mut ports)? == 0 {
+        // SAFETY: the descriptor belongs to `channels`, which is borrowed until after the poll.
+        let fd = unsafe { BorrowedFd::borrow_raw(channels.raw_fd()) };
+        poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], None)?;
+    }
+    Ok(ports[0])
+}
+
+/// Lets a port be pending again.
+#[unsafe(no_mangle)]
+pub extern "C" fn xenevtchn_unmask(handle: &Handle, port: Port) -> c_int {
+    status(handle.lock().unmask(port))
+}

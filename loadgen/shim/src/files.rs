@@ -1,0 +1,207 @@
+//! Files that are not there, or not where a second daemon could have its own.
+//!
+//! The two files of the control domain's kernel, `/proc/xen/xsd_kva` and `/proc/xen/xsd_port`, are
+//! made of what the simulated host knows. And what oxenstored wants in `/var/run/xenstored` (its
+//! paths are fixed when it is built) is in `$XENSTORED_RUNDIR`, as the C daemon has it anyway.
+
+use std::ffi::{CStr, CString, OsStr, c_char, c_int};
+use std::io::{self, IoSliceMut, Read, Write};
+use std::mem::{self, MaybeUninit};
+use std::os::fd::{IntoRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::{ptr, slice};
+
+use rustix::cmsg_space;
+use rustix::fs::{MemfdFlags, SeekFrom, memfd_create, seek};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use xenstored::host::sim::XENSTORE_PORT;
+use zerocopy::FromBytes;
+
+use crate::host::{fail, host, socket};
+
+/// Where oxenstored keeps its socket and its dump.
+const RUNDIR: &str = "/var/run/xenstored";
+
+/// The kernel's files (Linux, drivers/xen/xenfs/xenstored.c).
+const KVA: &[u8] = b"/proc/xen/xsd_kva";
+const PORT: &[u8] = b"/proc/xen/xsd_port";
+
+/// Where the file really is; `None` if it is where its name says.
+fn elsewhere(path: &CStr) -> Option<CString> {
+    let path = Path::new(OsStr::from_bytes(path.to_bytes()));
+    let inside = path.strip_prefix(RUNDIR).ok()?;
+    let own = PathBuf::from(std::env::var_os("XENSTORED_RUNDIR")?).join(inside);
+    CString::new(own.into_os_string().into_vec()).ok()
+}
+
+/// Calls `call` with the path where the file really is.
+fn redirected<T>(path: &CStr, call: impl FnOnce(*const c_char) -> T) -> T {
+    let own = elsewhere(path);
+    call(own.as_deref().unwrap_or(path).as_ptr())
+}
+
+/// The page of the control domain's ring. The host gives its descriptor to whoever becomes that
+/// domain's kernel; that is us for a moment, and then whoever asks next.
+fn kva() -> io::Result<OwnedFd> {
+    host()?;
+    let mut stream = UnixStream::connect(socket()?)?;
+    stream.write_all(b"attach 0\n")?;
+    let mut line = [0; 256];
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(2))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let parts = &mut [IoSliceMut::new(&mut line)];
+    recvmsg(&stream, parts, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let mut fds = control.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+        _ => None,
+    });
+    let page = fds.next().and_then(|mut fds| fds.next());
+    // Its end is answered by ours; only then is the place free for another kernel.
+    stream.shutdown(std::net::Shutdown::Write)?;
+    let _ = stream.read(&mut [0]);
+    page.ok_or(io::ErrorKind::UnexpectedEof.into())
+}
+
+/// The number of the control domain's event channel, as text.
+fn port() -> io::Result<OwnedFd> {
+    let file = memfd_create("xsd_port", MemfdFlags::CLOEXEC)?;
+    rustix::io::write(&file, XENSTORE_PORT.to_string().as_bytes())?;
+    seek(&file, SeekFrom::Start(0))?;
+    Ok(file)
+}
+
+/// open(2).
+///
+/// # Safety
+/// As there: `path` ends in a NUL. In C the third argument may be left out, and is then any
+/// number, which the kernel does not look at.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn open(path: *const c_char, flags: c_int, mode: libc::mode_t) -> c_int {
+    // SAFETY: a string, as open(2) demands of its caller.
+    let path = unsafe { CStr::from_ptr(path) };
+    let made = match path.to_bytes() {
+        KVA => kva(),
+        PORT => port(),
+        // SAFETY: openat(2) reads a string, which lives for as long as the call.
+        _ => return redirected(path, |path| unsafe { openat(path, flags, mode) }),
+    };
+    made.map_or_else(|error| fail(&error), IntoRawFd::into_raw_fd)
+}
+
+/// The system call itself: our own `open` stands in front of the C library's.
+///
+/// # Safety
+/// `path` ends in a NUL.
+unsafe fn openat(path: *const c_char, flags: c_int, mode: libc::mode_t) -> c_int {
+    // SAFETY: the arguments are those of openat(2); it reads the string and nothing else.
+    let fd = unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path, flags, mode) };
+    c_int::try_from(fd).unwrap_or(-1)
+}
+
+/// The same by the name that programs built for large files use.
+///
+/// # Safety
+/// As [`open`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn open64(path: *const c_char, flags: c_int, mode: libc::mode_t) -> c_int {
+    // SAFETY: the caller's promise is the same.
+    unsafe { open(path, flags, mode) }
+}
+
+/// unlink(2).
+///
+/// # Safety
+/// As there: `path` ends in a NUL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn unlink(path: *const c_char) -> c_int {
+    // SAFETY: a string, as unlink(2) demands of its caller.
+    let path = unsafe { CStr::from_ptr(path) };
+    redirected(path, |path| {
+        // SAFETY: unlinkat(2) reads a string, which lives for as long as the call.
+        let status = unsafe { libc::syscall(libc::SYS_unlinkat, libc::AT_FDCWD, path, 0) };
+        c_int::try_from(status).unwrap_or(-1)
+    })
+}
+
+/// mkdir(2).
+///
+/// # Safety
+/// As there: `path` ends in a NUL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mkdir(path: *const c_char, mode: libc::mode_t) -> c_int {
+    // SAFETY: a string, as mkdir(2) demands of its caller.
+    let path = unsafe { CStr::from_ptr(path) };
+    redirected(path, |path| {
+        // SAFETY: mkdirat(2) reads a string, which lives for as long as the call.
+        let status = unsafe { libc::syscall(libc::SYS_mkdirat, libc::AT_FDCWD, path, mode) };
+        c_int::try_from(status).unwrap_or(-1)
+    })
+}
+
+/// bind(2).
+///
+/// # Safety
+/// As there: `address` has `length` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn bind(
+    socket: c_int,
+    address: *const libc::sockaddr,
+    length: libc::socklen_t,
+) -> c_int {
+    // SAFETY: these are the bytes that bind(2) reads.
+    let given = unsafe { slice::from_raw_parts(address.cast::<u8>(), length as usize) };
+    let moved = moved(given);
+    let (address, length) = match &moved {
+        Some(own) => (ptr::from_ref(own).cast(), mem::size_of::<libc::sockaddr_un>()),
+        None => (address, length as usize),
+    };
+    // SAFETY: the system call reads `length` bytes at `address`: the caller's, or those of `moved`.
+    let status = unsafe { libc::syscall(libc::SYS_bind, socket, address, length) };
+    c_int::try_from(status).unwrap_or(-1)
+}
+
+/// The address of a Unix socket that is elsewhere.
+fn moved(given: &[u8]) -> Option<libc::sockaddr_un> {
+    let at = mem::offset_of!(libc::sockaddr_un, sun_path);
+    let family = libc::sa_family_t::try_from(libc::AF_UNIX).ok()?;
+    // An address begins with its family, in the machine's byte order.
+    let (first, _) = libc::sa_family_t::read_from_prefix(given).ok()?;
+    if first != family {
+        return None;
+    }
+    let mut path = given.get(at..)?.to_vec();
+    path.push(0);
+    let own = elsewhere(CStr::from_bytes_until_nul(&path).ok()?)?;
+    let mut address = libc::sockaddr_un { sun_family: family, sun_path: [0; 108] };
+    let bytes = own.as_bytes();
+    if bytes.len() >= address.sun_path.len() {
+        return None; // Then it fails as the caller's own address would not have: by name.
+    }
+    for (to, from) in address.sun_path.iter_mut().zip(bytes) {
+        *to = from.cast_signed();
+    }
+    Some(address)
+}
+
+/// setrlimit(2). oxenstored wants as many open files as the kernel can count, which even root may
+/// be refused; it then gets what may be had.
+///
+/// # Safety
+/// As there: `wanted` points to two limits.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn setrlimit(resource: c_int, wanted: *const libc::rlimit) -> c_int {
+    let set = |limit: *const libc::rlimit| {
+        let none: *mut libc::rlimit = ptr::null_mut();
+        // SAFETY: prlimit(2) reads the limits at `limit`, and writes nothing to a null pointer.
+        unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, limit, none) }
+    };
+    let mut most = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: getrlimit(2) fills the limits that it is given.
+    if set(wanted) < 0 && unsafe { libc::getrlimit(resource as _, &mut most) } == 0 {
+        most.rlim_cur = most.rlim_max;
+        return c_int::try_from(set(&raw const most)).unwrap_or(-1);
+    }
+    0
+}

@@ -1,0 +1,94 @@
+//! libxengnttab, and libxenctrl's way to the same: the pages of rings.
+
+use std::ffi::{c_int, c_uint, c_ulong, c_void};
+use std::io;
+use std::ptr;
+
+use rustix::mm::{MremapFlags, mremap, munmap};
+use xenstored::host::Host;
+use xenstored::host::page::PAGE_BYTES;
+use xenstored::words::Domid;
+
+use crate::host::{fail, host, status};
+
+/// `GNTTAB_RESERVED_XENSTORE`: where every domain grants its ring's page.
+const XENSTORE: u32 = 1;
+
+/// A mapping of a domain's ring page of the caller's own, to be undone with munmap(2).
+fn map(domid: u32) -> io::Result<*mut c_void> {
+    let domid = Domid(u16::try_from(domid).map_err(io::Error::other)?);
+    let page = host()?.map_ring(domid)?;
+    let base = page.word(0).as_ptr().cast();
+    // SAFETY: `base` is the start of a shared mapping of this size, which `page` keeps. With an
+    // old size of 0 that mapping stays as it is, and a second one of the same page is made
+    // (mremap(2)) at an address of the kernel's choice.
+    Ok(unsafe { mremap(base, 0, PAGE_BYTES, MremapFlags::MAYMOVE)? })
+}
+
+fn pointer(result: io::Result<*mut c_void>) -> *mut c_void {
+    result.unwrap_or_else(|error| {
+        fail(&error);
+        ptr::null_mut()
+    })
+}
+
+/// Opens a handle. There is nothing in it: it only must not be null.
+#[unsafe(no_mangle)]
+pub extern "C" fn xengnttab_open(_logger: *mut c_void, _flags: c_uint) -> *mut c_void {
+    crate::control::some_handle()
+}
+
+/// Closes a handle.
+#[unsafe(no_mangle)]
+pub extern "C" fn xengnttab_close(_handle: *mut c_void) -> c_int {
+    0
+}
+
+/// There is no limit here.
+#[unsafe(no_mangle)]
+pub extern "C" fn xengnttab_set_max_grants(_handle: *mut c_void, _grants: u32) -> c_int {
+    0
+}
+
+/// Maps a page that a domain grants: there is one.
+#[unsafe(no_mangle)]
+pub extern "C" fn xengnttab_map_grant_ref(
+    _handle: *mut c_void,
+    domid: u32,
+    reference: u32,
+    _protection: c_int,
+) -> *mut c_void {
+    pointer(match reference {
+        XENSTORE => map(domid),
+        _ => Err(io::ErrorKind::InvalidInput.into()),
+    })
+}
+
+/// Maps a page by its frame's number. On this host a domain has one page, whatever the number.
+#[unsafe(no_mangle)]
+pub extern "C" fn xc_map_foreign_range(
+    _handle: *mut c_void,
+    domid: u32,
+    size: c_int,
+    _protection: c_int,
+    _frame: c_ulong,
+) -> *mut c_void {
+    pointer(match usize::try_from(size) {
+        Ok(PAGE_BYTES) => map(domid),
+        _ => Err(io::ErrorKind::InvalidInput.into()),
+    })
+}
+
+/// Undoes a mapping.
+///
+/// # Safety
+/// `start` is of [`xengnttab_map_grant_ref`] and not used again.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn xengnttab_unmap(
+    _handle: *mut c_void,
+    start: *mut c_void,
+    count: u32,
+) -> c_int {
+    // SAFETY: the caller gives up its own mapping, which nobody else refers to.
+    status(unsafe { munmap(start, count as usize * PAGE_BYTES) }.map_err(io::Error::from))
+}

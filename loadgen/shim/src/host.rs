@@ -1,0 +1,45 @@
+//! The simulated host of this process, and errors as C knows them.
+
+use std::ffi::c_int;
+use std::io;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use xenstored::host::sim::SimHost;
+
+/// Where the host's socket is made.
+const SOCKET: &str = "XENSTORED_SIM_SOCKET";
+
+/// The host: started when the daemon first asks for anything of Xen's.
+///
+/// # Errors
+/// Those of starting it; `NotFound` if the environment does not say where.
+pub fn host() -> io::Result<&'static SimHost> {
+    static HOST: OnceLock<io::Result<SimHost>> = OnceLock::new();
+    let host = HOST.get_or_init(|| SimHost::start(socket()?));
+    host.as_ref().map_err(|error| io::Error::new(error.kind(), error.to_string()))
+}
+
+/// The path of the host's socket.
+pub fn socket() -> io::Result<PathBuf> {
+    std::env::var_os(SOCKET).map(PathBuf::from).ok_or(io::ErrorKind::NotFound.into())
+}
+
+/// -1 and `errno`, which is how all these libraries fail.
+pub fn fail(error: &io::Error) -> c_int {
+    let number = error.raw_os_error().unwrap_or(match error.kind() {
+        io::ErrorKind::NotFound => libc::ESRCH,
+        io::ErrorKind::AlreadyExists => libc::EEXIST,
+        io::ErrorKind::ResourceBusy => libc::EBUSY,
+        io::ErrorKind::InvalidInput => libc::EINVAL,
+        _ => libc::EIO,
+    });
+    // SAFETY: the address of this thread's errno is valid for as long as the thread.
+    unsafe { *libc::__errno_location() = number };
+    -1
+}
+
+/// 0, or -1 and `errno`.
+pub fn status(result: io::Result<()>) -> c_int {
+    result.map_or_else(|error| fail(&error), |()| 0)
+}

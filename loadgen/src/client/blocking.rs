@@ -1,0 +1,213 @@
+//! A client that waits: for what goes before a measurement, and for looking at what it left.
+
+use std::collections::VecDeque;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use xenstored::host::sim::{SimClient, SimGuest};
+use xenstored::protocol::{ERROR, Frame, HEADER_BYTES, Kind, WATCH_EVENT, frame};
+use xenstored::words::Domid;
+
+use super::message::{append, event, payload, words};
+use crate::trouble::{Result, Trouble};
+use crate::wrong;
+
+/// So many requests are sent before their replies are read: much, and less than what a socket's
+/// buffers hold of either.
+const PIPELINED: usize = 64;
+
+/// A daemon that does not answer for so long hangs. Removing 100,000 nodes takes a peer a second.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A connection to a daemon's socket.
+pub struct Blocking {
+    stream: UnixStream,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    asked: usize,
+    events: VecDeque<(String, String)>,
+}
+
+impl Blocking {
+    /// Connects to the daemon.
+    pub fn connect(socket: &Path) -> Result<Blocking> {
+        let tried = |error| Trouble::io(format!("cannot connect to {}", socket.display()), error);
+        let stream = UnixStream::connect(socket).map_err(tried)?;
+        stream.set_read_timeout(Some(PATIENCE)).map_err(tried)?;
+        let (input, output) = (Vec::new(), Vec::new());
+        Ok(Blocking { stream, input, output, asked: 0, events: VecDeque::new() })
+    }
+
+    /// Sends a request and waits for its reply: the payload, or the name of the error.
+    pub fn request(
+        &mut self,
+        kind: Kind,
+        tx_id: u32,
+        payload: &[u8],
+    ) -> Result<std::result::Result<Vec<u8>, String>> {
+        self.flush()?;
+        append(&mut self.output, kind, 0, tx_id, payload);
+        self.stream.write_all(&self.output)?;
+        self.output.clear();
+        let (replied, payload) = self.reply()?;
+        if replied == ERROR {
+            let name = payload.strip_suffix(b"\0").unwrap_or(&payload);
+            return Ok(Err(String::from_utf8_lossy(name).into_owned()));
+        }
+        if replied != kind as u32 {
+            wrong!("{} was answered by message {replied}", kind.name());
+        }
+        Ok(Ok(payload))
+    }
+
+    /// As [`Blocking::request`] outside of transactions; an error is wrong.
+    pub fn must(&mut self, kind: Kind, payload: &[u8]) -> Result<Vec<u8>> {
+        self.request(kind, 0, payload)?.map_err(|errno| {
+            let asked = String::from_utf8_lossy(payload);
+            Trouble::Wrong(format!("{} of {asked:?} was answered by {errno}", kind.name()))
+        })
+    }
+
+    /// A node's value, as text.
+    pub fn text(&mut self, path: &str) -> Result<String> {
+        let value = self.must(Kind::Read, &words(&[path]))?;
+        Ok(String::from_utf8_lossy(&value).into_owned())
+    }
+
+    /// A node's value, which must be a number.
+    pub fn number(&mut self, path: &str) -> Result<u64> {
+        let text = self.text(path)?;
+        text.parse().map_err(|_| Trouble::Wrong(format!("{path} is {text:?}, no number")))
+    }
+
+    /// The names of a node's children, each with its NUL; `path` has one too. In pieces if they do
+    /// not fit into one reply.
+    pub fn directory(&mut self, path: &[u8]) -> Result<Vec<u8>> {
+        match self.request(Kind::Directory, 0, path)? {
+            Ok(children) => return Ok(children),
+            Err(errno) if errno != "E2BIG" => wrong!("DIRECTORY was answered by {errno}"),
+            Err(_) => {}
+        }
+        let mut children = Vec::new();
+        loop {
+            let from = format!("{}\0", children.len()).into_bytes();
+            let part = self.must(Kind::DirectoryPart, &[path, &from].concat())?;
+            // The generation, then names; an empty name at the end of the last part.
+            let generation =
+                part.iter().position(|&byte| byte == 0).map_or(part.len(), |at| at + 1);
+            children.extend_from_slice(&part[generation..]);
+            if part[generation..].ends_with(b"\0\0") || part.len() <= generation + 1 {
+                children.truncate(children.len() - 1);
+                return Ok(children);
+            }
+        }
+    }
+
+    /// Sends a request whose reply is read later and must be no error.
+    pub fn ask(&mut self, kind: Kind, payload: &[u8]) -> Result<()> {
+        append(&mut self.output, kind, 0, 0, payload);
+        self.asked += 1;
+        if self.asked == PIPELINED { self.flush() } else { Ok(()) }
+    }
+
+    /// Asks for a WRITE as [`Blocking::ask`] does.
+    pub fn write(&mut self, path: &str, value: impl AsRef<[u8]>) -> Result<()> {
+        self.ask(Kind::Write, &payload(path, value))
+    }
+
+    /// Waits for the replies to all that was asked.
+    pub fn flush(&mut self) -> Result<()> {
+        self.stream.write_all(&self.output)?;
+        self.output.clear();
+        while self.asked > 0 {
+            let (kind, payload) = self.reply()?;
+            if kind == ERROR {
+                wrong!("{} while the store is filled", String::from_utf8_lossy(&payload));
+            }
+            self.asked -= 1;
+        }
+        Ok(())
+    }
+
+    /// The next event, as path and token.
+    pub fn event(&mut self) -> Result<(String, String)> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Ok(event);
+            }
+            if let Some(reply) = self.take()? {
+                wrong!("a reply that nobody asked for: {reply:?}");
+            }
+            if self.events.is_empty() {
+                self.read()?;
+            }
+        }
+    }
+
+    /// The events that the daemon has sent up to now: those that it sent before the answer to a
+    /// request that we make here.
+    pub fn take_events(&mut self) -> Result<Vec<(String, String)>> {
+        self.must(Kind::GetDomainPath, b"0\0")?;
+        Ok(self.events.drain(..).collect())
+    }
+
+    /// Checks that no event came.
+    pub fn must_be_quiet(&mut self) -> Result<()> {
+        match self.take_events()?.as_slice() {
+            [] => Ok(()),
+            [(path, _), ..] => wrong!("an event of {path} that no watch matches"),
+        }
+    }
+
+    fn reply(&mut self) -> Result<(u32, Vec<u8>)> {
+        loop {
+            if let Some(reply) = self.take()? {
+                return Ok(reply);
+            }
+            self.read()?;
+        }
+    }
+
+    /// Takes the next reply out of what was received; events before it are kept.
+    fn take(&mut self) -> Result<Option<(u32, Vec<u8>)>> {
+        loop {
+            let Frame::Message { header, payload, .. } = frame(&self.input) else {
+                return Ok(None);
+            };
+            let (kind, payload) = (header.kind.get(), payload.to_vec());
+            self.input.drain(..HEADER_BYTES + payload.len());
+            if kind != WATCH_EVENT {
+                return Ok(Some((kind, payload)));
+            }
+            match event(&payload) {
+                Some((path, token)) => self.events.push_back((path.into(), token.into())),
+                None => wrong!("no event: {payload:?}"),
+            }
+        }
+    }
+
+    fn read(&mut self) -> Result<()> {
+        let mut bytes = [0; 65536];
+        match self.stream.read(&mut bytes)? {
+            0 => wrong!("the daemon closed the connection"),
+            len => self.input.extend_from_slice(&bytes[..len]),
+        }
+        Ok(())
+    }
+
+    /// Creates a domain on the simulated host at `host`, gives it its home, and introduces it, as
+    /// a toolstack does.
+    pub fn build_domain(&mut self, host: &mut SimClient, domid: Domid) -> Result<SimGuest> {
+        let guest = host
+            .create(Some(domid))
+            .map_err(|error| Trouble::io(format!("cannot create domain {domid}"), error))?;
+        let home = format!("/local/domain/{domid}");
+        let (name, port) = (domid.to_string(), guest.port.to_string());
+        self.ask(Kind::Mkdir, &words(&[&home]))?;
+        self.ask(Kind::SetPerms, &words(&[&home, &format!("n{domid}")]))?;
+        self.ask(Kind::Introduce, &words(&[&name, "1", &port]))?;
+        Ok(guest)
+    }
+}

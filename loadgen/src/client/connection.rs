@@ -1,0 +1,93 @@
+//! A link with its buffers: messages in and out.
+
+use std::io;
+
+use xenstored::protocol::{Frame, HEADER_BYTES, Kind, frame};
+
+use super::link::Link;
+use super::message::{Request, append};
+
+/// What the daemon sent.
+#[derive(Debug)]
+pub struct Message<'a> {
+    /// The number of the operation that it answers, `ERROR` or `WATCH_EVENT`.
+    pub kind: u32,
+    /// The request's number.
+    pub req_id: u32,
+    /// The transaction's number.
+    pub tx_id: u32,
+    /// The payload.
+    pub payload: &'a [u8],
+}
+
+/// A link, what came and is not looked at, and what is not sent.
+pub struct Connection {
+    /// The way to the daemon.
+    pub link: Link,
+    input: Vec<u8>,
+    taken: usize,
+    output: Vec<u8>,
+    sent: usize,
+}
+
+impl Connection {
+    /// A connection that nothing was sent on.
+    pub fn new(link: Link) -> Connection {
+        Connection { link, input: Vec::new(), taken: 0, output: Vec::new(), sent: 0 }
+    }
+
+    /// Queues a request; [`Connection::flush`] sends it.
+    pub fn queue(&mut self, kind: Kind, req_id: u32, tx_id: u32, payload: &[u8]) {
+        append(&mut self.output, kind, req_id, tx_id, payload);
+    }
+
+    /// Queues a prepared request.
+    pub fn queue_request(&mut self, request: &Request, req_id: u32) {
+        request.append(&mut self.output, req_id);
+    }
+
+    /// Queues bytes as they are.
+    pub fn queue_bytes(&mut self, bytes: &[u8]) {
+        self.output.extend_from_slice(bytes);
+    }
+
+    /// Sends what the daemon takes; whether that was everything.
+    pub fn flush(&mut self) -> io::Result<bool> {
+        while self.sent < self.output.len() {
+            match self.link.send(&self.output[self.sent..])? {
+                0 => return Ok(false),
+                count => self.sent += count,
+            }
+        }
+        self.output.clear();
+        self.sent = 0;
+        Ok(true)
+    }
+
+    /// Takes in what came.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` if the daemon closed the connection.
+    pub fn receive(&mut self) -> io::Result<()> {
+        self.input.drain(..self.taken);
+        self.taken = 0;
+        self.link.receive(&mut self.input)
+    }
+
+    /// The next message that came whole.
+    ///
+    /// # Errors
+    /// `InvalidData` if it is longer than any may be.
+    pub fn message(&mut self) -> io::Result<Option<Message<'_>>> {
+        match frame(&self.input[self.taken..]) {
+            Frame::Incomplete(_) => Ok(None),
+            Frame::TooLong => Err(io::ErrorKind::InvalidData.into()),
+            Frame::Message { header, payload, .. } => {
+                self.taken += HEADER_BYTES + payload.len();
+                let (kind, req_id, tx_id) =
+                    (header.kind.get(), header.req_id.get(), header.tx_id.get());
+                Ok(Some(Message { kind, req_id, tx_id, payload }))
+            }
+        }
+    }
+}

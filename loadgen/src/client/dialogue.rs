@@ -1,0 +1,310 @@
+//! A task's connection: requests awaited one by one, watches and their events.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Poll as Step, Waker};
+
+use mio::Token;
+use xenstored::protocol::{ERROR, Kind, WATCH_EVENT};
+
+use super::connection::Connection;
+use super::link::Link;
+use super::message::{event, payload, words};
+use super::stage::Inner;
+use crate::trouble::{Result, Trouble};
+use crate::wrong;
+
+/// What a request came to: the payload, or the name of the error.
+pub type Reply = std::result::Result<Vec<u8>, String>;
+
+/// What the handles of a connection share.
+pub(super) struct State {
+    place: usize,
+    /// Which of the stage's connections it is, counted from 1.
+    number: u64,
+    stage: Rc<Inner>,
+    inside: RefCell<Inside>,
+}
+
+struct Inside {
+    connection: Connection,
+    next_req: u32,
+    waiting: VecDeque<Waiting>,
+    watches: HashMap<String, Rc<RefCell<Slot<VecDeque<String>>>>>,
+    /// On the list of clients with something to send.
+    queued: bool,
+    listens_for_room: bool,
+}
+
+struct Waiting {
+    req_id: u32,
+    tx_id: u32,
+    kind: Kind,
+    slot: Rc<RefCell<Slot<Option<Reply>>>>,
+}
+
+/// Where something arrives that a task may wait for.
+#[derive(Default)]
+struct Slot<T> {
+    arrived: T,
+    waker: Option<Waker>,
+}
+
+impl<T> Slot<T> {
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+impl State {
+    /// A new one, at this place of the stage.
+    pub(super) fn new(place: usize, number: u64, stage: Rc<Inner>, link: Link) -> State {
+        let inside = Inside {
+            connection: Connection::new(link),
+            next_req: 1,
+            waiting: VecDeque::new(),
+            watches: HashMap::new(),
+            queued: false,
+            listens_for_room: false,
+        };
+        State { place, number, stage, inside: RefCell::new(inside) }
+    }
+
+    /// Sends what is queued.
+    pub(super) fn send(&self) -> Result<()> {
+        let inside = &mut *self.inside.borrow_mut();
+        inside.queued = false;
+        let wanted = !inside.connection.flush()?;
+        if wanted != inside.listens_for_room {
+            let poll = self.stage.poll.borrow();
+            let token = Token(self.place);
+            inside.connection.link.listen_for_room(poll.registry(), token, wanted)?;
+            inside.listens_for_room = wanted;
+        }
+        Ok(())
+    }
+
+    /// Takes in what came, and wakes who waits for it.
+    pub(super) fn receive(&self) -> Result<()> {
+        let inside = &mut *self.inside.borrow_mut();
+        inside.connection.receive()?;
+        while let Some(message) = inside.connection.message()? {
+            if message.kind == WATCH_EVENT {
+                count(&self.stage.counts.events);
+                let Some((path, token)) = event(message.payload) else {
+                    wrong!("no event: {message:?}");
+                };
+                // One that was under way when its watch was removed concerns nobody.
+                if let Some(watch) = inside.watches.get(token) {
+                    let mut slot = watch.borrow_mut();
+                    slot.arrived.push_back(path.to_owned());
+                    slot.wake();
+                }
+                continue;
+            }
+            let Some(asked) = inside.waiting.pop_front() else { wrong!("not asked: {message:?}") };
+            let answers = message.kind == asked.kind as u32 || message.kind == ERROR;
+            if !answers || (message.req_id, message.tx_id) != (asked.req_id, asked.tx_id) {
+                wrong!("{} {} was answered by {message:?}", asked.kind.name(), asked.req_id);
+            }
+            let reply = match message.kind {
+                ERROR => {
+                    let name = message.payload.strip_suffix(b"\0").unwrap_or(message.payload);
+                    Err(String::from_utf8_lossy(name).into_owned())
+                }
+                _ => Ok(message.payload.to_vec()),
+            };
+            self.count(asked.kind, &reply);
+            let mut slot = asked.slot.borrow_mut();
+            slot.arrived = Some(reply);
+            slot.wake();
+        }
+        Ok(())
+    }
+
+    fn count(&self, kind: Kind, reply: &Reply) {
+        let counts = &self.stage.counts;
+        count(&counts.requests);
+        match (kind, reply) {
+            (Kind::TransactionEnd, Ok(_)) => count(&counts.commits),
+            (Kind::TransactionEnd, Err(errno)) if errno == "EAGAIN" => count(&counts.conflicts),
+            _ => {}
+        }
+    }
+}
+
+/// Adds to a count.
+fn count(cell: &Cell<u64>) {
+    cell.set(cell.get() + 1);
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        let link = &mut self.inside.get_mut().connection.link;
+        let _ = link.deregister(self.stage.poll.borrow().registry());
+        self.stage.clients.borrow_mut().try_remove(self.place);
+    }
+}
+
+/// A connection, for tasks. A clone is the same connection.
+#[derive(Clone)]
+pub struct Client(pub(super) Rc<State>);
+
+impl Client {
+    /// Sends a request and waits for its reply.
+    ///
+    /// # Errors
+    /// Never the daemon's: those are in the reply.
+    pub async fn request(&self, kind: Kind, tx_id: u32, payload: &[u8]) -> Result<Reply> {
+        let slot = self.queue(kind, tx_id, payload);
+        Ok(poll_fn(|context| {
+            let mut slot = slot.borrow_mut();
+            match slot.arrived.take() {
+                Some(reply) => Step::Ready(reply),
+                None => {
+                    slot.waker = Some(context.waker().clone());
+                    Step::Pending
+                }
+            }
+        })
+        .await)
+    }
+
+    fn queue(&self, kind: Kind, tx_id: u32, payload: &[u8]) -> Rc<RefCell<Slot<Option<Reply>>>> {
+        if let Some(trace) = &mut *self.0.stage.trace.borrow_mut() {
+            trace.entry(self.0.number).or_default().push((kind, tx_id, payload.to_vec()));
+        }
+        let inside = &mut *self.0.inside.borrow_mut();
+        let (req_id, slot) = (inside.next_req, Rc::default());
+        inside.next_req = inside.next_req.wrapping_add(1);
+        inside.connection.queue(kind, req_id, tx_id, payload);
+        inside.waiting.push_back(Waiting { req_id, tx_id, kind, slot: Rc::clone(&slot) });
+        if !std::mem::replace(&mut inside.queued, true) {
+            self.0.stage.unsent.borrow_mut().push(Rc::downgrade(&self.0));
+        }
+        slot
+    }
+
+    /// As [`Client::request`]; an error is wrong.
+    pub async fn must(&self, kind: Kind, tx_id: u32, payload: &[u8]) -> Result<Vec<u8>> {
+        self.request(kind, tx_id, payload).await?.map_err(|errno| {
+            let asked = String::from_utf8_lossy(payload);
+            Trouble::Wrong(format!("{} of {asked:?} was answered by {errno}", kind.name()))
+        })
+    }
+
+    /// Starts a transaction and answers its number.
+    pub async fn begin(&self) -> Result<u32> {
+        let id = self.must(Kind::TransactionStart, 0, b"\0").await?;
+        let text = String::from_utf8_lossy(&id);
+        let number = text.strip_suffix('\0').and_then(|digits| digits.parse().ok());
+        number.filter(|&id| id != 0).ok_or_else(|| Trouble::Wrong(format!("transaction {text:?}")))
+    }
+
+    /// Ends a transaction; `false` if it is to be done again.
+    pub async fn commit(&self, tx_id: u32) -> Result<bool> {
+        match self.request(Kind::TransactionEnd, tx_id, b"T\0").await? {
+            Ok(_) => Ok(true),
+            Err(errno) if errno == "EAGAIN" => Ok(false),
+            Err(errno) => wrong!("the end of a transaction was answered by {errno}"),
+        }
+    }
+
+    /// Does `body` in a transaction, again until it is not in conflict with others; answers how
+    /// many tries it took.
+    pub async fn transact(&self, body: impl AsyncFn(u32) -> Result<()>) -> Result<u64> {
+        for tries in 1.. {
+            let tx_id = self.begin().await?;
+            body(tx_id).await?;
+            if self.commit(tx_id).await? {
+                return Ok(tries);
+            }
+        }
+        unreachable!("there is always a further try")
+    }
+
+    /// Writes a node.
+    pub async fn write(&self, tx_id: u32, path: &str, value: impl AsRef<[u8]>) -> Result<()> {
+        self.must(Kind::Write, tx_id, &payload(path, value)).await.map(drop)
+    }
+
+    /// Reads a node that must be there, as text.
+    pub async fn read(&self, tx_id: u32, path: &str) -> Result<String> {
+        let value = self.must(Kind::Read, tx_id, &words(&[path])).await?;
+        Ok(String::from_utf8_lossy(&value).into_owned())
+    }
+
+    /// Reads a node that may not be there.
+    pub async fn try_read(&self, path: &str) -> Result<Option<String>> {
+        match self.request(Kind::Read, 0, &words(&[path])).await? {
+            Ok(value) => Ok(Some(String::from_utf8_lossy(&value).into_owned())),
+            Err(errno) if errno == "ENOENT" => Ok(None),
+            Err(errno) => wrong!("READ of {path} was answered by {errno}"),
+        }
+    }
+
+    /// Sets a watch, and takes its first event.
+    pub async fn watch(&self, path: &str, token: &str) -> Result<Watch> {
+        let refused = || Trouble::Wrong(format!("a watch on {path} was refused"));
+        self.try_watch(path, token).await?.ok_or_else(refused)
+    }
+
+    /// As [`Client::watch`]; `None` if the daemon refuses it.
+    pub async fn try_watch(&self, path: &str, token: &str) -> Result<Option<Watch>> {
+        let slot = Rc::default();
+        let watch = Watch { client: self.clone(), path: path.into(), token: token.into(), slot };
+        let slot = Rc::clone(&watch.slot);
+        self.0.inside.borrow_mut().watches.insert(token.into(), slot);
+        if self.request(Kind::Watch, 0, &words(&[path, token])).await?.is_err() {
+            self.0.inside.borrow_mut().watches.remove(token);
+            return Ok(None);
+        }
+        let first = watch.next().await;
+        if first != path {
+            wrong!("the first event of a watch on {path} names {first}");
+        }
+        Ok(Some(watch))
+    }
+}
+
+/// A watch that a task set.
+pub struct Watch {
+    client: Client,
+    path: String,
+    token: String,
+    slot: Rc<RefCell<Slot<VecDeque<String>>>>,
+}
+
+impl Watch {
+    /// Waits for the next event, and answers the path that it names.
+    pub async fn next(&self) -> String {
+        poll_fn(|context| {
+            let mut slot = self.slot.borrow_mut();
+            match slot.arrived.pop_front() {
+                Some(path) => Step::Ready(path),
+                None => {
+                    slot.waker = Some(context.waker().clone());
+                    Step::Pending
+                }
+            }
+        })
+        .await
+    }
+
+    /// Whether an event came that was not waited for.
+    pub fn has_more(&self) -> bool {
+        !self.slot.borrow().arrived.is_empty()
+    }
+
+    /// Removes it.
+    pub async fn remove(self) -> Result<()> {
+        let request = words(&[&self.path, &self.token]);
+        self.client.must(Kind::Unwatch, 0, &request).await?;
+        self.client.0.inside.borrow_mut().watches.remove(&self.token);
+        Ok(())
+    }
+}

@@ -1,0 +1,146 @@
+//! Requests as bytes, and what their replies must be.
+
+use xenstored::protocol::{HEADER_BYTES, Kind};
+
+/// Appends a request to `out`.
+pub fn append(out: &mut Vec<u8>, kind: Kind, req_id: u32, tx_id: u32, payload: &[u8]) {
+    let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+    for word in [kind as u32, req_id, tx_id, len] {
+        out.extend_from_slice(&word.to_le_bytes());
+    }
+    out.extend_from_slice(payload);
+}
+
+/// A payload of strings, each with its NUL.
+pub fn words(strings: &[&str]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(strings.iter().map(|string| string.len() + 1).sum());
+    for string in strings {
+        out.extend_from_slice(string.as_bytes());
+        out.push(0);
+    }
+    out
+}
+
+/// A payload of a path with its NUL, and a value without one: WRITE's.
+pub fn payload(path: &str, value: impl AsRef<[u8]>) -> Vec<u8> {
+    let mut out = words(&[path]);
+    out.extend_from_slice(value.as_ref());
+    out
+}
+
+/// Path and token of an event's payload, if it is one.
+pub fn event(payload: &[u8]) -> Option<(&str, &str)> {
+    let (path, token) = str::from_utf8(payload).ok()?.strip_suffix('\0')?.split_once('\0')?;
+    (!token.contains('\0')).then_some((path, token))
+}
+
+/// What a reply must be. One to another request than the oldest is always wrong, and so is an
+/// error where none is expected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// This payload.
+    Payload(Vec<u8>),
+    /// A payload that begins so.
+    Prefix(Vec<u8>),
+    /// So many strings.
+    Strings(usize),
+}
+
+impl Expect {
+    /// What a daemon answers to a request that says nothing but yes.
+    pub fn ok() -> Expect {
+        Expect::Payload(b"OK\0".to_vec())
+    }
+
+    /// Whether `payload` is what was expected. Cost: its length.
+    pub fn matches(&self, payload: &[u8]) -> bool {
+        match self {
+            Expect::Payload(expected) => payload == expected,
+            Expect::Prefix(prefix) => payload.starts_with(prefix),
+            Expect::Strings(count) => {
+                payload.iter().filter(|&&byte| byte == 0).count() == *count
+                    && payload.last().is_none_or(|&byte| byte == 0)
+            }
+        }
+    }
+}
+
+/// Digits of the counter in a value that changes with each request.
+const COUNTER_DIGITS: usize = 8;
+
+/// A request to be sent many times.
+pub struct Request {
+    /// What is asked.
+    pub kind: Kind,
+    bytes: Vec<u8>,
+    /// The request ends with a counter.
+    counts: bool,
+    /// What must come back.
+    pub expect: Expect,
+}
+
+impl Request {
+    /// A request that is the same each time.
+    pub fn new(kind: Kind, payload: &[u8], expect: Expect) -> Request {
+        let mut bytes = Vec::new();
+        append(&mut bytes, kind, 0, 0, payload);
+        Request { kind, bytes, counts: false, expect }
+    }
+
+    /// A WRITE of `prefix` and 8 digits that differ each time: a daemon that compares values, or
+    /// replies of a transaction, never sees the same one.
+    pub fn write_changing(path: &str, prefix: &str) -> Request {
+        let value = payload(path, format!("{prefix}{:0COUNTER_DIGITS$}", 0));
+        Request { counts: true, ..Request::new(Kind::Write, &value, Expect::ok()) }
+    }
+
+    /// Appends the request with this id to `out`; the counter, if there is one, is made of the id.
+    pub fn append(&self, out: &mut Vec<u8>, req_id: u32) {
+        let start = out.len();
+        out.extend_from_slice(&self.bytes);
+        out[start + 4..start + 8].copy_from_slice(&req_id.to_le_bytes());
+        if self.counts {
+            let mut rest = req_id;
+            for digit in out[start + HEADER_BYTES..].iter_mut().rev().take(COUNTER_DIGITS) {
+                *digit = b"0123456789"[rest as usize % 10];
+                rest /= 10;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_counter_is_the_last_digits_and_nothing_else() {
+        let request = Request::write_changing("/a", "x ");
+        let (mut first, mut second) = (Vec::new(), Vec::new());
+        request.append(&mut first, 7);
+        request.append(&mut second, 123_456_789);
+        assert_eq!(&first[HEADER_BYTES..], b"/a\0x 00000007");
+        assert_eq!(&second[HEADER_BYTES..], b"/a\0x 23456789");
+        assert_eq!(&first[4..8], &7u32.to_le_bytes());
+    }
+
+    #[test]
+    fn replies_are_told_apart() {
+        assert!(Expect::ok().matches(b"OK\0"));
+        assert!(!Expect::ok().matches(b"OK"));
+        assert!(Expect::Prefix(b"7/".to_vec()).matches(b"7/9"));
+        assert!(!Expect::Prefix(b"7/".to_vec()).matches(b"8/9"));
+        assert!(Expect::Strings(2).matches(b"a\0b\0"));
+        assert!(!Expect::Strings(2).matches(b"a\0b\0c"));
+        assert!(Expect::Strings(0).matches(b""));
+    }
+
+    #[test]
+    fn events_have_two_strings() {
+        assert_eq!(event(b"/a/b\0t\0"), Some(("/a/b", "t")));
+        assert_eq!(event(b"/a\0\0"), Some(("/a", "")));
+        for bad in [&b"/a\0t"[..], b"/a\0", b"/a\0t\0u\0", b"\xff\0t\0"] {
+            assert_eq!(event(bad), None);
+        }
+    }
+}

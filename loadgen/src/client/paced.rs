@@ -1,0 +1,188 @@
+//! One connection that sends at fixed times, whatever comes back.
+//!
+//! The latency of a request counts from when it was to be sent, not from when it was: a client
+//! that waits for a slow reply before it sends the next would leave out just the requests that
+//! suffer ("coordinated omission").
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
+};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use super::connection::Connection;
+use super::link::Link;
+use super::load::{Tally, histogram};
+use super::message::Request;
+use crate::trouble::{Result, Trouble};
+use crate::wrong;
+use xenstored::protocol::ERROR;
+
+/// A daemon that answers nothing for so long hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+const LINK: Token = Token(0);
+const TIMER: Token = Token(1);
+
+/// A connection and its clock.
+pub struct Paced {
+    poll: Poll,
+    timer: OwnedFd,
+    connection: Connection,
+    framing_only: bool,
+}
+
+impl Paced {
+    /// A paced client of a daemon's socket.
+    pub fn connect(socket: &Path, framing_only: bool) -> Result<Paced> {
+        Paced::new(Link::connect(socket)?, framing_only)
+    }
+
+    /// A paced client over this link.
+    pub fn new(mut link: Link, framing_only: bool) -> Result<Paced> {
+        let cannot = |error| Trouble::io("cannot poll a connection", error);
+        let poll = Poll::new().map_err(cannot)?;
+        link.register(poll.registry(), LINK).map_err(cannot)?;
+        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+        let timer =
+            timerfd_create(TimerfdClockId::Monotonic, flags).map_err(|e| cannot(e.into()))?;
+        let raw = timer.as_raw_fd();
+        poll.registry().register(&mut SourceFd(&raw), TIMER, Interest::READABLE).map_err(cannot)?;
+        Ok(Paced { poll, timer, connection: Connection::new(link), framing_only })
+    }
+
+    /// The mean time from one reply to the next when each reply is followed by a request at once.
+    pub fn fastest(&mut self, request: &Request, time: Duration) -> Result<Duration> {
+        let started = Instant::now();
+        let mut replies = 0;
+        while started.elapsed() < time {
+            // The second would be due after the end: one request, and its reply.
+            replies += self.run(request, PATIENCE, Duration::from_nanos(1))?.requests;
+        }
+        Ok(started.elapsed() / u32::try_from(replies.max(1)).unwrap_or(u32::MAX))
+    }
+
+    /// Sends `request` every `interval` for `time`. The latencies are from the intended time of
+    /// sending to the reply.
+    pub fn run(&mut self, request: &Request, interval: Duration, time: Duration) -> Result<Tally> {
+        let started = Instant::now();
+        let mut tally = Tally { requests: 0, elapsed: time, latency: histogram() };
+        let mut due = started;
+        let mut waiting: VecDeque<(u32, Instant)> = VecDeque::new();
+        let mut next_req = 1;
+        let mut events = Events::with_capacity(4);
+        loop {
+            while due <= Instant::now() && due < started + time {
+                self.connection.queue_request(request, next_req);
+                waiting.push_back((next_req, due));
+                next_req += 1;
+                due += interval;
+            }
+            self.connection.flush()?;
+            if waiting.is_empty() && due >= started + time {
+                break;
+            }
+            if due < started + time {
+                self.set_timer(due.saturating_duration_since(Instant::now()))?;
+            }
+            self.poll.poll(&mut events, Some(PATIENCE))?;
+            if events.is_empty() {
+                wrong!("no reply for {PATIENCE:?}");
+            }
+            if events.iter().any(|event| event.token() == LINK) {
+                self.take(request, &mut waiting, &mut tally)?;
+            }
+        }
+        tally.elapsed = started.elapsed();
+        Ok(tally)
+    }
+
+    fn take(
+        &mut self,
+        request: &Request,
+        waiting: &mut VecDeque<(u32, Instant)>,
+        tally: &mut Tally,
+    ) -> Result<()> {
+        self.connection.receive()?;
+        let now = Instant::now();
+        while let Some(message) = self.connection.message()? {
+            let Some((req_id, due)) = waiting.pop_front() else { wrong!("not asked: {message:?}") };
+            let answers = message.req_id == req_id
+                && (self.framing_only
+                    || message.kind != ERROR && request.expect.matches(message.payload));
+            if !answers {
+                wrong!("{} {req_id} was answered by {message:?}", request.kind.name());
+            }
+            let nanoseconds = now.saturating_duration_since(due).as_nanos();
+            tally.latency.saturating_record(u64::try_from(nanoseconds).unwrap_or(u64::MAX));
+            tally.requests += 1;
+        }
+        Ok(())
+    }
+
+    /// Has the timer fire once, in `time`.
+    fn set_timer(&self, time: Duration) -> Result<()> {
+        // Zero would disarm it.
+        let time = time.max(Duration::from_nanos(1));
+        let value = Timespec { tv_sec: time.as_secs() as i64, tv_nsec: time.subsec_nanos().into() };
+        let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: value };
+        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once)
+            .map_err(|error| Trouble::io("cannot set a timer", error.into()))?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+
+    use xenstored::protocol::{Frame, Kind, frame};
+
+    use super::*;
+    use crate::client::{Expect, append};
+
+    /// Answers every request, but nothing for `stall` from the first on.
+    fn stalling_server(listener: &UnixListener, stall: Duration) {
+        let (mut stream, _) = listener.accept().unwrap();
+        let (mut input, mut bytes) = (Vec::new(), [0; 4096]);
+        let mut pause = Some(stall);
+        while let Ok(len @ 1..) = stream.read(&mut bytes) {
+            if let Some(stall) = pause.take() {
+                thread::sleep(stall);
+            }
+            input.extend_from_slice(&bytes[..len]);
+            let mut answers = Vec::new();
+            while let Frame::Message { header, rest, .. } = frame(&input) {
+                append(&mut answers, Kind::Read, header.req_id.get(), 0, b"abc");
+                input = rest.to_vec();
+            }
+            stream.write_all(&answers).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_stall_is_felt_by_all_requests_that_were_to_be_sent_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        let server = thread::spawn(move || stalling_server(&listener, Duration::from_millis(200)));
+        let mut paced = Paced::connect(&path, false).unwrap();
+        let read = Request::new(Kind::Read, b"name\0", Expect::Payload(b"abc".to_vec()));
+        let (interval, time) = (Duration::from_millis(1), Duration::from_millis(300));
+        let tally = paced.run(&read, interval, time).unwrap();
+        drop(paced);
+        server.join().unwrap();
+        assert_eq!(tally.requests, 300);
+        // A client that waited would have seen one slow request of some hundred. Of these 300 the
+        // 100 that were due in the first half of the stall waited for its second half at least.
+        let slow = tally.latency.count_between(90_000_000, u64::MAX);
+        assert!(slow >= 100, "{slow}");
+    }
+}

@@ -1,0 +1,66 @@
+//! Makes a sequence that shows a difference as short as it stays one.
+
+use std::io;
+
+use super::step::{Step, Tx};
+use super::trial::{Difference, Tally};
+use super::{fresh, step};
+
+/// Runs at most, each with fresh daemons: some seconds in all.
+const RUNS_MAX: usize = 300;
+
+/// The shortest sequence found that shows the same difference, as text.
+///
+/// # Errors
+/// Those of starting daemons.
+pub fn minimise(steps: &[Step], found: &Difference) -> io::Result<String> {
+    // Numbers of steps stay, as transactions are named by them.
+    let mut kept: Vec<bool> = (0..steps.len()).map(|at| at <= found.at).collect();
+    let mut shown = found.clone();
+    let mut runs = 0;
+    let mut length = (found.at / 2).max(1);
+    loop {
+        let mut at = 0;
+        let mut changed = false;
+        while at <= found.at && runs < RUNS_MAX {
+            let end = (at + length).min(found.at + 1);
+            if kept[at..end].contains(&true) {
+                let mut fewer = kept.clone();
+                fewer[at..end].fill(false);
+                runs += 1;
+                if let Some(same) = shows(steps, &fewer, &found.kind)? {
+                    (kept, shown, changed) = (fewer, same, true);
+                }
+            }
+            at = end;
+        }
+        match length {
+            1 if changed && runs < RUNS_MAX => {}
+            1 => break,
+            _ => length = (length / 2).max(1),
+        }
+    }
+    let mut text = String::new();
+    for (at, step) in steps.iter().enumerate().filter(|(at, _)| kept[*at]) {
+        text += &format!("{at:>5}  {step}\n");
+    }
+    Ok(format!("{text}{}\n({})", shown.text, found.kind))
+}
+
+/// Whether the steps that are kept show a difference of this kind on fresh daemons.
+fn shows(steps: &[Step], kept: &[bool], kind: &str) -> io::Result<Option<Difference>> {
+    let left_out = Step::Request {
+        who: step::Who(usize::MAX - step::SOCKETS),
+        kind: 0,
+        tx: Tx::None,
+        payload: Vec::new(),
+    };
+    let fewer: Vec<Step> = steps
+        .iter()
+        .zip(kept)
+        .map(|(step, keep)| if *keep { step.clone() } else { left_out.clone() })
+        .collect();
+    // A daemon that does not answer is another matter than the difference.
+    let found = fresh()?.run(&fewer, &mut Tally::default()).unwrap_or_default();
+    Ok(found.filter(|found| found.kind == kind))
+}

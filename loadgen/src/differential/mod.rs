@@ -1,0 +1,125 @@
+//! The differential test: random sequences of requests by several connections and domains, sent to
+//! our daemon and to Debian's two in lock-step, replies and events compared byte for byte.
+//!
+//! ```text
+//!   seed -> generate -> steps --+--> world (ours)    --+
+//!                               +--> world (c)       --+--> known? --> tally
+//!                               +--> world (ocaml)   --+      | no
+//!                                                             v
+//!                                  minimise: fewer steps, fresh daemons
+//! ```
+//!
+//! After each step a barrier collects the events that it caused: everybody watches a node which is
+//! then written, and an event never overtakes one that was caused before it.
+//!
+//! Compared is what remains after the differences of docs/COMPATIBILITY.md, each with its own
+//! sign in `known.rs`. Not sent at all are CONTROL, whose commands are each daemon's own, the operations
+//! that 4.17 has not (GET_FEATURE, SET_FEATURE, GET_QUOTA, SET_QUOTA, a depth in WATCH), and
+//! lengths above 4,096, after which a connection is dead.
+
+mod generate;
+mod known;
+mod line;
+mod minimise;
+mod step;
+mod trial;
+mod world;
+
+use std::fmt::Write;
+use std::io;
+use std::time::Instant;
+
+use generate::Generator;
+use known::KNOWN;
+use trial::{Tally, Trial};
+use world::World;
+
+use crate::target::Target;
+
+/// Who is compared: ours with each of the others.
+const TARGETS: [Target; 3] = [Target::Ours, Target::C, Target::OCaml];
+
+/// What to run.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// How many steps at least.
+    pub requests: u64,
+    /// The first sequence's seed; the next has the next number.
+    pub seed: u64,
+    /// Go on after differences that are not known, and list them by kind.
+    pub survey: bool,
+}
+
+fn fresh() -> io::Result<Trial> {
+    let worlds: Vec<World> = TARGETS.iter().map(World::start).collect::<io::Result<_>>()?;
+    Ok(Trial { gone: vec![false; worlds.len()], worlds, seed: 0 })
+}
+
+/// Makes a trial ready for the next sequence. A peer that left it is started anew, and so is one
+/// that cannot be brought back: with the owner of `@releaseDomain`, oxenstored removes that node.
+fn again(trial: &mut Trial) -> io::Result<()> {
+    for (world, gone) in trial.worlds.iter_mut().zip(&mut trial.gone) {
+        let left = std::mem::take(gone);
+        match if left { Ok(()) } else { world.clear() } {
+            Ok(()) if !left => {}
+            Err(error) if world.target == Target::Ours => {
+                let text = format!("ours after sequence {}: {error}", trial.seed);
+                return Err(io::Error::new(error.kind(), text));
+            }
+            _ => *world = World::start(&world.target)?,
+        }
+    }
+    Ok(())
+}
+
+/// Runs the test; answers the report and whether no difference was found that is not known.
+///
+/// # Errors
+/// Those of starting the daemons, or a daemon that stopped answering: the text says at which step.
+pub fn run(plan: Plan) -> io::Result<(String, bool)> {
+    let started = Instant::now();
+    let survey = plan.survey.then(Default::default);
+    let mut tally = Tally { survey, ..Tally::default() };
+    let mut trial = fresh()?;
+    let mut seed = plan.seed;
+    while tally.steps < plan.requests {
+        trial.seed = seed;
+        let steps = Generator::sequence(seed);
+        let found = trial
+            .run(&steps, &mut tally)
+            .map_err(|error| io::Error::new(error.kind(), format!("sequence {seed}: {error}")))?;
+        if let Some(found) = found {
+            let short = minimise::minimise(&steps, &found)?;
+            return Ok((format!("sequence {seed}, as short as it shows:\n{short}"), false));
+        }
+        again(&mut trial)?;
+        seed += 1;
+    }
+    let mut text = String::new();
+    let _ = writeln!(
+        text,
+        "{} steps in {} sequences from seed {}, {:.1} s",
+        tally.steps,
+        seed - plan.seed,
+        plan.seed,
+        started.elapsed().as_secs_f64()
+    );
+    for (peer, target) in TARGETS[1..].iter().enumerate() {
+        let _ = writeln!(
+            text,
+            "{target}: {} steps compared; left {} sequences early, after a difference that is known",
+            tally.compared[peer], tally.left[peer]
+        );
+    }
+    let _ =
+        writeln!(text, "known differences (docs/COMPATIBILITY.md), and how often they were met:");
+    for known in KNOWN {
+        let times = tally.known.get(known.name).copied().unwrap_or_default();
+        let _ = writeln!(text, "{times:>9}  {}", known.name);
+    }
+    let unknown = tally.survey.unwrap_or_default();
+    for (kind, (example, times)) in &unknown {
+        let _ = writeln!(text, "\n{times} times: {kind}\n{example}");
+    }
+    Ok((text, unknown.is_empty()))
+}

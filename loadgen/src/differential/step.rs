@@ -1,0 +1,148 @@
+//! What is done to all daemons alike: one request, or one change to the world around them.
+
+use std::fmt;
+
+use xenstored::protocol::Kind;
+
+/// Sockets of the control domain that requests come over.
+pub const SOCKETS: usize = 3;
+/// Domains with rings; the first has domid 1.
+pub const DOMAINS: usize = 3;
+
+/// Who asks: a socket of the control domain (below [`SOCKETS`]) or a domain's ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Who(pub usize);
+
+impl Who {
+    /// Everybody.
+    pub fn all() -> impl Iterator<Item = Who> {
+        (0..SOCKETS + DOMAINS).map(Who)
+    }
+
+    /// Its domid.
+    pub fn domid(self) -> u16 {
+        u16::try_from((self.0 + 1).saturating_sub(SOCKETS)).unwrap_or_default()
+    }
+
+    /// Whether it is a domain with a ring, which has no privileges.
+    pub fn is_guest(self) -> bool {
+        self.0 >= SOCKETS
+    }
+
+    /// The domain of this number.
+    pub fn domain(domid: u16) -> Option<Who> {
+        let index = usize::from(domid).checked_sub(1)?;
+        (index < DOMAINS).then_some(Who(SOCKETS + index))
+    }
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.is_guest() {
+            true => write!(f, "dom{}", self.domid()),
+            false => write!(f, "socket{}", self.0),
+        }
+    }
+}
+
+/// The transaction of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tx {
+    /// None.
+    None,
+    /// That which the connection's START in this step began.
+    Of(usize),
+    /// A number that none has.
+    Unknown,
+}
+
+/// One step. Steps of a sequence can be left out: what then has no meaning is passed over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A request.
+    Request {
+        /// Who asks.
+        who: Who,
+        /// The operation's number (xs_wire.h).
+        kind: u32,
+        /// In which transaction.
+        tx: Tx,
+        /// Its payload, well-formed or not.
+        payload: Vec<u8>,
+    },
+    /// A socket is closed, and a new one connected in its place.
+    Reconnect(Who),
+    /// A domain is created on the host.
+    Create(Who),
+    /// It shuts down.
+    Shutdown(Who),
+    /// It is gone.
+    Destroy(Who),
+}
+
+/// The numbers that are used by name.
+#[allow(missing_docs)] // They are the operations' own names.
+pub mod op {
+    use xenstored::protocol::Kind;
+
+    pub const DIRECTORY: u32 = Kind::Directory as u32;
+    pub const READ: u32 = Kind::Read as u32;
+    pub const GET_PERMS: u32 = Kind::GetPerms as u32;
+    pub const WATCH: u32 = Kind::Watch as u32;
+    pub const UNWATCH: u32 = Kind::Unwatch as u32;
+    pub const START: u32 = Kind::TransactionStart as u32;
+    pub const END: u32 = Kind::TransactionEnd as u32;
+    pub const INTRODUCE: u32 = Kind::Introduce as u32;
+    pub const RELEASE: u32 = Kind::Release as u32;
+    pub const GET_DOMAIN_PATH: u32 = Kind::GetDomainPath as u32;
+    pub const WRITE: u32 = Kind::Write as u32;
+    pub const MKDIR: u32 = Kind::Mkdir as u32;
+    pub const RM: u32 = Kind::Rm as u32;
+    pub const SET_PERMS: u32 = Kind::SetPerms as u32;
+    pub const IS_DOMAIN_INTRODUCED: u32 = Kind::IsDomainIntroduced as u32;
+    pub const RESUME: u32 = Kind::Resume as u32;
+    pub const SET_TARGET: u32 = Kind::SetTarget as u32;
+    pub const RESET_WATCHES: u32 = Kind::ResetWatches as u32;
+    pub const DIRECTORY_PART: u32 = Kind::DirectoryPart as u32;
+}
+
+/// Bytes as xenstore.txt shows them: `|` is a NUL. Long ones are shortened.
+pub fn show(bytes: &[u8]) -> String {
+    let mut text: String = bytes
+        .iter()
+        .take(200)
+        .map(|&byte| match byte {
+            0 => "|".to_owned(),
+            b' '..=b'~' => char::from(byte).to_string(),
+            _ => format!("\\x{byte:02x}"),
+        })
+        .collect();
+    if bytes.len() > 200 {
+        text += &format!("... ({} bytes)", bytes.len());
+    }
+    text
+}
+
+/// The name of an operation.
+pub fn name(kind: u32) -> String {
+    Kind::from_wire(kind).map_or_else(|| format!("operation {kind}"), |kind| kind.name().to_owned())
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Step::Request { who, kind, tx, payload } => {
+                write!(f, "{who}: {} \"{}\"", name(*kind), show(payload))?;
+                match tx {
+                    Tx::None => Ok(()),
+                    Tx::Of(step) => write!(f, " in the transaction of step {step}"),
+                    Tx::Unknown => write!(f, " in an unknown transaction"),
+                }
+            }
+            Step::Reconnect(who) => write!(f, "{who} closes and connects again"),
+            Step::Create(who) => write!(f, "{who} is created"),
+            Step::Shutdown(who) => write!(f, "{who} shuts down"),
+            Step::Destroy(who) => write!(f, "{who} is destroyed"),
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! A sequence run on several daemons in lock-step, and what differed.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+
+use xenstored::protocol::ERROR;
+
+use super::known::{Case, KNOWN, parts};
+use super::line::Reply;
+use super::step::{Step, Tx, op};
+use super::world::{Outcome, World};
+use crate::target::Target;
+
+/// What is known of a transaction, from our own daemon's replies.
+#[derive(Clone, Copy, Debug, Default)]
+struct Transaction {
+    /// Somebody else changed the store since it started.
+    disturbed: bool,
+}
+
+/// A difference that nobody explained.
+#[derive(Clone, Debug)]
+pub struct Difference {
+    /// The step that showed it.
+    pub at: usize,
+    /// What kind it is, so that a shorter sequence can be seen to show the same.
+    pub kind: String,
+    /// All of it, for a person.
+    pub text: String,
+}
+
+/// How often each known difference was met, and how much was compared.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// By the difference's name.
+    pub known: HashMap<&'static str, u64>,
+    /// Steps.
+    pub steps: u64,
+    /// Steps whose outcome was compared, by peer.
+    pub compared: [u64; 2],
+    /// Sequences that a peer left early, by peer: its store differed after a known difference.
+    pub left: [u64; 2],
+    /// In a survey: differences that are not known, by kind, with an example and their number.
+    pub survey: Option<BTreeMap<String, (String, u64)>>,
+}
+
+/// The daemons: ours first, then the peers.
+pub struct Trial {
+    /// All of them.
+    pub worlds: Vec<World>,
+    /// The peers that do not take part any more: their store is another by now.
+    pub gone: Vec<bool>,
+    /// The seed of the sequence.
+    pub seed: u64,
+}
+
+impl Trial {
+    /// Runs a sequence to its end or to the first difference.
+    ///
+    /// # Errors
+    /// A daemon that does not answer, or not in the protocol, with the step at which it was.
+    pub fn run(&mut self, steps: &[Step], tally: &mut Tally) -> io::Result<Option<Difference>> {
+        let mut open: HashMap<usize, Transaction> = HashMap::new();
+        for (at, step) in steps.iter().enumerate() {
+            if !self.worlds[0].can(step) {
+                continue;
+            }
+            let outcomes = self.outcomes(at, step).map_err(|(who, error)| {
+                let log = self.worlds[who].log();
+                let target = &self.worlds[who].target;
+                let kind = error.kind();
+                let before: Vec<String> = (at.saturating_sub(40)..at)
+                    .map(|at| format!("{at:>5}  {}", steps[at]))
+                    .collect();
+                let log = before.join("\n") + "\n" + &log;
+                io::Error::new(kind, format!("{target} at step {at}, {step}: {error}\n{log}"))
+            })?;
+            tally.steps += 1;
+            // Whose transaction it is, and whether somebody else changed something since.
+            let disturbed = match step {
+                Step::Request { tx: Tx::Of(start), .. } => {
+                    open.get(start).is_some_and(|transaction| transaction.disturbed)
+                }
+                _ => false,
+            };
+            for peer in 1..outcomes.len() {
+                let (Some(ours), Some(theirs)) = (&outcomes[0], &outcomes[peer]) else { continue };
+                tally.compared[peer - 1] += 1;
+                let target = &self.worlds[peer].target;
+                let case = Case::new(target, step, ours, theirs, disturbed, self.worlds[0].again);
+                let known = KNOWN.iter().find(|known| (known.matches)(&case));
+                match known {
+                    _ if case.is_equal() => {}
+                    Some(known) => *tally.known.entry(known.name).or_default() += 1,
+                    None => {
+                        let found = difference(at, step, &case);
+                        let Some(survey) = &mut tally.survey else { return Ok(Some(found)) };
+                        let example = || (format!("sequence {}, {}", self.seed, found.text), 0);
+                        survey.entry(found.kind).or_insert_with(example).1 += 1;
+                    }
+                }
+                if parts(&case) {
+                    self.gone[peer] = true;
+                    tally.left[peer - 1] += 1;
+                }
+            }
+            if let Some(ours) = &outcomes[0] {
+                follow(at, step, ours, &mut open);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether a daemon is asked. A peer is not where it would end, hang or empty its store
+    /// (docs/COMPATIBILITY.md, c-stale-errno, o-rm-root, o-release-control, o-empty, o-introduce-port).
+    fn takes_part(&self, number: usize, step: &Step) -> bool {
+        let dangerous = match step {
+            Step::Request { who, kind, payload, .. } => match self.worlds[number].target {
+                Target::C => {
+                    let special = payload.starts_with(b"@introduceDomain\0")
+                        || payload.starts_with(b"@releaseDomain\0");
+                    let refused = payload.starts_with(b"@") && (who.is_guest() || !special);
+                    is_node_request(*kind) && !is_one_string(payload)
+                        || *kind == op::SET_PERMS && refused
+                }
+                Target::OCaml => {
+                    let fatal = [(op::RM, &b"/\0"[..]), (op::RELEASE, b"0\0")];
+                    let deaf = *kind == op::INTRODUCE && !payload.ends_with(b"\x001\0");
+                    payload.is_empty() || deaf || fatal.contains(&(*kind, payload))
+                }
+                _ => false,
+            },
+            _ => false,
+        };
+        !self.gone[number] && !dangerous
+    }
+
+    fn outcomes(
+        &mut self,
+        at: usize,
+        step: &Step,
+    ) -> Result<Vec<Option<Outcome>>, (usize, io::Error)> {
+        let count = self.worlds.len();
+        let mut outcomes: Vec<Option<Outcome>> =
+            (0..count).map(|who| self.takes_part(who, step).then(Outcome::default)).collect();
+        let present = |outcomes: &[Option<Outcome>]| -> Vec<usize> {
+            (0..count).filter(|who| outcomes[*who].is_some()).collect()
+        };
+        let here = present(&outcomes);
+        for &who in &here {
+            self.worlds[who].begin_step(step).map_err(|error| (who, error))?;
+        }
+        for &who in &here {
+            let reply = self.worlds[who].end_step(at, step).map_err(|error| (who, error))?;
+            outcomes[who].get_or_insert_default().reply = reply;
+        }
+        for &who in &here {
+            self.worlds[who].begin_barrier().map_err(|error| (who, error))?;
+        }
+        for &who in &here {
+            let events = self.worlds[who].end_barrier().map_err(|error| (who, error))?;
+            outcomes[who].get_or_insert_default().events = events;
+        }
+        Ok(outcomes)
+    }
+}
+
+/// The requests whose payload is a path and nothing else.
+fn is_node_request(kind: u32) -> bool {
+    [op::DIRECTORY, op::READ, op::GET_PERMS, op::MKDIR, op::RM].contains(&kind)
+}
+
+fn is_one_string(payload: &[u8]) -> bool {
+    payload.ends_with(b"\0") && payload.iter().filter(|&&byte| byte == 0).count() == 1
+}
+
+fn is_ok(reply: Option<&Reply>) -> bool {
+    reply.is_some_and(|reply| reply.kind != ERROR)
+}
+
+/// Keeps count of who disturbs whose transaction.
+fn follow(at: usize, step: &Step, ours: &Outcome, open: &mut HashMap<usize, Transaction>) {
+    let changes = match step {
+        Step::Request { kind, tx, payload, .. } if is_ok(ours.reply.as_ref()) => {
+            match (*kind, *tx) {
+                (op::START, _) => {
+                    open.insert(at, Transaction::default());
+                    false
+                }
+                (op::END, Tx::Of(start)) => {
+                    open.remove(&start);
+                    payload == b"T\0"
+                }
+                (op::WRITE | op::MKDIR | op::RM | op::SET_PERMS, Tx::None) => true,
+                (op::INTRODUCE | op::RELEASE, _) => true,
+                _ => false,
+            }
+        }
+        Step::Destroy(_) => true,
+        _ => false,
+    };
+    if changes {
+        open.values_mut().for_each(|transaction| transaction.disturbed = true);
+    }
+}
+
+fn difference(at: usize, step: &Step, case: &Case<'_>) -> Difference {
+    let (kind, text) = case.describe();
+    Difference { at, kind, text: format!("step {at}: {step}\n{text}") }
+}

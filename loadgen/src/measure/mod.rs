@@ -1,0 +1,12 @@
+//! What was measured: samples of rounds, and the medians that are reported.
+
+mod sample;
+
+pub use sample::{Figure, Measured, Sample, median};
+
+/// The average number of runnable threads of the last minute, for the report: a busy machine
+/// makes throughput and latency worse, and CPU per request a little.
+pub fn load_average() -> f64 {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().and_then(|first| first.parse().ok()).unwrap_or(0.0)
+}

@@ -1,0 +1,50 @@
+//! What every page begins and ends with.
+
+/// The head: its style, for light and dark.
+pub const HEAD: &str = r#"<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>xenstored under load</title>
+<style>
+:root { color-scheme: light dark;
+  --ground: #fbfbf9; --card: #fff; --ink: #1d2129; --soft: #616a78; --rule: #e3e5e8;
+  --ours: #2563c9; --c: #d9702b; --ocaml: #3a9a5c; --echo: #9aa1ac; --socket: #8b5cc7;
+  --good: #23804a; --bad: #c03434; }
+@media (prefers-color-scheme: dark) { :root {
+  --ground: #14161a; --card: #1b1e24; --ink: #e6e8ec; --soft: #98a1b0; --rule: #2d323b;
+  --ours: #6ea2ff; --c: #f0975a; --ocaml: #66c98a; --echo: #788292; --socket: #b794f0;
+  --good: #66c98a; --bad: #ff7a7a; } }
+body { margin: 0 auto; max-width: 68rem; padding: 2rem 1rem 4rem; background: var(--ground);
+  color: var(--ink); font: 15px/1.55 system-ui, sans-serif; }
+h1 { font-size: 1.7rem; margin: 0 0 .3rem; } h2 { font-size: 1.15rem; margin: 0 0 .3rem; }
+section { background: var(--card); border: 1px solid var(--rule); border-radius: 10px;
+  padding: 1.1rem 1.3rem; margin: 1.2rem 0; }
+.about { color: var(--soft); margin: 0 0 .8rem; max-width: 50rem; }
+.legend span { margin-right: 1.2rem; } .legend i { display: inline-block; width: .8em;
+  height: .8em; border-radius: 3px; margin-right: .4em; }
+.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(27rem, 1fr)); gap: 1.2rem;
+  margin-bottom: 1rem; }
+svg { width: 100%; height: auto; } svg text { font-size: 11px; fill: var(--soft); }
+svg text.title { font-size: 12.5px; font-weight: 600; fill: var(--ink); }
+.grid { stroke: var(--rule); stroke-width: 1; } .line { fill: none !important; stroke-width: 2; }
+.ours { fill: var(--ours); stroke: var(--ours); background: var(--ours); }
+.c { fill: var(--c); stroke: var(--c); background: var(--c); }
+.ocaml { fill: var(--ocaml); stroke: var(--ocaml); background: var(--ocaml); }
+.echo { fill: var(--echo); stroke: var(--echo); background: var(--echo); }
+.socket { fill: var(--socket); stroke: var(--socket); background: var(--socket); }
+rect { stroke: none; } .scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
+th, td { padding: .15rem .6rem; text-align: right; white-space: nowrap; }
+th { color: var(--soft); font-weight: 600; }
+td:nth-child(1), td:nth-child(2) { text-align: left; }
+tr.begins td { border-top: 1px solid var(--rule); padding-top: .35rem; }
+.goals { list-style: none; padding: 0; margin: 0; } .reached b { color: var(--good); }
+.missed b { color: var(--bad); } code { font-size: .92em; }
+</style></head><body>
+"#;
+
+/// The end.
+pub const FOOT: &str = "<p class=\"about\">Figures are medians of the rounds. CPU is the \
+    daemon's own, of all its threads but the simulated host's, by the scheduler's count; user and \
+    system are its parts by the kernel's clock. Latencies of a closed loop count from sending; \
+    where a rate is fixed, from when a request was to be sent.</p></body></html>\n";

@@ -1,0 +1,39 @@
+//! xenconsoled: it looks for new domains whenever it hears of one.
+
+use std::rc::Weak;
+
+use xenstored::words::Domid;
+
+use super::{Machine, home};
+use crate::client::Client;
+use crate::trouble::Result;
+
+/// Waits for domains and gives each a terminal.
+pub(super) async fn run(machine: Weak<Machine>, client: Client) -> Result<()> {
+    let introduced = client.watch("@introduceDomain", "introduced").await?;
+    client.watch("@releaseDomain", "released").await?;
+    loop {
+        introduced.next().await;
+        // Events that say the same may have been merged: all new domains are looked for.
+        while let Some(machine) = machine.upgrade() {
+            let Some(domid) = machine.new_domains.borrow_mut().pop_front() else { break };
+            machine.stage.spawn(serve(client.clone(), domid));
+        }
+    }
+}
+
+/// A domain's console, once the toolstack has made it.
+async fn serve(client: Client, domid: Domid) -> Result<()> {
+    let console = format!("{}/console", home(domid));
+    let watch = client.watch(&console, &console).await?;
+    loop {
+        let port = client.try_read(&format!("{console}/port")).await?;
+        let reference = client.try_read(&format!("{console}/ring-ref")).await?;
+        if port.is_some() && reference.is_some() {
+            break;
+        }
+        watch.next().await;
+    }
+    client.read(0, &format!("{console}/type")).await?;
+    client.write(0, &format!("{console}/tty"), format!("/dev/pts/{domid}")).await
+}

@@ -1,0 +1,117 @@
+//! The control domain's kernel: it learns of new backends by one watch and connects each.
+
+use std::collections::HashSet;
+
+use xenstored::protocol::Kind;
+
+use super::{state, switch};
+use crate::client::{Client, Stage, words};
+use crate::trouble::Result;
+use crate::wrong;
+
+const BACKENDS: &str = "/local/domain/0/backend";
+
+/// As Linux's xenbus: an event of the one watch, then a look whether the device is there.
+pub(super) async fn run(stage: Stage, client: Client) -> Result<()> {
+    let watch = client.watch(BACKENDS, "backends").await?;
+    let mut known: HashSet<String> = HashSet::new();
+    loop {
+        let path = watch.next().await;
+        if path == BACKENDS {
+            wrong!(
+                "the kernel is told of {BACKENDS} and not of a device: Linux makes nothing of it"
+            );
+        }
+        let Some(device) = device(&path) else { continue };
+        let there = client.request(Kind::Directory, 0, &words(&[&device])).await?.is_ok();
+        if !there {
+            known.remove(&device);
+        } else if known.insert(device.clone()) {
+            stage.spawn(connect(client.clone(), device));
+        }
+    }
+}
+
+/// The backend that a path below [`BACKENDS`] belongs to: `<class>/<domid>/<number>`.
+fn device(path: &str) -> Option<String> {
+    let mut parts = path.strip_prefix(BACKENDS)?.strip_prefix('/')?.splitn(4, '/');
+    let (class, domid, number) = (parts.next()?, parts.next()?, parts.next()?);
+    Some(format!("{BACKENDS}/{class}/{domid}/{number}"))
+}
+
+/// As the bus, then xen-blkback and xen-netback.
+async fn connect(client: Client, back: String) -> Result<()> {
+    let is_disk = back.contains("/vbd/");
+    client.read(0, &format!("{back}/state")).await?;
+    client.read(0, &format!("{back}/frontend-id")).await?;
+    let front = client.read(0, &format!("{back}/frontend")).await?;
+    if back.contains("/console/") {
+        return Ok(()); // There is no driver for it.
+    }
+    let other = format!("{front}/state");
+    let events = client.watch(&other, &other).await?;
+    client
+        .transact(async |tx| {
+            for feature in features(is_disk) {
+                client.write(tx, &format!("{back}/{feature}"), "1").await?;
+            }
+            Ok(())
+        })
+        .await?;
+    // What the hotplug script writes, so that the device is there at all.
+    let ready = format!("{back}/{}", if is_disk { "physical-device" } else { "hotplug-status" });
+    let plugged = client.watch(&ready, &ready).await?;
+    switch(&client, &back, state::INIT_WAIT).await?;
+    while client.request(Kind::Read, 0, &words(&[&ready])).await?.unwrap_or_default().is_empty() {
+        plugged.next().await;
+    }
+    plugged.remove().await?;
+    let ready = if is_disk { state::INITIALISED } else { state::CONNECTED };
+    while client.read(0, &other).await?.as_str() < ready {
+        events.next().await;
+    }
+    for key in ["event-channel", "protocol"].iter().chain(rings(is_disk)) {
+        client.read(0, &format!("{front}/{key}")).await?;
+    }
+    switch(&client, &back, state::CONNECTED).await
+}
+
+fn features(is_disk: bool) -> &'static [&'static str] {
+    if is_disk {
+        &[
+            "feature-flush-cache",
+            "feature-discard",
+            "feature-persistent",
+            "max-ring-page-order",
+            "feature-max-indirect-segments",
+            "multi-queue-max-queues",
+        ]
+    } else {
+        &[
+            "feature-sg",
+            "feature-gso-tcpv4",
+            "feature-gso-tcpv6",
+            "feature-ipv6-csum-offload",
+            "feature-rx-copy",
+            "feature-split-event-channels",
+            "multi-queue-max-queues",
+            "feature-ctrl-ring",
+        ]
+    }
+}
+
+/// Where a frontend says where its rings are.
+pub(super) fn rings(is_disk: bool) -> &'static [&'static str] {
+    if is_disk {
+        &["ring-ref", "feature-persistent"]
+    } else {
+        &[
+            "tx-ring-ref",
+            "rx-ring-ref",
+            "request-rx-copy",
+            "feature-rx-notify",
+            "feature-sg",
+            "feature-gso-tcpv4",
+        ]
+    }
+}

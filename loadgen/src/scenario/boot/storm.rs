@@ -1,0 +1,282 @@
+//! Domains that start all at once, and a host that fills up.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use xenstored::words::Domid;
+
+use super::{DEVICES, Machine, backend, home, replay, state};
+use crate::client::{Blocking, Trace};
+use crate::measure::{Measured, Sample};
+use crate::scenario::goals::{Goal, cpu, of};
+use crate::scenario::{Case, Plan, Scenario, Session, start, with_cpu};
+use crate::target::{Running, Target};
+use crate::trouble::{Result, Trouble};
+use crate::wrong;
+
+/// A peer that has not started all by then has not.
+const PEERS_PATIENCE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(300);
+/// Domains that start at the same time while a host fills up.
+const IN_PARALLEL: usize = 8;
+/// So many of the last domains are measured while a host fills up.
+const LAST: usize = 100;
+const DONE: &str = "done";
+const EAGAIN: &str = "EAGAIN %";
+
+/// The scenarios of this folder.
+pub fn all() -> Vec<Box<dyn Scenario>> {
+    vec![Box::new(Boot::Storm), Box::new(Boot::Filling)]
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Boot {
+    Storm,
+    Filling,
+}
+
+impl Scenario for Boot {
+    fn name(&self) -> &'static str {
+        match self {
+            Boot::Storm => "boot",
+            Boot::Filling => "filling",
+        }
+    }
+
+    fn about(&self) -> &'static str {
+        match self {
+            Boot::Storm => {
+                "Domains with disk, network and console start all at once: libxl's requests, a \
+                 Linux guest's, its backends' and xenconsoled's, with their events. In the end \
+                 both ends of each device must be connected. The echo server is asked the same \
+                 requests over sockets; it sends no events."
+            }
+            Boot::Filling => {
+                "A host fills up to 10,000 domains, 8 starting in parallel; the last 100 of each \
+                 step count. All stay alive, each with its guest's ring; the first 4,500 also with \
+                 their toolstack's connection and watch."
+            }
+        }
+    }
+
+    fn unit(&self) -> &'static str {
+        "domain"
+    }
+
+    fn cases(&self, plan: &Plan) -> Vec<Case> {
+        let sizes: &[usize] = match (self, plan.quick) {
+            (Boot::Storm, false) => &[10, 100, 300, 1000],
+            (Boot::Storm, true) => &[10],
+            (Boot::Filling, false) => &[100, 1000, 5000, 10_000],
+            (Boot::Filling, true) => &[20],
+        };
+        sizes.iter().map(|&size| Case::sized(size, "domains")).collect()
+    }
+
+    fn suits(&self, target: &Target, case: &Case) -> bool {
+        let size = case.size.unwrap_or(0);
+        match (self, target) {
+            (_, Target::Ours) => true,
+            (Boot::Storm, Target::C | Target::OCaml) => size <= 300,
+            (Boot::Filling, Target::C | Target::OCaml) => size <= 200,
+            (Boot::Storm, Target::Echo) => true,
+            _ => false,
+        }
+    }
+
+    fn prepare(&self, _plan: &Plan, target: &Target) -> Result<Box<dyn Session>> {
+        let target = target.clone();
+        Ok(match (self, &target) {
+            (Boot::Storm, Target::Echo) => {
+                Box::new(Replaying { trace: Rc::new(replay::record()?) })
+            }
+            (Boot::Storm, _) => Box::new(Storming { target }),
+            (Boot::Filling, _) => {
+                let running = start(&target, &[])?;
+                let machine = Machine::new(&running)?;
+                Box::new(Filling { machine, running, domains: 0 })
+            }
+        })
+    }
+
+    fn goals(&self, measured: &[Measured]) -> Vec<Goal> {
+        let cpu = |size: usize, target| cpu(measured, &format!("{size} domains"), target);
+        let rate = |size: usize, target| of(measured, &format!("{size} domains"), target)?.rate();
+        let mut goals = Vec::new();
+        if *self == Boot::Filling {
+            if let (Some(few), Some(many)) = (cpu(100, "ours"), cpu(10_000, "ours")) {
+                let what = "filling: CPU us per domain at 10,000, 1.2 times that at 100";
+                goals.push(Goal::at_most(what, many, 1.2 * few));
+            }
+            return goals;
+        }
+        if let (Some(ours), Some(c)) = (rate(100, "ours"), rate(100, "c")) {
+            let what = "boot, 100 at once: domains per second, 25 times C's";
+            goals.push(Goal::at_least(what, ours, 25.0 * c));
+        }
+        for size in [300, 1000] {
+            if let (Some(few), Some(many)) = (cpu(10, "ours"), cpu(size, "ours")) {
+                let what = format!("boot, {size} at once: CPU us per domain, 1.3 times 10's");
+                goals.push(Goal::at_most(what, many, 1.3 * few));
+            }
+        }
+        for size in [10, 100, 300, 1000] {
+            if let (Some(ours), Some(echo)) = (cpu(size, "ours"), cpu(size, "echo")) {
+                let what = format!("boot, {size} at once: CPU us per domain, 1.6 times echo's");
+                goals.push(Goal::at_most(what, ours, 1.6 * echo));
+            }
+        }
+        goals
+    }
+}
+
+fn domid(number: usize) -> Result<Domid> {
+    let number = u16::try_from(number).ok().map(Domid).filter(|domid| domid.is_real());
+    number.ok_or_else(|| Trouble::Wrong("too many domains".into()))
+}
+
+/// Starts domains on a new daemon, all at once.
+struct Storming {
+    target: Target,
+}
+
+impl Session for Storming {
+    fn round(&mut self, _plan: &Plan, case: &Case) -> Result<Sample> {
+        let size = case.size.unwrap_or(0);
+        let running = start(&self.target, &[])?;
+        let machine = Machine::new(&running)?;
+        // The kernel and the console daemon set their watches first.
+        machine.stage.run_for(Duration::from_millis(100))?;
+        let done: Rc<Cell<usize>> = Rc::default();
+        for number in 1..=size {
+            let (machine, domid, done) = (Rc::clone(&machine), domid(number)?, Rc::clone(&done));
+            machine.stage.handle().spawn(async move {
+                machine.boot(domid).await?;
+                done.set(done.get() + 1);
+                Ok(())
+            });
+        }
+        let is_ours = self.target == Target::Ours;
+        let patience = if is_ours { PATIENCE } else { PEERS_PATIENCE };
+        let started = Instant::now();
+        let (left, cpu) = with_cpu(&running, || machine.stage.run_for(patience))?;
+        let elapsed = started.elapsed();
+        let sample = sample(&machine, done.get(), elapsed, cpu);
+        machine.stage.abandon();
+        if left == 0 {
+            check(&running, 1..=size)?;
+        } else if is_ours {
+            wrong!("{} of {size} domains started in {patience:?}", done.get());
+        }
+        Ok(sample)
+    }
+}
+
+fn sample(
+    machine: &Machine,
+    domains: usize,
+    elapsed: Duration,
+    cpu: Option<crate::target::Cpu>,
+) -> Sample {
+    let counts = machine.stage.counts();
+    let per_domain = |count: u64| count as f64 / domains.max(1) as f64;
+    let (conflicts, commits) = (counts.conflicts.take(), counts.commits.take());
+    let ends = (conflicts + commits).max(1) as f64;
+    Sample { units: domains as u64, elapsed, cpu, ..Sample::default() }
+        .with(DONE, domains as f64)
+        .with("requests each", per_domain(counts.requests.take()))
+        .with("events each", per_domain(counts.events.take()))
+        .with("transactions each", per_domain(commits))
+        .with(EAGAIN, 100.0 * conflicts as f64 / ends)
+}
+
+/// Both ends of all devices are connected, and each console has its terminal.
+fn check(running: &Running, domains: impl Iterator<Item = usize>) -> Result<()> {
+    let mut client = Blocking::connect(&running.socket)?;
+    for number in domains {
+        let domid = domid(number)?;
+        for device in DEVICES {
+            for end in [backend(domid, device), super::frontend(domid, device)] {
+                let found = client.text(&format!("{end}/state"))?;
+                if found != state::CONNECTED {
+                    wrong!("{end} ended in state {found}");
+                }
+            }
+        }
+        let tty = client.text(&format!("{}/console/tty", home(domid)))?;
+        if tty != format!("/dev/pts/{domid}") {
+            wrong!("the console of {domid} has terminal {tty:?}");
+        }
+    }
+    Ok(())
+}
+
+/// A host that keeps all its domains.
+struct Filling {
+    machine: Rc<Machine>,
+    running: Running,
+    domains: usize,
+}
+
+impl Session for Filling {
+    fn round(&mut self, _plan: &Plan, case: &Case) -> Result<Sample> {
+        let size = case.size.unwrap_or(0);
+        let before = size.saturating_sub(LAST);
+        if self.domains < before {
+            self.fill(before - self.domains)?;
+        }
+        sample(&self.machine, 1, Duration::ZERO, None); // What was counted is not measured.
+        let domains = LAST.min(size);
+        let started = Instant::now();
+        let from = self.domains + 1;
+        let cpu = self.fill(domains)?;
+        let elapsed = started.elapsed();
+        check(&self.running, from..from + domains)?;
+        Ok(sample(&self.machine, domains, elapsed, cpu))
+    }
+}
+
+impl Filling {
+    /// Starts so many more domains, some at a time.
+    fn fill(&mut self, domains: usize) -> Result<Option<crate::target::Cpu>> {
+        let end = self.domains + domains;
+        let next = Rc::new(Cell::new(self.domains + 1));
+        for _ in 0..IN_PARALLEL {
+            let (machine, next) = (Rc::clone(&self.machine), Rc::clone(&next));
+            self.machine.stage.spawn(async move {
+                while next.get() <= end {
+                    let number = next.replace(next.get() + 1);
+                    Rc::clone(&machine).boot(domid(number)?).await?;
+                }
+                Ok(())
+            });
+        }
+        self.domains = end;
+        let ((), cpu) = with_cpu(&self.running, || self.machine.stage.run(PATIENCE))?;
+        Ok(cpu)
+    }
+}
+
+/// The same requests to an echo server.
+struct Replaying {
+    trace: Rc<Trace>,
+}
+
+impl Session for Replaying {
+    fn round(&mut self, _plan: &Plan, case: &Case) -> Result<Sample> {
+        let size = case.size.unwrap_or(0);
+        let running = start(&Target::Echo, &[])?;
+        let started = Instant::now();
+        let (requests, cpu) = with_cpu(&running, || replay::replay(&running, &self.trace, size))?;
+        let elapsed = started.elapsed();
+        let sample = Sample { units: size as u64, elapsed, cpu, ..Sample::default() };
+        Ok(sample.with(DONE, size as f64).with("requests each", requests as f64 / size as f64))
+    }
+}
+
+impl Drop for Filling {
+    fn drop(&mut self) {
+        self.machine.stage.abandon();
+    }
+}

@@ -1,0 +1,192 @@
+//! What is done to a daemon, and what must come of it: one file for each kind, and their table.
+//!
+//! ```text
+//!   for each case of a scenario
+//!     for each round
+//!       for each target, in turn: session.round(case) -> a sample
+//! ```
+//!
+//! A session is a target that runs, filled as the scenario needs it. All targets run side by side,
+//! and those that wait cost nothing; so what disturbs the machine disturbs all of them alike.
+
+mod boot;
+mod deaths;
+mod fanout;
+mod flood;
+mod goals;
+mod growth;
+mod memory;
+mod operations;
+mod removal;
+mod runner;
+mod shards;
+mod soak;
+mod transactions;
+mod vchan;
+mod walk;
+mod xsbench;
+
+use std::time::Duration;
+
+use xenstored::host::sim::SimClient;
+
+use crate::measure::{Measured, Sample};
+use crate::target::{Cpu, Options, Running, Target};
+use crate::trouble::{Result, Trouble};
+use crate::wrong;
+
+pub use goals::Goal;
+pub use runner::{Outcome, run};
+
+/// How much is to be done.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// How long a round of requests takes.
+    pub time: Duration,
+    /// How many rounds.
+    pub rounds: usize,
+    /// Only a check of correctness: few and small cases.
+    pub quick: bool,
+}
+
+/// One line of a scenario's table. What its numbers mean is the scenario's.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Case {
+    /// What people see.
+    pub name: String,
+    /// Connections that are busy.
+    pub connections: usize,
+    /// Requests under way on each.
+    pub depth: usize,
+    /// They are rings, not sockets.
+    pub rings: bool,
+    /// What grows from case to case, if anything does.
+    pub size: Option<usize>,
+}
+
+impl Case {
+    /// A case without numbers.
+    pub fn named(name: &str) -> Case {
+        Case { name: name.into(), ..Case::default() }
+    }
+
+    /// A case that differs from the others by one size: `"{size} {what}"`.
+    pub fn sized(size: usize, what: &str) -> Case {
+        Case { name: format!("{size} {what}"), size: Some(size), ..Case::default() }
+    }
+}
+
+/// Something to be measured.
+pub trait Scenario {
+    /// What it is called on the command line.
+    fn name(&self) -> &'static str;
+
+    /// What it does, in a sentence or three.
+    fn about(&self) -> &'static str;
+
+    /// What is counted: "request" for most.
+    fn unit(&self) -> &'static str {
+        "request"
+    }
+
+    /// The cases, in the order in which they are measured.
+    fn cases(&self, plan: &Plan) -> Vec<Case>;
+
+    /// Whether this target can do this case: an echo server has no store.
+    fn suits(&self, target: &Target, case: &Case) -> bool;
+
+    /// Starts and fills a target.
+    fn prepare(&self, plan: &Plan, target: &Target) -> Result<Box<dyn Session>>;
+
+    /// What was to be reached, and whether it was.
+    fn goals(&self, _measured: &[Measured]) -> Vec<Goal> {
+        Vec::new()
+    }
+}
+
+/// A target in the middle of a scenario.
+pub trait Session {
+    /// Does one round, and checks all that comes back.
+    fn round(&mut self, plan: &Plan, case: &Case) -> Result<Sample>;
+}
+
+/// All scenarios.
+pub fn all() -> Vec<Box<dyn Scenario>> {
+    let mut all = operations::all();
+    all.extend(transactions::all());
+    all.push(Box::new(xsbench::Xsbench));
+    all.extend(boot::all());
+    all.extend(growth::all());
+    all.push(Box::new(fanout::FanOut));
+    all.extend(deaths::all());
+    all.push(Box::new(removal::Removal));
+    all.push(Box::new(flood::Flood));
+    all.push(Box::new(vchan::Vchan));
+    all.push(Box::new(walk::Walk));
+    all.push(Box::new(memory::Memory));
+    all.push(Box::new(shards::Shards));
+    all.push(Box::new(soak::Soak));
+    all
+}
+
+/// Bytes of a log's end that are shown.
+const LAST_WORDS: usize = 2000;
+
+/// Starts a target with these arguments (which only ours understands).
+fn start(target: &Target, arguments: &[&str]) -> Result<Running> {
+    let arguments = arguments.iter().map(|&word| word.to_owned()).collect();
+    let options = Options { arguments, ..Options::default() };
+    target.start(&options).map_err(|error| Trouble::io(format!("cannot start {target}"), error))
+}
+
+/// The simulated host of a target.
+fn host_of(running: &Running, target: &Target) -> Result<SimClient> {
+    let Some(sim) = &running.sim else { wrong!("{target} has no simulated host") };
+    SimClient::connect(sim)
+        .map_err(|error| Trouble::io("cannot connect to the simulated host", error))
+}
+
+/// Does something and answers what CPU time the target used for it, if its process is known.
+fn with_cpu<T>(running: &Running, what: impl FnOnce() -> Result<T>) -> Result<(T, Option<Cpu>)> {
+    let before = running.cpu().ok();
+    let done = what().map_err(|trouble| explained(running, trouble))?;
+    let used = before.and_then(|before| Some(running.cpu().ok()? - before));
+    Ok((done, used))
+}
+
+/// If a target has ended, its last words explain what went wrong.
+fn explained(running: &Running, trouble: Trouble) -> Trouble {
+    let has_ended = running.pid.is_some() && running.cpu().is_ok_and(|cpu| cpu.total.is_zero());
+    if !has_ended && running.cpu().is_ok() {
+        return trouble;
+    }
+    let log = running.log();
+    let start = log.floor_char_boundary(log.len().saturating_sub(LAST_WORDS));
+    Trouble::Wrong(format!("{trouble}; the daemon has ended, its last words:\n{}", &log[start..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn scenarios_are_told_apart_and_explained() {
+        let quick = Plan { time: Duration::from_millis(100), rounds: 1, quick: true };
+        let full = Plan { quick: false, ..quick };
+        let mut names = HashSet::new();
+        for scenario in all() {
+            assert!(names.insert(scenario.name()), "{} is there twice", scenario.name());
+            assert!(scenario.about().ends_with('.'), "{} is not explained", scenario.name());
+            for plan in [quick, full] {
+                let cases = scenario.cases(&plan);
+                assert!(!cases.is_empty(), "{} has no case", scenario.name());
+                let names: HashSet<_> = cases.iter().map(|case| &case.name).collect();
+                assert_eq!(names.len(), cases.len(), "{} repeats a case", scenario.name());
+                let ours = |case| scenario.suits(&Target::Ours, case);
+                assert!(cases.iter().all(ours), "{} leaves our daemon out", scenario.name());
+            }
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! Single operations: read, write, directory, and a mix over a whole host; on sockets and rings.
+
+use std::path::Path;
+
+use xenstored::host::sim::SimClient;
+use xenstored::protocol::Kind;
+use xenstored::words::Domid;
+
+use super::goals::{Goal, cpu};
+use super::{Case, Plan, Scenario, Session, start, with_cpu};
+use crate::client::{Blocking, Expect, Link, Load, Mix, Request, words};
+use crate::measure::{Measured, Sample};
+use crate::target::{Running, Target};
+use crate::trouble::{Result, Trouble};
+
+/// Domains of the mixed scenario.
+const DOMAINS: usize = 1000;
+/// Nodes of each.
+const NODES: usize = 30;
+/// Children of the directory that is listed.
+const CHILDREN: usize = 100;
+/// Rings, and the connections of the largest case on sockets.
+const RINGS: usize = 16;
+const SOCKETS: usize = 64;
+/// A part of the time that goes by before it counts.
+const WARM_UP: u32 = 5;
+/// The node that guests read, in their home.
+const GUEST_NODE: &str = "name";
+const GUEST_VALUE: &str = "abc";
+
+/// The scenarios of this file.
+pub fn all() -> Vec<Box<dyn Scenario>> {
+    [Work::Read, Work::Write, Work::Directory, Work::Mixed]
+        .map(|work| Box::new(Operations(work)) as Box<dyn Scenario>)
+        .into()
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Work {
+    Read,
+    Write,
+    Directory,
+    Mixed,
+}
+
+struct Operations(Work);
+
+fn case(connections: usize, depth: usize, rings: bool) -> Case {
+    let what = match (rings, connections) {
+        (true, 1) => "ring",
+        (true, _) => "rings",
+        (false, 1) => "connection",
+        (false, _) => "connections",
+    };
+    let name = format!("{connections} {what}, depth {depth}");
+    Case { name, connections, depth, rings, size: None }
+}
+
+impl Scenario for Operations {
+    fn name(&self) -> &'static str {
+        match self.0 {
+            Work::Read => "read",
+            Work::Write => "write",
+            Work::Directory => "directory",
+            Work::Mixed => "mixed",
+        }
+    }
+
+    fn about(&self) -> &'static str {
+        match self.0 {
+            Work::Read => {
+                "READ of a value of 3 bytes, one of 1,000 nodes at random; on sockets and rings. \
+                 Each reply is compared with what was written."
+            }
+            Work::Write => "WRITE of a value that always changes, to one of 1,000 nodes at random.",
+            Work::Directory => "DIRECTORY of a node with 100 children.",
+            Work::Mixed => {
+                "Four READs for each WRITE, at random over 1,000 domains of 30 nodes each. A value \
+                 names its node, and each value read must."
+            }
+        }
+    }
+
+    fn cases(&self, plan: &Plan) -> Vec<Case> {
+        let mut cases = Vec::new();
+        for depth in [1, 16] {
+            for connections in [1, 8, SOCKETS] {
+                if !plan.quick || connections != 8 && (connections == 1) == (depth == 1) {
+                    cases.push(case(connections, depth, false));
+                }
+            }
+        }
+        if self.0 == Work::Read {
+            cases.extend([case(1, 1, true), case(RINGS, 16, true)]);
+        }
+        cases
+    }
+
+    fn suits(&self, target: &Target, case: &Case) -> bool {
+        !case.rings || matches!(target, Target::Ours | Target::C | Target::OCaml)
+    }
+
+    fn prepare(&self, plan: &Plan, target: &Target) -> Result<Box<dyn Session>> {
+        let running = start(target, &[])?;
+        let is_echo = *target == Target::Echo;
+        let domains = if plan.quick { DOMAINS / 10 } else { DOMAINS };
+        let mix = match self.0 {
+            Work::Read => vec![(1, names(domains).map(|path| read(&path, b"abc")).collect())],
+            Work::Write => {
+                vec![(1, names(domains).map(|p| Request::write_changing(&p, "")).collect())]
+            }
+            Work::Directory => vec![(1, vec![directory()])],
+            Work::Mixed => mixed(domains),
+        };
+        if !is_echo {
+            self.fill(&running.socket, domains)?;
+        }
+        let links = (0..SOCKETS).map(|_| connect(&running.socket)).collect::<Result<_>>()?;
+        let load = Load::new(links, is_echo)?;
+        let rings = match &running.sim {
+            Some(sim) if self.0 == Work::Read => Some(Rings::new(&running.socket, sim)?),
+            _ => None,
+        };
+        Ok(Box::new(Operating { running, mix, load, rings }))
+    }
+
+    fn goals(&self, measured: &[Measured]) -> Vec<Goal> {
+        let many = case(SOCKETS, 16, false).name;
+        let mut goals = Vec::new();
+        let cpu = |case: &str, target| cpu(measured, case, target);
+        if let (Work::Read | Work::Mixed, Some(ours)) = (self.0, cpu(&many, "ours")) {
+            let what = |other| format!("{}, {many}: CPU us per request, {other}", self.name());
+            if let Some(echo) = cpu(&many, "echo") {
+                goals.push(Goal::at_most(what("echo's + 0.8"), ours, echo + 0.8));
+            }
+            if let Some(c) = cpu(&many, "c") {
+                goals.push(Goal::at_most(what("1/8 of C's"), ours, c / 8.0));
+            }
+        }
+        if self.0 == Work::Read {
+            let one = case(1, 1, false).name;
+            if let (Some(ours), Some(echo)) = (cpu(&one, "ours"), cpu(&one, "echo")) {
+                let what = format!("read, {one}: CPU us per request, 1.3 times echo's");
+                goals.push(Goal::at_most(what, ours, 1.3 * echo));
+            }
+            let rings = case(RINGS, 16, true).name;
+            if let (Some(ours), Some(c)) = (cpu(&rings, "ours"), cpu(&rings, "c")) {
+                let what = format!("read, {rings}: CPU us per request, a third of C's");
+                goals.push(Goal::at_most(what, ours, c / 3.0));
+            }
+        }
+        goals
+    }
+}
+
+impl Operations {
+    /// Writes what is going to be read.
+    fn fill(&self, socket: &Path, domains: usize) -> Result<()> {
+        let mut client = Blocking::connect(socket)?;
+        match self.0 {
+            Work::Read | Work::Write => {
+                for path in names(domains) {
+                    client.write(&path, "abc")?;
+                }
+            }
+            Work::Directory => {
+                for child in 0..CHILDREN {
+                    client.write(&format!("/tool/directory/child{child:03}"), "")?;
+                }
+            }
+            Work::Mixed => return fill_mixed(socket, domains),
+        }
+        client.flush()
+    }
+}
+
+pub(super) fn connect(socket: &Path) -> Result<Link> {
+    Link::connect(socket).map_err(|error| Trouble::io("cannot connect", error))
+}
+
+/// One node in each domain.
+fn names(domains: usize) -> impl Iterator<Item = String> {
+    (1..=domains).map(|domid| format!("/local/domain/{domid}/name"))
+}
+
+/// The nodes of all domains, and what their values begin with.
+fn nodes(domains: usize) -> impl Iterator<Item = (String, String)> {
+    (1..=domains).flat_map(|domid| {
+        (0..NODES).map(move |node| {
+            let directory = ["device", "control", "data"][node % 3];
+            let path = format!("/local/domain/{domid}/{directory}/node{node}");
+            (path, format!("{domid}/{node} "))
+        })
+    })
+}
+
+fn read(path: &str, value: &[u8]) -> Request {
+    Request::new(Kind::Read, &words(&[path]), Expect::Payload(value.into()))
+}
+
+fn directory() -> Request {
+    Request::new(Kind::Directory, b"/tool/directory\0", Expect::Strings(CHILDREN))
+}
+
+/// Four READs for each WRITE, over all nodes of so many domains.
+pub(super) fn mixed(domains: usize) -> Vec<(usize, Vec<Request>)> {
+    let expect = |prefix: String| Expect::Prefix(prefix.into_bytes());
+    let read = |(path, prefix): (String, String)| {
+        Request::new(Kind::Read, &words(&[&path]), expect(prefix))
+    };
+    let write = |(path, prefix): (String, String)| Request::write_changing(&path, &prefix);
+    vec![(4, nodes(domains).map(read).collect()), (1, nodes(domains).map(write).collect())]
+}
+
+/// Makes the nodes that [`mixed`] reads and writes.
+pub(super) fn fill_mixed(socket: &Path, domains: usize) -> Result<()> {
+    let mut client = Blocking::connect(socket)?;
+    for (path, prefix) in nodes(domains) {
+        client.write(&path, format!("{prefix}00000000"))?;
+    }
+    client.flush()
+}
+
+/// Guests that read a node of their own.
+struct Rings {
+    load: Load,
+    mix: Vec<(usize, Vec<Request>)>,
+    /// The domains end with it.
+    _host: SimClient,
+}
+
+impl Rings {
+    fn new(socket: &Path, sim: &Path) -> Result<Rings> {
+        let mut client = Blocking::connect(socket)?;
+        let mut host = SimClient::connect(sim)
+            .map_err(|error| Trouble::io("cannot connect to the simulated host", error))?;
+        let mut links = Vec::new();
+        // Above those that are only nodes.
+        for domid in (2001..).take(RINGS) {
+            let guest = client.build_domain(&mut host, Domid(domid))?;
+            let path = format!("/local/domain/{domid}/{GUEST_NODE}");
+            client.write(&path, GUEST_VALUE)?;
+            links.push(Link::Ring(Box::new(guest)));
+        }
+        client.flush()?;
+        let mix = vec![(1, vec![read(GUEST_NODE, GUEST_VALUE.as_bytes())])];
+        Ok(Rings { load: Load::new(links, false)?, mix, _host: host })
+    }
+}
+
+struct Operating {
+    running: Running,
+    mix: Vec<(usize, Vec<Request>)>,
+    load: Load,
+    rings: Option<Rings>,
+}
+
+impl Session for Operating {
+    fn round(&mut self, plan: &Plan, case: &Case) -> Result<Sample> {
+        let (load, mix): (&mut Load, &Mix) = match &mut self.rings {
+            Some(rings) if case.rings => (&mut rings.load, &rings.mix),
+            _ => (&mut self.load, &self.mix),
+        };
+        load.run(mix, case.connections, case.depth, plan.time / WARM_UP)?;
+        let (tally, cpu) =
+            with_cpu(&self.running, || load.run(mix, case.connections, case.depth, plan.time))?;
+        Ok(Sample::of(tally, cpu))
+    }
+}

@@ -1,0 +1,188 @@
+//! Many libvchan set-ups at once in one domain.
+
+use std::cell::Cell;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use xenstored::host::sim::SimClient;
+use xenstored::protocol::Kind;
+use xenstored::words::Domid;
+
+use super::goals::{Goal, of};
+use super::{Case, Plan, Scenario, Session, host_of, start, with_cpu};
+use crate::client::{Blocking, Client, Link, Stage, payload, words};
+use crate::measure::{Measured, Sample};
+use crate::target::{Running, Target};
+use crate::trouble::Result;
+use crate::wrong;
+
+const SERVER: Domid = Domid(1);
+const PEER: Domid = Domid(2);
+/// A set-up whose transaction fails more often has failed.
+const TRIES: usize = 1000;
+const SUCCEEDED: &str = "succeeded";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// 256 set-ups at once.
+pub struct Vchan;
+
+impl Scenario for Vchan {
+    fn name(&self) -> &'static str {
+        "vchan"
+    }
+
+    fn about(&self) -> &'static str {
+        "Up to 256 libvchan set-ups at once between two guests, with default quotas: for each a \
+         transaction that writes ring reference and event channel and lets the peer see them, two \
+         watches held until the peer has connected, then UNWATCH and RM. A set-up that a quota \
+         refuses has failed; counted are those that succeeded."
+    }
+
+    fn unit(&self) -> &'static str {
+        "set-up"
+    }
+
+    fn cases(&self, plan: &Plan) -> Vec<Case> {
+        let sizes: &[usize] = if plan.quick { &[10, 256] } else { &[10, 40, 60, 256] };
+        sizes.iter().map(|&size| Case::sized(size, "set-ups at once")).collect()
+    }
+
+    fn suits(&self, target: &Target, _case: &Case) -> bool {
+        matches!(target, Target::Ours | Target::C | Target::OCaml)
+    }
+
+    fn prepare(&self, _plan: &Plan, target: &Target) -> Result<Box<dyn Session>> {
+        let running = start(target, &[])?;
+        let mut host = host_of(&running, target)?;
+        let stage = Stage::new()?;
+        let server = guest(&stage, &running.socket, &mut host, [SERVER, PEER])?;
+        let peer = guest(&stage, &running.socket, &mut host, [PEER, SERVER])?;
+        let is_ours = *target == Target::Ours;
+        Ok(Box::new(SettingUp { running, stage, server, peer, is_ours, _host: host }))
+    }
+
+    fn goals(&self, measured: &[Measured]) -> Vec<Goal> {
+        let ours =
+            of(measured, "256 set-ups at once", "ours").and_then(|row| row.figure(SUCCEEDED));
+        let what = "vchan: set-ups that succeed of 256 at once";
+        ours.map(|ours| Goal::at_least(what, ours, 256.0)).into_iter().collect()
+    }
+}
+
+/// A guest with a directory that is its own, and that the other one may read.
+fn guest(
+    stage: &Stage,
+    socket: &Path,
+    host: &mut SimClient,
+    [domid, other]: [Domid; 2],
+) -> Result<Client> {
+    let mut toolstack = Blocking::connect(socket)?;
+    let guest = toolstack.build_domain(host, domid)?;
+    let data = format!("/local/domain/{domid}/data");
+    toolstack.write(&data, "")?;
+    let permissions = [&*data, &format!("n{domid}"), &format!("r{other}")];
+    toolstack.ask(Kind::SetPerms, &words(&permissions))?;
+    toolstack.flush()?;
+    stage.client(Link::Ring(Box::new(guest)))
+}
+
+struct SettingUp {
+    running: Running,
+    stage: Stage,
+    server: Client,
+    peer: Client,
+    is_ours: bool,
+    _host: SimClient,
+}
+
+impl Session for SettingUp {
+    fn round(&mut self, _plan: &Plan, case: &Case) -> Result<Sample> {
+        let size = case.size.unwrap_or(0);
+        let started = Instant::now();
+        let succeeded: Rc<Cell<usize>> = Rc::default();
+        for number in 0..size {
+            let (server, peer) = (self.server.clone(), self.peer.clone());
+            let succeeded = Rc::clone(&succeeded);
+            self.stage.spawn(async move {
+                if set_up(&server, &peer, number).await? {
+                    succeeded.set(succeeded.get() + 1);
+                }
+                Ok(())
+            });
+        }
+        let conflicts = self.stage.counts().conflicts.get();
+        let stage = &self.stage;
+        let ((), cpu) = with_cpu(&self.running, || stage.run(PATIENCE))?;
+        let succeeded = succeeded.get();
+        if self.is_ours && succeeded != size {
+            wrong!("{succeeded} of {size} set-ups succeeded");
+        }
+        let conflicts = self.stage.counts().conflicts.get() - conflicts;
+        let elapsed = started.elapsed();
+        let sample = Sample { units: succeeded as u64, elapsed, cpu, ..Sample::default() };
+        Ok(sample.with(SUCCEEDED, succeeded as f64).with("EAGAIN", conflicts as f64))
+    }
+}
+
+/// One set-up, as libxenvchan's server and client do it. `false` if a quota is in its way.
+async fn set_up(server: &Client, peer: &Client, number: usize) -> Result<bool> {
+    let base = format!("/local/domain/{SERVER}/data/vchan/{number}");
+    if !announce(server, &base, number).await? {
+        return Ok(false);
+    }
+    // Two watches are held while it waits: on what the peer will write, and on the peer's life.
+    let connected = format!("/local/domain/{PEER}/data/vchan/{number}");
+    let Some(answer) = server.try_watch(&connected, &format!("answer{number}")).await? else {
+        return Ok(false);
+    };
+    let home = format!("/local/domain/{PEER}");
+    let Some(life) = server.try_watch(&home, &format!("life{number}")).await? else {
+        answer.remove().await?;
+        return Ok(false);
+    };
+    let reference = peer.must(Kind::Read, 0, &words(&[&format!("{base}/ring-ref")])).await?;
+    let port = peer.must(Kind::Read, 0, &words(&[&format!("{base}/event-channel")])).await?;
+    if (reference, port) != (number.to_string().into_bytes(), b"7".to_vec()) {
+        wrong!("the peer of set-up {number} reads another's");
+    }
+    peer.must(Kind::Write, 0, &payload(&connected, "1")).await?;
+    let path = answer.next().await;
+    if path != connected {
+        wrong!("the event of {connected} names {path}");
+    }
+    answer.remove().await?;
+    life.remove().await?;
+    server.must(Kind::Rm, 0, &words(&[&base])).await?;
+    peer.must(Kind::Rm, 0, &words(&[&connected])).await?;
+    Ok(true)
+}
+
+/// The transaction in which a server says where its ring is.
+async fn announce(server: &Client, base: &str, number: usize) -> Result<bool> {
+    let permissions = format!("r{PEER}");
+    for _ in 0..TRIES {
+        let Ok(id) = server.request(Kind::TransactionStart, 0, b"\0").await? else {
+            return Ok(false);
+        };
+        let text = String::from_utf8_lossy(&id);
+        let Ok(tx_id) = text.trim_end_matches('\0').parse() else { wrong!("transaction {text}") };
+        let nodes = [("ring-ref", number.to_string()), ("event-channel", "7".into())];
+        for (node, value) in nodes {
+            let path = format!("{base}/{node}");
+            if server.request(Kind::Write, tx_id, &payload(&path, value)).await?.is_err() {
+                let _ = server.request(Kind::TransactionEnd, tx_id, b"F\0").await?;
+                return Ok(false);
+            }
+            let owner = format!("n{SERVER}");
+            let request = words(&[&path, &owner, &permissions]);
+            server.must(Kind::SetPerms, tx_id, &request).await?;
+        }
+        match server.request(Kind::TransactionEnd, tx_id, b"T\0").await? {
+            Ok(_) => return Ok(true),
+            Err(errno) if errno == "EAGAIN" => {}
+            Err(_) => return Ok(false),
+        }
+    }
+    Ok(false)
+}

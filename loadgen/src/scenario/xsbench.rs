@@ -1,0 +1,262 @@
+//! xsbench (mirage/ocaml-xenstore-server, `bench/`): domains started and stopped, all in parallel
+//! over one socket.
+
+use std::time::{Duration, Instant};
+
+use xenstored::host::sim::{SimClient, SimGuest};
+use xenstored::protocol::Kind;
+
+use super::goals::{Goal, of};
+use super::{Case, Plan, Scenario, Session, start, with_cpu};
+use crate::client::{Blocking, Client, Stage, words};
+use crate::measure::{Measured, Sample};
+use crate::target::Target;
+use crate::trouble::{Result, Trouble};
+use crate::wrong;
+
+const DISKS: usize = 3;
+/// oxenstored needed 395 s before its transactions were replayed; what takes longer is given up.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// Everything is below this.
+const PREFIX: &str = "/bench";
+const SECONDS: &str = "seconds";
+
+/// The scenario.
+pub struct Xsbench;
+
+impl Scenario for Xsbench {
+    fn name(&self) -> &'static str {
+        "xsbench"
+    }
+
+    fn about(&self) -> &'static str {
+        "The published benchmark of oxenstored: 300 domains with three disks each are started and \
+         stopped, all in parallel over one socket, six transactions each. In the end nothing may \
+         be left of them. C is left out: its transactions fail nearly always here."
+    }
+
+    fn unit(&self) -> &'static str {
+        "domain"
+    }
+
+    fn cases(&self, plan: &Plan) -> Vec<Case> {
+        let sizes: &[usize] = if plan.quick { &[20] } else { &[100, 300] };
+        sizes.iter().map(|&size| Case::sized(size, "domains")).collect()
+    }
+
+    fn suits(&self, target: &Target, _case: &Case) -> bool {
+        matches!(target, Target::Ours | Target::OCaml)
+    }
+
+    fn prepare(&self, _plan: &Plan, target: &Target) -> Result<Box<dyn Session>> {
+        Ok(Box::new(Benching { target: target.clone() }))
+    }
+
+    fn goals(&self, measured: &[Measured]) -> Vec<Goal> {
+        let seconds = |target| of(measured, "300 domains", target)?.figure(SECONDS);
+        let (Some(ours), Some(ocaml)) = (seconds("ours"), seconds("ocaml")) else {
+            return Vec::new();
+        };
+        let what = "xsbench, 300 domains: seconds, an eighth of oxenstored's";
+        vec![Goal::at_most(what, ours, ocaml / 8.0)]
+    }
+}
+
+struct Benching {
+    target: Target,
+}
+
+impl Session for Benching {
+    fn round(&mut self, _plan: &Plan, case: &Case) -> Result<Sample> {
+        let size = case.size.unwrap_or(0);
+        let running = start(&self.target, &[])?;
+        let Some(sim) = &running.sim else { wrong!("{} has no simulated host", self.target) };
+        let cannot = |error| Trouble::io("cannot create domains", error);
+        let mut host = SimClient::connect(sim).map_err(cannot)?;
+        // Nothing can be theirs before they exist. That they are guests does not matter here.
+        let _guests: Vec<SimGuest> =
+            (0..size).map(|_| host.create(None)).collect::<std::io::Result<_>>().map_err(cannot)?;
+        let mut toolstack = Blocking::connect(&running.socket)?;
+        for directory in ["vm", "vss", "local/domain/0/backend/vbd", "xapi"] {
+            toolstack.write(&format!("{PREFIX}/{directory}"), "")?;
+        }
+        toolstack.flush()?;
+        let stage = Stage::new()?;
+        let client = stage.connect(&running.socket)?;
+        for domid in 1..=size {
+            let client = client.clone();
+            stage.spawn(async move {
+                start_domain(&client, domid).await?;
+                stop_domain(&client, domid).await
+            });
+        }
+        let started = Instant::now();
+        let ((), cpu) = with_cpu(&running, || stage.run(PATIENCE))?;
+        let elapsed = started.elapsed();
+        // Of the domains nothing is left; domain 0 is there only for its backends.
+        for (directory, expected) in
+            [("vm", ""), ("vss", ""), ("local/domain", "0\0"), ("local/domain/0/backend/vbd", "")]
+        {
+            let path = format!("{PREFIX}/{directory}");
+            let left = toolstack.directory(&words(&[&path]))?;
+            if left != expected.as_bytes() {
+                wrong!("{path} still has {:?}", String::from_utf8_lossy(&left));
+            }
+        }
+        let counts = stage.counts();
+        let conflicts = counts.conflicts.get() as f64;
+        let ends = conflicts + counts.commits.get() as f64;
+        let sample = Sample { units: size as u64, elapsed, cpu, ..Sample::default() };
+        Ok(sample
+            .with(SECONDS, elapsed.as_secs_f64())
+            .with("EAGAIN", conflicts)
+            .with("EAGAIN %", 100.0 * conflicts / ends.max(1.0)))
+    }
+}
+
+/// The paths of a domain.
+struct Paths {
+    domain: String,
+    vm: String,
+    vss: String,
+}
+
+fn paths(domid: usize) -> Paths {
+    Paths {
+        domain: format!("{PREFIX}/local/domain/{domid}"),
+        vm: format!("{PREFIX}/vm/{}", uuid(domid)),
+        vss: format!("{PREFIX}/vss/{}", uuid(domid)),
+    }
+}
+
+fn uuid(domid: usize) -> String {
+    format!("00000000-0000-0000-0000-{domid:012}")
+}
+
+/// RM of what may not be there.
+async fn remove(client: &Client, tx_id: u32, path: &str) -> Result<()> {
+    client.request(Kind::Rm, tx_id, &words(&[path])).await.map(drop)
+}
+
+/// A directory with these permissions.
+async fn make(client: &Client, tx_id: u32, path: &str, permissions: &[&str]) -> Result<()> {
+    client.must(Kind::Mkdir, tx_id, &words(&[path])).await?;
+    let request = words(&[&[path], permissions].concat());
+    client.must(Kind::SetPerms, tx_id, &request).await.map(drop)
+}
+
+async fn start_domain(client: &Client, domid: usize) -> Result<()> {
+    let Paths { domain, vm, vss } = &paths(domid);
+    let (reader, owner) = (&*format!("r{domid}"), &*format!("n{domid}"));
+    client
+        .transact(async |tx| {
+            for path in [domain, vm, vss] {
+                remove(client, tx, path).await?;
+                make(client, tx, path, &["n0", reader]).await?;
+            }
+            client.write(tx, &format!("{domain}/vm"), vm).await?;
+            client.write(tx, &format!("{domain}/vss"), vss).await?;
+            client.write(tx, &format!("{vm}/uuid"), uuid(domid)).await?;
+            client.write(tx, &format!("{vm}/name"), format!("domain{domid}")).await?;
+            client.write(tx, &format!("{domain}/name"), format!("domain{domid}")).await?;
+            for directory in ["cpu", "memory"] {
+                make(client, tx, &format!("{domain}/{directory}"), &["n0", reader]).await?;
+            }
+            for directory in ["device", "error", "drivers", "control", "attr", "data", "messages"] {
+                make(client, tx, &format!("{domain}/{directory}"), &[owner]).await?;
+            }
+            Ok(())
+        })
+        .await?;
+    client
+        .transact(async |tx| {
+            for (key, value) in [("vm-data", ""), ("mmio-hole-size-in-bytes", "268435456")] {
+                client.write(tx, &format!("{domain}/{key}"), value).await?;
+            }
+            for key in ["apic", "acpi", "pae", "viridian"] {
+                client.write(tx, &format!("{domain}/platform/{key}"), "1").await?;
+            }
+            for key in ["bios-vendor", "bios-version", "system-manufacturer", "system-version"] {
+                client.write(tx, &format!("{domain}/bios-strings/{key}"), "Xen").await?;
+            }
+            Ok(())
+        })
+        .await?;
+    for disk in 0..DISKS {
+        attach(client, domid, disk).await?;
+    }
+    Ok(())
+}
+
+/// The paths of a disk: frontend, backend, hotplug.
+fn disk_paths(domid: usize, disk: usize) -> [String; 3] {
+    let device = 51712 + disk * 16;
+    [
+        format!("{PREFIX}/local/domain/{domid}/device/vbd/{device}"),
+        format!("{PREFIX}/local/domain/0/backend/vbd/{domid}/{device}"),
+        format!("{PREFIX}/xapi/{domid}/hotplug/vbd/{device}"),
+    ]
+}
+
+async fn attach(client: &Client, domid: usize, disk: usize) -> Result<()> {
+    let [frontend, backend, hotplug] = &disk_paths(domid, disk);
+    let (reader, owner) = (&*format!("r{domid}"), &*format!("n{domid}"));
+    client
+        .transact(async |tx| {
+            for path in [frontend, backend] {
+                let there = client.request(Kind::Read, tx, &words(&[path])).await?;
+                if there.is_ok() {
+                    wrong!("{path} is there already");
+                }
+                remove(client, tx, path).await?;
+            }
+            make(client, tx, frontend, &[owner, "r0"]).await?;
+            make(client, tx, backend, &["n0", reader]).await?;
+            make(client, tx, hotplug, &["n0"]).await?;
+            for (path, key, value) in [
+                (hotplug, "frontend", &**frontend),
+                (hotplug, "backend", backend),
+                (frontend, "backend", backend),
+                (backend, "frontend", frontend),
+                (frontend, "backend-id", "0"),
+                (frontend, "state", "1"),
+                (frontend, "virtual-device", "51712"),
+                (frontend, "device-type", "disk"),
+                (backend, "frontend-id", &domid.to_string()),
+                (backend, "online", "1"),
+                (backend, "removable", "0"),
+                (backend, "state", "1"),
+                (backend, "dev", "hda"),
+                (backend, "type", "phy"),
+                (backend, "mode", "w"),
+                (backend, "params", "/dev/null"),
+            ] {
+                client.write(tx, &format!("{path}/{key}"), value).await?;
+            }
+            Ok(())
+        })
+        .await
+        .map(drop)
+}
+
+async fn stop_domain(client: &Client, domid: usize) -> Result<()> {
+    let Paths { domain, vm, vss } = &paths(domid);
+    client
+        .transact(async |tx| {
+            client.must(Kind::Read, tx, &words(&[&format!("{domain}/name")])).await?;
+            client.write(tx, &format!("{domain}/control/shutdown"), "halt").await
+        })
+        .await?;
+    for disk in 0..DISKS {
+        let [frontend, backend, hotplug] = &disk_paths(domid, disk);
+        client.write(0, &format!("{backend}/online"), "0").await?;
+        for path in [frontend, backend, hotplug] {
+            client.must(Kind::Rm, 0, &words(&[path])).await?;
+        }
+    }
+    let backends = format!("{PREFIX}/local/domain/0/backend/vbd/{domid}");
+    for path in [vm, vss, domain, &backends] {
+        client.must(Kind::Rm, 0, &words(&[path])).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,239 @@
+//! What load is sent to: this project's daemon, Debian's two of Xen 4.17, an echo server.
+//!
+//! ```text
+//!   Target --- start(options) ---> Running
+//!    ours      this project's daemon               socket   a toolstack's way in
+//!    c         xenstored of xen-utils-4.17         sim      the simulated host: rings
+//!    ocaml     oxenstored of xen-utils-4.17        pid      whose CPU time it costs
+//!    echo      answers anything, parses nothing
+//!    socket:P  somebody's daemon, already running
+//! ```
+//!
+//! All but the last run in a directory of their own and end with their [`Running`], so that any
+//! number of them may run side by side.
+
+pub mod cpu;
+pub mod echo;
+pub mod ours;
+pub mod peers;
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::str::FromStr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+pub use cpu::Cpu;
+
+/// How long a target may take to open its sockets, or to end: far more than any does.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How often it is looked whether a target has opened its sockets or ended.
+const POLL: Duration = Duration::from_millis(2);
+
+/// Something that answers requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// This project's daemon.
+    Ours,
+    /// Xen's C daemon, Debian's package.
+    C,
+    /// Xen's OCaml daemon, Debian's package.
+    OCaml,
+    /// The machine's limit: a server that answers without looking.
+    Echo,
+    /// Whoever listens at a socket.
+    Socket(PathBuf),
+}
+
+/// How a target is started. What a target does not know, it ignores.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Threads of our daemon or of the echo server; as many as it chooses if `None`.
+    pub shards: Option<u16>,
+    /// More arguments for the daemon, in its own words.
+    pub arguments: Vec<String>,
+    /// More lines for oxenstored's configuration file; no other daemon sees them.
+    pub config: String,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Ours => f.write_str("ours"),
+            Target::C => f.write_str("c"),
+            Target::OCaml => f.write_str("ocaml"),
+            Target::Echo => f.write_str("echo"),
+            Target::Socket(path) => write!(f, "socket:{}", path.display()),
+        }
+    }
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Target, String> {
+        match text {
+            "ours" => Ok(Target::Ours),
+            "c" => Ok(Target::C),
+            "ocaml" => Ok(Target::OCaml),
+            "echo" => Ok(Target::Echo),
+            _ => match text.strip_prefix("socket:") {
+                Some(path) if !path.is_empty() => Ok(Target::Socket(path.into())),
+                _ => Err(format!("{text} is none of ours, c, ocaml, echo, socket:PATH")),
+            },
+        }
+    }
+}
+
+impl Target {
+    /// Starts it, in a directory of its own.
+    ///
+    /// # Errors
+    /// Those of [`Running::spawn`].
+    pub fn start(&self, options: &Options) -> io::Result<Running> {
+        match self {
+            Target::Ours => ours::start(options),
+            Target::C | Target::OCaml => peers::start(self, options),
+            Target::Echo => echo::start(options),
+            Target::Socket(path) => Ok(Running::attached(path.clone())),
+        }
+    }
+}
+
+/// A target that answers. It ends when this is dropped, unless it was not started here.
+#[derive(Debug)]
+pub struct Running {
+    /// The daemon's own socket.
+    pub socket: PathBuf,
+    /// The socket of its simulated host; `None` if it has no rings.
+    pub sim: Option<PathBuf>,
+    /// Its process; `None` if that is not known.
+    pub pid: Option<u32>,
+    child: Option<Child>,
+    dir: Option<TempDir>,
+    /// How long it may take to end when it is asked to.
+    grace: Duration,
+}
+
+impl Running {
+    /// A directory of its own for a target, removed with it. Its name is short: the paths of
+    /// sockets may have 108 bytes.
+    pub fn directory() -> io::Result<TempDir> {
+        tempfile::Builder::new().prefix("load").tempdir()
+    }
+
+    /// Somebody's daemon; nothing is known of its process.
+    pub fn attached(socket: PathBuf) -> Running {
+        Running { socket, sim: None, pid: None, child: None, dir: None, grace: PATIENCE }
+    }
+
+    /// Runs `command` in the background and waits until it accepts connections at the socket
+    /// `socket` in `dir`, and at `sim` if it has rings. What it prints is in the file `log` there.
+    ///
+    /// # Errors
+    /// Those of starting it; `TimedOut` or `Other` with the end of its log if it does not serve.
+    pub fn spawn(mut command: Command, dir: TempDir, rings: bool) -> io::Result<Running> {
+        let log = File::create(dir.path().join("log"))?;
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let child = command.spawn()?;
+        let mut running = Running {
+            socket: dir.path().join("socket"),
+            sim: rings.then(|| dir.path().join("sim")),
+            pid: Some(child.id()),
+            child: Some(child),
+            dir: Some(dir),
+            grace: PATIENCE,
+        };
+        running.wait_until_it_accepts()?;
+        Ok(running)
+    }
+
+    /// Gives it no time to end: oxenstored waits for its last domain.
+    pub fn without_grace(self) -> Running {
+        let mut hurried = self;
+        hurried.grace = Duration::ZERO;
+        hurried
+    }
+
+    fn wait_until_it_accepts(&mut self) -> io::Result<()> {
+        let started = Instant::now();
+        let sockets: Vec<PathBuf> =
+            [Some(self.socket.clone()), self.sim.clone()].into_iter().flatten().collect();
+        while !sockets.iter().all(|path| UnixStream::connect(path).is_ok()) {
+            if let Some(status) = self.child.as_mut().and_then(|c| c.try_wait().transpose()) {
+                return Err(io::Error::other(format!("it ended: {}\n{}", status?, self.log())));
+            }
+            if started.elapsed() > PATIENCE {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, self.log()));
+            }
+            thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    /// CPU time that it has used up to now.
+    ///
+    /// # Errors
+    /// `Unsupported` if its process is not known, `NotFound` if that ended.
+    pub fn cpu(&self) -> io::Result<Cpu> {
+        Cpu::of(self.pid.ok_or(io::ErrorKind::Unsupported)?)
+    }
+
+    /// Whether its process still runs, as far as that is known.
+    pub fn is_alive(&mut self) -> bool {
+        match &mut self.child {
+            Some(child) => matches!(child.try_wait(), Ok(None)),
+            None => true,
+        }
+    }
+
+    /// Its directory, if it was started here.
+    pub fn dir(&self) -> Option<&Path> {
+        self.dir.as_ref().map(TempDir::path)
+    }
+
+    /// What it printed so far.
+    pub fn log(&self) -> String {
+        let bytes = self.dir().and_then(|dir| std::fs::read(dir.join("log")).ok());
+        String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()
+    }
+}
+
+impl Drop for Running {
+    /// Asks it to end (a profiler around it writes its file then), and insists if it does not.
+    fn drop(&mut self) {
+        let Some(child) = &mut self.child else { return };
+        if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        let asked = Instant::now();
+        while matches!(child.try_wait(), Ok(None)) && asked.elapsed() < self.grace {
+            thread::sleep(POLL);
+        }
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_parsed_as_it_is_shown() {
+        for text in ["ours", "c", "ocaml", "echo", "socket:/run/xenstored/socket"] {
+            assert_eq!(text.parse::<Target>().unwrap().to_string(), text);
+        }
+        for text in ["", "C", "socket:", "socket", "o"] {
+            assert!(text.parse::<Target>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Debian's two daemons of Xen 4.17, as they are, on the simulated host: what they know as Xen's
+//! libraries is `xenstored-shim` (loadgen/shim). `loadgen/install-peers.sh` installs and builds
+//! what is needed.
+
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::{Options, Running, Target};
+
+/// Where Debian's package xen-utils-4.17 puts them.
+const PROGRAMS: &str = "/usr/lib/xen-4.17/bin";
+
+/// The libraries that the shim stands for. Of the last oxenstored calls nothing, but the real one
+/// would need the whole of the real libxenctrl.
+const LIBRARIES: [&str; 4] =
+    ["libxenevtchn.so.1", "libxengnttab.so.1", "libxenctrl.so.4.17", "libxenguest.so.4.17"];
+
+const SHIM: &str = "libxenstored_shim.so";
+
+/// What oxenstored is told: to keep to its directory, and Debian's defaults otherwise.
+const CONFIG: &str = "persistent = false
+xenstored-kva = /proc/xen/xsd_kva
+xenstored-port = /proc/xen/xsd_port
+";
+
+/// Starts `peer`, which is [`Target::C`] or [`Target::OCaml`].
+///
+/// # Errors
+/// `NotFound` if the peer or the shim is not there, and those of [`Running::spawn`].
+pub fn start(peer: &Target, options: &Options) -> io::Result<Running> {
+    let name = if *peer == Target::OCaml { "oxenstored" } else { "xenstored" };
+    let program = Path::new(PROGRAMS).join(name);
+    let shim = shim().filter(|_| program.exists()).ok_or_else(|| {
+        let text = format!("{} or its shim is missing: run loadgen/install-peers.sh", name);
+        io::Error::new(io::ErrorKind::NotFound, text)
+    })?;
+    let dir = Running::directory()?;
+    let libraries = dir.path().join("lib");
+    std::fs::create_dir(&libraries)?;
+    for library in LIBRARIES {
+        symlink(&shim, libraries.join(library))?;
+    }
+    let mut command = Command::new(program);
+    command
+        .env("LD_LIBRARY_PATH", &libraries)
+        .env("XENSTORED_SIM_SOCKET", dir.path().join("sim"))
+        .env("XENSTORED_RUNDIR", dir.path())
+        .env_remove("XENSTORED_PATH");
+    if *peer == Target::OCaml {
+        let path = dir.path().join("conf");
+        let own = dir.path().display();
+        let files = format!("pid-file = {own}/pid\nxenstored-log-file = {own}/xenstored.log\n");
+        std::fs::write(&path, files + CONFIG + &options.config)?;
+        command.args(["--no-fork", "--no-access-log", "--config-file"]).arg(path);
+    } else {
+        command.arg("--no-fork");
+    }
+    command.args(&options.arguments);
+    Ok(Running::spawn(command, dir, true)?.without_grace())
+}
+
+/// The shim that was built last of those in the folders above this program: a program is in
+/// `target/<profile>`, a test one folder further down.
+fn shim() -> Option<PathBuf> {
+    let program = std::env::current_exe().ok()?;
+    let folders = program.ancestors().skip(1).take(3);
+    let built = folders.flat_map(|folder| ["", "release", "debug"].map(|name| folder.join(name)));
+    let found = built.map(|folder| folder.join(SHIM)).filter_map(|path| {
+        let changed = path.metadata().ok()?.modified().ok()?;
+        Some((changed, path))
+    });
+    found.max().map(|(_, path)| path)
+}
+
+/// Whether the peers can be started here.
+pub fn are_installed() -> bool {
+    shim().is_some() && Path::new(PROGRAMS).join("oxenstored").exists()
+}

@@ -1,0 +1,73 @@
+//! What the switches `io` and `obj` trace of connections.
+//!
+//! Off, each costs one relaxed load; what is shown is put together only when it is on.
+
+use std::fmt::{self, Display, Formatter};
+
+use super::connection::Connection;
+use crate::log;
+use crate::protocol::{Frame, Header, frame, kind_name};
+
+/// Of a longer payload only so many bytes are shown: enough for every path and token of ordinary
+/// use, and no line of a trace grows beyond what can be read.
+const PAYLOAD_SHOWN_BYTES: usize = 256;
+
+/// A connection as traces name it: its thread and its number there.
+struct Name(u16, u64);
+
+impl Display for Name {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.0, self.1)
+    }
+}
+
+/// A payload, whose bytes are anything: NUL is `\x00`.
+struct Payload<'a>(&'a [u8]);
+
+impl Display for Payload<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.0.split_at_checked(PAYLOAD_SHOWN_BYTES) {
+            Some((shown, [_, ..])) => write!(f, "\"{}\"...", shown.escape_ascii()),
+            _ => write!(f, "\"{}\"", self.0.escape_ascii()),
+        }
+    }
+}
+
+/// A request is taken.
+pub fn request(thread: u16, connection: &Connection, header: &Header, payload: &[u8]) {
+    message(thread, connection, "in", header, payload);
+}
+
+/// A reply or event was queued, which begins at `start` of the output's buffer.
+pub fn queued(thread: u16, connection: &Connection, start: usize) {
+    if !tracing::enabled!(target: log::IO, tracing::Level::TRACE) {
+        return;
+    }
+    if let Frame::Message { header, payload, .. } = frame(connection.output.queued_from(start)) {
+        message(thread, connection, "out", header, payload);
+    }
+}
+
+fn message(thread: u16, connection: &Connection, way: &str, header: &Header, payload: &[u8]) {
+    tracing::trace!(
+        target: log::IO,
+        connection = %Name(thread, connection.id),
+        domid = connection.domid().0,
+        req = header.req_id.get(),
+        tx = header.tx_id.get(),
+        len = header.len.get(),
+        payload = %Payload(payload),
+        "{way} {}",
+        kind_name(header.kind.get())
+    );
+}
+
+/// A connection, or a thing of it, comes or goes.
+pub fn object(thread: u16, connection: &Connection, what: fmt::Arguments<'_>) {
+    tracing::trace!(
+        target: log::OBJ,
+        connection = %Name(thread, connection.id),
+        domid = connection.domid().0,
+        "{what}"
+    );
+}

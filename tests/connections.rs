@@ -1,0 +1,128 @@
+//! More connections at once than anybody has, and more than there are descriptors for.
+
+mod common;
+
+use std::fs::read_to_string;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use common::client::Link;
+use common::{Client, Daemon, HANG, Message, op};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+const MANY: usize = 10_000;
+/// So many of them say nothing at first.
+const IDLE: usize = 2500;
+/// What a connection may cost in the daemon's memory, that of the allocator's slack included.
+const BYTES_EACH: u64 = 4096;
+
+/// So many open files as may be had, here; the daemon does the same for itself.
+fn allow_many_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let needed = u64::try_from(MANY).unwrap() + 500;
+    assert!(limit.maximum.is_none_or(|most| most >= needed), "`ulimit -Hn` is below {needed}");
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+}
+
+fn ask(socket: &mut UnixStream) {
+    let read = Message { kind: op::READ, req: 1, tx: 0, payload: b"/tool\0".to_vec() };
+    socket.write_all(&read.encode()).unwrap();
+}
+
+/// Waits for the reply: the header of an empty value.
+fn answered(socket: &mut UnixStream) {
+    let mut reply = [0; 16];
+    socket.read_exact(&mut reply).unwrap();
+    assert_eq!(reply[..4], op::READ.to_le_bytes());
+    assert_eq!(reply[12..], [0; 4]);
+}
+
+/// Waits until the daemon has closed all but `expected` descriptors.
+fn until_closed(daemon: &Daemon, expected: usize) {
+    let started = Instant::now();
+    while daemon.descriptors() > expected {
+        assert!(started.elapsed() < HANG, "{} descriptors are left", daemon.descriptors());
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn ten_thousand_at_once() {
+    allow_many_files();
+    for shards in [1, 4] {
+        let daemon = Daemon::start(shards);
+        let mut admin = Client::new("admin", Link::Socket(daemon.connect()));
+        admin.read("/tool").unwrap();
+        let (descriptors, before) = (daemon.descriptors(), daemon.resident_bytes());
+        let mut after = Vec::new();
+        for _ in 0..2 {
+            let mut crowd: Vec<_> = (0..MANY).map(|_| daemon.connect()).collect();
+            // All ask before the first reads its answer.
+            let (idle, talking) = crowd.split_at_mut(IDLE);
+            talking.iter_mut().for_each(ask);
+            talking.iter_mut().for_each(answered);
+            // Who was idle is served as well, and somebody else beside them.
+            idle.iter_mut().for_each(ask);
+            idle.iter_mut().for_each(answered);
+            admin.write("/alive", "v").unwrap();
+            assert_eq!(daemon.descriptors(), descriptors + MANY);
+            let grown = daemon.resident_bytes().saturating_sub(before);
+            let most = BYTES_EACH * u64::try_from(MANY).unwrap();
+            assert!(grown < most, "{grown} bytes for {MANY} connections");
+            drop(crowd);
+            until_closed(&daemon, descriptors);
+            admin.read("/tool").unwrap();
+            after.push(daemon.resident_bytes());
+        }
+        // The allocator may keep what the first ten thousand had, and the next use it again.
+        let grown = after[1].saturating_sub(after[0]);
+        assert!(grown < 2 << 20, "{grown} bytes more than after the first time");
+    }
+}
+
+/// What a thread that never rests gets of the processor meanwhile: `work` itself sleeps.
+fn beside_a_spinning_thread<T>(work: impl FnOnce() -> T) -> (Duration, T) {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let spinner = scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+            let line = read_to_string("/proc/thread-self/schedstat").unwrap();
+            Duration::from_nanos(line.split_whitespace().next().unwrap().parse().unwrap())
+        });
+        let result = work();
+        stop.store(true, Ordering::Relaxed);
+        (spinner.join().unwrap(), result)
+    })
+}
+
+#[test]
+fn no_descriptors_left_pauses_accepting() {
+    // Started by a shell that lowers the limit, because a child's limits cannot be set from here.
+    let mut daemon = Daemon::start_limited(64);
+    let mut crowd: Vec<_> = (0..100).map(|_| daemon.connect()).collect();
+    crowd.iter_mut().for_each(ask);
+    // Those accepted work.
+    answered(&mut crowd[0]);
+    let mut first = Client::new("first", Link::Socket(crowd[0].try_clone().unwrap()));
+    (0..100).for_each(|_| _ = first.read("/tool").unwrap());
+    assert!(daemon.descriptors() <= 64);
+    // The others wait, and the daemon rests: who spins gets as much of the processor as this
+    // process's own thread, however busy the machine is.
+    let (spinning, spent) = beside_a_spinning_thread(|| {
+        let before = daemon.cpu_time();
+        std::thread::sleep(Duration::from_secs(1));
+        daemon.cpu_time() - before
+    });
+    assert!(spent < spinning / 10, "{spent:?} beside {spinning:?} of a thread that spins");
+    // As descriptors come free, those who waited are served, in their order.
+    for mut waiting in crowd.into_iter().skip(1) {
+        answered(&mut waiting);
+    }
+    let mut late = Client::new("late", Link::Socket(daemon.connect()));
+    late.read("/tool").unwrap();
+    assert!(daemon.is_alive());
+}
