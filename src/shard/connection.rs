@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use foldhash::fast::RandomState;
 
+use super::gathering::Share;
 use super::output::Output;
 use super::watches::Watches;
 use crate::domain::{Domain, Quota};
@@ -79,6 +80,8 @@ pub struct Connection {
     pub next_transaction: u32,
     /// Conflicts in a row, and the path of the last: see `guards`.
     pub conflicts: Option<(u32, crate::words::PathBuf)>,
+    /// It is quiesced; who is to be told when it is still.
+    pub quiesce: Option<Vec<Share>>,
     /// Why it is not read.
     pub parked: Option<Parked>,
     /// Its next request was taken before and had to wait.
@@ -107,10 +110,11 @@ impl Connection {
             throttled: false,
             output: Output::default(),
             output_charged: 0,
-            watches: Watches::default(),
+            watches: Watches::new(id),
             transactions: HashMap::default(),
             next_transaction: 1,
             conflicts: None,
+            quiesce: None,
             parked: None,
             comes_again: false,
             ignored: false,
@@ -147,9 +151,14 @@ impl Connection {
         }
     }
 
+    /// Whether it is quiesced and nothing of it is under way.
+    pub fn is_still(&self) -> bool {
+        self.quiesce.is_some() && self.parked.is_none()
+    }
+
     /// Whether there is something that time alone changes: see the thread's tick.
     pub fn needs_tick(&self) -> bool {
-        self.is_guest() && !self.output.is_empty()
+        self.is_guest() && self.quiesce.is_none() && !self.output.is_empty()
     }
 
     /// Whether a request waits to be served or answered, or an answer to be taken.

@@ -15,11 +15,15 @@
 
 mod connection;
 mod control_requests;
+mod domain_watches;
 mod domains;
+mod gathering;
 mod guards;
 mod mailbox;
 mod matters;
+mod migration_requests;
 mod output;
+mod quiesce;
 mod requests;
 mod rings;
 mod serving;
@@ -130,6 +134,7 @@ impl Server {
             parked: AtomicU64::new(0),
             clients: AtomicU64::new(0),
         });
+        shared.announce_operations();
         let mut threads = Vec::new();
         for (number, poll) in (0..).zip(polls) {
             let channels = shared.host.open_channels()?;

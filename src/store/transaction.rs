@@ -17,7 +17,7 @@ use super::op::{LoggedOp, Op, Stop, Verb};
 use super::pins::Pin;
 use super::{Generations, Store, Tree, apply};
 use crate::domain::Quota;
-use crate::words::{Domid, Errno, Layout, PathBuf, ShardId};
+use crate::words::{Domid, Errno, Layout, Path, PathBuf, ShardId};
 
 /// A reply up to this long is kept as it is, a longer one as a hash of 128 bits.
 const REPLY_KEPT_BYTES: usize = 16;
@@ -79,6 +79,14 @@ pub enum Outcome {
 }
 
 impl Transaction {
+    /// A transaction that was begun elsewhere, where what it did stays: it can go on, and its END
+    /// will answer EAGAIN.
+    pub fn reserved() -> Transaction {
+        let path = Path::ROOT.to_buf();
+        let conflict = Conflict { verb: "START_DOMAIN_TRANSACTION", path, changed_by: None };
+        Transaction { doomed: Some(conflict), ..Transaction::default() }
+    }
+
     /// What it holds, in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes

@@ -148,10 +148,10 @@ fn padding_that_is_counted_is_accepted() {
 /// A watch with a depth as C's daemon writes it: without the depth, and with a length as if it were
 /// there.
 fn short_extended(path: &str, token: &str) -> Vec<u8> {
-    let (plen, tlen) = (path.len() as u16 + 1, token.len() as u16 + 1);
+    let [plen, tlen] = [path, token].map(|text| u16::try_from(text.len() + 1).unwrap());
     let mut body = [&1u32.to_le_bytes()[..], &plen.to_le_bytes(), &tlen.to_le_bytes()].concat();
     body.extend(format!("{path}\0{token}\0").bytes());
-    let claimed = (body.len() as u32 + 4).next_multiple_of(8);
+    let claimed = u32::try_from(body.len() + 4).unwrap().next_multiple_of(8);
     body.resize(body.len().next_multiple_of(8), 0);
     [&kind::WATCH_DATA_EXTENDED.to_le_bytes()[..], &claimed.to_le_bytes(), &body].concat()
 }
