@@ -267,6 +267,18 @@ fn half_a_request_is_kept() {
     }
 }
 
+#[test]
+fn a_daemon_that_stops_does_not_write_to_the_page() {
+    each_world(|world| {
+        quiesced_watcher(world);
+        world.admin.write("/shared", "v").unwrap();
+        passes(world, 5);
+        let before = whole_page(world, 5);
+        world.daemon.stop();
+        assert_eq!(whole_page(world, 5), before);
+    });
+}
+
 /// Domain 5 watches what it can read and does not own, and is quiesced.
 fn quiesced_watcher(world: &mut World) {
     world.guest(5);

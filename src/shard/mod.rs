@@ -48,9 +48,11 @@ use crate::host::Host;
 use crate::store::{Store, reaper, run_reaper};
 use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::words::{Domid, Layout};
+#[doc(hidden)] // For tests/schedules.rs.
+pub use gathering::{Gathered, Share, shares};
 use guards::Guards;
 use mailbox::{Mailbox, Mailboxes, Message};
-#[doc(hidden)] // For tests/schedules.rs.
+#[doc(hidden)]
 pub use signal::Signal;
 use thread::{Thread, WAKER};
 
