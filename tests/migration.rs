@@ -301,6 +301,8 @@ fn the_page_is_not_written_while_events_wait() {
         }
         world.guest(5).ring().notify();
         passes(world, 5);
+        // Nor by another QUIESCE.
+        quiesce(world, "5").unwrap();
         assert_eq!(whole_page(world, 5), before);
         // A header, `/shared/0`, `t` and two NULs each.
         assert!(world.accounted(5, "memory") > charged + 100 * 28, "what waits is charged");

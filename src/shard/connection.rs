@@ -158,7 +158,7 @@ impl Connection {
 
     /// Whether there is something that time alone changes: see the thread's tick.
     pub fn needs_tick(&self) -> bool {
-        self.is_guest() && self.quiesce.is_none() && !self.output.is_empty()
+        self.is_guest() && !self.output.is_empty()
     }
 
     /// Whether a request waits to be served or answered, or an answer to be taken.
