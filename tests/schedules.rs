@@ -12,13 +12,14 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use shuttle::sync::{Condvar, Mutex};
 use shuttle::thread::scope;
 use world::{World, perms};
 use xenstored::domain::{Domain, Quota};
-use xenstored::shard::{Gathered, Share, Signal, shares};
-use xenstored::store::{Failure, Removed, Transaction, Verb};
+use xenstored::shard::{Answer, Asker, Gathered, Guards, Share, Signal, Turns, shares};
+use xenstored::store::{Failure, Removed, TURN_BEGAN, Transaction, Verb};
 use xenstored::words::{Domid, Errno};
 
 /// How many orders each scheduler tries in a test.
@@ -420,7 +421,7 @@ fn xsa_440_two_transactions_remove_the_same_nodes() {
             }
             match client.commit(transaction) {
                 Ok(()) | Err(Failure::Conflict(_)) => {}
-                Err(Failure::Quota) => panic!("there is room"),
+                Err(Failure::Quota | Failure::Turn(_)) => panic!("there is room, and no turn"),
             }
         };
         at_once!(
@@ -480,6 +481,61 @@ fn transactions_that_share_something_are_serial() {
         at_once!(increment, increment, increment);
         assert_eq!(world.control().read("/libxl/4/n").unwrap(), "3");
         assert_eq!(world.control().read("/libxl/5/n").unwrap(), "3");
+    });
+}
+
+/// Whoever's turn it is commits: what others write or commit, they asked whether they may before it
+/// began, and then they are refused, or they wait.
+#[test]
+fn in_its_turn_a_transaction_commits() {
+    const PATH: &str = "/tool/x";
+    explore(|| {
+        let world = World::new();
+        world.control().write(PATH, "0").unwrap();
+        // So early that no turn is ever over for its time.
+        let (guards, now) = (Guards::default(), Instant::now());
+        let asker = |connection| Asker { thread: 0, connection, id: 1 };
+        let change = |client: &mut world::Client, transaction: &mut Transaction| {
+            client.run_in(transaction, PATH, Verb::Read).unwrap();
+            client.write_in(transaction, PATH, "changed").unwrap();
+        };
+        let takes_a_turn = |number| {
+            let (mut client, asker) = (world.control(), asker(number));
+            let paths = [world::at(PATH).to_buf()];
+            let (answer, _) = guards.with(&world.store, now, |turns| turns.ask(asker, &paths, now));
+            if answer == Answer::Yours {
+                client.caller.turn = world.store.turn();
+                let mut transaction = Transaction::default();
+                change(&mut client, &mut transaction);
+                client.commit(transaction).unwrap();
+            }
+            guards.with(&world.store, now, |turns| turns.leave(asker, now));
+        };
+        // As a thread does it; who has to wait gives up.
+        let waits = |client: &mut world::Client, number| {
+            client.caller.turn = world.store.turn();
+            let wait = |turns: &mut Turns| turns.wait(asker(number), [world::at(PATH)]).is_some();
+            guards.any() && guards.with(&world.store, now, wait).0
+        };
+        at_once!(
+            || takes_a_turn(1),
+            || takes_a_turn(2),
+            || {
+                let mut client = world.control();
+                while !waits(&mut client, 3) && client.write(PATH, "3") == Err(TURN_BEGAN) {}
+            },
+            || {
+                let mut client = world.control();
+                let mut transaction = Transaction::default();
+                change(&mut client, &mut transaction);
+                while !waits(&mut client, 4) {
+                    match client.commit(transaction) {
+                        Err(Failure::Turn(again)) => transaction = *again,
+                        _ => break,
+                    }
+                }
+            },
+        );
     });
 }
 

@@ -43,8 +43,14 @@ pub trait Served: Send + Sync {
 pub struct Counters {
     /// Clients on the socket.
     pub clients: u64,
-    /// Paths guarded against guests' writes.
-    pub guards: u32,
+    /// Turns of transactions that kept failing.
+    pub turns: u64,
+    /// Those that were over before their transaction was.
+    pub turns_overdue: u64,
+    /// Connections that wait for one.
+    pub turns_awaited: usize,
+    /// Paths that others may not write now.
+    pub guarded: usize,
     /// Domains that died.
     pub deaths: u64,
 }

@@ -43,7 +43,10 @@ fn write(served: &dyn Served, text: &mut String) -> fmt::Result {
     let quiesced = domains.iter().filter(|domain| domain.is_quiesced()).map(|domain| domain.domid);
     write_quiesced(&quiesced.collect::<Vec<_>>(), text)?;
     writeln!(text, "open transactions: {transactions}")?;
-    writeln!(text, "guarded paths: {}", counters.guards)?;
+    let (turns, overdue, awaited) =
+        (counters.turns, counters.turns_overdue, counters.turns_awaited);
+    writeln!(text, "turns of transactions: {turns}, overdue: {overdue}, awaited: {awaited}")?;
+    writeln!(text, "guarded paths: {}", counters.guarded)?;
     write_conflicts(served, text)?;
     domains.sort_by_key(|domain| std::cmp::Reverse(domain.account.used(Quota::Memory)));
     write_domains(&domains, text)

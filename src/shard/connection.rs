@@ -6,6 +6,7 @@ use std::time::Instant;
 use foldhash::fast::RandomState;
 
 use super::gathering::Share;
+use super::guards::Failing;
 use super::output::Output;
 use super::watches::Watches;
 use crate::domain::{Domain, Quota};
@@ -38,15 +39,13 @@ pub struct OpenTransaction {
     pub snapshots_from: Option<Instant>,
     /// What of it is charged in the quota `memory`.
     pub charged: u64,
-    /// It touched what makes its connection's transactions fail, and guards that from then on, once.
-    pub guards: bool,
 }
 
 /// Why a request of a client waits.
 pub enum Parked {
     /// For an answer; the request that it is the answer to.
     Answer(Header),
-    /// Until a guard is gone or over: then the same request is tried again.
+    /// Until a turn comes or is over: then the same request is tried again.
     Guard,
 }
 
@@ -78,14 +77,16 @@ pub struct Connection {
     pub transactions: HashMap<u32, OpenTransaction, RandomState>,
     /// The id that the next transaction is tried with.
     pub next_transaction: u32,
-    /// Conflicts in a row, and the path of the last: see `guards`.
-    pub conflicts: Option<(u32, crate::words::PathBuf)>,
+    /// What is remembered of those that failed.
+    pub failing: Failing,
     /// It is quiesced; who is to be told when it is still.
     pub quiesce: Option<Vec<Share>>,
     /// Why it is not read.
     pub parked: Option<Parked>,
     /// Its next request was taken before and had to wait.
     pub comes_again: bool,
+    /// When it is looked at again if it is parked for a guard.
+    pub alarm: Option<Instant>,
     /// It is served no more: of a ring, for this reason.
     pub ignored: bool,
     /// Its socket is watched for room to write.
@@ -113,10 +114,11 @@ impl Connection {
             watches: Watches::new(id),
             transactions: HashMap::default(),
             next_transaction: 1,
-            conflicts: None,
+            failing: Failing::default(),
             quiesce: None,
             parked: None,
             comes_again: false,
+            alarm: None,
             ignored: false,
             listens_for_room: false,
             ready: false,

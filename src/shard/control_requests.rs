@@ -69,9 +69,13 @@ impl Served for Shared {
     }
 
     fn counters(&self) -> Counters {
+        let turns = self.guards.counts();
         Counters {
             clients: self.clients.load(Ordering::Relaxed),
-            guards: self.guards.count(),
+            turns: turns.begun,
+            turns_overdue: turns.overdue,
+            turns_awaited: turns.waiting,
+            guarded: turns.guarded,
             deaths: self.deaths.load(Ordering::Relaxed),
         }
     }

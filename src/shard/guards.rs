@@ -1,136 +1,221 @@
-//! Fairness between the control domain's transactions and guests' writes (XSA-206).
+//! Fairness to transactions that keep failing (XSA-206).
 //!
-//! A guest that rewrites a node without end could make every transaction that reads it fail. After
-//! [`CONFLICTS_BEFORE_GUARD`] conflicts in a row on one path, the control domain's next transaction
-//! sets a guard on it when it first touches it: guests that would write it wait until the
-//! transaction ends, at most [`GUARD_TIME_MAX`].
+//! Whoever rewrites a node without end could make every transaction that reads it fail. So after
+//! [`CONFLICTS_BEFORE_TURN`] conflicts in a row a connection of the control domain asks for a *turn*
+//! with its next TRANSACTION_START, which is answered when the turn has come ([`super::turns`]).
+//! During its turn the paths on which it failed are *guarded*: nobody else's write or commit changes
+//! anything at, above or below them. Who would waits, as a connection; no thread does. A conflict on
+//! another path guards that too, and the turn goes on.
+//!
+//! The promise: a client with one transaction at a time that needs less than [`TURN_TIME_MAX`] from
+//! the reply to START to END fails at most [`CONFLICTS_BEFORE_TURN`] times, and once more for each
+//! further path that others change. It does not hang on timing: the store refuses, under the lock, a
+//! change whose caller asked whether it may write before the turn began ([`Store::begin_turn`]); the
+//! transaction's snapshots are taken after. Not promised: anything about what all domains' homes are
+//! below, and against the deaths of domains.
 
 use std::cmp::Reverse;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use super::Shared;
 use super::connection::{Connection, Parked};
-use super::mailbox::{Asker, Mailboxes, Message};
+use super::mailbox::{Asker, Message};
 use super::thread::{Place, Thread};
+#[cfg(doc)]
+use super::turns::TURN_TIME_MAX;
+use super::turns::{Answer, Counts, Turns};
 use crate::log;
-use crate::sync::{AtomicU32, Mutex, Ordering};
-use crate::words::{Domid, Path, PathBuf};
+use crate::store::Store;
+use crate::sync::{AtomicBool, Mutex, Ordering};
+use crate::words::{Path, PathBuf};
 
 /// So many conflicts in a row are bad luck; more are a pattern.
-pub const CONFLICTS_BEFORE_GUARD: u32 = 2;
-/// A guest waits no longer than this, whatever the control domain does.
-const GUARD_TIME_MAX: Duration = Duration::from_millis(50);
-/// Guards at one time; further transactions go without. Every guest's write looks at each.
-const GUARDS_MAX: usize = 16;
+const CONFLICTS_BEFORE_TURN: u32 = 2;
+/// Paths that one transaction guards; where more compete, what is above some of them is guarded.
+/// Every write during a turn is compared with each.
+const GUARDED_PATHS_MAX: usize = 8;
 
-struct Guard {
-    owner: Asker,
-    path: PathBuf,
-    until: Instant,
-    /// Who waits: their threads and domains.
-    waiting: Vec<(u16, Domid)>,
-}
-
-/// All guards.
+/// Turns, as the threads share them.
 #[derive(Default)]
 pub struct Guards {
-    count: AtomicU32,
-    guards: Mutex<Vec<Guard>>,
+    /// Something is guarded.
+    any: AtomicBool,
+    turns: Mutex<Turns>,
 }
 
 impl Guards {
-    /// How many there are.
-    pub fn count(&self) -> u32 {
-        self.count.load(Ordering::Acquire)
-    }
-
-    /// Whether there are any. Cost: a load, which is all that a write pays when there are none.
+    /// Whether anything is guarded. Cost: a load, which is all that a write pays when nothing is.
     pub fn any(&self) -> bool {
-        self.count.load(Ordering::Acquire) > 0
+        self.any.load(Ordering::Acquire)
     }
 
-    /// Guards `path` for a connection, which has one guard at most. Answers whether it is guarded
-    /// anew.
-    pub fn set(&self, owner: Asker, path: PathBuf, now: Instant) -> bool {
-        let mut guards = self.guards.lock();
-        // Who waits for one that is over wakes by itself.
-        guards.retain(|guard| guard.until > now);
-        let sets = guards.len() < GUARDS_MAX && guards.iter().all(|guard| guard.owner != owner);
-        if sets {
-            guards.push(Guard { owner, path, until: now + GUARD_TIME_MAX, waiting: Vec::new() });
-        }
-        self.note_count(&guards);
-        sets
+    /// What came of turns.
+    pub fn counts(&self) -> Counts {
+        self.turns.lock().counts()
     }
 
-    fn note_count(&self, guards: &[Guard]) {
-        self.count.store(u32::try_from(guards.len()).unwrap_or(u32::MAX), Ordering::Release);
-    }
-
-    /// Takes a connection's guard away and wakes who waits for it.
-    pub fn lift(&self, owner: Asker, mailboxes: &Mailboxes) {
-        if !self.any() {
-            return;
-        }
-        let mut guards = self.guards.lock();
-        let at = guards.iter().position(|guard| guard.owner == owner);
-        let lifted = at.map(|at| guards.swap_remove(at));
-        self.note_count(&guards);
-        drop(guards);
-        if let Some(guard) = &lifted {
-            let (path, waiting) = (guard.path.as_path(), guard.waiting.len());
-            tracing::trace!(target: log::WRL, %path, waiting, "a guard is lifted");
-        }
-        for (thread, domid) in lifted.into_iter().flat_map(|guard| guard.waiting) {
-            mailboxes.send(thread, Message::Unblocked(domid));
-        }
-    }
-
-    /// Until when a guest has to wait before it may write one of `paths`, if it has to.
-    fn wait<'p>(
+    /// Does `work` on the turns as they are at `now`; answers also who is to be told to go on.
+    pub fn with<T>(
         &self,
-        paths: impl IntoIterator<Item = Path<'p>>,
-        thread: u16,
-        domid: Domid,
+        store: &Store,
         now: Instant,
-    ) -> Option<Instant> {
-        let mut guards = self.guards.lock();
-        guards.retain(|guard| guard.until > now);
-        self.note_count(&guards);
-        for path in paths {
-            let guarded = guards.iter_mut().find(|guard| {
-                let guarded = guard.path.as_path();
-                path.is_within(guarded) || guarded.is_within(path)
-            });
-            if let Some(guard) = guarded {
-                if !guard.waiting.contains(&(thread, domid)) {
-                    guard.waiting.push((thread, domid));
-                }
-                return Some(guard.until);
-            }
+        work: impl FnOnce(&mut Turns) -> T,
+    ) -> (T, Vec<Asker>) {
+        let mut turns = self.turns.lock();
+        let before = turns.counts();
+        turns.advance(now);
+        let result = work(&mut turns);
+        turns.advance(now);
+        self.any.store(turns.guards(), Ordering::Release);
+        let after = turns.counts();
+        if (before.begun, before.widened) != (after.begun, after.widened) {
+            store.begin_turn();
         }
-        None
+        (result, turns.take_woken())
     }
 }
 
+impl Shared {
+    fn turns<T>(&self, now: Instant, work: impl FnOnce(&mut Turns) -> T) -> T {
+        let (result, woken) = self.guards.with(&self.store, now, work);
+        for asker in woken {
+            self.mailboxes.send(asker.thread, Message::Unguarded(asker));
+        }
+        result
+    }
+}
+
+/// What a connection remembers of transactions that failed.
+#[derive(Default)]
+pub struct Failing {
+    /// Conflicts in a row.
+    conflicts: u32,
+    /// Where they were: at most [`GUARDED_PATHS_MAX`].
+    paths: Vec<PathBuf>,
+    /// It had a turn, which may be over.
+    in_turn: bool,
+}
+
+impl Failing {
+    /// Notes a conflict at `path`, which was guarded if `in_turn`.
+    fn note(&mut self, path: Path<'_>, in_turn: bool) {
+        self.conflicts = self.conflicts.saturating_add(1);
+        let room = self.paths.len() < GUARDED_PATHS_MAX;
+        let covers = |known: &&mut PathBuf| path.is_within(known.as_path());
+        if let Some(known) = self.paths.iter_mut().find(covers) {
+            // RM of what is not there is answered by whether its parent is: look further up.
+            if in_turn && let Some(above) = known.as_path().parent().filter(is_narrow) {
+                *known = above.to_buf();
+            }
+        } else if is_narrow(&path) && room {
+            self.paths.push(path.to_buf());
+        } else {
+            let joined = |known: &PathBuf| Some(nearest_above(known.as_path(), path)?.to_buf());
+            let above =
+                self.paths.iter().enumerate().find_map(|(at, known)| Some((at, joined(known)?)));
+            if let Some((at, above)) = above {
+                self.paths[at] = above;
+            }
+        }
+    }
+}
+
+/// Whether not all domains' homes are below: they are never guarded all at once.
+fn is_narrow(path: &Path<'_>) -> bool {
+    Path::parse(b"/local/domain").is_ok_and(|domains| !domains.is_within(*path))
+}
+
+/// The nearest path that both are within, unless all domains' homes are.
+fn nearest_above<'p>(path: Path<'p>, other: Path<'_>) -> Option<Path<'p>> {
+    let mut up = std::iter::successors(Some(path), |path| path.parent());
+    up.find(|above| other.is_within(*above)).filter(is_narrow)
+}
+
 impl Thread {
-    /// Parks a guest whose request would write what is guarded.
+    /// Before TRANSACTION_START of a connection whose transactions failed: asks for a turn, and
+    /// parks it until that comes.
+    pub(super) fn waits_for_turn(&mut self, place: Place, connection: &mut Connection) -> bool {
+        let failing = &connection.failing;
+        if failing.conflicts < CONFLICTS_BEFORE_TURN || failing.paths.is_empty() {
+            return false;
+        }
+        let (asker, now) = (self.asker(place, connection), self.now);
+        match self.shared.turns(now, |turns| turns.ask(asker, &failing.paths, now)) {
+            Answer::Yours => {
+                for path in &failing.paths {
+                    tracing::trace!(target: log::WRL, path = %path.as_path(), "a guard is set");
+                }
+                connection.failing.in_turn = true;
+                false
+            }
+            Answer::Wait(until) => self.park_until(place, connection, until),
+            Answer::Without => false,
+        }
+    }
+
+    /// Parks who would write what is guarded.
     pub(super) fn waits_for_guard<'p>(
         &mut self,
         place: Place,
         connection: &mut Connection,
         paths: impl IntoIterator<Item = Path<'p>>,
     ) -> bool {
-        if !self.shared.guards.any() || !connection.is_guest() {
+        if !self.shared.guards.any() {
             return false;
         }
-        let domid = connection.domid();
-        let until = self.shared.guards.wait(paths, self.number, domid, self.now);
-        let Some(until) = until else { return false };
+        let asker = self.asker(place, connection);
+        let until = self.shared.turns(self.now, |turns| turns.wait(asker, paths));
+        until.is_some_and(|until| self.park_until(place, connection, until))
+    }
+
+    fn park_until(&mut self, place: Place, connection: &mut Connection, until: Instant) -> bool {
         let patience = until.saturating_duration_since(self.now);
-        tracing::trace!(target: log::WRL, domid = domid.0, ?patience, "waits for a guard");
-        self.alarms.push(Reverse((until, place)));
+        let domid = connection.domid().0;
+        tracing::trace!(target: log::WRL, domid, ?patience, "waits for a guard");
+        if connection.alarm != Some(until) {
+            connection.alarm = Some(until);
+            self.alarms.push(Reverse((until, place)));
+        }
         connection.parked = Some(Parked::Guard);
         true
+    }
+
+    /// After a connection that was parked has been served.
+    pub(super) fn came_through(&mut self, place: Place, connection: &Connection) {
+        let asker = self.asker(place, connection);
+        self.shared.turns(self.now, |turns| turns.came_through(asker));
+    }
+
+    /// Remembers where a transaction failed, for the next.
+    pub(super) fn note_failed(&self, place: Place, connection: &mut Connection, path: Path<'_>) {
+        if connection.is_guest() {
+            return;
+        }
+        let asker = self.asker(place, connection);
+        let failing = &mut connection.failing;
+        if !failing.in_turn {
+            return failing.note(path, false);
+        }
+        self.shared.turns(self.now, |turns| {
+            failing.note(path, turns.is_of(asker));
+            turns.widen(asker, &failing.paths);
+        });
+    }
+
+    /// After a transaction that ended otherwise: the connection's turn is over.
+    pub(super) fn forget_failed(&self, place: Place, connection: &mut Connection) {
+        let failing = std::mem::take(&mut connection.failing);
+        if failing.in_turn {
+            let (asker, now) = (self.asker(place, connection), self.now);
+            self.shared.turns(now, |turns| turns.end(asker, now));
+        }
+    }
+
+    /// At the end of a connection: nobody waits for it any more.
+    pub(super) fn leave_turns(&self, place: Place, connection: &mut Connection) {
+        connection.failing = Failing::default();
+        let (asker, now) = (self.asker(place, connection), self.now);
+        self.shared.turns(now, |turns| turns.leave(asker, now));
     }
 
     /// Makes those ready whose wait is over.
@@ -148,19 +233,32 @@ impl Thread {
 mod tests {
     use super::*;
 
+    fn path(text: &str) -> Path<'_> {
+        Path::parse(text.as_bytes()).unwrap()
+    }
+
+    fn noted(failing: &Failing) -> Vec<String> {
+        failing.paths.iter().map(|path| path.as_path().to_string()).collect()
+    }
+
     #[test]
-    fn a_guard_that_is_over_keeps_no_place_for_those_who_waited() {
-        let (guards, now) = (Guards::default(), Instant::now());
-        let path = || Path::ROOT.to_buf();
-        let owner = |connection| Asker { thread: 0, connection, id: 1 };
-        for connection in 0..GUARDS_MAX {
-            assert!(guards.set(owner(connection), path(), now));
+    fn paths_are_noted_once_and_joined_when_they_are_many() {
+        let mut failing = Failing::default();
+        for text in ["/a/1", "/a/1", "/a/1/x", "/", "/local", "/local/domain"] {
+            failing.note(path(text), false);
         }
-        assert!(guards.wait([Path::ROOT], 0, Domid(5), now).is_some());
-        assert!(!guards.set(owner(GUARDS_MAX), path(), now));
-        let later = now + GUARD_TIME_MAX;
-        assert!(guards.wait([Path::ROOT], 0, Domid(5), later).is_none());
-        assert!(!guards.any());
-        assert!(guards.set(owner(GUARDS_MAX), path(), later));
+        assert_eq!(noted(&failing), ["/a/1"]);
+        failing.note(path("/a/1"), true);
+        assert_eq!(noted(&failing), ["/a"], "its guard was not enough");
+        failing.note(path("/a"), true);
+        assert_eq!(noted(&failing), ["/a"], "but never all");
+        for domid in 1..GUARDED_PATHS_MAX {
+            failing.note(path(&format!("/local/domain/{domid}/x")), false);
+        }
+        failing.note(path("/local/domain/3/y"), false);
+        failing.note(path("/elsewhere"), false);
+        assert_eq!(failing.paths.len(), GUARDED_PATHS_MAX);
+        assert_eq!(noted(&failing)[3], "/local/domain/3");
+        assert_eq!(noted(&failing)[0], "/a");
     }
 }

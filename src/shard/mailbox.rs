@@ -32,6 +32,8 @@ pub enum Message {
     DomainChanged(Domid),
     /// The domain's outstanding requests are below their quota again.
     Unblocked(Domid),
+    /// A connection that waits for a turn or for its end may go on.
+    Unguarded(Asker),
     /// Name the watches of the thread's connections, and what the store's tries are at that moment.
     CheckWatches(crossbeam::channel::Sender<WatchList>),
     /// Answer what was taken, take no more, end.
@@ -40,7 +42,7 @@ pub enum Message {
 
 /// A connection that waits for an answer: its thread, its place there, and its number, so that an
 /// answer never reaches another that took its place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Asker {
     /// The thread.
     pub thread: u16,

@@ -32,6 +32,7 @@ mod snapshots;
 mod thread;
 mod trace;
 mod transaction_requests;
+mod turns;
 mod watch_requests;
 mod watches;
 
@@ -50,11 +51,16 @@ use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::words::{Domid, Layout};
 #[doc(hidden)] // For tests/schedules.rs.
 pub use gathering::{Gathered, Share, shares};
-use guards::Guards;
+#[doc(hidden)]
+pub use guards::Guards;
+#[doc(hidden)] // For tests/schedules.rs.
+pub use mailbox::Asker;
 use mailbox::{Mailbox, Mailboxes, Message};
 #[doc(hidden)]
 pub use signal::Signal;
 use thread::{Thread, WAKER};
+#[doc(hidden)]
+pub use turns::{Answer, Turns};
 
 /// What all threads share.
 pub(crate) struct Shared {

@@ -21,17 +21,21 @@ impl Thread {
     /// QUIESCE of a domain whose home thread this is.
     pub(super) fn quiesce(&mut self, share: Share) {
         let Some(&place) = self.rings.get(&share.domid()) else { return };
-        let Some(Some(connection)) = self.connections.get_mut(place) else { return };
+        let slot = self.connections.get_mut(place);
+        let Some(mut connection) = slot.and_then(Option::take) else { return };
         if connection.is_still() {
+            self.connections[place] = Some(connection);
             return share.done();
         }
-        if matches!(connection.parked, Some(Parked::Guard)) {
-            connection.parked = None;
+        if connection.parked.take_if(|parked| matches!(parked, Parked::Guard)).is_some() {
+            // Nobody is to wait until it has written.
+            self.came_through(place, &connection);
         }
         connection.quiesce.get_or_insert_default().push(share);
         connection.domain.set_quiesced(true);
         connection.output.forget_tickets();
-        trace::object(self.number, connection, format_args!("quiesce"));
+        trace::object(self.number, &connection, format_args!("quiesce"));
+        self.connections[place] = Some(connection);
         self.becomes_still(place);
     }
 

@@ -10,7 +10,7 @@ use super::trace;
 use crate::domain::{FEATURE_DOMID_ANY, Quota, Ticket};
 use crate::log;
 use crate::protocol::{Header, Kind, ReplySlot, decimal, one_string, strings};
-use crate::store::{Caller, Executed, Op, Verb};
+use crate::store::{Caller, Executed, Op, TURN_BEGAN, Verb};
 use crate::sync::{Arc, Ordering};
 use crate::words::{Domid, Entry, Errno, Path, PathSpace, PermSet, Perms, ShardId};
 
@@ -54,6 +54,7 @@ impl Thread {
             Kind::TransactionEnd => {
                 self.end_transaction(place, connection, caller, header, payload)
             }
+            Kind::TransactionStart if self.waits_for_turn(place, connection) => Outcome::Again,
             Kind::Watch => self.watch(place, connection, caller, header, payload),
             _ => {
                 let result = self.other_request(place, connection, header, kind, payload);
@@ -173,6 +174,10 @@ impl Thread {
         }
         let out = connection.output.buffer();
         match store.execute(caller, &op, &mut self.generations, out) {
+            Err(TURN_BEGAN) => {
+                slot.cancel(out);
+                return Outcome::Again;
+            }
             Err(errno) => {
                 let start = slot.finish(out, Err(errno));
                 self.replied(connection, start, None);

@@ -138,7 +138,7 @@ impl Thread {
     fn withdraw(&mut self, place: Place, connection: &mut Connection) {
         self.drop_watches(place, connection);
         self.drop_transactions(connection);
-        self.shared.guards.lift(self.asker(place, connection), &self.shared.mailboxes);
+        self.leave_turns(place, connection);
     }
 
     /// Forgets what a connection had in hand, its stream too. An answer to what it asked before is

@@ -108,10 +108,8 @@ impl Thread {
         if let Some(ring) = connection.ring() {
             ring.begin().map_err(Some)?;
         }
-        if matches!(connection.parked, Some(Parked::Guard)) {
-            // Something changed: the request finds out whether it may go on.
-            connection.parked = None;
-        }
+        // Something changed: the request finds out whether it may go on.
+        let waited = connection.parked.take_if(|parked| matches!(parked, Parked::Guard)).is_some();
         connection.flush()?;
         if self.may_read(connection) {
             let input = self.serve_requests(place, connection)?;
@@ -120,6 +118,9 @@ impl Thread {
             if input == Input::Closed && !connection.owes_anything() {
                 return Err(None);
             }
+        }
+        if waited {
+            self.came_through(place, connection);
         }
         self.end_pass(connection);
         Ok(())
@@ -253,6 +254,7 @@ impl Thread {
         Caller {
             domain: Arc::clone(&connection.domain),
             subject: self.shared.store.registry().subject(&connection.domain),
+            turn: self.shared.store.turn(),
             unblocked: connection.unblocked.clone(),
         }
     }

@@ -302,6 +302,12 @@ impl Thread {
                     self.make_ready(place);
                 }
             }
+            Message::Unguarded(asker) => {
+                let connection = self.connections.get(asker.connection).and_then(Option::as_ref);
+                if connection.is_some_and(|connection| connection.id == asker.id) {
+                    self.make_ready(asker.connection);
+                }
+            }
             Message::CheckWatches(reply) => {
                 // Who asked may have given up waiting.
                 let _ = reply.send(self.watch_list());

@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 
 use super::connection::{Connection, OpenTransaction};
-use super::guards::CONFLICTS_BEFORE_GUARD;
 use super::requests::{ACK, Outcome};
 use super::snapshots::Snapshot;
 use super::thread::{Place, Thread};
@@ -51,7 +50,7 @@ impl Thread {
         {
             return Err(Errno::ENOSPC);
         }
-        let open = OpenTransaction { transaction, snapshots_from: None, charged: 0, guards: false };
+        let open = OpenTransaction { transaction, snapshots_from: None, charged: 0 };
         connection.transactions.insert(id, open);
         trace::object(self.number, connection, format_args!("create transaction {id}"));
         Ok(())
@@ -78,18 +77,7 @@ impl Thread {
         id: u32,
         op: &Op<'_>,
     ) -> Result<(), Errno> {
-        let asker = self.asker(place, connection);
-        let is_guest = connection.is_guest();
         let open = connection.transactions.get_mut(&id).ok_or(Errno::ENOENT)?;
-        if let Some((conflicts, path)) = &connection.conflicts
-            && *conflicts >= CONFLICTS_BEFORE_GUARD
-            && op.path == path.as_path()
-            && !is_guest
-            && !std::mem::replace(&mut open.guards, true)
-            && self.shared.guards.set(asker, path.clone(), self.now)
-        {
-            tracing::trace!(target: log::WRL, path = %path.as_path(), "a guard is set");
-        }
         // Before anything is held: a guest over its quota is not read, and could end nothing.
         let bytes = Transaction::bytes_of(op) as u64;
         let registry = self.shared.store.registry();
@@ -145,31 +133,53 @@ impl Thread {
             self.answer(connection, header, Err(Errno::ENOENT), None);
             return Outcome::Used;
         };
-        self.release_transaction(connection, id, &open);
-        self.shared.guards.lift(self.asker(place, connection), &self.shared.mailboxes);
-        if !commit {
-            self.answer(connection, header, Ok(ACK), None);
-            return Outcome::Used;
+        self.release_transaction(connection, &open);
+        if commit && let Some(open) = self.commit(place, connection, caller, header, open) {
+            connection.domain.account.charge(Quota::Transactions, 1);
+            connection.domain.account.charge(Quota::Memory, open.charged);
+            connection.transactions.insert(id, open);
+            return Outcome::Again;
         }
-        let store = Arc::clone(&self.shared.store);
-        match store.commit(open.transaction, caller, &mut self.generations) {
-            Ok(executed) => {
-                connection.conflicts = None;
-                self.conclude(place, connection, header, executed);
-            }
-            Err(failure) => {
-                let errno = failure.errno();
-                if let Failure::Conflict(conflict) = failure {
-                    self.note_conflict(connection, conflict);
-                }
-                self.answer(connection, header, Err(errno), None);
-            }
+        trace::object(self.number, connection, format_args!("destroy transaction {id}"));
+        if !commit {
+            self.forget_failed(place, connection);
+            self.answer(connection, header, Ok(ACK), None);
         }
         Outcome::Used
     }
 
+    /// Commits and answers, or gives the transaction back if it has to ask again whether it may.
+    fn commit(
+        &mut self,
+        place: Place,
+        connection: &mut Connection,
+        caller: &Caller,
+        header: &Header,
+        open: OpenTransaction,
+    ) -> Option<OpenTransaction> {
+        let store = Arc::clone(&self.shared.store);
+        let failure = match store.commit(open.transaction, caller, &mut self.generations) {
+            Ok(executed) => {
+                self.forget_failed(place, connection);
+                self.conclude(place, connection, header, executed);
+                return None;
+            }
+            Err(failure) => failure,
+        };
+        let errno = failure.errno();
+        match failure {
+            Failure::Turn(transaction) => {
+                return Some(OpenTransaction { transaction: *transaction, ..open });
+            }
+            Failure::Conflict(conflict) => self.note_conflict(place, connection, conflict),
+            Failure::Quota => self.forget_failed(place, connection),
+        }
+        self.answer(connection, header, Err(errno), None);
+        None
+    }
+
     /// Every EAGAIN has a reason: it is counted, traced, and remembered for the next try.
-    fn note_conflict(&self, connection: &mut Connection, conflict: Conflict) {
+    fn note_conflict(&self, place: Place, connection: &mut Connection, conflict: Conflict) {
         tracing::debug!(
             target: log::CONFLICT,
             domid = connection.domid().0,
@@ -178,16 +188,11 @@ impl Thread {
             changed_by = conflict.changed_by.map(|domid| domid.0),
             "a transaction's reply would differ"
         );
-        let before = match &connection.conflicts {
-            Some((conflicts, path)) if *path == conflict.path => *conflicts,
-            _ => 0,
-        };
-        connection.conflicts = Some((before + 1, conflict.path.clone()));
+        self.note_failed(place, connection, conflict.path.as_path());
         self.shared.control.conflicts.note(connection.domid(), conflict);
     }
 
-    fn release_transaction(&self, connection: &Connection, id: u32, open: &OpenTransaction) {
-        trace::object(self.number, connection, format_args!("destroy transaction {id}"));
+    fn release_transaction(&self, connection: &Connection, open: &OpenTransaction) {
         connection.domain.account.release(Quota::Transactions, 1);
         connection.domain.account.release(Quota::Memory, open.charged);
     }
@@ -195,7 +200,8 @@ impl Thread {
     /// Gives up all transactions of a connection. Cost: their number and what they hold.
     pub(super) fn drop_transactions(&mut self, connection: &mut Connection) {
         for (id, open) in std::mem::take(&mut connection.transactions) {
-            self.release_transaction(connection, id, &open);
+            self.release_transaction(connection, &open);
+            trace::object(self.number, connection, format_args!("destroy transaction {id}"));
         }
     }
 }

@@ -11,9 +11,15 @@ use crate::words::{Domid, Errno, Path};
 /// After losing this many races against other commits, the log is run under all locks.
 const RACES_MAX: usize = 2;
 
+/// What [`Store::execute`] answers a caller who asked too long ago whether it may write
+/// ([`Caller::turn`]): it is to ask again. No request on a node is answered this on the wire.
+pub const TURN_BEGAN: Errno = Errno::EBUSY;
+
 /// Why a transaction did not commit; nothing of it happened.
 #[derive(Debug)]
 pub enum Failure {
+    /// [`TURN_BEGAN`]: it is as it was, and may be committed again.
+    Turn(Box<Transaction>),
     /// `EAGAIN`: a reply would differ.
     Conflict(Conflict),
     /// `ENOSPC`: what it creates is over a quota.
@@ -21,9 +27,10 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// The error for the wire.
+    /// Its error.
     pub fn errno(&self) -> Errno {
         match self {
+            Failure::Turn(_) => TURN_BEGAN,
             Failure::Conflict(_) => Errno::EAGAIN,
             Failure::Quota => Errno::ENOSPC,
         }
@@ -144,6 +151,9 @@ impl Store {
         locked: &mut Locked<'_>,
         caller: &Caller,
     ) -> Result<Executed, Failure> {
+        if !transaction.effects.changes.is_empty() && caller.turn != self.turn() {
+            return Err(Failure::Turn(Box::new(transaction)));
+        }
         self.reserve(&transaction, caller)?;
         transaction.touched.swap_in(locked);
         Ok(self.conclude(locked, transaction.touched, transaction.effects.changes, caller))

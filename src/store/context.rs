@@ -14,6 +14,8 @@ pub struct Caller {
     pub domain: Arc<Domain>,
     /// Its rights at the moment of the request.
     pub subject: Subject,
+    /// [`super::Store::turn`] when it asked whether it may write, or before.
+    pub turn: u64,
     /// Called when its ring may be read again; `None` for those who are never throttled.
     pub unblocked: Option<Unblocked>,
 }
@@ -194,8 +196,11 @@ pub struct Removed {
 #[derive(Default)]
 pub struct Effects {
     /// One for each path, in the order of first change.
-    pub changes: Vec<Change>,
+    pub changes: Changes,
 }
+
+/// Most requests change one path.
+pub type Changes = SmallVec<[Change; 1]>;
 
 impl Effects {
     /// Notes that the node at `path` was created, written, or given other permissions than

@@ -38,7 +38,7 @@ mod write;
 use foldhash::quality::RandomState;
 
 pub use check::{Checked, Findings, Tries, Unsettled, WatchList};
-pub use commit::Failure;
+pub use commit::{Failure, TURN_BEGAN};
 pub use context::{Caller, Removed, Unblocked};
 pub use node::Node;
 pub use op::{Op, Verb};
@@ -55,7 +55,7 @@ use crate::words::{
     Domid, Entry as PermEntry, Errno, INTRODUCE_DOMAIN, Layout, Path, PermSet, RELEASE_DOMAIN,
     ShardId, has_homes_below,
 };
-use context::{Change, Context, Effects, Ledger};
+use context::{Change, Changes, Context, Effects, Ledger};
 use forest::{Forest, LockSet, Locked};
 use op::Stop;
 use pins::Pins;
@@ -84,6 +84,8 @@ pub struct Store {
     /// Removals whose subtrees are not settled yet: while there are any, accounts and indexes may
     /// still speak of nodes that are gone.
     unsettled: AtomicU64,
+    /// See [`Store::turn`].
+    turn: AtomicU64,
     reaper: Reaper,
     /// Keyed afresh in each process: guests choose what is hashed.
     hasher: RandomState,
@@ -146,6 +148,7 @@ impl Store {
             outlet,
             generations: AtomicU64::new(1),
             unsettled: AtomicU64::new(0),
+            turn: AtomicU64::new(0),
             reaper,
             hasher: RandomState::default(),
         };
@@ -223,11 +226,23 @@ impl Store {
         trees.map(|shard| shard.tree.clone()).collect()
     }
 
+    /// Whose turn it is to write changes with this number; callers name the one at which they asked
+    /// whether they may.
+    pub fn turn(&self) -> u64 {
+        self.turn.load(Ordering::Acquire)
+    }
+
+    /// Changes whose turn it is. From here on nothing is changed by a caller who asked before, in
+    /// any tree of which a snapshot is taken after.
+    pub fn begin_turn(&self) {
+        self.turn.fetch_add(1, Ordering::AcqRel);
+    }
+
     /// Runs one request outside transactions; its reply is appended to `reply`. Cost: that of the
     /// request, and the watches that it fires.
     ///
     /// # Errors
-    /// The request's own; then nothing happened.
+    /// The request's own, or [`TURN_BEGAN`]; then nothing happened.
     pub fn execute(
         &self,
         caller: &Caller,
@@ -241,6 +256,9 @@ impl Store {
         let start = reply.len();
         self.with_locks(set, |locked| {
             reply.truncate(start);
+            if writes && caller.turn != self.turn() {
+                return Err(TURN_BEGAN.into());
+            }
             let mut effects = Effects::default();
             let ledger = Ledger::Accounts;
             let mut cx = Context { registry: &self.registry, caller, generation, ledger };
@@ -255,7 +273,7 @@ impl Store {
         &self,
         locked: &mut Locked<'_>,
         replaced: TouchedHomes,
-        changes: Vec<Change>,
+        changes: Changes,
         caller: &Caller,
     ) -> Executed {
         if changes.is_empty() {

@@ -95,6 +95,12 @@ impl Node {
     /// Sets the value.
     pub fn set_value(&mut self, generation: u64, value: &[u8]) {
         match &mut self.content {
+            // Most values are followed by others of their length: states, counts.
+            Content::Leaf(bytes) if bytes.len() == GENERATION_BYTES + value.len() => {
+                let (old_generation, old) = bytes.split_at_mut(GENERATION_BYTES);
+                old_generation.copy_from_slice(&generation.to_le_bytes());
+                old.copy_from_slice(value);
+            }
             Content::Leaf(_) => self.content = Content::leaf(generation, value),
             Content::Directory(directory) => {
                 directory.generation = generation;

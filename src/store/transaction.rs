@@ -6,6 +6,7 @@
 //! can tell the difference, and the transaction commits ([`super::commit`]).
 
 use std::collections::HashMap;
+use std::fmt;
 use std::hash::{BuildHasher, Hasher};
 
 use super::context::{Caller, Change, Context, Deltas, Effects, Ledger};
@@ -66,6 +67,12 @@ pub enum Outcome {
     Refused(Errno),
     /// A payload: its length, and itself or its hash.
     Replied(usize, [u8; REPLY_KEPT_BYTES]),
+}
+
+impl fmt::Debug for Transaction {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "a transaction of {} requests", self.log.len())
+    }
 }
 
 impl Transaction {

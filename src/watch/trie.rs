@@ -96,10 +96,11 @@ impl Trie {
         let mut names = path.components();
         for level in 0.. {
             let reaches = |limit: u16| *depth - level <= usize::from(limit);
-            node.entries
-                .iter()
-                .filter(|entry| entry.depth.is_none_or(reaches))
-                .for_each(&mut found);
+            node.entries.each(|entry| {
+                if entry.depth.is_none_or(reaches) {
+                    found(entry);
+                }
+            });
             match names.next().and_then(|name| node.children.get(name)) {
                 Some(child) => node = child,
                 None => return,
@@ -110,7 +111,7 @@ impl Trie {
     /// Calls `found` for each watch set on `path` itself.
     pub fn exact(&self, path: Path<'_>, found: impl FnMut(&Entry)) {
         if let Some(node) = self.node(path) {
-            node.entries.iter().for_each(found);
+            node.entries.each(found);
         }
     }
 
@@ -216,6 +217,14 @@ impl Entries {
         };
         let few = few.into_iter().flatten();
         few.chain(many.into_iter().flat_map(|many| many.values()))
+    }
+
+    /// Calls `found` for all of them, in no particular order.
+    fn each(&self, found: impl FnMut(&Entry)) {
+        match self {
+            Entries::Few(few) => few.iter().for_each(found),
+            Entries::Many(many) => many.values().for_each(found),
+        }
     }
 
     /// Whether there are none.

@@ -52,9 +52,7 @@ impl<T: Clone> Children<T> {
     /// The child called `name`. Cost: logarithmic in their number, like all lookups here.
     pub fn get(&self, name: &[u8]) -> Option<&T> {
         match &self.kept {
-            Kept::Few(few) => {
-                position(few, name).ok().and_then(|at| few.get(at)).map(|(_, child)| child)
-            }
+            Kept::Few(few) => find(few, name).and_then(|at| few.get(at)).map(|(_, child)| child),
             Kept::Many(many) => match Name::short(name) {
                 Some(short) => many.get(&short),
                 None => many.get(name),
@@ -65,10 +63,9 @@ impl<T: Clone> Children<T> {
     /// The child called `name`, to be changed.
     pub fn get_mut(&mut self, name: &[u8]) -> Option<&mut T> {
         match &mut self.kept {
-            Kept::Few(few) => match position(few, name) {
-                Ok(at) => few.get_mut(at).map(|(_, child)| child),
-                Err(_) => None,
-            },
+            Kept::Few(few) => {
+                find(few, name).and_then(|at| few.get_mut(at)).map(|(_, child)| child)
+            }
             Kept::Many(many) => match Name::short(name) {
                 Some(short) => many.get_mut(&short),
                 None => many.get_mut(name),
@@ -134,6 +131,16 @@ impl<T: Clone> Default for Children<T> {
     }
 }
 
+/// Where `name` is. A few names are compared one after the other faster than they are searched: to see
+/// that two differ takes less than to see how.
+fn find<T>(few: &[(Name, T)], name: &[u8]) -> Option<usize> {
+    match Name::short(name) {
+        Some(short) => few.iter().position(|(other, _)| *other == short),
+        None => position(few, name).ok(),
+    }
+}
+
+/// Where `name` is, or belongs.
 fn position<T>(few: &[(Name, T)], name: &[u8]) -> Result<usize, usize> {
     few.binary_search_by(|(other, _)| other.bytes().cmp(name))
 }

@@ -57,8 +57,8 @@ impl Name {
         }
     }
 
-    /// Makes a name of at most 14 bytes. Two such are compared as numbers, which pays where there
-    /// are many comparisons.
+    /// Makes a name of at most 14 bytes: to be looked for among others, since two such are compared
+    /// without a look at their lengths.
     pub fn short(bytes: &[u8]) -> Option<Name> {
         let mut inline = [0; INLINE_BYTES_MAX];
         inline.get_mut(..bytes.len())?.copy_from_slice(bytes);
@@ -83,7 +83,13 @@ impl Borrow<[u8]> for Name {
 
 impl PartialEq for Name {
     fn eq(&self, other: &Name) -> bool {
-        self.bytes() == other.bytes()
+        match (&self.0, &other.0) {
+            // What is left of a short name is zero, so all places can be compared at once.
+            (Repr::Inline(len, bytes), Repr::Inline(other_len, other_bytes)) => {
+                len == other_len && bytes == other_bytes
+            }
+            _ => self.bytes() == other.bytes(),
+        }
     }
 }
 

@@ -129,6 +129,12 @@ impl Client {
         self.replies.pop_front().unwrap()
     }
 
+    /// Whether a reply has arrived that was not taken yet.
+    pub fn has_reply(&mut self) -> bool {
+        self.poll();
+        !self.replies.is_empty()
+    }
+
     /// The next event.
     pub fn next_event(&mut self) -> Event {
         while self.events.is_empty() {
@@ -296,7 +302,13 @@ impl Client {
 
     /// Starts a transaction.
     pub fn start(&mut self) -> Result<u32, String> {
-        let id = self.request(op::TRANSACTION_START, 0, "\0")?;
+        self.send(op::TRANSACTION_START, 0, "\0");
+        self.started()
+    }
+
+    /// The reply to a request that started one.
+    pub fn started(&mut self) -> Result<u32, String> {
+        let id = self.reply()?;
         let text = show(&id);
         let digits = text.strip_suffix('|').expect("a transaction id ends in NUL");
         Ok(digits.parse().unwrap_or_else(|_| panic!("transaction id {text}")))

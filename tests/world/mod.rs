@@ -96,7 +96,7 @@ impl World {
     /// The same, with a function that is called when its requests may go on.
     pub fn throttled(&self, domain: &Arc<Domain>, unblocked: Option<Unblocked>) -> Client {
         let subject = self.registry.subject(domain);
-        let caller = Caller { domain: Arc::clone(domain), subject, unblocked };
+        let caller = Caller { domain: Arc::clone(domain), subject, turn: 0, unblocked };
         let generations = Generations::default();
         Client { store: Arc::clone(&self.store), caller, generations }
     }

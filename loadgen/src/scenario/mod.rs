@@ -11,6 +11,7 @@
 
 mod boot;
 mod deaths;
+mod explained;
 mod fanout;
 mod flood;
 mod goals;

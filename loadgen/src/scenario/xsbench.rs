@@ -7,7 +7,7 @@ use xenstored::host::sim::{SimClient, SimGuest};
 use xenstored::protocol::Kind;
 
 use super::goals::{Goal, of};
-use super::{Case, Plan, Scenario, Session, start, with_cpu};
+use super::{Case, Plan, Scenario, Session, explained, start, with_cpu};
 use crate::client::{Blocking, Client, Stage, words};
 use crate::measure::{Measured, Sample};
 use crate::target::Target;
@@ -104,6 +104,7 @@ impl Session for Benching {
             }
         }
         let counts = stage.counts();
+        explained::check(&running, &self.target, counts.conflicts.get())?;
         let conflicts = counts.conflicts.get() as f64;
         let ends = conflicts + counts.commits.get() as f64;
         let sample = Sample { units: size as u64, elapsed, cpu, ..Sample::default() };

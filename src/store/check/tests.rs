@@ -44,7 +44,7 @@ impl World {
 
     fn run(&mut self, path: &str, verb: Verb<'_>) -> Executed {
         let domain = self.store.registry.get(Domid::CONTROL).unwrap();
-        let caller = Caller { domain, subject: Subject::CONTROL, unblocked: None };
+        let caller = Caller { domain, subject: Subject::CONTROL, turn: 0, unblocked: None };
         let path = Path::parse(path.as_bytes()).unwrap();
         let op = Op { path, verb };
         self.store.execute(&caller, &op, &mut self.generations, &mut Vec::new()).unwrap()

@@ -10,7 +10,7 @@ use super::{DEVICES, Machine, backend, home, replay, state};
 use crate::client::{Blocking, Trace};
 use crate::measure::{Measured, Sample};
 use crate::scenario::goals::{Goal, cpu, of};
-use crate::scenario::{Case, Plan, Scenario, Session, start, with_cpu};
+use crate::scenario::{Case, Plan, Scenario, Session, explained, start, with_cpu};
 use crate::target::{Running, Target};
 use crate::trouble::{Result, Trouble};
 use crate::wrong;
@@ -162,9 +162,11 @@ impl Session for Storming {
         let started = Instant::now();
         let (left, cpu) = with_cpu(&running, || machine.stage.run_for(patience))?;
         let elapsed = started.elapsed();
+        let conflicts = machine.stage.counts().conflicts.get();
         let sample = sample(&machine, done.get(), elapsed, cpu);
         machine.stage.abandon();
         if left == 0 {
+            explained::check(&running, &self.target, conflicts)?;
             check(&running, 1..=size)?;
         } else if is_ours {
             wrong!("{} of {size} domains started in {patience:?}", done.get());

@@ -1,0 +1,200 @@
+//! Transactions that keep failing get a turn: everybody comes through (XSA-206, docs/DESIGN.md).
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::client::Link;
+use common::{Client, Control, World, op};
+
+/// Conflicts in a row before a connection asks for a turn.
+const CONFLICTS: usize = 2;
+/// How long a turn is at most.
+const TURN: Duration = Duration::from_millis(50);
+
+/// What the report says of turns: how many began, and how many were over before their transaction.
+fn turns(world: &mut World) -> (usize, usize) {
+    let report = world.daemon.path("report");
+    world.admin.control(&format!("memreport {}", report.display())).unwrap();
+    let report = std::fs::read_to_string(report).unwrap();
+    let line =
+        report.lines().find_map(|line| line.strip_prefix("turns of transactions: ")).unwrap();
+    let numbers: Vec<_> =
+        line.split(", ").map(|word| word.split(' ').next_back().unwrap()).collect();
+    (numbers[0].parse().unwrap(), numbers[1].parse().unwrap())
+}
+
+fn connect(world: &World) -> Client {
+    Client::new("a client", Link::Socket(world.daemon.connect()))
+}
+
+/// Fails a client's transactions that read `path`, until it asks for a turn with the next.
+fn fail(client: &mut Client, path: &str, other: &mut Client) {
+    for number in 0..CONFLICTS {
+        let tx = client.start().unwrap();
+        let before = client.request(op::READ, tx, format!("{path}\0")).unwrap_or_default();
+        let before = String::from_utf8(before).unwrap();
+        other.write(path, &format!("{before}{number}")).unwrap();
+        assert_eq!(client.commit(tx), Err("EAGAIN".to_owned()));
+    }
+}
+
+/// Whether a reply is there that no turn holds back: `barrier` is asked and answered meanwhile.
+fn is_answered(client: &mut Client, barrier: &mut Client) -> bool {
+    for _ in 0..5 {
+        barrier.read("/").unwrap();
+    }
+    client.has_reply()
+}
+
+#[test]
+fn everybody_comes_through_after_two_conflicts_and_one_for_each_node_that_others_change() {
+    const ROUNDS: usize = 20;
+    const NODES: [usize; 4] = [1, 2, 3, 0];
+    for shards in [1, 4] {
+        let mut world = World::new(Control::Socket, shards);
+        let committer = |number: usize| {
+            let mut client = connect(&world);
+            move || {
+                let mut one = |round| {
+                    let tx = client.start().unwrap();
+                    for node in NODES {
+                        // The first does not find them.
+                        let _ = client.request(op::READ, tx, format!("/shared/{node}\0"));
+                    }
+                    for node in [number % 3, 3] {
+                        let write = format!("/shared/{node}\0{number} {round}");
+                        client.request(op::WRITE, tx, write).unwrap();
+                    }
+                    client.commit(tx).is_ok()
+                };
+                let tries = |round| (1..).find(|_| one(round)).unwrap();
+                (0..ROUNDS).map(tries).max().unwrap()
+            }
+        };
+        let most = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..16).map(|number| scope.spawn(committer(number))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).max().unwrap()
+        });
+        // A machine that is busy with something else may not let a client use its turn.
+        let (turns, overdue) = turns(&mut world);
+        assert!(turns > 0);
+        let bound = CONFLICTS + NODES.len() + overdue;
+        assert!(most <= bound, "{most} tries, {overdue} turns of {turns} overdue");
+        world.check_store();
+    }
+}
+
+#[test]
+fn who_stops_in_its_turn_holds_others_up_until_it_is_over() {
+    for shards in [1, 4] {
+        let mut world = World::new(Control::Socket, shards);
+        let (mut stops, mut next) = (connect(&world), connect(&world));
+        fail(&mut stops, "/hot", &mut world.admin);
+        fail(&mut next, "/hot", &mut world.admin);
+        let tx = stops.start().unwrap();
+        stops.request(op::READ, tx, "/hot\0").unwrap();
+        let started = Instant::now();
+        next.send(op::TRANSACTION_START, 0, "\0");
+        world.admin.write("/elsewhere", "v").unwrap();
+        world.admin.write("/hot", "by a writer").unwrap();
+        let waited = started.elapsed();
+        assert!(waited >= TURN / 2, "it waited {waited:?} only");
+        let tx_next = next.started().unwrap();
+        let seen = next.request(op::READ, tx_next, "/hot\0");
+        assert_eq!(seen.as_deref(), Ok(&b"by a writer"[..]), "writers go first");
+        next.commit(tx_next).unwrap();
+        assert_eq!(stops.commit(tx), Err("EAGAIN".to_owned()));
+        assert!(turns(&mut world).1 >= 1);
+    }
+}
+
+#[test]
+fn who_disconnects_in_its_turn_or_before_it_holds_nobody_up() {
+    for shards in [1, 4] {
+        let mut world = World::new(Control::Socket, shards);
+        // Unless the machine is so busy that its turn is over before.
+        let in_time = (0..10).any(|_| {
+            let (_, before) = turns(&mut world);
+            let (mut leaves, mut waits) = (connect(&world), connect(&world));
+            fail(&mut leaves, "/hot", &mut world.admin);
+            fail(&mut waits, "/hot", &mut world.admin);
+            let tx = leaves.start().unwrap();
+            leaves.request(op::READ, tx, "/hot\0").unwrap();
+            waits.send(op::TRANSACTION_START, 0, "\0");
+            drop(waits);
+            let mut writer = connect(&world);
+            writer.send(op::WRITE, 0, "/hot\0v");
+            let waited = !is_answered(&mut writer, &mut world.admin);
+            drop(leaves);
+            writer.reply().unwrap();
+            waited && turns(&mut world).1 == before
+        });
+        assert!(in_time);
+    }
+}
+
+#[test]
+fn two_that_write_what_the_other_reads_come_through_one_after_the_other() {
+    for shards in [1, 4] {
+        let mut world = World::new(Control::Socket, shards);
+        let (mut one, mut two) = (connect(&world), connect(&world));
+        for _ in 0..5 {
+            fail(&mut one, "/x", &mut world.admin);
+            fail(&mut two, "/y", &mut world.admin);
+            let (_, overdue) = turns(&mut world);
+            let tx = one.start().unwrap();
+            two.send(op::TRANSACTION_START, 0, "\0");
+            one.request(op::READ, tx, "/x\0").unwrap();
+            // What it writes is nobody else's.
+            one.write("/x/plain", "v").unwrap();
+            one.request(op::WRITE, tx, "/y\0one").unwrap();
+            let done = one.commit(tx);
+            let tx = two.started().unwrap();
+            let seen = two.request(op::READ, tx, "/y\0").unwrap();
+            two.request(op::WRITE, tx, "/x\0two").unwrap();
+            two.commit(tx).unwrap();
+            if turns(&mut world).1 == overdue {
+                done.unwrap();
+                assert_eq!(seen, b"one");
+            }
+        }
+    }
+}
+
+#[test]
+fn guests_get_no_turns_and_write_between_those_of_others() {
+    let mut world = World::new(Control::Socket, 2);
+    world.guest(5).write("hot", "0").unwrap();
+    let mut guest = world.take("dom5");
+    fail(&mut guest, "/local/domain/5/hot", &mut world.admin);
+    let tx = guest.start().unwrap();
+    guest.read("hot").unwrap();
+    world.admin.write("/local/domain/5/hot", "still").unwrap();
+    guest.commit(tx).unwrap();
+    assert_eq!(turns(&mut world).0, 0);
+    // Toolstacks that come one after the other do not keep it waiting.
+    let mut toolstacks = [connect(&world), connect(&world), connect(&world)];
+    let between = (0..10).any(|_| {
+        for toolstack in &mut toolstacks {
+            fail(toolstack, "/local/domain/5/hot", &mut guest);
+        }
+        let tx = toolstacks[0].start().unwrap();
+        for toolstack in &mut toolstacks[1..] {
+            toolstack.send(op::TRANSACTION_START, 0, "\0");
+        }
+        guest.send(op::WRITE, 0, "hot\0by the guest");
+        // The guest's write arrives, unless the machine is busy.
+        std::thread::sleep(TURN / 5);
+        toolstacks[0].commit(tx).unwrap();
+        let mut saw = Vec::new();
+        for toolstack in &mut toolstacks[1..] {
+            let tx = toolstack.started().unwrap();
+            saw.push(toolstack.request(op::READ, tx, "/local/domain/5/hot\0").unwrap());
+            let _ = toolstack.commit(tx);
+        }
+        guest.reply().unwrap();
+        saw == [b"by the guest", b"by the guest"]
+    });
+    assert!(between);
+}
