@@ -35,6 +35,7 @@ pub mod guest;
 pub mod host;
 pub mod listener;
 pub mod log;
+pub mod migrate;
 pub mod protocol;
 pub mod shard;
 pub mod store;

@@ -9,7 +9,7 @@ use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-use common::{Control, World};
+use common::{Control, World, op};
 
 /// Whether the clients are there, or it was said that they may be missing.
 fn present() -> bool {
@@ -170,6 +170,48 @@ fn control() {
         assert_eq!(says(world, &["control", "memreport", &report]).trim(), "OK");
         assert!(std::fs::metadata(report).unwrap().len() > 0);
         fails(world, &["control", "no-such-command"]);
+    });
+}
+
+#[test]
+fn control_quiesces_and_unquiesces() {
+    each_world(|world| {
+        world.guest(5).write("x", "old").unwrap();
+        world.guest(6);
+        assert_eq!(says(world, &["control", "quiesce", "5", "6"]), "OK\n");
+        world.guest(5).send(op::WRITE, 0, "x\0new");
+        assert_eq!(says(world, &["control", "quiesce", "5", "77"]).trim(), "77 ENOENT");
+        fails(world, &["control", "quiesce", "77"]);
+        assert_eq!(says(world, &["read", "/local/domain/5/x"]), "old\n");
+        assert_eq!(says(world, &["control", "unquiesce", "5", "6"]), "OK\n");
+        assert_eq!(world.guest(5).reply().as_deref(), Ok(&b"OK\0"[..]));
+        assert_eq!(says(world, &["read", "/local/domain/5/x"]), "new\n");
+    });
+}
+
+#[test]
+fn control_moves_watches_and_reserves_transactions() {
+    each_world(|world| {
+        world.guest(5).watch("data", " odd\n\\").unwrap();
+        world.guest(5).watch("@releaseDomain", "t").unwrap();
+        world.guest(5).request(op::WATCH, 0, "deep\0t\x001\0").unwrap();
+        world.guest(6);
+        let listed = says(world, &["control", "get-domain-watches", "-d", "5", "0"]);
+        let lines: Vec<_> = listed.lines().skip(1).filter(|line| !line.is_empty()).collect();
+        assert_eq!(lines, ["data \\x20odd\\x0a\\x5c ", "@releaseDomain t ", "deep t 1"]);
+        // A line for each, its words separated by blanks: as a script would.
+        let words = lines.iter().flat_map(|line| line.split(' '));
+        let add = ["control", "add-domain-watches", "-d", "6"];
+        assert_eq!(says(world, &add.into_iter().chain(words).collect::<Vec<_>>()), "OK\n");
+        let again = says(world, &["control", "get-domain-watches", "-d", "6", "0"]);
+        assert_eq!(
+            again.lines().skip(1).collect::<Vec<_>>(),
+            listed.lines().skip(1).collect::<Vec<_>>()
+        );
+        fails(world, &["control", "add-domain-watches", "6", "data", "t", "data"]);
+        assert_eq!(says(world, &["control", "start-domain-transaction", "6", "9"]), "OK\n");
+        fails(world, &["control", "start-domain-transaction", "6", "9"]);
+        assert_eq!(world.guest(6).commit(9), Err("EAGAIN".to_owned()));
     });
 }
 

@@ -97,7 +97,7 @@ impl Drop for Permit {
 }
 
 /// A command's name, its arguments as `help` shows them.
-const COMMANDS: [(&str, &str); 9] = [
+const COMMANDS: [(&str, &str); 14] = [
     ("check", ""),
     ("log", "[on|off|+<switch>|-<switch>]"),
     ("live-update", "not supported yet"),
@@ -106,6 +106,12 @@ const COMMANDS: [(&str, &str); 9] = [
     ("print", "<string>"),
     ("quota", "[set <name> <val>|<domid>|max [-r]]"),
     ("quota-soft", "[set <name> <val>]"),
+    // These are other operations by another road, which never come here.
+    ("quiesce", "<domid>..."),
+    ("unquiesce", "<domid>..."),
+    ("get-domain-watches", "[-d] <domid> <index>"),
+    ("add-domain-watches", "[-d] <domid> <path> <token> [<depth>] ..."),
+    ("start-domain-transaction", "<domid> <transid>"),
     ("help", ""),
 ];
 
@@ -155,7 +161,7 @@ fn later(
 }
 
 fn help() -> String {
-    COMMANDS.iter().map(|(name, arguments)| format!("{name:<15} {arguments}\n")).collect()
+    COMMANDS.iter().map(|(name, arguments)| format!("{name:<24} {arguments}\n")).collect()
 }
 
 fn ack() -> Answer {

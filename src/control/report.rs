@@ -5,6 +5,7 @@ use std::fmt::{self, Write};
 use super::Served;
 use crate::domain::{Domain, Quota};
 use crate::sync::Arc;
+use crate::words::Domid;
 
 /// Domains in the table: those that use the most memory. A host may have ten thousand.
 const DOMAINS_MAX: usize = 50;
@@ -39,6 +40,8 @@ fn write(served: &dyn Served, text: &mut String) -> fmt::Result {
     writeln!(text, "known domains: {}, died: {}", domains.len(), counters.deaths)?;
     let introduced = domains.iter().filter(|domain| domain.is_introduced()).count();
     writeln!(text, "domains with a ring: {introduced}")?;
+    let quiesced = domains.iter().filter(|domain| domain.is_quiesced()).map(|domain| domain.domid);
+    write_quiesced(&quiesced.collect::<Vec<_>>(), text)?;
     writeln!(text, "open transactions: {transactions}")?;
     let (turns, overdue, awaited) =
         (counters.turns, counters.turns_overdue, counters.turns_awaited);
@@ -47,6 +50,14 @@ fn write(served: &dyn Served, text: &mut String) -> fmt::Result {
     write_conflicts(served, text)?;
     domains.sort_by_key(|domain| std::cmp::Reverse(domain.account.used(Quota::Memory)));
     write_domains(&domains, text)
+}
+
+fn write_quiesced(domids: &[Domid], text: &mut String) -> fmt::Result {
+    write!(text, "quiesced domains: {}", domids.len())?;
+    for (at, domid) in domids.iter().take(DOMAINS_MAX).enumerate() {
+        write!(text, "{}{domid}", if at == 0 { ": " } else { ", " })?;
+    }
+    writeln!(text, "{}", if domids.len() > DOMAINS_MAX { " and others" } else { "" })
 }
 
 fn write_conflicts(served: &dyn Served, text: &mut String) -> fmt::Result {

@@ -25,6 +25,7 @@ pub struct Domain {
     /// The incarnation whose rights it has too: birth and domid packed; 0 for none.
     pub(super) target: AtomicU64,
     introduced: AtomicBool,
+    quiesced: AtomicBool,
     shutdown: AtomicBool,
 }
 
@@ -41,6 +42,7 @@ impl Domain {
             features: AtomicU32::new(super::SERVER_FEATURES),
             target: AtomicU64::new(0),
             introduced: AtomicBool::new(false),
+            quiesced: AtomicBool::new(false),
             shutdown: AtomicBool::new(false),
         }
     }
@@ -75,6 +77,16 @@ impl Domain {
     /// Notes an INTRODUCE or RELEASE.
     pub fn set_introduced(&self, introduced: bool) {
         self.introduced.store(introduced, Ordering::Release);
+    }
+
+    /// Whether its ring is not served, between QUIESCE and UNQUIESCE: for reports.
+    pub fn is_quiesced(&self) -> bool {
+        self.quiesced.load(Ordering::Relaxed)
+    }
+
+    /// Notes a QUIESCE or its end.
+    pub fn set_quiesced(&self, quiesced: bool) {
+        self.quiesced.store(quiesced, Ordering::Relaxed);
     }
 
     /// Notes whether it is shut down; answers what was noted before. RESUME sets it back, so that

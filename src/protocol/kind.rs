@@ -3,8 +3,14 @@ pub const WATCH_EVENT: u32 = 15;
 /// ERROR of xs_wire.h: a reply that is an errno's name.
 pub const ERROR: u32 = 16;
 
-/// The operations of xs_wire.h, `xsd_sockmsg_type`, that a client may send.
+/// The first number of an operation that Xen does not have. xs_wire.h counts up from 0 and keeps
+/// 65535 (`XS_INVALID`) for none, so Xen's own never come so far.
+const EXTENSIONS_FROM: u32 = 0x1_0000;
+
+/// The operations that a client may send: those of xs_wire.h, `xsd_sockmsg_type`, and this
+/// daemon's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
 #[allow(missing_docs)] // They are the names of xenstore.txt.
 pub enum Kind {
     Control = 0,
@@ -31,9 +37,28 @@ pub enum Kind {
     SetFeature = 24,
     GetQuota = 25,
     SetQuota = 26,
+    // docs/PROTOCOL-EXTENSIONS.md has these.
+    Quiesce = EXTENSIONS_FROM,
+    Unquiesce,
+    GetDomainWatches,
+    AddDomainWatches,
+    StartDomainTransaction,
+    GetDomainWatchesDepth,
+    AddDomainWatchesDepth,
 }
 
 impl Kind {
+    /// The operations that Xen does not have.
+    pub const EXTENSIONS: [Kind; 7] = [
+        Kind::Quiesce,
+        Kind::Unquiesce,
+        Kind::GetDomainWatches,
+        Kind::AddDomainWatches,
+        Kind::StartDomainTransaction,
+        Kind::GetDomainWatchesDepth,
+        Kind::AddDomainWatchesDepth,
+    ];
+
     /// The operation of a number; `None` for numbers without one (answer `ENOSYS`).
     pub fn from_wire(number: u32) -> Option<Kind> {
         Some(match number {
@@ -61,7 +86,7 @@ impl Kind {
             24 => Kind::SetFeature,
             25 => Kind::GetQuota,
             26 => Kind::SetQuota,
-            _ => return None,
+            _ => return Kind::EXTENSIONS.into_iter().find(|&kind| kind as u32 == number),
         })
     }
 
@@ -79,7 +104,7 @@ impl Kind {
                 | Kind::SetFeature
                 | Kind::GetQuota
                 | Kind::SetQuota
-        )
+        ) || self as u32 >= EXTENSIONS_FROM
     }
 
     /// Whether a transaction id is ignored, known or not (xenstore.txt, WATCH).
@@ -114,6 +139,13 @@ impl Kind {
             Kind::SetFeature => "SET_FEATURE",
             Kind::GetQuota => "GET_QUOTA",
             Kind::SetQuota => "SET_QUOTA",
+            Kind::Quiesce => "QUIESCE",
+            Kind::Unquiesce => "UNQUIESCE",
+            Kind::GetDomainWatches => "GET_DOMAIN_WATCHES",
+            Kind::AddDomainWatches => "ADD_DOMAIN_WATCHES",
+            Kind::StartDomainTransaction => "START_DOMAIN_TRANSACTION",
+            Kind::GetDomainWatchesDepth => "GET_DOMAIN_WATCHES_DEPTH",
+            Kind::AddDomainWatchesDepth => "ADD_DOMAIN_WATCHES_DEPTH",
         }
     }
 }
@@ -133,12 +165,12 @@ mod tests {
 
     #[test]
     fn numbers_are_those_of_xs_wire_h() {
-        for number in 0..100 {
+        for number in (0..100).chain(0x1_0000..0x1_0100) {
             if let Some(kind) = Kind::from_wire(number) {
                 assert_eq!(kind as u32, number);
             }
         }
-        for absent in [15, 16, 20, 27, 65535] {
+        for absent in [15, 16, 20, 27, 65535, 0x1_0007] {
             assert_eq!(Kind::from_wire(absent), None);
         }
     }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use foldhash::fast::RandomState;
 
+use super::gathering::Share;
 use super::guards::Failing;
 use super::output::Output;
 use super::watches::Watches;
@@ -78,6 +79,8 @@ pub struct Connection {
     pub next_transaction: u32,
     /// What is remembered of those that failed.
     pub failing: Failing,
+    /// It is quiesced; who is to be told when it is still.
+    pub quiesce: Option<Vec<Share>>,
     /// Why it is not read.
     pub parked: Option<Parked>,
     /// Its next request was taken before and had to wait.
@@ -108,10 +111,11 @@ impl Connection {
             throttled: false,
             output: Output::default(),
             output_charged: 0,
-            watches: Watches::default(),
+            watches: Watches::new(id),
             transactions: HashMap::default(),
             next_transaction: 1,
             failing: Failing::default(),
+            quiesce: None,
             parked: None,
             comes_again: false,
             alarm: None,
@@ -147,6 +151,11 @@ impl Connection {
             Transport::Ring(_) => (RING_PAUSE_BYTES, KERNEL_COLLAPSE_BYTES),
             Transport::Socket(_) => (OUTPUT_PAUSE_BYTES, OUTPUT_COLLAPSE_BYTES),
         }
+    }
+
+    /// Whether it is quiesced and nothing of it is under way.
+    pub fn is_still(&self) -> bool {
+        self.quiesce.is_some() && self.parked.is_none()
     }
 
     /// Whether there is something that time alone changes: see the thread's tick.

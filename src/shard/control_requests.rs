@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::connection::Connection;
 use super::mailbox::Message;
 use super::thread::{Place, Thread};
-use super::{Shared, spawn};
+use super::{Shared, migration_requests, spawn};
 use crate::control::{self, Counters, Reply, Served, State};
 use crate::protocol::{Header, strings};
 use crate::store::{Store, WatchList};
@@ -24,6 +24,9 @@ impl Thread {
         payload: &[u8],
     ) -> Option<Result<Cow<'static, [u8]>, Errno>> {
         let words: Vec<_> = strings(payload).collect();
+        if let Some((kind, arguments)) = migration_requests::command(&words) {
+            return self.migration_matter(place, connection, header, kind, (arguments, true));
+        }
         let served: Arc<dyn Served> = Arc::<Shared>::clone(&self.shared);
         let work = match control::command(&served, &words) {
             Reply::Now(answer) => return Some(answer.map(Cow::Owned)),

@@ -1,6 +1,7 @@
 //! What happens to one domain: INTRODUCE, RELEASE, RESUME, SET_TARGET, shutdown and death. All of
 //! it happens on the domain's home thread, between requests, so it is serial and no thread waits.
 
+use super::domain_watches::{Listing, NewWatch};
 use super::mailbox::{Asker, Message};
 use super::requests::ACK;
 use super::rings::Carried;
@@ -21,51 +22,58 @@ pub enum DomainRequest {
     Resume,
     /// Give it the rights of another.
     SetTarget(Domid),
+    /// Name its watches from the one at an index on.
+    ListWatches(usize, Listing),
+    /// Set watches on its behalf.
+    AddWatches(Vec<NewWatch>),
+    /// Start a transaction on its behalf, with this identifier.
+    StartTransaction(u32),
 }
 
 impl Thread {
     /// Serves a request about a domain whose home thread this is. The answer goes out before the
     /// event that reports what was done: no client sees an event of its own before its reply.
     pub(super) fn domain_request(&mut self, asker: Asker, domid: Domid, request: DomainRequest) {
-        let (result, event) = match request {
-            DomainRequest::Introduce(port) => self.introduce(domid, port),
-            DomainRequest::Release => self.release(domid),
-            DomainRequest::Resume => (self.resume(domid), None),
-            DomainRequest::SetTarget(target) => (self.set_target(domid, target), None),
+        let reported = |special| (ACK.to_vec(), special);
+        let silent = |()| (ACK.to_vec(), None);
+        let result = match request {
+            DomainRequest::Introduce(port) => self.introduce(domid, port).map(reported),
+            DomainRequest::Release => self.release(domid).map(reported),
+            DomainRequest::Resume => self.resume(domid).map(silent),
+            DomainRequest::SetTarget(target) => self.set_target(domid, target).map(silent),
+            DomainRequest::ListWatches(index, listing) => {
+                self.list_watches(domid, index, listing).map(|list| (list, None))
+            }
+            DomainRequest::AddWatches(watches) => self.add_watches(domid, &watches).map(silent),
+            DomainRequest::StartTransaction(id) => self.reserve_transaction(domid, id).map(silent),
         };
-        let result = result.map(|()| ACK.to_vec());
+        let event = result.as_ref().ok().and_then(|(_, special)| *special);
         if let Some(mailbox) = self.shared.mailboxes.of(asker.thread) {
-            mailbox.push(Message::Answer(asker, result));
+            mailbox.push(Message::Answer(asker, result.map(|(reply, _)| reply)));
         }
         if let Some(special) = event {
             self.shared.store.publish_special(special, domid, true);
         }
     }
 
-    fn introduce(
-        &mut self,
-        domid: Domid,
-        port: Port,
-    ) -> (Result<(), Errno>, Option<&'static [u8]>) {
+    fn introduce(&mut self, domid: Domid, port: Port) -> Result<Option<&'static [u8]>, Errno> {
         // A former life may have ended without our having heard of it yet.
         self.domain_changed(domid);
-        let Some(domain) = self.shared.known_domain(domid) else {
-            return (Err(Errno::EINVAL), None);
-        };
+        let domain = self.shared.known_domain(domid).ok_or(Errno::EINVAL)?;
         if let Some(&place) = self.rings.get(&domid) {
-            return (self.introduce_again(place, port), None);
+            return self.introduce_again(place, port).map(|()| None);
         }
         match self.connect_ring(&domain, Some(port)) {
-            Ok(()) => (Ok(()), (domid != Domid::CONTROL).then_some(INTRODUCE_DOMAIN)),
+            Ok(()) => Ok((domid != Domid::CONTROL).then_some(INTRODUCE_DOMAIN)),
             Err(error) => {
                 tracing::warn!(%error, domid = domid.0, port, "cannot introduce a domain");
-                (Err(Errno::EINVAL), None)
+                Err(Errno::EINVAL)
             }
         }
     }
 
-    fn release(&mut self, domid: Domid) -> (Result<(), Errno>, Option<&'static [u8]>) {
-        let Some(&place) = self.rings.get(&domid) else { return (Err(Errno::ENOENT), None) };
+    fn release(&mut self, domid: Domid) -> Result<Option<&'static [u8]>, Errno> {
+        let &place = self.rings.get(&domid).ok_or(Errno::ENOENT)?;
         if let Some((mut connection, waits)) = self.disconnect_ring(place) {
             let birth = connection.domain.birth;
             let position = connection.ring().map(|ring| ring.position()).unwrap_or_default();
@@ -80,7 +88,7 @@ impl Thread {
                 self.carried.insert(domid, carried);
             }
         }
-        (Ok(()), Some(RELEASE_DOMAIN))
+        Ok(Some(RELEASE_DOMAIN))
     }
 
     fn resume(&mut self, domid: Domid) -> Result<(), Errno> {

@@ -7,6 +7,7 @@ use crossbeam::queue::SegQueue;
 use mio::Waker;
 
 use super::domains::DomainRequest;
+use super::gathering::Share;
 use super::signal::Signal;
 use crate::store::WatchList;
 use crate::sync::{Arc, AtomicU64, Ordering};
@@ -19,6 +20,10 @@ pub enum Message {
     Events(Batch),
     /// A request about a domain whose home thread it is.
     Domain(Asker, Domid, DomainRequest),
+    /// Quiesce a domain whose home thread it is.
+    Quiesce(Share),
+    /// Serve such a domain again.
+    Unquiesce(Share),
     /// The answer to a request of a connection of the thread that is parked.
     Answer(Asker, Result<Vec<u8>, Errno>),
     /// A client connected.

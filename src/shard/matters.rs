@@ -38,13 +38,24 @@ impl Thread {
         match forwarded {
             Err(errno) => Some(Err(errno)),
             Ok((domid, request)) => {
-                let asker = self.park(place, connection, header);
-                let home = self.home_thread(domid);
-                if let Some(mailbox) = self.shared.mailboxes.of(home) {
-                    mailbox.push(Message::Domain(asker, domid, request));
-                }
+                self.ask_home_thread(place, connection, header, domid, request);
                 None
             }
+        }
+    }
+
+    /// Parks who asks until the domain's home thread answers.
+    pub(super) fn ask_home_thread(
+        &self,
+        place: Place,
+        connection: &mut Connection,
+        header: &Header,
+        domid: Domid,
+        request: DomainRequest,
+    ) {
+        let asker = self.park(place, connection, header);
+        if let Some(mailbox) = self.shared.mailboxes.of(self.home_thread(domid)) {
+            mailbox.push(Message::Domain(asker, domid, request));
         }
     }
 
@@ -70,7 +81,12 @@ impl Thread {
 
     /// The one argument of RELEASE and RESUME: a domain that is not the control domain.
     fn one_guest(&self, payload: &[u8]) -> Result<Domid, Errno> {
-        let domid = parse_domid(one_string(payload)?)?;
+        self.guest(one_string(payload)?)
+    }
+
+    /// A number that is not a privileged domain's.
+    pub(super) fn guest(&self, digits: &[u8]) -> Result<Domid, Errno> {
+        let domid = parse_domid(digits)?;
         if self.shared.store.registry().is_privileged(domid) {
             return Err(Errno::EINVAL);
         }

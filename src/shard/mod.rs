@@ -15,11 +15,15 @@
 
 mod connection;
 mod control_requests;
+mod domain_watches;
 mod domains;
+mod gathering;
 mod guards;
 mod mailbox;
 mod matters;
+mod migration_requests;
 mod output;
+mod quiesce;
 mod requests;
 mod rings;
 mod serving;
@@ -45,6 +49,8 @@ use crate::host::Host;
 use crate::store::{Store, reaper, run_reaper};
 use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::words::{Domid, Layout};
+#[doc(hidden)] // For tests/schedules.rs.
+pub use gathering::{Gathered, Share, shares};
 #[doc(hidden)]
 pub use guards::Guards;
 #[doc(hidden)] // For tests/schedules.rs.
@@ -136,6 +142,7 @@ impl Server {
             parked: AtomicU64::new(0),
             clients: AtomicU64::new(0),
         });
+        shared.announce_operations();
         let mut threads = Vec::new();
         for (number, poll) in (0..).zip(polls) {
             let channels = shared.host.open_channels()?;

@@ -35,7 +35,7 @@ struct PendingEvent {
     end: u64,
     hash: u64,
     queued: Instant,
-    // Held until the event is delivered or dropped.
+    // Held until the event is delivered or dropped, while it can be.
     _ticket: Option<Arc<Ticket>>,
 }
 
@@ -169,6 +169,16 @@ impl Output {
     /// When the oldest event that is not visible yet was queued.
     pub fn oldest_event(&self) -> Option<Instant> {
         self.events.front().map(|event| event.queued)
+    }
+
+    /// Gives the time back that the events have waited.
+    pub fn renew_events(&mut self, now: Instant) {
+        self.events.iter_mut().for_each(|event| event.queued = now);
+    }
+
+    /// Those who caused the events wait for them no more.
+    pub fn forget_tickets(&mut self) {
+        self.events.iter_mut().for_each(|event| event._ticket = None);
     }
 
     /// Drops the events queued before `deadline` and answers how many. What the client has seen the

@@ -131,6 +131,9 @@ impl Thread {
             }
             Kind::TransactionStart => self.start_transaction(connection, header),
             Kind::Control => return self.control(place, connection, header, payload),
+            kind if Kind::EXTENSIONS.contains(&kind) => {
+                return self.migration_message(place, connection, header, kind, payload);
+            }
             _ => return self.domain_matter(place, connection, header, kind, payload),
         })
     }
@@ -268,6 +271,7 @@ impl Thread {
             connection.more_input = true;
         }
         self.connections[place] = Some(connection);
+        self.becomes_still(place);
         self.make_ready(place);
     }
 

@@ -89,9 +89,10 @@ impl Thread {
     /// INTRODUCE of a known domain makes its event channel and its connection new; the page is not
     /// written.
     pub(super) fn introduce_again(&mut self, place: Place, remote: Port) -> Result<(), Errno> {
-        let Some(Some(mut connection)) = self.connections.get_mut(place).map(Option::take) else {
-            return Err(Errno::EIO);
-        };
+        let slot = self.connections.get_mut(place).ok_or(Errno::EIO)?;
+        let connection = slot.take_if(|connection| connection.quiesce.is_none());
+        // What is quiesced may be exported already: only its end or UNQUIESCE may change it.
+        let mut connection = connection.ok_or(Errno::EBUSY)?;
         self.withdraw(place, &mut connection);
         connection.output.drop_events();
         connection.recharge_output();
@@ -180,6 +181,7 @@ impl Thread {
         let mut connection = self.connections.try_remove(place)??;
         let waited = self.end(place, &mut connection);
         connection.domain.set_introduced(false);
+        connection.domain.set_quiesced(false);
         self.rings.remove(&connection.domid());
         if let Some(ring) = connection.ring() {
             let port = ring.port;

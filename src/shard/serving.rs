@@ -60,7 +60,8 @@ impl Thread {
         self.listen_for_room(place, &mut connection);
         // While others are behind, whoever is ready stays so: nothing tells when they caught up.
         let news = std::mem::take(&mut connection.look_again);
-        let again = self.held_back || news || connection.more_input && self.may_read(&connection);
+        let behind = self.held_back && connection.quiesce.is_none();
+        let again = behind || news || connection.more_input && self.may_read(&connection);
         self.connections[place] = Some(connection);
         if again {
             self.make_ready(place);
@@ -96,6 +97,10 @@ impl Thread {
             tracing::trace!(target: log::WRL, full, "mailboxes decide whether anybody is read");
         }
         self.held_back = full;
+        if connection.quiesce.is_some() {
+            connection.recharge_output();
+            return Ok(());
+        }
         if self.reconnects(place, connection) || connection.ignored {
             self.end_pass(connection);
             return Ok(());
@@ -126,6 +131,7 @@ impl Thread {
     fn may_read(&self, connection: &Connection) -> bool {
         connection.parked.is_none()
             && self.stopping.is_none()
+            && connection.quiesce.is_none()
             && !connection.ignored
             && connection.output.len() <= connection.output_limits().0
             && !self.is_throttled(connection)

@@ -293,6 +293,8 @@ impl Thread {
             Message::Events(batch) => self.deliver(batch, serving),
             Message::Answer(asker, result) => self.answered(asker, result),
             Message::Domain(asker, domid, request) => self.domain_request(asker, domid, request),
+            Message::Quiesce(share) => self.quiesce(share),
+            Message::Unquiesce(share) => self.unquiesce(share),
             Message::DomainChanged(domid) => self.domain_changed(domid),
             Message::Accepted(socket) => self.accepted(socket),
             Message::Unblocked(domid) => {
@@ -367,7 +369,9 @@ impl Thread {
     /// The end: what was taken has been answered; clients get what they can take.
     fn finish(&mut self) {
         for (_, connection) in &mut self.connections {
-            if let Some(connection) = connection {
+            if let Some(connection) = connection
+                && connection.quiesce.is_none()
+            {
                 // Who does not take it now will not get it.
                 let _ = connection.flush();
                 if let Some(ring) = connection.ring() {

@@ -12,7 +12,7 @@ use crate::log;
 use crate::protocol::{Header, one_string};
 use crate::store::{Caller, Conflict, Failure, Op, Transaction};
 use crate::sync::Arc;
-use crate::words::{Errno, PathBuf};
+use crate::words::{Domid, Errno, PathBuf};
 
 /// What one transaction may hold; guests have smaller quotas.
 const TRANSACTION_BYTES_MAX: usize = 64 << 20;
@@ -29,22 +29,43 @@ impl Thread {
         if header.tx_id.get() != 0 {
             return Err(Errno::EBUSY);
         }
+        let mut id = connection.next_transaction;
+        while id == 0 || connection.transactions.contains_key(&id) {
+            id = id.wrapping_add(1);
+        }
+        self.open_transaction(connection, id, Transaction::default())?;
+        connection.next_transaction = id.wrapping_add(1);
+        Ok(Cow::Owned(format!("{id}\0").into_bytes()))
+    }
+
+    fn open_transaction(
+        &self,
+        connection: &mut Connection,
+        id: u32,
+        transaction: Transaction,
+    ) -> Result<(), Errno> {
         let registry = self.shared.store.registry();
         if connection.transactions.len() >= TRANSACTIONS_MAX
             || !registry.reserve(&connection.domain, Quota::Transactions, 1)
         {
             return Err(Errno::ENOSPC);
         }
-        let mut id = connection.next_transaction;
-        while id == 0 || connection.transactions.contains_key(&id) {
-            id = id.wrapping_add(1);
-        }
-        connection.next_transaction = id.wrapping_add(1);
-        let transaction = Transaction::default();
         let open = OpenTransaction { transaction, snapshots_from: None, charged: 0 };
         connection.transactions.insert(id, open);
         trace::object(self.number, connection, format_args!("create transaction {id}"));
-        Ok(Cow::Owned(format!("{id}\0").into_bytes()))
+        Ok(())
+    }
+
+    /// START_DOMAIN_TRANSACTION: a transaction of a domain whose home thread this is, which goes on
+    /// under the identifier that it had elsewhere, and whose END T answers EAGAIN.
+    pub(super) fn reserve_transaction(&mut self, domid: Domid, id: u32) -> Result<(), Errno> {
+        let place = *self.rings.get(&domid).ok_or(Errno::ENOENT)?;
+        let slot = self.connections.get_mut(place).ok_or(Errno::ENOENT)?;
+        let free = |connection: &mut Box<Connection>| !connection.transactions.contains_key(&id);
+        let mut connection = slot.take_if(free).ok_or(Errno::EEXIST)?;
+        let result = self.open_transaction(&mut connection, id, Transaction::reserved());
+        self.connections[place] = Some(connection);
+        result
     }
 
     /// A request on a node inside a transaction; the reply is appended.

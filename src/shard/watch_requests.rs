@@ -13,7 +13,7 @@ use crate::store::Caller;
 use crate::sync::Arc;
 use crate::transport::Transport;
 use crate::watch::{Batch, Entry, Watcher};
-use crate::words::{Errno, PathSpace};
+use crate::words::{Errno, PathBuf, PathSpace};
 
 impl Thread {
     /// WATCH: the reply, then at once an event with the path as the client wrote it.
@@ -25,26 +25,30 @@ impl Thread {
         header: &Header,
         payload: &[u8],
     ) -> Outcome {
-        let result = self.add_watch(place, connection, caller, payload);
+        let result = self.parse_and_watch(place, connection, caller, payload);
         self.answer(connection, header, result.map(|_| ACK), None);
-        if let Ok((slot, seq)) = result
-            && let Some(watch) = connection.watches.get(slot, seq)
-        {
-            let shown = watch.shown(watch.path.as_path().bytes());
-            let start = connection.output.buffer().len();
-            connection.output.push_event(shown, &watch.token, None, self.now);
-            trace::queued(self.number, connection, start);
+        if let Ok(watcher) = result {
+            self.fire_once(connection, watcher);
         }
         Outcome::Used
     }
 
-    fn add_watch(
+    /// The event that every new watch begins with.
+    pub(super) fn fire_once(&mut self, connection: &mut Connection, watcher: Watcher) {
+        let Some(watch) = connection.watches.get(watcher.watch, watcher.seq) else { return };
+        let shown = watch.shown(watch.path.as_path().bytes());
+        let start = connection.output.buffer().len();
+        connection.output.push_event(shown, &watch.token, None, self.now);
+        trace::queued(self.number, connection, start);
+    }
+
+    fn parse_and_watch(
         &mut self,
         place: Place,
         connection: &mut Connection,
         caller: &Caller,
         payload: &[u8],
-    ) -> Result<(u32, u64), Errno> {
+    ) -> Result<Watcher, Errno> {
         let mut arguments = strings(payload);
         let (Some(raw), Some(token)) = (arguments.next(), arguments.next()) else {
             return Err(Errno::EINVAL);
@@ -55,6 +59,17 @@ impl Thread {
             (Some(depth), None) if has_depth => Some(limited_depth(decimal(depth)?)),
             _ => return Err(Errno::EINVAL),
         };
+        self.add_watch(place, connection, caller, (raw, token, depth))
+    }
+
+    /// Sets a watch for a connection: the path as its client writes it, the token, and how deep.
+    pub(super) fn add_watch(
+        &mut self,
+        place: Place,
+        connection: &mut Connection,
+        caller: &Caller,
+        (raw, token, depth): (&[u8], &[u8], Option<u16>),
+    ) -> Result<Watcher, Errno> {
         let mut space = PathSpace::new();
         let path = self.resolve(connection, raw, &mut space)?.to_buf();
         if connection.watches.contains(&path, token) {
@@ -79,7 +94,7 @@ impl Thread {
         let watcher = self.watcher(place, slot, seq);
         let domid = connection.domid();
         self.shared.store.watch(path.as_path(), Entry { watcher, domid, depth });
-        Ok((watcher.watch, seq))
+        Ok(watcher)
     }
 
     pub(super) fn watcher(&self, place: Place, slot: usize, seq: u64) -> Watcher {
@@ -102,7 +117,19 @@ impl Thread {
         };
         let mut space = PathSpace::new();
         let path = self.resolve(connection, raw, &mut space)?.to_buf();
-        let (slot, watch) = connection.watches.remove(path, token).ok_or(Errno::ENOENT)?;
+        self.remove_watch(place, connection, path, token)
+    }
+
+    pub(super) fn remove_watch(
+        &mut self,
+        place: Place,
+        connection: &mut Connection,
+        path: PathBuf,
+        token: &[u8],
+    ) -> Result<(), Errno> {
+        self.sequence += 1;
+        let removed = connection.watches.remove(path, token, self.sequence);
+        let (slot, watch) = removed.ok_or(Errno::ENOENT)?;
         self.forget_watch(place, connection, slot, &watch);
         Ok(())
     }
@@ -122,7 +149,8 @@ impl Thread {
 
     /// Takes all watches of a connection back. Cost: their number.
     pub(super) fn drop_watches(&mut self, place: Place, connection: &mut Connection) {
-        for (slot, watch) in connection.watches.take().iter() {
+        self.sequence += 1;
+        for (slot, watch) in connection.watches.take(self.sequence).iter() {
             self.forget_watch(place, connection, slot, watch);
         }
     }
@@ -144,7 +172,8 @@ impl Thread {
             };
             // Equal events merge, so what collapses adds one until that is visible.
             let path = if collapsing { watch.path.as_path().bytes() } else { &*event.path };
-            let ticket = batch.ticket.as_ref().map(Arc::clone);
+            let waits = connection.quiesce.is_none();
+            let ticket = batch.ticket.as_ref().filter(|_| waits).map(Arc::clone);
             let start = connection.output.buffer().len();
             connection.output.push_event(watch.shown(path), &watch.token, ticket, self.now);
             trace::queued(self.number, connection, start);
@@ -172,10 +201,10 @@ impl Thread {
         }
     }
 
-    /// Drops the events that a guest has not taken for too long.
+    /// Drops the events that a guest has not taken for too long, though it could.
     pub(super) fn expire_events(&mut self, connection: &mut Connection) {
         let timeout = self.shared.watch_event_timeout;
-        if !connection.is_guest() || timeout == Duration::ZERO {
+        if !connection.is_guest() || timeout == Duration::ZERO || connection.quiesce.is_some() {
             return;
         }
         let Some(deadline) = self.now.checked_sub(timeout) else { return };
@@ -188,6 +217,6 @@ impl Thread {
 }
 
 /// Depths beyond every path's are all alike.
-fn limited_depth(depth: u32) -> u16 {
+pub(super) fn limited_depth(depth: u32) -> u16 {
     u16::try_from(depth).unwrap_or(u16::MAX)
 }

@@ -16,7 +16,7 @@ use super::own::Own;
 use super::touched::TouchedHomes;
 use super::{Generations, Store, apply};
 use crate::domain::Quota;
-use crate::words::{Domid, Errno, PathBuf};
+use crate::words::{Domid, Errno, Path, PathBuf};
 use foldhash::quality::RandomState;
 
 /// A reply up to this long is kept as it is, a longer one as a hash of 128 bits.
@@ -76,6 +76,14 @@ impl fmt::Debug for Transaction {
 }
 
 impl Transaction {
+    /// A transaction that was begun elsewhere, where what it did stays: it can go on, and its END
+    /// will answer EAGAIN.
+    pub fn reserved() -> Transaction {
+        let path = Path::ROOT.to_buf();
+        let conflict = Conflict { verb: "START_DOMAIN_TRANSACTION", path, changed_by: None };
+        Transaction { doomed: Some(conflict), ..Transaction::default() }
+    }
+
     /// What it holds, in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes

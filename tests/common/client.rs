@@ -153,6 +153,12 @@ impl Client {
         self.events.push_front(event);
     }
 
+    /// Takes bytes as if they had just arrived: a test took them out of the ring itself.
+    pub fn received(&mut self, bytes: &[u8]) {
+        self.input.extend_from_slice(bytes);
+        self.sort_input();
+    }
+
     /// Whether the daemon ends the connection now, possibly after replies.
     pub fn is_closed_by_daemon(&mut self) -> bool {
         while self.read_or_wait() {}

@@ -22,6 +22,7 @@ fn program() -> OsString {
 pub struct Daemon {
     child: Child,
     dir: TempDir,
+    stopped: bool,
 }
 
 impl Daemon {
@@ -56,7 +57,7 @@ impl Daemon {
             .stderr(log)
             .spawn()
             .unwrap();
-        let mut daemon = Daemon { child, dir };
+        let mut daemon = Daemon { child, dir, stopped: false };
         daemon.wait_until_it_accepts();
         daemon
     }
@@ -95,6 +96,14 @@ impl Daemon {
 
     pub fn is_alive(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Asks it to stop, and waits until it has.
+    pub fn stop(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        assert!(self.child.wait().unwrap().success());
+        self.stopped = true;
     }
 
     /// Processor time that its threads have had, those that ended left out (proc(5), schedstat).
@@ -138,7 +147,7 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let ended = self.child.try_wait().unwrap();
+        let ended = self.child.try_wait().unwrap().filter(|_| !self.stopped);
         let _ = self.child.kill();
         let _ = self.child.wait();
         let log = self.log();

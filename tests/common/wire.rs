@@ -33,10 +33,18 @@ pub mod op {
     pub const SET_FEATURE: u32 = 24;
     pub const GET_QUOTA: u32 = 25;
     pub const SET_QUOTA: u32 = 26;
+    // docs/PROTOCOL-EXTENSIONS.md
+    pub const QUIESCE: u32 = 65536;
+    pub const UNQUIESCE: u32 = 65537;
+    pub const GET_DOMAIN_WATCHES: u32 = 65538;
+    pub const ADD_DOMAIN_WATCHES: u32 = 65539;
+    pub const START_DOMAIN_TRANSACTION: u32 = 65540;
+    pub const GET_DOMAIN_WATCHES_DEPTH: u32 = 65541;
+    pub const ADD_DOMAIN_WATCHES_DEPTH: u32 = 65542;
 }
 
 /// The names that tables use.
-const NAMES: [(&str, u32); 27] = [
+const NAMES: [(&str, u32); 34] = [
     ("CONTROL", op::CONTROL),
     ("DIRECTORY", op::DIRECTORY),
     ("READ", op::READ),
@@ -64,6 +72,13 @@ const NAMES: [(&str, u32); 27] = [
     ("SET_FEATURE", op::SET_FEATURE),
     ("GET_QUOTA", op::GET_QUOTA),
     ("SET_QUOTA", op::SET_QUOTA),
+    ("QUIESCE", op::QUIESCE),
+    ("UNQUIESCE", op::UNQUIESCE),
+    ("GET_DOMAIN_WATCHES", op::GET_DOMAIN_WATCHES),
+    ("ADD_DOMAIN_WATCHES", op::ADD_DOMAIN_WATCHES),
+    ("START_DOMAIN_TRANSACTION", op::START_DOMAIN_TRANSACTION),
+    ("GET_DOMAIN_WATCHES_DEPTH", op::GET_DOMAIN_WATCHES_DEPTH),
+    ("ADD_DOMAIN_WATCHES_DEPTH", op::ADD_DOMAIN_WATCHES_DEPTH),
 ];
 
 /// The type with this name; `TYPE<n>` is type n.

@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use crossbeam::channel::Receiver;
 use xenstored::domain::{Domain, Limits, Quota, Registry};
 use xenstored::store::{Caller, Executed, Generations, Node, Op, Store, Transaction, Tree, Verb};
-use xenstored::store::{Done, Failure, Settlement, Unblocked, reaper};
+use xenstored::store::{Done, Failure, Removed, Settlement, Unblocked, reaper};
 use xenstored::sync::Arc;
 use xenstored::watch::{Batch, Entry, Outlet, Watcher};
 use xenstored::words::{Domid, Entry as PermEntry, Errno, Layout, Path, PathBuf, PermSet, Perms};
@@ -246,6 +246,13 @@ impl Client {
 
     pub fn rm(&mut self, path: &str) -> Result<(), Errno> {
         self.run(path, Verb::Rm).map(drop)
+    }
+
+    /// RM; what it removed is to be settled by the caller.
+    pub fn begin_rm(&mut self, path: &str) -> Result<Vec<Removed>, Errno> {
+        let op = Op { path: at(path), verb: Verb::Rm };
+        let reply = &mut Vec::new();
+        Ok(self.store.execute(&self.caller, &op, &mut self.generations, reply)?.removed)
     }
 
     /// SET_PERMS of entries like `n0 r5`, stamped with the present.

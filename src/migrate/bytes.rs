@@ -1,0 +1,209 @@
+//! Numbers and strings in a record's body, in either byte order, with every length checked.
+
+use std::fmt;
+
+/// The byte order of a stream's records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// What every machine that Xen runs on writes.
+    Little,
+    /// Read for whoever writes it.
+    Big,
+}
+
+impl Order {
+    /// The bytes of a number.
+    pub fn u32(self, value: u32) -> [u8; 4] {
+        match self {
+            Order::Little => value.to_le_bytes(),
+            Order::Big => value.to_be_bytes(),
+        }
+    }
+}
+
+/// What is wrong with a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It does not begin as such a stream does.
+    NotAStream,
+    /// A version that is not known.
+    Version(u32),
+    /// Flags that are not known.
+    Flags(u32),
+    /// The stream ends in the middle of it.
+    Truncated,
+    /// It says that it is longer than any may be.
+    TooLong(u32),
+    /// A length in it reaches past its end.
+    PastTheEnd(&'static str),
+    /// There is more in it than its lengths say.
+    Surplus(usize),
+    /// A field has a value that means nothing.
+    Value(&'static str, u64),
+    /// A string has no NUL at its end, or one before.
+    Unterminated(&'static str),
+    /// It contradicts what came before.
+    Contradicts(String),
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fault::NotAStream => f.write_str("this is no stream of the kind"),
+            Fault::Version(version) => write!(f, "version {version} is not known"),
+            Fault::Flags(flags) => write!(f, "flags {flags:#x} are not known"),
+            Fault::Truncated => f.write_str("the stream ends before it does"),
+            Fault::TooLong(len) => write!(f, "{len} bytes are more than any has"),
+            Fault::PastTheEnd(field) => write!(f, "its {field} reaches past its end"),
+            Fault::Surplus(len) => write!(f, "{len} bytes more than its lengths say"),
+            Fault::Value(field, value) => write!(f, "its {field} cannot be {value}"),
+            Fault::Unterminated(field) => {
+                write!(f, "its {field} is no string with a NUL at its end")
+            }
+            Fault::Contradicts(what) => f.write_str(what),
+        }
+    }
+}
+
+impl std::error::Error for Fault {}
+
+/// A body that is read from front to end.
+#[derive(Clone)]
+pub struct Body<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    order: Order,
+}
+
+impl<'a> Body<'a> {
+    /// All of `bytes`.
+    pub fn new(bytes: &'a [u8], order: Order) -> Body<'a> {
+        Body { bytes, at: 0, order }
+    }
+
+    /// The byte order.
+    pub fn order(&self) -> Order {
+        self.order
+    }
+
+    /// How many bytes are left.
+    pub fn left(&self) -> usize {
+        self.bytes.len() - self.at
+    }
+
+    /// The next `len` bytes, which are called `field`.
+    pub fn take(&mut self, len: usize, field: &'static str) -> Result<&'a [u8], Fault> {
+        let taken = self.bytes[self.at..].get(..len).ok_or(Fault::PastTheEnd(field))?;
+        self.at += len;
+        Ok(taken)
+    }
+
+    fn array<const LEN: usize>(&mut self, field: &'static str) -> Result<[u8; LEN], Fault> {
+        let bytes = self.take(LEN, field)?;
+        bytes.try_into().map_err(|_| Fault::PastTheEnd(field))
+    }
+
+    /// A byte.
+    pub fn u8(&mut self, field: &'static str) -> Result<u8, Fault> {
+        self.array(field).map(|[byte]| byte)
+    }
+
+    /// A number of 16 bits.
+    pub fn u16(&mut self, field: &'static str) -> Result<u16, Fault> {
+        let bytes = self.array(field)?;
+        Ok(match self.order {
+            Order::Little => u16::from_le_bytes(bytes),
+            Order::Big => u16::from_be_bytes(bytes),
+        })
+    }
+
+    /// A number of 32 bits.
+    pub fn u32(&mut self, field: &'static str) -> Result<u32, Fault> {
+        let bytes = self.array(field)?;
+        Ok(match self.order {
+            Order::Little => u32::from_le_bytes(bytes),
+            Order::Big => u32::from_be_bytes(bytes),
+        })
+    }
+
+    /// A number of 64 bits.
+    pub fn u64(&mut self, field: &'static str) -> Result<u64, Fault> {
+        let bytes = self.array(field)?;
+        Ok(match self.order {
+            Order::Little => u64::from_le_bytes(bytes),
+            Order::Big => u64::from_be_bytes(bytes),
+        })
+    }
+
+    /// A string of `len` bytes, its NUL included; answered without it.
+    pub fn string(&mut self, len: usize, field: &'static str) -> Result<&'a [u8], Fault> {
+        match self.take(len, field)?.split_last() {
+            Some((0, text)) if !text.contains(&0) => Ok(text),
+            _ => Err(Fault::Unterminated(field)),
+        }
+    }
+
+    /// A string up to its NUL; answered without it.
+    pub fn string_to_nul(&mut self, field: &'static str) -> Result<&'a [u8], Fault> {
+        let rest = &self.bytes[self.at..];
+        let len = rest.iter().position(|&byte| byte == 0).ok_or(Fault::Unterminated(field))?;
+        self.at += len + 1;
+        Ok(&rest[..len])
+    }
+
+    /// Skips to a multiple of `alignment`; what is skipped is ignored, as the formats ask.
+    pub fn align(&mut self, alignment: usize) -> Result<(), Fault> {
+        let padding = self.at.next_multiple_of(alignment) - self.at;
+        self.take(padding, "padding").map(|_| ())
+    }
+}
+
+/// Appends numbers in a byte order.
+pub struct Sink<'a> {
+    /// What is written to.
+    pub out: &'a mut Vec<u8>,
+    order: Order,
+    start: usize,
+}
+
+impl<'a> Sink<'a> {
+    /// Appends to `out`; alignment counts from its present end.
+    pub fn new(out: &'a mut Vec<u8>, order: Order) -> Sink<'a> {
+        let start = out.len();
+        Sink { out, order, start }
+    }
+
+    /// Appends bytes as they are.
+    pub fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
+        self.out.extend_from_slice(bytes);
+        self
+    }
+
+    /// Appends a number of 16 bits.
+    pub fn u16(&mut self, value: u16) -> &mut Self {
+        match self.order {
+            Order::Little => self.bytes(&value.to_le_bytes()),
+            Order::Big => self.bytes(&value.to_be_bytes()),
+        }
+    }
+
+    /// Appends a number of 32 bits.
+    pub fn u32(&mut self, value: u32) -> &mut Self {
+        self.bytes(&self.order.u32(value))
+    }
+
+    /// Appends a number of 64 bits.
+    pub fn u64(&mut self, value: u64) -> &mut Self {
+        match self.order {
+            Order::Little => self.bytes(&value.to_le_bytes()),
+            Order::Big => self.bytes(&value.to_be_bytes()),
+        }
+    }
+
+    /// Appends zeros up to a multiple of `alignment`.
+    pub fn align(&mut self, alignment: usize) -> &mut Self {
+        let len = self.out.len() - self.start;
+        self.out.resize(self.start + len.next_multiple_of(alignment), 0);
+        self
+    }
+}

@@ -1,0 +1,37 @@
+//! The "xenstore" stream of docs/designs/xenstore-migration.md (xen.git), versions 1 and 2, in both
+//! byte orders: a header, then records, the last one END.
+//!
+//! ```text
+//!         0       1       2       3       4       5       6       7
+//!     +-------+-------+-------+-------+-------+-------+-------+-------+
+//!     | "xenstore"                                                    |  header, always
+//!     +-------------------------------+-------------------------------+  big-endian
+//!     | version                       | flags (1: big-endian records) |
+//!     +===============================+===============================+
+//!     | type                          | len                           |  record,
+//!     +-------------------------------+-------------------------------+  repeated
+//!     | body ...              | padding to a multiple of 8            |
+//!     +-----------------------+---------------------------------------+
+//! ```
+
+mod read;
+mod record;
+#[cfg(test)]
+mod tests;
+mod write;
+
+pub use read::{ReadError, Reader};
+pub use record::{Connection, Domain, Node, QuotaValue, Record, Transport, Watch, kind};
+pub use write::Writer;
+
+pub(in crate::migrate) use record::read_entry;
+
+/// `ident`: "xenstore".
+pub const IDENT: [u8; 8] = *b"xenstore";
+/// The newest version.
+pub const VERSION: u32 = 2;
+/// `flags`: records are big-endian.
+const FLAG_BIG_ENDIAN: u32 = 1;
+/// Longest body. A node's has at most 64 KiB each of path, permissions and value; a connection's
+/// pending output is bounded below this by every daemon's own limits.
+pub const RECORD_BYTES_MAX: u32 = 4 << 20;

@@ -1,0 +1,153 @@
+//! Reading the stream: whatever it holds, an answer.
+
+use std::io::{self, Read};
+
+use thiserror::Error;
+
+use super::{FLAG_BIG_ENDIAN, IDENT, RECORD_BYTES_MAX, Record, VERSION, kind};
+use crate::migrate::bytes::{Body, Fault, Order};
+
+/// Why a stream could not be read.
+#[derive(Debug, Error)]
+pub enum ReadError {
+    /// It is not as it should be.
+    #[error("record {record} at byte {offset}: {fault}")]
+    Stream {
+        /// Which record, from 1; 0 is the header.
+        record: u64,
+        /// Where it begins.
+        offset: u64,
+        /// What is wrong.
+        fault: Fault,
+    },
+    /// The input failed.
+    #[error("the stream cannot be read: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// Reads a stream, a record after the other, and holds one at a time.
+pub struct Reader<R> {
+    input: R,
+    version: u32,
+    order: Order,
+    /// Bytes that were read as part of a record and belong to the next.
+    returned: Vec<u8>,
+    body: Vec<u8>,
+    record: u64,
+    offset: u64,
+    next: u64,
+    ended: bool,
+}
+
+impl<R: Read> Reader<R> {
+    /// Reads the header.
+    ///
+    /// # Errors
+    /// It is no such stream, or of a version or with flags that are not known.
+    pub fn new(input: R) -> Result<Reader<R>, ReadError> {
+        let mut reader = Reader {
+            input,
+            version: 0,
+            order: Order::Little,
+            returned: Vec::new(),
+            body: Vec::new(),
+            record: 0,
+            offset: 0,
+            next: 0,
+            ended: false,
+        };
+        let [ident, numbers] = reader.words()?;
+        let [v0, v1, v2, v3, f0, f1, f2, f3] = numbers;
+        reader.version = u32::from_be_bytes([v0, v1, v2, v3]);
+        let flags = u32::from_be_bytes([f0, f1, f2, f3]);
+        match (ident == IDENT, reader.version, flags & !FLAG_BIG_ENDIAN) {
+            (false, ..) => return Err(reader.error(Fault::NotAStream)),
+            (true, 1..=VERSION, 0) => {}
+            (true, 1..=VERSION, _) => return Err(reader.error(Fault::Flags(flags))),
+            (true, version, _) => return Err(reader.error(Fault::Version(version))),
+        }
+        if flags & FLAG_BIG_ENDIAN != 0 {
+            reader.order = Order::Big;
+        }
+        Ok(reader)
+    }
+
+    /// The version of the stream.
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// The byte order of its records.
+    pub fn order(&self) -> Order {
+        self.order
+    }
+
+    /// The next record; nothing after END. Cost: its length, at most [`RECORD_BYTES_MAX`].
+    ///
+    /// # Errors
+    /// With the record's number and where it begins. What follows cannot be read then.
+    pub fn next_record(&mut self) -> Result<Option<Record>, ReadError> {
+        if self.ended {
+            return Ok(None);
+        }
+        self.record += 1;
+        self.offset = self.next;
+        let [head] = self.words()?;
+        let mut numbers = Body::new(&head, self.order);
+        let (kind, len) = (numbers.u32("type"), numbers.u32("len"));
+        let (Ok(kind), Ok(len)) = (kind, len) else { return Err(self.error(Fault::Truncated)) };
+        if len > RECORD_BYTES_MAX {
+            return Err(self.error(Fault::TooLong(len)));
+        }
+        self.fill(u64::from(len).next_multiple_of(8))?;
+        let mut body = std::mem::take(&mut self.body);
+        body.truncate(usize::try_from(len).unwrap_or(0));
+        let record = self.parse(kind, &body);
+        self.body = body;
+        let record = record.map_err(|fault| self.error(fault))?;
+        self.ended = record == Record::End;
+        Ok(Some(record))
+    }
+
+    /// An error about the record read last, for whoever finds out what it contradicts.
+    pub fn error(&self, fault: Fault) -> ReadError {
+        ReadError::Stream { record: self.record, offset: self.offset, fault }
+    }
+
+    /// Words of eight bytes.
+    fn words<const COUNT: usize>(&mut self) -> Result<[[u8; 8]; COUNT], ReadError> {
+        self.fill(8 * COUNT as u64)?;
+        let mut words = [[0; 8]; COUNT];
+        for (word, bytes) in words.iter_mut().zip(self.body.chunks_exact(8)) {
+            word.copy_from_slice(bytes);
+        }
+        Ok(words)
+    }
+
+    /// Reads so many bytes into `body`, which grows only as they come.
+    fn fill(&mut self, len: u64) -> Result<(), ReadError> {
+        self.body.clear();
+        let mut input = self.returned.as_slice().chain(&mut self.input).take(len);
+        let read = input.read_to_end(&mut self.body)? as u64;
+        self.returned.drain(..self.returned.len().min(self.body.len()));
+        self.next += read;
+        if read < len { Err(self.error(Fault::Truncated)) } else { Ok(()) }
+    }
+
+    /// C's daemon counts padding into the length, so up to seven bytes more are no fault. And
+    /// (August 2026) it writes WATCH_DATA_EXTENDED four bytes shorter than it says: with the
+    /// padding a word of eight bytes or none, which belongs to the next record then.
+    fn parse(&mut self, kind: u32, bytes: &[u8]) -> Result<Record, Fault> {
+        let mut body = Body::new(bytes, self.order);
+        let record = Record::read(kind, self.version, &mut body)?;
+        match body.left() {
+            0..8 => Ok(record),
+            8..12 if kind == kind::WATCH_DATA_EXTENDED => {
+                self.returned = bytes[bytes.len() - 8..].to_vec();
+                self.next -= 8;
+                Ok(record)
+            }
+            left => Err(Fault::Surplus(left)),
+        }
+    }
+}

@@ -1,0 +1,392 @@
+//! The records of the stream, each with the section of xenstore-migration.md that defines it.
+
+use crate::migrate::bytes::{Body, Fault, Order, Sink};
+use crate::words::{Access, Domid, Entry};
+
+/// Record types.
+pub mod kind {
+    /// The last record.
+    pub const END: u32 = 0;
+    /// Live update only.
+    pub const GLOBAL_DATA: u32 = 1;
+    /// A client.
+    pub const CONNECTION_DATA: u32 = 2;
+    /// A watch of any depth.
+    pub const WATCH_DATA: u32 = 3;
+    /// An open transaction.
+    pub const TRANSACTION_DATA: u32 = 4;
+    /// A node.
+    pub const NODE_DATA: u32 = 5;
+    /// Live update only.
+    pub const GLOBAL_QUOTA_DATA: u32 = 6;
+    /// What belongs to a domain, not to its connection.
+    pub const DOMAIN_DATA: u32 = 7;
+    /// A watch with a depth; from version 2 on.
+    pub const WATCH_DATA_EXTENDED: u32 = 8;
+}
+
+/// CONNECTION_DATA, `conn-type`.
+const TYPE_RING: u16 = 0;
+const TYPE_SOCKET: u16 = 1;
+/// CONNECTION_DATA, `fields`: a unique id follows the data.
+const HAS_UNIQUE_ID: u16 = 1;
+/// WATCH_DATA_EXTENDED, `depth`: no limit.
+const ANY_DEPTH: u16 = 0xffff;
+/// NODE_DATA, permission flags: set, shown, never applied.
+const STALE: u8 = 1;
+/// CONNECTION_DATA, `tdomid`: it acts for nobody else (xen.h, `DOMID_INVALID`).
+const DOMID_INVALID: u16 = 0x7FF4;
+
+/// One record. Strings are without their NUL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// END.
+    End,
+    /// GLOBAL_DATA: descriptors of a process that replaces itself.
+    Global {
+        /// The socket that accepts clients, or -1.
+        socket: i32,
+        /// The event channel device.
+        evtchn: i32,
+    },
+    /// CONNECTION_DATA.
+    Connection(Connection),
+    /// WATCH_DATA, or WATCH_DATA_EXTENDED if it has a depth.
+    Watch(Watch),
+    /// TRANSACTION_DATA.
+    Transaction {
+        /// Whose it is.
+        connection: u32,
+        /// The id that the client was given.
+        tx_id: u32,
+    },
+    /// NODE_DATA.
+    Node(Node),
+    /// GLOBAL_QUOTA_DATA: the values for domains without their own, then those of the daemon.
+    GlobalQuota(Vec<QuotaValue>, Vec<QuotaValue>),
+    /// DOMAIN_DATA.
+    Domain(Domain),
+    /// A type that is not known; its body was skipped, as the text asks.
+    Unknown(u32),
+}
+
+/// A client: its transport, and what is on the way to and from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// The number by which later records name it; not 0.
+    pub id: u32,
+    /// How it is reached.
+    pub transport: Transport,
+    /// Bytes read and not yet worked on.
+    pub input: Vec<u8>,
+    /// How many bytes of `output` are the rest of a message whose beginning was sent already.
+    pub output_begun: u16,
+    /// Bytes not yet sent.
+    pub output: Vec<u8>,
+    /// The host's number for the domain's life.
+    pub unique_id: Option<u64>,
+}
+
+/// How a client is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// A ring page: the domain, the domain that it acts for (SET_TARGET), its event channel.
+    Ring(Domid, Option<Domid>, u32),
+    /// A socket's descriptor; live update only.
+    Socket(u32),
+}
+
+/// A watch as its client set it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watch {
+    /// Whose it is.
+    pub connection: u32,
+    /// The path, relative if the client wrote it so.
+    pub path: Vec<u8>,
+    /// The client's name for it.
+    pub token: Vec<u8>,
+    /// How many levels it reaches down; `None` for all.
+    pub depth: Option<u16>,
+}
+
+/// A node, committed or of an open transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// The transaction that it is part of: connection, id, and what was done with the node there
+    /// (1 read, 2 written, 0 removed). `None` for a committed one.
+    pub pending: Option<(u32, u32, u16)>,
+    /// Its path, absolute or special.
+    pub path: Vec<u8>,
+    /// Its value.
+    pub value: Vec<u8>,
+    /// Its permissions, the owner's first; none if it was removed in a transaction.
+    pub perms: Vec<Entry>,
+}
+
+/// A quota by its name.
+pub type QuotaValue = (Vec<u8>, u32);
+
+/// What belongs to a domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Domain {
+    /// Which.
+    pub domid: Domid,
+    /// The feature bits that it is shown; from version 2 on.
+    pub features: Option<u32>,
+    /// Its own quota values.
+    pub quotas: Vec<QuotaValue>,
+}
+
+impl Record {
+    /// Reads the body of a record of type `kind` in a stream of `version`.
+    ///
+    /// What is left of the body afterwards is padding, or wrong.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn read(kind: u32, version: u32, body: &mut Body<'_>) -> Result<Record, Fault> {
+        Ok(match kind {
+            kind::END => Record::End,
+            kind::GLOBAL_DATA => Record::Global {
+                socket: body.u32("rw-socket-fd")?.cast_signed(),
+                evtchn: body.u32("evtchn-fd")?.cast_signed(),
+            },
+            kind::CONNECTION_DATA => Record::Connection(Connection::read(body)?),
+            kind::WATCH_DATA => Record::Watch(Watch::read(body, false)?),
+            kind::WATCH_DATA_EXTENDED if version >= 2 => Record::Watch(Watch::read_extended(body)?),
+            kind::TRANSACTION_DATA => {
+                Record::Transaction { connection: body.u32("conn-id")?, tx_id: body.u32("tx-id")? }
+            }
+            kind::NODE_DATA => Record::Node(Node::read(body)?),
+            kind::GLOBAL_QUOTA_DATA => {
+                let per_domain = body.u16("n-dom-quota")?;
+                let global = body.u16("n-glob-quota")?;
+                let mut all = quotas(body, usize::from(per_domain) + usize::from(global))?;
+                let global = all.split_off(usize::from(per_domain));
+                Record::GlobalQuota(all, global)
+            }
+            kind::DOMAIN_DATA => Record::Domain(Domain::read(body, version)?),
+            _ => {
+                body.take(body.left(), "body")?;
+                Record::Unknown(kind)
+            }
+        })
+    }
+
+    /// Appends the body and answers the record's type. A watch's depth is lost in version 1.
+    ///
+    /// # Errors
+    /// A field is longer than its length can say.
+    pub fn write(&self, version: u32, order: Order, out: &mut Vec<u8>) -> Result<u32, Fault> {
+        let mut sink = Sink::new(out, order);
+        let kind = match self {
+            Record::End => kind::END,
+            Record::Global { socket, evtchn } => {
+                sink.u32(socket.cast_unsigned()).u32(evtchn.cast_unsigned());
+                kind::GLOBAL_DATA
+            }
+            Record::Connection(connection) => {
+                connection.write(&mut sink)?;
+                kind::CONNECTION_DATA
+            }
+            Record::Watch(watch) => watch.write(version, &mut sink)?,
+            Record::Transaction { connection, tx_id } => {
+                sink.u32(*connection).u32(*tx_id);
+                kind::TRANSACTION_DATA
+            }
+            Record::Node(node) => {
+                node.write(&mut sink)?;
+                kind::NODE_DATA
+            }
+            Record::GlobalQuota(per_domain, global) => {
+                sink.u16(short("n-dom-quota", per_domain.len())?);
+                sink.u16(short("n-glob-quota", global.len())?);
+                write_quotas(&[per_domain.as_slice(), global], &mut sink);
+                kind::GLOBAL_QUOTA_DATA
+            }
+            Record::Domain(domain) => {
+                domain.write(version, &mut sink)?;
+                kind::DOMAIN_DATA
+            }
+            Record::Unknown(kind) => *kind,
+        };
+        Ok(kind)
+    }
+}
+
+impl Connection {
+    fn read(body: &mut Body<'_>) -> Result<Connection, Fault> {
+        let id = body.u32("conn-id")?;
+        if id == 0 {
+            return Err(Fault::Value("conn-id", 0));
+        }
+        let kind = body.u16("conn-type")?;
+        let fields = body.u16("fields")?;
+        let transport = match kind {
+            TYPE_RING => {
+                let (domid, tdomid) = (body.u16("domid")?, body.u16("tdomid")?);
+                let target = (tdomid != DOMID_INVALID).then_some(Domid(tdomid));
+                Transport::Ring(Domid(domid), target, body.u32("evtchn")?)
+            }
+            TYPE_SOCKET => {
+                let socket = body.u32("socket-fd")?;
+                body.u32("pad")?;
+                Transport::Socket(socket)
+            }
+            _ => return Err(Fault::Value("conn-type", kind.into())),
+        };
+        let input_len = body.u16("in-data-len")?;
+        let output_begun = body.u16("out-resp-len")?;
+        let output_len = body.u32("out-data-len")?;
+        if u32::from(output_begun) > output_len {
+            return Err(Fault::Value("out-resp-len", output_begun.into()));
+        }
+        let input = body.take(usize::from(input_len), "in-data-len")?.to_vec();
+        let output_len = usize::try_from(output_len).unwrap_or(usize::MAX);
+        let output = body.take(output_len, "out-data-len")?.to_vec();
+        let mut unique_id = None;
+        if fields & HAS_UNIQUE_ID != 0 {
+            body.align(8)?;
+            unique_id = Some(body.u64("unique-id")?);
+        }
+        Ok(Connection { id, transport, input, output_begun, output, unique_id })
+    }
+
+    fn write(&self, sink: &mut Sink<'_>) -> Result<(), Fault> {
+        let fields = if self.unique_id.is_some() { HAS_UNIQUE_ID } else { 0 };
+        sink.u32(self.id);
+        match self.transport {
+            Transport::Ring(domid, target, evtchn) => {
+                let target = target.map_or(DOMID_INVALID, |target| target.0);
+                sink.u16(TYPE_RING).u16(fields).u16(domid.0).u16(target).u32(evtchn);
+            }
+            Transport::Socket(socket) => {
+                sink.u16(TYPE_SOCKET).u16(fields).u32(socket).u32(0);
+            }
+        }
+        sink.u16(short("in-data-len", self.input.len())?).u16(self.output_begun);
+        let output = u32::try_from(self.output.len());
+        sink.u32(output.map_err(|_| too_long("out-data-len", self.output.len()))?);
+        sink.bytes(&self.input).bytes(&self.output);
+        if let Some(unique_id) = self.unique_id {
+            sink.align(8).u64(unique_id);
+        }
+        Ok(())
+    }
+}
+
+impl Watch {
+    fn read(body: &mut Body<'_>, extended: bool) -> Result<Watch, Fault> {
+        let connection = body.u32("conn-id")?;
+        let (path, token) = (body.u16("wpath-len")?, body.u16("token-len")?);
+        let mut depth = None;
+        if extended {
+            depth = Some(body.u16("depth")?).filter(|&depth| depth != ANY_DEPTH);
+            body.u16("pad")?;
+        }
+        let path = body.string(path.into(), "wpath")?.to_vec();
+        let token = body.string(token.into(), "token")?.to_vec();
+        Ok(Watch { connection, path, token, depth })
+    }
+
+    /// C's daemon (August 2026) leaves depth and pad out and counts them nevertheless: what cannot
+    /// be read as it should be is read so, and its depth is lost.
+    fn read_extended(body: &mut Body<'_>) -> Result<Watch, Fault> {
+        let mut as_written = body.clone();
+        let watch = Watch::read(body, true);
+        if watch.is_err()
+            && let Ok(short) = Watch::read(&mut as_written, false)
+        {
+            *body = as_written;
+            return Ok(short);
+        }
+        watch
+    }
+
+    fn write(&self, version: u32, sink: &mut Sink<'_>) -> Result<u32, Fault> {
+        sink.u32(self.connection);
+        sink.u16(short("wpath", self.path.len() + 1)?).u16(short("token", self.token.len() + 1)?);
+        let depth = self.depth.filter(|_| version >= 2);
+        if let Some(depth) = depth {
+            sink.u16(depth).u16(0);
+        }
+        sink.bytes(&self.path).bytes(&[0]).bytes(&self.token).bytes(&[0]);
+        Ok(if depth.is_some() { kind::WATCH_DATA_EXTENDED } else { kind::WATCH_DATA })
+    }
+}
+
+impl Node {
+    fn read(body: &mut Body<'_>) -> Result<Node, Fault> {
+        let (connection, tx_id) = (body.u32("conn-id")?, body.u32("tx-id")?);
+        let (path, value) = (body.u16("path-len")?, body.u16("value-len")?);
+        let (access, perms) = (body.u16("access")?, body.u16("perm-count")?);
+        let perms = (0..perms).map(|_| read_entry(body)).collect::<Result<_, _>>()?;
+        let path = body.string(path.into(), "path")?.to_vec();
+        let value = body.take(value.into(), "value")?.to_vec();
+        let pending = (connection != 0).then_some((connection, tx_id, access));
+        Ok(Node { pending, path, value, perms })
+    }
+
+    fn write(&self, sink: &mut Sink<'_>) -> Result<(), Fault> {
+        let (connection, tx_id, access) = self.pending.unwrap_or_default();
+        sink.u32(connection).u32(tx_id);
+        sink.u16(short("path", self.path.len() + 1)?).u16(short("value", self.value.len())?);
+        sink.u16(access).u16(short("perm-count", self.perms.len())?);
+        for entry in &self.perms {
+            let flags = if entry.ignored { STALE } else { 0 };
+            sink.bytes(&[entry.access.letter(), flags]).u16(entry.domid.0);
+        }
+        sink.bytes(&self.path).bytes(&[0]).bytes(&self.value);
+        Ok(())
+    }
+}
+
+impl Domain {
+    fn read(body: &mut Body<'_>, version: u32) -> Result<Domain, Fault> {
+        let (domid, count) = (Domid(body.u16("domain-id")?), body.u16("n-quota")?);
+        let features = body.u32("features")?;
+        let quotas = quotas(body, count.into())?;
+        Ok(Domain { domid, features: (version >= 2).then_some(features), quotas })
+    }
+
+    fn write(&self, version: u32, sink: &mut Sink<'_>) -> Result<(), Fault> {
+        sink.u16(self.domid.0).u16(short("n-quota", self.quotas.len())?);
+        sink.u32(self.features.filter(|_| version >= 2).unwrap_or(0));
+        write_quotas(&[&self.quotas], sink);
+        Ok(())
+    }
+}
+
+/// A permission: letter, flags, domid.
+pub(in crate::migrate) fn read_entry(body: &mut Body<'_>) -> Result<Entry, Fault> {
+    let (letter, flags) = (body.u8("perm")?, body.u8("flags")?);
+    let access = Access::from_letter(letter).ok_or(Fault::Value("perm", letter.into()))?;
+    Ok(Entry { domid: Domid(body.u16("domid")?), access, ignored: flags & STALE != 0 })
+}
+
+fn quotas(body: &mut Body<'_>, count: usize) -> Result<Vec<QuotaValue>, Fault> {
+    // Four bytes each are there, or this fails before anything is made room for.
+    let mut values = Body::new(body.take(count * 4, "quota-val")?, body.order());
+    let value = |values: &mut Body<'_>| values.u32("quota-val");
+    (0..count)
+        .map(|_| Ok((body.string_to_nul("quota-names")?.to_vec(), value(&mut values)?)))
+        .collect()
+}
+
+fn write_quotas(lists: &[&[QuotaValue]], sink: &mut Sink<'_>) {
+    let all = lists.iter().copied().flatten();
+    for (_, value) in all.clone() {
+        sink.u32(*value);
+    }
+    for (name, _) in all {
+        sink.bytes(name).bytes(&[0]);
+    }
+}
+
+fn short(field: &'static str, len: usize) -> Result<u16, Fault> {
+    u16::try_from(len).map_err(|_| too_long(field, len))
+}
+
+fn too_long(field: &'static str, len: usize) -> Fault {
+    Fault::Value(field, len as u64)
+}

@@ -1,0 +1,198 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::migrate::bytes::{Fault, Order};
+use crate::words::{Access, Domid, Entry};
+
+fn stream(version: u32, order: Order, records: &[Record]) -> Vec<u8> {
+    let mut writer = Writer::new(Vec::new(), version, order).unwrap();
+    records.iter().for_each(|record| writer.write(record).unwrap());
+    writer.end().unwrap()
+}
+
+fn read_all(bytes: &[u8]) -> Result<Vec<Record>, ReadError> {
+    let mut reader = Reader::new(bytes)?;
+    let mut records = Vec::new();
+    while let Some(record) = reader.next_record()? {
+        records.push(record);
+    }
+    Ok(records)
+}
+
+fn fault(bytes: &[u8]) -> (u64, u64, Fault) {
+    match read_all(bytes) {
+        Err(ReadError::Stream { record, offset, fault }) => (record, offset, fault),
+        other => panic!("read: {other:?}"),
+    }
+}
+
+fn text() -> impl Strategy<Value = Vec<u8>> {
+    prop::collection::vec(1u8.., 0..20)
+}
+
+fn quotas() -> impl Strategy<Value = Vec<QuotaValue>> {
+    prop::collection::vec((text(), any::<u32>()), 0..4)
+}
+
+fn entry() -> impl Strategy<Value = Entry> {
+    (prop::sample::select(&b"nrwb"[..]), any::<u16>(), any::<bool>()).prop_map(
+        |(letter, domid, ignored)| Entry {
+            access: Access::from_letter(letter).unwrap(),
+            domid: Domid(domid),
+            ignored,
+        },
+    )
+}
+
+fn connection() -> impl Strategy<Value = Connection> {
+    let target = any::<u16>().prop_map(|domid| (domid != 0x7FF4).then_some(Domid(domid)));
+    let transport = prop_oneof![
+        (any::<u16>(), target, any::<u32>()).prop_map(|(domid, target, port)| Transport::Ring(
+            Domid(domid),
+            target,
+            port
+        )),
+        any::<u32>().prop_map(Transport::Socket),
+    ];
+    let bytes = || prop::collection::vec(any::<u8>(), 0..40);
+    (1u32.., transport, bytes(), bytes(), any::<u16>(), any::<Option<u64>>()).prop_map(
+        |(id, transport, input, output, begun, unique_id)| {
+            let output_begun = u16::try_from(usize::from(begun) % (output.len() + 1)).unwrap();
+            Connection { id, transport, input, output_begun, output, unique_id }
+        },
+    )
+}
+
+fn record() -> impl Strategy<Value = Record> {
+    prop_oneof![
+        any::<(i32, i32)>().prop_map(|(socket, evtchn)| Record::Global { socket, evtchn }),
+        connection().prop_map(Record::Connection),
+        (any::<u32>(), text(), text(), prop::option::of(..0xffffu16)).prop_map(
+            |(connection, path, token, depth)| {
+                Record::Watch(Watch { connection, path, token, depth })
+            }
+        ),
+        any::<(u32, u32)>()
+            .prop_map(|(connection, tx_id)| Record::Transaction { connection, tx_id }),
+        (
+            prop::option::of((1u32.., any::<u32>(), 0u16..4)),
+            text(),
+            prop::collection::vec(any::<u8>(), 0..20),
+            prop::collection::vec(entry(), 0..4),
+        )
+            .prop_map(|(pending, path, value, perms)| {
+                Record::Node(Node { pending, path, value, perms })
+            }),
+        (quotas(), quotas()).prop_map(|(domain, global)| Record::GlobalQuota(domain, global)),
+        (any::<u16>(), any::<u32>(), quotas()).prop_map(|(domid, features, quotas)| {
+            Record::Domain(Domain { domid: Domid(domid), features: Some(features), quotas })
+        }),
+    ]
+}
+
+fn order() -> impl Strategy<Value = Order> {
+    prop::sample::select(&[Order::Little, Order::Big][..])
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_read(records in prop::collection::vec(record(), 0..6), order in order()) {
+        let read = read_all(&stream(2, order, &records)).unwrap();
+        let (last, read) = read.split_last().unwrap();
+        prop_assert_eq!(last, &Record::End);
+        prop_assert_eq!(read, &records[..]);
+    }
+
+    /// Whatever is cut off or changed: an answer, and never a record more than there is room for.
+    #[test]
+    fn reading_is_total(
+        records in prop::collection::vec(record(), 1..4),
+        order in order(),
+        cut in any::<prop::sample::Index>(),
+        changed in prop::option::of((any::<prop::sample::Index>(), any::<u8>())),
+    ) {
+        let mut bytes = stream(2, order, &records);
+        let whole = bytes.len();
+        bytes.truncate(cut.index(whole + 1));
+        if let Some((at, byte)) = changed.filter(|_| !bytes.is_empty()) {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        let result = read_all(&bytes);
+        if changed.is_none() {
+            prop_assert_eq!(result.is_ok(), bytes.len() == whole);
+        }
+    }
+}
+
+fn watch(depth: Option<u16>) -> Record {
+    Record::Watch(Watch { connection: 1, path: b"/a".into(), token: b"t".into(), depth })
+}
+
+#[test]
+fn version_1_knows_no_depth_and_no_features() {
+    let domain = |features| Record::Domain(Domain { domid: Domid(3), features, quotas: vec![] });
+    let bytes = stream(1, Order::Little, &[watch(Some(2)), domain(Some(7))]);
+    assert_eq!(read_all(&bytes).unwrap(), [watch(None), domain(None), Record::End]);
+}
+
+#[test]
+fn padding_that_is_counted_is_accepted() {
+    let mut bytes = stream(2, Order::Little, &[watch(None)]);
+    // conn-id, two lengths, "/a", "t": 13 bytes, that C calls 16.
+    assert_eq!(bytes[20], 13);
+    bytes[20] = 16;
+    assert_eq!(read_all(&bytes).unwrap(), [watch(None), Record::End]);
+}
+
+/// A watch with a depth as C's daemon writes it: without the depth, and with a length as if it were
+/// there.
+fn short_extended(path: &str, token: &str) -> Vec<u8> {
+    let [plen, tlen] = [path, token].map(|text| u16::try_from(text.len() + 1).unwrap());
+    let mut body = [&1u32.to_le_bytes()[..], &plen.to_le_bytes(), &tlen.to_le_bytes()].concat();
+    body.extend(format!("{path}\0{token}\0").bytes());
+    let claimed = u32::try_from(body.len() + 4).unwrap().next_multiple_of(8);
+    body.resize(body.len().next_multiple_of(8), 0);
+    [&kind::WATCH_DATA_EXTENDED.to_le_bytes()[..], &claimed.to_le_bytes(), &body].concat()
+}
+
+#[test]
+fn the_short_watch_record_of_c_is_read_without_its_depth() {
+    for token in ["", "1", "12", "123", "1234", "12345", "123456", "1234567"] {
+        let mut bytes = stream(2, Order::Little, &[]);
+        let record = short_extended("/a/b", token);
+        bytes.splice(16..16, [record.clone(), record].concat());
+        let read = read_all(&bytes).unwrap_or_else(|error| panic!("{token}: {error}"));
+        let expected = Record::Watch(Watch {
+            connection: 1,
+            path: b"/a/b".into(),
+            token: token.into(),
+            depth: None,
+        });
+        assert_eq!(read, [expected.clone(), expected, Record::End]);
+    }
+}
+
+#[test]
+fn unknown_records_are_skipped() {
+    let mut bytes = stream(2, Order::Little, &[watch(None)]);
+    bytes.splice(16..16, [&[99, 0, 0, 0, 3, 0, 0, 0][..], &[1; 8]].concat());
+    assert_eq!(read_all(&bytes).unwrap(), [Record::Unknown(99), watch(None), Record::End]);
+}
+
+#[test]
+fn errors_name_record_and_offset() {
+    let bytes = stream(2, Order::Little, &[watch(None), watch(None)]);
+    let cut = bytes.len() - 12;
+    assert_eq!(fault(&bytes[..cut]), (2, 40, Fault::Truncated));
+    assert_eq!(fault(&bytes[..bytes.len() - 8]), (3, 64, Fault::Truncated));
+    let mut long = bytes.clone();
+    long[46] = 0xff;
+    assert!(matches!(fault(&long), (2, 40, Fault::TooLong(_))));
+    let mut past = bytes.clone();
+    past[28] = 200;
+    assert_eq!(fault(&past), (1, 16, Fault::PastTheEnd("wpath")));
+    assert_eq!(fault(b"xenstor3\0\0\0\x02\0\0\0\0").2, Fault::NotAStream);
+    assert_eq!(fault(b"xenstore\0\0\0\x03\0\0\0\0").2, Fault::Version(3));
+    assert_eq!(fault(b"xenstore\0\0\0\x02\0\0\0\x02").2, Fault::Flags(2));
+}

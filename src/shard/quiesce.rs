@@ -1,0 +1,83 @@
+//! QUIESCE and UNQUIESCE, on the domain's home thread.
+//!
+//! A domain's requests run on its home thread, one after another, and so does QUIESCE: when it is
+//! looked at, the domain's last request is done, or it waits for one answer that somebody else gives
+//! (its RM is being settled). Then QUIESCE waits for that answer, and for nothing else:
+//!
+//! - A request that waits for a guard has not begun: it stays in the page, like those behind it.
+//! - What the guest does not take stays queued: QUIESCE never waits for a guest.
+//!
+//! From then on the page is not written and nothing in it is looked at, so that whatever is taken of
+//! this connection stays what it is. Events are queued within the usual limits, without a ticket:
+//! nobody else is held up by a domain that may not be served.
+
+use super::connection::Parked;
+use super::gathering::Share;
+use super::thread::{Place, Thread};
+use super::trace;
+use crate::words::Errno;
+
+impl Thread {
+    /// QUIESCE of a domain whose home thread this is.
+    pub(super) fn quiesce(&mut self, share: Share) {
+        let Some(&place) = self.rings.get(&share.domid()) else { return };
+        let slot = self.connections.get_mut(place);
+        let Some(mut connection) = slot.and_then(Option::take) else { return };
+        if connection.is_still() {
+            self.connections[place] = Some(connection);
+            return share.done();
+        }
+        if connection.parked.take_if(|parked| matches!(parked, Parked::Guard)).is_some() {
+            // Nobody is to wait until it has written.
+            self.came_through(place, &connection);
+        }
+        connection.quiesce.get_or_insert_default().push(share);
+        connection.domain.set_quiesced(true);
+        connection.output.forget_tickets();
+        trace::object(self.number, &connection, format_args!("quiesce"));
+        self.connections[place] = Some(connection);
+        self.becomes_still(place);
+    }
+
+    /// Answers those who quiesce a connection, once nothing of it is under way. What its guest has
+    /// room for is in the page by then.
+    pub(super) fn becomes_still(&mut self, place: Place) {
+        let Some(slot) = self.connections.get_mut(place) else { return };
+        let Some(mut connection) = slot.take_if(|connection| connection.is_still()) else { return };
+        let mut result = Ok(());
+        let is_served = !connection.ignored;
+        if let Some(ring) = connection.ring()
+            && is_served
+            && !ring.wants_reconnect()
+        {
+            result = ring.begin().map_err(Some).and_then(|()| connection.flush());
+        }
+        if let Some(ring) = connection.ring()
+            && ring.publish()
+        {
+            let port = ring.port;
+            self.notify(port);
+        }
+        let waiting = connection.quiesce.as_mut().map(std::mem::take).unwrap_or_default();
+        self.connections[place] = Some(connection);
+        if let Err(Some(error)) = result {
+            self.give_up(place, error);
+        }
+        waiting.into_iter().for_each(Share::done);
+    }
+
+    /// UNQUIESCE of a domain whose home thread this is.
+    pub(super) fn unquiesce(&mut self, share: Share) {
+        let Some(&place) = self.rings.get(&share.domid()) else { return };
+        let Some(Some(connection)) = self.connections.get_mut(place) else { return };
+        if let Some(waiting) = connection.quiesce.take() {
+            waiting.into_iter().for_each(|share| share.failed(Errno::EAGAIN));
+            connection.domain.set_quiesced(false);
+            // It could not take them: it has all the time again.
+            connection.output.renew_events(self.now);
+            trace::object(self.number, connection, format_args!("unquiesce"));
+            self.make_ready(place);
+        }
+        share.done();
+    }
+}
