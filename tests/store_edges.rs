@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use world::{Client, World, at};
 use xenstored::domain::{Domain, Quota};
-use xenstored::store::{Generations, Op, Transaction, Verb};
+use xenstored::store::{Failure, Generations, Op, TURN_BEGAN, Transaction, Verb};
 use xenstored::words::{Domid, Errno};
 
 /// A world with domain 5, which may write below `/tool/x`.
@@ -249,6 +249,38 @@ fn the_index_of_owners_follows_each_change() {
             world.check();
         }
     }
+    for owner in ["n0", "n6", "n5", "n0", "n5"] {
+        for path in ["/tool/p", "/tool/p/of6", "/tool/p/of5"] {
+            let mut transaction = Transaction::default();
+            let perms = world::perms(world.registry.now(), owner);
+            control.run_in(&mut transaction, path, Verb::SetPerms(perms)).unwrap();
+            control.commit(transaction).unwrap();
+            world.check();
+        }
+    }
+}
+
+/// Whoever asked before a turn began has to ask again, and until then changes nothing.
+#[test]
+fn who_asked_before_a_turn_changes_nothing() {
+    let (world, _guest) = with_guest();
+    let mut control = world.control();
+    let (mut looks, mut changes) = (Transaction::default(), Transaction::default());
+    control.run_in(&mut looks, "/tool/x", Verb::Read).unwrap();
+    control.write_in(&mut changes, "/tool/x/a", "").unwrap();
+    world.store.begin_turn();
+    assert_eq!(control.write("/tool/x/b", ""), Err(TURN_BEGAN));
+    assert_eq!(control.read("/tool/x").as_deref(), Ok(""));
+    control.commit(looks).unwrap();
+    let Err(Failure::Turn(changes)) = control.commit(changes) else {
+        panic!("what asked before the turn was committed");
+    };
+    assert!(!world.has("/tool/x/a") && !world.has("/tool/x/b"));
+    control.caller.turn = world.store.turn();
+    control.write("/tool/x/b", "").unwrap();
+    control.commit(*changes).unwrap();
+    assert!(world.has("/tool/x/a") && world.has("/tool/x/b"));
+    world.check();
 }
 
 /// As if one walked down the tree: what a removed node takes along is told of to its own watches only,

@@ -109,5 +109,9 @@ mod tests {
         assert!(!domain.swap_shutdown(true));
         assert!(domain.swap_shutdown(false));
         assert!(!domain.swap_shutdown(false));
+        assert!(!domain.is_introduced() && !domain.is_quiesced());
+        domain.set_introduced(true);
+        domain.set_quiesced(true);
+        assert!(domain.is_introduced() && domain.is_quiesced());
     }
 }

@@ -58,22 +58,22 @@ impl Store {
             self.check_replay(&mut transaction, None, caller, generations)?;
         }
         let mut replayed = false;
-        for race in 0.. {
-            let mut locked = Locked::take(self, &self.lock_set(&transaction, race));
+        for _race in 0..RACES_MAX {
+            let mut locked = Locked::take(self, &transaction.touched.lock_set());
             if self.is_current(&transaction, &locked) && (replayed || !transaction.saw_quota) {
                 return self.swap_in(transaction, &mut locked, caller);
             }
             transaction.touched.clear();
-            if race < RACES_MAX {
-                drop(locked);
-                self.check_replay(&mut transaction, None, caller, generations)?;
-                replayed = true;
-            } else {
-                self.check_replay(&mut transaction, Some(&locked), caller, generations)?;
-                return self.swap_in(transaction, &mut locked, caller);
-            }
+            drop(locked);
+            self.check_replay(&mut transaction, None, caller, generations)?;
+            replayed = true;
         }
-        unreachable!("the last race is run under all locks")
+        let mut locked = Locked::take(self, &LockSet::all(self.layout, true));
+        if !self.is_current(&transaction, &locked) {
+            transaction.touched.clear();
+            self.check_replay(&mut transaction, Some(&locked), caller, generations)?;
+        }
+        self.swap_in(transaction, &mut locked, caller)
     }
 
     fn check_replay(
@@ -99,13 +99,6 @@ impl Store {
     ) {
         let conflict = self.replay(transaction, None, caller, generations);
         transaction.doomed = transaction.doomed.take().or(conflict);
-    }
-
-    fn lock_set(&self, transaction: &Transaction, race: usize) -> LockSet {
-        if race >= RACES_MAX {
-            return LockSet::all(self.layout, true);
-        }
-        transaction.touched.lock_set()
     }
 
     /// Whether every home that the transaction started from is as it was, and everybody has the

@@ -154,6 +154,19 @@ mod tests {
     }
 
     #[test]
+    fn every_byte_counts() {
+        for len in 1..=INLINE_BYTES_MAX + 2 {
+            let name = vec![1; len];
+            for place in 0..len {
+                let mut higher = name.clone();
+                higher[place] = 2;
+                let (name, higher) = (Name::new(&name), Name::new(&higher));
+                assert!(name < higher && higher > name, "{len} bytes, the one at {place}");
+            }
+        }
+    }
+
+    #[test]
     fn every_length_keeps_its_bytes() {
         assert!(WELL_KNOWN.is_sorted());
         for len in 0..64 {
