@@ -104,6 +104,58 @@ fn rights_and_limits_are_looked_at_again_at_the_end() {
     }
 }
 
+/// A log that is run again writes with new generations; who writes where nobody else does keeps them.
+#[test]
+fn what_nobody_got_in_the_way_of_is_not_run_again() {
+    let world = World::new();
+    let mut control = world.control();
+    control.write("/libxl/6", "").unwrap();
+    let part = || Verb::DirectoryPart(0);
+    let mut transaction = Transaction::default();
+    // A home that is there, one that comes into being, and one that is missing.
+    control.write_in(&mut transaction, "/libxl/6/a", "").unwrap();
+    control.write_in(&mut transaction, "/libxl/8", "").unwrap();
+    control.run_in(&mut transaction, "/libxl/9", Verb::Read).unwrap_err();
+    let written = ["/libxl/6/a", "/libxl/8"]
+        .map(|path| (path, control.run_in(&mut transaction, path, part()).unwrap()));
+    // Another home in the same directory is in nobody's way.
+    control.write("/libxl/7", "").unwrap();
+    let generations = &mut Generations::default();
+    let executed = world.store.commit(transaction, &control.caller, generations).unwrap();
+    for (path, generation) in written {
+        assert_eq!(control.run(path, part()).unwrap(), generation, "{path}");
+    }
+    assert!(executed.replaced.is_some(), "homes are dropped where nobody waits for a lock");
+
+    let mut looks = Transaction::default();
+    control.run_in(&mut looks, "/libxl/6/a", Verb::Read).unwrap();
+    let executed = world.store.commit(looks, &control.caller, generations).unwrap();
+    assert!(executed.replaced.is_some(), "homes are dropped where nobody waits for a lock");
+}
+
+/// What is created inherits the permissions of its parents as they are at the end, of each of them.
+#[test]
+fn every_parent_is_looked_at_again_at_the_end() {
+    let parents = ["/libxl", "/local/domain", "/local/domain/0/backend"];
+    for changed in parents {
+        let world = World::new();
+        let mut control = world.control();
+        plant(&mut control, &parents.map(|parent| (parent, "n0")));
+        let mut transaction = Transaction::default();
+        for parent in parents {
+            control.write_in(&mut transaction, &format!("{parent}/8"), "").unwrap();
+        }
+        control.set_perms(changed, "n0 r5").unwrap();
+        control.commit(transaction).unwrap();
+        for parent in parents {
+            let shown = control.run(&format!("{parent}/8"), Verb::GetPerms).unwrap();
+            let wanted = if parent == changed { &b"n0\0r5\0"[..] } else { b"n0\0" };
+            assert_eq!(shown, wanted, "{parent}/8 after {changed} changed");
+        }
+        world.check();
+    }
+}
+
 #[test]
 fn what_is_missing_is_created_from_wherever_it_begins() {
     for first in ["/local", "/local/domain", "/local/domain/5", "/local/domain/5/a"] {
@@ -357,6 +409,19 @@ fn who_gave_up_its_snapshots_still_sees_what_it_wrote() {
     assert_eq!(control.read("/tool/a"), Err(Errno::ENOENT));
     control.commit(transaction).unwrap();
     assert_eq!(control.read("/tool/a").as_deref(), Ok("mine"));
+}
+
+#[test]
+fn what_was_begun_elsewhere_goes_on_and_conflicts_in_the_end() {
+    let world = World::new();
+    let mut control = world.control();
+    let mut transaction = Transaction::reserved();
+    control.write_in(&mut transaction, "/tool/a", "mine").unwrap();
+    let shown = control.run_in(&mut transaction, "/tool/a", Verb::Read);
+    assert_eq!(shown.as_deref(), Ok(&b"mine"[..]));
+    let failure = control.commit(transaction).unwrap_err();
+    assert_eq!(failure.errno(), Errno::EAGAIN);
+    assert!(!world.has("/tool/a"));
 }
 
 /// Its requests may still be under way.
