@@ -106,3 +106,15 @@ fn room_for_nodes_is_taken_whole_or_not() {
     assert!(registry.reserve_nodes(&guest, 0, 0));
     assert_eq!(used(), (3, 10));
 }
+
+#[test]
+fn what_was_given_before_a_birth_is_not_the_newborns() {
+    let registry = Registry::new(Limits::defaults(), None);
+    for _life in 0..2 {
+        let before = registry.now();
+        let domain = registry.admit(Domid(5), 1).unwrap();
+        assert!(!registry.births().holds(Domid(5), before));
+        assert!(registry.births().holds(Domid(5), registry.now()));
+        assert!(registry.bury(&domain));
+    }
+}
