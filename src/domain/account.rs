@@ -113,4 +113,14 @@ mod tests {
         assert_eq!(account.reserve(Quota::Nodes, 1, 3), Some(3));
         assert_eq!(account.reserve(Quota::Nodes, 100, 0), Some(103));
     }
+
+    #[test]
+    fn a_peak_is_the_highest_sum() {
+        let account = Account::new(Domid(5), Arc::default());
+        account.charge(Quota::Memory, 2);
+        account.charge(Quota::Memory, 3);
+        account.release(Quota::Memory, 4);
+        account.charge(Quota::Memory, 2);
+        assert_eq!((account.peak(Quota::Memory), account.used(Quota::Memory)), (5, 3));
+    }
 }
