@@ -447,6 +447,7 @@ fn sizes_are_counted() {
     }
     // "/libxl", and two below it each.
     assert_eq!(world.store.count_nodes(), nodes + 1 + 4 * 2);
+    assert_eq!(world.store.check().unwrap().nodes, nodes + 1 + 4 * 2);
     assert_eq!(world.store.upper_watches(), 3);
     let watches: usize = world.store.sizes().map(|(_, sizes)| sizes.watches).sum();
     assert_eq!(watches, 1);
