@@ -20,7 +20,7 @@ mod storm;
 mod toolstack;
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -28,7 +28,7 @@ use xenstored::host::sim::SimClient;
 use xenstored::protocol::Kind;
 use xenstored::words::Domid;
 
-use crate::client::{Blocking, Client, Link, Stage, words};
+use crate::client::{Blocking, Client, Link, Stage, Watch, words};
 use crate::target::Running;
 use crate::trouble::{Result, Trouble};
 use crate::wrong;
@@ -56,6 +56,10 @@ pub(super) struct Machine {
     /// Toolstacks of living domains, each with its watch.
     toolstacks: RefCell<Vec<Client>>,
     guests: RefCell<Vec<Client>>,
+    /// The kernel's backends, each with the watch on its frontend once it is connected.
+    backends: RefCell<HashMap<String, Option<Watch>>>,
+    /// The console daemon's watches, one for each domain that it serves.
+    consoles: RefCell<Vec<Watch>>,
 }
 
 impl Machine {
@@ -89,17 +93,28 @@ impl Machine {
             new_domains: RefCell::default(),
             toolstacks: RefCell::default(),
             guests: RefCell::default(),
+            backends: RefCell::default(),
+            consoles: RefCell::default(),
         });
-        let stage = machine.stage.handle();
-        machine.stage.serve(kernel::run(stage, kernel));
+        machine.stage.serve(kernel::run(Rc::downgrade(&machine), kernel));
         machine.stage.serve(console::run(Rc::downgrade(&machine), console));
         Ok(machine)
     }
 
-    /// Forgets its domains, which are dead.
-    pub(super) fn forget(&self) {
-        self.toolstacks.take();
+    /// Forgets its domains, which are dead, once the kernel has heard that their backends are gone.
+    pub(super) async fn forget(self: Rc<Machine>) -> Result<()> {
+        // Their rings are broken by now.
         self.guests.take();
+        self.toolstacks.take();
+        let toolstack = self.stage.connect(&self.socket)?;
+        while !self.backends.borrow().is_empty() {
+            toolstack.must(Kind::GetDomainPath, 0, b"0\0").await?;
+        }
+        let consoles = self.consoles.take();
+        for watch in consoles {
+            watch.remove().await?;
+        }
+        Ok(())
     }
 
     /// Starts a domain, by a toolstack of its own.
@@ -109,7 +124,18 @@ impl Machine {
     }
 }
 
-pub(super) fn vm(domid: Domid) -> String {
+/// What a toolstack removes of a dead domain, besides what the daemon does.
+pub(super) fn remains(domid: Domid) -> Vec<String> {
+    let mut paths = vec![home(domid), format!("/libxl/{domid}"), vm(domid)];
+    // The device first: its removal is what the kernel hears of.
+    for device in DEVICES.into_iter().chain([("console", 0)]) {
+        paths.push(backend(domid, device));
+        paths.push(format!("/local/domain/0/backend/{}/{domid}", device.0));
+    }
+    paths
+}
+
+fn vm(domid: Domid) -> String {
     format!("/vm/00000000-0000-0000-0000-{:012}", domid.0)
 }
 
