@@ -25,8 +25,8 @@ const CANNOT: u8 = 3;
 #[command(name = "loadgen", version)]
 struct Options {
     /// What to run: a scenario, `all`, or `list` to have them explained. `loadgen echo --socket
-    /// PATH [--threads N]` is the echo server, `loadgen daemon ...` this project's xenstored,
-    /// `loadgen differential [--requests N] [--seed S]` compares the daemons' answers
+    /// PATH --sim PATH [--threads N]` is the echo server, `loadgen daemon ...` this project's
+    /// xenstored, `loadgen differential [--requests N] [--seed S]` compares the daemons' answers
     #[arg(required = true)]
     scenarios: Vec<String>,
     /// Who is asked: ours, c, ocaml, echo, socket:PATH; may be repeated [default: ours, echo]
@@ -59,6 +59,9 @@ struct EchoOptions {
     /// Where it listens
     #[arg(long, value_name = "PATH")]
     socket: PathBuf,
+    /// Where its simulated host is
+    #[arg(long, value_name = "PATH")]
+    sim: PathBuf,
     /// How many threads serve [default: one per core]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -107,7 +110,7 @@ fn compare() -> ExitCode {
 fn serve_echo() -> ExitCode {
     let options = EchoOptions::parse_from(std::env::args_os().skip(1));
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-    match echo::serve(&options.socket, options.threads.unwrap_or_else(cores)) {
+    match echo::serve(&options.socket, &options.sim, options.threads.unwrap_or_else(cores)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("loadgen echo: {error}");

@@ -30,8 +30,10 @@ pub(super) async fn run(machine: Weak<Machine>, client: Client) -> Result<()> {
             let (client, weak) = (client.clone(), Rc::downgrade(&machine));
             machine.stage.spawn(async move {
                 let watch = connect(client, &device).await?;
-                if let Some(machine) = weak.upgrade() {
-                    machine.backends.borrow_mut().insert(device, watch);
+                if let Some(machine) = weak.upgrade()
+                    && let Some(place) = machine.backends.borrow_mut().get_mut(&device)
+                {
+                    *place = watch;
                 }
                 Ok(())
             });
@@ -55,12 +57,11 @@ fn device(path: &str) -> Option<String> {
 /// lasts as long as the device.
 async fn connect(client: Client, back: &str) -> Result<Option<Watch>> {
     let is_disk = back.contains("/vbd/");
-    client.read(0, &format!("{back}/state")).await?;
-    client.read(0, &format!("{back}/frontend-id")).await?;
-    let front = client.read(0, &format!("{back}/frontend")).await?;
-    if back.contains("/console/") {
-        return Ok(None); // There is no driver for it.
-    }
+    client.try_read(&format!("{back}/state")).await?;
+    client.try_read(&format!("{back}/frontend-id")).await?;
+    let front = client.try_read(&format!("{back}/frontend")).await?;
+    // There is no driver for a console; and nobody waits for it, so that it may be gone by now.
+    let Some(front) = front.filter(|_| !back.contains("/console/")) else { return Ok(None) };
     let other = format!("{front}/state");
     let events = client.watch(&other, &other).await?;
     client
