@@ -17,6 +17,7 @@ mod load;
 mod message;
 mod paced;
 mod random;
+mod recording;
 mod stage;
 
 pub use blocking::Blocking;
@@ -27,4 +28,5 @@ pub use load::{Load, Mix, Tally, histogram};
 pub use message::{Expect, Request, append, event, payload, words};
 pub use paced::Paced;
 pub use random::Random;
-pub use stage::{Asked, Counts, Stage, Trace};
+pub use recording::{Actor, Asked, Recording};
+pub use stage::{Counts, Stage};

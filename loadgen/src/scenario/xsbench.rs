@@ -3,11 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use xenstored::host::sim::{SimClient, SimGuest};
+use xenstored::host::sim::SimGuest;
 use xenstored::protocol::Kind;
 
 use super::goals::{Goal, of};
-use super::{Case, Plan, Scenario, Session, start, with_cpu};
+use super::{Case, Plan, Scenario, Session, host_of, start, with_cpu};
 use crate::client::{Blocking, Client, Stage, words};
 use crate::measure::{Measured, Sample};
 use crate::target::Target;
@@ -70,9 +70,8 @@ impl Session for Benching {
     fn round(&mut self, _plan: &Plan, case: &Case) -> Result<Sample> {
         let size = case.size.unwrap_or(0);
         let running = start(&self.target, &[])?;
-        let Some(sim) = &running.sim else { wrong!("{} has no simulated host", self.target) };
         let cannot = |error| Trouble::io("cannot create domains", error);
-        let mut host = SimClient::connect(sim).map_err(cannot)?;
+        let mut host = host_of(&running, &self.target)?;
         // Nothing can be theirs before they exist. That they are guests does not matter here.
         let _guests: Vec<SimGuest> =
             (0..size).map(|_| host.create(None)).collect::<std::io::Result<_>>().map_err(cannot)?;

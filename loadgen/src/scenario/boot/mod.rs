@@ -28,10 +28,10 @@ use xenstored::host::sim::SimClient;
 use xenstored::protocol::Kind;
 use xenstored::words::Domid;
 
+use super::host_of;
 use crate::client::{Blocking, Client, Link, Stage, Watch, words};
-use crate::target::Running;
+use crate::target::{Running, Target};
 use crate::trouble::{Result, Trouble};
-use crate::wrong;
 
 pub use storm::all;
 
@@ -64,8 +64,7 @@ pub(super) struct Machine {
 
 impl Machine {
     /// Starts what serves domains on a daemon that just began.
-    pub(super) fn new(running: &Running) -> Result<Rc<Machine>> {
-        let Some(sim) = &running.sim else { wrong!("a target without a simulated host") };
+    pub(super) fn new(running: &Running, target: &Target) -> Result<Rc<Machine>> {
         // What xen-init-dom0 leaves: the directories that all domains have in common. Whoever has
         // answered has also begun to serve the control domain's ring.
         let mut toolstack = Blocking::connect(&running.socket)?;
@@ -80,7 +79,7 @@ impl Machine {
         }
         toolstack.flush()?;
         let cannot = |error| Trouble::io("cannot use the simulated host", error);
-        let mut host = SimClient::connect(sim).map_err(cannot)?;
+        let mut host = host_of(running, target)?;
         let stage = Stage::new()?;
         // It ends with its connection, as the machine's own does.
         let ring = host.attach_control().map_err(cannot)?;

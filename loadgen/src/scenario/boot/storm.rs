@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use xenstored::words::Domid;
 
-use super::{DEVICES, Machine, backend, home, replay, state};
-use crate::client::{Blocking, Trace};
+use super::replay::{self, Replay};
+use super::{DEVICES, Machine, backend, home, state};
+use crate::client::{Blocking, Recording};
 use crate::measure::{Measured, Sample};
 use crate::scenario::goals::{Goal, cpu, of};
 use crate::scenario::{Case, Plan, Scenario, Session, start, with_cpu};
@@ -49,8 +50,9 @@ impl Scenario for Boot {
             Boot::Storm => {
                 "Domains with disk, network and console start all at once: libxl's requests, a \
                  Linux guest's, its backends' and xenconsoled's, with their events. In the end \
-                 both ends of each device must be connected. The echo server is asked the same \
-                 requests over sockets; it sends no events."
+                 both ends of each device must be connected. The echo server is asked what our \
+                 daemon was asked, on sockets and rings, and sends as many replies and events of as \
+                 many bytes."
             }
             Boot::Filling => {
                 "A host fills up to 10,000 domains, 8 starting in parallel; the last 100 of each \
@@ -88,13 +90,11 @@ impl Scenario for Boot {
     fn prepare(&self, _plan: &Plan, target: &Target) -> Result<Box<dyn Session>> {
         let target = target.clone();
         Ok(match (self, &target) {
-            (Boot::Storm, Target::Echo) => {
-                Box::new(Replaying { trace: Rc::new(replay::record()?) })
-            }
+            (Boot::Storm, Target::Echo) => Box::new(Replaying { recording: None }),
             (Boot::Storm, _) => Box::new(Storming { target }),
             (Boot::Filling, _) => {
                 let running = start(&target, &[])?;
-                let machine = Machine::new(&running)?;
+                let machine = Machine::new(&running, &target)?;
                 Box::new(Filling { machine, running, domains: 0 })
             }
         })
@@ -131,7 +131,7 @@ impl Scenario for Boot {
     }
 }
 
-fn domid(number: usize) -> Result<Domid> {
+pub(super) fn domid(number: usize) -> Result<Domid> {
     let number = u16::try_from(number).ok().map(Domid).filter(|domid| domid.is_real());
     number.ok_or_else(|| Trouble::Wrong("too many domains".into()))
 }
@@ -145,7 +145,7 @@ impl Session for Storming {
     fn round(&mut self, _plan: &Plan, case: &Case) -> Result<Sample> {
         let size = case.size.unwrap_or(0);
         let running = start(&self.target, &[])?;
-        let machine = Machine::new(&running)?;
+        let machine = Machine::new(&running, &self.target)?;
         // The kernel and the console daemon set their watches first.
         machine.stage.run_for(Duration::from_millis(100))?;
         let done: Rc<Cell<usize>> = Rc::default();
@@ -258,20 +258,32 @@ impl Filling {
     }
 }
 
-/// The same requests to an echo server.
+/// The same requests, replies and events of an echo server.
 struct Replaying {
-    trace: Rc<Trace>,
+    /// Of the last size.
+    recording: Option<(usize, Recording)>,
 }
 
 impl Session for Replaying {
     fn round(&mut self, _plan: &Plan, case: &Case) -> Result<Sample> {
         let size = case.size.unwrap_or(0);
+        let recording = match self.recording.take() {
+            Some((of, recording)) if of == size => recording,
+            _ => replay::record(size)?,
+        };
         let running = start(&Target::Echo, &[])?;
+        let mut replay = Replay::new(&running, &recording)?;
         let started = Instant::now();
-        let (requests, cpu) = with_cpu(&running, || replay::replay(&running, &self.trace, size))?;
+        let ((), cpu) = with_cpu(&running, || replay.run())?;
         let elapsed = started.elapsed();
-        let sample = Sample { units: size as u64, elapsed, cpu, ..Sample::default() };
-        Ok(sample.with(DONE, size as f64).with("requests each", requests as f64 / size as f64))
+        let per_domain = |count: u64| count as f64 / size as f64;
+        let sample = Sample { units: size as u64, elapsed, cpu, ..Sample::default() }
+            .with(DONE, size as f64)
+            .with("requests each", per_domain(replay.requests))
+            .with("events each", per_domain(replay.events));
+        drop(replay);
+        self.recording = Some((size, recording));
+        Ok(sample)
     }
 }
 

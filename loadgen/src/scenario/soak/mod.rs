@@ -92,7 +92,7 @@ impl Scenario for Soak {
         let running = start(target, &[])?;
         let domains = if plan.quick { DOMAINS / 10 } else { DOMAINS };
         fill_mixed(&running.socket, domains)?;
-        let machine = Machine::new(&running)?;
+        let machine = Machine::new(&running, target)?;
         let stage = &machine.stage;
         let links = (0..CONNECTIONS).map(|_| connect(&running.socket)).collect::<Result<_>>()?;
         let load = Load::new(links, false)?;

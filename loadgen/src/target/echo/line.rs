@@ -37,6 +37,10 @@ impl Line {
     /// Takes in what waits. `false` if the client is gone.
     pub(super) fn receive(&mut self) -> io::Result<bool> {
         if let Transport::Ring(ring) = &mut self.transport {
+            // What was consumed is to be published first; whoever sends looks for more.
+            if self.queued {
+                return Ok(true);
+            }
             ring.begin().map_err(broken)?;
             let before = self.input.len();
             ring.peek(&mut self.input).map_err(broken)?;

@@ -203,7 +203,7 @@ impl Thread {
                 }
                 self.serve(number);
             }
-            if count < PORTS {
+            if count == 0 {
                 return Ok(());
             }
         }
