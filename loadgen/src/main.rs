@@ -65,6 +65,9 @@ struct EchoOptions {
     /// How many threads serve [default: one per core]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
+    /// Messages that the first requests of each connection are answered with
+    #[arg(long, value_name = "FILE")]
+    replies: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -110,7 +113,9 @@ fn compare() -> ExitCode {
 fn serve_echo() -> ExitCode {
     let options = EchoOptions::parse_from(std::env::args_os().skip(1));
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-    match echo::serve(&options.socket, &options.sim, options.threads.unwrap_or_else(cores)) {
+    let threads = options.threads.unwrap_or_else(cores);
+    let replies = options.replies.map_or(Ok(Vec::new()), std::fs::read);
+    match replies.and_then(|replies| echo::serve(&options.socket, &options.sim, threads, replies)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("loadgen echo: {error}");

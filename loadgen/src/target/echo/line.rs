@@ -13,6 +13,8 @@ pub(super) struct Line {
     pub(super) input: Vec<u8>,
     pub(super) output: Vec<u8>,
     sent: usize,
+    /// So many bytes of the server's replies were given.
+    pub(super) replied: usize,
     /// It is on the list of those with something to send.
     pub(super) queued: bool,
     /// The poll reports when there is room.
@@ -31,7 +33,7 @@ pub(super) enum After {
 impl Line {
     pub(super) fn new(transport: Transport) -> Line {
         let (input, output) = (Vec::with_capacity(READ_BYTES), Vec::new());
-        Line { transport, input, output, sent: 0, queued: false, waits_for_room: false }
+        Line { transport, input, output, sent: 0, replied: 0, queued: false, waits_for_room: false }
     }
 
     /// Takes in what waits. `false` if the client is gone.

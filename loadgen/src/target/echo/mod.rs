@@ -9,6 +9,7 @@
 //!   INTRODUCE   a domain's ring is served from now on, as a socket is
 //!   SCRIPT      says itself what follows it: a reply of so many bytes, and events of so many
 //!               bytes on these connections. With it, what a daemon sent once can be sent again
+//!   any         if it was started with replies: each connection is answered with them, in order
 //!   NUMBER      is answered with the connection's number, for SCRIPT
 //!   the rest    three bytes
 //! ```
@@ -55,6 +56,7 @@ pub fn start(options: &Options) -> io::Result<Running> {
     if let Some(threads) = options.shards {
         command.arg("--threads").arg(threads.to_string());
     }
+    command.args(&options.arguments);
     Running::spawn(command, dir, true)
 }
 
@@ -116,7 +118,7 @@ mod tests {
     fn served(dir: &Path, threads: usize) -> UnixStream {
         let (socket, sim) = (dir.join("socket"), dir.join("sim"));
         let path = socket.clone();
-        thread::spawn(move || serve(&path, &sim, threads));
+        thread::spawn(move || serve(&path, &sim, threads, Vec::new()));
         connect(&socket)
     }
 

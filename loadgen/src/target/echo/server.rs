@@ -50,11 +50,13 @@ impl Mailbox {
 }
 
 /// Serves at `socket` with so many threads, for ever; and the rings of a simulated host at `sim`.
+/// The first requests of each connection are answered with `replies`, whole messages, in order.
 ///
 /// # Errors
 /// Those of bind(2), of accepting, of creating threads, and of [`SimHost::start`].
-pub fn serve(socket: &Path, sim: &Path, threads: usize) -> io::Result<()> {
+pub fn serve(socket: &Path, sim: &Path, threads: usize, replies: Vec<u8>) -> io::Result<()> {
     let host = Arc::new(SimHost::start(sim)?);
+    let replies: Arc<[u8]> = replies.into();
     let listener = UnixListener::bind(socket)?;
     let (mut mailboxes, mut ends) = (Vec::new(), Vec::new());
     for _ in 0..threads.max(1) {
@@ -67,6 +69,7 @@ pub fn serve(socket: &Path, sim: &Path, threads: usize) -> io::Result<()> {
     let mailboxes: Arc<[Mailbox]> = mailboxes.into();
     for (number, (poll, news)) in ends.into_iter().enumerate() {
         let mut thread = Thread::new(number, poll, Arc::clone(&host), Arc::clone(&mailboxes))?;
+        thread.replies = Arc::clone(&replies);
         thread::Builder::new().name(format!("echo-{number}")).spawn(move || {
             if let Err(error) = thread.run(&news) {
                 eprintln!("loadgen echo: {error}");
@@ -89,6 +92,8 @@ struct Thread {
     host: Arc<SimHost>,
     channels: Box<dyn Channels>,
     mailboxes: Arc<[Mailbox]>,
+    /// What the first requests of each connection are answered with.
+    replies: Arc<[u8]>,
     /// By number, and by domid, both without the threads' share. A box, as it is taken out while
     /// its requests are answered.
     sockets: Vec<Option<Box<Line>>>,
@@ -117,6 +122,7 @@ impl Thread {
             channels,
             away: mailboxes.iter().map(|_| Vec::new()).collect(),
             mailboxes,
+            replies: Arc::default(),
             sockets: Vec::new(),
             rings: Vec::new(),
             ports: HashMap::new(),
@@ -227,36 +233,54 @@ impl Thread {
     fn answer(&mut self, number: u32, line: &mut Line) -> io::Result<()> {
         let mut taken = 0;
         while let Frame::Message { header, payload, .. } = frame(&line.input[taken..]) {
-            let words = [header.kind.get(), header.req_id.get(), header.tx_id.get()];
-            let out = &mut line.output;
-            match words[0] {
-                SCRIPT => {
-                    let (reply, events) = script(payload).ok_or(io::ErrorKind::InvalidData)?;
-                    if let Some(len) = reply {
-                        append(out, words, len);
-                    }
-                    for event in events {
-                        match event.0 {
-                            own if own == number => append(out, [WATCH_EVENT, 0, 0], event.1),
-                            _ => self.tell(event),
-                        }
-                    }
-                }
-                NUMBER => {
-                    append_header(out, [words[0], words[1], words[2], 4]);
-                    out.extend_from_slice(&number.to_le_bytes());
-                }
-                other => {
-                    if other == Kind::Introduce as u32 {
-                        self.find_ring(payload)?;
-                    }
-                    append_header(out, [words[0], words[1], words[2], ANSWER_LEN]);
-                    out.extend_from_slice(ANSWER);
-                }
-            }
             taken += HEADER_BYTES + payload.len();
+            let rest = &self.replies[line.replied..];
+            if let Frame::Message { payload, .. } = frame(rest) {
+                let len = HEADER_BYTES + payload.len();
+                line.output.extend_from_slice(&rest[..len]);
+                line.replied += len;
+                continue;
+            }
+            let words = [header.kind.get(), header.req_id.get(), header.tx_id.get()];
+            self.reply(number, words, payload, &mut line.output)?;
         }
         line.input.drain(..taken);
+        Ok(())
+    }
+
+    /// The reply to a request of connection `number`, and what else follows.
+    fn reply(
+        &mut self,
+        number: u32,
+        words @ [kind, req_id, tx_id]: [u32; 3],
+        payload: &[u8],
+        out: &mut Vec<u8>,
+    ) -> io::Result<()> {
+        match kind {
+            SCRIPT => {
+                let (reply, events) = script(payload).ok_or(io::ErrorKind::InvalidData)?;
+                if let Some(len) = reply {
+                    append(out, words, len);
+                }
+                for event in events {
+                    match event.0 {
+                        own if own == number => append(out, [WATCH_EVENT, 0, 0], event.1),
+                        _ => self.tell(event),
+                    }
+                }
+            }
+            NUMBER => {
+                append_header(out, [kind, req_id, tx_id, 4]);
+                out.extend_from_slice(&number.to_le_bytes());
+            }
+            _ => {
+                if kind == Kind::Introduce as u32 {
+                    self.find_ring(payload)?;
+                }
+                append_header(out, [kind, req_id, tx_id, ANSWER_LEN]);
+                out.extend_from_slice(ANSWER);
+            }
+        }
         Ok(())
     }
 
