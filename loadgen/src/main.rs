@@ -76,6 +76,7 @@ fn main() -> ExitCode {
         Some(word) if word == "daemon" => xenstored::run(std::env::args_os().skip(1)),
         Some(word) if word == "echo" => serve_echo(),
         Some(word) if word == "differential" => compare(),
+        Some(word) if word == "share" => share(),
         _ => run(&Options::parse()),
     }
 }
@@ -106,6 +107,19 @@ fn compare() -> ExitCode {
         Err(error) => {
             eprintln!("loadgen differential: {error}");
             CANNOT.into()
+        }
+    }
+}
+
+/// A further process of a storm.
+fn share() -> ExitCode {
+    allow_many_files();
+    let share = scenario::Share::parse_from(std::env::args_os().skip(1));
+    match scenario::serve_share(&share) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(trouble) => {
+            eprintln!("loadgen share: {trouble}");
+            trouble.code().into()
         }
     }
 }

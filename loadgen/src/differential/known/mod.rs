@@ -62,13 +62,18 @@ fn parts_unseen(case: &Case<'_>) -> bool {
     let kept = case.is.again && case.is_ocaml();
     // C holds on to the target's connection: its death is announced after that of the other.
     let held = case.kind() == op::SET_TARGET && case.errors_are("", "") && case.is_c();
+    // There, a domain whose target is the control domain has all rights.
+    let raised = case.is_ocaml()
+        && case.kind() == op::SET_TARGET
+        && case.errors_are("", "")
+        && arguments(case.payload()).get(1) == Some(&&b"0"[..]);
     // oxenstored makes the parents of a node before it finds that the node cannot be.
     let parents = case.is_ocaml()
         && matches!(case.kind(), op::WRITE | op::MKDIR)
         && (case.theirs_is("E2BIG") || case.theirs_is("EQUOTA"));
     // What is no proper END here ends the transaction there.
     let ended = case.is_ocaml() && case.kind() == op::END && case.theirs_is("EAGAIN");
-    released || kept || held || parents || ended
+    released || kept || held || raised || parents || ended
 }
 
 /// Of both peers.
@@ -84,10 +89,12 @@ const BOTH: &[Known] = &[
     Known {
         name: "transaction-snapshot",
         matches: |case| {
-            let sees = |error| ["", "ENOENT", "EACCES"].contains(&error);
+            let sees = |error| ["", "ENOENT", "EACCES", "EPERM"].contains(&error);
             let (ours, theirs) = case.errors();
             let looks = is_reading(case.kind()) || is_writing(case.kind());
-            case.is.touched && looks && sees(ours) && sees(theirs) && case.same_events()
+            // C does not find all of a subtree that others removed a part of.
+            let torn = case.is_c() && case.kind() == op::RM && theirs == "EIO";
+            case.is.touched && looks && sees(ours) && (sees(theirs) || torn) && case.same_events()
         },
     },
     Known {

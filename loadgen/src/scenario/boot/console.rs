@@ -16,7 +16,7 @@ pub(super) async fn run(machine: Weak<Machine>, client: Client) -> Result<()> {
         introduced.next().await;
         // Events that say the same may have been merged: all new domains are looked for.
         while let Some(machine) = machine.upgrade() {
-            let Some(domid) = machine.new_domains.borrow_mut().pop_front() else { break };
+            let Some(domid) = machine.arrivals.next() else { break };
             let (client, weak) = (client.clone(), Rc::downgrade(&machine));
             machine.stage.spawn(async move {
                 let watch = serve(client, domid).await?;

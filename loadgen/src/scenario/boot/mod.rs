@@ -12,16 +12,18 @@
 //! domain. A domain is done when both its devices are connected at both ends and its console has a
 //! terminal.
 
+mod arrivals;
 mod console;
 mod guest;
 mod kernel;
 mod replay;
+mod share;
 mod storm;
 mod toolstack;
 
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use xenstored::host::sim::SimClient;
@@ -33,10 +35,18 @@ use crate::client::{Blocking, Client, Link, Stage, Watch, words};
 use crate::target::{Running, Target};
 use crate::trouble::{Result, Trouble};
 
+use arrivals::Arrivals;
+pub use share::{Share, serve};
 pub use storm::all;
 
 /// The devices of a domain that have a backend in the kernel: class and number.
 const DEVICES: [(&str, u32); 2] = [("vbd", 51712), ("vif", 0)];
+
+/// So many domains have a toolstack of their own, whose connection and watch last as long as the
+/// domain; later ones share this many of those. A connection is a descriptor here and in the
+/// daemon, as a ring is, and a process has 20,000.
+const TOOLSTACKS_MAX: usize = 5000;
+const SHARED: usize = 64;
 
 /// XenbusState of xen/io/xenbus.h, as text.
 mod state {
@@ -51,8 +61,7 @@ pub(super) struct Machine {
     pub(super) stage: Stage,
     socket: PathBuf,
     pub(super) host: RefCell<SimClient>,
-    /// Domains that the console daemon has not looked for yet: what it would ask the hypervisor.
-    new_domains: RefCell<VecDeque<Domid>>,
+    arrivals: Arrivals,
     /// Toolstacks of living domains, each with its watch.
     toolstacks: RefCell<Vec<Client>>,
     guests: RefCell<Vec<Client>>,
@@ -80,24 +89,33 @@ impl Machine {
         toolstack.flush()?;
         let cannot = |error| Trouble::io("cannot use the simulated host", error);
         let mut host = host_of(running, target)?;
-        let stage = Stage::new()?;
         // It ends with its connection, as the machine's own does.
         let ring = host.attach_control().map_err(cannot)?;
-        let kernel = stage.client(Link::Ring(Box::new(ring)))?;
-        let console = stage.connect(&running.socket)?;
-        let machine = Rc::new(Machine {
-            stage,
-            socket: running.socket.clone(),
+        let machine = Machine::bare(&running.socket, host)?;
+        let kernel = machine.stage.client(Link::Ring(Box::new(ring)))?;
+        let console = machine.stage.connect(&running.socket)?;
+        machine.stage.serve(kernel::run(Rc::downgrade(&machine), kernel));
+        machine.stage.serve(console::run(Rc::downgrade(&machine), console));
+        Ok(machine)
+    }
+
+    /// A part of a machine, in a process of its own: toolstacks and guests.
+    fn share(socket: &Path, sim: &Path) -> Result<Rc<Machine>> {
+        let cannot = |error| Trouble::io("cannot connect to the simulated host", error);
+        Machine::bare(socket, SimClient::connect(sim).map_err(cannot)?)
+    }
+
+    fn bare(socket: &Path, host: SimClient) -> Result<Rc<Machine>> {
+        Ok(Rc::new(Machine {
+            stage: Stage::new()?,
+            socket: socket.to_owned(),
             host: RefCell::new(host),
-            new_domains: RefCell::default(),
+            arrivals: Arrivals::of(socket)?,
             toolstacks: RefCell::default(),
             guests: RefCell::default(),
             backends: RefCell::default(),
             consoles: RefCell::default(),
-        });
-        machine.stage.serve(kernel::run(Rc::downgrade(&machine), kernel));
-        machine.stage.serve(console::run(Rc::downgrade(&machine), console));
-        Ok(machine)
+        }))
     }
 
     /// Forgets its domains, which are dead, once the kernel has heard that their backends are gone.
@@ -118,7 +136,14 @@ impl Machine {
 
     /// Starts a domain, by a toolstack of its own.
     pub(super) async fn boot(self: Rc<Machine>, domid: Domid) -> Result<()> {
-        let toolstack = self.stage.connect(&self.socket)?;
+        let living = self.toolstacks.borrow().len();
+        if living < TOOLSTACKS_MAX {
+            let toolstack = self.stage.connect(&self.socket)?;
+            toolstack::create(Rc::clone(&self), toolstack.clone(), domid).await?;
+            self.toolstacks.borrow_mut().push(toolstack);
+            return Ok(());
+        }
+        let toolstack = self.toolstacks.borrow()[usize::from(domid.0) % SHARED].clone();
         toolstack::create(self, toolstack, domid).await
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use xenstored::words::Domid;
 
 use super::replay::{self, Replay};
+use super::share::{Report, Shares, storm};
 use super::{DEVICES, Machine, backend, home, state};
 use crate::client::{Blocking, Recording};
 use crate::measure::{Measured, Sample};
@@ -19,6 +20,9 @@ use crate::wrong;
 /// A peer that has not started all by then has not.
 const PEERS_PATIENCE: Duration = Duration::from_secs(40);
 const PATIENCE: Duration = Duration::from_secs(300);
+/// From so many domains on, a storm is shared out to so many processes.
+const SHARED_OUT: usize = 100;
+const PROCESSES: usize = 2;
 /// Domains that start at the same time while a host fills up.
 const IN_PARALLEL: usize = 8;
 /// So many of the last domains are measured while a host fills up.
@@ -52,12 +56,12 @@ impl Scenario for Boot {
                  Linux guest's, its backends' and xenconsoled's, with their events. In the end \
                  both ends of each device must be connected. The echo server is asked what our \
                  daemon was asked, on sockets and rings, and sends as many replies and events of as \
-                 many bytes."
+                 many bytes. From 100 domains on, two further processes are toolstacks and guests."
             }
             Boot::Filling => {
                 "A host fills up to 10,000 domains, 8 starting in parallel; the last 100 of each \
-                 step count. All stay alive, each with its guest's ring; the first 4,500 also with \
-                 their toolstack's connection and watch."
+                 step count. All stay alive, each with its guest's ring; the first 5,000 with a \
+                 toolstack's connection and watch of their own, the others on 64 of those."
             }
         }
     }
@@ -146,49 +150,40 @@ impl Session for Storming {
         let size = case.size.unwrap_or(0);
         let running = start(&self.target, &[])?;
         let machine = Machine::new(&running, &self.target)?;
-        // The kernel and the console daemon set their watches first.
-        machine.stage.run_for(Duration::from_millis(100))?;
-        let done: Rc<Cell<usize>> = Rc::default();
-        for number in 1..=size {
-            let (machine, domid, done) = (Rc::clone(&machine), domid(number)?, Rc::clone(&done));
-            machine.stage.handle().spawn(async move {
-                machine.boot(domid).await?;
-                done.set(done.get() + 1);
-                Ok(())
-            });
-        }
         let is_ours = self.target == Target::Ours;
         let patience = if is_ours { PATIENCE } else { PEERS_PATIENCE };
+        let mut shares = match size {
+            0..SHARED_OUT => None,
+            _ => Some(Shares::start(&running, PROCESSES, size, patience)?),
+        };
         let started = Instant::now();
-        let (left, cpu) = with_cpu(&running, || machine.stage.run_for(patience))?;
+        let (report, cpu) = with_cpu(&running, || match &mut shares {
+            Some(shares) => shares.run(&machine),
+            None => storm(&machine, 1..=size, patience),
+        })?;
         let elapsed = started.elapsed();
-        let sample = sample(&machine, done.get(), elapsed, cpu);
+        let (left, done) = (report.left, report.done);
+        let sample = sample(&report, elapsed, cpu);
         machine.stage.abandon();
         if left == 0 {
             check(&running, 1..=size)?;
         } else if is_ours {
-            wrong!("{} of {size} domains started in {patience:?}", done.get());
+            wrong!("{done} of {size} domains started in {patience:?}");
         }
         Ok(sample)
     }
 }
 
-fn sample(
-    machine: &Machine,
-    domains: usize,
-    elapsed: Duration,
-    cpu: Option<crate::target::Cpu>,
-) -> Sample {
-    let counts = machine.stage.counts();
-    let per_domain = |count: u64| count as f64 / domains.max(1) as f64;
-    let (conflicts, commits) = (counts.conflicts.take(), counts.commits.take());
-    let ends = (conflicts + commits).max(1) as f64;
-    Sample { units: domains as u64, elapsed, cpu, ..Sample::default() }
-        .with(DONE, domains as f64)
-        .with("requests each", per_domain(counts.requests.take()))
-        .with("events each", per_domain(counts.events.take()))
-        .with("transactions each", per_domain(commits))
-        .with(EAGAIN, 100.0 * conflicts as f64 / ends)
+fn sample(report: &Report, elapsed: Duration, cpu: Option<crate::target::Cpu>) -> Sample {
+    let per_domain = |count: u64| count as f64 / report.done.max(1) as f64;
+    let ends = (report.conflicts + report.commits).max(1) as f64;
+    let latency = Some(report.latency()).filter(|latency| !latency.is_empty());
+    Sample { units: report.done as u64, elapsed, cpu, latency, extra: Vec::new() }
+        .with(DONE, report.done as f64)
+        .with("requests each", per_domain(report.requests))
+        .with("events each", per_domain(report.events))
+        .with("transactions each", per_domain(report.commits))
+        .with(EAGAIN, 100.0 * report.conflicts as f64 / ends)
 }
 
 /// Both ends of all devices are connected, and each console has its terminal.
@@ -226,14 +221,16 @@ impl Session for Filling {
         if self.domains < before {
             self.fill(before - self.domains)?;
         }
-        sample(&self.machine, 1, Duration::ZERO, None); // What was counted is not measured.
+        Report::default().count(&self.machine.stage); // What was counted is not measured.
         let domains = LAST.min(size);
         let started = Instant::now();
         let from = self.domains + 1;
         let cpu = self.fill(domains)?;
         let elapsed = started.elapsed();
         check(&self.running, from..from + domains)?;
-        Ok(sample(&self.machine, domains, elapsed, cpu))
+        let mut report = Report { done: domains, ..Report::default() };
+        report.count(&self.machine.stage);
+        Ok(sample(&report, elapsed, cpu))
     }
 }
 
