@@ -12,7 +12,7 @@ use naive::{Events, Model, Op};
 use proptest::prelude::*;
 use world::{Client, World, at, perms};
 use xenstored::domain::{Domain, Quota};
-use xenstored::store::{Failure, INLINE_NODES_MAX, PINNED_VERSIONS_MAX, Transaction, Verb};
+use xenstored::store::{Failure, INLINE_NODES_MAX, PINNED_HOMES_MAX, Transaction, Tree, Verb};
 use xenstored::watch::Watcher;
 use xenstored::words::{Domid, Errno, Path, PathSpace, REL_PATH_MAX, RELEASE_DOMAIN, ShardId};
 
@@ -312,33 +312,97 @@ fn a_sweep_finds_what_lies_below_the_next_lifes_nodes() {
     }
 }
 
-/// Any number of transactions may look at one version.
 #[test]
-fn versions_are_pinned_until_nobody_looks_at_them() {
+fn homes_are_pinned_until_nobody_looks_at_them() {
     let world = World::new();
     let pinned = || world.store.sizes().map(|(_, sizes)| sizes.pinned).collect::<Vec<_>>();
+    world.control().write("/libxl/5/x", "first").unwrap();
     let mut open = Vec::new();
-    for version in 0..PINNED_VERSIONS_MAX + 1 {
+    for _ in 0..PINNED_HOMES_MAX + 1 {
         assert!(!world.store.pins_too_much());
-        world.control().write("/libxl/5/x", &version.to_string()).unwrap();
+        let mut transaction = Transaction::default();
         for _ in 0..2 {
-            let mut transaction = Transaction::default();
             world.control().run_in(&mut transaction, "/libxl/5/x", Verb::Read).unwrap();
-            open.push(transaction);
         }
+        open.push(transaction);
     }
-    assert_eq!(pinned(), [0, PINNED_VERSIONS_MAX + 1, 0]);
+    assert_eq!(pinned(), [0, PINNED_HOMES_MAX + 1, 0]);
     assert!(world.store.pins_too_much());
+    world.control().write("/libxl/5/x", "last").unwrap();
     // What is given up pins nothing, and is run again when it is used.
     open.iter_mut().for_each(Transaction::give_up);
     assert_eq!(pinned(), [0, 0, 0]);
-    let last = open.pop().unwrap();
-    world.control().commit(last).unwrap();
     let mut first = open.swap_remove(0);
     let shown = world.control().run_in(&mut first, "/libxl/5/x", Verb::Read).unwrap();
-    assert_eq!(shown, PINNED_VERSIONS_MAX.to_string().as_bytes());
+    assert_eq!(shown, b"last");
     assert!(matches!(world.control().commit(first), Err(Failure::Conflict(_))));
     assert_eq!(pinned(), [0, 0, 0]);
+}
+
+/// What a transaction saw of one home is of one moment, and nobody's change elsewhere concerns it.
+#[test]
+fn a_home_is_seen_as_it_was_when_first_touched() {
+    let world = World::new();
+    let mut control = world.control();
+    for path in ["/libxl/5/x", "/libxl/5/y", "/libxl/7/x"] {
+        control.write(path, "before").unwrap();
+    }
+    let read = |control: &mut Client, transaction: &mut Transaction, path| {
+        control.run_in(transaction, path, Verb::Read).unwrap()
+    };
+    let mut transaction = Transaction::default();
+    assert_eq!(read(&mut control, &mut transaction, "/libxl/5/x"), b"before");
+    for path in ["/libxl/5/y", "/libxl/7/x"] {
+        control.write(path, "after").unwrap();
+    }
+    assert_eq!(read(&mut control, &mut transaction, "/libxl/5/y"), b"before");
+    assert_eq!(read(&mut control, &mut transaction, "/libxl/7/x"), b"after");
+    assert!(matches!(control.commit(transaction), Err(Failure::Conflict(_))));
+}
+
+/// Whoever names a home in a directory that others change meanwhile depends on what it saw there.
+#[test]
+fn names_of_homes_get_in_the_way_of_who_saw_them() {
+    type Meanwhile = fn(&mut Client);
+    let names_another: Meanwhile = |control| control.write("/local/domain/9", "").unwrap();
+    let removes: Meanwhile = |control| control.rm("/local/domain").unwrap();
+    let gives: Meanwhile = |control| control.set_perms("/local/domain", "n0 r5").unwrap();
+    let names_it_too: Meanwhile = |control| control.write("/local/domain/8", "other").unwrap();
+    let (named, list) = ("/local/domain/8", "/local/domain");
+    let new = || Verb::Write(Cow::Borrowed(b"new"));
+    for (verbs, meanwhile, commits, listed) in [
+        (vec![(named, new())], names_another, true, "7|8|9|"),
+        (vec![(named, new()), (list, Verb::Directory)], names_another, false, "7|9|"),
+        (vec![(list, Verb::Directory), (named, new())], names_another, false, "7|9|"),
+        (vec![(named, new()), (list, Verb::GetPerms)], names_another, true, "7|8|9|"),
+        (vec![(named, new()), (named, Verb::Rm)], names_another, true, "7|9|"),
+        (vec![(named, Verb::Rm), (named, new())], names_another, true, "7|8|9|"),
+        (vec![(named, new()), ("/local/domain/7", Verb::Rm)], names_another, true, "8|9|"),
+        (vec![(named, new())], removes, true, "8|"),
+        (vec![(named, new())], gives, true, "7|8|"),
+        (vec![(named, new())], names_it_too, true, "7|8|"),
+        (vec![(named, Verb::Read)], names_it_too, false, "7|8|"),
+        (vec![(named, Verb::Rm), (named, new())], removes, false, ""),
+    ] {
+        let world = World::new();
+        let mut control = world.control();
+        control.write("/local/domain/7", "").unwrap();
+        let mut transaction = Transaction::default();
+        for (path, verb) in verbs {
+            let _ = control.run_in(&mut transaction, path, verb);
+        }
+        meanwhile(&mut control);
+        assert_eq!(control.commit(transaction).is_ok(), commits, "{listed}");
+        let names = control.run(list, Verb::Directory).unwrap_or_default();
+        assert_eq!(String::from_utf8(names).unwrap().replace('\0', "|"), listed);
+        // A node inherits the permissions of the parent that it got, not of the one that was there.
+        if commits && meanwhile as usize == gives as usize {
+            let shown = control.run(named, Verb::GetPerms).unwrap();
+            assert_eq!(shown, b"n0\0r5\0");
+        }
+        world.check();
+        assert!(world.store.check().unwrap().findings.is_empty());
+    }
 }
 
 #[test]
@@ -381,7 +445,8 @@ fn every_shard_is_in_a_cut() {
     let cut = world.store.cut();
     assert_eq!(cut.len(), 3);
     for (tree, shard) in cut.iter().zip(0..) {
-        assert_eq!(tree.version(), world.store.snapshot(ShardId(shard)).version());
+        let homes = |tree: &Tree| tree.homes().map(|(path, _)| path.clone()).collect::<Vec<_>>();
+        assert_eq!(homes(tree), homes(&world.store.snapshot(ShardId(shard))));
     }
 }
 

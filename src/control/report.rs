@@ -19,7 +19,7 @@ pub fn of(served: &dyn Served) -> String {
 
 fn write(served: &dyn Served, text: &mut String) -> fmt::Result {
     let store = served.store();
-    writeln!(text, "shard      homes      nodes     watches  begins of owners  pinned versions")?;
+    writeln!(text, "shard      homes      nodes     watches  begins of owners  pinned homes")?;
     for (shard, sizes) in store.sizes() {
         let name = if shard == store.layout().spine() { "spine" } else { &shard.0.to_string() };
         writeln!(

@@ -10,9 +10,10 @@ use crate::words::{Births, Domid, Subject};
 /// All incarnations that the store knows.
 pub struct Registry {
     births: Births,
-    /// Advances when an incarnation is first known, when one dies, and when a target or a limit
-    /// changes: while it stands, every permission check and quota answers as it did.
+    /// Advances when an incarnation is first known, and when one dies.
     clock: AtomicU64,
+    /// Advances when an incarnation dies, and when a target or a limit changes.
+    rights: AtomicU64,
     slots: Box<[RwLock<Option<Arc<Domain>>>]>,
     /// The numbers in use, for whoever has to name them all. Also makes births and deaths serial.
     known: Mutex<BTreeSet<Domid>>,
@@ -32,6 +33,7 @@ impl Registry {
         let registry = Registry {
             births: Births::new(),
             clock: AtomicU64::new(Births::CONTROL),
+            rights: AtomicU64::new(0),
             slots,
             known: Mutex::new(BTreeSet::from([Domid::CONTROL])),
             defaults,
@@ -55,8 +57,19 @@ impl Registry {
         self.clock.load(Ordering::Acquire)
     }
 
+    /// A number that is another one after a death, and after a change of a target or a limit: while
+    /// it stands, every permission check and quota answers as it did. A birth changes no answer: what
+    /// was set before it does not hold for it.
+    pub fn rights(&self) -> u64 {
+        self.rights.load(Ordering::Acquire)
+    }
+
     fn tick(&self) -> u64 {
         self.clock.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    fn rights_changed(&self) {
+        self.rights.fetch_add(1, Ordering::AcqRel);
     }
 
     /// The present incarnation of `domid`. Cost: constant.
@@ -102,6 +115,7 @@ impl Registry {
         *slot = None;
         known.remove(&domain.domid);
         self.tick();
+        self.rights_changed();
         drop((slot, known));
         tracing::trace!(target: log::OBJ, domid = domain.domid.0, "destroy domain");
         true
@@ -172,7 +186,7 @@ impl Registry {
     pub fn set_target(&self, domain: &Domain, target: &Domain) {
         let packed = target.birth << 16 | u64::from(target.domid.0);
         domain.target.store(packed, Ordering::Release);
-        self.tick();
+        self.rights_changed();
     }
 
     /// The value of a quota for a domain; 0 (no limit) for privileged ones.
@@ -199,7 +213,7 @@ impl Registry {
             Some(domain) => domain.limits[quota as usize].store(value, Ordering::Relaxed),
             None => self.defaults.set(quota, value),
         }
-        self.tick();
+        self.rights_changed();
     }
 
     /// Sets the soft memory quota for one domain, or the default for all.

@@ -1,10 +1,8 @@
 //! The end of a transaction: swapped in if the store is as it was, else run again and compared.
 
-use smallvec::SmallVec;
-
 use super::context::Caller;
 use super::forest::{LockSet, Locked};
-use super::transaction::{Conflict, Outcome, Touched, Transaction};
+use super::transaction::{Conflict, Outcome, Transaction};
 use super::{Executed, Generations, Store};
 use crate::domain::Quota;
 use crate::sync::Arc;
@@ -35,8 +33,8 @@ impl Failure {
 impl Store {
     /// Commits a transaction: all of it at once, or nothing.
     ///
-    /// Two transactions conflict only if one saw what the other changed. Cost: a comparison of
-    /// versions; if another commit touched one of its shards, that of its requests.
+    /// Two transactions conflict only if one saw what the other changed. Cost: a comparison of each
+    /// home's root; if somebody changed one of its homes, that of its requests.
     ///
     /// # Errors
     /// See [`Failure`].
@@ -50,7 +48,7 @@ impl Store {
             return Err(Failure::Conflict(conflict));
         }
         if transaction.given_up {
-            self.check_replay(&mut transaction, caller, generations)?;
+            self.check_replay(&mut transaction, None, caller, generations)?;
         }
         let mut replayed = false;
         for race in 0.. {
@@ -58,14 +56,13 @@ impl Store {
             if self.is_current(&transaction, &locked) && (replayed || !transaction.saw_quota) {
                 return self.swap_in(transaction, &mut locked, caller);
             }
+            transaction.touched.clear();
             if race < RACES_MAX {
                 drop(locked);
-                transaction.touched.clear();
-                self.check_replay(&mut transaction, caller, generations)?;
+                self.check_replay(&mut transaction, None, caller, generations)?;
                 replayed = true;
             } else {
-                transaction.touched = all_trees(self, &locked);
-                self.check_replay(&mut transaction, caller, generations)?;
+                self.check_replay(&mut transaction, Some(&locked), caller, generations)?;
                 return self.swap_in(transaction, &mut locked, caller);
             }
         }
@@ -75,10 +72,11 @@ impl Store {
     fn check_replay(
         &self,
         transaction: &mut Transaction,
+        locked: Option<&Locked<'_>>,
         caller: &Caller,
         generations: &mut Generations,
     ) -> Result<(), Failure> {
-        match self.replay(transaction, caller, generations) {
+        match self.replay(transaction, locked, caller, generations) {
             None => Ok(()),
             Some(conflict) => Err(Failure::Conflict(conflict)),
         }
@@ -92,7 +90,7 @@ impl Store {
         caller: &Caller,
         generations: &mut Generations,
     ) {
-        let conflict = self.replay(transaction, caller, generations);
+        let conflict = self.replay(transaction, None, caller, generations);
         transaction.doomed = transaction.doomed.take().or(conflict);
     }
 
@@ -100,32 +98,24 @@ impl Store {
         if race >= RACES_MAX {
             return LockSet::all(self.layout, true);
         }
-        let mut set = LockSet::default();
-        for touched in &transaction.touched {
-            set.add(touched.shard, touched.written);
-        }
-        set
+        transaction.touched.lock_set()
     }
 
-    /// Whether every tree that the transaction started from is still in place, and everybody has
-    /// the rights and limits that they had.
+    /// Whether every home that the transaction started from is as it was, and everybody has the
+    /// rights and limits that they had.
     fn is_current(&self, transaction: &Transaction, locked: &Locked<'_>) -> bool {
-        let current = |touched: &Touched| {
-            let shard = locked.shard(touched.shard);
-            shard.is_some_and(|shard| shard.tree.version() == touched.base_version)
-        };
-        transaction.clock == self.registry.now() && transaction.touched.iter().all(current)
+        transaction.rights == self.registry.rights() && transaction.touched.are_current(locked)
     }
 
-    /// Runs the whole log on fresh trees (or on those already in `touched`), and answers the first
-    /// request whose reply differs.
+    /// Runs the whole log on homes taken anew, and answers the first request whose reply differs.
     fn replay(
         &self,
         transaction: &mut Transaction,
+        locked: Option<&Locked<'_>>,
         caller: &Caller,
         generations: &mut Generations,
     ) -> Option<Conflict> {
-        transaction.clock = self.registry.now();
+        transaction.rights = self.registry.rights();
         transaction.forget_results();
         transaction.given_up = false;
         let log = std::mem::take(&mut transaction.log);
@@ -135,7 +125,7 @@ impl Store {
             let op = logged.op.op();
             reply.clear();
             let generation = generations.next(self);
-            let result = self.replay_one(transaction, caller, &op, generation, &mut reply);
+            let result = self.replay_one(transaction, locked, caller, &op, generation, &mut reply);
             let outcome = Outcome::of(&op.verb, result, &reply, &self.hasher);
             if outcome != logged.outcome && conflict.is_none() {
                 let changed_by = self.changed_by(op.path);
@@ -147,24 +137,16 @@ impl Store {
         conflict
     }
 
-    /// Puts the transaction's trees in the place of the store's, with all locks held.
+    /// Puts the transaction's homes in the place of the store's, with all locks held.
     fn swap_in(
         &self,
-        transaction: Transaction,
+        mut transaction: Transaction,
         locked: &mut Locked<'_>,
         caller: &Caller,
     ) -> Result<Executed, Failure> {
         self.reserve(&transaction, caller)?;
-        let mut replaced = Vec::with_capacity(transaction.touched.len());
-        for touched in transaction.touched {
-            if touched.written
-                && let Some(shard) = locked.shard_mut(touched.shard)
-            {
-                let old = std::mem::replace(&mut shard.tree, touched.tree);
-                replaced.push((touched.shard, old));
-            }
-        }
-        Ok(self.conclude(locked, replaced, transaction.effects.changes, caller))
+        transaction.touched.swap_in(locked);
+        Ok(self.conclude(locked, transaction.touched, transaction.effects.changes, caller))
     }
 
     /// Moves what the transaction uses into the accounts; only the caller's can refuse.
@@ -189,19 +171,8 @@ impl Store {
     /// Who changed `path`, or one above it, last; as far as is remembered.
     fn changed_by(&self, path: Path<'_>) -> Option<Domid> {
         let shard = self.layout.home(path).shard;
-        let shard = self.shards[usize::from(shard.0)].try_read()?;
+        let shard = self.shard(shard).try_read()?;
         std::iter::successors(Some(path), |path| path.parent())
             .find_map(|path| shard.recent.changed_by(path))
     }
-}
-
-/// The trees of all shards, so that nothing needs to be locked for them.
-fn all_trees(store: &Store, locked: &Locked<'_>) -> SmallVec<[Touched; 2]> {
-    let touched = |shard_id| {
-        let tree = locked.shard(shard_id)?.tree.clone();
-        let base_version = tree.version();
-        let _pin = store.pins[usize::from(shard_id.0)].pin(base_version);
-        Some(Touched { shard: shard_id, base_version, tree, written: false, _pin })
-    };
-    store.layout.all().filter_map(touched).collect()
 }

@@ -1,28 +1,109 @@
-//! Where an operation finds its trees: the store itself under locks, or a transaction's own.
+//! Where an operation finds the homes that it works on: the store itself under locks, or a
+//! transaction's own.
 
 use smallvec::SmallVec;
 
+use super::node::Node;
+use super::tree::{self, Found};
 use super::{Shard, Stop, Store, Tree};
-use crate::sync::{RwLockReadGuard, RwLockWriteGuard};
-use crate::words::{Layout, ShardId};
+use crate::sync::{Arc, RwLockReadGuard, RwLockWriteGuard};
+use crate::words::{Domid, Home, Layout, Path, Perms, ShardId};
 
-/// Trees by shard.
+/// Homes, by their roots.
 pub trait Forest {
     /// Which path lies where.
     fn layout(&self) -> Layout;
 
-    /// The shard's tree, to look at.
+    /// The root of a home, to look at; nothing if there is no such home.
     ///
     /// # Errors
-    /// [`Stop::Needs`] if the shard is not locked.
-    fn tree(&mut self, shard: ShardId) -> Result<&Tree, Stop>;
+    /// [`Stop::Needs`] if its shard is not locked.
+    fn root(&mut self, home: &Home<'_>) -> Result<Option<&Arc<Node>>, Stop>;
 
-    /// The shard's tree, to change. An operation asks for every tree that it will change before it
-    /// changes the first.
+    /// Says that a home is going to be changed. An operation claims every home that it will change
+    /// before it changes the first.
     ///
     /// # Errors
-    /// [`Stop::Needs`] if the shard is not locked exclusively.
-    fn tree_mut(&mut self, shard: ShardId) -> Result<&mut Tree, Stop>;
+    /// [`Stop::Needs`] if its shard is not locked exclusively.
+    fn claim(&mut self, home: &Home<'_>) -> Result<(), Stop>;
+
+    /// The root of a home, to change what is below it.
+    ///
+    /// # Errors
+    /// As [`Forest::claim`].
+    fn root_mut(&mut self, home: &Home<'_>) -> Result<Option<&mut Arc<Node>>, Stop>;
+
+    /// Puts a root in the place of a home's, or takes it away; answers the one that was there.
+    ///
+    /// # Errors
+    /// As [`Forest::claim`].
+    fn set_root(
+        &mut self,
+        home: &Home<'_>,
+        root: Option<Arc<Node>>,
+    ) -> Result<Option<Arc<Node>>, Stop>;
+
+    /// Notes that `owner`'s nodes begin at `path`.
+    ///
+    /// # Errors
+    /// As [`Forest::claim`].
+    fn note_owned(&mut self, home: &Home<'_>, owner: Domid, path: Path<'_>) -> Result<(), Stop>;
+
+    /// Takes such a note back.
+    ///
+    /// # Errors
+    /// As [`Forest::claim`].
+    fn forget_owned(&mut self, home: &Home<'_>, owner: Domid, path: Path<'_>) -> Result<(), Stop>;
+
+    /// The permissions of the node at `path`, if it is there: nothing else of it is seen.
+    ///
+    /// # Errors
+    /// As [`Forest::root`].
+    fn perms(&mut self, home: &Home<'_>, path: Path<'_>) -> Result<Option<Perms>, Stop> {
+        Ok(self.get(home, path)?.map(|node| Arc::clone(&node.perms)))
+    }
+
+    /// Gives the node at `path` a child that is the root of a home of its own.
+    ///
+    /// # Errors
+    /// As [`Forest::claim`].
+    fn name_home(
+        &mut self,
+        home: &Home<'_>,
+        path: Path<'_>,
+        name: &[u8],
+        generation: u64,
+    ) -> Result<(), Stop> {
+        if let Some(node) = self.get_mut(home, path)? {
+            node.insert_child(generation, name, None);
+        }
+        Ok(())
+    }
+
+    /// Looks for `path`, which lies in `home`. Cost: the depth below the home.
+    ///
+    /// # Errors
+    /// As [`Forest::root`].
+    fn find(&mut self, home: &Home<'_>, path: Path<'_>) -> Result<Found<'_>, Stop> {
+        Ok(tree::find(self.root(home)?, home, path))
+    }
+
+    /// The node at `path`, if it is there. Cost: the depth below the home.
+    ///
+    /// # Errors
+    /// As [`Forest::root`].
+    fn get(&mut self, home: &Home<'_>, path: Path<'_>) -> Result<Option<&Arc<Node>>, Stop> {
+        Ok(self.find(home, path)?.node())
+    }
+
+    /// The node at `path` to be changed: in place where nobody else holds it, else as copies of the
+    /// nodes on the way to it.
+    ///
+    /// # Errors
+    /// As [`Forest::claim`].
+    fn get_mut(&mut self, home: &Home<'_>, path: Path<'_>) -> Result<Option<&mut Node>, Stop> {
+        Ok(self.root_mut(home)?.and_then(|root| tree::get_mut(root, home, path)))
+    }
 }
 
 /// Which shards to lock, and how; in the order in which locks are taken.
@@ -93,17 +174,47 @@ impl<'s> Locked<'s> {
     }
 }
 
+impl Locked<'_> {
+    fn tree_mut(&mut self, home: &Home<'_>) -> Result<&mut Tree, Stop> {
+        let shard = home.shard;
+        self.shard_mut(shard).map(|shard| &mut shard.tree).ok_or(Stop::Needs(shard, true))
+    }
+}
+
 impl Forest for Locked<'_> {
     fn layout(&self) -> Layout {
         self.layout
     }
 
-    fn tree(&mut self, shard: ShardId) -> Result<&Tree, Stop> {
-        self.shard(shard).map(|shard| &shard.tree).ok_or(Stop::Needs(shard, false))
+    fn root(&mut self, home: &Home<'_>) -> Result<Option<&Arc<Node>>, Stop> {
+        let shard = self.shard(home.shard).ok_or(Stop::Needs(home.shard, false))?;
+        Ok(shard.tree.root(home))
     }
 
-    fn tree_mut(&mut self, shard: ShardId) -> Result<&mut Tree, Stop> {
-        self.shard_mut(shard).map(|shard| &mut shard.tree).ok_or(Stop::Needs(shard, true))
+    fn claim(&mut self, home: &Home<'_>) -> Result<(), Stop> {
+        self.tree_mut(home).map(drop)
+    }
+
+    fn root_mut(&mut self, home: &Home<'_>) -> Result<Option<&mut Arc<Node>>, Stop> {
+        Ok(self.tree_mut(home)?.root_mut(home))
+    }
+
+    fn set_root(
+        &mut self,
+        home: &Home<'_>,
+        root: Option<Arc<Node>>,
+    ) -> Result<Option<Arc<Node>>, Stop> {
+        Ok(self.tree_mut(home)?.set_root(home.root, root))
+    }
+
+    fn note_owned(&mut self, home: &Home<'_>, owner: Domid, path: Path<'_>) -> Result<(), Stop> {
+        self.tree_mut(home)?.note_owned(owner, path);
+        Ok(())
+    }
+
+    fn forget_owned(&mut self, home: &Home<'_>, owner: Domid, path: Path<'_>) -> Result<(), Stop> {
+        self.tree_mut(home)?.forget_owned(owner, path);
+        Ok(())
     }
 }
 

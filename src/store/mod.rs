@@ -3,7 +3,7 @@
 //! ```text
 //!            execute                     execute_in ... commit
 //!               |                             |
-//!   with_locks: Locked (forest)       Own (forest): snapshots
+//!   with_locks: Locked (forest)       Own (forest): homes of its own
 //!               |                             |
 //!               +--- apply: read, write, remove ---+
 //!               |                             |
@@ -12,7 +12,7 @@
 //!            settle (after the locks): accounts, index of owners, memory
 //! ```
 //!
-//! An operation knows nothing of locks or transactions: it asks a `Forest` for trees. Nothing
+//! An operation knows nothing of locks or transactions: it asks a `Forest` for homes. Nothing
 //! here knows the wire, and no lock is held across I/O.
 
 mod check;
@@ -21,6 +21,7 @@ mod context;
 mod forest;
 mod node;
 mod op;
+mod own;
 mod pins;
 mod publish;
 mod read;
@@ -29,6 +30,7 @@ mod remove;
 mod settle;
 mod sizes;
 mod sweep;
+mod touched;
 mod transaction;
 mod tree;
 mod write;
@@ -40,7 +42,7 @@ pub use commit::Failure;
 pub use context::{Caller, Removed, Unblocked};
 pub use node::Node;
 pub use op::{Op, Verb};
-pub use pins::PINNED_VERSIONS_MAX;
+pub use pins::PINNED_HOMES_MAX;
 pub use settle::{Done, INLINE_NODES_MAX, Settlement, reaper, run_reaper};
 pub use sizes::Sizes;
 pub use transaction::{Conflict, Transaction};
@@ -59,6 +61,7 @@ use op::Stop;
 use pins::Pins;
 use recent::Recent;
 use settle::Reaper;
+use touched::TouchedHomes;
 
 /// A part of the store behind one lock.
 pub struct Shard {
@@ -93,8 +96,8 @@ pub struct Executed {
     pub ticket: Option<Arc<Ticket>>,
     /// What was cut off; give it to [`Store::settle`].
     pub removed: Vec<Removed>,
-    /// Trees that were replaced: dropped where nobody waits for a lock.
-    pub replaced: Vec<(ShardId, Tree)>,
+    /// Homes that a transaction replaced: dropped where nobody waits for a lock.
+    pub replaced: TouchedHomes,
 }
 
 /// How many generations a thread takes at a time, so that it asks for them rarely.
@@ -168,9 +171,9 @@ impl Store {
         ] {
             let Ok(path) = Path::parse(path) else { continue };
             let home = self.layout.home(path);
-            let mut shard = self.shards[usize::from(home.shard.0)].write();
+            let mut shard = self.shard(home.shard).write();
             self.charge_planted(path, &node);
-            shard.tree.insert_home(home.root, Arc::new(node));
+            shard.tree.set_root(home.root, Some(Arc::new(node)));
         }
     }
 
@@ -196,15 +199,19 @@ impl Store {
         &self.registry
     }
 
-    /// A copy of a shard's tree at no cost: what transactions and exports work on.
+    /// A copy of a shard's tree at no cost: what long looks at the store work on.
     pub fn snapshot(&self, shard: ShardId) -> Tree {
-        self.shards[usize::from(shard.0)].read().tree.clone()
+        self.shard(shard).read().tree.clone()
     }
 
-    /// Whether more versions of some shard are pinned than may be: then snapshots are to be given up
+    /// Whether more homes of some shard are pinned than may be: then snapshots are to be given up
     /// before their time, the oldest first. Cost: a load for each shard.
     pub fn pins_too_much(&self) -> bool {
-        self.pins.iter().any(|pins| pins.count() > PINNED_VERSIONS_MAX)
+        self.pins.iter().any(|pins| pins.count() > PINNED_HOMES_MAX)
+    }
+
+    fn shard(&self, shard: ShardId) -> &RwLock<Shard> {
+        &self.shards[usize::from(shard.0)]
     }
 
     /// The trees of all shards, the spine's last, as they are at one moment: what is committed over
@@ -238,16 +245,16 @@ impl Store {
             let ledger = Ledger::Accounts;
             let mut cx = Context { registry: &self.registry, caller, generation, ledger };
             apply(&mut cx, locked, op, reply, &mut effects)?;
-            Ok(self.conclude(locked, Vec::new(), effects.changes, caller))
+            Ok(self.conclude(locked, TouchedHomes::default(), effects.changes, caller))
         })
     }
 
-    /// What follows changes, of an operation or of a transaction whose trees took the place of
-    /// `replaced`, while their locks are still held.
+    /// What follows changes, of an operation or of a transaction that took the place of `replaced`,
+    /// while their locks are still held.
     fn conclude(
         &self,
         locked: &mut Locked<'_>,
-        replaced: Vec<(ShardId, Tree)>,
+        replaced: TouchedHomes,
         changes: Vec<Change>,
         caller: &Caller,
     ) -> Executed {
@@ -277,7 +284,7 @@ impl Store {
             self.upper.insert(path, entry);
         } else {
             let shard = self.layout.home(path).shard;
-            self.shards[usize::from(shard.0)].write().watches.insert(path, entry);
+            self.shard(shard).write().watches.insert(path, entry);
         }
     }
 
@@ -287,7 +294,7 @@ impl Store {
             self.upper.remove(path, watcher)
         } else {
             let shard = self.layout.home(path).shard;
-            self.shards[usize::from(shard.0)].write().watches.remove(path, watcher)
+            self.shard(shard).write().watches.remove(path, watcher)
         }
     }
 }
@@ -297,7 +304,7 @@ fn is_upper(path: Path<'_>) -> bool {
     path.is_special() || has_homes_below(path)
 }
 
-/// Runs one request on whatever trees `forest` has.
+/// Runs one request on whatever homes `forest` has.
 fn apply<F: Forest>(
     cx: &mut Context<'_>,
     forest: &mut F,

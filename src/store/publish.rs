@@ -7,24 +7,26 @@ use foldhash::fast::RandomState;
 use super::context::{Caller, Change, Removed};
 use super::forest::{LockSet, Locked};
 use super::node::Node;
-use super::{Shard, Store, Tree};
+use super::touched::TouchedHomes;
+use super::tree::find;
+use super::{Shard, Store};
 use crate::domain::Ticket;
 use crate::sync::Arc;
 use crate::watch::{Batch, Entry, Event, Trie};
-use crate::words::{Access, Domid, Path, PermSet, ShardId};
+use crate::words::{Access, Domid, Path, PermSet};
 
 impl Store {
     /// Pushes the events of `changes` to the threads of those who watch. Cost: the depth of each
     /// path, the watches below each removed one, and the matches.
     ///
-    /// `replaced` are the trees that a transaction's took the place of: what neither was there before
-    /// nor is there now has not changed.
+    /// `replaced` are the homes that a transaction changed: what neither was there before nor is there
+    /// now has not changed.
     ///
     /// Answers the ticket that a guest's request holds for them, if there are any.
     pub(super) fn publish(
         &self,
         locked: &Locked<'_>,
-        replaced: &[(ShardId, Tree)],
+        replaced: &TouchedHomes,
         changes: &[Change],
         caller: &Caller,
     ) -> Option<Arc<Ticket>> {
@@ -91,7 +93,7 @@ impl Store {
 struct Scene<'a, 's> {
     store: &'a Store,
     locked: &'a Locked<'s>,
-    replaced: &'a [(ShardId, Tree)],
+    replaced: &'a TouchedHomes,
     upper: Arc<Trie>,
 }
 
@@ -100,13 +102,10 @@ impl Scene<'_, '_> {
         self.locked.shard(self.store.layout.home(path).shard)
     }
 
-    /// The tree of `path` before the transaction that changed it.
-    fn before(&self, path: Path<'_>) -> Option<&Tree> {
-        if self.replaced.is_empty() {
-            return None;
-        }
-        let shard = self.store.layout.home(path).shard;
-        self.replaced.iter().find(|(replaced, _)| *replaced == shard).map(|(_, tree)| tree)
+    /// The node at `path` before the transaction that changed it; `None` outside of one.
+    fn before(&self, path: Path<'_>) -> Option<Option<&Arc<Node>>> {
+        let home = self.store.layout.home(path);
+        self.replaced.base(&home).map(|root| find(root, &home, path).node())
     }
 
     fn is_there(&self, path: Path<'_>) -> bool {
@@ -116,9 +115,7 @@ impl Scene<'_, '_> {
 
     /// Whether `path` was only there within a transaction.
     fn never_was(&self, path: Path<'_>) -> bool {
-        let home = self.store.layout.home(path);
-        self.before(path).is_some_and(|tree| tree.get(&home, path).is_none())
-            && !self.is_there(path)
+        self.before(path).is_some_and(|before| before.is_none()) && !self.is_there(path)
     }
 
     fn matches(&self, change: &Change, found: &mut Vec<Event>) {
@@ -126,8 +123,7 @@ impl Scene<'_, '_> {
         let (before, after) = match self.before(path) {
             None => (change.before.as_ref(), Some(&change.after)),
             // What a node was within a transaction only is nobody's to see (XSA-115).
-            Some(tree) => {
-                let before = tree.get(&self.store.layout.home(path), path);
+            Some(before) => {
                 let after = Some(&change.after).filter(|_| self.is_there(path));
                 (before.map(|node| &node.perms), after)
             }

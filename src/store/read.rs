@@ -8,7 +8,7 @@ use super::node::Node;
 use super::op::Stop;
 use super::tree::Found;
 use crate::sync::Arc;
-use crate::words::{Access, Errno, PAYLOAD_BYTES_MAX, Path};
+use crate::words::{Access, Errno, PAYLOAD_BYTES_MAX, Path, Perms};
 
 /// Calls `look` with the node at `path` if the caller has `wanted` there. Cost: the path's depth.
 ///
@@ -22,7 +22,7 @@ pub fn with_node<F: Forest, R>(
     look: impl FnOnce(&Node) -> R,
 ) -> Result<R, Stop> {
     let home = forest.layout().home(path);
-    let errno = match forest.tree(home.shard)?.get(&home, path) {
+    let errno = match forest.get(&home, path)? {
         Some(node) if cx.access(&node.perms).allows(wanted) => return Ok(look(node)),
         Some(_) => Errno::EACCES,
         None => Errno::ENOENT,
@@ -40,23 +40,26 @@ pub fn refusal<F: Forest>(
     wanted: Access,
 ) -> Result<Errno, Stop> {
     let parent = path.parent().unwrap_or(Path::ROOT);
-    let (nearest, _) = nearest(forest, parent)?;
-    let granted = cx.access(&nearest.perms);
+    let (perms, _) = nearest(forest, parent)?;
+    let granted = cx.access(&perms);
     Ok(if granted.overlaps(wanted) { errno } else { Errno::EACCES })
 }
 
-/// The node at `path` or the nearest one above it, with the length of its path. Cost: the depth,
-/// and a look at each home on the way up.
+/// The permissions of the node at `path` or of the nearest one above it, and the length of its path.
+/// Cost: the depth, and a look at each home on the way up.
 ///
 /// # Errors
 /// Besides a lock that is needed: `EIO` if there is no root, which cannot be.
-pub fn nearest<F: Forest>(forest: &mut F, path: Path<'_>) -> Result<(Arc<Node>, usize), Stop> {
+pub fn nearest<F: Forest>(forest: &mut F, path: Path<'_>) -> Result<(Perms, usize), Stop> {
     let mut at = path;
     loop {
         let home = forest.layout().home(at);
-        match forest.tree(home.shard)?.find(&home, at) {
-            Found::Node(node) => return Ok((Arc::clone(node), at.bytes().len())),
-            Found::Missing(Some((node, len))) => return Ok((Arc::clone(node), len)),
+        if let Some(perms) = forest.perms(&home, at)? {
+            return Ok((perms, at.bytes().len()));
+        }
+        match forest.find(&home, at)? {
+            Found::Node(node) => return Ok((Arc::clone(&node.perms), at.bytes().len())),
+            Found::Missing(Some((node, len))) => return Ok((Arc::clone(&node.perms), len)),
             Found::Missing(None) => at = home.root.parent().ok_or(Errno::EIO)?,
         }
     }

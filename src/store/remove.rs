@@ -2,7 +2,6 @@
 
 use super::context::{Change, Context, Effects, Removed};
 use super::forest::Forest;
-use super::node::Node;
 use super::op::Stop;
 use super::read::refusal;
 use crate::sync::Arc;
@@ -24,13 +23,14 @@ pub fn rm<F: Forest>(
     }
     let parent = path.parent().ok_or(Errno::EINVAL)?;
     let home = forest.layout().home(path);
-    match forest.tree_mut(home.shard)?.get(&home, path) {
+    forest.claim(&home)?;
+    match forest.get(&home, path)? {
         Some(node) if cx.access(&node.perms).allows(Access::WRITE) => {}
         Some(_) => return Err(refusal(cx, forest, path, Errno::EACCES, Access::WRITE)?.into()),
         None => {
             let errno = refusal(cx, forest, path, Errno::ENOENT, Access::WRITE)?;
             let home = forest.layout().home(parent);
-            let has_parent = forest.tree(home.shard)?.get(&home, parent).is_some();
+            let has_parent = forest.perms(&home, parent)?.is_some();
             return if errno == Errno::ENOENT && has_parent { Ok(()) } else { Err(errno.into()) };
         }
     }
@@ -49,24 +49,20 @@ pub fn cut<F: Forest>(
     let parent_home = layout.home(parent);
     let homes = homes_below(forest, path)?;
     // Every lock first.
-    forest.tree_mut(home.shard)?;
-    forest.tree_mut(parent_home.shard)?;
+    forest.claim(&home)?;
     for home in &homes {
-        forest.tree_mut(layout.home(home.as_path()).shard)?;
+        forest.claim(&layout.home(home.as_path()))?;
     }
 
-    let tree = forest.tree_mut(parent_home.shard)?;
-    tree.touch(cx.generation);
-    let Some(parent) = tree.get_mut(&parent_home, parent) else { return Ok(None) };
+    let Some(parent) = forest.get_mut(&parent_home, parent)? else { return Ok(None) };
     let parent_perms = Arc::clone(&parent.perms);
     let child = parent.remove_child(cx.generation, path.name()).flatten();
-    let Some(root) = (if home.root == path { take_home(cx, forest, path)? } else { child }) else {
-        return Ok(None);
-    };
+    let root = if home.root == path { forest.set_root(&home, None)? } else { child };
+    let Some(root) = root else { return Ok(None) };
     let after = Arc::clone(&root.perms);
     let mut removed = vec![Removed { path: path.to_buf(), root, credited: false }];
     for path in homes {
-        if let Some(root) = take_home(cx, forest, path.as_path())? {
+        if let Some(root) = forest.set_root(&layout.home(path.as_path()), None)? {
             removed.push(Removed { path, root, credited: false });
         }
     }
@@ -80,17 +76,6 @@ pub fn cut<F: Forest>(
     }))
 }
 
-fn take_home<F: Forest>(
-    cx: &Context<'_>,
-    forest: &mut F,
-    root: Path<'_>,
-) -> Result<Option<Arc<Node>>, Stop> {
-    let shard = forest.layout().home(root).shard;
-    let tree = forest.tree_mut(shard)?;
-    tree.touch(cx.generation);
-    Ok(tree.remove_home(root))
-}
-
 /// The homes strictly below `path`. Only directories that can hold homes are looked through, so the
 /// cost is that of what lies directly in those.
 fn homes_below<F: Forest>(forest: &mut F, path: Path<'_>) -> Result<Vec<PathBuf>, Stop> {
@@ -102,7 +87,7 @@ fn homes_below<F: Forest>(forest: &mut F, path: Path<'_>) -> Result<Vec<PathBuf>
             continue;
         }
         let home = forest.layout().home(path);
-        let Some(node) = forest.tree(home.shard)?.get(&home, path) else { continue };
+        let Some(node) = forest.get(&home, path)? else { continue };
         let node = Arc::clone(node);
         for (name, child) in node.children().iter() {
             let below = path.child(name.bytes());

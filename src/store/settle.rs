@@ -8,6 +8,7 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 
 use super::context::{Context, Removed};
 use super::node::Node;
+use super::tree::is_boundary;
 use super::{LockSet, Store};
 use crate::domain::Quota;
 use crate::sync::{Arc, Ordering};
@@ -110,9 +111,8 @@ impl Store {
             let Some(shard) = locked.shard_mut(home.shard) else { return Ok(()) };
             let node = shard.tree.get(&home, path);
             let owned = node.is_some_and(|node| node.perms.owner() == owner);
-            if !(owned && shard.tree.is_boundary(&home, path, owner)) {
-                let generation = self.generations.fetch_add(1, Ordering::Relaxed);
-                shard.tree.forget_owned(owner, path, generation);
+            if !(owned && is_boundary(shard.tree.root(&home), &home, path, owner)) {
+                shard.tree.forget_owned(owner, path);
             }
             Ok(())
         });

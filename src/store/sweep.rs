@@ -3,6 +3,7 @@
 use super::context::{Caller, Context, Effects, Ledger};
 use super::forest::{LockSet, Locked};
 use super::remove::cut;
+use super::touched::TouchedHomes;
 use super::write::set_perms;
 use super::{Executed, Generations, Store};
 use crate::domain::Domain;
@@ -50,7 +51,7 @@ impl Store {
         self.with_locks(LockSet::one(shard, true), |locked: &mut Locked<'_>| {
             let Some(here) = locked.shard_mut(shard) else { return Ok(Executed::default()) };
             let Some(node) = here.tree.get(&home, path) else {
-                here.tree.forget_owned(domain.domid, path, generation);
+                here.tree.forget_owned(domain.domid, path);
                 return Ok(Executed::default());
             };
             let perms = &node.perms;
@@ -70,7 +71,7 @@ impl Store {
                 return Ok(Executed::default());
             }
             let changes = cut(&cx, locked, path)?.into_iter().collect();
-            Ok(self.conclude(locked, Vec::new(), changes, by))
+            Ok(self.conclude(locked, TouchedHomes::default(), changes, by))
         })
     }
 }

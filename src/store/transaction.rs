@@ -1,23 +1,22 @@
-//! A transaction: its own trees, and a log of what it was answered.
+//! A transaction: its own homes, and a log of what it was answered.
 //!
-//! START costs nothing. The first touch of a shard takes a snapshot of it; operations run on the
-//! transaction's own trees. Each is logged with its reply, so that at the end the log can be run
+//! START costs nothing. The first touch of a home takes its root, which is a snapshot of it;
+//! operations run on the transaction's own homes. Each is logged with its reply, so that at the end the log can be run
 //! again on the store as it then is: if every reply is the same, nobody who only saw those replies
 //! can tell the difference, and the transaction commits ([`super::commit`]).
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher};
 
-use foldhash::quality::RandomState;
-use smallvec::SmallVec;
-
 use super::context::{Caller, Change, Context, Deltas, Effects, Ledger};
-use super::forest::Forest;
+use super::forest::Locked;
 use super::op::{LoggedOp, Op, Stop, Verb};
-use super::pins::Pin;
-use super::{Generations, Store, Tree, apply};
+use super::own::Own;
+use super::touched::TouchedHomes;
+use super::{Generations, Store, apply};
 use crate::domain::Quota;
-use crate::words::{Domid, Errno, Layout, PathBuf, ShardId};
+use crate::words::{Domid, Errno, PathBuf};
+use foldhash::quality::RandomState;
 
 /// A reply up to this long is kept as it is, a longer one as a hash of 128 bits.
 const REPLY_KEPT_BYTES: usize = 16;
@@ -25,31 +24,22 @@ const REPLY_KEPT_BYTES: usize = 16;
 /// An open transaction.
 #[derive(Default)]
 pub struct Transaction {
-    pub(super) touched: SmallVec<[Touched; 2]>,
+    pub(super) touched: TouchedHomes,
     pub(super) log: Vec<Logged>,
     pub(super) deltas: Deltas,
     pub(super) effects: Effects,
     /// Where each path is in `effects`.
     pub(super) changed: HashMap<PathBuf, usize, foldhash::fast::RandomState>,
-    /// The registry's clock when the transaction's trees were taken.
-    pub(super) clock: u64,
+    /// [`Registry::rights`](crate::domain::Registry::rights) when its first home was touched.
+    pub(super) rights: u64,
     /// A reply was ENOSPC: it depends on accounts, which have no version.
     pub(super) saw_quota: bool,
     /// Why END will answer EAGAIN, if that is known already.
     pub(super) doomed: Option<Conflict>,
-    /// Its trees were given up; its log is to be run again before anything else.
+    /// Its homes were given up; its log is to be run again before anything else.
     pub(super) given_up: bool,
     /// What it holds, in bytes; charged to its connection.
     bytes: usize,
-}
-
-/// A shard's tree as a transaction sees it.
-pub struct Touched {
-    pub(super) shard: ShardId,
-    pub(super) base_version: u64,
-    pub(super) tree: Tree,
-    pub(super) written: bool,
-    pub(super) _pin: Pin,
 }
 
 /// A request of a transaction, and what it was answered.
@@ -113,7 +103,7 @@ impl Transaction {
         self.given_up = true;
     }
 
-    /// Forgets what its requests did to its trees.
+    /// Forgets what its requests did to its homes.
     pub(super) fn forget_results(&mut self) {
         self.deltas = Deltas::default();
         self.effects = Effects::default();
@@ -146,44 +136,6 @@ impl Transaction {
     }
 }
 
-/// The trees of a transaction, each taken from the store when first touched.
-pub(super) struct Own<'a> {
-    pub store: &'a Store,
-    pub touched: &'a mut SmallVec<[Touched; 2]>,
-}
-
-impl Own<'_> {
-    fn touch(&mut self, shard: ShardId) -> &mut Touched {
-        let at = match self.touched.iter().position(|touched| touched.shard == shard) {
-            Some(at) => at,
-            None => {
-                let tree = self.store.snapshot(shard);
-                let base_version = tree.version();
-                let _pin = self.store.pins[usize::from(shard.0)].pin(base_version);
-                self.touched.push(Touched { shard, base_version, tree, written: false, _pin });
-                self.touched.len() - 1
-            }
-        };
-        &mut self.touched[at]
-    }
-}
-
-impl Forest for Own<'_> {
-    fn layout(&self) -> Layout {
-        self.store.layout
-    }
-
-    fn tree(&mut self, shard: ShardId) -> Result<&Tree, Stop> {
-        Ok(&self.touch(shard).tree)
-    }
-
-    fn tree_mut(&mut self, shard: ShardId) -> Result<&mut Tree, Stop> {
-        let touched = self.touch(shard);
-        touched.written = true;
-        Ok(&mut touched.tree)
-    }
-}
-
 impl Store {
     /// Runs one request inside a transaction; its reply is appended to `reply`. Cost: that of the
     /// request, and a copy of its arguments.
@@ -206,20 +158,22 @@ impl Store {
             self.refresh(transaction, caller, generations);
         }
         if transaction.log.is_empty() {
-            transaction.clock = self.registry.now();
+            transaction.rights = self.registry.rights();
         }
         let start = reply.len();
         let generation = generations.next(self);
-        let result = self.replay_one(transaction, caller, op, generation, reply);
+        let result = self.replay_one(transaction, None, caller, op, generation, reply);
         let outcome = Outcome::of(&op.verb, result, &reply[start..], &self.hasher);
         transaction.note(op, outcome);
         result
     }
 
-    /// Runs one request on a transaction's trees without logging it.
+    /// Runs one request on a transaction's homes without logging it. `locked` are the locks that are
+    /// held, if any are.
     pub(super) fn replay_one(
         &self,
         transaction: &mut Transaction,
+        locked: Option<&Locked<'_>>,
         caller: &Caller,
         op: &Op<'_>,
         generation: u64,
@@ -227,7 +181,7 @@ impl Store {
     ) -> Result<(), Errno> {
         let ledger = Ledger::Transaction(&mut transaction.deltas);
         let mut cx = Context { registry: &self.registry, caller, generation, ledger };
-        let mut own = Own { store: self, touched: &mut transaction.touched };
+        let mut own = Own { store: self, locked, homes: &mut transaction.touched };
         let mut effects = Effects::default();
         let result = apply(&mut cx, &mut own, op, reply, &mut effects);
         effects.changes.iter_mut().for_each(|change| credit_removed(&mut cx, change));
@@ -235,7 +189,7 @@ impl Store {
         match result {
             Ok(()) => Ok(()),
             Err(Stop::Refused(errno)) => Err(errno),
-            Err(Stop::Needs(..)) => unreachable!("a transaction has every tree"),
+            Err(Stop::Needs(..)) => unreachable!("a transaction has every home"),
         }
     }
 }

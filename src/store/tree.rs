@@ -18,8 +18,6 @@ pub struct Tree {
     /// of a home that it owns. Removing these removes all it owns, as xenstore.txt asks at its
     /// death. May name a path that is gone while the removal of it is being settled.
     owned: im::OrdSet<(Domid, PathBuf)>,
-    /// Changes with every change, and never comes twice.
-    version: u64,
 }
 
 /// The outcome of a descent to a path.
@@ -31,57 +29,80 @@ pub enum Found<'t> {
     Missing(Option<(&'t Arc<Node>, usize)>),
 }
 
-impl Tree {
-    /// The version.
-    pub fn version(&self) -> u64 {
-        self.version
-    }
-
-    /// Marks the tree as changed by the operation of this generation.
-    pub fn touch(&mut self, generation: u64) {
-        self.version = generation;
-    }
-
-    /// Looks for `path`, which lies in `home`. Cost: the depth below the home.
-    pub fn find(&self, home: &Home<'_>, path: Path<'_>) -> Found<'_> {
-        let Some(mut node) = self.homes.get(home.root.bytes()) else { return Found::Missing(None) };
-        let mut reached = home.root.bytes().len();
-        for name in names_below(home, path) {
-            match node.children().get(name) {
-                Some(Some(child)) => node = child,
-                _ => return Found::Missing(Some((node, reached))),
-            }
-            reached += name.len() + usize::from(reached > 1);
-        }
-        Found::Node(node)
-    }
-
-    /// The node at `path`, if it is there.
-    pub fn get(&self, home: &Home<'_>, path: Path<'_>) -> Option<&Arc<Node>> {
-        match self.find(home, path) {
+impl<'t> Found<'t> {
+    /// The node, if it is there.
+    pub fn node(self) -> Option<&'t Arc<Node>> {
+        match self {
             Found::Node(node) => Some(node),
             Found::Missing(_) => None,
         }
     }
+}
 
-    /// The node at `path` to be changed: in place where nobody holds a snapshot, else as copies of
-    /// the nodes on the way to it.
-    pub fn get_mut(&mut self, home: &Home<'_>, path: Path<'_>) -> Option<&mut Node> {
-        let mut node = Arc::make_mut(self.homes.get_mut(home.root.bytes())?);
-        for name in names_below(home, path) {
-            node = Arc::make_mut(node.child_mut(name)?.as_mut()?);
+/// Looks for `path`, which lies in `home`, below that home's root. Cost: the depth below it.
+pub fn find<'t>(root: Option<&'t Arc<Node>>, home: &Home<'_>, path: Path<'_>) -> Found<'t> {
+    let Some(mut node) = root else { return Found::Missing(None) };
+    let mut reached = home.root.bytes().len();
+    for name in names_below(home, path) {
+        match node.children().get(name) {
+            Some(Some(child)) => node = child,
+            _ => return Found::Missing(Some((node, reached))),
         }
-        Some(node)
+        reached += name.len() + usize::from(reached > 1);
+    }
+    Found::Node(node)
+}
+
+/// The node at `path`, which lies in `home`, to be changed: in place where nobody else holds it,
+/// else as copies of the nodes on the way to it.
+pub fn get_mut<'t>(
+    root: &'t mut Arc<Node>,
+    home: &Home<'_>,
+    path: Path<'_>,
+) -> Option<&'t mut Node> {
+    let mut node = Arc::make_mut(root);
+    for name in names_below(home, path) {
+        node = Arc::make_mut(node.child_mut(name)?.as_mut()?);
+    }
+    Some(node)
+}
+
+/// Whether nodes of `owner` begin at `path`, should it be the owner of that.
+pub fn is_boundary(
+    root: Option<&Arc<Node>>,
+    home: &Home<'_>,
+    path: Path<'_>,
+    owner: Domid,
+) -> bool {
+    if home.root == path {
+        return true;
+    }
+    let above = path.parent().and_then(|parent| find(root, home, parent).node());
+    above.is_none_or(|parent| parent.perms.owner() != owner)
+}
+
+impl Tree {
+    /// The root of a home.
+    pub fn root(&self, home: &Home<'_>) -> Option<&Arc<Node>> {
+        self.homes.get(home.root.bytes())
     }
 
-    /// Puts the root of a home in place.
-    pub fn insert_home(&mut self, root: Path<'_>, node: Arc<Node>) {
-        self.homes.insert(root.to_buf(), node);
+    /// The root of a home, to change what is below it.
+    pub fn root_mut(&mut self, home: &Home<'_>) -> Option<&mut Arc<Node>> {
+        self.homes.get_mut(home.root.bytes())
     }
 
-    /// Takes a home out.
-    pub fn remove_home(&mut self, root: Path<'_>) -> Option<Arc<Node>> {
-        self.homes.remove(root.bytes())
+    /// Puts a root in place, or takes it away; answers the one that was there.
+    pub fn set_root(&mut self, at: Path<'_>, root: Option<Arc<Node>>) -> Option<Arc<Node>> {
+        match root {
+            Some(root) => self.homes.insert(at.to_buf(), root),
+            None => self.homes.remove(at.bytes()),
+        }
+    }
+
+    /// The node at `path`, which lies in `home`. Cost: the depth below the home.
+    pub fn get(&self, home: &Home<'_>, path: Path<'_>) -> Option<&Arc<Node>> {
+        find(self.root(home), home, path).node()
     }
 
     /// The roots of all homes, in no order.
@@ -96,21 +117,11 @@ impl Tree {
         }
     }
 
-    /// Takes such a note back. The index is part of what a transaction swaps in, so this counts as
-    /// a change of the tree: else the note could come back.
-    pub fn forget_owned(&mut self, owner: Domid, path: Path<'_>, generation: u64) {
-        if owner != Domid::CONTROL && self.owned.remove(&(owner, path.to_buf())).is_some() {
-            self.touch(generation);
+    /// Takes such a note back.
+    pub fn forget_owned(&mut self, owner: Domid, path: Path<'_>) {
+        if owner != Domid::CONTROL {
+            self.owned.remove(&(owner, path.to_buf()));
         }
-    }
-
-    /// Whether nodes of `owner` begin at `path`, should it be the owner of that.
-    pub fn is_boundary(&self, home: &Home<'_>, path: Path<'_>, owner: Domid) -> bool {
-        if home.root == path {
-            return true;
-        }
-        let above = path.parent().and_then(|parent| self.get(home, parent));
-        above.is_none_or(|parent| parent.perms.owner() != owner)
     }
 
     /// The first place after `path`, or of all, where nodes of `owner` begin. Cost: logarithmic in

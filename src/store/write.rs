@@ -5,7 +5,7 @@ use super::forest::Forest;
 use super::node::{Child, Node, charge_bytes, size};
 use super::op::Stop;
 use super::read::{nearest, refusal};
-use super::tree::Tree;
+use super::tree::is_boundary;
 use crate::sync::Arc;
 use crate::words::{Access, Domid, Errno, Home, Path, Perms};
 
@@ -21,8 +21,8 @@ pub fn write<F: Forest>(
     effects: &mut Effects,
 ) -> Result<(), Stop> {
     let home = forest.layout().home(path);
-    let tree = forest.tree_mut(home.shard)?;
-    let Some(node) = tree.get(&home, path) else {
+    forest.claim(&home)?;
+    let Some(node) = forest.get(&home, path)? else {
         return create(cx, forest, path, value, effects);
     };
     let perms = Arc::clone(&node.perms);
@@ -36,8 +36,7 @@ pub fn write<F: Forest>(
     } else {
         cx.credit(&perms, 0, (before - after) as u64);
     }
-    tree.touch(cx.generation);
-    if let Some(node) = tree.get_mut(&home, path) {
+    if let Some(node) = forest.get_mut(&home, path)? {
         node.set_value(cx.generation, value);
     }
     effects.changed(path.to_buf(), home.shard, None, perms);
@@ -55,7 +54,7 @@ pub fn mkdir<F: Forest>(
     effects: &mut Effects,
 ) -> Result<(), Stop> {
     let home = forest.layout().home(path);
-    match forest.tree(home.shard)?.get(&home, path) {
+    match forest.get(&home, path)? {
         None => create(cx, forest, path, b"", effects),
         Some(node) if cx.access(&node.perms).allows(Access::WRITE) => Ok(()),
         Some(_) => Err(refusal(cx, forest, path, Errno::EACCES, Access::WRITE)?.into()),
@@ -75,32 +74,32 @@ fn create<F: Forest>(
     // Read before it is asked whether the caller lives: should it die and its number be given away
     // meanwhile, what it creates here is older than the next life and not that one's.
     let now = cx.registry.now();
-    if !cx.access(&ancestor.perms).allows(Access::WRITE) || !cx.caller_lives() {
+    if !cx.access(&ancestor).allows(Access::WRITE) || !cx.caller_lives() {
         return Err(Errno::EACCES.into());
     }
-    let anchor = path.prefix(at);
+    let (layout, anchor) = (forest.layout(), path.prefix(at));
     // Every lock first: each missing node may be the root of a home elsewhere.
-    for above in missing(path, at) {
-        let shard = forest.layout().home(above).shard;
-        forest.tree_mut(shard)?;
+    for above in missing(path, at).chain([anchor]) {
+        forest.claim(&layout.home(above))?;
     }
-    let anchor_shard = forest.layout().home(anchor).shard;
-    forest.tree_mut(anchor_shard)?;
 
-    let perms = ancestor.perms.inherited(&cx.caller.subject, cx.registry.births(), now);
+    let perms = ancestor.inherited(&cx.caller.subject, cx.registry.births(), now);
     let (nodes, bytes) = missing(path, at)
         .fold((0, value.len() as u64), |(nodes, bytes), above| {
             (nodes + 1, bytes + charge_bytes(&perms, above.name(), 0))
         });
     cx.check_size(size(&perms, 0, value.len()))?;
-    if let Some(topmost) = missing(path, at).last() {
-        cx.check_size(ancestor.size() + topmost.name().len() + 1)?;
+    // Who is not limited does not look, and so gets in the way of nobody who changes the same node.
+    if !cx.caller.subject.privileged
+        && let Some(topmost) = missing(path, at).last()
+    {
+        let size = forest.get(&layout.home(anchor), anchor)?.map_or(0, |node| node.size());
+        cx.check_size(size + topmost.name().len() + 1)?;
     }
     cx.charge(&perms, nodes, bytes)?;
-    let boundary = ancestor.perms.owner() != perms.owner();
-    drop(ancestor);
+    let boundary = ancestor.owner() != perms.owner();
     attach(cx, forest, path, at, value, &perms, boundary)?;
-    effects.changed(path.to_buf(), forest.layout().home(path).shard, None, perms);
+    effects.changed(path.to_buf(), layout.home(path).shard, None, perms);
     Ok(())
 }
 
@@ -119,25 +118,24 @@ fn attach<F: Forest>(
     let mut node = Node::new(Arc::clone(perms), cx.generation, value);
     for here in missing(path, at) {
         let home = layout.home(here);
-        let tree = forest.tree_mut(home.shard)?;
-        tree.touch(cx.generation);
         let parent = here.parent().unwrap_or(Path::ROOT);
         let is_topmost = parent.bytes().len() == at;
         let is_root = home.root == here;
         if is_root || is_topmost && boundary {
-            tree.note_owned(perms.owner(), here);
+            forest.note_owned(&home, perms.owner(), here)?;
         }
         let child: Child = if is_root {
-            tree.insert_home(here, Arc::new(node));
+            forest.set_root(&home, Some(Arc::new(node)))?;
             None
         } else {
             Some(Arc::new(node))
         };
         if is_topmost {
             let home = layout.home(parent);
-            let tree = forest.tree_mut(home.shard)?;
-            tree.touch(cx.generation);
-            if let Some(parent) = tree.get_mut(&home, parent) {
+            if is_root {
+                return forest.name_home(&home, parent, here.name(), cx.generation);
+            }
+            if let Some(parent) = forest.get_mut(&home, parent)? {
                 parent.insert_child(cx.generation, here.name(), child);
             }
             return Ok(());
@@ -167,13 +165,13 @@ pub fn set_perms<F: Forest>(
     effects: &mut Effects,
 ) -> Result<(), Stop> {
     let home = forest.layout().home(path);
-    let tree = forest.tree_mut(home.shard)?;
+    forest.claim(&home)?;
     // Under the lock, so that no owner dies between the check and the sweep of its nodes.
     if !cx.registry.births().holds(perms.owner(), perms.stamp()) {
         return Err(Errno::ENOENT.into());
     }
     let wanted = Access::SET_PERMS;
-    let Some(node) = tree.get(&home, path) else {
+    let Some(node) = forest.get(&home, path)? else {
         return Err(refusal(cx, forest, path, Errno::ENOENT, wanted)?.into());
     };
     if !cx.access(&node.perms).allows(wanted) {
@@ -193,12 +191,11 @@ pub fn set_perms<F: Forest>(
         cx.recharge(&before, moved, charge_bytes(&before, path.name(), value_bytes));
         return Err(errno.into());
     }
-    tree.touch(cx.generation);
-    if let Some(node) = tree.get_mut(&home, path) {
+    if let Some(node) = forest.get_mut(&home, path)? {
         node.set_perms(cx.generation, Arc::clone(perms));
     }
     if moved > 0 {
-        reindex(cx, tree, &home, path, (before.owner(), perms.owner()));
+        reindex(cx, forest, &home, path, (before.owner(), perms.owner()))?;
     }
     effects.changed(path.to_buf(), home.shard, Some(before), Arc::clone(perms));
     Ok(())
@@ -207,18 +204,18 @@ pub fn set_perms<F: Forest>(
 /// Brings the index of owners up to date after `path` changed its owner, be it to another life of
 /// the same number: what the former life has below is no part of the new one's, and its sweep has to
 /// find it. Cost: the children.
-fn reindex(
+fn reindex<F: Forest>(
     cx: &Context<'_>,
-    tree: &mut Tree,
+    forest: &mut F,
     home: &Home<'_>,
     path: Path<'_>,
     (before, after): (Domid, Domid),
-) {
-    tree.forget_owned(before, path, cx.generation);
-    if tree.is_boundary(home, path, after) {
-        tree.note_owned(after, path);
+) -> Result<(), Stop> {
+    forest.forget_owned(home, before, path)?;
+    if is_boundary(forest.root(home)?, home, path, after) {
+        forest.note_owned(home, after, path)?;
     }
-    let Some(node) = tree.get(home, path) else { return };
+    let Some(node) = forest.get(home, path)? else { return Ok(()) };
     let node = Arc::clone(node);
     for (name, child) in node.children().iter() {
         // The roots of other homes are in the index of their own shard, whoever is above.
@@ -227,9 +224,10 @@ fn reindex(
         let lives = cx.registry.births().holds(owner, child.perms.stamp());
         let path = path.child(name.bytes());
         if owner == after && lives {
-            tree.forget_owned(owner, path.as_path(), cx.generation);
+            forest.forget_owned(home, owner, path.as_path())?;
         } else if owner == before {
-            tree.note_owned(owner, path.as_path());
+            forest.note_owned(home, owner, path.as_path())?;
         }
     }
+    Ok(())
 }

@@ -19,6 +19,13 @@ use foldhash::fast::FixedState;
 
 use super::{Domid, Path};
 
+/// What every domain's home begins with.
+const DOMAINS: &[u8] = b"/local/domain/";
+/// What follows a domain's home where it is the backend of others.
+const BACKENDS: &[u8] = b"/backend/";
+/// What follows it where it runs the device models of others.
+const DEVICE_MODELS: &[u8] = b"/device-model/";
+
 /// The number of a shard; the spine's is one past the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ShardId(pub u16);
@@ -69,45 +76,41 @@ impl Layout {
         if path.is_special() {
             return Home { shard: self.spine(), root: path };
         }
-        let mut ends = ComponentEnds { bytes: path.bytes(), at: 0 };
-        let (Some(first), Some(second)) = (ends.next(), ends.next()) else {
-            return Home { shard: self.spine(), root: Path::ROOT };
-        };
-        match (first, second) {
-            (b"local", b"domain") => self.domain_home(path, ends),
-            (b"libxl", domid) => {
-                let shard = match Domid::parse_canonical(domid) {
-                    Some(domid) => self.of_domain(domid),
-                    None => self.of_bytes(path.prefix(ends.at)),
-                };
-                Home { shard, root: path.prefix(ends.at) }
-            }
-            _ => {
-                let root = path.prefix(ends.at);
-                Home { shard: self.of_bytes(root), root }
-            }
+        let bytes = path.bytes();
+        if bytes.starts_with(DOMAINS) {
+            return self.domain_home(path);
         }
+        let spine = Home { shard: self.spine(), root: Path::ROOT };
+        let second = component_end(bytes, 1).and_then(|first| component_end(bytes, first + 1));
+        let Some(end) = second else { return spine };
+        let root = path.prefix(end);
+        if root.bytes() == b"/local/domain" {
+            return spine;
+        }
+        let domid = root.bytes().strip_prefix(b"/libxl/").and_then(Domid::parse_canonical);
+        Home { shard: domid.map_or_else(|| self.of_bytes(root), |d| self.of_domain(d)), root }
     }
 
-    /// The homes at and below `/local/domain/<b>`.
-    fn domain_home<'a>(self, path: Path<'a>, mut ends: ComponentEnds<'a>) -> Home<'a> {
-        let Some(owner) = ends.next() else {
-            return Home { shard: self.spine(), root: Path::ROOT };
+    /// The homes at and below `/local/domain/<b>`. Most requests come here, several times: no
+    /// component is looked at that does not matter.
+    fn domain_home(self, path: Path<'_>) -> Home<'_> {
+        let bytes = path.bytes();
+        let end = component_end(bytes, DOMAINS.len()).unwrap_or(bytes.len());
+        let below = &bytes[end..];
+        let nested = if below.starts_with(BACKENDS) {
+            component_end(bytes, end + BACKENDS.len()).map(|kind| kind + 1)
+        } else {
+            below.starts_with(DEVICE_MODELS).then_some(end + DEVICE_MODELS.len())
         };
-        let root = path.prefix(ends.at);
-        let shard = match Domid::parse_canonical(owner) {
-            Some(domid) => self.of_domain(domid),
-            None => self.of_bytes(root),
-        };
-        let nested = match ends.next() {
-            Some(b"backend") => ends.next().and_then(|_kind| ends.next()),
-            Some(b"device-model") => ends.next(),
-            _ => None,
-        };
-        match nested.and_then(Domid::parse_canonical) {
-            Some(domid) => Home { shard: self.of_domain(domid), root: path.prefix(ends.at) },
-            None => Home { shard, root },
+        if let Some(start) = nested
+            && let Some(end) = component_end(bytes, start)
+            && let Some(domid) = Domid::parse_canonical(&bytes[start..end])
+        {
+            return Home { shard: self.of_domain(domid), root: path.prefix(end) };
         }
+        let root = path.prefix(end);
+        let domid = Domid::parse_canonical(&bytes[DOMAINS.len()..end]);
+        Home { shard: domid.map_or_else(|| self.of_bytes(root), |d| self.of_domain(d)), root }
     }
 
     fn of_bytes(self, root: Path<'_>) -> ShardId {
@@ -139,19 +142,10 @@ pub fn has_homes_below(path: Path<'_>) -> bool {
     }
 }
 
-/// Walks the ends of a path's components; `at` is where the last one ended.
-struct ComponentEnds<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl<'a> ComponentEnds<'a> {
-    fn next(&mut self) -> Option<&'a [u8]> {
-        let rest = self.bytes.get(self.at + 1..).filter(|rest| !rest.is_empty())?;
-        let len = rest.iter().position(|&byte| byte == b'/').unwrap_or(rest.len());
-        self.at += 1 + len;
-        Some(&rest[..len])
-    }
+/// Where the component that begins at `start` ends, if there is one.
+fn component_end(bytes: &[u8], start: usize) -> Option<usize> {
+    let rest = bytes.get(start..).filter(|rest| !rest.is_empty())?;
+    Some(start + rest.iter().position(|&byte| byte == b'/').unwrap_or(rest.len()))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::domain::{Limits, Registry};
+use crate::store::tree::get_mut;
 use crate::store::{Caller, Executed, Generations, Op, Verb, reaper};
 use crate::watch::{Batch, Entry, Outlet, Watcher};
 use crate::words::{Entry as PermEntry, Path, PathBuf, PermSet, ShardId, Subject};
@@ -68,7 +69,10 @@ impl World {
     fn node(&self, text: &str, change: impl FnOnce(&mut super::super::Node)) {
         let path = path(text);
         let home = self.store.layout.home(path.as_path());
-        self.tree(text, |tree| change(tree.get_mut(&home, path.as_path()).unwrap()));
+        self.tree(text, |tree| {
+            let root = tree.root_mut(&home).unwrap();
+            change(get_mut(root, &home, path.as_path()).unwrap());
+        });
     }
 
     fn findings(&self) -> Vec<String> {
@@ -121,8 +125,8 @@ fn a_home_kept_by_its_parent() {
     let world = World::new();
     let root = path("/local/domain/0/backend/vif/5");
     let node = world.tree("/local/domain/0/backend/vif/5", |tree| {
-        tree.forget_owned(Domid(5), root.as_path(), 2);
-        tree.remove_home(root.as_path())
+        tree.forget_owned(Domid(5), root.as_path());
+        tree.set_root(root.as_path(), None)
     });
     world.node("/local/domain/0/backend/vif", |vif| {
         vif.insert_child(0, b"5", node);
@@ -143,7 +147,7 @@ fn a_home_without_a_name_or_a_parent() {
     world.finds(&[nameless]);
     world.tree("/local/domain/0", |tree| {
         let root = path("/local/domain/0");
-        tree.remove_home(root.as_path());
+        tree.set_root(root.as_path(), None);
     });
     let findings = world.findings();
     let parentless = "/local/domain/0/backend/vif/5 is there, and its parent is not";
@@ -154,10 +158,10 @@ fn a_home_without_a_name_or_a_parent() {
 fn a_home_in_a_shard_that_is_not_its_own() {
     let world = World::new();
     let root = path("/local/domain/5");
-    world.tree("/local/domain/5", |tree| tree.forget_owned(Domid(5), root.as_path(), 2));
-    let node = world.tree("/local/domain/5", |tree| tree.remove_home(root.as_path())).unwrap();
+    world.tree("/local/domain/5", |tree| tree.forget_owned(Domid(5), root.as_path()));
+    let node = world.tree("/local/domain/5", |tree| tree.set_root(root.as_path(), None)).unwrap();
     let mut wrong = world.store.shards[3].write();
-    wrong.tree.insert_home(root.as_path(), node);
+    wrong.tree.set_root(root.as_path(), Some(node));
     wrong.tree.note_owned(Domid(5), root.as_path());
     drop(wrong);
     world.finds(&[
@@ -185,7 +189,7 @@ fn names_that_no_node_can_have_and_sums_that_are_wrong() {
 fn an_index_of_owners_that_lacks_or_has_too_much() {
     let world = World::new();
     let (home, below) = (path("/local/domain/5"), path("/local/domain/5/a"));
-    world.tree("/local/domain/5", |tree| tree.forget_owned(Domid(5), home.as_path(), 2));
+    world.tree("/local/domain/5", |tree| tree.forget_owned(Domid(5), home.as_path()));
     world.finds(&["the index of owners of shard 1 lacks /local/domain/5 of domain 5"]);
     let world = World::new();
     world.tree("/local/domain/5", |tree| tree.note_owned(Domid(5), below.as_path()));

@@ -1,0 +1,96 @@
+//! A transaction's homes as operations see them.
+
+use super::Store;
+use super::forest::{Forest, Locked};
+use super::node::Node;
+use super::op::Stop;
+use super::touched::{Change, Named, Touched, TouchedHomes};
+use crate::sync::Arc;
+use crate::words::{Domid, Home, Layout, Path, Perms};
+
+/// The homes of a transaction, each taken from the store when first touched.
+pub struct Own<'a, 's> {
+    /// Where they are taken from.
+    pub store: &'a Store,
+    /// The locks that are held, if any are: then it is all of them.
+    pub locked: Option<&'a Locked<'s>>,
+    /// Those that are taken.
+    pub homes: &'a mut TouchedHomes,
+}
+
+impl Own<'_, '_> {
+    fn touch(&mut self, home: &Home<'_>) -> Option<&mut Touched> {
+        let (store, locked) = (self.store, self.locked);
+        self.homes.touch(home, || {
+            let root = match locked {
+                Some(locked) => {
+                    locked.shard(home.shard).and_then(|shard| shard.tree.root(home)).cloned()
+                }
+                None => store.shard(home.shard).read().tree.root(home).cloned(),
+            };
+            Touched::new(home.shard, root, store.pins[usize::from(home.shard.0)].pin())
+        })
+    }
+
+    fn index(&mut self, home: &Home<'_>, change: Change, owner: Domid, path: Path<'_>) {
+        if owner != Domid::CONTROL
+            && let Some(touched) = self.touch(home)
+        {
+            touched.index(home, change, owner, path);
+        }
+    }
+}
+
+impl Forest for Own<'_, '_> {
+    fn layout(&self) -> Layout {
+        self.store.layout
+    }
+
+    fn root(&mut self, home: &Home<'_>) -> Result<Option<&Arc<Node>>, Stop> {
+        Ok(self.touch(home).and_then(|touched| touched.read(home).as_ref()))
+    }
+
+    fn claim(&mut self, _home: &Home<'_>) -> Result<(), Stop> {
+        Ok(())
+    }
+
+    fn root_mut(&mut self, home: &Home<'_>) -> Result<Option<&mut Arc<Node>>, Stop> {
+        Ok(self.touch(home).and_then(|touched| touched.write(home).as_mut()))
+    }
+
+    fn set_root(
+        &mut self,
+        home: &Home<'_>,
+        root: Option<Arc<Node>>,
+    ) -> Result<Option<Arc<Node>>, Stop> {
+        Ok(self.touch(home).and_then(|touched| std::mem::replace(touched.write(home), root)))
+    }
+
+    fn note_owned(&mut self, home: &Home<'_>, owner: Domid, path: Path<'_>) -> Result<(), Stop> {
+        self.index(home, Change::Noted, owner, path);
+        Ok(())
+    }
+
+    fn forget_owned(&mut self, home: &Home<'_>, owner: Domid, path: Path<'_>) -> Result<(), Stop> {
+        self.index(home, Change::Forgotten, owner, path);
+        Ok(())
+    }
+
+    fn perms(&mut self, home: &Home<'_>, path: Path<'_>) -> Result<Option<Perms>, Stop> {
+        Ok(self.touch(home).and_then(|touched| touched.perms(home, path)))
+    }
+
+    fn name_home(
+        &mut self,
+        home: &Home<'_>,
+        path: Path<'_>,
+        name: &[u8],
+        generation: u64,
+    ) -> Result<(), Stop> {
+        if let Some(touched) = self.touch(home) {
+            let (parent, name) = (path.to_buf(), name.into());
+            touched.name(home, Named { parent, name, generation });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,221 @@
+//! The homes of a transaction: each as it was when first touched, and as the transaction sees it.
+
+use std::collections::HashMap;
+
+use foldhash::fast::RandomState;
+
+use super::Shard;
+use super::forest::{LockSet, Locked};
+use super::node::Node;
+use super::pins::Pin;
+use super::tree::{find, get_mut};
+use crate::sync::Arc;
+use crate::words::{Domid, Home, Path, PathBuf, Perms, ShardId};
+
+/// Homes by their roots.
+#[derive(Default)]
+pub struct TouchedHomes(HashMap<PathBuf, Touched, RandomState>);
+
+/// A home of a transaction.
+pub struct Touched {
+    shard: ShardId,
+    /// The root when it was first touched. As long as it is held nobody changes it in place: who has
+    /// the same root has the same home.
+    base: Option<Arc<Node>>,
+    /// The root as the transaction sees it.
+    root: Option<Arc<Node>>,
+    usage: Usage,
+    /// Changes of the index of owners, in their order.
+    index: Vec<(Change, Domid, PathBuf)>,
+    _pin: Pin,
+}
+
+/// What a transaction did with a home.
+enum Usage {
+    /// It only depends on some nodes being there with these permissions, and gave some of them
+    /// children that are homes of their own. So does everybody who makes a domain, in the directories
+    /// in which all are named; the names of others do not concern it.
+    Names { seen: Vec<(PathBuf, Perms)>, named: Vec<Named> },
+    /// It may depend on all of it.
+    Reads,
+    /// And changed it.
+    Writes,
+}
+
+/// The name of a home in its parent.
+pub struct Named {
+    /// The parent's path.
+    pub parent: PathBuf,
+    /// The name.
+    pub name: Box<[u8]>,
+    /// The parent's generation then.
+    pub generation: u64,
+}
+
+/// What becomes of a note in the index of owners.
+#[derive(Clone, Copy)]
+pub enum Change {
+    /// It is made.
+    Noted,
+    /// It is taken back.
+    Forgotten,
+}
+
+impl Touched {
+    /// A home that nothing of was seen yet.
+    pub fn new(shard: ShardId, root: Option<Arc<Node>>, pin: Pin) -> Touched {
+        let usage = Usage::Names { seen: Vec::new(), named: Vec::new() };
+        Touched { shard, base: root.clone(), root, usage, index: Vec::new(), _pin: pin }
+    }
+
+    /// The root, of which from here on anything may be seen.
+    pub fn read(&mut self, home: &Home<'_>) -> &Option<Arc<Node>> {
+        if let Usage::Names { named, .. } = &mut self.usage {
+            let named = std::mem::take(named);
+            self.usage = if named.is_empty() { Usage::Reads } else { Usage::Writes };
+            if let Some(root) = &mut self.root {
+                Named::put(&named, root, home);
+            }
+        }
+        &self.root
+    }
+
+    /// The root, to be changed.
+    pub fn write(&mut self, home: &Home<'_>) -> &mut Option<Arc<Node>> {
+        self.read(home);
+        self.usage = Usage::Writes;
+        &mut self.root
+    }
+
+    /// Notes a change of the index of owners, to be made when the transaction commits.
+    pub fn index(&mut self, home: &Home<'_>, change: Change, owner: Domid, path: Path<'_>) {
+        self.write(home);
+        self.index.push((change, owner, path.to_buf()));
+    }
+
+    /// Looks at nothing but the permissions of a node; that one is missing cannot be seen so.
+    pub fn perms(&mut self, home: &Home<'_>, path: Path<'_>) -> Option<Perms> {
+        let Some(node) = find(self.root.as_ref(), home, path).node() else {
+            self.read(home);
+            return None;
+        };
+        let perms = Arc::clone(&node.perms);
+        if let Usage::Names { seen, .. } = &mut self.usage
+            && !seen.iter().any(|(other, _)| other.as_path() == path)
+        {
+            seen.push((path.to_buf(), Arc::clone(&perms)));
+        }
+        Some(perms)
+    }
+
+    /// Names a home in its parent, which is in this home.
+    pub fn name(&mut self, home: &Home<'_>, named: Named) {
+        if let Usage::Names { named: names, .. } = &mut self.usage {
+            names.push(named);
+            return;
+        }
+        self.usage = Usage::Writes;
+        if let Some(root) = &mut self.root {
+            Named::put(&[named], root, home);
+        }
+    }
+
+    /// Whether the home, whose root is `root` now, would answer what it answered.
+    fn is_current(&self, root: Option<&Arc<Node>>, home: &Home<'_>) -> bool {
+        match (root, &self.base, &self.usage) {
+            (Some(root), Some(base), _) if Arc::ptr_eq(root, base) => true,
+            (None, None, _) => true,
+            (_, _, Usage::Names { seen, .. }) => seen.iter().all(|(path, perms)| {
+                let node = find(root, home, path.as_path()).node();
+                node.is_some_and(|node| Arc::ptr_eq(&node.perms, perms))
+            }),
+            _ => false,
+        }
+    }
+
+    fn is_written(&self) -> bool {
+        match &self.usage {
+            Usage::Names { named, .. } => !named.is_empty(),
+            Usage::Reads => false,
+            Usage::Writes => true,
+        }
+    }
+}
+
+impl Named {
+    /// Gives the nodes below `root` these children.
+    fn put(names: &[Named], root: &mut Arc<Node>, home: &Home<'_>) {
+        for Named { parent, name, generation } in names {
+            if let Some(node) = get_mut(root, home, parent.as_path()) {
+                node.insert_child(*generation, name, None);
+            }
+        }
+    }
+}
+
+impl TouchedHomes {
+    /// A home; if it is touched for the first time, what `take` answers. Cost: constant.
+    pub fn touch(
+        &mut self,
+        home: &Home<'_>,
+        take: impl FnOnce() -> Touched,
+    ) -> Option<&mut Touched> {
+        if !self.0.contains_key(home.root.bytes()) {
+            self.0.insert(home.root.to_buf(), take());
+        }
+        self.0.get_mut(home.root.bytes())
+    }
+
+    /// The locks that a commit needs: shared where it only looked. Cost: the homes.
+    pub fn lock_set(&self) -> LockSet {
+        let mut set = LockSet::default();
+        for home in self.0.values() {
+            set.add(home.shard, home.is_written());
+        }
+        set
+    }
+
+    /// Whether every home is still what it was when first touched, as far as it matters. Cost: a
+    /// lookup for each.
+    pub fn are_current(&self, locked: &Locked<'_>) -> bool {
+        self.0.iter().all(|(path, touched)| {
+            let home = Home { shard: touched.shard, root: path.as_path() };
+            let root = locked.shard(touched.shard).and_then(|shard| shard.tree.root(&home));
+            touched.is_current(root, &home)
+        })
+    }
+
+    /// Puts what was written into the store. What it was remains here, so nothing is freed. Cost: the
+    /// homes, the names, and the changes of the index of owners.
+    pub fn swap_in(&mut self, locked: &mut Locked<'_>) {
+        for (path, touched) in &mut self.0 {
+            let home = Home { shard: touched.shard, root: path.as_path() };
+            let Some(Shard { tree, .. }) = locked.shard_mut(touched.shard) else { continue };
+            match &touched.usage {
+                Usage::Names { named, .. } if !named.is_empty() => {
+                    if let Some(root) = tree.root_mut(&home) {
+                        Named::put(named, root, &home);
+                    }
+                }
+                Usage::Names { .. } | Usage::Reads => {}
+                Usage::Writes => drop(tree.set_root(home.root, touched.root.take())),
+            }
+            for (change, owner, path) in touched.index.drain(..) {
+                match change {
+                    Change::Noted => tree.note_owned(owner, path.as_path()),
+                    Change::Forgotten => tree.forget_owned(owner, path.as_path()),
+                }
+            }
+        }
+    }
+
+    /// The root of a home when it was first touched, if it was.
+    pub fn base(&self, home: &Home<'_>) -> Option<Option<&Arc<Node>>> {
+        self.0.get(home.root.bytes()).map(|touched| touched.base.as_ref())
+    }
+
+    /// Forgets them all. Cost: that of freeing what nobody else holds.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+}
