@@ -89,7 +89,11 @@ const BOTH: &[Known] = &[
     Known {
         name: "transaction-snapshot",
         matches: |case| {
-            let sees = |error| ["", "ENOENT", "EACCES", "EPERM"].contains(&error);
+            let sees = |error| match error {
+                "" | "ENOENT" | "EACCES" | "EPERM" => true,
+                "ENOSPC" => is_writing(case.kind()),
+                _ => false,
+            };
             let (ours, theirs) = case.errors();
             let looks = is_reading(case.kind()) || is_writing(case.kind());
             // C does not find all of a subtree that others removed a part of.
