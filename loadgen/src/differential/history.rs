@@ -40,7 +40,7 @@ pub struct Circumstances {
     pub touched: bool,
     /// Its node is at, below or directly above one that a guest may have made.
     pub by_guests: bool,
-    /// It, its node or the parent has a large value.
+    /// Its value is large, or that of its node, or of one above that it may make a child of.
     pub large: bool,
     /// It introduced a domain that was introduced already.
     pub again: bool,
@@ -91,9 +91,9 @@ impl History {
         });
         let by_guests = self.by_guests.contains(&path)
             || parents(&path).any(|parent| self.by_guests.contains(parent));
-        let parent = parents(&path).next().unwrap_or(b"/");
         let is_large = matches!(step, Step::Request { payload, .. } if payload.len() >= LARGE);
-        let large = is_large || self.large.contains(&path) || self.large.contains(parent);
+        let mut nodes = parents(&path).chain([&*path, b"/"]);
+        let large = is_large || nodes.any(|node| self.large.contains(node));
         Circumstances { disturbed, touched, by_guests, large, again }
     }
 

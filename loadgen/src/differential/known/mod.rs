@@ -97,7 +97,7 @@ const BOTH: &[Known] = &[
             let (ours, theirs) = case.errors();
             let looks = is_reading(case.kind()) || is_writing(case.kind());
             // C does not find all of a subtree that others removed a part of.
-            let torn = case.is_c() && case.kind() == op::RM && theirs == "EIO";
+            let torn = case.is_c() && case.kind() == op::RM && ["EIO", "EINVAL"].contains(&theirs);
             case.is.touched && looks && sees(ours) && (sees(theirs) || torn) && case.same_events()
         },
     },
