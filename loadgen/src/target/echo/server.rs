@@ -209,7 +209,7 @@ impl Thread {
                 }
                 self.serve(number);
             }
-            if count == 0 {
+            if count < ports.len() {
                 return Ok(());
             }
         }
