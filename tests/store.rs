@@ -16,15 +16,6 @@ use xenstored::store::{Failure, INLINE_NODES_MAX, PINNED_HOMES_MAX, Transaction,
 use xenstored::watch::Watcher;
 use xenstored::words::{Domid, Errno, Path, PathSpace, REL_PATH_MAX, RELEASE_DOMAIN, ShardId};
 
-/// A world with domain 5, which may write below `/tool/x`.
-fn with_guest() -> (World, Arc<Domain>) {
-    let world = World::new();
-    let guest = world.admit(5);
-    world.control().write("/tool/x", "").unwrap();
-    world.control().set_perms("/tool/x", "b0").unwrap();
-    (world, guest)
-}
-
 #[test]
 fn a_store_begins_with_its_nodes() {
     let world = World::new();
@@ -75,7 +66,7 @@ fn the_parts_of_a_directory_are_the_directory() {
 
 #[test]
 fn a_node_may_be_as_large_as_its_quota() {
-    let (world, guest) = with_guest();
+    let (world, guest) = World::with_guest();
     let mut client = world.client(&guest);
     // The header of 16 bytes, one permission entry of 8, the value.
     client.write("/tool/x/a", &"v".repeat(2024)).unwrap();
@@ -90,7 +81,7 @@ fn a_node_may_be_as_large_as_its_quota() {
 
 #[test]
 fn accounts_are_exact_at_their_limits() {
-    let (world, guest) = with_guest();
+    let (world, guest) = World::with_guest();
     let mut client = world.client(&guest);
     world.registry.set_limit(Some(&guest), Quota::Nodes, 3);
     client.write("/tool/x/a/b", "").unwrap();
@@ -122,7 +113,7 @@ fn accounts_are_exact_at_their_limits() {
 
 #[test]
 fn a_transaction_is_within_its_quotas() {
-    let (world, guest) = with_guest();
+    let (world, guest) = World::with_guest();
     let mut client = world.client(&guest);
     world.registry.set_limit(Some(&guest), Quota::Nodes, 2);
     let mut transaction = Transaction::default();
@@ -157,7 +148,7 @@ fn a_transaction_is_within_its_quotas() {
 
 #[test]
 fn a_conflict_says_what_and_who() {
-    let (world, guest) = with_guest();
+    let (world, guest) = World::with_guest();
     let (mut client, mut control) = (world.client(&guest), world.control());
     client.write("/tool/x/a", "1").unwrap();
     client.write("/tool/x/b", "1").unwrap();
@@ -198,7 +189,7 @@ fn a_conflict_says_what_and_who() {
 
 #[test]
 fn events_come_once_and_in_order() {
-    let (world, guest) = with_guest();
+    let (world, guest) = World::with_guest();
     let (mut client, mut control) = (world.client(&guest), world.control());
     for (path, seq) in [("/tool", 3), ("/tool/x", 1), ("/tool/x/a", 4), ("/tool/x/a/b", 2)] {
         world.watch(path, seq);
@@ -228,7 +219,7 @@ fn events_come_once_and_in_order() {
 
 #[test]
 fn only_a_guest_that_caused_events_holds_a_ticket() {
-    let (world, guest) = with_guest();
+    let (world, guest) = World::with_guest();
     let unblocked: xenstored::store::Unblocked = Arc::new(|_: &Domain| {});
     let mut client = world.throttled(&guest, Some(unblocked));
     let write = || Verb::Write(Cow::Borrowed(b""));
@@ -267,7 +258,7 @@ fn special_watches_go_by_depth() {
 /// A domain owns nodes in many places; all go with it, and what others own below them too.
 #[test]
 fn a_dead_domain_leaves_nothing() {
-    let (world, guest) = with_guest();
+    let (world, guest) = World::with_guest();
     let other = world.admit(6);
     for path in ["/local/domain/5", "/local/domain/0/backend/vif/5", "/libxl/5", "/tool/a/b/c"] {
         world.control().write(path, "").unwrap();
@@ -295,7 +286,7 @@ fn a_dead_domain_leaves_nothing() {
 #[test]
 fn a_sweep_finds_what_lies_below_the_next_lifes_nodes() {
     for given in [&["n5"][..], &["n6", "n5"]] {
-        let (world, first) = with_guest();
+        let (world, first) = World::with_guest();
         world.admit(6);
         world.control().write("/tool/y", "").unwrap();
         world.control().set_perms("/tool/y", "n5").unwrap();
@@ -407,7 +398,7 @@ fn names_of_homes_get_in_the_way_of_who_saw_them() {
 
 #[test]
 fn a_large_removal_is_settled_in_slices() {
-    let (world, guest) = with_guest();
+    let (world, guest) = World::with_guest();
     world.registry.set_limit(Some(&guest), Quota::Nodes, 0);
     world.registry.set_limit(Some(&guest), Quota::Memory, 0);
     world.registry.set_limit(Some(&guest), Quota::NodeSize, 0);

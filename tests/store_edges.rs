@@ -5,21 +5,11 @@ mod world;
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use world::{Client, World, at};
 use xenstored::domain::{Domain, Quota};
 use xenstored::store::{Failure, Generations, Op, TURN_BEGAN, Transaction, Verb};
 use xenstored::words::{Domid, Errno};
-
-/// A world with domain 5, which may write below `/tool/x`.
-fn with_guest() -> (World, Arc<Domain>) {
-    let world = World::new();
-    let guest = world.admit(5);
-    world.control().write("/tool/x", "").unwrap();
-    world.control().set_perms("/tool/x", "b0").unwrap();
-    (world, guest)
-}
 
 /// The nodes of `paths` with these permissions.
 fn plant(control: &mut Client, nodes: &[(&str, &str)]) {
@@ -37,7 +27,7 @@ fn memory_limit(world: &World, guest: &Domain, more: u64) {
 #[test]
 fn a_directory_has_room_for_exactly_its_quota() {
     for (value, expected) in [(2022, Ok(())), (2023, Err(Errno::ENOSPC))] {
-        let (world, guest) = with_guest();
+        let (world, guest) = World::with_guest();
         let mut client = world.client(&guest);
         client.write("/tool/x/a", &"v".repeat(value)).unwrap();
         assert_eq!(client.write("/tool/x/a/b", ""), expected, "2,046 bytes, a letter and a NUL");
@@ -46,7 +36,7 @@ fn a_directory_has_room_for_exactly_its_quota() {
 
 #[test]
 fn a_transaction_may_use_exactly_its_quotas() {
-    let (world, guest) = with_guest();
+    let (world, guest) = World::with_guest();
     let mut client = world.client(&guest);
     client.write("/tool/x/a", "").unwrap();
     memory_limit(&world, &guest, 20);
@@ -73,7 +63,7 @@ fn a_transaction_may_use_exactly_its_quotas() {
 #[test]
 fn a_refusal_is_looked_at_again_at_the_end() {
     for room in [false, true] {
-        let (world, guest) = with_guest();
+        let (world, guest) = World::with_guest();
         let mut client = world.client(&guest);
         // In another shard than what the transaction touches.
         plant(&mut world.control(), &[("/libxl/4/x", "n5")]);
@@ -91,7 +81,7 @@ fn a_refusal_is_looked_at_again_at_the_end() {
 #[test]
 fn rights_and_limits_are_looked_at_again_at_the_end() {
     for what in ["nothing", "a limit", "a death"] {
-        let (world, guest) = with_guest();
+        let (world, guest) = World::with_guest();
         let mut client = world.client(&guest);
         let mut transaction = Transaction::default();
         client.write_in(&mut transaction, "/tool/x/a", &"v".repeat(100)).unwrap();
@@ -169,7 +159,7 @@ fn what_is_missing_is_created_from_wherever_it_begins() {
 
 #[test]
 fn a_transaction_holds_its_arguments() {
-    let (world, guest) = with_guest();
+    let (world, guest) = World::with_guest();
     let mut client = world.client(&guest);
     let op = |value| Op { path: at("/tool/x/a"), verb: Verb::Write(Cow::Borrowed(value)) };
     let long = [b'v'; 1000];
@@ -188,7 +178,7 @@ fn a_transaction_holds_its_arguments() {
 #[test]
 fn who_lists_by_parts_conflicts_with_other_names_only() {
     for (path, commits) in [("/tool/x/d", true), ("/tool/x/d/b", false)] {
-        let (world, guest) = with_guest();
+        let (world, guest) = World::with_guest();
         let (mut client, mut control) = (world.client(&guest), world.control());
         client.write("/tool/x/d/a", "").unwrap();
         let mut transaction = Transaction::default();
@@ -233,7 +223,7 @@ fn no_generation_comes_twice() {
 /// and in whichever of the commit's shards it lies.
 #[test]
 fn a_commits_events_are_judged_by_the_trees_before_and_after() {
-    let (world, _guest) = with_guest();
+    let (world, _guest) = World::with_guest();
     let mut control = world.control();
     let homes = ["/tool", "/libxl/4", "/libxl/5"];
     for home in homes {
@@ -272,7 +262,7 @@ fn a_commits_events_are_judged_by_the_trees_before_and_after() {
 
 #[test]
 fn a_removal_takes_the_homes_below_along() {
-    let (world, guest) = with_guest();
+    let (world, guest) = World::with_guest();
     let mut control = world.control();
     for path in ["/local/domain/5/x", "/local/domain/0/backend/vif/5/0", "/libxl/5/y"] {
         control.write(path, "").unwrap();
@@ -289,7 +279,7 @@ fn a_removal_takes_the_homes_below_along() {
 /// Where the nodes of a guest begin, as owners change above them and below.
 #[test]
 fn the_index_of_owners_follows_each_change() {
-    let (world, _guest) = with_guest();
+    let (world, _guest) = World::with_guest();
     world.admit(6);
     let mut control = world.control();
     plant(&mut control, &[("/tool/p", "n5"), ("/tool/p/of5", "n5"), ("/tool/p/of6", "n6")]);
@@ -339,7 +329,7 @@ fn who_asked_before_a_turn_changes_nothing() {
 /// whichever shard it lies in.
 #[test]
 fn a_death_is_told_from_above() {
-    let (world, _guest) = with_guest();
+    let (world, _guest) = World::with_guest();
     let seventh = world.admit(7);
     plant(&mut world.control(), &[("/a", "b7"), ("/a/b", "n7"), ("/a/c", "n7")]);
     world.watch("/a", 1);
@@ -352,7 +342,7 @@ fn a_death_is_told_from_above() {
 /// The nodes of a number's next life are not those that its last one left.
 #[test]
 fn a_late_sweep_spares_the_next_life() {
-    let (world, first) = with_guest();
+    let (world, first) = World::with_guest();
     world.admit(6);
     let mut control = world.control();
     plant(&mut control, &[("/tool/old", "n5"), ("/tool/given", "n5"), ("/tool/taken", "n5")]);
@@ -372,7 +362,7 @@ fn a_late_sweep_spares_the_next_life() {
 #[test]
 fn what_is_settled_late_spares_what_came_meanwhile() {
     for owner in ["n5", "n6", "n0"] {
-        let (world, _guest) = with_guest();
+        let (world, _guest) = World::with_guest();
         world.admit(6);
         let mut control = world.control();
         plant(&mut control, &[("/tool/a", "n5"), ("/tool/a/b", "n6")]);
@@ -388,7 +378,7 @@ fn what_is_settled_late_spares_what_came_meanwhile() {
 
 #[test]
 fn a_special_node_outlives_who_owned_it() {
-    let (world, guest) = with_guest();
+    let (world, guest) = World::with_guest();
     world.admit(6);
     let mut control = world.control();
     control.set_perms("@introduceDomain", "b5 r6").unwrap();
@@ -427,7 +417,7 @@ fn what_was_begun_elsewhere_goes_on_and_conflicts_in_the_end() {
 /// Its requests may still be under way.
 #[test]
 fn the_dead_create_nothing() {
-    let (world, guest) = with_guest();
+    let (world, guest) = World::with_guest();
     let mut client = world.client(&guest);
     assert!(world.registry.bury(&guest));
     assert_eq!(client.write("/tool/x/a", ""), Err(Errno::EACCES));
@@ -438,7 +428,7 @@ fn the_dead_create_nothing() {
 
 #[test]
 fn sizes_are_counted() {
-    let (world, _guest) = with_guest();
+    let (world, _guest) = World::with_guest();
     let nodes = world.nodes().len();
     assert_eq!((world.store.count_nodes(), world.store.upper_watches()), (nodes, 0));
     for (path, seq) in [("/", 1), ("@releaseDomain", 2), ("/local/domain", 3), ("/tool/x", 4)] {
@@ -456,7 +446,7 @@ fn sizes_are_counted() {
 /// Its log is run again under all locks in the end, whatever it then turns out to touch.
 #[test]
 fn a_commit_that_loses_every_race_is_done_in_the_end() {
-    let (world, _guest) = with_guest();
+    let (world, _guest) = World::with_guest();
     let (mut writer, mut committer) = (world.control(), world.control());
     std::thread::scope(|scope| {
         let commits = scope.spawn(move || {

@@ -25,8 +25,8 @@ const CANNOT: u8 = 3;
 #[command(name = "loadgen", version)]
 struct Options {
     /// What to run: a scenario, `all`, or `list` to have them explained. `loadgen echo --socket
-    /// PATH [--threads N]` is the echo server, `loadgen daemon ...` this project's xenstored,
-    /// `loadgen differential [--requests N] [--seed S]` compares the daemons' answers
+    /// PATH --sim PATH [--threads N]` is the echo server, `loadgen daemon ...` this project's
+    /// xenstored, `loadgen differential [--requests N] [--seed S]` compares the daemons' answers
     #[arg(required = true)]
     scenarios: Vec<String>,
     /// Who is asked: ours, c, ocaml, echo, socket:PATH; may be repeated [default: ours, echo]
@@ -59,9 +59,15 @@ struct EchoOptions {
     /// Where it listens
     #[arg(long, value_name = "PATH")]
     socket: PathBuf,
+    /// Where its simulated host is
+    #[arg(long, value_name = "PATH")]
+    sim: PathBuf,
     /// How many threads serve [default: one per core]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
+    /// Messages that the first requests of each connection are answered with
+    #[arg(long, value_name = "FILE")]
+    replies: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -70,6 +76,7 @@ fn main() -> ExitCode {
         Some(word) if word == "daemon" => xenstored::run(std::env::args_os().skip(1)),
         Some(word) if word == "echo" => serve_echo(),
         Some(word) if word == "differential" => compare(),
+        Some(word) if word == "share" => share(),
         _ => run(&Options::parse()),
     }
 }
@@ -104,10 +111,25 @@ fn compare() -> ExitCode {
     }
 }
 
+/// A further process of a storm.
+fn share() -> ExitCode {
+    allow_many_files();
+    let share = scenario::Share::parse_from(std::env::args_os().skip(1));
+    match scenario::serve_share(&share) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(trouble) => {
+            eprintln!("loadgen share: {trouble}");
+            trouble.code().into()
+        }
+    }
+}
+
 fn serve_echo() -> ExitCode {
     let options = EchoOptions::parse_from(std::env::args_os().skip(1));
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-    match echo::serve(&options.socket, options.threads.unwrap_or_else(cores)) {
+    let threads = options.threads.unwrap_or_else(cores);
+    let replies = options.replies.map_or(Ok(Vec::new()), std::fs::read);
+    match replies.and_then(|replies| echo::serve(&options.socket, &options.sim, threads, replies)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("loadgen echo: {error}");

@@ -73,7 +73,8 @@ pub trait Channels: Send {
     fn unbind(&mut self, port: Port) -> io::Result<()>;
 
     /// Takes pending ports, at most `ports.len()`, and answers how many. A port reported is masked
-    /// until [`Channels::unmask`]. Never blocks; 0 means that none is left.
+    /// until [`Channels::unmask`]. Never blocks; fewer than asked for means that none is left: whatever
+    /// comes then makes the handle readable anew.
     fn pending(&mut self, ports: &mut [Port]) -> io::Result<usize>;
 
     /// Lets a port be reported again; at once if it was notified meanwhile.

@@ -221,7 +221,6 @@ impl Thread {
         let mut ports = [0; PORTS_PER_READ];
         loop {
             let count = match self.channels.pending(&mut ports) {
-                Ok(0) => return,
                 Ok(count) => count,
                 Err(error) => {
                     tracing::error!(%error, thread = self.number, "cannot read event channels");
@@ -235,6 +234,9 @@ impl Thread {
                 } else if let Some(&place) = self.ports.get(&port) {
                     self.port_pending(place);
                 }
+            }
+            if count < ports.len() {
+                return;
             }
         }
     }

@@ -60,6 +60,15 @@ impl World {
         World { store: Arc::new(store), registry, outlet, queue, next_life: Mutex::new(1) }
     }
 
+    /// A world with domain 5, which may write below `/tool/x`.
+    pub fn with_guest() -> (World, Arc<Domain>) {
+        let world = World::new();
+        let guest = world.admit(5);
+        world.control().write("/tool/x", "").unwrap();
+        world.control().set_perms("/tool/x", "b0").unwrap();
+        (world, guest)
+    }
+
     /// The domain, which is known from now on.
     pub fn admit(&self, domid: u16) -> Arc<Domain> {
         let mut next = self.next_life.lock().unwrap();

@@ -1,16 +1,15 @@
 //! A client that waits: for what goes before a measurement, and for looking at what it left.
 
 use std::collections::VecDeque;
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
 use xenstored::host::sim::{SimClient, SimGuest};
-use xenstored::protocol::{ERROR, Frame, HEADER_BYTES, Kind, WATCH_EVENT, frame};
+use xenstored::protocol::{ERROR, Kind, WATCH_EVENT};
 use xenstored::words::Domid;
 
 use super::message::{append, event, payload, words};
+use super::wire::{Arrived, Wire};
 use crate::trouble::{Result, Trouble};
 use crate::wrong;
 
@@ -23,8 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A connection to a daemon's socket.
 pub struct Blocking {
-    stream: UnixStream,
-    input: Vec<u8>,
+    wire: Wire,
     output: Vec<u8>,
     asked: usize,
     events: VecDeque<(String, String)>,
@@ -34,10 +32,8 @@ impl Blocking {
     /// Connects to the daemon.
     pub fn connect(socket: &Path) -> Result<Blocking> {
         let tried = |error| Trouble::io(format!("cannot connect to {}", socket.display()), error);
-        let stream = UnixStream::connect(socket).map_err(tried)?;
-        stream.set_read_timeout(Some(PATIENCE)).map_err(tried)?;
-        let (input, output) = (Vec::new(), Vec::new());
-        Ok(Blocking { stream, input, output, asked: 0, events: VecDeque::new() })
+        let wire = Wire::connect(socket, PATIENCE).map_err(tried)?;
+        Ok(Blocking { wire, output: Vec::new(), asked: 0, events: VecDeque::new() })
     }
 
     /// Sends a request and waits for its reply: the payload, or the name of the error.
@@ -49,7 +45,7 @@ impl Blocking {
     ) -> Result<std::result::Result<Vec<u8>, String>> {
         self.flush()?;
         append(&mut self.output, kind, 0, tx_id, payload);
-        self.stream.write_all(&self.output)?;
+        self.wire.send(&self.output)?;
         self.output.clear();
         let (replied, payload) = self.reply()?;
         if replied == ERROR {
@@ -119,7 +115,7 @@ impl Blocking {
 
     /// Waits for the replies to all that was asked.
     pub fn flush(&mut self) -> Result<()> {
-        self.stream.write_all(&self.output)?;
+        self.wire.send(&self.output)?;
         self.output.clear();
         while self.asked > 0 {
             let (kind, payload) = self.reply()?;
@@ -133,17 +129,12 @@ impl Blocking {
 
     /// The next event, as path and token.
     pub fn event(&mut self) -> Result<(String, String)> {
-        loop {
-            if let Some(event) = self.events.pop_front() {
-                return Ok(event);
-            }
-            if let Some(reply) = self.take()? {
-                wrong!("a reply that nobody asked for: {reply:?}");
-            }
-            if self.events.is_empty() {
-                self.read()?;
-            }
+        if self.events.is_empty()
+            && let Some(reply) = self.take()?
+        {
+            wrong!("a reply that nobody asked for: {reply:?}");
         }
+        Ok(self.events.pop_front().unwrap_or_default())
     }
 
     /// The events that the daemon has sent up to now: those that it sent before the answer to a
@@ -161,40 +152,26 @@ impl Blocking {
         }
     }
 
+    /// The next reply; events before it are kept.
     fn reply(&mut self) -> Result<(u32, Vec<u8>)> {
         loop {
             if let Some(reply) = self.take()? {
                 return Ok(reply);
             }
-            self.read()?;
         }
     }
 
-    /// Takes the next reply out of what was received; events before it are kept.
+    /// Waits for the next message. An event is kept, a reply answered.
     fn take(&mut self) -> Result<Option<(u32, Vec<u8>)>> {
-        loop {
-            let Frame::Message { header, payload, .. } = frame(&self.input) else {
-                return Ok(None);
-            };
-            let (kind, payload) = (header.kind.get(), payload.to_vec());
-            self.input.drain(..HEADER_BYTES + payload.len());
-            if kind != WATCH_EVENT {
-                return Ok(Some((kind, payload)));
-            }
-            match event(&payload) {
-                Some((path, token)) => self.events.push_back((path.into(), token.into())),
-                None => wrong!("no event: {payload:?}"),
-            }
+        let Arrived { kind, payload, .. } = self.wire.wait()?;
+        if kind != WATCH_EVENT {
+            return Ok(Some((kind, payload)));
         }
-    }
-
-    fn read(&mut self) -> Result<()> {
-        let mut bytes = [0; 65536];
-        match self.stream.read(&mut bytes)? {
-            0 => wrong!("the daemon closed the connection"),
-            len => self.input.extend_from_slice(&bytes[..len]),
+        match event(&payload) {
+            Some((path, token)) => self.events.push_back((path.into(), token.into())),
+            None => wrong!("no event: {payload:?}"),
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Creates a domain on the simulated host at `host`, gives it its home, and introduces it, as

@@ -92,12 +92,16 @@ impl State {
     pub(super) fn receive(&self) -> Result<()> {
         let inside = &mut *self.inside.borrow_mut();
         inside.connection.receive()?;
+        let mut recording = self.stage.recording.borrow_mut();
         while let Some(message) = inside.connection.message()? {
             if message.kind == WATCH_EVENT {
                 count(&self.stage.counts.events);
                 let Some((path, token)) = event(message.payload) else {
                     wrong!("no event: {message:?}");
                 };
+                if let Some(recording) = &mut *recording {
+                    recording.told(self.number, path, token);
+                }
                 // One that was under way when its watch was removed concerns nobody.
                 if let Some(watch) = inside.watches.get(token) {
                     let mut slot = watch.borrow_mut();
@@ -119,6 +123,9 @@ impl State {
                 _ => Ok(message.payload.to_vec()),
             };
             self.count(asked.kind, &reply);
+            if let Some(recording) = &mut *recording {
+                recording.replied(self.number, message.payload.len());
+            }
             let mut slot = asked.slot.borrow_mut();
             slot.arrived = Some(reply);
             slot.wake();
@@ -144,6 +151,9 @@ fn count(cell: &Cell<u64>) {
 
 impl Drop for State {
     fn drop(&mut self) {
+        if let Some(recording) = &mut *self.stage.recording.borrow_mut() {
+            recording.closed(self.number);
+        }
         let link = &mut self.inside.get_mut().connection.link;
         let _ = link.deregister(self.stage.poll.borrow().registry());
         self.stage.clients.borrow_mut().try_remove(self.place);
@@ -175,10 +185,11 @@ impl Client {
     }
 
     fn queue(&self, kind: Kind, tx_id: u32, payload: &[u8]) -> Rc<RefCell<Slot<Option<Reply>>>> {
-        if let Some(trace) = &mut *self.0.stage.trace.borrow_mut() {
-            trace.entry(self.0.number).or_default().push((kind, tx_id, payload.to_vec()));
-        }
         let inside = &mut *self.0.inside.borrow_mut();
+        if let Some(recording) = &mut *self.0.stage.recording.borrow_mut() {
+            let ring = inside.connection.link.ring();
+            recording.asked(self.0.number, ring, kind, tx_id, payload);
+        }
         let (req_id, slot) = (inside.next_req, Rc::default());
         inside.next_req = inside.next_req.wrapping_add(1);
         inside.connection.queue(kind, req_id, tx_id, payload);

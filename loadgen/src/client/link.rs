@@ -11,6 +11,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use xenstored::host::RING_BYTES;
 use xenstored::host::sim::SimGuest;
+use xenstored::words::Domid;
 
 /// Bytes taken from a socket at a time.
 const READ_BYTES: usize = 64 << 10;
@@ -35,6 +36,14 @@ impl Link {
         let stream = std::os::unix::net::UnixStream::connect(socket)?;
         stream.set_nonblocking(true)?;
         Ok(Link::Socket(UnixStream::from_std(stream)))
+    }
+
+    /// The domain whose ring it is.
+    pub fn ring(&self) -> Option<Domid> {
+        match self {
+            Link::Socket(_) => None,
+            Link::Ring(guest) => Some(guest.domid),
+        }
     }
 
     /// Has `registry` report this link when something comes.

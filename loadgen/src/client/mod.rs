@@ -6,7 +6,8 @@
 //!   Paced      one connection that sends at fixed times, whatever comes back: latency
 //!   Stage      clients with a story each, as async functions on one thread: boots, deaths, events
 //!
-//!   all of them on a Connection, which is a Link (socket or ring) with its buffers
+//!   Blocking is on a Wire, which waits; the others on Connections, each a Link (socket or ring)
+//!   with its buffers, which never do
 //! ```
 
 mod blocking;
@@ -17,7 +18,9 @@ mod load;
 mod message;
 mod paced;
 mod random;
+mod recording;
 mod stage;
+mod wire;
 
 pub use blocking::Blocking;
 pub use connection::{Connection, Message};
@@ -27,4 +30,6 @@ pub use load::{Load, Mix, Tally, histogram};
 pub use message::{Expect, Request, append, event, payload, words};
 pub use paced::Paced;
 pub use random::Random;
-pub use stage::{Asked, Counts, Stage, Trace};
+pub use recording::{Actor, Asked, Recording};
+pub use stage::{Counts, Stage};
+pub use wire::{Arrived, Wire};

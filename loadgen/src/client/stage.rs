@@ -10,7 +10,7 @@
 //! function it reads as it happens, and ten thousand of them cost one thread.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::path::Path;
@@ -22,10 +22,10 @@ use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Token};
 use slab::Slab;
-use xenstored::protocol::Kind;
 
 use super::dialogue::{Client, State};
 use super::link::Link;
+use super::recording::Recording;
 use crate::trouble::{Result, Trouble};
 use crate::wrong;
 
@@ -43,11 +43,6 @@ pub struct Counts {
     /// Other replies to TRANSACTION_END that committed.
     pub commits: Cell<u64>,
 }
-
-/// What a client asked: its requests, each with transaction and payload.
-pub type Asked = Vec<(Kind, u32, Vec<u8>)>;
-/// What all clients asked.
-pub type Trace = Vec<Asked>;
 
 /// The tasks, their connections, and what connects them.
 pub struct Stage {
@@ -70,8 +65,7 @@ pub(super) struct Inner {
     awaited: Cell<usize>,
     /// Connections that were made.
     connected: Cell<u64>,
-    /// By the number of the connection.
-    pub(super) trace: RefCell<Option<BTreeMap<u64, Asked>>>,
+    pub(super) recording: RefCell<Option<Recording>>,
     pub(super) counts: Counts,
 }
 
@@ -122,7 +116,7 @@ impl Stage {
                 ready: Arc::default(),
                 awaited: Cell::new(0),
                 connected: Cell::new(0),
-                trace: RefCell::default(),
+                recording: RefCell::default(),
                 counts: Counts::default(),
             }),
             owns: true,
@@ -207,14 +201,14 @@ impl Stage {
         self.inner.awaited.set(0);
     }
 
-    /// Writes down from now on what each client asks.
+    /// Writes down from now on what each client asks, and what it is sent.
     pub fn record(&self) {
-        *self.inner.trace.borrow_mut() = Some(BTreeMap::new());
+        *self.inner.recording.borrow_mut() = Some(Recording::default());
     }
 
-    /// What was written down, a list for each client that asked something.
-    pub fn recorded(&self) -> Trace {
-        self.inner.trace.take().unwrap_or_default().into_values().collect()
+    /// What was written down.
+    pub fn recorded(&self) -> Recording {
+        self.inner.recording.take().unwrap_or_default()
     }
 
     /// Takes in new tasks; whether there were any.

@@ -1,6 +1,7 @@
 //! Makes a sequence that shows a difference as short as it stays one.
 
 use std::io;
+use std::time::{Duration, Instant};
 
 use super::step::{Step, Tx};
 use super::trial::{Difference, Tally};
@@ -8,6 +9,8 @@ use super::{fresh, step};
 
 /// Runs at most, each with fresh daemons: some seconds in all.
 const RUNS_MAX: usize = 300;
+/// No longer than this in all: where a daemon hangs, each run that shows it waits for it.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The shortest sequence found that shows the same difference, as text.
 ///
@@ -17,12 +20,12 @@ pub fn minimise(steps: &[Step], found: &Difference) -> io::Result<String> {
     // Numbers of steps stay, as transactions are named by them.
     let mut kept: Vec<bool> = (0..steps.len()).map(|at| at <= found.at).collect();
     let mut shown = found.clone();
-    let mut runs = 0;
+    let (started, mut runs) = (Instant::now(), 0);
     let mut length = (found.at / 2).max(1);
     loop {
         let mut at = 0;
         let mut changed = false;
-        while at <= found.at && runs < RUNS_MAX {
+        while at <= found.at && runs < RUNS_MAX && started.elapsed() < PATIENCE {
             let end = (at + length).min(found.at + 1);
             if kept[at..end].contains(&true) {
                 let mut fewer = kept.clone();
@@ -35,7 +38,7 @@ pub fn minimise(steps: &[Step], found: &Difference) -> io::Result<String> {
             at = end;
         }
         match length {
-            1 if changed && runs < RUNS_MAX => {}
+            1 if changed && runs < RUNS_MAX && started.elapsed() < PATIENCE => {}
             1 => break,
             _ => length = (length / 2).max(1),
         }
@@ -60,7 +63,6 @@ fn shows(steps: &[Step], kept: &[bool], kind: &str) -> io::Result<Option<Differe
         .zip(kept)
         .map(|(step, keep)| if *keep { step.clone() } else { left_out.clone() })
         .collect();
-    // A daemon that does not answer is another matter than the difference.
-    let found = fresh()?.run(&fewer, &mut Tally::default()).unwrap_or_default();
+    let found = fresh()?.run(&fewer, &mut Tally::default());
     Ok(found.filter(|found| found.kind == kind))
 }

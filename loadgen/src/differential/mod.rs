@@ -13,11 +13,12 @@
 //! then written, and an event never overtakes one that was caused before it.
 //!
 //! Compared is what remains after the differences of docs/COMPATIBILITY.md, each with its own
-//! sign in `known.rs`. Not sent at all are CONTROL, whose commands are each daemon's own, the operations
+//! sign in `known`. Not sent at all are CONTROL, whose commands are each daemon's own, the operations
 //! that 4.17 has not (GET_FEATURE, SET_FEATURE, GET_QUOTA, SET_QUOTA, a depth in WATCH), and
 //! lengths above 4,096, after which a connection is dead.
 
 mod generate;
+mod history;
 mod known;
 mod line;
 mod minimise;
@@ -30,7 +31,6 @@ use std::io;
 use std::time::Instant;
 
 use generate::Generator;
-use known::KNOWN;
 use trial::{Tally, Trial};
 use world::World;
 
@@ -75,7 +75,7 @@ fn again(trial: &mut Trial) -> io::Result<()> {
 /// Runs the test; answers the report and whether no difference was found that is not known.
 ///
 /// # Errors
-/// Those of starting the daemons, or a daemon that stopped answering: the text says at which step.
+/// Those of starting the daemons, and of bringing ours back to where a sequence begins.
 pub fn run(plan: Plan) -> io::Result<(String, bool)> {
     let started = Instant::now();
     let survey = plan.survey.then(Default::default);
@@ -85,10 +85,7 @@ pub fn run(plan: Plan) -> io::Result<(String, bool)> {
     while tally.steps < plan.requests {
         trial.seed = seed;
         let steps = Generator::sequence(seed);
-        let found = trial
-            .run(&steps, &mut tally)
-            .map_err(|error| io::Error::new(error.kind(), format!("sequence {seed}: {error}")))?;
-        if let Some(found) = found {
+        if let Some(found) = trial.run(&steps, &mut tally) {
             let short = minimise::minimise(&steps, &found)?;
             return Ok((format!("sequence {seed}, as short as it shows:\n{short}"), false));
         }
@@ -113,7 +110,7 @@ pub fn run(plan: Plan) -> io::Result<(String, bool)> {
     }
     let _ =
         writeln!(text, "known differences (docs/COMPATIBILITY.md), and how often they were met:");
-    for known in KNOWN {
+    for known in known::all() {
         let times = tally.known.get(known.name).copied().unwrap_or_default();
         let _ = writeln!(text, "{times:>9}  {}", known.name);
     }

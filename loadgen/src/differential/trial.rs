@@ -3,20 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 
-use xenstored::protocol::ERROR;
-
-use super::known::{Case, KNOWN, parts};
-use super::line::Reply;
-use super::step::{Step, Tx, op};
+use super::history::History;
+use super::known::{Case, explanation, parts};
+use super::step::{Step, op};
 use super::world::{Outcome, World};
 use crate::target::Target;
-
-/// What is known of a transaction, from our own daemon's replies.
-#[derive(Clone, Copy, Debug, Default)]
-struct Transaction {
-    /// Somebody else changed the store since it started.
-    disturbed: bool,
-}
 
 /// A difference that nobody explained.
 #[derive(Clone, Debug)]
@@ -55,46 +46,31 @@ pub struct Trial {
 }
 
 impl Trial {
-    /// Runs a sequence to its end or to the first difference.
-    ///
-    /// # Errors
-    /// A daemon that does not answer, or not in the protocol, with the step at which it was.
-    pub fn run(&mut self, steps: &[Step], tally: &mut Tally) -> io::Result<Option<Difference>> {
-        let mut open: HashMap<usize, Transaction> = HashMap::new();
+    /// Runs a sequence to its end or to the first difference. A daemon that does not answer, or not
+    /// in the protocol, differs.
+    pub fn run(&mut self, steps: &[Step], tally: &mut Tally) -> Option<Difference> {
+        let mut history = History::default();
         for (at, step) in steps.iter().enumerate() {
             if !self.worlds[0].can(step) {
                 continue;
             }
-            let outcomes = self.outcomes(at, step).map_err(|(who, error)| {
-                let log = self.worlds[who].log();
-                let target = &self.worlds[who].target;
-                let kind = error.kind();
-                let before: Vec<String> = (at.saturating_sub(40)..at)
-                    .map(|at| format!("{at:>5}  {}", steps[at]))
-                    .collect();
-                let log = before.join("\n") + "\n" + &log;
-                io::Error::new(kind, format!("{target} at step {at}, {step}: {error}\n{log}"))
-            })?;
-            tally.steps += 1;
-            // Whose transaction it is, and whether somebody else changed something since.
-            let disturbed = match step {
-                Step::Request { tx: Tx::Of(start), .. } => {
-                    open.get(start).is_some_and(|transaction| transaction.disturbed)
-                }
-                _ => false,
+            let outcomes = match self.outcomes(at, step) {
+                Ok(outcomes) => outcomes,
+                Err((who, error)) => return Some(self.silence(at, step, who, &error)),
             };
+            tally.steps += 1;
+            let is = history.of(step, self.worlds[0].again);
             for peer in 1..outcomes.len() {
                 let (Some(ours), Some(theirs)) = (&outcomes[0], &outcomes[peer]) else { continue };
                 tally.compared[peer - 1] += 1;
                 let target = &self.worlds[peer].target;
-                let case = Case::new(target, step, ours, theirs, disturbed, self.worlds[0].again);
-                let known = KNOWN.iter().find(|known| (known.matches)(&case));
-                match known {
+                let case = Case::new(target, step, ours, theirs, is);
+                match explanation(&case) {
                     _ if case.is_equal() => {}
                     Some(known) => *tally.known.entry(known.name).or_default() += 1,
                     None => {
                         let found = difference(at, step, &case);
-                        let Some(survey) = &mut tally.survey else { return Ok(Some(found)) };
+                        let Some(survey) = &mut tally.survey else { return Some(found) };
                         let example = || (format!("sequence {}, {}", self.seed, found.text), 0);
                         survey.entry(found.kind).or_insert_with(example).1 += 1;
                     }
@@ -105,10 +81,18 @@ impl Trial {
                 }
             }
             if let Some(ours) = &outcomes[0] {
-                follow(at, step, ours, &mut open);
+                history.follow(at, step, ours.reply.as_ref());
             }
         }
-        Ok(None)
+        None
+    }
+
+    /// A daemon that hangs or has ended is a difference, too.
+    fn silence(&self, at: usize, step: &Step, who: usize, error: &io::Error) -> Difference {
+        let World { target, .. } = &self.worlds[who];
+        let kind = format!("{target} does not answer: {:?}", error.kind());
+        let text = format!("step {at}: {step}\n  {target}: {error}\n{}", self.worlds[who].log());
+        Difference { at, kind, text }
     }
 
     /// Whether a daemon is asked. A peer is not where it would end, hang or empty its store
@@ -172,36 +156,6 @@ fn is_node_request(kind: u32) -> bool {
 
 fn is_one_string(payload: &[u8]) -> bool {
     payload.ends_with(b"\0") && payload.iter().filter(|&&byte| byte == 0).count() == 1
-}
-
-fn is_ok(reply: Option<&Reply>) -> bool {
-    reply.is_some_and(|reply| reply.kind != ERROR)
-}
-
-/// Keeps count of who disturbs whose transaction.
-fn follow(at: usize, step: &Step, ours: &Outcome, open: &mut HashMap<usize, Transaction>) {
-    let changes = match step {
-        Step::Request { kind, tx, payload, .. } if is_ok(ours.reply.as_ref()) => {
-            match (*kind, *tx) {
-                (op::START, _) => {
-                    open.insert(at, Transaction::default());
-                    false
-                }
-                (op::END, Tx::Of(start)) => {
-                    open.remove(&start);
-                    payload == b"T\0"
-                }
-                (op::WRITE | op::MKDIR | op::RM | op::SET_PERMS, Tx::None) => true,
-                (op::INTRODUCE | op::RELEASE, _) => true,
-                _ => false,
-            }
-        }
-        Step::Destroy(_) => true,
-        _ => false,
-    };
-    if changes {
-        open.values_mut().for_each(|transaction| transaction.disturbed = true);
-    }
 }
 
 fn difference(at: usize, step: &Step, case: &Case<'_>) -> Difference {

@@ -36,6 +36,7 @@ use crate::target::{Cpu, Options, Running, Target};
 use crate::trouble::{Result, Trouble};
 use crate::wrong;
 
+pub use boot::{Share, serve as serve_share};
 pub use goals::Goal;
 pub use runner::{Outcome, run};
 

@@ -7,7 +7,7 @@ use xenstored::protocol::Kind;
 use xenstored::words::Domid;
 
 use super::goals::{Goal, cpu};
-use super::{Case, Plan, Scenario, Session, start, with_cpu};
+use super::{Case, Plan, Scenario, Session, host_of, start, with_cpu};
 use crate::client::{Blocking, Expect, Link, Load, Mix, Request, words};
 use crate::measure::{Measured, Sample};
 use crate::target::{Running, Target};
@@ -97,7 +97,7 @@ impl Scenario for Operations {
     }
 
     fn suits(&self, target: &Target, case: &Case) -> bool {
-        !case.rings || matches!(target, Target::Ours | Target::C | Target::OCaml)
+        !case.rings || !matches!(target, Target::Socket(_))
     }
 
     fn prepare(&self, plan: &Plan, target: &Target) -> Result<Box<dyn Session>> {
@@ -118,7 +118,7 @@ impl Scenario for Operations {
         let links = (0..SOCKETS).map(|_| connect(&running.socket)).collect::<Result<_>>()?;
         let load = Load::new(links, is_echo)?;
         let rings = match &running.sim {
-            Some(sim) if self.0 == Work::Read => Some(Rings::new(&running.socket, sim)?),
+            Some(_) if self.0 == Work::Read => Some(Rings::new(&running, target)?),
             _ => None,
         };
         Ok(Box::new(Operating { running, mix, load, rings }))
@@ -230,10 +230,9 @@ struct Rings {
 }
 
 impl Rings {
-    fn new(socket: &Path, sim: &Path) -> Result<Rings> {
-        let mut client = Blocking::connect(socket)?;
-        let mut host = SimClient::connect(sim)
-            .map_err(|error| Trouble::io("cannot connect to the simulated host", error))?;
+    fn new(running: &Running, target: &Target) -> Result<Rings> {
+        let mut client = Blocking::connect(&running.socket)?;
+        let mut host = host_of(running, target)?;
         let mut links = Vec::new();
         // Above those that are only nodes.
         for domid in (2001..).take(RINGS) {
@@ -244,7 +243,8 @@ impl Rings {
         }
         client.flush()?;
         let mix = vec![(1, vec![read(GUEST_NODE, GUEST_VALUE.as_bytes())])];
-        Ok(Rings { load: Load::new(links, false)?, mix, _host: host })
+        let load = Load::new(links, *target == Target::Echo)?;
+        Ok(Rings { load, mix, _host: host })
     }
 }
 

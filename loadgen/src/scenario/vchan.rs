@@ -56,8 +56,7 @@ impl Scenario for Vchan {
         let running = start(target, &[])?;
         let mut host = host_of(&running, target)?;
         let stage = Stage::new()?;
-        let server = guest(&stage, &running.socket, &mut host, [SERVER, PEER])?;
-        let peer = guest(&stage, &running.socket, &mut host, [PEER, SERVER])?;
+        let [server, peer] = pair(&stage, &running.socket, &mut host)?;
         let is_ours = *target == Target::Ours;
         Ok(Box::new(SettingUp { running, stage, server, peer, is_ours, _host: host }))
     }
@@ -68,6 +67,11 @@ impl Scenario for Vchan {
         let what = "vchan: set-ups that succeed of 256 at once";
         ours.map(|ours| Goal::at_least(what, ours, 256.0)).into_iter().collect()
     }
+}
+
+/// The two guests between which channels are set up.
+pub(super) fn pair(stage: &Stage, socket: &Path, host: &mut SimClient) -> Result<[Client; 2]> {
+    Ok([guest(stage, socket, host, [SERVER, PEER])?, guest(stage, socket, host, [PEER, SERVER])?])
 }
 
 /// A guest with a directory that is its own, and that the other one may read.
@@ -126,7 +130,7 @@ impl Session for SettingUp {
 }
 
 /// One set-up, as libxenvchan's server and client do it. `false` if a quota is in its way.
-async fn set_up(server: &Client, peer: &Client, number: usize) -> Result<bool> {
+pub(super) async fn set_up(server: &Client, peer: &Client, number: usize) -> Result<bool> {
     let base = format!("/local/domain/{SERVER}/data/vchan/{number}");
     if !announce(server, &base, number).await? {
         return Ok(false);

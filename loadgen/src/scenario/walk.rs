@@ -1,16 +1,20 @@
-//! A look at the whole store, as `xenstore-ls -fp` takes it: three requests a node, one after
-//! another.
+//! A look at the whole store, as Xen's own `xenstore-ls -fp` takes it: three requests a node, one
+//! after another.
 
-use std::time::Instant;
-
-use xenstored::protocol::Kind;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use super::goals::{Goal, of};
 use super::{Case, Plan, Scenario, Session, start, with_cpu};
-use crate::client::{Blocking, words};
+use crate::client::Blocking;
 use crate::measure::{Measured, Sample};
-use crate::target::{Running, Target};
-use crate::trouble::Result;
+use crate::target::{Options, Running, Target};
+use crate::trouble::{Result, Trouble};
 use crate::wrong;
 
 /// Domains, each a node with this many below it.
@@ -29,8 +33,9 @@ impl Scenario for Walk {
     }
 
     fn about(&self) -> &'static str {
-        "DIRECTORY, READ and GET_PERMS of each of up to 120,000 nodes, one request after another, \
-         as xenstore-ls -fp asks. The echo server is asked the same."
+        "Debian's xenstore-ls -fp looks at up to 120,000 nodes: DIRECTORY, READ and GET_PERMS of \
+         each, one request after another. The echo server answers the same client with the \
+         replies that our daemon gave; both must make it print the same."
     }
 
     fn cases(&self, plan: &Plan) -> Vec<Case> {
@@ -44,10 +49,10 @@ impl Scenario for Walk {
     }
 
     fn prepare(&self, _plan: &Plan, target: &Target) -> Result<Box<dyn Session>> {
-        let running = start(target, &[])?;
-        let client = Blocking::connect(&running.socket)?;
-        let is_echo = *target == Target::Echo;
-        Ok(Box::new(Walking { running, client, is_echo, domains: 0 }))
+        Ok(match target {
+            Target::Echo => Box::new(Replaying { replies: None }),
+            _ => Box::new(Walking { running: start(target, &[])?, domains: 0 }),
+        })
     }
 
     fn goals(&self, measured: &[Measured]) -> Vec<Goal> {
@@ -59,10 +64,9 @@ impl Scenario for Walk {
     }
 }
 
+/// A daemon with a tree.
 struct Walking {
     running: Running,
-    client: Blocking,
-    is_echo: bool,
     /// So many are there.
     domains: usize,
 }
@@ -70,73 +74,110 @@ struct Walking {
 impl Session for Walking {
     fn round(&mut self, _plan: &Plan, case: &Case) -> Result<Sample> {
         let domains = case.size.unwrap_or(0) / (NODES + 1);
-        while self.domains < domains && !self.is_echo {
-            let domid = self.domains + 1;
-            for node in 0..NODES {
-                self.client.write(&format!("/local/domain/{domid}/{node}"), "abc")?;
-            }
-            self.domains += 1;
-        }
-        self.client.flush()?;
-        let started = Instant::now();
-        let (client, is_echo) = (&mut self.client, self.is_echo);
-        let (requests, cpu) = with_cpu(&self.running, || match is_echo {
-            true => walk_echo(client, domains),
-            false => walk(client, domains),
-        })?;
-        let elapsed = started.elapsed();
-        let sample = Sample { units: requests, elapsed, cpu, ..Sample::default() };
-        Ok(sample.with(MILLISECONDS, elapsed.as_secs_f64() * 1e3))
+        plant(&self.running, self.domains..domains)?;
+        self.domains = domains;
+        walk(&self.running, domains)
     }
 }
 
-/// Asks an echo server what a daemon would be asked.
-fn walk_echo(client: &mut Blocking, domains: usize) -> Result<u64> {
-    let mut requests = 0;
-    for domid in 1..=domains {
-        visit(client, &format!("/local/domain/{domid}"), &mut requests)?;
+/// An echo server that has the replies to a walk.
+struct Replaying {
+    /// For so many domains.
+    replies: Option<(usize, Running)>,
+}
+
+impl Session for Replaying {
+    fn round(&mut self, _plan: &Plan, case: &Case) -> Result<Sample> {
+        let domains = case.size.unwrap_or(0) / (NODES + 1);
+        let running = match self.replies.take() {
+            Some((of, running)) if of == domains => running,
+            _ => echo_of(domains)?,
+        };
+        let sample = walk(&running, domains)?;
+        self.replies = Some((domains, running));
+        Ok(sample)
+    }
+}
+
+/// Makes the nodes of these domains.
+fn plant(running: &Running, domains: std::ops::Range<usize>) -> Result<()> {
+    let mut client = Blocking::connect(&running.socket)?;
+    for domain in domains {
         for node in 0..NODES {
-            visit(client, &format!("/local/domain/{domid}/{node}"), &mut requests)?;
+            client.write(&format!("/local/domain/{}/{node}", domain + 1), "abc")?;
         }
     }
-    Ok(requests)
+    client.flush()
 }
 
-/// Walks through `/local/domain`, and finds exactly what was written.
-fn walk(client: &mut Blocking, domains: usize) -> Result<u64> {
-    let (mut requests, mut nodes) = (0, 0);
-    let mut todo = vec!["/local/domain".to_owned()];
-    while let Some(path) = todo.pop() {
-        let (children, value, permissions) = visit(client, &path, &mut requests)?;
-        if permissions != b"n0\0" {
-            wrong!("{path} has permissions {:?}", String::from_utf8_lossy(&permissions));
-        }
-        let leaf = path.split('/').count() == 5;
-        if (leaf && value != b"abc") || leaf != children.is_empty() {
-            wrong!("{path} has value {:?}", String::from_utf8_lossy(&value));
-        }
-        nodes += 1;
-        let names = children.split(|&byte| byte == 0).filter(|name| !name.is_empty());
-        todo.extend(names.map(|name| format!("{path}/{}", String::from_utf8_lossy(name))));
+/// One walk: how long the client took, and the daemon's CPU time.
+fn walk(running: &Running, domains: usize) -> Result<Sample> {
+    let started = Instant::now();
+    let (printed, cpu) = with_cpu(running, || list(&running.socket))?;
+    let elapsed = started.elapsed();
+    let (nodes, lines) = (domains * (NODES + 1), printed.lines().count());
+    let is_node = |line: &&str| line.contains(" = \"abc\"") || line.contains(" = \"\"");
+    let right = printed.lines().filter(is_node).filter(|line| line.ends_with("(n0)")).count();
+    if (lines, right) != (nodes, nodes) {
+        wrong!("xenstore-ls printed {lines} lines, {right} of them right, of {nodes} nodes");
     }
-    let expected = domains * (NODES + 1) + 1;
-    if nodes != expected {
-        wrong!("the walk found {nodes} nodes of {expected}");
-    }
-    Ok(requests)
+    // The directory itself is listed, too.
+    let units = 3 * nodes as u64 + 1;
+    let sample = Sample { units, elapsed, cpu, ..Sample::default() };
+    Ok(sample.with(MILLISECONDS, elapsed.as_secs_f64() * 1e3))
 }
 
-/// What a node is asked: its children, its value, its permissions.
-fn visit(
-    client: &mut Blocking,
-    path: &str,
-    requests: &mut u64,
-) -> Result<(Vec<u8>, Vec<u8>, Vec<u8>)> {
-    let path = words(&[path]);
-    *requests += 3;
-    Ok((
-        client.directory(&path)?,
-        client.must(Kind::Read, &path)?,
-        client.must(Kind::GetPerms, &path)?,
-    ))
+/// What `xenstore-ls` prints.
+fn list(socket: &Path) -> Result<String> {
+    let cannot = |error| Trouble::io("cannot run xenstore-ls (loadgen/install-peers.sh)", error);
+    let mut command = Command::new("xenstore-ls");
+    command.args(["-fp", "/local/domain"]).env("XENSTORED_PATH", socket).stdin(Stdio::null());
+    let output = command.output().map_err(cannot)?;
+    if !output.status.success() {
+        wrong!("xenstore-ls: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// An echo server that answers a walk of so many domains as our daemon does.
+fn echo_of(domains: usize) -> Result<Running> {
+    let cannot = |error| Trouble::io("cannot record a walk", error);
+    let daemon = start(&Target::Ours, &[])?;
+    plant(&daemon, 0..domains)?;
+    let dir = Running::directory().map_err(cannot)?;
+    let (socket, replies) = (dir.path().join("socket"), dir.path().join("replies"));
+    let listener = UnixListener::bind(&socket).map_err(cannot)?;
+    std::thread::scope(|scope| {
+        let recorder = scope.spawn(|| record(&listener, &daemon.socket, &replies));
+        list(&socket)?;
+        recorder.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).map_err(cannot)
+    })?;
+    let arguments = vec!["--replies".to_owned(), replies.display().to_string()];
+    // It has read the file before it accepts.
+    Target::Echo.start(&Options { arguments, ..Options::default() }).map_err(cannot)
+}
+
+/// Stands between a client and the daemon, and writes down what the daemon says.
+fn record(listener: &UnixListener, daemon: &Path, replies: &Path) -> io::Result<()> {
+    let (mut client, _) = listener.accept()?;
+    let mut daemon = UnixStream::connect(daemon)?;
+    daemon.set_read_timeout(Some(Duration::from_secs(20)))?;
+    let (mut requests, mut ears) = (client.try_clone()?, daemon.try_clone()?);
+    let asking = std::thread::spawn(move || {
+        let asked = io::copy(&mut requests, &mut ears);
+        let _ = ears.shutdown(Shutdown::Both);
+        asked
+    });
+    let (mut file, mut bytes) = (File::create(replies)?, [0; 8192]);
+    loop {
+        match daemon.read(&mut bytes)? {
+            0 => break,
+            len => {
+                file.write_all(&bytes[..len])?;
+                // It may be gone with its last reply.
+                let _ = client.write_all(&bytes[..len]);
+            }
+        }
+    }
+    asking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).map(drop)
 }

@@ -55,25 +55,28 @@ impl Channels for XenChannels {
     }
 
     fn pending(&mut self, ports: &mut [Port]) -> io::Result<usize> {
-        loop {
-            let bytes = match rustix::io::read(&self.device, ports.as_mut_bytes()) {
-                Ok(bytes) => bytes,
-                Err(Errno::AGAIN) => return Ok(0),
+        let mut kept = 0;
+        while kept < ports.len() {
+            let room = &mut ports[kept..];
+            let (bytes, asked) = match rustix::io::read(&self.device, room.as_mut_bytes()) {
+                Ok(bytes) => (bytes, size_of_val(room)),
+                Err(Errno::AGAIN) => break,
                 Err(Errno::INTR) => continue,
                 Err(error) => return Err(error.into()),
             };
-            let read = bytes / size_of::<Port>();
-            let mut kept = 0;
-            for i in 0..read {
+            let read = kept..kept + bytes / size_of::<Port>();
+            for i in read {
                 if self.bound.contains(&ports[i]) {
                     ports[kept] = ports[i];
                     kept += 1;
                 }
             }
-            if kept > 0 || read == 0 {
-                return Ok(kept);
+            // The kernel gives all that there is, if there is room (evtchn_read).
+            if bytes < asked {
+                break;
             }
         }
+        Ok(kept)
     }
 
     fn unmask(&mut self, port: Port) -> io::Result<()> {

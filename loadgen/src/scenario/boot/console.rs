@@ -1,11 +1,11 @@
 //! xenconsoled: it looks for new domains whenever it hears of one.
 
-use std::rc::Weak;
+use std::rc::{Rc, Weak};
 
 use xenstored::words::Domid;
 
 use super::{Machine, home};
-use crate::client::Client;
+use crate::client::{Client, Watch};
 use crate::trouble::Result;
 
 /// Waits for domains and gives each a terminal.
@@ -16,14 +16,21 @@ pub(super) async fn run(machine: Weak<Machine>, client: Client) -> Result<()> {
         introduced.next().await;
         // Events that say the same may have been merged: all new domains are looked for.
         while let Some(machine) = machine.upgrade() {
-            let Some(domid) = machine.new_domains.borrow_mut().pop_front() else { break };
-            machine.stage.spawn(serve(client.clone(), domid));
+            let Some(domid) = machine.arrivals.next() else { break };
+            let (client, weak) = (client.clone(), Rc::downgrade(&machine));
+            machine.stage.spawn(async move {
+                let watch = serve(client, domid).await?;
+                if let Some(machine) = weak.upgrade() {
+                    machine.consoles.borrow_mut().push(watch);
+                }
+                Ok(())
+            });
         }
     }
 }
 
-/// A domain's console, once the toolstack has made it.
-async fn serve(client: Client, domid: Domid) -> Result<()> {
+/// A domain's console, once the toolstack has made it. Answers the watch on it.
+async fn serve(client: Client, domid: Domid) -> Result<Watch> {
     let console = format!("{}/console", home(domid));
     let watch = client.watch(&console, &console).await?;
     loop {
@@ -35,5 +42,6 @@ async fn serve(client: Client, domid: Domid) -> Result<()> {
         watch.next().await;
     }
     client.read(0, &format!("{console}/type")).await?;
-    client.write(0, &format!("{console}/tty"), format!("/dev/pts/{domid}")).await
+    client.write(0, &format!("{console}/tty"), format!("/dev/pts/{domid}")).await?;
+    Ok(watch)
 }

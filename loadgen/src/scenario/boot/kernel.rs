@@ -1,20 +1,19 @@
 //! The control domain's kernel: it learns of new backends by one watch and connects each.
 
-use std::collections::HashSet;
+use std::rc::{Rc, Weak};
 
 use xenstored::protocol::Kind;
 
-use super::{state, switch};
-use crate::client::{Client, Stage, words};
+use super::{Machine, state, switch};
+use crate::client::{Client, Watch, words};
 use crate::trouble::Result;
 use crate::wrong;
 
 const BACKENDS: &str = "/local/domain/0/backend";
 
 /// As Linux's xenbus: an event of the one watch, then a look whether the device is there.
-pub(super) async fn run(stage: Stage, client: Client) -> Result<()> {
+pub(super) async fn run(machine: Weak<Machine>, client: Client) -> Result<()> {
     let watch = client.watch(BACKENDS, "backends").await?;
-    let mut known: HashSet<String> = HashSet::new();
     loop {
         let path = watch.next().await;
         if path == BACKENDS {
@@ -24,10 +23,25 @@ pub(super) async fn run(stage: Stage, client: Client) -> Result<()> {
         }
         let Some(device) = device(&path) else { continue };
         let there = client.request(Kind::Directory, 0, &words(&[&device])).await?.is_ok();
-        if !there {
-            known.remove(&device);
-        } else if known.insert(device.clone()) {
-            stage.spawn(connect(client.clone(), device));
+        let Some(machine) = machine.upgrade() else { return Ok(()) };
+        let known = machine.backends.borrow().contains_key(&device);
+        if there && !known {
+            machine.backends.borrow_mut().insert(device.clone(), None);
+            let (client, weak) = (client.clone(), Rc::downgrade(&machine));
+            machine.stage.spawn(async move {
+                let watch = connect(client, &device).await?;
+                if let Some(machine) = weak.upgrade()
+                    && let Some(place) = machine.backends.borrow_mut().get_mut(&device)
+                {
+                    *place = watch;
+                }
+                Ok(())
+            });
+        } else if !there {
+            let gone = machine.backends.borrow_mut().remove(&device);
+            if let Some(Some(frontend)) = gone {
+                frontend.remove().await?;
+            }
         }
     }
 }
@@ -39,15 +53,15 @@ fn device(path: &str) -> Option<String> {
     Some(format!("{BACKENDS}/{class}/{domid}/{number}"))
 }
 
-/// As the bus, then xen-blkback and xen-netback.
-async fn connect(client: Client, back: String) -> Result<()> {
+/// As the bus, then xen-blkback and xen-netback. Answers the watch on the frontend's state, which
+/// lasts as long as the device.
+async fn connect(client: Client, back: &str) -> Result<Option<Watch>> {
     let is_disk = back.contains("/vbd/");
-    client.read(0, &format!("{back}/state")).await?;
-    client.read(0, &format!("{back}/frontend-id")).await?;
-    let front = client.read(0, &format!("{back}/frontend")).await?;
-    if back.contains("/console/") {
-        return Ok(()); // There is no driver for it.
-    }
+    client.try_read(&format!("{back}/state")).await?;
+    client.try_read(&format!("{back}/frontend-id")).await?;
+    let front = client.try_read(&format!("{back}/frontend")).await?;
+    // There is no driver for a console; and nobody waits for it, so that it may be gone by now.
+    let Some(front) = front.filter(|_| !back.contains("/console/")) else { return Ok(None) };
     let other = format!("{front}/state");
     let events = client.watch(&other, &other).await?;
     client
@@ -61,7 +75,7 @@ async fn connect(client: Client, back: String) -> Result<()> {
     // What the hotplug script writes, so that the device is there at all.
     let ready = format!("{back}/{}", if is_disk { "physical-device" } else { "hotplug-status" });
     let plugged = client.watch(&ready, &ready).await?;
-    switch(&client, &back, state::INIT_WAIT).await?;
+    switch(&client, back, state::INIT_WAIT).await?;
     while client.request(Kind::Read, 0, &words(&[&ready])).await?.unwrap_or_default().is_empty() {
         plugged.next().await;
     }
@@ -73,7 +87,8 @@ async fn connect(client: Client, back: String) -> Result<()> {
     for key in ["event-channel", "protocol"].iter().chain(rings(is_disk)) {
         client.read(0, &format!("{front}/{key}")).await?;
     }
-    switch(&client, &back, state::CONNECTED).await
+    switch(&client, back, state::CONNECTED).await?;
+    Ok(Some(events))
 }
 
 fn features(is_disk: bool) -> &'static [&'static str] {

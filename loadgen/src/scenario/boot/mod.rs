@@ -12,31 +12,41 @@
 //! domain. A domain is done when both its devices are connected at both ends and its console has a
 //! terminal.
 
+mod arrivals;
 mod console;
 mod guest;
 mod kernel;
 mod replay;
+mod share;
 mod storm;
 mod toolstack;
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use xenstored::host::sim::SimClient;
 use xenstored::protocol::Kind;
 use xenstored::words::Domid;
 
-use crate::client::{Blocking, Client, Link, Stage, words};
-use crate::target::Running;
+use super::host_of;
+use crate::client::{Blocking, Client, Link, Stage, Watch, words};
+use crate::target::{Running, Target};
 use crate::trouble::{Result, Trouble};
-use crate::wrong;
 
+use arrivals::Arrivals;
+pub use share::{Share, serve};
 pub use storm::all;
 
 /// The devices of a domain that have a backend in the kernel: class and number.
 const DEVICES: [(&str, u32); 2] = [("vbd", 51712), ("vif", 0)];
+
+/// So many domains have a toolstack of their own, whose connection and watch last as long as the
+/// domain; later ones share this many of those. A connection is a descriptor here and in the
+/// daemon, as a ring is, and a process has 20,000.
+const TOOLSTACKS_MAX: usize = 5000;
+const SHARED: usize = 64;
 
 /// XenbusState of xen/io/xenbus.h, as text.
 mod state {
@@ -51,17 +61,19 @@ pub(super) struct Machine {
     pub(super) stage: Stage,
     socket: PathBuf,
     pub(super) host: RefCell<SimClient>,
-    /// Domains that the console daemon has not looked for yet: what it would ask the hypervisor.
-    new_domains: RefCell<VecDeque<Domid>>,
+    arrivals: Arrivals,
     /// Toolstacks of living domains, each with its watch.
     toolstacks: RefCell<Vec<Client>>,
     guests: RefCell<Vec<Client>>,
+    /// The kernel's backends, each with the watch on its frontend once it is connected.
+    backends: RefCell<HashMap<String, Option<Watch>>>,
+    /// The console daemon's watches, one for each domain that it serves.
+    consoles: RefCell<Vec<Watch>>,
 }
 
 impl Machine {
     /// Starts what serves domains on a daemon that just began.
-    pub(super) fn new(running: &Running) -> Result<Rc<Machine>> {
-        let Some(sim) = &running.sim else { wrong!("a target without a simulated host") };
+    pub(super) fn new(running: &Running, target: &Target) -> Result<Rc<Machine>> {
         // What xen-init-dom0 leaves: the directories that all domains have in common. Whoever has
         // answered has also begun to serve the control domain's ring.
         let mut toolstack = Blocking::connect(&running.socket)?;
@@ -76,40 +88,78 @@ impl Machine {
         }
         toolstack.flush()?;
         let cannot = |error| Trouble::io("cannot use the simulated host", error);
-        let mut host = SimClient::connect(sim).map_err(cannot)?;
-        let stage = Stage::new()?;
+        let mut host = host_of(running, target)?;
         // It ends with its connection, as the machine's own does.
         let ring = host.attach_control().map_err(cannot)?;
-        let kernel = stage.client(Link::Ring(Box::new(ring)))?;
-        let console = stage.connect(&running.socket)?;
-        let machine = Rc::new(Machine {
-            stage,
-            socket: running.socket.clone(),
-            host: RefCell::new(host),
-            new_domains: RefCell::default(),
-            toolstacks: RefCell::default(),
-            guests: RefCell::default(),
-        });
-        let stage = machine.stage.handle();
-        machine.stage.serve(kernel::run(stage, kernel));
+        let machine = Machine::bare(&running.socket, host)?;
+        let kernel = machine.stage.client(Link::Ring(Box::new(ring)))?;
+        let console = machine.stage.connect(&running.socket)?;
+        machine.stage.serve(kernel::run(Rc::downgrade(&machine), kernel));
         machine.stage.serve(console::run(Rc::downgrade(&machine), console));
         Ok(machine)
     }
 
-    /// Forgets its domains, which are dead.
-    pub(super) fn forget(&self) {
-        self.toolstacks.take();
+    /// A part of a machine, in a process of its own: toolstacks and guests.
+    fn share(socket: &Path, sim: &Path) -> Result<Rc<Machine>> {
+        let cannot = |error| Trouble::io("cannot connect to the simulated host", error);
+        Machine::bare(socket, SimClient::connect(sim).map_err(cannot)?)
+    }
+
+    fn bare(socket: &Path, host: SimClient) -> Result<Rc<Machine>> {
+        Ok(Rc::new(Machine {
+            stage: Stage::new()?,
+            socket: socket.to_owned(),
+            host: RefCell::new(host),
+            arrivals: Arrivals::of(socket)?,
+            toolstacks: RefCell::default(),
+            guests: RefCell::default(),
+            backends: RefCell::default(),
+            consoles: RefCell::default(),
+        }))
+    }
+
+    /// Forgets its domains, which are dead, once the kernel has heard that their backends are gone.
+    pub(super) async fn forget(self: Rc<Machine>) -> Result<()> {
+        // Their rings are broken by now.
         self.guests.take();
+        self.toolstacks.take();
+        let toolstack = self.stage.connect(&self.socket)?;
+        while !self.backends.borrow().is_empty() {
+            toolstack.must(Kind::GetDomainPath, 0, b"0\0").await?;
+        }
+        let consoles = self.consoles.take();
+        for watch in consoles {
+            watch.remove().await?;
+        }
+        Ok(())
     }
 
     /// Starts a domain, by a toolstack of its own.
     pub(super) async fn boot(self: Rc<Machine>, domid: Domid) -> Result<()> {
-        let toolstack = self.stage.connect(&self.socket)?;
+        let living = self.toolstacks.borrow().len();
+        if living < TOOLSTACKS_MAX {
+            let toolstack = self.stage.connect(&self.socket)?;
+            toolstack::create(Rc::clone(&self), toolstack.clone(), domid).await?;
+            self.toolstacks.borrow_mut().push(toolstack);
+            return Ok(());
+        }
+        let toolstack = self.toolstacks.borrow()[usize::from(domid.0) % SHARED].clone();
         toolstack::create(self, toolstack, domid).await
     }
 }
 
-pub(super) fn vm(domid: Domid) -> String {
+/// What a toolstack removes of a dead domain, besides what the daemon does.
+pub(super) fn remains(domid: Domid) -> Vec<String> {
+    let mut paths = vec![home(domid), format!("/libxl/{domid}"), vm(domid)];
+    // The device first: its removal is what the kernel hears of.
+    for device in DEVICES.into_iter().chain([("console", 0)]) {
+        paths.push(backend(domid, device));
+        paths.push(format!("/local/domain/0/backend/{}/{domid}", device.0));
+    }
+    paths
+}
+
+fn vm(domid: Domid) -> String {
     format!("/vm/00000000-0000-0000-0000-{:012}", domid.0)
 }
 

@@ -1,48 +1,251 @@
-//! The requests of a boot storm without their sense: what an echo server is asked.
+//! A boot storm without its sense: what our daemon was asked and sent, asked and sent again by an
+//! echo server.
+//!
+//! Each client asks when as many replies and events have come to it as had when it asked first; so
+//! the echo server has as many messages at a time to answer as the daemon had.
 
+use std::collections::HashMap;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use mio::{Events, Poll, Token};
+use xenstored::host::sim::{SimClient, SimGuest};
+use xenstored::protocol::{HEADER_BYTES, Kind, WATCH_EVENT};
 use xenstored::words::Domid;
 
-use super::Machine;
-use crate::client::{Stage, Trace};
-use crate::scenario::start;
+use super::{Machine, storm};
+use crate::client::{Asked, Connection, Link, Recording};
+use crate::scenario::{host_of, start};
+use crate::target::echo::{NUMBER, RING, append_script};
 use crate::target::{Running, Target};
-use crate::trouble::Result;
+use crate::trouble::{Result, Trouble};
+use crate::wrong;
 
-/// Domains whose requests are recorded; a multiple of them is replayed.
-pub(super) const RECORDED: usize = 10;
 /// Far more than it takes.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
-/// What each client asks when [`RECORDED`] domains start at once on our daemon.
-pub(super) fn record() -> Result<Trace> {
+/// An echo server that sends nothing for so long hangs.
+const SILENCE: Duration = Duration::from_secs(20);
+
+/// What all clients ask and are sent when so many domains start at once on our daemon.
+pub(super) fn record(size: usize) -> Result<Recording> {
     let running = start(&Target::Ours, &[])?;
-    let machine = Machine::new(&running)?;
+    let machine = Machine::new(&running, &Target::Ours)?;
     machine.stage.record();
-    for domid in (1..).take(RECORDED) {
-        machine.stage.spawn(Rc::clone(&machine).boot(Domid(domid)));
+    for number in 1..=size {
+        machine.stage.spawn(Rc::clone(&machine).boot(storm::domid(number)?));
     }
     machine.stage.run(PATIENCE)?;
-    Ok(machine.stage.recorded())
+    let recording = machine.stage.recorded();
+    machine.stage.abandon();
+    Ok(recording)
 }
 
-/// Sends the requests of so many domains, each client's one after another as it did, over sockets.
-/// Answers how many requests it was.
-pub(super) fn replay(running: &Running, trace: &Rc<Trace>, domains: usize) -> Result<u64> {
-    let stage = Stage::new()?;
-    for _ in 0..domains.div_ceil(RECORDED) {
-        for number in 0..trace.len() {
-            let (client, trace) = (stage.connect(&running.socket)?, Rc::clone(trace));
-            stage.spawn(async move {
-                for (kind, tx_id, payload) in &trace[number] {
-                    client.must(*kind, *tx_id, payload).await?;
+/// The same clients, of an echo server.
+pub(super) struct Replay<'a> {
+    recording: &'a Recording,
+    running: &'a Running,
+    poll: Poll,
+    clients: Vec<Client>,
+    /// Rings of domains that have not begun.
+    rings: HashMap<Domid, SimGuest>,
+    /// Who begins after whom.
+    followers: HashMap<usize, Vec<usize>>,
+    /// The number of the next socket, as the echo server counts them.
+    next_socket: u32,
+    /// Clients that are not done.
+    open: usize,
+    /// The domains end with it.
+    _host: SimClient,
+    /// Requests and events, all that there were.
+    pub(super) requests: u64,
+    pub(super) events: u64,
+}
+
+/// How far a client is.
+#[derive(Default)]
+struct Client {
+    /// `None` before it begins, and after it closed.
+    connection: Option<Connection>,
+    /// As the echo server knows it.
+    number: u32,
+    asked: usize,
+    replies: u32,
+    events: u32,
+    done: bool,
+}
+
+impl<'a> Replay<'a> {
+    /// Makes the domains, so that their clients can begin.
+    pub(super) fn new(running: &'a Running, recording: &'a Recording) -> Result<Replay<'a>> {
+        let cannot = |error| Trouble::io("cannot prepare a replay", error);
+        let mut host = host_of(running, &Target::Echo)?;
+        let mut rings = HashMap::new();
+        let mut followers: HashMap<usize, Vec<usize>> = HashMap::new();
+        for (place, actor) in recording.actors.iter().enumerate() {
+            match actor.ring {
+                Some(Domid::CONTROL) => {
+                    drop(rings.insert(Domid::CONTROL, host.attach_control().map_err(cannot)?))
                 }
-                Ok(())
-            });
+                Some(domid) => drop(rings.insert(domid, host.create(Some(domid)).map_err(cannot)?)),
+                None => {}
+            }
+            if let Some((before, _)) = actor.after {
+                followers.entry(before).or_default().push(place);
+            }
         }
+        let mut clients = Vec::new();
+        clients.resize_with(recording.actors.len(), Client::default);
+        let next_socket = next_socket(running)?;
+        let (poll, open) = (Poll::new().map_err(cannot)?, clients.len());
+        Ok(Replay {
+            recording,
+            running,
+            poll,
+            clients,
+            rings,
+            followers,
+            next_socket,
+            open,
+            _host: host,
+            requests: 0,
+            events: 0,
+        })
     }
-    stage.run(PATIENCE)?;
-    Ok(stage.counts().requests.get())
+
+    /// Asks everything.
+    pub(super) fn run(&mut self) -> Result<()> {
+        for place in 0..self.clients.len() {
+            if self.recording.actors[place].after.is_none() {
+                self.begin(place)?;
+            }
+        }
+        let deadline = Instant::now() + PATIENCE;
+        let mut events = Events::with_capacity(1024);
+        while self.open > 0 {
+            match self.poll.poll(&mut events, Some(SILENCE)) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                    return Err(error.into());
+                }
+                _ if events.is_empty() || Instant::now() > deadline => return Err(self.stuck()),
+                _ => {}
+            }
+            for event in &events {
+                self.go_on(event.token().0)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Who waits for ever, and for what: an example.
+    fn stuck(&self) -> Trouble {
+        let mut clients = self.clients.iter().zip(&self.recording.actors);
+        let example = clients.find(|(client, _)| !client.done).map(|(client, actor)| {
+            let Client { asked, replies, events, .. } = client;
+            let (ring, all, after) = (actor.ring, actor.asked.len(), actor.after);
+            format!(
+                "the first (ring {ring:?}, after {after:?}) asked {asked} of {all}, has {replies} \
+                 replies and {events} events of {}",
+                actor.events
+            )
+        });
+        Trouble::Wrong(format!(
+            "{} clients wait for ever; {}",
+            self.open,
+            example.unwrap_or_default()
+        ))
+    }
+
+    /// Connects a client and lets it ask.
+    fn begin(&mut self, place: usize) -> Result<()> {
+        let mut link = match self.recording.actors[place].ring {
+            Some(domid) => match self.rings.remove(&domid) {
+                Some(guest) => Link::Ring(Box::new(guest)),
+                None => wrong!("domain {domid} begins twice"),
+            },
+            None => Link::connect(&self.running.socket)?,
+        };
+        let client = &mut self.clients[place];
+        client.number = match link.ring() {
+            Some(domid) => RING | u32::from(domid.0),
+            None => self.next_socket,
+        };
+        self.next_socket += u32::from(link.ring().is_none());
+        link.register(self.poll.registry(), Token(place))?;
+        client.connection = Some(Connection::new(link));
+        self.go_on(place)
+    }
+
+    /// Takes what came to a client, and asks what is its turn.
+    fn go_on(&mut self, place: usize) -> Result<()> {
+        let client = &mut self.clients[place];
+        let Some(mut connection) = client.connection.take() else { return Ok(()) };
+        connection.receive()?;
+        while let Some(message) = connection.message()? {
+            match message.kind {
+                WATCH_EVENT => client.events += 1,
+                _ => client.replies += 1,
+            }
+        }
+        let actor = &self.recording.actors[place];
+        let mut asked = client.asked;
+        let arrived = (client.replies, client.events);
+        let is_due = |next: &&Asked| next.after.0 <= arrived.0 && next.after.1 <= arrived.1;
+        while let Some(next) = actor.asked.get(asked).filter(is_due) {
+            self.ask(&mut connection, asked, next);
+            asked += 1;
+        }
+        connection.flush()?;
+        let client = &mut self.clients[place];
+        client.asked = asked;
+        let (replies, events) = (actor.asked.len() as u64, u64::from(actor.events));
+        let all = asked == actor.asked.len()
+            && u64::from(client.replies) >= replies
+            && u64::from(client.events) >= events;
+        self.open -= usize::from(all && !std::mem::replace(&mut client.done, true));
+        if !(all && actor.closes) {
+            client.connection = Some(connection);
+        }
+        self.let_follow(place)
+    }
+
+    /// Lets those begin who began after this client had as many replies.
+    fn let_follow(&mut self, place: usize) -> Result<()> {
+        let Some(followers) = self.followers.get_mut(&place) else { return Ok(()) };
+        let (recording, replies) = (self.recording, self.clients[place].replies);
+        let is_due =
+            |next: &mut usize| recording.actors[*next].after.is_none_or(|(_, n)| n <= replies);
+        let due: Vec<usize> = followers.extract_if(.., is_due).collect();
+        due.into_iter().try_for_each(|next| self.begin(next))
+    }
+
+    fn ask(&mut self, connection: &mut Connection, req_id: usize, asked: &Asked) {
+        let events: Vec<(u32, u16)> =
+            asked.events.iter().map(|&(to, len)| (self.clients[to].number, len)).collect();
+        let req_id = u32::try_from(req_id).unwrap_or(u32::MAX);
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + asked.len);
+        match &asked.introduce {
+            Some(payload) => {
+                connection.queue(Kind::Introduce, req_id, 0, payload);
+                append_script(&mut bytes, req_id, None, &events, 0);
+            }
+            None => append_script(&mut bytes, req_id, Some(asked.reply), &events, asked.len),
+        }
+        connection.queue_bytes(&bytes);
+        self.requests += 1;
+        self.events += asked.events.len() as u64;
+    }
+}
+
+/// What number the echo server will give the next socket that connects.
+fn next_socket(running: &Running) -> Result<u32> {
+    let mut stream = UnixStream::connect(&running.socket)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all([NUMBER, 0, 0, 0].map(u32::to_le_bytes).as_flattened())?;
+    let mut answer = [0; HEADER_BYTES + 4];
+    stream.read_exact(&mut answer)?;
+    let [.., a, b, c, d] = answer;
+    Ok(u32::from_le_bytes([a, b, c, d]) + 1)
 }

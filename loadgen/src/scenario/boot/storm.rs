@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use xenstored::words::Domid;
 
-use super::{DEVICES, Machine, backend, home, replay, state};
-use crate::client::{Blocking, Trace};
+use super::replay::{self, Replay};
+use super::share::{Report, Shares, storm};
+use super::{DEVICES, Machine, backend, home, state};
+use crate::client::{Blocking, Recording};
 use crate::measure::{Measured, Sample};
 use crate::scenario::goals::{Goal, cpu, of};
 use crate::scenario::{Case, Plan, Scenario, Session, explained, start, with_cpu};
@@ -18,6 +20,9 @@ use crate::wrong;
 /// A peer that has not started all by then has not.
 const PEERS_PATIENCE: Duration = Duration::from_secs(40);
 const PATIENCE: Duration = Duration::from_secs(300);
+/// From so many domains on, a storm is shared out to so many processes.
+const SHARED_OUT: usize = 100;
+const PROCESSES: usize = 2;
 /// Domains that start at the same time while a host fills up.
 const IN_PARALLEL: usize = 8;
 /// So many of the last domains are measured while a host fills up.
@@ -49,13 +54,14 @@ impl Scenario for Boot {
             Boot::Storm => {
                 "Domains with disk, network and console start all at once: libxl's requests, a \
                  Linux guest's, its backends' and xenconsoled's, with their events. In the end \
-                 both ends of each device must be connected. The echo server is asked the same \
-                 requests over sockets; it sends no events."
+                 both ends of each device must be connected. The echo server is asked what our \
+                 daemon was asked, on sockets and rings, and sends as many replies and events of as \
+                 many bytes. From 100 domains on, two further processes are toolstacks and guests."
             }
             Boot::Filling => {
                 "A host fills up to 10,000 domains, 8 starting in parallel; the last 100 of each \
-                 step count. All stay alive, each with its guest's ring; the first 4,500 also with \
-                 their toolstack's connection and watch."
+                 step count. All stay alive, each with its guest's ring; the first 5,000 with a \
+                 toolstack's connection and watch of their own, the others on 64 of those."
             }
         }
     }
@@ -88,13 +94,11 @@ impl Scenario for Boot {
     fn prepare(&self, _plan: &Plan, target: &Target) -> Result<Box<dyn Session>> {
         let target = target.clone();
         Ok(match (self, &target) {
-            (Boot::Storm, Target::Echo) => {
-                Box::new(Replaying { trace: Rc::new(replay::record()?) })
-            }
+            (Boot::Storm, Target::Echo) => Box::new(Replaying { recording: None }),
             (Boot::Storm, _) => Box::new(Storming { target }),
             (Boot::Filling, _) => {
                 let running = start(&target, &[])?;
-                let machine = Machine::new(&running)?;
+                let machine = Machine::new(&running, &target)?;
                 Box::new(Filling { machine, running, domains: 0 })
             }
         })
@@ -131,7 +135,7 @@ impl Scenario for Boot {
     }
 }
 
-fn domid(number: usize) -> Result<Domid> {
+pub(super) fn domid(number: usize) -> Result<Domid> {
     let number = u16::try_from(number).ok().map(Domid).filter(|domid| domid.is_real());
     number.ok_or_else(|| Trouble::Wrong("too many domains".into()))
 }
@@ -145,52 +149,42 @@ impl Session for Storming {
     fn round(&mut self, _plan: &Plan, case: &Case) -> Result<Sample> {
         let size = case.size.unwrap_or(0);
         let running = start(&self.target, &[])?;
-        let machine = Machine::new(&running)?;
-        // The kernel and the console daemon set their watches first.
-        machine.stage.run_for(Duration::from_millis(100))?;
-        let done: Rc<Cell<usize>> = Rc::default();
-        for number in 1..=size {
-            let (machine, domid, done) = (Rc::clone(&machine), domid(number)?, Rc::clone(&done));
-            machine.stage.handle().spawn(async move {
-                machine.boot(domid).await?;
-                done.set(done.get() + 1);
-                Ok(())
-            });
-        }
+        let machine = Machine::new(&running, &self.target)?;
         let is_ours = self.target == Target::Ours;
         let patience = if is_ours { PATIENCE } else { PEERS_PATIENCE };
+        let mut shares = match size {
+            0..SHARED_OUT => None,
+            _ => Some(Shares::start(&running, PROCESSES, size, patience)?),
+        };
         let started = Instant::now();
-        let (left, cpu) = with_cpu(&running, || machine.stage.run_for(patience))?;
+        let (report, cpu) = with_cpu(&running, || match &mut shares {
+            Some(shares) => shares.run(&machine),
+            None => storm(&machine, 1..=size, patience),
+        })?;
         let elapsed = started.elapsed();
-        let conflicts = machine.stage.counts().conflicts.get();
-        let sample = sample(&machine, done.get(), elapsed, cpu);
+        let (left, done) = (report.left, report.done);
+        let sample = sample(&report, elapsed, cpu);
         machine.stage.abandon();
         if left == 0 {
-            explained::check(&running, &self.target, conflicts)?;
+            explained::check(&running, &self.target, report.conflicts)?;
             check(&running, 1..=size)?;
         } else if is_ours {
-            wrong!("{} of {size} domains started in {patience:?}", done.get());
+            wrong!("{done} of {size} domains started in {patience:?}");
         }
         Ok(sample)
     }
 }
 
-fn sample(
-    machine: &Machine,
-    domains: usize,
-    elapsed: Duration,
-    cpu: Option<crate::target::Cpu>,
-) -> Sample {
-    let counts = machine.stage.counts();
-    let per_domain = |count: u64| count as f64 / domains.max(1) as f64;
-    let (conflicts, commits) = (counts.conflicts.take(), counts.commits.take());
-    let ends = (conflicts + commits).max(1) as f64;
-    Sample { units: domains as u64, elapsed, cpu, ..Sample::default() }
-        .with(DONE, domains as f64)
-        .with("requests each", per_domain(counts.requests.take()))
-        .with("events each", per_domain(counts.events.take()))
-        .with("transactions each", per_domain(commits))
-        .with(EAGAIN, 100.0 * conflicts as f64 / ends)
+fn sample(report: &Report, elapsed: Duration, cpu: Option<crate::target::Cpu>) -> Sample {
+    let per_domain = |count: u64| count as f64 / report.done.max(1) as f64;
+    let ends = (report.conflicts + report.commits).max(1) as f64;
+    let latency = Some(report.latency()).filter(|latency| !latency.is_empty());
+    Sample { units: report.done as u64, elapsed, cpu, latency, extra: Vec::new() }
+        .with(DONE, report.done as f64)
+        .with("requests each", per_domain(report.requests))
+        .with("events each", per_domain(report.events))
+        .with("transactions each", per_domain(report.commits))
+        .with(EAGAIN, 100.0 * report.conflicts as f64 / ends)
 }
 
 /// Both ends of all devices are connected, and each console has its terminal.
@@ -228,14 +222,16 @@ impl Session for Filling {
         if self.domains < before {
             self.fill(before - self.domains)?;
         }
-        sample(&self.machine, 1, Duration::ZERO, None); // What was counted is not measured.
+        Report::default().count(&self.machine.stage); // What was counted is not measured.
         let domains = LAST.min(size);
         let started = Instant::now();
         let from = self.domains + 1;
         let cpu = self.fill(domains)?;
         let elapsed = started.elapsed();
         check(&self.running, from..from + domains)?;
-        Ok(sample(&self.machine, domains, elapsed, cpu))
+        let mut report = Report { done: domains, ..Report::default() };
+        report.count(&self.machine.stage);
+        Ok(sample(&report, elapsed, cpu))
     }
 }
 
@@ -260,20 +256,32 @@ impl Filling {
     }
 }
 
-/// The same requests to an echo server.
+/// The same requests, replies and events of an echo server.
 struct Replaying {
-    trace: Rc<Trace>,
+    /// Of the last size.
+    recording: Option<(usize, Recording)>,
 }
 
 impl Session for Replaying {
     fn round(&mut self, _plan: &Plan, case: &Case) -> Result<Sample> {
         let size = case.size.unwrap_or(0);
+        let recording = match self.recording.take() {
+            Some((of, recording)) if of == size => recording,
+            _ => replay::record(size)?,
+        };
         let running = start(&Target::Echo, &[])?;
+        let mut replay = Replay::new(&running, &recording)?;
         let started = Instant::now();
-        let (requests, cpu) = with_cpu(&running, || replay::replay(&running, &self.trace, size))?;
+        let ((), cpu) = with_cpu(&running, || replay.run())?;
         let elapsed = started.elapsed();
-        let sample = Sample { units: size as u64, elapsed, cpu, ..Sample::default() };
-        Ok(sample.with(DONE, size as f64).with("requests each", requests as f64 / size as f64))
+        let per_domain = |count: u64| count as f64 / size as f64;
+        let sample = Sample { units: size as u64, elapsed, cpu, ..Sample::default() }
+            .with(DONE, size as f64)
+            .with("requests each", per_domain(replay.requests))
+            .with("events each", per_domain(replay.events));
+        drop(replay);
+        self.recording = Some((size, recording));
+        Ok(sample)
     }
 }
 

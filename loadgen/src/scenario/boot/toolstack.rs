@@ -10,10 +10,6 @@ use crate::client::{Client, Link, words};
 use crate::trouble::{Result, Trouble};
 use crate::wrong;
 
-/// So many toolstacks keep a connection and a watch while their domain lives; those of later
-/// domains end. Each is a descriptor here and in the daemon, and processes have 20,000.
-const TOOLSTACKS_MAX: usize = 4500;
-
 /// Makes a domain and its devices, and lets it start.
 pub(super) async fn create(machine: Rc<Machine>, client: Client, domid: Domid) -> Result<()> {
     let made = machine.host.borrow_mut().create(Some(domid));
@@ -21,7 +17,7 @@ pub(super) async fn create(machine: Rc<Machine>, client: Client, domid: Domid) -
     let port = ring.port;
     client.transact(async |tx| directories(&client, tx, domid).await).await?;
     client.transact(async |tx| description(&client, tx, domid, port).await).await?;
-    machine.new_domains.borrow_mut().push_back(domid);
+    machine.arrivals.add(domid)?;
     let introduce = words(&[&domid.to_string(), "1", &port.to_string()]);
     client.must(Kind::Introduce, 0, &introduce).await?;
     for device in DEVICES {
@@ -37,11 +33,7 @@ pub(super) async fn create(machine: Rc<Machine>, client: Client, domid: Domid) -
     // It is unpaused now.
     let guest = machine.stage.client(Link::Ring(Box::new(ring)))?;
     machine.guests.borrow_mut().push(guest.clone());
-    guest::run(guest, domid).await?;
-    if machine.toolstacks.borrow().len() < TOOLSTACKS_MAX {
-        machine.toolstacks.borrow_mut().push(client);
-    }
-    Ok(())
+    guest::run(guest, domid).await
 }
 
 /// `libxl__domain_make`: the directories and who owns them.

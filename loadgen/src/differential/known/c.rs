@@ -1,0 +1,71 @@
+//! How Xen's C daemon of 4.17 differs, beside what both peers do.
+
+use super::super::line::Event;
+use super::super::step::{Step, Who, op};
+use super::Known;
+use super::case::{Case, arguments};
+
+/// The first that matches counts.
+pub const KNOWN: &[Known] = &[
+    Known {
+        name: "introduce-control",
+        matches: |case| {
+            case.kind() == op::INTRODUCE && case.first() == b"0" && case.errors_are("EINVAL", "")
+        },
+    },
+    Known {
+        name: "directory-part-offset",
+        matches: |case| {
+            let offset = arguments(case.payload()).get(1).copied().unwrap_or_default();
+            case.kind() == op::DIRECTORY_PART
+                && Case::error(&case.ours) == "EINVAL"
+                && (offset.is_empty() || !offset.iter().all(u8::is_ascii_digit))
+        },
+    },
+    Known {
+        name: "unwatch-path",
+        matches: |case| case.kind() == op::UNWATCH && case.errors_are("EINVAL", "ENOENT"),
+    },
+    Known {
+        name: "special-permissions",
+        matches: |case| {
+            let special = |event: &(Who, Event)| event.1.starts_with(b"@");
+            let told = case.kind() == op::SET_PERMS
+                && case.errors_are("", "")
+                && case.their_events.is_empty()
+                && case.our_events.iter().all(special);
+            let hidden = case.kind() == op::GET_PERMS && case.theirs_is("EINVAL");
+            case.first().starts_with(b"@") && (told || hidden)
+        },
+    },
+    Known {
+        name: "path-max-control",
+        matches: |case| case.by_control() && case.theirs_is("EINVAL") && case.first().len() > 2048,
+    },
+    Known {
+        name: "perms-owner-first",
+        matches: |case| case.kind() == op::SET_PERMS && case.errors_are("EINVAL", "ENOENT"),
+    },
+    Known {
+        name: "node-size",
+        matches: |case| {
+            let changes = [op::WRITE, op::MKDIR, op::SET_PERMS].contains(&case.kind());
+            !case.by_control() && changes && case.is.large && case.errors_are("", "ENOSPC")
+        },
+    },
+    Known {
+        name: "transaction-after-quota",
+        matches: |case| case.kind() == op::END && case.theirs_is("ENOMEM"),
+    },
+    Known {
+        name: "nested-death",
+        matches: |case| {
+            let all_here = case.their_events.iter().all(|event| case.our_events.contains(event));
+            matches!(case.step, Step::Destroy(_)) && all_here
+        },
+    },
+    Known {
+        name: "watch-quota-name",
+        matches: |case| case.kind() == op::WATCH && case.errors_are("ENOSPC", "E2BIG"),
+    },
+];

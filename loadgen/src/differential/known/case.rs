@@ -1,0 +1,227 @@
+//! One step on our daemon and on a peer, as the differences that are known look at it.
+
+use xenstored::protocol::ERROR;
+
+use super::super::history::Circumstances;
+use super::super::line::{Event, Reply};
+use super::super::step::{Step, Tx, Who, name, op, show};
+use super::super::world::Outcome;
+use crate::target::Target;
+
+/// One step on our daemon and on a peer.
+pub struct Case<'a> {
+    /// The peer.
+    pub peer: &'a Target,
+    /// What was done.
+    pub step: &'a Step,
+    /// Our reply, in the form that is compared.
+    pub ours: Option<Reply>,
+    /// The peer's.
+    pub theirs: Option<Reply>,
+    /// Our events, sorted.
+    pub our_events: Vec<(Who, Event)>,
+    /// The peer's.
+    pub their_events: Vec<(Who, Event)>,
+    /// What the sequence did before.
+    pub is: Circumstances,
+}
+
+impl<'a> Case<'a> {
+    /// The outcomes of a step, in the form that is compared.
+    pub fn new(
+        peer: &'a Target,
+        step: &'a Step,
+        ours: &Outcome,
+        theirs: &Outcome,
+        is: Circumstances,
+    ) -> Case<'a> {
+        Case {
+            peer,
+            step,
+            ours: ours.reply.as_ref().map(comparable),
+            theirs: theirs.reply.as_ref().map(comparable),
+            our_events: sorted(&ours.events),
+            their_events: sorted(&theirs.events),
+            is,
+        }
+    }
+
+    /// Whether both did the same.
+    pub fn is_equal(&self) -> bool {
+        self.ours == self.theirs && self.our_events == self.their_events
+    }
+
+    /// A short name of what differs, and all of it.
+    pub fn describe(&self) -> (String, String) {
+        let what = |reply: &Option<Reply>| match reply {
+            None => "nothing".to_owned(),
+            Some(Reply { kind: ERROR, payload, .. }) => show(payload),
+            Some(_) => "success".to_owned(),
+        };
+        let kind = match self.step {
+            Step::Request { kind, .. } => name(*kind),
+            other => other.to_string(),
+        };
+        let named = format!(
+            "{} {kind}: {} here, {} there, events {}",
+            self.peer,
+            what(&self.ours),
+            what(&self.theirs),
+            if self.our_events == self.their_events { "equal" } else { "differ" }
+        );
+        let side = |name: &str, reply: &Option<Reply>, events: &[(Who, Event)]| {
+            let mut text = format!("  {name}: ");
+            text += &match reply {
+                None => "no reply".to_owned(),
+                Some(Reply { kind: ERROR, payload, .. }) => show(payload),
+                Some(reply) => format!("\"{}\"", show(&reply.payload)),
+            };
+            if reply.as_ref().is_some_and(|reply| !reply.echoed) {
+                text += " of another transaction";
+            }
+            for (who, event) in events {
+                text += &format!("\n      {who} gets {}", show(event));
+            }
+            text
+        };
+        let ours = side("ours", &self.ours, &self.our_events);
+        let theirs = side(&self.peer.to_string(), &self.theirs, &self.their_events);
+        (named, format!("{ours}\n{theirs}"))
+    }
+
+    pub fn kind(&self) -> u32 {
+        match self.step {
+            Step::Request { kind, .. } => *kind,
+            _ => u32::MAX,
+        }
+    }
+
+    pub fn is_c(&self) -> bool {
+        *self.peer == Target::C
+    }
+
+    pub fn is_ocaml(&self) -> bool {
+        *self.peer == Target::OCaml
+    }
+
+    /// The name of the error in a reply; "" if it is none.
+    pub fn error(reply: &Option<Reply>) -> &str {
+        match reply {
+            Some(Reply { kind: ERROR, payload, .. }) => {
+                str::from_utf8(payload).unwrap_or("").trim_end_matches('\0')
+            }
+            _ => "",
+        }
+    }
+
+    pub fn errors(&self) -> (&str, &str) {
+        (Case::error(&self.ours), Case::error(&self.theirs))
+    }
+}
+
+/// A reply without what may differ: the order of names, numbers of generations.
+fn comparable(reply: &Reply) -> Reply {
+    let payload = match reply.kind {
+        op::DIRECTORY => sorted_names(&reply.payload),
+        op::DIRECTORY_PART => {
+            let end = reply.payload.iter().position(|&byte| byte == 0).map_or(0, |at| at + 1);
+            let (generation, names) = reply.payload.split_at(end);
+            let is_number = generation.len() > 1
+                && generation[..generation.len() - 1].iter().all(u8::is_ascii_digit);
+            let first = if is_number { &b"<generation>\0"[..] } else { generation };
+            [first, &sorted_names(names)].concat()
+        }
+        _ => reply.payload.clone(),
+    };
+    Reply { payload, ..*reply }
+}
+
+fn sorted_names(payload: &[u8]) -> Vec<u8> {
+    let mut names: Vec<&[u8]> = payload.split_inclusive(|&byte| byte == 0).collect();
+    names.sort_unstable();
+    names.concat()
+}
+
+fn sorted(events: &[(Who, Event)]) -> Vec<(Who, Event)> {
+    let mut events = events.to_vec();
+    events.sort_unstable();
+    events
+}
+
+/// The strings of a request's payload.
+pub fn arguments(payload: &[u8]) -> Vec<&[u8]> {
+    payload.split_inclusive(|&byte| byte == 0).filter_map(|s| s.strip_suffix(b"\0")).collect()
+}
+
+/// The permissions in a reply to GET_PERMS without the owner's number.
+pub fn without_owner(reply: &Option<Reply>) -> Option<(u8, &[u8])> {
+    let payload = &reply.as_ref()?.payload;
+    let end = payload.iter().position(|&byte| byte == 0)?;
+    Some((*payload.first()?, &payload[end..]))
+}
+
+fn is_domid(text: &[u8]) -> bool {
+    let number = str::from_utf8(text).ok().filter(|text| !text.starts_with('+'));
+    number.and_then(|text| text.parse::<u16>().ok()).is_some()
+}
+
+impl Case<'_> {
+    pub fn payload(&self) -> &[u8] {
+        match self.step {
+            Step::Request { payload, .. } => payload,
+            _ => &[],
+        }
+    }
+
+    /// The first argument.
+    pub fn first(&self) -> &[u8] {
+        arguments(self.payload()).first().copied().unwrap_or_default()
+    }
+
+    pub fn errors_are(&self, ours: &str, theirs: &str) -> bool {
+        self.errors() == (ours, theirs)
+    }
+
+    /// The control domain asks.
+    pub fn by_control(&self) -> bool {
+        matches!(self.step, Step::Request { who, .. } if !who.is_guest())
+    }
+
+    pub fn theirs_is(&self, error: &str) -> bool {
+        Case::error(&self.theirs) == error
+    }
+
+    pub fn tx(&self) -> Tx {
+        match self.step {
+            Step::Request { tx, .. } => *tx,
+            _ => Tx::None,
+        }
+    }
+
+    pub fn same_events(&self) -> bool {
+        self.our_events == self.their_events
+    }
+
+    /// The names in our reply to DIRECTORY.
+    pub fn our_names(&self) -> Vec<&[u8]> {
+        self.ours.as_ref().map_or(Vec::new(), |reply| arguments(&reply.payload))
+    }
+
+    /// The names in the peer's, without those that are left out.
+    pub fn names_without(&self, left_out: impl Fn(&&[u8]) -> bool) -> Vec<&[u8]> {
+        let mut names = self.theirs.as_ref().map_or(Vec::new(), |reply| arguments(&reply.payload));
+        names.retain(|name| !left_out(name));
+        names
+    }
+
+    /// A request whose arguments are domains, one of which is no number.
+    pub fn has_odd_domid(&self) -> bool {
+        let count = match self.kind() {
+            op::SET_TARGET => 2,
+            op::INTRODUCE | op::RELEASE | op::RESUME => 1,
+            op::GET_DOMAIN_PATH | op::IS_DOMAIN_INTRODUCED => 1,
+            _ => 0,
+        };
+        arguments(self.payload()).iter().take(count).any(|text| !is_domid(text))
+    }
+}

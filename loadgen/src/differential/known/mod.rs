@@ -1,0 +1,173 @@
+//! The differences that are known, each with a narrow sign by which it is recognised. What each is
+//! about, and why, is in docs/COMPATIBILITY.md under the same name.
+
+mod c;
+mod case;
+mod ocaml;
+
+use super::line::Event;
+use super::step::{Who, op};
+use crate::target::Target;
+pub use case::Case;
+use case::arguments;
+
+/// A difference that is known.
+pub struct Known {
+    /// Its name in docs/COMPATIBILITY.md.
+    pub name: &'static str,
+    /// Whether this is it.
+    pub matches: fn(&Case<'_>) -> bool,
+}
+
+/// All of them.
+pub fn all() -> impl Iterator<Item = &'static Known> {
+    [BOTH, c::KNOWN, ocaml::KNOWN].into_iter().flatten()
+}
+
+/// The first that explains how a peer differs, if any does.
+pub fn explanation(case: &Case<'_>) -> Option<&'static Known> {
+    let own = if *case.peer == Target::C { c::KNOWN } else { ocaml::KNOWN };
+    BOTH.iter().chain(own).find(|known| (known.matches)(case))
+}
+
+/// Requests that look at a node.
+fn is_reading(kind: u32) -> bool {
+    [op::READ, op::DIRECTORY, op::DIRECTORY_PART, op::GET_PERMS].contains(&kind)
+}
+
+/// Requests that change one.
+fn is_writing(kind: u32) -> bool {
+    [op::WRITE, op::MKDIR, op::RM, op::SET_PERMS].contains(&kind)
+}
+
+/// Whether the daemons' stores are different from now on, so that no more can be compared.
+pub fn parts(case: &Case<'_>) -> bool {
+    let reads = [
+        op::DIRECTORY,
+        op::DIRECTORY_PART,
+        op::READ,
+        op::GET_PERMS,
+        op::GET_DOMAIN_PATH,
+        op::IS_DOMAIN_INTRODUCED,
+    ];
+    let (ours, theirs) = case.errors();
+    ours.is_empty() != theirs.is_empty() && !reads.contains(&case.kind()) || parts_unseen(case)
+}
+
+/// What makes the stores differ although nobody sees it at once.
+fn parts_unseen(case: &Case<'_>) -> bool {
+    // RELEASE keeps a living domain's nodes here; both peers remove them.
+    let released = case.kind() == op::RELEASE && case.errors_are("", "");
+    // oxenstored keeps watches and transactions of a domain that is introduced again.
+    let kept = case.is.again && case.is_ocaml();
+    // C holds on to the target's connection: its death is announced after that of the other.
+    let held = case.kind() == op::SET_TARGET && case.errors_are("", "") && case.is_c();
+    // There, a domain whose target is the control domain has all rights.
+    let raised = case.is_ocaml()
+        && case.kind() == op::SET_TARGET
+        && case.errors_are("", "")
+        && arguments(case.payload()).get(1) == Some(&&b"0"[..]);
+    // oxenstored makes the parents of a node before it finds that the node cannot be.
+    let parents = case.is_ocaml()
+        && matches!(case.kind(), op::WRITE | op::MKDIR)
+        && (case.theirs_is("E2BIG") || case.theirs_is("EQUOTA"));
+    // What is no proper END here ends the transaction there.
+    let ended = case.is_ocaml() && case.kind() == op::END && case.theirs_is("EAGAIN");
+    released || kept || held || raised || parents || ended
+}
+
+/// Of both peers.
+const BOTH: &[Known] = &[
+    Known {
+        name: "transaction-view",
+        matches: |case| {
+            case.is.disturbed
+                && case.kind() == op::END
+                && matches!(case.errors(), ("", "EAGAIN") | ("EAGAIN", ""))
+        },
+    },
+    Known {
+        name: "transaction-snapshot",
+        matches: |case| {
+            let sees = |error| match error {
+                "" | "ENOENT" | "EACCES" | "EPERM" => true,
+                "ENOSPC" => is_writing(case.kind()),
+                _ => false,
+            };
+            let (ours, theirs) = case.errors();
+            let looks = is_reading(case.kind()) || is_writing(case.kind());
+            // C does not find all of a subtree that others removed a part of.
+            let torn = case.is_c() && case.kind() == op::RM && ["EIO", "EINVAL"].contains(&theirs);
+            case.is.touched && looks && sees(ours) && (sees(theirs) || torn) && case.same_events()
+        },
+    },
+    Known {
+        name: "target-control",
+        matches: |case| {
+            case.kind() == op::SET_TARGET
+                && case.first() == b"0"
+                && Case::error(&case.ours) == "EINVAL"
+        },
+    },
+    Known {
+        name: "domid-text",
+        matches: |case| {
+            case.has_odd_domid() && Case::error(&case.ours) == "EINVAL" && case.same_events()
+        },
+    },
+    Known {
+        name: "perms-domid",
+        matches: |case| {
+            let out_of_range = |entry: &&[u8]| {
+                let digits = entry.get(1..).and_then(|digits| str::from_utf8(digits).ok());
+                digits.and_then(|digits| digits.parse::<u32>().ok()).is_some_and(|id| id >= 32752)
+            };
+            case.kind() == op::SET_PERMS
+                && Case::error(&case.ours) == "EINVAL"
+                && arguments(case.payload()).iter().skip(1).any(out_of_range)
+        },
+    },
+    Known {
+        name: "release-nodes",
+        matches: |case| case.kind() == op::RELEASE && case.errors_are("", ""),
+    },
+    Known {
+        name: "rm-root",
+        matches: |case| {
+            case.kind() == op::RM && case.first() == b"/" && case.errors_are("EINVAL", "EACCES")
+        },
+    },
+    Known {
+        name: "parent-sees",
+        matches: |case| {
+            let told = |event: &(Who, Event)| case.our_events.contains(event) || event.0.is_guest();
+            let changes = [op::WRITE, op::MKDIR, op::SET_PERMS, op::END].contains(&case.kind());
+            changes
+                && case.ours == case.theirs
+                && case.our_events.iter().all(|event| case.their_events.contains(event))
+                && case.their_events.iter().all(told)
+        },
+    },
+    Known {
+        name: "shutdown-again",
+        matches: |case| {
+            case.kind() == op::INTRODUCE
+                && case.errors_are("", "")
+                && case.their_events.iter().all(|event| case.our_events.contains(event))
+                && case.our_events.iter().all(|event| event.1.starts_with(b"@"))
+        },
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_known_difference_is_explained() {
+        let text = include_str!("../../../../docs/COMPATIBILITY.md");
+        for known in all() {
+            assert!(text.contains(known.name), "{} is not in docs/COMPATIBILITY.md", known.name);
+        }
+    }
+}

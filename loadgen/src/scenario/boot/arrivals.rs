@@ -1,0 +1,41 @@
+//! The domains that a console daemon has not looked for yet: what it would ask the hypervisor.
+
+use std::cell::Cell;
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use xenstored::words::Domid;
+
+use crate::trouble::{Result, Trouble};
+
+/// Numbers in a file beside the daemon's socket, so that any process can add to them.
+pub(super) struct Arrivals {
+    file: File,
+    /// So many bytes have been looked at.
+    taken: Cell<u64>,
+}
+
+impl Arrivals {
+    /// Those of the daemon with this socket.
+    pub(super) fn of(socket: &Path) -> Result<Arrivals> {
+        let path = socket.with_file_name("arrivals");
+        let opened = File::options().read(true).append(true).create(true).open(path);
+        let file = opened.map_err(|error| Trouble::io("cannot note who arrives", error))?;
+        Ok(Arrivals { file, taken: Cell::new(0) })
+    }
+
+    /// Adds a domain.
+    pub(super) fn add(&self, domid: Domid) -> Result<()> {
+        Ok((&self.file).write_all(&domid.0.to_le_bytes())?)
+    }
+
+    /// The next one, if there is one.
+    pub(super) fn next(&self) -> Option<Domid> {
+        let mut bytes = [0; 2];
+        self.file.read_exact_at(&mut bytes, self.taken.get()).ok()?;
+        self.taken.set(self.taken.get() + 2);
+        Some(Domid(u16::from_le_bytes(bytes)))
+    }
+}

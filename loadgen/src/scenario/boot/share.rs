@@ -1,0 +1,225 @@
+//! A storm's domains, started by this process or shared out to several: with many domains one
+//! generator would have them wait for it instead of for the daemon.
+//!
+//! ```text
+//!   loadgen boot    the kernel and the console daemon        loadgen share   every n-th domain:
+//!        |          of domain 0                                              toolstacks, guests
+//!        +--- stdin: begin, then end ------------------------------------------->
+//!        <--- stdout: a Report as JSON -----------------------------------------+
+//! ```
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::rc::Rc;
+use std::sync::mpsc::{Sender, channel};
+use std::time::{Duration, Instant};
+use std::{cell::RefCell, future::pending};
+
+use clap::Parser;
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+
+use super::{Machine, storm::domid};
+use crate::client::{Stage, histogram};
+use crate::target::Running;
+use crate::trouble::{Result, Trouble};
+use crate::wrong;
+
+/// How often it is looked whether the other processes are done.
+const SLICE: Duration = Duration::from_millis(5);
+/// What they may take longer than their domains.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// Which domains a process starts, and where.
+#[derive(Debug, Parser)]
+#[command(name = "loadgen share")]
+pub struct Share {
+    #[arg(long)]
+    socket: PathBuf,
+    #[arg(long)]
+    sim: PathBuf,
+    #[arg(long)]
+    first: usize,
+    #[arg(long)]
+    step: usize,
+    #[arg(long)]
+    last: usize,
+    /// Seconds.
+    #[arg(long)]
+    patience: u64,
+}
+
+/// What came of a storm, or of a share of it.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Report {
+    /// Domains that started, and that did not.
+    pub done: usize,
+    pub left: usize,
+    /// What clients did.
+    pub requests: u64,
+    pub events: u64,
+    pub commits: u64,
+    pub conflicts: u64,
+    /// How long the starts took: nanoseconds, and how many took as long.
+    pub starts: Vec<(u64, u64)>,
+}
+
+impl Report {
+    /// Takes over what a stage has counted.
+    pub fn count(&mut self, stage: &Stage) {
+        let counts = stage.counts();
+        self.requests += counts.requests.take();
+        self.events += counts.events.take();
+        self.commits += counts.commits.take();
+        self.conflicts += counts.conflicts.take();
+    }
+
+    fn add(&mut self, other: Report) {
+        self.done += other.done;
+        self.left += other.left;
+        self.requests += other.requests;
+        self.events += other.events;
+        self.commits += other.commits;
+        self.conflicts += other.conflicts;
+        self.starts.extend(other.starts);
+    }
+
+    /// How long the starts took.
+    pub fn latency(&self) -> Histogram<u64> {
+        let mut all = histogram();
+        for &(nanoseconds, times) in &self.starts {
+            all.saturating_record_n(nanoseconds, times);
+        }
+        all
+    }
+}
+
+/// Starts these domains at once, in this process.
+pub fn storm(
+    machine: &Rc<Machine>,
+    domains: impl Iterator<Item = usize>,
+    patience: Duration,
+) -> Result<Report> {
+    let starts = Rc::new(RefCell::new(histogram()));
+    for number in domains {
+        let (machine, domid, starts) = (Rc::clone(machine), domid(number)?, Rc::clone(&starts));
+        machine.stage.handle().spawn(async move {
+            let begun = Instant::now();
+            machine.boot(domid).await?;
+            let took = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            starts.borrow_mut().saturating_record(took);
+            Ok(())
+        });
+    }
+    let left = machine.stage.run_for(patience)?;
+    let starts = starts.borrow();
+    let recorded = starts.iter_recorded();
+    let mut report = Report {
+        done: usize::try_from(starts.len()).unwrap_or(usize::MAX),
+        left,
+        starts: recorded.map(|it| (it.value_iterated_to(), it.count_at_value())).collect(),
+        ..Report::default()
+    };
+    report.count(&machine.stage);
+    Ok(report)
+}
+
+/// Is one of the other processes: reads when to begin and when to end, prints what came of it.
+///
+/// # Errors
+/// What goes wrong with the domains.
+pub fn serve(share: &Share) -> Result<()> {
+    let cannot = |error| Trouble::io("cannot hear of the storm", error);
+    let machine = Machine::share(&share.socket, &share.sim)?;
+    let mut line = String::new();
+    io::stdin().read_line(&mut line).map_err(cannot)?;
+    let domains = (share.first..=share.last).step_by(share.step);
+    let report = storm(&machine, domains, Duration::from_secs(share.patience))?;
+    let text = serde_json::to_string(&report).map_err(|error| cannot(error.into()))?;
+    println!("{text}");
+    // The domains live until they have been looked at.
+    io::stdin().read_line(&mut line).map_err(cannot)?;
+    machine.stage.abandon();
+    Ok(())
+}
+
+/// The other processes. They end when this is dropped.
+pub struct Shares {
+    children: Vec<Child>,
+    patience: Duration,
+}
+
+impl Shares {
+    /// Starts so many, for `size` domains in all.
+    pub fn start(
+        running: &Running,
+        processes: usize,
+        size: usize,
+        patience: Duration,
+    ) -> Result<Shares> {
+        let Some(sim) = &running.sim else { wrong!("a target without a simulated host") };
+        let cannot = |error| Trouble::io("cannot start a further process", error);
+        let mut children = Vec::new();
+        for first in 1..=processes {
+            let mut command = Command::new(std::env::current_exe().map_err(cannot)?);
+            command.arg("share").arg("--socket").arg(&running.socket).arg("--sim").arg(sim);
+            for (name, value) in [("--first", first), ("--step", processes), ("--last", size)] {
+                command.arg(name).arg(value.to_string());
+            }
+            command.arg("--patience").arg(patience.as_secs().to_string());
+            let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+            children.push(child.map_err(cannot)?);
+        }
+        Ok(Shares { children, patience })
+    }
+
+    /// Has them all begin, serves as domain 0, and adds up what they report.
+    pub fn run(&mut self, machine: &Machine) -> Result<Report> {
+        let cannot = |error| Trouble::io("a further process", error);
+        let (sender, reports) = channel();
+        for child in &mut self.children {
+            let (Some(stdin), Some(stdout)) = (&mut child.stdin, child.stdout.take()) else {
+                wrong!("a process without pipes");
+            };
+            writeln!(stdin).map_err(cannot)?;
+            let sender: Sender<io::Result<String>> = sender.clone();
+            std::thread::spawn(move || {
+                let mut line = String::new();
+                let read = BufReader::new(stdout).read_line(&mut line);
+                let _ = sender.send(read.map(|_| line));
+            });
+        }
+        // Somebody is waited for, whom only the time ends.
+        machine.stage.spawn(pending());
+        let deadline = Instant::now() + self.patience + GRACE;
+        let mut all = Report::default();
+        let mut missing = self.children.len();
+        while missing > 0 {
+            machine.stage.run_for(SLICE)?;
+            for line in reports.try_iter() {
+                let report: Report = match serde_json::from_str(&line.map_err(cannot)?) {
+                    Ok(report) => report,
+                    Err(error) => wrong!("a further process failed: {error}"),
+                };
+                all.add(report);
+                missing -= 1;
+            }
+            if Instant::now() > deadline {
+                wrong!("{missing} further processes never report");
+            }
+        }
+        all.count(&machine.stage);
+        Ok(all)
+    }
+}
+
+impl Drop for Shares {
+    /// Their domains end with them.
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            drop(child.stdin.take());
+            let _ = child.wait();
+        }
+    }
+}

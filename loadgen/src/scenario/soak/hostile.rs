@@ -1,0 +1,123 @@
+//! Clients that mean harm, or are broken: what they do must end with them.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use xenstored::host::sim::SimClient;
+use xenstored::host::{ERROR, REQ_CONS, REQ_PROD};
+use xenstored::protocol::Kind;
+use xenstored::words::Domid;
+
+use crate::client::{Blocking, Client, append, words};
+use crate::scenario::deaths::{destroy, wait_until_gone};
+use crate::trouble::{Result, Trouble};
+use crate::wrong;
+
+/// The domain whose ring makes no sense.
+const BROKEN: Domid = Domid(3001);
+/// A daemon that has not noticed by then does not.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// A length that no message may have.
+const TOO_LONG: u32 = 4097;
+/// More bytes than a ring has.
+const TOO_FAR: u32 = 2048;
+/// More than any domain may have of watches or transactions.
+const TOO_MANY: usize = 10_000;
+
+/// All that needs no task of its own.
+pub(super) fn all(socket: &Path, host: &mut SimClient, toolstack: &mut Blocking) -> Result<()> {
+    unframed(socket)?;
+    halfway(socket)?;
+    deaf(socket)?;
+    nonsensical(host, toolstack)
+}
+
+fn connect(socket: &Path) -> Result<UnixStream> {
+    let stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// A message that is longer than any may be ends its connection.
+fn unframed(socket: &Path) -> Result<()> {
+    let mut stream = connect(socket)?;
+    let words = [Kind::Read as u32, 0, 0, TOO_LONG].map(u32::to_le_bytes);
+    stream.write_all(words.as_flattened())?;
+    match stream.read(&mut [0; 64]) {
+        Ok(0) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),
+        other => wrong!("a message of {TOO_LONG} bytes is announced, and what comes is {other:?}"),
+    }
+}
+
+/// A client that goes in the middle of a request, with a transaction open and a watch set.
+fn halfway(socket: &Path) -> Result<()> {
+    let mut requests = Vec::new();
+    append(&mut requests, Kind::Watch, 1, 0, &words(&["/soak", "left"]));
+    append(&mut requests, Kind::TransactionStart, 2, 0, b"\0");
+    append(&mut requests, Kind::Write, 3, 0, &words(&["/soak/never"]));
+    requests.truncate(requests.len() - 4);
+    connect(socket)?.write_all(&requests)?;
+    Ok(())
+}
+
+/// A client that asks as long as it is listened to, and reads nothing.
+fn deaf(socket: &Path) -> Result<()> {
+    let mut stream = connect(socket)?;
+    let mut requests = Vec::new();
+    for number in 0..100 {
+        append(&mut requests, Kind::Directory, number, 0, &words(&["/local/domain/1/device"]));
+    }
+    stream.set_write_timeout(Some(Duration::from_millis(50)))?;
+    let started = Instant::now();
+    while stream.write_all(&requests).is_ok() {
+        if started.elapsed() > PATIENCE {
+            wrong!("a client that reads nothing is served for ever");
+        }
+    }
+    Ok(())
+}
+
+/// A guest that says that it has written more than its ring holds: it is told, and not served.
+fn nonsensical(host: &mut SimClient, toolstack: &mut Blocking) -> Result<()> {
+    let guest = toolstack.build_domain(host, BROKEN)?;
+    toolstack.flush()?;
+    let beyond = guest.page.load(REQ_CONS).wrapping_add(TOO_FAR);
+    guest.page.store(REQ_PROD, beyond);
+    guest.notify()?;
+    let started = Instant::now();
+    while guest.page.load(ERROR) == 0 {
+        if started.elapsed() > PATIENCE {
+            wrong!("nobody notices that a ring's index makes no sense");
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    destroy(host, BROKEN)?;
+    wait_until_gone(toolstack, BROKEN)
+}
+
+/// A guest that takes what it can get of watches and transactions, until it is refused.
+pub(super) async fn greedy(client: Client) -> Result<()> {
+    for (kind, name) in [(Kind::Watch, "watches"), (Kind::TransactionStart, "transactions")] {
+        let mut granted = 0;
+        loop {
+            let payload = match kind {
+                Kind::Watch => words(&["data", &format!("token{granted}")]),
+                _ => b"\0".to_vec(),
+            };
+            match client.request(kind, 0, &payload).await? {
+                Ok(_) if granted == TOO_MANY => wrong!("a guest may have {granted} {name}"),
+                Ok(_) => granted += 1,
+                Err(errno) if errno == "ENOSPC" => break,
+                Err(errno) => return Err(Trouble::Wrong(format!("too many {name}: {errno}"))),
+            }
+        }
+        if granted == 0 {
+            wrong!("a guest may have no {name} at all");
+        }
+    }
+    Ok(())
+}

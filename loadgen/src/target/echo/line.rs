@@ -1,0 +1,99 @@
+//! One client of the echo server: its way, what came of a message, what is not sent.
+
+use std::io;
+
+use xenstored::host::Channels;
+use xenstored::transport::{Input, Ring, RingError, Transport};
+
+/// Room for what is read at once.
+const READ_BYTES: usize = 16 << 10;
+
+pub(super) struct Line {
+    pub(super) transport: Transport,
+    pub(super) input: Vec<u8>,
+    pub(super) output: Vec<u8>,
+    sent: usize,
+    /// So many bytes of the server's replies were given.
+    pub(super) replied: usize,
+    /// It is on the list of those with something to send.
+    pub(super) queued: bool,
+    /// The poll reports when there is room.
+    pub(super) waits_for_room: bool,
+}
+
+/// What is to be done after sending.
+pub(super) enum After {
+    Nothing,
+    /// There is more to be sent, when there is room.
+    WaitForRoom,
+    /// A ring has more requests or room by now, and nobody will say so.
+    Again,
+}
+
+impl Line {
+    pub(super) fn new(transport: Transport) -> Line {
+        let (input, output) = (Vec::with_capacity(READ_BYTES), Vec::new());
+        Line { transport, input, output, sent: 0, replied: 0, queued: false, waits_for_room: false }
+    }
+
+    /// Takes in what waits. `false` if the client is gone.
+    pub(super) fn receive(&mut self) -> io::Result<bool> {
+        if let Transport::Ring(ring) = &mut self.transport {
+            // What was consumed is to be published first; whoever sends looks for more.
+            if self.queued {
+                return Ok(true);
+            }
+            ring.begin().map_err(broken)?;
+            let before = self.input.len();
+            ring.peek(&mut self.input).map_err(broken)?;
+            ring.consume(self.input.len() - before);
+            return Ok(true);
+        }
+        loop {
+            match self.transport.read(&mut self.input, READ_BYTES).map_err(broken)? {
+                Input::More => {}
+                Input::Drained => return Ok(true),
+                Input::Closed => return Ok(false),
+            }
+        }
+    }
+
+    /// Sends what there is, and notifies a ring's guest.
+    pub(super) fn send(&mut self, channels: &mut dyn Channels) -> io::Result<After> {
+        self.queued = false;
+        while self.sent < self.output.len() {
+            match self.transport.write(&self.output[self.sent..]).map_err(broken)? {
+                None => return Err(io::ErrorKind::BrokenPipe.into()),
+                Some(0) => break,
+                Some(count) => self.sent += count,
+            }
+        }
+        let all = self.sent == self.output.len();
+        if all {
+            self.output.clear();
+            self.sent = 0;
+        }
+        match &mut self.transport {
+            Transport::Socket(_) if all => Ok(After::Nothing),
+            Transport::Socket(_) => Ok(After::WaitForRoom),
+            Transport::Ring(ring) => publish(ring, all, channels),
+        }
+    }
+}
+
+fn publish(ring: &mut Ring, all: bool, channels: &mut dyn Channels) -> io::Result<After> {
+    if ring.publish() {
+        channels.notify(ring.port)?;
+    }
+    if ring.has_requests() || !all && ring.has_room() {
+        return Ok(After::Again);
+    }
+    if std::mem::take(&mut ring.masked) {
+        channels.unmask(ring.port)?;
+    }
+    Ok(After::Nothing)
+}
+
+fn broken(error: RingError) -> io::Error {
+    io::Error::other(format!("a ring is broken: {error:?}"))
+}

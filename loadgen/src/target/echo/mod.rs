@@ -1,0 +1,209 @@
+//! The machine's limit: a server that finds the messages in what it reads, and answers each with
+//! the same three bytes.
+//!
+//! It does what any server of this protocol must: wait, read a batch, find where messages end,
+//! write what is to be sent to whom at once. Nothing of a request is looked at but its length, and
+//! its type and numbers are given back. What a daemon needs beyond this is the daemon's own.
+//!
+//! ```text
+//!   INTRODUCE   a domain's ring is served from now on, as a socket is
+//!   SCRIPT      says itself what follows it: a reply of so many bytes, and events of so many
+//!               bytes on these connections. With it, what a daemon sent once can be sent again
+//!   any         if it was started with replies: each connection is answered with them, in order
+//!   NUMBER      is answered with the connection's number, for SCRIPT
+//!   the rest    three bytes
+//! ```
+
+mod line;
+mod server;
+
+use std::io;
+use std::process::Command;
+
+use xenstored::protocol::HEADER_BYTES;
+
+use super::{Options, Running};
+
+pub use server::serve;
+
+/// What every request is answered with.
+pub const ANSWER: &[u8; 3] = b"ok\0";
+const ANSWER_LEN: u32 = 3;
+const _: () = assert!(ANSWER.len() == ANSWER_LEN as usize);
+/// A request that says what follows it. No daemon has this operation.
+pub const SCRIPT: u32 = 1000;
+/// A request for the connection's number.
+pub const NUMBER: u32 = 1001;
+/// The ring of domain `d` is connection `RING | d`; sockets are counted from 0 as they connect.
+pub const RING: u32 = 1 << 31;
+
+/// Bytes of a SCRIPT's reply length and number of events, and of each event.
+const SCRIPT_BYTES: usize = 4;
+const EVENT_BYTES: usize = 6;
+
+/// An event that a SCRIPT asks for: the connection, and the payload's length.
+pub type Scripted = (u32, u16);
+
+/// Starts this program as an echo server.
+///
+/// # Errors
+/// Those of [`Running::spawn`].
+pub fn start(options: &Options) -> io::Result<Running> {
+    let dir = Running::directory()?;
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("echo").arg("--socket").arg(dir.path().join("socket"));
+    command.arg("--sim").arg(dir.path().join("sim"));
+    if let Some(threads) = options.shards {
+        command.arg("--threads").arg(threads.to_string());
+    }
+    command.args(&options.arguments);
+    Running::spawn(command, dir, true)
+}
+
+/// Appends a SCRIPT to `out`, with a payload of `len` bytes or as many as it needs. It has a reply
+/// if `reply` is some length.
+pub fn append_script(
+    out: &mut Vec<u8>,
+    req_id: u32,
+    reply: Option<u16>,
+    events: &[Scripted],
+    len: usize,
+) {
+    let start = out.len();
+    let count = u16::try_from(events.len()).unwrap_or(u16::MAX);
+    let len = len.max(SCRIPT_BYTES + EVENT_BYTES * usize::from(count));
+    append_header(out, [SCRIPT, req_id, 0, u32::try_from(len).unwrap_or(0)]);
+    // One more than the length, so that 0 is none.
+    out.extend_from_slice(&reply.map_or(0, |reply| reply + 1).to_le_bytes());
+    out.extend_from_slice(&count.to_le_bytes());
+    for (connection, event) in &events[..usize::from(count)] {
+        out.extend_from_slice(&connection.to_le_bytes());
+        out.extend_from_slice(&event.to_le_bytes());
+    }
+    out.resize(start + HEADER_BYTES + len, 0);
+}
+
+/// What a SCRIPT's payload says; `None` if it is none.
+fn script(payload: &[u8]) -> Option<(Option<u16>, impl Iterator<Item = Scripted>)> {
+    let (head, rest) = payload.split_first_chunk::<SCRIPT_BYTES>()?;
+    let reply = u16::from_le_bytes([head[0], head[1]]).checked_sub(1);
+    let count = usize::from(u16::from_le_bytes([head[2], head[3]]));
+    let events = rest.get(..count * EVENT_BYTES)?.as_chunks::<EVENT_BYTES>().0;
+    let events = events
+        .iter()
+        .map(|&[a, b, c, d, e, f]| (u32::from_le_bytes([a, b, c, d]), u16::from_le_bytes([e, f])));
+    Some((reply, events))
+}
+
+fn append_header(out: &mut Vec<u8>, words: [u32; 4]) {
+    out.extend_from_slice(words.map(u32::to_le_bytes).as_flattened());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    use std::path::Path;
+    use std::thread;
+    use std::time::Duration;
+
+    use xenstored::host::sim::SimClient;
+    use xenstored::protocol::{Kind, WATCH_EVENT};
+    use xenstored::words::Domid;
+
+    use super::*;
+    use crate::client::{append, words};
+
+    /// A server of so many threads, and a client.
+    fn served(dir: &Path, threads: usize) -> UnixStream {
+        let (socket, sim) = (dir.join("socket"), dir.join("sim"));
+        let path = socket.clone();
+        thread::spawn(move || serve(&path, &sim, threads, Vec::new()));
+        connect(&socket)
+    }
+
+    fn connect(socket: &Path) -> UnixStream {
+        loop {
+            if let Ok(stream) = UnixStream::connect(socket) {
+                stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+                return stream;
+            }
+        }
+    }
+
+    /// Reads a message: its type, request, transaction, and payload.
+    fn message(stream: &mut UnixStream) -> ([u32; 3], Vec<u8>) {
+        let mut header = [[0; 4]; 4];
+        stream.read_exact(header.as_flattened_mut()).unwrap();
+        let [kind, req_id, tx_id, len] = header.map(u32::from_le_bytes);
+        let mut payload = vec![0; len as usize];
+        stream.read_exact(&mut payload).unwrap();
+        ([kind, req_id, tx_id], payload)
+    }
+
+    #[test]
+    fn every_request_is_answered_with_its_numbers_however_it_is_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut stream = served(dir.path(), 1);
+        let mut requests = Vec::new();
+        for req_id in 0..100 {
+            let payload = vec![b'x'; req_id as usize * 7];
+            append(&mut requests, Kind::Read, req_id, 9, &payload);
+        }
+        for piece in requests.chunks(333) {
+            stream.write_all(piece).unwrap();
+        }
+        for req_id in 0..100 {
+            assert_eq!(message(&mut stream), ([2, req_id, 9], ANSWER.to_vec()));
+        }
+    }
+
+    #[test]
+    fn a_script_says_what_is_sent_to_whom() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut clients = vec![served(dir.path(), 2)];
+        clients.extend((0..3).map(|_| connect(&dir.path().join("socket"))));
+        let mut host = SimClient::connect(dir.path().join("sim")).unwrap();
+        let guest = host.create(Some(Domid(7))).unwrap();
+        let numbers: Vec<u32> = clients
+            .iter_mut()
+            .map(|client| {
+                let mut request = Vec::new();
+                append_header(&mut request, [NUMBER, 5, 0, 0]);
+                client.write_all(&request).unwrap();
+                u32::from_le_bytes(message(client).1.try_into().unwrap())
+            })
+            .collect();
+        let mut requests = Vec::new();
+        append(&mut requests, Kind::Introduce, 1, 0, &words(&["7", "1", &guest.port.to_string()]));
+        let mut events: Vec<Scripted> = numbers.iter().map(|&number| (number, 30)).collect();
+        events.push((RING | 7, 40));
+        append_script(&mut requests, 2, Some(50), &events, 100);
+        append_script(&mut requests, 3, None, &events[..1], 0);
+        append_script(&mut requests, 4, Some(0), &[], 0);
+        clients[0].write_all(&requests).unwrap();
+        assert_eq!(message(&mut clients[0]), ([8, 1, 0], ANSWER.to_vec()));
+        assert_eq!(message(&mut clients[0]), ([SCRIPT, 2, 0], vec![0; 50]));
+        for _ in 0..2 {
+            assert_eq!(message(&mut clients[0]), ([WATCH_EVENT, 0, 0], vec![0; 30]));
+        }
+        assert_eq!(message(&mut clients[0]), ([SCRIPT, 4, 0], vec![]));
+        for client in &mut clients[1..] {
+            assert_eq!(message(client), ([WATCH_EVENT, 0, 0], vec![0; 30]));
+        }
+        let (mut came, mut bytes) = (0, [0; 100]);
+        while came < HEADER_BYTES + 40 {
+            came += guest.try_recv(&mut bytes).unwrap();
+            assert!(came > 0 || guest.wait(Some(Duration::from_secs(20))).unwrap());
+        }
+        let mut request = Vec::new();
+        append(&mut request, Kind::Read, 6, 0, b"name\0");
+        guest.try_send(&request).unwrap();
+        let mut came = 0;
+        while came < HEADER_BYTES + ANSWER.len() {
+            came += guest.try_recv(&mut bytes).unwrap();
+            assert!(came > 0 || guest.wait(Some(Duration::from_secs(20))).unwrap());
+        }
+        assert_eq!(bytes[4], 6);
+    }
+}

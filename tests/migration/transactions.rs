@@ -1,0 +1,94 @@
+//! Transactions that are open already where they begin.
+
+use super::*;
+
+#[test]
+fn a_reserved_transaction_goes_on_and_ends_in_eagain() {
+    check(
+        "
+        dom5 WRITE x|old -> OK
+        dom5 #77 READ x| -> ENOENT
+        dom0 START_DOMAIN_TRANSACTION 5|77| -> OK
+        dom0 START_DOMAIN_TRANSACTION 5|4294967295| -> OK
+        dom5 #77 READ x| -> old
+        dom5 #77 WRITE x|new -> OK
+        dom5 #77 READ x| -> new
+        dom5 #77 DIRECTORY | -> EINVAL
+        dom5 #77 RM none/at/all| -> ENOENT
+        dom5 READ x| -> old
+        dom5 #77 END T| -> EAGAIN
+        dom5 #77 END T| -> ENOENT
+        dom5 READ x| -> old
+        dom5 #4294967295 READ x| -> old
+        dom5 #4294967295 END F| -> OK
+        # Nothing was done in it, and it cannot be said that nothing was elsewhere.
+        dom0 CONTROL start-domain-transaction|5|78| -> OK
+        dom5 #78 END T| -> EAGAIN
+        # It is nobody else's.
+        dom0 START_DOMAIN_TRANSACTION 5|79| -> OK
+        dom6 #79 READ x| -> ENOENT
+        dom0 #79 READ /| -> ENOENT
+        dom5 RESET_WATCHES | -> OK
+        dom5 #79 READ x| -> ENOENT
+        ",
+    );
+}
+
+#[test]
+fn an_identifier_in_use() {
+    check(
+        "
+        dom5 START t1
+        dom5 t1 WRITE x|v -> OK
+        dom0 START_DOMAIN_TRANSACTION 5|1| -> EEXIST
+        dom0 START_DOMAIN_TRANSACTION 5|2| -> OK
+        dom0 START_DOMAIN_TRANSACTION 5|2| -> EEXIST
+        # What the daemon gives out is free.
+        dom5 START t3
+        dom5 t3 WRITE y|v -> OK
+        dom5 #2 WRITE z|v -> OK
+        dom5 t1 END T| -> OK
+        dom5 t3 END T| -> OK
+        dom5 #2 END T| -> EAGAIN
+        dom5 READ z| -> ENOENT
+        dom0 SET_QUOTA 5|transactions|1| -> OK
+        dom0 START_DOMAIN_TRANSACTION 5|1| -> OK
+        dom0 START_DOMAIN_TRANSACTION 5|2| -> ENOSPC
+        dom5 TYPE6 | -> ENOSPC
+        dom5 #1 END F| -> OK
+        dom0 START_DOMAIN_TRANSACTION 5|2| -> OK
+        ",
+    );
+}
+
+/// Snapshots are given up after a second: the log is run again, and what was decided stays.
+#[test]
+fn a_reserved_transaction_may_take_its_time() {
+    each_world(|world| {
+        world.guest(5).write("x", "old").unwrap();
+        world.admin.request(op::START_DOMAIN_TRANSACTION, 0, "5\x009\0").unwrap();
+        let guest = world.guest(5);
+        assert_eq!(guest.request(op::READ, 9, "x\0").as_deref(), Ok(&b"old"[..]));
+        std::thread::sleep(Duration::from_millis(1300));
+        world.admin.write("/local/domain/5/other", "v").unwrap();
+        let guest = world.guest(5);
+        assert_eq!(guest.request(op::READ, 9, "other\0").as_deref(), Ok(&b"v"[..]));
+        assert_eq!(guest.commit(9), Err("EAGAIN".to_owned()));
+    });
+}
+
+/// A domain's open transactions are neither ended nor held up by a quiesce.
+#[test]
+fn transactions_are_open_after_a_quiesce() {
+    check(
+        "
+        dom5 START t
+        dom5 t WRITE x|v -> OK
+        dom0 QUIESCE 5| -> OK
+        dom0 UNQUIESCE 5| -> OK
+        dom5 t WRITE y|v -> OK
+        dom5 t END T| -> OK
+        dom5 READ x| -> v
+        ",
+    );
+}
