@@ -305,7 +305,7 @@ fn the_index_of_owners_follows_each_change() {
 /// Whoever asked before a turn began has to ask again, and until then changes nothing.
 #[test]
 fn who_asked_before_a_turn_changes_nothing() {
-    let (world, _guest) = with_guest();
+    let (world, _guest) = World::with_guest();
     let mut control = world.control();
     let (mut looks, mut changes) = (Transaction::default(), Transaction::default());
     control.run_in(&mut looks, "/tool/x", Verb::Read).unwrap();
