@@ -22,6 +22,10 @@ use foldhash::quality::RandomState;
 /// A reply up to this long is kept as it is, a longer one as a hash of 128 bits.
 const REPLY_KEPT_BYTES: usize = 16;
 
+/// What a request is charged with beside its copy in the log: it may be the first in a home, and change
+/// its path, and both are kept until the end.
+const KEPT_BYTES: usize = 256;
+
 /// An open transaction.
 #[derive(Default)]
 pub struct Transaction {
@@ -91,7 +95,7 @@ impl Transaction {
 
     /// What one more request will make it hold, in bytes.
     pub fn bytes_of(op: &Op<'_>) -> usize {
-        op.logged_bytes() + size_of::<Logged>()
+        op.logged_bytes() + size_of::<Logged>() + KEPT_BYTES
     }
 
     /// How many requests it made.
