@@ -1,6 +1,11 @@
 //! What must hold of everything that reads a client's bytes. Fuzzed by fuzz_targets, and run with
 //! some random bytes by tests/fuzz.rs.
 
+use xenstored::migrate::bytes::Order;
+use xenstored::migrate::import::arrivals;
+use xenstored::migrate::libxl;
+use xenstored::migrate::state::State;
+use xenstored::migrate::stream::Reader;
 use xenstored::protocol::{Frame, HEADER_BYTES, Kind, decimal, frame, one_string, strings};
 use xenstored::words::{ABS_PATH_MAX, Domid, Entry, Layout, Path, PathSpace, REL_PATH_MAX};
 
@@ -57,4 +62,27 @@ pub fn perms(text: &[u8]) {
     let shown = format!("{}{}", char::from(entry.access.letter()), entry.domid);
     let zeros = text[1..text.len() - 1].iter().take_while(|&&digit| digit == b'0').count();
     assert_eq!(shown.as_bytes(), [&text[..1], &text[1 + zeros..]].concat());
+}
+
+/// A "xenstore" stream says something as a whole or is refused; what it says of domains can be told
+/// apart.
+pub fn carried(stream: &[u8]) {
+    let Ok(mut reader) = Reader::new(stream) else { return };
+    let Ok(state) = State::read(&mut reader) else { return };
+    let nodes = state.nodes.len();
+    let (arrivals, left) = arrivals(state);
+    let taken: usize = arrivals.iter().map(|arrival| arrival.nodes.len()).sum();
+    assert_eq!(taken + left, nodes);
+}
+
+/// A record of libxl's is read, in the form of version 8 and written again alike.
+pub fn libxl_record(bytes: &[u8]) {
+    for order in [Order::Little, Order::Big] {
+        let _ = libxl::read_v6(bytes, order);
+        if let Ok(data) = libxl::read_v8(bytes, order) {
+            let mut again = Vec::new();
+            libxl::write_v8(&data, order, &mut again).unwrap();
+            assert_eq!(libxl::read_v8(&again, order).as_ref(), Ok(&data));
+        }
+    }
 }

@@ -27,6 +27,8 @@
 //! * [`listener`]: accepting clients of the daemon's socket.
 //! * [`daemon`]: the process: options, configuration, start, signals, stop.
 //! * [`guest`]: `xenstored sim guest`, a guest to be tried by hand.
+//! * [`migrate`]: moving domains between hosts: what is carried, and in which form.
+//! * [`xsctl`]: the tool beside the daemon, which shows and compares what is carried.
 
 pub mod control;
 pub mod daemon;
@@ -45,6 +47,7 @@ pub mod sync;
 pub mod transport;
 pub mod watch;
 pub mod words;
+pub mod xsctl;
 
 /// Is the program: does what its arguments ask, the first of which is its name, and answers its exit
 /// code. Errors go to standard error.
@@ -61,6 +64,23 @@ pub fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> std::proc
         Ok(code) => code.into(),
         Err(failure) => {
             eprintln!("xenstored: {failure}");
+            failure.code().into()
+        }
+    }
+}
+
+/// Is the program `xsctl`: does what its arguments ask, the first of which is its name, and answers
+/// its exit code.
+pub fn run_xsctl(
+    arguments: impl IntoIterator<Item = std::ffi::OsString>,
+) -> std::process::ExitCode {
+    match xsctl::run(arguments) {
+        Ok(xsctl::Done::Well) => 0.into(),
+        Ok(xsctl::Done::Differs) => 1.into(),
+        Err(failure) => {
+            if let Some(message) = failure.message() {
+                eprintln!("xsctl: {message}");
+            }
             failure.code().into()
         }
     }

@@ -6,6 +6,12 @@ mod targets;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+const GOLDEN: [&[u8]; 3] = [
+    include_bytes!("golden/v1-big.stream"),
+    include_bytes!("golden/v2-little.stream"),
+    include_bytes!("golden/c-defects.stream"),
+];
+
 /// Bytes that mean something in payloads, and others.
 fn payload() -> impl Strategy<Value = Vec<u8>> {
     let meaningful = prop::sample::select(b"/@-_a0/57\0\0nrwb".to_vec());
@@ -54,5 +60,30 @@ proptest! {
     #[test]
     fn permissions(text in "[nrwbx]?[0-9+-]{0,7}") {
         targets::perms(text.as_bytes());
+    }
+
+    /// Golden streams of which some bytes are others, or the end is missing.
+    #[test]
+    fn carried(
+        golden in prop::sample::select(&GOLDEN[..]),
+        cut in any::<prop::sample::Index>(),
+        changes in vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+    ) {
+        let mut stream = golden.to_vec();
+        for (at, byte) in &changes {
+            let at = at.index(stream.len());
+            stream[at] = *byte;
+        }
+        if changes.len() > 2 {
+            stream.truncate(cut.index(stream.len()));
+        }
+        targets::carried(&stream);
+    }
+
+    #[test]
+    fn libxl_records(kind in 0..5u8, len in 0..9u8, bytes in vec(prop_oneof![Just(0u8), any::<u8>()], 0..60)) {
+        let head = [kind, 0, 0, 0, len, 0, 0, 0];
+        targets::libxl_record(&[&head[..], &bytes].concat());
+        targets::libxl_record(&[&[0, 0, 0, kind][..], &bytes].concat());
     }
 }

@@ -142,6 +142,13 @@ pub fn has_homes_below(path: Path<'_>) -> bool {
     }
 }
 
+/// The domain whose key a home has, given the home's root; none if the key is the path itself.
+pub fn domain_of_home(root: Path<'_>) -> Option<Domid> {
+    let bytes = root.bytes();
+    let may = bytes.starts_with(DOMAINS) || bytes.starts_with(b"/libxl/");
+    Domid::parse_canonical(root.name()).filter(|_| may)
+}
+
 /// Where the component that begins at `start` ends, if there is one.
 fn component_end(bytes: &[u8], start: usize) -> Option<usize> {
     let rest = bytes.get(start..).filter(|rest| !rest.is_empty())?;
@@ -187,6 +194,8 @@ mod tests {
             if let Some(shard) = shard {
                 assert_eq!(home.shard, shard, "{path}");
             }
+            let domain = domain_of_home(home.root).map(|domid| layout.of_domain(domid));
+            assert_eq!(domain, shard.filter(|&shard| shard != spine && root != "/"), "{path}");
         }
     }
 

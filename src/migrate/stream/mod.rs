@@ -14,6 +14,7 @@
 //!     +-----------------------+---------------------------------------+
 //! ```
 
+pub mod kind;
 mod read;
 mod record;
 #[cfg(test)]
@@ -21,8 +22,8 @@ mod tests;
 mod write;
 
 pub use read::{ReadError, Reader};
-pub use record::{Connection, Domain, Node, QuotaValue, Record, Transport, Watch, kind};
-pub use write::Writer;
+pub use record::{Connection, Domain, Node, QuotaValue, Record, Transport, Watch};
+pub use write::{Writer, append};
 
 pub(in crate::migrate) use record::read_entry;
 

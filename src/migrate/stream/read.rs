@@ -34,6 +34,7 @@ pub struct Reader<R> {
     returned: Vec<u8>,
     body: Vec<u8>,
     record: u64,
+    kind: u32,
     offset: u64,
     next: u64,
     ended: bool,
@@ -52,6 +53,7 @@ impl<R: Read> Reader<R> {
             returned: Vec::new(),
             body: Vec::new(),
             record: 0,
+            kind: kind::END,
             offset: 0,
             next: 0,
             ended: false,
@@ -82,6 +84,16 @@ impl<R: Read> Reader<R> {
         self.order
     }
 
+    /// The type of the record read last.
+    pub fn kind(&self) -> u32 {
+        self.kind
+    }
+
+    /// Where the record read last begins, in bytes.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
     /// The next record; nothing after END. Cost: its length, at most [`RECORD_BYTES_MAX`].
     ///
     /// # Errors
@@ -96,6 +108,7 @@ impl<R: Read> Reader<R> {
         let mut numbers = Body::new(&head, self.order);
         let (kind, len) = (numbers.u32("type"), numbers.u32("len"));
         let (Ok(kind), Ok(len)) = (kind, len) else { return Err(self.error(Fault::Truncated)) };
+        self.kind = kind;
         if len > RECORD_BYTES_MAX {
             return Err(self.error(Fault::TooLong(len)));
         }

@@ -1,29 +1,8 @@
 //! The records of the stream, each with the section of xenstore-migration.md that defines it.
 
+use super::kind;
 use crate::migrate::bytes::{Body, Fault, Order, Sink};
 use crate::words::{Access, Domid, Entry};
-
-/// Record types.
-pub mod kind {
-    /// The last record.
-    pub const END: u32 = 0;
-    /// Live update only.
-    pub const GLOBAL_DATA: u32 = 1;
-    /// A client.
-    pub const CONNECTION_DATA: u32 = 2;
-    /// A watch of any depth.
-    pub const WATCH_DATA: u32 = 3;
-    /// An open transaction.
-    pub const TRANSACTION_DATA: u32 = 4;
-    /// A node.
-    pub const NODE_DATA: u32 = 5;
-    /// Live update only.
-    pub const GLOBAL_QUOTA_DATA: u32 = 6;
-    /// What belongs to a domain, not to its connection.
-    pub const DOMAIN_DATA: u32 = 7;
-    /// A watch with a depth; from version 2 on.
-    pub const WATCH_DATA_EXTENDED: u32 = 8;
-}
 
 /// CONNECTION_DATA, `conn-type`.
 const TYPE_RING: u16 = 0;

@@ -5,12 +5,15 @@ use std::io::{self, Write};
 use super::{FLAG_BIG_ENDIAN, IDENT, RECORD_BYTES_MAX, Record};
 use crate::migrate::bytes::{Fault, Order};
 
+/// `type` and `len` of a record.
+const HEAD_BYTES: usize = 8;
+
 /// Writes a stream, a record after the other.
 pub struct Writer<W> {
     output: W,
     version: u32,
     order: Order,
-    body: Vec<u8>,
+    bytes: Vec<u8>,
 }
 
 impl<W: Write> Writer<W> {
@@ -23,7 +26,7 @@ impl<W: Write> Writer<W> {
         output.write_all(&IDENT)?;
         output.write_all(&version.to_be_bytes())?;
         output.write_all(&flags.to_be_bytes())?;
-        Ok(Writer { output, version, order, body: Vec::new() })
+        Ok(Writer { output, version, order, bytes: Vec::new() })
     }
 
     /// Writes a record. Cost: its length.
@@ -31,18 +34,18 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// Those of the output; `InvalidInput` for a record that cannot be written, with the reason.
     pub fn write(&mut self, record: &Record) -> io::Result<()> {
-        self.body.clear();
-        let written = record.write(self.version, self.order, &mut self.body);
-        let kind = written.map_err(|fault| io::Error::new(io::ErrorKind::InvalidInput, fault))?;
-        let len = u32::try_from(self.body.len()).unwrap_or(u32::MAX);
-        if len > RECORD_BYTES_MAX {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, Fault::TooLong(len)));
-        }
-        self.body.resize(self.body.len().next_multiple_of(8), 0);
-        for number in [kind, len] {
-            self.output.write_all(&self.order.u32(number))?;
-        }
-        self.output.write_all(&self.body)
+        self.bytes.clear();
+        let written = append(record, self.version, self.order, &mut self.bytes);
+        written.map_err(|fault| io::Error::new(io::ErrorKind::InvalidInput, fault))?;
+        self.output.write_all(&self.bytes)
+    }
+
+    /// Writes records that [`append`] made, of the same version and byte order.
+    ///
+    /// # Errors
+    /// Those of the output.
+    pub fn write_appended(&mut self, records: &[u8]) -> io::Result<()> {
+        self.output.write_all(records)
     }
 
     /// Writes END and everything that waits, and gives the output back.
@@ -54,4 +57,28 @@ impl<W: Write> Writer<W> {
         self.output.flush()?;
         Ok(self.output)
     }
+}
+
+/// Appends a record as it lies in a stream, so that parts of one can be made apart. Cost: its length.
+///
+/// # Errors
+/// It cannot be written; `out` is as before.
+pub fn append(record: &Record, version: u32, order: Order, out: &mut Vec<u8>) -> Result<(), Fault> {
+    let start = out.len();
+    out.resize(start + HEAD_BYTES, 0);
+    let kind = record.write(version, order, out);
+    let len = u32::try_from(out.len() - start - HEAD_BYTES).unwrap_or(u32::MAX);
+    let kind = match kind {
+        Ok(kind) if len <= RECORD_BYTES_MAX => kind,
+        other => {
+            out.truncate(start);
+            return other.and(Err(Fault::TooLong(len)));
+        }
+    };
+    let (kind_bytes, len_bytes) = out[start..start + HEAD_BYTES].split_at_mut(HEAD_BYTES / 2);
+    kind_bytes.copy_from_slice(&order.u32(kind));
+    len_bytes.copy_from_slice(&order.u32(len));
+    let padded = (out.len() - start).next_multiple_of(8);
+    out.resize(start + padded, 0);
+    Ok(())
 }

@@ -1,0 +1,160 @@
+//! A domain that arrives: its part of a stream, and putting that into the store.
+//!
+//! A stream is read to its end and checked ([`State`]) before anything is done with it. Then each
+//! domain arrives as a whole or not at all.
+
+use std::collections::{BTreeMap, HashMap};
+
+use foldhash::fast::RandomState;
+use thiserror::Error;
+
+use super::export::{SOFT_MEMORY, machine_name, machine_named};
+use super::state::{Client, State};
+use super::stream::{Domain as DomainRecord, Node, Transport};
+use crate::domain::{Domain, Quota};
+use crate::store::{Caller, Executed, Generations, GraftError, Scion, Store};
+use crate::sync::Arc;
+use crate::words::{Domid, Entry, Layout, PathBuf, PermSet, Perms, domain_of_home};
+
+/// A domain's part of a stream.
+pub struct Arrival {
+    /// Which; it keeps its number.
+    pub domid: Domid,
+    /// Its nodes, each after the one above it.
+    pub nodes: Vec<(PathBuf, Node)>,
+    /// Its features and quotas.
+    pub domain: Option<DomainRecord>,
+    /// Its connection, watches and transactions: for its home thread, once its nodes are there.
+    pub client: Option<Client>,
+}
+
+/// Why a domain cannot arrive.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum Refusal {
+    /// The store knows nothing of it: whoever asks admits it first, as the host says that it lives.
+    #[error("domain {0} is not there")]
+    Unknown(Domid),
+    /// Somebody has its number: it is introduced.
+    #[error("domain {0} is occupied: it is introduced")]
+    Introduced(Domid),
+    /// Somebody has its number, or at least its nodes.
+    #[error("domain {0} is occupied: there is a node {path} already", path = .1.as_path())]
+    Occupied(Domid, PathBuf),
+    /// The domain whose rights it has is not there.
+    #[error("domain {0} has the rights of domain {1}, which is not there")]
+    NoTarget(Domid, Domid),
+    /// Its nodes cannot be put in place.
+    #[error("domain {0}: {1}")]
+    Nodes(Domid, GraftError),
+}
+
+/// Takes a state apart: what belongs to each domain that it tells of, and how many nodes belong to
+/// none of these. The control domain does not move.
+pub fn arrivals(state: State) -> (Vec<Arrival>, usize) {
+    let layout = Layout::new(1);
+    let mut arrivals: BTreeMap<Domid, Arrival> = BTreeMap::new();
+    let mut machines = HashMap::<PathBuf, Domid, RandomState>::default();
+    for domid in state.domids().into_iter().filter(|&domid| domid != Domid::CONTROL) {
+        let named = state.nodes.get(machine_name(domid).as_path().bytes());
+        let machine = named.and_then(|node| machine_named(domid, &node.perms, &node.value));
+        if let Some(root) = machine {
+            machines.entry(root.to_buf()).or_insert(domid);
+        }
+        arrivals.insert(domid, Arrival { domid, nodes: vec![], domain: None, client: None });
+    }
+    let mut left = 0;
+    for (path, node) in state.nodes {
+        let root = layout.home(path.as_path()).root;
+        let domid = domain_of_home(root).or_else(|| machines.get(root.bytes()).copied());
+        match domid.and_then(|domid| arrivals.get_mut(&domid)) {
+            Some(arrival) => arrival.nodes.push((path, node)),
+            None => left += 1,
+        }
+    }
+    for (domid, record) in state.domains {
+        if let Some(arrival) = arrivals.get_mut(&domid) {
+            arrival.domain = Some(record);
+        }
+    }
+    for client in state.clients.into_values() {
+        if let Transport::Ring(domid, ..) = client.connection.transport
+            && let Some(arrival) = arrivals.get_mut(&domid)
+        {
+            arrival.client = Some(client);
+        }
+    }
+    (arrivals.into_values().collect(), left)
+}
+
+/// Puts a domain's nodes into the store, and gives it its features, quotas and target. `by` is the
+/// control domain. Whoever watches is told of the nodes as if `by` had made them; the domain's own
+/// watches are to be set afterwards, so that they are not told of what they know. Cost: see
+/// [`Store::graft`].
+///
+/// A permission of a domain that does not live here counts for nobody, also not for the next domain
+/// of that number. Quotas of names that are not known are ignored.
+///
+/// # Errors
+/// Why it cannot arrive; then nothing happened.
+pub fn import(
+    store: &Store,
+    arrival: &Arrival,
+    by: &Caller,
+    generations: &mut Generations,
+) -> Result<Executed, Refusal> {
+    let (domid, registry) = (arrival.domid, store.registry());
+    let domain = registry.get(domid).ok_or(Refusal::Unknown(domid))?;
+    if domain.is_introduced() {
+        return Err(Refusal::Introduced(domid));
+    }
+    let target = match arrival.client.as_ref().map(|client| client.connection.transport) {
+        Some(Transport::Ring(_, Some(target), _)) => {
+            let missing = Refusal::NoTarget(domid, target);
+            Some(registry.get(target).ok_or(missing)?)
+        }
+        _ => None,
+    };
+    let scions = scions(&arrival.nodes, registry.now());
+    let executed = store.graft(&scions, by, generations).map_err(|error| match error {
+        GraftError::Occupied(path) => Refusal::Occupied(domid, path),
+        other => Refusal::Nodes(domid, other),
+    })?;
+    if let Some(target) = target {
+        registry.set_target(&domain, &target);
+    }
+    if let Some(record) = &arrival.domain {
+        settle_in(store, &domain, record);
+    }
+    Ok(executed)
+}
+
+/// Most nodes have the permissions of others: these are shared.
+fn scions<'n>(nodes: &'n [(PathBuf, Node)], now: u64) -> Vec<Scion> {
+    let mut sets = HashMap::<&'n [Entry], Perms, RandomState>::default();
+    let scion = |(path, node): &'n (PathBuf, Node)| {
+        let (owner, others) = node.perms.split_first()?;
+        let set = || Arc::new(PermSet::new(now, *owner, others));
+        let perms = Arc::clone(sets.entry(&node.perms).or_insert_with(set));
+        Some(Scion { path: path.clone(), perms, value: node.value.clone() })
+    };
+    // A state has no node without an owner.
+    nodes.iter().filter_map(scion).collect()
+}
+
+fn settle_in(store: &Store, domain: &Arc<Domain>, record: &DomainRecord) {
+    let registry = store.registry();
+    if let Some(features) = record.features {
+        domain.set_features(features);
+    }
+    for (name, value) in &record.quotas {
+        match std::str::from_utf8(name) {
+            Ok(SOFT_MEMORY) => registry.set_soft_memory(Some(domain), *value),
+            Ok(name) => {
+                if let Some(quota) = Quota::from_name(name) {
+                    registry.set_limit(Some(domain), quota, *value);
+                }
+            }
+            Err(_) => {}
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! What a stream as a whole says, once it contradicts itself nowhere.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
+
+use super::bytes::Fault;
+use super::stream::{
+    Connection, Domain, Node, QuotaValue, ReadError, Reader, Record, Transport, Watch,
+};
+use crate::words::{ABS_PATH_MAX, Domid, Layout, Path, PathBuf, PathSpace};
+
+/// What a stream says, END read and everything checked that can be without a store:
+///
+/// - what a record names came before it: its connection, its transaction, a node's parent; only the
+///   root of a *home* (words/key.rs) may lack its parent, since the stream of a domain is a part of
+///   a store;
+/// - nothing comes twice;
+/// - paths are well formed, nodes have an owner, ids are not 0.
+#[derive(Default)]
+pub struct State {
+    /// Committed nodes.
+    pub nodes: BTreeMap<PathBuf, Node>,
+    /// Clients by conn-id.
+    pub clients: BTreeMap<u32, Client>,
+    /// What belongs to domains.
+    pub domains: BTreeMap<Domid, Domain>,
+    /// Quotas of domains without their own, and of the daemon.
+    pub global_quota: Option<(Vec<QuotaValue>, Vec<QuotaValue>)>,
+    /// Records of types that are not known.
+    pub unknown: u64,
+    /// The conn-id of each domain's ring.
+    rings: BTreeMap<Domid, u32>,
+}
+
+/// A client with what it has set and begun.
+pub struct Client {
+    /// Its connection.
+    pub connection: Connection,
+    /// Its watches in the order in which it set them.
+    pub watches: Vec<Watch>,
+    /// Its open transactions, each with the nodes that it touched, if the stream tells.
+    pub transactions: BTreeMap<u32, BTreeMap<PathBuf, Node>>,
+}
+
+impl Client {
+    /// Whose paths its relative ones are; of a socket the control domain's.
+    pub fn domid(&self) -> Domid {
+        match self.connection.transport {
+            Transport::Ring(domid, ..) => domid,
+            Transport::Socket(_) => Domid::CONTROL,
+        }
+    }
+}
+
+impl State {
+    /// Reads a stream to its end. Cost: its length, which is about what is in memory then.
+    ///
+    /// # Errors
+    /// With the record, and where it begins.
+    pub fn read<R: Read>(reader: &mut Reader<R>) -> Result<State, ReadError> {
+        let mut state = State::default();
+        while let Some(record) = reader.next_record()? {
+            state.take(record).map_err(|fault| reader.error(fault))?;
+        }
+        Ok(state)
+    }
+
+    /// The client that is a domain's ring.
+    pub fn client_of(&self, domid: Domid) -> Option<&Client> {
+        self.clients.get(self.rings.get(&domid)?)
+    }
+
+    /// All domains of which it says more than nodes.
+    pub fn domids(&self) -> BTreeSet<Domid> {
+        self.rings.keys().chain(self.domains.keys()).copied().collect()
+    }
+
+    fn take(&mut self, record: Record) -> Result<(), Fault> {
+        match record {
+            Record::End | Record::Global { .. } => {}
+            Record::Connection(connection) => self.take_connection(connection)?,
+            Record::Watch(watch) => self.take_watch(watch)?,
+            Record::Transaction { connection, tx_id } => {
+                let client = self.client(connection)?;
+                if tx_id == 0 {
+                    return Err(Fault::Value("tx-id", 0));
+                }
+                if client.transactions.insert(tx_id, BTreeMap::new()).is_some() {
+                    return contradiction(format!("transaction {tx_id} of it comes twice"));
+                }
+            }
+            Record::Node(node) => self.take_node(node)?,
+            Record::GlobalQuota(per_domain, global) => {
+                if self.global_quota.replace((per_domain, global)).is_some() {
+                    return contradiction("the quotas come twice".into());
+                }
+            }
+            Record::Domain(domain) => {
+                let domid = domain.domid;
+                if !domid.is_real() {
+                    return Err(Fault::Value("domain-id", domid.0.into()));
+                }
+                if self.domains.insert(domid, domain).is_some() {
+                    return contradiction(format!("domain {domid} comes twice"));
+                }
+            }
+            Record::Unknown(_) => self.unknown += 1,
+        }
+        Ok(())
+    }
+
+    fn take_connection(&mut self, connection: Connection) -> Result<(), Fault> {
+        let id = connection.id;
+        if let Transport::Ring(domid, ..) = connection.transport {
+            if !domid.is_real() {
+                return Err(Fault::Value("domid", domid.0.into()));
+            }
+            if self.rings.insert(domid, id).is_some() {
+                return contradiction(format!("domain {domid} has a ring already"));
+            }
+        }
+        let client = Client { connection, watches: Vec::new(), transactions: BTreeMap::new() };
+        match self.clients.insert(id, client) {
+            None => Ok(()),
+            Some(_) => contradiction(format!("connection {id} comes twice")),
+        }
+    }
+
+    fn take_watch(&mut self, watch: Watch) -> Result<(), Fault> {
+        let client = self.client(watch.connection)?;
+        let mut space = PathSpace::new();
+        if Path::resolve(&watch.path, client.domid(), ABS_PATH_MAX, &mut space).is_err() {
+            return contradiction(format!("{:?} is no path", show(&watch.path)));
+        }
+        client.watches.push(watch);
+        Ok(())
+    }
+
+    fn take_node(&mut self, node: Node) -> Result<(), Fault> {
+        let Ok(path) = Path::parse(&node.path).map(Path::to_buf) else {
+            return contradiction(format!("{:?} is no path", show(&node.path)));
+        };
+        if let Some((connection, tx_id, _)) = node.pending {
+            let client = self.client(connection)?;
+            let Some(nodes) = client.transactions.get_mut(&tx_id) else {
+                return contradiction(format!("there is no transaction {tx_id} of it before"));
+            };
+            return once(nodes, path, node);
+        }
+        if node.perms.is_empty() {
+            return Err(Fault::Value("perm-count", 0));
+        }
+        let parent = path.as_path().parent().filter(|_| !is_root_of_home(path.as_path()));
+        if let Some(parent) = parent
+            && !self.nodes.contains_key(parent.bytes())
+        {
+            return contradiction(format!("the node above {path:?} does not come before it"));
+        }
+        once(&mut self.nodes, path, node)
+    }
+
+    fn client(&mut self, id: u32) -> Result<&mut Client, Fault> {
+        let client = self.clients.get_mut(&id);
+        client.ok_or_else(|| Fault::Contradicts(format!("there is no connection {id} before it")))
+    }
+}
+
+fn once(nodes: &mut BTreeMap<PathBuf, Node>, path: PathBuf, node: Node) -> Result<(), Fault> {
+    if nodes.contains_key(path.as_path().bytes()) {
+        return contradiction(format!("{path:?} comes twice"));
+    }
+    nodes.insert(path, node);
+    Ok(())
+}
+
+/// What lies in which home does not depend on how many shards there are.
+fn is_root_of_home(path: Path<'_>) -> bool {
+    Layout::new(1).home(path).root == path
+}
+
+fn contradiction<T>(what: String) -> Result<T, Fault> {
+    Err(Fault::Contradicts(what))
+}
+
+fn show(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

@@ -1,0 +1,218 @@
+//! Putting nodes in place that were made elsewhere, all of them or none.
+
+use std::collections::BTreeMap;
+
+use thiserror::Error;
+
+use super::context::{Caller, Context, Effects, Ledger};
+use super::forest::{Forest, LockSet, Locked};
+use super::node::Node;
+use super::op::Stop;
+use super::tree::{find, get_mut, is_boundary};
+use super::write::mkdir;
+use super::{Executed, Generations, Store};
+use crate::sync::Arc;
+use crate::words::{Domid, Errno, Home, Path, PathBuf, Perms};
+
+/// A node to be put in place.
+pub struct Scion {
+    /// Where.
+    pub path: PathBuf,
+    /// Its permissions, stamped with a moment at which its owner lived.
+    pub perms: Perms,
+    /// Its value.
+    pub value: Vec<u8>,
+}
+
+/// Why nothing was put in place.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum GraftError {
+    /// Something is there already.
+    #[error("there is a node {} already", .0.as_path())]
+    Occupied(PathBuf),
+    /// A node has nothing above it.
+    #[error("the node above {} is missing", .0.as_path())]
+    Loose(PathBuf),
+    /// The owner of a node does not live.
+    #[error("{} belongs to domain {}, which is not there", .0.as_path(), .1)]
+    NoOwner(PathBuf, Domid),
+    /// A turn began since the caller asked whether it may write.
+    #[error("{}", super::TURN_BEGAN)]
+    TurnBegan,
+    /// The control domain could not make the nodes above.
+    #[error("the nodes above cannot be made: {0}")]
+    Above(Errno),
+}
+
+/// A home that is to be put in place, with its nodes and where those of each owner begin.
+struct Grown {
+    root: Arc<Node>,
+    nodes: Vec<PathBuf>,
+    boundaries: Vec<(Domid, PathBuf)>,
+}
+
+impl Store {
+    /// Puts nodes in place as if `by`, the control domain, had created them: whoever watches is told, and owners are
+    /// charged whatever their quotas. Each node's parent comes before it, or it is the root of a
+    /// home; what is missing above homes is made as by MKDIR. Cost: the nodes, without a lock; then
+    /// with all of them the homes, the nodes' accounts and the watches.
+    ///
+    /// A home may be there only if it *holds up* others and is nothing else: nodes of the control
+    /// domain without values, below which are homes. It is merged with what comes.
+    ///
+    /// # Errors
+    /// Why; then nothing happened.
+    pub fn graft(
+        &self,
+        scions: &[Scion],
+        by: &Caller,
+        generations: &mut Generations,
+    ) -> Result<Executed, GraftError> {
+        let generation = generations.next(self);
+        let mut homes = self.grow(scions, generation)?;
+        let mut locked = Locked::take(self, &LockSet::all(self.layout, true));
+        if by.turn != self.turn() {
+            return Err(GraftError::TurnBegan);
+        }
+        let births = self.registry.births();
+        for Scion { path, perms, .. } in scions {
+            if !births.holds(perms.owner(), perms.stamp()) {
+                return Err(GraftError::NoOwner(path.clone(), perms.owner()));
+            }
+        }
+        for (path, grown) in &mut homes {
+            let home = self.layout.home(path.as_path());
+            let there = locked.shard(home.shard).and_then(|shard| shard.tree.root(&home));
+            if let Some(there) = there {
+                hold_up(&home, there, &mut grown.root, generation)?;
+            }
+        }
+        let (mut effects, ledger) = (Effects::default(), Ledger::Accounts);
+        let mut cx = Context { registry: &self.registry, caller: by, generation, ledger };
+        for (path, grown) in homes {
+            self.place(&mut cx, &mut locked, path.as_path(), grown, &mut effects)?;
+        }
+        Ok(self.conclude(&mut locked, None, effects.changes, by))
+    }
+
+    /// Makes the homes of `scions`.
+    fn grow(
+        &self,
+        scions: &[Scion],
+        generation: u64,
+    ) -> Result<BTreeMap<PathBuf, Grown>, GraftError> {
+        let mut homes: BTreeMap<PathBuf, Grown> = BTreeMap::new();
+        for Scion { path, perms, value } in scions {
+            let here = path.as_path();
+            let home = self.layout.home(here);
+            let node = Node::new(Arc::clone(perms), generation, value);
+            if home.root == here {
+                let grown = Grown { root: Arc::new(node), nodes: vec![], boundaries: vec![] };
+                if homes.insert(path.clone(), grown).is_some() {
+                    return Err(GraftError::Occupied(path.clone()));
+                }
+            } else {
+                let loose = || GraftError::Loose(path.clone());
+                let grown = homes.get_mut(home.root.bytes()).ok_or_else(loose)?;
+                let parent = here.parent().unwrap_or(Path::ROOT);
+                let above = get_mut(&mut grown.root, &home, parent).ok_or_else(loose)?;
+                if above.children().get(here.name()).is_some() {
+                    return Err(GraftError::Occupied(path.clone()));
+                }
+                above.insert_child(generation, here.name(), Some(Arc::new(node)));
+            }
+            let Some(grown) = homes.get_mut(home.root.bytes()) else { continue };
+            if is_boundary(Some(&grown.root), &home, here, perms.owner()) {
+                grown.boundaries.push((perms.owner(), path.clone()));
+            }
+            grown.nodes.push(path.clone());
+        }
+        Ok(homes)
+    }
+
+    /// Puts a home in place. Nothing here can fail: all locks are held, and the control domain may
+    /// do everything.
+    fn place(
+        &self,
+        cx: &mut Context<'_>,
+        locked: &mut Locked<'_>,
+        root: Path<'_>,
+        grown: Grown,
+        effects: &mut Effects,
+    ) -> Result<(), GraftError> {
+        let home = self.layout.home(root);
+        self.place_home(cx, locked, &home, grown, effects).map_err(|stop| match stop {
+            Stop::Refused(errno) => GraftError::Above(errno),
+            Stop::Needs(..) => GraftError::Above(Errno::EAGAIN),
+        })
+    }
+
+    fn place_home(
+        &self,
+        cx: &mut Context<'_>,
+        locked: &mut Locked<'_>,
+        home: &Home<'_>,
+        grown: Grown,
+        effects: &mut Effects,
+    ) -> Result<(), Stop> {
+        let parent = home.root.parent().unwrap_or(Path::ROOT);
+        mkdir(cx, locked, parent, effects)?;
+        let replaced = locked.set_root(home, Some(grown.root))?;
+        if replaced.is_none() {
+            let above = self.layout.home(parent);
+            locked.name_home(&above, parent, home.root.name(), cx.generation)?;
+        }
+        for (owner, path) in &grown.boundaries {
+            locked.note_owned(home, *owner, path.as_path())?;
+        }
+        for path in grown.nodes {
+            let here = path.as_path();
+            if let Some(before) = find(replaced.as_ref(), home, here).node() {
+                cx.credit(&before.perms, 1, before.charge_bytes(here.name()));
+            }
+            let Some(node) = locked.get(home, here)? else { continue };
+            let (perms, bytes) = (Arc::clone(&node.perms), node.charge_bytes(here.name()));
+            cx.recharge(&perms, 1, bytes);
+            effects.changed(path, home.shard, None, perms);
+        }
+        Ok(())
+    }
+}
+
+/// Adds to `root`, which takes the place of `there`, what `there` holds up. A guest chooses how deep
+/// nodes are, so there is no recursion.
+fn hold_up(
+    home: &Home<'_>,
+    there: &Arc<Node>,
+    root: &mut Arc<Node>,
+    generation: u64,
+) -> Result<(), GraftError> {
+    let mut todo = vec![(home.root.to_buf(), Arc::clone(there))];
+    while let Some((path, node)) = todo.pop() {
+        let here = path.as_path();
+        let is_end = here != home.root && node.children().is_empty();
+        if is_end || !node.value().is_empty() || node.perms.owner() != Domid::CONTROL {
+            return Err(GraftError::Occupied(path));
+        }
+        if find(Some(root), home, here).node().is_none() {
+            // The node above is there: it came before.
+            let parent = here.parent().and_then(|parent| get_mut(root, home, parent));
+            let kept = Node::new(Arc::clone(&node.perms), generation, b"");
+            let kept = Some(Arc::new(kept));
+            if let Some(parent) = parent {
+                parent.insert_child(generation, here.name(), kept);
+            }
+        }
+        for (name, child) in node.children().iter() {
+            match child {
+                Some(child) => todo.push((here.child(name.bytes()), Arc::clone(child))),
+                None => {
+                    if let Some(node) = get_mut(root, home, here) {
+                        node.insert_child(generation, name.bytes(), None);
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,405 @@
+//! Domains that leave one store and arrive in another: nothing is lost on the way, and nothing else
+//! is touched.
+
+#[path = "common/random.rs"]
+mod random;
+mod world;
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use random::{Random, seeds};
+use world::{Client as Caller, World, at, perms};
+use xenstored::domain::Quota;
+use xenstored::migrate::bytes::Order;
+use xenstored::migrate::export::{Leaving, export};
+use xenstored::migrate::import::{Arrival, Refusal, arrivals, import};
+use xenstored::migrate::state::{Client, State};
+use xenstored::migrate::stream::{Connection, Reader, Transport, Watch};
+use xenstored::store::{Generations, GraftError, Verb};
+use xenstored::words::{Domid, Errno};
+
+const DOMIDS: [u16; 3] = [5, 6, 7];
+
+/// The stream of these domains as they are now.
+fn leave(world: &World, domids: &[u16], clients: &BTreeMap<u16, ClientOf>) -> Vec<u8> {
+    let leaving: Vec<_> = domids
+        .iter()
+        .map(|domid| Leaving {
+            domain: world.registry.get(Domid(*domid)).unwrap(),
+            client: clients.get(domid).map(|client| client(*domid)),
+        })
+        .collect();
+    let cut = world.store.cut();
+    export(&world.store, &cut, &leaving, (2, Order::Little), Vec::new()).unwrap().0
+}
+
+type ClientOf = Box<dyn Fn(u16) -> Client>;
+
+fn read(stream: &[u8]) -> Vec<Arrival> {
+    let state = State::read(&mut Reader::new(stream).unwrap()).unwrap();
+    let (arrivals, left) = arrivals(state);
+    assert_eq!(left, 0, "every node belongs to a domain");
+    arrivals
+}
+
+fn arrive(world: &World, arrival: &Arrival) -> Result<(), Refusal> {
+    let by = world.control();
+    let executed = import(&world.store, arrival, &by.caller, &mut Generations::default())?;
+    assert!(world.store.settle(executed.removed).is_none());
+    Ok(())
+}
+
+/// What must hold, the control domain's account included.
+fn check(world: &World) {
+    world.check();
+    let checked = world.store.check().unwrap();
+    assert!(checked.findings.is_empty(), "{:?}", checked.findings.sentences());
+}
+
+/// A client with watches, transactions and bytes that a random number decides.
+fn client(number: u64) -> ClientOf {
+    Box::new(move |domid| {
+        let mut random = Random::new(number);
+        let connection = Connection {
+            id: u32::from(domid),
+            transport: Transport::Ring(Domid(domid), None, 3),
+            input: vec![1; random.below(20)],
+            output_begun: 0,
+            output: vec![2; random.below(5000)],
+            unique_id: None,
+        };
+        let watch = |number: usize| Watch {
+            connection: u32::from(domid),
+            path: if number.is_multiple_of(2) {
+                b"device".to_vec()
+            } else {
+                b"@releaseDomain".to_vec()
+            },
+            token: number.to_string().into(),
+            depth: number.is_multiple_of(3).then_some(2),
+        };
+        let watches = (0..random.below(5)).map(watch).rev().collect();
+        let transactions = (0..random.below(3)).map(|_| (1 + random.below(99), BTreeMap::new()));
+        let transactions =
+            transactions.map(|(id, nodes)| (u32::try_from(id).unwrap(), nodes)).collect();
+        Client { connection, watches, transactions }
+    })
+}
+
+/// Does something that may be refused.
+fn step(random: &mut Random, callers: &mut [Caller], now: u64) {
+    const PATHS: [&str; 22] = [
+        "/local/domain/5",
+        "/local/domain/5/x",
+        "/local/domain/5/x/y/z",
+        "/local/domain/5/x-y",
+        "/local/domain/5/backend/vif/5/0",
+        "/local/domain/6",
+        "/local/domain/6/x",
+        "/local/domain/6/backend/vbd/5/0/state",
+        "/local/domain/6/backend/vbd/7/0/state",
+        "/local/domain/6/device-model/5/s",
+        "/local/domain/7",
+        "/local/domain/7/deep/er",
+        "/local/domain/0/backend/vif/5/0/state",
+        "/local/domain/0/backend/vif/6",
+        "/local/domain/0/backend/vif/7/1",
+        "/local/domain/0/device-model/7/state",
+        "/libxl/5/device",
+        "/libxl/6",
+        "/libxl/7/a/b",
+        "/vm/u/name",
+        "/vm/v",
+        "/tool/of/nobody",
+    ];
+    const PERMS: [&str; 9] =
+        ["n0", "r0", "n0 r5", "n5", "n6 r5", "b7", "n7 w5 r6", "n0 b9", "n5 r32757"];
+    let caller = if random.chance(70) { 0 } else { random.below(callers.len()) };
+    let mut path = (*random.pick(&PATHS)).to_owned();
+    if random.chance(20) {
+        path = format!("/local/domain/{}/many/{}", random.pick(&DOMIDS), random.below(50));
+    }
+    let value = vec![u8::try_from(random.below(256)).unwrap(); random.below(9)];
+    let entries: &&str = random.pick(&PERMS);
+    let verb = match random.below(100) {
+        0..50 => Verb::Write(Cow::Owned(value)),
+        50..65 => Verb::Mkdir,
+        65..72 => Verb::Rm,
+        _ => Verb::SetPerms(perms(now, entries)),
+    };
+    let _: Result<Vec<u8>, Errno> = callers[caller].run(&path, verb);
+}
+
+/// A world in which much has happened.
+fn random_world(random: &mut Random) -> World {
+    let world = World::new();
+    let domains: Vec<_> = DOMIDS.iter().map(|&domid| world.admit(domid)).collect();
+    // It dies, so that what it was allowed is stale.
+    let mortal = world.admit(9);
+    let mut callers = vec![world.control()];
+    callers.extend(domains.iter().map(|domain| world.client(domain)));
+    for domid in DOMIDS {
+        let home = format!("/local/domain/{domid}");
+        callers[0].write(&format!("{home}/vm"), ["/vm/u", "/vm/v", "no"][random.below(3)]).unwrap();
+        callers[0].set_perms(&home, &format!("n{domid}")).unwrap();
+    }
+    for number in 0..150 {
+        step(random, &mut callers, world.registry.now());
+        if number == 100 {
+            world.die(&mortal);
+        }
+    }
+    for domain in &domains {
+        domain.set_features(u32::try_from(random.below(16)).unwrap());
+        for quota in Quota::all().filter(|_| random.chance(30)) {
+            world.registry.set_limit(Some(domain), quota, 3 + u32::from(domain.domid.0));
+        }
+        if random.chance(30) {
+            world.registry.set_soft_memory(Some(domain), 77);
+        }
+    }
+    if random.chance(50) {
+        world.registry.set_target(&domains[0], &domains[2]);
+    }
+    check(&world);
+    world
+}
+
+#[test]
+fn what_leaves_and_arrives_leaves_again_as_the_same_bytes() {
+    for seed in seeds(40) {
+        let mut random = Random::new(seed);
+        let from = random_world(&mut random);
+        let clients: BTreeMap<u16, ClientOf> =
+            DOMIDS.iter().map(|&domid| (domid, client(seed + u64::from(domid)))).collect();
+        let stream = leave(&from, &DOMIDS, &clients);
+        assert_eq!(stream, leave(&from, &DOMIDS, &clients), "seed {seed}: the order is fixed");
+
+        let to = World::new();
+        DOMIDS.iter().for_each(|&domid| drop(to.admit(domid)));
+        let mut arrivals = read(&stream);
+        // In any order: what one makes above its homes must not keep another out.
+        if random.chance(50) {
+            arrivals.reverse();
+        }
+        for arrival in &arrivals {
+            arrive(&to, arrival).unwrap_or_else(|refusal| panic!("seed {seed}: {refusal}"));
+            check(&to);
+        }
+        let again = leave(&to, &DOMIDS, &clients);
+        assert!(stream == again, "seed {seed}: {} bytes, then {}", stream.len(), again.len());
+        // One by one they are the same, too.
+        for domid in DOMIDS {
+            assert_eq!(leave(&from, &[domid], &clients), leave(&to, &[domid], &clients), "{seed}");
+        }
+    }
+}
+
+/// A world in which domain 5 has a little of everything.
+fn small_world() -> World {
+    let world = World::new();
+    DOMIDS.iter().for_each(|&domid| drop(world.admit(domid)));
+    let mut control = world.control();
+    for (path, value) in [
+        ("/local/domain/5/name", "five"),
+        ("/local/domain/5/vm", "/vm/u"),
+        ("/local/domain/0/backend/vif/5/0/state", "4"),
+        ("/local/domain/6/backend/vbd/5/0/state", "4"),
+        ("/local/domain/0/device-model/5/state", "running"),
+        ("/libxl/5/type", "pvh"),
+        ("/vm/u/name", "five"),
+        ("/vm/w/name", "another"),
+        ("/tool/of", "nobody"),
+        ("/local/domain/7/name", "seven"),
+    ] {
+        control.write(path, value).unwrap();
+    }
+    world
+}
+
+fn paths(arrival: &Arrival) -> Vec<String> {
+    let path = |path: &[u8]| String::from_utf8(path.to_vec()).unwrap();
+    arrival.nodes.iter().map(|(of, _)| path(of.as_path().bytes())).collect()
+}
+
+fn empty_world() -> World {
+    let world = World::new();
+    DOMIDS.iter().for_each(|&domid| drop(world.admit(domid)));
+    world
+}
+
+#[test]
+fn all_subtrees_of_a_domain_leave_and_no_others() {
+    let world = small_world();
+    let arrivals = read(&leave(&world, &[5], &BTreeMap::new()));
+    let expected = [
+        "/libxl/5",
+        "/libxl/5/type",
+        "/local/domain/0/backend/vif/5",
+        "/local/domain/0/backend/vif/5/0",
+        "/local/domain/0/backend/vif/5/0/state",
+        "/local/domain/0/device-model/5",
+        "/local/domain/0/device-model/5/state",
+        "/local/domain/5",
+        "/local/domain/5/name",
+        "/local/domain/5/vm",
+        "/local/domain/6/backend/vbd/5",
+        "/local/domain/6/backend/vbd/5/0",
+        "/local/domain/6/backend/vbd/5/0/state",
+        "/vm/u",
+        "/vm/u/name",
+    ];
+    assert_eq!((arrivals.len(), paths(&arrivals[0])), (1, expected.map(str::to_owned).to_vec()));
+    // Were it for the domain to say what is its, it could take another's along.
+    world.control().set_perms("/local/domain/5/vm", "n5").unwrap();
+    let arrivals = read(&leave(&world, &[5], &BTreeMap::new()));
+    assert!(!paths(&arrivals[0]).contains(&"/vm/u".to_owned()));
+}
+
+#[test]
+fn who_watches_is_told_of_what_arrives() {
+    let arrivals = read(&leave(&small_world(), &[5], &BTreeMap::new()));
+    let to = empty_world();
+    to.watch("/local/domain/0/backend", 1);
+    arrive(&to, &arrivals[0]).unwrap();
+    let mut events = to.outlet.take_events();
+    events.sort();
+    let expected = [
+        "/local/domain/0/backend/vif",
+        "/local/domain/0/backend/vif/5",
+        "/local/domain/0/backend/vif/5/0",
+        "/local/domain/0/backend/vif/5/0/state",
+    ];
+    assert_eq!(events, expected.map(|path| (1, path.to_owned())));
+}
+
+/// Nothing of the domain arrives, and the error says whose number is taken.
+#[test]
+fn an_occupied_domid_is_an_error_that_names_it() {
+    let arrivals = read(&leave(&small_world(), &[5], &BTreeMap::new()));
+    for (occupied, value, perms) in [
+        ("/local/domain/5/x", "here", "n0"),
+        ("/libxl/5", "here", "n0"),
+        ("/vm/u", "here", "n0"),
+        ("/local/domain/0/backend/vif/5", "here", "n0"),
+        ("/local/domain/5/x", "", "n0"),
+        ("/libxl/5", "", "n5"),
+    ] {
+        let to = empty_world();
+        to.control().write(occupied, value).unwrap();
+        to.control().set_perms(occupied, perms).unwrap();
+        let before = to.nodes().len();
+        let refusal = arrive(&to, &arrivals[0]).unwrap_err();
+        assert_eq!(refusal, Refusal::Occupied(Domid(5), at(occupied).to_buf()));
+        let said = format!("domain 5 is occupied: there is a node {occupied} already");
+        assert_eq!(refusal.to_string(), said);
+        assert_eq!(to.nodes().len(), before);
+        check(&to);
+    }
+    let to = empty_world();
+    to.registry.get(Domid(5)).unwrap().set_introduced(true);
+    assert_eq!(arrive(&to, &arrivals[0]), Err(Refusal::Introduced(Domid(5))));
+    let to = World::new();
+    assert_eq!(arrive(&to, &arrivals[0]), Err(Refusal::Unknown(Domid(5))));
+    // The control domain's node alone, with nothing in it, is in nobody's way.
+    let to = empty_world();
+    to.control().write("/libxl/5", "").unwrap();
+    arrive(&to, &arrivals[0]).unwrap();
+    check(&to);
+    // A second time is no different.
+    let to = empty_world();
+    arrive(&to, &arrivals[0]).unwrap();
+    let before = to.nodes().len();
+    assert!(matches!(arrive(&to, &arrivals[0]), Err(Refusal::Occupied(Domid(5), _))));
+    assert_eq!(to.nodes().len(), before);
+}
+
+#[test]
+fn whose_owner_or_target_is_missing_does_not_arrive() {
+    let from = small_world();
+    from.control().set_perms("/libxl/5/type", "n7").unwrap();
+    let arrivals = read(&leave(&from, &[5], &BTreeMap::new()));
+    let to = World::new();
+    to.admit(5);
+    let (path, owner) = (at("/libxl/5/type").to_buf(), Domid(7));
+    let expected = Refusal::Nodes(Domid(5), GraftError::NoOwner(path, owner));
+    let before = to.nodes().len();
+    assert_eq!(arrive(&to, &arrivals[0]), Err(expected));
+    let [five, seven] = [5, 7].map(|domid| from.registry.get(Domid(domid)).unwrap());
+    from.registry.set_target(&five, &seven);
+    let clients = [(5, client(1))].into();
+    let arrivals = read(&leave(&from, &[5], &clients));
+    assert_eq!(arrive(&to, &arrivals[0]), Err(Refusal::NoTarget(Domid(5), Domid(7))));
+    assert_eq!(to.nodes().len(), before);
+    check(&to);
+}
+
+/// A permission that had become stale counts for nobody where it arrives (XSA-322).
+#[test]
+fn stale_permissions_do_not_come_back_to_life() {
+    let from = small_world();
+    let nine = from.admit(9);
+    from.control().set_perms("/libxl/5/type", "n0 r9").unwrap();
+    let (fresh, to) = (leave(&from, &[5], &BTreeMap::new()), empty_world());
+    let reader = to.admit(9);
+    arrive(&to, &read(&fresh)[0]).unwrap();
+    assert_eq!(to.client(&reader).read("/libxl/5/type").as_deref(), Ok("pvh"));
+    from.die(&nine);
+    let (stale, to) = (leave(&from, &[5], &BTreeMap::new()), empty_world());
+    let reader = to.admit(9);
+    arrive(&to, &read(&stale)[0]).unwrap();
+    assert_eq!(to.client(&reader).read("/libxl/5/type"), Err(Errno::EACCES));
+    // Nor does one for a domain that is born where it arrived only later.
+    let to = empty_world();
+    arrive(&to, &read(&fresh)[0]).unwrap();
+    let reader = to.admit(9);
+    assert_eq!(to.client(&reader).read("/libxl/5/type"), Err(Errno::EACCES));
+}
+
+/// Quotas, features and target are given, and use is counted anew, over the quota if need be.
+#[test]
+fn quotas_features_and_target_arrive() {
+    let from = small_world();
+    let [five, seven] = [5, 7].map(|domid| from.registry.get(Domid(domid)).unwrap());
+    from.registry.set_limit(Some(&five), Quota::Nodes, 1);
+    from.registry.set_soft_memory(Some(&five), 99);
+    from.registry.set_target(&five, &seven);
+    five.set_features(3);
+    for path in ["/libxl/5/type", "/local/domain/5/name"] {
+        from.control().set_perms(path, "n5").unwrap();
+    }
+    let to = empty_world();
+    arrive(&to, &read(&leave(&from, &[5], &[(5, client(1))].into()))[0]).unwrap();
+    let arrived = to.registry.get(Domid(5)).unwrap();
+    assert_eq!(arrived.own_limit(Quota::Nodes), Some(1));
+    assert_eq!(arrived.own_limit(Quota::Watches), None);
+    assert_eq!((arrived.own_soft_memory(), arrived.features()), (Some(99), 3));
+    assert_eq!(to.registry.subject(&arrived).target, Some(Domid(7)));
+    assert_eq!(arrived.account.used(Quota::Nodes), 2);
+    check(&to);
+}
+
+/// What is held up stays: another domain's backend in this one came first.
+#[test]
+fn a_driver_domain_arrives_after_its_frontends() {
+    let from = small_world();
+    from.control().write("/local/domain/6/name", "six").unwrap();
+    let to = empty_world();
+    for domid in [5, 6] {
+        arrive(&to, &read(&leave(&from, &[domid], &BTreeMap::new()))[0]).unwrap();
+        check(&to);
+    }
+    let mut control = to.control();
+    assert_eq!(control.read("/local/domain/6/name").as_deref(), Ok("six"));
+    assert_eq!(control.read("/local/domain/6/backend/vbd/5/0/state").as_deref(), Ok("4"));
+    // A node that is not there elsewhere is kept for what lies below it.
+    let from = empty_world();
+    from.control().write("/local/domain/6/name", "six").unwrap();
+    let six = read(&leave(&from, &[6], &BTreeMap::new()));
+    let to = empty_world();
+    arrive(&to, &read(&leave(&small_world(), &[5], &BTreeMap::new()))[0]).unwrap();
+    arrive(&to, &six[0]).unwrap();
+    check(&to);
+    assert_eq!(to.control().read("/local/domain/6/backend/vbd/5/0/state").as_deref(), Ok("4"));
+}
