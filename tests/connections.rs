@@ -110,7 +110,8 @@ fn no_descriptors_left_pauses_accepting() {
     answered(&mut crowd[0]);
     let mut first = Client::new("first", Link::Socket(crowd[0].try_clone().unwrap()));
     (0..100).for_each(|_| _ = first.read("/tool").unwrap());
-    assert!(daemon.descriptors() <= 64);
+    // Not 64: it may have been started with some that are numbered above the limit.
+    assert!(daemon.descriptors() < crowd.len());
     // The others wait, and the daemon rests: who spins gets as much of the processor as this
     // process's own thread, however busy the machine is.
     let (spinning, spent) = beside_a_spinning_thread(|| {
