@@ -1,6 +1,6 @@
 //! Telling those who watch: from changes to batches of events, with the commit's locks held.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use foldhash::fast::RandomState;
 
@@ -30,7 +30,11 @@ impl Store {
         changes: &[Change],
         caller: &Caller,
     ) -> Option<Arc<Ticket>> {
-        let scene = Scene { store: self, locked, replaced, upper: self.upper.load() };
+        // Only a transaction both removes a node and changes what was below.
+        let several = changes.len() > 1 && changes.iter().any(|change| !change.removed.is_empty());
+        let paths = changes.iter().filter(|_| several).map(|change| change.path.as_path().bytes());
+        let (changed, upper) = (paths.collect(), self.upper.load());
+        let scene = Scene { store: self, locked, replaced, changed, upper };
         let mut found = Vec::new();
         for change in changes {
             let start = found.len();
@@ -94,6 +98,9 @@ struct Scene<'a, 's> {
     store: &'a Store,
     locked: &'a Locked<'s>,
     replaced: Option<&'a TouchedHomes>,
+    /// Paths with a change of their own: who watches them is told once, also if they went with what is
+    /// above them and came back.
+    changed: HashSet<&'a [u8], RandomState>,
     upper: Arc<Trie>,
 }
 
@@ -160,6 +167,7 @@ impl Scene<'_, '_> {
         let mut tell = |path: Path<'_>, entries: &mut dyn Iterator<Item = &Entry>| {
             if let Some((node, parent)) = seen(path)
                 && !self.never_was(path)
+                && !self.changed.contains(path.bytes())
             {
                 // Above the root of a home is a node of another subtree that went with it.
                 let parent = parent.or_else(|| Some(seen(path.parent()?)?.0));
