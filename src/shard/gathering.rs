@@ -67,7 +67,7 @@ impl Drop for Share {
 
 impl Drop for Gathering {
     fn drop(&mut self) {
-        let mut failed = std::mem::take(self.failed.get_mut());
+        let mut failed = std::mem::take(&mut *self.failed.lock());
         failed.sort_unstable_by_key(|(domid, _)| *domid);
         let gathered = match failed.first() {
             Some((_, errno)) if failed.len() == self.asked => Err(*errno),
