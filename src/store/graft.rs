@@ -70,6 +70,7 @@ impl Store {
     ) -> Result<Executed, GraftError> {
         let generation = generations.next(self);
         let mut homes = self.grow(scions, generation)?;
+        let mut effects = Effects::default();
         let mut locked = Locked::take(self, &LockSet::all(self.layout, true));
         if by.turn != self.turn() {
             return Err(GraftError::TurnBegan);
@@ -87,12 +88,12 @@ impl Store {
                 hold_up(&home, there, &mut grown.root, generation)?;
             }
         }
-        let (mut effects, ledger) = (Effects::default(), Ledger::Accounts);
+        let ledger = Ledger::Accounts;
         let mut cx = Context { registry: &self.registry, caller: by, generation, ledger };
         for (path, grown) in homes {
             self.place(&mut cx, &mut locked, path.as_path(), grown, &mut effects)?;
         }
-        Ok(self.conclude(&mut locked, None, effects.changes, by))
+        Ok(self.conclude(&mut locked, None, &mut effects.changes, by))
     }
 
     /// Makes the homes of `scions`.

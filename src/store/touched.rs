@@ -213,9 +213,4 @@ impl TouchedHomes {
     pub fn base(&self, home: &Home<'_>) -> Option<Option<&Arc<Node>>> {
         self.0.get(home.root.bytes()).map(|touched| touched.base.as_ref())
     }
-
-    /// Forgets them all. Cost: that of freeing what nobody else holds.
-    pub fn clear(&mut self) {
-        self.0.clear();
-    }
 }
