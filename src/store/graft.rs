@@ -83,8 +83,7 @@ impl Store {
         }
         for (path, grown) in &mut homes {
             let home = self.layout.home(path.as_path());
-            let there = locked.shard(home.shard).and_then(|shard| shard.tree.root(&home));
-            if let Some(there) = there {
+            if let Some(there) = locked.root_of(&home) {
                 hold_up(&home, there, &mut grown.root, generation)?;
             }
         }

@@ -180,8 +180,7 @@ impl TouchedHomes {
     pub fn are_current(&self, locked: &Locked<'_>) -> bool {
         self.0.iter().all(|(path, touched)| {
             let home = Home { shard: touched.shard, root: path.as_path() };
-            let root = locked.shard(touched.shard).and_then(|shard| shard.tree.root(&home));
-            touched.is_current(root, &home)
+            touched.is_current(locked.root_of(&home), &home)
         })
     }
 
