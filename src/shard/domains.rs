@@ -48,9 +48,8 @@ impl Thread {
             DomainRequest::StartTransaction(id) => self.reserve_transaction(domid, id).map(silent),
         };
         let event = result.as_ref().ok().and_then(|(_, special)| *special);
-        if let Some(mailbox) = self.shared.mailboxes.of(asker.thread) {
-            mailbox.push(Message::Answer(asker, result.map(|(reply, _)| reply)));
-        }
+        let answer = Message::Answer(asker, result.map(|(reply, _)| reply));
+        self.shared.mailboxes.post(asker.thread, answer);
         if let Some(special) = event {
             self.shared.store.publish_special(special, domid, true);
         }
@@ -117,7 +116,7 @@ impl Thread {
             Ok(changed) => {
                 for domid in changed {
                     let home = self.home_thread(domid);
-                    self.shared.mailboxes.send(home, Message::DomainChanged(domid));
+                    self.shared.mailboxes.post(home, Message::DomainChanged(domid));
                 }
             }
             Err(error) => tracing::error!(%error, "the host does not say which domains changed"),

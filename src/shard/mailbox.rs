@@ -126,14 +126,16 @@ impl Mailbox {
 pub struct Mailboxes(pub Arc<[Mailbox]>);
 
 impl Mailboxes {
-    /// A thread's mailbox.
-    pub fn of(&self, thread: u16) -> Option<&Mailbox> {
-        self.0.get(usize::from(thread))
+    /// Queues a message for a thread, which is woken when the caller's pass ends.
+    pub fn post(&self, thread: u16, message: Message) {
+        if let Some(mailbox) = self.0.get(usize::from(thread)) {
+            mailbox.push(message);
+        }
     }
 
     /// Queues a message and wakes the thread: for those who have no pass that ends.
     pub fn send(&self, thread: u16, message: Message) {
-        if let Some(mailbox) = self.of(thread) {
+        if let Some(mailbox) = self.0.get(usize::from(thread)) {
             mailbox.push(message);
             mailbox.wake();
         }
@@ -156,8 +158,6 @@ impl Mailboxes {
 
 impl Outlet for Mailboxes {
     fn push(&self, thread: u16, batch: Batch) {
-        if let Some(mailbox) = self.of(thread) {
-            mailbox.push(Message::Events(batch));
-        }
+        self.post(thread, Message::Events(batch));
     }
 }

@@ -54,9 +54,8 @@ impl Thread {
         request: DomainRequest,
     ) {
         let asker = self.park(place, connection, header);
-        if let Some(mailbox) = self.shared.mailboxes.of(self.home_thread(domid)) {
-            mailbox.push(Message::Domain(asker, domid, request));
-        }
+        let home = self.home_thread(domid);
+        self.shared.mailboxes.post(home, Message::Domain(asker, domid, request));
     }
 
     fn domain_answer(&self, connection: &Connection, kind: Kind, payload: &[u8]) -> Answer {

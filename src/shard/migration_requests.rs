@@ -91,15 +91,11 @@ impl Thread {
                 let mailboxes = self.shared.mailboxes.clone();
                 let answer = move |gathered: Gathered| {
                     let result = gathered.map(|failed| show(&failed, is_text));
-                    if let Some(mailbox) = mailboxes.of(asker.thread) {
-                        mailbox.push(Message::Answer(asker, result));
-                    }
+                    mailboxes.post(asker.thread, Message::Answer(asker, result));
                 };
                 for share in shares(&domids, answer) {
                     let home = self.home_thread(share.domid());
-                    if let Some(mailbox) = self.shared.mailboxes.of(home) {
-                        mailbox.push(message(share));
-                    }
+                    self.shared.mailboxes.post(home, message(share));
                 }
                 None
             }

@@ -72,12 +72,13 @@ impl Store {
     ) -> Result<(Executed, Seen), GraftError> {
         let generation = generations.next(self);
         let mut homes = self.grow(scions, generation)?;
+        let mut effects = Effects::default();
         let mut locked = Locked::take(self, &self.locks_above(homes.keys(), true));
         if by.turn != self.turn() {
             return Err(GraftError::TurnBegan);
         }
         self.merge(&locked, scions, &mut homes, generation)?;
-        let (mut effects, ledger) = (Effects::default(), Ledger::Accounts);
+        let ledger = Ledger::Accounts;
         let mut cx = Context { registry: &self.registry, caller: by, generation, ledger };
         let roots: Vec<PathBuf> = homes.keys().cloned().collect();
         for (path, grown) in homes {
@@ -85,11 +86,11 @@ impl Store {
         }
         let seen = |root: PathBuf| {
             let home = self.layout.home(root.as_path());
-            let node = Arc::clone(locked.shard(home.shard)?.tree.root(&home)?);
+            let node = Arc::clone(locked.root_of(&home)?);
             Some((root, node))
         };
         let seen = Seen { domid, homes: roots.into_iter().filter_map(seen).collect() };
-        Ok((self.conclude(&mut locked, None, effects.changes, by), seen))
+        Ok((self.conclude(&mut locked, None, &mut effects.changes, by), seen))
     }
 
     /// Whether [`Store::graft`] would put these nodes in place now. Cost: as that, under shared locks.
@@ -133,8 +134,7 @@ impl Store {
         }
         for (path, grown) in homes {
             let home = self.layout.home(path.as_path());
-            let there = locked.shard(home.shard).and_then(|shard| shard.tree.root(&home));
-            if let Some(there) = there {
+            if let Some(there) = locked.root_of(&home) {
                 hold_up(&home, there, &mut grown.root, generation)?;
             }
         }

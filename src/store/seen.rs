@@ -37,7 +37,7 @@ impl Store {
         let locked = Locked::take(self, &set);
         let now = |root: &PathBuf| {
             let home = self.layout.home(root.as_path());
-            locked.shard(home.shard)?.tree.root(&home)
+            locked.root_of(&home)
         };
         let is_other = |(root, node): &&(PathBuf, Arc<Node>)| {
             !now(root).is_some_and(|now| Arc::ptr_eq(now, node))
