@@ -17,11 +17,13 @@
 //! that 4.17 has not (GET_FEATURE, SET_FEATURE, GET_QUOTA, SET_QUOTA, a depth in WATCH), and
 //! lengths above 4,096, after which a connection is dead.
 
+mod circumstances;
 mod generate;
 mod history;
 mod known;
 mod line;
 mod minimise;
+mod paths;
 mod step;
 mod trial;
 mod world;

@@ -49,7 +49,7 @@ impl Trial {
     /// Runs a sequence to its end or to the first difference. A daemon that does not answer, or not
     /// in the protocol, differs.
     pub fn run(&mut self, steps: &[Step], tally: &mut Tally) -> Option<Difference> {
-        let mut history = History::default();
+        let mut history = History::new();
         for (at, step) in steps.iter().enumerate() {
             if !self.worlds[0].can(step) {
                 continue;
@@ -64,7 +64,7 @@ impl Trial {
                 let (Some(ours), Some(theirs)) = (&outcomes[0], &outcomes[peer]) else { continue };
                 tally.compared[peer - 1] += 1;
                 let target = &self.worlds[peer].target;
-                let case = Case::new(target, step, ours, theirs, is);
+                let case = Case::new(target, step, ours, theirs, &is);
                 match explanation(&case) {
                     _ if case.is_equal() => {}
                     Some(known) => *tally.known.entry(known.name).or_default() += 1,

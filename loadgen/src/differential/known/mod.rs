@@ -5,8 +5,7 @@ mod c;
 mod case;
 mod ocaml;
 
-use super::line::Event;
-use super::step::{Who, op};
+use super::step::{Tx, op};
 use crate::target::Target;
 pub use case::Case;
 use case::arguments;
@@ -73,7 +72,16 @@ fn parts_unseen(case: &Case<'_>) -> bool {
         && (case.theirs_is("E2BIG") || case.theirs_is("EQUOTA"));
     // What is no proper END here ends the transaction there.
     let ended = case.is_ocaml() && case.kind() == op::END && case.theirs_is("EAGAIN");
-    released || kept || held || raised || parents || ended
+    // There, an RM that found nothing is not done again: what others made meanwhile stays.
+    let remains = case.is_ocaml() && case.kind() == op::END && case.is.removal_touched;
+    // There, what a guest made below the nodes of others is not its own, and outlives it.
+    let outlives = case.is_ocaml() && case.is.elsewhere;
+    // C sets them at once, whatever becomes of the transaction.
+    let at_once = case.is_c()
+        && case.kind() == op::SET_PERMS
+        && case.first().starts_with(b"@")
+        && case.tx() != Tx::None;
+    released || kept || held || raised || parents || ended || remains || outlives || at_once
 }
 
 /// Of both peers.
@@ -140,12 +148,11 @@ const BOTH: &[Known] = &[
     Known {
         name: "parent-sees",
         matches: |case| {
-            let told = |event: &(Who, Event)| case.our_events.contains(event) || event.0.is_guest();
             let changes = [op::WRITE, op::MKDIR, op::SET_PERMS, op::END].contains(&case.kind());
             changes
                 && case.ours == case.theirs
-                && case.our_events.iter().all(|event| case.their_events.contains(event))
-                && case.their_events.iter().all(told)
+                && case.only_ours().is_empty()
+                && case.only_theirs().iter().all(|(who, _)| who.is_guest())
         },
     },
     Known {
@@ -153,8 +160,8 @@ const BOTH: &[Known] = &[
         matches: |case| {
             case.kind() == op::INTRODUCE
                 && case.errors_are("", "")
-                && case.their_events.iter().all(|event| case.our_events.contains(event))
-                && case.our_events.iter().all(|event| event.1.starts_with(b"@"))
+                && case.only_theirs().is_empty()
+                && case.only_ours().iter().all(|(_, event)| event.starts_with(b"@releaseDomain\0"))
         },
     },
 ];
