@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 
 use super::history::History;
-use super::known::{Case, explanation, parts};
+use super::known::{Case, Known, explanation, parts};
 use super::step::{Step, op};
 use super::world::{Outcome, World};
 use crate::target::Target;
@@ -43,6 +43,8 @@ pub struct Trial {
     pub gone: Vec<bool>,
     /// The seed of the sequence.
     pub seed: u64,
+    /// A known difference that counts as a new one.
+    pub forgotten: Option<&'static Known>,
 }
 
 impl Trial {
@@ -65,7 +67,7 @@ impl Trial {
                 tally.compared[peer - 1] += 1;
                 let target = &self.worlds[peer].target;
                 let case = Case::new(target, step, ours, theirs, &is);
-                match explanation(&case) {
+                match explanation(&case, self.forgotten) {
                     _ if case.is_equal() => {}
                     Some(known) => *tally.known.entry(known.name).or_default() += 1,
                     None => {

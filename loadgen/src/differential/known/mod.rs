@@ -23,10 +23,16 @@ pub fn all() -> impl Iterator<Item = &'static Known> {
     [BOTH, c::KNOWN, ocaml::KNOWN].into_iter().flatten()
 }
 
-/// The first that explains how a peer differs, if any does.
-pub fn explanation(case: &Case<'_>) -> Option<&'static Known> {
+/// That of this name.
+pub fn named(name: &str) -> Option<&'static Known> {
+    all().find(|known| known.name == name)
+}
+
+/// The first that explains how a peer differs, if any does; one may count as not known.
+pub fn explanation(case: &Case<'_>, forgotten: Option<&Known>) -> Option<&'static Known> {
     let own = if *case.peer == Target::C { c::KNOWN } else { ocaml::KNOWN };
-    BOTH.iter().chain(own).find(|known| (known.matches)(case))
+    let is_known = |known: &&Known| forgotten.is_none_or(|it| it.name != known.name);
+    BOTH.iter().chain(own).filter(is_known).find(|known| (known.matches)(case))
 }
 
 /// Requests that look at a node.
