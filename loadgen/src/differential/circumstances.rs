@@ -26,6 +26,11 @@ impl Guests {
         Guests(self.0 | others.0)
     }
 
+    /// Whether there are none.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
     /// Whether the guest of this number is one of them.
     pub fn contain(self, domid: u16) -> bool {
         self.0 & Guests::bit(domid) != 0
@@ -39,12 +44,15 @@ pub struct Circumstances {
     pub disturbed: bool,
     /// And what changed is its node, or one above or below it.
     pub touched: bool,
-    /// And what changed is a node that its transaction removed, or one above or below it.
-    pub removal_touched: bool,
+    /// And what changed is a node of an RM or MKDIR of its transaction, or one above or below it:
+    /// what found nothing to do would do something now, or the other way round.
+    pub redone: bool,
     /// Its transaction has a request that is not of the store, answered or refused.
     pub foreign: bool,
     /// What it removes with all below: an RM one node, an END what its transaction removed.
     pub removes: Vec<Vec<u8>>,
+    /// The nodes of an END's MKDIRs.
+    pub makes: Vec<Vec<u8>>,
     /// A domain died since its transaction began.
     pub bereft: bool,
     /// A request of its transaction met a quota.
@@ -61,6 +69,8 @@ pub struct Circumstances {
     pub alive: Guests,
     /// Guests that are shut down.
     pub shut: Guests,
+    /// Those of them that RESUME named since.
+    pub resumed: Guests,
     /// Guests that have died.
     pub dead: Guests,
     /// Guests that were granted something at its node or above before they were there; at END, at

@@ -29,6 +29,8 @@ pub struct History {
     alive: Guests,
     /// Those that are shut down.
     shut: Guests,
+    /// Those that RESUME named since.
+    resumed: Guests,
     /// Guests that have died, whether or not there is another of the number.
     dead: Guests,
     /// Who was granted something at a node before it was there.
@@ -56,8 +58,9 @@ impl Transaction {
         self.everything || self.others.iter().any(|other| are_related(other, path))
     }
 
-    fn removed(&self) -> impl Iterator<Item = &[u8]> {
-        self.own.iter().filter(|(kind, _)| *kind == op::RM).map(|(_, path)| &**path)
+    /// The paths of its requests of one operation.
+    fn own(&self, of: u32) -> impl Iterator<Item = &[u8]> {
+        self.own.iter().filter(move |(kind, _)| *kind == of).map(|(_, path)| &**path)
     }
 }
 
@@ -94,6 +97,7 @@ impl History {
             large: HashSet::new(),
             alive: Guests::default(),
             shut: Guests::default(),
+            resumed: Guests::default(),
             dead: Guests::default(),
             early: Vec::new(),
         }
@@ -107,10 +111,13 @@ impl History {
             _ => None,
         };
         let is_end = matches!(step, Step::Request { kind: op::END, .. });
-        let removes = match (step, transaction) {
-            (Step::Request { kind: op::RM, .. }, _) => vec![path.clone()],
-            (_, Some(it)) if is_end => it.removed().map(<[u8]>::to_vec).collect(),
-            _ => Vec::new(),
+        let own = |kind| -> Vec<Vec<u8>> {
+            let ending = transaction.filter(|_| is_end);
+            ending.map_or(Vec::new(), |it| it.own(kind).map(<[u8]>::to_vec).collect())
+        };
+        let removes = match step {
+            Step::Request { kind: op::RM, .. } => vec![path.clone()],
+            _ => own(op::RM),
         };
         let by_guests = self.by_guests.contains(&path)
             || parents(&path).any(|parent| self.by_guests.contains(parent));
@@ -121,9 +128,12 @@ impl History {
         Circumstances {
             disturbed: transaction.is_some_and(|it| it.everything || !it.others.is_empty()),
             touched: transaction.is_some_and(|it| it.is_touched(&path)),
-            removal_touched: transaction.is_some_and(|it| it.removed().any(|at| it.is_touched(at))),
+            redone: transaction.is_some_and(|it| {
+                it.own(op::RM).chain(it.own(op::MKDIR)).any(|path| it.is_touched(path))
+            }),
             foreign: transaction.is_some_and(|it| it.foreign),
             removes,
+            makes: own(op::MKDIR),
             bereft: transaction.is_some_and(|it| it.bereft),
             refused: transaction.is_some_and(|it| it.refused),
             by_guests,
@@ -132,6 +142,7 @@ impl History {
             again,
             alive: self.alive,
             shut: self.shut,
+            resumed: self.resumed,
             dead: self.dead,
             early: granted.fold(Guests::default(), |all, (_, one)| all.and(*one)),
         }
@@ -145,6 +156,7 @@ impl History {
             Step::Destroy(who) => {
                 self.alive.remove(who.domid());
                 self.shut.remove(who.domid());
+                self.resumed.remove(who.domid());
                 self.dead.insert(who.domid());
                 self.open.values_mut().for_each(|transaction| transaction.bereft = true);
                 self.disturb_all();
@@ -185,6 +197,13 @@ impl History {
                 }
             }
             (op::RELEASE | op::INTRODUCE, _) => self.disturb_all(),
+            (op::RESUME, _) => {
+                let digits = payload.strip_suffix(b"\0").and_then(|it| str::from_utf8(it).ok());
+                let domid = digits.and_then(|digits| digits.parse().ok()).unwrap_or_default();
+                if self.shut.contain(domid) {
+                    self.resumed.insert(domid);
+                }
+            }
             (_, Tx::None) if changes => self.changed(*kind, &path),
             (_, Tx::Of(start)) if changes => {
                 self.open.entry(start).or_default().own.push((*kind, path));

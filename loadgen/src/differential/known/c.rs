@@ -1,6 +1,6 @@
 //! How Xen's C daemon of 4.17 differs, beside what both peers do.
 
-use super::super::step::{Step, op};
+use super::super::step::{Step, Tx, op};
 use super::Known;
 use super::case::{Case, arguments, is_no_path};
 
@@ -57,6 +57,15 @@ pub const KNOWN: &[Known] = &[
         matches: |case| {
             let changes = [op::WRITE, op::MKDIR, op::SET_PERMS].contains(&case.kind());
             !case.by_control() && changes && case.is.large && case.errors_are("", "ENOSPC")
+        },
+    },
+    Known {
+        name: "transaction-quota",
+        matches: |case| {
+            case.tx() != Tx::None
+                && !case.by_control()
+                && matches!(case.kind(), op::WRITE | op::MKDIR)
+                && matches!(case.errors(), ("ENOSPC", "") | ("", "ENOSPC"))
         },
     },
     Known {

@@ -149,6 +149,11 @@ fn sorted(events: &[(Who, Event)]) -> Vec<(Who, Event)> {
     events
 }
 
+/// The node that an event tells of.
+fn event_path((who, event): &(Who, Event)) -> Vec<u8> {
+    absolute(*who, event.split(|&byte| byte == 0).next().unwrap_or_default())
+}
+
 /// The events that are left of one side if each of the other is taken from it once.
 fn beyond<'e>(one: &'e [(Who, Event)], other: &[(Who, Event)]) -> Vec<&'e (Who, Event)> {
     let mut other: Vec<_> = other.iter().collect();
@@ -239,10 +244,14 @@ impl Case<'_> {
     }
 
     /// Whether an event tells of what this step removes, or of what is below it.
-    pub fn is_removed(&self, (who, event): &(Who, Event)) -> bool {
-        let path = event.split(|&byte| byte == 0).next().unwrap_or_default();
-        let path = absolute(*who, path);
+    pub fn is_removed(&self, event: &(Who, Event)) -> bool {
+        let path = event_path(event);
         self.is.removes.iter().any(|removed| lies_below(&path, removed))
+    }
+
+    /// Whether an event tells of what a MKDIR of the transaction that ends has made.
+    pub fn is_made(&self, event: &(Who, Event)) -> bool {
+        self.is.makes.contains(&event_path(event))
     }
 
     /// The names in our reply to DIRECTORY.

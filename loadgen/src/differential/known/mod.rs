@@ -5,7 +5,8 @@ mod c;
 mod case;
 mod ocaml;
 
-use super::step::{Tx, op};
+use super::line::Event;
+use super::step::{Step, Tx, Who, op};
 use crate::target::Target;
 pub use case::Case;
 use case::arguments;
@@ -78,8 +79,8 @@ fn parts_unseen(case: &Case<'_>) -> bool {
         && (case.theirs_is("E2BIG") || case.theirs_is("EQUOTA"));
     // What is no proper END here ends the transaction there.
     let ended = case.is_ocaml() && case.kind() == op::END && case.theirs_is("EAGAIN");
-    // There, an RM that found nothing is not done again: what others made meanwhile stays.
-    let remains = case.is_ocaml() && case.kind() == op::END && case.is.removal_touched;
+    // There, an RM or MKDIR that had nothing to do is not done again, whatever others did since.
+    let undone = case.is_ocaml() && case.kind() == op::END && case.is.redone;
     // There, what a guest made below the nodes of others is not its own, and outlives it.
     let outlives = case.is_ocaml() && case.is.elsewhere;
     // C sets them at once, whatever becomes of the transaction.
@@ -87,7 +88,7 @@ fn parts_unseen(case: &Case<'_>) -> bool {
         && case.kind() == op::SET_PERMS
         && case.first().starts_with(b"@")
         && case.tx() != Tx::None;
-    released || kept || held || raised || parents || ended || remains || outlives || at_once
+    released || kept || held || raised || parents || ended || undone || outlives || at_once
 }
 
 /// Of both peers.
@@ -103,11 +104,7 @@ const BOTH: &[Known] = &[
     Known {
         name: "transaction-snapshot",
         matches: |case| {
-            let sees = |error| match error {
-                "" | "ENOENT" | "EACCES" | "EPERM" => true,
-                "ENOSPC" => is_writing(case.kind()),
-                _ => false,
-            };
+            let sees = |error| ["", "ENOENT", "EACCES", "EPERM"].contains(&error);
             let (ours, theirs) = case.errors();
             let looks = is_reading(case.kind()) || is_writing(case.kind());
             // C does not find all of a subtree that others removed a part of.
@@ -164,10 +161,18 @@ const BOTH: &[Known] = &[
     Known {
         name: "shutdown-again",
         matches: |case| {
-            case.kind() == op::INTRODUCE
+            let announced = |events: Vec<&(Who, Event)>| {
+                events.iter().all(|(_, event)| event.starts_with(b"@releaseDomain\0"))
+            };
+            let here = case.kind() == op::INTRODUCE
                 && case.errors_are("", "")
                 && case.only_theirs().is_empty()
-                && case.only_ours().iter().all(|(_, event)| event.starts_with(b"@releaseDomain\0"))
+                && announced(case.only_ours());
+            let there = matches!(case.step, Step::Destroy(_) | Step::Shutdown(_))
+                && !case.is.resumed.is_empty()
+                && case.only_ours().is_empty()
+                && announced(case.only_theirs());
+            here || there
         },
     },
 ];

@@ -21,12 +21,12 @@ pub const KNOWN: &[Known] = &[
     Known {
         name: "o-transaction-events",
         matches: |case| {
-            let untold = |event: &&(Who, Event)| event.0.is_guest() || case.is_removed(event);
+            let redone = |event: &&(Who, Event)| case.is_removed(event) || case.is_made(event);
             case.kind() == op::END
                 && case.is.disturbed
                 && case.errors_are("", "")
-                && case.only_ours().iter().all(untold)
-                && case.only_theirs().iter().all(|event| case.is_removed(event))
+                && case.only_ours().iter().all(|event| event.0.is_guest() || redone(event))
+                && case.only_theirs().iter().all(redone)
         },
     },
     Known {
@@ -45,7 +45,10 @@ pub const KNOWN: &[Known] = &[
             case.tx() != Tx::None && case.theirs_is("EIO") && !Case::error(&case.ours).is_empty()
         },
     },
-    Known { name: "o-equota", matches: |case| case.errors_are("ENOSPC", "EQUOTA") },
+    Known {
+        name: "o-equota",
+        matches: |case| matches!(case.errors(), ("ENOSPC" | "EEXIST" | "EACCES", "EQUOTA")),
+    },
     Known {
         name: "o-size",
         matches: |case| {
