@@ -6,6 +6,7 @@
 //! the second thread could not take over is `2 wall / cpu - 1` of it (Amdahl), on a machine with
 //! nothing else to do.
 
+#[allow(dead_code)] // Other benches take the rest.
 #[path = "support/world.rs"]
 mod world;
 
