@@ -16,8 +16,8 @@ use crate::words::{Domid, Errno, INTRODUCE_DOMAIN, RELEASE_DOMAIN, Subject};
 pub enum DomainRequest {
     /// Talk to the domain; its unbound port.
     Introduce(Port),
-    /// Talk to it no more.
-    Release,
+    /// Talk to it no more; if it is what an export of this mark saw.
+    Release(Option<u64>),
     /// Report its shutdown again.
     Resume,
     /// Give it the rights of another.
@@ -38,7 +38,7 @@ impl Thread {
         let silent = |()| (ACK.to_vec(), None);
         let result = match request {
             DomainRequest::Introduce(port) => self.introduce(domid, port).map(reported),
-            DomainRequest::Release => self.release(domid).map(reported),
+            DomainRequest::Release(mark) => self.release(domid, mark).map(reported),
             DomainRequest::Resume => self.resume(domid).map(silent),
             DomainRequest::SetTarget(target) => self.set_target(domid, target).map(silent),
             DomainRequest::ListWatches(index, listing) => {
@@ -62,6 +62,9 @@ impl Thread {
         if let Some(&place) = self.rings.get(&domid) {
             return self.introduce_again(place, port).map(|()| None);
         }
+        if self.arriving.contains(&domid) {
+            return Err(Errno::EBUSY);
+        }
         match self.connect_ring(&domain, Some(port)) {
             Ok(()) => Ok((domid != Domid::CONTROL).then_some(INTRODUCE_DOMAIN)),
             Err(error) => {
@@ -71,9 +74,14 @@ impl Thread {
         }
     }
 
-    fn release(&mut self, domid: Domid) -> Result<Option<&'static [u8]>, Errno> {
+    fn release(&mut self, domid: Domid, mark: Option<u64>) -> Result<Option<&'static [u8]>, Errno> {
         let &place = self.rings.get(&domid).ok_or(Errno::ENOENT)?;
-        if let Some((mut connection, waits)) = self.disconnect_ring(place) {
+        let moved = mark.map(|mark| self.leave(domid, mark)).transpose()?;
+        let ended = self.disconnect_ring(place);
+        if let (Some((connection, _)), Some(moved)) = (&ended, moved) {
+            let carried = Carried::moved(connection.domain.birth, moved);
+            self.carried.insert(domid, carried);
+        } else if let Some((mut connection, waits)) = ended {
             let birth = connection.domain.birth;
             let position = connection.ring().map(|ring| ring.position()).unwrap_or_default();
             let partial = std::mem::take(&mut connection.partial);
@@ -83,7 +91,7 @@ impl Thread {
                 self.released.insert(connection.id, domid);
             }
             if !partial.is_empty() || !output.is_empty() || waits.is_some() {
-                let carried = Carried { birth, position, partial, output, waits };
+                let carried = Carried { birth, position, partial, output, waits, moved: None };
                 self.carried.insert(domid, carried);
             }
         }

@@ -9,6 +9,7 @@ use mio::Waker;
 use super::domains::DomainRequest;
 use super::gathering::Share;
 use super::signal::Signal;
+use super::thread::Thread;
 use crate::store::WatchList;
 use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::watch::{Batch, Outlet};
@@ -36,6 +37,8 @@ pub enum Message {
     Unguarded(Asker),
     /// Name the watches of the thread's connections, and what the store's tries are at that moment.
     CheckWatches(crossbeam::channel::Sender<WatchList>),
+    /// Do this, between requests.
+    Run(Box<dyn FnOnce(&mut Thread) + Send>),
     /// Answer what was taken, take no more, end.
     Stop,
 }
