@@ -10,7 +10,12 @@ use loadgen::report::{self, Header};
 use loadgen::scenario::{self, Outcome, Plan, Scenario};
 use loadgen::target::{Target, echo};
 use loadgen::trouble::Trouble;
+use mimalloc::MiMalloc;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// The daemon's own (`src/main.rs` there), since `loadgen daemon` is the daemon.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Exit code of a command line that says nothing useful.
 const USAGE: u8 = 2;
