@@ -4,6 +4,7 @@
 mod common;
 mod lists;
 mod moves;
+mod of_c;
 mod quiesce;
 mod transactions;
 
