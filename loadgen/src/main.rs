@@ -95,12 +95,15 @@ struct CompareOptions {
     /// Go on after differences that are not known, and list them by kind
     #[arg(long)]
     survey: bool,
+    /// Take a known difference for a new one: fail where it is met, with a sequence that shows it
+    #[arg(long, value_name = "NAME")]
+    forget: Option<String>,
 }
 
 fn compare() -> ExitCode {
-    let CompareOptions { requests, seed, survey } =
+    let CompareOptions { requests, seed, survey, forget } =
         CompareOptions::parse_from(std::env::args_os().skip(1));
-    match differential::run(differential::Plan { requests, seed, survey }) {
+    match differential::run(&differential::Plan { requests, seed, survey, forget }) {
         Ok((text, good)) => {
             println!("{text}");
             u8::from(!good).into()
