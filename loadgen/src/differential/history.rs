@@ -6,8 +6,9 @@ use xenstored::protocol::ERROR;
 
 use super::circumstances::{Circumstances, Guests};
 use super::line::Reply;
-use super::paths::{are_related, is_given, lies_below, parents, path};
+use super::paths::{is_given, lies_below, parents, path};
 use super::step::{Step, Tx, Who, op};
+use super::transaction::{IN_TRANSACTIONS, Transaction};
 
 /// A payload of so many bytes brings a node near the limit of 2,048.
 const LARGE: usize = 1900;
@@ -36,48 +37,6 @@ pub struct History {
     /// Who was granted something at a node before it was there.
     early: Vec<(Vec<u8>, Guests)>,
 }
-
-#[derive(Debug, Default)]
-struct Transaction {
-    /// What it changed, and by which operation.
-    own: Vec<(u32, Vec<u8>)>,
-    /// What others changed since it began.
-    others: Vec<Vec<u8>>,
-    /// Others changed what cannot be told by paths: a domain came or went.
-    everything: bool,
-    /// A domain died since it began.
-    bereft: bool,
-    /// A request of it met a quota.
-    refused: bool,
-    /// A request of it is not of the store, such as INTRODUCE.
-    foreign: bool,
-}
-
-impl Transaction {
-    fn is_touched(&self, path: &[u8]) -> bool {
-        self.everything || self.others.iter().any(|other| are_related(other, path))
-    }
-
-    /// The paths of its requests of one operation.
-    fn own(&self, of: u32) -> impl Iterator<Item = &[u8]> {
-        self.own.iter().filter(move |(kind, _)| *kind == of).map(|(_, path)| &**path)
-    }
-}
-
-/// The requests that a transaction is made of, and those that have no part in it.
-const IN_TRANSACTIONS: [u32; 11] = [
-    op::DIRECTORY,
-    op::DIRECTORY_PART,
-    op::READ,
-    op::GET_PERMS,
-    op::GET_DOMAIN_PATH,
-    op::WRITE,
-    op::MKDIR,
-    op::RM,
-    op::SET_PERMS,
-    op::WATCH,
-    op::UNWATCH,
-];
 
 /// The domids of the entries after the owner's in a SET_PERMS; the owner's is the first.
 fn entries(payload: &[u8]) -> impl Iterator<Item = u16> {

@@ -279,6 +279,17 @@ impl World {
         }
         Ok(events)
     }
+
+    /// Whether who got these events may not read what they tell of.
+    pub fn hides(&mut self, events: &[&(Who, Event)]) -> bool {
+        events.iter().all(|(who, event)| {
+            let path = event.split_inclusive(|&byte| byte == 0).next().unwrap_or_default();
+            let reply = self.lines.get_mut(who).map(|line| line.ask(op::READ, 0, path));
+            let refused =
+                |reply: &Reply| [&b"EACCES\0"[..], b"ENOENT\0"].contains(&&*reply.payload);
+            matches!(reply, Some(Ok(reply)) if reply.kind == ERROR && refused(&reply))
+        })
+    }
 }
 
 /// Fails if this is an error: the harness asks for nothing that a daemon may refuse.
