@@ -7,7 +7,7 @@ use xenstored::protocol::ERROR;
 use super::circumstances::{Circumstances, Guests};
 use super::line::Reply;
 use super::paths::{is_given, lies_below, parents, path};
-use super::step::{Step, Tx, Who, op};
+use super::step::{Step, Tx, Who, domids, op};
 use super::transaction::{IN_TRANSACTIONS, Transaction};
 
 /// A payload of so many bytes brings a node near the limit of 2,048.
@@ -28,20 +28,13 @@ pub struct History {
     large: HashSet<Vec<u8>>,
     /// Guests that exist.
     alive: Guests,
-    /// Those that are shut down.
+    /// Those that are shut down, and of these the ones that RESUME named since.
     shut: Guests,
-    /// Those that RESUME named since.
     resumed: Guests,
     /// Guests that have died, whether or not there is another of the number.
     dead: Guests,
     /// Who was granted something at a node before it was there.
     early: Vec<(Vec<u8>, Guests)>,
-}
-
-/// The domids of the entries after the owner's in a SET_PERMS; the owner's is the first.
-fn entries(payload: &[u8]) -> impl Iterator<Item = u16> {
-    let texts = payload.split(|&byte| byte == 0).skip(1);
-    texts.filter_map(|text| str::from_utf8(text.get(1..)?).ok()?.parse().ok())
 }
 
 impl History {
@@ -182,7 +175,7 @@ impl History {
             return;
         }
         let mut early = Guests::default();
-        for (position, domid) in entries(payload).enumerate() {
+        for (position, domid) in domids(payload).enumerate() {
             if position > 0 && !self.alive.contain(domid) {
                 early.insert(domid);
             }
@@ -231,12 +224,17 @@ mod tests {
         Reply { kind: op::WRITE, payload: b"OK\0".to_vec(), echoed: true }
     }
 
+    /// With an open transaction of step 0.
+    fn begun() -> History {
+        let mut history = History::new();
+        let start = Step::Request { who: Who(0), kind: op::START, tx: Tx::None, payload: vec![0] };
+        history.follow(0, &start, Some(&ok()));
+        history
+    }
+
     #[test]
     fn a_transaction_is_touched_by_what_is_above_or_below() {
-        let mut history = History::new();
-        let (who, payload) = (Who(0), b"\0".to_vec());
-        let start = Step::Request { who, kind: op::START, tx: Tx::None, payload };
-        history.follow(0, &start, Some(&ok()));
+        let mut history = begun();
         history.follow(1, &write(1, "/t/a/b", Tx::None), Some(&ok()));
         for (path, touched) in [("/t/a", true), ("/t/a/b/c", true), ("/t/ab", false)] {
             let found = history.of(&write(0, path, Tx::Of(0)), false);
@@ -257,5 +255,46 @@ mod tests {
         ] {
             assert_eq!(history.of(&write(0, path, Tx::None), false).by_guests, by_guests, "{path}");
         }
+    }
+
+    #[test]
+    fn parents_that_were_made_with_a_node_touch_what_lies_beside_it() {
+        let mut history = begun();
+        let beside = write(0, "/t/a/c", Tx::Of(0));
+        history.follow(1, &write(1, "/t/d", Tx::None), Some(&ok()));
+        assert!(!history.of(&beside, false).touched, "/t was there");
+        history.follow(2, &write(1, "/t/a/b", Tx::None), Some(&ok()));
+        assert!(history.of(&beside, false).touched, "/t/a was not");
+    }
+
+    #[test]
+    fn what_a_transaction_removes_is_done_again_where_others_wrote() {
+        for (kind, redone) in [(op::RM, true), (op::MKDIR, true), (op::READ, false)] {
+            let mut history = begun();
+            let request = |kind, payload: &[u8]| Step::Request {
+                who: Who(0),
+                kind,
+                tx: Tx::Of(0),
+                payload: payload.to_vec(),
+            };
+            history.follow(1, &request(kind, b"/t/a\0"), Some(&ok()));
+            let end = request(op::END, b"T\0");
+            assert!(!history.of(&end, false).redone, "nobody else did anything");
+            history.follow(2, &write(1, "/t/a/b", Tx::None), Some(&ok()));
+            let is = history.of(&end, false);
+            assert_eq!((is.redone, is.removes.len()), (redone, usize::from(kind == op::RM)));
+        }
+    }
+
+    #[test]
+    fn an_entry_is_early_if_its_domain_is_not_there() {
+        let mut history = History::new();
+        let payload = b"/t\0n1\0r2\0r3\0".to_vec();
+        let grant = Step::Request { who: Who(0), kind: op::SET_PERMS, tx: Tx::None, payload };
+        history.follow(0, &Step::Create(Who(4)), None);
+        history.follow(1, &grant, Some(&ok()));
+        let early = history.of(&write(0, "/t/a", Tx::None), false).early;
+        assert_eq!([1, 2, 3].map(|domid| early.contain(domid)), [false, false, true]);
+        assert!(history.of(&write(0, "/u", Tx::None), false).early.is_empty());
     }
 }

@@ -76,18 +76,16 @@ impl World {
         must(admin.ask(op::WATCH, 0, RELEASED)?)?;
         admin.wait_for(RELEASED)?;
         let target = target.clone();
-        let (lines, waiting) = (HashMap::new(), HashMap::new());
-        let (shut, transactions) = (HashSet::new(), HashMap::new());
         let mut world = World {
             target,
             running,
             host,
             admin,
-            lines,
-            waiting,
+            lines: HashMap::new(),
+            waiting: HashMap::new(),
             again: false,
-            shut,
-            transactions,
+            shut: HashSet::new(),
+            transactions: HashMap::new(),
         };
         world.begin()?;
         Ok(world)
