@@ -57,7 +57,7 @@ pub struct Circumstances {
     pub bereft: bool,
     /// A request of its transaction met a quota.
     pub refused: bool,
-    /// Its node is at, below or directly above one that a guest may have made.
+    /// Its node is at, below or directly above one that a guest may have made; or it removes such.
     pub by_guests: bool,
     /// The guest that dies with it made nodes where others own the parent.
     pub elsewhere: bool,

@@ -72,7 +72,8 @@ impl History {
             _ => own(op::RM),
         };
         let by_guests = self.by_guests.contains(&path)
-            || parents(&path).any(|parent| self.by_guests.contains(parent));
+            || parents(&path).any(|parent| self.by_guests.contains(parent))
+            || removes.iter().any(|at| self.by_guests.iter().any(|node| lies_below(node, at)));
         let is_large = matches!(step, Step::Request { payload, .. } if payload.len() >= LARGE);
         let mut nodes = parents(&path).chain([&*path, b"/"]);
         let large = is_large || nodes.any(|node| self.large.contains(node));
@@ -224,7 +225,6 @@ mod tests {
         Reply { kind: op::WRITE, payload: b"OK\0".to_vec(), echoed: true }
     }
 
-    /// With an open transaction of step 0.
     fn begun() -> History {
         let mut history = History::new();
         let start = Step::Request { who: Who(0), kind: op::START, tx: Tx::None, payload: vec![0] };

@@ -226,12 +226,18 @@ pub const KNOWN: &[Known] = &[
                 matches!(case.errors(), ("EACCES", "" | "ENOENT") | ("" | "ENOENT", "EACCES"));
             // Another owner is another one who may read it.
             let differing = [case.only_ours(), case.only_theirs()].concat();
-            let unseen = matches!(case.kind(), op::WRITE | op::MKDIR)
+            let unseen = matches!(case.kind(), op::WRITE | op::MKDIR | op::RM)
                 && case.errors_are("", "")
                 && differing.iter().all(|(who, _)| who.is_guest());
+            // Whose account the node comes out of is another, too.
+            let charged = matches!(case.kind(), op::WRITE | op::MKDIR)
+                && case.errors_are("", "EQUOTA")
+                && case.is.by_guests;
             let by_guest = !case.by_control();
             let made = case.is.by_guests || by_guest;
-            case.is.by_guests && (other_owner || refused && by_guest) || made && unseen
+            case.is.by_guests && (other_owner || refused && by_guest)
+                || made && unseen
+                || charged && by_guest
         },
     },
 ];
