@@ -2,12 +2,16 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod failures;
 mod lists;
+mod moves;
+mod of_c;
 mod quiesce;
 mod transactions;
 
 use std::time::{Duration, Instant};
 
+use common::bulk::{self, Bulk};
 use common::client::Link;
 use common::ring::at;
 use common::wire::show;
