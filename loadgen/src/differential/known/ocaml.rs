@@ -230,9 +230,8 @@ pub const KNOWN: &[Known] = &[
                 && case.errors_are("", "")
                 && differing.iter().all(|(who, _)| who.is_guest());
             // Whose account the node comes out of is another, too.
-            let charged = matches!(case.kind(), op::WRITE | op::MKDIR)
-                && case.errors_are("", "EQUOTA")
-                && case.is.by_guests;
+            let charged =
+                matches!(case.kind(), op::WRITE | op::MKDIR) && case.errors_are("", "EQUOTA");
             let by_guest = !case.by_control();
             let made = case.is.by_guests || by_guest;
             case.is.by_guests && (other_owner || refused && by_guest)
