@@ -38,7 +38,7 @@ const LAYERS: [(&str, &[&str]); 17] = [
         &["shard", "listener", "control", "migrate", "host", "domain", "words", "log", "sync"],
     ),
     ("guest", &["daemon", "host", "protocol", "words"]),
-    ("xsctl", &["migrate", "words"]),
+    ("xsctl", &["migrate", "protocol", "words"]),
     ("lib", &[]),
 ];
 
