@@ -149,6 +149,8 @@ pub struct Asked(Link);
 #[derive(Default)]
 pub struct Answers {
     domains: BTreeMap<Domid, Result<Vec<String>, Trouble>>,
+    /// Of streams of which it could read nothing, in their order.
+    streams: Vec<Trouble>,
     /// Why it says nothing of the others, unless it came to its end.
     failed: Option<Trouble>,
 }
@@ -171,8 +173,10 @@ impl Asked {
                 answers.failed = Some(Trouble::refused(first, b""));
                 return answers;
             }
-            let Some(domid) = Domid::parse_canonical(first) else { return answers };
             let rest: Vec<_> = words.collect();
+            if first == b"OK" && rest.is_empty() {
+                return answers;
+            }
             let outcome = match rest[..] {
                 [b"OK", ref rest @ ..] => {
                     Ok(rest.iter().map(|word| String::from_utf8_lossy(word).into()).collect())
@@ -180,7 +184,11 @@ impl Asked {
                 [error, why, ..] => Err(Trouble::refused(error, why)),
                 _ => Err(Trouble::Lost("the answer is not of the documented shape".into())),
             };
-            answers.domains.insert(domid, outcome);
+            match (Domid::parse_canonical(first), outcome) {
+                (Some(domid), outcome) => drop(answers.domains.insert(domid, outcome)),
+                (None, Err(trouble)) => answers.streams.push(trouble),
+                (None, Ok(_)) => {}
+            }
         }
     }
 }
@@ -196,7 +204,7 @@ impl Answers {
 
     /// What was said of one: the strings behind `OK`.
     pub fn of(&self, domid: Domid) -> Result<Vec<String>, Trouble> {
-        match (self.domains.get(&domid), &self.failed) {
+        match (self.domains.get(&domid), self.failed.as_ref().or(self.streams.first())) {
             (Some(outcome), _) => outcome.clone(),
             (None, Some(trouble)) => Err(trouble.clone()),
             (None, None) => Err(Trouble::refused(b"ENOENT", b"nothing was said of it")),
@@ -206,6 +214,11 @@ impl Answers {
     /// What was said of each of which something was.
     pub fn all(&self) -> impl Iterator<Item = (Domid, &Result<Vec<String>, Trouble>)> {
         self.domains.iter().map(|(domid, outcome)| (*domid, outcome))
+    }
+
+    /// What was said of streams of which nothing could be read.
+    pub fn streams(&self) -> &[Trouble] {
+        &self.streams
     }
 
     /// Why the request as a whole failed.

@@ -1,7 +1,7 @@
 //! `xsctl import`: files of domains into a daemon.
 
 use std::fs::{self, File};
-use std::io::{BufReader, Read, Seek};
+use std::io::{BufReader, Read};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -115,31 +115,20 @@ impl Importing<'_> {
                 Err(failure) => of_file(path, &failure, report),
             }
         }
-        let mut answers = self.ask(&good);
-        if answers.failed().is_some() && answers.all().next().is_none() {
-            // A stream that is not as it should be fails all of them: the others go without it.
-            let count = good.len();
-            good.retain_mut(|(path, file)| match check(path, self.manner.libxl) {
-                // The daemon has read from it.
-                Ok(()) => file.rewind().is_ok(),
-                Err(failure) => {
-                    of_file(path, &failure, report);
-                    false
-                }
-            });
-            if good.len() < count {
-                answers = self.ask(&good);
-            }
-        }
         if good.is_empty() {
             return;
         }
+        let answers = self.ask(&good);
         if let Some(trouble) = answers.failed() {
             report.trouble(format!("IMPORT_DOMAINS: {trouble}; {}", self.after(trouble.is_lost())));
+            return;
         }
-        let found: Vec<_> = answers.all().collect();
-        if answers.failed().is_none() {
-            report.found(good.len(), found.len());
+        let (found, unread) = (answers.all().collect::<Vec<_>>(), answers.streams());
+        report.found(good.len() - unread.len().min(good.len()), found.len());
+        // The daemon does not say of which streams it could read nothing.
+        let known = if unread.is_empty() { 0 } else { self.faults(&good, report) };
+        for trouble in unread.iter().skip(known) {
+            report.domain(&Line::of_file(Path::new("a stream"), trouble.to_string()));
         }
         let arrived: Vec<(Domid, &str)> = (found.iter())
             .filter_map(|(domid, outcome)| Some((*domid, outcome.as_ref().ok()?.first()?.as_str())))
@@ -164,6 +153,15 @@ impl Importing<'_> {
             };
             report.domain(&line);
         }
+    }
+
+    /// Says what is wrong with streams, as far as something is; answers with how many.
+    fn faults(&self, files: &[(&PathBuf, File)], report: &mut Report) -> usize {
+        let faults = files.iter().filter_map(|(path, _)| {
+            let failure = check(path, self.manner.libxl).err()?;
+            Some((path, failure))
+        });
+        faults.map(|(path, failure)| of_file(path, &failure, report)).count()
     }
 
     fn ask(&self, files: &[(&PathBuf, File)]) -> Answers {
