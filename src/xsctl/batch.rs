@@ -161,9 +161,9 @@ impl Batch<'_> {
                     moving.nodes = string(&imported, 1).parse().unwrap_or(0);
                 }
                 (Ok(_), Err(trouble)) => moving.fail("IMPORT_DOMAINS", &trouble),
-                // If nothing could be written, this is because nobody reads.
+                // If it could not be written, the one who read may know why.
                 (Err(trouble), Err(reader)) if trouble.is("EIO") => {
-                    moving.fail("IMPORT_DOMAINS", &reader);
+                    moving.fail(&format!("EXPORT_DOMAINS: {trouble}; IMPORT_DOMAINS"), &reader);
                 }
                 (Err(trouble), _) => moving.fail("EXPORT_DOMAINS", &trouble),
             }
