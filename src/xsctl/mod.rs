@@ -31,6 +31,7 @@ mod progress;
 mod report;
 mod requests;
 mod show;
+mod target;
 
 use std::ffi::OsString;
 use std::io::{self, BufWriter, Write};

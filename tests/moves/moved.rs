@@ -123,8 +123,9 @@ fn who_is_changed_all_the_time_is_carried_so_often_and_no_more() {
     writer.join().unwrap();
     let (lines, _) = run.json();
     assert_eq!((run.code, &lines[0]["done"]), (6, &true.into()), "{run:?}");
-    assert_eq!((&lines[1]["tries"], &lines[1]["source"]), (&3.into(), &"served".into()));
-    assert!(lines[1]["error"].as_str().unwrap().contains("changed at the source each of 3 times"));
+    let line = &lines[1];
+    assert_eq!((&line["tries"], &line["source"]), (&3.into(), &"served".into()), "{line}");
+    assert!(line["error"].as_str().unwrap().contains("changed at the source each of 3 times"));
     is_served(&mut b, 1);
     is_absent(&mut b, 2);
     a.guest(2).poll();
