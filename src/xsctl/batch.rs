@@ -148,11 +148,8 @@ impl Batch<'_> {
                 Ok(_) => Source::Quiesced,
                 Err(trouble) if trouble.is_lost() => Source::Unsure,
                 Err(trouble) if trouble.is("ENOENT") && exported.failed().is_none() => Source::Gone,
-                // It was changed while it was written, and stands still: it is carried again.
-                Err(trouble) if trouble.is("EAGAIN") => Source::Quiesced,
-                // Whom a failing request has quiesced it serves again; others are as they were.
-                Err(_) if moving.tries > 1 => Source::Quiesced,
-                Err(_) => Source::Served,
+                // It is as it was: whom a request that fails has quiesced, it serves again.
+                Err(_) => moving.source,
             };
             moving.destination = match &import {
                 Ok(_) => Destination::Quiesced,
@@ -169,6 +166,7 @@ impl Batch<'_> {
                     moving.nodes = string(&imported, 1).parse().unwrap_or(0);
                 }
                 (Ok(_), Err(trouble)) => moving.fail("IMPORT_DOMAINS", &trouble),
+                // It was changed while it was written, and is carried again.
                 (Err(trouble), _) if trouble.is("EAGAIN") => {}
                 // If it could not be written, the one who read may know why.
                 (Err(trouble), Err(reader)) if trouble.is("EIO") => {

@@ -143,9 +143,6 @@ impl Exporting<'_> {
         for (&domid, target) in domids.iter().zip(targets) {
             let outcome = answers.of(domid);
             let is_changed = outcome.as_ref().is_err_and(|trouble| trouble.is("EAGAIN"));
-            if outcome.is_ok() || is_changed {
-                self.still.insert(domid);
-            }
             if is_changed && !is_last {
                 again.push(domid);
                 continue;
@@ -155,8 +152,7 @@ impl Exporting<'_> {
                 Err(trouble) => {
                     target.remove();
                     let error = format!("EXPORT_DOMAINS: {trouble}");
-                    let may_be_still = is_changed || trouble.is_lost();
-                    self.failed(domid, error, may_be_still.then_some("may stand still"))
+                    self.failed(domid, error, trouble.is_lost().then_some("may stand still"))
                 }
             };
             self.report.domain(&line);
@@ -166,6 +162,7 @@ impl Exporting<'_> {
 
     /// The stream is whole: it becomes a file.
     fn keep(&mut self, domid: Domid, target: Target, strings: Vec<String>) -> Line {
+        self.still.insert(domid);
         let file = Some(target.name());
         match target.keep() {
             Ok(left_out) => {
