@@ -10,6 +10,7 @@ mod common;
 mod files;
 mod libxl;
 mod lost;
+mod measure;
 mod moved;
 mod proxy;
 
