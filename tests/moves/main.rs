@@ -10,7 +10,6 @@ mod common;
 mod files;
 mod libxl;
 mod lost;
-mod measure;
 mod moved;
 mod proxy;
 

@@ -149,6 +149,9 @@ fn without_a_daemon_nothing_happens() {
     let run = xsctl(&["move", "--socket", &socket(&a), "--to", &socket(&b), "--domains", "2-9"]);
     assert_eq!(run.code, 6, "{run:?}");
     assert!(run.err.ends_with("none of these domains is introduced\n"), "{run:?}");
+    // To itself is nowhere.
+    let run = xsctl(&["move", "--socket", &socket(&a), "--to", &socket(&a), "--domains", "1"]);
+    assert_eq!((run.code, run.out.as_str()), (2, ""), "{run:?}");
     is_served(&mut a, 1);
 }
 
