@@ -5,6 +5,7 @@ mod common;
 mod failures;
 mod lists;
 mod moves;
+mod of_c;
 mod quiesce;
 mod transactions;
 
