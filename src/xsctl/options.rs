@@ -41,7 +41,7 @@ pub struct Options {
 /// What is to be done.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Move domains to another daemon of this machine, or one whose socket is forwarded here
+    /// Move domains to another daemon of this machine; to others they go by export and import
     Move {
         #[command(flatten)]
         common: Common,
