@@ -1,0 +1,185 @@
+//! `xsctl export`: a file for each domain, and the marks with which `xsctl release` gives them up.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::ValueEnum;
+
+use super::client::{Answers, Daemon, EXPORT_DOMAINS, listed};
+use super::domids::show;
+use super::failure::{Done, Failure};
+use super::marks::Marks;
+use super::places::{command, quoted};
+use super::report::{Form, Line, Report};
+use super::target::Target;
+use crate::words::Domid;
+
+/// How often a domain is exported that is changed while it is written: each time is a few
+/// milliseconds, so who is changed in all of them is changed all the time.
+const TRIES_MAX: u32 = 5;
+
+/// In which form a domain is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// The "xenstore" stream.
+    Stream,
+    /// Records of libxl's migration stream, which have no place for some of it
+    Libxl,
+}
+
+impl Format {
+    /// What the names of its files end with.
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Format::Stream => "xenstore",
+            Format::Libxl => "libxl",
+        }
+    }
+}
+
+/// Where to, and how.
+pub struct Manner {
+    pub directory: PathBuf,
+    pub format: Format,
+    /// Domains that stand still together.
+    pub batch: usize,
+    /// Also into a directory with streams.
+    pub force: bool,
+    pub form: Form,
+}
+
+/// Exports domains, which stay quiesced. Cost: that of each batch's EXPORT, and of making its files
+/// safe.
+///
+/// # Errors
+/// The directory's, the output's. What was not exported is reported.
+pub fn run(
+    daemon: &Daemon,
+    domids: &[Domid],
+    manner: &Manner,
+    stop: &AtomicBool,
+) -> Result<Done, Failure> {
+    let directory = &manner.directory;
+    fs::create_dir_all(directory).map_err(Failure::file(directory))?;
+    if !manner.force && has_streams(directory).map_err(Failure::file(directory))? {
+        let why = "there are streams in it already; --force replaces those of the same domains";
+        return Err(Failure::Contents { path: directory.clone(), why: why.into() });
+    }
+    let marks = Marks::open(directory)?;
+    let report = Report::new(manner.form, "export", "exported", domids.len());
+    let mut exporting = Exporting { daemon, manner, marks, report, still: BTreeSet::new() };
+    for some in domids.chunks(manner.batch) {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        if let Err(failure) = exporting.batch(some) {
+            exporting.report.trouble(format!("{failure}; no further domain was exported"));
+            break;
+        }
+    }
+    let Exporting { still, mut report, .. } = exporting;
+    if !still.is_empty() {
+        let count = still.len();
+        let unquiesce = command("unquiesce", &daemon.socket, &show(still));
+        let [socket, directory] = [&daemon.socket, directory].map(|path| quoted(path));
+        report.note(format!(
+            "{count} domains stand still; this serves them again: {unquiesce}; this ends them here \
+             once they are elsewhere: xsctl release --socket {socket} {directory}"
+        ));
+    }
+    report.end()
+}
+
+/// Whether an export was here.
+fn has_streams(directory: &Path) -> io::Result<bool> {
+    let is_one = |entry: io::Result<fs::DirEntry>| {
+        let path = PathBuf::from(entry?.file_name());
+        let ends = [Format::Stream, Format::Libxl].map(Format::suffix);
+        Ok(path.extension().is_some_and(|end| ends.iter().any(|known| end == *known)))
+    };
+    let found: io::Result<Vec<bool>> = fs::read_dir(directory)?.map(is_one).collect();
+    Ok(found?.contains(&true))
+}
+
+struct Exporting<'d> {
+    daemon: &'d Daemon,
+    manner: &'d Manner,
+    marks: Marks,
+    report: Report,
+    /// Who is quiesced.
+    still: BTreeSet<Domid>,
+}
+
+impl Exporting<'_> {
+    /// Exports some domains, those again that were changed while they were written.
+    fn batch(&mut self, domids: &[Domid]) -> Result<(), Failure> {
+        let mut todo = domids.to_vec();
+        for tries in 1..=TRIES_MAX {
+            if todo.is_empty() {
+                break;
+            }
+            todo = self.once(&todo, tries == TRIES_MAX)?;
+        }
+        let directory = &self.manner.directory;
+        let safe = File::open(directory).and_then(|directory| directory.sync_all());
+        safe.map_err(Failure::file(directory))?;
+        self.marks.write()
+    }
+
+    /// Exports them once; answers who is to be exported again.
+    fn once(&mut self, domids: &[Domid], is_last: bool) -> Result<Vec<Domid>, Failure> {
+        let mut targets = Vec::new();
+        for &domid in domids {
+            targets.push(Target::create(&self.manner.directory, self.manner.format, domid)?);
+        }
+        let descriptors: Vec<_> = targets.iter().map(Target::descriptor).collect();
+        let asked = self.daemon.ask(EXPORT_DOMAINS, &listed(domids), &descriptors);
+        drop(descriptors);
+        let answers = Answers::of_all(asked);
+        let mut again = Vec::new();
+        for (&domid, target) in domids.iter().zip(targets) {
+            let outcome = answers.of(domid);
+            let is_changed = outcome.as_ref().is_err_and(|trouble| trouble.is("EAGAIN"));
+            if is_changed && !is_last {
+                again.push(domid);
+                continue;
+            }
+            let line = match outcome {
+                Ok(strings) => self.keep(domid, target, strings),
+                Err(trouble) => {
+                    target.remove();
+                    let error = format!("EXPORT_DOMAINS: {trouble}");
+                    self.failed(domid, error, trouble.is_lost().then_some("may stand still"))
+                }
+            };
+            self.report.domain(&line);
+        }
+        Ok(again)
+    }
+
+    /// The stream is whole: it becomes a file.
+    fn keep(&mut self, domid: Domid, target: Target, strings: Vec<String>) -> Line {
+        self.still.insert(domid);
+        let file = Some(target.name());
+        match target.keep() {
+            Ok(left_out) => {
+                let mut strings = strings.into_iter();
+                self.marks.set(domid, strings.next().unwrap_or_default());
+                let nodes = strings.next().and_then(|nodes| nodes.parse().ok());
+                Line { nodes, file, left_out, ..Line::new(domid, None) }
+            }
+            Err(failure) => self.failed(domid, failure.to_string(), Some("stands still")),
+        }
+    }
+
+    /// A domain that is not exported, and in which state it is if not in its old one.
+    fn failed(&self, domid: Domid, error: String, state: Option<&str>) -> Line {
+        let Some(state) = state else { return Line::new(domid, Some(error)) };
+        let unquiesce = command("unquiesce", &self.daemon.socket, &domid.to_string());
+        let error = format!("{error}; it {state}, which this ends: {unquiesce}");
+        Line { commands: vec![unquiesce], ..Line::new(domid, Some(error)) }
+    }
+}
