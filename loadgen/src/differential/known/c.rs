@@ -1,7 +1,8 @@
 //! How Xen's C daemon of 4.17 differs, beside what both peers do.
 
+use super::super::line::Event;
 use super::super::paths::is_no_path;
-use super::super::step::{Step, Tx, op};
+use super::super::step::{Step, Tx, Who, op};
 use super::Known;
 use super::case::{Case, arguments};
 
@@ -78,6 +79,16 @@ pub const KNOWN: &[Known] = &[
         matches: |case| {
             let ours = ["", "EAGAIN"].contains(&Case::error(&case.ours));
             case.kind() == op::END && case.is.bereft && ours && case.theirs_is("ENOMEM")
+        },
+    },
+    Known {
+        name: "parent-gone",
+        matches: |case| {
+            let told = |event: &&(Who, Event)| event.0.is_guest() && case.is_removed(event);
+            case.kind() == op::END
+                && case.errors_are("", "")
+                && case.only_theirs().is_empty()
+                && case.only_ours().iter().all(told)
         },
     },
     Known {
