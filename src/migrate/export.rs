@@ -76,7 +76,7 @@ pub fn see(store: &Store, trees: &[Tree], domids: impl Iterator<Item = Domid>) -
 
 /// Writes a stream of `leaving`, who are in the order of their numbers; answers the output and how
 /// many nodes each domain has. Cost: their nodes, shared among rayon's threads by subtrees, while
-/// what is ready is written. The records of [`DOMAINS_AT_ONCE`] domains are in memory three times
+/// what is ready is written. The records of 64 domains are in memory three times
 /// at most: being made, ready, being written.
 ///
 /// Left out are nodes whose owner is dead, as they are about to be removed.
