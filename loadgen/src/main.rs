@@ -26,7 +26,7 @@ const CANNOT: u8 = 3;
 struct Options {
     /// What to run: a scenario, `all`, or `list` to have them explained. `loadgen echo --socket
     /// PATH --sim PATH [--threads N]` is the echo server, `loadgen daemon ...` this project's
-    /// xenstored, `loadgen differential [--requests N] [--seed S]` compares the daemons' answers
+    /// xenstored, `loadgen xsctl ...` its xsctl, `loadgen differential [--requests N] [--seed S]` compares the daemons' answers
     #[arg(required = true)]
     scenarios: Vec<String>,
     /// Who is asked: ours, c, ocaml, echo, socket:PATH; may be repeated [default: ours, echo]
@@ -74,6 +74,7 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     match arguments.next() {
         Some(word) if word == "daemon" => xenstored::run(std::env::args_os().skip(1)),
+        Some(word) if word == "xsctl" => xenstored::run_xsctl(std::env::args_os().skip(1)),
         Some(word) if word == "echo" => serve_echo(),
         Some(word) if word == "differential" => compare(),
         Some(word) if word == "share" => share(),
