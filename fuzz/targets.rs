@@ -36,7 +36,7 @@ fn arguments(payload: &[u8]) {
     for string in all {
         path(string);
         perms(string);
-        if let Ok(number) = decimal(string) {
+        if let Ok(number) = decimal::<u32>(string) {
             assert!(string.iter().all(u8::is_ascii_digit), "{string:?} is {number}");
         }
     }

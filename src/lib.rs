@@ -30,6 +30,7 @@
 //! * [`migrate`]: moving domains between hosts: what is carried, and in which form.
 //! * [`xsctl`]: the tool beside the daemon, which shows and compares what is carried.
 
+pub mod bulk;
 pub mod control;
 pub mod daemon;
 pub mod domain;

@@ -12,7 +12,7 @@ use random::{Random, seeds};
 use world::{Client as Caller, World, at, perms};
 use xenstored::domain::Quota;
 use xenstored::migrate::bytes::Order;
-use xenstored::migrate::export::{Leaving, export};
+use xenstored::migrate::export::{Leaving, export, see};
 use xenstored::migrate::import::{Arrival, Refusal, arrivals, import};
 use xenstored::migrate::state::{Client, State};
 use xenstored::migrate::stream::{Connection, Reader, Transport, Watch};
@@ -23,15 +23,16 @@ const DOMIDS: [u16; 3] = [5, 6, 7];
 
 /// The stream of these domains as they are now.
 fn leave(world: &World, domids: &[u16], clients: &BTreeMap<u16, ClientOf>) -> Vec<u8> {
-    let leaving: Vec<_> = domids
-        .iter()
-        .map(|domid| Leaving {
-            domain: world.registry.get(Domid(*domid)).unwrap(),
-            client: clients.get(domid).map(|client| client(*domid)),
+    let seen = see(&world.store, &world.store.cut(), domids.iter().copied().map(Domid));
+    let leaving: Vec<_> = seen
+        .into_iter()
+        .map(|seen| Leaving {
+            domain: world.registry.get(seen.domid).unwrap(),
+            client: clients.get(&seen.domid.0).map(|client| client(seen.domid.0)),
+            seen,
         })
         .collect();
-    let cut = world.store.cut();
-    export(&world.store, &cut, &leaving, (2, Order::Little), Vec::new()).unwrap().0
+    export(&world.store, &leaving, (2, Order::Little), Vec::new()).unwrap().0
 }
 
 type ClientOf = Box<dyn Fn(u16) -> Client>;
@@ -45,7 +46,8 @@ fn read(stream: &[u8]) -> Vec<Arrival> {
 
 fn arrive(world: &World, arrival: &Arrival) -> Result<(), Refusal> {
     let by = world.control();
-    let executed = import(&world.store, arrival, &by.caller, &mut Generations::default())?;
+    let (executed, seen) = import(&world.store, arrival, &by.caller, &mut Generations::default())?;
+    assert!(world.store.changed_since(&seen).is_empty());
     assert!(world.store.settle(executed.removed).is_none());
     Ok(())
 }

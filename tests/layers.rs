@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 /// What each layer may import besides itself. Who is not here has no layer, which fails.
-const LAYERS: [(&str, &[&str]); 17] = [
+const LAYERS: [(&str, &[&str]); 18] = [
     ("sync", &[]),
     ("words", &["sync"]),
     ("log", &["words", "sync"]),
@@ -32,10 +32,14 @@ const LAYERS: [(&str, &[&str]); 17] = [
             "sync",
         ],
     ),
+    ("bulk", &["shard", "migrate", "store", "protocol", "domain", "words", "log", "sync"]),
     ("listener", &["words", "log", "sync"]),
     (
         "daemon",
-        &["shard", "listener", "control", "migrate", "host", "domain", "words", "log", "sync"],
+        &[
+            "bulk", "shard", "listener", "control", "migrate", "host", "domain", "words", "log",
+            "sync",
+        ],
     ),
     ("guest", &["daemon", "host", "protocol", "words"]),
     ("xsctl", &["migrate", "words"]),

@@ -17,7 +17,7 @@ use super::settings::{HostKind, Settings};
 /// A claim to be the one daemon of a socket. When it is dropped, socket and pid file are removed;
 /// the lock file stays, as removing it would let two others lock two files of one name.
 pub(super) struct Instance {
-    socket: Option<PathBuf>,
+    sockets: Vec<PathBuf>,
     pid_file: Option<(PathBuf, File)>,
     _lock: File,
 }
@@ -26,7 +26,8 @@ impl Instance {
     /// Claims the places that the settings name. The sockets are only made free: the simulated
     /// host binds and removes its own.
     pub(super) fn claim(settings: &Settings) -> Result<Instance, Failure> {
-        let mut sockets = vec![&settings.socket];
+        let migration = migration_path(&settings.socket);
+        let mut sockets: Vec<&PathBuf> = [&settings.socket].into_iter().chain(&migration).collect();
         if settings.host == HostKind::Sim {
             sockets.push(&settings.sim_socket);
         }
@@ -43,19 +44,18 @@ impl Instance {
         for socket in sockets {
             make_free(socket)?;
         }
-        let mut instance = Instance { socket: None, pid_file: None, _lock: lock };
+        let mut instance = Instance { sockets: Vec::new(), pid_file: None, _lock: lock };
         if let Some(path) = &settings.pid_file {
             instance.pid_file = Some((path.clone(), claim_pid_file(path)?));
         }
         Ok(instance)
     }
 
-    /// Makes the socket for clients, with mode 0600. From here on clients connect, so the host is
-    /// there already: who finds this socket finds the host's too.
-    pub(super) fn listen(&mut self, settings: &Settings) -> Result<UnixListener, Failure> {
-        let path = &settings.socket;
+    /// Makes a socket, with mode 0600. From here on clients connect, so the host is there already: who
+    /// finds the socket for clients finds the host's too.
+    pub(super) fn listen(&mut self, path: &Path) -> Result<UnixListener, Failure> {
         let listener = UnixListener::bind(path).map_err(|e| Failure::of_path(path, e))?;
-        self.socket = Some(path.clone()); // From here on it is ours to remove.
+        self.sockets.push(path.to_path_buf()); // From here on it is ours to remove.
         std::fs::set_permissions(path, Permissions::from_mode(0o600))
             .map_err(|e| Failure::of_path(path, e))?;
         Ok(listener)
@@ -64,15 +64,26 @@ impl Instance {
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        for path in self.socket.iter().chain(self.pid_file.iter().map(|(path, _)| path)) {
+        for path in self.sockets.iter().chain(self.pid_file.iter().map(|(path, _)| path)) {
             let _ = std::fs::remove_file(path);
         }
     }
 }
 
 fn lock_path(socket: &Path) -> PathBuf {
+    beside(socket, ".lock")
+}
+
+/// The migration socket (docs/MIGRATION.md) of the daemon with this socket for clients; none if its
+/// name would be longer than any may be.
+pub(super) fn migration_path(socket: &Path) -> Option<PathBuf> {
+    let path = beside(socket, ".migration");
+    (path.as_os_str().len() <= SOCKET_PATH_MAX).then_some(path)
+}
+
+fn beside(socket: &Path, ending: &str) -> PathBuf {
     let mut name = socket.as_os_str().to_owned();
-    name.push(".lock");
+    name.push(ending);
     PathBuf::from(name)
 }
 

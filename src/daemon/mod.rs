@@ -16,6 +16,7 @@ mod stop;
 mod welcome;
 
 use std::ffi::OsString;
+use std::path::Path;
 
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
@@ -96,7 +97,7 @@ pub fn run(settings: &Settings) -> Result<u8, Failure> {
     allow_many_files();
     let mut instance = Instance::claim(settings)?;
     let ready = || announce(settings, second);
-    let served = serve::serve(settings, || instance.listen(settings), ready, &stop);
+    let served = serve::serve(settings, |path: &Path| instance.listen(path), ready, &stop);
     drop(instance);
     match &served {
         Ok(()) => info!("stopped"),

@@ -1,26 +1,30 @@
 //! Where the server begins and ends.
 
+use std::io;
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::{info, warn};
 
 use super::failure::Failure;
+use super::instance::migration_path;
 use super::settings::{HostKind, Settings};
 use super::stop::Stop;
+use crate::bulk;
 use crate::domain::{Limits, Registry};
 use crate::host::Host;
 use crate::host::sim::SimHost;
 use crate::host::xen::XenHost;
 use crate::listener::Listener;
-use crate::shard::Server;
+use crate::shard::{Mover, Server};
 
 /// Starts the host and the threads, makes the socket with `listen`, and serves it until `stop`;
 /// calls `ready` once requests are answered.
 pub(super) fn serve(
     settings: &Settings,
-    listen: impl FnOnce() -> Result<UnixListener, Failure>,
+    mut listen: impl FnMut(&Path) -> Result<UnixListener, Failure>,
     ready: impl FnOnce(),
     stop: &Stop,
 ) -> Result<(), Failure> {
@@ -38,7 +42,15 @@ pub(super) fn serve(
     let timeout = settings.watch_event_timeout.unwrap_or(Duration::ZERO);
     let mut server = Server::start(settings.shards, registry, host, timeout)
         .map_err(|error| Failure::Host(format!("the host cannot be served: {error}")))?;
-    let listener = Listener::new(listen()?).map_err(other("cannot poll the socket"))?;
+    match migration_path(&settings.socket) {
+        Some(path) => {
+            let served = serve_migration(&path, listen(&path)?, &server.mover());
+            served.map_err(other("the migration socket cannot be served"))?;
+        }
+        None => warn!("the socket's path is too long for a migration socket beside it"),
+    }
+    let listener =
+        Listener::new(listen(&settings.socket)?).map_err(other("cannot poll the socket"))?;
     let waker = listener.stopper();
     let stop = stop.clone();
     std::thread::Builder::new()
@@ -64,6 +76,15 @@ pub(super) fn serve(
         "lost with the store, which is kept in memory only"
     );
     served.map_err(other("the socket cannot be polled any more"))
+}
+
+fn serve_migration(path: &Path, listener: UnixListener, mover: &Mover) -> io::Result<()> {
+    bulk::serve(listener, mover)?;
+    mover.announce("migration-socket", &path.to_string_lossy());
+    for operation in bulk::Operation::ALL {
+        mover.announce(operation.name(), &(operation as u32).to_string());
+    }
+    Ok(())
 }
 
 fn host(settings: &Settings) -> Result<Arc<dyn Host>, Failure> {

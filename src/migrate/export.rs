@@ -9,7 +9,7 @@
 //! device model in whichever domains, `/libxl/<d>`; and the `/vm/<uuid>` that its node `vm` names. A
 //! home of another domain that lies below its own, as a driver domain has them, is that one's.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 
 use rayon::prelude::*;
@@ -17,20 +17,21 @@ use rayon::prelude::*;
 use super::bytes::{Fault, Order};
 use super::state::Client;
 use super::stream::{
-    Domain as DomainRecord, Node as NodeRecord, Record, Transport, Writer, append,
+    Domain as DomainRecord, Node as NodeRecord, Record, Transport, Watch, Writer, append,
 };
 use crate::domain::{Domain, Quota};
-use crate::store::{Node, Store, Tree};
+use crate::store::{Node, Seen, Store, Tree};
 use crate::sync::Arc;
-use crate::words::{
-    Access, Births, Domid, Entry, Layout, Path, PathBuf, PathSpace, PermSet, ShardId,
-    domain_of_home, home_prefix,
-};
+use crate::words::{Access, Births, Domid, Entry, Path, PathBuf, PathSpace, PermSet, home_prefix};
 
 /// The name that C gives to the soft memory quota.
 pub(super) const SOFT_MEMORY: &str = "soft-memory";
 /// Where the nodes of virtual machines are, which outlive a domain.
 const MACHINES: &[u8] = b"/vm/";
+
+/// Domains whose records are in memory at the same time: some megabytes, and enough of them that all
+/// of rayon's threads have work.
+const DOMAINS_AT_ONCE: usize = 64;
 
 /// A domain that leaves.
 pub struct Leaving {
@@ -39,18 +40,39 @@ pub struct Leaving {
     /// What its home thread has of it, if it is introduced: connection, watches, transactions. Their
     /// conn-ids are ignored; in the stream it is the domid.
     pub client: Option<Client>,
+    /// What belongs to it ([`see`]).
+    pub seen: Seen,
 }
 
-/// A subtree that is to be written.
-struct Subtree<'t> {
-    domid: Domid,
-    root: PathBuf,
-    node: &'t Arc<Node>,
+/// The records of a domain, in pieces that follow each other.
+struct Records {
+    pieces: Vec<Vec<u8>>,
+    nodes: u64,
 }
 
-/// Writes a stream of `leaving`, whose nodes are those of `trees` ([`Store::cut`]); answers the
-/// output and how many nodes were written. Cost: a look at every home of the domains' shards, and
-/// their nodes, shared among rayon's threads by subtrees; their records are in memory.
+/// The version of a stream, and its byte order.
+pub type Form = (u32, Order);
+
+/// What belongs to each of some domains in a cut of the store ([`Store::cut`]). What several domains
+/// name as theirs goes with the first. Cost: their homes.
+pub fn see(store: &Store, trees: &[Tree], domids: impl Iterator<Item = Domid>) -> Vec<Seen> {
+    let mut machines = BTreeSet::new();
+    let see = |domid| {
+        let mut seen = store.see(trees, domid);
+        if let Some((root, node)) = machine(store, trees, domid)
+            && machines.insert(root.clone())
+        {
+            seen.homes.push((root, Arc::clone(node)));
+            seen.homes.sort_by(|(a, _), (b, _)| a.cmp(b));
+        }
+        seen
+    };
+    domids.map(see).collect()
+}
+
+/// Writes a stream of `leaving`, who are in the order of their numbers; answers the output and how
+/// many nodes each domain has. Cost: their nodes, shared among rayon's threads by subtrees; the
+/// records of [`DOMAINS_AT_ONCE`] domains are in memory.
 ///
 /// Left out are nodes whose owner is dead, as they are about to be removed.
 ///
@@ -58,81 +80,43 @@ struct Subtree<'t> {
 /// The output's; `InvalidInput` for what the format has no room for.
 pub fn export<W: Write>(
     store: &Store,
-    trees: &[Tree],
     leaving: &[Leaving],
-    (version, order): (u32, Order),
+    form: Form,
     output: W,
-) -> io::Result<(W, u64)> {
-    let births = store.registry().births();
-    let domids = leaving.iter().map(|leaving| leaving.domain.domid).collect();
-    let subtrees = subtrees(store.layout(), trees, &domids, births);
-    let written: Result<Vec<(Domid, Vec<u8>, u64)>, Fault> = (subtrees.par_iter())
-        .map(|subtree| {
-            let mut out = Vec::new();
-            let nodes = write_subtree(subtree, births, (version, order), &mut out)?;
-            Ok((subtree.domid, out, nodes))
-        })
-        .collect();
-    let written = written.map_err(|fault| io::Error::new(io::ErrorKind::InvalidInput, fault))?;
-    let mut by_domid: BTreeMap<Domid, Vec<Vec<u8>>> = BTreeMap::new();
-    let mut count = 0;
-    for (domid, records, nodes) in written {
-        by_domid.entry(domid).or_default().push(records);
-        count += nodes;
-    }
-    let mut writer = Writer::new(output, version, order)?;
-    let sorted: BTreeMap<Domid, &Leaving> =
-        leaving.iter().map(|leaving| (leaving.domain.domid, leaving)).collect();
-    for (domid, leaving) in sorted {
-        let records = by_domid.remove(&domid).unwrap_or_default();
-        write_domain(store, leaving, &records, &mut writer)?;
-    }
-    Ok((writer.end()?, count))
-}
-
-/// The subtrees of domains, in the order in which they are written.
-fn subtrees<'t>(
-    layout: Layout,
-    trees: &'t [Tree],
-    domids: &BTreeSet<Domid>,
-    births: &Births,
-) -> Vec<Subtree<'t>> {
-    let shards: BTreeSet<ShardId> = domids.iter().map(|&domid| layout.of_domain(domid)).collect();
-    let trees_of = shards.iter().filter_map(|shard| trees.get(usize::from(shard.0)));
-    let mut found: Vec<Subtree<'t>> = trees_of
-        .flat_map(Tree::homes)
-        .filter_map(|(root, node)| {
-            let domid = domain_of_home(root.as_path())?;
-            let root = root.clone();
-            domids.contains(&domid).then_some(Subtree { domid, root, node })
-        })
-        .collect();
-    // What several domains name as theirs goes with the first.
-    let mut machines = BTreeSet::new();
-    for &domid in domids {
-        if let Some((root, node)) = machine(layout, trees, domid, births)
-            && machines.insert(root.clone())
-        {
-            found.push(Subtree { domid, root, node });
+) -> io::Result<(W, Vec<u64>)> {
+    let mut writer = Writer::new(output, form.0, form.1)?;
+    let mut nodes = Vec::with_capacity(leaving.len());
+    for some in leaving.chunks(DOMAINS_AT_ONCE) {
+        let all: Result<Vec<Records>, Fault> =
+            some.par_iter().map(|leaving| records(store, leaving, form)).collect();
+        for of_one in all.map_err(|fault| io::Error::new(io::ErrorKind::InvalidInput, fault))? {
+            nodes.push(of_one.nodes);
+            of_one.pieces.iter().try_for_each(|piece| writer.write_appended(piece))?;
         }
     }
-    found.sort_by(|a, b| (a.domid, &a.root).cmp(&(b.domid, &b.root)));
-    found
+    Ok((writer.end()?, nodes))
+}
+
+/// All records of a domain.
+fn records(store: &Store, leaving: &Leaving, form: Form) -> Result<Records, Fault> {
+    let births = store.registry().births();
+    let [before, after] = around(store, leaving, form)?;
+    let subtree = |(root, node): &(PathBuf, Arc<Node>)| write_subtree(root, node, births, form);
+    let subtrees: Vec<(Vec<u8>, u64)> =
+        leaving.seen.homes.par_iter().map(subtree).collect::<Result<_, Fault>>()?;
+    let nodes = subtrees.iter().map(|(_, nodes)| nodes).sum();
+    let subtrees = subtrees.into_iter().map(|(piece, _)| piece);
+    Ok(Records { pieces: [before].into_iter().chain(subtrees).chain([after]).collect(), nodes })
 }
 
 /// The `/vm/<uuid>` that a domain's node `vm` names.
-fn machine<'t>(
-    layout: Layout,
-    trees: &'t [Tree],
-    domid: Domid,
-    births: &Births,
-) -> Option<(PathBuf, &'t Arc<Node>)> {
+fn machine<'t>(store: &Store, trees: &'t [Tree], domid: Domid) -> Option<(PathBuf, &'t Arc<Node>)> {
     let get = |path: Path<'_>| {
-        let home = layout.home(path);
+        let home = store.layout().home(path);
         trees.get(usize::from(home.shard.0))?.get(&home, path)
     };
     let naming = get(machine_name(domid).as_path())?;
-    let perms: Vec<_> = entries(&naming.perms, births).collect();
+    let perms: Vec<_> = entries(&naming.perms, store.registry().births()).collect();
     let root = machine_named(domid, &perms, naming.value())?;
     Some((root.to_buf(), get(root)?))
 }
@@ -162,16 +146,17 @@ pub(super) fn machine_named<'v>(
     Path::parse(value).ok().filter(|_| !name.is_empty())
 }
 
-/// Appends the records of a subtree; answers how many there are. A guest chooses how deep it is, so
-/// there is no recursion.
+/// The records of a subtree, and how many there are. A guest chooses how deep it is, so there is no
+/// recursion.
 fn write_subtree(
-    subtree: &Subtree<'_>,
+    root: &PathBuf,
+    root_node: &Node,
     births: &Births,
-    (version, order): (u32, Order),
-    out: &mut Vec<u8>,
-) -> Result<u64, Fault> {
+    (version, order): Form,
+) -> Result<(Vec<u8>, u64), Fault> {
+    let mut out = Vec::new();
     let lives = |node: &Node| births.holds(node.perms.owner(), node.perms.stamp());
-    let mut path = subtree.root.as_path().bytes().to_vec();
+    let mut path = root.as_path().bytes().to_vec();
     let blank = NodeRecord { pending: None, path: vec![], value: vec![], perms: vec![] };
     let mut record = Record::Node(blank);
     let mut count = 0;
@@ -180,13 +165,13 @@ fn write_subtree(
             fill(record, path, node, births);
         }
         count += 1;
-        append(&record, version, order, out)
+        append(&record, version, order, &mut out)
     };
-    if !lives(subtree.node) {
-        return Ok(0);
+    if !lives(root_node) {
+        return Ok((out, 0));
     }
-    write(&path, subtree.node)?;
-    let mut open = vec![(path.len(), subtree.node.children().iter())];
+    write(&path, root_node)?;
+    let mut open = vec![(path.len(), root_node.children().iter())];
     while let Some((len, children)) = open.last_mut() {
         path.truncate(*len);
         match children.next() {
@@ -201,7 +186,7 @@ fn write_subtree(
             Some(_) => {}
         }
     }
-    Ok(count)
+    Ok((out, count))
 }
 
 /// Puts a node into a record, whose room is used again.
@@ -222,14 +207,11 @@ fn entries(perms: &PermSet, births: &Births) -> impl Iterator<Item = Entry> {
     })
 }
 
-fn write_domain<W: Write>(
-    store: &Store,
-    leaving: &Leaving,
-    nodes: &[Vec<u8>],
-    writer: &mut Writer<W>,
-) -> io::Result<()> {
+/// The records of a domain that come before its nodes, and those that come after.
+fn around(store: &Store, leaving: &Leaving, (version, order): Form) -> Result<[Vec<u8>; 2], Fault> {
     let domain = &leaving.domain;
     let id = u32::from(domain.domid.0);
+    let (mut before, mut after) = (Vec::new(), Vec::new());
     if let Some(client) = &leaving.client {
         let mut connection = client.connection.clone();
         connection.id = id;
@@ -237,20 +219,17 @@ fn write_domain<W: Write>(
             let subject = store.registry().subject(domain);
             (*domid, *target) = (subject.domid, subject.target);
         }
-        writer.write(&Record::Connection(connection))?;
+        append(&Record::Connection(connection), version, order, &mut before)?;
     }
-    writer.write(&Record::Domain(domain_record(domain)))?;
-    nodes.iter().try_for_each(|records| writer.write_appended(records))?;
-    let Some(client) = &leaving.client else { return Ok(()) };
-    for watch in &client.watches {
-        let mut watch = watch.clone();
-        watch.connection = id;
-        writer.write(&Record::Watch(watch))?;
+    append(&Record::Domain(domain_record(domain)), version, order, &mut before)?;
+    let watches = leaving.client.iter().flat_map(|client| &client.watches);
+    let transactions = leaving.client.iter().flat_map(|client| client.transactions.keys());
+    let watches = watches.map(|watch| Record::Watch(Watch { connection: id, ..watch.clone() }));
+    let transactions = transactions.map(|&tx_id| Record::Transaction { connection: id, tx_id });
+    for record in watches.chain(transactions) {
+        append(&record, version, order, &mut after)?;
     }
-    for &tx_id in client.transactions.keys() {
-        writer.write(&Record::Transaction { connection: id, tx_id })?;
-    }
-    Ok(())
+    Ok([before, after])
 }
 
 fn domain_record(domain: &Domain) -> DomainRecord {

@@ -12,7 +12,7 @@ use super::export::{SOFT_MEMORY, machine_name, machine_named};
 use super::state::{Client, State};
 use super::stream::{Domain as DomainRecord, Node, Transport};
 use crate::domain::{Domain, Quota};
-use crate::store::{Caller, Executed, Generations, GraftError, Scion, Store};
+use crate::store::{Caller, Executed, Generations, GraftError, Scion, Seen, Store};
 use crate::sync::Arc;
 use crate::words::{Domid, Entry, Layout, PathBuf, PermSet, Perms, domain_of_home};
 
@@ -88,8 +88,8 @@ pub fn arrivals(state: State) -> (Vec<Arrival>, usize) {
 
 /// Puts a domain's nodes into the store, and gives it its features, quotas and target. `by` is the
 /// control domain. Whoever watches is told of the nodes as if `by` had made them; the domain's own
-/// watches are to be set afterwards, so that they are not told of what they know. Cost: see
-/// [`Store::graft`].
+/// watches are to be set afterwards, so that they are not told of what they know. Answers also the
+/// homes that arrived. Cost: see [`Store::graft`].
 ///
 /// A permission of a domain that does not live here counts for nobody, also not for the next domain
 /// of that number. Quotas of names that are not known are ignored.
@@ -101,31 +101,52 @@ pub fn import(
     arrival: &Arrival,
     by: &Caller,
     generations: &mut Generations,
-) -> Result<Executed, Refusal> {
+) -> Result<(Executed, Seen), Refusal> {
+    let (domain, target) = admit(store, arrival)?;
+    let scions = scions(&arrival.nodes, store.registry().now());
+    let grafted = store.graft(arrival.domid, &scions, by, generations);
+    let grafted = grafted.map_err(|error| refusal(arrival.domid, error))?;
+    if let Some(target) = target {
+        store.registry().set_target(&domain, &target);
+    }
+    if let Some(record) = &arrival.domain {
+        settle_in(store, &domain, record);
+    }
+    Ok(grafted)
+}
+
+/// Whether a domain could arrive now. Cost: see [`Store::may_graft`].
+///
+/// # Errors
+/// Why it cannot.
+pub fn check(store: &Store, arrival: &Arrival) -> Result<(), Refusal> {
+    admit(store, arrival)?;
+    let scions = scions(&arrival.nodes, store.registry().now());
+    store.may_graft(&scions).map_err(|error| refusal(arrival.domid, error))
+}
+
+/// The domain itself, and the one whose rights it has.
+fn admit(store: &Store, arrival: &Arrival) -> Result<(Arc<Domain>, Option<Arc<Domain>>), Refusal> {
     let (domid, registry) = (arrival.domid, store.registry());
     let domain = registry.get(domid).ok_or(Refusal::Unknown(domid))?;
     if domain.is_introduced() {
         return Err(Refusal::Introduced(domid));
     }
-    let target = match arrival.client.as_ref().map(|client| client.connection.transport) {
+    let client = arrival.client.as_ref();
+    let target = match client.map(|client| client.connection.transport) {
         Some(Transport::Ring(_, Some(target), _)) => {
-            let missing = Refusal::NoTarget(domid, target);
-            Some(registry.get(target).ok_or(missing)?)
+            Some(registry.get(target).ok_or(Refusal::NoTarget(domid, target))?)
         }
         _ => None,
     };
-    let scions = scions(&arrival.nodes, registry.now());
-    let executed = store.graft(&scions, by, generations).map_err(|error| match error {
+    Ok((domain, target))
+}
+
+fn refusal(domid: Domid, error: GraftError) -> Refusal {
+    match error {
         GraftError::Occupied(path) => Refusal::Occupied(domid, path),
         other => Refusal::Nodes(domid, other),
-    })?;
-    if let Some(target) = target {
-        registry.set_target(&domain, &target);
     }
-    if let Some(record) = &arrival.domain {
-        settle_in(store, &domain, record);
-    }
-    Ok(executed)
 }
 
 /// Most nodes have the permissions of others: these are shared.

@@ -1,5 +1,7 @@
 //! The arguments of requests: strings with a NUL each.
 
+use std::str::FromStr;
+
 use crate::words::Errno;
 
 /// The one string of a payload that is nothing else, its NUL at the very end.
@@ -19,11 +21,11 @@ pub fn strings(payload: &[u8]) -> impl Iterator<Item = &[u8]> {
     payload[..end].split_inclusive(|&byte| byte == 0).map(|string| &string[..string.len() - 1])
 }
 
-/// Decimal digits and nothing else, as a number.
+/// Decimal digits and nothing else, as an unsigned number.
 ///
 /// # Errors
 /// `EINVAL`.
-pub fn decimal(digits: &[u8]) -> Result<u32, Errno> {
+pub fn decimal<N: FromStr>(digits: &[u8]) -> Result<N, Errno> {
     text(digits)
         .filter(|text| !text.starts_with('+'))
         .and_then(|text| text.parse().ok())
@@ -55,7 +57,8 @@ mod tests {
     fn numbers_are_digits_only() {
         assert_eq!(decimal(b"42"), Ok(42));
         for bad in [&b""[..], b"-1", b"+1", b"4294967296", b"1 ", b"0x1", b"\xff"] {
-            assert_eq!(decimal(bad), Err(Errno::EINVAL));
+            assert_eq!(decimal::<u32>(bad), Err(Errno::EINVAL));
         }
+        assert_eq!(decimal(b"4294967296"), Ok(1_u64 << 32));
     }
 }

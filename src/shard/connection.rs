@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use foldhash::fast::RandomState;
 
-use super::gathering::Share;
 use super::guards::Failing;
+use super::moving::Quiesced;
 use super::output::Output;
 use super::watches::Watches;
 use crate::domain::{Domain, Quota};
@@ -79,8 +79,8 @@ pub struct Connection {
     pub next_transaction: u32,
     /// What is remembered of those that failed.
     pub failing: Failing,
-    /// It is quiesced; who is to be told when it is still.
-    pub quiesce: Option<Vec<Share>>,
+    /// It is quiesced.
+    pub quiesce: Option<Quiesced>,
     /// Why it is not read.
     pub parked: Option<Parked>,
     /// Its next request was taken before and had to wait.

@@ -4,7 +4,6 @@ use std::fmt::Write;
 
 use super::thread::Thread;
 use super::watches::Watch;
-use crate::watch::Watcher;
 use crate::words::{Domid, Errno, PAYLOAD_BYTES_MAX};
 
 /// A watch to be set on a domain's behalf, as the domain would write it.
@@ -82,17 +81,16 @@ impl Thread {
                 }
             }
         }
-        for Watcher { watch, seq, .. } in &added {
-            let Some(watch) = connection.watches.get(*watch, *seq) else { continue };
-            let (path, token) = (watch.path.clone(), watch.token.clone());
-            if result.is_err() {
-                // They are there, since they were added just now.
+        for watcher in added {
+            if result.is_ok() {
+                self.fire_once(&mut connection, watcher);
+            } else if let Some(watch) = connection.watches.get(watcher.watch, watcher.seq) {
+                let (path, token) = (watch.path.clone(), watch.token.clone());
+                // It is there, since it was added just now.
                 let _ = self.remove_watch(place, &mut connection, path, &token);
             }
         }
-        if result.is_ok() {
-            added.into_iter().for_each(|watcher| self.fire_once(&mut connection, watcher));
-        }
+        connection.outdate(self.next_number());
         self.connections[place] = Some(connection);
         self.make_ready(place);
         result

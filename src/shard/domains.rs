@@ -16,8 +16,8 @@ use crate::words::{Domid, Errno, INTRODUCE_DOMAIN, RELEASE_DOMAIN, Subject};
 pub enum DomainRequest {
     /// Talk to the domain; its unbound port.
     Introduce(Port),
-    /// Talk to it no more.
-    Release,
+    /// Talk to it no more; if it is what an export of this mark saw.
+    Release(Option<u64>),
     /// Report its shutdown again.
     Resume,
     /// Give it the rights of another.
@@ -38,7 +38,7 @@ impl Thread {
         let silent = |()| (ACK.to_vec(), None);
         let result = match request {
             DomainRequest::Introduce(port) => self.introduce(domid, port).map(reported),
-            DomainRequest::Release => self.release(domid).map(reported),
+            DomainRequest::Release(mark) => self.release(domid, mark).map(reported),
             DomainRequest::Resume => self.resume(domid).map(silent),
             DomainRequest::SetTarget(target) => self.set_target(domid, target).map(silent),
             DomainRequest::ListWatches(index, listing) => {
@@ -48,9 +48,8 @@ impl Thread {
             DomainRequest::StartTransaction(id) => self.reserve_transaction(domid, id).map(silent),
         };
         let event = result.as_ref().ok().and_then(|(_, special)| *special);
-        if let Some(mailbox) = self.shared.mailboxes.of(asker.thread) {
-            mailbox.push(Message::Answer(asker, result.map(|(reply, _)| reply)));
-        }
+        let answer = Message::Answer(asker, result.map(|(reply, _)| reply));
+        self.shared.mailboxes.post(asker.thread, answer);
         if let Some(special) = event {
             self.shared.store.publish_special(special, domid, true);
         }
@@ -63,6 +62,9 @@ impl Thread {
         if let Some(&place) = self.rings.get(&domid) {
             return self.introduce_again(place, port).map(|()| None);
         }
+        if self.arriving.contains(&domid) {
+            return Err(Errno::EBUSY);
+        }
         match self.connect_ring(&domain, Some(port)) {
             Ok(()) => Ok((domid != Domid::CONTROL).then_some(INTRODUCE_DOMAIN)),
             Err(error) => {
@@ -72,9 +74,14 @@ impl Thread {
         }
     }
 
-    fn release(&mut self, domid: Domid) -> Result<Option<&'static [u8]>, Errno> {
+    fn release(&mut self, domid: Domid, mark: Option<u64>) -> Result<Option<&'static [u8]>, Errno> {
         let &place = self.rings.get(&domid).ok_or(Errno::ENOENT)?;
-        if let Some((mut connection, waits)) = self.disconnect_ring(place) {
+        let moved = mark.map(|mark| self.leave(domid, mark)).transpose()?;
+        let ended = self.disconnect_ring(place);
+        if let (Some((connection, _)), Some(moved)) = (&ended, moved) {
+            let carried = Carried::moved(connection.domain.birth, moved);
+            self.carried.insert(domid, carried);
+        } else if let Some((mut connection, waits)) = ended {
             let birth = connection.domain.birth;
             let position = connection.ring().map(|ring| ring.position()).unwrap_or_default();
             let partial = std::mem::take(&mut connection.partial);
@@ -84,7 +91,7 @@ impl Thread {
                 self.released.insert(connection.id, domid);
             }
             if !partial.is_empty() || !output.is_empty() || waits.is_some() {
-                let carried = Carried { birth, position, partial, output, waits };
+                let carried = Carried { birth, position, partial, output, waits, moved: None };
                 self.carried.insert(domid, carried);
             }
         }
@@ -117,7 +124,7 @@ impl Thread {
             Ok(changed) => {
                 for domid in changed {
                     let home = self.home_thread(domid);
-                    self.shared.mailboxes.send(home, Message::DomainChanged(domid));
+                    self.shared.mailboxes.post(home, Message::DomainChanged(domid));
                 }
             }
             Err(error) => tracing::error!(%error, "the host does not say which domains changed"),

@@ -79,7 +79,7 @@ impl Shared {
     fn turns<T>(&self, now: Instant, work: impl FnOnce(&mut Turns) -> T) -> T {
         let (result, woken) = self.guards.with(&self.store, now, work);
         for asker in woken {
-            self.mailboxes.send(asker.thread, Message::Unguarded(asker));
+            self.mailboxes.post(asker.thread, Message::Unguarded(asker));
         }
         result
     }

@@ -9,6 +9,7 @@ use mio::Waker;
 use super::domains::DomainRequest;
 use super::gathering::Share;
 use super::signal::Signal;
+use super::thread::Thread;
 use crate::store::WatchList;
 use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::watch::{Batch, Outlet};
@@ -36,6 +37,8 @@ pub enum Message {
     Unguarded(Asker),
     /// Name the watches of the thread's connections, and what the store's tries are at that moment.
     CheckWatches(crossbeam::channel::Sender<WatchList>),
+    /// Do this, between requests.
+    Run(Box<dyn FnOnce(&mut Thread) + Send>),
     /// Answer what was taken, take no more, end.
     Stop,
 }
@@ -126,14 +129,16 @@ impl Mailbox {
 pub struct Mailboxes(pub Arc<[Mailbox]>);
 
 impl Mailboxes {
-    /// A thread's mailbox.
-    pub fn of(&self, thread: u16) -> Option<&Mailbox> {
-        self.0.get(usize::from(thread))
+    /// Queues a message for a thread, which is woken when the caller's pass ends.
+    pub fn post(&self, thread: u16, message: Message) {
+        if let Some(mailbox) = self.0.get(usize::from(thread)) {
+            mailbox.push(message);
+        }
     }
 
     /// Queues a message and wakes the thread: for those who have no pass that ends.
     pub fn send(&self, thread: u16, message: Message) {
-        if let Some(mailbox) = self.of(thread) {
+        if let Some(mailbox) = self.0.get(usize::from(thread)) {
             mailbox.push(message);
             mailbox.wake();
         }
@@ -156,8 +161,6 @@ impl Mailboxes {
 
 impl Outlet for Mailboxes {
     fn push(&self, thread: u16, batch: Batch) {
-        if let Some(mailbox) = self.of(thread) {
-            mailbox.push(Message::Events(batch));
-        }
+        self.post(thread, Message::Events(batch));
     }
 }

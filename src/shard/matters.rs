@@ -30,7 +30,7 @@ impl Thread {
     ) -> Option<Answer> {
         let forwarded = match kind {
             Kind::Introduce => parse_introduce(payload),
-            Kind::Release => self.one_guest(payload).map(|domid| (domid, DomainRequest::Release)),
+            Kind::Release => self.parse_release(payload),
             Kind::Resume => self.one_guest(payload).map(|domid| (domid, DomainRequest::Resume)),
             Kind::SetTarget => parse_set_target(payload),
             _ => return Some(self.domain_answer(connection, kind, payload)),
@@ -54,9 +54,8 @@ impl Thread {
         request: DomainRequest,
     ) {
         let asker = self.park(place, connection, header);
-        if let Some(mailbox) = self.shared.mailboxes.of(self.home_thread(domid)) {
-            mailbox.push(Message::Domain(asker, domid, request));
-        }
+        let home = self.home_thread(domid);
+        self.shared.mailboxes.post(home, Message::Domain(asker, domid, request));
     }
 
     fn domain_answer(&self, connection: &Connection, kind: Kind, payload: &[u8]) -> Answer {
@@ -82,6 +81,18 @@ impl Thread {
     /// The one argument of RELEASE and RESUME: a domain that is not the control domain.
     fn one_guest(&self, payload: &[u8]) -> Result<Domid, Errno> {
         self.guest(one_string(payload)?)
+    }
+
+    /// RELEASE: the domain and maybe the mark of an export (docs/MIGRATION.md).
+    fn parse_release(&self, payload: &[u8]) -> Result<(Domid, DomainRequest), Errno> {
+        let arguments = payload.strip_suffix(&[0]).ok_or(Errno::EINVAL)?;
+        let arguments: Vec<_> = arguments.split(|&byte| byte == 0).collect();
+        let (domid, mark) = match arguments[..] {
+            [domid] => (domid, None),
+            [domid, mark] => (domid, Some(decimal(mark)?)),
+            _ => return Err(Errno::EINVAL),
+        };
+        Ok((self.guest(domid)?, DomainRequest::Release(mark)))
     }
 
     /// A number that is not a privileged domain's.

@@ -91,15 +91,11 @@ impl Thread {
                 let mailboxes = self.shared.mailboxes.clone();
                 let answer = move |gathered: Gathered| {
                     let result = gathered.map(|failed| show(&failed, is_text));
-                    if let Some(mailbox) = mailboxes.of(asker.thread) {
-                        mailbox.push(Message::Answer(asker, result));
-                    }
+                    mailboxes.post(asker.thread, Message::Answer(asker, result));
                 };
                 for share in shares(&domids, answer) {
                     let home = self.home_thread(share.domid());
-                    if let Some(mailbox) = self.shared.mailboxes.of(home) {
-                        mailbox.push(message(share));
-                    }
+                    self.shared.mailboxes.post(home, message(share));
                 }
                 None
             }
@@ -120,7 +116,7 @@ impl Thread {
             }
             (Kind::GetDomainWatches | Kind::GetDomainWatchesDepth, [index]) => {
                 let listing = Listing { is_text, has_depth };
-                DomainRequest::ListWatches(decimal(index)? as usize, listing)
+                DomainRequest::ListWatches(decimal::<u32>(index)? as usize, listing)
             }
             (Kind::AddDomainWatches | Kind::AddDomainWatchesDepth, [_, ..]) => {
                 let tuples = arguments.chunks(if has_depth { 3 } else { 2 });
@@ -174,16 +170,19 @@ fn show(failed: &[(Domid, Errno)], is_text: bool) -> Vec<u8> {
 impl Shared {
     /// Writes down which operations there are that Xen does not have.
     pub(super) fn announce_operations(&self) {
-        let (caller, mut generations) = (self.daemon_caller(), Generations::default());
         for kind in Kind::EXTENSIONS {
-            let path = format!("{OPERATIONS}/{}", kind.name());
-            let value = (kind as u32).to_string();
-            let Ok(path) = Path::parse(path.as_bytes()) else { continue };
-            let op = Op { path, verb: Verb::Write(Cow::Borrowed(value.as_bytes())) };
-            let reply = &mut Vec::new();
-            if let Err(errno) = self.store.execute(&caller, &op, &mut generations, reply) {
-                tracing::error!(%errno, path = %op.path, "an operation is not announced");
-            }
+            self.announce(kind.name(), &(kind as u32).to_string());
+        }
+    }
+
+    /// Writes down one of them, or what else there is to be known about moving domains.
+    pub(super) fn announce(&self, name: &str, value: &str) {
+        let path = format!("{OPERATIONS}/{name}");
+        let Ok(path) = Path::parse(path.as_bytes()) else { return };
+        let op = Op { path, verb: Verb::Write(Cow::Borrowed(value.as_bytes())) };
+        let (caller, mut generations) = (self.daemon_caller(), Generations::default());
+        if let Err(errno) = self.store.execute(&caller, &op, &mut generations, &mut Vec::new()) {
+            tracing::error!(%errno, path = %op.path, "it is not announced");
         }
     }
 }

@@ -22,6 +22,8 @@ mod guards;
 mod mailbox;
 mod matters;
 mod migration_requests;
+mod mover;
+mod moving;
 mod output;
 mod quiesce;
 mod requests;
@@ -56,6 +58,7 @@ pub use guards::Guards;
 #[doc(hidden)] // For tests/schedules.rs.
 pub use mailbox::Asker;
 use mailbox::{Mailbox, Mailboxes, Message};
+pub use mover::{Arrived, Carry, Mover};
 #[doc(hidden)]
 pub use signal::Signal;
 use thread::{Thread, WAKER};
@@ -162,6 +165,11 @@ impl Server {
         let thread = u16::try_from(self.next).unwrap_or(0);
         self.shared.mailboxes.send(thread, Message::Accepted(client));
         Ok(())
+    }
+
+    /// The threads, for those who move domains.
+    pub fn mover(&self) -> Mover {
+        Mover { shared: Arc::clone(&self.shared) }
     }
 
     /// Counts what the store holds. Cost: a walk over all nodes of a snapshot.

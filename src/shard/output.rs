@@ -19,6 +19,8 @@ pub struct Output {
     bytes: Vec<u8>,
     /// How many of `bytes` are sent already.
     sent: usize,
+    /// How many of `bytes` are the rest of a message whose beginning was sent elsewhere.
+    begun: usize,
     /// The position of `bytes[0]`.
     base: u64,
     /// Events that are not visible to the client yet, oldest first.
@@ -139,7 +141,10 @@ impl Output {
 
     /// Frees what was sent, up to the message that the client has seen a part of.
     fn compact(&mut self) {
-        let mut boundary = 0;
+        if self.sent < self.begun {
+            return;
+        }
+        let mut boundary = std::mem::take(&mut self.begun);
         while let Frame::Message { rest, .. } = frame(&self.bytes[boundary..]) {
             let end = self.bytes.len() - rest.len();
             if end > self.sent {
@@ -157,6 +162,24 @@ impl Output {
         if self.pending.get(&event.hash) == Some(&event.start) {
             self.pending.remove(&event.hash);
         }
+    }
+
+    /// What is not sent yet, and how many bytes at its beginning are the rest of a message that is
+    /// partly sent.
+    pub fn unsent_with_begun(&mut self) -> (u16, Vec<u8>) {
+        self.compact();
+        let begun = match frame(&self.bytes) {
+            _ if self.begun > 0 => self.begun - self.sent,
+            Frame::Message { rest, .. } if self.sent > 0 => self.len() - rest.len(),
+            _ => 0,
+        };
+        (u16::try_from(begun).unwrap_or(0), self.unsent().to_vec())
+    }
+
+    /// What was not sent elsewhere, the other way round. Nothing of it counts as outstanding; its
+    /// events are not merged or dropped.
+    pub fn of(bytes: Vec<u8>, begun: u16) -> Output {
+        Output { begun: usize::from(begun).min(bytes.len()), bytes, ..Output::default() }
     }
 
     /// Gives memory back that a burst took; called when a client has everything.
@@ -230,7 +253,7 @@ impl Output {
     /// partly sent. Nothing of it counts as outstanding.
     pub fn carried(mut self) -> Output {
         self.compact();
-        Output { bytes: self.bytes, sent: self.sent, ..Output::default() }
+        Output { bytes: self.bytes, sent: self.sent, begun: self.begun, ..Output::default() }
     }
 }
 

@@ -31,7 +31,10 @@ impl Thread {
             // Nobody is to wait until it has written.
             self.came_through(place, &connection);
         }
-        connection.quiesce.get_or_insert_default().push(share);
+        let version = self.next_number();
+        let quiesced = connection.quiesce.get_or_insert_default();
+        quiesced.version = version;
+        quiesced.waiting.push(share);
         connection.domain.set_quiesced(true);
         connection.output.forget_tickets();
         trace::object(self.number, &connection, format_args!("quiesce"));
@@ -58,20 +61,21 @@ impl Thread {
             let port = ring.port;
             self.notify(port);
         }
-        let waiting = connection.quiesce.as_mut().map(std::mem::take).unwrap_or_default();
+        let quiesced = connection.quiesce.as_mut();
+        let waiting = quiesced.map(|quiesced| std::mem::take(&mut quiesced.waiting));
         self.connections[place] = Some(connection);
         if let Err(Some(error)) = result {
             self.give_up(place, error);
         }
-        waiting.into_iter().for_each(Share::done);
+        waiting.into_iter().flatten().for_each(Share::done);
     }
 
     /// UNQUIESCE of a domain whose home thread this is.
     pub(super) fn unquiesce(&mut self, share: Share) {
         let Some(&place) = self.rings.get(&share.domid()) else { return };
         let Some(Some(connection)) = self.connections.get_mut(place) else { return };
-        if let Some(waiting) = connection.quiesce.take() {
-            waiting.into_iter().for_each(|share| share.failed(Errno::EAGAIN));
+        if let Some(quiesced) = connection.quiesce.take() {
+            quiesced.waiting.into_iter().for_each(|share| share.failed(Errno::EAGAIN));
             connection.domain.set_quiesced(false);
             // It could not take them: it has all the time again.
             connection.output.renew_events(self.now);

@@ -296,7 +296,7 @@ impl Thread {
                 else {
                     return Err(Errno::EINVAL);
                 };
-                (raw, Verb::DirectoryPart(decimal(offset)? as usize))
+                (raw, Verb::DirectoryPart(decimal::<u32>(offset)? as usize))
             }
             Kind::SetPerms => {
                 let raw = strings(payload).next().ok_or(Errno::EINVAL)?;

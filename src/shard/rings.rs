@@ -2,6 +2,7 @@
 
 use super::connection::Connection;
 use super::mailbox::Message;
+use super::moving::Moved;
 use super::output::Output;
 use super::thread::{Place, Thread};
 use super::trace;
@@ -23,6 +24,8 @@ pub struct Carried {
     /// The request whose answer is somebody else's to give (its RM is being settled), and the number
     /// of the connection that it is for.
     pub waits: Option<(u64, Header)>,
+    /// All of it, of a domain that left with a mark or arrived: the rest is nothing then.
+    pub moved: Option<Moved>,
 }
 
 impl Carried {
@@ -47,7 +50,7 @@ impl Thread {
         let page = self.shared.host.map_ring(domid)?;
         let remote = Ring::named_port(&page).or(port).ok_or(std::io::ErrorKind::NotConnected)?;
         let port = self.channels.bind_interdomain(domid, remote)?;
-        let mut ring = Ring::new(page, port);
+        let mut ring = Ring::new(page, port, remote);
         ring.offer(domain.features());
         ring.connected();
         let position = ring.position();
@@ -58,16 +61,19 @@ impl Thread {
             connection.unblocked = Some(self.unblocked());
         }
         let place = self.connections.vacant_key();
-        if let Some(carried) = self.carried.remove(&domid)
-            && (carried.birth, carried.position) == (domain.birth, position)
-        {
-            connection.partial = carried.partial;
-            connection.output = carried.output;
-            connection.recharge_output();
-            if let Some((id, header)) = carried.waits {
-                connection.id = id;
-                self.park(place, &mut connection, &header);
+        let carried = self.carried.remove(&domid).filter(|carried| carried.birth == domain.birth);
+        match carried {
+            Some(Carried { moved: Some(moved), .. }) => self.take_up(place, &mut connection, moved),
+            Some(carried) if carried.position == position => {
+                connection.partial = carried.partial;
+                connection.output = carried.output;
+                connection.recharge_output();
+                if let Some((id, header)) = carried.waits {
+                    connection.id = id;
+                    self.park(place, &mut connection, &header);
+                }
             }
+            _ => {}
         }
         trace::object(self.number, &connection, format_args!("create connection of a ring"));
         self.connections.insert(Some(Box::new(connection)));
@@ -107,7 +113,7 @@ impl Thread {
             Some(Ok(port)) => {
                 self.ports.insert(port, place);
                 if let Some(ring) = connection.ring() {
-                    (ring.port, ring.masked) = (port, false);
+                    (ring.port, ring.remote, ring.masked) = (port, remote, false);
                     ring.connected();
                     if was_ignored {
                         ring.mend();
@@ -152,8 +158,8 @@ impl Thread {
         connection.partial.clear();
         connection.more_input = false;
         trace::object(self.number, connection, format_args!("destroy connection"));
-        self.sequence += 1;
-        connection.id = self.sequence;
+        connection.id = self.next_number();
+        connection.outdate(connection.id);
         trace::object(self.number, connection, format_args!("create connection of a ring"));
     }
 

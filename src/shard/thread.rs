@@ -61,6 +61,8 @@ pub struct Thread {
     pub(super) ports: HashMap<Port, Place, RandomState>,
     /// What RELEASE leaves behind for an INTRODUCE that follows.
     pub(super) carried: HashMap<Domid, Carried, RandomState>,
+    /// Domains that are being imported.
+    pub(super) arriving: HashSet<Domid, RandomState>,
     /// Connections of rings that were released while they waited for an answer: their domains.
     pub(super) released: HashMap<u64, Domid, RandomState>,
     pub(super) ready: VecDeque<Place>,
@@ -108,6 +110,7 @@ impl Thread {
             rings: HashMap::default(),
             ports: HashMap::default(),
             carried: HashMap::default(),
+            arriving: HashSet::default(),
             released: HashMap::default(),
             ready: VecDeque::new(),
             ticking: HashSet::default(),
@@ -314,6 +317,7 @@ impl Thread {
                 // Who asked may have given up waiting.
                 let _ = reply.send(self.watch_list());
             }
+            Message::Run(work) => work(self),
             Message::Stop => {
                 self.stopping = Some(self.now + STOP_PATIENCE);
                 self.shared.stopping.fetch_add(1, Ordering::AcqRel);

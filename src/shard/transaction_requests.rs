@@ -50,10 +50,20 @@ impl Thread {
         {
             return Err(Errno::ENOSPC);
         }
+        self.insert_transaction(connection, id, transaction);
+        Ok(())
+    }
+
+    /// Opens a transaction that is paid for.
+    pub(super) fn insert_transaction(
+        &self,
+        connection: &mut Connection,
+        id: u32,
+        transaction: Transaction,
+    ) {
         let open = OpenTransaction { transaction, snapshots_from: None, charged: 0 };
         connection.transactions.insert(id, open);
         trace::object(self.number, connection, format_args!("create transaction {id}"));
-        Ok(())
     }
 
     /// START_DOMAIN_TRANSACTION: a transaction of a domain whose home thread this is, which goes on
@@ -64,6 +74,7 @@ impl Thread {
         let free = |connection: &mut Box<Connection>| !connection.transactions.contains_key(&id);
         let mut connection = slot.take_if(free).ok_or(Errno::EEXIST)?;
         let result = self.open_transaction(&mut connection, id, Transaction::reserved());
+        connection.outdate(self.next_number());
         self.connections[place] = Some(connection);
         result
     }

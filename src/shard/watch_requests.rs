@@ -75,26 +75,42 @@ impl Thread {
         if connection.watches.contains(&path, token) {
             return Err(Errno::EEXIST);
         }
+        let watch = self.new_watch(path, (raw, token, depth));
         let registry = self.shared.store.registry();
         if !registry.reserve(&caller.domain, Quota::Watches, 1) {
             return Err(Errno::ENOSPC);
         }
-        self.sequence += 1;
-        let seq = self.sequence;
-        let prefix_len = path.as_path().bytes().len() - raw.len();
-        let token = token.into();
-        let watch = Watch { path, token, prefix_len, depth, seq };
         if !registry.reserve(&caller.domain, Quota::Memory, watch.charge_bytes()) {
             caller.domain.account.release(Quota::Watches, 1);
             return Err(Errno::ENOSPC);
         }
+        Ok(self.insert_watch(place, connection, watch))
+    }
+
+    /// A watch of this path, which is what the client wrote or ends with it.
+    pub(super) fn new_watch(
+        &mut self,
+        path: PathBuf,
+        (raw, token, depth): (&[u8], &[u8], Option<u16>),
+    ) -> Watch {
+        let prefix_len = path.as_path().bytes().len() - raw.len();
+        Watch { path, token: token.into(), prefix_len, depth, seq: self.next_number() }
+    }
+
+    /// Sets a watch that is paid for.
+    pub(super) fn insert_watch(
+        &mut self,
+        place: Place,
+        connection: &mut Connection,
+        watch: Watch,
+    ) -> Watcher {
         self.trace_watch("create", connection, &watch);
-        let path = watch.path.clone();
+        let (path, seq, depth) = (watch.path.clone(), watch.seq, watch.depth);
         let slot = connection.watches.insert(watch);
         let watcher = self.watcher(place, slot, seq);
         let domid = connection.domid();
         self.shared.store.watch(path.as_path(), Entry { watcher, domid, depth });
-        Ok(watcher)
+        watcher
     }
 
     pub(super) fn watcher(&self, place: Place, slot: usize, seq: u64) -> Watcher {
@@ -175,8 +191,13 @@ impl Thread {
             let waits = connection.quiesce.is_none();
             let ticket = batch.ticket.as_ref().filter(|_| waits).map(Arc::clone);
             let start = connection.output.buffer().len();
+            let is_of_host = watch.path.as_path().is_special();
             connection.output.push_event(watch.shown(path), &watch.token, ticket, self.now);
             trace::queued(self.number, connection, start);
+            if !waits && !is_of_host && connection.output.buffer().len() > start {
+                self.sequence += 1;
+                connection.outdate(self.sequence);
+            }
             if behind.last() != Some(&place) {
                 behind.push(place);
             }

@@ -61,19 +61,21 @@ impl Store {
         for _race in 0..RACES_MAX {
             let mut locked = Locked::take(self, &transaction.touched.lock_set());
             if self.is_current(&transaction, &locked) && (replayed || !transaction.saw_quota) {
-                return self.swap_in(transaction, &mut locked, caller);
+                return self.swap_in(&mut transaction, &mut locked, caller);
             }
-            transaction.touched.clear();
             drop(locked);
+            drop(transaction.begin_anew());
             self.check_replay(&mut transaction, None, caller, generations)?;
             replayed = true;
         }
+        // Dropped after the locks, as it is declared before them.
+        let _lost;
         let mut locked = Locked::take(self, &LockSet::all(self.layout, true));
         if !self.is_current(&transaction, &locked) {
-            transaction.touched.clear();
+            _lost = transaction.begin_anew();
             self.check_replay(&mut transaction, Some(&locked), caller, generations)?;
         }
-        self.swap_in(transaction, &mut locked, caller)
+        self.swap_in(&mut transaction, &mut locked, caller)
     }
 
     fn check_replay(
@@ -107,7 +109,8 @@ impl Store {
         transaction.rights == self.registry.rights() && transaction.touched.are_current(locked)
     }
 
-    /// Runs the whole log on homes taken anew, and answers the first request whose reply differs.
+    /// Runs the whole log of a transaction that began anew, and answers the first request whose
+    /// reply differs.
     fn replay(
         &self,
         transaction: &mut Transaction,
@@ -116,7 +119,6 @@ impl Store {
         generations: &mut Generations,
     ) -> Option<Conflict> {
         transaction.rights = self.registry.rights();
-        transaction.forget_results();
         transaction.given_up = false;
         let log = std::mem::take(&mut transaction.log);
         let mut reply = Vec::new();
@@ -137,19 +139,21 @@ impl Store {
         conflict
     }
 
-    /// Puts the transaction's homes in the place of the store's, with all locks held.
+    /// Puts the transaction's homes in the place of the store's, with all locks held. What is left of
+    /// it is the caller's to drop, when they are not.
     fn swap_in(
         &self,
-        mut transaction: Transaction,
+        transaction: &mut Transaction,
         locked: &mut Locked<'_>,
         caller: &Caller,
     ) -> Result<Executed, Failure> {
         if !transaction.effects.changes.is_empty() && caller.turn != self.turn() {
-            return Err(Failure::Turn(Box::new(transaction)));
+            return Err(Failure::Turn(Box::new(std::mem::take(transaction))));
         }
-        self.reserve(&transaction, caller)?;
+        self.reserve(transaction, caller)?;
         transaction.touched.swap_in(locked);
-        Ok(self.conclude(locked, Some(transaction.touched), transaction.effects.changes, caller))
+        let replaced = std::mem::take(&mut transaction.touched);
+        Ok(self.conclude(locked, Some(replaced), &mut transaction.effects.changes, caller))
     }
 
     /// Moves what the transaction uses into the accounts; only the caller's can refuse.

@@ -165,6 +165,11 @@ impl<'s> Locked<'s> {
         })
     }
 
+    /// The root of a home, if there is one and its shard is locked.
+    pub fn root_of(&self, home: &Home<'_>) -> Option<&Arc<Node>> {
+        self.shard(home.shard)?.tree.root(home)
+    }
+
     /// A shard, if it is locked exclusively.
     pub fn shard_mut(&mut self, shard: ShardId) -> Option<&mut Shard> {
         self.guards.iter_mut().find(|(held, _)| *held == shard).and_then(|(_, guard)| match guard {

@@ -10,7 +10,7 @@ use super::node::Node;
 use super::op::Stop;
 use super::tree::{find, get_mut, is_boundary};
 use super::write::mkdir;
-use super::{Executed, Generations, Store};
+use super::{Executed, Generations, Seen, Store};
 use crate::sync::Arc;
 use crate::words::{Domid, Errno, Home, Path, PathBuf, Perms};
 
@@ -52,10 +52,11 @@ struct Grown {
 }
 
 impl Store {
-    /// Puts nodes in place as if `by`, the control domain, had created them: whoever watches is told, and owners are
-    /// charged whatever their quotas. Each node's parent comes before it, or it is the root of a
-    /// home; what is missing above homes is made as by MKDIR. Cost: the nodes, without a lock; then
-    /// with all of them the homes, the nodes' accounts and the watches.
+    /// Puts nodes in place as if `by`, the control domain, had created them: whoever watches is told,
+    /// and owners are charged whatever their quotas. Each node's parent comes before it, or it is the
+    /// root of a home; what is missing above homes is made as by MKDIR. Answers also the homes as they
+    /// are then, as `domid`'s. Cost: the nodes, without a lock; then, with those of the homes and of
+    /// what is above them, the homes, the nodes' accounts and the watches.
     ///
     /// A home may be there only if it *holds up* others and is nothing else: nodes of the control
     /// domain without values, below which are homes. It is merged with what comes.
@@ -64,35 +65,80 @@ impl Store {
     /// Why; then nothing happened.
     pub fn graft(
         &self,
+        domid: Domid,
         scions: &[Scion],
         by: &Caller,
         generations: &mut Generations,
-    ) -> Result<Executed, GraftError> {
+    ) -> Result<(Executed, Seen), GraftError> {
         let generation = generations.next(self);
         let mut homes = self.grow(scions, generation)?;
-        let mut locked = Locked::take(self, &LockSet::all(self.layout, true));
+        let mut effects = Effects::default();
+        let mut locked = Locked::take(self, &self.locks_above(homes.keys(), true));
         if by.turn != self.turn() {
             return Err(GraftError::TurnBegan);
         }
+        self.merge(&locked, scions, &mut homes, generation)?;
+        let ledger = Ledger::Accounts;
+        let mut cx = Context { registry: &self.registry, caller: by, generation, ledger };
+        let roots: Vec<PathBuf> = homes.keys().cloned().collect();
+        for (path, grown) in homes {
+            self.place(&mut cx, &mut locked, path.as_path(), grown, &mut effects)?;
+        }
+        let seen = |root: PathBuf| {
+            let home = self.layout.home(root.as_path());
+            let node = Arc::clone(locked.root_of(&home)?);
+            Some((root, node))
+        };
+        let seen = Seen { domid, homes: roots.into_iter().filter_map(seen).collect() };
+        Ok((self.conclude(&mut locked, None, &mut effects.changes, by), seen))
+    }
+
+    /// Whether [`Store::graft`] would put these nodes in place now. Cost: as that, under shared locks.
+    ///
+    /// # Errors
+    /// Why it would not.
+    pub fn may_graft(&self, scions: &[Scion]) -> Result<(), GraftError> {
+        let mut homes = self.grow(scions, 0)?;
+        let locked = Locked::take(self, &self.locks_above(homes.keys(), false));
+        self.merge(&locked, scions, &mut homes, 0)
+    }
+
+    /// The locks of homes, and of everything above them.
+    fn locks_above<'p>(
+        &self,
+        roots: impl Iterator<Item = &'p PathBuf>,
+        exclusive: bool,
+    ) -> LockSet {
+        let mut set = LockSet::default();
+        for root in roots {
+            for path in std::iter::successors(Some(root.as_path()), |path| path.parent()) {
+                set.add(self.layout.home(path).shard, exclusive);
+            }
+        }
+        set
+    }
+
+    /// Checks that the homes can be put in place, and adds to each what is there already.
+    fn merge(
+        &self,
+        locked: &Locked<'_>,
+        scions: &[Scion],
+        homes: &mut BTreeMap<PathBuf, Grown>,
+        generation: u64,
+    ) -> Result<(), GraftError> {
         let births = self.registry.births();
         for Scion { path, perms, .. } in scions {
             if !births.holds(perms.owner(), perms.stamp()) {
                 return Err(GraftError::NoOwner(path.clone(), perms.owner()));
             }
         }
-        for (path, grown) in &mut homes {
+        for (path, grown) in homes {
             let home = self.layout.home(path.as_path());
-            let there = locked.shard(home.shard).and_then(|shard| shard.tree.root(&home));
-            if let Some(there) = there {
+            if let Some(there) = locked.root_of(&home) {
                 hold_up(&home, there, &mut grown.root, generation)?;
             }
         }
-        let (mut effects, ledger) = (Effects::default(), Ledger::Accounts);
-        let mut cx = Context { registry: &self.registry, caller: by, generation, ledger };
-        for (path, grown) in homes {
-            self.place(&mut cx, &mut locked, path.as_path(), grown, &mut effects)?;
-        }
-        Ok(self.conclude(&mut locked, None, effects.changes, by))
+        Ok(())
     }
 
     /// Makes the homes of `scions`.

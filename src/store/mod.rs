@@ -28,6 +28,7 @@ mod publish;
 mod read;
 mod recent;
 mod remove;
+mod seen;
 mod settle;
 mod sizes;
 mod sweep;
@@ -45,6 +46,7 @@ pub use graft::{GraftError, Scion};
 pub use node::Node;
 pub use op::{Op, Verb};
 pub use pins::PINNED_HOMES_MAX;
+pub use seen::Seen;
 pub use settle::{Done, INLINE_NODES_MAX, Settlement, reaper, run_reaper};
 pub use sizes::Sizes;
 pub use transaction::{Conflict, Transaction};
@@ -265,25 +267,26 @@ impl Store {
             let ledger = Ledger::Accounts;
             let mut cx = Context { registry: &self.registry, caller, generation, ledger };
             apply(&mut cx, locked, op, reply, &mut effects)?;
-            Ok(self.conclude(locked, None, effects.changes, caller))
+            Ok(self.conclude(locked, None, &mut effects.changes, caller))
         })
     }
 
     /// What follows changes, of an operation or of a transaction that took the place of `replaced`,
-    /// while their locks are still held.
+    /// while their locks are still held. What they removed is taken out of them.
     fn conclude(
         &self,
         locked: &mut Locked<'_>,
         replaced: Option<TouchedHomes>,
-        changes: Changes,
+        changes: &mut Changes,
         caller: &Caller,
     ) -> Executed {
         if changes.is_empty() {
             return Executed { replaced, ..Executed::default() };
         }
-        let ticket = self.publish(locked, replaced.as_ref(), &changes, caller);
-        self.remember(locked, &changes, caller);
-        let removed: Vec<_> = changes.into_iter().flat_map(|change| change.removed).collect();
+        let ticket = self.publish(locked, replaced.as_ref(), changes, caller);
+        self.remember(locked, changes, caller);
+        let removed = changes.iter_mut().flat_map(|change| std::mem::take(&mut change.removed));
+        let removed: Vec<_> = removed.collect();
         if !removed.is_empty() {
             self.unsettled.fetch_add(1, Ordering::Relaxed);
         }

@@ -23,9 +23,7 @@ impl Own<'_, '_> {
         let (store, locked) = (self.store, self.locked);
         self.homes.touch(home, || {
             let root = match locked {
-                Some(locked) => {
-                    locked.shard(home.shard).and_then(|shard| shard.tree.root(home)).cloned()
-                }
+                Some(locked) => locked.root_of(home).cloned(),
                 None => store.shard(home.shard).read().tree.root(home).cloned(),
             };
             Touched::new(home.shard, root, store.pins[usize::from(home.shard.0)].pin())

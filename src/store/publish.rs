@@ -1,5 +1,6 @@
 //! Telling those who watch: from changes to batches of events, with the commit's locks held.
 
+use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 
 use foldhash::fast::RandomState;
@@ -19,8 +20,8 @@ impl Store {
     /// Pushes the events of `changes` to the threads of those who watch. Cost: the depth of each
     /// path, the watches below each removed one, and the matches.
     ///
-    /// `replaced` are the homes that a transaction changed, if it is one: what neither was there before nor is there
-    /// now has not changed.
+    /// `replaced` are the homes that a transaction changed, if it is one: what neither was there
+    /// before nor is there now has not changed.
     ///
     /// Answers the ticket that a guest's request holds for them, if there are any.
     pub(super) fn publish(
@@ -30,11 +31,9 @@ impl Store {
         changes: &[Change],
         caller: &Caller,
     ) -> Option<Arc<Ticket>> {
-        // Only a transaction both removes a node and changes what was below.
-        let several = changes.len() > 1 && changes.iter().any(|change| !change.removed.is_empty());
-        let paths = changes.iter().filter(|_| several).map(|change| change.path.as_path().bytes());
-        let (changed, upper) = (paths.collect(), self.upper.load());
-        let scene = Scene { store: self, locked, replaced, changed, upper };
+        let upper = self.upper.load();
+        let paths = OnceCell::new();
+        let scene = Scene { store: self, locked, replaced, changes, paths, upper };
         let mut found = Vec::new();
         for change in changes {
             let start = found.len();
@@ -98,9 +97,9 @@ struct Scene<'a, 's> {
     store: &'a Store,
     locked: &'a Locked<'s>,
     replaced: Option<&'a TouchedHomes>,
-    /// Paths with a change of their own: who watches them is told once, also if they went with what is
-    /// above them and came back.
-    changed: HashSet<&'a [u8], RandomState>,
+    changes: &'a [Change],
+    /// Those of `changes`, for whoever asks [`Scene::has_changed`].
+    paths: OnceCell<HashSet<&'a [u8], RandomState>>,
     upper: Arc<Trie>,
 }
 
@@ -124,6 +123,13 @@ impl Scene<'_, '_> {
     /// Whether `path` was only there within a transaction.
     fn never_was(&self, path: Path<'_>) -> bool {
         self.before(path).is_some_and(|before| before.is_none()) && !self.is_there(path)
+    }
+
+    /// Whether `path` has a change of its own: who watches it is told once, also if it went with what
+    /// is above it and came back.
+    fn has_changed(&self, path: Path<'_>) -> bool {
+        let paths = || self.changes.iter().map(|change| change.path.as_path().bytes()).collect();
+        self.paths.get_or_init(paths).contains(path.bytes())
     }
 
     fn matches(&self, change: &Change, found: &mut Vec<Event>) {
@@ -167,7 +173,7 @@ impl Scene<'_, '_> {
         let mut tell = |path: Path<'_>, entries: &mut dyn Iterator<Item = &Entry>| {
             if let Some((node, parent)) = seen(path)
                 && !self.never_was(path)
-                && !self.changed.contains(path.bytes())
+                && !self.has_changed(path)
             {
                 // Above the root of a home is a node of another subtree that went with it.
                 let parent = parent.or_else(|| Some(seen(path.parent()?)?.0));

@@ -70,8 +70,8 @@ impl Store {
                 set_perms(&mut cx, locked, path, &Arc::new(perms), &mut untold)?;
                 return Ok(Executed::default());
             }
-            let changes = cut(&cx, locked, path)?.into_iter().collect();
-            Ok(self.conclude(locked, None, changes, by))
+            let mut changes = cut(&cx, locked, path)?.into_iter().collect();
+            Ok(self.conclude(locked, None, &mut changes, by))
         })
     }
 }

@@ -180,8 +180,7 @@ impl TouchedHomes {
     pub fn are_current(&self, locked: &Locked<'_>) -> bool {
         self.0.iter().all(|(path, touched)| {
             let home = Home { shard: touched.shard, root: path.as_path() };
-            let root = locked.shard(touched.shard).and_then(|shard| shard.tree.root(&home));
-            touched.is_current(root, &home)
+            touched.is_current(locked.root_of(&home), &home)
         })
     }
 
@@ -212,10 +211,5 @@ impl TouchedHomes {
     /// The root of a home when it was first touched, if it was.
     pub fn base(&self, home: &Home<'_>) -> Option<Option<&Arc<Node>>> {
         self.0.get(home.root.bytes()).map(|touched| touched.base.as_ref())
-    }
-
-    /// Forgets them all. Cost: that of freeing what nobody else holds.
-    pub fn clear(&mut self) {
-        self.0.clear();
     }
 }

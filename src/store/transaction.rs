@@ -117,16 +117,22 @@ impl Transaction {
     /// next request or its end runs its log again, on the store as it is then. Cost: that of freeing
     /// what nobody else holds.
     pub fn give_up(&mut self) {
-        self.touched.clear();
-        self.forget_results();
+        drop(self.begin_anew());
         self.given_up = true;
     }
 
-    /// Forgets what its requests did to its homes.
-    pub(super) fn forget_results(&mut self) {
-        self.deltas = Deltas::default();
-        self.effects = Effects::default();
-        self.changed.clear();
+    /// Keeps its log, to be run again, and answers all that was worked out so far: its homes and what
+    /// its requests did to them, to be dropped where nobody waits for a lock.
+    pub(super) fn begin_anew(&mut self) -> Transaction {
+        let kept = Transaction {
+            log: std::mem::take(&mut self.log),
+            rights: self.rights,
+            saw_quota: self.saw_quota,
+            doomed: self.doomed.take(),
+            bytes: self.bytes,
+            ..Transaction::default()
+        };
+        std::mem::replace(self, kept)
     }
 
     fn note(&mut self, op: &Op<'_>, outcome: Outcome) {

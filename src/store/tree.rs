@@ -6,7 +6,7 @@ use im::shared_ptr::DefaultSharedPtr;
 
 use super::node::Node;
 use crate::sync::Arc;
-use crate::words::{Domid, Home, Path, PathBuf};
+use crate::words::{Domid, Home, Path, PathBuf, domain_of_home};
 
 type Homes = im::GenericHashMap<PathBuf, Arc<Node>, foldhash::fast::RandomState, DefaultSharedPtr>;
 
@@ -18,6 +18,9 @@ pub struct Tree {
     /// of a home that it owns. Removing these removes all it owns, as xenstore.txt asks at its
     /// death. May name a path that is gone while the removal of it is being settled.
     owned: im::OrdSet<(Domid, PathBuf)>,
+    /// The roots of the homes with a domain's key: a domain that moves is found without a look at
+    /// the others.
+    of_domains: im::OrdSet<(Domid, PathBuf)>,
 }
 
 /// The outcome of a descent to a path.
@@ -94,10 +97,22 @@ impl Tree {
 
     /// Puts a root in place, or takes it away; answers the one that was there.
     pub fn set_root(&mut self, at: Path<'_>, root: Option<Arc<Node>>) -> Option<Arc<Node>> {
-        match root {
+        let is_there = root.is_some();
+        let replaced = match root {
             Some(root) => self.homes.insert(at.to_buf(), root),
             None => self.homes.remove(at.bytes()),
+        };
+        if is_there != replaced.is_some()
+            && let Some(domid) = domain_of_home(at)
+        {
+            let root = (domid, at.to_buf());
+            if is_there {
+                self.of_domains.insert(root)
+            } else {
+                self.of_domains.remove(&root)
+            };
         }
+        replaced
     }
 
     /// The node at `path`, which lies in `home`. Cost: the depth below the home.
@@ -108,6 +123,19 @@ impl Tree {
     /// The roots of all homes, in no order.
     pub fn homes(&self) -> impl Iterator<Item = (&PathBuf, &Arc<Node>)> {
         self.homes.iter()
+    }
+
+    /// The homes with a domain's key, in the order of their roots. Cost: their number, each
+    /// logarithmic in that of all.
+    pub fn homes_of(&self, domid: Domid) -> impl Iterator<Item = (&PathBuf, &Arc<Node>)> {
+        let of_it = self.of_domains.range((domid, Path::ROOT.to_buf())..);
+        let roots = of_it.take_while(move |(of, _)| *of == domid).map(|(_, root)| root);
+        roots.filter_map(|root| self.homes.get_key_value(root))
+    }
+
+    /// The whole index of domains' homes.
+    pub fn of_domains(&self) -> impl Iterator<Item = &(Domid, PathBuf)> {
+        self.of_domains.iter()
     }
 
     /// Notes that `owner`'s nodes begin at `path`. The control domain's are not indexed.

@@ -31,6 +31,8 @@ pub struct Ring {
     page: RingPage,
     /// Our end of the event channel.
     pub port: Port,
+    /// The guest's.
+    pub remote: Port,
     /// The port was reported and is not reported again until it is unmasked.
     pub masked: bool,
     /// Where the requests begin that are not consumed yet, as of this pass.
@@ -43,9 +45,9 @@ pub struct Ring {
 
 impl Ring {
     /// Takes over a mapped page as it is: nothing in it is written.
-    pub fn new(page: RingPage, port: Port) -> Ring {
+    pub fn new(page: RingPage, port: Port, remote: Port) -> Ring {
         let (req_cons, rsp_prod) = (page.load(REQ_CONS), page.load(RSP_PROD));
-        Ring { page, port, masked: false, req_cons, rsp_prod, moved: false }
+        Ring { page, port, remote, masked: false, req_cons, rsp_prod, moved: false }
     }
 
     /// The port that the page names, if it names one: it then counts, not INTRODUCE's.

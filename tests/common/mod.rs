@@ -7,11 +7,13 @@
 //! - `client`: a connection over either transport; replies in order, events apart.
 //! - `daemon`: a daemon in a directory of its own, ended with the test.
 //! - `world`: a daemon, the simulated host, and connections by name.
+//! - `bulk`: the migration socket.
 //! - `table`: rows of requests and what must come of them.
 
 // Every test binary compiles this and uses a part of it.
 #![allow(dead_code, unused_imports)]
 
+pub mod bulk;
 pub mod client;
 pub mod daemon;
 pub mod random;

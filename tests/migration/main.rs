@@ -3,11 +3,13 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod lists;
+mod moves;
 mod quiesce;
 mod transactions;
 
 use std::time::{Duration, Instant};
 
+use common::bulk::{self, Bulk};
 use common::client::Link;
 use common::ring::at;
 use common::wire::show;

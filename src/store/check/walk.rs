@@ -9,7 +9,7 @@ use super::super::node::Node;
 use super::Living;
 use super::findings::Findings;
 use crate::sync::Arc;
-use crate::words::{Domid, Home, Layout, Path, PathBuf, ShardId};
+use crate::words::{Domid, Home, Layout, Path, PathBuf, ShardId, domain_of_home};
 
 /// What was seen of one shard.
 pub struct Walk<'a> {
@@ -49,6 +49,7 @@ impl<'a> Walk<'a> {
             walk.below(root, node);
         }
         walk.compare_index();
+        walk.compare_homes();
         walk
     }
 
@@ -181,6 +182,22 @@ impl<'a> Walk<'a> {
             let path = path.as_path();
             self.findings.add(|| {
                 format!("the index of owners of shard {shard} lacks {path} of domain {owner}")
+            });
+        }
+    }
+
+    fn compare_homes(&mut self) {
+        let Some(tree) = self.tree(self.shard) else { return };
+        let shard = self.shard.0;
+        let with_key = |root: &PathBuf| Some((domain_of_home(root.as_path())?, root.clone()));
+        let homes: BTreeSet<_> = tree.homes().filter_map(|(root, _)| with_key(root)).collect();
+        let index: BTreeSet<_> = tree.of_domains().cloned().collect();
+        for (domid, root) in homes.symmetric_difference(&index) {
+            let path = root.as_path();
+            self.findings.add(|| {
+                format!(
+                    "the index of homes of shard {shard} is wrong about {path}, domain {domid}'s"
+                )
             });
         }
     }

@@ -184,11 +184,11 @@ impl Thread {
     }
 
     /// Serves a domain's ring from now on.
-    fn introduce(&mut self, domid: Domid, port: Port) -> io::Result<()> {
+    fn introduce(&mut self, domid: Domid, remote: Port) -> io::Result<()> {
         let page = self.host.map_ring(domid)?;
-        let port = self.channels.bind_interdomain(domid, port)?;
+        let port = self.channels.bind_interdomain(domid, remote)?;
         let number = RING | u32::from(domid.0);
-        let line = Line::new(Transport::Ring(Ring::new(page, port)));
+        let line = Line::new(Transport::Ring(Ring::new(page, port, remote)));
         *self.slot(number) = Some(Box::new(line));
         self.ports.insert(port, number);
         // What its guest wrote before has raised nothing.

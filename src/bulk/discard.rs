@@ -1,0 +1,90 @@
+//! DISCARD_DOMAINS: an import is taken back.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
+use super::Outcome;
+use crate::shard::Mover;
+use crate::store::{Generations, Node, Op, Seen, Verb};
+use crate::sync::Arc;
+use crate::words::{Domid, Errno, Path, PathBuf, PermSet};
+
+/// Takes imports back. Cost: the nodes of the domains.
+pub fn discard(mover: &Mover, domids: &[Domid]) -> Vec<Outcome> {
+    let discard = |(&domid, seen): (&Domid, Result<Seen, Errno>)| match seen {
+        Ok(seen) => {
+            remove_homes(mover, &seen);
+            Outcome::done(domid, Vec::new())
+        }
+        Err(errno) => {
+            Outcome::failed(domid, errno, "it did not come by an import, or was served since")
+        }
+    };
+    domids.iter().zip(mover.discard(domids)).map(discard).collect()
+}
+
+/// Removes a domain's homes, those that it has now and those that came with it; the deepest first,
+/// so that none of them holds up another.
+fn remove_homes(mover: &Mover, seen: &Seen) {
+    let store = mover.store();
+    let now = store.see(&store.cut(), seen.domid);
+    let roots = now.homes.iter().chain(&seen.homes).map(|(root, _)| root);
+    for root in roots.collect::<BTreeSet<_>>().into_iter().rev() {
+        let home = store.layout().home(root.as_path());
+        let tree = store.snapshot(home.shard);
+        let Some(node) = tree.root(&home) else { continue };
+        let (goes, stays) = divide(root, node);
+        for path in goes {
+            change(mover, path.as_path(), Verb::Rm);
+        }
+        // Nothing but nodes that hold up others may be where a domain arrives.
+        for path in stays {
+            change(mover, path.as_path(), Verb::Write(Cow::Borrowed(b"")));
+            let control = Arc::new(PermSet::control_only());
+            change(mover, path.as_path(), Verb::SetPerms(control));
+        }
+    }
+}
+
+/// What is to be removed so that nothing of a home is left but what holds up other homes: its root,
+/// or whatever does not lead to one; and what stays. A guest chooses how deep nodes are, so there is
+/// no recursion.
+fn divide(root: &PathBuf, node: &Arc<Node>) -> (Vec<PathBuf>, Vec<PathBuf>) {
+    // Each node before those below it, with the place of the one above.
+    let (mut nodes, mut todo) = (Vec::new(), vec![(root.clone(), node, None)]);
+    while let Some((path, node, above)) = todo.pop() {
+        let here = nodes.len();
+        for (name, child) in node.children().iter() {
+            if let Some(child) = child {
+                todo.push((path.as_path().child(name.bytes()), child, Some(here)));
+            }
+        }
+        let leads = node.children().iter().any(|(_, child)| child.is_none());
+        nodes.push((path, above, leads));
+    }
+    for at in (0..nodes.len()).rev() {
+        if let (_, Some(above), true) = nodes[at] {
+            nodes[above].2 = true;
+        }
+    }
+    let (mut goes, mut stays) = (Vec::new(), Vec::new());
+    for (path, above, leads) in &nodes {
+        if *leads {
+            stays.push(path.clone());
+        } else if above.is_none_or(|above| nodes[above].2) {
+            goes.push(path.clone());
+        }
+    }
+    (goes, stays)
+}
+
+fn change(mover: &Mover, path: Path<'_>, verb: Verb<'_>) {
+    let (caller, mut generations) = (mover.caller(), Generations::default());
+    let op = Op { path, verb };
+    match mover.store().execute(&caller, &op, &mut generations, &mut Vec::new()) {
+        Ok(executed) => mover.settle(executed),
+        // Somebody else was faster.
+        Err(Errno::ENOENT) => {}
+        Err(errno) => tracing::warn!(%errno, %path, "a node of a discarded domain is left"),
+    }
+}

@@ -1,0 +1,138 @@
+//! EXPORT_DOMAINS: quiesce, cut, write, mark.
+
+use std::fs::File;
+use std::io::{self, BufWriter};
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use super::Outcome;
+use crate::migrate::bytes::Order;
+use crate::migrate::export::{Form, Leaving, export as write_stream, see};
+use crate::migrate::stream::VERSION;
+use crate::shard::Mover;
+use crate::store::Seen;
+use crate::words::{Domid, Errno};
+
+/// What is written: the newest version, in the order that costs nothing.
+const FORM: Form = (VERSION, Order::Little);
+/// What goes into a pipe or a file at a time, if records are small.
+const WRITE_BYTES: usize = 1 << 16;
+
+/// Exports domains into one stream, or each into its own. Cost: their connections on their home
+/// threads, every lock for the cut, and their nodes.
+///
+/// # Errors
+/// `EINVAL` if there are as many descriptors as fit neither way, `EIO` if one cannot be written:
+/// then nothing is exported.
+pub fn export(
+    mover: &Mover,
+    domids: &[Domid],
+    descriptors: Vec<OwnedFd>,
+) -> Result<Vec<Outcome>, Errno> {
+    if descriptors.is_empty() || descriptors.len() != 1 && descriptors.len() != domids.len() {
+        return Err(Errno::EINVAL);
+    }
+    let began = Instant::now();
+    let registry = mover.store().registry();
+    let is_quiesced = |&&domid: &&Domid| registry.get(domid).is_some_and(|it| it.is_quiesced());
+    // What is to be undone if this fails.
+    let served: Vec<Domid> = domids.iter().filter(|domid| !is_quiesced(domid)).copied().collect();
+    let mut failed = mover.quiesce(domids);
+    let still = began.elapsed();
+    let mut leaving = Vec::new();
+    let trees = mover.store().cut();
+    let seen = see(mover.store(), &trees, domids.iter().copied());
+    drop(trees);
+    for (seen, carried) in seen.into_iter().zip(mover.carry(domids)) {
+        match (registry.get(seen.domid), carried) {
+            (Some(domain), Ok((client, version))) => {
+                leaving.push((version, Leaving { domain, client: Some(client), seen }));
+            }
+            (None, _) => failed.push((seen.domid, Errno::ENOENT)),
+            (_, Err(errno)) => failed.push((seen.domid, errno)),
+        }
+    }
+    let (versions, leaving): (Vec<u64>, Vec<Leaving>) = leaving.into_iter().unzip();
+    let cut = began.elapsed();
+    let written = write(mover, domids, &leaving, descriptors);
+    let nodes = match written {
+        Ok(nodes) => nodes,
+        Err(error) => {
+            tracing::warn!(%error, "an export could not be written");
+            mover.unquiesce(&served);
+            return Err(Errno::EIO);
+        }
+    };
+    tracing::info!(
+        domains = leaving.len(),
+        nodes = nodes.iter().sum::<u64>(),
+        still_us = still.as_micros(),
+        cut_us = (cut - still).as_micros(),
+        written_us = (began.elapsed() - cut).as_micros(),
+        "exported"
+    );
+    let outcomes = outcomes(mover, failed, versions, leaving, &nodes);
+    // Of a domain that is answered with an error nobody can think that it is exported.
+    let failed = outcomes.iter().filter(|outcome| outcome.result.is_err());
+    let failed: Vec<Domid> = failed.filter_map(|outcome| outcome.domid).collect();
+    let undone: Vec<Domid> = served.into_iter().filter(|domid| failed.contains(domid)).collect();
+    mover.unquiesce(&undone);
+    Ok(outcomes)
+}
+
+fn write(
+    mover: &Mover,
+    domids: &[Domid],
+    leaving: &[Leaving],
+    descriptors: Vec<OwnedFd>,
+) -> io::Result<Vec<u64>> {
+    let output =
+        |descriptor: OwnedFd| BufWriter::with_capacity(WRITE_BYTES, File::from(descriptor));
+    let write = |leaving: &[Leaving], descriptor| {
+        let (_, nodes) = write_stream(mover.store(), leaving, FORM, output(descriptor))?;
+        io::Result::Ok(nodes)
+    };
+    if let (1, Some(_)) = (descriptors.len(), descriptors.first()) {
+        let mut descriptors = descriptors;
+        return descriptors.pop().map_or(Ok(Vec::new()), |descriptor| write(leaving, descriptor));
+    }
+    let mut nodes = Vec::new();
+    let mut leaving = leaving;
+    for (&domid, descriptor) in domids.iter().zip(descriptors) {
+        // A domain that failed has no stream.
+        if let Some((first, rest)) = leaving.split_first()
+            && first.domain.domid == domid
+        {
+            nodes.extend(write(std::slice::from_ref(first), descriptor)?);
+            leaving = rest;
+        }
+    }
+    Ok(nodes)
+}
+
+/// Marks what was exported, and says what became of each domain.
+fn outcomes(
+    mover: &Mover,
+    failed: Vec<(Domid, Errno)>,
+    versions: Vec<u64>,
+    leaving: Vec<Leaving>,
+    nodes: &[u64],
+) -> Vec<Outcome> {
+    let exports = leaving.into_iter().map(|leaving| leaving.seen);
+    let exports: Vec<(u64, Seen)> = versions.into_iter().zip(exports).collect();
+    let domids: Vec<Domid> = exports.iter().map(|(_, seen)| seen.domid).collect();
+    let marks = mover.mark(exports);
+    let mut outcomes: Vec<Outcome> = (domids.into_iter().zip(marks).zip(nodes))
+        .map(|((domid, mark), nodes)| match mark {
+            Ok(mark) => Outcome::done(domid, vec![mark, *nodes]),
+            Err(errno) => Outcome::failed(domid, errno, "it changed while it was exported"),
+        })
+        .collect();
+    for (domid, errno) in failed {
+        if outcomes.iter().all(|outcome| outcome.domid != Some(domid)) {
+            outcomes.push(Outcome::failed(domid, errno, "it is not introduced, or was unquiesced"));
+        }
+    }
+    outcomes.sort_by_key(|outcome| outcome.domid);
+    outcomes
+}

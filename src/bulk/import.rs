@@ -1,0 +1,155 @@
+//! IMPORT_DOMAINS: read, check, put in place.
+
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use rayon::prelude::*;
+
+use super::Outcome;
+use crate::domain::Domain;
+use crate::migrate::import::{Arrival, Refusal, arrivals, check, import as put_in_place};
+use crate::migrate::state::{Client, State};
+use crate::migrate::stream::{ReadError, Reader, Transport};
+use crate::shard::Mover;
+use crate::store::{Generations, GraftError, Seen};
+use crate::sync::Arc;
+use crate::words::{Domid, Errno};
+
+/// The longest stream that is read: its state is in memory as a whole, since it is checked before
+/// anything is done. A thousand times what a batch of domains should be.
+const STREAM_BYTES_MAX: u64 = 1 << 30;
+/// What is read from a pipe or a file at a time.
+const READ_BYTES: usize = 1 << 16;
+/// How often a domain is tried again because a transaction's turn began meanwhile.
+const TRIES_MAX: u32 = 100;
+
+/// Imports what these streams tell of. Cost: their length, and that of [`Store::graft`].
+///
+/// [`Store::graft`]: crate::store::Store::graft
+pub fn import(mover: &Mover, descriptors: Vec<OwnedFd>, only_check: bool) -> Vec<Outcome> {
+    descriptors.into_iter().flat_map(|stream| import_stream(mover, stream, only_check)).collect()
+}
+
+fn import_stream(mover: &Mover, descriptor: OwnedFd, only_check: bool) -> Vec<Outcome> {
+    let began = Instant::now();
+    let input = File::from(descriptor).take(STREAM_BYTES_MAX);
+    let state = Reader::new(BufReader::with_capacity(READ_BYTES, input))
+        .and_then(|mut reader| State::read(&mut reader));
+    let state = match state {
+        Ok(state) => state,
+        Err(error) => {
+            let errno = match error {
+                ReadError::Io(_) => Errno::EIO,
+                ReadError::Stream { .. } => Errno::EINVAL,
+            };
+            return vec![Outcome { domid: None, result: Err((errno, error.to_string())) }];
+        }
+    };
+    let read = began.elapsed();
+    let (arrivals, left) = arrivals(state);
+    if left > 0 {
+        tracing::warn!(nodes = left, "nodes of no domain were left out of an import");
+    }
+    let outcomes =
+        if only_check { check_all(mover, &arrivals) } else { place_all(mover, arrivals) };
+    tracing::info!(
+        domains = outcomes.len(),
+        read_us = read.as_micros(),
+        placed_us = (began.elapsed() - read).as_micros(),
+        only_check,
+        "imported"
+    );
+    outcomes
+}
+
+fn check_all(mover: &Mover, arrivals: &[Arrival]) -> Vec<Outcome> {
+    let check_one = |arrival: &Arrival| {
+        mover.known_domain(arrival.domid);
+        outcome(arrival.domid, numbers(arrival), check(mover.store(), arrival))
+    };
+    arrivals.par_iter().map(check_one).collect()
+}
+
+/// What an answer says of a domain that arrives: its port, and how many nodes it has.
+fn numbers(arrival: &Arrival) -> Vec<u64> {
+    let transport = arrival.client.as_ref().map(|client| client.connection.transport);
+    let port = match transport {
+        Some(Transport::Ring(_, _, port)) => port,
+        _ => 0,
+    };
+    vec![port.into(), arrival.nodes.len() as u64]
+}
+
+fn outcome(domid: Domid, numbers: Vec<u64>, result: Result<(), Refusal>) -> Outcome {
+    let Err(refusal) = result else { return Outcome::done(domid, numbers) };
+    let errno = match &refusal {
+        Refusal::Unknown(_) | Refusal::NoTarget(..) => Errno::ENOENT,
+        Refusal::Introduced(_) | Refusal::Occupied(..) => Errno::EEXIST,
+        Refusal::Nodes(_, GraftError::TurnBegan) => Errno::EAGAIN,
+        Refusal::Nodes(..) => Errno::EINVAL,
+    };
+    Outcome::failed(domid, errno, refusal)
+}
+
+/// Puts each domain in place or not, several at the same time; their connections are left to
+/// INTRODUCE.
+fn place_all(mover: &Mover, arrivals: Vec<Arrival>) -> Vec<Outcome> {
+    let (mut domains, mut outcomes, mut coming) = (Vec::new(), Vec::new(), Vec::new());
+    for arrival in arrivals {
+        match mover.known_domain(arrival.domid) {
+            Some(domain) => {
+                domains.push(domain);
+                coming.push(arrival);
+            }
+            None => {
+                let unknown = Err(Refusal::Unknown(arrival.domid));
+                outcomes.push(outcome(arrival.domid, Vec::new(), unknown));
+            }
+        }
+    }
+    let domids: Vec<Domid> = coming.iter().map(|arrival| arrival.domid).collect();
+    let expected = mover.expect(&domids);
+    let place = |((arrival, domain), expected): ((Arrival, Arc<Domain>), Result<(), Errno>)| {
+        let (domid, numbers) = (arrival.domid, numbers(&arrival));
+        if expected.is_err() {
+            return (outcome(domid, numbers, Err(Refusal::Introduced(domid))), None);
+        }
+        let (result, arrived) = match place(mover, arrival) {
+            Ok(arrived) => (Ok(()), arrived),
+            Err(refusal) => (Err(refusal), None),
+        };
+        (outcome(domid, numbers, result), Some((domain, arrived)))
+    };
+    let (placed, arrived): (Vec<Outcome>, Vec<_>) =
+        (coming.into_par_iter().zip(domains)).zip(expected).map(place).unzip();
+    let arrived: Vec<_> = arrived.into_iter().flatten().collect();
+    let domids: Vec<Domid> = arrived.iter().map(|(domain, _)| domain.domid).collect();
+    let died: Vec<Domid> = (domids.into_iter().zip(mover.arrive(arrived)))
+        .filter_map(|(domid, result)| result.is_err().then_some(domid))
+        .collect();
+    outcomes.extend(placed.into_iter().map(|it| match it.domid {
+        Some(domid) if it.result.is_ok() && died.contains(&domid) => {
+            Outcome::failed(domid, Errno::ENOENT, "it died while it was imported")
+        }
+        _ => it,
+    }));
+    outcomes.sort_by_key(|outcome| outcome.domid);
+    outcomes
+}
+
+/// Puts a domain's nodes in place; answers its connection, if it has one, and its homes.
+fn place(mover: &Mover, arrival: Arrival) -> Result<Option<(Client, Seen)>, Refusal> {
+    let (store, mut generations) = (mover.store(), Generations::default());
+    let mut tries = 0;
+    let (executed, seen) = loop {
+        tries += 1;
+        match put_in_place(store, &arrival, &mover.caller(), &mut generations) {
+            Err(Refusal::Nodes(_, GraftError::TurnBegan)) if tries < TRIES_MAX => {}
+            other => break other?,
+        }
+    };
+    mover.settle(executed);
+    Ok(arrival.client.map(|client| (client, seen)))
+}

@@ -1,0 +1,41 @@
+//! The migration socket: one request exports or imports many domains (docs/MIGRATION.md).
+//!
+//! ```text
+//!   client --- request, descriptors --> socket --> requests --+--> export --> streams
+//!   client <-- an answer per domain --- socket <-- requests <-+--> import <-- streams
+//!                                                   |         +--> discard
+//!                                                 Mover: each domain's home thread
+//! ```
+//!
+//! A client has a thread of its own, which may wait: for home threads, for the other end of a pipe,
+//! for a disk. No lock of the store is held meanwhile, and no other thread waits for it.
+
+mod discard;
+mod export;
+mod import;
+mod requests;
+mod socket;
+
+pub use requests::{Operation, serve};
+
+use crate::words::{Domid, Errno};
+
+/// What became of one domain: numbers that say more of it, or why nothing was done.
+pub struct Outcome {
+    /// The domain; `None` if it is about a stream of which nothing was read.
+    pub domid: Option<Domid>,
+    /// The numbers, or the error and a sentence.
+    pub result: Result<Vec<u64>, (Errno, String)>,
+}
+
+impl Outcome {
+    /// It worked out.
+    fn done(domid: Domid, numbers: Vec<u64>) -> Outcome {
+        Outcome { domid: Some(domid), result: Ok(numbers) }
+    }
+
+    /// It did not.
+    fn failed(domid: Domid, errno: Errno, why: impl ToString) -> Outcome {
+        Outcome { domid: Some(domid), result: Err((errno, why.to_string())) }
+    }
+}

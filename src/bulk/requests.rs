@@ -1,0 +1,180 @@
+//! The requests of the migration socket, from a message to the answers.
+
+use std::borrow::Cow;
+use std::io;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::thread::JoinHandle;
+
+use super::Outcome;
+use super::socket::{Request, receive, send};
+use super::{discard, export, import};
+use crate::protocol::{Header, ReplySlot, decimal, strings};
+use crate::shard::Mover;
+use crate::sync::Arc;
+use crate::words::{Domid, Errno};
+
+/// Clients that are served at once: each is a thread, and what it has in memory. A toolstack that empties
+/// a host has two or three.
+const CLIENTS_MAX: usize = 8;
+
+/// Domains in one request: its pause is theirs all together, and all have their descriptors or one.
+const DOMAINS_MAX: usize = 256;
+
+/// The last answer to a request.
+const ACK: &[u8] = b"OK\0";
+
+/// An operation of the migration socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Operation {
+    /// Quiesce domains and write their streams.
+    ExportDomains = 65552,
+    /// Read streams, and put in place what arrives.
+    ImportDomains,
+    /// Take imports back.
+    DiscardDomains,
+}
+
+impl Operation {
+    /// All of them.
+    pub const ALL: [Operation; 3] =
+        [Operation::ExportDomains, Operation::ImportDomains, Operation::DiscardDomains];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Operation::ExportDomains => "EXPORT_DOMAINS",
+            Operation::ImportDomains => "IMPORT_DOMAINS",
+            Operation::DiscardDomains => "DISCARD_DOMAINS",
+        }
+    }
+}
+
+/// Serves clients that connect, on threads of their own, as long as the process runs.
+///
+/// # Errors
+/// The system refuses threads.
+pub fn serve(listener: UnixListener, mover: &Mover) -> io::Result<Vec<JoinHandle<()>>> {
+    let listener = Arc::new(listener);
+    let serve_next = |number| {
+        let (listener, mover) = (Arc::clone(&listener), mover.clone());
+        let name = format!("migration {number}");
+        std::thread::Builder::new().name(name).spawn(move || {
+            loop {
+                match listener.accept() {
+                    Ok((client, _)) => serve_client(&client, &mover),
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot accept a client of the migration socket");
+                        std::thread::sleep(PAUSE);
+                    }
+                }
+            }
+        })
+    };
+    (0..CLIENTS_MAX).map(serve_next).collect()
+}
+
+/// When no descriptors are left, accepting is tried again after this long.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(200);
+
+fn serve_client(client: &UnixStream, mover: &Mover) {
+    loop {
+        let request = match receive(client) {
+            Ok(Some(request)) => request,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::info!(%error, "a client of the migration socket is given up");
+                return;
+            }
+        };
+        let header = request.header;
+        let mut answer = |outcome: Outcome| send(client, &message(&header, Ok(&show(&outcome))));
+        let result = perform(mover, request, &mut answer);
+        let last = message(&header, result.map(|()| Cow::Borrowed(ACK)).as_deref().map_err(|e| *e));
+        if let Err(error) = send(client, &last) {
+            tracing::info!(%error, "an answer of the migration socket was not taken");
+            return;
+        }
+    }
+}
+
+/// Where the outcomes go. If somebody does not take them any more, the rest is done all the same.
+type Answer<'a> = &'a mut dyn FnMut(Outcome) -> io::Result<()>;
+
+fn perform(mover: &Mover, request: Request, answer: Answer<'_>) -> Result<(), Errno> {
+    let Request { header, payload, descriptors } = request;
+    let number = header.kind.get();
+    let operation = Operation::ALL.into_iter().find(|&operation| operation as u32 == number);
+    let outcomes = match operation.ok_or(Errno::ENOSYS)? {
+        Operation::ExportDomains => export::export(mover, &domids(mover, &payload)?, descriptors)?,
+        Operation::ImportDomains => {
+            let only_check = match &*payload {
+                b"" => false,
+                b"check\0" => true,
+                _ => return Err(Errno::EINVAL),
+            };
+            if descriptors.is_empty() {
+                return Err(Errno::EINVAL);
+            }
+            import::import(mover, descriptors, only_check)
+        }
+        Operation::DiscardDomains => discard::discard(mover, &domids(mover, &payload)?),
+    };
+    for outcome in outcomes {
+        if answer(outcome).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The domains of `<domid>` and `<first>-<last>`, each once, by number: of a range those that are
+/// introduced.
+fn domids(mover: &Mover, payload: &[u8]) -> Result<Vec<Domid>, Errno> {
+    if payload.last() != Some(&0) {
+        return Err(Errno::EINVAL);
+    }
+    let registry = mover.store().registry();
+    let guest = |digits: &[u8]| {
+        let domid = Domid::parse(digits).ok_or(Errno::EINVAL)?;
+        if registry.is_privileged(domid) { Err(Errno::EINVAL) } else { Ok(domid) }
+    };
+    let mut domids = Vec::new();
+    for part in strings(payload) {
+        match part.iter().position(|&byte| byte == b'-') {
+            None => domids.push(guest(part)?),
+            Some(at) => {
+                let (first, last) = (guest(&part[..at])?, decimal::<u16>(&part[at + 1..])?);
+                let introduced = |&domid: &Domid| {
+                    registry.get(domid).is_some_and(|domain| domain.is_introduced())
+                        && !registry.is_privileged(domid)
+                };
+                domids.extend((first.0..=last).map(Domid).filter(introduced));
+            }
+        }
+    }
+    domids.sort_unstable();
+    domids.dedup();
+    if domids.len() > DOMAINS_MAX { Err(Errno::E2BIG) } else { Ok(domids) }
+}
+
+/// An outcome as strings: the domain, `OK` and the numbers; or the domain, the error, a sentence.
+fn show(outcome: &Outcome) -> Vec<u8> {
+    let domid = outcome.domid.map_or("-".into(), |domid| domid.to_string());
+    let strings: Vec<String> = match &outcome.result {
+        Ok(numbers) => {
+            ["OK".into()].into_iter().chain(numbers.iter().map(u64::to_string)).collect()
+        }
+        Err((errno, why)) => vec![errno.to_string(), why.replace('\0', " ")],
+    };
+    let strings = [domid].into_iter().chain(strings);
+    strings.flat_map(|string| [string.into_bytes(), vec![0]]).flatten().collect()
+}
+
+fn message(request: &Header, payload: Result<&[u8], Errno>) -> Vec<u8> {
+    let mut message = Vec::new();
+    let slot = ReplySlot::begin(&mut message, request);
+    message.extend_from_slice(payload.unwrap_or_default());
+    slot.finish(&mut message, payload.map(|_| ()));
+    message
+}

@@ -1,0 +1,233 @@
+//! A domain that leaves or arrives, on its home thread: its connection as a value, and back.
+//!
+//! ```text
+//!   quiesced connection -- carry --> Client --> stream            stream --> Client -- arrive --+
+//!          |  ^                                                                                 v
+//!          |  +------------------------- INTRODUCE takes it up ---------------------------- Carried
+//!          +-- RELEASE with a mark: the same Client ----------------------------------------->--+
+//! ```
+
+use std::collections::BTreeMap;
+
+use super::connection::Connection;
+use super::gathering::Share;
+use super::output::Output;
+use super::rings::Carried;
+use super::thread::{Place, Thread};
+use crate::domain::{Domain, Quota};
+use crate::migrate::state::Client;
+use crate::migrate::stream::{Connection as Sent, Transport as SentBy, Watch as SentWatch};
+use crate::store::{Seen, Transaction};
+use crate::words::{ABS_PATH_MAX, Domid, Errno, Path, PathSpace, has_homes_below};
+
+/// What is kept of a connection that is quiesced.
+#[derive(Default)]
+pub struct Quiesced {
+    /// Who is to be told when it is still.
+    pub waiting: Vec<Share>,
+    /// Another number whenever something is added to the connection, unless it is the news of this
+    /// host's domains: not used twice for a domid.
+    pub version: u64,
+    /// The export of it that was answered last.
+    pub mark: Option<Mark>,
+    /// It came by an import and was not served since.
+    pub arrived: Option<Seen>,
+}
+
+/// An export that was answered: what it saw.
+pub struct Mark {
+    /// Its name; not used twice for a domid.
+    pub number: u64,
+    /// See [`Quiesced::version`].
+    version: u64,
+    /// The domain's homes.
+    seen: Seen,
+}
+
+/// What RELEASE with a mark or an import leaves for INTRODUCE, which begins quiesced.
+pub struct Moved {
+    client: Client,
+    /// The domain's homes as they were then.
+    seen: Seen,
+    /// By an import.
+    arrived: bool,
+}
+
+impl Thread {
+    /// A number that this thread has not used.
+    pub(super) fn next_number(&mut self) -> u64 {
+        self.sequence += 1;
+        self.sequence
+    }
+
+    fn quiesced(&mut self, domid: Domid) -> Result<&mut Connection, Errno> {
+        let place = self.rings.get(&domid).ok_or(Errno::ENOENT)?;
+        let slot = self.connections.get_mut(*place).and_then(Option::as_mut);
+        slot.filter(|connection| connection.is_still()).map(|slot| &mut **slot).ok_or(Errno::EAGAIN)
+    }
+
+    /// What a quiesced domain's connection is, and its version. Cost: its watches and unsent bytes.
+    ///
+    /// # Errors
+    /// `ENOENT` if it is not introduced, `EAGAIN` if it is not still (any more).
+    pub(super) fn carry(&mut self, domid: Domid) -> Result<(Client, u64), Errno> {
+        let connection = self.quiesced(domid)?;
+        let version = connection.quiesce.as_ref().map_or(0, |quiesced| quiesced.version);
+        let evtchn = connection.ring().map_or(0, |ring| ring.remote);
+        let (output_begun, output) = connection.output.unsent_with_begun();
+        let sent = Sent {
+            id: u32::from(domid.0),
+            transport: SentBy::Ring(domid, None, evtchn),
+            input: connection.partial.clone(),
+            output_begun,
+            output,
+            unique_id: Some(connection.domain.unique_id),
+        };
+        let watches = connection.watches.in_order(0).map(|watch| SentWatch {
+            connection: sent.id,
+            path: watch.shown(watch.path.as_path().bytes()).to_vec(),
+            token: watch.token.to_vec(),
+            depth: watch.depth,
+        });
+        let watches = watches.collect();
+        let ids = connection.transactions.keys();
+        let transactions = ids.map(|&id| (id, BTreeMap::new())).collect();
+        Ok((Client { connection: sent, watches, transactions }, version))
+    }
+
+    /// Gives an export of a domain, which saw this version and these homes, its mark.
+    ///
+    /// # Errors
+    /// As [`Thread::carry`]; `EAGAIN` also if the connection has another version.
+    pub(super) fn mark(&mut self, domid: Domid, version: u64, seen: Seen) -> Result<u64, Errno> {
+        let number = self.next_number();
+        let quiesced = self.quiesced(domid)?.quiesce.as_mut();
+        let quiesced = quiesced.filter(|quiesced| quiesced.version == version);
+        quiesced.ok_or(Errno::EAGAIN)?.mark = Some(Mark { number, version, seen });
+        Ok(number)
+    }
+
+    /// What is left of a domain that is released, given the mark of an export.
+    ///
+    /// # Errors
+    /// `EAGAIN` if the mark does not stand for what is there now.
+    pub(super) fn leave(&mut self, domid: Domid, number: u64) -> Result<Moved, Errno> {
+        let (client, version) = self.carry(domid)?;
+        let quiesced = self.quiesced(domid)?.quiesce.as_mut().ok_or(Errno::EAGAIN)?;
+        let stands = |mark: &mut Mark| (mark.number, mark.version) == (number, version);
+        let mark = quiesced.mark.take_if(stands).ok_or(Errno::EAGAIN)?;
+        if !self.shared.store.changed_since(&mark.seen).is_empty() {
+            return Err(Errno::EAGAIN);
+        }
+        Ok(Moved { client, seen: mark.seen, arrived: false })
+    }
+
+    /// Keeps a domain's number free for an import that is under way.
+    ///
+    /// # Errors
+    /// `EEXIST` if it is introduced, or another import of it came or is under way.
+    pub(super) fn expect(&mut self, domid: Domid) -> Result<(), Errno> {
+        let came = |carried: &Carried| carried.moved.is_some();
+        let taken = self.rings.contains_key(&domid) || self.carried.get(&domid).is_some_and(came);
+        if taken || !self.arriving.insert(domid) {
+            return Err(Errno::EEXIST);
+        }
+        Ok(())
+    }
+
+    /// Ends [`Thread::expect`]: with the connection and the homes that arrived, or with nothing.
+    ///
+    /// # Errors
+    /// `ENOENT` if the domain died meanwhile.
+    pub(super) fn arrive(
+        &mut self,
+        domain: &Domain,
+        arrived: Option<(Client, Seen)>,
+    ) -> Result<(), Errno> {
+        self.arriving.remove(&domain.domid);
+        let Some((client, seen)) = arrived else { return Ok(()) };
+        let present = self.shared.store.registry().get(domain.domid);
+        present.filter(|present| present.birth == domain.birth).ok_or(Errno::ENOENT)?;
+        let moved = Moved { client, seen, arrived: true };
+        self.carried.insert(domain.domid, Carried::moved(domain.birth, moved));
+        Ok(())
+    }
+
+    /// Gives a domain up that arrived and was not served since; answers the homes that it brought, and
+    /// whether it was introduced.
+    ///
+    /// # Errors
+    /// `EINVAL` if it is no such domain.
+    pub(super) fn discard(&mut self, domid: Domid) -> Result<(Seen, bool), Errno> {
+        if let Some(&place) = self.rings.get(&domid) {
+            let slot = self.connections.get_mut(place).and_then(Option::as_mut);
+            let quiesced = slot.and_then(|connection| connection.quiesce.as_mut());
+            let arrived = quiesced.and_then(|quiesced| quiesced.arrived.take());
+            let seen = arrived.ok_or(Errno::EINVAL)?;
+            self.disconnect_ring(place);
+            return Ok((seen, true));
+        }
+        let arrived = |carried: &Carried| carried.moved.as_ref().is_some_and(|moved| moved.arrived);
+        if !self.carried.get(&domid).is_some_and(arrived) {
+            return Err(Errno::EINVAL);
+        }
+        let moved = self.carried.remove(&domid).and_then(|carried| carried.moved);
+        Ok((moved.ok_or(Errno::EINVAL)?.seen, false))
+    }
+
+    /// Makes a connection what it was elsewhere, quiesced. Cost: that of setting its watches.
+    pub(super) fn take_up(&mut self, place: Place, connection: &mut Connection, moved: Moved) {
+        let Moved { client, seen, arrived } = moved;
+        connection.partial = client.connection.input;
+        connection.output = Output::of(client.connection.output, client.connection.output_begun);
+        connection.recharge_output();
+        let changed = self.shared.store.changed_since(&seen);
+        let layout = self.shared.store.layout();
+        for watch in &client.watches {
+            let mut space = PathSpace::new();
+            let resolved = Path::resolve(&watch.path, connection.domid(), ABS_PATH_MAX, &mut space);
+            // A state has no watches but those with a path, though maybe one twice.
+            let Ok(path) = resolved else { continue };
+            let new = (&*watch.path, &*watch.token, watch.depth);
+            let new = self.new_watch(path.to_buf(), new);
+            if connection.watches.contains(&new.path, &new.token) {
+                continue;
+            }
+            connection.domain.account.charge(Quota::Watches, 1);
+            connection.domain.account.charge(Quota::Memory, new.charge_bytes());
+            let watcher = self.insert_watch(place, connection, new);
+            let root = layout.home(path).root;
+            let was_carried = seen.homes.iter().any(|(other, _)| other.as_path() == root);
+            let is_changed = changed.iter().any(|other| other.as_path() == root);
+            if is_changed || !was_carried || has_homes_below(path) {
+                self.fire_once(connection, watcher);
+            }
+        }
+        for &id in client.transactions.keys() {
+            connection.domain.account.charge(Quota::Transactions, 1);
+            self.insert_transaction(connection, id, Transaction::reserved());
+        }
+        let arrived = arrived.then_some(seen);
+        let version = self.next_number();
+        connection.quiesce = Some(Quiesced { version, arrived, ..Quiesced::default() });
+        connection.domain.set_quiesced(true);
+    }
+}
+
+impl Connection {
+    /// Something was added to it, which is of this version now: if it is exported, that was not all.
+    pub(super) fn outdate(&mut self, version: u64) {
+        if let Some(quiesced) = &mut self.quiesce {
+            quiesced.version = version;
+        }
+    }
+}
+
+impl Carried {
+    /// What an import or a RELEASE with a mark leaves. It goes with whatever page there is: where it
+    /// arrives, that is another one.
+    pub(super) fn moved(birth: u64, moved: Moved) -> Carried {
+        let (partial, output) = (Vec::new(), Output::default());
+        Carried { birth, position: (0, 0), partial, output, waits: None, moved: Some(moved) }
+    }
+}

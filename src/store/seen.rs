@@ -1,0 +1,52 @@
+//! What was seen of a domain's homes, to tell later which of them changed.
+
+use super::Store;
+use super::forest::{LockSet, Locked};
+use super::node::Node;
+use super::tree::Tree;
+use crate::sync::Arc;
+use crate::words::{Domid, PathBuf};
+
+/// The homes of a domain at one moment. As long as it is kept, whoever changes one of them makes
+/// another value, so that no change can be missed; the cost is the nodes that differ.
+pub struct Seen {
+    /// The domain.
+    pub domid: Domid,
+    /// The homes with its key, in the order of their roots, and then what else belongs to it: each
+    /// with its root.
+    pub homes: Vec<(PathBuf, Arc<Node>)>,
+}
+
+impl Store {
+    /// The domain's homes in a cut of the store; what else belongs to it is the caller's to add.
+    /// Cost: their number.
+    pub fn see(&self, trees: &[Tree], domid: Domid) -> Seen {
+        let tree = trees.get(usize::from(self.layout.of_domain(domid).0));
+        let homes = tree.into_iter().flat_map(|tree| tree.homes_of(domid));
+        Seen { domid, homes: homes.map(|(root, node)| (root.clone(), Arc::clone(node))).collect() }
+    }
+
+    /// The roots of the homes that are not now what was seen, that are gone, or that were not seen.
+    /// Cost: their number, under the locks of the shards that they lie in.
+    pub fn changed_since(&self, seen: &Seen) -> Vec<PathBuf> {
+        let of_domain = self.layout.of_domain(seen.domid);
+        let mut set = LockSet::one(of_domain, false);
+        for (root, _) in &seen.homes {
+            set.add(self.layout.home(root.as_path()).shard, false);
+        }
+        let locked = Locked::take(self, &set);
+        let now = |root: &PathBuf| {
+            let home = self.layout.home(root.as_path());
+            locked.root_of(&home)
+        };
+        let is_other = |(root, node): &&(PathBuf, Arc<Node>)| {
+            !now(root).is_some_and(|now| Arc::ptr_eq(now, node))
+        };
+        let was_seen = |root: &PathBuf| seen.homes.iter().any(|(other, _)| other == root);
+        let tree = locked.shard(of_domain).map(|shard| &shard.tree);
+        let homes = tree.into_iter().flat_map(|tree| tree.homes_of(seen.domid));
+        let new = homes.map(|(root, _)| root).filter(|root| !was_seen(root));
+        let changed = seen.homes.iter().filter(is_other).map(|(root, _)| root).chain(new);
+        changed.cloned().collect()
+    }
+}

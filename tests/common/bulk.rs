@@ -1,0 +1,107 @@
+//! The migration socket (docs/MIGRATION.md): requests with descriptors, and an answer per domain.
+
+use std::fs::File;
+use std::io::{IoSlice, Read, Seek, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+
+use rustix::cmsg_space;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+
+use super::HANG;
+use super::daemon::Daemon;
+use super::wire::{Message, header, op, show};
+
+pub const EXPORT: u32 = 65552;
+pub const IMPORT: u32 = 65553;
+pub const DISCARD: u32 = 65554;
+
+/// A connection to the migration socket.
+pub struct Bulk {
+    socket: UnixStream,
+    input: Vec<u8>,
+}
+
+impl Bulk {
+    pub fn connect(daemon: &Daemon) -> Bulk {
+        let socket = UnixStream::connect(daemon.path("socket.migration")).unwrap();
+        socket.set_read_timeout(Some(HANG)).unwrap();
+        Bulk { socket, input: Vec::new() }
+    }
+
+    /// A request and its answers, one per line, as tables write them; an error alone.
+    pub fn ask(&mut self, kind: u32, payload: &str, descriptors: &[BorrowedFd<'_>]) -> String {
+        let payload = payload.replace('|', "\0");
+        let length = u32::try_from(payload.len()).unwrap();
+        let mut message = header(kind, 7, 0, length).to_vec();
+        message.extend_from_slice(payload.as_bytes());
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(253))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() {
+            assert!(control.push(SendAncillaryMessage::ScmRights(descriptors)));
+        }
+        let parts = [IoSlice::new(&message)];
+        let sent = sendmsg(&self.socket, &parts, &mut control, SendFlags::empty()).unwrap();
+        assert_eq!(sent, message.len());
+        let mut lines = Vec::new();
+        loop {
+            let answer = self.next();
+            let text = show(&answer.payload);
+            assert_eq!(answer.req, 7);
+            if answer.kind == op::ERROR {
+                lines.push(text);
+                return lines.join("\n");
+            }
+            assert_eq!(answer.kind, kind);
+            if answer.payload == b"OK\0" {
+                return lines.join("\n");
+            }
+            lines.push(text);
+        }
+    }
+
+    fn next(&mut self) -> Message {
+        loop {
+            if let Some(message) = Message::take(&mut self.input) {
+                return message;
+            }
+            let mut bytes = [0; 4096];
+            let count = self.socket.read(&mut bytes).unwrap();
+            assert!(count > 0, "the daemon closed the connection");
+            self.input.extend_from_slice(&bytes[..count]);
+        }
+    }
+
+    /// Exports domains into a stream; answers it, and what was said.
+    pub fn export(&mut self, domids: &str) -> (Vec<u8>, String) {
+        let mut file = tempfile::tempfile().unwrap();
+        let said = self.ask(EXPORT, domids, &[file.as_fd()]);
+        let mut stream = Vec::new();
+        file.rewind().unwrap();
+        file.read_to_end(&mut stream).unwrap();
+        (stream, said)
+    }
+
+    /// Imports a stream.
+    pub fn import(&mut self, stream: &[u8]) -> String {
+        self.ask(IMPORT, "", &[file_of(stream).as_fd()])
+    }
+
+    /// Says what an import would come to.
+    pub fn check(&mut self, stream: &[u8]) -> String {
+        self.ask(IMPORT, "check|", &[file_of(stream).as_fd()])
+    }
+}
+
+pub fn file_of(bytes: &[u8]) -> File {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(bytes).unwrap();
+    file.rewind().unwrap();
+    file
+}
+
+/// The mark in an export's answer.
+pub fn mark(answer: &str) -> &str {
+    answer.split('|').nth(2).unwrap_or_else(|| panic!("{answer}"))
+}

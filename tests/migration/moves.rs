@@ -1,0 +1,476 @@
+//! Domains that are exported by one daemon and imported by another, over the migration socket.
+
+use std::os::fd::AsFd;
+
+use super::*;
+
+/// Two daemons, with each number of shards.
+fn each_pair(test: impl Fn(&mut World, &mut World)) {
+    for shards in [1, 4] {
+        let [mut from, mut to] = [shards, 5 - shards].map(|n| World::new(Control::Socket, n));
+        test(&mut from, &mut to);
+        from.check_store();
+        to.check_store();
+    }
+}
+
+fn release(world: &mut World, domid: u16, mark: &str) -> common::Reply {
+    world.admin.request(op::RELEASE, 0, format!("{domid}\0{mark}\0"))
+}
+
+/// A domain as a toolstack makes it, with a backend, and what its guest has set up.
+fn inhabit(world: &mut World, domid: u16) {
+    world.guest(domid);
+    let backend = format!("/local/domain/0/backend/vif/{domid}/0");
+    for (path, value) in [
+        (format!("/local/domain/{domid}/vm"), format!("/vm/uuid-{domid}")),
+        (format!("/vm/uuid-{domid}/name"), format!("guest{domid}")),
+        (format!("/libxl/{domid}/device"), String::new()),
+        (format!("{backend}/state"), "1".to_owned()),
+    ] {
+        world.admin.write(&path, &value).unwrap();
+    }
+    // As libxl does it: what a guest can write itself is not believed.
+    let vm = format!("/local/domain/{domid}/vm");
+    for path in [&backend, &format!("{backend}/state"), &vm] {
+        world.admin.set_perms(path, &format!("n0\0r{domid}")).unwrap();
+    }
+    let guest = world.guest(domid);
+    guest.write("data/a", "\x01\n\"").unwrap();
+    guest.watch("data", "odd \x02").unwrap();
+    guest.watch(&format!("{backend}/state"), "b").unwrap();
+    guest.watch("@releaseDomain", "r").unwrap();
+    guest.request(op::WATCH, 0, "data\0deep\x000\0").unwrap();
+    for _ in 0..4 {
+        guest.next_event();
+    }
+}
+
+/// Everything below a domain's subtrees, as `path value perms`.
+fn nodes(world: &mut World, domid: u16) -> Vec<String> {
+    let backend = format!("/local/domain/0/backend/vif/{domid}");
+    let mut todo = vec![
+        format!("/local/domain/{domid}"),
+        format!("/libxl/{domid}"),
+        format!("/vm/uuid-{domid}"),
+        backend,
+    ];
+    let mut found = Vec::new();
+    while let Some(path) = todo.pop() {
+        let Ok(value) = world.admin.read(&path) else { continue };
+        let perms = world.admin.request(op::GET_PERMS, 0, format!("{path}\0")).unwrap();
+        found.push(format!("{path} {} {}", show(&value), show(&perms)));
+        todo.extend(
+            world.admin.directory(&path).unwrap().iter().map(|name| format!("{path}/{name}")),
+        );
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn a_domain_goes_on_elsewhere_as_it_was() {
+    each_pair(|from, to| {
+        inhabit(from, 5);
+        let open = from.guest(5).start().unwrap();
+        let (stream, said) = Bulk::connect(&from.daemon).export("5|");
+        let before = nodes(from, 5);
+        let count = before.len();
+        assert_eq!(said, format!("5|OK|{}|{count}|", bulk::mark(&said)));
+
+        to.create(5);
+        assert_eq!(Bulk::connect(&to.daemon).check(&stream), format!("5|OK|1|{count}|"));
+        assert!(nodes(to, 5).is_empty(), "a check changes nothing");
+        assert_eq!(Bulk::connect(&to.daemon).import(&stream), format!("5|OK|1|{count}|"));
+        assert_eq!(nodes(to, 5), before);
+        assert_eq!(unquiesce(to, "5"), Err("ENOENT".to_owned()), "it is not introduced");
+        assert_eq!(release(from, 5, bulk::mark(&said)).as_deref(), Ok(OK));
+        to.introduce(5);
+        let watches = list(to, 5);
+        let state = "/local/domain/0/backend/vif/5/0/state|b";
+        assert_eq!(watches, ["data|odd \\x02", state, "@releaseDomain|r", "data|deep"]);
+
+        to.guest(5).send(op::READ, 0, "data/a\0");
+        to.guest(5).ring().notify();
+        passes(to, 5);
+        assert!(!to.guest(5).has_reply(), "it is quiesced");
+        unquiesce(to, "5").unwrap();
+        let guest = to.guest(5);
+        assert_eq!(guest.reply().as_deref(), Ok(&b"\x01\n\""[..]));
+        // What was not carried along is another's here.
+        assert_eq!(guest.take_events(), ["@releaseDomain|r"]);
+        guest.write("data/a", "new").unwrap();
+        assert_eq!(guest.next_event(), "data/a|odd \x02");
+        let reply = guest.request(op::READ, open, "data/a\0");
+        assert_eq!(reply.as_deref(), Ok(&b"new"[..]));
+        assert_eq!(guest.commit(open), Err("EAGAIN".to_owned()));
+        to.admin.write("/local/domain/0/backend/vif/5/0/state", "2").unwrap();
+        assert_eq!(to.guest(5).next_event(), state);
+        assert_eq!(to.accounted(5, "watches"), 4);
+        assert_eq!(to.nodes_of(5), from.nodes_of(5));
+    });
+}
+
+/// The commit point: from there on an INTRODUCE takes all of it up again, if the other host is lost.
+#[test]
+fn what_was_released_with_a_mark_can_be_introduced_again() {
+    each_pair(|from, _| {
+        inhabit(from, 5);
+        let said = Bulk::connect(&from.daemon).export("5|").1;
+        release(from, 5, bulk::mark(&said)).unwrap();
+        let introduced = from.admin.request(op::IS_DOMAIN_INTRODUCED, 0, "5\0");
+        assert_eq!(introduced.as_deref(), Ok(&b"F\0"[..]));
+        let before = list_of_stream(&Bulk::connect(&from.daemon).export("5|").1);
+        assert_eq!(before, ["5|ENOENT|it is not introduced, or was unquiesced|"]);
+        // Written while nobody was there: the watch fires.
+        from.admin.write("/local/domain/0/backend/vif/5/0/state", "6").unwrap();
+        let port = from.ports[&5];
+        from.admin.request(op::INTRODUCE, 0, format!("5\x001\0{port}\0")).unwrap();
+        assert_eq!(list(from, 5).len(), 4);
+        unquiesce(from, "5").unwrap();
+        let guest = from.guest(5);
+        assert_eq!(guest.read("data/a").as_deref(), Ok(&b"\x01\n\""[..]));
+        let mut events = guest.take_events();
+        events.sort();
+        let state = "/local/domain/0/backend/vif/5/0/state|b";
+        assert_eq!(events, [state, "@releaseDomain|r"]);
+    });
+}
+
+fn list_of_stream(said: &str) -> Vec<String> {
+    said.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn a_mark_stands_until_something_changes() {
+    type Change = (&'static str, bool, fn(&mut World));
+    const BACKEND: &str = "/local/domain/0/backend/vif/5/0/state";
+    let changes: [Change; 14] = [
+        ("nothing", true, |_| {}),
+        ("another domain's node", true, |world| drop(world.guest(6).write("x", "v").unwrap())),
+        ("a read", true, |world| drop(world.admin.read(BACKEND).unwrap())),
+        ("a domain comes and goes", true, |world| {
+            world.guest(9);
+            world.until_released(9);
+        }),
+        ("a node of its home", false, |world| {
+            world.admin.write("/local/domain/5/x", "v").unwrap();
+        }),
+        ("a node of its backend", false, |world| drop(world.admin.write(BACKEND, "2").unwrap())),
+        ("a new backend", false, |world| {
+            world.admin.write("/local/domain/0/backend/vbd/5/0", "").unwrap();
+        }),
+        ("a backend that goes", false, |world| {
+            world.admin.rm("/local/domain/0/backend/vif/5").unwrap();
+        }),
+        ("its /vm", false, |world| drop(world.admin.write("/vm/uuid-5/name", "x").unwrap())),
+        ("permissions", false, |world| {
+            world.admin.set_perms("/libxl/5/device", "n0").unwrap();
+        }),
+        ("a watch", false, |world| {
+            world.admin.request(op::ADD_DOMAIN_WATCHES, 0, "5\0x\0t\0").unwrap();
+        }),
+        ("a transaction", false, |world| {
+            world.admin.request(op::START_DOMAIN_TRANSACTION, 0, "5\x0099\0").unwrap();
+        }),
+        ("an event from elsewhere", false, |world| {
+            world.admin.write("/shared/x", "v").unwrap();
+        }),
+        ("another export", false, |world| drop(Bulk::connect(&world.daemon).export("5|"))),
+    ];
+    for (what, stands, change) in changes {
+        each_world(|world| {
+            inhabit(world, 5);
+            world.admin.mkdir("/shared").unwrap();
+            world.admin.set_perms("/shared", "r0").unwrap();
+            world.guest(5).watch("/shared", "s").unwrap();
+            world.guest(5).next_event();
+            let said = Bulk::connect(&world.daemon).export("5|").1;
+            change(world);
+            let released = release(world, 5, bulk::mark(&said));
+            let expected = if stands { Ok(OK.to_vec()) } else { Err("EAGAIN".to_owned()) };
+            assert_eq!(released, expected, "{what}");
+            if !stands {
+                // It is still here, and can be exported again.
+                let again = Bulk::connect(&world.daemon).export("5|").1;
+                assert_eq!(release(world, 5, bulk::mark(&again)).as_deref(), Ok(OK), "{what}");
+            }
+            world.check_store();
+        });
+    }
+}
+
+#[test]
+fn a_mark_is_gone_with_unquiesce_and_is_nobody_elses() {
+    each_world(|world| {
+        inhabit(world, 5);
+        world.guest(6);
+        let mut bulk = Bulk::connect(&world.daemon);
+        let said = bulk.export("5-6|").1;
+        let lines: Vec<&str> = said.lines().collect();
+        let again = Err("EAGAIN".to_owned());
+        assert_eq!(release(world, 5, bulk::mark(lines[1])), again);
+        assert_eq!(release(world, 6, "0"), again);
+        unquiesce(world, "5").unwrap();
+        assert_eq!(release(world, 5, bulk::mark(lines[0])), again);
+        quiesce(world, "5").unwrap();
+        assert_eq!(release(world, 5, bulk::mark(lines[0])), again);
+        assert_eq!(release(world, 5, "x"), Err("EINVAL".to_owned()));
+        assert_eq!(release(world, 5, ""), Err("EINVAL".to_owned()));
+        // Without a mark it is what it always was.
+        assert_eq!(world.admin.request(op::RELEASE, 0, "5\0").as_deref(), Ok(OK));
+        let port = world.ports[&5];
+        world.admin.request(op::INTRODUCE, 0, format!("5\x001\0{port}\0")).unwrap();
+        assert_eq!(world.guest(5).read("data/a").as_deref(), Ok(&b"\x01\n\""[..]));
+        assert!(list(world, 5).is_empty());
+    });
+}
+
+/// Bytes that are on the way: half a request that was read, and replies that the ring has no room
+/// for, the first of them partly in it.
+#[test]
+fn bytes_on_the_way_are_carried() {
+    each_pair(|from, to| {
+        let value = "v".repeat(700);
+        from.guest(5).write("data", &value).unwrap();
+        let guest = from.guest(5);
+        // Replies of 716 bytes in a ring of 1,024.
+        for _ in 0..3 {
+            guest.send(op::READ, 0, "data\0");
+        }
+        let last = guest.compose(op::READ, 0, b"data\0");
+        guest.ring().put(&last[..7]);
+        guest.ring().notify();
+        passes(from, 5);
+        let (stream, said) = Bulk::connect(&from.daemon).export("5|");
+        let mut received = from.guest(5).ring().take(usize::MAX);
+        assert!(received.len() < 2 * 716, "the second is only begun");
+        release(from, 5, bulk::mark(&said)).unwrap();
+        to.create(5);
+        Bulk::connect(&to.daemon).import(&stream);
+        to.introduce(5);
+        unquiesce(to, "5").unwrap();
+        let ring = to.guest(5).ring();
+        ring.put(&last[7..]);
+        ring.notify();
+        while received.len() < 4 * 716 {
+            ring.wait(HANG);
+            received.extend(ring.try_recv());
+        }
+        assert_eq!(received.len(), 4 * 716);
+        for reply in received.chunks(716) {
+            assert_eq!(&reply[16..], value.as_bytes());
+        }
+    });
+}
+
+/// What the stream of a domain that waits for INTRODUCE or UNQUIESCE would be is what came.
+#[test]
+fn what_arrived_is_exported_as_the_same_bytes() {
+    each_pair(|from, to| {
+        inhabit(from, 5);
+        from.guest(5).start().unwrap();
+        from.admin.request(op::SET_QUOTA, 0, "5\0watches\x0077\0").unwrap();
+        let (stream, _) = Bulk::connect(&from.daemon).export("5|");
+        // Its event for @releaseDomain would be one more.
+        to.create(5);
+        Bulk::connect(&to.daemon).import(&stream);
+        to.introduce(5);
+        let (again, _) = Bulk::connect(&to.daemon).export("5|");
+        let strip =
+            |stream: &[u8]| stream.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>();
+        let (a, b) = (strip(&stream), strip(&again));
+        let event = 16 + "@releaseDomain\0r\0".len();
+        assert_eq!(b.len(), (a.len() + event).next_multiple_of(8), "but for one event");
+    });
+}
+
+#[test]
+fn an_import_can_be_taken_back() {
+    each_pair(|from, to| {
+        inhabit(from, 5);
+        let (stream, _) = Bulk::connect(&from.daemon).export("5|");
+        let mut bulk = Bulk::connect(&to.daemon);
+        let not = "5|EINVAL|it did not come by an import, or was served since|";
+        to.create(5);
+        assert_eq!(bulk.ask(bulk::DISCARD, "5|", &[]), not);
+        for introduced in [false, true] {
+            assert!(bulk.import(&stream).starts_with("5|OK|"));
+            assert!(bulk.import(&stream).starts_with("5|EEXIST|"));
+            if introduced {
+                to.introduce(5);
+                // A backend may be faster than the toolstack.
+                to.admin.write("/local/domain/0/backend/vif/5/0/more", "v").unwrap();
+            }
+            assert_eq!(bulk.ask(bulk::DISCARD, "5|", &[]), "5|OK|");
+            assert!(nodes(to, 5).is_empty());
+            to.check_store();
+            assert_eq!(bulk.ask(bulk::DISCARD, "5|", &[]), not);
+        }
+        bulk.import(&stream);
+        let port = to.ports[&5];
+        to.admin.request(op::INTRODUCE, 0, format!("5\x001\0{port}\0")).unwrap();
+        unquiesce(to, "5").unwrap();
+        assert_eq!(bulk.ask(bulk::DISCARD, "5|", &[]), not);
+    });
+}
+
+/// A driver domain's home holds up the backends of others.
+#[test]
+fn a_driver_domain_is_taken_back_and_those_it_serves_stay() {
+    each_pair(|from, to| {
+        inhabit(from, 5);
+        from.admin.write("/local/domain/5/backend/vif/5/0", "own").unwrap();
+        let (stream, _) = Bulk::connect(&from.daemon).export("5|");
+        to.create(5);
+        let other = "/local/domain/5/backend/vif/6/0";
+        let mut bulk = Bulk::connect(&to.daemon);
+        for round in 0..2 {
+            assert!(bulk.import(&stream).starts_with("5|OK|"), "{round}");
+            to.admin.write(other, "v").unwrap();
+            assert_eq!(bulk.ask(bulk::DISCARD, "5|", &[]), "5|OK|");
+            assert_eq!(to.admin.read(other).as_deref(), Ok(&b"v"[..]));
+            assert_eq!(to.admin.directory("/local/domain/5/backend/vif").unwrap(), ["6"]);
+            assert_eq!(to.admin.directory("/local/domain/5").unwrap(), ["backend"]);
+        }
+    });
+}
+
+#[test]
+fn who_cannot_arrive_is_named_and_the_others_do() {
+    each_pair(|from, to| {
+        for domid in [5, 6, 7, 8] {
+            inhabit(from, domid);
+        }
+        let (stream, _) = Bulk::connect(&from.daemon).export("5-8|");
+        to.create(5);
+        to.guest(6);
+        to.create(8);
+        to.admin.write("/libxl/8/x", "v").unwrap();
+        let said = Bulk::connect(&to.daemon).check(&stream);
+        assert_eq!(Bulk::connect(&to.daemon).import(&stream), said);
+        let lines: Vec<&str> = said.lines().collect();
+        let [five, six, seven, eight] = lines[..] else { panic!("{said}") };
+        assert!(five.starts_with("5|OK|1|"), "{five}");
+        assert_eq!(six, "6|EEXIST|domain 6 is occupied: it is introduced|");
+        assert_eq!(seven, "7|ENOENT|domain 7 is not there|");
+        assert_eq!(eight, "8|EEXIST|domain 8 is occupied: there is a node /libxl/8/x already|");
+        assert_eq!(to.admin.directory("/libxl/8").unwrap(), ["x"]);
+        assert!(to.admin.read("/vm/uuid-8").is_err(), "all or nothing");
+    });
+}
+
+#[test]
+fn each_domain_may_have_a_stream_of_its_own() {
+    each_pair(|from, to| {
+        for domid in [5, 6] {
+            inhabit(from, domid);
+        }
+        let files = [(); 2].map(|()| tempfile::tempfile().unwrap());
+        let said = Bulk::connect(&from.daemon).ask(
+            bulk::EXPORT,
+            "5-6|",
+            &[files[0].as_fd(), files[1].as_fd()],
+        );
+        assert_eq!(said.lines().count(), 2, "{said}");
+        for (mut file, domid) in files.iter().zip([5, 6]) {
+            std::io::Seek::rewind(&mut file).unwrap();
+            to.create(domid);
+        }
+        let said =
+            Bulk::connect(&to.daemon).ask(bulk::IMPORT, "", &[files[1].as_fd(), files[0].as_fd()]);
+        let domids: Vec<&str> = said.lines().map(|line| &line[..5]).collect();
+        assert_eq!(domids, ["6|OK|", "5|OK|"]);
+        assert_eq!(nodes(to, 6), nodes(from, 6));
+    });
+}
+
+#[test]
+fn a_stream_that_is_not_as_it_should_be_changes_nothing() {
+    each_pair(|from, to| {
+        inhabit(from, 5);
+        let (stream, _) = Bulk::connect(&from.daemon).export("5|");
+        to.create(5);
+        let mut bulk = Bulk::connect(&to.daemon);
+        let before = to.admin.directory("/").unwrap();
+        assert_eq!(
+            bulk.import(b"no stream"),
+            "-|EINVAL|record 0 at byte 0: the stream ends before it does|"
+        );
+        for cut in [20, 100, stream.len() - 8] {
+            let said = bulk.import(&stream[..cut]);
+            assert!(said.starts_with("-|EINVAL|record "), "{said}");
+        }
+        assert_eq!(to.admin.directory("/").unwrap(), before);
+        assert!(bulk.import(&stream).starts_with("5|OK|"));
+    });
+}
+
+#[test]
+fn what_is_asked_wrongly_over_the_migration_socket() {
+    each_world(|world| {
+        world.guest(5);
+        let mut bulk = Bulk::connect(&world.daemon);
+        let file = tempfile::tempfile().unwrap();
+        let [one, two] = [&[file.as_fd()][..], &[file.as_fd(), file.as_fd()]];
+        for (kind, payload, descriptors, expected) in [
+            (bulk::EXPORT, "5|", &[][..], "EINVAL|"),
+            (bulk::EXPORT, "5|", two, "EINVAL|"),
+            (bulk::EXPORT, "5", one, "EINVAL|"),
+            (bulk::EXPORT, "x|", one, "EINVAL|"),
+            (bulk::EXPORT, "5-x|", one, "EINVAL|"),
+            (bulk::EXPORT, "0|", one, "EINVAL|"),
+            (bulk::EXPORT, "0-9|", one, "EINVAL|"),
+            (bulk::EXPORT, "77|", one, "77|ENOENT|it is not introduced, or was unquiesced|"),
+            (bulk::EXPORT, "77-99|", one, ""),
+            (bulk::IMPORT, "", &[], "EINVAL|"),
+            (bulk::IMPORT, "x|", one, "EINVAL|"),
+            (bulk::DISCARD, "x|", &[], "EINVAL|"),
+            (op::QUIESCE, "5|", &[], "ENOSYS|"),
+            (65555, "5|", &[], "ENOSYS|"),
+        ] {
+            assert_eq!(bulk.ask(kind, payload, descriptors), expected, "{kind} {payload}");
+        }
+        let many: String = (100..357).map(|domid| format!("{domid}|")).collect();
+        assert_eq!(bulk.ask(bulk::EXPORT, &many, one), "E2BIG|");
+        // None of it quiesced anybody.
+        assert_eq!(world.guest(5).write("x", "v").as_deref(), Ok(OK));
+    });
+}
+
+/// The stream cannot be written: whoever was served before is served again.
+#[test]
+fn an_export_that_fails_ends_the_quiesce_that_it_began() {
+    each_world(|world| {
+        for domid in [5, 6] {
+            inhabit(world, domid);
+        }
+        quiesce(world, "6").unwrap();
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut bulk = Bulk::connect(&world.daemon);
+        assert_eq!(bulk.ask(bulk::EXPORT, "5-6|", &[full.as_fd()]), "EIO|");
+        assert_eq!(world.guest(5).write("x", "v").as_deref(), Ok(OK));
+        let guest = world.guest(6);
+        guest.send(op::WRITE, 0, "x\0v");
+        guest.ring().notify();
+        passes(world, 6);
+        assert!(!world.guest(6).has_reply(), "it was quiesced before");
+        unquiesce(world, "6").unwrap();
+        assert_eq!(world.guest(6).reply().as_deref(), Ok(OK));
+    });
+}
+
+#[test]
+fn where_the_migration_socket_is_can_be_found_out() {
+    each_world(|world| {
+        let path = world.admin.read("/tool/xenstored/operations/migration-socket").unwrap();
+        let expected = world.daemon.path("socket.migration");
+        assert_eq!(path, expected.to_str().unwrap().as_bytes());
+        let number = world.admin.read("/tool/xenstored/operations/EXPORT_DOMAINS");
+        assert_eq!(number.as_deref(), Ok(&b"65552"[..]));
+        let mode = std::fs::metadata(&expected).unwrap().permissions();
+        assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o600);
+        world.daemon.stop();
+        assert!(!expected.exists());
+    });
+}
