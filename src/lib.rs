@@ -28,7 +28,7 @@
 //! * [`daemon`]: the process: options, configuration, start, signals, stop.
 //! * [`guest`]: `xenstored sim guest`, a guest to be tried by hand.
 //! * [`migrate`]: moving domains between hosts: what is carried, and in which form.
-//! * [`xsctl`]: the tool beside the daemon, which shows and compares what is carried.
+//! * [`xsctl`]: the tool beside the daemon, which moves domains, and shows and compares what is carried.
 
 pub mod bulk;
 pub mod control;
@@ -76,8 +76,7 @@ pub fn run_xsctl(
     arguments: impl IntoIterator<Item = std::ffi::OsString>,
 ) -> std::process::ExitCode {
     match xsctl::run(arguments) {
-        Ok(xsctl::Done::Well) => 0.into(),
-        Ok(xsctl::Done::Differs) => 1.into(),
+        Ok(done) => done.code().into(),
         Err(failure) => {
             if let Some(message) = failure.message() {
                 eprintln!("xsctl: {message}");

@@ -42,7 +42,7 @@ const LAYERS: [(&str, &[&str]); 18] = [
         ],
     ),
     ("guest", &["daemon", "host", "protocol", "words"]),
-    ("xsctl", &["migrate", "words"]),
+    ("xsctl", &["migrate", "protocol", "words"]),
     ("lib", &[]),
 ];
 

@@ -7,8 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 
+use super::failure::{Done, Failure};
+use super::input::Input;
 use super::line::{Fields, Json, Plain, Value};
-use super::options::{Done, Failure, Input};
 use super::show;
 use crate::migrate::state::{Client, State};
 use crate::migrate::stream::{Node, Transport};

@@ -2,8 +2,9 @@
 
 use std::io::Write;
 
+use super::failure::Failure;
+use super::input::Input;
 use super::line::{Fields, Json, Plain, Value};
-use super::options::{Failure, Input};
 use super::show;
 use crate::migrate::bytes::Order;
 use crate::migrate::stream::{Reader, kind};

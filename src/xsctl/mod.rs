@@ -1,15 +1,143 @@
-//! `xsctl`: shows and compares the streams in which the store's state is carried. xsctl(8) is its
-//! manual.
+//! `xsctl`: moves domains between daemons, and shows and compares the streams in which they are
+//! carried. xsctl(8) is its manual; docs/MIGRATION.md says what happens when.
 //!
 //! ```text
+//!     move      moving: threads ---> batch: EXPORT | IMPORT, INTRODUCE, RELEASE, UNQUIESCE ---> places
+//!     export    EXPORT ---> a file each, marks          release   marks ---> RELEASE
+//!     import    files ---> IMPORT, INTRODUCE            quiesce, unquiesce, discard
+//!               all of them: client ---> link           report: a Line for each domain, a summary
+//!
 //!     inspect   Reader ---> a Record at a time ---> show ---> Line
 //!     diff      Reader ---> State, twice ---> facts ---> Line
 //! ```
 
+mod batch;
+mod client;
 mod diff;
+mod domids;
+mod export;
+mod failure;
+mod import;
+mod input;
 mod inspect;
+mod libxl;
 mod line;
+mod link;
+mod marks;
+mod moving;
 mod options;
+mod places;
+mod progress;
+mod report;
+mod requests;
 mod show;
 
-pub use options::{Done, Failure, run};
+use std::ffi::OsString;
+use std::io::{self, BufWriter, Write};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use clap::{CommandFactory, Parser};
+
+use crate::protocol::Kind;
+use client::{Client, Daemon};
+use export::Format;
+pub use failure::{Done, Failure};
+use input::Input;
+use options::{Command, Options};
+
+/// Does what the arguments ask, the first of which is the program's name.
+///
+/// # Errors
+/// Why it could not be done. What was found until then is written.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, Failure> {
+    let options = Options::try_parse_from(arguments).map_err(printed)?;
+    match options.command {
+        Command::Inspect { json, file } => {
+            let mut input = Input::open(file)?;
+            written(|out| inspect::inspect(&mut input, json, out).map(|()| Done::Well))
+        }
+        Command::Diff { json, a, b } => {
+            let (mut a, mut b) = (Input::open(a)?, Input::open(b)?);
+            written(|out| diff::diff(&mut a, &mut b, json, out))
+        }
+        Command::Quiesce { common, domains } => {
+            requests::each(&common.socket(), Kind::Quiesce, &domains.domains, common.form())
+        }
+        Command::Unquiesce { common, domains } => {
+            requests::each(&common.socket(), Kind::Unquiesce, &domains.domains, common.form())
+        }
+        Command::Discard { common, domains } => {
+            requests::discard(&common.socket(), &domains.domains, common.form())
+        }
+        Command::Release { common, domains, directory } => {
+            marks::release(&common.socket(), &directory, domains.as_ref(), common.form())
+        }
+        Command::Export { common, domains, directory, batch, format, force } => {
+            let daemon = Daemon::find(common.socket())?;
+            let domids = meant(&daemon, &domains)?;
+            let (batch, form) = (batch.size(), common.form());
+            let manner = export::Manner { directory, format, batch, force, form };
+            export::run(&daemon, &domids, &manner, &*stop()?)
+        }
+        Command::Import { common, paths, dry_run, introduce, batch, format, domain } => {
+            let of_format = match (format, domain, &paths[..]) {
+                (Format::Stream, None, _) => true,
+                // Its records do not say whose they are, or which event channel it had.
+                (Format::Libxl, Some(_), [file]) => !introduce && !file.is_dir(),
+                _ => false,
+            };
+            if !of_format {
+                return Err(usage(
+                    "with --format libxl, and only with it, --domain says which domain the one \
+                     file is; it cannot be introduced",
+                ));
+            }
+            let daemon = Daemon::find(common.socket())?;
+            let (batch, form) = (batch.size(), common.form());
+            let manner = import::Manner { paths, libxl: domain, dry_run, introduce, batch, form };
+            import::run(&daemon, &manner, &*stop()?)
+        }
+        Command::Move { common, domains, to, batch, jobs, tries } => {
+            let source = Daemon::find(common.socket())?;
+            let route = batch::Route { source, destination: Daemon::find(to)?, tries };
+            let domids = meant(&route.source, &domains)?;
+            let (batch, form) = (batch.size(), common.form());
+            let manner = moving::Manner { batch, jobs: jobs.into(), form };
+            moving::run(&route, &domids, &manner, &*stop()?)
+        }
+    }
+}
+
+/// Has something written to standard output.
+fn written(
+    work: impl FnOnce(&mut BufWriter<io::StdoutLock<'static>>) -> Result<Done, Failure>,
+) -> Result<Done, Failure> {
+    let mut out = BufWriter::new(io::stdout().lock());
+    let done = work(&mut out);
+    out.flush()?;
+    done
+}
+
+fn meant(daemon: &Daemon, domains: &options::Domains) -> Result<Vec<crate::words::Domid>, Failure> {
+    Client::connect(&daemon.socket)?.meant(&domains.domains, &daemon.socket)
+}
+
+/// What SIGINT and SIGTERM set: the batch in hand is brought to its end, and then no more is done.
+fn stop() -> Result<Arc<AtomicBool>, Failure> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
+    Ok(stop)
+}
+
+fn usage(text: &str) -> Failure {
+    printed(Options::command().error(clap::error::ErrorKind::ArgumentConflict, text))
+}
+
+fn printed(error: clap::Error) -> Failure {
+    // There is nowhere to say that this failed.
+    let _ = error.print();
+    error.into()
+}

@@ -1,24 +1,27 @@
-//! The command line, and how the process ends.
+//! The command line.
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use clap::{ArgAction, Parser, Subcommand};
-use thiserror::Error;
+use clap::{ArgAction, Args, Parser, Subcommand};
 
-use super::{diff, inspect};
-use crate::migrate::stream::{ReadError, Reader};
+use super::domids::Domids;
+use super::export::Format;
+use super::report::Form;
+use crate::words::Domid;
 
-/// Look at what is carried when the state of a xenstore moves.
+/// Where C's daemon has its socket, and where its clients look for it.
+const RUN_DIRECTORY: &str = "/var/run/xenstored";
+
+/// Move domains between xenstoreds while they run, and look at what is carried.
 ///
 /// Exit codes: 0 done, of diff: no difference; 1 differences; 2 wrong usage; 3 a file cannot be
-/// read, or the output not written; 4 a stream is not as it should be.
+/// read or written; 4 a file is not as it should be; 5 nothing can be asked of a daemon; 6 some
+/// domains did not work out; 7 release: some were changed since their export.
 #[derive(Debug, Parser)]
 #[command(name = "xsctl", version, disable_help_subcommand = true)]
 #[command(disable_help_flag = true, disable_version_flag = true)]
-struct Options {
+pub struct Options {
     /// Print this message
     #[arg(short = 'h', long, global = true, action = ArgAction::Help)]
     help: Option<bool>,
@@ -26,11 +29,102 @@ struct Options {
     #[arg(long, action = ArgAction::Version)]
     version: Option<bool>,
     #[command(subcommand)]
-    command: Command,
+    pub command: Command,
 }
 
+/// What is to be done.
 #[derive(Debug, Subcommand)]
-enum Command {
+pub enum Command {
+    /// Move domains to another daemon of this machine, or one whose socket is forwarded here
+    Move {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        domains: Domains,
+        /// The socket of the daemon to which they go
+        #[arg(long, value_name = "SOCKET")]
+        to: PathBuf,
+        #[command(flatten)]
+        batch: Batch,
+        /// Batches that are moved at the same time
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=4))]
+        jobs: u8,
+        /// How often a domain is carried that is changed meanwhile
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+        tries: u32,
+    },
+    /// Quiesce domains, and write each into a file; they stay quiesced
+    Export {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        domains: Domains,
+        /// The directory of the files; made if it is not there
+        #[arg(short = 'o', long = "output", value_name = "DIR")]
+        directory: PathBuf,
+        #[command(flatten)]
+        batch: Batch,
+        /// What the files are
+        #[arg(long, value_enum, default_value_t = Format::Stream)]
+        format: Format,
+        /// Replace streams that are in the directory
+        #[arg(long)]
+        force: bool,
+    },
+    /// Read domains from files; they stay quiesced
+    Import {
+        #[command(flatten)]
+        common: Common,
+        /// A directory of an export, or files
+        #[arg(required = true, value_name = "DIR|FILE")]
+        paths: Vec<PathBuf>,
+        /// Change nothing; say what would become of each
+        #[arg(long, short = 'n')]
+        dry_run: bool,
+        /// Connect the domains, each to the event channel that it had
+        #[arg(long, conflicts_with = "dry_run")]
+        introduce: bool,
+        #[command(flatten)]
+        batch: Batch,
+        /// What the files are
+        #[arg(long, value_enum, default_value_t = Format::Stream)]
+        format: Format,
+        /// Which domain the one file of the format libxl is
+        #[arg(long, value_name = "N", value_parser = domid)]
+        domain: Option<Domid>,
+    },
+    /// Give up the domains of an export that were not changed since
+    Release {
+        #[command(flatten)]
+        common: Common,
+        /// Only these of them
+        #[arg(long, value_name = "LIST")]
+        domains: Option<Domids>,
+        /// The directory of the export
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
+    /// Have domains stand still: none of their requests is served
+    Quiesce {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        domains: Domains,
+    },
+    /// Have domains served again, or served here from now on
+    Unquiesce {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        domains: Domains,
+    },
+    /// Take domains back that were imported and not served yet
+    Discard {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        domains: Domains,
+    },
     /// Show a "xenstore" stream, a line for each record, with its offset in bytes
     Inspect {
         /// Print an object of JSON for each record
@@ -52,123 +146,73 @@ enum Command {
     },
 }
 
-/// What became of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Done {
-    /// All is well.
-    Well,
-    /// The streams differ.
-    Differs,
+/// What all commands have that ask a daemon.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// The daemon's socket [default: where xenstored has it, of the same environment]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Print an object of JSON for each domain, then a summary
+    #[arg(long)]
+    json: bool,
+    /// Print nothing but errors
+    #[arg(long, short = 'q')]
+    quiet: bool,
 }
 
-/// Why it could not be done. The exit codes are documented in xsctl(8).
-#[derive(Debug, Error)]
-pub enum Failure {
-    /// Wrong usage; or help was asked for, which ends it in the same way.
-    #[error("{0}")]
-    Usage(#[from] clap::Error),
-    /// A file cannot be read.
-    #[error("{}: {error}", path.display())]
-    Input {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        error: io::Error,
-    },
-    /// A stream is not as it should be.
-    #[error("{}: {error}", path.display())]
-    Stream {
-        /// The file.
-        path: PathBuf,
-        /// In which record, and why.
-        error: ReadError,
-    },
-    /// The output cannot be written.
-    #[error("the output cannot be written: {0}")]
-    Output(#[from] io::Error),
-}
-
-impl Failure {
-    /// The exit code of the process.
-    pub fn code(&self) -> u8 {
-        match self {
-            Failure::Usage(error) => u8::try_from(error.exit_code()).unwrap_or(2),
-            // Who has read enough closes the pipe.
-            Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
-            Failure::Input { .. } | Failure::Output(_) => 3,
-            Failure::Stream { .. } => 4,
-        }
+impl Common {
+    /// The daemon's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.socket.clone().unwrap_or_else(default_socket)
     }
 
-    /// What is to be said of it, if anything.
-    pub fn message(&self) -> Option<String> {
-        (self.code() > 2).then(|| self.to_string())
-    }
-
-    fn of(path: &Path, error: ReadError) -> Failure {
-        let path = path.to_path_buf();
-        match error {
-            ReadError::Io(error) => Failure::Input { path, error },
-            error @ ReadError::Stream { .. } => Failure::Stream { path, error },
-        }
+    /// How much is said.
+    pub fn form(&self) -> Form {
+        Form { json: self.json, quiet: self.quiet }
     }
 }
 
-/// A stream of the command line.
-pub(super) struct Input {
-    path: PathBuf,
-    reader: Reader<Box<dyn io::Read>>,
+/// Which domains.
+#[derive(Debug, Args)]
+pub struct Domains {
+    /// Domains, as 1-1000,1005; a range means those of it that are introduced
+    #[arg(long, value_name = "LIST")]
+    pub domains: Domids,
 }
 
-impl Input {
-    fn open(path: PathBuf) -> Result<Input, Failure> {
-        let input: Box<dyn io::Read> = if path.as_os_str() == "-" {
-            Box::new(io::stdin())
-        } else {
-            match File::open(&path) {
-                Ok(file) => Box::new(file),
-                Err(error) => return Err(Failure::Input { path, error }),
-            }
-        };
-        match Reader::new(Box::new(BufReader::new(input)) as Box<dyn io::Read>) {
-            Ok(reader) => Ok(Input { path, reader }),
-            Err(error) => Err(Failure::of(&path, error)),
-        }
-    }
+/// How many at once.
+#[derive(Debug, Args)]
+pub struct Batch {
+    /// Domains in one request, which stand still together
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u8).range(1..=253))]
+    batch: u8,
+}
 
-    /// Has `work` read it.
-    pub(super) fn read<R>(
-        &mut self,
-        work: impl FnOnce(&mut Reader<Box<dyn io::Read>>) -> Result<R, ReadError>,
-    ) -> Result<R, Failure> {
-        work(&mut self.reader).map_err(|error| Failure::of(&self.path, error))
+impl Batch {
+    /// As a number of things.
+    pub fn size(&self) -> usize {
+        self.batch.into()
     }
 }
 
-/// Does what the arguments ask, the first of which is the program's name.
-///
-/// # Errors
-/// Why it could not be done. What was found until then is written.
-pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, Failure> {
-    let options = match Options::try_parse_from(arguments) {
-        Ok(options) => options,
-        Err(error) => {
-            // There is nowhere to say that this failed.
-            let _ = error.print();
-            return Err(error.into());
-        }
+fn domid(text: &str) -> Result<Domid, String> {
+    match text.parse::<Domids>()?.numbers().into_iter().collect::<Vec<_>>()[..] {
+        [(domid, true)] => Ok(domid),
+        _ => Err("it is one domain".into()),
+    }
+}
+
+/// Where a daemon of the same environment has its socket.
+fn default_socket() -> PathBuf {
+    let path = |name: &str| {
+        std::env::var_os(name).filter(|value: &OsString| !value.is_empty()).map(PathBuf::from)
     };
-    let mut out = BufWriter::new(io::stdout().lock());
-    let done = match options.command {
-        Command::Inspect { json, file } => {
-            let mut input = Input::open(file)?;
-            inspect::inspect(&mut input, json, &mut out).map(|()| Done::Well)
-        }
-        Command::Diff { json, a, b } => {
-            let (mut a, mut b) = (Input::open(a)?, Input::open(b)?);
-            diff::diff(&mut a, &mut b, json, &mut out)
-        }
+    let of_user = || {
+        let is_root = rustix::process::geteuid().is_root();
+        path("XDG_RUNTIME_DIR").filter(|_| !is_root).map(|path| path.join("xenstored"))
     };
-    out.flush()?;
-    done
+    path("XENSTORED_PATH").unwrap_or_else(|| {
+        let directory = path("XENSTORED_RUNDIR").or_else(of_user);
+        directory.unwrap_or_else(|| RUN_DIRECTORY.into()).join("socket")
+    })
 }

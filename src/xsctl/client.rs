@@ -1,0 +1,346 @@
+//! What is asked of a daemon: on its socket for clients, and on the one for migration
+//! (docs/MIGRATION.md).
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use super::domids::Domids;
+use super::failure::Failure;
+use super::link::{Link, message};
+use crate::protocol::{ERROR, Kind, strings};
+use crate::words::Domid;
+
+/// The requests of docs/MIGRATION.md.
+pub const EXPORT_DOMAINS: u32 = 65552;
+/// See there.
+pub const IMPORT_DOMAINS: u32 = 65553;
+/// See there.
+const DISCARD_DOMAINS: u32 = 65554;
+/// Where the path of the socket for migration is written.
+const MIGRATION_SOCKET: &[u8] = b"/tool/xenstored/operations/migration-socket\0";
+/// Requests that are sent before the first of them is answered. Their replies, of some bytes each,
+/// fit into what the kernel buffers, so that neither side waits for the other.
+const PIPELINED: usize = 64;
+/// Domains in one QUIESCE, UNQUIESCE or DISCARD_DOMAINS: more are `E2BIG`.
+const DOMAINS_MAX: usize = 256;
+
+/// Why something was not done.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum Trouble {
+    /// The daemon says no: the name of an error, and why, if it tells.
+    #[error("{0}{sep}{1}", sep = if .1.is_empty() { "" } else { ": " })]
+    Refused(String, String),
+    /// The daemon does not say anything.
+    #[error("there was no answer: {0}")]
+    Lost(String),
+}
+
+impl Trouble {
+    /// Whether it is this error.
+    pub fn is(&self, error: &str) -> bool {
+        matches!(self, Trouble::Refused(name, _) if name == error)
+    }
+
+    /// Whether it is not known what became of the request.
+    pub fn is_lost(&self) -> bool {
+        matches!(self, Trouble::Lost(_))
+    }
+
+    fn refused(name: &[u8], why: &[u8]) -> Trouble {
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        match name {
+            b"ENOSYS" => Trouble::Refused(text(name), "this daemon has no such operation".into()),
+            _ => Trouble::Refused(text(name), text(why)),
+        }
+    }
+}
+
+impl From<io::Error> for Trouble {
+    fn from(error: io::Error) -> Trouble {
+        Trouble::Lost(match error.kind() {
+            io::ErrorKind::UnexpectedEof => "the daemon closed the connection".into(),
+            io::ErrorKind::WouldBlock => "the daemon hangs".into(),
+            _ => error.to_string(),
+        })
+    }
+}
+
+/// Where a daemon is found.
+#[derive(Clone, Debug)]
+pub struct Daemon {
+    /// Its socket for clients.
+    pub socket: PathBuf,
+    /// Its socket for migration.
+    migration: PathBuf,
+}
+
+impl Daemon {
+    /// The daemon at a socket, which says where its other one is.
+    ///
+    /// # Errors
+    /// There is none, or it moves no domains.
+    pub fn find(socket: PathBuf) -> Result<Daemon, Failure> {
+        let mut client = Client::connect(&socket)?;
+        match client.ask(Kind::Read, MIGRATION_SOCKET) {
+            Ok(path) => Ok(Daemon { socket, migration: OsString::from_vec(path).into() }),
+            Err(trouble) => {
+                let why = if trouble.is("ENOENT") {
+                    "it has no socket for migration: it is not this project's xenstored, or an \
+                     older one"
+                        .to_owned()
+                } else {
+                    trouble.to_string()
+                };
+                Err(Failure::Daemon { socket, why })
+            }
+        }
+    }
+
+    /// A connection of a client's.
+    ///
+    /// # Errors
+    /// Nobody is there.
+    pub fn connect(&self) -> Result<Client, Failure> {
+        Client::connect(&self.socket)
+    }
+
+    /// Sends a request for many domains, with descriptors. It has a connection of its own, since the
+    /// daemon has few to give.
+    ///
+    /// # Errors
+    /// [`Trouble::Lost`]: nobody has read it.
+    pub fn ask(
+        &self,
+        kind: u32,
+        payload: &[u8],
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<Asked, Trouble> {
+        let mut link = Link::connect(&self.migration)?;
+        link.send_with(&message(kind, 0, payload), descriptors)?;
+        Ok(Asked(link))
+    }
+
+    /// DISCARD_DOMAINS: what came of it for each.
+    pub fn discard(&self, domids: &[Domid]) -> BTreeMap<Domid, Result<(), Trouble>> {
+        let of_some = |some: &[Domid]| {
+            let asked = self.ask(DISCARD_DOMAINS, &listed(some), &[]);
+            let answers = Answers::of_all(asked);
+            some.iter().map(|&domid| (domid, answers.of(domid).map(drop))).collect::<Vec<_>>()
+        };
+        domids.chunks(DOMAINS_MAX).flat_map(of_some).collect()
+    }
+}
+
+/// Domains as arguments.
+pub fn listed(domids: &[Domid]) -> Vec<u8> {
+    domids.iter().flat_map(|domid| format!("{domid}\0").into_bytes()).collect()
+}
+
+/// A request for many domains that was sent.
+pub struct Asked(Link);
+
+/// What the daemon said of each domain.
+#[derive(Default)]
+pub struct Answers {
+    domains: BTreeMap<Domid, Result<Vec<String>, Trouble>>,
+    /// Of streams of which it could read nothing, in their order.
+    streams: Vec<Trouble>,
+    /// Why it says nothing of the others, unless it came to its end.
+    failed: Option<Trouble>,
+}
+
+impl Asked {
+    /// Waits for all answers.
+    fn answers(mut self) -> Answers {
+        let mut answers = Answers::default();
+        loop {
+            let (kind, payload) = match self.0.receive() {
+                Ok((kind, _, payload)) => (kind, payload),
+                Err(error) => {
+                    answers.failed = Some(error.into());
+                    return answers;
+                }
+            };
+            let mut words = strings(&payload);
+            let first = words.next().unwrap_or_default();
+            if kind == ERROR {
+                answers.failed = Some(Trouble::refused(first, b""));
+                return answers;
+            }
+            let rest: Vec<_> = words.collect();
+            if first == b"OK" && rest.is_empty() {
+                return answers;
+            }
+            let outcome = match rest[..] {
+                [b"OK", ref rest @ ..] => {
+                    Ok(rest.iter().map(|word| String::from_utf8_lossy(word).into()).collect())
+                }
+                [error, why, ..] => Err(Trouble::refused(error, why)),
+                _ => Err(Trouble::Lost("the answer is not of the documented shape".into())),
+            };
+            match (Domid::parse_canonical(first), outcome) {
+                (Some(domid), outcome) => drop(answers.domains.insert(domid, outcome)),
+                (None, Err(trouble)) => answers.streams.push(trouble),
+                (None, Ok(_)) => {}
+            }
+        }
+    }
+}
+
+impl Answers {
+    /// Those to a request, if it could be sent.
+    pub fn of_all(asked: Result<Asked, Trouble>) -> Answers {
+        match asked {
+            Ok(asked) => asked.answers(),
+            Err(trouble) => Answers { failed: Some(trouble), ..Answers::default() },
+        }
+    }
+
+    /// What was said of one: the strings behind `OK`.
+    pub fn of(&self, domid: Domid) -> Result<Vec<String>, Trouble> {
+        match (self.domains.get(&domid), self.failed.as_ref().or(self.streams.first())) {
+            (Some(outcome), _) => outcome.clone(),
+            (None, Some(trouble)) => Err(trouble.clone()),
+            (None, None) => Err(Trouble::refused(b"ENOENT", b"nothing was said of it")),
+        }
+    }
+
+    /// What was said of each of which something was.
+    pub fn all(&self) -> impl Iterator<Item = (Domid, &Result<Vec<String>, Trouble>)> {
+        self.domains.iter().map(|(domid, outcome)| (*domid, outcome))
+    }
+
+    /// What was said of streams of which nothing could be read.
+    pub fn streams(&self) -> &[Trouble] {
+        &self.streams
+    }
+
+    /// Why the request as a whole failed.
+    pub fn failed(&self) -> Option<&Trouble> {
+        self.failed.as_ref()
+    }
+}
+
+/// The control domain's connection, as any toolstack's.
+pub struct Client(Link);
+
+impl Client {
+    /// Connects to a daemon's socket for clients.
+    ///
+    /// # Errors
+    /// Nobody is there.
+    pub fn connect(socket: &Path) -> Result<Client, Failure> {
+        Link::connect(socket).map(Client).map_err(|error| Failure::Daemon {
+            socket: socket.to_path_buf(),
+            why: format!("no connection: {error}"),
+        })
+    }
+
+    /// A request: its reply's payload, or why not.
+    pub fn ask(&mut self, kind: Kind, payload: &[u8]) -> Result<Vec<u8>, Trouble> {
+        self.0.send(&message(kind as u32, 0, payload))?;
+        self.reply(0)
+    }
+
+    /// The same request with several payloads, some before the first is answered.
+    pub fn ask_all(&mut self, kind: Kind, payloads: &[Vec<u8>]) -> Vec<Result<Vec<u8>, Trouble>> {
+        let mut replies = Vec::with_capacity(payloads.len());
+        for some in payloads.chunks(PIPELINED) {
+            let numbered = (0..).zip(some);
+            let bytes: Vec<u8> =
+                numbered.flat_map(|(id, payload)| message(kind as u32, id, payload)).collect();
+            let sent = self.0.send(&bytes).map_err(Trouble::from);
+            let ids = 0..u32::try_from(some.len()).unwrap_or(0);
+            replies.extend(ids.map(|id| sent.clone().and_then(|()| self.reply(id))));
+        }
+        replies
+    }
+
+    fn reply(&mut self, req_id: u32) -> Result<Vec<u8>, Trouble> {
+        match self.0.receive()? {
+            (_, other, _) if other != req_id => Err(Trouble::Lost("another was answered".into())),
+            (ERROR, _, name) => {
+                Err(Trouble::refused(name.strip_suffix(b"\0").unwrap_or(&name), b""))
+            }
+            (_, _, payload) => Ok(payload),
+        }
+    }
+
+    /// QUIESCE or UNQUIESCE: what came of it for each.
+    pub fn ask_each(
+        &mut self,
+        kind: Kind,
+        domids: &[Domid],
+    ) -> BTreeMap<Domid, Result<(), Trouble>> {
+        let mut outcomes = BTreeMap::new();
+        for some in domids.chunks(DOMAINS_MAX) {
+            match self.ask(kind, &listed(some)) {
+                Ok(reply) => {
+                    outcomes.extend(some.iter().map(|&domid| (domid, Ok(()))));
+                    let words: Vec<_> = strings(&reply).skip(1).collect();
+                    for pair in words.chunks_exact(2) {
+                        if let Some(domid) = Domid::parse_canonical(pair[0]) {
+                            outcomes.insert(domid, Err(Trouble::refused(pair[1], b"")));
+                        }
+                    }
+                }
+                // It was none of them, and the error is that of the lowest.
+                Err(Trouble::Refused(..)) => {
+                    let payloads: Vec<_> = some.iter().map(|&domid| listed(&[domid])).collect();
+                    let replies = self.ask_all(kind, &payloads);
+                    let replies = replies.into_iter().map(|reply| reply.map(drop));
+                    outcomes.extend(some.iter().copied().zip(replies));
+                }
+                Err(lost) => outcomes.extend(some.iter().map(|&domid| (domid, Err(lost.clone())))),
+            }
+        }
+        outcomes
+    }
+
+    /// RELEASE, each with its mark.
+    pub fn release(&mut self, marks: &[(Domid, &str)]) -> Vec<Result<(), Trouble>> {
+        let payload = |(domid, mark): &(Domid, &str)| format!("{domid}\0{mark}\0").into_bytes();
+        let payloads: Vec<_> = marks.iter().map(payload).collect();
+        self.ask_all(Kind::Release, &payloads).into_iter().map(|reply| reply.map(drop)).collect()
+    }
+
+    /// INTRODUCE, each with its port. The frame's number means nothing to a daemon that maps the
+    /// page through its grant, as this one does.
+    pub fn introduce(&mut self, ports: &[(Domid, &str)]) -> Vec<Result<(), Trouble>> {
+        let payload =
+            |(domid, port): &(Domid, &str)| format!("{domid}\x001\0{port}\0").into_bytes();
+        let payloads: Vec<_> = ports.iter().map(payload).collect();
+        self.ask_all(Kind::Introduce, &payloads).into_iter().map(|reply| reply.map(drop)).collect()
+    }
+
+    /// Whether each is introduced.
+    pub fn are_introduced(&mut self, domids: &[Domid]) -> Result<Vec<bool>, Trouble> {
+        let payloads: Vec<_> = domids.iter().map(|&domid| listed(&[domid])).collect();
+        let replies = self.ask_all(Kind::IsDomainIntroduced, &payloads);
+        replies.into_iter().map(|reply| reply.map(|reply| reply == b"T\0")).collect()
+    }
+
+    /// The domains that a set means: whoever is named alone, and of ranges those that are introduced.
+    ///
+    /// # Errors
+    /// It means none, or the daemon does not say.
+    pub fn meant(&mut self, domids: &Domids, socket: &Path) -> Result<Vec<Domid>, Failure> {
+        let numbers = domids.numbers();
+        let unsure: Vec<_> =
+            numbers.iter().filter(|(_, alone)| !**alone).map(|(domid, _)| *domid).collect();
+        let introduced = self.are_introduced(&unsure).map_err(|trouble| Failure::Daemon {
+            socket: socket.to_path_buf(),
+            why: trouble.to_string(),
+        })?;
+        let absent: std::collections::BTreeSet<_> =
+            unsure.iter().zip(introduced).filter(|(_, is)| !is).map(|(domid, _)| *domid).collect();
+        let meant: Vec<_> = numbers.into_keys().filter(|domid| !absent.contains(domid)).collect();
+        if meant.is_empty() { Err(Failure::NoDomain(socket.to_path_buf())) } else { Ok(meant) }
+    }
+}

@@ -1,0 +1,93 @@
+//! Sets of domains as people write them: `1-1000,1005`.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use crate::words::Domid;
+
+/// Domains of the command line. One that is named alone is meant, whatever there is; a range means
+/// those of it that are there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Domids(Vec<(Domid, Domid)>);
+
+impl FromStr for Domids {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Domids, String> {
+        let domid = |text: &str| match Domid::parse_canonical(text.as_bytes()) {
+            Some(Domid::CONTROL) => {
+                Err("domain 0 is the control domain, which does not move".into())
+            }
+            Some(domid) => Ok(domid),
+            None => Err(format!("{text:?} is no domain's number; they are 1 to 32751")),
+        };
+        let range = |part: &str| match part.split_once('-') {
+            None => domid(part).map(|domid| (domid, domid)),
+            Some((first, last)) => match (domid(first)?, domid(last)?) {
+                (first, last) if first < last => Ok((first, last)),
+                _ => Err(format!("{part}: a range ends above where it begins")),
+            },
+        };
+        text.split(',').map(range).collect::<Result<_, _>>().map(Domids)
+    }
+}
+
+impl Domids {
+    /// Every number, and whether it is named alone.
+    pub fn numbers(&self) -> BTreeMap<Domid, bool> {
+        let mut numbers = BTreeMap::new();
+        for &(first, last) in &self.0 {
+            for number in first.0..=last.0 {
+                *numbers.entry(Domid(number)).or_default() |= first == last;
+            }
+        }
+        numbers
+    }
+}
+
+/// Domains in their order, as such a set.
+pub fn show(domids: impl IntoIterator<Item = Domid>) -> String {
+    let mut ranges: Vec<(u16, u16)> = Vec::new();
+    for Domid(number) in domids {
+        match ranges.last_mut() {
+            Some((_, last)) if last.checked_add(1) == Some(number) => *last = number,
+            _ => ranges.push((number, number)),
+        }
+    }
+    let range = |&(first, last): &(u16, u16)| match last - first {
+        0 => first.to_string(),
+        _ => format!("{first}-{last}"),
+    };
+    ranges.iter().map(range).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_is_read_and_shown() {
+        for (text, shown, alone) in [
+            ("7", "7", "7"),
+            ("1-3,1005", "1-3,1005", "1005"),
+            ("9,1-3,2,4", "1-4,9", "2,4,9"),
+            ("32750-32751", "32750-32751", ""),
+        ] {
+            let numbers = text.parse::<Domids>().unwrap().numbers();
+            assert_eq!(show(numbers.keys().copied()), shown);
+            assert_eq!(
+                show(numbers.iter().filter(|(_, alone)| **alone).map(|(domid, _)| *domid)),
+                alone
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_set_is_refused() {
+        for text in
+            ["", ",", "1,", "0", "0-5", "5-4", "5-5", "007", "32752", "1-65536", "a", "1--2", "-1"]
+        {
+            assert!(text.parse::<Domids>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! `xsctl import`: files of domains into a daemon.
+
+use std::fs::{self, File};
+use std::io::{BufReader, Read};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::client::{Answers, Client, Daemon, IMPORT_DOMAINS};
+use super::domids::show;
+use super::export::Format;
+use super::failure::{Done, Failure};
+use super::libxl;
+use super::places::command;
+use super::report::{Form, Line, Report};
+use crate::migrate::state::State;
+use crate::migrate::stream::Reader;
+use crate::words::Domid;
+
+/// How it is done.
+pub struct Manner {
+    /// Streams, and directories with streams.
+    pub paths: Vec<PathBuf>,
+    /// Of which domain the one file is whose form does not say so.
+    pub libxl: Option<Domid>,
+    /// Nothing is changed.
+    pub dry_run: bool,
+    /// The domains are connected.
+    pub introduce: bool,
+    /// Files in one request.
+    pub batch: usize,
+    pub form: Form,
+}
+
+/// Imports domains, which stay quiesced. Cost: that of each batch's IMPORT.
+///
+/// # Errors
+/// A directory's, the output's; no daemon. What was not imported is reported.
+pub fn run(daemon: &Daemon, manner: &Manner, stop: &AtomicBool) -> Result<Done, Failure> {
+    let files = files(&manner.paths)?;
+    let verb = if manner.dry_run { "checked" } else { "imported" };
+    let mut report = Report::new(manner.form, "import", verb, files.len());
+    let mut importing = Importing { daemon, manner, client: daemon.connect()?, done: Vec::new() };
+    for some in files.chunks(manner.batch) {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        importing.batch(some, &mut report);
+    }
+    let done = importing.done;
+    if !done.is_empty() && !manner.dry_run {
+        let (count, domids) = (done.len(), show(done));
+        let state = if manner.introduce { "stand still" } else { "wait for their INTRODUCE" };
+        let unquiesce = command("unquiesce", &daemon.socket, &domids);
+        let discard = command("discard", &daemon.socket, &domids);
+        report.note(format!(
+            "{count} domains {state}; once they are given up where they were, this serves them: \
+             {unquiesce}; this takes them back: {discard}"
+        ));
+    }
+    report.end()
+}
+
+/// All files that are named, and those of directories in the order of their domains.
+fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
+    let mut files = Vec::new();
+    for path in paths {
+        if !path.is_dir() {
+            files.push(path.clone());
+            continue;
+        }
+        let mut found = Vec::new();
+        for entry in fs::read_dir(path).map_err(Failure::file(path))? {
+            let file = entry.map_err(Failure::file(path))?.path();
+            if file.extension().is_some_and(|end| end == Format::Stream.suffix()) {
+                let stem = file.file_stem().and_then(|stem| stem.to_str()?.parse::<u16>().ok());
+                found.push((stem, file));
+            }
+        }
+        if found.is_empty() {
+            let why = format!("there is no file *.{} in it", Format::Stream.suffix());
+            return Err(Failure::Contents { path: path.clone(), why });
+        }
+        found.sort();
+        files.extend(found.into_iter().map(|(_, file)| file));
+    }
+    Ok(files)
+}
+
+/// What the daemon reads: the file, or a stream made from it.
+fn open(path: &Path, libxl: Option<Domid>) -> Result<File, Failure> {
+    let mut file = File::open(path).map_err(Failure::file(path))?;
+    let Some(domid) = libxl else { return Ok(file) };
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(Failure::file(path))?;
+    let stream = libxl::read(&bytes, domid)
+        .map_err(|why| Failure::Contents { path: path.to_path_buf(), why })?;
+    libxl::filled(&stream).map_err(Failure::file(path))
+}
+
+struct Importing<'d> {
+    daemon: &'d Daemon,
+    manner: &'d Manner,
+    client: Client,
+    /// What has arrived.
+    done: Vec<Domid>,
+}
+
+impl Importing<'_> {
+    fn batch(&mut self, paths: &[PathBuf], report: &mut Report) {
+        let mut good = Vec::new();
+        for path in paths {
+            match open(path, self.manner.libxl) {
+                Ok(file) => good.push((path, file)),
+                Err(failure) => of_file(path, &failure, report),
+            }
+        }
+        if good.is_empty() {
+            return;
+        }
+        let answers = self.ask(&good);
+        if let Some(trouble) = answers.failed() {
+            report.trouble(format!("IMPORT_DOMAINS: {trouble}; {}", self.after(trouble.is_lost())));
+            return;
+        }
+        let (found, unread) = (answers.all().collect::<Vec<_>>(), answers.streams());
+        report.found(good.len() - unread.len().min(good.len()), found.len());
+        // The daemon does not say of which streams it could read nothing.
+        let known = if unread.is_empty() { 0 } else { self.faults(&good, report) };
+        for trouble in unread.iter().skip(known) {
+            report.domain(&Line::of_file(Path::new("a stream"), trouble.to_string()));
+        }
+        let arrived: Vec<(Domid, &str)> = (found.iter())
+            .filter_map(|(domid, outcome)| Some((*domid, outcome.as_ref().ok()?.first()?.as_str())))
+            .collect();
+        let mut introduced = Vec::new();
+        if self.manner.introduce {
+            introduced = self.client.introduce(&arrived);
+        }
+        let mut introduced = introduced.into_iter();
+        for (domid, outcome) in &found {
+            let line = match outcome {
+                Err(trouble) => Line::new(*domid, Some(format!("IMPORT_DOMAINS: {trouble}"))),
+                Ok(strings) => {
+                    self.done.push(*domid);
+                    let error = introduced.next().and_then(Result::err);
+                    let error = error.map(|trouble| {
+                        format!("INTRODUCE: {trouble}; its nodes are there, it is not connected")
+                    });
+                    let nodes = strings.get(1).and_then(|nodes| nodes.parse().ok());
+                    Line { nodes, ..Line::new(*domid, error) }
+                }
+            };
+            report.domain(&line);
+        }
+    }
+
+    /// Says what is wrong with streams, as far as something is; answers with how many.
+    fn faults(&self, files: &[(&PathBuf, File)], report: &mut Report) -> usize {
+        let faults = files.iter().filter_map(|(path, _)| {
+            let failure = check(path, self.manner.libxl).err()?;
+            Some((path, failure))
+        });
+        faults.map(|(path, failure)| of_file(path, &failure, report)).count()
+    }
+
+    fn ask(&self, files: &[(&PathBuf, File)]) -> Answers {
+        let descriptors: Vec<_> = files.iter().map(|(_, file)| file.as_fd()).collect();
+        let payload: &[u8] = if self.manner.dry_run { b"check\0" } else { b"" };
+        Answers::of_all(self.daemon.ask(IMPORT_DOMAINS, payload, &descriptors))
+    }
+
+    /// What is to be known of a request without an answer.
+    fn after(&self, is_lost: bool) -> &'static str {
+        match is_lost && !self.manner.dry_run {
+            true => "what it has imported until then waits; xsctl discard takes it back",
+            false => "nothing of it was imported",
+        }
+    }
+}
+
+fn of_file(path: &Path, failure: &Failure, report: &mut Report) {
+    let text = failure.to_string();
+    let prefix = format!("{}: ", path.display());
+    let why = text.strip_prefix(&prefix).unwrap_or(&text);
+    report.domain(&Line::of_file(path, why.to_owned()));
+}
+
+/// Reads a stream as the daemon does.
+fn check(path: &Path, libxl: Option<Domid>) -> Result<(), Failure> {
+    let read = Reader::new(BufReader::new(open(path, libxl)?));
+    let state = read.and_then(|mut reader| State::read(&mut reader));
+    state.map(drop).map_err(|error| Failure::of(path, error))
+}

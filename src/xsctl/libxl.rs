@@ -1,0 +1,187 @@
+//! A domain as records of libxl's migration stream (docs/specs/libxl-migration-stream.pandoc): its
+//! header, a DOMAIN_XENSTORE_DATA for each node, watch and transaction, END.
+//!
+//! ```text
+//!      0       4       8       12      16     0       4       8
+//!     +-------+-------+-------+-------+      +-------+-------+--------- - - -+-----------+
+//!     | "LibxlFmt"    |version|options|      | type  | length| body          | 0 to a    |
+//!     +-------+-------+-------+-------+      |       |       | (length bytes)| multiple  |
+//!      big-endian; options 1: records are    +-------+-------+--------- - - -+ of 8 -----+
+//! ```
+
+use std::fs::File;
+use std::io::{self, Seek, Write};
+
+use rustix::fs::{MemfdFlags, memfd_create};
+
+use crate::migrate::bytes::{Body, Fault, Order, Sink};
+use crate::migrate::libxl::{DOMAIN_XENSTORE_DATA, Data, read_v6, read_v8, write_v8};
+use crate::migrate::state::{Client, State};
+use crate::migrate::stream::{Connection, Node, Record, Transport, VERSION, Watch, Writer};
+use crate::words::Domid;
+
+const IDENT: [u8; 8] = *b"LibxlFmt";
+const LIBXL_VERSION: u32 = 2;
+/// `options`: records are big-endian.
+const OPTION_BIG_ENDIAN: u32 = 1;
+const END: u32 = 0;
+
+/// A file in memory.
+pub fn memory() -> io::Result<File> {
+    Ok(File::from(memfd_create("xsctl", MemfdFlags::CLOEXEC)?))
+}
+
+/// A file in memory with these bytes, to be read from its beginning.
+pub fn filled(bytes: &[u8]) -> io::Result<File> {
+    let mut file = memory()?;
+    file.write_all(bytes)?;
+    file.rewind()?;
+    Ok(file)
+}
+
+/// Writes what a state says of a domain; answers also what the format has no place for.
+///
+/// # Errors
+/// A field is longer than its length can say.
+pub fn write(state: &State, domid: Domid) -> Result<(Vec<u8>, Vec<String>), Fault> {
+    let mut out = IDENT.to_vec();
+    out.extend([LIBXL_VERSION.to_be_bytes(), 0u32.to_be_bytes()].concat());
+    let (mut stale, mut deep) = (0, 0);
+    for node in state.nodes.values() {
+        let perms: Vec<_> = node.perms.iter().filter(|entry| !entry.ignored).copied().collect();
+        stale += node.perms.len() - perms.len();
+        append(&Data::Node(node.path.clone(), perms, node.value.clone()), &mut out)?;
+    }
+    let client = state.client_of(domid);
+    for watch in client.iter().flat_map(|client| &client.watches) {
+        deep += usize::from(watch.depth.is_some());
+        append(&Data::Watch(watch.path.clone(), watch.token.clone()), &mut out)?;
+    }
+    for &tx_id in client.iter().flat_map(|client| client.transactions.keys()) {
+        append(&Data::Transactions(vec![tx_id]), &mut out)?;
+    }
+    record(END, &[], &mut out)?;
+    let counted = [
+        (stale, "permissions that mean nobody"),
+        (deep, "depths of watches"),
+        (state.domains.get(&domid).map_or(0, |domain| domain.quotas.len()), "quotas"),
+        (client.map_or(0, |client| client.connection.input.len()), "bytes of requests"),
+        (client.map_or(0, |client| client.connection.output.len()), "bytes of replies and events"),
+    ];
+    let counted = counted.iter().filter(|(count, _)| *count > 0);
+    let mut left_out: Vec<_> = counted.map(|(count, what)| format!("{count} {what}")).collect();
+    if state.domains.get(&domid).is_some_and(|domain| domain.features.is_some()) {
+        left_out.push("the features".into());
+    }
+    if client.is_some_and(has_target) {
+        left_out.push("the target".into());
+    }
+    Ok((out, left_out))
+}
+
+fn has_target(client: &Client) -> bool {
+    matches!(client.connection.transport, Transport::Ring(_, Some(_), _))
+}
+
+fn append(data: &Data, out: &mut Vec<u8>) -> Result<(), Fault> {
+    let mut body = Vec::new();
+    write_v8(data, Order::Little, &mut body)?;
+    record(DOMAIN_XENSTORE_DATA, &body, out)
+}
+
+fn record(kind: u32, body: &[u8], out: &mut Vec<u8>) -> Result<(), Fault> {
+    let len = u32::try_from(body.len()).map_err(|_| Fault::TooLong(u32::MAX))?;
+    Sink::new(out, Order::Little).u32(kind).u32(len).bytes(body).align(8);
+    Ok(())
+}
+
+/// Reads such records, those of the version 6 of the design too, as a "xenstore" stream of a domain.
+/// Other records of libxl's are not ours and skipped.
+///
+/// # Errors
+/// What is wrong with it, and where.
+pub fn read(bytes: &[u8], domid: Domid) -> Result<Vec<u8>, String> {
+    let (order, bodies) = bodies(bytes).map_err(|(at, fault)| format!("at byte {at}: {fault}"))?;
+    let all = |read: fn(&[u8], Order) -> Result<Data, Fault>| {
+        let of_one = |(at, body): &(usize, &[u8])| {
+            read(body, order).map_err(|fault| format!("the record at byte {at}: {fault}"))
+        };
+        bodies.iter().map(of_one).collect::<Result<Vec<_>, _>>()
+    };
+    let data = all(read_v8).or_else(|error| all(read_v6).map_err(|_| error))?;
+    stream(data, domid).map_err(|error| error.to_string())
+}
+
+/// Bodies of records, and where the records begin.
+type Bodies<'b> = Vec<(usize, &'b [u8])>;
+
+/// The records that are ours, and their byte order.
+fn bodies(bytes: &[u8]) -> Result<(Order, Bodies<'_>), (usize, Fault)> {
+    let mut header = Body::new(bytes, Order::Big);
+    let begins = header.take(IDENT.len(), "ident").is_ok_and(|ident| ident == IDENT);
+    if !begins {
+        return Err((0, Fault::NotAStream));
+    }
+    let of_header = |fault| (8, fault);
+    match header.u32("version").map_err(of_header)? {
+        LIBXL_VERSION => {}
+        other => return Err((8, Fault::Version(other))),
+    }
+    let order = match header.u32("options").map_err(of_header)? {
+        0 => Order::Little,
+        OPTION_BIG_ENDIAN => Order::Big,
+        other => return Err((12, Fault::Flags(other))),
+    };
+    let mut found = Vec::new();
+    let mut rest = Body::new(&bytes[bytes.len() - header.left()..], order);
+    loop {
+        let at = bytes.len() - rest.left();
+        let mut next = || {
+            let kind = rest.u32("type")?;
+            let len = usize::try_from(rest.u32("length")?).unwrap_or(usize::MAX);
+            let body = rest.take(len, "body")?;
+            rest.align(8)?;
+            Ok((kind, body))
+        };
+        match next().map_err(|_: Fault| (at, Fault::Truncated))? {
+            (END, _) => return Ok((order, found)),
+            (DOMAIN_XENSTORE_DATA, body) => found.push((at, body)),
+            _ => {}
+        }
+    }
+}
+
+fn stream(data: Vec<Data>, domid: Domid) -> io::Result<Vec<u8>> {
+    let id = u32::from(domid.0);
+    let mut writer = Writer::new(Vec::new(), VERSION, Order::Little)?;
+    writer.write(&Record::Connection(Connection {
+        id,
+        // Its event channel is not in the format.
+        transport: Transport::Ring(domid, None, 0),
+        input: Vec::new(),
+        output_begun: 0,
+        output: Vec::new(),
+        unique_id: None,
+    }))?;
+    let (mut nodes, mut others) = (Vec::new(), Vec::new());
+    for data in data {
+        match data {
+            Data::Node(path, perms, value) => {
+                nodes.push(Node { pending: None, path, value, perms });
+            }
+            Data::Watch(path, token) => {
+                let watch = Watch { connection: id, path, token, depth: None };
+                others.push(Record::Watch(watch));
+            }
+            Data::Transactions(ids) => {
+                let transaction = |tx_id| Record::Transaction { connection: id, tx_id };
+                others.extend(ids.into_iter().map(transaction));
+            }
+        }
+    }
+    // The format has no order; in the stream a node comes after the one above it.
+    nodes.sort_by(|a, b| a.path.cmp(&b.path));
+    nodes.into_iter().try_for_each(|node| writer.write(&Record::Node(node)))?;
+    others.iter().try_for_each(|record| writer.write(record))?;
+    writer.end()
+}

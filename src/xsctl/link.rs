@@ -1,0 +1,84 @@
+//! A connection to a daemon: messages there, messages back, descriptors with them.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::cmsg_space;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use zerocopy::IntoBytes;
+
+use crate::protocol::{Frame, Header, frame};
+
+/// What a request for one domain or for many takes is milliseconds; a daemon that is silent for so
+/// long hangs, and whoever waits for it should learn what state the domains are in.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// As many descriptors as Linux sends along with a byte (`SCM_MAX_FD`).
+pub const DESCRIPTORS_MAX: usize = 253;
+
+/// A connection.
+pub struct Link {
+    stream: UnixStream,
+    received: Vec<u8>,
+}
+
+/// A request as bytes.
+pub fn message(kind: u32, req_id: u32, payload: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+    let header =
+        Header { kind: kind.into(), req_id: req_id.into(), tx_id: 0.into(), len: len.into() };
+    [header.as_bytes(), payload].concat()
+}
+
+impl Link {
+    /// Connects to a socket.
+    pub fn connect(socket: &Path) -> io::Result<Link> {
+        let stream = UnixStream::connect(socket)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(Link { stream, received: Vec::new() })
+    }
+
+    /// Sends bytes.
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes)
+    }
+
+    /// Sends bytes, the descriptors with the first of them.
+    pub fn send_with(&mut self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let sent =
+            sendmsg(&self.stream, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?;
+        self.send(&bytes[sent..])
+    }
+
+    /// Waits for the next message: its type, its number, its payload.
+    pub fn receive(&mut self) -> io::Result<(u32, u32, Vec<u8>)> {
+        loop {
+            let (message, used) = match frame(&self.received) {
+                Frame::Message { header, payload, rest } => {
+                    let message = (header.kind.get(), header.req_id.get(), payload.to_vec());
+                    (message, self.received.len() - rest.len())
+                }
+                Frame::TooLong => return Err(io::ErrorKind::InvalidData.into()),
+                Frame::Incomplete(_) => {
+                    let mut bytes = [0; 16384];
+                    match self.stream.read(&mut bytes)? {
+                        0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                        len => self.received.extend_from_slice(&bytes[..len]),
+                    }
+                    continue;
+                }
+            };
+            self.received.drain(..used);
+            return Ok(message);
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The marks of exported domains in `marks.json`, and `xsctl release`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use super::client::{Client, Trouble};
+use super::domids::Domids;
+use super::export::private;
+use super::failure::{Done, Failure};
+use super::places::command;
+use super::report::{Form, Line, Report};
+use crate::words::Domid;
+
+/// The file in an export's directory: an object of JSON, the mark of each domain.
+const FILE: &str = "marks.json";
+
+/// What the daemon saw of each domain when it exported it.
+pub struct Marks {
+    path: PathBuf,
+    marks: BTreeMap<u16, String>,
+}
+
+impl Marks {
+    /// Those in a directory, none if it has none.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is something else.
+    pub fn open(directory: &Path) -> Result<Marks, Failure> {
+        let path = directory.join(FILE);
+        let bytes = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => b"{}".to_vec(),
+            read => read.map_err(Failure::file(&path))?,
+        };
+        match serde_json::from_slice(&bytes) {
+            Ok(marks) => Ok(Marks { path, marks }),
+            Err(error) => Err(Failure::Contents { path, why: error.to_string() }),
+        }
+    }
+
+    /// A domain was exported.
+    pub fn set(&mut self, domid: Domid, mark: String) {
+        self.marks.insert(domid.0, mark);
+    }
+
+    /// Puts them into the file, all or none.
+    ///
+    /// # Errors
+    /// The file's.
+    pub fn write(&self) -> Result<(), Failure> {
+        let part = self.path.with_extension("json.part");
+        let written = serde_json::to_vec_pretty(&self.marks).map_err(io::Error::other);
+        written
+            .and_then(|bytes| {
+                let mut file = private(&part)?;
+                file.write_all(&bytes)?;
+                file.sync_all()?;
+                fs::rename(&part, &self.path)
+            })
+            .map_err(Failure::file(&self.path))
+    }
+}
+
+/// Releases the domains that were exported into a directory, or some of them, as far as they are
+/// still as they were: the commit point (docs/MIGRATION.md).
+///
+/// # Errors
+/// There are no marks; the daemon cannot be reached; the output's.
+pub fn release(
+    socket: &Path,
+    directory: &Path,
+    only: Option<&Domids>,
+    form: Form,
+) -> Result<Done, Failure> {
+    let Marks { path, mut marks } = Marks::open(directory)?;
+    if let Some(only) = only {
+        let numbers = only.numbers();
+        marks.retain(|&number, _| numbers.contains_key(&Domid(number)));
+    }
+    if marks.is_empty() {
+        return Err(Failure::Contents { path, why: "it has no mark of such a domain".into() });
+    }
+    let mut client = Client::connect(socket)?;
+    let mut report = Report::new(form, "release", "released", marks.len());
+    let marks: Vec<_> =
+        marks.iter().map(|(&number, mark)| (Domid(number), mark.as_str())).collect();
+    let mut changed = false;
+    for (&(domid, _), outcome) in marks.iter().zip(client.release(&marks)) {
+        changed |= outcome.as_ref().is_err_and(|trouble| trouble.is("EAGAIN"));
+        let error = outcome.err().map(|trouble| explain(&trouble, socket, domid));
+        report.domain(&Line::new(domid, error));
+    }
+    let done = report.end()?;
+    Ok(if changed { Done::Changed } else { done })
+}
+
+fn explain(trouble: &Trouble, socket: &Path, domid: Domid) -> String {
+    let unquiesce = command("unquiesce", socket, &domid.to_string());
+    match trouble {
+        trouble if trouble.is("EAGAIN") => format!(
+            "it was changed since it was exported, and stands still: discard it elsewhere, then \
+             export it again (--force), or this serves it again: {unquiesce}"
+        ),
+        trouble if trouble.is_lost() => {
+            format!("{trouble}; if it is still there, it stands still: release it again")
+        }
+        trouble => format!("RELEASE: {trouble}"),
+    }
+}

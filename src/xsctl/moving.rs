@@ -1,0 +1,85 @@
+//! `xsctl move`: batches of domains from one daemon to another, several at once.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError, mpsc};
+use std::thread;
+
+use super::batch::{Moving, Route, carry};
+use super::failure::{Done, Failure};
+use super::places::explain;
+use super::report::{Form, Line, Report, millis};
+use crate::words::Domid;
+
+/// How it is done.
+pub struct Manner {
+    /// Domains that stand still together.
+    pub batch: usize,
+    /// Batches at once.
+    pub jobs: usize,
+    /// What is said.
+    pub form: Form,
+}
+
+/// Moves domains. A batch that is begun is brought to its end; no other is begun once `stop` is set,
+/// or a daemon cannot be reached. Cost: each batch is that of its EXPORT and its IMPORT.
+///
+/// # Errors
+/// The output's. What was not moved is reported.
+pub fn run(
+    route: &Route,
+    domids: &[Domid],
+    manner: &Manner,
+    stop: &AtomicBool,
+) -> Result<Done, Failure> {
+    let mut report = Report::new(manner.form, "move", "moved", domids.len());
+    let batches = Mutex::new(domids.chunks(manner.batch));
+    let next = || batches.lock().unwrap_or_else(PoisonError::into_inner).next();
+    thread::scope(|scope| {
+        let (sender, receiver) = mpsc::channel();
+        for _ in 0..manner.jobs {
+            let (sender, next) = (sender.clone(), &next);
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed)
+                    && let Some(domids) = next()
+                {
+                    let carried = carry(route, domids);
+                    if carried.is_err() {
+                        stop.store(true, Ordering::Relaxed);
+                    }
+                    // The other end waits for all of them.
+                    let _ = sender.send(carried);
+                }
+            });
+        }
+        drop(sender);
+        for carried in receiver {
+            match carried {
+                Ok(domains) => of_batch(route, &domains, &mut report),
+                Err(failure) => report.trouble(format!("{failure}: no further domain was begun")),
+            }
+        }
+    });
+    report.end()
+}
+
+fn of_batch(route: &Route, domains: &BTreeMap<Domid, Moving>, report: &mut Report) {
+    for (&domid, moving) in domains {
+        let source = (moving.source, route.source.socket.as_path());
+        let destination = (moving.destination, route.destination.socket.as_path());
+        let (state, commands) = explain(domid, source, destination);
+        let error = moving.error.as_ref().map(|error| match &commands[..] {
+            [] => format!("{error}; {state}"),
+            _ => format!("{error}; {state}: {}", commands.join("; ")),
+        });
+        report.domain(&Line {
+            nodes: Some(moving.nodes),
+            tries: Some(moving.tries),
+            pause_ms: moving.pause.map(millis),
+            source: Some(moving.source.name()),
+            destination: Some(moving.destination.name()),
+            commands,
+            ..Line::new(domid, error)
+        });
+    }
+}

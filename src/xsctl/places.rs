@@ -1,0 +1,154 @@
+//! Where a domain is when a move has ended, what that means, and which commands end it.
+
+use std::path::Path;
+
+use crate::words::Domid;
+
+/// A domain at the daemon that it leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Served.
+    Served,
+    /// Served or quiesced: its EXPORT was not answered.
+    Unsure,
+    /// Quiesced.
+    Quiesced,
+    /// Quiesced or released: its RELEASE was not answered.
+    InDoubt,
+    /// Released: the move is committed.
+    Released,
+    /// Not there any more, and not by this move.
+    Gone,
+}
+
+/// A domain at the daemon to which it goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// Not there.
+    Absent,
+    /// Maybe there, quiesced: its IMPORT was not answered.
+    Unsure,
+    /// There, quiesced.
+    Quiesced,
+    /// Served.
+    Served,
+}
+
+impl Source {
+    /// Its name in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Source::Served => "served",
+            Source::Unsure => "served-or-quiesced",
+            Source::Quiesced => "quiesced",
+            Source::InDoubt => "quiesced-or-released",
+            Source::Released => "released",
+            Source::Gone => "gone",
+        }
+    }
+}
+
+impl Destination {
+    /// Its name in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Destination::Absent => "absent",
+            Destination::Unsure => "absent-or-quiesced",
+            Destination::Quiesced => "quiesced",
+            Destination::Served => "served",
+        }
+    }
+}
+
+/// A command for one domain.
+pub fn command(name: &str, socket: &Path, domids: &str) -> String {
+    format!("xsctl {name} --socket {} --domains {domids}", quoted(&socket.to_string_lossy()))
+}
+
+/// A word of a shell's.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%,".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// What the state of a domain is, as a sentence's part, and which commands make it a domain that is
+/// served in one place, in their order.
+pub fn explain(
+    domid: Domid,
+    (source, source_socket): (Source, &Path),
+    (destination, destination_socket): (Destination, &Path),
+) -> (String, Vec<String>) {
+    let of = |name, socket| command(name, socket, &domid.to_string());
+    let discard = || of("discard", destination_socket);
+    let unquiesce_source = || of("unquiesce", source_socket);
+    let unquiesce_destination = || of("unquiesce", destination_socket);
+    let there = match destination {
+        Destination::Absent => "not at the destination",
+        Destination::Unsure => "maybe quiesced at the destination",
+        Destination::Quiesced => "quiesced at the destination",
+        Destination::Served => "served at the destination",
+    };
+    let has_copy = matches!(destination, Destination::Unsure | Destination::Quiesced);
+    let discards = has_copy.then(discard).into_iter();
+    match source {
+        Source::Served => (format!("it is served at the source, {there}"), discards.collect()),
+        Source::Unsure => (
+            format!("it is served or quiesced at the source, {there}"),
+            discards.chain([unquiesce_source()]).collect(),
+        ),
+        Source::Quiesced => (
+            format!("it is quiesced at the source, {there}"),
+            discards.chain([unquiesce_source()]).collect(),
+        ),
+        Source::Gone => (format!("it is gone from the source, {there}"), discards.collect()),
+        Source::Released => (
+            format!("it is released at the source, {there}"),
+            has_copy.then(unquiesce_destination).into_iter().collect(),
+        ),
+        // Only a person can find out whether the source will ever serve it again.
+        Source::InDoubt => (
+            format!(
+                "it is {there}, and the source did not say whether it released it; if it did, or \
+                 will not serve again: {}; else: {}; {}",
+                unquiesce_destination(),
+                discard(),
+                unquiesce_source()
+            ),
+            Vec::new(),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_but_that_in_doubt_has_commands_to_one_place() {
+        let [here, there] = ["/a b/s", "/b"].map(Path::new);
+        for (source, destination, commands) in [
+            (Source::Served, Destination::Absent, &[][..]),
+            (Source::Served, Destination::Quiesced, &["discard --socket /b"]),
+            (Source::Quiesced, Destination::Absent, &["unquiesce --socket '/a b/s'"]),
+            (
+                Source::Quiesced,
+                Destination::Unsure,
+                &["discard --socket /b", "unquiesce --socket '/a b/s'"],
+            ),
+            (Source::Unsure, Destination::Absent, &["unquiesce --socket '/a b/s'"]),
+            (Source::Gone, Destination::Quiesced, &["discard --socket /b"]),
+            (Source::Released, Destination::Quiesced, &["unquiesce --socket /b"]),
+            (Source::Released, Destination::Served, &[]),
+            (Source::InDoubt, Destination::Quiesced, &[]),
+        ] {
+            let (_, said) = explain(Domid(5), (source, here), (destination, there));
+            let expected: Vec<_> =
+                commands.iter().map(|command| format!("xsctl {command} --domains 5")).collect();
+            assert_eq!(said, expected, "{source:?} {destination:?}");
+        }
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+    }
+}

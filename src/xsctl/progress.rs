@@ -1,0 +1,32 @@
+//! A line that says how far it has come, where somebody looks.
+
+use std::io::{self, IsTerminal, Write};
+
+/// The line, on standard error if that is a terminal.
+pub struct Progress {
+    shown: bool,
+    total: usize,
+}
+
+impl Progress {
+    /// Nothing is shown yet.
+    pub fn new(total: usize, quiet: bool) -> Progress {
+        Progress { shown: !quiet && io::stderr().is_terminal(), total }
+    }
+
+    /// Writes the line anew.
+    pub fn at(&self, done: usize, what: &str) {
+        if self.shown {
+            eprint!("\r\x1b[K{what} {done} of {} domains", self.total);
+            // It is a convenience: whoever cannot see it misses nothing.
+            let _ = io::stderr().flush();
+        }
+    }
+
+    /// Makes room for other lines.
+    pub fn clear(&self) {
+        if self.shown {
+            eprint!("\r\x1b[K");
+        }
+    }
+}

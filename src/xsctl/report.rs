@@ -1,0 +1,255 @@
+//! What is said of each domain, and at the end.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::failure::{Done, Failure};
+use super::progress::Progress;
+use crate::words::Domid;
+
+/// What became of a domain: an object of JSON. What is not known, or has no meaning for the command,
+/// is not there.
+#[derive(Debug, Default, Serialize)]
+pub struct Line {
+    /// Which; nothing of a file of which it is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub domid: Option<u16>,
+    /// Whether it was done.
+    pub done: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Its nodes in the stream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<u64>,
+    /// The file that it was written to, or that could not be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// What the format has no place for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
+    /// How often it was carried.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tries: Option<u32>,
+    /// From its first EXPORT to its UNQUIESCE.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pause_ms: Option<f64>,
+    /// Its state at the source of a move.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<&'static str>,
+    /// Its state at the destination of a move.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub destination: Option<&'static str>,
+    /// Which commands end that state.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub commands: Vec<String>,
+}
+
+impl Line {
+    /// Of a domain with which it worked out, or why not.
+    pub fn new(domid: Domid, error: Option<String>) -> Line {
+        Line { domid: Some(domid.0), done: error.is_none(), error, ..Line::default() }
+    }
+
+    /// Of a file with which it did not work out.
+    pub fn of_file(path: &Path, error: String) -> Line {
+        let file = Some(path.display().to_string());
+        Line { file, error: Some(error), ..Line::default() }
+    }
+
+    /// Of what it tells.
+    fn subject(&self) -> String {
+        match (self.domid, &self.file) {
+            (Some(domid), _) => format!("domain {domid}"),
+            (None, file) => file.clone().unwrap_or_default(),
+        }
+    }
+}
+
+/// All of it, also an object of JSON.
+#[derive(Debug, Serialize)]
+struct Summary<'s> {
+    command: &'static str,
+    domains: usize,
+    done: usize,
+    failed: usize,
+    /// Domains that were not come to.
+    left: usize,
+    nodes: u64,
+    seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pause: Option<Pause>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    notes: &'s [String],
+}
+
+/// How long domains stood still.
+#[derive(Debug, Serialize)]
+struct Pause {
+    p50_ms: f64,
+    p99_ms: f64,
+    max_ms: f64,
+}
+
+/// How much is said, and in which form.
+#[derive(Clone, Copy, Debug)]
+pub struct Form {
+    /// As JSON on standard output.
+    pub json: bool,
+    /// Nothing but errors.
+    pub quiet: bool,
+}
+
+/// Says it. Output that cannot be written ends nothing, since domains are under way: it is an error
+/// at the end.
+pub struct Report {
+    form: Form,
+    command: &'static str,
+    /// The word for what was done.
+    verb: &'static str,
+    progress: Progress,
+    begun: Instant,
+    total: usize,
+    done: usize,
+    failed: usize,
+    nodes: u64,
+    pauses: Vec<f64>,
+    notes: Vec<String>,
+    troubles: Vec<String>,
+    output: io::Result<()>,
+}
+
+impl Report {
+    /// Of a command for so many domains, whose verb tells what it has done with them.
+    pub fn new(form: Form, command: &'static str, verb: &'static str, total: usize) -> Report {
+        Report {
+            form,
+            command,
+            verb,
+            progress: Progress::new(total, form.quiet),
+            begun: Instant::now(),
+            total,
+            done: 0,
+            failed: 0,
+            nodes: 0,
+            pauses: Vec::new(),
+            notes: Vec::new(),
+            troubles: Vec::new(),
+            output: Ok(()),
+        }
+    }
+
+    /// So many files turned out to be so many domains.
+    pub fn found(&mut self, files: usize, domains: usize) {
+        self.total = (self.total + domains).saturating_sub(files);
+    }
+
+    /// A domain is finished with.
+    pub fn domain(&mut self, line: &Line) {
+        self.done += usize::from(line.done);
+        self.failed += usize::from(!line.done);
+        self.nodes += line.nodes.filter(|_| line.done).unwrap_or(0);
+        self.pauses.extend(line.pause_ms);
+        if self.form.json {
+            self.json(line);
+        } else {
+            let said = line.error.iter().cloned();
+            let left_out = (!line.left_out.is_empty())
+                .then(|| format!("left out: {}", line.left_out.join(", ")));
+            for text in said.chain(left_out) {
+                self.progress.clear();
+                eprintln!("xsctl: {}: {text}", line.subject());
+            }
+        }
+        self.progress.at(self.done + self.failed, self.verb);
+    }
+
+    /// What there is to know when it is done.
+    pub fn note(&mut self, text: String) {
+        self.notes.push(text);
+    }
+
+    /// Something went wrong with more than one domain. It is said at once, and once.
+    pub fn trouble(&mut self, text: String) {
+        if !self.troubles.contains(&text) {
+            self.progress.clear();
+            eprintln!("xsctl: {text}");
+            self.troubles.push(text);
+        }
+    }
+
+    /// The end: sums it up.
+    ///
+    /// # Errors
+    /// The output could not be written.
+    pub fn end(mut self) -> Result<Done, Failure> {
+        self.progress.clear();
+        let left = self.total.saturating_sub(self.done + self.failed);
+        let seconds = self.begun.elapsed().as_secs_f64();
+        let pause = pause(&mut self.pauses);
+        if self.form.json {
+            let notes = std::mem::take(&mut self.notes);
+            let summary = Summary {
+                command: self.command,
+                domains: self.total,
+                done: self.done,
+                failed: self.failed,
+                left,
+                nodes: self.nodes,
+                seconds,
+                pause,
+                notes: &notes,
+            };
+            self.json(&serde_json::json!({ "summary": summary }));
+        } else if !self.form.quiet {
+            let mut text = format!("{} {} of {} domains", self.verb, self.done, self.total);
+            if self.nodes > 0 {
+                text += &format!(", {} nodes", self.nodes);
+            }
+            text += &format!(", in {seconds:.3} s");
+            if let Some(Pause { p50_ms, p99_ms, max_ms }) = pause {
+                text += &format!("; pause p50 {p50_ms:.1} p99 {p99_ms:.1} max {max_ms:.1} ms");
+            }
+            self.output = writeln!(io::stdout(), "{text}").and(self.output);
+            self.notes.iter().for_each(|note| eprintln!("xsctl: {note}"));
+        }
+        self.output?;
+        Ok(if self.failed + left > 0 { Done::Partly } else { Done::Well })
+    }
+
+    fn json(&mut self, object: &impl Serialize) {
+        if self.output.is_ok() {
+            let line = serde_json::to_string(object).map_err(io::Error::other);
+            self.output = line.and_then(|line| writeln!(io::stdout(), "{line}"));
+        }
+    }
+}
+
+/// Milliseconds, to a microsecond.
+pub fn millis(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// Nearest ranks; nothing of nothing.
+fn pause(all: &mut [f64]) -> Option<Pause> {
+    all.sort_by(f64::total_cmp);
+    let rank = |percent: usize| all.get((all.len() * percent).div_ceil(100).max(1) - 1).copied();
+    Some(Pause { p50_ms: rank(50)?, p99_ms: rank(99)?, max_ms: rank(100)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_are_those_of_the_values() {
+        assert!(pause(&mut []).is_none());
+        let mut all: Vec<f64> = (1..=200).rev().map(f64::from).collect();
+        let Pause { p50_ms, p99_ms, max_ms } = pause(&mut all).unwrap();
+        assert_eq!((p50_ms, p99_ms, max_ms), (100.0, 198.0, 200.0));
+        assert_eq!(pause(&mut [7.0]).unwrap().p50_ms, 7.0);
+    }
+}

@@ -1,0 +1,54 @@
+//! `xsctl quiesce`, `unquiesce`, `discard`: one request for many domains.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::client::{Client, Daemon, Trouble};
+use super::domids::Domids;
+use super::failure::{Done, Failure};
+use super::report::{Form, Line, Report};
+use crate::protocol::Kind;
+use crate::words::Domid;
+
+/// QUIESCE or UNQUIESCE.
+///
+/// # Errors
+/// There is no daemon, or none of the domains; the output's.
+pub fn each(socket: &Path, kind: Kind, domids: &Domids, form: Form) -> Result<Done, Failure> {
+    let mut client = Client::connect(socket)?;
+    let domids = client.meant(domids, socket)?;
+    let outcomes = client.ask_each(kind, &domids);
+    let (command, verb) = match kind {
+        Kind::Quiesce => ("quiesce", "quiesced"),
+        _ => ("unquiesce", "unquiesced"),
+    };
+    say(outcomes, Report::new(form, command, verb, domids.len()))
+}
+
+/// DISCARD_DOMAINS. Of a range those are meant that were imported and not served since.
+///
+/// # Errors
+/// There is no daemon, or none of the domains; the output's.
+pub fn discard(socket: &Path, domids: &Domids, form: Form) -> Result<Done, Failure> {
+    let daemon = Daemon::find(socket.to_path_buf())?;
+    let numbers = domids.numbers();
+    let all: Vec<_> = numbers.keys().copied().collect();
+    let mut outcomes = daemon.discard(&all);
+    outcomes
+        .retain(|domid, outcome| numbers[domid] || !matches!(outcome, Err(Trouble::Refused(..))));
+    if outcomes.is_empty() {
+        return Err(Failure::NoDomain(socket.to_path_buf()));
+    }
+    let count = outcomes.len();
+    say(outcomes, Report::new(form, "discard", "discarded", count))
+}
+
+fn say(
+    outcomes: BTreeMap<Domid, Result<(), Trouble>>,
+    mut report: Report,
+) -> Result<Done, Failure> {
+    for (domid, outcome) in outcomes {
+        report.domain(&Line::new(domid, outcome.err().map(|trouble| trouble.to_string())));
+    }
+    report.end()
+}

@@ -1,0 +1,252 @@
+//! Whoever takes part in a move is lost in between: afterwards each domain is served in one place, or
+//! is after the commands that `xsctl` named or xsctl(8) has; never in two.
+
+use std::process::{Child, Stdio};
+use std::sync::mpsc;
+
+use super::proxy::{Action, Proxy};
+use super::*;
+
+/// A proxy that does something with the first request of a type, and passes all others.
+fn at_first(world: &World, kind: u32, action: Action) -> (Proxy, String) {
+    let path = world.daemon.path("proxy");
+    let mut first = true;
+    let proxy = Proxy::start(&world.daemon, &path, move |asked, _| {
+        if asked == kind && std::mem::take(&mut first) { action } else { Action::Pass }
+    });
+    (proxy, text(&path))
+}
+
+fn move_both(from: &str, to: &str) -> (Run, Vec<Value>) {
+    let run = xsctl(&["move", "--socket", from, "--to", to, "--domains", "1,2", "--json"]);
+    let (lines, _) = run.json();
+    (run, lines)
+}
+
+#[test]
+fn before_release_it_is_taken_back() {
+    for (kind, action) in [
+        (op::INTRODUCE, Action::Cut),
+        (op::INTRODUCE, Action::CutAfter),
+        (op::INTRODUCE, Action::Refuse("EIO")),
+    ] {
+        let (mut a, mut b) = worlds([1, 2]);
+        let (_proxy, to) = at_first(&b, kind, action);
+        let (run, lines) = move_both(&socket(&a), &to);
+        assert_eq!(run.code, 6, "{run:?}");
+        for line in lines.iter().filter(|line| line["done"] == false) {
+            assert_eq!(
+                (&line["source"], &line["destination"]),
+                (&"served".into(), &"absent".into())
+            );
+        }
+        // Only what was refused is not moved; of what was lost it is all.
+        is_served(&mut a, 1);
+        is_absent(&mut b, 1);
+        if let Action::Refuse(_) = action {
+            is_released(&mut a, 2);
+            is_served(&mut b, 2);
+        } else {
+            is_served(&mut a, 2);
+            is_absent(&mut b, 2);
+        }
+    }
+}
+
+/// The source is asked again: the first was released, the second was not.
+#[test]
+fn a_release_without_an_answer_is_asked_for() {
+    for (action, released) in [(Action::Cut, false), (Action::CutAfter, true)] {
+        let (mut a, mut b) = worlds([1, 2]);
+        let (_proxy, from) = at_first(&a, op::RELEASE, action);
+        let (run, lines) = move_both(&from, &socket(&b));
+        assert_eq!(run.code, 6, "{run:?}");
+        assert_eq!(lines[0]["done"], released, "{run:?}");
+        assert_eq!(lines[1]["done"], false);
+        for (domid, is_moved) in [(1, released), (2, false)] {
+            if is_moved {
+                is_released(&mut a, domid);
+                is_served(&mut b, domid);
+            } else {
+                is_served(&mut a, domid);
+                is_absent(&mut b, domid);
+            }
+        }
+    }
+}
+
+/// The source cannot be asked again: nothing is served anywhere, and the choice is a person's.
+#[test]
+fn a_release_in_doubt_is_left_to_people() {
+    for action in [Action::Gone, Action::GoneAfter] {
+        let (mut a, mut b) = worlds([1, 2]);
+        let (_proxy, from) = at_first(&a, op::RELEASE, action);
+        let (run, lines) = move_both(&from, &socket(&b));
+        assert_eq!(run.code, 6, "{run:?}");
+        for (line, domid) in lines.iter().zip(1..) {
+            assert_eq!(line["source"], "quiesced-or-released");
+            assert_eq!(line["destination"], "quiesced");
+            assert!(line.get("commands").is_none());
+            let error = line["error"].as_str().unwrap();
+            let [discard, unquiesce] = ["discard", "unquiesce"]
+                .map(|name| format!("xsctl {name} --socket {} --domains {domid}", socket(&b)));
+            assert!(error.contains(&discard) && error.contains(&unquiesce), "{error}");
+            stands_still(&mut b, domid);
+            assert_eq!(
+                is_introduced(&mut a.admin, domid),
+                (action, domid) != (Action::GoneAfter, 1)
+            );
+        }
+        well(&["discard", "--socket", &socket(&b), "--domains", "2"]);
+        well(&["unquiesce", "--socket", &socket(&a), "--domains", "2"]);
+        is_served(&mut a, 2);
+        is_absent(&mut b, 2);
+        if action == Action::GoneAfter {
+            well(&["unquiesce", "--socket", &socket(&b), "--domains", "1"]);
+            is_served(&mut b, 1);
+        }
+    }
+}
+
+#[test]
+fn after_release_it_goes_on() {
+    for (action, done) in [
+        (Action::Cut, true),
+        (Action::CutAfter, true),
+        (Action::Gone, false),
+        (Action::GoneAfter, false),
+    ] {
+        let (mut a, mut b) = worlds([1, 2]);
+        let (_proxy, to) = at_first(&b, op::UNQUIESCE, action);
+        let (run, lines) = move_both(&socket(&a), &to);
+        assert_eq!(run.code, if done { 0 } else { 6 }, "{run:?}");
+        for (line, domid) in lines.iter().zip(1..) {
+            is_released(&mut a, domid);
+            assert_eq!((&line["done"], &line["source"]), (&done.into(), &"released".into()));
+            if !done {
+                // The proxy is where it was told to go; the daemon itself is still there.
+                let command = line["commands"][0].as_str().unwrap();
+                assert_eq!(command, format!("xsctl unquiesce --socket {to} --domains {domid}"));
+                well(&["unquiesce", "--socket", &socket(&b), "--domains", &domid.to_string()]);
+            }
+            is_served(&mut b, domid);
+        }
+    }
+}
+
+/// The domain is changed between its export and its release: the proxy does it.
+#[test]
+fn who_is_changed_is_carried_again() {
+    let (mut a, mut b) = worlds([1, 2]);
+    let path = a.daemon.path("proxy");
+    let mut writer = Client::new("writer", common::client::Link::Socket(a.daemon.connect()));
+    let mut first = true;
+    let _proxy = Proxy::start(&a.daemon, &path, move |kind, _| {
+        if kind == op::RELEASE && std::mem::take(&mut first) {
+            writer.write("/local/domain/2/data/late", "yes").unwrap();
+        }
+        Action::Pass
+    });
+    let (run, lines) = move_both(&text(&path), &socket(&b));
+    assert_eq!(run.code, 0, "{run:?}");
+    assert_eq!((&lines[0]["tries"], &lines[1]["tries"]), (&1.into(), &2.into()), "{run:?}");
+    assert_eq!(b.admin.read("/local/domain/2/data/late").as_deref(), Ok(&b"yes"[..]));
+    for domid in [1, 2] {
+        is_released(&mut a, domid);
+    }
+    is_served(&mut b, 1);
+    b.connect_guest(2);
+    // It has been told by nobody yet of what was written while it stood still.
+    assert_eq!(b.guest(2).next_event(), "data/late|t");
+    is_served(&mut b, 2);
+}
+
+/// The child waits for the reply to a request of this type, which is or is not passed on.
+fn held_at(
+    world: &World,
+    kind: u32,
+    arguments: &dyn Fn(&str) -> Vec<String>,
+) -> (Proxy, Child, mpsc::Sender<()>) {
+    let path = world.daemon.path("proxy");
+    let ((told, reached), (release, held)) = (mpsc::channel(), mpsc::channel::<()>());
+    let proxy = Proxy::start(&world.daemon, &path, move |asked, _| {
+        if asked == kind {
+            let _ = told.send(());
+            let _ = held.recv();
+        }
+        Action::Pass
+    });
+    let arguments = arguments(&text(&path));
+    let mut command = command(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    reached.recv_timeout(common::HANG).unwrap();
+    (proxy, child, release)
+}
+
+#[test]
+fn sigint_ends_it_after_the_batches_in_hand() {
+    let (mut a, mut b) = worlds(1..=6);
+    let (proxy, child, release) = held_at(&b, op::UNQUIESCE, &|to| {
+        let words =
+            ["move", "--domains", "1-6", "--batch", "2", "--jobs", "1", "--json", "--to", to];
+        words.iter().map(ToString::to_string).chain(["--socket".into(), socket(&a)]).collect()
+    });
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    drop(release);
+    let run = Run::of(child.wait_with_output().unwrap());
+    drop(proxy);
+    let (lines, summary) = run.json();
+    assert_eq!((run.code, lines.len()), (6, 2), "{run:?}");
+    assert_eq!([&summary["done"], &summary["failed"], &summary["left"]], [2, 0, 4]);
+    for domid in 1..=6 {
+        if domid <= 2 {
+            is_released(&mut a, domid);
+            is_served(&mut b, domid);
+        } else {
+            is_served(&mut a, domid);
+            is_absent(&mut b, domid);
+        }
+    }
+}
+
+/// The tool is killed at each request that it makes of a client's socket. What it leaves behind is
+/// served in no two places, and two commands at most make it one.
+#[test]
+fn the_tool_is_killed_at_every_arrow() {
+    for (at_source, kind, is_committed) in
+        [(false, op::INTRODUCE, false), (true, op::RELEASE, false), (false, op::UNQUIESCE, true)]
+    {
+        let (mut a, mut b) = worlds([1]);
+        let world = if at_source { &a } else { &b };
+        let (proxy, mut child, _held) = held_at(world, kind, &|path| {
+            let (from, to) = if at_source {
+                (path.to_owned(), socket(&b))
+            } else {
+                (socket(&a), path.to_owned())
+            };
+            let words = ["move", "--domains", "1", "--socket", &from, "--to", &to];
+            words.map(str::to_owned).to_vec()
+        });
+        child.kill().unwrap();
+        child.wait().unwrap();
+        drop(proxy);
+        if is_committed {
+            is_released(&mut a, 1);
+            stands_still(&mut b, 1);
+            well(&["unquiesce", "--socket", &socket(&b), "--domains", "1"]);
+            is_served(&mut b, 1);
+        } else {
+            stands_still(&mut a, 1);
+            if kind == op::RELEASE {
+                stands_still(&mut b, 1);
+            } else {
+                assert!(!is_introduced(&mut b.admin, 1));
+            }
+            well(&["discard", "--socket", &socket(&b), "--domains", "1"]);
+            well(&["unquiesce", "--socket", &socket(&a), "--domains", "1"]);
+            is_absent(&mut b, 1);
+            is_served(&mut a, 1);
+        }
+    }
+}

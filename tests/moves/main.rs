@@ -1,0 +1,122 @@
+//! `xsctl` as a process between two real daemons (docs/MIGRATION.md, xsctl(8)).
+//!
+//! - `moved`: whole moves, and what is said of domains with which it does not work out.
+//! - `files`: export, import, release, and what undoes them.
+//! - `libxl`: the other format.
+//! - `lost`: whoever takes part is lost in between, by way of a proxy.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod files;
+mod libxl;
+mod lost;
+mod moved;
+mod proxy;
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use common::{Client, Control, World, op};
+use serde_json::Value;
+
+/// What a run of `xsctl` came to.
+#[derive(Debug)]
+struct Run {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Run {
+    fn of(output: Output) -> Run {
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        let code = output.status.code().expect("ended by itself");
+        Run { code, out: text(output.stdout), err: text(output.stderr) }
+    }
+
+    /// The objects of `--json`: those of domains, and the summary.
+    fn json(&self) -> (Vec<Value>, Value) {
+        let lines = self.out.lines().map(|line| serde_json::from_str(line).unwrap());
+        let mut lines: Vec<Value> = lines.collect();
+        let summary = lines.pop().expect("a summary")["summary"].take();
+        lines.sort_by_key(|line| line["domid"].as_u64());
+        (lines, summary)
+    }
+}
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xsctl"));
+    command.args(arguments);
+    command
+}
+
+fn xsctl(arguments: &[&str]) -> Run {
+    Run::of(command(arguments).output().unwrap())
+}
+
+/// It was done, and nothing went wrong.
+fn well(arguments: &[&str]) -> Run {
+    let run = xsctl(arguments);
+    assert_eq!(run.code, 0, "{arguments:?}: {run:?}");
+    run
+}
+
+fn socket(world: &World) -> String {
+    text(&world.daemon.path("socket"))
+}
+
+fn text(path: &Path) -> String {
+    path.to_str().unwrap().to_owned()
+}
+
+/// Two daemons; at the first guests of these numbers, each with nodes, a watch and a value of its
+/// own; at the second the same numbers, which nobody introduced.
+fn worlds(domids: impl IntoIterator<Item = u16> + Clone) -> (World, World) {
+    let [mut a, mut b] = [2, 1].map(|shards| World::new(Control::Socket, shards));
+    for domid in domids.clone() {
+        let guest = a.guest(domid);
+        guest.write("data/own", &format!("of {domid}")).unwrap();
+        guest.watch("data", "t").unwrap();
+        assert_eq!(guest.next_event(), "data|t");
+        a.admin.write(&format!("/libxl/{domid}/dm"), "x").unwrap();
+    }
+    domids.into_iter().for_each(|domid| b.create(domid));
+    (a, b)
+}
+
+fn is_introduced(client: &mut Client, domid: u16) -> bool {
+    client.request(op::IS_DOMAIN_INTRODUCED, 0, format!("{domid}\0")).unwrap() == b"T\0"
+}
+
+/// It is served: requests are answered, the watch is there.
+fn is_served(world: &mut World, domid: u16) {
+    world.connect_guest(domid);
+    let value = world.guest(domid).read("data/own");
+    assert_eq!(value, Ok(format!("of {domid}").into_bytes()));
+    world.admin.write(&format!("/local/domain/{domid}/data/other"), "").unwrap();
+    assert_eq!(world.guest(domid).next_event(), "data/other|t");
+    assert_eq!(world.admin.read(&format!("/libxl/{domid}/dm")).as_deref(), Ok(&b"x"[..]));
+}
+
+/// It is not here: not introduced, and without nodes.
+fn is_absent(world: &mut World, domid: u16) {
+    assert!(!is_introduced(&mut world.admin, domid));
+    let home = format!("/local/domain/{domid}");
+    assert_eq!(world.admin.read(&home).err().as_deref(), Some("ENOENT"));
+    assert_eq!(world.admin.read(&format!("/libxl/{domid}")).err().as_deref(), Some("ENOENT"));
+}
+
+/// It is given up here: what it had may be there, it is not introduced.
+fn is_released(world: &mut World, domid: u16) {
+    assert!(!is_introduced(&mut world.admin, domid));
+}
+
+/// It stands still: a request waits until it is unquiesced.
+fn stands_still(world: &mut World, domid: u16) {
+    assert!(is_introduced(&mut world.admin, domid));
+    let report = world.admin.control("memreport").unwrap();
+    let report = String::from_utf8_lossy(&report).into_owned();
+    let line = report.lines().find(|line| line.contains("quiesced")).unwrap_or_default().to_owned();
+    let mut words = line.split(|c: char| !c.is_ascii_digit());
+    assert!(words.any(|word| word == domid.to_string()), "domain {domid} is served: {line}");
+}

@@ -1,0 +1,193 @@
+//! Whole moves.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use super::common::client::Link;
+use super::*;
+
+#[test]
+fn domains_are_moved_with_all_they_have() {
+    let (mut a, mut b) = worlds(1..=7);
+    let transaction = a.guest(3).start().unwrap();
+    let run = well(&[
+        "move",
+        "--socket",
+        &socket(&a),
+        "--to",
+        &socket(&b),
+        "--domains",
+        "1-7",
+        "--batch",
+        "3",
+        "--json",
+    ]);
+    assert_eq!(run.err, "");
+    let (lines, summary) = run.json();
+    assert_eq!(lines.len(), 7);
+    for (line, domid) in lines.iter().zip(1..) {
+        assert_eq!((&line["domid"], &line["done"]), (&domid.into(), &true.into()), "{line}");
+        assert_eq!((&line["source"], &line["tries"]), (&"released".into(), &1.into()), "{line}");
+        assert_eq!(line["destination"], "served");
+        // The home, data and data/own; two of libxl's.
+        assert_eq!(line["nodes"], 5, "{line}");
+        assert!(line["pause_ms"].as_f64().unwrap() > 0.0);
+        assert!(line.get("error").is_none() && line.get("commands").is_none());
+    }
+    let numbers = ["domains", "done", "failed", "left", "nodes"].map(|name| &summary[name]);
+    assert_eq!(numbers, [7, 7, 0, 0, 35], "{summary}");
+    assert!(summary["pause"]["p99_ms"].as_f64() <= summary["pause"]["max_ms"].as_f64());
+    for domid in 1..=7 {
+        is_released(&mut a, domid);
+        is_served(&mut b, domid);
+    }
+    // What it did before is not known here, so it has to begin again.
+    assert_eq!(b.guest(3).commit(transaction).err().as_deref(), Some("EAGAIN"));
+    b.check_store();
+}
+
+#[test]
+fn what_does_not_work_out_stays_and_the_rest_goes_on() {
+    let (mut a, mut b) = worlds([1, 2, 3, 4, 5]);
+    b.destroy(2);
+    b.guests.remove(&2);
+    b.admin.write("/local/domain/3/occupied", "").unwrap();
+    let run = xsctl(&[
+        "move",
+        "--socket",
+        &socket(&a),
+        "--to",
+        &socket(&b),
+        "--domains",
+        "1-5,9",
+        "--json",
+    ]);
+    assert_eq!((run.code, run.err.as_str()), (6, ""), "{run:?}");
+    let (lines, summary) = run.json();
+    assert_eq!([&summary["done"], &summary["failed"], &summary["left"]], [3, 3, 0]);
+    for (domid, error, source) in
+        [(2, "ENOENT", "served"), (3, "EEXIST", "served"), (9, "ENOENT", "gone")]
+    {
+        let line = lines.iter().find(|line| line["domid"] == domid).unwrap();
+        let said = line["error"].as_str().unwrap();
+        assert!(said.contains(error), "{said}");
+        assert_eq!((&line["source"], &line["destination"]), (&source.into(), &"absent".into()));
+        assert!(line.get("commands").is_none(), "{line}");
+    }
+    for domid in [2, 3] {
+        is_served(&mut a, domid);
+        assert!(!is_introduced(&mut b.admin, domid));
+    }
+    for domid in [1, 4, 5] {
+        is_released(&mut a, domid);
+        is_served(&mut b, domid);
+    }
+    // For people the same, and nothing of it twice.
+    let run = xsctl(&["move", "--socket", &socket(&a), "--to", &socket(&b), "--domains", "2"]);
+    assert_eq!((run.code, run.err.lines().count()), (6, 1), "{run:?}");
+    assert!(run.err.starts_with("xsctl: domain 2: IMPORT_DOMAINS: ENOENT"), "{run:?}");
+    assert!(run.err.ends_with("it is served at the source, not at the destination\n"), "{run:?}");
+    assert!(run.out.starts_with("moved 0 of 1 domains"), "{run:?}");
+}
+
+#[test]
+fn who_is_changed_all_the_time_is_carried_so_often_and_no_more() {
+    let (mut a, mut b) = worlds([1, 2]);
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = {
+        let mut client = Client::new("writer", Link::Socket(a.daemon.connect()));
+        let stop = Arc::clone(&stop);
+        thread::spawn(move || {
+            for count in 0.. {
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                client.write("/local/domain/2/data/busy", &count.to_string()).unwrap();
+            }
+        })
+    };
+    let run = xsctl(&[
+        "move",
+        "--socket",
+        &socket(&a),
+        "--to",
+        &socket(&b),
+        "--domains",
+        "1,2",
+        "--tries",
+        "3",
+        "--json",
+    ]);
+    stop.store(true, Ordering::Relaxed);
+    writer.join().unwrap();
+    let (lines, _) = run.json();
+    assert_eq!((run.code, &lines[0]["done"]), (6, &true.into()), "{run:?}");
+    assert_eq!((&lines[1]["tries"], &lines[1]["source"]), (&3.into(), &"served".into()));
+    assert!(lines[1]["error"].as_str().unwrap().contains("changed at the source each of 3 times"));
+    is_served(&mut b, 1);
+    is_absent(&mut b, 2);
+    a.guest(2).poll();
+    a.guest(2).take_events();
+    is_served(&mut a, 2);
+}
+
+#[test]
+fn without_a_daemon_nothing_happens() {
+    let (mut a, b) = worlds([1]);
+    let nowhere = text(&b.daemon.path("nowhere"));
+    for (from, to, said) in [
+        (&socket(&a), &nowhere, "no connection: No such file"),
+        (&nowhere, &socket(&a), "no connection: No such file"),
+    ] {
+        let run = xsctl(&["move", "--socket", from, "--to", to, "--domains", "1"]);
+        assert_eq!((run.code, run.out.as_str()), (5, ""), "{run:?}");
+        assert!(run.err.contains(said) && run.err.contains(&nowhere), "{run:?}");
+    }
+    let run = xsctl(&["move", "--socket", &socket(&a), "--to", &socket(&b), "--domains", "2-9"]);
+    assert_eq!(run.code, 6, "{run:?}");
+    assert!(run.err.ends_with("none of these domains is introduced\n"), "{run:?}");
+    is_served(&mut a, 1);
+}
+
+#[test]
+fn another_daemon_is_told_apart() {
+    let (a, _) = worlds([]);
+    let path = a.daemon.path("other");
+    // It has no extension, as Xen's.
+    let _proxy = proxy::Proxy::start(&a.daemon, &path, |kind, _| match kind {
+        op::READ => proxy::Action::Refuse("ENOENT"),
+        _ => proxy::Action::Refuse("ENOSYS"),
+    });
+    let run = xsctl(&["move", "--socket", &socket(&a), "--to", &text(&path), "--domains", "1"]);
+    assert_eq!(run.code, 5);
+    assert!(run.err.contains("it has no socket for migration"), "{run:?}");
+    let run = xsctl(&["quiesce", "--socket", &text(&path), "--domains", "1,2"]);
+    assert_eq!((run.code, run.err.lines().count()), (6, 2));
+    assert!(run.err.contains("ENOSYS: this daemon has no such operation"), "{run:?}");
+}
+
+#[test]
+fn wrong_usage_is_told_before_anything_is_done() {
+    for arguments in [
+        &["move", "--domains", "1"][..],
+        &["move", "--to", "s"],
+        &["move", "--to", "s", "--domains", "0"],
+        &["move", "--to", "s", "--domains", "5-1"],
+        &["move", "--to", "s", "--domains", "1", "--batch", "254"],
+        &["move", "--to", "s", "--domains", "1", "--jobs", "0"],
+        &["export", "--domains", "1"],
+        &["import"],
+        &["import", "-n", "--introduce", "dir"],
+        &["import", "--format", "libxl", "file"],
+        &["import", "--domain", "5", "file"],
+        &["import", "--format", "libxl", "--domain", "5", "a", "b"],
+        &["import", "--format", "libxl", "--domain", "5-6", "a"],
+        &["import", "--format", "libxl", "--domain", "5", "--introduce", "a"],
+        &["quiesce"],
+    ] {
+        let run = xsctl(arguments);
+        assert_eq!((run.code, run.out.as_str()), (2, ""), "{arguments:?}: {run:?}");
+        assert!(run.err.starts_with("error: "), "{arguments:?}: {run:?}");
+    }
+}
