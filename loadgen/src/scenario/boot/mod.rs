@@ -155,6 +155,28 @@ impl Machine {
         self.toolstacks.take();
     }
 
+    /// Takes from domains what is more than about a hundred nodes: the network, and libxl's own
+    /// copies of what devices have.
+    pub(super) async fn make_small(
+        self: Rc<Machine>,
+        domains: RangeInclusive<usize>,
+    ) -> Result<()> {
+        let toolstack = self.stage.connect(&self.socket)?;
+        let network = DEVICES[1];
+        for number in domains {
+            let domid = storm::domid(number)?;
+            let copies = format!("/libxl/{domid}/device");
+            for path in [copies, backend(domid, network), frontend(domid, network)] {
+                toolstack.must(Kind::Rm, 0, &words(&[&path])).await?;
+            }
+        }
+        let is_network = |device: &String| device.contains(&format!("/{}/", network.0));
+        while self.backends.borrow().keys().any(is_network) {
+            toolstack.must(Kind::GetDomainPath, 0, b"0\0").await?;
+        }
+        Ok(())
+    }
+
     /// A new domain on the simulated host.
     fn new_domain(&self, domid: Domid) -> Result<SimGuest> {
         let cannot = |error| Trouble::io(format!("cannot create {domid}"), error);

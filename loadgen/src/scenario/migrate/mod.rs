@@ -40,7 +40,7 @@ use crate::wrong;
 const STAYERS: usize = 4;
 /// Steps of all movers together in a second: with the stayers' requests less than half of what two
 /// cores can do.
-const STEPS_PER_SECOND: u32 = 2000;
+const STEPS_PER_SECOND: u32 = 4000;
 /// The shortest time from one step of a guest to its next.
 const PERIOD_MIN: Duration = Duration::from_millis(5);
 /// So many domains stand still together if they are moved in bulk, and so many batches at once.
@@ -63,7 +63,7 @@ impl Scenario for Migrate {
     }
 
     fn about(&self) -> &'static str {
-        "Domains with disk, network and console are moved from one daemon to another by xsctl move, \
+        "Domains with disk and console, of about 100 nodes and 10 watches each, are moved from one daemon to another by xsctl move, \
          while each works on its ring: it raises a counter and reads it back, makes and removes a \
          node, adds up in transactions, and each event must come. A transaction that is open \
          meanwhile must answer EAGAIN. In the end all nodes and watches must be at the destination as they were. \
@@ -145,6 +145,8 @@ impl Moving {
         machine.prepare_to_move(host_of(&destination, target)?);
         machine.fill(1..=size)?;
         machine.dismiss_toolstacks();
+        machine.stage.spawn(Rc::clone(&machine).make_small(1..=size));
+        machine.stage.run(PATIENCE)?;
         Ok(Moving { machine, source, destination, target: target.clone(), size })
     }
 

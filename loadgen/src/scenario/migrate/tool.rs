@@ -81,7 +81,7 @@ pub fn move_all(
     for (name, value) in [("--batch", manner.batch), ("--jobs", manner.jobs)] {
         command.arg(name).arg(value.to_string());
     }
-    command.arg("--domains").arg(format!("1-{last}"));
+    command.arg("--domains").arg(listed(last));
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(cannot)?;
     let mut tool = Tool(child);
     let Some(stdout) = tool.0.stdout.take() else { wrong!("xsctl without a pipe") };
@@ -104,6 +104,11 @@ pub fn move_all(
         wrong!("xsctl ended with {status}");
     }
     Ok(moved)
+}
+
+/// Domains 1 to `last`, as the tool takes them.
+fn listed(last: usize) -> String {
+    if last == 1 { "1".into() } else { format!("1-{last}") }
 }
 
 /// Ended with this program, whatever happens.
@@ -143,7 +148,7 @@ pub fn bytes(socket: &Path, last: usize, directory: &Path) -> Result<u64> {
     let cannot = |error| Trouble::io("cannot look at an export", error);
     let mut command = xsctl().map_err(cannot)?;
     command.args(["export", "--quiet", "--socket"]).arg(socket);
-    command.arg("--domains").arg(format!("1-{last}")).arg("-o").arg(directory);
+    command.arg("--domains").arg(listed(last)).arg("-o").arg(directory);
     let status = command.status().map_err(cannot)?;
     if !status.success() {
         wrong!("xsctl export ended with {status}");
@@ -156,7 +161,7 @@ pub fn bytes(socket: &Path, last: usize, directory: &Path) -> Result<u64> {
             let metadata = entry.metadata().map_err(cannot)?;
             if metadata.is_dir() {
                 todo.push(entry.path());
-            } else if entry.file_name().to_string_lossy().ends_with(".xs") {
+            } else if entry.file_name().to_string_lossy().ends_with(".xenstore") {
                 sum += metadata.len();
             }
         }
