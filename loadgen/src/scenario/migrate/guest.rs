@@ -6,7 +6,7 @@
 //! raises another number in a transaction.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
@@ -56,7 +56,7 @@ pub struct Show {
     /// Steps done.
     pub steps: Cell<u64>,
     /// Events that no write explains, all of watches that the guests have.
-    pub unexplained: Cell<u64>,
+    pub unexplained: RefCell<Vec<String>>,
     /// Transactions that had to be done again.
     pub repeated: Cell<u64>,
     pub beliefs: RefCell<Vec<Belief>>,
@@ -72,7 +72,7 @@ impl Show {
             ready: Cell::new(0),
             waited: RefCell::new(histogram()),
             steps: Cell::new(0),
-            unexplained: Cell::new(0),
+            unexplained: RefCell::default(),
             repeated: Cell::new(0),
             beliefs: RefCell::default(),
         })
@@ -150,7 +150,7 @@ impl Ears {
         if ![COUNTER, SUM, PULSE, "data"].contains(&heard) {
             wrong!("{domid} is told of {heard:?}, which it did not write");
         }
-        add(&show.unexplained, 1);
+        show.unexplained.borrow_mut().push(format!("{domid} is told of {heard} once more"));
         Ok(())
     }
 }
@@ -184,8 +184,7 @@ pub async fn run(show: Rc<Show>, client: Client, domid: Domid, late: Duration) -
     let counted = Ears::on(&client, COUNTER).await?;
     let pulsed = Ears::on(&client, PULSE).await?;
     let all = Ears::on(&client, "data").await?;
-    let unheard = |client: &Client| client.watches().iter().map(|(_, unheard)| unheard).sum();
-    let unheard_before: usize = unheard(&client);
+    let before: HashMap<String, usize> = client.watches().into_iter().collect();
     let mut guest = Guest { show, client, domid, counter: 0, sum: 0, counted, pulsed, all };
     let mut due = Instant::now() + late;
     let (mut open, mut done, mut waited) = (None, Phase::Work, Duration::ZERO);
@@ -217,8 +216,12 @@ pub async fn run(show: Rc<Show>, client: Client, domid: Domid, late: Duration) -
     }
     guest.take_rest()?;
     // The watches that it had before: nothing has happened there.
-    let more = unheard(&guest.client).saturating_sub(unheard_before);
-    add(&guest.show.unexplained, more as u64);
+    for (token, unheard) in guest.client.watches() {
+        if unheard > before.get(&token).copied().unwrap_or(0) {
+            let text = format!("{domid} is told of something by {token:?}");
+            guest.show.unexplained.borrow_mut().push(text);
+        }
+    }
     let belief = Belief {
         domid,
         nodes: [(COUNTER, value(guest.counter)), (SUM, guest.sum.to_string())],
