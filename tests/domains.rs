@@ -236,6 +236,28 @@ fn a_reused_domid_begins_anew() {
     }
 }
 
+/// The host may give a number again before the death of its former domain was heard of. Who
+/// introduces the new one first, and then makes its home, is not robbed of it.
+#[test]
+fn introduce_is_answered_when_nothing_is_left_of_a_former_life() {
+    for shards in [1, 4] {
+        let mut world = World::new(Control::Socket, shards);
+        for round in 0..50 {
+            world.create(7);
+            world.introduce(7);
+            assert_eq!(world.admin.read("/local/domain/7"), Err("ENOENT".into()), "round {round}");
+            world.admin.write("/local/domain/7", "").unwrap();
+            world.admin.set_perms("/local/domain/7", "n7").unwrap();
+            assert_eq!(
+                world.guest(7).write("a", "1").as_deref(),
+                Ok(&b"OK\0"[..]),
+                "round {round}"
+            );
+            world.destroy(7);
+        }
+    }
+}
+
 #[test]
 fn a_second_introduce_resets_the_connection_without_an_event() {
     check(

@@ -1,6 +1,9 @@
 //! Random operations against a naive model, in lock-step: every reply and every event must be the
 //! model's. A failure prints its seed and the fewest steps that still show it.
 //!
+//! Of every fourth seed each state is also serialised, read again and compared with the model's, open
+//! transactions included.
+//!
 //! `XENSTORED_SEED=<n>` runs one seed.
 
 mod common;
@@ -8,15 +11,23 @@ mod naive;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use common::bulk::{self, Bulk};
 use common::random::seeds;
 use common::wire::show;
 use common::{Control, Random, World, op};
-use naive::{Events, Model, Op};
+use naive::{Carried, Events, Model, Op};
+use xenstored::migrate::state::State;
+use xenstored::migrate::stream::{Node, Reader};
+use xenstored::words::{Domid, Entry};
 
 /// The connections: the control domain by both transports, and guests. Domain 7 dies and returns.
 const NAMES: [&str; 5] = ["dom0", "dom0.b", "dom5", "dom6", "dom7"];
 const DOMIDS: [u16; 5] = [0, 0, 5, 6, 7];
 const MORTAL: usize = 4;
+/// Guests among them.
+const GUESTS: std::ops::Range<usize> = 2..5;
+/// Of so many seeds one has all its states serialised.
+const SEEDS_PER_STREAM: u64 = 4;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -28,6 +39,8 @@ enum Step {
     End(usize, bool),
     /// Domain 7 is destroyed, and another of its number is created.
     Rebirth,
+    /// A guest is exported, released and introduced again.
+    Move(usize),
 }
 
 fn random_step(random: &mut Random) -> Step {
@@ -78,7 +91,8 @@ fn random_step(random: &mut Random) -> Step {
         78..82 => Step::Unwatch(who, path, token),
         82..83 => Step::Reset(who),
         83..91 => Step::Start(who),
-        91..98 => Step::End(who, random.chance(85)),
+        91..97 => Step::End(who, random.chance(85)),
+        97..99 => Step::Move(GUESTS.start + random.below(GUESTS.len())),
         _ => Step::Rebirth,
     }
 }
@@ -114,6 +128,7 @@ struct Pair {
     world: World,
     model: Model,
     open: [Option<u32>; NAMES.len()],
+    bulk: Bulk,
 }
 
 impl Pair {
@@ -130,7 +145,8 @@ impl Pair {
                 model.create(domid);
             }
         }
-        Pair { world, model, open: [None; NAMES.len()] }
+        let bulk = Bulk::connect(&world.daemon);
+        Pair { world, model, open: [None; NAMES.len()], bulk }
     }
 
     /// Does a step on both sides and compares.
@@ -217,7 +233,37 @@ impl Pair {
                 self.world.client(NAMES[MORTAL]);
                 Ok(self.model.create(domid))
             }
+            Step::Move(who) => {
+                let domid = DOMIDS[*who];
+                let (_, said) = self.bulk.export(&format!("{domid}|"));
+                let release = format!("{domid}\0{}\0", bulk::mark(&said));
+                self.world.admin.request(op::RELEASE, 0, release)?;
+                let introduce = format!("{domid}\x001\0{}\0", self.world.ports[&domid]);
+                self.world.admin.request(op::INTRODUCE, 0, introduce)?;
+                self.world.admin.request(op::UNQUIESCE, 0, format!("{domid}\0"))?;
+                Ok(self.model.moved(*who))
+            }
         }
+    }
+
+    /// What the guests' streams say is what the model has.
+    fn compare_streams(&mut self) -> Result<(), String> {
+        let (stream, said) = self.bulk.export("5|6|7|");
+        let state = Reader::new(&*stream).and_then(|mut reader| State::read(&mut reader));
+        let state = state.map_err(|error| format!("{error}\n{said}"))?;
+        for who in GUESTS {
+            let (got, wanted) = (carried(&state, DOMIDS[who]), self.model.carried(who));
+            if got != wanted {
+                return Err(format!("{} is carried as {got:?}, the model {wanted:?}", NAMES[who]));
+            }
+            let tx_ids = state.client_of(Domid(DOMIDS[who])).map(|client| &client.transactions);
+            let tx_ids: Vec<u32> =
+                tx_ids.into_iter().flat_map(|them| them.keys().copied()).collect();
+            if tx_ids != self.open[who].into_iter().collect::<Vec<_>>() {
+                return Err(format!("{}'s transactions are carried as {tx_ids:?}", NAMES[who]));
+            }
+        }
+        self.world.admin.request(op::UNQUIESCE, 0, "5\x006\x007\0").map(drop)
     }
 
     fn compare_events(&mut self, wanted: Events) -> Result<(), String> {
@@ -242,13 +288,43 @@ impl Pair {
     }
 }
 
+/// A domain's part of a stream, without the watches of barriers. A stream has the subtrees one after the
+/// other, the model the paths in their order.
+fn carried(state: &State, domid: u16) -> Carried {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let entry = |entry: &Entry| {
+        let stale = if entry.ignored { "!" } else { "" };
+        format!("{}{}{stale}", char::from(entry.access.letter()), entry.domid)
+    };
+    let perms = |node: &Node| node.perms.iter().map(entry).collect::<Vec<_>>().join(" ");
+    let nodes = state
+        .nodes
+        .iter()
+        .map(|(path, node)| [text(path.as_path().bytes()), text(&node.value), perms(node)]);
+    let mut nodes: Vec<_> = nodes.filter(|[path, ..]| naive::key(path) == Some(domid)).collect();
+    nodes.sort();
+    let client = state.client_of(Domid(domid)).expect("it is introduced");
+    let set = client.watches.iter().filter(|watch| watch.path != b"/barrier");
+    let watches =
+        set.map(|watch| (text(&watch.path), text(&watch.token), watch.depth.map(usize::from)));
+    Carried { nodes, watches: watches.collect(), open: !client.transactions.is_empty() }
+}
+
 /// Runs steps; what went wrong, and at which.
-fn run(steps: &[Step], control: Control, shards: u16) -> Result<(), (usize, String)> {
+fn run(
+    steps: &[Step],
+    control: Control,
+    shards: u16,
+    streams: bool,
+) -> Result<(), (usize, String)> {
     let mut at = 0;
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         let mut pair = Pair::new(control, shards);
         for step in steps {
             pair.step(step)?;
+            if streams {
+                pair.compare_streams()?;
+            }
             at += 1;
         }
         pair.world.check_store();
@@ -265,8 +341,14 @@ fn run(steps: &[Step], control: Control, shards: u16) -> Result<(), (usize, Stri
 }
 
 /// Deletes steps for as long as it still fails, larger parts first.
-fn fewest(mut steps: Vec<Step>, control: Control, shards: u16) -> (Vec<Step>, String) {
-    let (at, mut why) = run(&steps, control, shards).expect_err("it does not fail each time");
+fn fewest(
+    mut steps: Vec<Step>,
+    control: Control,
+    shards: u16,
+    streams: bool,
+) -> (Vec<Step>, String) {
+    let (at, mut why) =
+        run(&steps, control, shards, streams).expect_err("it does not fail each time");
     steps.truncate(at + 1);
     let mut part = steps.len().div_ceil(2);
     while part > 0 {
@@ -274,7 +356,7 @@ fn fewest(mut steps: Vec<Step>, control: Control, shards: u16) -> (Vec<Step>, St
         while from < steps.len() {
             let mut fewer = steps.clone();
             fewer.drain(from..(from + part).min(steps.len()));
-            match run(&fewer, control, shards) {
+            match run(&fewer, control, shards, streams) {
                 Err((at, still)) => {
                     fewer.truncate(at + 1);
                     (steps, why) = (fewer, still);
@@ -294,9 +376,10 @@ fn compare(control: Control, shards: u16) {
     for seed in seeds(12) {
         let mut random = Random::new(seed);
         let steps: Vec<Step> = (0..STEPS).map(|_| random_step(&mut random)).collect();
-        if let Err((at, why)) = run(&steps, control, shards) {
+        let streams = seed.is_multiple_of(SEEDS_PER_STREAM);
+        if let Err((at, why)) = run(&steps, control, shards, streams) {
             eprintln!("seed {seed}, step {at}: {why}\nlooking for fewer steps");
-            let (steps, why) = fewest(steps, control, shards);
+            let (steps, why) = fewest(steps, control, shards, streams);
             let listed: Vec<_> = steps.iter().map(|step| format!("  {step:?}\n")).collect();
             panic!(
                 "XENSTORED_SEED={seed}, control by {control:?}, {shards} shards\n{}{why}",

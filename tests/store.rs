@@ -1,6 +1,7 @@
 //! The store by its library interface, without threads: what each part promises, and random
 //! operations against the naive model. Fast enough to be run for every mutant of src/store.
 
+#[allow(dead_code)] // What moves is tests/model.rs's.
 mod naive;
 mod world;
 

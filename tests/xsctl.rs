@@ -1,5 +1,5 @@
-//! `xsctl` as a process, on the golden streams of tests/golden, which make.py there writes from the
-//! format's text alone.
+//! `xsctl` as a process, on the golden streams of tests/golden: those that make.py there writes from the
+//! format's text alone, and one that C's daemon wrote.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use xenstored::migrate::state::State;
 use xenstored::migrate::stream::{Reader, Record, Writer};
 
-const GOLDEN: [&str; 5] = ["v1-little", "v1-big", "v2-little", "v2-big", "c-defects"];
+const GOLDEN: [&str; 6] = ["v1-little", "v1-big", "v2-little", "v2-big", "c-defects", "c-4.17"];
 
 fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)

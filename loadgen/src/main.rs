@@ -10,7 +10,12 @@ use loadgen::report::{self, Header};
 use loadgen::scenario::{self, Outcome, Plan, Scenario};
 use loadgen::target::{Target, echo};
 use loadgen::trouble::Trouble;
+use mimalloc::MiMalloc;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// The daemon's own (`src/main.rs` there), since `loadgen daemon` is the daemon.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Exit code of a command line that says nothing useful.
 const USAGE: u8 = 2;
@@ -26,7 +31,7 @@ const CANNOT: u8 = 3;
 struct Options {
     /// What to run: a scenario, `all`, or `list` to have them explained. `loadgen echo --socket
     /// PATH --sim PATH [--threads N]` is the echo server, `loadgen daemon ...` this project's
-    /// xenstored, `loadgen xsctl ...` its xsctl, `loadgen differential [--requests N] [--seed S]` compares the daemons' answers
+    /// xenstored, `loadgen xsctl ...` its tool, `loadgen differential [--requests N] [--seed S]` compares the daemons' answers
     #[arg(required = true)]
     scenarios: Vec<String>,
     /// Who is asked: ours, c, ocaml, echo, socket:PATH; may be repeated [default: ours, echo]
@@ -95,12 +100,15 @@ struct CompareOptions {
     /// Go on after differences that are not known, and list them by kind
     #[arg(long)]
     survey: bool,
+    /// Take a known difference for a new one: fail where it is met, with a sequence that shows it
+    #[arg(long, value_name = "NAME")]
+    forget: Option<String>,
 }
 
 fn compare() -> ExitCode {
-    let CompareOptions { requests, seed, survey } =
+    let CompareOptions { requests, seed, survey, forget } =
         CompareOptions::parse_from(std::env::args_os().skip(1));
-    match differential::run(differential::Plan { requests, seed, survey }) {
+    match differential::run(&differential::Plan { requests, seed, survey, forget }) {
         Ok((text, good)) => {
             println!("{text}");
             u8::from(!good).into()

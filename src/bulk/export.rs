@@ -39,30 +39,14 @@ pub fn export(
     let served: Vec<Domid> = domids.iter().filter(|domid| !is_quiesced(domid)).copied().collect();
     let mut failed = mover.quiesce(domids);
     let still = began.elapsed();
-    let mut leaving = Vec::new();
-    let trees = mover.store().cut();
-    let seen = see(mover.store(), &trees, domids.iter().copied());
-    drop(trees);
-    for (seen, carried) in seen.into_iter().zip(mover.carry(domids)) {
-        match (registry.get(seen.domid), carried) {
-            (Some(domain), Ok((client, version))) => {
-                leaving.push((version, Leaving { domain, client: Some(client), seen }));
-            }
-            (None, _) => failed.push((seen.domid, Errno::ENOENT)),
-            (_, Err(errno)) => failed.push((seen.domid, errno)),
-        }
-    }
-    let (versions, leaving): (Vec<u64>, Vec<Leaving>) = leaving.into_iter().unzip();
+    let (versions, leaving, gone) = collect(mover, domids);
+    failed.extend(gone);
     let cut = began.elapsed();
-    let written = write(mover, domids, &leaving, descriptors);
-    let nodes = match written {
-        Ok(nodes) => nodes,
-        Err(error) => {
-            tracing::warn!(%error, "an export could not be written");
-            mover.unquiesce(&served);
-            return Err(Errno::EIO);
-        }
-    };
+    let nodes = write(mover, domids, &leaving, descriptors).map_err(|error| {
+        tracing::warn!(%error, "an export could not be written");
+        mover.unquiesce(&served);
+        Errno::EIO
+    })?;
     tracing::info!(
         domains = leaving.len(),
         nodes = nodes.iter().sum::<u64>(),
@@ -80,21 +64,45 @@ pub fn export(
     Ok(outcomes)
 }
 
+/// What leaves: of each domain the version of its connection, and itself; and those that are gone.
+fn collect(mover: &Mover, domids: &[Domid]) -> (Vec<u64>, Vec<Leaving>, Vec<(Domid, Errno)>) {
+    let (store, mut gone) = (mover.store(), Vec::new());
+    // The cut first: a write between the two makes another root, and an event for the connection.
+    let seen = see(store, &store.cut(), domids.iter().copied());
+    let carried = seen.into_iter().zip(mover.carry(domids));
+    let leaving = carried.filter_map(|(seen, carried)| {
+        let domid = seen.domid;
+        let domain = store.registry().get(domid).ok_or(Errno::ENOENT);
+        match carried.and_then(|(client, version)| Ok((domain?, client, version))) {
+            Ok((domain, client, version)) => {
+                Some((version, Leaving { domain, client: Some(client), seen }))
+            }
+            Err(errno) => {
+                gone.push((domid, errno));
+                None
+            }
+        }
+    });
+    let (versions, leaving) = leaving.unzip();
+    (versions, leaving, gone)
+}
+
+/// Writes the streams; answers how many nodes each of `leaving` has.
 fn write(
     mover: &Mover,
     domids: &[Domid],
     leaving: &[Leaving],
-    descriptors: Vec<OwnedFd>,
+    mut descriptors: Vec<OwnedFd>,
 ) -> io::Result<Vec<u64>> {
-    let output =
-        |descriptor: OwnedFd| BufWriter::with_capacity(WRITE_BYTES, File::from(descriptor));
-    let write = |leaving: &[Leaving], descriptor| {
-        let (_, nodes) = write_stream(mover.store(), leaving, FORM, output(descriptor))?;
+    let write_one = |leaving: &[Leaving], descriptor: OwnedFd| {
+        let output = BufWriter::with_capacity(WRITE_BYTES, File::from(descriptor));
+        let (_, nodes) = write_stream(mover.store(), leaving, FORM, output)?;
         io::Result::Ok(nodes)
     };
-    if let (1, Some(_)) = (descriptors.len(), descriptors.first()) {
-        let mut descriptors = descriptors;
-        return descriptors.pop().map_or(Ok(Vec::new()), |descriptor| write(leaving, descriptor));
+    if descriptors.len() == 1
+        && let Some(descriptor) = descriptors.pop()
+    {
+        return write_one(leaving, descriptor);
     }
     let mut nodes = Vec::new();
     let mut leaving = leaving;
@@ -103,7 +111,7 @@ fn write(
         if let Some((first, rest)) = leaving.split_first()
             && first.domain.domid == domid
         {
-            nodes.extend(write(std::slice::from_ref(first), descriptor)?);
+            nodes.extend(write_one(std::slice::from_ref(first), descriptor)?);
             leaving = rest;
         }
     }

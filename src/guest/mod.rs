@@ -58,14 +58,17 @@ fn of_host(socket: &Path, error: io::Error) -> Failure {
     }
 }
 
-/// What a toolstack does with a new domain: a home that it owns, then INTRODUCE.
+/// What a toolstack does with a new domain: INTRODUCE, and a home that it owns. INTRODUCE comes first
+/// here: it is answered when nothing is left of a former domain of this number, whose death may not
+/// have been heard of yet, and which would take the home along. (libxl makes the home first, and does
+/// not use a number again soon.)
 fn introduce(toolstack: &mut Toolstack, guest: &SimGuest) -> io::Result<()> {
     let (domid, port) = (guest.domid, guest.port);
     let home = format!("/local/domain/{domid}\0");
-    toolstack.request(Kind::Mkdir, home.as_bytes())?;
-    toolstack.request(Kind::SetPerms, format!("{home}n{domid}\0").as_bytes())?;
     // The frame's number is not looked at: the host knows the page.
-    toolstack.request(Kind::Introduce, format!("{domid}\x001\0{port}\0").as_bytes())
+    toolstack.request(Kind::Introduce, format!("{domid}\x001\0{port}\0").as_bytes())?;
+    toolstack.request(Kind::Mkdir, home.as_bytes())?;
+    toolstack.request(Kind::SetPerms, format!("{home}n{domid}\0").as_bytes())
 }
 
 /// A guest and whoever tells it what to do.

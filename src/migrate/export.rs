@@ -12,6 +12,7 @@
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 
+use crossbeam::channel::bounded;
 use rayon::prelude::*;
 
 use super::bytes::{Fault, Order};
@@ -32,6 +33,9 @@ const MACHINES: &[u8] = b"/vm/";
 /// Domains whose records are in memory at the same time: some megabytes, and enough of them that all
 /// of rayon's threads have work.
 const DOMAINS_AT_ONCE: usize = 64;
+
+/// Room for the records of an ordinary subtree.
+const SUBTREE_BYTES: usize = 4096;
 
 /// A domain that leaves.
 pub struct Leaving {
@@ -71,8 +75,9 @@ pub fn see(store: &Store, trees: &[Tree], domids: impl Iterator<Item = Domid>) -
 }
 
 /// Writes a stream of `leaving`, who are in the order of their numbers; answers the output and how
-/// many nodes each domain has. Cost: their nodes, shared among rayon's threads by subtrees; the
-/// records of [`DOMAINS_AT_ONCE`] domains are in memory.
+/// many nodes each domain has. Cost: their nodes, shared among rayon's threads by subtrees, while
+/// what is ready is written. The records of [`DOMAINS_AT_ONCE`] domains are in memory three times
+/// at most: being made, ready, being written.
 ///
 /// Left out are nodes whose owner is dead, as they are about to be removed.
 ///
@@ -86,15 +91,27 @@ pub fn export<W: Write>(
 ) -> io::Result<(W, Vec<u64>)> {
     let mut writer = Writer::new(output, form.0, form.1)?;
     let mut nodes = Vec::with_capacity(leaving.len());
-    for some in leaving.chunks(DOMAINS_AT_ONCE) {
-        let all: Result<Vec<Records>, Fault> =
-            some.par_iter().map(|leaving| records(store, leaving, form)).collect();
-        for of_one in all.map_err(|fault| io::Error::new(io::ErrorKind::InvalidInput, fault))? {
-            nodes.push(of_one.nodes);
-            of_one.pieces.iter().try_for_each(|piece| writer.write_appended(piece))?;
+    let (ready, to_write) = bounded(1);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            for some in leaving.chunks(DOMAINS_AT_ONCE) {
+                let records = some.par_iter().map(|leaving| records(store, leaving, form));
+                // If the output failed nobody takes the rest.
+                if ready.send(records.collect::<Result<Vec<Records>, Fault>>()).is_err() {
+                    return;
+                }
+            }
+        });
+        for some in to_write {
+            for of_one in
+                some.map_err(|fault| io::Error::new(io::ErrorKind::InvalidInput, fault))?
+            {
+                nodes.push(of_one.nodes);
+                of_one.pieces.iter().try_for_each(|piece| writer.write_appended(piece))?;
+            }
         }
-    }
-    Ok((writer.end()?, nodes))
+        Ok((writer.end()?, nodes))
+    })
 }
 
 /// All records of a domain.
@@ -154,7 +171,7 @@ fn write_subtree(
     births: &Births,
     (version, order): Form,
 ) -> Result<(Vec<u8>, u64), Fault> {
-    let mut out = Vec::new();
+    let mut out = Vec::with_capacity(SUBTREE_BYTES);
     let lives = |node: &Node| births.holds(node.perms.owner(), node.perms.stamp());
     let mut path = root.as_path().bytes().to_vec();
     let blank = NodeRecord { pending: None, path: vec![], value: vec![], perms: vec![] };

@@ -18,7 +18,7 @@ use crate::domain::{Domain, Quota};
 use crate::migrate::state::Client;
 use crate::migrate::stream::{Connection as Sent, Transport as SentBy, Watch as SentWatch};
 use crate::store::{Seen, Transaction};
-use crate::words::{ABS_PATH_MAX, Domid, Errno, Path, PathSpace, has_homes_below};
+use crate::words::{ABS_PATH_MAX, Domid, Errno, Path, PathSpace, domain_of_home, has_homes_below};
 
 /// What is kept of a connection that is quiesced.
 #[derive(Default)]
@@ -197,9 +197,10 @@ impl Thread {
             connection.domain.account.charge(Quota::Memory, new.charge_bytes());
             let watcher = self.insert_watch(place, connection, new);
             let root = layout.home(path).root;
-            let was_carried = seen.homes.iter().any(|(other, _)| other.as_path() == root);
+            let came_along = domain_of_home(root) == Some(connection.domid())
+                || seen.homes.iter().any(|(other, _)| other.as_path() == root);
             let is_changed = changed.iter().any(|other| other.as_path() == root);
-            if is_changed || !was_carried || has_homes_below(path) {
+            if is_changed || !came_along || has_homes_below(path) {
                 self.fire_once(connection, watcher);
             }
         }

@@ -56,6 +56,8 @@ impl Store {
         }
         if transaction.given_up {
             self.check_replay(&mut transaction, None, caller, generations)?;
+        } else {
+            transaction.merge_changes();
         }
         let mut replayed = false;
         for _race in 0..RACES_MAX {
@@ -136,6 +138,7 @@ impl Store {
             }
         }
         transaction.log = log;
+        transaction.merge_changes();
         conflict
     }
 

@@ -44,6 +44,16 @@ pub enum GraftError {
     Above(Errno),
 }
 
+/// What cannot happen with all locks held, and the control domain's rights.
+impl From<Stop> for GraftError {
+    fn from(stop: Stop) -> GraftError {
+        match stop {
+            Stop::Refused(errno) => GraftError::Above(errno),
+            Stop::Needs(..) => GraftError::Above(Errno::EAGAIN),
+        }
+    }
+}
+
 /// A home that is to be put in place, with its nodes and where those of each owner begin.
 struct Grown {
     root: Arc<Node>,
@@ -82,7 +92,8 @@ impl Store {
         let mut cx = Context { registry: &self.registry, caller: by, generation, ledger };
         let roots: Vec<PathBuf> = homes.keys().cloned().collect();
         for (path, grown) in homes {
-            self.place(&mut cx, &mut locked, path.as_path(), grown, &mut effects)?;
+            let home = self.layout.home(path.as_path());
+            self.place(&mut cx, &mut locked, &home, grown, &mut effects)?;
         }
         let seen = |root: PathBuf| {
             let home = self.layout.home(root.as_path());
@@ -179,21 +190,6 @@ impl Store {
     /// Puts a home in place. Nothing here can fail: all locks are held, and the control domain may
     /// do everything.
     fn place(
-        &self,
-        cx: &mut Context<'_>,
-        locked: &mut Locked<'_>,
-        root: Path<'_>,
-        grown: Grown,
-        effects: &mut Effects,
-    ) -> Result<(), GraftError> {
-        let home = self.layout.home(root);
-        self.place_home(cx, locked, &home, grown, effects).map_err(|stop| match stop {
-            Stop::Refused(errno) => GraftError::Above(errno),
-            Stop::Needs(..) => GraftError::Above(Errno::EAGAIN),
-        })
-    }
-
-    fn place_home(
         &self,
         cx: &mut Context<'_>,
         locked: &mut Locked<'_>,

@@ -12,7 +12,7 @@ pub type Child = Option<Arc<Node>>;
 /// A node: its permissions, its value, its children, and a generation.
 ///
 /// Most nodes are leaves with a short value, so a leaf is as small as it can be made: this struct
-/// with the counts of its `Arc` fills malloc's block of 48 bytes, and the generation takes the
+/// with the counts of its `Arc` fills the allocator's block of 40 bytes, and the generation takes the
 /// place that a value of 64 bytes leaves in a block of 80.
 #[derive(Clone)]
 pub struct Node {

@@ -1,6 +1,6 @@
 //! Telling those who watch: from changes to batches of events, with the commit's locks held.
 
-use std::cell::OnceCell;
+use std::cell::{LazyCell, OnceCell};
 use std::collections::{HashMap, HashSet};
 
 use foldhash::fast::RandomState;
@@ -14,7 +14,7 @@ use super::{Shard, Store};
 use crate::domain::Ticket;
 use crate::sync::Arc;
 use crate::watch::{Batch, Entry, Event, Trie};
-use crate::words::{Access, Domid, Path, PermSet};
+use crate::words::{Access, Domid, Path, PermSet, Perms};
 
 impl Store {
     /// Pushes the events of `changes` to the threads of those who watch. Cost: the depth of each
@@ -132,28 +132,35 @@ impl Scene<'_, '_> {
         self.paths.get_or_init(paths).contains(path.bytes())
     }
 
-    fn matches(&self, change: &Change, found: &mut Vec<Event>) {
+    /// The permissions that say who may know of a change: those before it, those after, the parent's.
+    /// `None` if the path was only there within a transaction: that is nobody's to see (XSA-115).
+    fn perms<'c>(&'c self, change: &'c Change) -> Option<[Option<&'c Perms>; 3]> {
         let path = change.path.as_path();
         let (before, after) = match self.before(path) {
             None => (change.before.as_ref(), Some(&change.after)),
-            // What a node was within a transaction only is nobody's to see (XSA-115).
             Some(before) => {
                 let after = Some(&change.after).filter(|_| self.is_there(path));
                 (before.map(|node| &node.perms), after)
             }
         };
-        if before.is_none() && after.is_none() {
-            return;
-        }
+        (before.is_some() || after.is_some()).then_some([before, after, change.parent.as_ref()])
+    }
+
+    fn matches(&self, change: &Change, found: &mut Vec<Event>) {
+        let path = change.path.as_path();
+        // Most changes of most transactions are watched by nobody.
+        let perms = LazyCell::new(|| self.perms(change));
         let mut told = Told::new(self.store, path, found);
-        let perms = [before, after, change.parent.as_ref()];
-        let mut tell =
-            |entry: &Entry| told.tell(entry, perms.iter().flatten().map(|perms| &***perms));
+        let mut tell = |entry: &Entry| {
+            if let Some(perms) = &*perms {
+                told.tell(entry, perms.iter().flatten().map(|perms| &***perms));
+            }
+        };
         if let Some(shard) = self.locked.shard(change.shard) {
             shard.watches.matching(path, &mut tell);
         }
         self.upper.matching(path, &mut tell);
-        if !change.removed.is_empty() {
+        if !change.removed.is_empty() && perms.is_some() {
             self.matches_below(change, found);
         }
     }

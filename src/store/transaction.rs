@@ -17,6 +17,7 @@ use super::touched::TouchedHomes;
 use super::{Generations, Store, apply};
 use crate::domain::Quota;
 use crate::words::{Domid, Errno, Path, PathBuf};
+use foldhash::fast::RandomState as FastState;
 use foldhash::quality::RandomState;
 
 /// A reply up to this long is kept as it is, a longer one as a hash of 128 bits.
@@ -32,9 +33,8 @@ pub struct Transaction {
     pub(super) touched: TouchedHomes,
     pub(super) log: Vec<Logged>,
     pub(super) deltas: Deltas,
+    /// In the order of its requests; see [`Transaction::merge_changes`].
     pub(super) effects: Effects,
-    /// Where each path is in `effects`.
-    pub(super) changed: HashMap<PathBuf, usize, foldhash::fast::RandomState>,
     /// [`Registry::rights`](crate::domain::Registry::rights) when its first home was touched.
     pub(super) rights: u64,
     /// A reply was ENOSPC: it depends on accounts, which have no version.
@@ -142,22 +142,34 @@ impl Transaction {
         self.log.push(Logged { op, outcome });
     }
 
-    /// One change for each path: a later one adds to what is known of the first.
-    fn merge(&mut self, new: Effects) {
-        for change in new.changes {
-            match self.changed.get(&change.path) {
-                Some(&at) => {
-                    let known = &mut self.effects.changes[at];
+    /// Leaves one change for each path, where the first was: a later one adds to what is known of it.
+    /// Cost: the changes.
+    pub(super) fn merge_changes(&mut self) {
+        let changes = &self.effects.changes;
+        if changes.len() < 2 {
+            return;
+        }
+        let mut known = HashMap::with_capacity_and_hasher(changes.len(), FastState::default());
+        let mut firsts = Vec::with_capacity(changes.len());
+        for (at, change) in changes.iter().enumerate() {
+            firsts.push(*known.entry(change.path.as_path()).or_insert(at));
+        }
+        if known.len() == firsts.len() {
+            return;
+        }
+        let mut merged: Vec<Option<Change>> = Vec::with_capacity(firsts.len());
+        for (change, first) in self.effects.changes.drain(..).zip(firsts) {
+            match merged.get_mut(first) {
+                Some(Some(known)) => {
                     known.after = change.after;
                     known.parent = change.parent;
                     known.removed.extend(change.removed);
+                    merged.push(None);
                 }
-                None => {
-                    self.changed.insert(change.path.clone(), self.effects.changes.len());
-                    self.effects.changes.push(change);
-                }
+                _ => merged.push(Some(change)),
             }
         }
+        self.effects.changes.extend(merged.into_iter().flatten());
     }
 }
 
@@ -207,10 +219,10 @@ impl Store {
         let ledger = Ledger::Transaction(&mut transaction.deltas);
         let mut cx = Context { registry: &self.registry, caller, generation, ledger };
         let mut own = Own { store: self, locked, homes: &mut transaction.touched };
-        let mut effects = Effects::default();
-        let result = apply(&mut cx, &mut own, op, reply, &mut effects);
-        effects.changes.iter_mut().for_each(|change| credit_removed(&mut cx, change));
-        transaction.merge(effects);
+        let effects = &mut transaction.effects;
+        let known = effects.changes.len();
+        let result = apply(&mut cx, &mut own, op, reply, effects);
+        effects.changes[known..].iter_mut().for_each(|change| credit_removed(&mut cx, change));
         match result {
             Ok(()) => Ok(()),
             Err(Stop::Refused(errno)) => Err(errno),

@@ -89,7 +89,7 @@ impl PartialEq for Name {
             (Repr::Inline(len, bytes), Repr::Inline(other_len, other_bytes)) => {
                 len == other_len && bytes == other_bytes
             }
-            _ => self.bytes() == other.bytes(),
+            _ => is_same(self, other),
         }
     }
 }
@@ -116,6 +116,13 @@ impl Ord for Name {
             _ => self.bytes().cmp(other.bytes()),
         }
     }
+}
+
+/// Whether names are the same of which not both are short. Not in line, so that the rest of the
+/// comparison can be.
+#[inline(never)]
+fn is_same(name: &Name, other: &Name) -> bool {
+    name.bytes() == other.bytes()
 }
 
 /// The first 8 bytes, as a number that is in their order.

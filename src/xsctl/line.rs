@@ -1,6 +1,8 @@
 //! What is printed: named values on a line, for people or as JSON.
 
-use std::fmt::{self, Write};
+use std::fmt;
+
+use serde::{Serialize, Serializer};
 
 /// A value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,39 +49,26 @@ pub struct Json<'a>(pub &'a [(&'static str, Value)]);
 
 impl fmt::Display for Json<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_char('{')?;
-        for (at, (name, value)) in self.0.iter().enumerate() {
-            let between = if at > 0 { "," } else { "" };
-            write!(f, "{between}\"{name}\":")?;
-            match value {
-                Value::Number(number) => write!(f, "{number}")?,
-                Value::Word(word) => string(word, f)?,
-                Value::Bytes(bytes) => string(&bytes.escape_ascii().to_string(), f)?,
-                Value::Words(words) => {
-                    f.write_char('[')?;
-                    for (at, word) in words.iter().enumerate() {
-                        f.write_str(if at > 0 { "," } else { "" })?;
-                        string(word, f)?;
-                    }
-                    f.write_char(']')?;
-                }
-                Value::Fields(fields) => write!(f, "{}", Json(fields))?,
-            }
-        }
-        f.write_char('}')
+        f.write_str(&serde_json::to_string(self).map_err(|_| fmt::Error)?)
     }
 }
 
-/// Text without control characters, which nothing here has.
-fn string(text: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    f.write_char('"')?;
-    for character in text.chars() {
-        if matches!(character, '"' | '\\') {
-            f.write_char('\\')?;
-        }
-        f.write_char(character)?;
+impl Serialize for Json<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
     }
-    f.write_char('"')
+}
+
+impl Serialize for Value {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Value::Number(number) => serializer.serialize_u64(*number),
+            Value::Word(word) => serializer.serialize_str(word),
+            Value::Bytes(bytes) => serializer.collect_str(&bytes.escape_ascii()),
+            Value::Words(words) => serializer.collect_seq(words),
+            Value::Fields(fields) => Json(fields).serialize(serializer),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -30,8 +30,8 @@ impl Bulk {
         Bulk { socket, input: Vec::new() }
     }
 
-    /// A request and its answers, one per line, as tables write them; an error alone.
-    pub fn ask(&mut self, kind: u32, payload: &str, descriptors: &[BorrowedFd<'_>]) -> String {
+    /// Sends a request.
+    pub fn send(&mut self, kind: u32, payload: &str, descriptors: &[BorrowedFd<'_>]) {
         let payload = payload.replace('|', "\0");
         let length = u32::try_from(payload.len()).unwrap();
         let mut message = header(kind, 7, 0, length).to_vec();
@@ -44,6 +44,11 @@ impl Bulk {
         let parts = [IoSlice::new(&message)];
         let sent = sendmsg(&self.socket, &parts, &mut control, SendFlags::empty()).unwrap();
         assert_eq!(sent, message.len());
+    }
+
+    /// A request and its answers, one per line, as tables write them; an error alone.
+    pub fn ask(&mut self, kind: u32, payload: &str, descriptors: &[BorrowedFd<'_>]) -> String {
+        self.send(kind, payload, descriptors);
         let mut lines = Vec::new();
         loop {
             let answer = self.next();

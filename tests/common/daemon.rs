@@ -98,6 +98,13 @@ impl Daemon {
         self.child.try_wait().unwrap().is_none()
     }
 
+    /// Ends it as a crash does.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.stopped = true;
+    }
+
     /// Asks it to stop, and waits until it has.
     pub fn stop(&mut self) {
         let pid = rustix::process::Pid::from_child(&self.child);

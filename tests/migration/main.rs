@@ -2,8 +2,10 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod failures;
 mod lists;
 mod moves;
+mod of_c;
 mod quiesce;
 mod transactions;
 

@@ -53,6 +53,19 @@ struct Transaction {
     log: Vec<(Op, Reply)>,
     /// The store at its start, for as long as nobody changed anything since.
     since: u64,
+    /// It was begun elsewhere: nobody knows what it did there.
+    moved: bool,
+}
+
+/// What goes with a domain that moves.
+#[derive(Debug, PartialEq)]
+pub struct Carried {
+    /// Path, value, and permissions as in SET_PERMS; those that mean nobody who lives with a `!`.
+    pub nodes: Vec<[String; 3]>,
+    /// Path as its client wrote it, token, depth, in the order in which they were set.
+    pub watches: Vec<(String, String, Option<usize>)>,
+    /// Whether a transaction is open.
+    pub open: bool,
 }
 
 pub struct Model {
@@ -143,7 +156,8 @@ impl Model {
     }
 
     pub fn start(&mut self, connection: usize) {
-        self.transactions.insert(connection, Transaction { log: Vec::new(), since: self.version });
+        let transaction = Transaction { log: Vec::new(), since: self.version, moved: false };
+        self.transactions.insert(connection, transaction);
     }
 
     /// A request in the connection's transaction, answered `got`. What it should have been is
@@ -157,7 +171,7 @@ impl Model {
     ) -> Result<(), Reply> {
         let domid = self.connections[connection];
         let transaction = &self.transactions[&connection];
-        if transaction.since == self.version {
+        if transaction.since == self.version && !transaction.moved {
             let mut nodes = self.nodes.clone();
             for (op, _) in &transaction.log {
                 let _ = apply(&mut nodes, &self.lives, domid, op, &mut Vec::new());
@@ -177,6 +191,9 @@ impl Model {
         let transaction = self.transactions.remove(&connection).unwrap();
         if !commit {
             return (Ok("OK|".to_owned()), Events::new());
+        }
+        if transaction.moved {
+            return (Err("EAGAIN"), Events::new());
         }
         let domid = self.connections[connection];
         let before = self.nodes.clone();
@@ -234,6 +251,38 @@ impl Model {
         if self.watches.len() < before { Ok("OK|".to_owned()) } else { Err("ENOENT") }
     }
 
+    /// What a domain takes along.
+    pub fn carried(&self, connection: usize) -> Carried {
+        let domid = self.connections[connection];
+        let entry = |entry: &Entry| {
+            let lives = self.lives.get(&entry.domid) == Some(&entry.life);
+            format!("{}{}{}", entry.letter, entry.domid, if lives { "" } else { "!" })
+        };
+        let perms = |node: &Node| node.perms.iter().map(entry).collect::<Vec<_>>().join(" ");
+        let own = self.nodes.iter().filter(|(path, _)| key(path) == Some(domid));
+        let nodes = own.map(|(path, node)| [path.clone(), node.value.clone(), perms(node)]);
+        let set = self.watches.iter().filter(|watch| watch.connection == connection);
+        let watches = set.map(|watch| (watch.shown(domid), watch.token.clone(), watch.depth));
+        let open = self.transactions.contains_key(&connection);
+        Carried { nodes: nodes.collect(), watches: watches.collect(), open }
+    }
+
+    /// A domain was elsewhere and is back: its transaction can only fail, and its watches fire where
+    /// something may have happened that is not its own.
+    pub fn moved(&mut self, connection: usize) -> Events {
+        if let Some(transaction) = self.transactions.get_mut(&connection) {
+            transaction.moved = true;
+        }
+        let domid = self.connections[connection];
+        let others = |watch: &&Watch| {
+            let is_own = key(&watch.path) == Some(domid) && !leads_to_others(&watch.path);
+            watch.connection == connection && !is_own
+        };
+        let set = self.watches.iter().filter(others);
+        let events = set.map(|watch| format!("{}|{}", watch.shown(domid), watch.token));
+        [(connection, events.collect())].into()
+    }
+
     /// The events of one commit: every watch is looked at for every change.
     fn fire(&self, before: &Nodes, lives: &Lives, changes: &[Change]) -> Events {
         let mut events = Events::new();
@@ -265,6 +314,39 @@ impl Model {
         }
         events
     }
+}
+
+impl Watch {
+    /// The path as its client wrote it.
+    fn shown(&self, domid: u16) -> String {
+        let home = format!("/local/domain/{domid}/");
+        let relative = self.path.strip_prefix(&home).filter(|_| self.relative);
+        relative.unwrap_or(&self.path).to_owned()
+    }
+}
+
+/// Whose a path is: with which domain it moves.
+pub fn key(path: &str) -> Option<u16> {
+    let names: Vec<&str> = path.split('/').skip(1).collect();
+    let (own, others) = match names[..] {
+        ["local", "domain", _, "backend", _, domid, ..] => (names[2], Some(domid)),
+        ["local", "domain", _, "device-model", domid, ..] => (names[2], Some(domid)),
+        ["local", "domain", domid, ..] | ["libxl", domid, ..] => (domid, None),
+        _ => return None,
+    };
+    others.and_then(|domid| domid.parse().ok()).or_else(|| own.parse().ok())
+}
+
+/// Whether below a domain's own node there can be what is another's.
+fn leads_to_others(path: &str) -> bool {
+    let names: Vec<&str> = path.split('/').skip(1).collect();
+    matches!(
+        names[..],
+        ["local", "domain", _]
+            | ["local", "domain", _, "backend"]
+            | ["local", "domain", _, "backend", _]
+            | ["local", "domain", _, "device-model"]
+    )
 }
 
 fn merge(into: &mut Events, more: Events) {

@@ -4,80 +4,105 @@ use std::collections::{HashMap, HashSet};
 
 use xenstored::protocol::ERROR;
 
+use super::circumstances::{Circumstances, Guests};
 use super::line::Reply;
-use super::step::{Step, Tx, op};
+use super::paths::{are_related, is_given, lies_below, parents, path};
+use super::step::{Step, Tx, Who, op};
 
 /// A payload of so many bytes brings a node near the limit of 2,048.
 const LARGE: usize = 1900;
 
 /// What is known of the sequence, from our own daemon's replies.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct History {
     /// Open transactions by the step of their START.
     open: HashMap<usize, Transaction>,
+    /// Nodes that are there for certain. More may be, as deaths take what is not known from here.
+    there: HashSet<Vec<u8>>,
     /// Nodes that a guest may have made, with the parents that were made with them.
     by_guests: HashSet<Vec<u8>>,
+    /// Guests that made nodes where others own the parent.
+    elsewhere: Guests,
     /// Nodes with a large value.
     large: HashSet<Vec<u8>>,
+    /// Guests that exist.
+    alive: Guests,
+    /// Those that are shut down.
+    shut: Guests,
+    /// Those that RESUME named since.
+    resumed: Guests,
+    /// Guests that have died, whether or not there is another of the number.
+    dead: Guests,
+    /// Who was granted something at a node before it was there.
+    early: Vec<(Vec<u8>, Guests)>,
 }
 
 #[derive(Debug, Default)]
 struct Transaction {
-    /// What it changed.
-    own: Vec<Vec<u8>>,
+    /// What it changed, and by which operation.
+    own: Vec<(u32, Vec<u8>)>,
     /// What others changed since it began.
     others: Vec<Vec<u8>>,
     /// Others changed what cannot be told by paths: a domain came or went.
     everything: bool,
+    /// A domain died since it began.
+    bereft: bool,
+    /// A request of it met a quota.
+    refused: bool,
+    /// A request of it is not of the store, such as INTRODUCE.
+    foreign: bool,
 }
 
-/// What the history says of one step.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Circumstances {
-    /// It is in a transaction, and since its START something else changed.
-    pub disturbed: bool,
-    /// And what changed is its node, or one above or below it.
-    pub touched: bool,
-    /// Its node is at, below or directly above one that a guest may have made.
-    pub by_guests: bool,
-    /// Its value is large, or that of its node, or of one above that it may make a child of.
-    pub large: bool,
-    /// It introduced a domain that was introduced already.
-    pub again: bool,
-}
+impl Transaction {
+    fn is_touched(&self, path: &[u8]) -> bool {
+        self.everything || self.others.iter().any(|other| are_related(other, path))
+    }
 
-/// The path of a request, from the root on.
-fn path(step: &Step) -> Option<Vec<u8>> {
-    let Step::Request { who, payload, .. } = step else { return None };
-    let first = payload.split(|&byte| byte == 0).next().unwrap_or_default();
-    match first.first() {
-        Some(b'/' | b'@') => Some(first.to_vec()),
-        _ => Some([format!("/local/domain/{}/", who.domid()).as_bytes(), first].concat()),
+    /// The paths of its requests of one operation.
+    fn own(&self, of: u32) -> impl Iterator<Item = &[u8]> {
+        self.own.iter().filter(move |(kind, _)| *kind == of).map(|(_, path)| &**path)
     }
 }
 
-/// A path's parents, the nearest first, without the root.
-fn parents(path: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let slashes = path.iter().enumerate().rev().filter(|(at, byte)| *at > 0 && **byte == b'/');
-    slashes.map(|(at, _)| &path[..at])
-}
+/// The requests that a transaction is made of, and those that have no part in it.
+const IN_TRANSACTIONS: [u32; 11] = [
+    op::DIRECTORY,
+    op::DIRECTORY_PART,
+    op::READ,
+    op::GET_PERMS,
+    op::GET_DOMAIN_PATH,
+    op::WRITE,
+    op::MKDIR,
+    op::RM,
+    op::SET_PERMS,
+    op::WATCH,
+    op::UNWATCH,
+];
 
-/// Whether one lies at or below the other.
-fn are_related(one: &[u8], other: &[u8]) -> bool {
-    let lies_below = |low: &[u8], high: &[u8]| {
-        high == b"/"
-            || low.strip_prefix(high).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
-    };
-    lies_below(one, other) || lies_below(other, one)
-}
-
-/// Every sequence finds these, and only the control domain makes them.
-fn is_given(path: &[u8]) -> bool {
-    [&b"/t"[..], b"/local", b"/local/domain"].contains(&path)
-        || path.strip_prefix(b"/local/domain/").is_some_and(|rest| !rest.contains(&b'/'))
+/// The domids of the entries after the owner's in a SET_PERMS; the owner's is the first.
+fn entries(payload: &[u8]) -> impl Iterator<Item = u16> {
+    let texts = payload.split(|&byte| byte == 0).skip(1);
+    texts.filter_map(|text| str::from_utf8(text.get(1..)?).ok()?.parse().ok())
 }
 
 impl History {
+    /// That of a sequence which begins.
+    pub fn new() -> History {
+        let there = [&b"/t"[..], b"/local", b"/local/domain", b"/local/domain/0"];
+        History {
+            open: HashMap::new(),
+            there: there.map(<[u8]>::to_vec).into(),
+            by_guests: HashSet::new(),
+            elsewhere: Guests::default(),
+            large: HashSet::new(),
+            alive: Guests::default(),
+            shut: Guests::default(),
+            resumed: Guests::default(),
+            dead: Guests::default(),
+            early: Vec::new(),
+        }
+    }
+
     /// What is to be known of this step before it is followed.
     pub fn of(&self, step: &Step, again: bool) -> Circumstances {
         let path = path(step).unwrap_or_default();
@@ -85,23 +110,63 @@ impl History {
             Step::Request { tx: Tx::Of(start), .. } => self.open.get(start),
             _ => None,
         };
-        let disturbed = transaction.is_some_and(|it| it.everything || !it.others.is_empty());
-        let touched = transaction.is_some_and(|it| {
-            it.everything || it.others.iter().any(|other| are_related(other, &path))
-        });
+        let is_end = matches!(step, Step::Request { kind: op::END, .. });
+        let own = |kind| -> Vec<Vec<u8>> {
+            let ending = transaction.filter(|_| is_end);
+            ending.map_or(Vec::new(), |it| it.own(kind).map(<[u8]>::to_vec).collect())
+        };
+        let removes = match step {
+            Step::Request { kind: op::RM, .. } => vec![path.clone()],
+            _ => own(op::RM),
+        };
         let by_guests = self.by_guests.contains(&path)
             || parents(&path).any(|parent| self.by_guests.contains(parent));
         let is_large = matches!(step, Step::Request { payload, .. } if payload.len() >= LARGE);
         let mut nodes = parents(&path).chain([&*path, b"/"]);
         let large = is_large || nodes.any(|node| self.large.contains(node));
-        Circumstances { disturbed, touched, by_guests, large, again }
+        let granted = self.early.iter().filter(|(at, _)| is_end || lies_below(&path, at));
+        Circumstances {
+            disturbed: transaction.is_some_and(|it| it.everything || !it.others.is_empty()),
+            touched: transaction.is_some_and(|it| it.is_touched(&path)),
+            redone: transaction.is_some_and(|it| {
+                it.own(op::RM).chain(it.own(op::MKDIR)).any(|path| it.is_touched(path))
+            }),
+            foreign: transaction.is_some_and(|it| it.foreign),
+            removes,
+            makes: own(op::MKDIR),
+            bereft: transaction.is_some_and(|it| it.bereft),
+            refused: transaction.is_some_and(|it| it.refused),
+            by_guests,
+            elsewhere: matches!(step, Step::Destroy(who) if self.elsewhere.contain(who.domid())),
+            large,
+            again,
+            alive: self.alive,
+            shut: self.shut,
+            resumed: self.resumed,
+            dead: self.dead,
+            early: granted.fold(Guests::default(), |all, (_, one)| all.and(*one)),
+        }
     }
 
     /// Keeps count of who changes what.
     pub fn follow(&mut self, at: usize, step: &Step, reply: Option<&Reply>) {
-        if matches!(step, Step::Destroy(_)) {
-            return self.disturb_all();
+        match step {
+            Step::Create(who) => self.alive.insert(who.domid()),
+            Step::Shutdown(who) => self.shut.insert(who.domid()),
+            Step::Destroy(who) => {
+                self.alive.remove(who.domid());
+                self.shut.remove(who.domid());
+                self.resumed.remove(who.domid());
+                self.dead.insert(who.domid());
+                self.open.values_mut().for_each(|transaction| transaction.bereft = true);
+                self.disturb_all();
+            }
+            Step::Request { .. } => self.follow_request(at, step, reply),
+            Step::Reconnect(_) => {}
         }
+    }
+
+    fn follow_request(&mut self, at: usize, step: &Step, reply: Option<&Reply>) {
         let Step::Request { who, kind, tx, payload } = step else { return };
         let path = path(step).unwrap_or_default();
         let changes = [op::WRITE, op::MKDIR, op::RM, op::SET_PERMS].contains(kind);
@@ -110,33 +175,86 @@ impl History {
             let made = parents(&path).chain([&*path]).filter(|node| !is_given(node));
             self.by_guests.extend(made.map(<[u8]>::to_vec));
         }
+        if let Tx::Of(start) = tx
+            && let Some(transaction) = self.open.get_mut(start)
+        {
+            transaction.foreign |= !IN_TRANSACTIONS.contains(kind);
+            transaction.refused |= reply.is_some_and(|reply| reply.payload == b"ENOSPC\0");
+        }
         if reply.is_none_or(|reply| reply.kind == ERROR) {
             return;
         }
         if *kind == op::WRITE && payload.len() >= LARGE {
             self.large.insert(path.clone());
         }
+        self.follow_owners(*who, *kind, &path, payload);
         match (*kind, *tx) {
             (op::START, _) => drop(self.open.insert(at, Transaction::default())),
             (op::END, Tx::Of(start)) => {
                 let own = self.open.remove(&start).unwrap_or_default().own;
                 if payload == b"T\0" {
-                    own.iter().for_each(|path| self.changed(path));
+                    own.iter().for_each(|(kind, path)| self.changed(*kind, path));
                 }
             }
             (op::RELEASE | op::INTRODUCE, _) => self.disturb_all(),
-            (_, Tx::None) if changes => self.changed(&path),
-            (_, Tx::Of(start)) if changes => self.open.entry(start).or_default().own.push(path),
+            (op::RESUME, _) => {
+                let digits = payload.strip_suffix(b"\0").and_then(|it| str::from_utf8(it).ok());
+                let domid = digits.and_then(|digits| digits.parse().ok()).unwrap_or_default();
+                if self.shut.contain(domid) {
+                    self.resumed.insert(domid);
+                }
+            }
+            (_, Tx::None) if changes => self.changed(*kind, &path),
+            (_, Tx::Of(start)) if changes => {
+                self.open.entry(start).or_default().own.push((*kind, path));
+            }
             _ => {}
         }
     }
 
+    /// Keeps count of who is granted what, and of guests that own nodes below those of others.
+    fn follow_owners(&mut self, who: Who, kind: u32, path: &[u8], payload: &[u8]) {
+        let home = |domid: u16| format!("/local/domain/{domid}").into_bytes();
+        let makes = [op::WRITE, op::MKDIR].contains(&kind);
+        if makes && who.is_guest() && !lies_below(path, &home(who.domid())) {
+            self.elsewhere.insert(who.domid());
+        }
+        if kind != op::SET_PERMS {
+            return;
+        }
+        let mut early = Guests::default();
+        for (position, domid) in entries(payload).enumerate() {
+            if position > 0 && !self.alive.contain(domid) {
+                early.insert(domid);
+            }
+            let guests = Who::all().filter(|who| who.is_guest()).map(Who::domid);
+            for other in guests.filter(|other| position == 0 && *other != domid) {
+                if lies_below(path, &home(other)) {
+                    self.elsewhere.insert(other);
+                }
+            }
+        }
+        self.early.push((path.to_vec(), early));
+    }
+
     fn disturb_all(&mut self) {
+        self.there.clear();
         self.open.values_mut().for_each(|transaction| transaction.everything = true);
     }
 
-    fn changed(&mut self, path: &[u8]) {
-        self.open.values_mut().for_each(|transaction| transaction.others.push(path.to_vec()));
+    /// A node changed for everybody, and with it the parents that were made for it.
+    fn changed(&mut self, kind: u32, path: &[u8]) {
+        let mut all = vec![path];
+        if [op::WRITE, op::MKDIR].contains(&kind) {
+            all.extend(parents(path).filter(|parent| !self.there.contains(*parent)));
+        }
+        for changed in &all {
+            self.open.values_mut().for_each(|it| it.others.push(changed.to_vec()));
+        }
+        match kind {
+            op::RM => self.there.retain(|node| !lies_below(node, path)),
+            _ => self.there.extend(parents(path).chain([path]).map(<[u8]>::to_vec)),
+        }
     }
 }
 
@@ -156,7 +274,7 @@ mod tests {
 
     #[test]
     fn a_transaction_is_touched_by_what_is_above_or_below() {
-        let mut history = History::default();
+        let mut history = History::new();
         let (who, payload) = (Who(0), b"\0".to_vec());
         let start = Step::Request { who, kind: op::START, tx: Tx::None, payload };
         history.follow(0, &start, Some(&ok()));
@@ -170,7 +288,7 @@ mod tests {
 
     #[test]
     fn what_a_guest_made_is_known_with_its_parents() {
-        let mut history = History::default();
+        let mut history = History::new();
         history.follow(0, &write(3, "a/b", Tx::None), Some(&ok()));
         for (path, by_guests) in [
             ("/local/domain/1/a", true),

@@ -3,8 +3,9 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use super::known::Known;
 use super::step::{Step, Tx};
-use super::trial::{Difference, Tally};
+use super::trial::{Difference, Tally, Trial};
 use super::{fresh, step};
 
 /// Runs at most, each with fresh daemons: some seconds in all.
@@ -16,7 +17,11 @@ const PATIENCE: Duration = Duration::from_secs(300);
 ///
 /// # Errors
 /// Those of starting daemons.
-pub fn minimise(steps: &[Step], found: &Difference) -> io::Result<String> {
+pub fn minimise(
+    steps: &[Step],
+    found: &Difference,
+    forgotten: Option<&'static Known>,
+) -> io::Result<String> {
     // Numbers of steps stay, as transactions are named by them.
     let mut kept: Vec<bool> = (0..steps.len()).map(|at| at <= found.at).collect();
     let mut shown = found.clone();
@@ -31,7 +36,7 @@ pub fn minimise(steps: &[Step], found: &Difference) -> io::Result<String> {
                 let mut fewer = kept.clone();
                 fewer[at..end].fill(false);
                 runs += 1;
-                if let Some(same) = shows(steps, &fewer, &found.kind)? {
+                if let Some(same) = shows(fresh(forgotten)?, steps, &fewer, &found.kind) {
                     (kept, shown, changed) = (fewer, same, true);
                 }
             }
@@ -51,7 +56,7 @@ pub fn minimise(steps: &[Step], found: &Difference) -> io::Result<String> {
 }
 
 /// Whether the steps that are kept show a difference of this kind on fresh daemons.
-fn shows(steps: &[Step], kept: &[bool], kind: &str) -> io::Result<Option<Difference>> {
+fn shows(mut trial: Trial, steps: &[Step], kept: &[bool], kind: &str) -> Option<Difference> {
     let left_out = Step::Request {
         who: step::Who(usize::MAX - step::SOCKETS),
         kind: 0,
@@ -63,6 +68,6 @@ fn shows(steps: &[Step], kept: &[bool], kind: &str) -> io::Result<Option<Differe
         .zip(kept)
         .map(|(step, keep)| if *keep { step.clone() } else { left_out.clone() })
         .collect();
-    let found = fresh()?.run(&fewer, &mut Tally::default());
-    Ok(found.filter(|found| found.kind == kind))
+    let found = trial.run(&fewer, &mut Tally::default());
+    found.filter(|found| found.kind == kind)
 }

@@ -17,11 +17,13 @@
 //! that 4.17 has not (GET_FEATURE, SET_FEATURE, GET_QUOTA, SET_QUOTA, a depth in WATCH), and
 //! lengths above 4,096, after which a connection is dead.
 
+mod circumstances;
 mod generate;
 mod history;
 mod known;
 mod line;
 mod minimise;
+mod paths;
 mod step;
 mod trial;
 mod world;
@@ -31,6 +33,7 @@ use std::io;
 use std::time::Instant;
 
 use generate::Generator;
+use known::Known;
 use trial::{Tally, Trial};
 use world::World;
 
@@ -40,7 +43,7 @@ use crate::target::Target;
 const TARGETS: [Target; 3] = [Target::Ours, Target::C, Target::OCaml];
 
 /// What to run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Plan {
     /// How many steps at least.
     pub requests: u64,
@@ -48,11 +51,13 @@ pub struct Plan {
     pub seed: u64,
     /// Go on after differences that are not known, and list them by kind.
     pub survey: bool,
+    /// Take the known difference of this name for a new one: the run fails where it is met.
+    pub forget: Option<String>,
 }
 
-fn fresh() -> io::Result<Trial> {
+fn fresh(forgotten: Option<&'static Known>) -> io::Result<Trial> {
     let worlds: Vec<World> = TARGETS.iter().map(World::start).collect::<io::Result<_>>()?;
-    Ok(Trial { gone: vec![false; worlds.len()], worlds, seed: 0 })
+    Ok(Trial { gone: vec![false; worlds.len()], worlds, seed: 0, forgotten })
 }
 
 /// Makes a trial ready for the next sequence. A peer that left it is started anew, and so is one
@@ -75,18 +80,26 @@ fn again(trial: &mut Trial) -> io::Result<()> {
 /// Runs the test; answers the report and whether no difference was found that is not known.
 ///
 /// # Errors
-/// Those of starting the daemons, and of bringing ours back to where a sequence begins.
-pub fn run(plan: Plan) -> io::Result<(String, bool)> {
+/// Those of starting the daemons, and of bringing ours back to where a sequence begins;
+/// `InvalidInput` if no known difference has the name to forget.
+pub fn run(plan: &Plan) -> io::Result<(String, bool)> {
+    let forgotten = match &plan.forget {
+        Some(name) => Some(known::named(name).ok_or_else(|| {
+            let text = format!("no known difference is called {name}");
+            io::Error::new(io::ErrorKind::InvalidInput, text)
+        })?),
+        None => None,
+    };
     let started = Instant::now();
     let survey = plan.survey.then(Default::default);
     let mut tally = Tally { survey, ..Tally::default() };
-    let mut trial = fresh()?;
+    let mut trial = fresh(forgotten)?;
     let mut seed = plan.seed;
     while tally.steps < plan.requests {
         trial.seed = seed;
         let steps = Generator::sequence(seed);
         if let Some(found) = trial.run(&steps, &mut tally) {
-            let short = minimise::minimise(&steps, &found)?;
+            let short = minimise::minimise(&steps, &found, forgotten)?;
             return Ok((format!("sequence {seed}, as short as it shows:\n{short}"), false));
         }
         again(&mut trial)?;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 
 use super::history::History;
-use super::known::{Case, explanation, parts};
+use super::known::{Case, Known, explanation, parts};
 use super::step::{Step, op};
 use super::world::{Outcome, World};
 use crate::target::Target;
@@ -43,13 +43,15 @@ pub struct Trial {
     pub gone: Vec<bool>,
     /// The seed of the sequence.
     pub seed: u64,
+    /// A known difference that counts as a new one.
+    pub forgotten: Option<&'static Known>,
 }
 
 impl Trial {
     /// Runs a sequence to its end or to the first difference. A daemon that does not answer, or not
     /// in the protocol, differs.
     pub fn run(&mut self, steps: &[Step], tally: &mut Tally) -> Option<Difference> {
-        let mut history = History::default();
+        let mut history = History::new();
         for (at, step) in steps.iter().enumerate() {
             if !self.worlds[0].can(step) {
                 continue;
@@ -64,8 +66,8 @@ impl Trial {
                 let (Some(ours), Some(theirs)) = (&outcomes[0], &outcomes[peer]) else { continue };
                 tally.compared[peer - 1] += 1;
                 let target = &self.worlds[peer].target;
-                let case = Case::new(target, step, ours, theirs, is);
-                match explanation(&case) {
+                let case = Case::new(target, step, ours, theirs, &is);
+                match explanation(&case, self.forgotten) {
                     _ if case.is_equal() => {}
                     Some(known) => *tally.known.entry(known.name).or_default() += 1,
                     None => {

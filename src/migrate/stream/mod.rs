@@ -33,6 +33,8 @@ pub const IDENT: [u8; 8] = *b"xenstore";
 pub const VERSION: u32 = 2;
 /// `flags`: records are big-endian.
 const FLAG_BIG_ENDIAN: u32 = 1;
-/// Longest body. A node's has at most 64 KiB each of path, permissions and value; a connection's
-/// pending output is bounded below this by every daemon's own limits.
-pub const RECORD_BYTES_MAX: u32 = 4 << 20;
+/// Longest body: room for a client's pending output. C keeps that of the control domain's clients
+/// without a limit, but no event twice: this is what a client that takes nothing is owed after a
+/// change of several hundred thousand nodes. A node's record has at most 64 KiB each of path,
+/// permissions and value.
+pub const RECORD_BYTES_MAX: u32 = 64 << 20;

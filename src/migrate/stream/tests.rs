@@ -187,7 +187,7 @@ fn errors_name_record_and_offset() {
     assert_eq!(fault(&bytes[..cut]), (2, 40, Fault::Truncated));
     assert_eq!(fault(&bytes[..bytes.len() - 8]), (3, 64, Fault::Truncated));
     let mut long = bytes.clone();
-    long[46] = 0xff;
+    long[47] = 0x7f;
     assert!(matches!(fault(&long), (2, 40, Fault::TooLong(_))));
     let mut past = bytes.clone();
     past[28] = 200;

@@ -1,9 +1,8 @@
 //! How Xen's C daemon of 4.17 differs, beside what both peers do.
 
-use super::super::line::Event;
-use super::super::step::{Step, Who, op};
+use super::super::step::{Step, Tx, op};
 use super::Known;
-use super::case::{Case, arguments};
+use super::case::{Case, arguments, is_no_path};
 
 /// The first that matches counts.
 pub const KNOWN: &[Known] = &[
@@ -24,16 +23,19 @@ pub const KNOWN: &[Known] = &[
     },
     Known {
         name: "unwatch-path",
-        matches: |case| case.kind() == op::UNWATCH && case.errors_are("EINVAL", "ENOENT"),
+        matches: |case| {
+            case.kind() == op::UNWATCH
+                && case.errors_are("EINVAL", "ENOENT")
+                && is_no_path(case.first())
+        },
     },
     Known {
         name: "special-permissions",
         matches: |case| {
-            let special = |event: &(Who, Event)| event.1.starts_with(b"@");
             let told = case.kind() == op::SET_PERMS
                 && case.errors_are("", "")
                 && case.their_events.is_empty()
-                && case.our_events.iter().all(special);
+                && case.our_events.iter().all(|(_, event)| event.starts_with(b"@"));
             let hidden = case.kind() == op::GET_PERMS && case.theirs_is("EINVAL");
             case.first().starts_with(b"@") && (told || hidden)
         },
@@ -44,7 +46,11 @@ pub const KNOWN: &[Known] = &[
     },
     Known {
         name: "perms-owner-first",
-        matches: |case| case.kind() == op::SET_PERMS && case.errors_are("EINVAL", "ENOENT"),
+        matches: |case| {
+            case.kind() == op::SET_PERMS
+                && case.errors_are("EINVAL", "ENOENT")
+                && is_no_path(case.first())
+        },
     },
     Known {
         name: "node-size",
@@ -54,14 +60,31 @@ pub const KNOWN: &[Known] = &[
         },
     },
     Known {
+        name: "transaction-quota",
+        matches: |case| {
+            case.tx() != Tx::None
+                && !case.by_control()
+                && matches!(case.kind(), op::WRITE | op::MKDIR)
+                && matches!(case.errors(), ("ENOSPC", "") | ("", "ENOSPC"))
+        },
+    },
+    Known {
         name: "transaction-after-quota",
-        matches: |case| case.kind() == op::END && case.theirs_is("ENOMEM"),
+        matches: |case| case.kind() == op::END && case.is.refused && case.theirs_is("ENOMEM"),
+    },
+    Known {
+        name: "transaction-after-death",
+        matches: |case| {
+            let ours = ["", "EAGAIN"].contains(&Case::error(&case.ours));
+            case.kind() == op::END && case.is.bereft && ours && case.theirs_is("ENOMEM")
+        },
     },
     Known {
         name: "nested-death",
         matches: |case| {
-            let all_here = case.their_events.iter().all(|event| case.our_events.contains(event));
-            matches!(case.step, Step::Destroy(_)) && all_here
+            matches!(case.step, Step::Destroy(_))
+                && case.only_theirs().is_empty()
+                && case.only_ours().iter().all(|(_, event)| !event.starts_with(b"@"))
         },
     },
     Known {

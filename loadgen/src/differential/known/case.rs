@@ -2,8 +2,9 @@
 
 use xenstored::protocol::ERROR;
 
-use super::super::history::Circumstances;
+use super::super::circumstances::Circumstances;
 use super::super::line::{Event, Reply};
+use super::super::paths::{absolute, lies_below};
 use super::super::step::{Step, Tx, Who, name, op, show};
 use super::super::world::Outcome;
 use crate::target::Target;
@@ -23,7 +24,7 @@ pub struct Case<'a> {
     /// The peer's.
     pub their_events: Vec<(Who, Event)>,
     /// What the sequence did before.
-    pub is: Circumstances,
+    pub is: &'a Circumstances,
 }
 
 impl<'a> Case<'a> {
@@ -33,7 +34,7 @@ impl<'a> Case<'a> {
         step: &'a Step,
         ours: &Outcome,
         theirs: &Outcome,
-        is: Circumstances,
+        is: &'a Circumstances,
     ) -> Case<'a> {
         Case {
             peer,
@@ -148,6 +149,24 @@ fn sorted(events: &[(Who, Event)]) -> Vec<(Who, Event)> {
     events
 }
 
+/// The node that an event tells of.
+fn event_path((who, event): &(Who, Event)) -> Vec<u8> {
+    absolute(*who, event.split(|&byte| byte == 0).next().unwrap_or_default())
+}
+
+/// The events that are left of one side if each of the other is taken from it once.
+fn beyond<'e>(one: &'e [(Who, Event)], other: &[(Who, Event)]) -> Vec<&'e (Who, Event)> {
+    let mut other: Vec<_> = other.iter().collect();
+    let mut left = Vec::new();
+    for event in one {
+        match other.iter().position(|same| *same == event) {
+            Some(at) => drop(other.remove(at)),
+            None => left.push(event),
+        }
+    }
+    left
+}
+
 /// The strings of a request's payload.
 pub fn arguments(payload: &[u8]) -> Vec<&[u8]> {
     payload.split_inclusive(|&byte| byte == 0).filter_map(|s| s.strip_suffix(b"\0")).collect()
@@ -158,6 +177,18 @@ pub fn without_owner(reply: &Option<Reply>) -> Option<(u8, &[u8])> {
     let payload = &reply.as_ref()?.payload;
     let end = payload.iter().position(|&byte| byte == 0)?;
     Some((*payload.first()?, &payload[end..]))
+}
+
+/// Whether this may be no path: other letters than xenstore.txt's, empty names, or a length near
+/// the limits of xs_wire.h, which depend on who asks.
+pub fn is_no_path(path: &[u8]) -> bool {
+    let is_letter = |byte: &u8| byte.is_ascii_alphanumeric() || b"-/_@".contains(byte);
+    let specials = [&b"@introduceDomain"[..], b"@releaseDomain"];
+    let is_unknown = path.starts_with(b"@") && !specials.contains(&path);
+    let is_spoilt =
+        path.windows(2).any(|two| two == b"//") || path.len() > 1 && path.ends_with(b"/");
+    let is_long = path.len() > 2047;
+    path.is_empty() || is_long || is_unknown || is_spoilt || !path.iter().all(is_letter)
 }
 
 fn is_domid(text: &[u8]) -> bool {
@@ -202,6 +233,27 @@ impl Case<'_> {
         self.our_events == self.their_events
     }
 
+    /// Events that only we sent.
+    pub fn only_ours(&self) -> Vec<&(Who, Event)> {
+        beyond(&self.our_events, &self.their_events)
+    }
+
+    /// Events that only the peer sent.
+    pub fn only_theirs(&self) -> Vec<&(Who, Event)> {
+        beyond(&self.their_events, &self.our_events)
+    }
+
+    /// Whether an event tells of what this step removes, or of what is below it.
+    pub fn is_removed(&self, event: &(Who, Event)) -> bool {
+        let path = event_path(event);
+        self.is.removes.iter().any(|removed| lies_below(&path, removed))
+    }
+
+    /// Whether an event tells of what a MKDIR of the transaction that ends has made.
+    pub fn is_made(&self, event: &(Who, Event)) -> bool {
+        self.is.makes.contains(&event_path(event))
+    }
+
     /// The names in our reply to DIRECTORY.
     pub fn our_names(&self) -> Vec<&[u8]> {
         self.ours.as_ref().map_or(Vec::new(), |reply| arguments(&reply.payload))
@@ -212,6 +264,30 @@ impl Case<'_> {
         let mut names = self.theirs.as_ref().map_or(Vec::new(), |reply| arguments(&reply.payload));
         names.retain(|name| !left_out(name));
         names
+    }
+
+    /// The permissions in a reply to GET_PERMS without entries for guests that have died.
+    pub fn living_entries<'r>(&self, reply: &'r Option<Reply>) -> Vec<&'r [u8]> {
+        let entries = reply.as_ref().map_or(Vec::new(), |reply| arguments(&reply.payload));
+        let is_dead = |entry: &[u8]| {
+            let domid = entry.get(1..).and_then(|text| str::from_utf8(text).ok()?.parse().ok());
+            domid.is_some_and(|domid| self.is.dead.contain(domid))
+        };
+        let kept = |(at, entry): &(usize, &[u8])| *at == 0 || !is_dead(entry);
+        entries.into_iter().enumerate().filter(kept).map(|(_, entry)| entry).collect()
+    }
+
+    /// Whether the payload is so many strings and nothing else.
+    pub fn is_exactly(&self, strings: usize) -> bool {
+        let payload = self.payload();
+        payload.ends_with(b"\0") && payload.iter().filter(|&&byte| byte == 0).count() == strings
+    }
+
+    /// Whether the owner in a SET_PERMS is a domain that does not exist.
+    pub fn names_unknown_owner(&self) -> bool {
+        let owner = arguments(self.payload()).get(1).and_then(|entry| entry.get(1..));
+        let domid = owner.and_then(|digits| str::from_utf8(digits).ok()?.parse::<u16>().ok());
+        domid.is_some_and(|domid| domid != 0 && !self.is.alive.contain(domid))
     }
 
     /// A request whose arguments are domains, one of which is no number.

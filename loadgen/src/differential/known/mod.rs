@@ -6,7 +6,7 @@ mod case;
 mod ocaml;
 
 use super::line::Event;
-use super::step::{Who, op};
+use super::step::{Step, Tx, Who, op};
 use crate::target::Target;
 pub use case::Case;
 use case::arguments;
@@ -24,10 +24,16 @@ pub fn all() -> impl Iterator<Item = &'static Known> {
     [BOTH, c::KNOWN, ocaml::KNOWN].into_iter().flatten()
 }
 
-/// The first that explains how a peer differs, if any does.
-pub fn explanation(case: &Case<'_>) -> Option<&'static Known> {
+/// That of this name.
+pub fn named(name: &str) -> Option<&'static Known> {
+    all().find(|known| known.name == name)
+}
+
+/// The first that explains how a peer differs, if any does; one may count as not known.
+pub fn explanation(case: &Case<'_>, forgotten: Option<&Known>) -> Option<&'static Known> {
     let own = if *case.peer == Target::C { c::KNOWN } else { ocaml::KNOWN };
-    BOTH.iter().chain(own).find(|known| (known.matches)(case))
+    let is_known = |known: &&Known| forgotten.is_none_or(|it| it.name != known.name);
+    BOTH.iter().chain(own).filter(is_known).find(|known| (known.matches)(case))
 }
 
 /// Requests that look at a node.
@@ -73,7 +79,16 @@ fn parts_unseen(case: &Case<'_>) -> bool {
         && (case.theirs_is("E2BIG") || case.theirs_is("EQUOTA"));
     // What is no proper END here ends the transaction there.
     let ended = case.is_ocaml() && case.kind() == op::END && case.theirs_is("EAGAIN");
-    released || kept || held || raised || parents || ended
+    // There, an RM or MKDIR that had nothing to do is not done again, whatever others did since.
+    let undone = case.is_ocaml() && case.kind() == op::END && case.is.redone;
+    // There, what a guest made below the nodes of others is not its own, and outlives it.
+    let outlives = case.is_ocaml() && case.is.elsewhere;
+    // C sets them at once, whatever becomes of the transaction.
+    let at_once = case.is_c()
+        && case.kind() == op::SET_PERMS
+        && case.first().starts_with(b"@")
+        && case.tx() != Tx::None;
+    released || kept || held || raised || parents || ended || undone || outlives || at_once
 }
 
 /// Of both peers.
@@ -89,11 +104,7 @@ const BOTH: &[Known] = &[
     Known {
         name: "transaction-snapshot",
         matches: |case| {
-            let sees = |error| match error {
-                "" | "ENOENT" | "EACCES" | "EPERM" => true,
-                "ENOSPC" => is_writing(case.kind()),
-                _ => false,
-            };
+            let sees = |error| ["", "ENOENT", "EACCES", "EPERM"].contains(&error);
             let (ours, theirs) = case.errors();
             let looks = is_reading(case.kind()) || is_writing(case.kind());
             // C does not find all of a subtree that others removed a part of.
@@ -140,21 +151,28 @@ const BOTH: &[Known] = &[
     Known {
         name: "parent-sees",
         matches: |case| {
-            let told = |event: &(Who, Event)| case.our_events.contains(event) || event.0.is_guest();
             let changes = [op::WRITE, op::MKDIR, op::SET_PERMS, op::END].contains(&case.kind());
             changes
                 && case.ours == case.theirs
-                && case.our_events.iter().all(|event| case.their_events.contains(event))
-                && case.their_events.iter().all(told)
+                && case.only_ours().is_empty()
+                && case.only_theirs().iter().all(|(who, _)| who.is_guest())
         },
     },
     Known {
         name: "shutdown-again",
         matches: |case| {
-            case.kind() == op::INTRODUCE
+            let announced = |events: Vec<&(Who, Event)>| {
+                events.iter().all(|(_, event)| event.starts_with(b"@releaseDomain\0"))
+            };
+            let here = case.kind() == op::INTRODUCE
                 && case.errors_are("", "")
-                && case.their_events.iter().all(|event| case.our_events.contains(event))
-                && case.our_events.iter().all(|event| event.1.starts_with(b"@"))
+                && case.only_theirs().is_empty()
+                && announced(case.only_ours());
+            let there = matches!(case.step, Step::Destroy(_) | Step::Shutdown(_))
+                && !case.is.resumed.is_empty()
+                && case.only_ours().is_empty()
+                && announced(case.only_theirs());
+            here || there
         },
     },
 ];

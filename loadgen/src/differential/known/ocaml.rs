@@ -12,14 +12,21 @@ const PATH_BYTES: usize = 2000;
 pub const KNOWN: &[Known] = &[
     Known {
         name: "o-simple-operations",
-        matches: |case| case.kind() == op::END && case.errors_are("", "EAGAIN"),
+        matches: |case| {
+            case.kind() == op::END
+                && case.is.foreign
+                && matches!(case.errors(), ("", "EAGAIN" | "EINVAL"))
+        },
     },
     Known {
         name: "o-transaction-events",
         matches: |case| {
+            let redone = |event: &&(Who, Event)| case.is_removed(event) || case.is_made(event);
             case.kind() == op::END
+                && case.is.disturbed
                 && case.errors_are("", "")
-                && case.their_events.iter().all(|event| case.our_events.contains(event))
+                && case.only_ours().iter().all(|event| event.0.is_guest() || redone(event))
+                && case.only_theirs().iter().all(redone)
         },
     },
     Known {
@@ -34,9 +41,14 @@ pub const KNOWN: &[Known] = &[
     },
     Known {
         name: "o-unknown-transaction",
-        matches: |case| case.tx() != Tx::None && case.theirs_is("EIO"),
+        matches: |case| {
+            case.tx() != Tx::None && case.theirs_is("EIO") && !Case::error(&case.ours).is_empty()
+        },
     },
-    Known { name: "o-equota", matches: |case| case.theirs_is("EQUOTA") },
+    Known {
+        name: "o-equota",
+        matches: |case| matches!(case.errors(), ("ENOSPC" | "EEXIST" | "EACCES", "EQUOTA")),
+    },
     Known {
         name: "o-size",
         matches: |case| {
@@ -64,17 +76,35 @@ pub const KNOWN: &[Known] = &[
             let named = path.starts_with(b"@")
                 && (is_reading(case.kind()) || is_writing(case.kind()))
                 && Case::error(&case.ours) == "EINVAL";
-            // Their permissions change in silence.
-            let silent = [&b"@introduceDomain"[..], b"@releaseDomain"].contains(&path)
-                && case.kind() == op::SET_PERMS
+            // Their permissions change in silence, in a transaction at its END.
+            let silent = matches!(case.kind(), op::SET_PERMS | op::END)
                 && case.errors_are("", "")
-                && case.our_events.iter().all(|event| event.1.starts_with(b"@"));
+                && case.only_theirs().is_empty()
+                && case.only_ours().iter().all(|(_, event)| event.starts_with(b"@"));
             // Its root has them among its children.
             let is_special = |name: &&[u8]| name.starts_with(b"@");
             let listed = path == b"/"
                 && case.kind() == op::DIRECTORY
                 && case.names_without(is_special) == case.our_names();
             named || silent || listed
+        },
+    },
+    Known {
+        name: "o-root-silent",
+        matches: |case| {
+            case.first() == b"/"
+                && matches!(case.kind(), op::WRITE | op::SET_PERMS)
+                && case.errors_are("", "")
+                && case.only_theirs().is_empty()
+                && case.only_ours().iter().all(|(_, event)| event.starts_with(b"/\0"))
+        },
+    },
+    Known {
+        name: "o-shutdown-twice",
+        matches: |case| {
+            matches!(case.step, Step::Shutdown(who) if case.is.shut.contain(who.domid()))
+                && case.our_events.is_empty()
+                && case.their_events.iter().all(|(_, event)| event.starts_with(b"@releaseDomain\0"))
         },
     },
     Known {
@@ -87,29 +117,41 @@ pub const KNOWN: &[Known] = &[
         name: "o-more-arguments",
         matches: |case| {
             let lenient = [op::IS_DOMAIN_INTRODUCED, op::RESUME, op::END, op::GET_DOMAIN_PATH];
-            lenient.contains(&case.kind()) && case.errors_are("EINVAL", "")
+            lenient.contains(&case.kind()) && !case.is_exactly(1) && case.errors_are("EINVAL", "")
         },
     },
     Known {
         name: "o-exact-arguments",
         matches: |case| {
-            let exact = [op::WATCH, op::UNWATCH, op::SET_TARGET, op::INTRODUCE, op::SET_PERMS];
-            exact.contains(&case.kind()) && case.errors_are("", "EINVAL")
+            let strings = match case.kind() {
+                op::WATCH | op::UNWATCH | op::SET_TARGET => 2,
+                op::INTRODUCE => 3,
+                _ => return false,
+            };
+            !case.is_exactly(strings) && case.errors_are("", "EINVAL")
         },
     },
     Known {
         name: "o-unknown-domain",
         matches: |case| {
             let about = [op::RELEASE, op::RESUME, op::SET_TARGET];
+            let resumed =
+                case.kind() == op::RESUME && case.first() == b"0" && case.errors_are("EINVAL", "");
             about.contains(&case.kind())
                 && matches!(case.errors(), ("ENOENT", "EINVAL" | "") | ("EINVAL", "ENOENT"))
+                || resumed
         },
     },
     Known {
         name: "o-perms-unchecked",
         matches: |case| {
             case.kind() == op::SET_PERMS
-                && matches!(case.errors(), ("ENOENT" | "ENOSPC" | "EPERM" | "EINVAL", ""))
+                && match case.errors() {
+                    ("ENOENT", "") => case.names_unknown_owner(),
+                    ("ENOSPC" | "EPERM", "") => !case.by_control(),
+                    ("EINVAL", "") => true,
+                    _ => false,
+                }
         },
     },
     Known {
@@ -124,11 +166,15 @@ pub const KNOWN: &[Known] = &[
     Known {
         name: "o-silent-death",
         matches: |case| {
-            let all_here = case.their_events.iter().all(|event| case.our_events.contains(event));
-            matches!(case.step, Step::Destroy(_)) && all_here
+            matches!(case.step, Step::Destroy(_))
+                && case.only_theirs().is_empty()
+                && case.only_ours().iter().all(|(_, event)| !event.starts_with(b"@"))
         },
     },
-    Known { name: "o-hidden-nodes", matches: |case| case.errors_are("EACCES", "ENOENT") },
+    Known {
+        name: "o-hidden-nodes",
+        matches: |case| !case.by_control() && case.errors_are("EACCES", "ENOENT"),
+    },
     Known {
         name: "o-rm-missing",
         matches: |case| case.kind() == op::RM && matches!(case.errors(), ("EACCES" | "ENOENT", "")),
@@ -136,10 +182,9 @@ pub const KNOWN: &[Known] = &[
     Known {
         name: "o-rm-watches-below",
         matches: |case| {
-            let removes =
-                matches!(case.kind(), op::RM | op::END) || matches!(case.step, Step::Destroy(_));
-            let all_there = case.our_events.iter().all(|event| case.their_events.contains(event));
-            removes && case.ours == case.theirs && all_there
+            case.ours == case.theirs
+                && case.only_ours().is_empty()
+                && case.only_theirs().iter().all(|event| case.is_removed(event))
         },
     },
     Known {
@@ -152,6 +197,29 @@ pub const KNOWN: &[Known] = &[
         },
     },
     Known {
+        name: "o-dead-entry",
+        matches: |case| {
+            let (ours, theirs) =
+                (case.living_entries(&case.ours), case.living_entries(&case.theirs));
+            case.kind() == op::GET_PERMS && case.errors_are("", "") && ours == theirs
+        },
+    },
+    Known {
+        name: "o-early-entry",
+        matches: |case| {
+            let asks = matches!(case.step, Step::Request { who, .. } if case.is.early.contain(who.domid()));
+            let refused =
+                matches!(case.errors(), ("EACCES", "" | "ENOENT") | ("" | "ENOENT", "EACCES"));
+            let others = |events: &[(Who, Event)]| -> Vec<(Who, Event)> {
+                let late = |event: &&(Who, Event)| !case.is.early.contain(event.0.domid());
+                events.iter().filter(late).cloned().collect()
+            };
+            let told =
+                case.ours == case.theirs && others(&case.our_events) == others(&case.their_events);
+            asks && refused || told
+        },
+    },
+    Known {
         name: "o-inherited-owner",
         matches: |case| {
             let other_owner = case.kind() == op::GET_PERMS
@@ -160,13 +228,13 @@ pub const KNOWN: &[Known] = &[
             let refused =
                 matches!(case.errors(), ("EACCES", "" | "ENOENT") | ("" | "ENOENT", "EACCES"));
             // Who does not own its new node may not be able to read it.
-            let untold =
-                |event: &(Who, Event)| case.their_events.contains(event) || event.0.is_guest();
             let unseen = matches!(case.kind(), op::WRITE | op::MKDIR)
                 && case.errors_are("", "")
-                && case.their_events.iter().all(|event| case.our_events.contains(event))
-                && case.our_events.iter().all(untold);
-            case.is.by_guests && (other_owner || (refused || unseen) && !case.by_control())
+                && case.only_theirs().is_empty()
+                && case.only_ours().iter().all(|(who, _)| who.is_guest());
+            let by_guest = !case.by_control();
+            let made = case.is.by_guests || by_guest;
+            case.is.by_guests && (other_owner || refused && by_guest) || made && unseen
         },
     },
 ];

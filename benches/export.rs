@@ -1,0 +1,97 @@
+//! How long it takes to export 120,000 nodes, and how much of it one thread does alone.
+//!
+//! `cargo bench --bench export` writes the stream of 4,000 domains with 30 nodes and 10 watches each
+//! into memory on two of rayon's threads. It prints the median time; what comes before, the cut and
+//! the look at the domains' homes, which is serial by its nature; and the serial share: the work that
+//! the second thread could not take over is `2 wall / cpu - 1` of it (Amdahl), on a machine with
+//! nothing else to do.
+
+#[allow(dead_code)] // Other benches take the rest.
+#[path = "support/world.rs"]
+mod world;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use world::{NODES, World};
+use xenstored::migrate::bytes::Order;
+use xenstored::migrate::export::{Leaving, export, see};
+use xenstored::migrate::state::Client;
+use xenstored::migrate::stream::{Connection, Transport, VERSION, Watch};
+use xenstored::words::Domid;
+
+const DOMAINS: u16 = 4000;
+const WATCHES: usize = 10;
+const ROUNDS: usize = 50;
+const THREADS: usize = 2;
+
+fn main() {
+    let world = World::of(DOMAINS);
+    rayon::ThreadPoolBuilder::new().num_threads(THREADS).build_global().expect("the first");
+    let (mut times, mut before, mut bytes) = (Vec::new(), Vec::new(), 0);
+    let processor = processor_time();
+    for _ in 0..ROUNDS {
+        let began = Instant::now();
+        let (seen, stream) = export_all(&world);
+        times.push(began.elapsed());
+        before.push(seen);
+        bytes = stream.len();
+    }
+    let (processor, wall) = (processor_time() - processor, times.iter().sum::<Duration>());
+    let serial = 2.0 * wall.as_secs_f64() / processor.as_secs_f64() - 1.0;
+    println!("{} nodes, {bytes} bytes", usize::from(DOMAINS) * NODES);
+    println!(
+        "{THREADS} threads: {:.1} ms, of which before {:.1} ms",
+        median(times),
+        median(before)
+    );
+    println!("serial share: {:.0} %", serial * 100.0);
+}
+
+/// What all threads of this process had, in steps of 10 ms (proc(5), stat: utime and stime).
+fn processor_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("proc");
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+    let ticks: u64 = fields[11..13].iter().map(|ticks| ticks.parse::<u64>().expect("ticks")).sum();
+    Duration::from_millis(10 * ticks)
+}
+
+/// In milliseconds.
+fn median(mut times: Vec<Duration>) -> f64 {
+    times.sort();
+    times[times.len() / 2].as_secs_f64() * 1000.0
+}
+
+/// How long it took until the homes were seen, and the stream.
+fn export_all(world: &World) -> (Duration, Vec<u8>) {
+    let began = Instant::now();
+    let trees = world.store.cut();
+    let leaving = |seen: xenstored::store::Seen| {
+        let domain = world.store.registry().get(seen.domid).expect("it lives");
+        Leaving { domain, client: Some(client(seen.domid)), seen }
+    };
+    let seen = see(&world.store, &trees, (1..=DOMAINS).map(Domid));
+    let leaving: Vec<_> = seen.into_iter().map(leaving).collect();
+    let alone = began.elapsed();
+    let room = Vec::with_capacity(32 << 20);
+    (alone, export(&world.store, &leaving, (VERSION, Order::Little), room).expect("memory").0)
+}
+
+fn client(domid: Domid) -> Client {
+    let id = u32::from(domid.0);
+    let watch = |number: usize| Watch {
+        connection: id,
+        path: format!("device/vif/{number}/state").into_bytes(),
+        token: format!("token{number}").into_bytes(),
+        depth: None,
+    };
+    let connection = Connection {
+        id,
+        transport: Transport::Ring(domid, None, 1),
+        input: Vec::new(),
+        output_begun: 0,
+        output: Vec::new(),
+        unique_id: None,
+    };
+    Client { connection, watches: (0..WATCHES).map(watch).collect(), transactions: BTreeMap::new() }
+}

@@ -1,0 +1,275 @@
+//! Debian's C daemon writes the stream of its live update, of which everything is read here: by
+//! `xsctl`, and into a store. docs/STREAM.md tells how it is made to write one.
+
+#[path = "../../tests/world/mod.rs"]
+mod world;
+#[path = "../../tests/live_update/written.rs"]
+mod written;
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use loadgen::client::{Arrived, Blocking, append, payload, words};
+use loadgen::target::{Options, Running, Target, peers};
+use written::{DEVICE_MODEL, DOMIDS, DRIVER, GUEST, LAST, LONG, LONG_BYTES, NODES, WATCHES};
+use xenstored::host::sim::{SimClient, SimGuest};
+use xenstored::migrate::state::State;
+use xenstored::migrate::stream::Reader;
+use xenstored::protocol::{Frame, HEADER_BYTES, Kind, WATCH_EVENT, frame};
+use xenstored::words::Domid;
+
+/// Longer than anything here takes.
+const LOST: Duration = Duration::from_secs(20);
+
+/// Where Debian's package has the client that asks for a live update.
+const CONTROL: &str = "/usr/lib/xen-4.17/bin/xenstore-control";
+
+/// What the daemon becomes once its stream is written: a program that ends and does nothing.
+const SUCCESSOR: &str = "/bin/true";
+
+/// A WRITE, and how much of it the guest sends: the header and a part of the payload.
+const BEGUN: (&str, &[u8], usize) = ("data/later", b"half of a request", 30);
+
+/// A domain's end of its ring.
+struct Guest {
+    ring: SimGuest,
+    input: Vec<u8>,
+}
+
+impl Guest {
+    fn send(&self, kind: Kind, payload: &[u8]) {
+        let mut request = Vec::new();
+        append(&mut request, kind, 7, 0, payload);
+        assert_eq!(self.ring.try_send(&request).unwrap(), request.len());
+    }
+
+    /// A request, and its reply's payload; events before it are passed over.
+    fn ask(&mut self, kind: Kind, payload: &[u8]) -> Vec<u8> {
+        self.send(kind, payload);
+        loop {
+            let message = self.next();
+            if message.kind != WATCH_EVENT {
+                assert_eq!(message.kind, kind as u32, "{:?}", message.payload);
+                return message.payload;
+            }
+        }
+    }
+
+    fn next(&mut self) -> Arrived {
+        loop {
+            if let Some(message) = take(&mut self.input) {
+                return message;
+            }
+            if self.pull() == 0 {
+                assert!(self.ring.wait(Some(LOST)).unwrap(), "no answer");
+            }
+        }
+    }
+
+    fn pull(&mut self) -> usize {
+        let mut bytes = [0; 1024];
+        let count = self.ring.try_recv(&mut bytes).unwrap();
+        self.input.extend_from_slice(&bytes[..count]);
+        count
+    }
+}
+
+/// Takes the first message of these bytes, if it is there as a whole.
+fn take(bytes: &mut Vec<u8>) -> Option<Arrived> {
+    let Frame::Message { header, payload, .. } = frame(bytes) else { return None };
+    let (kind, req_id, tx_id) = (header.kind.get(), header.req_id.get(), header.tx_id.get());
+    let message = Arrived { kind, req_id, tx_id, payload: payload.to_vec() };
+    bytes.drain(..HEADER_BYTES + message.payload.len());
+    Some(message)
+}
+
+/// Whether C's daemon can be run here; in .ci/run it must be.
+fn are_installed() -> bool {
+    let installed = peers::are_installed();
+    if !installed {
+        assert!(std::env::var_os("CI").is_none(), "run loadgen/install-peers.sh first");
+        eprintln!("skipped: loadgen/install-peers.sh has not been run");
+    }
+    installed
+}
+
+/// The daemon with three domains that have a little of everything.
+struct Full {
+    running: Running,
+    toolstack: Blocking,
+    guests: [Guest; 3],
+    /// The domains live as long as this.
+    _host: SimClient,
+}
+
+fn fill() -> Full {
+    let running = Target::C.start(&Options::default()).unwrap();
+    let mut toolstack = Blocking::connect(&running.socket).unwrap();
+    let mut host = SimClient::connect(running.sim.as_ref().unwrap()).unwrap();
+    let mut guests = DOMIDS.map(|domid| {
+        let ring = toolstack.build_domain(&mut host, domid).unwrap();
+        Guest { ring, input: Vec::new() }
+    });
+    toolstack.flush().unwrap();
+    toolstack.must(Kind::SetTarget, &words(&["6", "5"])).unwrap();
+    let long = "l".repeat(LONG_BYTES);
+    let nobodys = [("/tool/other", &b"of nobody"[..], "n0"), (LONG, long.as_bytes(), "n6")];
+    for (path, value, perms) in NODES.into_iter().chain(nobodys) {
+        toolstack.must(Kind::Write, &payload(path, value)).unwrap();
+        let perms: Vec<_> = perms.split([' ', '!']).filter(|text| !text.is_empty()).collect();
+        toolstack.must(Kind::SetPerms, &words(&[&[path][..], &perms].concat())).unwrap();
+    }
+    for (domid, path, token) in WATCHES {
+        let guest = guests.iter_mut().find(|guest| guest.ring.domid == domid).unwrap();
+        guest.ask(Kind::Watch, &[path, b"\0", token, b"\0"].concat());
+    }
+    toolstack.must(Kind::Watch, &words(&["/local/domain/0", "the toolstack's"])).unwrap();
+    Full { running, toolstack, guests, _host: host }
+}
+
+/// Leaves bytes on the way: half a request of the guest's, replies and an event for the device
+/// model, which does not take them; and a transaction of the driver's.
+fn leave_unfinished(full: &mut Full) {
+    let [guest, device_model, driver] = &mut full.guests;
+    for guest in [&mut *guest, &mut *device_model] {
+        guest.ask(Kind::GetDomainPath, b"5\0");
+    }
+    driver.ask(Kind::TransactionStart, b"\0");
+    let mut request = Vec::new();
+    append(&mut request, Kind::Write, 7, 0, &payload(BEGUN.0, BEGUN.1));
+    assert_eq!(guest.ring.try_send(&request[..BEGUN.2]).unwrap(), BEGUN.2);
+    device_model.send(Kind::Read, &words(&["long"]));
+    device_model.send(Kind::Write, &payload("last", LAST.1));
+    // It has taken that request, and what the guest sent before, when the node is there.
+    let sent = Instant::now();
+    let toolstack = &mut full.toolstack;
+    while toolstack.request(Kind::Read, 0, &words(&[LAST.0])).unwrap().is_err() {
+        assert!(sent.elapsed() < LOST, "the device model's request is not seen");
+    }
+}
+
+fn live_update(running: &Running, options: &[&str]) -> Output {
+    let mut command = Command::new(CONTROL);
+    command.arg("live-update").args(options).arg(SUCCESSOR);
+    command.env("XENSTORED_PATH", &running.socket).output().unwrap()
+}
+
+/// Where the daemon leaves its stream: what it becomes is to read and remove it.
+fn stream(running: &Running) -> PathBuf {
+    running.dir().unwrap().join("state_dump")
+}
+
+/// Has the daemon write its stream and end.
+fn dump(running: &mut Running, options: &[&str]) -> PathBuf {
+    let asked = Instant::now();
+    let control = live_update(running, options);
+    assert!(!control.status.success(), "nobody is left to answer it: {control:?}");
+    while running.is_alive() {
+        assert!(asked.elapsed() < LOST, "{control:?} {}", running.log());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    stream(running)
+}
+
+fn xsctl(arguments: &[&str], files: &[&Path]) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_loadgen"));
+    let output = command.arg("xsctl").args(arguments).args(files).output().unwrap();
+    assert!(output.stderr.is_empty(), "{output:?}");
+    (output.status.code(), String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn what_c_writes_for_its_live_update_is_read() {
+    if !are_installed() {
+        return;
+    }
+    let mut full = fill();
+    leave_unfinished(&mut full);
+
+    // A transaction is in the way, unless it is old and the update is forced.
+    let refused = live_update(&full.running, &["-t", "1"]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(said.contains(&format!("Domain {DRIVER}: ")), "{refused:?}");
+    assert!(full.running.is_alive() && !stream(&full.running).exists());
+    let stream = dump(&mut full.running, &["-t", "1", "-F"]);
+    let bytes = std::fs::read(&stream).unwrap();
+    if let Some(kept) = std::env::var_os("XENSTORED_KEEP_STREAM") {
+        std::fs::write(kept, &bytes).unwrap();
+    }
+    inspect(&stream);
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/c-4.17.stream");
+    assert_eq!(xsctl(&["diff"], &[&golden, &stream]), (Some(0), String::new()));
+    written::arrive(&bytes);
+    nothing_is_lost_on_the_way(&bytes, &mut full.guests);
+}
+
+/// `xsctl inspect` has a line for each record, for people and as JSON.
+fn inspect(stream: &Path) {
+    let (code, shown) = xsctl(&["inspect"], &[stream]);
+    let (json_code, json) = xsctl(&["inspect", "--json"], &[stream]);
+    assert_eq!((code, json_code), (Some(0), Some(0)));
+    assert!(shown.starts_with("       0  HEADER               version=1 byte-order=little\n"));
+    assert_eq!(json.lines().count(), shown.lines().count());
+    for (line, shown) in json.lines().zip(shown.lines()) {
+        let object: serde_json::Value = serde_json::from_str(line).unwrap();
+        let mut words = shown.split_whitespace();
+        assert_eq!(object["offset"].to_string(), words.next().unwrap());
+        assert_eq!(object["type"], words.next().unwrap());
+    }
+}
+
+/// What a domain sent and has not been answered is in the stream, what the daemon sent is in the
+/// ring or in the stream, and nothing is in both.
+fn nothing_is_lost_on_the_way(stream: &[u8], guests: &mut [Guest; 3]) {
+    let state = State::read(&mut Reader::new(stream).unwrap()).unwrap();
+    let connection = |domid: Domid| &state.client_of(domid).unwrap().connection;
+    let mut begun = Vec::new();
+    append(&mut begun, Kind::Write, 7, 0, &payload(BEGUN.0, BEGUN.1));
+    assert_eq!(connection(GUEST).input, begun[..BEGUN.2]);
+    assert!(connection(GUEST).output.is_empty() && connection(DRIVER).output.is_empty());
+
+    let waiting = connection(DEVICE_MODEL);
+    assert!(waiting.input.is_empty() && waiting.output_begun > 0);
+    let device_model = &mut guests[1];
+    while device_model.pull() > 0 {}
+    let rest = &mut device_model.input;
+    assert!(take(rest).is_none(), "the rest of the first reply is in the stream");
+    rest.extend_from_slice(&waiting.output);
+    assert_eq!(take(rest).unwrap().payload, vec![b'l'; LONG_BYTES]);
+    assert_eq!(waiting.output[usize::from(waiting.output_begun)..], rest[..]);
+    let event = take(rest).unwrap();
+    assert_eq!((event.kind, &event.payload[..]), (WATCH_EVENT, &b"last\0its own\0"[..]));
+    let reply = take(rest).unwrap();
+    assert_eq!((reply.kind, &reply.payload[..]), (Kind::Write as u32, &b"OK\0"[..]));
+    assert!(rest.is_empty());
+}
+
+/// C keeps what its own clients do not take, however much it is.
+#[test]
+fn a_client_that_takes_nothing_does_not_spoil_the_stream() {
+    const EVENTS: usize = 6000;
+    let token = "t".repeat(900);
+    if !are_installed() {
+        return;
+    }
+    let mut full = fill();
+    let mut deaf = UnixStream::connect(&full.running.socket).unwrap();
+    let mut request = Vec::new();
+    append(&mut request, Kind::Watch, 7, 0, &words(&["/tool", &token]));
+    deaf.write_all(&request).unwrap();
+    deaf.read_exact(&mut [0; HEADER_BYTES + b"OK\0".len()]).unwrap();
+    for number in 0..EVENTS {
+        full.toolstack.write(&format!("/tool/{number}"), "").unwrap();
+    }
+    full.toolstack.flush().unwrap();
+    let stream = dump(&mut full.running, &[]);
+    let (code, _) = xsctl(&["inspect"], &[&stream]);
+    assert_eq!(code, Some(0));
+    let state = State::read(&mut Reader::new(File::open(&stream).unwrap()).unwrap()).unwrap();
+    let longest = state.clients.values().map(|client| client.connection.output.len()).max();
+    assert!(longest > Some(4 << 20), "{longest:?}");
+}

@@ -1,0 +1,138 @@
+//! A daemon is killed between any two steps of a move: the domain is where the table in
+//! docs/MIGRATION.md says, and runs after what that names; never in two places.
+
+use super::*;
+
+/// A move by hand, as `xsctl move` does it.
+struct Move {
+    from: World,
+    to: World,
+    stream: Vec<u8>,
+    mark: String,
+}
+
+type Step = fn(&mut Move);
+
+/// The steps, in the order of the table's lines.
+const STEPS: [Step; 5] = [
+    |it| {
+        let (stream, said) = Bulk::connect(&it.from.daemon).export("5|");
+        (it.stream, it.mark) = (stream, bulk::mark(&said).to_owned());
+    },
+    |it| {
+        it.to.create(5);
+        assert!(Bulk::connect(&it.to.daemon).import(&it.stream).starts_with("5|OK|"));
+    },
+    |it| it.to.introduce(5),
+    |it| {
+        it.from.admin.request(op::RELEASE, 0, format!("5\0{}\0", it.mark)).unwrap();
+    },
+    |it| drop(unquiesce(&mut it.to, "5").unwrap()),
+];
+
+fn each_step(test: impl Fn(&mut Move, usize)) {
+    for done in 0..=STEPS.len() {
+        let [from, to] = [(); 2].map(|()| World::new(Control::Socket, 2));
+        let mut it = Move { from, to, stream: Vec::new(), mark: String::new() };
+        it.from.guest(5).write("data", "v").unwrap();
+        it.from.guest(5).watch("data", "t").unwrap();
+        it.from.guest(5).next_event();
+        STEPS[..done].iter().for_each(|step| step(&mut it));
+        test(&mut it, done);
+    }
+}
+
+/// Whether the daemon serves the domain: it answers what the guest asks.
+fn is_served(world: &mut World) -> bool {
+    if world.admin.request(op::IS_DOMAIN_INTRODUCED, 0, "5\0").as_deref() != Ok(b"T\0") {
+        return false;
+    }
+    world.guest(5).send(op::READ, 0, "data\0");
+    world.guest(5).ring().notify();
+    passes(world, 5);
+    world.guest(5).has_reply()
+}
+
+/// It has all that it had.
+fn goes_on(world: &mut World) {
+    assert_eq!(list(world, 5), ["data|t"]);
+    let guest = world.guest(5);
+    guest.write("data", "w").unwrap();
+    assert_eq!(guest.next_event(), "data|t");
+    assert_eq!(guest.read("data").as_deref(), Ok(&b"w"[..]));
+}
+
+#[test]
+fn the_source_is_killed() {
+    each_step(|it, done| {
+        it.from.daemon.kill();
+        match done {
+            // What it held is gone, as with any crash; nothing of it was anywhere else.
+            0 | 1 => assert!(it.to.admin.read("/local/domain/5").is_err()),
+            2 | 3 => {
+                if done == 2 {
+                    it.to.introduce(5);
+                }
+                assert!(!is_served(&mut it.to), "not before UNQUIESCE");
+                unquiesce(&mut it.to, "5").unwrap();
+                it.to.guest(5).reply().unwrap();
+                goes_on(&mut it.to);
+            }
+            4 => {
+                unquiesce(&mut it.to, "5").unwrap();
+                goes_on(&mut it.to);
+            }
+            _ => goes_on(&mut it.to),
+        }
+    });
+}
+
+#[test]
+fn the_destination_is_killed() {
+    each_step(|it, done| {
+        if done == STEPS.len() {
+            // It was the destination's; here it waits for the toolstack to destroy it.
+            assert!(!is_served(&mut it.from));
+        }
+        it.to.daemon.kill();
+        match done {
+            0 => goes_on(&mut it.from),
+            1..=3 => {
+                assert!(!is_served(&mut it.from), "not before UNQUIESCE");
+                unquiesce(&mut it.from, "5").unwrap();
+                it.from.guest(5).reply().unwrap();
+                goes_on(&mut it.from);
+            }
+            // Released, and there is nobody else any more.
+            _ => {
+                let port = it.from.ports[&5];
+                it.from.admin.request(op::INTRODUCE, 0, format!("5\x001\0{port}\0")).unwrap();
+                assert!(!is_served(&mut it.from), "not before UNQUIESCE");
+                unquiesce(&mut it.from, "5").unwrap();
+                it.from.guest(5).reply().unwrap();
+                goes_on(&mut it.from);
+            }
+        }
+    });
+}
+
+/// Whoever asked for an export is gone before the answer: the domain is not lost, one command ends it.
+#[test]
+fn the_client_is_gone_before_the_export_is_answered() {
+    each_world(|world| {
+        world.guest(5).write("data", "v").unwrap();
+        world.guest(5).watch("data", "t").unwrap();
+        world.guest(5).next_event();
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        let mut bulk = Bulk::connect(&world.daemon);
+        bulk.send(bulk::EXPORT, "5|", &[std::os::fd::AsFd::as_fd(&writer)]);
+        drop((bulk, writer));
+        // The stream is written to its end: the daemon closes the pipe when it is done with it.
+        let mut stream = Vec::new();
+        std::io::Read::read_to_end(&mut std::fs::File::from(reader), &mut stream).unwrap();
+        assert!(!is_served(world));
+        unquiesce(world, "5").unwrap();
+        world.guest(5).reply().unwrap();
+        goes_on(world);
+    });
+}
