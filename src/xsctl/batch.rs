@@ -54,6 +54,11 @@ impl Moving {
         self.error.get_or_insert_with(|| format!("{what}: {trouble}"));
     }
 
+    /// It is at the destination too, and nothing went wrong.
+    fn has_arrived(&self) -> bool {
+        self.is_under_way() && self.destination == Destination::Quiesced && !self.mark.is_empty()
+    }
+
     /// Nothing went wrong, and it is not released.
     fn is_under_way(&self) -> bool {
         self.error.is_none() && self.source != Source::Released
@@ -137,14 +142,14 @@ impl Batch<'_> {
         for (&domid, moving) in self.domains.iter_mut().filter(|(_, moving)| moving.is_under_way())
         {
             moving.tries += 1;
+            moving.mark.clear();
             let (export, import) = (exported.of(domid), imported.of(domid));
             moving.source = match &export {
                 Ok(_) => Source::Quiesced,
                 Err(trouble) if trouble.is_lost() => Source::Unsure,
                 Err(trouble) if trouble.is("ENOENT") && exported.failed().is_none() => Source::Gone,
-                // Whom a failing request has quiesced it serves again; others are as they were.
-                Err(_) if moving.tries > 1 => Source::Quiesced,
-                Err(_) => Source::Served,
+                // It is as it was: whom a request that fails has quiesced, it serves again.
+                Err(_) => moving.source,
             };
             moving.destination = match &import {
                 Ok(_) => Destination::Quiesced,
@@ -161,6 +166,8 @@ impl Batch<'_> {
                     moving.nodes = string(&imported, 1).parse().unwrap_or(0);
                 }
                 (Ok(_), Err(trouble)) => moving.fail("IMPORT_DOMAINS", &trouble),
+                // It was changed while it was written, and is carried again.
+                (Err(trouble), _) if trouble.is("EAGAIN") => {}
                 // If it could not be written, the one who read may know why.
                 (Err(trouble), Err(reader)) if trouble.is("EIO") => {
                     moving.fail(&format!("EXPORT_DOMAINS: {trouble}; IMPORT_DOMAINS"), &reader);
@@ -187,7 +194,7 @@ impl Batch<'_> {
 
     /// RELEASE at the source: who is released is moved. One that was changed stays under way.
     fn release(&mut self) {
-        let domids = self.of(Moving::is_under_way);
+        let domids = self.of(Moving::has_arrived);
         let marks: Vec<_> =
             domids.iter().map(|&domid| (domid, self.domains[&domid].mark.as_str())).collect();
         let outcomes = self.here.release(&marks);

@@ -102,6 +102,11 @@ impl Daemon {
         }
     }
 
+    /// Whether it is this one.
+    pub fn is_same(&self, other: &Daemon) -> bool {
+        self.migration == other.migration
+    }
+
     /// A connection of a client's.
     ///
     /// # Errors

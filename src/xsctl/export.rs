@@ -1,10 +1,8 @@
 //! `xsctl export`: a file for each domain, and the marks with which `xsctl release` gives them up.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufReader, Seek, Write};
-use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,13 +11,15 @@ use clap::ValueEnum;
 use super::client::{Answers, Daemon, EXPORT_DOMAINS, listed};
 use super::domids::show;
 use super::failure::{Done, Failure};
-use super::libxl;
 use super::marks::Marks;
-use super::places::command;
+use super::places::{command, quoted};
 use super::report::{Form, Line, Report};
-use crate::migrate::state::State;
-use crate::migrate::stream::Reader;
+use super::target::Target;
 use crate::words::Domid;
+
+/// How often a domain is exported that is changed while it is written: each time is a few
+/// milliseconds, so who is changed in all of them is changed all the time.
+const TRIES_MAX: u32 = 5;
 
 /// In which form a domain is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -68,27 +68,26 @@ pub fn run(
         let why = "there are streams in it already; --force replaces those of the same domains";
         return Err(Failure::Contents { path: directory.clone(), why: why.into() });
     }
-    let mut marks = Marks::open(directory)?;
-    let mut report = Report::new(manner.form, "export", "exported", domids.len());
-    let mut quiesced = BTreeSet::new();
+    let marks = Marks::open(directory)?;
+    let report = Report::new(manner.form, "export", "exported", domids.len());
+    let mut exporting = Exporting { daemon, manner, marks, report, still: BTreeSet::new() };
     for some in domids.chunks(manner.batch) {
         if stop.load(Ordering::Relaxed) {
             break;
         }
-        let ended = batch(daemon, some, manner, &mut quiesced, &mut marks, &mut report);
-        if let Err(failure) = ended.and_then(|()| marks.write()) {
-            report.trouble(format!("{failure}; no further domain was exported"));
+        if let Err(failure) = exporting.batch(some) {
+            exporting.report.trouble(format!("{failure}; no further domain was exported"));
             break;
         }
     }
-    if !quiesced.is_empty() {
-        let count = quiesced.len();
-        let unquiesce = command("unquiesce", &daemon.socket, &show(quiesced));
-        let release =
-            format!("xsctl release --socket {} {}", daemon.socket.display(), directory.display());
+    let Exporting { still, mut report, .. } = exporting;
+    if !still.is_empty() {
+        let count = still.len();
+        let unquiesce = command("unquiesce", &daemon.socket, &show(still));
+        let [socket, directory] = [&daemon.socket, directory].map(|path| quoted(path));
         report.note(format!(
             "{count} domains stand still; this serves them again: {unquiesce}; this ends them here \
-             once they are elsewhere: {release}"
+             once they are elsewhere: xsctl release --socket {socket} {directory}"
         ));
     }
     report.end()
@@ -105,108 +104,82 @@ fn has_streams(directory: &Path) -> io::Result<bool> {
     Ok(found?.contains(&true))
 }
 
-fn batch(
-    daemon: &Daemon,
-    domids: &[Domid],
-    manner: &Manner,
-    quiesced: &mut BTreeSet<Domid>,
-    marks: &mut Marks,
-    report: &mut Report,
-) -> Result<(), Failure> {
-    let mut targets = Vec::new();
-    for &domid in domids {
-        targets.push(Target::create(manner, domid)?);
-    }
-    let descriptors: Vec<_> = targets.iter().map(|target| target.file.as_fd()).collect();
-    let asked = daemon.ask(EXPORT_DOMAINS, &listed(domids), &descriptors);
-    drop(descriptors);
-    let answers = Answers::of_all(asked);
-    for (&domid, target) in domids.iter().zip(targets) {
-        let unquiesce = || command("unquiesce", &daemon.socket, &domid.to_string());
-        let line = match answers.of(domid) {
-            Err(trouble) => {
-                target.remove();
-                let state = if trouble.is_lost() {
-                    format!("; it may stand still, which this ends: {}", unquiesce())
-                } else {
-                    String::new()
-                };
-                Line::new(domid, Some(format!("EXPORT_DOMAINS: {trouble}{state}")))
-            }
-            Ok(strings) => {
-                quiesced.insert(domid);
-                let file = Some(target.path.display().to_string());
-                match target.keep(manner.format, domid) {
-                    Ok(left_out) => {
-                        let mut strings = strings.into_iter();
-                        marks.set(domid, strings.next().unwrap_or_default());
-                        let nodes = strings.next().and_then(|nodes| nodes.parse().ok());
-                        Line { nodes, file, left_out, ..Line::new(domid, None) }
-                    }
-                    Err(failure) => {
-                        let state = format!("it stands still, which this ends: {}", unquiesce());
-                        Line::new(domid, Some(format!("{failure}; {state}")))
-                    }
-                }
-            }
-        };
-        report.domain(&line);
-    }
-    File::open(&manner.directory)
-        .and_then(|directory| directory.sync_all())
-        .map_err(Failure::file(&manner.directory))
+struct Exporting<'d> {
+    daemon: &'d Daemon,
+    manner: &'d Manner,
+    marks: Marks,
+    report: Report,
+    /// Who is quiesced.
+    still: BTreeSet<Domid>,
 }
 
-/// A file that is to be.
-struct Target {
-    /// Its name in the end; until then it ends in `.part`.
-    path: PathBuf,
-    part: PathBuf,
-    /// What the daemon writes into: the file, or memory if that is not the form to be kept.
-    file: File,
-}
-
-impl Target {
-    fn create(manner: &Manner, domid: Domid) -> Result<Target, Failure> {
-        let path = manner.directory.join(format!("{domid}.{}", manner.format.suffix()));
-        let part = path.with_extension(format!("{}.part", manner.format.suffix()));
-        let file = match manner.format {
-            Format::Stream => private(&part),
-            Format::Libxl => libxl::memory(),
-        };
-        let file = file.map_err(Failure::file(&part))?;
-        Ok(Target { path, part, file })
-    }
-
-    /// Makes the file safe, and gives it its name; answers what the form had no place for.
-    fn keep(mut self, format: Format, domid: Domid) -> Result<Vec<String>, Failure> {
-        let mut left_out = Vec::new();
-        if format == Format::Libxl {
-            self.file.rewind().map_err(Failure::file(&self.path))?;
-            let state = Reader::new(BufReader::new(&self.file))
-                .and_then(|mut reader| State::read(&mut reader))
-                .map_err(|error| Failure::of(&self.path, error))?;
-            let (bytes, missing) = libxl::write(&state, domid).map_err(|fault| {
-                Failure::Contents { path: self.path.clone(), why: fault.to_string() }
-            })?;
-            left_out = missing;
-            self.file = private(&self.part)
-                .and_then(|mut file| file.write_all(&bytes).map(|()| file))
-                .map_err(Failure::file(&self.part))?;
+impl Exporting<'_> {
+    /// Exports some domains, those again that were changed while they were written.
+    fn batch(&mut self, domids: &[Domid]) -> Result<(), Failure> {
+        let mut todo = domids.to_vec();
+        for tries in 1..=TRIES_MAX {
+            if todo.is_empty() {
+                break;
+            }
+            todo = self.once(&todo, tries == TRIES_MAX)?;
         }
-        self.file.sync_all().map_err(Failure::file(&self.part))?;
-        fs::rename(&self.part, &self.path).map_err(Failure::file(&self.path))?;
-        Ok(left_out)
+        let directory = &self.manner.directory;
+        let safe = File::open(directory).and_then(|directory| directory.sync_all());
+        safe.map_err(Failure::file(directory))?;
+        self.marks.write()
     }
 
-    /// There is nothing to keep.
-    fn remove(self) {
-        // What remains is called `.part`, and nobody reads it.
-        let _ = fs::remove_file(self.part);
+    /// Exports them once; answers who is to be exported again.
+    fn once(&mut self, domids: &[Domid], is_last: bool) -> Result<Vec<Domid>, Failure> {
+        let mut targets = Vec::new();
+        for &domid in domids {
+            targets.push(Target::create(&self.manner.directory, self.manner.format, domid)?);
+        }
+        let descriptors: Vec<_> = targets.iter().map(Target::descriptor).collect();
+        let asked = self.daemon.ask(EXPORT_DOMAINS, &listed(domids), &descriptors);
+        drop(descriptors);
+        let answers = Answers::of_all(asked);
+        let mut again = Vec::new();
+        for (&domid, target) in domids.iter().zip(targets) {
+            let outcome = answers.of(domid);
+            let is_changed = outcome.as_ref().is_err_and(|trouble| trouble.is("EAGAIN"));
+            if is_changed && !is_last {
+                again.push(domid);
+                continue;
+            }
+            let line = match outcome {
+                Ok(strings) => self.keep(domid, target, strings),
+                Err(trouble) => {
+                    target.remove();
+                    let error = format!("EXPORT_DOMAINS: {trouble}");
+                    self.failed(domid, error, trouble.is_lost().then_some("may stand still"))
+                }
+            };
+            self.report.domain(&line);
+        }
+        Ok(again)
     }
-}
 
-/// A new file, or an old one emptied, for our own eyes: guests write passwords into the store.
-pub fn private(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+    /// The stream is whole: it becomes a file.
+    fn keep(&mut self, domid: Domid, target: Target, strings: Vec<String>) -> Line {
+        self.still.insert(domid);
+        let file = Some(target.name());
+        match target.keep() {
+            Ok(left_out) => {
+                let mut strings = strings.into_iter();
+                self.marks.set(domid, strings.next().unwrap_or_default());
+                let nodes = strings.next().and_then(|nodes| nodes.parse().ok());
+                Line { nodes, file, left_out, ..Line::new(domid, None) }
+            }
+            Err(failure) => self.failed(domid, failure.to_string(), Some("stands still")),
+        }
+    }
+
+    /// A domain that is not exported, and in which state it is if not in its old one.
+    fn failed(&self, domid: Domid, error: String, state: Option<&str>) -> Line {
+        let Some(state) = state else { return Line::new(domid, Some(error)) };
+        let unquiesce = command("unquiesce", &self.daemon.socket, &domid.to_string());
+        let error = format!("{error}; it {state}, which this ends: {unquiesce}");
+        Line { commands: vec![unquiesce], ..Line::new(domid, Some(error)) }
+    }
 }

@@ -185,3 +185,51 @@ fn stream(data: Vec<Data>, domid: Domid) -> io::Result<Vec<u8>> {
     others.iter().try_for_each(|record| writer.write(record))?;
     writer.end()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::migrate::stream::Reader;
+    use crate::words::Entry;
+
+    fn sample() -> Vec<u8> {
+        let node = |path: &str, value: &str| {
+            let perms = [&b"n5"[..], b"r0"].map(|text| Entry::parse(text).unwrap()).to_vec();
+            Data::Node(path.into(), perms, value.into())
+        };
+        let data = vec![
+            node("/local/domain/5/b", "\0of b"),
+            node("/local/domain/5", ""),
+            Data::Watch(b"b".into(), b"t".into()),
+            Data::Transactions(vec![7, 9]),
+        ];
+        stream(data, Domid(5)).unwrap()
+    }
+
+    fn state(stream: &[u8]) -> State {
+        State::read(&mut Reader::new(stream).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let (written, left_out) = write(&state(&sample()), Domid(5)).unwrap();
+        assert_eq!(left_out, [""; 0]);
+        assert_eq!(read(&written, Domid(5)).unwrap(), sample());
+        for cut in 0..written.len() {
+            assert!(read(&written[..cut], Domid(5)).is_err(), "cut at {cut}");
+        }
+    }
+
+    /// Whatever a length says, it is an error or something that was read.
+    #[test]
+    fn no_byte_makes_it_panic() {
+        let (written, _) = write(&state(&sample()), Domid(5)).unwrap();
+        for at in 0..written.len() {
+            for byte in [0, 1, 7, 0x7f, 0x80, 0xff] {
+                let mut changed = written.clone();
+                changed[at] = byte;
+                let _ = read(&changed, Domid(5));
+            }
+        }
+    }
+}

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use super::client::{Client, Trouble};
 use super::domids::Domids;
-use super::export::private;
 use super::failure::{Done, Failure};
 use super::places::command;
 use super::report::{Form, Line, Report};
+use super::target::private;
 use crate::words::Domid;
 
 /// The file in an export's directory: an object of JSON, the mark of each domain.

@@ -31,6 +31,7 @@ mod progress;
 mod report;
 mod requests;
 mod show;
+mod target;
 
 use std::ffi::OsString;
 use std::io::{self, BufWriter, Write};
@@ -100,7 +101,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, Failur
         }
         Command::Move { common, domains, to, batch, jobs, tries } => {
             let source = Daemon::find(common.socket())?;
-            let route = batch::Route { source, destination: Daemon::find(to)?, tries };
+            let destination = Daemon::find(to)?;
+            if source.is_same(&destination) {
+                return Err(usage("--to is the daemon that the domains are to leave"));
+            }
+            let route = batch::Route { source, destination, tries };
             let domids = meant(&route.source, &domains)?;
             let (batch, form) = (batch.size(), common.form());
             let manner = moving::Manner { batch, jobs: jobs.into(), form };

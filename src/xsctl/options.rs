@@ -13,6 +13,12 @@ use crate::words::Domid;
 /// Where C's daemon has its socket, and where its clients look for it.
 const RUN_DIRECTORY: &str = "/var/run/xenstored";
 
+/// Domains in a batch of a move. Of 1,000 domains with 100 nodes and 10 watches, two batches at once on
+/// two cores, 10 stand still for half as long as 20 do, and all take about the same time.
+const MOVED_TOGETHER: u8 = 10;
+/// Domains in a batch of files. More than that saves no time, and a faulty one holds up fewer.
+const FILES_TOGETHER: u8 = 50;
+
 /// Move domains between xenstoreds while they run, and look at what is carried.
 ///
 /// Exit codes: 0 done, of diff: no difference; 1 differences; 2 wrong usage; 3 a file cannot be
@@ -35,7 +41,7 @@ pub struct Options {
 /// What is to be done.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Move domains to another daemon of this machine, or one whose socket is forwarded here
+    /// Move domains to another daemon of this machine; to others they go by export and import
     Move {
         #[command(flatten)]
         common: Common,
@@ -45,7 +51,7 @@ pub enum Command {
         #[arg(long, value_name = "SOCKET")]
         to: PathBuf,
         #[command(flatten)]
-        batch: Batch,
+        batch: Batch<MOVED_TOGETHER>,
         /// Batches that are moved at the same time
         #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=4))]
         jobs: u8,
@@ -63,7 +69,7 @@ pub enum Command {
         #[arg(short = 'o', long = "output", value_name = "DIR")]
         directory: PathBuf,
         #[command(flatten)]
-        batch: Batch,
+        batch: Batch<FILES_TOGETHER>,
         /// What the files are
         #[arg(long, value_enum, default_value_t = Format::Stream)]
         format: Format,
@@ -85,7 +91,7 @@ pub enum Command {
         #[arg(long, conflicts_with = "dry_run")]
         introduce: bool,
         #[command(flatten)]
-        batch: Batch,
+        batch: Batch<FILES_TOGETHER>,
         /// What the files are
         #[arg(long, value_enum, default_value_t = Format::Stream)]
         format: Format,
@@ -180,15 +186,15 @@ pub struct Domains {
     pub domains: Domids,
 }
 
-/// How many at once.
+/// How many at once: where the time is that of the pause, and where it is that of files.
 #[derive(Debug, Args)]
-pub struct Batch {
+pub struct Batch<const DEFAULT: u8> {
     /// Domains in one request, which stand still together
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u8).range(1..=253))]
+    #[arg(long, value_name = "N", default_value_t = DEFAULT, value_parser = clap::value_parser!(u8).range(1..=253))]
     batch: u8,
 }
 
-impl Batch {
+impl<const DEFAULT: u8> Batch<DEFAULT> {
     /// As a number of things.
     pub fn size(&self) -> usize {
         self.batch.into()

@@ -62,14 +62,15 @@ impl Destination {
 
 /// A command for one domain.
 pub fn command(name: &str, socket: &Path, domids: &str) -> String {
-    format!("xsctl {name} --socket {} --domains {domids}", quoted(&socket.to_string_lossy()))
+    format!("xsctl {name} --socket {} --domains {domids}", quoted(socket))
 }
 
-/// A word of a shell's.
-fn quoted(word: &str) -> String {
+/// A path as a word of a shell's.
+pub fn quoted(path: &Path) -> String {
+    let word = path.to_string_lossy();
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%,".contains(c);
     if !word.is_empty() && word.chars().all(is_plain) {
-        return word.to_owned();
+        return word.into_owned();
     }
     format!("'{}'", word.replace('\'', r"'\''"))
 }
@@ -149,6 +150,6 @@ mod tests {
                 commands.iter().map(|command| format!("xsctl {command} --domains 5")).collect();
             assert_eq!(said, expected, "{source:?} {destination:?}");
         }
-        assert_eq!(quoted("it's"), r"'it'\''s'");
+        assert_eq!(quoted(Path::new("it's")), r"'it'\''s'");
     }
 }

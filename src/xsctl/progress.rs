@@ -15,9 +15,9 @@ impl Progress {
     }
 
     /// Writes the line anew.
-    pub fn at(&self, done: usize, what: &str) {
+    pub fn at(&self, verb: &str, done: usize, failed: usize) {
         if self.shown {
-            eprint!("\r\x1b[K{what} {done} of {} domains", self.total);
+            eprint!("\r\x1b[K{verb} {done} of {} domains, {failed} failed", self.total);
             // It is a convenience: whoever cannot see it misses nothing.
             let _ = io::stderr().flush();
         }

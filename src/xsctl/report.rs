@@ -86,6 +86,12 @@ struct Summary<'s> {
     notes: &'s [String],
 }
 
+/// Its line.
+#[derive(Serialize)]
+struct Last<'s> {
+    summary: Summary<'s>,
+}
+
 /// How long domains stood still.
 #[derive(Debug, Serialize)]
 struct Pause {
@@ -164,7 +170,7 @@ impl Report {
                 eprintln!("xsctl: {}: {text}", line.subject());
             }
         }
-        self.progress.at(self.done + self.failed, self.verb);
+        self.progress.at(self.verb, self.done, self.failed);
     }
 
     /// What there is to know when it is done.
@@ -203,7 +209,7 @@ impl Report {
                 pause,
                 notes: &notes,
             };
-            self.json(&serde_json::json!({ "summary": summary }));
+            self.json(&Last { summary });
         } else if !self.form.quiet {
             let mut text = format!("{} {} of {} domains", self.verb, self.done, self.total);
             if self.nodes > 0 {

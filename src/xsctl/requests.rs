@@ -17,12 +17,12 @@ use crate::words::Domid;
 pub fn each(socket: &Path, kind: Kind, domids: &Domids, form: Form) -> Result<Done, Failure> {
     let mut client = Client::connect(socket)?;
     let domids = client.meant(domids, socket)?;
-    let outcomes = client.ask_each(kind, &domids);
     let (command, verb) = match kind {
         Kind::Quiesce => ("quiesce", "quiesced"),
         _ => ("unquiesce", "unquiesced"),
     };
-    say(outcomes, Report::new(form, command, verb, domids.len()))
+    let report = Report::new(form, command, verb, domids.len());
+    say(client.ask_each(kind, &domids), report)
 }
 
 /// DISCARD_DOMAINS. Of a range those are meant that were imported and not served since.
@@ -33,14 +33,15 @@ pub fn discard(socket: &Path, domids: &Domids, form: Form) -> Result<Done, Failu
     let daemon = Daemon::find(socket.to_path_buf())?;
     let numbers = domids.numbers();
     let all: Vec<_> = numbers.keys().copied().collect();
+    let mut report = Report::new(form, "discard", "discarded", 0);
     let mut outcomes = daemon.discard(&all);
     outcomes
         .retain(|domid, outcome| numbers[domid] || !matches!(outcome, Err(Trouble::Refused(..))));
     if outcomes.is_empty() {
         return Err(Failure::NoDomain(socket.to_path_buf()));
     }
-    let count = outcomes.len();
-    say(outcomes, Report::new(form, "discard", "discarded", count))
+    report.found(0, outcomes.len());
+    say(outcomes, report)
 }
 
 fn say(

@@ -183,24 +183,44 @@ fn held_at(
     (proxy, child, release)
 }
 
+/// Sends a signal, and waits until the process has taken it (proc(5), status).
+fn interrupt(child: &Child) {
+    let pid = rustix::process::Pid::from_child(child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let is_pending = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).unwrap();
+        line.trim().bytes().any(|digit| digit != b'0')
+    };
+    while is_pending() {
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn sigint_ends_it_after_the_batches_in_hand() {
-    let (mut a, mut b) = worlds(1..=6);
+    const DOMAINS: u16 = 20;
+    let (mut a, mut b) = worlds(1..=DOMAINS);
     let (proxy, child, release) = held_at(&b, op::UNQUIESCE, &|to| {
-        let words =
-            ["move", "--domains", "1-6", "--batch", "2", "--jobs", "1", "--json", "--to", to];
-        words.iter().map(ToString::to_string).chain(["--socket".into(), socket(&a)]).collect()
+        let from = socket(&a);
+        let all = ["move", "--domains", "1-20", "--socket", &from, "--to", to];
+        let how = ["--batch", "2", "--jobs", "1", "--json"];
+        all.iter().chain(&how).map(ToString::to_string).collect()
     });
-    let pid = rustix::process::Pid::from_child(&child);
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    interrupt(&child);
     drop(release);
     let run = Run::of(child.wait_with_output().unwrap());
     drop(proxy);
     let (lines, summary) = run.json();
-    assert_eq!((run.code, lines.len()), (6, 2), "{run:?}");
-    assert_eq!([&summary["done"], &summary["failed"], &summary["left"]], [2, 0, 4]);
-    for domid in 1..=6 {
-        if domid <= 2 {
+    let moved = u16::try_from(lines.len()).unwrap();
+    // Nothing says how soon a signal that was taken is noticed.
+    assert!(run.code == 6 && moved < DOMAINS && moved.is_multiple_of(2), "{run:?}");
+    assert_eq!(
+        [&summary["done"], &summary["failed"], &summary["left"]],
+        [moved, 0, DOMAINS - moved]
+    );
+    for domid in 1..=DOMAINS {
+        if domid <= moved {
             is_released(&mut a, domid);
             is_served(&mut b, domid);
         } else {

@@ -114,9 +114,12 @@ fn is_released(world: &mut World, domid: u16) {
 /// It stands still: a request waits until it is unquiesced.
 fn stands_still(world: &mut World, domid: u16) {
     assert!(is_introduced(&mut world.admin, domid));
-    let report = world.admin.control("memreport").unwrap();
-    let report = String::from_utf8_lossy(&report).into_owned();
-    let line = report.lines().find(|line| line.contains("quiesced")).unwrap_or_default().to_owned();
-    let mut words = line.split(|c: char| !c.is_ascii_digit());
+    let file = world.daemon.path("memory");
+    world.admin.control(&format!("memreport {}", file.display())).unwrap();
+    let report = std::fs::read_to_string(file).unwrap();
+    let line = report.lines().find(|line| line.starts_with("quiesced domains:")).unwrap();
+    let mut words = line.split(|c: char| !c.is_ascii_digit()).skip_while(|word| word.is_empty());
+    // The first number is how many there are.
+    words.next();
     assert!(words.any(|word| word == domid.to_string()), "domain {domid} is served: {line}");
 }

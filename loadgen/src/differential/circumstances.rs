@@ -47,7 +47,7 @@ pub struct Circumstances {
     /// And what changed is a node of an RM or MKDIR of its transaction, or one above or below it:
     /// what found nothing to do would do something now, or the other way round.
     pub redone: bool,
-    /// Its transaction has a request that is not of the store, answered or refused.
+    /// Its transaction has a request that oxenstored cannot do again, answered or refused.
     pub foreign: bool,
     /// What it removes with all below: an RM one node, an END what its transaction removed.
     pub removes: Vec<Vec<u8>>,
@@ -57,7 +57,7 @@ pub struct Circumstances {
     pub bereft: bool,
     /// A request of its transaction met a quota.
     pub refused: bool,
-    /// Its node is at, below or directly above one that a guest may have made.
+    /// Its node is at, below or directly above one that a guest may have made; or it removes such.
     pub by_guests: bool,
     /// The guest that dies with it made nodes where others own the parent.
     pub elsewhere: bool,

@@ -1,32 +1,7 @@
 //! Random sequences: few names, so that connections meet; and every kind of mistake.
 
 use super::step::{SOCKETS, Step, Tx, Who, op};
-
-/// Numbers that follow from a seed (SplitMix64).
-pub struct Random(pub u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        let end = u64::try_from(end).unwrap_or(u64::MAX);
-        usize::try_from(self.next() % end.max(1)).unwrap_or_default()
-    }
-
-    fn percent(&mut self, chance: usize) -> bool {
-        self.below(100) < chance
-    }
-
-    fn of<'a, T: ?Sized>(&mut self, choices: &[&'a T]) -> &'a T {
-        choices[self.below(choices.len())]
-    }
-}
+use crate::client::Random;
 
 /// Steps of one sequence: as many as a person can follow, and enough for collisions.
 pub const LENGTH: usize = 150;
@@ -123,7 +98,8 @@ pub struct Generator {
 impl Generator {
     /// The sequence of this seed.
     pub fn sequence(seed: u64) -> Vec<Step> {
-        let mut generator = Generator { random: Random(seed), steps: Vec::new(), open: Vec::new() };
+        let mut generator =
+            Generator { random: Random::new(seed), steps: Vec::new(), open: Vec::new() };
         for domid in 1..=2 {
             generator.domain(domid);
         }

@@ -6,8 +6,9 @@ use xenstored::protocol::ERROR;
 
 use super::circumstances::{Circumstances, Guests};
 use super::line::Reply;
-use super::paths::{are_related, is_given, lies_below, parents, path};
-use super::step::{Step, Tx, Who, op};
+use super::paths::{is_given, lies_below, parents, path};
+use super::step::{Step, Tx, Who, domids, op};
+use super::transaction::{IN_TRANSACTIONS, Transaction};
 
 /// A payload of so many bytes brings a node near the limit of 2,048.
 const LARGE: usize = 1900;
@@ -27,62 +28,13 @@ pub struct History {
     large: HashSet<Vec<u8>>,
     /// Guests that exist.
     alive: Guests,
-    /// Those that are shut down.
+    /// Those that are shut down, and of these the ones that RESUME named since.
     shut: Guests,
-    /// Those that RESUME named since.
     resumed: Guests,
     /// Guests that have died, whether or not there is another of the number.
     dead: Guests,
     /// Who was granted something at a node before it was there.
     early: Vec<(Vec<u8>, Guests)>,
-}
-
-#[derive(Debug, Default)]
-struct Transaction {
-    /// What it changed, and by which operation.
-    own: Vec<(u32, Vec<u8>)>,
-    /// What others changed since it began.
-    others: Vec<Vec<u8>>,
-    /// Others changed what cannot be told by paths: a domain came or went.
-    everything: bool,
-    /// A domain died since it began.
-    bereft: bool,
-    /// A request of it met a quota.
-    refused: bool,
-    /// A request of it is not of the store, such as INTRODUCE.
-    foreign: bool,
-}
-
-impl Transaction {
-    fn is_touched(&self, path: &[u8]) -> bool {
-        self.everything || self.others.iter().any(|other| are_related(other, path))
-    }
-
-    /// The paths of its requests of one operation.
-    fn own(&self, of: u32) -> impl Iterator<Item = &[u8]> {
-        self.own.iter().filter(move |(kind, _)| *kind == of).map(|(_, path)| &**path)
-    }
-}
-
-/// The requests that a transaction is made of, and those that have no part in it.
-const IN_TRANSACTIONS: [u32; 11] = [
-    op::DIRECTORY,
-    op::DIRECTORY_PART,
-    op::READ,
-    op::GET_PERMS,
-    op::GET_DOMAIN_PATH,
-    op::WRITE,
-    op::MKDIR,
-    op::RM,
-    op::SET_PERMS,
-    op::WATCH,
-    op::UNWATCH,
-];
-
-/// The domids of the entries after the owner's in a SET_PERMS; the owner's is the first.
-fn entries(payload: &[u8]) -> impl Iterator<Item = u16> {
-    let texts = payload.split(|&byte| byte == 0).skip(1);
-    texts.filter_map(|text| str::from_utf8(text.get(1..)?).ok()?.parse().ok())
 }
 
 impl History {
@@ -120,7 +72,8 @@ impl History {
             _ => own(op::RM),
         };
         let by_guests = self.by_guests.contains(&path)
-            || parents(&path).any(|parent| self.by_guests.contains(parent));
+            || parents(&path).any(|parent| self.by_guests.contains(parent))
+            || removes.iter().any(|at| self.by_guests.iter().any(|node| lies_below(node, at)));
         let is_large = matches!(step, Step::Request { payload, .. } if payload.len() >= LARGE);
         let mut nodes = parents(&path).chain([&*path, b"/"]);
         let large = is_large || nodes.any(|node| self.large.contains(node));
@@ -223,7 +176,7 @@ impl History {
             return;
         }
         let mut early = Guests::default();
-        for (position, domid) in entries(payload).enumerate() {
+        for (position, domid) in domids(payload).enumerate() {
             if position > 0 && !self.alive.contain(domid) {
                 early.insert(domid);
             }
@@ -272,12 +225,16 @@ mod tests {
         Reply { kind: op::WRITE, payload: b"OK\0".to_vec(), echoed: true }
     }
 
+    fn begun() -> History {
+        let mut history = History::new();
+        let start = Step::Request { who: Who(0), kind: op::START, tx: Tx::None, payload: vec![0] };
+        history.follow(0, &start, Some(&ok()));
+        history
+    }
+
     #[test]
     fn a_transaction_is_touched_by_what_is_above_or_below() {
-        let mut history = History::new();
-        let (who, payload) = (Who(0), b"\0".to_vec());
-        let start = Step::Request { who, kind: op::START, tx: Tx::None, payload };
-        history.follow(0, &start, Some(&ok()));
+        let mut history = begun();
         history.follow(1, &write(1, "/t/a/b", Tx::None), Some(&ok()));
         for (path, touched) in [("/t/a", true), ("/t/a/b/c", true), ("/t/ab", false)] {
             let found = history.of(&write(0, path, Tx::Of(0)), false);
@@ -298,5 +255,46 @@ mod tests {
         ] {
             assert_eq!(history.of(&write(0, path, Tx::None), false).by_guests, by_guests, "{path}");
         }
+    }
+
+    #[test]
+    fn parents_that_were_made_with_a_node_touch_what_lies_beside_it() {
+        let mut history = begun();
+        let beside = write(0, "/t/a/c", Tx::Of(0));
+        history.follow(1, &write(1, "/t/d", Tx::None), Some(&ok()));
+        assert!(!history.of(&beside, false).touched, "/t was there");
+        history.follow(2, &write(1, "/t/a/b", Tx::None), Some(&ok()));
+        assert!(history.of(&beside, false).touched, "/t/a was not");
+    }
+
+    #[test]
+    fn what_a_transaction_removes_is_done_again_where_others_wrote() {
+        for (kind, redone) in [(op::RM, true), (op::MKDIR, true), (op::READ, false)] {
+            let mut history = begun();
+            let request = |kind, payload: &[u8]| Step::Request {
+                who: Who(0),
+                kind,
+                tx: Tx::Of(0),
+                payload: payload.to_vec(),
+            };
+            history.follow(1, &request(kind, b"/t/a\0"), Some(&ok()));
+            let end = request(op::END, b"T\0");
+            assert!(!history.of(&end, false).redone, "nobody else did anything");
+            history.follow(2, &write(1, "/t/a/b", Tx::None), Some(&ok()));
+            let is = history.of(&end, false);
+            assert_eq!((is.redone, is.removes.len()), (redone, usize::from(kind == op::RM)));
+        }
+    }
+
+    #[test]
+    fn an_entry_is_early_if_its_domain_is_not_there() {
+        let mut history = History::new();
+        let payload = b"/t\0n1\0r2\0r3\0".to_vec();
+        let grant = Step::Request { who: Who(0), kind: op::SET_PERMS, tx: Tx::None, payload };
+        history.follow(0, &Step::Create(Who(4)), None);
+        history.follow(1, &grant, Some(&ok()));
+        let early = history.of(&write(0, "/t/a", Tx::None), false).early;
+        assert_eq!([1, 2, 3].map(|domid| early.contain(domid)), [false, false, true]);
+        assert!(history.of(&write(0, "/u", Tx::None), false).early.is_empty());
     }
 }

@@ -25,6 +25,7 @@ mod line;
 mod minimise;
 mod paths;
 mod step;
+mod transaction;
 mod trial;
 mod world;
 

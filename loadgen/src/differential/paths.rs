@@ -38,3 +38,15 @@ pub fn is_given(path: &[u8]) -> bool {
     [&b"/t"[..], b"/local", b"/local/domain"].contains(&path)
         || path.strip_prefix(b"/local/domain/").is_some_and(|rest| !rest.contains(&b'/'))
 }
+
+/// Whether this may be no path: other letters than xenstore.txt's, empty names, or a length near
+/// the limits of xs_wire.h, which depend on who asks.
+pub fn is_no_path(path: &[u8]) -> bool {
+    let is_letter = |byte: &u8| byte.is_ascii_alphanumeric() || b"-/_@".contains(byte);
+    let specials = [&b"@introduceDomain"[..], b"@releaseDomain"];
+    let is_unknown = path.starts_with(b"@") && !specials.contains(&path);
+    let is_spoilt =
+        path.windows(2).any(|two| two == b"//") || path.len() > 1 && path.ends_with(b"/");
+    let is_long = path.len() > 2047;
+    path.is_empty() || is_long || is_unknown || is_spoilt || !path.iter().all(is_letter)
+}

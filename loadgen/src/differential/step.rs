@@ -106,6 +106,12 @@ pub mod op {
     pub const DIRECTORY_PART: u32 = Kind::DirectoryPart as u32;
 }
 
+/// The domids that the entries of a SET_PERMS name, the owner's first.
+pub fn domids(payload: &[u8]) -> impl Iterator<Item = u16> {
+    let entries = payload.split(|&byte| byte == 0).skip(1);
+    entries.filter_map(|entry| str::from_utf8(entry.get(1..)?).ok()?.parse().ok())
+}
+
 /// Bytes as xenstore.txt shows them: `|` is a NUL. Long ones are shortened.
 pub fn show(bytes: &[u8]) -> String {
     let mut text: String = bytes

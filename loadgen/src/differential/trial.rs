@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 
 use super::history::History;
-use super::known::{Case, Known, explanation, parts};
+use super::known::{Case, Known, explanation, parts, parts_unasked};
 use super::step::{Step, op};
 use super::world::{Outcome, World};
 use crate::target::Target;
@@ -63,10 +63,17 @@ impl Trial {
             tally.steps += 1;
             let is = history.of(step, self.worlds[0].again);
             for peer in 1..outcomes.len() {
-                let (Some(ours), Some(theirs)) = (&outcomes[0], &outcomes[peer]) else { continue };
+                let Some(ours) = &outcomes[0] else { continue };
+                let Some(theirs) = &outcomes[peer] else {
+                    if !self.gone[peer] && parts_unasked(step, ours) {
+                        self.leave(peer, tally);
+                    }
+                    continue;
+                };
                 tally.compared[peer - 1] += 1;
-                let target = &self.worlds[peer].target;
-                let case = Case::new(target, step, ours, theirs, &is);
+                let target = self.worlds[peer].target.clone();
+                let mut case = Case::new(&target, step, ours, theirs, &is);
+                case.hidden = self.worlds[peer].hides(&case.only_theirs());
                 match explanation(&case, self.forgotten) {
                     _ if case.is_equal() => {}
                     Some(known) => *tally.known.entry(known.name).or_default() += 1,
@@ -78,8 +85,7 @@ impl Trial {
                     }
                 }
                 if parts(&case) {
-                    self.gone[peer] = true;
-                    tally.left[peer - 1] += 1;
+                    self.leave(peer, tally);
                 }
             }
             if let Some(ours) = &outcomes[0] {
@@ -87,6 +93,12 @@ impl Trial {
             }
         }
         None
+    }
+
+    /// A peer's store is another from here on.
+    fn leave(&mut self, peer: usize, tally: &mut Tally) {
+        self.gone[peer] = true;
+        tally.left[peer - 1] += 1;
     }
 
     /// A daemon that hangs or has ended is a difference, too.

@@ -76,18 +76,16 @@ impl World {
         must(admin.ask(op::WATCH, 0, RELEASED)?)?;
         admin.wait_for(RELEASED)?;
         let target = target.clone();
-        let (lines, waiting) = (HashMap::new(), HashMap::new());
-        let (shut, transactions) = (HashSet::new(), HashMap::new());
         let mut world = World {
             target,
             running,
             host,
             admin,
-            lines,
-            waiting,
+            lines: HashMap::new(),
+            waiting: HashMap::new(),
             again: false,
-            shut,
-            transactions,
+            shut: HashSet::new(),
+            transactions: HashMap::new(),
         };
         world.begin()?;
         Ok(world)
@@ -278,6 +276,17 @@ impl World {
             events.extend(others.map(|event| (who, event)));
         }
         Ok(events)
+    }
+
+    /// Whether who got these events may not read what they tell of.
+    pub fn hides(&mut self, events: &[&(Who, Event)]) -> bool {
+        events.iter().all(|(who, event)| {
+            let path = event.split_inclusive(|&byte| byte == 0).next().unwrap_or_default();
+            let reply = self.lines.get_mut(who).map(|line| line.ask(op::READ, 0, path));
+            let refused =
+                |reply: &Reply| [&b"EACCES\0"[..], b"ENOENT\0"].contains(&&*reply.payload);
+            matches!(reply, Some(Ok(reply)) if reply.kind == ERROR && refused(&reply))
+        })
     }
 }
 

@@ -1,8 +1,9 @@
 //! How Xen's C daemon of 4.17 differs, beside what both peers do.
 
+use super::super::paths::is_no_path;
 use super::super::step::{Step, Tx, op};
 use super::Known;
-use super::case::{Case, arguments, is_no_path};
+use super::case::{Case, arguments};
 
 /// The first that matches counts.
 pub const KNOWN: &[Known] = &[

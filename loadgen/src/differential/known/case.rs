@@ -23,6 +23,8 @@ pub struct Case<'a> {
     pub our_events: Vec<(Who, Event)>,
     /// The peer's.
     pub their_events: Vec<(Who, Event)>,
+    /// What only the peer told of may not be read by whom it told.
+    pub hidden: bool,
     /// What the sequence did before.
     pub is: &'a Circumstances,
 }
@@ -43,6 +45,7 @@ impl<'a> Case<'a> {
             theirs: theirs.reply.as_ref().map(comparable),
             our_events: sorted(&ours.events),
             their_events: sorted(&theirs.events),
+            hidden: false,
             is,
         }
     }
@@ -177,18 +180,6 @@ pub fn without_owner(reply: &Option<Reply>) -> Option<(u8, &[u8])> {
     let payload = &reply.as_ref()?.payload;
     let end = payload.iter().position(|&byte| byte == 0)?;
     Some((*payload.first()?, &payload[end..]))
-}
-
-/// Whether this may be no path: other letters than xenstore.txt's, empty names, or a length near
-/// the limits of xs_wire.h, which depend on who asks.
-pub fn is_no_path(path: &[u8]) -> bool {
-    let is_letter = |byte: &u8| byte.is_ascii_alphanumeric() || b"-/_@".contains(byte);
-    let specials = [&b"@introduceDomain"[..], b"@releaseDomain"];
-    let is_unknown = path.starts_with(b"@") && !specials.contains(&path);
-    let is_spoilt =
-        path.windows(2).any(|two| two == b"//") || path.len() > 1 && path.ends_with(b"/");
-    let is_long = path.len() > 2047;
-    path.is_empty() || is_long || is_unknown || is_spoilt || !path.iter().all(is_letter)
 }
 
 fn is_domid(text: &[u8]) -> bool {

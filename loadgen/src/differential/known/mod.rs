@@ -5,8 +5,11 @@ mod c;
 mod case;
 mod ocaml;
 
+use xenstored::protocol::ERROR;
+
 use super::line::Event;
 use super::step::{Step, Tx, Who, op};
+use super::world::Outcome;
 use crate::target::Target;
 pub use case::Case;
 use case::arguments;
@@ -46,18 +49,27 @@ fn is_writing(kind: u32) -> bool {
     [op::WRITE, op::MKDIR, op::RM, op::SET_PERMS].contains(&kind)
 }
 
+/// Requests that leave everything as it is.
+const LOOKS: [u32; 6] = [
+    op::DIRECTORY,
+    op::DIRECTORY_PART,
+    op::READ,
+    op::GET_PERMS,
+    op::GET_DOMAIN_PATH,
+    op::IS_DOMAIN_INTRODUCED,
+];
+
 /// Whether the daemons' stores are different from now on, so that no more can be compared.
 pub fn parts(case: &Case<'_>) -> bool {
-    let reads = [
-        op::DIRECTORY,
-        op::DIRECTORY_PART,
-        op::READ,
-        op::GET_PERMS,
-        op::GET_DOMAIN_PATH,
-        op::IS_DOMAIN_INTRODUCED,
-    ];
     let (ours, theirs) = case.errors();
-    ours.is_empty() != theirs.is_empty() && !reads.contains(&case.kind()) || parts_unseen(case)
+    let one_did = ours.is_empty() != theirs.is_empty();
+    one_did && !LOOKS.contains(&case.kind()) || parts_unseen(case)
+}
+
+/// Whether they are after a step that the peer was not asked to take.
+pub fn parts_unasked(step: &Step, ours: &Outcome) -> bool {
+    let done = ours.reply.as_ref().is_some_and(|reply| reply.kind != ERROR);
+    done && !matches!(step, Step::Request { kind, .. } if LOOKS.contains(kind))
 }
 
 /// What makes the stores differ although nobody sees it at once.
@@ -104,12 +116,17 @@ const BOTH: &[Known] = &[
     Known {
         name: "transaction-snapshot",
         matches: |case| {
-            let sees = |error| ["", "ENOENT", "EACCES", "EPERM"].contains(&error);
             let (ours, theirs) = case.errors();
+            let refused = |error: &str| matches!(error, "ENOENT" | "EACCES" | "EPERM");
+            let sees = |error: &str| error.is_empty() || refused(error);
+            // Who may write in one tree and not in the other may lack the room there.
+            let full = is_writing(case.kind())
+                && (ours == "ENOSPC" && refused(theirs) || refused(ours) && theirs == "ENOSPC");
             let looks = is_reading(case.kind()) || is_writing(case.kind());
             // C does not find all of a subtree that others removed a part of.
             let torn = case.is_c() && case.kind() == op::RM && ["EIO", "EINVAL"].contains(&theirs);
-            case.is.touched && looks && sees(ours) && (sees(theirs) || torn) && case.same_events()
+            let differ = full || sees(ours) && (sees(theirs) || torn);
+            case.is.touched && looks && differ && case.same_events()
         },
     },
     Known {
@@ -156,6 +173,7 @@ const BOTH: &[Known] = &[
                 && case.ours == case.theirs
                 && case.only_ours().is_empty()
                 && case.only_theirs().iter().all(|(who, _)| who.is_guest())
+                && case.hidden
         },
     },
     Known {

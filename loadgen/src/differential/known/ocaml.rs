@@ -54,7 +54,7 @@ pub const KNOWN: &[Known] = &[
         matches: |case| {
             let changes = matches!(case.kind(), op::WRITE | op::MKDIR);
             let big = case.payload().len() > 2048 && case.theirs_is("E2BIG");
-            changes && (big || case.errors_are("ENOSPC", ""))
+            changes && (big || !case.by_control() && case.errors_are("ENOSPC", ""))
         },
     },
     Known {
@@ -207,15 +207,12 @@ pub const KNOWN: &[Known] = &[
     Known {
         name: "o-early-entry",
         matches: |case| {
-            let asks = matches!(case.step, Step::Request { who, .. } if case.is.early.contain(who.domid()));
+            let is_early = |who: Who| case.is.early.contain(who.domid());
+            let asks = matches!(case.step, Step::Request { who, .. } if is_early(*who));
             let refused =
                 matches!(case.errors(), ("EACCES", "" | "ENOENT") | ("" | "ENOENT", "EACCES"));
-            let others = |events: &[(Who, Event)]| -> Vec<(Who, Event)> {
-                let late = |event: &&(Who, Event)| !case.is.early.contain(event.0.domid());
-                events.iter().filter(late).cloned().collect()
-            };
-            let told =
-                case.ours == case.theirs && others(&case.our_events) == others(&case.their_events);
+            let differing = [case.only_ours(), case.only_theirs()].concat();
+            let told = case.ours == case.theirs && differing.iter().all(|(who, _)| is_early(*who));
             asks && refused || told
         },
     },
@@ -227,14 +224,19 @@ pub const KNOWN: &[Known] = &[
                 && without_owner(&case.ours) == without_owner(&case.theirs);
             let refused =
                 matches!(case.errors(), ("EACCES", "" | "ENOENT") | ("" | "ENOENT", "EACCES"));
-            // Who does not own its new node may not be able to read it.
-            let unseen = matches!(case.kind(), op::WRITE | op::MKDIR)
+            // Another owner is another one who may read it.
+            let differing = [case.only_ours(), case.only_theirs()].concat();
+            let unseen = matches!(case.kind(), op::WRITE | op::MKDIR | op::RM)
                 && case.errors_are("", "")
-                && case.only_theirs().is_empty()
-                && case.only_ours().iter().all(|(who, _)| who.is_guest());
+                && differing.iter().all(|(who, _)| who.is_guest());
+            // Whose account the node comes out of is another, too.
+            let charged =
+                matches!(case.kind(), op::WRITE | op::MKDIR) && case.errors_are("", "EQUOTA");
             let by_guest = !case.by_control();
             let made = case.is.by_guests || by_guest;
-            case.is.by_guests && (other_owner || refused && by_guest) || made && unseen
+            case.is.by_guests && (other_owner || refused && by_guest)
+                || made && unseen
+                || charged && by_guest
         },
     },
 ];
