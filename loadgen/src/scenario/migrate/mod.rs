@@ -40,11 +40,12 @@ use crate::wrong;
 const STAYERS: usize = 4;
 /// Steps of all movers together in a second: with the stayers' requests less than half of what two
 /// cores can do.
-const STEPS_PER_SECOND: u32 = 4000;
+const STEPS_PER_SECOND: u32 = 3000;
 /// The shortest time from one step of a guest to its next.
 const PERIOD_MIN: Duration = Duration::from_millis(5);
-/// So many domains stand still together if they are moved in bulk, and so many batches at once.
-const IN_BULK: Manner = Manner { batch: 8, jobs: 2 };
+/// So many domains stand still together if they are moved in bulk. One batch at a time: two keep both
+/// cores busy, and whoever stays waits.
+const IN_BULK: Manner = Manner { batch: 8, jobs: 1 };
 const ONE_BY_ONE: Manner = Manner { batch: 1, jobs: 1 };
 const PATIENCE: Duration = Duration::from_secs(120);
 /// A look at how far the guests are.
