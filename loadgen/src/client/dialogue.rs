@@ -144,6 +144,21 @@ impl State {
     }
 }
 
+/// Waits until the reply is there.
+async fn replied(slot: Rc<RefCell<Slot<Option<Reply>>>>) -> Reply {
+    poll_fn(|context| {
+        let mut slot = slot.borrow_mut();
+        match slot.arrived.take() {
+            Some(reply) => Step::Ready(reply),
+            None => {
+                slot.waker = Some(context.waker().clone());
+                Step::Pending
+            }
+        }
+    })
+    .await
+}
+
 /// Adds to a count.
 fn count(cell: &Cell<u64>) {
     cell.set(cell.get() + 1);
@@ -170,18 +185,27 @@ impl Client {
     /// # Errors
     /// Never the daemon's: those are in the reply.
     pub async fn request(&self, kind: Kind, tx_id: u32, payload: &[u8]) -> Result<Reply> {
-        let slot = self.queue(kind, tx_id, payload);
-        Ok(poll_fn(|context| {
-            let mut slot = slot.borrow_mut();
-            match slot.arrived.take() {
-                Some(reply) => Step::Ready(reply),
-                None => {
-                    slot.waker = Some(context.waker().clone());
-                    Step::Pending
-                }
-            }
-        })
-        .await)
+        Ok(replied(self.queue(kind, tx_id, payload)).await)
+    }
+
+    /// Sends several requests at once, outside of transactions, and waits for all replies.
+    pub async fn several(&self, requests: &[(Kind, Vec<u8>)]) -> Result<Vec<Reply>> {
+        let queue = |(kind, payload): &(Kind, Vec<u8>)| self.queue(*kind, 0, payload);
+        let slots: Vec<_> = requests.iter().map(queue).collect();
+        let mut replies = Vec::with_capacity(slots.len());
+        for slot in slots {
+            replies.push(replied(slot).await);
+        }
+        Ok(replies)
+    }
+
+    /// The tokens of its watches, and how many of their events nobody has taken.
+    pub fn watches(&self) -> Vec<(String, usize)> {
+        let inside = self.0.inside.borrow();
+        let watch = |(token, slot): (&String, &Rc<RefCell<Slot<VecDeque<String>>>>)| {
+            (token.clone(), slot.borrow().arrived.len())
+        };
+        inside.watches.iter().map(watch).collect()
     }
 
     fn queue(&self, kind: Kind, tx_id: u32, payload: &[u8]) -> Rc<RefCell<Slot<Option<Reply>>>> {
@@ -304,6 +328,11 @@ impl Watch {
             }
         })
         .await
+    }
+
+    /// The next event, if it is there.
+    pub fn take(&self) -> Option<String> {
+        self.slot.borrow_mut().arrived.pop_front()
     }
 
     /// Whether an event came that was not waited for.

@@ -20,6 +20,7 @@ mod paced;
 mod random;
 mod recording;
 mod stage;
+mod timer;
 mod wire;
 
 pub use blocking::Blocking;
@@ -32,4 +33,5 @@ pub use paced::Paced;
 pub use random::Random;
 pub use recording::{Actor, Asked, Recording};
 pub use stage::{Counts, Stage};
+pub use timer::Until;
 pub use wire::{Arrived, Wire};

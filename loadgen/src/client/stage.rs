@@ -26,6 +26,7 @@ use slab::Slab;
 use super::dialogue::{Client, State};
 use super::link::Link;
 use super::recording::Recording;
+use super::timer::{Timers, Until};
 use crate::trouble::{Result, Trouble};
 use crate::wrong;
 
@@ -61,6 +62,7 @@ pub(super) struct Inner {
     spawned: RefCell<Vec<(Task, bool)>>,
     tasks: RefCell<Slab<Running>>,
     ready: Arc<Ready>,
+    timers: Rc<Timers>,
     /// Tasks that are waited for.
     awaited: Cell<usize>,
     /// Connections that were made.
@@ -114,6 +116,7 @@ impl Stage {
                 spawned: RefCell::default(),
                 tasks: RefCell::default(),
                 ready: Arc::default(),
+                timers: Rc::default(),
                 awaited: Cell::new(0),
                 connected: Cell::new(0),
                 recording: RefCell::default(),
@@ -158,6 +161,11 @@ impl Stage {
         self.inner.spawned.borrow_mut().push((Box::pin(task), false));
     }
 
+    /// For a task that is to go on at this time; up to a millisecond later it does.
+    pub fn until(&self, when: Instant) -> Until {
+        Until::new(&self.inner.timers, when)
+    }
+
     /// What all clients did up to now.
     pub fn counts(&self) -> &Counts {
         &self.inner.counts
@@ -186,11 +194,13 @@ impl Stage {
             while self.begin_spawned() | self.go_on()? {}
             self.send()?;
             let awaited = self.inner.awaited.get();
-            let left = deadline.saturating_duration_since(Instant::now());
-            if awaited == 0 || left.is_zero() {
+            let now = Instant::now();
+            if awaited == 0 || now >= deadline {
                 return Ok(awaited);
             }
-            self.receive(&mut events, left)?;
+            let next = self.inner.timers.first().unwrap_or(deadline).min(deadline);
+            self.receive(&mut events, next.saturating_duration_since(now))?;
+            self.inner.timers.fire(Instant::now());
         }
     }
 

@@ -17,6 +17,7 @@ mod flood;
 mod goals;
 mod growth;
 mod memory;
+mod migrate;
 mod operations;
 mod removal;
 mod runner;
@@ -126,6 +127,7 @@ pub fn all() -> Vec<Box<dyn Scenario>> {
     all.push(Box::new(vchan::Vchan));
     all.push(Box::new(walk::Walk));
     all.push(Box::new(memory::Memory));
+    all.push(Box::new(migrate::Migrate));
     all.push(Box::new(shards::Shards));
     all.push(Box::new(soak::Soak));
     all

@@ -1,13 +1,14 @@
 //! The client's side of the host's socket: how a process becomes a guest, or a hypervisor's hand.
 
-use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use super::SimGuest;
 use super::lines::{Listed, REPLY_MAX, Reason};
-use super::socket::receive_with;
+use super::socket::{receive_with, send_with};
+use crate::host::Port;
 use crate::words::Domid;
 
 /// A connection to the host. Domains that it creates end when it is dropped, unless kept.
@@ -29,23 +30,46 @@ impl SimClient {
     /// Becomes a new domain, with this number or the next that is free. It ends with this
     /// connection.
     pub fn create(&mut self, domid: Option<Domid>) -> io::Result<SimGuest> {
-        self.become_guest(&match domid {
-            Some(domid) => format!("create {domid}"),
-            None => "create".into(),
-        })
+        let request = domid.map_or("create".into(), |domid| format!("create {domid}"));
+        Ok(self.become_guest(&request)?.0)
+    }
+
+    /// As [`SimClient::create`] with this number; answers the page's memory file too, which
+    /// [`SimClient::adopt`] wants.
+    pub fn create_with_page(&mut self, domid: Domid) -> io::Result<(SimGuest, OwnedFd)> {
+        self.become_guest(&format!("create {domid}"))
     }
 
     /// As [`SimClient::create`], but the domain lives until it is destroyed.
     pub fn create_kept(&mut self, domid: Option<Domid>) -> io::Result<SimGuest> {
-        self.become_guest(&match domid {
-            Some(domid) => format!("create {domid} keep"),
-            None => "create keep".into(),
-        })
+        let request = domid.map_or("create keep".into(), |domid| format!("create {domid} keep"));
+        Ok(self.become_guest(&request)?.0)
+    }
+
+    /// The host's end of a domain's channel, to be adopted with it.
+    pub fn channel(&mut self, domid: Domid) -> io::Result<OwnedFd> {
+        let (_, fds) = self.ask(&format!("channel {domid}"))?;
+        let [channel] = <[OwnedFd; 1]>::try_from(fds).map_err(|_| malformed())?;
+        Ok(channel)
+    }
+
+    /// Makes a domain of another host one of this host too: its page's memory file, and that
+    /// host's end of its channel. Here it ends with this connection; its guest notices nothing.
+    /// Answers its port.
+    pub fn adopt(
+        &mut self,
+        domid: Domid,
+        page: BorrowedFd<'_>,
+        channel: BorrowedFd<'_>,
+    ) -> io::Result<Port> {
+        let (line, _) = self.ask_with(&format!("adopt {domid}"), &[page, channel])?;
+        let (_, port) = line.split_once(' ').ok_or_else(malformed)?;
+        port.parse().map_err(|_| malformed())
     }
 
     /// Becomes the control domain's kernel, until this connection ends.
     pub fn attach_control(&mut self) -> io::Result<SimGuest> {
-        self.become_guest("attach 0")
+        Ok(self.become_guest("attach 0")?.0)
     }
 
     /// Shuts a domain down.
@@ -83,18 +107,31 @@ impl SimClient {
         Ok(all)
     }
 
-    fn become_guest(&mut self, request: &str) -> io::Result<SimGuest> {
+    fn become_guest(&mut self, request: &str) -> io::Result<(SimGuest, OwnedFd)> {
         let (line, ends) = self.ask(request)?;
         let (domid, port) = line.split_once(' ').ok_or_else(malformed)?;
         let domid = Domid::parse(domid.as_bytes()).ok_or_else(malformed)?;
         let port = port.parse().map_err(|_| malformed())?;
         let [page, channel] = <[OwnedFd; 2]>::try_from(ends).map_err(|_| malformed())?;
-        SimGuest::new(domid, port, page.as_fd(), channel)
+        Ok((SimGuest::new(domid, port, page.as_fd(), channel)?, page))
     }
 
     /// One request and its reply: what follows the `ok`, and the descriptors.
     fn ask(&mut self, request: &str) -> io::Result<(String, Vec<OwnedFd>)> {
-        self.stream.write_all(format!("{request}\n").as_bytes())?;
+        self.ask_with(request, &[])
+    }
+
+    /// As [`SimClient::ask`], descriptors with the request.
+    fn ask_with(
+        &mut self,
+        request: &str,
+        fds: &[BorrowedFd<'_>],
+    ) -> io::Result<(String, Vec<OwnedFd>)> {
+        let line = format!("{request}\n");
+        // A socket has room for a line: the reply to each is waited for before the next is sent.
+        if send_with(self.stream.as_fd(), line.as_bytes(), fds)? != line.len() {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
         let mut reply = Vec::new();
         let mut fds = Vec::new();
         while reply.last() != Some(&b'\n') {

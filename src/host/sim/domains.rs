@@ -158,6 +158,11 @@ impl Domains {
         })
     }
 
+    /// The daemon's end of a domain's channel.
+    pub fn channel(&self, domid: Domid) -> Option<Arc<OwnedFd>> {
+        self.table.lock().get(domid).map(|domain| domain.channel.clone())
+    }
+
     /// A view of a domain's page.
     pub fn page(&self, domid: Domid) -> Option<RingPage> {
         self.table.lock().get(domid).map(|domain| domain.page.clone())

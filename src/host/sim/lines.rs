@@ -17,7 +17,7 @@ pub const REPLY_MAX: usize = 4096;
 /// The reply to `help`.
 pub const HELP: &str = "ok create [<domid>] [keep] | attach 0 | \
     shutdown <domid> [poweroff|reboot|suspend|crash] | resume <domid> | destroy <domid> | \
-    list [<from>] | help";
+    list [<from>] | channel <domid> | adopt <domid> [keep] | help";
 
 /// Why a domain is not running (xen's sched.h, `SHUTDOWN_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +83,8 @@ pub enum Request {
     Resume { domid: Domid },
     Destroy { domid: Domid },
     List { from: Domid },
+    Channel { domid: Domid },
+    Adopt { domid: Domid, keep: bool },
     Help,
 }
 
@@ -104,6 +106,9 @@ impl Request {
             ["destroy", n] => Request::Destroy { domid: domid_of(n)? },
             ["list"] => Request::List { from: Domid::CONTROL },
             ["list", n] => Request::List { from: domid_of(n)? },
+            ["channel", n] => Request::Channel { domid: domid_of(n)? },
+            ["adopt", n] => Request::Adopt { domid: domid_of(n)?, keep: false },
+            ["adopt", n, "keep"] => Request::Adopt { domid: domid_of(n)?, keep: true },
             ["help"] => Request::Help,
             _ => return None,
         })
@@ -130,6 +135,12 @@ pub enum Refusal {
     Full,
     #[error("ENOSPC no descriptor is left for it")]
     Descriptors,
+    #[error("EINVAL a page and a channel are to be sent along")]
+    NoEnds,
+    #[error("EINVAL the page is no memory file of 4096 bytes, sealed against shrinking")]
+    NoPage,
+    #[error("EINVAL the channel is no connected Unix socket for packets")]
+    NoChannel,
     #[error("EBUSY the control domain has a kernel already")]
     Attached,
     #[error("EPERM not for this domain")]
@@ -145,7 +156,7 @@ mod tests {
     #[test]
     fn a_line_is_one_request_or_none() {
         let domid = Domid(7);
-        let good: [(&str, Request); 7] = [
+        let good: [(&str, Request); 10] = [
             ("create", Request::Create { domid: None, keep: false }),
             ("create 7 keep", Request::Create { domid: Some(domid), keep: true }),
             ("create keep", Request::Create { domid: None, keep: true }),
@@ -153,12 +164,17 @@ mod tests {
             ("shutdown 7", Request::Shutdown { domid, reason: Reason::Poweroff }),
             ("shutdown 7 crash", Request::Shutdown { domid, reason: Reason::Crash }),
             ("list", Request::List { from: Domid(0) }),
+            ("channel 7", Request::Channel { domid }),
+            ("adopt 7", Request::Adopt { domid, keep: false }),
+            ("adopt 7 keep", Request::Adopt { domid, keep: true }),
         ];
         for (line, request) in good {
             assert_eq!(Request::parse(line.as_bytes()), Some(request), "{line}");
         }
         let bad = ["", " ", "create ", " create", "create  7", "create 7 kept", "create -1"];
-        for line in bad.into_iter().chain(["create 32752", "destroy", "destroy 7 8", "LIST"]) {
+        for line in
+            bad.into_iter().chain(["create 32752", "destroy", "destroy 7 8", "LIST", "adopt"])
+        {
             assert_eq!(Request::parse(line.as_bytes()), None, "{line}");
         }
         assert_eq!(Request::parse(b"create\0"), None);

@@ -14,7 +14,9 @@
 //!
 //! A domain costs the daemon one descriptor: its end of the channel. The page is mapped once, when
 //! the domain is created, and its memory file is closed; every view of it shares that mapping.
+//! A domain that moves to another host takes both along (adopted).
 
+mod adopted;
 mod channels;
 pub mod client;
 mod domains;

@@ -6,8 +6,8 @@
 mod requests;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use mio::net::{UnixListener, UnixStream};
@@ -19,7 +19,7 @@ use slab::Slab;
 use super::domains::{Domains, Parts};
 use super::fds::{new_channel, new_page};
 use super::lines::LINE_MAX;
-use super::socket::GuestEnds;
+use super::socket::{FDS_MAX, GuestEnds, receive_with};
 use crate::sync::{Arc, AtomicBool, Ordering};
 use crate::words::Domid;
 
@@ -57,6 +57,9 @@ struct Client {
     stream: UnixStream,
     /// The beginning of a line: never more than [`LINE_MAX`] bytes between two passes.
     input: Vec<u8>,
+    /// What came with the bytes of `input`, or of the line that is being answered, and is kept for
+    /// no longer than those. One more than any line can use says that there were too many.
+    fds: Vec<OwnedFd>,
     /// It is in the queue `ready`.
     queued: bool,
 }
@@ -169,7 +172,7 @@ impl Server {
         let entry = self.clients.vacant_entry();
         let token = Token(entry.key());
         if self.poll.registry().register(&mut stream, token, Interest::READABLE).is_ok() {
-            entry.insert(Client { stream, input: Vec::new(), queued: false });
+            entry.insert(Client { stream, input: Vec::new(), fds: Vec::new(), queued: false });
         }
     }
 
@@ -198,9 +201,12 @@ impl Server {
     fn serve(&mut self, key: usize) -> Outcome {
         let Some(client) = self.clients.get_mut(key) else { return Outcome::Idle };
         let mut bytes = [0; READ_MAX];
-        match client.stream.read(&mut bytes) {
+        match receive_with(client.stream.as_fd(), &mut bytes, &mut client.fds) {
             Ok(0) => return Outcome::Closed,
-            Ok(n) => client.input.extend_from_slice(&bytes[..n]),
+            Ok(n) => {
+                client.input.extend_from_slice(&bytes[..n]);
+                client.fds.truncate(FDS_MAX + 1);
+            }
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock => return Outcome::Idle,
                 io::ErrorKind::Interrupted => return Outcome::More,
@@ -221,6 +227,9 @@ impl Server {
             return Outcome::Closed;
         }
         if let Some(client) = self.clients.get_mut(key) {
+            if input.is_empty() {
+                client.fds.clear(); // Nobody asked for them.
+            }
             client.input = input;
         }
         Outcome::More

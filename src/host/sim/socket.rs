@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
@@ -15,14 +15,15 @@ use rustix::net::{
     recvmsg, sendmsg, socket_with,
 };
 
-use super::fds::refuse_descriptors;
-
 /// Connections that wait to be accepted: what Linux grants at most (net.core.somaxconn).
 const BACKLOG: i32 = 4096;
 
+/// Descriptors in one message, at most: a page and a channel.
+pub const FDS_MAX: usize = 2;
+
 /// The descriptors that make a process a guest: the ring page's memory file, and its end of the
 /// channel.
-pub type GuestEnds = [OwnedFd; 2];
+pub type GuestEnds = [OwnedFd; FDS_MAX];
 
 /// Binds and listens at `path`; only our own user may connect.
 pub fn listen(path: &Path) -> io::Result<OwnedFd> {
@@ -33,7 +34,6 @@ pub fn listen(path: &Path) -> io::Result<OwnedFd> {
     let listener = new()?;
     bind(&listener, &address)?;
     chmod(path, Mode::RUSR | Mode::WUSR)?; // Nobody can connect before listen(2).
-    refuse_descriptors(listener.as_fd()); // What is accepted inherits it.
     rustix::net::listen(&listener, BACKLOG)?;
     Ok(listener)
 }
@@ -55,29 +55,29 @@ fn remove_stale(path: &Path, probe: &OwnedFd, address: &SocketAddrUnix) -> io::R
     }
 }
 
-/// Sends bytes, the descriptors with the first of them. Never waits.
+/// Sends bytes, and at most [`FDS_MAX`] descriptors with the first of them. Never waits.
 pub fn send_with(
     socket: BorrowedFd<'_>,
     bytes: &[u8],
-    ends: Option<&GuestEnds>,
+    fds: &[BorrowedFd<'_>],
 ) -> io::Result<usize> {
-    let fds = ends.map(|[page, channel]| [page.as_fd(), channel.as_fd()]);
-    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(2))];
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(FDS_MAX))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    if let Some(fds) = &fds {
-        control.push(SendAncillaryMessage::ScmRights(fds)); // There is room for two.
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::ErrorKind::InvalidInput.into());
     }
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     Ok(sendmsg(socket, &[IoSlice::new(bytes)], &mut control, flags)?)
 }
 
-/// Waits for bytes; adds the descriptors that came with them to `fds`. 0 is the end.
+/// Waits for bytes, unless the socket does not block; adds the descriptors that came with them to
+/// `fds`, at most [`FDS_MAX`]: the kernel closes the others. 0 is the end.
 pub fn receive_with(
     socket: BorrowedFd<'_>,
     bytes: &mut [u8],
     fds: &mut Vec<OwnedFd>,
 ) -> io::Result<usize> {
-    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(2))];
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(FDS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut parts = [IoSliceMut::new(bytes)];
     let got = recvmsg(socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)?;

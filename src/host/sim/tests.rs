@@ -1,5 +1,7 @@
 //! The host and its clients over a real socket.
 
+mod adopted;
+
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
@@ -332,7 +334,7 @@ fn odd_packets_are_notifications_like_others() {
 }
 
 #[test]
-fn nobody_can_send_the_daemon_descriptors() {
+fn no_guest_can_send_the_daemon_descriptors() {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let mut numbers = release.split(['.', '-']).map_while(|word| word.parse::<u32>().ok());
     if (numbers.next(), numbers.next()) < (Some(6), Some(16)) {
@@ -342,12 +344,9 @@ fn nobody_can_send_the_daemon_descriptors() {
     let mut world = World::new();
     let (guest, _channels, _) = world.bound();
     let stream = world.raw();
-    for socket in [guest.channel(), stream.as_fd()] {
-        let fds = [OwnedFd::from(world.raw()), OwnedFd::from(world.raw())];
-        let sent = send_with(socket, b"x", Some(&fds));
-        assert_eq!(sent.unwrap_err().kind(), ErrorKind::PermissionDenied);
-        assert_eq!(send_with(socket, b"x", None).unwrap(), 1);
-    }
+    let sent = send_with(guest.channel(), b"x", &[stream.as_fd()]);
+    assert_eq!(sent.unwrap_err().kind(), ErrorKind::PermissionDenied);
+    assert_eq!(send_with(guest.channel(), b"x", &[]).unwrap(), 1);
 }
 
 #[test]

@@ -21,12 +21,15 @@ mod share;
 mod storm;
 mod toolstack;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
-use xenstored::host::sim::SimClient;
+use xenstored::host::sim::{SimClient, SimGuest};
 use xenstored::protocol::Kind;
 use xenstored::words::Domid;
 
@@ -48,6 +51,11 @@ const DEVICES: [(&str, u32); 2] = [("vbd", 51712), ("vif", 0)];
 const TOOLSTACKS_MAX: usize = 5000;
 const SHARED: usize = 64;
 
+/// Domains that start at the same time while a host fills up.
+const IN_PARALLEL: usize = 8;
+/// Thousands start in less; a daemon that has not by then hangs.
+const PATIENCE: Duration = Duration::from_secs(300);
+
 /// XenbusState of xen/io/xenbus.h, as text.
 mod state {
     pub const INITIALISING: &str = "1";
@@ -64,7 +72,9 @@ pub(super) struct Machine {
     arrivals: Arrivals,
     /// Toolstacks of living domains, each with its watch.
     toolstacks: RefCell<Vec<Client>>,
-    guests: RefCell<Vec<Client>>,
+    pub(super) guests: RefCell<Vec<(Domid, Client)>>,
+    /// Another host, on which all its domains exist too: to be moved there.
+    elsewhere: RefCell<Option<SimClient>>,
     /// The kernel's backends, each with the watch on its frontend once it is connected.
     backends: RefCell<HashMap<String, Option<Watch>>>,
     /// The console daemon's watches, one for each domain that it serves.
@@ -113,6 +123,7 @@ impl Machine {
             arrivals: Arrivals::of(socket)?,
             toolstacks: RefCell::default(),
             guests: RefCell::default(),
+            elsewhere: RefCell::default(),
             backends: RefCell::default(),
             consoles: RefCell::default(),
         }))
@@ -132,6 +143,68 @@ impl Machine {
             watch.remove().await?;
         }
         Ok(())
+    }
+
+    /// From now on its domains exist on another host too, with the same page and channel.
+    pub(super) fn prepare_to_move(&self, other: SimClient) {
+        self.elsewhere.replace(Some(other));
+    }
+
+    /// The toolstacks end, now that their domains run.
+    pub(super) fn dismiss_toolstacks(&self) {
+        self.toolstacks.take();
+    }
+
+    /// Takes from domains what is more than about a hundred nodes: the network, and libxl's own
+    /// copies of what devices have.
+    pub(super) async fn make_small(
+        self: Rc<Machine>,
+        domains: RangeInclusive<usize>,
+    ) -> Result<()> {
+        let toolstack = self.stage.connect(&self.socket)?;
+        let network = DEVICES[1];
+        for number in domains {
+            let domid = storm::domid(number)?;
+            let copies = format!("/libxl/{domid}/device");
+            for path in [copies, backend(domid, network), frontend(domid, network)] {
+                toolstack.must(Kind::Rm, 0, &words(&[&path])).await?;
+            }
+        }
+        let is_network = |device: &String| device.contains(&format!("/{}/", network.0));
+        while self.backends.borrow().keys().any(is_network) {
+            toolstack.must(Kind::GetDomainPath, 0, b"0\0").await?;
+        }
+        Ok(())
+    }
+
+    /// A new domain on the simulated host.
+    fn new_domain(&self, domid: Domid) -> Result<SimGuest> {
+        let cannot = |error| Trouble::io(format!("cannot create {domid}"), error);
+        let mut host = self.host.borrow_mut();
+        let Some(other) = &mut *self.elsewhere.borrow_mut() else {
+            return host.create(Some(domid)).map_err(cannot);
+        };
+        let (guest, page) = host.create_with_page(domid).map_err(cannot)?;
+        let channel = host.channel(domid).map_err(cannot)?;
+        other.adopt(domid, page.as_fd(), channel.as_fd()).map_err(cannot)?;
+        Ok(guest)
+    }
+
+    /// Starts these domains, some at a time.
+    pub(super) fn fill(self: &Rc<Machine>, domains: RangeInclusive<usize>) -> Result<()> {
+        let end = *domains.end();
+        let next = Rc::new(Cell::new(*domains.start()));
+        for _ in 0..IN_PARALLEL {
+            let (machine, next) = (Rc::clone(self), Rc::clone(&next));
+            self.stage.spawn(async move {
+                while next.get() <= end {
+                    let number = next.replace(next.get() + 1);
+                    Rc::clone(&machine).boot(storm::domid(number)?).await?;
+                }
+                Ok(())
+            });
+        }
+        self.stage.run(PATIENCE)
     }
 
     /// Starts a domain, by a toolstack of its own.

@@ -1,6 +1,5 @@
 //! Domains that start all at once, and a host that fills up.
 
-use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -8,7 +7,7 @@ use xenstored::words::Domid;
 
 use super::replay::{self, Replay};
 use super::share::{Report, Shares, storm};
-use super::{DEVICES, Machine, backend, home, state};
+use super::{DEVICES, Machine, PATIENCE, backend, home, state};
 use crate::client::{Blocking, Recording};
 use crate::measure::{Measured, Sample};
 use crate::scenario::goals::{Goal, cpu, of};
@@ -19,12 +18,9 @@ use crate::wrong;
 
 /// A peer that has not started all by then has not.
 const PEERS_PATIENCE: Duration = Duration::from_secs(40);
-const PATIENCE: Duration = Duration::from_secs(300);
 /// From so many domains on, a storm is shared out to so many processes.
 const SHARED_OUT: usize = 100;
 const PROCESSES: usize = 2;
-/// Domains that start at the same time while a host fills up.
-const IN_PARALLEL: usize = 8;
 /// So many of the last domains are measured while a host fills up.
 const LAST: usize = 100;
 const DONE: &str = "done";
@@ -238,20 +234,9 @@ impl Session for Filling {
 impl Filling {
     /// Starts so many more domains, some at a time.
     fn fill(&mut self, domains: usize) -> Result<Option<crate::target::Cpu>> {
-        let end = self.domains + domains;
-        let next = Rc::new(Cell::new(self.domains + 1));
-        for _ in 0..IN_PARALLEL {
-            let (machine, next) = (Rc::clone(&self.machine), Rc::clone(&next));
-            self.machine.stage.spawn(async move {
-                while next.get() <= end {
-                    let number = next.replace(next.get() + 1);
-                    Rc::clone(&machine).boot(domid(number)?).await?;
-                }
-                Ok(())
-            });
-        }
-        self.domains = end;
-        let ((), cpu) = with_cpu(&self.running, || self.machine.stage.run(PATIENCE))?;
+        let first = self.domains + 1;
+        self.domains += domains;
+        let ((), cpu) = with_cpu(&self.running, || self.machine.fill(first..=self.domains))?;
         Ok(cpu)
     }
 }

@@ -7,13 +7,12 @@ use xenstored::words::Domid;
 
 use super::{DEVICES, Machine, backend, frontend, guest, home, make, state, vm};
 use crate::client::{Client, Link, words};
-use crate::trouble::{Result, Trouble};
+use crate::trouble::Result;
 use crate::wrong;
 
 /// Makes a domain and its devices, and lets it start.
 pub(super) async fn create(machine: Rc<Machine>, client: Client, domid: Domid) -> Result<()> {
-    let made = machine.host.borrow_mut().create(Some(domid));
-    let ring = made.map_err(|error| Trouble::io(format!("cannot create {domid}"), error))?;
+    let ring = machine.new_domain(domid)?;
     let port = ring.port;
     client.transact(async |tx| directories(&client, tx, domid).await).await?;
     client.transact(async |tx| description(&client, tx, domid, port).await).await?;
@@ -32,7 +31,7 @@ pub(super) async fn create(machine: Rc<Machine>, client: Client, domid: Domid) -
     client.watch("@releaseDomain", &token).await?;
     // It is unpaused now.
     let guest = machine.stage.client(Link::Ring(Box::new(ring)))?;
-    machine.guests.borrow_mut().push(guest.clone());
+    machine.guests.borrow_mut().push((domid, guest.clone()));
     guest::run(guest, domid).await
 }
 

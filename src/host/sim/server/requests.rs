@@ -1,23 +1,31 @@
 //! What the lines of a client do.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use super::{Server, new_domain};
+use crate::host::sim::adopted;
 use crate::host::sim::domains::XENSTORE_PORT;
 use crate::host::sim::lines::{HELP, LINE_MAX, REPLY_MAX, Refusal, Request};
-use crate::host::sim::socket::{GuestEnds, send_with};
+use crate::host::sim::socket::send_with;
+use crate::sync::Arc;
 use crate::words::Domid;
 
 struct Reply {
     /// Without its newline.
     line: String,
-    ends: Option<GuestEnds>,
+    /// Sent along.
+    fds: Vec<Arc<OwnedFd>>,
     created: Option<Domid>,
 }
 
 impl Reply {
     fn line(line: String) -> Reply {
-        Reply { line, ends: None, created: None }
+        Reply { line, fds: Vec::new(), created: None }
+    }
+
+    fn of_domain(domid: Domid, fds: impl IntoIterator<Item = OwnedFd>) -> Reply {
+        let fds = fds.into_iter().map(Arc::new).collect();
+        Reply { fds, ..Reply::line(format!("ok {domid} {XENSTORE_PORT}")) }
     }
 }
 
@@ -34,9 +42,11 @@ impl Server {
             Ok((request, reply)) => {
                 let sent = self.send(key, &reply);
                 // Not before: a domain whose descriptors reached nobody ends with the connection.
-                if let (true, Request::Create { keep: true, .. }, Some(domid)) =
-                    (sent, request, reply.created)
-                {
+                let keep = matches!(
+                    request,
+                    Request::Create { keep: true, .. } | Request::Adopt { keep: true, .. }
+                );
+                if let Some(domid) = reply.created.filter(|_| sent && keep) {
                     self.owners.remove(&domid);
                 }
                 sent
@@ -66,6 +76,11 @@ impl Server {
                 let words = listed.iter().map(|domain| format!(" {domain}"));
                 Ok(Reply::line(format!("ok{}", words.collect::<String>())))
             }
+            Request::Channel { domid } => {
+                let channel = self.domains.channel(guest(domid)?).ok_or(Refusal::NoDomain)?;
+                Ok(Reply { fds: vec![channel], ..Reply::line("ok".into()) })
+            }
+            Request::Adopt { domid, .. } => self.adopt(key, guest(domid)?),
             Request::Help => Ok(Reply::line(HELP.into())),
         }
     }
@@ -77,8 +92,19 @@ impl Server {
         }
         let domid = self.domains.insert(domid, parts)?;
         self.owners.insert(domid, key);
-        let line = format!("ok {domid} {XENSTORE_PORT}");
-        Ok(Reply { line, ends: Some(ends), created: Some(domid) })
+        Ok(Reply { created: Some(domid), ..Reply::of_domain(domid, ends) })
+    }
+
+    /// Makes a domain of another host one of this host too, with what came along.
+    fn adopt(&mut self, key: usize, domid: Domid) -> Result<Reply, Refusal> {
+        let client = self.clients.get_mut(key).ok_or(Refusal::NoEnds)?;
+        let parts = adopted::parts(std::mem::take(&mut client.fds))?;
+        if self.is_scarce(&parts.channel) {
+            return Err(Refusal::Descriptors);
+        }
+        self.domains.insert(Some(domid), parts)?;
+        self.owners.insert(domid, key);
+        Ok(Reply { created: Some(domid), ..Reply::of_domain(domid, []) })
     }
 
     pub(super) fn is_scarce(&self, newest: &impl AsRawFd) -> bool {
@@ -95,8 +121,7 @@ impl Server {
         let [page, channel] = &self.control;
         let ends = [page.try_clone()?, channel.try_clone()?];
         self.kernel = Some(key);
-        let line = format!("ok {domid} {XENSTORE_PORT}");
-        Ok(Reply { line, ends: Some(ends), created: None })
+        Ok(Reply::of_domain(domid, ends))
     }
 
     /// Answers whether the client's socket took the whole reply.
@@ -104,8 +129,8 @@ impl Server {
         let Some(client) = self.clients.get(key) else { return false };
         let line = format!("{}\n", reply.line);
         debug_assert!(line.len() <= REPLY_MAX);
-        send_with(client.stream.as_fd(), line.as_bytes(), reply.ends.as_ref())
-            .is_ok_and(|sent| sent == line.len())
+        let fds: Vec<_> = reply.fds.iter().map(|fd| fd.as_fd()).collect();
+        send_with(client.stream.as_fd(), line.as_bytes(), &fds).is_ok_and(|sent| sent == line.len())
     }
 
     /// Ends a connection, and what lives as long as it.

@@ -1,0 +1,353 @@
+//! A guest that works while it is moved, and notices whatever is lost or doubled.
+//!
+//! In each step it reads a counter, raises it and reads it again, in one go: the three requests and
+//! their replies are in its ring at the same time, and some are longer than the ring. Then it waits
+//! for the events of what it wrote. Every second step makes and removes a node, every third
+//! raises another number in a transaction.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use xenstored::protocol::Kind;
+use xenstored::words::Domid;
+
+use crate::client::{Client, Stage, Watch, histogram, payload, words};
+use crate::trouble::Result;
+use crate::wrong;
+
+/// An event that has not come by then is lost.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Every so many steps the counter is longer than a ring.
+const LONG_EVERY: u64 = 8;
+const LONG_BYTES: usize = 1500;
+
+const COUNTER: &str = "data/counter";
+const SUM: &str = "data/sum";
+const PULSE: &str = "data/pulse";
+
+/// How far all guests are. Each looks at it once in a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+pub enum Phase {
+    /// They work.
+    Work,
+    /// Each begins a transaction and leaves it open.
+    Open,
+    /// That one is looked at again, and ended.
+    Close,
+    /// They end, each after the step that it is at.
+    End,
+}
+
+/// What all guests share, and what came of them.
+pub struct Show {
+    pub stage: Stage,
+    /// From one step of a guest to its next.
+    pub period: Duration,
+    pub phase: Cell<Phase>,
+    /// Guests that have done what `phase` asks.
+    pub ready: Cell<usize>,
+    /// The longest that each guest waited for replies since its transaction began: nanoseconds.
+    pub waited: RefCell<hdrhistogram::Histogram<u64>>,
+    /// Steps done.
+    pub steps: Cell<u64>,
+    /// Events that no write explains, all of watches that the guests have.
+    pub unexplained: RefCell<Vec<String>>,
+    /// Transactions that had to be done again.
+    pub repeated: Cell<u64>,
+    pub beliefs: RefCell<Vec<Belief>>,
+}
+
+impl Show {
+    /// Guests that are to work at this pace.
+    pub fn new(stage: Stage, period: Duration) -> Rc<Show> {
+        Rc::new(Show {
+            stage,
+            period,
+            phase: Cell::new(Phase::Work),
+            ready: Cell::new(0),
+            waited: RefCell::new(histogram()),
+            steps: Cell::new(0),
+            unexplained: RefCell::default(),
+            repeated: Cell::new(0),
+            beliefs: RefCell::default(),
+        })
+    }
+
+    /// Asks something of all guests.
+    pub fn ask(&self, phase: Phase) {
+        self.ready.set(0);
+        self.phase.set(phase);
+    }
+}
+
+/// What a guest knows of itself in the end.
+pub struct Belief {
+    pub domid: Domid,
+    /// Nodes of its own with their values.
+    pub nodes: [(&'static str, String); 2],
+    /// The tokens of its watches.
+    pub tokens: Vec<String>,
+}
+
+/// Adds to a count.
+fn add(count: &Cell<u64>, more: u64) {
+    count.set(count.get() + more);
+}
+
+/// A watch, and the events of it that are due.
+struct Ears {
+    watch: Watch,
+    /// What is written, and how often since the last event that was due.
+    due: VecDeque<(&'static str, usize)>,
+    /// What may still be told of it: equal events that wait may be merged.
+    spare: Vec<&'static str>,
+}
+
+impl Ears {
+    async fn on(client: &Client, path: &str) -> Result<Ears> {
+        let watch = client.watch(path, &format!("own {path}")).await?;
+        Ok(Ears { watch, due: VecDeque::new(), spare: Vec::new() })
+    }
+
+    /// Waits until all that was written is told of, each at least once.
+    async fn hear(&mut self, show: &Show, domid: Domid) -> Result<()> {
+        while let Some((path, times)) = self.due.pop_front() {
+            let until = Instant::now() + PATIENCE;
+            loop {
+                let Some(heard) = in_time(show, until, self.watch.next()).await else {
+                    wrong!("{domid} is never told of {path}");
+                };
+                if heard == path {
+                    break;
+                }
+                self.besides(show, domid, &heard)?;
+            }
+            self.spare.extend((1..times).map(|_| path));
+        }
+        Ok(())
+    }
+
+    /// Takes what came besides. No more of what was written can come.
+    fn take_rest(&mut self, show: &Show, domid: Domid) -> Result<()> {
+        while let Some(heard) = self.watch.take() {
+            self.besides(show, domid, &heard)?;
+        }
+        self.spare.clear();
+        Ok(())
+    }
+
+    /// What a guest is told once too often is counted; what it never wrote is wrong.
+    fn besides(&mut self, show: &Show, domid: Domid, heard: &str) -> Result<()> {
+        if let Some(at) = self.spare.iter().position(|path| *path == heard) {
+            self.spare.swap_remove(at);
+            return Ok(());
+        }
+        if ![COUNTER, SUM, PULSE, "data"].contains(&heard) {
+            wrong!("{domid} is told of {heard:?}, which it did not write");
+        }
+        show.unexplained.borrow_mut().push(format!("{domid} is told of {heard} once more"));
+        Ok(())
+    }
+}
+
+/// What comes of `future`, if it comes in time.
+async fn in_time<T>(show: &Show, until: Instant, future: impl Future<Output = T>) -> Option<T> {
+    let (mut future, mut until) = (pin!(future), pin!(show.stage.until(until)));
+    poll_fn(|context| match future.as_mut().poll(context) {
+        Poll::Ready(done) => Poll::Ready(Some(done)),
+        Poll::Pending => until.as_mut().poll(context).map(|()| None),
+    })
+    .await
+}
+
+/// A guest.
+struct Guest {
+    show: Rc<Show>,
+    client: Client,
+    domid: Domid,
+    counter: u64,
+    sum: u64,
+    counted: Ears,
+    pulsed: Ears,
+    all: Ears,
+}
+
+/// Works until the show ends. `late` spreads the guests over the period.
+pub async fn run(show: Rc<Show>, client: Client, domid: Domid, late: Duration) -> Result<()> {
+    client.write(0, COUNTER, value(0)).await?;
+    client.write(0, SUM, "0").await?;
+    let counted = Ears::on(&client, COUNTER).await?;
+    let pulsed = Ears::on(&client, PULSE).await?;
+    let all = Ears::on(&client, "data").await?;
+    let before: HashMap<String, usize> = client.watches().into_iter().collect();
+    let mut guest = Guest { show, client, domid, counter: 0, sum: 0, counted, pulsed, all };
+    let mut due = Instant::now() + late;
+    let (mut open, mut done, mut waited) = (None, Phase::Work, Duration::ZERO);
+    loop {
+        guest.show.stage.until(due).await;
+        due = (due + guest.show.period).max(Instant::now());
+        let begun = Instant::now();
+        guest.step().await?;
+        if open.is_some() {
+            waited = waited.max(begun.elapsed());
+        }
+        let phase = guest.show.phase.get();
+        if phase == std::mem::replace(&mut done, phase) {
+            continue;
+        }
+        match phase {
+            Phase::Work => {}
+            Phase::Open => open = Some(guest.open().await?),
+            Phase::Close => {
+                if let Some(open) = open.take() {
+                    guest.close(open).await?;
+                    let waited = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
+                    guest.show.waited.borrow_mut().saturating_record(waited);
+                }
+            }
+            Phase::End => break,
+        }
+        guest.show.ready.set(guest.show.ready.get() + 1);
+    }
+    guest.take_rest()?;
+    // The watches that it had before: nothing has happened there.
+    for (token, unheard) in guest.client.watches() {
+        if unheard > before.get(&token).copied().unwrap_or(0) {
+            let text = format!("{domid} is told of something by {token:?}");
+            guest.show.unexplained.borrow_mut().push(text);
+        }
+    }
+    let belief = Belief {
+        domid,
+        nodes: [(COUNTER, value(guest.counter)), (SUM, guest.sum.to_string())],
+        tokens: guest.client.watches().into_iter().map(|(token, _)| token).collect(),
+    };
+    guest.show.beliefs.borrow_mut().push(belief);
+    Ok(())
+}
+
+impl Guest {
+    async fn step(&mut self) -> Result<()> {
+        self.take_rest()?;
+        self.raise().await?;
+        if self.counter.is_multiple_of(2) {
+            self.pulse().await?;
+        }
+        if self.counter.is_multiple_of(3) {
+            self.add_up().await?;
+        }
+        let (show, domid) = (&self.show, self.domid);
+        for ears in [&mut self.counted, &mut self.pulsed, &mut self.all] {
+            ears.hear(show, domid).await?;
+        }
+        add(&self.show.steps, 1);
+        Ok(())
+    }
+
+    fn take_rest(&mut self) -> Result<()> {
+        for ears in [&mut self.counted, &mut self.pulsed, &mut self.all] {
+            ears.take_rest(&self.show, self.domid)?;
+        }
+        Ok(())
+    }
+
+    /// Reads the counter, raises it, reads it.
+    async fn raise(&mut self) -> Result<()> {
+        let (old, new) = (value(self.counter), value(self.counter + 1));
+        let read = (Kind::Read, words(&[COUNTER]));
+        let write = (Kind::Write, payload(COUNTER, &new));
+        let replies = self.client.several(&[read.clone(), write, read]).await?;
+        let found: Vec<_> = replies.into_iter().map(|reply| reply.map(text)).collect();
+        if found != [Ok(old.clone()), Ok("OK\0".into()), Ok(new.clone())] {
+            let domid = self.domid;
+            wrong!("{domid} raised {:?} to {:?} and was answered {found:?}", old, new);
+        }
+        self.counter += 1;
+        self.counted.due.push_back((COUNTER, 1));
+        self.all.due.push_back((COUNTER, 1));
+        Ok(())
+    }
+
+    /// Makes a node and removes it: each would fail or change something if it were done twice.
+    async fn pulse(&mut self) -> Result<()> {
+        let write = (Kind::Write, payload(PULSE, self.counter.to_string()));
+        let remove = (Kind::Rm, words(&[PULSE]));
+        let read = (Kind::Read, words(&[PULSE]));
+        let replies = self.client.several(&[write, remove, read]).await?;
+        let found: Vec<_> = replies.into_iter().map(|reply| reply.map(text)).collect();
+        if found != [Ok("OK\0".into()), Ok("OK\0".into()), Err("ENOENT".into())] {
+            wrong!("{}: a node that was made and removed: {found:?}", self.domid);
+        }
+        for ears in [&mut self.pulsed, &mut self.all] {
+            ears.due.push_back((PULSE, 2));
+        }
+        Ok(())
+    }
+
+    /// Raises the other number in a transaction, again until it is committed.
+    async fn add_up(&mut self) -> Result<()> {
+        let (old, new) = (self.sum, self.sum + 1);
+        loop {
+            let tx = self.client.begin().await?;
+            let found = self.client.read(tx, SUM).await?;
+            if found != old.to_string() {
+                wrong!("{}: a sum of {old} is {found} in a transaction", self.domid);
+            }
+            self.client.write(tx, SUM, new.to_string()).await?;
+            // What it did is not carried to the other host: it has to be done again anyway.
+            let seen = self.client.read(tx, SUM).await?;
+            let is_carried = seen == old.to_string();
+            if seen != new.to_string() && !is_carried {
+                wrong!("{}: a sum of {new} is {seen} in a transaction", self.domid);
+            }
+            if self.client.commit(tx).await? {
+                if is_carried {
+                    wrong!("{}: a transaction is committed that has lost a write", self.domid);
+                }
+                break;
+            }
+            add(&self.show.repeated, 1);
+        }
+        self.sum = new;
+        self.all.due.push_back((SUM, 1));
+        Ok(())
+    }
+
+    /// Begins a transaction that nobody is in conflict with.
+    async fn open(&self) -> Result<(u32, String)> {
+        let tx = self.client.begin().await?;
+        Ok((tx, self.client.read(tx, "name").await?))
+    }
+
+    /// Looks at it again and ends it.
+    async fn close(&self, (tx, name): (u32, String)) -> Result<()> {
+        if self.client.read(tx, "name").await? != name {
+            wrong!("{}: another name in an open transaction", self.domid);
+        }
+        // Of which moment it is depends; that it is a value of the counter does not.
+        let counter = self.client.read(tx, COUNTER).await?;
+        let number = counter.trim_end_matches('.').parse::<u64>();
+        if !number.is_ok_and(|number| number <= self.counter && value(number) == counter) {
+            wrong!("{}: the counter is {counter:?} in an open transaction", self.domid);
+        }
+        if self.client.commit(tx).await? {
+            wrong!("{}: a transaction across the move is committed", self.domid);
+        }
+        Ok(())
+    }
+}
+
+/// The counter's value: a number, now and then with much behind it.
+fn value(number: u64) -> String {
+    let width = if number % LONG_EVERY == LONG_EVERY - 1 { LONG_BYTES } else { 0 };
+    format!("{number:.<width$}")
+}
+
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap_or_else(|error| format!("{error}"))
+}

@@ -1,0 +1,263 @@
+//! Domains move to another daemon while their guests work.
+//!
+//! ```text
+//!                   xsctl move, a process of its own
+//!                  /                                \
+//!   daemon A  ----+---- stream of each domain ------>+----  daemon B
+//!      |     \                                               |
+//!    stayers   +---- page and channel of each mover --------+
+//!                    (guest.rs: what it checks in each step)
+//! ```
+//!
+//! Both daemons have a simulated host; each mover is a domain of both, and its guest does not know
+//! which daemon serves it. Work, then a transaction of each is opened, the domains are moved, the
+//! transactions are closed; in the end all nodes and watches are compared.
+
+mod compare;
+mod guest;
+mod stayer;
+mod tool;
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use xenstored::words::Domid;
+
+use self::guest::{Phase, Show};
+use self::stayer::Stayers;
+use self::tool::Manner;
+use super::boot::Machine;
+use super::goals::{Goal, of};
+use super::{Case, Plan, Scenario, Session, host_of, start};
+use crate::client::Blocking;
+use crate::measure::{Measured, Sample};
+use crate::target::{Cpu, Running, Target};
+use crate::trouble::{Result, Trouble};
+use crate::wrong;
+
+/// Domains that stay.
+const STAYERS: usize = 4;
+/// Steps of all movers together in a second: with the stayers' requests less than half of what two
+/// cores can do.
+const STEPS_PER_SECOND: u32 = 3000;
+/// The shortest time from one step of a guest to its next.
+const PERIOD_MIN: Duration = Duration::from_millis(5);
+/// So many domains stand still together if they are moved in bulk. One batch at a time: two keep both
+/// cores busy, and whoever stays waits.
+const IN_BULK: Manner = Manner { batch: 8, jobs: 1 };
+const ONE_BY_ONE: Manner = Manner { batch: 1, jobs: 1 };
+const PATIENCE: Duration = Duration::from_secs(120);
+/// A look at how far the guests are.
+const SLICE: Duration = Duration::from_millis(5);
+
+/// Events that nothing explains, of those that are counted.
+const UNEXPLAINED_SHOWN: usize = 5;
+
+const SECONDS: &str = "seconds";
+const STAY_BEFORE: &str = "stayers' p99 us";
+const STAY_DURING: &str = "during";
+
+/// Moves domains.
+pub struct Migrate;
+
+impl Scenario for Migrate {
+    fn name(&self) -> &'static str {
+        "migrate"
+    }
+
+    fn about(&self) -> &'static str {
+        "Domains with disk and console, of about 100 nodes and 10 watches each, are moved from one daemon to another by xsctl move, \
+         while each works on its ring: it raises a counter and reads it back, makes and removes a \
+         node, adds up in transactions, and each event must come. A transaction that is open \
+         meanwhile must answer EAGAIN. In the end all nodes and watches must be at the destination as they were. \
+         Latency is the pause of a domain, from its batch's EXPORT_DOMAINS to its UNQUIESCE; beside it \
+         what its guest waited, and what 4 domains that stay do, before and during the move."
+    }
+
+    fn unit(&self) -> &'static str {
+        "domain"
+    }
+
+    fn cases(&self, plan: &Plan) -> Vec<Case> {
+        let (bulk, single): (&[usize], &[usize]) =
+            if plan.quick { (&[10], &[]) } else { (&[1, 10, 100, 1000, 5000], &[100, 1000]) };
+        let bulk = bulk
+            .iter()
+            .map(|&size| Case { depth: IN_BULK.batch, ..Case::sized(size, "domains in bulk") });
+        let single = single.iter().map(|&size| Case {
+            depth: ONE_BY_ONE.batch,
+            ..Case::sized(size, "domains one by one")
+        });
+        bulk.chain(single).collect()
+    }
+
+    fn suits(&self, target: &Target, _case: &Case) -> bool {
+        *target == Target::Ours
+    }
+
+    fn prepare(&self, _plan: &Plan, target: &Target) -> Result<Box<dyn Session>> {
+        Ok(Box::new(Moves { target: target.clone() }))
+    }
+
+    fn goals(&self, measured: &[Measured]) -> Vec<Goal> {
+        let Some(row) = of(measured, "1000 domains in bulk", "ours") else { return Vec::new() };
+        let mut goals = Vec::new();
+        if let Some(seconds) = row.figure(SECONDS) {
+            goals.push(Goal::at_most("1,000 domains: seconds", seconds, 1.0));
+        }
+        if let Some(pause) = row.percentile(99.0) {
+            goals.push(Goal::at_most("1,000 domains: pause at p99, ms", pause / 1e3, 20.0));
+        }
+        if let (Some(before), Some(during)) = (row.figure(STAY_BEFORE), row.figure(STAY_DURING)) {
+            let what = "1,000 domains: a stayer's p99 during the move, us, twice that before";
+            goals.push(Goal::at_most(what, during, 2.0 * before));
+        }
+        goals
+    }
+}
+
+/// Each round has two daemons of its own.
+struct Moves {
+    target: Target,
+}
+
+impl Session for Moves {
+    fn round(&mut self, plan: &Plan, case: &Case) -> Result<Sample> {
+        let size = case.size.unwrap_or(0);
+        let (source, destination) = (start(&self.target, &[])?, start(&self.target, &[])?);
+        let moving = Moving::new(&self.target, source, destination, size)?;
+        let manner = if case.depth == IN_BULK.batch { IN_BULK } else { ONE_BY_ONE };
+        let sample = moving.go(plan, manner);
+        moving.machine.stage.abandon();
+        sample
+    }
+}
+
+/// Two daemons and who is between them.
+struct Moving {
+    machine: Rc<Machine>,
+    source: Running,
+    destination: Running,
+    target: Target,
+    size: usize,
+}
+
+impl Moving {
+    /// Starts the domains that are to move.
+    fn new(target: &Target, source: Running, destination: Running, size: usize) -> Result<Moving> {
+        let machine = Machine::new(&source, target)?;
+        machine.prepare_to_move(host_of(&destination, target)?);
+        machine.fill(1..=size)?;
+        machine.dismiss_toolstacks();
+        machine.stage.spawn(Rc::clone(&machine).make_small(1..=size));
+        machine.stage.run(PATIENCE)?;
+        Ok(Moving { machine, source, destination, target: target.clone(), size })
+    }
+
+    fn go(&self, plan: &Plan, manner: Manner) -> Result<Sample> {
+        let stage = &self.machine.stage;
+        let mut stayers = self.stayers()?;
+        let show = self.show();
+        // Each has its watches by then.
+        stage.run_for(show.period * 2)?;
+        let (load, before) =
+            stayers.ask_while(|| self.load_while(|| stage.run_for(plan.time).map(drop)))?;
+        self.ask(&show, Phase::Open)?;
+        let sockets = (self.source.socket.as_path(), self.destination.socket.as_path());
+        let used = self.cpu()?;
+        let (moved, during) =
+            stayers.ask_while(|| tool::move_all(stage, sockets, self.size, manner))?;
+        let cpu = self.cpu()? - used;
+        if moved.domains != self.size {
+            wrong!("xsctl moved {} of {} domains", moved.domains, self.size);
+        }
+        self.ask(&show, Phase::Close)?;
+        show.ask(Phase::End);
+        stage.run(PATIENCE)?;
+        let seen = compare::compare(sockets.0, sockets.1, show.beliefs.take())?;
+        let streams = tempfile::tempdir().map_err(|error| Trouble::io("no directory", error))?;
+        let bytes = tool::bytes(sockets.1, self.size, streams.path())?;
+        let each = |sum: u64| sum as f64 / self.size as f64;
+        let p99 = |latency: &Histogram<u64>| latency.value_at_quantile(0.99) as f64 / 1e3;
+        let unexplained = show.unexplained.borrow();
+        for text in unexplained.iter().take(UNEXPLAINED_SHOWN) {
+            eprintln!("migrate: {text}, and nobody wrote it");
+        }
+        let waited = show.waited.borrow();
+        let waited = |quantile: f64| waited.value_at_quantile(quantile) as f64 / 1e3;
+        let elapsed = Duration::from_secs_f64(moved.seconds);
+        let units = self.size as u64;
+        Ok(Sample { units, elapsed, cpu: Some(cpu), latency: Some(moved.pauses), extra: vec![] }
+            .with(SECONDS, moved.seconds)
+            .with("waited p50", waited(0.5))
+            .with("waited p99", waited(0.99))
+            .with("waited max", waited(1.0))
+            .with(STAY_BEFORE, p99(&before))
+            .with(STAY_DURING, p99(&during))
+            .with("nodes each", each(seen.nodes.get()))
+            .with("watches each", each(seen.watches.get()))
+            .with("KB each", each(bytes) / 1e3)
+            .with("carried again", moved.again as f64)
+            .with("EAGAIN", show.repeated.get() as f64)
+            .with("unexplained events", unexplained.len() as f64)
+            .with("load before %", 100.0 * load))
+    }
+
+    fn stayers(&self) -> Result<Stayers> {
+        let mut toolstack = Blocking::connect(&self.source.socket)?;
+        let host = host_of(&self.source, &self.target)?;
+        let domids = (self.size + 1..=self.size + STAYERS).map(domid);
+        Stayers::new(host, &mut toolstack, domids.collect::<Result<Vec<_>>>()?)
+    }
+
+    /// Has the movers' guests work from now on.
+    fn show(&self) -> Rc<Show> {
+        let stage = &self.machine.stage;
+        let paced = Duration::from_secs(self.size as u64) / STEPS_PER_SECOND;
+        let show = Show::new(stage.handle(), paced.max(PERIOD_MIN));
+        for (place, (domid, client)) in self.machine.guests.borrow().iter().enumerate() {
+            let late = show.period.mul_f64(place as f64 / self.size as f64);
+            stage.spawn(guest::run(Rc::clone(&show), client.clone(), *domid, late));
+        }
+        show
+    }
+
+    /// Asks something of all guests, and waits until they have done it.
+    fn ask(&self, show: &Show, phase: Phase) -> Result<()> {
+        show.ask(phase);
+        let begun = Instant::now();
+        while show.ready.get() < self.size {
+            self.machine.stage.run_for(SLICE)?;
+            if begun.elapsed() > PATIENCE {
+                wrong!("{} of {} guests reach {phase:?}", show.ready.get(), self.size);
+            }
+        }
+        Ok(())
+    }
+
+    /// What both daemons have used.
+    fn cpu(&self) -> Result<Cpu> {
+        let cannot = |error| Trouble::io("the daemons' CPU time is not known", error);
+        Ok(self.source.cpu().map_err(cannot)? + self.destination.cpu().map_err(cannot)?)
+    }
+
+    /// Which part of all cores the daemons and this program use meanwhile.
+    fn load_while(&self, work: impl FnOnce() -> Result<()>) -> Result<f64> {
+        let of_all = || -> Result<Duration> {
+            let own = Cpu::of(std::process::id());
+            let own = own.map_err(|error| Trouble::io("no CPU time of our own", error))?;
+            Ok((self.cpu()? + own).total)
+        };
+        let (started, used) = (Instant::now(), of_all()?);
+        work()?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let used = of_all()?.saturating_sub(used);
+        Ok(used.as_secs_f64() / started.elapsed().as_secs_f64() / cores as f64)
+    }
+}
+
+fn domid(number: usize) -> Result<Domid> {
+    let number = u16::try_from(number).map(Domid);
+    number.map_err(|_| Trouble::Wrong("too many domains".into()))
+}
