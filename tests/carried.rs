@@ -23,7 +23,8 @@ const DOMIDS: [u16; 3] = [5, 6, 7];
 
 /// The stream of these domains as they are now.
 fn leave(world: &World, domids: &[u16], clients: &BTreeMap<u16, ClientOf>) -> Vec<u8> {
-    let seen = see(&world.store, &world.store.cut(), domids.iter().copied().map(Domid));
+    let domids: Vec<Domid> = domids.iter().copied().map(Domid).collect();
+    let seen = see(&world.store, &world.store.cut(), &domids);
     let leaving: Vec<_> = seen
         .into_iter()
         .map(|seen| Leaving {

@@ -68,7 +68,7 @@ pub fn export(
 fn collect(mover: &Mover, domids: &[Domid]) -> (Vec<u64>, Vec<Leaving>, Vec<(Domid, Errno)>) {
     let (store, mut gone) = (mover.store(), Vec::new());
     // The cut first: a write between the two makes another root, and an event for the connection.
-    let seen = see(store, &store.cut(), domids.iter().copied());
+    let seen = see(store, &store.cut(), domids);
     let carried = seen.into_iter().zip(mover.carry(domids));
     let leaving = carried.filter_map(|(seen, carried)| {
         let domid = seen.domid;

@@ -58,12 +58,13 @@ struct Records {
 pub type Form = (u32, Order);
 
 /// What belongs to each of some domains in a cut of the store ([`Store::cut`]). What several domains
-/// name as theirs goes with the first. Cost: their homes.
-pub fn see(store: &Store, trees: &[Tree], domids: impl Iterator<Item = Domid>) -> Vec<Seen> {
+/// name as theirs goes with the first. Cost: their homes, shared among rayon's threads.
+pub fn see(store: &Store, trees: &[Tree], domids: &[Domid]) -> Vec<Seen> {
+    let see_one = |&domid: &Domid| (store.see(trees, domid), machine(store, trees, domid));
+    let seen: Vec<_> = domids.par_iter().map(see_one).collect();
     let mut machines = BTreeSet::new();
-    let see = |domid| {
-        let mut seen = store.see(trees, domid);
-        if let Some((root, node)) = machine(store, trees, domid)
+    let with_machine = |(mut seen, machine): (Seen, Option<(PathBuf, &Arc<Node>)>)| {
+        if let Some((root, node)) = machine
             && machines.insert(root.clone())
         {
             seen.homes.push((root, Arc::clone(node)));
@@ -71,7 +72,7 @@ pub fn see(store: &Store, trees: &[Tree], domids: impl Iterator<Item = Domid>) -
         }
         seen
     };
-    domids.map(see).collect()
+    seen.into_iter().map(with_machine).collect()
 }
 
 /// Writes a stream of `leaving`, who are in the order of their numbers; answers the output and how
