@@ -78,9 +78,8 @@ impl Thread {
         let &place = self.rings.get(&domid).ok_or(Errno::ENOENT)?;
         let moved = mark.map(|mark| self.leave(domid, mark)).transpose()?;
         let ended = self.disconnect_ring(place);
-        if let (Some((connection, _)), Some(moved)) = (&ended, moved) {
-            let carried = Carried::moved(connection.domain.birth, moved);
-            self.carried.insert(domid, carried);
+        if let Some(moved) = moved {
+            self.moved.insert(domid, moved);
         } else if let Some((mut connection, waits)) = ended {
             let birth = connection.domain.birth;
             let position = connection.ring().map(|ring| ring.position()).unwrap_or_default();
@@ -91,7 +90,7 @@ impl Thread {
                 self.released.insert(connection.id, domid);
             }
             if !partial.is_empty() || !output.is_empty() || waits.is_some() {
-                let carried = Carried { birth, position, partial, output, waits, moved: None };
+                let carried = Carried { birth, position, partial, output, waits };
                 self.carried.insert(domid, carried);
             }
         }
@@ -160,6 +159,7 @@ impl Thread {
             self.disconnect_ring(place);
         }
         self.carried.remove(&domain.domid);
+        self.moved.remove(&domain.domid);
         if !self.shared.store.registry().bury(domain) {
             return;
         }

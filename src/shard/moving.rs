@@ -3,16 +3,16 @@
 //! ```text
 //!   quiesced connection -- carry --> Client --> stream            stream --> Client -- arrive --+
 //!          |  ^                                                                                 v
-//!          |  +------------------------- INTRODUCE takes it up ---------------------------- Carried
+//!          |  +------------------------- INTRODUCE takes it up ------------------------------ Moved
 //!          +-- RELEASE with a mark: the same Client ----------------------------------------->--+
 //! ```
 
 use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
 
 use super::connection::Connection;
 use super::gathering::Share;
 use super::output::Output;
-use super::rings::Carried;
 use super::thread::{Place, Thread};
 use crate::domain::{Domain, Quota};
 use crate::migrate::state::Client;
@@ -46,6 +46,8 @@ pub struct Mark {
 
 /// What RELEASE with a mark or an import leaves for INTRODUCE, which begins quiesced.
 pub struct Moved {
+    /// Of the domain's life.
+    pub birth: u64,
     client: Client,
     /// The domain's homes as they were then.
     seen: Seen,
@@ -113,13 +115,15 @@ impl Thread {
     /// `EAGAIN` if the mark does not stand for what is there now.
     pub(super) fn leave(&mut self, domid: Domid, number: u64) -> Result<Moved, Errno> {
         let (client, version) = self.carry(domid)?;
-        let quiesced = self.quiesced(domid)?.quiesce.as_mut().ok_or(Errno::EAGAIN)?;
+        let connection = self.quiesced(domid)?;
+        let birth = connection.domain.birth;
+        let quiesced = connection.quiesce.as_mut().ok_or(Errno::EAGAIN)?;
         let stands = |mark: &mut Mark| (mark.number, mark.version) == (number, version);
         let mark = quiesced.mark.take_if(stands).ok_or(Errno::EAGAIN)?;
         if !self.shared.store.changed_since(&mark.seen).is_empty() {
             return Err(Errno::EAGAIN);
         }
-        Ok(Moved { client, seen: mark.seen, arrived: false })
+        Ok(Moved { birth, client, seen: mark.seen, arrived: false })
     }
 
     /// Keeps a domain's number free for an import that is under way.
@@ -127,8 +131,7 @@ impl Thread {
     /// # Errors
     /// `EEXIST` if it is introduced, or another import of it came or is under way.
     pub(super) fn expect(&mut self, domid: Domid) -> Result<(), Errno> {
-        let came = |carried: &Carried| carried.moved.is_some();
-        let taken = self.rings.contains_key(&domid) || self.carried.get(&domid).is_some_and(came);
+        let taken = self.rings.contains_key(&domid) || self.moved.contains_key(&domid);
         if taken || !self.arriving.insert(domid) {
             return Err(Errno::EEXIST);
         }
@@ -148,8 +151,8 @@ impl Thread {
         let Some((client, seen)) = arrived else { return Ok(()) };
         let present = self.shared.store.registry().get(domain.domid);
         present.filter(|present| present.birth == domain.birth).ok_or(Errno::ENOENT)?;
-        let moved = Moved { client, seen, arrived: true };
-        self.carried.insert(domain.domid, Carried::moved(domain.birth, moved));
+        let moved = Moved { birth: domain.birth, client, seen, arrived: true };
+        self.moved.insert(domain.domid, moved);
         Ok(())
     }
 
@@ -167,17 +170,15 @@ impl Thread {
             self.disconnect_ring(place);
             return Ok((seen, true));
         }
-        let arrived = |carried: &Carried| carried.moved.as_ref().is_some_and(|moved| moved.arrived);
-        if !self.carried.get(&domid).is_some_and(arrived) {
-            return Err(Errno::EINVAL);
+        match self.moved.entry(domid) {
+            Entry::Occupied(moved) if moved.get().arrived => Ok((moved.remove().seen, false)),
+            _ => Err(Errno::EINVAL),
         }
-        let moved = self.carried.remove(&domid).and_then(|carried| carried.moved);
-        Ok((moved.ok_or(Errno::EINVAL)?.seen, false))
     }
 
     /// Makes a connection what it was elsewhere, quiesced. Cost: that of setting its watches.
     pub(super) fn take_up(&mut self, place: Place, connection: &mut Connection, moved: Moved) {
-        let Moved { client, seen, arrived } = moved;
+        let Moved { client, seen, arrived, .. } = moved;
         connection.partial = client.connection.input;
         connection.output = Output::of(client.connection.output, client.connection.output_begun);
         connection.recharge_output();
@@ -221,14 +222,5 @@ impl Connection {
         if let Some(quiesced) = &mut self.quiesce {
             quiesced.version = version;
         }
-    }
-}
-
-impl Carried {
-    /// What an import or a RELEASE with a mark leaves. It goes with whatever page there is: where it
-    /// arrives, that is another one.
-    pub(super) fn moved(birth: u64, moved: Moved) -> Carried {
-        let (partial, output) = (Vec::new(), Output::default());
-        Carried { birth, position: (0, 0), partial, output, waits: None, moved: Some(moved) }
     }
 }

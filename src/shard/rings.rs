@@ -2,7 +2,6 @@
 
 use super::connection::Connection;
 use super::mailbox::Message;
-use super::moving::Moved;
 use super::output::Output;
 use super::thread::{Place, Thread};
 use super::trace;
@@ -24,8 +23,6 @@ pub struct Carried {
     /// The request whose answer is somebody else's to give (its RM is being settled), and the number
     /// of the connection that it is for.
     pub waits: Option<(u64, Header)>,
-    /// All of it, of a domain that left with a mark or arrived: the rest is nothing then.
-    pub moved: Option<Moved>,
 }
 
 impl Carried {
@@ -62,18 +59,16 @@ impl Thread {
         }
         let place = self.connections.vacant_key();
         let carried = self.carried.remove(&domid).filter(|carried| carried.birth == domain.birth);
-        match carried {
-            Some(Carried { moved: Some(moved), .. }) => self.take_up(place, &mut connection, moved),
-            Some(carried) if carried.position == position => {
-                connection.partial = carried.partial;
-                connection.output = carried.output;
-                connection.recharge_output();
-                if let Some((id, header)) = carried.waits {
-                    connection.id = id;
-                    self.park(place, &mut connection, &header);
-                }
+        if let Some(moved) = self.moved.remove(&domid).filter(|moved| moved.birth == domain.birth) {
+            self.take_up(place, &mut connection, moved);
+        } else if let Some(carried) = carried.filter(|carried| carried.position == position) {
+            connection.partial = carried.partial;
+            connection.output = carried.output;
+            connection.recharge_output();
+            if let Some((id, header)) = carried.waits {
+                connection.id = id;
+                self.park(place, &mut connection, &header);
             }
-            _ => {}
         }
         trace::object(self.number, &connection, format_args!("create connection of a ring"));
         self.connections.insert(Some(Box::new(connection)));

@@ -17,6 +17,7 @@ use slab::Slab;
 use super::Shared;
 use super::connection::Connection;
 use super::mailbox::{Mailbox, Message};
+use super::moving::Moved;
 use super::rings::Carried;
 use super::serving::READ_BYTES;
 use super::snapshots::Snapshot;
@@ -61,6 +62,8 @@ pub struct Thread {
     pub(super) ports: HashMap<Port, Place, RandomState>,
     /// What RELEASE leaves behind for an INTRODUCE that follows.
     pub(super) carried: HashMap<Domid, Carried, RandomState>,
+    /// What RELEASE with a mark and imports leave behind for INTRODUCE.
+    pub(super) moved: HashMap<Domid, Moved, RandomState>,
     /// Domains that are being imported.
     pub(super) arriving: HashSet<Domid, RandomState>,
     /// Connections of rings that were released while they waited for an answer: their domains.
@@ -110,6 +113,7 @@ impl Thread {
             rings: HashMap::default(),
             ports: HashMap::default(),
             carried: HashMap::default(),
+            moved: HashMap::default(),
             arriving: HashSet::default(),
             released: HashMap::default(),
             ready: VecDeque::new(),
