@@ -12,7 +12,7 @@ use crate::domain::Domain;
 use crate::migrate::import::{Arrival, Refusal, arrivals, check, import as put_in_place};
 use crate::migrate::state::{Client, State};
 use crate::migrate::stream::{ReadError, Reader, Transport};
-use crate::shard::Mover;
+use crate::shard::{Arrived, Mover};
 use crate::store::{Generations, GraftError, Seen};
 use crate::sync::Arc;
 use crate::words::{Domid, Errno};
@@ -96,47 +96,55 @@ fn outcome(domid: Domid, numbers: Vec<u64>, result: Result<(), Refusal>) -> Outc
 /// Puts each domain in place or not, several at the same time; their connections are left to
 /// INTRODUCE.
 fn place_all(mover: &Mover, arrivals: Vec<Arrival>) -> Vec<Outcome> {
-    let (mut domains, mut outcomes, mut coming) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut outcomes, mut coming) = (Vec::new(), Vec::new());
     for arrival in arrivals {
         match mover.known_domain(arrival.domid) {
-            Some(domain) => {
-                domains.push(domain);
-                coming.push(arrival);
-            }
+            Some(domain) => coming.push((arrival, domain)),
             None => {
                 let unknown = Err(Refusal::Unknown(arrival.domid));
                 outcomes.push(outcome(arrival.domid, Vec::new(), unknown));
             }
         }
     }
-    let domids: Vec<Domid> = coming.iter().map(|arrival| arrival.domid).collect();
-    let expected = mover.expect(&domids);
-    let place = |((arrival, domain), expected): ((Arrival, Arc<Domain>), Result<(), Errno>)| {
-        let (domid, numbers) = (arrival.domid, numbers(&arrival));
-        if expected.is_err() {
-            return (outcome(domid, numbers, Err(Refusal::Introduced(domid))), None);
-        }
-        let (result, arrived) = match place(mover, arrival) {
-            Ok(arrived) => (Ok(()), arrived),
-            Err(refusal) => (Err(refusal), None),
-        };
-        (outcome(domid, numbers, result), Some((domain, arrived)))
-    };
-    let (placed, arrived): (Vec<Outcome>, Vec<_>) =
-        (coming.into_par_iter().zip(domains)).zip(expected).map(place).unzip();
-    let arrived: Vec<_> = arrived.into_iter().flatten().collect();
-    let domids: Vec<Domid> = arrived.iter().map(|(domain, _)| domain.domid).collect();
-    let died: Vec<Domid> = (domids.into_iter().zip(mover.arrive(arrived)))
-        .filter_map(|(domid, result)| result.is_err().then_some(domid))
-        .collect();
-    outcomes.extend(placed.into_iter().map(|it| match it.domid {
-        Some(domid) if it.result.is_ok() && died.contains(&domid) => {
-            Outcome::failed(domid, Errno::ENOENT, "it died while it was imported")
-        }
-        _ => it,
-    }));
+    let domids: Vec<Domid> = coming.iter().map(|(arrival, _)| arrival.domid).collect();
+    let (placed, over): (Vec<Outcome>, Vec<Option<Arrived>>) = coming
+        .into_par_iter()
+        .zip(mover.expect(&domids))
+        .map(|((arrival, domain), expected)| place_one(mover, arrival, domain, expected))
+        .unzip();
+    outcomes.extend(placed);
+    hand_over(mover, over.into_iter().flatten().collect(), &mut outcomes);
     outcomes.sort_by_key(|outcome| outcome.domid);
     outcomes
+}
+
+/// What became of a domain, and what its home thread, if it expects it, is to be told of that.
+fn place_one(
+    mover: &Mover,
+    arrival: Arrival,
+    domain: Arc<Domain>,
+    expected: Result<(), Errno>,
+) -> (Outcome, Option<Arrived>) {
+    let (domid, numbers) = (arrival.domid, numbers(&arrival));
+    if expected.is_err() {
+        return (outcome(domid, numbers, Err(Refusal::Introduced(domid))), None);
+    }
+    match place(mover, arrival) {
+        Ok(arrived) => (outcome(domid, numbers, Ok(())), Some((domain, arrived))),
+        Err(refusal) => (outcome(domid, numbers, Err(refusal)), Some((domain, None))),
+    }
+}
+
+/// Tells home threads that imports are over.
+fn hand_over(mover: &Mover, over: Vec<Arrived>, outcomes: &mut [Outcome]) {
+    let domids: Vec<Domid> = over.iter().map(|(domain, _)| domain.domid).collect();
+    for (domid, result) in domids.into_iter().zip(mover.arrive(over)) {
+        if result.is_err()
+            && let Some(outcome) = outcomes.iter_mut().find(|it| it.domid == Some(domid))
+        {
+            *outcome = Outcome::failed(domid, Errno::ENOENT, "it died while it was imported");
+        }
+    }
 }
 
 /// Puts a domain's nodes in place; answers its connection, if it has one, and its homes.
