@@ -161,6 +161,46 @@ fn who_is_changed_is_carried_again() {
     is_served(&mut b, 2);
 }
 
+/// As above, each time.
+#[test]
+fn who_is_changed_all_the_time_is_carried_so_often_and_no_more() {
+    let (mut a, mut b) = worlds([1, 2]);
+    let path = a.daemon.path("proxy");
+    let mut writer = Client::new("writer", common::client::Link::Socket(a.daemon.connect()));
+    let mut count = 0;
+    let _proxy = Proxy::start(&a.daemon, &path, move |kind, _| {
+        if kind == op::RELEASE {
+            count += 1;
+            writer.write("/local/domain/2/data/busy", &count.to_string()).unwrap();
+        }
+        Action::Pass
+    });
+    let [from, to] = [text(&path), socket(&b)];
+    let run = xsctl(&[
+        "move",
+        "--socket",
+        &from,
+        "--to",
+        &to,
+        "--domains",
+        "1,2",
+        "--tries",
+        "3",
+        "--json",
+    ]);
+    let (lines, _) = run.json();
+    assert_eq!((run.code, &lines[0]["done"]), (6, &true.into()), "{run:?}");
+    let line = &lines[1];
+    assert_eq!((&line["tries"], &line["source"]), (&3.into(), &"served".into()), "{line}");
+    assert!(line["error"].as_str().unwrap().contains("changed at the source each of 3 times"));
+    is_served(&mut b, 1);
+    is_absent(&mut b, 2);
+    // It is told of all that now.
+    a.admin.write("/local/domain/2/data/last", "").unwrap();
+    while a.guest(2).next_event() != "data/last|t" {}
+    is_served(&mut a, 2);
+}
+
 /// The child waits for the reply to a request of this type, which is or is not passed on.
 fn held_at(
     world: &World,

@@ -1,10 +1,5 @@
 //! Whole moves.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-
-use super::common::client::Link;
 use super::*;
 
 #[test]
@@ -89,49 +84,6 @@ fn what_does_not_work_out_stays_and_the_rest_goes_on() {
     assert!(run.err.starts_with("xsctl: domain 2: IMPORT_DOMAINS: ENOENT"), "{run:?}");
     assert!(run.err.ends_with("it is served at the source, not at the destination\n"), "{run:?}");
     assert!(run.out.starts_with("moved 0 of 1 domains"), "{run:?}");
-}
-
-#[test]
-fn who_is_changed_all_the_time_is_carried_so_often_and_no_more() {
-    let (mut a, mut b) = worlds([1, 2]);
-    let stop = Arc::new(AtomicBool::new(false));
-    let writer = {
-        let mut client = Client::new("writer", Link::Socket(a.daemon.connect()));
-        let stop = Arc::clone(&stop);
-        thread::spawn(move || {
-            for count in 0.. {
-                if stop.load(Ordering::Relaxed) {
-                    return;
-                }
-                client.write("/local/domain/2/data/busy", &count.to_string()).unwrap();
-            }
-        })
-    };
-    let run = xsctl(&[
-        "move",
-        "--socket",
-        &socket(&a),
-        "--to",
-        &socket(&b),
-        "--domains",
-        "1,2",
-        "--tries",
-        "3",
-        "--json",
-    ]);
-    stop.store(true, Ordering::Relaxed);
-    writer.join().unwrap();
-    let (lines, _) = run.json();
-    assert_eq!((run.code, &lines[0]["done"]), (6, &true.into()), "{run:?}");
-    let line = &lines[1];
-    assert_eq!((&line["tries"], &line["source"]), (&3.into(), &"served".into()), "{line}");
-    assert!(line["error"].as_str().unwrap().contains("changed at the source each of 3 times"));
-    is_served(&mut b, 1);
-    is_absent(&mut b, 2);
-    // It is told of all that now.
-    a.admin.write("/local/domain/2/data/last", "").unwrap();
-    while a.guest(2).next_event() != "data/last|t" {}
-    is_served(&mut a, 2);
 }
 
 #[test]
