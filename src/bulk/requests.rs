@@ -3,14 +3,15 @@
 use std::borrow::Cow;
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam::channel::bounded;
 
 use super::Outcome;
 use super::socket::{Request, receive, send};
 use super::{discard, export, import};
 use crate::protocol::{Header, ReplySlot, decimal, strings};
 use crate::shard::Mover;
-use crate::sync::Arc;
 use crate::words::{Domid, Errno};
 
 /// Clients that are served at once: each is a thread, and what it has in memory. A toolstack that empties
@@ -50,32 +51,40 @@ impl Operation {
     }
 }
 
-/// Serves clients that connect, on threads of their own, as long as the process runs.
+/// Serves clients that connect, each on a thread of its own, as long as the process runs.
 ///
 /// # Errors
-/// The system refuses threads.
-pub fn serve(listener: UnixListener, mover: &Mover) -> io::Result<Vec<JoinHandle<()>>> {
-    let listener = Arc::new(listener);
-    let serve_next = |number| {
-        let (listener, mover) = (Arc::clone(&listener), mover.clone());
-        let name = format!("migration {number}");
-        std::thread::Builder::new().name(name).spawn(move || {
-            loop {
-                match listener.accept() {
-                    Ok((client, _)) => serve_client(&client, &mover),
-                    Err(error) => {
-                        tracing::warn!(%error, "cannot accept a client of the migration socket");
-                        std::thread::sleep(PAUSE);
-                    }
-                }
-            }
-        })
-    };
-    (0..CLIENTS_MAX).map(serve_next).collect()
+/// The system refuses a thread.
+pub fn serve(listener: UnixListener, mover: Mover) -> io::Result<()> {
+    let accept = move || accept_all(&listener, &mover);
+    std::thread::Builder::new().name("migration".into()).spawn(accept).map(drop)
 }
 
-/// When no descriptors are left, accepting is tried again after this long.
-const PAUSE: std::time::Duration = std::time::Duration::from_millis(200);
+fn accept_all(listener: &UnixListener, mover: &Mover) {
+    // One thing in it for each client: who has to put in one more waits until one is taken out.
+    let (begin, end) = bounded(CLIENTS_MAX);
+    loop {
+        let client = listener.accept();
+        // Its other end is here.
+        let _ = begin.send(());
+        let (its_mover, its_end) = (mover.clone(), end.clone());
+        let served = client.and_then(|(client, _)| {
+            let thread = std::thread::Builder::new().name("migration client".into());
+            thread.spawn(move || {
+                serve_client(&client, &its_mover);
+                let _ = its_end.recv();
+            })
+        });
+        if let Err(error) = served {
+            tracing::warn!(%error, "a client of the migration socket cannot be served");
+            let _ = end.recv();
+            std::thread::sleep(PAUSE);
+        }
+    }
+}
+
+/// When no descriptors or threads are to be had, it is tried again after this long.
+const PAUSE: Duration = Duration::from_millis(200);
 
 fn serve_client(client: &UnixStream, mover: &Mover) {
     loop {

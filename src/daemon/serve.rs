@@ -44,7 +44,7 @@ pub(super) fn serve(
         .map_err(|error| Failure::Host(format!("the host cannot be served: {error}")))?;
     match migration_path(&settings.socket) {
         Some(path) => {
-            let served = serve_migration(&path, listen(&path)?, &server.mover());
+            let served = serve_migration(&path, listen(&path)?, server.mover());
             served.map_err(other("the migration socket cannot be served"))?;
         }
         None => warn!("the socket's path is too long for a migration socket beside it"),
@@ -78,13 +78,12 @@ pub(super) fn serve(
     served.map_err(other("the socket cannot be polled any more"))
 }
 
-fn serve_migration(path: &Path, listener: UnixListener, mover: &Mover) -> io::Result<()> {
-    bulk::serve(listener, mover)?;
+fn serve_migration(path: &Path, listener: UnixListener, mover: Mover) -> io::Result<()> {
     mover.announce("migration-socket", &path.to_string_lossy());
     for operation in bulk::Operation::ALL {
         mover.announce(operation.name(), &(operation as u32).to_string());
     }
-    Ok(())
+    bulk::serve(listener, mover)
 }
 
 fn host(settings: &Settings) -> Result<Arc<dyn Host>, Failure> {
