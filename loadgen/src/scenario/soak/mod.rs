@@ -71,7 +71,7 @@ impl Scenario for Soak {
          are set up, trees of 2,000 nodes are made and removed, and broken or hostile clients come \
          and go; then the domains die. After each the daemon checks its own consistency, and its \
          memory is looked at: in the second half of the run it may not grow by more than 5 %. \
-         With --seconds 3600 it runs for an hour."
+         With --seconds 14400 it runs for four hours; a day is the most."
     }
 
     fn unit(&self) -> &'static str {
