@@ -5,6 +5,7 @@
 //! the domain. It fails if a node takes more than [`NODE_BYTES_MAX`].
 
 #[path = "support/daemon.rs"]
+#[allow(dead_code)] // Every benchmark uses a part of it.
 mod daemon;
 
 use std::process::ExitCode;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,8 @@ use xenstored::words::Domid;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// ERROR of xs_wire.h.
 const ERROR: u32 = 16;
+/// WATCH_EVENT of xs_wire.h.
+const WATCH_EVENT: u32 = 15;
 
 /// A daemon on a simulated host, in a directory of its own; killed when dropped.
 pub struct Daemon {
@@ -25,8 +28,15 @@ pub struct Daemon {
 impl Daemon {
     /// Starts one and waits until its sockets are there.
     pub fn start(options: &[&str]) -> Daemon {
+        Daemon::start_under(&[], options)
+    }
+
+    /// The same, with a profiler's command line in front; it works in the daemon's directory.
+    pub fn start_under(profiler: &[&str], options: &[&str]) -> Daemon {
         let place = tempfile::tempdir().expect("a temporary directory");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_xenstored"));
+        let mut line = profiler.iter().copied().chain([env!("CARGO_BIN_EXE_xenstored")]);
+        let mut command = Command::new(line.next().expect("the daemon at least"));
+        command.args(line).current_dir(place.path());
         command.env_remove("XENSTORED_PATH").env("XENSTORED_RUNDIR", place.path());
         let child = command.args(["--host", "sim", "-N"]).args(options).spawn().expect("a daemon");
         let daemon = Daemon { place, child };
@@ -42,6 +52,16 @@ impl Daemon {
     pub fn client(&self) -> Client {
         let stream = UnixStream::connect(self.place.path().join("socket")).expect("a connection");
         Client { stream, input: Vec::new(), output: Vec::new(), asked: 0 }
+    }
+
+    /// Its directory.
+    pub fn place(&self) -> &Path {
+        self.place.path()
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Connects to the socket of its host.
@@ -91,10 +111,16 @@ impl Client {
         }
     }
 
-    /// Sends what was collected and waits for all replies.
-    pub fn flush(&mut self) -> io::Result<()> {
+    /// Sends what was collected; the replies are read later.
+    pub fn send(&mut self) -> io::Result<()> {
         self.stream.write_all(&self.output)?;
         self.output.clear();
+        Ok(())
+    }
+
+    /// Sends what was collected and waits for all replies. Events among them are passed over.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.send()?;
         while self.asked > 0 {
             let mut bytes = [0; 65536];
             let len = self.stream.read(&mut bytes)?;
@@ -105,7 +131,7 @@ impl Client {
                 let said = String::from_utf8_lossy(payload);
                 assert_ne!(header.kind.get(), ERROR, "an error: {said}");
                 taken += HEADER_BYTES + payload.len();
-                self.asked -= 1;
+                self.asked -= usize::from(header.kind.get() != WATCH_EVENT);
             }
             self.input.drain(..taken);
         }
@@ -124,6 +150,10 @@ impl Client {
 }
 
 /// Numbers of xs_wire.h.
+pub const READ: u32 = 2;
+/// As above.
+pub const WATCH: u32 = 4;
+/// As above.
 pub const INTRODUCE: u32 = 8;
 /// As above.
 pub const WRITE: u32 = 11;

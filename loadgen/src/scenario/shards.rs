@@ -23,7 +23,7 @@ impl Scenario for Shards {
     fn about(&self) -> &'static str {
         "The mixed load, 64 connections at depth 16, on our daemon and the echo server with one \
          thread and with two. CPU per request is to be alike; instructions are counted by \
-         .ci/counts."
+         `cargo bench --bench requests`."
     }
 
     fn cases(&self, _plan: &Plan) -> Vec<Case> {
