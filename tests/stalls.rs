@@ -2,10 +2,13 @@
 
 mod common;
 
+use std::io::{Read, Write};
 use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use common::client::Link;
+use common::wire::Message;
 use common::{Client, Control, HANG, World, op};
 
 #[test]
@@ -22,6 +25,41 @@ fn more_requests_than_are_read_at_a_time_are_all_answered() {
         for _ in 0..count {
             client.reply().unwrap();
         }
+    }
+}
+
+#[test]
+fn a_thread_that_is_told_of_more_than_it_can_take_serves_its_clients() {
+    let world = World::new(Control::Socket, 2);
+    // Two threads, to which clients are dealt out in turn.
+    let mut watcher = Client::new("watcher", Link::Socket(world.daemon.connect()));
+    let writer = world.daemon.connect();
+    for number in 0..400 {
+        watcher.watch("/x", &number.to_string()).unwrap();
+    }
+    let write = Message { kind: op::WRITE, req: 0, tx: 0, payload: b"/x\0v".to_vec() };
+    let writes = write.encode().repeat(500);
+    std::thread::scope(|scope| {
+        // Both end when the writer's socket is shut down.
+        scope.spawn(|| while (&writer).write_all(&writes).is_ok() {});
+        scope.spawn(|| while (&writer).read(&mut [0; 65536]).is_ok_and(|len| len > 0) {});
+        let _end = ShutsDown(&writer);
+        let started = Instant::now();
+        for _ in 0..10 {
+            watcher.next_event();
+            watcher.read("/").unwrap();
+            watcher.take_events();
+        }
+        assert!(started.elapsed() < HANG, "{:?}", started.elapsed());
+    });
+}
+
+/// Ends those who use a socket, also if a test fails.
+struct ShutsDown<'s>(&'s UnixStream);
+
+impl Drop for ShutsDown<'_> {
+    fn drop(&mut self) {
+        self.0.shutdown(Shutdown::Both).unwrap();
     }
 }
 

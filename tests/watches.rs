@@ -139,6 +139,37 @@ fn the_writers_own_event_follows_its_reply() {
 }
 
 #[test]
+fn the_events_of_a_large_removal_follow_its_reply() {
+    for shards in [1, 4] {
+        let mut world = World::new(Control::Socket, shards);
+        for in_transaction in [false, true] {
+            // More than one thread settles itself.
+            let make: Vec<_> = (0..6000)
+                .map(|number| (op::MKDIR, 0, format!("/tool/much/{number}\0").into_bytes()))
+                .collect();
+            world.admin.pipeline(&make).into_iter().for_each(|reply| assert!(reply.is_ok()));
+            world.admin.watch("/tool/much", "t").unwrap();
+            world.admin.watch("/tool/much/7", "t").unwrap();
+            world.admin.next_event();
+            world.admin.next_event();
+            let tx = if in_transaction { world.admin.start().unwrap() } else { 0 };
+            world.admin.arrived.clear();
+            world.admin.request(op::RM, tx, "/tool/much\0").unwrap();
+            if in_transaction {
+                world.admin.arrived.clear();
+                world.admin.commit(tx).unwrap();
+            }
+            let mut events = [world.admin.next_event(), world.admin.next_event()];
+            events.sort();
+            assert_eq!(events, ["/tool/much/7|t", "/tool/much|t"]);
+            let last = if in_transaction { op::TRANSACTION_END } else { op::RM };
+            assert_eq!(world.admin.arrived, [last, op::WATCH_EVENT, op::WATCH_EVENT]);
+            world.admin.request(op::RESET_WATCHES, 0, "\0").unwrap();
+        }
+    }
+}
+
+#[test]
 fn depth() {
     check(
         "

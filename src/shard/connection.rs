@@ -9,11 +9,12 @@ use super::guards::Failing;
 use super::moving::Quiesced;
 use super::output::Output;
 use super::watches::Watches;
-use crate::domain::{Domain, Quota};
+use crate::domain::{Domain, Quota, Ticket};
 use crate::protocol::Header;
 use crate::store::{Transaction, Unblocked};
 use crate::sync::Arc;
 use crate::transport::{Ring, RingError, Transport};
+use crate::watch::Event;
 use crate::words::Domid;
 
 /// With more than this unsent, no further requests of a client are read: it has to read its replies.
@@ -83,6 +84,9 @@ pub struct Connection {
     pub quiesce: Option<Quiesced>,
     /// Why it is not read.
     pub parked: Option<Parked>,
+    /// While it waits for the settling of what it removed: the events that come meanwhile, its own
+    /// first. They follow the reply.
+    pub late: Option<Vec<(Event, Option<Arc<Ticket>>)>>,
     /// Its next request was taken before and had to wait.
     pub comes_again: bool,
     /// When it is looked at again if it is parked for a guard.
@@ -117,6 +121,7 @@ impl Connection {
             failing: Failing::default(),
             quiesce: None,
             parked: None,
+            late: None,
             comes_again: false,
             alarm: None,
             ignored: false,

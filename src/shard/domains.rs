@@ -51,7 +51,7 @@ impl Thread {
         let answer = Message::Answer(asker, result.map(|(reply, _)| reply));
         self.shared.mailboxes.post(asker.thread, answer);
         if let Some(special) = event {
-            self.shared.store.publish_special(special, domid, true);
+            self.shared.store.publish_special(special, domid);
         }
     }
 
@@ -145,7 +145,7 @@ impl Thread {
             Some(state) if state.shutdown && domain.is_introduced() => {
                 let reported = domain.swap_shutdown(true);
                 if !reported {
-                    self.shared.store.publish_special(RELEASE_DOMAIN, domid, true);
+                    self.shared.store.publish_special(RELEASE_DOMAIN, domid);
                 }
             }
             _ => {}
@@ -171,7 +171,7 @@ impl Thread {
             }
         }
         if was_introduced {
-            store.publish_special(RELEASE_DOMAIN, domain.domid, true);
+            store.publish_special(RELEASE_DOMAIN, domain.domid);
         }
         self.shared.deaths.fetch_add(1, Ordering::Relaxed);
     }

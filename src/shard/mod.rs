@@ -21,6 +21,7 @@ mod gathering;
 mod guards;
 mod mailbox;
 mod matters;
+mod messages;
 mod migration_requests;
 mod mover;
 mod moving;

@@ -109,7 +109,7 @@ impl Mover {
         let tell = |result: Result<(Seen, bool), Errno>| {
             let (seen, was_introduced) = result?;
             if was_introduced {
-                self.shared.store.publish_special(RELEASE_DOMAIN, seen.domid, true);
+                self.shared.store.publish_special(RELEASE_DOMAIN, seen.domid);
             }
             Ok(seen)
         };

@@ -133,7 +133,7 @@ impl Output {
         if self.sent == self.bytes.len() {
             self.base = visible;
             self.bytes.clear();
-            self.sent = 0;
+            (self.sent, self.begun) = (0, 0);
         } else if self.sent > COMPACT_BYTES {
             self.compact();
         }
@@ -296,6 +296,19 @@ mod tests {
         assert_eq!(output.plain_replies(), 1);
         output.advance(5);
         assert_eq!(output.plain_replies(), 0);
+    }
+
+    #[test]
+    fn the_rest_of_a_message_is_counted_until_it_is_sent() {
+        let mut output = Output::of(b"the rest".to_vec(), 8);
+        output.advance(3);
+        assert_eq!(output.unsent_with_begun(), (5, b" rest".to_vec()));
+        output.advance(5);
+        let len = output.push_event(b"/a", b"t", None, Instant::now());
+        output.push_event(b"/b", b"t", None, Instant::now());
+        output.advance(1);
+        let (begun, unsent) = output.unsent_with_begun();
+        assert_eq!((usize::from(begun), unsent.len()), (len - 1, 2 * len - 1));
     }
 
     #[test]

@@ -29,7 +29,7 @@ impl Thread {
         }
         if connection.parked.take_if(|parked| matches!(parked, Parked::Guard)).is_some() {
             // Nobody is to wait until it has written.
-            self.came_through(place, &connection);
+            self.leave_turns(place, &mut connection);
         }
         let version = self.next_number();
         let quiesced = connection.quiesce.get_or_insert_default();

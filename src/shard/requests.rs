@@ -218,6 +218,7 @@ impl Thread {
             return;
         };
         let asker = self.park(place, connection, header);
+        connection.late = Some(Vec::new());
         let mailboxes = self.shared.mailboxes.clone();
         let done = move || {
             drop(ticket);
@@ -268,6 +269,7 @@ impl Thread {
         if let Some(header) = self.unpark(&mut connection) {
             let result = result.as_deref().map_err(|errno| *errno);
             self.answer(&mut connection, &header, result, None);
+            self.tell_late(&mut connection);
             connection.more_input = true;
         }
         self.connections[place] = Some(connection);

@@ -147,6 +147,7 @@ impl Thread {
     fn reset(&mut self, place: Place, connection: &mut Connection) {
         self.withdraw(place, connection);
         self.unpark(connection);
+        connection.late = None;
         connection.comes_again = false;
         connection.output = Default::default();
         connection.recharge_output();

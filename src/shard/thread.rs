@@ -17,6 +17,7 @@ use slab::Slab;
 use super::Shared;
 use super::connection::Connection;
 use super::mailbox::{Mailbox, Message};
+use super::messages::TOLD_PER_PASS;
 use super::moving::Moved;
 use super::rings::Carried;
 use super::serving::READ_BYTES;
@@ -33,8 +34,6 @@ use crate::words::{Domid, ShardId};
 const PORTS_PER_READ: usize = 128;
 /// How often connections that time matters to are looked at.
 pub const TICK: Duration = Duration::from_millis(250);
-/// How long a stop waits for requests that were taken to be answered.
-const STOP_PATIENCE: Duration = Duration::from_secs(2);
 /// How often it looks whether they are: other threads answer them too.
 const STOP_POLL: Duration = Duration::from_millis(5);
 /// Events taken from one poll.
@@ -77,7 +76,9 @@ pub struct Thread {
     /// A mailbox was full while the connection was served that was served last.
     pub(super) held_back: bool,
     /// Messages that have to wait until the connection that is being served is back in its place.
-    inbox: VecDeque<Message>,
+    pub(super) inbox: VecDeque<Message>,
+    /// How many events, or other messages, may still be taken in this pass.
+    pub(super) may_take: usize,
     pub(super) generations: Generations,
     /// Numbers for connections and watches.
     pub(super) sequence: u64,
@@ -122,6 +123,7 @@ impl Thread {
             alarms: BinaryHeap::new(),
             held_back: false,
             inbox: VecDeque::new(),
+            may_take: TOLD_PER_PASS,
             generations: Generations::default(),
             sequence: 0,
             stage: Vec::with_capacity(READ_BYTES + MESSAGE_BYTES_MAX),
@@ -131,7 +133,7 @@ impl Thread {
         })
     }
 
-    fn mailbox(&self) -> &Mailbox {
+    pub(super) fn mailbox(&self) -> &Mailbox {
         &self.shared.mailboxes.0[usize::from(self.number)]
     }
 
@@ -159,6 +161,7 @@ impl Thread {
                 tracing::error!(%error, thread = self.number, "poll failed");
             }
             self.now = Instant::now();
+            self.may_take = TOLD_PER_PASS;
             for event in &events {
                 match event.token() {
                     WAKER => {}
@@ -270,66 +273,7 @@ impl Thread {
         }
     }
 
-    /// Takes everything that other threads said.
-    fn take_messages(&mut self) {
-        while let Some(message) = self.inbox.pop_front().or_else(|| self.mailbox().pop()) {
-            self.take_message(message, None);
-        }
-    }
-
-    /// Between two requests of a connection: events must follow the reply that was just queued.
-    /// What concerns domains, or is the answer to this connection's own request, waits until it is
-    /// back in its place.
-    pub(super) fn take_events(&mut self, place: Place, connection: &mut Connection) {
-        while self.inbox.is_empty()
-            && let Some(message) = self.mailbox().pop()
-        {
-            let takes = match &message {
-                Message::Events(_) => true,
-                Message::Answer(asker, _) => asker.connection != place,
-                _ => false,
-            };
-            if takes {
-                self.take_message(message, Some((place, connection)));
-            } else {
-                self.inbox.push_back(message);
-            }
-        }
-    }
-
-    fn take_message(&mut self, message: Message, serving: Option<(Place, &mut Connection)>) {
-        match message {
-            Message::Events(batch) => self.deliver(batch, serving),
-            Message::Answer(asker, result) => self.answered(asker, result),
-            Message::Domain(asker, domid, request) => self.domain_request(asker, domid, request),
-            Message::Quiesce(share) => self.quiesce(share),
-            Message::Unquiesce(share) => self.unquiesce(share),
-            Message::DomainChanged(domid) => self.domain_changed(domid),
-            Message::Accepted(socket) => self.accepted(socket),
-            Message::Unblocked(domid) => {
-                if let Some(&place) = self.rings.get(&domid) {
-                    self.make_ready(place);
-                }
-            }
-            Message::Unguarded(asker) => {
-                let connection = self.connections.get(asker.connection).and_then(Option::as_ref);
-                if connection.is_some_and(|connection| connection.id == asker.id) {
-                    self.make_ready(asker.connection);
-                }
-            }
-            Message::CheckWatches(reply) => {
-                // Who asked may have given up waiting.
-                let _ = reply.send(self.watch_list());
-            }
-            Message::Run(work) => work(self),
-            Message::Stop => {
-                self.stopping = Some(self.now + STOP_PATIENCE);
-                self.shared.stopping.fetch_add(1, Ordering::AcqRel);
-            }
-        }
-    }
-
-    fn accepted(&mut self, socket: std::os::unix::net::UnixStream) {
+    pub(super) fn accepted(&mut self, socket: std::os::unix::net::UnixStream) {
         let mut socket = mio::net::UnixStream::from_std(socket);
         let entry = self.connections.vacant_entry();
         let place = entry.key();

@@ -1,19 +1,22 @@
 //! WATCH, UNWATCH, and the delivery of events.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::connection::{Connection, OUTPUT_CLOSE_BYTES};
 use super::requests::{ACK, Outcome};
 use super::thread::{Place, Thread};
 use super::trace;
 use super::watches::Watch;
-use crate::domain::{FEATURE_WATCH_DEPTH, Quota};
+use crate::domain::{FEATURE_WATCH_DEPTH, Quota, Ticket};
 use crate::protocol::{Header, decimal, strings};
 use crate::store::Caller;
 use crate::sync::Arc;
 use crate::transport::Transport;
-use crate::watch::{Batch, Entry, Watcher};
+use crate::watch::{Batch, Entry, Event, Watcher};
 use crate::words::{Errno, PathBuf, PathSpace};
+
+/// So many events of one connection wait for its reply; with one more, all are queued in front of it.
+const LATE_MAX: usize = 1024;
 
 impl Thread {
     /// WATCH: the reply, then at once an event with the path as the client wrote it.
@@ -173,6 +176,7 @@ impl Thread {
 
     /// Delivers a commit's events to connections of this thread; what is gone is dropped.
     pub(super) fn deliver(&mut self, batch: Batch, mut serving: Option<(Place, &mut Connection)>) {
+        let telling = self.telling();
         let mut behind: Vec<Place> = Vec::new();
         for event in batch.events {
             let place = event.watcher.connection as usize;
@@ -181,22 +185,14 @@ impl Thread {
                 _ => self.connections.get_mut(place).and_then(|slot| slot.as_deref_mut()),
             };
             let Some(connection) = connection else { continue };
-            let (_, collapse) = connection.output_limits();
-            let collapsing = connection.output.len() > collapse;
-            let Some(watch) = connection.watches.get(event.watcher.watch, event.watcher.seq) else {
-                continue;
-            };
-            // Equal events merge, so what collapses adds one until that is visible.
-            let path = if collapsing { watch.path.as_path().bytes() } else { &*event.path };
-            let waits = connection.quiesce.is_none();
-            let ticket = batch.ticket.as_ref().filter(|_| waits).map(Arc::clone);
-            let start = connection.output.buffer().len();
-            let is_of_host = watch.path.as_path().is_special();
-            connection.output.push_event(watch.shown(path), &watch.token, ticket, self.now);
-            trace::queued(self.number, connection, start);
-            if !waits && !is_of_host && connection.output.buffer().len() > start {
-                self.sequence += 1;
-                connection.outdate(self.sequence);
+            let ticket = batch.ticket.clone();
+            match &mut connection.late {
+                Some(late) if late.len() < LATE_MAX => late.push((event, ticket)),
+                Some(_) => {
+                    telling.tell_late(connection);
+                    telling.tell(connection, &event, ticket);
+                }
+                None => telling.tell(connection, &event, ticket),
             }
             if behind.last() != Some(&place) {
                 behind.push(place);
@@ -206,6 +202,15 @@ impl Thread {
             self.make_ready(place);
             self.check_backlog(place);
         }
+    }
+
+    /// Queues what came while a connection waited for the settling of what it removed.
+    pub(super) fn tell_late(&mut self, connection: &mut Connection) {
+        self.telling().tell_late(connection);
+    }
+
+    fn telling(&mut self) -> Telling {
+        Telling { thread: self.number, now: self.now, version: self.next_number() }
     }
 
     /// Closes a socket client that takes nothing, or it would take all memory.
@@ -233,6 +238,42 @@ impl Thread {
             let dropped = connection.output.drop_events_before(deadline);
             connection.recharge_output();
             tracing::warn!(domid = connection.domid().0, dropped, "events not taken in time");
+        }
+    }
+}
+
+/// What it takes to queue events.
+struct Telling {
+    thread: u16,
+    now: Instant,
+    /// Of connections that are quiesced, from then on.
+    version: u64,
+}
+
+impl Telling {
+    /// Queues an event for a connection, if its watch is still there.
+    fn tell(&self, connection: &mut Connection, event: &Event, ticket: Option<Arc<Ticket>>) {
+        let (_, collapse) = connection.output_limits();
+        let collapsing = connection.output.len() > collapse;
+        let Some(watch) = connection.watches.get(event.watcher.watch, event.watcher.seq) else {
+            return;
+        };
+        // Equal events merge, so what collapses adds one until that is visible.
+        let path = if collapsing { watch.path.as_path().bytes() } else { &*event.path };
+        let waits = connection.quiesce.is_none();
+        let ticket = ticket.filter(|_| waits);
+        let start = connection.output.buffer().len();
+        let is_of_host = watch.path.as_path().is_special();
+        connection.output.push_event(watch.shown(path), &watch.token, ticket, self.now);
+        trace::queued(self.thread, connection, start);
+        if !waits && !is_of_host && connection.output.buffer().len() > start {
+            connection.outdate(self.version);
+        }
+    }
+
+    fn tell_late(&self, connection: &mut Connection) {
+        for (event, ticket) in connection.late.take().into_iter().flatten() {
+            self.tell(connection, &event, ticket);
         }
     }
 }

@@ -60,9 +60,9 @@ impl Store {
         }
     }
 
-    /// Reports that a domain was introduced or released (xenstore.txt, WATCH). `general` says
-    /// whether watches without a depth are told too.
-    pub fn publish_special(&self, name: &'static [u8], domid: Domid, general: bool) {
+    /// Reports that a domain was introduced or released (xenstore.txt, WATCH): to watches without a
+    /// depth by the name alone, to others with the domain's number behind it.
+    pub fn publish_special(&self, name: &'static [u8], domid: Domid) {
         let Ok(special) = Path::parse(name) else { return };
         let spine = self.layout.spine();
         let locked = Locked::take(self, &LockSet::one(spine, false));
@@ -76,7 +76,7 @@ impl Store {
         let mut found = Vec::new();
         let mut plain = Told::new(self, special, &mut found);
         upper.exact(special, |entry| {
-            if general && entry.depth.is_none() {
+            if entry.depth.is_none() {
                 plain.tell(entry, [&*node.perms]);
             }
         });
