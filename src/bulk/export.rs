@@ -44,7 +44,7 @@ pub fn export(
     let cut = began.elapsed();
     let nodes = write(mover, domids, &leaving, descriptors).map_err(|error| {
         tracing::warn!(%error, "an export could not be written");
-        mover.unquiesce(&served);
+        mover.undo_quiesce(&served);
         Errno::EIO
     })?;
     tracing::info!(
@@ -60,7 +60,7 @@ pub fn export(
     let failed = outcomes.iter().filter(|outcome| outcome.result.is_err());
     let failed: Vec<Domid> = failed.filter_map(|outcome| outcome.domid).collect();
     let undone: Vec<Domid> = served.into_iter().filter(|domid| failed.contains(domid)).collect();
-    mover.unquiesce(&undone);
+    mover.undo_quiesce(&undone);
     Ok(outcomes)
 }
 

@@ -96,23 +96,12 @@ fn outcome(domid: Domid, numbers: Vec<u64>, result: Result<(), Refusal>) -> Outc
 /// Puts each domain in place or not, several at the same time; their connections are left to
 /// INTRODUCE.
 fn place_all(mover: &Mover, arrivals: Vec<Arrival>) -> Vec<Outcome> {
-    let (mut outcomes, mut coming) = (Vec::new(), Vec::new());
-    for arrival in arrivals {
-        match mover.known_domain(arrival.domid) {
-            Some(domain) => coming.push((arrival, domain)),
-            None => {
-                let unknown = Err(Refusal::Unknown(arrival.domid));
-                outcomes.push(outcome(arrival.domid, Vec::new(), unknown));
-            }
-        }
-    }
-    let domids: Vec<Domid> = coming.iter().map(|(arrival, _)| arrival.domid).collect();
-    let (placed, over): (Vec<Outcome>, Vec<Option<Arrived>>) = coming
+    let domids: Vec<Domid> = arrivals.iter().map(|arrival| arrival.domid).collect();
+    let (mut outcomes, over): (Vec<Outcome>, Vec<Option<Arrived>>) = arrivals
         .into_par_iter()
         .zip(mover.expect(&domids))
-        .map(|((arrival, domain), expected)| place_one(mover, arrival, domain, expected))
+        .map(|(arrival, expected)| place_one(mover, arrival, expected))
         .unzip();
-    outcomes.extend(placed);
     hand_over(mover, over.into_iter().flatten().collect(), &mut outcomes);
     outcomes.sort_by_key(|outcome| outcome.domid);
     outcomes
@@ -122,15 +111,19 @@ fn place_all(mover: &Mover, arrivals: Vec<Arrival>) -> Vec<Outcome> {
 fn place_one(
     mover: &Mover,
     arrival: Arrival,
-    domain: Arc<Domain>,
-    expected: Result<(), Errno>,
+    expected: Result<Arc<Domain>, Errno>,
 ) -> (Outcome, Option<Arrived>) {
     let (domid, numbers) = (arrival.domid, numbers(&arrival));
-    if expected.is_err() {
-        return (outcome(domid, numbers, Err(Refusal::Introduced(domid))), None);
-    }
+    let domain = match expected {
+        Ok(domain) => domain,
+        Err(errno) => {
+            let is_absent = errno == Errno::ENOENT;
+            let refusal = if is_absent { Refusal::Unknown } else { Refusal::Introduced };
+            return (outcome(domid, numbers, Err(refusal(domid))), None);
+        }
+    };
     match place(mover, arrival) {
-        Ok(arrived) => (outcome(domid, numbers, Ok(())), Some((domain, arrived))),
+        Ok(arrived) => (outcome(domid, numbers, Ok(())), Some((domain, Some(arrived)))),
         Err(refusal) => (outcome(domid, numbers, Err(refusal)), Some((domain, None))),
     }
 }
@@ -147,8 +140,8 @@ fn hand_over(mover: &Mover, over: Vec<Arrived>, outcomes: &mut [Outcome]) {
     }
 }
 
-/// Puts a domain's nodes in place; answers its connection, if it has one, and its homes.
-fn place(mover: &Mover, arrival: Arrival) -> Result<Option<(Client, Seen)>, Refusal> {
+/// Puts a domain's nodes in place; answers its connection and its homes.
+fn place(mover: &Mover, arrival: Arrival) -> Result<(Client, Seen), Refusal> {
     let (store, mut generations) = (mover.store(), Generations::default());
     let mut tries = 0;
     let (executed, seen) = loop {
@@ -159,5 +152,7 @@ fn place(mover: &Mover, arrival: Arrival) -> Result<Option<(Client, Seen)>, Refu
         }
     };
     mover.settle(executed);
-    Ok(arrival.client.map(|client| (client, seen)))
+    // Who was not introduced where it came from is quiesced here, and taken back, as others are.
+    let domid = arrival.domid;
+    Ok((arrival.client.unwrap_or_else(|| Client::new(domid)), seen))
 }

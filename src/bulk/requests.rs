@@ -115,7 +115,9 @@ fn perform(mover: &Mover, request: Request, answer: Answer<'_>) -> Result<(), Er
     let number = header.kind.get();
     let operation = Operation::ALL.into_iter().find(|&operation| operation as u32 == number);
     let outcomes = match operation.ok_or(Errno::ENOSYS)? {
-        Operation::ExportDomains => export::export(mover, &domids(mover, &payload)?, descriptors)?,
+        Operation::ExportDomains => {
+            export::export(mover, &domids(mover, &payload, introduced)?, descriptors)?
+        }
         Operation::ImportDomains => {
             let only_check = match &*payload {
                 b"" => false,
@@ -127,7 +129,9 @@ fn perform(mover: &Mover, request: Request, answer: Answer<'_>) -> Result<(), Er
             }
             import::import(mover, descriptors, only_check)
         }
-        Operation::DiscardDomains => discard::discard(mover, &domids(mover, &payload)?),
+        Operation::DiscardDomains => {
+            discard::discard(mover, &domids(mover, &payload, Mover::arrived)?)
+        }
     };
     for outcome in outcomes {
         if answer(outcome).is_err() {
@@ -137,9 +141,21 @@ fn perform(mover: &Mover, request: Request, answer: Answer<'_>) -> Result<(), Er
     Ok(())
 }
 
-/// The domains of `<domid>` and `<first>-<last>`, each once, by number: of a range those that are
-/// introduced.
-fn domids(mover: &Mover, payload: &[u8]) -> Result<Vec<Domid>, Errno> {
+/// Those of some domains that are introduced.
+fn introduced(mover: &Mover, domids: &[Domid]) -> Vec<Domid> {
+    let registry = mover.store().registry();
+    let is_introduced =
+        |domid: &&Domid| registry.get(**domid).is_some_and(|domain| domain.is_introduced());
+    domids.iter().filter(is_introduced).copied().collect()
+}
+
+/// The domains of `<domid>` and `<first>-<last>`, each once, by number. Which ones a range stands
+/// for is `meant`'s to say of those that are known.
+fn domids(
+    mover: &Mover,
+    payload: &[u8],
+    meant: fn(&Mover, &[Domid]) -> Vec<Domid>,
+) -> Result<Vec<Domid>, Errno> {
     if payload.last() != Some(&0) {
         return Err(Errno::EINVAL);
     }
@@ -154,11 +170,11 @@ fn domids(mover: &Mover, payload: &[u8]) -> Result<Vec<Domid>, Errno> {
             None => domids.push(guest(part)?),
             Some(at) => {
                 let (first, last) = (guest(&part[..at])?, decimal::<u16>(&part[at + 1..])?);
-                let introduced = |&domid: &Domid| {
-                    registry.get(domid).is_some_and(|domain| domain.is_introduced())
-                        && !registry.is_privileged(domid)
+                let is_known = |&domid: &Domid| {
+                    registry.get(domid).is_some() && !registry.is_privileged(domid)
                 };
-                domids.extend((first.0..=last).map(Domid).filter(introduced));
+                let known: Vec<_> = (first.0..=last).map(Domid).filter(is_known).collect();
+                domids.extend(meant(mover, &known));
             }
         }
     }

@@ -22,6 +22,7 @@ pub struct Domain {
     /// How often its memory rose over the soft quota.
     pub(super) soft_crossings: AtomicU32,
     features: AtomicU32,
+    settings: AtomicU64,
     /// The incarnation whose rights it has too: birth and domid packed; 0 for none.
     pub(super) target: AtomicU64,
     introduced: AtomicBool,
@@ -40,6 +41,7 @@ impl Domain {
             soft_memory: AtomicU32::new(UNSET),
             soft_crossings: AtomicU32::new(0),
             features: AtomicU32::new(super::SERVER_FEATURES),
+            settings: AtomicU64::new(0),
             target: AtomicU64::new(0),
             introduced: AtomicBool::new(false),
             quiesced: AtomicBool::new(false),
@@ -67,6 +69,18 @@ impl Domain {
     /// Sets the feature bits, before INTRODUCE.
     pub fn set_features(&self, features: u32) {
         self.features.store(features, Ordering::Relaxed);
+        self.setting_changed();
+    }
+
+    /// How often its own quotas, features or target were set: what is taken of them after this was
+    /// asked is what it is as long as this does not change.
+    pub fn settings(&self) -> u64 {
+        self.settings.load(Ordering::Acquire)
+    }
+
+    /// One of them was set.
+    pub(super) fn setting_changed(&self) {
+        self.settings.fetch_add(1, Ordering::Release);
     }
 
     /// Whether INTRODUCE was done, and no RELEASE since.
@@ -105,7 +119,7 @@ mod tests {
         let domain = Domain::new(Domid(5), 2, 1, Arc::default());
         assert_eq!(domain.features(), crate::domain::SERVER_FEATURES);
         domain.set_features(1);
-        assert_eq!(domain.features(), 1);
+        assert_eq!((domain.features(), domain.settings()), (1, 1));
         assert!(!domain.swap_shutdown(true));
         assert!(domain.swap_shutdown(false));
         assert!(!domain.swap_shutdown(false));

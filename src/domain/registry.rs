@@ -186,6 +186,7 @@ impl Registry {
     pub fn set_target(&self, domain: &Domain, target: &Domain) {
         let packed = target.birth << 16 | u64::from(target.domid.0);
         domain.target.store(packed, Ordering::Release);
+        domain.setting_changed();
         self.rights_changed();
     }
 
@@ -210,7 +211,10 @@ impl Registry {
     /// Sets a quota for one domain, or the default for all.
     pub fn set_limit(&self, domain: Option<&Domain>, quota: Quota, value: u32) {
         match domain {
-            Some(domain) => domain.limits[quota as usize].store(value, Ordering::Relaxed),
+            Some(domain) => {
+                domain.limits[quota as usize].store(value, Ordering::Relaxed);
+                domain.setting_changed();
+            }
             None => self.defaults.set(quota, value),
         }
         self.rights_changed();
@@ -219,7 +223,10 @@ impl Registry {
     /// Sets the soft memory quota for one domain, or the default for all.
     pub fn set_soft_memory(&self, domain: Option<&Domain>, value: u32) {
         match domain {
-            Some(domain) => domain.soft_memory.store(value, Ordering::Relaxed),
+            Some(domain) => {
+                domain.soft_memory.store(value, Ordering::Relaxed);
+                domain.setting_changed();
+            }
             None => self.defaults.set_soft_memory(value),
         }
     }

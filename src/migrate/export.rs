@@ -63,12 +63,14 @@ pub fn see(store: &Store, trees: &[Tree], domids: &[Domid]) -> Vec<Seen> {
     let see_one = |&domid: &Domid| (store.see(trees, domid), machine(store, trees, domid));
     let seen: Vec<_> = domids.par_iter().map(see_one).collect();
     let mut machines = BTreeSet::new();
-    let with_machine = |(mut seen, machine): (Seen, Option<(PathBuf, &Arc<Node>)>)| {
-        if let Some((root, node)) = machine
-            && machines.insert(root.clone())
-        {
-            seen.homes.push((root, Arc::clone(node)));
-            seen.homes.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let with_machine = |(mut seen, machine): (Seen, Option<Machine<'_>>)| {
+        match machine {
+            Some((root, Some(node))) if machines.insert(root.clone()) => {
+                seen.homes.push((root, Arc::clone(node)));
+                seen.homes.sort_by(|(a, _), (b, _)| a.cmp(b));
+            }
+            Some((root, None)) => seen.absent = Some(root),
+            _ => {}
         }
         seen
     };
@@ -127,8 +129,11 @@ fn records(store: &Store, leaving: &Leaving, form: Form) -> Result<Records, Faul
     Ok(Records { pieces: [before].into_iter().chain(subtrees).chain([after]).collect(), nodes })
 }
 
+/// A `/vm/<uuid>`, and its node if it is there.
+type Machine<'t> = (PathBuf, Option<&'t Arc<Node>>);
+
 /// The `/vm/<uuid>` that a domain's node `vm` names.
-fn machine<'t>(store: &Store, trees: &'t [Tree], domid: Domid) -> Option<(PathBuf, &'t Arc<Node>)> {
+fn machine<'t>(store: &Store, trees: &'t [Tree], domid: Domid) -> Option<Machine<'t>> {
     let get = |path: Path<'_>| {
         let home = store.layout().home(path);
         trees.get(usize::from(home.shard.0))?.get(&home, path)
@@ -136,7 +141,7 @@ fn machine<'t>(store: &Store, trees: &'t [Tree], domid: Domid) -> Option<(PathBu
     let naming = get(machine_name(domid).as_path())?;
     let perms: Vec<_> = entries(&naming.perms, store.registry().births()).collect();
     let root = machine_named(domid, &perms, naming.value())?;
-    Some((root.to_buf(), get(root)?))
+    Some((root.to_buf(), get(root)))
 }
 
 /// The node that names a domain's `/vm/<uuid>`.

@@ -46,6 +46,19 @@ pub struct Client {
 }
 
 impl Client {
+    /// A domain's ring with nothing on the way, no watch, no transaction.
+    pub fn new(domid: Domid) -> Client {
+        let connection = Connection {
+            id: u32::from(domid.0),
+            transport: Transport::Ring(domid, None, 0),
+            input: Vec::new(),
+            output_begun: 0,
+            output: Vec::new(),
+            unique_id: None,
+        };
+        Client { connection, watches: Vec::new(), transactions: BTreeMap::new() }
+    }
+
     /// Whose paths its relative ones are; of a socket the control domain's.
     pub fn domid(&self) -> Domid {
         match self.connection.transport {

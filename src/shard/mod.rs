@@ -42,7 +42,7 @@ mod watches;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mio::{Poll, Waker};
 
@@ -78,6 +78,9 @@ pub(crate) struct Shared {
     watch_event_timeout: Duration,
     /// What CONTROL's commands keep.
     control: control::State,
+    /// What the numbers of marks begin with: when it was started, in nanoseconds. No daemon gives out
+    /// one in each of these, so a mark that was kept in a file means nothing to the next.
+    marks_from: u64,
     /// Domains that died.
     deaths: AtomicU64,
     /// Threads that take no more requests.
@@ -141,6 +144,7 @@ impl Server {
             control_domain,
             watch_event_timeout,
             control: control::State::default(),
+            marks_from: nanoseconds_now(),
             deaths: AtomicU64::new(0),
             stopping: AtomicU64::new(0),
             parked: AtomicU64::new(0),
@@ -196,6 +200,12 @@ impl Server {
         let deaths = self.shared.deaths.load(Ordering::Relaxed);
         tracing::info!(conflicts, deaths, "transactions that conflicted, domains that died");
     }
+}
+
+/// Since 1970, which a u64 has room for until 2554.
+fn nanoseconds_now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(0)
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {

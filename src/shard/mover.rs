@@ -4,7 +4,7 @@
 use crossbeam::channel::bounded;
 
 use super::Shared;
-use super::gathering::{Gathered, Share, shares};
+use super::gathering::{Gathered, shares};
 use super::mailbox::Message;
 use super::thread::Thread;
 use crate::domain::Domain;
@@ -44,15 +44,6 @@ impl Mover {
     /// Quiesces domains, and waits until the last of them is still. Answers those for which it could
     /// not be done.
     pub fn quiesce(&self, domids: &[Domid]) -> Vec<(Domid, Errno)> {
-        self.gather(domids, Message::Quiesce)
-    }
-
-    /// Lets domains be served again.
-    pub fn unquiesce(&self, domids: &[Domid]) -> Vec<(Domid, Errno)> {
-        self.gather(domids, Message::Unquiesce)
-    }
-
-    fn gather(&self, domids: &[Domid], message: fn(Share) -> Message) -> Vec<(Domid, Errno)> {
         if domids.is_empty() {
             return Vec::new();
         }
@@ -62,11 +53,20 @@ impl Mover {
             let _ = sender.send(gathered);
         };
         for share in shares(domids, answer) {
-            self.shared.mailboxes.post(self.home_thread(share.domid()), message(share));
+            self.shared.mailboxes.post(self.home_thread(share.domid()), Message::Quiesce(share));
         }
         self.wake();
         let all = |errno| domids.iter().map(|&domid| (domid, errno)).collect();
         receiver.recv().unwrap_or(Err(Errno::EIO)).unwrap_or_else(all)
+    }
+
+    /// Lets domains be served again that an export has quiesced which failed. Who has a mark stays
+    /// quiesced: another export was answered meanwhile.
+    pub fn undo_quiesce(&self, domids: &[Domid]) {
+        let works = domids
+            .iter()
+            .map(|&domid| (domid, move |thread: &mut Thread| thread.undo_quiesce(domid)));
+        self.on_home_threads(works);
     }
 
     /// What the connections of quiesced domains are.
@@ -85,8 +85,9 @@ impl Mover {
         self.on_home_threads(works)
     }
 
-    /// Keeps the numbers of domains free that are being imported, until [`Mover::arrive`].
-    pub fn expect(&self, domids: &[Domid]) -> Vec<Result<(), Errno>> {
+    /// Keeps the numbers of domains free that are being imported, until [`Mover::arrive`]; answers
+    /// who they are.
+    pub fn expect(&self, domids: &[Domid]) -> Vec<Result<Arc<Domain>, Errno>> {
         let works =
             domids.iter().map(|&domid| (domid, move |thread: &mut Thread| thread.expect(domid)));
         self.on_home_threads(works)
@@ -99,6 +100,15 @@ impl Mover {
             (domain.domid, move |thread: &mut Thread| thread.arrive(&domain, arrived))
         });
         self.on_home_threads(works)
+    }
+
+    /// Those of some domains that arrived and were not served since.
+    pub fn arrived(&self, domids: &[Domid]) -> Vec<Domid> {
+        let works = domids
+            .iter()
+            .map(|&domid| (domid, move |thread: &mut Thread| Ok(thread.has_arrived(domid))));
+        let arrived = domids.iter().zip(self.on_home_threads(works));
+        arrived.filter(|(_, arrived)| *arrived == Ok(true)).map(|(domid, _)| *domid).collect()
     }
 
     /// Gives domains up that arrived and were not served since; answers the homes that they brought.

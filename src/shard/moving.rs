@@ -18,6 +18,7 @@ use crate::domain::{Domain, Quota};
 use crate::migrate::state::Client;
 use crate::migrate::stream::{Connection as Sent, Transport as SentBy, Watch as SentWatch};
 use crate::store::{Seen, Transaction};
+use crate::sync::Arc;
 use crate::words::{ABS_PATH_MAX, Domid, Errno, Path, PathSpace, domain_of_home, has_homes_below};
 
 /// What is kept of a connection that is quiesced.
@@ -36,9 +37,9 @@ pub struct Quiesced {
 
 /// An export that was answered: what it saw.
 pub struct Mark {
-    /// Its name; not used twice for a domid.
+    /// Its name; not used twice for a domid, not by the next daemon either.
     pub number: u64,
-    /// See [`Quiesced::version`].
+    /// See [`Connection::version`].
     version: u64,
     /// The domain's homes.
     seen: Seen,
@@ -74,7 +75,7 @@ impl Thread {
     /// `ENOENT` if it is not introduced, `EAGAIN` if it is not still (any more).
     pub(super) fn carry(&mut self, domid: Domid) -> Result<(Client, u64), Errno> {
         let connection = self.quiesced(domid)?;
-        let version = connection.quiesce.as_ref().map_or(0, |quiesced| quiesced.version);
+        let version = connection.version();
         let evtchn = connection.ring().map_or(0, |ring| ring.remote);
         let (output_begun, output) = connection.output.unsent_with_begun();
         let sent = Sent {
@@ -102,9 +103,10 @@ impl Thread {
     /// # Errors
     /// As [`Thread::carry`]; `EAGAIN` also if the connection has another version.
     pub(super) fn mark(&mut self, domid: Domid, version: u64, seen: Seen) -> Result<u64, Errno> {
-        let number = self.next_number();
-        let quiesced = self.quiesced(domid)?.quiesce.as_mut();
-        let quiesced = quiesced.filter(|quiesced| quiesced.version == version);
+        let number = self.shared.marks_from.wrapping_add(self.next_number());
+        let connection = self.quiesced(domid)?;
+        let is_same = connection.version() == version;
+        let quiesced = connection.quiesce.as_mut().filter(|_| is_same);
         quiesced.ok_or(Errno::EAGAIN)?.mark = Some(Mark { number, version, seen });
         Ok(number)
     }
@@ -126,16 +128,20 @@ impl Thread {
         Ok(Moved { birth, client, seen: mark.seen, arrived: false })
     }
 
-    /// Keeps a domain's number free for an import that is under way.
+    /// Keeps a domain's number free for an import that is under way; answers who it is.
     ///
     /// # Errors
-    /// `EEXIST` if it is introduced, or another import of it came or is under way.
-    pub(super) fn expect(&mut self, domid: Domid) -> Result<(), Errno> {
+    /// `ENOENT` if it is not there, `EEXIST` if it is introduced, or another import of it came or is
+    /// under way.
+    pub(super) fn expect(&mut self, domid: Domid) -> Result<Arc<Domain>, Errno> {
+        // A former life may have ended without our having heard of it yet.
+        self.domain_changed(domid);
+        let domain = self.shared.known_domain(domid).ok_or(Errno::ENOENT)?;
         let taken = self.rings.contains_key(&domid) || self.moved.contains_key(&domid);
         if taken || !self.arriving.insert(domid) {
             return Err(Errno::EEXIST);
         }
-        Ok(())
+        Ok(domain)
     }
 
     /// Ends [`Thread::expect`]: with the connection and the homes that arrived, or with nothing.
@@ -154,6 +160,15 @@ impl Thread {
         let moved = Moved { birth: domain.birth, client, seen, arrived: true };
         self.moved.insert(domain.domid, moved);
         Ok(())
+    }
+
+    /// Whether a domain came by an import and was not served since.
+    pub(super) fn has_arrived(&self, domid: Domid) -> bool {
+        let waits = self.moved.get(&domid).is_some_and(|moved| moved.arrived);
+        let slot = self.rings.get(&domid).and_then(|&place| self.connections.get(place));
+        let connection = slot.and_then(Option::as_ref);
+        let quiesced = connection.and_then(|connection| connection.quiesce.as_ref());
+        waits || quiesced.is_some_and(|quiesced| quiesced.arrived.is_some())
     }
 
     /// Gives a domain up that arrived and was not served since; answers the homes that it brought, and
@@ -217,6 +232,12 @@ impl Thread {
 }
 
 impl Connection {
+    /// Another number whenever something changed that is carried and no node: what is on the way,
+    /// watches, transactions, settings. Both parts only grow.
+    fn version(&self) -> u64 {
+        self.quiesce.as_ref().map_or(0, |quiesced| quiesced.version) + self.domain.settings()
+    }
+
     /// Something was added to it, which is of this version now: if it is exported, that was not all.
     pub(super) fn outdate(&mut self, version: u64) {
         if let Some(quiesced) = &mut self.quiesce {

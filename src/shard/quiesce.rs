@@ -15,7 +15,7 @@ use super::connection::Parked;
 use super::gathering::Share;
 use super::thread::{Place, Thread};
 use super::trace;
-use crate::words::Errno;
+use crate::words::{Domid, Errno};
 
 impl Thread {
     /// QUIESCE of a domain whose home thread this is.
@@ -73,6 +73,25 @@ impl Thread {
     /// UNQUIESCE of a domain whose home thread this is.
     pub(super) fn unquiesce(&mut self, share: Share) {
         let Some(&place) = self.rings.get(&share.domid()) else { return };
+        self.end_quiesce(place);
+        share.done();
+    }
+
+    /// The same, unless an export of it was answered.
+    ///
+    /// # Errors
+    /// `ENOENT` if it is not introduced.
+    pub(super) fn undo_quiesce(&mut self, domid: Domid) -> Result<(), Errno> {
+        let &place = self.rings.get(&domid).ok_or(Errno::ENOENT)?;
+        let connection = self.connections.get(place).and_then(Option::as_ref);
+        let quiesced = connection.and_then(|connection| connection.quiesce.as_ref());
+        if quiesced.is_some_and(|quiesced| quiesced.mark.is_none()) {
+            self.end_quiesce(place);
+        }
+        Ok(())
+    }
+
+    fn end_quiesce(&mut self, place: Place) {
         let Some(Some(connection)) = self.connections.get_mut(place) else { return };
         if let Some(quiesced) = connection.quiesce.take() {
             quiesced.waiting.into_iter().for_each(|share| share.failed(Errno::EAGAIN));
@@ -82,6 +101,5 @@ impl Thread {
             trace::object(self.number, connection, format_args!("unquiesce"));
             self.make_ready(place);
         }
-        share.done();
     }
 }

@@ -49,7 +49,10 @@ impl Thread {
         let port = self.channels.bind_interdomain(domid, remote)?;
         let mut ring = Ring::new(page, port, remote);
         ring.offer(domain.features());
-        ring.connected();
+        // Who moved and asked for a new beginning gets it with UNQUIESCE, as if it had stayed.
+        if self.moved.get(&domid).is_none_or(|moved| moved.birth != domain.birth) {
+            ring.connected();
+        }
         let position = ring.position();
         self.sequence += 1;
         let transport = Transport::Ring(ring);

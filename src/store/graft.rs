@@ -100,7 +100,8 @@ impl Store {
             let node = Arc::clone(locked.root_of(&home)?);
             Some((root, node))
         };
-        let seen = Seen { domid, homes: roots.into_iter().filter_map(seen).collect() };
+        let homes = roots.into_iter().filter_map(seen).collect();
+        let seen = Seen { domid, homes, absent: None };
         Ok((self.conclude(&mut locked, None, &mut effects.changes, by), seen))
     }
 

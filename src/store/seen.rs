@@ -15,6 +15,8 @@ pub struct Seen {
     /// The homes with its key, in the order of their roots, and then what else belongs to it: each
     /// with its root.
     pub homes: Vec<(PathBuf, Arc<Node>)>,
+    /// The root of a home that would belong to it too, if it were there.
+    pub absent: Option<PathBuf>,
 }
 
 impl Store {
@@ -23,7 +25,8 @@ impl Store {
     pub fn see(&self, trees: &[Tree], domid: Domid) -> Seen {
         let tree = trees.get(usize::from(self.layout.of_domain(domid).0));
         let homes = tree.into_iter().flat_map(|tree| tree.homes_of(domid));
-        Seen { domid, homes: homes.map(|(root, node)| (root.clone(), Arc::clone(node))).collect() }
+        let homes = homes.map(|(root, node)| (root.clone(), Arc::clone(node))).collect();
+        Seen { domid, homes, absent: None }
     }
 
     /// The roots of the homes that are not now what was seen, that are gone, or that were not seen.
@@ -31,7 +34,7 @@ impl Store {
     pub fn changed_since(&self, seen: &Seen) -> Vec<PathBuf> {
         let of_domain = self.layout.of_domain(seen.domid);
         let mut set = LockSet::one(of_domain, false);
-        for (root, _) in &seen.homes {
+        for root in seen.homes.iter().map(|(root, _)| root).chain(&seen.absent) {
             set.add(self.layout.home(root.as_path()).shard, false);
         }
         let locked = Locked::take(self, &set);
@@ -46,7 +49,8 @@ impl Store {
         let tree = locked.shard(of_domain).map(|shard| &shard.tree);
         let homes = tree.into_iter().flat_map(|tree| tree.homes_of(seen.domid));
         let new = homes.map(|(root, _)| root).filter(|root| !was_seen(root));
-        let changed = seen.homes.iter().filter(is_other).map(|(root, _)| root).chain(new);
-        changed.cloned().collect()
+        let came = seen.absent.iter().filter(|root| now(root).is_some());
+        let changed = seen.homes.iter().filter(is_other).map(|(root, _)| root);
+        changed.chain(new).chain(came).cloned().collect()
     }
 }

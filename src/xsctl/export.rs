@@ -117,16 +117,24 @@ impl Exporting<'_> {
     /// Exports some domains, those again that were changed while they were written.
     fn batch(&mut self, domids: &[Domid]) -> Result<(), Failure> {
         let mut todo = domids.to_vec();
+        let mut result = Ok(());
         for tries in 1..=TRIES_MAX {
             if todo.is_empty() {
                 break;
             }
-            todo = self.once(&todo, tries == TRIES_MAX)?;
+            match self.once(&todo, tries == TRIES_MAX) {
+                Ok(again) => todo = again,
+                // Whom the tries before it exported is to be given up nevertheless.
+                Err(failure) => {
+                    result = Err(failure);
+                    break;
+                }
+            }
         }
         let directory = &self.manner.directory;
         let safe = File::open(directory).and_then(|directory| directory.sync_all());
-        safe.map_err(Failure::file(directory))?;
-        self.marks.write()
+        let written = self.marks.write();
+        result.and(safe.map_err(Failure::file(directory))).and(written)
     }
 
     /// Exports them once; answers who is to be exported again.

@@ -2,6 +2,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod edges;
 mod failures;
 mod lists;
 mod moves;
