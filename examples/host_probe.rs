@@ -2,8 +2,9 @@
 //! does not start can be looked at, and the interface be tried on a new release of Xen.
 //!
 //! `host_probe` alone looks at domain 0 and needs that no xenstored runs for some of its steps.
-//! `host_probe DOMID [PORT]` maps the ring of a domain and binds to its unbound port, then follows
-//! the domain's state until it is gone; the page is given back when the domain is dying.
+//! `host_probe DOMID [PORT [GFN]]` maps the ring of a domain, by its page's number too, and binds to its
+//! unbound port (0: none), then follows the domain's state until it is gone; the page is given back
+//! when the domain is dying.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -21,27 +22,34 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// eight bits and refuses the 256th.
 const MAPPINGS: u32 = 1_000;
 
-fn main() -> io::Result<()> {
-    let mut arguments = std::env::args().skip(1).map(|a| a.parse::<u16>().expect("a number"));
-    let (domid, port) = (arguments.next(), arguments.next());
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut arguments = std::env::args().skip(1).map(|a| a.parse::<u64>().expect("a number"));
+    let domid = arguments.next().map(|domid| Domid(domid.try_into().expect("a domid")));
+    let port: Option<Port> = arguments.next().map(|port| port.try_into().expect("a port"));
+    let gfn = arguments.next();
 
     let host = XenHost::open()?;
     println!("host: {}", host.describe()?);
     println!("domain 0: {:?}", host.domain(Domid::CONTROL)?);
     let nobody = Domid(Domid::FIRST_RESERVED - 1);
     println!("domain {nobody}: {:?}", host.domain(nobody)?);
-    println!("ring of domain {nobody}: {:?}", host.map_ring(nobody).map(drop));
+    println!("ring of domain {nobody}: {:?}", host.map_ring(nobody, None).map(drop));
     let mut events = Events::new(host.open_channels()?)?;
     println!("port 1 of domain {nobody}: {:?}", events.channels.bind_interdomain(nobody, 1));
     let virq = report("VIRQ_DOM_EXC", events.channels.bind_changes());
     println!("a second time: {:?}", host.open_channels()?.bind_changes().map_err(|e| e.kind()));
     let control = host.control_port()?;
     println!("xsd_port: {control:?}");
-    let domid = Domid(domid.unwrap_or(0));
-    let remote = port.map(Port::from).or(control.filter(|_| domid == Domid::CONTROL));
+    let domid = domid.unwrap_or(Domid::CONTROL);
+    let remote = port.filter(|&port| port != 0).or(control.filter(|_| domid == Domid::CONTROL));
 
-    let page = host.map_ring(domid)?;
+    let page = host.map_ring(domid, None)?;
     print_indices(domid, &page);
+    if let Some(gfn) = gfn {
+        print!("by its number {gfn:#x}, ");
+        print_indices(domid, &host.map_by_number(domid, gfn)?);
+        println!("by number 0: {:?}", host.map_by_number(domid, 0).map(drop));
+    }
     remap(&host, domid)?;
     if let Some(remote) = remote {
         let name = format!("port {remote} of domain {domid}");
@@ -73,7 +81,7 @@ fn print_indices(domid: Domid, page: &RingPage) {
 fn remap(host: &XenHost, domid: Domid) -> io::Result<()> {
     let start = Instant::now();
     for _ in 0..MAPPINGS {
-        drop(host.map_ring(domid)?);
+        drop(host.map_ring(domid, None)?);
     }
     let each = start.elapsed() / MAPPINGS;
     println!("mapped and unmapped {MAPPINGS} times, {} us each", each.as_micros());
@@ -109,10 +117,16 @@ fn follow(
     let deadline = Instant::now() + PATIENCE;
     // Without the VIRQ, which a running daemon has, nothing tells when to look.
     let pause = if virq.is_some() { PATIENCE } else { Duration::from_millis(100) };
+    let mut last = None;
     while Instant::now() < deadline {
-        let changed = host.changed(&mut [Domid::CONTROL, domid].into_iter())?;
-        if changed.contains(&domid) {
-            let state = host.domain(domid)?;
+        // Asked beside a daemon, what changed would be kept from it.
+        let changed = match virq {
+            Some(_) => host.changed(&mut [Domid::CONTROL, domid].into_iter())?,
+            None => vec![domid],
+        };
+        let state = host.domain(domid)?;
+        if changed.contains(&domid) && last != Some(state) {
+            last = Some(state);
             println!("changed: {changed:?}, domain {domid}: {state:?}");
             match state {
                 None => return Ok(()),

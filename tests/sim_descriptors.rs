@@ -30,7 +30,7 @@ fn a_domain_costs_one_descriptor() {
     for number in 1..=DOMAINS {
         let guest = client.create(None).unwrap();
         assert_eq!(guest.domid, Domid(number));
-        pages.push(host.map_ring(guest.domid).unwrap());
+        pages.push(host.map_ring(guest.domid, None).unwrap());
         channels.bind_interdomain(guest.domid, guest.port).unwrap();
         // The guest's own descriptors go here; the domain stays.
     }

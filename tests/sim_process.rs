@@ -65,7 +65,7 @@ fn a_killed_guest_ends_its_domain() {
         assert!(child.0.try_wait().unwrap().is_none(), "the guest failed");
         std::thread::yield_now();
     }
-    let page = host.map_ring(Domid(7)).unwrap();
+    let page = host.map_ring(Domid(7), None).unwrap();
     let port = channels.bind_interdomain(Domid(7), 1).unwrap();
     wait_for(&*channels);
     let mut ports = [0; 4];

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::host::xen::StartError;
+
 /// The longest path of a Unix socket in bytes (unix(7): `sun_path` without its NUL).
 pub const SOCKET_PATH_MAX: usize = 107;
 
@@ -54,6 +56,9 @@ pub enum Failure {
     /// The hypervisor's interface cannot be used.
     #[error("{0}")]
     Host(String),
+    /// This machine is no host that can be served.
+    #[error(transparent)]
+    Xen(#[from] StartError),
     /// Anything else.
     #[error("{what}: {error}")]
     Other {
@@ -75,7 +80,9 @@ impl Failure {
             Failure::NoDirectory { .. } => 5,
             Failure::PathTooLong { .. } => 6,
             Failure::AddressInUse { .. } => 7,
-            Failure::Host(_) => 8,
+            Failure::Xen(StartError::Taken) => 3,
+            Failure::Xen(StartError::Permission { .. }) => 4,
+            Failure::Host(_) | Failure::Xen(_) => 8,
         }
     }
 

@@ -16,7 +16,7 @@ use crate::bulk;
 use crate::domain::{Limits, Registry};
 use crate::host::Host;
 use crate::host::sim::SimHost;
-use crate::host::xen::XenHost;
+use crate::host::xen::{StartError, XenHost};
 use crate::listener::Listener;
 use crate::shard::{Mover, Server};
 
@@ -41,7 +41,7 @@ pub(super) fn serve(
     let registry = Registry::new(limits, settings.priv_domid);
     let timeout = settings.watch_event_timeout.unwrap_or(Duration::ZERO);
     let mut server = Server::start(settings.shards, registry, host, timeout)
-        .map_err(|error| Failure::Host(format!("the host cannot be served: {error}")))?;
+        .map_err(|error| unserved(settings.host, error))?;
     match migration_path(&settings.socket) {
         Some(path) => {
             let served = serve_migration(&path, listen(&path)?, server.mover());
@@ -92,9 +92,30 @@ fn host(settings: &Settings) -> Result<Arc<dyn Host>, Failure> {
             Ok(host) => Ok(Arc::new(host)),
             Err(error) => Err(Failure::of_path(&settings.sim_socket, error)),
         },
-        HostKind::Xen => match XenHost::open() {
-            Ok(host) => Ok(Arc::new(host)),
-            Err(error) => Err(Failure::Host(error.to_string())),
-        },
+        HostKind::Xen => Ok(Arc::new(XenHost::open()?)),
+    }
+}
+
+/// What it means that the threads could not begin to serve a host.
+fn unserved(host: HostKind, error: io::Error) -> Failure {
+    match (host, error.kind()) {
+        (HostKind::Xen, io::ErrorKind::AlreadyExists) => Failure::Xen(StartError::Taken),
+        _ => Failure::Host(format!("the host cannot be served: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_daemon_of_the_same_xen_host() {
+        let exists = || io::ErrorKind::AlreadyExists.into();
+        let failure = unserved(HostKind::Xen, exists());
+        assert_eq!(failure.code(), 3);
+        let text = failure.to_string();
+        assert!(text.contains("VIRQ_DOM_EXC. Stop it first"), "{text}");
+        assert_eq!(unserved(HostKind::Xen, io::ErrorKind::NotFound.into()).code(), 8);
+        assert_eq!(unserved(HostKind::Sim, exists()).code(), 8);
     }
 }

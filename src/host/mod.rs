@@ -22,6 +22,9 @@ use crate::words::Domid;
 /// An event channel of ours, as the thread that bound it knows it (`evtchn_port_t`).
 pub type Port = u32;
 
+/// A guest's own number of one of its pages, as INTRODUCE has it (`xen_pfn_t`).
+pub type Gfn = u64;
+
 /// What the hypervisor says of a domain that exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DomainState {
@@ -39,15 +42,17 @@ pub trait Host: Send + Sync {
     /// Opens a handle for event channels, one for each thread, like opening `/dev/xen/evtchn`.
     fn open_channels(&self) -> io::Result<Box<dyn Channels>>;
 
-    /// Maps the page of the domain's ring: grant reference 1, or the control domain's own page.
-    fn map_ring(&self, domid: Domid) -> io::Result<RingPage>;
+    /// Maps the page of the domain's ring: grant reference 1, or, if that cannot be had, the page with
+    /// the number that INTRODUCE gave; or the control domain's own page.
+    fn map_ring(&self, domid: Domid, gfn: Option<Gfn>) -> io::Result<RingPage>;
 
     /// The state of a domain, `None` if it does not exist (or no longer).
     fn domain(&self, domid: Domid) -> io::Result<Option<DomainState>>;
 
     /// The domains of `known` whose state may have changed since the last call, after the port of
     /// [`Channels::bind_changes`] fired. A domain named without need costs a query; one left out
-    /// is never noticed. A host that cannot tell names all of `known`.
+    /// is never noticed. A host that cannot tell names all of `known`. Only who bound that port may ask:
+    /// what is told to one asker may not be told to another.
     fn changed(&self, known: &mut dyn Iterator<Item = Domid>) -> io::Result<Vec<Domid>>;
 
     /// The event channel of the control domain's kernel, if it has one (`/proc/xen/xsd_port`).

@@ -68,6 +68,11 @@ impl RingPage {
         Ok(RingPage { mapping: Arc::new(Mapping { base }) })
     }
 
+    /// Where the page is mapped.
+    pub(super) fn address(&self) -> u64 {
+        self.base().expose_provenance() as u64
+    }
+
     fn base(&self) -> *mut u8 {
         self.mapping.base.as_ptr()
     }

@@ -7,15 +7,15 @@ use super::requests::ACK;
 use super::rings::Carried;
 use super::thread::Thread;
 use crate::domain::Domain;
-use crate::host::Port;
+use crate::host::{Gfn, Port};
 use crate::store::Caller;
 use crate::sync::{Arc, Ordering};
-use crate::words::{Domid, Errno, INTRODUCE_DOMAIN, RELEASE_DOMAIN, Subject};
+use crate::words::{Domid, Errno, INTRODUCE_DOMAIN, RELEASE_DOMAIN, ShardId, Subject};
 
 /// A request about a domain, for its home thread.
 pub enum DomainRequest {
-    /// Talk to the domain; its unbound port.
-    Introduce(Port),
+    /// Talk to the domain; the number of its ring's page, if it is one, and its unbound port.
+    Introduce(Option<Gfn>, Port),
     /// Talk to it no more; if it is what an export of this mark saw.
     Release(Option<u64>),
     /// Report its shutdown again.
@@ -37,7 +37,7 @@ impl Thread {
         let reported = |special| (ACK.to_vec(), special);
         let silent = |()| (ACK.to_vec(), None);
         let result = match request {
-            DomainRequest::Introduce(port) => self.introduce(domid, port).map(reported),
+            DomainRequest::Introduce(gfn, port) => self.introduce(domid, gfn, port).map(reported),
             DomainRequest::Release(mark) => self.release(domid, mark).map(reported),
             DomainRequest::Resume => self.resume(domid).map(silent),
             DomainRequest::SetTarget(target) => self.set_target(domid, target).map(silent),
@@ -55,7 +55,12 @@ impl Thread {
         }
     }
 
-    fn introduce(&mut self, domid: Domid, port: Port) -> Result<Option<&'static [u8]>, Errno> {
+    fn introduce(
+        &mut self,
+        domid: Domid,
+        gfn: Option<Gfn>,
+        port: Port,
+    ) -> Result<Option<&'static [u8]>, Errno> {
         // A former life may have ended without our having heard of it yet.
         self.domain_changed(domid);
         let domain = self.shared.known_domain(domid).ok_or(Errno::EINVAL)?;
@@ -65,7 +70,7 @@ impl Thread {
         if self.arriving.contains(&domid) {
             return Err(Errno::EBUSY);
         }
-        match self.connect_ring(&domain, Some(port)) {
+        match self.connect_ring(&domain, gfn, port) {
             Ok(()) => Ok((domid != Domid::CONTROL).then_some(INTRODUCE_DOMAIN)),
             Err(error) => {
                 tracing::warn!(%error, domid = domid.0, port, "cannot introduce a domain");
@@ -184,8 +189,15 @@ impl super::Shared {
         if let Some(domain) = registry.get(domid) {
             return Some(domain);
         }
-        let state = self.host.domain(domid).ok().flatten().filter(|state| !state.dying)?;
-        registry.admit(domid, state.unique_id)
+        let living = || self.host.domain(domid).ok().flatten().filter(|state| !state.dying);
+        let id = living()?.unique_id;
+        let domain = registry.admit(domid, id)?;
+        // If it died since the host was asked, that was told while nobody knew it.
+        if living().is_none_or(|state| state.unique_id != id) {
+            let ShardId(home) = self.store.layout().of_domain(domid);
+            self.mailboxes.send(home, Message::DomainChanged(domid));
+        }
+        Some(domain)
     }
 
     /// The daemon itself, as the one who asks.

@@ -195,10 +195,11 @@ fn parse_domid(digits: &[u8]) -> Result<Domid, Errno> {
     Domid::parse(digits).ok_or(Errno::EINVAL)
 }
 
-/// INTRODUCE: domain, frame (ignored: the grant is mapped), event channel, and whatever follows.
+/// INTRODUCE: domain, its page's number, event channel, and whatever follows. The number is only
+/// needed where there is no grant of the page, so whatever is no number counts as none.
 fn parse_introduce(payload: &[u8]) -> Result<(Domid, DomainRequest), Errno> {
     let mut arguments = strings(payload);
-    let (Some(domid), Some(_gfn), Some(port)) =
+    let (Some(domid), Some(gfn), Some(port)) =
         (arguments.next(), arguments.next(), arguments.next())
     else {
         return Err(Errno::EINVAL);
@@ -208,7 +209,7 @@ fn parse_introduce(payload: &[u8]) -> Result<(Domid, DomainRequest), Errno> {
     if port == 0 || !domid.is_real() || domid == Domid::CONTROL {
         return Err(Errno::EINVAL);
     }
-    Ok((domid, DomainRequest::Introduce(port)))
+    Ok((domid, DomainRequest::Introduce(decimal(gfn).ok(), port)))
 }
 
 fn parse_set_target(payload: &[u8]) -> Result<(Domid, DomainRequest), Errno> {

@@ -6,7 +6,7 @@ use super::output::Output;
 use super::thread::{Place, Thread};
 use super::trace;
 use crate::domain::{Domain, Quota};
-use crate::host::Port;
+use crate::host::{Gfn, Port};
 use crate::protocol::{Header, ReplySlot};
 use crate::store::Unblocked;
 use crate::sync::{Arc, Ordering};
@@ -41,11 +41,12 @@ impl Thread {
     pub(super) fn connect_ring(
         &mut self,
         domain: &Arc<Domain>,
-        port: Option<Port>,
+        gfn: Option<Gfn>,
+        port: Port,
     ) -> std::io::Result<()> {
         let domid = domain.domid;
-        let page = self.shared.host.map_ring(domid)?;
-        let remote = Ring::named_port(&page).or(port).ok_or(std::io::ErrorKind::NotConnected)?;
+        let page = self.shared.host.map_ring(domid, gfn)?;
+        let remote = Ring::named_port(&page).unwrap_or(port);
         let port = self.channels.bind_interdomain(domid, remote)?;
         let mut ring = Ring::new(page, port, remote);
         ring.offer(domain.features());

@@ -146,7 +146,7 @@ impl Thread {
         self.changes = Some(self.channels.bind_changes()?);
         if let Some(port) = self.shared.host.control_port()? {
             let domain = Arc::clone(&self.shared.control_domain);
-            self.connect_ring(&domain, Some(port))?;
+            self.connect_ring(&domain, None, port)?;
         }
         Ok(())
     }

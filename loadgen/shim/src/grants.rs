@@ -17,7 +17,7 @@ const XENSTORE: u32 = 1;
 /// A mapping of a domain's ring page of the caller's own, to be undone with munmap(2).
 fn map(domid: u32) -> io::Result<*mut c_void> {
     let domid = Domid(u16::try_from(domid).map_err(io::Error::other)?);
-    let page = host()?.map_ring(domid)?;
+    let page = host()?.map_ring(domid, None)?;
     let base = page.word(0).as_ptr().cast();
     // SAFETY: `base` is the start of a shared mapping of this size, which `page` keeps. With an
     // old size of 0 that mapping stays as it is, and a second one of the same page is made

@@ -40,7 +40,7 @@ pub use guest::SimGuest;
 pub use lines::{Listed, Reason};
 use server::{Server, Stop};
 
-use crate::host::{Channels, DomainState, Host, Port, RingPage};
+use crate::host::{Channels, DomainState, Gfn, Host, Port, RingPage};
 use crate::sync::Arc;
 use crate::words::Domid;
 
@@ -76,7 +76,8 @@ impl Host for SimHost {
         Ok(Box::new(SimChannels::new(self.domains.clone())?))
     }
 
-    fn map_ring(&self, domid: Domid) -> io::Result<RingPage> {
+    /// Every domain has its page, so the number is not looked at.
+    fn map_ring(&self, domid: Domid, _gfn: Option<Gfn>) -> io::Result<RingPage> {
         self.domains.page(domid).ok_or(io::ErrorKind::NotFound.into())
     }
 

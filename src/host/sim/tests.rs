@@ -87,7 +87,7 @@ fn is_closed(stream: &mut UnixStream) -> bool {
 fn a_domain_is_a_page_and_a_channel() {
     let mut world = World::new();
     let (guest, mut channels, port) = world.bound();
-    let page = world.host.map_ring(guest.domid).unwrap();
+    let page = world.host.map_ring(guest.domid, None).unwrap();
     assert!((0..1024).all(|word| page.load(word * 4) == 0));
     assert_eq!(guest.try_send(b"hello").unwrap(), 5);
     let mut bytes = [0; 5];
@@ -106,17 +106,17 @@ fn a_domain_is_a_page_and_a_channel() {
     assert!(!guest.wait(Some(Duration::ZERO)).unwrap(), "two notifications are as good as one");
 
     drop(page);
-    let page = world.host.map_ring(guest.domid).unwrap();
+    let page = world.host.map_ring(guest.domid, None).unwrap();
     assert_eq!(page.load(REQ_PROD), 5, "a page mapped again is the same page");
-    assert_eq!(world.host.map_ring(Domid(99)).err().unwrap().kind(), ErrorKind::NotFound);
-    assert_eq!(world.host.map_ring(Domid::SELF).err().unwrap().kind(), ErrorKind::NotFound);
+    assert_eq!(world.host.map_ring(Domid(99), None).err().unwrap().kind(), ErrorKind::NotFound);
+    assert_eq!(world.host.map_ring(Domid::SELF, None).err().unwrap().kind(), ErrorKind::NotFound);
 }
 
 #[test]
 fn both_rings_wrap() {
     let mut world = World::new();
     let guest = world.client.create(None).unwrap();
-    let page = world.host.map_ring(guest.domid).unwrap();
+    let page = world.host.map_ring(guest.domid, None).unwrap();
     for word in [REQ_CONS, REQ_PROD, RSP_CONS, RSP_PROD] {
         page.store(word, u32::MAX - 2); // Stored at byte 1021, and the count itself wraps.
     }
@@ -156,7 +156,7 @@ fn a_reused_domid_inherits_nothing() {
     assert_eq!(old.wait(Some(LOST)).unwrap_err().kind(), ErrorKind::BrokenPipe);
     old.notify().unwrap();
     old.page.store(REQ_PROD, 7);
-    assert_eq!(world.host.map_ring(new.domid).unwrap().load(REQ_PROD), 0);
+    assert_eq!(world.host.map_ring(new.domid, None).unwrap().load(REQ_PROD), 0);
 
     let port = channels.bind_interdomain(new.domid, new.port).unwrap();
     assert_ne!(port, stale);
@@ -197,7 +197,7 @@ fn no_wake_up_is_lost() {
     const ROUNDS: u32 = 20_000;
     let mut world = World::new();
     let (guest, mut channels, port) = world.bound();
-    let page = world.host.map_ring(guest.domid).unwrap();
+    let page = world.host.map_ring(guest.domid, None).unwrap();
     let kernel = thread::spawn(move || {
         let mut dice = Dice(1);
         for round in 1..=ROUNDS {
@@ -464,7 +464,7 @@ fn a_page_cannot_be_truncated() {
     for length in [0, 100, 8192] {
         assert_eq!(rustix::fs::ftruncate(&fds[0], length), Err(Errno::PERM));
     }
-    assert_eq!(world.host.map_ring(Domid(5)).unwrap().load(0), 0);
+    assert_eq!(world.host.map_ring(Domid(5), None).unwrap().load(0), 0);
 }
 
 #[test]

@@ -4,21 +4,13 @@
 //! Sources: Linux, include/uapi/xen/{evtchn,gntdev,privcmd}.h; Xen, xen/include/public/{sysctl,
 //! domctl,version,grant_table}.h.
 
-use std::io;
 use std::mem::size_of;
-use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::ioctl::{Direction, Ioctl, IoctlOutput, Opcode, ioctl, opcode};
-use xen_sys::domid_t;
+use xen_sys::{domid_t, xen_pfn_t};
+use zerocopy::FromZeros;
 
-/// The argument of an ioctl; its type says which. All of the Xen devices' ioctls have numbers
-/// made by `_IOC(_IOC_NONE, group, number, size)`, whatever they read or write.
-pub trait Argument: Copy {
-    /// The device's letter.
-    const GROUP: u8;
-    /// The ioctl's number within the group.
-    const NUMBER: u8;
-}
+use super::ioctl::Argument;
+use crate::host::Gfn;
 
 macro_rules! argument {
     ($type:ty, $group:literal, $number:literal, $bytes:literal) => {
@@ -28,44 +20,6 @@ macro_rules! argument {
         }
         const _: () = assert!(size_of::<$type>() == $bytes);
     };
-}
-
-/// Makes the ioctl that the argument belongs to. Answers its result, which is not negative, and
-/// the argument as the kernel left it.
-///
-/// # Safety
-/// Counts and addresses in the argument must be true, and `fd` must be the device of its group.
-pub unsafe fn call<T: Argument>(fd: BorrowedFd<'_>, argument: T) -> io::Result<(u32, T)> {
-    // SAFETY: `Call` describes the argument to the kernel by its size; the caller vouches for
-    // what it refers to.
-    let (result, argument) = unsafe { ioctl(fd.as_fd(), Call(argument))? };
-    Ok((result.cast_unsigned(), argument))
-}
-
-struct Call<T>(T);
-
-// SAFETY: the opcode carries the argument's size and the kernel reads and writes nothing else,
-// but for what the caller of `call` vouches for. `as_ptr` points to a `T`, which
-// `output_from_ptr` reads back.
-unsafe impl<T: Argument> Ioctl for Call<T> {
-    type Output = (IoctlOutput, T);
-    const IS_MUTATING: bool = true;
-
-    fn opcode(&self) -> Opcode {
-        opcode::from_components(Direction::None, T::GROUP, T::NUMBER, size_of::<T>())
-    }
-
-    fn as_ptr(&mut self) -> *mut std::ffi::c_void {
-        (&raw mut self.0).cast()
-    }
-
-    unsafe fn output_from_ptr(
-        result: IoctlOutput,
-        argument: *mut std::ffi::c_void,
-    ) -> rustix::io::Result<Self::Output> {
-        // SAFETY: it is the pointer that `as_ptr` gave.
-        Ok((result, unsafe { argument.cast::<T>().read() }))
-    }
 }
 
 /// `IOCTL_EVTCHN_BIND_VIRQ`; answers the port.
@@ -127,23 +81,83 @@ pub struct Hypercall {
 }
 argument!(Hypercall, b'P', 0, 48);
 
+/// `IOCTL_PRIVCMD_MMAPBATCH_V2` for one frame, which replaces the page at `addr` of a mapping of
+/// the device.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct MmapBatch {
+    /// How many frames `arr` names and `err` has room for: 1.
+    pub num: u32,
+    pub dom: domid_t,
+    pub addr: u64,
+    /// The address of the frames' numbers.
+    pub arr: u64,
+    /// The address of an error for each frame, as a negative errno or 0.
+    pub err: u64,
+}
+argument!(MmapBatch, b'P', 4, 32);
+const _: () = assert!(size_of::<xen_pfn_t>() == size_of::<Gfn>());
+
 /// Of `__HYPERVISOR_xen_version`: answers the release as major << 16 | minor.
 pub const XENVER_VERSION: u64 = 0;
 
 /// Of `__HYPERVISOR_sysctl`: describes the domains that exist, in the order of their numbers.
 pub const XEN_SYSCTL_GETDOMAININFOLIST: u32 = 6;
 
+/// Of `__HYPERVISOR_domctl`: the state of a domain; from 4.21 on, without a version. Of
+/// `DOMID_INVALID`: that of a domain that changed since it was last described so, `ENOENT` if none
+/// did; only for the domain that has `VIRQ_DOM_EXC`.
+pub const XEN_DOMCTL_GET_DOMAIN_STATE: u32 = 90;
+
+/// "No domain" (xen.h).
+pub const DOMID_INVALID: domid_t = 0x7FF4;
+
+/// `struct xen_domctl` with the member `get_domain_state` of its union.
+#[derive(Clone, Copy, FromZeros)]
+#[repr(C)]
+pub struct Domctl {
+    pub cmd: u32,
+    /// 0: the command is one of the stable ones.
+    pub interface_version: u32,
+    /// Asked for; answered.
+    pub domain: domid_t,
+    pub pad: [u16; 3],
+    pub state: GetDomainState,
+    /// The union has 128 bytes, and the hypervisor copies them all.
+    pub rest: [u64; 14],
+}
+const _: () = assert!(size_of::<Domctl>() == 16 + 128);
+
+/// `struct xen_domctl_get_domain_state`.
+#[derive(Clone, Copy, FromZeros)]
+#[repr(C)]
+pub struct GetDomainState {
+    /// `STATE_*`; 0 for a domain that changed and is no more.
+    pub state: u16,
+    pub caps: u16,
+    /// Must be 0.
+    pub pad: u32,
+    pub unique_id: u64,
+}
+const _: () = assert!(size_of::<GetDomainState>() == 16);
+
+/// Of [`GetDomainState::state`]: it exists.
+pub const STATE_EXIST: u16 = 0x0001;
+/// Of [`GetDomainState::state`]: it shut down, whatever the reason.
+pub const STATE_SHUTDOWN: u16 = 0x0002;
+/// Of [`GetDomainState::state`]: nothing of it runs any more; its resources have been given back but
+/// for what others hold. (`0x0004`, "dying", comes before: the destruction has begun.)
+pub const STATE_DEAD: u16 = 0x0008;
+
 /// The versions of the sysctl interface whose [`GetDomainInfoList`] and [`DomainInfo`] are the
-/// ones below, newest first, with the releases that have them. A release with a later version
-/// needs a look at sysctl.h and domctl.h, and a line here if nothing in them differs.
-pub const SYSCTL_VERSIONS: [u32; 3] = [
-    0x16, // 4.21, 4.22
+/// ones below, newest first. Releases from 4.21 on have [`XEN_DOMCTL_GET_DOMAIN_STATE`] instead.
+pub const SYSCTL_VERSIONS: [u32; 2] = [
     0x15, // 4.17 to 4.20
     0x14, // 4.16
 ];
 
 /// `struct xen_sysctl` with the member `getdomaininfolist` of its union.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, FromZeros)]
 #[repr(C)]
 pub struct Sysctl {
     pub cmd: u32,
@@ -155,7 +169,7 @@ pub struct Sysctl {
 const _: () = assert!(size_of::<Sysctl>() == 8 + 128);
 
 /// `struct xen_sysctl_getdomaininfolist`.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, FromZeros)]
 #[repr(C)]
 pub struct GetDomainInfoList {
     /// Domains with lower numbers are passed over.
@@ -169,7 +183,7 @@ pub struct GetDomainInfoList {
 const _: () = assert!(size_of::<GetDomainInfoList>() == 24);
 
 /// `struct xen_domctl_getdomaininfo`, up to the part that differs between architectures.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, FromZeros)]
 #[repr(C)]
 pub struct DomainInfo {
     pub domain: domid_t,
@@ -192,7 +206,7 @@ const _: () = assert!(size_of::<DomainInfo>() == 104 + 8 * ARCH_CONFIG_WORDS);
 /// Words of `struct xen_arch_domainconfig`.
 #[cfg(target_arch = "x86_64")]
 const ARCH_CONFIG_WORDS: usize = 1;
-/// Words of `struct xen_arch_domainconfig`, the padding after its 12 bytes before 4.21 included.
+/// Words of `struct xen_arch_domainconfig`, the padding after its 12 bytes included.
 #[cfg(target_arch = "aarch64")]
 const ARCH_CONFIG_WORDS: usize = 2;
 
@@ -204,7 +218,10 @@ pub const XEN_DOMINF_SHUTDOWN: u32 = 1 << 2;
 
 #[cfg(test)]
 mod tests {
+    use rustix::ioctl::{Ioctl, Opcode};
+
     use super::*;
+    use crate::host::xen::ioctl::Call;
 
     #[test]
     fn ioctl_numbers_are_those_of_the_headers() {
@@ -218,5 +235,7 @@ mod tests {
         let grant = MapGrantRef { count: 1, pad: 0, index: 0, domid: 1, grant_ref: 1 };
         assert_eq!(number(grant), 0x0018_4700);
         assert_eq!(number(Hypercall { op: 35, args: [0; 5] }), 0x0030_5000);
+        let batch = MmapBatch { num: 1, dom: 1, addr: 0, arr: 0, err: 0 };
+        assert_eq!(number(batch), 0x0020_5004);
     }
 }

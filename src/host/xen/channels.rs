@@ -5,7 +5,8 @@ use foldhash::{HashSet, HashSetExt};
 use rustix::io::Errno;
 use zerocopy::IntoBytes;
 
-use super::abi::{Argument, BindInterdomain, BindVirq, Notify, Unbind, call};
+use super::abi::{BindInterdomain, BindVirq, Notify, Unbind};
+use super::ioctl::{Argument, call};
 use super::open;
 use crate::host::{Channels, Port};
 use crate::words::Domid;

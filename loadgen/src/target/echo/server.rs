@@ -185,7 +185,7 @@ impl Thread {
 
     /// Serves a domain's ring from now on.
     fn introduce(&mut self, domid: Domid, remote: Port) -> io::Result<()> {
-        let page = self.host.map_ring(domid)?;
+        let page = self.host.map_ring(domid, None)?;
         let port = self.channels.bind_interdomain(domid, remote)?;
         let number = RING | u32::from(domid.0);
         let line = Line::new(Transport::Ring(Ring::new(page, port, remote)));

@@ -47,7 +47,7 @@ fn a_domain_takes_its_page_and_its_channel_along() {
     let Move { mut a, mut b, guest } = Move::new();
     assert_eq!(b.client.list().unwrap().last().unwrap().domid, Domid(7));
     guest.page.store(REQ_PROD, 5);
-    assert_eq!(b.host.map_ring(Domid(7)).unwrap().load(REQ_PROD), 5);
+    assert_eq!(b.host.map_ring(Domid(7), None).unwrap().load(REQ_PROD), 5);
 
     let (mut old, mut new) = (a.host.open_channels().unwrap(), b.host.open_channels().unwrap());
     let old_port = old.bind_interdomain(Domid(7), guest.port).unwrap();

@@ -1,0 +1,95 @@
+//! The states of domains, by the one of two interfaces that the hypervisor has.
+
+use std::io;
+
+use super::abi::SYSCTL_VERSIONS;
+use super::hypercall::Privcmd;
+use super::stable::Stable;
+use super::sysctl::Listing;
+use crate::host::DomainState;
+use crate::words::Domid;
+
+/// Asks for the states of domains.
+pub struct States {
+    privcmd: Privcmd,
+    interface: Interface,
+}
+
+enum Interface {
+    Stable(Stable),
+    Sysctl(Listing),
+}
+
+impl States {
+    /// Opens the devices and finds the interface by trying.
+    ///
+    /// # Errors
+    /// Those of open(2), with the device's name; `Unsupported`, with what was tried, for a release that
+    /// has neither.
+    pub fn open() -> io::Result<States> {
+        let privcmd = Privcmd::open()?;
+        let interface = match Stable::open(&privcmd)? {
+            Some(stable) => Some(Interface::Stable(stable)),
+            None => Listing::open(&privcmd)?.map(Interface::Sysctl),
+        };
+        match interface {
+            Some(interface) => Ok(States { privcmd, interface }),
+            None => Err(unknown(privcmd.release()?)),
+        }
+    }
+
+    /// The hypervisor and what is asked of it, for the log.
+    pub fn describe(&self) -> io::Result<String> {
+        let (major, minor) = self.privcmd.release()?;
+        Ok(match &self.interface {
+            Interface::Stable(_) => format!("Xen {major}.{minor}, get_domain_state"),
+            Interface::Sysctl(listing) => {
+                format!("Xen {major}.{minor}, sysctl version {:#x}", listing.version())
+            }
+        })
+    }
+
+    /// The state of a domain, `None` if it does not exist.
+    pub fn domain(&mut self, domid: Domid) -> io::Result<Option<DomainState>> {
+        match &mut self.interface {
+            Interface::Stable(stable) => stable.domain(&self.privcmd, domid),
+            Interface::Sysctl(listing) => listing.domain(&self.privcmd, domid),
+        }
+    }
+
+    /// See [`crate::host::Host::changed`].
+    pub fn changed(&mut self, known: &mut dyn Iterator<Item = Domid>) -> io::Result<Vec<Domid>> {
+        match &mut self.interface {
+            Interface::Stable(stable) => stable.changed(&self.privcmd),
+            Interface::Sysctl(listing) => listing.changed(&self.privcmd, known),
+        }
+    }
+}
+
+fn unknown((major, minor): (u32, u32)) -> io::Error {
+    let [newer, older] = SYSCTL_VERSIONS;
+    io::Error::new(
+        io::ErrorKind::Unsupported,
+        format!(
+            "Xen {major}.{minor} answers neither get_domain_state (Xen 4.21 and later) nor sysctl \
+             version {newer:#x} (Xen 4.17 to 4.20) or {older:#x} (Xen 4.16); use one of these \
+             releases"
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_is_named() {
+        let error = unknown((4, 14));
+        assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+        assert_eq!(
+            error.to_string(),
+            "Xen 4.14 answers neither get_domain_state (Xen 4.21 and later) nor sysctl version 0x15 \
+             (Xen 4.17 to 4.20) or 0x14 (Xen 4.16); use one of these releases"
+        );
+    }
+}

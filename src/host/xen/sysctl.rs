@@ -1,0 +1,177 @@
+//! States of domains by a hypercall whose layout goes with the hypervisor's release: before Xen 4.21.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::mem::offset_of;
+
+use rustix::io::Errno;
+
+use super::abi::{
+    DomainInfo, GetDomainInfoList, SYSCTL_VERSIONS, Sysctl, XEN_DOMINF_DYING, XEN_DOMINF_SHUTDOWN,
+    XEN_SYSCTL_GETDOMAININFOLIST,
+};
+use super::hypercall::{Buffer, Privcmd};
+use super::within;
+use crate::host::DomainState;
+use crate::words::Domid;
+
+/// Domains described by one hypercall. What it writes then fits 29 pages on x86.
+const BATCH: usize = 1024;
+
+#[derive(zerocopy::FromZeros)]
+#[repr(C)]
+struct Shared {
+    sysctl: Sysctl,
+    list: [DomainInfo; BATCH],
+}
+
+/// The hypercall `XEN_SYSCTL_getdomaininfolist`, and what [`Listing::changed`] last saw.
+pub struct Listing {
+    shared: Buffer<Shared>,
+    version: u32,
+    seen: BTreeMap<Domid, DomainState>,
+}
+
+impl Listing {
+    /// Finds out which version the hypervisor speaks; `None` if it is none of those known.
+    pub fn open(privcmd: &Privcmd) -> io::Result<Option<Listing>> {
+        let mut listing = Listing { shared: Buffer::new()?, version: 0, seen: BTreeMap::new() };
+        for version in SYSCTL_VERSIONS {
+            listing.version = version;
+            match listing.list(privcmd, Domid::CONTROL, 1) {
+                Ok(_) => return Ok(Some(listing)),
+                // sysctl.c answers EACCES to a version that is not its own, before all else.
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::ACCESS) => (),
+                Err(error) => return Err(within("getdomaininfolist", error)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// One of [`SYSCTL_VERSIONS`].
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// The state of a domain, `None` if it does not exist.
+    pub fn domain(&mut self, privcmd: &Privcmd, domid: Domid) -> io::Result<Option<DomainState>> {
+        let first = self.list(privcmd, domid, 1)?.first();
+        Ok(first.filter(|info| info.domain == domid.0).map(DomainState::from))
+    }
+
+    /// Those of `known` that changed since this was last called. Costs one hypercall for 1,024
+    /// existing domains between the lowest and the highest known.
+    pub fn changed(
+        &mut self,
+        privcmd: &Privcmd,
+        known: &mut dyn Iterator<Item = Domid>,
+    ) -> io::Result<Vec<Domid>> {
+        let mut known: Vec<Domid> = known.collect();
+        known.sort_unstable();
+        let (Some(&lowest), Some(&highest)) = (known.first(), known.last()) else {
+            return Ok(Vec::new());
+        };
+        let mut now = self.states(privcmd, lowest, highest)?;
+        now.retain(|domid, _| known.binary_search(domid).is_ok());
+        known.retain(|domid| {
+            let state = now.get(domid);
+            state.is_none() || state != self.seen.get(domid)
+        });
+        self.seen = now;
+        Ok(known)
+    }
+
+    /// The states of all domains from `lowest` to `highest`.
+    fn states(
+        &mut self,
+        privcmd: &Privcmd,
+        lowest: Domid,
+        highest: Domid,
+    ) -> io::Result<BTreeMap<Domid, DomainState>> {
+        let mut states = BTreeMap::new();
+        let mut next = lowest;
+        loop {
+            let list = self.list(privcmd, next, BATCH)?;
+            let wanted = list.iter().take_while(|info| info.domain <= highest.0);
+            states.extend(wanted.map(|info| (Domid(info.domain), DomainState::from(info))));
+            match list.last() {
+                Some(last) if list.len() == BATCH && last.domain < highest.0 => {
+                    next = Domid(last.domain + 1);
+                }
+                _ => return Ok(states),
+            }
+        }
+    }
+
+    /// Describes the first `max` domains (at most [`BATCH`]) whose number is not below `first`, in
+    /// the order of their numbers.
+    fn list(&mut self, privcmd: &Privcmd, first: Domid, max: usize) -> io::Result<&[DomainInfo]> {
+        let max = max.min(BATCH);
+        self.shared.get_mut().sysctl = Sysctl {
+            cmd: XEN_SYSCTL_GETDOMAININFOLIST,
+            interface_version: self.version,
+            list: GetDomainInfoList {
+                first_domain: first.0,
+                max_domains: u32::try_from(max).expect("at most BATCH"),
+                buffer: self.shared.address() + offset_of!(Shared, list) as u64,
+                num_domains: 0,
+            },
+            rest: [0; 13],
+        };
+        // SAFETY: sysctl takes a `struct xen_sysctl`, the first field; the list whose address is in it
+        // is in the same buffer and has room for `max`. Any bits are values of both.
+        unsafe { privcmd.with_buffer(xen_sys::__HYPERVISOR_sysctl, &mut self.shared)? };
+        let shared = self.shared.get();
+        let count = shared.sysctl.list.num_domains as usize;
+        Ok(&shared.list[..count.min(max)])
+    }
+}
+
+impl From<&DomainInfo> for DomainState {
+    /// Two lives of a domain are told apart by the uuid that the toolstack gave them: libxl gives a
+    /// fresh one to each creation, unless its configuration fixes it. Not seen is a life that
+    /// ended and began again, with the same number and the same uuid, between two queries; Xen
+    /// counts numbers upwards, so that takes a fixed number too, or 32,751 creations. `dying` comes
+    /// late: Xen sets it when the destruction has got as far as it can while others still map the
+    /// domain's pages.
+    fn from(info: &DomainInfo) -> DomainState {
+        let uuid = u128::from_le_bytes(info.handle);
+        let halves = (uuid >> 64) ^ (uuid & u128::from(u64::MAX));
+        DomainState {
+            unique_id: u64::try_from(halves).expect("the upper half is 0"),
+            shutdown: info.flags & XEN_DOMINF_SHUTDOWN != 0,
+            dying: info.flags & XEN_DOMINF_DYING != 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use zerocopy::FromZeros;
+
+    use super::*;
+
+    fn info(handle: [u8; 16], flags: u32) -> DomainInfo {
+        DomainInfo { domain: 5, flags, handle, ..DomainInfo::new_zeroed() }
+    }
+
+    #[test]
+    fn states_are_read_from_flags_and_uuid() {
+        // Blocked and shut down with reason 3 (crash).
+        let crashed = DomainState::from(&info([7; 16], 1 << 4 | 1 << 2 | 3 << 16));
+        assert!(crashed.shutdown && !crashed.dying);
+        let running = DomainState::from(&info([0; 16], 1 << 5));
+        assert!(!running.shutdown && !running.dying);
+        assert!(DomainState::from(&info([0; 16], 1)).dying);
+    }
+
+    #[test]
+    fn each_byte_of_the_uuid_tells_lives_apart() {
+        let unique_id = |handle| DomainState::from(&info(handle, 0)).unique_id;
+        for i in 0..16 {
+            let mut other = [0x35; 16];
+            other[i] ^= 0x80;
+            assert_ne!(unique_id([0x35; 16]), unique_id(other), "byte {i}");
+        }
+    }
+}
