@@ -161,7 +161,6 @@ impl Thread {
         if id == 0 && writes && self.waits_for_guard(place, connection, [op.path]) {
             return Outcome::Again;
         }
-        let store = Arc::clone(&self.shared.store);
         let slot = ReplySlot::begin(connection.output.buffer(), header);
         if id != 0 {
             let result = self.execute_in_transaction(place, connection, caller, id, &op);
@@ -173,7 +172,8 @@ impl Thread {
             return Outcome::Used;
         }
         let out = connection.output.buffer();
-        match store.execute(caller, &op, &mut self.generations, out) {
+        // Through the reference: a count of the store's own would be changed by all threads, for each request.
+        match self.shared.store.execute(caller, &op, &mut self.generations, out) {
             Err(TURN_BEGAN) => {
                 slot.cancel(out);
                 return Outcome::Again;

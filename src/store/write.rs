@@ -1,5 +1,7 @@
 //! The operations that create and change: WRITE, MKDIR, SET_PERMS.
 
+use std::cmp::Ordering;
+
 use super::context::{Context, Effects};
 use super::forest::Forest;
 use super::node::{Child, Node, charge_bytes, size};
@@ -31,10 +33,11 @@ pub fn write<F: Forest>(
     }
     let (before, after) = (node.value().len(), value.len());
     cx.check_size(size(&perms, node.children().names_bytes(), after))?;
-    if after > before {
-        cx.charge(&perms, 0, (after - before) as u64)?;
-    } else {
-        cx.credit(&perms, 0, (before - after) as u64);
+    match after.cmp(&before) {
+        // Most writes are of the same length: then no account is looked up, which all threads share.
+        Ordering::Equal => {}
+        Ordering::Greater => cx.charge(&perms, 0, (after - before) as u64)?,
+        Ordering::Less => cx.credit(&perms, 0, (before - after) as u64),
     }
     if let Some(node) = forest.get_mut(&home, path)? {
         node.set_value(cx.generation, value);
