@@ -1,4 +1,4 @@
-//! What a domain is after it arrived, beside what it was.
+//! What a domain is after it arrived, beside what it was; and what keeps it from arriving.
 
 use xenstored::migrate::stream::{Connection, Reader, Record};
 
@@ -41,6 +41,7 @@ fn what_arrived_is_exported_as_the_same_bytes() {
         let half = from.guest(5).compose(op::READ, 0, b"data\0");
         from.guest(5).ring().put(&half[..5]);
         from.guest(5).ring().notify();
+        passes(from, 5);
         quiesce(from, "5").unwrap();
         from.admin.write("/local/domain/5/data/a", "x").unwrap();
         let (stream, _) = Bulk::connect(&from.daemon).export("5|");
@@ -88,5 +89,97 @@ fn quotas_features_and_target_arrive() {
         assert_eq!(to.guest(5).read(secret).as_deref(), Ok(&b"v"[..]));
         to.admin.set_perms(secret, "n0").unwrap();
         assert_eq!(to.guest(5).read(secret), Err("EACCES".to_owned()), "it is domain 6's no more");
+    });
+}
+
+/// As two domains of one /vm that go in different batches: what the other brought is as it would be.
+#[test]
+fn a_machine_that_came_with_another_domain_is_in_nobodys_way() {
+    each_pair(|from, to| {
+        let vm = "/vm/uuid-5";
+        for domid in [5, 6] {
+            inhabit(from, domid);
+            from.admin.write(&format!("/local/domain/{domid}/vm"), vm).unwrap();
+            to.create(domid);
+        }
+        let mut bulk = Bulk::connect(&from.daemon);
+        let streams = [5, 6].map(|domid| bulk.export(&format!("{domid}|")).0);
+        let mut bulk = Bulk::connect(&to.daemon);
+        assert!(bulk.import(&streams[0]).starts_with("5|OK|"));
+        assert!(bulk.check(&streams[1]).starts_with("6|OK|"));
+        // Were it another's, or changed meanwhile, this could not be both.
+        let name = format!("{vm}/name");
+        to.admin.write(&name, "other").unwrap();
+        let refused = bulk.import(&streams[1]);
+        let sentence = "domain 6 is occupied: there is a node /vm/uuid-5";
+        assert!(refused.starts_with(&format!("6|EEXIST|{sentence}")), "{refused}");
+        to.admin.write(&name, "guest5").unwrap();
+        to.admin.write(&format!("{vm}/more"), "").unwrap();
+        assert!(bulk.import(&streams[1]).starts_with("6|EEXIST|"));
+        to.admin.rm(&format!("{vm}/more")).unwrap();
+        to.admin.set_perms(&name, "r0").unwrap();
+        assert!(bulk.import(&streams[1]).starts_with("6|EEXIST|"));
+        let perms = from.admin.request(op::GET_PERMS, 0, format!("{name}\0")).unwrap();
+        let perms = String::from_utf8(perms).unwrap();
+        to.admin.set_perms(&name, perms.trim_end_matches('\0')).unwrap();
+        assert!(bulk.import(&streams[1]).starts_with("6|OK|"));
+        assert_eq!(to.admin.directory(vm).unwrap(), ["name"]);
+        // Both name it, so an export of either has it, and who is taken back leaves it to the other.
+        assert_eq!(bulk.ask(bulk::DISCARD, "6|", &[]), "6|OK|");
+        assert_eq!(to.admin.read(&name).as_deref(), Ok(&b"guest5"[..]));
+    });
+}
+
+/// A guest that may make nodes below its own `backend` can put something there in a domain's name. It
+/// travels with that domain, as the backends of a driver domain do, and cannot arrive without its
+/// owner: the error says which node it is, and once that is gone the domain moves.
+#[test]
+fn a_backend_in_anothers_directory_needs_its_owner() {
+    each_pair(|from, to| {
+        inhabit(from, 5);
+        from.guest(7).write("backend/x/5", "mine").unwrap();
+        to.create(5);
+        let (stream, _) = Bulk::connect(&from.daemon).export("5|");
+        let said = Bulk::connect(&to.daemon).import(&stream);
+        let path = "/local/domain/7/backend/x/5";
+        let sentence = format!("{path} belongs to domain 7, which is not there");
+        assert_eq!(said, format!("5|EINVAL|domain 5: {sentence}|"));
+        assert!(moves::nodes(to, 5).is_empty());
+        // Whoever makes it can also change it, which ends a mark: it is to stand still, too.
+        let said = Bulk::connect(&from.daemon).export("5|").1;
+        quiesce(from, "7").unwrap();
+        from.admin.rm(path).unwrap();
+        let refused = moves::release(from, 5, bulk::mark(&said));
+        assert_eq!(refused, Err("EAGAIN".to_owned()));
+        let (stream, said) = Bulk::connect(&from.daemon).export("5|");
+        assert!(Bulk::connect(&to.daemon).import(&stream).starts_with("5|OK|"));
+        moves::release(from, 5, bulk::mark(&said)).unwrap();
+    });
+}
+
+#[test]
+fn who_dies_before_it_is_introduced_leaves_what_is_the_control_domains() {
+    each_pair(|from, to| {
+        inhabit(from, 5);
+        let (stream, _) = Bulk::connect(&from.daemon).export("5|");
+        to.create(5);
+        let mut bulk = Bulk::connect(&to.daemon);
+        assert!(bulk.import(&stream).starts_with("5|OK|"));
+        to.admin.watch("/local/domain/5", "t").unwrap();
+        to.admin.next_event();
+        to.destroy(5);
+        // Its home is its own, and goes with it.
+        to.admin.next_event();
+        let not = "5|EINVAL|it did not come by an import, or was served since|";
+        assert_eq!(bulk.ask(bulk::DISCARD, "5|", &[]), not);
+        assert_eq!(to.admin.directory("/libxl/5").unwrap(), ["device"]);
+        assert_eq!(to.admin.read("/local/domain/5"), Err("ENOENT".to_owned()));
+        // Whoever comes next finds them in its place, until the toolstack has removed them.
+        to.create(5);
+        assert!(bulk.import(&stream).starts_with("5|EEXIST|"));
+        for path in ["/libxl/5", "/local/domain/0/backend/vif/5", "/vm/uuid-5"] {
+            to.admin.rm(path).unwrap();
+        }
+        assert!(bulk.import(&stream).starts_with("5|OK|"));
     });
 }

@@ -14,7 +14,7 @@ pub fn each_pair(test: impl Fn(&mut World, &mut World)) {
     }
 }
 
-fn release(world: &mut World, domid: u16, mark: &str) -> common::Reply {
+pub fn release(world: &mut World, domid: u16, mark: &str) -> common::Reply {
     world.admin.request(op::RELEASE, 0, format!("{domid}\0{mark}\0"))
 }
 
@@ -47,7 +47,7 @@ pub fn inhabit(world: &mut World, domid: u16) {
 }
 
 /// Everything below a domain's subtrees, as `path value perms`.
-fn nodes(world: &mut World, domid: u16) -> Vec<String> {
+pub fn nodes(world: &mut World, domid: u16) -> Vec<String> {
     let backend = format!("/local/domain/0/backend/vif/{domid}");
     let mut todo = vec![
         format!("/local/domain/{domid}"),
