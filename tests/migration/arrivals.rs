@@ -183,3 +183,43 @@ fn who_dies_before_it_is_introduced_leaves_what_is_the_control_domains() {
         assert!(bulk.import(&stream).starts_with("5|OK|"));
     });
 }
+
+#[test]
+fn what_was_set_before_an_import_is_set_again_by_its_discard() {
+    each_pair(|from, to| {
+        inhabit(from, 5);
+        for world in [&mut *from, &mut *to] {
+            world.guest(7).write("secret", "v").unwrap();
+        }
+        from.admin.set_quota(Some(5), "nodes", 123);
+        from.admin.set_quota(Some(5), "watches", 77);
+        from.admin.request(op::SET_TARGET, 0, "5\x007\0").unwrap();
+        let (stream, _) = Bulk::connect(&from.daemon).export("5|");
+        to.create(5);
+        to.admin.set_quota(Some(5), "nodes", 44);
+        to.admin.request(op::SET_FEATURE, 0, "5\x006\0").unwrap();
+        let set = |to: &mut World| {
+            let watches = to.admin.request(op::GET_QUOTA, 0, "watches\0").unwrap();
+            let [nodes, own] = ["nodes", "watches"]
+                .map(|quota| to.admin.request(op::GET_QUOTA, 0, format!("5\0{quota}\0")).unwrap());
+            let features = show(&to.admin.request(op::GET_FEATURE, 0, "5\0").unwrap());
+            (show(&nodes), own == watches, features)
+        };
+        let before = set(to);
+        assert_eq!(before, ("44|".to_owned(), true, "6|".to_owned()));
+        let mut bulk = Bulk::connect(&to.daemon);
+        for introduced in [false, true] {
+            assert!(bulk.import(&stream).starts_with("5|OK|"));
+            assert_eq!(set(to), ("123|".to_owned(), false, "15|".to_owned()));
+            if introduced {
+                to.introduce(5);
+            }
+            assert_eq!(bulk.ask(bulk::DISCARD, "5|", &[]), "5|OK|");
+            assert_eq!(set(to), before);
+        }
+        let port = to.ports[&5];
+        to.admin.request(op::INTRODUCE, 0, format!("5\x001\0{port}\0")).unwrap();
+        let read = to.guest(5).read("/local/domain/7/secret");
+        assert_eq!(read, Err("EACCES".to_owned()), "it acts for nobody, as before");
+    });
+}
