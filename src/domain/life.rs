@@ -30,6 +30,15 @@ pub struct Domain {
     shutdown: AtomicBool,
 }
 
+/// What others have set of a domain: quotas of its own, features, target.
+#[derive(Clone)]
+pub struct OwnSettings {
+    limits: [u32; Quota::COUNT],
+    soft_memory: u32,
+    features: u32,
+    target: u64,
+}
+
 impl Domain {
     pub(super) fn new(domid: Domid, birth: u64, unique_id: u64, reports: Arc<Reports>) -> Domain {
         Domain {
@@ -76,6 +85,26 @@ impl Domain {
     /// asked is what it is as long as this does not change.
     pub fn settings(&self) -> u64 {
         self.settings.load(Ordering::Acquire)
+    }
+
+    /// Its quotas, features and target as they are set now.
+    pub fn own_settings(&self) -> OwnSettings {
+        OwnSettings {
+            limits: std::array::from_fn(|at| self.limits[at].load(Ordering::Relaxed)),
+            soft_memory: self.soft_memory.load(Ordering::Relaxed),
+            features: self.features(),
+            target: self.target.load(Ordering::Acquire),
+        }
+    }
+
+    /// Sets all of them.
+    pub(super) fn set_own(&self, settings: &OwnSettings) {
+        for (limit, value) in self.limits.iter().zip(settings.limits) {
+            limit.store(value, Ordering::Relaxed);
+        }
+        self.soft_memory.store(settings.soft_memory, Ordering::Relaxed);
+        self.target.store(settings.target, Ordering::Release);
+        self.set_features(settings.features);
     }
 
     /// One of them was set.

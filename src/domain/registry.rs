@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Domain, Limits, Quota, Report, Reports};
+use super::{Domain, Limits, OwnSettings, Quota, Report, Reports};
 use crate::log;
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, RwLock, room_for};
 use crate::words::{Births, Domid, Subject};
@@ -187,6 +187,12 @@ impl Registry {
         let packed = target.birth << 16 | u64::from(target.domid.0);
         domain.target.store(packed, Ordering::Release);
         domain.setting_changed();
+        self.rights_changed();
+    }
+
+    /// Sets a domain's quotas, features and target to what they were once.
+    pub fn restore(&self, domain: &Domain, settings: &OwnSettings) {
+        domain.set_own(settings);
         self.rights_changed();
     }
 

@@ -67,7 +67,7 @@ impl Thread {
         if let Some(&place) = self.rings.get(&domid) {
             return self.introduce_again(place, port).map(|()| None);
         }
-        if self.arriving.contains(&domid) {
+        if self.arriving.contains_key(&domid) {
             return Err(Errno::EBUSY);
         }
         match self.connect_ring(&domain, gfn, port) {

@@ -8,13 +8,12 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::collections::hash_map::Entry;
 
 use super::connection::Connection;
 use super::gathering::Share;
 use super::output::Output;
 use super::thread::{Place, Thread};
-use crate::domain::{Domain, Quota};
+use crate::domain::{Domain, OwnSettings, Quota};
 use crate::migrate::state::Client;
 use crate::migrate::stream::{Connection as Sent, Transport as SentBy, Watch as SentWatch};
 use crate::store::{Seen, Transaction};
@@ -32,7 +31,15 @@ pub struct Quiesced {
     /// The export of it that was answered last.
     pub mark: Option<Mark>,
     /// It came by an import and was not served since.
-    pub arrived: Option<Seen>,
+    pub arrived: Option<Before>,
+}
+
+/// What an import changed of a domain that nobody had introduced.
+pub struct Before {
+    /// The homes that it brought.
+    seen: Seen,
+    /// What was set before.
+    settings: OwnSettings,
 }
 
 /// An export that was answered: what it saw.
@@ -52,8 +59,8 @@ pub struct Moved {
     client: Client,
     /// The domain's homes as they were then.
     seen: Seen,
-    /// By an import.
-    arrived: bool,
+    /// By an import, before which this was set.
+    arrived: Option<OwnSettings>,
 }
 
 impl Thread {
@@ -125,7 +132,7 @@ impl Thread {
         if !self.shared.store.changed_since(&mark.seen).is_empty() {
             return Err(Errno::EAGAIN);
         }
-        Ok(Moved { birth, client, seen: mark.seen, arrived: false })
+        Ok(Moved { birth, client, seen: mark.seen, arrived: None })
     }
 
     /// Keeps a domain's number free for an import that is under way; answers who it is.
@@ -138,9 +145,10 @@ impl Thread {
         self.domain_changed(domid);
         let domain = self.shared.known_domain(domid).ok_or(Errno::ENOENT)?;
         let taken = self.rings.contains_key(&domid) || self.moved.contains_key(&domid);
-        if taken || !self.arriving.insert(domid) {
+        if taken || self.arriving.contains_key(&domid) {
             return Err(Errno::EEXIST);
         }
+        self.arriving.insert(domid, domain.own_settings());
         Ok(domain)
     }
 
@@ -153,42 +161,52 @@ impl Thread {
         domain: &Domain,
         arrived: Option<(Client, Seen)>,
     ) -> Result<(), Errno> {
-        self.arriving.remove(&domain.domid);
+        let before = self.arriving.remove(&domain.domid);
         let Some((client, seen)) = arrived else { return Ok(()) };
+        let before = before.ok_or(Errno::ENOENT)?;
         let present = self.shared.store.registry().get(domain.domid);
         present.filter(|present| present.birth == domain.birth).ok_or(Errno::ENOENT)?;
-        let moved = Moved { birth: domain.birth, client, seen, arrived: true };
+        let moved = Moved { birth: domain.birth, client, seen, arrived: Some(before) };
         self.moved.insert(domain.domid, moved);
         Ok(())
     }
 
     /// Whether a domain came by an import and was not served since.
     pub(super) fn has_arrived(&self, domid: Domid) -> bool {
-        let waits = self.moved.get(&domid).is_some_and(|moved| moved.arrived);
+        let waits = self.moved.get(&domid).is_some_and(|moved| moved.arrived.is_some());
         let slot = self.rings.get(&domid).and_then(|&place| self.connections.get(place));
         let connection = slot.and_then(Option::as_ref);
         let quiesced = connection.and_then(|connection| connection.quiesce.as_ref());
         waits || quiesced.is_some_and(|quiesced| quiesced.arrived.is_some())
     }
 
-    /// Gives a domain up that arrived and was not served since; answers the homes that it brought, and
-    /// whether it was introduced.
+    /// Gives a domain up that arrived and was not served since: what was set of it before is so again.
+    /// Answers the homes that it brought, and whether it was introduced.
     ///
     /// # Errors
     /// `EINVAL` if it is no such domain.
     pub(super) fn discard(&mut self, domid: Domid) -> Result<(Seen, bool), Errno> {
-        if let Some(&place) = self.rings.get(&domid) {
-            let slot = self.connections.get_mut(place).and_then(Option::as_mut);
-            let quiesced = slot.and_then(|connection| connection.quiesce.as_mut());
-            let arrived = quiesced.and_then(|quiesced| quiesced.arrived.take());
-            let seen = arrived.ok_or(Errno::EINVAL)?;
+        let registry = self.shared.store.registry();
+        let domain = registry.get(domid).ok_or(Errno::EINVAL)?;
+        let introduced = self.rings.get(&domid).copied();
+        let Before { seen, settings } = match introduced {
+            Some(place) => {
+                let slot = self.connections.get_mut(place).and_then(Option::as_mut);
+                let quiesced = slot.and_then(|connection| connection.quiesce.as_mut());
+                quiesced.and_then(|quiesced| quiesced.arrived.take()).ok_or(Errno::EINVAL)?
+            }
+            None => {
+                let arrived = self.moved.get_mut(&domid).and_then(|moved| moved.arrived.take());
+                let settings = arrived.ok_or(Errno::EINVAL)?;
+                let moved = self.moved.remove(&domid).ok_or(Errno::EINVAL)?;
+                Before { seen: moved.seen, settings }
+            }
+        };
+        registry.restore(&domain, &settings);
+        if let Some(place) = introduced {
             self.disconnect_ring(place);
-            return Ok((seen, true));
         }
-        match self.moved.entry(domid) {
-            Entry::Occupied(moved) if moved.get().arrived => Ok((moved.remove().seen, false)),
-            _ => Err(Errno::EINVAL),
-        }
+        Ok((seen, introduced.is_some()))
     }
 
     /// Makes a connection what it was elsewhere, quiesced. Cost: that of setting its watches.
@@ -224,7 +242,7 @@ impl Thread {
             connection.domain.account.charge(Quota::Transactions, 1);
             self.insert_transaction(connection, id, Transaction::reserved());
         }
-        let arrived = arrived.then_some(seen);
+        let arrived = arrived.map(|settings| Before { seen, settings });
         let version = self.next_number();
         connection.quiesce = Some(Quiesced { version, arrived, ..Quiesced::default() });
         connection.domain.set_quiesced(true);

@@ -23,6 +23,7 @@ use super::rings::Carried;
 use super::serving::READ_BYTES;
 use super::snapshots::Snapshot;
 use super::trace;
+use crate::domain::OwnSettings;
 use crate::host::{Channels, Port};
 use crate::protocol::MESSAGE_BYTES_MAX;
 use crate::store::Generations;
@@ -63,8 +64,8 @@ pub struct Thread {
     pub(super) carried: HashMap<Domid, Carried, RandomState>,
     /// What RELEASE with a mark and imports leave behind for INTRODUCE.
     pub(super) moved: HashMap<Domid, Moved, RandomState>,
-    /// Domains that are being imported.
-    pub(super) arriving: HashSet<Domid, RandomState>,
+    /// Domains that are being imported, with what was set of them before.
+    pub(super) arriving: HashMap<Domid, OwnSettings, RandomState>,
     /// Connections of rings that were released while they waited for an answer: their domains.
     pub(super) released: HashMap<u64, Domid, RandomState>,
     pub(super) ready: VecDeque<Place>,
@@ -115,7 +116,7 @@ impl Thread {
             ports: HashMap::default(),
             carried: HashMap::default(),
             moved: HashMap::default(),
-            arriving: HashSet::default(),
+            arriving: HashMap::default(),
             released: HashMap::default(),
             ready: VecDeque::new(),
             ticking: HashSet::default(),

@@ -12,7 +12,9 @@ use super::tree::{find, get_mut, is_boundary};
 use super::write::mkdir;
 use super::{Executed, Generations, Seen, Store};
 use crate::sync::Arc;
-use crate::words::{Domid, Errno, Home, Path, PathBuf, Perms};
+use crate::words::{
+    Births, Domid, Entry, Errno, Home, Path, PathBuf, PermSet, Perms, domain_of_home,
+};
 
 /// A node to be put in place.
 pub struct Scion {
@@ -69,7 +71,9 @@ impl Store {
     /// what is above them, the homes, the nodes' accounts and the watches.
     ///
     /// A home may be there only if it *holds up* others and is nothing else: nodes of the control
-    /// domain without values, below which are homes. It is merged with what comes.
+    /// domain without values, below which are homes. It is merged with what comes. Or it is no domain's,
+    /// and the same as what comes, with the same permissions: then another domain has brought it, and it
+    /// is left as it is.
     ///
     /// # Errors
     /// Why; then nothing happened.
@@ -130,7 +134,8 @@ impl Store {
         set
     }
 
-    /// Checks that the homes can be put in place, and adds to each what is there already.
+    /// Checks that the homes can be put in place, adds to each what is there already, and takes those out
+    /// that are there.
     fn merge(
         &self,
         locked: &Locked<'_>,
@@ -144,12 +149,17 @@ impl Store {
                 return Err(GraftError::NoOwner(path.clone(), perms.owner()));
             }
         }
-        for (path, grown) in homes {
+        let mut brought = Vec::new();
+        for (path, grown) in homes.iter_mut() {
             let home = self.layout.home(path.as_path());
-            if let Some(there) = locked.root_of(&home) {
+            let Some(there) = locked.root_of(&home) else { continue };
+            if domain_of_home(path.as_path()).is_none() && is_same(there, &grown.root, births) {
+                brought.push(path.clone());
+            } else {
                 hold_up(&home, there, &mut grown.root, generation)?;
             }
         }
+        brought.iter().for_each(|path| drop(homes.remove(path)));
         Ok(())
     }
 
@@ -220,6 +230,36 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// Whether two subtrees are the same, with the same rights for those who live. A guest chooses how deep
+/// nodes are, so there is no recursion.
+fn is_same(one: &Arc<Node>, other: &Arc<Node>, births: &Births) -> bool {
+    let means = |perms: &PermSet| -> Vec<(Entry, bool)> {
+        let holds = |entry: &Entry| {
+            !entry.ignored
+                && (entry.domid == Domid::ANY || births.holds(entry.domid, perms.stamp()))
+        };
+        let entry = |entry: &Entry| (Entry { ignored: false, ..*entry }, holds(entry));
+        perms.entries().iter().map(entry).collect()
+    };
+    let mut todo = vec![(one, other)];
+    while let Some((one, other)) = todo.pop() {
+        let (ours, theirs) = (one.children(), other.children());
+        if one.value() != other.value()
+            || ours.len() != theirs.len()
+            || means(&one.perms) != means(&other.perms)
+        {
+            return false;
+        }
+        for ((name, child), (other_name, other_child)) in ours.iter().zip(theirs.iter()) {
+            match (child, other_child) {
+                (Some(child), Some(other)) if name == other_name => todo.push((child, other)),
+                _ => return false,
+            }
+        }
+    }
+    true
 }
 
 /// Adds to `root`, which takes the place of `there`, what `there` holds up. A guest chooses how deep

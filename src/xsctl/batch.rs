@@ -6,7 +6,9 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use super::client::{Answers, Client, Daemon, EXPORT_DOMAINS, IMPORT_DOMAINS, Trouble, listed};
+use super::client::{
+    Answers, Client, Connecting, Daemon, EXPORT_DOMAINS, IMPORT_DOMAINS, Trouble, listed,
+};
 use super::failure::Failure;
 use super::places::{Destination, Source};
 use crate::protocol::Kind;
@@ -198,9 +200,9 @@ impl Batch<'_> {
         let arrived =
             |moving: &Moving| moving.is_under_way() && moving.destination == Destination::Quiesced;
         let domids = self.of(arrived);
-        let ports: Vec<_> =
-            domids.iter().map(|&domid| (domid, self.domains[&domid].port.as_str())).collect();
-        let outcomes = self.ends.there.introduce(&ports);
+        let by_port = |&domid: &Domid| Connecting::with_port(domid, &self.domains[&domid].port);
+        let connecting: Vec<_> = domids.iter().map(by_port).collect();
+        let outcomes = self.ends.there.introduce(&connecting);
         self.with(domids.into_iter().zip(outcomes), |moving, outcome| {
             if let Err(trouble) = outcome {
                 moving.fail("INTRODUCE at the destination", &trouble);

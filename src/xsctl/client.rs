@@ -232,6 +232,24 @@ impl Answers {
     }
 }
 
+/// What INTRODUCE says of a domain.
+pub struct Connecting {
+    /// Which.
+    pub domid: Domid,
+    /// The frame of its page.
+    pub frame: u64,
+    /// Its event channel.
+    pub port: String,
+}
+
+impl Connecting {
+    /// By its port, if nothing is known of the frame: its number means nothing to a daemon that maps
+    /// the page through its grant, as this one does.
+    pub fn with_port(domid: Domid, port: &str) -> Connecting {
+        Connecting { domid, frame: 1, port: port.to_owned() }
+    }
+}
+
 /// The control domain's connection, as any toolstack's.
 pub struct Client(Link);
 
@@ -320,12 +338,12 @@ impl Client {
         self.ask_all(Kind::Release, &payloads).into_iter().map(|reply| reply.map(drop)).collect()
     }
 
-    /// INTRODUCE, each with its port. The frame's number means nothing to a daemon that maps the
-    /// page through its grant, as this one does.
-    pub fn introduce(&mut self, ports: &[(Domid, &str)]) -> Vec<Result<(), Trouble>> {
-        let payload =
-            |(domid, port): &(Domid, &str)| format!("{domid}\x001\0{port}\0").into_bytes();
-        let payloads: Vec<_> = ports.iter().map(payload).collect();
+    /// INTRODUCE of each.
+    pub fn introduce(&mut self, domains: &[Connecting]) -> Vec<Result<(), Trouble>> {
+        let payload = |Connecting { domid, frame, port }: &Connecting| {
+            format!("{domid}\0{frame}\0{port}\0").into_bytes()
+        };
+        let payloads: Vec<_> = domains.iter().map(payload).collect();
         self.ask_all(Kind::Introduce, &payloads).into_iter().map(|reply| reply.map(drop)).collect()
     }
 

@@ -33,6 +33,11 @@ impl FromStr for Domids {
 }
 
 impl Domids {
+    /// Whether it is one domain that is named alone.
+    pub fn is_one(&self) -> bool {
+        matches!(self.0[..], [(first, last)] if first == last)
+    }
+
     /// Every number, and whether it is named alone.
     pub fn numbers(&self) -> BTreeMap<Domid, bool> {
         let mut numbers = BTreeMap::new();

@@ -73,6 +73,12 @@ pub enum Failure {
     /// There is nothing to do.
     #[error("the daemon at {}: none of these domains is introduced", .0.display())]
     NoDomain(PathBuf),
+    /// There is nothing to introduce.
+    #[error(
+        "the daemon at {}: each of these domains is introduced, or has no store/port below its home",
+        .0.display()
+    )]
+    NothingLeft(PathBuf),
     /// The output cannot be written.
     #[error("the output cannot be written: {0}")]
     Output(#[from] io::Error),
@@ -88,7 +94,7 @@ impl Failure {
             Failure::File { .. } | Failure::Output(_) => 3,
             Failure::Stream { .. } | Failure::Contents { .. } => 4,
             Failure::Daemon { .. } => 5,
-            Failure::NoDomain(_) => 6,
+            Failure::NoDomain(_) | Failure::NothingLeft(_) => 6,
         }
     }
 

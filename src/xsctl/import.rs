@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::client::{Answers, Client, Daemon, IMPORT_DOMAINS};
+use super::client::{Answers, Client, Connecting, Daemon, IMPORT_DOMAINS};
 use super::domids::show;
 use super::export::Format;
 use super::failure::{Done, Failure};
@@ -130,8 +130,10 @@ impl Importing<'_> {
         for trouble in unread.iter().skip(known) {
             report.domain(&Line::of_file(Path::new("a stream"), trouble.to_string()));
         }
-        let arrived: Vec<(Domid, &str)> = (found.iter())
-            .filter_map(|(domid, outcome)| Some((*domid, outcome.as_ref().ok()?.first()?.as_str())))
+        let arrived: Vec<Connecting> = (found.iter())
+            .filter_map(|(domid, outcome)| {
+                Some(Connecting::with_port(*domid, outcome.as_ref().ok()?.first()?))
+            })
             .collect();
         let mut introduced = Vec::new();
         if self.manner.introduce {

@@ -4,7 +4,7 @@
 //! ```text
 //!     move      moving: threads ---> batch: EXPORT | IMPORT, INTRODUCE, RELEASE, UNQUIESCE ---> places
 //!     export    EXPORT ---> a file each, marks          release   marks ---> RELEASE
-//!     import    files ---> IMPORT, INTRODUCE            quiesce, unquiesce, discard
+//!     import    files ---> IMPORT, INTRODUCE            introduce, quiesce, unquiesce, discard
 //!               all of them: client ---> link           report: a Line for each domain, a summary
 //!
 //!     inspect   Reader ---> a Record at a time ---> show ---> Line
@@ -20,6 +20,7 @@ mod failure;
 mod import;
 mod input;
 mod inspect;
+mod introduce;
 mod libxl;
 mod line;
 mod link;
@@ -73,6 +74,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, Failur
         }
         Command::Release { common, domains, directory } => {
             marks::release(&common.socket(), &directory, domains.as_ref(), common.form())
+        }
+        Command::Introduce { common, domains, port } => {
+            if port.is_some() && !domains.is_one() {
+                return Err(usage("--port is that of one domain"));
+            }
+            introduce::run(&common.socket(), &domains, port, common.form())
         }
         Command::Export { common, domains, directory, batch, format, force } => {
             let daemon = Daemon::find(common.socket())?;

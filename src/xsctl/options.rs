@@ -110,6 +110,17 @@ pub enum Command {
         #[arg(value_name = "DIR")]
         directory: PathBuf,
     },
+    /// Connect domains that were released here, or imported; they stay quiesced
+    Introduce {
+        #[command(flatten)]
+        common: Common,
+        /// Domains, as 1-1000,1005; a range means those of it that are not introduced and have a port
+        #[arg(long, value_name = "LIST")]
+        domains: Domids,
+        /// The event channel of the one domain [default: its node store/port]
+        #[arg(long, value_name = "N")]
+        port: Option<u32>,
+    },
     /// Have domains stand still: none of their requests is served
     Quiesce {
         #[command(flatten)]

@@ -92,6 +92,7 @@ pub fn explain(
         Destination::Quiesced => "quiesced at the destination",
         Destination::Served => "served at the destination",
     };
+    let take_up = || format!("{}; {}", of("introduce", source_socket), unquiesce_source());
     let has_copy = matches!(destination, Destination::Unsure | Destination::Quiesced);
     let discards = has_copy.then(discard).into_iter();
     match source {
@@ -105,16 +106,22 @@ pub fn explain(
             discards.chain([unquiesce_source()]).collect(),
         ),
         Source::Gone => (format!("it is gone from the source, {there}"), discards.collect()),
-        Source::Released => (
-            format!("it is released at the source, {there}"),
-            has_copy.then(unquiesce_destination).into_iter().collect(),
+        Source::Released if has_copy => (
+            format!(
+                "it is released at the source, {there} (only if that host has lost it: {})",
+                take_up()
+            ),
+            vec![unquiesce_destination()],
         ),
+        Source::Released => (format!("it is released at the source, {there}"), Vec::new()),
         // Only a person can find out whether the source will ever serve it again.
         Source::InDoubt => (
             format!(
                 "it is {there}, and the source did not say whether it released it; if it did, or \
-                 will not serve again: {}; else: {}; {}",
+                 will not serve again: {}; if it did, and the destination has lost it: {}; else: \
+                 {}; {}",
                 unquiesce_destination(),
+                take_up(),
                 discard(),
                 unquiesce_source()
             ),
@@ -150,6 +157,11 @@ mod tests {
                 commands.iter().map(|command| format!("xsctl {command} --domains 5")).collect();
             assert_eq!(said, expected, "{source:?} {destination:?}");
         }
+        let released = (Source::Released, here);
+        let (said, _) = explain(Domid(5), released, (Destination::Quiesced, there));
+        let take_up = "xsctl introduce --socket '/a b/s' --domains 5; \
+                       xsctl unquiesce --socket '/a b/s' --domains 5";
+        assert!(said.contains(take_up), "{said}");
         assert_eq!(quoted(Path::new("it's")), r"'it'\''s'");
     }
 }

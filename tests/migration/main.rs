@@ -1,5 +1,6 @@
 //! The operations that move domains (docs/PROTOCOL-EXTENSIONS.md).
 
+mod arrivals;
 #[path = "../common/mod.rs"]
 mod common;
 mod edges;

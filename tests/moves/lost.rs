@@ -310,3 +310,56 @@ fn the_tool_is_killed_at_every_arrow() {
         }
     }
 }
+
+/// The source released them, and then the other host is lost: what the source has of them goes on
+/// there as it was.
+#[test]
+fn who_left_is_introduced_where_it_was() {
+    let (mut a, b) = worlds([1, 2, 3]);
+    let from = socket(&a);
+    for domid in [1, 2] {
+        let port = a.ports[&domid];
+        let store = format!("/local/domain/{domid}/store");
+        a.admin.write(&format!("{store}/port"), &port.to_string()).unwrap();
+        a.admin.write(&format!("{store}/ring-ref"), "1").unwrap();
+    }
+    let open = a.guest(1).start().unwrap();
+    let (_proxy, to) = at_first(&b, op::UNQUIESCE, Action::Gone);
+    let run = xsctl(&["move", "--socket", &from, "--to", &to, "--domains", "1-3", "--json"]);
+    let (lines, _) = run.json();
+    for (line, domid) in lines.iter().zip(1..) {
+        let error = line["error"].as_str().unwrap();
+        let take_up = ["introduce", "unquiesce"]
+            .map(|name| format!("xsctl {name} --socket {from} --domains {domid}"));
+        assert!(error.contains(&take_up.join("; ")), "{error}");
+        is_released(&mut a, domid);
+    }
+    drop(b);
+
+    // A range means those of which it is known how; it says how they are served.
+    let run = well(&["introduce", "--socket", &from, "--domains", "1-9"]);
+    assert!(run.out.starts_with("introduced 2 of 2 domains"), "{run:?}");
+    assert!(run.err.ends_with(&format!("xsctl unquiesce --socket {from} --domains 1-2\n")));
+    for domid in [1, 2] {
+        stands_still(&mut a, domid);
+    }
+    is_released(&mut a, 3);
+    let run = xsctl(&["introduce", "--socket", &from, "--domains", "1,3"]);
+    assert_eq!((run.code, run.err.lines().count()), (6, 2), "{run:?}");
+    assert!(run.err.contains("domain 1: it is introduced already"), "{run:?}");
+    assert!(run.err.contains("domain 3: there is no /local/domain/3/store/port"), "{run:?}");
+    let port = a.ports[&3].to_string();
+    well(&["introduce", "--socket", &from, "--domains", "3", "--port", &port]);
+    let run = xsctl(&["introduce", "--socket", &from, "--domains", "1-9"]);
+    assert_eq!((run.code, run.out.as_str()), (6, ""), "{run:?}");
+    a.admin.write("/local/domain/9/store/port", "many").unwrap();
+    let run = xsctl(&["introduce", "--socket", &from, "--domains", "9"]);
+    assert!(run.err.starts_with("xsctl: domain 9: /local/domain/9/store/port is no number"));
+
+    well(&["unquiesce", "--socket", &from, "--domains", "1-3"]);
+    for domid in [1, 2, 3] {
+        is_served(&mut a, domid);
+    }
+    assert_eq!(a.guest(1).commit(open).err().as_deref(), Some("EAGAIN"), "it is known");
+    a.check_store();
+}

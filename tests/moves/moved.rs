@@ -142,6 +142,8 @@ fn wrong_usage_is_told_before_anything_is_done() {
         &["import", "--format", "libxl", "--domain", "5-6", "a"],
         &["import", "--format", "libxl", "--domain", "5", "--introduce", "a"],
         &["quiesce"],
+        &["introduce", "--domains", "1-5", "--port", "3"],
+        &["introduce", "--domains", "1", "--port", "-3"],
     ] {
         let run = xsctl(arguments);
         assert_eq!((run.code, run.out.as_str()), (2, ""), "{arguments:?}: {run:?}");

@@ -108,7 +108,7 @@ empty_root "$guest"
 modules "$guest" xen-blkfront xen-netfront xenfs xen-evtchn
 cp "$vm/dom0/bin/busybox" "$guest/bin/"
 for tool in sh mount mkdir modprobe cat echo sleep; do ln -s busybox "$guest/bin/$tool"; done
-cp "$vm"/dom0/usr/bin/xenstore{,-read,-write,-watch,-list} "$guest/bin/"
+cp "$vm"/dom0/usr/bin/xenstore{,-exists,-read,-write,-watch,-list} "$guest/bin/"
 # xenstore-watch cancels a thread, for which the C library loads libgcc_s.
 libs="ld-linux-x86-64.so.2 libc.so.6 libgcc_s.so.1 libxenstore.so.4 libxentoolcore.so.1"
 for lib in $libs; do

@@ -31,7 +31,7 @@ trap 'rm -rf "$run"' EXIT
 mkdir -p "$run/root/test"
 install -m 755 "$tests/hotplug" "$checks"/* "$run/root/test"
 if [ $# -gt 0 ]; then install -m 755 -s "$1" "$run/root/test/$(basename "$1")"; fi
-if [ "${1##*/}" = xenstored ]; then install -m 755 -s "$(dirname "$1")/xsctl" "$run/root/test"; fi
+if [ "$(basename "${1-}")" = xenstored ]; then install -m 755 -s "$(dirname "$1")/xsctl" "$run/root/test"; fi
 (cd "$run/root" && find . | "${loader[@]}" "$vm/qemu/bin/cpio" --quiet -o -H newc -R 0:0) >"$run/test.cpio"
 cat "$vm/dom0.cpio" "$run/test.cpio" >"$run/initramfs"
 

@@ -119,6 +119,15 @@ impl History {
         }
     }
 
+    /// A daemon refused this step for a quota; ours may have found another mistake first.
+    pub fn refuse(&mut self, step: &Step) {
+        if let Step::Request { tx: Tx::Of(start), .. } = step
+            && let Some(transaction) = self.open.get_mut(start)
+        {
+            transaction.refused = true;
+        }
+    }
+
     fn follow_request(&mut self, at: usize, step: &Step, reply: Option<&Reply>) {
         let Step::Request { who, kind, tx, payload } = step else { return };
         let path = path(step).unwrap_or_default();
@@ -132,7 +141,6 @@ impl History {
             && let Some(transaction) = self.open.get_mut(start)
         {
             transaction.foreign |= !IN_TRANSACTIONS.contains(kind);
-            transaction.refused |= reply.is_some_and(|reply| reply.payload == b"ENOSPC\0");
         }
         if reply.is_none_or(|reply| reply.kind == ERROR) {
             return;

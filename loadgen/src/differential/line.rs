@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use xenstored::host::sim::SimGuest;
-use xenstored::protocol::WATCH_EVENT;
+use xenstored::protocol::{ERROR, WATCH_EVENT};
 
 use crate::client::{Arrived, Wire};
 
@@ -21,6 +21,13 @@ pub struct Reply {
     pub payload: Vec<u8>,
     /// It names the transaction that the request named.
     pub echoed: bool,
+}
+
+impl Reply {
+    /// Whether the request was refused for a quota.
+    pub fn is_full(&self) -> bool {
+        self.kind == ERROR && self.payload == b"ENOSPC\0"
+    }
 }
 
 /// An event: path and token, with a NUL between them and at the end.

@@ -28,7 +28,7 @@ pub struct Transaction {
     pub everything: bool,
     /// A domain died since it began.
     pub bereft: bool,
-    /// A request of it met a quota.
+    /// A request of it met a quota, in whichever daemon.
     pub refused: bool,
     /// A request of it is not of the store, such as INTRODUCE.
     pub foreign: bool,

@@ -5,6 +5,7 @@ use std::io;
 
 use super::history::History;
 use super::known::{Case, Known, explanation, parts, parts_unasked};
+use super::line::Reply;
 use super::step::{Step, op};
 use super::world::{Outcome, World};
 use crate::target::Target;
@@ -87,6 +88,10 @@ impl Trial {
                 if parts(&case) {
                     self.leave(peer, tally);
                 }
+            }
+            let mut replies = outcomes.iter().flatten().flat_map(|outcome| &outcome.reply);
+            if replies.any(Reply::is_full) {
+                history.refuse(step);
             }
             if let Some(ours) = &outcomes[0] {
                 history.follow(at, step, ours.reply.as_ref());

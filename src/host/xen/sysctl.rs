@@ -59,7 +59,7 @@ impl Listing {
         Ok(first.filter(|info| info.domain == domid.0).map(DomainState::from))
     }
 
-    /// Those of `known` that changed since this was last called. Costs one hypercall for 1,024
+    /// Those of `known` that may have changed since this was last called. Costs one hypercall for 1,024
     /// existing domains between the lowest and the highest known.
     pub fn changed(
         &mut self,
@@ -73,10 +73,7 @@ impl Listing {
         };
         let mut now = self.states(privcmd, lowest, highest)?;
         now.retain(|domid, _| known.binary_search(domid).is_ok());
-        known.retain(|domid| {
-            let state = now.get(domid);
-            state.is_none() || state != self.seen.get(domid)
-        });
+        known.retain(|domid| may_differ(self.seen.get(domid), now.get(domid)));
         self.seen = now;
         Ok(known)
     }
@@ -127,6 +124,12 @@ impl Listing {
     }
 }
 
+/// Whether a domain may have changed between two looks at it. One that is shut down may have been
+/// resumed and have shut down once more: nothing tells when a domain is resumed.
+fn may_differ(before: Option<&DomainState>, now: Option<&DomainState>) -> bool {
+    now.is_none_or(|state| state.shutdown || now != before)
+}
+
 impl From<&DomainInfo> for DomainState {
     /// Two lives of a domain are told apart by the uuid that the toolstack gave them: libxl gives a
     /// fresh one to each creation, unless its configuration fixes it. Not seen is a life that
@@ -163,6 +166,18 @@ mod tests {
         let running = DomainState::from(&info([0; 16], 1 << 5));
         assert!(!running.shutdown && !running.dying);
         assert!(DomainState::from(&info([0; 16], 1)).dying);
+    }
+
+    #[test]
+    fn whoever_suspends_again_may_differ() {
+        let [running, suspended] =
+            [0, XEN_DOMINF_SHUTDOWN].map(|flags| DomainState::from(&info([1; 16], flags)));
+        assert!(!may_differ(Some(&running), Some(&running)));
+        assert!(may_differ(None, Some(&running)));
+        assert!(may_differ(Some(&running), Some(&suspended)));
+        // It was resumed in between, without a word.
+        assert!(may_differ(Some(&suspended), Some(&suspended)));
+        assert!(may_differ(Some(&running), None));
     }
 
     #[test]

@@ -175,11 +175,11 @@ pub fn arguments(payload: &[u8]) -> Vec<&[u8]> {
     payload.split_inclusive(|&byte| byte == 0).filter_map(|s| s.strip_suffix(b"\0")).collect()
 }
 
-/// The permissions in a reply to GET_PERMS without the owner's number.
-pub fn without_owner(reply: &Option<Reply>) -> Option<(u8, &[u8])> {
-    let payload = &reply.as_ref()?.payload;
-    let end = payload.iter().position(|&byte| byte == 0)?;
-    Some((*payload.first()?, &payload[end..]))
+/// The entries of a reply to GET_PERMS, of the first only the letter: what the others may do, but
+/// not who owns the node.
+pub fn without_owner<'r>(entries: &[&'r [u8]]) -> Option<(u8, Vec<&'r [u8]>)> {
+    let (owner, others) = entries.split_first()?;
+    Some((*owner.first()?, others.to_vec()))
 }
 
 fn is_domid(text: &[u8]) -> bool {

@@ -1,0 +1,108 @@
+//! `xsctl introduce`: connects domains as the toolstack does that made them. It is for domains that left,
+//! when the host to which they went is lost, and for those that arrived and that nobody introduces.
+
+use std::path::Path;
+
+use super::client::{Client, Connecting, Trouble};
+use super::domids::{Domids, show};
+use super::failure::{Done, Failure};
+use super::places::command;
+use super::report::{Form, Line, Report};
+use crate::protocol::{Kind, decimal};
+use crate::words::Domid;
+
+/// Introduces domains, each with the frame and the port that libxl wrote below its home, or with
+/// `port`. Of a range those are meant that are not introduced and have a port.
+///
+/// # Errors
+/// There is no daemon, or none of the domains; the output's.
+pub fn run(socket: &Path, domids: &Domids, port: Option<u32>, form: Form) -> Result<Done, Failure> {
+    let mut client = Client::connect(socket)?;
+    let numbers = domids.numbers();
+    let all: Vec<_> = numbers.keys().copied().collect();
+    let failure = |trouble: Trouble| Failure::Daemon {
+        socket: socket.to_path_buf(),
+        why: trouble.to_string(),
+    };
+    let introduced = client.are_introduced(&all).map_err(failure)?;
+    let (there, absent): (Vec<_>, Vec<_>) =
+        all.into_iter().zip(introduced).partition(|(_, is_introduced)| *is_introduced);
+    let said = there.into_iter().map(|(domid, _)| (domid, Err("it is introduced already".into())));
+    let absent: Vec<_> = absent.into_iter().map(|(domid, _)| domid).collect();
+    let found = connecting(&mut client, &absent, port).map_err(failure)?;
+    let (mut known, mut failed) = (Vec::new(), Vec::new());
+    for (domid, found) in said.chain(absent.into_iter().zip(found)) {
+        match found {
+            Ok(connecting) => known.push(connecting),
+            Err(why) => failed.extend(numbers[&domid].then_some((domid, why))),
+        }
+    }
+    if known.is_empty() && failed.is_empty() {
+        return Err(Failure::NothingLeft(socket.to_path_buf()));
+    }
+    let mut report = Report::new(form, "introduce", "introduced", known.len() + failed.len());
+    let outcomes = client.introduce(&known);
+    let mut done = Vec::new();
+    for (Connecting { domid, .. }, outcome) in known.iter().zip(outcomes) {
+        done.extend(outcome.is_ok().then_some(*domid));
+        let error = outcome.err().map(|trouble| format!("INTRODUCE: {trouble}"));
+        report.domain(&Line::new(*domid, error));
+    }
+    for (domid, why) in failed {
+        report.domain(&Line::new(domid, Some(why)));
+    }
+    if !done.is_empty() {
+        let unquiesce = command("unquiesce", socket, &show(done));
+        report.note(format!(
+            "those that left this host or arrived here stand still; if they are served nowhere \
+             else, this serves them: {unquiesce}"
+        ));
+    }
+    report.end()
+}
+
+/// With what each domain is introduced, or why that is not known.
+///
+/// # Errors
+/// The daemon does not say anything.
+fn connecting(
+    client: &mut Client,
+    domids: &[Domid],
+    port: Option<u32>,
+) -> Result<Vec<Result<Connecting, String>>, Trouble> {
+    let frames = numbers(client, domids, "ring-ref")?;
+    let ports = match port {
+        Some(port) => vec![Ok(Some(port.into())); domids.len()],
+        None => numbers(client, domids, "port")?,
+    };
+    let one = |((&domid, frame), port): ((&Domid, Number), Number)| {
+        let path = path(domid, "port");
+        let unknown = format!("there is no {path}, which says the event channel; --port can");
+        let by_port = Connecting::with_port(domid, &port?.ok_or(unknown)?.to_string());
+        Ok(Connecting { frame: frame?.unwrap_or(by_port.frame), ..by_port })
+    };
+    Ok(domids.iter().zip(frames).zip(ports).map(one).collect())
+}
+
+/// What a node says, if it is there, or what is wrong with it.
+type Number = Result<Option<u64>, String>;
+
+/// The numbers that libxl wrote into a node of each domain.
+fn numbers(client: &mut Client, domids: &[Domid], name: &str) -> Result<Vec<Number>, Trouble> {
+    let payload = |&domid: &Domid| format!("{}\0", path(domid, name)).into_bytes();
+    let payloads: Vec<_> = domids.iter().map(payload).collect();
+    let read = |(&domid, value): (&Domid, Result<Vec<u8>, Trouble>)| match value {
+        Ok(value) => {
+            let number = decimal(&value).map(Some);
+            Ok(number.map_err(|_| format!("{} is no number", path(domid, name))))
+        }
+        Err(trouble) if trouble.is("ENOENT") => Ok(Ok(None)),
+        Err(Trouble::Refused(error, _)) => Ok(Err(format!("{}: {error}", path(domid, name)))),
+        Err(lost) => Err(lost),
+    };
+    domids.iter().zip(client.ask_all(Kind::Read, &payloads)).map(read).collect()
+}
+
+fn path(domid: Domid, name: &str) -> String {
+    format!("/local/domain/{domid}/store/{name}")
+}

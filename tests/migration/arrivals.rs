@@ -1,0 +1,225 @@
+//! What a domain is after it arrived, beside what it was; and what keeps it from arriving.
+
+use xenstored::migrate::stream::{Connection, Reader, Record};
+
+use super::moves::{each_pair, inhabit};
+use super::*;
+
+/// The header of a stream, which has one CONNECTION_DATA; that one; and the bytes of all other
+/// records, in their order.
+fn taken_apart(stream: &[u8]) -> (Connection, Vec<Vec<u8>>) {
+    let number = |at: usize| u32::from_le_bytes(stream[at..at + 4].try_into().unwrap());
+    let mut parts = vec![stream[..16].to_vec()];
+    let mut at = 16;
+    while at < stream.len() {
+        let end = at + (8 + usize::try_from(number(at + 4)).unwrap()).next_multiple_of(8);
+        if number(at) != 2 {
+            parts.push(stream[at..end].to_vec());
+        }
+        at = end;
+    }
+    let mut reader = Reader::new(stream).unwrap();
+    let mut connections = Vec::new();
+    while let Some(record) = reader.next_record().unwrap() {
+        if let Record::Connection(connection) = record {
+            connections.push(connection);
+        }
+    }
+    assert_eq!(connections.len(), 1);
+    (connections.remove(0), parts)
+}
+
+/// What the stream of a domain that waits for its UNQUIESCE would be is what came, byte for byte. Of
+/// its connection the number of its life is another host's, and there is one event more.
+#[test]
+fn what_arrived_is_exported_as_the_same_bytes() {
+    each_pair(|from, to| {
+        inhabit(from, 5);
+        from.guest(5).start().unwrap();
+        from.admin.request(op::SET_QUOTA, 0, "5\0watches\x0077\0").unwrap();
+        // Half a request, and an event that it has not been told of.
+        let half = from.guest(5).compose(op::READ, 0, b"data\0");
+        from.guest(5).ring().put(&half[..5]);
+        from.guest(5).ring().notify();
+        passes(from, 5);
+        quiesce(from, "5").unwrap();
+        from.admin.write("/local/domain/5/data/a", "x").unwrap();
+        let (stream, _) = Bulk::connect(&from.daemon).export("5|");
+        to.create(5);
+        Bulk::connect(&to.daemon).import(&stream);
+        to.introduce(5);
+        let (again, _) = Bulk::connect(&to.daemon).export("5|");
+        let ((was, parts), (mut is, parts_again)) = (taken_apart(&stream), taken_apart(&again));
+        assert_eq!(parts_again, parts);
+        assert!(was.input == half[..5] && !was.output.is_empty());
+        // Which domains are there is another matter on this host.
+        let event = is.output.split_off(was.output.len());
+        assert_eq!(&event[16..], b"@releaseDomain\0r\0");
+        is.unique_id = was.unique_id;
+        assert_eq!(is, was);
+    });
+}
+
+#[test]
+fn quotas_features_and_target_arrive() {
+    each_pair(|from, to| {
+        let secret = "/local/domain/6/secret";
+        for world in [&mut *from, &mut *to] {
+            world.guest(6).write("secret", "v").unwrap();
+            world.create(5);
+        }
+        from.admin.mkdir("/local/domain/5").unwrap();
+        from.admin.set_perms("/local/domain/5", "n5").unwrap();
+        from.admin.request(op::SET_FEATURE, 0, "5\x006\0").unwrap();
+        from.introduce(5);
+        inhabit(from, 5);
+        from.admin.request(op::SET_TARGET, 0, "5\x006\0").unwrap();
+        from.admin.set_quota(Some(5), "nodes", 123);
+        assert_eq!(from.guest(5).read(secret).as_deref(), Ok(&b"v"[..]));
+
+        let (stream, _) = Bulk::connect(&from.daemon).export("5|");
+        assert!(Bulk::connect(&to.daemon).import(&stream).starts_with("5|OK|"));
+        to.introduce(5);
+        unquiesce(to, "5").unwrap();
+        let mut ask = |kind, payload: &str| to.admin.request(kind, 0, payload);
+        assert_eq!(ask(op::GET_QUOTA, "5\0nodes\0").as_deref(), Ok(&b"123\0"[..]));
+        let watches = ask(op::GET_QUOTA, "watches\0").unwrap();
+        assert_eq!(ask(op::GET_QUOTA, "5\0watches\0"), Ok(watches), "it has none of its own");
+        assert_eq!(ask(op::GET_FEATURE, "5\0").as_deref(), Ok(&b"6\0"[..]));
+        assert_eq!(to.guest(5).read(secret).as_deref(), Ok(&b"v"[..]));
+        to.admin.set_perms(secret, "n0").unwrap();
+        assert_eq!(to.guest(5).read(secret), Err("EACCES".to_owned()), "it is domain 6's no more");
+    });
+}
+
+/// As two domains of one /vm that go in different batches: what the other brought is as it would be.
+#[test]
+fn a_machine_that_came_with_another_domain_is_in_nobodys_way() {
+    each_pair(|from, to| {
+        let vm = "/vm/uuid-5";
+        for domid in [5, 6] {
+            inhabit(from, domid);
+            from.admin.write(&format!("/local/domain/{domid}/vm"), vm).unwrap();
+            to.create(domid);
+        }
+        let mut bulk = Bulk::connect(&from.daemon);
+        let streams = [5, 6].map(|domid| bulk.export(&format!("{domid}|")).0);
+        let mut bulk = Bulk::connect(&to.daemon);
+        assert!(bulk.import(&streams[0]).starts_with("5|OK|"));
+        assert!(bulk.check(&streams[1]).starts_with("6|OK|"));
+        // Were it another's, or changed meanwhile, this could not be both.
+        let name = format!("{vm}/name");
+        to.admin.write(&name, "other").unwrap();
+        let refused = bulk.import(&streams[1]);
+        let sentence = "domain 6 is occupied: there is a node /vm/uuid-5";
+        assert!(refused.starts_with(&format!("6|EEXIST|{sentence}")), "{refused}");
+        to.admin.write(&name, "guest5").unwrap();
+        to.admin.write(&format!("{vm}/more"), "").unwrap();
+        assert!(bulk.import(&streams[1]).starts_with("6|EEXIST|"));
+        to.admin.rm(&format!("{vm}/more")).unwrap();
+        to.admin.set_perms(&name, "r0").unwrap();
+        assert!(bulk.import(&streams[1]).starts_with("6|EEXIST|"));
+        let perms = from.admin.request(op::GET_PERMS, 0, format!("{name}\0")).unwrap();
+        let perms = String::from_utf8(perms).unwrap();
+        to.admin.set_perms(&name, perms.trim_end_matches('\0')).unwrap();
+        assert!(bulk.import(&streams[1]).starts_with("6|OK|"));
+        assert_eq!(to.admin.directory(vm).unwrap(), ["name"]);
+        // Both name it, so an export of either has it, and who is taken back leaves it to the other.
+        assert_eq!(bulk.ask(bulk::DISCARD, "6|", &[]), "6|OK|");
+        assert_eq!(to.admin.read(&name).as_deref(), Ok(&b"guest5"[..]));
+    });
+}
+
+/// A guest that may make nodes below its own `backend` can put something there in a domain's name. It
+/// travels with that domain, as the backends of a driver domain do, and cannot arrive without its
+/// owner: the error says which node it is, and once that is gone the domain moves.
+#[test]
+fn a_backend_in_anothers_directory_needs_its_owner() {
+    each_pair(|from, to| {
+        inhabit(from, 5);
+        from.guest(7).write("backend/x/5", "mine").unwrap();
+        to.create(5);
+        let (stream, _) = Bulk::connect(&from.daemon).export("5|");
+        let said = Bulk::connect(&to.daemon).import(&stream);
+        let path = "/local/domain/7/backend/x/5";
+        let sentence = format!("{path} belongs to domain 7, which is not there");
+        assert_eq!(said, format!("5|EINVAL|domain 5: {sentence}|"));
+        assert!(moves::nodes(to, 5).is_empty());
+        // Whoever makes it can also change it, which ends a mark: it is to stand still, too.
+        let said = Bulk::connect(&from.daemon).export("5|").1;
+        quiesce(from, "7").unwrap();
+        from.admin.rm(path).unwrap();
+        let refused = moves::release(from, 5, bulk::mark(&said));
+        assert_eq!(refused, Err("EAGAIN".to_owned()));
+        let (stream, said) = Bulk::connect(&from.daemon).export("5|");
+        assert!(Bulk::connect(&to.daemon).import(&stream).starts_with("5|OK|"));
+        moves::release(from, 5, bulk::mark(&said)).unwrap();
+    });
+}
+
+#[test]
+fn who_dies_before_it_is_introduced_leaves_what_is_the_control_domains() {
+    each_pair(|from, to| {
+        inhabit(from, 5);
+        let (stream, _) = Bulk::connect(&from.daemon).export("5|");
+        to.create(5);
+        let mut bulk = Bulk::connect(&to.daemon);
+        assert!(bulk.import(&stream).starts_with("5|OK|"));
+        to.admin.watch("/local/domain/5", "t").unwrap();
+        to.admin.next_event();
+        to.destroy(5);
+        // Its home is its own, and goes with it.
+        to.admin.next_event();
+        let not = "5|EINVAL|it did not come by an import, or was served since|";
+        assert_eq!(bulk.ask(bulk::DISCARD, "5|", &[]), not);
+        assert_eq!(to.admin.directory("/libxl/5").unwrap(), ["device"]);
+        assert_eq!(to.admin.read("/local/domain/5"), Err("ENOENT".to_owned()));
+        // Whoever comes next finds them in its place, until the toolstack has removed them.
+        to.create(5);
+        assert!(bulk.import(&stream).starts_with("5|EEXIST|"));
+        for path in ["/libxl/5", "/local/domain/0/backend/vif/5", "/vm/uuid-5"] {
+            to.admin.rm(path).unwrap();
+        }
+        assert!(bulk.import(&stream).starts_with("5|OK|"));
+    });
+}
+
+#[test]
+fn what_was_set_before_an_import_is_set_again_by_its_discard() {
+    each_pair(|from, to| {
+        inhabit(from, 5);
+        for world in [&mut *from, &mut *to] {
+            world.guest(7).write("secret", "v").unwrap();
+        }
+        from.admin.set_quota(Some(5), "nodes", 123);
+        from.admin.set_quota(Some(5), "watches", 77);
+        from.admin.request(op::SET_TARGET, 0, "5\x007\0").unwrap();
+        let (stream, _) = Bulk::connect(&from.daemon).export("5|");
+        to.create(5);
+        to.admin.set_quota(Some(5), "nodes", 44);
+        to.admin.request(op::SET_FEATURE, 0, "5\x006\0").unwrap();
+        let set = |to: &mut World| {
+            let watches = to.admin.request(op::GET_QUOTA, 0, "watches\0").unwrap();
+            let [nodes, own] = ["nodes", "watches"]
+                .map(|quota| to.admin.request(op::GET_QUOTA, 0, format!("5\0{quota}\0")).unwrap());
+            let features = show(&to.admin.request(op::GET_FEATURE, 0, "5\0").unwrap());
+            (show(&nodes), own == watches, features)
+        };
+        let before = set(to);
+        assert_eq!(before, ("44|".to_owned(), true, "6|".to_owned()));
+        let mut bulk = Bulk::connect(&to.daemon);
+        for introduced in [false, true] {
+            assert!(bulk.import(&stream).starts_with("5|OK|"));
+            assert_eq!(set(to), ("123|".to_owned(), false, "15|".to_owned()));
+            if introduced {
+                to.introduce(5);
+            }
+            assert_eq!(bulk.ask(bulk::DISCARD, "5|", &[]), "5|OK|");
+            assert_eq!(set(to), before);
+        }
+        let port = to.ports[&5];
+        to.admin.request(op::INTRODUCE, 0, format!("5\x001\0{port}\0")).unwrap();
+        let read = to.guest(5).read("/local/domain/7/secret");
+        assert_eq!(read, Err("EACCES".to_owned()), "it acts for nobody, as before");
+    });
+}
