@@ -169,6 +169,39 @@ fn random_world(random: &mut Random) -> World {
     world
 }
 
+/// Few are written by one thread, many by several: 16 domains and 2,048 nodes are few.
+#[test]
+fn many_are_written_as_few_are() {
+    const END_BYTES: usize = 8;
+    let world = World::new();
+    let mut control = world.control();
+    let domids: Vec<u16> = (1..=17).collect();
+    for domid in &domids {
+        world.admit(*domid);
+        for name in ["name", "device/vbd/1", "data"] {
+            control.write(&format!("/local/domain/{domid}/{name}"), name).unwrap();
+        }
+    }
+    let many = leave(&world, &domids, &BTreeMap::new());
+    let few = leave(&world, &domids[..16], &BTreeMap::new());
+    assert!(many.starts_with(&few[..few.len() - END_BYTES]));
+
+    // Whoever owns them, and wherever they are.
+    let begun = read(&leave(&world, &[1], &BTreeMap::new()))[0].nodes.len();
+    for count in [2047, 2048, 2049, 5000] {
+        for number in begun..count {
+            let below = if number % 2 == 0 { "data" } else { "device/vbd/1" };
+            let path = format!("/local/domain/1/{below}/n{number:04}");
+            // What was made for the counts before is there.
+            control.write(&path, "").unwrap();
+        }
+        let alone = leave(&world, &[1], &BTreeMap::new());
+        assert_eq!(read(&alone)[0].nodes.len(), count);
+        let among_many = leave(&world, &domids, &BTreeMap::new());
+        assert!(among_many.starts_with(&alone[..alone.len() - END_BYTES]), "{count} nodes");
+    }
+}
+
 #[test]
 fn what_leaves_and_arrives_leaves_again_as_the_same_bytes() {
     for seed in seeds(40) {

@@ -9,6 +9,7 @@ use rayon::prelude::*;
 
 use super::Outcome;
 use crate::domain::Domain;
+use crate::migrate::export::FEW_NODES;
 use crate::migrate::import::{Arrival, Refusal, arrivals, check, import as put_in_place};
 use crate::migrate::state::{Client, State};
 use crate::migrate::stream::{ReadError, Reader, Transport};
@@ -93,15 +94,17 @@ fn outcome(domid: Domid, numbers: Vec<u64>, result: Result<(), Refusal>) -> Outc
     Outcome::failed(domid, errno, refusal)
 }
 
-/// Puts each domain in place or not, several at the same time; their connections are left to
-/// INTRODUCE.
+/// Puts each domain in place or not, unless they have few nodes several at the same time; their
+/// connections are left to INTRODUCE.
 fn place_all(mover: &Mover, arrivals: Vec<Arrival>) -> Vec<Outcome> {
     let domids: Vec<Domid> = arrivals.iter().map(|arrival| arrival.domid).collect();
-    let (mut outcomes, over): (Vec<Outcome>, Vec<Option<Arrived>>) = arrivals
-        .into_par_iter()
-        .zip(mover.expect(&domids))
-        .map(|(arrival, expected)| place_one(mover, arrival, expected))
-        .unzip();
+    let nodes: usize = arrivals.iter().map(|arrival| arrival.nodes.len()).sum();
+    let expected = mover.expect(&domids);
+    let place = |(arrival, expected)| place_one(mover, arrival, expected);
+    let (mut outcomes, over): (Vec<Outcome>, Vec<Option<Arrived>>) = match nodes {
+        ..=FEW_NODES => arrivals.into_iter().zip(expected).map(place).unzip(),
+        _ => arrivals.into_par_iter().zip(expected).map(place).unzip(),
+    };
     hand_over(mover, over.into_iter().flatten().collect(), &mut outcomes);
     outcomes.sort_by_key(|outcome| outcome.domid);
     outcomes

@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-
-use crossbeam::channel::bounded;
 
 use super::Outcome;
 use super::socket::{Request, receive, send};
@@ -51,39 +51,63 @@ impl Operation {
     }
 }
 
-/// Serves clients that connect, each on a thread of its own, as long as the process runs.
+/// Who serves the migration socket.
+struct Crew {
+    listener: UnixListener,
+    mover: Mover,
+    /// How many threads there are.
+    threads: AtomicUsize,
+    /// How many of them wait for a client.
+    waiting: AtomicUsize,
+}
+
+/// Serves clients that connect, each by a thread of its own, as long as the process runs. One thread
+/// waits; whoever is the last to wait and gets a client has another one wait. A thread whose client has
+/// left waits again: a move has many clients one after another, and a new thread maps its memory anew.
 ///
 /// # Errors
 /// The system refuses a thread.
 pub fn serve(listener: UnixListener, mover: Mover) -> io::Result<()> {
-    let accept = move || accept_all(&listener, &mover);
-    std::thread::Builder::new().name("migration".into()).spawn(accept).map(drop)
+    let (threads, waiting) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    join(&Arc::new(Crew { listener, mover, threads, waiting }))
 }
 
-fn accept_all(listener: &UnixListener, mover: &Mover) {
-    // One thing in it for each client: who has to put in one more waits until one is taken out.
-    let (begin, end) = bounded(CLIENTS_MAX);
+/// One more thread, unless there are as many as may be.
+fn join(crew: &Arc<Crew>) -> io::Result<()> {
+    if crew.threads.fetch_add(1, Ordering::SeqCst) >= CLIENTS_MAX {
+        crew.threads.fetch_sub(1, Ordering::SeqCst);
+        return Ok(());
+    }
+    crew.waiting.fetch_add(1, Ordering::SeqCst);
+    let its_crew = Arc::clone(crew);
+    let thread = std::thread::Builder::new().name("migration".into());
+    thread.spawn(move || serve_clients(&its_crew)).map(drop).inspect_err(|_| {
+        crew.threads.fetch_sub(1, Ordering::SeqCst);
+        crew.waiting.fetch_sub(1, Ordering::SeqCst);
+    })
+}
+
+fn serve_clients(crew: &Arc<Crew>) {
     loop {
-        let client = listener.accept();
-        // Its other end is here.
-        let _ = begin.send(());
-        let (its_mover, its_end) = (mover.clone(), end.clone());
-        let served = client.and_then(|(client, _)| {
-            let thread = std::thread::Builder::new().name("migration client".into());
-            thread.spawn(move || {
-                serve_client(&client, &its_mover);
-                let _ = its_end.recv();
-            })
-        });
-        if let Err(error) = served {
-            tracing::warn!(%error, "a client of the migration socket cannot be served");
-            let _ = end.recv();
-            std::thread::sleep(PAUSE);
+        let client = crew.listener.accept();
+        let was_last = crew.waiting.fetch_sub(1, Ordering::SeqCst) == 1;
+        // Without one more the next client waits for this one's end.
+        let joined = if was_last { join(crew) } else { Ok(()) };
+        if let Err(error) = &joined {
+            tracing::warn!(%error, "a thread for the migration socket cannot be had");
         }
+        match client {
+            Ok((client, _)) => serve_client(&client, &crew.mover),
+            Err(error) => {
+                tracing::warn!(%error, "a client of the migration socket cannot be served");
+                std::thread::sleep(PAUSE);
+            }
+        }
+        crew.waiting.fetch_add(1, Ordering::SeqCst);
     }
 }
 
-/// When no descriptors or threads are to be had, it is tried again after this long.
+/// When no descriptors are to be had, it is tried again after this long.
 const PAUSE: Duration = Duration::from_millis(200);
 
 fn serve_client(client: &UnixStream, mover: &Mover) {

@@ -34,6 +34,13 @@ const MACHINES: &[u8] = b"/vm/";
 /// of rayon's threads have work.
 const DOMAINS_AT_ONCE: usize = 64;
 
+/// So few domains are looked up by whoever asks, and written by it if they have few nodes
+/// ([`FEW_NODES`]). Rayon's threads would have to be woken and put to sleep for each of many small
+/// batches, and take cores from the guests that stay.
+const FEW_DOMAINS: usize = 16;
+/// So many nodes are few: they are written, and put in place, by one thread.
+pub const FEW_NODES: usize = 2048;
+
 /// Room for the records of an ordinary subtree.
 const SUBTREE_BYTES: usize = 4096;
 
@@ -58,10 +65,13 @@ struct Records {
 pub type Form = (u32, Order);
 
 /// What belongs to each of some domains in a cut of the store ([`Store::cut`]). What several domains
-/// name as theirs goes with the first. Cost: their homes, shared among rayon's threads.
+/// name as theirs goes with the first. Cost: their homes, of many domains shared among rayon's threads.
 pub fn see(store: &Store, trees: &[Tree], domids: &[Domid]) -> Vec<Seen> {
     let see_one = |&domid: &Domid| (store.see(trees, domid), machine(store, trees, domid));
-    let seen: Vec<_> = domids.par_iter().map(see_one).collect();
+    let seen: Vec<_> = match domids.len() {
+        ..=FEW_DOMAINS => domids.iter().map(see_one).collect(),
+        _ => domids.par_iter().map(see_one).collect(),
+    };
     let mut machines = BTreeSet::new();
     let with_machine = |(mut seen, machine): (Seen, Option<Machine<'_>>)| {
         match machine {
@@ -78,8 +88,8 @@ pub fn see(store: &Store, trees: &[Tree], domids: &[Domid]) -> Vec<Seen> {
 }
 
 /// Writes a stream of `leaving`, who are in the order of their numbers; answers the output and how
-/// many nodes each domain has. Cost: their nodes, shared among rayon's threads by subtrees, while
-/// what is ready is written. The records of 64 domains are in memory three times
+/// many nodes each domain has. Cost: their nodes; unless they are few, shared among rayon's threads
+/// by subtrees, while what is ready is written. The records of 64 domains are in memory three times
 /// at most: being made, ready, being written.
 ///
 /// Left out are nodes whose owner is dead, as they are about to be removed.
@@ -94,11 +104,23 @@ pub fn export<W: Write>(
 ) -> io::Result<(W, Vec<u64>)> {
     let mut writer = Writer::new(output, form.0, form.1)?;
     let mut nodes = Vec::with_capacity(leaving.len());
+    let write = |writer: &mut Writer<W>, of_one: &Records| {
+        of_one.pieces.iter().try_for_each(|piece| writer.write_appended(piece))
+    };
+    let invalid = |fault: Fault| io::Error::new(io::ErrorKind::InvalidInput, fault);
+    if are_few(leaving) {
+        for leaving in leaving {
+            let of_one = records(store, leaving, form, false).map_err(invalid)?;
+            nodes.push(of_one.nodes);
+            write(&mut writer, &of_one)?;
+        }
+        return Ok((writer.end()?, nodes));
+    }
     let (ready, to_write) = bounded(1);
     std::thread::scope(|scope| {
         scope.spawn(move || {
             for some in leaving.chunks(DOMAINS_AT_ONCE) {
-                let records = some.par_iter().map(|leaving| records(store, leaving, form));
+                let records = some.par_iter().map(|leaving| records(store, leaving, form, true));
                 // If the output failed nobody takes the rest.
                 if ready.send(records.collect::<Result<Vec<Records>, Fault>>()).is_err() {
                     return;
@@ -106,24 +128,49 @@ pub fn export<W: Write>(
             }
         });
         for some in to_write {
-            for of_one in
-                some.map_err(|fault| io::Error::new(io::ErrorKind::InvalidInput, fault))?
-            {
+            for of_one in some.map_err(invalid)? {
                 nodes.push(of_one.nodes);
-                of_one.pieces.iter().try_for_each(|piece| writer.write_appended(piece))?;
+                write(&mut writer, &of_one)?;
             }
         }
         Ok((writer.end()?, nodes))
     })
 }
 
-/// All records of a domain.
-fn records(store: &Store, leaving: &Leaving, form: Form) -> Result<Records, Fault> {
+/// Whether these are written by one thread. Cost: a look at no more nodes than are few.
+fn are_few(leaving: &[Leaving]) -> bool {
+    if leaving.len() > FEW_DOMAINS {
+        return false;
+    }
+    let homes = leaving.iter().flat_map(|leaving| &leaving.seen.homes);
+    let mut open: Vec<&Arc<Node>> = homes.map(|(_, node)| node).take(FEW_NODES + 1).collect();
+    let mut nodes = open.len();
+    while nodes <= FEW_NODES
+        && let Some(node) = open.pop()
+    {
+        let known = open.len();
+        let children = node.children().iter().filter_map(|(_, child)| child.as_ref());
+        open.extend(children.take(FEW_NODES + 1 - nodes));
+        nodes += open.len() - known;
+    }
+    nodes <= FEW_NODES
+}
+
+/// All records of a domain, its subtrees made one after another or shared among rayon's threads.
+fn records(
+    store: &Store,
+    leaving: &Leaving,
+    form: Form,
+    is_shared: bool,
+) -> Result<Records, Fault> {
     let births = store.registry().births();
     let [before, after] = around(store, leaving, form)?;
     let subtree = |(root, node): &(PathBuf, Arc<Node>)| write_subtree(root, node, births, form);
-    let subtrees: Vec<(Vec<u8>, u64)> =
-        leaving.seen.homes.par_iter().map(subtree).collect::<Result<_, Fault>>()?;
+    let homes = &leaving.seen.homes;
+    let subtrees: Vec<(Vec<u8>, u64)> = match is_shared {
+        true => homes.par_iter().map(subtree).collect::<Result<_, Fault>>()?,
+        false => homes.iter().map(subtree).collect::<Result<_, Fault>>()?,
+    };
     let nodes = subtrees.iter().map(|(_, nodes)| nodes).sum();
     let subtrees = subtrees.into_iter().map(|(piece, _)| piece);
     Ok(Records { pieces: [before].into_iter().chain(subtrees).chain([after]).collect(), nodes })

@@ -67,25 +67,38 @@ impl Moving {
     }
 }
 
+/// Connections to both daemons, which one batch after another has.
+pub struct Ends {
+    here: Client,
+    there: Client,
+}
+
 /// The batch.
 struct Batch<'r> {
     route: &'r Route,
     domains: BTreeMap<Domid, Moving>,
     begun: Instant,
-    here: Client,
-    there: Client,
+    ends: Ends,
 }
 
-/// Moves some domains, at most 253; what became of each.
+/// Moves some domains, at most 253; what became of each. Takes the connections of the batch before,
+/// and leaves them to the next if nothing went wrong.
 ///
 /// # Errors
 /// One of the daemons cannot be reached: nothing was done.
-pub fn carry(route: &Route, domids: &[Domid]) -> Result<BTreeMap<Domid, Moving>, Failure> {
+pub fn carry(
+    route: &Route,
+    domids: &[Domid],
+    kept: &mut Option<Ends>,
+) -> Result<BTreeMap<Domid, Moving>, Failure> {
+    let ends = match kept.take().filter(|ends| ends.here.is_open() && ends.there.is_open()) {
+        Some(ends) => ends,
+        None => Ends { here: route.source.connect()?, there: route.destination.connect()? },
+    };
     let mut batch = Batch {
         route,
         domains: domids.iter().map(|&domid| (domid, Moving::new())).collect(),
-        here: route.source.connect()?,
-        there: route.destination.connect()?,
+        ends,
         begun: Instant::now(),
     };
     for _ in 0..route.tries {
@@ -100,6 +113,9 @@ pub fn carry(route: &Route, domids: &[Domid]) -> Result<BTreeMap<Domid, Moving>,
         batch.take_back();
     }
     batch.give_up();
+    if batch.domains.values().all(|moving| moving.error.is_none()) {
+        *kept = Some(batch.ends);
+    }
     Ok(batch.domains)
 }
 
@@ -186,7 +202,7 @@ impl Batch<'_> {
         let domids = self.of(arrived);
         let by_port = |&domid: &Domid| Connecting::with_port(domid, &self.domains[&domid].port);
         let connecting: Vec<_> = domids.iter().map(by_port).collect();
-        let outcomes = self.there.introduce(&connecting);
+        let outcomes = self.ends.there.introduce(&connecting);
         self.with(domids.into_iter().zip(outcomes), |moving, outcome| {
             if let Err(trouble) = outcome {
                 moving.fail("INTRODUCE at the destination", &trouble);
@@ -199,7 +215,7 @@ impl Batch<'_> {
         let domids = self.of(Moving::has_arrived);
         let marks: Vec<_> =
             domids.iter().map(|&domid| (domid, self.domains[&domid].mark.as_str())).collect();
-        let outcomes = self.here.release(&marks);
+        let outcomes = self.ends.here.release(&marks);
         self.with(domids.into_iter().zip(outcomes), |moving, outcome| match outcome {
             Ok(()) => moving.source = Source::Released,
             Err(trouble) if trouble.is("EAGAIN") => {}
@@ -224,7 +240,7 @@ impl Batch<'_> {
         }
         let asked = self.route.source.connect().ok().and_then(|mut client| {
             let introduced = client.are_introduced(&domids);
-            self.here = client;
+            self.ends.here = client;
             introduced.ok()
         });
         self.with(domids.into_iter().zip(asked.into_iter().flatten()), |moving, introduced| {
@@ -242,13 +258,13 @@ impl Batch<'_> {
         let domids = self.of(|moving| {
             moving.source == Source::Released && moving.destination == Destination::Quiesced
         });
-        let mut outcomes = self.there.ask_each(Kind::Unquiesce, &domids);
+        let mut outcomes = self.ends.there.ask_each(Kind::Unquiesce, &domids);
         // It is committed: a connection that is lost is no reason to stop here.
         if outcomes.values().any(|outcome| outcome.as_ref().is_err_and(Trouble::is_lost))
             && let Ok(client) = self.route.destination.connect()
         {
-            self.there = client;
-            outcomes = self.there.ask_each(Kind::Unquiesce, &domids);
+            self.ends.there = client;
+            outcomes = self.ends.there.ask_each(Kind::Unquiesce, &domids);
         }
         let begun = self.begun;
         self.with(outcomes, |moving, outcome| match outcome {

@@ -265,6 +265,11 @@ impl Client {
         })
     }
 
+    /// Whether the daemon has not closed it, and says nothing that it was not asked.
+    pub fn is_open(&self) -> bool {
+        self.0.is_silent()
+    }
+
     /// A request: its reply's payload, or why not.
     pub fn ask(&mut self, kind: Kind, payload: &[u8]) -> Result<Vec<u8>, Trouble> {
         self.0.send(&message(kind as u32, 0, payload))?;

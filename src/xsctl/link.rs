@@ -8,7 +8,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use rustix::cmsg_space;
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg};
 use zerocopy::IntoBytes;
 
 use crate::protocol::{Frame, Header, frame};
@@ -40,6 +41,13 @@ impl Link {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         Ok(Link { stream, received: Vec::new() })
+    }
+
+    /// Whether nothing is to be read now, neither bytes nor their end.
+    pub fn is_silent(&self) -> bool {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let peeked = recv(&self.stream, &mut [0u8; 1], flags);
+        self.received.is_empty() && matches!(peeked, Err(Errno::AGAIN))
     }
 
     /// Sends bytes.

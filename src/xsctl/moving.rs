@@ -40,10 +40,11 @@ pub fn run(
         for _ in 0..manner.jobs {
             let (sender, next) = (sender.clone(), &next);
             scope.spawn(move || {
+                let mut kept = None;
                 while !stop.load(Ordering::Relaxed)
                     && let Some(domids) = next()
                 {
-                    let carried = carry(route, domids);
+                    let carried = carry(route, domids, &mut kept);
                     if carried.is_err() {
                         stop.store(true, Ordering::Relaxed);
                     }
