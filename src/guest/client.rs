@@ -1,12 +1,13 @@
 //! Requests and replies: of the guest over its ring, of the toolstack over the daemon's socket.
 
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::io::retry_on_intr;
 use zerocopy::IntoBytes;
 
 use crate::host::sim::SimGuest;
@@ -76,7 +77,7 @@ impl Toolstack {
                 return outcome(answered, payload).map(drop).map_err(named);
             }
             let mut bytes = [0; 256];
-            match self.0.read(&mut bytes)? {
+            match retry_on_intr(|| rustix::io::read(&self.0, &mut bytes))? {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                 len => received.extend_from_slice(&bytes[..len]),
             }

@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::retry_on_intr;
 
 use crate::daemon::{Failure, Guest as Settings};
 use crate::host::sim::{SimClient, SimGuest};
@@ -90,7 +91,7 @@ impl Session {
             }
             let mut bytes = [0; 4096];
             // Not through a buffer, whose content poll would not know of.
-            let len = rustix::io::read(io::stdin().as_fd(), &mut bytes)?;
+            let len = retry_on_intr(|| rustix::io::read(io::stdin().as_fd(), &mut bytes))?;
             input.extend_from_slice(&bytes[..len]);
             if len == 0 && !input.is_empty() {
                 input.push(b'\n');

@@ -1,6 +1,6 @@
 //! A connection to a daemon: messages there, messages back, descriptors with them.
 
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rustix::cmsg_space;
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg};
 use zerocopy::IntoBytes;
 
@@ -62,8 +62,9 @@ impl Link {
         if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
+        let parts = [IoSlice::new(bytes)];
         let sent =
-            sendmsg(&self.stream, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?;
+            retry_on_intr(|| sendmsg(&self.stream, &parts, &mut control, SendFlags::NOSIGNAL))?;
         self.send(&bytes[sent..])
     }
 
@@ -78,7 +79,7 @@ impl Link {
                 Frame::TooLong => return Err(io::ErrorKind::InvalidData.into()),
                 Frame::Incomplete(_) => {
                     let mut bytes = [0; 16384];
-                    match self.stream.read(&mut bytes)? {
+                    match retry_on_intr(|| rustix::io::read(&self.stream, &mut bytes))? {
                         0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                         len => self.received.extend_from_slice(&bytes[..len]),
                     }

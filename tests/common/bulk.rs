@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::cmsg_space;
+use rustix::io::retry_on_intr;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use super::HANG;
@@ -42,7 +43,8 @@ impl Bulk {
             assert!(control.push(SendAncillaryMessage::ScmRights(descriptors)));
         }
         let parts = [IoSlice::new(&message)];
-        let sent = sendmsg(&self.socket, &parts, &mut control, SendFlags::empty()).unwrap();
+        let flags = SendFlags::empty();
+        let sent = retry_on_intr(|| sendmsg(&self.socket, &parts, &mut control, flags)).unwrap();
         assert_eq!(sent, message.len());
     }
 
@@ -77,7 +79,7 @@ impl Bulk {
                 return message;
             }
             let mut bytes = [0; 4096];
-            let count = self.socket.read(&mut bytes).unwrap();
+            let count = retry_on_intr(|| rustix::io::read(&self.socket, &mut bytes)).unwrap();
             assert!(count > 0, "the daemon closed the connection");
             self.input.extend_from_slice(&bytes[..count]);
         }

@@ -181,6 +181,8 @@ impl Client {
                 let count = match socket.read(&mut buffer) {
                     Ok(count) => count,
                     Err(error) if error.kind() == ErrorKind::ConnectionReset => 0,
+                    // A wait with a time limit is not resumed after a stop or a signal.
+                    Err(error) if error.kind() == ErrorKind::Interrupted => return true,
                     Err(error) => panic!(
                         "{}: reading: {error}; awaiting {} replies",
                         self.name,

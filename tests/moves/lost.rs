@@ -4,6 +4,8 @@
 use std::process::{Child, Stdio};
 use std::sync::mpsc;
 
+use rustix::process::Signal;
+
 use super::proxy::{Action, Proxy};
 use super::*;
 
@@ -226,7 +228,7 @@ fn held_at(
 /// Sends a signal, and waits until the process has taken it (proc(5), status).
 fn interrupt(child: &Child) {
     let pid = rustix::process::Pid::from_child(child);
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    rustix::process::kill_process(pid, Signal::INT).unwrap();
     let is_pending = || {
         let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).unwrap();
@@ -268,6 +270,38 @@ fn sigint_ends_it_after_the_batches_in_hand() {
             is_absent(&mut b, domid);
         }
     }
+}
+
+/// Ctrl-Z and `fg`: a wait with a time limit ends with EINTR then (signal(7)), which is no loss.
+#[test]
+fn the_tool_is_stopped_and_goes_on() {
+    let (mut a, _b) = worlds([1]);
+    well(&["quiesce", "--socket", &socket(&a), "--domains", "1"]);
+    let (proxy, child, release) = held_at(&a, op::UNQUIESCE, &|to| {
+        ["unquiesce", "--domains", "1", "--socket", to].map(str::to_owned).to_vec()
+    });
+    let pid = rustix::process::Pid::from_child(&child);
+    for (signal, is_stopped) in [(Signal::STOP, true), (Signal::CONT, false)] {
+        rustix::process::kill_process(pid, signal).unwrap();
+        while (state_of(&child) == 'T') != is_stopped {
+            std::thread::yield_now();
+        }
+    }
+    // Until it waits again, or has ended: else the reply could be there before the wait that ends.
+    while !matches!(state_of(&child), 'S' | 'Z') {
+        std::thread::yield_now();
+    }
+    drop(release);
+    let run = Run::of(child.wait_with_output().unwrap());
+    drop(proxy);
+    assert_eq!(run.code, 0, "{run:?}");
+    is_served(&mut a, 1);
+}
+
+/// The state of a process's first thread (proc_pid_stat(5)).
+fn state_of(child: &Child) -> char {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+    stat.rsplit_once(") ").unwrap().1.chars().next().unwrap()
 }
 
 /// The tool is killed at each request that it makes of a client's socket. What it leaves behind is

@@ -15,6 +15,7 @@ use std::{ptr, slice};
 
 use rustix::cmsg_space;
 use rustix::fs::{MemfdFlags, SeekFrom, memfd_create, seek};
+use rustix::io::retry_on_intr;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use xenstored::host::sim::XENSTORE_PORT;
 use zerocopy::FromBytes;
@@ -52,7 +53,7 @@ fn kva() -> io::Result<OwnedFd> {
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(2))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let parts = &mut [IoSliceMut::new(&mut line)];
-    recvmsg(&stream, parts, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    retry_on_intr(|| recvmsg(&stream, parts, &mut control, RecvFlags::CMSG_CLOEXEC))?;
     let mut fds = control.drain().filter_map(|message| match message {
         RecvAncillaryMessage::ScmRights(fds) => Some(fds),
         _ => None,

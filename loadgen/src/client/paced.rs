@@ -5,6 +5,7 @@
 //! suffer ("coordinated omission").
 
 use std::collections::VecDeque;
+use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -90,7 +91,10 @@ impl Paced {
             if due < started + time {
                 self.set_timer(due.saturating_duration_since(Instant::now()))?;
             }
-            self.poll.poll(&mut events, Some(PATIENCE))?;
+            match self.poll.poll(&mut events, Some(PATIENCE)) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                polled => polled?,
+            }
             if events.is_empty() {
                 wrong!("no reply for {PATIENCE:?}");
             }

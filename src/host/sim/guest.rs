@@ -6,6 +6,7 @@ use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
 
 use super::fds::{drain, signal};
 use crate::host::Port;
@@ -108,7 +109,7 @@ impl SimGuest {
         let timeout: Option<Timespec> =
             timeout.map(|t| t.try_into().map_err(io::Error::other)).transpose()?;
         let mut fds = [PollFd::new(&self.channel, PollFlags::IN)];
-        if poll(&mut fds, timeout.as_ref())? == 0 {
+        if retry_on_intr(|| poll(&mut fds, timeout.as_ref()))? == 0 {
             return Ok(false);
         }
         let gone = fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR);

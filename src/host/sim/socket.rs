@@ -8,7 +8,7 @@ use std::path::Path;
 
 use rustix::cmsg_space;
 use rustix::fs::{Mode, chmod};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, connect,
@@ -67,7 +67,8 @@ pub fn send_with(
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    Ok(sendmsg(socket, &[IoSlice::new(bytes)], &mut control, flags)?)
+    let parts = [IoSlice::new(bytes)];
+    Ok(retry_on_intr(|| sendmsg(socket, &parts, &mut control, flags))?)
 }
 
 /// Waits for bytes, unless the socket does not block; adds the descriptors that came with them to
@@ -80,7 +81,8 @@ pub fn receive_with(
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(FDS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut parts = [IoSliceMut::new(bytes)];
-    let got = recvmsg(socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    let got = retry_on_intr(|| recvmsg(socket, &mut parts, &mut control, flags))?;
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(received) = message {
             fds.extend(received);
