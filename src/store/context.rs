@@ -173,8 +173,9 @@ pub struct Change {
     pub shard: ShardId,
     /// The permissions that it had, if they changed. (A commit looks at the tree that it replaces.)
     pub before: Option<Perms>,
-    /// The permissions that it has; of a node that is gone, its last.
-    pub after: Perms,
+    /// The permissions that it has, if they are new; of a node that is gone, its last. Those that did
+    /// not change are the node's: all that it shares them with would see their count written.
+    pub after: Option<Perms>,
     /// Of a node that is gone: its parent's permissions.
     pub parent: Option<Perms>,
     /// What was cut off there: the node itself, and homes that lay below it.
@@ -203,9 +204,15 @@ pub struct Effects {
 pub type Changes = SmallVec<[Change; 1]>;
 
 impl Effects {
-    /// Notes that the node at `path` was created, written, or given other permissions than
+    /// Notes that the node at `path` was created, written, or given the permissions `after` for
     /// `before`.
-    pub fn changed(&mut self, path: PathBuf, shard: ShardId, before: Option<Perms>, after: Perms) {
+    pub fn changed(
+        &mut self,
+        path: PathBuf,
+        shard: ShardId,
+        before: Option<Perms>,
+        after: Option<Perms>,
+    ) {
         let (parent, removed) = (None, Vec::new());
         self.changes.push(Change { path, shard, before, after, parent, removed });
     }

@@ -31,7 +31,10 @@ impl Store {
         changes: &[Change],
         caller: &Caller,
     ) -> Option<Arc<Ticket>> {
-        let upper = self.upper.load();
+        let concerns = |change: &Change| {
+            !change.removed.is_empty() || self.upper.may_match(change.path.as_path())
+        };
+        let upper = changes.iter().any(concerns).then(|| self.upper.load());
         let paths = OnceCell::new();
         let scene = Scene { store: self, locked, replaced, changes, paths, upper };
         let mut found = Vec::new();
@@ -100,7 +103,8 @@ struct Scene<'a, 's> {
     changes: &'a [Change],
     /// Those of `changes`, for whoever asks [`Scene::has_changed`].
     paths: OnceCell<HashSet<&'a [u8], RandomState>>,
-    upper: Arc<Trie>,
+    /// If some of its watches may match.
+    upper: Option<Arc<Trie>>,
 }
 
 impl Scene<'_, '_> {
@@ -115,14 +119,15 @@ impl Scene<'_, '_> {
         replaced.base(&home).map(|root| find(root, &home, path).node())
     }
 
-    fn is_there(&self, path: Path<'_>) -> bool {
+    /// The node at `path` now.
+    fn now(&self, path: Path<'_>) -> Option<&Arc<Node>> {
         let home = self.store.layout.home(path);
-        self.shard(path).is_some_and(|shard| shard.tree.get(&home, path).is_some())
+        self.shard(path).and_then(|shard| shard.tree.get(&home, path))
     }
 
     /// Whether `path` was only there within a transaction.
     fn never_was(&self, path: Path<'_>) -> bool {
-        self.before(path).is_some_and(|before| before.is_none()) && !self.is_there(path)
+        self.before(path).is_some_and(|before| before.is_none()) && self.now(path).is_none()
     }
 
     /// Whether `path` has a change of its own: who watches it is told once, also if it went with what
@@ -136,10 +141,12 @@ impl Scene<'_, '_> {
     /// `None` if the path was only there within a transaction: that is nobody's to see (XSA-115).
     fn perms<'c>(&'c self, change: &'c Change) -> Option<[Option<&'c Perms>; 3]> {
         let path = change.path.as_path();
+        let now = || self.now(path).map(|node| &node.perms);
         let (before, after) = match self.before(path) {
-            None => (change.before.as_ref(), Some(&change.after)),
+            None => (change.before.as_ref(), change.after.as_ref().or_else(now)),
             Some(before) => {
-                let after = Some(&change.after).filter(|_| self.is_there(path));
+                let now = now();
+                let after = now.and(change.after.as_ref().or(now));
                 (before.map(|node| &node.perms), after)
             }
         };
@@ -159,7 +166,9 @@ impl Scene<'_, '_> {
         if let Some(shard) = self.locked.shard(change.shard) {
             shard.watches.matching(path, &mut tell);
         }
-        self.upper.matching(path, &mut tell);
+        if let Some(upper) = &self.upper {
+            upper.matching(path, &mut tell);
+        }
         if !change.removed.is_empty() && perms.is_some() {
             self.matches_below(change, found);
         }
@@ -190,7 +199,9 @@ impl Scene<'_, '_> {
                 entries.for_each(|entry| told.tell(entry, perms.into_iter().flatten()));
             }
         };
-        self.upper.below(root, |path, entries| tell(path, &mut entries.iter()));
+        if let Some(upper) = &self.upper {
+            upper.below(root, |path, entries| tell(path, &mut entries.iter()));
+        }
         for removed in &change.removed {
             let path = removed.path.as_path();
             let Some(shard) = self.shard(path) else { continue };
