@@ -96,8 +96,11 @@ impl Scenario for Operations {
         cases
     }
 
-    fn suits(&self, target: &Target, case: &Case) -> bool {
-        !case.rings || !matches!(target, Target::Socket(_))
+    fn leaves_out(&self, target: &Target, case: &Case) -> Option<&'static str> {
+        match target {
+            Target::Socket(_) if case.rings => Some("only its socket is known, no rings"),
+            _ => None,
+        }
     }
 
     fn prepare(&self, plan: &Plan, target: &Target) -> Result<Box<dyn Session>> {
