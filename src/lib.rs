@@ -42,7 +42,7 @@ pub mod migrate;
 pub mod protocol;
 pub mod shard;
 pub mod store;
-// For tests/schedules.rs, which runs on the same locks and atomics.
+// For tests/schedules, which runs on the same locks and atomics.
 #[doc(hidden)]
 pub mod sync;
 pub mod transport;

@@ -52,11 +52,11 @@ use crate::host::Host;
 use crate::store::{Store, reaper, run_reaper};
 use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::words::{Domid, Layout};
-#[doc(hidden)] // For tests/schedules.rs.
+#[doc(hidden)] // For tests/schedules.
 pub use gathering::{Gathered, Share, shares};
 #[doc(hidden)]
 pub use guards::Guards;
-#[doc(hidden)] // For tests/schedules.rs.
+#[doc(hidden)] // For tests/schedules.
 pub use mailbox::Asker;
 use mailbox::{Mailbox, Mailboxes, Message};
 pub use mover::{Arrived, Carry, Mover};

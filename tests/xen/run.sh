@@ -5,22 +5,20 @@
 #   run.sh BINARY             BINARY as the host's xenstored, and the xsctl beside it
 #   run.sh --probe BINARY     the example host_probe, beside a running xenstored and alone
 #
-# The exit status is 0 if every check passed. XEN_VM_DIR: where image and logs are (target/xen-vm).
+# The exit status is 0 if every check passed. XEN_VM_DEBIAN: whose Xen, kernel and toolstack
+# (bookworm; trixie). XEN_VM_DIR: where image and logs are (target/xen-vm, target/xen-vm-trixie).
 # XEN_VM_CPUS: domain 0's processors (1). XEN_VM_TIMEOUT: seconds before QEMU is ended (1200).
 set -euo pipefail
 tests=$(realpath "$(dirname "$0")")
-vm=${XEN_VM_DIR:-$tests/../../target/xen-vm}
 cpus=${XEN_VM_CPUS:-1}
 
-checks=$tests/checks
-if [ "${1-}" = --probe ]; then
-    checks=$tests/probe
-    shift
-fi
-mkdir -p "$vm"
+checks=("$tests/checks"/*)
+case ${1-} in
+--probe) checks=("$tests/probe/run"); shift ;;
+esac
+vm=$(cd "$tests" && . ./packages && echo "$vm")
 exec 9>"$vm/lock" && flock 9 # One run at a time: the machine has no room for two.
 "$tests/build-image.sh"
-vm=$(realpath "$vm")
 # Programs of the unpacked QEMU run with its own libraries.
 libs=$vm/qemu/lib/x86_64-linux-gnu
 loader=("$libs/ld-linux-x86-64.so.2" --library-path "$libs")
@@ -29,7 +27,7 @@ loader=("$libs/ld-linux-x86-64.so.2" --library-path "$libs")
 run=$(mktemp -d "$vm/run.XXXXXX")
 trap 'rm -rf "$run"' EXIT
 mkdir -p "$run/root/test"
-install -m 755 "$tests/hotplug" "$checks"/* "$run/root/test"
+install -m 755 "$tests/hotplug" "${checks[@]}" "$run/root/test"
 if [ $# -gt 0 ]; then install -m 755 -s "$1" "$run/root/test/$(basename "$1")"; fi
 if [ "$(basename "${1-}")" = xenstored ]; then install -m 755 -s "$(dirname "$1")/xsctl" "$run/root/test"; fi
 (cd "$run/root" && find . | "${loader[@]}" "$vm/qemu/bin/cpio" --quiet -o -H newc -R 0:0) >"$run/test.cpio"

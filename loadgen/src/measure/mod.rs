@@ -2,7 +2,7 @@
 
 mod sample;
 
-pub use sample::{Figure, Measured, Sample, median};
+pub use sample::{Figure, Measured, Sample, Unfinished, median};
 
 /// The average number of runnable threads of the last minute, for the report: a busy machine
 /// makes throughput and latency worse, and CPU per request a little.

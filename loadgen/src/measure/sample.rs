@@ -22,6 +22,9 @@ pub struct Figure {
 pub struct Sample {
     /// How many requests, events or whatever the scenario counts; 0 if it counts nothing.
     pub units: u64,
+    /// How many there were to be, if that is fixed. A round that has done fewer is unfinished, and
+    /// what it has done is no measure: the easy part may have been first.
+    pub whole: Option<u64>,
     /// How long it took.
     pub elapsed: Duration,
     /// CPU time of the target in it, if its process is known.
@@ -40,7 +43,7 @@ impl Sample {
             elapsed: tally.elapsed,
             cpu,
             latency: Some(tally.latency),
-            extra: Vec::new(),
+            ..Sample::default()
         }
     }
 
@@ -62,7 +65,19 @@ impl Sample {
     }
 }
 
-/// All rounds of one case with one target.
+/// What a target had done when its time was over.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Unfinished {
+    /// So many units.
+    pub done: u64,
+    /// Of so many.
+    pub of: u64,
+    /// In so many seconds.
+    pub seconds: f64,
+}
+
+/// All rounds of one case with one target. Of what is unfinished there are no rates, CPU times and
+/// latencies, only the scenario's own figures.
 pub struct Measured {
     /// What was done.
     pub case: Case,
@@ -73,13 +88,26 @@ pub struct Measured {
 }
 
 impl Measured {
+    /// The round that did the least, if one is unfinished.
+    pub fn unfinished(&self) -> Option<Unfinished> {
+        let rounds = self.samples.iter().filter_map(|sample| {
+            let (done, of) = (sample.units, sample.whole?);
+            (done < of).then_some(Unfinished { done, of, seconds: sample.elapsed.as_secs_f64() })
+        });
+        rounds.min_by_key(|round| round.done)
+    }
+
+    fn median_of_finished(&self, figure: impl Fn(&Sample) -> Option<f64>) -> Option<f64> {
+        if self.unfinished().is_some() { None } else { self.median_of(figure) }
+    }
+
     fn median_of(&self, figure: impl Fn(&Sample) -> Option<f64>) -> Option<f64> {
         median(self.samples.iter().filter_map(figure).collect())
     }
 
     /// Units per second.
     pub fn rate(&self) -> Option<f64> {
-        self.median_of(|sample| {
+        self.median_of_finished(|sample| {
             let seconds = sample.elapsed.as_secs_f64();
             (sample.units > 0 && seconds > 0.0).then(|| sample.units as f64 / seconds)
         })
@@ -87,13 +115,13 @@ impl Measured {
 
     /// CPU time per unit, in microseconds.
     pub fn cpu(&self) -> Option<f64> {
-        self.median_of(|sample| sample.per_unit(sample.cpu?.total))
+        self.median_of_finished(|sample| sample.per_unit(sample.cpu?.total))
     }
 
     /// Of it, what the kernel took. Its clock for that ticks a hundred times a second: rounds of
     /// less than a second say little.
     pub fn system(&self) -> Option<f64> {
-        self.median_of(|sample| {
+        self.median_of_finished(|sample| {
             let cpu = sample.cpu?;
             Some(sample.per_unit(cpu.total)? * Sample::system_share(&cpu)?)
         })
@@ -101,7 +129,7 @@ impl Measured {
 
     /// Of it, what the program itself took.
     pub fn user(&self) -> Option<f64> {
-        self.median_of(|sample| {
+        self.median_of_finished(|sample| {
             let cpu = sample.cpu?;
             Some(sample.per_unit(cpu.total)? * (1.0 - Sample::system_share(&cpu)?))
         })
@@ -109,7 +137,7 @@ impl Measured {
 
     /// The latency, in microseconds, that `percent` of the requests of a round do not exceed.
     pub fn percentile(&self, percent: f64) -> Option<f64> {
-        self.median_of(|sample| {
+        self.median_of_finished(|sample| {
             let latency = sample.latency.as_ref().filter(|latency| !latency.is_empty())?;
             Some(latency.value_at_percentile(percent) as f64 / 1e3)
         })
@@ -129,6 +157,9 @@ impl Measured {
 
     /// The latencies of all rounds together, if there are any.
     pub fn latencies(&self) -> Option<Histogram<u64>> {
+        if self.unfinished().is_some() {
+            return None;
+        }
         let mut all = histogram();
         for latency in self.samples.iter().filter_map(|sample| sample.latency.as_ref()) {
             all.add(latency).ok()?;
@@ -185,5 +216,32 @@ mod tests {
         close(measured.figure("EAGAIN %"), 5.0);
         assert_eq!(measured.percentile(50.0), None);
         assert_eq!(measured.figure("other"), None);
+        assert_eq!(measured.unfinished(), None);
+    }
+
+    #[test]
+    fn what_is_unfinished_has_no_figures_per_unit() {
+        let sample = |units| Sample {
+            units,
+            whole: Some(300),
+            elapsed: Duration::from_secs(40),
+            cpu: Some(Cpu { total: Duration::from_secs(30), ..Cpu::default() }),
+            latency: Some(histogram()),
+            ..Sample::default()
+        };
+        let row = |rounds: &[u64]| Measured {
+            case: Case::sized(300, "domains"),
+            target: "c".into(),
+            samples: rounds.iter().map(|&units| sample(units).with("EAGAIN %", 94.0)).collect(),
+        };
+        let unfinished = row(&[300, 41, 85]);
+        let expected = Unfinished { done: 41, of: 300, seconds: 40.0 };
+        assert_eq!(unfinished.unfinished(), Some(expected));
+        assert_eq!((unfinished.cpu(), unfinished.rate()), (None, None));
+        assert!(unfinished.percentile(50.0).is_none() && unfinished.latencies().is_none());
+        assert_eq!(unfinished.figure("EAGAIN %"), Some(94.0));
+        let finished = row(&[300, 300]);
+        assert_eq!(finished.unfinished(), None);
+        assert_eq!((finished.cpu(), finished.rate()), (Some(100_000.0), Some(7.5)));
     }
 }

@@ -2,50 +2,115 @@
 
 use std::fmt::Write;
 
-use super::number;
-
-const WIDTH: f64 = 460.0;
+/// As wide as a phone shows it with its text still legible.
+const WIDTH: f64 = 400.0;
 const BAR: f64 = 16.0;
-const LABEL: f64 = 150.0;
-const VALUE: f64 = 58.0;
+const LABEL: f64 = 138.0;
+/// Room for what stands behind the longest bar.
+const VALUE: f64 = 84.0;
 const HEIGHT: f64 = 260.0;
-const LEFT: f64 = 52.0;
+const LEFT: f64 = 46.0;
 const BOTTOM: f64 = 34.0;
 const TOP: f64 = 24.0;
 const RIGHT: f64 = 24.0;
+/// Bars that differ by more are drawn over a logarithmic axis: the short ones are not seen else.
+const LINEAR_MAX: f64 = 20.0;
 
-/// A group of bars: what they have in common, and each one's colour class and value.
+/// A group of bars.
 pub struct Group {
-    /// What is written to the left of it.
+    /// What they have in common: written to the left of them.
     pub label: String,
-    /// Class and value of each bar.
-    pub bars: Vec<(String, f64)>,
+    /// The bars, from top to bottom.
+    pub bars: Vec<Bar>,
 }
 
-/// Horizontal bars, in groups. The axis begins at 0.
+/// A bar.
+pub struct Bar {
+    /// Class of its colour.
+    pub class: String,
+    /// How long it is; without a value, there is only the text.
+    pub value: Option<f64>,
+    /// What stands behind it.
+    pub text: String,
+}
+
+/// Where values lie on the axis of bars.
+struct Axis {
+    /// The exponents of ten at both ends, if it is logarithmic.
+    decades: Option<(f64, f64)>,
+    most: f64,
+}
+
+impl Axis {
+    fn of(values: impl Iterator<Item = f64>) -> Axis {
+        let (mut least, mut most) = (f64::MAX, 0.0f64);
+        for value in values {
+            most = most.max(value);
+            if value > 0.0 {
+                least = least.min(value);
+            }
+        }
+        // The shortest bar is some length long.
+        let decades = (most > least * LINEAR_MAX)
+            .then(|| ((least.log10() - 0.15).floor(), most.log10().ceil()));
+        Axis { decades, most }
+    }
+
+    /// The part of its length at which a value lies.
+    fn place(&self, value: f64) -> f64 {
+        match self.decades {
+            Some((low, high)) if value > 0.0 => ((value.log10() - low) / (high - low)).max(0.0),
+            None if self.most > 0.0 => value / self.most,
+            _ => 0.0,
+        }
+    }
+
+    /// The powers of ten on it.
+    fn marks(&self) -> impl Iterator<Item = f64> {
+        let (low, high) = self.decades.unwrap_or((0.0, -1.0));
+        std::iter::successors(Some(low), |exponent| Some(exponent + 1.0))
+            .take_while(move |exponent| *exponent <= high)
+            .map(|exponent| 10f64.powf(exponent))
+    }
+}
+
+/// Horizontal bars, in groups. The axis begins at 0, or is logarithmic, and then labelled.
 pub fn bars(title: &str, groups: &[Group]) -> String {
     let bars: usize = groups.iter().map(|group| group.bars.len()).sum();
-    let height = TOP + bars as f64 * BAR + groups.len() as f64 * 8.0;
-    let most = groups.iter().flat_map(|g| &g.bars).map(|bar| bar.1).fold(0.0, f64::max);
+    let bottom = TOP + bars as f64 * BAR + groups.len() as f64 * 8.0;
+    let axis = Axis::of(groups.iter().flat_map(|g| &g.bars).filter_map(|bar| bar.value));
     let room = WIDTH - LABEL - VALUE;
     let mut body = String::new();
+    for mark in axis.marks() {
+        let x = LABEL + axis.place(mark) * room;
+        let _ = write!(body, r#"<path class="grid" d="M{x:.1} {TOP}V{bottom:.0}"/>"#);
+        text(&mut body, x, bottom + 12.0, "middle", &round(mark));
+    }
     let mut y = TOP;
     for group in groups {
         let middle = y + group.bars.len() as f64 * BAR / 2.0 + 4.0;
         text(&mut body, LABEL - 6.0, middle, "end", &group.label);
-        for (class, value) in &group.bars {
-            let width = if most > 0.0 { (value / most * room).max(1.0) } else { 1.0 };
-            let (top, tall) = (y + 1.0, BAR - 3.0);
-            let _ = write!(
-                body,
-                r#"<rect class="{class}" x="{LABEL}" y="{top:.1}" width="{width:.1}" height="{tall}" rx="2"/>"#
-            );
-            text(&mut body, LABEL + width + 4.0, y + BAR - 5.0, "start", &number(*value));
+        for bar in &group.bars {
+            let mut end = LABEL;
+            if let Some(value) = bar.value {
+                let width = (axis.place(value) * room).max(1.0);
+                let (class, top, tall) = (&bar.class, y + 1.0, BAR - 3.0);
+                let _ = write!(
+                    body,
+                    r#"<rect class="{class}" x="{LABEL}" y="{top:.1}" width="{width:.1}" height="{tall}" rx="2"/>"#
+                );
+                end += width;
+            }
+            text(&mut body, end + 4.0, y + BAR - 4.0, "start", &bar.text);
             y += BAR;
         }
         y += 8.0;
     }
-    frame(title, height, &body)
+    let (title, height) = match axis.decades {
+        Some(_) => (format!("{title} (logarithmic)"), bottom + 18.0),
+        None => (title.to_owned(), bottom),
+    };
+    frame(&title, height, &body)
 }
 
 /// A line: its colour class, and its points from left to right.
@@ -102,8 +167,8 @@ pub fn lines(title: &str, lines: &[Line], x: &[Mark], scale: fn(f64) -> f64) -> 
     frame(title, HEIGHT, &body)
 }
 
-/// A power of ten, short.
-fn round(value: f64) -> String {
+/// A round number, short.
+pub fn round(value: f64) -> String {
     match value {
         large if large >= 1e6 => format!("{} M", value / 1e6),
         large if large >= 1e4 => format!("{} k", value / 1e3),
@@ -134,13 +199,38 @@ mod tests {
 
     #[test]
     fn the_longest_bar_fills_its_room() {
-        let group =
-            Group { label: "a < b".into(), bars: vec![("ours".into(), 1.0), ("c".into(), 4.0)] };
-        let svg = bars("CPU", &[group]);
+        let svg = bars("CPU", &[group(&[1.0, 4.0])]);
         let room = WIDTH - LABEL - VALUE;
         assert!(svg.contains(&format!(r#"width="{room:.1}""#)), "{svg}");
         assert!(svg.contains(&format!(r#"width="{:.1}""#, room / 4.0)), "{svg}");
-        assert!(svg.contains("a &lt; b"));
+        assert!(svg.contains("a &lt; b") && !svg.contains("logarithmic"), "{svg}");
+    }
+
+    #[test]
+    fn bars_that_differ_much_stand_over_decades() {
+        let svg = bars("CPU", &[group(&[1.0, 10.0, 1000.0])]);
+        let room = WIDTH - LABEL - VALUE;
+        // From 0.1 to 1,000 there are four decades.
+        for part in [0.25, 0.5, 1.0] {
+            assert!(svg.contains(&format!(r#"width="{:.1}""#, part * room)), "{svg}");
+        }
+        for label in [">CPU (logarithmic)<", ">0.1<", ">1000<"] {
+            assert!(svg.contains(label), "{svg}");
+        }
+    }
+
+    #[test]
+    fn who_has_no_value_has_a_text() {
+        let mut group = group(&[1.0]);
+        let text = "c: 41 of 300 done".to_owned();
+        group.bars.push(Bar { class: "c".into(), value: None, text });
+        let svg = bars("CPU", &[group]);
+        assert!(svg.contains("c: 41 of 300 done") && !svg.contains(r#"class="c""#), "{svg}");
+    }
+
+    fn group(values: &[f64]) -> Group {
+        let bar = |&value| Bar { class: "ours".into(), value: Some(value), text: String::new() };
+        Group { label: "a < b".into(), bars: values.iter().map(bar).collect() }
     }
 
     #[test]

@@ -10,22 +10,25 @@ pub use html::html;
 pub use json::json;
 pub use table::table;
 
-use crate::measure::Measured;
+use crate::measure::{Measured, Unfinished};
+use crate::scenario::{Outcome, Why};
 
 /// Where and when it was measured.
 #[derive(Clone, Debug)]
 pub struct Header {
     /// The command line.
     pub command: String,
-    /// The date, in UTC.
+    /// When the run began, in UTC.
     pub date: String,
     /// Processor, number of cores, kernel.
     pub machine: String,
+    /// How many scenarios were to be run.
+    pub scenarios: usize,
 }
 
 impl Header {
-    /// Looks at this machine.
-    pub fn look() -> Header {
+    /// Looks at this machine, before so many scenarios.
+    pub fn look(scenarios: usize) -> Header {
         let text = |path| std::fs::read_to_string(path).unwrap_or_default();
         let cpuinfo = text("/proc/cpuinfo");
         let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name"));
@@ -37,6 +40,7 @@ impl Header {
             command: format!("loadgen {}", words.join(" ")),
             date: date(),
             machine: format!("{model}, {cores} cores, Linux {}", kernel.trim()),
+            scenarios,
         }
     }
 }
@@ -70,6 +74,82 @@ fn civil(mut days: u64) -> (u64, usize, u64) {
         days -= length;
     }
     (year, 12, 31)
+}
+
+/// A line of a table: a case and a target, the figures if there are any, and what there is to say
+/// if they are not all there.
+struct Row<'a> {
+    case: &'a str,
+    target: String,
+    figures: Option<&'a Measured>,
+    note: String,
+}
+
+/// The lines of a table: case by case, who was measured and who failed. Who was left out has none.
+fn rows(outcome: &Outcome) -> Vec<Row<'_>> {
+    let mut rows = Vec::new();
+    for case in &outcome.cases {
+        let case = case.name.as_str();
+        for measured in outcome.measured.iter().filter(|row| row.case.name == case) {
+            let note = measured.unfinished().map(|it| format!("{} of {} done", it.done, it.of));
+            rows.push(Row {
+                case,
+                target: measured.target.clone(),
+                figures: Some(measured),
+                note: note.unwrap_or_default(),
+            });
+        }
+        for (missing, _) in outcome.failures() {
+            let Some(place) = missing.cases.iter().position(|name| name == case) else { continue };
+            let note = if place == 0 { "FAILED" } else { "not asked after its failure" };
+            let target = missing.target.to_string();
+            match rows.iter_mut().find(|row| row.case == case && row.target == target) {
+                Some(row) => row.note = format!("FAILED in round {}", row.rounds() + 1),
+                None => rows.push(Row { case, target, figures: None, note: note.into() }),
+            }
+        }
+    }
+    rows
+}
+
+impl Row<'_> {
+    fn rounds(&self) -> usize {
+        self.figures.map_or(0, |figures| figures.samples.len())
+    }
+}
+
+/// What is to be said below a table: who failed and how, who is not done, who was not asked.
+fn notes(outcome: &Outcome) -> Vec<String> {
+    let mut notes = Vec::new();
+    for (missing, trouble) in outcome.failures() {
+        let case = missing.cases.first().map_or("", String::as_str);
+        notes.push(format!("FAILED: {}, {case}: {trouble}", missing.target));
+    }
+    for row in &outcome.measured {
+        let Some(Unfinished { done, of, seconds }) = row.unfinished() else { continue };
+        notes.push(format!(
+            "not done: {}, {}: {done} of {of} {}s in {seconds:.0} s, so there are no figures for each",
+            row.target, row.case.name, outcome.unit
+        ));
+    }
+    // Those with the same reason and cases together.
+    let mut left_out: Vec<(Vec<String>, &[String], &str)> = Vec::new();
+    for missing in &outcome.missing {
+        let Why::LeftOut(why) = missing.why else { continue };
+        let target = missing.target.to_string();
+        match left_out.iter_mut().find(|(_, cases, w)| (*cases, *w) == (&missing.cases[..], why)) {
+            Some((targets, ..)) => targets.push(target),
+            None => left_out.push((vec![target], &missing.cases, why)),
+        }
+    }
+    for (targets, cases, why) in left_out {
+        let cases = match cases.len() == outcome.cases.len() {
+            true => String::new(),
+            false => format!(", {}", cases.join(", ")),
+        };
+        notes.push(format!("not asked: {}{cases}: {why}", targets.join(" and ")));
+    }
+    notes
 }
 
 /// A column of a table: its title, and the figure of a row if it has one.
@@ -114,7 +194,72 @@ fn number(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::measure::Sample;
+    use crate::scenario::{Case, Missing};
+    use crate::target::{Cpu, Target};
+
+    /// C is not done, echo is not asked, and neither peer is asked the larger case.
+    fn outcome() -> Outcome {
+        let cases = [300, 1000].map(|size| Case::sized(size, "domains")).to_vec();
+        let measured = [("ours", 300), ("c", 41)].map(|(target, units)| {
+            let cpu = Some(Cpu { total: Duration::from_secs(30), ..Cpu::default() });
+            let elapsed = Duration::from_secs(40);
+            let sample = Sample { units, whole: Some(300), elapsed, cpu, ..Sample::default() };
+            Measured { case: cases[0].clone(), target: target.into(), samples: vec![sample] }
+        });
+        let missing = |target, cases: &[Case], why| {
+            let cases = cases.iter().map(|case| case.name.clone()).collect();
+            Missing { target, cases, why: Why::LeftOut(why) }
+        };
+        let missing = vec![
+            missing(Target::Echo, &cases, "no guests"),
+            missing(Target::C, &cases[1..], "too many"),
+            missing(Target::OCaml, &cases[1..], "too many"),
+        ];
+        Outcome {
+            name: "boot",
+            about: "Domains start.",
+            unit: "domain",
+            cases,
+            measured: measured.into(),
+            missing,
+            goals: Vec::new(),
+            load: (0.0, 0.0),
+            elapsed: Duration::from_secs(80),
+        }
+    }
+
+    #[test]
+    fn who_is_not_done_and_who_was_not_asked_are_named() {
+        let outcomes = [outcome()];
+        let header = Header {
+            command: String::new(),
+            date: String::new(),
+            machine: String::new(),
+            scenarios: 2,
+        };
+        let (table, page) = (table(&outcomes[0]), html(&header, &outcomes));
+        for text in [&table, &page] {
+            for part in [
+                "100 k", // Ours: 30 s of CPU for 300.
+                "41 of 300 done",
+                "not done: c, 300 domains: 41 of 300 domains in 40 s",
+                "not asked: echo: no guests",
+                "not asked: c and ocaml, 1000 domains: too many",
+            ] {
+                assert!(text.contains(part), "{part} is missing:\n{text}");
+            }
+            // What C's 30 s would be for each of 41.
+            assert!(!text.contains("732 k"), "{text}");
+        }
+        assert!(page.contains("1 of 2 scenarios"), "{page}");
+        let report: serde_json::Value = serde_json::from_str(&json(&header, &outcomes)).unwrap();
+        let c = &report["scenarios"][0]["rows"][1];
+        assert_eq!((c["unfinished"]["done"].as_u64(), c["cpu_us"].as_f64()), (Some(41), None));
+    }
 
     #[test]
     fn numbers_keep_three_digits() {

@@ -22,9 +22,15 @@ section { background: var(--card); border: 1px solid var(--rule); border-radius:
 .about { color: var(--soft); margin: 0 0 .8rem; max-width: 50rem; }
 .legend span { margin-right: 1.2rem; } .legend i { display: inline-block; width: .8em;
   height: .8em; border-radius: 3px; margin-right: .4em; }
-.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(27rem, 1fr)); gap: 1.2rem;
-  margin-bottom: 1rem; }
-svg { width: 100%; height: auto; } svg text { font-size: 11px; fill: var(--soft); }
+.legend { position: sticky; top: 0; z-index: 1; background: var(--ground); margin: .6rem 0;
+  padding: .4rem 0; border-bottom: 1px solid var(--rule); } .legend small { color: var(--soft); }
+nav { line-height: 1.9; } nav a { color: var(--ours); margin-right: .7rem; white-space: nowrap; }
+section { scroll-margin-top: 4rem; }
+.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(26rem, 100%), 1fr));
+  gap: 1.2rem; margin-bottom: 1rem; }
+summary { cursor: pointer; margin-bottom: .8rem; }
+svg { width: 100%; max-width: 32rem; height: auto; }
+svg text { font-size: 11.5px; fill: var(--soft); }
 svg text.title { font-size: 12.5px; font-weight: 600; fill: var(--ink); }
 .grid { stroke: var(--rule); stroke-width: 1; } .line { fill: none !important; stroke-width: 2; }
 .ours { fill: var(--ours); stroke: var(--ours); background: var(--ours); }
@@ -32,19 +38,27 @@ svg text.title { font-size: 12.5px; font-weight: 600; fill: var(--ink); }
 .ocaml { fill: var(--ocaml); stroke: var(--ocaml); background: var(--ocaml); }
 .echo { fill: var(--echo); stroke: var(--echo); background: var(--echo); }
 .socket { fill: var(--socket); stroke: var(--socket); background: var(--socket); }
+.line.c { stroke-dasharray: 7 3; } .line.ocaml { stroke-dasharray: 2 3; }
 rect { stroke: none; } .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
 th, td { padding: .15rem .6rem; text-align: right; white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; }
 td:nth-child(1), td:nth-child(2) { text-align: left; }
 tr.begins td { border-top: 1px solid var(--rule); padding-top: .35rem; }
+td.note { text-align: left; color: var(--bad); }
+.notes { color: var(--soft); padding-left: 1.2rem; margin: .6rem 0 0; overflow-wrap: anywhere;
+  white-space: pre-wrap; }
 .goals { list-style: none; padding: 0; margin: 0; } .reached b { color: var(--good); }
-.missed b { color: var(--bad); } code { font-size: .92em; }
+.missed b { color: var(--bad); } code { font-size: .92em;
+  overflow-wrap: anywhere; }
+@media (max-width: 40rem) { body { padding: 1rem .6rem 3rem; } section { padding: .8rem .7rem; }
+  .legend small { display: none; } }
 </style></head><body>
 "#;
 
 /// The end.
-pub const FOOT: &str = "<p class=\"about\">Figures are medians of the rounds. CPU is the \
+pub const FOOT: &str = "<p class=\"about\">Figures are medians of the rounds; k are thousands, M \
+    millions, us microseconds. CPU is the \
     daemon's own, of all its threads but the simulated host's, by the scheduler's count; user and \
     system are its parts by the kernel's clock. Latencies of a closed loop count from sending; \
     where a rate is fixed, from when a request was to be sent.</p></body></html>\n";

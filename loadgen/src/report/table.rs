@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use super::{columns, number};
+use super::{Row, columns, notes, number, rows};
+use crate::measure::Measured;
 use crate::scenario::Outcome;
 
 /// A scenario's table and goals.
@@ -11,20 +12,29 @@ pub fn table(outcome: &Outcome) -> String {
     let mut lines = vec![vec![outcome.name.to_owned(), String::new()]];
     lines[0].extend(columns.iter().map(|(title, _)| title.clone()));
     let mut last = "";
-    for row in &outcome.measured {
-        let name = if row.case.name == last { "" } else { &row.case.name };
-        last = &row.case.name;
-        let mut line = vec![name.to_owned(), row.target.clone()];
-        line.extend(columns.iter().map(|(_, figure)| figure(row).map_or("".into(), number)));
+    for Row { case, target, figures, note } in rows(outcome) {
+        let name = if case == last { "" } else { case };
+        last = case;
+        let mut line = vec![name.to_owned(), target];
+        let cell = |figure: &dyn Fn(&Measured) -> Option<f64>| figure(figures?).map(number);
+        line.extend(columns.iter().map(|(_, figure)| cell(figure).unwrap_or_default()));
+        line.push(note);
         lines.push(line);
     }
     let mut text = aligned(&lines);
+    for note in notes(outcome) {
+        let _ = writeln!(text, "{note}");
+    }
     for goal in &outcome.goals {
         let verdict = if goal.reached { "reached" } else { "MISSED" };
         let _ = writeln!(text, "{verdict}: {}", goal.text);
     }
     let (before, after) = outcome.load;
-    let _ = writeln!(text, "runnable threads on the machine: {before:.1} before, {after:.1} after");
+    let seconds = outcome.elapsed.as_secs_f64();
+    let _ = writeln!(
+        text,
+        "{seconds:.0} s; runnable threads on the machine: {before:.1} before, {after:.1} after"
+    );
     text
 }
 

@@ -41,8 +41,8 @@ impl Scenario for FanOut {
         vec![Case::named("1,000 watches")]
     }
 
-    fn suits(&self, target: &Target, _case: &Case) -> bool {
-        *target != Target::Echo
+    fn leaves_out(&self, target: &Target, _case: &Case) -> Option<&'static str> {
+        (*target == Target::Echo).then_some("it has no watches, so it sends no events")
     }
 
     fn prepare(&self, _plan: &Plan, target: &Target) -> Result<Box<dyn Session>> {
@@ -109,6 +109,6 @@ impl Session for FanningOut {
         let latency = latency.borrow().clone();
         let units = latency.len() * (CONNECTIONS * WATCHES_EACH) as u64;
         let elapsed = started.elapsed();
-        Ok(Sample { units, elapsed, cpu, latency: Some(latency), extra: Vec::new() })
+        Ok(Sample { units, elapsed, cpu, latency: Some(latency), ..Sample::default() })
     }
 }

@@ -39,7 +39,7 @@ use crate::wrong;
 
 pub use boot::{Share, serve as serve_share};
 pub use goals::Goal;
-pub use runner::{Outcome, run};
+pub use runner::{Missing, Outcome, Why, run};
 
 /// How much is to be done.
 #[derive(Clone, Copy, Debug)]
@@ -95,8 +95,9 @@ pub trait Scenario {
     /// The cases, in the order in which they are measured.
     fn cases(&self, plan: &Plan) -> Vec<Case>;
 
-    /// Whether this target can do this case: an echo server has no store.
-    fn suits(&self, target: &Target, case: &Case) -> bool;
+    /// Why this target is not asked to do this case, such as an echo server, which has no store;
+    /// `None` if it is asked.
+    fn leaves_out(&self, target: &Target, case: &Case) -> Option<&'static str>;
 
     /// Starts and fills a target.
     fn prepare(&self, plan: &Plan, target: &Target) -> Result<Box<dyn Session>>;
@@ -188,7 +189,7 @@ mod tests {
                 assert!(!cases.is_empty(), "{} has no case", scenario.name());
                 let names: HashSet<_> = cases.iter().map(|case| &case.name).collect();
                 assert_eq!(names.len(), cases.len(), "{} repeats a case", scenario.name());
-                let ours = |case| scenario.suits(&Target::Ours, case);
+                let ours = |case| scenario.leaves_out(&Target::Ours, case).is_none();
                 assert!(cases.iter().all(ours), "{} leaves our daemon out", scenario.name());
             }
         }

@@ -24,9 +24,8 @@ const RINGS: usize = 16;
 const SOCKETS: usize = 64;
 /// A part of the time that goes by before it counts.
 const WARM_UP: u32 = 5;
-/// The node that guests read, in their home.
-const GUEST_NODE: &str = "name";
-const GUEST_VALUE: &str = "abc";
+/// Requests of each kind, and how often they come: a [`Mix`] to be kept.
+pub(super) type Requests = Vec<(usize, Vec<Request>)>;
 
 /// The scenarios of this file.
 pub fn all() -> Vec<Box<dyn Scenario>> {
@@ -69,14 +68,19 @@ impl Scenario for Operations {
     fn about(&self) -> &'static str {
         match self.0 {
             Work::Read => {
-                "READ of a value of 3 bytes, one of 1,000 nodes at random; on sockets and rings. \
-                 Each reply is compared with what was written."
+                "READ of a value of 3 bytes, one of 1,000 nodes at random; over a ring, of the \
+                 guest's name. Each reply is compared with what was written."
             }
-            Work::Write => "WRITE of a value that always changes, to one of 1,000 nodes at random.",
-            Work::Directory => "DIRECTORY of a node with 100 children.",
+            Work::Write => {
+                "WRITE of a value that always changes, to one of 1,000 nodes at random; over a \
+                 ring, of the guest's name."
+            }
+            Work::Directory => {
+                "DIRECTORY of a node with 100 children; over a ring, each guest has its own."
+            }
             Work::Mixed => {
-                "Four READs for each WRITE, at random over 1,000 domains of 30 nodes each. A value \
-                 names its node, and each value read must."
+                "Four READs for each WRITE, at random over 1,000 domains of 30 nodes each; over a \
+                 ring, over the guest's own 30. A value names its node, and each value read must."
             }
         }
     }
@@ -90,14 +94,15 @@ impl Scenario for Operations {
                 }
             }
         }
-        if self.0 == Work::Read {
-            cases.extend([case(1, 1, true), case(RINGS, 16, true)]);
-        }
+        cases.extend([case(1, 1, true), case(RINGS, 16, true)]);
         cases
     }
 
-    fn suits(&self, target: &Target, case: &Case) -> bool {
-        !case.rings || !matches!(target, Target::Socket(_))
+    fn leaves_out(&self, target: &Target, case: &Case) -> Option<&'static str> {
+        match target {
+            Target::Socket(_) if case.rings => Some("only its socket is known, no rings"),
+            _ => None,
+        }
     }
 
     fn prepare(&self, plan: &Plan, target: &Target) -> Result<Box<dyn Session>> {
@@ -109,7 +114,7 @@ impl Scenario for Operations {
             Work::Write => {
                 vec![(1, names(domains).map(|p| Request::write_changing(&p, "")).collect())]
             }
-            Work::Directory => vec![(1, vec![directory()])],
+            Work::Directory => vec![(1, vec![directory("/tool/directory")])],
             Work::Mixed => mixed(domains),
         };
         if !is_echo {
@@ -118,8 +123,8 @@ impl Scenario for Operations {
         let links = (0..SOCKETS).map(|_| connect(&running.socket)).collect::<Result<_>>()?;
         let load = Load::new(links, is_echo)?;
         let rings = match &running.sim {
-            Some(_) if self.0 == Work::Read => Some(Rings::new(&running, target)?),
-            _ => None,
+            Some(_) => Some(Rings::new(&running, target, self.0)?),
+            None => None,
         };
         Ok(Box::new(Operating { running, mix, load, rings }))
     }
@@ -164,8 +169,8 @@ impl Operations {
                 }
             }
             Work::Directory => {
-                for child in 0..CHILDREN {
-                    client.write(&format!("/tool/directory/child{child:03}"), "")?;
+                for child in children("/tool/directory") {
+                    client.write(&child, "")?;
                 }
             }
             Work::Mixed => return fill_mixed(socket, domains),
@@ -186,30 +191,46 @@ fn names(domains: usize) -> impl Iterator<Item = String> {
 /// The nodes of all domains, and what their values begin with.
 fn nodes(domains: usize) -> impl Iterator<Item = (String, String)> {
     (1..=domains).flat_map(|domid| {
-        (0..NODES).map(move |node| {
-            let directory = ["device", "control", "data"][node % 3];
-            let path = format!("/local/domain/{domid}/{directory}/node{node}");
-            (path, format!("{domid}/{node} "))
+        own_nodes().map(move |(path, prefix)| {
+            (format!("/local/domain/{domid}/{path}"), format!("{domid}/{prefix}"))
         })
     })
+}
+
+/// The nodes of one domain, as itself names them, and what their values begin with.
+fn own_nodes() -> impl Iterator<Item = (String, String)> {
+    (0..NODES).map(|node| {
+        let directory = ["device", "control", "data"][node % 3];
+        (format!("{directory}/node{node}"), format!("{node} "))
+    })
+}
+
+/// The children of the directory that is listed, below `directory`.
+fn children(directory: &str) -> impl Iterator<Item = String> {
+    (0..CHILDREN).map(move |child| format!("{directory}/child{child:03}"))
 }
 
 fn read(path: &str, value: &[u8]) -> Request {
     Request::new(Kind::Read, &words(&[path]), Expect::Payload(value.into()))
 }
 
-fn directory() -> Request {
-    Request::new(Kind::Directory, b"/tool/directory\0", Expect::Strings(CHILDREN))
+fn directory(path: &str) -> Request {
+    Request::new(Kind::Directory, &words(&[path]), Expect::Strings(CHILDREN))
 }
 
 /// Four READs for each WRITE, over all nodes of so many domains.
-pub(super) fn mixed(domains: usize) -> Vec<(usize, Vec<Request>)> {
+pub(super) fn mixed(domains: usize) -> Requests {
+    four_to_one(&nodes(domains).collect::<Vec<_>>())
+}
+
+/// Four READs for each WRITE of these nodes, each with what its value begins with.
+fn four_to_one(nodes: &[(String, String)]) -> Requests {
     let expect = |prefix: String| Expect::Prefix(prefix.into_bytes());
-    let read = |(path, prefix): (String, String)| {
-        Request::new(Kind::Read, &words(&[&path]), expect(prefix))
+    let read = |(path, prefix): &(String, String)| {
+        Request::new(Kind::Read, &words(&[path]), expect(prefix.clone()))
     };
-    let write = |(path, prefix): (String, String)| Request::write_changing(&path, &prefix);
-    vec![(4, nodes(domains).map(read).collect()), (1, nodes(domains).map(write).collect())]
+    let write = |(path, prefix): &(String, String)| Request::write_changing(path, prefix);
+    vec![(4, nodes.iter().map(read).collect()), (1, nodes.iter().map(write).collect())]
 }
 
 /// Makes the nodes that [`mixed`] reads and writes.
@@ -221,36 +242,54 @@ pub(super) fn fill_mixed(socket: &Path, domains: usize) -> Result<()> {
     client.flush()
 }
 
-/// Guests that read a node of their own.
+/// Guests that do the same with nodes of their own.
 struct Rings {
     load: Load,
-    mix: Vec<(usize, Vec<Request>)>,
+    mix: Requests,
     /// The domains end with it.
     _host: SimClient,
 }
 
 impl Rings {
-    fn new(running: &Running, target: &Target) -> Result<Rings> {
+    fn new(running: &Running, target: &Target, work: Work) -> Result<Rings> {
+        let (nodes, mix) = Rings::work(work);
         let mut client = Blocking::connect(&running.socket)?;
         let mut host = host_of(running, target)?;
         let mut links = Vec::new();
         // Above those that are only nodes.
         for domid in (2001..).take(RINGS) {
             let guest = client.build_domain(&mut host, Domid(domid))?;
-            let path = format!("/local/domain/{domid}/{GUEST_NODE}");
-            client.write(&path, GUEST_VALUE)?;
+            for (path, value) in &nodes {
+                client.write(&format!("/local/domain/{domid}/{path}"), value)?;
+            }
             links.push(Link::Ring(Box::new(guest)));
         }
         client.flush()?;
-        let mix = vec![(1, vec![read(GUEST_NODE, GUEST_VALUE.as_bytes())])];
         let load = Load::new(links, *target == Target::Echo)?;
         Ok(Rings { load, mix, _host: host })
+    }
+
+    /// A guest's nodes with their values, and what it asks.
+    fn work(work: Work) -> (Vec<(String, String)>, Requests) {
+        let name = || vec![("name".to_owned(), "abc".to_owned())];
+        match work {
+            Work::Read => (name(), vec![(1, vec![read("name", b"abc")])]),
+            Work::Write => (name(), vec![(1, vec![Request::write_changing("name", "")])]),
+            Work::Directory => {
+                let nodes = children("directory").map(|child| (child, String::new())).collect();
+                (nodes, vec![(1, vec![directory("directory")])])
+            }
+            Work::Mixed => {
+                let nodes = own_nodes().map(|(path, prefix)| (path, format!("{prefix}00000000")));
+                (nodes.collect(), four_to_one(&own_nodes().collect::<Vec<_>>()))
+            }
+        }
     }
 }
 
 struct Operating {
     running: Running,
-    mix: Vec<(usize, Vec<Request>)>,
+    mix: Requests,
     load: Load,
     rings: Option<Rings>,
 }

@@ -1,11 +1,12 @@
 //! Runs a scenario: cases, rounds, targets in turn.
 
 use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
 
-use super::{Goal, Plan, Scenario};
-use crate::measure::{Measured, load_average};
+use super::{Case, Goal, Plan, Scenario, Session};
+use crate::measure::{Measured, Sample, load_average};
 use crate::target::Target;
-use crate::trouble::{Result, Trouble};
+use crate::trouble::Trouble;
 
 /// What a scenario came to.
 pub struct Outcome {
@@ -15,78 +16,156 @@ pub struct Outcome {
     pub about: &'static str,
     /// What is counted.
     pub unit: &'static str,
-    /// A row for each case and target.
+    /// What was to be done, in this order.
+    pub cases: Vec<Case>,
+    /// A row for each case and target that there are figures of.
     pub measured: Vec<Measured>,
+    /// What there are no figures of.
+    pub missing: Vec<Missing>,
     /// What was to be reached.
     pub goals: Vec<Goal>,
     /// Average number of runnable threads before and after.
     pub load: (f64, f64),
+    /// How long it took, with what goes before a measurement.
+    pub elapsed: Duration,
+}
+
+/// Cases that a target has no figures of, or not those of all rounds.
+pub struct Missing {
+    /// Who.
+    pub target: Target,
+    /// The names of the cases, in their order. After a failure, the first is where it failed.
+    pub cases: Vec<String>,
+    /// Why.
+    pub why: Why,
+}
+
+/// Why there are no figures.
+pub enum Why {
+    /// It was not asked, for this reason.
+    LeftOut(&'static str),
+    /// It could not be started, was wrong, or hung; it was not asked any more in this scenario.
+    Failed(Trouble),
+}
+
+impl Outcome {
+    /// The failures, with who failed.
+    pub fn failures(&self) -> impl Iterator<Item = (&Missing, &Trouble)> {
+        self.missing.iter().filter_map(|missing| match &missing.why {
+            Why::Failed(trouble) => Some((missing, trouble)),
+            Why::LeftOut(_) => None,
+        })
+    }
 }
 
 /// Runs the cases of a scenario whose name contains `case` on these targets, and says on standard
-/// error how far it is.
-///
-/// # Errors
-/// The first that is wrong, with the scenario, case and target.
-pub fn run(
-    scenario: &dyn Scenario,
-    plan: &Plan,
-    targets: &[Target],
-    case: &str,
-) -> Result<Outcome> {
-    let before = load_average();
+/// error how far it is. Who fails is not asked any more, and the others go on.
+pub fn run(scenario: &dyn Scenario, plan: &Plan, targets: &[Target], case: &str) -> Outcome {
+    let (before, started) = (load_average(), Instant::now());
     let mut cases = scenario.cases(plan);
     cases.retain(|each| each.name.contains(case));
-    let progress = Progress::new();
-    let mut sessions = Vec::new();
+    let mut run = Run { scenario, plan, progress: Progress::new(), missing: Vec::new() };
     for target in targets {
-        if cases.iter().any(|case| scenario.suits(target, case)) {
-            progress.say(&format!("{}: {target} is prepared", scenario.name()));
-            let session = scenario.prepare(plan, target);
-            sessions.push((target, session.map_err(|e| within(e, scenario, "set-up", target))?));
-        }
+        run.leave_out(target, &cases);
     }
+    let mut sessions = run.prepare(targets, &cases);
     let mut measured = Vec::new();
-    for case in &cases {
-        let mut rows: Vec<Measured> = Vec::new();
-        for round in 0..plan.rounds {
-            for (target, session) in &mut sessions {
-                if !scenario.suits(target, case) {
-                    continue;
-                }
-                progress.say(&format!(
-                    "{}: {}: round {} of {}: {target}",
-                    scenario.name(),
-                    case.name,
-                    round + 1,
-                    plan.rounds
-                ));
-                let sample = session.round(plan, case);
-                let sample = sample.map_err(|e| within(e, scenario, &case.name, target))?;
-                let name = target.to_string();
-                match rows.iter_mut().find(|row| row.target == name) {
-                    Some(row) => row.samples.push(sample),
-                    None => rows.push(Measured {
-                        case: case.clone(),
-                        target: name,
-                        samples: vec![sample],
-                    }),
-                }
-            }
-        }
-        measured.append(&mut rows);
+    for place in 0..cases.len() {
+        measured.append(&mut run.measure(&mut sessions, &cases[place..]));
     }
-    progress.done();
+    drop(sessions);
+    run.progress.done();
     let goals = scenario.goals(&measured);
     let (name, about, unit) = (scenario.name(), scenario.about(), scenario.unit());
-    Ok(Outcome { name, about, unit, measured, goals, load: (before, load_average()) })
+    let (missing, load) = (run.missing, (before, load_average()));
+    Outcome { name, about, unit, cases, measured, missing, goals, load, elapsed: started.elapsed() }
 }
 
-fn within(trouble: Trouble, scenario: &dyn Scenario, case: &str, target: &Target) -> Trouble {
-    let place = format!("{}, {case}, {target}", scenario.name());
-    match trouble {
-        Trouble::Wrong(what) => Trouble::Wrong(format!("{place}: {what}")),
-        Trouble::Io { what, error } => Trouble::Io { what: format!("{place}: {what}"), error },
+/// Targets that are asked, each with its session.
+type Sessions = Vec<(Target, Box<dyn Session>)>;
+
+/// A scenario under way.
+struct Run<'a> {
+    scenario: &'a dyn Scenario,
+    plan: &'a Plan,
+    progress: Progress,
+    missing: Vec<Missing>,
+}
+
+impl Run<'_> {
+    /// Notes the cases that a target is not asked, by their reasons.
+    fn leave_out(&mut self, target: &Target, cases: &[Case]) {
+        let mut reasons: Vec<(&'static str, Vec<String>)> = Vec::new();
+        for case in cases {
+            let Some(why) = self.scenario.leaves_out(target, case) else { continue };
+            match reasons.iter_mut().find(|(reason, _)| *reason == why) {
+                Some((_, names)) => names.push(case.name.clone()),
+                None => reasons.push((why, vec![case.name.clone()])),
+            }
+        }
+        self.missing.extend(reasons.into_iter().map(|(why, cases)| Missing {
+            target: target.clone(),
+            cases,
+            why: Why::LeftOut(why),
+        }));
+    }
+
+    /// Starts and fills the targets that are asked anything.
+    fn prepare(&mut self, targets: &[Target], cases: &[Case]) -> Sessions {
+        let mut sessions = Vec::new();
+        for target in targets {
+            if cases.iter().all(|case| self.scenario.leaves_out(target, case).is_some()) {
+                continue;
+            }
+            self.progress.say(&format!("{}: {target} is prepared", self.scenario.name()));
+            match self.scenario.prepare(self.plan, target) {
+                Ok(session) => sessions.push((target.clone(), session)),
+                Err(trouble) => self.fails(target, cases, trouble),
+            }
+        }
+        sessions
+    }
+
+    /// All rounds of the first of `cases`, the targets in turn; the rows of its targets.
+    fn measure(&mut self, sessions: &mut Sessions, cases: &[Case]) -> Vec<Measured> {
+        let (case, plan, scenario) = (&cases[0], self.plan, self.scenario);
+        let mut rows: Vec<Measured> = Vec::new();
+        for round in 1..=plan.rounds {
+            sessions.retain_mut(|(target, session)| {
+                if scenario.leaves_out(target, case).is_some() {
+                    return true;
+                }
+                let (name, of) = (scenario.name(), plan.rounds);
+                self.progress
+                    .say(&format!("{name}: {}: round {round} of {of}: {target}", case.name));
+                match session.round(plan, case) {
+                    Ok(sample) => add(&mut rows, case, target, sample),
+                    Err(trouble) => {
+                        self.fails(target, cases, trouble);
+                        return false;
+                    }
+                }
+                true
+            });
+        }
+        rows
+    }
+
+    /// Notes that a target failed in the first of these cases.
+    fn fails(&mut self, target: &Target, cases: &[Case], trouble: Trouble) {
+        let asked = cases.iter().filter(|case| self.scenario.leaves_out(target, case).is_none());
+        let cases: Vec<String> = asked.map(|case| case.name.clone()).collect();
+        self.progress.say(&format!("{}: {target} FAILED: {trouble}", self.scenario.name()));
+        self.missing.push(Missing { target: target.clone(), cases, why: Why::Failed(trouble) });
+    }
+}
+
+/// Adds a round to the row of its target.
+fn add(rows: &mut Vec<Measured>, case: &Case, target: &Target, sample: Sample) {
+    let target = target.to_string();
+    match rows.iter_mut().find(|row| row.target == target) {
+        Some(row) => row.samples.push(sample),
+        None => rows.push(Measured { case: case.clone(), target, samples: vec![sample] }),
     }
 }
 
@@ -113,5 +192,93 @@ impl Progress {
         if self.terminal {
             eprint!("\r\x1b[K");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trouble::Result;
+
+    /// C cannot be started, oxenstored fails in the second round of the second case, echo is not
+    /// asked the first.
+    struct Planned;
+
+    struct Round {
+        target: Target,
+        rounds: usize,
+    }
+
+    impl Scenario for Planned {
+        fn name(&self) -> &'static str {
+            "planned"
+        }
+
+        fn about(&self) -> &'static str {
+            "Fails as planned."
+        }
+
+        fn cases(&self, _plan: &Plan) -> Vec<Case> {
+            ["one", "two", "three"].map(Case::named).into()
+        }
+
+        fn leaves_out(&self, target: &Target, case: &Case) -> Option<&'static str> {
+            (*target == Target::Echo && case.name == "one").then_some("no need")
+        }
+
+        fn prepare(&self, _plan: &Plan, target: &Target) -> Result<Box<dyn Session>> {
+            match target {
+                Target::C => Err(Trouble::Wrong("no start".into())),
+                _ => Ok(Box::new(Round { target: target.clone(), rounds: 0 })),
+            }
+        }
+    }
+
+    impl Session for Round {
+        fn round(&mut self, _plan: &Plan, _case: &Case) -> Result<Sample> {
+            self.rounds += 1;
+            match (&self.target, self.rounds) {
+                (Target::OCaml, 4) => Err(Trouble::Wrong("a reply".into())),
+                _ => Ok(Sample::default()),
+            }
+        }
+    }
+
+    #[test]
+    fn who_fails_is_noted_and_the_others_go_on() {
+        let plan = Plan { time: Duration::from_millis(1), rounds: 2, quick: false };
+        let targets = [Target::Ours, Target::C, Target::OCaml, Target::Echo];
+        let outcome = run(&Planned, &plan, &targets, "");
+        let rows: Vec<String> = outcome.measured.iter().map(row).collect();
+        let expected = [
+            "one ours 2",
+            "one ocaml 2",
+            "two ours 2",
+            "two ocaml 1",
+            "two echo 2",
+            "three ours 2",
+            "three echo 2",
+        ];
+        assert_eq!(rows, expected);
+        let missing: Vec<String> = outcome.missing.iter().map(missing).collect();
+        let expected = [
+            "echo one: no need",
+            "c one two three: wrong: no start",
+            "ocaml two three: wrong: a reply",
+        ];
+        assert_eq!(missing, expected);
+        assert_eq!(outcome.failures().count(), 2);
+    }
+
+    fn row(row: &Measured) -> String {
+        format!("{} {} {}", row.case.name, row.target, row.samples.len())
+    }
+
+    fn missing(missing: &Missing) -> String {
+        let why = match &missing.why {
+            Why::LeftOut(why) => (*why).to_owned(),
+            Why::Failed(trouble) => trouble.to_string(),
+        };
+        format!("{} {}: {why}", missing.target, missing.cases.join(" "))
     }
 }

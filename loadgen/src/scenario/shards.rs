@@ -30,8 +30,12 @@ impl Scenario for Shards {
         vec![Case::sized(1, "shard"), Case::sized(2, "shards")]
     }
 
-    fn suits(&self, target: &Target, _case: &Case) -> bool {
-        matches!(target, Target::Ours | Target::Echo)
+    fn leaves_out(&self, target: &Target, _case: &Case) -> Option<&'static str> {
+        match target {
+            Target::Ours | Target::Echo => None,
+            Target::C | Target::OCaml => Some("it has one thread"),
+            Target::Socket(_) => Some("it runs with the threads that it has"),
+        }
     }
 
     fn prepare(&self, plan: &Plan, target: &Target) -> Result<Box<dyn Session>> {

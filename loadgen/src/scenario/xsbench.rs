@@ -17,10 +17,9 @@ use crate::trouble::{Result, Trouble};
 use crate::wrong;
 
 const DISKS: usize = 3;
-/// oxenstored needed 395 s before its transactions were replayed; what takes longer is given up.
-const PATIENCE: Duration = Duration::from_secs(600);
-/// What C gets done by then is what it can.
-const PATIENCE_C: Duration = Duration::from_secs(60);
+/// Far more than 300 domains take whose transactions do not fail again and again. What a peer gets
+/// done by then is what it can.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Everything is below this.
 const PREFIX: &str = "/bench";
 const SECONDS: &str = "seconds";
@@ -36,8 +35,8 @@ impl Scenario for Xsbench {
     fn about(&self) -> &'static str {
         "The published benchmark of oxenstored: 300 domains with three disks each are started and \
          stopped, all in parallel over one socket, six transactions each. In the end nothing may \
-         be left of them. C has a minute: its transactions fail nearly always here, and every try \
-         that fails is a whole transaction of requests."
+         be left of them. Each daemon has a minute. C's transactions fail nearly always here, and \
+         every try that fails is a whole transaction of requests."
     }
 
     fn unit(&self) -> &'static str {
@@ -49,8 +48,12 @@ impl Scenario for Xsbench {
         sizes.iter().map(|&size| Case::sized(size, "domains")).collect()
     }
 
-    fn suits(&self, target: &Target, _case: &Case) -> bool {
-        matches!(target, Target::Ours | Target::OCaml | Target::C)
+    fn leaves_out(&self, target: &Target, _case: &Case) -> Option<&'static str> {
+        match target {
+            Target::Ours | Target::C | Target::OCaml => None,
+            Target::Echo => Some("it keeps no nodes, so no domain could be stopped"),
+            Target::Socket(_) => Some("each round begins with a new daemon"),
+        }
     }
 
     fn prepare(&self, _plan: &Plan, target: &Target) -> Result<Box<dyn Session>> {
@@ -58,12 +61,17 @@ impl Scenario for Xsbench {
     }
 
     fn goals(&self, measured: &[Measured]) -> Vec<Goal> {
-        let seconds = |target| of(measured, "300 domains", target)?.figure(SECONDS);
-        let (Some(ours), Some(ocaml)) = (seconds("ours"), seconds("ocaml")) else {
+        let row = |target| of(measured, "300 domains", target);
+        let (Some(ours), Some(ocaml)) = (row("ours"), row("ocaml")) else { return Vec::new() };
+        // One who is not done would take longer than the time that it had.
+        let seconds = |row: &Measured| row.figure(SECONDS);
+        let (Some(ours), Some(eighth)) = (seconds(ours), seconds(ocaml).map(|all| all / 8.0))
+        else {
             return Vec::new();
         };
-        let what = "xsbench, 300 domains: seconds, an eighth of oxenstored's";
-        vec![Goal::at_most(what, ours, ocaml / 8.0)]
+        let given_up = if ocaml.unfinished().is_some() { ", who was not done" } else { "" };
+        let what = format!("xsbench, 300 domains: seconds, an eighth of oxenstored's{given_up}");
+        vec![Goal::at_most(what, ours, eighth)]
     }
 }
 
@@ -98,11 +106,10 @@ impl Session for Benching {
             });
         }
         let started = Instant::now();
-        let patience = if self.target == Target::C { PATIENCE_C } else { PATIENCE };
-        let (left, cpu) = with_cpu(&running, || stage.run_for(patience))?;
+        let (left, cpu) = with_cpu(&running, || stage.run_for(PATIENCE))?;
         let elapsed = started.elapsed();
-        if left > 0 && self.target != Target::C {
-            wrong!("{left} of {size} domains are not done after {patience:?}");
+        if left > 0 && self.target == Target::Ours {
+            wrong!("{left} of {size} domains are not done after {PATIENCE:?}");
         }
         if left == 0 {
             nothing_is_left(&mut toolstack)?;
@@ -113,7 +120,8 @@ impl Session for Benching {
         }
         let conflicts = counts.conflicts.get() as f64;
         let ends = conflicts + counts.commits.get() as f64;
-        let sample = Sample { units: done.get() as u64, elapsed, cpu, ..Sample::default() };
+        let (units, whole) = (done.get() as u64, Some(size as u64));
+        let sample = Sample { units, whole, elapsed, cpu, ..Sample::default() };
         Ok(sample
             .with("done", done.get() as f64)
             .with(SECONDS, elapsed.as_secs_f64())

@@ -92,8 +92,8 @@ impl Scenario for Migrate {
         bulk.chain(single).collect()
     }
 
-    fn suits(&self, target: &Target, _case: &Case) -> bool {
-        *target == Target::Ours
+    fn leaves_out(&self, target: &Target, _case: &Case) -> Option<&'static str> {
+        (*target != Target::Ours).then_some("it cannot move domains while they run")
     }
 
     fn prepare(&self, _plan: &Plan, target: &Target) -> Result<Box<dyn Session>> {
@@ -188,7 +188,9 @@ impl Moving {
         let waited = |quantile: f64| waited.value_at_quantile(quantile) as f64 / 1e3;
         let elapsed = Duration::from_secs_f64(moved.seconds);
         let units = self.size as u64;
-        Ok(Sample { units, elapsed, cpu: Some(cpu), latency: Some(moved.pauses), extra: vec![] }
+        let latency = Some(moved.pauses);
+        let sample = Sample { units, elapsed, cpu: Some(cpu), latency, ..Sample::default() };
+        Ok(sample
             .with(SECONDS, moved.seconds)
             .with("waited p50", waited(0.5))
             .with("waited p99", waited(0.99))

@@ -1,0 +1,90 @@
+//! A run in which somebody fails: the others are measured, the reports are written, and the exit
+//! code tells.
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+const LOADGEN: &str = env!("CARGO_BIN_EXE_loadgen");
+
+/// `loadgen`, quickly, with these words, and its reports in `dir`.
+fn run(dir: &Path, words: &[&str], xenstored: Option<&Path>) -> Output {
+    let mut command = Command::new(LOADGEN);
+    command.args(words).args(["--quick", "--json"]).arg(dir.join("json"));
+    command.arg("--html").arg(dir.join("html")).env_remove("XENSTORED");
+    if let Some(xenstored) = xenstored {
+        command.env("XENSTORED", xenstored);
+    }
+    command.output().unwrap()
+}
+
+/// The reports, as JSON and as a page.
+fn reports(dir: &Path) -> (Value, String) {
+    let text = |name| std::fs::read_to_string(dir.join(name)).unwrap();
+    (serde_json::from_str(&text("json")).unwrap(), text("html"))
+}
+
+/// The targets that a scenario of the report has figures of.
+fn measured<'a>(report: &'a Value, scenario: &str) -> Vec<&'a str> {
+    let scenarios = report["scenarios"].as_array().unwrap();
+    let found = scenarios.iter().find(|one| one["name"] == scenario).unwrap();
+    let mut targets: Vec<&str> = found["rows"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| row["target"].as_str().unwrap())
+        .collect();
+    targets.dedup();
+    targets
+}
+
+#[test]
+fn a_daemon_that_is_wrong_fails_the_run_and_the_report_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    // Answers everything with three bytes.
+    let liar = dir.path().join("liar");
+    let script = format!(
+        "#!/bin/sh\nexec {LOADGEN} echo --socket $XENSTORED_RUNDIR/socket --sim $XENSTORED_RUNDIR/sim\n"
+    );
+    std::fs::write(&liar, script).unwrap();
+    std::fs::set_permissions(&liar, Permissions::from_mode(0o755)).unwrap();
+    let words = ["directory", "shards", "--target", "ours", "--target", "echo"];
+    let output = run(dir.path(), &words, Some(&liar));
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("loadgen: directory, "), "{told}");
+    let (json, html) = reports(dir.path());
+    assert_eq!(measured(&json, "directory"), ["echo"]);
+    assert_eq!(measured(&json, "shards"), ["echo"], "the run went on");
+    assert!(html.contains("FAILED"), "{html}");
+}
+
+#[test]
+fn who_is_not_there_is_named_and_the_run_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let nobody = format!("socket:{}", dir.path().join("nobody").display());
+    let words = ["directory", "vchan", "--target", &nobody, "--target", "ours", "--target", "echo"];
+    let output = run(dir.path(), &words, None);
+    let (told, table) =
+        (String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
+    assert_eq!(output.status.code(), Some(3), "{told}");
+    let (json, html) = reports(dir.path());
+    assert_eq!(measured(&json, "vchan"), ["ours"]);
+    assert!(measured(&json, "directory").contains(&"ours"));
+    let (failed, absent) = (format!("FAILED: {nobody}"), "not asked: echo: it has no transactions");
+    for text in [&*table, &*html] {
+        assert!(text.contains(&failed), "{text}");
+        assert!(text.contains(absent), "{text}");
+    }
+}
+
+#[test]
+fn files_that_cannot_be_written_are_known_before_the_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = run(&dir.path().join("no/such"), &["directory"], None);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(output.stdout.is_empty(), "nothing was measured");
+}

@@ -1,0 +1,230 @@
+//! What a domain leaves behind, and what the next one of its number finds.
+
+use super::*;
+
+#[test]
+fn xsa_233_a_stub_domain_and_its_target_die_together() {
+    each_world(|world| {
+        for _ in 0..10 {
+            world.guest(8);
+            world.guest(9);
+            world.guest(9).write("x", "v").unwrap();
+            world.admin.request(op::SET_TARGET, 0, "8\x009\0").unwrap();
+            world.guest(8).write("/local/domain/9/by8", "v").unwrap();
+            world.admin.watch("@releaseDomain", "r").unwrap();
+            assert_eq!(world.admin.next_event(), "@releaseDomain|r");
+            world.admin.watch("@releaseDomain/8", "eight").unwrap();
+            world.admin.watch("@releaseDomain/9", "nine").unwrap();
+            let mut events = vec![world.admin.next_event(), world.admin.next_event()];
+            world.destroy(9);
+            world.destroy(8);
+            // One clean-up each.
+            for _ in 0..2 {
+                loop {
+                    let event = world.admin.next_event();
+                    if event != "@releaseDomain|r" {
+                        events.push(event);
+                        break;
+                    }
+                }
+            }
+            events[2..].sort();
+            assert_eq!(events[2..], ["@releaseDomain/8|eight", "@releaseDomain/9|nine"]);
+            for (path, token) in [
+                ("@releaseDomain", "r"),
+                ("@releaseDomain/8", "eight"),
+                ("@releaseDomain/9", "nine"),
+            ] {
+                world.admin.unwatch(path, token).unwrap();
+            }
+            world.admin.take_events();
+            world.close("dom8");
+            world.close("dom9");
+            let names = world.admin.directory("/local/domain").unwrap();
+            assert!(
+                !names.contains(&"8".to_owned()) && !names.contains(&"9".to_owned()),
+                "{names:?}"
+            );
+        }
+    });
+}
+
+#[test]
+fn xsa_322_a_reused_domid_has_no_permissions() {
+    check(
+        "
+        dom0 WRITE /shared|v -> OK
+        dom0 WATCH @releaseDomain/7|r| -> OK
+        event dom0 @releaseDomain/7|r
+        host create 7
+        dom0 SET_PERMS /shared|n0|b7| -> OK
+        dom0 SET_PERMS @releaseDomain|n0|r7| -> OK
+        host introduce 7
+        dom7 READ /shared| -> v
+        dom7 WATCH @releaseDomain|r| -> OK
+        event dom7 @releaseDomain|r
+        host destroy 7
+        event dom0 @releaseDomain/7|r
+        host create 7
+        host introduce 7
+        dom7 READ /shared| -> EACCES
+        dom7 WRITE /shared|w -> EACCES
+        dom7 WATCH @releaseDomain|r| -> OK
+        event dom7 @releaseDomain|r
+        dom7 WATCH /shared|t| -> OK
+        event dom7 /shared|t
+        host create 8
+        host introduce 8
+        dom0 WATCH @releaseDomain/8|r| -> OK
+        event dom0 @releaseDomain/8|r
+        host destroy 8
+        event dom0 @releaseDomain/8|r
+        dom0 WRITE /shared|x -> OK
+        no events dom7
+        # What is set now holds.
+        dom0 SET_PERMS /shared|n0|r7| -> OK
+        event dom7 /shared|t
+        dom7 READ /shared| -> x
+        ",
+    );
+}
+
+#[test]
+fn xsa_322_nor_by_a_transaction_over_the_death() {
+    each_world(|world| {
+        world.admin.write("/shared", "v").unwrap();
+        world.guest(7);
+        let tx = world.client("dom0").start().unwrap();
+        world.client("dom0").request(op::SET_PERMS, tx, "/shared\0n0\0b7\0").unwrap();
+        world.until_released(7);
+        world.close("dom7");
+        world.guest(7);
+        // Whether it commits is the daemon's choice; that the new domain may not read is not.
+        let _ = world.client("dom0").commit(tx);
+        assert_eq!(world.guest(7).read("/shared"), Err("EACCES".to_owned()));
+    });
+}
+
+#[test]
+fn xsa_325_a_misbehaving_domain_stays_known_until_it_is_dead() {
+    each_world(|world| {
+        world.guest(5).write("x", "v").unwrap();
+        world.guest(5).send_header(op::WRITE, 100_000);
+        error_is(world, 5, 3);
+        let known = world.admin.request(op::IS_DOMAIN_INTRODUCED, 0, "5\0");
+        assert_eq!(known.as_deref(), Ok(&b"T\0"[..]));
+        assert!(world.admin.read("/local/domain/5/x").is_ok());
+        // It still fires.
+        world.until_released(5);
+        assert_eq!(world.admin.read("/local/domain/5/x"), Err("ENOENT".to_owned()));
+    });
+}
+
+#[test]
+fn xsa_417_stale_permissions_are_not_revived() {
+    check(
+        "
+        dom0 MKDIR /old| -> OK
+        dom0 WATCH @releaseDomain/7|r| -> OK
+        event dom0 @releaseDomain/7|r
+        # Naming a domain that does not exist grants nothing in advance.
+        dom0 WRITE /advance|v -> OK
+        dom0 SET_PERMS /advance|n0|r7| -> OK
+        host create 7
+        dom0 SET_PERMS /old|b0|b7|b6| -> OK
+        host introduce 7
+        dom7 READ /advance| -> EACCES
+        host destroy 7
+        event dom0 @releaseDomain/7|r
+        # Nodes made below by anybody, and by a transaction, inherit the entry but not its life.
+        dom0 WRITE /old/control|v -> OK
+        dom0 SET_PERMS /old|n0|b7|b6| -> OK
+        dom6 WRITE /old/guest|v -> OK
+        dom0 WRITE /old|v -> OK
+        dom0 START t1
+        dom0 t1 WRITE /old/transaction|v -> OK
+        dom0 t1 END T| -> OK
+        host create 7
+        host introduce 7
+        dom7 READ /old| -> EACCES
+        dom7 READ /old/guest| -> EACCES
+        dom7 READ /old/transaction| -> EACCES
+        dom7 READ /advance| -> EACCES
+        ",
+    );
+}
+
+#[test]
+fn xsa_419_a_dead_domains_nodes_are_not_kept() {
+    for shards in [1, 4] {
+        let mut world = World::new(Control::Socket, shards);
+        world.admin.mkdir("/public").unwrap();
+        world.admin.set_perms("/public", "b0").unwrap();
+        let mut sizes = Vec::new();
+        let rounds = rounds(1000, 150);
+        for round in 0..rounds {
+            let guest = world.guest(7);
+            for i in 0..20 {
+                guest.write(&format!("/public/{round}-{i}/x"), "v").unwrap();
+                guest.write(&format!("n{i}/x"), "v").unwrap();
+            }
+            world.until_released(7);
+            world.close("dom7");
+            assert_eq!(world.admin.directory("/public").unwrap(), Vec::<String>::new());
+            assert_eq!(world.admin.read("/local/domain/7"), Err("ENOENT".to_owned()));
+            sizes.push(world.daemon.resident_bytes());
+        }
+        world.check_store();
+        let grown = sizes[rounds - 1].saturating_sub(sizes[50]);
+        assert!(grown < 2 << 20, "{grown} bytes more after {} domains", rounds - 50);
+    }
+}
+
+#[test]
+fn xsa_425_release_while_the_domains_own_request_runs() {
+    for shards in [1, 4] {
+        let mut world = World::new(Control::Socket, shards);
+        let mut toolstack = Client::new("toolstack", Link::Socket(world.daemon.connect()));
+        world.guest(5).watch("x", "t").unwrap();
+        let port = world.ports[&5];
+        let guest = world.guest(5);
+        let request =
+            Message { kind: op::WRITE, req: 1, tx: 0, payload: b"x\0v".to_vec() }.encode();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                for _ in 0..200 {
+                    toolstack.request(op::RELEASE, 0, "5\0").unwrap();
+                    let again = format!("5\x001\0{port}\0");
+                    toolstack.request(op::INTRODUCE, 0, again).unwrap();
+                }
+            });
+            for _ in 0..20_000 {
+                // Whole requests only: half of one would be awaited for ever.
+                let page = guest.ring().page();
+                let used = page.load(at::REQ_PROD).wrapping_sub(page.load(at::REQ_CONS));
+                if used < 900 {
+                    guest.ring().put(&request);
+                }
+                guest.ring().notify();
+                guest.ring().try_recv();
+            }
+        });
+        assert!(world.admin.read("/local/domain/5/x").is_ok());
+        world.check_store();
+    }
+}
+
+#[test]
+fn xsa_483_a_reused_domid_starts_at_no_nodes() {
+    for shards in [1, 4] {
+        let mut world = World::new(Control::Socket, shards);
+        for round in 0..rounds(10_000, 200) {
+            let guest = world.guest(7);
+            guest.write("a/b", "v").unwrap();
+            assert_eq!(world.nodes_of(7), 3, "round {round}");
+            world.until_released(7);
+            world.close("dom7");
+        }
+        world.check_store();
+    }
+}

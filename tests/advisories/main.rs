@@ -1,0 +1,39 @@
+//! Xen's security advisories on its two daemons, as behaviour: one test or more for each.
+
+mod changes;
+#[path = "../common/mod.rs"]
+mod common;
+mod limits;
+mod lives;
+mod permissions;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use common::client::Link;
+use common::ring::at;
+use common::{Client, Control, HANG, Message, World, check, check_with, op};
+
+fn each_world(test: impl Fn(&mut World)) {
+    for control in [Control::Socket, Control::Ring] {
+        for shards in [1, 4] {
+            let mut world = World::new(control, shards);
+            test(&mut world);
+            world.check_store();
+        }
+    }
+}
+
+/// How often to repeat: as the advisory's row asks with `XENSTORED_FULL_ROWS` in the environment,
+/// as `.ci/run rows` has it for an optimised build; else as often as a debug build does in seconds.
+fn rounds(full: usize, short: usize) -> usize {
+    if std::env::var_os("XENSTORED_FULL_ROWS").is_some() { full } else { short }
+}
+
+fn error_is(world: &mut World, domid: u16, error: u32) {
+    let guest = world.guest(domid);
+    while guest.ring().page().load(at::ERROR) == 0 {
+        assert!(guest.ring().wait(HANG), "no error is indicated");
+    }
+    assert_eq!(guest.ring().page().load(at::ERROR), error);
+}

@@ -1,0 +1,13 @@
+//! Operations about domains, and what the host says of them.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod connections;
+mod lives;
+mod rings;
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use common::ring::at;
+use common::{Control, HANG, World, check, op};

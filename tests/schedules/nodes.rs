@@ -1,0 +1,132 @@
+//! Nodes, events and quotas: what one request changes.
+
+use super::*;
+
+#[test]
+fn a_home_made_while_its_parent_is_removed() {
+    explore(|| {
+        let world = World::new();
+        world.control().write("/local/domain/0/backend/vif/4/0", "").unwrap();
+        at_once!(
+            || world.control().write("/local/domain/0/backend/vif/5/0/state", "1").unwrap(),
+            || world.control().rm("/local/domain/0/backend/vif").unwrap(),
+            || {
+                let mut transaction = Transaction::default();
+                let mut toolstack = world.control();
+                let path = "/local/domain/0/backend/vif/7/0/state";
+                toolstack.write_in(&mut transaction, path, "1").unwrap();
+                toolstack.commit(transaction).unwrap();
+            },
+        );
+        world.check();
+    });
+}
+
+#[test]
+fn an_event_is_never_overtaken_by_one_that_it_led_to() {
+    explore(|| {
+        let world = World::new();
+        world.watch("/libxl/4", 1);
+        world.watch("/libxl/5", 2);
+        at_once!(|| world.control().write("/libxl/4/cause", "").unwrap(), || {
+            let mut other = world.control();
+            if other.read("/libxl/4/cause").is_ok() {
+                other.write("/libxl/5/consequence", "").unwrap();
+            }
+        },);
+        let events: Vec<_> = world.outlet.take_events().into_iter().map(|(seq, _)| seq).collect();
+        assert!(events == [1] || events == [1, 2], "{events:?}");
+    });
+}
+
+/// The place of a watch is used again after UNWATCH; by its number an event of the old one is
+/// told from one of the new. Watches of a shard and of the upper trie.
+#[test]
+fn after_unwatch_an_old_event_finds_nobody() {
+    for paths in [["/libxl/4", "/libxl/5"], ["/local/domain", "/local"]] {
+        explore(move || {
+            let world = World::new();
+            let old = world.watch(paths[0], 1);
+            let written = AtomicUsize::new(0);
+            at_once!(
+                || {
+                    let mut writer = world.control();
+                    for path in ["/libxl/4/x", "/libxl/5/x", "/local/domain/4/x", "/local/y"] {
+                        writer.write(path, "").unwrap();
+                        written.fetch_add(1, Ordering::Relaxed);
+                    }
+                },
+                || {
+                    assert!(world.store.unwatch(world::at(paths[0]), old));
+                    assert!(!world.store.unwatch(world::at(paths[0]), old));
+                    world.watch(paths[1], 2);
+                },
+            );
+            // What the new watch is told lies where it was set.
+            for (_, path) in world.outlet.take_events().iter().filter(|(seq, _)| *seq == 2) {
+                assert!(world::at(path).is_within(world::at(paths[1])), "{path}");
+            }
+            // Both are over, so the old one is told nothing more and the new one everything.
+            world.control().write("/libxl/4/x", "").unwrap();
+            world.control().write("/libxl/5/x", "").unwrap();
+            world.control().write("/local/domain/4/x", "").unwrap();
+            let seqs: Vec<_> = world.outlet.take_events().iter().map(|(seq, _)| *seq).collect();
+            assert_eq!(seqs, [2]);
+        });
+    }
+}
+
+#[test]
+fn a_cut_shows_all_of_a_commit_or_nothing() {
+    explore(|| {
+        let world = World::new();
+        let value = |tree: &xenstored::store::Tree, path: &str| {
+            let home = world.store.layout().home(world::at(path));
+            tree.get(&home, world::at(path)).map(|node| node.value().to_vec())
+        };
+        at_once!(
+            || {
+                let mut toolstack = world.control();
+                for round in ["1", "2"] {
+                    let mut transaction = Transaction::default();
+                    toolstack.write_in(&mut transaction, "/libxl/4/v", round).unwrap();
+                    toolstack.write_in(&mut transaction, "/libxl/5/v", round).unwrap();
+                    toolstack.commit(transaction).unwrap();
+                }
+            },
+            || {
+                let cut = world.store.cut();
+                assert_eq!(value(&cut[0], "/libxl/4/v"), value(&cut[1], "/libxl/5/v"));
+            },
+        );
+        world.check();
+    });
+}
+
+#[test]
+fn a_quota_lets_exactly_so_many_through() {
+    explore(|| {
+        let world = World::new();
+        let guest = world.admit(5);
+        world.control().write("/tool/x", "").unwrap();
+        world.control().set_perms("/tool/x", "b0").unwrap();
+        world.registry.set_limit(Some(&guest), Quota::Nodes, 3);
+        let created = AtomicUsize::new(0);
+        let create = |paths: [&str; 2]| {
+            let mut client = world.client(&guest);
+            for path in paths {
+                match client.write(path, "") {
+                    Ok(()) => drop(created.fetch_add(1, Ordering::Relaxed)),
+                    Err(errno) => assert_eq!(errno, Errno::ENOSPC),
+                }
+            }
+        };
+        at_once!(
+            || create(["/tool/x/a", "/tool/x/b"]),
+            || create(["/tool/x/c", "/tool/x/d"]),
+            || create(["/tool/x/e", "/tool/x/f"]),
+        );
+        assert_eq!(created.load(Ordering::Relaxed), 3);
+        world.check();
+    });
+}

@@ -1,0 +1,194 @@
+//! What threads tell each other: QUIESCE, and a mailbox that wakes its thread.
+
+use super::*;
+
+/// What a domain's home thread is told.
+enum Told {
+    Request,
+    Settled,
+    Quiesce(Share),
+    Unquiesce,
+    Death,
+    Stop,
+}
+
+/// A queue whose reader waits.
+struct Queue<T>(Mutex<VecDeque<T>>, Condvar);
+
+impl<T> Queue<T> {
+    fn new() -> Queue<T> {
+        Queue(Mutex::new(VecDeque::new()), Condvar::new())
+    }
+
+    fn push(&self, item: T) {
+        self.0.lock().unwrap().push_back(item);
+        self.1.notify_one();
+    }
+
+    fn pop(&self) -> T {
+        let mut items = self.0.lock().unwrap();
+        loop {
+            match items.pop_front() {
+                Some(item) => return item,
+                None => items = self.1.wait(items).unwrap(),
+            }
+        }
+    }
+}
+
+/// A domain's home thread, as src/shard/quiesce.rs has it: each request removes a node, and is done
+/// when the reaper has settled that; QUIESCE waits for the one that is under way, and for no other.
+fn home_thread(
+    world: &World,
+    guest: &xenstored::sync::Arc<Domain>,
+    told: &Queue<Told>,
+    reaper: &Queue<Option<Vec<Removed>>>,
+) {
+    let mut client = world.client(guest);
+    let (mut unread, mut parked, mut quiesce) = (0, false, None::<Vec<Share>>);
+    let mut connected = true;
+    loop {
+        match told.pop() {
+            Told::Request => unread += 1,
+            Told::Settled => {
+                parked = false;
+                let waiting = quiesce.as_mut().map(std::mem::take).unwrap_or_default();
+                waiting.into_iter().for_each(Share::done);
+            }
+            Told::Quiesce(share) if !connected => drop(share),
+            Told::Quiesce(share) => {
+                let waiting = quiesce.get_or_insert_default();
+                if parked { waiting.push(share) } else { share.done() }
+            }
+            Told::Unquiesce => quiesce = None,
+            Told::Death => {
+                // Its connection first, and with it who waits.
+                (connected, quiesce) = (false, None);
+                world.die(guest);
+            }
+            Told::Stop => break,
+        }
+        if unread > 0 && !parked && quiesce.is_none() && connected {
+            (unread, parked) = (unread - 1, true);
+            reaper.push(Some(client.begin_rm("/local/domain/5/a").unwrap()));
+        }
+    }
+    reaper.push(None);
+}
+
+/// A domain with a node, its home thread and a reaper; `others` are what tells it something, and
+/// are given a function that asks for QUIESCE and answers what came of it.
+fn with_home_thread(
+    others: impl Fn(&World, &Queue<Told>, &(dyn Fn() -> Gathered + Sync)) + Send + Sync + 'static,
+) {
+    explore(move || {
+        let world = World::new();
+        let guest = world.admit(5);
+        world.control().write("/local/domain/5", "").unwrap();
+        world.control().set_perms("/local/domain/5", "n5").unwrap();
+        world.client(&guest).write("/local/domain/5/a/b", "").unwrap();
+        let (told, removals) = (Queue::new(), Queue::new());
+        let quiesce = || {
+            let answers = Arc::new(Queue::new());
+            let answer = Arc::clone(&answers);
+            for share in shares(&[Domid(5)], move |gathered| answer.push(gathered)) {
+                told.push(Told::Quiesce(share));
+            }
+            let answer = answers.pop();
+            assert!(answers.0.lock().unwrap().is_empty(), "answered twice");
+            answer
+        };
+        at_once!(
+            || home_thread(&world, &guest, &told, &removals),
+            || while let Some(removed) = removals.pop() {
+                assert!(world.store.settle(removed).is_none());
+                told.push(Told::Settled);
+            },
+            || told.push(Told::Request),
+            || others(&world, &told, &quiesce),
+        );
+        world.check();
+    });
+}
+
+/// When QUIESCE is answered, what the domain did is done to the last account, and nothing more of
+/// it happens before UNQUIESCE.
+#[test]
+fn quiesce_waits_for_the_domains_running_request() {
+    with_home_thread(|world, told, quiesce| {
+        assert_eq!(quiesce(), Ok(vec![]));
+        world.check();
+        let there = world.has("/local/domain/5/a");
+        shuttle::thread::yield_now();
+        assert_eq!(world.has("/local/domain/5/a"), there);
+        told.push(Told::Unquiesce);
+        told.push(Told::Stop);
+    });
+}
+
+/// However QUIESCE and a death meet, it is answered, once.
+#[test]
+fn quiesce_and_death() {
+    with_home_thread(|_, told, quiesce| {
+        scope(|scope| {
+            scope.spawn(|| {
+                let answer = quiesce();
+                assert!(answer == Ok(vec![]) || answer == Err(Errno::ENOENT), "{answer:?}");
+            });
+            scope.spawn(|| told.push(Told::Death));
+        });
+        told.push(Told::Stop);
+    });
+}
+
+/// Two threads that end the last two shares: one of them answers, for both.
+#[test]
+fn two_home_threads_give_one_answer() {
+    explore(|| {
+        let answers = Arc::new(Queue::new());
+        let answer = Arc::clone(&answers);
+        let both = shares(&[Domid(4), Domid(5)], move |gathered| answer.push(gathered));
+        let [four, five] = <[Share; 2]>::try_from(both).ok().unwrap();
+        at_once!(move || four.failed(Errno::EAGAIN), move || five.done());
+        assert_eq!(answers.pop(), Ok(vec![(Domid(4), Errno::EAGAIN)]));
+        assert!(answers.0.lock().unwrap().is_empty());
+    });
+}
+
+/// A mailbox's thread sleeps only if nothing is in it: shuttle reports a lost wake-up as a
+/// deadlock.
+#[test]
+fn a_mailbox_loses_no_wake_up() {
+    explore(|| {
+        let signal = Signal::default();
+        let queue = std::sync::Mutex::new(Vec::new());
+        let (asleep, woken) = (Mutex::new(false), Condvar::new());
+        let wake = || {
+            if signal.take() {
+                *asleep.lock().unwrap() = true;
+                woken.notify_one();
+            }
+        };
+        let produce = |first: u32| {
+            for message in [first, first + 1] {
+                queue.lock().unwrap().push(message);
+                signal.raise();
+                shuttle::thread::yield_now();
+            }
+            wake();
+        };
+        at_once!(|| produce(0), || produce(2), || produce(4), || {
+            let mut taken = 0;
+            while taken < 6 {
+                // As mio's waker: what was said before the poll ends it at once.
+                let mut said = asleep.lock().unwrap();
+                while !*said {
+                    said = woken.wait(said).unwrap();
+                }
+                *said = false;
+                drop(said);
+                taken += std::mem::take(&mut *queue.lock().unwrap()).len();
+            }
+        },);
+    });
+}

@@ -1,0 +1,220 @@
+//! Commits that meet.
+
+use super::*;
+
+#[test]
+fn a_commits_event_is_never_overtaken_either() {
+    explore(|| {
+        let world = World::new();
+        world.watch("/libxl/4", 1);
+        world.watch("/libxl/5", 2);
+        at_once!(
+            || {
+                let mut toolstack = world.control();
+                let mut transaction = Transaction::default();
+                toolstack.write_in(&mut transaction, "/libxl/4/cause", "").unwrap();
+                toolstack.commit(transaction).unwrap();
+            },
+            || {
+                let mut other = world.control();
+                if other.read("/libxl/4/cause").is_ok() {
+                    other.write("/libxl/5/consequence", "").unwrap();
+                }
+            },
+        );
+        let events: Vec<_> = world.outlet.take_events().into_iter().map(|(seq, _)| seq).collect();
+        assert!(events == [1] || events == [1, 2], "{events:?}");
+    });
+}
+
+#[test]
+fn a_quota_holds_over_transactions() {
+    explore(|| {
+        let world = World::new();
+        let guest = world.admit(5);
+        world.control().write("/tool/x", "").unwrap();
+        world.control().set_perms("/tool/x", "b0").unwrap();
+        world.registry.set_limit(Some(&guest), Quota::Nodes, 2);
+        let commit = |paths: [&str; 2]| {
+            let mut client = world.client(&guest);
+            let mut transaction = Transaction::default();
+            for path in paths {
+                let _ = client.write_in(&mut transaction, path, "");
+            }
+            let _ = client.commit(transaction);
+        };
+        at_once!(
+            || commit(["/tool/x/a", "/tool/x/b"]),
+            || commit(["/tool/x/c", "/tool/x/d"]),
+            || _ = world.client(&guest).write("/tool/x/e", ""),
+        );
+        assert!(guest.account.used(Quota::Nodes) <= 2);
+        world.check();
+    });
+}
+
+#[test]
+fn xsa_440_two_transactions_remove_the_same_nodes() {
+    explore(|| {
+        let world = World::new();
+        let guest = world.admit(5);
+        world.control().write("/tool/x", "").unwrap();
+        world.control().set_perms("/tool/x", "b0").unwrap();
+        for path in ["/tool/x/a", "/tool/x/a/b", "/tool/x/c"] {
+            world.client(&guest).write(path, "value").unwrap();
+        }
+        let remove = |mut client: world::Client, write: bool| {
+            let mut transaction = Transaction::default();
+            client.run_in(&mut transaction, "/tool/x/a", Verb::Rm).unwrap();
+            client.run_in(&mut transaction, "/tool/x/c", Verb::Rm).unwrap();
+            if write {
+                client.write_in(&mut transaction, "/tool/x/c", "again").unwrap();
+            }
+            match client.commit(transaction) {
+                Ok(()) | Err(Failure::Conflict(_)) => {}
+                Err(Failure::Quota | Failure::Turn(_)) => panic!("there is room, and no turn"),
+            }
+        };
+        at_once!(
+            || remove(world.client(&guest), false),
+            || remove(world.client(&guest), true),
+            || remove(world.control(), false),
+        );
+        world.check();
+    });
+}
+
+#[test]
+fn transactions_that_share_nothing_never_conflict() {
+    explore(|| {
+        let world = World::new();
+        world.control().write("/tool/x/c", "").unwrap();
+        let commit = |path: &str| {
+            let mut client = world.control();
+            let mut transaction = Transaction::default();
+            client.write_in(&mut transaction, path, "new").unwrap();
+            client.run_in(&mut transaction, path, Verb::Read).unwrap();
+            client.commit(transaction).unwrap();
+        };
+        at_once!(|| commit("/tool/x/a"), || commit("/tool/x/b"), || world
+            .control()
+            .write("/tool/x/c", "written")
+            .unwrap(),);
+        for (path, value) in [("/tool/x/a", "new"), ("/tool/x/b", "new"), ("/tool/x/c", "written")]
+        {
+            assert_eq!(world.control().read(path).unwrap(), value);
+        }
+        world.check();
+    });
+}
+
+/// Every increment counts: none is made on a value that another has replaced.
+#[test]
+fn transactions_that_share_something_are_serial() {
+    explore(|| {
+        let world = World::new();
+        world.control().write("/libxl/4/n", "0").unwrap();
+        world.control().write("/libxl/5/n", "0").unwrap();
+        let increment = || {
+            let mut client = world.control();
+            loop {
+                let mut transaction = Transaction::default();
+                for path in ["/libxl/4/n", "/libxl/5/n"] {
+                    let value = client.run_in(&mut transaction, path, Verb::Read).unwrap();
+                    let value: u32 = String::from_utf8(value).unwrap().parse().unwrap();
+                    client.write_in(&mut transaction, path, &(value + 1).to_string()).unwrap();
+                }
+                if client.commit(transaction).is_ok() {
+                    return;
+                }
+            }
+        };
+        at_once!(increment, increment, increment);
+        assert_eq!(world.control().read("/libxl/4/n").unwrap(), "3");
+        assert_eq!(world.control().read("/libxl/5/n").unwrap(), "3");
+    });
+}
+
+/// Whoever's turn it is commits: what others write or commit, they asked whether they may before it
+/// began, and then they are refused, or they wait.
+#[test]
+fn in_its_turn_a_transaction_commits() {
+    const PATH: &str = "/tool/x";
+    explore(|| {
+        let world = World::new();
+        world.control().write(PATH, "0").unwrap();
+        // So early that no turn is ever over for its time.
+        let (guards, now) = (Guards::default(), Instant::now());
+        let asker = |connection| Asker { thread: 0, connection, id: 1 };
+        let change = |client: &mut world::Client, transaction: &mut Transaction| {
+            client.run_in(transaction, PATH, Verb::Read).unwrap();
+            client.write_in(transaction, PATH, "changed").unwrap();
+        };
+        let takes_a_turn = |number| {
+            let (mut client, asker) = (world.control(), asker(number));
+            let paths = [world::at(PATH).to_buf()];
+            let (answer, _) = guards.with(&world.store, now, |turns| turns.ask(asker, &paths, now));
+            if answer == Answer::Yours {
+                client.caller.turn = world.store.turn();
+                let mut transaction = Transaction::default();
+                change(&mut client, &mut transaction);
+                client.commit(transaction).unwrap();
+            }
+            guards.with(&world.store, now, |turns| turns.leave(asker, now));
+        };
+        // As a thread does it; who has to wait gives up.
+        let waits = |client: &mut world::Client, number| {
+            client.caller.turn = world.store.turn();
+            let wait = |turns: &mut Turns| turns.wait(asker(number), [world::at(PATH)]).is_some();
+            guards.any() && guards.with(&world.store, now, wait).0
+        };
+        at_once!(
+            || takes_a_turn(1),
+            || takes_a_turn(2),
+            || {
+                let mut client = world.control();
+                while !waits(&mut client, 3) && client.write(PATH, "3") == Err(TURN_BEGAN) {}
+            },
+            || {
+                let mut client = world.control();
+                let mut transaction = Transaction::default();
+                change(&mut client, &mut transaction);
+                while !waits(&mut client, 4) {
+                    match client.commit(transaction) {
+                        Err(Failure::Turn(again)) => transaction = *again,
+                        _ => break,
+                    }
+                }
+            },
+        );
+    });
+}
+
+/// A transaction that begins between a removal and its settlement brings no stale index back.
+#[test]
+fn a_transaction_begun_before_a_settlement() {
+    explore(|| {
+        let world = World::new();
+        let guest = world.admit(5);
+        for path in ["/tool/x/a", "/tool/x/b"] {
+            world.control().write(path, "").unwrap();
+            world.control().set_perms(path, "n5").unwrap();
+        }
+        at_once!(
+            || world.control().rm("/tool/x/a").unwrap(),
+            || {
+                let mut toolstack = world.control();
+                let mut transaction = Transaction::default();
+                toolstack.write_in(&mut transaction, "/tool/x/c", "").unwrap();
+                toolstack.commit(transaction).unwrap();
+            },
+            || {
+                let mut transaction = Transaction::default();
+                let mut client = world.client(&guest);
+                let _ = client.run_in(&mut transaction, "/tool/x/b", Verb::Rm);
+                let _ = client.commit(transaction);
+            },
+        );
+        world.check();
+    });
+}

@@ -1,0 +1,203 @@
+//! Which two conflict.
+
+use super::*;
+
+#[test]
+fn disjoint_transactions_never_conflict() {
+    check(
+        "
+        dom0 WRITE /dir/a|1 -> OK
+        dom0 WRITE /dir/b|1 -> OK
+        dom0 START t1
+        dom0.b START t2
+        dom0 t1 READ /dir/a| -> 1
+        dom0 t1 WRITE /dir/a|2 -> OK
+        dom0.b t2 READ /dir/b| -> 1
+        dom0.b t2 WRITE /dir/b|2 -> OK
+        # Both make children of one node that neither listed.
+        dom0 t1 WRITE /dir/made-by-1/x|1 -> OK
+        dom0.b t2 WRITE /dir/made-by-2/x|1 -> OK
+        dom0.b t2 END T| -> OK
+        dom0 t1 END T| -> OK
+        dom0 READ /dir/a| -> 2
+        dom0 READ /dir/b| -> 2
+        dom0 READ /dir/made-by-1/x| -> 1
+        dom0 READ /dir/made-by-2/x| -> 1
+        ",
+    );
+}
+
+#[test]
+fn who_read_what_another_changed_must_try_again() {
+    check(
+        "
+        dom0 WRITE /a|1 -> OK
+        dom0 START t1
+        dom0 t1 READ /a| -> 1
+        dom0 t1 WRITE /b|seen-1 -> OK
+        dom0.b WRITE /a|2 -> OK
+        dom0 t1 END T| -> EAGAIN
+        dom0 READ /b| -> ENOENT
+        dom0 t1 END T| -> ENOENT
+        # In either order of begin and commit.
+        dom0 START t1
+        dom0.b START t2
+        dom0 t1 READ /a| -> 2
+        dom0.b t2 READ /a| -> 2
+        dom0.b t2 WRITE /a|3 -> OK
+        dom0 t1 WRITE /a|4 -> OK
+        dom0.b t2 END T| -> OK
+        dom0 t1 END T| -> EAGAIN
+        dom0 READ /a| -> 3
+        # The first to commit is in the right, whoever began first.
+        dom0 START t1
+        dom0.b START t2
+        dom0 t1 READ /a| -> 3
+        dom0.b t2 READ /a| -> 3
+        dom0.b t2 WRITE /a|5 -> OK
+        dom0 t1 WRITE /a|6 -> OK
+        dom0 t1 END T| -> OK
+        dom0.b t2 END T| -> EAGAIN
+        dom0 READ /a| -> 6
+        # Who only reads is no obstacle to others.
+        dom0 START t1
+        dom0 t1 READ /a| -> 6
+        dom0.b START t2
+        dom0.b t2 WRITE /a|7 -> OK
+        dom0.b t2 END T| -> OK
+        dom0 t1 READ /a| -> 6
+        dom0 t1 END T| -> EAGAIN
+        ",
+    );
+}
+
+#[test]
+fn who_would_see_the_same_again_does_not_conflict() {
+    check(
+        "
+        # A value that was written and is the same again.
+        dom0 WRITE /a|1 -> OK
+        dom0 START t1
+        dom0 t1 READ /a| -> 1
+        dom0.b WRITE /a|2 -> OK
+        dom0.b WRITE /a|1 -> OK
+        dom0 t1 END T| -> OK
+        # Blind writes: some order explains both.
+        dom0 START t1
+        dom0.b START t2
+        dom0 t1 WRITE /a|from-1 -> OK
+        dom0.b t2 WRITE /a|from-2 -> OK
+        dom0 t1 END T| -> OK
+        dom0.b t2 END T| -> OK
+        dom0 READ /a| -> from-2
+        # A child of a node whose value was read.
+        dom0 START t1
+        dom0 t1 READ /a| -> from-2
+        dom0.b WRITE /a/child|v -> OK
+        dom0 t1 END T| -> OK
+        # A value of a node whose children were listed.
+        dom0 START t1
+        dom0 t1 DIRECTORY /a| -> child|
+        dom0.b WRITE /a|other -> OK
+        dom0.b WRITE /a/child|other -> OK
+        dom0 t1 END T| -> OK
+        # Its own value, read after it was written.
+        dom0 START t1
+        dom0 t1 WRITE /a|mine -> OK
+        dom0 t1 READ /a| -> mine
+        dom0.b WRITE /a|theirs -> OK
+        dom0 t1 END T| -> OK
+        dom0 READ /a| -> mine
+        # Made by both.
+        dom0 START t1
+        dom0.b START t2
+        dom0 t1 MKDIR /made| -> OK
+        dom0.b t2 MKDIR /made| -> OK
+        dom0 t1 END T| -> OK
+        dom0.b t2 END T| -> OK
+        ",
+    );
+}
+
+#[test]
+fn what_is_listed_missing_or_guarded_conflicts_too() {
+    check(
+        "
+        dom0 MKDIR /d| -> OK
+        dom0 START t1
+        dom0 t1 DIRECTORY /d| -> \"\"
+        dom0.b MKDIR /d/x| -> OK
+        dom0 t1 END T| -> EAGAIN
+        dom0 START t1
+        dom0 t1 READ /d/y| -> ENOENT
+        dom0.b WRITE /d/y|v -> OK
+        dom0 t1 END T| -> EAGAIN
+        dom0 START t1
+        dom0 t1 READ /d/y| -> v
+        dom0.b RM /d/y| -> OK
+        dom0 t1 END T| -> EAGAIN
+        dom0 START t1
+        dom0 t1 GET_PERMS /d| -> n0|
+        dom0.b SET_PERMS /d|n0|r5| -> OK
+        dom0 t1 END T| -> EAGAIN
+        # Homes of other shards are children like others.
+        dom0 MKDIR /local/domain/1| -> OK
+        dom0 START t1
+        dom0 t1 DIRECTORY /local/domain/1| -> \"\"
+        dom0.b WRITE /local/domain/1/backend/vif/6/0|v -> OK
+        dom0 t1 END T| -> EAGAIN
+        dom0 START t1
+        dom0 t1 READ /local/domain/1/backend/vif/6/0| -> v
+        dom0.b RM /local/domain/1| -> OK
+        dom0 t1 END T| -> EAGAIN
+        # The right to write was part of what was seen.
+        dom0 WRITE /local/domain/5/x|v -> OK
+        dom0 SET_PERMS /local/domain/5/x|n5| -> OK
+        dom5 START t1
+        dom5 t1 WRITE x|w -> OK
+        dom0 SET_PERMS /local/domain/5/x|n0| -> OK
+        dom5 t1 END T| -> EAGAIN
+        dom0 READ /local/domain/5/x| -> v
+        ",
+    );
+}
+
+#[test]
+fn removal_in_transactions() {
+    check(
+        "
+        dom0 WRITE /a/b/c|v -> OK
+        dom0 START t1
+        dom0 t1 RM /a/b| -> OK
+        dom0 t1 READ /a/b/c| -> ENOENT
+        dom0 t1 DIRECTORY /a| -> \"\"
+        dom0 t1 RM /a/b/c| -> ENOENT
+        dom0 READ /a/b/c| -> v
+        dom0 t1 END T| -> OK
+        dom0 READ /a/b| -> ENOENT
+        # Removed and made again.
+        dom0 WRITE /a/b/c|old -> OK
+        dom0 START t1
+        dom0 t1 RM /a| -> OK
+        dom0 t1 WRITE /a/b|new -> OK
+        dom0 t1 END T| -> OK
+        dom0 READ /a/b| -> new
+        dom0 READ /a/b/c| -> ENOENT
+        # Both remove the same: some order explains it, each would answer OK.
+        dom0 START t1
+        dom0.b START t2
+        dom0 t1 RM /a/b| -> OK
+        dom0.b t2 RM /a/b| -> OK
+        dom0 t1 END T| -> OK
+        dom0.b t2 END T| -> OK
+        # One removes the parent: the other's answer would be another.
+        dom0 WRITE /a/b|v -> OK
+        dom0 START t1
+        dom0.b START t2
+        dom0 t1 RM /a| -> OK
+        dom0.b t2 RM /a/b| -> OK
+        dom0 t1 END T| -> OK
+        dom0.b t2 END T| -> EAGAIN
+        ",
+    );
+}

@@ -1,0 +1,12 @@
+//! Transactions: two conflict only where one saw what the other changed.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod conflicts;
+mod costs;
+mod events;
+mod ids;
+
+use std::time::{Duration, Instant};
+
+use common::{Control, HANG, World, check, op};
