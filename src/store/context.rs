@@ -173,9 +173,8 @@ pub struct Change {
     pub shard: ShardId,
     /// The permissions that it had, if they changed. (A commit looks at the tree that it replaces.)
     pub before: Option<Perms>,
-    /// The permissions that it has, if they are new; of a node that is gone, its last. Those that did
-    /// not change are the node's: all that it shares them with would see their count written.
-    pub after: Option<Perms>,
+    /// The permissions that it has; of a node that is gone, its last.
+    pub after: Perms,
     /// Of a node that is gone: its parent's permissions.
     pub parent: Option<Perms>,
     /// What was cut off there: the node itself, and homes that lay below it.
@@ -204,15 +203,9 @@ pub struct Effects {
 pub type Changes = SmallVec<[Change; 1]>;
 
 impl Effects {
-    /// Notes that the node at `path` was created, written, or given the permissions `after` for
+    /// Notes that the node at `path` was created, written, or given other permissions than
     /// `before`.
-    pub fn changed(
-        &mut self,
-        path: PathBuf,
-        shard: ShardId,
-        before: Option<Perms>,
-        after: Option<Perms>,
-    ) {
+    pub fn changed(&mut self, path: PathBuf, shard: ShardId, before: Option<Perms>, after: Perms) {
         let (parent, removed) = (None, Vec::new());
         self.changes.push(Change { path, shard, before, after, parent, removed });
     }

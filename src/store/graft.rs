@@ -226,7 +226,7 @@ impl Store {
             let Some(node) = locked.get(home, here)? else { continue };
             let (perms, bytes) = (Arc::clone(&node.perms), node.charge_bytes(here.name()));
             cx.recharge(&perms, 1, bytes);
-            effects.changed(path, home.shard, None, Some(perms));
+            effects.changed(path, home.shard, None, perms);
         }
         Ok(())
     }

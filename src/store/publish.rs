@@ -119,15 +119,14 @@ impl Scene<'_, '_> {
         replaced.base(&home).map(|root| find(root, &home, path).node())
     }
 
-    /// The node at `path` now.
-    fn now(&self, path: Path<'_>) -> Option<&Arc<Node>> {
+    fn is_there(&self, path: Path<'_>) -> bool {
         let home = self.store.layout.home(path);
-        self.shard(path).and_then(|shard| shard.tree.get(&home, path))
+        self.shard(path).is_some_and(|shard| shard.tree.get(&home, path).is_some())
     }
 
     /// Whether `path` was only there within a transaction.
     fn never_was(&self, path: Path<'_>) -> bool {
-        self.before(path).is_some_and(|before| before.is_none()) && self.now(path).is_none()
+        self.before(path).is_some_and(|before| before.is_none()) && !self.is_there(path)
     }
 
     /// Whether `path` has a change of its own: who watches it is told once, also if it went with what
@@ -141,12 +140,10 @@ impl Scene<'_, '_> {
     /// `None` if the path was only there within a transaction: that is nobody's to see (XSA-115).
     fn perms<'c>(&'c self, change: &'c Change) -> Option<[Option<&'c Perms>; 3]> {
         let path = change.path.as_path();
-        let now = || self.now(path).map(|node| &node.perms);
         let (before, after) = match self.before(path) {
-            None => (change.before.as_ref(), change.after.as_ref().or_else(now)),
+            None => (change.before.as_ref(), Some(&change.after)),
             Some(before) => {
-                let now = now();
-                let after = now.and(change.after.as_ref().or(now));
+                let after = Some(&change.after).filter(|_| self.is_there(path));
                 (before.map(|node| &node.perms), after)
             }
         };

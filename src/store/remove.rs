@@ -59,7 +59,7 @@ pub fn cut<F: Forest>(
     let child = parent.remove_child(cx.generation, path.name()).flatten();
     let root = if home.root == path { forest.set_root(&home, None)? } else { child };
     let Some(root) = root else { return Ok(None) };
-    let after = Some(Arc::clone(&root.perms));
+    let after = Arc::clone(&root.perms);
     let mut removed = vec![Removed { path: path.to_buf(), root, credited: false }];
     for path in homes {
         if let Some(root) = forest.set_root(&layout.home(path.as_path()), None)? {

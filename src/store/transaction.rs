@@ -161,7 +161,7 @@ impl Transaction {
         for (change, first) in self.effects.changes.drain(..).zip(firsts) {
             match merged.get_mut(first) {
                 Some(Some(known)) => {
-                    known.after = change.after.or(known.after.take());
+                    known.after = change.after;
                     known.parent = change.parent;
                     known.removed.extend(change.removed);
                     merged.push(None);

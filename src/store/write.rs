@@ -27,21 +27,22 @@ pub fn write<F: Forest>(
     let Some(node) = forest.get(&home, path)? else {
         return create(cx, forest, path, value, effects);
     };
-    if !cx.access(&node.perms).allows(Access::WRITE) {
+    let perms = Arc::clone(&node.perms);
+    if !cx.access(&perms).allows(Access::WRITE) {
         return Err(refusal(cx, forest, path, Errno::EACCES, Access::WRITE)?.into());
     }
-    let (perms, before, after) = (&node.perms, node.value().len(), value.len());
-    cx.check_size(size(perms, node.children().names_bytes(), after))?;
+    let (before, after) = (node.value().len(), value.len());
+    cx.check_size(size(&perms, node.children().names_bytes(), after))?;
     match after.cmp(&before) {
         // Most writes are of the same length: then no account is looked up, which all threads share.
         Ordering::Equal => {}
-        Ordering::Greater => cx.charge(perms, 0, (after - before) as u64)?,
-        Ordering::Less => cx.credit(perms, 0, (before - after) as u64),
+        Ordering::Greater => cx.charge(&perms, 0, (after - before) as u64)?,
+        Ordering::Less => cx.credit(&perms, 0, (before - after) as u64),
     }
     if let Some(node) = forest.get_mut(&home, path)? {
         node.set_value(cx.generation, value);
     }
-    effects.changed(path.to_buf(), home.shard, None, None);
+    effects.changed(path.to_buf(), home.shard, None, perms);
     Ok(())
 }
 
@@ -101,7 +102,7 @@ fn create<F: Forest>(
     cx.charge(&perms, nodes, bytes)?;
     let boundary = ancestor.owner() != perms.owner();
     attach(cx, forest, path, at, value, &perms, boundary)?;
-    effects.changed(path.to_buf(), layout.home(path).shard, None, Some(perms));
+    effects.changed(path.to_buf(), layout.home(path).shard, None, perms);
     Ok(())
 }
 
@@ -199,7 +200,7 @@ pub fn set_perms<F: Forest>(
     if moved > 0 {
         reindex(cx, forest, &home, path, (before.owner(), perms.owner()))?;
     }
-    effects.changed(path.to_buf(), home.shard, Some(before), Some(Arc::clone(perms)));
+    effects.changed(path.to_buf(), home.shard, Some(before), Arc::clone(perms));
     Ok(())
 }
 
