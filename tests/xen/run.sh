@@ -3,7 +3,7 @@
 #
 #   run.sh                    Debian's own C xenstored: shows that the checks are fair
 #   run.sh BINARY             BINARY as the host's xenstored, and the xsctl beside it
-#   run.sh --systemd BINARY   the same, but started by systemd, with the unit of dist/
+#   run.sh --systemd BINARY   BINARY started by systemd, with the unit of dist/
 #   run.sh --probe BINARY     the example host_probe, beside a running xenstored and alone
 #
 # The exit status is 0 if every check passed. XEN_VM_DEBIAN: whose Xen, kernel and toolstack
