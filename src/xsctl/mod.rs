@@ -47,6 +47,7 @@ use export::Format;
 pub use failure::{Done, Failure};
 use input::Input;
 use options::{Command, Options};
+pub use options::{MOVED_AT_ONCE, MOVED_TOGETHER};
 
 /// Does what the arguments ask, the first of which is the program's name.
 ///
@@ -76,7 +77,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, Failur
             marks::release(&common.socket(), &directory, domains.as_ref(), common.form())
         }
         Command::Introduce { common, domains, port } => {
-            if port.is_some() && !domains.is_one() {
+            if port.is_some() && domains.one().is_none() {
                 return Err(usage("--port is that of one domain"));
             }
             introduce::run(&common.socket(), &domains, port, common.form())
