@@ -5,7 +5,7 @@
 //!     move      moving: threads ---> batch: EXPORT | IMPORT, INTRODUCE, RELEASE, UNQUIESCE ---> places
 //!     export    EXPORT ---> a file each, marks          release   marks ---> RELEASE
 //!     import    files ---> IMPORT, INTRODUCE            introduce, quiesce, unquiesce, discard
-//!               all of them: client ---> link           report: a Line for each domain, a summary
+//!               all of them: client, daemon ---> link   report: a Line for each domain, a summary
 //!
 //!     inspect   Reader ---> a Record at a time ---> show ---> Line
 //!     diff      Reader ---> State, twice ---> facts ---> Line
@@ -13,6 +13,7 @@
 
 mod batch;
 mod client;
+mod daemon;
 mod diff;
 mod domids;
 mod export;
@@ -42,7 +43,8 @@ use std::sync::atomic::AtomicBool;
 use clap::{CommandFactory, Parser};
 
 use crate::protocol::Kind;
-use client::{Client, Daemon};
+use client::Client;
+use daemon::Daemon;
 use export::Format;
 pub use failure::{Done, Failure};
 use input::Input;

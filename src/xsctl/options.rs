@@ -13,8 +13,8 @@ use crate::words::Domid;
 /// Where C's daemon has its socket, and where its clients look for it.
 const RUN_DIRECTORY: &str = "/var/run/xenstored";
 
-/// Domains in a batch of a move: with 8 and one batch at a time 1,000 domains of 100 nodes and 10 watches
-/// are moved within the bounds of docs/BENCHMARKS.md, which is measured with these very numbers.
+/// Domains in a batch of a move. docs/BENCHMARKS.md is measured with these very numbers, and says when 1,000
+/// domains of 100 nodes and 10 watches were moved within the bounds there, and when not.
 pub const MOVED_TOGETHER: u8 = 8;
 /// Batches of a move at the same time. On two cores a second one makes all of it shorter and the pause of
 /// each domain longer than it may be.
