@@ -141,6 +141,20 @@ fn list_of_stream(said: &str) -> Vec<String> {
     said.lines().map(str::to_owned).collect()
 }
 
+/// Exports domain 5, has something changed, and releases it: the mark stands, or does not.
+pub fn changed_after_export(world: &mut World, stands: bool, what: &str, change: fn(&mut World)) {
+    let said = Bulk::connect(&world.daemon).export("5|").1;
+    change(world);
+    let released = release(world, 5, bulk::mark(&said));
+    let expected = if stands { Ok(OK.to_vec()) } else { Err("EAGAIN".to_owned()) };
+    assert_eq!(released, expected, "{what}");
+    if !stands {
+        // It is still here, and can be exported again.
+        let again = Bulk::connect(&world.daemon).export("5|").1;
+        assert_eq!(release(world, 5, bulk::mark(&again)).as_deref(), Ok(OK), "{what}");
+    }
+}
+
 #[test]
 fn a_mark_stands_until_something_changes() {
     type Change = (&'static str, bool, fn(&mut World));
@@ -185,16 +199,7 @@ fn a_mark_stands_until_something_changes() {
             world.admin.set_perms("/shared", "r0").unwrap();
             world.guest(5).watch("/shared", "s").unwrap();
             world.guest(5).next_event();
-            let said = Bulk::connect(&world.daemon).export("5|").1;
-            change(world);
-            let released = release(world, 5, bulk::mark(&said));
-            let expected = if stands { Ok(OK.to_vec()) } else { Err("EAGAIN".to_owned()) };
-            assert_eq!(released, expected, "{what}");
-            if !stands {
-                // It is still here, and can be exported again.
-                let again = Bulk::connect(&world.daemon).export("5|").1;
-                assert_eq!(release(world, 5, bulk::mark(&again)).as_deref(), Ok(OK), "{what}");
-            }
+            changed_after_export(world, stands, what, change);
             world.check_store();
         });
     }
@@ -451,5 +456,85 @@ fn where_the_migration_socket_is_can_be_found_out() {
         assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o600);
         world.daemon.stop();
         assert!(!expected.exists());
+    });
+}
+
+/// In `ps -T`, in a debugger and in the line of a panic a thread is to be known.
+#[test]
+fn threads_that_share_the_work_have_names() {
+    each_world(|world| {
+        world.check_store();
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", world.daemon.pid())).unwrap();
+        let name = |task: std::io::Result<std::fs::DirEntry>| {
+            std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap()
+        };
+        let names: Vec<String> = tasks.map(name).collect();
+        assert!(names.contains(&"worker0\n".to_owned()), "{names:?}");
+        let of_the_process = names.iter().filter(|name| name.starts_with("xenstored")).count();
+        assert_eq!(of_the_process, 1, "{names:?}");
+    });
+}
+
+fn nine_pipes() -> (Vec<std::io::PipeReader>, Vec<std::io::PipeWriter>) {
+    (1..=9).map(|_| std::io::pipe().unwrap()).unzip()
+}
+
+/// Who is at the other end of several pipes may serve them one after another, though they are read and
+/// written side by side. Each stream is more than a pipe holds.
+#[test]
+fn pipes_are_taken_in_their_order() {
+    each_pair(|from, to| {
+        for domid in 1..=9 {
+            from.guest(domid);
+            for number in 0..50 {
+                let path = format!("/local/domain/{domid}/data/{number}");
+                from.admin.write(&path, &"v".repeat(2000)).unwrap();
+            }
+            to.create(domid);
+        }
+        let (readers, writers) = nine_pipes();
+        let mut bulk = Bulk::connect(&from.daemon);
+        let ends: Vec<_> = writers.iter().map(AsFd::as_fd).collect();
+        bulk.send(bulk::EXPORT, "1-9|", &ends);
+        drop(ends);
+        drop(writers);
+        let mut streams = [const { Vec::new() }; 9];
+        for (mut reader, stream) in readers.into_iter().zip(&mut streams) {
+            std::io::Read::read_to_end(&mut reader, stream).unwrap();
+        }
+        assert_eq!(bulk.answers().matches("|OK|").count(), 9);
+
+        let (readers, writers) = nine_pipes();
+        let mut bulk = Bulk::connect(&to.daemon);
+        let ends: Vec<_> = readers.iter().map(AsFd::as_fd).collect();
+        bulk.send(bulk::IMPORT, "", &ends);
+        drop(ends);
+        drop(readers);
+        for (mut writer, stream) in writers.into_iter().zip(&streams) {
+            std::io::Write::write_all(&mut writer, stream).unwrap();
+        }
+        let said = bulk.answers();
+        let domids: Vec<_> = said.lines().map(|line| line.split_once('|').unwrap()).collect();
+        let expected: Vec<_> = (1..=9).map(|domid| domid.to_string()).collect();
+        assert!(domids.iter().all(|(_, rest)| rest.starts_with("OK|")), "{said}");
+        assert!(domids.iter().map(|(domid, _)| *domid).eq(&expected), "{said}");
+    });
+}
+
+/// One stream that cannot be written, and none is exported.
+#[test]
+fn an_export_into_several_streams_is_whole_or_nothing() {
+    each_world(|world| {
+        world.guest(5);
+        world.guest(6);
+        let whole = tempfile::tempfile().unwrap();
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        for ends in [[whole.as_fd(), writer.as_fd()], [writer.as_fd(), whole.as_fd()]] {
+            assert_eq!(Bulk::connect(&world.daemon).ask(bulk::EXPORT, "5-6|", &ends), "EIO|");
+            for domid in [5, 6] {
+                assert_eq!(world.guest(domid).write("x", "v").as_deref(), Ok(OK));
+            }
+        }
     });
 }
