@@ -10,7 +10,7 @@ use super::stream::{
 use crate::words::{ABS_PATH_MAX, Domid, Layout, Path, PathBuf, PathSpace};
 
 /// A state that takes more memory is not read. Records may be of a few bytes, and what is made of one takes
-/// up to 34 times as much: so that is counted ([`weight`]), and not the stream's length.
+/// up to 34 times as much: so that is counted (by `weight`), and not the stream's length.
 pub const STATE_BYTES_MAX: u64 = 1 << 30;
 
 /// What a stream says, END read and everything checked that can be without a store:
