@@ -15,7 +15,7 @@ use common::bulk::{self, Bulk};
 use common::random::seeds;
 use common::wire::show;
 use common::{Control, Random, World, op};
-use naive::{Carried, Events, Model, Op};
+use naive::{Carried, Events, Model, Op, PERMS};
 use xenstored::migrate::state::State;
 use xenstored::migrate::stream::{Node, Reader};
 use xenstored::words::{Domid, Entry};
@@ -66,8 +66,6 @@ fn random_step(random: &mut Random) -> Step {
         "x",
         "x/y",
     ];
-    const PERMS: [&str; 10] =
-        ["n0", "r0", "b0", "n0 r5", "n5", "n6 r5", "b7", "n7 w5", "n0 b7 r6", "w5 r6"];
     let who = random.below(NAMES.len());
     let mut path = (*random.pick(&PATHS)).to_owned();
     // The control domain works on all, guests mostly at home.

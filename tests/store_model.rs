@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use naive::{Events, Model, Op};
+use naive::{Events, Model, Op, PERMS};
 use proptest::prelude::*;
 use world::{Client, World, perms};
 use xenstored::store::{Transaction, Verb};
@@ -57,8 +57,7 @@ fn arb_path() -> impl Strategy<Value = String> {
 }
 
 fn arb_perms() -> impl Strategy<Value = String> {
-    let some = ["n0", "r0", "b0", "n0 r5", "n5", "n6 r5", "b7", "n7 w5", "n0 b7 r6", "w5 r6"];
-    prop::sample::select(some.to_vec()).prop_map(str::to_owned)
+    prop::sample::select(&PERMS[..]).prop_map(str::to_owned)
 }
 
 fn arb_op() -> impl Strategy<Value = Op> {

@@ -1,11 +1,12 @@
 //! EXPORT_DOMAINS: quiesce, cut, write, mark.
 
-use std::fs::File;
 use std::io::{self, BufWriter};
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use super::Outcome;
+use super::patient::Patient;
+use super::side_by_side::each;
 use crate::migrate::bytes::Order;
 use crate::migrate::export::{Form, Leaving, export as write_stream, see};
 use crate::migrate::stream::VERSION;
@@ -87,35 +88,37 @@ fn collect(mover: &Mover, domids: &[Domid]) -> (Vec<u64>, Vec<Leaving>, Vec<(Dom
     (versions, leaving, gone)
 }
 
-/// Writes the streams; answers how many nodes each of `leaving` has.
+/// Writes the streams, several at the same time; answers how many nodes each of `leaving` has.
 fn write(
     mover: &Mover,
     domids: &[Domid],
     leaving: &[Leaving],
     mut descriptors: Vec<OwnedFd>,
 ) -> io::Result<Vec<u64>> {
-    let write_one = |leaving: &[Leaving], descriptor: OwnedFd| {
-        let output = BufWriter::with_capacity(WRITE_BYTES, File::from(descriptor));
+    let write_one = |(leaving, descriptor): (&[Leaving], OwnedFd)| {
+        let output = BufWriter::with_capacity(WRITE_BYTES, Patient::new(descriptor)?);
         let (_, nodes) = write_stream(mover.store(), leaving, FORM, output)?;
         io::Result::Ok(nodes)
     };
     if descriptors.len() == 1
         && let Some(descriptor) = descriptors.pop()
     {
-        return write_one(leaving, descriptor);
+        return write_one((leaving, descriptor));
     }
-    let mut nodes = Vec::new();
-    let mut leaving = leaving;
-    for (&domid, descriptor) in domids.iter().zip(descriptors) {
-        // A domain that failed has no stream.
-        if let Some((first, rest)) = leaving.split_first()
-            && first.domain.domid == domid
-        {
-            nodes.extend(write_one(std::slice::from_ref(first), descriptor)?);
-            leaving = rest;
-        }
-    }
-    Ok(nodes)
+    let mut rest = leaving;
+    // A domain that failed has no stream.
+    let streams = domids.iter().zip(descriptors).filter_map(|(&domid, descriptor)| {
+        let (first, after) = rest.split_first().filter(|(first, _)| first.domain.domid == domid)?;
+        rest = after;
+        Some((std::slice::from_ref(first), descriptor))
+    });
+    let mut nodes = Ok(Vec::new());
+    each(streams.collect(), write_one, |written| match (&mut nodes, written) {
+        (Ok(nodes), Ok(more)) => nodes.extend(more),
+        (Ok(_), Err(error)) => nodes = Err(error),
+        (Err(_), _) => {}
+    });
+    nodes
 }
 
 /// Marks what was exported, and says what became of each domain.

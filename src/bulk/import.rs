@@ -1,13 +1,15 @@
 //! IMPORT_DOMAINS: read, check, put in place.
 
-use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{self, BufReader, Read};
 use std::os::fd::OwnedFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use rayon::prelude::*;
 
 use super::Outcome;
+use super::patient::Patient;
+use super::side_by_side::each;
 use crate::domain::Domain;
 use crate::migrate::export::FEW_NODES;
 use crate::migrate::import::{Arrival, Refusal, arrivals, check, import as put_in_place};
@@ -26,18 +28,55 @@ const READ_BYTES: usize = 1 << 16;
 /// How often a domain is tried again because a transaction's turn began meanwhile.
 const TRIES_MAX: u32 = 100;
 
-/// Imports what these streams tell of. Cost: their length, and that of [`Store::graft`].
+/// A stream of more than this is large: of those there is one in memory at a time, whoever asks.
+const LARGE_BYTES: u64 = 1 << 24;
+
+/// Held while a large stream is in memory.
+static LARGE: Mutex<()> = Mutex::new(());
+
+/// Imports what these streams tell of, several at the same time, and answers for each stream in its
+/// turn. Cost: their length, and that of [`Store::graft`].
 ///
 /// [`Store::graft`]: crate::store::Store::graft
-pub fn import(mover: &Mover, descriptors: Vec<OwnedFd>, only_check: bool) -> Vec<Outcome> {
-    descriptors.into_iter().flat_map(|stream| import_stream(mover, stream, only_check)).collect()
+pub fn import(
+    mover: &Mover,
+    descriptors: Vec<OwnedFd>,
+    only_check: bool,
+    mut answer: impl FnMut(Outcome),
+) {
+    let import_one = |stream| import_stream(mover, stream, only_check);
+    each(descriptors, import_one, |outcomes| outcomes.into_iter().for_each(&mut answer));
+}
+
+/// A stream as far as it may be read.
+struct Bounded {
+    input: Patient,
+    read: u64,
+    large: Option<MutexGuard<'static, ()>>,
+}
+
+impl Read for Bounded {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        if self.read > LARGE_BYTES && self.large.is_none() {
+            self.large = Some(LARGE.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+        let left = usize::try_from(STREAM_BYTES_MAX - self.read).unwrap_or(usize::MAX);
+        let len = bytes.len().min(left);
+        let read = self.input.read(&mut bytes[..len])?;
+        self.read += read as u64;
+        Ok(read)
+    }
 }
 
 fn import_stream(mover: &Mover, descriptor: OwnedFd, only_check: bool) -> Vec<Outcome> {
     let began = Instant::now();
-    let input = File::from(descriptor).take(STREAM_BYTES_MAX);
-    let state = Reader::new(BufReader::with_capacity(READ_BYTES, input))
-        .and_then(|mut reader| State::read(&mut reader));
+    // What it holds is held until its state is gone.
+    let mut input = None;
+    let state = Patient::new(descriptor).map_err(ReadError::from).and_then(|stream| {
+        let input = input.insert(Bounded { input: stream, read: 0, large: None });
+        let mut reader = Reader::new(BufReader::with_capacity(READ_BYTES, input))?;
+        State::read(&mut reader)
+    });
     let state = match state {
         Ok(state) => state,
         Err(error) => {

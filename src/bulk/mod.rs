@@ -7,13 +7,16 @@
 //!                                                 Mover: each domain's home thread
 //! ```
 //!
-//! A client has a thread of its own, which may wait: for home threads, for the other end of a pipe,
-//! for a disk. No lock of the store is held meanwhile, and no other thread waits for it.
+//! A client has a thread of its own, which may wait: for home threads, for the other end of a pipe
+//! (patient.rs), for a disk; and if its request has several descriptors, one for each core meanwhile
+//! (side_by_side.rs). No lock of the store is held meanwhile, and no other thread waits for it.
 
 mod discard;
 mod export;
 mod import;
+mod patient;
 mod requests;
+mod side_by_side;
 mod socket;
 
 pub use requests::{Operation, serve};

@@ -12,6 +12,7 @@ use super::socket::{Request, receive, send};
 use super::{discard, export, import};
 use crate::protocol::{Header, ReplySlot, decimal, strings};
 use crate::shard::Mover;
+use crate::sync::begin_workers;
 use crate::words::{Domid, Errno};
 
 /// Clients that are served at once: each is a thread, and what it has in memory. A toolstack that empties
@@ -110,7 +111,14 @@ fn serve_clients(crew: &Arc<Crew>) {
 /// When no descriptors are to be had, it is tried again after this long.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// A client that takes no answer for so long is given up.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
+
 fn serve_client(client: &UnixStream, mover: &Mover) {
+    if let Err(error) = client.set_write_timeout(Some(ANSWER_PATIENCE)) {
+        tracing::warn!(%error, "a client of the migration socket is not served");
+        return;
+    }
     loop {
         let request = match receive(client) {
             Ok(Some(request)) => request,
@@ -138,9 +146,13 @@ fn perform(mover: &Mover, request: Request, answer: Answer<'_>) -> Result<(), Er
     let Request { header, payload, descriptors } = request;
     let number = header.kind.get();
     let operation = Operation::ALL.into_iter().find(|&operation| operation as u32 == number);
-    let outcomes = match operation.ok_or(Errno::ENOSYS)? {
+    begin_workers();
+    let mut is_taken = true;
+    let answer = |outcome| is_taken = is_taken && answer(outcome).is_ok();
+    match operation.ok_or(Errno::ENOSYS)? {
         Operation::ExportDomains => {
-            export::export(mover, &domids(mover, &payload, introduced)?, descriptors)?
+            let domids = domids(mover, &payload, introduced)?;
+            export::export(mover, &domids, descriptors)?.into_iter().for_each(answer);
         }
         Operation::ImportDomains => {
             let only_check = match &*payload {
@@ -151,15 +163,11 @@ fn perform(mover: &Mover, request: Request, answer: Answer<'_>) -> Result<(), Er
             if descriptors.is_empty() {
                 return Err(Errno::EINVAL);
             }
-            import::import(mover, descriptors, only_check)
+            import::import(mover, descriptors, only_check, answer);
         }
         Operation::DiscardDomains => {
-            discard::discard(mover, &domids(mover, &payload, Mover::arrived)?)
-        }
-    };
-    for outcome in outcomes {
-        if answer(outcome).is_err() {
-            break;
+            let domids = domids(mover, &payload, Mover::arrived)?;
+            discard::discard(mover, &domids).into_iter().for_each(answer);
         }
     }
     Ok(())

@@ -44,6 +44,8 @@ pub enum Fault {
     Unterminated(&'static str),
     /// It contradicts what came before.
     Contradicts(String),
+    /// With it a stream tells of more than may be in memory.
+    TooMuch(u64),
 }
 
 impl fmt::Display for Fault {
@@ -61,6 +63,9 @@ impl fmt::Display for Fault {
                 write!(f, "its {field} is no string with a NUL at its end")
             }
             Fault::Contradicts(what) => f.write_str(what),
+            Fault::TooMuch(max) => {
+                write!(f, "with it there is more than the {max} bytes that may be in memory")
+            }
         }
     }
 }

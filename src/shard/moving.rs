@@ -7,7 +7,7 @@
 //!          +-- RELEASE with a mark: the same Client ----------------------------------------->--+
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::connection::Connection;
 use super::gathering::Share;
@@ -18,7 +18,9 @@ use crate::migrate::state::Client;
 use crate::migrate::stream::{Connection as Sent, Transport as SentBy, Watch as SentWatch};
 use crate::store::{Seen, Transaction};
 use crate::sync::Arc;
-use crate::words::{ABS_PATH_MAX, Domid, Errno, Path, PathSpace, domain_of_home, has_homes_below};
+use crate::words::{
+    ABS_PATH_MAX, Domid, Errno, Path, PathBuf, PathSpace, domain_of_home, has_homes_below,
+};
 
 /// What is kept of a connection that is quiesced.
 #[derive(Default)]
@@ -68,6 +70,12 @@ impl Thread {
     pub(super) fn next_number(&mut self) -> u64 {
         self.sequence += 1;
         self.sequence
+    }
+
+    /// What is kept of a domain that is quiesced, also if it is not still yet.
+    pub(super) fn quiesced_state(&mut self, domid: Domid) -> Option<&mut Quiesced> {
+        let place = self.rings.get(&domid)?;
+        self.connections.get_mut(*place)?.as_mut()?.quiesce.as_mut()
     }
 
     fn quiesced(&mut self, domid: Domid) -> Result<&mut Connection, Errno> {
@@ -172,12 +180,9 @@ impl Thread {
     }
 
     /// Whether a domain came by an import and was not served since.
-    pub(super) fn has_arrived(&self, domid: Domid) -> bool {
+    pub(super) fn has_arrived(&mut self, domid: Domid) -> bool {
         let waits = self.moved.get(&domid).is_some_and(|moved| moved.arrived.is_some());
-        let slot = self.rings.get(&domid).and_then(|&place| self.connections.get(place));
-        let connection = slot.and_then(Option::as_ref);
-        let quiesced = connection.and_then(|connection| connection.quiesce.as_ref());
-        waits || quiesced.is_some_and(|quiesced| quiesced.arrived.is_some())
+        waits || self.quiesced_state(domid).is_some_and(|quiesced| quiesced.arrived.is_some())
     }
 
     /// Gives a domain up that arrived and was not served since: what was set of it before is so again.
@@ -186,13 +191,11 @@ impl Thread {
     /// # Errors
     /// `EINVAL` if it is no such domain.
     pub(super) fn discard(&mut self, domid: Domid) -> Result<(Seen, bool), Errno> {
-        let registry = self.shared.store.registry();
-        let domain = registry.get(domid).ok_or(Errno::EINVAL)?;
+        let domain = self.shared.store.registry().get(domid).ok_or(Errno::EINVAL)?;
         let introduced = self.rings.get(&domid).copied();
         let Before { seen, settings } = match introduced {
-            Some(place) => {
-                let slot = self.connections.get_mut(place).and_then(Option::as_mut);
-                let quiesced = slot.and_then(|connection| connection.quiesce.as_mut());
+            Some(_) => {
+                let quiesced = self.quiesced_state(domid);
                 quiesced.and_then(|quiesced| quiesced.arrived.take()).ok_or(Errno::EINVAL)?
             }
             None => {
@@ -202,7 +205,7 @@ impl Thread {
                 Before { seen: moved.seen, settings }
             }
         };
-        registry.restore(&domain, &settings);
+        self.shared.store.registry().restore(&domain, &settings);
         if let Some(place) = introduced {
             self.disconnect_ring(place);
         }
@@ -215,7 +218,10 @@ impl Thread {
         connection.partial = client.connection.input;
         connection.output = Output::of(client.connection.output, client.connection.output_begun);
         connection.recharge_output();
-        let changed = self.shared.store.changed_since(&seen);
+        let changed: BTreeSet<PathBuf> =
+            self.shared.store.changed_since(&seen).into_iter().collect();
+        let came: BTreeSet<&[u8]> =
+            seen.homes.iter().map(|(root, _)| root.as_path().bytes()).collect();
         let layout = self.shared.store.layout();
         for watch in &client.watches {
             let mut space = PathSpace::new();
@@ -231,9 +237,9 @@ impl Thread {
             connection.domain.account.charge(Quota::Memory, new.charge_bytes());
             let watcher = self.insert_watch(place, connection, new);
             let root = layout.home(path).root;
-            let came_along = domain_of_home(root) == Some(connection.domid())
-                || seen.homes.iter().any(|(other, _)| other.as_path() == root);
-            let is_changed = changed.iter().any(|other| other.as_path() == root);
+            let came_along =
+                domain_of_home(root) == Some(connection.domid()) || came.contains(root.bytes());
+            let is_changed = changed.contains(root.bytes());
             if is_changed || !came_along || has_homes_below(path) {
                 self.fire_once(connection, watcher);
             }

@@ -83,9 +83,7 @@ impl Thread {
     /// `ENOENT` if it is not introduced.
     pub(super) fn undo_quiesce(&mut self, domid: Domid) -> Result<(), Errno> {
         let &place = self.rings.get(&domid).ok_or(Errno::ENOENT)?;
-        let connection = self.connections.get(place).and_then(Option::as_ref);
-        let quiesced = connection.and_then(|connection| connection.quiesce.as_ref());
-        if quiesced.is_some_and(|quiesced| quiesced.mark.is_none()) {
+        if self.quiesced_state(domid).is_some_and(|quiesced| quiesced.mark.is_none()) {
             self.end_quiesce(place);
         }
         Ok(())

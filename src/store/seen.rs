@@ -1,5 +1,7 @@
 //! What was seen of a domain's homes, to tell later which of them changed.
 
+use std::collections::BTreeSet;
+
 use super::Store;
 use super::forest::{LockSet, Locked};
 use super::node::Node;
@@ -45,10 +47,10 @@ impl Store {
         let is_other = |(root, node): &&(PathBuf, Arc<Node>)| {
             !now(root).is_some_and(|now| Arc::ptr_eq(now, node))
         };
-        let was_seen = |root: &PathBuf| seen.homes.iter().any(|(other, _)| other == root);
+        let was: BTreeSet<&PathBuf> = seen.homes.iter().map(|(root, _)| root).collect();
         let tree = locked.shard(of_domain).map(|shard| &shard.tree);
         let homes = tree.into_iter().flat_map(|tree| tree.homes_of(seen.domid));
-        let new = homes.map(|(root, _)| root).filter(|root| !was_seen(root));
+        let new = homes.map(|(root, _)| root).filter(|root| !was.contains(root));
         let came = seen.absent.iter().filter(|root| now(root).is_some());
         let changed = seen.homes.iter().filter(is_other).map(|(root, _)| root);
         changed.chain(new).chain(came).cloned().collect()

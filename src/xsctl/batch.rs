@@ -6,9 +6,8 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use super::client::{
-    Answers, Client, Connecting, Daemon, EXPORT_DOMAINS, IMPORT_DOMAINS, Trouble, listed,
-};
+use super::client::{Client, Connecting, Trouble};
+use super::daemon::{Answers, Daemon, EXPORT_DOMAINS, IMPORT_DOMAINS, listed};
 use super::failure::Failure;
 use super::places::{Destination, Source};
 use crate::protocol::Kind;

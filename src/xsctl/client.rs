@@ -1,34 +1,23 @@
-//! What is asked of a daemon: on its socket for clients, and on the one for migration
-//! (docs/MIGRATION.md).
+//! What is asked of a daemon on its socket for clients.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::io;
-use std::os::fd::BorrowedFd;
-use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use thiserror::Error;
 
+use super::daemon::listed;
 use super::domids::Domids;
 use super::failure::Failure;
-use super::link::{Link, message};
+use super::link::{Link, PATIENCE, message};
 use crate::protocol::{ERROR, Kind, strings};
 use crate::words::Domid;
 
-/// The requests of docs/MIGRATION.md.
-pub const EXPORT_DOMAINS: u32 = 65552;
-/// See there.
-pub const IMPORT_DOMAINS: u32 = 65553;
-/// See there.
-const DISCARD_DOMAINS: u32 = 65554;
-/// Where the path of the socket for migration is written.
-const MIGRATION_SOCKET: &[u8] = b"/tool/xenstored/operations/migration-socket\0";
 /// Requests that are sent before the first of them is answered. Their replies, of some bytes each,
 /// fit into what the kernel buffers, so that neither side waits for the other.
 const PIPELINED: usize = 64;
 /// Domains in one QUIESCE, UNQUIESCE or DISCARD_DOMAINS: more are `E2BIG`.
-const DOMAINS_MAX: usize = 256;
+pub const DOMAINS_MAX: usize = 256;
 
 /// Why something was not done.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -52,7 +41,7 @@ impl Trouble {
         matches!(self, Trouble::Lost(_))
     }
 
-    fn refused(name: &[u8], why: &[u8]) -> Trouble {
+    pub fn refused(name: &[u8], why: &[u8]) -> Trouble {
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
         match name {
             b"ENOSYS" => Trouble::Refused(text(name), "this daemon has no such operation".into()),
@@ -68,167 +57,6 @@ impl From<io::Error> for Trouble {
             io::ErrorKind::WouldBlock => "the daemon hangs".into(),
             _ => error.to_string(),
         })
-    }
-}
-
-/// Where a daemon is found.
-#[derive(Clone, Debug)]
-pub struct Daemon {
-    /// Its socket for clients.
-    pub socket: PathBuf,
-    /// Its socket for migration.
-    migration: PathBuf,
-}
-
-impl Daemon {
-    /// The daemon at a socket, which says where its other one is.
-    ///
-    /// # Errors
-    /// There is none, or it moves no domains.
-    pub fn find(socket: PathBuf) -> Result<Daemon, Failure> {
-        let mut client = Client::connect(&socket)?;
-        match client.ask(Kind::Read, MIGRATION_SOCKET) {
-            Ok(path) => Ok(Daemon { socket, migration: OsString::from_vec(path).into() }),
-            Err(trouble) => {
-                let why = if trouble.is("ENOENT") {
-                    "it has no socket for migration: it is not this project's xenstored, or an \
-                     older one"
-                        .to_owned()
-                } else {
-                    trouble.to_string()
-                };
-                Err(Failure::Daemon { socket, why })
-            }
-        }
-    }
-
-    /// Whether it is this one.
-    pub fn is_same(&self, other: &Daemon) -> bool {
-        self.migration == other.migration
-    }
-
-    /// A connection of a client's.
-    ///
-    /// # Errors
-    /// Nobody is there.
-    pub fn connect(&self) -> Result<Client, Failure> {
-        Client::connect(&self.socket)
-    }
-
-    /// Sends a request for many domains, with descriptors. It has a connection of its own, since the
-    /// daemon has few to give.
-    ///
-    /// # Errors
-    /// [`Trouble::Lost`]: nobody has read it.
-    pub fn ask(
-        &self,
-        kind: u32,
-        payload: &[u8],
-        descriptors: &[BorrowedFd<'_>],
-    ) -> Result<Asked, Trouble> {
-        let mut link = Link::connect(&self.migration)?;
-        link.send_with(&message(kind, 0, payload), descriptors)?;
-        Ok(Asked(link))
-    }
-
-    /// DISCARD_DOMAINS: what came of it for each.
-    pub fn discard(&self, domids: &[Domid]) -> BTreeMap<Domid, Result<(), Trouble>> {
-        let of_some = |some: &[Domid]| {
-            let asked = self.ask(DISCARD_DOMAINS, &listed(some), &[]);
-            let answers = Answers::of_all(asked);
-            some.iter().map(|&domid| (domid, answers.of(domid).map(drop))).collect::<Vec<_>>()
-        };
-        domids.chunks(DOMAINS_MAX).flat_map(of_some).collect()
-    }
-}
-
-/// Domains as arguments.
-pub fn listed(domids: &[Domid]) -> Vec<u8> {
-    domids.iter().flat_map(|domid| format!("{domid}\0").into_bytes()).collect()
-}
-
-/// A request for many domains that was sent.
-pub struct Asked(Link);
-
-/// What the daemon said of each domain.
-#[derive(Default)]
-pub struct Answers {
-    domains: BTreeMap<Domid, Result<Vec<String>, Trouble>>,
-    /// Of streams of which it could read nothing, in their order.
-    streams: Vec<Trouble>,
-    /// Why it says nothing of the others, unless it came to its end.
-    failed: Option<Trouble>,
-}
-
-impl Asked {
-    /// Waits for all answers.
-    fn answers(mut self) -> Answers {
-        let mut answers = Answers::default();
-        loop {
-            let (kind, payload) = match self.0.receive() {
-                Ok((kind, _, payload)) => (kind, payload),
-                Err(error) => {
-                    answers.failed = Some(error.into());
-                    return answers;
-                }
-            };
-            let mut words = strings(&payload);
-            let first = words.next().unwrap_or_default();
-            if kind == ERROR {
-                answers.failed = Some(Trouble::refused(first, b""));
-                return answers;
-            }
-            let rest: Vec<_> = words.collect();
-            if first == b"OK" && rest.is_empty() {
-                return answers;
-            }
-            let outcome = match rest[..] {
-                [b"OK", ref rest @ ..] => {
-                    Ok(rest.iter().map(|word| String::from_utf8_lossy(word).into()).collect())
-                }
-                [error, why, ..] => Err(Trouble::refused(error, why)),
-                _ => Err(Trouble::Lost("the answer is not of the documented shape".into())),
-            };
-            match (Domid::parse_canonical(first), outcome) {
-                (Some(domid), outcome) => drop(answers.domains.insert(domid, outcome)),
-                (None, Err(trouble)) => answers.streams.push(trouble),
-                (None, Ok(_)) => {}
-            }
-        }
-    }
-}
-
-impl Answers {
-    /// Those to a request, if it could be sent.
-    pub fn of_all(asked: Result<Asked, Trouble>) -> Answers {
-        match asked {
-            Ok(asked) => asked.answers(),
-            Err(trouble) => Answers { failed: Some(trouble), ..Answers::default() },
-        }
-    }
-
-    /// What was said of one: the strings behind `OK`.
-    pub fn of(&self, domid: Domid) -> Result<Vec<String>, Trouble> {
-        match (self.domains.get(&domid), self.failed.as_ref().or(self.streams.first())) {
-            (Some(outcome), _) => outcome.clone(),
-            (None, Some(trouble)) => Err(trouble.clone()),
-            (None, None) => Err(Trouble::refused(b"ENOENT", b"nothing was said of it")),
-        }
-    }
-
-    /// What was said of each of which something was.
-    pub fn all(&self) -> impl Iterator<Item = (Domid, &Result<Vec<String>, Trouble>)> {
-        self.domains.iter().map(|(domid, outcome)| (*domid, outcome))
-    }
-
-    /// What was said of streams of which nothing could be read.
-    pub fn streams(&self) -> &[Trouble] {
-        &self.streams
-    }
-
-    /// Why the request as a whole failed.
-    pub fn failed(&self) -> Option<&Trouble> {
-        self.failed.as_ref()
     }
 }
 
@@ -251,7 +79,7 @@ impl Connecting {
 }
 
 /// The control domain's connection, as any toolstack's.
-pub struct Client(Link);
+pub struct Client(pub(super) Link);
 
 impl Client {
     /// Connects to a daemon's socket for clients.
@@ -259,7 +87,7 @@ impl Client {
     /// # Errors
     /// Nobody is there.
     pub fn connect(socket: &Path) -> Result<Client, Failure> {
-        Link::connect(socket).map(Client).map_err(|error| Failure::Daemon {
+        Link::connect(socket, PATIENCE).map(Client).map_err(|error| Failure::Daemon {
             socket: socket.to_path_buf(),
             why: format!("no connection: {error}"),
         })

@@ -33,9 +33,12 @@ impl FromStr for Domids {
 }
 
 impl Domids {
-    /// Whether it is one domain that is named alone.
-    pub fn is_one(&self) -> bool {
-        matches!(self.0[..], [(first, last)] if first == last)
+    /// The domain, if it is one that is named alone.
+    pub fn one(&self) -> Option<Domid> {
+        match self.0[..] {
+            [(first, last)] if first == last => Some(first),
+            _ => None,
+        }
     }
 
     /// Every number, and whether it is named alone.

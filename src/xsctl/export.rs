@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::ValueEnum;
 
-use super::client::{Answers, Daemon, EXPORT_DOMAINS, listed};
+use super::daemon::{Answers, Daemon, EXPORT_DOMAINS, listed};
 use super::domids::show;
 use super::failure::{Done, Failure};
 use super::marks::Marks;

@@ -6,7 +6,8 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::client::{Answers, Client, Connecting, Daemon, IMPORT_DOMAINS};
+use super::client::{Client, Connecting};
+use super::daemon::{Answers, Daemon, IMPORT_DOMAINS};
 use super::domids::show;
 use super::export::Format;
 use super::failure::{Done, Failure};

@@ -24,7 +24,14 @@ const IDENT: [u8; 8] = *b"LibxlFmt";
 const LIBXL_VERSION: u32 = 2;
 /// `options`: records are big-endian.
 const OPTION_BIG_ENDIAN: u32 = 1;
+/// `options`: a tool made it of a stream of before Xen 4.6.
+const OPTION_CONVERTED: u32 = 2;
 const END: u32 = 0;
+/// No bytes of its own: libxc's image of the domain follows, in records that are as libxl's.
+const LIBXC_CONTEXT: u32 = 1;
+/// libxc's headers (docs/specs/libxc-migration-stream.pandoc): the image's, whose 17th and 18th byte are
+/// `options` as above, and the domain's.
+const LIBXC_HEADER_BYTES: usize = 24 + 16;
 
 /// A file in memory.
 pub fn memory() -> io::Result<File> {
@@ -127,7 +134,7 @@ fn bodies(bytes: &[u8]) -> Result<(Order, Bodies<'_>), (usize, Fault)> {
         LIBXL_VERSION => {}
         other => return Err((8, Fault::Version(other))),
     }
-    let order = match header.u32("options").map_err(of_header)? {
+    let order = match header.u32("options").map_err(of_header)? & !OPTION_CONVERTED {
         0 => Order::Little,
         OPTION_BIG_ENDIAN => Order::Big,
         other => return Err((12, Fault::Flags(other))),
@@ -136,19 +143,40 @@ fn bodies(bytes: &[u8]) -> Result<(Order, Bodies<'_>), (usize, Fault)> {
     let mut rest = Body::new(&bytes[bytes.len() - header.left()..], order);
     loop {
         let at = bytes.len() - rest.left();
-        let mut next = || {
-            let kind = rest.u32("type")?;
-            let len = usize::try_from(rest.u32("length")?).unwrap_or(usize::MAX);
-            let body = rest.take(len, "body")?;
-            rest.align(8)?;
-            Ok((kind, body))
-        };
-        match next().map_err(|_: Fault| (at, Fault::Truncated))? {
+        let of_record = |_| (at, Fault::Truncated);
+        match next(&mut rest).map_err(of_record)? {
             (END, _) => return Ok((order, found)),
             (DOMAIN_XENSTORE_DATA, body) => found.push((at, body)),
+            (LIBXC_CONTEXT, _) => {
+                let image = &bytes[bytes.len() - rest.left()..];
+                let len = skip_image(image).map_err(|fault| (at, fault))?;
+                rest.take(len, "image").map_err(of_record)?;
+            }
             _ => {}
         }
     }
+}
+
+/// A record's type and body.
+fn next<'b>(records: &mut Body<'b>) -> Result<(u32, &'b [u8]), Fault> {
+    let kind = records.u32("type")?;
+    let len = usize::try_from(records.u32("length")?).unwrap_or(usize::MAX);
+    let body = records.take(len, "body")?;
+    records.align(8)?;
+    Ok((kind, body))
+}
+
+/// How long libxc's image is.
+fn skip_image(bytes: &[u8]) -> Result<usize, Fault> {
+    let mut image = Body::new(bytes, Order::Big);
+    let headers = image.take(LIBXC_HEADER_BYTES, "headers")?;
+    if !headers.starts_with(&[0xff; 8]) {
+        return Err(Fault::NotAStream);
+    }
+    let order = if headers[17] & 1 == 0 { Order::Little } else { Order::Big };
+    let mut records = Body::new(&bytes[LIBXC_HEADER_BYTES..], order);
+    while next(&mut records)?.0 != END {}
+    Ok(bytes.len() - records.left())
 }
 
 fn stream(data: Vec<Data>, domid: Domid) -> io::Result<Vec<u8>> {

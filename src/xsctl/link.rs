@@ -14,9 +14,9 @@ use zerocopy::IntoBytes;
 
 use crate::protocol::{Frame, Header, frame};
 
-/// What a request for one domain or for many takes is milliseconds; a daemon that is silent for so
-/// long hangs, and whoever waits for it should learn what state the domains are in.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// What a request for one domain takes is milliseconds; a daemon that is silent for so long hangs, and
+/// whoever waits for it should learn what state the domains are in.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// As many descriptors as Linux sends along with a byte (`SCM_MAX_FD`).
 pub const DESCRIPTORS_MAX: usize = 253;
 
@@ -35,11 +35,11 @@ pub fn message(kind: u32, req_id: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 impl Link {
-    /// Connects to a socket.
-    pub fn connect(socket: &Path) -> io::Result<Link> {
+    /// Connects to a socket. Whoever is silent for as long as `patience` is an error, `WouldBlock`.
+    pub fn connect(socket: &Path, patience: Duration) -> io::Result<Link> {
         let stream = UnixStream::connect(socket)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
         Ok(Link { stream, received: Vec::new() })
     }
 

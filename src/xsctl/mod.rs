@@ -5,7 +5,7 @@
 //!     move      moving: threads ---> batch: EXPORT | IMPORT, INTRODUCE, RELEASE, UNQUIESCE ---> places
 //!     export    EXPORT ---> a file each, marks          release   marks ---> RELEASE
 //!     import    files ---> IMPORT, INTRODUCE            introduce, quiesce, unquiesce, discard
-//!               all of them: client ---> link           report: a Line for each domain, a summary
+//!               all of them: client, daemon ---> link   report: a Line for each domain, a summary
 //!
 //!     inspect   Reader ---> a Record at a time ---> show ---> Line
 //!     diff      Reader ---> State, twice ---> facts ---> Line
@@ -13,6 +13,7 @@
 
 mod batch;
 mod client;
+mod daemon;
 mod diff;
 mod domids;
 mod export;
@@ -42,11 +43,13 @@ use std::sync::atomic::AtomicBool;
 use clap::{CommandFactory, Parser};
 
 use crate::protocol::Kind;
-use client::{Client, Daemon};
+use client::Client;
+use daemon::Daemon;
 use export::Format;
 pub use failure::{Done, Failure};
 use input::Input;
 use options::{Command, Options};
+pub use options::{MOVED_AT_ONCE, MOVED_TOGETHER};
 
 /// Does what the arguments ask, the first of which is the program's name.
 ///
@@ -76,7 +79,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, Failur
             marks::release(&common.socket(), &directory, domains.as_ref(), common.form())
         }
         Command::Introduce { common, domains, port } => {
-            if port.is_some() && !domains.is_one() {
+            if port.is_some() && domains.one().is_none() {
                 return Err(usage("--port is that of one domain"));
             }
             introduce::run(&common.socket(), &domains, port, common.form())

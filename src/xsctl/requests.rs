@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::client::{Client, Daemon, Trouble};
+use super::client::{Client, Trouble};
+use super::daemon::Daemon;
 use super::domids::Domids;
 use super::failure::{Done, Failure};
 use super::report::{Form, Line, Report};

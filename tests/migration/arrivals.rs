@@ -1,6 +1,9 @@
 //! What a domain is after it arrived, beside what it was; and what keeps it from arriving.
 
-use xenstored::migrate::stream::{Connection, Reader, Record};
+use xenstored::migrate::bytes::Order;
+use xenstored::migrate::state::Client as Carried;
+use xenstored::migrate::stream::{Connection, Node, Reader, Record, VERSION, Writer};
+use xenstored::words::{Domid, Entry};
 
 use super::moves::{each_pair, inhabit};
 use super::*;
@@ -221,5 +224,42 @@ fn what_was_set_before_an_import_is_set_again_by_its_discard() {
         to.admin.request(op::INTRODUCE, 0, format!("5\x001\0{port}\0")).unwrap();
         let read = to.guest(5).read("/local/domain/7/secret");
         assert_eq!(read, Err("EACCES".to_owned()), "it acts for nobody, as before");
+    });
+}
+
+/// C's daemon may have read requests that it has not begun: some as a whole, and then a part of one.
+#[test]
+fn requests_that_were_read_are_served_in_their_order() {
+    each_world(|world| {
+        let request = |value: &str| {
+            let payload = format!("x\0{value}").into_bytes();
+            let len = u32::try_from(payload.len()).unwrap();
+            [common::wire::header(op::WRITE, 7, 0, len).to_vec(), payload].concat()
+        };
+        let all = ["first", "second", "third"].map(request).concat();
+        let (read, rest) = all.split_at(all.len() - 9);
+        let mut connection = Carried::new(Domid(5)).connection;
+        connection.input = read.to_vec();
+        let perms = vec![Entry::parse(b"n5").unwrap()];
+        let home = Node { pending: None, path: b"/local/domain/5".into(), value: vec![], perms };
+        let mut writer = Writer::new(Vec::new(), VERSION, Order::Little).unwrap();
+        for record in [Record::Connection(connection), Record::Node(home)] {
+            writer.write(&record).unwrap();
+        }
+        world.create(5);
+        let said = Bulk::connect(&world.daemon).import(&writer.end().unwrap());
+        assert!(said.starts_with("5|OK|"), "{said}");
+        world.introduce(5);
+        unquiesce(world, "5").unwrap();
+        let until = |world: &mut World, value: &str| {
+            let started = Instant::now();
+            while world.admin.read("/local/domain/5/x").as_deref() != Ok(value.as_bytes()) {
+                assert!(started.elapsed() < HANG, "{value}");
+            }
+        };
+        until(world, "second");
+        world.guest(5).ring().put(rest);
+        world.guest(5).ring().notify();
+        until(world, "third");
     });
 }

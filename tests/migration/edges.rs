@@ -3,11 +3,8 @@
 
 use std::os::fd::AsFd;
 
+use super::moves::{changed_after_export, release};
 use super::*;
-
-fn release(world: &mut World, domid: u16, mark: &str) -> common::Reply {
-    world.admin.request(op::RELEASE, 0, format!("{domid}\0{mark}\0"))
-}
 
 /// What is in a stream and neither node nor watch ends a mark too.
 #[test]
@@ -31,15 +28,7 @@ fn a_mark_stands_until_a_setting_changes() {
             world.guest(6);
             world.admin.write("/local/domain/5/vm", "/vm/later").unwrap();
             world.admin.set_perms("/local/domain/5/vm", "n0\0r5").unwrap();
-            let said = Bulk::connect(&world.daemon).export("5|").1;
-            change(world);
-            let released = release(world, 5, bulk::mark(&said));
-            let expected = if stands { Ok(OK.to_vec()) } else { Err("EAGAIN".to_owned()) };
-            assert_eq!(released, expected, "{what}");
-            if !stands {
-                let again = Bulk::connect(&world.daemon).export("5|").1;
-                assert_eq!(release(world, 5, bulk::mark(&again)).as_deref(), Ok(OK), "{what}");
-            }
+            changed_after_export(world, stands, what, change);
         });
     }
 }

@@ -3,6 +3,7 @@
 mod arrivals;
 #[path = "../common/mod.rs"]
 mod common;
+mod descriptors;
 mod edges;
 mod failures;
 mod lists;

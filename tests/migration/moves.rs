@@ -1,7 +1,5 @@
 //! Domains that are exported by one daemon and imported by another, over the migration socket.
 
-use std::os::fd::AsFd;
-
 use super::*;
 
 /// Two daemons, with each number of shards.
@@ -141,6 +139,20 @@ fn list_of_stream(said: &str) -> Vec<String> {
     said.lines().map(str::to_owned).collect()
 }
 
+/// Exports domain 5, has something changed, and releases it: the mark stands, or does not.
+pub fn changed_after_export(world: &mut World, stands: bool, what: &str, change: fn(&mut World)) {
+    let said = Bulk::connect(&world.daemon).export("5|").1;
+    change(world);
+    let released = release(world, 5, bulk::mark(&said));
+    let expected = if stands { Ok(OK.to_vec()) } else { Err("EAGAIN".to_owned()) };
+    assert_eq!(released, expected, "{what}");
+    if !stands {
+        // It is still here, and can be exported again.
+        let again = Bulk::connect(&world.daemon).export("5|").1;
+        assert_eq!(release(world, 5, bulk::mark(&again)).as_deref(), Ok(OK), "{what}");
+    }
+}
+
 #[test]
 fn a_mark_stands_until_something_changes() {
     type Change = (&'static str, bool, fn(&mut World));
@@ -185,16 +197,7 @@ fn a_mark_stands_until_something_changes() {
             world.admin.set_perms("/shared", "r0").unwrap();
             world.guest(5).watch("/shared", "s").unwrap();
             world.guest(5).next_event();
-            let said = Bulk::connect(&world.daemon).export("5|").1;
-            change(world);
-            let released = release(world, 5, bulk::mark(&said));
-            let expected = if stands { Ok(OK.to_vec()) } else { Err("EAGAIN".to_owned()) };
-            assert_eq!(released, expected, "{what}");
-            if !stands {
-                // It is still here, and can be exported again.
-                let again = Bulk::connect(&world.daemon).export("5|").1;
-                assert_eq!(release(world, 5, bulk::mark(&again)).as_deref(), Ok(OK), "{what}");
-            }
+            changed_after_export(world, stands, what, change);
             world.check_store();
         });
     }
@@ -340,31 +343,6 @@ fn who_cannot_arrive_is_named_and_the_others_do() {
 }
 
 #[test]
-fn each_domain_may_have_a_stream_of_its_own() {
-    each_pair(|from, to| {
-        for domid in [5, 6] {
-            inhabit(from, domid);
-        }
-        let files = [(); 2].map(|()| tempfile::tempfile().unwrap());
-        let said = Bulk::connect(&from.daemon).ask(
-            bulk::EXPORT,
-            "5-6|",
-            &[files[0].as_fd(), files[1].as_fd()],
-        );
-        assert_eq!(said.lines().count(), 2, "{said}");
-        for (mut file, domid) in files.iter().zip([5, 6]) {
-            std::io::Seek::rewind(&mut file).unwrap();
-            to.create(domid);
-        }
-        let said =
-            Bulk::connect(&to.daemon).ask(bulk::IMPORT, "", &[files[1].as_fd(), files[0].as_fd()]);
-        let domids: Vec<&str> = said.lines().map(|line| &line[..5]).collect();
-        assert_eq!(domids, ["6|OK|", "5|OK|"]);
-        assert_eq!(nodes(to, 6), nodes(from, 6));
-    });
-}
-
-#[test]
 fn a_stream_that_is_not_as_it_should_be_changes_nothing() {
     each_pair(|from, to| {
         inhabit(from, 5);
@@ -385,71 +363,18 @@ fn a_stream_that_is_not_as_it_should_be_changes_nothing() {
     });
 }
 
+/// In `ps -T`, in a debugger and in the line of a panic a thread is to be known.
 #[test]
-fn what_is_asked_wrongly_over_the_migration_socket() {
+fn threads_that_share_the_work_have_names() {
     each_world(|world| {
-        world.guest(5);
-        let mut bulk = Bulk::connect(&world.daemon);
-        let file = tempfile::tempfile().unwrap();
-        let [one, two] = [&[file.as_fd()][..], &[file.as_fd(), file.as_fd()]];
-        for (kind, payload, descriptors, expected) in [
-            (bulk::EXPORT, "5|", &[][..], "EINVAL|"),
-            (bulk::EXPORT, "5|", two, "EINVAL|"),
-            (bulk::EXPORT, "5", one, "EINVAL|"),
-            (bulk::EXPORT, "x|", one, "EINVAL|"),
-            (bulk::EXPORT, "5-x|", one, "EINVAL|"),
-            (bulk::EXPORT, "0|", one, "EINVAL|"),
-            (bulk::EXPORT, "0-9|", one, "EINVAL|"),
-            (bulk::EXPORT, "77|", one, "77|ENOENT|it is not introduced, or was unquiesced|"),
-            (bulk::EXPORT, "77-99|", one, ""),
-            (bulk::IMPORT, "", &[], "EINVAL|"),
-            (bulk::IMPORT, "x|", one, "EINVAL|"),
-            (bulk::DISCARD, "x|", &[], "EINVAL|"),
-            (op::QUIESCE, "5|", &[], "ENOSYS|"),
-            (65555, "5|", &[], "ENOSYS|"),
-        ] {
-            assert_eq!(bulk.ask(kind, payload, descriptors), expected, "{kind} {payload}");
-        }
-        let many: String = (100..357).map(|domid| format!("{domid}|")).collect();
-        assert_eq!(bulk.ask(bulk::EXPORT, &many, one), "E2BIG|");
-        // None of it quiesced anybody.
-        assert_eq!(world.guest(5).write("x", "v").as_deref(), Ok(OK));
-    });
-}
-
-/// The stream cannot be written: whoever was served before is served again.
-#[test]
-fn an_export_that_fails_ends_the_quiesce_that_it_began() {
-    each_world(|world| {
-        for domid in [5, 6] {
-            inhabit(world, domid);
-        }
-        quiesce(world, "6").unwrap();
-        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-        let mut bulk = Bulk::connect(&world.daemon);
-        assert_eq!(bulk.ask(bulk::EXPORT, "5-6|", &[full.as_fd()]), "EIO|");
-        assert_eq!(world.guest(5).write("x", "v").as_deref(), Ok(OK));
-        let guest = world.guest(6);
-        guest.send(op::WRITE, 0, "x\0v");
-        guest.ring().notify();
-        passes(world, 6);
-        assert!(!world.guest(6).has_reply(), "it was quiesced before");
-        unquiesce(world, "6").unwrap();
-        assert_eq!(world.guest(6).reply().as_deref(), Ok(OK));
-    });
-}
-
-#[test]
-fn where_the_migration_socket_is_can_be_found_out() {
-    each_world(|world| {
-        let path = world.admin.read("/tool/xenstored/operations/migration-socket").unwrap();
-        let expected = world.daemon.path("socket.migration");
-        assert_eq!(path, expected.to_str().unwrap().as_bytes());
-        let number = world.admin.read("/tool/xenstored/operations/EXPORT_DOMAINS");
-        assert_eq!(number.as_deref(), Ok(&b"65552"[..]));
-        let mode = std::fs::metadata(&expected).unwrap().permissions();
-        assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o600);
-        world.daemon.stop();
-        assert!(!expected.exists());
+        world.check_store();
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", world.daemon.pid())).unwrap();
+        let name = |task: std::io::Result<std::fs::DirEntry>| {
+            std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap()
+        };
+        let names: Vec<String> = tasks.map(name).collect();
+        assert!(names.contains(&"worker0\n".to_owned()), "{names:?}");
+        let of_the_process = names.iter().filter(|name| name.starts_with("xenstored")).count();
+        assert_eq!(of_the_process, 1, "{names:?}");
     });
 }

@@ -54,13 +54,22 @@ fn file(directory: &Path, records: &[Vec<u8>]) -> String {
     text(&path)
 }
 
+/// libxc's image of a domain, which is not in a record of libxl's: its headers, a record whose type here
+/// is that of ours, its last one.
+fn image() -> Vec<u8> {
+    let header = [&[0xff; 8][..], b"XENF\0\0\0\x03\0\0\0\0\0\0\0\0"].concat();
+    let domain = b"\x02\0\0\0\x0c\0\0\0\x04\0\0\0\x15\0\0\0".to_vec();
+    [header, domain, record(7, b"shared info"), record(0, b"")].concat()
+}
+
 #[test]
 fn records_of_the_draft_are_read_among_others() {
     let (_, mut b) = worlds([]);
     b.create(7);
     let held = tempfile::tempdir().unwrap();
     let records = [
-        record(1, b"a context of libxc's"),
+        [record(1, b""), image()].concat(),
+        record(2, b"\x02\0\0\0\0\0\0\0key\0value\0"),
         // Not in order.
         record(7, b"\x01\0\0\0/local/domain/7/data/own\x001\0n7\0of 7\0"),
         record(7, b"\x01\0\0\0/local/domain/7\x001\0n7\0\0"),
@@ -92,6 +101,8 @@ fn what_is_no_such_file_is_an_error_that_says_where() {
         (&[][..], "at byte 16: the stream ends before it does"),
         (std::slice::from_ref(&node), "at byte 56: the stream ends before it does"),
         (&[record(7, b"\x09\0\0\0"), record(0, b"")], "the record at byte 16: "),
+        (&[record(1, b""), vec![0; 40]], "at byte 16: this is no stream of the kind"),
+        (&[record(1, b""), image()[..64].to_vec()], "at byte 16: "),
     ] {
         let file = file(held.path(), records);
         let run = xsctl(&[
@@ -112,7 +123,8 @@ fn what_is_no_such_file_is_an_error_that_says_where() {
     for (bytes, said) in [
         (&b"no stream"[..], "this is no stream of the kind"),
         (b"LibxlFmt\0\0\0\x03\0\0\0\0", "version 3 is not known"),
-        (b"LibxlFmt\0\0\0\x02\0\0\0\x02", "flags 0x2 are not known"),
+        (b"LibxlFmt\0\0\0\x02\0\0\0\x04", "flags 0x4 are not known"),
+        (b"LibxlFmt\0\0\0\x02\0\0\0\x02", "at byte 16: the stream ends before it does"),
         (b"LibxlFmt\0\0", "reaches past its end"),
     ] {
         fs::write(&path, bytes).unwrap();

@@ -4,6 +4,7 @@
 //! - `files`: export, import, release, and what undoes them.
 //! - `libxl`: the other format.
 //! - `lost`: whoever takes part is lost in between, by way of a proxy.
+//! - `twice`: two tools at the same time.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -12,6 +13,7 @@ mod libxl;
 mod lost;
 mod moved;
 mod proxy;
+mod twice;
 
 use std::path::Path;
 use std::process::{Command, Output};

@@ -3,6 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Permissions that random operations set.
+pub const PERMS: [&str; 10] =
+    ["n0", "r0", "b0", "n0 r5", "n5", "n6 r5", "b7", "n7 w5", "n0 b7 r6", "w5 r6"];
+
 /// What an operation answers, as on the wire; a directory's names are sorted.
 pub type Reply = Result<String, &'static str>;
 

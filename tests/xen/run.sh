@@ -3,6 +3,7 @@
 #
 #   run.sh                    Debian's own C xenstored: shows that the checks are fair
 #   run.sh BINARY             BINARY as the host's xenstored, and the xsctl beside it
+#   run.sh --systemd BINARY   BINARY started by systemd, with the unit of dist/
 #   run.sh --probe BINARY     the example host_probe, beside a running xenstored and alone
 #
 # The exit status is 0 if every check passed. XEN_VM_DEBIAN: whose Xen, kernel and toolstack
@@ -12,13 +13,18 @@ set -euo pipefail
 tests=$(realpath "$(dirname "$0")")
 cpus=${XEN_VM_CPUS:-1}
 
-checks=("$tests/checks"/*)
-case ${1-} in
+checks=("$tests/checks"/*) archives=() mode=${1-}
+case $mode in
 --probe) checks=("$tests/probe/run"); shift ;;
+--systemd) checks=("$tests/systemd/run" "$tests/checks/lib"); shift ;;
 esac
 vm=$(cd "$tests" && . ./packages && echo "$vm")
 exec 9>"$vm/lock" && flock 9 # One run at a time: the machine has no room for two.
 "$tests/build-image.sh"
+if [ "$mode" = --systemd ]; then
+    "$tests/build-systemd.sh"
+    archives=("$vm/systemd.cpio")
+fi
 # Programs of the unpacked QEMU run with its own libraries.
 libs=$vm/qemu/lib/x86_64-linux-gnu
 loader=("$libs/ld-linux-x86-64.so.2" --library-path "$libs")
@@ -28,10 +34,11 @@ run=$(mktemp -d "$vm/run.XXXXXX")
 trap 'rm -rf "$run"' EXIT
 mkdir -p "$run/root/test"
 install -m 755 "$tests/hotplug" "${checks[@]}" "$run/root/test"
+if [ "$mode" = --systemd ]; then cp -r "$tests/../../dist" "$run/root/test"; fi
 if [ $# -gt 0 ]; then install -m 755 -s "$1" "$run/root/test/$(basename "$1")"; fi
 if [ "$(basename "${1-}")" = xenstored ]; then install -m 755 -s "$(dirname "$1")/xsctl" "$run/root/test"; fi
 (cd "$run/root" && find . | "${loader[@]}" "$vm/qemu/bin/cpio" --quiet -o -H newc -R 0:0) >"$run/test.cpio"
-cat "$vm/dom0.cpio" "$run/test.cpio" >"$run/initramfs"
+cat "$vm/dom0.cpio" "${archives[@]}" "$run/test.cpio" >"$run/initramfs"
 
 # Westmere: with SMAP domain 0 dies at once, with AVX guests' processes crash at random. QEMU reads
 # commas as separators of modules, so the kernels' arguments have none (Xen's own are not modules).

@@ -5,7 +5,9 @@ use std::fmt::Write;
 /// As wide as a phone shows it with its text still legible.
 const WIDTH: f64 = 400.0;
 const BAR: f64 = 16.0;
-const LABEL: f64 = 138.0;
+/// Height of a group's label, which is above its bars, and where bars begin.
+const LABEL: f64 = 17.0;
+const BEGIN: f64 = 2.0;
 /// Room for what stands behind the longest bar.
 const VALUE: f64 = 84.0;
 const HEIGHT: f64 = 260.0;
@@ -18,7 +20,7 @@ const LINEAR_MAX: f64 = 20.0;
 
 /// A group of bars.
 pub struct Group {
-    /// What they have in common: written to the left of them.
+    /// What they have in common: written above them.
     pub label: String,
     /// The bars, from top to bottom.
     pub bars: Vec<Bar>,
@@ -77,34 +79,35 @@ impl Axis {
 /// Horizontal bars, in groups. The axis begins at 0, or is logarithmic, and then labelled.
 pub fn bars(title: &str, groups: &[Group]) -> String {
     let bars: usize = groups.iter().map(|group| group.bars.len()).sum();
-    let bottom = TOP + bars as f64 * BAR + groups.len() as f64 * 8.0;
+    let bottom = TOP + bars as f64 * BAR + groups.len() as f64 * (LABEL + 6.0);
     let axis = Axis::of(groups.iter().flat_map(|g| &g.bars).filter_map(|bar| bar.value));
-    let room = WIDTH - LABEL - VALUE;
+    let room = WIDTH - BEGIN - VALUE;
     let mut body = String::new();
-    for mark in axis.marks() {
-        let x = LABEL + axis.place(mark) * room;
+    for (place, mark) in axis.marks().enumerate() {
+        let x = BEGIN + axis.place(mark) * room;
         let _ = write!(body, r#"<path class="grid" d="M{x:.1} {TOP}V{bottom:.0}"/>"#);
-        text(&mut body, x, bottom + 12.0, "middle", &round(mark));
+        let anchor = if place == 0 { "start" } else { "middle" };
+        text(&mut body, x, bottom + 12.0, anchor, &round(mark));
     }
     let mut y = TOP;
     for group in groups {
-        let middle = y + group.bars.len() as f64 * BAR / 2.0 + 4.0;
-        text(&mut body, LABEL - 6.0, middle, "end", &group.label);
+        text(&mut body, BEGIN, y + LABEL - 4.0, "start", &group.label);
+        y += LABEL;
         for bar in &group.bars {
-            let mut end = LABEL;
+            let mut end = BEGIN;
             if let Some(value) = bar.value {
                 let width = (axis.place(value) * room).max(1.0);
                 let (class, top, tall) = (&bar.class, y + 1.0, BAR - 3.0);
                 let _ = write!(
                     body,
-                    r#"<rect class="{class}" x="{LABEL}" y="{top:.1}" width="{width:.1}" height="{tall}" rx="2"/>"#
+                    r#"<rect class="{class}" x="{BEGIN}" y="{top:.1}" width="{width:.1}" height="{tall}" rx="2"/>"#
                 );
                 end += width;
             }
             text(&mut body, end + 4.0, y + BAR - 4.0, "start", &bar.text);
             y += BAR;
         }
-        y += 8.0;
+        y += 6.0;
     }
     let (title, height) = match axis.decades {
         Some(_) => (format!("{title} (logarithmic)"), bottom + 18.0),
@@ -200,7 +203,7 @@ mod tests {
     #[test]
     fn the_longest_bar_fills_its_room() {
         let svg = bars("CPU", &[group(&[1.0, 4.0])]);
-        let room = WIDTH - LABEL - VALUE;
+        let room = WIDTH - BEGIN - VALUE;
         assert!(svg.contains(&format!(r#"width="{room:.1}""#)), "{svg}");
         assert!(svg.contains(&format!(r#"width="{:.1}""#, room / 4.0)), "{svg}");
         assert!(svg.contains("a &lt; b") && !svg.contains("logarithmic"), "{svg}");
@@ -209,7 +212,7 @@ mod tests {
     #[test]
     fn bars_that_differ_much_stand_over_decades() {
         let svg = bars("CPU", &[group(&[1.0, 10.0, 1000.0])]);
-        let room = WIDTH - LABEL - VALUE;
+        let room = WIDTH - BEGIN - VALUE;
         // From 0.1 to 1,000 there are four decades.
         for part in [0.25, 0.5, 1.0] {
             assert!(svg.contains(&format!(r#"width="{:.1}""#, part * room)), "{svg}");

@@ -243,13 +243,16 @@ fn table(page: &mut String, outcome: &Outcome) {
         let name = if case == last { "" } else { case };
         last = case;
         let begins = if name.is_empty() { "" } else { " class=\"begins\"" };
-        let _ = write!(page, "<tr{begins}><td>{}</td><td>{}</td>", escape(name), escape(&target));
+        // Beside the name: at the end of a wide table nobody sees it.
+        let note = match note.as_str() {
+            "" => String::new(),
+            text => format!(" <em class=\"note\">{}</em>", escape(text)),
+        };
+        let (name, target) = (escape(name), escape(&target));
+        let _ = write!(page, "<tr{begins}><td>{name}</td><td>{target}{note}</td>");
         for (_, figure) in &columns {
             let text = figures.and_then(figure).map_or(String::new(), number);
             let _ = write!(page, "<td>{text}</td>");
-        }
-        if !note.is_empty() {
-            let _ = write!(page, "<td class=\"note\">{}</td>", escape(&note));
         }
         page.push_str("</tr>");
     }

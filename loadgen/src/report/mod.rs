@@ -180,12 +180,12 @@ fn columns<'a>(unit: &str, rows: &[Measured]) -> Vec<Column<'a>> {
     columns
 }
 
-/// A figure with three significant digits or more.
+/// A whole number as it is, another figure with three significant digits or more.
 fn number(value: f64) -> String {
     match value.abs() {
-        0.0 => "0".into(),
-        small if small < 10.0 => format!("{value:.2}"),
-        middle if middle < 100.0 => format!("{value:.1}"),
+        whole if whole < 10_000.0 && whole.fract() == 0.0 => format!("{value:.0}"),
+        small if small < 9.995 => format!("{value:.2}"),
+        middle if middle < 99.95 => format!("{value:.1}"),
         large if large < 10_000.0 => format!("{value:.0}"),
         large if large < 1_000_000.0 => format!("{:.0} k", value / 1e3),
         _ => format!("{:.2} M", value / 1e6),
@@ -265,8 +265,11 @@ mod tests {
     fn numbers_keep_three_digits() {
         for (value, text) in [
             (0.0, "0"),
+            (3.0, "3"),
+            (55.0, "55"),
             (0.304, "0.30"),
             (7.65, "7.65"),
+            (9.998, "10.0"),
             (13.64, "13.6"),
             (704.2, "704"),
             (9565.0, "9565"),

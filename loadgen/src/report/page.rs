@@ -45,7 +45,7 @@ th, td { padding: .15rem .6rem; text-align: right; white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; }
 td:nth-child(1), td:nth-child(2) { text-align: left; }
 tr.begins td { border-top: 1px solid var(--rule); padding-top: .35rem; }
-td.note { text-align: left; color: var(--bad); }
+em.note { color: var(--bad); font-style: normal; }
 .notes { color: var(--soft); padding-left: 1.2rem; margin: .6rem 0 0; overflow-wrap: anywhere;
   white-space: pre-wrap; }
 .goals { list-style: none; padding: 0; margin: 0; } .reached b { color: var(--good); }

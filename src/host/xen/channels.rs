@@ -59,9 +59,12 @@ impl Channels for XenChannels {
         let mut kept = 0;
         while kept < ports.len() {
             let room = &mut ports[kept..];
-            let (bytes, asked) = match rustix::io::read(&self.device, room.as_mut_bytes()) {
-                Ok(bytes) => (bytes, size_of_val(room)),
-                Err(Errno::AGAIN) => break,
+            // Also after a read that found room left: the kernel wakes only for a port that finds its
+            // queue empty, and one that comes while a read copies does not (evtchn_interrupt,
+            // evtchn_read). It would lie there, and with it the handle, for ever.
+            let bytes = match rustix::io::read(&self.device, room.as_mut_bytes()) {
+                Ok(0) | Err(Errno::AGAIN) => break,
+                Ok(bytes) => bytes,
                 Err(Errno::INTR) => continue,
                 Err(error) => return Err(error.into()),
             };
@@ -71,10 +74,6 @@ impl Channels for XenChannels {
                     ports[kept] = ports[i];
                     kept += 1;
                 }
-            }
-            // The kernel gives all that there is, if there is room (evtchn_read).
-            if bytes < asked {
-                break;
             }
         }
         Ok(kept)
@@ -92,6 +91,7 @@ impl Channels for XenChannels {
 
 #[cfg(test)]
 mod tests {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
     use rustix::pipe::{PipeFlags, pipe_with};
 
     use super::*;
@@ -117,5 +117,20 @@ mod tests {
         }
         assert_eq!(all, [3, 4]);
         assert_eq!(channels.pending(&mut ports).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_short_read_is_not_the_end() {
+        // A read of datagrams gives one, whatever room it has: as the kernel's does, of a port that
+        // comes while it copies.
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let (device, queue) =
+            socketpair(AddressFamily::UNIX, SocketType::DGRAM, flags, None).unwrap();
+        let mut channels = XenChannels { device, bound: [3, 4].into_iter().collect() };
+        rustix::io::write(&queue, 3u32.as_bytes()).unwrap();
+        rustix::io::write(&queue, 4u32.as_bytes()).unwrap();
+        let mut ports = [0; 8];
+        assert_eq!(channels.pending(&mut ports).unwrap(), 2);
+        assert_eq!(ports[..2], [3, 4]);
     }
 }

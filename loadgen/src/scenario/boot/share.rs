@@ -215,10 +215,10 @@ impl Shares {
 }
 
 impl Drop for Shares {
-    /// Their domains end with them.
+    /// Their domains end with them. If the storm failed they would go on with it.
     fn drop(&mut self) {
         for child in &mut self.children {
-            drop(child.stdin.take());
+            let _ = child.kill();
             let _ = child.wait();
         }
     }

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use xenstored::words::Domid;
+use xenstored::xsctl::{MOVED_AT_ONCE, MOVED_TOGETHER};
 
 use self::guest::{Phase, Show};
 use self::stayer::Stayers;
@@ -43,9 +44,8 @@ const STAYERS: usize = 4;
 const STEPS_PER_SECOND: u32 = 3000;
 /// The shortest time from one step of a guest to its next.
 const PERIOD_MIN: Duration = Duration::from_millis(5);
-/// So many domains stand still together if they are moved in bulk. One batch at a time: two keep both
-/// cores busy, and whoever stays waits.
-const IN_BULK: Manner = Manner { batch: 8, jobs: 1 };
+/// In bulk they are moved as `xsctl move` does it if it is told nothing else.
+const IN_BULK: Manner = Manner { batch: MOVED_TOGETHER as usize, jobs: MOVED_AT_ONCE as usize };
 const ONE_BY_ONE: Manner = Manner { batch: 1, jobs: 1 };
 const PATIENCE: Duration = Duration::from_secs(120);
 /// A look at how far the guests are.

@@ -1,0 +1,157 @@
+//! A client's descriptors, read and written by threads of which there are few: whoever waits for the
+//! other end does not wait for ever.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FileType, fstat};
+use rustix::io::{ioctl_fionread, retry_on_intr};
+use rustix::net::{SendFlags, send};
+use rustix::pipe::{PIPE_BUF, fcntl_getpipe_size};
+
+/// After so long without a byte a descriptor is given up: less than clients wait for an answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// It is waited in so many parts, so that a stop of this process or of the machine counts as one.
+const PARTS: u32 = 30;
+
+/// A descriptor. Its own flags are left alone, since its other holders share them.
+pub struct Patient {
+    file: File,
+    kind: FileType,
+    patience: Duration,
+}
+
+impl Patient {
+    /// One that a client sent.
+    ///
+    /// # Errors
+    /// The descriptor's.
+    pub fn new(descriptor: OwnedFd) -> io::Result<Patient> {
+        let file = File::from(descriptor);
+        let kind = FileType::from_raw_mode(fstat(&file)?.st_mode);
+        Ok(Patient { file, kind, patience: PATIENCE })
+    }
+
+    /// Whether there is another end that one can wait for.
+    fn has_an_end(&self) -> bool {
+        matches!(self.kind, FileType::Fifo | FileType::Socket)
+    }
+
+    /// Waits until something can be done.
+    ///
+    /// # Errors
+    /// `TimedOut`: nothing can.
+    fn wait(&self, flags: PollFlags) -> io::Result<()> {
+        let part = Timespec::try_from(self.patience / PARTS).map_err(io::Error::other)?;
+        for _ in 0..PARTS {
+            let mut fds = [PollFd::new(&self.file, flags)];
+            if retry_on_intr(|| poll(&mut fds, Some(&part)))? > 0 {
+                return Ok(());
+            }
+        }
+        let silent = self.patience.as_secs();
+        Err(io::Error::new(io::ErrorKind::TimedOut, format!("no byte in {silent} seconds")))
+    }
+
+    /// How much a pipe takes at once that takes something: if it is empty as much as it holds, else a
+    /// page of it may be free and no more.
+    fn room(&self) -> io::Result<usize> {
+        match ioctl_fionread(self.file.as_fd())? {
+            0 => Ok(fcntl_getpipe_size(&self.file)?),
+            _ => Ok(PIPE_BUF),
+        }
+    }
+}
+
+impl Read for Patient {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        if self.has_an_end() {
+            self.wait(PollFlags::IN)?;
+        }
+        self.file.read(bytes)
+    }
+}
+
+impl Write for Patient {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if !self.has_an_end() {
+            return self.file.write(bytes);
+        }
+        self.wait(PollFlags::OUT)?;
+        if self.kind == FileType::Socket {
+            // It may have room for less than was asked, and `Interrupted` has it asked again.
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            let sent = send(&self.file, bytes, flags).map_err(io::Error::from);
+            return sent.map_err(|error| match error.kind() {
+                io::ErrorKind::WouldBlock => io::ErrorKind::Interrupted.into(),
+                _ => error,
+            });
+        }
+        let len = bytes.len().min(self.room()?);
+        self.file.write(&bytes[..len])
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(300);
+    const LONG: usize = 1 << 20;
+
+    fn patient(descriptor: impl Into<OwnedFd>) -> Patient {
+        Patient { patience: SHORT, ..Patient::new(descriptor.into()).unwrap() }
+    }
+
+    fn is_timed_out<T>(result: io::Result<T>) -> bool {
+        result.is_err_and(|error| error.kind() == io::ErrorKind::TimedOut)
+    }
+
+    #[test]
+    fn who_neither_reads_nor_writes_is_given_up() {
+        let (reader, writer) = io::pipe().unwrap();
+        assert!(is_timed_out(patient(reader.try_clone().unwrap()).read(&mut [0])));
+        assert!(is_timed_out(patient(writer).write_all(&[1; LONG])));
+        let (here, there) = UnixStream::pair().unwrap();
+        assert!(is_timed_out(patient(there.try_clone().unwrap()).read(&mut [0])));
+        assert!(is_timed_out(patient(here).write_all(&[1; LONG])));
+    }
+
+    /// Each byte begins the wait anew: in all this takes longer than anybody is waited for.
+    #[test]
+    fn who_is_slow_is_waited_for() {
+        let bytes: Vec<u8> =
+            (0..LONG).map(|at| at.to_le_bytes()[0] ^ at.to_le_bytes()[1]).collect();
+        let (here, there) = UnixStream::pair().unwrap();
+        let (reader, writer) = io::pipe().unwrap();
+        let ends: [(OwnedFd, OwnedFd); 2] =
+            [(reader.into(), writer.into()), (here.into(), there.into())];
+        for (from, to) in ends {
+            let mut input = patient(from);
+            let sent = bytes.clone();
+            let writer = std::thread::spawn(move || {
+                let mut output = patient(to);
+                let (first, rest) = sent.split_at(LONG / 4);
+                output.write_all(first).unwrap();
+                output.write_all(rest).unwrap();
+            });
+            let mut read = Vec::new();
+            for _ in 0..8 {
+                std::thread::sleep(SHORT / 6);
+                Read::by_ref(&mut input).take(LONG as u64 / 8).read_to_end(&mut read).unwrap();
+            }
+            input.read_to_end(&mut read).unwrap();
+            writer.join().unwrap();
+            assert!(read == bytes);
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Where a daemon is, and what is asked of it on its socket for migration (docs/MIGRATION.md).
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::client::{Client, DOMAINS_MAX, Trouble};
+use super::failure::Failure;
+use super::link::{Link, PATIENCE, message};
+use crate::protocol::{ERROR, Kind, strings};
+use crate::words::Domid;
+
+/// The requests of docs/MIGRATION.md.
+pub const EXPORT_DOMAINS: u32 = 65552;
+/// See there.
+pub const IMPORT_DOMAINS: u32 = 65553;
+/// See there.
+const DISCARD_DOMAINS: u32 = 65554;
+/// Where the path of the socket for migration is written.
+const MIGRATION_SOCKET: &[u8] = b"/tool/xenstored/operations/migration-socket\0";
+/// How long a request for many domains may take, as long as the daemon answers others: a stream may be
+/// long and come slowly, and a daemon itself gives up one of which nothing comes.
+const LONGEST: Duration = Duration::from_secs(60 * 60);
+
+/// Where a daemon is found.
+#[derive(Clone, Debug)]
+pub struct Daemon {
+    /// Its socket for clients.
+    pub socket: PathBuf,
+    /// Its socket for migration.
+    migration: PathBuf,
+    /// How long it may be silent until it is asked whether it is there.
+    patience: Duration,
+}
+
+impl Daemon {
+    /// The daemon at a socket, which says where its other one is.
+    ///
+    /// # Errors
+    /// There is none, or it moves no domains.
+    pub fn find(socket: PathBuf) -> Result<Daemon, Failure> {
+        let mut client = Client::connect(&socket)?;
+        match client.ask(Kind::Read, MIGRATION_SOCKET) {
+            Ok(path) => {
+                let migration = OsString::from_vec(path).into();
+                Ok(Daemon { socket, migration, patience: PATIENCE })
+            }
+            Err(trouble) => {
+                let why = if trouble.is("ENOENT") {
+                    "it has no socket for migration: it is not this project's xenstored, or an \
+                     older one"
+                        .to_owned()
+                } else {
+                    trouble.to_string()
+                };
+                Err(Failure::Daemon { socket, why })
+            }
+        }
+    }
+
+    /// Whether it is this one.
+    pub fn is_same(&self, other: &Daemon) -> bool {
+        self.migration == other.migration
+    }
+
+    /// A connection of a client's.
+    ///
+    /// # Errors
+    /// Nobody is there.
+    pub fn connect(&self) -> Result<Client, Failure> {
+        Client::connect(&self.socket)
+    }
+
+    /// Sends a request for many domains, with descriptors. It has a connection of its own, since the
+    /// daemon has few to give.
+    ///
+    /// # Errors
+    /// [`Trouble::Lost`]: nobody has read it.
+    pub fn ask(
+        &self,
+        kind: u32,
+        payload: &[u8],
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<Asked, Trouble> {
+        let mut link = Link::connect(&self.migration, self.patience)?;
+        link.send_with(&message(kind, 0, payload), descriptors)?;
+        Ok(Asked { link, daemon: self.clone() })
+    }
+
+    /// Whether it answers, whatever it says.
+    fn is_there(&self) -> bool {
+        let link = Link::connect(&self.socket, self.patience);
+        let answer = link
+            .map_err(Trouble::from)
+            .and_then(|link| Client(link).ask(Kind::Read, MIGRATION_SOCKET));
+        !answer.is_err_and(|trouble| trouble.is_lost())
+    }
+
+    /// DISCARD_DOMAINS: what came of it for each.
+    pub fn discard(&self, domids: &[Domid]) -> BTreeMap<Domid, Result<(), Trouble>> {
+        let of_some = |some: &[Domid]| {
+            let asked = self.ask(DISCARD_DOMAINS, &listed(some), &[]);
+            let answers = Answers::of_all(asked);
+            some.iter().map(|&domid| (domid, answers.of(domid).map(drop))).collect::<Vec<_>>()
+        };
+        domids.chunks(DOMAINS_MAX).flat_map(of_some).collect()
+    }
+}
+
+/// Domains as arguments.
+pub fn listed(domids: &[Domid]) -> Vec<u8> {
+    domids.iter().flat_map(|domid| format!("{domid}\0").into_bytes()).collect()
+}
+
+/// A request for many domains that was sent.
+pub struct Asked {
+    link: Link,
+    daemon: Daemon,
+}
+
+/// What the daemon said of each domain.
+#[derive(Default)]
+pub struct Answers {
+    domains: BTreeMap<Domid, Result<Vec<String>, Trouble>>,
+    /// Of streams of which it could read nothing, in their order.
+    streams: Vec<Trouble>,
+    /// Why it says nothing of the others, unless it came to its end.
+    failed: Option<Trouble>,
+}
+
+impl Asked {
+    /// Waits for all answers. A daemon that is silent and answers others is at work.
+    fn answers(mut self) -> Answers {
+        let mut answers = Answers::default();
+        let began = Instant::now();
+        loop {
+            let (kind, payload) = match self.link.receive() {
+                Ok((kind, _, payload)) => (kind, payload),
+                Err(error)
+                    if error.kind() == io::ErrorKind::WouldBlock
+                        && began.elapsed() < LONGEST
+                        && self.daemon.is_there() =>
+                {
+                    continue;
+                }
+                Err(error) => {
+                    answers.failed = Some(error.into());
+                    return answers;
+                }
+            };
+            let mut words = strings(&payload);
+            let first = words.next().unwrap_or_default();
+            if kind == ERROR {
+                answers.failed = Some(Trouble::refused(first, b""));
+                return answers;
+            }
+            let rest: Vec<_> = words.collect();
+            if first == b"OK" && rest.is_empty() {
+                return answers;
+            }
+            let outcome = match rest[..] {
+                [b"OK", ref rest @ ..] => {
+                    Ok(rest.iter().map(|word| String::from_utf8_lossy(word).into()).collect())
+                }
+                [error, why, ..] => Err(Trouble::refused(error, why)),
+                _ => Err(Trouble::Lost("the answer is not of the documented shape".into())),
+            };
+            match (Domid::parse_canonical(first), outcome) {
+                (Some(domid), outcome) => drop(answers.domains.insert(domid, outcome)),
+                (None, Err(trouble)) => answers.streams.push(trouble),
+                (None, Ok(_)) => {}
+            }
+        }
+    }
+}
+
+impl Answers {
+    /// Those to a request, if it could be sent.
+    pub fn of_all(asked: Result<Asked, Trouble>) -> Answers {
+        match asked {
+            Ok(asked) => asked.answers(),
+            Err(trouble) => Answers { failed: Some(trouble), ..Answers::default() },
+        }
+    }
+
+    /// What was said of one: the strings behind `OK`.
+    pub fn of(&self, domid: Domid) -> Result<Vec<String>, Trouble> {
+        match (self.domains.get(&domid), self.failed.as_ref().or(self.streams.first())) {
+            (Some(outcome), _) => outcome.clone(),
+            (None, Some(trouble)) => Err(trouble.clone()),
+            (None, None) => Err(Trouble::refused(b"ENOENT", b"nothing was said of it")),
+        }
+    }
+
+    /// What was said of each of which something was.
+    pub fn all(&self) -> impl Iterator<Item = (Domid, &Result<Vec<String>, Trouble>)> {
+        self.domains.iter().map(|(domid, outcome)| (*domid, outcome))
+    }
+
+    /// What was said of streams of which nothing could be read.
+    pub fn streams(&self) -> &[Trouble] {
+        &self.streams
+    }
+
+    /// Why the request as a whole failed.
+    pub fn failed(&self) -> Option<&Trouble> {
+        self.failed.as_ref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+    use std::path::Path;
+    use std::thread;
+
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(100);
+
+    /// A daemon that answers a request for many domains after a while; others at once, or not.
+    fn daemon(directory: &Path, is_there: bool) -> Daemon {
+        let daemon = Daemon {
+            socket: directory.join("socket"),
+            migration: directory.join("migration"),
+            patience: SHORT,
+        };
+        let bulk = UnixListener::bind(&daemon.migration).unwrap();
+        let others = UnixListener::bind(&daemon.socket).unwrap();
+        thread::spawn(move || {
+            let (mut client, _) = bulk.accept().unwrap();
+            thread::sleep(5 * SHORT);
+            let answers = [
+                message(IMPORT_DOMAINS, 0, b"5\0OK\x007\x003\0"),
+                message(IMPORT_DOMAINS, 0, b"OK\0"),
+            ];
+            // The client may have left.
+            let _ = io::Write::write_all(&mut client, &answers.concat());
+        });
+        thread::spawn(move || {
+            let clients = others.incoming().map(Result::unwrap);
+            let mut held = Vec::new();
+            for mut client in clients {
+                if is_there {
+                    let _ = io::Write::write_all(&mut client, &message(Kind::Read as u32, 0, b"x"));
+                }
+                held.push(client);
+            }
+        });
+        daemon
+    }
+
+    #[test]
+    fn a_daemon_that_answers_others_is_waited_for() {
+        for is_there in [true, false] {
+            let directory = tempfile::tempdir().unwrap();
+            let daemon = daemon(directory.path(), is_there);
+            let answers = Answers::of_all(daemon.ask(IMPORT_DOMAINS, b"", &[]));
+            let outcome = answers.of(Domid(5));
+            match is_there {
+                true => assert_eq!(outcome, Ok(vec!["7".into(), "3".into()])),
+                false => assert_eq!(outcome, Err(Trouble::Lost("the daemon hangs".into()))),
+            }
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! The migration socket, and the descriptors that come over it.
+
+use std::os::fd::AsFd;
+
+use super::moves::{each_pair, inhabit, nodes};
+use super::*;
+
+#[test]
+fn each_domain_may_have_a_stream_of_its_own() {
+    each_pair(|from, to| {
+        for domid in [5, 6] {
+            inhabit(from, domid);
+        }
+        let files = [(); 2].map(|()| tempfile::tempfile().unwrap());
+        let said = Bulk::connect(&from.daemon).ask(
+            bulk::EXPORT,
+            "5-6|",
+            &[files[0].as_fd(), files[1].as_fd()],
+        );
+        assert_eq!(said.lines().count(), 2, "{said}");
+        for (mut file, domid) in files.iter().zip([5, 6]) {
+            std::io::Seek::rewind(&mut file).unwrap();
+            to.create(domid);
+        }
+        let said =
+            Bulk::connect(&to.daemon).ask(bulk::IMPORT, "", &[files[1].as_fd(), files[0].as_fd()]);
+        let domids: Vec<&str> = said.lines().map(|line| &line[..5]).collect();
+        assert_eq!(domids, ["6|OK|", "5|OK|"]);
+        assert_eq!(nodes(to, 6), nodes(from, 6));
+    });
+}
+
+#[test]
+fn what_is_asked_wrongly_over_the_migration_socket() {
+    each_world(|world| {
+        world.guest(5);
+        let mut bulk = Bulk::connect(&world.daemon);
+        let file = tempfile::tempfile().unwrap();
+        let [one, two] = [&[file.as_fd()][..], &[file.as_fd(), file.as_fd()]];
+        for (kind, payload, descriptors, expected) in [
+            (bulk::EXPORT, "5|", &[][..], "EINVAL|"),
+            (bulk::EXPORT, "5|", two, "EINVAL|"),
+            (bulk::EXPORT, "5", one, "EINVAL|"),
+            (bulk::EXPORT, "x|", one, "EINVAL|"),
+            (bulk::EXPORT, "5-x|", one, "EINVAL|"),
+            (bulk::EXPORT, "0|", one, "EINVAL|"),
+            (bulk::EXPORT, "0-9|", one, "EINVAL|"),
+            (bulk::EXPORT, "77|", one, "77|ENOENT|it is not introduced, or was unquiesced|"),
+            (bulk::EXPORT, "77-99|", one, ""),
+            (bulk::IMPORT, "", &[], "EINVAL|"),
+            (bulk::IMPORT, "x|", one, "EINVAL|"),
+            (bulk::DISCARD, "x|", &[], "EINVAL|"),
+            (op::QUIESCE, "5|", &[], "ENOSYS|"),
+            (65555, "5|", &[], "ENOSYS|"),
+        ] {
+            assert_eq!(bulk.ask(kind, payload, descriptors), expected, "{kind} {payload}");
+        }
+        let many: String = (100..357).map(|domid| format!("{domid}|")).collect();
+        assert_eq!(bulk.ask(bulk::EXPORT, &many, one), "E2BIG|");
+        // None of it quiesced anybody.
+        assert_eq!(world.guest(5).write("x", "v").as_deref(), Ok(OK));
+    });
+}
+
+/// The stream cannot be written: whoever was served before is served again.
+#[test]
+fn an_export_that_fails_ends_the_quiesce_that_it_began() {
+    each_world(|world| {
+        for domid in [5, 6] {
+            inhabit(world, domid);
+        }
+        quiesce(world, "6").unwrap();
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut bulk = Bulk::connect(&world.daemon);
+        assert_eq!(bulk.ask(bulk::EXPORT, "5-6|", &[full.as_fd()]), "EIO|");
+        assert_eq!(world.guest(5).write("x", "v").as_deref(), Ok(OK));
+        let guest = world.guest(6);
+        guest.send(op::WRITE, 0, "x\0v");
+        guest.ring().notify();
+        passes(world, 6);
+        assert!(!world.guest(6).has_reply(), "it was quiesced before");
+        unquiesce(world, "6").unwrap();
+        assert_eq!(world.guest(6).reply().as_deref(), Ok(OK));
+    });
+}
+
+#[test]
+fn where_the_migration_socket_is_can_be_found_out() {
+    each_world(|world| {
+        let path = world.admin.read("/tool/xenstored/operations/migration-socket").unwrap();
+        let expected = world.daemon.path("socket.migration");
+        assert_eq!(path, expected.to_str().unwrap().as_bytes());
+        let number = world.admin.read("/tool/xenstored/operations/EXPORT_DOMAINS");
+        assert_eq!(number.as_deref(), Ok(&b"65552"[..]));
+        let mode = std::fs::metadata(&expected).unwrap().permissions();
+        assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o600);
+        world.daemon.stop();
+        assert!(!expected.exists());
+    });
+}
+
+fn nine_pipes() -> (Vec<std::io::PipeReader>, Vec<std::io::PipeWriter>) {
+    (1..=9).map(|_| std::io::pipe().unwrap()).unzip()
+}
+
+/// Who is at the other end of several pipes may serve them one after another, though they are read and
+/// written side by side. Each stream is more than a pipe holds.
+#[test]
+fn pipes_are_taken_in_their_order() {
+    each_pair(|from, to| {
+        for domid in 1..=9 {
+            from.guest(domid);
+            for number in 0..50 {
+                let path = format!("/local/domain/{domid}/data/{number}");
+                from.admin.write(&path, &"v".repeat(2000)).unwrap();
+            }
+            to.create(domid);
+        }
+        let (readers, writers) = nine_pipes();
+        let mut bulk = Bulk::connect(&from.daemon);
+        let ends: Vec<_> = writers.iter().map(AsFd::as_fd).collect();
+        bulk.send(bulk::EXPORT, "1-9|", &ends);
+        drop(ends);
+        drop(writers);
+        let mut streams = [const { Vec::new() }; 9];
+        for (mut reader, stream) in readers.into_iter().zip(&mut streams) {
+            std::io::Read::read_to_end(&mut reader, stream).unwrap();
+        }
+        assert_eq!(bulk.answers().matches("|OK|").count(), 9);
+
+        let (readers, writers) = nine_pipes();
+        let mut bulk = Bulk::connect(&to.daemon);
+        let ends: Vec<_> = readers.iter().map(AsFd::as_fd).collect();
+        bulk.send(bulk::IMPORT, "", &ends);
+        drop(ends);
+        drop(readers);
+        for (mut writer, stream) in writers.into_iter().zip(&streams) {
+            std::io::Write::write_all(&mut writer, stream).unwrap();
+        }
+        let said = bulk.answers();
+        let domids: Vec<_> = said.lines().map(|line| line.split_once('|').unwrap()).collect();
+        let expected: Vec<_> = (1..=9).map(|domid| domid.to_string()).collect();
+        assert!(domids.iter().all(|(_, rest)| rest.starts_with("OK|")), "{said}");
+        assert!(domids.iter().map(|(domid, _)| *domid).eq(&expected), "{said}");
+    });
+}
+
+/// One stream that cannot be written, and none is exported.
+#[test]
+fn an_export_into_several_streams_is_whole_or_nothing() {
+    each_world(|world| {
+        world.guest(5);
+        world.guest(6);
+        let whole = tempfile::tempfile().unwrap();
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        for ends in [[whole.as_fd(), writer.as_fd()], [writer.as_fd(), whole.as_fd()]] {
+            assert_eq!(Bulk::connect(&world.daemon).ask(bulk::EXPORT, "5-6|", &ends), "EIO|");
+            for domid in [5, 6] {
+                assert_eq!(world.guest(domid).write("x", "v").as_deref(), Ok(OK));
+            }
+        }
+    });
+}
