@@ -37,6 +37,7 @@ mod transaction;
 mod tree;
 mod write;
 
+use crossbeam::utils::CachePadded;
 use foldhash::quality::RandomState;
 
 pub use check::{Checked, Findings, Tries, Unsettled, WatchList};
@@ -77,11 +78,12 @@ pub struct Shard {
 /// The whole store.
 pub struct Store {
     layout: Layout,
-    /// The spine is the last.
-    shards: Box<[RwLock<Shard>]>,
+    /// The spine is the last. Each on cache lines of its own: what a thread writes in one is in nobody's
+    /// way in the next.
+    shards: Box<[CachePadded<RwLock<Shard>>]>,
     /// Of each shard.
     pins: Box<[Arc<Pins>]>,
-    upper: Upper,
+    upper: CachePadded<Upper>,
     registry: Arc<Registry>,
     outlet: Arc<dyn Outlet>,
     generations: AtomicU64,
@@ -137,17 +139,17 @@ impl Store {
         reaper: Reaper,
     ) -> Store {
         let shard = |_| {
-            RwLock::new(Shard {
+            CachePadded::new(RwLock::new(Shard {
                 tree: Tree::default(),
                 watches: Trie::default(),
                 recent: Recent::new(),
-            })
+            }))
         };
         let store = Store {
             layout,
             shards: layout.all().map(shard).collect(),
             pins: layout.all().map(|_| Arc::default()).collect(),
-            upper: Upper::default(),
+            upper: CachePadded::default(),
             registry,
             outlet,
             generations: AtomicU64::new(1),

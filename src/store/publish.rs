@@ -31,7 +31,10 @@ impl Store {
         changes: &[Change],
         caller: &Caller,
     ) -> Option<Arc<Ticket>> {
-        let upper = self.upper.load();
+        let concerns = |change: &Change| {
+            !change.removed.is_empty() || self.upper.may_match(change.path.as_path())
+        };
+        let upper = changes.iter().any(concerns).then(|| self.upper.load());
         let paths = OnceCell::new();
         let scene = Scene { store: self, locked, replaced, changes, paths, upper };
         let mut found = Vec::new();
@@ -100,7 +103,8 @@ struct Scene<'a, 's> {
     changes: &'a [Change],
     /// Those of `changes`, for whoever asks [`Scene::has_changed`].
     paths: OnceCell<HashSet<&'a [u8], RandomState>>,
-    upper: Arc<Trie>,
+    /// If some of its watches may match.
+    upper: Option<Arc<Trie>>,
 }
 
 impl Scene<'_, '_> {
@@ -159,7 +163,9 @@ impl Scene<'_, '_> {
         if let Some(shard) = self.locked.shard(change.shard) {
             shard.watches.matching(path, &mut tell);
         }
-        self.upper.matching(path, &mut tell);
+        if let Some(upper) = &self.upper {
+            upper.matching(path, &mut tell);
+        }
         if !change.removed.is_empty() && perms.is_some() {
             self.matches_below(change, found);
         }
@@ -190,7 +196,9 @@ impl Scene<'_, '_> {
                 entries.for_each(|entry| told.tell(entry, perms.into_iter().flatten()));
             }
         };
-        self.upper.below(root, |path, entries| tell(path, &mut entries.iter()));
+        if let Some(upper) = &self.upper {
+            upper.below(root, |path, entries| tell(path, &mut entries.iter()));
+        }
         for removed in &change.removed {
             let path = removed.path.as_path();
             let Some(shard) = self.shard(path) else { continue };

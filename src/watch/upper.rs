@@ -1,21 +1,53 @@
 //! The trie of the watches that concern every shard.
 
 use super::{Entry, Trie, Watcher};
-use crate::sync::{Arc, Mutex};
-use crate::words::Path;
+use crate::sync::{Arc, AtomicU32, Mutex, Ordering, room_for};
+use crate::words::{DOMAINS, Path};
+
+/// Domains share so many counts.
+const DOMAIN_PLACES: u16 = 64;
 
 /// Watches on paths that can have homes below them, and on special paths.
 ///
 /// A writer loads the trie inside its exclusive section. So a watch set before the section began
 /// is seen, and one set meanwhile is ordered after the write.
-#[derive(Default)]
+///
+/// Most writes are to domains that nobody watches from above. They find that out by counts that only
+/// watches change: the trie's lock and count of references would be written by all threads in turn.
+/// Who does not see the count of a watch is before it: to read what was written, the watch's owner waits
+/// for the writer's lock.
 pub struct Upper {
     // Held for a copy of the pointer, or for a change: of the trie in its place if nobody looks at
     // it, else of a copy of what the change touches. Either takes a few microseconds at most.
     current: Mutex<Arc<Trie>>,
+    /// How many watches there are, by [`Upper::place`]. Raised before a watch is in the trie and lowered
+    /// after it is out of it, both under the lock.
+    counts: Box<[AtomicU32]>,
+}
+
+impl Default for Upper {
+    fn default() -> Upper {
+        let counts = (0..=room_for(DOMAIN_PLACES)).map(|_| AtomicU32::new(0)).collect();
+        Upper { current: Mutex::default(), counts }
+    }
 }
 
 impl Upper {
+    /// Whether there may be watches on `path` or above it. Cost: two loads.
+    pub fn may_match(&self, path: Path<'_>) -> bool {
+        let some = |place: usize| self.counts[place].load(Ordering::Acquire) > 0;
+        path.is_special() || some(0) || some(self.place(path))
+    }
+
+    /// Where watches on `path` are counted: by the domain that they are at or below, the first place
+    /// if there is none. Special ones are not, as all domains watch them.
+    fn place(&self, path: Path<'_>) -> usize {
+        let Some(below) = path.bytes().strip_prefix(DOMAINS) else { return 0 };
+        let domain = below.iter().take_while(|&&byte| byte != b'/');
+        let number = domain.fold(0, |sum: usize, &byte| sum.wrapping_mul(10) + usize::from(byte));
+        1 + number % (self.counts.len() - 1)
+    }
+
     /// The trie as it stands.
     pub fn load(&self) -> Arc<Trie> {
         Arc::clone(&self.current.lock())
@@ -23,11 +55,65 @@ impl Upper {
 
     /// Adds a watch.
     pub fn insert(&self, path: Path<'_>, entry: Entry) {
-        Arc::make_mut(&mut self.current.lock()).insert(path, entry);
+        let mut current = self.current.lock();
+        if !path.is_special() {
+            self.counts[self.place(path)].fetch_add(1, Ordering::Release);
+        }
+        Arc::make_mut(&mut current).insert(path, entry);
     }
 
     /// Takes a watch out; `false` if it is not there.
     pub fn remove(&self, path: Path<'_>, watcher: Watcher) -> bool {
-        Arc::make_mut(&mut self.current.lock()).remove(path, watcher)
+        let mut current = self.current.lock();
+        let removed = Arc::make_mut(&mut current).remove(path, watcher);
+        if removed && !path.is_special() {
+            self.counts[self.place(path)].fetch_sub(1, Ordering::Release);
+        }
+        removed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::words::Domid;
+
+    fn entry(seq: u64) -> Entry {
+        let watcher = Watcher { thread: 0, connection: 0, watch: 0, seq };
+        Entry { watcher, domid: Domid::CONTROL, depth: None }
+    }
+
+    #[test]
+    fn whatever_matches_may_match() {
+        let path = |text: &'static str| Path::parse(text.as_bytes()).unwrap();
+        let watched = ["/", "/vm", "/local", "/local/domain", "/local/domain/7", "@releaseDomain"];
+        let nested = ["/local/domain/0/backend", "/local/domain/0/backend/vif", "/local/domain/x"];
+        let changed =
+            ["/vm/a/b", "/local/domain/7/a", "/local/domain/0/backend/vif/7/0", "/local/domain/x"];
+        for text in watched.into_iter().chain(nested) {
+            let upper = Upper::default();
+            upper.insert(path(text), entry(1));
+            for other in watched.into_iter().chain(nested).chain(changed) {
+                let mut matches = false;
+                upper.load().matching(path(other), |_| matches = true);
+                assert!(!matches || upper.may_match(path(other)), "{text} and {other}");
+            }
+            assert!(!upper.remove(path(text), entry(2).watcher));
+            assert!(upper.remove(path(text), entry(1).watcher));
+            assert!(upper.counts.iter().all(|count| count.load(Ordering::Relaxed) == 0), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_watched_elsewhere_is_in_nobodys_way() {
+        let path = |text: &'static str| Path::parse(text.as_bytes()).unwrap();
+        let upper = Upper::default();
+        for (seq, text) in (0..).zip(["@releaseDomain", "/local/domain/0/backend"]) {
+            upper.insert(path(text), entry(seq));
+        }
+        assert!(!upper.may_match(path("/local/domain/7/data/a")));
+        assert!(upper.may_match(path("/local/domain/0/backend/vif/7/0")));
+        upper.insert(path("/local"), entry(3));
+        assert!(upper.may_match(path("/local/domain/7/data/a")));
     }
 }

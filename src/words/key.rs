@@ -20,7 +20,7 @@ use foldhash::fast::FixedState;
 use super::{Domid, Path};
 
 /// What every domain's home begins with.
-const DOMAINS: &[u8] = b"/local/domain/";
+pub const DOMAINS: &[u8] = b"/local/domain/";
 /// What follows a domain's home where it is the backend of others.
 const BACKENDS: &[u8] = b"/backend/";
 /// What follows it where it runs the device models of others.

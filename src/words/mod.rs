@@ -13,7 +13,7 @@ mod perms;
 pub use children::Children;
 pub use domid::Domid;
 pub use errno::Errno;
-pub use key::{Home, Layout, ShardId, domain_of_home, has_homes_below};
+pub use key::{DOMAINS, Home, Layout, ShardId, domain_of_home, has_homes_below};
 pub use name::Name;
 pub use path::{
     ABS_PATH_MAX, INTRODUCE_DOMAIN, Path, PathBuf, PathSpace, REL_PATH_MAX, RELEASE_DOMAIN,

@@ -1,5 +1,7 @@
 use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 use smallvec::SmallVec;
 
@@ -129,7 +131,7 @@ impl<'a> Path<'a> {
     /// This path and one component more.
     pub fn child(self, name: &[u8]) -> PathBuf {
         let slash: &[u8] = if self.is_root() { b"" } else { b"/" };
-        PathBuf([self.0, slash, name].concat().into())
+        PathBuf::new(&[self.0, slash, name].concat())
     }
 
     /// The first `len` bytes, which must end at a component's end.
@@ -140,7 +142,7 @@ impl<'a> Path<'a> {
 
     /// An owned copy.
     pub fn to_buf(self) -> PathBuf {
-        PathBuf(self.0.into())
+        PathBuf::new(self.0)
     }
 
     /// Length of `/local/domain/<n>/`, if the path starts so: it is not counted against `path-max`.
@@ -205,20 +207,72 @@ impl fmt::Display for Path<'_> {
     }
 }
 
-/// An owned [`Path`].
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PathBuf(Box<[u8]>);
+/// Longest path that an owned one holds itself: that of a domain's home.
+const INLINE_BYTES_MAX: usize = 22;
+
+/// An owned [`Path`], in 24 bytes. Short ones lie in it: a home is found by its path, and would else be
+/// compared in a place of its own.
+#[derive(Clone)]
+pub struct PathBuf(Repr);
+
+#[derive(Clone)]
+enum Repr {
+    Inline(u8, [u8; INLINE_BYTES_MAX]),
+    Boxed(Box<[u8]>),
+}
+
+const _: () = assert!(size_of::<PathBuf>() == 24);
 
 impl PathBuf {
+    fn new(bytes: &[u8]) -> PathBuf {
+        let mut inline = [0; INLINE_BYTES_MAX];
+        PathBuf(match (inline.get_mut(..bytes.len()), u8::try_from(bytes.len())) {
+            (Some(place), Ok(len)) => {
+                place.copy_from_slice(bytes);
+                Repr::Inline(len, inline)
+            }
+            _ => Repr::Boxed(bytes.into()),
+        })
+    }
+
     /// The path, borrowed.
     pub fn as_path(&self) -> Path<'_> {
-        Path(&self.0)
+        match &self.0 {
+            Repr::Inline(len, bytes) => Path(&bytes[..usize::from(*len)]),
+            Repr::Boxed(bytes) => Path(bytes),
+        }
     }
 }
 
 impl Borrow<[u8]> for PathBuf {
     fn borrow(&self) -> &[u8] {
-        &self.0
+        self.as_path().0
+    }
+}
+
+impl PartialEq for PathBuf {
+    fn eq(&self, other: &PathBuf) -> bool {
+        self.as_path() == other.as_path()
+    }
+}
+
+impl Eq for PathBuf {}
+
+impl PartialOrd for PathBuf {
+    fn partial_cmp(&self, other: &PathBuf) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for PathBuf {
+    fn cmp(&self, other: &PathBuf) -> Ordering {
+        self.as_path().cmp(&other.as_path())
+    }
+}
+
+impl Hash for PathBuf {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_path().hash(state);
     }
 }
 
@@ -255,6 +309,17 @@ mod tests {
         let absolute = |len: usize| [&b"/"[..], &vec![b'a'; len - 1]].concat();
         assert!(resolved(&absolute(REL_PATH_MAX), 0).is_ok());
         assert!(resolved(&absolute(REL_PATH_MAX + 1), 0).is_err());
+    }
+
+    #[test]
+    fn every_length_is_kept_and_ordered() {
+        let path = |len: usize, last: u8| [&vec![b'/'; 1][..], &vec![b'a'; len], &[last]].concat();
+        for len in 0..2 * INLINE_BYTES_MAX {
+            let [low, high] = [path(len, b'a'), path(len, b'b')];
+            let [kept, higher] = [&low, &high].map(|bytes| Path::parse(bytes).unwrap().to_buf());
+            assert_eq!(kept.as_path().bytes(), low);
+            assert!(kept < higher && kept == kept.clone() && kept != higher);
+        }
     }
 
     #[test]
