@@ -150,13 +150,13 @@ fn refusal(domid: Domid, error: GraftError) -> Refusal {
 }
 
 /// Most nodes have the permissions of others: these are shared.
-fn scions<'n>(nodes: &'n [(PathBuf, Node)], now: u64) -> Vec<Scion> {
+fn scions<'n>(nodes: &'n [(PathBuf, Node)], now: u64) -> Vec<Scion<'n>> {
     let mut sets = HashMap::<&'n [Entry], Perms, RandomState>::default();
     let scion = |(path, node): &'n (PathBuf, Node)| {
         let (owner, others) = node.perms.split_first()?;
         let set = || Arc::new(PermSet::new(now, *owner, others));
         let perms = Arc::clone(sets.entry(&node.perms).or_insert_with(set));
-        Some(Scion { path: path.clone(), perms, value: node.value.clone() })
+        Some(Scion { path, perms, value: &node.value })
     };
     // A state has no node without an owner.
     nodes.iter().filter_map(scion).collect()

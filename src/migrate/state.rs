@@ -1,5 +1,6 @@
 //! What a stream as a whole says, once it contradicts itself nowhere.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 
@@ -37,6 +38,8 @@ pub struct State {
     pub unknown: u64,
     /// The conn-id of each domain's ring.
     rings: BTreeMap<Domid, u32>,
+    /// A node that is there: most of them follow one with the same parent.
+    parent: Option<PathBuf>,
     /// What it takes in memory, at least about.
     bytes: u64,
 }
@@ -183,9 +186,12 @@ impl State {
         }
         let parent = path.as_path().parent().filter(|_| !is_root_of_home(path.as_path()));
         if let Some(parent) = parent
-            && !self.nodes.contains_key(parent.bytes())
+            && self.parent.as_ref().is_none_or(|last| last.as_path() != parent)
         {
-            return contradiction(format!("the node above {path:?} does not come before it"));
+            if !self.nodes.contains_key(parent.bytes()) {
+                return contradiction(format!("the node above {path:?} does not come before it"));
+            }
+            self.parent = Some(parent.to_buf());
         }
         once(&mut self.nodes, path, node)
     }
@@ -230,11 +236,13 @@ const QUOTA_BYTES: usize = 80;
 const DOMAIN_BYTES: usize = 160;
 
 fn once(nodes: &mut BTreeMap<PathBuf, Node>, path: PathBuf, node: Node) -> Result<(), Fault> {
-    if nodes.contains_key(path.as_path().bytes()) {
-        return contradiction(format!("{path:?} comes twice"));
+    match nodes.entry(path) {
+        Entry::Vacant(vacant) => {
+            vacant.insert(node);
+            Ok(())
+        }
+        Entry::Occupied(there) => contradiction(format!("{:?} comes twice", there.key())),
     }
-    nodes.insert(path, node);
-    Ok(())
 }
 
 /// What lies in which home does not depend on how many shards there are.

@@ -6,9 +6,9 @@ use thiserror::Error;
 
 use super::context::{Caller, Context, Effects, Ledger};
 use super::forest::{Forest, LockSet, Locked};
-use super::node::Node;
+use super::node::{Node, charge_bytes};
 use super::op::Stop;
-use super::tree::{find, get_mut, is_boundary};
+use super::tree::{find, get_mut};
 use super::write::mkdir;
 use super::{Executed, Generations, Seen, Store};
 use crate::sync::Arc;
@@ -17,13 +17,13 @@ use crate::words::{
 };
 
 /// A node to be put in place.
-pub struct Scion {
+pub struct Scion<'n> {
     /// Where.
-    pub path: PathBuf,
+    pub path: &'n PathBuf,
     /// Its permissions, stamped with a moment at which its owner lived.
     pub perms: Perms,
     /// Its value.
-    pub value: Vec<u8>,
+    pub value: &'n [u8],
 }
 
 /// Why nothing was put in place.
@@ -56,11 +56,11 @@ impl From<Stop> for GraftError {
     }
 }
 
-/// A home that is to be put in place, with its nodes and where those of each owner begin.
-struct Grown {
+/// A home that is to be put in place, with what it was made of and where the nodes of each owner begin.
+struct Grown<'n> {
     root: Arc<Node>,
-    nodes: Vec<PathBuf>,
-    boundaries: Vec<(Domid, PathBuf)>,
+    scions: Vec<&'n Scion<'n>>,
+    boundaries: Vec<(Domid, Path<'n>)>,
 }
 
 impl Store {
@@ -80,7 +80,7 @@ impl Store {
     pub fn graft(
         &self,
         domid: Domid,
-        scions: &[Scion],
+        scions: &[Scion<'_>],
         by: &Caller,
         generations: &mut Generations,
     ) -> Result<(Executed, Seen), GraftError> {
@@ -113,7 +113,7 @@ impl Store {
     ///
     /// # Errors
     /// Why it would not.
-    pub fn may_graft(&self, scions: &[Scion]) -> Result<(), GraftError> {
+    pub fn may_graft(&self, scions: &[Scion<'_>]) -> Result<(), GraftError> {
         let mut homes = self.grow(scions, 0)?;
         let locked = Locked::take(self, &self.locks_above(homes.keys(), false));
         self.merge(&locked, scions, &mut homes, 0)
@@ -139,14 +139,14 @@ impl Store {
     fn merge(
         &self,
         locked: &Locked<'_>,
-        scions: &[Scion],
-        homes: &mut BTreeMap<PathBuf, Grown>,
+        scions: &[Scion<'_>],
+        homes: &mut BTreeMap<PathBuf, Grown<'_>>,
         generation: u64,
     ) -> Result<(), GraftError> {
         let births = self.registry.births();
         for Scion { path, perms, .. } in scions {
             if !births.holds(perms.owner(), perms.stamp()) {
-                return Err(GraftError::NoOwner(path.clone(), perms.owner()));
+                return Err(GraftError::NoOwner((*path).clone(), perms.owner()));
             }
         }
         let mut brought = Vec::new();
@@ -163,37 +163,38 @@ impl Store {
         Ok(())
     }
 
-    /// Makes the homes of `scions`.
-    fn grow(
+    /// Makes the homes of `scions`. Each is looked for once, from its home's root.
+    fn grow<'n>(
         &self,
-        scions: &[Scion],
+        scions: &'n [Scion<'_>],
         generation: u64,
-    ) -> Result<BTreeMap<PathBuf, Grown>, GraftError> {
-        let mut homes: BTreeMap<PathBuf, Grown> = BTreeMap::new();
-        for Scion { path, perms, value } in scions {
+    ) -> Result<BTreeMap<PathBuf, Grown<'n>>, GraftError> {
+        let mut homes: BTreeMap<PathBuf, Grown<'n>> = BTreeMap::new();
+        for scion in scions {
+            let Scion { path, perms, value } = scion;
+            let occupied = || GraftError::Occupied((*path).clone());
+            let loose = || GraftError::Loose((*path).clone());
             let here = path.as_path();
             let home = self.layout.home(here);
-            let node = Node::new(Arc::clone(perms), generation, value);
+            let node = Arc::new(Node::new(Arc::clone(perms), generation, value));
+            let boundary = (perms.owner(), here);
             if home.root == here {
-                let grown = Grown { root: Arc::new(node), nodes: vec![], boundaries: vec![] };
-                if homes.insert(path.clone(), grown).is_some() {
-                    return Err(GraftError::Occupied(path.clone()));
+                let grown = Grown { root: node, scions: vec![scion], boundaries: vec![boundary] };
+                if homes.insert((*path).clone(), grown).is_some() {
+                    return Err(occupied());
                 }
-            } else {
-                let loose = || GraftError::Loose(path.clone());
-                let grown = homes.get_mut(home.root.bytes()).ok_or_else(loose)?;
-                let parent = here.parent().unwrap_or(Path::ROOT);
-                let above = get_mut(&mut grown.root, &home, parent).ok_or_else(loose)?;
-                if above.children().get(here.name()).is_some() {
-                    return Err(GraftError::Occupied(path.clone()));
-                }
-                above.insert_child(generation, here.name(), Some(Arc::new(node)));
+                continue;
             }
-            let Some(grown) = homes.get_mut(home.root.bytes()) else { continue };
-            if is_boundary(Some(&grown.root), &home, here, perms.owner()) {
-                grown.boundaries.push((perms.owner(), path.clone()));
+            let grown = homes.get_mut(home.root.bytes()).ok_or_else(loose)?;
+            let parent = here.parent().unwrap_or(Path::ROOT);
+            let above = get_mut(&mut grown.root, &home, parent).ok_or_else(loose)?;
+            if above.perms.owner() != perms.owner() {
+                grown.boundaries.push(boundary);
             }
-            grown.nodes.push(path.clone());
+            if above.insert_child(generation, here.name(), Some(node)).is_some() {
+                return Err(occupied());
+            }
+            grown.scions.push(scion);
         }
         Ok(homes)
     }
@@ -205,7 +206,7 @@ impl Store {
         cx: &mut Context<'_>,
         locked: &mut Locked<'_>,
         home: &Home<'_>,
-        grown: Grown,
+        grown: Grown<'_>,
         effects: &mut Effects,
     ) -> Result<(), Stop> {
         let parent = home.root.parent().unwrap_or(Path::ROOT);
@@ -215,18 +216,16 @@ impl Store {
             let above = self.layout.home(parent);
             locked.name_home(&above, parent, home.root.name(), cx.generation)?;
         }
-        for (owner, path) in &grown.boundaries {
-            locked.note_owned(home, *owner, path.as_path())?;
+        for (owner, path) in grown.boundaries {
+            locked.note_owned(home, owner, path)?;
         }
-        for path in grown.nodes {
+        for Scion { path, perms, value } in grown.scions {
             let here = path.as_path();
             if let Some(before) = find(replaced.as_ref(), home, here).node() {
                 cx.credit(&before.perms, 1, before.charge_bytes(here.name()));
             }
-            let Some(node) = locked.get(home, here)? else { continue };
-            let (perms, bytes) = (Arc::clone(&node.perms), node.charge_bytes(here.name()));
-            cx.recharge(&perms, 1, bytes);
-            effects.changed(path, home.shard, None, perms);
+            cx.recharge(perms, 1, charge_bytes(perms, here.name(), value.len()));
+            effects.changed((*path).clone(), home.shard, None, Arc::clone(perms));
         }
         Ok(())
     }

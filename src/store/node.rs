@@ -120,16 +120,15 @@ impl Node {
         }
     }
 
-    /// Adds a child, or puts it in the place of one with that name.
-    pub fn insert_child(&mut self, generation: u64, name: &[u8], child: Child) {
+    /// Adds a child, or puts it in the place of one with that name, which is returned.
+    pub fn insert_child(&mut self, generation: u64, name: &[u8], child: Child) -> Option<Child> {
         if let Content::Leaf(_) = self.content {
             let (value, children) = (self.value().into(), Children::new());
             self.content = Content::Directory(Box::new(Directory { generation, value, children }));
         }
-        if let Content::Directory(directory) = &mut self.content {
-            directory.generation = generation;
-            directory.children.insert(name, child);
-        }
+        let Content::Directory(directory) = &mut self.content else { return None };
+        directory.generation = generation;
+        directory.children.insert(name, child)
     }
 
     /// Takes the child called `name` out.

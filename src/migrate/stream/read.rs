@@ -7,6 +7,9 @@ use thiserror::Error;
 use super::{FLAG_BIG_ENDIAN, IDENT, RECORD_BYTES_MAX, Record, VERSION, kind};
 use crate::migrate::bytes::{Body, Fault, Order};
 
+/// A record says how long it is; room is made for so much of it before it is there.
+const GROWTH_BYTES: usize = 1 << 16;
+
 /// Why a stream could not be read.
 #[derive(Debug, Error)]
 pub enum ReadError {
@@ -112,9 +115,10 @@ impl<R: Read> Reader<R> {
         if len > RECORD_BYTES_MAX {
             return Err(self.error(Fault::TooLong(len)));
         }
-        self.fill(u64::from(len).next_multiple_of(8))?;
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        self.fill(len.next_multiple_of(8))?;
         let mut body = std::mem::take(&mut self.body);
-        body.truncate(usize::try_from(len).unwrap_or(0));
+        body.truncate(len);
         let record = self.parse(kind, &body);
         self.body = body;
         let record = record.map_err(|fault| self.error(fault))?;
@@ -129,7 +133,7 @@ impl<R: Read> Reader<R> {
 
     /// Words of eight bytes.
     fn words<const COUNT: usize>(&mut self) -> Result<[[u8; 8]; COUNT], ReadError> {
-        self.fill(8 * COUNT as u64)?;
+        self.fill(8 * COUNT)?;
         let mut words = [[0; 8]; COUNT];
         for (word, bytes) in words.iter_mut().zip(self.body.chunks_exact(8)) {
             word.copy_from_slice(bytes);
@@ -138,13 +142,20 @@ impl<R: Read> Reader<R> {
     }
 
     /// Reads so many bytes into `body`, which grows only as they come.
-    fn fill(&mut self, len: u64) -> Result<(), ReadError> {
+    fn fill(&mut self, len: usize) -> Result<(), ReadError> {
         self.body.clear();
-        let mut input = self.returned.as_slice().chain(&mut self.input).take(len);
-        let read = input.read_to_end(&mut self.body)? as u64;
-        self.returned.drain(..self.returned.len().min(self.body.len()));
-        self.next += read;
-        if read < len { Err(self.error(Fault::Truncated)) } else { Ok(()) }
+        let returned = self.returned.len().min(len);
+        self.body.extend(self.returned.drain(..returned));
+        while self.body.len() < len {
+            let filled = self.body.len();
+            self.body.resize(len.min(filled + GROWTH_BYTES), 0);
+            self.input.read_exact(&mut self.body[filled..]).map_err(|error| {
+                let is_end = error.kind() == io::ErrorKind::UnexpectedEof;
+                if is_end { self.error(Fault::Truncated) } else { ReadError::Io(error) }
+            })?;
+        }
+        self.next += len as u64;
+        Ok(())
     }
 
     /// C's daemon counts padding into the length, so up to seven bytes more are no fault. And
