@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::Outcome;
 use crate::shard::Mover;
-use crate::store::{Generations, Node, Op, Seen, Verb};
+use crate::store::{Generations, NodeArc, Op, Seen, Verb};
 use crate::sync::Arc;
 use crate::words::{Domid, Errno, Path, PathBuf, PermSet};
 
@@ -49,7 +49,7 @@ fn remove_homes(mover: &Mover, seen: &Seen) {
 /// What is to be removed so that nothing of a home is left but what holds up other homes: its root,
 /// or whatever does not lead to one; and what stays. A guest chooses how deep nodes are, so there is
 /// no recursion.
-fn divide(root: &PathBuf, node: &Arc<Node>) -> (Vec<PathBuf>, Vec<PathBuf>) {
+fn divide(root: &PathBuf, node: &NodeArc) -> (Vec<PathBuf>, Vec<PathBuf>) {
     // Each node before those below it, with the place of the one above.
     let (mut nodes, mut todo) = (Vec::new(), vec![(root.clone(), node, None)]);
     while let Some((path, node, above)) = todo.pop() {

@@ -21,7 +21,7 @@ use super::stream::{
     Domain as DomainRecord, Node as NodeRecord, Record, Transport, Watch, Writer, append,
 };
 use crate::domain::{Domain, Quota};
-use crate::store::{Node, Seen, Store, Tree};
+use crate::store::{Node, NodeArc, Seen, Store, Tree};
 use crate::sync::Arc;
 use crate::words::{Access, Births, Domid, Entry, Path, PathBuf, PathSpace, PermSet, home_prefix};
 
@@ -76,7 +76,7 @@ pub fn see(store: &Store, trees: &[Tree], domids: &[Domid]) -> Vec<Seen> {
     let with_machine = |(mut seen, machine): (Seen, Option<Machine<'_>>)| {
         match machine {
             Some((root, Some(node))) if machines.insert(root.clone()) => {
-                seen.homes.push((root, Arc::clone(node)));
+                seen.homes.push((root, NodeArc::clone(node)));
                 seen.homes.sort_by(|(a, _), (b, _)| a.cmp(b));
             }
             Some((root, None)) => seen.absent = Some(root),
@@ -143,7 +143,7 @@ fn are_few(leaving: &[Leaving]) -> bool {
         return false;
     }
     let homes = leaving.iter().flat_map(|leaving| &leaving.seen.homes);
-    let mut open: Vec<&Arc<Node>> = homes.map(|(_, node)| node).take(FEW_NODES + 1).collect();
+    let mut open: Vec<&NodeArc> = homes.map(|(_, node)| node).take(FEW_NODES + 1).collect();
     let mut nodes = open.len();
     while nodes <= FEW_NODES
         && let Some(node) = open.pop()
@@ -165,7 +165,7 @@ fn records(
 ) -> Result<Records, Fault> {
     let births = store.registry().births();
     let [before, after] = around(store, leaving, form)?;
-    let subtree = |(root, node): &(PathBuf, Arc<Node>)| write_subtree(root, node, births, form);
+    let subtree = |(root, node): &(PathBuf, NodeArc)| write_subtree(root, node, births, form);
     let homes = &leaving.seen.homes;
     let subtrees: Vec<(Vec<u8>, u64)> = match is_shared {
         true => homes.par_iter().map(subtree).collect::<Result<_, Fault>>()?,
@@ -177,7 +177,7 @@ fn records(
 }
 
 /// A `/vm/<uuid>`, and its node if it is there.
-type Machine<'t> = (PathBuf, Option<&'t Arc<Node>>);
+type Machine<'t> = (PathBuf, Option<&'t NodeArc>);
 
 /// The `/vm/<uuid>` that a domain's node `vm` names.
 fn machine<'t>(store: &Store, trees: &'t [Tree], domid: Domid) -> Option<Machine<'t>> {

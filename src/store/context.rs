@@ -2,7 +2,7 @@
 
 use smallvec::SmallVec;
 
-use super::node::Node;
+use super::node::NodeArc;
 use crate::domain::{Domain, Quota, Registry};
 use crate::sync::Arc;
 use crate::words::{Access, Errno, PathBuf, PermSet, Perms, ShardId, Subject};
@@ -187,7 +187,7 @@ pub struct Removed {
     /// Where its root was.
     pub path: PathBuf,
     /// Its root. Homes below it are subtrees of their own.
-    pub root: Arc<Node>,
+    pub root: NodeArc,
     /// Its owners were credited already.
     pub credited: bool,
 }

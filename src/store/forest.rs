@@ -3,7 +3,7 @@
 
 use smallvec::SmallVec;
 
-use super::node::Node;
+use super::node::{Node, NodeArc};
 use super::tree::{self, Found};
 use super::{Shard, Stop, Store, Tree};
 use crate::sync::{Arc, RwLockReadGuard, RwLockWriteGuard};
@@ -18,7 +18,7 @@ pub trait Forest {
     ///
     /// # Errors
     /// [`Stop::Needs`] if its shard is not locked.
-    fn root(&mut self, home: &Home<'_>) -> Result<Option<&Arc<Node>>, Stop>;
+    fn root(&mut self, home: &Home<'_>) -> Result<Option<&NodeArc>, Stop>;
 
     /// Says that a home is going to be changed. An operation claims every home that it will change
     /// before it changes the first.
@@ -31,17 +31,14 @@ pub trait Forest {
     ///
     /// # Errors
     /// As [`Forest::claim`].
-    fn root_mut(&mut self, home: &Home<'_>) -> Result<Option<&mut Arc<Node>>, Stop>;
+    fn root_mut(&mut self, home: &Home<'_>) -> Result<Option<&mut NodeArc>, Stop>;
 
     /// Puts a root in the place of a home's, or takes it away; answers the one that was there.
     ///
     /// # Errors
     /// As [`Forest::claim`].
-    fn set_root(
-        &mut self,
-        home: &Home<'_>,
-        root: Option<Arc<Node>>,
-    ) -> Result<Option<Arc<Node>>, Stop>;
+    fn set_root(&mut self, home: &Home<'_>, root: Option<NodeArc>)
+    -> Result<Option<NodeArc>, Stop>;
 
     /// Notes that `owner`'s nodes begin at `path`.
     ///
@@ -92,7 +89,7 @@ pub trait Forest {
     ///
     /// # Errors
     /// As [`Forest::root`].
-    fn get(&mut self, home: &Home<'_>, path: Path<'_>) -> Result<Option<&Arc<Node>>, Stop> {
+    fn get(&mut self, home: &Home<'_>, path: Path<'_>) -> Result<Option<&NodeArc>, Stop> {
         Ok(self.find(home, path)?.node())
     }
 
@@ -166,7 +163,7 @@ impl<'s> Locked<'s> {
     }
 
     /// The root of a home, if there is one and its shard is locked.
-    pub fn root_of(&self, home: &Home<'_>) -> Option<&Arc<Node>> {
+    pub fn root_of(&self, home: &Home<'_>) -> Option<&NodeArc> {
         self.shard(home.shard)?.tree.root(home)
     }
 
@@ -191,7 +188,7 @@ impl Forest for Locked<'_> {
         self.layout
     }
 
-    fn root(&mut self, home: &Home<'_>) -> Result<Option<&Arc<Node>>, Stop> {
+    fn root(&mut self, home: &Home<'_>) -> Result<Option<&NodeArc>, Stop> {
         let shard = self.shard(home.shard).ok_or(Stop::Needs(home.shard, false))?;
         Ok(shard.tree.root(home))
     }
@@ -200,15 +197,15 @@ impl Forest for Locked<'_> {
         self.tree_mut(home).map(drop)
     }
 
-    fn root_mut(&mut self, home: &Home<'_>) -> Result<Option<&mut Arc<Node>>, Stop> {
+    fn root_mut(&mut self, home: &Home<'_>) -> Result<Option<&mut NodeArc>, Stop> {
         Ok(self.tree_mut(home)?.root_mut(home))
     }
 
     fn set_root(
         &mut self,
         home: &Home<'_>,
-        root: Option<Arc<Node>>,
-    ) -> Result<Option<Arc<Node>>, Stop> {
+        root: Option<NodeArc>,
+    ) -> Result<Option<NodeArc>, Stop> {
         Ok(self.tree_mut(home)?.set_root(home.root, root))
     }
 

@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use super::context::{Caller, Context, Effects, Ledger};
 use super::forest::{Forest, LockSet, Locked};
-use super::node::{Node, charge_bytes};
+use super::node::{Node, NodeArc, charge_bytes};
 use super::op::Stop;
 use super::tree::{find, get_mut};
 use super::write::mkdir;
@@ -58,7 +58,7 @@ impl From<Stop> for GraftError {
 
 /// A home that is to be put in place, with what it was made of and where the nodes of each owner begin.
 struct Grown<'n> {
-    root: Arc<Node>,
+    root: NodeArc,
     scions: Vec<&'n Scion<'n>>,
     boundaries: Vec<(Domid, Path<'n>)>,
 }
@@ -101,7 +101,7 @@ impl Store {
         }
         let seen = |root: PathBuf| {
             let home = self.layout.home(root.as_path());
-            let node = Arc::clone(locked.root_of(&home)?);
+            let node = NodeArc::clone(locked.root_of(&home)?);
             Some((root, node))
         };
         let homes = roots.into_iter().filter_map(seen).collect();
@@ -176,7 +176,7 @@ impl Store {
             let loose = || GraftError::Loose((*path).clone());
             let here = path.as_path();
             let home = self.layout.home(here);
-            let node = Arc::new(Node::new(Arc::clone(perms), generation, value));
+            let node = NodeArc::new(Node::new(Arc::clone(perms), generation, value));
             let boundary = (perms.owner(), here);
             if home.root == here {
                 let grown = Grown { root: node, scions: vec![scion], boundaries: vec![boundary] };
@@ -233,7 +233,7 @@ impl Store {
 
 /// Whether two subtrees are the same, with the same rights for those who live. A guest chooses how deep
 /// nodes are, so there is no recursion.
-fn is_same(one: &Arc<Node>, other: &Arc<Node>, births: &Births) -> bool {
+fn is_same(one: &NodeArc, other: &NodeArc, births: &Births) -> bool {
     let means = |perms: &PermSet| -> Vec<(Entry, bool)> {
         let holds = |entry: &Entry| {
             !entry.ignored
@@ -265,11 +265,11 @@ fn is_same(one: &Arc<Node>, other: &Arc<Node>, births: &Births) -> bool {
 /// nodes are, so there is no recursion.
 fn hold_up(
     home: &Home<'_>,
-    there: &Arc<Node>,
-    root: &mut Arc<Node>,
+    there: &NodeArc,
+    root: &mut NodeArc,
     generation: u64,
 ) -> Result<(), GraftError> {
-    let mut todo = vec![(home.root.to_buf(), Arc::clone(there))];
+    let mut todo = vec![(home.root.to_buf(), NodeArc::clone(there))];
     while let Some((path, node)) = todo.pop() {
         let here = path.as_path();
         let is_end = here != home.root && node.children().is_empty();
@@ -280,14 +280,14 @@ fn hold_up(
             // The node above is there: it came before.
             let parent = here.parent().and_then(|parent| get_mut(root, home, parent));
             let kept = Node::new(Arc::clone(&node.perms), generation, b"");
-            let kept = Some(Arc::new(kept));
+            let kept = Some(NodeArc::new(kept));
             if let Some(parent) = parent {
                 parent.insert_child(generation, here.name(), kept);
             }
         }
         for (name, child) in node.children().iter() {
             match child {
-                Some(child) => todo.push((here.child(name.bytes()), Arc::clone(child))),
+                Some(child) => todo.push((here.child(name.bytes()), NodeArc::clone(child))),
                 None => {
                     if let Some(node) = get_mut(root, home, here) {
                         node.insert_child(generation, name.bytes(), None);

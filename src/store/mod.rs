@@ -44,7 +44,7 @@ pub use check::{Checked, Findings, Tries, Unsettled, WatchList};
 pub use commit::{Failure, TURN_BEGAN};
 pub use context::{Caller, Removed, Unblocked};
 pub use graft::{GraftError, Scion};
-pub use node::Node;
+pub use node::{Node, NodeArc};
 pub use op::{Op, Verb};
 pub use pins::PINNED_HOMES_MAX;
 pub use seen::Seen;
@@ -171,7 +171,7 @@ impl Store {
         let mut root = node(&control);
         let mut tool = node(&control);
         tool.insert_child(0, b"xenstored", None);
-        root.insert_child(0, b"tool", Some(Arc::new(tool)));
+        root.insert_child(0, b"tool", Some(NodeArc::new(tool)));
         for (path, node) in [
             (&b"/"[..], root),
             (b"/tool/xenstored", node(&control)),
@@ -182,7 +182,7 @@ impl Store {
             let home = self.layout.home(path);
             let mut shard = self.shard(home.shard).write();
             self.charge_planted(path, &node);
-            shard.tree.set_root(home.root, Some(Arc::new(node)));
+            shard.tree.set_root(home.root, Some(NodeArc::new(node)));
         }
     }
 

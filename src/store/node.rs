@@ -2,18 +2,21 @@
 
 use std::cell::RefCell;
 
-use crate::sync::Arc;
 use crate::words::{Children, Perms};
+
+/// A node that versions of the store share. Nothing refers to one weakly, so it has one count.
+pub type NodeArc = triomphe::Arc<Node>;
 
 /// What a directory holds under a child's name: the node, or nothing if that child is a home of
 /// its own and lives in its own shard.
-pub type Child = Option<Arc<Node>>;
+pub type Child = Option<NodeArc>;
 
 /// A node: its permissions, its value, its children, and a generation.
 ///
-/// Most nodes are leaves with a short value, so a leaf is as small as it can be made: this struct
-/// with the counts of its `Arc` fills the allocator's block of 40 bytes, and the generation takes the
-/// place that a value of 64 bytes leaves in a block of 80.
+/// A look-up is a chain of cache misses, and most nodes are leaves with a short value. So this struct
+/// with its count fills the allocator's block of 40 bytes, a short value lies in it, from a directory
+/// it is one step to its children, and the generation takes the place that a value of 64 bytes leaves
+/// in a block of 80.
 #[derive(Clone)]
 pub struct Node {
     /// Who may do what, and who owns it. Usually shared with the parent.
@@ -23,24 +26,28 @@ pub struct Node {
 
 #[derive(Clone)]
 enum Content {
-    /// The generation ([`GENERATION_BYTES`], little-endian), then the value.
-    Leaf(Box<[u8]>),
+    /// A leaf whose value has at most [`SHORT_BYTES_MAX`], as states, ports and flags have.
+    Short { generation: u64, len: u8, value: [u8; SHORT_BYTES_MAX] },
+    /// Any other leaf: the generation ([`GENERATION_BYTES`], little-endian), then the value.
+    Long(Box<[u8]>),
     /// At least one child.
-    Directory(Box<Directory>),
+    Directory { head: Box<Head>, children: Children<Child> },
 }
 
+/// What a directory has beside its children.
 #[derive(Clone)]
-struct Directory {
+struct Head {
     generation: u64,
     value: Box<[u8]>,
-    children: Children<Child>,
 }
 
 const GENERATION_BYTES: usize = size_of::<u64>();
+/// What fits beside a generation where a directory has two pointers.
+const SHORT_BYTES_MAX: usize = 7;
 
 static NO_CHILDREN: Children<Child> = Children::new();
 
-const _: () = assert!(size_of::<Node>() == 24);
+const _: () = assert!(size_of::<Node>() == 32);
 
 /// What a node costs its owner beside its name, value and permission entries: about what the
 /// process really pays for it.
@@ -60,35 +67,37 @@ impl Node {
     /// The value: bytes, usually text.
     pub fn value(&self) -> &[u8] {
         match &self.content {
-            Content::Leaf(bytes) => &bytes[GENERATION_BYTES..],
-            Content::Directory(directory) => &directory.value,
+            Content::Short { len, value, .. } => &value[..usize::from(*len)],
+            Content::Long(bytes) => &bytes[GENERATION_BYTES..],
+            Content::Directory { head, .. } => &head.value,
         }
     }
 
     /// Unique to the last change of value, permissions or children; nothing reads an order from it.
     pub fn generation(&self) -> u64 {
         match &self.content {
-            Content::Leaf(bytes) => {
+            Content::Short { generation, .. } => *generation,
+            Content::Long(bytes) => {
                 let generation = bytes.first_chunk().copied().unwrap_or_default();
                 u64::from_le_bytes(generation)
             }
-            Content::Directory(directory) => directory.generation,
+            Content::Directory { head, .. } => head.generation,
         }
     }
 
     /// What lies directly below.
     pub fn children(&self) -> &Children<Child> {
         match &self.content {
-            Content::Leaf(_) => &NO_CHILDREN,
-            Content::Directory(directory) => &directory.children,
+            Content::Directory { children, .. } => children,
+            Content::Short { .. } | Content::Long(_) => &NO_CHILDREN,
         }
     }
 
     /// The child called `name`, to be changed.
     pub fn child_mut(&mut self, name: &[u8]) -> Option<&mut Child> {
         match &mut self.content {
-            Content::Leaf(_) => None,
-            Content::Directory(directory) => directory.children.get_mut(name),
+            Content::Directory { children, .. } => children.get_mut(name),
+            Content::Short { .. } | Content::Long(_) => None,
         }
     }
 
@@ -96,16 +105,15 @@ impl Node {
     pub fn set_value(&mut self, generation: u64, value: &[u8]) {
         match &mut self.content {
             // Most values are followed by others of their length: states, counts.
-            Content::Leaf(bytes) if bytes.len() == GENERATION_BYTES + value.len() => {
+            Content::Long(bytes) if bytes.len() == GENERATION_BYTES + value.len() => {
                 let (old_generation, old) = bytes.split_at_mut(GENERATION_BYTES);
                 old_generation.copy_from_slice(&generation.to_le_bytes());
                 old.copy_from_slice(value);
             }
-            Content::Leaf(_) => self.content = Content::leaf(generation, value),
-            Content::Directory(directory) => {
-                directory.generation = generation;
-                directory.value = value.into();
+            Content::Short { .. } | Content::Long(_) => {
+                self.content = Content::leaf(generation, value);
             }
+            Content::Directory { head, .. } => **head = Head { generation, value: value.into() },
         }
     }
 
@@ -113,40 +121,41 @@ impl Node {
     pub fn set_perms(&mut self, generation: u64, perms: Perms) {
         self.perms = perms;
         match &mut self.content {
-            Content::Leaf(bytes) => {
+            Content::Short { generation: old, .. } => *old = generation,
+            Content::Long(bytes) => {
                 bytes[..GENERATION_BYTES].copy_from_slice(&generation.to_le_bytes());
             }
-            Content::Directory(directory) => directory.generation = generation,
+            Content::Directory { head, .. } => head.generation = generation,
         }
     }
 
     /// Adds a child, or puts it in the place of one with that name, which is returned.
     pub fn insert_child(&mut self, generation: u64, name: &[u8], child: Child) -> Option<Child> {
-        if let Content::Leaf(_) = self.content {
-            let (value, children) = (self.value().into(), Children::new());
-            self.content = Content::Directory(Box::new(Directory { generation, value, children }));
+        if !matches!(self.content, Content::Directory { .. }) {
+            let head = Box::new(Head { generation, value: self.value().into() });
+            self.content = Content::Directory { head, children: Children::new() };
         }
-        let Content::Directory(directory) = &mut self.content else { return None };
-        directory.generation = generation;
-        directory.children.insert(name, child)
+        let Content::Directory { head, children } = &mut self.content else { return None };
+        head.generation = generation;
+        children.insert(name, child)
     }
 
     /// Takes the child called `name` out.
     pub fn remove_child(&mut self, generation: u64, name: &[u8]) -> Option<Child> {
-        let Content::Directory(directory) = &mut self.content else { return None };
-        let child = directory.children.remove(name)?;
-        directory.generation = generation;
-        if directory.children.is_empty() {
-            self.content = Content::leaf(generation, &directory.value);
+        let Content::Directory { head, children } = &mut self.content else { return None };
+        let child = children.remove(name)?;
+        head.generation = generation;
+        if children.is_empty() {
+            self.content = Content::leaf(generation, &head.value);
         }
         Some(child)
     }
 
-    /// Makes the sum of its children's names wrong, for tests of the consistency check.
+    /// Makes the sum of its children's names wrong if it is kept, for tests of the consistency check.
     #[cfg(test)]
     pub fn falsify_names_bytes(&mut self) {
-        if let Content::Directory(directory) = &mut self.content {
-            directory.children.falsify_names_bytes();
+        if let Content::Directory { children, .. } = &mut self.content {
+            children.falsify_names_bytes();
         }
     }
 
@@ -163,7 +172,14 @@ impl Node {
 
 impl Content {
     fn leaf(generation: u64, value: &[u8]) -> Content {
-        Content::Leaf([&generation.to_le_bytes(), value].concat().into())
+        let mut short = [0; SHORT_BYTES_MAX];
+        match (short.get_mut(..value.len()), u8::try_from(value.len())) {
+            (Some(place), Ok(len)) => {
+                place.copy_from_slice(value);
+                Content::Short { generation, len, value: short }
+            }
+            _ => Content::Long([&generation.to_le_bytes(), value].concat().into()),
+        }
     }
 }
 
@@ -192,8 +208,8 @@ thread_local! {
 /// not child by child: another version of it may share most of a wide one.
 impl Drop for Node {
     fn drop(&mut self) {
-        let Content::Directory(directory) = &mut self.content else { return };
-        let children = std::mem::take(&mut directory.children);
+        let Content::Directory { children, .. } = &mut self.content else { return };
+        let children = std::mem::take(children);
         let is_outermost = DROPPING.with_borrow_mut(|dropping| {
             dropping.waiting.push(children);
             !std::mem::replace(&mut dropping.is_under_way, true)
@@ -211,6 +227,7 @@ impl Drop for Node {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sync::Arc;
     use crate::words::{Entry, PermSet};
 
     fn perms() -> Perms {
@@ -232,6 +249,14 @@ mod tests {
     fn every_change_has_its_generation() {
         let mut node = Node::new(perms(), 11, b"value");
         assert_eq!(node.generation(), 11);
+        // Short, longer, as long as can be, long, of the same length, none.
+        let values = ["other", "others", "7 bytes", "8  bytes", "the same", ""];
+        for (value, generation) in values.into_iter().zip((100..).step_by(2)) {
+            node.set_value(generation, value.as_bytes());
+            assert_eq!((node.generation(), node.value()), (generation, value.as_bytes()));
+            node.set_perms(generation + 1, perms());
+            assert_eq!((node.generation(), node.value()), (generation + 1, value.as_bytes()));
+        }
         for generation in [12, 13] {
             node.set_value(generation, b"other");
             assert_eq!(node.generation(), generation);

@@ -2,10 +2,9 @@
 
 use super::Store;
 use super::forest::{Forest, Locked};
-use super::node::Node;
+use super::node::NodeArc;
 use super::op::Stop;
 use super::touched::{Change, Named, Touched, TouchedHomes};
-use crate::sync::Arc;
 use crate::words::{Domid, Home, Layout, Path, Perms};
 
 /// The homes of a transaction, each taken from the store when first touched.
@@ -44,7 +43,7 @@ impl Forest for Own<'_, '_> {
         self.store.layout
     }
 
-    fn root(&mut self, home: &Home<'_>) -> Result<Option<&Arc<Node>>, Stop> {
+    fn root(&mut self, home: &Home<'_>) -> Result<Option<&NodeArc>, Stop> {
         Ok(self.touch(home).and_then(|touched| touched.read(home).as_ref()))
     }
 
@@ -52,15 +51,15 @@ impl Forest for Own<'_, '_> {
         Ok(())
     }
 
-    fn root_mut(&mut self, home: &Home<'_>) -> Result<Option<&mut Arc<Node>>, Stop> {
+    fn root_mut(&mut self, home: &Home<'_>) -> Result<Option<&mut NodeArc>, Stop> {
         Ok(self.touch(home).and_then(|touched| touched.write(home).as_mut()))
     }
 
     fn set_root(
         &mut self,
         home: &Home<'_>,
-        root: Option<Arc<Node>>,
-    ) -> Result<Option<Arc<Node>>, Stop> {
+        root: Option<NodeArc>,
+    ) -> Result<Option<NodeArc>, Stop> {
         Ok(self.touch(home).and_then(|touched| std::mem::replace(touched.write(home), root)))
     }
 

@@ -7,7 +7,7 @@ use foldhash::fast::RandomState;
 
 use super::context::{Caller, Change, Removed};
 use super::forest::{LockSet, Locked};
-use super::node::Node;
+use super::node::{Node, NodeArc};
 use super::touched::TouchedHomes;
 use super::tree::find;
 use super::{Shard, Store};
@@ -113,7 +113,7 @@ impl Scene<'_, '_> {
     }
 
     /// The node at `path` before the transaction that changed it; `None` outside of one.
-    fn before(&self, path: Path<'_>) -> Option<Option<&Arc<Node>>> {
+    fn before(&self, path: Path<'_>) -> Option<Option<&NodeArc>> {
         let replaced = self.replaced?;
         let home = self.store.layout.home(path);
         replaced.base(&home).map(|root| find(root, &home, path).node())

@@ -2,6 +2,7 @@
 
 use super::context::{Change, Context, Effects, Removed};
 use super::forest::Forest;
+use super::node::NodeArc;
 use super::op::Stop;
 use super::read::refusal;
 use crate::sync::Arc;
@@ -88,7 +89,7 @@ fn homes_below<F: Forest>(forest: &mut F, path: Path<'_>) -> Result<Vec<PathBuf>
         }
         let home = forest.layout().home(path);
         let Some(node) = forest.get(&home, path)? else { continue };
-        let node = Arc::clone(node);
+        let node = NodeArc::clone(node);
         for (name, child) in node.children().iter() {
             let below = path.child(name.bytes());
             if child.is_none() {

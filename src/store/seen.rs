@@ -4,9 +4,8 @@ use std::collections::BTreeSet;
 
 use super::Store;
 use super::forest::{LockSet, Locked};
-use super::node::Node;
+use super::node::NodeArc;
 use super::tree::Tree;
-use crate::sync::Arc;
 use crate::words::{Domid, PathBuf};
 
 /// The homes of a domain at one moment. As long as it is kept, whoever changes one of them makes
@@ -16,7 +15,7 @@ pub struct Seen {
     pub domid: Domid,
     /// The homes with its key, in the order of their roots, and then what else belongs to it: each
     /// with its root.
-    pub homes: Vec<(PathBuf, Arc<Node>)>,
+    pub homes: Vec<(PathBuf, NodeArc)>,
     /// The root of a home that would belong to it too, if it were there.
     pub absent: Option<PathBuf>,
 }
@@ -27,7 +26,7 @@ impl Store {
     pub fn see(&self, trees: &[Tree], domid: Domid) -> Seen {
         let tree = trees.get(usize::from(self.layout.of_domain(domid).0));
         let homes = tree.into_iter().flat_map(|tree| tree.homes_of(domid));
-        let homes = homes.map(|(root, node)| (root.clone(), Arc::clone(node))).collect();
+        let homes = homes.map(|(root, node)| (root.clone(), NodeArc::clone(node))).collect();
         Seen { domid, homes, absent: None }
     }
 
@@ -44,8 +43,8 @@ impl Store {
             let home = self.layout.home(root.as_path());
             locked.root_of(&home)
         };
-        let is_other = |(root, node): &&(PathBuf, Arc<Node>)| {
-            !now(root).is_some_and(|now| Arc::ptr_eq(now, node))
+        let is_other = |(root, node): &&(PathBuf, NodeArc)| {
+            !now(root).is_some_and(|now| NodeArc::ptr_eq(now, node))
         };
         let was: BTreeSet<&PathBuf> = seen.homes.iter().map(|(root, _)| root).collect();
         let tree = locked.shard(of_domain).map(|shard| &shard.tree);

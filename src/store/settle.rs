@@ -9,10 +9,10 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 use super::Store;
 use super::context::{Context, Removed};
 use super::forest::{LockSet, Locked};
-use super::node::Node;
+use super::node::NodeArc;
 use super::tree::is_boundary;
 use crate::domain::Quota;
-use crate::sync::{Arc, Ordering};
+use crate::sync::Ordering;
 use crate::words::{Domid, Path, PathBuf};
 
 /// A thread settles this many nodes itself: about half a millisecond's work.
@@ -21,7 +21,7 @@ pub const INLINE_NODES_MAX: usize = 4096;
 /// Subtrees that are being settled, in whatever pieces their walk is in.
 pub struct Settlement {
     /// Nodes still to be visited, with their paths and the owner above them.
-    todo: Vec<(PathBuf, Arc<Node>, Option<Domid>, bool)>,
+    todo: Vec<(PathBuf, NodeArc, Option<Domid>, bool)>,
     /// Places where the index of owners may be stale.
     boundaries: Vec<(Domid, PathBuf)>,
 }
@@ -53,7 +53,7 @@ impl Settlement {
             for (name, child) in node.children().iter() {
                 if let Some(child) = child {
                     let path = path.as_path().child(name.bytes());
-                    self.todo.push((path, Arc::clone(child), Some(owner), credited));
+                    self.todo.push((path, NodeArc::clone(child), Some(owner), credited));
                 }
             }
             // The children are held above, so this frees the node alone, if it was the last.

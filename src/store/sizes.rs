@@ -1,7 +1,6 @@
 //! How much the store holds, for reports.
 
-use super::{Node, Store};
-use crate::sync::Arc;
+use super::{NodeArc, Store};
 use crate::words::ShardId;
 
 /// What one shard holds.
@@ -27,7 +26,7 @@ impl Store {
             let watches = self.shards[usize::from(shard.0)].read().watches.len();
             let sizes = Sizes {
                 homes: tree.homes().count(),
-                nodes: count_nodes(tree.homes().map(|(_, root)| Arc::clone(root)).collect()),
+                nodes: count_nodes(tree.homes().map(|(_, root)| NodeArc::clone(root)).collect()),
                 watches,
                 boundaries: tree.owned().count(),
                 pinned: self.pins[usize::from(shard.0)].count(),
@@ -47,7 +46,7 @@ impl Store {
     }
 }
 
-fn count_nodes(mut todo: Vec<Arc<Node>>) -> usize {
+fn count_nodes(mut todo: Vec<NodeArc>) -> usize {
     let mut count = 0;
     while let Some(node) = todo.pop() {
         count += 1;

@@ -6,7 +6,7 @@ use foldhash::fast::RandomState;
 
 use super::Shard;
 use super::forest::{LockSet, Locked};
-use super::node::Node;
+use super::node::NodeArc;
 use super::pins::Pin;
 use super::tree::{find, get_mut};
 use crate::sync::Arc;
@@ -21,9 +21,9 @@ pub struct Touched {
     shard: ShardId,
     /// The root when it was first touched. As long as it is held nobody changes it in place: who has
     /// the same root has the same home.
-    base: Option<Arc<Node>>,
+    base: Option<NodeArc>,
     /// The root as the transaction sees it.
-    root: Option<Arc<Node>>,
+    root: Option<NodeArc>,
     usage: Usage,
     /// Changes of the index of owners, in their order.
     index: Vec<(Change, Domid, PathBuf)>,
@@ -63,13 +63,13 @@ pub enum Change {
 
 impl Touched {
     /// A home that nothing of was seen yet.
-    pub fn new(shard: ShardId, root: Option<Arc<Node>>, pin: Pin) -> Touched {
+    pub fn new(shard: ShardId, root: Option<NodeArc>, pin: Pin) -> Touched {
         let usage = Usage::Names { seen: Vec::new(), named: Vec::new() };
         Touched { shard, base: root.clone(), root, usage, index: Vec::new(), _pin: pin }
     }
 
     /// The root, of which from here on anything may be seen.
-    pub fn read(&mut self, home: &Home<'_>) -> &Option<Arc<Node>> {
+    pub fn read(&mut self, home: &Home<'_>) -> &Option<NodeArc> {
         if let Usage::Names { named, .. } = &mut self.usage {
             let named = std::mem::take(named);
             self.usage = if named.is_empty() { Usage::Reads } else { Usage::Writes };
@@ -81,7 +81,7 @@ impl Touched {
     }
 
     /// The root, to be changed.
-    pub fn write(&mut self, home: &Home<'_>) -> &mut Option<Arc<Node>> {
+    pub fn write(&mut self, home: &Home<'_>) -> &mut Option<NodeArc> {
         self.read(home);
         self.usage = Usage::Writes;
         &mut self.root
@@ -121,9 +121,9 @@ impl Touched {
     }
 
     /// Whether the home, whose root is `root` now, would answer what it answered.
-    fn is_current(&self, root: Option<&Arc<Node>>, home: &Home<'_>) -> bool {
+    fn is_current(&self, root: Option<&NodeArc>, home: &Home<'_>) -> bool {
         match (root, &self.base, &self.usage) {
-            (Some(root), Some(base), _) if Arc::ptr_eq(root, base) => true,
+            (Some(root), Some(base), _) if NodeArc::ptr_eq(root, base) => true,
             (None, None, _) => true,
             (_, _, Usage::Names { seen, .. }) => seen.iter().all(|(path, perms)| {
                 let node = find(root, home, path.as_path()).node();
@@ -144,7 +144,7 @@ impl Touched {
 
 impl Named {
     /// Gives the nodes below `root` these children.
-    fn put(names: &[Named], root: &mut Arc<Node>, home: &Home<'_>) {
+    fn put(names: &[Named], root: &mut NodeArc, home: &Home<'_>) {
         for Named { parent, name, generation } in names {
             if let Some(node) = get_mut(root, home, parent.as_path()) {
                 node.insert_child(*generation, name, None);
@@ -209,7 +209,7 @@ impl TouchedHomes {
     }
 
     /// The root of a home when it was first touched, if it was.
-    pub fn base(&self, home: &Home<'_>) -> Option<Option<&Arc<Node>>> {
+    pub fn base(&self, home: &Home<'_>) -> Option<Option<&NodeArc>> {
         self.0.get(home.root.bytes()).map(|touched| touched.base.as_ref())
     }
 }

@@ -4,11 +4,10 @@ use std::ops::Bound;
 
 use im::shared_ptr::DefaultSharedPtr;
 
-use super::node::Node;
-use crate::sync::Arc;
+use super::node::{Node, NodeArc};
 use crate::words::{Domid, Home, Path, PathBuf, domain_of_home};
 
-type Homes = im::GenericHashMap<PathBuf, Arc<Node>, foldhash::fast::RandomState, DefaultSharedPtr>;
+type Homes = im::GenericHashMap<PathBuf, NodeArc, foldhash::fast::RandomState, DefaultSharedPtr>;
 
 /// The homes of one shard, or the spine, and the index of their owners.
 #[derive(Clone, Default)]
@@ -26,15 +25,15 @@ pub struct Tree {
 /// The outcome of a descent to a path.
 pub enum Found<'t> {
     /// The node is there.
-    Node(&'t Arc<Node>),
+    Node(&'t NodeArc),
     /// It is not; the deepest existing node above it in this home, with the length of its path.
     /// `None` if even the home's root is missing.
-    Missing(Option<(&'t Arc<Node>, usize)>),
+    Missing(Option<(&'t NodeArc, usize)>),
 }
 
 impl<'t> Found<'t> {
     /// The node, if it is there.
-    pub fn node(self) -> Option<&'t Arc<Node>> {
+    pub fn node(self) -> Option<&'t NodeArc> {
         match self {
             Found::Node(node) => Some(node),
             Found::Missing(_) => None,
@@ -43,7 +42,7 @@ impl<'t> Found<'t> {
 }
 
 /// Looks for `path`, which lies in `home`, below that home's root. Cost: the depth below it.
-pub fn find<'t>(root: Option<&'t Arc<Node>>, home: &Home<'_>, path: Path<'_>) -> Found<'t> {
+pub fn find<'t>(root: Option<&'t NodeArc>, home: &Home<'_>, path: Path<'_>) -> Found<'t> {
     let Some(mut node) = root else { return Found::Missing(None) };
     let mut reached = home.root.bytes().len();
     for name in names_below(home, path) {
@@ -58,25 +57,16 @@ pub fn find<'t>(root: Option<&'t Arc<Node>>, home: &Home<'_>, path: Path<'_>) ->
 
 /// The node at `path`, which lies in `home`, to be changed: in place where nobody else holds it,
 /// else as copies of the nodes on the way to it.
-pub fn get_mut<'t>(
-    root: &'t mut Arc<Node>,
-    home: &Home<'_>,
-    path: Path<'_>,
-) -> Option<&'t mut Node> {
-    let mut node = Arc::make_mut(root);
+pub fn get_mut<'t>(root: &'t mut NodeArc, home: &Home<'_>, path: Path<'_>) -> Option<&'t mut Node> {
+    let mut node = NodeArc::make_mut(root);
     for name in names_below(home, path) {
-        node = Arc::make_mut(node.child_mut(name)?.as_mut()?);
+        node = NodeArc::make_mut(node.child_mut(name)?.as_mut()?);
     }
     Some(node)
 }
 
 /// Whether nodes of `owner` begin at `path`, should it be the owner of that.
-pub fn is_boundary(
-    root: Option<&Arc<Node>>,
-    home: &Home<'_>,
-    path: Path<'_>,
-    owner: Domid,
-) -> bool {
+pub fn is_boundary(root: Option<&NodeArc>, home: &Home<'_>, path: Path<'_>, owner: Domid) -> bool {
     if home.root == path {
         return true;
     }
@@ -86,17 +76,17 @@ pub fn is_boundary(
 
 impl Tree {
     /// The root of a home.
-    pub fn root(&self, home: &Home<'_>) -> Option<&Arc<Node>> {
+    pub fn root(&self, home: &Home<'_>) -> Option<&NodeArc> {
         self.homes.get(home.root.bytes())
     }
 
     /// The root of a home, to change what is below it.
-    pub fn root_mut(&mut self, home: &Home<'_>) -> Option<&mut Arc<Node>> {
+    pub fn root_mut(&mut self, home: &Home<'_>) -> Option<&mut NodeArc> {
         self.homes.get_mut(home.root.bytes())
     }
 
     /// Puts a root in place, or takes it away; answers the one that was there.
-    pub fn set_root(&mut self, at: Path<'_>, root: Option<Arc<Node>>) -> Option<Arc<Node>> {
+    pub fn set_root(&mut self, at: Path<'_>, root: Option<NodeArc>) -> Option<NodeArc> {
         let is_there = root.is_some();
         let replaced = match root {
             Some(root) => self.homes.insert(at.to_buf(), root),
@@ -116,18 +106,18 @@ impl Tree {
     }
 
     /// The node at `path`, which lies in `home`. Cost: the depth below the home.
-    pub fn get(&self, home: &Home<'_>, path: Path<'_>) -> Option<&Arc<Node>> {
+    pub fn get(&self, home: &Home<'_>, path: Path<'_>) -> Option<&NodeArc> {
         find(self.root(home), home, path).node()
     }
 
     /// The roots of all homes, in no order.
-    pub fn homes(&self) -> impl Iterator<Item = (&PathBuf, &Arc<Node>)> {
+    pub fn homes(&self) -> impl Iterator<Item = (&PathBuf, &NodeArc)> {
         self.homes.iter()
     }
 
     /// The homes with a domain's key, in the order of their roots. Cost: their number, each
     /// logarithmic in that of all.
-    pub fn homes_of(&self, domid: Domid) -> impl Iterator<Item = (&PathBuf, &Arc<Node>)> {
+    pub fn homes_of(&self, domid: Domid) -> impl Iterator<Item = (&PathBuf, &NodeArc)> {
         let of_it = self.of_domains.range((domid, Path::ROOT.to_buf())..);
         let roots = of_it.take_while(move |(of, _)| *of == domid).map(|(_, root)| root);
         roots.filter_map(|root| self.homes.get_key_value(root))

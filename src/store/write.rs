@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use super::context::{Context, Effects};
 use super::forest::Forest;
-use super::node::{Child, Node, charge_bytes, size};
+use super::node::{Child, Node, NodeArc, charge_bytes, size};
 use super::op::Stop;
 use super::read::{nearest, refusal};
 use super::tree::is_boundary;
@@ -128,10 +128,10 @@ fn attach<F: Forest>(
             forest.note_owned(&home, perms.owner(), here)?;
         }
         let child: Child = if is_root {
-            forest.set_root(&home, Some(Arc::new(node)))?;
+            forest.set_root(&home, Some(NodeArc::new(node)))?;
             None
         } else {
-            Some(Arc::new(node))
+            Some(NodeArc::new(node))
         };
         if is_topmost {
             let home = layout.home(parent);
@@ -219,7 +219,7 @@ fn reindex<F: Forest>(
         forest.note_owned(home, after, path)?;
     }
     let Some(node) = forest.get(home, path)? else { return Ok(()) };
-    let node = Arc::clone(node);
+    let node = NodeArc::clone(node);
     for (name, child) in node.children().iter() {
         // The roots of other homes are in the index of their own shard, whoever is above.
         let Some(child) = child else { continue };

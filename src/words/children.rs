@@ -3,6 +3,11 @@
 //! Up to [`FEW_MAX`] children are a sorted vector, the smallest form there is; more are a
 //! persistent ordered map, so that a change beside a snapshot copies a path and not them all.
 //! A set of children never turns back into a vector: a directory that was large will be again.
+//!
+//! The vector keeps its length with its entries, so that whoever looks a name up goes from the
+//! directory right to them.
+
+use thin_vec::ThinVec;
 
 use super::Name;
 
@@ -13,29 +18,32 @@ const FEW_GROWTH: usize = 2;
 
 /// Named children in the order of their names.
 #[derive(Clone)]
-pub struct Children<T: Clone> {
-    /// The sum of all names with a NUL each: the size of a DIRECTORY reply.
-    names_bytes: usize,
-    kept: Kept<T>,
-}
+pub struct Children<T: Clone>(Kept<T>);
 
 #[derive(Clone)]
 enum Kept<T: Clone> {
-    Few(Vec<(Name, T)>),
-    Many(im::OrdMap<Name, T>),
+    Few(ThinVec<(Name, T)>),
+    Many(Box<Many<T>>),
+}
+
+#[derive(Clone)]
+struct Many<T: Clone> {
+    /// The sum of all names with a NUL each.
+    names_bytes: usize,
+    map: im::OrdMap<Name, T>,
 }
 
 impl<T: Clone> Children<T> {
     /// No children; takes no memory.
     pub const fn new() -> Children<T> {
-        Children { names_bytes: 0, kept: Kept::Few(Vec::new()) }
+        Children(Kept::Few(ThinVec::new()))
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        match &self.kept {
+        match &self.0 {
             Kept::Few(few) => few.len(),
-            Kept::Many(many) => many.len(),
+            Kept::Many(many) => many.map.len(),
         }
     }
 
@@ -44,84 +52,100 @@ impl<T: Clone> Children<T> {
         self.len() == 0
     }
 
-    /// The bytes of all names with a NUL each.
+    /// The bytes of all names with a NUL each: the size of a DIRECTORY reply. Cost: at most
+    /// [`FEW_MAX`] additions.
     pub fn names_bytes(&self) -> usize {
-        self.names_bytes
+        match &self.0 {
+            Kept::Few(few) => names_bytes(few.iter().map(|(name, _)| name)),
+            Kept::Many(many) => many.names_bytes,
+        }
     }
 
     /// The child called `name`. Cost: logarithmic in their number, like all lookups here.
     pub fn get(&self, name: &[u8]) -> Option<&T> {
-        match &self.kept {
+        match &self.0 {
             Kept::Few(few) => find(few, name).and_then(|at| few.get(at)).map(|(_, child)| child),
             Kept::Many(many) => match Name::short(name) {
-                Some(short) => many.get(&short),
-                None => many.get(name),
+                Some(short) => many.map.get(&short),
+                None => many.map.get(name),
             },
         }
     }
 
     /// The child called `name`, to be changed.
     pub fn get_mut(&mut self, name: &[u8]) -> Option<&mut T> {
-        match &mut self.kept {
+        match &mut self.0 {
             Kept::Few(few) => {
                 find(few, name).and_then(|at| few.get_mut(at)).map(|(_, child)| child)
             }
             Kept::Many(many) => match Name::short(name) {
-                Some(short) => many.get_mut(&short),
-                None => many.get_mut(name),
+                Some(short) => many.map.get_mut(&short),
+                None => many.map.get_mut(name),
             },
         }
     }
 
     /// Adds a child, or puts `child` in the place of one with that name, which is returned.
     pub fn insert(&mut self, name: &[u8], child: T) -> Option<T> {
-        let replaced = match &mut self.kept {
-            Kept::Few(few) => match position(few, name) {
-                Ok(at) => Some(std::mem::replace(&mut few[at].1, child)),
-                Err(at) if few.len() < FEW_MAX => {
-                    if few.len() == few.capacity() {
-                        few.reserve_exact(FEW_GROWTH);
-                    }
-                    few.insert(at, (Name::new(name), child));
-                    None
-                }
-                Err(_) => {
-                    let mut many: im::OrdMap<Name, T> = few.drain(..).collect();
-                    many.insert(Name::new(name), child);
-                    self.kept = Kept::Many(many);
-                    None
-                }
-            },
-            Kept::Many(many) => many.insert(Name::new(name), child),
+        let few = match &mut self.0 {
+            Kept::Few(few) => few,
+            Kept::Many(many) => return many.insert(Name::new(name), child),
         };
-        if replaced.is_none() {
-            self.names_bytes += name.len() + 1;
+        match position(few, name) {
+            Ok(at) => return Some(std::mem::replace(&mut few[at].1, child)),
+            Err(at) if few.len() < FEW_MAX => {
+                if few.len() == few.capacity() {
+                    few.reserve_exact(FEW_GROWTH);
+                }
+                few.insert(at, (Name::new(name), child));
+            }
+            Err(_) => {
+                let names_bytes = names_bytes(few.iter().map(|(name, _)| name));
+                let mut many = Many { names_bytes, map: few.drain(..).collect() };
+                many.insert(Name::new(name), child);
+                self.0 = Kept::Many(Box::new(many));
+            }
         }
-        replaced
+        None
     }
 
     /// Takes the child called `name` out.
     pub fn remove(&mut self, name: &[u8]) -> Option<T> {
-        let removed = match &mut self.kept {
+        match &mut self.0 {
             Kept::Few(few) => position(few, name).ok().map(|at| few.remove(at).1),
-            Kept::Many(many) => many.remove(name),
-        }?;
-        self.names_bytes -= name.len() + 1;
-        Some(removed)
+            Kept::Many(many) => {
+                let removed = many.map.remove(name)?;
+                many.names_bytes -= name.len() + 1;
+                Some(removed)
+            }
+        }
     }
 
-    /// Makes the sum of the names wrong, for tests of the consistency check.
+    /// Makes the sum of the names wrong if there are many, for tests of the consistency check.
     #[cfg(test)]
     pub fn falsify_names_bytes(&mut self) {
-        self.names_bytes += 1;
+        if let Kept::Many(many) = &mut self.0 {
+            many.names_bytes += 1;
+        }
     }
 
     /// All children in the order of their names.
     pub fn iter(&self) -> Iter<'_, T> {
-        match &self.kept {
+        match &self.0 {
             Kept::Few(few) => Iter::Few(few.iter()),
-            Kept::Many(many) => Iter::Many(many.iter()),
+            Kept::Many(many) => Iter::Many(many.map.iter()),
         }
+    }
+}
+
+impl<T: Clone> Many<T> {
+    fn insert(&mut self, name: Name, child: T) -> Option<T> {
+        let len = name.bytes().len();
+        let replaced = self.map.insert(name, child);
+        if replaced.is_none() {
+            self.names_bytes += len + 1;
+        }
+        replaced
     }
 }
 
@@ -129,6 +153,10 @@ impl<T: Clone> Default for Children<T> {
     fn default() -> Children<T> {
         Children::new()
     }
+}
+
+fn names_bytes<'n>(names: impl Iterator<Item = &'n Name>) -> usize {
+    names.map(|name| name.bytes().len() + 1).sum()
 }
 
 /// Where `name` is. A few names are compared one after the other faster than they are searched: to see

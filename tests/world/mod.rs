@@ -8,7 +8,9 @@ use std::sync::Mutex;
 
 use crossbeam::channel::Receiver;
 use xenstored::domain::{Domain, Limits, Quota, Registry};
-use xenstored::store::{Caller, Executed, Generations, Node, Op, Store, Transaction, Tree, Verb};
+use xenstored::store::{
+    Caller, Executed, Generations, Node, NodeArc, Op, Store, Transaction, Tree, Verb,
+};
 use xenstored::store::{Done, Failure, Removed, Settlement, Unblocked, reaper};
 use xenstored::sync::Arc;
 use xenstored::watch::{Batch, Entry, Outlet, Watcher};
@@ -126,15 +128,15 @@ impl World {
     pub fn nodes(&self) -> Vec<(PathBuf, Node)> {
         let mut found = Vec::new();
         let layout = self.store.layout();
-        let mut todo: Vec<(PathBuf, Arc<Node>)> = Vec::new();
+        let mut todo: Vec<(PathBuf, NodeArc)> = Vec::new();
         for shard in layout.all() {
             let tree = self.store.snapshot(shard);
-            todo.extend(tree.homes().map(|(path, root)| (path.clone(), Arc::clone(root))));
+            todo.extend(tree.homes().map(|(path, root)| (path.clone(), NodeArc::clone(root))));
         }
         while let Some((path, node)) = todo.pop() {
             for (name, child) in node.children().iter() {
                 let below = path.as_path().child(name.bytes());
-                todo.extend(child.as_ref().map(|child| (below, Arc::clone(child))));
+                todo.extend(child.as_ref().map(|child| (below, NodeArc::clone(child))));
             }
             found.push((path, Node::clone(&node)));
         }

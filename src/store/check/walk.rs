@@ -5,10 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use foldhash::fast::RandomState;
 
 use super::super::Tree;
-use super::super::node::Node;
+use super::super::node::{Node, NodeArc};
 use super::Living;
 use super::findings::Findings;
-use crate::sync::Arc;
 use crate::words::{Domid, Home, Layout, Path, PathBuf, ShardId, domain_of_home};
 
 /// What was seen of one shard.
@@ -72,7 +71,7 @@ impl<'a> Walk<'a> {
         self.trees.get(usize::from(shard.0))
     }
 
-    fn node(&self, home: &Home<'_>, path: Path<'_>) -> Option<&'a Arc<Node>> {
+    fn node(&self, home: &Home<'_>, path: Path<'_>) -> Option<&'a NodeArc> {
         self.tree(home.shard)?.get(home, path)
     }
 
@@ -100,8 +99,8 @@ impl<'a> Walk<'a> {
     }
 
     /// Visits the nodes of one home.
-    fn below(&mut self, root: &PathBuf, node: &Arc<Node>) {
-        let mut todo = vec![(root.clone(), Arc::clone(node), None)];
+    fn below(&mut self, root: &PathBuf, node: &NodeArc) {
+        let mut todo = vec![(root.clone(), NodeArc::clone(node), None)];
         while let Some((path, node, owner_above)) = todo.pop() {
             let owner = self.account(path.as_path(), &node, owner_above);
             let mut names_bytes = 0;
