@@ -27,10 +27,10 @@ pub const OUTPUT_CLOSE_BYTES: usize = 16 << 20;
 pub const RING_PAUSE_BYTES: usize = 8 << 10;
 /// See [`OUTPUT_COLLAPSE_BYTES`].
 pub const RING_COLLAPSE_BYTES: usize = 64 << 10;
-/// As much for the control domain's kernel as a socket gets before it is closed. It learns of all
-/// backends by one watch, and an event that names none of them tells it nothing; a hundred domains
-/// that start at once are 64 KiB of them. Guests cannot fill it: what they cause holds a ticket.
-pub const KERNEL_COLLAPSE_BYTES: usize = OUTPUT_CLOSE_BYTES;
+/// The control domain's kernel gets more. It learns of all backends by one watch, and an event that names
+/// none of them tells it nothing: of a hundred domains that start at once 64 KiB wait for it, of 10,000 more
+/// than 16 MiB. Guests cannot fill it: what they cause holds a ticket.
+pub const KERNEL_COLLAPSE_BYTES: usize = 64 << 20;
 
 /// A transaction that a client has open.
 pub struct OpenTransaction {

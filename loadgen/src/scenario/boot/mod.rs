@@ -46,8 +46,8 @@ pub use storm::all;
 const DEVICES: [(&str, u32); 2] = [("vbd", 51712), ("vif", 0)];
 
 /// So many domains have a toolstack of their own, whose connection and watch last as long as the
-/// domain; later ones share this many of those. A connection is a descriptor here and in the
-/// daemon, as a ring is, and a process has 20,000.
+/// domain; of a larger host the later ones, and of a larger storm all, share [`SHARED`]. A connection is a
+/// descriptor here and in the daemon, as a ring is, and a process has 20,000.
 const TOOLSTACKS_MAX: usize = 5000;
 const SHARED: usize = 64;
 
@@ -72,6 +72,9 @@ pub(super) struct Machine {
     arrivals: Arrivals,
     /// Toolstacks of living domains, each with its watch.
     toolstacks: RefCell<Vec<Client>>,
+    /// With so many toolstacks, more domains share them, in turn.
+    toolstacks_max: Cell<usize>,
+    turn: Cell<usize>,
     pub(super) guests: RefCell<Vec<(Domid, Client)>>,
     /// Another host, on which all its domains exist too: to be moved there.
     elsewhere: RefCell<Option<SimClient>>,
@@ -122,6 +125,8 @@ impl Machine {
             host: RefCell::new(host),
             arrivals: Arrivals::of(socket)?,
             toolstacks: RefCell::default(),
+            toolstacks_max: Cell::new(TOOLSTACKS_MAX),
+            turn: Cell::default(),
             guests: RefCell::default(),
             elsewhere: RefCell::default(),
             backends: RefCell::default(),
@@ -210,14 +215,24 @@ impl Machine {
     /// Starts a domain, by a toolstack of its own.
     pub(super) async fn boot(self: Rc<Machine>, domid: Domid) -> Result<()> {
         let living = self.toolstacks.borrow().len();
-        if living < TOOLSTACKS_MAX {
+        if living < self.toolstacks_max.get() {
             let toolstack = self.stage.connect(&self.socket)?;
             toolstack::create(Rc::clone(&self), toolstack.clone(), domid).await?;
             self.toolstacks.borrow_mut().push(toolstack);
             return Ok(());
         }
-        let toolstack = self.toolstacks.borrow()[usize::from(domid.0) % SHARED].clone();
+        let turn = self.turn.replace(self.turn.get() + 1);
+        let toolstack = self.toolstacks.borrow()[turn % SHARED.min(living)].clone();
         toolstack::create(self, toolstack, domid).await
+    }
+
+    /// All domains to come share so many toolstacks.
+    fn share_toolstacks(&self, connections: usize) -> Result<()> {
+        for _ in 0..connections {
+            self.toolstacks.borrow_mut().push(self.stage.connect(&self.socket)?);
+        }
+        self.toolstacks_max.set(connections);
+        Ok(())
     }
 }
 

@@ -20,7 +20,7 @@ use clap::Parser;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use super::{Machine, storm::domid};
+use super::{Machine, SHARED, TOOLSTACKS_MAX, storm::domid};
 use crate::client::{Stage, histogram};
 use crate::target::Running;
 use crate::trouble::{Result, Trouble};
@@ -132,6 +132,9 @@ pub fn storm(
 pub fn serve(share: &Share) -> Result<()> {
     let cannot = |error| Trouble::io("cannot hear of the storm", error);
     let machine = Machine::share(&share.socket, &share.sim)?;
+    if share.last > TOOLSTACKS_MAX {
+        machine.share_toolstacks(SHARED / share.step)?;
+    }
     let mut line = String::new();
     io::stdin().read_line(&mut line).map_err(cannot)?;
     let domains = (share.first..=share.last).step_by(share.step);

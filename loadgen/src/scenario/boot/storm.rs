@@ -61,7 +61,7 @@ impl Scenario for Boot {
                  both ends of each device must be connected. The echo server is asked what our \
                  daemon was asked, on sockets and rings, and sends as many replies and events of as \
                  many bytes. From 100 domains on, two further processes are toolstacks and guests, \
-                 from 5,000 on four. Each domain has a toolstack's connection."
+                 from 5,000 on four. Each domain has a toolstack's connection, but 10,000 have 64."
             }
             Boot::Filling => {
                 "A host fills up to 10,000 domains, 8 starting in parallel; the last 100 of each \
@@ -77,7 +77,7 @@ impl Scenario for Boot {
 
     fn cases(&self, plan: &Plan) -> Vec<Case> {
         let sizes: &[usize] = match (self, plan.quick) {
-            (Boot::Storm, false) => &[10, 100, 300, 1000, 5000],
+            (Boot::Storm, false) => &[10, 100, 300, 1000, 5000, 10_000],
             (Boot::Storm, true) => &[10],
             (Boot::Filling, false) => &[100, 1000, 5000, 10_000],
             (Boot::Filling, true) => &[20],
