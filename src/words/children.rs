@@ -52,8 +52,8 @@ impl<T: Clone> Children<T> {
         self.len() == 0
     }
 
-    /// The bytes of all names with a NUL each: the size of a DIRECTORY reply. Cost: at most
-    /// [`FEW_MAX`] additions.
+    /// The bytes of all names with a NUL each: the size of a DIRECTORY reply. Cost: at most 32
+    /// additions.
     pub fn names_bytes(&self) -> usize {
         match &self.0 {
             Kept::Few(few) => names_bytes(few.iter().map(|(name, _)| name)),
