@@ -56,7 +56,7 @@ impl<T: Clone> Children<T> {
     /// additions.
     pub fn names_bytes(&self) -> usize {
         match &self.0 {
-            Kept::Few(few) => names_bytes(few.iter().map(|(name, _)| name)),
+            Kept::Few(few) => names_bytes(few),
             Kept::Many(many) => many.names_bytes,
         }
     }
@@ -100,7 +100,7 @@ impl<T: Clone> Children<T> {
                 few.insert(at, (Name::new(name), child));
             }
             Err(_) => {
-                let names_bytes = names_bytes(few.iter().map(|(name, _)| name));
+                let names_bytes = names_bytes(few);
                 let mut many = Many { names_bytes, map: few.drain(..).collect() };
                 many.insert(Name::new(name), child);
                 self.0 = Kept::Many(Box::new(many));
@@ -155,8 +155,8 @@ impl<T: Clone> Default for Children<T> {
     }
 }
 
-fn names_bytes<'n>(names: impl Iterator<Item = &'n Name>) -> usize {
-    names.map(|name| name.bytes().len() + 1).sum()
+fn names_bytes<T>(few: &[(Name, T)]) -> usize {
+    few.iter().map(|(name, _)| name.bytes().len() + 1).sum()
 }
 
 /// Where `name` is. A few names are compared one after the other faster than they are searched: to see

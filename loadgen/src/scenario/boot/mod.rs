@@ -72,8 +72,9 @@ pub(super) struct Machine {
     arrivals: Arrivals,
     /// Toolstacks of living domains, each with its watch.
     toolstacks: RefCell<Vec<Client>>,
-    /// With so many toolstacks, more domains share them, in turn.
+    /// Once there are so many, further domains share them.
     toolstacks_max: Cell<usize>,
+    /// Which of those is next.
     turn: Cell<usize>,
     pub(super) guests: RefCell<Vec<(Domid, Client)>>,
     /// Another host, on which all its domains exist too: to be moved there.
@@ -212,7 +213,7 @@ impl Machine {
         self.stage.run(PATIENCE)
     }
 
-    /// Starts a domain, by a toolstack of its own.
+    /// Starts a domain, by a toolstack of its own or, if there are as many as may be, by one that others use too.
     pub(super) async fn boot(self: Rc<Machine>, domid: Domid) -> Result<()> {
         let living = self.toolstacks.borrow().len();
         if living < self.toolstacks_max.get() {
