@@ -359,7 +359,8 @@ fn who_left_is_introduced_where_it_was() {
     }
     let open = a.guest(1).start().unwrap();
     let (_proxy, to) = at_first(&b, op::UNQUIESCE, Action::Gone);
-    let run = xsctl(&["move", "--socket", &from, "--to", &to, "--domains", "1-3", "--json"]);
+    let which = ["--domains", "1-3", "--batch", "3", "--json"];
+    let run = xsctl(&[&["move", "--socket", &from, "--to", &to][..], &which].concat());
     let (lines, _) = run.json();
     for (line, domid) in lines.iter().zip(1..) {
         let error = line["error"].as_str().unwrap();
