@@ -93,15 +93,15 @@ impl Context<'_> {
     /// # Errors
     /// `ENOSPC` if a quota of the caller's is reached; then nothing is charged.
     pub fn charge(&mut self, perms: &PermSet, nodes: u64, bytes: u64) -> Result<(), Errno> {
-        let Some(owner) = self.registry.owner(perms.owner(), perms.stamp()) else { return Ok(()) };
-        if Arc::ptr_eq(&owner, &self.caller.domain) {
-            return self.charge_caller(&owner, nodes, bytes);
+        if self.is_callers(perms) {
+            return self.charge_caller(nodes, bytes);
         }
-        self.change(&owner, signed(nodes), signed(bytes));
+        self.change(perms, signed(nodes), signed(bytes));
         Ok(())
     }
 
-    fn charge_caller(&mut self, own: &Arc<Domain>, nodes: u64, bytes: u64) -> Result<(), Errno> {
+    fn charge_caller(&mut self, nodes: u64, bytes: u64) -> Result<(), Errno> {
+        let own = &self.caller.domain;
         let deltas = match &mut self.ledger {
             Ledger::Accounts if self.registry.reserve_nodes(own, nodes, bytes) => return Ok(()),
             Ledger::Accounts => return Err(Errno::ENOSPC),
@@ -113,31 +113,44 @@ impl Context<'_> {
             (Quota::Memory, bytes, delta.bytes + signed(bytes)),
         ] {
             let limit = self.registry.limit(own, quota);
-            let used = signed(own.account.used(quota)).saturating_add(sum);
-            if more > 0 && limit != 0 && used > i64::from(limit) {
+            if more > 0
+                && limit != 0
+                && signed(own.account.used(quota)).saturating_add(sum) > i64::from(limit)
+            {
                 self.registry.refuse(own, quota);
                 return Err(Errno::ENOSPC);
             }
         }
-        self.change(own, signed(nodes), signed(bytes));
+        self.change_of(own, signed(nodes), signed(bytes));
         Ok(())
     }
 
     /// Gives back what [`Context::charge`] took.
     pub fn credit(&mut self, perms: &PermSet, nodes: u64, bytes: u64) {
-        if let Some(owner) = self.registry.owner(perms.owner(), perms.stamp()) {
-            self.change(&owner, -signed(nodes), -signed(bytes));
-        }
+        self.change(perms, -signed(nodes), -signed(bytes));
     }
 
     /// Charges again what was just credited: cannot be refused.
     pub fn recharge(&mut self, perms: &PermSet, nodes: u64, bytes: u64) {
-        if let Some(owner) = self.registry.owner(perms.owner(), perms.stamp()) {
-            self.change(&owner, signed(nodes), signed(bytes));
+        self.change(perms, signed(nodes), signed(bytes));
+    }
+
+    /// Whether the owner named by `perms` is the caller, in this life: most are, and then nobody is
+    /// looked up.
+    fn is_callers(&self, perms: &PermSet) -> bool {
+        let own = &self.caller.domain;
+        perms.owner() == own.domid && own.birth <= perms.stamp() && self.caller_lives()
+    }
+
+    fn change(&mut self, perms: &PermSet, nodes: i64, bytes: i64) {
+        if self.is_callers(perms) {
+            self.change_of(&self.caller.domain, nodes, bytes);
+        } else if let Some(owner) = self.registry.owner(perms.owner(), perms.stamp()) {
+            self.change_of(&owner, nodes, bytes);
         }
     }
 
-    fn change(&mut self, owner: &Arc<Domain>, nodes: i64, bytes: i64) {
+    fn change_of(&mut self, owner: &Arc<Domain>, nodes: i64, bytes: i64) {
         match &mut self.ledger {
             Ledger::Transaction(deltas) => {
                 let delta = deltas.of(owner);
@@ -145,8 +158,11 @@ impl Context<'_> {
                 delta.bytes += bytes;
             }
             Ledger::Accounts => {
-                owner.account.change(Quota::Nodes, nodes);
-                owner.account.change(Quota::Memory, bytes);
+                for (quota, change) in [(Quota::Nodes, nodes), (Quota::Memory, bytes)] {
+                    if change != 0 {
+                        owner.account.change(quota, change);
+                    }
+                }
             }
         }
     }

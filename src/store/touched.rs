@@ -1,8 +1,7 @@
 //! The homes of a transaction: each as it was when first touched, and as the transaction sees it.
 
-use std::collections::HashMap;
-
 use foldhash::fast::RandomState;
+use indexmap::IndexMap;
 
 use super::Shard;
 use super::forest::{LockSet, Locked};
@@ -12,9 +11,13 @@ use super::tree::{find, get_mut};
 use crate::sync::Arc;
 use crate::words::{Domid, Home, Path, PathBuf, Perms, ShardId};
 
-/// Homes by their roots.
+/// Homes by their roots, in the order in which they were first touched.
 #[derive(Default)]
-pub struct TouchedHomes(HashMap<PathBuf, Touched, RandomState>);
+pub struct TouchedHomes {
+    homes: IndexMap<PathBuf, Touched, RandomState>,
+    /// Where the one is that was touched last: most requests are about the home of the one before.
+    last: usize,
+}
 
 /// A home of a transaction.
 pub struct Touched {
@@ -160,16 +163,21 @@ impl TouchedHomes {
         home: &Home<'_>,
         take: impl FnOnce() -> Touched,
     ) -> Option<&mut Touched> {
-        if !self.0.contains_key(home.root.bytes()) {
-            self.0.insert(home.root.to_buf(), take());
+        let root = home.root;
+        let is_last = self.homes.get_index(self.last).is_some_and(|(at, _)| at.as_path() == root);
+        if !is_last {
+            self.last = match self.homes.get_index_of(root.bytes()) {
+                Some(at) => at,
+                None => self.homes.insert_full(root.to_buf(), take()).0,
+            };
         }
-        self.0.get_mut(home.root.bytes())
+        self.homes.get_index_mut(self.last).map(|(_, touched)| touched)
     }
 
     /// The locks that a commit needs: shared where it only looked. Cost: the homes.
     pub fn lock_set(&self) -> LockSet {
         let mut set = LockSet::default();
-        for home in self.0.values() {
+        for home in self.homes.values() {
             set.add(home.shard, home.is_written());
         }
         set
@@ -178,7 +186,7 @@ impl TouchedHomes {
     /// Whether every home is still what it was when first touched, as far as it matters. Cost: a
     /// lookup for each.
     pub fn are_current(&self, locked: &Locked<'_>) -> bool {
-        self.0.iter().all(|(path, touched)| {
+        self.homes.iter().all(|(path, touched)| {
             let home = Home { shard: touched.shard, root: path.as_path() };
             touched.is_current(locked.root_of(&home), &home)
         })
@@ -187,7 +195,7 @@ impl TouchedHomes {
     /// Puts what was written into the store. What it was remains here, so nothing is freed. Cost: the
     /// homes, the names, and the changes of the index of owners.
     pub fn swap_in(&mut self, locked: &mut Locked<'_>) {
-        for (path, touched) in &mut self.0 {
+        for (path, touched) in &mut self.homes {
             let home = Home { shard: touched.shard, root: path.as_path() };
             let Some(Shard { tree, .. }) = locked.shard_mut(touched.shard) else { continue };
             match &touched.usage {
@@ -210,6 +218,6 @@ impl TouchedHomes {
 
     /// The root of a home when it was first touched, if it was.
     pub fn base(&self, home: &Home<'_>) -> Option<Option<&NodeArc>> {
-        self.0.get(home.root.bytes()).map(|touched| touched.base.as_ref())
+        self.homes.get(home.root.bytes()).map(|touched| touched.base.as_ref())
     }
 }

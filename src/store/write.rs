@@ -2,14 +2,16 @@
 
 use std::cmp::Ordering;
 
+use smallvec::SmallVec;
+
 use super::context::{Context, Effects};
 use super::forest::Forest;
 use super::node::{Child, Node, NodeArc, charge_bytes, size};
 use super::op::Stop;
 use super::read::{nearest, refusal};
-use super::tree::is_boundary;
+use super::tree::{Found, is_boundary};
 use crate::sync::Arc;
-use crate::words::{Access, Domid, Errno, Home, Path, Perms};
+use crate::words::{Access, Domid, Errno, Home, Layout, Path, Perms};
 
 /// WRITE: sets the value, creating what is missing. Cost: the depth and the value.
 ///
@@ -24,8 +26,12 @@ pub fn write<F: Forest>(
 ) -> Result<(), Stop> {
     let home = forest.layout().home(path);
     forest.claim(&home)?;
-    let Some(node) = forest.get(&home, path)? else {
-        return create(cx, forest, path, value, effects);
+    let node = match forest.find(&home, path)? {
+        Found::Node(node) => node,
+        Found::Missing(above) => {
+            let above = above.map(perms_of);
+            return create(cx, forest, (home, path), above, value, effects);
+        }
     };
     let perms = Arc::clone(&node.perms);
     if !cx.access(&perms).allows(Access::WRITE) {
@@ -57,102 +63,140 @@ pub fn mkdir<F: Forest>(
     effects: &mut Effects,
 ) -> Result<(), Stop> {
     let home = forest.layout().home(path);
-    match forest.get(&home, path)? {
-        None => create(cx, forest, path, b"", effects),
-        Some(node) if cx.access(&node.perms).allows(Access::WRITE) => Ok(()),
-        Some(_) => Err(refusal(cx, forest, path, Errno::EACCES, Access::WRITE)?.into()),
+    match forest.find(&home, path)? {
+        Found::Node(node) if cx.access(&node.perms).allows(Access::WRITE) => Ok(()),
+        Found::Node(_) => Err(refusal(cx, forest, path, Errno::EACCES, Access::WRITE)?.into()),
+        Found::Missing(above) => {
+            let above = above.map(perms_of);
+            create(cx, forest, (home, path), above, b"", effects)
+        }
     }
 }
 
-/// Creates `path` with `value`, and every missing node above it without one. They inherit the
-/// permissions of the nearest existing ancestor; a guest owns what it creates.
+fn perms_of((node, at): (&NodeArc, usize)) -> (Perms, usize) {
+    (Arc::clone(&node.perms), at)
+}
+
+/// Creates `path`, which lies in `home`, with `value`, and every missing node above it without one. They
+/// inherit the permissions of the nearest existing ancestor; a guest owns what it creates. `above` is
+/// that ancestor, with the length of its path, if it lies in `home` too.
 fn create<F: Forest>(
     cx: &mut Context<'_>,
     forest: &mut F,
-    path: Path<'_>,
+    (home, path): (Home<'_>, Path<'_>),
+    above: Option<(Perms, usize)>,
     value: &[u8],
     effects: &mut Effects,
 ) -> Result<(), Stop> {
-    let (ancestor, at) = nearest(forest, path.parent().ok_or(Errno::EIO)?)?;
+    let (ancestor, at) = match above {
+        Some(above) => above,
+        None => nearest(forest, home.root.parent().ok_or(Errno::EIO)?)?,
+    };
     // Read before it is asked whether the caller lives: should it die and its number be given away
     // meanwhile, what it creates here is older than the next life and not that one's.
     let now = cx.registry.now();
     if !cx.access(&ancestor).allows(Access::WRITE) || !cx.caller_lives() {
         return Err(Errno::EACCES.into());
     }
-    let (layout, anchor) = (forest.layout(), path.prefix(at));
-    // Every lock first: each missing node may be the root of a home elsewhere.
-    for above in missing(path, at).chain([anchor]) {
-        forest.claim(&layout.home(above))?;
-    }
+    let branch = Branch::new(forest.layout(), home, path, at);
+    branch.claim(forest)?;
 
     let perms = ancestor.inherited(&cx.caller.subject, cx.registry.births(), now);
-    let (nodes, bytes) = missing(path, at)
-        .fold((0, value.len() as u64), |(nodes, bytes), above| {
-            (nodes + 1, bytes + charge_bytes(&perms, above.name(), 0))
-        });
+    let charges = branch.missing.iter().map(|missing| charge_bytes(&perms, missing.name(), 0));
+    let (nodes, bytes) = (branch.missing.len() as u64, charges.sum::<u64>() + value.len() as u64);
     cx.check_size(size(&perms, 0, value.len()))?;
     // Who is not limited does not look, and so gets in the way of nobody who changes the same node.
     if !cx.caller.subject.privileged
-        && let Some(topmost) = missing(path, at).last()
+        && let Some(topmost) = branch.missing.last()
     {
-        let size = forest.get(&layout.home(anchor), anchor)?.map_or(0, |node| node.size());
+        let anchor = branch.anchor;
+        let size = forest.get(&branch.home_of(anchor), anchor)?.map_or(0, |node| node.size());
         cx.check_size(size + topmost.name().len() + 1)?;
     }
     cx.charge(&perms, nodes, bytes)?;
     let boundary = ancestor.owner() != perms.owner();
-    attach(cx, forest, path, at, value, &perms, boundary)?;
-    effects.changed(path.to_buf(), layout.home(path).shard, None, perms);
+    branch.attach(cx, forest, value, &perms, boundary)?;
+    effects.changed(path.to_buf(), home.shard, None, perms);
     Ok(())
 }
 
-/// Builds the missing nodes from the bottom up and hangs the topmost one into `path`'s existing
-/// ancestor of `at` bytes.
-fn attach<F: Forest>(
-    cx: &Context<'_>,
-    forest: &mut F,
-    path: Path<'_>,
-    at: usize,
-    value: &[u8],
-    perms: &Perms,
-    boundary: bool,
-) -> Result<(), Stop> {
-    let layout = forest.layout();
-    let mut node = Node::new(Arc::clone(perms), cx.generation, value);
-    for here in missing(path, at) {
-        let home = layout.home(here);
-        let parent = here.parent().unwrap_or(Path::ROOT);
-        let is_topmost = parent.bytes().len() == at;
-        let is_root = home.root == here;
-        if is_root || is_topmost && boundary {
-            forest.note_owned(&home, perms.owner(), here)?;
-        }
-        let child: Child = if is_root {
-            forest.set_root(&home, Some(NodeArc::new(node)))?;
-            None
-        } else {
-            Some(NodeArc::new(node))
-        };
-        if is_topmost {
-            let home = layout.home(parent);
-            if is_root {
-                return forest.name_home(&home, parent, here.name(), cx.generation);
-            }
-            if let Some(parent) = forest.get_mut(&home, parent)? {
-                parent.insert_child(cx.generation, here.name(), child);
-            }
-            return Ok(());
-        }
-        node = Node::new(Arc::clone(perms), cx.generation, b"");
-        node.insert_child(cx.generation, here.name(), child);
+/// Nodes that are created together, each below the next.
+struct Branch<'p> {
+    layout: Layout,
+    /// Where the lowest lies.
+    home: Home<'p>,
+    /// The lowest first.
+    missing: SmallVec<[Path<'p>; 8]>,
+    /// The existing node that the topmost one is hung into.
+    anchor: Path<'p>,
+}
+
+impl<'p> Branch<'p> {
+    /// `path`, which lies in `home`, and what is above it up to but without the node of `at` bytes.
+    fn new(layout: Layout, home: Home<'p>, path: Path<'p>, at: usize) -> Branch<'p> {
+        let longer = |path: &Path<'_>| path.bytes().len() > at;
+        let missing = std::iter::successors(Some(path), |path| path.parent()).take_while(longer);
+        Branch { layout, home, missing: missing.collect(), anchor: path.prefix(at) }
     }
-    Ok(())
-}
 
-/// `path` and its ancestors, up to but without the one of `at` bytes.
-fn missing(path: Path<'_>, at: usize) -> impl Iterator<Item = Path<'_>> {
-    let longer = move |path: &Path<'_>| path.bytes().len() > at;
-    std::iter::successors(Some(path), |path| path.parent()).take_while(longer)
+    /// Where one of them or the anchor lies.
+    fn home_of(&self, above: Path<'p>) -> Home<'p> {
+        self.layout.home_above(self.home, above)
+    }
+
+    /// Asks for every lock: each missing node may be the root of a home elsewhere.
+    fn claim<F: Forest>(&self, forest: &mut F) -> Result<(), Stop> {
+        forest.claim(&self.home)?;
+        let mut last = self.home;
+        for above in self.missing.iter().chain([&self.anchor]) {
+            let home = self.home_of(*above);
+            if home != last {
+                forest.claim(&home)?;
+                last = home;
+            }
+        }
+        Ok(())
+    }
+
+    /// Builds the missing nodes from the bottom up and hangs the topmost one into the anchor.
+    fn attach<F: Forest>(
+        &self,
+        cx: &Context<'_>,
+        forest: &mut F,
+        value: &[u8],
+        perms: &Perms,
+        boundary: bool,
+    ) -> Result<(), Stop> {
+        let mut node = Node::new(Arc::clone(perms), cx.generation, value);
+        let above = self.missing.iter().skip(1).map(|path| (path, false));
+        let above = above.chain([(&self.anchor, true)]);
+        for (&here, (&parent, is_topmost)) in self.missing.iter().zip(above) {
+            let home = self.home_of(here);
+            let is_root = home.root.bytes().len() == here.bytes().len();
+            if is_root || is_topmost && boundary {
+                forest.note_owned(&home, perms.owner(), here)?;
+            }
+            let child: Child = if is_root {
+                forest.set_root(&home, Some(NodeArc::new(node)))?;
+                None
+            } else {
+                Some(NodeArc::new(node))
+            };
+            if is_topmost {
+                let home = self.home_of(parent);
+                if is_root {
+                    return forest.name_home(&home, parent, here.name(), cx.generation);
+                }
+                if let Some(parent) = forest.get_mut(&home, parent)? {
+                    parent.insert_child(cx.generation, here.name(), child);
+                }
+                return Ok(());
+            }
+            node = Node::new(Arc::clone(perms), cx.generation, b"");
+            node.insert_child(cx.generation, here.name(), child);
+        }
+        Ok(())
+    }
 }
 
 /// SET_PERMS: only the owner may; only the control domain may change the owner.

@@ -91,6 +91,13 @@ impl Layout {
         Home { shard: domid.map_or_else(|| self.of_bytes(root), |d| self.of_domain(d)), root }
     }
 
+    /// The home of `above`: of an ancestor of a path that lies in `home`, or of that path itself. Cost:
+    /// none as long as it is the same home.
+    pub fn home_above<'a>(self, home: Home<'a>, above: Path<'a>) -> Home<'a> {
+        // A home that `above` lies in is one that the path below it lies in, and the innermost counts.
+        if above.bytes().len() >= home.root.bytes().len() { home } else { self.home(above) }
+    }
+
     /// The homes at and below `/local/domain/<b>`. Most requests come here, several times: no
     /// component is looked at that does not matter.
     fn domain_home(self, path: Path<'_>) -> Home<'_> {
@@ -193,6 +200,10 @@ mod tests {
             assert_eq!(home.root.bytes(), root.as_bytes(), "{path}");
             if let Some(shard) = shard {
                 assert_eq!(home.shard, shard, "{path}");
+            }
+            let path = Path::parse(path.as_bytes()).unwrap();
+            for above in std::iter::successors(Some(path), |path| path.parent()) {
+                assert_eq!(layout.home_above(home, above), layout.home(above), "{above}");
             }
             let domain = domain_of_home(home.root).map(|domid| layout.of_domain(domid));
             assert_eq!(domain, shard.filter(|&shard| shard != spine && root != "/"), "{path}");
