@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use xenstored::watch::{Entry, Trie, Watcher};
+use xenstored::watch::{Entry, Matches, Trie, Watcher};
 use xenstored::words::{Domid, Path, PathBuf};
 
 /// One watch on each of so many paths.
@@ -43,7 +43,7 @@ fn watches(criterion: &mut Criterion) {
     ] {
         group.bench_function(what, |bench| {
             bench.iter(|| {
-                trie.matching(black_box(at.as_path()), |entry| {
+                Matches::default().of(&trie, black_box(at.as_path()), |entry| {
                     black_box(entry);
                 })
             });

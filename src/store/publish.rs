@@ -13,7 +13,7 @@ use super::tree::find;
 use super::{Shard, Store};
 use crate::domain::Ticket;
 use crate::sync::Arc;
-use crate::watch::{Batch, Entry, Event, Trie};
+use crate::watch::{Batch, Entry, Event, Matches, Trie};
 use crate::words::{Access, Domid, Path, PermSet, Perms};
 
 impl Store {
@@ -35,12 +35,14 @@ impl Store {
             !change.removed.is_empty() || self.upper.may_match(change.path.as_path())
         };
         let upper = changes.iter().any(concerns).then(|| self.upper.load());
+        let removes = changes.iter().any(|change| !change.removed.is_empty());
         let paths = OnceCell::new();
-        let scene = Scene { store: self, locked, replaced, changes, paths, upper };
+        let scene = Scene { store: self, locked, replaced, changes, removes, paths, upper };
+        let mut looks = Looks::default();
         let mut found = Vec::new();
         for change in changes {
             let start = found.len();
-            scene.matches(change, &mut found);
+            scene.matches(change, &mut looks, &mut found);
             found[start..].sort_by_key(order);
         }
         if found.is_empty() {
@@ -101,10 +103,19 @@ struct Scene<'a, 's> {
     locked: &'a Locked<'s>,
     replaced: Option<&'a TouchedHomes>,
     changes: &'a [Change],
+    /// Some of them removed something.
+    removes: bool,
     /// Those of `changes`, for whoever asks [`Scene::has_changed`].
     paths: OnceCell<HashSet<&'a [u8], RandomState>>,
     /// If some of its watches may match.
     upper: Option<Arc<Trie>>,
+}
+
+/// The looks for watches: in the tries of the shards, and in the upper one.
+#[derive(Default)]
+struct Looks<'a> {
+    own: Matches<'a, 'a>,
+    upper: Matches<'a, 'a>,
 }
 
 impl Scene<'_, '_> {
@@ -119,9 +130,11 @@ impl Scene<'_, '_> {
         replaced.base(&home).map(|root| find(root, &home, path).node())
     }
 
+    /// Whether `path` is there now, which some change concerns.
     fn is_there(&self, path: Path<'_>) -> bool {
         let home = self.store.layout.home(path);
-        self.shard(path).is_some_and(|shard| shard.tree.get(&home, path).is_some())
+        let tree = self.locked.shard(home.shard).map(|shard| &shard.tree);
+        !self.removes || tree.is_some_and(|tree| tree.get(&home, path).is_some())
     }
 
     /// Whether `path` was only there within a transaction.
@@ -150,7 +163,7 @@ impl Scene<'_, '_> {
         (before.is_some() || after.is_some()).then_some([before, after, change.parent.as_ref()])
     }
 
-    fn matches(&self, change: &Change, found: &mut Vec<Event>) {
+    fn matches<'c>(&'c self, change: &'c Change, looks: &mut Looks<'c>, found: &mut Vec<Event>) {
         let path = change.path.as_path();
         // Most changes of most transactions are watched by nobody.
         let perms = LazyCell::new(|| self.perms(change));
@@ -161,10 +174,10 @@ impl Scene<'_, '_> {
             }
         };
         if let Some(shard) = self.locked.shard(change.shard) {
-            shard.watches.matching(path, &mut tell);
+            looks.own.of(&shard.watches, path, &mut tell);
         }
         if let Some(upper) = &self.upper {
-            upper.matching(path, &mut tell);
+            looks.upper.of(upper, path, &mut tell);
         }
         if !change.removed.is_empty() && perms.is_some() {
             self.matches_below(change, found);

@@ -1,7 +1,5 @@
 //! Watches by path.
 
-use std::cell::LazyCell;
-
 use smallvec::SmallVec;
 
 use crate::sync::Arc;
@@ -42,12 +40,22 @@ pub struct Trie {
 }
 
 #[derive(Clone, Default)]
-struct TrieNode {
+pub(super) struct TrieNode {
     entries: Entries,
     children: Children<Arc<TrieNode>>,
 }
 
 impl TrieNode {
+    /// The watches set on it.
+    pub(super) fn entries(&self) -> &Entries {
+        &self.entries
+    }
+
+    /// The one below it that is called `name`.
+    pub(super) fn child(&self, name: &[u8]) -> Option<&TrieNode> {
+        self.children.get(name).map(|child| &**child)
+    }
+
     fn is_empty(&self) -> bool {
         self.entries.is_empty() && self.children.is_empty()
     }
@@ -76,26 +84,6 @@ impl Trie {
         let removed = remove_below(Arc::make_mut(self.above_mut(path)), &names, watcher);
         self.count -= usize::from(removed);
         removed
-    }
-
-    /// Calls `found` for each watch on `path` or an ancestor of it whose depth reaches `path`.
-    pub fn matching(&self, path: Path<'_>, mut found: impl FnMut(&Entry)) {
-        // Few watches have a depth, and most paths need not be counted.
-        let depth = LazyCell::new(|| path.components().count());
-        let mut node = self.above(path);
-        let mut names = path.components();
-        for level in 0.. {
-            let reaches = |limit: u16| *depth - level <= usize::from(limit);
-            node.entries.each(|entry| {
-                if entry.depth.is_none_or(reaches) {
-                    found(entry);
-                }
-            });
-            match names.next().and_then(|name| node.children.get(name)) {
-                Some(child) => node = child,
-                None => return,
-            }
-        }
     }
 
     /// Calls `found` for each watch set on `path` itself.
@@ -134,7 +122,8 @@ impl Trie {
         self.count += 1;
     }
 
-    fn above(&self, path: Path<'_>) -> &Arc<TrieNode> {
+    /// Where the way to `path` begins.
+    pub(super) fn above(&self, path: Path<'_>) -> &Arc<TrieNode> {
         if path.is_special() { &self.special } else { &self.root }
     }
 
@@ -222,7 +211,7 @@ impl Entries {
     }
 
     /// Calls `found` for all of them, in no particular order.
-    fn each(&self, found: impl FnMut(&Entry)) {
+    pub(super) fn each(&self, found: impl FnMut(&Entry)) {
         match self {
             Entries::Few(few) => few.iter().for_each(found),
             Entries::Many(many) => many.values().for_each(found),
@@ -263,6 +252,7 @@ impl Entries {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Matches;
     use super::*;
     use proptest::prelude::*;
 
@@ -273,7 +263,8 @@ mod tests {
 
     fn found(trie: &Trie, path: &str) -> Vec<u64> {
         let mut seqs = Vec::new();
-        trie.matching(Path::parse(path.as_bytes()).unwrap(), |entry| seqs.push(entry.watcher.seq));
+        let path = Path::parse(path.as_bytes()).unwrap();
+        Matches::default().of(trie, path, |entry| seqs.push(entry.watcher.seq));
         seqs.sort_unstable();
         seqs
     }

@@ -75,6 +75,7 @@ impl Upper {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Matches;
     use super::*;
     use crate::words::Domid;
 
@@ -95,7 +96,8 @@ mod tests {
             upper.insert(path(text), entry(1));
             for other in watched.into_iter().chain(nested).chain(changed) {
                 let mut matches = false;
-                upper.load().matching(path(other), |_| matches = true);
+                let trie = upper.load();
+                Matches::default().of(&trie, path(other), |_| matches = true);
                 assert!(!matches || upper.may_match(path(other)), "{text} and {other}");
             }
             assert!(!upper.remove(path(text), entry(2).watcher));
