@@ -1,5 +1,6 @@
 //! One client: its bytes, its watches, its transactions.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::time::Instant;
 
@@ -9,9 +10,9 @@ use super::guards::Failing;
 use super::moving::Quiesced;
 use super::output::Output;
 use super::watches::Watches;
-use crate::domain::{Domain, Quota, Ticket};
+use crate::domain::{Domain, Quota, Registry, Ticket};
 use crate::protocol::Header;
-use crate::store::{Transaction, Unblocked};
+use crate::store::{Caller, Transaction, Unblocked};
 use crate::sync::Arc;
 use crate::transport::{Ring, RingError, Transport};
 use crate::watch::Event;
@@ -32,14 +33,31 @@ pub const RING_COLLAPSE_BYTES: usize = 64 << 10;
 /// than 16 MiB. Guests cannot fill it: what they cause holds a ticket.
 pub const KERNEL_COLLAPSE_BYTES: usize = 64 << 20;
 
+/// What a transaction that no quota binds is charged with at a time, in bytes. All toolstacks have one
+/// account: were it brought up to date with each request, all threads would write to it in turn.
+const CHARGE_STEP: u64 = 16 << 10;
+
 /// A transaction that a client has open.
 pub struct OpenTransaction {
     /// What it did.
     pub transaction: Transaction,
     /// When its snapshots were taken, if it has any.
     pub snapshots_from: Option<Instant>,
-    /// What of it is charged in the quota `memory`.
+    /// What is charged for it in the quota `memory`.
     pub charged: u64,
+}
+
+impl OpenTransaction {
+    /// Sees to it that `needed` bytes are charged; `false` if a quota of the caller's is reached.
+    pub fn reserve(&mut self, registry: &Registry, caller: &Caller, needed: u64) -> bool {
+        let step = if caller.subject.privileged { CHARGE_STEP } else { 1 };
+        let missing = needed.saturating_sub(self.charged).next_multiple_of(step);
+        if missing > 0 && !registry.reserve(&caller.domain, Quota::Memory, missing) {
+            return false;
+        }
+        self.charged += missing;
+        true
+    }
 }
 
 /// Why a request of a client waits.
@@ -99,6 +117,8 @@ pub struct Connection {
     pub ready: bool,
     /// Called when its domain may go on.
     pub unblocked: Option<Unblocked>,
+    /// Who asked in its last pass.
+    pub caller: Option<Caller>,
 }
 
 impl Connection {
@@ -128,6 +148,7 @@ impl Connection {
             listens_for_room: false,
             ready: false,
             unblocked: None,
+            caller: None,
         }
     }
 
@@ -196,10 +217,12 @@ impl Connection {
         }
         let unsent = self.output.len() as u64;
         let account = &self.domain.account;
-        if unsent > self.output_charged {
-            account.charge(Quota::Memory, unsent - self.output_charged);
-        } else {
-            account.release(Quota::Memory, self.output_charged - unsent);
+        match unsent.cmp(&self.output_charged) {
+            Ordering::Greater => account.charge(Quota::Memory, unsent - self.output_charged),
+            Ordering::Equal => return,
+            Ordering::Less => {
+                account.release(Quota::Memory, self.output_charged - unsent);
+            }
         }
         self.output_charged = unsent;
     }

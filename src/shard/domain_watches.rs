@@ -66,7 +66,7 @@ impl Thread {
         let place = *self.rings.get(&domid).ok_or(Errno::ENOENT)?;
         let slot = self.connections.get_mut(place).and_then(Option::take);
         let mut connection = slot.ok_or(Errno::ENOENT)?;
-        let caller = self.caller(&connection);
+        let caller = self.caller(&mut connection);
         let add = |watch: &NewWatch| {
             let watch = (&*watch.path, &*watch.token, watch.depth);
             self.add_watch(place, &mut connection, &caller, watch)

@@ -171,8 +171,20 @@ impl Thread {
         connection: &mut Connection,
         stage: &[u8],
     ) -> Result<usize, Option<RingError>> {
-        let mut stream = stage;
         let caller = self.caller(connection);
+        let result = self.serve_messages(place, connection, &caller, stage);
+        connection.caller = Some(caller);
+        result
+    }
+
+    fn serve_messages(
+        &mut self,
+        place: Place,
+        connection: &mut Connection,
+        caller: &Caller,
+        stage: &[u8],
+    ) -> Result<usize, Option<RingError>> {
+        let mut stream = stage;
         connection.more_input = false;
         for _ in 0..REQUESTS_PER_PASS {
             match frame(stream) {
@@ -182,7 +194,7 @@ impl Thread {
                     if !std::mem::take(&mut connection.comes_again) {
                         trace::request(self.number, connection, header, payload);
                     }
-                    if !self.request(place, connection, &caller, header, payload) {
+                    if !self.request(place, connection, caller, header, payload) {
                         connection.comes_again = true;
                         break;
                     }
@@ -249,13 +261,19 @@ impl Thread {
         }
     }
 
-    /// Who asks, with the rights of this moment.
-    pub(super) fn caller(&self, connection: &Connection) -> Caller {
-        Caller {
-            domain: Arc::clone(&connection.domain),
-            subject: self.shared.store.registry().subject(&connection.domain),
-            turn: self.shared.store.turn(),
-            unblocked: connection.unblocked.clone(),
+    /// Who asks, with the rights of this moment: as it was left with the connection, if it was, so that
+    /// the control domain's references are not counted by all threads at each pass of a socket.
+    pub(super) fn caller(&self, connection: &mut Connection) -> Caller {
+        let subject = self.shared.store.registry().subject(&connection.domain);
+        let turn = self.shared.store.turn();
+        match connection.caller.take() {
+            Some(caller) => Caller { subject, turn, ..caller },
+            None => Caller {
+                domain: Arc::clone(&connection.domain),
+                subject,
+                turn,
+                unblocked: connection.unblocked.clone(),
+            },
         }
     }
 }

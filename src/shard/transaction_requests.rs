@@ -90,10 +90,9 @@ impl Thread {
     ) -> Result<(), Errno> {
         let open = connection.transactions.get_mut(&id).ok_or(Errno::ENOENT)?;
         // Before anything is held: a guest over its quota is not read, and could end nothing.
-        let bytes = Transaction::bytes_of(op) as u64;
-        let registry = self.shared.store.registry();
+        let needed = (open.transaction.bytes() + Transaction::bytes_of(op)) as u64;
         if open.transaction.bytes() > TRANSACTION_BYTES_MAX
-            || !registry.reserve(&connection.domain, Quota::Memory, bytes)
+            || !open.reserve(self.shared.store.registry(), caller, needed)
         {
             return Err(Errno::ENOSPC);
         }
@@ -108,8 +107,10 @@ impl Thread {
         let result = store.execute_in(&mut open.transaction, caller, op, generations, out);
         // A request beyond the quota of requests is not kept.
         let held = open.transaction.bytes() as u64;
-        connection.domain.account.release(Quota::Memory, open.charged + bytes - held);
-        open.charged = held;
+        if held < needed {
+            connection.domain.account.release(Quota::Memory, needed - held);
+            open.charged -= needed - held;
+        }
         result
     }
 
