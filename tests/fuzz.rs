@@ -5,6 +5,9 @@ mod targets;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
+use xenstored::migrate::bytes::Order;
+use xenstored::migrate::libxl::{Data, write_v8};
+use xenstored::words::Entry;
 
 const GOLDEN: [&[u8]; 3] = [
     include_bytes!("golden/v1-big.stream"),
@@ -85,5 +88,17 @@ proptest! {
         let head = [kind, 0, 0, 0, len, 0, 0, 0];
         targets::libxl_record(&[&head[..], &bytes].concat());
         targets::libxl_record(&[&[0, 0, 0, kind][..], &bytes].concat());
+    }
+
+    /// A node's record with one byte changed: a permission lies where random bytes have none.
+    #[test]
+    fn libxl_nodes(at in any::<prop::sample::Index>(), byte in any::<u8>(), big in any::<bool>()) {
+        let perms = [&b"n5"[..], b"r0"].map(|text| Entry::parse(text).unwrap()).to_vec();
+        let node = Data::Node(b"/a/bc".into(), perms, b"v\0w".into());
+        let mut record = Vec::new();
+        write_v8(&node, if big { Order::Big } else { Order::Little }, &mut record).unwrap();
+        let at = at.index(record.len());
+        record[at] = byte;
+        targets::libxl_record(&record);
     }
 }

@@ -16,8 +16,7 @@
 //! domain: whoever writes it says so.
 
 use super::bytes::{Body, Fault, Order, Sink};
-use super::stream::read_entry;
-use crate::words::Entry;
+use crate::words::{Access, Domid, Entry};
 
 /// The record's type in libxl's stream; the first one that libxl does not use.
 pub const DOMAIN_XENSTORE_DATA: u32 = 7;
@@ -76,7 +75,7 @@ pub fn read_v8(bytes: &[u8], order: Order) -> Result<Data, Fault> {
         NODE => {
             let path = sized(&mut body, "path length")?;
             let count = body.u32("perm count")?;
-            let perms = (0..count).map(|_| read_entry(&mut body)).collect::<Result<_, _>>()?;
+            let perms = (0..count).map(|_| perm(&mut body)).collect::<Result<_, _>>()?;
             Data::Node(path, perms, sized(&mut body, "value length")?)
         }
         WATCH => Data::Watch(sized(&mut body, "wpath length")?, sized(&mut body, "token length")?),
@@ -140,6 +139,17 @@ fn sized(body: &mut Body<'_>, field: &'static str) -> Result<Vec<u8>, Fault> {
     Ok(bytes)
 }
 
+/// A permission of v8. Where a "xenstore" stream has flags it has 0: it cannot say that an entry means
+/// nobody, and whoever writes something else there means what we do not know.
+fn perm(body: &mut Body<'_>) -> Result<Entry, Fault> {
+    let letter = body.u8("perm")?;
+    let access = Access::from_letter(letter).ok_or(Fault::Value("perm", letter.into()))?;
+    match body.u8("byte after perm")? {
+        0 => Ok(Entry { domid: Domid(body.u16("domid")?), access, ignored: false }),
+        other => Err(Fault::Value("byte after perm", other.into())),
+    }
+}
+
 fn size(field: &'static str, len: usize) -> Result<u32, Fault> {
     u32::try_from(len).map_err(|_| Fault::Value(field, len as u64))
 }
@@ -158,7 +168,6 @@ fn number(body: &mut Body<'_>, field: &'static str) -> Result<u32, Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::words::{Access, Domid};
 
     fn entry(letter: u8, domid: u16) -> Entry {
         Entry { domid: Domid(domid), access: Access::from_letter(letter).unwrap(), ignored: false }
@@ -193,6 +202,18 @@ mod tests {
         write_v8(&samples()[0], Order::Little, &mut out).unwrap();
         let expected = b"\x01\0\0\0\x05\0\0\0/a/bc\0\0\0\x02\0\0\0n\0\0\0r\0\x07\0\x03\0\0\0v\0w\0";
         assert_eq!(out, expected);
+    }
+
+    #[test]
+    fn a_permission_has_no_flags() {
+        let mut out = Vec::new();
+        write_v8(&samples()[0], Order::Little, &mut out).unwrap();
+        let after_letter = out.windows(2).position(|pair| pair == b"n\0").unwrap() + 1;
+        for flags in [1, 2, 0xff] {
+            out[after_letter] = flags;
+            let refused = Err(Fault::Value("byte after perm", flags.into()));
+            assert_eq!(read_v8(&out, Order::Little), refused);
+        }
     }
 
     #[test]

@@ -25,8 +25,6 @@ pub use read::{ReadError, Reader};
 pub use record::{Connection, Domain, Node, QuotaValue, Record, Transport, Watch};
 pub use write::{Writer, append};
 
-pub(in crate::migrate) use record::read_entry;
-
 /// `ident`: "xenstore".
 pub const IDENT: [u8; 8] = *b"xenstore";
 /// The newest version.

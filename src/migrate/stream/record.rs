@@ -337,7 +337,7 @@ impl Domain {
 }
 
 /// A permission: letter, flags, domid.
-pub(in crate::migrate) fn read_entry(body: &mut Body<'_>) -> Result<Entry, Fault> {
+fn read_entry(body: &mut Body<'_>) -> Result<Entry, Fault> {
     let (letter, flags) = (body.u8("perm")?, body.u8("flags")?);
     let access = Access::from_letter(letter).ok_or(Fault::Value("perm", letter.into()))?;
     Ok(Entry { domid: Domid(body.u16("domid")?), access, ignored: flags & STALE != 0 })
