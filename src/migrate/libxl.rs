@@ -16,7 +16,8 @@
 //! domain: whoever writes it says so.
 
 use super::bytes::{Body, Fault, Order, Sink};
-use crate::words::{Access, Domid, Entry};
+use super::stream::read_perm;
+use crate::words::Entry;
 
 /// The record's type in libxl's stream; the first one that libxl does not use.
 pub const DOMAIN_XENSTORE_DATA: u32 = 7;
@@ -142,11 +143,9 @@ fn sized(body: &mut Body<'_>, field: &'static str) -> Result<Vec<u8>, Fault> {
 /// A permission of v8. Where a "xenstore" stream has flags it has 0: it cannot say that an entry means
 /// nobody, and whoever writes something else there means what we do not know.
 fn perm(body: &mut Body<'_>) -> Result<Entry, Fault> {
-    let letter = body.u8("perm")?;
-    let access = Access::from_letter(letter).ok_or(Fault::Value("perm", letter.into()))?;
-    match body.u8("byte after perm")? {
-        0 => Ok(Entry { domid: Domid(body.u16("domid")?), access, ignored: false }),
-        other => Err(Fault::Value("byte after perm", other.into())),
+    match read_perm(body)? {
+        (entry, 0) => Ok(entry),
+        (_, other) => Err(Fault::Value("byte after perm", other.into())),
     }
 }
 
@@ -168,6 +167,7 @@ fn number(body: &mut Body<'_>, field: &'static str) -> Result<u32, Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::words::{Access, Domid};
 
     fn entry(letter: u8, domid: u16) -> Entry {
         Entry { domid: Domid(domid), access: Access::from_letter(letter).unwrap(), ignored: false }

@@ -25,6 +25,8 @@ pub use read::{ReadError, Reader};
 pub use record::{Connection, Domain, Node, QuotaValue, Record, Transport, Watch};
 pub use write::{Writer, append};
 
+pub(in crate::migrate) use record::read_perm;
+
 /// `ident`: "xenstore".
 pub const IDENT: [u8; 8] = *b"xenstore";
 /// The newest version.

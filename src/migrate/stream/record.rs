@@ -336,11 +336,18 @@ impl Domain {
     }
 }
 
-/// A permission: letter, flags, domid.
+/// A permission as it lies in the stream: letter, flags, domid.
 fn read_entry(body: &mut Body<'_>) -> Result<Entry, Fault> {
+    let (entry, flags) = read_perm(body)?;
+    Ok(Entry { ignored: flags & STALE != 0, ..entry })
+}
+
+/// The four bytes of a permission, here and in a libxl record: what it says, and the byte after the
+/// letter, which each of them gives its own meaning.
+pub(in crate::migrate) fn read_perm(body: &mut Body<'_>) -> Result<(Entry, u8), Fault> {
     let (letter, flags) = (body.u8("perm")?, body.u8("flags")?);
     let access = Access::from_letter(letter).ok_or(Fault::Value("perm", letter.into()))?;
-    Ok(Entry { domid: Domid(body.u16("domid")?), access, ignored: flags & STALE != 0 })
+    Ok((Entry { domid: Domid(body.u16("domid")?), access, ignored: false }, flags))
 }
 
 fn quotas(body: &mut Body<'_>, count: usize) -> Result<Vec<QuotaValue>, Fault> {
