@@ -129,10 +129,27 @@ impl LockSet {
     }
 }
 
+/// Some microseconds: longer than a request holds a lock, shorter than two switches of threads. Shuttle
+/// explores what happens when it is held, and need not see it asked for again and again.
+const TRIES_BEFORE_SLEEP: u32 = if cfg!(feature = "shuttle") { 0 } else { 100 };
+
 /// A lock that is held.
 enum Guard<'s> {
     Shared(RwLockReadGuard<'s, Shard>),
     Exclusive(RwLockWriteGuard<'s, Shard>),
+}
+
+/// What becomes free soon, tried [`TRIES_BEFORE_SLEEP`] times. To sleep and be woken takes longer than a
+/// request holds a lock, and a lock of parking_lot's gives its core away before.
+fn soon<G>(get: impl Fn() -> Option<G>) -> Option<G> {
+    for _ in 0..TRIES_BEFORE_SLEEP {
+        let got = get();
+        if got.is_some() {
+            return got;
+        }
+        std::hint::spin_loop();
+    }
+    None
 }
 
 /// Shards of the store under locks. Taken in the order of their numbers, the spine last, so that
@@ -147,8 +164,11 @@ impl<'s> Locked<'s> {
     pub fn take(store: &'s Store, set: &LockSet) -> Locked<'s> {
         let lock = |&(shard, exclusive): &(ShardId, bool)| {
             let lock = &store.shards[usize::from(shard.0)];
-            let guard =
-                if exclusive { Guard::Exclusive(lock.write()) } else { Guard::Shared(lock.read()) };
+            let guard = if exclusive {
+                Guard::Exclusive(soon(|| lock.try_write()).unwrap_or_else(|| lock.write()))
+            } else {
+                Guard::Shared(soon(|| lock.try_read()).unwrap_or_else(|| lock.read()))
+            };
             (shard, guard)
         };
         Locked { layout: store.layout, guards: set.0.iter().map(lock).collect() }

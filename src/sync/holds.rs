@@ -191,6 +191,12 @@ impl<T> RwLock<T> {
     pub fn write(&self) -> RwLockWriteGuard<'_, T> {
         Held::new(self.0.write())
     }
+
+    #[track_caller]
+    pub fn try_write(&self) -> Option<RwLockWriteGuard<'_, T>> {
+        let guard = self.0.try_write()?;
+        Some(Held::new(guard))
+    }
 }
 
 /// As parking_lot's.
