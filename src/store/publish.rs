@@ -58,8 +58,12 @@ impl Store {
     fn push(&self, mut found: Vec<Event>, ticket: Option<&Arc<Ticket>>) {
         while let Some(first) = found.first() {
             let thread = first.watcher.thread;
-            let (events, rest) =
-                found.into_iter().partition(|event| event.watcher.thread == thread);
+            let is_its = |event: &Event| event.watcher.thread == thread;
+            // Mostly they are all one thread's.
+            let (events, rest) = match found.iter().all(is_its) {
+                true => (found, Vec::new()),
+                false => found.into_iter().partition(is_its),
+            };
             self.outlet.push(thread, Batch { events, ticket: ticket.cloned() });
             found = rest;
         }

@@ -160,7 +160,10 @@ impl Tree {
     }
 }
 
+/// The names on the way from a home's root to `path`, which lies in `home`: its bytes are not compared
+/// with the root's again.
 fn names_below<'p>(home: &Home<'_>, path: Path<'p>) -> impl Iterator<Item = &'p [u8]> {
-    let below = path.below(home.root).unwrap_or_default();
+    debug_assert!(path.is_within(home.root), "{path} is not in {}", home.root);
+    let below = path.bytes().get(home.root.bytes().len()..).unwrap_or_default();
     below.split(|&byte| byte == b'/').filter(|name| !name.is_empty())
 }

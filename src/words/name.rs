@@ -59,10 +59,13 @@ impl Name {
 
     /// Makes a name of at most 14 bytes: to be looked for among others, since two such are compared
     /// without a look at their lengths.
+    #[inline] // Of each name of each path that is looked for.
     pub fn short(bytes: &[u8]) -> Option<Name> {
-        let mut inline = [0; INLINE_BYTES_MAX];
-        inline.get_mut(..bytes.len())?.copy_from_slice(bytes);
-        Some(Name(Repr::Inline(u8::try_from(bytes.len()).unwrap_or(0), inline)))
+        let len =
+            u8::try_from(bytes.len()).ok().filter(|&len| usize::from(len) <= INLINE_BYTES_MAX)?;
+        let padded = padded(bytes).to_le_bytes();
+        let inline = padded.first_chunk().copied().unwrap_or_default();
+        Some(Name(Repr::Inline(len, inline)))
     }
 
     /// The name's bytes.
@@ -116,6 +119,22 @@ impl Ord for Name {
             _ => self.bytes().cmp(other.bytes()),
         }
     }
+}
+
+/// At most 16 bytes, followed by zeros, as a little-endian number. Two loads that may overlap take less
+/// than a copy of a length that only the caller knows.
+#[inline]
+fn padded(bytes: &[u8]) -> u128 {
+    let len = bytes.len();
+    if let (Some(first), Some(last)) = (bytes.first_chunk(), bytes.last_chunk()) {
+        let (first, last) = (u64::from_le_bytes(*first), u64::from_le_bytes(*last));
+        return u128::from(first) | u128::from(last) << (8 * (len - 8));
+    }
+    if let (Some(first), Some(last)) = (bytes.first_chunk(), bytes.last_chunk()) {
+        let (first, last) = (u32::from_le_bytes(*first), u32::from_le_bytes(*last));
+        return u128::from(u64::from(first) | u64::from(last) << (8 * (len - 4)));
+    }
+    bytes.iter().rev().fold(0, |number, &byte| number << 8 | u128::from(byte))
 }
 
 /// Whether names are the same of which not both are short. Not in line, so that the rest of the
