@@ -32,10 +32,15 @@ xenstored-port = /proc/xen/xsd_port
 pub fn start(peer: &Target, options: &Options) -> io::Result<Running> {
     let name = if *peer == Target::OCaml { "oxenstored" } else { "xenstored" };
     let program = Path::new(PROGRAMS).join(name);
-    let shim = shim().filter(|_| program.exists()).ok_or_else(|| {
-        let text = format!("{} or its shim is missing: run loadgen/install-peers.sh", name);
+    let missing = |what| {
+        let text = format!("{what}: run loadgen/install-peers.sh");
         io::Error::new(io::ErrorKind::NotFound, text)
-    })?;
+    };
+    if !program.exists() {
+        return Err(missing(format!("there is no {}", program.display())));
+    }
+    // Who copied this program elsewhere has left its shim behind.
+    let shim = shim().ok_or_else(|| missing(format!("{SHIM} does not lie beside this program")))?;
     let dir = Running::directory()?;
     let libraries = dir.path().join("lib");
     std::fs::create_dir(&libraries)?;
