@@ -4,6 +4,7 @@ use std::cell::{LazyCell, OnceCell};
 use std::collections::{HashMap, HashSet};
 
 use foldhash::fast::RandomState;
+use smallvec::SmallVec;
 
 use super::context::{Caller, Change, Removed};
 use super::forest::{LockSet, Locked};
@@ -192,13 +193,16 @@ impl Scene<'_, '_> {
     /// removed path has been found already.
     fn matches_below<'c>(&self, change: &'c Change, found: &mut Vec<Event>) {
         let root = change.path.as_path();
-        let by_path = |removed: &'c Removed| (removed.path.as_path().bytes(), removed);
-        let by_path: HashMap<_, _, RandomState> = change.removed.iter().map(by_path).collect();
+        // A transaction may remove the same more than once, and put something else there meanwhile.
+        let mut by_path = HashMap::<_, SmallVec<[&'c Removed; 1]>, RandomState>::default();
+        for removed in &change.removed {
+            by_path.entry(removed.path.as_path().bytes()).or_default().push(removed);
+        }
         // What went, went with its own home, or with the removed root if that is below the home's.
         let seen = |path: Path<'_>| {
             let home = self.store.layout.home(path).root;
-            let removed = by_path.get(home.bytes()).or_else(|| by_path.get(root.bytes()));
-            removed.and_then(|removed| last_seen(removed, path))
+            let removed = by_path.get(home.bytes()).or_else(|| by_path.get(root.bytes()))?;
+            removed.iter().find_map(|removed| last_seen(removed, path))
         };
         let mut tell = |path: Path<'_>, entries: &mut dyn Iterator<Item = &Entry>| {
             if let Some((node, parent)) = seen(path)
@@ -218,7 +222,9 @@ impl Scene<'_, '_> {
         }
         for removed in &change.removed {
             let path = removed.path.as_path();
-            let Some(shard) = self.shard(path) else { continue };
+            let first = by_path.get(path.bytes()).and_then(|those| those.first());
+            let is_first = first.is_some_and(|first| std::ptr::eq(*first, removed));
+            let Some(shard) = self.shard(path).filter(|_| is_first) else { continue };
             if path != root {
                 shard.watches.exact(path, |entry| tell(path, &mut std::iter::once(entry)));
             }

@@ -84,6 +84,28 @@ fn visibility_of_a_commits_events_is_judged_before_and_after() {
 }
 
 #[test]
+fn what_is_removed_before_something_else_is_removed_there_is_told() {
+    check(
+        "
+        dom0 WRITE /local/domain/0/b/c|1 -> OK
+        dom0 WRITE /local/domain/0/d|1 -> OK
+        dom0.b WATCH /local/domain/0/b|x| -> OK
+        event dom0.b /local/domain/0/b|x
+        dom0.b WATCH /local/domain/0/d|y| -> OK
+        event dom0.b /local/domain/0/d|y
+        dom0 START t1
+        dom0 t1 RM /local/domain| -> OK
+        dom0 t1 WRITE /local/domain/0/d|2 -> OK
+        dom0 t1 RM /local/domain| -> OK
+        dom0 t1 END T| -> OK
+        event dom0.b /local/domain/0/b|x
+        event dom0.b /local/domain/0/d|y
+        no events dom0.b
+        ",
+    );
+}
+
+#[test]
 fn a_node_made_and_removed_in_a_transaction_never_was() {
     check(
         "
