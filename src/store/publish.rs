@@ -1,9 +1,10 @@
 //! Telling those who watch: from changes to batches of events, with the commit's locks held.
 
 use std::cell::{LazyCell, OnceCell};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use foldhash::fast::RandomState;
+use indexmap::IndexMap;
 use smallvec::SmallVec;
 
 use super::context::{Caller, Change, Removed};
@@ -194,14 +195,14 @@ impl Scene<'_, '_> {
     fn matches_below<'c>(&self, change: &'c Change, found: &mut Vec<Event>) {
         let root = change.path.as_path();
         // A transaction may remove the same more than once, and put something else there meanwhile.
-        let mut by_path = HashMap::<_, SmallVec<[&'c Removed; 1]>, RandomState>::default();
+        let mut by_path = IndexMap::<_, SmallVec<[&'c Removed; 1]>, RandomState>::default();
         for removed in &change.removed {
-            by_path.entry(removed.path.as_path().bytes()).or_default().push(removed);
+            by_path.entry(removed.path.as_path()).or_default().push(removed);
         }
         // What went, went with its own home, or with the removed root if that is below the home's.
         let seen = |path: Path<'_>| {
             let home = self.store.layout.home(path).root;
-            let removed = by_path.get(home.bytes()).or_else(|| by_path.get(root.bytes()))?;
+            let removed = by_path.get(&home).or_else(|| by_path.get(&root))?;
             removed.iter().find_map(|removed| last_seen(removed, path))
         };
         let mut tell = |path: Path<'_>, entries: &mut dyn Iterator<Item = &Entry>| {
@@ -220,11 +221,8 @@ impl Scene<'_, '_> {
         if let Some(upper) = &self.upper {
             upper.below(root, |path, entries| tell(path, &mut entries.iter()));
         }
-        for removed in &change.removed {
-            let path = removed.path.as_path();
-            let first = by_path.get(path.bytes()).and_then(|those| those.first());
-            let is_first = first.is_some_and(|first| std::ptr::eq(*first, removed));
-            let Some(shard) = self.shard(path).filter(|_| is_first) else { continue };
+        for &path in by_path.keys() {
+            let Some(shard) = self.shard(path) else { continue };
             if path != root {
                 shard.watches.exact(path, |entry| tell(path, &mut std::iter::once(entry)));
             }
