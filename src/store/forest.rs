@@ -163,11 +163,10 @@ impl<'s> Locked<'s> {
     /// Takes the locks of `set`.
     pub fn take(store: &'s Store, set: &LockSet) -> Locked<'s> {
         let lock = |&(shard, exclusive): &(ShardId, bool)| {
-            let lock = &store.shards[usize::from(shard.0)];
             let guard = if exclusive {
-                Guard::Exclusive(soon(|| lock.try_write()).unwrap_or_else(|| lock.write()))
+                Guard::Exclusive(store.write_shard(shard))
             } else {
-                Guard::Shared(soon(|| lock.try_read()).unwrap_or_else(|| lock.read()))
+                Guard::Shared(store.read_shard(shard))
             };
             (shard, guard)
         };
@@ -244,6 +243,18 @@ impl Forest for Locked<'_> {
 const ROUNDS_MAX: usize = 3;
 
 impl Store {
+    /// Locks a shard to look at it. Whoever needs others too takes [`Locked`].
+    pub(super) fn read_shard(&self, shard: ShardId) -> RwLockReadGuard<'_, Shard> {
+        let lock = self.shard(shard);
+        soon(|| lock.try_read()).unwrap_or_else(|| lock.read())
+    }
+
+    /// Locks a shard to change it, as [`Store::read_shard`].
+    pub(super) fn write_shard(&self, shard: ShardId) -> RwLockWriteGuard<'_, Shard> {
+        let lock = self.shard(shard);
+        soon(|| lock.try_write()).unwrap_or_else(|| lock.write())
+    }
+
     /// Runs `work` with the locks of `set`, again with more as often as it asks for more. `work`
     /// must not have changed anything when it does.
     ///

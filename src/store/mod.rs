@@ -180,7 +180,7 @@ impl Store {
         ] {
             let Ok(path) = Path::parse(path) else { continue };
             let home = self.layout.home(path);
-            let mut shard = self.shard(home.shard).write();
+            let mut shard = self.write_shard(home.shard);
             self.charge_planted(path, &node);
             shard.tree.set_root(home.root, Some(NodeArc::new(node)));
         }
@@ -210,7 +210,7 @@ impl Store {
 
     /// A copy of a shard's tree at no cost: what long looks at the store work on.
     pub fn snapshot(&self, shard: ShardId) -> Tree {
-        self.shard(shard).read().tree.clone()
+        self.read_shard(shard).tree.clone()
     }
 
     /// Whether more homes of some shard are pinned than may be: then snapshots are to be given up
@@ -309,7 +309,7 @@ impl Store {
             self.upper.insert(path, entry);
         } else {
             let shard = self.layout.home(path).shard;
-            self.shard(shard).write().watches.insert(path, entry);
+            self.write_shard(shard).watches.insert(path, entry);
         }
     }
 
@@ -319,7 +319,7 @@ impl Store {
             self.upper.remove(path, watcher)
         } else {
             let shard = self.layout.home(path).shard;
-            self.shard(shard).write().watches.remove(path, watcher)
+            self.write_shard(shard).watches.remove(path, watcher)
         }
     }
 }

@@ -23,7 +23,7 @@ impl Own<'_, '_> {
         self.homes.touch(home, || {
             let root = match locked {
                 Some(locked) => locked.root_of(home).cloned(),
-                None => store.shard(home.shard).read().tree.root(home).cloned(),
+                None => store.read_shard(home.shard).tree.root(home).cloned(),
             };
             Touched::new(home.shard, root, store.pins[usize::from(home.shard.0)].pin())
         })

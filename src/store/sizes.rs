@@ -23,7 +23,7 @@ impl Store {
     pub fn sizes(&self) -> impl Iterator<Item = (ShardId, Sizes)> {
         self.layout.all().map(|shard| {
             let tree = self.snapshot(shard);
-            let watches = self.shards[usize::from(shard.0)].read().watches.len();
+            let watches = self.read_shard(shard).watches.len();
             let sizes = Sizes {
                 homes: tree.homes().count(),
                 nodes: count_nodes(tree.homes().map(|(_, root)| NodeArc::clone(root)).collect()),

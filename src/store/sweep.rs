@@ -35,7 +35,7 @@ impl Store {
     }
 
     fn next_owned(&self, owner: Domid, last: Option<&PathBuf>) -> Option<(PathBuf, ShardId)> {
-        let next = |shard| Some((self.shard(shard).read().tree.owned_after(owner, last)?, shard));
+        let next = |shard| Some((self.read_shard(shard).tree.owned_after(owner, last)?, shard));
         self.layout.all().filter_map(next).min()
     }
 

@@ -65,7 +65,7 @@ impl Tries {
 impl Store {
     /// All tries. Each is cloned under its own lock: two may be of different moments.
     pub fn tries(&self) -> Tries {
-        let shards = self.shards.iter().map(|shard| shard.read().watches.clone());
+        let shards = self.layout.all().map(|shard| self.read_shard(shard).watches.clone());
         Tries::new(shards, self.upper.load())
     }
 
