@@ -14,9 +14,12 @@ pub fn each<T: Send, R: Send>(
     work: impl Fn(T) -> R + Sync,
     mut done: impl FnMut(R),
 ) {
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    let threads = cores.min(items.len());
-    if threads <= 1 {
+    // How many cores there are takes a look at some files.
+    let threads = match items.len() {
+        0 | 1 => 1,
+        many => many.min(thread::available_parallelism().map_or(1, usize::from)),
+    };
+    if threads == 1 {
         return items.into_iter().map(work).for_each(done);
     }
     let mut results: VecDeque<Option<R>> = items.iter().map(|_| None).collect();

@@ -184,9 +184,9 @@ impl State {
         if node.perms.is_empty() {
             return Err(Fault::Value("perm-count", 0));
         }
-        let parent = path.as_path().parent().filter(|_| !is_root_of_home(path.as_path()));
-        if let Some(parent) = parent
+        if let Some(parent) = path.as_path().parent()
             && self.parent.as_ref().is_none_or(|last| last.as_path() != parent)
+            && !is_root_of_home(path.as_path())
         {
             if !self.nodes.contains_key(parent.bytes()) {
                 return contradiction(format!("the node above {path:?} does not come before it"));

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::client::{Client, Connecting, Trouble};
 use super::daemon::{Answers, Daemon, EXPORT_DOMAINS, IMPORT_DOMAINS, listed};
 use super::failure::Failure;
+use super::link::Link;
 use super::places::{Destination, Source};
 use crate::protocol::Kind;
 use crate::words::Domid;
@@ -66,10 +67,20 @@ impl Moving {
     }
 }
 
-/// Connections to both daemons, which one batch after another has.
+/// Connections to both daemons, which one batch after another has: for clients, and for migration. Of
+/// the latter a daemon has few to give: whatever is asked for a batch takes no others.
 pub struct Ends {
     here: Client,
     there: Client,
+    exports: Option<Link>,
+    imports: Option<Link>,
+}
+
+impl Ends {
+    fn new(route: &Route) -> Result<Ends, Failure> {
+        let (here, there) = (route.source.connect()?, route.destination.connect()?);
+        Ok(Ends { here, there, exports: None, imports: None })
+    }
 }
 
 /// The batch.
@@ -92,7 +103,7 @@ pub fn carry(
 ) -> Result<BTreeMap<Domid, Moving>, Failure> {
     let ends = match kept.take().filter(|ends| ends.here.is_open() && ends.there.is_open()) {
         Some(ends) => ends,
-        None => Ends { here: route.source.connect()?, there: route.destination.connect()? },
+        None => Ends::new(route)?,
     };
     let mut batch = Batch {
         route,
@@ -149,13 +160,16 @@ impl Batch<'_> {
             }
         };
         let Route { source, destination, .. } = self.route;
-        let export = source.ask(EXPORT_DOMAINS, &listed(todo), &[writer.as_fd()]);
+        let (exports, imports) = (self.ends.exports.take(), self.ends.imports.take());
+        let export = source.ask_by(exports, EXPORT_DOMAINS, &listed(todo), &[writer.as_fd()]);
         // Each end is one daemon's alone: so the other one notices if it dies.
         drop(writer);
-        let import = destination.ask(IMPORT_DOMAINS, b"", &[reader.as_fd()]);
+        let import = destination.ask_by(imports, IMPORT_DOMAINS, b"", &[reader.as_fd()]);
         drop(reader);
-        let exported = Answers::of_all(export);
-        let imported = Answers::of_all(import);
+        let mut exported = Answers::of_all(export);
+        let mut imported = Answers::of_all(import);
+        self.ends.exports = exported.take_link();
+        self.ends.imports = imported.take_link();
         for (&domid, moving) in self.domains.iter_mut().filter(|(_, moving)| moving.is_under_way())
         {
             moving.tries += 1;
@@ -283,7 +297,7 @@ impl Batch<'_> {
                 matches!(moving.destination, Destination::Unsure | Destination::Quiesced);
             has_copy && !matches!(moving.source, Source::Released | Source::InDoubt)
         });
-        let outcomes = self.route.destination.discard(&domids);
+        let outcomes = self.route.destination.discard(&mut self.ends.imports, &domids);
         self.with(outcomes, |moving, outcome| match outcome {
             Ok(()) => moving.destination = Destination::Absent,
             // It was not sure that it was there, and it is not.

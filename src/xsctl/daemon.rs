@@ -75,8 +75,7 @@ impl Daemon {
         Client::connect(&self.socket)
     }
 
-    /// Sends a request for many domains, with descriptors. It has a connection of its own, since the
-    /// daemon has few to give.
+    /// Sends a request for many domains, with descriptors, by a connection of its own.
     ///
     /// # Errors
     /// [`Trouble::Lost`]: nobody has read it.
@@ -86,7 +85,24 @@ impl Daemon {
         payload: &[u8],
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<Asked, Trouble> {
-        let mut link = Link::connect(&self.migration, self.patience)?;
+        self.ask_by(None, kind, payload, descriptors)
+    }
+
+    /// The same by the connection of an earlier request, if it is there and still open.
+    ///
+    /// # Errors
+    /// As [`Daemon::ask`].
+    pub fn ask_by(
+        &self,
+        kept: Option<Link>,
+        kind: u32,
+        payload: &[u8],
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<Asked, Trouble> {
+        let mut link = match kept.filter(Link::is_silent) {
+            Some(link) => link,
+            None => Link::connect(&self.migration, self.patience)?,
+        };
         link.send_with(&message(kind, 0, payload), descriptors)?;
         Ok(Asked { link, daemon: self.clone() })
     }
@@ -100,11 +116,17 @@ impl Daemon {
         !answer.is_err_and(|trouble| trouble.is_lost())
     }
 
-    /// DISCARD_DOMAINS: what came of it for each.
-    pub fn discard(&self, domids: &[Domid]) -> BTreeMap<Domid, Result<(), Trouble>> {
+    /// DISCARD_DOMAINS: what came of it for each. `kept` is as for [`Daemon::ask_by`], and is left to
+    /// the next request.
+    pub fn discard(
+        &self,
+        kept: &mut Option<Link>,
+        domids: &[Domid],
+    ) -> BTreeMap<Domid, Result<(), Trouble>> {
         let of_some = |some: &[Domid]| {
-            let asked = self.ask(DISCARD_DOMAINS, &listed(some), &[]);
-            let answers = Answers::of_all(asked);
+            let asked = self.ask_by(kept.take(), DISCARD_DOMAINS, &listed(some), &[]);
+            let mut answers = Answers::of_all(asked);
+            *kept = answers.take_link();
             some.iter().map(|&domid| (domid, answers.of(domid).map(drop))).collect::<Vec<_>>()
         };
         domids.chunks(DOMAINS_MAX).flat_map(of_some).collect()
@@ -130,6 +152,8 @@ pub struct Answers {
     streams: Vec<Trouble>,
     /// Why it says nothing of the others, unless it came to its end.
     failed: Option<Trouble>,
+    /// The connection, if it came to its end.
+    link: Option<Link>,
 }
 
 impl Asked {
@@ -160,6 +184,7 @@ impl Asked {
             }
             let rest: Vec<_> = words.collect();
             if first == b"OK" && rest.is_empty() {
+                answers.link = Some(self.link);
                 return answers;
             }
             let outcome = match rest[..] {
@@ -204,6 +229,11 @@ impl Answers {
     /// What was said of streams of which nothing could be read.
     pub fn streams(&self) -> &[Trouble] {
         &self.streams
+    }
+
+    /// The connection, for another request.
+    pub fn take_link(&mut self) -> Option<Link> {
+        self.link.take()
     }
 
     /// Why the request as a whole failed.
@@ -252,6 +282,38 @@ mod tests {
             }
         });
         daemon
+    }
+
+    /// Has a daemon answer so many requests on each of so many connections, and closes each then.
+    fn answers(socket: UnixListener, connections: usize, requests: usize) {
+        thread::spawn(move || {
+            for _ in 0..connections {
+                let (mut client, _) = socket.accept().unwrap();
+                for _ in 0..requests {
+                    io::Read::read_exact(&mut client, &mut [0; 16]).unwrap();
+                    io::Write::write_all(&mut client, &message(IMPORT_DOMAINS, 0, b"OK\0"))
+                        .unwrap();
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn a_connection_is_kept_as_long_as_it_is_open() {
+        let directory = tempfile::tempdir().unwrap();
+        let (socket, migration) = (PathBuf::new(), directory.path().join("migration"));
+        answers(UnixListener::bind(&migration).unwrap(), 2, 2);
+        let daemon = Daemon { socket, migration, patience: PATIENCE };
+        let mut kept = None;
+        for asked in 1..=4 {
+            let mut answers = Answers::of_all(daemon.ask_by(kept.take(), IMPORT_DOMAINS, b"", &[]));
+            assert_eq!(answers.failed(), None);
+            kept = answers.take_link();
+            assert!(kept.is_some());
+            while asked == 2 && kept.as_ref().is_some_and(Link::is_silent) {
+                thread::yield_now();
+            }
+        }
     }
 
     #[test]

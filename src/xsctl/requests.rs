@@ -35,7 +35,7 @@ pub fn discard(socket: &Path, domids: &Domids, form: Form) -> Result<Done, Failu
     let numbers = domids.numbers();
     let all: Vec<_> = numbers.keys().copied().collect();
     let mut report = Report::new(form, "discard", "discarded", 0);
-    let mut outcomes = daemon.discard(&all);
+    let mut outcomes = daemon.discard(&mut None, &all);
     outcomes
         .retain(|domid, outcome| numbers[domid] || !matches!(outcome, Err(Trouble::Refused(..))));
     if outcomes.is_empty() {

@@ -144,8 +144,10 @@ impl<R: Read> Reader<R> {
     /// Reads so many bytes into `body`, which grows only as they come.
     fn fill(&mut self, len: usize) -> Result<(), ReadError> {
         self.body.clear();
-        let returned = self.returned.len().min(len);
-        self.body.extend(self.returned.drain(..returned));
+        if !self.returned.is_empty() {
+            let returned = self.returned.len().min(len);
+            self.body.extend(self.returned.drain(..returned));
+        }
         while self.body.len() < len {
             let filled = self.body.len();
             self.body.resize(len.min(filled + GROWTH_BYTES), 0);
