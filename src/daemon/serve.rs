@@ -80,6 +80,7 @@ pub(super) fn serve(
 
 fn serve_migration(path: &Path, listener: UnixListener, mover: Mover) -> io::Result<()> {
     mover.announce("migration-socket", &path.to_string_lossy());
+    mover.announce("shards", &mover.store().layout().shards().to_string());
     for operation in bulk::Operation::ALL {
         mover.announce(operation.name(), &(operation as u32).to_string());
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::client::{Client, DOMAINS_MAX, Trouble};
 use super::failure::Failure;
 use super::link::{Link, PATIENCE, message};
-use crate::protocol::{ERROR, Kind, strings};
+use crate::protocol::{ERROR, Kind, decimal, strings};
 use crate::words::Domid;
 
 /// The requests of docs/MIGRATION.md.
@@ -22,6 +22,8 @@ pub const IMPORT_DOMAINS: u32 = 65553;
 const DISCARD_DOMAINS: u32 = 65554;
 /// Where the path of the socket for migration is written.
 const MIGRATION_SOCKET: &[u8] = b"/tool/xenstored/operations/migration-socket\0";
+/// Where it is written how many shards the daemon has.
+const SHARDS: &[u8] = b"/tool/xenstored/operations/shards\0";
 /// How long a request for many domains may take, as long as the daemon answers others: a stream may be
 /// long and come slowly, and a daemon itself gives up one of which nothing comes.
 const LONGEST: Duration = Duration::from_secs(60 * 60);
@@ -33,6 +35,8 @@ pub struct Daemon {
     pub socket: PathBuf,
     /// Its socket for migration.
     migration: PathBuf,
+    /// How many shards it has: a domain's connection is with that of its number's remainder.
+    pub shards: u16,
     /// How long it may be silent until it is asked whether it is there.
     patience: Duration,
 }
@@ -47,7 +51,10 @@ impl Daemon {
         match client.ask(Kind::Read, MIGRATION_SOCKET) {
             Ok(path) => {
                 let migration = OsString::from_vec(path).into();
-                Ok(Daemon { socket, migration, patience: PATIENCE })
+                // One that does not say is as one with a single shard.
+                let shards = client.ask(Kind::Read, SHARDS).ok();
+                let shards = shards.and_then(|shards| decimal(&shards).ok()).unwrap_or(1).max(1);
+                Ok(Daemon { socket, migration, shards, patience: PATIENCE })
             }
             Err(trouble) => {
                 let why = if trouble.is("ENOENT") {
@@ -257,6 +264,7 @@ mod tests {
         let daemon = Daemon {
             socket: directory.join("socket"),
             migration: directory.join("migration"),
+            shards: 1,
             patience: SHORT,
         };
         let bulk = UnixListener::bind(&daemon.migration).unwrap();
@@ -303,7 +311,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (socket, migration) = (PathBuf::new(), directory.path().join("migration"));
         answers(UnixListener::bind(&migration).unwrap(), 2, 2);
-        let daemon = Daemon { socket, migration, patience: PATIENCE };
+        let daemon = Daemon { socket, migration, shards: 1, patience: PATIENCE };
         let mut kept = None;
         for asked in 1..=4 {
             let mut answers = Answers::of_all(daemon.ask_by(kept.take(), IMPORT_DOMAINS, b"", &[]));
