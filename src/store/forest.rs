@@ -140,7 +140,9 @@ enum Guard<'s> {
 }
 
 /// What becomes free soon, tried [`TRIES_BEFORE_SLEEP`] times. To sleep and be woken takes longer than a
-/// request holds a lock, and a lock of parking_lot's gives its core away before.
+/// request holds a lock, and a lock of parking_lot's gives its core away before. Apart from the code of
+/// those who find it free.
+#[cold]
 fn soon<G>(get: impl Fn() -> Option<G>) -> Option<G> {
     for _ in 0..TRIES_BEFORE_SLEEP {
         let got = get();
@@ -246,13 +248,13 @@ impl Store {
     /// Locks a shard to look at it. Whoever needs others too takes [`Locked`].
     pub(super) fn read_shard(&self, shard: ShardId) -> RwLockReadGuard<'_, Shard> {
         let lock = self.shard(shard);
-        soon(|| lock.try_read()).unwrap_or_else(|| lock.read())
+        lock.try_read().or_else(|| soon(|| lock.try_read())).unwrap_or_else(|| lock.read())
     }
 
     /// Locks a shard to change it, as [`Store::read_shard`].
     pub(super) fn write_shard(&self, shard: ShardId) -> RwLockWriteGuard<'_, Shard> {
         let lock = self.shard(shard);
-        soon(|| lock.try_write()).unwrap_or_else(|| lock.write())
+        lock.try_write().or_else(|| soon(|| lock.try_write())).unwrap_or_else(|| lock.write())
     }
 
     /// Runs `work` with the locks of `set`, again with more as often as it asks for more. `work`
