@@ -64,10 +64,14 @@ pub const KNOWN: &[Known] = &[
     Known {
         name: "transaction-quota",
         matches: |case| {
-            case.tx() != Tx::None
-                && !case.by_control()
-                && matches!(case.kind(), op::WRITE | op::MKDIR)
-                && matches!(case.errors(), ("ENOSPC", "") | ("", "ENOSPC"))
+            let differs = match case.kind() {
+                op::WRITE | op::MKDIR => {
+                    matches!(case.errors(), ("ENOSPC", "") | ("", "ENOSPC"))
+                }
+                op::END => case.is.disturbed && case.errors_are("", "ENOSPC"),
+                _ => false,
+            };
+            case.tx() != Tx::None && !case.by_control() && differs
         },
     },
     Known {

@@ -119,9 +119,12 @@ const BOTH: &[Known] = &[
             let (ours, theirs) = case.errors();
             let refused = |error: &str| matches!(error, "ENOENT" | "EACCES" | "EPERM");
             let sees = |error: &str| error.is_empty() || refused(error);
-            // Who may write in one tree and not in the other may lack the room there.
+            // Who may write in one tree and not in the other may lack the room there, or sees a larger
+            // node.
+            let lacks_room = |error: &str| refused(error) || case.is.large && error.is_empty();
             let full = is_writing(case.kind())
-                && (ours == "ENOSPC" && refused(theirs) || refused(ours) && theirs == "ENOSPC");
+                && (ours == "ENOSPC" && lacks_room(theirs)
+                    || lacks_room(ours) && theirs == "ENOSPC");
             let looks = is_reading(case.kind()) || is_writing(case.kind());
             // C does not find all of a subtree that others removed a part of.
             let torn = case.is_c() && case.kind() == op::RM && ["EIO", "EINVAL"].contains(&theirs);
