@@ -158,6 +158,8 @@ impl History {
                 }
             }
             (op::RELEASE | op::INTRODUCE, _) => self.disturb_all(),
+            // Whom the nodes are open to is another one.
+            (op::SET_TARGET, _) => self.open.values_mut().for_each(|it| it.everything = true),
             (op::RESUME, _) => {
                 let digits = payload.strip_suffix(b"\0").and_then(|it| str::from_utf8(it).ok());
                 let domid = digits.and_then(|digits| digits.parse().ok()).unwrap_or_default();
