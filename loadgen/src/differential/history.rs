@@ -22,6 +22,8 @@ pub struct History {
     there: HashSet<Vec<u8>>,
     /// Nodes that a guest may have made, with the parents that were made with them.
     by_guests: HashSet<Vec<u8>>,
+    /// The permissions of a node above the domains' homes were set: guests may make those then.
+    open_above: bool,
     /// Guests that made nodes where others own the parent.
     elsewhere: Guests,
     /// Nodes with a large value.
@@ -45,6 +47,7 @@ impl History {
             open: HashMap::new(),
             there: there.map(<[u8]>::to_vec).into(),
             by_guests: HashSet::new(),
+            open_above: false,
             elsewhere: Guests::default(),
             large: HashSet::new(),
             alive: Guests::default(),
@@ -134,7 +137,8 @@ impl History {
         let changes = [op::WRITE, op::MKDIR, op::RM, op::SET_PERMS].contains(kind);
         if changes && who.is_guest() {
             // What a guest writes may be its own from now on, and so may parents made with it.
-            let made = parents(&path).chain([&*path]).filter(|node| !is_given(node));
+            let may_make = |node: &&[u8]| self.open_above || !is_given(node);
+            let made = parents(&path).chain([&*path]).filter(may_make);
             self.by_guests.extend(made.map(<[u8]>::to_vec));
         }
         if let Tx::Of(start) = tx
@@ -185,6 +189,7 @@ impl History {
         if kind != op::SET_PERMS {
             return;
         }
+        self.open_above |= lies_below(b"/local/domain", path);
         let mut early = Guests::default();
         for (position, domid) in domids(payload).enumerate() {
             if position > 0 && !self.alive.contain(domid) {

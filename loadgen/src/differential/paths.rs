@@ -33,7 +33,7 @@ pub fn lies_below(low: &[u8], high: &[u8]) -> bool {
     high == b"/" || low.strip_prefix(high).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
 }
 
-/// Every sequence finds these, and only the control domain makes them.
+/// Every sequence finds these, and only the control domain makes them unless it lets others.
 pub fn is_given(path: &[u8]) -> bool {
     [&b"/t"[..], b"/local", b"/local/domain"].contains(&path)
         || path.strip_prefix(b"/local/domain/").is_some_and(|rest| !rest.contains(&b'/'))
