@@ -34,8 +34,7 @@ pub fn run(
     stop: &AtomicBool,
 ) -> Result<Done, Failure> {
     let mut report = Report::new(manner.form, "move", "moved", domids.len());
-    let mut domids = domids.to_vec();
-    domids.sort_by_key(|domid| domid.0 % route.source.shards);
+    let domids = by_shard(domids, route.source.shards);
     let batches = Mutex::new(domids.chunks(manner.batch));
     let next = || batches.lock().unwrap_or_else(PoisonError::into_inner).next();
     thread::scope(|scope| {
@@ -67,6 +66,13 @@ pub fn run(
     report.end()
 }
 
+/// Domains, those of one shard after those of another.
+fn by_shard(domids: &[Domid], shards: u16) -> Vec<Domid> {
+    let mut domids = domids.to_vec();
+    domids.sort_by_key(|domid| domid.0 % shards);
+    domids
+}
+
 fn of_batch(route: &Route, domains: &BTreeMap<Domid, Moving>, report: &mut Report) {
     for (&domid, moving) in domains {
         let source = (moving.source, route.source.socket.as_path());
@@ -85,5 +91,18 @@ fn of_batch(route: &Route, domains: &BTreeMap<Domid, Moving>, report: &mut Repor
             commands,
             ..Line::new(domid, error)
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn domains_of_a_shard_go_together() {
+        let order = |shards| by_shard(&[1, 2, 3, 4, 6].map(Domid), shards);
+        assert_eq!(order(1), [1, 2, 3, 4, 6].map(Domid));
+        assert_eq!(order(2), [2, 4, 6, 1, 3].map(Domid));
+        assert_eq!(order(3), [3, 6, 1, 4, 2].map(Domid));
     }
 }

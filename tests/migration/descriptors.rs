@@ -1,5 +1,6 @@
 //! The migration socket, and the descriptors that come over it.
 
+use std::cell::RefCell;
 use std::os::fd::AsFd;
 
 use super::moves::{each_pair, inhabit, nodes};
@@ -86,7 +87,9 @@ fn an_export_that_fails_ends_the_quiesce_that_it_began() {
 
 #[test]
 fn where_the_migration_socket_is_can_be_found_out() {
+    let shards = RefCell::new(Vec::new());
     each_world(|world| {
+        shards.borrow_mut().push(world.admin.read("/tool/xenstored/operations/shards").unwrap());
         let path = world.admin.read("/tool/xenstored/operations/migration-socket").unwrap();
         let expected = world.daemon.path("socket.migration");
         assert_eq!(path, expected.to_str().unwrap().as_bytes());
@@ -97,6 +100,7 @@ fn where_the_migration_socket_is_can_be_found_out() {
         world.daemon.stop();
         assert!(!expected.exists());
     });
+    assert_eq!(shards.into_inner(), [b"1", b"4"]);
 }
 
 fn nine_pipes() -> (Vec<std::io::PipeReader>, Vec<std::io::PipeWriter>) {
