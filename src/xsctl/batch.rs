@@ -160,7 +160,7 @@ impl Batch<'_> {
             }
         };
         let Route { source, destination, .. } = self.route;
-        let (exports, imports) = (self.ends.exports.take(), self.ends.imports.take());
+        let Ends { exports, imports, .. } = &mut self.ends;
         let export = source.ask_by(exports, EXPORT_DOMAINS, &listed(todo), &[writer.as_fd()]);
         // Each end is one daemon's alone: so the other one notices if it dies.
         drop(writer);
@@ -168,8 +168,8 @@ impl Batch<'_> {
         drop(reader);
         let mut exported = Answers::of_all(export);
         let mut imported = Answers::of_all(import);
-        self.ends.exports = exported.take_link();
-        self.ends.imports = imported.take_link();
+        *exports = exported.take_link();
+        *imports = imported.take_link();
         for (&domid, moving) in self.domains.iter_mut().filter(|(_, moving)| moving.is_under_way())
         {
             moving.tries += 1;

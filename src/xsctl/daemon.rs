@@ -35,8 +35,6 @@ pub struct Daemon {
     pub socket: PathBuf,
     /// Its socket for migration.
     migration: PathBuf,
-    /// How many shards it has: a domain's connection is with that of its number's remainder.
-    pub shards: u16,
     /// How long it may be silent until it is asked whether it is there.
     patience: Duration,
 }
@@ -51,10 +49,7 @@ impl Daemon {
         match client.ask(Kind::Read, MIGRATION_SOCKET) {
             Ok(path) => {
                 let migration = OsString::from_vec(path).into();
-                // One that does not say is as one with a single shard.
-                let shards = client.ask(Kind::Read, SHARDS).ok();
-                let shards = shards.and_then(|shards| decimal(&shards).ok()).unwrap_or(1).max(1);
-                Ok(Daemon { socket, migration, shards, patience: PATIENCE })
+                Ok(Daemon { socket, migration, patience: PATIENCE })
             }
             Err(trouble) => {
                 let why = if trouble.is("ENOENT") {
@@ -72,6 +67,13 @@ impl Daemon {
     /// Whether it is this one.
     pub fn is_same(&self, other: &Daemon) -> bool {
         self.migration == other.migration
+    }
+
+    /// How many shards it has: a domain is served by that of its number's remainder. One that does not say is
+    /// as one with a single shard.
+    pub fn shards(&self) -> u16 {
+        let told = self.connect().ok().and_then(|mut client| client.ask(Kind::Read, SHARDS).ok());
+        told.and_then(|shards| decimal(&shards).ok()).unwrap_or(1).max(1)
     }
 
     /// A connection of a client's.
@@ -92,21 +94,21 @@ impl Daemon {
         payload: &[u8],
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<Asked, Trouble> {
-        self.ask_by(None, kind, payload, descriptors)
+        self.ask_by(&mut None, kind, payload, descriptors)
     }
 
-    /// The same by the connection of an earlier request, if it is there and still open.
+    /// The same by the connection of an earlier request, which is taken, if it is there and still open.
     ///
     /// # Errors
     /// As [`Daemon::ask`].
     pub fn ask_by(
         &self,
-        kept: Option<Link>,
+        kept: &mut Option<Link>,
         kind: u32,
         payload: &[u8],
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<Asked, Trouble> {
-        let mut link = match kept.filter(Link::is_silent) {
+        let mut link = match kept.take().filter(Link::is_silent) {
             Some(link) => link,
             None => Link::connect(&self.migration, self.patience)?,
         };
@@ -131,7 +133,7 @@ impl Daemon {
         domids: &[Domid],
     ) -> BTreeMap<Domid, Result<(), Trouble>> {
         let of_some = |some: &[Domid]| {
-            let asked = self.ask_by(kept.take(), DISCARD_DOMAINS, &listed(some), &[]);
+            let asked = self.ask_by(kept, DISCARD_DOMAINS, &listed(some), &[]);
             let mut answers = Answers::of_all(asked);
             *kept = answers.take_link();
             some.iter().map(|&domid| (domid, answers.of(domid).map(drop))).collect::<Vec<_>>()
@@ -264,7 +266,6 @@ mod tests {
         let daemon = Daemon {
             socket: directory.join("socket"),
             migration: directory.join("migration"),
-            shards: 1,
             patience: SHORT,
         };
         let bulk = UnixListener::bind(&daemon.migration).unwrap();
@@ -311,10 +312,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (socket, migration) = (PathBuf::new(), directory.path().join("migration"));
         answers(UnixListener::bind(&migration).unwrap(), 2, 2);
-        let daemon = Daemon { socket, migration, shards: 1, patience: PATIENCE };
+        let daemon = Daemon { socket, migration, patience: PATIENCE };
         let mut kept = None;
         for asked in 1..=4 {
-            let mut answers = Answers::of_all(daemon.ask_by(kept.take(), IMPORT_DOMAINS, b"", &[]));
+            let mut answers = Answers::of_all(daemon.ask_by(&mut kept, IMPORT_DOMAINS, b"", &[]));
             assert_eq!(answers.failed(), None);
             kept = answers.take_link();
             assert!(kept.is_some());

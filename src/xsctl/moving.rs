@@ -21,9 +21,10 @@ pub struct Manner {
     pub form: Form,
 }
 
-/// Moves domains, those of one shard of the source after those of another: so a batch has few threads stop
-/// what they do, and the guests of others do not notice it. A batch that is begun is brought to its end; no other is begun once `stop` is set,
-/// or a daemon cannot be reached. Cost: each batch is that of its EXPORT and its IMPORT.
+/// Moves domains, those of one shard of the source after those of another: so a batch has few threads
+/// stop what they do, and the guests of others do not notice it. A batch that is begun is brought to its
+/// end; no other is begun once `stop` is set, or a daemon cannot be reached. Cost: each batch is that of
+/// its EXPORT and its IMPORT.
 ///
 /// # Errors
 /// The output's. What was not moved is reported.
@@ -34,7 +35,7 @@ pub fn run(
     stop: &AtomicBool,
 ) -> Result<Done, Failure> {
     let mut report = Report::new(manner.form, "move", "moved", domids.len());
-    let domids = by_shard(domids, route.source.shards);
+    let domids = by_shard(domids, route.source.shards());
     let batches = Mutex::new(domids.chunks(manner.batch));
     let next = || batches.lock().unwrap_or_else(PoisonError::into_inner).next();
     thread::scope(|scope| {
