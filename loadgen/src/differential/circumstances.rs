@@ -1,14 +1,13 @@
 //! What a difference that is known depends on, beside the step itself.
 
-use super::step::Who;
-
-/// A set of guests, by domid.
+/// A set of guests, by domid. The control domain is none of them, and numbers above 62, of which
+/// sequences have one, are one number.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Guests(u64);
 
 impl Guests {
     fn bit(domid: u16) -> u64 {
-        Who::domain(domid).map_or(0, |_| 1 << domid)
+        if domid == 0 { 0 } else { 1 << domid.min(63) }
     }
 
     /// Adds the guest of this number, if there is one.
@@ -71,7 +70,7 @@ pub struct Circumstances {
     pub shut: Guests,
     /// Those of them that RESUME named since.
     pub resumed: Guests,
-    /// Guests that have died.
+    /// Guests that have died, and numbers of guests that a RELEASE named.
     pub dead: Guests,
     /// Guests that were granted something at its node or above before they were there; at END, at
     /// any node.

@@ -7,7 +7,7 @@ use xenstored::protocol::ERROR;
 use super::circumstances::{Circumstances, Guests};
 use super::line::Reply;
 use super::paths::{is_given, lies_below, parents, path};
-use super::step::{Step, Tx, Who, domids, op};
+use super::step::{Step, Tx, Who, domid, domids, op};
 use super::transaction::{IN_TRANSACTIONS, Transaction};
 
 /// A payload of so many bytes brings a node near the limit of 2,048.
@@ -146,6 +146,10 @@ impl History {
         {
             transaction.foreign |= !IN_TRANSACTIONS.contains(kind);
         }
+        // Also where no such domain is known.
+        if *kind == op::RELEASE && !who.is_guest() {
+            self.dead.insert(domid(payload));
+        }
         if reply.is_none_or(|reply| reply.kind == ERROR) {
             return;
         }
@@ -164,12 +168,8 @@ impl History {
             (op::RELEASE | op::INTRODUCE, _) => self.disturb_all(),
             // Whom the nodes are open to is another one.
             (op::SET_TARGET, _) => self.open.values_mut().for_each(|it| it.everything = true),
-            (op::RESUME, _) => {
-                let digits = payload.strip_suffix(b"\0").and_then(|it| str::from_utf8(it).ok());
-                let domid = digits.and_then(|digits| digits.parse().ok()).unwrap_or_default();
-                if self.shut.contain(domid) {
-                    self.resumed.insert(domid);
-                }
+            (op::RESUME, _) if self.shut.contain(domid(payload)) => {
+                self.resumed.insert(domid(payload));
             }
             (_, Tx::None) if changes => self.changed(*kind, &path),
             (_, Tx::Of(start)) if changes => {
@@ -299,6 +299,25 @@ mod tests {
             let is = history.of(&end, false);
             assert_eq!((is.redone, is.removes.len()), (redone, usize::from(kind == op::RM)));
         }
+    }
+
+    #[test]
+    fn a_number_that_a_release_named_counts_as_dead() {
+        let mut history = History::new();
+        let release = |who, payload: &[u8]| Step::Request {
+            who: Who(who),
+            kind: op::RELEASE,
+            tx: Tx::None,
+            payload: payload.to_vec(),
+        };
+        let refused = Reply { kind: ERROR, payload: b"ENOENT\0".to_vec(), echoed: true };
+        for (at, step) in
+            [release(0, b"7\0"), release(0, b"x\0"), release(3, b"8\0")].iter().enumerate()
+        {
+            history.follow(at, step, Some(&refused));
+        }
+        let dead = history.of(&write(0, "/t", Tx::None), false).dead;
+        assert_eq!([0, 7, 8].map(|domid| dead.contain(domid)), [false, true, false]);
     }
 
     #[test]

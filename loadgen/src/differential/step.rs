@@ -112,6 +112,12 @@ pub fn domids(payload: &[u8]) -> impl Iterator<Item = u16> {
     entries.filter_map(|entry| str::from_utf8(entry.get(1..)?).ok()?.parse().ok())
 }
 
+/// The one domain that a request is about; 0 if it is none.
+pub fn domid(payload: &[u8]) -> u16 {
+    let digits = payload.strip_suffix(b"\0").and_then(|text| str::from_utf8(text).ok());
+    digits.and_then(|digits| digits.parse().ok()).unwrap_or_default()
+}
+
 /// Bytes as xenstore.txt shows them: `|` is a NUL. Long ones are shortened.
 pub fn show(bytes: &[u8]) -> String {
     let mut text: String = bytes

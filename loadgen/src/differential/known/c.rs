@@ -68,7 +68,7 @@ pub const KNOWN: &[Known] = &[
                 op::WRITE | op::MKDIR => {
                     matches!(case.errors(), ("ENOSPC", "") | ("", "ENOSPC"))
                 }
-                op::END => case.is.disturbed && case.errors_are("", "ENOSPC"),
+                op::END => case.is.disturbed && matches!(case.errors(), ("" | "EAGAIN", "ENOSPC")),
                 _ => false,
             };
             case.tx() != Tx::None && !case.by_control() && differs

@@ -230,11 +230,12 @@ pub const KNOWN: &[Known] = &[
                 && entries(&case.ours) == entries(&case.theirs);
             let refused =
                 matches!(case.errors(), ("EACCES", "" | "ENOENT") | ("" | "ENOENT", "EACCES"));
-            // Another owner is another one who may read it.
-            let differing = [case.only_ours(), case.only_theirs()].concat();
+            // Another owner is another one who may read it; o-rm-watches-below at the same time.
+            let below = |event: &&(Who, Event)| event.0.is_guest() || case.is_removed(event);
             let unseen = matches!(case.kind(), op::WRITE | op::MKDIR | op::RM)
                 && case.errors_are("", "")
-                && differing.iter().all(|(who, _)| who.is_guest());
+                && case.only_ours().iter().all(|(who, _)| who.is_guest())
+                && case.only_theirs().iter().all(below);
             // Whose account the node comes out of is another, too.
             let charged =
                 matches!(case.kind(), op::WRITE | op::MKDIR) && case.errors_are("", "EQUOTA");
