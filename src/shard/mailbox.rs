@@ -113,6 +113,13 @@ impl Mailbox {
         Some(message)
     }
 
+    /// Whether the thread may sleep until it is woken: nothing is there. From now on nobody wakes it for
+    /// what it took already, or told itself.
+    pub fn may_sleep(&self) -> bool {
+        self.signal.take();
+        self.is_empty()
+    }
+
     /// Whether there is nothing to take.
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()

@@ -4,6 +4,7 @@ use crate::sync::{AtomicBool, Ordering};
 
 /// Raised by those who push to a mailbox, taken by whoever wakes its thread then. As each raises it
 /// after pushing, whoever takes it wakes the thread after every push whose pusher finds it taken.
+/// The thread itself takes it before it looks for the last time whether something is there.
 #[derive(Default)]
 pub struct Signal(AtomicBool);
 

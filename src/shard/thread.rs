@@ -199,7 +199,7 @@ impl Thread {
         if self.stopping.is_some() {
             return Some(STOP_POLL);
         }
-        if !self.ready.is_empty() || !self.inbox.is_empty() || !self.mailbox().is_empty() {
+        if !self.ready.is_empty() || !self.inbox.is_empty() || !self.mailbox().may_sleep() {
             return Some(Duration::ZERO);
         }
         let tick = Some(self.next_tick).filter(|_| !self.ticking.is_empty());
