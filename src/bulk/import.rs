@@ -42,10 +42,9 @@ pub fn import(
     mover: &Mover,
     descriptors: Vec<OwnedFd>,
     only_check: bool,
-    mut answer: impl FnMut(Outcome),
+    answer: impl FnMut(Vec<Outcome>),
 ) {
-    let import_one = |stream| import_stream(mover, stream, only_check);
-    each(descriptors, import_one, |outcomes| outcomes.into_iter().for_each(&mut answer));
+    each(descriptors, |stream| import_stream(mover, stream, only_check), answer);
 }
 
 /// A stream as far as it may be read.

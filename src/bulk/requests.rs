@@ -1,6 +1,5 @@
 //! The requests of the migration socket, from a message to the answers.
 
-use std::borrow::Cow;
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
@@ -128,31 +127,67 @@ fn serve_client(client: &UnixStream, mover: &Mover) {
                 return;
             }
         };
-        let header = request.header;
-        let mut answer = |outcome: Outcome| send(client, &message(&header, Ok(&show(&outcome))));
-        let result = perform(mover, request, &mut answer);
-        let last = message(&header, result.map(|()| Cow::Borrowed(ACK)).as_deref().map_err(|e| *e));
-        if let Err(error) = send(client, &last) {
+        let mut answers = Answers::to(client, &request);
+        let result = perform(mover, request, &mut answers);
+        if let Err(error) = answers.end(result) {
             tracing::info!(%error, "an answer of the migration socket was not taken");
             return;
         }
     }
 }
 
-/// Where the outcomes go. If somebody does not take them any more, the rest is done all the same.
-type Answer<'a> = &'a mut dyn FnMut(Outcome) -> io::Result<()>;
+/// The answers to a request, in few pieces, since each wakes the client: what became of the domains of
+/// a stream is one, and that of the last stream goes with the end.
+struct Answers<'c> {
+    client: &'c UnixStream,
+    header: Header,
+    /// Streams that are not answered for; of a request without streams its one piece.
+    left: usize,
+    pending: Vec<u8>,
+    /// If somebody does not take them any more, the rest is done all the same.
+    taken: io::Result<()>,
+}
 
-fn perform(mover: &Mover, request: Request, answer: Answer<'_>) -> Result<(), Errno> {
+impl Answers<'_> {
+    fn to<'c>(client: &'c UnixStream, request: &Request) -> Answers<'c> {
+        let (header, left) = (request.header, request.descriptors.len().max(1));
+        Answers { client, header, left, pending: Vec::new(), taken: Ok(()) }
+    }
+
+    /// What became of one stream's domains, or of all.
+    fn add(&mut self, outcomes: Vec<Outcome>) {
+        for outcome in outcomes {
+            self.pending.extend(message(&self.header, Ok(&show(&outcome))));
+        }
+        self.left = self.left.saturating_sub(1);
+        if self.left > 0 {
+            self.send();
+        }
+    }
+
+    fn end(mut self, result: Result<(), Errno>) -> io::Result<()> {
+        self.pending.extend(message(&self.header, result.map(|()| ACK)));
+        self.send();
+        self.taken
+    }
+
+    fn send(&mut self) {
+        if self.taken.is_ok() {
+            self.taken = send(self.client, &self.pending);
+        }
+        self.pending.clear();
+    }
+}
+
+fn perform(mover: &Mover, request: Request, answers: &mut Answers<'_>) -> Result<(), Errno> {
     let Request { header, payload, descriptors } = request;
     let number = header.kind.get();
     let operation = Operation::ALL.into_iter().find(|&operation| operation as u32 == number);
     begin_workers();
-    let mut is_taken = true;
-    let answer = |outcome| is_taken = is_taken && answer(outcome).is_ok();
     match operation.ok_or(Errno::ENOSYS)? {
         Operation::ExportDomains => {
             let domids = domids(mover, &payload, introduced)?;
-            export::export(mover, &domids, descriptors)?.into_iter().for_each(answer);
+            answers.add(export::export(mover, &domids, descriptors)?);
         }
         Operation::ImportDomains => {
             let only_check = match &*payload {
@@ -163,11 +198,11 @@ fn perform(mover: &Mover, request: Request, answer: Answer<'_>) -> Result<(), Er
             if descriptors.is_empty() {
                 return Err(Errno::EINVAL);
             }
-            import::import(mover, descriptors, only_check, answer);
+            import::import(mover, descriptors, only_check, |outcomes| answers.add(outcomes));
         }
         Operation::DiscardDomains => {
             let domids = domids(mover, &payload, Mover::arrived)?;
-            discard::discard(mover, &domids).into_iter().for_each(answer);
+            answers.add(discard::discard(mover, &domids));
         }
     }
     Ok(())

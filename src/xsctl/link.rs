@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rustix::cmsg_space;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg};
 use zerocopy::IntoBytes;
@@ -23,6 +24,7 @@ pub const DESCRIPTORS_MAX: usize = 253;
 /// A connection.
 pub struct Link {
     stream: UnixStream,
+    patience: Timespec,
     received: Vec<u8>,
 }
 
@@ -38,9 +40,9 @@ impl Link {
     /// Connects to a socket. Whoever is silent for as long as `patience` is an error, `WouldBlock`.
     pub fn connect(socket: &Path, patience: Duration) -> io::Result<Link> {
         let stream = UnixStream::connect(socket)?;
-        stream.set_read_timeout(Some(patience))?;
         stream.set_write_timeout(Some(patience))?;
-        Ok(Link { stream, received: Vec::new() })
+        let patience = patience.try_into().map_err(|_| io::ErrorKind::InvalidInput)?;
+        Ok(Link { stream, patience, received: Vec::new() })
     }
 
     /// Whether nothing is to be read now, neither bytes nor their end.
@@ -68,6 +70,16 @@ impl Link {
         self.send(&bytes[sent..])
     }
 
+    /// Waits until something is to be read. Whoever waits in a read is also woken when the other end
+    /// takes what was sent, before it answers.
+    fn wait(&self) -> io::Result<()> {
+        let mut fds = [PollFd::new(&self.stream, PollFlags::IN)];
+        match retry_on_intr(|| poll(&mut fds, Some(&self.patience)))? {
+            0 => Err(io::ErrorKind::WouldBlock.into()),
+            _ => Ok(()),
+        }
+    }
+
     /// Waits for the next message: its type, its number, its payload.
     pub fn receive(&mut self) -> io::Result<(u32, u32, Vec<u8>)> {
         loop {
@@ -78,6 +90,7 @@ impl Link {
                 }
                 Frame::TooLong => return Err(io::ErrorKind::InvalidData.into()),
                 Frame::Incomplete(_) => {
+                    self.wait()?;
                     let mut bytes = [0; 16384];
                     match retry_on_intr(|| rustix::io::read(&self.stream, &mut bytes))? {
                         0 => return Err(io::ErrorKind::UnexpectedEof.into()),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use super::batch::{Moving, Route, carry};
@@ -34,37 +34,37 @@ pub fn run(
     manner: &Manner,
     stop: &AtomicBool,
 ) -> Result<Done, Failure> {
-    let mut report = Report::new(manner.form, "move", "moved", domids.len());
+    let report = Mutex::new(Report::new(manner.form, "move", "moved", domids.len()));
     let domids = by_shard(domids, route.source.shards());
     let batches = Mutex::new(domids.chunks(manner.batch));
-    let next = || batches.lock().unwrap_or_else(PoisonError::into_inner).next();
-    thread::scope(|scope| {
-        let (sender, receiver) = mpsc::channel();
-        for _ in 0..manner.jobs {
-            let (sender, next) = (sender.clone(), &next);
-            scope.spawn(move || {
-                let mut kept = None;
-                while !stop.load(Ordering::Relaxed)
-                    && let Some(domids) = next()
-                {
-                    let carried = carry(route, domids, &mut kept);
-                    if carried.is_err() {
-                        stop.store(true, Ordering::Relaxed);
-                    }
-                    // The other end waits for all of them.
-                    let _ = sender.send(carried);
-                }
-            });
-        }
-        drop(sender);
-        for carried in receiver {
+    let job = || {
+        let mut kept = None;
+        while !stop.load(Ordering::Relaxed)
+            && let Some(domids) = locked(&batches).next()
+        {
+            let carried = carry(route, domids, &mut kept);
+            // Nobody stands still while it is written, by this very thread: to wake another one costs
+            // a tenth of what a batch does.
+            let mut report = locked(&report);
             match carried {
                 Ok(domains) => of_batch(route, &domains, &mut report),
-                Err(failure) => report.trouble(format!("{failure}: no further domain was begun")),
+                Err(failure) => {
+                    stop.store(true, Ordering::Relaxed);
+                    report.trouble(format!("{failure}: no further domain was begun"));
+                }
             }
         }
+    };
+    thread::scope(|scope| {
+        let others: Vec<_> = (1..manner.jobs).map(|_| scope.spawn(job)).collect();
+        job();
+        drop(others);
     });
-    report.end()
+    report.into_inner().unwrap_or_else(PoisonError::into_inner).end()
+}
+
+fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Domains, those of one shard after those of another.
