@@ -49,7 +49,6 @@ use export::Format;
 pub use failure::{Done, Failure};
 use input::Input;
 use options::{Command, Options};
-pub use options::{MOVED_AT_ONCE, MOVED_TOGETHER};
 
 /// Does what the arguments ask, the first of which is the program's name.
 ///

@@ -13,13 +13,12 @@ use crate::words::Domid;
 /// Where C's daemon has its socket, and where its clients look for it.
 const RUN_DIRECTORY: &str = "/var/run/xenstored";
 
-/// Domains in a batch of a move. More take less time in all, but stand still longer, and those who stay
-/// notice it. docs/BENCHMARKS.md is measured with these very numbers, and says when 1,000 domains of 100
-/// nodes and 10 watches were moved within the bounds there, and when not.
-pub const MOVED_TOGETHER: u8 = 2;
-/// Batches of a move at the same time. On two cores a second one makes all of it shorter and the pause of
-/// each domain longer than it may be.
-pub const MOVED_AT_ONCE: u8 = 1;
+/// Domains in a batch of a move. Two take a quarter less time in all, but stand still longer, and those
+/// who stay wait twice as long as before (docs/BENCHMARKS.md, Batches).
+const MOVED_TOGETHER: u8 = 1;
+/// Batches of a move at the same time. On two cores a second one makes all of it shorter and those who
+/// stay wait longer than they may.
+const MOVED_AT_ONCE: u8 = 1;
 /// Domains in a batch of files. More than that saves no time, and a faulty one holds up fewer.
 const FILES_TOGETHER: u8 = 50;
 

@@ -73,6 +73,24 @@ impl Paced {
     pub fn run(&mut self, request: &Request, interval: Duration, time: Duration) -> Result<Tally> {
         let started = Instant::now();
         let mut tally = Tally { requests: 0, elapsed: time, latency: histogram() };
+        self.run_telling(request, interval, time, |_, waited| {
+            tally.requests += 1;
+            let nanoseconds = u64::try_from(waited.as_nanos());
+            tally.latency.saturating_record(nanoseconds.unwrap_or(u64::MAX));
+        })?;
+        tally.elapsed = started.elapsed();
+        Ok(tally)
+    }
+
+    /// The same; tells of each reply when its request was to be sent, and how long it took from then.
+    pub fn run_telling(
+        &mut self,
+        request: &Request,
+        interval: Duration,
+        time: Duration,
+        mut answered: impl FnMut(Instant, Duration),
+    ) -> Result<()> {
+        let started = Instant::now();
         let mut due = started;
         let mut waiting: VecDeque<(u32, Instant)> = VecDeque::new();
         let mut next_req = 1;
@@ -99,18 +117,17 @@ impl Paced {
                 wrong!("no reply for {PATIENCE:?}");
             }
             if events.iter().any(|event| event.token() == LINK) {
-                self.take(request, &mut waiting, &mut tally)?;
+                self.take(request, &mut waiting, &mut answered)?;
             }
         }
-        tally.elapsed = started.elapsed();
-        Ok(tally)
+        Ok(())
     }
 
     fn take(
         &mut self,
         request: &Request,
         waiting: &mut VecDeque<(u32, Instant)>,
-        tally: &mut Tally,
+        answered: &mut impl FnMut(Instant, Duration),
     ) -> Result<()> {
         self.connection.receive()?;
         let now = Instant::now();
@@ -122,9 +139,7 @@ impl Paced {
             if !answers {
                 wrong!("{} {req_id} was answered by {message:?}", request.kind.name());
             }
-            let nanoseconds = now.saturating_duration_since(due).as_nanos();
-            tally.latency.saturating_record(u64::try_from(nanoseconds).unwrap_or(u64::MAX));
-            tally.requests += 1;
+            answered(due, now.saturating_duration_since(due));
         }
         Ok(())
     }

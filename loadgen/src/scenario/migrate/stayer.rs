@@ -1,7 +1,9 @@
 //! Guests that stay, and ask at fixed times whatever happens to the others.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use xenstored::host::sim::SimClient;
@@ -9,18 +11,38 @@ use xenstored::protocol::Kind;
 use xenstored::words::Domid;
 
 use crate::client::{Blocking, Expect, Link, Paced, Request, histogram, words};
-use crate::trouble::{Result, Trouble};
+use crate::trouble::Result;
+use crate::wrong;
 
 /// From one request of theirs to the next.
 const INTERVAL: Duration = Duration::from_millis(1);
 /// So long they do not look whether they are to end.
 const SLICE: Duration = Duration::from_millis(10);
+/// Longer than any of them takes to end.
+const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Domains with nothing but a name, which they read.
+/// How long they waited: of each request when it was to be sent, and the time from then to its reply.
+pub struct Waits(Vec<(Instant, Duration)>);
+
+impl Waits {
+    /// Of requests that were to be sent at this time or later.
+    pub fn since(&self, begun: Instant) -> Histogram<u64> {
+        let mut latency = histogram();
+        for (_, waited) in self.0.iter().filter(|(due, _)| *due >= begun) {
+            latency.saturating_record(u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX));
+        }
+        latency
+    }
+}
+
+/// Domains with nothing but a name, which they read, each on a thread of its own.
 pub struct Stayers {
     /// Their domains end with it.
     _host: SimClient,
-    guests: Vec<(Paced, Request)>,
+    /// Has each begin.
+    begins: Vec<SyncSender<()>>,
+    ends: Arc<AtomicBool>,
+    asked: Receiver<Result<Waits>>,
 }
 
 impl Stayers {
@@ -30,7 +52,8 @@ impl Stayers {
         toolstack: &mut Blocking,
         domids: Vec<Domid>,
     ) -> Result<Stayers> {
-        let mut guests = Vec::new();
+        let (ends, mut begins) = (Arc::new(AtomicBool::new(false)), Vec::new());
+        let (answer, asked) = sync_channel(domids.len());
         for domid in domids {
             let guest = toolstack.build_domain(&mut host, domid)?;
             let name = format!("stayer{domid}");
@@ -38,46 +61,57 @@ impl Stayers {
             toolstack.flush()?;
             let expected = Expect::Payload(name.into_bytes());
             let request = Request::new(Kind::Read, &words(&["name"]), expected);
-            guests.push((Paced::new(Link::Ring(Box::new(guest)), false)?, request));
+            let guest = (Paced::new(Link::Ring(Box::new(guest)), false)?, request);
+            let (begin, begun) = sync_channel(1);
+            let (ends, answer) = (Arc::clone(&ends), answer.clone());
+            std::thread::spawn(move || stay(guest, &begun, &ends, &answer));
+            begins.push(begin);
         }
-        Ok(Stayers { _host: host, guests })
+        Ok(Stayers { _host: host, begins, ends, asked })
     }
 
-    /// Has them ask, each on a thread of its own, while `work` is done; answers how long they
-    /// waited, from when they were to ask.
+    /// Has them ask while `work` is done; answers how long they waited.
     ///
     /// # Errors
     /// What is wrong with a reply, or comes of `work`.
-    pub fn ask_while<T>(
-        &mut self,
-        work: impl FnOnce() -> Result<T>,
-    ) -> Result<(T, Histogram<u64>)> {
-        let ends = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                self.guests.iter_mut().map(|guest| scope.spawn(|| ask(guest, &ends))).collect();
-            let done = work();
-            ends.store(true, Ordering::Relaxed);
-            let mut latency = histogram();
-            for thread in threads {
-                let of_one = thread.join();
-                let of_one = of_one.map_err(|_| Trouble::Wrong("a stayer panicked".into()))?;
-                add(&mut latency, &of_one?)?;
-            }
-            Ok((done?, latency))
-        })
+    pub fn ask_while<T>(&mut self, work: impl FnOnce() -> Result<T>) -> Result<(T, Waits)> {
+        self.ends.store(false, Ordering::Relaxed);
+        if self.begins.iter().any(|begin| begin.send(()).is_err()) {
+            wrong!("a stayer panicked");
+        }
+        let done = work();
+        self.ends.store(true, Ordering::Relaxed);
+        let mut waits = Vec::new();
+        for _ in &self.begins {
+            let Ok(of_one) = self.asked.recv_timeout(PATIENCE) else { wrong!("a stayer hangs") };
+            waits.extend(of_one?.0);
+        }
+        Ok((done?, Waits(waits)))
+    }
+}
+
+/// Asks whenever it is to begin, and once before: that its thread is new is nothing that a domain has to
+/// wait for.
+fn stay(
+    mut guest: (Paced, Request),
+    begun: &Receiver<()>,
+    ends: &AtomicBool,
+    answer: &SyncSender<Result<Waits>>,
+) {
+    let mut warm = guest.0.run(&guest.1, INTERVAL, SLICE).map(drop);
+    while begun.recv().is_ok() {
+        let asked = std::mem::replace(&mut warm, Ok(())).and_then(|()| ask(&mut guest, ends));
+        if answer.send(asked).is_err() {
+            return;
+        }
     }
 }
 
 /// Asks until it is to end.
-fn ask((paced, request): &mut (Paced, Request), ends: &AtomicBool) -> Result<Histogram<u64>> {
-    let mut latency = histogram();
+fn ask((paced, request): &mut (Paced, Request), ends: &AtomicBool) -> Result<Waits> {
+    let mut waits = Vec::new();
     while !ends.load(Ordering::Relaxed) {
-        add(&mut latency, &paced.run(request, INTERVAL, SLICE)?.latency)?;
+        paced.run_telling(request, INTERVAL, SLICE, |due, waited| waits.push((due, waited)))?;
     }
-    Ok(latency)
-}
-
-fn add(all: &mut Histogram<u64>, more: &Histogram<u64>) -> Result<()> {
-    all.add(more).map_err(|error| Trouble::Wrong(error.to_string()))
+    Ok(Waits(waits))
 }

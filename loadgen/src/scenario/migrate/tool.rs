@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -19,11 +19,11 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 /// How the domains are moved.
 #[derive(Clone, Copy, Debug)]
-pub struct Manner {
-    /// Domains in a batch.
-    pub batch: usize,
-    /// Batches at the same time.
-    pub jobs: usize,
+pub enum Manner {
+    /// All by one command, as it does it if it is told nothing else.
+    InBulk,
+    /// A command for each.
+    OneByOne,
 }
 
 /// What it says of a domain, or at the end.
@@ -49,6 +49,8 @@ struct Summary {
 pub struct Moved {
     /// From its first connection to its last answer.
     pub seconds: f64,
+    /// When it made that connection.
+    pub begun: Instant,
     /// From each batch's EXPORT_DOMAINS to each domain's UNQUIESCE: nanoseconds.
     pub pauses: Histogram<u64>,
     pub domains: usize,
@@ -75,35 +77,25 @@ pub fn move_all(
     last: usize,
     manner: Manner,
 ) -> Result<Moved> {
-    let cannot = |error| Trouble::io("cannot run xsctl", error);
-    let mut command = xsctl().map_err(cannot)?;
-    command.arg("move").arg("--json").arg("--socket").arg(from).arg("--to").arg(to);
-    for (name, value) in [("--batch", manner.batch), ("--jobs", manner.jobs)] {
-        command.arg(name).arg(value.to_string());
-    }
-    command.arg("--domains").arg(listed(last));
-    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(cannot)?;
-    let mut tool = Tool(child);
-    let Some(stdout) = tool.0.stdout.take() else { wrong!("xsctl without a pipe") };
-    let lines = std::thread::spawn(move || -> io::Result<Vec<String>> {
-        BufReader::new(stdout).lines().collect()
+    let sets = match manner {
+        Manner::InBulk => vec![listed(last)],
+        Manner::OneByOne => (1..=last).map(|domid| domid.to_string()).collect(),
+    };
+    let (from, to) = (from.to_owned(), to.to_owned());
+    let tool = std::thread::spawn(move || {
+        let mut moved = Moved::nothing();
+        sets.iter().try_for_each(|set| moved.run(&from, &to, set))?;
+        Ok(moved)
     });
     let begun = Instant::now();
-    let status = loop {
+    while !tool.is_finished() {
         stage.run_for(SLICE)?;
-        if let Some(status) = tool.0.try_wait().map_err(cannot)? {
-            break status;
-        }
         if begun.elapsed() > PATIENCE {
+            // It ends with the daemons.
             wrong!("xsctl is not done after {PATIENCE:?}");
         }
-    };
-    let lines = lines.join().map_err(|_| Trouble::Wrong("no lines of xsctl".into()))?;
-    let moved = read(&lines.map_err(cannot)?)?;
-    if !status.success() {
-        wrong!("xsctl ended with {status}");
     }
-    Ok(moved)
+    tool.join().map_err(|_| Trouble::Wrong("nobody runs xsctl".into()))?
 }
 
 /// Domains 1 to `last`, as the tool takes them.
@@ -111,36 +103,53 @@ fn listed(last: usize) -> String {
     if last == 1 { "1".into() } else { format!("1-{last}") }
 }
 
-/// Ended with this program, whatever happens.
-struct Tool(Child);
-
-impl Drop for Tool {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+impl Moved {
+    fn nothing() -> Moved {
+        let (begun, pauses) = (Instant::now(), histogram());
+        Moved { seconds: 0.0, begun, pauses, domains: 0, nodes: 0, again: 0 }
     }
-}
 
-fn read(lines: &[String]) -> Result<Moved> {
-    let mut moved = Moved { seconds: 0.0, pauses: histogram(), domains: 0, nodes: 0, again: 0 };
-    for text in lines {
+    /// Runs it once more, and adds what it says.
+    fn run(&mut self, from: &Path, to: &Path, domids: &str) -> Result<()> {
+        let cannot = |error| Trouble::io("cannot run xsctl", error);
+        let mut command = xsctl().map_err(cannot)?;
+        command.arg("move").arg("--json").arg("--socket").arg(from).arg("--to").arg(to);
+        command.arg("--domains").arg(domids).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut tool = command.spawn().map_err(cannot)?;
+        let Some(stdout) = tool.stdout.take() else { wrong!("xsctl without a pipe") };
+        for line in BufReader::new(stdout).lines() {
+            self.line(&line.map_err(cannot)?)?;
+        }
+        let status = tool.wait().map_err(cannot)?;
+        if !status.success() {
+            wrong!("xsctl ended with {status}");
+        }
+        Ok(())
+    }
+
+    fn line(&mut self, text: &str) -> Result<()> {
         let Ok(line) = serde_json::from_str::<Line>(text) else {
             wrong!("xsctl says {text:?}");
         };
         if let Some(summary) = line.summary {
-            moved.seconds = summary.seconds;
-            continue;
+            // It says so when all is done.
+            let now = Instant::now();
+            if self.seconds == 0.0 {
+                self.begun = now - Duration::from_secs_f64(summary.seconds);
+            }
+            self.seconds = (now - self.begun).as_secs_f64();
+            return Ok(());
         }
         let (true, Some(pause)) = (line.done, line.pause_ms) else {
             wrong!("xsctl: {}: {text}", line.error.unwrap_or_default());
         };
         let pause = u64::try_from(Duration::from_secs_f64(pause / 1e3).as_nanos());
-        moved.pauses.saturating_record(pause.unwrap_or(u64::MAX));
-        moved.domains += 1;
-        moved.nodes += line.nodes;
-        moved.again += line.tries.saturating_sub(1);
+        self.pauses.saturating_record(pause.unwrap_or(u64::MAX));
+        self.domains += 1;
+        self.nodes += line.nodes;
+        self.again += line.tries.saturating_sub(1);
+        Ok(())
     }
-    Ok(moved)
 }
 
 /// Bytes of the streams of domains 1 to `last`, which are quiesced for it and stay so.
