@@ -36,11 +36,10 @@ pub fn run(
 ) -> Result<Done, Failure> {
     let report = Mutex::new(Report::new(manner.form, "move", "moved", domids.len()));
     let domids = by_shard(domids, route.source.shards());
-    let batches = Mutex::new(domids.chunks(manner.batch));
-    let job = || {
+    side_by_side(manner.jobs, domids.chunks(manner.batch), |next| {
         let mut kept = None;
         while !stop.load(Ordering::Relaxed)
-            && let Some(domids) = locked(&batches).next()
+            && let Some(domids) = next()
         {
             let carried = carry(route, domids, &mut kept);
             // Nobody stands still while it is written, by this very thread: to wake another one costs
@@ -54,13 +53,25 @@ pub fn run(
                 }
             }
         }
-    };
-    thread::scope(|scope| {
-        let others: Vec<_> = (1..manner.jobs).map(|_| scope.spawn(job)).collect();
-        job();
-        drop(others);
     });
     report.into_inner().unwrap_or_else(PoisonError::into_inner).end()
+}
+
+/// Runs so many jobs at the same time, this thread being one of them. Each takes the next of the items
+/// whenever it asks.
+fn side_by_side<T: Send>(
+    jobs: usize,
+    items: impl Iterator<Item = T> + Send,
+    job: impl Fn(&dyn Fn() -> Option<T>) + Sync,
+) {
+    let items = Mutex::new(items);
+    let next = || locked(&items).next();
+    thread::scope(|scope| {
+        for _ in 1..jobs {
+            scope.spawn(|| job(&next));
+        }
+        job(&next);
+    });
 }
 
 fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -98,6 +109,25 @@ fn of_batch(route: &Route, domains: &BTreeMap<Domid, Moving>, report: &mut Repor
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use std::time::Duration;
+
+    #[test]
+    fn jobs_run_at_the_same_time() {
+        let (sender, receiver) = crossbeam::channel::bounded(0);
+        let patience = Duration::from_secs(10);
+        let met = Mutex::new(Vec::new());
+        side_by_side(2, [true, false].into_iter(), |next| {
+            while let Some(sends) = next() {
+                let other = match sends {
+                    true => sender.send_timeout((), patience).is_ok(),
+                    false => receiver.recv_timeout(patience).is_ok(),
+                };
+                locked(&met).push(other);
+            }
+        });
+        assert_eq!(*locked(&met), [true, true], "each met the other");
+    }
 
     #[test]
     fn domains_of_a_shard_go_together() {
