@@ -127,7 +127,7 @@ fn serve_client(client: &UnixStream, mover: &Mover) {
                 return;
             }
         };
-        let mut answers = Answers::to(client, &request);
+        let mut answers = Answers::to(client, request.header);
         let result = perform(mover, request, &mut answers);
         if let Err(error) = answers.end(result) {
             tracing::info!(%error, "an answer of the migration socket was not taken");
@@ -136,12 +136,12 @@ fn serve_client(client: &UnixStream, mover: &Mover) {
     }
 }
 
-/// The answers to a request, in few pieces, since each wakes the client: what became of the domains of
-/// a stream is one, and that of the last stream goes with the end.
+/// The answers to a request, in few pieces, since each wakes the client: what became of all its domains is
+/// one, of an import what became of those of a stream; and the last one goes with the end.
 struct Answers<'c> {
     client: &'c UnixStream,
     header: Header,
-    /// Streams that are not answered for; of a request without streams its one piece.
+    /// Pieces that are to come.
     left: usize,
     pending: Vec<u8>,
     /// If somebody does not take them any more, the rest is done all the same.
@@ -149,12 +149,11 @@ struct Answers<'c> {
 }
 
 impl Answers<'_> {
-    fn to<'c>(client: &'c UnixStream, request: &Request) -> Answers<'c> {
-        let (header, left) = (request.header, request.descriptors.len().max(1));
-        Answers { client, header, left, pending: Vec::new(), taken: Ok(()) }
+    fn to(client: &UnixStream, header: Header) -> Answers<'_> {
+        Answers { client, header, left: 1, pending: Vec::new(), taken: Ok(()) }
     }
 
-    /// What became of one stream's domains, or of all.
+    /// What became of the domains of one piece.
     fn add(&mut self, outcomes: Vec<Outcome>) {
         for outcome in outcomes {
             self.pending.extend(message(&self.header, Ok(&show(&outcome))));
@@ -198,6 +197,7 @@ fn perform(mover: &Mover, request: Request, answers: &mut Answers<'_>) -> Result
             if descriptors.is_empty() {
                 return Err(Errno::EINVAL);
             }
+            answers.left = descriptors.len();
             import::import(mover, descriptors, only_check, |outcomes| answers.add(outcomes));
         }
         Operation::DiscardDomains => {

@@ -69,7 +69,7 @@ fn receive_some(
     Ok(received.bytes)
 }
 
-/// Sends one answer, and waits until it is on its way.
+/// Sends answers, and waits until they are on their way.
 ///
 /// # Errors
 /// The socket's.

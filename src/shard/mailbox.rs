@@ -58,7 +58,7 @@ pub struct Asker {
 /// A thread's mailbox: first in, first out, from any thread.
 pub struct Mailbox {
     queue: SegQueue<Message>,
-    /// Pushed to since the last wake.
+    /// Pushed to since it was last taken.
     signal: Signal,
     waker: Waker,
     /// Events in the queue, so that producers can hold back before it grows without limit.
@@ -89,7 +89,7 @@ impl Mailbox {
         self.signal.raise();
     }
 
-    /// Wakes the thread if something was pushed since it was last woken.
+    /// Wakes the thread if something was pushed since it was last woken, or last looked before it slept.
     pub fn wake(&self) {
         if self.signal.take() {
             self.wake_now();
@@ -113,11 +113,10 @@ impl Mailbox {
         Some(message)
     }
 
-    /// Whether the thread may sleep until it is woken: nothing is there. From now on nobody wakes it for
-    /// what it took already, or told itself.
+    /// Whether the thread, which asks, may sleep until it is woken: nothing is there. From now on nobody
+    /// wakes it for what it took already, or told itself.
     pub fn may_sleep(&self) -> bool {
-        self.signal.take();
-        self.is_empty()
+        self.signal.may_sleep(|| self.is_empty())
     }
 
     /// Whether there is nothing to take.

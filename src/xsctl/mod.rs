@@ -2,7 +2,7 @@
 //! carried. xsctl(8) is its manual; docs/MIGRATION.md says what happens when.
 //!
 //! ```text
-//!     move      moving: threads ---> batch: EXPORT | IMPORT, INTRODUCE, RELEASE, UNQUIESCE ---> places
+//!     move      moving: jobs ------> batch: EXPORT | IMPORT, INTRODUCE, RELEASE, UNQUIESCE ---> places
 //!     export    EXPORT ---> a file each, marks          release   marks ---> RELEASE
 //!     import    files ---> IMPORT, INTRODUCE            introduce, quiesce, unquiesce, discard
 //!               all of them: client, daemon ---> link   report: a Line for each domain, a summary
@@ -39,6 +39,7 @@ use std::ffi::OsString;
 use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 use clap::{CommandFactory, Parser};
 
@@ -109,6 +110,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, Failur
             import::run(&daemon, &manner, &*stop()?)
         }
         Command::Move { common, domains, to, batch, jobs, tries } => {
+            let begun = Instant::now();
             let source = Daemon::find(common.socket())?;
             let destination = Daemon::find(to)?;
             if source.is_same(&destination) {
@@ -117,7 +119,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, Failur
             let route = batch::Route { source, destination, tries };
             let domids = meant(&route.source, &domains)?;
             let (batch, form) = (batch.size(), common.form());
-            let manner = moving::Manner { batch, jobs: jobs.into(), form };
+            let manner = moving::Manner { batch, jobs: jobs.into(), form, begun };
             moving::run(&route, &domids, &manner, &*stop()?)
         }
     }

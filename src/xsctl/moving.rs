@@ -1,9 +1,10 @@
-//! `xsctl move`: batches of domains from one daemon to another, several at once.
+//! `xsctl move`: batches of domains from one daemon to another, one after the other or some at once.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Instant;
 
 use super::batch::{Moving, Route, carry};
 use super::failure::{Done, Failure};
@@ -19,11 +20,14 @@ pub struct Manner {
     pub jobs: usize,
     /// What is said.
     pub form: Form,
+    /// When the first of the daemons was looked for.
+    pub begun: Instant,
 }
 
 /// Moves domains, those of one shard of the source after those of another: so a batch has few threads
 /// stop what they do, and the guests of others do not notice it. A batch that is begun is brought to its
-/// end; no other is begun once `stop` is set, or a daemon cannot be reached. Cost: each batch is that of
+/// end; no other is begun once `stop` is set, a daemon cannot be reached, or while nobody takes the
+/// report of one that is done. Cost: each batch is that of
 /// its EXPORT and its IMPORT.
 ///
 /// # Errors
@@ -34,7 +38,8 @@ pub fn run(
     manner: &Manner,
     stop: &AtomicBool,
 ) -> Result<Done, Failure> {
-    let report = Mutex::new(Report::new(manner.form, "move", "moved", domids.len()));
+    let report = Report::new(manner.form, "move", "moved", domids.len()).since(manner.begun);
+    let report = Mutex::new(report);
     let domids = by_shard(domids, route.source.shards());
     side_by_side(manner.jobs, domids.chunks(manner.batch), |next| {
         let mut kept = None;
@@ -42,15 +47,15 @@ pub fn run(
             && let Some(domids) = next()
         {
             let carried = carry(route, domids, &mut kept);
+            if carried.is_err() {
+                stop.store(true, Ordering::Relaxed);
+            }
             // Nobody stands still while it is written, by this very thread: to wake another one costs
             // a tenth of what a batch does.
             let mut report = locked(&report);
             match carried {
                 Ok(domains) => of_batch(route, &domains, &mut report),
-                Err(failure) => {
-                    stop.store(true, Ordering::Relaxed);
-                    report.trouble(format!("{failure}: no further domain was begun"));
-                }
+                Err(failure) => report.trouble(format!("{failure}: no further domain was begun")),
             }
         }
     });

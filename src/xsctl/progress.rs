@@ -17,16 +17,20 @@ impl Progress {
     /// Writes the line anew.
     pub fn at(&self, verb: &str, done: usize, failed: usize) {
         if self.shown {
-            eprint!("\r\x1b[K{verb} {done} of {} domains, {failed} failed", self.total);
-            // It is a convenience: whoever cannot see it misses nothing.
-            let _ = io::stderr().flush();
+            show(&format!("{verb} {done} of {} domains, {failed} failed", self.total));
         }
     }
 
     /// Makes room for other lines.
     pub fn clear(&self) {
         if self.shown {
-            eprint!("\r\x1b[K");
+            show("");
         }
     }
+}
+
+fn show(text: &str) {
+    let mut terminal = io::stderr().lock();
+    // It is a convenience: whoever cannot see it misses nothing.
+    let _ = write!(terminal, "\r\x1b[K{text}").and_then(|()| terminal.flush());
 }

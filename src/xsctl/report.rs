@@ -148,6 +148,11 @@ impl Report {
         }
     }
 
+    /// What is told of began at that time.
+    pub fn since(self, begun: Instant) -> Report {
+        Report { begun, ..self }
+    }
+
     /// So many files turned out to be so many domains.
     pub fn found(&mut self, files: usize, domains: usize) {
         self.total = (self.total + domains).saturating_sub(files);
@@ -167,7 +172,7 @@ impl Report {
                 .then(|| format!("left out: {}", line.left_out.join(", ")));
             for text in said.chain(left_out) {
                 self.progress.clear();
-                eprintln!("xsctl: {}: {text}", line.subject());
+                say(&format!("{}: {text}", line.subject()));
             }
         }
         self.progress.at(self.verb, self.done, self.failed);
@@ -182,7 +187,7 @@ impl Report {
     pub fn trouble(&mut self, text: String) {
         if !self.troubles.contains(&text) {
             self.progress.clear();
-            eprintln!("xsctl: {text}");
+            say(&text);
             self.troubles.push(text);
         }
     }
@@ -220,7 +225,7 @@ impl Report {
                 text += &format!("; pause p50 {p50_ms:.1} p99 {p99_ms:.1} max {max_ms:.1} ms");
             }
             self.output = writeln!(io::stdout(), "{text}").and(self.output);
-            self.notes.iter().for_each(|note| eprintln!("xsctl: {note}"));
+            self.notes.iter().for_each(|note| say(note));
         }
         self.output?;
         Ok(if self.failed + left > 0 { Done::Partly } else { Done::Well })
@@ -232,6 +237,11 @@ impl Report {
             self.output = line.and_then(|line| writeln!(io::stdout(), "{line}"));
         }
     }
+}
+
+/// Says something on standard error, if anybody is there.
+fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "xsctl: {text}");
 }
 
 /// Milliseconds, to a microsecond.

@@ -19,8 +19,10 @@ fn at_first(world: &World, kind: u32, action: Action) -> (Proxy, String) {
     (proxy, text(&path))
 }
 
+/// Moves domains 1 and 2 in one batch.
 fn move_both(from: &str, to: &str) -> (Run, Vec<Value>) {
-    let run = xsctl(&["move", "--socket", from, "--to", to, "--domains", "1,2", "--json"]);
+    let both = ["--domains", "1,2", "--batch", "2", "--json"];
+    let run = xsctl(&[&["move", "--socket", from, "--to", to][..], &both].concat());
     let (lines, _) = run.json();
     (run, lines)
 }
@@ -186,6 +188,8 @@ fn who_is_changed_all_the_time_is_carried_so_often_and_no_more() {
         &to,
         "--domains",
         "1,2",
+        "--batch",
+        "2",
         "--tries",
         "3",
         "--json",
@@ -273,7 +277,7 @@ fn sigint_ends_it_after_the_batches_in_hand() {
     }
 }
 
-/// Ctrl-Z and `fg`: a wait with a time limit ends with EINTR then (signal(7)), which is no loss.
+/// Ctrl-Z and `fg`: some waits end with EINTR then (signal(7)), which is no loss.
 #[test]
 fn the_tool_is_stopped_and_goes_on() {
     let (mut a, _b) = worlds([1]);

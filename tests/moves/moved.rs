@@ -56,6 +56,8 @@ fn what_does_not_work_out_stays_and_the_rest_goes_on() {
         &socket(&b),
         "--domains",
         "1-5,9",
+        "--batch",
+        "3",
         "--json",
     ]);
     assert_eq!((run.code, run.err.as_str()), (6, ""), "{run:?}");

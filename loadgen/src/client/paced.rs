@@ -73,7 +73,8 @@ impl Paced {
     pub fn run(&mut self, request: &Request, interval: Duration, time: Duration) -> Result<Tally> {
         let started = Instant::now();
         let mut tally = Tally { requests: 0, elapsed: time, latency: histogram() };
-        self.run_telling(request, interval, time, |_, waited| {
+        let ends = |due| due >= started + time;
+        self.run_until(request, (started, interval), ends, |_, waited| {
             tally.requests += 1;
             let nanoseconds = u64::try_from(waited.as_nanos());
             tally.latency.saturating_record(nanoseconds.unwrap_or(u64::MAX));
@@ -82,31 +83,32 @@ impl Paced {
         Ok(tally)
     }
 
-    /// The same; tells of each reply when its request was to be sent, and how long it took from then.
-    pub fn run_telling(
+    /// Sends `request` from a time on, in intervals, until `ends`, which is asked with the time of the next
+    /// one; tells of each reply when its request was to be sent, and how long it took from then.
+    pub fn run_until(
         &mut self,
         request: &Request,
-        interval: Duration,
-        time: Duration,
+        (mut due, interval): (Instant, Duration),
+        ends: impl Fn(Instant) -> bool,
         mut answered: impl FnMut(Instant, Duration),
     ) -> Result<()> {
-        let started = Instant::now();
-        let mut due = started;
         let mut waiting: VecDeque<(u32, Instant)> = VecDeque::new();
         let mut next_req = 1;
         let mut events = Events::with_capacity(4);
         loop {
-            while due <= Instant::now() && due < started + time {
+            let mut is_over = ends(due);
+            while !is_over && due <= Instant::now() {
                 self.connection.queue_request(request, next_req);
                 waiting.push_back((next_req, due));
                 next_req += 1;
                 due += interval;
+                is_over = ends(due);
             }
             self.connection.flush()?;
-            if waiting.is_empty() && due >= started + time {
-                break;
+            if is_over && waiting.is_empty() {
+                return Ok(());
             }
-            if due < started + time {
+            if !is_over {
                 self.set_timer(due.saturating_duration_since(Instant::now()))?;
             }
             match self.poll.poll(&mut events, Some(PATIENCE)) {
@@ -120,7 +122,6 @@ impl Paced {
                 self.take(request, &mut waiting, &mut answered)?;
             }
         }
-        Ok(())
     }
 
     fn take(

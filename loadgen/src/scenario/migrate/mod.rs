@@ -159,6 +159,7 @@ impl Moving {
         let started = Instant::now();
         let (load, before) =
             stayers.ask_while(|| self.load_while(|| stage.run_for(plan.time).map(drop)))?;
+        let asked = Instant::now();
         self.ask(&show, Phase::Open)?;
         let sockets = (self.source.socket.as_path(), self.destination.socket.as_path());
         let used = self.cpu()?;
@@ -175,8 +176,9 @@ impl Moving {
         let streams = tempfile::tempdir().map_err(|error| Trouble::io("no directory", error))?;
         let bytes = tool::bytes(sockets.1, self.size, streams.path())?;
         let each = |sum: u64| sum as f64 / self.size as f64;
-        // The start of a process is none of the move, and two milliseconds long here.
-        let (before, during) = (before.since(started), during.since(moved.begun));
+        let Some(period) = moved.period else { wrong!("xsctl does not say how long it took") };
+        // Of one command its start is not in it, which holds a core for two milliseconds here.
+        let (before, during) = (before.within(&(started..asked)), during.within(&period));
         let p99 = |latency: &Histogram<u64>| latency.value_at_quantile(0.99) as f64 / 1e3;
         let unexplained = show.unexplained.borrow();
         for text in unexplained.iter().take(UNEXPLAINED_SHOWN) {
@@ -184,12 +186,12 @@ impl Moving {
         }
         let waited = show.waited.borrow();
         let waited = |quantile: f64| waited.value_at_quantile(quantile) as f64 / 1e3;
-        let elapsed = Duration::from_secs_f64(moved.seconds);
+        let elapsed = period.end - period.start;
         let units = self.size as u64;
         let latency = Some(moved.pauses);
         let sample = Sample { units, elapsed, cpu: Some(cpu), latency, ..Sample::default() };
         Ok(sample
-            .with(SECONDS, moved.seconds)
+            .with(SECONDS, elapsed.as_secs_f64())
             .with("waited p50", waited(0.5))
             .with("waited p99", waited(0.99))
             .with("waited max", waited(1.0))

@@ -1,5 +1,6 @@
 //! Guests that stay, and ask at fixed times whatever happens to the others.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -16,19 +17,19 @@ use crate::wrong;
 
 /// From one request of theirs to the next.
 const INTERVAL: Duration = Duration::from_millis(1);
-/// So long they do not look whether they are to end.
-const SLICE: Duration = Duration::from_millis(10);
-/// Longer than any of them takes to end.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// So long each asks before it counts.
+const WARM_UP: Duration = Duration::from_millis(10);
+/// Longer than any of them waits for a reply.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// How long they waited: of each request when it was to be sent, and the time from then to its reply.
 pub struct Waits(Vec<(Instant, Duration)>);
 
 impl Waits {
-    /// Of requests that were to be sent at this time or later.
-    pub fn since(&self, begun: Instant) -> Histogram<u64> {
+    /// Of requests that were to be sent in this period.
+    pub fn within(&self, period: &Range<Instant>) -> Histogram<u64> {
         let mut latency = histogram();
-        for (_, waited) in self.0.iter().filter(|(due, _)| *due >= begun) {
+        for (_, waited) in self.0.iter().filter(|(due, _)| period.contains(due)) {
             latency.saturating_record(u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX));
         }
         latency
@@ -81,12 +82,22 @@ impl Stayers {
         }
         let done = work();
         self.ends.store(true, Ordering::Relaxed);
+        let asked = self.begins.iter().map(|_| self.asked.recv_timeout(PATIENCE));
+        let asked: Vec<_> = asked.collect();
+        // What went wrong with the work may be why they were not answered.
+        let done = done?;
         let mut waits = Vec::new();
-        for _ in &self.begins {
-            let Ok(of_one) = self.asked.recv_timeout(PATIENCE) else { wrong!("a stayer hangs") };
+        for of_one in asked {
+            let Ok(of_one) = of_one else { wrong!("a stayer does not end") };
             waits.extend(of_one?.0);
         }
-        Ok((done?, Waits(waits)))
+        Ok((done, Waits(waits)))
+    }
+}
+
+impl Drop for Stayers {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::Relaxed);
     }
 }
 
@@ -98,7 +109,7 @@ fn stay(
     ends: &AtomicBool,
     answer: &SyncSender<Result<Waits>>,
 ) {
-    let mut warm = guest.0.run(&guest.1, INTERVAL, SLICE).map(drop);
+    let mut warm = guest.0.run(&guest.1, INTERVAL, WARM_UP).map(drop);
     while begun.recv().is_ok() {
         let asked = std::mem::replace(&mut warm, Ok(())).and_then(|()| ask(&mut guest, ends));
         if answer.send(asked).is_err() {
@@ -110,8 +121,8 @@ fn stay(
 /// Asks until it is to end.
 fn ask((paced, request): &mut (Paced, Request), ends: &AtomicBool) -> Result<Waits> {
     let mut waits = Vec::new();
-    while !ends.load(Ordering::Relaxed) {
-        paced.run_telling(request, INTERVAL, SLICE, |due, waited| waits.push((due, waited)))?;
-    }
+    let is_over = |_| ends.load(Ordering::Relaxed);
+    let times = (Instant::now(), INTERVAL);
+    paced.run_until(request, times, is_over, |due, waited| waits.push((due, waited)))?;
     Ok(Waits(waits))
 }

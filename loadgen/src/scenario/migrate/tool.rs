@@ -1,8 +1,9 @@
 //! `xsctl move`, while the guests work.
 
 use std::io::{self, BufRead, BufReader};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -48,9 +49,7 @@ struct Summary {
 /// What it said in all.
 pub struct Moved {
     /// From its first connection to its last answer.
-    pub seconds: f64,
-    /// When it made that connection.
-    pub begun: Instant,
+    pub period: Option<Range<Instant>>,
     /// From each batch's EXPORT_DOMAINS to each domain's UNQUIESCE: nanoseconds.
     pub pauses: Histogram<u64>,
     pub domains: usize,
@@ -83,7 +82,8 @@ pub fn move_all(
     };
     let (from, to) = (from.to_owned(), to.to_owned());
     let tool = std::thread::spawn(move || {
-        let mut moved = Moved::nothing();
+        let pauses = histogram();
+        let mut moved = Moved { period: None, pauses, domains: 0, nodes: 0, again: 0 };
         sets.iter().try_for_each(|set| moved.run(&from, &to, set))?;
         Ok(moved)
     });
@@ -103,24 +103,29 @@ fn listed(last: usize) -> String {
     if last == 1 { "1".into() } else { format!("1-{last}") }
 }
 
-impl Moved {
-    fn nothing() -> Moved {
-        let (begun, pauses) = (Instant::now(), histogram());
-        Moved { seconds: 0.0, begun, pauses, domains: 0, nodes: 0, again: 0 }
-    }
+/// Ended, whatever happens.
+struct Tool(Child);
 
+impl Drop for Tool {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Moved {
     /// Runs it once more, and adds what it says.
     fn run(&mut self, from: &Path, to: &Path, domids: &str) -> Result<()> {
         let cannot = |error| Trouble::io("cannot run xsctl", error);
         let mut command = xsctl().map_err(cannot)?;
         command.arg("move").arg("--json").arg("--socket").arg(from).arg("--to").arg(to);
         command.arg("--domains").arg(domids).stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut tool = command.spawn().map_err(cannot)?;
-        let Some(stdout) = tool.stdout.take() else { wrong!("xsctl without a pipe") };
+        let mut tool = Tool(command.spawn().map_err(cannot)?);
+        let Some(stdout) = tool.0.stdout.take() else { wrong!("xsctl without a pipe") };
         for line in BufReader::new(stdout).lines() {
             self.line(&line.map_err(cannot)?)?;
         }
-        let status = tool.wait().map_err(cannot)?;
+        let status = tool.0.wait().map_err(cannot)?;
         if !status.success() {
             wrong!("xsctl ended with {status}");
         }
@@ -134,10 +139,11 @@ impl Moved {
         if let Some(summary) = line.summary {
             // It says so when all is done.
             let now = Instant::now();
-            if self.seconds == 0.0 {
-                self.begun = now - Duration::from_secs_f64(summary.seconds);
-            }
-            self.seconds = (now - self.begun).as_secs_f64();
+            let took = Duration::try_from_secs_f64(summary.seconds).ok();
+            let Some(begun) = took.and_then(|took| now.checked_sub(took)) else {
+                wrong!("xsctl says {text:?}");
+            };
+            self.period = Some(self.period.as_ref().map_or(begun, |first| first.start)..now);
             return Ok(());
         }
         let (true, Some(pause)) = (line.done, line.pause_ms) else {
