@@ -2,9 +2,9 @@
 
 use std::io::{self, BufReader, Read};
 use std::os::fd::OwnedFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use parking_lot::{Mutex, MutexGuard};
 use rayon::prelude::*;
 
 use super::Outcome;
@@ -57,7 +57,7 @@ struct Bounded {
 impl Read for Bounded {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         if self.read > LARGE_BYTES && self.large.is_none() {
-            self.large = Some(LARGE.lock().unwrap_or_else(PoisonError::into_inner));
+            self.large = Some(LARGE.lock());
         }
         let left = usize::try_from(STREAM_BYTES_MAX - self.read).unwrap_or(usize::MAX);
         let len = bytes.len().min(left);

@@ -1,10 +1,10 @@
 //! One piece of work for each descriptor of a request, several at the same time.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use crossbeam::channel::{Sender, unbounded};
+use parking_lot::Mutex;
 
 /// Does `work` with each of `items`, and tells `done` of each what came of it, in their order. Threads
 /// take them in that order too, at most one for each core: so whoever is at the other end of several
@@ -25,7 +25,7 @@ pub fn each<T: Send, R: Send>(
     let mut results: VecDeque<Option<R>> = items.iter().map(|_| None).collect();
     let mut told = 0;
     let items = Mutex::new(items.into_iter().enumerate());
-    let next = || items.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let next = || items.lock().next();
     let (sender, receiver) = unbounded();
     let take = |sender: Sender<(usize, R)>| {
         while let Some((place, item)) = next() {

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
+
+use parking_lot::Mutex;
 
 use super::batch::{Moving, Route, carry};
 use super::failure::{Done, Failure};
@@ -52,14 +53,14 @@ pub fn run(
             }
             // Nobody stands still while it is written, by this very thread: to wake another one costs
             // a tenth of what a batch does.
-            let mut report = locked(&report);
+            let mut report = report.lock();
             match carried {
                 Ok(domains) => of_batch(route, &domains, &mut report),
                 Err(failure) => report.trouble(format!("{failure}: no further domain was begun")),
             }
         }
     });
-    report.into_inner().unwrap_or_else(PoisonError::into_inner).end()
+    report.into_inner().end()
 }
 
 /// Runs so many jobs at the same time, this thread being one of them. Each takes the next of the items
@@ -70,17 +71,13 @@ fn side_by_side<T: Send>(
     job: impl Fn(&dyn Fn() -> Option<T>) + Sync,
 ) {
     let items = Mutex::new(items);
-    let next = || locked(&items).next();
+    let next = || items.lock().next();
     thread::scope(|scope| {
         for _ in 1..jobs {
             scope.spawn(|| job(&next));
         }
         job(&next);
     });
-}
-
-fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Domains, those of one shard after those of another.
@@ -128,10 +125,10 @@ mod tests {
                     true => sender.send_timeout((), patience).is_ok(),
                     false => receiver.recv_timeout(patience).is_ok(),
                 };
-                locked(&met).push(other);
+                met.lock().push(other);
             }
         });
-        assert_eq!(*locked(&met), [true, true], "each met the other");
+        assert_eq!(*met.lock(), [true, true], "each met the other");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::words::Domid;
 const RUN_DIRECTORY: &str = "/var/run/xenstored";
 
 /// Domains in a batch of a move. Two take a quarter less time in all, but stand still longer, and those
-/// who stay wait twice as long as before (docs/BENCHMARKS.md, Batches).
+/// who stay wait twice as long as before (docs/BENCHMARKS.md, Batches and jobs).
 const MOVED_TOGETHER: u8 = 1;
 /// Batches of a move at the same time. On two cores a second one makes all of it shorter and those who
 /// stay wait longer than they may.

@@ -129,6 +129,11 @@ pub fn histogram() -> Histogram<u64> {
         .unwrap_or_else(|_| unreachable!("{DIGITS} digits are allowed"))
 }
 
+/// Counts a time in such a histogram.
+pub fn record(latency: &mut Histogram<u64>, time: Duration) {
+    latency.saturating_record(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+}
+
 impl Lane {
     fn queue(&mut self, mix: &Mix, now: Instant) {
         let weights: usize = mix.iter().map(|(weight, _)| weight).sum();
@@ -167,8 +172,7 @@ impl Lane {
                 wrong!("nobody asked: {message:?}")
             };
             check(&message, &waiting, &mix[waiting.part].1[waiting.index], framing_only)?;
-            let nanoseconds = (now - waiting.sent).as_nanos();
-            tally.latency.saturating_record(u64::try_from(nanoseconds).unwrap_or(u64::MAX));
+            record(&mut tally.latency, now - waiting.sent);
             taken += 1;
         }
         tally.requests += taken;

@@ -27,7 +27,7 @@ pub use blocking::Blocking;
 pub use connection::{Connection, Message};
 pub use dialogue::{Client, Reply, Watch};
 pub use link::Link;
-pub use load::{Load, Mix, Tally, histogram};
+pub use load::{Load, Mix, Tally, histogram, record};
 pub use message::{Expect, Request, append, event, payload, words};
 pub use paced::Paced;
 pub use random::Random;

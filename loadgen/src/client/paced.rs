@@ -19,7 +19,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use super::connection::Connection;
 use super::link::Link;
-use super::load::{Tally, histogram};
+use super::load::{Tally, histogram, record};
 use super::message::Request;
 use crate::trouble::{Result, Trouble};
 use crate::wrong;
@@ -76,8 +76,7 @@ impl Paced {
         let ends = |due| due >= started + time;
         self.run_until(request, (started, interval), ends, |_, waited| {
             tally.requests += 1;
-            let nanoseconds = u64::try_from(waited.as_nanos());
-            tally.latency.saturating_record(nanoseconds.unwrap_or(u64::MAX));
+            record(&mut tally.latency, waited);
         })?;
         tally.elapsed = started.elapsed();
         Ok(tally)

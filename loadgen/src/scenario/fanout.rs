@@ -8,7 +8,7 @@ use xenstored::protocol::Kind;
 
 use super::goals::{Goal, cpu};
 use super::{Case, Plan, Scenario, Session, start, with_cpu};
-use crate::client::{Client, Stage, Watch, histogram, payload};
+use crate::client::{Client, Stage, Watch, histogram, payload, record};
 use crate::measure::{Measured, Sample};
 use crate::target::{Running, Target};
 use crate::trouble::Result;
@@ -96,8 +96,7 @@ impl Session for FanningOut {
                         wrong!("an event names {path}");
                     }
                 }
-                let nanoseconds = u64::try_from(written.elapsed().as_nanos()).unwrap_or(u64::MAX);
-                latencies.borrow_mut().saturating_record(nanoseconds);
+                record(&mut latencies.borrow_mut(), written.elapsed());
             }
             Ok(())
         });

@@ -21,7 +21,7 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use super::{Machine, SHARED, TOOLSTACKS_MAX, storm::domid};
-use crate::client::{Stage, histogram};
+use crate::client::{Stage, histogram, record};
 use crate::target::Running;
 use crate::trouble::{Result, Trouble};
 use crate::wrong;
@@ -107,8 +107,7 @@ pub fn storm(
         machine.stage.handle().spawn(async move {
             let begun = Instant::now();
             machine.boot(domid).await?;
-            let took = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            starts.borrow_mut().saturating_record(took);
+            record(&mut starts.borrow_mut(), begun.elapsed());
             Ok(())
         });
     }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use xenstored::protocol::Kind;
 use xenstored::words::Domid;
 
-use crate::client::{Client, Stage, Watch, histogram, payload, words};
+use crate::client::{Client, Stage, Watch, histogram, payload, record, words};
 use crate::trouble::Result;
 use crate::wrong;
 
@@ -206,8 +206,7 @@ pub async fn run(show: Rc<Show>, client: Client, domid: Domid, late: Duration) -
             Phase::Close => {
                 if let Some(open) = open.take() {
                     guest.close(open).await?;
-                    let waited = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
-                    guest.show.waited.borrow_mut().saturating_record(waited);
+                    record(&mut guest.show.waited.borrow_mut(), waited);
                 }
             }
             Phase::End => break,

@@ -11,7 +11,7 @@ use xenstored::host::sim::SimClient;
 use xenstored::protocol::Kind;
 use xenstored::words::Domid;
 
-use crate::client::{Blocking, Expect, Link, Paced, Request, histogram, words};
+use crate::client::{Blocking, Expect, Link, Paced, Request, histogram, record, words};
 use crate::trouble::Result;
 use crate::wrong;
 
@@ -30,7 +30,7 @@ impl Waits {
     pub fn within(&self, period: &Range<Instant>) -> Histogram<u64> {
         let mut latency = histogram();
         for (_, waited) in self.0.iter().filter(|(due, _)| period.contains(due)) {
-            latency.saturating_record(u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX));
+            record(&mut latency, *waited);
         }
         latency
     }

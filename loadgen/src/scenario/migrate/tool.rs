@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use serde::Deserialize;
 
-use crate::client::{Stage, histogram};
+use crate::client::{Stage, histogram, record};
 use crate::trouble::{Result, Trouble};
 use crate::wrong;
 
@@ -149,8 +149,7 @@ impl Moved {
         let (true, Some(pause)) = (line.done, line.pause_ms) else {
             wrong!("xsctl: {}: {text}", line.error.unwrap_or_default());
         };
-        let pause = u64::try_from(Duration::from_secs_f64(pause / 1e3).as_nanos());
-        self.pauses.saturating_record(pause.unwrap_or(u64::MAX));
+        record(&mut self.pauses, Duration::from_secs_f64(pause / 1e3));
         self.domains += 1;
         self.nodes += line.nodes;
         self.again += line.tries.saturating_sub(1);
