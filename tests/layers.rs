@@ -37,8 +37,8 @@ const LAYERS: [(&str, &[&str]); 18] = [
     (
         "daemon",
         &[
-            "bulk", "shard", "listener", "control", "migrate", "host", "domain", "words", "log",
-            "sync",
+            "bulk", "shard", "listener", "control", "migrate", "host", "domain", "protocol",
+            "words", "log", "sync",
         ],
     ),
     ("guest", &["daemon", "host", "protocol", "words"]),

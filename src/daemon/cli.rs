@@ -187,6 +187,7 @@ impl Options {
             master_domid: self.master_domid,
             pid_file: self.pid_file,
             foreground: self.no_fork.then_some(true),
+            print_pid: false,
             log_file: self.trace_file,
             log_level: None,
             switches,

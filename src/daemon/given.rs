@@ -41,6 +41,7 @@ pub(super) struct Given {
     pub master_domid: Option<u16>,
     pub pid_file: Option<PathBuf>,
     pub foreground: Option<bool>,
+    pub print_pid: bool,
     pub log_file: Option<PathBuf>,
     pub log_level: Option<LevelFilter>,
     pub switches: Vec<SwitchChange>,
@@ -108,6 +109,7 @@ impl Given {
             master_domid: self.master_domid.or(under.master_domid),
             pid_file: self.pid_file.or(under.pid_file),
             foreground: self.foreground.or(under.foreground),
+            print_pid: self.print_pid || under.print_pid,
             log_file: self.log_file.or(under.log_file),
             log_level: self.log_level.or(under.log_level),
             switches: under.switches,
@@ -155,6 +157,7 @@ impl Given {
             priv_domid: self.priv_domid.map(|domid| real(domid, "priv-domid")).transpose()?,
             pid_file: self.pid_file.map(absolute).transpose()?,
             foreground,
+            print_pid: self.print_pid,
             welcome: self.host.is_none() && host == HostKind::Sim,
             log: log::Settings {
                 destination,

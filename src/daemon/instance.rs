@@ -1,7 +1,8 @@
 //! What only one daemon can have: its lock, its socket, its pid file.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
@@ -12,6 +13,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use super::failure::{Failure, SOCKET_PATH_MAX};
+use super::running;
 use super::settings::{HostKind, Settings};
 
 /// A claim to be the one daemon of a socket. When it is dropped, socket and pid file are removed;
@@ -24,8 +26,12 @@ pub(super) struct Instance {
 
 impl Instance {
     /// Claims the places that the settings name. The sockets are only made free: the simulated
-    /// host binds and removes its own.
-    pub(super) fn claim(settings: &Settings) -> Result<Instance, Failure> {
+    /// host binds and removes its own. A socket for clients that was handed over is the service
+    /// manager's, and stays.
+    pub(super) fn claim(
+        settings: &Settings,
+        handed_over: Option<&UnixListener>,
+    ) -> Result<Instance, Failure> {
         let migration = migration_path(&settings.socket);
         let mut sockets: Vec<&PathBuf> = [&settings.socket].into_iter().chain(&migration).collect();
         if settings.host == HostKind::Sim {
@@ -39,9 +45,10 @@ impl Instance {
         if settings.make_directory {
             make_directory(&settings.socket)?;
         }
-        let lock = lock(&lock_path(&settings.socket))?;
+        let lock = lock(&lock_path(&settings.socket), &running::lock_text(settings))?;
         // Before the pid file is touched: it may be another daemon's, which has other locks.
-        for socket in sockets {
+        let is_made = |socket: &&PathBuf| handed_over.is_none() || **socket != settings.socket;
+        for socket in sockets.into_iter().filter(is_made) {
             make_free(socket)?;
         }
         let mut instance = Instance { sockets: Vec::new(), pid_file: None, _lock: lock };
@@ -70,7 +77,8 @@ impl Drop for Instance {
     }
 }
 
-fn lock_path(socket: &Path) -> PathBuf {
+/// The file that the daemon with this socket for clients holds locked.
+pub(super) fn lock_path(socket: &Path) -> PathBuf {
     beside(socket, ".lock")
 }
 
@@ -97,8 +105,8 @@ fn make_directory(socket: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Opens and locks a file that holds the process id of who has it locked.
-fn lock(path: &Path) -> Result<File, Failure> {
+/// Opens and locks a file, and writes what it says about this process, the process id first.
+fn lock(path: &Path, text: &str) -> Result<File, Failure> {
     let failed = |e: io::Error| Failure::of_path(path, e);
     let mut file = OpenOptions::new()
         .read(true)
@@ -111,13 +119,10 @@ fn lock(path: &Path) -> Result<File, Failure> {
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => {
-            let mut text = String::new();
-            let _ = file.read_to_string(&mut text);
-            return Err(Failure::Running { pid: text.trim().parse().ok(), lock: path.into() });
+            return Err(Failure::Running { pid: running::pid_in(path), lock: path.into() });
         }
         Err(e) => return Err(failed(e.into())),
     }
-    let text = format!("{}\n", std::process::id());
     file.set_len(0)
         .and_then(|()| file.seek(SeekFrom::Start(0)))
         .and_then(|_| file.write_all(text.as_bytes()))
@@ -127,7 +132,7 @@ fn lock(path: &Path) -> Result<File, Failure> {
 
 /// Takes the pid file, which others than us may read.
 fn claim_pid_file(path: &Path) -> Result<File, Failure> {
-    let file = lock(path)?;
+    let file = lock(path, &format!("{}\n", std::process::id()))?;
     file.set_permissions(Permissions::from_mode(0o644)).map_err(|e| Failure::of_path(path, e))?;
     Ok(file)
 }
@@ -156,8 +161,9 @@ fn make_free(path: &Path) -> Result<(), Failure> {
 }
 
 /// Connects without waiting: a daemon that hangs does not accept.
-fn try_connect(path: &Path) -> Result<(), Errno> {
+pub(super) fn try_connect(path: &Path) -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    connect(&socket, &SocketAddrUnix::new(path.as_os_str().as_bytes())?)
+    connect(&socket, &SocketAddrUnix::new(path.as_os_str().as_bytes())?)?;
+    Ok(socket)
 }

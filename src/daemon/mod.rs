@@ -3,24 +3,27 @@
 //! [`parse`] turns the command line and the configuration file into plain [`Settings`]; [`run`]
 //! claims what only one daemon can have, hands over to the server, and cleans up behind it.
 
+mod activation;
 mod background;
 mod cli;
 mod config;
 mod failure;
 mod given;
 mod instance;
+mod notify;
 mod oxenstored;
+mod running;
 mod serve;
 mod settings;
 mod stop;
 mod welcome;
 
 use std::ffi::OsString;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
-use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
 use crate::log;
@@ -32,6 +35,7 @@ pub use stop::Stop;
 use cli::{Command, Options, SimCommand};
 use given::Surroundings;
 use instance::Instance;
+use running::{Claim, Running};
 
 /// What a command line asks for.
 #[derive(Debug)]
@@ -83,7 +87,7 @@ pub fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Task, Failure> 
 pub fn run(settings: &Settings) -> Result<u8, Failure> {
     let second = !settings.foreground && background::is_second();
     if !settings.foreground && !second {
-        return background::start_second();
+        return background::start_second(settings.print_pid);
     }
     if second {
         background::detach()?;
@@ -91,20 +95,48 @@ pub fn run(settings: &Settings) -> Result<u8, Failure> {
     // Nothing that the daemon makes is anybody else's to write or, unless it says so, to read.
     umask(Mode::RWXG | Mode::RWXO);
     start_log(settings)?;
+    let handed_over = activation::take(&settings.socket)?;
     let stop = Stop::default();
     stop::take_signals(stop.clone())
         .map_err(|error| Failure::Other { what: "cannot take signals".into(), error })?;
     allow_many_files();
-    let mut instance = Instance::claim(settings)?;
-    let ready = || announce(settings, second);
-    let served = serve::serve(settings, |path: &Path| instance.listen(path), ready, &stop);
-    drop(instance);
+    let instance = match second {
+        true => match running::claim_or_find(settings, handed_over.as_ref())? {
+            Claim::Ours(instance) => instance,
+            Claim::Served(running) => return Ok(is_served(&running, settings)),
+        },
+        false => Instance::claim(settings, handed_over.as_ref())?,
+    };
+    let served = serve(settings, instance, handed_over, second, &stop);
     match &served {
         Ok(()) => info!("stopped"),
         Err(failure) if second => error!("{failure}"), // Nobody reads our standard error any more.
         Err(_) => {}
     }
     served.map(|()| 0)
+}
+
+fn serve(
+    settings: &Settings,
+    mut instance: Instance,
+    mut handed_over: Option<UnixListener>,
+    second: bool,
+    stop: &Stop,
+) -> Result<(), Failure> {
+    let listen = |path: &Path| match handed_over.take_if(|_| path == settings.socket) {
+        Some(listener) => Ok(listener),
+        None => instance.listen(path),
+    };
+    serve::serve(settings, listen, || announce(settings, second), stop)
+}
+
+/// The end of a start to the background that another daemon makes needless.
+fn is_served(running: &Running, settings: &Settings) -> u8 {
+    let sentence = running.sentence(settings);
+    info!("not started: {sentence}");
+    eprintln!("xenstored: {sentence}");
+    report_ready(running.pid);
+    0
 }
 
 fn start_log(settings: &Settings) -> Result<(), Failure> {
@@ -119,16 +151,27 @@ fn start_log(settings: &Settings) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Tells everybody who waits that the daemon serves.
+/// Notifies the starter and the service manager that the daemon serves.
 fn announce(settings: &Settings, second: bool) {
     let socket = settings.socket.display();
     info!(host = ?settings.host, shards = settings.shards, %socket, "serving");
-    let _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::MainPid(std::process::id())]);
-    if second && let Err(e) = background::report_ready() {
-        warn!("whoever started the daemon could not be told that it serves: {e}");
+    let pid = std::process::id();
+    if let Err(error) = notify::notify(&format!("READY=1\nMAINPID={pid}\n")) {
+        warn!(%error, "the service manager cannot be notified that the daemon serves");
+    }
+    if second {
+        report_ready(pid);
+    } else if settings.print_pid {
+        println!("{pid}");
     }
     if settings.welcome {
         eprint!("{}", welcome::text(settings));
+    }
+}
+
+fn report_ready(pid: u32) {
+    if let Err(error) = background::report_ready(pid) {
+        warn!(%error, "the process that started the daemon cannot be notified that it serves");
     }
 }
 

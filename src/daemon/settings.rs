@@ -42,6 +42,8 @@ pub struct Settings {
     pub pid_file: Option<PathBuf>,
     /// Whether to stay in the foreground.
     pub foreground: bool,
+    /// Whether the process id is printed once the daemon serves.
+    pub print_pid: bool,
     /// Whether a newcomer should be told what runs here: neither Xen nor `--host` decided the host.
     pub welcome: bool,
     /// Where the log goes and what is in it.

@@ -95,6 +95,15 @@ impl SwitchChange {
     }
 }
 
+/// The names of the switches that are on after `changes`, with commas between them; `None` if none is.
+pub fn switched_on(changes: &[SwitchChange]) -> Option<String> {
+    let mut on = [false; SWITCHES.len()];
+    changes.iter().for_each(|change| on[change.index] = change.on);
+    let names: Vec<_> =
+        SWITCHES.into_iter().zip(on).filter_map(|(name, on)| on.then_some(name)).collect();
+    (!names.is_empty()).then(|| names.join(","))
+}
+
 /// Not `+` or `-` and the name of a switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnknownSwitch;

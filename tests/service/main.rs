@@ -1,109 +1,26 @@
 //! The daemon as init, its administrator and a second daemon see it: the real binary.
+//!
+//! - `background`: starts to the background, the second one included.
+//! - `service_manager`: what systemd hands over and is notified of.
+//! - `kit`: a daemon in a directory of its own.
+
+mod background;
+mod kit;
+mod service_manager;
 
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
-use rustix::process::{Pid, Signal, getsid, kill_process};
-use tempfile::TempDir;
+use rustix::process::{Signal, kill_process};
 use xenstored::log;
 use xenstored::words::{Domid, ShardId};
 
-/// How long anything may take, on a machine that does much else.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A directory with a configuration and everything that a daemon leaves there.
-struct Place(TempDir);
-
-impl Place {
-    fn new() -> Place {
-        Place(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    /// A command for a daemon here, simulated and with `options`.
-    fn daemon(&self, options: &str) -> Command {
-        let mut command = bare();
-        command.env("XENSTORED_RUNDIR", self.0.path()).args(["--host", "sim"]);
-        command.args(options.replace("@", &self.path("").to_string_lossy()).split_whitespace());
-        command
-    }
-
-    /// A daemon that serves here, in the foreground.
-    fn serve(&self, options: &str) -> Serving {
-        let notified = self.path("notify");
-        let _ = fs::remove_file(&notified);
-        let socket = UnixDatagram::bind(&notified).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut command = self.daemon(options);
-        let child = command.env("NOTIFY_SOCKET", &notified).stderr(Stdio::piped()).spawn().unwrap();
-        let serving = Serving(child);
-        let mut message = [0; 256];
-        let len = socket.recv(&mut message).expect("the daemon says that it is ready");
-        assert!(message[..len].starts_with(b"READY=1\n"));
-        serving
-    }
-}
-
-/// The binary with nothing of our own surroundings.
-fn bare() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_xenstored"));
-    for name in ["XENSTORED_PATH", "XENSTORED_RUNDIR", "XDG_RUNTIME_DIR", "NOTIFY_SOCKET"] {
-        command.env_remove(name);
-    }
-    command
-}
-
-/// A daemon that serves; killed if a test fails.
-struct Serving(Child);
-
-impl Serving {
-    fn pid(&self) -> Pid {
-        Pid::from_child(&self.0)
-    }
-
-    fn end(mut self, signal: Signal) -> (ExitStatus, String) {
-        kill_process(self.pid(), signal).unwrap();
-        let mut text = String::new();
-        self.0.stderr.take().unwrap().read_to_string(&mut text).unwrap();
-        (self.0.wait().unwrap(), text)
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Looks every 5 ms until `look` finds something.
-fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match look() {
-            Some(found) => return found,
-            None if Instant::now() > deadline => panic!("{what}: not within {PATIENCE:?}"),
-            None => std::thread::sleep(Duration::from_millis(5)),
-        }
-    }
-}
-
-#[track_caller]
-fn assert_fails(output: &Output, code: i32, sentence: &str) {
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{text}");
-    let mut lines = text.lines().filter(|line| line.starts_with("xenstored: "));
-    assert!(lines.any(|line| line.contains(sentence)), "{sentence:?} is not in {text:?}");
-}
+use kit::{Place, Serving, assert_fails, bare, wait_for};
 
 #[test]
 fn it_serves_until_it_is_asked_to_stop_and_leaves_nothing_behind() {
@@ -199,64 +116,6 @@ fn places_that_cannot_be_are_named_with_what_to_do() {
     let daemon = place.serve(&format!("--socket @{fitting}"));
     UnixStream::connect(place.path(&fitting)).unwrap();
     assert_eq!(daemon.end(Signal::TERM).0.code(), Some(0));
-}
-
-/// A daemon in the background, by its pid file; killed if a test fails.
-struct Background(Pid);
-
-impl Background {
-    fn find(pid_file: &Path) -> Background {
-        let text = fs::read_to_string(pid_file).expect("the pid file is there at once");
-        Background(Pid::from_raw(text.trim().parse().unwrap()).unwrap())
-    }
-
-    fn proc(&self, name: &str) -> PathBuf {
-        PathBuf::from(format!("/proc/{}/{name}", self.0.as_raw_nonzero()))
-    }
-}
-
-impl Drop for Background {
-    fn drop(&mut self) {
-        if fs::read_link(self.proc("exe")).is_ok_and(|exe| exe.ends_with("xenstored")) {
-            let _ = kill_process(self.0, Signal::KILL);
-        }
-    }
-}
-
-#[test]
-fn in_the_background_the_command_returns_when_it_serves() {
-    let place = Place::new();
-    fs::write(place.path("conf.toml"), "foreground = false\n").unwrap();
-    // As Debian's start script runs it; `output` also sees that nobody keeps our standard error.
-    let output = place.daemon("--config @conf.toml --pid-file @pid -T @log").output().unwrap();
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
-    assert_eq!((output.stdout, output.stderr), (vec![], vec![]));
-    let daemon = Background::find(&place.path("pid"));
-    UnixStream::connect(place.path("socket")).unwrap();
-
-    assert_eq!(fs::read_to_string(daemon.proc("comm")).unwrap(), "xenstored\n");
-    assert_eq!(getsid(Some(daemon.0)).unwrap(), daemon.0);
-    assert_eq!(fs::read_link(daemon.proc("cwd")).unwrap(), Path::new("/"));
-    for fd in ["fd/0", "fd/1", "fd/2"] {
-        assert_eq!(fs::read_link(daemon.proc(fd)).unwrap(), Path::new("/dev/null"));
-    }
-    let again = place.daemon("--config @conf.toml").output().unwrap();
-    assert_fails(&again, 3, "another xenstored");
-
-    kill_process(daemon.0, Signal::TERM).unwrap();
-    wait_for("the end", || (!place.path("pid").exists()).then_some(()));
-    assert!(!place.path("socket").exists());
-    wait_for("the last line", || {
-        fs::read_to_string(place.path("log")).unwrap().contains("info stopped\n").then_some(())
-    });
-}
-
-#[test]
-fn a_start_that_fails_in_the_background_is_reported_in_front() {
-    let place = Place::new();
-    fs::write(place.path("conf.toml"), "foreground = false\n").unwrap();
-    let output = place.daemon("--config @conf.toml --socket @a/socket").output().unwrap();
-    assert_fails(&output, 5, "mkdir -p");
 }
 
 #[test]

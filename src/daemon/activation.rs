@@ -1,0 +1,86 @@
+//! The listening socket that a service manager hands over (sd_listen_fds(3)).
+
+use std::fs::Metadata;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use listenfd::ListenFd;
+use rustix::net::sockopt::socket_acceptconn;
+use tracing::warn;
+
+use super::failure::Failure;
+
+const PID: &str = "LISTEN_PID";
+const DESCRIPTORS: &str = "LISTEN_FDS";
+
+/// Returns the socket that is handed over for `socket`, if any. Others are closed with a warning.
+/// Changes the environment, so it must run before the process has a second thread.
+///
+/// # Errors
+/// [`Failure::Usage`]: sockets are handed over, but none that clients of `socket` would reach, or
+/// one that unprivileged users could connect to.
+pub(super) fn take(socket: &Path) -> Result<Option<UnixListener>, Failure> {
+    let mut descriptors = ListenFd::from_env();
+    let (mut found, mut others) = (None, Vec::new());
+    for index in 0..descriptors.len() {
+        let taken = descriptors.take_unix_listener(index);
+        let Some(listener) = taken.map_err(|error| unusable(&error.to_string()))? else { continue };
+        let path = path_of(&listener)?;
+        if found.is_none() && is_same(&path, socket) {
+            found = Some(listener);
+        } else {
+            others.push(path.display().to_string());
+        }
+    }
+    if found.is_none() && !others.is_empty() {
+        let (wanted, others) = (socket.display(), others.join(", "));
+        return Err(unusable(&format!(
+            "it listens at {others}, and clients connect to {wanted}; set ListenStream={wanted}, \
+             or choose the same place with --socket"
+        )));
+    }
+    for path in others {
+        warn!("the service manager hands over {path} too, which this daemon does not serve");
+    }
+    found.map(|listener| checked(listener, socket)).transpose()
+}
+
+/// Lets the process that `command` starts take what was handed over to this one.
+pub(super) fn pass_on(command: &mut Command) {
+    let own = std::env::var(PID).is_ok_and(|pid| pid == std::process::id().to_string());
+    // Without LISTEN_PID the descriptors are those of the process that reads LISTEN_FDS.
+    command.env_remove(if own { PID } else { DESCRIPTORS });
+}
+
+fn path_of(listener: &UnixListener) -> Result<PathBuf, Failure> {
+    if !socket_acceptconn(listener).unwrap_or(false) {
+        return Err(unusable("it does not listen"));
+    }
+    let address = listener.local_addr().map_err(|error| unusable(&error.to_string()))?;
+    let path = address.as_pathname().map(Path::to_path_buf);
+    path.ok_or_else(|| unusable("it has no path in the file system"))
+}
+
+/// systemd writes /run for /var/run, so the names may differ.
+fn is_same(a: &Path, b: &Path) -> bool {
+    let file =
+        |path| std::fs::metadata(path).map(|about: Metadata| (about.dev(), about.ino())).ok();
+    a == b || (file(a).is_some() && file(a) == file(b))
+}
+
+/// systemd's default is SocketMode=0666, which would make every local user the control domain.
+fn checked(listener: UnixListener, socket: &Path) -> Result<UnixListener, Failure> {
+    let about = std::fs::metadata(socket).map_err(|error| Failure::of_path(socket, error))?;
+    if about.permissions().mode() & 0o002 != 0 {
+        return Err(unusable(
+            "every local user may connect to it; set SocketMode=0600 in its unit",
+        ));
+    }
+    Ok(listener)
+}
+
+fn unusable(why: &str) -> Failure {
+    Failure::Usage(format!("the socket that the service manager hands over cannot be used: {why}"))
+}

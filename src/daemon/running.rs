@@ -1,0 +1,259 @@
+//! The xenstored that has the socket already, as a second start finds it.
+//!
+//! Init scripts start the daemon again at each update of a package, and want success if it runs. The
+//! lock on `<socket>.lock` says that a daemon of this kind runs; its file says which, with which
+//! version and options; a request over the socket says that it is this daemon that serves it.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use zerocopy::IntoBytes;
+
+use super::failure::Failure;
+use super::instance::{self, Instance};
+use super::settings::{HostKind, Settings};
+use crate::domain::Quota;
+use crate::log::{self, Destination};
+use crate::protocol::{HEADER_BYTES, Header, Kind};
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// How long the other daemon may take until it serves: it may just have been started, too.
+const STARTING: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(50);
+/// How long it may take to reply.
+const REPLYING: Duration = Duration::from_secs(2);
+/// A node that every version of this daemon has, and no other xenstored.
+const OWN_NODE: &[u8] = b"/tool/xenstored/operations/QUIESCE\0";
+/// Enough for a lock file with long paths; a larger one was not written by the daemon.
+const LOCK_FILE_MAX: u64 = 64 * 1024;
+
+/// What a lock file says about the daemon that holds the lock.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Running {
+    /// The daemon's process id.
+    pub pid: u32,
+    /// Its version; `None` for one that did not write it yet.
+    version: Option<String>,
+    options: BTreeMap<String, String>,
+}
+
+/// What a start to the background comes to.
+pub(super) enum Claim {
+    /// This process is the daemon.
+    Ours(Instance),
+    /// Another one serves already.
+    Served(Running),
+}
+
+/// Claims what only one daemon can have, or finds the daemon that serves the same socket and pid file.
+///
+/// # Errors
+/// As [`Instance::claim`].
+pub(super) fn claim_or_find(
+    settings: &Settings,
+    handed_over: Option<&UnixListener>,
+) -> Result<Claim, Failure> {
+    let deadline = Instant::now() + STARTING;
+    loop {
+        match Instance::claim(settings, handed_over) {
+            Err(failure @ Failure::Running { .. }) => {
+                if let Some(running) = Running::find(settings) {
+                    return Ok(Claim::Served(running));
+                }
+                if Instant::now() > deadline {
+                    return Err(failure);
+                }
+                std::thread::sleep(PAUSE);
+            }
+            claimed => return claimed.map(Claim::Ours),
+        }
+    }
+}
+
+/// The text of a lock file: the process id, the version, the options.
+pub(super) fn lock_text(settings: &Settings) -> String {
+    let mut text = format!("{}\nversion {VERSION}\n", std::process::id());
+    for (name, value) in options(settings) {
+        text.push_str(&format!("option {name}={value}\n"));
+    }
+    text
+}
+
+/// The process id in a lock file or pid file.
+pub(super) fn pid_in(path: &Path) -> Option<u32> {
+    pid_of(&read(path)?)
+}
+
+fn pid_of(text: &str) -> Option<u32> {
+    text.lines().next()?.trim().parse().ok()
+}
+
+fn read(path: &Path) -> Option<String> {
+    let mut bytes = Vec::new();
+    File::open(path).ok()?.take(LOCK_FILE_MAX).read_to_end(&mut bytes).ok()?;
+    String::from_utf8(bytes).ok()
+}
+
+impl Running {
+    /// The daemon that serves the socket of `settings`, and has the pid file that they name, if any.
+    fn find(settings: &Settings) -> Option<Running> {
+        let running = Running::parse(&read(&instance::lock_path(&settings.socket))?)?;
+        let has_pid_file = |path| pid_in(path) == Some(running.pid);
+        let named = settings.pid_file.as_deref();
+        (named.is_none_or(has_pid_file) && serves(&settings.socket)).then_some(running)
+    }
+
+    /// Reads a lock file. A line that is not understood is skipped, as other versions may write more.
+    fn parse(text: &str) -> Option<Running> {
+        let mut running = Running { pid: pid_of(text)?, ..Running::default() };
+        for line in text.lines().skip(1).filter(|line| !line.contains(char::is_control)) {
+            match line.split_once(' ') {
+                Some(("version", version)) => running.version = Some(version.to_owned()),
+                Some(("option", option)) => {
+                    let pair = option.split_once('=');
+                    running.options.extend(pair.map(|(name, value)| (name.into(), value.into())));
+                }
+                _ => {}
+            }
+        }
+        Some(running)
+    }
+
+    /// What is said to a start that is content with this daemon.
+    pub(super) fn sentence(&self, settings: &Settings) -> String {
+        let (pid, socket) = (self.pid, settings.socket.display());
+        let Some(version) = &self.version else {
+            return format!(
+                "process {pid}, of an older version that does not say which, serves {socket} \
+                 already; options are not compared"
+            );
+        };
+        let this = if version == VERSION {
+            ""
+        } else {
+            concat!(" (this is ", env!("CARGO_PKG_VERSION"), ")")
+        };
+        let mut text = format!("process {pid}, version {version}{this}, serves {socket} already");
+        for (at, (name, value)) in self.differing(settings).iter().enumerate() {
+            text.push_str(if at == 0 {
+                "; it keeps the options it was started with: "
+            } else {
+                ", "
+            });
+            text.push_str(&format!("{name} {} and not {value}", self.options[*name]));
+        }
+        text
+    }
+
+    /// The options that would have another value. Those that only one of the versions has are none.
+    fn differing(&self, settings: &Settings) -> Vec<(&'static str, String)> {
+        let other = |(name, value): &(&str, String)| {
+            self.options.get(*name).is_some_and(|running| running != value)
+        };
+        options(settings).into_iter().filter(other).collect()
+    }
+}
+
+/// The options that matter to a running daemon, each with its value. Control characters are escaped:
+/// paths are shown on a terminal, and each option is a line of the lock file.
+fn options(settings: &Settings) -> Vec<(&'static str, String)> {
+    let path = |path: &Path| path.to_string_lossy().escape_debug().to_string();
+    let or_none = |text: Option<String>| text.unwrap_or_else(|| "none".into());
+    let host = match settings.host {
+        HostKind::Xen => "xen",
+        HostKind::Sim => "sim",
+    };
+    let log = match &settings.log.destination {
+        Destination::File(file) => Some(path(file)),
+        Destination::Stderr | Destination::Syslog => None,
+    };
+    let timeout = settings.watch_event_timeout.unwrap_or_default();
+    let mut options = vec![
+        ("--host", host.into()),
+        ("--shards", settings.shards.to_string()),
+        ("--pid-file", or_none(settings.pid_file.as_deref().map(path))),
+        ("--trace-file", or_none(log)),
+        ("--trace-control", or_none(log::switched_on(&settings.log.switches))),
+        ("log.level", settings.log.level.to_string()),
+        ("--quota-soft memory", settings.soft_memory.to_string()),
+        ("--timeout watch-event", timeout.as_secs().to_string()),
+        ("--priv-domid", or_none(settings.priv_domid.map(|domid| domid.to_string()))),
+    ];
+    if settings.host == HostKind::Sim {
+        options.push(("--sim-socket", path(&settings.sim_socket)));
+    }
+    options.extend(Quota::all().map(|quota| {
+        let limit = settings.limits.iter().find(|(other, _)| *other == quota);
+        (quota.name(), limit.map_or(quota.default_value(), |(_, value)| *value).to_string())
+    }));
+    options
+}
+
+/// Whether a daemon of this kind replies at `socket`.
+fn serves(socket: &Path) -> bool {
+    instance::try_connect(socket).is_ok_and(|stream| has_own_node(stream.into()).unwrap_or(false))
+}
+
+fn has_own_node(mut stream: UnixStream) -> std::io::Result<bool> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(REPLYING))?;
+    stream.set_write_timeout(Some(REPLYING))?;
+    let len = u32::try_from(OWN_NODE.len()).unwrap_or(0).into();
+    let kind = (Kind::Read as u32).into();
+    let header = Header { kind, req_id: 1.into(), tx_id: 0.into(), len };
+    stream.write_all(&[header.as_bytes(), OWN_NODE].concat())?;
+    let mut reply = [0; HEADER_BYTES];
+    stream.read_exact(&mut reply)?;
+    // An error, such as ENOENT of another xenstored, is of another type.
+    Ok(reply[..4] == header.as_bytes()[..4])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::given::Given;
+    use super::super::given::tests::bare;
+    use super::*;
+
+    fn settings(given: Given) -> Settings {
+        given.settle(&bare()).unwrap()
+    }
+
+    #[test]
+    fn a_lock_file_is_read_as_it_was_written() {
+        let written = settings(Given {
+            shards: Some(3),
+            pid_file: Some("/a\n=\u{1b}".into()),
+            limits: vec![(Quota::Nodes, 7)],
+            ..Given::default()
+        });
+        let running = Running::parse(&lock_text(&written)).unwrap();
+        assert_eq!(running.pid, std::process::id());
+        assert_eq!(running.version.as_deref(), Some(VERSION));
+        assert!(running.differing(&written).is_empty());
+        assert_eq!(running.options.len(), options(&written).len());
+        let sentence = running.sentence(&settings(Given::default()));
+        assert!(sentence.contains("--shards 3 and not 4"), "{sentence}");
+        assert!(sentence.contains("nodes 7 and not 1000"), "{sentence}");
+        assert!(sentence.contains(r"--pid-file /a\n=\u{1b} and not none"), "{sentence}");
+    }
+
+    #[test]
+    fn lock_files_of_other_versions_and_strangers_are_read_as_far_as_they_go() {
+        let now = settings(Given::default());
+        let older = Running::parse("123\n").unwrap();
+        assert!(older.sentence(&now).contains("process 123, of an older version"));
+        let newer = Running::parse("123\nversion 9.9\nsocket 5\noption --new=1\noption\n").unwrap();
+        let sentence = newer.sentence(&now);
+        assert!(sentence.starts_with("process 123, version 9.9 (this is "), "{sentence}");
+        assert!(sentence.ends_with("already"), "{sentence}");
+        let hostile = Running::parse("5\nversion \x1b[2J\noption --shards=\x07\n").unwrap();
+        assert_eq!(hostile, Running { pid: 5, ..Running::default() });
+        for text in ["", "\n123\n", "-1\n", "xenstored\n", "99999999999\n"] {
+            assert_eq!(Running::parse(text), None, "{text:?}");
+        }
+    }
+}
