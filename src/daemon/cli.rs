@@ -4,13 +4,16 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::builder::RangedI64ValueParser;
-use clap::{ArgAction, Parser, Subcommand};
+use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use super::failure::Failure;
 use super::given::Given;
 use super::settings::HostKind;
 use crate::domain::Quota;
 use crate::log::{SwitchChange, UnknownSwitch};
+
+const NO_LIVE_UPDATE: &str = "live update is not supported yet; started without -U the daemon serves an \
+                              empty store, and guests and toolstack that ran before do not recover";
 
 /// The configuration and event daemon of a Xen host.
 ///
@@ -19,11 +22,13 @@ use crate::log::{SwitchChange, UnknownSwitch};
 #[derive(Debug, Parser)]
 #[command(name = "xenstored", version, infer_long_args = true)]
 #[command(disable_help_flag = true, disable_version_flag = true)]
+// Start scripts append options to those of a configuration file: as in C, the last one counts.
+#[command(args_override_self = true)]
 #[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 pub(super) struct Options {
     /// Configuration file: TOML, or oxenstored's syntax if the name ends in .conf
     /// [default: /etc/xen/xenstored.toml if it exists]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, visible_alias = "config-file", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Read options and configuration, say what is wrong with them, and exit
     #[arg(long)]
@@ -77,6 +82,8 @@ pub(super) struct Options {
     /// node-permissions, path-max, node-size
     #[arg(short = 'Q', long, value_name = "WHAT=N", value_parser = parse_quota)]
     quota: Vec<(Quota, u32)>,
+    #[arg(skip)]
+    limits: Vec<(Quota, u32)>,
     /// Report a domain that uses more than this: memory
     #[arg(short = 'q', long, value_name = "memory=BYTES", value_parser = parse_soft_quota)]
     quota_soft: Option<u32>,
@@ -89,12 +96,34 @@ pub(super) struct Options {
     /// A further domain that may do everything
     #[arg(short = 'p', long, value_name = "DOMID")]
     priv_domid: Option<u16>,
+    /// Print the process id once the daemon serves
+    #[arg(short = 'P', long)]
+    output_pid: bool,
     /// Without effect: a dead domain's nodes are always removed, as keeping them is a security risk
     #[arg(short = 'K', long)]
     keep_orphans: bool,
     /// Without effect: the host says which event channel is its kernel's
     #[arg(short = 'e', long, value_name = "PORT", value_parser = number())]
     event: Option<u32>,
+    /// Without effect: the control domain's ring is always served
+    #[arg(short = 'D', long)]
+    no_domain_init: bool,
+    /// Without effect: the store is kept in memory
+    #[arg(short = 'I', long, value_name = "on|off", num_args = 0..=1)]
+    #[arg(value_parser = ["on", "off"], default_missing_value = "on")]
+    internal_db: Option<String>,
+    /// Without effect: the store is empty at start
+    #[arg(short = 'L', long)]
+    preserve_local: bool,
+    /// Without effect: there is no database to be recovered
+    #[arg(short = 'R', long)]
+    no_recovery: bool,
+    /// Without effect: --trace-control=+io traces requests
+    #[arg(short = 'V', long)]
+    verbose: bool,
+    /// Without effect: there is no access log
+    #[arg(long)]
+    no_access_log: bool,
     /// Refused: live update is not supported yet
     #[arg(short = 'U', long)]
     live_update: bool,
@@ -134,65 +163,89 @@ pub(super) struct GuestOptions {
 }
 
 impl Options {
-    /// Reads a command line. `Err` is also the answer to `--help` and `--version`.
+    /// Reads a command line. `Err` is also the reply to `--help` and `--version`.
     pub(super) fn read(line: impl IntoIterator<Item = OsString>) -> Result<Options, clap::Error> {
-        Options::try_parse_from(line)
+        let matches = Options::command().try_get_matches_from(line)?;
+        let mut options = Options::from_arg_matches(&matches)?;
+        options.limits = options.limits_in_order(&matches);
+        Ok(options)
+    }
+
+    /// The limits in the order of the command line, so that the last one of a quota counts, whichever
+    /// of its options it is given with.
+    fn limits_in_order(&self, matches: &ArgMatches) -> Vec<(Quota, u32)> {
+        let own = [
+            ("entry_nb", Quota::Nodes, self.entry_nb),
+            ("entry_size", Quota::NodeSize, self.entry_size),
+            ("watch_nb", Quota::Watches, self.watch_nb),
+            ("transaction", Quota::Transactions, self.transaction),
+            ("perm_nb", Quota::NodePermissions, self.perm_nb),
+            ("path_max", Quota::PathMax, self.path_max),
+        ];
+        let last = |(id, quota, value): (&str, Quota, Option<u32>)| {
+            Some((matches.indices_of(id)?.next_back()?, (quota, value?)))
+        };
+        let places = matches.indices_of("quota").into_iter().flatten();
+        let mut placed: Vec<_> = places.zip(self.quota.iter().copied()).collect();
+        placed.extend(own.into_iter().filter_map(last));
+        placed.sort_by_key(|&(place, _)| place);
+        placed.into_iter().map(|(_, limit)| limit).collect()
     }
 
     /// What it gives.
     pub(super) fn given(self) -> Result<Given, Failure> {
         if self.live_update {
-            let text =
-                "live update is not supported yet; restart without -U, and clients reconnect";
-            return Err(Failure::Usage(text.into()));
+            return Err(Failure::Usage(NO_LIVE_UPDATE.into()));
         }
-        let mut limits = self.quota;
-        limits.extend(
-            [
-                (Quota::Nodes, self.entry_nb),
-                (Quota::NodeSize, self.entry_size),
-                (Quota::Watches, self.watch_nb),
-                (Quota::Transactions, self.transaction),
-                (Quota::NodePermissions, self.perm_nb),
-                (Quota::PathMax, self.path_max),
-            ]
-            .into_iter()
-            .filter_map(|(quota, value)| Some((quota, value?))),
-        );
+        let notes = self.notes();
         let mut switches: Vec<_> = match self.trace_file {
             Some(_) => SwitchChange::of_a_trace_file().collect(),
             None => Vec::new(),
         };
         switches.extend(self.trace_control);
-        let mut notes = Vec::new();
-        if self.keep_orphans {
-            notes.push(
-                "-K is ignored: nodes of a domain that died are removed, as the next domain of \
-                 that number would own them"
-                    .into(),
-            );
-        }
-        if self.event.is_some() {
-            notes.push("--event is ignored: the host says which event channel it is".into());
-        }
         Ok(Given {
             host: self.host,
             shards: self.shards,
             socket: self.socket,
             sim_socket: self.sim_socket,
-            limits,
+            limits: self.limits,
             soft_memory: self.quota_soft,
             watch_event_timeout: self.timeout,
             priv_domid: self.priv_domid,
             master_domid: self.master_domid,
             pid_file: self.pid_file,
             foreground: self.no_fork.then_some(true),
-            print_pid: false,
+            print_pid: self.output_pid,
             log_file: self.trace_file,
             log_level: None,
             switches,
             notes,
         })
+    }
+
+    /// A note for each option that is taken without effect.
+    fn notes(&self) -> Vec<String> {
+        [
+            (
+                self.keep_orphans,
+                "-K is ignored: nodes of a domain that died are removed, as the next \
+                                 domain of that number would own them",
+            ),
+            (self.event.is_some(), "--event is ignored: the host says which event channel it is"),
+            (self.no_domain_init, "-D is ignored: the control domain's ring is always served"),
+            (self.internal_db.is_some(), "-I is ignored: the store is always kept in memory"),
+            (self.preserve_local, "-L is ignored: the store is empty at start"),
+            (self.no_recovery, "-R is ignored: there is no database to be recovered"),
+            (self.verbose, "-V is ignored: --trace-control=+io traces requests"),
+            (
+                self.no_access_log,
+                "--no-access-log is ignored: there is no access log; \
+                                  --trace-control=+io traces requests",
+            ),
+        ]
+        .into_iter()
+        .filter_map(|(given, note)| given.then(|| note.to_owned()))
+        .collect()
     }
 }
 

@@ -161,3 +161,14 @@ fn of_two_starts_at_the_same_time_one_serves_and_both_are_content() {
     }
     assert!(serves(&place.path("socket")));
 }
+
+#[test]
+fn the_process_id_is_printed_once_it_serves() {
+    let place = place();
+    let output = place.daemon(&format!("{START} --output-pid")).output().unwrap();
+    let daemon = Background::find(&place.path("pid"));
+    let pid = format!("{}\n", daemon.0.as_raw_nonzero());
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), pid);
+    let again = place.daemon(&format!("{START} -P")).output().unwrap();
+    assert_eq!(String::from_utf8(again.stdout).unwrap(), pid);
+}

@@ -18,9 +18,16 @@ fn the_definition_is_sound() {
 fn options_of_c_mean_what_they_mean_there() {
     let limit = |quota, value| Given { limits: vec![(quota, value)], ..Given::default() };
     let path = |text: &str| Some(PathBuf::from(text));
+    let traced = |file| Given {
+        foreground: Some(true),
+        log_file: path(file),
+        switches: SwitchChange::of_a_trace_file().collect(),
+        ..Given::default()
+    };
     for (line, expected) in [
         ("", Given::default()),
         ("-N", Given { foreground: Some(true), ..Given::default() }),
+        ("-N -T /a --no-fork -T /b -N", traced("/b")),
         ("--no-fork", Given { foreground: Some(true), ..Given::default() }),
         ("-F /a", Given { pid_file: path("/a"), ..Given::default() }),
         ("--pid-file /a", Given { pid_file: path("/a"), ..Given::default() }),
@@ -53,6 +60,8 @@ fn options_of_c_mean_what_they_mean_there() {
         ("--host sim", Given { host: Some(HostKind::Sim), ..Given::default() }),
         ("--host=xen", Given { host: Some(HostKind::Xen), ..Given::default() }),
         ("--shards 3", Given { shards: Some(3), ..Given::default() }),
+        ("-P", Given { print_pid: true, ..Given::default() }),
+        ("--output-pid", Given { print_pid: true, ..Given::default() }),
         ("--socket /a", Given { socket: path("/a"), ..Given::default() }),
         ("--sim-socket /a", Given { sim_socket: path("/a"), ..Given::default() }),
     ] {
@@ -72,19 +81,72 @@ fn switches_keep_their_order() {
     }
 }
 
+/// As getopt does in C: a start script appends its options to those that an administrator gave.
+#[test]
+fn of_an_option_given_twice_the_last_counts() {
+    for (twice, once) in [
+        ("--pid-file /a -F /b", "-F /b"),
+        ("-w watch-event=1 --timeout watch-event=2", "-w watch-event=2"),
+        ("-q memory=1 -q memory=2", "-q memory=2"),
+        ("-m 1 -m 0", "-m 0"),
+        ("-p 1 --priv-domid=2", "-p 2"),
+        ("--host xen --host sim", "--host sim"),
+        ("--shards 1 --shards 2", "--shards 2"),
+        ("--socket /a --socket /b --sim-socket /c --sim-socket /d", "--socket /b --sim-socket /d"),
+        ("-E 1 --entry-nb=2", "-E 2"),
+        ("-P -P -K -K -D -D -V --verbose", "-P -K -D -V"),
+        ("-I -I off --internal-db=on", "-I"),
+    ] {
+        assert_eq!(given(twice), given(once), "{twice}");
+    }
+    let limits = |line| given(line).unwrap().limits;
+    assert_eq!(limits("-E 1 -Q nodes=2"), [(Quota::Nodes, 1), (Quota::Nodes, 2)]);
+    assert_eq!(limits("-Q nodes=2 -E 1"), [(Quota::Nodes, 2), (Quota::Nodes, 1)]);
+    assert_eq!(limits("-Q nodes=1 -Q watches=2"), [(Quota::Nodes, 1), (Quota::Watches, 2)]);
+    assert_eq!(limits("-E 1 -Q nodes=2 -E 3"), [(Quota::Nodes, 2), (Quota::Nodes, 3)]);
+    let config = |line: &str| Options::read(line.split(' ').map(OsString::from)).unwrap().config;
+    for line in ["x --config /a --config-file /b", "x --config-file=/a --conf /b"] {
+        assert_eq!(config(line), Some("/b".into()), "{line}");
+    }
+}
+
+/// Options of C 4.17, of older releases of C and of oxenstored are among them.
 #[test]
 fn options_without_effect_say_so() {
-    for line in ["-K", "--keep-orphans", "-e 5", "--event=5"] {
-        assert_eq!(given(line).unwrap().notes.len(), 1, "{line}");
+    for line in [
+        "-K",
+        "--keep-orphans",
+        "-e 5",
+        "--event=5",
+        "-D",
+        "--no-domain-init",
+        "-I",
+        "-I off",
+        "-Ion",
+        "--internal-db",
+        "--internal-db=off",
+        "--internal-db off",
+        "-L",
+        "--preserve-local",
+        "-R",
+        "--no-recovery",
+        "-V",
+        "--verbose",
+        "--no-access-log",
+    ] {
+        let given = given(line).unwrap();
+        assert_eq!(given.notes.len(), 1, "{line}");
+        assert_eq!(Given { notes: vec![], ..given }, Given::default(), "{line}");
     }
+    assert_eq!(given("--internal-db --no-fork").unwrap().foreground, Some(true));
 }
 
 #[test]
 fn what_is_wrong_is_refused_with_a_reason() {
     for (line, reason) in [
         ("--no-such-option", "unexpected argument"),
-        ("-I off", "unexpected argument"),
-        ("-V", "unexpected argument"),
+        ("-I disk", "possible values: on, off"),
+        ("--disable-socket", "unexpected argument"),
         ("argument", "unrecognized subcommand"),
         ("-E many", "invalid digit"),
         ("-E -1", "unexpected argument"),
