@@ -29,37 +29,46 @@ pub(super) struct Wrong {
     pub what: String,
 }
 
-/// Reads the named file, or the default one if it exists, and answers which it was.
-pub(super) fn read(named: Option<&Path>) -> Result<(Option<PathBuf>, Given), Failure> {
+/// Reads the named file, or the default one if it exists, and returns which it was. With `strict` the
+/// faults are errors that oxenstored goes on after; else they are notes.
+pub(super) fn read(
+    named: Option<&Path>,
+    strict: bool,
+) -> Result<(Option<PathBuf>, Given), Failure> {
     let path = named.unwrap_or(Path::new(DEFAULT_FILE));
-    let text = match read_text(path) {
-        Ok(text) => text,
+    let bytes = match read_bytes(path) {
+        Ok(bytes) => bytes,
         Err(e) if named.is_none() && e.kind() == io::ErrorKind::NotFound => {
             return Ok((None, Given::default()));
         }
         Err(e) => return Err(Failure::Usage(format!("{}: {e}", path.display()))),
     };
-    let parse = if path.extension().is_some_and(|it| it == "conf") {
-        oxenstored::parse
-    } else {
-        parse_toml
-    };
-    match parse(&text) {
-        Ok(given) => Ok((Some(path.to_path_buf()), given)),
-        Err(Wrong { line, what }) => {
-            Err(Failure::Usage(format!("{}:{line}: {what}", path.display())))
+    let named = |Wrong { line, what }| format!("{}:{line}: {what}", path.display());
+    let given = if path.extension().is_some_and(|it| it == "conf") {
+        // oxenstored knows no encodings: a comment may have any.
+        let (mut given, wrong) = oxenstored::parse(&String::from_utf8_lossy(&bytes));
+        let wrong: Vec<_> = wrong.into_iter().map(named).collect();
+        if strict && !wrong.is_empty() {
+            return Err(Failure::Usage(wrong.join("\n")));
         }
-    }
+        given.notes.extend(wrong.into_iter().map(|wrong| format!("{wrong}; the line is ignored")));
+        given
+    } else {
+        let text = String::from_utf8(bytes);
+        let text = text.map_err(|e| Failure::Usage(format!("{}: {e}", path.display())))?;
+        parse_toml(&text).map_err(|wrong| Failure::Usage(named(wrong)))?
+    };
+    Ok((Some(path.to_path_buf()), given))
 }
 
-fn read_text(path: &Path) -> io::Result<String> {
+fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
     use io::Read as _;
-    let mut text = String::new();
-    let read = std::fs::File::open(path)?.take(FILE_MAX + 1).read_to_string(&mut text)?;
+    let mut bytes = Vec::new();
+    let read = std::fs::File::open(path)?.take(FILE_MAX + 1).read_to_end(&mut bytes)?;
     if u64::try_from(read).is_ok_and(|read| read > FILE_MAX) {
         return Err(io::Error::other("too large for a configuration file"));
     }
-    Ok(text)
+    Ok(bytes)
 }
 
 /// The keys of dist/xenstored.toml, which describes them.

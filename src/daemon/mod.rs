@@ -65,7 +65,7 @@ pub fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Task, Failure> 
         return given::guest(guest, &Surroundings::look()).map(Task::Guest);
     }
     let check_only = options.check_config;
-    let (file, from_file) = config::read(options.config.as_deref())?;
+    let (file, from_file) = config::read(options.config.as_deref(), check_only)?;
     let settings = options.given()?.over(from_file).settle(&Surroundings::look())?;
     if !check_only {
         return Ok(Task::Serve(Box::new(settings)));

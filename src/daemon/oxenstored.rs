@@ -1,7 +1,9 @@
 //! Reads oxenstored.conf, so that a host can change daemons and keep its file.
 //!
-//! Lines are `name = value`; those that begin with `#` are comments. What has a meaning here is
-//! applied, what is only oxenstored's is noted, and what oxenstored does not know is an error.
+//! Lines are `name = value`; those that begin with `#` are comments. Keys with a meaning here are
+//! applied, those that are only oxenstored's are noted if they are not at its default. oxenstored goes
+//! on after lines that it does not understand, and fails only when asked to test the file: files with
+//! such lines are in use (its own sample has a misspelt key, NixOS writes booleans as 1 and 0).
 
 use tracing::level_filters::LevelFilter;
 
@@ -18,32 +20,32 @@ enum Form {
     Text,
 }
 
-/// The keys of oxenstored that mean nothing here, and why; with the form that oxenstored demands.
-const WITHOUT_EFFECT: &[(&str, Form, &str)] = &[
-    ("merge-activate", Form::Flag, MERGE),
-    ("conflict-burst-limit", Form::Decimal, CONFLICTS),
-    ("conflict-max-history-seconds", Form::Decimal, CONFLICTS),
-    ("conflict-rate-limit-is-aggregate", Form::Flag, CONFLICTS),
-    ("perms-activate", Form::Flag, PERMISSIONS),
-    ("perms-watch-activate", Form::Flag, PERMISSIONS),
-    ("quota-maxwatchevents", Form::Integer, "events are bounded by the quota memory"),
-    ("gc-max-overhead", Form::Integer, "there is no garbage collector"),
-    ("test-eagain", Form::Flag, "no transaction fails without a reason"),
-    ("persistent", Form::Flag, "the store is kept in memory only"),
-    ("xenstored-log-nb-files", Form::Integer, ROTATION),
-    ("xenstored-log-nb-lines", Form::Integer, ROTATION),
-    ("xenstored-log-nb-chars", Form::Integer, ROTATION),
-    ("access-log-file", Form::Text, ACCESS),
-    ("access-log-nb-files", Form::Integer, ACCESS),
-    ("access-log-nb-lines", Form::Integer, ACCESS),
-    ("access-log-nb-chars", Form::Integer, ACCESS),
-    ("access-log-read-ops", Form::Flag, ACCESS),
-    ("access-log-transactions-ops", Form::Flag, ACCESS),
-    ("access-log-special-ops", Form::Flag, ACCESS),
-    ("allow-debug", Form::Flag, "only the control domain may ask for CONTROL"),
-    ("ring-scan-interval", Form::Integer, "rings are served when they are notified"),
-    ("xenstored-kva", Form::Text, HOST),
-    ("xenstored-port", Form::Text, HOST),
+/// The keys of oxenstored that mean nothing here: the form and the default that they have there, and why.
+const WITHOUT_EFFECT: &[(&str, Form, &str, &str)] = &[
+    ("merge-activate", Form::Flag, "true", MERGE),
+    ("conflict-burst-limit", Form::Decimal, "5.0", CONFLICTS),
+    ("conflict-max-history-seconds", Form::Decimal, "0.05", CONFLICTS),
+    ("conflict-rate-limit-is-aggregate", Form::Flag, "true", CONFLICTS),
+    ("perms-activate", Form::Flag, "true", PERMISSIONS),
+    ("perms-watch-activate", Form::Flag, "true", PERMISSIONS),
+    ("quota-maxwatchevents", Form::Integer, "1024", "events are bounded by the quota memory"),
+    ("gc-max-overhead", Form::Integer, "120", "there is no garbage collector"),
+    ("test-eagain", Form::Flag, "false", "no transaction fails without a reason"),
+    ("persistent", Form::Flag, "false", "the store is kept in memory only"),
+    ("xenstored-log-nb-files", Form::Integer, "10", ROTATION),
+    ("xenstored-log-nb-lines", Form::Integer, "13215", ROTATION),
+    ("xenstored-log-nb-chars", Form::Integer, "-1", ROTATION),
+    ("access-log-file", Form::Text, "/var/log/xen/xenstored-access.log", ACCESS),
+    ("access-log-nb-files", Form::Integer, "20", ACCESS),
+    ("access-log-nb-lines", Form::Integer, "13215", ACCESS),
+    ("access-log-nb-chars", Form::Integer, "180", ACCESS),
+    ("access-log-read-ops", Form::Flag, "false", ACCESS),
+    ("access-log-transactions-ops", Form::Flag, "false", ACCESS),
+    ("access-log-special-ops", Form::Flag, "false", ACCESS),
+    ("allow-debug", Form::Flag, "false", "only the control domain may ask for CONTROL"),
+    ("ring-scan-interval", Form::Integer, "20", "rings are served when they are notified"),
+    ("xenstored-kva", Form::Text, "/proc/xen/xsd_kva", HOST),
+    ("xenstored-port", Form::Text, "/proc/xen/xsd_port", HOST),
 ];
 const MERGE: &str = "transactions that do not conflict are always merged";
 const CONFLICTS: &str = "a control domain's transaction that keeps failing is protected instead";
@@ -52,9 +54,9 @@ const ROTATION: &str = "rotate the log with logrotate and SIGHUP";
 const ACCESS: &str = "requests are traced with --trace-file and the switch io";
 const HOST: &str = "the host says where it is";
 
-/// Reads a file's text.
-pub(super) fn parse(text: &str) -> Result<Given, Wrong> {
-    let mut given = Given::default();
+/// Reads a file's text. Lines that are not understood are returned beside what the others give.
+pub(super) fn parse(text: &str) -> (Given, Vec<Wrong>) {
+    let (mut given, mut wrong) = (Given::default(), Vec::new());
     for (index, line) in text.lines().enumerate() {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
@@ -64,9 +66,9 @@ pub(super) fn parse(text: &str) -> Result<Given, Wrong> {
             Some((name, value)) => apply(name.trim_end(), value.trim_start(), &mut given),
             None => Err("expected name = value".into()),
         };
-        applied.map_err(|what| Wrong { line: index + 1, what })?;
+        wrong.extend(applied.err().map(|what| Wrong { line: index + 1, what }));
     }
-    Ok(given)
+    (given, wrong)
 }
 
 fn apply(name: &str, value: &str, given: &mut Given) -> Result<(), String> {
@@ -84,9 +86,11 @@ fn apply(name: &str, value: &str, given: &mut Given) -> Result<(), String> {
             (Some(quota), _) if name.starts_with("quota-") => {
                 given.limits.push((quota, number(value)?));
             }
-            (_, Some((form, why))) => {
-                check(form, value)?;
-                given.notes.push(format!("{name} = {value} is ignored: {why}"));
+            (_, Some((form, default, why))) => {
+                // Files name their defaults, of which there is nothing to be said.
+                if !is_same(form, value, default)? {
+                    given.notes.push(format!("{name} = {value} is ignored: {why}"));
+                }
             }
             _ => return Err(format!("unknown key {name:?}")),
         },
@@ -94,18 +98,19 @@ fn apply(name: &str, value: &str, given: &mut Given) -> Result<(), String> {
     Ok(())
 }
 
-fn ignored(name: &str) -> Option<(Form, &'static str)> {
+fn ignored(name: &str) -> Option<(Form, &'static str, &'static str)> {
     let found = WITHOUT_EFFECT.iter().find(|(key, ..)| *key == name)?;
-    Some((found.1, found.2))
+    Some((found.1, found.2, found.3))
 }
 
-fn check(form: Form, value: &str) -> Result<(), String> {
-    match form {
-        Form::Flag => flag(value).map(|_| ()),
-        Form::Integer => value.parse::<i64>().map(|_| ()).map_err(|_| expected("a number", value)),
-        Form::Decimal => value.parse::<f64>().map(|_| ()).map_err(|_| expected("a number", value)),
-        Form::Text => Ok(()),
-    }
+fn is_same(form: Form, value: &str, default: &str) -> Result<bool, String> {
+    let no_number = || expected("a number", value);
+    Ok(match form {
+        Form::Flag => flag(value)? == flag(default)?,
+        Form::Integer => value.parse::<i64>().map_err(|_| no_number())?.to_string() == default,
+        Form::Decimal => Ok(value.parse::<f64>().map_err(|_| no_number())?) == default.parse(),
+        Form::Text => value == default,
+    })
 }
 
 fn flag(value: &str) -> Result<bool, String> {
@@ -167,26 +172,45 @@ mod tests {
             log_level: Some(LevelFilter::WARN),
             ..Given::default()
         };
-        assert_eq!(parse(text), Ok(expected));
+        assert_eq!(parse(text), (expected, vec![]));
         let unlimited = vec![(Quota::Nodes, 0), (Quota::NodeSize, 0)];
-        assert_eq!(parse("quota-activate = false").unwrap().limits, unlimited);
+        assert_eq!(parse("quota-activate = false").0.limits, unlimited);
     }
 
     #[test]
-    fn keys_without_a_meaning_are_noted() {
-        for (name, form, _) in WITHOUT_EFFECT {
+    fn keys_without_a_meaning_are_noted_unless_they_are_at_their_default() {
+        for (name, form, default, _) in WITHOUT_EFFECT {
             let value = match form {
+                Form::Flag if *default == "true" => "false",
                 Form::Flag => "true",
-                Form::Integer => "-1",
-                Form::Decimal => "5.0",
-                Form::Text => "/proc/xen/xsd_kva",
+                Form::Integer => "-2",
+                Form::Decimal => "6.5",
+                Form::Text => "/other",
             };
-            let given = parse(&format!("{name} = {value}")).unwrap();
-            assert_eq!(given.notes.len(), 1, "{name}");
+            let (given, wrong) = parse(&format!("{name} = {value}"));
+            assert_eq!((given.notes.len(), wrong), (1, vec![]), "{name}");
             assert!(given.notes[0].starts_with(&format!("{name} = {value} is ignored: ")));
             assert_eq!(Given { notes: vec![], ..given }, Given::default(), "{name}");
+            assert_eq!(parse(&format!("{name}={default}")), (Given::default(), vec![]), "{name}");
         }
-        assert_eq!(parse("xenstored-log-file = syslog:local1").unwrap().notes.len(), 1);
+        assert_eq!(parse("conflict-burst-limit=5.000000"), (Given::default(), vec![]));
+        assert_eq!(parse("xenstored-log-file = syslog:local1").0.notes.len(), 1);
+    }
+
+    /// As in Debian's package xen-utils-common, comments left out.
+    #[test]
+    fn a_distributions_default_file_is_read_without_a_word() {
+        let text = "pid-file = /var/run/xen/xenstored.pid\ntest-eagain = false\n\
+                    merge-activate = true\nconflict-burst-limit = 5.0\n\
+                    conflict-max-history-seconds = 0.05\nconflict-rate-limit-is-aggregate = true\n\
+                    perms-activate = true\nperms-watch-activate = true\nquota-activate = true\n\
+                    quota-maxentity = 1000\nquota-maxsize = 2048\nquota-maxwatch = 100\n\
+                    quota-transaction = 10\nquota-maxrequests = 1024\nquota-path-max = 1024\n\
+                    quota-maxoutstanding = 1024\nquota-maxwatchevents = 1024\npersistent = false\n\
+                    xenstored-kva = /proc/xen/xsd_kva\nxenstored-port = /proc/xen/xsd_port\n";
+        let (given, wrong) = parse(text);
+        assert_eq!((given.notes, wrong), (vec![], vec![]));
+        assert_eq!(given.limits.len(), 7);
     }
 
     #[test]
@@ -198,13 +222,22 @@ mod tests {
             ("quota-maxentity = many", 1, "expected a number from 0, not \"many\""),
             ("quota-maxentity = -1", 1, "expected a number from 0"),
             ("merge-activate = yes", 1, "expected true or false"),
-            ("quota-activate = 1", 1, "expected true or false"),
+            ("quota-activate = 0", 1, "expected true or false, not \"0\""),
+            ("acesss-log-nb-chars = 180", 1, "unknown key \"acesss-log-nb-chars\""),
             ("conflict-burst-limit = x", 1, "expected a number"),
             ("xenstored-log-level = loud", 1, "expected debug, info, warn, error or null"),
         ] {
-            let wrong = parse(text).unwrap_err();
-            assert_eq!(wrong.line, line, "{text}: {wrong:?}");
-            assert!(wrong.what.contains(what), "{text}: {wrong:?}");
+            let (_, wrong) = parse(text);
+            assert_eq!((wrong.len(), wrong[0].line), (1, line), "{text}: {wrong:?}");
+            assert!(wrong[0].what.contains(what), "{text}: {wrong:?}");
         }
+    }
+
+    #[test]
+    fn a_line_that_is_wrong_does_not_keep_the_others_from_their_effect() {
+        let (given, wrong) =
+            parse("quota-activate = 0\nquota-maxentity = 5\nfoo\nquota-maxwatch = x\n");
+        assert_eq!(given, Given { limits: vec![(Quota::Nodes, 5)], ..Given::default() });
+        assert_eq!(wrong.iter().map(|wrong| wrong.line).collect::<Vec<_>>(), [1, 3, 4]);
     }
 }

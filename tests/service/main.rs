@@ -173,6 +173,8 @@ fn check_config_names_file_and_line() {
         ("good.conf", "quota-maxentity = 5\n", 0, "good.conf: nothing is wrong with it\n"),
         ("note.conf", "persistent = true\n", 0, "note: persistent = true is ignored: the store"),
         ("bad.conf", "# x\n\nquota-maxnodes = 5\n", 2, "bad.conf:3: unknown key"),
+        ("flag.conf", "quota-activate = 1\n", 2, "flag.conf:1: expected true or false, not \"1\""),
+        ("line.conf", "quota-maxentity\n", 2, "line.conf:1: expected name = value"),
         ("domid.toml", "priv-domid = 40000\n", 2, "priv-domid: 40000 is no domain's number"),
     ] {
         fs::write(place.path(name), text).unwrap();
@@ -187,6 +189,24 @@ fn check_config_names_file_and_line() {
     let output = place.daemon("--check-config --config @none.toml").output().unwrap();
     assert_fails(&output, 2, "none.toml: No such file");
     assert!(!place.path("socket").exists(), "checking does not serve");
+}
+
+/// oxenstored's own sample has the misspelt key, and NixOS writes the others.
+#[test]
+fn a_daemon_starts_with_a_file_that_oxenstored_starts_with() {
+    let place = Place::new();
+    let text =
+        b"# caf\xe9\nacesss-log-nb-chars=180\nmerge-activate=1\nquota-maxentity=7\nno value\n";
+    fs::write(place.path("ox.conf"), text).unwrap();
+    let (status, text) = place.serve("--config @ox.conf").end(Signal::TERM);
+    assert_eq!(status.code(), Some(0), "{text}");
+    for wrong in
+        ["2: unknown key \"acesss-log-nb-chars\"", "3: expected true or false", "5: expected name"]
+    {
+        let line = text.lines().find(|line| line.contains(&format!("ox.conf:{wrong}")));
+        assert!(line.is_some_and(|line| line.contains("warning ")), "{wrong}: {text}");
+    }
+    assert_eq!(text.matches("warning ").count(), 3, "{text}");
 }
 
 #[test]
