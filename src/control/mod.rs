@@ -160,6 +160,20 @@ fn later(
     Reply::Later(Work { permit: Permit(Arc::clone(served)), command: Box::new(command) })
 }
 
+/// Writes the report of `memreport` to the log, beside the caller.
+///
+/// # Errors
+/// `EBUSY` if a command runs that takes its time, `ENOMEM` if no thread can be started.
+pub fn log_report(served: &Arc<dyn Served>) -> Result<(), Errno> {
+    match command(served, &[b"memreport"]) {
+        Reply::Now(done) => done.map(drop),
+        Reply::Later(work) => {
+            let thread = std::thread::Builder::new().name("control".into());
+            thread.spawn(move || work.run()).map(drop).map_err(|_| Errno::ENOMEM)
+        }
+    }
+}
+
 fn help() -> String {
     COMMANDS.iter().map(|(name, arguments)| format!("{name:<24} {arguments}\n")).collect()
 }

@@ -21,11 +21,13 @@ mod welcome;
 use std::ffi::OsString;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
 use tracing::{error, info, warn};
 
+use crate::control::Served;
 use crate::log;
 
 pub use failure::{Failure, SOCKET_PATH_MAX};
@@ -97,7 +99,8 @@ pub fn run(settings: &Settings) -> Result<u8, Failure> {
     start_log(settings)?;
     let handed_over = activation::take(&settings.socket)?;
     let stop = Stop::default();
-    stop::take_signals(stop.clone())
+    let served = Arc::<OnceLock<_>>::default();
+    stop::take_signals(stop.clone(), Arc::clone(&served))
         .map_err(|error| Failure::Other { what: "cannot take signals".into(), error })?;
     allow_many_files();
     let instance = match second {
@@ -107,27 +110,31 @@ pub fn run(settings: &Settings) -> Result<u8, Failure> {
         },
         false => Instance::claim(settings, handed_over.as_ref())?,
     };
-    let served = serve(settings, instance, handed_over, second, &stop);
-    match &served {
+    let ready = |threads| {
+        let _ = served.set(threads); // It is the first.
+        announce(settings, second);
+    };
+    let end = serve(settings, instance, handed_over, ready, &stop);
+    match &end {
         Ok(()) => info!("stopped"),
         Err(failure) if second => error!("{failure}"), // Nobody reads our standard error any more.
         Err(_) => {}
     }
-    served.map(|()| 0)
+    end.map(|()| 0)
 }
 
 fn serve(
     settings: &Settings,
     mut instance: Instance,
     mut handed_over: Option<UnixListener>,
-    second: bool,
+    ready: impl FnOnce(Arc<dyn Served>),
     stop: &Stop,
 ) -> Result<(), Failure> {
     let listen = |path: &Path| match handed_over.take_if(|_| path == settings.socket) {
         Some(listener) => Ok(listener),
         None => instance.listen(path),
     };
-    serve::serve(settings, listen, || announce(settings, second), stop)
+    serve::serve(settings, listen, ready, stop)
 }
 
 /// The end of a start to the background that another daemon makes needless.

@@ -13,6 +13,7 @@ use super::instance::migration_path;
 use super::settings::{HostKind, Settings};
 use super::stop::Stop;
 use crate::bulk;
+use crate::control::Served;
 use crate::domain::{Limits, Registry};
 use crate::host::Host;
 use crate::host::sim::SimHost;
@@ -21,11 +22,11 @@ use crate::listener::Listener;
 use crate::shard::{Mover, Server};
 
 /// Starts the host and the threads, makes the socket with `listen`, and serves it until `stop`;
-/// calls `ready` once requests are answered.
+/// calls `ready` once requests are served.
 pub(super) fn serve(
     settings: &Settings,
     mut listen: impl FnMut(&Path) -> Result<UnixListener, Failure>,
-    ready: impl FnOnce(),
+    ready: impl FnOnce(Arc<dyn Served>),
     stop: &Stop,
 ) -> Result<(), Failure> {
     let other = |what: &str| {
@@ -61,7 +62,7 @@ pub(super) fn serve(
             let _ = waker.wake();
         })
         .map_err(other("cannot start a thread"))?;
-    ready();
+    ready(server.served());
     let served = listener.run(|client| {
         if let Err(error) = server.serve(client) {
             warn!("a client could not be served: {error}");

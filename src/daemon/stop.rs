@@ -1,15 +1,16 @@
 //! How the daemon is asked to stop, and what signals do.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use parking_lot::{Condvar, Mutex};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level;
 use tracing::{error, info, warn};
 
+use crate::control::{self, Served};
 use crate::log;
 
 /// The wish that the daemon stop. Clones are the same wish.
@@ -38,19 +39,25 @@ impl Stop {
 }
 
 /// Takes signals from now on, in a thread of its own: SIGTERM and SIGINT ask for the stop, and end
-/// the process at once the second time; SIGHUP opens the log anew. (SIGPIPE is ignored by the
-/// runtime before `main`.)
+/// the process at once the second time; SIGHUP opens the log anew; SIGUSR1 writes a report on what is
+/// `served` to the log, where oxenstored writes its tree to a file. (SIGPIPE is ignored by the runtime
+/// before `main`.)
 ///
 /// # Errors
 /// The system refuses handlers or a thread.
-pub(super) fn take_signals(stop: Stop) -> io::Result<()> {
-    let mut signals = Signals::new([SIGHUP, SIGTERM, SIGINT])?;
+pub(super) fn take_signals(stop: Stop, served: Arc<OnceLock<Arc<dyn Served>>>) -> io::Result<()> {
+    let mut signals = Signals::new([SIGHUP, SIGTERM, SIGINT, SIGUSR1])?;
     let take = move || {
         for signal in signals.forever() {
             match signal {
                 SIGHUP => match log::reopen() {
                     Ok(()) => info!("log reopened"),
                     Err(e) => error!("the log cannot be reopened, it goes on as before: {e}"),
+                },
+                SIGUSR1 => match served.get().map(control::log_report) {
+                    Some(Ok(())) => {}
+                    Some(Err(errno)) => warn!(%errno, "no report: another command runs"),
+                    None => warn!("no report: the daemon does not serve yet"),
                 },
                 _ if stop.request() => info!("asked to stop by signal {signal}"),
                 _ => {
@@ -77,7 +84,7 @@ mod tests {
     #[ignore = "the next test runs it in a process of its own"]
     fn a_server_hangs() {
         let stop = Stop::default();
-        take_signals(stop.clone()).unwrap();
+        take_signals(stop.clone(), Arc::default()).unwrap();
         eprintln!("serving");
         stop.wait();
         eprintln!("stopping");

@@ -177,6 +177,11 @@ impl Server {
         Mover { shared: Arc::clone(&self.shared) }
     }
 
+    /// The threads, for commands of CONTROL.
+    pub fn served(&self) -> Arc<dyn control::Served> {
+        Arc::<Shared>::clone(&self.shared)
+    }
+
     /// Counts what the store holds. Cost: a walk over all nodes of a snapshot.
     pub fn census(&self) -> Census {
         let registry = self.shared.store.registry();

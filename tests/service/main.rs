@@ -20,7 +20,7 @@ use rustix::process::{Signal, kill_process};
 use xenstored::log;
 use xenstored::words::{Domid, ShardId};
 
-use kit::{Place, Serving, assert_fails, bare, wait_for};
+use kit::{Place, Serving, assert_fails, bare, serves, wait_for};
 
 #[test]
 fn it_serves_until_it_is_asked_to_stop_and_leaves_nothing_behind() {
@@ -129,6 +129,23 @@ fn sighup_opens_the_log_anew() {
         text.contains("info log reopened\n").then_some(())
     });
     assert!(fs::read_to_string(place.path("log.1")).unwrap().contains("serving"));
+    assert_eq!(daemon.end(Signal::TERM).0.code(), Some(0));
+}
+
+/// oxenstored writes its tree to a file at this signal, so its operators send it to a daemon in use.
+#[test]
+fn sigusr1_writes_a_report_to_the_log() {
+    let place = Place::new();
+    let daemon = place.serve("--trace-file @log");
+    kill_process(daemon.pid(), Signal::USR1).unwrap();
+    wait_for("the report", || {
+        let text = fs::read_to_string(place.path("log")).ok()?;
+        text.contains("info known domains: 1, died: 0\n").then_some(())
+    });
+    for _ in 0..100 {
+        kill_process(daemon.pid(), Signal::USR1).unwrap();
+    }
+    assert!(serves(&place.path("socket")));
     assert_eq!(daemon.end(Signal::TERM).0.code(), Some(0));
 }
 
