@@ -22,13 +22,14 @@
 //! * [`protocol`]: the messages of xs_wire.h: bytes in, bytes out.
 //! * [`host`]: what is needed of a hypervisor, a real Xen or a simulated one; all the unsafe code.
 //! * [`transport`]: a client's bytes, from a socket or a ring.
-//! * [`control`]: the commands of `xenstore-control`.
+//! * [`control`]: the commands of `xsctl control`, which are those of Xen's `xenstore-control`.
 //! * [`shard`]: the threads that serve clients, and what they tell each other.
 //! * [`listener`]: accepting clients of the daemon's socket.
 //! * [`daemon`]: the process: options, configuration, start, signals, stop.
 //! * [`guest`]: `xenstored sim guest`, a guest to be tried by hand.
 //! * [`migrate`]: moving domains between hosts: what is carried, and in which form.
-//! * [`xsctl`]: the tool beside the daemon, which moves domains, and shows and compares what is carried.
+//! * [`xsctl`]: the tool beside the daemon, which moves domains, sends commands, and shows and compares what
+//!   is carried.
 
 pub mod bulk;
 pub mod control;

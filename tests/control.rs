@@ -114,6 +114,10 @@ fn the_log_is_switched_moved_and_written_to() {
     assert_eq!(answer(world, "print there"), "OK");
     assert!(std::fs::read_to_string(&file).unwrap().contains("control: there"));
     refused(world, "logfile /nonexistent/log", "ENOENT");
+    assert_eq!(answer(world, "logfile relative"), "OK");
+    assert_eq!(answer(world, "print here"), "OK");
+    let relative = std::fs::read_to_string(world.daemon.path("relative")).unwrap();
+    assert!(relative.contains("control: here"), "{relative}");
     assert_eq!(answer(world, "log off"), "OK");
     assert_eq!(answer(world, "log on"), "OK");
 }
@@ -238,5 +242,56 @@ fn the_stock_client_shows_answers_and_failures() {
     assert!(text.contains("Valid commands are:\ncheck "), "{text}");
     let (code, text) = run(&["live-update", "/bin/true"]);
     assert_eq!(code, Some(3));
+    assert!(text.contains("live update is not supported yet"), "{text}");
+}
+
+/// Exit code, standard output, standard error.
+fn xsctl(world: &World, words: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xsctl"));
+    command.arg("control").args(words).env("XENSTORED_PATH", world.daemon.path("socket"));
+    let output = command.output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn xsctl_sends_commands_and_prints_replies() {
+    let world = &mut World::new(Control::Socket, 2);
+    let said = |text: &str| (Some(0), text.to_owned(), String::new());
+    assert_eq!(xsctl(world, &["check"]), said("OK\n"));
+    assert_eq!(xsctl(world, &["quota", "set", "nodes", "2000"]), said("OK\n"));
+    // Words that look like options are the daemon's.
+    assert_eq!(xsctl(world, &["log", "-io"]), said("OK\n"));
+    let peaks = answer(world, "quota max -r");
+    assert_eq!(xsctl(world, &["quota", "max", "-r"]), said(&peaks));
+    assert_eq!(xsctl(world, &["print", "--socket", "a b"]).0, Some(8), "two words");
+    assert_eq!(xsctl(world, &["print", "a  b"]), said("OK\n"));
+    logged(world, "control: a  b");
+    let help = answer(world, "help");
+    let socket = world.daemon.path("socket");
+    let elsewhere = ["--socket", socket.to_str().unwrap(), "help"];
+    assert_eq!(xsctl(world, &elsewhere), said(&help));
+}
+
+#[test]
+fn xsctl_tells_refusals_and_failures_by_its_exit_code() {
+    let world = &mut World::new(Control::Socket, 2);
+    for (words, code, sentence) in [
+        (
+            &["rhubarb"][..],
+            8,
+            "refuses rhubarb: EINVAL: no such command, or not with these arguments",
+        ),
+        (&["quota", "77"], 8, "refuses quota: ENOENT"),
+        (&["print", &"x".repeat(4096)], 8, "a command has at most 4096 bytes"),
+        (&["--socket", "/nonexistent", "check"], 5, "/nonexistent: no connection"),
+        (&[], 2, "required arguments were not provided"),
+    ] {
+        let (ended, out, error) = xsctl(world, words);
+        assert_eq!((ended, out), (Some(code), String::new()), "{words:?}: {error}");
+        assert!(error.contains(sentence), "{words:?}: {error}");
+    }
+    let (code, text, _) = xsctl(world, &["live-update", "-f", "/bin/true"]);
+    assert_eq!(code, Some(8));
     assert!(text.contains("live update is not supported yet"), "{text}");
 }

@@ -1,4 +1,4 @@
-//! What `xenstore-control log` and `logfile` do to the log of a process: one test, as the log is
+//! What `xsctl control log` and `logfile` do to the log of a process: one test, as the log is
 //! the process's.
 
 use std::fs;

@@ -1,6 +1,6 @@
 //! The commands about the log.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
@@ -46,7 +46,7 @@ pub fn print(string: &[u8]) -> Answer {
     ack()
 }
 
-/// `logfile`: the log goes there from now on.
+/// `logfile`: the log goes there from now on, with traces, as in C.
 pub fn logfile(file: &Path) -> Answer {
     match log::set_file(file) {
         Ok(()) => ack(),
@@ -69,11 +69,16 @@ pub fn append(file: &Path, text: &str) -> Answer {
     }
 }
 
-/// The file that an argument names; a relative one lies where C looks for it, in the directory of
-/// the daemon's run-time files.
+/// The file that an argument names. A relative name is one in the directory of the daemon's run-time
+/// files: its working directory is `/` in the background.
 pub fn file(argument: &[u8]) -> PathBuf {
-    let directory = std::env::var_os("XENSTORED_RUNDIR").unwrap_or("/var/run/xenstored".into());
-    Path::new(&directory).join(OsStr::from_bytes(argument))
+    run_directory(std::env::var_os("XENSTORED_RUNDIR")).join(OsStr::from_bytes(argument))
+}
+
+/// As for the socket, an empty variable counts as none.
+fn run_directory(variable: Option<OsString>) -> PathBuf {
+    let set = variable.filter(|value| !value.is_empty());
+    set.unwrap_or_else(|| "/var/run/xenstored".into()).into()
 }
 
 /// The nearest of the names that the wire knows.
@@ -85,5 +90,19 @@ fn errno(error: &std::io::Error) -> Errno {
         std::io::ErrorKind::ReadOnlyFilesystem => Errno::EROFS,
         std::io::ErrorKind::StorageFull => Errno::ENOSPC,
         _ => Errno::EIO,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_run_directory_counts_as_none() {
+        for (variable, expected) in
+            [(None, "/var/run/xenstored"), (Some(""), "/var/run/xenstored"), (Some("/r"), "/r")]
+        {
+            assert_eq!(run_directory(variable.map(OsString::from)), Path::new(expected));
+        }
     }
 }

@@ -1,5 +1,5 @@
 //! The commands of CONTROL (xenstore.txt; C's syntax and texts, so that Xen's `xenstore-control`
-//! works).
+//! works as `xsctl control` does).
 //!
 //! What is short is answered at once. Whatever visits the whole store or waits for a file comes back
 //! as [`Reply::Later`], to be run on a thread of its own, one at a time.

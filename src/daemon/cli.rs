@@ -244,7 +244,8 @@ impl Options {
             ),
         ]
         .into_iter()
-        .filter_map(|(given, note)| given.then(|| note.to_owned()))
+        .filter(|(is_given, _)| *is_given)
+        .map(|(_, note)| note.to_owned())
         .collect()
     }
 }

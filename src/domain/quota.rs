@@ -112,7 +112,7 @@ impl Quota {
         ABOUT.iter().find(named).map(|about| about.quota)
     }
 
-    /// Its name, as `xenstore-control quota` shows it.
+    /// Its name, as `xsctl control quota` shows it.
     pub fn name(self) -> &'static str {
         ABOUT[self as usize].name
     }

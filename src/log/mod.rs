@@ -99,8 +99,8 @@ impl SwitchChange {
 pub fn switched_on(changes: &[SwitchChange]) -> Option<String> {
     let mut on = [false; SWITCHES.len()];
     changes.iter().for_each(|change| on[change.index] = change.on);
-    let names: Vec<_> =
-        SWITCHES.into_iter().zip(on).filter_map(|(name, on)| on.then_some(name)).collect();
+    let on = SWITCHES.into_iter().zip(on).filter(|(_, on)| *on);
+    let names: Vec<_> = on.map(|(name, _)| name).collect();
     (!names.is_empty()).then(|| names.join(","))
 }
 
@@ -120,7 +120,7 @@ impl std::error::Error for UnknownSwitch {}
 struct Choice {
     level: LevelFilter,
     switches: [bool; SWITCHES.len()],
-    /// Whether traces are written at all (`xenstore-control log on` and `off`).
+    /// Whether traces are written at all (`xsctl control log on` and `off`).
     tracing: bool,
 }
 
@@ -176,7 +176,7 @@ pub fn reopen() -> io::Result<()> {
     SINK.reopen()
 }
 
-/// Sends lines to a file from now on and turns traces on (`xenstore-control logfile`). If no
+/// Sends lines to a file from now on and turns traces on (`xsctl control logfile`). If no
 /// switch is on, `obj` and `io` are turned on, as in C.
 ///
 /// # Errors

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -87,7 +88,15 @@ impl Client {
     /// # Errors
     /// Nobody is there.
     pub fn connect(socket: &Path) -> Result<Client, Failure> {
-        Link::connect(socket, PATIENCE).map(Client).map_err(|error| Failure::Daemon {
+        Client::connect_with(socket, PATIENCE)
+    }
+
+    /// The same for requests that may take as long as `timeout`.
+    ///
+    /// # Errors
+    /// As of `connect`.
+    pub fn connect_with(socket: &Path, timeout: Duration) -> Result<Client, Failure> {
+        Link::connect(socket, timeout).map(Client).map_err(|error| Failure::Daemon {
             socket: socket.to_path_buf(),
             why: format!("no connection: {error}"),
         })

@@ -26,7 +26,7 @@ const MIGRATION_SOCKET: &[u8] = b"/tool/xenstored/operations/migration-socket\0"
 const SHARDS: &[u8] = b"/tool/xenstored/operations/shards\0";
 /// How long a request for many domains may take, as long as the daemon answers others: a stream may be
 /// long and come slowly, and a daemon itself gives up one of which nothing comes.
-const LONGEST: Duration = Duration::from_secs(60 * 60);
+pub const LONGEST: Duration = Duration::from_secs(60 * 60);
 
 /// Where a daemon is found.
 #[derive(Clone, Debug)]

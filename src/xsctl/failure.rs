@@ -18,6 +18,8 @@ pub enum Done {
     Partly,
     /// Some domains were changed since they were exported; each was reported.
     Changed,
+    /// The reply to a command says that it failed.
+    Refused,
 }
 
 impl Done {
@@ -28,6 +30,7 @@ impl Done {
             Done::Differs => 1,
             Done::Partly => 6,
             Done::Changed => 7,
+            Done::Refused => 8,
         }
     }
 }
@@ -70,6 +73,16 @@ pub enum Failure {
         /// Why not.
         why: String,
     },
+    /// The daemon refuses a command.
+    #[error("the daemon at {} refuses {command}: {why}", socket.display())]
+    Refused {
+        /// The daemon's socket.
+        socket: PathBuf,
+        /// The command's name.
+        command: String,
+        /// The error, and what it means.
+        why: String,
+    },
     /// There is nothing to do.
     #[error("the daemon at {}: none of these domains is introduced", .0.display())]
     NoDomain(PathBuf),
@@ -95,6 +108,7 @@ impl Failure {
             Failure::Stream { .. } | Failure::Contents { .. } => 4,
             Failure::Daemon { .. } => 5,
             Failure::NoDomain(_) | Failure::NothingLeft(_) => 6,
+            Failure::Refused { .. } => 8,
         }
     }
 

@@ -7,12 +7,14 @@
 //!     import    files ---> IMPORT, INTRODUCE            introduce, quiesce, unquiesce, discard
 //!               all of them: client, daemon ---> link   report: a Line for each domain, a summary
 //!
+//!     control   words ---> CONTROL ---> the reply as text
 //!     inspect   Reader ---> a Record at a time ---> show ---> Line
 //!     diff      Reader ---> State, twice ---> facts ---> Line
 //! ```
 
 mod batch;
 mod client;
+mod control;
 mod daemon;
 mod diff;
 mod domids;
@@ -58,6 +60,7 @@ use options::{Command, Options};
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, Failure> {
     let options = Options::try_parse_from(arguments).map_err(printed)?;
     match options.command {
+        Command::Control { socket, words } => control::run(&options::socket(socket), &words),
         Command::Inspect { json, file } => {
             let mut input = Input::open(file)?;
             written(|out| inspect::inspect(&mut input, json, out).map(|()| Done::Well))

@@ -22,11 +22,13 @@ const MOVED_AT_ONCE: u8 = 1;
 /// Domains in a batch of files. More than that saves no time, and a faulty one holds up fewer.
 const FILES_TOGETHER: u8 = 50;
 
-/// Move domains between xenstoreds while they run, and look at what is carried.
+/// Move domains between xenstoreds while they run, look at what is carried, and send commands to a
+/// daemon.
 ///
 /// Exit codes: 0 done, of diff: no difference; 1 differences; 2 wrong usage; 3 a file cannot be
 /// read or written; 4 a file is not as it should be; 5 nothing can be asked of a daemon; 6 some
-/// domains did not work out; 7 release: some were changed since their export.
+/// domains did not work out; 7 release: some were changed since their export; 8 control: the command
+/// failed.
 #[derive(Debug, Parser)]
 #[command(name = "xsctl", version, disable_help_subcommand = true)]
 #[command(disable_help_flag = true, disable_version_flag = true)]
@@ -145,6 +147,16 @@ pub enum Command {
         #[command(flatten)]
         domains: Domains,
     },
+    /// Send a command to the daemon, as xenstore-control does: check, quota, log, memreport, help, ...
+    Control {
+        /// The daemon's socket [default: where xenstored has it, of the same environment]
+        #[arg(long, value_name = "PATH")]
+        socket: Option<PathBuf>,
+        /// The command and its arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        #[arg(value_name = "WORD")]
+        words: Vec<OsString>,
+    },
     /// Show a "xenstore" stream, a line for each record, with its offset in bytes
     Inspect {
         /// Print an object of JSON for each record
@@ -183,7 +195,7 @@ pub struct Common {
 impl Common {
     /// The daemon's socket.
     pub fn socket(&self) -> PathBuf {
-        self.socket.clone().unwrap_or_else(default_socket)
+        socket(self.socket.clone())
     }
 
     /// How much is said.
@@ -217,6 +229,11 @@ impl<const DEFAULT: u8> Batch<DEFAULT> {
 
 fn domid(text: &str) -> Result<Domid, String> {
     text.parse::<Domids>()?.one().ok_or_else(|| "it is one domain".into())
+}
+
+/// The daemon's socket, that of the environment if none is `given`.
+pub fn socket(given: Option<PathBuf>) -> PathBuf {
+    given.unwrap_or_else(default_socket)
 }
 
 /// Where a daemon of the same environment has its socket.

@@ -1,4 +1,4 @@
-//! The consistency check behind `xenstore-control check`: everything that the store keeps twice is
+//! The consistency check behind `xsctl control check`: everything that the store keeps twice is
 //! worked out again and compared.
 //!
 //! It looks at one *cut*: the shared locks of all shards are held at once for as long as it takes to

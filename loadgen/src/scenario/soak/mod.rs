@@ -268,7 +268,7 @@ impl Soaking {
         self.machine.stage.run(PATIENCE)
     }
 
-    /// The daemon compares everything that it keeps twice: what `xenstore-control check` asks.
+    /// The daemon compares everything that it keeps twice: what `xsctl control check` asks.
     fn check(&mut self) -> Result<()> {
         for _ in 0..CHECKS_MAX {
             let answer = self.toolstack.must(Kind::Control, b"check\0")?;

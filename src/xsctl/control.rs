@@ -1,0 +1,60 @@
+//! `xsctl control`: a command of CONTROL, in the bytes in which Xen's `xenstore-control` sends it. Debian's
+//! wrapper of that name refuses to run where there is no Xen.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use super::client::{Client, Trouble};
+use super::daemon::LONGEST;
+use super::failure::{Done, Failure};
+use crate::protocol::{Kind, REQUEST_PAYLOAD_BYTES_MAX};
+
+/// Commands that fail with a text for a reply.
+const OK_OR_FAILED: [&str; 2] = ["check", "live-update"];
+
+/// Sends a command, its name and its arguments, and prints the reply.
+///
+/// # Errors
+/// There is no daemon, or it refuses the command; the output's.
+pub fn run(socket: &Path, words: &[OsString]) -> Result<Done, Failure> {
+    let payload: Vec<u8> =
+        words.iter().flat_map(|word| [word.as_bytes(), b"\0"].concat()).collect();
+    let refused = |why: &str| Failure::Refused {
+        socket: socket.to_path_buf(),
+        command: words.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default(),
+        why: why.to_owned(),
+    };
+    if payload.len() > REQUEST_PAYLOAD_BYTES_MAX {
+        return Err(refused("a command has at most 4096 bytes"));
+    }
+    // As long as the command takes: a check visits every node.
+    let reply = match Client::connect_with(socket, LONGEST)?.ask(Kind::Control, &payload) {
+        Ok(reply) => reply,
+        Err(Trouble::Refused(error, _)) => return Err(refused(&explained(&error))),
+        Err(lost) => {
+            return Err(Failure::Daemon { socket: socket.to_path_buf(), why: lost.to_string() });
+        }
+    };
+    let text = reply.split(|&byte| byte == 0).next().unwrap_or_default();
+    let mut out = io::stdout().lock();
+    out.write_all(text)?;
+    if !text.is_empty() && !text.ends_with(b"\n") {
+        out.write_all(b"\n")?;
+    }
+    out.flush()?;
+    let failed =
+        text != b"OK" && words.first().is_some_and(|word| OK_OR_FAILED.iter().any(|it| word == it));
+    Ok(if failed { Done::Refused } else { Done::Well })
+}
+
+fn explained(error: &str) -> String {
+    match error {
+        "EINVAL" => format!(
+            "{error}: no such command, or not with these arguments (try: xsctl control help)"
+        ),
+        "EBUSY" => format!("{error}: a command that takes its time runs already"),
+        _ => error.to_owned(),
+    }
+}
