@@ -1,6 +1,7 @@
 //! Starts to the background, as init scripts make them.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Output, Stdio};
@@ -8,7 +9,7 @@ use std::process::{Output, Stdio};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Signal, getsid, kill_process};
 
-use super::kit::{Background, Place, assert_fails, serves, wait_for};
+use super::kit::{Background, Place, Serving, assert_fails, serves, wait_for};
 
 #[test]
 fn in_the_background_the_command_returns_when_it_serves() {
@@ -146,7 +147,7 @@ fn a_second_start_fails_where_another_kind_of_daemon_serves() {
 }
 
 #[test]
-fn of_two_starts_at_the_same_time_one_serves_and_both_are_content() {
+fn of_starts_at_the_same_time_one_serves_and_all_are_content() {
     let place = place();
     let starts: Vec<_> = (0..4)
         .map(|_| place.daemon(START).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
@@ -171,4 +172,10 @@ fn the_process_id_is_printed_once_it_serves() {
     assert_eq!(String::from_utf8(output.stdout).unwrap(), pid);
     let again = place.daemon(&format!("{START} -P")).output().unwrap();
     assert_eq!(String::from_utf8(again.stdout).unwrap(), pid);
+
+    let place = Place::new();
+    let mut daemon = Serving(place.daemon("-P").stdout(Stdio::piped()).spawn().unwrap());
+    let mut line = String::new();
+    BufReader::new(daemon.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, format!("{}\n", daemon.pid().as_raw_nonzero()));
 }

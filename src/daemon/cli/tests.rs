@@ -161,7 +161,7 @@ fn what_is_wrong_is_refused_with_a_reason() {
         ("--host qemu", "possible values: xen, sim"),
         ("--shards many", "invalid digit"),
         ("-p 65536", "65536 is not in 0..=65535"),
-        ("-U", "live update is not supported yet"),
+        ("-U", "serves an empty store"),
     ] {
         let error = given(line).unwrap_err();
         assert!(error.contains(reason), "{line}: {error}");
