@@ -144,15 +144,15 @@ impl Running {
             } else {
                 ", "
             });
-            text.push_str(&format!("{name} {} and not {value}", self.options[*name]));
+            text.push_str(&format!("{name} {} and not {value}", self.options[name]));
         }
         text
     }
 
     /// The options that would have another value. Those that only one of the versions has are none.
-    fn differing(&self, settings: &Settings) -> Vec<(&'static str, String)> {
-        let other = |(name, value): &(&str, String)| {
-            self.options.get(*name).is_some_and(|running| running != value)
+    fn differing(&self, settings: &Settings) -> Vec<(String, String)> {
+        let other = |(name, value): &(String, String)| {
+            self.options.get(name).is_some_and(|running| running != value)
         };
         options(settings).into_iter().filter(other).collect()
     }
@@ -160,7 +160,7 @@ impl Running {
 
 /// The options that matter to a running daemon, each with its value. Control characters are escaped:
 /// paths are shown on a terminal, and each option is a line of the lock file.
-fn options(settings: &Settings) -> Vec<(&'static str, String)> {
+fn options(settings: &Settings) -> Vec<(String, String)> {
     let path = |path: &Path| path.to_string_lossy().escape_debug().to_string();
     let or_none = |text: Option<String>| text.unwrap_or_else(|| "none".into());
     let host = match settings.host {
@@ -172,7 +172,7 @@ fn options(settings: &Settings) -> Vec<(&'static str, String)> {
         Destination::Stderr | Destination::Syslog => None,
     };
     let timeout = settings.watch_event_timeout.unwrap_or_default();
-    let mut options = vec![
+    let mut options: Vec<_> = [
         ("--host", host.into()),
         ("--shards", settings.shards.to_string()),
         ("--pid-file", or_none(settings.pid_file.as_deref().map(path))),
@@ -182,13 +182,16 @@ fn options(settings: &Settings) -> Vec<(&'static str, String)> {
         ("--quota-soft memory", settings.soft_memory.to_string()),
         ("--timeout watch-event", timeout.as_secs().to_string()),
         ("--priv-domid", or_none(settings.priv_domid.map(|domid| domid.to_string()))),
-    ];
+    ]
+    .map(|(name, value): (&str, String)| (name.to_owned(), value))
+    .into();
     if settings.host == HostKind::Sim {
-        options.push(("--sim-socket", path(&settings.sim_socket)));
+        options.push(("--sim-socket".into(), path(&settings.sim_socket)));
     }
     options.extend(Quota::all().map(|quota| {
         let limit = settings.limits.iter().find(|(other, _)| *other == quota);
-        (quota.name(), limit.map_or(quota.default_value(), |(_, value)| *value).to_string())
+        let value = limit.map_or(quota.default_value(), |(_, value)| *value);
+        (format!("--quota {}", quota.name()), value.to_string())
     }));
     options
 }
@@ -237,7 +240,7 @@ mod tests {
         assert_eq!(running.options.len(), options(&written).len());
         let sentence = running.sentence(&settings(Given::default()));
         assert!(sentence.contains("--shards 3 and not 4"), "{sentence}");
-        assert!(sentence.contains("nodes 7 and not 1000"), "{sentence}");
+        assert!(sentence.contains("--quota nodes 7 and not 1000"), "{sentence}");
         assert!(sentence.contains(r"--pid-file /a\n=\u{1b} and not none"), "{sentence}");
     }
 

@@ -79,7 +79,7 @@ fn a_second_start_finds_the_first_and_names_options_that_differ() {
     let differing = format!(
         "{serves_already}; it keeps the options it was started with: --shards {} and not 17, \
          --trace-file none and not {}, --trace-control none and not obj,io, \
-         --timeout watch-event 20 and not 3, nodes 1000 and not 7",
+         --timeout watch-event 20 and not 3, --quota nodes 1000 and not 7",
         std::thread::available_parallelism().unwrap(),
         trace.display(),
     );
