@@ -6,8 +6,8 @@
 //!     1 node         u32 1 | u32 path_len | path |4 u32 perms | { letter, 0, u16 domid }* | u32 value_len | value |4
 //!     2 watch        u32 2 | u32 wpath_len | wpath |4 u32 token_len | token |4
 //!     3 transaction  u32 3 | u32 tx_id
-//! v6, read only; "0" is a NUL
-//!     1 node         u32 1 | path 0 | count 0 | { letter domid 0 }* | value 0
+//! v6, read only; "0" is a NUL; a value runs to the end of the body
+//!     1 node         u32 1 | path 0 | count 0 | { letter domid 0 }* | value
 //!     2 watch        u32 2 | wpath 0 | token 0
 //!     3 transaction  u32 3 | count 0 | { tx_id 0 }*
 //! ```
@@ -17,7 +17,7 @@
 
 use super::bytes::{Body, Fault, Order, Sink};
 use super::stream::read_perm;
-use crate::words::Entry;
+use crate::words::{ABS_PATH_MAX, Entry};
 
 /// The record's type in libxl's stream; the first one that libxl does not use.
 pub const DOMAIN_XENSTORE_DATA: u32 = 7;
@@ -90,6 +90,15 @@ pub fn read_v8(bytes: &[u8], order: Order) -> Result<Data, Fault> {
     if body.left() < 8 { Ok(data) } else { Err(Fault::Surplus(body.left())) }
 }
 
+/// Returns whether a body is that of a v6 node: where v8 has a length there is the path, which begins
+/// with a slash. Such text, as a length, is more than any path has.
+pub fn is_v6_node(bytes: &[u8], order: Order) -> bool {
+    let mut body = Body::new(bytes, order);
+    let (kind, len) = (body.u32("type"), body.u32("path length"));
+    let is_length = len.is_ok_and(|len| usize::try_from(len).is_ok_and(|len| len <= ABS_PATH_MAX));
+    kind == Ok(NODE) && bytes.get(4) == Some(&b'/') && !is_length
+}
+
 /// Reads the body of a v6 record: text, as xenstore.txt writes such things.
 ///
 /// # Errors
@@ -101,10 +110,10 @@ pub fn read_v6(bytes: &[u8], order: Order) -> Result<Data, Fault> {
             let path = body.string_to_nul("path")?.to_vec();
             let count = number(&mut body, "perm-count")?;
             let perms = (0..count).map(|_| entry(&mut body)).collect::<Result<_, _>>()?;
-            // The value runs to the end and may hold NULs; the last one ends it.
-            let value = body.take(body.left(), "value")?;
-            let value = value.strip_suffix(&[0]).ok_or(Fault::Unterminated("value"))?;
-            Ok(Data::Node(path, perms, value.to_vec()))
+            // xenstore.txt, `<foo|>`: binary data, so a NUL at its end is one of its bytes. The body
+            // ends where the record's length says, which does not count the padding.
+            let value = body.take(body.left(), "value")?.to_vec();
+            Ok(Data::Node(path, perms, value))
         }
         WATCH => {
             let path = body.string_to_nul("path")?.to_vec();
@@ -217,15 +226,43 @@ mod tests {
     }
 
     #[test]
+    fn v6_value_is_the_rest_of_the_body_with_all_its_nuls() {
+        for value in [&b""[..], b"\0", b"\0\0\0", b"v", b"v\0", b"\0v\0w\0\0"] {
+            let body = [b"\x01\0\0\0/a\x001\0n0\0", value].concat();
+            let node = Data::Node(b"/a".into(), vec![entry(b'n', 0)], value.into());
+            assert_eq!(read_v6(&body, Order::Little), Ok(node), "{value:?}");
+            assert!(is_v6_node(&body, Order::Little));
+        }
+    }
+
+    #[test]
+    fn a_node_of_v6_is_told_from_one_of_v8_of_any_length() {
+        // In bytes of 47 a length has a slash.
+        for len in [1, 46, 47, 48, 303, 0xb2f, ABS_PATH_MAX] {
+            let path = [&b"/"[..], &vec![b'a'; len - 1]].concat();
+            let node = Data::Node(path.clone(), vec![entry(b'n', 0)], Vec::new());
+            for order in [Order::Little, Order::Big] {
+                let mut v8 = Vec::new();
+                write_v8(&node, order, &mut v8).unwrap();
+                let v6 = [&order.u32(NODE)[..], &path, b"\x001\0n0\0"].concat();
+                assert_eq!(read_v6(&v6, order).as_ref(), Ok(&node));
+                assert!(!is_v6_node(&v8, order), "{len} {order:?}");
+                assert!(is_v6_node(&v6, order), "{len} {order:?}");
+            }
+        }
+    }
+
+    #[test]
     fn v6_is_read() {
         let [node, watch, _] = samples();
         let read = |bytes| read_v6(bytes, Order::Little);
-        assert_eq!(read(b"\x01\0\0\0/a/bc\x002\0n0\0r7\0v\0w\0"), Ok(node));
+        assert_eq!(read(b"\x01\0\0\0/a/bc\x002\0n0\0r7\0v\0w"), Ok(node));
         assert_eq!(read(b"\x02\0\0\0device\0t k\0"), Ok(watch));
         assert_eq!(read(b"\x03\0\0\x002\x005\x009\0"), Ok(Data::Transactions(vec![5, 9])));
         assert_eq!(read(b"\x03\0\0\x002\x005\0"), Err(Fault::Unterminated("transid")));
         assert_eq!(read(b"\x03\0\0\x001\x000\0"), Err(Fault::Value("transid", 0)));
         assert!(read(b"\x01\0\0\0/a\x009999999999\0").is_err());
+        assert_eq!(read(b"\x01\0\0\0/a\x001\0n0"), Err(Fault::Unterminated("perm-as-string")));
         assert!(read(b"\x02\0\0\0device\0t k\0x").is_err());
     }
 }

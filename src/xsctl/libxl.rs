@@ -15,7 +15,7 @@ use std::io::{self, Seek, Write};
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::migrate::bytes::{Body, Fault, Order, Sink};
-use crate::migrate::libxl::{DOMAIN_XENSTORE_DATA, Data, read_v6, read_v8, write_v8};
+use crate::migrate::libxl::{DOMAIN_XENSTORE_DATA, Data, is_v6_node, read_v6, read_v8, write_v8};
 use crate::migrate::state::{Client, State};
 use crate::migrate::stream::{Connection, Node, Record, Transport, VERSION, Watch, Writer};
 use crate::words::Domid;
@@ -103,19 +103,26 @@ fn record(kind: u32, body: &[u8], out: &mut Vec<u8>) -> Result<(), Fault> {
 }
 
 /// Reads such records, those of the version 6 of the design too, as a "xenstore" stream of a domain.
-/// Other records of libxl's are not ours and skipped.
+/// Other records of libxl's are not ours and skipped. Nodes say which version it is; a file without
+/// any is of the first version that all its records can be read as.
 ///
 /// # Errors
-/// What is wrong with it, and where.
+/// What is wrong with it, where, and as which version it was read.
 pub fn read(bytes: &[u8], domid: Domid) -> Result<Vec<u8>, String> {
     let (order, bodies) = bodies(bytes).map_err(|(at, fault)| format!("at byte {at}: {fault}"))?;
-    let all = |read: fn(&[u8], Order) -> Result<Data, Fault>| {
+    let all = |version: u8, read: fn(&[u8], Order) -> Result<Data, Fault>| {
         let of_one = |(at, body): &(usize, &[u8])| {
-            read(body, order).map_err(|fault| format!("the record at byte {at}: {fault}"))
+            read(body, order).map_err(|fault| {
+                format!("the record at byte {at}, of version {version} of the design: {fault}")
+            })
         };
         bodies.iter().map(of_one).collect::<Result<Vec<_>, _>>()
     };
-    let data = all(read_v8).or_else(|error| all(read_v6).map_err(|_| error))?;
+    let data = if bodies.iter().any(|(_, body)| is_v6_node(body, order)) {
+        all(6, read_v6)?
+    } else {
+        all(8, read_v8).or_else(|error| all(6, read_v6).map_err(|_| error))?
+    };
     stream(data, domid).map_err(|error| error.to_string())
 }
 
@@ -246,6 +253,47 @@ mod tests {
         for cut in 0..written.len() {
             assert!(read(&written[..cut], Domid(5)).is_err(), "cut at {cut}");
         }
+    }
+
+    fn file_of(bodies: &[&[u8]]) -> Vec<u8> {
+        let mut out = [&IDENT[..], &LIBXL_VERSION.to_be_bytes(), &[0; 4]].concat();
+        for body in bodies {
+            record(DOMAIN_XENSTORE_DATA, body, &mut out).unwrap();
+        }
+        record(END, &[], &mut out).unwrap();
+        out
+    }
+
+    const V6_ROOT: &[u8] = b"\x01\0\0\0/local/domain/5\x001\0n5\0";
+
+    #[test]
+    fn v6_values_keep_every_nul_and_no_padding() {
+        for value in [&b""[..], b"\0", b"\0\0\0\0\0\0\0", b"v", b"v\0", b"\0v\0"] {
+            let body = [V6_ROOT, value].concat();
+            let read = state(&read(&file_of(&[&body]), Domid(5)).unwrap());
+            let nodes: Vec<_> = read.nodes.values().map(|node| &node.value[..]).collect();
+            assert_eq!(nodes, [value]);
+        }
+    }
+
+    #[test]
+    fn an_error_names_the_version_of_the_nodes() {
+        let (mut v8, watch) = (Vec::new(), b"\x02\0\0\0a\0t");
+        let perms = vec![Entry::parse(b"n5").unwrap()];
+        let node = Data::Node(b"/local/domain/5".into(), perms, Vec::new());
+        write_v8(&node, Order::Little, &mut v8).unwrap();
+        for (root, version) in [(V6_ROOT, 6), (&v8[..], 8)] {
+            for bodies in [[root, watch], [watch, root]] {
+                let error = read(&file_of(&bodies), Domid(5)).unwrap_err();
+                let said = format!(", of version {version} of the design: its ");
+                assert!(error.contains(&said), "{error}");
+            }
+        }
+        let error = read(&file_of(&[b"\x09\0\0\0"]), Domid(5)).unwrap_err();
+        assert_eq!(
+            error,
+            "the record at byte 16, of version 8 of the design: its type cannot be 9"
+        );
     }
 
     /// Whatever a length says, it is an error or something that was read.

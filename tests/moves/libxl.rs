@@ -71,9 +71,10 @@ fn records_of_the_draft_are_read_among_others() {
         [record(1, b""), image()].concat(),
         record(2, b"\x02\0\0\0\0\0\0\0key\0value\0"),
         // Not in order.
-        record(7, b"\x01\0\0\0/local/domain/7/data/own\x001\0n7\0of 7\0"),
-        record(7, b"\x01\0\0\0/local/domain/7\x001\0n7\0\0"),
-        record(7, b"\x01\0\0\0/local/domain/7/data\x001\0n7\0\0"),
+        record(7, b"\x01\0\0\0/local/domain/7/data/own\x001\0n7\0of 7"),
+        record(7, b"\x01\0\0\0/local/domain/7/data/nuls\x001\0n7\0\0\0"),
+        record(7, b"\x01\0\0\0/local/domain/7\x001\0n7\0"),
+        record(7, b"\x01\0\0\0/local/domain/7/data\x001\0n7\0"),
         record(7, b"\x02\0\0\0data\0t\0"),
         record(7, b"\x03\0\0\x002\x005\x009\0"),
         record(0, b""),
@@ -84,6 +85,8 @@ fn records_of_the_draft_are_read_among_others() {
     b.introduce(7);
     well(&["unquiesce", "--socket", &to, "--domains", "7"]);
     assert_eq!(b.guest(7).read("data/own").as_deref(), Ok(&b"of 7"[..]));
+    assert_eq!(b.guest(7).read("data/nuls").as_deref(), Ok(&b"\0\0"[..]));
+    assert_eq!(b.guest(7).read("data").as_deref(), Ok(&b""[..]));
     for transaction in [5, 9] {
         assert_eq!(b.guest(7).commit(transaction).err().as_deref(), Some("EAGAIN"));
     }
@@ -96,11 +99,18 @@ fn what_is_no_such_file_is_an_error_that_says_where() {
     let (_, mut b) = worlds([]);
     b.create(7);
     let held = tempfile::tempdir().unwrap();
-    let node = record(7, b"\x01\0\0\0/local/domain/7\x001\0n7\0\0");
+    let node = record(7, b"\x01\0\0\0/local/domain/7\x001\0n7\0");
     for (records, said) in [
         (&[][..], "at byte 16: the stream ends before it does"),
         (std::slice::from_ref(&node), "at byte 56: the stream ends before it does"),
-        (&[record(7, b"\x09\0\0\0"), record(0, b"")], "the record at byte 16: "),
+        (
+            &[record(7, b"\x09\0\0\0"), record(0, b"")],
+            "the record at byte 16, of version 8 of the design: its type cannot be 9",
+        ),
+        (
+            &[node.clone(), record(7, b"\x02\0\0\0data\0t"), record(0, b"")],
+            "of version 6 of the design: its token is no string with a NUL at its end",
+        ),
         (&[record(1, b""), vec![0; 40]], "at byte 16: this is no stream of the kind"),
         (&[record(1, b""), image()[..64].to_vec()], "at byte 16: "),
     ] {
