@@ -14,6 +14,7 @@ use xenstored::domain::Quota;
 use xenstored::migrate::bytes::Order;
 use xenstored::migrate::export::{Leaving, export, see};
 use xenstored::migrate::import::{Arrival, Refusal, arrivals, import};
+use xenstored::migrate::presence::Presence;
 use xenstored::migrate::state::{Client, State};
 use xenstored::migrate::stream::{Connection, Reader, Transport, Watch};
 use xenstored::store::{Generations, GraftError, Verb};
@@ -335,7 +336,7 @@ fn an_occupied_domid_is_an_error_that_names_it() {
     }
     let to = empty_world();
     to.registry.get(Domid(5)).unwrap().set_introduced(true);
-    assert_eq!(arrive(&to, &arrivals[0]), Err(Refusal::Introduced(Domid(5))));
+    assert_eq!(arrive(&to, &arrivals[0]), Err(Refusal::Taken(Domid(5), Presence::Running)));
     let to = World::new();
     assert_eq!(arrive(&to, &arrivals[0]), Err(Refusal::Unknown(Domid(5))));
     // The control domain's node alone, with nothing in it, is in nobody's way.

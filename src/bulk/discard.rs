@@ -3,24 +3,29 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use super::Outcome;
+use super::{Outcome, divided};
 use crate::shard::Mover;
 use crate::store::{Generations, NodeArc, Op, Seen, Verb};
 use crate::sync::Arc;
-use crate::words::{Domid, Errno, Path, PathBuf, PermSet};
+use crate::words::{Domid, Errno, Logged, Path, PathBuf, PermSet};
 
 /// Takes imports back. Cost: the nodes of the domains.
 pub fn discard(mover: &Mover, domids: &[Domid]) -> Vec<Outcome> {
     let discard = |(&domid, seen): (&Domid, Result<Seen, Errno>)| match seen {
         Ok(seen) => {
             remove_homes(mover, &seen);
-            Outcome::done(domid, Vec::new())
+            Outcome::done(domid, &[])
         }
         Err(errno) => {
             Outcome::failed(domid, errno, "it did not come by an import, or was served since")
         }
     };
-    domids.iter().zip(mover.discard(domids)).map(discard).collect()
+    let outcomes: Vec<Outcome> = domids.iter().zip(mover.discard(domids)).map(discard).collect();
+    let (done, _) = divided(&outcomes);
+    if !done.is_empty() {
+        tracing::info!(domains = done.len(), domids = %Logged(&done), "discarded");
+    }
+    outcomes
 }
 
 /// Removes a domain's homes, those that it has now and those that came with it; the deepest first,

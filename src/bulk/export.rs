@@ -12,7 +12,7 @@ use crate::migrate::export::{Form, Leaving, export as write_stream, see};
 use crate::migrate::stream::VERSION;
 use crate::shard::Mover;
 use crate::store::Seen;
-use crate::words::{Domid, Errno};
+use crate::words::{Domid, Errno, Logged};
 
 /// What is written: the newest version, in the order that costs nothing.
 const FORM: Form = (VERSION, Order::Little);
@@ -48,8 +48,10 @@ pub fn export(
         mover.undo_quiesce(&served);
         Errno::EIO
     })?;
+    let domids: Vec<Domid> = leaving.iter().map(|leaving| leaving.seen.domid).collect();
     tracing::info!(
-        domains = leaving.len(),
+        domains = domids.len(),
+        domids = %Logged(&domids),
         nodes = nodes.iter().sum::<u64>(),
         still_us = still.as_micros(),
         cut_us = (cut - still).as_micros(),
@@ -135,7 +137,7 @@ fn outcomes(
     let marks = mover.mark(exports);
     let mut outcomes: Vec<Outcome> = (domids.into_iter().zip(marks).zip(nodes))
         .map(|((domid, mark), nodes)| match mark {
-            Ok(mark) => Outcome::done(domid, vec![mark, *nodes]),
+            Ok(mark) => Outcome::done(domid, &[mark, *nodes]),
             Err(errno) => Outcome::failed(domid, errno, "it changed while it was exported"),
         })
         .collect();

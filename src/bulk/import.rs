@@ -2,23 +2,22 @@
 
 use std::io::{self, BufReader, Read};
 use std::os::fd::OwnedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 use rayon::prelude::*;
 
-use super::Outcome;
 use super::patient::Patient;
 use super::side_by_side::each;
-use crate::domain::Domain;
+use super::{Outcome, divided};
 use crate::migrate::export::FEW_NODES;
 use crate::migrate::import::{Arrival, Refusal, arrivals, check, import as put_in_place};
+use crate::migrate::presence::Presence;
 use crate::migrate::state::{Client, State};
 use crate::migrate::stream::{ReadError, Reader, Transport};
-use crate::shard::{Arrived, Mover};
+use crate::shard::{Arrived, Expected, Mover, Standing};
 use crate::store::{Generations, GraftError, Seen};
-use crate::sync::Arc;
-use crate::words::{Domid, Errno};
+use crate::words::{Domid, Errno, Logged};
 
 /// The longest stream that is read: its state is in memory as a whole, since it is checked before
 /// anything is done. A thousand times what a batch of domains should be.
@@ -93,22 +92,41 @@ fn import_stream(mover: &Mover, descriptor: OwnedFd, only_check: bool) -> Vec<Ou
     }
     let outcomes =
         if only_check { check_all(mover, &arrivals) } else { place_all(mover, arrivals) };
-    tracing::info!(
-        domains = outcomes.len(),
-        read_us = read.as_micros(),
-        placed_us = (began.elapsed() - read).as_micros(),
-        only_check,
-        "imported"
-    );
+    log(&outcomes, read, began.elapsed() - read, only_check);
     outcomes
 }
 
+/// Logs which domains arrived, and which were refused with the reason of the first of them.
+fn log(outcomes: &[Outcome], read: Duration, placed: Duration, only_check: bool) {
+    let (done, failed) = divided(outcomes);
+    if !done.is_empty() {
+        tracing::info!(
+            domains = done.len(),
+            domids = %Logged(&done),
+            read_us = read.as_micros(),
+            placed_us = placed.as_micros(),
+            only_check,
+            "imported"
+        );
+    }
+    if let Some(why) = outcomes.iter().find_map(|outcome| outcome.result.as_ref().err()) {
+        let (domains, domids) = (failed.len(), Logged(&failed));
+        tracing::info!(domains, %domids, error = %why.0, why = why.1, only_check, "import refused");
+    }
+}
+
 fn check_all(mover: &Mover, arrivals: &[Arrival]) -> Vec<Outcome> {
-    let check_one = |arrival: &Arrival| {
+    let domids: Vec<Domid> = arrivals.iter().map(|arrival| arrival.domid).collect();
+    let standings = mover.standings(&domids);
+    let check_one = |(arrival, standing): (&Arrival, Result<Standing, Errno>)| {
         mover.known_domain(arrival.domid);
-        outcome(arrival.domid, numbers(arrival), check(mover.store(), arrival))
+        let checked = match standing.map_or(Presence::Absent, |standing| standing.presence) {
+            Presence::Absent => check(mover.store(), arrival),
+            taken => Err(Refusal::Taken(arrival.domid, taken)),
+        };
+        outcome(arrival.domid, numbers(arrival), checked)
     };
-    arrivals.par_iter().map(check_one).collect()
+    arrivals.par_iter().zip(standings).map(check_one).collect()
 }
 
 /// What an answer says of a domain that arrives: its port, and how many nodes it has.
@@ -122,10 +140,10 @@ fn numbers(arrival: &Arrival) -> Vec<u64> {
 }
 
 fn outcome(domid: Domid, numbers: Vec<u64>, result: Result<(), Refusal>) -> Outcome {
-    let Err(refusal) = result else { return Outcome::done(domid, numbers) };
+    let Err(refusal) = result else { return Outcome::done(domid, &numbers) };
     let errno = match &refusal {
         Refusal::Unknown(_) | Refusal::NoTarget(..) => Errno::ENOENT,
-        Refusal::Introduced(_) | Refusal::Occupied(..) => Errno::EEXIST,
+        Refusal::Taken(..) | Refusal::Occupied(..) => Errno::EEXIST,
         Refusal::Nodes(_, GraftError::TurnBegan) => Errno::EAGAIN,
         Refusal::Nodes(..) => Errno::EINVAL,
     };
@@ -152,16 +170,18 @@ fn place_all(mover: &Mover, arrivals: Vec<Arrival>) -> Vec<Outcome> {
 fn place_one(
     mover: &Mover,
     arrival: Arrival,
-    expected: Result<Arc<Domain>, Errno>,
+    expected: Result<Expected, Errno>,
 ) -> (Outcome, Option<Arrived>) {
     let (domid, numbers) = (arrival.domid, numbers(&arrival));
     let domain = match expected {
-        Ok(domain) => domain,
-        Err(errno) => {
-            let is_absent = errno == Errno::ENOENT;
-            let refusal = if is_absent { Refusal::Unknown } else { Refusal::Introduced };
-            return (outcome(domid, numbers, Err(refusal(domid))), None);
+        Ok(Ok(domain)) => domain,
+        Ok(Err(Presence::Absent)) => {
+            return (outcome(domid, numbers, Err(Refusal::Unknown(domid))), None);
         }
+        Ok(Err(taken)) => {
+            return (outcome(domid, numbers, Err(Refusal::Taken(domid, taken))), None);
+        }
+        Err(errno) => return (Outcome::failed(domid, errno, "the daemon stops"), None),
     };
     match place(mover, arrival) {
         Ok(arrived) => (outcome(domid, numbers, Ok(())), Some((domain, Some(arrived)))),

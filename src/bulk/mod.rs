@@ -3,7 +3,7 @@
 //! ```text
 //!   client --- request, descriptors --> socket --> requests --+--> export --> streams
 //!   client <-- an answer per domain --- socket <-- requests <-+--> import <-- streams
-//!                                                   |         +--> discard
+//!                                                   |         +--> discard, states
 //!                                                 Mover: each domain's home thread
 //! ```
 //!
@@ -18,23 +18,37 @@ mod patient;
 mod requests;
 mod side_by_side;
 mod socket;
+mod states;
 
 pub use requests::{Operation, serve};
 
 use crate::words::{Domid, Errno};
 
-/// What became of one domain: numbers that say more of it, or why nothing was done.
+/// What became of one domain: words that say more of it, or why nothing was done.
 pub struct Outcome {
     /// The domain; `None` if it is about a stream of which nothing was read.
     pub domid: Option<Domid>,
-    /// The numbers, or the error and a sentence.
-    pub result: Result<Vec<u64>, (Errno, String)>,
+    /// The words, or the error and a sentence.
+    pub result: Result<Vec<String>, (Errno, String)>,
+}
+
+/// Returns the domains for which something was done, and those for which nothing was.
+fn divided(outcomes: &[Outcome]) -> (Vec<Domid>, Vec<Domid>) {
+    let known = outcomes.iter().filter_map(|outcome| Some((outcome.domid?, outcome)));
+    let (done, failed): (Vec<_>, Vec<_>) = known.partition(|(_, outcome)| outcome.result.is_ok());
+    let domids = |some: Vec<(Domid, &Outcome)>| some.into_iter().map(|(domid, _)| domid).collect();
+    (domids(done), domids(failed))
 }
 
 impl Outcome {
     /// It worked out.
-    fn done(domid: Domid, numbers: Vec<u64>) -> Outcome {
-        Outcome { domid: Some(domid), result: Ok(numbers) }
+    fn done(domid: Domid, numbers: &[u64]) -> Outcome {
+        Outcome::said(domid, numbers.iter().map(u64::to_string).collect())
+    }
+
+    /// It worked out, and this is said of it.
+    fn said(domid: Domid, words: Vec<String>) -> Outcome {
+        Outcome { domid: Some(domid), result: Ok(words) }
     }
 
     /// It did not.

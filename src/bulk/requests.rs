@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::Outcome;
 use super::socket::{Request, receive, send};
-use super::{discard, export, import};
+use super::{discard, export, import, states};
 use crate::protocol::{Header, ReplySlot, decimal, strings};
 use crate::shard::Mover;
 use crate::sync::begin_workers;
@@ -34,12 +34,18 @@ pub enum Operation {
     ImportDomains,
     /// Take imports back.
     DiscardDomains,
+    /// Say in which state domains are.
+    DomainStates,
 }
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Operation; 3] =
-        [Operation::ExportDomains, Operation::ImportDomains, Operation::DiscardDomains];
+    pub const ALL: [Operation; 4] = [
+        Operation::ExportDomains,
+        Operation::ImportDomains,
+        Operation::DiscardDomains,
+        Operation::DomainStates,
+    ];
 
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -47,6 +53,7 @@ impl Operation {
             Operation::ExportDomains => "EXPORT_DOMAINS",
             Operation::ImportDomains => "IMPORT_DOMAINS",
             Operation::DiscardDomains => "DISCARD_DOMAINS",
+            Operation::DomainStates => "DOMAIN_STATES",
         }
     }
 }
@@ -185,7 +192,7 @@ fn perform(mover: &Mover, request: Request, answers: &mut Answers<'_>) -> Result
     begin_workers();
     match operation.ok_or(Errno::ENOSYS)? {
         Operation::ExportDomains => {
-            let domids = domids(mover, &payload, introduced)?;
+            let domids = few(domids(mover, &payload, introduced)?)?;
             answers.add(export::export(mover, &domids, descriptors)?);
         }
         Operation::ImportDomains => {
@@ -201,8 +208,13 @@ fn perform(mover: &Mover, request: Request, answers: &mut Answers<'_>) -> Result
             import::import(mover, descriptors, only_check, |outcomes| answers.add(outcomes));
         }
         Operation::DiscardDomains => {
-            let domids = domids(mover, &payload, Mover::arrived)?;
+            let domids = few(domids(mover, &payload, Mover::arrived)?)?;
             answers.add(discard::discard(mover, &domids));
+        }
+        Operation::DomainStates => {
+            let domids = domids(mover, &payload, |_, known| known.to_vec())?;
+            answers.left = domids.len().div_ceil(states::AT_ONCE).max(1);
+            states::states(mover, &domids, |outcomes| answers.add(outcomes));
         }
     }
     Ok(())
@@ -247,16 +259,19 @@ fn domids(
     }
     domids.sort_unstable();
     domids.dedup();
+    Ok(domids)
+}
+
+/// Domains that stand still together.
+fn few(domids: Vec<Domid>) -> Result<Vec<Domid>, Errno> {
     if domids.len() > DOMAINS_MAX { Err(Errno::E2BIG) } else { Ok(domids) }
 }
 
-/// An outcome as strings: the domain, `OK` and the numbers; or the domain, the error, a sentence.
+/// An outcome as strings: the domain, `OK` and the words; or the domain, the error, a sentence.
 fn show(outcome: &Outcome) -> Vec<u8> {
     let domid = outcome.domid.map_or("-".into(), |domid| domid.to_string());
     let strings: Vec<String> = match &outcome.result {
-        Ok(numbers) => {
-            ["OK".into()].into_iter().chain(numbers.iter().map(u64::to_string)).collect()
-        }
+        Ok(words) => ["OK".into()].into_iter().chain(words.iter().cloned()).collect(),
         Err((errno, why)) => vec![errno.to_string(), why.replace('\0', " ")],
     };
     let strings = [domid].into_iter().chain(strings);

@@ -23,6 +23,8 @@ pub struct Domain {
     pub(super) soft_crossings: AtomicU32,
     features: AtomicU32,
     settings: AtomicU64,
+    /// The host's number that it had where an import of it came from; 0 for none.
+    origin: AtomicU64,
     /// The incarnation whose rights it has too: birth and domid packed; 0 for none.
     pub(super) target: AtomicU64,
     introduced: AtomicBool,
@@ -51,6 +53,7 @@ impl Domain {
             soft_crossings: AtomicU32::new(0),
             features: AtomicU32::new(super::SERVER_FEATURES),
             settings: AtomicU64::new(0),
+            origin: AtomicU64::new(0),
             target: AtomicU64::new(0),
             introduced: AtomicBool::new(false),
             quiesced: AtomicBool::new(false),
@@ -110,6 +113,17 @@ impl Domain {
     /// One of them was set.
     pub(super) fn setting_changed(&self) {
         self.settings.fetch_add(1, Ordering::Release);
+    }
+
+    /// The number of [`Domain::unique_id`] that the domain had at the source of the import that
+    /// brought it; 0 if none did, or the stream does not say it.
+    pub fn origin(&self) -> u64 {
+        self.origin.load(Ordering::Relaxed)
+    }
+
+    /// Notes an import, or with 0 that it was taken back.
+    pub fn set_origin(&self, unique_id: u64) {
+        self.origin.store(unique_id, Ordering::Relaxed);
     }
 
     /// Whether INTRODUCE was done, and no RELEASE since.

@@ -9,6 +9,7 @@ use foldhash::fast::RandomState;
 use thiserror::Error;
 
 use super::export::{SOFT_MEMORY, machine_name, machine_named};
+use super::presence::Presence;
 use super::state::{Client, State};
 use super::stream::{Domain as DomainRecord, Node, Transport};
 use crate::domain::{Domain, Quota};
@@ -34,9 +35,9 @@ pub enum Refusal {
     /// The store knows nothing of it: whoever asks admits it first, as the host says that it lives.
     #[error("domain {0} is not there")]
     Unknown(Domid),
-    /// Somebody has its number: it is introduced.
-    #[error("domain {0} is occupied: it is introduced")]
-    Introduced(Domid),
+    /// A domain of its number is in this state.
+    #[error("domain {0} is occupied: {why}", why = .1.in_the_way())]
+    Taken(Domid, Presence),
     /// Somebody has its number, or at least its nodes.
     #[error("domain {0} is occupied: there is a node {path} already", path = .1.as_path())]
     Occupied(Domid, PathBuf),
@@ -130,7 +131,9 @@ fn admit(store: &Store, arrival: &Arrival) -> Result<(Arc<Domain>, Option<Arc<Do
     let (domid, registry) = (arrival.domid, store.registry());
     let domain = registry.get(domid).ok_or(Refusal::Unknown(domid))?;
     if domain.is_introduced() {
-        return Err(Refusal::Introduced(domid));
+        let is_quiesced = domain.is_quiesced();
+        let presence = if is_quiesced { Presence::Quiesced } else { Presence::Running };
+        return Err(Refusal::Taken(domid, presence));
     }
     let client = arrival.client.as_ref();
     let target = match client.map(|client| client.connection.transport) {

@@ -4,5 +4,6 @@ pub mod bytes;
 pub mod export;
 pub mod import;
 pub mod libxl;
+pub mod presence;
 pub mod state;
 pub mod stream;

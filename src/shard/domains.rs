@@ -84,6 +84,7 @@ impl Thread {
         let moved = mark.map(|mark| self.leave(domid, mark)).transpose()?;
         let ended = self.disconnect_ring(place);
         if let Some(moved) = moved {
+            tracing::info!(domid = domid.0, mark, "released with a mark");
             self.moved.insert(domid, moved);
         } else if let Some((mut connection, waits)) = ended {
             let birth = connection.domain.birth;

@@ -32,6 +32,7 @@ mod rings;
 mod serving;
 mod signal;
 mod snapshots;
+mod standing;
 mod thread;
 mod trace;
 mod transaction_requests;
@@ -59,9 +60,10 @@ pub use guards::Guards;
 #[doc(hidden)] // For tests/schedules.
 pub use mailbox::Asker;
 use mailbox::{Mailbox, Mailboxes, Message};
-pub use mover::{Arrived, Carry, Mover};
+pub use mover::{Arrived, Carry, Expected, Mover};
 #[doc(hidden)]
 pub use signal::Signal;
+pub use standing::Standing;
 use thread::{Thread, WAKER};
 #[doc(hidden)]
 pub use turns::{Answer, Turns};

@@ -6,8 +6,10 @@ use crossbeam::channel::bounded;
 use super::Shared;
 use super::gathering::{Gathered, shares};
 use super::mailbox::Message;
+use super::standing::Standing;
 use super::thread::Thread;
 use crate::domain::Domain;
+use crate::migrate::presence::Presence;
 use crate::migrate::state::Client;
 use crate::store::{Caller, Executed, Seen, Store};
 use crate::sync::Arc;
@@ -15,6 +17,9 @@ use crate::words::{Domid, Errno, RELEASE_DOMAIN, ShardId};
 
 /// What a quiesced domain's connection is, and its version.
 pub type Carry = Result<(Client, u64), Errno>;
+
+/// A domain whose number is kept free for an import, or the state that is in the way.
+pub type Expected = Result<Arc<Domain>, Presence>;
 
 /// A domain whose import is over, with what it brought if it arrived: its connection, its homes.
 pub type Arrived = (Arc<Domain>, Option<(Client, Seen)>);
@@ -87,9 +92,21 @@ impl Mover {
 
     /// Keeps the numbers of domains free that are being imported, until [`Mover::arrive`]; answers
     /// who they are.
-    pub fn expect(&self, domids: &[Domid]) -> Vec<Result<Arc<Domain>, Errno>> {
-        let works =
-            domids.iter().map(|&domid| (domid, move |thread: &mut Thread| thread.expect(domid)));
+    ///
+    /// # Errors
+    /// `EIO` of a thread that ended.
+    pub fn expect(&self, domids: &[Domid]) -> Vec<Result<Expected, Errno>> {
+        let works = domids
+            .iter()
+            .map(|&domid| (domid, move |thread: &mut Thread| Ok(thread.expect(domid))));
+        self.on_home_threads(works)
+    }
+
+    /// The states of some domains.
+    pub fn standings(&self, domids: &[Domid]) -> Vec<Result<Standing, Errno>> {
+        let works = domids
+            .iter()
+            .map(|&domid| (domid, move |thread: &mut Thread| Ok(thread.standing(domid))));
         self.on_home_threads(works)
     }
 
@@ -104,11 +121,11 @@ impl Mover {
 
     /// Those of some domains that arrived and were not served since.
     pub fn arrived(&self, domids: &[Domid]) -> Vec<Domid> {
-        let works = domids
-            .iter()
-            .map(|&domid| (domid, move |thread: &mut Thread| Ok(thread.has_arrived(domid))));
-        let arrived = domids.iter().zip(self.on_home_threads(works));
-        arrived.filter(|(_, arrived)| *arrived == Ok(true)).map(|(domid, _)| *domid).collect()
+        let standings = domids.iter().zip(self.standings(domids));
+        let arrived = standings.filter(|(_, standing)| {
+            standing.as_ref().is_ok_and(|standing| standing.presence.has_arrived())
+        });
+        arrived.map(|(domid, _)| *domid).collect()
     }
 
     /// Gives domains up that arrived and were not served since; answers the homes that they brought.

@@ -14,6 +14,7 @@ use super::gathering::Share;
 use super::output::Output;
 use super::thread::{Place, Thread};
 use crate::domain::{Domain, OwnSettings, Quota};
+use crate::migrate::presence::Presence;
 use crate::migrate::state::Client;
 use crate::migrate::stream::{Connection as Sent, Transport as SentBy, Watch as SentWatch};
 use crate::store::{Seen, Transaction};
@@ -146,15 +147,14 @@ impl Thread {
     /// Keeps a domain's number free for an import that is under way; answers who it is.
     ///
     /// # Errors
-    /// `ENOENT` if it is not there, `EEXIST` if it is introduced, or another import of it came or is
-    /// under way.
-    pub(super) fn expect(&mut self, domid: Domid) -> Result<Arc<Domain>, Errno> {
+    /// [`Presence::Absent`] if the host has no such domain, else the state that is in the way.
+    pub(super) fn expect(&mut self, domid: Domid) -> Result<Arc<Domain>, Presence> {
         // A former life may have ended without our having heard of it yet.
         self.domain_changed(domid);
-        let domain = self.shared.known_domain(domid).ok_or(Errno::ENOENT)?;
-        let taken = self.rings.contains_key(&domid) || self.moved.contains_key(&domid);
-        if taken || self.arriving.contains_key(&domid) {
-            return Err(Errno::EEXIST);
+        let domain = self.shared.known_domain(domid).ok_or(Presence::Absent)?;
+        match self.standing(domid).presence {
+            Presence::Absent => {}
+            taken => return Err(taken),
         }
         self.arriving.insert(domid, domain.own_settings());
         Ok(domain)
@@ -174,15 +174,10 @@ impl Thread {
         let before = before.ok_or(Errno::ENOENT)?;
         let present = self.shared.store.registry().get(domain.domid);
         present.filter(|present| present.birth == domain.birth).ok_or(Errno::ENOENT)?;
+        domain.set_origin(client.connection.unique_id.unwrap_or(0));
         let moved = Moved { birth: domain.birth, client, seen, arrived: Some(before) };
         self.moved.insert(domain.domid, moved);
         Ok(())
-    }
-
-    /// Whether a domain came by an import and was not served since.
-    pub(super) fn has_arrived(&mut self, domid: Domid) -> bool {
-        let waits = self.moved.get(&domid).is_some_and(|moved| moved.arrived.is_some());
-        waits || self.quiesced_state(domid).is_some_and(|quiesced| quiesced.arrived.is_some())
     }
 
     /// Gives a domain up that arrived and was not served since: what was set of it before is so again.
@@ -206,6 +201,7 @@ impl Thread {
             }
         };
         self.shared.store.registry().restore(&domain, &settings);
+        domain.set_origin(0);
         if let Some(place) = introduced {
             self.disconnect_ring(place);
         }
@@ -252,6 +248,17 @@ impl Thread {
         let version = self.next_number();
         connection.quiesce = Some(Quiesced { version, arrived, ..Quiesced::default() });
         connection.domain.set_quiesced(true);
+    }
+}
+
+impl Moved {
+    /// The state of its domain, and of one that arrived the event channel that the stream names.
+    pub fn presence(&self) -> (Presence, u32) {
+        match (&self.arrived, self.client.connection.transport) {
+            (None, _) => (Presence::Left, 0),
+            (Some(_), SentBy::Ring(_, _, evtchn)) => (Presence::Arrived, evtchn),
+            (Some(_), SentBy::Socket(_)) => (Presence::Arrived, 0),
+        }
     }
 }
 

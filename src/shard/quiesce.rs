@@ -93,6 +93,9 @@ impl Thread {
         let Some(Some(connection)) = self.connections.get_mut(place) else { return };
         if let Some(quiesced) = connection.quiesce.take() {
             quiesced.waiting.into_iter().for_each(|share| share.failed(Errno::EAGAIN));
+            if quiesced.arrived.is_some() {
+                tracing::info!(domid = connection.domid().0, "served after its import");
+            }
             connection.domain.set_quiesced(false);
             // It could not take them: it has all the time again.
             connection.output.renew_events(self.now);

@@ -9,6 +9,7 @@ mod key;
 mod name;
 mod path;
 mod perms;
+mod ranges;
 
 pub use children::Children;
 pub use domid::Domid;
@@ -20,6 +21,7 @@ pub use path::{
     home_prefix,
 };
 pub use perms::{Access, Births, Entry, PermSet, Perms, Subject};
+pub use ranges::{Logged, ranges};
 
 /// Longest payload of a reply, in bytes. One less than XENSTORE_PAYLOAD_MAX of xs_wire.h, because
 /// Windows' driver asserts that a payload is shorter than that.

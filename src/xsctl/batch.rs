@@ -38,10 +38,11 @@ pub struct Moving {
 }
 
 impl Moving {
-    fn new() -> Moving {
+    /// One that is at these places, and with which nothing was done yet.
+    pub fn found(source: Source, destination: Destination) -> Moving {
         Moving {
-            source: Source::Served,
-            destination: Destination::Absent,
+            source,
+            destination,
             error: None,
             nodes: 0,
             tries: 0,
@@ -52,7 +53,7 @@ impl Moving {
     }
 
     /// It did not work out; the first reason counts.
-    fn fail(&mut self, what: &str, trouble: &Trouble) {
+    pub fn fail(&mut self, what: &str, trouble: &Trouble) {
         self.error.get_or_insert_with(|| format!("{what}: {trouble}"));
     }
 
@@ -98,7 +99,7 @@ struct Batch<'r> {
 /// One of the daemons cannot be reached: nothing was done.
 pub fn carry(
     route: &Route,
-    domids: &[Domid],
+    domains: &[(Domid, Source)],
     kept: &mut Option<Ends>,
 ) -> Result<BTreeMap<Domid, Moving>, Failure> {
     let ends = match kept.take().filter(|ends| ends.here.is_open() && ends.there.is_open()) {
@@ -107,7 +108,10 @@ pub fn carry(
     };
     let mut batch = Batch {
         route,
-        domains: domids.iter().map(|&domid| (domid, Moving::new())).collect(),
+        domains: domains
+            .iter()
+            .map(|&(domid, source)| (domid, Moving::found(source, Destination::Absent)))
+            .collect(),
         ends,
         begun: Instant::now(),
     };

@@ -5,12 +5,15 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::client::{Client, DOMAINS_MAX, Trouble};
+use super::domids::Domids;
 use super::failure::Failure;
 use super::link::{Link, PATIENCE, message};
+use super::step::Standing;
+use crate::migrate::presence::Presence;
 use crate::protocol::{ERROR, Kind, decimal, strings};
 use crate::words::Domid;
 
@@ -20,6 +23,8 @@ pub const EXPORT_DOMAINS: u32 = 65552;
 pub const IMPORT_DOMAINS: u32 = 65553;
 /// See there.
 const DISCARD_DOMAINS: u32 = 65554;
+/// See there.
+const DOMAIN_STATES: u32 = 65555;
 /// Where the path of the socket for migration is written.
 const MIGRATION_SOCKET: &[u8] = b"/tool/xenstored/operations/migration-socket\0";
 /// Where it is written how many shards the daemon has.
@@ -62,6 +67,11 @@ impl Daemon {
                 Err(Failure::Daemon { socket, why })
             }
         }
+    }
+
+    /// Its socket for migration.
+    pub fn migration(&self) -> &Path {
+        &self.migration
     }
 
     /// Whether it is this one.
@@ -140,6 +150,40 @@ impl Daemon {
         };
         domids.chunks(DOMAINS_MAX).flat_map(of_some).collect()
     }
+
+    /// DOMAIN_STATES: the states of domains; of a range, those of it that the daemon knows.
+    ///
+    /// # Errors
+    /// The daemon does not say it of one.
+    pub fn states(&self, domids: &Domids) -> Result<BTreeMap<Domid, Standing>, Trouble> {
+        let (mut kept, mut states) = (None, BTreeMap::new());
+        for some in domids.parts().chunks(DOMAINS_MAX) {
+            let payload: Vec<u8> = some.concat().into_bytes();
+            let mut answers = Answers::of_all(self.ask_by(&mut kept, DOMAIN_STATES, &payload, &[]));
+            if let Some(trouble) = answers.failed() {
+                return Err(trouble.clone());
+            }
+            for (domid, outcome) in answers.all() {
+                states.insert(domid, standing(outcome.as_ref().map_err(Trouble::clone)?)?);
+            }
+            kept = answers.take_link();
+        }
+        Ok(states)
+    }
+}
+
+/// A domain's answer to DOMAIN_STATES.
+fn standing(strings: &[String]) -> Result<Standing, Trouble> {
+    let read = || {
+        let [presence, unique_id, origin, port, ..] = strings else { return None };
+        Some(Standing {
+            presence: Presence::from_name(presence)?,
+            unique_id: unique_id.parse().ok()?,
+            origin: origin.parse().ok()?,
+            port: port.clone(),
+        })
+    };
+    read().ok_or_else(|| Trouble::Lost(format!("{strings:?} is no state of a domain")))
 }
 
 /// Domains as arguments.
@@ -254,7 +298,6 @@ impl Answers {
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixListener;
-    use std::path::Path;
     use std::thread;
 
     use super::*;

@@ -41,6 +41,15 @@ impl Domids {
         }
     }
 
+    /// Its parts as strings of a request, each with its NUL: numbers and ranges.
+    pub fn parts(&self) -> Vec<String> {
+        let part = |&(first, last): &(Domid, Domid)| match first == last {
+            true => format!("{first}\0"),
+            false => format!("{first}-{last}\0"),
+        };
+        self.0.iter().map(part).collect()
+    }
+
     /// Every number, and whether it is named alone.
     pub fn numbers(&self) -> BTreeMap<Domid, bool> {
         let mut numbers = BTreeMap::new();
@@ -53,25 +62,10 @@ impl Domids {
     }
 }
 
-/// Domains in their order, as such a set.
-pub fn show(domids: impl IntoIterator<Item = Domid>) -> String {
-    let mut ranges: Vec<(u16, u16)> = Vec::new();
-    for Domid(number) in domids {
-        match ranges.last_mut() {
-            Some((_, last)) if last.checked_add(1) == Some(number) => *last = number,
-            _ => ranges.push((number, number)),
-        }
-    }
-    let range = |&(first, last): &(u16, u16)| match last - first {
-        0 => first.to_string(),
-        _ => format!("{first}-{last}"),
-    };
-    ranges.iter().map(range).collect::<Vec<_>>().join(",")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::words::ranges as show;
 
     #[test]
     fn a_set_is_read_and_shown() {

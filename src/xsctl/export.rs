@@ -9,13 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::ValueEnum;
 
 use super::daemon::{Answers, Daemon, EXPORT_DOMAINS, listed};
-use super::domids::show;
 use super::failure::{Done, Failure};
 use super::marks::Marks;
 use super::places::{command, quoted};
-use super::report::{Form, Line, Report};
+use super::report::{Form, Line, Report, domains};
 use super::target::Target;
-use crate::words::Domid;
+use crate::words::{Domid, ranges};
 
 /// How often a domain is exported that is changed while it is written: each time is a few
 /// milliseconds, so who is changed in all of them is changed all the time.
@@ -82,11 +81,12 @@ pub fn run(
     }
     let Exporting { still, mut report, .. } = exporting;
     if !still.is_empty() {
-        let count = still.len();
-        let unquiesce = command("unquiesce", &daemon.socket, &show(still));
+        let (count, stand) =
+            (domains(still.len()), if still.len() == 1 { "stands" } else { "stand" });
+        let unquiesce = command("unquiesce", &daemon.socket, &ranges(still));
         let [socket, directory] = [&daemon.socket, directory].map(|path| quoted(path));
         report.note(format!(
-            "{count} domains stand still; this serves them again: {unquiesce}; this ends them here \
+            "{count} {stand} still; this serves them again: {unquiesce}; this ends them here \
              once they are elsewhere: xsctl release --socket {socket} {directory}"
         ));
     }

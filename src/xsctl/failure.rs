@@ -86,6 +86,12 @@ pub enum Failure {
     /// There is nothing to do.
     #[error("the daemon at {}: none of these domains is introduced", .0.display())]
     NoDomain(PathBuf),
+    /// There is nothing to move.
+    #[error(
+        "the daemons at {} and {}: none of these domains is at the first, or came to the second",
+        .0.display(), .1.display()
+    )]
+    NothingToMove(PathBuf, PathBuf),
     /// There is nothing to introduce.
     #[error(
         "the daemon at {}: each of these domains is introduced, or has no store/port below its home",
@@ -107,7 +113,7 @@ impl Failure {
             Failure::File { .. } | Failure::Output(_) => 3,
             Failure::Stream { .. } | Failure::Contents { .. } => 4,
             Failure::Daemon { .. } => 5,
-            Failure::NoDomain(_) | Failure::NothingLeft(_) => 6,
+            Failure::NoDomain(_) | Failure::NothingLeft(_) | Failure::NothingToMove(..) => 6,
             Failure::Refused { .. } => 8,
         }
     }

@@ -8,15 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::client::{Client, Connecting};
 use super::daemon::{Answers, Daemon, IMPORT_DOMAINS};
-use super::domids::show;
 use super::export::Format;
 use super::failure::{Done, Failure};
 use super::libxl;
 use super::places::command;
-use super::report::{Form, Line, Report};
+use super::report::{Form, Line, Report, domains};
 use crate::migrate::state::State;
 use crate::migrate::stream::Reader;
-use crate::words::Domid;
+use crate::words::{Domid, ranges};
 
 /// How it is done.
 pub struct Manner {
@@ -50,12 +49,17 @@ pub fn run(daemon: &Daemon, manner: &Manner, stop: &AtomicBool) -> Result<Done, 
     }
     let done = importing.done;
     if !done.is_empty() && !manner.dry_run {
-        let (count, domids) = (done.len(), show(done));
-        let state = if manner.introduce { "stand still" } else { "wait for their INTRODUCE" };
+        let state = match (manner.introduce, done.len()) {
+            (true, 1) => "stands still",
+            (true, _) => "stand still",
+            (false, 1) => "waits for its INTRODUCE",
+            (false, _) => "wait for their INTRODUCE",
+        };
+        let (count, domids) = (domains(done.len()), ranges(done));
         let unquiesce = command("unquiesce", &daemon.socket, &domids);
         let discard = command("discard", &daemon.socket, &domids);
         report.note(format!(
-            "{count} domains {state}; once they are given up where they were, this serves them: \
+            "{count} {state}; once they are given up where they were, this serves them: \
              {unquiesce}; this takes them back: {discard}"
         ));
     }

@@ -4,12 +4,12 @@
 use std::path::Path;
 
 use super::client::{Client, Connecting, Trouble};
-use super::domids::{Domids, show};
+use super::domids::Domids;
 use super::failure::{Done, Failure};
 use super::places::command;
 use super::report::{Form, Line, Report};
 use crate::protocol::{Kind, decimal};
-use crate::words::Domid;
+use crate::words::{Domid, ranges};
 
 /// Introduces domains, each with the frame and the port that libxl wrote below its home, or with
 /// `port`. Of a range those are meant that are not introduced and have a port.
@@ -52,7 +52,7 @@ pub fn run(socket: &Path, domids: &Domids, port: Option<u32>, form: Form) -> Res
         report.domain(&Line::new(domid, Some(why)));
     }
     if !done.is_empty() {
-        let unquiesce = command("unquiesce", socket, &show(done));
+        let unquiesce = command("unquiesce", socket, &ranges(done));
         report.note(format!(
             "those that left this host or arrived here stand still; if they are served nowhere \
              else, this serves them: {unquiesce}"

@@ -18,6 +18,7 @@ mod control;
 mod daemon;
 mod diff;
 mod domids;
+mod earlier;
 mod export;
 mod failure;
 mod import;
@@ -27,6 +28,7 @@ mod introduce;
 mod libxl;
 mod line;
 mod link;
+mod lock;
 mod marks;
 mod moving;
 mod options;
@@ -35,6 +37,7 @@ mod progress;
 mod report;
 mod requests;
 mod show;
+mod step;
 mod target;
 
 use std::ffi::OsString;
@@ -120,10 +123,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, Failur
                 return Err(usage("--to is the daemon that the domains are to leave"));
             }
             let route = batch::Route { source, destination, tries };
-            let domids = meant(&route.source, &domains)?;
             let (batch, form) = (batch.size(), common.form());
             let manner = moving::Manner { batch, jobs: jobs.into(), form, begun };
-            moving::run(&route, &domids, &manner, &*stop()?)
+            moving::run(&route, &domains.domains, &manner, &*stop()?)
         }
     }
 }

@@ -8,9 +8,11 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::batch::{Moving, Route, carry};
+use super::domids::Domids;
+use super::earlier::{Earlier, Settled, Todo};
 use super::failure::{Done, Failure};
 use super::places::explain;
-use super::report::{Form, Line, Report, millis};
+use super::report::{Form, Line, Report, millis, were};
 use crate::words::Domid;
 
 /// How it is done.
@@ -35,19 +37,22 @@ pub struct Manner {
 /// The output's. What was not moved is reported.
 pub fn run(
     route: &Route,
-    domids: &[Domid],
+    domids: &Domids,
     manner: &Manner,
     stop: &AtomicBool,
 ) -> Result<Done, Failure> {
-    let report = Report::new(manner.form, "move", "moved", domids.len()).since(manner.begun);
+    let earlier = Earlier::find(route, domids)?;
+    let report = Report::new(manner.form, "move", "moved", earlier.len()).since(manner.begun);
+    let (settled, todo, _lock) = earlier.end(route)?;
     let report = Mutex::new(report);
-    let domids = by_shard(domids, route.source.shards());
-    side_by_side(manner.jobs, domids.chunks(manner.batch), |next| {
+    of_earlier(route, settled, &mut report.lock());
+    let todo = by_shard(&todo, route.source.shards());
+    side_by_side(manner.jobs, todo.chunks(manner.batch), |next| {
         let mut kept = None;
         while !stop.load(Ordering::Relaxed)
-            && let Some(domids) = next()
+            && let Some(domains) = next()
         {
-            let carried = carry(route, domids, &mut kept);
+            let carried = carry(route, domains, &mut kept);
             if carried.is_err() {
                 stop.store(true, Ordering::Relaxed);
             }
@@ -81,36 +86,66 @@ fn side_by_side<T: Send>(
 }
 
 /// Domains, those of one shard after those of another.
-fn by_shard(domids: &[Domid], shards: u16) -> Vec<Domid> {
-    let mut domids = domids.to_vec();
-    domids.sort_by_key(|domid| domid.0 % shards);
-    domids
+fn by_shard(todo: &[Todo], shards: u16) -> Vec<Todo> {
+    let mut todo = todo.to_vec();
+    todo.sort_by_key(|(domid, _)| domid.0 % shards);
+    todo
 }
 
 fn of_batch(route: &Route, domains: &BTreeMap<Domid, Moving>, report: &mut Report) {
     for (&domid, moving) in domains {
-        let source = (moving.source, route.source.socket.as_path());
-        let destination = (moving.destination, route.destination.socket.as_path());
-        let (state, commands) = explain(domid, source, destination);
-        let error = moving.error.as_ref().map(|error| match &commands[..] {
-            [] => format!("{error}; {state}"),
-            _ => format!("{error}; {state}: {}", commands.join("; ")),
-        });
-        report.domain(&Line {
-            nodes: Some(moving.nodes),
-            tries: Some(moving.tries),
-            pause_ms: moving.pause.map(millis),
-            source: Some(moving.source.name()),
-            destination: Some(moving.destination.name()),
-            commands,
-            ..Line::new(domid, error)
-        });
+        report.domain(&line(route, domid, moving));
+    }
+}
+
+/// What is said of a domain that was carried, or was found in such a state.
+fn line(route: &Route, domid: Domid, moving: &Moving) -> Line {
+    let source = (moving.source, route.source.socket.as_path());
+    let destination = (moving.destination, route.destination.socket.as_path());
+    let (state, commands) = explain(domid, source, destination);
+    let error = moving.error.as_ref().map(|error| sentence(&[error, &state], &commands));
+    Line {
+        nodes: Some(moving.nodes),
+        tries: Some(moving.tries),
+        pause_ms: moving.pause.map(millis),
+        source: Some(moving.source.name()),
+        destination: Some(moving.destination.name()),
+        commands,
+        ..Line::new(domid, error)
+    }
+}
+
+fn sentence(parts: &[&str], commands: &[String]) -> String {
+    let commands = commands.join("; ");
+    let sep = if commands.is_empty() { "" } else { ": " };
+    format!("{}{sep}{commands}", parts.join("; "))
+}
+
+/// Reports the domains that no batch has.
+fn of_earlier(route: &Route, settled: Vec<Settled>, report: &mut Report) {
+    let mut moved = 0;
+    for Settled { domid, moving, left, names } in settled {
+        moved += usize::from(moving.error.is_none() && left.is_none());
+        let line = match (left, names) {
+            (Some((why, commands)), Some([source, destination])) => Line {
+                source: Some(source),
+                destination: Some(destination),
+                commands: commands.clone(),
+                ..Line::new(domid, Some(sentence(&[&why], &commands)))
+            },
+            _ => line(route, domid, &moving),
+        };
+        report.domain(&line);
+    }
+    if moved > 0 {
+        report.note(format!("{} released at the source by an earlier command", were(moved)));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::xsctl::places::Source;
 
     use std::time::Duration;
 
@@ -133,9 +168,10 @@ mod tests {
 
     #[test]
     fn domains_of_a_shard_go_together() {
-        let order = |shards| by_shard(&[1, 2, 3, 4, 6].map(Domid), shards);
-        assert_eq!(order(1), [1, 2, 3, 4, 6].map(Domid));
-        assert_eq!(order(2), [2, 4, 6, 1, 3].map(Domid));
-        assert_eq!(order(3), [3, 6, 1, 4, 2].map(Domid));
+        let all = [1, 2, 3, 4, 6].map(|number| (Domid(number), Source::Served));
+        let order = |shards| by_shard(&all, shards).into_iter().map(|(domid, _)| domid.0);
+        assert!(order(1).eq([1, 2, 3, 4, 6]));
+        assert!(order(2).eq([2, 4, 6, 1, 3]));
+        assert!(order(3).eq([3, 6, 1, 4, 2]));
     }
 }

@@ -2,6 +2,8 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use super::report::domains;
+
 /// The line, on standard error if that is a terminal.
 pub struct Progress {
     shown: bool,
@@ -17,7 +19,7 @@ impl Progress {
     /// Writes the line anew.
     pub fn at(&self, verb: &str, done: usize, failed: usize) {
         if self.shown {
-            show(&format!("{verb} {done} of {} domains, {failed} failed", self.total));
+            show(&format!("{verb} {done} of {}, {failed} failed", domains(self.total)));
         }
     }
 

@@ -216,9 +216,9 @@ impl Report {
             };
             self.json(&Last { summary });
         } else if !self.form.quiet {
-            let mut text = format!("{} {} of {} domains", self.verb, self.done, self.total);
+            let mut text = format!("{} {} of {}", self.verb, self.done, domains(self.total));
             if self.nodes > 0 {
-                text += &format!(", {} nodes", self.nodes);
+                text += &format!(", {}", counted(self.nodes, "node"));
             }
             text += &format!(", in {seconds:.3} s");
             if let Some(Pause { p50_ms, p99_ms, max_ms }) = pause {
@@ -242,6 +242,21 @@ impl Report {
 /// Says something on standard error, if anybody is there.
 fn say(text: &str) {
     let _ = writeln!(io::stderr(), "xsctl: {text}");
+}
+
+/// So many domains, as a subject.
+pub fn domains(count: usize) -> String {
+    counted(count as u64, "domain")
+}
+
+/// A count and what is counted, in the singular or the plural.
+pub fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// The same with its verb.
+pub fn were(count: usize) -> String {
+    format!("{} {}", domains(count), if count == 1 { "was" } else { "were" })
 }
 
 /// Milliseconds, to a microsecond.

@@ -17,6 +17,7 @@ use super::wire::{Message, header, op, show};
 pub const EXPORT: u32 = 65552;
 pub const IMPORT: u32 = 65553;
 pub const DISCARD: u32 = 65554;
+pub const STATES: u32 = 65555;
 
 /// A connection to the migration socket.
 pub struct Bulk {
@@ -65,7 +66,7 @@ impl Bulk {
                 lines.push(text);
                 return lines.join("\n");
             }
-            assert!((EXPORT..=DISCARD).contains(&answer.kind));
+            assert!((EXPORT..=STATES).contains(&answer.kind));
             if answer.payload == b"OK\0" {
                 return lines.join("\n");
             }

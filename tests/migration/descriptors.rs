@@ -52,7 +52,7 @@ fn what_is_asked_wrongly_over_the_migration_socket() {
             (bulk::IMPORT, "x|", one, "EINVAL|"),
             (bulk::DISCARD, "x|", &[], "EINVAL|"),
             (op::QUIESCE, "5|", &[], "ENOSYS|"),
-            (65555, "5|", &[], "ENOSYS|"),
+            (bulk::STATES + 1, "5|", &[], "ENOSYS|"),
         ] {
             assert_eq!(bulk.ask(kind, payload, descriptors), expected, "{kind} {payload}");
         }

@@ -10,6 +10,7 @@ mod lists;
 mod moves;
 mod of_c;
 mod quiesce;
+mod states;
 mod transactions;
 
 use std::time::{Duration, Instant};

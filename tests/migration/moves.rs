@@ -334,7 +334,7 @@ fn who_cannot_arrive_is_named_and_the_others_do() {
         let lines: Vec<&str> = said.lines().collect();
         let [five, six, seven, eight] = lines[..] else { panic!("{said}") };
         assert!(five.starts_with("5|OK|1|"), "{five}");
-        assert_eq!(six, "6|EEXIST|domain 6 is occupied: it is introduced|");
+        assert_eq!(six, "6|EEXIST|domain 6 is occupied: it is introduced and served|");
         assert_eq!(seven, "7|ENOENT|domain 7 is not there|");
         assert_eq!(eight, "8|EEXIST|domain 8 is occupied: there is a node /libxl/8/x already|");
         assert_eq!(to.admin.directory("/libxl/8").unwrap(), ["x"]);

@@ -309,47 +309,6 @@ fn state_of(child: &Child) -> char {
     stat.rsplit_once(") ").unwrap().1.chars().next().unwrap()
 }
 
-/// The tool is killed at each request that it makes of a client's socket. What it leaves behind is
-/// served in no two places, and two commands at most make it one.
-#[test]
-fn the_tool_is_killed_at_every_arrow() {
-    for (at_source, kind, is_committed) in
-        [(false, op::INTRODUCE, false), (true, op::RELEASE, false), (false, op::UNQUIESCE, true)]
-    {
-        let (mut a, mut b) = worlds([1]);
-        let world = if at_source { &a } else { &b };
-        let (proxy, mut child, _held) = held_at(world, kind, &|path| {
-            let (from, to) = if at_source {
-                (path.to_owned(), socket(&b))
-            } else {
-                (socket(&a), path.to_owned())
-            };
-            let words = ["move", "--domains", "1", "--socket", &from, "--to", &to];
-            words.map(str::to_owned).to_vec()
-        });
-        child.kill().unwrap();
-        child.wait().unwrap();
-        drop(proxy);
-        if is_committed {
-            is_released(&mut a, 1);
-            stands_still(&mut b, 1);
-            well(&["unquiesce", "--socket", &socket(&b), "--domains", "1"]);
-            is_served(&mut b, 1);
-        } else {
-            stands_still(&mut a, 1);
-            if kind == op::RELEASE {
-                stands_still(&mut b, 1);
-            } else {
-                assert!(!is_introduced(&mut b.admin, 1));
-            }
-            well(&["discard", "--socket", &socket(&b), "--domains", "1"]);
-            well(&["unquiesce", "--socket", &socket(&a), "--domains", "1"]);
-            is_absent(&mut b, 1);
-            is_served(&mut a, 1);
-        }
-    }
-}
-
 /// The source released them, and then the other host is lost: what the source has of them goes on
 /// there as it was.
 #[test]

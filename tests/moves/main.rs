@@ -3,16 +3,20 @@
 //! - `moved`: whole moves, and what is said of domains with which it does not work out.
 //! - `files`: export, import, release, and what undoes them.
 //! - `libxl`: the other format.
+//! - `hold`: a proxy that holds a request or its reply.
 //! - `lost`: whoever takes part is lost in between, by way of a proxy.
+//! - `rerun`: the same command after the tool was killed.
 //! - `twice`: two tools at the same time.
 
 #[path = "../common/mod.rs"]
 mod common;
 mod files;
+mod hold;
 mod libxl;
 mod lost;
 mod moved;
 mod proxy;
+mod rerun;
 mod twice;
 
 use std::path::Path;

@@ -1,0 +1,108 @@
+//! The state of a domain at one daemon, as docs/MIGRATION.md names it.
+
+/// The state of a domain at one daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Presence {
+    /// Not introduced, and nothing of a connection is kept.
+    Absent,
+    /// Not introduced; an import of it is under way.
+    Arriving,
+    /// Imported, not introduced.
+    Arrived,
+    /// Imported, introduced, and not served since: quiesced.
+    ArrivedIntroduced,
+    /// Introduced and served.
+    Running,
+    /// Introduced and quiesced, without a mark, and not by an import.
+    Quiesced,
+    /// Quiesced, with the mark of an export.
+    Exported,
+    /// Released with a mark: its connection is kept.
+    Left,
+}
+
+impl Presence {
+    const ALL: [Presence; 8] = [
+        Presence::Absent,
+        Presence::Arriving,
+        Presence::Arrived,
+        Presence::ArrivedIntroduced,
+        Presence::Running,
+        Presence::Quiesced,
+        Presence::Exported,
+        Presence::Left,
+    ];
+
+    /// Its name in the reply of DOMAIN_STATES.
+    pub fn name(self) -> &'static str {
+        match self {
+            Presence::Absent => "absent",
+            Presence::Arriving => "arriving",
+            Presence::Arrived => "arrived",
+            Presence::ArrivedIntroduced => "arrived-introduced",
+            Presence::Running => "running",
+            Presence::Quiesced => "quiesced",
+            Presence::Exported => "exported",
+            Presence::Left => "left",
+        }
+    }
+
+    /// The state of a name.
+    pub fn from_name(name: &str) -> Option<Presence> {
+        Presence::ALL.into_iter().find(|presence| presence.name() == name)
+    }
+
+    /// Whether an import brought the domain, which was not served since and can be discarded.
+    pub fn has_arrived(self) -> bool {
+        matches!(self, Presence::Arrived | Presence::ArrivedIntroduced)
+    }
+
+    /// Whether a page of the domain is mapped, served or not.
+    pub fn is_introduced(self) -> bool {
+        use Presence::{ArrivedIntroduced, Exported, Quiesced, Running};
+        matches!(self, ArrivedIntroduced | Running | Quiesced | Exported)
+    }
+
+    /// Why nothing can arrive in its place, and which command of xsctl goes on from there.
+    pub fn in_the_way(self) -> &'static str {
+        match self {
+            Presence::Absent => "it is not introduced",
+            Presence::Arriving => "another import of it is under way: wait for its end",
+            Presence::Arrived => {
+                "an import brought it, and it is not introduced: xsctl introduce goes on with it, \
+                 xsctl discard takes it back"
+            }
+            Presence::ArrivedIntroduced => {
+                "an import brought it, it is introduced and was not served yet: xsctl unquiesce \
+                 serves it once its source has released it, xsctl discard takes it back"
+            }
+            Presence::Running => "it is introduced and served",
+            Presence::Quiesced => {
+                "it is introduced and quiesced, and no import brought it: xsctl unquiesce serves it"
+            }
+            Presence::Exported => {
+                "it is introduced and exported from here: xsctl release gives it up, xsctl \
+                 unquiesce serves it"
+            }
+            Presence::Left => {
+                "it was released here and its domain was not destroyed since: the toolstack \
+                 destroys it, or xsctl introduce takes it up again"
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_has_a_name_and_a_sentence_of_its_own() {
+        for presence in Presence::ALL {
+            assert_eq!(Presence::from_name(presence.name()), Some(presence));
+            let like = |other: &&Presence| other.in_the_way() == presence.in_the_way();
+            assert_eq!(Presence::ALL.iter().filter(like).count(), 1);
+        }
+        assert_eq!(Presence::from_name("served"), None);
+    }
+}

@@ -1,0 +1,234 @@
+//! What an earlier `xsctl move` left behind when it was ended in between, and ends that.
+//!
+//! ```text
+//!   DOMAIN_STATES of both --> Step of each --+--> released at the source: INTRODUCE, UNQUIESCE there
+//!                                            +--> not released: UNQUIESCE here, DISCARD there --+
+//!                                            +--> as ever ------------------------------------->+--> batches
+//! ```
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::batch::{Moving, Route};
+use super::client::{Client, Connecting, Trouble};
+use super::daemon::Daemon;
+use super::domids::Domids;
+use super::failure::Failure;
+use super::lock::Lock;
+use super::places::{Destination, Source};
+use super::step::{Sockets, Standing, Step, is_meant, step};
+use crate::migrate::presence::Presence;
+use crate::protocol::Kind;
+use crate::words::Domid;
+
+/// How long a state is waited for that ends by itself: an import that a daemon is at, a batch of
+/// another tool's, a killed tool whose locks the kernel has not dropped.
+const SETTLES_WITHIN: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// The domains of a move, by what is done with them.
+pub struct Earlier {
+    lock: Lock,
+    /// No other move is under way.
+    is_alone: bool,
+    domains: BTreeMap<Domid, Found>,
+}
+
+struct Found {
+    here: Standing,
+    there: Standing,
+    step: Step,
+}
+
+/// A domain for the batches, and where it is at the source.
+pub type Todo = (Domid, Source);
+
+/// What is said of a domain that no batch has.
+pub struct Settled {
+    pub domid: Domid,
+    /// As after a batch.
+    pub moving: Moving,
+    /// How it goes on, if the states alone do not say it.
+    pub left: Option<(String, Vec<String>)>,
+    /// Names of the states, if the batches' own do not fit.
+    pub names: Option<[&'static str; 2]>,
+}
+
+impl Earlier {
+    /// Asks both daemons for the states of domains.
+    ///
+    /// # Errors
+    /// A daemon does not say; there are none of these domains.
+    pub fn find(route: &Route, domids: &Domids) -> Result<Earlier, Failure> {
+        let Route { source, destination, .. } = route;
+        let lock = Lock::of([source.migration(), destination.migration()]);
+        let mut is_alone = lock.take();
+        let began = Instant::now();
+        loop {
+            let domains = look(route, domids)?;
+            let settles_itself = |found: &Found| {
+                let is_arriving = [&found.here, &found.there]
+                    .iter()
+                    .any(|standing| standing.presence == Presence::Arriving);
+                let is_left = matches!(found.step, Step::TakeBack | Step::Finish);
+                is_arriving || is_left && !is_alone
+            };
+            if began.elapsed() > SETTLES_WITHIN || !domains.values().any(settles_itself) {
+                return match domains.is_empty() {
+                    true => Err(Failure::NothingToMove(
+                        source.socket.clone(),
+                        destination.socket.clone(),
+                    )),
+                    false => Ok(Earlier { lock, is_alone, domains }),
+                };
+            }
+            thread::sleep(LOOK_EVERY);
+            is_alone = is_alone || lock.take();
+        }
+    }
+
+    /// How many domains the move is about.
+    pub fn len(&self) -> usize {
+        self.domains.len()
+    }
+
+    /// Ends what an earlier move began. Returns what is said of the domains with which that is all,
+    /// and those that are to be carried. As long as the lock is held others may move domains, but
+    /// none takes back what another began.
+    ///
+    /// # Errors
+    /// One of the daemons cannot be reached.
+    pub fn end(self, route: &Route) -> Result<(Vec<Settled>, Vec<Todo>, Lock), Failure> {
+        let Earlier { lock, is_alone, domains } = self;
+        let (mut settled, mut todo) = (Vec::new(), Vec::new());
+        let (mut finish, mut take_back) = (Vec::new(), Vec::new());
+        for (domid, Found { here, there, step }) in domains {
+            match step {
+                Step::Carry => todo.push((domid, at_source(&here))),
+                Step::Finish | Step::TakeBack if !is_alone => {
+                    let why = "another xsctl move between these daemons is under way and may have \
+                               it in hand: the same command again, once that has ended";
+                    settled.push(left(domid, [&here, &there], why.into(), Vec::new()));
+                }
+                Step::Finish => finish.push((domid, there)),
+                Step::TakeBack => take_back.push((domid, here)),
+                Step::Done => {
+                    let moving = Moving::found(Source::Released, Destination::Served);
+                    settled.push(Settled { domid, moving, left: None, names: None });
+                }
+                Step::Leave(why, commands) => {
+                    settled.push(left(domid, [&here, &there], why, commands));
+                }
+            }
+        }
+        if !finish.is_empty() {
+            settled.extend(finished(&mut route.destination.connect()?, &finish));
+        }
+        if !take_back.is_empty() {
+            let client = route.source.connect()?;
+            taken_back(client, &route.destination, &take_back, &mut settled, &mut todo);
+        }
+        lock.share();
+        todo.sort_by_key(|(domid, _)| *domid);
+        Ok((settled, todo, lock))
+    }
+}
+
+fn look(route: &Route, domids: &Domids) -> Result<BTreeMap<Domid, Found>, Failure> {
+    let of = |daemon: &Daemon| {
+        daemon.states(domids).map_err(|trouble| Failure::Daemon {
+            socket: daemon.socket.clone(),
+            why: format!("DOMAIN_STATES: {trouble}"),
+        })
+    };
+    let (mut here, mut there) = (of(&route.source)?, of(&route.destination)?);
+    let sockets = Sockets { source: &route.source.socket, destination: &route.destination.socket };
+    let numbers = domids.numbers().into_iter();
+    let found = numbers.filter_map(|(domid, is_alone)| {
+        let of =
+            |states: &mut BTreeMap<_, _>| states.remove(&domid).unwrap_or_else(Standing::absent);
+        let (here, there) = (of(&mut here), of(&mut there));
+        let step = step(domid, &here, &there, sockets);
+        (is_alone || is_meant(&here, &there)).then_some((domid, Found { here, there, step }))
+    });
+    Ok(found.collect())
+}
+
+/// Where the batches find a domain that is introduced at the source.
+fn at_source(here: &Standing) -> Source {
+    if here.presence == Presence::Running { Source::Served } else { Source::Quiesced }
+}
+
+/// Of a domain with which nothing is done.
+fn left(domid: Domid, at: [&Standing; 2], why: String, commands: Vec<String>) -> Settled {
+    let moving = Moving::found(Source::Gone, Destination::Absent);
+    let name = |standing: &Standing| match standing.presence {
+        Presence::Running => "served",
+        Presence::Exported => "quiesced",
+        Presence::Left => "released",
+        other => other.name(),
+    };
+    Settled { domid, moving, left: Some((why, commands)), names: Some(at.map(name)) }
+}
+
+/// INTRODUCE where it is to be done, and UNQUIESCE, of domains that the source has released.
+fn finished(client: &mut Client, domains: &[(Domid, Standing)]) -> Vec<Settled> {
+    let waits = |(_, there): &&(Domid, Standing)| there.presence == Presence::Arrived;
+    let connecting: Vec<_> = (domains.iter().filter(waits))
+        .map(|(domid, there)| Connecting::with_port(*domid, &there.port))
+        .collect();
+    let introduced = client.introduce(&connecting);
+    let refused: BTreeMap<Domid, Trouble> = (connecting.iter().zip(introduced))
+        .filter_map(|(connecting, outcome)| Some((connecting.domid, outcome.err()?)))
+        .collect();
+    let domids: Vec<Domid> = (domains.iter().map(|(domid, _)| *domid))
+        .filter(|domid| !refused.contains_key(domid))
+        .collect();
+    let mut outcomes = client.ask_each(Kind::Unquiesce, &domids);
+    let settled = |(domid, _): &(Domid, Standing)| {
+        let mut moving = Moving::found(Source::Released, Destination::Quiesced);
+        match (refused.get(domid), outcomes.remove(domid)) {
+            (Some(trouble), _) => moving.fail("INTRODUCE at the destination", trouble),
+            (None, Some(Err(trouble))) => moving.fail("UNQUIESCE at the destination", &trouble),
+            (None, _) => moving.destination = Destination::Served,
+        }
+        Settled { domid: *domid, moving, left: None, names: None }
+    };
+    domains.iter().map(settled).collect()
+}
+
+/// UNQUIESCE at the source, which also ends the marks of earlier exports: no RELEASE that is still on
+/// its way can commit what is discarded next. Then DISCARD_DOMAINS at the destination.
+fn taken_back(
+    mut client: Client,
+    destination: &Daemon,
+    domains: &[(Domid, Standing)],
+    settled: &mut Vec<Settled>,
+    todo: &mut Vec<Todo>,
+) {
+    let domids: Vec<Domid> = domains.iter().map(|(domid, _)| *domid).collect();
+    let served = client.ask_each(Kind::Unquiesce, &domids);
+    let is_served = |domid: &&Domid| matches!(served.get(domid), Some(Ok(())));
+    let domids: Vec<Domid> = domids.iter().filter(is_served).copied().collect();
+    let mut discarded = destination.discard(&mut None, &domids);
+    for (domid, here) in domains {
+        let mut moving = Moving::found(at_source(here), Destination::Quiesced);
+        match (served.get(domid), discarded.remove(domid)) {
+            (Some(Ok(())), Some(Ok(()))) => {
+                todo.push((*domid, Source::Served));
+                continue;
+            }
+            (Some(Err(trouble)), _) => {
+                moving.source = if trouble.is("ENOENT") { Source::Gone } else { Source::Unsure };
+                moving.fail("UNQUIESCE at the source, of an earlier move", trouble);
+            }
+            (_, Some(Err(trouble))) => {
+                moving.source = Source::Served;
+                moving.fail("DISCARD_DOMAINS, of an earlier move", &trouble);
+            }
+            _ => moving.fail("an earlier move", &Trouble::Lost("nothing was said of it".into())),
+        }
+        settled.push(Settled { domid: *domid, moving, left: None, names: None });
+    }
+}

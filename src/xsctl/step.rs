@@ -1,0 +1,244 @@
+//! What `xsctl move` does with a domain, by its states at both daemons (docs/MIGRATION.md has the
+//! table).
+
+use std::path::Path;
+
+use super::places::command;
+use crate::migrate::presence::Presence;
+use crate::words::Domid;
+
+/// A domain at one daemon, as DOMAIN_STATES says it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Its state.
+    pub presence: Presence,
+    /// The host's number for it; 0 if it is not known there.
+    pub unique_id: u64,
+    /// The number that it had where the import that brought it came from; 0 for none.
+    pub origin: u64,
+    /// The event channel of an import that waits for INTRODUCE.
+    pub port: String,
+}
+
+impl Standing {
+    /// A domain of which a daemon knows nothing.
+    pub fn absent() -> Standing {
+        Standing { presence: Presence::Absent, unique_id: 0, origin: 0, port: "0".into() }
+    }
+}
+
+/// What is done with a domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Export it, and so on.
+    Carry,
+    /// An earlier move ended before RELEASE: serve it at the source, discard it at the destination,
+    /// and carry it.
+    TakeBack,
+    /// An earlier move ended after RELEASE: serve it at the destination.
+    Finish,
+    /// An earlier move did all of it.
+    Done,
+    /// Nothing: a sentence that says why and how to go on, and commands that need no decision.
+    Leave(String, Vec<String>),
+}
+
+/// Where the two daemons are.
+#[derive(Clone, Copy)]
+pub struct Sockets<'s> {
+    pub source: &'s Path,
+    pub destination: &'s Path,
+}
+
+/// Whether a range of domain numbers means this one: it is at the source in whatever state, or came
+/// to the destination.
+pub fn is_meant(here: &Standing, there: &Standing) -> bool {
+    let has_come = there.presence == Presence::Arriving
+        || there.presence.has_arrived()
+        || there.presence.is_introduced() && there.origin != 0;
+    here.presence != Presence::Absent || has_come
+}
+
+/// Decides what is done with a domain.
+pub fn step(domid: Domid, here: &Standing, there: &Standing, sockets: Sockets<'_>) -> Step {
+    use Presence::{Absent, Arrived, ArrivedIntroduced, Arriving, Exported, Left};
+    use Presence::{Quiesced, Running};
+    let came_from_here = there.origin != 0 && there.origin == here.unique_id;
+    match (here.presence, there.presence) {
+        (Running | Quiesced | Exported, Absent) => Step::Carry,
+        (Running | Quiesced | Exported, Arrived | ArrivedIntroduced) if came_from_here => {
+            Step::TakeBack
+        }
+        (Left, Arrived | ArrivedIntroduced) if came_from_here => Step::Finish,
+        (Left, Running) if came_from_here => Step::Done,
+        // The source has nothing of it any more: the toolstack destroyed it there.
+        (Absent, Running) if there.origin != 0 => Step::Done,
+        (Arriving | Arrived | ArrivedIntroduced, _) => unfinished_here(domid, here, sockets),
+        (Absent, Absent) => {
+            leave(format!("there is no domain {domid} at the source, and none at the destination"))
+        }
+        (_, Arriving) => leave(
+            "an import of it is under way at the destination: the same command again, once that \
+             has ended"
+                .into(),
+        ),
+        (Left, Absent) => leave(format!(
+            "it was released at the source, and is not at the destination; only if no other host \
+             serves it: {}",
+            take_up(domid, sockets.source)
+        )),
+        (here, there) => leave_both(domid, (here, there), came_from_here, sockets),
+    }
+}
+
+fn leave(why: String) -> Step {
+    Step::Leave(why, Vec::new())
+}
+
+fn take_up(domid: Domid, socket: &Path) -> String {
+    let of = |name| command(name, socket, &domid.to_string());
+    format!("{}; {}", of("introduce"), of("unquiesce"))
+}
+
+/// An import brought it to the source, which does not serve it yet: its own source may still do.
+fn unfinished_here(domid: Domid, here: &Standing, sockets: Sockets<'_>) -> Step {
+    let of = |name| command(name, sockets.source, &domid.to_string());
+    let serve = match here.presence {
+        Presence::Arriving => {
+            return leave(
+                "an import of it is under way at the source: the same command again, once that \
+                 has ended"
+                    .into(),
+            );
+        }
+        Presence::Arrived => take_up(domid, sockets.source),
+        _ => of("unquiesce"),
+    };
+    leave(format!(
+        "an import brought it to the source, which has not served it yet; if it was released where \
+         it came from: {serve}; else: {}",
+        of("discard")
+    ))
+}
+
+/// Both daemons have a domain of this number, or only the destination.
+fn leave_both(
+    domid: Domid,
+    (here, there): (Presence, Presence),
+    came_from_here: bool,
+    sockets: Sockets<'_>,
+) -> Step {
+    let of = |name| command(name, sockets.destination, &domid.to_string());
+    let at_source = match here {
+        Presence::Absent => "there is no such domain at the source",
+        Presence::Running => "it is served at the source",
+        Presence::Left => "it was released at the source",
+        _ => "it is quiesced at the source",
+    };
+    let which = match (came_from_here, here) {
+        (true, _) => "it",
+        (false, Presence::Absent) => "one of this number",
+        (false, _) => "another one of this number",
+    };
+    match there {
+        Presence::Running if came_from_here => leave(format!(
+            "{at_source}, and it is served at the destination too: the toolstack has to destroy it \
+             at one of them"
+        )),
+        Presence::Running => {
+            leave(format!("{at_source}, and {which} is served at the destination"))
+        }
+        Presence::Quiesced | Presence::Exported if came_from_here && here == Presence::Left => {
+            let why = format!("{at_source}, and it is quiesced at the destination");
+            Step::Leave(why, vec![of("unquiesce")])
+        }
+        Presence::Quiesced | Presence::Exported => leave(format!(
+            "{at_source}, and {which} is quiesced at the destination, not by an import; this serves \
+             it there: {}",
+            of("unquiesce")
+        )),
+        Presence::Left => leave(format!(
+            "{at_source}, and {which} was released at the destination and not destroyed there \
+             since: the toolstack has to destroy it there"
+        )),
+        // It arrived.
+        _ => {
+            let is_arrived = there == Presence::Arrived;
+            let serve = match is_arrived {
+                true => take_up(domid, sockets.destination),
+                false => of("unquiesce"),
+            };
+            let how = if is_arrived { "is not introduced" } else { "is introduced and quiesced" };
+            leave(format!(
+                "{at_source}; an import from elsewhere, or of another one, brought {which} to the \
+                 destination, where it {how}; if it was released where it came from: {serve}; \
+                 else: {}",
+                of("discard")
+            ))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    const SOCKETS: fn() -> Sockets<'static> =
+        || Sockets { source: Path::new("/a"), destination: Path::new("/b") };
+
+    fn standing(presence: Presence, unique_id: u64, origin: u64) -> Standing {
+        Standing { presence, unique_id, origin, port: "3".into() }
+    }
+
+    fn said(here: Presence, there: Presence, origin: u64) -> Step {
+        let known = if here == Presence::Absent { 0 } else { 7 };
+        step(Domid(5), &standing(here, known, 0), &standing(there, 9, origin), SOCKETS())
+    }
+
+    #[test]
+    fn only_a_domain_that_came_from_here_is_taken_back_finished_or_done() {
+        use Presence::{Absent, Arrived, ArrivedIntroduced, Exported, Left, Quiesced, Running};
+        for here in [Running, Quiesced, Exported] {
+            assert_eq!(said(here, Absent, 0), Step::Carry);
+            for there in [Arrived, ArrivedIntroduced] {
+                assert_eq!(said(here, there, 7), Step::TakeBack);
+                for origin in [0, 8] {
+                    assert!(matches!(said(here, there, origin), Step::Leave(..)));
+                }
+            }
+        }
+        for (there, expected) in
+            [(Arrived, Step::Finish), (ArrivedIntroduced, Step::Finish), (Running, Step::Done)]
+        {
+            assert_eq!(said(Left, there, 7), expected);
+            assert!(matches!(said(Left, there, 8), Step::Leave(..)));
+            assert!(matches!(said(Left, there, 0), Step::Leave(..)));
+        }
+        assert_eq!(said(Absent, Running, 7), Step::Done);
+        assert!(matches!(said(Absent, Running, 0), Step::Leave(..)));
+    }
+
+    #[test]
+    fn states_of_an_occupied_destination_have_sentences_of_their_own() {
+        use Presence::{Arrived, ArrivedIntroduced, Arriving, Left, Quiesced, Running};
+        let all = [Arriving, Arrived, ArrivedIntroduced, Running, Quiesced, Left];
+        let sentences: BTreeSet<_> = all
+            .into_iter()
+            .map(|there| match said(Running, there, 0) {
+                Step::Leave(why, _) => why,
+                other => panic!("{there:?}: {other:?}"),
+            })
+            .collect();
+        assert_eq!(sentences.len(), all.len());
+    }
+
+    #[test]
+    fn a_range_means_domains_in_any_state_but_not_the_destinations_own() {
+        let is = |here, there, origin| is_meant(&standing(here, 0, 0), &standing(there, 1, origin));
+        use Presence::{Absent, Arrived, Left, Running};
+        assert!(!is(Absent, Absent, 0) && !is(Absent, Running, 0) && !is(Absent, Left, 7));
+        assert!(is(Left, Absent, 0) && is(Running, Absent, 0));
+        assert!(is(Absent, Arrived, 0) && is(Absent, Running, 7));
+    }
+}

@@ -1,0 +1,121 @@
+//! Between `xsctl` and either socket of a daemon: holds one request of a kind, or its reply, until the
+//! test lets go. Only for a tool that sends one request at a time on a connection.
+
+use std::io::{IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+
+use rustix::cmsg_space;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+
+use super::common::bulk::EXPORT;
+use super::common::wire::{HEADER_BYTES, Message, op};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// The daemon has not seen the request.
+    Before,
+    /// The daemon has done it, and the tool has no reply.
+    After,
+}
+
+/// The first request of a kind is held. If that is dropped, its connection ends.
+pub struct Hold {
+    pub reached: mpsc::Receiver<()>,
+    _held: mpsc::Sender<()>,
+}
+
+/// What is held, the sender for when that is reached, and the receiver that waits.
+type Held = Arc<Mutex<Option<(u32, Moment, mpsc::Sender<()>, mpsc::Receiver<()>)>>>;
+
+impl Hold {
+    /// Listens at `path` for the daemon's socket `real`. Its threads end with the test.
+    pub fn start(path: &Path, real: PathBuf, kind: u32, moment: Moment) -> Hold {
+        let ((told, reached), (held, waits)) = (mpsc::channel(), mpsc::channel());
+        let listener = UnixListener::bind(path).unwrap();
+        let hold: Held = Arc::new(Mutex::new(Some((kind, moment, told, waits))));
+        thread::spawn(move || {
+            for client in listener.incoming() {
+                let (hold, real) = (Arc::clone(&hold), real.clone());
+                thread::spawn(move || pass(client.unwrap(), &real, &hold));
+            }
+        });
+        Hold { reached, _held: held }
+    }
+}
+
+fn pass(mut client: UnixStream, real: &Path, hold: &Held) -> Option<()> {
+    let mut daemon = UnixStream::connect(real).ok()?;
+    loop {
+        let (request, descriptors) = receive_with(&client)?;
+        let kind = u32::from_le_bytes(request[..4].try_into().unwrap());
+        let held = hold.lock().unwrap().take_if(|(held, ..)| *held == kind);
+        if let Some((_, Moment::Before, told, waits)) = &held {
+            let _ = told.send(());
+            let _ = waits.recv();
+            return None;
+        }
+        send_with(&daemon, &request, &descriptors);
+        // The ends of pipes are the daemons' alone.
+        drop(descriptors);
+        let replies = replies(&mut daemon, kind)?;
+        if let Some((_, _, told, waits)) = held {
+            let _ = told.send(());
+            let _ = waits.recv();
+            return None;
+        }
+        client.write_all(&replies).ok()?;
+    }
+}
+
+/// All replies to a request.
+fn replies(daemon: &mut UnixStream, kind: u32) -> Option<Vec<u8>> {
+    let mut all = Vec::new();
+    loop {
+        let mut header = [0; HEADER_BYTES];
+        daemon.read_exact(&mut header).ok()?;
+        let len = usize::try_from(u32::from_le_bytes(header[12..].try_into().unwrap())).unwrap();
+        let mut bytes = header.to_vec();
+        bytes.resize(HEADER_BYTES + len, 0);
+        daemon.read_exact(&mut bytes[HEADER_BYTES..]).ok()?;
+        all.extend_from_slice(&bytes);
+        let message = Message::take(&mut bytes)?;
+        if kind < EXPORT || message.kind == op::ERROR || message.payload == b"OK\0" {
+            return Some(all);
+        }
+    }
+}
+
+fn receive_with(socket: &UnixStream) -> Option<(Vec<u8>, Vec<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(8))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut bytes = vec![0; HEADER_BYTES + 4096];
+    let mut parts = [IoSliceMut::new(&mut bytes)];
+    let received = recvmsg(socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC).ok()?;
+    let mut descriptors = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(those) = message {
+            descriptors.extend(those);
+        }
+    }
+    bytes.truncate(received.bytes);
+    (!bytes.is_empty()).then_some((bytes, descriptors))
+}
+
+fn send_with(socket: &UnixStream, bytes: &[u8], descriptors: &[OwnedFd]) {
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(8))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let borrowed: Vec<_> = descriptors.iter().map(OwnedFd::as_fd).collect();
+    if !borrowed.is_empty() {
+        assert!(control.push(SendAncillaryMessage::ScmRights(&borrowed)));
+    }
+    let sent = sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::empty()).unwrap();
+    assert_eq!(sent, bytes.len());
+}
