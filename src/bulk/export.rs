@@ -1,5 +1,6 @@
 //! EXPORT_DOMAINS: quiesce, cut, write, mark.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufWriter};
 use std::os::fd::OwnedFd;
 use std::time::Instant;
@@ -9,10 +10,11 @@ use super::patient::Patient;
 use super::side_by_side::each;
 use crate::migrate::bytes::Order;
 use crate::migrate::export::{Form, Leaving, export as write_stream, see};
+use crate::migrate::machine::left_behind;
 use crate::migrate::stream::VERSION;
 use crate::shard::Mover;
 use crate::store::Seen;
-use crate::words::{Domid, Errno, Logged};
+use crate::words::{Domid, Errno, Logged, PathBuf};
 
 /// What is written: the newest version, in the order that costs nothing.
 const FORM: Form = (VERSION, Order::Little);
@@ -40,7 +42,7 @@ pub fn export(
     let served: Vec<Domid> = domids.iter().filter(|domid| !is_quiesced(domid)).copied().collect();
     let mut failed = mover.quiesce(domids);
     let still = began.elapsed();
-    let (versions, leaving, gone) = collect(mover, domids);
+    let Collected { versions, leaving, gone, behind } = collect(mover, domids);
     failed.extend(gone);
     let cut = began.elapsed();
     let nodes = write(mover, domids, &leaving, descriptors).map_err(|error| {
@@ -58,7 +60,8 @@ pub fn export(
         written_us = (began.elapsed() - cut).as_micros(),
         "exported"
     );
-    let outcomes = outcomes(mover, failed, versions, leaving, &nodes);
+    let mut outcomes = outcomes(mover, failed, versions, leaving, &nodes);
+    say_behind(&behind, &mut outcomes);
     // Of a domain that is answered with an error nobody can think that it is exported.
     let failed = outcomes.iter().filter(|outcome| outcome.result.is_err());
     let failed: Vec<Domid> = failed.filter_map(|outcome| outcome.domid).collect();
@@ -67,11 +70,28 @@ pub fn export(
     Ok(outcomes)
 }
 
-/// What leaves: of each domain the version of its connection, and itself; and those that are gone.
-fn collect(mover: &Mover, domids: &[Domid]) -> (Vec<u64>, Vec<Leaving>, Vec<(Domid, Errno)>) {
+/// What leaves.
+struct Collected {
+    /// The versions of the connections.
+    versions: Vec<u64>,
+    leaving: Vec<Leaving>,
+    /// Domains that are not there.
+    gone: Vec<(Domid, Errno)>,
+    /// What stays behind of which domain.
+    behind: BTreeMap<Domid, PathBuf>,
+}
+
+fn collect(mover: &Mover, domids: &[Domid]) -> Collected {
     let (store, mut gone) = (mover.store(), Vec::new());
     // The cut first: a write between the two makes another root, and an event for the connection.
-    let seen = see(store, &store.cut(), domids);
+    let trees = store.cut();
+    let seen = see(store, &trees, domids);
+    let named = domids.iter().map(|&domid| Some((domid, left_behind(store, &trees, domid)?)));
+    let mut behind: BTreeMap<Domid, PathBuf> = named.flatten().collect();
+    // Another domain may take it along.
+    behind
+        .retain(|_, path| seen.iter().all(|seen| seen.homes.iter().all(|(root, _)| root != path)));
+    drop(trees);
     let carried = seen.into_iter().zip(mover.carry(domids));
     let leaving = carried.filter_map(|(seen, carried)| {
         let domid = seen.domid;
@@ -87,7 +107,20 @@ fn collect(mover: &Mover, domids: &[Domid]) -> (Vec<u64>, Vec<Leaving>, Vec<(Dom
         }
     });
     let (versions, leaving) = leaving.unzip();
-    (versions, leaving, gone)
+    Collected { versions, leaving, gone, behind }
+}
+
+/// Says of each exported domain what stays behind, in the log and behind the words of its reply.
+fn say_behind(behind: &BTreeMap<Domid, PathBuf>, outcomes: &mut [Outcome]) {
+    for outcome in outcomes {
+        if let (Some(domid), Ok(words)) = (outcome.domid, &mut outcome.result)
+            && let Some(path) = behind.get(&domid)
+        {
+            let path = path.as_path();
+            tracing::warn!(%domid, %path, "left out of an export: the domain can write its node vm");
+            words.push(path.to_string());
+        }
+    }
 }
 
 /// Writes the streams, several at the same time; answers how many nodes each of `leaving` has.

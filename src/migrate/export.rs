@@ -16,6 +16,7 @@ use crossbeam::channel::bounded;
 use rayon::prelude::*;
 
 use super::bytes::{Fault, Order};
+use super::machine::{Machine, entries, machine};
 use super::state::Client;
 use super::stream::{
     Domain as DomainRecord, Node as NodeRecord, Record, Transport, Watch, Writer, append,
@@ -23,12 +24,10 @@ use super::stream::{
 use crate::domain::{Domain, Quota};
 use crate::store::{Node, NodeArc, Seen, Store, Tree};
 use crate::sync::Arc;
-use crate::words::{Access, Births, Domid, Entry, Path, PathBuf, PathSpace, PermSet, home_prefix};
+use crate::words::{Births, Domid, PathBuf};
 
 /// The name that C gives to the soft memory quota.
 pub(super) const SOFT_MEMORY: &str = "soft-memory";
-/// Where the nodes of virtual machines are, which outlive a domain.
-const MACHINES: &[u8] = b"/vm/";
 
 /// Domains whose records are in memory at the same time: some megabytes, and enough of them that all
 /// of rayon's threads have work.
@@ -176,46 +175,6 @@ fn records(
     Ok(Records { pieces: [before].into_iter().chain(subtrees).chain([after]).collect(), nodes })
 }
 
-/// A `/vm/<uuid>`, and its node if it is there.
-type Machine<'t> = (PathBuf, Option<&'t NodeArc>);
-
-/// The `/vm/<uuid>` that a domain's node `vm` names.
-fn machine<'t>(store: &Store, trees: &'t [Tree], domid: Domid) -> Option<Machine<'t>> {
-    let get = |path: Path<'_>| {
-        let home = store.layout().home(path);
-        trees.get(usize::from(home.shard.0))?.get(&home, path)
-    };
-    let naming = get(machine_name(domid).as_path())?;
-    let perms: Vec<_> = entries(&naming.perms, store.registry().births()).collect();
-    let root = machine_named(domid, &perms, naming.value())?;
-    Some((root.to_buf(), get(root)))
-}
-
-/// The node that names a domain's `/vm/<uuid>`.
-pub(super) fn machine_name(domid: Domid) -> PathBuf {
-    let mut path = PathSpace::new();
-    home_prefix(domid, &mut path);
-    path.extend_from_slice(b"vm");
-    Path::parse(&path).unwrap_or(Path::ROOT).to_buf()
-}
-
-/// What such a node names, given its permissions and value: nothing if it was left to the domain to
-/// write, or the domain could take another's along.
-pub(super) fn machine_named<'v>(
-    domid: Domid,
-    perms: &[Entry],
-    value: &'v [u8],
-) -> Option<Path<'v>> {
-    let (owner, others) = perms.split_first()?;
-    let means = |entry: &&Entry| !entry.ignored && [domid, Domid::ANY].contains(&entry.domid);
-    let access = others.iter().find(means).map_or(owner.access, |entry| entry.access);
-    if owner.domid == domid || access.allows(Access::WRITE) {
-        return None;
-    }
-    let name = value.strip_prefix(MACHINES).filter(|name| !name.contains(&b'/'))?;
-    Path::parse(value).ok().filter(|_| !name.is_empty())
-}
-
 /// The records of a subtree, and how many there are. A guest chooses how deep it is, so there is no
 /// recursion.
 fn write_subtree(
@@ -267,14 +226,6 @@ fn fill(record: &mut NodeRecord, path: &[u8], node: &Node, births: &Births) {
     record.value.extend_from_slice(node.value());
     record.perms.clear();
     record.perms.extend(entries(&node.perms, births));
-}
-
-/// The entries, those that mean nobody who lives marked: elsewhere nothing knows when they were set.
-fn entries(perms: &PermSet, births: &Births) -> impl Iterator<Item = Entry> {
-    perms.entries().iter().map(|entry| {
-        let holds = entry.domid == Domid::ANY || births.holds(entry.domid, perms.stamp());
-        Entry { ignored: entry.ignored || !holds, ..*entry }
-    })
 }
 
 /// The records of a domain that come before its nodes, and those that come after.

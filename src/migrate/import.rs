@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, HashMap};
 use foldhash::fast::RandomState;
 use thiserror::Error;
 
-use super::export::{SOFT_MEMORY, machine_name, machine_named};
+use super::export::SOFT_MEMORY;
+use super::machine::{machine_name, machine_named};
 use super::presence::Presence;
 use super::state::{Client, State};
 use super::stream::{Domain as DomainRecord, Node, Transport};

@@ -4,6 +4,7 @@ pub mod bytes;
 pub mod export;
 pub mod import;
 pub mod libxl;
+pub mod machine;
 pub mod presence;
 pub mod state;
 pub mod stream;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::client::{Client, Connecting, Trouble};
 use super::daemon::{Answers, Daemon, EXPORT_DOMAINS, IMPORT_DOMAINS, listed};
+use super::export::behind;
 use super::failure::Failure;
 use super::link::Link;
 use super::places::{Destination, Source};
@@ -27,6 +28,8 @@ pub struct Moving {
     pub destination: Destination,
     /// Why it is not moved, or not served.
     pub error: Option<String>,
+    /// What its daemon left out of its stream.
+    pub left_out: Vec<String>,
     /// Nodes in its stream.
     pub nodes: u64,
     /// How often it was carried.
@@ -44,6 +47,7 @@ impl Moving {
             source,
             destination,
             error: None,
+            left_out: Vec::new(),
             nodes: 0,
             tries: 0,
             pause: None,
@@ -197,6 +201,7 @@ impl Batch<'_> {
                         strings.get(at).cloned().unwrap_or_default()
                     };
                     moving.mark = string(&exported, 0);
+                    moving.left_out = exported.iter().skip(2).map(|path| behind(path)).collect();
                     moving.port = string(&imported, 0);
                     moving.nodes = string(&imported, 1).parse().unwrap_or(0);
                 }

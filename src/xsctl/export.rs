@@ -104,6 +104,11 @@ fn has_streams(directory: &Path) -> io::Result<bool> {
     Ok(found?.contains(&true))
 }
 
+/// What is said of a path that the daemon left out of a stream.
+pub fn behind(path: &str) -> String {
+    format!("{path}, which its node vm names: the domain can write that node")
+}
+
 struct Exporting<'d> {
     daemon: &'d Daemon,
     manner: &'d Manner,
@@ -177,6 +182,7 @@ impl Exporting<'_> {
                 let mut strings = strings.into_iter();
                 self.marks.set(domid, strings.next().unwrap_or_default());
                 let nodes = strings.next().and_then(|nodes| nodes.parse().ok());
+                let left_out = strings.map(|path| behind(&path)).chain(left_out).collect();
                 Line { nodes, file, left_out, ..Line::new(domid, None) }
             }
             Err(failure) => self.failed(domid, failure.to_string(), Some("stands still")),

@@ -106,6 +106,7 @@ fn line(route: &Route, domid: Domid, moving: &Moving) -> Line {
     let error = moving.error.as_ref().map(|error| sentence(&[error, &state], &commands));
     Line {
         nodes: Some(moving.nodes),
+        left_out: moving.left_out.clone(),
         tries: Some(moving.tries),
         pause_ms: moving.pause.map(millis),
         source: Some(moving.source.name()),

@@ -263,3 +263,32 @@ fn requests_that_were_read_are_served_in_their_order() {
         until(world, "third");
     });
 }
+
+/// As libxl never leaves it: the guest can write which machine it is, and may name another's.
+#[test]
+fn a_machine_that_the_domain_chose_stays_behind_and_is_named() {
+    each_pair(|from, _| {
+        for domid in [5, 6] {
+            inhabit(from, domid);
+        }
+        let exported = |from: &mut World, domids| Bulk::connect(&from.daemon).export(domids).1;
+        let words = |said: &str| said.trim_end_matches('|').split('|').count();
+        assert_eq!(words(&exported(from, "5|")), 4, "it goes along");
+        let vm = "/local/domain/5/vm";
+        for perms in ["n5", "n0\0w5", "b0"] {
+            from.admin.set_perms(vm, perms).unwrap();
+            let said = exported(from, "5|");
+            assert!(said.ends_with("|/vm/uuid-5|"), "{perms}: {said}");
+        }
+        let log = from.daemon.log();
+        let line = log.lines().find(|line| line.contains("left out of an export")).unwrap();
+        assert!(line.contains("domid=5 path=/vm/uuid-5"), "{line}");
+        // What is not there is not left out, nor what its owner takes along in the same stream.
+        from.admin.write(vm, "/vm/none").unwrap();
+        assert_eq!(words(&exported(from, "5|")), 4);
+        from.admin.write(vm, "/vm/uuid-6").unwrap();
+        assert!(exported(from, "5|").ends_with("|/vm/uuid-6|"));
+        assert!(!exported(from, "5-6|").contains("/vm/"));
+        unquiesce(from, "5 6").unwrap();
+    });
+}

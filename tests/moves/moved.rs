@@ -91,6 +91,27 @@ fn what_does_not_work_out_stays_and_the_rest_goes_on() {
 }
 
 #[test]
+fn a_machine_that_stays_behind_is_named() {
+    let (mut a, b) = worlds([1, 2]);
+    for domid in [1, 2] {
+        a.admin.write(&format!("/vm/u{domid}/name"), "guest").unwrap();
+        a.guest(domid).write("vm", &format!("/vm/u{domid}")).unwrap();
+    }
+    let said = |domid| {
+        format!(
+            "domain {domid}: left out: /vm/u{domid}, which its node vm names: the domain can write \
+             that node\n"
+        )
+    };
+    let held = tempfile::tempdir().unwrap();
+    let (from, state) = (socket(&a), text(held.path()));
+    let run = well(&["export", "--socket", &from, "--domains", "1", "-o", &state]);
+    assert!(run.err.contains(&said(1)), "{run:?}");
+    let run = well(&["move", "--socket", &from, "--to", &socket(&b), "--domains", "2"]);
+    assert_eq!(run.err, format!("xsctl: {}", said(2)));
+}
+
+#[test]
 fn without_a_daemon_nothing_happens() {
     let (mut a, b) = worlds([1]);
     let nowhere = text(&b.daemon.path("nowhere"));

@@ -1,0 +1,77 @@
+//! The `/vm/<uuid>` of a domain: the nodes of a virtual machine, which outlive a domain. Its node `vm`
+//! names them, which libxl writes. If it was left to the domain to write, it could name another's and
+//! take that along, so then they stay behind.
+
+use crate::store::{NodeArc, Store, Tree};
+use crate::words::{Access, Births, Domid, Entry, Path, PathBuf, PathSpace, PermSet, home_prefix};
+
+/// Where the nodes of virtual machines are.
+const MACHINES: &[u8] = b"/vm/";
+
+/// A `/vm/<uuid>`, and its node if it is there.
+pub(super) type Machine<'t> = (PathBuf, Option<&'t NodeArc>);
+
+/// The `/vm/<uuid>` that a domain's node `vm` names, and goes along with it.
+pub(super) fn machine<'t>(store: &Store, trees: &'t [Tree], domid: Domid) -> Option<Machine<'t>> {
+    let (perms, value) = naming(store, trees, domid)?;
+    let root = machine_named(domid, &perms, value)?;
+    Some((root.to_buf(), get(store, trees, root)))
+}
+
+/// The `/vm/<uuid>` that a domain's node `vm` names and that stays behind, since the domain can write
+/// that node. Cost: a look at two nodes.
+pub fn left_behind(store: &Store, trees: &[Tree], domid: Domid) -> Option<PathBuf> {
+    let (perms, value) = naming(store, trees, domid)?;
+    let root = path_named(value).filter(|_| can_write(domid, &perms))?;
+    get(store, trees, root).map(|_| root.to_buf())
+}
+
+fn get<'t>(store: &Store, trees: &'t [Tree], path: Path<'_>) -> Option<&'t NodeArc> {
+    let home = store.layout().home(path);
+    trees.get(usize::from(home.shard.0))?.get(&home, path)
+}
+
+/// Permissions and value of a domain's node `vm`.
+fn naming<'t>(store: &Store, trees: &'t [Tree], domid: Domid) -> Option<(Vec<Entry>, &'t [u8])> {
+    let node = get(store, trees, machine_name(domid).as_path())?;
+    Some((entries(&node.perms, store.registry().births()).collect(), node.value()))
+}
+
+/// The node that names a domain's `/vm/<uuid>`.
+pub(super) fn machine_name(domid: Domid) -> PathBuf {
+    let mut path = PathSpace::new();
+    home_prefix(domid, &mut path);
+    path.extend_from_slice(b"vm");
+    Path::parse(&path).unwrap_or(Path::ROOT).to_buf()
+}
+
+/// What such a node names, given its permissions and value: nothing if the domain can write it.
+pub(super) fn machine_named<'v>(
+    domid: Domid,
+    perms: &[Entry],
+    value: &'v [u8],
+) -> Option<Path<'v>> {
+    path_named(value).filter(|_| !can_write(domid, perms))
+}
+
+/// A value that is a path of a machine.
+fn path_named(value: &[u8]) -> Option<Path<'_>> {
+    let name = value.strip_prefix(MACHINES).filter(|name| !name.contains(&b'/'))?;
+    Path::parse(value).ok().filter(|_| !name.is_empty())
+}
+
+/// Whether a domain can write a node of these permissions, or without any.
+fn can_write(domid: Domid, perms: &[Entry]) -> bool {
+    let Some((owner, others)) = perms.split_first() else { return true };
+    let means = |entry: &&Entry| !entry.ignored && [domid, Domid::ANY].contains(&entry.domid);
+    let access = others.iter().find(means).map_or(owner.access, |entry| entry.access);
+    owner.domid == domid || access.allows(Access::WRITE)
+}
+
+/// The entries, those that mean nobody who lives marked: elsewhere nothing knows when they were set.
+pub(super) fn entries(perms: &PermSet, births: &Births) -> impl Iterator<Item = Entry> {
+    perms.entries().iter().map(|entry| {
+        let holds = entry.domid == Domid::ANY || births.holds(entry.domid, perms.stamp());
+        Entry { ignored: entry.ignored || !holds, ..*entry }
+    })
+}
