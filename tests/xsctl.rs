@@ -218,8 +218,24 @@ fn exit_codes_tell_what_went_wrong() {
         error,
         format!("xsctl: {cut}: record 3 at byte 88: the stream ends before it does\n")
     );
-    let (_held, other) = file(b"no stream of the kind");
-    assert_eq!(xsctl(&["inspect", &other]).0, 4);
+    for (bytes, said) in [
+        (&b"no stream"[..], "it begins with \"no strea\", and is no \"xenstore\" stream"),
+        (
+            b"LibxlFmt\0\0\0\x02\0\0\0\0",
+            "it begins with \"LibxlFmt\", and is no \"xenstore\" stream",
+        ),
+        (b"hi\n", "it begins with \"hi\\n\", and is no \"xenstore\" stream"),
+        (b"", "it is empty, and no \"xenstore\" stream"),
+    ] {
+        let (_held, other) = file(bytes);
+        let error = format!("xsctl: {other}: record 0 at byte 0: {said}\n");
+        assert_eq!(xsctl(&["inspect", &other]), (4, String::new(), error));
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path().to_str().unwrap();
+    let (code, _, error) = xsctl(&["inspect", directory]);
+    let said = "it is a directory; a stream is a file in it, as 5.xenstore";
+    assert_eq!((code, error), (3, format!("xsctl: {directory}: {said}\n")));
     let (code, _, error) = xsctl(&["inspect", "/nonexistent"]);
     assert_eq!(code, 3);
     assert!(error.starts_with("xsctl: /nonexistent: No such file"), "{error}");

@@ -90,7 +90,8 @@ fn write_domains(domains: &[Arc<Domain>], text: &mut String) -> fmt::Result {
         )?;
     }
     match domains.len().checked_sub(DOMAINS_MAX) {
-        Some(more @ 1..) => writeln!(text, "and {more} domains that use less memory"),
+        Some(1) => writeln!(text, "and 1 domain that uses less memory"),
+        Some(more @ 2..) => writeln!(text, "and {more} domains that use less memory"),
         _ => Ok(()),
     }
 }

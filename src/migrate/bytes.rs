@@ -24,8 +24,8 @@ impl Order {
 /// What is wrong with a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// It does not begin as such a stream does.
-    NotAStream,
+    /// What it should be, and the bytes with which it begins instead.
+    NotAStream(&'static str, Vec<u8>),
     /// A version that is not known.
     Version(u32),
     /// Flags that are not known.
@@ -51,7 +51,12 @@ pub enum Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Fault::NotAStream => f.write_str("this is no stream of the kind"),
+            Fault::NotAStream(expected, begins) if begins.is_empty() => {
+                write!(f, "it is empty, and no {expected}")
+            }
+            Fault::NotAStream(expected, begins) => {
+                write!(f, "it begins with \"{}\", and is no {expected}", begins.escape_ascii())
+            }
             Fault::Version(version) => write!(f, "version {version} is not known"),
             Fault::Flags(flags) => write!(f, "flags {flags:#x} are not known"),
             Fault::Truncated => f.write_str("the stream ends before it does"),

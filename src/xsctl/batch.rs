@@ -321,7 +321,10 @@ impl Batch<'_> {
     fn give_up(&mut self) {
         let tries = self.route.tries;
         for moving in self.domains.values_mut().filter(|moving| moving.is_under_way()) {
-            moving.error = Some(format!("it was changed at the source each of {tries} times"));
+            moving.error = Some(match tries {
+                1 => "it was changed at the source".into(),
+                _ => format!("it was changed at the source each of {tries} times"),
+            });
         }
         let domids = self.of(|moving| matches!(moving.source, Source::Unsure | Source::Quiesced));
         if domids.is_empty() {

@@ -81,13 +81,16 @@ pub fn run(
     }
     let Exporting { still, mut report, .. } = exporting;
     if !still.is_empty() {
-        let (count, stand) =
-            (domains(still.len()), if still.len() == 1 { "stands" } else { "stand" });
+        let count = domains(still.len());
+        let (stand, them, are) = match still.len() {
+            1 => ("stands", "it", "it is"),
+            _ => ("stand", "them", "they are"),
+        };
         let unquiesce = command("unquiesce", &daemon.socket, &ranges(still));
         let [socket, directory] = [&daemon.socket, directory].map(|path| quoted(path));
         report.note(format!(
-            "{count} {stand} still; this serves them again: {unquiesce}; this ends them here \
-             once they are elsewhere: xsctl release --socket {socket} {directory}"
+            "{count} {stand} still; this serves {them} again: {unquiesce}; this ends {them} here \
+             once {are} elsewhere: xsctl release --socket {socket} {directory}"
         ));
     }
     report.end()

@@ -49,18 +49,21 @@ pub fn run(daemon: &Daemon, manner: &Manner, stop: &AtomicBool) -> Result<Done, 
     }
     let done = importing.done;
     if !done.is_empty() && !manner.dry_run {
-        let state = match (manner.introduce, done.len()) {
-            (true, 1) => "stands still",
-            (true, _) => "stand still",
-            (false, 1) => "waits for its INTRODUCE",
-            (false, _) => "wait for their INTRODUCE",
+        let is_one = done.len() == 1;
+        let state = match (manner.introduce, is_one) {
+            (true, true) => "stands still",
+            (true, false) => "stand still",
+            (false, true) => "waits for its INTRODUCE",
+            (false, false) => "wait for their INTRODUCE",
         };
+        let (them, are, were) =
+            if is_one { ("it", "it is", "it was") } else { ("them", "they are", "they were") };
         let (count, domids) = (domains(done.len()), ranges(done));
         let unquiesce = command("unquiesce", &daemon.socket, &domids);
         let discard = command("discard", &daemon.socket, &domids);
         report.note(format!(
-            "{count} {state}; once they are given up where they were, this serves them: \
-             {unquiesce}; this takes them back: {discard}"
+            "{count} {state}; once {are} given up where {were}, this serves {them}: {unquiesce}; \
+             this takes {them} back: {discard}"
         ));
     }
     report.end()

@@ -2,10 +2,19 @@
 
 use std::fs::File;
 use std::io::{self, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::failure::Failure;
 use crate::migrate::stream::{ReadError, Reader};
+
+/// Opens a file. A directory can be opened too, and fails when it is read.
+fn open(path: &Path) -> io::Result<File> {
+    let file = File::open(path)?;
+    match file.metadata()?.is_dir() {
+        true => Err(io::Error::other("it is a directory; a stream is a file in it, as 5.xenstore")),
+        false => Ok(file),
+    }
+}
 
 /// The stream.
 pub struct Input {
@@ -22,7 +31,7 @@ impl Input {
         let input: Box<dyn io::Read> = if path.as_os_str() == "-" {
             Box::new(io::stdin())
         } else {
-            Box::new(File::open(&path).map_err(Failure::file(&path))?)
+            Box::new(open(&path).map_err(Failure::file(&path))?)
         };
         match Reader::new(Box::new(BufReader::new(input)) as Box<dyn io::Read>) {
             Ok(reader) => Ok(Input { path, reader }),

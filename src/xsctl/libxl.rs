@@ -69,14 +69,23 @@ pub fn write(state: &State, domid: Domid) -> Result<(Vec<u8>, Vec<String>), Faul
     }
     record(END, &[], &mut out)?;
     let counted = [
-        (stale, "permissions that mean nobody"),
-        (deep, "depths of watches"),
-        (state.domains.get(&domid).map_or(0, |domain| domain.quotas.len()), "quotas"),
-        (client.map_or(0, |client| client.connection.input.len()), "bytes of requests"),
-        (client.map_or(0, |client| client.connection.output.len()), "bytes of replies and events"),
+        (stale, ["permission that means nobody", "permissions that mean nobody"]),
+        (deep, ["depth of a watch", "depths of watches"]),
+        (state.domains.get(&domid).map_or(0, |domain| domain.quotas.len()), ["quota", "quotas"]),
+        (
+            client.map_or(0, |client| client.connection.input.len()),
+            ["byte of a request", "bytes of requests"],
+        ),
+        (
+            client.map_or(0, |client| client.connection.output.len()),
+            ["byte of a reply or event", "bytes of replies and events"],
+        ),
     ];
     let counted = counted.iter().filter(|(count, _)| *count > 0);
-    let mut left_out: Vec<_> = counted.map(|(count, what)| format!("{count} {what}")).collect();
+    let say = |(count, [one, many]): &(usize, [&str; 2])| {
+        format!("{count} {}", if *count == 1 { one } else { many })
+    };
+    let mut left_out: Vec<_> = counted.map(say).collect();
     if state.domains.get(&domid).is_some_and(|domain| domain.features.is_some()) {
         left_out.push("the features".into());
     }
@@ -134,7 +143,8 @@ fn bodies(bytes: &[u8]) -> Result<(Order, Bodies<'_>), (usize, Fault)> {
     let mut header = Body::new(bytes, Order::Big);
     let begins = header.take(IDENT.len(), "ident").is_ok_and(|ident| ident == IDENT);
     if !begins {
-        return Err((0, Fault::NotAStream));
+        let begins = &bytes[..bytes.len().min(IDENT.len())];
+        return Err((0, Fault::NotAStream("stream of libxl", begins.into())));
     }
     let of_header = |fault| (8, fault);
     match header.u32("version").map_err(of_header)? {
@@ -178,7 +188,7 @@ fn skip_image(bytes: &[u8]) -> Result<usize, Fault> {
     let mut image = Body::new(bytes, Order::Big);
     let headers = image.take(LIBXC_HEADER_BYTES, "headers")?;
     if !headers.starts_with(&[0xff; 8]) {
-        return Err(Fault::NotAStream);
+        return Err(Fault::NotAStream("image of libxc", headers[..8].into()));
     }
     let order = if headers[17] & 1 == 0 { Order::Little } else { Order::Big };
     let mut records = Body::new(&bytes[LIBXC_HEADER_BYTES..], order);

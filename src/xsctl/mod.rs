@@ -61,7 +61,8 @@ use options::{Command, Options};
 /// # Errors
 /// Why it could not be done. What was found until then is written.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, Failure> {
-    let options = Options::try_parse_from(arguments).map_err(printed)?;
+    let mut options = Options::try_parse_from(arguments).map_err(printed)?;
+    options.place_socket().map_err(usage)?;
     match options.command {
         Command::Control { socket, words } => control::run(&options::socket(socket), &words),
         Command::Inspect { json, file } => {

@@ -39,8 +39,26 @@ pub struct Options {
     /// Print the version
     #[arg(long, action = ArgAction::Version)]
     version: Option<bool>,
+    /// The daemon's socket, as behind the command
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Options {
+    /// Gives the command a socket that is named before it.
+    ///
+    /// # Errors
+    /// A sentence: the command has no socket, or another one.
+    pub fn place_socket(&mut self) -> Result<(), &'static str> {
+        let Some(before) = self.socket.take() else { return Ok(()) };
+        let common = self.command.common().ok_or("--socket: this command asks no daemon")?;
+        match common.socket.replace(before) {
+            None => Ok(()),
+            Some(_) => Err("--socket is given before the command and behind it"),
+        }
+    }
 }
 
 /// What is to be done.
@@ -176,6 +194,23 @@ pub enum Command {
         /// The stream to compare with it; - for standard input
         b: PathBuf,
     },
+}
+
+impl Command {
+    /// What it has as all that ask a daemon.
+    fn common(&mut self) -> Option<&mut Common> {
+        match self {
+            Command::Move { common, .. }
+            | Command::Export { common, .. }
+            | Command::Import { common, .. }
+            | Command::Release { common, .. }
+            | Command::Introduce { common, .. }
+            | Command::Quiesce { common, .. }
+            | Command::Unquiesce { common, .. }
+            | Command::Discard { common, .. } => Some(common),
+            Command::Inspect { .. } | Command::Diff { .. } => None,
+        }
+    }
 }
 
 /// What all commands have that ask a daemon.

@@ -17,7 +17,7 @@ fn what_the_format_has_no_place_for_is_said() {
     let run =
         well(&["export", "--socket", &from, "--domains", "1-2", "-o", &state, "--format", "libxl"]);
     let line = run.err.lines().find(|line| line.contains("domain 1:")).unwrap();
-    for what in ["1 depths of watches", "1 quotas", "the features"] {
+    for what in ["1 depth of a watch", "1 quota,", "the features"] {
         assert!(line.contains(what), "{line}");
     }
     let file = text(&held.path().join("1.libxl"));
@@ -111,7 +111,10 @@ fn what_is_no_such_file_is_an_error_that_says_where() {
             &[node.clone(), record(7, b"\x02\0\0\0data\0t"), record(0, b"")],
             "of version 6 of the design: its token is no string with a NUL at its end",
         ),
-        (&[record(1, b""), vec![0; 40]], "at byte 16: this is no stream of the kind"),
+        (
+            &[record(1, b""), vec![0; 40]],
+            "at byte 16: it begins with \"\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\", and is no image of libxc",
+        ),
         (&[record(1, b""), image()[..64].to_vec()], "at byte 16: "),
     ] {
         let file = file(held.path(), records);
@@ -131,11 +134,13 @@ fn what_is_no_such_file_is_an_error_that_says_where() {
     }
     let path = held.path().join("domain");
     for (bytes, said) in [
-        (&b"no stream"[..], "this is no stream of the kind"),
+        (&b"no stream"[..], "it begins with \"no strea\", and is no stream of libxl"),
         (b"LibxlFmt\0\0\0\x03\0\0\0\0", "version 3 is not known"),
         (b"LibxlFmt\0\0\0\x02\0\0\0\x04", "flags 0x4 are not known"),
         (b"LibxlFmt\0\0\0\x02\0\0\0\x02", "at byte 16: the stream ends before it does"),
         (b"LibxlFmt\0\0", "reaches past its end"),
+        (b"Libxl", "it begins with \"Libxl\", and is no stream of libxl"),
+        (b"", "it is empty, and no stream of libxl"),
     ] {
         fs::write(&path, bytes).unwrap();
         let run = xsctl(&[

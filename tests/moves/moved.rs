@@ -112,6 +112,18 @@ fn a_machine_that_stays_behind_is_named() {
 }
 
 #[test]
+fn the_socket_may_be_named_before_the_command() {
+    let (mut a, mut b) = worlds([1, 2]);
+    let (from, to) = (socket(&a), socket(&b));
+    let run = well(&["--socket", &from, "quiesce", "--domains", "1"]);
+    assert!(run.out.starts_with("quiesced 1 of 1 domain, in "), "{run:?}");
+    stands_still(&mut a, 1);
+    let run = well(&["--socket", &from, "move", "--to", &to, "--domains", "1-2"]);
+    assert!(run.out.starts_with("moved 2 of 2 domains, 10 nodes, in "), "{run:?}");
+    is_served(&mut b, 1);
+}
+
+#[test]
 fn without_a_daemon_nothing_happens() {
     let (mut a, b) = worlds([1]);
     let nowhere = text(&b.daemon.path("nowhere"));
@@ -172,6 +184,9 @@ fn wrong_usage_is_told_before_anything_is_done() {
         &["quiesce"],
         &["introduce", "--domains", "1-5", "--port", "3"],
         &["introduce", "--domains", "1", "--port", "-3"],
+        &["--socket", "s", "quiesce", "--socket", "s", "--domains", "1"],
+        &["--socket", "s", "inspect", "file"],
+        &["--socket", "s"],
     ] {
         let run = xsctl(arguments);
         assert_eq!((run.code, run.out.as_str()), (2, ""), "{arguments:?}: {run:?}");

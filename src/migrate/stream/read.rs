@@ -61,15 +61,21 @@ impl<R: Read> Reader<R> {
             next: 0,
             ended: false,
         };
-        let [ident, numbers] = reader.words()?;
+        // All that there is of it, if that is less: it says best what the file is instead.
+        let mut ident = Vec::new();
+        reader.input.by_ref().take(IDENT.len() as u64).read_to_end(&mut ident)?;
+        if ident != IDENT {
+            return Err(reader.error(Fault::NotAStream("\"xenstore\" stream", ident)));
+        }
+        reader.next += IDENT.len() as u64;
+        let [numbers] = reader.words()?;
         let [v0, v1, v2, v3, f0, f1, f2, f3] = numbers;
         reader.version = u32::from_be_bytes([v0, v1, v2, v3]);
         let flags = u32::from_be_bytes([f0, f1, f2, f3]);
-        match (ident == IDENT, reader.version, flags & !FLAG_BIG_ENDIAN) {
-            (false, ..) => return Err(reader.error(Fault::NotAStream)),
-            (true, 1..=VERSION, 0) => {}
-            (true, 1..=VERSION, _) => return Err(reader.error(Fault::Flags(flags))),
-            (true, version, _) => return Err(reader.error(Fault::Version(version))),
+        match (reader.version, flags & !FLAG_BIG_ENDIAN) {
+            (1..=VERSION, 0) => {}
+            (1..=VERSION, _) => return Err(reader.error(Fault::Flags(flags))),
+            (version, _) => return Err(reader.error(Fault::Version(version))),
         }
         if flags & FLAG_BIG_ENDIAN != 0 {
             reader.order = Order::Big;

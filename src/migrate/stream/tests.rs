@@ -192,7 +192,11 @@ fn errors_name_record_and_offset() {
     let mut past = bytes.clone();
     past[28] = 200;
     assert_eq!(fault(&past), (1, 16, Fault::PastTheEnd("wpath")));
-    assert_eq!(fault(b"xenstor3\0\0\0\x02\0\0\0\0").2, Fault::NotAStream);
+    let other = |begins: &[u8]| Fault::NotAStream("\"xenstore\" stream", begins.into());
+    assert_eq!(fault(b"xenstor3\0\0\0\x02\0\0\0\0"), (0, 0, other(b"xenstor3")));
+    assert_eq!(fault(b"xenst").2, other(b"xenst"));
+    assert_eq!(fault(b"").2, other(b""));
+    assert_eq!(fault(b"xenstore\0\0").2, Fault::Truncated);
     assert_eq!(fault(b"xenstore\0\0\0\x03\0\0\0\0").2, Fault::Version(3));
     assert_eq!(fault(b"xenstore\0\0\0\x02\0\0\0\x02").2, Fault::Flags(2));
 }
