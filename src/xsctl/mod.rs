@@ -80,7 +80,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, Failur
             requests::each(&common.socket(), Kind::Unquiesce, &domains.domains, common.form())
         }
         Command::Discard { common, domains } => {
-            requests::discard(&common.socket(), &domains.domains, common.form())
+            requests::discard(&common.socket(), &domains, common.form())
         }
         Command::Release { common, domains, directory } => {
             marks::release(&common.socket(), &directory, domains.as_ref(), common.form())
@@ -126,7 +126,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, Failur
             let route = batch::Route { source, destination, tries };
             let (batch, form) = (batch.size(), common.form());
             let manner = moving::Manner { batch, jobs: jobs.into(), form, begun };
-            moving::run(&route, &domains.domains, &manner, &*stop()?)
+            moving::run(&route, &domains, &manner, &*stop()?)
         }
     }
 }

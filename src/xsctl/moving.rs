@@ -11,7 +11,7 @@ use super::batch::{Moving, Route, carry};
 use super::domids::Domids;
 use super::earlier::{Earlier, Settled, Todo};
 use super::failure::{Done, Failure};
-use super::places::explain;
+use super::places::{Source, explain};
 use super::report::{Form, Line, Report, millis, were};
 use crate::words::Domid;
 
@@ -85,10 +85,11 @@ fn side_by_side<T: Send>(
     });
 }
 
-/// Domains, those of one shard after those of another.
+/// Domains, those of one shard after those of another. Those that an earlier move left quiesced come
+/// first: their guests wait.
 fn by_shard(todo: &[Todo], shards: u16) -> Vec<Todo> {
     let mut todo = todo.to_vec();
-    todo.sort_by_key(|(domid, _)| domid.0 % shards);
+    todo.sort_by_key(|(domid, source)| (*source == Source::Served, domid.0 % shards));
     todo
 }
 
@@ -146,7 +147,6 @@ fn of_earlier(route: &Route, settled: Vec<Settled>, report: &mut Report) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::xsctl::places::Source;
 
     use std::time::Duration;
 
@@ -174,5 +174,8 @@ mod tests {
         assert!(order(1).eq([1, 2, 3, 4, 6]));
         assert!(order(2).eq([2, 4, 6, 1, 3]));
         assert!(order(3).eq([3, 6, 1, 4, 2]));
+        let quiesced = [(Domid(3), Source::Quiesced), (Domid(7), Source::Quiesced)];
+        let all = by_shard(&[&all[..2], &quiesced].concat(), 2);
+        assert!(all.into_iter().map(|(domid, _)| domid.0).eq([3, 7, 2, 1]));
     }
 }

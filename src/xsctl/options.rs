@@ -68,8 +68,9 @@ pub enum Command {
     Move {
         #[command(flatten)]
         common: Common,
-        #[command(flatten)]
-        domains: Domains,
+        /// Domains, as 1-1000,1005; a range means those of it that are here in any state, or came there
+        #[arg(long, value_name = "LIST")]
+        domains: Domids,
         /// The socket of the daemon to which they go
         #[arg(long, value_name = "SOCKET")]
         to: PathBuf,
@@ -162,8 +163,9 @@ pub enum Command {
     Discard {
         #[command(flatten)]
         common: Common,
-        #[command(flatten)]
-        domains: Domains,
+        /// Domains, as 1-1000,1005; a range means those of it that were imported and not served since
+        #[arg(long, value_name = "LIST")]
+        domains: Domids,
     },
     /// Send a command to the daemon, as xenstore-control does: check, quota, log, memreport, help, ...
     Control {
