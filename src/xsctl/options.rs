@@ -53,8 +53,8 @@ impl Options {
     /// A sentence: the command has no socket, or another one.
     pub fn place_socket(&mut self) -> Result<(), &'static str> {
         let Some(before) = self.socket.take() else { return Ok(()) };
-        let common = self.command.common().ok_or("--socket: this command asks no daemon")?;
-        match common.socket.replace(before) {
+        let socket = self.command.socket().ok_or("--socket: this command asks no daemon")?;
+        match socket.replace(before) {
             None => Ok(()),
             Some(_) => Err("--socket is given before the command and behind it"),
         }
@@ -199,8 +199,8 @@ pub enum Command {
 }
 
 impl Command {
-    /// What it has as all that ask a daemon.
-    fn common(&mut self) -> Option<&mut Common> {
+    /// The socket that is given behind it, if it asks a daemon.
+    fn socket(&mut self) -> Option<&mut Option<PathBuf>> {
         match self {
             Command::Move { common, .. }
             | Command::Export { common, .. }
@@ -209,7 +209,8 @@ impl Command {
             | Command::Introduce { common, .. }
             | Command::Quiesce { common, .. }
             | Command::Unquiesce { common, .. }
-            | Command::Discard { common, .. } => Some(common),
+            | Command::Discard { common, .. } => Some(&mut common.socket),
+            Command::Control { socket, .. } => Some(socket),
             Command::Inspect { .. } | Command::Diff { .. } => None,
         }
     }
