@@ -18,7 +18,7 @@ use xenstored::migrate::presence::Presence;
 use xenstored::migrate::state::{Client, State};
 use xenstored::migrate::stream::{Connection, Reader, Transport, Watch};
 use xenstored::store::{Generations, GraftError, Verb};
-use xenstored::words::{Domid, Errno};
+use xenstored::words::{Domid, Entry, Errno};
 
 const DOMIDS: [u16; 3] = [5, 6, 7];
 
@@ -311,6 +311,19 @@ fn who_watches_is_told_of_what_arrives() {
     assert_eq!(events, expected.map(|path| (1, path.to_owned())));
 }
 
+/// Domains of one virtual machine bring its `/vm/<uuid>` twice: entries of the dead are no difference.
+#[test]
+fn a_machine_that_is_there_with_a_dead_entry_is_the_same() {
+    let arrivals = read(&leave(&small_world(), &[5], &BTreeMap::new()));
+    let to = empty_world();
+    let nine = to.admit(9);
+    to.control().write("/vm/u/name", "five").unwrap();
+    to.control().set_perms("/vm/u", "n0 r9").unwrap();
+    to.die(&nine);
+    arrive(&to, &arrivals[0]).unwrap();
+    check(&to);
+}
+
 /// Nothing of the domain arrives, and the error says whose number is taken.
 #[test]
 fn an_occupied_domid_is_an_error_that_names_it() {
@@ -377,7 +390,7 @@ fn whose_owner_or_target_is_missing_does_not_arrive() {
 fn stale_permissions_do_not_come_back_to_life() {
     let from = small_world();
     let nine = from.admit(9);
-    from.control().set_perms("/libxl/5/type", "n0 r9").unwrap();
+    from.control().set_perms("/libxl/5/type", "n0 r9 r8").unwrap();
     let (fresh, to) = (leave(&from, &[5], &BTreeMap::new()), empty_world());
     let reader = to.admit(9);
     arrive(&to, &read(&fresh)[0]).unwrap();
@@ -385,8 +398,17 @@ fn stale_permissions_do_not_come_back_to_life() {
     from.die(&nine);
     let (stale, to) = (leave(&from, &[5], &BTreeMap::new()), empty_world());
     let reader = to.admit(9);
-    arrive(&to, &read(&stale)[0]).unwrap();
+    let arrival = &read(&stale)[0];
+    let carried = arrival.nodes.iter().find(|(path, _)| path.as_path() == at("/libxl/5/type"));
+    let entry = |entry: &Entry| {
+        let stale = if entry.ignored { "!" } else { "" };
+        format!("{}{}{stale}", char::from(entry.access.letter()), entry.domid)
+    };
+    let entries: Vec<_> = carried.unwrap().1.perms.iter().map(entry).collect();
+    assert_eq!(entries, ["n0", "r8!"], "9 has died, 8 was never there");
+    arrive(&to, arrival).unwrap();
     assert_eq!(to.client(&reader).read("/libxl/5/type"), Err(Errno::EACCES));
+    assert_eq!(to.control().run("/libxl/5/type", Verb::GetPerms).unwrap(), b"n0\0r8\0");
     // Nor does one for a domain that is born where it arrived only later.
     let to = empty_world();
     arrive(&to, &read(&fresh)[0]).unwrap();

@@ -95,7 +95,7 @@ impl Registry {
         let birth = self.tick();
         let reports = Arc::clone(&self.reports);
         let domain = Arc::new(Domain::new(domid, birth, unique_id, reports));
-        self.births.set(domid, birth);
+        self.births.begin(domid, birth);
         *slot = Some(Arc::clone(&domain));
         known.insert(domid);
         drop((slot, known));
@@ -111,10 +111,9 @@ impl Registry {
         if !slot.as_ref().is_some_and(|present| Arc::ptr_eq(present, domain)) {
             return false;
         }
-        self.births.set(domain.domid, 0);
+        self.births.end(domain.domid, self.tick());
         *slot = None;
         known.remove(&domain.domid);
-        self.tick();
         self.rights_changed();
         drop((slot, known));
         tracing::trace!(target: log::OBJ, domid = domain.domid.0, "destroy domain");

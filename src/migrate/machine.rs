@@ -68,9 +68,13 @@ fn can_write(domid: Domid, perms: &[Entry]) -> bool {
     owner.domid == domid || access.allows(Access::WRITE)
 }
 
-/// The entries, those that mean nobody who lives marked: elsewhere nothing knows when they were set.
-pub(super) fn entries(perms: &PermSet, births: &Births) -> impl Iterator<Item = Entry> {
-    perms.entries().iter().map(|entry| {
+/// The entries that clients see, those that hold for no living domain marked: the destination does not
+/// know when they were set.
+pub(super) fn entries<'p>(
+    perms: &'p PermSet,
+    births: &'p Births,
+) -> impl Iterator<Item = Entry> + use<'p> {
+    perms.shown(births).map(|entry| {
         let holds = entry.domid == Domid::ANY || births.holds(entry.domid, perms.stamp());
         Entry { ignored: entry.ignored || !holds, ..*entry }
     })

@@ -240,7 +240,7 @@ fn is_same(one: &NodeArc, other: &NodeArc, births: &Births) -> bool {
                 && (entry.domid == Domid::ANY || births.holds(entry.domid, perms.stamp()))
         };
         let entry = |entry: &Entry| (Entry { ignored: false, ..*entry }, holds(entry));
-        perms.entries().iter().map(entry).collect()
+        perms.shown(births).map(entry).collect()
     };
     let mut todo = vec![(one, other)];
     while let Some((one, other)) = todo.pop() {

@@ -128,7 +128,8 @@ pub fn directory_part<F: Forest>(
     })
 }
 
-/// GET_PERMS: the entries, each as `<letter><domid>` with a NUL.
+/// GET_PERMS: the entries, each as `<letter><domid>` with a NUL. Those of domains that died since they
+/// were set are left out ([`PermSet::shown`](crate::words::PermSet::shown)).
 pub fn get_perms<F: Forest>(
     cx: &Context<'_>,
     forest: &mut F,
@@ -136,7 +137,7 @@ pub fn get_perms<F: Forest>(
     reply: &mut Vec<u8>,
 ) -> Result<(), Stop> {
     with_node(cx, forest, path, Access::READ, |node| {
-        for entry in node.perms.entries() {
+        for entry in node.perms.shown(cx.registry.births()) {
             reply.push(entry.access.letter());
             let _ = write!(reply, "{}\0", entry.domid);
         }

@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows of the store, of the wire or of threads.
 
+mod births;
 mod children;
 mod domid;
 mod errno;
@@ -11,6 +12,7 @@ mod path;
 mod perms;
 mod ranges;
 
+pub use births::Births;
 pub use children::Children;
 pub use domid::Domid;
 pub use errno::Errno;
@@ -20,7 +22,7 @@ pub use path::{
     ABS_PATH_MAX, INTRODUCE_DOMAIN, Path, PathBuf, PathSpace, REL_PATH_MAX, RELEASE_DOMAIN,
     home_prefix,
 };
-pub use perms::{Access, Births, Entry, PermSet, Perms, Subject};
+pub use perms::{Access, Entry, PermSet, Perms, Subject};
 pub use ranges::{Logged, ranges};
 
 /// Longest payload of a reply, in bytes. One less than XENSTORE_PAYLOAD_MAX of xs_wire.h, because

@@ -1,9 +1,9 @@
-//! Permission sets and the births that decide whether an entry still means anybody.
+//! Permission sets: an entry holds only for an incarnation that the birth clock tells from the next.
 
 use smallvec::SmallVec;
 
-use super::{Domid, Errno};
-use crate::sync::{Arc, AtomicU64, Ordering, room_for};
+use super::{Births, Domid, Errno};
+use crate::sync::Arc;
 
 /// What may be done with a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -63,7 +63,8 @@ pub struct Entry {
     pub domid: Domid,
     /// What they may do. In the first entry: what everybody without an entry may do.
     pub access: Access,
-    /// Set without the right to set it (`DOMID_ANY` without the feature): shown, never applied.
+    /// Shown, never applied: set without the right to set it (`DOMID_ANY` without the feature), or for
+    /// a domain that was not there.
     pub ignored: bool,
 }
 
@@ -134,7 +135,21 @@ impl PermSet {
         PermSet::new(Births::CONTROL, owner, &[])
     }
 
-    /// The entries, the owner's first.
+    /// The entries that clients see: the owner's first, then the others without those set before a
+    /// death of their domain. Such an entry is left in the set, as taking it out would cost a death a
+    /// walk over all nodes; shown, it would be written back by a client that changes another entry, and
+    /// then hold for the next incarnation. The owner's entry is always shown: a node of a dead domain is
+    /// about to be removed. Cost: a lookup for each entry.
+    pub fn shown<'p>(&'p self, births: &'p Births) -> impl Iterator<Item = &'p Entry> {
+        let (owner, others) = self.entries.split_at(1);
+        owner.iter().chain(others.iter().filter(|entry| !self.is_dead(entry, births)))
+    }
+
+    fn is_dead(&self, entry: &Entry, births: &Births) -> bool {
+        births.died_since(entry.domid, self.stamp)
+    }
+
+    /// The entries, the owner's first, also those of the dead: what the set costs.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }
@@ -152,18 +167,20 @@ impl PermSet {
     /// What a node created by `subject` below one with these permissions gets: the same, with a
     /// guest as its owner (guests own what they create). `now` is the birth clock.
     ///
-    /// A new owner needs a stamp that is not older than it; entries that no longer hold must not
-    /// come back to life by the new stamp, so they are marked (XSA-417).
+    /// A new owner needs a stamp that is not older than it. Under that stamp entries of the dead would
+    /// look alive, so they are left out; those that do not hold otherwise are marked (XSA-417).
     pub fn inherited(self: &Arc<Self>, subject: &Subject, births: &Births, now: u64) -> Perms {
         let is_owner = self.owner() == subject.domid && births.holds(subject.domid, self.stamp);
         if subject.privileged || is_owner {
             return Arc::clone(self);
         }
-        let mut entries = self.entries.clone();
-        for entry in &mut entries[1..] {
-            entry.ignored |= entry.domid != Domid::ANY && !births.holds(entry.domid, self.stamp);
-        }
-        entries[0].domid = subject.domid;
+        let mark = |entry: &Entry| {
+            let holds = entry.domid == Domid::ANY || births.holds(entry.domid, self.stamp);
+            Entry { ignored: entry.ignored || !holds, ..*entry }
+        };
+        let owner = Entry { domid: subject.domid, ..self.entries[0] };
+        let others = self.shown(births).skip(1).map(mark);
+        let entries = [owner].into_iter().chain(others).collect();
         Arc::new(PermSet { stamp: now, entries })
     }
 
@@ -185,48 +202,6 @@ impl PermSet {
     }
 }
 
-/// When each living domain was first known, on the birth clock; 0 for none.
-pub struct Births {
-    table: Box<[AtomicU64]>,
-}
-
-impl Births {
-    /// The control domain's birth: before everything.
-    pub const CONTROL: u64 = 1;
-
-    /// A table in which only the control domain lives.
-    pub fn new() -> Births {
-        let table: Box<[AtomicU64]> =
-            (0..room_for(Domid::FIRST_RESERVED)).map(|_| AtomicU64::new(0)).collect();
-        table[0].store(Births::CONTROL, Ordering::Relaxed);
-        Births { table }
-    }
-
-    /// The birth of the domain's present incarnation, 0 if there is none.
-    pub fn of(&self, domid: Domid) -> u64 {
-        self.table.get(usize::from(domid.0)).map_or(0, |birth| birth.load(Ordering::Acquire))
-    }
-
-    /// Begins (`birth` > 0) or ends (0) an incarnation.
-    pub fn set(&self, domid: Domid, birth: u64) {
-        if let Some(slot) = self.table.get(usize::from(domid.0)) {
-            slot.store(birth, Ordering::Release);
-        }
-    }
-
-    /// Whether an entry about `domid` set at `stamp` means the present incarnation.
-    pub fn holds(&self, domid: Domid, stamp: u64) -> bool {
-        let birth = self.of(domid);
-        0 < birth && birth <= stamp
-    }
-}
-
-impl Default for Births {
-    fn default() -> Births {
-        Births::new()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -240,9 +215,9 @@ mod tests {
     #[test]
     fn the_first_entry_names_the_owner_and_the_default() {
         let births = Births::new();
-        births.set(Domid(5), 2);
-        births.set(Domid(6), 2);
-        births.set(Domid(7), 2);
+        births.begin(Domid(5), 2);
+        births.begin(Domid(6), 2);
+        births.begin(Domid(7), 2);
         let perms = set(3, &["r5", "b6", "n7"]);
         let access = |domid| perms.access(&Subject::guest(Domid(domid)), &births);
         assert_eq!(access(5), Access::OWNER);
@@ -257,23 +232,22 @@ mod tests {
     #[test]
     fn xsa_322_a_reused_domid_inherits_nothing() {
         let births = Births::new();
-        births.set(Domid(5), 2);
+        births.begin(Domid(5), 2);
         let perms = set(3, &["n0", "r5"]);
         let access = || perms.access(&Subject::guest(Domid(5)), &births);
         assert_eq!(access(), Access::READ);
-        births.set(Domid(5), 0);
+        births.end(Domid(5), 4);
         assert_eq!(access(), Access::NONE);
-        births.set(Domid(5), 4);
+        births.begin(Domid(5), 5);
         assert_eq!(access(), Access::NONE);
     }
 
     #[test]
-    fn xsa_417_inheriting_revives_no_stale_entry() {
+    fn xsa_417_inheriting_revives_no_early_entry() {
         let births = Births::new();
-        births.set(Domid(5), 2);
         let parent = set(3, &["b0", "b5"]);
-        births.set(Domid(5), 4);
-        births.set(Domid(6), 5);
+        births.begin(Domid(5), 4);
+        births.begin(Domid(6), 5);
         let child = parent.inherited(&Subject::guest(Domid(6)), &births, 6);
         assert_eq!(child.owner(), Domid(6));
         assert_eq!(child.access(&Subject::guest(Domid(6)), &births), Access::OWNER);
@@ -283,9 +257,33 @@ mod tests {
     }
 
     #[test]
+    fn entries_of_the_dead_are_neither_shown_nor_inherited() {
+        let births = Births::new();
+        births.begin(Domid(5), 2);
+        births.begin(Domid(6), 3);
+        let parent = set(4, &["b0", "b5", "r6", "w9"]);
+        births.end(Domid(5), 5);
+        let texts = |perms: &Perms| -> Vec<String> {
+            let text = |entry: &Entry| format!("{}{}", entry.access.letter() as char, entry.domid);
+            perms.shown(&births).map(text).collect()
+        };
+        assert_eq!(texts(&parent), ["b0", "r6", "w9"], "9 was never there");
+        births.begin(Domid(5), 6);
+        assert_eq!(texts(&parent), ["b0", "r6", "w9"], "the next 5 is another domain");
+        assert_eq!(texts(&set(6, &["b0", "b5"])), ["b0", "b5"], "set for the next 5");
+        let child = parent.inherited(&Subject::guest(Domid(6)), &births, 7);
+        assert_eq!(texts(&child), ["b6", "r6", "w9"]);
+        assert_eq!(child.entries().len(), 3);
+        assert_eq!(child.access(&Subject::guest(Domid(6)), &births), Access::OWNER);
+        let owned = set(6, &["n5", "r6"]);
+        births.end(Domid(5), 8);
+        assert_eq!(texts(&owned), ["n5", "r6"], "the owner's is always shown");
+    }
+
+    #[test]
     fn all_domains_hold_unless_set_without_the_right() {
         let births = Births::new();
-        births.set(Domid(5), 2);
+        births.begin(Domid(5), 2);
         let mut any = Entry::parse(b"r32757").unwrap();
         let owner = Entry::parse(b"n0").unwrap();
         let read = |any| PermSet::new(3, owner, &[any]).access(&Subject::guest(Domid(5)), &births);

@@ -134,7 +134,14 @@ impl Model {
                 remove(&mut self.nodes, &root, &mut changes);
             }
         }
-        // The dying domain's own entries count for nobody else.
+        for node in self.nodes.values_mut() {
+            let mut at = 0;
+            // The owner's stays: a living owner's is another number, and the dead one's nodes are gone.
+            node.perms.retain(|entry| {
+                at += 1;
+                at == 1 || entry.domid != domid
+            });
+        }
         self.fire(&before, &lives, &changes)
     }
 

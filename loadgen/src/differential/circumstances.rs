@@ -70,8 +70,10 @@ pub struct Circumstances {
     pub shut: Guests,
     /// Those of them that RESUME named since.
     pub resumed: Guests,
-    /// Guests that have died, and numbers of guests that a RELEASE named.
+    /// Guests that have died.
     pub dead: Guests,
+    /// Numbers of guests that a RELEASE named.
+    pub released: Guests,
     /// Guests that were granted something at its node or above before they were there; at END, at
     /// any node.
     pub early: Guests,

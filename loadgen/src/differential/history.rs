@@ -35,6 +35,8 @@ pub struct History {
     resumed: Guests,
     /// Guests that have died, whether or not there is another of the number.
     dead: Guests,
+    /// Numbers that a RELEASE named, also where no such domain is known.
+    released: Guests,
     /// Who was granted something at a node before it was there.
     early: Vec<(Vec<u8>, Guests)>,
 }
@@ -54,6 +56,7 @@ impl History {
             shut: Guests::default(),
             resumed: Guests::default(),
             dead: Guests::default(),
+            released: Guests::default(),
             early: Vec::new(),
         }
     }
@@ -100,6 +103,7 @@ impl History {
             shut: self.shut,
             resumed: self.resumed,
             dead: self.dead,
+            released: self.released,
             early: granted.fold(Guests::default(), |all, (_, one)| all.and(*one)),
         }
     }
@@ -146,9 +150,8 @@ impl History {
         {
             transaction.foreign |= !IN_TRANSACTIONS.contains(kind);
         }
-        // Also where no such domain is known.
         if *kind == op::RELEASE && !who.is_guest() {
-            self.dead.insert(domid(payload));
+            self.released.insert(domid(payload));
         }
         if reply.is_none_or(|reply| reply.kind == ERROR) {
             return;
@@ -302,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_a_release_named_counts_as_dead() {
+    fn a_release_of_an_unknown_number_is_remembered() {
         let mut history = History::new();
         let release = |who, payload: &[u8]| Step::Request {
             who: Who(who),
@@ -316,8 +319,8 @@ mod tests {
         {
             history.follow(at, step, Some(&refused));
         }
-        let dead = history.of(&write(0, "/t", Tx::None), false).dead;
-        assert_eq!([0, 7, 8].map(|domid| dead.contain(domid)), [false, true, false]);
+        let released = history.of(&write(0, "/t", Tx::None), false).released;
+        assert_eq!([0, 7, 8].map(|domid| released.contain(domid)), [false, true, false]);
     }
 
     #[test]

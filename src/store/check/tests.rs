@@ -209,11 +209,11 @@ fn an_index_of_owners_that_lacks_or_has_too_much() {
 fn a_birth_that_permission_checks_see_otherwise() {
     let world = World::new();
     let birth = world.store.registry.births().of(Domid(5));
-    world.store.registry.births().set(Domid(5), birth + 7);
+    world.store.registry.births().begin(Domid(5), birth + 7);
     let found = format!("domain 5 was born at {birth}, and the table of births says {}", birth + 7);
     world.finds(&[&found]);
-    world.store.registry.births().set(Domid(5), birth);
-    world.store.registry.births().set(Domid(9), 3);
+    world.store.registry.births().begin(Domid(5), birth);
+    world.store.registry.births().begin(Domid(9), 3);
     world.finds(&["domain 9 is not known, and the table of births says 3"]);
 }
 

@@ -43,6 +43,10 @@ pub const KNOWN: &[Known] = &[
         },
     },
     Known {
+        name: "dead-entry",
+        matches: |case| case.lacks_only(&case.ours, &case.theirs, case.is.dead),
+    },
+    Known {
         name: "path-max-control",
         matches: |case| case.by_control() && case.theirs_is("EINVAL") && case.first().len() > 2048,
     },

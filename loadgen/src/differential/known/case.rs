@@ -2,7 +2,7 @@
 
 use xenstored::protocol::ERROR;
 
-use super::super::circumstances::Circumstances;
+use super::super::circumstances::{Circumstances, Guests};
 use super::super::line::{Event, Reply};
 use super::super::paths::{absolute, lies_below};
 use super::super::step::{Step, Tx, Who, name, op, show};
@@ -257,15 +257,32 @@ impl Case<'_> {
         names
     }
 
-    /// The permissions in a reply to GET_PERMS without entries for guests that have died.
-    pub fn living_entries<'r>(&self, reply: &'r Option<Reply>) -> Vec<&'r [u8]> {
+    /// The permissions in a reply to GET_PERMS, without those of guests that `left_out` has beside the owner's.
+    pub fn entries_without<'r>(&self, reply: &'r Option<Reply>, left_out: Guests) -> Vec<&'r [u8]> {
         let entries = reply.as_ref().map_or(Vec::new(), |reply| arguments(&reply.payload));
-        let is_dead = |entry: &[u8]| {
+        let is_of = |entry: &[u8]| {
             let domid = entry.get(1..).and_then(|text| str::from_utf8(text).ok()?.parse().ok());
-            domid.is_some_and(|domid| self.is.dead.contain(domid))
+            domid.is_some_and(|domid| left_out.contain(domid))
         };
-        let kept = |(at, entry): &(usize, &[u8])| *at == 0 || !is_dead(entry);
+        let kept = |(at, entry): &(usize, &[u8])| *at == 0 || !is_of(entry);
         entries.into_iter().enumerate().filter(kept).map(|(_, entry)| entry).collect()
+    }
+
+    /// Whether two replies to GET_PERMS, of which the second has more entries, are the same but for
+    /// entries of these guests.
+    pub fn lacks_only(
+        &self,
+        fewer: &Option<Reply>,
+        more: &Option<Reply>,
+        left_out: Guests,
+    ) -> bool {
+        let count = |reply: &Option<Reply>| {
+            reply.as_ref().map_or(0, |reply| arguments(&reply.payload).len())
+        };
+        self.kind() == op::GET_PERMS
+            && self.errors_are("", "")
+            && count(fewer) < count(more)
+            && self.entries_without(fewer, left_out) == self.entries_without(more, left_out)
     }
 
     /// Whether the payload is so many strings and nothing else.

@@ -203,9 +203,8 @@ pub const KNOWN: &[Known] = &[
     Known {
         name: "o-dead-entry",
         matches: |case| {
-            let (ours, theirs) =
-                (case.living_entries(&case.ours), case.living_entries(&case.theirs));
-            case.kind() == op::GET_PERMS && case.errors_are("", "") && ours == theirs
+            let by_release = case.lacks_only(&case.theirs, &case.ours, case.is.released);
+            by_release || case.lacks_only(&case.ours, &case.theirs, case.is.dead)
         },
     },
     Known {
@@ -223,8 +222,9 @@ pub const KNOWN: &[Known] = &[
     Known {
         name: "o-inherited-owner",
         matches: |case| {
-            // Its entries for domains that have died may be gone, too (o-dead-entry).
-            let entries = |reply| without_owner(&case.living_entries(reply));
+            // Its entries for others may be gone, too (o-dead-entry).
+            let gone = case.is.dead.and(case.is.released);
+            let entries = |reply| without_owner(&case.entries_without(reply, gone));
             let other_owner = case.kind() == op::GET_PERMS
                 && case.errors_are("", "")
                 && entries(&case.ours) == entries(&case.theirs);
