@@ -16,7 +16,7 @@ use xenstored::migrate::export::{Leaving, export, see};
 use xenstored::migrate::import::{Arrival, Refusal, arrivals, import};
 use xenstored::migrate::presence::Presence;
 use xenstored::migrate::state::{Client, State};
-use xenstored::migrate::stream::{Connection, Reader, Transport, Watch};
+use xenstored::migrate::stream::{Connection, Reader, Record, Transport, Watch};
 use xenstored::store::{Generations, GraftError, Verb};
 use xenstored::words::{Domid, Entry, Errno};
 
@@ -322,6 +322,44 @@ fn a_machine_that_is_there_with_a_dead_entry_is_the_same() {
     to.die(&nine);
     arrive(&to, &arrivals[0]).unwrap();
     check(&to);
+}
+
+/// Names in the order of directories, so that a daemon that lists them in the order of creation lists
+/// them likewise.
+#[test]
+fn nodes_leave_in_the_order_in_which_directories_list_them() {
+    let world = small_world();
+    let vif = "/local/domain/5/device/vif";
+    for number in [10, 9, 0, 35, 2] {
+        world.control().write(&format!("{vif}/{number}"), "").unwrap();
+    }
+    for driver in [10, 9] {
+        let backend = format!("/local/domain/{driver}/backend/vif/5");
+        world.control().write(&backend, "").unwrap();
+    }
+    let stream = leave(&world, &[5], &BTreeMap::new());
+    let mut reader = Reader::new(&*stream).unwrap();
+    let mut paths = Vec::new();
+    while let Some(record) = reader.next_record().unwrap() {
+        if let Record::Node(node) = record {
+            paths.push(String::from_utf8(node.path).unwrap());
+        }
+    }
+    let wanted = [0, 2, 9, 10, 35].map(|number| format!("{vif}/{number}"));
+    let devices: Vec<_> =
+        paths.iter().filter(|path| path.starts_with(&format!("{vif}/"))).collect();
+    assert_eq!(devices, wanted.iter().collect::<Vec<_>>());
+    let roots: Vec<_> = paths.iter().filter(|path| path.ends_with("/5")).collect();
+    let wanted = [
+        "/libxl/5",
+        "/local/domain/0/backend/vif/5",
+        "/local/domain/0/device-model/5",
+        "/local/domain/5",
+        "/local/domain/6/backend/vbd/5",
+        "/local/domain/9/backend/vif/5",
+        "/local/domain/10/backend/vif/5",
+    ];
+    assert_eq!(roots, wanted);
 }
 
 /// Nothing of the domain arrives, and the error says whose number is taken.

@@ -2,8 +2,9 @@
 //!
 //! Of each domain, in the order of their numbers: CONNECTION_DATA, DOMAIN_DATA, the nodes, the
 //! watches in the order in which it set them, the transactions. Nodes come subtree by subtree in the
-//! order of their roots, each node before those below it and those in the order of their names. So
-//! the same state is always the same bytes.
+//! order of their roots, each node before those below it, as directories list them (`name::order`). So
+//! the same state is always the same bytes, and a daemon that lists names in the order of creation
+//! lists them as this one does.
 //!
 //! A domain's nodes are those of the homes with its key (words/key.rs): its home, its backends and
 //! device model in whichever domains, `/libxl/<d>`; and the `/vm/<uuid>` that its node `vm` names. A
@@ -66,7 +67,11 @@ pub type Form = (u32, Order);
 /// What belongs to each of some domains in a cut of the store ([`Store::cut`]). What several domains
 /// name as theirs goes with the first. Cost: their homes, of many domains shared among rayon's threads.
 pub fn see(store: &Store, trees: &[Tree], domids: &[Domid]) -> Vec<Seen> {
-    let see_one = |&domid: &Domid| (store.see(trees, domid), machine(store, trees, domid));
+    let see_one = |&domid: &Domid| {
+        let mut seen = store.see(trees, domid);
+        seen.homes.sort_by(|(root, _), (other, _)| root.as_path().order(other.as_path()));
+        (seen, machine(store, trees, domid))
+    };
     let seen: Vec<_> = match domids.len() {
         ..=FEW_DOMAINS => domids.iter().map(see_one).collect(),
         _ => domids.par_iter().map(see_one).collect(),
@@ -75,8 +80,10 @@ pub fn see(store: &Store, trees: &[Tree], domids: &[Domid]) -> Vec<Seen> {
     let with_machine = |(mut seen, machine): (Seen, Option<Machine<'_>>)| {
         match machine {
             Some((root, Some(node))) if machines.insert(root.clone()) => {
-                seen.homes.push((root, NodeArc::clone(node)));
-                seen.homes.sort_by(|(a, _), (b, _)| a.cmp(b));
+                let is_before =
+                    |(other, _): &(PathBuf, _)| other.as_path().order(root.as_path()).is_lt();
+                let at = seen.homes.partition_point(is_before);
+                seen.homes.insert(at, (root, NodeArc::clone(node)));
             }
             Some((root, None)) => seen.absent = Some(root),
             _ => {}

@@ -13,8 +13,7 @@ use crate::words::{Domid, PathBuf};
 pub struct Seen {
     /// The domain.
     pub domid: Domid,
-    /// The homes with its key, in the order of their roots, and then what else belongs to it: each
-    /// with its root.
+    /// The homes with its key and what else belongs to it, each with its root.
     pub homes: Vec<(PathBuf, NodeArc)>,
     /// The root of a home that would belong to it too, if it were there.
     pub absent: Option<PathBuf>,

@@ -9,14 +9,14 @@
 
 use thin_vec::ThinVec;
 
-use super::Name;
+use super::name::{Name, Sought, order};
 
 /// From here on a vector's copy costs more than a map's path.
 const FEW_MAX: usize = 32;
 /// A vector grows by this many places: its slack is paid in every directory of the store.
 const FEW_GROWTH: usize = 2;
 
-/// Named children in the order of their names.
+/// Named children in the order of their names ([`order`]).
 #[derive(Clone)]
 pub struct Children<T: Clone>(Kept<T>);
 
@@ -67,7 +67,7 @@ impl<T: Clone> Children<T> {
             Kept::Few(few) => find(few, name).and_then(|at| few.get(at)).map(|(_, child)| child),
             Kept::Many(many) => match Name::short(name) {
                 Some(short) => many.map.get(&short),
-                None => many.map.get(name),
+                None => many.map.get(&Sought(name)),
             },
         }
     }
@@ -80,7 +80,7 @@ impl<T: Clone> Children<T> {
             }
             Kept::Many(many) => match Name::short(name) {
                 Some(short) => many.map.get_mut(&short),
-                None => many.map.get_mut(name),
+                None => many.map.get_mut(&Sought(name)),
             },
         }
     }
@@ -114,7 +114,10 @@ impl<T: Clone> Children<T> {
         match &mut self.0 {
             Kept::Few(few) => position(few, name).ok().map(|at| few.remove(at).1),
             Kept::Many(many) => {
-                let removed = many.map.remove(name)?;
+                let removed = match Name::short(name) {
+                    Some(short) => many.map.remove(&short),
+                    None => many.map.remove(&Sought(name)),
+                }?;
                 many.names_bytes -= name.len() + 1;
                 Some(removed)
             }
@@ -177,7 +180,10 @@ fn find_long<T>(few: &[(Name, T)], name: &[u8]) -> Option<usize> {
 
 /// Where `name` is, or belongs.
 fn position<T>(few: &[(Name, T)], name: &[u8]) -> Result<usize, usize> {
-    few.binary_search_by(|(other, _)| other.bytes().cmp(name))
+    match Name::short(name) {
+        Some(short) => few.binary_search_by(|(other, _)| other.cmp(&short)),
+        None => few.binary_search_by(|(other, _)| order(other.bytes(), name)),
+    }
 }
 
 /// Iterates over [`Children`].
@@ -204,33 +210,45 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
+    /// Numbers, names of one length, and of those some too long to be kept inline.
+    fn name(number: u8) -> String {
+        match number % 3 {
+            0 => format!("{number}"),
+            1 => format!("n{number:02}"),
+            _ => format!("a-name-that-is-longer-{number:02}"),
+        }
+    }
+
     proptest! {
         #[test]
         fn behaves_like_an_ordered_map(steps in prop::collection::vec((any::<bool>(), 0u8..80), 0..300)) {
             let mut children = Children::new();
             let mut model = BTreeMap::new();
             for (insert, number) in steps {
-                let name = format!("n{number}");
+                let name = name(number);
+                let digits = name.bytes().all(|byte| byte.is_ascii_digit());
+                let key = (!digits, if digits { name.len() } else { 0 }, name.clone());
                 if insert {
                     prop_assert_eq!(
                         children.insert(name.as_bytes(), number),
-                        model.insert(name, number)
+                        model.insert(key, number)
                     );
                 } else {
-                    prop_assert_eq!(children.remove(name.as_bytes()), model.remove(&name));
+                    prop_assert_eq!(children.remove(name.as_bytes()), model.remove(&key));
                 }
                 prop_assert_eq!(children.len(), model.len());
-                let bytes: usize = model.keys().map(|name| name.len() + 1).sum();
+                let bytes: usize = model.keys().map(|(.., name)| name.len() + 1).sum();
                 prop_assert_eq!(children.names_bytes(), bytes);
             }
             let listed: Vec<_> =
                 children.iter().map(|(name, child)| (name.bytes().to_vec(), *child)).collect();
             let expected: Vec<_> =
-                model.iter().map(|(name, child)| (name.clone().into_bytes(), *child)).collect();
+                model.iter().map(|((.., name), child)| (name.clone().into_bytes(), *child)).collect();
             prop_assert_eq!(listed, expected);
             for number in 0..80u8 {
-                let name = format!("n{number}");
-                prop_assert_eq!(children.get(name.as_bytes()), model.get(&name));
+                let name = name(number);
+                let of_it = model.iter().find(|((.., other), _)| *other == name);
+                prop_assert_eq!(children.get(name.as_bytes()), of_it.map(|(_, child)| child));
             }
         }
     }

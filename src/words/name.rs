@@ -1,8 +1,9 @@
 //! The name of a node within its parent.
 
-use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::fmt;
+
+use equivalent::{Comparable, Equivalent};
 
 /// Names that nearly every domain has and that do not fit [`Name`] inline. Fixed at build time:
 /// nothing is interned at run time, so nothing can be made to grow.
@@ -78,9 +79,18 @@ impl Name {
     }
 }
 
-impl Borrow<[u8]> for Name {
-    fn borrow(&self) -> &[u8] {
-        self.bytes()
+/// A name of any length that is looked for among others, where making a [`Name`] would allocate.
+pub struct Sought<'n>(pub &'n [u8]);
+
+impl Equivalent<Name> for Sought<'_> {
+    fn equivalent(&self, name: &Name) -> bool {
+        self.0 == name.bytes()
+    }
+}
+
+impl Comparable<Name> for Sought<'_> {
+    fn compare(&self, name: &Name) -> Ordering {
+        order(self.0, name.bytes())
     }
 }
 
@@ -105,20 +115,55 @@ impl PartialOrd for Name {
     }
 }
 
+/// The order of names in a directory, see [`order`].
 impl Ord for Name {
     #[inline] // A directory of 30,000 compares 15 times.
     fn cmp(&self, other: &Name) -> Ordering {
-        match (&self.0, &other.0) {
-            (Repr::Inline(len, bytes), Repr::Inline(other_len, other_bytes)) => {
-                let (high, other_high) = (first(bytes), first(other_bytes));
-                if high != other_high {
-                    return high.cmp(&other_high);
-                }
-                last(*len, bytes).cmp(&last(*other_len, other_bytes))
+        let (Repr::Inline(len, bytes), Repr::Inline(other_len, other_bytes)) = (&self.0, &other.0)
+        else {
+            return order(self.bytes(), other.bytes());
+        };
+        let (high, other_high) = (first(bytes), first(other_bytes));
+        if bytes[0].is_ascii_digit() || other_bytes[0].is_ascii_digit() {
+            // A number of more digits than these is not looked at as one word.
+            if *len > 8 || *other_len > 8 {
+                return order(self.bytes(), other.bytes());
             }
-            _ => self.bytes().cmp(other.bytes()),
+            let key = |high, len: u8| {
+                let digits = is_number(high, len);
+                (!digits, if digits { len } else { 0 }, high, len)
+            };
+            return key(high, *len).cmp(&key(other_high, *other_len));
         }
+        if high != other_high {
+            return high.cmp(&other_high);
+        }
+        last(*len, bytes).cmp(&last(*other_len, other_bytes))
     }
+}
+
+/// The order of names in a directory: names of digits only first, by length and then by bytes; all
+/// others by bytes. Guests number their devices in this order, so `10` comes after `9`, and it depends
+/// on nothing but the names, so that equal states are listed equally and no node takes memory for it.
+pub fn order(name: &[u8], other: &[u8]) -> Ordering {
+    let key = |name: &[u8]| {
+        let digits = name.iter().all(u8::is_ascii_digit);
+        (!digits, if digits { name.len() } else { 0 })
+    };
+    key(name).cmp(&key(other)).then_with(|| name.cmp(other))
+}
+
+/// Whether a name of `len` bytes, 8 at most, the first of which is the highest of `bytes`, consists of
+/// digits only. What is left of it is zero.
+#[inline]
+fn is_number(bytes: u64, len: u8) -> bool {
+    const ZEROS: u64 = u64::from_ne_bytes([b'0'; 8]);
+    const TOP_BITS: u64 = u64::from_ne_bytes([0x80; 8]);
+    // Above 9, a byte overflows into its top bit.
+    const OVER_NINE: u64 = u64::from_ne_bytes([0x7f - 9; 8]);
+    let rest = ZEROS.checked_shr(8 * u32::from(len)).unwrap_or(0);
+    let values = (bytes | rest) ^ ZEROS;
+    (values | values.wrapping_add(OVER_NINE)) & TOP_BITS == 0
 }
 
 /// At most 16 bytes, followed by zeros, as a little-endian number. Two loads that may overlap take less
@@ -167,15 +212,64 @@ mod tests {
 
     use proptest::prelude::*;
 
+    /// The order, word by word as it is documented.
+    fn documented(a: &[u8], b: &[u8]) -> Ordering {
+        let is_number = |name: &[u8]| name.iter().all(|byte| b"0123456789".contains(byte));
+        match (is_number(a), is_number(b)) {
+            (true, true) if a.len() != b.len() => a.len().cmp(&b.len()),
+            (true, false) => Ordering::Less,
+            (false, true) => Ordering::Greater,
+            _ => a.cmp(b),
+        }
+    }
+
     proptest! {
         #[test]
-        fn names_are_in_the_order_of_their_bytes(
-            common in 0usize..16,
-            a in prop::collection::vec(0u8..3, 0..6),
-            b in prop::collection::vec(0u8..3, 0..6),
+        fn names_are_ordered_as_documented(
+            common in prop::sample::select(vec!["", "1", "999999", "1234567", "-", "a", "feature-", "aaaaaaaaaaaaa"]),
+            a in "[-/019:@a]{0,9}",
+            b in "[-/019:@a]{0,9}",
         ) {
-            let [a, b] = [a, b].map(|rest| [vec![1; common], rest].concat());
-            prop_assert_eq!(Name::new(&a).cmp(&Name::new(&b)), a.cmp(&b));
+            let [a, b] = [a, b].map(|rest| [common.as_bytes(), rest.as_bytes()].concat());
+            prop_assume!(!a.is_empty() && !b.is_empty());
+            let wanted = documented(&a, &b);
+            let (one, other) = (Name::new(&a), Name::new(&b));
+            prop_assert_eq!(one.cmp(&other), wanted);
+            prop_assert_eq!(order(&a, &b), wanted);
+            prop_assert_eq!(Sought(&a).compare(&other), wanted);
+            prop_assert_eq!(Sought(&a).equivalent(&other), a == b);
+        }
+
+        #[test]
+        fn names_of_any_bytes_are_ordered_as_documented(
+            a in prop::collection::vec(any::<u8>(), 1..17),
+            b in prop::collection::vec(any::<u8>(), 1..17),
+        ) {
+            prop_assert_eq!(Name::new(&a).cmp(&Name::new(&b)), documented(&a, &b));
+        }
+    }
+
+    #[test]
+    fn numbers_come_first_by_length() {
+        let ordered: [&[u8]; 12] = [
+            b"0",
+            b"1",
+            b"9",
+            b"01",
+            b"10",
+            b"11",
+            b"12345678",
+            b"123456789",
+            b"-1",
+            b"0x1",
+            b"1a",
+            b"event-channel-tx",
+        ];
+        for (at, one) in ordered.iter().enumerate() {
+            for (other_at, other) in ordered.iter().enumerate() {
+                let names = (Name::new(one), Name::new(other));
+                assert_eq!(names.0.cmp(&names.1), at.cmp(&other_at), "{names:?}");
+            }
         }
     }
 

@@ -5,6 +5,7 @@ use std::hash::{Hash, Hasher};
 
 use smallvec::SmallVec;
 
+use super::name::order;
 use super::{Domid, Errno};
 
 /// Longest absolute path (xs_wire.h, `XENSTORE_ABS_PATH_MAX`).
@@ -132,6 +133,18 @@ impl<'a> Path<'a> {
     pub fn child(self, name: &[u8]) -> PathBuf {
         let slash: &[u8] = if self.is_root() { b"" } else { b"/" };
         PathBuf::new(&[self.0, slash, name].concat())
+    }
+
+    /// The order in which a walk of the tree meets the two: name by name, as directories list them.
+    pub fn order(self, other: Path<'_>) -> Ordering {
+        let mut others = other.components();
+        for name in self.components() {
+            let by_name = others.next().map_or(Ordering::Greater, |other| order(name, other));
+            if by_name != Ordering::Equal {
+                return by_name;
+            }
+        }
+        others.next().map_or(Ordering::Equal, |_| Ordering::Less)
     }
 
     /// The first `len` bytes, which must end at a component's end.

@@ -5,6 +5,7 @@ mod checks;
 #[path = "../common/mod.rs"]
 mod common;
 mod nodes;
+mod order;
 mod permissions;
 mod settings;
 mod sizes;

@@ -92,27 +92,6 @@ fn directory() {
 }
 
 #[test]
-fn directory_order_is_free_but_each_child_is_named_once() {
-    for shards in [1, 4] {
-        let mut world = World::new(Control::Socket, shards);
-        let mut wanted = Vec::new();
-        for i in 0..300 {
-            // Homes of guests lie in their own shards; their names do not.
-            world.admin.write(&format!("/local/domain/{i}/x"), "").unwrap();
-            world.admin.write(&format!("/plain/{i}/x"), "").unwrap();
-            wanted.push(i.to_string());
-        }
-        wanted.sort();
-        for parent in ["/local/domain", "/plain"] {
-            let mut names = world.admin.directory(parent).unwrap();
-            names.sort();
-            assert_eq!(names, wanted, "{parent}");
-        }
-        world.check_store();
-    }
-}
-
-#[test]
 fn mkdir_and_rm() {
     check(
         "
