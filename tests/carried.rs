@@ -466,12 +466,16 @@ fn quotas_features_and_target_arrive() {
     for path in ["/libxl/5/type", "/local/domain/5/name"] {
         from.control().set_perms(path, "n5").unwrap();
     }
-    let to = empty_world();
+    let to = World::new();
+    to.registry.set_limit(None, Quota::Watches, 3);
+    to.registry.set_soft_memory(None, 7);
+    DOMIDS.iter().for_each(|&domid| drop(to.admit(domid)));
     arrive(&to, &read(&leave(&from, &[5], &[(5, client(1))].into()))[0]).unwrap();
     let arrived = to.registry.get(Domid(5)).unwrap();
-    assert_eq!(arrived.own_limit(Quota::Nodes), Some(1));
-    assert_eq!(arrived.own_limit(Quota::Watches), None);
-    assert_eq!((arrived.own_soft_memory(), arrived.features()), (Some(99), 3));
+    assert_eq!(arrived.limits().get(Quota::Nodes), 1);
+    let watches = Quota::Watches.default_value();
+    assert_eq!(arrived.limits().get(Quota::Watches), watches, "it keeps the limit that it had");
+    assert_eq!((arrived.limits().soft_memory(), arrived.features()), (99, 3));
     assert_eq!(to.registry.subject(&arrived).target, Some(Domid(7)));
     assert_eq!(arrived.account.used(Quota::Nodes), 2);
     check(&to);

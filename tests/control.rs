@@ -85,7 +85,7 @@ fn use_highest_use_and_refusals_of_a_domain_are_shown() {
     let text = answer(world, "quota 5");
     assert!(text.starts_with("Domain 5:\nnodes            :        2 (max        3)\n"), "{text}");
     assert!(!text.contains("refused"), "{text}");
-    assert_eq!(answer(world, "quota set nodes 2"), "OK");
+    world.admin.set_quota(Some(5), "nodes", 2);
     for _ in 0..3 {
         assert_eq!(world.guest(5).write("c", "1"), Err("ENOSPC".into()));
     }
@@ -96,6 +96,33 @@ fn use_highest_use_and_refusals_of_a_domain_are_shown() {
     let reset = "Max. seen accounting values:\nnodes            :        0\n";
     assert!(answer(world, "quota max -r").starts_with(reset));
     assert!(answer(world, "quota max").starts_with(reset));
+}
+
+/// As xenstore.txt has it for SET_QUOTA: a global value is the default of new domains.
+#[test]
+fn a_quota_that_is_set_binds_new_domains_only() {
+    for control in [Control::Socket, Control::Ring] {
+        let world = &mut World::new(control, 2);
+        world.guest(7).watch("a", "t").unwrap();
+        assert_eq!(answer(world, "quota set watches 1"), "OK");
+        assert_eq!(answer(world, "quota set nodes 2"), "OK");
+        assert_eq!(answer(world, "quota-soft set memory 1500"), "OK");
+        for path in ["b", "c"] {
+            assert!(world.guest(7).watch(path, "t").is_ok(), "7 was there before");
+            world.guest(7).write(path, &"v".repeat(1500)).unwrap();
+        }
+        world.guest(8).watch("a", "t").unwrap();
+        assert_eq!(world.guest(8).watch("b", "t"), Err("ENOSPC".into()));
+        world.guest(8).write("b", &"v".repeat(1500)).unwrap();
+        assert_eq!(world.guest(8).write("c", ""), Err("ENOSPC".into()));
+        // The next domain of a number is a new one.
+        world.until_released(7);
+        world.close("dom7");
+        world.guest(7).watch("a", "t").unwrap();
+        assert_eq!(world.guest(7).watch("b", "t"), Err("ENOSPC".into()));
+        logged(world, "soft memory quota exceeded domid=8");
+        assert!(!world.daemon.log().contains("soft memory quota exceeded domid=7"));
+    }
 }
 
 #[test]

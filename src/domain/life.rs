@@ -1,11 +1,8 @@
 //! One life of a domid, with all that ends with it.
 
-use super::{Account, Quota, Reports};
+use super::{Account, Limits, Reports};
 use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::words::Domid;
-
-/// No value of a domain's own: the quota's default counts.
-const UNSET: u32 = u32::MAX;
 
 /// One life of a domid. Accounts, quota values and tickets belong to it, never to the bare number.
 pub struct Domain {
@@ -17,8 +14,9 @@ pub struct Domain {
     pub unique_id: u64,
     /// What it uses.
     pub account: Account,
-    pub(super) limits: [AtomicU32; Quota::COUNT],
-    pub(super) soft_memory: AtomicU32,
+    /// Its quotas: the defaults of when it became known, until they are set for it (xenstore.txt,
+    /// SET_QUOTA).
+    pub(super) limits: Limits,
     /// How often its memory rose over the soft quota.
     pub(super) soft_crossings: AtomicU32,
     features: AtomicU32,
@@ -32,24 +30,27 @@ pub struct Domain {
     shutdown: AtomicBool,
 }
 
-/// What others have set of a domain: quotas of its own, features, target.
-#[derive(Clone)]
+/// What others have set of a domain: quotas, features, target.
 pub struct OwnSettings {
-    limits: [u32; Quota::COUNT],
-    soft_memory: u32,
+    limits: Limits,
     features: u32,
     target: u64,
 }
 
 impl Domain {
-    pub(super) fn new(domid: Domid, birth: u64, unique_id: u64, reports: Arc<Reports>) -> Domain {
+    pub(super) fn new(
+        domid: Domid,
+        birth: u64,
+        unique_id: u64,
+        limits: Limits,
+        reports: Arc<Reports>,
+    ) -> Domain {
         Domain {
             domid,
             birth,
             unique_id,
             account: Account::new(domid, reports),
-            limits: std::array::from_fn(|_| AtomicU32::new(UNSET)),
-            soft_memory: AtomicU32::new(UNSET),
+            limits,
             soft_crossings: AtomicU32::new(0),
             features: AtomicU32::new(super::SERVER_FEATURES),
             settings: AtomicU64::new(0),
@@ -61,16 +62,9 @@ impl Domain {
         }
     }
 
-    /// Its own value of a quota, if one was set.
-    pub fn own_limit(&self, quota: Quota) -> Option<u32> {
-        let value = self.limits[quota as usize].load(Ordering::Relaxed);
-        (value != UNSET).then_some(value)
-    }
-
-    /// Its own soft memory quota, if one was set.
-    pub fn own_soft_memory(&self) -> Option<u32> {
-        let value = self.soft_memory.load(Ordering::Relaxed);
-        (value != UNSET).then_some(value)
+    /// The values of its quotas. A privileged domain has them too, and none binds it.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// The feature bits that it is offered (xenstore-ring.txt, "Server feature bitmap").
@@ -84,7 +78,7 @@ impl Domain {
         self.setting_changed();
     }
 
-    /// How often its own quotas, features or target were set: what is taken of them after this was
+    /// How often its quotas, features or target were set: what is taken of them after this was
     /// asked is what it is as long as this does not change.
     pub fn settings(&self) -> u64 {
         self.settings.load(Ordering::Acquire)
@@ -93,8 +87,7 @@ impl Domain {
     /// Its quotas, features and target as they are set now.
     pub fn own_settings(&self) -> OwnSettings {
         OwnSettings {
-            limits: std::array::from_fn(|at| self.limits[at].load(Ordering::Relaxed)),
-            soft_memory: self.soft_memory.load(Ordering::Relaxed),
+            limits: self.limits.copy(),
             features: self.features(),
             target: self.target.load(Ordering::Acquire),
         }
@@ -102,10 +95,7 @@ impl Domain {
 
     /// Sets all of them.
     pub(super) fn set_own(&self, settings: &OwnSettings) {
-        for (limit, value) in self.limits.iter().zip(settings.limits) {
-            limit.store(value, Ordering::Relaxed);
-        }
-        self.soft_memory.store(settings.soft_memory, Ordering::Relaxed);
+        self.limits.set_all(&settings.limits);
         self.target.store(settings.target, Ordering::Release);
         self.set_features(settings.features);
     }
@@ -159,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_life_keeps_what_is_noted_of_it() {
-        let domain = Domain::new(Domid(5), 2, 1, Arc::default());
+        let domain = Domain::new(Domid(5), 2, 1, Limits::defaults(), Arc::default());
         assert_eq!(domain.features(), crate::domain::SERVER_FEATURES);
         domain.set_features(1);
         assert_eq!((domain.features(), domain.settings()), (1, 1));

@@ -143,6 +143,18 @@ impl Limits {
         }
     }
 
+    /// The same values, from here on changed on their own.
+    pub fn copy(&self) -> Limits {
+        let copy = |value: &AtomicU32| AtomicU32::new(value.load(Ordering::Relaxed));
+        Limits { hard: self.hard.each_ref().map(copy), soft_memory: copy(&self.soft_memory) }
+    }
+
+    /// Takes the values of others.
+    pub fn set_all(&self, others: &Limits) {
+        Quota::all().for_each(|quota| self.set(quota, others.get(quota)));
+        self.set_soft_memory(others.soft_memory());
+    }
+
     /// A quota's value.
     pub fn get(&self, quota: Quota) -> u32 {
         self.hard[quota as usize].load(Ordering::Relaxed)

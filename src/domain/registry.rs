@@ -12,7 +12,7 @@ pub struct Registry {
     births: Births,
     /// Advances when an incarnation is first known, and when one dies.
     clock: AtomicU64,
-    /// Advances when an incarnation dies, and when a target or a limit changes.
+    /// Advances when an incarnation dies, and when its target or a limit of its changes.
     rights: AtomicU64,
     slots: Box<[RwLock<Option<Arc<Domain>>>]>,
     /// The numbers in use, for whoever has to name them all. Also makes births and deaths serial.
@@ -42,7 +42,8 @@ impl Registry {
             reports: Arc::default(),
         };
         let reports = Arc::clone(&registry.reports);
-        let control = Domain::new(Domid::CONTROL, Births::CONTROL, 0, reports);
+        let limits = registry.defaults.copy();
+        let control = Domain::new(Domid::CONTROL, Births::CONTROL, 0, limits, reports);
         *registry.slots[0].write() = Some(Arc::new(control));
         registry
     }
@@ -82,8 +83,9 @@ impl Registry {
         self.get(domid).filter(|domain| domain.birth <= stamp)
     }
 
-    /// Makes `domid` known as living, with the host's number for this life; answers the
-    /// incarnation, which may have been known before. The caller has asked the host.
+    /// Makes `domid` known as living, with the host's number for this life and the default quotas of
+    /// this moment; returns the incarnation, which may have been known before. The caller has asked
+    /// the host.
     pub fn admit(&self, domid: Domid, unique_id: u64) -> Option<Arc<Domain>> {
         let slot = self.slots.get(usize::from(domid.0))?;
         let mut known = self.known.lock();
@@ -94,7 +96,8 @@ impl Registry {
         }
         let birth = self.tick();
         let reports = Arc::clone(&self.reports);
-        let domain = Arc::new(Domain::new(domid, birth, unique_id, reports));
+        let limits = self.defaults.copy();
+        let domain = Arc::new(Domain::new(domid, birth, unique_id, limits, reports));
         self.births.begin(domid, birth);
         *slot = Some(Arc::clone(&domain));
         known.insert(domid);
@@ -200,36 +203,31 @@ impl Registry {
         if self.is_privileged(domain.domid) {
             return 0;
         }
-        domain.own_limit(quota).unwrap_or_else(|| self.defaults.get(quota))
+        domain.limits.get(quota)
     }
 
-    /// The soft memory quota for a domain.
-    pub fn soft_memory(&self, domain: &Domain) -> u32 {
-        domain.own_soft_memory().unwrap_or_else(|| self.defaults.soft_memory())
-    }
-
-    /// The values for domains without their own.
+    /// The values with which a domain becomes known.
     pub fn defaults(&self) -> &Limits {
         &self.defaults
     }
 
-    /// Sets a quota for one domain, or the default for all.
+    /// Sets a quota for one domain, or for those that become known from here on.
     pub fn set_limit(&self, domain: Option<&Domain>, quota: Quota, value: u32) {
         match domain {
             Some(domain) => {
-                domain.limits[quota as usize].store(value, Ordering::Relaxed);
+                domain.limits.set(quota, value);
                 domain.setting_changed();
+                self.rights_changed();
             }
             None => self.defaults.set(quota, value),
         }
-        self.rights_changed();
     }
 
-    /// Sets the soft memory quota for one domain, or the default for all.
+    /// Sets the soft memory quota for one domain, or for those that become known from here on.
     pub fn set_soft_memory(&self, domain: Option<&Domain>, value: u32) {
         match domain {
             Some(domain) => {
-                domain.soft_memory.store(value, Ordering::Relaxed);
+                domain.limits.set_soft_memory(value);
                 domain.setting_changed();
             }
             None => self.defaults.set_soft_memory(value),
@@ -284,7 +282,7 @@ impl Registry {
     }
 
     fn note_soft_memory(&self, domain: &Domain, before: u64, used: u64) {
-        let (domid, limit) = (domain.domid, self.soft_memory(domain));
+        let (domid, limit) = (domain.domid, domain.limits.soft_memory());
         let over = u64::from(limit);
         if limit != 0 && before <= over && over < used && !self.is_privileged(domid) {
             let crossed = domain.soft_crossings.fetch_add(1, Ordering::Relaxed) + 1;

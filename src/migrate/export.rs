@@ -260,12 +260,14 @@ fn around(store: &Store, leaving: &Leaving, (version, order): Form) -> Result<[V
     Ok([before, after])
 }
 
+/// All quotas, as C writes them: a domain keeps its limits where the defaults are others.
 fn domain_record(domain: &Domain) -> DomainRecord {
-    let own = |quota: Quota| Some((quota.name().into(), domain.own_limit(quota)?));
-    let soft = domain.own_soft_memory().map(|value| (SOFT_MEMORY.into(), value));
+    let limits = domain.limits();
+    let hard = Quota::all().map(|quota| (quota.name().into(), limits.get(quota)));
+    let soft = (SOFT_MEMORY.into(), limits.soft_memory());
     DomainRecord {
         domid: domain.domid,
         features: Some(domain.features()),
-        quotas: Quota::all().filter_map(own).chain(soft).collect(),
+        quotas: hard.chain([soft]).collect(),
     }
 }

@@ -156,10 +156,8 @@ impl Thread {
             [domid, name] => {
                 let domain = self.existing(domid)?;
                 let value = match parse_quota(name)? {
-                    Some(quota) => {
-                        domain.own_limit(quota).unwrap_or(registry.defaults().get(quota))
-                    }
-                    None => registry.soft_memory(&domain),
+                    Some(quota) => domain.limits().get(quota),
+                    None => domain.limits().soft_memory(),
                 };
                 Ok(text_answer(value.to_string()))
             }
@@ -174,7 +172,7 @@ impl Thread {
             [domid, name, value] => (Some(self.existing(domid)?), name, value),
             _ => return Err(Errno::EINVAL),
         };
-        // The greatest number is kept for "none set".
+        // The greatest number says in C that a quota is not supported.
         let value = decimal(value).ok().filter(|&value| value != u32::MAX).ok_or(Errno::EINVAL)?;
         let registry = self.shared.store.registry();
         match parse_quota(name)? {

@@ -17,7 +17,7 @@ fn what_the_format_has_no_place_for_is_said() {
     let run =
         well(&["export", "--socket", &from, "--domains", "1-2", "-o", &state, "--format", "libxl"]);
     let line = run.err.lines().find(|line| line.contains("domain 1:")).unwrap();
-    for what in ["1 depth of a watch", "1 quota,", "the features"] {
+    for what in ["1 depth of a watch", "10 quotas", "the features"] {
         assert!(line.contains(what), "{line}");
     }
     let file = text(&held.path().join("1.libxl"));

@@ -56,12 +56,23 @@ fn quotas_by_get_and_set() {
         dom0 SET_QUOTA 5|nodes|7| -> OK
         dom0 GET_QUOTA 5|nodes| -> 7|
         dom0 GET_QUOTA nodes| -> 1000|
-        # A new global value is the next new domain's.
+        # A new global value is the default of domains that become known later.
+        host create 7
+        dom0 GET_QUOTA 7|nodes| -> 1000|
         dom0 SET_QUOTA nodes|8| -> OK
+        dom0 SET_QUOTA soft-memory|9| -> OK
         dom0 GET_QUOTA nodes| -> 8|
         dom0 GET_QUOTA 5|nodes| -> 7|
+        dom0 GET_QUOTA 0|nodes| -> 1000|
+        dom0 GET_QUOTA 5|soft-memory| -> 2097152|
+        dom0 GET_QUOTA 7|nodes| -> 1000|
+        host introduce 7
+        dom0 GET_QUOTA 7|nodes| -> 1000|
         host create 6
         host introduce 6
+        dom0 GET_QUOTA 6|nodes| -> 8|
+        dom0 GET_QUOTA 6|soft-memory| -> 9|
+        dom0 SET_QUOTA nodes|1000| -> OK
         dom0 GET_QUOTA 6|nodes| -> 8|
         dom0 SET_QUOTA nodes| -> EINVAL
         dom0 SET_QUOTA 5|nodes|1|1| -> EINVAL

@@ -57,7 +57,7 @@ fn peaks_are_those_of_guests() {
 fn refusals_are_counted_and_every_doubling_is_reported() {
     let registry = Registry::new(Limits::defaults(), None);
     let guest = registry.admit(Domid(5), 1).unwrap();
-    registry.set_limit(None, Quota::Watches, 2);
+    registry.set_limit(Some(&guest), Quota::Watches, 2);
     assert!(registry.reserve(&guest, Quota::Watches, 2));
     for refused in 1..=4 {
         assert!(!registry.reserve(&guest, Quota::Watches, 1));
@@ -79,7 +79,7 @@ fn soft_memory_is_reported_when_it_is_crossed() {
     let control = registry.get(Domid::CONTROL).unwrap();
     let use_memory = |amount| assert!(registry.reserve(&guest, Quota::Memory, amount));
     use_memory(1);
-    registry.set_soft_memory(None, 100);
+    registry.set_soft_memory(Some(&guest), 100);
     assert!(registry.reserve(&control, Quota::Memory, 200));
     use_memory(99);
     assert!(registry.reports.take_all().is_empty(), "at the limit, not above");
@@ -92,13 +92,32 @@ fn soft_memory_is_reported_when_it_is_crossed() {
     assert!(registry.reports.take_all().is_empty(), "0 is no limit");
 }
 
+/// Also a transaction that is open is not run again for it.
+#[test]
+fn a_default_is_for_domains_that_become_known_later() {
+    let registry = Registry::new(Limits::defaults(), None);
+    let guest = registry.admit(Domid(5), 1).unwrap();
+    let rights = registry.rights();
+    registry.set_limit(None, Quota::Watches, 2);
+    registry.set_soft_memory(None, 3);
+    let later = registry.admit(Domid(6), 2).unwrap();
+    let limits =
+        |domain: &Domain| (registry.limit(domain, Quota::Watches), domain.limits().soft_memory());
+    let before = (Quota::Watches.default_value(), Quota::SOFT_MEMORY_DEFAULT);
+    assert_eq!((limits(&guest), limits(&later)), (before, (2, 3)));
+    assert_eq!(registry.rights(), rights);
+    registry.set_limit(Some(&guest), Quota::Watches, 4);
+    assert_eq!((limits(&guest).0, limits(&later).0), (4, 2));
+    assert_ne!(registry.rights(), rights);
+}
+
 #[test]
 fn room_for_nodes_is_taken_whole_or_not() {
     let registry = Registry::new(Limits::defaults(), None);
     let guest = registry.admit(Domid(5), 1).unwrap();
     let used = || (guest.account.used(Quota::Nodes), guest.account.used(Quota::Memory));
-    registry.set_limit(None, Quota::Nodes, 3);
-    registry.set_limit(None, Quota::Memory, 10);
+    registry.set_limit(Some(&guest), Quota::Nodes, 3);
+    registry.set_limit(Some(&guest), Quota::Memory, 10);
     assert!(!registry.reserve_nodes(&guest, 4, 1));
     assert!(!registry.reserve_nodes(&guest, 3, 11));
     assert_eq!(used(), (0, 0));
