@@ -99,7 +99,7 @@ pub(super) struct Options {
     /// Print the process id once the daemon serves
     #[arg(short = 'P', long)]
     output_pid: bool,
-    /// Without effect: a dead domain's nodes are always removed, as keeping them is a security risk
+    /// Keep the nodes of a domain that died: they become the control domain's
     #[arg(short = 'K', long)]
     keep_orphans: bool,
     /// Without effect: the host says which event channel is its kernel's
@@ -213,6 +213,7 @@ impl Options {
             watch_event_timeout: self.timeout,
             priv_domid: self.priv_domid,
             master_domid: self.master_domid,
+            keep_orphans: self.keep_orphans,
             pid_file: self.pid_file,
             foreground: self.no_fork.then_some(true),
             print_pid: self.output_pid,
@@ -226,11 +227,6 @@ impl Options {
     /// A note for each option that is taken without effect.
     fn notes(&self) -> Vec<String> {
         [
-            (
-                self.keep_orphans,
-                "-K is ignored: nodes of a domain that died are removed, as the next \
-                                 domain of that number would own them",
-            ),
             (self.event.is_some(), "--event is ignored: the host says which event channel it is"),
             (self.no_domain_init, "-D is ignored: the control domain's ring is always served"),
             (self.internal_db.is_some(), "-I is ignored: the store is always kept in memory"),

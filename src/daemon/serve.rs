@@ -40,6 +40,7 @@ pub(super) fn serve(
     }
     limits.set_soft_memory(settings.soft_memory);
     let registry = Registry::new(limits, settings.priv_domid);
+    let registry = if settings.keep_orphans { registry.keeping_orphans() } else { registry };
     let timeout = settings.watch_event_timeout.unwrap_or(Duration::ZERO);
     let mut server = Server::start(settings.shards, registry, host, timeout)
         .map_err(|error| unserved(settings.host, error))?;

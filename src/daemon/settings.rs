@@ -38,6 +38,8 @@ pub struct Settings {
     pub watch_event_timeout: Option<Duration>,
     /// A domain besides the control domain that may do everything.
     pub priv_domid: Option<Domid>,
+    /// Whether a dead domain's nodes become the control domain's instead of being removed.
+    pub keep_orphans: bool,
     /// Where the process id is written.
     pub pid_file: Option<PathBuf>,
     /// Whether to stay in the foreground.

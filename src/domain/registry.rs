@@ -21,6 +21,8 @@ pub struct Registry {
     /// The highest use of each quota by any unprivileged domain.
     peaks: [AtomicU64; Quota::COUNT],
     privileged: Option<Domid>,
+    /// Whether a dead domain's nodes become the control domain's.
+    keeps_orphans: bool,
     /// Found under locks, logged without.
     reports: Arc<Reports>,
 }
@@ -39,6 +41,7 @@ impl Registry {
             defaults,
             peaks: std::array::from_fn(|_| AtomicU64::new(0)),
             privileged,
+            keeps_orphans: false,
             reports: Arc::default(),
         };
         let reports = Arc::clone(&registry.reports);
@@ -46,6 +49,16 @@ impl Registry {
         let control = Domain::new(Domid::CONTROL, Births::CONTROL, 0, limits, reports);
         *registry.slots[0].write() = Some(Arc::new(control));
         registry
+    }
+
+    /// The same, with the nodes of dead domains kept (`--keep-orphans`).
+    pub fn keeping_orphans(self) -> Registry {
+        Registry { keeps_orphans: true, ..self }
+    }
+
+    /// Whether a dead domain's nodes become the control domain's instead of being removed.
+    pub fn keeps_orphans(&self) -> bool {
+        self.keeps_orphans
     }
 
     /// The births that permission checks go by.

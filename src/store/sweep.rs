@@ -1,4 +1,5 @@
-//! After a domain's death: removing what it owned, wherever it is (XSA-419).
+//! After a domain's death: removing what it owned, wherever it is (XSA-419), or giving it to the control
+//! domain (`--keep-orphans`).
 
 use super::context::{Caller, Context, Effects, Ledger};
 use super::forest::{LockSet, Locked};
@@ -11,7 +12,8 @@ use crate::words::{Domid, Entry, Errno, Path, PathBuf, PermSet, ShardId};
 
 impl Store {
     /// Removes every node of dead incarnations of `domain`'s number, with what lies below, and
-    /// fires the watches. The registry has buried the domain, so no more can be created. Answers
+    /// fires the watches; or gives each to the control domain, without a word to watchers as in C, if
+    /// the registry says so. The registry has buried the domain, so no more can be created. Answers
     /// what is to be settled. Cost: the index entries of that number, each with a look at every shard.
     pub fn sweep(
         &self,
@@ -62,8 +64,9 @@ impl Store {
             let registry = &self.registry;
             let ledger = Ledger::Accounts;
             let mut cx = Context { registry, caller: by, generation, ledger };
-            if path.is_special() {
-                // Special nodes are never removed; who owned one is followed by the control domain.
+            if path.is_special() || self.registry.keeps_orphans() {
+                // Special nodes are never removed. The stamp stays, so that entries hold as before and
+                // none for the next domain of the number. The nodes below are the next in the index.
                 let owner = Entry { domid: Domid::CONTROL, ..perms.entries()[0] };
                 let perms = PermSet::new(perms.stamp(), owner, &perms.entries()[1..]);
                 let mut untold = Effects::default();

@@ -5,6 +5,7 @@ mod common;
 mod connections;
 mod dead_entries;
 mod lives;
+mod orphans;
 mod rings;
 
 use std::sync::atomic::Ordering;

@@ -114,8 +114,6 @@ fn of_an_option_given_twice_the_last_counts() {
 #[test]
 fn options_without_effect_say_so() {
     for line in [
-        "-K",
-        "--keep-orphans",
         "-e 5",
         "--event=5",
         "-D",
@@ -139,6 +137,14 @@ fn options_without_effect_say_so() {
         assert_eq!(Given { notes: vec![], ..given }, Given::default(), "{line}");
     }
     assert_eq!(given("--internal-db --no-fork").unwrap().foreground, Some(true));
+}
+
+#[test]
+fn keep_orphans_is_taken() {
+    for (line, keeps) in [("", false), ("-K", true), ("--keep-orphans", true)] {
+        let given = given(line).unwrap();
+        assert_eq!((given.keep_orphans, given.notes.len()), (keeps, 0), "{line}");
+    }
 }
 
 #[test]
