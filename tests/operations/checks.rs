@@ -149,3 +149,40 @@ fn replies_come_in_the_order_of_requests() {
         }
     }
 }
+
+/// C takes an empty text, blanks and signs in some of these places.
+#[test]
+fn numbers_are_decimal_digits_and_nothing_else() {
+    let mut table = String::from("dom0 MKDIR /d| -> OK\nhost create 7\n");
+    for odd in ["", "\\x20", "\\x207", "7\\x20", "+7", "-7", "-0", "x", "7x", "0x7", "4294967296"] {
+        for request in [
+            "GET_DOMAIN_PATH {}|",
+            "IS_DOMAIN_INTRODUCED {}|",
+            "INTRODUCE {}|1|1|",
+            "INTRODUCE 7|1|{}|",
+            "RELEASE {}|",
+            "RESUME {}|",
+            "SET_TARGET {}|7|",
+            "SET_TARGET 7|{}|",
+            "GET_FEATURE {}|",
+            "SET_FEATURE {}|1|",
+            "SET_FEATURE 7|{}|",
+            "GET_QUOTA {}|nodes|",
+            "SET_QUOTA {}|nodes|1|",
+            "SET_QUOTA 7|nodes|{}|",
+            "SET_QUOTA nodes|{}|",
+            "DIRECTORY_PART /d|{}|",
+            "WATCH /d|t|{}|",
+            "SET_PERMS /d|n0|r{}|",
+        ] {
+            // More than any directory has is an offset, and deeper than any path a depth.
+            let is_large = request.starts_with("DIRECTORY_PART") || request.starts_with("WATCH");
+            if odd == "4294967296" && is_large {
+                continue;
+            }
+            let request = request.replace("{}", odd);
+            table.push_str(&format!("dom0 {request} -> EINVAL\n"));
+        }
+    }
+    check(&table);
+}
