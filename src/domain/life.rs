@@ -62,7 +62,7 @@ impl Domain {
         }
     }
 
-    /// The values of its quotas. A privileged domain has them too, and none binds it.
+    /// Returns the values of its quotas. A privileged domain has them too, and none binds it.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }

@@ -143,13 +143,13 @@ impl Limits {
         }
     }
 
-    /// The same values, from here on changed on their own.
+    /// Returns a copy of the values.
     pub fn copy(&self) -> Limits {
         let copy = |value: &AtomicU32| AtomicU32::new(value.load(Ordering::Relaxed));
         Limits { hard: self.hard.each_ref().map(copy), soft_memory: copy(&self.soft_memory) }
     }
 
-    /// Takes the values of others.
+    /// Sets every value to that of `others`.
     pub fn set_all(&self, others: &Limits) {
         Quota::all().for_each(|quota| self.set(quota, others.get(quota)));
         self.set_soft_memory(others.soft_memory());

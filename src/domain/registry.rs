@@ -51,7 +51,7 @@ impl Registry {
         registry
     }
 
-    /// The same, with the nodes of dead domains kept (`--keep-orphans`).
+    /// Returns the same registry, with the nodes of dead domains kept (`--keep-orphans`).
     pub fn keeping_orphans(self) -> Registry {
         Registry { keeps_orphans: true, ..self }
     }

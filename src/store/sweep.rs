@@ -12,8 +12,8 @@ use crate::words::{Domid, Entry, Errno, Path, PathBuf, PermSet, ShardId};
 
 impl Store {
     /// Removes every node of dead incarnations of `domain`'s number, with what lies below, and
-    /// fires the watches; or gives each to the control domain, without a word to watchers as in C, if
-    /// the registry says so. The registry has buried the domain, so no more can be created. Answers
+    /// fires the watches; or, if the registry keeps orphans, gives each to the control domain and
+    /// fires none, as in C. The registry has buried the domain, so no more can be created. Answers
     /// what is to be settled. Cost: the index entries of that number, each with a look at every shard.
     pub fn sweep(
         &self,

@@ -142,8 +142,8 @@ impl Ord for Name {
     }
 }
 
-/// The order of names in a directory: names of digits only first, by length and then by bytes; all
-/// others by bytes. Guests number their devices in this order, so `10` comes after `9`, and it depends
+/// Compares names in the order of a directory: names of digits only first, by length and then by bytes;
+/// all others by bytes. Guests number their devices in this order, so `10` comes after `9`, and it depends
 /// on nothing but the names, so that equal states are listed equally and no node takes memory for it.
 pub fn order(name: &[u8], other: &[u8]) -> Ordering {
     let key = |name: &[u8]| {

@@ -135,7 +135,8 @@ impl<'a> Path<'a> {
         PathBuf::new(&[self.0, slash, name].concat())
     }
 
-    /// The order in which a walk of the tree meets the two: name by name, as directories list them.
+    /// Compares two paths in the order in which a walk of the tree meets them: name by name, as directories
+    /// list them.
     pub fn order(self, other: Path<'_>) -> Ordering {
         let mut others = other.components();
         for name in self.components() {

@@ -135,7 +135,7 @@ impl PermSet {
         PermSet::new(Births::CONTROL, owner, &[])
     }
 
-    /// The entries that clients see: the owner's first, then the others without those set before a
+    /// Returns the entries that clients see: the owner's first, then the others without those set before a
     /// death of their domain. Such an entry is left in the set, as taking it out would cost a death a
     /// walk over all nodes; shown, it would be written back by a client that changes another entry, and
     /// then hold for the next incarnation. The owner's entry is always shown: a node of a dead domain is
@@ -149,7 +149,7 @@ impl PermSet {
         births.died_since(entry.domid, self.stamp)
     }
 
-    /// The entries, the owner's first, also those of the dead: what the set costs.
+    /// Returns all entries, the owner's first, also those of dead domains: what the set costs.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }

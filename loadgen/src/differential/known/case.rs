@@ -257,7 +257,8 @@ impl Case<'_> {
         names
     }
 
-    /// The permissions in a reply to GET_PERMS, without those of guests that `left_out` has beside the owner's.
+    /// Returns the permissions in a reply to GET_PERMS: the owner's, and of the others those of guests that
+    /// `left_out` does not have.
     pub fn entries_without<'r>(&self, reply: &'r Option<Reply>, left_out: Guests) -> Vec<&'r [u8]> {
         let entries = reply.as_ref().map_or(Vec::new(), |reply| arguments(&reply.payload));
         let is_of = |entry: &[u8]| {

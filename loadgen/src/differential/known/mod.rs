@@ -200,7 +200,47 @@ const BOTH: &[Known] = &[
 
 #[cfg(test)]
 mod tests {
+    use super::super::circumstances::Circumstances;
+    use super::super::line::Reply;
     use super::*;
+
+    /// Which difference explains replies to a GET_PERMS, after 7 died and a RELEASE named 8.
+    fn explains(peer: &Target, ours: &str, theirs: &str) -> Option<&'static str> {
+        let mut is = Circumstances::default();
+        is.dead.insert(7);
+        is.released.insert(8);
+        let (kind, payload) = (op::GET_PERMS, b"/t\0".to_vec());
+        let step = Step::Request { who: Who(0), kind, tx: Tx::None, payload };
+        let reply = |entries: &str| {
+            let payload = entries.replace(' ', "\0").into_bytes();
+            Some(Reply { kind, payload: [payload, vec![0]].concat(), echoed: true })
+        };
+        let (step, is) = (&step, &is);
+        let (our_events, their_events) = (vec![], vec![]);
+        let (ours, theirs) = (reply(ours), reply(theirs));
+        let hidden = false;
+        let case = Case { peer, step, ours, theirs, our_events, their_events, hidden, is };
+        explanation(&case, None).map(|known| known.name)
+    }
+
+    #[test]
+    fn entries_that_one_daemon_lacks_are_explained_by_a_death_or_a_release() {
+        let (c, ocaml) = (&Target::C, &Target::OCaml);
+        for (peer, ours, theirs, name) in [
+            (c, "n0 r6", "n0 r7 r6", Some("dead-entry")),
+            (c, "n0 r7 r6", "n0 r6", None),
+            (c, "n0 r7", "n0 r8", None),
+            (c, "n0 r6", "n0 r8 r6", None),
+            (c, "n0", "n7", None),
+            (c, "n0 b6", "n0 r7 r6", None),
+            (ocaml, "n0 r6", "n0 r7 r6", Some("o-dead-entry")),
+            (ocaml, "n0 r8 r6", "n0 r6", Some("o-dead-entry")),
+            (ocaml, "n0 r7 r6", "n0 r6", None),
+            (ocaml, "n0 r6", "n0 r8 r6", None),
+        ] {
+            assert_eq!(explains(peer, ours, theirs), name, "{peer:?}: {ours}, {theirs}");
+        }
+    }
 
     #[test]
     fn every_known_difference_is_explained() {
