@@ -157,10 +157,10 @@ pub fn order(name: &[u8], other: &[u8]) -> Ordering {
 /// digits only. What is left of it is zero.
 #[inline]
 fn is_number(bytes: u64, len: u8) -> bool {
-    const ZEROS: u64 = u64::from_ne_bytes([b'0'; 8]);
-    const TOP_BITS: u64 = u64::from_ne_bytes([0x80; 8]);
+    const ZEROS: u64 = u64::from_be_bytes([b'0'; 8]);
+    const TOP_BITS: u64 = u64::from_be_bytes([0x80; 8]);
     // Above 9, a byte overflows into its top bit.
-    const OVER_NINE: u64 = u64::from_ne_bytes([0x7f - 9; 8]);
+    const OVER_NINE: u64 = u64::from_be_bytes([0x7f - 9; 8]);
     let rest = ZEROS.checked_shr(8 * u32::from(len)).unwrap_or(0);
     let values = (bytes | rest) ^ ZEROS;
     (values | values.wrapping_add(OVER_NINE)) & TOP_BITS == 0
