@@ -16,7 +16,7 @@ const FEW_MAX: usize = 32;
 /// A vector grows by this many places: its slack is paid in every directory of the store.
 const FEW_GROWTH: usize = 2;
 
-/// Named children in the order of their names ([`order`]).
+/// Named children in the order of their names ([`Name`]).
 #[derive(Clone)]
 pub struct Children<T: Clone>(Kept<T>);
 

@@ -115,7 +115,7 @@ impl PartialOrd for Name {
     }
 }
 
-/// The order of names in a directory, see [`order`].
+/// The order of names in a directory, see `order`.
 impl Ord for Name {
     #[inline] // A directory of 30,000 compares 15 times.
     fn cmp(&self, other: &Name) -> Ordering {

@@ -20,6 +20,10 @@ fn entries_of_a_dead_domain_are_not_shown_and_a_read_change_write_revives_none()
         host destroy 8
         event dom0 @releaseDomain/8|r
         dom0 GET_PERMS /e/a| -> n0|
+        # What is set after the death is shown, and holds for no domain.
+        dom0 WRITE /e/c|v -> OK
+        dom0 SET_PERMS /e/c|n0|r8| -> OK
+        dom0 GET_PERMS /e/c| -> n0|r8|
         dom6 GET_PERMS /e/b| -> EACCES
         dom0 GET_PERMS /e/b| -> r0|w6|
         dom0 GET_PERMS @introduceDomain| -> n0|r6|
@@ -29,6 +33,7 @@ fn entries_of_a_dead_domain_are_not_shown_and_a_read_change_write_revives_none()
         host create 8
         host introduce 8
         dom8 READ /e/a| -> EACCES
+        dom8 READ /e/c| -> EACCES
         dom8 WRITE /e/b|w -> EACCES
         dom0 GET_PERMS /e/b| -> r0|w6|
         dom0 SET_PERMS /e/b|r0|b8| -> OK
