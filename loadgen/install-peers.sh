@@ -24,4 +24,5 @@ if ((${#missing[@]})); then
 fi
 
 "${CARGO:-cargo}" build --release -p xenstored-shim
-echo "the peers are in $programs, their library is target/release/libxenstored_shim.so"
+version=$(dpkg-query -W -f '${Version}' xen-utils-4.17 2>/dev/null) || version="of no package"
+echo "the peers are in $programs ($version), their library is target/release/libxenstored_shim.so"

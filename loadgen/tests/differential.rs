@@ -1,19 +1,65 @@
 //! The differential test as `loadgen differential` runs it: short here, long in `.ci/run`.
 
+use std::fs::Permissions;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use loadgen::target::peers;
+use loadgen::target::{Target, peers};
 
 /// Runs it with these arguments; `None` where the peers are not installed, which is no excuse in CI.
 fn run(arguments: &[&str]) -> Option<Output> {
+    run_with(arguments, &[])
+}
+
+/// The same with these variables in the environment.
+fn run_with(arguments: &[&str], variables: &[(&str, &Path)]) -> Option<Output> {
     if !peers::are_installed() {
         let told = std::env::var_os("CI").is_some();
         assert!(!told, "run loadgen/install-peers.sh first");
         eprintln!("skipped: loadgen/install-peers.sh has not been run");
         return None;
     }
-    let mut command = Command::new(env!("CARGO_BIN_EXE_loadgen"));
-    Some(command.arg("differential").args(arguments).output().unwrap())
+    let mut command = Command::new(LOADGEN);
+    command.arg("differential").args(arguments).envs(variables.iter().copied());
+    Some(command.output().unwrap())
+}
+
+const LOADGEN: &str = env!("CARGO_BIN_EXE_loadgen");
+
+/// A step count of the report.
+fn compared(text: &str, peer: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(&format!("{peer}: ")));
+    line.and_then(|line| line.split(' ').next()?.parse().ok()).unwrap_or_default()
+}
+
+/// Writes a script that is a daemon.
+fn script(path: &Path, lines: &str) {
+    std::fs::write(path, format!("#!/bin/sh\n{lines}\n")).unwrap();
+    std::fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
+}
+
+/// The lines of a daemon that aborts, as a failed assertion does, once a sequence has changed
+/// `/t/a`. It lives through its start: the first event of a watch is that of setting it.
+fn aborting(daemon: &str) -> String {
+    format!(
+        "daemon=$$
+         (
+             until test -S $XENSTORED_RUNDIR/socket; do sleep 0.01; done
+             export XENSTORED_PATH=$XENSTORED_RUNDIR/socket
+             LD_LIBRARY_PATH= xenstore-watch -n 2 /t/a && kill -ABRT $daemon
+         ) >/dev/null 2>&1 &
+         exec {daemon} \"$@\""
+    )
+}
+
+/// A folder of peers in which the C daemon is this script.
+fn peers_with(lines: &str) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    script(&folder.path().join("xenstored"), lines);
+    symlink(peers::program(&Target::OCaml), folder.path().join("oxenstored")).unwrap();
+    let path = folder.path().to_owned();
+    (folder, path)
 }
 
 #[test]
@@ -22,12 +68,56 @@ fn the_three_daemons_agree_but_for_what_is_known() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     // What compares nothing finds nothing.
-    let compared = |peer: &str| -> u64 {
-        let line = text.lines().find_map(|line| line.strip_prefix(&format!("{peer}: ")));
-        line.and_then(|line| line.split(' ').next()?.parse().ok()).unwrap_or_default()
-    };
-    assert!(compared("c") > 1000, "{text}");
-    assert!(compared("ocaml") > 400, "{text}");
+    assert!(compared(&text, "c") > 1000, "{text}");
+    assert!(compared(&text, "ocaml") > 400, "{text}");
+    for peer in [Target::C, Target::OCaml] {
+        let version = peer.version();
+        assert!(text.contains(&format!("\n{peer} is {version}")), "{version}: {text}");
+    }
+}
+
+#[test]
+fn a_peer_that_aborts_leaves_the_sequence_and_is_reported_with_its_version() {
+    let c = peers::program(&Target::C);
+    let (_kept, folder) = peers_with(&aborting(&c.display().to_string()));
+    let variables: [(&str, &Path); 1] = [("XENSTORED_PEERS", &folder)];
+    let Some(output) = run_with(&["--requests", "2000", "--seed", "1"], &variables) else { return };
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let version = format!("{}/xenstored (of no package)", folder.display());
+    let ended = format!("c is {version}, and ENDED BY ITSELF in ");
+    let (_, rest) = text.split_once(&ended).unwrap_or_else(|| panic!("no {ended:?} in {text}"));
+    let times: u64 = rest.split(' ').next().unwrap().parse().unwrap();
+    assert!(times > 2, "it comes back for the next sequence and aborts again: {text}");
+    assert!(rest.contains(", first in sequence ") && rest.contains("SIGABRT"), "{text}");
+    assert_eq!(text.matches("ENDED").count(), 1, "oxenstored goes on: {text}");
+    assert!(compared(&text, "c") > 0 && compared(&text, "ocaml") > 400, "{text}");
+}
+
+#[test]
+fn a_peer_that_cannot_be_started_is_an_error() {
+    let (_kept, folder) = peers_with("echo no such luck; exit 7");
+    let variables: [(&str, &Path); 1] = [("XENSTORED_PEERS", &folder)];
+    let Some(output) = run_with(&["--requests", "100"], &variables) else { return };
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{told}");
+    for part in ["cannot start c, ", "(of no package)", "exit status: 7", "no such luck"] {
+        assert!(told.contains(part), "no {part:?} in {told}");
+    }
+}
+
+#[test]
+fn our_own_daemon_that_aborts_fails_the_test() {
+    let folder = tempfile::tempdir().unwrap();
+    let ours = folder.path().join("ours");
+    // Once only: what cannot be shown again fails as well.
+    let once = format!("if mkdir {}/begun 2>/dev/null; then", folder.path().display());
+    let daemon = format!("{LOADGEN} daemon");
+    script(&ours, &format!("{once}\n{}\nfi\nexec {daemon} \"$@\"", aborting(&daemon)));
+    let Some(output) = run_with(&["--requests", "2000"], &[("XENSTORED", &ours)]) else { return };
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("ours does not answer: "), "{text}");
 }
 
 /// A difference that no row explains ends the run, with a sequence of a few steps that shows it.

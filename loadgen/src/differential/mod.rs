@@ -18,6 +18,7 @@
 //! lengths above 4,096, after which a connection is dead.
 
 mod circumstances;
+mod ended;
 mod generate;
 mod history;
 mod known;
@@ -57,32 +58,49 @@ pub struct Plan {
 }
 
 fn fresh(forgotten: Option<&'static Known>) -> io::Result<Trial> {
-    let worlds: Vec<World> = TARGETS.iter().map(World::start).collect::<io::Result<_>>()?;
+    let start = |target| World::start(target).map_err(|error| named(target, &error));
+    let worlds: Vec<World> = TARGETS.iter().map(start).collect::<io::Result<_>>()?;
     Ok(Trial { gone: vec![false; worlds.len()], worlds, seed: 0, forgotten })
 }
 
 /// Makes a trial ready for the next sequence. A peer that left it is started anew, and so is one
 /// that cannot be brought back: with the owner of `@releaseDomain`, oxenstored removes that node.
-fn again(trial: &mut Trial) -> io::Result<()> {
-    for (world, gone) in trial.worlds.iter_mut().zip(&mut trial.gone) {
-        let left = std::mem::take(gone);
-        match if left { Ok(()) } else { world.clear() } {
-            Ok(()) if !left => {}
-            Err(error) if world.target == Target::Ours => {
-                let text = format!("ours after sequence {}: {error}", trial.seed);
-                return Err(io::Error::new(error.kind(), text));
+/// Returns what is wrong if our own daemon is the one.
+///
+/// # Errors
+/// Those of starting a peer.
+fn again(trial: &mut Trial, tally: &mut Tally) -> io::Result<Option<String>> {
+    for number in 0..trial.worlds.len() {
+        let world = &mut trial.worlds[number];
+        let target = world.target.clone();
+        if !trial.gone[number] {
+            match world.clear() {
+                Ok(()) => continue,
+                Err(error) if target == Target::Ours => {
+                    let (seed, log) = (trial.seed, world.log());
+                    let text =
+                        format!("ours does not answer after sequence {seed}: {error}\n{log}");
+                    return Ok(Some(text));
+                }
+                Err(error) => drop(trial.lose(number, "after its end", &error, tally)),
             }
-            _ => *world = World::start(&world.target)?,
         }
+        let started = World::start(&target);
+        trial.worlds[number] = started.map_err(|error| named(&target, &error))?;
+        trial.gone[number] = false;
     }
-    Ok(())
+    Ok(None)
+}
+
+/// An error of a daemon's start, with its name.
+fn named(target: &Target, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot start {target}, {}: {error}", target.version()))
 }
 
 /// Runs the test; answers the report and whether no difference was found that is not known.
 ///
 /// # Errors
-/// Those of starting the daemons, and of bringing ours back to where a sequence begins;
-/// `InvalidInput` if no known difference has the name to forget.
+/// Those of starting the daemons; `InvalidInput` if no known difference has the name to forget.
 pub fn run(plan: &Plan) -> io::Result<(String, bool)> {
     let forgotten = match &plan.forget {
         Some(name) => Some(known::named(name).ok_or_else(|| {
@@ -103,24 +121,39 @@ pub fn run(plan: &Plan) -> io::Result<(String, bool)> {
             let short = minimise::minimise(&steps, &found, forgotten)?;
             return Ok((format!("sequence {seed}, as short as it shows:\n{short}"), false));
         }
-        again(&mut trial)?;
+        if let Some(wrong) = again(&mut trial, &mut tally)? {
+            return Ok((wrong, false));
+        }
         seed += 1;
     }
+    let sequences = format!("{} sequences from seed {}", seed - plan.seed, plan.seed);
+    let seconds = started.elapsed().as_secs_f64();
+    let text = format!("{} steps in {sequences}, {seconds:.1} s\n{}", tally.steps, report(&tally));
+    Ok((text, tally.survey.unwrap_or_default().is_empty()))
+}
+
+/// What was compared, and what was met.
+fn report(tally: &Tally) -> String {
     let mut text = String::new();
-    let _ = writeln!(
-        text,
-        "{} steps in {} sequences from seed {}, {:.1} s",
-        tally.steps,
-        seed - plan.seed,
-        plan.seed,
-        started.elapsed().as_secs_f64()
-    );
-    for (peer, target) in TARGETS[1..].iter().enumerate() {
+    for (target, (compared, left)) in
+        TARGETS[1..].iter().zip(tally.compared.iter().zip(&tally.left))
+    {
         let _ = writeln!(
             text,
-            "{target}: {} steps compared; left {} sequences early, after a difference that is known",
-            tally.compared[peer], tally.left[peer]
+            "{target}: {compared} steps compared; left {left} sequences early, after a difference that is known"
         );
+    }
+    for (target, ends) in TARGETS[1..].iter().zip(&tally.ended) {
+        let (times, version) = (ends.times, target.version());
+        let _ = match &ends.first {
+            Some(first) => {
+                writeln!(
+                    text,
+                    "{target} is {version}, and ENDED BY ITSELF in {times} sequences, first in {first}"
+                )
+            }
+            None => writeln!(text, "{target} is {version}"),
+        };
     }
     let _ =
         writeln!(text, "known differences (docs/COMPATIBILITY.md), and how often they were met:");
@@ -128,9 +161,8 @@ pub fn run(plan: &Plan) -> io::Result<(String, bool)> {
         let times = tally.known.get(known.name).copied().unwrap_or_default();
         let _ = writeln!(text, "{times:>9}  {}", known.name);
     }
-    let unknown = tally.survey.unwrap_or_default();
-    for (kind, (example, times)) in &unknown {
+    for (kind, (example, times)) in tally.survey.iter().flatten() {
         let _ = writeln!(text, "\n{times} times: {kind}\n{example}");
     }
-    Ok((text, unknown.is_empty()))
+    text
 }

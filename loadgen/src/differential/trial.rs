@@ -1,8 +1,9 @@
 //! A sequence run on several daemons in lock-step, and what differed.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io;
+use std::{fmt, io};
 
+use super::ended::{At, Ends};
 use super::history::History;
 use super::known::{Case, Known, explanation, parts, parts_unasked};
 use super::line::Reply;
@@ -32,6 +33,8 @@ pub struct Tally {
     pub compared: [u64; 2],
     /// Sequences that a peer left early, by peer: its store differed after a known difference.
     pub left: [u64; 2],
+    /// Ends of a peer by itself, by peer.
+    pub ended: [Ends; 2],
     /// In a survey: differences that are not known, by kind, with an example and their number.
     pub survey: Option<BTreeMap<String, (String, u64)>>,
 }
@@ -50,16 +53,16 @@ pub struct Trial {
 
 impl Trial {
     /// Runs a sequence to its end or to the first difference. A daemon that does not answer, or not
-    /// in the protocol, differs.
+    /// in the protocol, differs; a peer that ends by itself leaves the sequence.
     pub fn run(&mut self, steps: &[Step], tally: &mut Tally) -> Option<Difference> {
         let mut history = History::new();
         for (at, step) in steps.iter().enumerate() {
             if !self.worlds[0].can(step) {
                 continue;
             }
-            let outcomes = match self.outcomes(at, step) {
+            let outcomes = match self.outcomes(at, step, tally) {
                 Ok(outcomes) => outcomes,
-                Err((who, error)) => return Some(self.silence(at, step, who, &error)),
+                Err(silence) => return Some(silence),
             };
             tally.steps += 1;
             let is = history.of(step, self.worlds[0].again);
@@ -106,12 +109,29 @@ impl Trial {
         tally.left[peer - 1] += 1;
     }
 
-    /// A daemon that hangs or has ended is a difference, too.
-    fn silence(&self, at: usize, step: &Step, who: usize, error: &io::Error) -> Difference {
-        let World { target, .. } = &self.worlds[who];
+    /// Takes a peer out of the sequence if this error comes of its own end, and counts that. Returns
+    /// `false` for a daemon that is alive, and always for ours, which may never end.
+    pub fn lose(
+        &mut self,
+        number: usize,
+        during: impl fmt::Display,
+        error: &io::Error,
+        tally: &mut Tally,
+    ) -> bool {
+        let world = &mut self.worlds[number];
+        let peer = number.checked_sub(1);
+        let (Some(peer), Some(status)) = (peer, world.ending(error)) else { return false };
+        tally.ended[peer].count(self.seed, during, status, &world.log());
+        self.gone[number] = true;
+        true
+    }
+
+    /// A daemon that hangs is a difference, too, and so is our own one if it has ended.
+    fn silence(&self, at: At<'_>, number: usize, error: &io::Error) -> Difference {
+        let World { target, .. } = &self.worlds[number];
         let kind = format!("{target} does not answer: {:?}", error.kind());
-        let text = format!("step {at}: {step}\n  {target}: {error}\n{}", self.worlds[who].log());
-        Difference { at, kind, text }
+        let text = format!("{at}\n  {target}: {error}\n{}", self.worlds[number].log());
+        Difference { at: at.0, kind, text }
     }
 
     /// Whether a daemon is asked. A peer is not where it would end, hang or empty its store
@@ -142,28 +162,27 @@ impl Trial {
         &mut self,
         at: usize,
         step: &Step,
-    ) -> Result<Vec<Option<Outcome>>, (usize, io::Error)> {
+        tally: &mut Tally,
+    ) -> Result<Vec<Option<Outcome>>, Difference> {
         let count = self.worlds.len();
         let mut outcomes: Vec<Option<Outcome>> =
             (0..count).map(|who| self.takes_part(who, step).then(Outcome::default)).collect();
-        let present = |outcomes: &[Option<Outcome>]| -> Vec<usize> {
-            (0..count).filter(|who| outcomes[*who].is_some()).collect()
+        let mut each = |what: &dyn Fn(&mut World, &mut Outcome) -> io::Result<()>| {
+            for (number, outcome) in outcomes.iter_mut().enumerate() {
+                let Some(done) = outcome else { continue };
+                let Err(error) = what(&mut self.worlds[number], done) else { continue };
+                if !self.lose(number, At(at, step), &error, tally) {
+                    return Err(self.silence(At(at, step), number, &error));
+                }
+                *outcome = None;
+            }
+            Ok(())
         };
-        let here = present(&outcomes);
-        for &who in &here {
-            self.worlds[who].begin_step(step).map_err(|error| (who, error))?;
-        }
-        for &who in &here {
-            let reply = self.worlds[who].end_step(at, step).map_err(|error| (who, error))?;
-            outcomes[who].get_or_insert_default().reply = reply;
-        }
-        for &who in &here {
-            self.worlds[who].begin_barrier().map_err(|error| (who, error))?;
-        }
-        for &who in &here {
-            let events = self.worlds[who].end_barrier().map_err(|error| (who, error))?;
-            outcomes[who].get_or_insert_default().events = events;
-        }
+        // Each is waited for only after all have been asked.
+        each(&|world, _| world.begin_step(step))?;
+        each(&|world, done| world.end_step(at, step).map(|reply| done.reply = reply))?;
+        each(&|world, _| world.begin_barrier())?;
+        each(&|world, done| world.end_barrier().map(|events| done.events = events))?;
         Ok(outcomes)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::process::ExitStatus;
 
 use xenstored::host::sim::{Reason, SimClient};
 use xenstored::protocol::ERROR;
@@ -94,6 +95,12 @@ impl World {
     /// What the daemon printed.
     pub fn log(&self) -> String {
         self.running.log()
+    }
+
+    /// How the daemon's process ended, if this error comes of that: a daemon that sends something
+    /// wrong is alive.
+    pub fn ending(&mut self, error: &io::Error) -> Option<ExitStatus> {
+        if error.kind() == io::ErrorKind::InvalidData { None } else { self.running.ending() }
     }
 
     /// The nodes and sockets that every sequence begins with.

@@ -22,7 +22,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::str::FromStr;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -34,6 +34,10 @@ pub use cpu::Cpu;
 
 /// How long a target may take to open its sockets, or to end: far more than any does.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The delay from the end of a process's connections until it can be waited for, at most: a core
+/// dump is written between the two.
+const REAPED: Duration = Duration::from_secs(5);
 
 /// How often it is looked whether a target has opened its sockets or ended.
 const POLL: Duration = Duration::from_millis(2);
@@ -104,6 +108,19 @@ impl Target {
             Target::C | Target::OCaml => peers::start(self, options),
             Target::Echo => echo::start(options),
             Target::Socket(path) => Ok(Running::attached(path.clone())),
+        }
+    }
+}
+
+impl Target {
+    /// Which build of it is asked, as far as that can be found out: a package and its version, or
+    /// what the program says of itself.
+    pub fn version(&self) -> String {
+        match self {
+            Target::Ours => ours::version(),
+            Target::C | Target::OCaml => peers::version(self),
+            Target::Echo => concat!("part of loadgen ", env!("CARGO_PKG_VERSION")).to_owned(),
+            Target::Socket(_) => "not known: only its socket is".to_owned(),
         }
     }
 }
@@ -192,6 +209,18 @@ impl Running {
         match &mut self.child {
             Some(child) => matches!(child.try_wait(), Ok(None)),
             None => true,
+        }
+    }
+
+    /// How its process ended, if it was started here and has ended. A process whose connections
+    /// have just closed gets a moment to become waitable.
+    pub fn ending(&mut self) -> Option<ExitStatus> {
+        let (child, asked) = (self.child.as_mut()?, Instant::now());
+        loop {
+            match child.try_wait() {
+                Ok(None) if asked.elapsed() < REAPED => thread::sleep(POLL),
+                status => return status.ok().flatten(),
+            }
         }
     }
 

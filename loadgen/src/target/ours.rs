@@ -2,6 +2,7 @@
 //! `xenstored` and is it. So what is measured is what was built along with the load generator.
 
 use std::io;
+use std::path::Path;
 use std::process::Command;
 
 use super::{Options, Running};
@@ -27,4 +28,16 @@ pub fn start(options: &Options) -> io::Result<Running> {
     }
     command.args(&options.arguments);
     Running::spawn(command, dir, true)
+}
+
+/// What the daemon says of its version, and the binary if `XENSTORED` names another.
+pub fn version() -> String {
+    let Some(binary) = std::env::var_os("XENSTORED") else {
+        return format!("xenstored {}", env!("CARGO_PKG_VERSION"));
+    };
+    let output = Command::new(&binary).arg("--version").output();
+    let said = output.ok().filter(|output| output.status.success());
+    let said = said.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    let said = said.unwrap_or_else(|| "of unknown version".to_owned());
+    format!("{said}, {}", Path::new(&binary).display())
 }

@@ -1,16 +1,19 @@
 //! Debian's two daemons of Xen 4.17, as they are, on the simulated host: what they know as Xen's
 //! libraries is `xenstored-shim` (loadgen/shim). `loadgen/install-peers.sh` installs and builds
-//! what is needed.
+//! what is needed. `XENSTORED_PEERS` in the environment names a folder with other builds of the two.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use super::{Options, Running, Target};
 
 /// Where Debian's package xen-utils-4.17 puts them.
 const PROGRAMS: &str = "/usr/lib/xen-4.17/bin";
+/// The environment variable that names another folder.
+const FOLDER: &str = "XENSTORED_PEERS";
 
 /// The libraries that the shim stands for. Of the last oxenstored calls nothing, but the real one
 /// would need the whole of the real libxenctrl.
@@ -30,8 +33,7 @@ xenstored-port = /proc/xen/xsd_port
 /// # Errors
 /// `NotFound` if the peer or the shim is not there, and those of [`Running::spawn`].
 pub fn start(peer: &Target, options: &Options) -> io::Result<Running> {
-    let name = if *peer == Target::OCaml { "oxenstored" } else { "xenstored" };
-    let program = Path::new(PROGRAMS).join(name);
+    let program = program(peer);
     let missing = |what| {
         let text = format!("{what}: run loadgen/install-peers.sh");
         io::Error::new(io::ErrorKind::NotFound, text)
@@ -79,7 +81,30 @@ fn shim() -> Option<PathBuf> {
     found.max().map(|(_, path)| path)
 }
 
+/// The file of a peer's program.
+pub fn program(peer: &Target) -> PathBuf {
+    let name = if *peer == Target::OCaml { "oxenstored" } else { "xenstored" };
+    std::env::var_os(FOLDER).map_or_else(|| PROGRAMS.into(), PathBuf::from).join(name)
+}
+
+/// The package that brought a peer, with its version, such as `xen-utils-4.17 4.17.7-1`. The
+/// program itself cannot say. A program that dpkg does not know is named by its path.
+pub fn version(peer: &Target) -> String {
+    let program = program(peer);
+    let program = program.canonicalize().unwrap_or(program);
+    let dpkg = |arguments: &[&OsStr]| {
+        let output = Command::new("dpkg-query").args(arguments).output().ok()?;
+        let text = String::from_utf8(output.stdout).ok()?;
+        output.status.success().then_some(text)
+    };
+    let found = dpkg(&["-S".as_ref(), program.as_os_str()]).and_then(|line| {
+        let (package, _) = line.split_once(':')?;
+        dpkg(&["-W".as_ref(), "-f".as_ref(), "${Package} ${Version}".as_ref(), package.as_ref()])
+    });
+    found.unwrap_or_else(|| format!("{} (of no package)", program.display()))
+}
+
 /// Whether the peers can be started here.
 pub fn are_installed() -> bool {
-    shim().is_some() && Path::new(PROGRAMS).join("oxenstored").exists()
+    shim().is_some() && program(&Target::OCaml).exists()
 }

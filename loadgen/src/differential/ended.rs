@@ -1,0 +1,41 @@
+//! Peers that end by themselves. Older packages have faults of their own by which a request ends
+//! them (4.17.5: RESET_WATCHES in a transaction, XSA-484), which says nothing about our daemon.
+
+use std::fmt;
+use std::process::ExitStatus;
+
+use super::step::Step;
+
+/// Bytes of the last line of a log that are shown.
+const LAST_WORDS: usize = 300;
+
+/// How often a peer ended by itself, and how it did the first time.
+#[derive(Clone, Debug, Default)]
+pub struct Ends {
+    /// The number of times.
+    pub times: u64,
+    /// Where and how it was the first time, for a person.
+    pub first: Option<String>,
+}
+
+impl Ends {
+    /// Counts the end of a peer's process in the sequence of this seed, with the last line of its
+    /// log: an assertion that failed is there.
+    pub fn count(&mut self, seed: u64, during: impl fmt::Display, status: ExitStatus, log: &str) {
+        self.times += 1;
+        self.first.get_or_insert_with(|| {
+            let last = log.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no last words");
+            let end = last.floor_char_boundary(LAST_WORDS);
+            format!("sequence {seed}, {during}\n  {status}: {}", &last[..end])
+        });
+    }
+}
+
+/// A step of a sequence, as reports name it.
+pub struct At<'a>(pub usize, pub &'a Step);
+
+impl fmt::Display for At<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "step {}: {}", self.0, self.1)
+    }
+}
