@@ -5,7 +5,7 @@
 
 pub mod page;
 pub mod sim;
-#[cfg(feature = "holds")]
+#[cfg(any(feature = "holds", all(test, target_arch = "x86_64")))]
 pub mod valgrind;
 pub mod xen;
 

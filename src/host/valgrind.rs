@@ -1,5 +1,5 @@
 //! What a program that runs under valgrind can ask of it; without valgrind, a few instructions that
-//! do nothing. For benches/holds.rs, with the feature `holds`, on amd64.
+//! do nothing. For benches/holds.rs, with the feature `holds`, on amd64; its tests need no feature.
 //!
 //! Numbers and instructions are those of valgrind.h and callgrind.h, version 3.15 and later.
 
@@ -36,12 +36,17 @@ pub fn print_counts() {
     request(GDB_MONITOR_COMMAND, c"status internal");
 }
 
-/// One of the four above; the two that take no text ignore it.
-fn request(number: u64, text: &CStr) {
+/// What a rotated register holds: no rotation but a whole one leaves it alone.
+const ROTATED: u64 = 0x0123_4567_89ab_cdef;
+
+/// One of the four above; the two that take no text ignore it. Returns valgrind's reply, which is 0
+/// without it, and the register that was rotated, which is [`ROTATED`] always.
+fn request(number: u64, text: &CStr) -> [u64; 2] {
     // What stands for the arguments (a va_list) of a text that asks for none.
     let no_arguments = [0u64; 3];
     let arguments =
         [number, text.as_ptr().addr() as u64, no_arguments.as_ptr().addr() as u64, 0, 0, 0];
+    let (mut reply, mut rotated) = (0u64, ROTATED);
     // SAFETY: four rotations by 128 bits in all and an exchange of a register with itself change
     // nothing but flags. valgrind knows the sequence, reads `arguments`, the text up to its NUL and
     // nothing of `no_arguments`, as no text has a `%`: all live until here, and asm is taken to read
@@ -49,21 +54,69 @@ fn request(number: u64, text: &CStr) {
     unsafe {
         asm!(
             "rol rdi, 3", "rol rdi, 13", "rol rdi, 61", "rol rdi, 51", "xchg rbx, rbx",
-            in("rax") arguments.as_ptr(), inout("rdx") 0u64 => _, inout("rdi") 0u64 => _,
+            in("rax") arguments.as_ptr(), inout("rdx") reply, inout("rdi") rotated,
         );
     }
+    [reply, rotated]
 }
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
+
+    /// How many valgrinds this runs under.
+    const RUNNING_ON_VALGRIND: u64 = 0x1001;
+    /// A request of no version of valgrind.
+    const UNKNOWN: u64 = 0x1fff;
 
     #[test]
     fn nothing_happens_without_valgrind() {
+        let numbers = [
+            RUNNING_ON_VALGRIND,
+            UNKNOWN,
+            PRINTF_VALIST_BY_REF,
+            GDB_MONITOR_COMMAND,
+            START_INSTRUMENTATION,
+            STOP_INSTRUMENTATION,
+        ];
+        for number in numbers {
+            assert_eq!(request(number, c"text\n"), [0, ROTATED], "request {number:#x}");
+        }
+    }
+
+    /// The process of the next test.
+    #[test]
+    #[ignore = "the next test runs it under valgrind"]
+    fn valgrind_is_asked() {
+        assert_eq!(request(RUNNING_ON_VALGRIND, c""), [1, ROTATED]);
+        assert_eq!(request(UNKNOWN, c""), [0, ROTATED]);
         start_counting();
-        print(c"text\n");
+        print(c"a text of the program\n");
         print_counts();
         stop_counting();
+    }
+
+    #[test]
+    fn under_valgrind_texts_and_counts_are_in_its_log() {
+        let ran = Command::new("valgrind")
+            .args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--instr-atstart=no"])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "host::valgrind::tests::valgrind_is_asked", "--ignored"])
+            .output();
+        let Ok(output) = ran else {
+            assert!(std::env::var_os("CI").is_none(), "there is no valgrind: {ran:?}");
+            return eprintln!("skipped: there is no valgrind");
+        };
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{}{log}", String::from_utf8_lossy(&output.stdout));
+        assert!(log.lines().any(|line| line.ends_with("a text of the program")), "{log}");
+        assert!(log.lines().any(|line| line.starts_with("current-tid: ")), "{log}");
+        // What lies between start and stop, and not the whole program.
+        let collected = log.lines().find_map(|line| line.split_once("Collected : "));
+        let instructions: u64 = collected.map_or(0, |(_, count)| count.trim().parse().unwrap());
+        assert!((20..20_000).contains(&instructions), "{log}");
     }
 
     #[test]

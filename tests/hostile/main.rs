@@ -1,8 +1,11 @@
 //! Bad input: one connection ends or gets an error, and nobody else notices.
 
+#[path = "../common/mod.rs"]
 mod common;
+mod random;
 
 use std::io::{Read, Write};
+use std::time::Duration;
 
 use common::client::Link;
 use common::ring::at;
@@ -154,64 +157,6 @@ fn a_page_that_changes_while_it_is_read() {
 }
 
 #[test]
-fn random_bytes_on_a_socket() {
-    each_world(|world| {
-        for seed in 0..50 {
-            let mut random = Random::new(seed);
-            let mut socket = world.daemon.connect();
-            let bytes: Vec<u8> =
-                (0..2000).map(|_| u8::try_from(random.next() & 0xff).unwrap()).collect();
-            // It may be closed before all is written.
-            let _ = socket.write_all(&bytes);
-        }
-    });
-}
-
-#[test]
-fn random_messages_get_one_reply_each() {
-    each_world(|world| {
-        let mut random = Random::new(7);
-        let words: [&[u8]; 12] = [
-            b"/",
-            b"/a",
-            b"/a/b",
-            b"x",
-            b"",
-            b"@releaseDomain",
-            b"n0",
-            b"r5",
-            b"5",
-            b"0",
-            b"-1",
-            b"T",
-        ];
-        for name in ["dom0", "dom5"] {
-            let client = world.client(name);
-            for _ in 0..3000 {
-                // INTRODUCE, RELEASE and SET_QUOTA would break what this test stands on.
-                let kind = *random
-                    .pick(&[0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12, 13, 14, 17, 21, 22, 23, 25, 99]);
-                let mut payload = Vec::new();
-                for _ in 0..random.below(4) {
-                    payload.extend_from_slice(random.pick::<&[u8]>(&words));
-                    if random.chance(90) {
-                        payload.push(0);
-                    }
-                }
-                if kind == op::CONTROL {
-                    payload.insert(0, b'?');
-                }
-                let tx =
-                    if random.chance(20) { u32::try_from(random.below(5)).unwrap() } else { 0 };
-                let _ = client.request(kind, tx, payload);
-            }
-            client.request(op::RESET_WATCHES, 0, "\0").unwrap();
-            client.take_events();
-        }
-    });
-}
-
-#[test]
 fn who_stops_in_the_middle_of_a_message() {
     each_world(|world| {
         let mut stopped = Vec::new();
@@ -260,13 +205,15 @@ fn who_does_not_read_is_not_read_or_is_closed() {
         world.admin.write("/large", &"v".repeat(4000)).unwrap();
         let before = world.daemon.resident_bytes();
         let mut socket = world.daemon.connect();
-        socket.set_nonblocking(true).unwrap();
+        // So long that a daemon that reads has read by then.
+        socket.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
         let request =
             Message { kind: op::READ, req: 1, tx: 0, payload: b"/large\0".to_vec() }.encode();
         let mut sent = 0;
-        while sent < 100_000 && socket.write_all(&request).is_ok() {
+        while sent < 20_000 && socket.write_all(&request).is_ok() {
             sent += 1;
         }
+        assert!((1..20_000).contains(&sent), "the daemon takes all that is sent");
         others_live(world);
         let grown = world.daemon.resident_bytes().saturating_sub(before);
         assert!(grown < 32 << 20, "{grown} bytes more for {sent} unread replies");
@@ -275,10 +222,13 @@ fn who_does_not_read_is_not_read_or_is_closed() {
         guest.write("large", &"v".repeat(1500)).unwrap();
         let request =
             Message { kind: op::READ, req: 1, tx: 0, payload: b"large\0".to_vec() }.encode();
+        let mut taken = 0;
         for _ in 0..10_000 {
-            guest.ring().put(&request);
+            taken += guest.ring().put(&request);
             guest.ring().notify();
         }
+        // What lies in the ring, and as many requests as may be outstanding.
+        assert!(taken <= 1024 + 20 * request.len(), "{taken} bytes of requests are taken");
         others_live(world);
     });
 }
@@ -334,6 +284,7 @@ fn a_client_that_closes_its_side_gets_its_replies() {
         socket.shutdown(std::net::Shutdown::Write).unwrap();
         let mut replies = Vec::new();
         socket.read_to_end(&mut replies).unwrap();
-        assert_eq!(replies.len(), 32);
+        let replies: Vec<Message> = std::iter::from_fn(|| Message::take(&mut replies)).collect();
+        assert_eq!(replies, [(); 2].map(|()| Message { payload: Vec::new(), ..read.clone() }));
     });
 }
