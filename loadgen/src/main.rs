@@ -199,16 +199,18 @@ fn run_all(
     targets: &[Target],
     options: &Options,
 ) -> Result<Vec<Outcome>, Trouble> {
-    let header = Header::look(scenarios.len());
+    let header = Header::look(scenarios.len(), targets);
     let mut outcomes = Vec::new();
     // Whether the files can be written is better known before an hour than after it.
     write_reports(options, &header, &outcomes)?;
+    println!("{}", header.builds());
     for scenario in scenarios {
         let outcome = scenario::run(*scenario, plan, targets, &options.case);
         println!("{}", report::table(&outcome));
         outcomes.push(outcome);
         write_reports(options, &header, &outcomes)?;
     }
+    print!("{}", report::summary(&outcomes));
     Ok(outcomes)
 }
 

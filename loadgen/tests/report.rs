@@ -58,6 +58,9 @@ fn a_daemon_that_is_wrong_fails_the_run_and_the_report_is_kept() {
     assert!(told.contains("loadgen: directory, "), "{told}");
     let (json, html) = reports(dir.path());
     assert_eq!(measured(&json, "directory"), ["echo"]);
+    // It does not say its version either, but serves until it is ended.
+    let version = json["versions"]["ours"].as_str().unwrap();
+    assert_eq!(version, format!("of unknown version, {}", liar.display()));
     assert_eq!(measured(&json, "shards"), ["echo"], "the run went on");
     assert!(html.contains("FAILED"), "{html}");
 }
@@ -79,6 +82,27 @@ fn who_is_not_there_is_named_and_the_run_goes_on() {
         assert!(text.contains(&failed), "{text}");
         assert!(text.contains(absent), "{text}");
     }
+}
+
+#[test]
+fn a_report_names_its_builds_and_decides_nothing_of_one_cycle() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = run(dir.path(), &["soak", "--target", "ours"], None);
+    let table = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{table}");
+    let (json, html) = reports(dir.path());
+    let commit = json["commit"].as_str().unwrap();
+    let builds = format!("commit {commit}\nours: xenstored {}\n", env!("CARGO_PKG_VERSION"));
+    assert!(table.starts_with(&builds), "{builds:?} does not begin {table}");
+    assert!(html.contains(&format!("commit {commit}")), "{html}");
+    let version = format!("xenstored {}", env!("CARGO_PKG_VERSION"));
+    assert_eq!(json["versions"]["ours"], version);
+    // Growth cannot be seen in one cycle, so it is not reached either.
+    let soak = &json["scenarios"][0];
+    assert_eq!(soak["goals"], Value::Array(Vec::new()));
+    assert!(soak["undecided"][0].as_str().unwrap().contains("growth of memory"), "{soak}");
+    assert!(table.contains("undecided: soak: growth") && !table.contains("reached: "), "{table}");
+    assert!(html.contains("? undecided") && html.contains("1 undecided."), "{html}");
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! What was measured: samples of rounds, and the medians that are reported.
 
+mod quantity;
 mod sample;
 
-pub use sample::{Figure, Measured, Sample, Unfinished, median};
+pub use quantity::{Quantity, Spread, Unit};
+pub use sample::{Figure, Measured, Sample, Unfinished};
 
 /// The average number of runnable threads of the last minute, for the report: a busy machine
 /// makes throughput and latency worse, and CPU per request a little.

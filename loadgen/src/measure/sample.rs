@@ -1,9 +1,10 @@
-//! One round's figures, and the medians of several rounds.
+//! One round's figures, and those of several rounds.
 
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use super::quantity::{Quantity, Spread, Unit};
 use crate::client::{Tally, histogram};
 use crate::scenario::Case;
 use crate::target::Cpu;
@@ -15,6 +16,8 @@ pub struct Figure {
     pub name: &'static str,
     /// How much.
     pub value: f64,
+    /// Of what.
+    pub unit: Unit,
 }
 
 /// What a round came to.
@@ -49,9 +52,36 @@ impl Sample {
 
     /// Adds a figure.
     #[must_use]
-    pub fn with(mut self, name: &'static str, value: f64) -> Sample {
-        self.extra.push(Figure { name, value });
+    pub fn with(self, name: &'static str, value: f64) -> Sample {
+        self.with_unit(name, value, Unit::Number)
+    }
+
+    /// Adds a time.
+    #[must_use]
+    pub fn with_unit(mut self, name: &'static str, value: f64, unit: Unit) -> Sample {
+        self.extra.push(Figure { name, value, unit });
         self
+    }
+
+    /// A figure of this round, if it has it.
+    pub fn get(&self, quantity: Quantity) -> Option<f64> {
+        let system = |cpu: Cpu| Some((self.per_unit(cpu.total)?, Sample::system_share(&cpu)?));
+        match quantity {
+            Quantity::Rate => {
+                let seconds = self.elapsed.as_secs_f64();
+                (self.units > 0 && seconds > 0.0).then(|| self.units as f64 / seconds)
+            }
+            Quantity::Cpu => self.per_unit(self.cpu?.total),
+            Quantity::User => system(self.cpu?).map(|(all, share)| all * (1.0 - share)),
+            Quantity::System => system(self.cpu?).map(|(all, share)| all * share),
+            Quantity::Percentile(percent) => {
+                let latency = self.latency.as_ref().filter(|latency| !latency.is_empty())?;
+                Some(latency.value_at_percentile(percent) as f64 / 1e3)
+            }
+            Quantity::Extra(name) => {
+                self.extra.iter().find(|figure| figure.name == name).map(|figure| figure.value)
+            }
+        }
     }
 
     fn per_unit(&self, time: Duration) -> Option<f64> {
@@ -65,14 +95,14 @@ impl Sample {
     }
 }
 
-/// What a target had done when its time was over.
+/// What a target had done when its time was over, in the rounds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Unfinished {
     /// So many units.
-    pub done: u64,
+    pub done: Spread,
     /// Of so many.
     pub of: u64,
-    /// In so many seconds.
+    /// In so many seconds: those of the round that did the least.
     pub seconds: f64,
 }
 
@@ -88,71 +118,51 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// The round that did the least, if one is unfinished.
+    /// What was done in the rounds, if one of them is unfinished.
     pub fn unfinished(&self) -> Option<Unfinished> {
-        let rounds = self.samples.iter().filter_map(|sample| {
-            let (done, of) = (sample.units, sample.whole?);
-            (done < of).then_some(Unfinished { done, of, seconds: sample.elapsed.as_secs_f64() })
-        });
-        rounds.min_by_key(|round| round.done)
+        let rounds = self.samples.iter().filter_map(|sample| Some((sample, sample.whole?)));
+        let (least, of) = rounds.min_by_key(|(sample, _)| sample.units)?;
+        let done = Spread::of(self.samples.iter().map(|sample| sample.units as f64))?;
+        let seconds = least.elapsed.as_secs_f64();
+        (least.units < of).then_some(Unfinished { done, of, seconds })
     }
 
-    fn median_of_finished(&self, figure: impl Fn(&Sample) -> Option<f64>) -> Option<f64> {
-        if self.unfinished().is_some() { None } else { self.median_of(figure) }
+    /// A figure over the rounds that have it. Of what is unfinished there are the scenario's own.
+    pub fn get(&self, quantity: Quantity) -> Option<Spread> {
+        if self.unfinished().is_some() && !matches!(quantity, Quantity::Extra(_)) {
+            return None;
+        }
+        Spread::of(self.samples.iter().filter_map(|sample| sample.get(quantity)))
     }
 
-    fn median_of(&self, figure: impl Fn(&Sample) -> Option<f64>) -> Option<f64> {
-        median(self.samples.iter().filter_map(figure).collect())
+    fn median(&self, quantity: Quantity) -> Option<f64> {
+        self.get(quantity).map(|spread| spread.median)
     }
 
     /// Units per second.
     pub fn rate(&self) -> Option<f64> {
-        self.median_of_finished(|sample| {
-            let seconds = sample.elapsed.as_secs_f64();
-            (sample.units > 0 && seconds > 0.0).then(|| sample.units as f64 / seconds)
-        })
+        self.median(Quantity::Rate)
     }
 
     /// CPU time per unit, in microseconds.
     pub fn cpu(&self) -> Option<f64> {
-        self.median_of_finished(|sample| sample.per_unit(sample.cpu?.total))
-    }
-
-    /// Of it, what the kernel took. Its clock for that ticks a hundred times a second: rounds of
-    /// less than a second say little.
-    pub fn system(&self) -> Option<f64> {
-        self.median_of_finished(|sample| {
-            let cpu = sample.cpu?;
-            Some(sample.per_unit(cpu.total)? * Sample::system_share(&cpu)?)
-        })
-    }
-
-    /// Of it, what the program itself took.
-    pub fn user(&self) -> Option<f64> {
-        self.median_of_finished(|sample| {
-            let cpu = sample.cpu?;
-            Some(sample.per_unit(cpu.total)? * (1.0 - Sample::system_share(&cpu)?))
-        })
+        self.median(Quantity::Cpu)
     }
 
     /// The latency, in microseconds, that `percent` of the requests of a round do not exceed.
     pub fn percentile(&self, percent: f64) -> Option<f64> {
-        self.median_of_finished(|sample| {
-            let latency = sample.latency.as_ref().filter(|latency| !latency.is_empty())?;
-            Some(latency.value_at_percentile(percent) as f64 / 1e3)
-        })
+        self.median(Quantity::Percentile(percent))
     }
 
     /// A figure of the scenario's own.
-    pub fn figure(&self, name: &str) -> Option<f64> {
-        self.median_of(|sample| {
-            sample.extra.iter().find(|figure| figure.name == name).map(|figure| figure.value)
-        })
+    pub fn figure(&self, name: &'static str) -> Option<f64> {
+        self.median(Quantity::Extra(name))
     }
 
-    /// The names of the scenario's own figures.
-    pub fn figures(&self) -> impl Iterator<Item = &'static str> {
-        self.samples.first().into_iter().flat_map(|s| s.extra.iter().map(|figure| figure.name))
+    /// The names of the scenario's own figures, with their units.
+    pub fn figures(&self) -> impl Iterator<Item = (&'static str, Unit)> {
+        let extra = self.samples.first().into_iter().flat_map(|sample| &sample.extra);
+        extra.map(|figure| (figure.name, figure.unit))
     }
 
     /// The latencies of all rounds together, if there are any.
@@ -168,28 +178,9 @@ impl Measured {
     }
 }
 
-/// The one in the middle, or the mean of the two there.
-pub fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => None,
-        odd if odd % 2 == 1 => Some(values[middle]),
-        _ => Some(f64::midpoint(values[middle - 1], values[middle])),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_median_is_in_the_middle() {
-        assert_eq!(median(vec![]), None);
-        assert_eq!(median(vec![3.0]), Some(3.0));
-        assert_eq!(median(vec![9.0, 1.0, 2.0]), Some(2.0));
-        assert_eq!(median(vec![9.0, 1.0, 2.0, 4.0]), Some(3.0));
-    }
 
     #[test]
     fn cpu_time_is_shared_out() {
@@ -210,8 +201,8 @@ mod tests {
             assert!((value.unwrap() - expected).abs() < 1e-9, "{value:?}");
         };
         close(measured.cpu(), 30.0);
-        close(measured.user(), 10.0);
-        close(measured.system(), 20.0);
+        close(measured.median(Quantity::User), 10.0);
+        close(measured.median(Quantity::System), 20.0);
         close(measured.rate(), 10_000.0);
         close(measured.figure("EAGAIN %"), 5.0);
         assert_eq!(measured.percentile(50.0), None);
@@ -235,7 +226,9 @@ mod tests {
             samples: rounds.iter().map(|&units| sample(units).with("EAGAIN %", 94.0)).collect(),
         };
         let unfinished = row(&[300, 41, 85]);
-        let expected = Unfinished { done: 41, of: 300, seconds: 40.0 };
+        // The note and the column of what was done say the same of the same rounds.
+        let done = Spread { least: 41.0, median: 85.0, most: 300.0 };
+        let expected = Unfinished { done, of: 300, seconds: 40.0 };
         assert_eq!(unfinished.unfinished(), Some(expected));
         assert_eq!((unfinished.cpu(), unfinished.rate()), (None, None));
         assert!(unfinished.percentile(50.0).is_none() && unfinished.latencies().is_none());

@@ -1,4 +1,4 @@
-//! Plots as SVG: bars, and lines with logarithmic axes. Colours are the page's.
+//! Plots as SVG: bars or points, and lines with logarithmic axes. Colours are the page's.
 
 use std::fmt::Write;
 
@@ -9,14 +9,17 @@ const BAR: f64 = 16.0;
 const LABEL: f64 = 17.0;
 const BEGIN: f64 = 2.0;
 /// Room for what stands behind the longest bar.
-const VALUE: f64 = 84.0;
+const VALUE: f64 = 140.0;
 const HEIGHT: f64 = 260.0;
 const LEFT: f64 = 46.0;
 const BOTTOM: f64 = 34.0;
 const TOP: f64 = 24.0;
 const RIGHT: f64 = 24.0;
-/// Bars that differ by more are drawn over a logarithmic axis: the short ones are not seen else.
+/// Values that differ by more are points over a logarithmic axis: a bar there has no length that
+/// means anything, for it has no zero, and bars of a linear one would be too short to be seen.
 const LINEAR_MAX: f64 = 20.0;
+/// Half the height of the mark at the ends of a range.
+const END: f64 = 3.0;
 
 /// A group of bars.
 pub struct Group {
@@ -32,6 +35,8 @@ pub struct Bar {
     pub class: String,
     /// How long it is; without a value, there is only the text.
     pub value: Option<f64>,
+    /// The least and the most of the rounds.
+    pub range: Option<(f64, f64)>,
     /// What stands behind it.
     pub text: String,
 }
@@ -52,7 +57,6 @@ impl Axis {
                 least = least.min(value);
             }
         }
-        // The shortest bar is some length long.
         let decades = (most > least * LINEAR_MAX)
             .then(|| ((least.log10() - 0.15).floor(), most.log10().ceil()));
         Axis { decades, most }
@@ -76,8 +80,9 @@ impl Axis {
     }
 }
 
-/// Horizontal bars, in groups. The axis begins at 0, or is logarithmic, and then labelled.
-pub fn bars(title: &str, groups: &[Group]) -> String {
+/// Horizontal bars, in groups, from 0 on; or points where the axis is logarithmic, and then labelled
+/// by `label`.
+pub fn bars(title: &str, groups: &[Group], label: fn(f64) -> String) -> String {
     let bars: usize = groups.iter().map(|group| group.bars.len()).sum();
     let bottom = TOP + bars as f64 * BAR + groups.len() as f64 * (LABEL + 6.0);
     let axis = Axis::of(groups.iter().flat_map(|g| &g.bars).filter_map(|bar| bar.value));
@@ -87,7 +92,7 @@ pub fn bars(title: &str, groups: &[Group]) -> String {
         let x = BEGIN + axis.place(mark) * room;
         let _ = write!(body, r#"<path class="grid" d="M{x:.1} {TOP}V{bottom:.0}"/>"#);
         let anchor = if place == 0 { "start" } else { "middle" };
-        text(&mut body, x, bottom + 12.0, anchor, &round(mark));
+        text(&mut body, x, bottom + 12.0, anchor, &label(mark));
     }
     let mut y = TOP;
     for group in groups {
@@ -96,13 +101,11 @@ pub fn bars(title: &str, groups: &[Group]) -> String {
         for bar in &group.bars {
             let mut end = BEGIN;
             if let Some(value) = bar.value {
-                let width = (axis.place(value) * room).max(1.0);
-                let (class, top, tall) = (&bar.class, y + 1.0, BAR - 3.0);
-                let _ = write!(
-                    body,
-                    r#"<rect class="{class}" x="{BEGIN}" y="{top:.1}" width="{width:.1}" height="{tall}" rx="2"/>"#
-                );
-                end += width;
+                let place = |value| BEGIN + axis.place(value) * room;
+                end = draw(&mut body, bar, place(value), y, axis.decades.is_some());
+                if let Some((least, most)) = bar.range {
+                    end = end.max(range(&mut body, place(least), place(most), y));
+                }
             }
             text(&mut body, end + 4.0, y + BAR - 4.0, "start", &bar.text);
             y += BAR;
@@ -114,6 +117,32 @@ pub fn bars(title: &str, groups: &[Group]) -> String {
         None => (title.to_owned(), bottom),
     };
     frame(&title, height, &body)
+}
+
+/// Draws a bar or a point at `x`; returns where it ends.
+fn draw(body: &mut String, bar: &Bar, x: f64, y: f64, point: bool) -> f64 {
+    let (class, middle) = (&bar.class, y + (BAR - 1.0) / 2.0);
+    if point {
+        let _ = write!(body, r#"<circle class="{class}" cx="{x:.1}" cy="{middle:.1}" r="4"/>"#);
+        return x + 4.0;
+    }
+    let (top, tall, width) = (y + 1.0, BAR - 3.0, (x - BEGIN).max(1.0));
+    let _ = write!(
+        body,
+        r#"<rect class="{class}" x="{BEGIN}" y="{top:.1}" width="{width:.1}" height="{tall}" rx="2"/>"#
+    );
+    BEGIN + width
+}
+
+/// Draws what the rounds differ by, from the least to the most; returns where it ends.
+fn range(body: &mut String, least: f64, most: f64, y: f64) -> f64 {
+    let middle = y + (BAR - 1.0) / 2.0;
+    let (top, bottom) = (middle - END, middle + END);
+    let _ = write!(
+        body,
+        r#"<path class="range" d="M{least:.1} {top:.1}V{bottom:.1}M{least:.1} {middle:.1}H{most:.1}M{most:.1} {top:.1}V{bottom:.1}"/>"#
+    );
+    most
 }
 
 /// A line: its colour class, and its points from left to right.
@@ -129,7 +158,15 @@ pub type Mark = (f64, String);
 
 /// Lines over a logarithmic vertical axis. `x` has the marks of the horizontal one, whose scale is
 /// `scale` (such as a logarithm).
-pub fn lines(title: &str, lines: &[Line], x: &[Mark], scale: fn(f64) -> f64) -> String {
+///
+/// The marks of the vertical one are labelled by `label`.
+pub fn lines(
+    title: &str,
+    lines: &[Line],
+    x: &[Mark],
+    scale: fn(f64) -> f64,
+    label: fn(f64) -> String,
+) -> String {
     let ys = || lines.iter().flat_map(|line| &line.points).map(|point| point.1.max(1e-3));
     let (low, high) = (ys().fold(f64::MAX, f64::min), ys().fold(1e-3, f64::max));
     let (low, high) = (low.log10().floor(), (high.log10().ceil()).max(low.log10().floor() + 1.0));
@@ -146,7 +183,7 @@ pub fn lines(title: &str, lines: &[Line], x: &[Mark], scale: fn(f64) -> f64) -> 
         let y = place_y(10f64.powf(decade));
         let end = WIDTH - RIGHT;
         let _ = write!(body, r#"<path class="grid" d="M{LEFT} {y:.1}H{end}"/>"#);
-        text(&mut body, LEFT - 6.0, y + 4.0, "end", &round(10f64.powf(decade)));
+        text(&mut body, LEFT - 6.0, y + 4.0, "end", &label(10f64.powf(decade)));
         decade += 1.0;
     }
     for (at, label) in x {
@@ -202,7 +239,7 @@ mod tests {
 
     #[test]
     fn the_longest_bar_fills_its_room() {
-        let svg = bars("CPU", &[group(&[1.0, 4.0])]);
+        let svg = bars("CPU", &[group(&[1.0, 4.0])], round);
         let room = WIDTH - BEGIN - VALUE;
         assert!(svg.contains(&format!(r#"width="{room:.1}""#)), "{svg}");
         assert!(svg.contains(&format!(r#"width="{:.1}""#, room / 4.0)), "{svg}");
@@ -210,12 +247,24 @@ mod tests {
     }
 
     #[test]
-    fn bars_that_differ_much_stand_over_decades() {
-        let svg = bars("CPU", &[group(&[1.0, 10.0, 1000.0])]);
+    fn bars_as_long_as_their_values_hide_no_factor_of_13() {
+        let svg = bars("CPU", &[group(&[1.0, 13.0])], round);
+        let widths: Vec<f64> = svg
+            .split("width=\"")
+            .skip(1)
+            .map(|rest| rest.split('"').next().unwrap().parse().unwrap())
+            .collect();
+        assert!((widths[1] / widths[0] - 13.0).abs() < 0.1, "{widths:?}");
+    }
+
+    #[test]
+    fn values_that_differ_much_are_points_over_decades_and_no_bars() {
+        let svg = bars("CPU", &[group(&[1.0, 10.0, 1000.0])], round);
         let room = WIDTH - BEGIN - VALUE;
+        assert!(!svg.contains("<rect"), "{svg}");
         // From 0.1 to 1,000 there are four decades.
         for part in [0.25, 0.5, 1.0] {
-            assert!(svg.contains(&format!(r#"width="{:.1}""#, part * room)), "{svg}");
+            assert!(svg.contains(&format!(r#"cx="{:.1}""#, BEGIN + part * room)), "{svg}");
         }
         for label in [">CPU (logarithmic)<", ">0.1<", ">1000<"] {
             assert!(svg.contains(label), "{svg}");
@@ -223,16 +272,31 @@ mod tests {
     }
 
     #[test]
+    fn what_rounds_differ_by_is_drawn() {
+        let mut group = group(&[4.0]);
+        group.bars[0].range = Some((2.0, 4.0));
+        let svg = bars("CPU", &[group], round);
+        let (half, end) = (BEGIN + (WIDTH - BEGIN - VALUE) / 2.0, WIDTH - VALUE);
+        assert!(svg.contains("class=\"range\"") && svg.contains(&format!("M{half:.1} ")), "{svg}");
+        assert!(svg.contains(&format!("H{end:.1}")), "{svg}");
+    }
+
+    #[test]
     fn who_has_no_value_has_a_text() {
         let mut group = group(&[1.0]);
         let text = "c: 41 of 300 done".to_owned();
-        group.bars.push(Bar { class: "c".into(), value: None, text });
-        let svg = bars("CPU", &[group]);
+        group.bars.push(Bar { class: "c".into(), value: None, range: None, text });
+        let svg = bars("CPU", &[group], round);
         assert!(svg.contains("c: 41 of 300 done") && !svg.contains(r#"class="c""#), "{svg}");
     }
 
     fn group(values: &[f64]) -> Group {
-        let bar = |&value| Bar { class: "ours".into(), value: Some(value), text: String::new() };
+        let bar = |&value| Bar {
+            class: "ours".into(),
+            value: Some(value),
+            range: None,
+            text: String::new(),
+        };
         Group { label: "a < b".into(), bars: values.iter().map(bar).collect() }
     }
 
@@ -241,7 +305,7 @@ mod tests {
         let line =
             Line { class: "ours".into(), points: vec![(0.0, 1.0), (1.0, 10.0), (2.0, 100.0)] };
         let marks = [(0.0, "0".to_owned()), (1.0, "1".into()), (2.0, "2".into())];
-        let svg = lines("growth", &[line], &marks, |x| x);
+        let svg = lines("growth", &[line], &marks, |x| x, round);
         let (middle, bottom) = ((HEIGHT - BOTTOM + TOP) / 2.0, HEIGHT - BOTTOM);
         assert!(svg.contains(&format!("M{LEFT:.1} {bottom:.1}L")), "{svg}");
         assert!(svg.contains(&format!(" {middle:.1}L")), "{svg}");

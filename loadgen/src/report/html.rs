@@ -3,9 +3,12 @@
 use std::fmt::Write;
 
 use super::chart::{Bar, Group, Line, Mark, bars, escape, lines, round};
+use super::compare::{Compared, Standing, compared, headline};
+use super::figures::show;
 use super::page::{FOOT, HEAD};
-use super::{Header, Row, columns, notes, number, rows};
-use crate::measure::Measured;
+use super::table::cells;
+use super::{Header, Row, columns, notes, rows};
+use crate::measure::{Measured, Quantity, Unit};
 use crate::scenario::{Case, Outcome};
 
 /// Percentiles that the plots show, and what they are called there.
@@ -28,14 +31,20 @@ pub fn html(header: &Header, outcomes: &[Outcome]) -> String {
     let mut page = String::from(HEAD);
     let _ = write!(
         page,
-        "<h1>xenstored under load</h1><p class=\"about\">{}, {}<br>{}<br><code>{}</code></p>",
+        "<h1>xenstored under load</h1><p class=\"about\">{}, {}<br>{}<br>commit {}<br><code>{}</code></p>",
         escape(&header.date),
         extent(header, outcomes),
         escape(&header.machine),
+        escape(&header.commit),
         escape(&header.command)
     );
+    let compared = compared(outcomes);
+    for line in headline(&compared, outcomes) {
+        let _ = write!(page, "<p class=\"headline\">{}</p>", escape(&line));
+    }
     contents(&mut page, outcomes);
-    legend(&mut page, outcomes);
+    legend(&mut page, header, outcomes);
+    standing(&mut page, &compared);
     goals(&mut page, outcomes);
     for outcome in outcomes {
         section(&mut page, outcome);
@@ -68,7 +77,7 @@ fn class(target: &str) -> String {
     target.split(':').next().unwrap_or("socket").to_owned()
 }
 
-fn legend(page: &mut String, outcomes: &[Outcome]) {
+fn legend(page: &mut String, header: &Header, outcomes: &[Outcome]) {
     let mut names: Vec<String> = Vec::new();
     for name in outcomes.iter().flat_map(rows).map(|row| row.target) {
         if !names.contains(&name) {
@@ -85,7 +94,43 @@ fn legend(page: &mut String, outcomes: &[Outcome]) {
             escape(&name)
         );
     }
+    page.push_str("</p><p class=\"builds\">");
+    for (target, version) in &header.versions {
+        let (target, version) = (escape(target), escape(version));
+        let _ = write!(page, "<small><b>{target}</b> {version}</small><br>");
+    }
     page.push_str("</p>");
+}
+
+/// Where ours is behind a peer, all of it; and where it is ahead, to be opened.
+fn standing(page: &mut String, compared: &[Compared<'_>]) {
+    if compared.is_empty() {
+        return;
+    }
+    page.push_str(
+        "<section id=\"standing\"><h2>Beside the peers</h2><p class=\"about\">Throughput, CPU, p50 \
+         and p99 of each case that both were asked and finished, in which they differ by a tenth or \
+         more.</p>",
+    );
+    let of = |side| compared.iter().filter(move |one| one.standing() == side);
+    let list = |page: &mut String, ones: &mut dyn Iterator<Item = &Compared<'_>>| {
+        page.push_str("<ul>");
+        for one in ones {
+            let _ = write!(page, "<li>{}</li>", escape(&one.text()));
+        }
+        page.push_str("</ul>");
+    };
+    match of(Standing::Behind).count() {
+        0 => page.push_str("<p>Ours is worse nowhere.</p>"),
+        count => {
+            let _ = write!(page, "<h3 class=\"worse\">Ours is worse: {count}</h3>");
+            list(page, &mut of(Standing::Behind));
+        }
+    }
+    let ahead = of(Standing::Ahead).count();
+    let _ = write!(page, "<details><summary>Ours is better: {ahead}</summary>");
+    list(page, &mut compared.iter().rev().filter(|one| one.standing() == Standing::Ahead));
+    page.push_str("</details></section>");
 }
 
 fn goals(page: &mut String, outcomes: &[Outcome]) {
@@ -98,8 +143,11 @@ fn goals(page: &mut String, outcomes: &[Outcome]) {
          <ul class=\"goals\">",
     );
     for goal in outcomes.iter().flat_map(|outcome| &outcome.goals) {
-        let (class, mark) =
-            if goal.reached { ("reached", "✓ reached") } else { ("missed", "✗ missed") };
+        let (class, mark) = match goal.reached {
+            Some(true) => ("reached", "✓ reached"),
+            Some(false) => ("missed", "✗ missed"),
+            None => ("undecided", "? undecided"),
+        };
         let text = escape(&goal.text);
         let _ = write!(page, "<li class=\"{class}\"><b>{mark}</b> {text}</li>");
     }
@@ -115,19 +163,42 @@ fn section(page: &mut String, outcome: &Outcome) {
         outcome.name,
         escape(outcome.about)
     );
-    let cpu = format!("CPU per {}, us", outcome.unit);
-    let rate = format!("{}s per second", outcome.unit);
-    if grows(outcome) {
-        growth(page, &cpu, outcome, Measured::cpu);
-        growth(page, &rate, outcome, Measured::rate);
-    } else {
-        grouped(page, &cpu, outcome, Measured::cpu);
-        grouped(page, &rate, outcome, Measured::rate);
+    let cpu = Plot {
+        title: format!("CPU per {}", outcome.unit),
+        quantity: Quantity::Cpu,
+        unit: Unit::Micros,
+        label: axis_time,
+    };
+    let rate = Plot {
+        title: format!("{}s per second", outcome.unit),
+        quantity: Quantity::Rate,
+        unit: Unit::Number,
+        label: round,
+    };
+    for plot in [cpu, rate] {
+        if grows(outcome) { growth(page, &plot, outcome) } else { grouped(page, &plot, outcome) }
     }
     page.push_str("</div>");
     all_latencies(page, outcome);
     table(page, outcome);
     page.push_str("</section>");
+}
+
+/// What a plot shows.
+struct Plot {
+    title: String,
+    quantity: Quantity,
+    unit: Unit,
+    label: fn(f64) -> String,
+}
+
+/// A time on an axis, where all are round.
+fn axis_time(micros: f64) -> String {
+    match micros {
+        second if second >= 1e6 => format!("{} s", round(second / 1e6)),
+        milli if milli >= 1e3 => format!("{} ms", round(milli / 1e3)),
+        _ => format!("{} us", round(micros)),
+    }
 }
 
 /// Whether the cases are one thing in growing sizes, so that there is a curve.
@@ -136,49 +207,56 @@ fn grows(outcome: &Outcome) -> bool {
     sizes.len() > 1 && sizes[0].is_some() && sizes.is_sorted_by(|one, next| one < next)
 }
 
-/// Bars for each case; who has no figure because it failed or is not done, has a text.
-fn grouped(
-    page: &mut String,
-    title: &str,
-    outcome: &Outcome,
-    figure: impl Fn(&Measured) -> Option<f64>,
-) {
+/// Bars for each case, each with how many times ours it is; a target that failed or is not done has
+/// a text in place of a figure.
+fn grouped(page: &mut String, plot: &Plot, outcome: &Outcome) {
     let mut groups: Vec<Group> = Vec::new();
     for Row { case, target, figures, note } in rows(outcome) {
-        let value = figures.and_then(&figure);
-        let text = match value {
-            Some(value) => format!("{} {target}", number(value)),
+        let spread = figures.and_then(|row| row.get(plot.quantity));
+        let text = match spread {
+            Some(spread) => {
+                let times = times_ours(outcome, plot, case, &target, spread.median);
+                format!("{} {target}{times}", show(spread.median, plot.unit))
+            }
             None if note.is_empty() => continue,
             None => format!("{target}: {note}"),
         };
-        let bar = Bar { class: class(&target), value, text };
+        let value = spread.map(|spread| spread.median);
+        let range = spread.filter(|it| it.least < it.most).map(|it| (it.least, it.most));
+        let bar = Bar { class: class(&target), value, range, text };
         match groups.last_mut().filter(|group| group.label == case) {
             Some(group) => group.bars.push(bar),
             None => groups.push(Group { label: case.to_owned(), bars: vec![bar] }),
         }
     }
     if groups.iter().flat_map(|group| &group.bars).any(|bar| bar.value.is_some()) {
-        page.push_str(&bars(title, &groups));
+        page.push_str(&bars(&plot.title, &groups, plot.label));
     }
 }
 
+/// How many times ours a figure of another target is, or which part; nothing if ours has none.
+fn times_ours(outcome: &Outcome, plot: &Plot, case: &str, target: &str, value: f64) -> String {
+    let ours = outcome.measured.iter().find(|row| row.target == "ours" && row.case.name == case);
+    let ours = ours.filter(|_| target != "ours").and_then(|row| row.get(plot.quantity));
+    let digits = |ratio: f64| format!("{ratio:.*}", usize::from(ratio < 9.95));
+    ours.map_or(String::new(), |ours| match value / ours.median {
+        more if more >= 1.0 => format!(", {} times", digits(more)),
+        less => format!(", 1/{}", digits(1.0 / less)),
+    })
+}
+
 /// A curve for each target over the sizes of the cases.
-fn growth(
-    page: &mut String,
-    title: &str,
-    outcome: &Outcome,
-    figure: impl Fn(&Measured) -> Option<f64>,
-) {
+fn growth(page: &mut String, plot: &Plot, outcome: &Outcome) {
     let size = |case: &Case| case.size.unwrap_or(0) as f64;
     let marks: Vec<Mark> =
         outcome.cases.iter().map(|case| (size(case), round(size(case)))).collect();
     let rows = &outcome.measured;
-    let curves = curves(rows, |row| Some(vec![(size(&row.case), figure(row)?)]));
+    let curves = curves(rows, |row| Some(vec![(size(&row.case), row.get(plot.quantity)?.median)]));
     if !curves.is_empty() {
         let what =
             outcome.cases[0].name.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ');
-        let title = format!("{title}, by {what} (logarithmic)");
-        page.push_str(&lines(&title, &curves, &marks, |x| (1.0 + x).ln()));
+        let title = format!("{}, by {what} (logarithmic)", plot.title);
+        page.push_str(&lines(&title, &curves, &marks, |x| (1.0 + x).ln(), plot.label));
     }
 }
 
@@ -192,7 +270,7 @@ fn all_latencies(page: &mut String, outcome: &Outcome) {
         let open = if plots.matches("<svg").count() > 2 { "" } else { " open" };
         let _ = write!(
             page,
-            "<details{open}><summary>Latencies: so many percent of all took so long at most, in us \
+            "<details{open}><summary>Latencies: so many percent of all took so long at most \
              (logarithmic)</summary><div class=\"plots\">{plots}</div></details>"
         );
     }
@@ -210,8 +288,9 @@ fn latencies(page: &mut String, case: &Case, rows: &[Measured]) {
     });
     if !curves.is_empty() {
         let marks = PERCENTILES.map(|(at, label)| (at, label.to_owned()));
-        let title = format!("latency, us: {}", case.name);
-        page.push_str(&lines(&title, &curves, &marks, |percent| -(100.0 - percent).ln()));
+        let title = format!("latency: {}", case.name);
+        let scale = |percent: f64| -(100.0 - percent).ln();
+        page.push_str(&lines(&title, &curves, &marks, scale, axis_time));
     }
 }
 
@@ -234,8 +313,8 @@ fn curves<'a>(
 fn table(page: &mut String, outcome: &Outcome) {
     let columns = columns(outcome.unit, &outcome.measured);
     page.push_str("<div class=\"scroll\"><table><tr><th></th><th></th>");
-    for (title, _) in &columns {
-        let _ = write!(page, "<th>{}</th>", escape(title));
+    for column in &columns {
+        let _ = write!(page, "<th>{}</th>", escape(&column.title));
     }
     page.push_str("</tr>");
     let mut last = "";
@@ -250,9 +329,12 @@ fn table(page: &mut String, outcome: &Outcome) {
         };
         let (name, target) = (escape(name), escape(&target));
         let _ = write!(page, "<tr{begins}><td>{name}</td><td>{target}{note}</td>");
-        for (_, figure) in &columns {
-            let text = figures.and_then(figure).map_or(String::new(), number);
-            let _ = write!(page, "<td>{text}</td>");
+        for column in &columns {
+            let [median, rounds] = cells(figures, column);
+            let _ = match rounds.as_str() {
+                "" => write!(page, "<td>{median}</td>"),
+                rounds => write!(page, "<td>{median}<small>{rounds}</small></td>"),
+            };
         }
         page.push_str("</tr>");
     }

@@ -1,80 +1,24 @@
 //! What was measured, for people and for programs.
 
 mod chart;
+mod compare;
+mod figures;
+mod header;
 mod html;
 mod json;
 mod page;
 mod table;
 
+pub use compare::summary;
+pub use header::Header;
 pub use html::html;
 pub use json::json;
 pub use table::table;
 
-use crate::measure::{Measured, Unfinished};
+use figures::number;
+
+use crate::measure::{Measured, Quantity, Spread, Unfinished, Unit};
 use crate::scenario::{Outcome, Why};
-
-/// Where and when it was measured.
-#[derive(Clone, Debug)]
-pub struct Header {
-    /// The command line.
-    pub command: String,
-    /// When the run began, in UTC.
-    pub date: String,
-    /// Processor, number of cores, kernel.
-    pub machine: String,
-    /// How many scenarios were to be run.
-    pub scenarios: usize,
-}
-
-impl Header {
-    /// Looks at this machine, before so many scenarios.
-    pub fn look(scenarios: usize) -> Header {
-        let text = |path| std::fs::read_to_string(path).unwrap_or_default();
-        let cpuinfo = text("/proc/cpuinfo");
-        let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name"));
-        let model = model.map_or("unknown processor", |rest| rest.trim_matches([' ', '\t', ':']));
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let kernel = text("/proc/sys/kernel/osrelease");
-        let words: Vec<String> = std::env::args().skip(1).collect();
-        Header {
-            command: format!("loadgen {}", words.join(" ")),
-            date: date(),
-            machine: format!("{model}, {cores} cores, Linux {}", kernel.trim()),
-            scenarios,
-        }
-    }
-}
-
-/// Today's date and the time, in UTC.
-fn date() -> String {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let seconds = now.map_or(0, |now| now.as_secs());
-    let (year, month, day) = civil(seconds / 86400);
-    let (hour, minute) = (seconds / 3600 % 24, seconds / 60 % 60);
-    format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02} UTC")
-}
-
-/// The date so many days after 1 January 1970.
-fn civil(mut days: u64) -> (u64, usize, u64) {
-    let is_leap = |year: u64| {
-        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
-    };
-    let mut year = 1970;
-    while days >= 365 + u64::from(is_leap(year)) {
-        days -= 365 + u64::from(is_leap(year));
-        year += 1;
-    }
-    let february = 28 + u64::from(is_leap(year));
-    for (month, length) in
-        [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31].into_iter().enumerate()
-    {
-        if days < length {
-            return (year, month + 1, days + 1);
-        }
-        days -= length;
-    }
-    (year, 12, 31)
-}
 
 /// A line of a table: a case and a target, the figures if there are any, and what there is to say
 /// if they are not all there.
@@ -91,7 +35,7 @@ fn rows(outcome: &Outcome) -> Vec<Row<'_>> {
     for case in &outcome.cases {
         let case = case.name.as_str();
         for measured in outcome.measured.iter().filter(|row| row.case.name == case) {
-            let note = measured.unfinished().map(|it| format!("{} of {} done", it.done, it.of));
+            let note = measured.unfinished().map(|it| done(&it, ""));
             rows.push(Row {
                 case,
                 target: measured.target.clone(),
@@ -118,6 +62,15 @@ impl Row<'_> {
     }
 }
 
+/// What was done of how many of these units: the median of the rounds, as in the column of the
+/// same, and where they differ the least and the most.
+fn done(unfinished: &Unfinished, units: &str) -> String {
+    let Unfinished { done: Spread { least, median, most }, of, .. } = unfinished;
+    let rounds =
+        if least < most { format!(" ({least} to {most} by round)") } else { String::new() };
+    format!("{} of {of}{units} done{rounds}", number(*median))
+}
+
 /// What is to be said below a table: who failed and how, who is not done, who was not asked.
 fn notes(outcome: &Outcome) -> Vec<String> {
     let mut notes = Vec::new();
@@ -126,10 +79,11 @@ fn notes(outcome: &Outcome) -> Vec<String> {
         notes.push(format!("FAILED: {}, {case}: {trouble}", missing.target));
     }
     for row in &outcome.measured {
-        let Some(Unfinished { done, of, seconds }) = row.unfinished() else { continue };
+        let Some(unfinished) = row.unfinished() else { continue };
+        let done = done(&unfinished, &format!(" {}s", outcome.unit));
         notes.push(format!(
-            "not done: {}, {}: {done} of {of} {}s in {seconds:.0} s, so there are no figures for each",
-            row.target, row.case.name, outcome.unit
+            "not done: {}, {}: {done} in {:.0} s, so there are no figures for each",
+            row.target, row.case.name, unfinished.seconds
         ));
     }
     // Those with the same reason and cases together.
@@ -152,44 +106,37 @@ fn notes(outcome: &Outcome) -> Vec<String> {
     notes
 }
 
-/// A column of a table: its title, and the figure of a row if it has one.
-type Column<'a> = (String, Box<dyn Fn(&Measured) -> Option<f64> + 'a>);
+/// A column of a table.
+struct Column {
+    title: String,
+    quantity: Quantity,
+    unit: Unit,
+}
 
 /// The columns that at least one row has a figure for.
-fn columns<'a>(unit: &str, rows: &[Measured]) -> Vec<Column<'a>> {
-    let mut columns: Vec<Column<'a>> = vec![
-        (format!("{unit}s/s"), Box::new(Measured::rate)),
-        ("CPU us".into(), Box::new(Measured::cpu)),
-        ("user".into(), Box::new(Measured::user)),
-        ("system".into(), Box::new(Measured::system)),
-        ("p50 us".into(), Box::new(|row| row.percentile(50.0))),
-        ("p99".into(), Box::new(|row| row.percentile(99.0))),
-        ("p99.9".into(), Box::new(|row| row.percentile(99.9))),
-        ("max".into(), Box::new(|row| row.percentile(100.0))),
+fn columns(unit: &str, rows: &[Measured]) -> Vec<Column> {
+    let all = [
+        (format!("{unit}s/s"), Quantity::Rate, Unit::Number),
+        ("CPU".into(), Quantity::Cpu, Unit::Micros),
+        ("user".into(), Quantity::User, Unit::Micros),
+        ("system".into(), Quantity::System, Unit::Micros),
+        ("p50".into(), Quantity::Percentile(50.0), Unit::Micros),
+        ("p99".into(), Quantity::Percentile(99.0), Unit::Micros),
+        ("p99.9".into(), Quantity::Percentile(99.9), Unit::Micros),
+        ("max".into(), Quantity::Percentile(100.0), Unit::Micros),
     ];
-    let mut names: Vec<&'static str> = Vec::new();
+    let mut names: Vec<(&'static str, Unit)> = Vec::new();
     for name in rows.iter().flat_map(Measured::figures) {
         if !names.contains(&name) {
             names.push(name);
         }
     }
-    columns.extend(names.into_iter().map(|name| -> Column<'a> {
-        (name.into(), Box::new(move |row: &Measured| row.figure(name)))
-    }));
-    columns.retain(|(_, figure)| rows.iter().any(|row| figure(row).is_some()));
+    let extra = names.into_iter().map(|(name, unit)| (name.into(), Quantity::Extra(name), unit));
+    let all = all.into_iter().chain(extra);
+    let mut columns: Vec<Column> =
+        all.map(|(title, quantity, unit)| Column { title, quantity, unit }).collect();
+    columns.retain(|column| rows.iter().any(|row| row.get(column.quantity).is_some()));
     columns
-}
-
-/// A whole number as it is, another figure with three significant digits or more.
-fn number(value: f64) -> String {
-    match value.abs() {
-        whole if whole < 10_000.0 && whole.fract() == 0.0 => format!("{value:.0}"),
-        small if small < 9.995 => format!("{value:.2}"),
-        middle if middle < 99.95 => format!("{value:.1}"),
-        large if large < 10_000.0 => format!("{value:.0}"),
-        large if large < 1_000_000.0 => format!("{:.0} k", value / 1e3),
-        _ => format!("{:.2} M", value / 1e6),
-    }
 }
 
 #[cfg(test)]
@@ -201,14 +148,19 @@ mod tests {
     use crate::scenario::{Case, Missing};
     use crate::target::{Cpu, Target};
 
-    /// C is not done, echo is not asked, and neither peer is asked the larger case.
+    /// C is not done in two rounds of three, echo is not asked, and neither peer is asked the larger
+    /// case.
     fn outcome() -> Outcome {
         let cases = [300, 1000].map(|size| Case::sized(size, "domains")).to_vec();
-        let measured = [("ours", 300), ("c", 41)].map(|(target, units)| {
+        let sample = |units: u64| {
             let cpu = Some(Cpu { total: Duration::from_secs(30), ..Cpu::default() });
             let elapsed = Duration::from_secs(40);
             let sample = Sample { units, whole: Some(300), elapsed, cpu, ..Sample::default() };
-            Measured { case: cases[0].clone(), target: target.into(), samples: vec![sample] }
+            sample.with("done", units as f64)
+        };
+        let measured = [("ours", [300; 3]), ("c", [149, 300, 121])].map(|(target, rounds)| {
+            let samples = rounds.map(sample).into();
+            Measured { case: cases[0].clone(), target: target.into(), samples }
         });
         let missing = |target, cases: &[Case], why| {
             let cases = cases.iter().map(|case| case.name.clone()).collect();
@@ -232,59 +184,50 @@ mod tests {
         }
     }
 
-    #[test]
-    fn who_is_not_done_and_who_was_not_asked_are_named() {
-        let outcomes = [outcome()];
-        let header = Header {
+    fn header() -> Header {
+        Header {
             command: String::new(),
             date: String::new(),
             machine: String::new(),
+            commit: "12c2370".into(),
+            versions: vec![("c".into(), "xen-utils-4.17 4.17.5".into())],
             scenarios: 2,
-        };
-        let (table, page) = (table(&outcomes[0]), html(&header, &outcomes));
+        }
+    }
+
+    #[test]
+    fn who_is_not_done_and_who_was_not_asked_are_named() {
+        let outcomes = [outcome()];
+        let (table, page) = (table(&outcomes[0]), html(&header(), &outcomes));
         for text in [&table, &page] {
             for part in [
-                "100 k", // Ours: 30 s of CPU for 300.
-                "41 of 300 done",
-                "not done: c, 300 domains: 41 of 300 domains in 40 s",
+                "100 ms", // Ours: 30 s of CPU for 300.
+                // What the column "done" says, which is the rounds' median.
+                "149 of 300 done (121 to 300 by round)",
+                "not done: c, 300 domains: 149 of 300 domains done (121 to 300 by round) in 40 s",
                 "not asked: echo: no guests",
                 "not asked: c and ocaml, 1000 domains: too many",
             ] {
                 assert!(text.contains(part), "{part} is missing:\n{text}");
             }
-            // What C's 30 s would be for each of 41.
-            assert!(!text.contains("732 k"), "{text}");
+            // What C's 30 s would be for each of 149.
+            assert!(!text.contains("201 ms"), "{text}");
         }
-        assert!(page.contains("1 of 2 scenarios"), "{page}");
-        let report: serde_json::Value = serde_json::from_str(&json(&header, &outcomes)).unwrap();
+        for part in ["1 of 2 scenarios", "commit 12c2370", "xen-utils-4.17 4.17.5"] {
+            assert!(page.contains(part), "{part} is missing:\n{page}");
+        }
+    }
+
+    #[test]
+    fn json_has_what_was_done_and_how_rounds_differ() {
+        let text = json(&header(), &[outcome()]);
+        let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(report["commit"], "12c2370");
+        assert_eq!(report["versions"]["c"], "xen-utils-4.17 4.17.5");
         let c = &report["scenarios"][0]["rows"][1];
-        assert_eq!((c["unfinished"]["done"].as_u64(), c["cpu_us"].as_f64()), (Some(41), None));
-    }
-
-    #[test]
-    fn numbers_keep_three_digits() {
-        for (value, text) in [
-            (0.0, "0"),
-            (3.0, "3"),
-            (55.0, "55"),
-            (0.304, "0.30"),
-            (7.65, "7.65"),
-            (9.998, "10.0"),
-            (13.64, "13.6"),
-            (704.2, "704"),
-            (9565.0, "9565"),
-            (763_400.0, "763 k"),
-            (1_234_567.0, "1.23 M"),
-        ] {
-            assert_eq!(number(value), text);
-        }
-    }
-
-    #[test]
-    fn dates_are_those_of_the_calendar() {
-        assert_eq!(civil(0), (1970, 1, 1));
-        assert_eq!(civil(11016), (2000, 2, 29));
-        assert_eq!(civil(20779), (2026, 11, 22));
-        assert_eq!(civil(20818), (2026, 12, 31));
+        assert_eq!((c["unfinished"]["done"].as_u64(), c["cpu_us"].as_f64()), (Some(121), None));
+        let medians = [&c["unfinished"]["median"], &c["figures"]["done"]].map(|it| it.as_f64());
+        assert_eq!(medians, [Some(149.0); 2]);
+        assert_eq!(c["spread"]["figures"]["done"], serde_json::json!([121.0, 300.0]));
     }
 }

@@ -32,6 +32,7 @@ summary { cursor: pointer; margin-bottom: .8rem; }
 svg { width: 100%; max-width: 32rem; height: auto; }
 svg text { font-size: 11.5px; fill: var(--soft); }
 svg text.title { font-size: 12.5px; font-weight: 600; fill: var(--ink); }
+.range { stroke: var(--ink); stroke-width: 1; fill: none; opacity: .75; }
 .grid { stroke: var(--rule); stroke-width: 1; } .line { fill: none !important; stroke-width: 2; }
 .ours { fill: var(--ours); stroke: var(--ours); background: var(--ours); }
 .c { fill: var(--c); stroke: var(--c); background: var(--c); }
@@ -45,11 +46,14 @@ th, td { padding: .15rem .6rem; text-align: right; white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; }
 td:nth-child(1), td:nth-child(2) { text-align: left; }
 tr.begins td { border-top: 1px solid var(--rule); padding-top: .35rem; }
+td small { display: block; color: var(--soft); font-size: 11px; line-height: 1.2; }
 em.note { color: var(--bad); font-style: normal; }
 .notes { color: var(--soft); padding-left: 1.2rem; margin: .6rem 0 0; overflow-wrap: anywhere;
   white-space: pre-wrap; }
 .goals { list-style: none; padding: 0; margin: 0; } .reached b { color: var(--good); }
-.missed b { color: var(--bad); } code { font-size: .92em;
+.missed b { color: var(--bad); } .undecided b { color: var(--soft); }
+.headline { font-size: 1.05rem; margin: .2rem 0; max-width: 50rem; } .worse { color: var(--bad); }
+.builds { margin: 0 0 .8rem; } .builds small { color: var(--soft); } code { font-size: .92em;
   overflow-wrap: anywhere; }
 @media (max-width: 40rem) { body { padding: 1rem .6rem 3rem; } section { padding: .8rem .7rem; }
   .legend small { display: none; } }
@@ -57,8 +61,8 @@ em.note { color: var(--bad); font-style: normal; }
 "#;
 
 /// The end.
-pub const FOOT: &str = "<p class=\"about\">Figures are medians of the rounds; k are thousands, M \
-    millions, us microseconds. CPU is the \
+pub const FOOT: &str = "<p class=\"about\">Figures are medians of the rounds, below each and on the \
+    bars the least and the most of them; k are thousands, M millions, us microseconds. CPU is the \
     daemon's own, of all its threads but the simulated host's, by the scheduler's count; user and \
     system are its parts by the kernel's clock. Latencies of a closed loop count from sending; \
     where a rate is fixed, from when a request was to be sent.</p></body></html>\n";

@@ -2,22 +2,33 @@
 
 use std::fmt::Write;
 
-use super::{Row, columns, notes, number, rows};
-use crate::measure::Measured;
+use super::figures::show;
+use super::{Column, Row, columns, notes, rows};
+use crate::measure::{Measured, Quantity};
 use crate::scenario::Outcome;
+
+/// Figures whose spread over the rounds is shown, too.
+const SPREAD: [Quantity; 3] = [Quantity::Rate, Quantity::Cpu, Quantity::Percentile(99.0)];
 
 /// A scenario's table and goals.
 pub fn table(outcome: &Outcome) -> String {
     let columns = columns(outcome.unit, &outcome.measured);
     let mut lines = vec![vec![outcome.name.to_owned(), String::new()]];
-    lines[0].extend(columns.iter().map(|(title, _)| title.clone()));
+    let spread = outcome.measured.iter().any(|row| row.samples.len() > 1);
+    for Column { title, quantity, .. } in &columns {
+        lines[0].push(title.clone());
+        lines[0].extend((spread && SPREAD.contains(quantity)).then(|| "by round".to_owned()));
+    }
     let mut last = "";
     for Row { case, target, figures, note } in rows(outcome) {
         let name = if case == last { "" } else { case };
         last = case;
         let mut line = vec![name.to_owned(), target];
-        let cell = |figure: &dyn Fn(&Measured) -> Option<f64>| figure(figures?).map(number);
-        line.extend(columns.iter().map(|(_, figure)| cell(figure).unwrap_or_default()));
+        for column in &columns {
+            let [median, rounds] = cells(figures, column);
+            line.push(median);
+            line.extend((spread && SPREAD.contains(&column.quantity)).then_some(rounds));
+        }
         line.push(note);
         lines.push(line);
     }
@@ -26,7 +37,11 @@ pub fn table(outcome: &Outcome) -> String {
         let _ = writeln!(text, "{note}");
     }
     for goal in &outcome.goals {
-        let verdict = if goal.reached { "reached" } else { "MISSED" };
+        let verdict = match goal.reached {
+            Some(true) => "reached",
+            Some(false) => "MISSED",
+            None => "undecided",
+        };
         let _ = writeln!(text, "{verdict}: {}", goal.text);
     }
     let (before, after) = outcome.load;
@@ -36,6 +51,17 @@ pub fn table(outcome: &Outcome) -> String {
         "{seconds:.0} s; runnable threads on the machine: {before:.1} before, {after:.1} after"
     );
     text
+}
+
+/// The median of a row's figure, and the least and the most of its rounds if there are several.
+pub fn cells(figures: Option<&Measured>, column: &Column) -> [String; 2] {
+    let Some(row) = figures else { return Default::default() };
+    let Some(spread) = row.get(column.quantity) else { return Default::default() };
+    let rounds = match row.samples.len() {
+        0 | 1 => String::new(),
+        _ => format!("{} to {}", show(spread.least, column.unit), show(spread.most, column.unit)),
+    };
+    [show(spread.median, column.unit), rounds]
 }
 
 /// Columns as wide as their widest cell, the first two to the left, figures to the right.

@@ -10,7 +10,7 @@ use xenstored::words::Domid;
 use super::goals::{Goal, of};
 use super::{Case, Plan, Scenario, Session, host_of, start};
 use crate::client::{Blocking, Expect, Link, Load, Paced, Request, words};
-use crate::measure::{Measured, Sample};
+use crate::measure::{Measured, Sample, Unit};
 use crate::target::{Running, Target};
 use crate::trouble::Result;
 
@@ -113,7 +113,7 @@ impl Session for Flooding {
         let (p99_alone, p99_beside) = (p99(&alone.latency), p99(&beside.latency));
         let per_second = flooded as f64 / beside.elapsed.as_secs_f64();
         Ok(Sample::of(beside, None)
-            .with("p99 alone us", p99_alone)
+            .with_unit("p99 alone us", p99_alone, Unit::Micros)
             .with(RATIO, p99_beside / p99_alone.max(1e-3))
             .with("flood/s", per_second))
     }

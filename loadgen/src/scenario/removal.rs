@@ -8,7 +8,7 @@ use super::goals::{Goal, of};
 use super::operations::connect;
 use super::{Case, Plan, Scenario, Session, start};
 use crate::client::{Blocking, Expect, Paced, Request, words};
-use crate::measure::{Measured, Sample};
+use crate::measure::{Measured, Sample, Unit};
 use crate::target::{Running, Target};
 use crate::trouble::Result;
 use crate::wrong;
@@ -104,7 +104,7 @@ impl Session for Removing {
             if toolstack.request(Kind::Read, 0, &words(&[ROOT]))? != Err("ENOENT".into()) {
                 wrong!("{ROOT} is there after its removal");
             }
-            sample = sample.with("RM ms", took.as_secs_f64() * 1e3);
+            sample = sample.with_unit("RM ms", took.as_secs_f64() * 1e3, Unit::Millis);
         }
         Ok(sample)
     }

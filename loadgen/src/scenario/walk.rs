@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::goals::{Goal, of};
 use super::{Case, Plan, Scenario, Session, start, with_cpu};
 use crate::client::Blocking;
-use crate::measure::{Measured, Sample};
+use crate::measure::{Measured, Sample, Unit};
 use crate::target::{Options, Running, Target};
 use crate::trouble::{Result, Trouble};
 use crate::wrong;
@@ -129,7 +129,7 @@ fn walk(running: &Running, domains: usize) -> Result<Sample> {
     // The directory itself is listed, too.
     let units = 3 * nodes as u64 + 1;
     let sample = Sample { units, elapsed, cpu, ..Sample::default() };
-    Ok(sample.with(MILLISECONDS, elapsed.as_secs_f64() * 1e3))
+    Ok(sample.with_unit(MILLISECONDS, elapsed.as_secs_f64() * 1e3, Unit::Millis))
 }
 
 /// What `xenstore-ls` prints.

@@ -1,11 +1,13 @@
 //! This project's daemon, which is part of this program: `loadgen daemon` takes the arguments of
 //! `xenstored` and is it. So what is measured is what was built along with the load generator.
 
+use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use super::{Options, Running};
+use super::{Options, POLL, Running};
 
 /// Starts this program as the daemon, or the binary that `XENSTORED` in the environment names.
 ///
@@ -30,14 +32,41 @@ pub fn start(options: &Options) -> io::Result<Running> {
     Running::spawn(command, dir, true)
 }
 
+/// How long a daemon may take to say its version: a program that serves instead never does.
+const SAYS_BY: Duration = Duration::from_secs(2);
+
 /// What the daemon says of its version, and the binary if `XENSTORED` names another.
 pub fn version() -> String {
     let Some(binary) = std::env::var_os("XENSTORED") else {
         return format!("xenstored {}", env!("CARGO_PKG_VERSION"));
     };
-    let output = Command::new(&binary).arg("--version").output();
-    let said = output.ok().filter(|output| output.status.success());
-    let said = said.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
-    let said = said.unwrap_or_else(|| "of unknown version".to_owned());
+    let said = said(&binary).unwrap_or_else(|| "of unknown version".to_owned());
     format!("{said}, {}", Path::new(&binary).display())
+}
+
+fn said(binary: &OsStr) -> Option<String> {
+    let dir = Running::directory().ok()?;
+    let mut child = Command::new(binary)
+        .arg("--version")
+        .env("XENSTORED_RUNDIR", dir.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .ok()?;
+    let asked = Instant::now();
+    let ended = loop {
+        match child.try_wait() {
+            Ok(None) if asked.elapsed() < SAYS_BY => std::thread::sleep(POLL),
+            Ok(Some(status)) => break status.success(),
+            _ => break false,
+        }
+    };
+    if !ended {
+        let _ = child.kill();
+        let _ = child.wait();
+        return None;
+    }
+    let output = child.wait_with_output().ok()?;
+    Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

@@ -31,7 +31,7 @@ use super::boot::Machine;
 use super::goals::{Goal, of};
 use super::{Case, Plan, Scenario, Session, host_of, start};
 use crate::client::Blocking;
-use crate::measure::{Measured, Sample};
+use crate::measure::{Measured, Sample, Unit};
 use crate::target::{Cpu, Running, Target};
 use crate::trouble::{Result, Trouble};
 use crate::wrong;
@@ -192,11 +192,11 @@ impl Moving {
         let sample = Sample { units, elapsed, cpu: Some(cpu), latency, ..Sample::default() };
         Ok(sample
             .with(SECONDS, elapsed.as_secs_f64())
-            .with("waited p50", waited(0.5))
-            .with("waited p99", waited(0.99))
-            .with("waited max", waited(1.0))
-            .with(STAY_BEFORE, p99(&before))
-            .with(STAY_DURING, p99(&during))
+            .with_unit("waited p50", waited(0.5), Unit::Micros)
+            .with_unit("waited p99", waited(0.99), Unit::Micros)
+            .with_unit("waited max", waited(1.0), Unit::Micros)
+            .with_unit(STAY_BEFORE, p99(&before), Unit::Micros)
+            .with_unit(STAY_DURING, p99(&during), Unit::Micros)
             .with("nodes each", each(seen.nodes.get()))
             .with("watches each", each(seen.watches.get()))
             .with("KB each", each(bytes) / 1e3)

@@ -1,0 +1,205 @@
+//! Ours beside the peers, figure by figure: where it is ahead, and where it is not.
+
+use std::fmt::Write;
+
+use super::figures::show;
+use crate::measure::{Measured, Quantity, Unit};
+use crate::scenario::{Goal, Outcome};
+
+/// Figures that differ by less are level: about what rounds differ by.
+const LEVEL: f64 = 1.1;
+/// What is compared: its name, its unit, and whether more is better.
+const COMPARED: [(&str, Quantity, Unit, bool); 4] = [
+    ("throughput", Quantity::Rate, Unit::Number, true),
+    ("CPU", Quantity::Cpu, Unit::Micros, false),
+    ("p50", Quantity::Percentile(50.0), Unit::Micros, false),
+    ("p99", Quantity::Percentile(99.0), Unit::Micros, false),
+];
+/// The targets that ours is compared with; the echo server is the machine's limit and no peer.
+const PEERS: [&str; 2] = ["c", "ocaml"];
+/// Figures in which ours is behind that the summary on a terminal names, the worst first.
+const NAMED: usize = 5;
+
+/// How ours compares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Better by a tenth or more.
+    Ahead,
+    /// Neither.
+    Level,
+    /// Worse by a tenth or more.
+    Behind,
+}
+
+/// One figure of ours beside a peer's.
+pub struct Compared<'a> {
+    /// The scenario's name.
+    pub scenario: &'a str,
+    /// The case's name.
+    pub case: &'a str,
+    /// What is compared.
+    pub figure: &'static str,
+    /// The peer.
+    pub peer: &'a str,
+    /// The medians of both.
+    pub ours: f64,
+    /// The peer's.
+    pub theirs: f64,
+    unit: Unit,
+    /// How many times better ours is; less than 1 where it is worse.
+    pub times: f64,
+}
+
+impl Compared<'_> {
+    /// On which side it is.
+    pub fn standing(&self) -> Standing {
+        match self.times {
+            ahead if ahead >= LEVEL => Standing::Ahead,
+            behind if behind * LEVEL <= 1.0 => Standing::Behind,
+            _ => Standing::Level,
+        }
+    }
+
+    /// All of it, for a person.
+    pub fn text(&self) -> String {
+        let Compared { scenario, case, figure, peer, ours, theirs, unit, times } = self;
+        let (ours, theirs) = (show(*ours, *unit), show(*theirs, *unit));
+        let (times, word) = match self.standing() {
+            Standing::Behind => (1.0 / times, "worse"),
+            _ => (*times, "better"),
+        };
+        format!("{scenario}, {case}: {figure} {ours}, {peer} {theirs}: {times:.1} times {word}")
+    }
+}
+
+/// Every figure that ours and a peer both have, those in which ours is worst first.
+pub fn compared(outcomes: &[Outcome]) -> Vec<Compared<'_>> {
+    let mut all = Vec::new();
+    for outcome in outcomes {
+        for theirs in outcome.measured.iter().filter(|row| PEERS.contains(&&*row.target)) {
+            let same = |row: &&Measured| row.target == "ours" && row.case.name == theirs.case.name;
+            if let Some(ours) = outcome.measured.iter().find(same) {
+                all.extend(
+                    COMPARED.iter().filter_map(|what| one(outcome.name, ours, theirs, what)),
+                );
+            }
+        }
+    }
+    all.sort_by(|one, other| one.times.total_cmp(&other.times));
+    all
+}
+
+fn one<'a>(
+    scenario: &'a str,
+    ours: &Measured,
+    theirs: &'a Measured,
+    &(figure, quantity, unit, more_is_better): &(&'static str, Quantity, Unit, bool),
+) -> Option<Compared<'a>> {
+    let (ours, peer) = (ours.get(quantity)?.median, theirs.get(quantity)?.median);
+    let ratio = if more_is_better { ours / peer } else { peer / ours };
+    let times = Some(ratio).filter(|ratio| ratio.is_finite() && *ratio > 0.0)?;
+    let (case, target) = (&*theirs.case.name, &*theirs.target);
+    Some(Compared { scenario, case, figure, peer: target, ours, theirs: peer, unit, times })
+}
+
+/// Both sides in a sentence for each peer, and one on the goals.
+pub fn headline(compared: &[Compared<'_>], outcomes: &[Outcome]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for peer in PEERS {
+        let of =
+            |side| compared.iter().filter(|it| it.peer == peer && it.standing() == side).count();
+        let (ahead, level, behind) =
+            (of(Standing::Ahead), of(Standing::Level), of(Standing::Behind));
+        let all = ahead + level + behind;
+        if all > 0 {
+            lines.push(format!(
+                "Beside {peer}, ours is better in {ahead} of {all} figures and worse in {behind}; \
+                 {level} differ by less than a tenth."
+            ));
+        }
+    }
+    let goals: Vec<&Goal> = outcomes.iter().flat_map(|outcome| &outcome.goals).collect();
+    let of = |reached| goals.iter().filter(|goal| goal.reached == reached).count();
+    let (reached, missed, undecided) = (of(Some(true)), of(Some(false)), of(None));
+    if !goals.is_empty() {
+        lines.push(format!(
+            "Of {} targets {reached} are reached, {missed} missed, and {undecided} undecided.",
+            goals.len()
+        ));
+    }
+    lines
+}
+
+/// The end of a run on a terminal: the headline, and where ours is behind.
+pub fn summary(outcomes: &[Outcome]) -> String {
+    let compared = compared(outcomes);
+    let mut text = String::new();
+    for line in headline(&compared, outcomes) {
+        let _ = writeln!(text, "{line}");
+    }
+    let behind = compared.iter().filter(|it| it.standing() == Standing::Behind);
+    for one in behind.take(NAMED) {
+        let _ = writeln!(text, "worse: {}", one.text());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::client::histogram;
+    use crate::measure::Sample;
+    use crate::scenario::Case;
+    use crate::target::Cpu;
+
+    /// Ours takes less CPU and has the longer p99; its throughput is 5 % less.
+    fn outcome() -> Outcome {
+        let row = |target: &str, cpu, units, latency: u64| {
+            let mut all = histogram();
+            all.record(latency * 1000).unwrap();
+            let cpu = Some(Cpu { total: Duration::from_micros(cpu), ..Cpu::default() });
+            let elapsed = Duration::from_secs(1);
+            let latency = Some(all);
+            let sample = Sample { units, elapsed, cpu, latency, ..Sample::default() };
+            let case = Case::named("64 connections, depth 1");
+            Measured { case, target: target.into(), samples: vec![sample] }
+        };
+        let measured =
+            vec![row("ours", 380, 950, 771), row("c", 4800, 1000, 434), row("echo", 100, 9000, 1)];
+        Outcome {
+            name: "read",
+            about: "",
+            unit: "request",
+            cases: Vec::new(),
+            measured,
+            missing: Vec::new(),
+            goals: vec![Goal::at_most("x", 1.0, 2.0), Goal::undecided("y", "too short")],
+            load: (0.0, 0.0),
+            elapsed: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn both_sides_are_said_and_the_worst_is_first() {
+        let outcomes = [outcome()];
+        let all = compared(&outcomes);
+        let standing = |figure| all.iter().find(|it| it.figure == figure).unwrap().standing();
+        assert_eq!(standing("p99"), Standing::Behind);
+        assert_eq!(standing("throughput"), Standing::Level);
+        assert_eq!(standing("CPU"), Standing::Ahead);
+        assert!(all.iter().all(|it| it.peer == "c"), "the echo server is no peer");
+        assert_eq!(
+            headline(&all, &outcomes),
+            [
+                "Beside c, ours is better in 1 of 4 figures and worse in 2; 1 differ by less than a \
+                 tenth.",
+                "Of 2 targets 1 are reached, 0 missed, and 1 undecided.",
+            ]
+        );
+        let text = summary(&outcomes);
+        let worst = "worse: read, 64 connections, depth 1: p50 771 us, c 434 us: 1.8 times worse";
+        assert_eq!(text.lines().nth(2), Some(worst), "{text}");
+    }
+}
