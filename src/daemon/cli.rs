@@ -211,6 +211,7 @@ impl Options {
             limits: self.limits,
             soft_memory: self.quota_soft,
             watch_event_timeout: self.timeout,
+            ring_scan_interval: None,
             priv_domid: self.priv_domid,
             master_domid: self.master_domid,
             keep_orphans: self.keep_orphans,

@@ -107,6 +107,7 @@ struct SoftQuotas {
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 struct Timeouts {
     watch_event: Option<u32>,
+    ring_scan_interval: Option<u32>,
 }
 
 /// The levels of the log, least first.
@@ -205,6 +206,7 @@ impl File {
             limits: self.quotas.0,
             soft_memory: self.soft_quotas.memory,
             watch_event_timeout: self.timeouts.watch_event,
+            ring_scan_interval: self.timeouts.ring_scan_interval,
             priv_domid: self.priv_domid,
             master_domid: self.master_domid,
             keep_orphans: false,
@@ -259,7 +261,7 @@ mod tests {
             log: Log { file: Some(_), level: Some(_), switches: Some(_) },
             quotas: Quotas(quotas),
             soft_quotas: SoftQuotas { memory: Some(_) },
-            timeouts: Timeouts { watch_event: Some(_) },
+            timeouts: Timeouts { watch_event: Some(_), ring_scan_interval: Some(_) },
         } = file
         else {
             panic!("a key is missing in dist/xenstored.toml: {file:?}");
@@ -295,7 +297,7 @@ mod tests {
                     pid-file = \"/p\"\nforeground = true\nmaster-domid = 1\npriv-domid = 2\n\
                     [log]\nfile = \"/l\"\nlevel = \"warning\"\nswitches = [\"-io\", \"+tdb\"]\n\
                     [quotas]\nnodes = 5\nquota-maxwatch = 6\n[soft-quotas]\nmemory = 7\n\
-                    [timeouts]\nwatch-event = 8\n";
+                    [timeouts]\nwatch-event = 8\nring-scan-interval = 9\n";
         let parse = |text| SwitchChange::parse(text).unwrap();
         let expected = Given {
             host: Some(HostKind::Sim),
@@ -314,6 +316,7 @@ mod tests {
             limits: vec![(Quota::Nodes, 5), (Quota::Watches, 6)],
             soft_memory: Some(7),
             watch_event_timeout: Some(8),
+            ring_scan_interval: Some(9),
             notes: vec![],
         };
         assert_eq!(parse_toml(text), Ok(expected));

@@ -21,6 +21,8 @@ const RUN_DIRECTORY: &str = "/var/run/xenstored";
 const SIM_SOCKET: &str = "sim";
 /// How long an event may wait for its domain to take it, unless set (C's default, seconds).
 const WATCH_EVENT_TIMEOUT: u32 = 20;
+/// How often a ring is looked at that is not notified, unless set (oxenstored's default, seconds).
+const RING_SCAN_INTERVAL: u32 = 20;
 /// Threads beyond this bring nothing but memory: each shard is one, and no host has more cores.
 const MAX_SHARDS: u16 = 1024;
 
@@ -37,6 +39,8 @@ pub(super) struct Given {
     pub soft_memory: Option<u32>,
     /// Seconds; 0: for ever.
     pub watch_event_timeout: Option<u32>,
+    /// Seconds; 0: never.
+    pub ring_scan_interval: Option<u32>,
     pub priv_domid: Option<u16>,
     pub master_domid: Option<u16>,
     pub keep_orphans: bool,
@@ -106,6 +110,7 @@ impl Given {
             limits: under.limits,
             soft_memory: self.soft_memory.or(under.soft_memory),
             watch_event_timeout: self.watch_event_timeout.or(under.watch_event_timeout),
+            ring_scan_interval: self.ring_scan_interval.or(under.ring_scan_interval),
             priv_domid: self.priv_domid.or(under.priv_domid),
             master_domid: self.master_domid.or(under.master_domid),
             keep_orphans: self.keep_orphans || under.keep_orphans,
@@ -146,7 +151,7 @@ impl Given {
             None if foreground => Destination::Stderr,
             None => Destination::Syslog,
         };
-        let timeout = self.watch_event_timeout.unwrap_or(WATCH_EVENT_TIMEOUT);
+        let seconds = |number: u32| (number != 0).then(|| Duration::from_secs(number.into()));
         Ok(Settings {
             host,
             shards: shards(self.shards.unwrap_or(0), around.cores)?,
@@ -155,7 +160,8 @@ impl Given {
             socket,
             limits: changed_limits(&self.limits),
             soft_memory: self.soft_memory.unwrap_or(Quota::SOFT_MEMORY_DEFAULT),
-            watch_event_timeout: (timeout != 0).then(|| Duration::from_secs(timeout.into())),
+            watch_event_timeout: seconds(self.watch_event_timeout.unwrap_or(WATCH_EVENT_TIMEOUT)),
+            ring_scan_interval: seconds(self.ring_scan_interval.unwrap_or(RING_SCAN_INTERVAL)),
             priv_domid: self.priv_domid.map(|domid| real(domid, "priv-domid")).transpose()?,
             keep_orphans: self.keep_orphans,
             pid_file: self.pid_file.map(absolute).transpose()?,

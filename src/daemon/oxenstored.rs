@@ -43,7 +43,6 @@ const WITHOUT_EFFECT: &[(&str, Form, &str, &str)] = &[
     ("access-log-transactions-ops", Form::Flag, "false", ACCESS),
     ("access-log-special-ops", Form::Flag, "false", ACCESS),
     ("allow-debug", Form::Flag, "false", "only the control domain may ask for CONTROL"),
-    ("ring-scan-interval", Form::Integer, "20", "rings are served when they are notified"),
     ("xenstored-kva", Form::Text, "/proc/xen/xsd_kva", HOST),
     ("xenstored-port", Form::Text, "/proc/xen/xsd_port", HOST),
 ];
@@ -76,6 +75,7 @@ fn apply(name: &str, value: &str, given: &mut Given) -> Result<(), String> {
         "pid-file" => given.pid_file = Some(value.into()),
         "xenstored-log-level" => given.log_level = Some(level(value)?),
         "xenstored-log-file" => log_file(value, given),
+        "ring-scan-interval" => given.ring_scan_interval = Some(scan_interval(value)?),
         "quota-activate" => {
             if !flag(value)? {
                 // It governs only these two checks in oxenstored.
@@ -119,6 +119,15 @@ fn flag(value: &str) -> Result<bool, String> {
 
 fn number(value: &str) -> Result<u32, String> {
     value.parse().map_err(|_| expected("a number from 0", value))
+}
+
+/// Oxenstored's interval: a negative one turns the scan off, and with 0 it scans whenever it wakes up.
+fn scan_interval(value: &str) -> Result<u32, String> {
+    match value.parse::<i32>() {
+        Ok(..0) => Ok(0),
+        Ok(seconds) => Ok(seconds.max(1).unsigned_abs()),
+        Err(_) => Err(expected("a number", value)),
+    }
 }
 
 fn level(value: &str) -> Result<LevelFilter, String> {
@@ -178,6 +187,15 @@ mod tests {
     }
 
     #[test]
+    fn negative_scan_intervals_turn_the_scan_off_and_0_is_the_shortest() {
+        for (value, interval) in [("20", 20), ("0", 1), ("-1", 0)] {
+            let (given, wrong) = parse(&format!("ring-scan-interval = {value}"));
+            let expected = Given { ring_scan_interval: Some(interval), ..Given::default() };
+            assert_eq!((given, wrong), (expected, vec![]), "{value}");
+        }
+    }
+
+    #[test]
     fn keys_without_a_meaning_are_noted_unless_they_are_at_their_default() {
         for (name, form, default, _) in WITHOUT_EFFECT {
             let value = match form {
@@ -220,6 +238,7 @@ mod tests {
             ("nodes = 1", 1, "unknown key \"nodes\""),
             ("# a\nquota-maxentity\n", 2, "expected name = value"),
             ("quota-maxentity = many", 1, "expected a number from 0, not \"many\""),
+            ("ring-scan-interval = often", 1, "expected a number, not \"often\""),
             ("quota-maxentity = -1", 1, "expected a number from 0"),
             ("merge-activate = yes", 1, "expected true or false"),
             ("quota-activate = 0", 1, "expected true or false, not \"0\""),

@@ -19,7 +19,7 @@ use crate::host::Host;
 use crate::host::sim::SimHost;
 use crate::host::xen::{StartError, XenHost};
 use crate::listener::Listener;
-use crate::shard::{Mover, Server};
+use crate::shard::{Mover, Server, Times};
 
 /// Starts the host and the threads, makes the socket with `listen`, and serves it until `stop`;
 /// calls `ready` once requests are served.
@@ -41,8 +41,11 @@ pub(super) fn serve(
     limits.set_soft_memory(settings.soft_memory);
     let registry = Registry::new(limits, settings.priv_domid);
     let registry = if settings.keep_orphans { registry.keeping_orphans() } else { registry };
-    let timeout = settings.watch_event_timeout.unwrap_or(Duration::ZERO);
-    let mut server = Server::start(settings.shards, registry, host, timeout)
+    let times = Times {
+        watch_event_timeout: settings.watch_event_timeout.unwrap_or(Duration::ZERO),
+        ring_scan_interval: settings.ring_scan_interval.unwrap_or(Duration::ZERO),
+    };
+    let mut server = Server::start(settings.shards, registry, host, times)
         .map_err(|error| unserved(settings.host, error))?;
     match migration_path(&settings.socket) {
         Some(path) => {

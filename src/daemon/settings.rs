@@ -36,6 +36,8 @@ pub struct Settings {
     pub soft_memory: u32,
     /// How long an event may wait for its domain to take it; `None`: for ever.
     pub watch_event_timeout: Option<Duration>,
+    /// In which time each ring is looked at once, whether it is notified or not; `None`: never.
+    pub ring_scan_interval: Option<Duration>,
     /// A domain besides the control domain that may do everything.
     pub priv_domid: Option<Domid>,
     /// Whether a dead domain's nodes become the control domain's instead of being removed.

@@ -28,6 +28,7 @@ pub struct Domain {
     introduced: AtomicBool,
     quiesced: AtomicBool,
     shutdown: AtomicBool,
+    silent: AtomicBool,
 }
 
 /// What others have set of a domain: quotas, features, target.
@@ -59,6 +60,7 @@ impl Domain {
             introduced: AtomicBool::new(false),
             quiesced: AtomicBool::new(false),
             shutdown: AtomicBool::new(false),
+            silent: AtomicBool::new(false),
         }
     }
 
@@ -140,6 +142,11 @@ impl Domain {
     /// the next shutdown is reported again.
     pub fn swap_shutdown(&self, shutdown: bool) -> bool {
         self.shutdown.swap(shutdown, Ordering::AcqRel)
+    }
+
+    /// Notes that its guest does not notify; returns whether that was noted before.
+    pub fn note_silent(&self) -> bool {
+        self.silent.swap(true, Ordering::Relaxed)
     }
 }
 

@@ -29,6 +29,7 @@ mod output;
 mod quiesce;
 mod requests;
 mod rings;
+mod scan;
 mod serving;
 mod signal;
 mod snapshots;
@@ -78,6 +79,8 @@ pub(crate) struct Shared {
     control_domain: Arc<Domain>,
     /// How long an event may wait for its domain; zero: for ever.
     watch_event_timeout: Duration,
+    /// How often each ring is looked at that is not notified; zero: never.
+    ring_scan_interval: Duration,
     /// What CONTROL's commands keep.
     control: control::State,
     /// What the numbers of marks begin with: when it was started, in nanoseconds. No daemon gives out
@@ -103,6 +106,14 @@ pub struct Census {
     pub clients: u64,
 }
 
+/// Times that an operator may set; zero: never.
+pub struct Times {
+    /// How long an event may wait for its domain to take it.
+    pub watch_event_timeout: Duration,
+    /// In which time each ring is looked at once, whether it is notified or not.
+    pub ring_scan_interval: Duration,
+}
+
 /// The running threads.
 pub struct Server {
     shared: Arc<Shared>,
@@ -121,7 +132,7 @@ impl Server {
         shards: u16,
         registry: Registry,
         host: Arc<dyn Host>,
-        watch_event_timeout: Duration,
+        times: Times,
     ) -> io::Result<Server> {
         let layout = Layout::new(shards);
         let registry = Arc::new(registry);
@@ -144,7 +155,8 @@ impl Server {
             mailboxes,
             guards: Guards::default(),
             control_domain,
-            watch_event_timeout,
+            watch_event_timeout: times.watch_event_timeout,
+            ring_scan_interval: times.ring_scan_interval,
             control: control::State::default(),
             marks_from: nanoseconds_now(),
             deaths: AtomicU64::new(0),

@@ -77,6 +77,7 @@ impl Thread {
         trace::object(self.number, &connection, format_args!("create connection of a ring"));
         self.connections.insert(Some(Box::new(connection)));
         self.rings.insert(domid, place);
+        self.scan.ring_added(self.now, self.rings.len());
         self.ports.insert(port, place);
         domain.set_introduced(true);
         // What the guest wrote before its port was bound raised nothing.

@@ -128,7 +128,7 @@ impl Thread {
 
     /// Whether further requests of a connection may be taken now. Whatever changes the answer to
     /// yes makes the connection ready.
-    fn may_read(&self, connection: &Connection) -> bool {
+    pub(super) fn may_read(&self, connection: &Connection) -> bool {
         connection.parked.is_none()
             && self.stopping.is_none()
             && connection.quiesce.is_none()

@@ -5,7 +5,7 @@
 //! runs from bytes in to bytes out here and nowhere else.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque};
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ use super::mailbox::{Mailbox, Message};
 use super::messages::TOLD_PER_PASS;
 use super::moving::Moved;
 use super::rings::Carried;
+use super::scan::Scan;
 use super::serving::READ_BYTES;
 use super::snapshots::Snapshot;
 use super::trace;
@@ -58,7 +59,9 @@ pub struct Thread {
     pub(super) changes: Option<Port>,
     /// `None` while a connection is being served.
     pub(super) connections: Slab<Option<Box<Connection>>>,
-    pub(super) rings: HashMap<Domid, Place, RandomState>,
+    /// In order, so that the ring scan finds those that come next.
+    pub(super) rings: BTreeMap<Domid, Place>,
+    pub(super) scan: Scan,
     pub(super) ports: HashMap<Port, Place, RandomState>,
     /// What RELEASE leaves behind for an INTRODUCE that follows.
     pub(super) carried: HashMap<Domid, Carried, RandomState>,
@@ -105,6 +108,7 @@ impl Thread {
         let fd = channels.raw_fd();
         poll.registry().register(&mut SourceFd(&fd), CHANNELS, Interest::READABLE)?;
         let now = Instant::now();
+        let scan = Scan::new(shared.ring_scan_interval);
         Ok(Thread {
             number,
             shared,
@@ -112,7 +116,8 @@ impl Thread {
             channels,
             changes: None,
             connections: Slab::new(),
-            rings: HashMap::default(),
+            rings: BTreeMap::new(),
+            scan,
             ports: HashMap::default(),
             carried: HashMap::default(),
             moved: HashMap::default(),
@@ -172,6 +177,7 @@ impl Thread {
             }
             self.take_messages();
             self.ring_alarms();
+            self.scan_rings();
             self.serve_ready();
             self.give_up_snapshots();
             if self.now >= self.next_tick {
@@ -204,7 +210,8 @@ impl Thread {
         }
         let tick = Some(self.next_tick).filter(|_| !self.ticking.is_empty());
         let alarm = self.alarms.peek().map(|Reverse((until, _))| *until);
-        let next = tick.into_iter().chain(alarm).chain(self.next_to_give_up()).min()?;
+        let times = tick.into_iter().chain(alarm).chain(self.next_to_give_up());
+        let next = times.chain(self.scan.next()).min()?;
         Some(next.saturating_duration_since(self.now))
     }
 

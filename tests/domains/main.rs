@@ -7,6 +7,7 @@ mod dead_entries;
 mod lives;
 mod orphans;
 mod rings;
+mod scan;
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
