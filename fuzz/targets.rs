@@ -23,7 +23,7 @@ pub fn stream(mut stream: &[u8]) {
                 stream = rest;
             }
             Frame::Incomplete(len) => return assert!(len > stream.len()),
-            Frame::TooLong => return,
+            Frame::TooLong(_) => return,
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use mio::{Events, Interest, Poll, Token, Waker};
 
+use crate::log::Unaccepted;
 use crate::sync::Arc;
 
 const LISTENER: Token = Token(0);
@@ -19,6 +20,7 @@ pub struct Listener {
     poll: Poll,
     listener: mio::net::UnixListener,
     waker: Arc<Waker>,
+    unaccepted: Unaccepted,
 }
 
 impl Listener {
@@ -31,7 +33,7 @@ impl Listener {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), STOP)?);
         let listener = mio::net::UnixListener::from_std(listener);
-        Ok(Listener { poll, listener, waker })
+        Ok(Listener { poll, listener, waker, unaccepted: Unaccepted::of("store") })
     }
 
     /// Ends [`Listener::run`].
@@ -60,7 +62,7 @@ impl Listener {
                 self.listen(true)?;
             }
             if let Err(error) = self.accept_all(&mut serve) {
-                tracing::warn!(%error, "cannot accept clients for now");
+                self.unaccepted.warn(&error);
                 // Not watched meanwhile, or the poll would spin on a client that cannot be had.
                 self.listen(false)?;
                 patience = Some(PAUSE);

@@ -127,6 +127,10 @@ fn no_descriptors_left_pauses_accepting() {
         daemon.cpu_time() - before
     });
     assert!(spent < spinning / 10, "{spent:?} beside {spinning:?} of a thread that spins");
+    let log = daemon.log();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("cannot accept clients")).collect();
+    let [line] = lines[..] else { panic!("once, not at each try:\n{log}") };
+    assert!(line.contains("LimitNOFILE=") && line.ends_with("socket=\"store\" limit=64"), "{line}");
     // As descriptors come free, those who waited are served, in their order.
     for mut waiting in crowd.into_iter().skip(1) {
         answered(&mut waiting);

@@ -293,7 +293,7 @@ fn memory_is_limited() {
 }
 
 #[test]
-fn refusals_are_logged_with_domain_and_quota() {
+fn refusals_are_logged_with_domain_quota_and_path() {
     let mut world = World::new(Control::Socket, 4);
     world.guest(5);
     world.admin.set_quota(Some(5), "nodes", 2);
@@ -301,17 +301,50 @@ fn refusals_are_logged_with_domain_and_quota() {
     for _ in 0..1000 {
         refused(world.guest(5).write("b", "v"));
     }
-    let log = world.daemon.log().replace('"', "");
-    let reached = log.lines().filter(|line| line.contains("quota reached"));
-    let fields: Vec<Vec<&str>> = reached.map(|line| line.split_whitespace().collect()).collect();
-    // The first, second, fourth, eighth and so on: a guest cannot fill the log.
-    let times: Vec<u32> = (0..10).map(|doubled| 1 << doubled).collect();
-    assert_eq!(fields.len(), times.len(), "{log}");
-    for (fields, times) in fields.iter().zip(times) {
-        for field in ["domid=5", "quota=nodes", "limit=2", &format!("refused={times}")] {
-            assert!(fields.contains(&field), "no {field} in {fields:?}");
-        }
+    // The 1st, 2nd, 4th ... 512th of a thousand.
+    let nodes = |refused| {
+        format!(r#"domid=5 quota="nodes" limit=2 refused={refused} path="/local/domain/5/b""#)
+    };
+    let expected: Vec<String> = (0..10).map(|power| nodes(1 << power)).collect();
+    assert_eq!(quota_lines(&world), expected);
+
+    let mut world = World::new(Control::Socket, 4);
+    let long = "/".to_owned() + &"x".repeat(300);
+    world.guest(5);
+    for (quota, limit) in
+        [("watches", 1), ("node-permissions", 1), ("node-size", 50), ("transaction-nodes", 1)]
+    {
+        world.admin.set_quota(Some(5), quota, limit);
     }
+    let guest = world.guest(5);
+    guest.watch("a", "t").unwrap();
+    refused(guest.watch(&long, "t"));
+    guest.write("p", "").unwrap();
+    refused(guest.set_perms("p", "n5 r1"));
+    refused(guest.write("s", &"v".repeat(60)));
+    let tx = guest.start().unwrap();
+    guest.request(op::READ, tx, "p\0").unwrap();
+    refused(guest.request(op::READ, tx, "t\0"));
+    // A pass that replies is logged before the next one.
+    guest.read("p").unwrap();
+    let shown = format!("{}...", &long[..256]);
+    assert_eq!(
+        quota_lines(&world),
+        [
+            format!(r#"domid=5 quota="watches" limit=1 refused=1 path="{shown}""#),
+            r#"domid=5 quota="node-permissions" limit=1 refused=1 path="/local/domain/5/p""#
+                .to_owned(),
+            r#"domid=5 quota="node-size" limit=50 refused=1 path="/local/domain/5/s""#.to_owned(),
+            r#"domid=5 quota="transaction-nodes" limit=1 refused=1 path="/local/domain/5/t""#
+                .to_owned(),
+        ]
+    );
+}
+
+/// What the log says of quotas.
+fn quota_lines(world: &World) -> Vec<String> {
+    let log = world.daemon.log();
+    log.lines().filter_map(|line| line.split_once("quota reached ")).map(|it| it.1.into()).collect()
 }
 
 #[test]

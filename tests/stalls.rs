@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use common::client::Link;
 use common::wire::Message;
-use common::{Client, Control, HANG, World, op};
+use common::{Client, Control, Daemon, HANG, World, op};
 
 #[test]
 fn more_requests_than_are_read_at_a_time_are_all_answered() {
@@ -139,6 +139,57 @@ fn the_control_domains_kernel_is_told_each_path_however_many_wait() {
     }
     for path in &paths {
         assert_eq!(world.admin.next_event().split('|').next(), Some(path.as_str()));
+    }
+}
+
+/// A line of the log whose client is this process's, from its text on; waits for it.
+fn line_of_this_process(daemon: &Daemon, text: &str) -> String {
+    let (started, pid) = (Instant::now(), format!("pid={}", std::process::id()));
+    loop {
+        let log = daemon.log();
+        let mut lines = log.lines().filter(|line| line.contains(&pid));
+        if let Some(line) = lines.find_map(|line| line.find(text).map(|at| &line[at..])) {
+            return line.to_owned();
+        }
+        assert!(started.elapsed() < HANG, "no {text}\n{log}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The number in ` <name>=<number>`.
+fn field(line: &str, name: &str) -> usize {
+    let value = line.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+    value.unwrap_or_else(|| panic!("no {name} in {line}")).parse().unwrap()
+}
+
+#[test]
+fn a_client_that_stops_reading_is_named_once_and_at_its_end() {
+    for shards in ["1", "4"] {
+        let daemon = Daemon::start_with(&["--shards", shards, "-w", "watch-event=2"]);
+        let mut world = World::around(daemon, Control::Socket);
+        world.client("dom0.deaf").watch("/x", "t").unwrap();
+        let mut slow = world.daemon.connect();
+        let watch = Message { kind: op::WATCH, req: 1, tx: 0, payload: b"/x\0t\0".to_vec() };
+        slow.write_all(&watch.encode()).unwrap();
+        for round in 0..30 {
+            let written = |i| (op::WRITE, 0, format!("/x/{round}-{i}\0").into_bytes());
+            let written: Vec<_> = (0..1000).map(written).collect();
+            assert!(world.admin.pipeline(&written).iter().all(Result::is_ok));
+        }
+        // Another takes something before each timeout, and is behind all the same.
+        let started = Instant::now();
+        while started.elapsed() < Duration::from_secs(3) {
+            let _ = slow.read(&mut [0; 40_000]).unwrap();
+            std::thread::sleep(Duration::from_millis(150));
+        }
+        let line = line_of_this_process(&world.daemon, "a client does not read");
+        let (unsent, events) = (field(&line, "unsent"), field(&line, "events"));
+        assert!(events > 500 && unsent > events * 16, "{line}");
+        assert_eq!((field(&line, "domid"), field(&line, "watches")), (0, 1), "{line}");
+        let count = world.daemon.log().matches("a client does not read").count();
+        assert_eq!(count, 1, "{}", world.daemon.log());
+        world.close("dom0.deaf");
+        line_of_this_process(&world.daemon, "a client that did not read is gone");
     }
 }
 

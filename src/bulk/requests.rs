@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::Outcome;
 use super::socket::{Request, receive, send};
 use super::{discard, export, import, states};
+use crate::log::Unaccepted;
 use crate::protocol::{Header, ReplySlot, decimal, strings};
 use crate::shard::Mover;
 use crate::sync::begin_workers;
@@ -66,6 +67,7 @@ struct Crew {
     threads: AtomicUsize,
     /// How many of them wait for a client.
     waiting: AtomicUsize,
+    unaccepted: Unaccepted,
 }
 
 /// Serves clients that connect, each by a thread of its own, as long as the process runs. One thread
@@ -76,7 +78,8 @@ struct Crew {
 /// The system refuses a thread.
 pub fn serve(listener: UnixListener, mover: Mover) -> io::Result<()> {
     let (threads, waiting) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    join(&Arc::new(Crew { listener, mover, threads, waiting }))
+    let unaccepted = Unaccepted::of("migration");
+    join(&Arc::new(Crew { listener, mover, threads, waiting, unaccepted }))
 }
 
 /// One more thread, unless there are as many as may be.
@@ -106,7 +109,7 @@ fn serve_clients(crew: &Arc<Crew>) {
         match client {
             Ok((client, _)) => serve_client(&client, &crew.mover),
             Err(error) => {
-                tracing::warn!(%error, "a client of the migration socket cannot be served");
+                crew.unaccepted.warn(&error);
                 std::thread::sleep(PAUSE);
             }
         }

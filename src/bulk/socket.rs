@@ -38,7 +38,9 @@ pub fn receive(socket: &UnixStream) -> io::Result<Option<Request>> {
                 return Ok(Some(Request { header, payload, descriptors }));
             }
             Frame::Incomplete(_) => {}
-            Frame::TooLong | Frame::Message { .. } => return Err(io::ErrorKind::InvalidData.into()),
+            Frame::TooLong(_) | Frame::Message { .. } => {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
         }
         match receive_some(socket, &mut bytes[len..], &mut descriptors)? {
             0 if len == 0 => return Ok(None),

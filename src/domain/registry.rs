@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use super::reports::shown;
 use super::{Domain, Limits, OwnSettings, Quota, Report, Reports};
 use crate::log;
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, RwLock, room_for};
-use crate::words::{Births, Domid, Subject};
+use crate::words::{Births, Domid, Path, Subject};
 
 /// All incarnations that the store knows.
 pub struct Registry {
@@ -247,8 +248,15 @@ impl Registry {
         }
     }
 
-    /// Takes `amount` of a quota for `domain`; a refusal is counted and reported, rate-limited.
-    pub fn reserve(&self, domain: &Domain, quota: Quota, amount: u64) -> bool {
+    /// Takes `amount` of a quota for `domain`; a refusal is counted and reported, rate-limited, with the path
+    /// that the request names, if it names one.
+    pub fn reserve(
+        &self,
+        domain: &Domain,
+        quota: Quota,
+        amount: u64,
+        path: Option<Path<'_>>,
+    ) -> bool {
         let sum = domain.account.reserve(quota, amount, self.limit(domain, quota));
         match sum {
             Some(sum) => {
@@ -257,17 +265,23 @@ impl Registry {
                     self.note_soft_memory(domain, sum - amount, sum);
                 }
             }
-            None => self.refuse(domain, quota),
+            None => self.refuse(domain, quota, path),
         }
         sum.is_some()
     }
 
     /// Takes room for so many nodes of so many bytes for `domain`: for all of it, or nothing.
-    pub fn reserve_nodes(&self, domain: &Domain, nodes: u64, bytes: u64) -> bool {
-        if nodes > 0 && !self.reserve(domain, Quota::Nodes, nodes) {
+    pub fn reserve_nodes(
+        &self,
+        domain: &Domain,
+        nodes: u64,
+        bytes: u64,
+        path: Option<Path<'_>>,
+    ) -> bool {
+        if nodes > 0 && !self.reserve(domain, Quota::Nodes, nodes, path) {
             return false;
         }
-        let room = bytes == 0 || self.reserve(domain, Quota::Memory, bytes);
+        let room = bytes == 0 || self.reserve(domain, Quota::Memory, bytes, path);
         if !room {
             domain.account.release(Quota::Nodes, nodes);
         }
@@ -275,22 +289,29 @@ impl Registry {
     }
 
     /// Whether a single thing of `size` is within a quota that does not add up (sizes, lengths).
-    pub fn permits(&self, domain: &Domain, quota: Quota, size: usize) -> bool {
+    pub fn permits(
+        &self,
+        domain: &Domain,
+        quota: Quota,
+        size: usize,
+        path: Option<Path<'_>>,
+    ) -> bool {
         let limit = self.limit(domain, quota);
         self.note_peak(domain, quota, size as u64);
         let permitted = limit == 0 || size as u64 <= u64::from(limit);
         if !permitted {
-            self.refuse(domain, quota);
+            self.refuse(domain, quota, path);
         }
         permitted
     }
 
     /// Counts a refusal and reports the 1st, 2nd, 4th, 8th ... of a domain and quota.
-    pub fn refuse(&self, domain: &Domain, quota: Quota) {
+    pub fn refuse(&self, domain: &Domain, quota: Quota, path: Option<Path<'_>>) {
         let refused = domain.account.refuse(quota) + 1;
         if refused.is_power_of_two() {
             let (domid, limit) = (domain.domid, self.limit(domain, quota));
-            self.reports.push(Report::Refused { domid, quota, limit, refused });
+            let path = path.map(shown);
+            self.reports.push(Report::Refused { domid, quota, limit, refused, path });
         }
     }
 

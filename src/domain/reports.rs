@@ -5,7 +5,10 @@ use crossbeam::queue::SegQueue;
 
 use super::Quota;
 use crate::log;
-use crate::words::Domid;
+use crate::words::{Domid, Path};
+
+/// Of a longer path only so many bytes are logged: guests choose them.
+const PATH_SHOWN_BYTES: usize = 256;
 
 /// Something to be said of a domain.
 pub enum Report {
@@ -20,6 +23,8 @@ pub enum Report {
         limit: u32,
         /// How often it refused so far.
         refused: u64,
+        /// What path the refused request named, as far as it is shown.
+        path: Option<Box<str>>,
     },
     /// A domain's memory rose over its soft quota.
     SoftMemory {
@@ -43,6 +48,16 @@ pub enum Report {
     },
 }
 
+/// A path as it is logged.
+pub(super) fn shown(path: Path<'_>) -> Box<str> {
+    let text = path.to_string();
+    // Paths are ASCII.
+    match text.split_at_checked(PATH_SHOWN_BYTES) {
+        Some((shown, rest)) if !rest.is_empty() => format!("{shown}...").into(),
+        _ => text.into(),
+    }
+}
+
 /// Reports that wait to be logged.
 #[derive(Default)]
 pub struct Reports(SegQueue<Report>);
@@ -57,8 +72,9 @@ impl Reports {
     pub fn log(&self) {
         while let Some(report) = self.0.pop() {
             match report {
-                Report::Refused { domid, quota, limit, refused } => {
-                    tracing::warn!(%domid, quota = quota.name(), limit, refused, "quota reached");
+                Report::Refused { domid, quota, limit, refused, path } => {
+                    let (quota, path) = (quota.name(), path.as_deref());
+                    tracing::warn!(%domid, quota, limit, refused, path, "quota reached");
                 }
                 Report::SoftMemory { domid, used, limit } => {
                     tracing::warn!(%domid, used, limit, "soft memory quota exceeded");

@@ -39,7 +39,7 @@ fn message(kind: Kind, transaction: u32, payload: &[u8]) -> Vec<u8> {
 fn take(received: &mut Vec<u8>) -> io::Result<Option<(u32, Vec<u8>)>> {
     let (taken, used) = match frame(received) {
         Frame::Incomplete(_) => return Ok(None),
-        Frame::TooLong => return Err(io::ErrorKind::InvalidData.into()),
+        Frame::TooLong(_) => return Err(io::ErrorKind::InvalidData.into()),
         Frame::Message { header, payload, rest } => {
             ((header.kind.get(), payload.to_vec()), received.len() - rest.len())
         }

@@ -10,6 +10,7 @@
 
 mod context;
 mod sink;
+mod unaccepted;
 
 use std::fmt;
 use std::io;
@@ -25,6 +26,7 @@ use tracing_subscriber::registry::Registry;
 use tracing_subscriber::{Layer, fmt as line, reload};
 
 pub use context::{Context, abort_on_panic, clear_context, set_context};
+pub use unaccepted::Unaccepted;
 
 /// Switch: connections, watches, transactions and domains that come and go (C's `obj`).
 pub const OBJ: &str = "obj";

@@ -32,8 +32,8 @@ const _: () = assert!(size_of::<Header>() == HEADER_BYTES);
 pub enum Frame<'a> {
     /// Not a whole message yet. So many bytes it will have, as far as is known.
     Incomplete(usize),
-    /// A payload longer than any may be: the stream cannot be followed any further.
-    TooLong,
+    /// A payload of this length, longer than any may be: the stream cannot be followed any further.
+    TooLong(u32),
     /// A message, and what comes after it.
     Message {
         /// Its header.
@@ -53,7 +53,7 @@ pub fn frame(stream: &[u8]) -> Frame<'_> {
     // As unsigned numbers: a length of 1 to 4 GiB is too long, never negative (XSA-420).
     let len = match usize::try_from(header.len.get()) {
         Ok(len) if len <= REQUEST_PAYLOAD_BYTES_MAX => len,
-        _ => return Frame::TooLong,
+        _ => return Frame::TooLong(header.len.get()),
     };
     match rest.split_at_checked(len) {
         Some((payload, rest)) => Frame::Message { header, payload, rest },
@@ -86,7 +86,7 @@ mod tests {
             let mut stream = vec![0; 12];
             stream.extend(len.to_le_bytes());
             stream.extend([0; 64]);
-            assert!(matches!(frame(&stream), Frame::TooLong));
+            assert!(matches!(frame(&stream), Frame::TooLong(found) if found == len));
         }
     }
 }

@@ -9,6 +9,7 @@ use foldhash::fast::RandomState;
 use super::guards::Failing;
 use super::moving::Quiesced;
 use super::output::Output;
+use super::stalls::Stall;
 use super::watches::Watches;
 use crate::domain::{Domain, Quota, Registry, Ticket};
 use crate::protocol::Header;
@@ -16,14 +17,14 @@ use crate::store::{Caller, Transaction, Unblocked};
 use crate::sync::Arc;
 use crate::transport::{Ring, RingError, Transport};
 use crate::watch::Event;
-use crate::words::Domid;
+use crate::words::{Domid, Path};
 
 /// With more than this unsent, no further requests of a client are read: it has to read its replies.
 pub const OUTPUT_PAUSE_BYTES: usize = 64 << 10;
 /// With more than this unsent, the events of a watch collapse into one with the watch's own path.
 pub const OUTPUT_COLLAPSE_BYTES: usize = 1 << 20;
 /// With more than this unsent a socket client is closed: it sets watches and does not read.
-pub const OUTPUT_CLOSE_BYTES: usize = 16 << 20;
+const OUTPUT_CLOSE_BYTES: usize = 16 << 20;
 /// The same three for a ring: a guest has 1,024 bytes of its own to keep up with.
 pub const RING_PAUSE_BYTES: usize = 8 << 10;
 /// See [`OUTPUT_COLLAPSE_BYTES`].
@@ -48,11 +49,19 @@ pub struct OpenTransaction {
 }
 
 impl OpenTransaction {
-    /// Sees to it that `needed` bytes are charged; `false` if a quota of the caller's is reached.
-    pub fn reserve(&mut self, registry: &Registry, caller: &Caller, needed: u64) -> bool {
+    /// Sees to it that `needed` bytes are charged for a request on `path`; `false` if a quota of the caller's
+    /// is reached.
+    pub fn reserve(
+        &mut self,
+        registry: &Registry,
+        caller: &Caller,
+        needed: u64,
+        path: Path<'_>,
+    ) -> bool {
         let step = if caller.subject.privileged { CHARGE_STEP } else { 1 };
         let missing = needed.saturating_sub(self.charged).next_multiple_of(step);
-        if missing > 0 && !registry.reserve(&caller.domain, Quota::Memory, missing) {
+        let domain = &caller.domain;
+        if missing > 0 && !registry.reserve(domain, Quota::Memory, missing, Some(path)) {
             return false;
         }
         self.charged += missing;
@@ -107,6 +116,8 @@ pub struct Connection {
     pub late: Option<Vec<(Event, Option<Arc<Ticket>>)>>,
     /// Its next request was taken before and had to wait.
     pub comes_again: bool,
+    /// What is known of it if it takes nothing.
+    pub stall: Option<Stall>,
     /// When it is looked at again if it is parked for a guard.
     pub alarm: Option<Instant>,
     /// It is served no more: of a ring, for this reason.
@@ -143,6 +154,7 @@ impl Connection {
             parked: None,
             late: None,
             comes_again: false,
+            stall: None,
             alarm: None,
             ignored: false,
             listens_for_room: false,
@@ -179,6 +191,11 @@ impl Connection {
         }
     }
 
+    /// Whether more waits for a socket than a client may leave unread.
+    pub fn is_over_its_limit(&self) -> bool {
+        matches!(self.transport, Transport::Socket(_)) && self.output.len() > OUTPUT_CLOSE_BYTES
+    }
+
     /// Whether it is quiesced and nothing of it is under way.
     pub fn is_still(&self) -> bool {
         self.quiesce.is_some() && self.parked.is_none()
@@ -186,7 +203,7 @@ impl Connection {
 
     /// Whether there is something that time alone changes: see the thread's tick.
     pub fn needs_tick(&self) -> bool {
-        self.is_guest() && !self.output.is_empty()
+        !self.output.is_empty()
     }
 
     /// Whether a request waits to be served or answered, or an answer to be taken.

@@ -33,6 +33,7 @@ mod scan;
 mod serving;
 mod signal;
 mod snapshots;
+mod stalls;
 mod standing;
 mod thread;
 mod trace;

@@ -67,6 +67,16 @@ impl Output {
         self.bytes.get(start..).unwrap_or_default()
     }
 
+    /// How much was sent since the connection began.
+    pub fn position(&self) -> u64 {
+        self.base + self.sent as u64
+    }
+
+    /// How many events the client has seen nothing of.
+    pub fn pending_events(&self) -> usize {
+        self.events.len()
+    }
+
     fn end(&self) -> u64 {
         self.base + self.bytes.len() as u64
     }
@@ -123,7 +133,7 @@ impl Output {
     /// Notes that `len` bytes were sent: they are visible to the client now.
     pub fn advance(&mut self, len: usize) {
         self.sent += len;
-        let visible = self.base + self.sent as u64;
+        let visible = self.position();
         while self.events.front().is_some_and(|event| event.start < visible) {
             self.forget_first();
         }

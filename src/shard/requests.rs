@@ -302,7 +302,9 @@ impl Thread {
             }
             Kind::SetPerms => {
                 let raw = strings(payload).next().ok_or(Errno::EINVAL)?;
-                (raw, Verb::SetPerms(self.parse_perms(connection, caller, payload)?))
+                let path = self.resolve(connection, raw, space);
+                let perms = self.parse_perms(connection, caller, payload, path.ok())?;
+                return Ok(Op { path: path?, verb: Verb::SetPerms(perms) });
             }
             Kind::Directory => (one_string(payload)?, Verb::Directory),
             Kind::GetPerms => (one_string(payload)?, Verb::GetPerms),
@@ -333,13 +335,15 @@ impl Thread {
         connection: &Connection,
         caller: &Caller,
         payload: &[u8],
+        path: Option<Path<'_>>,
     ) -> Result<Perms, Errno> {
         let entries: Vec<_> = strings(payload).skip(1).collect();
         if entries.is_empty() {
             return Err(Errno::EINVAL);
         }
         let registry = self.shared.store.registry();
-        if !registry.permits(&caller.domain, Quota::NodePermissions, entries.len()) {
+        let quota = Quota::NodePermissions;
+        if !registry.permits(&caller.domain, quota, entries.len(), path) {
             return Err(Errno::ENOSPC);
         }
         let parse = |text: &&[u8]| {

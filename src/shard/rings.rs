@@ -211,6 +211,7 @@ impl Thread {
     /// Closes a socket's connection.
     pub(super) fn close(&mut self, place: Place) {
         if let Some(Some(mut connection)) = self.connections.try_remove(place) {
+            self.note_end_of_stall(&connection);
             // Whatever of its last replies it still takes.
             let _ = connection.flush();
             self.deregister(&mut connection);
@@ -225,8 +226,9 @@ impl Thread {
         let Some(Some(mut connection)) = self.connections.get_mut(place).map(Option::take) else {
             return;
         };
-        let domid = connection.domid().0;
-        tracing::warn!(domid, ?error, "a connection is given up");
+        let (domid, pid) = (connection.domid().0, connection.transport.pid());
+        let name = trace::name(self.number, &connection);
+        tracing::warn!(connection = %name, domid, pid, %error, "a connection is given up");
         match connection.ring() {
             None => {
                 self.connections[place] = Some(connection);

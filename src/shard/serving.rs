@@ -6,7 +6,7 @@ use super::connection::{Connection, Parked};
 use super::thread::{Place, TICK, Thread};
 use super::trace;
 use crate::log;
-use crate::protocol::{Frame, MESSAGE_BYTES_MAX, frame};
+use crate::protocol::{Frame, MESSAGE_BYTES_MAX, REQUEST_PAYLOAD_BYTES_MAX, frame};
 use crate::store::Caller;
 use crate::sync::Arc;
 use crate::transport::{Input, RingError, Transport};
@@ -189,7 +189,10 @@ impl Thread {
         for _ in 0..REQUESTS_PER_PASS {
             match frame(stream) {
                 Frame::Incomplete(_) => return Ok(stage.len() - stream.len()),
-                Frame::TooLong => return Err(Some(RingError::Protocol)),
+                Frame::TooLong(len) => {
+                    let most = REQUEST_PAYLOAD_BYTES_MAX;
+                    return Err(Some(RingError::TooLong { len, most }));
+                }
                 Frame::Message { header, payload, rest } => {
                     if !std::mem::take(&mut connection.comes_again) {
                         trace::request(self.number, connection, header, payload);

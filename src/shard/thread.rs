@@ -308,6 +308,7 @@ impl Thread {
                 continue;
             };
             self.expire_events(&mut connection);
+            self.note_stall(&mut connection);
             self.put_back(place, connection);
             self.make_ready(place);
         }

@@ -12,7 +12,7 @@ use crate::protocol::{Frame, Header, frame, kind_name};
 /// use, and no line of a trace grows beyond what can be read.
 const PAYLOAD_SHOWN_BYTES: usize = 256;
 
-/// A connection as traces name it: its thread and its number there.
+/// A connection as lines of the log name it: its thread and its number there.
 struct Name(u16, u64);
 
 impl Display for Name {
@@ -33,6 +33,11 @@ impl Display for Payload<'_> {
     }
 }
 
+/// The name of a connection, in traces and in the log.
+pub fn name(thread: u16, connection: &Connection) -> impl Display + use<> {
+    Name(thread, connection.id)
+}
+
 /// A request is taken.
 pub fn request(thread: u16, connection: &Connection, header: &Header, payload: &[u8]) {
     message(thread, connection, "in", header, payload);
@@ -51,7 +56,7 @@ pub fn queued(thread: u16, connection: &Connection, start: usize) {
 fn message(thread: u16, connection: &Connection, way: &str, header: &Header, payload: &[u8]) {
     tracing::trace!(
         target: log::IO,
-        connection = %Name(thread, connection.id),
+        connection = %name(thread, connection),
         domid = connection.domid().0,
         req = header.req_id.get(),
         tx = header.tx_id.get(),
@@ -66,7 +71,7 @@ fn message(thread: u16, connection: &Connection, way: &str, header: &Header, pay
 pub fn object(thread: u16, connection: &Connection, what: fmt::Arguments<'_>) {
     tracing::trace!(
         target: log::OBJ,
-        connection = %Name(thread, connection.id),
+        connection = %name(thread, connection),
         domid = connection.domid().0,
         "{what}"
     );

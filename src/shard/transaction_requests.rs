@@ -46,7 +46,7 @@ impl Thread {
     ) -> Result<(), Errno> {
         let registry = self.shared.store.registry();
         if connection.transactions.len() >= TRANSACTIONS_MAX
-            || !registry.reserve(&connection.domain, Quota::Transactions, 1)
+            || !registry.reserve(&connection.domain, Quota::Transactions, 1, None)
         {
             return Err(Errno::ENOSPC);
         }
@@ -92,7 +92,7 @@ impl Thread {
         // Before anything is held: a guest over its quota is not read, and could end nothing.
         let needed = (open.transaction.bytes() + Transaction::bytes_of(op)) as u64;
         if open.transaction.bytes() > TRANSACTION_BYTES_MAX
-            || !open.reserve(self.shared.store.registry(), caller, needed)
+            || !open.reserve(self.shared.store.registry(), caller, needed, op.path)
         {
             return Err(Errno::ENOSPC);
         }

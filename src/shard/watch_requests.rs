@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::connection::{Connection, OUTPUT_CLOSE_BYTES};
+use super::connection::Connection;
 use super::requests::{ACK, Outcome};
 use super::thread::{Place, Thread};
 use super::trace;
@@ -11,7 +11,6 @@ use crate::domain::{FEATURE_WATCH_DEPTH, Quota, Ticket};
 use crate::protocol::{Header, decimal, strings};
 use crate::store::Caller;
 use crate::sync::Arc;
-use crate::transport::Transport;
 use crate::watch::{Batch, Entry, Event, Watcher};
 use crate::words::{Errno, PathBuf, PathSpace};
 
@@ -80,10 +79,11 @@ impl Thread {
         }
         let watch = self.new_watch(path, (raw, token, depth));
         let registry = self.shared.store.registry();
-        if !registry.reserve(&caller.domain, Quota::Watches, 1) {
+        let path = Some(watch.path.as_path());
+        if !registry.reserve(&caller.domain, Quota::Watches, 1, path) {
             return Err(Errno::ENOSPC);
         }
-        if !registry.reserve(&caller.domain, Quota::Memory, watch.charge_bytes()) {
+        if !registry.reserve(&caller.domain, Quota::Memory, watch.charge_bytes(), path) {
             caller.domain.account.release(Quota::Watches, 1);
             return Err(Errno::ENOSPC);
         }
@@ -215,14 +215,9 @@ impl Thread {
 
     /// Closes a socket client that takes nothing, or it would take all memory.
     fn check_backlog(&mut self, place: Place) {
-        let Some(Some(connection)) = self.connections.get(place) else { return };
-        let is_socket = matches!(connection.transport, Transport::Socket(_));
-        if is_socket && connection.output.len() > OUTPUT_CLOSE_BYTES {
-            tracing::warn!(
-                unsent = connection.output.len(),
-                watches = connection.watches.len(),
-                "closed a client that does not read its events"
-            );
+        if let Some(Some(connection)) = self.connections.get(place)
+            && connection.is_over_its_limit()
+        {
             self.close(place);
         }
     }

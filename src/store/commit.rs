@@ -165,7 +165,9 @@ impl Store {
         if let Some(mine) = transaction.deltas.iter().find(|delta| own(&delta.domain)) {
             let more = |change| u64::try_from(change).unwrap_or(0);
             let (nodes, bytes) = (more(mine.nodes), more(mine.bytes));
-            if !self.registry.reserve_nodes(&mine.domain, nodes, bytes) {
+            // One of many, which says where to look.
+            let path = transaction.effects.changes.first().map(|change| change.path.as_path());
+            if !self.registry.reserve_nodes(&mine.domain, nodes, bytes, path) {
                 return Err(Failure::Quota);
             }
         }

@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 use super::node::NodeArc;
 use crate::domain::{Domain, Quota, Registry};
 use crate::sync::Arc;
-use crate::words::{Access, Errno, PathBuf, PermSet, Perms, ShardId, Subject};
+use crate::words::{Access, Errno, Path, PathBuf, PermSet, Perms, ShardId, Subject};
 
 /// A connection's domain, as permission checks and quotas see it.
 #[derive(Clone)]
@@ -33,6 +33,8 @@ pub struct Context<'a> {
     pub generation: u64,
     /// Where what it uses is written down.
     pub ledger: Ledger<'a>,
+    /// The path that the request names, for the log of what a quota refuses.
+    pub path: Option<Path<'a>>,
 }
 
 /// Where use of quotas is written down.
@@ -103,7 +105,9 @@ impl Context<'_> {
     fn charge_caller(&mut self, nodes: u64, bytes: u64) -> Result<(), Errno> {
         let own = &self.caller.domain;
         let deltas = match &mut self.ledger {
-            Ledger::Accounts if self.registry.reserve_nodes(own, nodes, bytes) => return Ok(()),
+            Ledger::Accounts if self.registry.reserve_nodes(own, nodes, bytes, self.path) => {
+                return Ok(());
+            }
             Ledger::Accounts => return Err(Errno::ENOSPC),
             Ledger::Transaction(deltas) => deltas,
         };
@@ -117,7 +121,7 @@ impl Context<'_> {
                 && limit != 0
                 && signed(own.account.used(quota)).saturating_add(sum) > i64::from(limit)
             {
-                self.registry.refuse(own, quota);
+                self.registry.refuse(own, quota, self.path);
                 return Err(Errno::ENOSPC);
             }
         }
@@ -172,7 +176,8 @@ impl Context<'_> {
     /// # Errors
     /// `ENOSPC`.
     pub fn check_size(&self, size: usize) -> Result<(), Errno> {
-        let permitted = self.registry.permits(&self.caller.domain, Quota::NodeSize, size);
+        let (own, quota) = (&self.caller.domain, Quota::NodeSize);
+        let permitted = self.registry.permits(own, quota, size, self.path);
         if permitted { Ok(()) } else { Err(Errno::ENOSPC) }
     }
 }

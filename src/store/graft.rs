@@ -93,7 +93,8 @@ impl Store {
         }
         self.merge(&locked, scions, &mut homes, generation)?;
         let ledger = Ledger::Accounts;
-        let mut cx = Context { registry: &self.registry, caller: by, generation, ledger };
+        let registry = &self.registry;
+        let mut cx = Context { registry, caller: by, generation, ledger, path: None };
         let roots: Vec<PathBuf> = homes.keys().cloned().collect();
         for (path, grown) in homes {
             let home = self.layout.home(path.as_path());

@@ -267,7 +267,8 @@ impl Store {
             }
             let mut effects = Effects::default();
             let ledger = Ledger::Accounts;
-            let mut cx = Context { registry: &self.registry, caller, generation, ledger };
+            let (registry, path) = (&self.registry, Some(op.path));
+            let mut cx = Context { registry, caller, generation, ledger, path };
             apply(&mut cx, locked, op, reply, &mut effects)?;
             Ok(self.conclude(locked, None, &mut effects.changes, caller))
         })

@@ -63,7 +63,7 @@ impl Store {
             }
             let registry = &self.registry;
             let ledger = Ledger::Accounts;
-            let mut cx = Context { registry, caller: by, generation, ledger };
+            let mut cx = Context { registry, caller: by, generation, ledger, path: None };
             if path.is_special() || self.registry.keeps_orphans() {
                 // Special nodes are never removed. The stamp stays, so that entries hold as before and
                 // none for the next domain of the number. The nodes below are the next in the index.

@@ -188,7 +188,8 @@ impl Store {
         reply: &mut Vec<u8>,
     ) -> Result<(), Errno> {
         let made = transaction.log.len() + 1;
-        if !self.registry.permits(&caller.domain, Quota::TransactionNodes, made) {
+        let (quota, path) = (Quota::TransactionNodes, Some(op.path));
+        if !self.registry.permits(&caller.domain, quota, made, path) {
             return Err(Errno::ENOSPC);
         }
         if transaction.given_up {
@@ -217,7 +218,8 @@ impl Store {
         reply: &mut Vec<u8>,
     ) -> Result<(), Errno> {
         let ledger = Ledger::Transaction(&mut transaction.deltas);
-        let mut cx = Context { registry: &self.registry, caller, generation, ledger };
+        let (registry, path) = (&self.registry, Some(op.path));
+        let mut cx = Context { registry, caller, generation, ledger, path };
         let mut own = Own { store: self, locked, homes: &mut transaction.touched };
         let effects = &mut transaction.effects;
         let known = effects.changes.len();

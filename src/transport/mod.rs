@@ -55,6 +55,14 @@ impl Transport {
         }
     }
 
+    /// The process that connected, of a socket; if it is in a namespace of processes that is not seen
+    /// from here, it has no number.
+    pub fn pid(&self) -> Option<i32> {
+        let Transport::Socket(socket) = self else { return None };
+        let credentials = rustix::net::sockopt::socket_peercred(socket).ok()?;
+        Some(credentials.pid.as_raw_nonzero().get())
+    }
+
     /// Sends as much of `bytes` as the other side takes, and answers how much; `None` if it is
     /// gone.
     ///

@@ -3,6 +3,7 @@
 //! The guest can change any byte of the page at any time. Indices are read once, checked, then
 //! used; what was read is never read again.
 
+use std::fmt;
 use std::sync::atomic::{Ordering, fence};
 
 use crate::host::{
@@ -15,15 +16,51 @@ const CONNECTED: u32 = 0;
 /// `connection` of the page when the guest asks to begin anew.
 const RECONNECT: u32 = 1;
 
-/// Why a ring is given up (xs_wire.h, `XENSTORE_ERROR_*`): the number for the page.
+/// Why a client is given up: its mistake, with the numbers that show it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RingError {
-    /// The event channel does not work.
-    Communication = 1,
-    /// An index is more than a ring away from its counterpart.
-    Indices = 2,
+    /// An index of a ring is more than the ring's size away from its counterpart.
+    Indices(Indices),
     /// A message longer than any may be.
-    Protocol = 3,
+    TooLong {
+        /// The bytes of payload that its header names.
+        len: u32,
+        /// How many there may be.
+        most: usize,
+    },
+}
+
+impl RingError {
+    /// The number for the page (xs_wire.h, `XENSTORE_ERROR_*`). 1, for an event channel that does not
+    /// work, is never written.
+    fn number(self) -> u32 {
+        match self {
+            RingError::Indices(_) => 2,
+            RingError::TooLong { .. } => 3,
+        }
+    }
+}
+
+impl fmt::Display for RingError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RingError::Indices(Indices { req_cons, req_prod, rsp_cons, rsp_prod }) => write!(
+                f,
+                "indices more than {RING_BYTES} apart, req_cons={req_cons} req_prod={req_prod} \
+                 rsp_cons={rsp_cons} rsp_prod={rsp_prod}"
+            ),
+            RingError::TooLong { len, most } => write!(f, "request of {len} bytes, at most {most}"),
+        }
+    }
+}
+
+/// The four indices of a ring, each as it was read when they were found to make no sense.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Indices {
+    req_cons: u32,
+    req_prod: u32,
+    rsp_cons: u32,
+    rsp_prod: u32,
 }
 
 /// A domain's ring and the event channel that goes with it.
@@ -63,9 +100,28 @@ impl Ring {
     pub fn begin(&mut self) -> Result<(), RingError> {
         self.req_cons = self.page.load(REQ_CONS);
         self.rsp_prod = self.page.load(RSP_PROD);
-        distance(self.page.load(REQ_PROD), self.req_cons)?;
-        distance(self.rsp_prod, self.page.load(RSP_CONS))?;
+        self.waiting()?;
+        self.unread()?;
         Ok(())
+    }
+
+    /// How many bytes of requests wait. The guest's index is read once.
+    fn waiting(&self) -> Result<usize, RingError> {
+        let req_prod = self.page.load(REQ_PROD);
+        distance(req_prod, self.req_cons)
+            .ok_or_else(|| self.broken(req_prod, self.page.load(RSP_CONS)))
+    }
+
+    /// How many bytes of replies the guest has not read. Its index is read once.
+    fn unread(&self) -> Result<usize, RingError> {
+        let rsp_cons = self.page.load(RSP_CONS);
+        distance(self.rsp_prod, rsp_cons)
+            .ok_or_else(|| self.broken(self.page.load(REQ_PROD), rsp_cons))
+    }
+
+    fn broken(&self, req_prod: u32, rsp_cons: u32) -> RingError {
+        let (req_cons, rsp_prod) = (self.req_cons, self.rsp_prod);
+        RingError::Indices(Indices { req_cons, req_prod, rsp_cons, rsp_prod })
     }
 
     /// Tells the guest what this server can do.
@@ -104,7 +160,7 @@ impl Ring {
 
     /// Writes why the ring is not served any more.
     pub fn give_up(&mut self, error: RingError) {
-        self.page.store(ERROR, error as u32);
+        self.page.store(ERROR, error.number());
         self.moved = true;
     }
 
@@ -118,7 +174,7 @@ impl Ring {
     /// # Errors
     /// [`RingError::Indices`].
     pub fn peek(&self, out: &mut Vec<u8>) -> Result<(), RingError> {
-        let waiting = distance(self.page.load(REQ_PROD), self.req_cons)?;
+        let waiting = self.waiting()?;
         let start = out.len();
         out.resize(start + waiting, 0);
         let (to_end, from_start) = out[start..].split_at_mut(contiguous(self.req_cons, waiting));
@@ -140,7 +196,7 @@ impl Ring {
     /// # Errors
     /// [`RingError::Indices`].
     pub fn write(&mut self, bytes: &[u8]) -> Result<usize, RingError> {
-        let unread = distance(self.rsp_prod, self.page.load(RSP_CONS))?;
+        let unread = self.unread()?;
         let len = bytes.len().min(RING_BYTES - unread);
         let (to_end, from_start) = bytes[..len].split_at(contiguous(self.rsp_prod, len));
         self.page.copy_in(RSP_RING + masked(self.rsp_prod), to_end);
@@ -169,17 +225,15 @@ impl Ring {
 
     /// Whether there is room for replies, or an index that makes no sense.
     pub fn has_room(&self) -> bool {
-        distance(self.rsp_prod, self.page.load(RSP_CONS)) != Ok(RING_BYTES)
+        distance(self.rsp_prod, self.page.load(RSP_CONS)) != Some(RING_BYTES)
     }
 }
 
 /// How far `producer` is ahead of `consumer`; both are free-running. XSA-38: more than the ring's
 /// size is a lie.
-fn distance(producer: u32, consumer: u32) -> Result<usize, RingError> {
-    match usize::try_from(producer.wrapping_sub(consumer)) {
-        Ok(distance) if distance <= RING_BYTES => Ok(distance),
-        _ => Err(RingError::Indices),
-    }
+fn distance(producer: u32, consumer: u32) -> Option<usize> {
+    let distance = usize::try_from(producer.wrapping_sub(consumer)).ok()?;
+    (distance <= RING_BYTES).then_some(distance)
 }
 
 fn masked(index: u32) -> usize {

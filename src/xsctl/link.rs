@@ -88,7 +88,7 @@ impl Link {
                     let message = (header.kind.get(), header.req_id.get(), payload.to_vec());
                     (message, self.received.len() - rest.len())
                 }
-                Frame::TooLong => return Err(io::ErrorKind::InvalidData.into()),
+                Frame::TooLong(_) => return Err(io::ErrorKind::InvalidData.into()),
                 Frame::Incomplete(_) => {
                     self.wait()?;
                     let mut bytes = [0; 16384];

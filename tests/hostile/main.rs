@@ -49,6 +49,45 @@ fn a_length_over_the_limit_ends_a_socket() {
     });
 }
 
+/// The lines of the log that say why a connection ended.
+fn given_up(world: &World) -> Vec<String> {
+    let text = "a connection is given up connection=";
+    let log = world.daemon.log();
+    log.lines().filter_map(|line| line.split_once(text)).map(|it| it.1.to_owned()).collect()
+}
+
+#[test]
+fn a_connection_that_is_given_up_is_logged_with_its_process_and_mistake() {
+    each_world(|world| {
+        let mut client = Client::new("bad", Link::Socket(world.daemon.connect()));
+        client.send_header(op::WRITE, 5000);
+        assert!(client.is_closed_by_daemon());
+        let lines = given_up(world);
+        let [line] = &lines[..] else { panic!("{lines:?}") };
+        let pid = std::process::id();
+        let text = format!(" domid=0 pid={pid} error=request of 5000 bytes, at most 4096");
+        assert!(line.ends_with(&text), "{line}");
+        let connection = line.strip_suffix(&text).unwrap();
+        let (thread, number) = connection.split_once('.').unwrap();
+        assert!(thread.parse::<u16>().is_ok() && number.parse::<u64>().is_ok(), "{line}");
+
+        let guest = world.guest(10);
+        guest.write("x", "v").unwrap();
+        let (sent, received) =
+            [at::REQ_CONS, at::RSP_PROD].map(|offset| guest.ring().page().load(offset)).into();
+        guest.ring().page().store(at::REQ_PROD, sent + 1025);
+        guest.ring().notify();
+        error_is(world, 10, 2);
+        let line = given_up(world).pop().unwrap();
+        let text = format!(
+            " domid=10 error=indices more than 1024 apart, req_cons={sent} req_prod={} \
+             rsp_cons={received} rsp_prod={received}",
+            sent + 1025
+        );
+        assert!(line.ends_with(&text), "{line}");
+    });
+}
+
 #[test]
 fn requests_before_the_bad_one_are_answered() {
     each_world(|world| {

@@ -81,7 +81,7 @@ impl Connection {
     pub fn message(&mut self) -> io::Result<Option<Message<'_>>> {
         match frame(&self.input[self.taken..]) {
             Frame::Incomplete(_) => Ok(None),
-            Frame::TooLong => Err(io::ErrorKind::InvalidData.into()),
+            Frame::TooLong(_) => Err(io::ErrorKind::InvalidData.into()),
             Frame::Message { header, payload, .. } => {
                 self.taken += HEADER_BYTES + payload.len();
                 let (kind, req_id, tx_id) =

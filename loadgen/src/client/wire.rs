@@ -82,7 +82,7 @@ impl Wire {
     fn message(&mut self) -> io::Result<Option<Arrived>> {
         let (message, len) = match frame(&self.input) {
             Frame::Incomplete(_) => return Ok(None),
-            Frame::TooLong => return Err(ErrorKind::InvalidData.into()),
+            Frame::TooLong(_) => return Err(ErrorKind::InvalidData.into()),
             Frame::Message { header, payload, .. } => {
                 let (kind, req_id, tx_id) =
                     (header.kind.get(), header.req_id.get(), header.tx_id.get());

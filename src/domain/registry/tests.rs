@@ -37,17 +37,17 @@ fn peaks_are_those_of_guests() {
     let registry = Registry::new(Limits::defaults(), None);
     let guest = registry.admit(Domid(5), 1).unwrap();
     let control = registry.get(Domid::CONTROL).unwrap();
-    assert!(registry.reserve(&control, Quota::Nodes, 50));
+    assert!(registry.reserve(&control, Quota::Nodes, 50, None));
     assert_eq!((registry.peak(Quota::Nodes), control.account.peak(Quota::Nodes)), (0, 50));
     for (size, peak) in [(3, 3), (2, 5), (0, 5)] {
-        assert!(registry.reserve(&guest, Quota::Nodes, size));
+        assert!(registry.reserve(&guest, Quota::Nodes, size, None));
         assert_eq!(registry.peak(Quota::Nodes), peak);
     }
     guest.account.release(Quota::Nodes, 5);
-    assert!(registry.permits(&guest, Quota::NodeSize, 7));
+    assert!(registry.permits(&guest, Quota::NodeSize, 7, None));
     assert_eq!((registry.peak(Quota::Nodes), registry.peak(Quota::NodeSize)), (5, 7));
     assert_eq!(guest.account.refused(Quota::NodeSize), 0);
-    assert!(!registry.permits(&guest, Quota::NodeSize, 1 << 20));
+    assert!(!registry.permits(&guest, Quota::NodeSize, 1 << 20, None));
     assert_eq!(guest.account.refused(Quota::NodeSize), 1);
     registry.reset_peaks();
     assert_eq!(registry.peak(Quota::Nodes), 0);
@@ -58,9 +58,9 @@ fn refusals_are_counted_and_every_doubling_is_reported() {
     let registry = Registry::new(Limits::defaults(), None);
     let guest = registry.admit(Domid(5), 1).unwrap();
     registry.set_limit(Some(&guest), Quota::Watches, 2);
-    assert!(registry.reserve(&guest, Quota::Watches, 2));
+    assert!(registry.reserve(&guest, Quota::Watches, 2, None));
     for refused in 1..=4 {
-        assert!(!registry.reserve(&guest, Quota::Watches, 1));
+        assert!(!registry.reserve(&guest, Quota::Watches, 1, None));
         assert_eq!(guest.account.refused(Quota::Watches), refused);
     }
     assert_eq!(registry.reports.take_all(), ["watches 1", "watches 2", "watches 4"]);
@@ -69,7 +69,7 @@ fn refusals_are_counted_and_every_doubling_is_reported() {
         (registry.limit(&guest, Quota::Watches), guest.account.refused(Quota::Nodes)),
         (3, 0)
     );
-    assert!(registry.reserve(&guest, Quota::Watches, 1));
+    assert!(registry.reserve(&guest, Quota::Watches, 1, None));
 }
 
 #[test]
@@ -77,10 +77,10 @@ fn soft_memory_is_reported_when_it_is_crossed() {
     let registry = Registry::new(Limits::defaults(), None);
     let guest = registry.admit(Domid(5), 1).unwrap();
     let control = registry.get(Domid::CONTROL).unwrap();
-    let use_memory = |amount| assert!(registry.reserve(&guest, Quota::Memory, amount));
+    let use_memory = |amount| assert!(registry.reserve(&guest, Quota::Memory, amount, None));
     use_memory(1);
     registry.set_soft_memory(Some(&guest), 100);
-    assert!(registry.reserve(&control, Quota::Memory, 200));
+    assert!(registry.reserve(&control, Quota::Memory, 200, None));
     use_memory(99);
     assert!(registry.reports.take_all().is_empty(), "at the limit, not above");
     use_memory(1);
@@ -118,11 +118,11 @@ fn room_for_nodes_is_taken_whole_or_not() {
     let used = || (guest.account.used(Quota::Nodes), guest.account.used(Quota::Memory));
     registry.set_limit(Some(&guest), Quota::Nodes, 3);
     registry.set_limit(Some(&guest), Quota::Memory, 10);
-    assert!(!registry.reserve_nodes(&guest, 4, 1));
-    assert!(!registry.reserve_nodes(&guest, 3, 11));
+    assert!(!registry.reserve_nodes(&guest, 4, 1, None));
+    assert!(!registry.reserve_nodes(&guest, 3, 11, None));
     assert_eq!(used(), (0, 0));
-    assert!(registry.reserve_nodes(&guest, 3, 10));
-    assert!(registry.reserve_nodes(&guest, 0, 0));
+    assert!(registry.reserve_nodes(&guest, 3, 10, None));
+    assert!(registry.reserve_nodes(&guest, 0, 0, None));
     assert_eq!(used(), (3, 10));
 }
 

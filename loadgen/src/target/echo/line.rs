@@ -95,5 +95,5 @@ fn publish(ring: &mut Ring, all: bool, channels: &mut dyn Channels) -> io::Resul
 }
 
 fn broken(error: RingError) -> io::Error {
-    io::Error::other(format!("a ring is broken: {error:?}"))
+    io::Error::other(format!("a ring is broken: {error}"))
 }
