@@ -6,35 +6,10 @@
 mod common;
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
+use common::stock::{present, program};
 use common::{Control, World, op};
-
-/// Whether the clients are there, or it was said that they may be missing.
-fn present() -> bool {
-    let found = Command::new("xenstore-exists").stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-    match found {
-        Ok(mut child) => {
-            child.wait().unwrap();
-            true
-        }
-        Err(error) => {
-            let allowed = std::env::var_os("XENSTORED_WITHOUT_STOCK_CLIENTS").is_some();
-            assert!(allowed, "xenstore-utils is not installed: {error}");
-            false
-        }
-    }
-}
-
-/// Where a client is. Debian's `xenstore-control` in the path is a wrapper that asks the hypervisor
-/// which version's to run; the versions' own (package xen-utils-4.17) need none.
-fn program(name: &str) -> PathBuf {
-    let versions = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
-    let mut own =
-        versions.map(|version| version.path().join("bin").join(format!("xenstore-{name}")));
-    own.find(|path| path.exists()).unwrap_or_else(|| format!("xenstore-{name}").into())
-}
 
 fn command(world: &World, words: &[&str]) -> Command {
     let mut command = Command::new(program(words[0]));

@@ -8,6 +8,7 @@
 //! - `daemon`: a daemon in a directory of its own, ended with the test.
 //! - `world`: a daemon, the simulated host, and connections by name.
 //! - `bulk`: the migration socket.
+//! - `stock`: where Debian's clients are.
 //! - `table`: rows of requests and what must come of them.
 
 // Every test binary compiles this and uses a part of it.
@@ -18,6 +19,7 @@ pub mod client;
 pub mod daemon;
 pub mod random;
 pub mod ring;
+pub mod stock;
 pub mod table;
 pub mod wire;
 pub mod world;

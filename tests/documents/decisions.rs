@@ -1,0 +1,131 @@
+//! What becomes of each block of code. A block is named by its text and something that is in it.
+
+use xenstored::host::sim::SimClient;
+use xenstored::words::Domid;
+
+use super::blocks::Block;
+use super::python;
+use super::session::Session;
+use crate::common::op;
+
+pub enum Decision {
+    /// It is run here.
+    Run(fn(&mut Session, &Block)),
+    /// The test of that name runs it, or what it says.
+    By(&'static str),
+    /// It is not run, for this reason.
+    Not(&'static str),
+}
+
+use Decision::{By, Not, Run};
+
+const PICTURE: &str = "a picture";
+const BUILDS: &str = "builds the tree for minutes; .ci/run does the same";
+const MEASURES: &str = "measures for minutes; .ci/run has `all --quick` and `differential`";
+const TWO_HOSTS: &str = "names hosts and domains that are not there; tests/moves does these steps";
+
+pub const DECISIONS: &[(&str, &str, Decision)] = &[
+    ("README.md", ".ci/run packages peers tests", Not(BUILDS)),
+    (
+        "README.md",
+        "mkdir /tmp/xenstore",
+        Not("serves in the foreground; each test has such a daemon"),
+    ),
+    ("README.md", "xenstore-ls -fp", Run(console)),
+    (
+        "README.md",
+        "$ target/release/xenstored sim guest",
+        Not("reads the terminal; the next one a pipe"),
+    ),
+    ("README.md", "$ printf", Run(console)),
+    (
+        "dist/man/xenstored.8",
+        "--host sim\n",
+        Not("serves in the foreground; each test has such a daemon"),
+    ),
+    (
+        "dist/man/xenstored.8",
+        "--trace-control=+conflict",
+        Not("serves in the foreground; tests/traces.rs gives the option to daemons"),
+    ),
+    ("dist/man/xenstored.toml.5", "nodes = 4000", Run(configuration)),
+    ("dist/man/xsctl.8", "--to /run/other/socket", Not(TWO_HOSTS)),
+    ("dist/man/xsctl.8", "rsync -a state other:", Not(TWO_HOSTS)),
+    ("dist/man/xsctl.8", "xsctl move ... --json", Not(TWO_HOSTS)),
+    ("dist/man/xsctl.8", "xsctl introduce --domains", Not(TWO_HOSTS)),
+    ("dist/man/xsctl.8", "xsctl inspect state/5.xenstore", Not(TWO_HOSTS)),
+    ("dist/man/xsctl.8", "xsctl diff --json a b", Not(TWO_HOSTS)),
+    ("docs/ARCHITECTURE.md", "| listener ", Not(PICTURE)),
+    ("docs/ARCHITECTURE.md", "main -> {", By("imports_go_down_only")),
+    ("docs/COMPATIBILITY.md", "loadgen/install-peers.sh", Not(MEASURES)),
+    ("docs/MIGRATION.md", "xsctl", Not(PICTURE)),
+    ("docs/OPERATING.md", "--check-config", Run(wrong_configuration)),
+    ("docs/PROTOCOL-EXTENSIONS.md", "quiesce <domid>...", By("control_quiesces_and_unquiesces")),
+    ("docs/PROTOCOL-EXTENSIONS.md", "index=0", Run(list_of_watches)),
+    ("docs/SIM.md", "printf", Run(guest_from_a_pipe)),
+    ("docs/SIM.md", "makes a domain", Not(PICTURE)),
+    ("docs/SIM.md", "> create", By("the_session_in_the_manual_is_true")),
+    ("docs/SIM.md", "toolstack ---- ", Not(PICTURE)),
+    ("docs/SIM.md", "xsctl introduce", Run(introduction)),
+    ("docs/SIM.md", "import xenstore_guest", Run(python::with_the_module)),
+    ("docs/SIM.md", "CMSG_SPACE", Run(python::by_hand)),
+    ("docs/STREAM.md", "always big-endian", Not(PICTURE)),
+    ("docs/STREAM.md", "CONNECTION_DATA", Not(PICTURE)),
+    ("docs/STREAM.md", "live-update", By("what_c_writes_for_its_live_update_is_read")),
+    ("docs/THREAT-MODEL.md", "page, channel", Not(PICTURE)),
+    ("loadgen/README.md", "-- list", Not(MEASURES)),
+    ("loadgen/README.md", "--rounds 3", Not(MEASURES)),
+    ("tests/golden/README.md", "XENSTORED_KEEP_STREAM", Not("writes the golden files anew")),
+    (
+        "tests/xen/README.md",
+        "tests/xen/run.sh",
+        Not("boots Xen in an emulator, a stage of .ci/run"),
+    ),
+];
+
+fn console(session: &mut Session, block: &Block) {
+    session.console(&block.text);
+}
+
+fn guest_from_a_pipe(session: &mut Session, block: &Block) {
+    // The new domain of the text has a root: the guest makes it.
+    session.script(&block.text, &["event door", "event door", "open"]);
+}
+
+fn configuration(session: &mut Session, block: &Block) {
+    std::fs::write(session.folder.path().join("example.toml"), &block.text).unwrap();
+    let prints = ["example.toml: nothing is wrong with it"];
+    session.script("xenstored --check-config --config example.toml", &prints);
+}
+
+fn wrong_configuration(session: &mut Session, block: &Block) {
+    let text = "[log]\nlevel = \"info\"\ncolour = true\n";
+    std::fs::write(session.folder.path().join("test.toml"), text).unwrap();
+    session.console(&block.text);
+}
+
+fn introduction(session: &mut Session, block: &Block) {
+    let mut host = SimClient::connect(session.world.daemon.path("sim")).unwrap();
+    let guest = host.create(Some(Domid(7))).unwrap();
+    assert_eq!((guest.domid, guest.port), (Domid(7), 1));
+    session.world.guests.insert(7, guest);
+    let block = format!("{} >introduced 2>&1", block.text.trim_end());
+    session.script(&block, &[]);
+    session.world.connect_guest(7);
+    // Its root is its own.
+    let guest = session.world.guest(7);
+    guest.write("data/x", "v").unwrap();
+    assert_eq!(guest.read("/local/domain/7/data/x").as_deref(), Ok(&b"v"[..]));
+}
+
+fn list_of_watches(session: &mut Session, block: &Block) {
+    let guest = session.world.guest(5);
+    let prints = ["OK", "/a one", "/a two", "/b three"];
+    for watch in &prints[1..] {
+        let (path, token) = watch.split_once(' ').unwrap();
+        guest.watch(path, token).unwrap();
+    }
+    session.script(&block.text, &prints);
+    let introduced = session.world.admin.request(op::IS_DOMAIN_INTRODUCED, 0, "5\0");
+    assert_eq!(introduced.as_deref(), Ok(&b"T\0"[..]));
+}
