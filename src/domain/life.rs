@@ -29,6 +29,7 @@ pub struct Domain {
     quiesced: AtomicBool,
     shutdown: AtomicBool,
     silent: AtomicBool,
+    given_up: AtomicU32,
 }
 
 /// What others have set of a domain: quotas, features, target.
@@ -61,6 +62,7 @@ impl Domain {
             quiesced: AtomicBool::new(false),
             shutdown: AtomicBool::new(false),
             silent: AtomicBool::new(false),
+            given_up: AtomicU32::new(0),
         }
     }
 
@@ -142,6 +144,11 @@ impl Domain {
     /// the next shutdown is reported again.
     pub fn swap_shutdown(&self, shutdown: bool) -> bool {
         self.shutdown.swap(shutdown, Ordering::AcqRel)
+    }
+
+    /// Counts that its ring was given up; returns how often that was.
+    pub fn note_given_up(&self) -> u32 {
+        self.given_up.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
     }
 
     /// Notes that its guest does not notify; returns whether that was noted before.

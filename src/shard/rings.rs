@@ -226,9 +226,7 @@ impl Thread {
         let Some(Some(mut connection)) = self.connections.get_mut(place).map(Option::take) else {
             return;
         };
-        let (domid, pid) = (connection.domid().0, connection.transport.pid());
-        let name = trace::name(self.number, &connection);
-        tracing::warn!(connection = %name, domid, pid, %error, "a connection is given up");
+        self.log_given_up(&mut connection, error);
         match connection.ring() {
             None => {
                 self.connections[place] = Some(connection);
@@ -246,6 +244,17 @@ impl Thread {
                 }
                 self.connections[place] = Some(connection);
             }
+        }
+    }
+
+    /// A guest can break its ring and reconnect thousands of times a second: of a domain the 1st, 2nd, 4th, 8th
+    /// ... time is logged.
+    fn log_given_up(&self, connection: &mut Connection, error: RingError) {
+        let times = connection.ring().is_some().then(|| connection.domain.note_given_up());
+        if times.is_none_or(u32::is_power_of_two) {
+            let (domid, pid) = (connection.domid().0, connection.transport.pid());
+            let connection = trace::name(self.number, connection);
+            tracing::warn!(%connection, domid, pid, times, %error, "a connection is given up");
         }
     }
 

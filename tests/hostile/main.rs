@@ -80,12 +80,41 @@ fn a_connection_that_is_given_up_is_logged_with_its_process_and_mistake() {
         error_is(world, 10, 2);
         let line = given_up(world).pop().unwrap();
         let text = format!(
-            " domid=10 error=indices more than 1024 apart, req_cons={sent} req_prod={} \
+            " domid=10 times=1 error=indices more than 1024 apart, req_cons={sent} req_prod={} \
              rsp_cons={received} rsp_prod={received}",
             sent + 1025
         );
         assert!(line.ends_with(&text), "{line}");
     });
+}
+
+#[test]
+fn a_ring_that_breaks_again_and_again_does_not_fill_the_log() {
+    each_world(|world| {
+        let guest = world.guest(10);
+        guest.write("x", "v").unwrap();
+        let page = guest.ring().page().clone();
+        for _ in 0..100 {
+            page.store(at::REQ_PROD, page.load(at::REQ_CONS).wrapping_add(5000));
+            guest.ring().notify();
+            while page.load(at::ERROR) == 0 {
+                assert!(guest.ring().wait(HANG), "no error is indicated");
+            }
+            page.store(at::CONNECTION, 1);
+            guest.ring().notify();
+            while page.load(at::CONNECTION) == 1 {
+                assert!(guest.ring().wait(HANG), "no reset");
+            }
+        }
+        let times = |line: &String| field(line, "times=");
+        let times: Vec<_> = given_up(world).iter().map(times).collect();
+        assert_eq!(times, [1, 2, 4, 8, 16, 32, 64]);
+    });
+}
+
+/// The number behind `name` in a line of the log.
+fn field(line: &str, name: &str) -> u32 {
+    line.split(' ').find_map(|word| word.strip_prefix(name)).unwrap().parse().unwrap()
 }
 
 #[test]
