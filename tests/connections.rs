@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::client::Link;
-use common::{Client, Daemon, HANG, Message, op};
+use common::{Client, Daemon, HANG, Message, SetOnDrop, op};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 const MANY: usize = 10_000;
@@ -101,8 +101,10 @@ fn beside_a_spinning_thread<T>(work: impl FnOnce() -> T) -> (Duration, T) {
             let line = read_to_string("/proc/thread-self/schedstat").unwrap();
             Duration::from_nanos(line.split_whitespace().next().unwrap().parse().unwrap())
         });
-        let result = work();
-        stop.store(true, Ordering::Relaxed);
+        let result = {
+            let _stop = SetOnDrop(&stop);
+            work()
+        };
         (spinner.join().unwrap(), result)
     })
 }

@@ -183,6 +183,11 @@ impl Client {
                     Err(error) if error.kind() == ErrorKind::ConnectionReset => 0,
                     // A wait with a time limit is not resumed after a stop or a signal.
                     Err(error) if error.kind() == ErrorKind::Interrupted => return true,
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => panic!(
+                        "{}: nothing from the daemon; awaiting {} replies",
+                        self.name,
+                        self.awaited.len()
+                    ),
                     Err(error) => panic!(
                         "{}: reading: {error}; awaiting {} replies",
                         self.name,

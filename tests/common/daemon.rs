@@ -46,6 +46,14 @@ impl Daemon {
         Daemon::spawn(command)
     }
 
+    /// With stacks of `bytes` for all threads but the first (std::thread, "Stack size").
+    pub fn start_on_small_stacks(shards: u16, bytes: usize) -> Daemon {
+        let mut command = Command::new(program());
+        command.args(["--host", "sim", "-N", "--shards", &shards.to_string()]);
+        command.env("RUST_MIN_STACK", bytes.to_string());
+        Daemon::spawn(command)
+    }
+
     fn spawn(mut command: Command) -> Daemon {
         let dir = TempDir::new().unwrap();
         let log = File::create(dir.path().join("log")).unwrap();

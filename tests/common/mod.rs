@@ -31,7 +31,18 @@ pub use table::{check, check_with};
 pub use wire::{Message, op};
 pub use world::{Control, World};
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Turns a hang into a failure; nothing is ever measured against it.
 pub const HANG: Duration = Duration::from_secs(20);
+
+/// Sets a flag when it is dropped. A scope waits for its threads, so a test that fails must end their loops
+/// too, or its failure is a hang.
+pub struct SetOnDrop<'a>(pub &'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}

@@ -95,6 +95,7 @@ impl Ring {
 
     /// Waits for the daemon's notification; false if none came in time.
     pub fn wait(&self, timeout: Duration) -> bool {
-        self.guest.wait(Some(timeout)).unwrap()
+        let notified = self.guest.wait(Some(timeout));
+        notified.unwrap_or_else(|error| panic!("the daemon is gone: {error}"))
     }
 }
