@@ -3,6 +3,7 @@
 mod changes;
 #[path = "../common/mod.rs"]
 mod common;
+mod depth;
 mod limits;
 mod lives;
 mod permissions;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use common::client::Link;
 use common::ring::at;
-use common::{Client, Control, HANG, Message, World, check, check_with, op};
+use common::{Client, Control, Daemon, HANG, Message, SetOnDrop, World, check, check_with, op};
 
 fn each_world(test: impl Fn(&mut World)) {
     for control in [Control::Socket, Control::Ring] {
