@@ -139,7 +139,10 @@ fn the_log_is_switched_moved_and_written_to() {
     let file = world.daemon.path("moved");
     assert_eq!(answer(world, &format!("logfile {}", file.display())), "OK");
     assert_eq!(answer(world, "print there"), "OK");
-    assert!(std::fs::read_to_string(&file).unwrap().contains("control: there"));
+    let started = Instant::now();
+    while !std::fs::read_to_string(&file).unwrap().contains("control: there") {
+        assert!(started.elapsed() < HANG, "nothing is logged there");
+    }
     refused(world, "logfile /nonexistent/log", "ENOENT");
     assert_eq!(answer(world, "logfile relative"), "OK");
     assert_eq!(answer(world, "print here"), "OK");
@@ -179,6 +182,19 @@ fn a_report_counts_what_is_held_and_why_transactions_failed() {
     assert_eq!(answer(world, "memreport"), "OK");
     logged(world, "open transactions: 0");
     refused(world, "memreport /nonexistent/report", "ENOENT");
+}
+
+/// Whatever blocks there would keep `check` from running until the daemon is restarted.
+#[test]
+fn fifo_as_file_of_a_command_is_refused_and_blocks_nothing() {
+    let world = &mut World::new(Control::Socket, 2);
+    let fifo = world.daemon.path("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    for command in ["memreport", "logfile"] {
+        refused(world, &format!("{command} {}", fifo.display()), "EINVAL");
+        logged(world, "neither a regular file nor a character device; name a file");
+        assert_eq!(answer(world, "check"), "OK");
+    }
 }
 
 /// One check at a time: of two that begin together one may be refused, and never the first.

@@ -306,7 +306,7 @@ fn refusals_are_logged_with_domain_quota_and_path() {
         format!(r#"domid=5 quota="nodes" limit=2 refused={refused} path="/local/domain/5/b""#)
     };
     let expected: Vec<String> = (0..10).map(|power| nodes(1 << power)).collect();
-    assert_eq!(quota_lines(&world), expected);
+    assert_eq!(quota_lines(&mut world), expected);
 
     let mut world = World::new(Control::Socket, 4);
     let long = "/".to_owned() + &"x".repeat(300);
@@ -329,7 +329,7 @@ fn refusals_are_logged_with_domain_quota_and_path() {
     guest.read("p").unwrap();
     let shown = format!("{}...", &long[..256]);
     assert_eq!(
-        quota_lines(&world),
+        quota_lines(&mut world),
         [
             format!(r#"domid=5 quota="watches" limit=1 refused=1 path="{shown}""#),
             r#"domid=5 quota="node-permissions" limit=1 refused=1 path="/local/domain/5/p""#
@@ -342,8 +342,8 @@ fn refusals_are_logged_with_domain_quota_and_path() {
 }
 
 /// What the log says of quotas.
-fn quota_lines(world: &World) -> Vec<String> {
-    let log = world.daemon.log();
+fn quota_lines(world: &mut World) -> Vec<String> {
+    let log = world.log();
     log.lines().filter_map(|line| line.split_once("quota reached ")).map(|it| it.1.into()).collect()
 }
 

@@ -15,8 +15,8 @@ fn traced(switches: &[&str]) -> World {
 }
 
 /// The lines of a switch about a domain, in their order, without time, connection and request id.
-fn lines(world: &World, switch: &str, domid: u16) -> Vec<String> {
-    let (log, domain) = (world.daemon.log(), format!(" domid={domid}"));
+fn lines(world: &mut World, switch: &str, domid: u16) -> Vec<String> {
+    let (log, domain) = (world.log(), format!(" domid={domid}"));
     let words = |line: &str| line.splitn(3, ' ').skip(1).map(str::to_owned).collect::<Vec<_>>();
     let is_ours = |line: &Vec<String>| {
         line[0] == switch && line.get(1).is_some_and(|rest| rest.contains(&domain))
@@ -29,7 +29,7 @@ fn lines(world: &World, switch: &str, domid: u16) -> Vec<String> {
 }
 
 /// Waits until the log has such a line: some are written after the reply.
-fn until(world: &World, switch: &str, domid: u16, line: &str) {
+fn until(world: &mut World, switch: &str, domid: u16, line: &str) {
     let started = Instant::now();
     while !lines(world, switch, domid).iter().any(|other| other == line) {
         assert!(started.elapsed() < HANG, "no {line:?} in {:#?}", lines(world, switch, domid));
@@ -57,7 +57,7 @@ fn io_is_every_message() {
     something(&mut world);
     let long = "v".repeat(256 - r"y0".len());
     assert_eq!(
-        lines(&world, "io", 5),
+        lines(&mut world, "io", 5),
         [
             r#"in WATCH domid=5 tx=0 len=9 payload="x\x00to\x01ken\x00""#,
             r#"out WATCH domid=5 tx=0 len=3 payload="OK\x00""#,
@@ -75,14 +75,14 @@ fn io_is_every_message() {
             r#"out TRANSACTION_END domid=5 tx=1 len=3 payload="OK\x00""#,
         ]
     );
-    assert!(lines(&world, "obj", 5).is_empty() && lines(&world, "acc", 5).is_empty());
+    assert!(lines(&mut world, "obj", 5).is_empty() && lines(&mut world, "acc", 5).is_empty());
 }
 
 #[test]
 fn obj_is_what_comes_and_goes() {
     let mut world = traced(&["obj"]);
     something(&mut world);
-    let lines: Vec<_> = lines(&world, "obj", 5)
+    let lines: Vec<_> = lines(&mut world, "obj", 5)
         .iter()
         .map(|line| line.split(" birth=").next().unwrap().to_owned())
         .collect();
@@ -112,7 +112,7 @@ fn acc_is_what_domains_are_charged_with() {
         r#"change domid=5 quota="transactions" before=1 used=0"#,
         r#"change domid=5 quota="nodes" before=2 used=3"#,
     ] {
-        until(&world, "acc", 5, line);
+        until(&mut world, "acc", 5, line);
     }
 }
 
@@ -131,15 +131,15 @@ fn wrl_is_who_is_held_back() {
     let tx = toolstack.start().unwrap();
     toolstack.request(op::READ, tx, format!("{path}\0")).unwrap();
     world.guest(5).write("hot", "3").unwrap();
-    assert!(world.daemon.log().contains("wrl a guard is set path=/local/domain/5/hot"));
-    let waits = lines(&world, "wrl", 5);
+    assert!(world.log().contains("wrl a guard is set path=/local/domain/5/hot"));
+    let waits = lines(&mut world, "wrl", 5);
     assert!(waits.iter().any(|line| line.starts_with("waits for a guard")), "{waits:?}");
     // At its quota its ring is not read.
     world.admin.set_quota(Some(5), "memory", 1);
     world.guest(5).send(op::READ, 0, "hot\0");
-    until(&world, "wrl", 5, "a quota decides whether it is read domid=5 throttled=true");
+    until(&mut world, "wrl", 5, "a quota decides whether it is read domid=5 throttled=true");
     world.admin.set_quota(Some(5), "memory", 0);
-    until(&world, "wrl", 5, "a quota decides whether it is read domid=5 throttled=false");
+    until(&mut world, "wrl", 5, "a quota decides whether it is read domid=5 throttled=false");
     world.guest(5).reply().unwrap();
 }
 
@@ -147,14 +147,14 @@ fn wrl_is_who_is_held_back() {
 fn switches_are_turned_while_the_daemon_runs() {
     let mut world = traced(&[]);
     something(&mut world);
-    let traces = |world: &World, domid| {
+    let traces = |world: &mut World, domid| {
         ["io", "obj", "acc", "wrl", "tdb"].map(|switch| lines(world, switch, domid).len())
     };
-    assert_eq!(traces(&world, 5), [0; 5]);
+    assert_eq!(traces(&mut world, 5), [0; 5]);
     world.admin.control("log +io").unwrap();
     world.guest(6).read("x").unwrap_err();
-    assert_eq!(traces(&world, 6), [2, 0, 0, 0, 0]);
+    assert_eq!(traces(&mut world, 6), [2, 0, 0, 0, 0]);
     world.admin.control("log off").unwrap();
     world.guest(6).read("x").unwrap_err();
-    assert_eq!(traces(&world, 6), [2, 0, 0, 0, 0]);
+    assert_eq!(traces(&mut world, 6), [2, 0, 0, 0, 0]);
 }

@@ -1,10 +1,8 @@
 //! The commands about the log.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::{Answer, ack, text};
@@ -59,8 +57,7 @@ pub fn logfile(file: &Path) -> Answer {
 
 /// Appends a text to a file, which is made if need be and is nobody else's to read.
 pub fn append(file: &Path, text: &str) -> Answer {
-    let opened = OpenOptions::new().append(true).create(true).mode(0o600).open(file);
-    match opened.and_then(|mut file| file.write_all(text.as_bytes())) {
+    match log::open(file).and_then(|mut file| file.write_all(text.as_bytes())) {
         Ok(()) => ack(),
         Err(error) => {
             tracing::warn!(%error, file = %file.display(), "cannot write a report there");
@@ -89,6 +86,8 @@ fn errno(error: &std::io::Error) -> Errno {
         std::io::ErrorKind::IsADirectory => Errno::EISDIR,
         std::io::ErrorKind::ReadOnlyFilesystem => Errno::EROFS,
         std::io::ErrorKind::StorageFull => Errno::ENOSPC,
+        std::io::ErrorKind::InvalidInput => Errno::EINVAL,
+        std::io::ErrorKind::TimedOut => Errno::EAGAIN,
         _ => Errno::EIO,
     }
 }

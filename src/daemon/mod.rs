@@ -22,6 +22,7 @@ use std::ffi::OsString;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
@@ -38,6 +39,9 @@ use cli::{Command, Options, SimCommand};
 use given::Surroundings;
 use instance::Instance;
 use running::{Claim, Running};
+
+/// How long a stop waits until its last lines are written: the log's destination may be stuck.
+const FLUSH_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// What a command line asks for.
 #[derive(Debug)]
@@ -97,6 +101,13 @@ pub fn run(settings: &Settings) -> Result<u8, Failure> {
     // Nothing that the daemon makes is anybody else's to write or, unless it says so, to read.
     umask(Mode::RWXG | Mode::RWXO);
     start_log(settings)?;
+    let done = run_logged(settings, second);
+    log::flush(FLUSH_TIME_MAX);
+    done
+}
+
+/// Runs the daemon, whose log has begun.
+fn run_logged(settings: &Settings, second: bool) -> Result<u8, Failure> {
     let handed_over = activation::take(&settings.socket)?;
     let stop = Stop::default();
     let served = Arc::<OnceLock<_>>::default();

@@ -3,15 +3,19 @@
 use std::io;
 use std::sync::{Arc, OnceLock};
 use std::thread;
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::control::{self, Served};
 use crate::log;
+
+/// How long a process that ends at once waits for its last lines.
+const LAST_LINES: Duration = Duration::from_millis(100);
 
 /// The wish that the daemon stop. Clones are the same wish.
 #[derive(Clone, Default)]
@@ -50,10 +54,7 @@ pub(super) fn take_signals(stop: Stop, served: Arc<OnceLock<Arc<dyn Served>>>) -
     let take = move || {
         for signal in signals.forever() {
             match signal {
-                SIGHUP => match log::reopen() {
-                    Ok(()) => info!("log reopened"),
-                    Err(e) => error!("the log cannot be reopened, it goes on as before: {e}"),
-                },
+                SIGHUP => log::reopen(),
                 SIGUSR1 => match served.get().map(control::log_report) {
                     Some(Ok(())) => {}
                     Some(Err(errno)) => warn!(%errno, "no report: another command runs"),
@@ -62,6 +63,7 @@ pub(super) fn take_signals(stop: Stop, served: Arc<OnceLock<Arc<dyn Served>>>) -
                 _ if stop.request() => info!("asked to stop by signal {signal}"),
                 _ => {
                     warn!("asked to stop a second time: ending at once");
+                    log::flush(LAST_LINES);
                     low_level::exit(1);
                 }
             }

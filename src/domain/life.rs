@@ -4,6 +4,19 @@ use super::{Account, Limits, Reports};
 use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::words::Domid;
 
+/// Something that a guest can make the log say of it as often as it likes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// What it wrote into its ring's page ended its connection.
+    GivenUp,
+    /// It did not take its events in time.
+    EventsDropped,
+}
+
+impl Notice {
+    const COUNT: usize = 2;
+}
+
 /// One life of a domid. Accounts, quota values and tickets belong to it, never to the bare number.
 pub struct Domain {
     /// The number.
@@ -19,6 +32,7 @@ pub struct Domain {
     pub(super) limits: Limits,
     /// How often its memory rose over the soft quota.
     pub(super) soft_crossings: AtomicU32,
+    notices: [AtomicU32; Notice::COUNT],
     features: AtomicU32,
     settings: AtomicU64,
     /// The host's number that it had where an import of it came from; 0 for none.
@@ -29,7 +43,6 @@ pub struct Domain {
     quiesced: AtomicBool,
     shutdown: AtomicBool,
     silent: AtomicBool,
-    given_up: AtomicU32,
 }
 
 /// What others have set of a domain: quotas, features, target.
@@ -54,6 +67,7 @@ impl Domain {
             account: Account::new(domid, reports),
             limits,
             soft_crossings: AtomicU32::new(0),
+            notices: std::array::from_fn(|_| AtomicU32::new(0)),
             features: AtomicU32::new(super::SERVER_FEATURES),
             settings: AtomicU64::new(0),
             origin: AtomicU64::new(0),
@@ -62,7 +76,6 @@ impl Domain {
             quiesced: AtomicBool::new(false),
             shutdown: AtomicBool::new(false),
             silent: AtomicBool::new(false),
-            given_up: AtomicU32::new(0),
         }
     }
 
@@ -140,15 +153,17 @@ impl Domain {
         self.quiesced.store(quiesced, Ordering::Relaxed);
     }
 
+    /// Counts something that the log could say of it. Returns the count if it is logged: the 1st, 2nd,
+    /// 4th, 8th ... time, so that a life has at most 32 lines of a kind.
+    pub fn notice(&self, notice: Notice) -> Option<u32> {
+        let count = self.notices[notice as usize].fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        count.is_power_of_two().then_some(count)
+    }
+
     /// Notes whether it is shut down; answers what was noted before. RESUME sets it back, so that
     /// the next shutdown is reported again.
     pub fn swap_shutdown(&self, shutdown: bool) -> bool {
         self.shutdown.swap(shutdown, Ordering::AcqRel)
-    }
-
-    /// Counts that its ring was given up; returns how often that was.
-    pub fn note_given_up(&self) -> u32 {
-        self.given_up.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
     }
 
     /// Notes that its guest does not notify; returns whether that was noted before.
@@ -174,5 +189,13 @@ mod tests {
         domain.set_introduced(true);
         domain.set_quiesced(true);
         assert!(domain.is_introduced() && domain.is_quiesced());
+    }
+
+    #[test]
+    fn notice_when_repeated_is_logged_at_powers_of_two() {
+        let domain = Domain::new(Domid(5), 2, 1, Arc::default());
+        let logged: Vec<_> = (0..20).filter_map(|_| domain.notice(Notice::GivenUp)).collect();
+        assert_eq!(logged, [1, 2, 4, 8, 16]);
+        assert_eq!(domain.notice(Notice::EventsDropped), Some(1), "each kind for itself");
     }
 }

@@ -8,7 +8,7 @@ mod reports;
 mod ticket;
 
 pub use account::Account;
-pub use life::{Domain, OwnSettings};
+pub use life::{Domain, Notice, OwnSettings};
 pub use quota::{Limits, Quota};
 pub use registry::Registry;
 use reports::{Report, Reports};

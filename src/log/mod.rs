@@ -5,10 +5,12 @@
 //! `trace!(target: log::IO, ...)`: they are written while their switch is on, and cost one atomic
 //! load while it is off.
 //!
-//! Guests choose much of what is logged: every line passes through the sink, which lets no control
-//! character out.
+//! A line is queued, and written by a thread of the log's own: no destination can block the others.
+//! Guests choose much of what is logged: the writer lets no control character out.
 
 mod context;
+mod format;
+mod output;
 mod sink;
 mod unaccepted;
 
@@ -16,6 +18,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 // The real lock also under the feature `shuttle`: a log line is no step of a schedule.
 use parking_lot::Mutex;
@@ -26,6 +29,7 @@ use tracing_subscriber::registry::Registry;
 use tracing_subscriber::{Layer, fmt as line, reload};
 
 pub use context::{Context, abort_on_panic, clear_context, set_context};
+pub use output::open;
 pub use unaccepted::Unaccepted;
 
 /// Switch: connections, watches, transactions and domains that come and go (C's `obj`).
@@ -146,7 +150,7 @@ static FILTER: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
 /// Starts the log. To be called once, before the first line.
 ///
 /// # Errors
-/// The file cannot be opened.
+/// The file cannot be opened, or the system refuses a thread.
 pub fn init(settings: &Settings) -> io::Result<()> {
     SINK.set(&settings.destination)?;
     let mut choice = CHOICE.lock();
@@ -166,23 +170,26 @@ fn subscriber<F>(sink: &'static sink::Sink, filter: F) -> impl tracing::Subscrib
 where
     F: tracing_subscriber::layer::Filter<Registry> + Send + Sync + 'static,
 {
-    let lines = line::layer().with_ansi(false).event_format(sink::Format(sink)).with_writer(sink);
+    let lines = line::layer().with_ansi(false).event_format(format::Format).with_writer(sink);
     tracing_subscriber::registry().with(lines.with_filter(filter))
 }
 
-/// Opens the file anew, after a rotation. Without a file it does nothing.
-///
-/// # Errors
-/// The file cannot be opened; then lines go on to the old one.
-pub fn reopen() -> io::Result<()> {
-    SINK.reopen()
+/// Has the file opened again, after a rotation: lines before this go to the old one, later ones to
+/// the new one. Returns at once; a line says whether it succeeded.
+pub fn reopen() {
+    SINK.reopen();
+}
+
+/// Waits until all lines so far are written, but no longer than a time.
+pub fn flush(time_max: Duration) {
+    SINK.flush(time_max);
 }
 
 /// Sends lines to a file from now on and turns traces on (`xsctl control logfile`). If no
 /// switch is on, `obj` and `io` are turned on, as in C.
 ///
 /// # Errors
-/// The file cannot be opened; then nothing changes.
+/// The file cannot be opened, or the present destination is stuck; then nothing changes.
 pub fn set_file(path: &Path) -> io::Result<()> {
     SINK.set(&Destination::File(path.to_path_buf()))?;
     let mut choice = CHOICE.lock();
@@ -241,6 +248,7 @@ mod tests {
         let sink: &'static sink::Sink = Box::leak(Box::new(sink::Sink::new()));
         sink.set(&Destination::File(file.path().to_path_buf())).unwrap();
         tracing::subscriber::with_default(subscriber(sink, choice.filter()), log);
+        sink.flush(Duration::from_secs(30));
         std::fs::read_to_string(file.path()).unwrap()
     }
 

@@ -5,7 +5,7 @@ use super::mailbox::Message;
 use super::output::Output;
 use super::thread::{Place, Thread};
 use super::trace;
-use crate::domain::{Domain, Quota};
+use crate::domain::{Domain, Notice, Quota};
 use crate::host::{Gfn, Port};
 use crate::protocol::{Header, ReplySlot};
 use crate::store::Unblocked;
@@ -250,8 +250,9 @@ impl Thread {
     /// A guest can break its ring and reconnect thousands of times a second: of a domain the 1st, 2nd, 4th, 8th
     /// ... time is logged.
     fn log_given_up(&self, connection: &mut Connection, error: RingError) {
-        let times = connection.ring().is_some().then(|| connection.domain.note_given_up());
-        if times.is_none_or(u32::is_power_of_two) {
+        let is_ring = connection.ring().is_some();
+        let times = is_ring.then(|| connection.domain.notice(Notice::GivenUp)).flatten();
+        if !is_ring || times.is_some() {
             let (domid, pid) = (connection.domid().0, connection.transport.pid());
             let connection = trace::name(self.number, connection);
             tracing::warn!(%connection, domid, pid, times, %error, "a connection is given up");

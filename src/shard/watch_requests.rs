@@ -7,7 +7,7 @@ use super::requests::{ACK, Outcome};
 use super::thread::{Place, Thread};
 use super::trace;
 use super::watches::Watch;
-use crate::domain::{FEATURE_WATCH_DEPTH, Quota, Ticket};
+use crate::domain::{FEATURE_WATCH_DEPTH, Notice, Quota, Ticket};
 use crate::protocol::{Header, decimal, strings};
 use crate::store::Caller;
 use crate::sync::Arc;
@@ -232,7 +232,10 @@ impl Thread {
         if connection.output.oldest_event().is_some_and(|queued| queued < deadline) {
             let dropped = connection.output.drop_events_before(deadline);
             connection.recharge_output();
-            tracing::warn!(domid = connection.domid().0, dropped, "events not taken in time");
+            if let Some(count) = connection.domain.notice(Notice::EventsDropped) {
+                let domid = connection.domid().0;
+                tracing::warn!(domid, dropped, count, "events not taken in time");
+            }
         }
     }
 }

@@ -1,10 +1,12 @@
 //! A daemon, its simulated host, and connections by name.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 use xenstored::host::sim::{SimClient, SimGuest};
 use xenstored::words::Domid;
 
+use super::HANG;
 use super::client::{Client, Event, Link};
 use super::daemon::Daemon;
 use super::ring::Ring;
@@ -86,6 +88,23 @@ impl World {
     /// The guest `domid`, as [`World::client`].
     pub fn guest(&mut self, domid: u16) -> &mut Client {
         self.client(&format!("dom{domid}"))
+    }
+
+    /// The daemon's log, with all that was logged before now: lines are written in their order, after
+    /// the requests that caused them.
+    pub fn log(&mut self) -> String {
+        self.barriers += 1;
+        let mark = format!("mark-{}-of-the-log", self.barriers);
+        self.admin.control(&format!("print {mark}")).unwrap();
+        let started = Instant::now();
+        loop {
+            let log = self.daemon.log();
+            if log.contains(&format!("control: {mark}\n")) {
+                return log;
+            }
+            assert!(started.elapsed() < HANG, "{mark} is not in the log");
+            std::thread::yield_now();
+        }
     }
 
     /// Creates a domain on the host; the daemon does not know it yet.

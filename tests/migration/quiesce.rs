@@ -373,7 +373,7 @@ fn events_that_a_quiesced_domain_cannot_take_are_not_dropped() {
     for i in 0..100 {
         assert_eq!(world.next_event("dom5"), format!("data/{i}|t"));
     }
-    assert!(!world.daemon.log().contains("not taken"));
+    assert!(!world.log().contains("not taken"));
 }
 
 #[test]

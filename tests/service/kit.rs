@@ -35,12 +35,17 @@ impl Place {
 
     /// A daemon that serves here, in the foreground.
     pub fn serve(&self, options: &str) -> Serving {
+        self.serve_with(options, Stdio::piped())
+    }
+
+    /// The same with a standard error of the test's.
+    pub fn serve_with(&self, options: &str, stderr: Stdio) -> Serving {
         let notified = self.path("notify");
         let _ = fs::remove_file(&notified);
         let socket = UnixDatagram::bind(&notified).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut command = self.daemon(options);
-        let child = command.env("NOTIFY_SOCKET", &notified).stderr(Stdio::piped()).spawn().unwrap();
+        let child = command.env("NOTIFY_SOCKET", &notified).stderr(stderr).spawn().unwrap();
         let serving = Serving(child);
         let mut message = [0; 256];
         let len = socket.recv(&mut message).expect("the daemon says that it is ready");

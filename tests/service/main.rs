@@ -2,11 +2,13 @@
 //!
 //! - `background`: starts to the background, the second one included.
 //! - `service_manager`: what systemd hands over and is notified of.
+//! - `stuck_log`: a standard error that takes nothing.
 //! - `kit`: a daemon in a directory of its own.
 
 mod background;
 mod kit;
 mod service_manager;
+mod stuck_log;
 
 use std::fs;
 use std::io::Read;
@@ -246,13 +248,15 @@ fn options_are_answered_without_a_daemon() {
     assert_fails(&bare().arg("--none").output().unwrap(), 2, "unexpected argument '--none'");
 }
 
-/// The process of the next test: a shard's thread that panics.
+/// A process of other tests: a shard's thread that panics.
 #[test]
-#[ignore = "the next test runs it in a process of its own"]
+#[ignore = "other tests run it in a process of its own"]
 fn a_shard_panics() {
-    let file = std::env::var_os("PANIC_LOG").expect("run by the next test");
     let settings = log::Settings {
-        destination: log::Destination::File(file.into()),
+        destination: match std::env::var_os("PANIC_LOG") {
+            Some(file) => log::Destination::File(file.into()),
+            None => log::Destination::Stderr,
+        },
         level: tracing::level_filters::LevelFilter::INFO,
         switches: vec![],
     };
