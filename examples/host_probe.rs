@@ -120,10 +120,11 @@ fn follow(
     let mut last = None;
     while Instant::now() < deadline {
         // Asked beside a daemon, what changed would be kept from it.
-        let changed = match virq {
-            Some(_) => host.changed(&mut [Domid::CONTROL, domid].into_iter())?,
-            None => vec![domid],
-        };
+        let mut changed = Vec::new();
+        match virq {
+            Some(_) => host.changed(&mut [Domid::CONTROL, domid].into_iter(), &mut changed)?,
+            None => changed.push(domid),
+        }
         let state = host.domain(domid)?;
         if changed.contains(&domid) && last != Some(state) {
             last = Some(state);
@@ -162,7 +163,7 @@ impl Events {
         self.poll.poll(&mut mio::Events::with_capacity(1), Some(pause))?;
         let (mut all, mut ports) = (Vec::new(), [0; 64]);
         loop {
-            match self.channels.pending(&mut ports)? {
+            match self.channels.pending(&mut ports).all()? {
                 0 => return Ok(all),
                 taken => all.extend(&ports[..taken]),
             }

@@ -49,14 +49,41 @@ pub trait Host: Send + Sync {
     /// The state of a domain, `None` if it does not exist (or no longer).
     fn domain(&self, domid: Domid) -> io::Result<Option<DomainState>>;
 
-    /// The domains of `known` whose state may have changed since the last call, after the port of
-    /// [`Channels::bind_changes`] fired. A domain named without need costs a query; one left out
-    /// is never noticed. A host that cannot tell names all of `known`. Only who bound that port may ask:
-    /// what is told to one asker may not be told to another.
-    fn changed(&self, known: &mut dyn Iterator<Item = Domid>) -> io::Result<Vec<Domid>>;
+    /// Appends to `changed` the domains of `known` whose state may have changed since the last call, after
+    /// the port of [`Channels::bind_changes`] fired. A domain named without need costs a query; one left
+    /// out is never noticed. A host that cannot tell names all of `known`. Only who bound that port may
+    /// ask: what is told to one asker may not be told to another.
+    ///
+    /// # Errors
+    /// The host's. What was taken before it is in `changed`; the caller asks for the state of all domains
+    /// that it knows, since the host may not name again what it named in the call that failed.
+    fn changed(
+        &self,
+        known: &mut dyn Iterator<Item = Domid>,
+        changed: &mut Vec<Domid>,
+    ) -> io::Result<()>;
 
     /// The event channel of the control domain's kernel, if it has one (`/proc/xen/xsd_port`).
     fn control_port(&self) -> io::Result<Option<Port>>;
+}
+
+/// What [`Channels::pending`] took.
+#[derive(Debug, Default)]
+pub struct Pending {
+    /// How many ports, also before an error.
+    pub count: usize,
+    /// Why it took no more. Ports may be lost with it, masked: all that are bound are looked at.
+    pub error: Option<io::Error>,
+}
+
+impl Pending {
+    /// The count, for a caller that does not go on after an error.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn all(self) -> io::Result<usize> {
+        self.error.map_or(Ok(self.count), Err)
+    }
 }
 
 /// One thread's event-channel handle. It reports the ports that the thread itself bound.
@@ -77,10 +104,10 @@ pub trait Channels: Send {
     /// Gives a port back. It is not reported again.
     fn unbind(&mut self, port: Port) -> io::Result<()>;
 
-    /// Takes pending ports, at most `ports.len()`, and answers how many. A port reported is masked
-    /// until [`Channels::unmask`]. Never blocks; fewer than asked for means that none is left: whatever
-    /// comes then makes the handle readable anew.
-    fn pending(&mut self, ports: &mut [Port]) -> io::Result<usize>;
+    /// Takes pending ports, at most `ports.len()`. A port reported is masked until [`Channels::unmask`].
+    /// Never blocks; fewer than asked for, without an error, means that none is left: whatever comes then
+    /// makes the handle readable anew.
+    fn pending(&mut self, ports: &mut [Port]) -> Pending;
 
     /// Lets a port be reported again; at once if it was notified meanwhile.
     fn unmask(&mut self, port: Port) -> io::Result<()>;

@@ -125,14 +125,14 @@ impl Thread {
         // Only a host that cannot tell which changed makes this look at all of them.
         let registry = self.shared.store.registry();
         let mut known = std::iter::once_with(|| registry.known()).flatten();
-        match self.shared.host.changed(&mut known) {
-            Ok(changed) => {
-                for domid in changed {
-                    let home = self.home_thread(domid);
-                    self.shared.mailboxes.post(home, Message::DomainChanged(domid));
-                }
-            }
-            Err(error) => tracing::error!(%error, "the host does not say which domains changed"),
+        let mut changed = Vec::new();
+        let asked = self.shared.host.changed(&mut known, &mut changed);
+        for domid in changed {
+            let home = self.home_thread(domid);
+            self.shared.mailboxes.post(home, Message::DomainChanged(domid));
+        }
+        if let Err(error) = asked {
+            self.changed_failed(&error);
         }
     }
 
@@ -141,10 +141,7 @@ impl Thread {
         let Some(domain) = self.shared.store.registry().get(domid) else { return };
         let state = match self.shared.host.domain(domid) {
             Ok(state) => state.filter(|state| state.unique_id == domain.unique_id && !state.dying),
-            Err(error) => {
-                tracing::error!(%error, domid = domid.0, "the host does not say whether it lives");
-                return;
-            }
+            Err(error) => return self.domain_failed(domid, &error),
         };
         match state {
             None if domid != Domid::CONTROL => self.domain_died(&domain),

@@ -27,6 +27,7 @@ mod mover;
 mod moving;
 mod output;
 mod quiesce;
+mod recheck;
 mod requests;
 mod rings;
 mod scan;

@@ -240,7 +240,7 @@ impl Thread {
                     let (port, _) = (ring.port, ring.publish());
                     ring.masked = false;
                     self.notify(port);
-                    self.unmask(port);
+                    self.unmask(place, port);
                 }
                 self.connections[place] = Some(connection);
             }

@@ -102,7 +102,7 @@ impl Thread {
             return Ok(());
         }
         if self.reconnects(place, connection) || connection.ignored {
-            self.end_pass(connection);
+            self.end_pass(place, connection);
             return Ok(());
         }
         if let Some(ring) = connection.ring() {
@@ -122,7 +122,7 @@ impl Thread {
         if waited {
             self.came_through(place, connection);
         }
-        self.end_pass(connection);
+        self.end_pass(place, connection);
         Ok(())
     }
 
@@ -246,7 +246,7 @@ impl Thread {
     ///
     /// A guest notifies only if it finds its request queue empty, or our queue full. So it may have
     /// written or read, without a word, between our look and our publication: look once more.
-    fn end_pass(&mut self, connection: &mut Connection) {
+    fn end_pass(&mut self, place: Place, connection: &mut Connection) {
         let reads = self.may_read(connection);
         let waits_for_room = !connection.output.is_empty();
         // A ring that is given up is heard because it may ask to reconnect.
@@ -260,7 +260,7 @@ impl Thread {
             self.notify(port);
         }
         if unmask {
-            self.unmask(port);
+            self.unmask(place, port);
         }
     }
 

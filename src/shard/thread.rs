@@ -19,13 +19,14 @@ use super::connection::Connection;
 use super::mailbox::{Mailbox, Message};
 use super::messages::TOLD_PER_PASS;
 use super::moving::Moved;
+use super::recheck::Recheck;
 use super::rings::Carried;
 use super::scan::Scan;
 use super::serving::READ_BYTES;
 use super::snapshots::Snapshot;
 use super::trace;
 use crate::domain::OwnSettings;
-use crate::host::{Channels, Port};
+use crate::host::{Channels, Pending, Port};
 use crate::protocol::MESSAGE_BYTES_MAX;
 use crate::store::Generations;
 use crate::sync::{Arc, Ordering};
@@ -90,6 +91,8 @@ pub struct Thread {
     pub(super) stage: Vec<u8>,
     pub(super) now: Instant,
     pub(super) next_tick: Instant,
+    /// What errors of the host may have hidden.
+    pub(super) recheck: Recheck,
     /// No more requests are taken; until when those taken may still be answered.
     pub(super) stopping: Option<Instant>,
 }
@@ -135,6 +138,7 @@ impl Thread {
             stage: Vec::with_capacity(READ_BYTES + MESSAGE_BYTES_MAX),
             now,
             next_tick: now,
+            recheck: Recheck::default(),
             stopping: None,
         })
     }
@@ -175,6 +179,7 @@ impl Thread {
                     Token(place) => self.socket_ready(place, event.is_read_closed()),
                 }
             }
+            self.recheck_host();
             self.take_messages();
             self.ring_alarms();
             self.scan_rings();
@@ -210,8 +215,8 @@ impl Thread {
         }
         let tick = Some(self.next_tick).filter(|_| !self.ticking.is_empty());
         let alarm = self.alarms.peek().map(|Reverse((until, _))| *until);
-        let times = tick.into_iter().chain(alarm).chain(self.next_to_give_up());
-        let next = times.chain(self.scan.next()).min()?;
+        let times = tick.into_iter().chain(alarm).chain(self.recheck.due(self.now));
+        let next = times.chain(self.next_to_give_up()).chain(self.scan.next()).min()?;
         Some(next.saturating_duration_since(self.now))
     }
 
@@ -235,23 +240,19 @@ impl Thread {
     }
 
     /// Takes pending ports until none is left: the handle is watched edge-triggered.
-    fn take_ports(&mut self) {
+    pub(super) fn take_ports(&mut self) {
         let mut ports = [0; PORTS_PER_READ];
         loop {
-            let count = match self.channels.pending(&mut ports) {
-                Ok(count) => count,
-                Err(error) => {
-                    tracing::error!(%error, thread = self.number, "cannot read event channels");
-                    return;
-                }
-            };
+            let Pending { count, error } = self.channels.pending(&mut ports);
             for &port in &ports[..count] {
                 if Some(port) == self.changes {
-                    self.domains_changed();
-                    self.unmask(port);
+                    self.changes_pending(port);
                 } else if let Some(&place) = self.ports.get(&port) {
                     self.port_pending(place);
                 }
+            }
+            if let Some(error) = error {
+                return self.handle_failed(&error);
             }
             if count < ports.len() {
                 return;
@@ -259,8 +260,16 @@ impl Thread {
         }
     }
 
+    /// Domains changed. Their port is heard again, whatever the host said of them.
+    pub(super) fn changes_pending(&mut self, port: Port) {
+        self.domains_changed();
+        if let Err(error) = self.channels.unmask(port) {
+            self.handle_failed(&error);
+        }
+    }
+
     /// A guest notified: its port is masked until its ring was served.
-    fn port_pending(&mut self, place: Place) {
+    pub(super) fn port_pending(&mut self, place: Place) {
         if let Some(Some(connection)) = self.connections.get_mut(place)
             && let Some(ring) = connection.ring()
         {
@@ -275,9 +284,10 @@ impl Thread {
         }
     }
 
-    pub(super) fn unmask(&mut self, port: Port) {
+    /// Lets the port of a ring be reported again.
+    pub(super) fn unmask(&mut self, place: Place, port: Port) {
         if let Err(error) = self.channels.unmask(port) {
-            tracing::warn!(%error, port, "cannot unmask an event channel");
+            self.unmask_failed(place, &error);
         }
     }
 

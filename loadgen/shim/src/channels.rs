@@ -109,7 +109,7 @@ pub extern "C" fn xenevtchn_pending(handle: &Handle) -> c_int {
 
 fn next_pending(channels: &mut dyn Channels) -> io::Result<Port> {
     let mut ports = [0];
-    while channels.pending(&mut ports)? == 0 {
+    while channels.pending(&mut ports).all()? == 0 {
         // SAFETY: the descriptor belongs to `channels`, which is borrowed until after the poll.
         let fd = unsafe { BorrowedFd::borrow_raw(channels.raw_fd()) };
         poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], None)?;

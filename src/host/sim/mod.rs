@@ -86,8 +86,13 @@ impl Host for SimHost {
     }
 
     /// This host knows exactly which, so `known` is not looked at; it may name others.
-    fn changed(&self, _known: &mut dyn Iterator<Item = Domid>) -> io::Result<Vec<Domid>> {
-        Ok(self.domains.changed())
+    fn changed(
+        &self,
+        _known: &mut dyn Iterator<Item = Domid>,
+        changed: &mut Vec<Domid>,
+    ) -> io::Result<()> {
+        changed.extend(self.domains.changed());
+        Ok(())
     }
 
     fn control_port(&self) -> io::Result<Option<Port>> {

@@ -8,7 +8,7 @@ use zerocopy::IntoBytes;
 use super::abi::{BindInterdomain, BindVirq, Notify, Unbind};
 use super::ioctl::{Argument, call};
 use super::open;
-use crate::host::{Channels, Port};
+use crate::host::{Channels, Pending, Port};
 use crate::words::Domid;
 
 /// One opening of `/dev/xen/evtchn`. The kernel knows which ports were bound through it, reports
@@ -55,7 +55,7 @@ impl Channels for XenChannels {
         self.call(Unbind { port }).map(drop)
     }
 
-    fn pending(&mut self, ports: &mut [Port]) -> io::Result<usize> {
+    fn pending(&mut self, ports: &mut [Port]) -> Pending {
         let mut kept = 0;
         while kept < ports.len() {
             let room = &mut ports[kept..];
@@ -66,7 +66,7 @@ impl Channels for XenChannels {
                 Ok(0) | Err(Errno::AGAIN) => break,
                 Ok(bytes) => bytes,
                 Err(Errno::INTR) => continue,
-                Err(error) => return Err(error.into()),
+                Err(error) => return Pending { count: kept, error: Some(error.into()) },
             };
             let read = kept..kept + bytes / size_of::<Port>();
             for i in read {
@@ -76,7 +76,7 @@ impl Channels for XenChannels {
                 }
             }
         }
-        Ok(kept)
+        Pending { count: kept, error: None }
     }
 
     fn unmask(&mut self, port: Port) -> io::Result<()> {
@@ -110,13 +110,13 @@ mod tests {
         let mut all: Vec<Port> = Vec::new();
         // Slices of which nothing is kept do not look like the end.
         loop {
-            match channels.pending(&mut ports).unwrap() {
+            match channels.pending(&mut ports).all().unwrap() {
                 0 => break,
                 taken => all.extend(&ports[..taken]),
             }
         }
         assert_eq!(all, [3, 4]);
-        assert_eq!(channels.pending(&mut ports).unwrap(), 0);
+        assert_eq!(channels.pending(&mut ports).all().unwrap(), 0);
     }
 
     #[test]
@@ -130,7 +130,23 @@ mod tests {
         rustix::io::write(&queue, 3u32.as_bytes()).unwrap();
         rustix::io::write(&queue, 4u32.as_bytes()).unwrap();
         let mut ports = [0; 8];
-        assert_eq!(channels.pending(&mut ports).unwrap(), 2);
+        assert_eq!(channels.pending(&mut ports).all().unwrap(), 2);
         assert_eq!(ports[..2], [3, 4]);
+    }
+
+    #[test]
+    fn pending_when_a_read_fails_returns_what_was_taken_before() {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let (device, queue) =
+            socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+        rustix::io::write(&queue, [3u32, 4].as_bytes()).unwrap();
+        // An end that closes with bytes unread resets the other, once that has taken its own.
+        rustix::io::write(&device, b"unread").unwrap();
+        drop(queue);
+        let mut channels = XenChannels { device, bound: [3, 4].into_iter().collect() };
+        let mut ports = [0; 8];
+        let taken = channels.pending(&mut ports);
+        assert_eq!((taken.count, &ports[..2]), (2, &[3, 4][..]));
+        assert_eq!(Errno::from_io_error(&taken.error.unwrap()), Some(Errno::CONNRESET));
     }
 }

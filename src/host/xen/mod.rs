@@ -63,8 +63,12 @@ impl Host for XenHost {
         self.states.lock().domain(domid)
     }
 
-    fn changed(&self, known: &mut dyn Iterator<Item = Domid>) -> io::Result<Vec<Domid>> {
-        self.states.lock().changed(known)
+    fn changed(
+        &self,
+        known: &mut dyn Iterator<Item = Domid>,
+        changed: &mut Vec<Domid>,
+    ) -> io::Result<()> {
+        self.states.lock().changed(known, changed)
     }
 
     fn control_port(&self) -> io::Result<Option<Port>> {

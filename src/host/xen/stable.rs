@@ -39,20 +39,13 @@ impl Stable {
         }
     }
 
-    /// The domains that changed since this was last called, by whatever process. All that exist
+    /// Appends the domains that changed since this was last called, by whatever process. All that exist
     /// changed when `VIRQ_DOM_EXC` was bound.
     ///
     /// # Errors
-    /// EACCES if nobody in this domain bound it.
-    pub fn changed(&mut self, privcmd: &Privcmd) -> io::Result<Vec<Domid>> {
-        let mut changed = Vec::new();
-        loop {
-            match self.ask(privcmd, DOMID_INVALID) {
-                Ok(domctl) => changed.push(Domid(domctl.domain)),
-                Err(Errno::NOENT) => return Ok(changed),
-                Err(error) => return Err(error.into()),
-            }
-        }
+    /// EACCES if nobody in this domain bound it. What was named before an error is not named again.
+    pub fn changed(&mut self, privcmd: &Privcmd, changed: &mut Vec<Domid>) -> io::Result<()> {
+        until_none(changed, || Ok(Domid(self.ask(privcmd, DOMID_INVALID)?.domain)))
     }
 
     fn ask(&mut self, privcmd: &Privcmd, domain: u16) -> Result<&Domctl, Errno> {
@@ -73,6 +66,20 @@ impl Stable {
     }
 }
 
+/// Appends what `next` names, until it says that there is none.
+fn until_none(
+    changed: &mut Vec<Domid>,
+    mut next: impl FnMut() -> Result<Domid, Errno>,
+) -> io::Result<()> {
+    loop {
+        match next() {
+            Ok(domid) => changed.push(domid),
+            Err(Errno::NOENT) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 fn state(state: &GetDomainState) -> Option<DomainState> {
     (state.state & STATE_EXIST != 0).then_some(DomainState {
         unique_id: state.unique_id,
@@ -84,6 +91,18 @@ fn state(state: &GetDomainState) -> Option<DomainState> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn changed_domains_when_a_call_fails_keep_those_named_before() {
+        let of = |last| {
+            let mut answers = [Ok(Domid(3)), Ok(Domid(5)), Err(last)].into_iter();
+            let mut changed = Vec::new();
+            let result = until_none(&mut changed, || answers.next().unwrap());
+            (changed, result.is_ok())
+        };
+        assert_eq!(of(Errno::NOENT), (vec![Domid(3), Domid(5)], true));
+        assert_eq!(of(Errno::NOMEM), (vec![Domid(3), Domid(5)], false));
+    }
 
     #[test]
     fn states_are_read_from_bits() {

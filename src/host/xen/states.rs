@@ -58,10 +58,17 @@ impl States {
     }
 
     /// See [`crate::host::Host::changed`].
-    pub fn changed(&mut self, known: &mut dyn Iterator<Item = Domid>) -> io::Result<Vec<Domid>> {
+    pub fn changed(
+        &mut self,
+        known: &mut dyn Iterator<Item = Domid>,
+        changed: &mut Vec<Domid>,
+    ) -> io::Result<()> {
         match &mut self.interface {
-            Interface::Stable(stable) => stable.changed(&self.privcmd),
-            Interface::Sysctl(listing) => listing.changed(&self.privcmd, known),
+            Interface::Stable(stable) => stable.changed(&self.privcmd, changed),
+            Interface::Sysctl(listing) => {
+                changed.extend(listing.changed(&self.privcmd, known)?);
+                Ok(())
+            }
         }
     }
 }

@@ -199,7 +199,7 @@ impl Thread {
     fn take_ports(&mut self) -> io::Result<()> {
         let mut ports = [0; PORTS];
         loop {
-            let count = self.channels.pending(&mut ports)?;
+            let count = self.channels.pending(&mut ports).all()?;
             for port in &ports[..count] {
                 let Some(&number) = self.ports.get(port) else { continue };
                 if let Some(line) = self.slot(number)
