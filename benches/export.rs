@@ -1,7 +1,7 @@
 //! How long it takes to export 120,000 nodes, and how much of it one thread does alone.
 //!
 //! `cargo bench --bench export` writes the stream of 4,000 domains with 30 nodes and 10 watches each
-//! into memory on two of rayon's threads. It prints the median time; what comes before, the cut and
+//! into memory by two workers. It prints the median time; what comes before, the cut and
 //! the look at the domains' homes, which is serial by its nature; and the serial share: the work that
 //! the second thread could not take over is `2 wall / cpu - 1` of it (Amdahl), on a machine with
 //! nothing else to do.
@@ -18,6 +18,7 @@ use xenstored::migrate::bytes::Order;
 use xenstored::migrate::export::{Leaving, export, see};
 use xenstored::migrate::state::Client;
 use xenstored::migrate::stream::{Connection, Transport, VERSION, Watch};
+use xenstored::sync::workers::Workers;
 use xenstored::words::Domid;
 
 const DOMAINS: u16 = 4000;
@@ -29,7 +30,7 @@ const STREAM_BYTES_MAX: usize = 32 << 20;
 
 fn main() {
     let world = World::of(DOMAINS);
-    rayon::ThreadPoolBuilder::new().num_threads(THREADS).build_global().expect("the first");
+    Workers::start(THREADS);
     let (mut times, mut before) = (Vec::new(), Vec::new());
     let mut stream = vec![0; STREAM_BYTES_MAX];
     let domids: Vec<Domid> = (1..=DOMAINS).map(Domid).collect();

@@ -5,6 +5,7 @@
 
 #[cfg(feature = "holds")]
 pub mod holds;
+pub mod workers;
 
 #[cfg(feature = "holds")]
 pub use holds::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -20,17 +21,6 @@ pub use shuttle_parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Reference counts are never a source of races by themselves, so shuttle need not see them.
 pub use std::sync::Arc;
-
-/// Names rayon's threads, and begins them: for whoever is about to use them. Unnamed they would be called
-/// as the thread that was the first to use them.
-pub fn begin_workers() {
-    static BEGUN: std::sync::Once = std::sync::Once::new();
-    BEGUN.call_once(|| {
-        let named = rayon::ThreadPoolBuilder::new().thread_name(|number| format!("worker{number}"));
-        // It fails if they are there: in a test, or a bench.
-        let _ = named.build_global();
-    });
-}
 
 /// How many of `all` domain numbers there is room for. Each order of threads that is explored
 /// begins with a new table of them, so few must do there.

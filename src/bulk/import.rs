@@ -5,7 +5,6 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
-use rayon::prelude::*;
 
 use super::patient::Patient;
 use super::side_by_side::each;
@@ -17,6 +16,7 @@ use crate::migrate::state::{Client, State};
 use crate::migrate::stream::{ReadError, Reader, Transport};
 use crate::shard::{Arrived, Expected, Mover, Standing};
 use crate::store::{Generations, GraftError, Seen};
+use crate::sync::workers::Workers;
 use crate::words::{Domid, Errno, Logged};
 
 /// The longest stream that is read: its state is in memory as a whole, since it is checked before
@@ -126,7 +126,8 @@ fn check_all(mover: &Mover, arrivals: &[Arrival]) -> Vec<Outcome> {
         };
         outcome(arrival.domid, numbers(arrival), checked)
     };
-    arrivals.par_iter().zip(standings).map(check_one).collect()
+    let arrivals: Vec<_> = arrivals.iter().zip(standings).collect();
+    Workers::find().map(arrivals, check_one)
 }
 
 /// What an answer says of a domain that arrives: its port, and how many nodes it has.
@@ -157,10 +158,12 @@ fn place_all(mover: &Mover, arrivals: Vec<Arrival>) -> Vec<Outcome> {
     let nodes: usize = arrivals.iter().map(|arrival| arrival.nodes.len()).sum();
     let expected = mover.expect(&domids);
     let place = |(arrival, expected)| place_one(mover, arrival, expected);
-    let (mut outcomes, over): (Vec<Outcome>, Vec<Option<Arrived>>) = match nodes {
-        ..=FEW_NODES => arrivals.into_iter().zip(expected).map(place).unzip(),
-        _ => arrivals.into_par_iter().zip(expected).map(place).unzip(),
+    let expected = arrivals.into_iter().zip(expected);
+    let placed: Vec<(Outcome, Option<Arrived>)> = match nodes {
+        ..=FEW_NODES => expected.map(place).collect(),
+        _ => Workers::find().map(expected.collect::<Vec<_>>(), place),
     };
+    let (mut outcomes, over): (Vec<_>, Vec<_>) = placed.into_iter().unzip();
     hand_over(mover, over.into_iter().flatten().collect(), &mut outcomes);
     outcomes.sort_by_key(|outcome| outcome.domid);
     outcomes

@@ -12,7 +12,6 @@ use super::{discard, export, import, states};
 use crate::log::Unaccepted;
 use crate::protocol::{Header, ReplySlot, decimal, strings};
 use crate::shard::Mover;
-use crate::sync::begin_workers;
 use crate::words::{Domid, Errno};
 
 /// Clients that are served at once: each is a thread, and what it has in memory. A toolstack that empties
@@ -192,7 +191,6 @@ fn perform(mover: &Mover, request: Request, answers: &mut Answers<'_>) -> Result
     let Request { header, payload, descriptors } = request;
     let number = header.kind.get();
     let operation = Operation::ALL.into_iter().find(|&operation| operation as u32 == number);
-    begin_workers();
     match operation.ok_or(Errno::ENOSYS)? {
         Operation::ExportDomains => {
             let domids = few(domids(mover, &payload, introduced)?)?;

@@ -8,7 +8,8 @@ use parking_lot::Mutex;
 
 /// Does `work` with each of `items`, and tells `done` of each what came of it, in their order. Threads
 /// take them in that order too, at most one for each core: so whoever is at the other end of several
-/// pipes may read or write one after another. These threads may wait; rayon's are for those who do not.
+/// pipes may read or write one after another. These threads may wait; the workers
+/// (`sync::workers`) are for what does not.
 pub fn each<T: Send, R: Send>(
     items: Vec<T>,
     work: impl Fn(T) -> R + Sync,

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::Served;
 use crate::store::Findings;
-use crate::sync::begin_workers;
 use crate::words::PAYLOAD_BYTES_MAX;
 
 /// How long a thread may take to name its watches; it does so between two requests.
@@ -14,7 +13,6 @@ const LAST_LINE_BYTES: usize = 48;
 
 /// Checks the store and the watches of all threads. `OK`, or what is wrong, which is logged as well.
 pub fn run(served: &dyn Served) -> String {
-    begin_workers();
     let checked = match served.store().check() {
         Ok(checked) => checked,
         Err(unsettled) => {

@@ -12,9 +12,9 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
+use std::thread;
 
 use crossbeam::channel::bounded;
-use rayon::prelude::*;
 
 use super::bytes::{Fault, Order};
 use super::machine::{Machine, entries, machine};
@@ -25,13 +25,14 @@ use super::stream::{
 use crate::domain::{Domain, Quota};
 use crate::store::{Node, NodeArc, Seen, Store, Tree};
 use crate::sync::Arc;
+use crate::sync::workers::Workers;
 use crate::words::{Births, Domid, PathBuf};
 
 /// The name that C gives to the soft memory quota.
 pub(super) const SOFT_MEMORY: &str = "soft-memory";
 
 /// Domains whose records are in memory at the same time: some megabytes, and enough of them that all
-/// of rayon's threads have work.
+/// of the workers have work.
 const DOMAINS_AT_ONCE: usize = 64;
 
 /// So few domains are looked up by whoever asks, and written by it if they have few nodes
@@ -65,7 +66,7 @@ struct Records {
 pub type Form = (u32, Order);
 
 /// What belongs to each of some domains in a cut of the store ([`Store::cut`]). What several domains
-/// name as theirs goes with the first. Cost: their homes, of many domains shared among rayon's threads.
+/// name as theirs goes with the first. Cost: their homes, of many domains shared among the workers.
 pub fn see(store: &Store, trees: &[Tree], domids: &[Domid]) -> Vec<Seen> {
     let see_one = |&domid: &Domid| {
         let mut seen = store.see(trees, domid);
@@ -74,7 +75,7 @@ pub fn see(store: &Store, trees: &[Tree], domids: &[Domid]) -> Vec<Seen> {
     };
     let seen: Vec<_> = match domids.len() {
         ..=FEW_DOMAINS => domids.iter().map(see_one).collect(),
-        _ => domids.par_iter().map(see_one).collect(),
+        _ => Workers::find().map(domids, see_one),
     };
     let mut machines = BTreeSet::new();
     let with_machine = |(mut seen, machine): (Seen, Option<Machine<'_>>)| {
@@ -94,7 +95,7 @@ pub fn see(store: &Store, trees: &[Tree], domids: &[Domid]) -> Vec<Seen> {
 }
 
 /// Writes a stream of `leaving`, who are in the order of their numbers; answers the output and how
-/// many nodes each domain has. Cost: their nodes; unless they are few, shared among rayon's threads
+/// many nodes each domain has. Cost: their nodes; unless they are few, shared among the workers
 /// by subtrees, while what is ready is written. The records of 64 domains are in memory three times
 /// at most: being made, ready, being written.
 ///
@@ -110,36 +111,54 @@ pub fn export<W: Write>(
 ) -> io::Result<(W, Vec<u64>)> {
     let mut writer = Writer::new(output, form.0, form.1)?;
     let mut nodes = Vec::with_capacity(leaving.len());
-    let write = |writer: &mut Writer<W>, of_one: &Records| {
-        of_one.pieces.iter().try_for_each(|piece| writer.write_appended(piece))
+    let mut write = |made: Result<Vec<Records>, Fault>| {
+        let made = made.map_err(|fault| io::Error::new(io::ErrorKind::InvalidInput, fault))?;
+        for of_one in made {
+            nodes.push(of_one.nodes);
+            of_one.pieces.iter().try_for_each(|piece| writer.write_appended(piece))?;
+        }
+        io::Result::Ok(())
     };
-    let invalid = |fault: Fault| io::Error::new(io::ErrorKind::InvalidInput, fault);
     if are_few(leaving) {
         for leaving in leaving {
-            let of_one = records(store, leaving, form, false).map_err(invalid)?;
-            nodes.push(of_one.nodes);
-            write(&mut writer, &of_one)?;
+            write(records(store, leaving, form, None).map(|of_one| vec![of_one]))?;
         }
-        return Ok((writer.end()?, nodes));
+    } else {
+        let workers = Workers::find();
+        let make_one = |leaving: &Leaving| records(store, leaving, form, Some(&workers));
+        let make = |some: &[Leaving]| workers.map(some, make_one).into_iter().collect();
+        make_while_writing(leaving.chunks(DOMAINS_AT_ONCE), make, write)?;
     }
+    Ok((writer.end()?, nodes))
+}
+
+/// Makes of each item what is written, on a thread of its own while what was made before is written. If
+/// the system refuses that thread, the calling one does both in turn.
+///
+/// # Errors
+/// The writer's; then the rest is not made.
+fn make_while_writing<T: Send, R: Send>(
+    items: impl Iterator<Item = T> + Clone + Send,
+    make: impl Fn(T) -> R + Sync,
+    write: impl FnMut(R) -> io::Result<()>,
+) -> io::Result<()> {
     let (ready, to_write) = bounded(1);
-    std::thread::scope(|scope| {
-        scope.spawn(move || {
-            for some in leaving.chunks(DOMAINS_AT_ONCE) {
-                let records = some.par_iter().map(|leaving| records(store, leaving, form, true));
-                // If the output failed nobody takes the rest.
-                if ready.send(records.collect::<Result<Vec<Records>, Fault>>()).is_err() {
+    let (rest, make) = (items.clone(), &make);
+    thread::scope(|scope| {
+        let making = move || {
+            for item in items {
+                // If the output failed nothing takes the rest.
+                if ready.send(make(item)).is_err() {
                     return;
                 }
             }
-        });
-        for some in to_write {
-            for of_one in some.map_err(invalid)? {
-                nodes.push(of_one.nodes);
-                write(&mut writer, &of_one)?;
-            }
+        };
+        let maker = thread::Builder::new().name("export".into());
+        if let Err(error) = maker.spawn_scoped(scope, making) {
+            tracing::warn!(%error, "export thread refused, records are made and written in turn");
+            return rest.map(make).try_for_each(write);
         }
-        Ok((writer.end()?, nodes))
+        to_write.into_iter().try_for_each(write)
     })
 }
 
@@ -162,20 +181,20 @@ fn are_few(leaving: &[Leaving]) -> bool {
     nodes <= FEW_NODES
 }
 
-/// All records of a domain, its subtrees made one after another or shared among rayon's threads.
+/// All records of a domain, its subtrees made one after another or shared among the workers.
 fn records(
     store: &Store,
     leaving: &Leaving,
     form: Form,
-    is_shared: bool,
+    workers: Option<&Workers>,
 ) -> Result<Records, Fault> {
     let births = store.registry().births();
     let [before, after] = around(store, leaving, form)?;
     let subtree = |(root, node): &(PathBuf, NodeArc)| write_subtree(root, node, births, form);
     let homes = &leaving.seen.homes;
-    let subtrees: Vec<(Vec<u8>, u64)> = match is_shared {
-        true => homes.par_iter().map(subtree).collect::<Result<_, Fault>>()?,
-        false => homes.iter().map(subtree).collect::<Result<_, Fault>>()?,
+    let subtrees: Vec<(Vec<u8>, u64)> = match workers {
+        Some(workers) => workers.map(homes, subtree).into_iter().collect::<Result<_, Fault>>()?,
+        None => homes.iter().map(subtree).collect::<Result<_, Fault>>()?,
     };
     let nodes = subtrees.iter().map(|(_, nodes)| nodes).sum();
     let subtrees = subtrees.into_iter().map(|(piece, _)| piece);
@@ -269,5 +288,52 @@ fn domain_record(domain: &Domain) -> DomainRecord {
         domid: domain.domid,
         features: Some(domain.features()),
         quotas: hard.chain([soft]).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use rustix::process::{Resource, Rlimit, setrlimit};
+
+    use super::*;
+
+    const ITEMS: u32 = 100;
+
+    fn written() -> Vec<u32> {
+        let (mut written, workers) = (Vec::new(), Workers::find());
+        let make = |item: u32| workers.map(vec![item; 3], |item| item + 1);
+        make_while_writing(0..ITEMS, make, |made| {
+            written.extend(made);
+            Ok(())
+        })
+        .unwrap();
+        written
+    }
+
+    /// The process of the next test, which has no memory for another stack.
+    #[test]
+    #[ignore = "the next test runs it in a process of its own"]
+    fn without_threads() {
+        let expected = (1..=ITEMS).flat_map(|item| [item; 3]).collect::<Vec<_>>();
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
+        let size: u64 = size.trim().trim_end_matches(" kB").parse().unwrap();
+        let current = Some((size << 10) + (1 << 20));
+        setrlimit(Resource::As, Rlimit { current, maximum: None }).unwrap();
+        thread::Builder::new().spawn(|| {}).expect_err("no thread can be had");
+        assert!(written() == expected);
+        setrlimit(Resource::As, Rlimit { current: None, maximum: None }).unwrap();
+        assert!(written() == expected);
+    }
+
+    #[test]
+    fn records_when_no_thread_can_be_had_are_made_and_written_in_turn() {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "migrate::export::tests::without_threads", "--ignored"])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
     }
 }

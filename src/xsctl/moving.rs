@@ -68,8 +68,8 @@ pub fn run(
     report.into_inner().end()
 }
 
-/// Runs so many jobs at the same time, this thread being one of them. Each takes the next of the items
-/// whenever it asks.
+/// Runs so many jobs at the same time, this thread being one of them, or as many as the system has threads
+/// for. Each takes the next of the items whenever it asks.
 fn side_by_side<T: Send>(
     jobs: usize,
     items: impl Iterator<Item = T> + Send,
@@ -79,7 +79,9 @@ fn side_by_side<T: Send>(
     let next = || items.lock().next();
     thread::scope(|scope| {
         for _ in 1..jobs {
-            scope.spawn(|| job(&next));
+            if thread::Builder::new().spawn_scoped(scope, || job(&next)).is_err() {
+                break;
+            }
         }
         job(&next);
     });

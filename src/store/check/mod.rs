@@ -26,7 +26,6 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
-use rayon::prelude::*;
 
 pub use findings::Findings;
 pub use watches::{Tries, WatchList};
@@ -34,8 +33,9 @@ pub use watches::{Tries, WatchList};
 use super::forest::{LockSet, Locked};
 use super::{Store, Tree};
 use crate::domain::{Domain, Quota};
+use crate::sync::workers::Workers;
 use crate::sync::{Arc, Ordering};
-use crate::words::{Domid, Layout};
+use crate::words::{Domid, Layout, ShardId};
 use walk::Walk;
 
 /// How often the check looks whether no removal is being settled, and for how long it waits in
@@ -85,7 +85,7 @@ struct Use {
 type Living = HashMap<Domid, u64, RandomState>;
 
 impl Store {
-    /// Checks the store. Cost: a visit to every node, on rayon's threads; the store is locked for
+    /// Checks the store. Cost: a visit to every node, by the workers; the store is locked for
     /// the time of some clones and a look at each domain's account, about 0.1 us for each domain.
     ///
     /// # Errors
@@ -95,9 +95,9 @@ impl Store {
             let cut = self.settled_cut()?;
             let living =
                 cut.domains.iter().map(|used| (used.domain.domid, used.domain.birth)).collect();
-            let walks: Vec<Walk> = (self.layout.all().collect::<Vec<_>>().par_iter())
-                .map(|&shard| Walk::of(shard, cut.layout, &cut.trees, &living))
-                .collect();
+            let shards: Vec<ShardId> = self.layout.all().collect();
+            let walk = |shard| Walk::of(shard, cut.layout, &cut.trees, &living);
+            let walks: Vec<Walk> = Workers::find().map(shards, walk);
             if walks.iter().any(|walk| walk.has_orphans()) && look < SWEEPS_MAX {
                 std::thread::sleep(SWEEP_PAUSE);
                 continue;
