@@ -3,19 +3,21 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use super::{Outcome, divided};
+use super::{Outcome, TRIES_MAX, divided};
 use crate::shard::Mover;
-use crate::store::{Generations, NodeArc, Op, Seen, Verb};
+use crate::store::{Generations, NodeArc, Op, Seen, TURN_BEGAN, Verb};
 use crate::sync::Arc;
 use crate::words::{Domid, Errno, Logged, Path, PathBuf, PermSet};
 
 /// Takes imports back. Cost: the nodes of the domains.
 pub fn discard(mover: &Mover, domids: &[Domid]) -> Vec<Outcome> {
     let discard = |(&domid, seen): (&Domid, Result<Seen, Errno>)| match seen {
-        Ok(seen) => {
-            remove_homes(mover, &seen);
-            Outcome::done(domid, &[])
-        }
+        Ok(seen) => match remove_homes(mover, &seen) {
+            Ok(()) => Outcome::done(domid, &[]),
+            Err((path, errno)) => {
+                Outcome::failed(domid, errno, format!("{} is left, remove it", path.as_path()))
+            }
+        },
         Err(errno) => {
             Outcome::failed(domid, errno, "it did not come by an import, or was served since")
         }
@@ -30,8 +32,19 @@ pub fn discard(mover: &Mover, domids: &[Domid]) -> Vec<Outcome> {
 
 /// Removes a domain's homes, those that it has now and those that came with it; the deepest first,
 /// so that none of them holds up another.
-fn remove_homes(mover: &Mover, seen: &Seen) {
-    let store = mover.store();
+///
+/// # Errors
+/// The first node that could not be changed, and why. The rest is removed all the same.
+fn remove_homes(mover: &Mover, seen: &Seen) -> Result<(), (PathBuf, Errno)> {
+    let (store, mut result) = (mover.store(), Ok(()));
+    let mut change = |path: &PathBuf, verb: Verb<'_>| {
+        if let Err(errno) = change(mover, path.as_path(), verb) {
+            tracing::warn!(%errno, path = %path.as_path(), "a node of a discarded domain is left");
+            if result.is_ok() {
+                result = Err((path.clone(), errno));
+            }
+        }
+    };
     let now = store.see(&store.cut(), seen.domid);
     let roots = now.homes.iter().chain(&seen.homes).map(|(root, _)| root);
     for root in roots.collect::<BTreeSet<_>>().into_iter().rev() {
@@ -40,15 +53,15 @@ fn remove_homes(mover: &Mover, seen: &Seen) {
         let Some(node) = tree.root(&home) else { continue };
         let (goes, stays) = divide(root, node);
         for path in goes {
-            change(mover, path.as_path(), Verb::Rm);
+            change(&path, Verb::Rm);
         }
         // Nothing but nodes that hold up others may be where a domain arrives.
         for path in stays {
-            change(mover, path.as_path(), Verb::Write(Cow::Borrowed(b"")));
-            let control = Arc::new(PermSet::control_only());
-            change(mover, path.as_path(), Verb::SetPerms(control));
+            change(&path, Verb::Write(Cow::Borrowed(b"")));
+            change(&path, Verb::SetPerms(Arc::new(PermSet::control_only())));
         }
     }
+    result
 }
 
 /// What is to be removed so that nothing of a home is left but what holds up other homes: its root,
@@ -83,13 +96,23 @@ fn divide(root: &PathBuf, node: &NodeArc) -> (Vec<PathBuf>, Vec<PathBuf>) {
     (goes, stays)
 }
 
-fn change(mover: &Mover, path: Path<'_>, verb: Verb<'_>) {
-    let (caller, mut generations) = (mover.caller(), Generations::default());
-    let op = Op { path, verb };
-    match mover.store().execute(&caller, &op, &mut generations, &mut Vec::new()) {
-        Ok(executed) => mover.settle(executed),
-        // Somebody else was faster.
-        Err(Errno::ENOENT) => {}
-        Err(errno) => tracing::warn!(%errno, %path, "a node of a discarded domain is left"),
+/// Runs one operation of the daemon's own. One that finds that a turn began since it asked is run again,
+/// as any client's is.
+fn change(mover: &Mover, path: Path<'_>, verb: Verb<'_>) -> Result<(), Errno> {
+    let (op, mut generations) = (Op { path, verb }, Generations::default());
+    for _ in 0..TRIES_MAX {
+        let executed =
+            mover.store().execute(&mover.caller(), &op, &mut generations, &mut Vec::new());
+        match executed {
+            Ok(executed) => {
+                mover.settle(executed);
+                return Ok(());
+            }
+            // Another client was faster.
+            Err(Errno::ENOENT) => return Ok(()),
+            Err(TURN_BEGAN) => {}
+            Err(errno) => return Err(errno),
+        }
     }
+    Err(Errno::EAGAIN)
 }

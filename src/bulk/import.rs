@@ -8,7 +8,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::patient::Patient;
 use super::side_by_side::each;
-use super::{Outcome, divided};
+use super::{Outcome, TRIES_MAX, divided};
 use crate::migrate::export::FEW_NODES;
 use crate::migrate::import::{Arrival, Refusal, arrivals, check, import as put_in_place};
 use crate::migrate::presence::Presence;
@@ -24,9 +24,6 @@ use crate::words::{Domid, Errno, Logged};
 const STREAM_BYTES_MAX: u64 = 1 << 30;
 /// What is read from a pipe or a file at a time.
 const READ_BYTES: usize = 1 << 16;
-/// How often a domain is tried again because a transaction's turn began meanwhile.
-const TRIES_MAX: u32 = 100;
-
 /// A stream of more than this is large: of those there is one in memory at a time, whoever asks.
 const LARGE_BYTES: u64 = 1 << 24;
 

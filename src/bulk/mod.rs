@@ -24,6 +24,10 @@ pub use requests::{Operation, serve};
 
 use crate::words::{Domid, Errno};
 
+/// How often something is tried again because a transaction's turn began meanwhile: a turn begins every
+/// few milliseconds at most, and a try takes microseconds.
+const TRIES_MAX: u32 = 100;
+
 /// What became of one domain: words that say more of it, or why nothing was done.
 pub struct Outcome {
     /// The domain; `None` if it is about a stream of which nothing was read.

@@ -1,5 +1,7 @@
 //! Domains that are exported by one daemon and imported by another, over the migration socket.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::*;
 
 /// Two daemons, with each number of shards.
@@ -294,6 +296,52 @@ fn an_import_can_be_taken_back() {
         to.admin.request(op::INTRODUCE, 0, format!("5\x001\0{port}\0")).unwrap();
         unquiesce(to, "5").unwrap();
         assert_eq!(bulk.ask(bulk::DISCARD, "5|", &[]), not);
+    });
+}
+
+/// Each of the domain's many removals may come while a transaction gets its turn.
+#[test]
+fn discard_while_transactions_get_turns_leaves_nothing() {
+    const NODES: usize = 900;
+    const ROUNDS: usize = 20;
+    each_pair(|from, to| {
+        inhabit(from, 5);
+        for node in 0..NODES {
+            from.admin.write(&format!("/local/domain/5/backend/n{node}"), "").unwrap();
+        }
+        let (stream, _) = Bulk::connect(&from.daemon).export("5|");
+        to.create(5);
+        // What it holds up makes each of its nodes a removal of its own.
+        to.admin.write("/local/domain/5/backend/vif/6/0", "v").unwrap();
+        let mut bulk = Bulk::connect(&to.daemon);
+        let ends = AtomicBool::new(false);
+        let clients = [(); 3].map(|()| Client::new("hot", Link::Socket(to.daemon.connect())));
+        std::thread::scope(|scope| {
+            for mut client in clients {
+                let ends = &ends;
+                scope.spawn(move || {
+                    while !ends.load(Ordering::Relaxed) {
+                        let tx = client.start().unwrap();
+                        let _ = client.request(op::READ, tx, "/hot\0");
+                        let _ = client.request(op::WRITE, tx, format!("/hot\0{tx}"));
+                        let _ = client.commit(tx);
+                    }
+                });
+            }
+            let round = |_| {
+                let imported = bulk.import(&stream);
+                let discarded = bulk.ask(bulk::DISCARD, "5|", &[]);
+                let left = to.admin.directory("/local/domain/5/backend").unwrap();
+                (imported, discarded, left)
+            };
+            let rounds: Vec<_> = (0..ROUNDS).map(round).collect();
+            ends.store(true, Ordering::Relaxed);
+            for (imported, discarded, left) in rounds {
+                assert!(imported.starts_with("5|OK|"), "{imported}");
+                assert_eq!((&*discarded, &left[..]), ("5|OK|", &["vif".to_owned()][..]));
+            }
+        });
+        to.check_store();
     });
 }
 
