@@ -58,8 +58,13 @@ impl Listener {
             if events.iter().any(|event| event.token() == STOP) {
                 return Ok(());
             }
-            if patience.take().is_some() {
-                self.listen(true)?;
+            if patience.take().is_some()
+                && let Err(error) = self.listen(true)
+            {
+                // Without memory or watches left now; clients wait in the socket's queue meanwhile.
+                tracing::warn!(%error, "cannot accept clients for now");
+                patience = Some(PAUSE);
+                continue;
             }
             if let Err(error) = self.accept_all(&mut serve) {
                 self.unaccepted.warn(&error);

@@ -1,10 +1,14 @@
 //! The requests of the migration socket, from a message to the answers.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno as SystemErrno;
 
 use super::Outcome;
 use super::socket::{Request, receive, send};
@@ -105,15 +109,27 @@ fn serve_clients(crew: &Arc<Crew>) {
         if let Err(error) = &joined {
             tracing::warn!(%error, "a thread for the migration socket cannot be had");
         }
-        match client {
-            Ok((client, _)) => serve_client(&client, &crew.mover),
+        let end = match client {
+            Ok((client, _)) => serve_client(&client, crew),
             Err(error) => {
                 crew.unaccepted.warn(&error);
                 std::thread::sleep(PAUSE);
+                End::Gone
             }
+        };
+        if end == End::Gone {
+            crew.waiting.fetch_add(1, Ordering::SeqCst);
         }
-        crew.waiting.fetch_add(1, Ordering::SeqCst);
     }
+}
+
+/// How the service of a client ended.
+#[derive(PartialEq, Eq)]
+enum End {
+    /// It left, or was given up.
+    Gone,
+    /// It was idle while another client waited: this thread is counted among those that wait already.
+    MadeRoom,
 }
 
 /// When no descriptors are to be had, it is tried again after this long.
@@ -122,26 +138,68 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// A client that takes no answer for so long is given up.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 
-fn serve_client(client: &UnixStream, mover: &Mover) {
-    if let Err(error) = client.set_write_timeout(Some(ANSWER_PATIENCE)) {
+/// A client that sends nothing for so long gives way, if others wait and no thread is left for them.
+const IDLE_TIME_MAX: Duration = Duration::from_secs(5);
+/// How often such a client is looked at.
+const IDLE_LOOK: Duration = Duration::from_millis(500);
+
+fn serve_client(client: &UnixStream, crew: &Crew) -> End {
+    let timeouts = client.set_write_timeout(Some(ANSWER_PATIENCE));
+    // Half a request has as long as an answer.
+    if let Err(error) = timeouts.and_then(|()| client.set_read_timeout(Some(ANSWER_PATIENCE))) {
         tracing::warn!(%error, "a client of the migration socket is not served");
-        return;
+        return End::Gone;
     }
     loop {
+        if !wait_for_request(client, crew) {
+            tracing::info!("an idle client of the migration socket made room for another");
+            return End::MadeRoom;
+        }
         let request = match receive(client) {
             Ok(Some(request)) => request,
-            Ok(None) => return,
+            Ok(None) => return End::Gone,
             Err(error) => {
                 tracing::info!(%error, "a client of the migration socket is given up");
-                return;
+                return End::Gone;
             }
         };
         let mut answers = Answers::to(client, request.header);
-        let result = perform(mover, request, &mut answers);
+        let result = perform(&crew.mover, request, &mut answers);
         if let Err(error) = answers.end(result) {
             tracing::info!(%error, "an answer of the migration socket was not taken");
-            return;
+            return End::Gone;
         }
+    }
+}
+
+/// Waits until there is something to receive; `false` if the client was idle for too long while another
+/// waited, in whose favour this thread has been counted among those that wait.
+fn wait_for_request(client: &UnixStream, crew: &Crew) -> bool {
+    let began = Instant::now();
+    while !is_readable(client, IDLE_LOOK) {
+        let is_idle = began.elapsed() >= IDLE_TIME_MAX;
+        let waiting = &crew.waiting;
+        if is_idle
+            && waiting.load(Ordering::SeqCst) == 0
+            && is_readable(&crew.listener, Duration::ZERO)
+            // One makes room, not all.
+            && waiting.compare_exchange(0, 1, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+        {
+            return false;
+        }
+    }
+    true
+}
+
+/// Whether something can be received, or the end, within a time. Of an error the caller hears when it
+/// receives.
+fn is_readable(socket: &impl AsFd, time_max: Duration) -> bool {
+    let timeout = Timespec::try_from(time_max).ok();
+    let mut polled = [PollFd::new(socket, PollFlags::IN)];
+    match poll(&mut polled, timeout.as_ref()) {
+        Ok(ready) => ready > 0,
+        Err(SystemErrno::INTR) => false,
+        Err(_) => true,
     }
 }
 

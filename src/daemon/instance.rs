@@ -21,12 +21,14 @@ use super::settings::{HostKind, Settings};
 pub(super) struct Instance {
     sockets: Vec<PathBuf>,
     pid_file: Option<(PathBuf, File)>,
+    /// The socket that the service manager listens on, until it is served.
+    handed_over: Option<(PathBuf, UnixListener)>,
     _lock: File,
 }
 
 impl Instance {
     /// Claims the places that the settings name. The sockets are only made free: the simulated
-    /// host binds and removes its own. A socket for clients that was handed over is the service
+    /// host binds its own. A socket for clients that was handed over is the service
     /// manager's, and stays.
     pub(super) fn claim(
         settings: &Settings,
@@ -51,16 +53,31 @@ impl Instance {
         for socket in sockets.into_iter().filter(is_made) {
             make_free(socket)?;
         }
-        let mut instance = Instance { sockets: Vec::new(), pid_file: None, _lock: lock };
+        let (sockets, handed_over) = (Vec::new(), None);
+        let mut instance = Instance { sockets, pid_file: None, handed_over, _lock: lock };
         if let Some(path) = &settings.pid_file {
             instance.pid_file = Some((path.clone(), claim_pid_file(path)?));
         }
         Ok(instance)
     }
 
-    /// Makes a socket, with mode 0600. From here on clients connect, so the host is there already: who
+    /// Takes over the removal of a socket that the simulated host made: its threads may outlive a stop,
+    /// and with them the host.
+    pub(super) fn remove_at_end(&mut self, socket: &Path) {
+        self.sockets.push(socket.to_path_buf());
+    }
+
+    /// Serves a socket that was handed over in place of one of its own. It is the service manager's to remove.
+    pub(super) fn hand_over(&mut self, path: &Path, listener: UnixListener) {
+        self.handed_over = Some((path.to_path_buf(), listener));
+    }
+
+    /// Makes a socket, or takes the one that was handed over, with mode 0600. From here on clients connect, so the host is there already: who
     /// finds the socket for clients finds the host's too.
     pub(super) fn listen(&mut self, path: &Path) -> Result<UnixListener, Failure> {
+        if let Some((_, listener)) = self.handed_over.take_if(|(at, _)| at == path) {
+            return Ok(listener);
+        }
         let listener = UnixListener::bind(path).map_err(|e| Failure::of_path(path, e))?;
         self.sockets.push(path.to_path_buf()); // From here on it is ours to remove.
         std::fs::set_permissions(path, Permissions::from_mode(0o600))

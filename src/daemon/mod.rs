@@ -19,8 +19,6 @@ mod stop;
 mod welcome;
 
 use std::ffi::OsString;
-use std::os::unix::net::UnixListener;
-use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -114,7 +112,7 @@ fn run_logged(settings: &Settings, second: bool) -> Result<u8, Failure> {
     stop::take_signals(stop.clone(), Arc::clone(&served))
         .map_err(|error| Failure::Other { what: "cannot take signals".into(), error })?;
     allow_many_files();
-    let instance = match second {
+    let mut instance = match second {
         true => match running::claim_or_find(settings, handed_over.as_ref())? {
             Claim::Ours(instance) => instance,
             Claim::Served(running) => return Ok(is_served(&running, settings)),
@@ -125,27 +123,17 @@ fn run_logged(settings: &Settings, second: bool) -> Result<u8, Failure> {
         let _ = served.set(threads); // It is the first.
         announce(settings, second);
     };
-    let end = serve(settings, instance, handed_over, ready, &stop);
+    if let Some(listener) = handed_over {
+        instance.hand_over(&settings.socket, listener);
+    }
+    let end = serve::serve(settings, &mut instance, ready, &stop);
+    drop(instance);
     match &end {
         Ok(()) => info!("stopped"),
         Err(failure) if second => error!("{failure}"), // Nobody reads our standard error any more.
         Err(_) => {}
     }
     end.map(|()| 0)
-}
-
-fn serve(
-    settings: &Settings,
-    mut instance: Instance,
-    mut handed_over: Option<UnixListener>,
-    ready: impl FnOnce(Arc<dyn Served>),
-    stop: &Stop,
-) -> Result<(), Failure> {
-    let listen = |path: &Path| match handed_over.take_if(|_| path == settings.socket) {
-        Some(listener) => Ok(listener),
-        None => instance.listen(path),
-    };
-    serve::serve(settings, listen, ready, stop)
 }
 
 /// The end of a start to the background that another daemon makes needless.

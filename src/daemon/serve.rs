@@ -9,7 +9,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::failure::Failure;
-use super::instance::migration_path;
+use super::instance::{Instance, migration_path};
 use super::settings::{HostKind, Settings};
 use super::stop::Stop;
 use crate::bulk;
@@ -21,11 +21,11 @@ use crate::host::xen::{StartError, XenHost};
 use crate::listener::Listener;
 use crate::shard::{Mover, Server, Times};
 
-/// Starts the host and the threads, makes the socket with `listen`, and serves it until `stop`;
+/// Starts the host and the threads, makes the sockets of `instance`, and serves them until `stop`;
 /// calls `ready` once requests are served.
 pub(super) fn serve(
     settings: &Settings,
-    mut listen: impl FnMut(&Path) -> Result<UnixListener, Failure>,
+    instance: &mut Instance,
     ready: impl FnOnce(Arc<dyn Served>),
     stop: &Stop,
 ) -> Result<(), Failure> {
@@ -33,7 +33,7 @@ pub(super) fn serve(
         let what = what.to_owned();
         move |error| Failure::Other { what, error }
     };
-    let host = host(settings)?;
+    let host = host(settings, instance)?;
     let limits = Limits::defaults();
     for &(quota, value) in &settings.limits {
         limits.set(quota, value);
@@ -49,13 +49,13 @@ pub(super) fn serve(
         .map_err(|error| unserved(settings.host, error))?;
     match migration_path(&settings.socket) {
         Some(path) => {
-            let served = serve_migration(&path, listen(&path)?, server.mover());
+            let served = serve_migration(&path, instance.listen(&path)?, server.mover());
             served.map_err(other("the migration socket cannot be served"))?;
         }
         None => warn!("the socket's path is too long for a migration socket beside it"),
     }
-    let listener =
-        Listener::new(listen(&settings.socket)?).map_err(other("cannot poll the socket"))?;
+    let listener = Listener::new(instance.listen(&settings.socket)?)
+        .map_err(other("cannot poll the socket"))?;
     let waker = listener.stopper();
     let stop = stop.clone();
     std::thread::Builder::new()
@@ -92,10 +92,13 @@ fn serve_migration(path: &Path, listener: UnixListener, mover: Mover) -> io::Res
     bulk::serve(listener, mover)
 }
 
-fn host(settings: &Settings) -> Result<Arc<dyn Host>, Failure> {
+fn host(settings: &Settings, instance: &mut Instance) -> Result<Arc<dyn Host>, Failure> {
     match settings.host {
         HostKind::Sim => match SimHost::start(&settings.sim_socket) {
-            Ok(host) => Ok(Arc::new(host)),
+            Ok(host) => {
+                instance.remove_at_end(&settings.sim_socket);
+                Ok(Arc::new(host))
+            }
             Err(error) => Err(Failure::of_path(&settings.sim_socket, error)),
         },
         HostKind::Xen => Ok(Arc::new(XenHost::open()?)),

@@ -11,6 +11,7 @@
 mod context;
 mod format;
 mod output;
+mod seldom;
 mod sink;
 mod unaccepted;
 
@@ -30,6 +31,7 @@ use tracing_subscriber::{Layer, fmt as line, reload};
 
 pub use context::{Context, abort_on_panic, clear_context, set_context};
 pub use output::open;
+pub use seldom::Seldom;
 pub use unaccepted::Unaccepted;
 
 /// Switch: connections, watches, transactions and domains that come and go (C's `obj`).

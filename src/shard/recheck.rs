@@ -6,18 +6,16 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::mailbox::Message;
 use super::thread::{Place, TICK, Thread};
+use crate::log::Seldom;
 use crate::words::Domid;
 
 /// Rings, and domains, that are looked at in one pass: each costs about a system call, and requests of
 /// others come in between.
 const PER_PASS: usize = 256;
-/// At most one line in this time says that the host fails, or a host that is broken for good would fill
-/// the log.
-const LINE_EVERY: Duration = Duration::from_secs(10);
 
 /// What has to be looked at.
 #[derive(Default)]
@@ -36,9 +34,8 @@ pub struct Recheck {
     due: Option<Instant>,
     /// Looked at in this pass and those that follow.
     now: Suspects,
-    /// Errors since the last line about them.
-    failures: u64,
-    line_after: Option<Instant>,
+    /// A host that is broken for good must not fill the log.
+    failures: Seldom,
 }
 
 impl Suspects {
@@ -84,10 +81,7 @@ impl Thread {
     fn host_failed(&mut self, what: &str, error: &io::Error) {
         let recheck = &mut self.recheck;
         recheck.due.get_or_insert(self.now + TICK);
-        recheck.failures += 1;
-        if recheck.line_after.is_none_or(|after| after <= self.now) {
-            recheck.line_after = Some(self.now + LINE_EVERY);
-            let failures = std::mem::take(&mut recheck.failures);
+        if let Some(failures) = recheck.failures.count() {
             let thread = self.number;
             tracing::error!(%error, what, thread, failures, "host failed, everything is looked at again");
         }

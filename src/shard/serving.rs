@@ -57,20 +57,23 @@ impl Thread {
         } else {
             self.ticking.remove(&place);
         }
-        self.listen_for_room(place, &mut connection);
+        let is_watched = self.listen_for_room(place, &mut connection);
         // While others are behind, whoever is ready stays so: nothing tells when they caught up.
         let news = std::mem::take(&mut connection.look_again);
         let behind = self.held_back && connection.quiesce.is_none();
         let again = behind || news || connection.more_input && self.may_read(&connection);
         self.connections[place] = Some(connection);
-        if again {
+        if !is_watched {
+            // It would wait for ever, and its client with it.
+            self.close(place);
+        } else if again {
             self.make_ready(place);
         }
     }
 
     /// A socket is watched for room only while something waits for it: otherwise every reply that
-    /// a client takes would wake the thread.
-    fn listen_for_room(&mut self, place: Place, connection: &mut Connection) {
+    /// a client takes would wake the thread. Returns whether it is watched as it should be.
+    fn listen_for_room(&mut self, place: Place, connection: &mut Connection) -> bool {
         let wanted = !connection.output.is_empty();
         if let Transport::Socket(socket) = &mut connection.transport
             && connection.listens_for_room != wanted
@@ -78,10 +81,12 @@ impl Thread {
             let interest =
                 if wanted { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
             if let Err(error) = self.poll.registry().reregister(socket, Token(place), interest) {
-                tracing::warn!(%error, "cannot watch a client for room");
+                tracing::warn!(%error, "closed a client that cannot be watched for room");
+                return false;
             }
             connection.listens_for_room = wanted;
         }
+        true
     }
 
     /// One connection's part of a pass.

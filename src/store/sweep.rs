@@ -64,13 +64,17 @@ impl Store {
             let registry = &self.registry;
             let ledger = Ledger::Accounts;
             let mut cx = Context { registry, caller: by, generation, ledger, path: None };
-            if path.is_special() || self.registry.keeps_orphans() {
-                // Special nodes are never removed. The stamp stays, so that entries hold as before and
-                // none for the next domain of the number. The nodes below are the next in the index.
+            if path.is_special() || path.is_root() || self.registry.keeps_orphans() {
+                // The stamp stays, so that entries hold as before and none for the next domain of the number.
+                // Nodes below are the next in the index. Special nodes and the root are never removed; only
+                // of the root there are watches that see its permissions.
                 let owner = Entry { domid: Domid::CONTROL, ..perms.entries()[0] };
                 let perms = PermSet::new(perms.stamp(), owner, &perms.entries()[1..]);
-                let mut untold = Effects::default();
-                set_perms(&mut cx, locked, path, &Arc::new(perms), &mut untold)?;
+                let mut effects = Effects::default();
+                set_perms(&mut cx, locked, path, &Arc::new(perms), &mut effects)?;
+                if path.is_root() {
+                    return Ok(self.conclude(locked, None, &mut effects.changes, by));
+                }
                 return Ok(Executed::default());
             }
             let mut changes = cut(&cx, locked, path)?.into_iter().collect();

@@ -276,3 +276,24 @@ fn a_toolstacks_order_of_things() {
         ",
     );
 }
+
+#[test]
+fn root_owned_by_a_domain_that_dies_is_the_control_domains() {
+    for shards in [1, 4] {
+        let mut world = World::new(Control::Socket, shards);
+        world.guest(5).write("x", "v").unwrap();
+        world.admin.set_perms("/", "n5").unwrap();
+        world.guest(5).write("/made", "v").unwrap();
+        world.until_released(5);
+        assert_eq!(
+            common::wire::show(&world.admin.request(op::GET_PERMS, 0, "/\0").unwrap()),
+            "n0|"
+        );
+        assert_eq!(world.admin.read("/made"), Err("ENOENT".to_owned()), "it was the guest's");
+        world.check_store();
+        // Who gets its number has nothing of it.
+        world.guest(5);
+        assert_eq!(world.guest(5).write("/again", "v"), Err("EACCES".to_owned()));
+        world.check_store();
+    }
+}

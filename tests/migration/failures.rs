@@ -136,3 +136,40 @@ fn the_client_is_gone_before_the_export_is_answered() {
         goes_on(world);
     });
 }
+
+/// Each has one of the eight places, and says nothing.
+#[test]
+fn silent_clients_when_another_waits_make_room() {
+    let mut world = World::new(Control::Socket, 2);
+    world.guest(5);
+    let mut silent: Vec<_> = (0..8).map(|_| Bulk::connect(&world.daemon)).collect();
+    for client in &mut silent {
+        assert_eq!(client.ask(bulk::DISCARD, "98-99|", &[]), "", "it is served");
+    }
+    let mut waiting = Bulk::connect(&world.daemon);
+    let (_, said) = waiting.export("5|");
+    assert!(said.starts_with("5|OK|"), "{said}");
+    assert_eq!(world.log().matches("made room for another").count(), 1);
+    // Once nobody waits the others keep their places, however long they say nothing.
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(world.log().matches("made room for another").count(), 1);
+}
+
+#[test]
+fn clients_without_descriptors_left_for_them_are_logged_seldom() {
+    let daemon = Daemon::start_limited(64);
+    let mut world = World::around(daemon, Control::Socket);
+    let _clients: Vec<_> = (0..64).map(|_| world.daemon.connect()).collect();
+    let started = Instant::now();
+    while world.daemon.descriptors() < 64 {
+        assert!(started.elapsed() < HANG, "{} descriptors", world.daemon.descriptors());
+    }
+    let _waiting: Vec<_> = (0..8).map(|_| Bulk::connect(&world.daemon)).collect();
+    std::thread::sleep(Duration::from_millis(1500));
+    let log = world.log();
+    assert_eq!(
+        log.matches("a client of the migration socket cannot be served").count(),
+        1,
+        "{log}"
+    );
+}

@@ -42,7 +42,9 @@ fn it_serves_until_it_is_asked_to_stop_and_leaves_nothing_behind() {
         assert_eq!(status.code(), Some(0), "{text}");
         assert!(text.contains("info asked to stop by signal"), "{text}");
         assert!(text.ends_with("info stopped\n"), "{text}");
-        assert!(!place.path("socket").exists() && !place.path("pid").exists());
+        for left in ["socket", "socket.migration", "sim", "pid"] {
+            assert!(!place.path(left).exists(), "{left}");
+        }
     }
 }
 

@@ -1,0 +1,51 @@
+//! Lines about what may go on for ever.
+
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+/// At most one line in this time about something that repeats as long as its cause lasts.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// A counter of something that is logged once in ten seconds at most.
+#[derive(Default)]
+pub struct Seldom(Mutex<Seen>);
+
+#[derive(Default)]
+struct Seen {
+    /// Times since the last line.
+    times: u64,
+    last_line: Option<Instant>,
+}
+
+impl Seldom {
+    /// Counts one time. Returns the times since the last line if another one is due.
+    pub fn count(&self) -> Option<u64> {
+        self.count_at(Instant::now())
+    }
+
+    fn count_at(&self, now: Instant) -> Option<u64> {
+        let mut seen = self.0.lock();
+        seen.times += 1;
+        if seen.last_line.is_some_and(|last| now < last + LINE_EVERY) {
+            return None;
+        }
+        seen.last_line = Some(now);
+        Some(std::mem::take(&mut seen.times))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn count_when_repeated_is_due_once_in_ten_seconds() {
+        let (seldom, start) = (Seldom::default(), Instant::now());
+        let at = |tenths| seldom.count_at(start + Duration::from_millis(100 * tenths));
+        assert_eq!(at(0), Some(1));
+        assert_eq!((1..100).find_map(at), None);
+        assert_eq!(at(100), Some(100));
+        assert_eq!(at(500), Some(1));
+    }
+}
