@@ -24,8 +24,8 @@ pub use requests::{Operation, serve};
 
 use crate::words::{Domid, Errno};
 
-/// How often something is tried again because a transaction's turn began meanwhile: a turn begins every
-/// few milliseconds at most, and a try takes microseconds.
+/// How often something is tried again because a transaction's turn began while it waited for locks. Turns
+/// begin some thousand times a second at most, so a few tries do.
 const TRIES_MAX: u32 = 100;
 
 /// What became of one domain: words that say more of it, or why nothing was done.

@@ -42,7 +42,7 @@ mod tests {
     #[test]
     fn count_when_repeated_is_due_once_in_ten_seconds() {
         let (seldom, start) = (Seldom::default(), Instant::now());
-        let at = |tenths| seldom.count_at(start + Duration::from_millis(100 * tenths));
+        let at = |tenths: u64| seldom.count_at(start + Duration::from_millis(100 * tenths));
         assert_eq!(at(0), Some(1));
         assert_eq!((1..100).find_map(at), None);
         assert_eq!(at(100), Some(100));

@@ -38,7 +38,7 @@ pub enum GraftError {
     /// The owner of a node does not live.
     #[error("{} belongs to domain {}, which is not there", .0.as_path(), .1)]
     NoOwner(PathBuf, Domid),
-    /// A turn began since the caller asked whether it may write.
+    /// A turn began while the locks were waited for.
     #[error("{}", super::TURN_BEGAN)]
     TurnBegan,
     /// The control domain could not make the nodes above.
@@ -87,8 +87,10 @@ impl Store {
         let generation = generations.next(self);
         let mut homes = self.grow(scions, generation)?;
         let mut effects = Effects::default();
+        // Not `by`'s, which is older: turns may begin faster than many nodes are built, for ever.
+        let turn = self.turn();
         let mut locked = Locked::take(self, &self.locks_above(homes.keys(), true));
-        if by.turn != self.turn() {
+        if turn != self.turn() {
             return Err(GraftError::TurnBegan);
         }
         self.merge(&locked, scions, &mut homes, generation)?;
