@@ -26,7 +26,6 @@ use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
 use tracing::{error, info, warn};
 
-use crate::control::Served;
 use crate::log;
 
 pub use failure::{Failure, SOCKET_PATH_MAX};

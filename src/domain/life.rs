@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn notice_when_repeated_is_logged_at_powers_of_two() {
-        let domain = Domain::new(Domid(5), 2, 1, Arc::default());
+        let domain = Domain::new(Domid(5), 2, 1, Limits::defaults(), Arc::default());
         let logged: Vec<_> = (0..20).filter_map(|_| domain.notice(Notice::GivenUp)).collect();
         assert_eq!(logged, [1, 2, 4, 8, 16]);
         assert_eq!(domain.notice(Notice::EventsDropped), Some(1), "each kind for itself");
