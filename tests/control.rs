@@ -121,7 +121,7 @@ fn a_quota_that_is_set_binds_new_domains_only() {
         world.guest(7).watch("a", "t").unwrap();
         assert_eq!(world.guest(7).watch("b", "t"), Err("ENOSPC".into()));
         logged(world, "soft memory quota exceeded domid=8");
-        assert!(!world.daemon.log().contains("soft memory quota exceeded domid=7"));
+        assert!(!world.log().contains("soft memory quota exceeded domid=7"));
     }
 }
 

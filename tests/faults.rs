@@ -16,8 +16,12 @@ use tempfile::TempDir;
 use xenstored::domain::{Limits, Registry};
 use xenstored::host::sim::{SimClient, SimHost};
 use xenstored::host::{Channels, DomainState, Gfn, Host, Pending, Port, RingPage};
-use xenstored::shard::Server;
+use xenstored::shard::{Server, Times};
 use xenstored::words::Domid;
+
+/// No scan of the rings: only what follows an error of the host looks at them.
+const TIMES: Times =
+    Times { watch_event_timeout: Duration::from_secs(20), ring_scan_interval: Duration::ZERO };
 
 /// How many of the next calls fail, each after it has taken what there was.
 #[derive(Default)]
@@ -131,7 +135,7 @@ impl World {
         let host = Faulty { host: SimHost::start(&path).unwrap(), faults: Arc::clone(&faults) };
         let registry = Registry::new(Limits::defaults(), None);
         let mut server =
-            Server::start(shards, registry, Arc::new(host), Duration::from_secs(20)).unwrap();
+            Server::start(shards, registry, Arc::new(host), TIMES).unwrap();
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(HANG)).unwrap();
         server.serve(theirs).unwrap();

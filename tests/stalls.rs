@@ -186,8 +186,8 @@ fn a_client_that_stops_reading_is_named_once_and_at_its_end() {
         let (unsent, events) = (field(&line, "unsent"), field(&line, "events"));
         assert!(events > 500 && unsent > events * 16, "{line}");
         assert_eq!((field(&line, "domid"), field(&line, "watches")), (0, 1), "{line}");
-        let count = world.daemon.log().matches("a client does not read").count();
-        assert_eq!(count, 1, "{}", world.daemon.log());
+        let count = world.log().matches("a client does not read").count();
+        assert_eq!(count, 1, "{}", world.log());
         world.close("dom0.deaf");
         line_of_this_process(&world.daemon, "a client that did not read is gone");
     }

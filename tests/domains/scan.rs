@@ -21,10 +21,10 @@ fn put(client: &mut Client, kind: u32, payload: &str) {
 }
 
 /// How many lines name the domain.
-fn named(world: &World, domid: u16) -> usize {
+fn named(world: &mut World, domid: u16) -> usize {
     let (text, domid) = ("without notifying", format!("domid={domid}"));
     let names = |line: &&str| line.contains(text) && line.split(' ').any(|word| word == domid);
-    world.daemon.log().lines().filter(names).count()
+    world.log().lines().filter(names).count()
 }
 
 #[test]
@@ -39,10 +39,10 @@ fn a_request_that_is_not_notified_is_served_and_named_once() {
                 let read = world.admin.read("/local/domain/5/x");
                 assert_eq!(read.as_deref(), Ok(value.as_bytes()));
             }
-            assert_eq!(named(&world, 5), incarnation, "{}", world.daemon.log());
+            assert_eq!(named(&mut world, 5), incarnation, "{}", world.log());
             world.until_released(5);
         }
-        assert_eq!(named(&world, 6), 0, "{}", world.daemon.log());
+        assert_eq!(named(&mut world, 6), 0, "{}", world.log());
     }
 }
 
@@ -80,7 +80,7 @@ fn a_ring_that_is_quiesced_or_given_up_is_not_scanned() {
         assert_ne!(guest.ring().page().load(at::REQ_CONS), guest.ring().page().load(at::REQ_PROD));
         let read = world.admin.read(&format!("/local/domain/{domid}/x"));
         assert_eq!(read.as_deref(), Ok(&b"v"[..]));
-        assert_eq!(named(&world, domid), 0, "{}", world.daemon.log());
+        assert_eq!(named(&mut world, domid), 0, "{}", world.log());
     }
     world.admin.control("unquiesce 5").unwrap();
     assert_eq!(world.guest(5).reply().as_deref(), Ok(&b"OK\0"[..]));
@@ -117,7 +117,7 @@ fn every_one_of_many_silent_rings_is_served_in_two_intervals() {
         std::thread::sleep(Duration::from_millis(10));
     }
     for domid in 10..10 + GUESTS {
-        assert_eq!(named(&world, domid), 1, "{domid}");
+        assert_eq!(named(&mut world, domid), 1, "{domid}");
     }
 }
 
@@ -128,7 +128,7 @@ fn a_busy_guest_that_notifies_is_not_named() {
     while started.elapsed() < Duration::from_secs(4) {
         guest.pipeline(&vec![(op::READ, 0, b"domid\0".to_vec()); 20]);
     }
-    assert_eq!(named(&world, 5), 0, "{}", world.daemon.log());
+    assert_eq!(named(&mut world, 5), 0, "{}", world.log());
 }
 
 #[test]

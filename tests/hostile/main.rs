@@ -50,9 +50,9 @@ fn a_length_over_the_limit_ends_a_socket() {
 }
 
 /// The lines of the log that say why a connection ended.
-fn given_up(world: &World) -> Vec<String> {
+fn given_up(world: &mut World) -> Vec<String> {
     let text = "a connection is given up connection=";
-    let log = world.daemon.log();
+    let log = world.log();
     log.lines().filter_map(|line| line.split_once(text)).map(|it| it.1.to_owned()).collect()
 }
 

@@ -283,7 +283,7 @@ fn a_machine_that_the_domain_chose_stays_behind_and_is_named() {
             let said = exported(from, "5|");
             assert!(said.ends_with("|/vm/uuid-5|"), "{perms}: {said}");
         }
-        let log = from.daemon.log();
+        let log = from.log();
         let line = log.lines().find(|line| line.contains("left out of an export")).unwrap();
         assert!(line.contains("domid=5 path=/vm/uuid-5"), "{line}");
         // What is not there is not left out, nor what its owner takes along in the same stream.

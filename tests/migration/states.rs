@@ -112,27 +112,27 @@ fn the_log_names_domains_and_no_import_that_was_refused() {
     bulk.import(&stream);
     bulk.ask(bulk::DISCARD, "1-9|", &[]);
     release(&mut from, 5, bulk::mark(&said)).unwrap();
-    let lines = |world: &World, event: &str| -> Vec<String> {
-        let log = world.daemon.log();
+    let lines = |world: &mut World, event: &str| -> Vec<String> {
+        let log = world.log();
         log.lines().filter(|line| line.contains(event)).map(str::to_owned).collect()
     };
-    let exported = lines(&from, " exported ");
+    let exported = lines(&mut from, " exported ");
     assert!(
         exported.len() == 1 && exported[0].contains(" domains=4 domids=5-7,9 "),
         "{exported:?}"
     );
-    let left = lines(&from, " released with a mark ");
+    let left = lines(&mut from, " released with a mark ");
     assert!(left.len() == 1 && left[0].contains(" domid=5"), "{left:?}");
-    let imported = lines(&to, " imported ");
+    let imported = lines(&mut to, " imported ");
     assert!(
         imported.len() == 1 && imported[0].contains(" domains=3 domids=5-6,9 "),
         "{imported:?}"
     );
-    let refused = lines(&to, " import refused ");
+    let refused = lines(&mut to, " import refused ");
     assert_eq!(refused.len(), 2);
     for (line, domids) in refused.iter().zip([" domains=1 domids=7 ", " domains=4 domids=5-7,9 "]) {
         assert!(line.contains(domids) && line.contains(" error=EEXIST why="), "{line}");
     }
-    let discarded = lines(&to, " discarded ");
+    let discarded = lines(&mut to, " discarded ");
     assert!(discarded[0].contains(" domains=3 domids=5-6,9"), "{discarded:?}");
 }
