@@ -22,8 +22,8 @@ fn path_of(text: &str) -> PathBuf {
 }
 
 fn entry(number: u32) -> Entry {
-    let watcher = Watcher { thread: 0, connection: 0, watch: number, seq: number.into() };
-    Entry { watcher, domid: Domid(1), depth: None }
+    let watcher = Watcher { thread: 0, connection: 0, group: number, seq: number.into() };
+    Entry { watcher, domid: Domid(1), depth: None, watches: 1 }
 }
 
 fn watches(criterion: &mut Criterion) {
@@ -43,8 +43,8 @@ fn watches(criterion: &mut Criterion) {
     ] {
         group.bench_function(what, |bench| {
             bench.iter(|| {
-                Matches::default().of(&trie, black_box(at.as_path()), |entry| {
-                    black_box(entry);
+                Matches::default().of(&trie, black_box(at.as_path()), |matched| {
+                    matched.entries.iter().for_each(|entry| _ = black_box(entry));
                 })
             });
         });

@@ -167,11 +167,24 @@ fn a_transaction_holds_its_arguments() {
     assert_eq!(more, 1000);
     let mut transaction = Transaction::default();
     assert!(transaction.is_empty());
-    for _ in 0..2 {
-        let held = transaction.bytes();
-        client.run_in(&mut transaction, "/tool/x/a", op(&long).verb).unwrap();
-        assert_eq!(transaction.bytes() - held, Transaction::bytes_of(&op(&long)));
+    // The log and the node that it creates share a long value; that of the second write is the node's, too.
+    let held = |transaction: &Transaction| transaction.bytes();
+    client.run_in(&mut transaction, "/tool/x/a", op(&long).verb).unwrap();
+    let first = held(&transaction);
+    assert!((1000..1800).contains(&first), "{first}");
+    client.run_in(&mut transaction, "/tool/x/a", op(&long).verb).unwrap();
+    assert!((1000..1800).contains(&(held(&transaction) - first)), "{}", held(&transaction));
+    // What it removes again is kept until its end.
+    let before = held(&transaction);
+    for _ in 0..100 {
+        client.run_in(&mut transaction, "/tool/x/a/b/c/d", Verb::Mkdir).unwrap();
+        client.run_in(&mut transaction, "/tool/x/a/b", Verb::Rm).unwrap();
     }
+    assert!(held(&transaction) - before > 100 * (3 * 96 + 2 * Transaction::bytes_of(&op(b""))));
+    // And its log is kept when its snapshots are given up, with the values.
+    transaction.give_up();
+    let log = 200 * Transaction::bytes_of(&op(b"")) + 2 * Transaction::bytes_of(&op(&long));
+    assert!((log..log + 2000).contains(&held(&transaction)), "{} and {log}", held(&transaction));
 }
 
 /// A generation changes without anything that the list shows.

@@ -29,7 +29,7 @@ impl Outlet for Wire {
         let mut out = self.0.lock().expect("no panic");
         out.clear();
         for event in batch.events {
-            append_event(&mut out, &event.path, b"token");
+            append_event(&mut out, event.path.as_deref().unwrap_or_default(), b"token");
         }
     }
 }
@@ -117,10 +117,10 @@ impl World {
         let watcher = Watcher {
             thread: domid.0 % 2,
             connection: u32::from(domid.0),
-            watch: 0,
+            group: u32::try_from(self.watches).expect("few watches"),
             seq: self.watches,
         };
-        self.store.watch(parse(path), Entry { watcher, domid, depth: None });
+        self.store.watch(parse(path), Entry { watcher, domid, depth: None, watches: 1 });
         watcher
     }
 

@@ -33,6 +33,8 @@ pub struct Domain {
     /// How often its memory rose over the soft quota.
     pub(super) soft_crossings: AtomicU32,
     notices: [AtomicU32; Notice::COUNT],
+    /// See [`super::Load`].
+    pub(super) undelivered: AtomicU64,
     features: AtomicU32,
     settings: AtomicU64,
     /// The host's number that it had where an import of it came from; 0 for none.
@@ -68,6 +70,7 @@ impl Domain {
             limits,
             soft_crossings: AtomicU32::new(0),
             notices: std::array::from_fn(|_| AtomicU32::new(0)),
+            undelivered: AtomicU64::new(0),
             features: AtomicU32::new(super::SERVER_FEATURES),
             settings: AtomicU64::new(0),
             origin: AtomicU64::new(0),
@@ -77,6 +80,11 @@ impl Domain {
             shutdown: AtomicBool::new(false),
             silent: AtomicBool::new(false),
         }
+    }
+
+    /// The weight of the events that its requests caused and that are not delivered.
+    pub fn undelivered(&self) -> u64 {
+        self.undelivered.load(Ordering::Acquire)
     }
 
     /// Returns the values of its quotas. A privileged domain has them too, and none binds it.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{Domain, Quota, Registry};
-use crate::sync::Arc;
+use crate::sync::{Arc, Ordering};
 
 /// Held by everything that a guest's request still waits for: its reply and each event that it
 /// caused, until delivered, merged or dropped. The last one gone gives the place in the quota
@@ -40,6 +40,41 @@ impl Drop for Ticket {
     }
 }
 
+/// What the events of a request weigh that no thread has delivered yet: what they make others do. A guest is
+/// not read while it has [`UNDELIVERED_MAX`] of it.
+pub struct Load {
+    ticket: Arc<Ticket>,
+    weight: u64,
+}
+
+/// The weight of a guest's undelivered events from which on its ring is not read: as many watches as a guest
+/// may set. One request more may be above it.
+pub const UNDELIVERED_MAX: u64 = 1024;
+
+impl Load {
+    /// The load of events of this weight that a request caused.
+    pub fn new(ticket: &Arc<Ticket>, weight: u64) -> Load {
+        ticket.domain.undelivered.fetch_add(weight, Ordering::Relaxed);
+        Load { ticket: Arc::clone(ticket), weight }
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        let Ticket { domain, unblocked, .. } = &*self.ticket;
+        let before = domain.undelivered.fetch_sub(self.weight, Ordering::AcqRel);
+        if before >= UNDELIVERED_MAX && before - self.weight < UNDELIVERED_MAX {
+            unblocked(domain);
+        }
+    }
+}
+
+impl fmt::Debug for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Load({} of {})", self.weight, self.ticket.domain.domid)
+    }
+}
+
 impl fmt::Debug for Ticket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Ticket({})", self.domain.domid)
@@ -51,7 +86,7 @@ mod tests {
     use super::*;
 
     use crate::domain::Limits;
-    use crate::sync::{AtomicU64, Ordering};
+    use crate::sync::AtomicU64;
 
     #[test]
     fn the_end_of_a_request_unblocks_a_domain_at_its_limit_only() {
@@ -69,5 +104,24 @@ mod tests {
         }
         let ticket = Ticket::new(&domain, &registry, &unblocked);
         assert_eq!(format!("{ticket:?}"), "Ticket(5)");
+    }
+
+    #[test]
+    fn delivered_events_unblock_a_domain_that_has_caused_too_many() {
+        let registry = Arc::new(Registry::new(Limits::defaults(), None));
+        let domain = registry.admit(crate::words::Domid(5), 1).unwrap();
+        let calls = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&calls);
+        let unblocked: Arc<dyn Fn(&Domain) + Send + Sync> =
+            Arc::new(move |_| _ = counted.fetch_add(1, Ordering::Relaxed));
+        let ticket = Ticket::new(&domain, &registry, &unblocked);
+        let loads = [1, UNDELIVERED_MAX - 1, 1].map(|weight| Load::new(&ticket, weight));
+        assert_eq!(domain.undelivered(), UNDELIVERED_MAX + 1);
+        let mut called = loads.into_iter().map(|load| {
+            drop(load);
+            calls.load(Ordering::Relaxed)
+        });
+        assert!(called.by_ref().eq([0, 1, 1]));
+        assert_eq!(domain.undelivered(), 0);
     }
 }

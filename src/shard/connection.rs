@@ -6,17 +6,18 @@ use std::time::Instant;
 
 use foldhash::fast::RandomState;
 
+use super::delivery::ChangeEvents;
 use super::guards::Failing;
 use super::moving::Quiesced;
 use super::output::Output;
 use super::stalls::Stall;
-use super::watches::Watches;
+use super::trace;
+use super::watches::{WatchId, Watches};
 use crate::domain::{Domain, Quota, Registry, Ticket};
 use crate::protocol::Header;
 use crate::store::{Caller, Transaction, Unblocked};
 use crate::sync::Arc;
 use crate::transport::{Ring, RingError, Transport};
-use crate::watch::Event;
 use crate::words::{Domid, Path};
 
 /// With more than this unsent, no further requests of a client are read: it has to read its replies.
@@ -67,6 +68,21 @@ impl OpenTransaction {
         self.charged += missing;
         true
     }
+
+    /// Charges what it holds, whatever the quota: one request may be above it.
+    pub fn recharge(&mut self, domain: &Domain, is_privileged: bool) {
+        let held = self.transaction.bytes() as u64;
+        let step = if is_privileged { CHARGE_STEP } else { 1 };
+        let held = held.next_multiple_of(step);
+        match held.cmp(&self.charged) {
+            Ordering::Greater => domain.account.charge(Quota::Memory, held - self.charged),
+            Ordering::Equal => {}
+            Ordering::Less if is_privileged => return,
+            Ordering::Less => _ = domain.account.release(Quota::Memory, self.charged - held),
+        }
+        self.charged = held;
+        self.transaction.set_charged(true);
+    }
 }
 
 /// Why a request of a client waits.
@@ -113,7 +129,7 @@ pub struct Connection {
     pub parked: Option<Parked>,
     /// While it waits for the settling of what it removed: the events that come meanwhile, its own
     /// first. They follow the reply.
-    pub late: Option<Vec<(Event, Option<Arc<Ticket>>)>>,
+    pub late: Option<Vec<(ChangeEvents, Option<Arc<Ticket>>)>>,
     /// Its next request was taken before and had to wait.
     pub comes_again: bool,
     /// What is known of it if it takes nothing.
@@ -225,6 +241,34 @@ impl Connection {
         }
         self.recharge_output();
         Ok(())
+    }
+
+    /// Queues an event of one of its watches: of this path, or of the watched one. Returns whether a message
+    /// was added that is the client's to keep if the domain moves: an equal one may wait already, and special
+    /// paths are the host's.
+    pub fn queue_event(
+        &mut self,
+        thread: u16,
+        id: WatchId,
+        changed: Option<&[u8]>,
+        ticket: Option<Arc<Ticket>>,
+        now: Instant,
+    ) -> bool {
+        let Some(watch) = self.watches.get(id) else { return false };
+        let path = watch.path.as_path();
+        let shown = watch.shown(changed.unwrap_or(path.bytes()));
+        let start = self.output.buffer().len();
+        let added = self.output.push_event(shown, &watch.token, ticket, now) > 0;
+        let is_kept = added && !path.is_special();
+        trace::queued(thread, self, start);
+        is_kept
+    }
+
+    /// Queues the event that was deferred first.
+    pub fn queue_next_deferred(&mut self, thread: u16, now: Instant) {
+        if let Some(id) = self.watches.next_deferred() {
+            self.queue_event(thread, id, None, None, now);
+        }
     }
 
     /// Brings the charge for unsent bytes up to date.

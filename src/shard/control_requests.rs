@@ -11,7 +11,6 @@ use crate::control::{self, Counters, Reply, Served, State};
 use crate::protocol::{Header, strings};
 use crate::store::{Store, WatchList};
 use crate::sync::{Arc, Ordering};
-use crate::watch::Entry;
 use crate::words::Errno;
 
 impl Thread {
@@ -49,10 +48,9 @@ impl Thread {
         let mut watches = Vec::new();
         for (place, connection) in &self.connections {
             let Some(connection) = connection else { continue };
-            for (slot, watch) in connection.watches.iter() {
-                let watcher = self.watcher(place, slot, watch.seq);
-                let entry = Entry { watcher, domid: connection.domid(), depth: watch.depth };
-                watches.push((watch.path.clone(), entry));
+            for group in connection.watches.groups() {
+                let entry = self.entry(place, connection.domid(), &group);
+                watches.push((group.path.to_buf(), entry));
             }
         }
         WatchList { thread: self.number, watches, tries: self.shared.store.tries() }

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::thread::Thread;
 use super::watches::Watch;
+use crate::sync::Arc;
 use crate::words::{Domid, Errno, PAYLOAD_BYTES_MAX};
 
 /// A watch to be set on a domain's behalf, as the domain would write it.
@@ -72,22 +73,22 @@ impl Thread {
             self.add_watch(place, &mut connection, &caller, watch)
         };
         let (mut added, mut result) = (Vec::new(), Ok(()));
-        for watcher in watches.iter().map(add) {
-            match watcher {
-                Ok(watcher) => added.push(watcher),
+        for id in watches.iter().map(add) {
+            match id {
+                Ok(id) => added.push(id),
                 Err(errno) => {
                     result = Err(errno);
                     break;
                 }
             }
         }
-        for watcher in added {
+        for id in added {
             if result.is_ok() {
-                self.fire_once(&mut connection, watcher);
-            } else if let Some(watch) = connection.watches.get(watcher.watch, watcher.seq) {
-                let (path, token) = (watch.path.clone(), watch.token.clone());
+                self.fire_once(&mut connection, id);
+            } else if let Some(watch) = connection.watches.get(id) {
+                let (path, token) = (Arc::clone(&watch.path), watch.token.clone());
                 // It is there, since it was added just now.
-                let _ = self.remove_watch(place, &mut connection, path, &token);
+                let _ = self.remove_watch(place, &mut connection, path.as_path(), &token);
             }
         }
         connection.outdate(self.next_number());

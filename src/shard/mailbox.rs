@@ -55,37 +55,66 @@ pub struct Asker {
     pub id: u64,
 }
 
-/// A thread's mailbox: first in, first out, from any thread.
+/// A thread's mailbox: two queues, each first in, first out, from any thread.
 pub struct Mailbox {
-    queue: SegQueue<Message>,
+    /// Events, and what must not overtake them.
+    events: SegQueue<Message>,
+    /// All else: a toolstack's request or a new client does not wait for the events that guests cause.
+    urgent: SegQueue<Message>,
     /// Pushed to since it was last taken.
     signal: Signal,
     waker: Waker,
-    /// Events in the queue, so that producers can hold back before it grows without limit.
-    events: AtomicU64,
+    /// The weight of the events that are not delivered, so that producers can hold back before it grows
+    /// without limit.
+    weight: AtomicU64,
 }
 
-/// With this many events undrained in any mailbox, threads take no new requests until it is drained:
-/// some 10 MB, a few milliseconds' work.
-const EVENTS_MAX: u64 = 1 << 16;
+/// With this weight undelivered in any mailbox, no request is taken of a guest that has caused some of it
+/// already: a few milliseconds' work.
+const WEIGHT_FULL: u64 = 1 << 16;
+/// With this weight undelivered in any mailbox no request is taken at all. Only the control domain's clients
+/// get here, which are not held back before: some 60 MB if each watch is on a path of its own.
+const WEIGHT_MAX: u64 = 1 << 20;
+
+/// How far the delivery of events is behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Backlog {
+    /// Every request may be taken.
+    #[default]
+    Low,
+    /// Guests whose events are undelivered wait.
+    Full,
+    /// Every client waits.
+    Over,
+}
+
+impl Message {
+    /// Whether it keeps its place among events. An export finds in a connection's output every event that was
+    /// caused before it was asked for.
+    fn is_in_order(&self) -> bool {
+        matches!(self, Message::Events(_) | Message::Run(_))
+    }
+}
 
 impl Mailbox {
     /// An empty mailbox whose thread `waker` wakes.
     pub fn new(waker: Waker) -> Mailbox {
         Mailbox {
-            queue: SegQueue::new(),
+            events: SegQueue::new(),
+            urgent: SegQueue::new(),
             signal: Signal::default(),
             waker,
-            events: AtomicU64::new(0),
+            weight: AtomicU64::new(0),
         }
     }
 
     /// Queues a message. The thread is woken by [`Mailbox::wake`], once a pass.
     pub fn push(&self, message: Message) {
         if let Message::Events(batch) = &message {
-            self.events.fetch_add(batch.events.len() as u64, Ordering::Relaxed);
+            self.weight.fetch_add(batch.weight(), Ordering::Relaxed);
         }
-        self.queue.push(message);
+        let queue = if message.is_in_order() { &self.events } else { &self.urgent };
+        queue.push(message);
         self.signal.raise();
     }
 
@@ -104,13 +133,20 @@ impl Mailbox {
         }
     }
 
-    /// Takes the oldest message.
-    pub fn pop(&self) -> Option<Message> {
-        let message = self.queue.pop()?;
-        if let Message::Events(batch) = &message {
-            self.events.fetch_sub(batch.events.len() as u64, Ordering::Relaxed);
-        }
-        Some(message)
+    /// Takes the oldest message that may overtake events.
+    pub fn pop_urgent(&self) -> Option<Message> {
+        self.urgent.pop()
+    }
+
+    /// Takes the oldest batch of events, or what must not overtake it. The weight counts until
+    /// [`Mailbox::delivered`].
+    pub fn pop_event(&self) -> Option<Message> {
+        self.events.pop()
+    }
+
+    /// Notes that events of this weight were delivered or dropped.
+    pub fn delivered(&self, weight: u64) {
+        self.weight.fetch_sub(weight, Ordering::Relaxed);
     }
 
     /// Whether the thread, which asks, may sleep until it is woken: nothing is there. From now on nobody
@@ -121,12 +157,15 @@ impl Mailbox {
 
     /// Whether there is nothing to take.
     pub fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.events.is_empty() && self.urgent.is_empty()
     }
 
-    /// Whether those who would push more should wait.
-    pub fn is_full(&self) -> bool {
-        self.events.load(Ordering::Relaxed) > EVENTS_MAX
+    fn backlog(&self) -> Backlog {
+        match self.weight.load(Ordering::Relaxed) {
+            ..=WEIGHT_FULL => Backlog::Low,
+            ..=WEIGHT_MAX => Backlog::Full,
+            _ => Backlog::Over,
+        }
     }
 }
 
@@ -159,9 +198,9 @@ impl Mailboxes {
         }
     }
 
-    /// Whether any thread is so far behind that no more should be pushed.
-    pub fn are_full(&self) -> bool {
-        self.0.iter().any(Mailbox::is_full)
+    /// How far the thread is behind that is most. Cost: a look at each.
+    pub fn backlog(&self) -> Backlog {
+        self.0.iter().map(Mailbox::backlog).max().unwrap_or_default()
     }
 }
 

@@ -7,55 +7,52 @@ use super::mailbox::Message;
 use super::thread::{Place, Thread};
 use crate::sync::Ordering;
 
-/// What other threads said is taken in one pass until it is so many events: as many as one change
-/// causes that a guest watches with all its quota. The rest waits for the next, or whoever tells this
-/// thread of events faster than it takes them would keep it from serving anybody.
-pub const TOLD_PER_PASS: usize = 1024;
+/// The weight of the events that are delivered in one pass: as many as one change causes that a guest watches
+/// with all its quota, a few tenths of a millisecond. The rest waits for the next pass, or guests that cause
+/// events faster than this thread delivers them would keep it from serving others.
+pub const WEIGHT_PER_PASS: usize = 1024;
+/// Messages that are no events taken in one pass.
+const URGENT_PER_PASS: usize = 1024;
 /// How long a stop waits for requests that were taken to be answered.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
 
 impl Thread {
-    /// Takes what other threads said, and what had to wait.
+    /// Takes what other threads said, and what had to wait: first what may overtake events.
     pub(super) fn take_messages(&mut self) {
-        while let Some(message) = self.inbox.pop_front().or_else(|| self.next_told()) {
-            self.take_message(message, None);
+        for _ in 0..URGENT_PER_PASS {
+            let Some(message) = self.mailbox().pop_urgent() else { break };
+            self.take_message(message);
+        }
+        while let Some(message) = self.inbox.pop_front().or_else(|| self.next_event()) {
+            self.take_message(message);
         }
     }
 
-    /// What another thread said next, if it may still be taken in this pass.
-    fn next_told(&mut self) -> Option<Message> {
-        if self.may_take == 0 {
+    /// The next batch of events, or what must not overtake it, if this pass may still deliver some.
+    fn next_event(&mut self) -> Option<Message> {
+        if self.may_deliver == 0 {
             return None;
         }
-        let message = self.mailbox().pop()?;
-        let size = if let Message::Events(batch) = &message { batch.events.len() } else { 1 };
-        self.may_take = self.may_take.saturating_sub(size);
-        Some(message)
+        let message = self.undelivered.take().map(Message::Events);
+        message.or_else(|| self.mailbox().pop_event())
     }
 
-    /// Between two requests of a connection: events must follow the reply that was just queued.
-    /// What concerns domains, or is the answer to this connection's own request, waits until it is
-    /// back in its place.
+    /// Between two requests of a connection: events must follow the reply that was just queued. Other work
+    /// waits until the connection is back in its place.
     pub(super) fn take_events(&mut self, place: Place, connection: &mut Connection) {
         while self.inbox.is_empty()
-            && let Some(message) = self.next_told()
+            && let Some(message) = self.next_event()
         {
-            let takes = match &message {
-                Message::Events(_) => true,
-                Message::Answer(asker, _) => asker.connection != place,
-                _ => false,
-            };
-            if takes {
-                self.take_message(message, Some((place, connection)));
-            } else {
-                self.inbox.push_back(message);
+            match message {
+                Message::Events(batch) => self.deliver(batch, Some((place, connection))),
+                other => self.inbox.push_back(other),
             }
         }
     }
 
-    fn take_message(&mut self, message: Message, serving: Option<(Place, &mut Connection)>) {
+    fn take_message(&mut self, message: Message) {
         match message {
-            Message::Events(batch) => self.deliver(batch, serving),
+            Message::Events(batch) => self.deliver(batch, None),
             Message::Answer(asker, result) => self.answered(asker, result),
             Message::Domain(asker, domid, request) => self.domain_request(asker, domid, request),
             Message::Quiesce(share) => self.quiesce(share),

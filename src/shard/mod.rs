@@ -15,6 +15,7 @@
 
 mod connection;
 mod control_requests;
+mod delivery;
 mod domain_watches;
 mod domains;
 mod gathering;

@@ -90,7 +90,11 @@ impl Thread {
     /// # Errors
     /// `ENOENT` if it is not introduced, `EAGAIN` if it is not still (any more).
     pub(super) fn carry(&mut self, domid: Domid) -> Result<(Client, u64), Errno> {
+        let (thread, now) = (self.number, self.now);
         let connection = self.quiesced(domid)?;
+        while connection.watches.has_deferred() {
+            connection.queue_next_deferred(thread, now);
+        }
         let version = connection.version();
         let evtchn = connection.ring().map_or(0, |ring| ring.remote);
         let (output_begun, output) = connection.output.unsent_with_begun();
@@ -225,19 +229,19 @@ impl Thread {
             // A state has no watches but those with a path, though maybe one twice.
             let Ok(path) = resolved else { continue };
             let new = (&*watch.path, &*watch.token, watch.depth);
-            let new = self.new_watch(path.to_buf(), new);
-            if connection.watches.contains(&new.path, &new.token) {
+            let new = self.new_watch(path, new);
+            if connection.watches.contains(path, &new.token) {
                 continue;
             }
             connection.domain.account.charge(Quota::Watches, 1);
             connection.domain.account.charge(Quota::Memory, new.charge_bytes());
-            let watcher = self.insert_watch(place, connection, new);
+            let id = self.insert_watch(place, connection, new);
             let root = layout.home(path).root;
             let came_along =
                 domain_of_home(root) == Some(connection.domid()) || came.contains(root.bytes());
             let is_changed = changed.contains(root.bytes());
             if is_changed || !came_along || has_homes_below(path) {
-                self.fire_once(connection, watcher);
+                self.fire_once(connection, id);
             }
         }
         for &id in client.transactions.keys() {

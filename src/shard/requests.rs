@@ -161,9 +161,12 @@ impl Thread {
         if id == 0 && writes && self.waits_for_guard(place, connection, [op.path]) {
             return Outcome::Again;
         }
+        if id != 0 && !self.catches_up(place, connection, caller, id) {
+            return Outcome::Again;
+        }
         let slot = ReplySlot::begin(connection.output.buffer(), header);
         if id != 0 {
-            let result = self.execute_in_transaction(place, connection, caller, id, &op);
+            let result = self.execute_in_transaction(connection, caller, id, &op);
             if writes {
                 connection.output.buffer().extend_from_slice(ACK);
             }
@@ -269,7 +272,7 @@ impl Thread {
         if let Some(header) = self.unpark(&mut connection) {
             let result = result.as_deref().map_err(|errno| *errno);
             self.answer(&mut connection, &header, result, None);
-            self.tell_late(&mut connection);
+            self.send_late(&mut connection);
             connection.more_input = true;
         }
         self.connections[place] = Some(connection);

@@ -5,7 +5,7 @@ use super::mailbox::Message;
 use super::output::Output;
 use super::thread::{Place, Thread};
 use super::trace;
-use crate::domain::{Domain, Notice, Quota};
+use crate::domain::{Domain, Notice, Quota, UNDELIVERED_MAX};
 use crate::host::{Gfn, Port};
 use crate::protocol::{Header, ReplySlot};
 use crate::store::Unblocked;
@@ -271,5 +271,6 @@ impl Thread {
             (registry.limit(domain, Quota::Outstanding), registry.limit(domain, Quota::Memory));
         requests != 0 && outstanding >= u64::from(requests)
             || bytes != 0 && used(Quota::Memory) > u64::from(bytes)
+            || domain.undelivered() >= UNDELIVERED_MAX
     }
 }

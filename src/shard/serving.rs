@@ -3,6 +3,7 @@
 use mio::{Interest, Token};
 
 use super::connection::{Connection, Parked};
+use super::mailbox::Backlog;
 use super::thread::{Place, TICK, Thread};
 use super::trace;
 use crate::log;
@@ -58,9 +59,9 @@ impl Thread {
             self.ticking.remove(&place);
         }
         let is_watched = self.listen_for_room(place, &mut connection);
-        // While others are behind, whoever is ready stays so: nothing tells when they caught up.
+        // While others are behind, a connection stays ready: nothing tells when they caught up.
         let news = std::mem::take(&mut connection.look_again);
-        let behind = self.held_back && connection.quiesce.is_none();
+        let behind = self.is_held_back(&connection) && connection.quiesce.is_none();
         let again = behind || news || connection.more_input && self.may_read(&connection);
         self.connections[place] = Some(connection);
         if !is_watched {
@@ -97,11 +98,11 @@ impl Thread {
     ) -> Result<(), Option<RingError>> {
         // Kept until it is put back: were each asked anew, a mailbox that is emptied between the
         // two would leave the connection neither served nor ready.
-        let full = self.shared.mailboxes.are_full();
-        if full != self.held_back {
-            tracing::trace!(target: log::WRL, full, "mailboxes decide whether anybody is read");
+        let backlog = self.shared.mailboxes.backlog();
+        if backlog != self.backlog {
+            tracing::trace!(target: log::WRL, ?backlog, "mailboxes decide whose requests are taken");
         }
-        self.held_back = full;
+        self.backlog = backlog;
         if connection.quiesce.is_some() {
             connection.recharge_output();
             return Ok(());
@@ -116,9 +117,11 @@ impl Thread {
         // Something changed: the request finds out whether it may go on.
         let waited = connection.parked.take_if(|parked| matches!(parked, Parked::Guard)).is_some();
         connection.flush()?;
+        self.flush_deferred(connection)?;
         if self.may_read(connection) {
             let input = self.serve_requests(place, connection)?;
             connection.flush()?;
+            self.flush_deferred(connection)?;
             // Who only stopped writing still gets the answers to what was written.
             if input == Input::Closed && !connection.owes_anything() {
                 return Err(None);
@@ -131,6 +134,15 @@ impl Thread {
         Ok(())
     }
 
+    /// Sends the events that were deferred, as far as there is room.
+    fn flush_deferred(&self, connection: &mut Connection) -> Result<(), Option<RingError>> {
+        if connection.watches.has_deferred() {
+            self.queue_deferred(connection);
+            connection.flush()?;
+        }
+        Ok(())
+    }
+
     /// Whether further requests of a connection may be taken now. Whatever changes the answer to
     /// yes makes the connection ready.
     pub(super) fn may_read(&self, connection: &Connection) -> bool {
@@ -140,7 +152,17 @@ impl Thread {
             && !connection.ignored
             && connection.output.len() <= connection.output_limits().0
             && !self.is_throttled(connection)
-            && !self.held_back
+            && !self.is_held_back(connection)
+    }
+
+    /// Whether the delivery of events is so far behind that a connection has to wait: guests first, of those
+    /// the ones that have caused what is undelivered.
+    fn is_held_back(&self, connection: &Connection) -> bool {
+        match self.backlog {
+            Backlog::Low => false,
+            Backlog::Full => connection.is_guest() && connection.domain.undelivered() > 0,
+            Backlog::Over => true,
+        }
     }
 
     fn serve_requests(
@@ -208,7 +230,7 @@ impl Thread {
                     }
                     stream = rest;
                     self.take_events(place, connection);
-                    self.held_back |= self.shared.mailboxes.are_full();
+                    self.backlog = self.backlog.max(self.shared.mailboxes.backlog());
                     if !self.may_read(connection) {
                         break;
                     }

@@ -53,6 +53,9 @@ impl Thread {
         {
             open.snapshots_from = None;
             open.transaction.give_up();
+            let domid = connection.domain.domid;
+            let is_privileged = self.shared.store.registry().is_privileged(domid);
+            open.recharge(&connection.domain, is_privileged);
         }
     }
 }

@@ -16,8 +16,8 @@ use slab::Slab;
 
 use super::Shared;
 use super::connection::Connection;
-use super::mailbox::{Mailbox, Message};
-use super::messages::TOLD_PER_PASS;
+use super::mailbox::{Backlog, Mailbox, Message};
+use super::messages::WEIGHT_PER_PASS;
 use super::moving::Moved;
 use super::recheck::Recheck;
 use super::rings::Carried;
@@ -31,6 +31,7 @@ use crate::protocol::MESSAGE_BYTES_MAX;
 use crate::store::Generations;
 use crate::sync::{Arc, Ordering};
 use crate::transport::Transport;
+use crate::watch::Batch;
 use crate::words::{Domid, ShardId};
 
 /// Pending ports taken from the handle at a time.
@@ -78,12 +79,14 @@ pub struct Thread {
     pub(super) snapshots: VecDeque<Snapshot>,
     /// Connections that are looked at again at a time of their own.
     pub(super) alarms: BinaryHeap<Reverse<(Instant, Place)>>,
-    /// A mailbox was full while the connection was served that was served last.
-    pub(super) held_back: bool,
+    /// How far the mailboxes were behind while the connection was served that was served last.
+    pub(super) backlog: Backlog,
     /// Messages that have to wait until the connection that is being served is back in its place.
     pub(super) inbox: VecDeque<Message>,
-    /// How many events, or other messages, may still be taken in this pass.
-    pub(super) may_take: usize,
+    /// The weight of the events that may still be delivered in this pass.
+    pub(super) may_deliver: usize,
+    /// The rest of a batch that was too much for a pass.
+    pub(super) undelivered: Option<Batch>,
     pub(super) generations: Generations,
     /// Numbers for connections and watches.
     pub(super) sequence: u64,
@@ -130,9 +133,10 @@ impl Thread {
             ticking: HashSet::default(),
             snapshots: VecDeque::new(),
             alarms: BinaryHeap::new(),
-            held_back: false,
+            backlog: Backlog::Low,
             inbox: VecDeque::new(),
-            may_take: TOLD_PER_PASS,
+            may_deliver: WEIGHT_PER_PASS,
+            undelivered: None,
             generations: Generations::default(),
             sequence: 0,
             stage: Vec::with_capacity(READ_BYTES + MESSAGE_BYTES_MAX),
@@ -171,7 +175,7 @@ impl Thread {
                 tracing::error!(%error, thread = self.number, "poll failed");
             }
             self.now = Instant::now();
-            self.may_take = TOLD_PER_PASS;
+            self.may_deliver = WEIGHT_PER_PASS;
             for event in &events {
                 match event.token() {
                     WAKER => {}
@@ -201,7 +205,8 @@ impl Thread {
             let threads = self.shared.mailboxes.0.len() as u64;
             let all_know = self.shared.stopping.load(Ordering::Acquire) == threads;
             let answered = self.shared.parked.load(Ordering::Relaxed) == 0;
-            self.now >= until || all_know && answered && self.mailbox().is_empty()
+            self.now >= until
+                || all_know && answered && self.mailbox().is_empty() && self.undelivered.is_none()
         })
     }
 
@@ -210,7 +215,9 @@ impl Thread {
         if self.stopping.is_some() {
             return Some(STOP_POLL);
         }
-        if !self.ready.is_empty() || !self.inbox.is_empty() || !self.mailbox().may_sleep() {
+        let has_work =
+            !self.ready.is_empty() || !self.inbox.is_empty() || self.undelivered.is_some();
+        if has_work || !self.mailbox().may_sleep() {
             return Some(Duration::ZERO);
         }
         let tick = Some(self.next_tick).filter(|_| !self.ticking.is_empty());

@@ -79,10 +79,40 @@ impl Thread {
         result
     }
 
-    /// A request on a node inside a transaction; the reply is appended.
-    pub(super) fn execute_in_transaction(
+    /// Runs the log of a transaction again if its snapshots were given up; returns whether its next request may
+    /// be served. A long log is run in pieces, one a pass.
+    pub(super) fn catches_up(
         &mut self,
         place: Place,
+        connection: &mut Connection,
+        caller: &Caller,
+        id: u32,
+    ) -> bool {
+        self.note_snapshots(place, connection, id);
+        let Some(open) = connection.transactions.get_mut(&id) else { return true };
+        if !open.transaction.is_behind() {
+            return true;
+        }
+        let (store, generations) = (&self.shared.store, &mut self.generations);
+        let has_caught_up = store.catch_up(&mut open.transaction, caller, generations);
+        open.recharge(&caller.domain, caller.subject.privileged);
+        has_caught_up
+    }
+
+    /// Notes when a transaction that is about to be used has had its snapshots for too long.
+    fn note_snapshots(&mut self, place: Place, connection: &mut Connection, id: u32) {
+        if let Some(open) = connection.transactions.get_mut(&id)
+            && open.snapshots_from.is_none()
+        {
+            open.snapshots_from = Some(self.now);
+            let (since, connection) = (self.now, connection.id);
+            self.snapshots.push_back(Snapshot { since, place, connection, transaction: id });
+        }
+    }
+
+    /// A request on a node inside a transaction that has caught up; the reply is appended.
+    pub(super) fn execute_in_transaction(
+        &mut self,
         connection: &mut Connection,
         caller: &Caller,
         id: u32,
@@ -96,21 +126,12 @@ impl Thread {
         {
             return Err(Errno::ENOSPC);
         }
-        if open.snapshots_from.is_none() {
-            open.snapshots_from = Some(self.now);
-            let (since, connection) = (self.now, connection.id);
-            self.snapshots.push_back(Snapshot { since, place, connection, transaction: id });
-        }
         let store = &self.shared.store;
         let out = connection.output.buffer();
         let generations = &mut self.generations;
         let result = store.execute_in(&mut open.transaction, caller, op, generations, out);
-        // A request beyond the quota of requests is not kept.
-        let held = open.transaction.bytes() as u64;
-        if held < needed {
-            connection.domain.account.release(Quota::Memory, needed - held);
-            open.charged -= needed - held;
-        }
+        // A request beyond the quota of requests is not kept, and what one creates or copies is.
+        open.recharge(&caller.domain, caller.subject.privileged);
         result
     }
 
@@ -141,15 +162,18 @@ impl Thread {
                 return Outcome::Again;
             }
         }
-        let Some(open) = connection.transactions.remove(&id) else {
+        let Some(mut open) = connection.transactions.remove(&id) else {
             self.answer(connection, header, Err(Errno::ENOENT), None);
             return Outcome::Used;
         };
         self.release_transaction(connection, &open);
-        if commit && let Some(open) = self.commit(place, connection, caller, header, open) {
+        (open.charged, open.snapshots_from) = (0, None);
+        open.transaction.set_charged(false);
+        if commit && let Some(mut open) = self.commit(place, connection, caller, header, open) {
             connection.domain.account.charge(Quota::Transactions, 1);
-            connection.domain.account.charge(Quota::Memory, open.charged);
+            open.recharge(&caller.domain, caller.subject.privileged);
             connection.transactions.insert(id, open);
+            self.note_snapshots(place, connection, id);
             return Outcome::Again;
         }
         trace::object(self.number, connection, format_args!("destroy transaction {id}"));
@@ -180,7 +204,7 @@ impl Thread {
         };
         let errno = failure.errno();
         match failure {
-            Failure::Turn(transaction) => {
+            Failure::Turn(transaction) | Failure::Unfinished(transaction) => {
                 return Some(OpenTransaction { transaction: *transaction, ..open });
             }
             Failure::Conflict(conflict) => self.note_conflict(place, connection, conflict),

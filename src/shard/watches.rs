@@ -1,47 +1,100 @@
 //! The watches of one connection.
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::hash::BuildHasher;
 
 use foldhash::fast::RandomState;
+use hashbrown::HashTable;
 use slab::Slab;
+use smallvec::SmallVec;
 
-use crate::words::PathBuf;
+use crate::sync::Arc;
+use crate::words::{Path, PathBuf};
 
 /// A watch as the client set it.
 pub struct Watch {
-    /// What it watches.
-    pub path: PathBuf,
+    /// What it watches; shared by the connection's watches on the same path.
+    pub path: Arc<PathBuf>,
     /// The client's own name for it, echoed in events.
     pub token: Box<[u8]>,
     /// How many bytes of a path are left out in its events: `/local/domain/<n>/` if the client
     /// wrote the path as a relative one.
-    pub prefix_len: usize,
+    pub prefix_len: u32,
     /// See [`crate::watch::Entry::depth`].
     pub depth: Option<u16>,
-    /// See [`crate::watch::Watcher::seq`].
+    /// Its number: rises with every watch set on the thread.
     pub seq: u64,
+    /// Its event waits for room.
+    pub is_deferred: bool,
 }
+
+/// What a watch takes beside its token and, twice, its path: in the lists of the connection, and a node and
+/// a fork of the trie. Measured by `tests/charges.rs`.
+const WATCH_BYTES: usize = 360;
 
 impl Watch {
     /// A path as the client sees it.
     pub fn shown<'p>(&self, path: &'p [u8]) -> &'p [u8] {
-        path.get(self.prefix_len..).unwrap_or(path)
+        path.get(self.prefix_len as usize..).unwrap_or(path)
     }
 
     /// What it is charged with in the quota `memory`.
     pub fn charge_bytes(&self) -> u64 {
-        (size_of::<Watch>() + self.path.as_path().bytes().len() + self.token.len()) as u64
+        (WATCH_BYTES + 2 * self.path.as_path().bytes().len() + self.token.len()) as u64
+    }
+
+    /// Whether a change of this path, which is its own or below it, concerns it.
+    fn reaches(&self, changed: Option<&[u8]>) -> bool {
+        let levels = |changed| levels_below(changed, self.path.as_path().bytes());
+        self.depth.is_none_or(|depth| changed.map_or(0, levels) <= usize::from(depth))
     }
 }
 
-/// Watches by place, by path and token, and in the order in which they were set; adding, finding and
-/// removing cost the same however many there are.
+/// Names one watch of a connection; a place is used again, a number is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WatchId {
+    slot: u32,
+    /// The watch's number.
+    pub seq: u64,
+}
+
+/// The watches on one path that have a depth, or those that have none. The tries know a group as one entry.
+struct Group {
+    /// In the order in which they were set; never empty.
+    slots: SmallVec<[u32; 2]>,
+    /// The greatest depth that any of them has had.
+    depth: Option<u16>,
+}
+
+/// What a trie is to know of a group.
+pub struct GroupSummary<'w> {
+    /// Its number.
+    pub group: u32,
+    /// The watched path.
+    pub path: Path<'w>,
+    /// The number of the newest watch.
+    pub seq: u64,
+    /// How many levels below the path the deepest reaches at most; `None` for all.
+    pub depth: Option<u16>,
+    /// How many there are.
+    pub watches: u16,
+}
+
+/// Watches by place, by path and token, by path, and in the order in which they were set; adding, finding and
+/// removing cost the same however many there are, but for a copy of the places on the same path.
 #[derive(Default)]
 pub struct Watches {
     slots: Slab<Watch>,
-    by_name: HashMap<(PathBuf, Box<[u8]>), usize, RandomState>,
+    groups: Slab<Group>,
+    /// The watches by path and token.
+    by_name: HashTable<u32>,
+    /// The groups by path.
+    by_path: HashTable<u32>,
+    hasher: RandomState,
     /// Number and place of each, oldest first, among those of some that are gone.
-    order: Vec<(u64, usize)>,
+    order: Vec<(u64, u32)>,
+    /// Watches whose events wait for room, each once.
+    deferred: VecDeque<WatchId>,
     generation: u64,
 }
 
@@ -50,7 +103,7 @@ pub struct Watches {
 const GONE_MAX: usize = 16;
 
 impl Watches {
-    /// No watches yet. `generation` is what [`Watches::generation`] answers, and like all such
+    /// No watches yet. `generation` is what [`Watches::generation`] returns, and like all such
     /// numbers not used twice.
     pub fn new(generation: u64) -> Watches {
         Watches { generation, ..Watches::default() }
@@ -66,41 +119,126 @@ impl Watches {
         self.slots.len()
     }
 
-    /// Whether a watch with this path and token is set.
-    pub fn contains(&self, path: &PathBuf, token: &[u8]) -> bool {
-        self.by_name.contains_key(&(path.clone(), token.into()))
+    fn find(&self, path: Path<'_>, token: &[u8]) -> Option<u32> {
+        let is_it = |slot: &u32| {
+            let watch = &self.slots[*slot as usize];
+            watch.path.as_path() == path && *watch.token == *token
+        };
+        self.by_name.find(self.hasher.hash_one((path, token)), is_it).copied()
     }
 
-    /// Adds a watch and answers its place.
-    pub fn insert(&mut self, watch: Watch) -> usize {
-        let name = (watch.path.clone(), watch.token.clone());
-        let seq = watch.seq;
-        let slot = self.slots.insert(watch);
-        self.by_name.insert(name, slot);
+    /// Whether a watch with this path and token is set.
+    pub fn contains(&self, path: Path<'_>, token: &[u8]) -> bool {
+        self.find(path, token).is_some()
+    }
+
+    fn find_group(&self, path: Path<'_>, has_depth: bool) -> Option<u32> {
+        let is_it = |group: &u32| {
+            let watch = self.first_of(*group);
+            watch.path.as_path() == path && watch.depth.is_some() == has_depth
+        };
+        self.by_path.find(self.hasher.hash_one((path, has_depth)), is_it).copied()
+    }
+
+    fn first_of(&self, group: u32) -> &Watch {
+        &self.slots[self.groups[group as usize].slots[0] as usize]
+    }
+
+    /// Adds a watch; returns its name and its group.
+    pub fn insert(&mut self, mut watch: Watch) -> (WatchId, GroupSummary<'_>) {
+        let (seq, depth, has_depth) = (watch.seq, watch.depth, watch.depth.is_some());
+        let group = self.find_group(watch.path.as_path(), has_depth);
+        if let Some(group) = group {
+            watch.path = Arc::clone(&self.first_of(group).path);
+        }
+        let path = Arc::clone(&watch.path);
+        let name_hash = self.hasher.hash_one((path.as_path(), &*watch.token));
+        let slot = place(self.slots.insert(watch));
+        let (slots, hasher) = (&self.slots, &self.hasher);
+        self.by_name.insert_unique(name_hash, slot, |&slot| {
+            let watch = &slots[slot as usize];
+            hasher.hash_one((watch.path.as_path(), &*watch.token))
+        });
+        let group = match group {
+            Some(group) => {
+                let known = &mut self.groups[group as usize];
+                known.slots.push(slot);
+                known.depth = known.depth.max(depth);
+                group
+            }
+            None => {
+                let group = place(
+                    self.groups.insert(Group { slots: SmallVec::from_slice(&[slot]), depth }),
+                );
+                let (groups, path_hash) =
+                    (&self.groups, hasher.hash_one((path.as_path(), has_depth)));
+                self.by_path.insert_unique(path_hash, group, |&group| {
+                    let watch = &slots[groups[group as usize].slots[0] as usize];
+                    hasher.hash_one((watch.path.as_path(), watch.depth.is_some()))
+                });
+                group
+            }
+        };
         self.order.push((seq, slot));
         self.generation = seq;
-        slot
+        (WatchId { slot, seq }, self.summary(group))
     }
 
-    /// Takes a watch out; `generation` is the list's from now on.
+    /// Takes a watch out; `generation` is the list's from now on. Returns it, its group's number, and what is
+    /// left of the group.
     pub fn remove(
         &mut self,
-        path: PathBuf,
+        path: Path<'_>,
         token: &[u8],
         generation: u64,
-    ) -> Option<(usize, Watch)> {
-        let slot = self.by_name.remove(&(path, token.into()))?;
-        let watch = self.slots.remove(slot);
+    ) -> Option<(Watch, u32, Option<GroupSummary<'_>>)> {
+        let slot = self.find(path, token)?;
+        let has_depth = self.slots[slot as usize].depth.is_some();
+        let group = self.find_group(path, has_depth)?;
+        let name_hash = self.hasher.hash_one((path, token));
+        if let Ok(entry) = self.by_name.find_entry(name_hash, |&other| other == slot) {
+            entry.remove();
+        }
+        let slots = &mut self.groups[group as usize].slots;
+        slots.retain(|other| *other != slot);
+        let is_last = slots.is_empty();
+        if is_last {
+            let path_hash = self.hasher.hash_one((path, has_depth));
+            if let Ok(entry) = self.by_path.find_entry(path_hash, |&other| other == group) {
+                entry.remove();
+            }
+            self.groups.remove(group as usize);
+        }
+        let watch = self.slots.remove(slot as usize);
         self.generation = generation;
         if self.order.len() > 2 * self.slots.len() + GONE_MAX {
             self.forget_gone();
         }
-        Some((slot, watch))
+        Some((watch, group, (!is_last).then(|| self.summary(group))))
+    }
+
+    fn summary(&self, group: u32) -> GroupSummary<'_> {
+        let Group { slots, depth } = &self.groups[group as usize];
+        let newest = &self.slots[slots[slots.len() - 1] as usize];
+        GroupSummary {
+            group,
+            path: newest.path.as_path(),
+            seq: newest.seq,
+            depth: *depth,
+            watches: u16::try_from(slots.len()).unwrap_or(u16::MAX),
+        }
+    }
+
+    /// All groups.
+    pub fn groups(&self) -> impl Iterator<Item = GroupSummary<'_>> {
+        self.groups.iter().map(|(group, _)| self.summary(place(group)))
     }
 
     fn forget_gone(&mut self) {
         let slots = &self.slots;
-        self.order.retain(|&(seq, slot)| slots.get(slot).is_some_and(|watch| watch.seq == seq));
+        let is_there =
+            |seq, slot: u32| slots.get(slot as usize).is_some_and(|watch: &Watch| watch.seq == seq);
+        self.order.retain(|&(seq, slot)| is_there(seq, slot));
     }
 
     /// The watches in the order in which they were set, from the one at `index` on. Cost: those that
@@ -110,33 +248,81 @@ impl Watches {
             self.forget_gone();
         }
         let order = self.order.get(index..).unwrap_or_default();
-        order.iter().filter_map(|&(_, slot)| self.slots.get(slot))
+        order.iter().filter_map(|&(_, slot)| self.slots.get(slot as usize))
     }
 
-    /// The watch at a place, if it is still the one of this number.
-    pub fn get(&self, slot: u32, seq: u64) -> Option<&Watch> {
-        self.slots.get(slot as usize).filter(|watch| watch.seq == seq)
+    /// A watch, if it is still there.
+    pub fn get(&self, id: WatchId) -> Option<&Watch> {
+        self.slots.get(id.slot as usize).filter(|watch| watch.seq == id.seq)
     }
 
-    /// All watches with their places.
-    pub fn iter(&self) -> impl Iterator<Item = (usize, &Watch)> {
-        self.slots.iter()
+    /// The watches of a group that an event concerns, in the order in which they were set: those up to number
+    /// `seq` whose depth reaches the changed path; `None` is their own path.
+    pub fn notified<'w>(
+        &'w self,
+        group: u32,
+        seq: u64,
+        changed: Option<&'w [u8]>,
+    ) -> impl Iterator<Item = WatchId> + use<'w> {
+        let slots = self.groups.get(group as usize).map_or(&[][..], |group| &group.slots);
+        let watches = slots.iter().map(|&slot| (slot, &self.slots[slot as usize]));
+        let watches = watches.filter(move |(_, watch)| watch.seq <= seq && watch.reaches(changed));
+        watches.map(|(slot, watch)| WatchId { slot, seq: watch.seq })
+    }
+
+    /// Notes that a watch is to have an event with its own path, which there is no room for now; returns
+    /// whether that is new.
+    pub fn defer(&mut self, id: WatchId) -> bool {
+        let watch = self.slots.get_mut(id.slot as usize).filter(|watch| watch.seq == id.seq);
+        let is_new = watch.is_some_and(|watch| !std::mem::replace(&mut watch.is_deferred, true));
+        if is_new {
+            self.deferred.push_back(id);
+        }
+        is_new
+    }
+
+    /// Whether events are deferred: those that follow are too, or they would overtake them.
+    pub fn has_deferred(&self) -> bool {
+        !self.deferred.is_empty()
+    }
+
+    /// Takes the watch that has waited longest for its event; it may be gone.
+    pub fn next_deferred(&mut self) -> Option<WatchId> {
+        let id = self.deferred.pop_front()?;
+        let watch = self.slots.get_mut(id.slot as usize).filter(|watch| watch.seq == id.seq);
+        watch.into_iter().for_each(|watch| watch.is_deferred = false);
+        Some(id)
     }
 
     /// Takes all watches out; `generation` is the list's from now on.
     pub fn take(&mut self, generation: u64) -> Watches {
         std::mem::replace(self, Watches::new(generation))
     }
+
+    /// All watches, in no particular order.
+    pub fn iter(&self) -> impl Iterator<Item = &Watch> {
+        self.slots.iter().map(|(_, watch)| watch)
+    }
+}
+
+/// How many names a changed path has beyond a watched one that it begins with.
+fn levels_below(changed: &[u8], watched: &[u8]) -> usize {
+    let rest = changed.get(watched.len()..).unwrap_or_default();
+    rest.split(|&byte| byte == b'/').filter(|name| !name.is_empty()).count()
+}
+
+/// Places are limited by quotas and memory, far below what fits.
+fn place(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::words::Path;
 
     fn watch(seq: u64) -> Watch {
-        let token = seq.to_string().into_bytes().into();
-        Watch { path: Path::ROOT.to_buf(), token, prefix_len: 0, depth: None, seq }
+        let (path, token) = (Arc::new(Path::ROOT.to_buf()), seq.to_string().into_bytes().into());
+        Watch { path, token, prefix_len: 0, depth: None, seq, is_deferred: false }
     }
 
     fn listed(watches: &mut Watches, index: usize) -> Vec<u64> {
@@ -151,7 +337,7 @@ mod tests {
         }
         for seq in 2..100 {
             let token = seq.to_string();
-            assert!(watches.remove(Path::ROOT.to_buf(), token.as_bytes(), 200 + seq).is_some());
+            assert!(watches.remove(Path::ROOT, token.as_bytes(), 200 + seq).is_some());
             assert!(watches.order.len() <= 2 * watches.len() + GONE_MAX);
         }
         assert_eq!(watches.generation(), 299);
@@ -163,5 +349,36 @@ mod tests {
         assert_eq!(listed(&mut watches, usize::MAX), [0; 0]);
         assert_eq!(watches.take(301).len(), 3);
         assert_eq!((watches.generation(), watches.len()), (301, 0));
+    }
+
+    #[test]
+    fn watches_on_one_path_are_one_group_for_each_kind_of_depth() {
+        let mut watches = Watches::new(1);
+        for (seq, depth) in (2..).zip([None, Some(1), None, Some(3)]) {
+            watches.insert(Watch { depth, ..watch(seq) });
+        }
+        let mut groups: Vec<_> = watches
+            .groups()
+            .map(|group| (group.group, group.seq, group.depth, group.watches))
+            .collect();
+        groups.sort_unstable();
+        assert_eq!(groups, [(0, 4, None, 2), (1, 5, Some(3), 2)]);
+        let notified = |group, seq, changed: Option<&'static [u8]>| {
+            watches.notified(group, seq, changed).map(|id| id.seq).collect::<Vec<_>>()
+        };
+        assert_eq!(notified(0, 4, Some(b"/a/b")), [2, 4]);
+        assert_eq!(notified(0, 3, Some(b"/a/b")), [2]);
+        assert_eq!(notified(1, 5, Some(b"/a/b")), [5]);
+        assert_eq!(notified(1, 5, Some(b"/a")), [3, 5]);
+        assert_eq!(notified(1, 5, None), [3, 5]);
+        assert_eq!(notified(2, 5, None), [0; 0]);
+        let (_, group, left) = watches.remove(Path::ROOT, b"5", 6).unwrap();
+        assert_eq!((group, left.map(|left| (left.seq, left.watches))), (1, Some((3, 1))));
+        let (_, group, left) = watches.remove(Path::ROOT, b"3", 7).unwrap();
+        assert!(group == 1 && left.is_none());
+        // The group's place is used again: an event of the old one finds no watch.
+        watches.insert(Watch { depth: Some(0), ..watch(8) });
+        assert_eq!(watches.notified(1, 5, None).count(), 0);
+        assert_eq!(watches.notified(1, 8, None).count(), 1);
     }
 }

@@ -47,7 +47,15 @@ pub enum Ledger<'a> {
 
 /// Changes of use by a transaction that has not committed.
 #[derive(Default)]
-pub struct Deltas(SmallVec<[Delta; 2]>);
+pub struct Deltas {
+    changes: SmallVec<[Delta; 2]>,
+    /// What was ever created, in bytes: what was removed again is kept until the end, too.
+    pub created_bytes: u64,
+    /// How much of that the account of the caller is charged with meanwhile.
+    pub charged_bytes: u64,
+    /// Nodes that were created and removed: what running the log again costs beside its requests.
+    pub work: u64,
+}
 
 /// The change of one owner's use.
 pub struct Delta {
@@ -62,18 +70,24 @@ pub struct Delta {
 impl Deltas {
     /// All changes.
     pub fn iter(&self) -> impl Iterator<Item = &Delta> {
-        self.0.iter()
+        self.changes.iter()
+    }
+
+    /// No changes, while the account is still charged for these.
+    pub fn emptied(&self) -> Deltas {
+        Deltas { charged_bytes: self.charged_bytes, ..Deltas::default() }
     }
 
     fn of(&mut self, domain: &Arc<Domain>) -> &mut Delta {
-        let at = match self.0.iter().position(|delta| Arc::ptr_eq(&delta.domain, domain)) {
+        let changes = &mut self.changes;
+        let at = match changes.iter().position(|delta| Arc::ptr_eq(&delta.domain, domain)) {
             Some(at) => at,
             None => {
-                self.0.push(Delta { domain: Arc::clone(domain), nodes: 0, bytes: 0 });
-                self.0.len() - 1
+                changes.push(Delta { domain: Arc::clone(domain), nodes: 0, bytes: 0 });
+                changes.len() - 1
             }
         };
-        &mut self.0[at]
+        &mut changes[at]
     }
 }
 
@@ -96,9 +110,14 @@ impl Context<'_> {
     /// `ENOSPC` if a quota of the caller's is reached; then nothing is charged.
     pub fn charge(&mut self, perms: &PermSet, nodes: u64, bytes: u64) -> Result<(), Errno> {
         if self.is_callers(perms) {
-            return self.charge_caller(nodes, bytes);
+            self.charge_caller(nodes, bytes)?;
+        } else {
+            self.change(perms, signed(nodes), signed(bytes));
         }
-        self.change(perms, signed(nodes), signed(bytes));
+        if let Ledger::Transaction(deltas) = &mut self.ledger {
+            deltas.created_bytes += bytes;
+            deltas.work += nodes;
+        }
         Ok(())
     }
 
@@ -111,10 +130,11 @@ impl Context<'_> {
             Ledger::Accounts => return Err(Errno::ENOSPC),
             Ledger::Transaction(deltas) => deltas,
         };
+        let charged = deltas.charged_bytes;
         let delta = deltas.of(own);
         for (quota, more, sum) in [
             (Quota::Nodes, nodes, delta.nodes + signed(nodes)),
-            (Quota::Memory, bytes, delta.bytes + signed(bytes)),
+            (Quota::Memory, bytes, delta.bytes + signed(bytes) - signed(charged)),
         ] {
             let limit = self.registry.limit(own, quota);
             if more > 0
@@ -131,6 +151,9 @@ impl Context<'_> {
 
     /// Gives back what [`Context::charge`] took.
     pub fn credit(&mut self, perms: &PermSet, nodes: u64, bytes: u64) {
+        if let Ledger::Transaction(deltas) = &mut self.ledger {
+            deltas.work += nodes;
+        }
         self.change(perms, -signed(nodes), -signed(bytes));
     }
 

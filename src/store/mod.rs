@@ -17,6 +17,7 @@
 
 mod check;
 mod commit;
+mod commit_view;
 mod context;
 mod forest;
 mod graft;
@@ -27,7 +28,9 @@ mod pins;
 mod publish;
 mod read;
 mod recent;
+mod recipients;
 mod remove;
+mod removed_watches;
 mod seen;
 mod settle;
 mod sizes;

@@ -1,8 +1,6 @@
 //! A node of the store.
 
-use std::cell::RefCell;
-
-use crate::words::{Children, Perms};
+use crate::words::{Children, FlatDrop, Perms};
 
 /// A node that versions of the store share. Nothing refers to one weakly, so it has one count.
 pub type NodeArc = triomphe::Arc<Node>;
@@ -52,8 +50,10 @@ const _: () = assert!(size_of::<Node>() == 32);
 /// What a node costs its owner beside its name, value and permission entries: about what the
 /// process really pays for it.
 const NODE_BYTES: usize = 96;
-/// What a permission entry costs.
-const ENTRY_BYTES: usize = 8;
+/// What a permission entry costs: a set of one node's own is an allocation or two.
+const ENTRY_BYTES: usize = 16;
+/// What an entry counts in the quota `node-size`.
+const ENTRY_SIZE_BYTES: usize = 8;
 /// The header that C counts into the quota `node-size`, so that the same limit bites at the same
 /// value.
 const SIZE_HEADER_BYTES: usize = 16;
@@ -159,6 +159,18 @@ impl Node {
         }
     }
 
+    /// About what a copy takes beside what it shares, in bytes.
+    pub fn copy_bytes(&self) -> usize {
+        let content = match &self.content {
+            Content::Short { .. } => 0,
+            Content::Long(bytes) => bytes.len(),
+            Content::Directory { head, children } => {
+                size_of::<Head>() + head.value.len() + children.copy_bytes()
+            }
+        };
+        size_of::<Node>() + size_of::<usize>() + content
+    }
+
     /// What it is charged with in the quota `memory`, in bytes.
     pub fn charge_bytes(&self, name: &[u8]) -> u64 {
         charge_bytes(&self.perms, name, self.value().len())
@@ -190,37 +202,20 @@ pub fn charge_bytes(perms: &Perms, name: &[u8], value_bytes: usize) -> u64 {
 
 /// [`Node::size`] of a node that does not exist yet.
 pub fn size(perms: &Perms, names_bytes: usize, value_bytes: usize) -> usize {
-    SIZE_HEADER_BYTES + ENTRY_BYTES * perms.entries().len() + names_bytes + value_bytes
-}
-
-/// Directories whose drop waits for the one that is under way.
-struct Dropping {
-    is_under_way: bool,
-    waiting: Vec<Children<Child>>,
+    SIZE_HEADER_BYTES + ENTRY_SIZE_BYTES * perms.entries().len() + names_bytes + value_bytes
 }
 
 thread_local! {
-    static DROPPING: RefCell<Dropping> =
-        const { RefCell::new(Dropping { is_under_way: false, waiting: Vec::new() }) };
+    static DIRECTORIES: FlatDrop<Children<Child>> = const { FlatDrop::new() };
 }
 
-/// Trees are dropped without recursion, as they can be deep. Each directory is dropped as a whole,
-/// not child by child: another version of it may share most of a wide one.
+/// Trees are dropped without recursion, as they can be deep.
 impl Drop for Node {
     fn drop(&mut self) {
-        let Content::Directory { children, .. } = &mut self.content else { return };
-        let children = std::mem::take(children);
-        let is_outermost = DROPPING.with_borrow_mut(|dropping| {
-            dropping.waiting.push(children);
-            !std::mem::replace(&mut dropping.is_under_way, true)
-        });
-        if !is_outermost {
-            return;
+        if let Content::Directory { children, .. } = &mut self.content {
+            let children = std::mem::take(children);
+            DIRECTORIES.with(|directories| directories.drop(children));
         }
-        while let Some(children) = DROPPING.with_borrow_mut(|dropping| dropping.waiting.pop()) {
-            drop(children); // Its nodes that nobody else holds come back here, and wait.
-        }
-        DROPPING.with_borrow_mut(|dropping| dropping.is_under_way = false);
     }
 }
 
@@ -238,10 +233,10 @@ mod tests {
     #[test]
     fn a_node_costs_what_its_parts_cost() {
         let mut node = Node::new(perms(), 1, b"value");
-        assert_eq!(node.charge_bytes(b"name"), 96 + 2 * 8 + 4 + 5);
+        assert_eq!(node.charge_bytes(b"name"), 96 + 2 * 16 + 4 + 5);
         assert_eq!(node.size(), 16 + 2 * 8 + 5);
         node.insert_child(2, b"child", None);
-        assert_eq!(node.charge_bytes(b"name"), 96 + 2 * 8 + 4 + 5);
+        assert_eq!(node.charge_bytes(b"name"), 96 + 2 * 16 + 4 + 5);
         assert_eq!(node.size(), 16 + 2 * 8 + 6 + 5);
     }
 

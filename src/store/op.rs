@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::node::NodeArc;
 use crate::words::{Errno, Path, PathBuf, Perms};
 
 /// A request on one path.
@@ -14,6 +15,11 @@ pub struct Op<'a> {
 }
 
 impl Op<'_> {
+    /// Whether it writes a value that is worth not to be copied for the log.
+    pub fn has_long_value(&self) -> bool {
+        matches!(&self.verb, Verb::Write(value) if value.len() >= SHARED_VALUE_BYTES)
+    }
+
     /// What keeping it in a log costs, in bytes.
     pub fn logged_bytes(&self) -> usize {
         let value = if let Verb::Write(value) = &self.verb { value.len() } else { 0 };
@@ -82,21 +88,38 @@ impl Verb<'_> {
 pub struct LoggedOp {
     /// The path.
     pub path: PathBuf,
-    /// What was asked.
+    /// What was asked; of a written value that lies in a node of the transaction, nothing.
     pub verb: Verb<'static>,
+    /// That node. It shares its value with the log as long as it is not changed again.
+    written: Option<NodeArc>,
 }
 
+/// From this length on a written value is not copied for the log, in bytes.
+const SHARED_VALUE_BYTES: usize = 128;
+
 impl LoggedOp {
-    /// Copies an operation.
-    pub fn of(op: &Op<'_>) -> LoggedOp {
-        LoggedOp { path: op.path.to_buf(), verb: op.verb.clone().into_owned() }
+    /// Copies an operation; of a written value that is long the node where it lies, if that is `written`.
+    pub fn of(op: &Op<'_>, written: Option<&NodeArc>) -> LoggedOp {
+        let path = op.path.to_buf();
+        let written = written.cloned();
+        let verb = match &written {
+            Some(_) => Verb::Write(Cow::Borrowed(&[])),
+            None => op.verb.clone().into_owned(),
+        };
+        LoggedOp { path, verb, written }
+    }
+
+    /// How many bytes of it lie in a node of the transaction.
+    pub fn shared_bytes(&self) -> usize {
+        self.written.as_ref().map_or(0, |node| node.value().len())
     }
 
     /// The operation, to be run again.
     pub fn op(&self) -> Op<'_> {
-        let verb = match &self.verb {
-            Verb::Write(value) => Verb::Write(Cow::Borrowed(value)),
-            other => other.clone(),
+        let verb = match (&self.verb, &self.written) {
+            (_, Some(node)) => Verb::Write(Cow::Borrowed(node.value())),
+            (Verb::Write(value), None) => Verb::Write(Cow::Borrowed(value)),
+            (other, None) => other.clone(),
         };
         Op { path: self.path.as_path(), verb }
     }

@@ -2,7 +2,7 @@
 
 use super::Store;
 use super::forest::{Forest, Locked};
-use super::node::NodeArc;
+use super::node::{Node, NodeArc};
 use super::op::Stop;
 use super::touched::{Change, Named, Touched, TouchedHomes};
 use crate::words::{Domid, Home, Layout, Path, Perms};
@@ -53,6 +53,11 @@ impl Forest for Own<'_, '_> {
 
     fn root_mut(&mut self, home: &Home<'_>) -> Result<Option<&mut NodeArc>, Stop> {
         Ok(self.touch(home).and_then(|touched| touched.write(home).as_mut()))
+    }
+
+    fn get_mut(&mut self, home: &Home<'_>, path: Path<'_>) -> Result<Option<&mut Node>, Stop> {
+        self.touch(home);
+        Ok(self.homes.node_mut(home, path))
     }
 
     fn set_root(

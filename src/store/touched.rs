@@ -5,9 +5,9 @@ use indexmap::IndexMap;
 
 use super::Shard;
 use super::forest::{LockSet, Locked};
-use super::node::NodeArc;
+use super::node::{Node, NodeArc};
 use super::pins::Pin;
-use super::tree::{find, get_mut};
+use super::tree::{find, get_mut, get_mut_counted};
 use crate::sync::Arc;
 use crate::words::{Domid, Home, Path, PathBuf, Perms, ShardId};
 
@@ -17,6 +17,8 @@ pub struct TouchedHomes {
     homes: IndexMap<PathBuf, Touched, RandomState>,
     /// Where the one is that was touched last: most requests are about the home of the one before.
     last: usize,
+    /// What the copies of nodes take that were made to change them.
+    copied_bytes: usize,
 }
 
 /// A home of a transaction.
@@ -174,6 +176,34 @@ impl TouchedHomes {
         self.homes.get_index_mut(self.last).map(|(_, touched)| touched)
     }
 
+    /// The node at `path`, which lies in the home that was touched last, to be changed. What a copy takes is
+    /// counted.
+    pub fn node_mut(&mut self, home: &Home<'_>, path: Path<'_>) -> Option<&mut Node> {
+        let (_, touched) = self.homes.get_index_mut(self.last)?;
+        let root = touched.write(home).as_mut()?;
+        get_mut_counted(root, home, path, &mut self.copied_bytes)
+    }
+
+    /// The node at `path`, which lies in `home`, as the transaction sees it.
+    pub fn node(&self, home: &Home<'_>, path: Path<'_>) -> Option<&NodeArc> {
+        let touched = self.homes.get(home.root.bytes())?;
+        find(touched.root.as_ref(), home, path).node()
+    }
+
+    /// What the copies of nodes take that were made to change them, in bytes.
+    pub fn copied_bytes(&self) -> usize {
+        self.copied_bytes
+    }
+
+    /// The root of a home that is not what it was when first touched, if there is one.
+    pub fn changed_home(&self, locked: &Locked<'_>) -> Option<&PathBuf> {
+        let is_changed = |(path, touched): &(&PathBuf, &Touched)| {
+            let home = Home { shard: touched.shard, root: path.as_path() };
+            !touched.is_current(locked.root_of(&home), &home)
+        };
+        self.homes.iter().find(is_changed).map(|(path, _)| path)
+    }
+
     /// The locks that a commit needs: shared where it only looked. Cost: the homes.
     pub fn lock_set(&self) -> LockSet {
         let mut set = LockSet::default();
@@ -186,10 +216,7 @@ impl TouchedHomes {
     /// Whether every home is still what it was when first touched, as far as it matters. Cost: a
     /// lookup for each.
     pub fn are_current(&self, locked: &Locked<'_>) -> bool {
-        self.homes.iter().all(|(path, touched)| {
-            let home = Home { shard: touched.shard, root: path.as_path() };
-            touched.is_current(locked.root_of(&home), &home)
-        })
+        self.changed_home(locked).is_none()
     }
 
     /// Puts what was written into the store. What it was remains here, so nothing is freed. Cost: the

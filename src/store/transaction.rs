@@ -16,7 +16,7 @@ use super::own::Own;
 use super::touched::TouchedHomes;
 use super::{Generations, Store, apply};
 use crate::domain::Quota;
-use crate::words::{Domid, Errno, Path, PathBuf};
+use crate::words::{Domid, Errno, Home, Path, PathBuf};
 use foldhash::fast::RandomState as FastState;
 use foldhash::quality::RandomState;
 
@@ -41,10 +41,17 @@ pub struct Transaction {
     pub(super) saw_quota: bool,
     /// Why END will answer EAGAIN, if that is known already.
     pub(super) doomed: Option<Conflict>,
-    /// Its homes were given up; its log is to be run again before anything else.
-    pub(super) given_up: bool,
-    /// What it holds, in bytes; charged to its connection.
-    bytes: usize,
+    /// Its homes were given up; its log is to be run again before anything else, and so many of its requests
+    /// have been.
+    pub(super) behind: Option<usize>,
+    /// Its log has been run again for its END, on homes that were then the store's.
+    pub(super) replayed: bool,
+    /// How often something else was committed in its homes while its END compared them.
+    pub(super) lost_races: usize,
+    /// What its log takes, in bytes.
+    log_bytes: usize,
+    /// What it takes beside that when the nodes are gone with which it shares values, in bytes.
+    shared_bytes: usize,
 }
 
 /// A request of a transaction, and what it was answered.
@@ -88,9 +95,22 @@ impl Transaction {
         Transaction { doomed: Some(conflict), ..Transaction::default() }
     }
 
-    /// What it holds, in bytes.
+    /// What it holds, in bytes: its log, the nodes that it created, also if it removed them again, and the
+    /// copies of others that it made to change them.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        let created = usize::try_from(self.deltas.created_bytes).unwrap_or(usize::MAX);
+        self.log_bytes.saturating_add(created).saturating_add(self.touched.copied_bytes())
+    }
+
+    /// Notes that the caller's account is charged with all that it holds, or with nothing of it.
+    pub fn set_charged(&mut self, is_charged: bool) {
+        let charged = if is_charged { self.deltas.created_bytes } else { 0 };
+        self.deltas.charged_bytes = charged;
+    }
+
+    /// Whether its log is to be run again, by [`Store::catch_up`], before its next request.
+    pub fn is_behind(&self) -> bool {
+        self.behind.is_some()
     }
 
     /// What one more request will make it hold, in bytes.
@@ -118,7 +138,6 @@ impl Transaction {
     /// what nobody else holds.
     pub fn give_up(&mut self) {
         drop(self.begin_anew());
-        self.given_up = true;
     }
 
     /// Keeps its log, to be run again, and answers all that was worked out so far: its homes and what
@@ -126,20 +145,26 @@ impl Transaction {
     pub(super) fn begin_anew(&mut self) -> Transaction {
         let kept = Transaction {
             log: std::mem::take(&mut self.log),
+            deltas: self.deltas.emptied(),
             rights: self.rights,
             saw_quota: self.saw_quota,
             doomed: self.doomed.take(),
-            bytes: self.bytes,
+            behind: Some(0),
+            lost_races: self.lost_races,
+            log_bytes: self.log_bytes + self.shared_bytes,
             ..Transaction::default()
         };
         std::mem::replace(self, kept)
     }
 
-    fn note(&mut self, op: &Op<'_>, outcome: Outcome) {
-        self.bytes += Self::bytes_of(op);
-        let op = LoggedOp::of(op);
+    fn note(&mut self, home: &Home<'_>, op: &Op<'_>, outcome: Outcome) {
+        let is_shared = op.has_long_value() && !outcome.is_refused();
+        let written = if is_shared { self.touched.node(home, op.path) } else { None };
+        let logged = LoggedOp::of(op, written);
+        self.log_bytes += Self::bytes_of(op) - logged.shared_bytes();
+        self.shared_bytes += logged.shared_bytes();
         self.saw_quota |= outcome == Outcome::Refused(Errno::ENOSPC);
-        self.log.push(Logged { op, outcome });
+        self.log.push(Logged { op: logged, outcome });
     }
 
     /// Leaves one change for each path, where the first was: a later one adds to what is known of it.
@@ -192,9 +217,8 @@ impl Store {
         if !self.registry.permits(&caller.domain, quota, made, path) {
             return Err(Errno::ENOSPC);
         }
-        if transaction.given_up {
-            self.refresh(transaction, caller, generations);
-        }
+        self.refresh(transaction, caller, generations);
+        transaction.replayed = false;
         if transaction.log.is_empty() {
             transaction.rights = self.registry.rights();
         }
@@ -202,7 +226,7 @@ impl Store {
         let generation = generations.next(self);
         let result = self.replay_one(transaction, None, caller, op, generation, reply);
         let outcome = Outcome::of(&op.verb, result, &reply[start..], &self.hasher);
-        transaction.note(op, outcome);
+        transaction.note(&self.layout.home(op.path), op, outcome);
         result
     }
 
@@ -246,6 +270,10 @@ fn credit_removed(cx: &mut Context<'_>, change: &mut Change) {
 }
 
 impl Outcome {
+    fn is_refused(self) -> bool {
+        matches!(self, Outcome::Refused(_))
+    }
+
     /// Remembers a reply. DIRECTORY_PART's generation is left out: it changes without anything
     /// that the list shows.
     pub(super) fn of(

@@ -65,6 +65,26 @@ pub fn get_mut<'t>(root: &'t mut NodeArc, home: &Home<'_>, path: Path<'_>) -> Op
     Some(node)
 }
 
+/// As [`get_mut`], and adds up what the copies take, in bytes.
+pub fn get_mut_counted<'t>(
+    root: &'t mut NodeArc,
+    home: &Home<'_>,
+    path: Path<'_>,
+    copied_bytes: &mut usize,
+) -> Option<&'t mut Node> {
+    let mut own = |node: &'t mut NodeArc| {
+        if !NodeArc::is_unique(node) {
+            *copied_bytes += node.copy_bytes();
+        }
+        NodeArc::make_mut(node)
+    };
+    let mut node = own(root);
+    for name in names_below(home, path) {
+        node = own(node.child_mut(name)?.as_mut()?);
+    }
+    Some(node)
+}
+
 /// Whether nodes of `owner` begin at `path`, should it be the owner of that.
 pub fn is_boundary(root: Option<&NodeArc>, home: &Home<'_>, path: Path<'_>, owner: Domid) -> bool {
     if home.root == path {

@@ -1,11 +1,11 @@
 //! Which watches changes concern.
 
 use std::cell::LazyCell;
-use std::ops::Range;
 
 use smallvec::SmallVec;
 
-use super::trie::{Entry, Trie, TrieNode};
+use super::entries::{Entries, Entry};
+use super::trie::{Cursor, Trie, name_at};
 use crate::words::Path;
 
 /// Finds the watches of one path after the other. A commit's changes are neighbours mostly: what a path
@@ -15,31 +15,43 @@ pub struct Matches<'t, 'p> {
     /// Where the path before was looked for.
     trie: Option<&'t Trie>,
     last: &'p [u8],
-    /// The nodes on the way to it, the root first, each with where its name ends in the path.
-    way: SmallVec<[(&'t TrieNode, usize); 8]>,
-    /// Where the first name ends that there is no node for.
+    /// The places on the way to it, the root first, each with where its name ends in the path.
+    way: SmallVec<[(Cursor<'t>, usize); 8]>,
+    /// Where the first name ends that leads to no watch.
     missing: Option<usize>,
 }
 
+/// The watches on one path that a change at or below it concerns.
+pub struct Matched<'t, 'd> {
+    /// All that are set on the path.
+    pub entries: &'t Entries,
+    /// How many levels the change is below the path.
+    levels: &'d dyn Fn() -> usize,
+}
+
+impl Matched<'_, '_> {
+    /// Whether the watches of `entry` reach down to the change.
+    pub fn reaches(&self, entry: &Entry) -> bool {
+        entry.depth.is_none_or(|limit| (self.levels)() <= usize::from(limit))
+    }
+}
+
 impl<'t, 'p> Matches<'t, 'p> {
-    /// Calls `found` for each watch in `trie` on `path` or an ancestor of it whose depth reaches `path`.
-    /// Cost: the path's depth.
-    pub fn of(&mut self, trie: &'t Trie, path: Path<'p>, mut found: impl FnMut(&Entry)) {
+    /// Calls `found` for each watched path in `trie` that is `path` or an ancestor of it. Cost: the path's
+    /// depth.
+    pub fn of(&mut self, trie: &'t Trie, path: Path<'p>, mut found: impl FnMut(&Matched<'t, '_>)) {
         self.go_to(trie, path);
         // Few watches have a depth, and most paths need not be counted.
         let depth = LazyCell::new(|| path.components().count());
-        for (level, (node, _)) in self.way.iter().enumerate() {
-            let reaches = |limit: u16| *depth - level <= usize::from(limit);
-            node.entries().each(|entry| {
-                if entry.depth.is_none_or(reaches) {
-                    found(entry);
-                }
-            });
+        for (level, (cursor, _)) in self.way.iter().enumerate() {
+            if let Some(entries) = cursor.entries() {
+                found(&Matched { entries, levels: &|| *depth - level });
+            }
         }
     }
 
-    /// Goes back to what this path and the last one have in common, and from there as far as there are
-    /// nodes.
+    /// Goes back to what this path and the last one have in common, and from there as far as names lead to
+    /// watches.
     fn go_to(&mut self, trie: &'t Trie, path: Path<'p>) {
         let bytes = path.bytes();
         let last = std::mem::replace(&mut self.last, bytes);
@@ -59,37 +71,29 @@ impl<'t, 'p> Matches<'t, 'p> {
         while self.way.last().is_some_and(|(_, end)| !in_common(*end)) {
             self.way.pop();
         }
-        let (mut node, mut end) = self.way.last().copied().unwrap_or((trie.above(path), 0));
+        let (mut cursor, mut end) = self.way.last().copied().unwrap_or((trie.top(path), 0));
         if self.way.is_empty() {
-            self.way.push((node, end));
+            self.way.push((cursor, end));
         }
         while let Some(name) = name_at(bytes, end) {
             end = name.end;
-            let Some(child) = node.child(&bytes[name]) else {
+            let Some(child) = cursor.child(&bytes[name]) else {
                 self.missing = Some(end);
                 return;
             };
-            node = child;
-            self.way.push((node, end));
+            cursor = child;
+            self.way.push((cursor, end));
         }
     }
-}
-
-/// The name that follows what ends at `end`, if one does.
-fn name_at(path: &[u8], end: usize) -> Option<Range<usize>> {
-    let start = end + usize::from(path.get(end) == Some(&b'/'));
-    let rest = path.get(start..).filter(|rest| !rest.is_empty())?;
-    let len = rest.iter().position(|&byte| byte == b'/').unwrap_or(rest.len());
-    Some(start..start + len)
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::Watcher;
+    use super::super::entries::tests::entry;
     use super::*;
-    use crate::words::{Domid, PathBuf};
+    use crate::words::PathBuf;
 
     fn arb_path() -> impl Strategy<Value = PathBuf> {
         let names = prop::collection::vec("[ab]{1,2}", 0..5).prop_map(|names| names.join("/"));
@@ -106,16 +110,19 @@ mod tests {
         ) {
             let mut trie = Trie::default();
             for (seq, (path, depth)) in (0..).zip(&watched) {
-                let watcher = Watcher { thread: 0, connection: 0, watch: 0, seq };
-                trie.insert(path.as_path(), Entry { watcher, domid: Domid(1), depth: *depth });
+                trie.insert(path.as_path(), entry(seq, *depth));
             }
             let other = trie.clone();
             let mut one = Matches::default();
             for (path, in_other) in &asked {
                 let (mut found, mut alone) = (Vec::new(), Vec::new());
                 let trie = if *in_other { &other } else { &trie };
-                one.of(trie, path.as_path(), |entry| found.push(entry.watcher.seq));
-                Matches::default().of(trie, path.as_path(), |entry| alone.push(entry.watcher.seq));
+                let reaching = |matched: &Matched<'_, '_>, seqs: &mut Vec<u64>| {
+                    let reaching = matched.entries.iter().filter(|entry| matched.reaches(entry));
+                    seqs.extend(reaching.map(|entry| entry.watcher.seq));
+                };
+                one.of(trie, path.as_path(), |matched| reaching(matched, &mut found));
+                Matches::default().of(trie, path.as_path(), |matched| reaching(matched, &mut alone));
                 prop_assert_eq!(found, alone, "{:?} of {:?}", path, asked);
             }
         }

@@ -20,7 +20,7 @@ pub struct Upper {
     // Held for a copy of the pointer, or for a change: of the trie in its place if nobody looks at
     // it, else of a copy of what the change touches. Either takes a few microseconds at most.
     current: Mutex<Arc<Trie>>,
-    /// How many watches there are, by [`Upper::place`]. Raised before a watch is in the trie and lowered
+    /// How many entries there are, by [`Upper::place`]. Raised before one is in the trie and lowered
     /// after it is out of it, both under the lock.
     counts: Box<[AtomicU32]>,
 }
@@ -53,16 +53,20 @@ impl Upper {
         Arc::clone(&self.current.lock())
     }
 
-    /// Adds a watch.
+    /// Adds an entry, or replaces that of the same connection and path.
     pub fn insert(&self, path: Path<'_>, entry: Entry) {
         let mut current = self.current.lock();
-        if !path.is_special() {
-            self.counts[self.place(path)].fetch_add(1, Ordering::Release);
+        let count = (!path.is_special()).then(|| &self.counts[self.place(path)]);
+        if let Some(count) = count {
+            count.fetch_add(1, Ordering::Release);
         }
-        Arc::make_mut(&mut current).insert(path, entry);
+        let is_new = Arc::make_mut(&mut current).insert(path, entry);
+        if let Some(count) = count.filter(|_| !is_new) {
+            count.fetch_sub(1, Ordering::Release);
+        }
     }
 
-    /// Takes a watch out; `false` if it is not there.
+    /// Takes an entry out; `false` if it is not there.
     pub fn remove(&self, path: Path<'_>, watcher: Watcher) -> bool {
         let mut current = self.current.lock();
         let removed = Arc::make_mut(&mut current).remove(path, watcher);
@@ -77,11 +81,9 @@ impl Upper {
 mod tests {
     use super::super::Matches;
     use super::*;
-    use crate::words::Domid;
 
     fn entry(seq: u64) -> Entry {
-        let watcher = Watcher { thread: 0, connection: 0, watch: 0, seq };
-        Entry { watcher, domid: Domid::CONTROL, depth: None }
+        super::super::entries::tests::entry(seq, None)
     }
 
     #[test]

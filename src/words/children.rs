@@ -13,6 +13,8 @@ use super::name::{Name, Sought, order};
 
 /// From here on a vector's copy costs more than a map's path.
 const FEW_MAX: usize = 32;
+/// What a change of a map copies beside a snapshot: a node of 64 entries on each of some three levels.
+const MAP_COPY_BYTES: usize = 3 * 64 * 24;
 /// A vector grows by this many places: its slack is paid in every directory of the store.
 const FEW_GROWTH: usize = 2;
 
@@ -121,6 +123,15 @@ impl<T: Clone> Children<T> {
                 many.names_bytes -= name.len() + 1;
                 Some(removed)
             }
+        }
+    }
+
+    /// About what a copy takes beside what it shares, in bytes: a vector's entries, or a map's nodes on the way
+    /// to one of them.
+    pub fn copy_bytes(&self) -> usize {
+        match &self.0 {
+            Kept::Few(few) => few.capacity() * size_of::<(Name, T)>(),
+            Kept::Many(_) => MAP_COPY_BYTES,
         }
     }
 

@@ -6,6 +6,7 @@ mod births;
 mod children;
 mod domid;
 mod errno;
+mod flat_drop;
 mod key;
 mod name;
 mod path;
@@ -16,6 +17,7 @@ pub use births::Births;
 pub use children::Children;
 pub use domid::Domid;
 pub use errno::Errno;
+pub use flat_drop::FlatDrop;
 pub use key::{DOMAINS, Home, Layout, ShardId, domain_of_home, has_homes_below};
 pub use name::Name;
 pub use path::{

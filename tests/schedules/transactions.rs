@@ -58,7 +58,7 @@ fn xsa_440_two_transactions_remove_the_same_nodes() {
             }
             match client.commit(transaction) {
                 Ok(()) | Err(Failure::Conflict(_)) => {}
-                Err(Failure::Quota | Failure::Turn(_)) => panic!("there is room, and no turn"),
+                Err(failure) => panic!("there is room, no turn, and little to do: {failure:?}"),
             }
         };
         at_once!(

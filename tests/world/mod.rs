@@ -13,7 +13,7 @@ use xenstored::store::{
 };
 use xenstored::store::{Done, Failure, Removed, Settlement, Unblocked, reaper};
 use xenstored::sync::Arc;
-use xenstored::watch::{Batch, Entry, Outlet, Watcher};
+use xenstored::watch::{Batch, Entry, Event, Outlet, Watcher};
 use xenstored::words::{Domid, Entry as PermEntry, Errno, Layout, Path, PathBuf, PermSet, Perms};
 
 /// Keeps what is pushed, in its order. Its lock is not shuttle's: a push is one step, as it is in
@@ -31,7 +31,8 @@ impl Recorder {
     pub fn take_events(&self) -> Vec<(u64, String)> {
         let batches = self.take().into_iter().flat_map(|(_, batch)| batch.events);
         let shown = |path: &[u8]| String::from_utf8(path.to_vec()).unwrap();
-        batches.map(|event| (event.watcher.seq, shown(&event.path))).collect()
+        let path = |event: &Event| event.path.as_deref().map_or("its own".into(), shown);
+        batches.map(|event| (event.watcher.seq, path(&event))).collect()
     }
 }
 
@@ -119,8 +120,8 @@ impl World {
 
     /// Sets a watch.
     pub fn watch_as(&self, domid: Domid, path: &str, seq: u64, depth: Option<u16>) -> Watcher {
-        let watcher = Watcher { thread: 0, connection: 0, watch: 0, seq };
-        self.store.watch(at(path), Entry { watcher, domid, depth });
+        let watcher = Watcher { thread: 0, connection: 0, group: u32::try_from(seq).unwrap(), seq };
+        self.store.watch(at(path), Entry { watcher, domid, depth, watches: 1 });
         watcher
     }
 

@@ -256,8 +256,8 @@ fn removals_that_are_not_settled_are_waited_for() {
 }
 
 fn entry(seq: u64) -> Entry {
-    let watcher = Watcher { thread: 2, connection: 0, watch: 0, seq };
-    Entry { watcher, domid: Domid(5), depth: None }
+    let watcher = Watcher { thread: 2, connection: 0, group: u32::try_from(seq).unwrap(), seq };
+    Entry { watcher, domid: Domid(5), depth: None, watches: 1 }
 }
 
 #[test]

@@ -1,0 +1,209 @@
+//! The delivery of events to the connections of a thread, and what happens to those that are not read.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use smallvec::SmallVec;
+
+use super::connection::Connection;
+use super::thread::{Place, Thread};
+use super::watches::WatchId;
+use crate::domain::{Notice, Quota, Registry, Ticket};
+use crate::sync::Arc;
+use crate::transport::Transport;
+use crate::watch::{Batch, Event, Watcher};
+
+/// So many events of one connection wait for its reply; with one more, all are queued in front of it.
+const LATE_MAX: usize = 1024;
+
+impl Thread {
+    /// Delivers a commit's events to connections of this thread; events for connections and watches that are
+    /// gone are dropped. Stops when this pass has delivered its share; the rest is for the next.
+    pub(super) fn deliver(
+        &mut self,
+        mut batch: Batch,
+        mut serving: Option<(Place, &mut Connection)>,
+    ) {
+        let version = self.next_number();
+        let registry = self.shared.store.registry();
+        let sender = EventSender { thread: self.number, now: self.now, version, registry };
+        let mut behind: Vec<Place> = Vec::new();
+        while let Some(events) = same_change(&mut batch.events) {
+            let weight: usize = events.iter().map(|event| usize::from(event.watches)).sum();
+            self.may_deliver = self.may_deliver.saturating_sub(weight);
+            self.mailbox().delivered(weight as u64);
+            let place = events[0].watcher.connection as usize;
+            let connection = match &mut serving {
+                Some((serving, connection)) if *serving == place => Some(&mut **connection),
+                _ => self.connections.get_mut(place).and_then(|slot| slot.as_deref_mut()),
+            };
+            if let Some(connection) = connection {
+                sender.send_or_defer(connection, events, batch.ticket.as_ref());
+                if behind.last() != Some(&place) {
+                    behind.push(place);
+                }
+            }
+            if self.may_deliver == 0 && !batch.events.is_empty() {
+                self.undelivered = Some(batch);
+                break;
+            }
+        }
+        for place in behind {
+            self.make_ready(place);
+            self.check_backlog(place);
+        }
+    }
+
+    /// Queues what came while a connection waited for the settling of what it removed.
+    pub(super) fn send_late(&mut self, connection: &mut Connection) {
+        let version = self.next_number();
+        let registry = self.shared.store.registry();
+        let sender = EventSender { thread: self.number, now: self.now, version, registry };
+        sender.send_late(connection);
+    }
+
+    /// Queues deferred events while there is room for them, and one if nothing else waits.
+    pub(super) fn queue_deferred(&self, connection: &mut Connection) {
+        while connection.watches.has_deferred() {
+            let full = is_at_memory_quota(self.shared.store.registry(), connection);
+            let room = if full { 0 } else { connection.output_limits().1 };
+            if connection.output.len() > room {
+                return;
+            }
+            connection.queue_next_deferred(self.number, self.now);
+        }
+    }
+
+    /// Closes a socket client that takes nothing, or it would take all memory.
+    fn check_backlog(&mut self, place: Place) {
+        if let Some(Some(connection)) = self.connections.get(place)
+            && connection.is_over_its_limit()
+        {
+            self.close(place);
+        }
+    }
+
+    /// Drops the events that a guest has not taken for too long, though it could.
+    pub(super) fn expire_events(&mut self, connection: &mut Connection) {
+        let timeout = self.shared.watch_event_timeout;
+        if !connection.is_guest() || timeout == Duration::ZERO || connection.quiesce.is_some() {
+            return;
+        }
+        let Some(deadline) = self.now.checked_sub(timeout) else { return };
+        if connection.output.oldest_event().is_some_and(|queued| queued < deadline) {
+            let dropped = connection.output.drop_events_before(deadline);
+            connection.recharge_output();
+            if let Some(count) = connection.domain.notice(Notice::EventsDropped) {
+                let domid = connection.domid().0;
+                tracing::warn!(domid, dropped, count, "events not taken in time");
+            }
+        }
+    }
+}
+
+/// Whether a guest's events would put its use of memory above its quota.
+fn is_at_memory_quota(registry: &Registry, connection: &Connection) -> bool {
+    let limit = u64::from(registry.limit(&connection.domain, Quota::Memory));
+    let uncharged = (connection.output.len() as u64).saturating_sub(connection.output_charged);
+    limit != 0 && connection.domain.account.used(Quota::Memory) + uncharged >= limit
+}
+
+/// What it takes to queue events.
+struct EventSender<'a> {
+    thread: u16,
+    now: Instant,
+    /// Of connections that are quiesced, from then on.
+    version: u64,
+    registry: &'a Registry,
+}
+
+/// The events of one connection for one change: one for each path that it watches.
+pub type ChangeEvents = SmallVec<[Event; 1]>;
+
+/// Takes the next events that are of one connection and one change.
+fn same_change(events: &mut VecDeque<Event>) -> Option<ChangeEvents> {
+    let first = events.pop_front()?;
+    let mut taken = ChangeEvents::new();
+    let is_same = |event: &Event| {
+        let same_path = match (&event.path, &first.path) {
+            (Some(path), Some(first)) => Arc::ptr_eq(path, first),
+            _ => false,
+        };
+        same_path && event.watcher.connection == first.watcher.connection
+    };
+    while events.front().is_some_and(is_same) {
+        taken.extend(events.pop_front());
+    }
+    taken.insert(0, first);
+    Some(taken)
+}
+
+impl EventSender<'_> {
+    /// Queues the events of one change, behind the reply that the connection waits for if it does.
+    fn send_or_defer(
+        &self,
+        connection: &mut Connection,
+        events: ChangeEvents,
+        ticket: Option<&Arc<Ticket>>,
+    ) {
+        match &mut connection.late {
+            Some(late) if late.len() < LATE_MAX => late.push((events, ticket.cloned())),
+            Some(_) => {
+                self.send_late(connection);
+                self.send(connection, &events, ticket);
+            }
+            None => self.send(connection, &events, ticket),
+        }
+    }
+
+    /// Queues the events of one change for a connection's watches that are still there, in the order in which
+    /// it set them.
+    fn send(&self, connection: &mut Connection, events: &[Event], ticket: Option<&Arc<Ticket>>) {
+        let waits = connection.quiesce.is_none();
+        // The writer never waits for a process of the control domain, which may have stopped.
+        let ticket = ticket.filter(|_| waits && matches!(connection.transport, Transport::Ring(_)));
+        let notified = events.iter().flat_map(|event| {
+            let Watcher { group, seq, .. } = event.watcher;
+            let changed = event.path.as_deref();
+            connection.watches.notified(group, seq, changed).map(move |id| (id, changed))
+        });
+        let mut notified: SmallVec<[(WatchId, Option<&[u8]>); 4]> = notified.collect();
+        if events.len() > 1 {
+            notified.sort_unstable_by_key(|(id, _)| id.seq);
+        }
+        for (id, changed) in notified {
+            self.send_one(connection, id, changed, ticket);
+        }
+    }
+
+    /// Queues the event of one watch; if it has to wait, that it is to have one.
+    fn send_one(
+        &self,
+        connection: &mut Connection,
+        id: WatchId,
+        changed: Option<&[u8]>,
+        ticket: Option<&Arc<Ticket>>,
+    ) {
+        let collapses = connection.output.len() > connection.output_limits().1;
+        let outdates = if connection.is_guest()
+            && (collapses
+                || connection.watches.has_deferred()
+                || is_at_memory_quota(self.registry, connection))
+        {
+            connection.watches.defer(id)
+        } else {
+            // Equal events merge, so what collapses adds one until that is visible.
+            let changed = changed.filter(|_| !collapses);
+            connection.queue_event(self.thread, id, changed, ticket.cloned(), self.now)
+        };
+        if outdates && connection.quiesce.is_some() {
+            connection.outdate(self.version);
+        }
+    }
+
+    fn send_late(&self, connection: &mut Connection) {
+        for (events, ticket) in connection.late.take().into_iter().flatten() {
+            self.send(connection, &events, ticket.as_ref());
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! The watchers of one change that may know of it.
+
+use super::Store;
+use crate::sync::Arc;
+use crate::watch::{Entry, Event};
+use crate::words::{Access, Domid, Path, Perms};
+
+/// The permissions that say who may know of a change: those before it, those after, the parent's.
+pub type ChangePerms<'a> = [Option<&'a Perms>; 3];
+
+/// Collects the events of one path.
+pub struct Recipients<'a> {
+    store: &'a Store,
+    path: Path<'a>,
+    /// Made when the first event needs it; shared by all.
+    shared: Option<Arc<[u8]>>,
+    found: &'a mut Vec<Event>,
+    /// The domain asked about last, and the answer: many entries belong to few domains.
+    last: Option<(Domid, bool)>,
+}
+
+impl<'a> Recipients<'a> {
+    /// None yet.
+    pub fn new(store: &'a Store, path: Path<'a>, found: &'a mut Vec<Event>) -> Recipients<'a> {
+        Recipients { store, path, shared: None, found, last: None }
+    }
+
+    /// Whether the watcher may know of a change with these permissions, which are those of all changes that
+    /// are asked about here (XSA-115).
+    pub fn may_know(&mut self, entry: &Entry, perms: ChangePerms<'_>) -> bool {
+        if let Some((domid, allowed)) = self.last
+            && domid == entry.domid
+        {
+            return allowed;
+        }
+        let registry = &self.store.registry;
+        let subject = registry.subject_of(entry.domid);
+        let reads = |perms: &Perms| perms.access(&subject, registry.births()).allows(Access::READ);
+        let allowed = perms.into_iter().flatten().any(reads);
+        self.last = Some((entry.domid, allowed));
+        allowed
+    }
+
+    /// Adds the event for a watcher if it may know of the change.
+    pub fn notify(&mut self, entry: &Entry, perms: ChangePerms<'_>) {
+        if self.may_know(entry, perms) {
+            let path = self.shared.get_or_insert_with(|| self.path.bytes().into());
+            let path = Some(Arc::clone(path));
+            self.found.push(Event { watcher: entry.watcher, watches: entry.watches, path });
+        }
+    }
+
+    /// Adds an event that names the watched path instead of the change, if the watcher may know of that;
+    /// returns whether it may. For a watcher of the control domain it is the change's own event, and `false`:
+    /// its kernel learns of backends by name only.
+    pub fn collapse(&mut self, entry: &Entry, perms: ChangePerms<'_>) -> bool {
+        if self.store.registry.is_privileged(entry.domid) {
+            self.notify(entry, perms);
+            return false;
+        }
+        let allowed = self.may_know(entry, perms);
+        if allowed {
+            let (watcher, watches) = (entry.watcher, entry.watches);
+            self.found.push(Event { watcher, watches, path: None });
+        }
+        allowed
+    }
+}

@@ -1,0 +1,127 @@
+//! The watches below a removed node: each learns that its own path is gone.
+
+use std::collections::HashSet;
+
+use foldhash::fast::RandomState;
+use indexmap::IndexMap;
+use smallvec::SmallVec;
+
+use super::commit_view::CommitView;
+use super::context::{Change, Removed};
+use super::node::Node;
+use super::recipients::Recipients;
+use crate::watch::{Cursor, Entries, Event};
+use crate::words::{Path, PathBuf};
+
+/// What one change removed, and the watches set exactly on what went with its root. The root's own event is
+/// the change's.
+pub struct RemovedWatches<'c, 'v, 's> {
+    view: &'c CommitView<'v, 's>,
+    change: &'c Change,
+    /// The removed trees by their roots' paths. A transaction may remove the same more than once, and put
+    /// something else there meanwhile.
+    trees: IndexMap<Path<'c>, SmallVec<[&'c Removed; 1]>, RandomState>,
+    /// The paths that were reported, if some are in several trees.
+    reported: Option<HashSet<PathBuf, RandomState>>,
+}
+
+/// A removed node that a watched path leads to or through.
+struct Visit<'c, 't> {
+    path: PathBuf,
+    cursor: Cursor<'t>,
+    node: &'c Node,
+    /// The node's parent in the same tree.
+    parent: Option<&'c Node>,
+}
+
+impl<'c, 'v, 's> RemovedWatches<'c, 'v, 's> {
+    /// Those of `change`.
+    pub fn of(view: &'c CommitView<'v, 's>, change: &'c Change) -> RemovedWatches<'c, 'v, 's> {
+        let mut trees = IndexMap::<_, SmallVec<[&'c Removed; 1]>, RandomState>::default();
+        for removed in &change.removed {
+            trees.entry(removed.path.as_path()).or_default().push(removed);
+        }
+        let reported = (trees.len() < change.removed.len()).then(HashSet::default);
+        RemovedWatches { view, change, trees, reported }
+    }
+
+    /// Adds their events.
+    pub fn report(&mut self, found: &mut Vec<Event>) {
+        for removed in &self.change.removed {
+            let path = removed.path.as_path();
+            let own = self.view.shard(path).map(|shard| &shard.watches);
+            for trie in own.into_iter().chain(self.view.upper.as_deref()) {
+                if let Some(cursor) = trie.find(path) {
+                    self.walk(removed, cursor, found);
+                }
+            }
+        }
+    }
+
+    /// Follows a removed tree and the watched paths together, from the root of both. Cost: level by level
+    /// the smaller of the two.
+    fn walk(&mut self, removed: &'c Removed, cursor: Cursor<'_>, found: &mut Vec<Event>) {
+        let path = removed.path.clone();
+        let mut todo = vec![Visit { path, cursor, node: &removed.root, parent: None }];
+        while let Some(visit) = todo.pop() {
+            if let Some(entries) = visit.cursor.entries() {
+                self.report_path(&visit, entries, found);
+            }
+            let Visit { path, cursor, node, .. } = visit;
+            let mut go_on = |name: &[u8], child: &'c Node| {
+                if let Some(cursor) = cursor.child(name) {
+                    let path = path.as_path().child(name);
+                    todo.push(Visit { path, cursor, node: child, parent: Some(node) });
+                }
+            };
+            // A child that is a home of its own is the root of another removed tree.
+            let children = node.children();
+            if cursor.len() <= children.len() {
+                let children = cursor.names().filter_map(|name| Some((name, children.get(name)?)));
+                children.for_each(|(name, child)| {
+                    child.iter().for_each(|child| go_on(name, child));
+                });
+            } else {
+                children.iter().for_each(|(name, child)| {
+                    child.iter().for_each(|child| go_on(name.bytes(), child));
+                });
+            }
+        }
+    }
+
+    fn report_path(&mut self, visit: &Visit<'c, '_>, entries: &Entries, found: &mut Vec<Event>) {
+        let path = visit.path.as_path();
+        if path == self.change.path.as_path()
+            || self.view.never_was(path)
+            || self.view.has_changed(path)
+        {
+            return;
+        }
+        if let Some(reported) = &mut self.reported
+            && !reported.insert(visit.path.clone())
+        {
+            return;
+        }
+        // Above the root of a home is a node of another tree that went with it.
+        let parent = visit.parent.or_else(|| self.removed_node(path.parent()?));
+        let perms = [Some(&visit.node.perms), parent.map(|parent| &parent.perms), None];
+        let mut recipients = Recipients::new(self.view.store, path, found);
+        entries.iter().for_each(|entry| recipients.notify(entry, perms));
+    }
+
+    /// The node that was at `path` in what was removed. What went, went with its own home, or with the
+    /// change's root if that is below the home's.
+    fn removed_node(&self, path: Path<'_>) -> Option<&'c Node> {
+        let home = self.view.store.layout.home(path).root;
+        let trees =
+            self.trees.get(&home).or_else(|| self.trees.get(&self.change.path.as_path()))?;
+        trees.iter().find_map(|removed| node_in(removed, path))
+    }
+}
+
+/// The node at `path` in a removed tree.
+fn node_in<'c>(removed: &'c Removed, path: Path<'_>) -> Option<&'c Node> {
+    let below = path.below(removed.path.as_path())?;
+    let mut names = below.split(|&byte| byte == b'/').filter(|name| !name.is_empty());
+    names.try_fold(&*removed.root, |node, name| node.children().get(name)?.as_deref())
+}

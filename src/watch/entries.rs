@@ -1,0 +1,127 @@
+//! The watches set on one path.
+
+use smallvec::SmallVec;
+
+use crate::words::Domid;
+
+/// Names the watches of one connection on one path, on the thread that serves it. They may be gone:
+/// `seq` is never used twice, so an event finds only watches that were set when it was caused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watcher {
+    /// The thread.
+    pub thread: u16,
+    /// The connection's place on that thread.
+    pub connection: u32,
+    /// The path's place among those that the connection watches.
+    pub group: u32,
+    /// The number of the newest of these watches. Numbers rise with every watch set on the thread.
+    pub seq: u64,
+}
+
+/// What distinguishes one connection's watches on a path from all others in a trie.
+type Key = (u16, u32, u32);
+
+impl Watcher {
+    fn key(self) -> Key {
+        (self.thread, self.connection, self.group)
+    }
+}
+
+/// The watches of one connection on one path, as the trie holds them. A thousand watches of one client
+/// on the same path cost a change one look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Whom to notify.
+    pub watcher: Watcher,
+    /// Whose permissions decide whether it is notified.
+    pub domid: Domid,
+    /// How many levels below the path the deepest of them reaches; `None` for all (xenstore.txt, WATCH).
+    pub depth: Option<u16>,
+    /// How many watches these are; counts beyond 65,535 are all alike.
+    pub watches: u16,
+}
+
+/// From here on a path's watches are a map: every domain may watch `@releaseDomain`, and a change beside a
+/// snapshot must not copy them all.
+const FEW_MAX: usize = 32;
+
+/// The watches set on one path, by connection.
+#[derive(Clone)]
+pub enum Entries {
+    /// Most watched paths have one watch.
+    Few(SmallVec<[Entry; 1]>),
+    /// More than `FEW_MAX` connections.
+    Many(Box<im::OrdMap<Key, Entry>>),
+}
+
+impl Default for Entries {
+    fn default() -> Entries {
+        Entries::Few(SmallVec::new())
+    }
+}
+
+impl Entries {
+    /// All of them, in no particular order.
+    pub fn iter(&self) -> impl Iterator<Item = &Entry> {
+        let (few, many) = match self {
+            Entries::Few(few) => (Some(few), None),
+            Entries::Many(many) => (None, Some(many)),
+        };
+        let few = few.into_iter().flatten();
+        few.chain(many.into_iter().flat_map(|many| many.values()))
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Entries::Few(few) => few.is_empty(),
+            Entries::Many(many) => many.is_empty(),
+        }
+    }
+
+    /// Adds an entry, or replaces that of the same connection and path; returns whether it is new.
+    pub(super) fn insert(&mut self, entry: Entry) -> bool {
+        let key = entry.watcher.key();
+        match self {
+            Entries::Few(few) => {
+                if let Some(known) = few.iter_mut().find(|known| known.watcher.key() == key) {
+                    *known = entry;
+                    return false;
+                }
+                if few.len() < FEW_MAX {
+                    few.push(entry);
+                } else {
+                    let all = few.drain(..).chain([entry]);
+                    let map = all.map(|entry| (entry.watcher.key(), entry)).collect();
+                    *self = Entries::Many(Box::new(map));
+                }
+                true
+            }
+            Entries::Many(many) => many.insert(key, entry).is_none(),
+        }
+    }
+
+    /// Takes the entry of a connection out; `false` if it has none.
+    pub(super) fn remove(&mut self, watcher: Watcher) -> bool {
+        let key = watcher.key();
+        match self {
+            Entries::Few(few) => {
+                let at = few.iter().position(|entry| entry.watcher.key() == key);
+                at.map(|at| few.remove(at)).is_some()
+            }
+            Entries::Many(many) => many.remove(&key).is_some(),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// The entry of one watch.
+    pub fn entry(seq: u64, depth: Option<u16>) -> Entry {
+        let group = u32::try_from(seq).unwrap();
+        let watcher = Watcher { thread: 0, connection: 0, group, seq };
+        Entry { watcher, domid: Domid(1), depth, watches: 1 }
+    }
+}

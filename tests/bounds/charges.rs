@@ -1,0 +1,147 @@
+//! What a guest is charged with is what the daemon keeps for it: the daemon's memory stays within the sum of
+//! the charges and a quarter, whatever shape its guests give to what they keep.
+
+use super::common::{Control, World, op};
+use super::watch_all;
+
+/// Guests that do the same in one daemon: more than any slack of the allocator can hide.
+const GUESTS: u16 = 16;
+/// What the daemon may take beside what it charges: pages of its allocator that are partly used.
+const SLACK_BYTES: u64 = 8 << 20;
+/// The quota `memory`, and what one request may be above it.
+const MEMORY_MAX: u32 = 2_621_440 + (160 << 10);
+
+/// A path of one-letter names as long as may be.
+fn deep(first: &str) -> String {
+    format!("{first}{}", "/a".repeat((2040 - first.len()) / 2))
+}
+
+/// Lets each of [`GUESTS`] fill its quotas, then compares what they are charged with what the daemon has grown by.
+fn fills_within_its_charge(shape: &str, fill: impl Fn(&mut World, u16)) {
+    for shards in [1, 4] {
+        let mut world = World::new(Control::Socket, shards);
+        (1..=GUESTS).for_each(|domid| _ = world.guest(domid));
+        let before = world.daemon.resident_bytes();
+        (1..=GUESTS).for_each(|domid| fill(&mut world, domid));
+        let grown = world.daemon.resident_bytes().saturating_sub(before);
+        let charges: Vec<_> = (1..=GUESTS).map(|domid| world.accounted(domid, "memory")).collect();
+        let charged: u64 = charges.iter().map(|&charge| u64::from(charge)).sum();
+        println!("{shape}, {shards} shards: charged {charged}, grown by {grown} bytes");
+        assert!(charged > 4 << 20, "{shape}: only {charged} bytes are charged");
+        assert!(charges.iter().all(|&charge| charge <= MEMORY_MAX), "{shape}: {charges:?}");
+        assert!(grown <= charged / 4 * 5 + SLACK_BYTES, "{shape}: {grown} bytes for {charged}");
+        world.check_store();
+    }
+}
+
+#[test]
+fn deep_watches_are_charged() {
+    fills_within_its_charge("deep watches", |world, domid| {
+        let paths = (0..1024).map(|i| (deep(&format!("{i:x}")), "t".to_owned()));
+        watch_all(world.guest(domid), paths);
+    });
+}
+
+#[test]
+fn short_watches_are_charged() {
+    fills_within_its_charge("short watches", |world, domid| {
+        watch_all(world.guest(domid), (0..1024).map(|i| (format!("{i:x}"), "t".to_owned())));
+    });
+}
+
+#[test]
+fn watches_at_every_level_are_charged() {
+    fills_within_its_charge("watches at every level", |world, domid| {
+        let paths = (0..1024).map(|i| (format!("x{}", "/a".repeat(i)), "t".to_owned()));
+        watch_all(world.guest(domid), paths.filter(|(path, _)| path.len() < 2048));
+    });
+}
+
+#[test]
+fn long_tokens_are_charged() {
+    fills_within_its_charge("long tokens", |world, domid| {
+        let watches = (0..1024).map(|i| ("x".to_owned(), format!("{i}{}", "t".repeat(2000))));
+        watch_all(world.guest(domid), watches);
+    });
+}
+
+#[test]
+fn small_nodes_are_charged() {
+    fills_within_its_charge("small nodes with permissions of their own", |world, domid| {
+        world.admin.set_quota(Some(domid), "nodes", 0);
+        world.admin.set_quota(Some(domid), "node-size", 0);
+        let guest = world.guest(domid);
+        for directory in 0..60 {
+            let nodes = (0..128).map(|node| format!("{directory}/a-name-of-19-bytes{node}"));
+            let nodes: Vec<_> = nodes.collect();
+            let writes = nodes.iter().map(|node| (op::WRITE, 0, format!("{node}\0").into_bytes()));
+            guest.pipeline(&writes.collect::<Vec<_>>());
+            let perms = nodes.iter().map(|node| {
+                (op::SET_PERMS, 0, format!("{node}\0n{domid}\0r0\0r0\0r0\0").into_bytes())
+            });
+            guest.pipeline(&perms.collect::<Vec<_>>());
+        }
+    });
+}
+
+#[test]
+fn nodes_of_an_open_transaction_are_charged() {
+    fills_within_its_charge("what a transaction creates", |world, domid| {
+        let guest = world.guest(domid);
+        for _ in 0..8 {
+            let tx = guest.start().unwrap();
+            let writes = (0..120)
+                .map(|i| (op::WRITE, tx, format!("n{i}\0{}", "v".repeat(1900)).into_bytes()));
+            guest.pipeline(&writes.collect::<Vec<_>>());
+        }
+    });
+}
+
+#[test]
+fn what_a_transaction_removes_again_is_charged() {
+    fills_within_its_charge("what a transaction removes again", |world, domid| {
+        let guest = world.guest(domid);
+        let tx = guest.start().unwrap();
+        let (tree, requests) = (deep("x"), 1000);
+        let pairs = (0..requests).map(|i| match i % 2 {
+            0 => (op::WRITE, tx, format!("{tree}\0").into_bytes()),
+            _ => (op::RM, tx, b"x\0".to_vec()),
+        });
+        let replies = guest.pipeline(&pairs.collect::<Vec<_>>());
+        assert!(replies.iter().any(|reply| *reply == Err("ENOSPC".to_owned())));
+    });
+}
+
+#[test]
+fn copies_of_open_transactions_are_charged() {
+    fills_within_its_charge("copies of open transactions", |world, domid| {
+        let guest = world.guest(domid);
+        let writes: Vec<_> = (0..900)
+            .map(|i| (op::WRITE, 0, format!("{}/{}\0", i / 30, i % 30).into_bytes()))
+            .collect();
+        guest.pipeline(&writes);
+        for _ in 0..100 {
+            let Ok(tx) = guest.start() else { break };
+            let writes = (0..30).map(|i| (op::WRITE, tx, format!("{i}/0\0v").into_bytes()));
+            guest.pipeline(&writes.collect::<Vec<_>>());
+        }
+    });
+}
+
+/// What C's default quotas admit is admitted: nodes as large as may be, and watches.
+#[test]
+fn the_largest_guest_that_c_admits_fits() {
+    let mut world = World::new(Control::Socket, 2);
+    let guest = world.guest(5);
+    // The home is the first; permissions and C's header count into the size of a node, and so do names.
+    let path = |i: u32| if i < 31 { format!("{i}") } else { format!("{}/{i}", i % 31) };
+    let writes: Vec<_> = (0..999)
+        .map(|i| {
+            let value = "v".repeat(if i < 31 { 1800 } else { 2000 });
+            (op::WRITE, 0, format!("{}\0{value}", path(i)).into_bytes())
+        })
+        .collect();
+    super::all_ok(&guest.pipeline(&writes));
+    let paths = (0..128).map(|i| (format!("{}/device/vif/0/state", path(i)), format!("{i}-token")));
+    assert_eq!(watch_all(guest, paths), 128);
+}

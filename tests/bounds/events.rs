@@ -1,0 +1,127 @@
+//! Events that guests cause and do not read.
+
+use std::collections::HashSet;
+
+use super::common::{Control, World, op};
+use super::{all_ok, watch_all};
+
+/// See `REPORTED_MAX` of the store.
+const REPORTED_MAX: usize = 16;
+
+/// A guest whose home domain 6 may read, with so many nodes in it.
+fn readable_home(world: &mut World, nodes: usize) {
+    world.guest(6);
+    let guest = world.guest(5);
+    let writes = (0..nodes).map(|i| (op::WRITE, 0, format!("d/{i}\0v").into_bytes()));
+    all_ok(&guest.pipeline(&writes.collect::<Vec<_>>()));
+    let paths = (0..nodes).map(|i| format!("/local/domain/5/d/{i}"));
+    let all =
+        ["/local/domain/5".to_owned(), "/local/domain/5/d".to_owned()].into_iter().chain(paths);
+    let perms = all.map(|path| (op::SET_PERMS, 0, format!("{path}\0n5\0r6\0").into_bytes()));
+    all_ok(&world.admin.pipeline(&perms.collect::<Vec<_>>()));
+}
+
+#[test]
+fn many_changes_of_a_guests_commit_are_one_event_for_another_guest() {
+    for (control, shards) in [(Control::Socket, 1), (Control::Socket, 4), (Control::Ring, 4)] {
+        let mut world = World::new(control, shards);
+        readable_home(&mut world, 40);
+        world.guest(6).watch("/local/domain/5/d", "of6").unwrap();
+        world.client("dom0").watch("/local/domain/5/d", "of0").unwrap();
+        world.events_until_now("dom6");
+        world.events_until_now("dom0");
+        let guest = world.guest(5);
+        let tx = guest.start().unwrap();
+        let writes = (0..40).map(|i| (op::WRITE, tx, format!("d/{i}\0w").into_bytes()));
+        all_ok(&guest.pipeline(&writes.collect::<Vec<_>>()));
+        guest.commit(tx).unwrap();
+        let named = |token: &str, count: usize| {
+            (0..count).map(|i| format!("/local/domain/5/d/{i}|{token}")).collect::<Vec<_>>()
+        };
+        let mut expected = named("of6", REPORTED_MAX);
+        expected.push("/local/domain/5/d|of6".to_owned());
+        assert_eq!(world.events_until_now("dom6"), expected);
+        // The control domain's kernel learns of a backend by name only.
+        assert_eq!(world.events_until_now("dom0"), named("of0", 40));
+    }
+}
+
+#[test]
+fn a_change_that_may_not_be_seen_does_not_use_up_the_events_of_others() {
+    let mut world = World::new(Control::Socket, 2);
+    readable_home(&mut world, 40);
+    for i in 0..39 {
+        world.admin.set_perms(&format!("/local/domain/5/d/{i}"), "n5").unwrap();
+    }
+    world.guest(6).watch("/local/domain/5/d", "t").unwrap();
+    world.events_until_now("dom6");
+    let guest = world.guest(5);
+    let tx = guest.start().unwrap();
+    let writes = (0..40).map(|i| (op::WRITE, tx, format!("d/{i}\0w").into_bytes()));
+    all_ok(&guest.pipeline(&writes.collect::<Vec<_>>()));
+    guest.commit(tx).unwrap();
+    assert_eq!(world.events_until_now("dom6"), ["/local/domain/5/d|t"]);
+}
+
+/// Each of its watches fires once more, with its own path, when there is room again.
+#[test]
+fn events_beyond_the_limit_are_deferred_and_none_is_lost() {
+    for shards in [1, 4] {
+        let mut world = World::new(Control::Socket, shards);
+        readable_home(&mut world, 100);
+        let token = "t".repeat(1500);
+        let watches = (0..300).map(|i| ("/local/domain/5/d".to_owned(), format!("{i}{token}")));
+        assert_eq!(watch_all(world.guest(6), watches), 300);
+        for i in 0..100 {
+            world.admin.write(&format!("/local/domain/5/d/{i}"), "w").unwrap();
+        }
+        world.admin.rm("/local/domain/5/d/99").unwrap();
+        // Unread, they take no more than the limit, not each watch's 1,500 bytes a hundred times.
+        let used = world.accounted(6, "memory");
+        assert!(used < 300 * 2200 + (64 << 10) + 8192, "{used} bytes");
+        let own = |i: u32| format!("/local/domain/5/d|{i}{token}");
+        let mut waited_for: HashSet<_> = (0..300).map(own).collect();
+        while !waited_for.is_empty() {
+            waited_for.remove(&world.next_event("dom6"));
+        }
+        world.check_store();
+    }
+}
+
+/// A guest at its quota still hears of changes, one event at a time.
+#[test]
+fn a_guest_without_room_for_events_gets_them_one_by_one() {
+    let mut world = World::new(Control::Socket, 2);
+    readable_home(&mut world, 4);
+    let guest = world.guest(6);
+    for i in 0..4 {
+        guest.watch(&format!("/local/domain/5/d/{i}"), "t").unwrap();
+    }
+    world.events_until_now("dom6");
+    let used = world.accounted(6, "memory");
+    world.admin.set_quota(Some(6), "memory", used);
+    for i in 0..4 {
+        world.admin.write(&format!("/local/domain/5/d/{i}"), "w").unwrap();
+    }
+    let expected: Vec<_> = (0..4).map(|i| format!("/local/domain/5/d/{i}|t")).collect();
+    let events: Vec<_> = (0..4).map(|_| world.next_event("dom6")).collect();
+    assert_eq!(events, expected);
+}
+
+/// A process of the control domain that stopped with a broad watch holds up no guest.
+#[test]
+fn a_stopped_socket_client_does_not_hold_back_a_guest() {
+    for shards in [1, 4] {
+        let mut world = World::new(Control::Socket, shards);
+        world.client("dom0");
+        let mut stopped = world.take("dom0");
+        stopped.watch("/local/domain", "broad").unwrap();
+        let guest = world.guest(5);
+        for round in 0..50 {
+            let writes = (0..100)
+                .map(|i| (op::WRITE, 0, format!("{i}/{round}\0{}", "v".repeat(10)).into_bytes()));
+            guest.pipeline(&writes.collect::<Vec<_>>());
+        }
+        assert_eq!(guest.read("0/0").as_deref(), Ok(&b"vvvvvvvvvv"[..]));
+    }
+}

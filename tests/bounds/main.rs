@@ -1,0 +1,30 @@
+//! What guests within their quotas can make the daemon do and keep.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod charges;
+mod events;
+mod replays;
+
+use common::{Client, Reply, op};
+
+/// All succeed.
+fn all_ok(replies: &[Reply]) {
+    assert!(replies.iter().all(Result::is_ok), "{:?}", replies.iter().find(|reply| reply.is_err()));
+}
+
+/// Sets watches on these paths, as many as fit, and takes their first events; returns how many fit.
+fn watch_all(client: &mut Client, watches: impl Iterator<Item = (String, String)>) -> usize {
+    let requests: Vec<_> = watches
+        .map(|(path, token)| (op::WATCH, 0, format!("{path}\0{token}\0").into_bytes()))
+        .collect();
+    let replies = client.pipeline(&requests);
+    let fit = replies.iter().filter(|reply| reply.is_ok()).count();
+    let refused = replies.iter().filter(|reply| **reply == Err("ENOSPC".to_owned())).count();
+    assert_eq!(fit + refused, replies.len());
+    for _ in 0..fit {
+        client.next_event();
+    }
+    fit
+}

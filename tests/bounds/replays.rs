@@ -1,0 +1,58 @@
+//! Transactions whose logs are run again.
+
+use std::time::Duration;
+
+use super::all_ok;
+use super::common::{Control, World, op};
+
+/// A log that takes many passes to be run again gives the same replies as one that takes none.
+#[test]
+fn a_long_log_is_run_again_in_pieces() {
+    for shards in [1, 4] {
+        let mut world = World::new(Control::Socket, shards);
+        let guest = world.guest(5);
+        guest.write("x", "v").unwrap();
+        let tx = guest.start().unwrap();
+        let requests: Vec<_> = (0..1000)
+            .map(|i| match i % 3 {
+                0 => {
+                    (op::WRITE, tx, format!("d{}/{}\0w", i % 7, "a/".repeat(20) + "b").into_bytes())
+                }
+                1 => (op::READ, tx, b"x\0".to_vec()),
+                _ => (op::RM, tx, format!("d{}\0", i % 7).into_bytes()),
+            })
+            .collect();
+        let replies = guest.pipeline(&requests);
+        all_ok(&replies);
+        // Its snapshots are given up meanwhile.
+        std::thread::sleep(Duration::from_millis(1500));
+        assert_eq!(guest.request(op::READ, tx, b"x\0").as_deref(), Ok(&b"v"[..]));
+        std::thread::sleep(Duration::from_millis(1500));
+        guest.commit(tx).unwrap();
+        assert_eq!(guest.read("x").as_deref(), Ok(&b"v"[..]));
+        world.check_store();
+    }
+}
+
+/// Another guest that rewrites what a transaction read, with the same value, makes it run again and again;
+/// then it is refused, and nobody waits for locks.
+#[test]
+fn a_guest_that_loses_every_race_is_refused_or_commits() {
+    let mut world = World::new(Control::Socket, 2);
+    world.guest(5);
+    world.guest(6).write("x", "same").unwrap();
+    world.admin.set_perms("/local/domain/6/x", "n6 r5").unwrap();
+    for _ in 0..20 {
+        let guest = world.guest(5);
+        let tx = guest.start().unwrap();
+        guest.request(op::READ, tx, b"/local/domain/6/x\0").unwrap();
+        let writes = (0..900).map(|i| (op::WRITE, tx, format!("n{}\0", i % 50).into_bytes()));
+        all_ok(&guest.pipeline(&writes.collect::<Vec<_>>()));
+        let writes: Vec<_> = (0..400).map(|_| (op::WRITE, 0, b"x\0same".to_vec())).collect();
+        world.guest(5).send(op::TRANSACTION_END, tx, b"T\0");
+        all_ok(&world.guest(6).pipeline(&writes));
+        let end = world.guest(5).reply();
+        assert!(end.is_ok() || end == Err("EAGAIN".to_owned()), "{end:?}");
+    }
+    world.check_store();
+}
