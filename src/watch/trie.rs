@@ -24,11 +24,11 @@ struct TrieNode {
     /// The names that lead here after the one under which the parent has it, with slashes between.
     rest: Box<[u8]>,
     entries: Entries,
-    children: Children<Arc<TrieNode>>,
+    children: Children<Arc<TrieNode>, false>,
 }
 
 thread_local! {
-    static NODES: FlatDrop<Children<Arc<TrieNode>>> = const { FlatDrop::new() };
+    static NODES: FlatDrop<Children<Arc<TrieNode>, false>> = const { FlatDrop::new() };
 }
 
 /// A guest that watches every level of a path makes the trie as deep as that.

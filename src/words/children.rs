@@ -9,7 +9,9 @@
 
 use thin_vec::ThinVec;
 
-use super::name::{Name, Sought, order};
+use equivalent::Comparable;
+
+use super::name::{Name, Short, Sought};
 
 /// From here on a vector's copy costs more than a map's path.
 const FEW_MAX: usize = 32;
@@ -18,9 +20,10 @@ const MAP_COPY_BYTES: usize = 3 * 64 * 24;
 /// A vector grows by this many places: its slack is paid in every directory of the store.
 const FEW_GROWTH: usize = 2;
 
-/// Named children in the order of their names ([`Name`]).
+/// Named children in the order of their names ([`Name`]). Of those that are not `LISTED` for a client the order
+/// is that of the bytes, which costs a look-up among many less.
 #[derive(Clone)]
-pub struct Children<T: Clone>(Kept<T>);
+pub struct Children<T: Clone, const LISTED: bool = true>(Kept<T>);
 
 #[derive(Clone)]
 enum Kept<T: Clone> {
@@ -35,10 +38,27 @@ struct Many<T: Clone> {
     map: im::OrdMap<Name, T>,
 }
 
-impl<T: Clone> Children<T> {
+impl<T: Clone, const LISTED: bool> Children<T, LISTED> {
     /// No children; takes no memory.
-    pub const fn new() -> Children<T> {
+    pub const fn new() -> Children<T, LISTED> {
         Children(Kept::Few(ThinVec::new()))
+    }
+
+    fn name(name: &[u8]) -> Name {
+        if LISTED { Name::new(name) } else { Name::unlisted(name) }
+    }
+
+    #[inline]
+    fn short(name: &[u8]) -> Option<Name> {
+        Short::of(name).map(|short| if LISTED { short.listed() } else { short.unlisted() })
+    }
+
+    /// Where `name` is, or belongs.
+    fn position(few: &[(Name, T)], name: &[u8]) -> Result<usize, usize> {
+        match Self::short(name) {
+            Some(short) => few.binary_search_by(|(other, _)| other.cmp(&short)),
+            None => few.binary_search_by(|(other, _)| Sought(name).compare(other).reverse()),
+        }
     }
 
     /// How many there are.
@@ -67,7 +87,7 @@ impl<T: Clone> Children<T> {
     pub fn get(&self, name: &[u8]) -> Option<&T> {
         match &self.0 {
             Kept::Few(few) => find(few, name).and_then(|at| few.get(at)).map(|(_, child)| child),
-            Kept::Many(many) => match Name::short(name) {
+            Kept::Many(many) => match Self::short(name) {
                 Some(short) => many.map.get(&short),
                 None => many.map.get(&Sought(name)),
             },
@@ -80,7 +100,7 @@ impl<T: Clone> Children<T> {
             Kept::Few(few) => {
                 find(few, name).and_then(|at| few.get_mut(at)).map(|(_, child)| child)
             }
-            Kept::Many(many) => match Name::short(name) {
+            Kept::Many(many) => match Self::short(name) {
                 Some(short) => many.map.get_mut(&short),
                 None => many.map.get_mut(&Sought(name)),
             },
@@ -91,20 +111,20 @@ impl<T: Clone> Children<T> {
     pub fn insert(&mut self, name: &[u8], child: T) -> Option<T> {
         let few = match &mut self.0 {
             Kept::Few(few) => few,
-            Kept::Many(many) => return many.insert(Name::new(name), child),
+            Kept::Many(many) => return many.insert(Self::name(name), child),
         };
-        match position(few, name) {
+        match Self::position(few, name) {
             Ok(at) => return Some(std::mem::replace(&mut few[at].1, child)),
             Err(at) if few.len() < FEW_MAX => {
                 if few.len() == few.capacity() {
                     few.reserve_exact(FEW_GROWTH);
                 }
-                few.insert(at, (Name::new(name), child));
+                few.insert(at, (Self::name(name), child));
             }
             Err(_) => {
                 let names_bytes = names_bytes(few);
                 let mut many = Many { names_bytes, map: few.drain(..).collect() };
-                many.insert(Name::new(name), child);
+                many.insert(Self::name(name), child);
                 self.0 = Kept::Many(Box::new(many));
             }
         }
@@ -114,9 +134,9 @@ impl<T: Clone> Children<T> {
     /// Takes the child called `name` out.
     pub fn remove(&mut self, name: &[u8]) -> Option<T> {
         match &mut self.0 {
-            Kept::Few(few) => position(few, name).ok().map(|at| few.remove(at).1),
+            Kept::Few(few) => Self::position(few, name).ok().map(|at| few.remove(at).1),
             Kept::Many(many) => {
-                let removed = match Name::short(name) {
+                let removed = match Self::short(name) {
                     Some(short) => many.map.remove(&short),
                     None => many.map.remove(&Sought(name)),
                 }?;
@@ -163,8 +183,8 @@ impl<T: Clone> Many<T> {
     }
 }
 
-impl<T: Clone> Default for Children<T> {
-    fn default() -> Children<T> {
+impl<T: Clone, const LISTED: bool> Default for Children<T, LISTED> {
+    fn default() -> Children<T, LISTED> {
         Children::new()
     }
 }
@@ -177,8 +197,8 @@ fn names_bytes<T>(few: &[(Name, T)]) -> usize {
 /// that two differ takes less than to see how.
 #[inline(always)] // For each name of each path: a call takes a third as long.
 fn find<T>(few: &[(Name, T)], name: &[u8]) -> Option<usize> {
-    match Name::short(name) {
-        Some(short) => few.iter().position(|(other, _)| *other == short),
+    match Short::of(name) {
+        Some(short) => few.iter().position(|(other, _)| short.is(other)),
         None => find_long(few, name),
     }
 }
@@ -187,14 +207,6 @@ fn find<T>(few: &[(Name, T)], name: &[u8]) -> Option<usize> {
 #[inline(never)]
 fn find_long<T>(few: &[(Name, T)], name: &[u8]) -> Option<usize> {
     few.iter().position(|(other, _)| other.bytes() == name)
-}
-
-/// Where `name` is, or belongs.
-fn position<T>(few: &[(Name, T)], name: &[u8]) -> Result<usize, usize> {
-    match Name::short(name) {
-        Some(short) => few.binary_search_by(|(other, _)| other.cmp(&short)),
-        None => few.binary_search_by(|(other, _)| order(other.bytes(), name)),
-    }
 }
 
 /// Iterates over [`Children`].
@@ -233,7 +245,7 @@ mod tests {
     proptest! {
         #[test]
         fn behaves_like_an_ordered_map(steps in prop::collection::vec((any::<bool>(), 0u8..80), 0..300)) {
-            let mut children = Children::new();
+            let mut children = Children::<_, true>::new();
             let mut model = BTreeMap::new();
             for (insert, number) in steps {
                 let name = name(number);
@@ -260,6 +272,26 @@ mod tests {
                 let name = name(number);
                 let of_it = model.iter().find(|((.., other), _)| *other == name);
                 prop_assert_eq!(children.get(name.as_bytes()), of_it.map(|(_, child)| child));
+            }
+        }
+
+        #[test]
+        fn unlisted_children_are_found_by_any_name(
+            steps in prop::collection::vec((any::<bool>(), "[-12a]{1,2}|[-12a]{14,15}"), 0..300),
+        ) {
+            let mut children = Children::<_, false>::new();
+            let mut model = BTreeMap::new();
+            for (number, (insert, name)) in steps.into_iter().enumerate() {
+                if insert {
+                    let replaced = children.insert(name.as_bytes(), number);
+                    prop_assert_eq!(replaced, model.insert(name, number));
+                } else {
+                    prop_assert_eq!(children.remove(name.as_bytes()), model.remove(&name));
+                }
+                prop_assert_eq!(children.len(), model.len());
+            }
+            for (name, number) in &model {
+                prop_assert_eq!(children.get(name.as_bytes()), Some(number));
             }
         }
     }

@@ -53,8 +53,8 @@ const OTHER: u8 = 0x10;
 impl Name {
     /// Makes a name of `bytes`. Cost: a copy, and an allocation if it is long and unusual.
     pub fn new(bytes: &[u8]) -> Name {
-        if let Some(name) = Name::short(bytes) {
-            return name;
+        if let Some(short) = Short::of(bytes) {
+            return short.listed();
         }
         match WELL_KNOWN.binary_search(&bytes).map(u8::try_from) {
             Ok(Ok(index)) => Name(Repr::WellKnown(index)),
@@ -62,17 +62,19 @@ impl Name {
         }
     }
 
-    /// Makes a name of at most 14 bytes: to be looked for among others, since two such are compared
-    /// without a look at their lengths.
-    #[inline] // Of each name of each path that is looked for.
-    pub fn short(bytes: &[u8]) -> Option<Name> {
-        let len =
-            u8::try_from(bytes.len()).ok().filter(|&len| usize::from(len) <= INLINE_BYTES_MAX)?;
-        let padded = padded(bytes);
-        let is_number = bytes.first().is_some_and(u8::is_ascii_digit) && is_number(padded, len);
-        let kind = if is_number { len } else { len | OTHER };
-        let inline = padded.to_le_bytes().first_chunk().copied().unwrap_or_default();
-        Some(Name(Repr::Inline(kind, inline)))
+    /// Makes a name that is ordered by its bytes alone, for those that are never listed. It is not compared with
+    /// others than its like.
+    pub fn unlisted(bytes: &[u8]) -> Name {
+        Short::of(bytes).map_or_else(|| Name::new(bytes), Short::unlisted)
+    }
+
+    /// What [`class_of`] returns, and of a short unlisted name that it is no number.
+    fn class(&self) -> usize {
+        match &self.0 {
+            Repr::Inline(kind, _) if kind & OTHER == 0 => usize::from(*kind),
+            Repr::Inline(..) | Repr::WellKnown(_) => usize::MAX,
+            Repr::Boxed(bytes) => class_of(bytes),
+        }
     }
 
     /// The name's bytes.
@@ -82,6 +84,48 @@ impl Name {
             Repr::WellKnown(index) => WELL_KNOWN[usize::from(*index)],
             Repr::Boxed(bytes) => bytes,
         }
+    }
+}
+
+/// A name of at most 14 bytes that is looked for: two such are compared without a look at their lengths.
+#[derive(Clone, Copy)]
+pub struct Short {
+    len: u8,
+    /// As a little-endian number; what is left of it is zero.
+    padded: u128,
+}
+
+impl Short {
+    /// The name, if it is as short.
+    #[inline] // Of each name of each path that is looked for.
+    pub fn of(bytes: &[u8]) -> Option<Short> {
+        let len =
+            u8::try_from(bytes.len()).ok().filter(|&len| usize::from(len) <= INLINE_BYTES_MAX)?;
+        Some(Short { len, padded: padded(bytes) })
+    }
+
+    /// Whether `name` is this one.
+    #[inline]
+    pub fn is(self, name: &Name) -> bool {
+        let Repr::Inline(kind, bytes) = &name.0 else { return false };
+        kind & !OTHER == self.len && *bytes == self.inline()
+    }
+
+    #[inline]
+    fn inline(self) -> [u8; INLINE_BYTES_MAX] {
+        self.padded.to_le_bytes().first_chunk().copied().unwrap_or_default()
+    }
+
+    /// The name as it is in a directory.
+    pub fn listed(self) -> Name {
+        let kind = if is_number(self.padded, self.len) { self.len } else { self.len | OTHER };
+        Name(Repr::Inline(kind, self.inline()))
+    }
+
+    /// See [`Name::unlisted`].
+    #[inline]
+    pub fn unlisted(self) -> Name {
+        Name(Repr::Inline(self.len | OTHER, self.inline()))
     }
 }
 
@@ -96,7 +140,7 @@ impl Equivalent<Name> for Sought<'_> {
 
 impl Comparable<Name> for Sought<'_> {
     fn compare(&self, name: &Name) -> Ordering {
-        order(self.0, name.bytes())
+        (class_of(self.0), self.0).cmp(&(name.class(), name.bytes()))
     }
 }
 
@@ -128,12 +172,11 @@ impl Ord for Name {
         let (Repr::Inline(kind, bytes), Repr::Inline(other_kind, other_bytes)) =
             (&self.0, &other.0)
         else {
-            return order(self.bytes(), other.bytes());
+            return (self.class(), self.bytes()).cmp(&(other.class(), other.bytes()));
         };
-        // Numbers by length; all others alike.
-        let (class, other_class) = (*kind.min(&OTHER), *other_kind.min(&OTHER));
-        if class != other_class {
-            return class.cmp(&other_class);
+        // Numbers by length, before all others.
+        if kind & other_kind & OTHER == 0 && kind != other_kind {
+            return kind.min(&OTHER).cmp(other_kind.min(&OTHER));
         }
         let (high, other_high) = (first(bytes), first(other_bytes));
         if high != other_high {
@@ -147,11 +190,12 @@ impl Ord for Name {
 /// all others by bytes. Guests number their devices in this order, so `10` comes after `9`, and it depends
 /// on nothing but the names, so that equal states are listed equally and no node takes memory for it.
 pub fn order(name: &[u8], other: &[u8]) -> Ordering {
-    let key = |name: &[u8]| {
-        let digits = name.iter().all(u8::is_ascii_digit);
-        (!digits, if digits { name.len() } else { 0 })
-    };
-    key(name).cmp(&key(other)).then_with(|| name.cmp(other))
+    (class_of(name), name).cmp(&(class_of(other), other))
+}
+
+/// Numbers by length, and after them all other names alike.
+fn class_of(name: &[u8]) -> usize {
+    if name.iter().all(u8::is_ascii_digit) { name.len() } else { usize::MAX }
 }
 
 /// Whether a name of `len` bytes consists of digits only. `padded` is the name as a little-endian number.
@@ -246,6 +290,22 @@ mod tests {
             b in prop::collection::vec(any::<u8>(), 1..17),
         ) {
             prop_assert_eq!(Name::new(&a).cmp(&Name::new(&b)), documented(&a, &b));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn unlisted_names_have_one_order(
+            names in prop::collection::vec("[-1a]{1,2}|[-1a]{14,16}", 3),
+        ) {
+            let [a, b, c] = [0, 1, 2].map(|at| Name::unlisted(names[at].as_bytes()));
+            prop_assert_eq!(a.cmp(&b), b.cmp(&a).reverse());
+            prop_assert_eq!(a.cmp(&b) == Ordering::Equal, names[0] == names[1]);
+            prop_assert!(!(a <= b && b <= c) || a <= c, "{:?}", names);
+            if names[1].len() > INLINE_BYTES_MAX {
+                let sought = Sought(names[1].as_bytes());
+                prop_assert_eq!(sought.compare(&a), b.cmp(&a));
+            }
         }
     }
 
