@@ -117,10 +117,11 @@ fn xsa_326_a_guest_above_its_memory_quota_is_not_read() {
         paths.iter().for_each(|path| _ = world.admin.write(path, "v").unwrap());
         world.guest(5).watch("x", "t").unwrap();
         world.guest(5).next_event();
-        let used = world.accounted(5, "memory");
-        world.admin.set_quota(Some(5), "memory", used + 1024);
-        // Some 4 KB of events, of which the page has a quarter: the rest is charged to the guest.
+        // Some 4 KB of events, of which the page has a quarter: the rest is charged to the guest. Near the
+        // quota they would be deferred, so it is lowered below what is used already.
         paths.iter().for_each(|path| _ = world.admin.write(path, "w").unwrap());
+        let used = world.accounted(5, "memory");
+        world.admin.set_quota(Some(5), "memory", used - 1);
         let guest = world.guest(5);
         guest.send(op::READ, 0, "x/00\0");
         guest.ring().notify();
@@ -175,15 +176,17 @@ fn xsa_330_reset_watches_leaks_nothing() {
         let mut world = World::new(Control::Socket, shards);
         world.guest(5);
         let mut guest = world.take("dom5");
+        let mut last = 0;
         let mut watch_and_reset = |count: usize| {
-            let some: Vec<_> = (0..16)
-                .flat_map(|_| {
-                    [(op::WATCH, 0, b"x\0t\0".to_vec()), (op::RESET_WATCHES, 0, b"\0".to_vec())]
-                })
-                .collect();
             for _ in 0..count / 16 {
-                assert!(guest.pipeline(&some).iter().all(Result::is_ok));
+                // Never the same path twice: what stays of a watch on one is replaced by the next on it.
+                let some = (last..last + 16).flat_map(|i| {
+                    let watch = (op::WATCH, 0, format!("x{i}\0t\0").into_bytes());
+                    [watch, (op::RESET_WATCHES, 0, b"\0".to_vec())]
+                });
+                assert!(guest.pipeline(&some.collect::<Vec<_>>()).iter().all(Result::is_ok));
                 guest.take_events();
+                last += 16;
             }
         };
         watch_and_reset(2_000);
