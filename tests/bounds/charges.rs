@@ -57,6 +57,30 @@ fn watches_at_every_level_are_charged() {
     });
 }
 
+/// A watch that stays costs the same whether shorter paths on its way were watched meanwhile or not.
+#[test]
+fn removed_watches_leave_nothing_beside_a_deeper_one() {
+    const LEVELS: usize = 200;
+    let set_and_keep_the_deepest = |world: &mut World, first: usize| {
+        let guest = world.guest(1);
+        let level = |depth| format!("{first:x}{}", "/a".repeat(depth));
+        assert_eq!(watch_all(guest, (1..=LEVELS).map(|i| (level(i), "t".to_owned()))), LEVELS);
+        let unwatch = |i| (op::UNWATCH, 0, format!("{}\0t\0", level(i)).into_bytes());
+        super::all_ok(&guest.pipeline(&(1..LEVELS).map(unwatch).collect::<Vec<_>>()));
+    };
+    for shards in [1, 4] {
+        let mut world = World::new(Control::Socket, shards);
+        set_and_keep_the_deepest(&mut world, 0);
+        let before = world.daemon.resident_bytes();
+        (1..=300).for_each(|first| set_and_keep_the_deepest(&mut world, first));
+        let grown = world.daemon.resident_bytes().saturating_sub(before);
+        println!("{shards} shards: grown by {grown} bytes");
+        // 300 watches of 1 KiB each; with a node for each level that was watched it would be above 6 MB.
+        assert!(grown < 2 << 20, "{grown} bytes for 300 watches");
+        world.check_store();
+    }
+}
+
 #[test]
 fn long_tokens_are_charged() {
     fills_within_its_charge("long tokens", |world, domid| {

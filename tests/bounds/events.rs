@@ -115,7 +115,8 @@ fn a_stopped_socket_client_does_not_hold_back_a_guest() {
         let mut world = World::new(Control::Socket, shards);
         world.client("dom0");
         let mut stopped = world.take("dom0");
-        stopped.watch("/local/domain", "broad").unwrap();
+        // Long, so that the events are more than the socket's buffer takes.
+        stopped.watch("/local/domain", &"t".repeat(1000)).unwrap();
         let guest = world.guest(5);
         for round in 0..50 {
             let writes = (0..100)
@@ -123,5 +124,29 @@ fn a_stopped_socket_client_does_not_hold_back_a_guest() {
             guest.pipeline(&writes.collect::<Vec<_>>());
         }
         assert_eq!(guest.read("0/0").as_deref(), Ok(&b"vvvvvvvvvv"[..]));
+    }
+}
+
+/// A thread that is slow to deliver slows down the guests that give it work: a guest has at most the limit and
+/// one request of events undelivered. All others are in front of a reply that is asked for after its last.
+#[test]
+fn a_guest_whose_events_are_not_delivered_is_held_back() {
+    const WATCHES: usize = 1000;
+    // Below the megabyte of unread events from which on they collapse.
+    const WRITES: usize = 20;
+    for shards in [1, 4] {
+        let mut world = World::new(Control::Socket, shards);
+        world.guest(5);
+        // No other limit of the guest's holds it back.
+        world.admin.set_quota(Some(5), "outstanding", 0);
+        let watches = (0..WATCHES).map(|i| ("/local/domain/5".to_owned(), i.to_string()));
+        assert_eq!(watch_all(world.client("dom0"), watches), WATCHES);
+        let writes = (0..WRITES).map(|i| (op::WRITE, 0, format!("n{i}\0v").into_bytes()));
+        all_ok(&world.guest(5).pipeline(&writes.collect::<Vec<_>>()));
+        let client = world.client("dom0");
+        client.read("/tool").unwrap();
+        let events = client.take_events().len();
+        println!("{shards} shards: {events} events are delivered");
+        assert!(events >= (WRITES - 3) * WATCHES, "only {events} events are delivered");
     }
 }
