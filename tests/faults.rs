@@ -134,8 +134,7 @@ impl World {
         let faults = Arc::<Faults>::default();
         let host = Faulty { host: SimHost::start(&path).unwrap(), faults: Arc::clone(&faults) };
         let registry = Registry::new(Limits::defaults(), None);
-        let mut server =
-            Server::start(shards, registry, Arc::new(host), TIMES).unwrap();
+        let mut server = Server::start(shards, registry, Arc::new(host), TIMES).unwrap();
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(HANG)).unwrap();
         server.serve(theirs).unwrap();

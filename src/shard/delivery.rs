@@ -167,7 +167,7 @@ impl EventSender<'_> {
             let changed = event.path.as_deref();
             connection.watches.notified(group, seq, changed).map(move |id| (id, changed))
         });
-        let mut notified: SmallVec<[(WatchId, Option<&[u8]>); 4]> = notified.collect();
+        let mut notified: SmallVec<[_; 4]> = notified.collect();
         if events.len() > 1 {
             notified.sort_unstable_by_key(|(id, _)| id.seq);
         }

@@ -161,10 +161,13 @@ impl Mailbox {
     }
 
     fn backlog(&self) -> Backlog {
-        match self.weight.load(Ordering::Relaxed) {
-            ..=WEIGHT_FULL => Backlog::Low,
-            ..=WEIGHT_MAX => Backlog::Full,
-            _ => Backlog::Over,
+        let weight = self.weight.load(Ordering::Relaxed);
+        if weight > WEIGHT_MAX {
+            Backlog::Over
+        } else if weight > WEIGHT_FULL {
+            Backlog::Full
+        } else {
+            Backlog::Low
         }
     }
 }

@@ -29,7 +29,7 @@ pub struct Watch {
 }
 
 /// What a watch takes beside its token and, twice, its path: in the lists of the connection, and a node and
-/// a fork of the trie. Measured by `tests/charges.rs`.
+/// a fork of the trie. Measured by `tests/bounds/charges.rs`.
 const WATCH_BYTES: usize = 360;
 
 impl Watch {
