@@ -119,7 +119,14 @@ fn xsa_326_a_guest_above_its_memory_quota_is_not_read() {
         world.guest(5).next_event();
         // Some 4 KB of events, of which the page has a quarter: the rest is charged to the guest. Near the
         // quota they would be deferred, so it is lowered below what is used already.
+        let before = world.accounted(5, "memory");
         paths.iter().for_each(|path| _ = world.admin.write(path, "w").unwrap());
+        // An event has 23 bytes, and the page takes 1,024; they come by another thread.
+        let started = Instant::now();
+        let queued = 23 * 100 - 1024;
+        while world.accounted(5, "memory") < before + queued {
+            assert!(started.elapsed() < HANG, "the events are not queued");
+        }
         let used = world.accounted(5, "memory");
         world.admin.set_quota(Some(5), "memory", used - 1);
         let guest = world.guest(5);
