@@ -94,7 +94,7 @@ fn a_ring_that_breaks_again_and_again_does_not_fill_the_log() {
         let guest = world.guest(10);
         guest.write("x", "v").unwrap();
         let page = guest.ring().page().clone();
-        for _ in 0..100 {
+        for _ in 0..1000 {
             page.store(at::REQ_PROD, page.load(at::REQ_CONS).wrapping_add(5000));
             guest.ring().notify();
             while page.load(at::ERROR) == 0 {
@@ -108,7 +108,8 @@ fn a_ring_that_breaks_again_and_again_does_not_fill_the_log() {
         }
         let times = |line: &String| field(line, "times=");
         let times: Vec<_> = given_up(world).iter().map(times).collect();
-        assert_eq!(times, [1, 2, 4, 8, 16, 32, 64]);
+        assert_eq!(times, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]);
+        assert!(world.log().lines().count() < 50);
     });
 }
 
@@ -354,31 +355,5 @@ fn a_client_that_closes_its_side_gets_its_replies() {
         socket.read_to_end(&mut replies).unwrap();
         let replies: Vec<Message> = std::iter::from_fn(|| Message::take(&mut replies)).collect();
         assert_eq!(replies, [(); 2].map(|()| Message { payload: Vec::new(), ..read.clone() }));
-    });
-}
-
-#[test]
-fn ring_that_breaks_again_and_again_logs_a_few_lines() {
-    each_world(|world| {
-        const ROUNDS: u32 = 1000;
-        let guest = world.guest(10);
-        let page = guest.ring().page();
-        for _ in 0..ROUNDS {
-            page.store(at::REQ_PROD, page.load(at::REQ_PROD).wrapping_add(5000));
-            guest.ring().notify();
-            while page.load(at::ERROR) == 0 {
-                assert!(guest.ring().wait(HANG), "no error is indicated");
-            }
-            page.store(at::CONNECTION, 1);
-            guest.ring().notify();
-            while page.load(at::CONNECTION) != 0 {
-                assert!(guest.ring().wait(HANG), "no reconnection");
-            }
-        }
-        let log = world.log();
-        let lines = log.lines().filter(|line| line.contains("given up domid=10")).count();
-        // The 1st, 2nd, 4th ... 512th time.
-        assert_eq!(lines, 10, "of {ROUNDS}");
-        assert!(log.lines().count() < 50, "{log}");
     });
 }
