@@ -93,6 +93,15 @@ impl Daemon {
         self.dir.path().join(name)
     }
 
+    /// Waits until a file in its directory has this text: lines of the log are written by a thread of its own.
+    pub fn await_text(&self, file: &str, text: &str) {
+        let started = Instant::now();
+        while !fs::read_to_string(self.path(file)).is_ok_and(|written| written.contains(text)) {
+            assert!(started.elapsed() < HANG, "{text:?} is not in {file}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     pub fn log(&self) -> String {
         let bytes = fs::read(self.path("log")).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
