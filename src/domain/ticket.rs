@@ -88,14 +88,21 @@ mod tests {
     use crate::domain::Limits;
     use crate::sync::AtomicU64;
 
-    #[test]
-    fn the_end_of_a_request_unblocks_a_domain_at_its_limit_only() {
+    type Unblocked = Arc<dyn Fn(&Domain) + Send + Sync>;
+
+    /// A domain, and a function that counts its calls.
+    fn counted() -> (Arc<Registry>, Arc<Domain>, Unblocked, Arc<AtomicU64>) {
         let registry = Arc::new(Registry::new(Limits::defaults(), None));
         let domain = registry.admit(crate::words::Domid(5), 1).unwrap();
         let calls = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&calls);
-        let unblocked: Arc<dyn Fn(&Domain) + Send + Sync> =
-            Arc::new(move |_| _ = counted.fetch_add(1, Ordering::Relaxed));
+        let unblocked = Arc::new(move |_: &Domain| _ = counted.fetch_add(1, Ordering::Relaxed));
+        (registry, domain, unblocked, calls)
+    }
+
+    #[test]
+    fn the_end_of_a_request_unblocks_a_domain_at_its_limit_only() {
+        let (registry, domain, unblocked, calls) = counted();
         for (limit, expected) in [(0, 0), (2, 1), (3, 1)] {
             registry.set_limit(Some(&domain), Quota::Outstanding, limit);
             let two = [(); 2].map(|()| Ticket::new(&domain, &registry, &unblocked));
@@ -108,12 +115,7 @@ mod tests {
 
     #[test]
     fn delivered_events_unblock_a_domain_that_has_caused_too_many() {
-        let registry = Arc::new(Registry::new(Limits::defaults(), None));
-        let domain = registry.admit(crate::words::Domid(5), 1).unwrap();
-        let calls = Arc::new(AtomicU64::new(0));
-        let counted = Arc::clone(&calls);
-        let unblocked: Arc<dyn Fn(&Domain) + Send + Sync> =
-            Arc::new(move |_| _ = counted.fetch_add(1, Ordering::Relaxed));
+        let (registry, domain, unblocked, calls) = counted();
         let ticket = Ticket::new(&domain, &registry, &unblocked);
         let loads = [1, UNDELIVERED_MAX - 1, 1].map(|weight| Load::new(&ticket, weight));
         assert_eq!(domain.undelivered(), UNDELIVERED_MAX + 1);

@@ -7,9 +7,11 @@ use parking_lot::Mutex;
 /// At most one line in this time about something that repeats as long as its cause lasts.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
-/// A counter of something that is logged once in ten seconds at most.
-#[derive(Default)]
-pub struct Seldom(Mutex<Seen>);
+/// A counter of something that is logged once in some time at most, by default in ten seconds.
+pub struct Seldom {
+    every: Duration,
+    seen: Mutex<Seen>,
+}
 
 #[derive(Default)]
 struct Seen {
@@ -18,16 +20,27 @@ struct Seen {
     last_line: Option<Instant>,
 }
 
+impl Default for Seldom {
+    fn default() -> Seldom {
+        Seldom::every(LINE_EVERY)
+    }
+}
+
 impl Seldom {
+    /// At most one line in this time.
+    pub fn every(every: Duration) -> Seldom {
+        Seldom { every, seen: Mutex::default() }
+    }
+
     /// Counts one time. Returns the times since the last line if another one is due.
     pub fn count(&self) -> Option<u64> {
         self.count_at(Instant::now())
     }
 
     fn count_at(&self, now: Instant) -> Option<u64> {
-        let mut seen = self.0.lock();
+        let mut seen = self.seen.lock();
         seen.times += 1;
-        if seen.last_line.is_some_and(|last| now < last + LINE_EVERY) {
+        if seen.last_line.is_some_and(|last| now < last + self.every) {
             return None;
         }
         seen.last_line = Some(now);

@@ -1,11 +1,12 @@
 //! The line that says that clients cannot be accepted.
 
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
+
+use super::Seldom;
 
 /// While clients cannot be accepted, which is tried several times a second, the log says so this often: seldom
 /// enough not to fill the disk, often enough for an operator who looks at its end.
@@ -14,23 +15,20 @@ const REMINDER: Duration = Duration::from_secs(60);
 /// Whether the log has said that clients of a socket cannot be accepted.
 pub struct Unaccepted {
     socket: &'static str,
-    warned: Mutex<Option<Instant>>,
+    warned: Seldom,
 }
 
 impl Unaccepted {
     /// Of a socket, as the log names it.
     pub fn of(socket: &'static str) -> Unaccepted {
-        Unaccepted { socket, warned: Mutex::new(None) }
+        Unaccepted { socket, warned: Seldom::every(REMINDER) }
     }
 
     /// Logs that accepting failed and what helps, unless the log said so a moment ago.
     pub fn warn(&self, error: &io::Error) {
-        let mut warned = self.warned.lock();
-        if warned.is_some_and(|warned| warned.elapsed() < REMINDER) {
+        if self.warned.count().is_none() {
             return;
         }
-        *warned = Some(Instant::now());
-        drop(warned);
         let (socket, limit) = (self.socket, getrlimit(Resource::Nofile).current);
         if Errno::from_io_error(error) == Some(Errno::MFILE) {
             tracing::warn!(

@@ -74,14 +74,22 @@ impl OpenTransaction {
         let held = self.transaction.bytes() as u64;
         let step = if is_privileged { CHARGE_STEP } else { 1 };
         let held = held.next_multiple_of(step);
-        match held.cmp(&self.charged) {
-            Ordering::Greater => domain.account.charge(Quota::Memory, held - self.charged),
-            Ordering::Equal => {}
-            Ordering::Less if is_privileged => return,
-            Ordering::Less => _ = domain.account.release(Quota::Memory, self.charged - held),
+        if held < self.charged && is_privileged {
+            return;
         }
-        self.charged = held;
+        charge_anew(domain, &mut self.charged, held);
         self.transaction.set_charged(true);
+    }
+}
+
+/// Charges `held` bytes in the quota `memory`, of which `charged` are charged already. What stays as it is is not
+/// written: threads share the control domain's account.
+fn charge_anew(domain: &Domain, charged: &mut u64, held: u64) {
+    let before = std::mem::replace(charged, held);
+    match held.cmp(&before) {
+        Ordering::Greater => domain.account.charge(Quota::Memory, held - before),
+        Ordering::Equal => {}
+        Ordering::Less => _ = domain.account.release(Quota::Memory, before - held),
     }
 }
 
@@ -273,18 +281,8 @@ impl Connection {
 
     /// Brings the charge for unsent bytes up to date.
     pub fn recharge_output(&mut self) {
-        if !self.is_guest() {
-            return;
+        if self.is_guest() {
+            charge_anew(&self.domain, &mut self.output_charged, self.output.len() as u64);
         }
-        let unsent = self.output.len() as u64;
-        let account = &self.domain.account;
-        match unsent.cmp(&self.output_charged) {
-            Ordering::Greater => account.charge(Quota::Memory, unsent - self.output_charged),
-            Ordering::Equal => return,
-            Ordering::Less => {
-                account.release(Quota::Memory, self.output_charged - unsent);
-            }
-        }
-        self.output_charged = unsent;
     }
 }

@@ -98,8 +98,8 @@ pub struct Watches {
     generation: u64,
 }
 
-/// So many entries of watches that are gone may be kept in the order, and as many as there are
-/// watches; then all are dropped at once, at a cost that their removals have earned.
+/// So many entries of watches that are gone may be kept in the order and among the deferred, and as many as there
+/// are watches; then all are dropped at once, at a cost that their removals have earned.
 const GONE_MAX: usize = 16;
 
 impl Watches {
@@ -152,13 +152,12 @@ impl Watches {
             watch.path = Arc::clone(&self.first_of(group).path);
         }
         let path = Arc::clone(&watch.path);
-        let name_hash = self.hasher.hash_one((path.as_path(), &*watch.token));
-        let slot = place(self.slots.insert(watch));
-        let (slots, hasher) = (&self.slots, &self.hasher);
-        self.by_name.insert_unique(name_hash, slot, |&slot| {
-            let watch = &slots[slot as usize];
-            hasher.hash_one((watch.path.as_path(), &*watch.token))
-        });
+        let (slots, hasher) = (&mut self.slots, &self.hasher);
+        let by_name = |watch: &Watch| hasher.hash_one((watch.path.as_path(), &*watch.token));
+        let name_hash = by_name(&watch);
+        let slot = place(slots.insert(watch));
+        let slots = &self.slots;
+        self.by_name.insert_unique(name_hash, slot, |&slot| by_name(&slots[slot as usize]));
         let group = match group {
             Some(group) => {
                 let known = &mut self.groups[group as usize];
@@ -211,7 +210,8 @@ impl Watches {
         }
         let watch = self.slots.remove(slot as usize);
         self.generation = generation;
-        if self.order.len() > 2 * self.slots.len() + GONE_MAX {
+        let most = 2 * self.slots.len() + GONE_MAX;
+        if self.order.len() > most || self.deferred.len() > most {
             self.forget_gone();
         }
         Some((watch, group, (!is_last).then(|| self.summary(group))))
@@ -239,6 +239,7 @@ impl Watches {
         let is_there =
             |seq, slot: u32| slots.get(slot as usize).is_some_and(|watch: &Watch| watch.seq == seq);
         self.order.retain(|&(seq, slot)| is_there(seq, slot));
+        self.deferred.retain(|id| is_there(id.seq, id.slot));
     }
 
     /// The watches in the order in which they were set, from the one at `index` on. Cost: those that
@@ -380,5 +381,19 @@ mod tests {
         watches.insert(Watch { depth: Some(0), ..watch(8) });
         assert_eq!(watches.notified(1, 5, None).count(), 0);
         assert_eq!(watches.notified(1, 8, None).count(), 1);
+    }
+
+    #[test]
+    fn deferred_events_of_removed_watches_are_not_kept() {
+        let mut watches = Watches::new(1);
+        let (first, _) = watches.insert(watch(2));
+        assert!(watches.defer(first) && !watches.defer(first));
+        for seq in 3..1000 {
+            let (id, _) = watches.insert(watch(seq));
+            watches.defer(id);
+            watches.remove(Path::ROOT, seq.to_string().as_bytes(), 1000 + seq).unwrap();
+            assert!(watches.deferred.len() <= 2 * watches.len() + GONE_MAX);
+        }
+        assert_eq!(watches.next_deferred(), Some(first));
     }
 }

@@ -102,7 +102,8 @@ impl Store {
     ) -> Result<Executed, Failure> {
         let _lost = transaction.begin_anew(); // Dropped after the locks, as it is declared before them.
         let mut locked = Locked::take(self, &LockSet::all(self.layout, true));
-        self.replay(&mut transaction, Some(&locked), caller, generations, &mut u64::MAX.clone());
+        let mut work = u64::MAX;
+        self.replay(&mut transaction, Some(&locked), caller, generations, &mut work);
         match transaction.doomed.take() {
             Some(conflict) => Err(Failure::Conflict(conflict)),
             None => self.swap_in(&mut transaction, &mut locked, caller),
@@ -117,7 +118,8 @@ impl Store {
         caller: &Caller,
         generations: &mut Generations,
     ) -> bool {
-        self.replay(transaction, None, caller, generations, &mut REPLAY_WORK.clone())
+        let mut work = REPLAY_WORK;
+        self.replay(transaction, None, caller, generations, &mut work)
     }
 
     /// The same for all that is left.
