@@ -81,6 +81,7 @@ impl Thread {
 
     fn release(&mut self, domid: Domid, mark: Option<u64>) -> Result<Option<&'static [u8]>, Errno> {
         let &place = self.rings.get(&domid).ok_or(Errno::ENOENT)?;
+        self.deliver_ahead(place);
         let moved = mark.map(|mark| self.leave(domid, mark)).transpose()?;
         let ended = self.disconnect_ring(place);
         if let Some(moved) = moved {

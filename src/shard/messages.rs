@@ -33,8 +33,7 @@ impl Thread {
         if self.may_deliver == 0 {
             return None;
         }
-        let message = self.undelivered.take().map(Message::Events);
-        message.or_else(|| self.mailbox().pop_event())
+        self.undelivered.pop_front().or_else(|| self.mailbox().pop_event())
     }
 
     /// Between two requests of a connection: events must follow the reply that was just queued. Other work

@@ -31,7 +31,6 @@ use crate::protocol::MESSAGE_BYTES_MAX;
 use crate::store::Generations;
 use crate::sync::{Arc, Ordering};
 use crate::transport::Transport;
-use crate::watch::Batch;
 use crate::words::{Domid, ShardId};
 
 /// Pending ports taken from the handle at a time.
@@ -85,8 +84,8 @@ pub struct Thread {
     pub(super) inbox: VecDeque<Message>,
     /// The weight of the events that may still be delivered in this pass.
     pub(super) may_deliver: usize,
-    /// The rest of a batch that was too much for a pass.
-    pub(super) undelivered: Option<Batch>,
+    /// Taken from the mailbox's events and too much for a pass, the oldest first.
+    pub(super) undelivered: VecDeque<Message>,
     pub(super) generations: Generations,
     /// Numbers for connections and watches.
     pub(super) sequence: u64,
@@ -136,7 +135,7 @@ impl Thread {
             backlog: Backlog::Low,
             inbox: VecDeque::new(),
             may_deliver: WEIGHT_PER_PASS,
-            undelivered: None,
+            undelivered: VecDeque::new(),
             generations: Generations::default(),
             sequence: 0,
             stage: Vec::with_capacity(READ_BYTES + MESSAGE_BYTES_MAX),
@@ -206,7 +205,7 @@ impl Thread {
             let all_know = self.shared.stopping.load(Ordering::Acquire) == threads;
             let answered = self.shared.parked.load(Ordering::Relaxed) == 0;
             self.now >= until
-                || all_know && answered && self.mailbox().is_empty() && self.undelivered.is_none()
+                || all_know && answered && self.mailbox().is_empty() && self.undelivered.is_empty()
         })
     }
 
@@ -216,7 +215,7 @@ impl Thread {
             return Some(STOP_POLL);
         }
         let has_work =
-            !self.ready.is_empty() || !self.inbox.is_empty() || self.undelivered.is_some();
+            !self.ready.is_empty() || !self.inbox.is_empty() || !self.undelivered.is_empty();
         if has_work || !self.mailbox().may_sleep() {
             return Some(Duration::ZERO);
         }

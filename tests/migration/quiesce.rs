@@ -419,6 +419,31 @@ fn release_and_introduce_carry_what_a_quiesced_domain_had() {
     });
 }
 
+/// RELEASE overtakes the events of others, of which a pass delivers a bounded share.
+#[test]
+fn release_delivers_the_domains_queued_events_first() {
+    each_world(|world| {
+        world.guest(5).watch("data", "t").unwrap();
+        world.next_event("dom5");
+        quiesce(world, "5").unwrap();
+        for token in 0..1100 {
+            world.admin.watch("/busy", &token.to_string()).unwrap();
+        }
+        let port = world.ports[&5];
+        let mut batch = Vec::new();
+        for path in ["/busy", "/busy", "/local/domain/5/data"] {
+            batch.extend(world.admin.compose(op::WRITE, 0, format!("{path}\0v").as_bytes()));
+        }
+        batch.extend(world.admin.compose(op::RELEASE, 0, b"5\0"));
+        batch.extend(world.admin.compose(op::INTRODUCE, 0, format!("5\x001\0{port}\0").as_bytes()));
+        world.admin.send_raw(&batch);
+        for _ in 0..5 {
+            assert_eq!(world.admin.reply().as_deref(), Ok(OK));
+        }
+        assert_eq!(world.next_event("dom5"), "data|t");
+    });
+}
+
 #[test]
 fn a_quiesced_domain_is_not_introduced_again() {
     check(
