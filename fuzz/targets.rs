@@ -6,7 +6,8 @@ use xenstored::migrate::import::arrivals;
 use xenstored::migrate::libxl;
 use xenstored::migrate::state::State;
 use xenstored::migrate::stream::Reader;
-use xenstored::protocol::{Frame, HEADER_BYTES, Kind, decimal, frame, one_string, strings};
+use xenstored::protocol::operations::{Form, Parser, TABLE, command};
+use xenstored::protocol::{Frame, HEADER_BYTES, Operation, decimal, frame, one_string, strings};
 use xenstored::words::{ABS_PATH_MAX, Domid, Entry, Layout, Path, PathSpace, REL_PATH_MAX};
 
 /// A stream is cut into messages; each has its arguments read as every operation would.
@@ -16,16 +17,33 @@ pub fn stream(mut stream: &[u8]) {
             Frame::Message { header, payload, rest } => {
                 assert_eq!(HEADER_BYTES + payload.len() + rest.len(), stream.len());
                 assert_eq!(header.len.get() as usize, payload.len());
-                if let Some(kind) = Kind::from_wire(header.kind.get()) {
+                if let Some(kind) = Operation::from_wire(header.kind.get()) {
                     assert_eq!(kind as u32, header.kind.get());
                 }
                 arguments(payload);
+                requests(payload);
                 stream = rest;
             }
             Frame::Incomplete(len) => return assert!(len > stream.len()),
             Frame::TooLong(_) => return,
         }
     }
+}
+
+/// The payload is read as that of every operation.
+fn requests(payload: &[u8]) {
+    let words: Vec<_> = strings(payload).collect();
+    for row in &TABLE {
+        match row.parser {
+            Parser::Payload(parse) => drop(parse(payload)),
+            Parser::Arguments(parse) => {
+                drop(parse(&words, Form::Strings));
+                drop(parse(&words, Form::Text));
+            }
+            Parser::Migration(parse) => drop(parse(payload)),
+        }
+    }
+    drop(command(&words));
 }
 
 fn arguments(payload: &[u8]) {

@@ -19,7 +19,7 @@ use written::{DEVICE_MODEL, DOMIDS, DRIVER, GUEST, LAST, LONG, LONG_BYTES, NODES
 use xenstored::host::sim::{SimClient, SimGuest};
 use xenstored::migrate::state::State;
 use xenstored::migrate::stream::Reader;
-use xenstored::protocol::{Frame, HEADER_BYTES, Kind, WATCH_EVENT, frame};
+use xenstored::protocol::{Frame, HEADER_BYTES, Operation, WATCH_EVENT, frame};
 use xenstored::words::Domid;
 
 /// Longer than anything here takes.
@@ -41,14 +41,14 @@ struct Guest {
 }
 
 impl Guest {
-    fn send(&self, kind: Kind, payload: &[u8]) {
+    fn send(&self, kind: Operation, payload: &[u8]) {
         let mut request = Vec::new();
         append(&mut request, kind, 7, 0, payload);
         assert_eq!(self.ring.try_send(&request).unwrap(), request.len());
     }
 
     /// A request, and its reply's payload; events before it are passed over.
-    fn ask(&mut self, kind: Kind, payload: &[u8]) -> Vec<u8> {
+    fn ask(&mut self, kind: Operation, payload: &[u8]) -> Vec<u8> {
         self.send(kind, payload);
         loop {
             let message = self.next();
@@ -115,19 +115,19 @@ fn fill() -> Full {
         Guest { ring, input: Vec::new() }
     });
     toolstack.flush().unwrap();
-    toolstack.must(Kind::SetTarget, &words(&["6", "5"])).unwrap();
+    toolstack.must(Operation::SetTarget, &words(&["6", "5"])).unwrap();
     let long = "l".repeat(LONG_BYTES);
     let nobodys = [("/tool/other", &b"of nobody"[..], "n0"), (LONG, long.as_bytes(), "n6")];
     for (path, value, perms) in NODES.into_iter().chain(nobodys) {
-        toolstack.must(Kind::Write, &payload(path, value)).unwrap();
+        toolstack.must(Operation::Write, &payload(path, value)).unwrap();
         let perms: Vec<_> = perms.split([' ', '!']).filter(|text| !text.is_empty()).collect();
-        toolstack.must(Kind::SetPerms, &words(&[&[path][..], &perms].concat())).unwrap();
+        toolstack.must(Operation::SetPerms, &words(&[&[path][..], &perms].concat())).unwrap();
     }
     for (domid, path, token) in WATCHES {
         let guest = guests.iter_mut().find(|guest| guest.ring.domid == domid).unwrap();
-        guest.ask(Kind::Watch, &[path, b"\0", token, b"\0"].concat());
+        guest.ask(Operation::Watch, &[path, b"\0", token, b"\0"].concat());
     }
-    toolstack.must(Kind::Watch, &words(&["/local/domain/0", "the toolstack's"])).unwrap();
+    toolstack.must(Operation::Watch, &words(&["/local/domain/0", "the toolstack's"])).unwrap();
     Full { running, toolstack, guests, _host: host }
 }
 
@@ -136,18 +136,18 @@ fn fill() -> Full {
 fn leave_unfinished(full: &mut Full) {
     let [guest, device_model, driver] = &mut full.guests;
     for guest in [&mut *guest, &mut *device_model] {
-        guest.ask(Kind::GetDomainPath, b"5\0");
+        guest.ask(Operation::GetDomainPath, b"5\0");
     }
-    driver.ask(Kind::TransactionStart, b"\0");
+    driver.ask(Operation::TransactionStart, b"\0");
     let mut request = Vec::new();
-    append(&mut request, Kind::Write, 7, 0, &payload(BEGUN.0, BEGUN.1));
+    append(&mut request, Operation::Write, 7, 0, &payload(BEGUN.0, BEGUN.1));
     assert_eq!(guest.ring.try_send(&request[..BEGUN.2]).unwrap(), BEGUN.2);
-    device_model.send(Kind::Read, &words(&["long"]));
-    device_model.send(Kind::Write, &payload("last", LAST.1));
+    device_model.send(Operation::Read, &words(&["long"]));
+    device_model.send(Operation::Write, &payload("last", LAST.1));
     // It has taken that request, and what the guest sent before, when the node is there.
     let sent = Instant::now();
     let toolstack = &mut full.toolstack;
-    while toolstack.request(Kind::Read, 0, &words(&[LAST.0])).unwrap().is_err() {
+    while toolstack.request(Operation::Read, 0, &words(&[LAST.0])).unwrap().is_err() {
         assert!(sent.elapsed() < LOST, "the device model's request is not seen");
     }
 }
@@ -228,7 +228,7 @@ fn nothing_is_lost_on_the_way(stream: &[u8], guests: &mut [Guest; 3]) {
     let state = State::read(&mut Reader::new(stream).unwrap()).unwrap();
     let connection = |domid: Domid| &state.client_of(domid).unwrap().connection;
     let mut begun = Vec::new();
-    append(&mut begun, Kind::Write, 7, 0, &payload(BEGUN.0, BEGUN.1));
+    append(&mut begun, Operation::Write, 7, 0, &payload(BEGUN.0, BEGUN.1));
     assert_eq!(connection(GUEST).input, begun[..BEGUN.2]);
     assert!(connection(GUEST).output.is_empty() && connection(DRIVER).output.is_empty());
 
@@ -244,7 +244,7 @@ fn nothing_is_lost_on_the_way(stream: &[u8], guests: &mut [Guest; 3]) {
     let event = take(rest).unwrap();
     assert_eq!((event.kind, &event.payload[..]), (WATCH_EVENT, &b"last\0its own\0"[..]));
     let reply = take(rest).unwrap();
-    assert_eq!((reply.kind, &reply.payload[..]), (Kind::Write as u32, &b"OK\0"[..]));
+    assert_eq!((reply.kind, &reply.payload[..]), (Operation::Write as u32, &b"OK\0"[..]));
     assert!(rest.is_empty());
 }
 
@@ -259,7 +259,7 @@ fn a_client_that_takes_nothing_does_not_spoil_the_stream() {
     let mut full = fill();
     let mut deaf = UnixStream::connect(&full.running.socket).unwrap();
     let mut request = Vec::new();
-    append(&mut request, Kind::Watch, 7, 0, &words(&["/tool", &token]));
+    append(&mut request, Operation::Watch, 7, 0, &words(&["/tool", &token]));
     deaf.write_all(&request).unwrap();
     deaf.read_exact(&mut [0; HEADER_BYTES + b"OK\0".len()]).unwrap();
     for number in 0..EVENTS {

@@ -20,7 +20,7 @@ mod side_by_side;
 mod socket;
 mod states;
 
-pub use requests::{Operation, serve};
+pub use requests::serve;
 
 use crate::words::{Domid, Errno};
 

@@ -14,7 +14,8 @@ use super::Outcome;
 use super::socket::{Request, receive, send};
 use super::{discard, export, import, states};
 use crate::log::Unaccepted;
-use crate::protocol::{Header, ReplySlot, decimal, strings};
+use crate::protocol::operations::{DOMAINS_MAX, MigrationRequest, Parser, Range, Row};
+use crate::protocol::{Header, ReplySlot};
 use crate::shard::Mover;
 use crate::words::{Domid, Errno};
 
@@ -22,45 +23,8 @@ use crate::words::{Domid, Errno};
 /// a host has two or three.
 const CLIENTS_MAX: usize = 8;
 
-/// Domains in one request: its pause is theirs all together, and all have their descriptors or one.
-const DOMAINS_MAX: usize = 256;
-
 /// The last answer to a request.
 const ACK: &[u8] = b"OK\0";
-
-/// An operation of the migration socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Operation {
-    /// Quiesce domains and write their streams.
-    ExportDomains = 65552,
-    /// Read streams, and put in place what arrives.
-    ImportDomains,
-    /// Take imports back.
-    DiscardDomains,
-    /// Say in which state domains are.
-    DomainStates,
-}
-
-impl Operation {
-    /// All of them.
-    pub const ALL: [Operation; 4] = [
-        Operation::ExportDomains,
-        Operation::ImportDomains,
-        Operation::DiscardDomains,
-        Operation::DomainStates,
-    ];
-
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Operation::ExportDomains => "EXPORT_DOMAINS",
-            Operation::ImportDomains => "IMPORT_DOMAINS",
-            Operation::DiscardDomains => "DISCARD_DOMAINS",
-            Operation::DomainStates => "DOMAIN_STATES",
-        }
-    }
-}
 
 /// Who serves the migration socket.
 struct Crew {
@@ -247,31 +211,28 @@ impl Answers<'_> {
 
 fn perform(mover: &Mover, request: Request, answers: &mut Answers<'_>) -> Result<(), Errno> {
     let Request { header, payload, descriptors } = request;
-    let number = header.kind.get();
-    let operation = Operation::ALL.into_iter().find(|&operation| operation as u32 == number);
-    match operation.ok_or(Errno::ENOSYS)? {
-        Operation::ExportDomains => {
-            let domids = few(domids(mover, &payload, introduced)?)?;
+    let parse = match Row::of(header.kind.get()).map(|row| row.parser) {
+        Some(Parser::Migration(parse)) => parse,
+        Some(Parser::Payload(_) | Parser::Arguments(_)) | None => return Err(Errno::ENOSYS),
+    };
+    match parse(&payload)? {
+        MigrationRequest::Export(ranges) => {
+            let domids = few(domids(mover, &ranges, introduced)?)?;
             answers.add(export::export(mover, &domids, descriptors)?);
         }
-        Operation::ImportDomains => {
-            let only_check = match &*payload {
-                b"" => false,
-                b"check\0" => true,
-                _ => return Err(Errno::EINVAL),
-            };
+        MigrationRequest::Import(only_check) => {
             if descriptors.is_empty() {
                 return Err(Errno::EINVAL);
             }
             answers.left = descriptors.len();
             import::import(mover, descriptors, only_check, |outcomes| answers.add(outcomes));
         }
-        Operation::DiscardDomains => {
-            let domids = few(domids(mover, &payload, Mover::arrived)?)?;
+        MigrationRequest::Discard(ranges) => {
+            let domids = few(domids(mover, &ranges, Mover::arrived)?)?;
             answers.add(discard::discard(mover, &domids));
         }
-        Operation::DomainStates => {
-            let domids = domids(mover, &payload, |_, known| known.to_vec())?;
+        MigrationRequest::States(ranges) => {
+            let domids = domids(mover, &ranges, |_, known| known.to_vec())?;
             answers.left = domids.len().div_ceil(states::AT_ONCE).max(1);
             states::states(mover, &domids, |outcomes| answers.add(outcomes));
         }
@@ -287,31 +248,27 @@ fn introduced(mover: &Mover, domids: &[Domid]) -> Vec<Domid> {
     domids.iter().filter(is_introduced).copied().collect()
 }
 
-/// The domains of `<domid>` and `<first>-<last>`, each once, by number. Which ones a range stands
-/// for is `meant`'s to say of those that are known.
+/// Returns the domains of some ranges, each once, by number. The known domains that a range stands for are
+/// `meant`'s to choose.
 fn domids(
     mover: &Mover,
-    payload: &[u8],
+    ranges: &[Range],
     meant: fn(&Mover, &[Domid]) -> Vec<Domid>,
 ) -> Result<Vec<Domid>, Errno> {
-    if payload.last() != Some(&0) {
-        return Err(Errno::EINVAL);
-    }
     let registry = mover.store().registry();
-    let guest = |digits: &[u8]| {
-        let domid = Domid::parse(digits).ok_or(Errno::EINVAL)?;
-        if registry.is_privileged(domid) { Err(Errno::EINVAL) } else { Ok(domid) }
-    };
     let mut domids = Vec::new();
-    for part in strings(payload) {
-        match part.iter().position(|&byte| byte == b'-') {
-            None => domids.push(guest(part)?),
-            Some(at) => {
-                let (first, last) = (guest(&part[..at])?, decimal::<u16>(&part[at + 1..])?);
+    for &range in ranges {
+        let (Range::One(first) | Range::Known(first, _)) = range;
+        if registry.is_privileged(first) {
+            return Err(Errno::EINVAL);
+        }
+        match range {
+            Range::One(domid) => domids.push(domid),
+            Range::Known(first, last) => {
                 let is_known = |&domid: &Domid| {
                     registry.get(domid).is_some() && !registry.is_privileged(domid)
                 };
-                let known: Vec<_> = (first.0..=last).map(Domid).filter(is_known).collect();
+                let known: Vec<_> = (first.0..=last.0).map(Domid).filter(is_known).collect();
                 domids.extend(meant(mover, &known));
             }
         }

@@ -18,7 +18,7 @@ use super::instance::{self, Instance};
 use super::settings::{HostKind, Settings};
 use crate::domain::Quota;
 use crate::log::{self, Destination};
-use crate::protocol::{HEADER_BYTES, Header, Kind};
+use crate::protocol::{HEADER_BYTES, Header, Operation};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// How long the other daemon may take until it serves: it may just have been started, too.
@@ -206,7 +206,7 @@ fn has_own_node(mut stream: UnixStream) -> std::io::Result<bool> {
     stream.set_read_timeout(Some(REPLYING))?;
     stream.set_write_timeout(Some(REPLYING))?;
     let len = u32::try_from(OWN_NODE.len()).unwrap_or(0).into();
-    let kind = (Kind::Read as u32).into();
+    let kind = (Operation::Read as u32).into();
     let header = Header { kind, req_id: 1.into(), tx_id: 0.into(), len };
     stream.write_all(&[header.as_bytes(), OWN_NODE].concat())?;
     let mut reply = [0; HEADER_BYTES];

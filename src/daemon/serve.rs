@@ -19,6 +19,7 @@ use crate::host::Host;
 use crate::host::sim::SimHost;
 use crate::host::xen::{StartError, XenHost};
 use crate::listener::Listener;
+use crate::protocol::operations::{Parser, TABLE};
 use crate::shard::{Mover, Server, Times};
 
 /// Starts the host and the threads, makes the sockets of `instance`, and serves them until `stop`;
@@ -86,8 +87,8 @@ pub(super) fn serve(
 fn serve_migration(path: &Path, listener: UnixListener, mover: Mover) -> io::Result<()> {
     mover.announce("migration-socket", &path.to_string_lossy());
     mover.announce("shards", &mover.store().layout().shards().to_string());
-    for operation in bulk::Operation::ALL {
-        mover.announce(operation.name(), &(operation as u32).to_string());
+    for row in TABLE.iter().filter(|row| matches!(row.parser, Parser::Migration(_))) {
+        mover.announce(row.name, &(row.operation as u32).to_string());
     }
     bulk::serve(listener, mover)
 }

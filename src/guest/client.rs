@@ -11,7 +11,7 @@ use rustix::io::retry_on_intr;
 use zerocopy::IntoBytes;
 
 use crate::host::sim::SimGuest;
-use crate::protocol::{Frame, Header, Kind, frame};
+use crate::protocol::{Frame, Header, Operation, frame};
 use crate::words::Domid;
 
 /// ERROR and WATCH_EVENT of xs_wire.h, which only the daemon sends.
@@ -24,7 +24,7 @@ const TOOLSTACK_PATIENCE: Duration = Duration::from_secs(10);
 pub struct Refused(pub String);
 
 /// A request as bytes.
-fn message(kind: Kind, transaction: u32, payload: &[u8]) -> Vec<u8> {
+fn message(kind: Operation, transaction: u32, payload: &[u8]) -> Vec<u8> {
     let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
     let header = Header {
         kind: (kind as u32).into(),
@@ -68,7 +68,7 @@ impl Toolstack {
     }
 
     /// One request that says nothing but yes, or the error by its name.
-    pub fn request(&mut self, kind: Kind, payload: &[u8]) -> io::Result<()> {
+    pub fn request(&mut self, kind: Operation, payload: &[u8]) -> io::Result<()> {
         self.0.write_all(&message(kind, 0, payload))?;
         let mut received = Vec::new();
         loop {
@@ -130,7 +130,11 @@ impl Client {
     ///
     /// # Errors
     /// The connection's; the daemon's own are in the reply.
-    pub fn request(&mut self, kind: Kind, payload: &[u8]) -> io::Result<Result<Vec<u8>, Refused>> {
+    pub fn request(
+        &mut self,
+        kind: Operation,
+        payload: &[u8],
+    ) -> io::Result<Result<Vec<u8>, Refused>> {
         let message = message(kind, self.transaction, payload);
         let mut unsent = &message[..];
         while !unsent.is_empty() {

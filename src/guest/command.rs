@@ -3,7 +3,7 @@
 use std::io;
 
 use super::client::{Client, Refused};
-use crate::protocol::{Kind, REQUEST_PAYLOAD_BYTES_MAX};
+use crate::protocol::{Operation, REQUEST_PAYLOAD_BYTES_MAX};
 
 /// What `help` prints.
 pub const HELP: &str = "\
@@ -25,11 +25,11 @@ quit                 end this, and the domain
 /// One line of input.
 pub enum Command {
     /// A request and its payload; what it answers is printed as it is.
-    Value(Kind, Vec<u8>),
+    Value(Operation, Vec<u8>),
     /// A request whose answer is strings, one for each line.
-    Strings(Kind, Vec<u8>),
+    Strings(Operation, Vec<u8>),
     /// A request that is only done or refused.
-    Change(Kind, Vec<u8>),
+    Change(Operation, Vec<u8>),
     /// Begins a transaction.
     Begin,
     /// Ends it; commits it or not.
@@ -54,20 +54,20 @@ impl Command {
             |words: &[&[u8]]| words.iter().flat_map(|word| [word, &b"\0"[..]].concat()).collect();
         let command = match (name, &words[..]) {
             (b"", _) | (b"#", _) => return Ok(None),
-            (b"read", [path]) => Command::Value(Kind::Read, strings(&[path])),
+            (b"read", [path]) => Command::Value(Operation::Read, strings(&[path])),
             (b"write", [path, ..]) => {
                 let (_, value) = split(rest);
-                Command::Change(Kind::Write, [path, &b"\0"[..], value].concat())
+                Command::Change(Operation::Write, [path, &b"\0"[..], value].concat())
             }
-            (b"ls", []) => Command::Strings(Kind::Directory, Vec::new()),
-            (b"ls", [path]) => Command::Strings(Kind::Directory, strings(&[path])),
-            (b"mkdir", [path]) => Command::Change(Kind::Mkdir, strings(&[path])),
-            (b"rm", [path]) => Command::Change(Kind::Rm, strings(&[path])),
-            (b"perms", [path]) => Command::Strings(Kind::GetPerms, strings(&[path])),
-            (b"perms", [_, _, ..]) => Command::Change(Kind::SetPerms, strings(&words)),
+            (b"ls", []) => Command::Strings(Operation::Directory, Vec::new()),
+            (b"ls", [path]) => Command::Strings(Operation::Directory, strings(&[path])),
+            (b"mkdir", [path]) => Command::Change(Operation::Mkdir, strings(&[path])),
+            (b"rm", [path]) => Command::Change(Operation::Rm, strings(&[path])),
+            (b"perms", [path]) => Command::Strings(Operation::GetPerms, strings(&[path])),
+            (b"perms", [_, _, ..]) => Command::Change(Operation::SetPerms, strings(&words)),
             // The token tells one's own watches apart, and here the path does.
-            (b"watch", [path]) => Command::Change(Kind::Watch, strings(&[path, path])),
-            (b"unwatch", [path]) => Command::Change(Kind::Unwatch, strings(&[path, path])),
+            (b"watch", [path]) => Command::Change(Operation::Watch, strings(&[path, path])),
+            (b"unwatch", [path]) => Command::Change(Operation::Unwatch, strings(&[path, path])),
             (b"begin", []) => Command::Begin,
             (b"commit", []) => Command::End(true),
             (b"abort", []) => Command::End(false),
@@ -100,7 +100,7 @@ impl Command {
             Command::Begin if client.transaction() != 0 => {
                 Err(Refused("a transaction is open already".into()))
             }
-            Command::Begin => request(client, Kind::TransactionStart, b"\0")?.and_then(|id| {
+            Command::Begin => request(client, Operation::TransactionStart, b"\0")?.and_then(|id| {
                 let id = id.strip_suffix(b"\0").and_then(|id| std::str::from_utf8(id).ok());
                 let id = id.and_then(|id| id.parse().ok());
                 client.set_transaction(id.ok_or(Refused("not a transaction's number".into()))?);
@@ -111,7 +111,7 @@ impl Command {
             }
             Command::End(commit) => {
                 let payload = if commit { b"T\0" } else { b"F\0" };
-                let ended = request(client, Kind::TransactionEnd, payload)?;
+                let ended = request(client, Operation::TransactionEnd, payload)?;
                 client.set_transaction(0);
                 ended.map(|_| Vec::new())
             }
@@ -122,7 +122,7 @@ impl Command {
 
 fn request(
     client: &mut Client,
-    kind: Kind,
+    kind: Operation,
     payload: &[u8],
 ) -> io::Result<Result<Vec<u8>, Refused>> {
     if payload.len() > REQUEST_PAYLOAD_BYTES_MAX {

@@ -13,7 +13,7 @@ use rustix::io::retry_on_intr;
 
 use crate::daemon::{Failure, Guest as Settings};
 use crate::host::sim::{SimClient, SimGuest};
-use crate::protocol::Kind;
+use crate::protocol::Operation;
 use client::{Client, Refused, Toolstack};
 use command::Command;
 
@@ -67,9 +67,9 @@ fn introduce(toolstack: &mut Toolstack, guest: &SimGuest) -> io::Result<()> {
     let (domid, port) = (guest.domid, guest.port);
     let home = format!("/local/domain/{domid}\0");
     // The frame's number is not looked at: the host knows the page.
-    toolstack.request(Kind::Introduce, format!("{domid}\x001\0{port}\0").as_bytes())?;
-    toolstack.request(Kind::Mkdir, home.as_bytes())?;
-    toolstack.request(Kind::SetPerms, format!("{home}n{domid}\0").as_bytes())
+    toolstack.request(Operation::Introduce, format!("{domid}\x001\0{port}\0").as_bytes())?;
+    toolstack.request(Operation::Mkdir, home.as_bytes())?;
+    toolstack.request(Operation::SetPerms, format!("{home}n{domid}\0").as_bytes())
 }
 
 /// A guest and whoever tells it what to do.
@@ -117,7 +117,7 @@ impl Session {
     fn end(&mut self) -> io::Result<u8> {
         let domid = self.client.domid();
         // Only that it is answered counts.
-        let _ = self.client.request(Kind::GetDomainPath, format!("{domid}\0").as_bytes())?;
+        let _ = self.client.request(Operation::GetDomainPath, format!("{domid}\0").as_bytes())?;
         self.show_events()?;
         Ok(u8::from(self.failed && !self.interactive))
     }

@@ -15,10 +15,24 @@ pub fn one_string(payload: &[u8]) -> Result<&[u8], Errno> {
     }
 }
 
-/// All strings of a payload; what follows the last NUL is not one.
-pub fn strings(payload: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let end = payload.iter().rposition(|&byte| byte == 0).map_or(0, |last| last + 1);
-    payload[..end].split_inclusive(|&byte| byte == 0).map(|string| &string[..string.len() - 1])
+/// Returns all strings of a payload; what follows the last NUL is not one.
+pub fn strings(payload: &[u8]) -> Strings<'_> {
+    Strings(payload)
+}
+
+/// The strings of a payload that were not taken yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Strings<'a>(&'a [u8]);
+
+impl<'a> Iterator for Strings<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let end = self.0.iter().position(|&byte| byte == 0)?;
+        let string = &self.0[..end];
+        self.0 = &self.0[end + 1..];
+        Some(string)
+    }
 }
 
 /// Decimal digits and nothing else, as an unsigned number.

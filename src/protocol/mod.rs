@@ -1,11 +1,13 @@
-//! The messages of xs_wire.h: headers, frames, arguments, replies. Bytes in, bytes out; no I/O.
+//! The messages of xs_wire.h: headers, frames, arguments, operations, replies. Bytes in, bytes out; no I/O.
 
 mod args;
 mod frame;
-mod kind;
+pub mod operations;
 mod reply;
+mod token;
 
-pub use args::{decimal, one_string, strings, text};
+pub use args::{Strings, decimal, one_string, strings, text};
 pub use frame::{Frame, HEADER_BYTES, Header, MESSAGE_BYTES_MAX, REQUEST_PAYLOAD_BYTES_MAX, frame};
-pub use kind::{ERROR, Kind, WATCH_EVENT, kind_name};
+pub use operations::{ERROR, Operation, WATCH_EVENT, message_name};
 pub use reply::{ReplySlot, append_error, append_event, append_reply};
+pub use token::{escape, unescape};

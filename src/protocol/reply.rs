@@ -3,7 +3,7 @@
 use zerocopy::IntoBytes;
 
 use super::frame::{HEADER_BYTES, Header};
-use super::kind::{ERROR, WATCH_EVENT};
+use super::operations::{ERROR, WATCH_EVENT};
 use crate::words::{Errno, PAYLOAD_BYTES_MAX};
 
 /// A place for a reply whose payload is being written: the header goes in front of it at the end.

@@ -4,11 +4,12 @@ use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use super::connection::Connection;
+use super::domain_requests::Reply;
 use super::mailbox::Message;
 use super::thread::{Place, Thread};
-use super::{Shared, migration_requests, spawn};
-use crate::control::{self, Counters, Reply, Served, State};
-use crate::protocol::{Header, strings};
+use super::{Shared, spawn};
+use crate::control::{self, Counters, Served, State};
+use crate::protocol::Header;
 use crate::store::{Store, WatchList};
 use crate::sync::{Arc, Ordering};
 use crate::words::Errno;
@@ -20,16 +21,12 @@ impl Thread {
         place: Place,
         connection: &mut Connection,
         header: &Header,
-        payload: &[u8],
-    ) -> Option<Result<Cow<'static, [u8]>, Errno>> {
-        let words: Vec<_> = strings(payload).collect();
-        if let Some((kind, arguments)) = migration_requests::command(&words) {
-            return self.migration_matter(place, connection, header, kind, (arguments, true));
-        }
+        words: &[&[u8]],
+    ) -> Option<Reply> {
         let served: Arc<dyn Served> = Arc::<Shared>::clone(&self.shared);
-        let work = match control::command(&served, &words) {
-            Reply::Now(answer) => return Some(answer.map(Cow::Owned)),
-            Reply::Later(work) => work,
+        let work = match control::command(&served, words) {
+            control::Reply::Now(answer) => return Some(answer.map(Cow::Owned)),
+            control::Reply::Later(work) => work,
         };
         let asker = self.park(place, connection, header);
         let mailboxes = self.shared.mailboxes.clone();

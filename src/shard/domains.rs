@@ -1,34 +1,16 @@
 //! What happens to one domain: INTRODUCE, RELEASE, RESUME, SET_TARGET, shutdown and death. All of
 //! it happens on the domain's home thread, between requests, so it is serial and no thread waits.
 
-use super::domain_watches::{Listing, NewWatch};
 use super::mailbox::{Asker, Message};
 use super::requests::ACK;
 use super::rings::Carried;
 use super::thread::Thread;
 use crate::domain::Domain;
 use crate::host::{Gfn, Port};
+use crate::protocol::operations::DomainRequest;
 use crate::store::Caller;
 use crate::sync::{Arc, Ordering};
 use crate::words::{Domid, Errno, INTRODUCE_DOMAIN, RELEASE_DOMAIN, ShardId, Subject};
-
-/// A request about a domain, for its home thread.
-pub enum DomainRequest {
-    /// Talk to the domain; the number of its ring's page, if it is one, and its unbound port.
-    Introduce(Option<Gfn>, Port),
-    /// Talk to it no more; if it is what an export of this mark saw.
-    Release(Option<u64>),
-    /// Report its shutdown again.
-    Resume,
-    /// Give it the rights of another.
-    SetTarget(Domid),
-    /// Name its watches from the one at an index on.
-    ListWatches(usize, Listing),
-    /// Set watches on its behalf.
-    AddWatches(Vec<NewWatch>),
-    /// Start a transaction on its behalf, with this identifier.
-    StartTransaction(u32),
-}
 
 impl Thread {
     /// Serves a request about a domain whose home thread this is. The answer goes out before the

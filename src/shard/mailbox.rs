@@ -6,10 +6,10 @@ use std::os::unix::net::UnixStream;
 use crossbeam::queue::SegQueue;
 use mio::Waker;
 
-use super::domains::DomainRequest;
 use super::gathering::Share;
 use super::signal::Signal;
 use super::thread::Thread;
+use crate::protocol::operations::DomainRequest;
 use crate::store::WatchList;
 use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::watch::{Batch, Outlet};

@@ -1,18 +1,20 @@
-//! From a message to its reply: the checks that every request passes, in their order, and the
-//! requests on nodes.
+//! From a message to its reply: the checks that every request passes, in their order, and the function that
+//! serves each kind of request.
 
 use std::borrow::Cow;
 
 use super::connection::{Connection, Parked};
+use super::domain_requests::{quota_names, text_reply};
 use super::mailbox::{Asker, Message};
 use super::thread::{Place, Thread};
 use super::trace;
-use crate::domain::{FEATURE_DOMID_ANY, Quota, Ticket};
+use crate::domain::Ticket;
 use crate::log;
-use crate::protocol::{Header, Kind, ReplySlot, decimal, one_string, strings};
-use crate::store::{Caller, Executed, Op, TURN_BEGAN, Verb};
+use crate::protocol::operations::{Access, Form, Parser, Request, Row, TransactionId, command};
+use crate::protocol::{Header, ReplySlot, strings};
+use crate::store::{Caller, Executed};
 use crate::sync::{Arc, Ordering};
-use crate::words::{Domid, Entry, Errno, Path, PathSpace, PermSet, Perms, ShardId};
+use crate::words::{Errno, ShardId};
 
 /// The payload of a reply that says nothing but yes (xenstore.txt).
 pub const ACK: &[u8] = b"OK\0";
@@ -26,7 +28,7 @@ pub enum Outcome {
 }
 
 impl Thread {
-    /// Serves one request. Answers whether it was used; if not, it comes again.
+    /// Serves one request and returns whether it was used; if not, it is tried again.
     pub(super) fn request(
         &mut self,
         place: Place,
@@ -35,65 +37,121 @@ impl Thread {
         header: &Header,
         payload: &[u8],
     ) -> bool {
-        let kind = match self.admit(connection, caller, header) {
-            Ok(kind) => kind,
+        let outcome = match self.admit(connection, caller, header, payload) {
+            Ok(request) => self.dispatch(place, connection, caller, header, request),
             Err(errno) => {
                 self.refuse(connection, header, errno);
-                return true;
-            }
-        };
-        let used = match kind {
-            Kind::Read
-            | Kind::Directory
-            | Kind::DirectoryPart
-            | Kind::GetPerms
-            | Kind::Write
-            | Kind::Mkdir
-            | Kind::Rm
-            | Kind::SetPerms => self.node_request(place, connection, caller, header, kind, payload),
-            Kind::TransactionEnd => {
-                self.end_transaction(place, connection, caller, header, payload)
-            }
-            Kind::TransactionStart if self.waits_for_turn(place, connection) => Outcome::Again,
-            Kind::Watch => self.watch(place, connection, caller, header, payload),
-            _ => {
-                let result = self.other_request(place, connection, header, kind, payload);
-                if let Some(result) = result {
-                    self.answer(
-                        connection,
-                        header,
-                        result.as_deref().map_err(|errno| *errno),
-                        None,
-                    );
-                }
                 Outcome::Used
             }
         };
-        matches!(used, Outcome::Used)
+        matches!(outcome, Outcome::Used)
     }
 
     /// The checks that come before everything else, in the order that clients rely on.
-    fn admit(
+    fn admit<'p>(
         &self,
         connection: &Connection,
         caller: &Caller,
         header: &Header,
-    ) -> Result<Kind, Errno> {
-        let kind = Kind::from_wire(header.kind.get()).ok_or(Errno::ENOSYS)?;
+        payload: &'p [u8],
+    ) -> Result<Request<'p>, Errno> {
+        let row = Row::of(header.kind.get()).ok_or(Errno::ENOSYS)?;
         let shard = Some(ShardId(self.number));
         let domid = Some(caller.domain.domid);
-        log::set_context(log::Context { shard, operation: kind.name(), domid });
-        if kind.is_privileged() && !caller.subject.privileged {
-            return Err(Errno::EACCES);
-        }
+        log::set_context(log::Context { shard, operation: row.name, domid });
+        let is_allowed = match row.access {
+            Access::Any => true,
+            Access::OwnOnly => caller.subject.privileged || strings(payload).next().is_none(),
+            Access::Privileged => caller.subject.privileged,
+        };
         let id = header.tx_id.get();
-        if id != 0 && !kind.ignores_transaction() && !connection.transactions.contains_key(&id) {
-            return Err(Errno::ENOENT);
+        match (row.parser, row.transaction) {
+            (Parser::Migration(_), _) => Err(Errno::ENOSYS),
+            _ if !is_allowed => Err(Errno::EACCES),
+            (_, TransactionId::Open) if id != 0 && !connection.transactions.contains_key(&id) => {
+                Err(Errno::ENOENT)
+            }
+            (Parser::Payload(parse), _) => parse(payload),
+            (Parser::Arguments(parse), _) => {
+                // The design writes the last argument of GET_DOMAIN_WATCHES without a NUL.
+                let payload = payload.strip_suffix(&[0]).unwrap_or(payload);
+                let arguments: Vec<_> = payload.split(|&byte| byte == 0).collect();
+                parse(&arguments, Form::Strings)
+            }
         }
-        Ok(kind)
     }
 
-    fn refuse(&self, connection: &mut Connection, header: &Header, errno: Errno) {
+    fn dispatch(
+        &mut self,
+        place: Place,
+        connection: &mut Connection,
+        caller: &Caller,
+        header: &Header,
+        request: Request<'_>,
+    ) -> Outcome {
+        let ack = |()| Cow::Borrowed(ACK);
+        let reply = match request {
+            Request::Node(path, request) => {
+                return self.node_request(place, connection, caller, header, (path, request));
+            }
+            Request::EndTransaction(commits) => {
+                return self.end_transaction(place, connection, caller, header, commits);
+            }
+            Request::StartTransaction if self.waits_for_turn(place, connection) => {
+                return Outcome::Again;
+            }
+            Request::StartTransaction => Some(self.start_transaction(connection, header)),
+            Request::Watch(path, token, depth) => {
+                self.watch(place, connection, caller, header, (path, token, depth));
+                return Outcome::Used;
+            }
+            Request::Unwatch(path, token) => {
+                Some(self.unwatch(place, connection, path, token).map(ack))
+            }
+            Request::ResetWatches => {
+                self.drop_watches(place, connection);
+                self.drop_transactions(connection);
+                Some(Ok(ack(())))
+            }
+            Request::Control(words) => {
+                let words: Vec<_> = words.collect();
+                match command(&words) {
+                    Some(Ok(request)) => {
+                        return self.dispatch(place, connection, caller, header, request);
+                    }
+                    Some(Err(errno)) => Some(Err(errno)),
+                    None => self.control(place, connection, header, &words),
+                }
+            }
+            Request::Domain(domid, request) => {
+                self.ask_home_thread(place, connection, header, domid, request)
+            }
+            Request::Quiesce(domids, form) => {
+                self.ask_home_threads(place, connection, header, (&domids, form), Message::Quiesce)
+            }
+            Request::Unquiesce(domids, form) => {
+                let message = Message::Unquiesce;
+                self.ask_home_threads(place, connection, header, (&domids, form), message)
+            }
+            Request::GetDomainPath(domid) => Some(Ok(text_reply(format!("/local/domain/{domid}")))),
+            Request::IsDomainIntroduced(domid) => Some(Ok(self.is_domain_introduced(domid))),
+            Request::GetFeature(domid) => Some(self.get_feature(connection, domid)),
+            Request::SetFeature(domid, features) => {
+                Some(self.set_feature(domid, features).map(ack))
+            }
+            Request::QuotaNames => Some(Ok(text_reply(quota_names()))),
+            Request::GetQuota(domid, name) => Some(self.get_quota(domid, name)),
+            Request::SetQuota(domid, name, value) => {
+                Some(self.set_quota(domid, name, value).map(ack))
+            }
+        };
+        if let Some(reply) = reply {
+            self.answer(connection, header, reply.as_deref().map_err(|errno| *errno), None);
+        }
+        Outcome::Used
+    }
+
+    pub(super) fn refuse(&self, connection: &mut Connection, header: &Header, errno: Errno) {
         self.answer(connection, header, Err(errno), None);
     }
 
@@ -113,92 +171,13 @@ impl Thread {
         self.replied(connection, start, ticket);
     }
 
-    fn other_request(
-        &mut self,
-        place: Place,
-        connection: &mut Connection,
-        header: &Header,
-        kind: Kind,
-        payload: &[u8],
-    ) -> Option<Result<Cow<'static, [u8]>, Errno>> {
-        let ack = |()| Cow::Borrowed(ACK);
-        Some(match kind {
-            Kind::Unwatch => self.unwatch(place, connection, payload).map(ack),
-            Kind::ResetWatches => {
-                self.drop_watches(place, connection);
-                self.drop_transactions(connection);
-                Ok(ack(()))
-            }
-            Kind::TransactionStart => self.start_transaction(connection, header),
-            Kind::Control => return self.control(place, connection, header, payload),
-            kind if Kind::EXTENSIONS.contains(&kind) => {
-                return self.migration_message(place, connection, header, kind, payload);
-            }
-            _ => return self.domain_matter(place, connection, header, kind, payload),
-        })
-    }
-
-    /// READ to SET_PERMS, in or outside a transaction.
-    fn node_request(
-        &mut self,
-        place: Place,
-        connection: &mut Connection,
-        caller: &Caller,
-        header: &Header,
-        kind: Kind,
-        payload: &[u8],
-    ) -> Outcome {
-        let mut space = PathSpace::new();
-        let op = match self.node_op(connection, caller, kind, payload, &mut space) {
-            Ok(op) => op,
-            Err(errno) => {
-                self.refuse(connection, header, errno);
-                return Outcome::Used;
-            }
-        };
-        let id = header.tx_id.get();
-        let writes = op.verb.writes();
-        if id == 0 && writes && self.waits_for_guard(place, connection, [op.path]) {
-            return Outcome::Again;
-        }
-        if id != 0 && !self.catches_up(place, connection, caller, id) {
-            return Outcome::Again;
-        }
-        let slot = ReplySlot::begin(connection.output.buffer(), header);
-        if id != 0 {
-            let result = self.execute_in_transaction(connection, caller, id, &op);
-            if writes {
-                connection.output.buffer().extend_from_slice(ACK);
-            }
-            let start = slot.finish(connection.output.buffer(), result);
-            self.replied(connection, start, None);
-            return Outcome::Used;
-        }
-        let out = connection.output.buffer();
-        // Through the reference: a count of the store's own would be changed by all threads, for each request.
-        match self.shared.store.execute(caller, &op, &mut self.generations, out) {
-            Err(TURN_BEGAN) => {
-                slot.cancel(out);
-                return Outcome::Again;
-            }
-            Err(errno) => {
-                let start = slot.finish(out, Err(errno));
-                self.replied(connection, start, None);
-            }
-            Ok(executed) if !writes => {
-                let start = slot.finish(out, Ok(()));
-                self.replied(connection, start, executed.ticket);
-            }
-            Ok(executed) => {
-                slot.cancel(out);
-                self.conclude(place, connection, header, executed);
-            }
-        }
-        Outcome::Used
-    }
-
     /// What follows a reply that was written to the output's buffer, where it begins at `start`.
-    fn replied(&self, connection: &mut Connection, start: usize, ticket: Option<Arc<Ticket>>) {
+    pub(super) fn replied(
+        &self,
+        connection: &mut Connection,
+        start: usize,
+        ticket: Option<Arc<Ticket>>,
+    ) {
         trace::queued(self.number, connection, start);
         if connection.is_guest() {
             connection.output.note_reply(ticket);
@@ -278,88 +257,5 @@ impl Thread {
         self.connections[place] = Some(connection);
         self.becomes_still(place);
         self.make_ready(place);
-    }
-
-    /// Reads the arguments of a request on a node.
-    fn node_op<'a>(
-        &self,
-        connection: &Connection,
-        caller: &Caller,
-        kind: Kind,
-        payload: &'a [u8],
-        space: &'a mut PathSpace,
-    ) -> Result<Op<'a>, Errno> {
-        let (raw, verb) = match kind {
-            Kind::Write => {
-                let end = payload.iter().position(|&byte| byte == 0).ok_or(Errno::EINVAL)?;
-                (&payload[..end], Verb::Write(Cow::Borrowed(&payload[end + 1..])))
-            }
-            Kind::DirectoryPart => {
-                let mut strings = strings(payload);
-                let (Some(raw), Some(offset), None) =
-                    (strings.next(), strings.next(), strings.next())
-                else {
-                    return Err(Errno::EINVAL);
-                };
-                (raw, Verb::DirectoryPart(decimal::<u32>(offset)? as usize))
-            }
-            Kind::SetPerms => {
-                let raw = strings(payload).next().ok_or(Errno::EINVAL)?;
-                let path = self.resolve(connection, raw, space);
-                let perms = self.parse_perms(connection, caller, payload, path.ok())?;
-                return Ok(Op { path: path?, verb: Verb::SetPerms(perms) });
-            }
-            Kind::Directory => (one_string(payload)?, Verb::Directory),
-            Kind::GetPerms => (one_string(payload)?, Verb::GetPerms),
-            Kind::Mkdir => (one_string(payload)?, Verb::Mkdir),
-            Kind::Rm => (one_string(payload)?, Verb::Rm),
-            _ => (one_string(payload)?, Verb::Read),
-        };
-        Ok(Op { path: self.resolve(connection, raw, space)?, verb })
-    }
-
-    /// Reads a path as a client of this connection means it.
-    pub(super) fn resolve<'a>(
-        &self,
-        connection: &Connection,
-        raw: &'a [u8],
-        space: &'a mut PathSpace,
-    ) -> Result<Path<'a>, Errno> {
-        let limit = self.shared.store.registry().limit(&connection.domain, Quota::PathMax);
-        let limit = if limit == 0 { usize::MAX } else { limit as usize };
-        Path::resolve(raw, connection.domid(), limit, space)
-    }
-
-    /// Reads the entries of SET_PERMS. Domains that the host knows and the store does not become
-    /// known by it, since toolstacks set permissions before they introduce; others get nothing in
-    /// advance (XSA-417).
-    fn parse_perms(
-        &self,
-        connection: &Connection,
-        caller: &Caller,
-        payload: &[u8],
-        path: Option<Path<'_>>,
-    ) -> Result<Perms, Errno> {
-        let entries: Vec<_> = strings(payload).skip(1).collect();
-        if entries.is_empty() {
-            return Err(Errno::EINVAL);
-        }
-        let registry = self.shared.store.registry();
-        let quota = Quota::NodePermissions;
-        if !registry.permits(&caller.domain, quota, entries.len(), path) {
-            return Err(Errno::ENOSPC);
-        }
-        let parse = |text: &&[u8]| {
-            let mut entry = Entry::parse(text)?;
-            if entry.domid == Domid::ANY {
-                entry.ignored = connection.domain.features() & FEATURE_DOMID_ANY == 0;
-            } else {
-                self.shared.known_domain(entry.domid);
-            }
-            Ok(entry)
-        };
-        let entries: Vec<Entry> = entries.iter().map(parse).collect::<Result<_, Errno>>()?;
-        let (owner, others) = entries.split_first().ok_or(Errno::EINVAL)?;
-        Ok(Arc::new(PermSet::new(registry.now(), *owner, others)))
     }
 }

@@ -6,7 +6,7 @@ use std::fmt::{self, Display, Formatter};
 
 use super::connection::Connection;
 use crate::log;
-use crate::protocol::{Frame, Header, frame, kind_name};
+use crate::protocol::{Frame, Header, frame, message_name};
 
 /// Of a longer payload only so many bytes are shown: enough for every path and token of ordinary
 /// use, and no line of a trace grows beyond what can be read.
@@ -63,7 +63,7 @@ fn message(thread: u16, connection: &Connection, way: &str, header: &Header, pay
         len = header.len.get(),
         payload = %Payload(payload),
         "{way} {}",
-        kind_name(header.kind.get())
+        message_name(header.kind.get())
     );
 }
 

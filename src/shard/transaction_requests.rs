@@ -9,7 +9,7 @@ use super::thread::{Place, Thread};
 use super::trace;
 use crate::domain::Quota;
 use crate::log;
-use crate::protocol::{Header, one_string};
+use crate::protocol::Header;
 use crate::store::{Caller, Conflict, Failure, Op, Transaction};
 use crate::sync::Arc;
 use crate::words::{Domid, Errno, PathBuf};
@@ -142,16 +142,8 @@ impl Thread {
         connection: &mut Connection,
         caller: &Caller,
         header: &Header,
-        payload: &[u8],
+        commit: bool,
     ) -> Outcome {
-        let commit = match one_string(payload) {
-            Ok(b"T") => true,
-            Ok(b"F") => false,
-            _ => {
-                self.answer(connection, header, Err(Errno::EINVAL), None);
-                return Outcome::Used;
-            }
-        };
         let id = header.tx_id.get();
         if commit
             && self.shared.guards.any()

@@ -1,12 +1,12 @@
 //! WATCH and UNWATCH.
 
 use super::connection::Connection;
-use super::requests::{ACK, Outcome};
+use super::requests::ACK;
 use super::thread::{Place, Thread};
 use super::trace;
 use super::watches::{GroupSummary, Watch, WatchId};
 use crate::domain::{FEATURE_WATCH_DEPTH, Quota};
-use crate::protocol::{Header, decimal, strings};
+use crate::protocol::Header;
 use crate::store::Caller;
 use crate::sync::Arc;
 use crate::watch::{Entry, Watcher};
@@ -20,39 +20,23 @@ impl Thread {
         connection: &mut Connection,
         caller: &Caller,
         header: &Header,
-        payload: &[u8],
-    ) -> Outcome {
-        let result = self.parse_and_watch(place, connection, caller, payload);
+        (raw, token, depth): (&[u8], &[u8], Option<u16>),
+    ) {
+        let has_depth = connection.domain.features() & FEATURE_WATCH_DEPTH != 0;
+        let result = if depth.is_some() && !has_depth {
+            Err(Errno::EINVAL)
+        } else {
+            self.add_watch(place, connection, caller, (raw, token, depth))
+        };
         self.answer(connection, header, result.map(|_| ACK), None);
         if let Ok(id) = result {
             self.fire_once(connection, id);
         }
-        Outcome::Used
     }
 
     /// The event that every new watch begins with.
     pub(super) fn fire_once(&mut self, connection: &mut Connection, id: WatchId) {
         connection.queue_event(self.number, id, None, None, self.now);
-    }
-
-    fn parse_and_watch(
-        &mut self,
-        place: Place,
-        connection: &mut Connection,
-        caller: &Caller,
-        payload: &[u8],
-    ) -> Result<WatchId, Errno> {
-        let mut arguments = strings(payload);
-        let (Some(raw), Some(token)) = (arguments.next(), arguments.next()) else {
-            return Err(Errno::EINVAL);
-        };
-        let has_depth = connection.domain.features() & FEATURE_WATCH_DEPTH != 0;
-        let depth = match (arguments.next(), arguments.next()) {
-            (None, _) => None,
-            (Some(depth), None) if has_depth => Some(limited_depth(decimal(depth)?)),
-            _ => return Err(Errno::EINVAL),
-        };
-        self.add_watch(place, connection, caller, (raw, token, depth))
     }
 
     /// Sets a watch for a connection: the path as its client writes it, the token, and how deep.
@@ -125,13 +109,9 @@ impl Thread {
         &mut self,
         place: Place,
         connection: &mut Connection,
-        payload: &[u8],
+        raw: &[u8],
+        token: &[u8],
     ) -> Result<(), Errno> {
-        let mut arguments = strings(payload);
-        let (Some(raw), Some(token), None) = (arguments.next(), arguments.next(), arguments.next())
-        else {
-            return Err(Errno::EINVAL);
-        };
         let mut space = PathSpace::new();
         let path = self.resolve(connection, raw, &mut space)?;
         self.remove_watch(place, connection, path, token)
@@ -177,9 +157,4 @@ impl Thread {
         }
         watches.iter().for_each(|watch| self.forget_watch(connection, watch));
     }
-}
-
-/// Depths beyond every path's are all alike.
-pub(super) fn limited_depth(depth: u32) -> u16 {
-    u16::try_from(depth).unwrap_or(u16::MAX)
 }

@@ -7,12 +7,12 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::client::{Client, Connecting, Trouble};
-use super::daemon::{Answers, Daemon, EXPORT_DOMAINS, IMPORT_DOMAINS, listed};
+use super::daemon::{Answers, Daemon, listed};
 use super::export::behind;
 use super::failure::Failure;
 use super::link::Link;
 use super::places::{Destination, Source};
-use crate::protocol::Kind;
+use crate::protocol::Operation;
 use crate::words::Domid;
 
 /// From where to where, and how often a domain is carried that others change meanwhile.
@@ -169,10 +169,11 @@ impl Batch<'_> {
         };
         let Route { source, destination, .. } = self.route;
         let Ends { exports, imports, .. } = &mut self.ends;
-        let export = source.ask_by(exports, EXPORT_DOMAINS, &listed(todo), &[writer.as_fd()]);
+        let export =
+            source.ask_by(exports, Operation::ExportDomains, &listed(todo), &[writer.as_fd()]);
         // Each end is one daemon's alone: so the other one notices if it dies.
         drop(writer);
-        let import = destination.ask_by(imports, IMPORT_DOMAINS, b"", &[reader.as_fd()]);
+        let import = destination.ask_by(imports, Operation::ImportDomains, b"", &[reader.as_fd()]);
         drop(reader);
         let mut exported = Answers::of_all(export);
         let mut imported = Answers::of_all(import);
@@ -280,13 +281,13 @@ impl Batch<'_> {
         let domids = self.of(|moving| {
             moving.source == Source::Released && moving.destination == Destination::Quiesced
         });
-        let mut outcomes = self.ends.there.ask_each(Kind::Unquiesce, &domids);
+        let mut outcomes = self.ends.there.ask_each(Operation::Unquiesce, &domids);
         // It is committed: a connection that is lost is no reason to stop here.
         if outcomes.values().any(|outcome| outcome.as_ref().is_err_and(Trouble::is_lost))
             && let Ok(client) = self.route.destination.connect()
         {
             self.ends.there = client;
-            outcomes = self.ends.there.ask_each(Kind::Unquiesce, &domids);
+            outcomes = self.ends.there.ask_each(Operation::Unquiesce, &domids);
         }
         let begun = self.begun;
         self.with(outcomes, |moving, outcome| match outcome {
@@ -332,7 +333,7 @@ impl Batch<'_> {
         }
         // The old connection may be why.
         let Ok(mut client) = self.route.source.connect() else { return };
-        let outcomes = client.ask_each(Kind::Unquiesce, &domids);
+        let outcomes = client.ask_each(Operation::Unquiesce, &domids);
         self.with(outcomes, |moving, outcome| match outcome {
             Ok(()) => moving.source = Source::Served,
             Err(trouble) if trouble.is("ENOENT") => moving.source = Source::Gone,

@@ -11,14 +11,13 @@ use super::daemon::listed;
 use super::domids::Domids;
 use super::failure::Failure;
 use super::link::{Link, PATIENCE, message};
-use crate::protocol::{ERROR, Kind, strings};
+use crate::protocol::operations::DOMAINS_MAX;
+use crate::protocol::{ERROR, Operation, strings};
 use crate::words::Domid;
 
 /// Requests that are sent before the first of them is answered. Their replies, of some bytes each,
 /// fit into what the kernel buffers, so that neither side waits for the other.
 const PIPELINED: usize = 64;
-/// Domains in one QUIESCE, UNQUIESCE or DISCARD_DOMAINS: more are `E2BIG`.
-pub const DOMAINS_MAX: usize = 256;
 
 /// Why something was not done.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -108,18 +107,22 @@ impl Client {
     }
 
     /// A request: its reply's payload, or why not.
-    pub fn ask(&mut self, kind: Kind, payload: &[u8]) -> Result<Vec<u8>, Trouble> {
-        self.0.send(&message(kind as u32, 0, payload))?;
+    pub fn ask(&mut self, operation: Operation, payload: &[u8]) -> Result<Vec<u8>, Trouble> {
+        self.0.send(&message(operation, 0, payload))?;
         self.reply(0)
     }
 
     /// The same request with several payloads, some before the first is answered.
-    pub fn ask_all(&mut self, kind: Kind, payloads: &[Vec<u8>]) -> Vec<Result<Vec<u8>, Trouble>> {
+    pub fn ask_all(
+        &mut self,
+        operation: Operation,
+        payloads: &[Vec<u8>],
+    ) -> Vec<Result<Vec<u8>, Trouble>> {
         let mut replies = Vec::with_capacity(payloads.len());
         for some in payloads.chunks(PIPELINED) {
             let numbered = (0..).zip(some);
             let bytes: Vec<u8> =
-                numbered.flat_map(|(id, payload)| message(kind as u32, id, payload)).collect();
+                numbered.flat_map(|(id, payload)| message(operation, id, payload)).collect();
             let sent = self.0.send(&bytes).map_err(Trouble::from);
             let ids = 0..u32::try_from(some.len()).unwrap_or(0);
             replies.extend(ids.map(|id| sent.clone().and_then(|()| self.reply(id))));
@@ -140,12 +143,12 @@ impl Client {
     /// QUIESCE or UNQUIESCE: what came of it for each.
     pub fn ask_each(
         &mut self,
-        kind: Kind,
+        operation: Operation,
         domids: &[Domid],
     ) -> BTreeMap<Domid, Result<(), Trouble>> {
         let mut outcomes = BTreeMap::new();
         for some in domids.chunks(DOMAINS_MAX) {
-            match self.ask(kind, &listed(some)) {
+            match self.ask(operation, &listed(some)) {
                 Ok(reply) => {
                     outcomes.extend(some.iter().map(|&domid| (domid, Ok(()))));
                     let words: Vec<_> = strings(&reply).skip(1).collect();
@@ -158,7 +161,7 @@ impl Client {
                 // It was none of them, and the error is that of the lowest.
                 Err(Trouble::Refused(..)) => {
                     let payloads: Vec<_> = some.iter().map(|&domid| listed(&[domid])).collect();
-                    let replies = self.ask_all(kind, &payloads);
+                    let replies = self.ask_all(operation, &payloads);
                     let replies = replies.into_iter().map(|reply| reply.map(drop));
                     outcomes.extend(some.iter().copied().zip(replies));
                 }
@@ -172,7 +175,10 @@ impl Client {
     pub fn release(&mut self, marks: &[(Domid, &str)]) -> Vec<Result<(), Trouble>> {
         let payload = |(domid, mark): &(Domid, &str)| format!("{domid}\0{mark}\0").into_bytes();
         let payloads: Vec<_> = marks.iter().map(payload).collect();
-        self.ask_all(Kind::Release, &payloads).into_iter().map(|reply| reply.map(drop)).collect()
+        self.ask_all(Operation::Release, &payloads)
+            .into_iter()
+            .map(|reply| reply.map(drop))
+            .collect()
     }
 
     /// INTRODUCE of each.
@@ -181,13 +187,16 @@ impl Client {
             format!("{domid}\0{frame}\0{port}\0").into_bytes()
         };
         let payloads: Vec<_> = domains.iter().map(payload).collect();
-        self.ask_all(Kind::Introduce, &payloads).into_iter().map(|reply| reply.map(drop)).collect()
+        self.ask_all(Operation::Introduce, &payloads)
+            .into_iter()
+            .map(|reply| reply.map(drop))
+            .collect()
     }
 
     /// Whether each is introduced.
     pub fn are_introduced(&mut self, domids: &[Domid]) -> Result<Vec<bool>, Trouble> {
         let payloads: Vec<_> = domids.iter().map(|&domid| listed(&[domid])).collect();
-        let replies = self.ask_all(Kind::IsDomainIntroduced, &payloads);
+        let replies = self.ask_all(Operation::IsDomainIntroduced, &payloads);
         replies.into_iter().map(|reply| reply.map(|reply| reply == b"T\0")).collect()
     }
 

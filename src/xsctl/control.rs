@@ -9,7 +9,7 @@ use std::path::Path;
 use super::client::{Client, Trouble};
 use super::daemon::LONGEST;
 use super::failure::{Done, Failure};
-use crate::protocol::{Kind, REQUEST_PAYLOAD_BYTES_MAX};
+use crate::protocol::{Operation, REQUEST_PAYLOAD_BYTES_MAX};
 
 /// Commands that fail with a text for a reply.
 const OK_OR_FAILED: [&str; 2] = ["check", "live-update"];
@@ -30,7 +30,7 @@ pub fn run(socket: &Path, words: &[OsString]) -> Result<Done, Failure> {
         return Err(refused("a command has at most 4096 bytes"));
     }
     // As long as the command takes: a check visits every node.
-    let reply = match Client::connect_with(socket, LONGEST)?.ask(Kind::Control, &payload) {
+    let reply = match Client::connect_with(socket, LONGEST)?.ask(Operation::Control, &payload) {
         Ok(reply) => reply,
         Err(Trouble::Refused(error, _)) => return Err(refused(&explained(&error))),
         Err(lost) => {

@@ -8,23 +8,16 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::client::{Client, DOMAINS_MAX, Trouble};
+use super::client::{Client, Trouble};
 use super::domids::Domids;
 use super::failure::Failure;
 use super::link::{Link, PATIENCE, message};
 use super::step::Standing;
 use crate::migrate::presence::Presence;
-use crate::protocol::{ERROR, Kind, decimal, strings};
+use crate::protocol::operations::DOMAINS_MAX;
+use crate::protocol::{ERROR, Operation, decimal, strings};
 use crate::words::Domid;
 
-/// The requests of docs/MIGRATION.md.
-pub const EXPORT_DOMAINS: u32 = 65552;
-/// See there.
-pub const IMPORT_DOMAINS: u32 = 65553;
-/// See there.
-const DISCARD_DOMAINS: u32 = 65554;
-/// See there.
-const DOMAIN_STATES: u32 = 65555;
 /// Where the path of the socket for migration is written.
 const MIGRATION_SOCKET: &[u8] = b"/tool/xenstored/operations/migration-socket\0";
 /// Where it is written how many shards the daemon has.
@@ -51,7 +44,7 @@ impl Daemon {
     /// There is none, or it moves no domains.
     pub fn find(socket: PathBuf) -> Result<Daemon, Failure> {
         let mut client = Client::connect(&socket)?;
-        match client.ask(Kind::Read, MIGRATION_SOCKET) {
+        match client.ask(Operation::Read, MIGRATION_SOCKET) {
             Ok(path) => {
                 let migration = OsString::from_vec(path).into();
                 Ok(Daemon { socket, migration, patience: PATIENCE })
@@ -82,7 +75,8 @@ impl Daemon {
     /// How many shards it has: a domain is served by that of its number's remainder. One that does not say is
     /// as one with a single shard.
     pub fn shards(&self) -> u16 {
-        let told = self.connect().ok().and_then(|mut client| client.ask(Kind::Read, SHARDS).ok());
+        let told =
+            self.connect().ok().and_then(|mut client| client.ask(Operation::Read, SHARDS).ok());
         told.and_then(|shards| decimal(&shards).ok()).unwrap_or(1).max(1)
     }
 
@@ -100,11 +94,11 @@ impl Daemon {
     /// [`Trouble::Lost`]: nobody has read it.
     pub fn ask(
         &self,
-        kind: u32,
+        operation: Operation,
         payload: &[u8],
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<Asked, Trouble> {
-        self.ask_by(&mut None, kind, payload, descriptors)
+        self.ask_by(&mut None, operation, payload, descriptors)
     }
 
     /// The same by the connection of an earlier request, which is taken, if it is there and still open.
@@ -114,7 +108,7 @@ impl Daemon {
     pub fn ask_by(
         &self,
         kept: &mut Option<Link>,
-        kind: u32,
+        operation: Operation,
         payload: &[u8],
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<Asked, Trouble> {
@@ -122,7 +116,7 @@ impl Daemon {
             Some(link) => link,
             None => Link::connect(&self.migration, self.patience)?,
         };
-        link.send_with(&message(kind, 0, payload), descriptors)?;
+        link.send_with(&message(operation, 0, payload), descriptors)?;
         Ok(Asked { link, daemon: self.clone() })
     }
 
@@ -131,7 +125,7 @@ impl Daemon {
         let link = Link::connect(&self.socket, self.patience);
         let answer = link
             .map_err(Trouble::from)
-            .and_then(|link| Client(link).ask(Kind::Read, MIGRATION_SOCKET));
+            .and_then(|link| Client(link).ask(Operation::Read, MIGRATION_SOCKET));
         !answer.is_err_and(|trouble| trouble.is_lost())
     }
 
@@ -143,7 +137,7 @@ impl Daemon {
         domids: &[Domid],
     ) -> BTreeMap<Domid, Result<(), Trouble>> {
         let of_some = |some: &[Domid]| {
-            let asked = self.ask_by(kept, DISCARD_DOMAINS, &listed(some), &[]);
+            let asked = self.ask_by(kept, Operation::DiscardDomains, &listed(some), &[]);
             let mut answers = Answers::of_all(asked);
             *kept = answers.take_link();
             some.iter().map(|&domid| (domid, answers.of(domid).map(drop))).collect::<Vec<_>>()
@@ -159,7 +153,8 @@ impl Daemon {
         let (mut kept, mut states) = (None, BTreeMap::new());
         for some in domids.parts().chunks(DOMAINS_MAX) {
             let payload: Vec<u8> = some.concat().into_bytes();
-            let mut answers = Answers::of_all(self.ask_by(&mut kept, DOMAIN_STATES, &payload, &[]));
+            let mut answers =
+                Answers::of_all(self.ask_by(&mut kept, Operation::DomainStates, &payload, &[]));
             if let Some(trouble) = answers.failed() {
                 return Err(trouble.clone());
             }
@@ -317,8 +312,8 @@ mod tests {
             let (mut client, _) = bulk.accept().unwrap();
             thread::sleep(5 * SHORT);
             let answers = [
-                message(IMPORT_DOMAINS, 0, b"5\0OK\x007\x003\0"),
-                message(IMPORT_DOMAINS, 0, b"OK\0"),
+                message(Operation::ImportDomains, 0, b"5\0OK\x007\x003\0"),
+                message(Operation::ImportDomains, 0, b"OK\0"),
             ];
             // The client may have left.
             let _ = io::Write::write_all(&mut client, &answers.concat());
@@ -328,7 +323,7 @@ mod tests {
             let mut held = Vec::new();
             for mut client in clients {
                 if is_there {
-                    let _ = io::Write::write_all(&mut client, &message(Kind::Read as u32, 0, b"x"));
+                    let _ = io::Write::write_all(&mut client, &message(Operation::Read, 0, b"x"));
                 }
                 held.push(client);
             }
@@ -343,8 +338,11 @@ mod tests {
                 let (mut client, _) = socket.accept().unwrap();
                 for _ in 0..requests {
                     io::Read::read_exact(&mut client, &mut [0; 16]).unwrap();
-                    io::Write::write_all(&mut client, &message(IMPORT_DOMAINS, 0, b"OK\0"))
-                        .unwrap();
+                    io::Write::write_all(
+                        &mut client,
+                        &message(Operation::ImportDomains, 0, b"OK\0"),
+                    )
+                    .unwrap();
                 }
             }
         });
@@ -358,7 +356,8 @@ mod tests {
         let daemon = Daemon { socket, migration, patience: PATIENCE };
         let mut kept = None;
         for asked in 1..=4 {
-            let mut answers = Answers::of_all(daemon.ask_by(&mut kept, IMPORT_DOMAINS, b"", &[]));
+            let mut answers =
+                Answers::of_all(daemon.ask_by(&mut kept, Operation::ImportDomains, b"", &[]));
             assert_eq!(answers.failed(), None);
             kept = answers.take_link();
             assert!(kept.is_some());
@@ -373,7 +372,7 @@ mod tests {
         for is_there in [true, false] {
             let directory = tempfile::tempdir().unwrap();
             let daemon = daemon(directory.path(), is_there);
-            let answers = Answers::of_all(daemon.ask(IMPORT_DOMAINS, b"", &[]));
+            let answers = Answers::of_all(daemon.ask(Operation::ImportDomains, b"", &[]));
             let outcome = answers.of(Domid(5));
             match is_there {
                 true => assert_eq!(outcome, Ok(vec!["7".into(), "3".into()])),

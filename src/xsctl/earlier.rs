@@ -19,7 +19,7 @@ use super::lock::Lock;
 use super::places::{Destination, Source};
 use super::step::{Sockets, Standing, Step, is_meant, step};
 use crate::migrate::presence::Presence;
-use crate::protocol::Kind;
+use crate::protocol::Operation;
 use crate::words::Domid;
 
 /// How long a state is waited for that ends by itself: an import that a daemon is at, a batch of
@@ -185,7 +185,7 @@ fn finished(client: &mut Client, domains: &[(Domid, Standing)]) -> Vec<Settled> 
     let domids: Vec<Domid> = (domains.iter().map(|(domid, _)| *domid))
         .filter(|domid| !refused.contains_key(domid))
         .collect();
-    let mut outcomes = client.ask_each(Kind::Unquiesce, &domids);
+    let mut outcomes = client.ask_each(Operation::Unquiesce, &domids);
     let settled = |(domid, _): &(Domid, Standing)| {
         let mut moving = Moving::found(Source::Released, Destination::Quiesced);
         match (refused.get(domid), outcomes.remove(domid)) {
@@ -208,7 +208,7 @@ fn taken_back(
     todo: &mut Vec<Todo>,
 ) {
     let domids: Vec<Domid> = domains.iter().map(|(domid, _)| *domid).collect();
-    let served = client.ask_each(Kind::Unquiesce, &domids);
+    let served = client.ask_each(Operation::Unquiesce, &domids);
     let is_served = |domid: &&Domid| matches!(served.get(domid), Some(Ok(())));
     let domids: Vec<Domid> = domids.iter().filter(is_served).copied().collect();
     let mut discarded = destination.discard(&mut None, &domids);

@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::ValueEnum;
 
-use super::daemon::{Answers, Daemon, EXPORT_DOMAINS, listed};
+use super::daemon::{Answers, Daemon, listed};
 use super::failure::{Done, Failure};
 use super::marks::Marks;
 use super::places::{command, quoted};
 use super::report::{Form, Line, Report, domains};
 use super::target::Target;
+use crate::protocol::Operation;
 use crate::words::{Domid, ranges};
 
 /// How often a domain is exported that is changed while it is written: each time is a few
@@ -152,7 +153,7 @@ impl Exporting<'_> {
             targets.push(Target::create(&self.manner.directory, self.manner.format, domid)?);
         }
         let descriptors: Vec<_> = targets.iter().map(Target::descriptor).collect();
-        let asked = self.daemon.ask(EXPORT_DOMAINS, &listed(domids), &descriptors);
+        let asked = self.daemon.ask(Operation::ExportDomains, &listed(domids), &descriptors);
         drop(descriptors);
         let answers = Answers::of_all(asked);
         let mut again = Vec::new();

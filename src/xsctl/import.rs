@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::client::{Client, Connecting};
-use super::daemon::{Answers, Daemon, IMPORT_DOMAINS};
+use super::daemon::{Answers, Daemon};
 use super::export::Format;
 use super::failure::{Done, Failure};
 use super::libxl;
@@ -15,6 +15,7 @@ use super::places::command;
 use super::report::{Form, Line, Report, domains};
 use crate::migrate::state::State;
 use crate::migrate::stream::Reader;
+use crate::protocol::Operation;
 use crate::words::{Domid, ranges};
 
 /// How it is done.
@@ -177,7 +178,7 @@ impl Importing<'_> {
     fn ask(&self, files: &[(&PathBuf, File)]) -> Answers {
         let descriptors: Vec<_> = files.iter().map(|(_, file)| file.as_fd()).collect();
         let payload: &[u8] = if self.manner.dry_run { b"check\0" } else { b"" };
-        Answers::of_all(self.daemon.ask(IMPORT_DOMAINS, payload, &descriptors))
+        Answers::of_all(self.daemon.ask(Operation::ImportDomains, payload, &descriptors))
     }
 
     /// What is to be known of a request without an answer.

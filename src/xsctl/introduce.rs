@@ -8,7 +8,7 @@ use super::domids::Domids;
 use super::failure::{Done, Failure};
 use super::places::command;
 use super::report::{Form, Line, Report};
-use crate::protocol::{Kind, decimal};
+use crate::protocol::{Operation, decimal};
 use crate::words::{Domid, ranges};
 
 /// Introduces domains, each with the frame and the port that libxl wrote below its home, or with
@@ -100,7 +100,7 @@ fn numbers(client: &mut Client, domids: &[Domid], name: &str) -> Result<Vec<Numb
         Err(Trouble::Refused(error, _)) => Ok(Err(format!("{}: {error}", path(domid, name)))),
         Err(lost) => Err(lost),
     };
-    domids.iter().zip(client.ask_all(Kind::Read, &payloads)).map(read).collect()
+    domids.iter().zip(client.ask_all(Operation::Read, &payloads)).map(read).collect()
 }
 
 fn path(domid: Domid, name: &str) -> String {

@@ -13,7 +13,7 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg};
 use zerocopy::IntoBytes;
 
-use crate::protocol::{Frame, Header, frame};
+use crate::protocol::{Frame, Header, Operation, frame};
 
 /// What a request for one domain takes is milliseconds; a daemon that is silent for so long hangs, and
 /// whoever waits for it should learn what state the domains are in.
@@ -29,10 +29,14 @@ pub struct Link {
 }
 
 /// A request as bytes.
-pub fn message(kind: u32, req_id: u32, payload: &[u8]) -> Vec<u8> {
+pub fn message(operation: Operation, req_id: u32, payload: &[u8]) -> Vec<u8> {
     let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
-    let header =
-        Header { kind: kind.into(), req_id: req_id.into(), tx_id: 0.into(), len: len.into() };
+    let header = Header {
+        kind: (operation as u32).into(),
+        req_id: req_id.into(),
+        tx_id: 0.into(),
+        len: len.into(),
+    };
     [header.as_bytes(), payload].concat()
 }
 

@@ -48,7 +48,7 @@ use std::time::Instant;
 
 use clap::{CommandFactory, Parser};
 
-use crate::protocol::Kind;
+use crate::protocol::Operation;
 use client::Client;
 use daemon::Daemon;
 use export::Format;
@@ -74,10 +74,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, Failur
             written(|out| diff::diff(&mut a, &mut b, json, out))
         }
         Command::Quiesce { common, domains } => {
-            requests::each(&common.socket(), Kind::Quiesce, &domains.domains, common.form())
+            requests::each(&common.socket(), Operation::Quiesce, &domains.domains, common.form())
         }
         Command::Unquiesce { common, domains } => {
-            requests::each(&common.socket(), Kind::Unquiesce, &domains.domains, common.form())
+            requests::each(&common.socket(), Operation::Unquiesce, &domains.domains, common.form())
         }
         Command::Discard { common, domains } => {
             requests::discard(&common.socket(), &domains, common.form())

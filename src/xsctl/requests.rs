@@ -8,22 +8,27 @@ use super::daemon::Daemon;
 use super::domids::Domids;
 use super::failure::{Done, Failure};
 use super::report::{Form, Line, Report};
-use crate::protocol::Kind;
+use crate::protocol::Operation;
 use crate::words::Domid;
 
 /// QUIESCE or UNQUIESCE.
 ///
 /// # Errors
 /// There is no daemon, or none of the domains; the output's.
-pub fn each(socket: &Path, kind: Kind, domids: &Domids, form: Form) -> Result<Done, Failure> {
+pub fn each(
+    socket: &Path,
+    operation: Operation,
+    domids: &Domids,
+    form: Form,
+) -> Result<Done, Failure> {
     let mut client = Client::connect(socket)?;
     let domids = client.meant(domids, socket)?;
-    let (command, verb) = match kind {
-        Kind::Quiesce => ("quiesce", "quiesced"),
+    let (command, verb) = match operation {
+        Operation::Quiesce => ("quiesce", "quiesced"),
         _ => ("unquiesce", "unquiesced"),
     };
     let report = Report::new(form, command, verb, domids.len());
-    say(client.ask_each(kind, &domids), report)
+    say(client.ask_each(operation, &domids), report)
 }
 
 /// DISCARD_DOMAINS. Of a range those are meant that were imported and not served since.

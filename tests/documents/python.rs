@@ -7,7 +7,6 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use xenstored::host::RingPage;
-use xenstored::protocol::{Kind, kind_name};
 
 use super::blocks::Block;
 use super::session::Session;
@@ -123,21 +122,4 @@ fn an_index_is_written_by_one_store() {
         "struct.pack_into('=I', page, 2052, i)",
         "i < 50_000_000"
     )));
-}
-
-#[test]
-fn the_manual_has_the_number_of_every_operation() {
-    let manual = include_str!("../../docs/SIM.md");
-    let cells = manual.lines().filter(|line| line.starts_with('|')).flat_map(|row| row.split('|'));
-    let numbered = cells.filter_map(|cell| {
-        let (number, name) = cell.trim().split_once(' ')?;
-        let is_name = name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
-        Some((number.parse::<u32>().ok().filter(|_| is_name)?, name))
-    });
-    let mut found: Vec<_> = numbered.collect();
-    found.sort_unstable();
-    let sent = |&number: &u32| Kind::from_wire(number).is_some() || [15, 16].contains(&number);
-    let expected: Vec<_> =
-        (0..100).filter(sent).map(|number| (number, kind_name(number))).collect();
-    assert_eq!(found, expected);
 }

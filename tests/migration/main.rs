@@ -94,6 +94,8 @@ fn what_is_asked_wrongly() {
         dom5 ADD_DOMAIN_WATCHES_DEPTH 5|x|t|| -> EACCES
         dom0 TYPE65535 5| -> ENOSYS
         dom0 TYPE65543 5| -> ENOSYS
+        dom0 TYPE65552 5| -> ENOSYS
+        dom5 TYPE65555 5| -> ENOSYS
         dom0 #1 QUIESCE 5| -> ENOENT
 
         dom0 QUIESCE -> EINVAL

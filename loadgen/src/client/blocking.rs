@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use xenstored::host::sim::{SimClient, SimGuest};
-use xenstored::protocol::{ERROR, Kind, WATCH_EVENT};
+use xenstored::protocol::{ERROR, Operation, WATCH_EVENT};
 use xenstored::words::Domid;
 
 use super::message::{append, event, payload, words};
@@ -39,7 +39,7 @@ impl Blocking {
     /// Sends a request and waits for its reply: the payload, or the name of the error.
     pub fn request(
         &mut self,
-        kind: Kind,
+        kind: Operation,
         tx_id: u32,
         payload: &[u8],
     ) -> Result<std::result::Result<Vec<u8>, String>> {
@@ -59,7 +59,7 @@ impl Blocking {
     }
 
     /// As [`Blocking::request`] outside of transactions; an error is wrong.
-    pub fn must(&mut self, kind: Kind, payload: &[u8]) -> Result<Vec<u8>> {
+    pub fn must(&mut self, kind: Operation, payload: &[u8]) -> Result<Vec<u8>> {
         self.request(kind, 0, payload)?.map_err(|errno| {
             let asked = String::from_utf8_lossy(payload);
             Trouble::Wrong(format!("{} of {asked:?} was answered by {errno}", kind.name()))
@@ -68,7 +68,7 @@ impl Blocking {
 
     /// A node's value, as text.
     pub fn text(&mut self, path: &str) -> Result<String> {
-        let value = self.must(Kind::Read, &words(&[path]))?;
+        let value = self.must(Operation::Read, &words(&[path]))?;
         Ok(String::from_utf8_lossy(&value).into_owned())
     }
 
@@ -81,7 +81,7 @@ impl Blocking {
     /// The names of a node's children, each with its NUL; `path` has one too. In pieces if they do
     /// not fit into one reply.
     pub fn directory(&mut self, path: &[u8]) -> Result<Vec<u8>> {
-        match self.request(Kind::Directory, 0, path)? {
+        match self.request(Operation::Directory, 0, path)? {
             Ok(children) => return Ok(children),
             Err(errno) if errno != "E2BIG" => wrong!("DIRECTORY was answered by {errno}"),
             Err(_) => {}
@@ -89,7 +89,7 @@ impl Blocking {
         let mut children = Vec::new();
         loop {
             let from = format!("{}\0", children.len()).into_bytes();
-            let part = self.must(Kind::DirectoryPart, &[path, &from].concat())?;
+            let part = self.must(Operation::DirectoryPart, &[path, &from].concat())?;
             // The generation, then names; an empty name at the end of the last part.
             let generation =
                 part.iter().position(|&byte| byte == 0).map_or(part.len(), |at| at + 1);
@@ -102,7 +102,7 @@ impl Blocking {
     }
 
     /// Sends a request whose reply is read later and must be no error.
-    pub fn ask(&mut self, kind: Kind, payload: &[u8]) -> Result<()> {
+    pub fn ask(&mut self, kind: Operation, payload: &[u8]) -> Result<()> {
         append(&mut self.output, kind, 0, 0, payload);
         self.asked += 1;
         if self.asked == PIPELINED { self.flush() } else { Ok(()) }
@@ -110,7 +110,7 @@ impl Blocking {
 
     /// Asks for a WRITE as [`Blocking::ask`] does.
     pub fn write(&mut self, path: &str, value: impl AsRef<[u8]>) -> Result<()> {
-        self.ask(Kind::Write, &payload(path, value))
+        self.ask(Operation::Write, &payload(path, value))
     }
 
     /// Waits for the replies to all that was asked.
@@ -140,7 +140,7 @@ impl Blocking {
     /// The events that the daemon has sent up to now: those that it sent before the answer to a
     /// request that we make here.
     pub fn take_events(&mut self) -> Result<Vec<(String, String)>> {
-        self.must(Kind::GetDomainPath, b"0\0")?;
+        self.must(Operation::GetDomainPath, b"0\0")?;
         Ok(self.events.drain(..).collect())
     }
 
@@ -182,9 +182,9 @@ impl Blocking {
             .map_err(|error| Trouble::io(format!("cannot create domain {domid}"), error))?;
         let home = format!("/local/domain/{domid}");
         let (name, port) = (domid.to_string(), guest.port.to_string());
-        self.ask(Kind::Mkdir, &words(&[&home]))?;
-        self.ask(Kind::SetPerms, &words(&[&home, &format!("n{domid}")]))?;
-        self.ask(Kind::Introduce, &words(&[&name, "1", &port]))?;
+        self.ask(Operation::Mkdir, &words(&[&home]))?;
+        self.ask(Operation::SetPerms, &words(&[&home, &format!("n{domid}")]))?;
+        self.ask(Operation::Introduce, &words(&[&name, "1", &port]))?;
         Ok(guest)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use xenstored::protocol::{Frame, HEADER_BYTES, Kind, frame};
+use xenstored::protocol::{Frame, HEADER_BYTES, Operation, frame};
 
 use super::link::Link;
 use super::message::{Request, append};
@@ -37,7 +37,7 @@ impl Connection {
     }
 
     /// Queues a request; [`Connection::flush`] sends it.
-    pub fn queue(&mut self, kind: Kind, req_id: u32, tx_id: u32, payload: &[u8]) {
+    pub fn queue(&mut self, kind: Operation, req_id: u32, tx_id: u32, payload: &[u8]) {
         append(&mut self.output, kind, req_id, tx_id, payload);
     }
 

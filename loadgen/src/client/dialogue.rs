@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::{Poll as Step, Waker};
 
 use mio::Token;
-use xenstored::protocol::{ERROR, Kind, WATCH_EVENT};
+use xenstored::protocol::{ERROR, Operation, WATCH_EVENT};
 
 use super::connection::Connection;
 use super::link::Link;
@@ -41,7 +41,7 @@ struct Inside {
 struct Waiting {
     req_id: u32,
     tx_id: u32,
-    kind: Kind,
+    kind: Operation,
     slot: Rc<RefCell<Slot<Option<Reply>>>>,
 }
 
@@ -133,12 +133,14 @@ impl State {
         Ok(())
     }
 
-    fn count(&self, kind: Kind, reply: &Reply) {
+    fn count(&self, kind: Operation, reply: &Reply) {
         let counts = &self.stage.counts;
         count(&counts.requests);
         match (kind, reply) {
-            (Kind::TransactionEnd, Ok(_)) => count(&counts.commits),
-            (Kind::TransactionEnd, Err(errno)) if errno == "EAGAIN" => count(&counts.conflicts),
+            (Operation::TransactionEnd, Ok(_)) => count(&counts.commits),
+            (Operation::TransactionEnd, Err(errno)) if errno == "EAGAIN" => {
+                count(&counts.conflicts)
+            }
             _ => {}
         }
     }
@@ -184,13 +186,13 @@ impl Client {
     ///
     /// # Errors
     /// Never the daemon's: those are in the reply.
-    pub async fn request(&self, kind: Kind, tx_id: u32, payload: &[u8]) -> Result<Reply> {
+    pub async fn request(&self, kind: Operation, tx_id: u32, payload: &[u8]) -> Result<Reply> {
         Ok(replied(self.queue(kind, tx_id, payload)).await)
     }
 
     /// Sends several requests at once, outside of transactions, and waits for all replies.
-    pub async fn several(&self, requests: &[(Kind, Vec<u8>)]) -> Result<Vec<Reply>> {
-        let queue = |(kind, payload): &(Kind, Vec<u8>)| self.queue(*kind, 0, payload);
+    pub async fn several(&self, requests: &[(Operation, Vec<u8>)]) -> Result<Vec<Reply>> {
+        let queue = |(kind, payload): &(Operation, Vec<u8>)| self.queue(*kind, 0, payload);
         let slots: Vec<_> = requests.iter().map(queue).collect();
         let mut replies = Vec::with_capacity(slots.len());
         for slot in slots {
@@ -208,7 +210,12 @@ impl Client {
         inside.watches.iter().map(watch).collect()
     }
 
-    fn queue(&self, kind: Kind, tx_id: u32, payload: &[u8]) -> Rc<RefCell<Slot<Option<Reply>>>> {
+    fn queue(
+        &self,
+        kind: Operation,
+        tx_id: u32,
+        payload: &[u8],
+    ) -> Rc<RefCell<Slot<Option<Reply>>>> {
         let inside = &mut *self.0.inside.borrow_mut();
         if let Some(recording) = &mut *self.0.stage.recording.borrow_mut() {
             let ring = inside.connection.link.ring();
@@ -225,7 +232,7 @@ impl Client {
     }
 
     /// As [`Client::request`]; an error is wrong.
-    pub async fn must(&self, kind: Kind, tx_id: u32, payload: &[u8]) -> Result<Vec<u8>> {
+    pub async fn must(&self, kind: Operation, tx_id: u32, payload: &[u8]) -> Result<Vec<u8>> {
         self.request(kind, tx_id, payload).await?.map_err(|errno| {
             let asked = String::from_utf8_lossy(payload);
             Trouble::Wrong(format!("{} of {asked:?} was answered by {errno}", kind.name()))
@@ -234,7 +241,7 @@ impl Client {
 
     /// Starts a transaction and answers its number.
     pub async fn begin(&self) -> Result<u32> {
-        let id = self.must(Kind::TransactionStart, 0, b"\0").await?;
+        let id = self.must(Operation::TransactionStart, 0, b"\0").await?;
         let text = String::from_utf8_lossy(&id);
         let number = text.strip_suffix('\0').and_then(|digits| digits.parse().ok());
         number.filter(|&id| id != 0).ok_or_else(|| Trouble::Wrong(format!("transaction {text:?}")))
@@ -242,7 +249,7 @@ impl Client {
 
     /// Ends a transaction; `false` if it is to be done again.
     pub async fn commit(&self, tx_id: u32) -> Result<bool> {
-        match self.request(Kind::TransactionEnd, tx_id, b"T\0").await? {
+        match self.request(Operation::TransactionEnd, tx_id, b"T\0").await? {
             Ok(_) => Ok(true),
             Err(errno) if errno == "EAGAIN" => Ok(false),
             Err(errno) => wrong!("the end of a transaction was answered by {errno}"),
@@ -264,18 +271,18 @@ impl Client {
 
     /// Writes a node.
     pub async fn write(&self, tx_id: u32, path: &str, value: impl AsRef<[u8]>) -> Result<()> {
-        self.must(Kind::Write, tx_id, &payload(path, value)).await.map(drop)
+        self.must(Operation::Write, tx_id, &payload(path, value)).await.map(drop)
     }
 
     /// Reads a node that must be there, as text.
     pub async fn read(&self, tx_id: u32, path: &str) -> Result<String> {
-        let value = self.must(Kind::Read, tx_id, &words(&[path])).await?;
+        let value = self.must(Operation::Read, tx_id, &words(&[path])).await?;
         Ok(String::from_utf8_lossy(&value).into_owned())
     }
 
     /// Reads a node that may not be there.
     pub async fn try_read(&self, path: &str) -> Result<Option<String>> {
-        match self.request(Kind::Read, 0, &words(&[path])).await? {
+        match self.request(Operation::Read, 0, &words(&[path])).await? {
             Ok(value) => Ok(Some(String::from_utf8_lossy(&value).into_owned())),
             Err(errno) if errno == "ENOENT" => Ok(None),
             Err(errno) => wrong!("READ of {path} was answered by {errno}"),
@@ -294,7 +301,7 @@ impl Client {
         let watch = Watch { client: self.clone(), path: path.into(), token: token.into(), slot };
         let slot = Rc::clone(&watch.slot);
         self.0.inside.borrow_mut().watches.insert(token.into(), slot);
-        if self.request(Kind::Watch, 0, &words(&[path, token])).await?.is_err() {
+        if self.request(Operation::Watch, 0, &words(&[path, token])).await?.is_err() {
             self.0.inside.borrow_mut().watches.remove(token);
             return Ok(None);
         }
@@ -343,7 +350,7 @@ impl Watch {
     /// Removes it.
     pub async fn remove(self) -> Result<()> {
         let request = words(&[&self.path, &self.token]);
-        self.client.must(Kind::Unwatch, 0, &request).await?;
+        self.client.must(Operation::Unwatch, 0, &request).await?;
         self.client.0.inside.borrow_mut().watches.remove(&self.token);
         Ok(())
     }

@@ -1,9 +1,9 @@
 //! Requests as bytes, and what their replies must be.
 
-use xenstored::protocol::{HEADER_BYTES, Kind};
+use xenstored::protocol::{HEADER_BYTES, Operation};
 
 /// Appends a request to `out`.
-pub fn append(out: &mut Vec<u8>, kind: Kind, req_id: u32, tx_id: u32, payload: &[u8]) {
+pub fn append(out: &mut Vec<u8>, kind: Operation, req_id: u32, tx_id: u32, payload: &[u8]) {
     let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
     for word in [kind as u32, req_id, tx_id, len] {
         out.extend_from_slice(&word.to_le_bytes());
@@ -71,7 +71,7 @@ const COUNTER_DIGITS: usize = 8;
 /// A request to be sent many times.
 pub struct Request {
     /// What is asked.
-    pub kind: Kind,
+    pub kind: Operation,
     bytes: Vec<u8>,
     /// The request ends with a counter.
     counts: bool,
@@ -81,7 +81,7 @@ pub struct Request {
 
 impl Request {
     /// A request that is the same each time.
-    pub fn new(kind: Kind, payload: &[u8], expect: Expect) -> Request {
+    pub fn new(kind: Operation, payload: &[u8], expect: Expect) -> Request {
         let mut bytes = Vec::new();
         append(&mut bytes, kind, 0, 0, payload);
         Request { kind, bytes, counts: false, expect }
@@ -91,7 +91,7 @@ impl Request {
     /// replies of a transaction, never sees the same one.
     pub fn write_changing(path: &str, prefix: &str) -> Request {
         let value = payload(path, format!("{prefix}{:0COUNTER_DIGITS$}", 0));
-        Request { counts: true, ..Request::new(Kind::Write, &value, Expect::ok()) }
+        Request { counts: true, ..Request::new(Operation::Write, &value, Expect::ok()) }
     }
 
     /// Appends the request with this id to `out`; the counter, if there is one, is made of the id.

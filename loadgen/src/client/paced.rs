@@ -162,7 +162,7 @@ mod tests {
     use std::os::unix::net::UnixListener;
     use std::thread;
 
-    use xenstored::protocol::{Frame, Kind, frame};
+    use xenstored::protocol::{Frame, Operation, frame};
 
     use super::*;
     use crate::client::{Expect, append};
@@ -179,7 +179,7 @@ mod tests {
             input.extend_from_slice(&bytes[..len]);
             let mut answers = Vec::new();
             while let Frame::Message { header, rest, .. } = frame(&input) {
-                append(&mut answers, Kind::Read, header.req_id.get(), 0, b"abc");
+                append(&mut answers, Operation::Read, header.req_id.get(), 0, b"abc");
                 input = rest.to_vec();
             }
             stream.write_all(&answers).unwrap();
@@ -193,7 +193,7 @@ mod tests {
         let listener = UnixListener::bind(&path).unwrap();
         let server = thread::spawn(move || stalling_server(&listener, Duration::from_millis(200)));
         let mut paced = Paced::connect(&path, false).unwrap();
-        let read = Request::new(Kind::Read, b"name\0", Expect::Payload(b"abc".to_vec()));
+        let read = Request::new(Operation::Read, b"name\0", Expect::Payload(b"abc".to_vec()));
         let (interval, time) = (Duration::from_millis(1), Duration::from_millis(300));
         let tally = paced.run(&read, interval, time).unwrap();
         drop(paced);

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use xenstored::protocol::Kind;
+use xenstored::protocol::Operation;
 use xenstored::words::Domid;
 
 /// A request, and what came of it.
@@ -66,7 +66,7 @@ impl Recording {
         &mut self,
         number: u64,
         ring: Option<Domid>,
-        kind: Kind,
+        kind: Operation,
         tx_id: u32,
         payload: &[u8],
     ) {
@@ -82,30 +82,30 @@ impl Recording {
         actor.asked.push(Asked {
             after: (actor.replies, actor.events),
             len: payload.len(),
-            introduce: (kind == Kind::Introduce).then(|| payload.to_vec()),
+            introduce: (kind == Operation::Introduce).then(|| payload.to_vec()),
             reply: 0,
             events: Vec::new(),
         });
     }
 
     /// Notes what a request changes.
-    fn follow(&mut self, place: Place, kind: Kind, tx_id: u32, payload: &[u8]) {
+    fn follow(&mut self, place: Place, kind: Operation, tx_id: u32, payload: &[u8]) {
         let mut strings = payload.split(|&byte| byte == 0).map(String::from_utf8_lossy);
         let first = strings.next().unwrap_or_default();
         match kind {
-            Kind::Watch => {
+            Operation::Watch => {
                 let token = strings.next().unwrap_or_default().into_owned();
                 self.new_watches.insert((place.0, token), place);
             }
-            Kind::Introduce => self.changed("@introduceDomain".to_owned(), place),
-            Kind::Write | Kind::Mkdir | Kind::Rm | Kind::SetPerms => {
+            Operation::Introduce => self.changed("@introduceDomain".to_owned(), place),
+            Operation::Write | Operation::Mkdir | Operation::Rm | Operation::SetPerms => {
                 let path = self.absolute(place.0, &first);
                 match tx_id {
                     0 => self.changed(path, place),
                     _ => self.transactions.entry((place.0, tx_id)).or_default().push(path),
                 }
             }
-            Kind::TransactionEnd => {
+            Operation::TransactionEnd => {
                 let paths = self.transactions.remove(&(place.0, tx_id)).unwrap_or_default();
                 if first == "T" {
                     paths.into_iter().for_each(|path| self.changed(path, place));

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use xenstored::protocol::Kind;
+use xenstored::protocol::Operation;
 
 /// Sockets of the control domain that requests come over.
 pub const SOCKETS: usize = 3;
@@ -83,27 +83,27 @@ pub enum Step {
 /// The numbers that are used by name.
 #[allow(missing_docs)] // They are the operations' own names.
 pub mod op {
-    use xenstored::protocol::Kind;
+    use xenstored::protocol::Operation;
 
-    pub const DIRECTORY: u32 = Kind::Directory as u32;
-    pub const READ: u32 = Kind::Read as u32;
-    pub const GET_PERMS: u32 = Kind::GetPerms as u32;
-    pub const WATCH: u32 = Kind::Watch as u32;
-    pub const UNWATCH: u32 = Kind::Unwatch as u32;
-    pub const START: u32 = Kind::TransactionStart as u32;
-    pub const END: u32 = Kind::TransactionEnd as u32;
-    pub const INTRODUCE: u32 = Kind::Introduce as u32;
-    pub const RELEASE: u32 = Kind::Release as u32;
-    pub const GET_DOMAIN_PATH: u32 = Kind::GetDomainPath as u32;
-    pub const WRITE: u32 = Kind::Write as u32;
-    pub const MKDIR: u32 = Kind::Mkdir as u32;
-    pub const RM: u32 = Kind::Rm as u32;
-    pub const SET_PERMS: u32 = Kind::SetPerms as u32;
-    pub const IS_DOMAIN_INTRODUCED: u32 = Kind::IsDomainIntroduced as u32;
-    pub const RESUME: u32 = Kind::Resume as u32;
-    pub const SET_TARGET: u32 = Kind::SetTarget as u32;
-    pub const RESET_WATCHES: u32 = Kind::ResetWatches as u32;
-    pub const DIRECTORY_PART: u32 = Kind::DirectoryPart as u32;
+    pub const DIRECTORY: u32 = Operation::Directory as u32;
+    pub const READ: u32 = Operation::Read as u32;
+    pub const GET_PERMS: u32 = Operation::GetPerms as u32;
+    pub const WATCH: u32 = Operation::Watch as u32;
+    pub const UNWATCH: u32 = Operation::Unwatch as u32;
+    pub const START: u32 = Operation::TransactionStart as u32;
+    pub const END: u32 = Operation::TransactionEnd as u32;
+    pub const INTRODUCE: u32 = Operation::Introduce as u32;
+    pub const RELEASE: u32 = Operation::Release as u32;
+    pub const GET_DOMAIN_PATH: u32 = Operation::GetDomainPath as u32;
+    pub const WRITE: u32 = Operation::Write as u32;
+    pub const MKDIR: u32 = Operation::Mkdir as u32;
+    pub const RM: u32 = Operation::Rm as u32;
+    pub const SET_PERMS: u32 = Operation::SetPerms as u32;
+    pub const IS_DOMAIN_INTRODUCED: u32 = Operation::IsDomainIntroduced as u32;
+    pub const RESUME: u32 = Operation::Resume as u32;
+    pub const SET_TARGET: u32 = Operation::SetTarget as u32;
+    pub const RESET_WATCHES: u32 = Operation::ResetWatches as u32;
+    pub const DIRECTORY_PART: u32 = Operation::DirectoryPart as u32;
 }
 
 /// The domids that the entries of a SET_PERMS name, the owner's first.
@@ -137,7 +137,8 @@ pub fn show(bytes: &[u8]) -> String {
 
 /// The name of an operation.
 pub fn name(kind: u32) -> String {
-    Kind::from_wire(kind).map_or_else(|| format!("operation {kind}"), |kind| kind.name().to_owned())
+    Operation::from_wire(kind)
+        .map_or_else(|| format!("operation {kind}"), |kind| kind.name().to_owned())
 }
 
 impl fmt::Display for Step {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use xenstored::host::sim::{SimClient, SimGuest};
-use xenstored::protocol::Kind;
+use xenstored::protocol::Operation;
 use xenstored::words::Domid;
 
 use super::goals::{Goal, cpu};
@@ -92,7 +92,7 @@ impl Scenario for Deaths {
         let mut watching = Vec::new();
         for _ in 0..watchers {
             let mut client = Blocking::connect(&running.socket)?;
-            client.must(Kind::Watch, &words(&["@releaseDomain", "death"]))?;
+            client.must(Operation::Watch, &words(&["@releaseDomain", "death"]))?;
             client.event()?;
             watching.push(client);
         }
@@ -163,7 +163,7 @@ impl Dying {
             Ok(())
         })?;
         let elapsed = started.elapsed();
-        let left = self.toolstack.must(Kind::Directory, &words(&["/local/domain"]))?;
+        let left = self.toolstack.must(Operation::Directory, &words(&["/local/domain"]))?;
         if !left.is_empty() {
             wrong!("after all deaths there is {:?}", String::from_utf8_lossy(&left));
         }
@@ -216,8 +216,8 @@ pub(super) fn wait_until_gone(toolstack: &mut Blocking, domid: Domid) -> Result<
     let name = domid.to_string();
     let home = words(&[&format!("/local/domain/{domid}")]);
     loop {
-        let introduced = toolstack.must(Kind::IsDomainIntroduced, &words(&[&name]))?;
-        let home = toolstack.request(Kind::Read, 0, &home)?;
+        let introduced = toolstack.must(Operation::IsDomainIntroduced, &words(&[&name]))?;
+        let home = toolstack.request(Operation::Read, 0, &home)?;
         if introduced == b"F\0" && home.is_err() {
             return Ok(());
         }

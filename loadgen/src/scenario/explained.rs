@@ -1,7 +1,7 @@
 //! Every EAGAIN of our daemon has a reason: a reply that differed. It counts them where it keeps the
 //! reasons, and its count must be that of the replies.
 
-use xenstored::protocol::Kind;
+use xenstored::protocol::Operation;
 
 use crate::client::{Blocking, words};
 use crate::target::{Running, Target};
@@ -25,7 +25,7 @@ impl Explained {
         }
         let file = running.socket.with_file_name("memreport");
         let mut client = Blocking::connect(&running.socket)?;
-        client.must(Kind::Control, &words(&["memreport", &file.to_string_lossy()]))?;
+        client.must(Operation::Control, &words(&["memreport", &file.to_string_lossy()]))?;
         let cannot = |error| Trouble::io("cannot read the daemon's report", error);
         let report = std::fs::read_to_string(&file).map_err(cannot)?;
         std::fs::remove_file(&file).map_err(cannot)?;

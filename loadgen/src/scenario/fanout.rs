@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use xenstored::protocol::Kind;
+use xenstored::protocol::Operation;
 
 use super::goals::{Goal, cpu};
 use super::{Case, Plan, Scenario, Session, start, with_cpu};
@@ -89,7 +89,7 @@ impl Session for FanningOut {
             while started.elapsed() < time {
                 let written = Instant::now();
                 number += 1;
-                writer.must(Kind::Write, 0, &payload(PATH, number.to_string())).await?;
+                writer.must(Operation::Write, 0, &payload(PATH, number.to_string())).await?;
                 for watch in &*watches {
                     let path = watch.next().await;
                     if path != PATH {

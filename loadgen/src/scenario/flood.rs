@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use xenstored::host::sim::SimClient;
-use xenstored::protocol::Kind;
+use xenstored::protocol::Operation;
 use xenstored::words::Domid;
 
 use super::goals::{Goal, of};
@@ -60,7 +60,7 @@ impl Scenario for Flood {
             for node in ["name", "data"] {
                 let path = format!("/local/domain/{domid}/{node}");
                 toolstack.write(&path, "abc")?;
-                toolstack.ask(Kind::SetPerms, &words(&[&path, &format!("n{domid}")]))?;
+                toolstack.ask(Operation::SetPerms, &words(&[&path, &format!("n{domid}")]))?;
             }
             toolstack.flush()?;
             Ok(Link::Ring(Box::new(guest)))
@@ -93,7 +93,8 @@ struct Flooding {
 
 impl Session for Flooding {
     fn round(&mut self, plan: &Plan, case: &Case) -> Result<Sample> {
-        let read = Request::new(Kind::Read, &words(&["name"]), Expect::Payload(b"abc".to_vec()));
+        let read =
+            Request::new(Operation::Read, &words(&["name"]), Expect::Payload(b"abc".to_vec()));
         let flooder = match case.name.as_str() {
             "the same thread's" => &mut self.beside,
             _ => &mut self.elsewhere,

@@ -3,7 +3,7 @@
 
 use std::os::unix::net::UnixStream;
 
-use xenstored::protocol::Kind;
+use xenstored::protocol::Operation;
 
 use super::goals::{Goal, cpu};
 use super::operations::connect;
@@ -98,7 +98,7 @@ impl Scenario for Growth {
         let request = |node| match self {
             Growth::Connections => {
                 let expect = Expect::Payload(b"abc".to_vec());
-                Request::new(Kind::Read, &words(&[&path(node)]), expect)
+                Request::new(Operation::Read, &words(&[&path(node)]), expect)
             }
             Growth::Watches => Request::write_changing(&path(node), ""),
         };
@@ -144,7 +144,7 @@ impl Growing {
                     let mut client = Blocking::connect(&self.running.socket)?;
                     for watch in 0..WATCHES_EACH {
                         let path = format!("/tool/others/{number}/node{watch}");
-                        client.ask(Kind::Watch, &words(&[&path, &path]))?;
+                        client.ask(Operation::Watch, &words(&[&path, &path]))?;
                     }
                     client.flush()?;
                     // Each watch fires once when it is set.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use xenstored::host::sim::SimClient;
-use xenstored::protocol::Kind;
+use xenstored::protocol::Operation;
 use xenstored::words::Domid;
 
 use super::goals::{Goal, cpu};
@@ -211,11 +211,11 @@ fn children(directory: &str) -> impl Iterator<Item = String> {
 }
 
 fn read(path: &str, value: &[u8]) -> Request {
-    Request::new(Kind::Read, &words(&[path]), Expect::Payload(value.into()))
+    Request::new(Operation::Read, &words(&[path]), Expect::Payload(value.into()))
 }
 
 fn directory(path: &str) -> Request {
-    Request::new(Kind::Directory, &words(&[path]), Expect::Strings(CHILDREN))
+    Request::new(Operation::Directory, &words(&[path]), Expect::Strings(CHILDREN))
 }
 
 /// Four READs for each WRITE, over all nodes of so many domains.
@@ -227,7 +227,7 @@ pub(super) fn mixed(domains: usize) -> Requests {
 fn four_to_one(nodes: &[(String, String)]) -> Requests {
     let expect = |prefix: String| Expect::Prefix(prefix.into_bytes());
     let read = |(path, prefix): &(String, String)| {
-        Request::new(Kind::Read, &words(&[path]), expect(prefix.clone()))
+        Request::new(Operation::Read, &words(&[path]), expect(prefix.clone()))
     };
     let write = |(path, prefix): &(String, String)| Request::write_changing(path, prefix);
     vec![(4, nodes.iter().map(read).collect()), (1, nodes.iter().map(write).collect())]

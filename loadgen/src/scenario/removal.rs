@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use xenstored::protocol::Kind;
+use xenstored::protocol::Operation;
 
 use super::goals::{Goal, of};
 use super::operations::connect;
@@ -92,7 +92,8 @@ impl Session for Removing {
         }
         self.toolstack.flush()?;
         let (reader, toolstack) = (&mut self.reader, &mut self.toolstack);
-        let read = Request::new(Kind::Read, &words(&[READ_PATH]), Expect::Payload(b"abc".to_vec()));
+        let read =
+            Request::new(Operation::Read, &words(&[READ_PATH]), Expect::Payload(b"abc".to_vec()));
         let (tally, took) = std::thread::scope(|scope| {
             let removal = scope.spawn(|| remove(toolstack, size));
             let tally = reader.run(&read, INTERVAL, READS_FOR);
@@ -101,7 +102,7 @@ impl Session for Removing {
         // Its CPU time would be that of two things.
         let (mut sample, took) = (Sample::of(tally?, None), took?);
         if size > 0 {
-            if toolstack.request(Kind::Read, 0, &words(&[ROOT]))? != Err("ENOENT".into()) {
+            if toolstack.request(Operation::Read, 0, &words(&[ROOT]))? != Err("ENOENT".into()) {
                 wrong!("{ROOT} is there after its removal");
             }
             sample = sample.with_unit("RM ms", took.as_secs_f64() * 1e3, Unit::Millis);
@@ -115,7 +116,7 @@ fn remove(toolstack: &mut Blocking, size: usize) -> Result<Duration> {
     std::thread::sleep(READS_FOR / 4);
     let started = Instant::now();
     if size > 0 {
-        toolstack.must(Kind::Rm, &words(&[ROOT]))?;
+        toolstack.must(Operation::Rm, &words(&[ROOT]))?;
     }
     Ok(started.elapsed())
 }

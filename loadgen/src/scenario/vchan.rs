@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use xenstored::host::sim::SimClient;
-use xenstored::protocol::Kind;
+use xenstored::protocol::Operation;
 use xenstored::words::Domid;
 
 use super::goals::{Goal, of};
@@ -90,7 +90,7 @@ fn guest(
     let data = format!("/local/domain/{domid}/data");
     toolstack.write(&data, "")?;
     let permissions = [&*data, &format!("n{domid}"), &format!("r{other}")];
-    toolstack.ask(Kind::SetPerms, &words(&permissions))?;
+    toolstack.ask(Operation::SetPerms, &words(&permissions))?;
     toolstack.flush()?;
     stage.client(Link::Ring(Box::new(guest)))
 }
@@ -150,20 +150,20 @@ pub(super) async fn set_up(server: &Client, peer: &Client, number: usize) -> Res
         answer.remove().await?;
         return Ok(false);
     };
-    let reference = peer.must(Kind::Read, 0, &words(&[&format!("{base}/ring-ref")])).await?;
-    let port = peer.must(Kind::Read, 0, &words(&[&format!("{base}/event-channel")])).await?;
+    let reference = peer.must(Operation::Read, 0, &words(&[&format!("{base}/ring-ref")])).await?;
+    let port = peer.must(Operation::Read, 0, &words(&[&format!("{base}/event-channel")])).await?;
     if (reference, port) != (number.to_string().into_bytes(), b"7".to_vec()) {
         wrong!("the peer of set-up {number} reads another's");
     }
-    peer.must(Kind::Write, 0, &payload(&connected, "1")).await?;
+    peer.must(Operation::Write, 0, &payload(&connected, "1")).await?;
     let path = answer.next().await;
     if path != connected {
         wrong!("the event of {connected} names {path}");
     }
     answer.remove().await?;
     life.remove().await?;
-    server.must(Kind::Rm, 0, &words(&[&base])).await?;
-    peer.must(Kind::Rm, 0, &words(&[&connected])).await?;
+    server.must(Operation::Rm, 0, &words(&[&base])).await?;
+    peer.must(Operation::Rm, 0, &words(&[&connected])).await?;
     Ok(true)
 }
 
@@ -171,7 +171,7 @@ pub(super) async fn set_up(server: &Client, peer: &Client, number: usize) -> Res
 async fn announce(server: &Client, base: &str, number: usize) -> Result<bool> {
     let permissions = format!("r{PEER}");
     for _ in 0..TRIES {
-        let Ok(id) = server.request(Kind::TransactionStart, 0, b"\0").await? else {
+        let Ok(id) = server.request(Operation::TransactionStart, 0, b"\0").await? else {
             return Ok(false);
         };
         let text = String::from_utf8_lossy(&id);
@@ -179,15 +179,15 @@ async fn announce(server: &Client, base: &str, number: usize) -> Result<bool> {
         let nodes = [("ring-ref", number.to_string()), ("event-channel", "7".into())];
         for (node, value) in nodes {
             let path = format!("{base}/{node}");
-            if server.request(Kind::Write, tx_id, &payload(&path, value)).await?.is_err() {
-                let _ = server.request(Kind::TransactionEnd, tx_id, b"F\0").await?;
+            if server.request(Operation::Write, tx_id, &payload(&path, value)).await?.is_err() {
+                let _ = server.request(Operation::TransactionEnd, tx_id, b"F\0").await?;
                 return Ok(false);
             }
             let owner = format!("n{SERVER}");
             let request = words(&[&path, &owner, &permissions]);
-            server.must(Kind::SetPerms, tx_id, &request).await?;
+            server.must(Operation::SetPerms, tx_id, &request).await?;
         }
-        match server.request(Kind::TransactionEnd, tx_id, b"T\0").await? {
+        match server.request(Operation::TransactionEnd, tx_id, b"T\0").await? {
             Ok(_) => return Ok(true),
             Err(errno) if errno == "EAGAIN" => {}
             Err(_) => return Ok(false),

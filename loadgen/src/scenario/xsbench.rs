@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use xenstored::host::sim::SimGuest;
-use xenstored::protocol::Kind;
+use xenstored::protocol::Operation;
 
 use super::goals::{Goal, of};
 use super::{Case, Plan, Scenario, Session, explained, host_of, start, with_cpu};
@@ -165,14 +165,14 @@ fn uuid(domid: usize) -> String {
 
 /// RM of what may not be there.
 async fn remove(client: &Client, tx_id: u32, path: &str) -> Result<()> {
-    client.request(Kind::Rm, tx_id, &words(&[path])).await.map(drop)
+    client.request(Operation::Rm, tx_id, &words(&[path])).await.map(drop)
 }
 
 /// A directory with these permissions.
 async fn make(client: &Client, tx_id: u32, path: &str, permissions: &[&str]) -> Result<()> {
-    client.must(Kind::Mkdir, tx_id, &words(&[path])).await?;
+    client.must(Operation::Mkdir, tx_id, &words(&[path])).await?;
     let request = words(&[&[path], permissions].concat());
-    client.must(Kind::SetPerms, tx_id, &request).await.map(drop)
+    client.must(Operation::SetPerms, tx_id, &request).await.map(drop)
 }
 
 async fn start_domain(client: &Client, domid: usize) -> Result<()> {
@@ -234,7 +234,7 @@ async fn attach(client: &Client, domid: usize, disk: usize) -> Result<()> {
     client
         .transact(async |tx| {
             for path in [frontend, backend] {
-                let there = client.request(Kind::Read, tx, &words(&[path])).await?;
+                let there = client.request(Operation::Read, tx, &words(&[path])).await?;
                 if there.is_ok() {
                     wrong!("{path} is there already");
                 }
@@ -273,7 +273,7 @@ async fn stop_domain(client: &Client, domid: usize) -> Result<()> {
     let Paths { domain, vm, vss } = &paths(domid);
     client
         .transact(async |tx| {
-            client.must(Kind::Read, tx, &words(&[&format!("{domain}/name")])).await?;
+            client.must(Operation::Read, tx, &words(&[&format!("{domain}/name")])).await?;
             client.write(tx, &format!("{domain}/control/shutdown"), "halt").await
         })
         .await?;
@@ -281,12 +281,12 @@ async fn stop_domain(client: &Client, domid: usize) -> Result<()> {
         let [frontend, backend, hotplug] = &disk_paths(domid, disk);
         client.write(0, &format!("{backend}/online"), "0").await?;
         for path in [frontend, backend, hotplug] {
-            client.must(Kind::Rm, 0, &words(&[path])).await?;
+            client.must(Operation::Rm, 0, &words(&[path])).await?;
         }
     }
     let backends = format!("{PREFIX}/local/domain/0/backend/vbd/{domid}");
     for path in [vm, vss, domain, &backends] {
-        client.must(Kind::Rm, 0, &words(&[path])).await?;
+        client.must(Operation::Rm, 0, &words(&[path])).await?;
     }
     Ok(())
 }

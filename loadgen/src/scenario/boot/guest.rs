@@ -4,7 +4,7 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
 
-use xenstored::protocol::Kind;
+use xenstored::protocol::Operation;
 use xenstored::words::Domid;
 
 use super::kernel::rings;
@@ -18,7 +18,7 @@ pub(super) async fn run(client: Client, domid: Domid) -> Result<()> {
     if client.read(0, "domid").await? != domid.to_string() {
         wrong!("domain {domid} reads another's domid");
     }
-    client.must(Kind::ResetWatches, 0, b"\0").await?;
+    client.must(Operation::ResetWatches, 0, b"\0").await?;
     for path in ["control/shutdown", "control/sysrq", "memory/target", "cpu", "device"] {
         client.watch(path, path).await?;
     }
@@ -31,10 +31,10 @@ pub(super) async fn run(client: Client, domid: Domid) -> Result<()> {
     for name in ["feature-poweroff", "feature-reboot", "feature-suspend"] {
         client.write(0, &format!("control/{name}"), "1").await?;
     }
-    client.must(Kind::Directory, 0, &words(&["device"])).await?;
+    client.must(Operation::Directory, 0, &words(&["device"])).await?;
     for device in DEVICES {
         let class = format!("device/{}", device.0);
-        let numbers = client.must(Kind::Directory, 0, &words(&[&class])).await?;
+        let numbers = client.must(Operation::Directory, 0, &words(&[&class])).await?;
         if numbers != words(&[&device.1.to_string()]) {
             wrong!("{class} of {domid} has {:?}", String::from_utf8_lossy(&numbers));
         }
@@ -72,7 +72,7 @@ async fn both(
 async fn connect(client: &Client, domid: Domid, device: (&'static str, u32)) -> Result<()> {
     let is_disk = device.0 == "vbd";
     let front = frontend(domid, device);
-    client.must(Kind::Directory, 0, &words(&[&front])).await?;
+    client.must(Operation::Directory, 0, &words(&[&front])).await?;
     client.read(0, &format!("{front}/state")).await?;
     client.read(0, &format!("{front}/backend-id")).await?;
     let back = client.read(0, &format!("{front}/backend")).await?;

@@ -2,7 +2,7 @@
 
 use std::rc::{Rc, Weak};
 
-use xenstored::protocol::Kind;
+use xenstored::protocol::Operation;
 
 use super::{Machine, state, switch};
 use crate::client::{Client, Watch, words};
@@ -22,7 +22,7 @@ pub(super) async fn run(machine: Weak<Machine>, client: Client) -> Result<()> {
             );
         }
         let Some(device) = device(&path) else { continue };
-        let there = client.request(Kind::Directory, 0, &words(&[&device])).await?.is_ok();
+        let there = client.request(Operation::Directory, 0, &words(&[&device])).await?.is_ok();
         let Some(machine) = machine.upgrade() else { return Ok(()) };
         let known = machine.backends.borrow().contains_key(&device);
         if there && !known {
@@ -76,7 +76,12 @@ async fn connect(client: Client, back: &str) -> Result<Option<Watch>> {
     let ready = format!("{back}/{}", if is_disk { "physical-device" } else { "hotplug-status" });
     let plugged = client.watch(&ready, &ready).await?;
     switch(&client, back, state::INIT_WAIT).await?;
-    while client.request(Kind::Read, 0, &words(&[&ready])).await?.unwrap_or_default().is_empty() {
+    while client
+        .request(Operation::Read, 0, &words(&[&ready]))
+        .await?
+        .unwrap_or_default()
+        .is_empty()
+    {
         plugged.next().await;
     }
     plugged.remove().await?;

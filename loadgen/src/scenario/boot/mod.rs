@@ -30,7 +30,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use xenstored::host::sim::{SimClient, SimGuest};
-use xenstored::protocol::Kind;
+use xenstored::protocol::Operation;
 use xenstored::words::Domid;
 
 use super::host_of;
@@ -142,7 +142,7 @@ impl Machine {
         self.toolstacks.take();
         let toolstack = self.stage.connect(&self.socket)?;
         while !self.backends.borrow().is_empty() {
-            toolstack.must(Kind::GetDomainPath, 0, b"0\0").await?;
+            toolstack.must(Operation::GetDomainPath, 0, b"0\0").await?;
         }
         let consoles = self.consoles.take();
         for watch in consoles {
@@ -173,12 +173,12 @@ impl Machine {
             let domid = storm::domid(number)?;
             let copies = format!("/libxl/{domid}/device");
             for path in [copies, backend(domid, network), frontend(domid, network)] {
-                toolstack.must(Kind::Rm, 0, &words(&[&path])).await?;
+                toolstack.must(Operation::Rm, 0, &words(&[&path])).await?;
             }
         }
         let is_network = |device: &String| device.contains(&format!("/{}/", network.0));
         while self.backends.borrow().keys().any(is_network) {
-            toolstack.must(Kind::GetDomainPath, 0, b"0\0").await?;
+            toolstack.must(Operation::GetDomainPath, 0, b"0\0").await?;
         }
         Ok(())
     }
@@ -266,9 +266,9 @@ fn backend(domid: Domid, (class, number): (&str, u32)) -> String {
 
 /// A directory with these permissions.
 async fn make(client: &Client, tx_id: u32, path: &str, permissions: &[&str]) -> Result<()> {
-    client.must(Kind::Mkdir, tx_id, &words(&[path])).await?;
+    client.must(Operation::Mkdir, tx_id, &words(&[path])).await?;
     let request = words(&[&[path], permissions].concat());
-    client.must(Kind::SetPerms, tx_id, &request).await.map(drop)
+    client.must(Operation::SetPerms, tx_id, &request).await.map(drop)
 }
 
 /// As Linux's `xenbus_switch_state`: the old state is read in the same transaction, so that a

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Token};
 use xenstored::host::sim::{SimClient, SimGuest};
-use xenstored::protocol::{HEADER_BYTES, Kind, WATCH_EVENT};
+use xenstored::protocol::{HEADER_BYTES, Operation, WATCH_EVENT};
 use xenstored::words::Domid;
 
 use super::{Machine, storm};
@@ -228,7 +228,7 @@ impl<'a> Replay<'a> {
         let mut bytes = Vec::with_capacity(HEADER_BYTES + asked.len);
         match &asked.introduce {
             Some(payload) => {
-                connection.queue(Kind::Introduce, req_id, 0, payload);
+                connection.queue(Operation::Introduce, req_id, 0, payload);
                 append_script(&mut bytes, req_id, None, &events, 0);
             }
             None => append_script(&mut bytes, req_id, Some(asked.reply), &events, asked.len),

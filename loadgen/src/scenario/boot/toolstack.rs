@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use xenstored::protocol::Kind;
+use xenstored::protocol::Operation;
 use xenstored::words::Domid;
 
 use super::{DEVICES, Machine, backend, frontend, guest, home, make, state, vm};
@@ -18,7 +18,7 @@ pub(super) async fn create(machine: Rc<Machine>, client: Client, domid: Domid) -
     client.transact(async |tx| description(&client, tx, domid, port).await).await?;
     machine.arrivals.add(domid)?;
     let introduce = words(&[&domid.to_string(), "1", &port.to_string()]);
-    client.must(Kind::Introduce, 0, &introduce).await?;
+    client.must(Operation::Introduce, 0, &introduce).await?;
     for device in DEVICES {
         client.transact(async |tx| attach(&client, tx, domid, device).await).await?;
     }
@@ -41,7 +41,7 @@ async fn directories(client: &Client, tx: u32, domid: Domid) -> Result<()> {
     let (home, vm, libxl) = (home(domid), vm(domid), format!("/libxl/{domid}"));
     for path in [&home, &vm, &libxl] {
         // What a former domain left; mostly there is nothing.
-        let _ = client.request(Kind::Rm, tx, &words(&[path])).await?;
+        let _ = client.request(Operation::Rm, tx, &words(&[path])).await?;
         let permissions: &[&str] = if *path == libxl { &["n0"] } else { &["n0", reader] };
         make(client, tx, path, permissions).await?;
     }
@@ -101,7 +101,7 @@ async fn attach(client: &Client, tx: u32, domid: Domid, device: (&str, u32)) -> 
     let (class, number) = device;
     let libxl = format!("/libxl/{domid}/device/{class}/{number}");
     // Whether it is there already, and whether the domain is.
-    let exists = client.request(Kind::Read, tx, &words(&[&libxl])).await?;
+    let exists = client.request(Operation::Read, tx, &words(&[&libxl])).await?;
     if exists.is_ok() {
         wrong!("{libxl} is there before it is made");
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-use xenstored::protocol::Kind;
+use xenstored::protocol::Operation;
 use xenstored::words::Domid;
 
 use super::guest::Belief;
@@ -81,7 +81,8 @@ async fn nodes(client: &Client, domid: Domid) -> Result<Nodes> {
     let (mut todo, mut nodes) = (remains(domid), Nodes::new());
     while let Some(path) = todo.pop() {
         let name = words(&[&path]);
-        let asked = [Kind::Read, Kind::GetPerms, Kind::Directory].map(|kind| (kind, name.clone()));
+        let asked = [Operation::Read, Operation::GetPerms, Operation::Directory]
+            .map(|kind| (kind, name.clone()));
         let mut replies = client.several(&asked).await?.into_iter();
         let mut reply = || replies.next().unwrap_or_else(|| Err("no reply".into()));
         match (reply(), reply(), reply()) {
@@ -100,7 +101,7 @@ async fn nodes(client: &Client, domid: Domid) -> Result<Nodes> {
 /// The tokens of a domain's watches: they fit into one reply.
 async fn tokens(client: &Client, domid: Domid) -> Result<Vec<String>> {
     let request = format!("{domid}\0{}", 0);
-    let reply = client.must(Kind::GetDomainWatches, 0, request.as_bytes()).await?;
+    let reply = client.must(Operation::GetDomainWatches, 0, request.as_bytes()).await?;
     let text = String::from_utf8_lossy(&reply);
     // The generation, then path and token of each.
     let strings: Vec<&str> = text.split_terminator('\0').skip(1).collect();

@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use xenstored::protocol::Kind;
+use xenstored::protocol::Operation;
 use xenstored::words::Domid;
 
 use crate::client::{Client, Stage, Watch, histogram, payload, record, words};
@@ -258,8 +258,8 @@ impl Guest {
     /// Reads the counter, raises it, reads it.
     async fn raise(&mut self) -> Result<()> {
         let (old, new) = (value(self.counter), value(self.counter + 1));
-        let read = (Kind::Read, words(&[COUNTER]));
-        let write = (Kind::Write, payload(COUNTER, &new));
+        let read = (Operation::Read, words(&[COUNTER]));
+        let write = (Operation::Write, payload(COUNTER, &new));
         let replies = self.client.several(&[read.clone(), write, read]).await?;
         let found: Vec<_> = replies.into_iter().map(|reply| reply.map(text)).collect();
         if found != [Ok(old.clone()), Ok("OK\0".into()), Ok(new.clone())] {
@@ -274,9 +274,9 @@ impl Guest {
 
     /// Makes a node and removes it: each would fail or change something if it were done twice.
     async fn pulse(&mut self) -> Result<()> {
-        let write = (Kind::Write, payload(PULSE, self.counter.to_string()));
-        let remove = (Kind::Rm, words(&[PULSE]));
-        let read = (Kind::Read, words(&[PULSE]));
+        let write = (Operation::Write, payload(PULSE, self.counter.to_string()));
+        let remove = (Operation::Rm, words(&[PULSE]));
+        let read = (Operation::Read, words(&[PULSE]));
         let replies = self.client.several(&[write, remove, read]).await?;
         let found: Vec<_> = replies.into_iter().map(|reply| reply.map(text)).collect();
         if found != [Ok("OK\0".into()), Ok("OK\0".into()), Err("ENOENT".into())] {

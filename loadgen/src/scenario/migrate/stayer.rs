@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use xenstored::host::sim::SimClient;
-use xenstored::protocol::Kind;
+use xenstored::protocol::Operation;
 use xenstored::words::Domid;
 
 use crate::client::{Blocking, Expect, Link, Paced, Request, histogram, record, words};
@@ -61,7 +61,7 @@ impl Stayers {
             toolstack.write(&format!("/local/domain/{domid}/name"), &name)?;
             toolstack.flush()?;
             let expected = Expect::Payload(name.into_bytes());
-            let request = Request::new(Kind::Read, &words(&["name"]), expected);
+            let request = Request::new(Operation::Read, &words(&["name"]), expected);
             let guest = (Paced::new(Link::Ring(Box::new(guest)), false)?, request);
             let (begin, begun) = sync_channel(1);
             let (ends, answer) = (Arc::clone(&ends), answer.clone());

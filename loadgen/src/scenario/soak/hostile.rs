@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use xenstored::host::sim::SimClient;
 use xenstored::host::{ERROR, REQ_CONS, REQ_PROD};
-use xenstored::protocol::Kind;
+use xenstored::protocol::Operation;
 use xenstored::words::Domid;
 
 use crate::client::{Blocking, Client, append, words};
@@ -44,7 +44,7 @@ fn connect(socket: &Path) -> Result<UnixStream> {
 /// A message that is longer than any may be ends its connection.
 fn unframed(socket: &Path) -> Result<()> {
     let mut stream = connect(socket)?;
-    let words = [Kind::Read as u32, 0, 0, TOO_LONG].map(u32::to_le_bytes);
+    let words = [Operation::Read as u32, 0, 0, TOO_LONG].map(u32::to_le_bytes);
     stream.write_all(words.as_flattened())?;
     match stream.read(&mut [0; 64]) {
         Ok(0) => Ok(()),
@@ -56,9 +56,9 @@ fn unframed(socket: &Path) -> Result<()> {
 /// A client that goes in the middle of a request, with a transaction open and a watch set.
 fn halfway(socket: &Path) -> Result<()> {
     let mut requests = Vec::new();
-    append(&mut requests, Kind::Watch, 1, 0, &words(&["/soak", "left"]));
-    append(&mut requests, Kind::TransactionStart, 2, 0, b"\0");
-    append(&mut requests, Kind::Write, 3, 0, &words(&["/soak/never"]));
+    append(&mut requests, Operation::Watch, 1, 0, &words(&["/soak", "left"]));
+    append(&mut requests, Operation::TransactionStart, 2, 0, b"\0");
+    append(&mut requests, Operation::Write, 3, 0, &words(&["/soak/never"]));
     requests.truncate(requests.len() - 4);
     connect(socket)?.write_all(&requests)?;
     Ok(())
@@ -69,7 +69,7 @@ fn deaf(socket: &Path) -> Result<()> {
     let mut stream = connect(socket)?;
     let mut requests = Vec::new();
     for number in 0..100 {
-        append(&mut requests, Kind::Directory, number, 0, &words(&["/local/domain/1/device"]));
+        append(&mut requests, Operation::Directory, number, 0, &words(&["/local/domain/1/device"]));
     }
     stream.set_write_timeout(Some(Duration::from_millis(50)))?;
     let started = Instant::now();
@@ -101,11 +101,13 @@ fn nonsensical(host: &mut SimClient, toolstack: &mut Blocking) -> Result<()> {
 
 /// A guest that takes what it can get of watches and transactions, until it is refused.
 pub(super) async fn greedy(client: Client) -> Result<()> {
-    for (kind, name) in [(Kind::Watch, "watches"), (Kind::TransactionStart, "transactions")] {
+    for (kind, name) in
+        [(Operation::Watch, "watches"), (Operation::TransactionStart, "transactions")]
+    {
         let mut granted = 0;
         loop {
             let payload = match kind {
-                Kind::Watch => words(&["data", &format!("token{granted}")]),
+                Operation::Watch => words(&["data", &format!("token{granted}")]),
                 _ => b"\0".to_vec(),
             };
             match client.request(kind, 0, &payload).await? {

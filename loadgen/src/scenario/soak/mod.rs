@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use xenstored::host::sim::SimClient;
-use xenstored::protocol::Kind;
+use xenstored::protocol::Operation;
 use xenstored::words::Domid;
 
 use super::boot::{self, Machine};
@@ -270,7 +270,7 @@ impl Soaking {
         for &domid in domains {
             destroy(&mut self.machine.host.borrow_mut(), domid)?;
             for path in boot::remains(domid) {
-                self.toolstack.must(Kind::Rm, &words(&[&path]))?;
+                self.toolstack.must(Operation::Rm, &words(&[&path]))?;
             }
         }
         for &domid in domains {
@@ -283,7 +283,7 @@ impl Soaking {
     /// The daemon compares everything that it keeps twice: what `xsctl control check` asks.
     fn check(&mut self) -> Result<()> {
         for _ in 0..CHECKS_MAX {
-            let answer = self.toolstack.must(Kind::Control, b"check\0")?;
+            let answer = self.toolstack.must(Operation::Control, b"check\0")?;
             match answer.as_slice() {
                 b"OK\0" | b"OK" => return Ok(()),
                 other if other.starts_with(b"not checked") => {}
@@ -317,7 +317,7 @@ async fn raise(client: Client) -> Result<()> {
 /// Writes the door: each watcher is told of each write before the next.
 async fn open_and_shut(client: Client, watches: Rc<[Watch]>) -> Result<()> {
     for number in 0..WRITES {
-        client.must(Kind::Write, 0, &payload(DOOR, number.to_string())).await?;
+        client.must(Operation::Write, 0, &payload(DOOR, number.to_string())).await?;
         for watch in &*watches {
             watch.next().await;
         }
@@ -331,8 +331,8 @@ fn plant_and_fell(toolstack: &mut Blocking) -> Result<()> {
         toolstack.write(&format!("{TREE}/{}/{}", node / 100, node % 100), "leaf")?;
     }
     toolstack.flush()?;
-    toolstack.must(Kind::Rm, &words(&[TREE]))?;
-    match toolstack.request(Kind::Read, 0, &words(&[TREE]))? {
+    toolstack.must(Operation::Rm, &words(&[TREE]))?;
+    match toolstack.request(Operation::Read, 0, &words(&[TREE]))? {
         Err(errno) if errno == "ENOENT" => Ok(()),
         other => wrong!("{TREE} is there after its removal: {other:?}"),
     }

@@ -108,7 +108,7 @@ mod tests {
     use std::time::Duration;
 
     use xenstored::host::sim::SimClient;
-    use xenstored::protocol::{Kind, WATCH_EVENT};
+    use xenstored::protocol::{Operation, WATCH_EVENT};
     use xenstored::words::Domid;
 
     use super::*;
@@ -148,7 +148,7 @@ mod tests {
         let mut requests = Vec::new();
         for req_id in 0..100 {
             let payload = vec![b'x'; req_id as usize * 7];
-            append(&mut requests, Kind::Read, req_id, 9, &payload);
+            append(&mut requests, Operation::Read, req_id, 9, &payload);
         }
         for piece in requests.chunks(333) {
             stream.write_all(piece).unwrap();
@@ -175,7 +175,13 @@ mod tests {
             })
             .collect();
         let mut requests = Vec::new();
-        append(&mut requests, Kind::Introduce, 1, 0, &words(&["7", "1", &guest.port.to_string()]));
+        append(
+            &mut requests,
+            Operation::Introduce,
+            1,
+            0,
+            &words(&["7", "1", &guest.port.to_string()]),
+        );
         let mut events: Vec<Scripted> = numbers.iter().map(|&number| (number, 30)).collect();
         events.push((RING | 7, 40));
         append_script(&mut requests, 2, Some(50), &events, 100);
@@ -197,7 +203,7 @@ mod tests {
             assert!(came > 0 || guest.wait(Some(Duration::from_secs(20))).unwrap());
         }
         let mut request = Vec::new();
-        append(&mut request, Kind::Read, 6, 0, b"name\0");
+        append(&mut request, Operation::Read, 6, 0, b"name\0");
         guest.try_send(&request).unwrap();
         let mut came = 0;
         while came < HEADER_BYTES + ANSWER.len() {

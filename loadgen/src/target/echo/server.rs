@@ -13,7 +13,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use xenstored::host::sim::SimHost;
 use xenstored::host::{Channels, Host, Port};
-use xenstored::protocol::{Frame, HEADER_BYTES, Kind, WATCH_EVENT, frame};
+use xenstored::protocol::{Frame, HEADER_BYTES, Operation, WATCH_EVENT, frame};
 use xenstored::transport::{Ring, Transport};
 use xenstored::words::Domid;
 
@@ -274,7 +274,7 @@ impl Thread {
                 out.extend_from_slice(&number.to_le_bytes());
             }
             _ => {
-                if kind == Kind::Introduce as u32 {
+                if kind == Operation::Introduce as u32 {
                     self.find_ring(payload)?;
                 }
                 append_header(out, [kind, req_id, tx_id, ANSWER_LEN]);

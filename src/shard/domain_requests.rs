@@ -1,0 +1,136 @@
+//! The requests about domains and quotas, on the side of the client: what can be replied at once, and what is for
+//! the domain's home thread.
+
+use std::borrow::Cow;
+
+use super::connection::Connection;
+use super::mailbox::Message;
+use super::thread::{Place, Thread};
+use crate::domain::{Domain, Quota, SERVER_FEATURES};
+use crate::protocol::operations::DomainRequest;
+use crate::protocol::{Header, decimal, text};
+use crate::sync::Arc;
+use crate::words::{Domid, Errno};
+
+/// Prefix of the names of soft quotas in GET_QUOTA and SET_QUOTA.
+const SOFT: &str = "soft-";
+
+/// What a request is replied with.
+pub type Reply = Result<Cow<'static, [u8]>, Errno>;
+
+impl Thread {
+    /// Parks the connection until the domain's home thread replies, and returns `None`; or returns why the request
+    /// is refused.
+    pub(super) fn ask_home_thread(
+        &self,
+        place: Place,
+        connection: &mut Connection,
+        header: &Header,
+        domid: Domid,
+        request: DomainRequest,
+    ) -> Option<Reply> {
+        let is_for_any =
+            matches!(request, DomainRequest::Introduce(..) | DomainRequest::SetTarget(_));
+        if !is_for_any && self.shared.store.registry().is_privileged(domid) {
+            return Some(Err(Errno::EINVAL));
+        }
+        let asker = self.park(place, connection, header);
+        let home = self.home_thread(domid);
+        self.shared.mailboxes.post(home, Message::Domain(asker, domid, request));
+        None
+    }
+
+    /// IS_DOMAIN_INTRODUCED.
+    pub(super) fn is_domain_introduced(&self, domid: Domid) -> Cow<'static, [u8]> {
+        let domain = self.shared.store.registry().get(domid);
+        let introduced = domain.is_some_and(|domain| domain.is_introduced());
+        let yes = domid == Domid::SELF || introduced;
+        Cow::Borrowed(if yes { b"T\0" } else { b"F\0" })
+    }
+
+    /// Returns a domain that exists, or ENOENT.
+    fn existing(&self, domid: Domid) -> Result<Arc<Domain>, Errno> {
+        self.shared.known_domain(domid).ok_or(Errno::ENOENT)
+    }
+
+    /// GET_FEATURE of a domain, or of the connection's own.
+    pub(super) fn get_feature(&self, connection: &Connection, domid: Option<Domid>) -> Reply {
+        let features = match domid {
+            None => connection.domain.features(),
+            Some(domid) => self.existing(domid)?.features(),
+        };
+        Ok(text_reply(features.to_string()))
+    }
+
+    /// SET_FEATURE.
+    pub(super) fn set_feature(&self, domid: Domid, features: u32) -> Result<(), Errno> {
+        let domain = self.existing(domid)?;
+        if domain.is_introduced() {
+            return Err(Errno::EBUSY);
+        }
+        if features & !SERVER_FEATURES != 0 {
+            return Err(Errno::EINVAL);
+        }
+        domain.set_features(features);
+        Ok(())
+    }
+
+    /// GET_QUOTA of a domain, or of the defaults.
+    pub(super) fn get_quota(&self, domid: Option<Domid>, name: &[u8]) -> Reply {
+        let domain = domid.map(|domid| self.existing(domid)).transpose()?;
+        let defaults = self.shared.store.registry().defaults();
+        let limits = domain.as_ref().map_or(defaults, |domain| domain.limits());
+        let value = match parse_quota(name)? {
+            Some(quota) => limits.get(quota),
+            None => limits.soft_memory(),
+        };
+        Ok(text_reply(value.to_string()))
+    }
+
+    /// SET_QUOTA of a domain, or of the defaults.
+    pub(super) fn set_quota(
+        &self,
+        domid: Option<Domid>,
+        name: &[u8],
+        value: &[u8],
+    ) -> Result<(), Errno> {
+        let domain = domid.map(|domid| self.existing(domid)).transpose()?;
+        // The greatest number says in C that a quota is not supported.
+        let value = decimal(value).ok().filter(|&value| value != u32::MAX).ok_or(Errno::EINVAL)?;
+        let registry = self.shared.store.registry();
+        match parse_quota(name)? {
+            Some(quota) => registry.set_limit(domain.as_deref(), quota, value),
+            None => registry.set_soft_memory(domain.as_deref(), value),
+        }
+        Ok(())
+    }
+}
+
+/// A text as a payload.
+pub fn text_reply(text: String) -> Cow<'static, [u8]> {
+    let mut bytes = text.into_bytes();
+    bytes.push(0);
+    Cow::Owned(bytes)
+}
+
+/// A quota by name; `None` for the soft memory quota.
+fn parse_quota(name: &[u8]) -> Result<Option<Quota>, Errno> {
+    let name = text(name).ok_or(Errno::EINVAL)?;
+    match name.strip_prefix(SOFT) {
+        Some(name) if Quota::from_name(name) == Some(Quota::Memory) => Ok(None),
+        Some(_) => Err(Errno::EINVAL),
+        None => Quota::from_name(name).map(Some).ok_or(Errno::EINVAL),
+    }
+}
+
+/// All names, separated by blanks, a soft quota after its hard one.
+pub fn quota_names() -> String {
+    let mut names = Vec::new();
+    for quota in Quota::all() {
+        names.push(quota.name().to_owned());
+        if quota == Quota::Memory {
+            names.push(format!("{SOFT}{}", quota.name()));
+        }
+    }
+    names.join(" ")
+}
