@@ -14,10 +14,10 @@ use xenstored::domain::Quota;
 use xenstored::migrate::bytes::Order;
 use xenstored::migrate::export::{Leaving, export, see};
 use xenstored::migrate::import::{Arrival, Refusal, arrivals, import};
-use xenstored::migrate::presence::Presence;
 use xenstored::migrate::state::{Client, State};
 use xenstored::migrate::stream::{Connection, Reader, Record, Transport, Watch};
 use xenstored::store::{Generations, GraftError, Verb};
+use xenstored::words::Presence;
 use xenstored::words::{Domid, Entry, Errno};
 
 const DOMIDS: [u16; 3] = [5, 6, 7];
@@ -386,7 +386,7 @@ fn an_occupied_domid_is_an_error_that_names_it() {
         check(&to);
     }
     let to = empty_world();
-    to.registry.get(Domid(5)).unwrap().set_introduced(true);
+    to.registry.get(Domid(5)).unwrap().set_presence(Presence::Running);
     assert_eq!(arrive(&to, &arrivals[0]), Err(Refusal::Taken(Domid(5), Presence::Running)));
     let to = World::new();
     assert_eq!(arrive(&to, &arrivals[0]), Err(Refusal::Unknown(Domid(5))));

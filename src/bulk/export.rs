@@ -37,7 +37,8 @@ pub fn export(
     }
     let began = Instant::now();
     let registry = mover.store().registry();
-    let is_quiesced = |&&domid: &&Domid| registry.get(domid).is_some_and(|it| it.is_quiesced());
+    let is_quiesced =
+        |&&domid: &&Domid| registry.get(domid).is_some_and(|it| it.presence().is_quiesced());
     // What is to be undone if this fails.
     let served: Vec<Domid> = domids.iter().filter(|domid| !is_quiesced(domid)).copied().collect();
     let mut failed = mover.quiesce(domids);

@@ -11,12 +11,12 @@ use super::side_by_side::each;
 use super::{Outcome, TRIES_MAX, divided};
 use crate::migrate::export::FEW_NODES;
 use crate::migrate::import::{Arrival, Refusal, arrivals, check, import as put_in_place};
-use crate::migrate::presence::Presence;
 use crate::migrate::state::{Client, State};
 use crate::migrate::stream::{ReadError, Reader, Transport};
 use crate::shard::{Arrived, Expected, Mover, Standing};
 use crate::store::{Generations, GraftError, Seen};
 use crate::sync::workers::Workers;
+use crate::words::Presence;
 use crate::words::{Domid, Errno, Logged};
 
 /// The longest stream that is read: its state is in memory as a whole, since it is checked before

@@ -40,7 +40,8 @@ fn write(served: &dyn Served, text: &mut String) -> fmt::Result {
     writeln!(text, "known domains: {}, died: {}", domains.len(), counters.deaths)?;
     let introduced = domains.iter().filter(|domain| domain.is_introduced()).count();
     writeln!(text, "domains with a ring: {introduced}")?;
-    let quiesced = domains.iter().filter(|domain| domain.is_quiesced()).map(|domain| domain.domid);
+    let quiesced =
+        domains.iter().filter(|domain| domain.presence().is_quiesced()).map(|domain| domain.domid);
     write_quiesced(&quiesced.collect::<Vec<_>>(), text)?;
     writeln!(text, "open transactions: {transactions}")?;
     let (turns, overdue, awaited) =

@@ -1,8 +1,8 @@
 //! One life of a domid, with all that ends with it.
 
 use super::{Account, Limits, Reports};
-use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, Ordering};
-use crate::words::Domid;
+use crate::sync::{Arc, AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use crate::words::{Domid, Presence};
 
 /// Something that a guest can make the log say of it as often as it likes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,8 +41,8 @@ pub struct Domain {
     origin: AtomicU64,
     /// The incarnation whose rights it has too: birth and domid packed; 0 for none.
     pub(super) target: AtomicU64,
-    introduced: AtomicBool,
-    quiesced: AtomicBool,
+    /// A [`Presence`], as the home thread last published it.
+    presence: AtomicU8,
     shutdown: AtomicBool,
     silent: AtomicBool,
 }
@@ -75,8 +75,7 @@ impl Domain {
             settings: AtomicU64::new(0),
             origin: AtomicU64::new(0),
             target: AtomicU64::new(0),
-            introduced: AtomicBool::new(false),
-            quiesced: AtomicBool::new(false),
+            presence: AtomicU8::new(Presence::Absent as u8),
             shutdown: AtomicBool::new(false),
             silent: AtomicBool::new(false),
         }
@@ -141,24 +140,20 @@ impl Domain {
         self.origin.store(unique_id, Ordering::Relaxed);
     }
 
+    /// Returns its state, as its home thread last published it.
+    pub fn presence(&self) -> Presence {
+        let value = usize::from(self.presence.load(Ordering::Acquire));
+        Presence::ALL.get(value).copied().unwrap_or(Presence::Absent)
+    }
+
+    /// Publishes its state. Only its home thread does.
+    pub fn set_presence(&self, presence: Presence) {
+        self.presence.store(presence as u8, Ordering::Release);
+    }
+
     /// Whether INTRODUCE was done, and no RELEASE since.
     pub fn is_introduced(&self) -> bool {
-        self.introduced.load(Ordering::Acquire)
-    }
-
-    /// Notes an INTRODUCE or RELEASE.
-    pub fn set_introduced(&self, introduced: bool) {
-        self.introduced.store(introduced, Ordering::Release);
-    }
-
-    /// Whether its ring is not served, between QUIESCE and UNQUIESCE: for reports.
-    pub fn is_quiesced(&self) -> bool {
-        self.quiesced.load(Ordering::Relaxed)
-    }
-
-    /// Notes a QUIESCE or its end.
-    pub fn set_quiesced(&self, quiesced: bool) {
-        self.quiesced.store(quiesced, Ordering::Relaxed);
+        self.presence().is_introduced()
     }
 
     /// Counts something that the log could say of it. Returns the count if it is logged: the 1st, 2nd,
@@ -193,10 +188,11 @@ mod tests {
         assert!(!domain.swap_shutdown(true));
         assert!(domain.swap_shutdown(false));
         assert!(!domain.swap_shutdown(false));
-        assert!(!domain.is_introduced() && !domain.is_quiesced());
-        domain.set_introduced(true);
-        domain.set_quiesced(true);
-        assert!(domain.is_introduced() && domain.is_quiesced());
+        assert!(!domain.is_introduced());
+        for presence in Presence::ALL {
+            domain.set_presence(presence);
+            assert_eq!(domain.presence(), presence);
+        }
     }
 
     #[test]

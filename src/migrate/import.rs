@@ -10,12 +10,12 @@ use thiserror::Error;
 
 use super::export::SOFT_MEMORY;
 use super::machine::{machine_name, machine_named};
-use super::presence::Presence;
 use super::state::{Client, State};
 use super::stream::{Domain as DomainRecord, Node, Transport};
 use crate::domain::{Domain, Quota};
 use crate::store::{Caller, Executed, Generations, GraftError, Scion, Seen, Store};
 use crate::sync::Arc;
+use crate::words::Presence;
 use crate::words::{Domid, Entry, Layout, PathBuf, PermSet, Perms, domain_of_home};
 
 /// A domain's part of a stream.
@@ -132,9 +132,7 @@ fn admit(store: &Store, arrival: &Arrival) -> Result<(Arc<Domain>, Option<Arc<Do
     let (domid, registry) = (arrival.domid, store.registry());
     let domain = registry.get(domid).ok_or(Refusal::Unknown(domid))?;
     if domain.is_introduced() {
-        let is_quiesced = domain.is_quiesced();
-        let presence = if is_quiesced { Presence::Quiesced } else { Presence::Running };
-        return Err(Refusal::Taken(domid, presence));
+        return Err(Refusal::Taken(domid, domain.presence()));
     }
     let client = arrival.client.as_ref();
     let target = match client.map(|client| client.connection.transport) {

@@ -5,6 +5,5 @@ pub mod export;
 pub mod import;
 pub mod libxl;
 pub mod machine;
-pub mod presence;
 pub mod state;
 pub mod stream;

@@ -8,7 +8,6 @@ use foldhash::fast::RandomState;
 
 use super::delivery::ChangeEvents;
 use super::guards::Failing;
-use super::moving::Quiesced;
 use super::output::Output;
 use super::stalls::Stall;
 use super::trace;
@@ -17,7 +16,7 @@ use crate::domain::{Domain, Quota, Registry, Ticket};
 use crate::protocol::Header;
 use crate::store::{Caller, Transaction, Unblocked};
 use crate::sync::Arc;
-use crate::transport::{Ring, RingError, Transport};
+use crate::transport::{Disconnect, Ring, Transport};
 use crate::words::{Domid, Path};
 
 /// With more than this unsent, no further requests of a client are read: it has to read its replies.
@@ -131,8 +130,11 @@ pub struct Connection {
     pub next_transaction: u32,
     /// What is remembered of those that failed.
     pub failing: Failing,
-    /// It is quiesced.
-    pub quiesce: Option<Quiesced>,
+    /// No request of it is taken: its domain is quiescing or quiesced.
+    pub is_quiesced: bool,
+    /// Another number whenever something is added to it, unless it is the news of this host's domains: not used
+    /// twice for a domid. See [`Connection::version`].
+    pub additions: u64,
     /// Why it is not read.
     pub parked: Option<Parked>,
     /// While it waits for the settling of what it removed: the events that come meanwhile, its own
@@ -174,7 +176,8 @@ impl Connection {
             transactions: HashMap::default(),
             next_transaction: 1,
             failing: Failing::default(),
-            quiesce: None,
+            is_quiesced: false,
+            additions: 0,
             parked: None,
             late: None,
             comes_again: false,
@@ -220,11 +223,6 @@ impl Connection {
         matches!(self.transport, Transport::Socket(_)) && self.output.len() > OUTPUT_CLOSE_BYTES
     }
 
-    /// Whether it is quiesced and nothing of it is under way.
-    pub fn is_still(&self) -> bool {
-        self.quiesce.is_some() && self.parked.is_none()
-    }
-
     /// Whether there is something that time alone changes: see the thread's tick.
     pub fn needs_tick(&self) -> bool {
         !self.output.is_empty()
@@ -238,13 +236,12 @@ impl Connection {
     /// Sends what the client takes.
     ///
     /// # Errors
-    /// `Err(None)` if it is gone, else why its ring is to be given up.
-    pub fn flush(&mut self) -> Result<(), Option<RingError>> {
+    /// Why it ends.
+    pub fn flush(&mut self) -> Result<(), Disconnect> {
         while !self.output.is_empty() {
-            match self.transport.write(self.output.unsent()).map_err(Some)? {
-                None => return Err(None),
-                Some(0) => break,
-                Some(len) => self.output.advance(len),
+            match self.transport.write(self.output.unsent())? {
+                0 => break,
+                len => self.output.advance(len),
             }
         }
         self.recharge_output();

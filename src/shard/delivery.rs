@@ -105,7 +105,7 @@ impl Thread {
     /// Drops the events that a guest has not taken for too long, though it could.
     pub(super) fn expire_events(&mut self, connection: &mut Connection) {
         let timeout = self.shared.watch_event_timeout;
-        if !connection.is_guest() || timeout == Duration::ZERO || connection.quiesce.is_some() {
+        if !connection.is_guest() || timeout == Duration::ZERO || connection.is_quiesced {
             return;
         }
         let Some(deadline) = self.now.checked_sub(timeout) else { return };
@@ -178,7 +178,7 @@ impl EventSender<'_> {
     /// Queues the events of one change for a connection's watches that are still there, in the order in which
     /// it set them.
     fn send(&self, connection: &mut Connection, events: &[Event], ticket: Option<&Arc<Ticket>>) {
-        let waits = connection.quiesce.is_none();
+        let waits = !connection.is_quiesced;
         // The writer never waits for a process of the control domain, which may have stopped.
         let ticket = ticket.filter(|_| waits && matches!(connection.transport, Transport::Ring(_)));
         let notified = events.iter().flat_map(|event| {
@@ -215,7 +215,7 @@ impl EventSender<'_> {
             let changed = changed.filter(|_| !collapses);
             connection.queue_event(self.thread, id, changed, ticket.cloned(), self.now)
         };
-        if outdates && connection.quiesce.is_some() {
+        if outdates && connection.is_quiesced {
             connection.outdate(self.version);
         }
     }

@@ -1,12 +1,15 @@
 //! What happens to one domain: INTRODUCE, RELEASE, RESUME, SET_TARGET, shutdown and death. All of
 //! it happens on the domain's home thread, between requests, so it is serial and no thread waits.
 
+use super::connection::Connection;
 use super::mailbox::{Asker, Message};
 use super::requests::ACK;
 use super::rings::Carried;
+use super::state::Event;
 use super::thread::Thread;
 use crate::domain::Domain;
 use crate::host::{Gfn, Port};
+use crate::protocol::Header;
 use crate::protocol::operations::DomainRequest;
 use crate::store::Caller;
 use crate::sync::{Arc, Ordering};
@@ -46,13 +49,11 @@ impl Thread {
         // A former life may have ended without our having heard of it yet.
         self.domain_changed(domid);
         let domain = self.shared.known_domain(domid).ok_or(Errno::EINVAL)?;
-        if let Some(&place) = self.rings.get(&domid) {
+        let Some(connect) = self.step(&domain, Event::Introduce)?.connect else {
+            let place = *self.rings.get(&domid).ok_or(Errno::EIO)?;
             return self.introduce_again(place, port).map(|()| None);
-        }
-        if self.arriving.contains_key(&domid) {
-            return Err(Errno::EBUSY);
-        }
-        match self.connect_ring(&domain, gfn, port) {
+        };
+        match self.connect_ring(&domain, gfn, port, connect) {
             Ok(()) => Ok((domid != Domid::CONTROL).then_some(INTRODUCE_DOMAIN)),
             Err(error) => {
                 tracing::warn!(%error, domid = domid.0, port, "cannot introduce a domain");
@@ -64,26 +65,37 @@ impl Thread {
     fn release(&mut self, domid: Domid, mark: Option<u64>) -> Result<Option<&'static [u8]>, Errno> {
         let &place = self.rings.get(&domid).ok_or(Errno::ENOENT)?;
         self.deliver_ahead(place);
-        let moved = mark.map(|mark| self.leave(domid, mark)).transpose()?;
-        let ended = self.disconnect_ring(place);
-        if let Some(moved) = moved {
+        let client = mark.map(|mark| self.leave(domid, mark)).transpose()?;
+        let Some((connection, waits)) = self.disconnect_ring(place) else {
+            return Err(Errno::ENOENT);
+        };
+        let domain = Arc::clone(&connection.domain);
+        let event = match client {
+            Some(client) => Event::ReleaseWithMark(client),
+            None => Event::Release(self.carry_on(connection, waits)),
+        };
+        self.step(&domain, event)?;
+        if mark.is_some() {
             tracing::info!(domid = domid.0, mark, "released with a mark");
-            self.moved.insert(domid, moved);
-        } else if let Some((mut connection, waits)) = ended {
-            let birth = connection.domain.birth;
-            let position = connection.ring().map(|ring| ring.position()).unwrap_or_default();
-            let partial = std::mem::take(&mut connection.partial);
-            let output = std::mem::take(&mut connection.output).carried();
-            let waits = waits.map(|header| (connection.id, header));
-            if waits.is_some() {
-                self.released.insert(connection.id, domid);
-            }
-            if !partial.is_empty() || !output.is_empty() || waits.is_some() {
-                let carried = Carried { birth, position, partial, output, waits };
-                self.carried.insert(domid, carried);
-            }
         }
         Ok(Some(RELEASE_DOMAIN))
+    }
+
+    /// Returns what an ended connection had in hand, if it is anything, for an INTRODUCE of the same ring.
+    fn carry_on(
+        &mut self,
+        mut connection: Box<Connection>,
+        waits: Option<Header>,
+    ) -> Option<Box<Carried>> {
+        let position = connection.ring().map(|ring| ring.position()).unwrap_or_default();
+        let partial = std::mem::take(&mut connection.partial);
+        let output = std::mem::take(&mut connection.output).carried();
+        let waits = waits.map(|header| (connection.id, header));
+        if waits.is_some() {
+            self.released.insert(connection.id, connection.domid());
+        }
+        let is_empty = partial.is_empty() && output.is_empty() && waits.is_none();
+        (!is_empty).then(|| Box::new(Carried { position, partial, output, waits }))
     }
 
     fn resume(&mut self, domid: Domid) -> Result<(), Errno> {
@@ -144,8 +156,8 @@ impl Thread {
         if let Some(&place) = self.rings.get(&domain.domid) {
             self.disconnect_ring(place);
         }
-        self.carried.remove(&domain.domid);
-        self.moved.remove(&domain.domid);
+        // Of an incarnation that is gone already nothing is left.
+        let _ = self.step(domain, Event::Died);
         if !self.shared.store.registry().bury(domain) {
             return;
         }

@@ -38,6 +38,7 @@ mod signal;
 mod snapshots;
 mod stalls;
 mod standing;
+mod state;
 mod thread;
 mod trace;
 mod transaction_requests;

@@ -9,10 +9,10 @@ use super::mailbox::Message;
 use super::standing::Standing;
 use super::thread::Thread;
 use crate::domain::Domain;
-use crate::migrate::presence::Presence;
 use crate::migrate::state::Client;
 use crate::store::{Caller, Executed, Seen, Store};
 use crate::sync::Arc;
+use crate::words::Presence;
 use crate::words::{Domid, Errno, RELEASE_DOMAIN, ShardId};
 
 /// What a quiesced domain's connection is, and its version.

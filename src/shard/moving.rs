@@ -10,60 +10,43 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::connection::Connection;
-use super::gathering::Share;
 use super::output::Output;
+use super::rings::Carried;
+use super::state::{Event, Imported};
 use super::thread::{Place, Thread};
 use crate::domain::{Domain, OwnSettings, Quota};
-use crate::migrate::presence::Presence;
 use crate::migrate::state::Client;
 use crate::migrate::stream::{Connection as Sent, Transport as SentBy, Watch as SentWatch};
 use crate::store::{Seen, Transaction};
 use crate::sync::Arc;
 use crate::words::{
-    ABS_PATH_MAX, Domid, Errno, Path, PathBuf, PathSpace, domain_of_home, has_homes_below,
+    ABS_PATH_MAX, Domid, Errno, Path, PathBuf, PathSpace, Presence, domain_of_home, has_homes_below,
 };
 
-/// What is kept of a connection that is quiesced.
-#[derive(Default)]
-pub struct Quiesced {
-    /// Who is to be told when it is still.
-    pub waiting: Vec<Share>,
-    /// Another number whenever something is added to the connection, unless it is the news of this
-    /// host's domains: not used twice for a domid.
-    pub version: u64,
-    /// The export of it that was answered last.
-    pub mark: Option<Mark>,
-    /// It came by an import and was not served since.
-    pub arrived: Option<Before>,
-}
-
-/// What an import changed of a domain that nobody had introduced.
+/// What was there before an import of a domain that was not introduced.
 pub struct Before {
-    /// The homes that it brought.
-    seen: Seen,
-    /// What was set before.
-    settings: OwnSettings,
+    /// What others had set of the domain.
+    pub settings: OwnSettings,
+    /// What a RELEASE had left, for an INTRODUCE of the same ring.
+    pub carried: Option<Box<Carried>>,
 }
 
-/// An export that was answered: what it saw.
+/// An export that was replied to: what it saw.
 pub struct Mark {
     /// Its name; not used twice for a domid, not by the next daemon either.
     pub number: u64,
     /// See [`Connection::version`].
-    version: u64,
+    pub version: u64,
     /// The domain's homes.
-    seen: Seen,
+    pub seen: Seen,
 }
 
 /// What RELEASE with a mark or an import leaves for INTRODUCE, which begins quiesced.
 pub struct Moved {
-    /// Of the domain's life.
-    pub birth: u64,
-    client: Client,
+    /// The connection.
+    pub client: Client,
     /// The domain's homes as they were then.
-    seen: Seen,
-    /// By an import, before which this was set.
-    arrived: Option<OwnSettings>,
+    pub seen: Seen,
 }
 
 impl Thread {
@@ -73,22 +56,24 @@ impl Thread {
         self.sequence
     }
 
-    /// What is kept of a domain that is quiesced, also if it is not still yet.
-    pub(super) fn quiesced_state(&mut self, domid: Domid) -> Option<&mut Quiesced> {
-        let place = self.rings.get(&domid)?;
-        self.connections.get_mut(*place)?.as_mut()?.quiesce.as_mut()
-    }
-
     fn quiesced(&mut self, domid: Domid) -> Result<&mut Connection, Errno> {
-        let place = self.rings.get(&domid).ok_or(Errno::ENOENT)?;
-        let slot = self.connections.get_mut(*place).and_then(Option::as_mut);
-        slot.filter(|connection| connection.is_still()).map(|slot| &mut **slot).ok_or(Errno::EAGAIN)
+        match self.presence(domid) {
+            Presence::Quiesced | Presence::Exported | Presence::ArrivedIntroduced => {
+                let place = self.rings.get(&domid).ok_or(Errno::ENOENT)?;
+                let slot = self.connections.get_mut(*place).and_then(Option::as_deref_mut);
+                slot.ok_or(Errno::ENOENT)
+            }
+            Presence::Running | Presence::Quiescing => Err(Errno::EAGAIN),
+            Presence::Absent | Presence::Arriving | Presence::Arrived | Presence::Left => {
+                Err(Errno::ENOENT)
+            }
+        }
     }
 
     /// What a quiesced domain's connection is, and its version. Cost: its watches and unsent bytes.
     ///
     /// # Errors
-    /// `ENOENT` if it is not introduced, `EAGAIN` if it is not still (any more).
+    /// `ENOENT` if it is not introduced, `EAGAIN` if it is not quiesced (any more).
     pub(super) fn carry(&mut self, domid: Domid) -> Result<(Client, u64), Errno> {
         let (thread, now) = (self.number, self.now);
         let connection = self.quiesced(domid)?;
@@ -125,27 +110,28 @@ impl Thread {
     pub(super) fn mark(&mut self, domid: Domid, version: u64, seen: Seen) -> Result<u64, Errno> {
         let number = self.shared.marks_from.wrapping_add(self.next_number());
         let connection = self.quiesced(domid)?;
-        let is_same = connection.version() == version;
-        let quiesced = connection.quiesce.as_mut().filter(|_| is_same);
-        quiesced.ok_or(Errno::EAGAIN)?.mark = Some(Mark { number, version, seen });
+        if connection.version() != version {
+            return Err(Errno::EAGAIN);
+        }
+        self.step_of(domid, Event::Exported(Mark { number, version, seen }))?;
         Ok(number)
     }
 
-    /// What is left of a domain that is released, given the mark of an export.
+    /// Returns the connection of a domain that is to be released, given the mark of an export.
     ///
     /// # Errors
     /// `EAGAIN` if the mark does not stand for what is there now.
-    pub(super) fn leave(&mut self, domid: Domid, number: u64) -> Result<Moved, Errno> {
+    pub(super) fn leave(&mut self, domid: Domid, number: u64) -> Result<Box<Client>, Errno> {
         let (client, version) = self.carry(domid)?;
-        let connection = self.quiesced(domid)?;
-        let birth = connection.domain.birth;
-        let quiesced = connection.quiesce.as_mut().ok_or(Errno::EAGAIN)?;
-        let stands = |mark: &mut Mark| (mark.number, mark.version) == (number, version);
-        let mark = quiesced.mark.take_if(stands).ok_or(Errno::EAGAIN)?;
-        if !self.shared.store.changed_since(&mark.seen).is_empty() {
+        let mark = self.mark_of(domid).ok_or(Errno::EAGAIN)?;
+        if (mark.number, mark.version) != (number, version) {
             return Err(Errno::EAGAIN);
         }
-        Ok(Moved { birth, client, seen: mark.seen, arrived: None })
+        if !self.shared.store.changed_since(&mark.seen).is_empty() {
+            self.step_of(domid, Event::Outdated)?;
+            return Err(Errno::EAGAIN);
+        }
+        Ok(Box::new(client))
     }
 
     /// Keeps a domain's number free for an import that is under way; answers who it is.
@@ -156,12 +142,11 @@ impl Thread {
         // A former life may have ended without our having heard of it yet.
         self.domain_changed(domid);
         let domain = self.shared.known_domain(domid).ok_or(Presence::Absent)?;
-        match self.standing(domid).presence {
-            Presence::Absent => {}
-            taken => return Err(taken),
+        let begins = Event::ImportBegins(domain.own_settings());
+        match self.step(&domain, begins) {
+            Ok(_) => Ok(domain),
+            Err(_) => Err(self.presence(domid)),
         }
-        self.arriving.insert(domid, domain.own_settings());
-        Ok(domain)
     }
 
     /// Ends [`Thread::expect`]: with the connection and the homes that arrived, or with nothing.
@@ -170,17 +155,15 @@ impl Thread {
     /// `ENOENT` if the domain died meanwhile.
     pub(super) fn arrive(
         &mut self,
-        domain: &Domain,
+        domain: &Arc<Domain>,
         arrived: Option<(Client, Seen)>,
     ) -> Result<(), Errno> {
-        let before = self.arriving.remove(&domain.domid);
-        let Some((client, seen)) = arrived else { return Ok(()) };
-        let before = before.ok_or(Errno::ENOENT)?;
-        let present = self.shared.store.registry().get(domain.domid);
-        present.filter(|present| present.birth == domain.birth).ok_or(Errno::ENOENT)?;
-        domain.set_origin(client.connection.unique_id.unwrap_or(0));
-        let moved = Moved { birth: domain.birth, client, seen, arrived: Some(before) };
-        self.moved.insert(domain.domid, moved);
+        let origin = arrived.as_ref().map(|(client, _)| client.connection.unique_id.unwrap_or(0));
+        let moved = arrived.map(|(client, seen)| Box::new(Moved { client, seen }));
+        self.step(domain, Event::ImportEnds(moved))?;
+        if let Some(origin) = origin {
+            domain.set_origin(origin);
+        }
         Ok(())
     }
 
@@ -192,19 +175,9 @@ impl Thread {
     pub(super) fn discard(&mut self, domid: Domid) -> Result<(Seen, bool), Errno> {
         let domain = self.shared.store.registry().get(domid).ok_or(Errno::EINVAL)?;
         let introduced = self.rings.get(&domid).copied();
-        let Before { seen, settings } = match introduced {
-            Some(_) => {
-                let quiesced = self.quiesced_state(domid);
-                quiesced.and_then(|quiesced| quiesced.arrived.take()).ok_or(Errno::EINVAL)?
-            }
-            None => {
-                let arrived = self.moved.get_mut(&domid).and_then(|moved| moved.arrived.take());
-                let settings = arrived.ok_or(Errno::EINVAL)?;
-                let moved = self.moved.remove(&domid).ok_or(Errno::EINVAL)?;
-                Before { seen: moved.seen, settings }
-            }
-        };
-        self.shared.store.registry().restore(&domain, &settings);
+        let taken_back = self.step(&domain, Event::Discard)?.taken_back;
+        let Imported { seen, before } = taken_back.ok_or(Errno::EINVAL)?;
+        self.shared.store.registry().restore(&domain, &before.settings);
         domain.set_origin(0);
         if let Some(place) = introduced {
             self.disconnect_ring(place);
@@ -212,9 +185,15 @@ impl Thread {
         Ok((seen, introduced.is_some()))
     }
 
-    /// Makes a connection what it was elsewhere, quiesced. Cost: that of setting its watches.
-    pub(super) fn take_up(&mut self, place: Place, connection: &mut Connection, moved: Moved) {
-        let Moved { client, seen, arrived, .. } = moved;
+    /// Makes a connection what it was elsewhere, quiesced, and returns the homes that it had. Cost: that of setting
+    /// its watches.
+    pub(super) fn take_up(
+        &mut self,
+        place: Place,
+        connection: &mut Connection,
+        moved: Moved,
+    ) -> Seen {
+        let Moved { client, seen } = moved;
         connection.partial = client.connection.input;
         connection.output = Output::of(client.connection.output, client.connection.output_begun);
         connection.recharge_output();
@@ -248,20 +227,18 @@ impl Thread {
             connection.domain.account.charge(Quota::Transactions, 1);
             self.insert_transaction(connection, id, Transaction::reserved());
         }
-        let arrived = arrived.map(|settings| Before { seen, settings });
-        let version = self.next_number();
-        connection.quiesce = Some(Quiesced { version, arrived, ..Quiesced::default() });
-        connection.domain.set_quiesced(true);
+        connection.is_quiesced = true;
+        connection.additions = self.next_number();
+        seen
     }
 }
 
 impl Moved {
-    /// The state of its domain, and of one that arrived the event channel that the stream names.
-    pub fn presence(&self) -> (Presence, u32) {
-        match (&self.arrived, self.client.connection.transport) {
-            (None, _) => (Presence::Left, 0),
-            (Some(_), SentBy::Ring(_, _, evtchn)) => (Presence::Arrived, evtchn),
-            (Some(_), SentBy::Socket(_)) => (Presence::Arrived, 0),
+    /// Returns the event channel that the connection had.
+    pub fn port(&self) -> u32 {
+        match self.client.connection.transport {
+            SentBy::Ring(_, _, evtchn) => evtchn,
+            SentBy::Socket(_) => 0,
         }
     }
 }
@@ -270,13 +247,11 @@ impl Connection {
     /// Another number whenever something changed that is carried and no node: what is on the way,
     /// watches, transactions, settings. Both parts only grow.
     fn version(&self) -> u64 {
-        self.quiesce.as_ref().map_or(0, |quiesced| quiesced.version) + self.domain.settings()
+        self.additions + self.domain.settings()
     }
 
     /// Something was added to it, which is of this version now: if it is exported, that was not all.
     pub(super) fn outdate(&mut self, version: u64) {
-        if let Some(quiesced) = &mut self.quiesce {
-            quiesced.version = version;
-        }
+        self.additions = version;
     }
 }

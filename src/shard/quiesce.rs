@@ -13,47 +13,68 @@
 
 use super::connection::Parked;
 use super::gathering::Share;
+use super::state::{Effects, Event, Service};
 use super::thread::{Place, Thread};
 use super::trace;
-use crate::words::{Domid, Errno};
+use crate::transport::Disconnect;
+use crate::words::{Domid, Errno, Presence};
 
 impl Thread {
     /// QUIESCE of a domain whose home thread this is.
     pub(super) fn quiesce(&mut self, share: Share) {
-        let Some(&place) = self.rings.get(&share.domid()) else { return };
-        let slot = self.connections.get_mut(place);
-        let Some(mut connection) = slot.and_then(Option::take) else { return };
-        if connection.is_still() {
-            self.connections[place] = Some(connection);
-            return share.done();
+        let domid = share.domid();
+        // A share that is refused has said so.
+        if let Ok(effects) = self.step_of(domid, Event::Quiesce(share)) {
+            self.perform(domid, effects);
+            self.drain(domid);
         }
-        if connection.parked.take_if(|parked| matches!(parked, Parked::Guard)).is_some() {
-            // Nobody is to wait until it has written.
-            self.leave_turns(place, &mut connection);
-        }
-        let version = self.next_number();
-        let quiesced = connection.quiesce.get_or_insert_default();
-        quiesced.version = version;
-        quiesced.waiting.push(share);
-        connection.domain.set_quiesced(true);
-        connection.output.forget_tickets();
-        trace::object(self.number, &connection, format_args!("quiesce"));
-        self.connections[place] = Some(connection);
-        self.becomes_still(place);
     }
 
-    /// Answers those who quiesce a connection, once nothing of it is under way. What its guest has
-    /// room for is in the page by then.
-    pub(super) fn becomes_still(&mut self, place: Place) {
-        let Some(slot) = self.connections.get_mut(place) else { return };
-        let Some(mut connection) = slot.take_if(|connection| connection.is_still()) else { return };
+    /// UNQUIESCE of a domain whose home thread this is.
+    pub(super) fn unquiesce(&mut self, share: Share) {
+        let domid = share.domid();
+        if let Ok(effects) = self.step_of(domid, Event::Unquiesce) {
+            self.perform(domid, effects);
+            share.done();
+        }
+    }
+
+    /// Serves a domain again that an export quiesced which failed.
+    ///
+    /// # Errors
+    /// `ENOENT` if it is not introduced.
+    pub(super) fn undo_quiesce(&mut self, domid: Domid) -> Result<(), Errno> {
+        let effects = self.step_of(domid, Event::ExportFailed)?;
+        self.perform(domid, effects);
+        Ok(())
+    }
+
+    /// Ends the quiescing of a domain of which nothing is under way. What its guest has room for is in the page
+    /// before QUIESCE is replied to.
+    pub(super) fn drain(&mut self, domid: Domid) {
+        let Some(&place) = self.rings.get(&domid) else { return };
+        let slot = self.connections.get(place).and_then(Option::as_deref);
+        let is_drained = slot.is_some_and(|connection| connection.parked.is_none());
+        if !is_drained || self.presence(domid) != Presence::Quiescing {
+            return;
+        }
+        if let Ok(effects) = self.step_of(domid, Event::Drained) {
+            self.flush_quiesced(place);
+            self.perform(domid, effects);
+        }
+    }
+
+    fn flush_quiesced(&mut self, place: Place) {
+        let Some(mut connection) = self.connections.get_mut(place).and_then(Option::take) else {
+            return;
+        };
         let mut result = Ok(());
         let is_served = !connection.ignored;
         if let Some(ring) = connection.ring()
             && is_served
             && !ring.wants_reconnect()
         {
-            result = ring.begin().map_err(Some).and_then(|()| connection.flush());
+            result = ring.begin().map_err(Disconnect::from).and_then(|()| connection.flush());
         }
         if let Some(ring) = connection.ring()
             && ring.publish()
@@ -61,46 +82,49 @@ impl Thread {
             let port = ring.port;
             self.notify(port);
         }
-        let quiesced = connection.quiesce.as_mut();
-        let waiting = quiesced.map(|quiesced| std::mem::take(&mut quiesced.waiting));
         self.connections[place] = Some(connection);
-        if let Err(Some(error)) = result {
+        if let Err(Disconnect::Broken(error)) = result {
             self.give_up(place, error);
         }
-        waiting.into_iter().flatten().for_each(Share::done);
     }
 
-    /// UNQUIESCE of a domain whose home thread this is.
-    pub(super) fn unquiesce(&mut self, share: Share) {
-        let Some(&place) = self.rings.get(&share.domid()) else { return };
-        self.end_quiesce(place);
-        share.done();
-    }
-
-    /// The same, unless an export of it was answered.
-    ///
-    /// # Errors
-    /// `ENOENT` if it is not introduced.
-    pub(super) fn undo_quiesce(&mut self, domid: Domid) -> Result<(), Errno> {
-        let &place = self.rings.get(&domid).ok_or(Errno::ENOENT)?;
-        if self.quiesced_state(domid).is_some_and(|quiesced| quiesced.mark.is_none()) {
-            self.end_quiesce(place);
+    /// Does what follows an event of an introduced domain.
+    fn perform(&mut self, domid: Domid, effects: Effects) {
+        match effects.service {
+            Some(Service::Begins) => self.begin_service(domid),
+            Some(Service::Ends) => self.end_service(domid),
+            None => {}
         }
-        Ok(())
+        if effects.ends_import {
+            tracing::info!(domid = domid.0, "served after its import");
+        }
+        effects.quiesced.into_iter().for_each(Share::done);
+        effects.overtaken.into_iter().for_each(|share| share.failed(Errno::EAGAIN));
     }
 
-    fn end_quiesce(&mut self, place: Place) {
+    fn end_service(&mut self, domid: Domid) {
+        let Some(&place) = self.rings.get(&domid) else { return };
+        let Some(mut connection) = self.connections.get_mut(place).and_then(Option::take) else {
+            return;
+        };
+        if connection.parked.take_if(|parked| matches!(parked, Parked::Guard)).is_some() {
+            // Others do not wait until it has written.
+            self.leave_turns(place, &mut connection);
+        }
+        connection.is_quiesced = true;
+        connection.additions = self.next_number();
+        connection.output.forget_tickets();
+        trace::object(self.number, &connection, format_args!("quiesce"));
+        self.connections[place] = Some(connection);
+    }
+
+    fn begin_service(&mut self, domid: Domid) {
+        let Some(&place) = self.rings.get(&domid) else { return };
         let Some(Some(connection)) = self.connections.get_mut(place) else { return };
-        if let Some(quiesced) = connection.quiesce.take() {
-            quiesced.waiting.into_iter().for_each(|share| share.failed(Errno::EAGAIN));
-            if quiesced.arrived.is_some() {
-                tracing::info!(domid = connection.domid().0, "served after its import");
-            }
-            connection.domain.set_quiesced(false);
-            // It could not take them: it has all the time again.
-            connection.output.renew_events(self.now);
-            trace::object(self.number, connection, format_args!("unquiesce"));
-            self.make_ready(place);
-        }
+        connection.is_quiesced = false;
+        // It could not take them: it has all the time again.
+        connection.output.renew_events(self.now);
+        trace::object(self.number, connection, format_args!("unquiesce"));
+        self.make_ready(place);
     }
 }

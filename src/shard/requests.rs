@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use super::connection::{Connection, Parked};
 use super::domain_requests::{quota_names, text_reply};
 use super::mailbox::{Asker, Message};
+use super::state::DomainState;
 use super::thread::{Place, Thread};
 use super::trace;
 use crate::domain::Ticket;
@@ -28,7 +29,7 @@ pub enum Outcome {
 }
 
 impl Thread {
-    /// Serves one request and returns whether it was used; if not, it is tried again.
+    /// Serves one request.
     pub(super) fn request(
         &mut self,
         place: Place,
@@ -36,15 +37,14 @@ impl Thread {
         caller: &Caller,
         header: &Header,
         payload: &[u8],
-    ) -> bool {
-        let outcome = match self.admit(connection, caller, header, payload) {
+    ) -> Outcome {
+        match self.admit(connection, caller, header, payload) {
             Ok(request) => self.dispatch(place, connection, caller, header, request),
             Err(errno) => {
                 self.refuse(connection, header, errno);
                 Outcome::Used
             }
-        };
-        matches!(outcome, Outcome::Used)
+        }
     }
 
     /// The checks that come before everything else, in the order that clients rely on.
@@ -237,7 +237,7 @@ impl Thread {
     pub(super) fn answered(&mut self, asker: Asker, result: Result<Vec<u8>, Errno>) {
         let mut place = asker.connection;
         if let Some(domid) = self.released.remove(&asker.id) {
-            if let Some(carried) = self.carried.get_mut(&domid) {
+            if let Some((_, DomainState::Absent(Some(carried)))) = self.states.get_mut(&domid) {
                 return carried.answered(asker.id, result.as_deref().map_err(|errno| *errno));
             }
             let Some(&ring) = self.rings.get(&domid) else { return };
@@ -254,8 +254,11 @@ impl Thread {
             self.send_late(&mut connection);
             connection.more_input = true;
         }
+        let quiescing = connection.is_quiesced.then(|| connection.domid());
         self.connections[place] = Some(connection);
-        self.becomes_still(place);
+        if let Some(domid) = quiescing {
+            self.drain(domid);
+        }
         self.make_ready(place);
     }
 }

@@ -3,6 +3,7 @@
 use super::connection::Connection;
 use super::mailbox::Message;
 use super::output::Output;
+use super::state::{Connect, Connected, Event, Imported};
 use super::thread::{Place, Thread};
 use super::trace;
 use crate::domain::{Domain, Notice, Quota, UNDELIVERED_MAX};
@@ -11,12 +12,11 @@ use crate::protocol::{Header, ReplySlot};
 use crate::store::Unblocked;
 use crate::sync::{Arc, Ordering};
 use crate::transport::{Ring, RingError, Transport};
-use crate::words::Errno;
+use crate::words::{Domid, Errno};
 
 /// What RELEASE keeps for an INTRODUCE of the same ring: so the pair changes nothing that the
 /// guest can see of its stream.
 pub struct Carried {
-    pub birth: u64,
     pub position: (u32, u32),
     pub partial: Vec<u8>,
     pub output: Output,
@@ -43,15 +43,20 @@ impl Thread {
         domain: &Arc<Domain>,
         gfn: Option<Gfn>,
         port: Port,
+        connect: Connect,
     ) -> std::io::Result<()> {
         let domid = domain.domid;
-        let page = self.shared.host.map_ring(domid, gfn)?;
-        let remote = Ring::named_port(&page).unwrap_or(port);
-        let port = self.channels.bind_interdomain(domid, remote)?;
-        let mut ring = Ring::new(page, port, remote);
+        let (mut ring, port) = match self.map_ring(domid, gfn, port) {
+            Ok(mapped) => mapped,
+            Err(error) => {
+                // The domain is gone if this is refused.
+                let _ = self.step(domain, Event::ConnectFailed(connect));
+                return Err(error);
+            }
+        };
         ring.offer(domain.features());
-        // Who moved and asked for a new beginning gets it with UNQUIESCE, as if it had stayed.
-        if self.moved.get(&domid).is_none_or(|moved| moved.birth != domain.birth) {
+        // A domain that moved and asked for a new beginning gets it with UNQUIESCE, as if it had stayed.
+        if matches!(connect, Connect::New(_)) {
             ring.connected();
         }
         let position = ring.position();
@@ -62,28 +67,62 @@ impl Thread {
             connection.unblocked = Some(self.unblocked());
         }
         let place = self.connections.vacant_key();
-        let carried = self.carried.remove(&domid).filter(|carried| carried.birth == domain.birth);
-        if let Some(moved) = self.moved.remove(&domid).filter(|moved| moved.birth == domain.birth) {
-            self.take_up(place, &mut connection, moved);
-        } else if let Some(carried) = carried.filter(|carried| carried.position == position) {
-            connection.partial = carried.partial;
-            connection.output = carried.output;
-            connection.recharge_output();
-            if let Some((id, header)) = carried.waits {
-                connection.id = id;
-                self.park(place, &mut connection, &header);
-            }
-        }
+        let connected = self.take_over(place, &mut connection, connect, position);
         trace::object(self.number, &connection, format_args!("create connection of a ring"));
         self.connections.insert(Some(Box::new(connection)));
         self.rings.insert(domid, place);
         self.scan.ring_added(self.now, self.rings.len());
         self.ports.insert(port, place);
-        domain.set_introduced(true);
+        // The state is Connecting, which takes it.
+        let _ = self.step(domain, Event::Connected(connected));
         // What the guest wrote before its port was bound raised nothing.
         self.make_ready(place);
         self.notify(port);
         Ok(())
+    }
+
+    fn map_ring(
+        &mut self,
+        domid: Domid,
+        gfn: Option<Gfn>,
+        port: Port,
+    ) -> std::io::Result<(Ring, Port)> {
+        let page = self.shared.host.map_ring(domid, gfn)?;
+        let remote = Ring::named_port(&page).unwrap_or(port);
+        let port = self.channels.bind_interdomain(domid, remote)?;
+        Ok((Ring::new(page, port, remote), port))
+    }
+
+    /// Gives a new connection what its domain had in hand before.
+    fn take_over(
+        &mut self,
+        place: Place,
+        connection: &mut Connection,
+        connect: Connect,
+        position: (u32, u32),
+    ) -> Connected {
+        match connect {
+            Connect::New(carried) => {
+                if let Some(carried) = carried.filter(|carried| carried.position == position) {
+                    connection.partial = carried.partial;
+                    connection.output = carried.output;
+                    connection.recharge_output();
+                    if let Some((id, header)) = carried.waits {
+                        connection.id = id;
+                        self.park(place, connection, &header);
+                    }
+                }
+                Connected::New
+            }
+            Connect::Left(moved) => {
+                self.take_up(place, connection, *moved);
+                Connected::Left
+            }
+            Connect::Arrived(moved, before) => {
+                let seen = self.take_up(place, connection, *moved);
+                Connected::Arrived(Imported { seen, before })
+            }
+        }
     }
 
     /// Tells this thread when the domain may go on, from whatever thread finds out.
@@ -96,7 +135,7 @@ impl Thread {
     /// written.
     pub(super) fn introduce_again(&mut self, place: Place, remote: Port) -> Result<(), Errno> {
         let slot = self.connections.get_mut(place).ok_or(Errno::EIO)?;
-        let connection = slot.take_if(|connection| connection.quiesce.is_none());
+        let connection = slot.take_if(|connection| !connection.is_quiesced);
         // What is quiesced may be exported already: only its end or UNQUIESCE may change it.
         let mut connection = connection.ok_or(Errno::EBUSY)?;
         self.withdraw(place, &mut connection);
@@ -187,8 +226,6 @@ impl Thread {
     ) -> Option<(Box<Connection>, Option<Header>)> {
         let mut connection = self.connections.try_remove(place)??;
         let waited = self.end(place, &mut connection);
-        connection.domain.set_introduced(false);
-        connection.domain.set_quiesced(false);
         self.rings.remove(&connection.domid());
         if let Some(ring) = connection.ring() {
             let port = ring.port;

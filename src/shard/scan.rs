@@ -136,7 +136,7 @@ impl Thread {
     /// for replies is not looked for: the tick does that more often.
     fn silent_news(&mut self, place: Place) -> Option<(u32, u32)> {
         let connection = self.connections.get(place)?.as_ref()?;
-        if connection.ready || connection.quiesce.is_some() {
+        if connection.ready || connection.is_quiesced {
             return None;
         }
         let reads = self.may_read(connection);

@@ -4,13 +4,14 @@ use mio::{Interest, Token};
 
 use super::connection::{Connection, Parked};
 use super::mailbox::Backlog;
+use super::requests::Outcome;
 use super::thread::{Place, TICK, Thread};
 use super::trace;
 use crate::log;
 use crate::protocol::{Frame, MESSAGE_BYTES_MAX, REQUEST_PAYLOAD_BYTES_MAX, frame};
 use crate::store::Caller;
 use crate::sync::Arc;
-use crate::transport::{Input, RingError, Transport};
+use crate::transport::{Disconnect, Input, RingError, Transport};
 
 /// Requests of one connection in one pass; the rest waits its turn.
 const REQUESTS_PER_PASS: usize = 64;
@@ -30,11 +31,11 @@ impl Thread {
             let result = self.serve(place, &mut connection);
             match result {
                 Ok(()) => self.put_back(place, connection),
-                Err(None) => {
+                Err(Disconnect::Gone) => {
                     self.connections[place] = Some(connection);
                     self.close(place);
                 }
-                Err(Some(error)) => {
+                Err(Disconnect::Broken(error)) => {
                     self.connections[place] = Some(connection);
                     self.give_up(place, error);
                 }
@@ -61,7 +62,7 @@ impl Thread {
         let is_watched = self.listen_for_room(place, &mut connection);
         // While others are behind, a connection stays ready: nothing tells when they caught up.
         let news = std::mem::take(&mut connection.look_again);
-        let behind = self.is_held_back(&connection) && connection.quiesce.is_none();
+        let behind = self.is_held_back(&connection) && !connection.is_quiesced;
         let again = behind || news || connection.more_input && self.may_read(&connection);
         self.connections[place] = Some(connection);
         if !is_watched {
@@ -91,11 +92,7 @@ impl Thread {
     }
 
     /// One connection's part of a pass.
-    fn serve(
-        &mut self,
-        place: Place,
-        connection: &mut Connection,
-    ) -> Result<(), Option<RingError>> {
+    fn serve(&mut self, place: Place, connection: &mut Connection) -> Result<(), Disconnect> {
         // Kept until it is put back: were each asked anew, a mailbox that is emptied between the
         // two would leave the connection neither served nor ready.
         let backlog = self.shared.mailboxes.backlog();
@@ -103,7 +100,7 @@ impl Thread {
             tracing::trace!(target: log::WRL, ?backlog, "mailboxes decide whose requests are taken");
         }
         self.backlog = backlog;
-        if connection.quiesce.is_some() {
+        if connection.is_quiesced {
             connection.recharge_output();
             return Ok(());
         }
@@ -112,7 +109,7 @@ impl Thread {
             return Ok(());
         }
         if let Some(ring) = connection.ring() {
-            ring.begin().map_err(Some)?;
+            ring.begin()?;
         }
         // Something changed: the request finds out whether it may go on.
         let waited = connection.parked.take_if(|parked| matches!(parked, Parked::Guard)).is_some();
@@ -124,7 +121,7 @@ impl Thread {
             self.flush_deferred(connection)?;
             // Who only stopped writing still gets the answers to what was written.
             if input == Input::Closed && !connection.owes_anything() {
-                return Err(None);
+                return Err(Disconnect::Gone);
             }
         }
         if waited {
@@ -135,7 +132,7 @@ impl Thread {
     }
 
     /// Sends the events that were deferred, as far as there is room.
-    fn flush_deferred(&self, connection: &mut Connection) -> Result<(), Option<RingError>> {
+    fn flush_deferred(&self, connection: &mut Connection) -> Result<(), Disconnect> {
         if connection.watches.has_deferred() {
             self.queue_deferred(connection);
             connection.flush()?;
@@ -148,7 +145,7 @@ impl Thread {
     pub(super) fn may_read(&self, connection: &Connection) -> bool {
         connection.parked.is_none()
             && self.stopping.is_none()
-            && connection.quiesce.is_none()
+            && !connection.is_quiesced
             && !connection.ignored
             && connection.output.len() <= connection.output_limits().0
             && !self.is_throttled(connection)
@@ -169,7 +166,7 @@ impl Thread {
         &mut self,
         place: Place,
         connection: &mut Connection,
-    ) -> Result<Input, Option<RingError>> {
+    ) -> Result<Input, Disconnect> {
         let mut stage = std::mem::take(&mut self.stage);
         stage.clear();
         stage.append(&mut connection.partial);
@@ -177,7 +174,7 @@ impl Thread {
         // While enough waits here, the transport is not asked whether it has more.
         let mut input = Input::More;
         if !connection.more_input || carried < MESSAGE_BYTES_MAX {
-            input = connection.transport.read(&mut stage, READ_BYTES).map_err(Some)?;
+            input = connection.transport.read(&mut stage, READ_BYTES)?;
         }
         let result = self.serve_stage(place, connection, &stage);
         let used = *result.as_ref().unwrap_or(&0);
@@ -197,7 +194,7 @@ impl Thread {
         place: Place,
         connection: &mut Connection,
         stage: &[u8],
-    ) -> Result<usize, Option<RingError>> {
+    ) -> Result<usize, Disconnect> {
         let caller = self.caller(connection);
         let result = self.serve_messages(place, connection, &caller, stage);
         connection.caller = Some(caller);
@@ -210,7 +207,7 @@ impl Thread {
         connection: &mut Connection,
         caller: &Caller,
         stage: &[u8],
-    ) -> Result<usize, Option<RingError>> {
+    ) -> Result<usize, Disconnect> {
         let mut stream = stage;
         connection.more_input = false;
         for _ in 0..REQUESTS_PER_PASS {
@@ -218,15 +215,18 @@ impl Thread {
                 Frame::Incomplete(_) => return Ok(stage.len() - stream.len()),
                 Frame::TooLong(len) => {
                     let most = REQUEST_PAYLOAD_BYTES_MAX;
-                    return Err(Some(RingError::TooLong { len, most }));
+                    return Err(RingError::TooLong { len, most }.into());
                 }
                 Frame::Message { header, payload, rest } => {
                     if !std::mem::take(&mut connection.comes_again) {
                         trace::request(self.number, connection, header, payload);
                     }
-                    if !self.request(place, connection, caller, header, payload) {
-                        connection.comes_again = true;
-                        break;
+                    match self.request(place, connection, caller, header, payload) {
+                        Outcome::Used => {}
+                        Outcome::Again => {
+                            connection.comes_again = true;
+                            break;
+                        }
                     }
                     stream = rest;
                     self.take_events(place, connection);

@@ -1,8 +1,11 @@
 //! The state of a domain, for a toolstack that goes on with a move which another tool began.
 
+use super::moving::Mark;
+use super::state::{DomainState, Effects, Event, next};
 use super::thread::Thread;
-use crate::migrate::presence::Presence;
-use crate::words::Domid;
+use crate::domain::Domain;
+use crate::sync::Arc;
+use crate::words::{Domid, Errno, Presence};
 
 /// The state of a domain, and what tells it from another of its number.
 pub struct Standing {
@@ -23,26 +26,54 @@ impl Thread {
         let domain = self.shared.store.registry().get(domid);
         let [unique_id, origin] =
             domain.map_or([0; 2], |domain| [domain.unique_id, domain.origin()]);
-        let (presence, port) = match self.moved.get(&domid) {
-            Some(moved) => moved.presence(),
-            None => (self.presence(domid), 0),
+        let port = match self.states.get(&domid) {
+            Some((_, DomainState::Arrived(moved, _))) => moved.port(),
+            _ => 0,
         };
-        Standing { presence, unique_id, origin, port }
+        Standing { presence: self.presence(domid), unique_id, origin, port }
     }
 
-    /// The state of a domain of which neither RELEASE nor an import has left a connection.
-    fn presence(&mut self, domid: Domid) -> Presence {
-        if self.arriving.contains_key(&domid) {
-            return Presence::Arriving;
+    /// Returns the state of a domain by name.
+    pub(super) fn presence(&self, domid: Domid) -> Presence {
+        self.states.get(&domid).map_or(Presence::Absent, |(_, state)| state.presence())
+    }
+
+    /// Returns the mark of a domain's last export, if it has one.
+    pub(super) fn mark_of(&self, domid: Domid) -> Option<&Mark> {
+        match &self.states.get(&domid)?.1 {
+            DomainState::Exported(mark) => Some(mark),
+            DomainState::ArrivedIntroduced(_, mark) => mark.as_ref(),
+            _ => None,
         }
-        if !self.rings.contains_key(&domid) {
-            return Presence::Absent;
+    }
+
+    /// Leads the domain that has this number now to its next state.
+    ///
+    /// # Errors
+    /// Why the state refuses the event; `ENOENT` of a domain that is not known.
+    pub(super) fn step_of(&mut self, domid: Domid, event: Event) -> Result<Effects, Errno> {
+        let domain = self.shared.store.registry().get(domid).ok_or(Errno::ENOENT)?;
+        self.step(&domain, event)
+    }
+
+    /// Leads a domain to its next state, and publishes it.
+    ///
+    /// # Errors
+    /// Why the state refuses the event; `ENOENT` of an incarnation that is gone.
+    pub(super) fn step(&mut self, domain: &Arc<Domain>, event: Event) -> Result<Effects, Errno> {
+        let former = match self.states.remove(&domain.domid) {
+            Some((birth, state)) if birth == domain.birth => state,
+            Some((birth, state)) if birth > domain.birth => {
+                self.states.insert(domain.domid, (birth, state));
+                return Err(Errno::ENOENT);
+            }
+            _ => DomainState::default(),
+        };
+        let (state, effects) = next(former, event);
+        domain.set_presence(state.presence());
+        if !matches!(state, DomainState::Absent(None)) {
+            self.states.insert(domain.domid, (domain.birth, state));
         }
-        match self.quiesced_state(domid) {
-            None => Presence::Running,
-            Some(quiesced) if quiesced.arrived.is_some() => Presence::ArrivedIntroduced,
-            Some(quiesced) if quiesced.mark.is_some() => Presence::Exported,
-            Some(_) => Presence::Quiesced,
-        }
+        effects
     }
 }

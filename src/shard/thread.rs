@@ -18,14 +18,12 @@ use super::Shared;
 use super::connection::Connection;
 use super::mailbox::{Backlog, Mailbox, Message};
 use super::messages::WEIGHT_PER_PASS;
-use super::moving::Moved;
 use super::recheck::Recheck;
-use super::rings::Carried;
 use super::scan::Scan;
 use super::serving::READ_BYTES;
 use super::snapshots::Snapshot;
+use super::state::{DomainState, Event};
 use super::trace;
-use crate::domain::OwnSettings;
 use crate::host::{Channels, Pending, Port};
 use crate::protocol::MESSAGE_BYTES_MAX;
 use crate::store::Generations;
@@ -64,12 +62,8 @@ pub struct Thread {
     pub(super) rings: BTreeMap<Domid, Place>,
     pub(super) scan: Scan,
     pub(super) ports: HashMap<Port, Place, RandomState>,
-    /// What RELEASE leaves behind for an INTRODUCE that follows.
-    pub(super) carried: HashMap<Domid, Carried, RandomState>,
-    /// What RELEASE with a mark and imports leave behind for INTRODUCE.
-    pub(super) moved: HashMap<Domid, Moved, RandomState>,
-    /// Domains that are being imported, with what was set of them before.
-    pub(super) arriving: HashMap<Domid, OwnSettings, RandomState>,
+    /// The states of domains that are not absent, each with the birth of its incarnation.
+    pub(super) states: HashMap<Domid, (u64, DomainState), RandomState>,
     /// Connections of rings that were released while they waited for an answer: their domains.
     pub(super) released: HashMap<u64, Domid, RandomState>,
     pub(super) ready: VecDeque<Place>,
@@ -124,9 +118,7 @@ impl Thread {
             rings: BTreeMap::new(),
             scan,
             ports: HashMap::default(),
-            carried: HashMap::default(),
-            moved: HashMap::default(),
-            arriving: HashMap::default(),
+            states: HashMap::default(),
             released: HashMap::default(),
             ready: VecDeque::new(),
             ticking: HashSet::default(),
@@ -159,7 +151,11 @@ impl Thread {
         self.changes = Some(self.channels.bind_changes()?);
         if let Some(port) = self.shared.host.control_port()? {
             let domain = Arc::clone(&self.shared.control_domain);
-            self.connect_ring(&domain, None, port)?;
+            if let Some(connect) =
+                self.step(&domain, Event::Introduce).ok().and_then(|it| it.connect)
+            {
+                self.connect_ring(&domain, None, port, connect)?;
+            }
         }
         Ok(())
     }
@@ -349,7 +345,7 @@ impl Thread {
     fn finish(&mut self) {
         for (_, connection) in &mut self.connections {
             if let Some(connection) = connection
-                && connection.quiesce.is_none()
+                && !connection.is_quiesced
             {
                 // Who does not take it now will not get it.
                 let _ = connection.flush();

@@ -19,6 +19,21 @@ pub enum Transport {
     Ring(Ring),
 }
 
+/// Why a connection ends.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Disconnect {
+    /// The client is gone.
+    Gone,
+    /// What the client sent makes no sense, and nothing that follows could be understood.
+    Broken(RingError),
+}
+
+impl From<RingError> for Disconnect {
+    fn from(error: RingError) -> Disconnect {
+        Disconnect::Broken(error)
+    }
+}
+
 /// What came of reading.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Input {
@@ -63,19 +78,18 @@ impl Transport {
         Some(credentials.pid.as_raw_nonzero().get())
     }
 
-    /// Sends as much of `bytes` as the other side takes, and answers how much; `None` if it is
-    /// gone.
+    /// Sends as much of `bytes` as the other side takes, and returns how much.
     ///
     /// # Errors
-    /// Why a ring is to be given up.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<Option<usize>, RingError> {
+    /// Why the connection ends.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<usize, Disconnect> {
         match self {
-            Transport::Ring(ring) => ring.write(bytes).map(Some),
+            Transport::Ring(ring) => Ok(ring.write(bytes)?),
             Transport::Socket(socket) => match socket.write(bytes) {
-                Ok(len) => Ok(Some(len)),
+                Ok(len) => Ok(len),
                 Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(Some(0)),
-                    _ => Ok(None),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(0),
+                    _ => Err(Disconnect::Gone),
                 },
             },
         }

@@ -11,6 +11,7 @@ mod key;
 mod name;
 mod path;
 mod perms;
+mod presence;
 mod ranges;
 
 pub use births::Births;
@@ -25,6 +26,7 @@ pub use path::{
     home_prefix,
 };
 pub use perms::{Access, Entry, PermSet, Perms, Subject};
+pub use presence::Presence;
 pub use ranges::{Logged, ranges};
 
 /// Longest payload of a reply, in bytes. One less than XENSTORE_PAYLOAD_MAX of xs_wire.h, because

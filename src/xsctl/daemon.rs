@@ -13,10 +13,10 @@ use super::domids::Domids;
 use super::failure::Failure;
 use super::link::{Link, PATIENCE, message};
 use super::step::Standing;
-use crate::migrate::presence::Presence;
 use crate::protocol::operations::DOMAINS_MAX;
 use crate::protocol::{ERROR, Operation, decimal, strings};
 use crate::words::Domid;
+use crate::words::Presence;
 
 /// Where the path of the socket for migration is written.
 const MIGRATION_SOCKET: &[u8] = b"/tool/xenstored/operations/migration-socket\0";

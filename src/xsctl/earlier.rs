@@ -18,9 +18,9 @@ use super::failure::Failure;
 use super::lock::Lock;
 use super::places::{Destination, Source};
 use super::step::{Sockets, Standing, Step, is_meant, step};
-use crate::migrate::presence::Presence;
 use crate::protocol::Operation;
 use crate::words::Domid;
+use crate::words::Presence;
 
 /// How long a state is waited for that ends by itself: an import that a daemon is at, a batch of
 /// another tool's, a killed tool whose locks the kernel has not dropped.

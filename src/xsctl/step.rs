@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use super::places::command;
-use crate::migrate::presence::Presence;
 use crate::words::Domid;
+use crate::words::Presence;
 
 /// A domain at one daemon, as DOMAIN_STATES says it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::io;
 
 use xenstored::host::Channels;
-use xenstored::transport::{Input, Ring, RingError, Transport};
+use xenstored::transport::{Disconnect, Input, Ring, RingError, Transport};
 
 /// Room for what is read at once.
 const READ_BYTES: usize = 16 << 10;
@@ -62,10 +62,9 @@ impl Line {
     pub(super) fn send(&mut self, channels: &mut dyn Channels) -> io::Result<After> {
         self.queued = false;
         while self.sent < self.output.len() {
-            match self.transport.write(&self.output[self.sent..]).map_err(broken)? {
-                None => return Err(io::ErrorKind::BrokenPipe.into()),
-                Some(0) => break,
-                Some(count) => self.sent += count,
+            match self.transport.write(&self.output[self.sent..]).map_err(ended)? {
+                0 => break,
+                count => self.sent += count,
             }
         }
         let all = self.sent == self.output.len();
@@ -92,6 +91,13 @@ fn publish(ring: &mut Ring, all: bool, channels: &mut dyn Channels) -> io::Resul
         channels.unmask(ring.port)?;
     }
     Ok(After::Nothing)
+}
+
+fn ended(why: Disconnect) -> io::Error {
+    match why {
+        Disconnect::Gone => io::ErrorKind::BrokenPipe.into(),
+        Disconnect::Broken(error) => broken(error),
+    }
 }
 
 fn broken(error: RingError) -> io::Error {

@@ -2,6 +2,7 @@
 
 /// The state of a domain at one daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
 pub enum Presence {
     /// Not introduced, and nothing of a connection is kept.
     Absent,
@@ -19,10 +20,13 @@ pub enum Presence {
     Exported,
     /// Released with a mark: its connection is kept.
     Left,
+    /// Introduced; its last request is under way, and no other is taken.
+    Quiescing,
 }
 
 impl Presence {
-    const ALL: [Presence; 8] = [
+    /// All of them, in the order of their values.
+    pub const ALL: [Presence; 9] = [
         Presence::Absent,
         Presence::Arriving,
         Presence::Arrived,
@@ -31,9 +35,10 @@ impl Presence {
         Presence::Quiesced,
         Presence::Exported,
         Presence::Left,
+        Presence::Quiescing,
     ];
 
-    /// Its name in the reply of DOMAIN_STATES.
+    /// Returns its name in the reply of DOMAIN_STATES, where a domain that is being quiesced counts as quiesced.
     pub fn name(self) -> &'static str {
         match self {
             Presence::Absent => "absent",
@@ -41,7 +46,7 @@ impl Presence {
             Presence::Arrived => "arrived",
             Presence::ArrivedIntroduced => "arrived-introduced",
             Presence::Running => "running",
-            Presence::Quiesced => "quiesced",
+            Presence::Quiescing | Presence::Quiesced => "quiesced",
             Presence::Exported => "exported",
             Presence::Left => "left",
         }
@@ -59,8 +64,13 @@ impl Presence {
 
     /// Whether a page of the domain is mapped, served or not.
     pub fn is_introduced(self) -> bool {
-        use Presence::{ArrivedIntroduced, Exported, Quiesced, Running};
-        matches!(self, ArrivedIntroduced | Running | Quiesced | Exported)
+        use Presence::{ArrivedIntroduced, Exported, Quiesced, Quiescing, Running};
+        matches!(self, ArrivedIntroduced | Running | Quiescing | Quiesced | Exported)
+    }
+
+    /// Whether a page of the domain is mapped, and no request is taken from it.
+    pub fn is_quiesced(self) -> bool {
+        self.is_introduced() && self != Presence::Running
     }
 
     /// Why nothing can arrive in its place, and which command of xsctl goes on from there.
@@ -77,7 +87,7 @@ impl Presence {
                  serves it once its source has released it, xsctl discard takes it back"
             }
             Presence::Running => "it is introduced and served",
-            Presence::Quiesced => {
+            Presence::Quiescing | Presence::Quiesced => {
                 "it is introduced and quiesced, and no import brought it: xsctl unquiesce serves it"
             }
             Presence::Exported => {
@@ -98,10 +108,11 @@ mod tests {
 
     #[test]
     fn every_state_has_a_name_and_a_sentence_of_its_own() {
-        for presence in Presence::ALL {
+        for presence in Presence::ALL.into_iter().filter(|it| *it != Presence::Quiescing) {
             assert_eq!(Presence::from_name(presence.name()), Some(presence));
             let like = |other: &&Presence| other.in_the_way() == presence.in_the_way();
-            assert_eq!(Presence::ALL.iter().filter(like).count(), 1);
+            let alike = 1 + usize::from(presence == Presence::Quiesced);
+            assert_eq!(Presence::ALL.iter().filter(like).count(), alike);
         }
         assert_eq!(Presence::from_name("served"), None);
     }
