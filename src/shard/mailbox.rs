@@ -7,8 +7,8 @@ use crossbeam::queue::SegQueue;
 use mio::Waker;
 
 use super::gathering::Share;
+use super::mover::MoveRequest;
 use super::signal::Signal;
-use super::thread::Thread;
 use crate::protocol::operations::DomainRequest;
 use crate::store::WatchList;
 use crate::sync::{Arc, AtomicU64, Ordering};
@@ -37,8 +37,8 @@ pub enum Message {
     Unguarded(Asker),
     /// Name the watches of the thread's connections, and what the store's tries are at that moment.
     CheckWatches(crossbeam::channel::Sender<WatchList>),
-    /// Do this, between requests.
-    Run(Box<dyn FnOnce(&mut Thread) + Send>),
+    /// A request of a thread that moves domains, about one whose home thread it is.
+    Move(MoveRequest),
     /// Answer what was taken, take no more, end.
     Stop,
 }
@@ -92,7 +92,7 @@ impl Message {
     /// Whether it keeps its place among events. An export finds in a connection's output every event that was
     /// caused before it was asked for.
     fn is_in_order(&self) -> bool {
-        matches!(self, Message::Events(_) | Message::Run(_))
+        matches!(self, Message::Events(_) | Message::Move(_))
     }
 }
 

@@ -73,7 +73,7 @@ impl Thread {
                 // Who asked may have given up waiting.
                 let _ = reply.send(self.watch_list());
             }
-            Message::Run(work) => work(self),
+            Message::Move(request) => self.move_request(request),
             Message::Stop => {
                 self.stopping = Some(self.now + STOP_PATIENCE);
                 self.shared.stopping.fetch_add(1, Ordering::AcqRel);

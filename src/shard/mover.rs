@@ -1,7 +1,7 @@
 //! Moving many domains at once, from a thread that may wait: each domain's home thread is asked for its
 //! part, all of them at the same time.
 
-use crossbeam::channel::bounded;
+use crossbeam::channel::{Sender, bounded};
 
 use super::Shared;
 use super::gathering::{Gathered, shares};
@@ -23,6 +23,56 @@ pub type Expected = Result<Arc<Domain>, Presence>;
 
 /// A domain whose import is over, with what it brought if it arrived: its connection, its homes.
 pub type Arrived = (Arc<Domain>, Option<(Client, Seen)>);
+
+/// What a [`Mover`] asks of a domain's home thread, and where the reply goes. It keeps its place among events.
+pub enum MoveRequest {
+    /// See [`Mover::undo_quiesce`].
+    UndoQuiesce(Domid, MoveReply<()>),
+    /// See [`Mover::carry`].
+    Carry(Domid, MoveReply<(Client, u64)>),
+    /// See [`Mover::mark`].
+    Mark(u64, Seen, MoveReply<u64>),
+    /// See [`Mover::expect`].
+    Expect(Domid, MoveReply<Expected>),
+    /// See [`Mover::standings`].
+    Standing(Domid, MoveReply<Standing>),
+    /// See [`Mover::arrive`].
+    Arrive(Arc<Domain>, Option<(Client, Seen)>, MoveReply<()>),
+    /// See [`Mover::discard`].
+    Discard(Domid, MoveReply<(Seen, bool)>),
+}
+
+/// Where the reply to one of several requests goes.
+pub struct MoveReply<R> {
+    at: usize,
+    sender: Sender<(usize, Result<R, Errno>)>,
+}
+
+impl<R> MoveReply<R> {
+    fn send(self, result: Result<R, Errno>) {
+        // There is room for each, and a mover that waits for them.
+        let _ = self.sender.send((self.at, result));
+    }
+}
+
+impl Thread {
+    /// Serves the request of a mover about a domain whose home thread this is.
+    pub(super) fn move_request(&mut self, request: MoveRequest) {
+        match request {
+            MoveRequest::UndoQuiesce(domid, reply) => reply.send(self.undo_quiesce(domid)),
+            MoveRequest::Carry(domid, reply) => reply.send(self.carry(domid)),
+            MoveRequest::Mark(version, seen, reply) => {
+                reply.send(self.mark(seen.domid, version, seen));
+            }
+            MoveRequest::Expect(domid, reply) => reply.send(Ok(self.expect(domid))),
+            MoveRequest::Standing(domid, reply) => reply.send(Ok(self.standing(domid))),
+            MoveRequest::Arrive(domain, arrived, reply) => {
+                reply.send(self.arrive(&domain, arrived));
+            }
+            MoveRequest::Discard(domid, reply) => reply.send(self.discard(domid)),
+        }
+    }
+}
 
 /// The threads, for those who move domains. Whoever calls waits; the threads do not.
 #[derive(Clone)]
@@ -65,58 +115,49 @@ impl Mover {
         receiver.recv().unwrap_or(Err(Errno::EIO)).unwrap_or_else(all)
     }
 
-    /// Lets domains be served again that an export has quiesced which failed. Who has a mark stays
-    /// quiesced: another export was answered meanwhile.
+    /// Serves domains again that an export quiesced which failed. A domain with a mark stays quiesced: another
+    /// export was replied to meanwhile.
     pub fn undo_quiesce(&self, domids: &[Domid]) {
-        let works = domids
-            .iter()
-            .map(|&domid| (domid, move |thread: &mut Thread| thread.undo_quiesce(domid)));
-        self.on_home_threads(works);
+        let request = |&domid: &Domid| (domid, move |reply| MoveRequest::UndoQuiesce(domid, reply));
+        self.ask(domids.iter().map(request));
     }
 
-    /// What the connections of quiesced domains are.
+    /// Returns what the connections of quiesced domains are.
     pub fn carry(&self, domids: &[Domid]) -> Vec<Carry> {
-        let works =
-            domids.iter().map(|&domid| (domid, move |thread: &mut Thread| thread.carry(domid)));
-        self.on_home_threads(works)
+        let request = |&domid: &Domid| (domid, move |reply| MoveRequest::Carry(domid, reply));
+        self.ask(domids.iter().map(request))
     }
 
     /// Gives exports their marks: of each domain the version of its connection, and its homes.
     pub fn mark(&self, exports: Vec<(u64, Seen)>) -> Vec<Result<u64, Errno>> {
-        let works = exports.into_iter().map(|(version, seen)| {
-            let domid = seen.domid;
-            (domid, move |thread: &mut Thread| thread.mark(domid, version, seen))
-        });
-        self.on_home_threads(works)
+        let request = |(version, seen): (u64, Seen)| {
+            (seen.domid, move |reply| MoveRequest::Mark(version, seen, reply))
+        };
+        self.ask(exports.into_iter().map(request))
     }
 
-    /// Keeps the numbers of domains free that are being imported, until [`Mover::arrive`]; answers
-    /// who they are.
+    /// Keeps the numbers of domains free that are being imported, until [`Mover::arrive`]; returns their
+    /// incarnations.
     ///
     /// # Errors
     /// `EIO` of a thread that ended.
     pub fn expect(&self, domids: &[Domid]) -> Vec<Result<Expected, Errno>> {
-        let works = domids
-            .iter()
-            .map(|&domid| (domid, move |thread: &mut Thread| Ok(thread.expect(domid))));
-        self.on_home_threads(works)
+        let request = |&domid: &Domid| (domid, move |reply| MoveRequest::Expect(domid, reply));
+        self.ask(domids.iter().map(request))
     }
 
-    /// The states of some domains.
+    /// Returns the states of some domains.
     pub fn standings(&self, domids: &[Domid]) -> Vec<Result<Standing, Errno>> {
-        let works = domids
-            .iter()
-            .map(|&domid| (domid, move |thread: &mut Thread| Ok(thread.standing(domid))));
-        self.on_home_threads(works)
+        let request = |&domid: &Domid| (domid, move |reply| MoveRequest::Standing(domid, reply));
+        self.ask(domids.iter().map(request))
     }
 
-    /// Leaves the connections of domains that arrived to INTRODUCE, and the numbers of others to
-    /// whoever comes.
+    /// Leaves the connections of domains that arrived to INTRODUCE, and frees the numbers of the others.
     pub fn arrive(&self, arrivals: Vec<Arrived>) -> Vec<Result<(), Errno>> {
-        let works = arrivals.into_iter().map(|(domain, arrived)| {
-            (domain.domid, move |thread: &mut Thread| thread.arrive(&domain, arrived))
-        });
-        self.on_home_threads(works)
+        let request = |(domain, arrived): Arrived| {
+            (domain.domid, move |reply| MoveRequest::Arrive(domain, arrived, reply))
+        };
+        self.ask(arrivals.into_iter().map(request))
     }
 
     /// Those of some domains that arrived and were not served since.
@@ -130,9 +171,8 @@ impl Mover {
 
     /// Gives domains up that arrived and were not served since; answers the homes that they brought.
     pub fn discard(&self, domids: &[Domid]) -> Vec<Result<Seen, Errno>> {
-        let works =
-            domids.iter().map(|&domid| (domid, move |thread: &mut Thread| thread.discard(domid)));
-        let discarded = self.on_home_threads(works);
+        let request = |&domid: &Domid| (domid, move |reply| MoveRequest::Discard(domid, reply));
+        let discarded = self.ask(domids.iter().map(request));
         let tell = |result: Result<(Seen, bool), Errno>| {
             let (seen, was_introduced) = result?;
             if was_introduced {
@@ -145,32 +185,27 @@ impl Mover {
         discarded
     }
 
-    /// Runs each of `works` on the home thread of its domain, and waits for all answers, which are in
-    /// the same order: `EIO` of a thread that ended.
-    fn on_home_threads<R, W>(
+    /// Sends each domain's home thread its request and waits for all replies, which are in the same order: `EIO` of
+    /// a thread that ended.
+    fn ask<R, M>(
         &self,
-        works: impl ExactSizeIterator<Item = (Domid, W)>,
+        requests: impl ExactSizeIterator<Item = (Domid, M)>,
     ) -> Vec<Result<R, Errno>>
     where
-        R: Send + 'static,
-        W: FnOnce(&mut Thread) -> Result<R, Errno> + Send + 'static,
+        M: FnOnce(MoveReply<R>) -> MoveRequest,
     {
-        let mut answers: Vec<_> = (0..works.len()).map(|_| Err(Errno::EIO)).collect();
-        let (sender, receiver) = bounded(works.len());
-        for (at, (domid, work)) in works.enumerate() {
-            let sender = sender.clone();
-            let run = move |thread: &mut Thread| {
-                // There is room for each answer.
-                let _ = sender.send((at, work(thread)));
-            };
-            self.shared.mailboxes.post(self.home_thread(domid), Message::Run(Box::new(run)));
+        let mut replies: Vec<_> = (0..requests.len()).map(|_| Err(Errno::EIO)).collect();
+        let (sender, receiver) = bounded(requests.len());
+        for (at, (domid, message)) in requests.enumerate() {
+            let reply = MoveReply { at, sender: sender.clone() };
+            self.shared.mailboxes.post(self.home_thread(domid), Message::Move(message(reply)));
         }
         drop(sender);
         self.wake();
-        for (at, answer) in receiver {
-            answers[at] = answer;
+        for (at, reply) in receiver {
+            replies[at] = reply;
         }
-        answers
+        replies
     }
 
     fn home_thread(&self, domid: Domid) -> u16 {
