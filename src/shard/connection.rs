@@ -10,6 +10,7 @@ use super::delivery::ChangeEvents;
 use super::guards::Failing;
 use super::output::Output;
 use super::stalls::Stall;
+use super::thread::Place;
 use super::trace;
 use super::watches::{WatchId, Watches};
 use crate::domain::{Domain, Quota, Registry, Ticket};
@@ -102,6 +103,8 @@ pub enum Parked {
 
 /// A client.
 pub struct Connection {
+    /// Where its thread keeps it.
+    pub place: Place,
     /// Distinguishes it from others that have its place before or after.
     pub id: u64,
     /// The domain whose rights it has.
@@ -160,8 +163,9 @@ pub struct Connection {
 
 impl Connection {
     /// A new client.
-    pub fn new(id: u64, domain: Arc<Domain>, transport: Transport) -> Connection {
+    pub fn new(place: Place, id: u64, domain: Arc<Domain>, transport: Transport) -> Connection {
         Connection {
+            place,
             id,
             domain,
             transport,

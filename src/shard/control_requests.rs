@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::connection::Connection;
 use super::domain_requests::Reply;
 use super::mailbox::Message;
-use super::thread::{Place, Thread};
+use super::thread::Thread;
 use super::{Shared, spawn};
 use crate::control::{self, Counters, Served, State};
 use crate::protocol::Header;
@@ -18,7 +18,6 @@ impl Thread {
     /// CONTROL. `None` if the answer comes later: then a thread of the command's own sends it.
     pub(super) fn control(
         &mut self,
-        place: Place,
         connection: &mut Connection,
         header: &Header,
         words: &[&[u8]],
@@ -28,7 +27,7 @@ impl Thread {
             control::Reply::Now(answer) => return Some(answer.map(Cow::Owned)),
             control::Reply::Later(work) => work,
         };
-        let asker = self.park(place, connection, header);
+        let asker = self.park(connection, header);
         let mailboxes = self.shared.mailboxes.clone();
         let run = move || mailboxes.send(asker.thread, Message::Answer(asker, work.run()));
         if let Err(error) = spawn("control", run) {

@@ -23,7 +23,7 @@ impl Thread {
     pub(super) fn deliver(
         &mut self,
         mut batch: Batch,
-        mut serving: Option<(Place, &mut Connection)>,
+        mut serving: Option<&mut Connection>,
     ) {
         let version = self.next_number();
         let registry = self.shared.store.registry();
@@ -35,7 +35,7 @@ impl Thread {
             self.mailbox().delivered(weight as u64);
             let place = events[0].watcher.connection as usize;
             let connection = match &mut serving {
-                Some((serving, connection)) if *serving == place => Some(&mut **connection),
+                Some(connection) if connection.place == place => Some(&mut **connection),
                 _ => self.connections.get_mut(place).and_then(|slot| slot.as_deref_mut()),
             };
             if let Some(connection) = connection {

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use super::connection::Connection;
 use super::mailbox::Message;
-use super::thread::{Place, Thread};
+use super::thread::Thread;
 use crate::domain::{Domain, Quota, SERVER_FEATURES};
 use crate::protocol::operations::DomainRequest;
 use crate::protocol::{Header, decimal, text};
@@ -23,7 +23,6 @@ impl Thread {
     /// is refused.
     pub(super) fn ask_home_thread(
         &self,
-        place: Place,
         connection: &mut Connection,
         header: &Header,
         domid: Domid,
@@ -34,7 +33,7 @@ impl Thread {
         if !is_for_any && self.shared.store.registry().is_privileged(domid) {
             return Some(Err(Errno::EINVAL));
         }
-        let asker = self.park(place, connection, header);
+        let asker = self.park(connection, header);
         let home = self.home_thread(domid);
         self.shared.mailboxes.post(home, Message::Domain(asker, domid, request));
         None

@@ -51,7 +51,7 @@ impl Thread {
         let caller = self.caller(&mut connection);
         let add = |watch: &NewWatch| {
             let watch = (&*watch.path, &*watch.token, watch.depth);
-            self.add_watch(place, &mut connection, &caller, watch)
+            self.add_watch(&mut connection, &caller, watch)
         };
         let (mut added, mut result) = (Vec::new(), Ok(()));
         for id in watches.iter().map(add) {
@@ -69,7 +69,7 @@ impl Thread {
             } else if let Some(watch) = connection.watches.get(id) {
                 let (path, token) = (Arc::clone(&watch.path), watch.token.clone());
                 // It is there, since it was added just now.
-                let _ = self.remove_watch(place, &mut connection, path.as_path(), &token);
+                let _ = self.remove_watch(&mut connection, path.as_path(), &token);
             }
         }
         connection.outdate(self.next_number());

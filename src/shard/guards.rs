@@ -20,7 +20,7 @@ use std::time::Instant;
 use super::Shared;
 use super::connection::{Connection, Parked};
 use super::mailbox::{Asker, Message};
-use super::thread::{Place, Thread};
+use super::thread::Thread;
 #[cfg(doc)]
 use super::turns::TURN_TIME_MAX;
 use super::turns::{Answer, Counts, Turns};
@@ -134,12 +134,12 @@ fn nearest_above<'p>(path: Path<'p>, other: Path<'_>) -> Option<Path<'p>> {
 impl Thread {
     /// Before TRANSACTION_START of a connection whose transactions failed: asks for a turn, and
     /// parks it until that comes.
-    pub(super) fn waits_for_turn(&mut self, place: Place, connection: &mut Connection) -> bool {
+    pub(super) fn waits_for_turn(&mut self, connection: &mut Connection) -> bool {
         let failing = &connection.failing;
         if failing.conflicts < CONFLICTS_BEFORE_TURN || failing.paths.is_empty() {
             return false;
         }
-        let (asker, now) = (self.asker(place, connection), self.now);
+        let (asker, now) = (self.asker(connection), self.now);
         match self.shared.turns(now, |turns| turns.ask(asker, &failing.paths, now)) {
             Answer::Yours => {
                 for path in &failing.paths {
@@ -148,7 +148,7 @@ impl Thread {
                 connection.failing.in_turn = true;
                 false
             }
-            Answer::Wait(until) => self.park_until(place, connection, until),
+            Answer::Wait(until) => self.park_until(connection, until),
             Answer::Without => false,
         }
     }
@@ -156,42 +156,41 @@ impl Thread {
     /// Parks who would write what is guarded.
     pub(super) fn waits_for_guard<'p>(
         &mut self,
-        place: Place,
         connection: &mut Connection,
         paths: impl IntoIterator<Item = Path<'p>>,
     ) -> bool {
         if !self.shared.guards.any() {
             return false;
         }
-        let asker = self.asker(place, connection);
+        let asker = self.asker(connection);
         let until = self.shared.turns(self.now, |turns| turns.wait(asker, paths));
-        until.is_some_and(|until| self.park_until(place, connection, until))
+        until.is_some_and(|until| self.park_until(connection, until))
     }
 
-    fn park_until(&mut self, place: Place, connection: &mut Connection, until: Instant) -> bool {
+    fn park_until(&mut self, connection: &mut Connection, until: Instant) -> bool {
         let patience = until.saturating_duration_since(self.now);
         let domid = connection.domid().0;
         tracing::trace!(target: log::WRL, domid, ?patience, "waits for a guard");
         if connection.alarm != Some(until) {
             connection.alarm = Some(until);
-            self.alarms.push(Reverse((until, place)));
+            self.alarms.push(Reverse((until, connection.place)));
         }
         connection.parked = Some(Parked::Guard);
         true
     }
 
     /// After a connection that was parked has been served.
-    pub(super) fn came_through(&mut self, place: Place, connection: &Connection) {
-        let asker = self.asker(place, connection);
+    pub(super) fn came_through(&mut self, connection: &Connection) {
+        let asker = self.asker(connection);
         self.shared.turns(self.now, |turns| turns.came_through(asker));
     }
 
     /// Remembers where a transaction failed, for the next.
-    pub(super) fn note_failed(&self, place: Place, connection: &mut Connection, path: Path<'_>) {
+    pub(super) fn note_failed(&self, connection: &mut Connection, path: Path<'_>) {
         if connection.is_guest() {
             return;
         }
-        let asker = self.asker(place, connection);
+        let asker = self.asker(connection);
         let failing = &mut connection.failing;
         if !failing.in_turn {
             return failing.note(path, false);
@@ -203,18 +202,18 @@ impl Thread {
     }
 
     /// After a transaction that ended otherwise: the connection's turn is over.
-    pub(super) fn forget_failed(&self, place: Place, connection: &mut Connection) {
+    pub(super) fn forget_failed(&self, connection: &mut Connection) {
         let failing = std::mem::take(&mut connection.failing);
         if failing.in_turn {
-            let (asker, now) = (self.asker(place, connection), self.now);
+            let (asker, now) = (self.asker(connection), self.now);
             self.shared.turns(now, |turns| turns.end(asker, now));
         }
     }
 
     /// At the end of a connection: nobody waits for it any more.
-    pub(super) fn leave_turns(&self, place: Place, connection: &mut Connection) {
+    pub(super) fn leave_turns(&self, connection: &mut Connection) {
         connection.failing = Failing::default();
-        let (asker, now) = (self.asker(place, connection), self.now);
+        let (asker, now) = (self.asker(connection), self.now);
         self.shared.turns(now, |turns| turns.leave(asker, now));
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::connection::Connection;
 use super::mailbox::Message;
-use super::thread::{Place, Thread};
+use super::thread::Thread;
 use crate::sync::Ordering;
 
 /// The weight of the events that are delivered in one pass: as many as one change causes that a guest watches
@@ -38,12 +38,12 @@ impl Thread {
 
     /// Between two requests of a connection: events must follow the reply that was just queued. Other work
     /// waits until the connection is back in its place.
-    pub(super) fn take_events(&mut self, place: Place, connection: &mut Connection) {
+    pub(super) fn take_events(&mut self, connection: &mut Connection) {
         while self.inbox.is_empty()
             && let Some(message) = self.next_event()
         {
             match message {
-                Message::Events(batch) => self.deliver(batch, Some((place, connection))),
+                Message::Events(batch) => self.deliver(batch, Some(connection)),
                 other => self.inbox.push_back(other),
             }
         }

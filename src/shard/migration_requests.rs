@@ -9,7 +9,7 @@ use super::domain_requests::Reply;
 use super::gathering::{Gathered, Share, shares};
 use super::mailbox::Message;
 use super::requests::ACK;
-use super::thread::{Place, Thread};
+use super::thread::Thread;
 use crate::protocol::Header;
 use crate::protocol::operations::{DOMAINS_MAX, Form, Parser, TABLE};
 use crate::store::{Generations, Op, Verb};
@@ -24,7 +24,6 @@ impl Thread {
     /// the request is refused.
     pub(super) fn ask_home_threads(
         &self,
-        place: Place,
         connection: &mut Connection,
         header: &Header,
         (domids, form): (&[Domid], Form),
@@ -37,7 +36,7 @@ impl Thread {
         if domids.len() > DOMAINS_MAX {
             return Some(Err(Errno::E2BIG));
         }
-        let asker = self.park(place, connection, header);
+        let asker = self.park(connection, header);
         let mailboxes = self.shared.mailboxes.clone();
         let answer = move |gathered: Gathered| {
             let result = gathered.map(|failed| show(&failed, form));

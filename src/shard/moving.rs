@@ -13,7 +13,7 @@ use super::connection::Connection;
 use super::output::Output;
 use super::rings::Carried;
 use super::state::{Event, Imported};
-use super::thread::{Place, Thread};
+use super::thread::Thread;
 use crate::domain::{Domain, OwnSettings, Quota};
 use crate::migrate::state::Client;
 use crate::migrate::stream::{Connection as Sent, Transport as SentBy, Watch as SentWatch};
@@ -189,7 +189,6 @@ impl Thread {
     /// its watches.
     pub(super) fn take_up(
         &mut self,
-        place: Place,
         connection: &mut Connection,
         moved: Moved,
     ) -> Seen {
@@ -214,7 +213,7 @@ impl Thread {
             }
             connection.domain.account.charge(Quota::Watches, 1);
             connection.domain.account.charge(Quota::Memory, new.charge_bytes());
-            let id = self.insert_watch(place, connection, new);
+            let id = self.insert_watch(connection, new);
             let root = layout.home(path).root;
             let came_along =
                 domain_of_home(root) == Some(connection.domid()) || came.contains(root.bytes());

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::connection::Connection;
 use super::requests::{ACK, Outcome};
-use super::thread::{Place, Thread};
+use super::thread::Thread;
 use crate::domain::{FEATURE_DOMID_ANY, Quota};
 use crate::protocol::operations::NodeRequest;
 use crate::protocol::{Header, ReplySlot, Strings};
@@ -16,7 +16,6 @@ impl Thread {
     /// READ to SET_PERMS, in or outside a transaction.
     pub(super) fn node_request(
         &mut self,
-        place: Place,
         connection: &mut Connection,
         caller: &Caller,
         header: &Header,
@@ -32,10 +31,10 @@ impl Thread {
         };
         let id = header.tx_id.get();
         let writes = op.verb.writes();
-        if id == 0 && writes && self.waits_for_guard(place, connection, [op.path]) {
+        if id == 0 && writes && self.waits_for_guard(connection, [op.path]) {
             return Outcome::Again;
         }
-        if id != 0 && !self.catches_up(place, connection, caller, id) {
+        if id != 0 && !self.catches_up(connection, caller, id) {
             return Outcome::Again;
         }
         let slot = ReplySlot::begin(connection.output.buffer(), header);
@@ -65,7 +64,7 @@ impl Thread {
             }
             Ok(executed) => {
                 slot.cancel(out);
-                self.conclude(place, connection, header, executed);
+                self.conclude(connection, header, executed);
             }
         }
         Outcome::Used

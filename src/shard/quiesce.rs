@@ -109,7 +109,7 @@ impl Thread {
         };
         if connection.parked.take_if(|parked| matches!(parked, Parked::Guard)).is_some() {
             // Others do not wait until it has written.
-            self.leave_turns(place, &mut connection);
+            self.leave_turns(&mut connection);
         }
         connection.is_quiesced = true;
         connection.additions = self.next_number();

@@ -7,7 +7,7 @@ use super::connection::{Connection, Parked};
 use super::domain_requests::{quota_names, text_reply};
 use super::mailbox::{Asker, Message};
 use super::state::DomainState;
-use super::thread::{Place, Thread};
+use super::thread::Thread;
 use super::trace;
 use crate::domain::Ticket;
 use crate::log;
@@ -32,14 +32,13 @@ impl Thread {
     /// Serves one request.
     pub(super) fn request(
         &mut self,
-        place: Place,
         connection: &mut Connection,
         caller: &Caller,
         header: &Header,
         payload: &[u8],
     ) -> Outcome {
         match self.admit(connection, caller, header, payload) {
-            Ok(request) => self.dispatch(place, connection, caller, header, request),
+            Ok(request) => self.dispatch(connection, caller, header, request),
             Err(errno) => {
                 self.refuse(connection, header, errno);
                 Outcome::Used
@@ -83,7 +82,6 @@ impl Thread {
 
     fn dispatch(
         &mut self,
-        place: Place,
         connection: &mut Connection,
         caller: &Caller,
         header: &Header,
@@ -92,24 +90,24 @@ impl Thread {
         let ack = |()| Cow::Borrowed(ACK);
         let reply = match request {
             Request::Node(path, request) => {
-                return self.node_request(place, connection, caller, header, (path, request));
+                return self.node_request(connection, caller, header, (path, request));
             }
             Request::EndTransaction(commits) => {
-                return self.end_transaction(place, connection, caller, header, commits);
+                return self.end_transaction(connection, caller, header, commits);
             }
-            Request::StartTransaction if self.waits_for_turn(place, connection) => {
+            Request::StartTransaction if self.waits_for_turn(connection) => {
                 return Outcome::Again;
             }
             Request::StartTransaction => Some(self.start_transaction(connection, header)),
             Request::Watch(path, token, depth) => {
-                self.watch(place, connection, caller, header, (path, token, depth));
+                self.watch(connection, caller, header, (path, token, depth));
                 return Outcome::Used;
             }
             Request::Unwatch(path, token) => {
-                Some(self.unwatch(place, connection, path, token).map(ack))
+                Some(self.unwatch(connection, path, token).map(ack))
             }
             Request::ResetWatches => {
-                self.drop_watches(place, connection);
+                self.drop_watches(connection);
                 self.drop_transactions(connection);
                 Some(Ok(ack(())))
             }
@@ -117,21 +115,21 @@ impl Thread {
                 let words: Vec<_> = words.collect();
                 match command(&words) {
                     Some(Ok(request)) => {
-                        return self.dispatch(place, connection, caller, header, request);
+                        return self.dispatch(connection, caller, header, request);
                     }
                     Some(Err(errno)) => Some(Err(errno)),
-                    None => self.control(place, connection, header, &words),
+                    None => self.control(connection, header, &words),
                 }
             }
             Request::Domain(domid, request) => {
-                self.ask_home_thread(place, connection, header, domid, request)
+                self.ask_home_thread(connection, header, domid, request)
             }
             Request::Quiesce(domids, form) => {
-                self.ask_home_threads(place, connection, header, (&domids, form), Message::Quiesce)
+                self.ask_home_threads(connection, header, (&domids, form), Message::Quiesce)
             }
             Request::Unquiesce(domids, form) => {
                 let message = Message::Unquiesce;
-                self.ask_home_threads(place, connection, header, (&domids, form), message)
+                self.ask_home_threads(connection, header, (&domids, form), message)
             }
             Request::GetDomainPath(domid) => Some(Ok(text_reply(format!("/local/domain/{domid}")))),
             Request::IsDomainIntroduced(domid) => Some(Ok(self.is_domain_introduced(domid))),
@@ -188,7 +186,6 @@ impl Thread {
     /// much, the reaper does it and the client waits, but nobody else.
     pub(super) fn conclude(
         &mut self,
-        place: Place,
         connection: &mut Connection,
         header: &Header,
         executed: Executed,
@@ -199,7 +196,7 @@ impl Thread {
             self.answer(connection, header, Ok(ACK), ticket);
             return;
         };
-        let asker = self.park(place, connection, header);
+        let asker = self.park(connection, header);
         connection.late = Some(Vec::new());
         let mailboxes = self.shared.mailboxes.clone();
         let done = move || {
@@ -211,10 +208,10 @@ impl Thread {
 
     /// Makes a connection wait for the answer to a request that is somebody else's to give; answers
     /// the name under which it finds the connection.
-    pub(super) fn park(&self, place: Place, connection: &mut Connection, header: &Header) -> Asker {
+    pub(super) fn park(&self, connection: &mut Connection, header: &Header) -> Asker {
         connection.parked = Some(Parked::Answer(*header));
         self.shared.parked.fetch_add(1, Ordering::Relaxed);
-        self.asker(place, connection)
+        self.asker(connection)
     }
 
     /// Ends the wait; answers the request that it was for.
@@ -229,8 +226,8 @@ impl Thread {
     }
 
     /// The name under which an answer finds this connection.
-    pub(super) fn asker(&self, place: Place, connection: &Connection) -> Asker {
-        Asker { thread: self.number, connection: place, id: connection.id }
+    pub(super) fn asker(&self, connection: &Connection) -> Asker {
+        Asker { thread: self.number, connection: connection.place, id: connection.id }
     }
 
     /// The answer that a parked connection waits for.

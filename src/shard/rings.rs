@@ -62,12 +62,12 @@ impl Thread {
         let position = ring.position();
         self.sequence += 1;
         let transport = Transport::Ring(ring);
-        let mut connection = Connection::new(self.sequence, Arc::clone(domain), transport);
+        let place = self.connections.vacant_key();
+        let mut connection = Connection::new(place, self.sequence, Arc::clone(domain), transport);
         if !self.shared.store.registry().is_privileged(domid) {
             connection.unblocked = Some(self.unblocked());
         }
-        let place = self.connections.vacant_key();
-        let connected = self.take_over(place, &mut connection, connect, position);
+        let connected = self.take_over(&mut connection, connect, position);
         trace::object(self.number, &connection, format_args!("create connection of a ring"));
         self.connections.insert(Some(Box::new(connection)));
         self.rings.insert(domid, place);
@@ -96,7 +96,6 @@ impl Thread {
     /// Gives a new connection what its domain had in hand before.
     fn take_over(
         &mut self,
-        place: Place,
         connection: &mut Connection,
         connect: Connect,
         position: (u32, u32),
@@ -109,17 +108,17 @@ impl Thread {
                     connection.recharge_output();
                     if let Some((id, header)) = carried.waits {
                         connection.id = id;
-                        self.park(place, connection, &header);
+                        self.park(connection, &header);
                     }
                 }
                 Connected::New
             }
             Connect::Left(moved) => {
-                self.take_up(place, connection, *moved);
+                self.take_up(connection, *moved);
                 Connected::Left
             }
             Connect::Arrived(moved, before) => {
-                let seen = self.take_up(place, connection, *moved);
+                let seen = self.take_up(connection, *moved);
                 Connected::Arrived(Imported { seen, before })
             }
         }
@@ -138,7 +137,7 @@ impl Thread {
         let connection = slot.take_if(|connection| !connection.is_quiesced);
         // What is quiesced may be exported already: only its end or UNQUIESCE may change it.
         let mut connection = connection.ok_or(Errno::EBUSY)?;
-        self.withdraw(place, &mut connection);
+        self.withdraw(&mut connection);
         connection.output.drop_events();
         connection.recharge_output();
         let was_ignored = std::mem::take(&mut connection.ignored);
@@ -180,16 +179,16 @@ impl Thread {
     }
 
     /// Takes back what a connection asked of others: what every end and reset has in common.
-    fn withdraw(&mut self, place: Place, connection: &mut Connection) {
-        self.drop_watches(place, connection);
+    fn withdraw(&mut self, connection: &mut Connection) {
+        self.drop_watches(connection);
         self.drop_transactions(connection);
-        self.leave_turns(place, connection);
+        self.leave_turns(connection);
     }
 
     /// Forgets what a connection had in hand, its stream too. An answer to what it asked before is
     /// not for it any more.
-    fn reset(&mut self, place: Place, connection: &mut Connection) {
-        self.withdraw(place, connection);
+    fn reset(&mut self, connection: &mut Connection) {
+        self.withdraw(connection);
         self.unpark(connection);
         connection.late = None;
         connection.comes_again = false;
@@ -205,11 +204,11 @@ impl Thread {
 
     /// A guest that asked to reconnect gets a new beginning (xenstore-ring.txt, "The ring
     /// reconnection feature").
-    pub(super) fn reconnects(&mut self, place: Place, connection: &mut Connection) -> bool {
+    pub(super) fn reconnects(&mut self, connection: &mut Connection) -> bool {
         if !connection.ring().is_some_and(|ring| ring.wants_reconnect()) {
             return false;
         }
-        self.reset(place, connection);
+        self.reset(connection);
         connection.ignored = false;
         if let Some(ring) = connection.ring() {
             ring.reconnect();
@@ -225,7 +224,7 @@ impl Thread {
         place: Place,
     ) -> Option<(Box<Connection>, Option<Header>)> {
         let mut connection = self.connections.try_remove(place)??;
-        let waited = self.end(place, &mut connection);
+        let waited = self.end(&mut connection);
         self.rings.remove(&connection.domid());
         if let Some(ring) = connection.ring() {
             let port = ring.port;
@@ -237,8 +236,8 @@ impl Thread {
     }
 
     /// What the ends of all connections have in common.
-    fn end(&mut self, place: Place, connection: &mut Connection) -> Option<Header> {
-        self.withdraw(place, connection);
+    fn end(&mut self, connection: &mut Connection) -> Option<Header> {
+        self.withdraw(connection);
         let charged = std::mem::take(&mut connection.output_charged);
         connection.domain.account.release(Quota::Memory, charged);
         trace::object(self.number, connection, format_args!("destroy connection"));
@@ -253,7 +252,7 @@ impl Thread {
             let _ = connection.flush();
             self.deregister(&mut connection);
             self.shared.clients.fetch_sub(1, Ordering::Relaxed);
-            self.end(place, &mut connection);
+            self.end(&mut connection);
         }
     }
 
@@ -270,7 +269,7 @@ impl Thread {
                 self.close(place);
             }
             Some(_) => {
-                self.reset(place, &mut connection);
+                self.reset(&mut connection);
                 connection.ignored = true;
                 if let Some(ring) = connection.ring() {
                     ring.give_up(error);

@@ -5,7 +5,7 @@ use mio::{Interest, Token};
 use super::connection::{Connection, Parked};
 use super::mailbox::Backlog;
 use super::requests::Outcome;
-use super::thread::{Place, TICK, Thread};
+use super::thread::{TICK, Thread};
 use super::trace;
 use crate::log;
 use crate::protocol::{Frame, MESSAGE_BYTES_MAX, REQUEST_PAYLOAD_BYTES_MAX, frame};
@@ -28,9 +28,9 @@ impl Thread {
             let taken = self.connections.get_mut(place).and_then(Option::take);
             let Some(mut connection) = taken else { continue };
             connection.ready = false;
-            let result = self.serve(place, &mut connection);
+            let result = self.serve(&mut connection);
             match result {
-                Ok(()) => self.put_back(place, connection),
+                Ok(()) => self.put_back(connection),
                 Err(Disconnect::Gone) => {
                     self.connections[place] = Some(connection);
                     self.close(place);
@@ -43,8 +43,9 @@ impl Thread {
         }
     }
 
-    pub(super) fn put_back(&mut self, place: Place, mut connection: Box<Connection>) {
+    pub(super) fn put_back(&mut self, mut connection: Box<Connection>) {
         connection.output.shrink(OUTPUT_KEPT_BYTES);
+        let place = connection.place;
         let throttled = self.is_throttled(&connection);
         if throttled != connection.throttled {
             connection.throttled = throttled;
@@ -59,7 +60,7 @@ impl Thread {
         } else {
             self.ticking.remove(&place);
         }
-        let is_watched = self.listen_for_room(place, &mut connection);
+        let is_watched = self.listen_for_room(&mut connection);
         // While others are behind, a connection stays ready: nothing tells when they caught up.
         let news = std::mem::take(&mut connection.look_again);
         let behind = self.is_held_back(&connection) && !connection.is_quiesced;
@@ -75,14 +76,14 @@ impl Thread {
 
     /// A socket is watched for room only while something waits for it: otherwise every reply that
     /// a client takes would wake the thread. Returns whether it is watched as it should be.
-    fn listen_for_room(&mut self, place: Place, connection: &mut Connection) -> bool {
-        let wanted = !connection.output.is_empty();
+    fn listen_for_room(&mut self, connection: &mut Connection) -> bool {
+        let (wanted, token) = (!connection.output.is_empty(), Token(connection.place));
         if let Transport::Socket(socket) = &mut connection.transport
             && connection.listens_for_room != wanted
         {
             let interest =
                 if wanted { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
-            if let Err(error) = self.poll.registry().reregister(socket, Token(place), interest) {
+            if let Err(error) = self.poll.registry().reregister(socket, token, interest) {
                 tracing::warn!(%error, "closed a client that cannot be watched for room");
                 return false;
             }
@@ -92,7 +93,7 @@ impl Thread {
     }
 
     /// One connection's part of a pass.
-    fn serve(&mut self, place: Place, connection: &mut Connection) -> Result<(), Disconnect> {
+    fn serve(&mut self, connection: &mut Connection) -> Result<(), Disconnect> {
         // Kept until it is put back: were each asked anew, a mailbox that is emptied between the
         // two would leave the connection neither served nor ready.
         let backlog = self.shared.mailboxes.backlog();
@@ -104,8 +105,8 @@ impl Thread {
             connection.recharge_output();
             return Ok(());
         }
-        if self.reconnects(place, connection) || connection.ignored {
-            self.end_pass(place, connection);
+        if self.reconnects(connection) || connection.ignored {
+            self.end_pass(connection);
             return Ok(());
         }
         if let Some(ring) = connection.ring() {
@@ -116,7 +117,7 @@ impl Thread {
         connection.flush()?;
         self.flush_deferred(connection)?;
         if self.may_read(connection) {
-            let input = self.serve_requests(place, connection)?;
+            let input = self.serve_requests(connection)?;
             connection.flush()?;
             self.flush_deferred(connection)?;
             // Who only stopped writing still gets the answers to what was written.
@@ -125,9 +126,9 @@ impl Thread {
             }
         }
         if waited {
-            self.came_through(place, connection);
+            self.came_through(connection);
         }
-        self.end_pass(place, connection);
+        self.end_pass(connection);
         Ok(())
     }
 
@@ -164,7 +165,6 @@ impl Thread {
 
     fn serve_requests(
         &mut self,
-        place: Place,
         connection: &mut Connection,
     ) -> Result<Input, Disconnect> {
         let mut stage = std::mem::take(&mut self.stage);
@@ -176,7 +176,7 @@ impl Thread {
         if !connection.more_input || carried < MESSAGE_BYTES_MAX {
             input = connection.transport.read(&mut stage, READ_BYTES)?;
         }
-        let result = self.serve_stage(place, connection, &stage);
+        let result = self.serve_stage(connection, &stage);
         let used = *result.as_ref().unwrap_or(&0);
         let more_staged = connection.more_input;
         self.keep_rest(connection, &stage, used, carried, &input);
@@ -191,19 +191,17 @@ impl Thread {
     /// Takes requests from the staged bytes and answers how many bytes were used.
     fn serve_stage(
         &mut self,
-        place: Place,
         connection: &mut Connection,
         stage: &[u8],
     ) -> Result<usize, Disconnect> {
         let caller = self.caller(connection);
-        let result = self.serve_messages(place, connection, &caller, stage);
+        let result = self.serve_messages(connection, &caller, stage);
         connection.caller = Some(caller);
         result
     }
 
     fn serve_messages(
         &mut self,
-        place: Place,
         connection: &mut Connection,
         caller: &Caller,
         stage: &[u8],
@@ -221,7 +219,7 @@ impl Thread {
                     if !std::mem::take(&mut connection.comes_again) {
                         trace::request(self.number, connection, header, payload);
                     }
-                    match self.request(place, connection, caller, header, payload) {
+                    match self.request(connection, caller, header, payload) {
                         Outcome::Used => {}
                         Outcome::Again => {
                             connection.comes_again = true;
@@ -229,7 +227,7 @@ impl Thread {
                         }
                     }
                     stream = rest;
-                    self.take_events(place, connection);
+                    self.take_events(connection);
                     self.backlog = self.backlog.max(self.shared.mailboxes.backlog());
                     if !self.may_read(connection) {
                         break;
@@ -273,7 +271,7 @@ impl Thread {
     ///
     /// A guest notifies only if it finds its request queue empty, or our queue full. So it may have
     /// written or read, without a word, between our look and our publication: look once more.
-    fn end_pass(&mut self, place: Place, connection: &mut Connection) {
+    fn end_pass(&mut self, connection: &mut Connection) {
         let reads = self.may_read(connection);
         let waits_for_room = !connection.output.is_empty();
         // A ring that is given up is heard because it may ask to reconnect.
@@ -287,7 +285,7 @@ impl Thread {
             self.notify(port);
         }
         if unmask {
-            self.unmask(place, port);
+            self.unmask(connection.place, port);
         }
     }
 

@@ -304,7 +304,7 @@ impl Thread {
         }
         self.sequence += 1;
         let domain = Arc::clone(&self.shared.control_domain);
-        let connection = Connection::new(self.sequence, domain, Transport::Socket(socket));
+        let connection = Connection::new(place, self.sequence, domain, Transport::Socket(socket));
         trace::object(self.number, &connection, format_args!("create connection of a socket"));
         entry.insert(Some(Box::new(connection)));
         self.shared.clients.fetch_add(1, Ordering::Relaxed);
@@ -321,7 +321,7 @@ impl Thread {
             };
             self.expire_events(&mut connection);
             self.note_stall(&mut connection);
-            self.put_back(place, connection);
+            self.put_back(connection);
             self.make_ready(place);
         }
     }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::connection::{Connection, OpenTransaction};
 use super::requests::{ACK, Outcome};
 use super::snapshots::Snapshot;
-use super::thread::{Place, Thread};
+use super::thread::Thread;
 use super::trace;
 use crate::domain::Quota;
 use crate::log;
@@ -83,12 +83,11 @@ impl Thread {
     /// be served. A long log is run in pieces, one a pass.
     pub(super) fn catches_up(
         &mut self,
-        place: Place,
         connection: &mut Connection,
         caller: &Caller,
         id: u32,
     ) -> bool {
-        self.note_snapshots(place, connection, id);
+        self.note_snapshots(connection, id);
         let Some(open) = connection.transactions.get_mut(&id) else { return true };
         if !open.transaction.is_behind() {
             return true;
@@ -100,12 +99,12 @@ impl Thread {
     }
 
     /// Notes when a transaction that is about to be used has had its snapshots for too long.
-    fn note_snapshots(&mut self, place: Place, connection: &mut Connection, id: u32) {
+    fn note_snapshots(&mut self, connection: &mut Connection, id: u32) {
         if let Some(open) = connection.transactions.get_mut(&id)
             && open.snapshots_from.is_none()
         {
             open.snapshots_from = Some(self.now);
-            let (since, connection) = (self.now, connection.id);
+            let (since, place, connection) = (self.now, connection.place, connection.id);
             self.snapshots.push_back(Snapshot { since, place, connection, transaction: id });
         }
     }
@@ -138,7 +137,6 @@ impl Thread {
     /// TRANSACTION_END: all or nothing.
     pub(super) fn end_transaction(
         &mut self,
-        place: Place,
         connection: &mut Connection,
         caller: &Caller,
         header: &Header,
@@ -150,7 +148,7 @@ impl Thread {
             && let Some(open) = connection.transactions.get(&id)
         {
             let written: Vec<_> = open.transaction.written_paths().cloned().collect();
-            if self.waits_for_guard(place, connection, written.iter().map(PathBuf::as_path)) {
+            if self.waits_for_guard(connection, written.iter().map(PathBuf::as_path)) {
                 return Outcome::Again;
             }
         }
@@ -161,16 +159,16 @@ impl Thread {
         self.release_transaction(connection, &open);
         (open.charged, open.snapshots_from) = (0, None);
         open.transaction.set_charged(false);
-        if commit && let Some(mut open) = self.commit(place, connection, caller, header, open) {
+        if commit && let Some(mut open) = self.commit(connection, caller, header, open) {
             connection.domain.account.charge(Quota::Transactions, 1);
             open.recharge(&caller.domain, caller.subject.privileged);
             connection.transactions.insert(id, open);
-            self.note_snapshots(place, connection, id);
+            self.note_snapshots(connection, id);
             return Outcome::Again;
         }
         trace::object(self.number, connection, format_args!("destroy transaction {id}"));
         if !commit {
-            self.forget_failed(place, connection);
+            self.forget_failed(connection);
             self.answer(connection, header, Ok(ACK), None);
         }
         Outcome::Used
@@ -179,7 +177,6 @@ impl Thread {
     /// Commits and answers, or gives the transaction back if it has to ask again whether it may.
     fn commit(
         &mut self,
-        place: Place,
         connection: &mut Connection,
         caller: &Caller,
         header: &Header,
@@ -188,8 +185,8 @@ impl Thread {
         let store = Arc::clone(&self.shared.store);
         let failure = match store.commit(open.transaction, caller, &mut self.generations) {
             Ok(executed) => {
-                self.forget_failed(place, connection);
-                self.conclude(place, connection, header, executed);
+                self.forget_failed(connection);
+                self.conclude(connection, header, executed);
                 return None;
             }
             Err(failure) => failure,
@@ -199,15 +196,15 @@ impl Thread {
             Failure::Turn(transaction) | Failure::Unfinished(transaction) => {
                 return Some(OpenTransaction { transaction: *transaction, ..open });
             }
-            Failure::Conflict(conflict) => self.note_conflict(place, connection, conflict),
-            Failure::Quota => self.forget_failed(place, connection),
+            Failure::Conflict(conflict) => self.note_conflict(connection, conflict),
+            Failure::Quota => self.forget_failed(connection),
         }
         self.answer(connection, header, Err(errno), None);
         None
     }
 
     /// Every EAGAIN has a reason: it is counted, traced, and remembered for the next try.
-    fn note_conflict(&self, place: Place, connection: &mut Connection, conflict: Conflict) {
+    fn note_conflict(&self, connection: &mut Connection, conflict: Conflict) {
         tracing::debug!(
             target: log::CONFLICT,
             domid = connection.domid().0,
@@ -216,7 +213,7 @@ impl Thread {
             changed_by = conflict.changed_by.map(|domid| domid.0),
             "a transaction's reply would differ"
         );
-        self.note_failed(place, connection, conflict.path.as_path());
+        self.note_failed(connection, conflict.path.as_path());
         self.shared.control.conflicts.note(connection.domid(), conflict);
     }
 

@@ -16,7 +16,6 @@ impl Thread {
     /// WATCH: the reply, then at once an event with the path as the client wrote it.
     pub(super) fn watch(
         &mut self,
-        place: Place,
         connection: &mut Connection,
         caller: &Caller,
         header: &Header,
@@ -26,7 +25,7 @@ impl Thread {
         let result = if depth.is_some() && !has_depth {
             Err(Errno::EINVAL)
         } else {
-            self.add_watch(place, connection, caller, (raw, token, depth))
+            self.add_watch(connection, caller, (raw, token, depth))
         };
         self.answer(connection, header, result.map(|_| ACK), None);
         if let Ok(id) = result {
@@ -42,7 +41,6 @@ impl Thread {
     /// Sets a watch for a connection: the path as its client writes it, the token, and how deep.
     pub(super) fn add_watch(
         &mut self,
-        place: Place,
         connection: &mut Connection,
         caller: &Caller,
         (raw, token, depth): (&[u8], &[u8], Option<u16>),
@@ -62,7 +60,7 @@ impl Thread {
             caller.domain.account.release(Quota::Watches, 1);
             return Err(Errno::ENOSPC);
         }
-        Ok(self.insert_watch(place, connection, watch))
+        Ok(self.insert_watch(connection, watch))
     }
 
     /// A watch of this path, which is what the client wrote or ends with it.
@@ -81,12 +79,11 @@ impl Thread {
     /// Sets a watch that is paid for.
     pub(super) fn insert_watch(
         &mut self,
-        place: Place,
         connection: &mut Connection,
         watch: Watch,
     ) -> WatchId {
         self.trace_watch("create", connection, &watch);
-        let domid = connection.domid();
+        let (place, domid) = (connection.place, connection.domid());
         let (id, group) = connection.watches.insert(watch);
         self.shared.store.watch(group.path, self.entry(place, domid, &group));
         id
@@ -107,25 +104,23 @@ impl Thread {
     /// UNWATCH: no event of the watch follows its reply.
     pub(super) fn unwatch(
         &mut self,
-        place: Place,
         connection: &mut Connection,
         raw: &[u8],
         token: &[u8],
     ) -> Result<(), Errno> {
         let mut space = PathSpace::new();
         let path = self.resolve(connection, raw, &mut space)?;
-        self.remove_watch(place, connection, path, token)
+        self.remove_watch(connection, path, token)
     }
 
     pub(super) fn remove_watch(
         &mut self,
-        place: Place,
         connection: &mut Connection,
         path: Path<'_>,
         token: &[u8],
     ) -> Result<(), Errno> {
         self.sequence += 1;
-        let domid = connection.domid();
+        let (place, domid) = (connection.place, connection.domid());
         let removed = connection.watches.remove(path, token, self.sequence);
         let (watch, group, left) = removed.ok_or(Errno::ENOENT)?;
         match left {
@@ -148,8 +143,9 @@ impl Thread {
     }
 
     /// Takes all watches of a connection back. Cost: their number.
-    pub(super) fn drop_watches(&mut self, place: Place, connection: &mut Connection) {
+    pub(super) fn drop_watches(&mut self, connection: &mut Connection) {
         self.sequence += 1;
+        let place = connection.place;
         let watches = connection.watches.take(self.sequence);
         for group in watches.groups() {
             let watcher = self.watcher(place, group.group, group.seq);
