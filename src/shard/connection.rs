@@ -14,11 +14,11 @@ use super::thread::Place;
 use super::trace;
 use super::watches::{WatchId, Watches};
 use crate::domain::{Domain, Quota, Registry, Ticket};
-use crate::protocol::Header;
+use crate::protocol::{Header, ReplySlot};
 use crate::store::{Caller, Transaction, Unblocked};
 use crate::sync::Arc;
 use crate::transport::{Disconnect, Ring, Transport};
-use crate::words::{Domid, Path};
+use crate::words::{Domid, Errno, Path};
 
 /// With more than this unsent, no further requests of a client are read: it has to read its replies.
 pub const OUTPUT_PAUSE_BYTES: usize = 64 << 10;
@@ -250,6 +250,30 @@ impl Connection {
         }
         self.recharge_output();
         Ok(())
+    }
+
+    /// Queues the reply to a request.
+    pub fn reply(
+        &mut self,
+        thread: u16,
+        header: &Header,
+        result: Result<&[u8], Errno>,
+        ticket: Option<Arc<Ticket>>,
+    ) {
+        let slot = ReplySlot::begin(self.output.buffer(), header);
+        if let Ok(payload) = result {
+            self.output.buffer().extend_from_slice(payload);
+        }
+        let start = slot.finish(self.output.buffer(), result.map(|_| ()));
+        self.replied(thread, start, ticket);
+    }
+
+    /// Notes a reply that was written to the output's buffer, where it begins at `start`.
+    pub fn replied(&mut self, thread: u16, start: usize, ticket: Option<Arc<Ticket>>) {
+        trace::queued(thread, self, start);
+        if self.is_guest() {
+            self.output.note_reply(ticket);
+        }
     }
 
     /// Queues an event of one of its watches: of this path, or of the watched one. Returns whether a message

@@ -14,19 +14,15 @@
 //! the domain's *home thread*; the one who asked is parked, and no thread ever waits for another.
 
 mod connection;
-mod control_requests;
 mod delivery;
-mod domain_requests;
 mod domain_watches;
 mod domains;
 mod gathering;
 mod guards;
 mod mailbox;
 mod messages;
-mod migration_requests;
 mod mover;
 mod moving;
-mod node_requests;
 mod output;
 mod quiesce;
 mod recheck;
@@ -41,9 +37,7 @@ mod standing;
 mod state;
 mod thread;
 mod trace;
-mod transaction_requests;
 mod turns;
-mod watch_requests;
 mod watches;
 
 use std::io;

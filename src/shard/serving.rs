@@ -4,7 +4,7 @@ use mio::{Interest, Token};
 
 use super::connection::{Connection, Parked};
 use super::mailbox::Backlog;
-use super::requests::Outcome;
+use super::requests::{self, Outcome, RequestContext};
 use super::thread::{TICK, Thread};
 use super::trace;
 use crate::log;
@@ -219,7 +219,9 @@ impl Thread {
                     if !std::mem::take(&mut connection.comes_again) {
                         trace::request(self.number, connection, header, payload);
                     }
-                    match self.request(connection, caller, header, payload) {
+                    let thread = &mut *self;
+                    let mut cx = RequestContext { thread, connection, caller, header };
+                    match requests::serve(&mut cx, payload) {
                         Outcome::Used => {}
                         Outcome::Again => {
                             connection.comes_again = true;

@@ -3,14 +3,8 @@
 
 use std::borrow::Cow;
 
-use super::Shared;
-use super::connection::Connection;
-use super::domain_requests::Reply;
-use super::gathering::{Gathered, Share, shares};
-use super::mailbox::Message;
-use super::requests::ACK;
-use super::thread::Thread;
-use crate::protocol::Header;
+use super::super::gathering::{Gathered, Share, shares};
+use super::{ACK, Message, Reply, RequestContext, Shared};
 use crate::protocol::operations::{DOMAINS_MAX, Form, Parser, TABLE};
 use crate::store::{Generations, Op, Verb};
 use crate::words::{Domid, Errno, Path};
@@ -19,35 +13,32 @@ use crate::words::{Domid, Errno, Path};
 /// domain's alone, like the operations.
 const OPERATIONS: &str = "/tool/xenstored/operations";
 
-impl Thread {
-    /// Parks the connection until the home threads of all domains have replied, and returns `None`; or returns why
-    /// the request is refused.
-    pub(super) fn ask_home_threads(
-        &self,
-        connection: &mut Connection,
-        header: &Header,
-        (domids, form): (&[Domid], Form),
-        message: fn(Share) -> Message,
-    ) -> Option<Reply> {
-        let registry = self.shared.store.registry();
-        if domids.iter().any(|&domid| registry.is_privileged(domid)) {
-            return Some(Err(Errno::EINVAL));
-        }
-        if domids.len() > DOMAINS_MAX {
-            return Some(Err(Errno::E2BIG));
-        }
-        let asker = self.park(connection, header);
-        let mailboxes = self.shared.mailboxes.clone();
-        let answer = move |gathered: Gathered| {
-            let result = gathered.map(|failed| show(&failed, form));
-            mailboxes.post(asker.thread, Message::Answer(asker, result));
-        };
-        for share in shares(domids, answer) {
-            let home = self.home_thread(share.domid());
-            self.shared.mailboxes.post(home, message(share));
-        }
-        None
+/// Parks the connection until the home threads of all domains have replied, and returns `None`; or returns why the
+/// request is refused.
+pub fn ask_home_threads(
+    cx: &mut RequestContext<'_>,
+    domids: &[Domid],
+    form: Form,
+    message: fn(Share) -> Message,
+) -> Option<Reply> {
+    let registry = cx.thread.shared.store.registry();
+    if domids.iter().any(|&domid| registry.is_privileged(domid)) {
+        return Some(Err(Errno::EINVAL));
     }
+    if domids.len() > DOMAINS_MAX {
+        return Some(Err(Errno::E2BIG));
+    }
+    let asker = cx.park();
+    let mailboxes = cx.thread.shared.mailboxes.clone();
+    let answer = move |gathered: Gathered| {
+        let result = gathered.map(|failed| show(&failed, form));
+        mailboxes.post(asker.thread, Message::Answer(asker, result));
+    };
+    for share in shares(domids, answer) {
+        let home = cx.thread.home_thread(share.domid());
+        cx.thread.shared.mailboxes.post(home, message(share));
+    }
+    None
 }
 
 /// The answer to QUIESCE or UNQUIESCE: OK, and the domains for which nothing was done. As a text:
@@ -66,14 +57,14 @@ fn show(failed: &[(Domid, Errno)], form: Form) -> Vec<u8> {
 
 impl Shared {
     /// Announces the extensions that the store's socket and rings serve.
-    pub(super) fn announce_operations(&self) {
+    pub(in crate::shard) fn announce_operations(&self) {
         for row in TABLE.iter().filter(|row| matches!(row.parser, Parser::Arguments(_))) {
             self.announce(row.name, &(row.operation as u32).to_string());
         }
     }
 
     /// Writes down one of them, or what else there is to be known about moving domains.
-    pub(super) fn announce(&self, name: &str, value: &str) {
+    pub(in crate::shard) fn announce(&self, name: &str, value: &str) {
         let path = format!("{OPERATIONS}/{name}");
         let Ok(path) = Path::parse(path.as_bytes()) else { return };
         let op = Op { path, verb: Verb::Write(Cow::Borrowed(value.as_bytes())) };

@@ -3,44 +3,34 @@
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
-use super::connection::Connection;
-use super::domain_requests::Reply;
-use super::mailbox::Message;
-use super::thread::Thread;
-use super::{Shared, spawn};
+use super::{Message, Reply, RequestContext, Shared, Thread, spawn};
 use crate::control::{self, Counters, Served, State};
-use crate::protocol::Header;
 use crate::store::{Store, WatchList};
 use crate::sync::{Arc, Ordering};
 use crate::words::Errno;
 
-impl Thread {
-    /// CONTROL. `None` if the answer comes later: then a thread of the command's own sends it.
-    pub(super) fn control(
-        &mut self,
-        connection: &mut Connection,
-        header: &Header,
-        words: &[&[u8]],
-    ) -> Option<Reply> {
-        let served: Arc<dyn Served> = Arc::<Shared>::clone(&self.shared);
-        let work = match control::command(&served, words) {
-            control::Reply::Now(answer) => return Some(answer.map(Cow::Owned)),
-            control::Reply::Later(work) => work,
-        };
-        let asker = self.park(connection, header);
-        let mailboxes = self.shared.mailboxes.clone();
-        let run = move || mailboxes.send(asker.thread, Message::Answer(asker, work.run()));
-        if let Err(error) = spawn("control", run) {
-            tracing::warn!(%error, "a command cannot be started");
-            self.unpark(connection);
-            return Some(Err(Errno::ENOMEM));
-        }
-        None
+/// CONTROL. `None` if the reply comes later: then a thread of the command's own sends it.
+pub fn serve(cx: &mut RequestContext<'_>, words: &[&[u8]]) -> Option<Reply> {
+    let served: Arc<dyn Served> = Arc::<Shared>::clone(&cx.thread.shared);
+    let work = match control::command(&served, words) {
+        control::Reply::Now(answer) => return Some(answer.map(Cow::Owned)),
+        control::Reply::Later(work) => work,
+    };
+    let asker = cx.park();
+    let mailboxes = cx.thread.shared.mailboxes.clone();
+    let run = move || mailboxes.send(asker.thread, Message::Answer(asker, work.run()));
+    if let Err(error) = spawn("control", run) {
+        tracing::warn!(%error, "a command cannot be started");
+        cx.thread.unpark(cx.connection);
+        return Some(Err(Errno::ENOMEM));
     }
+    None
+}
 
+impl Thread {
     /// The watches of this thread's connections. Cost: a copy of each; no connection is being
     /// served meanwhile, so the tries hold just these of this thread.
-    pub(super) fn watch_list(&self) -> WatchList {
+    pub(in crate::shard) fn watch_list(&self) -> WatchList {
         let mut watches = Vec::new();
         for (place, connection) in &self.connections {
             let Some(connection) = connection else { continue };

@@ -1,45 +1,43 @@
 //! WATCH and UNWATCH.
 
-use super::connection::Connection;
-use super::requests::ACK;
-use super::thread::{Place, Thread};
-use super::trace;
-use super::watches::{GroupSummary, Watch, WatchId};
+use super::super::thread::Place;
+use super::super::watches::{GroupSummary, Watch, WatchId};
+use super::{ACK, Connection, RequestContext, Thread, trace};
 use crate::domain::{FEATURE_WATCH_DEPTH, Quota};
-use crate::protocol::Header;
 use crate::store::Caller;
 use crate::sync::Arc;
 use crate::watch::{Entry, Watcher};
 use crate::words::{Domid, Errno, Path, PathSpace};
 
-impl Thread {
-    /// WATCH: the reply, then at once an event with the path as the client wrote it.
-    pub(super) fn watch(
-        &mut self,
-        connection: &mut Connection,
-        caller: &Caller,
-        header: &Header,
-        (raw, token, depth): (&[u8], &[u8], Option<u16>),
-    ) {
-        let has_depth = connection.domain.features() & FEATURE_WATCH_DEPTH != 0;
-        let result = if depth.is_some() && !has_depth {
-            Err(Errno::EINVAL)
-        } else {
-            self.add_watch(connection, caller, (raw, token, depth))
-        };
-        self.answer(connection, header, result.map(|_| ACK), None);
-        if let Ok(id) = result {
-            self.fire_once(connection, id);
-        }
+/// WATCH: the reply, then at once an event with the path as the client wrote it.
+pub fn watch(cx: &mut RequestContext<'_>, raw: &[u8], token: &[u8], depth: Option<u16>) {
+    let has_depth = cx.connection.domain.features() & FEATURE_WATCH_DEPTH != 0;
+    let result = if depth.is_some() && !has_depth {
+        Err(Errno::EINVAL)
+    } else {
+        cx.thread.add_watch(cx.connection, cx.caller, (raw, token, depth))
+    };
+    cx.reply(result.map(|_| ACK));
+    if let Ok(id) = result {
+        cx.thread.fire_once(cx.connection, id);
     }
+}
 
+/// UNWATCH: no event of the watch follows its reply.
+pub fn unwatch(cx: &mut RequestContext<'_>, raw: &[u8], token: &[u8]) -> Result<(), Errno> {
+    let mut space = PathSpace::new();
+    let path = cx.thread.resolve(cx.connection, raw, &mut space)?;
+    cx.thread.remove_watch(cx.connection, path, token)
+}
+
+impl Thread {
     /// The event that every new watch begins with.
-    pub(super) fn fire_once(&mut self, connection: &mut Connection, id: WatchId) {
+    pub(in crate::shard) fn fire_once(&mut self, connection: &mut Connection, id: WatchId) {
         connection.queue_event(self.number, id, None, None, self.now);
     }
 
     /// Sets a watch for a connection: the path as its client writes it, the token, and how deep.
-    pub(super) fn add_watch(
+    pub(in crate::shard) fn add_watch(
         &mut self,
         connection: &mut Connection,
         caller: &Caller,
@@ -64,7 +62,7 @@ impl Thread {
     }
 
     /// A watch of this path, which is what the client wrote or ends with it.
-    pub(super) fn new_watch(
+    pub(in crate::shard) fn new_watch(
         &mut self,
         path: Path<'_>,
         (raw, token, depth): (&[u8], &[u8], Option<u16>),
@@ -77,7 +75,7 @@ impl Thread {
     }
 
     /// Sets a watch that is paid for.
-    pub(super) fn insert_watch(
+    pub(in crate::shard) fn insert_watch(
         &mut self,
         connection: &mut Connection,
         watch: Watch,
@@ -90,7 +88,7 @@ impl Thread {
     }
 
     /// A group as the tries know it.
-    pub(super) fn entry(&self, place: Place, domid: Domid, group: &GroupSummary<'_>) -> Entry {
+    pub(in crate::shard) fn entry(&self, place: Place, domid: Domid, group: &GroupSummary<'_>) -> Entry {
         let watcher = self.watcher(place, group.group, group.seq);
         Entry { watcher, domid, depth: group.depth, watches: group.watches }
     }
@@ -101,19 +99,7 @@ impl Thread {
         Watcher { thread: self.number, connection, group, seq }
     }
 
-    /// UNWATCH: no event of the watch follows its reply.
-    pub(super) fn unwatch(
-        &mut self,
-        connection: &mut Connection,
-        raw: &[u8],
-        token: &[u8],
-    ) -> Result<(), Errno> {
-        let mut space = PathSpace::new();
-        let path = self.resolve(connection, raw, &mut space)?;
-        self.remove_watch(connection, path, token)
-    }
-
-    pub(super) fn remove_watch(
+    pub(in crate::shard) fn remove_watch(
         &mut self,
         connection: &mut Connection,
         path: Path<'_>,
@@ -143,7 +129,7 @@ impl Thread {
     }
 
     /// Takes all watches of a connection back. Cost: their number.
-    pub(super) fn drop_watches(&mut self, connection: &mut Connection) {
+    pub(in crate::shard) fn drop_watches(&mut self, connection: &mut Connection) {
         self.sequence += 1;
         let place = connection.place;
         let watches = connection.watches.take(self.sequence);

@@ -1,0 +1,116 @@
+//! READ to SET_PERMS: from the typed request to the store's reply.
+
+use std::borrow::Cow;
+
+use super::{Connection, Outcome, RequestContext, Thread, transaction};
+use crate::domain::{FEATURE_DOMID_ANY, Quota};
+use crate::protocol::operations::NodeRequest;
+use crate::protocol::{ReplySlot, Strings};
+use crate::store::{Op, TURN_BEGAN, Verb};
+use crate::sync::Arc;
+use crate::words::{Domid, Entry, Errno, Path, PathSpace, PermSet, Perms};
+
+/// Serves a request on a node, in or outside a transaction.
+pub fn serve(cx: &mut RequestContext<'_>, path: &[u8], request: NodeRequest<'_>) -> Outcome {
+    let mut space = PathSpace::new();
+    let op = match resolved(cx, path, request, &mut space) {
+        Ok(op) => op,
+        Err(errno) => {
+            cx.reply(Err(errno));
+            return Outcome::Used;
+        }
+    };
+    if cx.header.tx_id.get() != 0 {
+        return transaction::execute(cx, &op);
+    }
+    let writes = op.verb.writes();
+    if writes && cx.thread.waits_for_guard(cx.connection, [op.path]) {
+        return Outcome::Again;
+    }
+    let slot = ReplySlot::begin(cx.connection.output.buffer(), cx.header);
+    let out = cx.connection.output.buffer();
+    // Through the reference: a count of the store's own would be changed by all threads, for each request.
+    match cx.thread.shared.store.execute(cx.caller, &op, &mut cx.thread.generations, out) {
+        Err(TURN_BEGAN) => {
+            slot.cancel(out);
+            return Outcome::Again;
+        }
+        Err(errno) => {
+            let start = slot.finish(out, Err(errno));
+            cx.connection.replied(cx.thread.number, start, None);
+        }
+        Ok(executed) if !writes => {
+            let start = slot.finish(out, Ok(()));
+            cx.connection.replied(cx.thread.number, start, executed.ticket);
+        }
+        Ok(executed) => {
+            slot.cancel(out);
+            cx.conclude(executed);
+        }
+    }
+    Outcome::Used
+}
+
+/// Returns a request on a node as the store takes it.
+fn resolved<'a>(
+    cx: &RequestContext<'_>,
+    path: &'a [u8],
+    request: NodeRequest<'a>,
+    space: &'a mut PathSpace,
+) -> Result<Op<'a>, Errno> {
+    let path = cx.thread.resolve(cx.connection, path, space);
+    let verb = match request {
+        NodeRequest::Read => Verb::Read,
+        NodeRequest::Directory => Verb::Directory,
+        NodeRequest::DirectoryPart(offset) => Verb::DirectoryPart(offset as usize),
+        NodeRequest::GetPerms => Verb::GetPerms,
+        NodeRequest::Write(value) => Verb::Write(Cow::Borrowed(value)),
+        NodeRequest::Mkdir => Verb::Mkdir,
+        NodeRequest::Rm => Verb::Rm,
+        NodeRequest::SetPerms(entries) => Verb::SetPerms(perms(cx, entries, path.ok())?),
+    };
+    Ok(Op { path: path?, verb })
+}
+
+/// Reads the entries of SET_PERMS. Domains that the host knows and the store does not become known by it, since
+/// toolstacks set permissions before they introduce; others get nothing in advance (XSA-417).
+fn perms(
+    cx: &RequestContext<'_>,
+    entries: Strings<'_>,
+    path: Option<Path<'_>>,
+) -> Result<Perms, Errno> {
+    let entries: Vec<_> = entries.collect();
+    if entries.is_empty() {
+        return Err(Errno::EINVAL);
+    }
+    let registry = cx.thread.shared.store.registry();
+    if !registry.permits(&cx.caller.domain, Quota::NodePermissions, entries.len(), path) {
+        return Err(Errno::ENOSPC);
+    }
+    let parse = |text: &&[u8]| {
+        let mut entry = Entry::parse(text)?;
+        if entry.domid == Domid::ANY {
+            entry.ignored = cx.connection.domain.features() & FEATURE_DOMID_ANY == 0;
+        } else {
+            cx.thread.shared.known_domain(entry.domid);
+        }
+        Ok(entry)
+    };
+    let entries: Vec<Entry> = entries.iter().map(parse).collect::<Result<_, Errno>>()?;
+    let (owner, others) = entries.split_first().ok_or(Errno::EINVAL)?;
+    Ok(Arc::new(PermSet::new(registry.now(), *owner, others)))
+}
+
+impl Thread {
+    /// Reads a path as a client of this connection means it.
+    pub(in crate::shard) fn resolve<'a>(
+        &self,
+        connection: &Connection,
+        raw: &'a [u8],
+        space: &'a mut PathSpace,
+    ) -> Result<Path<'a>, Errno> {
+        let limit = self.shared.store.registry().limit(&connection.domain, Quota::PathMax);
+        let limit = if limit == 0 { usize::MAX } else { limit as usize };
+        Path::resolve(raw, connection.domid(), limit, space)
+    }
+}

@@ -1,0 +1,230 @@
+//! TRANSACTION_START, TRANSACTION_END, and requests inside transactions.
+
+use std::borrow::Cow;
+
+use super::super::connection::OpenTransaction;
+use super::super::snapshots::Snapshot;
+use super::{ACK, Connection, Outcome, Reply, RequestContext, Thread, trace};
+use crate::domain::Quota;
+use crate::log;
+use crate::protocol::ReplySlot;
+use crate::store::{Caller, Conflict, Failure, Op, Transaction};
+use crate::words::{Domid, Errno, PathBuf};
+
+/// What one transaction may hold; guests have smaller quotas.
+const TRANSACTION_BYTES_MAX: usize = 64 << 20;
+/// Transactions of one socket or control-domain connection; guests have a quota.
+const TRANSACTIONS_MAX: usize = 1 << 16;
+
+/// TRANSACTION_START: the id in decimal.
+pub fn start(cx: &mut RequestContext<'_>) -> Reply {
+    if cx.header.tx_id.get() != 0 {
+        return Err(Errno::EBUSY);
+    }
+    let connection = &mut *cx.connection;
+    let mut id = connection.next_transaction;
+    while id == 0 || connection.transactions.contains_key(&id) {
+        id = id.wrapping_add(1);
+    }
+    cx.thread.open_transaction(connection, id, Transaction::default())?;
+    connection.next_transaction = id.wrapping_add(1);
+    Ok(Cow::Owned(format!("{id}\0").into_bytes()))
+}
+
+/// Serves a request on a node inside a transaction.
+pub fn execute(cx: &mut RequestContext<'_>, op: &Op<'_>) -> Outcome {
+    let id = cx.header.tx_id.get();
+    if !cx.thread.catches_up(cx.connection, cx.caller, id) {
+        return Outcome::Again;
+    }
+    let slot = ReplySlot::begin(cx.connection.output.buffer(), cx.header);
+    let result = execute_caught_up(cx, op, id);
+    if op.verb.writes() {
+        cx.connection.output.buffer().extend_from_slice(ACK);
+    }
+    let start = slot.finish(cx.connection.output.buffer(), result);
+    cx.connection.replied(cx.thread.number, start, None);
+    Outcome::Used
+}
+
+/// Runs a request in a transaction that has caught up; the reply is appended.
+fn execute_caught_up(cx: &mut RequestContext<'_>, op: &Op<'_>, id: u32) -> Result<(), Errno> {
+    let RequestContext { thread, connection, caller, .. } = cx;
+    let open = connection.transactions.get_mut(&id).ok_or(Errno::ENOENT)?;
+    // Before anything is held: a guest over its quota is not read, and could end nothing.
+    let needed = (open.transaction.bytes() + Transaction::bytes_of(op)) as u64;
+    if open.transaction.bytes() > TRANSACTION_BYTES_MAX
+        || !open.reserve(thread.shared.store.registry(), caller, needed, op.path)
+    {
+        return Err(Errno::ENOSPC);
+    }
+    let store = &thread.shared.store;
+    let out = connection.output.buffer();
+    let generations = &mut thread.generations;
+    let result = store.execute_in(&mut open.transaction, caller, op, generations, out);
+    // A request beyond the quota of requests is not kept, and what one creates or copies is.
+    open.recharge(&caller.domain, caller.subject.privileged);
+    result
+}
+
+/// TRANSACTION_END: all or nothing.
+pub fn end(cx: &mut RequestContext<'_>, commits: bool) -> Outcome {
+    let id = cx.header.tx_id.get();
+    if commits && waits_for_guard(cx, id) {
+        return Outcome::Again;
+    }
+    let Some(mut open) = cx.connection.transactions.remove(&id) else {
+        cx.reply(Err(Errno::ENOENT));
+        return Outcome::Used;
+    };
+    cx.thread.release_transaction(cx.connection, &open);
+    (open.charged, open.snapshots_from) = (0, None);
+    open.transaction.set_charged(false);
+    if commits && let Some(mut open) = commit(cx, open) {
+        cx.connection.domain.account.charge(Quota::Transactions, 1);
+        open.recharge(&cx.caller.domain, cx.caller.subject.privileged);
+        cx.connection.transactions.insert(id, open);
+        cx.thread.note_snapshots(cx.connection, id);
+        return Outcome::Again;
+    }
+    let thread = cx.thread.number;
+    trace::object(thread, cx.connection, format_args!("destroy transaction {id}"));
+    if !commits {
+        cx.thread.forget_failed(cx.connection);
+        cx.reply(Ok(ACK));
+    }
+    Outcome::Used
+}
+
+fn waits_for_guard(cx: &mut RequestContext<'_>, id: u32) -> bool {
+    if cx.thread.shared.guards.any()
+        && let Some(open) = cx.connection.transactions.get(&id)
+    {
+        let written: Vec<_> = open.transaction.written_paths().cloned().collect();
+        return cx.thread.waits_for_guard(cx.connection, written.iter().map(PathBuf::as_path));
+    }
+    false
+}
+
+/// Commits and replies, or gives the transaction back if it has to ask again whether it may.
+fn commit(cx: &mut RequestContext<'_>, open: OpenTransaction) -> Option<OpenTransaction> {
+    let store = &cx.thread.shared.store;
+    let failure = match store.commit(open.transaction, cx.caller, &mut cx.thread.generations) {
+        Ok(executed) => {
+            cx.thread.forget_failed(cx.connection);
+            cx.conclude(executed);
+            return None;
+        }
+        Err(failure) => failure,
+    };
+    let errno = failure.errno();
+    match failure {
+        Failure::Turn(transaction) | Failure::Unfinished(transaction) => {
+            return Some(OpenTransaction { transaction: *transaction, ..open });
+        }
+        Failure::Conflict(conflict) => cx.thread.note_conflict(cx.connection, conflict),
+        Failure::Quota => cx.thread.forget_failed(cx.connection),
+    }
+    cx.reply(Err(errno));
+    None
+}
+
+impl Thread {
+    fn open_transaction(
+        &self,
+        connection: &mut Connection,
+        id: u32,
+        transaction: Transaction,
+    ) -> Result<(), Errno> {
+        let registry = self.shared.store.registry();
+        if connection.transactions.len() >= TRANSACTIONS_MAX
+            || !registry.reserve(&connection.domain, Quota::Transactions, 1, None)
+        {
+            return Err(Errno::ENOSPC);
+        }
+        self.insert_transaction(connection, id, transaction);
+        Ok(())
+    }
+
+    /// Opens a transaction that is paid for.
+    pub(in crate::shard) fn insert_transaction(
+        &self,
+        connection: &mut Connection,
+        id: u32,
+        transaction: Transaction,
+    ) {
+        let open = OpenTransaction { transaction, snapshots_from: None, charged: 0 };
+        connection.transactions.insert(id, open);
+        trace::object(self.number, connection, format_args!("create transaction {id}"));
+    }
+
+    /// START_DOMAIN_TRANSACTION: a transaction of a domain whose home thread this is, which goes on
+    /// under the identifier that it had elsewhere, and whose END T answers EAGAIN.
+    pub(in crate::shard) fn reserve_transaction(&mut self, domid: Domid, id: u32) -> Result<(), Errno> {
+        let place = *self.rings.get(&domid).ok_or(Errno::ENOENT)?;
+        let slot = self.connections.get_mut(place).ok_or(Errno::ENOENT)?;
+        let free = |connection: &mut Box<Connection>| !connection.transactions.contains_key(&id);
+        let mut connection = slot.take_if(free).ok_or(Errno::EEXIST)?;
+        let result = self.open_transaction(&mut connection, id, Transaction::reserved());
+        connection.outdate(self.next_number());
+        self.connections[place] = Some(connection);
+        result
+    }
+
+    /// Runs the log of a transaction again if its snapshots were given up; returns whether its next request may
+    /// be served. A long log is run in pieces, one a pass.
+    pub(in crate::shard) fn catches_up(
+        &mut self,
+        connection: &mut Connection,
+        caller: &Caller,
+        id: u32,
+    ) -> bool {
+        self.note_snapshots(connection, id);
+        let Some(open) = connection.transactions.get_mut(&id) else { return true };
+        if !open.transaction.is_behind() {
+            return true;
+        }
+        let (store, generations) = (&self.shared.store, &mut self.generations);
+        let has_caught_up = store.catch_up(&mut open.transaction, caller, generations);
+        open.recharge(&caller.domain, caller.subject.privileged);
+        has_caught_up
+    }
+
+    /// Notes when a transaction that is about to be used has had its snapshots for too long.
+    fn note_snapshots(&mut self, connection: &mut Connection, id: u32) {
+        if let Some(open) = connection.transactions.get_mut(&id)
+            && open.snapshots_from.is_none()
+        {
+            open.snapshots_from = Some(self.now);
+            let (since, place, connection) = (self.now, connection.place, connection.id);
+            self.snapshots.push_back(Snapshot { since, place, connection, transaction: id });
+        }
+    }
+
+    /// Every EAGAIN has a reason: it is counted, traced, and remembered for the next try.
+    fn note_conflict(&self, connection: &mut Connection, conflict: Conflict) {
+        tracing::debug!(
+            target: log::CONFLICT,
+            domid = connection.domid().0,
+            request = conflict.verb,
+            path = %conflict.path.as_path(),
+            changed_by = conflict.changed_by.map(|domid| domid.0),
+            "a transaction's reply would differ"
+        );
+        self.note_failed(connection, conflict.path.as_path());
+        self.shared.control.conflicts.note(connection.domid(), conflict);
+    }
+
+    fn release_transaction(&self, connection: &Connection, open: &OpenTransaction) {
+        connection.domain.account.release(Quota::Transactions, 1);
+        connection.domain.account.release(Quota::Memory, open.charged);
+    }
+
+    /// Gives up all transactions of a connection. Cost: their number and what they hold.
+    pub(in crate::shard) fn drop_transactions(&mut self, connection: &mut Connection) {
+        for (id, open) in std::mem::take(&mut connection.transactions) {
+            self.release_transaction(connection, &open);
+            trace::object(self.number, connection, format_args!("destroy transaction {id}"));
+        }
+    }
+}
