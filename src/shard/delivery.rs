@@ -20,11 +20,7 @@ const LATE_MAX: usize = 1024;
 impl Thread {
     /// Delivers a commit's events to connections of this thread; events for connections and watches that are
     /// gone are dropped. Stops when this pass has delivered its share; the rest is for the next.
-    pub(super) fn deliver(
-        &mut self,
-        mut batch: Batch,
-        mut serving: Option<&mut Connection>,
-    ) {
+    pub(super) fn deliver(&mut self, mut batch: Batch, mut serving: Option<&mut Connection>) {
         let version = self.next_number();
         let registry = self.shared.store.registry();
         let sender = EventSender { thread: self.number, now: self.now, version, registry };

@@ -1,5 +1,6 @@
 //! GET_DOMAIN_WATCHES and ADD_DOMAIN_WATCHES, on the domain's home thread.
 
+use super::connection::Connection;
 use super::thread::Thread;
 use super::watches::Watch;
 use crate::protocol::escape;
@@ -46,12 +47,20 @@ impl Thread {
     /// Sets watches as if the domain had: all of them, and each fires once; or none.
     pub(super) fn add_watches(&mut self, domid: Domid, watches: &[NewWatch]) -> Result<(), Errno> {
         let place = *self.rings.get(&domid).ok_or(Errno::ENOENT)?;
-        let slot = self.connections.get_mut(place).and_then(Option::take);
-        let mut connection = slot.ok_or(Errno::ENOENT)?;
-        let caller = self.caller(&mut connection);
+        let added = self.with_connection(place, |thread, connection| {
+            let result = thread.add_all(connection, watches);
+            connection.outdate(thread.next_number());
+            result
+        });
+        self.make_ready(place);
+        added.ok_or(Errno::ENOENT)?
+    }
+
+    fn add_all(&mut self, connection: &mut Connection, watches: &[NewWatch]) -> Result<(), Errno> {
+        let caller = self.caller(connection);
         let add = |watch: &NewWatch| {
             let watch = (&*watch.path, &*watch.token, watch.depth);
-            self.add_watch(&mut connection, &caller, watch)
+            self.add_watch(connection, &caller, watch)
         };
         let (mut added, mut result) = (Vec::new(), Ok(()));
         for id in watches.iter().map(add) {
@@ -65,16 +74,13 @@ impl Thread {
         }
         for id in added {
             if result.is_ok() {
-                self.fire_once(&mut connection, id);
+                self.fire_once(connection, id);
             } else if let Some(watch) = connection.watches.get(id) {
                 let (path, token) = (Arc::clone(&watch.path), watch.token.clone());
                 // It is there, since it was added just now.
-                let _ = self.remove_watch(&mut connection, path.as_path(), &token);
+                let _ = self.remove_watch(connection, path.as_path(), &token);
             }
         }
-        connection.outdate(self.next_number());
-        self.connections[place] = Some(connection);
-        self.make_ready(place);
         result
     }
 }

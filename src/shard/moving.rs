@@ -187,11 +187,7 @@ impl Thread {
 
     /// Makes a connection what it was elsewhere, quiesced, and returns the homes that it had. Cost: that of setting
     /// its watches.
-    pub(super) fn take_up(
-        &mut self,
-        connection: &mut Connection,
-        moved: Moved,
-    ) -> Seen {
+    pub(super) fn take_up(&mut self, connection: &mut Connection, moved: Moved) -> Seen {
         let Moved { client, seen } = moved;
         connection.partial = client.connection.input;
         connection.output = Output::of(client.connection.output, client.connection.output_begun);

@@ -65,25 +65,24 @@ impl Thread {
     }
 
     fn flush_quiesced(&mut self, place: Place) {
-        let Some(mut connection) = self.connections.get_mut(place).and_then(Option::take) else {
-            return;
-        };
-        let mut result = Ok(());
-        let is_served = !connection.ignored;
-        if let Some(ring) = connection.ring()
-            && is_served
-            && !ring.wants_reconnect()
-        {
-            result = ring.begin().map_err(Disconnect::from).and_then(|()| connection.flush());
-        }
-        if let Some(ring) = connection.ring()
-            && ring.publish()
-        {
-            let port = ring.port;
-            self.notify(port);
-        }
-        self.connections[place] = Some(connection);
-        if let Err(Disconnect::Broken(error)) = result {
+        let flushed = self.with_connection(place, |thread, connection| {
+            let mut result = Ok(());
+            let is_served = !connection.ignored;
+            if let Some(ring) = connection.ring()
+                && is_served
+                && !ring.wants_reconnect()
+            {
+                result = ring.begin().map_err(Disconnect::from).and_then(|()| connection.flush());
+            }
+            if let Some(ring) = connection.ring()
+                && ring.publish()
+            {
+                let port = ring.port;
+                thread.notify(port);
+            }
+            result
+        });
+        if let Some(Err(Disconnect::Broken(error))) = flushed {
             self.give_up(place, error);
         }
     }
@@ -104,18 +103,16 @@ impl Thread {
 
     fn end_service(&mut self, domid: Domid) {
         let Some(&place) = self.rings.get(&domid) else { return };
-        let Some(mut connection) = self.connections.get_mut(place).and_then(Option::take) else {
-            return;
-        };
-        if connection.parked.take_if(|parked| matches!(parked, Parked::Guard)).is_some() {
-            // Others do not wait until it has written.
-            self.leave_turns(&mut connection);
-        }
-        connection.is_quiesced = true;
-        connection.additions = self.next_number();
-        connection.output.forget_tickets();
-        trace::object(self.number, &connection, format_args!("quiesce"));
-        self.connections[place] = Some(connection);
+        self.with_connection(place, |thread, connection| {
+            if connection.parked.take_if(|parked| matches!(parked, Parked::Guard)).is_some() {
+                // Others do not wait until it has written.
+                thread.leave_turns(connection);
+            }
+            connection.is_quiesced = true;
+            connection.additions = thread.next_number();
+            connection.output.forget_tickets();
+            trace::object(thread.number, connection, format_args!("quiesce"));
+        });
     }
 
     fn begin_service(&mut self, domid: Domid) {

@@ -133,43 +133,35 @@ impl Thread {
     /// INTRODUCE of a known domain makes its event channel and its connection new; the page is not
     /// written.
     pub(super) fn introduce_again(&mut self, place: Place, remote: Port) -> Result<(), Errno> {
-        let slot = self.connections.get_mut(place).ok_or(Errno::EIO)?;
-        let connection = slot.take_if(|connection| !connection.is_quiesced);
-        // What is quiesced may be exported already: only its end or UNQUIESCE may change it.
-        let mut connection = connection.ok_or(Errno::EBUSY)?;
-        self.withdraw(&mut connection);
-        connection.output.drop_events();
-        connection.recharge_output();
-        let was_ignored = std::mem::take(&mut connection.ignored);
-        let domid = connection.domid();
-        let bound = connection.ring().map(|ring| ring.port).map(|old| {
-            self.ports.remove(&old);
-            self.unbind(old);
-            self.channels.bind_interdomain(domid, remote)
+        let introduced = self.with_connection(place, |thread, connection| {
+            thread.withdraw(connection);
+            connection.output.drop_events();
+            connection.recharge_output();
+            thread.bind_again(connection, remote)
         });
-        let result = match bound {
-            Some(Ok(port)) => {
-                self.ports.insert(port, place);
-                if let Some(ring) = connection.ring() {
-                    (ring.port, ring.remote, ring.masked) = (port, remote, false);
-                    ring.connected();
-                    if was_ignored {
-                        ring.mend();
-                    }
-                }
-                Ok(())
-            }
-            _ => {
-                // The number may become another domain's.
-                if let Some(ring) = connection.ring() {
-                    ring.port = 0;
-                }
-                Err(Errno::EINVAL)
-            }
-        };
-        self.connections[place] = Some(connection);
         self.make_ready(place);
-        result
+        introduced.ok_or(Errno::EIO)?
+    }
+
+    /// Makes the event channel of a ring new.
+    fn bind_again(&mut self, connection: &mut Connection, remote: Port) -> Result<(), Errno> {
+        let was_ignored = std::mem::take(&mut connection.ignored);
+        let (place, domid) = (connection.place, connection.domid());
+        let ring = connection.ring().ok_or(Errno::EINVAL)?;
+        self.ports.remove(&ring.port);
+        self.unbind(ring.port);
+        let Ok(port) = self.channels.bind_interdomain(domid, remote) else {
+            // The number may become another domain's.
+            ring.port = 0;
+            return Err(Errno::EINVAL);
+        };
+        self.ports.insert(port, place);
+        (ring.port, ring.remote, ring.masked) = (port, remote, false);
+        ring.connected();
+        if was_ignored {
+            ring.mend();
+        }
+        Ok(())
     }
 
     fn unbind(&mut self, port: Port) {
@@ -259,27 +251,24 @@ impl Thread {
     /// Gives a connection up for what it did: a socket is closed; a ring is not looked at any more
     /// until it reconnects, but its domain stays known until it is really dead (XSA-325).
     pub(super) fn give_up(&mut self, place: Place, error: RingError) {
-        let Some(Some(mut connection)) = self.connections.get_mut(place).map(Option::take) else {
-            return;
-        };
-        self.log_given_up(&mut connection, error);
-        match connection.ring() {
-            None => {
-                self.connections[place] = Some(connection);
-                self.close(place);
+        let is_ring = self.with_connection(place, |thread, connection| {
+            thread.log_given_up(connection, error);
+            if connection.ring().is_none() {
+                return false;
             }
-            Some(_) => {
-                self.reset(&mut connection);
-                connection.ignored = true;
-                if let Some(ring) = connection.ring() {
-                    ring.give_up(error);
-                    let (port, _) = (ring.port, ring.publish());
-                    ring.masked = false;
-                    self.notify(port);
-                    self.unmask(place, port);
-                }
-                self.connections[place] = Some(connection);
+            thread.reset(connection);
+            connection.ignored = true;
+            if let Some(ring) = connection.ring() {
+                ring.give_up(error);
+                let (port, _) = (ring.port, ring.publish());
+                ring.masked = false;
+                thread.notify(port);
+                thread.unmask(place, port);
             }
+            true
+        });
+        if is_ring == Some(false) {
+            self.close(place);
         }
     }
 

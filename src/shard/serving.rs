@@ -20,33 +20,37 @@ pub const READ_BYTES: usize = 16 << 10;
 /// Capacity that an output buffer keeps when its client has everything.
 const OUTPUT_KEPT_BYTES: usize = 32 << 10;
 
+/// When a connection is served next.
+enum Next {
+    /// When something happens to it.
+    Event,
+    /// In the next pass.
+    Pass,
+}
+
 impl Thread {
     /// Serves each connection that was ready when the pass began.
     pub(super) fn serve_ready(&mut self) {
         for _ in 0..self.ready.len() {
             let Some(place) = self.ready.pop_front() else { return };
-            let taken = self.connections.get_mut(place).and_then(Option::take);
-            let Some(mut connection) = taken else { continue };
-            connection.ready = false;
-            let result = self.serve(&mut connection);
-            match result {
-                Ok(()) => self.put_back(connection),
-                Err(Disconnect::Gone) => {
-                    self.connections[place] = Some(connection);
-                    self.close(place);
-                }
-                Err(Disconnect::Broken(error)) => {
-                    self.connections[place] = Some(connection);
-                    self.give_up(place, error);
-                }
+            let served = self.with_connection(place, |thread, connection| {
+                connection.ready = false;
+                thread.serve(connection)?;
+                thread.conclude_pass(connection)
+            });
+            match served {
+                Some(Ok(Next::Event)) | None => {}
+                Some(Ok(Next::Pass)) => self.make_ready(place),
+                Some(Err(Disconnect::Gone)) => self.close(place),
+                Some(Err(Disconnect::Broken(error))) => self.give_up(place, error),
             }
         }
     }
 
-    pub(super) fn put_back(&mut self, mut connection: Box<Connection>) {
+    /// Returns whether a connection that was served has to be served in the next pass.
+    fn conclude_pass(&mut self, connection: &mut Connection) -> Result<Next, Disconnect> {
         connection.output.shrink(OUTPUT_KEPT_BYTES);
-        let place = connection.place;
-        let throttled = self.is_throttled(&connection);
+        let throttled = self.is_throttled(connection);
         if throttled != connection.throttled {
             connection.throttled = throttled;
             let domid = connection.domid().0;
@@ -56,22 +60,19 @@ impl Thread {
             if self.ticking.is_empty() {
                 self.next_tick = self.now + TICK;
             }
-            self.ticking.insert(place);
+            self.ticking.insert(connection.place);
         } else {
-            self.ticking.remove(&place);
+            self.ticking.remove(&connection.place);
         }
-        let is_watched = self.listen_for_room(&mut connection);
+        if !self.listen_for_room(connection) {
+            // It would wait for ever, and its client with it.
+            return Err(Disconnect::Gone);
+        }
         // While others are behind, a connection stays ready: nothing tells when they caught up.
         let news = std::mem::take(&mut connection.look_again);
-        let behind = self.is_held_back(&connection) && !connection.is_quiesced;
-        let again = behind || news || connection.more_input && self.may_read(&connection);
-        self.connections[place] = Some(connection);
-        if !is_watched {
-            // It would wait for ever, and its client with it.
-            self.close(place);
-        } else if again {
-            self.make_ready(place);
-        }
+        let behind = self.is_held_back(connection) && !connection.is_quiesced;
+        let again = behind || news || connection.more_input && self.may_read(connection);
+        Ok(if again { Next::Pass } else { Next::Event })
     }
 
     /// A socket is watched for room only while something waits for it: otherwise every reply that
@@ -163,10 +164,7 @@ impl Thread {
         }
     }
 
-    fn serve_requests(
-        &mut self,
-        connection: &mut Connection,
-    ) -> Result<Input, Disconnect> {
+    fn serve_requests(&mut self, connection: &mut Connection) -> Result<Input, Disconnect> {
         let mut stage = std::mem::take(&mut self.stage);
         stage.clear();
         stage.append(&mut connection.partial);

@@ -231,6 +231,19 @@ impl Thread {
         self.make_ready(place);
     }
 
+    /// Takes a connection out of its place for as long as `work` has it beside the thread; `None` if it is not there,
+    /// or is being served.
+    pub(super) fn with_connection<R>(
+        &mut self,
+        place: Place,
+        work: impl FnOnce(&mut Thread, &mut Connection) -> R,
+    ) -> Option<R> {
+        let mut connection = self.connections.get_mut(place)?.take()?;
+        let result = work(self, &mut connection);
+        self.connections[place] = Some(connection);
+        Some(result)
+    }
+
     /// Puts a connection on the ready list, once.
     pub(super) fn make_ready(&mut self, place: Place) {
         if let Some(Some(connection)) = self.connections.get_mut(place)
@@ -314,14 +327,13 @@ impl Thread {
     fn tick(&mut self) {
         self.next_tick = self.now + TICK;
         for place in self.ticking.iter().copied().collect::<Vec<_>>() {
-            let taken = self.connections.get_mut(place).and_then(Option::take);
-            let Some(mut connection) = taken else {
+            let ticked = self.with_connection(place, |thread, connection| {
+                thread.expire_events(connection);
+                thread.note_stall(connection);
+            });
+            if ticked.is_none() {
                 self.ticking.remove(&place);
-                continue;
-            };
-            self.expire_events(&mut connection);
-            self.note_stall(&mut connection);
-            self.put_back(connection);
+            }
             self.make_ready(place);
         }
     }

@@ -209,20 +209,20 @@ impl Thread {
             let Some(&ring) = self.rings.get(&domid) else { return };
             place = ring;
         }
-        let Some(slot) = self.connections.get_mut(place) else { return };
         // A parked connection is not being served, so it is in its place, if it is still there.
-        let Some(mut connection) = slot.take_if(|connection| connection.id == asker.id) else {
-            return;
-        };
-        if let Some(header) = self.unpark(&mut connection) {
-            let result = result.as_deref().map_err(|errno| *errno);
-            connection.reply(self.number, &header, result, None);
-            self.send_late(&mut connection);
-            connection.more_input = true;
-        }
-        let quiescing = connection.is_quiesced.then(|| connection.domid());
-        self.connections[place] = Some(connection);
-        if let Some(domid) = quiescing {
+        let quiescing = self.with_connection(place, |thread, connection| {
+            if connection.id != asker.id {
+                return None;
+            }
+            if let Some(header) = thread.unpark(connection) {
+                let result = result.as_deref().map_err(|errno| *errno);
+                connection.reply(thread.number, &header, result, None);
+                thread.send_late(connection);
+                connection.more_input = true;
+            }
+            connection.is_quiesced.then(|| connection.domid())
+        });
+        if let Some(Some(domid)) = quiescing {
             self.drain(domid);
         }
         self.make_ready(place);

@@ -160,15 +160,20 @@ impl Thread {
 
     /// START_DOMAIN_TRANSACTION: a transaction of a domain whose home thread this is, which goes on
     /// under the identifier that it had elsewhere, and whose END T answers EAGAIN.
-    pub(in crate::shard) fn reserve_transaction(&mut self, domid: Domid, id: u32) -> Result<(), Errno> {
+    pub(in crate::shard) fn reserve_transaction(
+        &mut self,
+        domid: Domid,
+        id: u32,
+    ) -> Result<(), Errno> {
         let place = *self.rings.get(&domid).ok_or(Errno::ENOENT)?;
-        let slot = self.connections.get_mut(place).ok_or(Errno::ENOENT)?;
-        let free = |connection: &mut Box<Connection>| !connection.transactions.contains_key(&id);
-        let mut connection = slot.take_if(free).ok_or(Errno::EEXIST)?;
-        let result = self.open_transaction(&mut connection, id, Transaction::reserved());
-        connection.outdate(self.next_number());
-        self.connections[place] = Some(connection);
-        result
+        let opened = self.with_connection(place, |thread, connection| {
+            if connection.transactions.contains_key(&id) {
+                return Err(Errno::EEXIST);
+            }
+            connection.outdate(thread.next_number());
+            thread.open_transaction(connection, id, Transaction::reserved())
+        });
+        opened.ok_or(Errno::ENOENT)?
     }
 
     /// Runs the log of a transaction again if its snapshots were given up; returns whether its next request may

@@ -88,7 +88,12 @@ impl Thread {
     }
 
     /// A group as the tries know it.
-    pub(in crate::shard) fn entry(&self, place: Place, domid: Domid, group: &GroupSummary<'_>) -> Entry {
+    pub(in crate::shard) fn entry(
+        &self,
+        place: Place,
+        domid: Domid,
+        group: &GroupSummary<'_>,
+    ) -> Entry {
         let watcher = self.watcher(place, group.group, group.seq);
         Entry { watcher, domid, depth: group.depth, watches: group.watches }
     }
