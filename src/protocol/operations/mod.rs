@@ -136,6 +136,6 @@ mod tests {
         for absent in [15, 16, 20, 27, 65535, 0x1_0007, 0x1_0014, u32::MAX] {
             assert_eq!(Operation::from_wire(absent), None);
         }
-        assert_eq!((0..=u32::MAX).filter(|&n| Row::of(n).is_some()).take(36).count(), TABLE.len());
+        assert_eq!((0..0x2_0000).filter(|&n| Row::of(n).is_some()).count(), TABLE.len());
     }
 }
