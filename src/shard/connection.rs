@@ -69,12 +69,13 @@ impl OpenTransaction {
         true
     }
 
-    /// Charges what it holds, whatever the quota: one request may be above it.
+    /// Charges what it holds, whatever the quota: what one request copies may be above it. A transaction whose
+    /// snapshots were given up keeps its charge until its log has been run again, which takes as much anew.
     pub fn recharge(&mut self, domain: &Domain, is_privileged: bool) {
         let held = self.transaction.bytes() as u64;
         let step = if is_privileged { CHARGE_STEP } else { 1 };
         let held = held.next_multiple_of(step);
-        if held < self.charged && is_privileged {
+        if held < self.charged && (is_privileged || self.transaction.is_behind()) {
             return;
         }
         charge_anew(domain, &mut self.charged, held);

@@ -284,7 +284,9 @@ impl Thread {
         }
     }
 
-    /// Whether a guest has to be served before it may ask for more.
+    /// Whether a guest has to be served before it may ask for more. Above its quota of memory it has to read what
+    /// waits for it, if anything does; what else it keeps only its own requests can end, and the next one that
+    /// would add to it is refused.
     pub(super) fn is_throttled(&self, connection: &Connection) -> bool {
         if !connection.is_guest() {
             return false;
@@ -295,7 +297,7 @@ impl Thread {
         let (requests, bytes) =
             (registry.limit(domain, Quota::Outstanding), registry.limit(domain, Quota::Memory));
         requests != 0 && outstanding >= u64::from(requests)
-            || bytes != 0 && used(Quota::Memory) > u64::from(bytes)
+            || bytes != 0 && connection.output_charged > 0 && used(Quota::Memory) > u64::from(bytes)
             || domain.undelivered() >= UNDELIVERED_MAX
     }
 }

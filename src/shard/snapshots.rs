@@ -52,10 +52,8 @@ impl Thread {
             && open.snapshots_from == Some(snapshot.since)
         {
             open.snapshots_from = None;
+            // Its charge stays: its next request takes as much anew.
             open.transaction.give_up();
-            let domid = connection.domain.domid;
-            let is_privileged = self.shared.store.registry().is_privileged(domid);
-            open.recharge(&connection.domain, is_privileged);
         }
     }
 }

@@ -152,9 +152,9 @@ impl Store {
         if next == 0 {
             transaction.rights = self.registry.rights();
         }
-        let log = std::mem::take(&mut transaction.log);
+        let mut log = std::mem::take(&mut transaction.log);
         let mut reply = Vec::new();
-        while let Some(logged) = log.get(next)
+        while let Some(logged) = log.get_mut(next)
             && *work > 0
         {
             let (op, before) = (logged.op.op(), transaction.deltas.work);
@@ -170,6 +170,10 @@ impl Store {
             // A name is a step of the descent, and most have some bytes.
             let steps = op.path.bytes().len() as u64 / 4;
             *work = work.saturating_sub(1 + steps + (transaction.deltas.work - before));
+            // Not under locks, as what it shared with may be the last of a tree.
+            if locked.is_none() && outcome == logged.outcome {
+                transaction.share_anew(&self.layout, &mut logged.op);
+            }
             next += 1;
         }
         let is_done = next == log.len();

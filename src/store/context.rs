@@ -53,6 +53,8 @@ pub struct Deltas {
     pub created_bytes: u64,
     /// How much of that the account of the caller is charged with meanwhile.
     pub charged_bytes: u64,
+    /// The last request was refused for the memory that the transaction would keep.
+    pub is_full: bool,
     /// Nodes that were created and removed: what running the log again costs beside its requests.
     pub work: u64,
 }
@@ -130,20 +132,22 @@ impl Context<'_> {
             Ledger::Accounts => return Err(Errno::ENOSPC),
             Ledger::Transaction(deltas) => deltas,
         };
-        let charged = deltas.charged_bytes;
-        let delta = deltas.of(own);
-        for (quota, more, sum) in [
-            (Quota::Nodes, nodes, delta.nodes + signed(nodes)),
-            (Quota::Memory, bytes, delta.bytes + signed(bytes) - signed(charged)),
-        ] {
-            let limit = self.registry.limit(own, quota);
-            if more > 0
-                && limit != 0
-                && signed(own.account.used(quota)).saturating_add(sum) > i64::from(limit)
-            {
-                self.registry.refuse(own, quota, self.path);
-                return Err(Errno::ENOSPC);
-            }
+        let kept = signed(deltas.created_bytes + bytes) - signed(deltas.charged_bytes);
+        let owned = deltas.of(own).nodes + signed(nodes);
+        let is_over = |quota, more, sum| {
+            let (used, limit) = (own.account.used(quota), self.registry.limit(own, quota));
+            more > 0 && limit != 0 && signed(used).saturating_add(sum) > i64::from(limit)
+        };
+        let refused = if is_over(Quota::Nodes, nodes, owned) {
+            Some(Quota::Nodes)
+        } else {
+            // Nodes that were removed again count no more, but take memory until the end.
+            deltas.is_full = is_over(Quota::Memory, bytes, kept);
+            deltas.is_full.then_some(Quota::Memory)
+        };
+        if let Some(quota) = refused {
+            self.registry.refuse(own, quota, self.path);
+            return Err(Errno::ENOSPC);
         }
         self.change_of(own, signed(nodes), signed(bytes));
         Ok(())

@@ -114,6 +114,14 @@ impl LoggedOp {
         self.written.as_ref().map_or(0, |node| node.value().len())
     }
 
+    /// Shares the value with the node that it was written to when the operation was run again, if it shared it
+    /// before; returns how many bytes.
+    pub fn share_anew(&mut self, written: Option<&NodeArc>) -> usize {
+        let (Some(node), Some(written)) = (&mut self.written, written) else { return 0 };
+        *node = NodeArc::clone(written);
+        self.shared_bytes()
+    }
+
     /// The operation, to be run again.
     pub fn op(&self) -> Op<'_> {
         let verb = match (&self.verb, &self.written) {

@@ -16,7 +16,7 @@ use super::own::Own;
 use super::touched::TouchedHomes;
 use super::{Generations, Store, apply};
 use crate::domain::Quota;
-use crate::words::{Domid, Errno, Home, Path, PathBuf};
+use crate::words::{Domid, Errno, Home, Layout, Path, PathBuf};
 use foldhash::fast::RandomState as FastState;
 use foldhash::quality::RandomState;
 
@@ -167,6 +167,17 @@ impl Transaction {
         self.log.push(Logged { op: logged, outcome });
     }
 
+    /// After a request of the log was run again: its value lies in the node that it wrote now. Else values would be
+    /// kept twice. Cost: constant, or for a long value that of finding its node.
+    pub(super) fn share_anew(&mut self, layout: &Layout, op: &mut LoggedOp) {
+        if op.shared_bytes() > 0 {
+            let written = self.touched.node(&layout.home(op.path.as_path()), op.path.as_path());
+            let shared = op.share_anew(written);
+            self.log_bytes -= shared;
+            self.shared_bytes += shared;
+        }
+    }
+
     /// Leaves one change for each path, where the first was: a later one adds to what is known of it.
     /// Cost: the changes.
     pub(super) fn merge_changes(&mut self) {
@@ -203,7 +214,8 @@ impl Store {
     /// request, and a copy of its arguments.
     ///
     /// # Errors
-    /// The request's own; `ENOSPC` beyond the quota `transaction-nodes`.
+    /// The request's own; `ENOSPC` beyond the quota `transaction-nodes`, or if what the transaction keeps would be
+    /// above `memory`: then the request is no part of it.
     pub fn execute_in(
         &self,
         transaction: &mut Transaction,
@@ -225,6 +237,10 @@ impl Store {
         let start = reply.len();
         let generation = generations.next(self);
         let result = self.replay_one(transaction, None, caller, op, generation, reply);
+        // Its END keeps less and would not be refused this, so the reply would differ for ever.
+        if transaction.deltas.is_full {
+            return result;
+        }
         let outcome = Outcome::of(&op.verb, result, &reply[start..], &self.hasher);
         transaction.note(&self.layout.home(op.path), op, outcome);
         result
@@ -241,6 +257,7 @@ impl Store {
         generation: u64,
         reply: &mut Vec<u8>,
     ) -> Result<(), Errno> {
+        transaction.deltas.is_full = false;
         let ledger = Ledger::Transaction(&mut transaction.deltas);
         let (registry, path) = (&self.registry, Some(op.path));
         let mut cx = Context { registry, caller, generation, ledger, path };
