@@ -120,8 +120,10 @@ fn nodes_of_an_open_transaction_are_charged() {
             let tx = guest.start().unwrap();
             let writes = (0..120)
                 .map(|i| (op::WRITE, tx, format!("n{i}\0{}", "v".repeat(1900)).into_bytes()));
-            guest.pipeline(&writes.collect::<Vec<_>>());
+            super::all_ok(&guest.pipeline(&writes.collect::<Vec<_>>()));
         }
+        let charged = world.accounted(domid, "memory");
+        assert!(charged >= 8 * 120 * 1900, "{charged} bytes are charged");
     });
 }
 
@@ -137,13 +139,9 @@ fn what_a_transaction_removes_again_is_charged() {
     fills_within_its_charge("what a transaction removes again", |world, domid| {
         let guest = world.guest(domid);
         let tx = guest.start().unwrap();
-        let (tree, requests) = (deep("x"), 1000);
-        let pairs = (0..requests).map(|i| match i % 2 {
-            0 => (op::WRITE, tx, format!("{tree}\0").into_bytes()),
-            _ => (op::RM, tx, b"x\0".to_vec()),
-        });
-        let replies = guest.pipeline(&pairs.collect::<Vec<_>>());
-        assert!(replies.iter().any(|reply| *reply == Err("ENOSPC".to_owned())));
+        let replies = guest.pipeline(&create_and_remove(tx, 30));
+        assert!(replies[..10].iter().all(Result::is_ok), "{replies:?}");
+        assert!(replies.contains(&Err("ENOSPC".to_owned())));
     });
 }
 
