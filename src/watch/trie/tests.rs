@@ -1,6 +1,7 @@
 use super::super::Matches;
 use super::super::entries::tests::entry;
 use super::*;
+use crate::words::ABS_PATH_MAX;
 use proptest::prelude::*;
 
 fn found(trie: &Trie, path: &str) -> Vec<u64> {
@@ -73,6 +74,28 @@ fn xsa_418_deep_watches_are_dropped_on_a_small_stack() {
         drop(trie);
     });
     dropped.unwrap().join().unwrap();
+}
+
+/// Setting and removing recurse, a frame for each node on the way. A path has at most 1,536 names, and a thread a
+/// stack of 2 MiB.
+#[test]
+fn xsa_418_the_deepest_watches_are_set_and_removed_on_half_a_stack() {
+    const STACK_BYTES: usize = 1 << 20;
+    let levels = || (1..=ABS_PATH_MAX / 2).map(|depth| "/a".repeat(depth));
+    let set_and_removed = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(move || {
+        let mut trie = Trie::default();
+        for (seq, path) in (0..).zip(levels()) {
+            trie.insert(Path::parse(path.as_bytes()).unwrap(), entry(seq, None));
+        }
+        assert_eq!((trie.len(), size(&trie).0), (1536, 2 + 1536));
+        // From the bottom up: each removal goes all the way.
+        for (seq, path) in (0..).zip(levels()).collect::<Vec<_>>().into_iter().rev() {
+            let path = Path::parse(path.as_bytes()).unwrap();
+            assert!(trie.remove(path, entry(seq, None).watcher));
+        }
+        assert_eq!(size(&trie).0, 2);
+    });
+    set_and_removed.unwrap().join().unwrap();
 }
 
 #[test]
