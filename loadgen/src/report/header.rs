@@ -2,6 +2,8 @@
 
 use std::process::Command;
 
+use jiff::Timestamp;
+
 use crate::target::Target;
 
 /// Where and when it was measured.
@@ -33,7 +35,7 @@ impl Header {
         let words: Vec<String> = std::env::args().skip(1).collect();
         Header {
             command: format!("loadgen {}", words.join(" ")),
-            date: date(),
+            date: written(Timestamp::now()),
             machine: format!("{model}, {cores} cores, Linux {}", kernel.trim()),
             commit: commit(),
             versions: targets.iter().map(|target| (target.to_string(), target.version())).collect(),
@@ -61,35 +63,9 @@ fn commit() -> String {
     text.unwrap_or_else(|| "not known: the sources are not here".to_owned())
 }
 
-/// Today's date and the time, in UTC.
-fn date() -> String {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let seconds = now.map_or(0, |now| now.as_secs());
-    let (year, month, day) = civil(seconds / 86400);
-    let (hour, minute) = (seconds / 3600 % 24, seconds / 60 % 60);
-    format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02} UTC")
-}
-
-/// The date so many days after 1 January 1970.
-fn civil(mut days: u64) -> (u64, usize, u64) {
-    let is_leap = |year: u64| {
-        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
-    };
-    let mut year = 1970;
-    while days >= 365 + u64::from(is_leap(year)) {
-        days -= 365 + u64::from(is_leap(year));
-        year += 1;
-    }
-    let february = 28 + u64::from(is_leap(year));
-    for (month, length) in
-        [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31].into_iter().enumerate()
-    {
-        if days < length {
-            return (year, month + 1, days + 1);
-        }
-        days -= length;
-    }
-    (year, 12, 31)
+/// A time to the minute, in UTC.
+fn written(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%d %H:%M UTC").to_string()
 }
 
 #[cfg(test)]
@@ -97,10 +73,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dates_are_those_of_the_calendar() {
-        assert_eq!(civil(0), (1970, 1, 1));
-        assert_eq!(civil(11016), (2000, 2, 29));
-        assert_eq!(civil(20779), (2026, 11, 22));
-        assert_eq!(civil(20818), (2026, 12, 31));
+    fn times_are_written_to_the_minute_in_utc() {
+        let time = Timestamp::from_second(20_779 * 86_400 + 3 * 3600 + 7 * 60 + 59).unwrap();
+        assert_eq!(written(time), "2026-11-22 03:07 UTC");
     }
 }
