@@ -1,5 +1,6 @@
 //! Where a domain is when a move has ended, what that means, and which commands end it.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use crate::words::Domid;
@@ -68,11 +69,8 @@ pub fn command(name: &str, socket: &Path, domids: &str) -> String {
 /// A path as a word of a shell's.
 pub fn quoted(path: &Path) -> String {
     let word = path.to_string_lossy();
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%,".contains(c);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        return word.into_owned();
-    }
-    format!("'{}'", word.replace('\'', r"'\''"))
+    // The only error is a NUL, which the path of a file cannot have.
+    shlex::try_quote(&word).map_or_else(|_| word.to_string(), Cow::into_owned)
 }
 
 /// What the state of a domain is, as a sentence's part, and which commands make it a domain that is
@@ -162,6 +160,9 @@ mod tests {
         let take_up = "xsctl introduce --socket '/a b/s' --domains 5; \
                        xsctl unquiesce --socket '/a b/s' --domains 5";
         assert!(said.contains(take_up), "{said}");
-        assert_eq!(quoted(Path::new("it's")), r"'it'\''s'");
+        for name in ["it's", "a b", "$HOME", "x;y", "", "~", r"a\b", "#", "-v", "a!b", "über"] {
+            let words = shlex::split(&quoted(Path::new(name)));
+            assert_eq!(words, Some(vec![name.to_owned()]), "{name:?}");
+        }
     }
 }
