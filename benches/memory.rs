@@ -11,6 +11,7 @@ mod daemon;
 use std::process::ExitCode;
 
 use daemon::{Client, Daemon, WRITE};
+use fastrand::Rng;
 use xenstored::words::Domid;
 
 /// How many domains; `XENSTORED_DOMAINS` in the environment overrides it.
@@ -36,7 +37,7 @@ fn main() -> ExitCode {
         (1..=domains).map(|domid| client.build_domain(&mut host, Domid(domid))).collect();
     client.flush().expect("replies");
     let built = daemon.resident_bytes();
-    let mut names = Names(1);
+    let mut names = Rng::with_seed(1);
     for domid in 1..=domains {
         fill(&mut client, &mut names, Domid(domid));
     }
@@ -54,7 +55,7 @@ fn main() -> ExitCode {
     if node_bytes > NODE_BYTES_MAX { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-fn fill(client: &mut Client, names: &mut Names, domid: Domid) {
+fn fill(client: &mut Client, names: &mut Rng, domid: Domid) {
     let mut write = |path: &str| {
         let mut payload = path.as_bytes().to_vec();
         payload.push(0);
@@ -62,29 +63,20 @@ fn fill(client: &mut Client, names: &mut Names, domid: Domid) {
         client.ask(WRITE, &payload);
     };
     for top in 0..TOPS {
-        let top = format!("/local/domain/{domid}/{}", names.next(top));
+        let top = format!("/local/domain/{domid}/{}", name(names, top));
         write(&top);
         for middle in 0..MIDDLES {
-            let middle = format!("{top}/{}", names.next(middle));
+            let middle = format!("{top}/{}", name(names, middle));
             write(&middle);
             for leaf in 0..LEAVES {
-                write(&format!("{middle}/{}", names.next(leaf)));
+                write(&format!("{middle}/{}", name(names, leaf)));
             }
         }
     }
 }
 
-/// Names of 4 to 12 bytes, the same in every run, in no order.
-struct Names(u64);
-
-impl Names {
-    /// The next one; `number` makes it differ from its siblings.
-    fn next(&mut self, number: usize) -> String {
-        // Knuth's MMIX generator: any would do.
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        let letters = self.0.to_string();
-        let random = usize::try_from(self.0 >> 33).expect("a number of 31 bits");
-        let (len, first) = (4 + random % 9, (b'a'..=b'z').nth(random % 26).unwrap_or(b'a'));
-        format!("{}{number:x}{letters}", char::from(first))[..len].into()
-    }
+/// A name of 4 to 12 bytes; `number` makes it differ from its siblings.
+fn name(names: &mut Rng, number: usize) -> String {
+    let (len, first, letters) = (names.usize(4..13), names.lowercase(), names.u64(..));
+    format!("{first}{number:x}{letters:020}")[..len].into()
 }

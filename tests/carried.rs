@@ -124,7 +124,7 @@ fn step(random: &mut Random, callers: &mut [Caller], now: u64) {
     if random.chance(20) {
         path = format!("/local/domain/{}/many/{}", random.pick(&DOMIDS), random.below(50));
     }
-    let value = vec![u8::try_from(random.below(256)).unwrap(); random.below(9)];
+    let value = vec![random.byte(); random.below(9)];
     let entries: &&str = random.pick(&PERMS);
     let verb = match random.below(100) {
         0..50 => Verb::Write(Cow::Owned(value)),

@@ -1,25 +1,21 @@
 //! Reproducible randomness: a test prints its seed, and `XENSTORED_SEED` plays it again.
 
-/// xorshift64*: small, and the same everywhere.
-pub struct Random(u64);
+/// A generator of pseudo-random numbers. A seed gives the same numbers on every machine until another
+/// version of `fastrand` is locked.
+pub struct Random(fastrand::Rng);
 
 impl Random {
     pub fn new(seed: u64) -> Random {
-        // Neighbouring seeds must not begin alike, and zero is the generator's fixed point.
-        Random((seed.wrapping_add(1)).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
-    }
-
-    pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+        Random(fastrand::Rng::with_seed(seed))
     }
 
     /// A number below `bound`.
     pub fn below(&mut self, bound: usize) -> usize {
-        let bound = u64::try_from(bound).unwrap();
-        usize::try_from((self.next() >> 11) % bound).unwrap()
+        self.0.usize(..bound)
+    }
+
+    pub fn byte(&mut self) -> u8 {
+        self.0.u8(..)
     }
 
     pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {

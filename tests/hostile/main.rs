@@ -207,11 +207,10 @@ fn a_page_that_changes_while_it_is_read() {
             let page = guest.ring().page();
             let mut random = Random::new(u64::from(domid));
             for _ in 0..20_000 {
-                let byte = u8::try_from(random.next() & 0xff).unwrap();
-                page.copy_in(random.below(2048), &[byte]);
+                page.copy_in(random.below(2048), &[random.byte()]);
                 if random.chance(5) {
                     let offset = [at::REQ_PROD, at::REQ_CONS, at::RSP_CONS, at::RSP_PROD];
-                    let value = u32::try_from(random.next() >> 40).unwrap();
+                    let value = u32::try_from(random.below(1 << 24)).unwrap();
                     page.store(*random.pick(&offset), value);
                     guest.ring().notify();
                 }

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use std::{fs, iter, thread};
 
+use fastrand::Rng;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, Shutdown, send};
@@ -205,36 +206,36 @@ fn no_wake_up_is_lost() {
     let (guest, mut channels, port) = world.bound();
     let page = world.host.map_ring(guest.domid, None).unwrap();
     let kernel = thread::spawn(move || {
-        let mut dice = Dice(1);
+        let mut dice = Rng::with_seed(1);
         for round in 1..=ROUNDS {
             guest.page.store(REQ_PROD, round);
             guest.notify().unwrap();
             // Looking instead of waiting gets the next notification in before the unmask.
-            let look = dice.roll(2) == 0;
+            let look = dice.bool();
             while guest.page.load(RSP_PROD) != round {
                 assert!(look || guest.wait(Some(LOST)).unwrap(), "a wake-up was lost");
                 thread::yield_now();
             }
         }
     });
-    let mut dice = Dice(2);
+    let mut dice = Rng::with_seed(2);
     let mut answered = 0;
     while answered != ROUNDS {
         wait_for(&*channels);
         while let [reported] = pending(&mut *channels)[..] {
             assert_eq!(reported, port);
-            let early = dice.roll(3) == 0;
+            let early = dice.u8(..3) == 0;
             if early {
                 channels.unmask(port).unwrap();
             }
-            dice.dawdle();
+            dawdle(&mut dice);
             let asked = page.load(REQ_PROD);
             if asked != answered {
                 answered = asked;
                 page.store(RSP_PROD, asked);
                 channels.notify(port).unwrap();
             }
-            dice.dawdle();
+            dawdle(&mut dice);
             if !early {
                 channels.unmask(port).unwrap();
             }
@@ -243,20 +244,10 @@ fn no_wake_up_is_lost() {
     kernel.join().unwrap();
 }
 
-/// Numbers that look random, the same in every run.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        (self.0 >> 33) % sides
-    }
-
-    fn dawdle(&mut self) {
-        match self.roll(8) {
-            0 => thread::yield_now(),
-            n => (0..n * n * 20).for_each(|_| std::hint::spin_loop()),
-        }
+fn dawdle(dice: &mut Rng) {
+    match dice.u32(..8) {
+        0 => thread::yield_now(),
+        n => (0..n * n * 20).for_each(|_| std::hint::spin_loop()),
     }
 }
 

@@ -108,7 +108,7 @@ fn no_wake_up_is_lost_between_the_hosts() {
         }
     });
     let mut handles = [a.host.open_channels().unwrap(), b.host.open_channels().unwrap()];
-    let mut dice = Dice(3);
+    let mut dice = Rng::with_seed(3);
     let (mut answered, mut served) = (0, 0);
     let mut port = handles[0].bind_interdomain(Domid(7), remote).unwrap();
     while answered != ROUNDS {
@@ -119,11 +119,11 @@ fn no_wake_up_is_lost_between_the_hosts() {
             page.store(RSP_PROD, asked);
             channels.notify(port).unwrap();
         }
-        if dice.roll(3) == 0 {
+        if dice.u8(..3) == 0 {
             // Both are bound for a while: whichever of them hears of it, the next one looks.
             served = 1 - served;
             let new = handles[served].bind_interdomain(Domid(7), remote).unwrap();
-            dice.dawdle();
+            dawdle(&mut dice);
             pending(&mut *handles[1 - served]);
             handles[1 - served].unbind(port).unwrap();
             port = new;
