@@ -171,8 +171,7 @@ impl Report {
             let left_out = (!line.left_out.is_empty())
                 .then(|| format!("left out: {}", line.left_out.join(", ")));
             for text in said.chain(left_out) {
-                self.progress.clear();
-                say(&format!("{}: {text}", line.subject()));
+                self.progress.aside(|| say(&format!("{}: {text}", line.subject())));
             }
         }
         self.progress.at(self.verb, self.done, self.failed);
@@ -186,8 +185,7 @@ impl Report {
     /// Something went wrong with more than one domain. It is said at once, and once.
     pub fn trouble(&mut self, text: String) {
         if !self.troubles.contains(&text) {
-            self.progress.clear();
-            say(&text);
+            self.progress.aside(|| say(&text));
             self.troubles.push(text);
         }
     }
@@ -197,7 +195,7 @@ impl Report {
     /// # Errors
     /// The output could not be written.
     pub fn end(mut self) -> Result<Done, Failure> {
-        self.progress.clear();
+        self.progress.end();
         let left = self.total.saturating_sub(self.done + self.failed);
         let seconds = self.begun.elapsed().as_secs_f64();
         let pause = pause(&mut self.pauses);
