@@ -1,7 +1,10 @@
 //! What a program that runs under valgrind can ask of it; without valgrind, a few instructions that
 //! do nothing. For benches/holds.rs, with the feature `holds`, on amd64; its tests need no feature.
 //!
-//! Numbers and instructions are those of valgrind.h and callgrind.h, version 3.15 and later.
+//! Numbers and instructions are those of valgrind.h and callgrind.h, version 3.15 and later. They stand here because
+//! the crates that have them (valgrind-requests 1.2, which is gungraun's, and crabgrind 0.4) run bindgen
+//! when they are built, and that loads libclang: 157 MB of Debian's packages and 11 more crates, for
+//! four requests.
 
 use std::arch::asm;
 use std::ffi::CStr;
