@@ -1,4 +1,9 @@
 //! Plots as SVG: bars or points, and lines with logarithmic axes. Colours are the page's.
+//!
+//! Written by hand, since plotters 0.3.7 gives less for the same length of code (200 lines, with an axis of our own, as
+//! its own cannot label chosen marks). It writes colours and no classes, which the page needs for light and
+//! dark; it draws on whole pixels, each dash as a line of its own, and has no `aria-label`.
+//! Four plots of a report are 43 kB in the place of 10.
 
 use std::fmt::Write;
 
