@@ -25,6 +25,8 @@ const CANNOT: u8 = 3;
 const PEER_FAILED: u8 = 4;
 /// The longest round: a soak may take a day.
 const SECONDS_MAX: f64 = 86_400.0;
+/// Hostile guests at most: each has a ring, and all share a thread.
+const ATTACKERS_MAX: usize = 1000;
 
 /// Puts load on xenstored and its peers, side by side, and reports what each request cost.
 ///
@@ -43,9 +45,12 @@ struct Options {
     /// Who is asked: ours, c, ocaml, echo, socket:PATH; may be repeated [default: ours, echo]
     #[arg(long, value_name = "TARGET")]
     target: Vec<Target>,
-    /// Only cases whose name contains this
-    #[arg(long, value_name = "TEXT", default_value = "")]
+    /// Only cases whose name contains this, such as an attack of `hostile`
+    #[arg(long, visible_alias = "attack", value_name = "TEXT", default_value = "")]
     case: String,
+    /// Hostile guests of `hostile`
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    attackers: usize,
     /// Rounds of each case; medians are reported
     #[arg(long, value_name = "N", default_value_t = 3)]
     rounds: usize,
@@ -55,6 +60,9 @@ struct Options {
     /// Only a check of correctness: few and small cases, one short round
     #[arg(long)]
     quick: bool,
+    /// One round; bounds that hold on any machine, such as that of memory in `hostile`, fail the run
+    #[arg(long)]
+    check: bool,
     /// Write all figures to this file, anew after each scenario
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -172,11 +180,18 @@ fn run(options: &Options) -> ExitCode {
         eprintln!("loadgen: there must be a round, and it takes more than 0 s and up to a day");
         return USAGE.into();
     }
+    let attackers = options.attackers;
+    if !(1..=ATTACKERS_MAX).contains(&attackers) {
+        eprintln!("loadgen: there are 1 to {ATTACKERS_MAX} hostile guests");
+        return USAGE.into();
+    }
     let plan = if options.quick {
-        Plan { time: Duration::from_millis(200), rounds: 1, quick: true }
+        let time = Duration::from_millis(200);
+        Plan { time, rounds: 1, quick: true, check: true, attackers }
     } else {
         let time = Duration::from_secs_f64(options.seconds);
-        Plan { time, rounds: options.rounds, quick: false }
+        let (check, rounds) = (options.check, if options.check { 1 } else { options.rounds });
+        Plan { time, rounds, quick: false, check, attackers }
     };
     let targets = match options.target.as_slice() {
         [] => vec![Target::Ours, Target::Echo],

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::task::{Poll as Step, Waker};
 
 use mio::Token;
+use xenstored::host::sim::SimGuest;
 use xenstored::protocol::{ERROR, Operation, WATCH_EVENT};
 
 use super::connection::Connection;
@@ -190,15 +191,33 @@ impl Client {
         Ok(replied(self.queue(kind, tx_id, payload)).await)
     }
 
-    /// Sends several requests at once, outside of transactions, and waits for all replies.
-    pub async fn several(&self, requests: &[(Operation, Vec<u8>)]) -> Result<Vec<Reply>> {
-        let queue = |(kind, payload): &(Operation, Vec<u8>)| self.queue(*kind, 0, payload);
+    /// Sends several requests at once, and waits for all replies.
+    pub async fn several(
+        &self,
+        tx_id: u32,
+        requests: &[(Operation, Vec<u8>)],
+    ) -> Result<Vec<Reply>> {
+        let queue = |(kind, payload): &(Operation, Vec<u8>)| self.queue(*kind, tx_id, payload);
         let slots: Vec<_> = requests.iter().map(queue).collect();
         let mut replies = Vec::with_capacity(slots.len());
         for slot in slots {
             replies.push(replied(slot).await);
         }
         Ok(replies)
+    }
+
+    /// Does with the guest's end of a ring what no protocol allows; `None` for a socket.
+    pub fn with_guest<T>(&self, what: impl FnOnce(&SimGuest) -> T) -> Option<T> {
+        match &self.0.inside.borrow().connection.link {
+            Link::Ring(guest) => Some(what(guest)),
+            Link::Socket(_) => None,
+        }
+    }
+
+    /// Takes nothing of what comes from now on, as a guest that has stopped.
+    pub fn stop_reading(&self) {
+        let link = &mut self.0.inside.borrow_mut().connection.link;
+        let _ = link.deregister(self.0.stage.poll.borrow().registry());
     }
 
     /// The tokens of its watches, and how many of their events nobody has taken.

@@ -108,12 +108,22 @@ fn fill(client: &mut Blocking, domid: usize) -> Result<()> {
     Ok(())
 }
 
-/// Bytes of a process's memory that are in RAM (`VmRSS` of proc(5)).
+/// Bytes of a process's memory that are in RAM.
 pub(super) fn resident_bytes(pid: Option<u32>) -> Result<u64> {
+    status_bytes(pid, "VmRSS:")
+}
+
+/// The most bytes of a process's memory that have been in RAM.
+pub(super) fn peak_bytes(pid: Option<u32>) -> Result<u64> {
+    status_bytes(pid, "VmHWM:")
+}
+
+/// A line of proc(5)'s status.
+fn status_bytes(pid: Option<u32>, label: &str) -> Result<u64> {
     let cannot = |error| Trouble::io("cannot see the daemon's memory", error);
     let pid = pid.ok_or_else(|| cannot(std::io::ErrorKind::Unsupported.into()))?;
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).map_err(cannot)?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(label));
     let kib: Option<u64> = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
     kib.map(|kib| kib * 1024).ok_or_else(|| cannot(std::io::ErrorKind::InvalidData.into()))
 }

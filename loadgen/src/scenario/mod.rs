@@ -16,6 +16,7 @@ mod fanout;
 mod flood;
 mod goals;
 mod growth;
+mod hostile;
 mod memory;
 mod migrate;
 mod operations;
@@ -50,6 +51,10 @@ pub struct Plan {
     pub rounds: usize,
     /// Only a check of correctness: few and small cases.
     pub quick: bool,
+    /// What must hold on any machine fails the run.
+    pub check: bool,
+    /// Hostile guests.
+    pub attackers: usize,
 }
 
 /// One line of a scenario's table. What its numbers mean is the scenario's.
@@ -125,6 +130,7 @@ pub fn all() -> Vec<Box<dyn Scenario>> {
     all.extend(deaths::all());
     all.push(Box::new(removal::Removal));
     all.push(Box::new(flood::Flood));
+    all.push(Box::new(hostile::Hostile));
     all.push(Box::new(vchan::Vchan));
     all.push(Box::new(walk::Walk));
     all.push(Box::new(memory::Memory));
@@ -178,7 +184,8 @@ mod tests {
 
     #[test]
     fn scenarios_are_told_apart_and_explained() {
-        let quick = Plan { time: Duration::from_millis(100), rounds: 1, quick: true };
+        let time = Duration::from_millis(100);
+        let quick = Plan { time, rounds: 1, quick: true, check: true, attackers: 8 };
         let full = Plan { quick: false, ..quick };
         let mut names = HashSet::new();
         for scenario in all() {

@@ -246,7 +246,8 @@ mod tests {
 
     #[test]
     fn who_fails_is_noted_and_the_others_go_on() {
-        let plan = Plan { time: Duration::from_millis(1), rounds: 2, quick: false };
+        let time = Duration::from_millis(1);
+        let plan = Plan { time, rounds: 2, quick: false, check: false, attackers: 1 };
         let targets = [Target::Ours, Target::C, Target::OCaml, Target::Echo];
         let outcome = run(&Planned, &plan, &targets, "");
         let rows: Vec<String> = outcome.measured.iter().map(row).collect();

@@ -83,7 +83,7 @@ async fn nodes(client: &Client, domid: Domid) -> Result<Nodes> {
         let name = words(&[&path]);
         let asked = [Operation::Read, Operation::GetPerms, Operation::Directory]
             .map(|kind| (kind, name.clone()));
-        let mut replies = client.several(&asked).await?.into_iter();
+        let mut replies = client.several(0, &asked).await?.into_iter();
         let mut reply = || replies.next().unwrap_or_else(|| Err("no reply".into()));
         match (reply(), reply(), reply()) {
             (Ok(value), Ok(perms), Ok(children)) => {

@@ -260,7 +260,7 @@ impl Guest {
         let (old, new) = (value(self.counter), value(self.counter + 1));
         let read = (Operation::Read, words(&[COUNTER]));
         let write = (Operation::Write, payload(COUNTER, &new));
-        let replies = self.client.several(&[read.clone(), write, read]).await?;
+        let replies = self.client.several(0, &[read.clone(), write, read]).await?;
         let found: Vec<_> = replies.into_iter().map(|reply| reply.map(text)).collect();
         if found != [Ok(old.clone()), Ok("OK\0".into()), Ok(new.clone())] {
             let domid = self.domid;
@@ -277,7 +277,7 @@ impl Guest {
         let write = (Operation::Write, payload(PULSE, self.counter.to_string()));
         let remove = (Operation::Rm, words(&[PULSE]));
         let read = (Operation::Read, words(&[PULSE]));
-        let replies = self.client.several(&[write, remove, read]).await?;
+        let replies = self.client.several(0, &[write, remove, read]).await?;
         let found: Vec<_> = replies.into_iter().map(|reply| reply.map(text)).collect();
         if found != [Ok("OK\0".into()), Ok("OK\0".into()), Err("ENOENT".into())] {
             wrong!("{}: a node that was made and removed: {found:?}", self.domid);

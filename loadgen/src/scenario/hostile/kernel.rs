@@ -1,0 +1,146 @@
+//! Domain 0's kernel: a slow reader that must learn of each new backend.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use xenstored::host::RING_BYTES;
+use xenstored::host::sim::SimGuest;
+use xenstored::protocol::{ERROR, Frame, HEADER_BYTES, Operation, WATCH_EVENT, frame};
+
+use crate::client::{append, event, histogram, record, words};
+use crate::trouble::Result;
+use crate::wrong;
+
+/// What Linux watches.
+pub const BACKENDS: &str = "/local/domain/0/backend";
+/// It takes at most what its ring holds at a time, and then does something else for so long.
+const PAUSE: Duration = Duration::from_millis(5);
+/// An event is lost that has not come when none came for so long, or only others for longer.
+const QUIET: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A backend: its path, and when the request that created it had its reply.
+pub type Created = (String, Instant);
+
+/// What the kernel learnt of new backends.
+pub struct Learnt {
+    /// From a backend's creation to the event that names it, or after which the kernel reads all.
+    pub latency: Histogram<u64>,
+    /// Backends that no event names: only one for all of what is watched came.
+    pub unnamed: usize,
+    /// Backends of which it learnt nothing.
+    pub lost: Vec<String>,
+}
+
+/// The kernel.
+pub struct Kernel {
+    guest: SimGuest,
+    input: Vec<u8>,
+    /// When it was first notified of a path below [`BACKENDS`].
+    named: HashMap<String, Instant>,
+    /// When it was notified of [`BACKENDS`] itself the last time, after which it reads all there is.
+    read_all: Option<Instant>,
+}
+
+impl Kernel {
+    /// Sets its watches: on the backends, and on each of these paths.
+    pub fn new(guest: SimGuest, paths: impl Iterator<Item = String>) -> Result<Kernel> {
+        let mut kernel = Kernel { guest, input: Vec::new(), named: HashMap::new(), read_all: None };
+        kernel.watch(BACKENDS, "backends")?;
+        for path in paths {
+            kernel.watch(&path, "frontend")?;
+        }
+        Ok(kernel)
+    }
+
+    fn watch(&mut self, path: &str, token: &str) -> Result<()> {
+        let mut request = Vec::new();
+        append(&mut request, Operation::Watch, 1, 0, &words(&[path, token]));
+        let mut rest = request.as_slice();
+        while !rest.is_empty() {
+            rest = &rest[self.guest.try_send(rest)?..];
+        }
+        loop {
+            match self.take_message()? {
+                Some(WATCH_EVENT) => {}
+                Some(ERROR) => wrong!("domain 0's kernel may not watch {path}"),
+                Some(_) => return Ok(()),
+                None if self.receive()? > 0 || self.wait()? => {}
+                None => wrong!("domain 0's kernel has no reply to WATCH"),
+            }
+        }
+    }
+
+    /// Reads slowly until it is over.
+    pub fn read_slowly(&mut self, over: &AtomicBool) -> Result<()> {
+        while !over.load(Ordering::Relaxed) {
+            self.receive()?;
+            while self.take_message()?.is_some() {}
+            std::thread::sleep(PAUSE);
+        }
+        Ok(())
+    }
+
+    /// Reads the rest without pauses, until it has learnt of all `created` or no event comes.
+    pub fn catch_up(&mut self, created: &[Created]) -> Result<Learnt> {
+        let began = Instant::now();
+        while created.iter().any(|it| self.learnt(it).is_none()) && began.elapsed() < PATIENCE {
+            if self.receive()? == 0 && !self.wait()? {
+                break;
+            }
+            while self.take_message()?.is_some() {}
+        }
+        let mut learnt = Learnt { latency: histogram(), unnamed: 0, lost: Vec::new() };
+        for backend in created {
+            match self.learnt(backend) {
+                Some(when) => {
+                    record(&mut learnt.latency, when.saturating_duration_since(backend.1));
+                    learnt.unnamed += usize::from(!self.named.contains_key(&backend.0));
+                }
+                None => learnt.lost.push(backend.0.clone()),
+            }
+        }
+        Ok(learnt)
+    }
+
+    /// When it learnt of a backend.
+    fn learnt(&self, (path, created): &Created) -> Option<Instant> {
+        let read_all = self.read_all.filter(|when| when >= created);
+        self.named.get(path).copied().or(read_all)
+    }
+
+    /// The type of the next message that came whole.
+    fn take_message(&mut self) -> Result<Option<u32>> {
+        let (kind, len) = match frame(&self.input) {
+            Frame::Incomplete(_) => return Ok(None),
+            Frame::TooLong(_) => wrong!("domain 0's kernel has a message that is too long"),
+            Frame::Message { header, payload, .. } => {
+                let kind = header.kind.get();
+                let path = event(payload).filter(|_| kind == WATCH_EVENT).map(|(path, _)| path);
+                if path == Some(BACKENDS) {
+                    self.read_all = Some(Instant::now());
+                } else if let Some(path) = path.filter(|path| path.starts_with(BACKENDS)) {
+                    self.named.entry(path.to_owned()).or_insert_with(Instant::now);
+                }
+                (kind, HEADER_BYTES + payload.len())
+            }
+        };
+        self.input.drain(..len);
+        Ok(Some(kind))
+    }
+
+    /// Takes at most what the ring holds.
+    fn receive(&mut self) -> Result<usize> {
+        let mut bytes = [0; RING_BYTES];
+        let count = self.guest.try_recv(&mut bytes)?;
+        self.input.extend_from_slice(&bytes[..count]);
+        Ok(count)
+    }
+
+    /// Waits for the daemon; `false` if it sends nothing for long.
+    fn wait(&mut self) -> Result<bool> {
+        Ok(self.guest.wait(Some(QUIET))?)
+    }
+}

@@ -1,0 +1,316 @@
+//! Hostile guests within their quotas, and what each kind of victim notices of them.
+//!
+//! ```text
+//!   domains.rs    the domains, and what they are charged with
+//!   attacks.rs    what hostile guests send, a row for each attack
+//!   attackers.rs  the thread that sends it, or as many harmless requests
+//!   victims.rs    two guests, a toolstack, INTRODUCE: what they wait for
+//!   kernel.rs     domain 0's kernel, which reads slowly and must miss no backend
+//! ```
+//!
+//! A round is a daemon of its own: victims beside harmless guests, then beside the attack, then the
+//! daemon's memory beside what it charges.
+//!
+//! Attacks that no guest can choose have tests instead: a stuck standard error and a logfile that is a FIFO
+//! (`service`, `log`), no further threads (`without_threads`), imports and removals beside reservations
+//! (`migration`), errors of the hypervisor's interface (`faults`).
+
+mod attackers;
+mod attacks;
+mod domains;
+mod kernel;
+mod victims;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+use super::goals::Goal;
+use super::{Case, Plan, Scenario, Session, explained, host_of};
+use crate::client::{Blocking, Wire, append, words};
+use crate::measure::{Measured, Sample, Unit};
+use crate::target::{Options, Running, Target};
+use crate::trouble::{Result, Trouble};
+use crate::wrong;
+use attackers::{Attackers, Phase};
+use attacks::{ATTACKS, Attack};
+use domains::{Domains, Memory, SHARDS};
+use kernel::{Kernel, Learnt};
+use victims::{Noticed, Victim, Victims};
+use xenstored::protocol::Operation;
+
+/// The case in which each guest does another of the attacks.
+const ALL: &str = "all";
+/// The row of what the daemon holds.
+const DAEMON: &str = "the daemon";
+/// A victim without a reply after that long has none.
+const PATIENCE: Duration = Duration::from_secs(60);
+const PEERS_PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes of a token by which a client that has stopped has more events than its socket takes.
+const STOPPED_TOKEN_BYTES: usize = 1000;
+
+const RATIO: &str = "p99 attacked / alone";
+/// What a victim on another thread, and one on the same, may wait in proportion.
+const RATIO_ELSEWHERE: f64 = 2.0;
+const RATIO_BESIDE: f64 = 4.0;
+/// The longest wait that any victim may have, in microseconds.
+const LONGEST_US: f64 = 20_000.0;
+
+/// Victims beside hostile guests.
+pub struct Hostile;
+
+impl Scenario for Hostile {
+    fn name(&self) -> &'static str {
+        "hostile"
+    }
+
+    fn about(&self) -> &'static str {
+        "Guests within their quotas do their worst (--attackers N, --attack NAME), one attack after \
+         another, then all at once. Beside them ask two guests, on their thread and on another, a \
+         toolstack and one that introduces, releases and removes small domains; domain 0's kernel \
+         reads slowly and must learn of each new backend. Alone is the same round's, beside as many \
+         guests with as many harmless requests at the same times. The daemon's memory may be a \
+         quarter and 64 MiB above what it charges its domains with; --check fails if it is not."
+    }
+
+    fn cases(&self, plan: &Plan) -> Vec<Case> {
+        let attacks = ATTACKS.iter().map(|attack| attack.name).filter(|_| !plan.quick);
+        let rows = || Victim::ALL.map(Victim::name).into_iter().chain([DAEMON]);
+        let cases =
+            attacks.chain([ALL]).flat_map(|attack| rows().map(move |row| name(attack, row)));
+        cases.map(|name| Case::named(&name)).collect()
+    }
+
+    fn leaves_out(&self, target: &Target, _case: &Case) -> Option<&'static str> {
+        match target {
+            Target::Ours | Target::C | Target::OCaml => None,
+            Target::Echo => Some("it keeps nothing that could be attacked"),
+            Target::Socket(_) => Some("its simulated host is not known, so it has no guests"),
+        }
+    }
+
+    fn prepare(&self, _plan: &Plan, target: &Target) -> Result<Box<dyn Session>> {
+        Ok(Box::new(Attacked { target: target.clone(), samples: HashMap::new() }))
+    }
+
+    fn goals(&self, measured: &[Measured]) -> Vec<Goal> {
+        let ratio_max = |victim| match victim {
+            Victim::Elsewhere => Some(RATIO_ELSEWHERE),
+            Victim::Beside | Victim::Toolstack | Victim::Introduce => Some(RATIO_BESIDE),
+            // It reads slowly by itself.
+            Victim::Kernel => None,
+        };
+        let limits =
+            Victim::ALL.into_iter().filter_map(|victim| Some((victim, ratio_max(victim)?)));
+        limits.flat_map(|(victim, ratio_max)| goals_of(victim, ratio_max, measured)).collect()
+    }
+}
+
+fn name(attack: &str, row: &str) -> String {
+    format!("{attack}: {row}")
+}
+
+/// A victim's goals, in the attack that is its worst.
+fn goals_of(victim: Victim, ratio_max: f64, measured: &[Measured]) -> Vec<Goal> {
+    let ours = measured.iter().filter(|row| row.target == "ours");
+    let rows: Vec<_> = ours.filter(|row| row.case.name.ends_with(victim.name())).collect();
+    let worst = |figure: &dyn Fn(&Measured) -> Option<f64>| {
+        let figures = rows.iter().filter_map(|row| Some((figure(row)?, &row.case.name)));
+        figures.max_by(|(one, _), (other, _)| one.total_cmp(other))
+    };
+    let ratio = worst(&|row| row.figure(RATIO)).map(|(ratio, case)| {
+        Goal::at_most(format!("hostile, the worst of {RATIO} in {case}"), ratio, ratio_max)
+    });
+    let longest = worst(&|row| row.percentile(100.0)).map(|(longest, case)| {
+        Goal::at_most(format!("hostile, the longest wait in us in {case}"), longest, LONGEST_US)
+    });
+    ratio.into_iter().chain(longest).collect()
+}
+
+/// A target; each round has a daemon of its own.
+struct Attacked {
+    target: Target,
+    /// By case: all victims of an attack are measured in one go.
+    samples: HashMap<String, VecDeque<Sample>>,
+}
+
+impl Session for Attacked {
+    fn round(&mut self, plan: &Plan, case: &Case) -> Result<Sample> {
+        loop {
+            let samples = self.samples.get_mut(&case.name);
+            if let Some(sample) = samples.and_then(VecDeque::pop_front) {
+                return Ok(sample);
+            }
+            let attack = case.name.split(':').next().unwrap_or_default();
+            for (row, sample) in self.measure(plan, attack)? {
+                self.samples.entry(name(attack, row)).or_default().push_back(sample);
+            }
+        }
+    }
+}
+
+/// What victims and kernel noticed in a phase.
+struct Seen {
+    noticed: Vec<(Victim, Noticed)>,
+    learnt: Learnt,
+}
+
+impl Attacked {
+    /// A round of an attack: a sample for each of its rows.
+    fn measure(&self, plan: &Plan, attack: &str) -> Result<Vec<(&'static str, Sample)>> {
+        let chosen = ATTACKS.iter().position(|it| it.name == attack);
+        let attacks = chosen.map_or(&ATTACKS[..], |nth| &ATTACKS[nth..=nth]);
+        let options = Options { shards: Some(SHARDS), ..Options::default() };
+        let cannot = |error| Trouble::io(format!("cannot start {}", self.target), error);
+        let running = self.target.start(&options).map_err(cannot)?;
+        let time = attacks.iter().map(|attack| attack.time_min).fold(plan.time, Duration::max);
+        let plan = &Plan { time, ..*plan };
+        let measured = self.attack(plan, attacks, &running);
+        measured.map_err(|trouble| explained(&running, trouble))
+    }
+
+    fn attack(
+        &self,
+        plan: &Plan,
+        attacks: &'static [Attack],
+        running: &Running,
+    ) -> Result<Vec<(&'static str, Sample)>> {
+        let mut host = host_of(running, &self.target)?;
+        let mut toolstack = Blocking::connect(&running.socket)?;
+        // Two of each, for what pairs do.
+        let attackers = plan.attackers.max(2 * attacks.len());
+        let domains = Domains::build(&mut host, &mut toolstack, attackers)?;
+        let charged = domains.charged();
+        let cannot = |error| Trouble::io("cannot be domain 0's kernel", error);
+        let ring = host.attach_control().map_err(cannot)?;
+        let states = domains.hostile.iter().map(|guest| domains::device_state(guest.domid));
+        let mut kernel = Kernel::new(ring, states)?;
+        let Domains { elsewhere, beside, small, hostile } = domains;
+        let releases = self.target != Target::OCaml;
+        let victims = Victims::connect(&running.socket, [elsewhere, beside], &small, releases)?;
+        let attackers = Attackers::start(hostile, attacks);
+        // A check compares no times.
+        let alone = if plan.check { plan.time / 4 } else { plan.time };
+        let (alone, _) =
+            attackers.beside(Phase::Harmless, || self.observe(alone, &victims, &mut kernel))?;
+        let stopped = attacks.iter().any(|attack| attack.stopped_client);
+        let _stopped = stopped.then(|| stopped_client(running)).transpose()?;
+        attackers.prepare()?;
+        let ((attacked, memory), sent) = attackers.beside(Phase::Attack, || {
+            let seen = self.observe(plan.time, &victims, &mut kernel)?;
+            Ok((seen, Memory::of(running, &self.target, &charged)?))
+        })?;
+        if plan.check && self.target == Target::Ours {
+            check(&attacked, &memory)?;
+        }
+        let mut samples = rows(plan, alone, attacked);
+        samples.push((DAEMON, daemon_row(&memory, sent, running, plan)));
+        Ok(samples)
+    }
+
+    /// Lets the victims ask and the kernel read.
+    fn observe(&self, time: Duration, victims: &Victims, kernel: &mut Kernel) -> Result<Seen> {
+        let patience = if self.target == Target::Ours { PATIENCE } else { PEERS_PATIENCE };
+        let (before, over) = (victims.created(), &AtomicBool::new(false));
+        let reader = &mut *kernel;
+        let (noticed, read) = std::thread::scope(|scope| {
+            let reading = scope.spawn(|| reader.read_slowly(over));
+            let noticed = victims.measure(time, patience);
+            over.store(true, Ordering::Relaxed);
+            (noticed, reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
+        read?;
+        let noticed = noticed?;
+        let learnt = kernel.catch_up(&victims.created_after(before))?;
+        Ok(Seen { noticed, learnt })
+    }
+}
+
+/// What must hold whatever the machine.
+fn check(attacked: &Seen, memory: &Memory) -> Result<()> {
+    for (victim, noticed) in &attacked.noticed {
+        let replies = noticed.latency.len();
+        if replies < noticed.whole {
+            wrong!("{}: {replies} of {} replies came", victim.name(), noticed.whole);
+        }
+    }
+    if let Some(lost) = attacked.learnt.lost.first() {
+        wrong!("domain 0's kernel has no event of {lost}");
+    }
+    match memory.bound() {
+        Some(bound) if memory.peak > bound => {
+            wrong!(
+                "the daemon had {} bytes in RAM, and by its charges at most {bound}",
+                memory.peak
+            )
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A sample for each victim.
+fn rows(plan: &Plan, alone: Seen, attacked: Seen) -> Vec<(&'static str, Sample)> {
+    let mut rows = Vec::new();
+    for ((victim, alone), (_, attacked)) in alone.noticed.into_iter().zip(attacked.noticed) {
+        let sample = Sample {
+            units: attacked.latency.len(),
+            whole: Some(attacked.whole),
+            elapsed: plan.time,
+            ..Sample::default()
+        };
+        rows.push((victim.name(), beside(sample, &alone.latency, attacked.latency)));
+    }
+    let (alone, learnt) = (alone.learnt, attacked.learnt);
+    let sample = Sample { units: learnt.latency.len(), elapsed: plan.time, ..Sample::default() };
+    let sample = beside(sample, &alone.latency, learnt.latency);
+    let sample = sample.with("unnamed", learnt.unnamed as f64);
+    rows.push((Victim::Kernel.name(), sample.with("lost", learnt.lost.len() as f64)));
+    rows
+}
+
+/// Adds the latencies under attack, and those alone.
+fn beside(sample: Sample, alone: &Histogram<u64>, attacked: Histogram<u64>) -> Sample {
+    let micros =
+        |latency: &Histogram<u64>, quantile| latency.value_at_quantile(quantile) as f64 / 1e3;
+    let ratio = micros(&attacked, 0.99) / micros(alone, 0.99).max(1e-3);
+    Sample { latency: Some(attacked), ..sample }
+        .with_unit("p50 alone", micros(alone, 0.5), Unit::Micros)
+        .with_unit("p99 alone", micros(alone, 0.99), Unit::Micros)
+        .with_unit("max alone", micros(alone, 1.0), Unit::Micros)
+        .with(RATIO, ratio)
+}
+
+/// What the daemon held and wrote.
+fn daemon_row(memory: &Memory, sent: u64, running: &Running, plan: &Plan) -> Sample {
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let mut sample = Sample { elapsed: plan.time, ..Sample::default() }
+        .with("sent by attackers", sent as f64)
+        .with("log KiB", running.log().len() as f64 / 1024.0)
+        .with("peak MiB", mib(memory.peak));
+    let charges = [
+        ("charged MiB", memory.charged),
+        ("at most MiB", memory.charged_at_most),
+        ("bound MiB", memory.bound()),
+    ];
+    for (name, bytes) in charges {
+        if let Some(bytes) = bytes {
+            sample = sample.with(name, mib(bytes));
+        }
+    }
+    sample
+}
+
+/// A client of the control domain that watches all domains and takes no event, as one that was
+/// stopped.
+fn stopped_client(running: &Running) -> Result<Wire> {
+    let cannot = |error| Trouble::io("cannot connect", error);
+    let mut wire = Wire::connect(&running.socket, PATIENCE).map_err(cannot)?;
+    let mut request = Vec::new();
+    let token = "t".repeat(STOPPED_TOKEN_BYTES);
+    append(&mut request, Operation::Watch, 1, 0, &words(&["/local/domain", &token]));
+    wire.send(&request)?;
+    wire.wait()?;
+    Ok(wire)
+}
