@@ -314,3 +314,28 @@ fn stopped_client(running: &Running) -> Result<Wire> {
     wire.wait()?;
     Ok(wire)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::{histogram, record};
+
+    fn seen(replies: u64, lost: &[&str]) -> Seen {
+        let mut latency = histogram();
+        (0..replies).for_each(|_| record(&mut latency, Duration::from_micros(50)));
+        let noticed = vec![(Victim::Toolstack, Noticed { latency, whole: 2 })];
+        let lost = lost.iter().map(|&path| path.to_owned()).collect();
+        Seen { noticed, learnt: Learnt { latency: histogram(), unnamed: 0, lost } }
+    }
+
+    #[test]
+    fn check_fails_on_missing_replies_lost_backends_and_memory_above_its_bound() {
+        let memory = |peak| Memory { peak, charged: Some(0), charged_at_most: Some(4 << 20) };
+        let bound = memory(0).bound().unwrap_or(0);
+        assert_eq!(bound, (5 + 64) << 20);
+        assert!(check(&seen(2, &[]), &memory(bound)).is_ok());
+        assert!(check(&seen(1, &[]), &memory(bound)).is_err());
+        assert!(check(&seen(2, &["/local/domain/0/backend/vif/10/1"]), &memory(bound)).is_err());
+        assert!(check(&seen(2, &[]), &memory(bound + 1)).is_err());
+    }
+}
