@@ -6,7 +6,7 @@ mod world;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use world::{Client, World, at};
+use world::{Client, World, at, commit_error};
 use xenstored::domain::{Domain, Quota};
 use xenstored::store::{Failure, INLINE_NODES_MAX, PINNED_HOMES_MAX, Transaction, Tree, Verb};
 use xenstored::words::{Domid, Errno, RELEASE_DOMAIN, ShardId};
@@ -156,7 +156,7 @@ fn a_conflict_says_what_and_who() {
     let transaction = begun(&mut control);
     client.write("/tool/x/a", "changed").unwrap();
     let Err(failure) = control.commit(transaction) else { panic!("it saw what was changed") };
-    assert_eq!(failure.errno(), Errno::EAGAIN);
+    assert_eq!(commit_error(&failure), Errno::EAGAIN);
     let Failure::Conflict(conflict) = failure else { panic!("{failure:?}") };
     assert_eq!((conflict.verb, conflict.path.as_path()), ("READ", at("/tool/x/a")));
     assert_eq!(conflict.changed_by, Some(Domid(5)));

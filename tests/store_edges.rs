@@ -6,9 +6,9 @@ mod world;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use world::{Client, World, at};
+use world::{Client, World, at, commit_error};
 use xenstored::domain::{Domain, Quota};
-use xenstored::store::{Failure, Generations, Op, TURN_BEGAN, Transaction, Verb};
+use xenstored::store::{Failure, Generations, Op, StoreError, Transaction, Verb};
 use xenstored::words::{Domid, Errno};
 
 /// The nodes of `paths` with these permissions.
@@ -323,15 +323,15 @@ fn who_asked_before_a_turn_changes_nothing() {
     let (mut looks, mut changes) = (Transaction::default(), Transaction::default());
     control.run_in(&mut looks, "/tool/x", Verb::Read).unwrap();
     control.write_in(&mut changes, "/tool/x/a", "").unwrap();
-    world.store.begin_turn();
-    assert_eq!(control.write("/tool/x/b", ""), Err(TURN_BEGAN));
+    world.store.begin_epoch();
+    assert_eq!(control.attempt_write("/tool/x/b", ""), Err(StoreError::StaleEpoch));
     assert_eq!(control.read("/tool/x").as_deref(), Ok(""));
     control.commit(looks).unwrap();
-    let Err(Failure::Turn(changes)) = control.commit(changes) else {
+    let Err(Failure::StaleEpoch(changes)) = control.commit(changes) else {
         panic!("what asked before the turn was committed");
     };
     assert!(!world.has("/tool/x/a") && !world.has("/tool/x/b"));
-    control.caller.turn = world.store.turn();
+    control.caller.epoch = world.store.epoch();
     control.write("/tool/x/b", "").unwrap();
     control.commit(*changes).unwrap();
     assert!(world.has("/tool/x/a") && world.has("/tool/x/b"));
@@ -423,7 +423,7 @@ fn what_was_begun_elsewhere_goes_on_and_conflicts_in_the_end() {
     let shown = control.run_in(&mut transaction, "/tool/a", Verb::Read);
     assert_eq!(shown.as_deref(), Ok(&b"mine"[..]));
     let failure = control.commit(transaction).unwrap_err();
-    assert_eq!(failure.errno(), Errno::EAGAIN);
+    assert_eq!(commit_error(&failure), Errno::EAGAIN);
     assert!(!world.has("/tool/a"));
 }
 

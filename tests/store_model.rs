@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use naive::{Events, Model, Op, PERMS};
 use proptest::prelude::*;
-use world::{Client, World, perms};
+use world::{Client, World, commit_error, perms};
 use xenstored::store::{Transaction, Verb};
 use xenstored::watch::Watcher;
 use xenstored::words::{Domid, Errno, Path, PathSpace, REL_PATH_MAX};
@@ -206,7 +206,8 @@ impl Pair {
         let Some(transaction) = self.open[who].take() else { return };
         let (wanted, events) = self.model.end(who, commit);
         if commit {
-            let got = self.clients[who].commit(transaction).map_err(|failure| failure.errno());
+            let got =
+                self.clients[who].commit(transaction).map_err(|failure| commit_error(&failure));
             assert_eq!(shown(got.map(|()| Vec::new()), true), wanted, "END of {who}");
         }
         self.compare_events(events);

@@ -54,7 +54,7 @@ impl World {
         let weak = Arc::downgrade(&store);
         std::thread::spawn(move || run_reaper(&weak, &queue));
         let domain = registry.get(Domid::CONTROL).expect("the control domain");
-        let control = Caller { domain, subject: Subject::CONTROL, turn: 0, unblocked: None };
+        let control = Caller { domain, subject: Subject::CONTROL, epoch: 0, unblocked: None };
         let (generations, reply) = (Generations::default(), Vec::new());
         let mut world = World { store, control, domains, generations, reply, watches: 0 };
         (1..=domains).for_each(|domid| world.add(Domid(domid)));
@@ -80,7 +80,7 @@ impl World {
     /// The domain, making a request of its own.
     pub fn guest(&self, domid: Domid) -> Caller {
         let domain = self.store.registry().get(domid).expect("a domain that lives");
-        Caller { domain, subject: Subject::guest(domid), turn: 0, unblocked: None }
+        Caller { domain, subject: Subject::guest(domid), epoch: 0, unblocked: None }
     }
 
     /// Permissions for the owner alone.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::{Outcome, TRIES_MAX, divided};
 use crate::shard::Mover;
-use crate::store::{Generations, NodeArc, Op, Seen, TURN_BEGAN, Verb};
+use crate::store::{Generations, NodeArc, Op, Seen, StoreError, Verb};
 use crate::sync::Arc;
 use crate::words::{Domid, Errno, Logged, Path, PathBuf, PermSet};
 
@@ -96,7 +96,7 @@ fn divide(root: &PathBuf, node: &NodeArc) -> (Vec<PathBuf>, Vec<PathBuf>) {
     (goes, stays)
 }
 
-/// Runs one operation of the daemon's own. One that finds that a turn began since it asked is run again,
+/// Runs one operation of the daemon's own. One that finds that an epoch began since it asked is run again,
 /// as any client's is.
 fn change(mover: &Mover, path: Path<'_>, verb: Verb<'_>) -> Result<(), Errno> {
     let (op, mut generations) = (Op { path, verb }, Generations::default());
@@ -109,9 +109,9 @@ fn change(mover: &Mover, path: Path<'_>, verb: Verb<'_>) -> Result<(), Errno> {
                 return Ok(());
             }
             // Another client was faster.
-            Err(Errno::ENOENT) => return Ok(()),
-            Err(TURN_BEGAN) => {}
-            Err(errno) => return Err(errno),
+            Err(StoreError::Refused(Errno::ENOENT)) => return Ok(()),
+            Err(StoreError::Refused(errno)) => return Err(errno),
+            Err(StoreError::StaleEpoch | StoreError::NeedsLock(..)) => {}
         }
     }
     Err(Errno::EAGAIN)

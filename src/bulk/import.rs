@@ -142,7 +142,7 @@ fn outcome(domid: Domid, numbers: Vec<u64>, result: Result<(), Refusal>) -> Outc
     let errno = match &refusal {
         Refusal::Unknown(_) | Refusal::NoTarget(..) => Errno::ENOENT,
         Refusal::Taken(..) | Refusal::Occupied(..) => Errno::EEXIST,
-        Refusal::Nodes(_, GraftError::TurnBegan) => Errno::EAGAIN,
+        Refusal::Nodes(_, GraftError::StaleEpoch) => Errno::EAGAIN,
         Refusal::Nodes(..) => Errno::EINVAL,
     };
     Outcome::failed(domid, errno, refusal)
@@ -208,7 +208,7 @@ fn place(mover: &Mover, arrival: Arrival) -> Result<(Client, Seen), Refusal> {
     let (executed, seen) = loop {
         tries += 1;
         match put_in_place(store, &arrival, &mover.caller(), &mut generations) {
-            Err(Refusal::Nodes(_, GraftError::TurnBegan)) if tries < TRIES_MAX => {}
+            Err(Refusal::Nodes(_, GraftError::StaleEpoch)) if tries < TRIES_MAX => {}
             other => break other?,
         }
     };

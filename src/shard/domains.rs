@@ -196,6 +196,6 @@ impl super::Shared {
     /// The daemon itself, as the one who asks.
     pub(super) fn daemon_caller(&self) -> Caller {
         let domain = Arc::clone(&self.control_domain);
-        Caller { domain, subject: Subject::CONTROL, turn: self.store.turn(), unblocked: None }
+        Caller { domain, subject: Subject::CONTROL, epoch: self.store.epoch(), unblocked: None }
     }
 }

@@ -69,7 +69,7 @@ impl Guards {
         self.any.store(turns.guards(), Ordering::Release);
         let after = turns.counts();
         if (before.begun, before.widened) != (after.begun, after.widened) {
-            store.begin_turn();
+            store.begin_epoch();
         }
         (result, turns.take_woken())
     }

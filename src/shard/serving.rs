@@ -293,13 +293,13 @@ impl Thread {
     /// the control domain's references are not counted by all threads at each pass of a socket.
     pub(super) fn caller(&self, connection: &mut Connection) -> Caller {
         let subject = self.shared.store.registry().subject(&connection.domain);
-        let turn = self.shared.store.turn();
+        let epoch = self.shared.store.epoch();
         match connection.caller.take() {
-            Some(caller) => Caller { subject, turn, ..caller },
+            Some(caller) => Caller { subject, epoch, ..caller },
             None => Caller {
                 domain: Arc::clone(&connection.domain),
                 subject,
-                turn,
+                epoch,
                 unblocked: connection.unblocked.clone(),
             },
         }

@@ -6,7 +6,7 @@ use super::transaction::{Conflict, Outcome, Transaction};
 use super::{Executed, Generations, Store};
 use crate::domain::Quota;
 use crate::sync::Arc;
-use crate::words::{Domid, Errno, Path};
+use crate::words::{Domid, Path};
 
 /// After losing this many races against other commits, the log of a transaction of the control domain is run
 /// under all locks.
@@ -17,32 +17,18 @@ const GUEST_RACES_MAX: usize = 4;
 /// a few tenths of a millisecond. Ordinary transactions are far below.
 const REPLAY_WORK: u64 = 2048;
 
-/// What [`Store::execute`] answers a caller who asked too long ago whether it may write
-/// ([`Caller::turn`]): it is to ask again. No request on a node is answered this on the wire.
-pub const TURN_BEGAN: Errno = Errno::EBUSY;
-
 /// Why a transaction did not commit; nothing of it happened.
 #[derive(Debug)]
 pub enum Failure {
-    /// [`TURN_BEGAN`]: it is as it was, and may be committed again.
-    Turn(Box<Transaction>),
+    /// The caller asked in an earlier epoch whether it may write: the transaction is as it was, and may be committed
+    /// again.
+    StaleEpoch(Box<Transaction>),
     /// Its log is being run again, and others' requests come in between: it is to be committed again.
     Unfinished(Box<Transaction>),
     /// `EAGAIN`: a reply would differ.
     Conflict(Conflict),
     /// `ENOSPC`: what it creates is over a quota.
     Quota,
-}
-
-impl Failure {
-    /// Its error.
-    pub fn errno(&self) -> Errno {
-        match self {
-            Failure::Turn(_) | Failure::Unfinished(_) => TURN_BEGAN,
-            Failure::Conflict(_) => Errno::EAGAIN,
-            Failure::Quota => Errno::ENOSPC,
-        }
-    }
 }
 
 impl Store {
@@ -194,8 +180,8 @@ impl Store {
         locked: &mut Locked<'_>,
         caller: &Caller,
     ) -> Result<Executed, Failure> {
-        if !transaction.effects.changes.is_empty() && caller.turn != self.turn() {
-            return Err(Failure::Turn(Box::new(std::mem::take(transaction))));
+        if !transaction.effects.changes.is_empty() && caller.epoch != self.epoch() {
+            return Err(Failure::StaleEpoch(Box::new(std::mem::take(transaction))));
         }
         self.reserve(transaction, caller)?;
         transaction.touched.swap_in(locked);

@@ -14,8 +14,8 @@ pub struct Caller {
     pub domain: Arc<Domain>,
     /// Its rights at the moment of the request.
     pub subject: Subject,
-    /// [`super::Store::turn`] when it asked whether it may write, or before.
-    pub turn: u64,
+    /// [`super::Store::epoch`] when it asked whether it may write, or before.
+    pub epoch: u64,
     /// Called when its ring may be read again; `None` for those who are never throttled.
     pub unblocked: Option<Unblocked>,
 }

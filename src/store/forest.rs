@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 
 use super::node::{Node, NodeArc};
 use super::tree::{self, Found};
-use super::{Shard, Stop, Store, Tree};
+use super::{Shard, Store, StoreError, Tree};
 use crate::sync::{Arc, RwLockReadGuard, RwLockWriteGuard};
 use crate::words::{Domid, Home, Layout, Path, Perms, ShardId};
 
@@ -17,46 +17,59 @@ pub trait Forest {
     /// The root of a home, to look at; nothing if there is no such home.
     ///
     /// # Errors
-    /// [`Stop::Needs`] if its shard is not locked.
-    fn root(&mut self, home: &Home<'_>) -> Result<Option<&NodeArc>, Stop>;
+    /// [`StoreError::NeedsLock`] if its shard is not locked.
+    fn root(&mut self, home: &Home<'_>) -> Result<Option<&NodeArc>, StoreError>;
 
     /// Says that a home is going to be changed. An operation claims every home that it will change
     /// before it changes the first.
     ///
     /// # Errors
-    /// [`Stop::Needs`] if its shard is not locked exclusively.
-    fn claim(&mut self, home: &Home<'_>) -> Result<(), Stop>;
+    /// [`StoreError::NeedsLock`] if its shard is not locked exclusively.
+    fn claim(&mut self, home: &Home<'_>) -> Result<(), StoreError>;
 
     /// The root of a home, to change what is below it.
     ///
     /// # Errors
     /// As [`Forest::claim`].
-    fn root_mut(&mut self, home: &Home<'_>) -> Result<Option<&mut NodeArc>, Stop>;
+    fn root_mut(&mut self, home: &Home<'_>) -> Result<Option<&mut NodeArc>, StoreError>;
 
     /// Puts a root in the place of a home's, or takes it away; answers the one that was there.
     ///
     /// # Errors
     /// As [`Forest::claim`].
-    fn set_root(&mut self, home: &Home<'_>, root: Option<NodeArc>)
-    -> Result<Option<NodeArc>, Stop>;
+    fn set_root(
+        &mut self,
+        home: &Home<'_>,
+        root: Option<NodeArc>,
+    ) -> Result<Option<NodeArc>, StoreError>;
 
     /// Notes that `owner`'s nodes begin at `path`.
     ///
     /// # Errors
     /// As [`Forest::claim`].
-    fn note_owned(&mut self, home: &Home<'_>, owner: Domid, path: Path<'_>) -> Result<(), Stop>;
+    fn note_owned(
+        &mut self,
+        home: &Home<'_>,
+        owner: Domid,
+        path: Path<'_>,
+    ) -> Result<(), StoreError>;
 
     /// Takes such a note back.
     ///
     /// # Errors
     /// As [`Forest::claim`].
-    fn forget_owned(&mut self, home: &Home<'_>, owner: Domid, path: Path<'_>) -> Result<(), Stop>;
+    fn forget_owned(
+        &mut self,
+        home: &Home<'_>,
+        owner: Domid,
+        path: Path<'_>,
+    ) -> Result<(), StoreError>;
 
     /// The permissions of the node at `path`, if it is there: nothing else of it is seen.
     ///
     /// # Errors
     /// As [`Forest::root`].
-    fn perms(&mut self, home: &Home<'_>, path: Path<'_>) -> Result<Option<Perms>, Stop> {
+    fn perms(&mut self, home: &Home<'_>, path: Path<'_>) -> Result<Option<Perms>, StoreError> {
         Ok(self.get(home, path)?.map(|node| Arc::clone(&node.perms)))
     }
 
@@ -70,7 +83,7 @@ pub trait Forest {
         path: Path<'_>,
         name: &[u8],
         generation: u64,
-    ) -> Result<(), Stop> {
+    ) -> Result<(), StoreError> {
         if let Some(node) = self.get_mut(home, path)? {
             node.insert_child(generation, name, None);
         }
@@ -81,7 +94,7 @@ pub trait Forest {
     ///
     /// # Errors
     /// As [`Forest::root`].
-    fn find(&mut self, home: &Home<'_>, path: Path<'_>) -> Result<Found<'_>, Stop> {
+    fn find(&mut self, home: &Home<'_>, path: Path<'_>) -> Result<Found<'_>, StoreError> {
         Ok(tree::find(self.root(home)?, home, path))
     }
 
@@ -89,7 +102,7 @@ pub trait Forest {
     ///
     /// # Errors
     /// As [`Forest::root`].
-    fn get(&mut self, home: &Home<'_>, path: Path<'_>) -> Result<Option<&NodeArc>, Stop> {
+    fn get(&mut self, home: &Home<'_>, path: Path<'_>) -> Result<Option<&NodeArc>, StoreError> {
         Ok(self.find(home, path)?.node())
     }
 
@@ -98,7 +111,11 @@ pub trait Forest {
     ///
     /// # Errors
     /// As [`Forest::claim`].
-    fn get_mut(&mut self, home: &Home<'_>, path: Path<'_>) -> Result<Option<&mut Node>, Stop> {
+    fn get_mut(
+        &mut self,
+        home: &Home<'_>,
+        path: Path<'_>,
+    ) -> Result<Option<&mut Node>, StoreError> {
         Ok(self.root_mut(home)?.and_then(|root| tree::get_mut(root, home, path)))
     }
 }
@@ -198,9 +215,9 @@ impl<'s> Locked<'s> {
 }
 
 impl Locked<'_> {
-    fn tree_mut(&mut self, home: &Home<'_>) -> Result<&mut Tree, Stop> {
+    fn tree_mut(&mut self, home: &Home<'_>) -> Result<&mut Tree, StoreError> {
         let shard = home.shard;
-        self.shard_mut(shard).map(|shard| &mut shard.tree).ok_or(Stop::Needs(shard, true))
+        self.shard_mut(shard).map(|shard| &mut shard.tree).ok_or(StoreError::NeedsLock(shard, true))
     }
 }
 
@@ -209,16 +226,16 @@ impl Forest for Locked<'_> {
         self.layout
     }
 
-    fn root(&mut self, home: &Home<'_>) -> Result<Option<&NodeArc>, Stop> {
-        let shard = self.shard(home.shard).ok_or(Stop::Needs(home.shard, false))?;
+    fn root(&mut self, home: &Home<'_>) -> Result<Option<&NodeArc>, StoreError> {
+        let shard = self.shard(home.shard).ok_or(StoreError::NeedsLock(home.shard, false))?;
         Ok(shard.tree.root(home))
     }
 
-    fn claim(&mut self, home: &Home<'_>) -> Result<(), Stop> {
+    fn claim(&mut self, home: &Home<'_>) -> Result<(), StoreError> {
         self.tree_mut(home).map(drop)
     }
 
-    fn root_mut(&mut self, home: &Home<'_>) -> Result<Option<&mut NodeArc>, Stop> {
+    fn root_mut(&mut self, home: &Home<'_>) -> Result<Option<&mut NodeArc>, StoreError> {
         Ok(self.tree_mut(home)?.root_mut(home))
     }
 
@@ -226,16 +243,26 @@ impl Forest for Locked<'_> {
         &mut self,
         home: &Home<'_>,
         root: Option<NodeArc>,
-    ) -> Result<Option<NodeArc>, Stop> {
+    ) -> Result<Option<NodeArc>, StoreError> {
         Ok(self.tree_mut(home)?.set_root(home.root, root))
     }
 
-    fn note_owned(&mut self, home: &Home<'_>, owner: Domid, path: Path<'_>) -> Result<(), Stop> {
+    fn note_owned(
+        &mut self,
+        home: &Home<'_>,
+        owner: Domid,
+        path: Path<'_>,
+    ) -> Result<(), StoreError> {
         self.tree_mut(home)?.note_owned(owner, path);
         Ok(())
     }
 
-    fn forget_owned(&mut self, home: &Home<'_>, owner: Domid, path: Path<'_>) -> Result<(), Stop> {
+    fn forget_owned(
+        &mut self,
+        home: &Home<'_>,
+        owner: Domid,
+        path: Path<'_>,
+    ) -> Result<(), StoreError> {
         self.tree_mut(home)?.forget_owned(owner, path);
         Ok(())
     }
@@ -265,16 +292,18 @@ impl Store {
     pub(super) fn with_locks<R>(
         &self,
         mut set: LockSet,
-        mut work: impl FnMut(&mut Locked<'_>) -> Result<R, Stop>,
-    ) -> Result<R, crate::words::Errno> {
+        mut work: impl FnMut(&mut Locked<'_>) -> Result<R, StoreError>,
+    ) -> Result<R, StoreError> {
         for round in 0.. {
             match work(&mut Locked::take(self, &set)) {
                 Ok(result) => return Ok(result),
-                Err(Stop::Refused(errno)) => return Err(errno),
-                Err(Stop::Needs(shard, exclusive)) if round < ROUNDS_MAX => {
+                Err(error @ (StoreError::Refused(_) | StoreError::StaleEpoch)) => {
+                    return Err(error);
+                }
+                Err(StoreError::NeedsLock(shard, exclusive)) if round < ROUNDS_MAX => {
                     set.add(shard, exclusive);
                 }
-                Err(Stop::Needs(..)) => set = LockSet::all(self.layout, true),
+                Err(StoreError::NeedsLock(..)) => set = LockSet::all(self.layout, true),
             }
         }
         unreachable!("with all locks held nothing is needed")

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use thiserror::Error;
 
 use super::context::{Caller, Context, Effects, Ledger};
+use super::error::StoreError;
 use super::forest::{Forest, LockSet, Locked};
 use super::node::{Node, NodeArc, charge_bytes};
-use super::op::Stop;
 use super::tree::{find, get_mut};
 use super::write::mkdir;
 use super::{Executed, Generations, Seen, Store};
@@ -38,20 +38,21 @@ pub enum GraftError {
     /// The owner of a node does not live.
     #[error("{} belongs to domain {}, which is not there", .0.as_path(), .1)]
     NoOwner(PathBuf, Domid),
-    /// A turn began while the locks were waited for.
-    #[error("{}", super::TURN_BEGAN)]
-    TurnBegan,
+    /// An epoch began while the locks were waited for.
+    #[error("another client's transaction went first")]
+    StaleEpoch,
     /// The control domain could not make the nodes above.
     #[error("the nodes above cannot be made: {0}")]
     Above(Errno),
 }
 
 /// What cannot happen with all locks held, and the control domain's rights.
-impl From<Stop> for GraftError {
-    fn from(stop: Stop) -> GraftError {
+impl From<StoreError> for GraftError {
+    fn from(stop: StoreError) -> GraftError {
         match stop {
-            Stop::Refused(errno) => GraftError::Above(errno),
-            Stop::Needs(..) => GraftError::Above(Errno::EAGAIN),
+            StoreError::Refused(errno) => GraftError::Above(errno),
+            StoreError::StaleEpoch => GraftError::StaleEpoch,
+            StoreError::NeedsLock(..) => GraftError::Above(Errno::EAGAIN),
         }
     }
 }
@@ -87,11 +88,11 @@ impl Store {
         let generation = generations.next(self);
         let mut homes = self.grow(scions, generation)?;
         let mut effects = Effects::default();
-        // Not `by`'s, which is older: turns may begin faster than many nodes are built, for ever.
-        let turn = self.turn();
+        // Not `by`'s, which is older: epochs may begin faster than many nodes are built, for ever.
+        let epoch = self.epoch();
         let mut locked = Locked::take(self, &self.locks_above(homes.keys(), true));
-        if turn != self.turn() {
-            return Err(GraftError::TurnBegan);
+        if epoch != self.epoch() {
+            return Err(GraftError::StaleEpoch);
         }
         self.merge(&locked, scions, &mut homes, generation)?;
         let ledger = Ledger::Accounts;
@@ -211,7 +212,7 @@ impl Store {
         home: &Home<'_>,
         grown: Grown<'_>,
         effects: &mut Effects,
-    ) -> Result<(), Stop> {
+    ) -> Result<(), StoreError> {
         let parent = home.root.parent().unwrap_or(Path::ROOT);
         mkdir(cx, locked, parent, effects)?;
         let replaced = locked.set_root(home, Some(grown.root))?;

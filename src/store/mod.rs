@@ -19,6 +19,7 @@ mod check;
 mod commit;
 mod commit_view;
 mod context;
+mod error;
 mod forest;
 mod graft;
 mod node;
@@ -44,8 +45,9 @@ use crossbeam::utils::CachePadded;
 use foldhash::quality::RandomState;
 
 pub use check::{Checked, Findings, Tries, Unsettled, WatchList};
-pub use commit::{Failure, TURN_BEGAN};
+pub use commit::Failure;
 pub use context::{Caller, Removed, Unblocked};
+pub use error::StoreError;
 pub use graft::{GraftError, Scion};
 pub use node::{Node, NodeArc};
 pub use op::{Op, Verb};
@@ -65,7 +67,6 @@ use crate::words::{
 };
 use context::{Change, Changes, Context, Effects, Ledger};
 use forest::{Forest, LockSet, Locked};
-use op::Stop;
 use pins::Pins;
 use recent::Recent;
 use settle::Reaper;
@@ -93,8 +94,8 @@ pub struct Store {
     /// Removals whose subtrees are not settled yet: while there are any, accounts and indexes may
     /// still speak of nodes that are gone.
     unsettled: AtomicU64,
-    /// See [`Store::turn`].
-    turn: AtomicU64,
+    /// See [`Store::epoch`].
+    epoch: AtomicU64,
     reaper: Reaper,
     /// Keyed afresh in each process: guests choose what is hashed.
     hasher: RandomState,
@@ -157,7 +158,7 @@ impl Store {
             outlet,
             generations: AtomicU64::new(1),
             unsettled: AtomicU64::new(0),
-            turn: AtomicU64::new(0),
+            epoch: AtomicU64::new(0),
             reaper,
             hasher: RandomState::default(),
         };
@@ -235,38 +236,38 @@ impl Store {
         trees.map(|shard| shard.tree.clone()).collect()
     }
 
-    /// Whose turn it is to write changes with this number; callers name the one at which they asked
-    /// whether they may.
-    pub fn turn(&self) -> u64 {
-        self.turn.load(Ordering::Acquire)
+    /// Returns the number of the epoch, in which the set of clients that may write stays the same; callers name the
+    /// one in which they asked whether they may.
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
     }
 
-    /// Changes whose turn it is. From here on nothing is changed by a caller who asked before, in
-    /// any tree of which a snapshot is taken after.
-    pub fn begin_turn(&self) {
-        self.turn.fetch_add(1, Ordering::AcqRel);
+    /// Begins an epoch. From here on nothing is changed by a caller that asked before, in any tree of which a snapshot
+    /// is taken after.
+    pub fn begin_epoch(&self) {
+        self.epoch.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Runs one request outside transactions; its reply is appended to `reply`. Cost: that of the
     /// request, and the watches that it fires.
     ///
     /// # Errors
-    /// The request's own, or [`TURN_BEGAN`]; then nothing happened.
+    /// [`StoreError::Refused`] or [`StoreError::StaleEpoch`]; then nothing happened.
     pub fn execute(
         &self,
         caller: &Caller,
         op: &Op<'_>,
         generations: &mut Generations,
         reply: &mut Vec<u8>,
-    ) -> Result<Executed, Errno> {
+    ) -> Result<Executed, StoreError> {
         let writes = op.verb.writes();
         let generation = if writes { generations.next(self) } else { 0 };
         let set = LockSet::one(self.layout.home(op.path).shard, writes);
         let start = reply.len();
         self.with_locks(set, |locked| {
             reply.truncate(start);
-            if writes && caller.turn != self.turn() {
-                return Err(TURN_BEGAN.into());
+            if writes && caller.epoch != self.epoch() {
+                return Err(StoreError::StaleEpoch);
             }
             let mut effects = Effects::default();
             let ledger = Ledger::Accounts;
@@ -340,7 +341,7 @@ fn apply<F: Forest>(
     op: &Op<'_>,
     reply: &mut Vec<u8>,
     effects: &mut Effects,
-) -> Result<(), Stop> {
+) -> Result<(), StoreError> {
     let path = op.path;
     let of_special = matches!(op.verb, Verb::GetPerms | Verb::SetPerms(_));
     if path.is_special() && !of_special {

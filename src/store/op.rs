@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::node::NodeArc;
-use crate::words::{Errno, Path, PathBuf, Perms};
+use crate::words::{Path, PathBuf, Perms};
 
 /// A request on one path.
 #[derive(Clone)]
@@ -130,22 +130,6 @@ impl LoggedOp {
             (other, None) => other.clone(),
         };
         Op { path: self.path.as_path(), verb }
-    }
-}
-
-/// Why an operation did not happen.
-#[derive(Debug)]
-pub enum Stop {
-    /// It is refused: the reply is this error.
-    Refused(Errno),
-    /// It needs a lock that is not held: nothing was changed; begin again with this shard too,
-    /// exclusively if it says so.
-    Needs(crate::words::ShardId, bool),
-}
-
-impl From<Errno> for Stop {
-    fn from(errno: Errno) -> Stop {
-        Stop::Refused(errno)
     }
 }
 

@@ -1,9 +1,9 @@
 //! A transaction's homes as operations see them.
 
 use super::Store;
+use super::error::StoreError;
 use super::forest::{Forest, Locked};
 use super::node::{Node, NodeArc};
-use super::op::Stop;
 use super::touched::{Change, Named, Touched, TouchedHomes};
 use crate::words::{Domid, Home, Layout, Path, Perms};
 
@@ -43,19 +43,23 @@ impl Forest for Own<'_, '_> {
         self.store.layout
     }
 
-    fn root(&mut self, home: &Home<'_>) -> Result<Option<&NodeArc>, Stop> {
+    fn root(&mut self, home: &Home<'_>) -> Result<Option<&NodeArc>, StoreError> {
         Ok(self.touch(home).and_then(|touched| touched.read(home).as_ref()))
     }
 
-    fn claim(&mut self, _home: &Home<'_>) -> Result<(), Stop> {
+    fn claim(&mut self, _home: &Home<'_>) -> Result<(), StoreError> {
         Ok(())
     }
 
-    fn root_mut(&mut self, home: &Home<'_>) -> Result<Option<&mut NodeArc>, Stop> {
+    fn root_mut(&mut self, home: &Home<'_>) -> Result<Option<&mut NodeArc>, StoreError> {
         Ok(self.touch(home).and_then(|touched| touched.write(home).as_mut()))
     }
 
-    fn get_mut(&mut self, home: &Home<'_>, path: Path<'_>) -> Result<Option<&mut Node>, Stop> {
+    fn get_mut(
+        &mut self,
+        home: &Home<'_>,
+        path: Path<'_>,
+    ) -> Result<Option<&mut Node>, StoreError> {
         self.touch(home);
         Ok(self.homes.node_mut(home, path))
     }
@@ -64,21 +68,31 @@ impl Forest for Own<'_, '_> {
         &mut self,
         home: &Home<'_>,
         root: Option<NodeArc>,
-    ) -> Result<Option<NodeArc>, Stop> {
+    ) -> Result<Option<NodeArc>, StoreError> {
         Ok(self.touch(home).and_then(|touched| std::mem::replace(touched.write(home), root)))
     }
 
-    fn note_owned(&mut self, home: &Home<'_>, owner: Domid, path: Path<'_>) -> Result<(), Stop> {
+    fn note_owned(
+        &mut self,
+        home: &Home<'_>,
+        owner: Domid,
+        path: Path<'_>,
+    ) -> Result<(), StoreError> {
         self.index(home, Change::Noted, owner, path);
         Ok(())
     }
 
-    fn forget_owned(&mut self, home: &Home<'_>, owner: Domid, path: Path<'_>) -> Result<(), Stop> {
+    fn forget_owned(
+        &mut self,
+        home: &Home<'_>,
+        owner: Domid,
+        path: Path<'_>,
+    ) -> Result<(), StoreError> {
         self.index(home, Change::Forgotten, owner, path);
         Ok(())
     }
 
-    fn perms(&mut self, home: &Home<'_>, path: Path<'_>) -> Result<Option<Perms>, Stop> {
+    fn perms(&mut self, home: &Home<'_>, path: Path<'_>) -> Result<Option<Perms>, StoreError> {
         Ok(self.touch(home).and_then(|touched| touched.perms(home, path)))
     }
 
@@ -88,7 +102,7 @@ impl Forest for Own<'_, '_> {
         path: Path<'_>,
         name: &[u8],
         generation: u64,
-    ) -> Result<(), Stop> {
+    ) -> Result<(), StoreError> {
         if let Some(touched) = self.touch(home) {
             let (parent, name) = (path.to_buf(), name.into());
             touched.name(home, Named { parent, name, generation });

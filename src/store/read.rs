@@ -3,9 +3,9 @@
 use std::io::Write;
 
 use super::context::Context;
+use super::error::StoreError;
 use super::forest::Forest;
 use super::node::Node;
-use super::op::Stop;
 use super::tree::Found;
 use crate::sync::Arc;
 use crate::words::{Access, Errno, PAYLOAD_BYTES_MAX, Path, Perms};
@@ -20,7 +20,7 @@ pub fn with_node<F: Forest, R>(
     path: Path<'_>,
     wanted: Access,
     look: impl FnOnce(&Node) -> R,
-) -> Result<R, Stop> {
+) -> Result<R, StoreError> {
     let home = forest.layout().home(path);
     let errno = match forest.get(&home, path)? {
         Some(node) if cx.access(&node.perms).allows(wanted) => return Ok(look(node)),
@@ -38,7 +38,7 @@ pub fn refusal<F: Forest>(
     path: Path<'_>,
     errno: Errno,
     wanted: Access,
-) -> Result<Errno, Stop> {
+) -> Result<Errno, StoreError> {
     let parent = path.parent().unwrap_or(Path::ROOT);
     let (perms, _) = nearest(forest, parent)?;
     let granted = cx.access(&perms);
@@ -50,7 +50,7 @@ pub fn refusal<F: Forest>(
 ///
 /// # Errors
 /// Besides a lock that is needed: `EIO` if there is no root, which cannot be.
-pub fn nearest<F: Forest>(forest: &mut F, path: Path<'_>) -> Result<(Perms, usize), Stop> {
+pub fn nearest<F: Forest>(forest: &mut F, path: Path<'_>) -> Result<(Perms, usize), StoreError> {
     let mut at = path;
     loop {
         let home = forest.layout().home(at);
@@ -71,7 +71,7 @@ pub fn read<F: Forest>(
     forest: &mut F,
     path: Path<'_>,
     reply: &mut Vec<u8>,
-) -> Result<(), Stop> {
+) -> Result<(), StoreError> {
     with_node(cx, forest, path, Access::READ, |node| reply.extend_from_slice(node.value()))
 }
 
@@ -84,7 +84,7 @@ pub fn directory<F: Forest>(
     forest: &mut F,
     path: Path<'_>,
     reply: &mut Vec<u8>,
-) -> Result<(), Stop> {
+) -> Result<(), StoreError> {
     with_node(cx, forest, path, Access::READ, |node| {
         if node.children().names_bytes() > PAYLOAD_BYTES_MAX {
             return Err(Errno::E2BIG.into());
@@ -105,7 +105,7 @@ pub fn directory_part<F: Forest>(
     path: Path<'_>,
     offset: usize,
     reply: &mut Vec<u8>,
-) -> Result<(), Stop> {
+) -> Result<(), StoreError> {
     with_node(cx, forest, path, Access::READ, |node| {
         let start = reply.len();
         // A vector in memory takes every write.
@@ -135,7 +135,7 @@ pub fn get_perms<F: Forest>(
     forest: &mut F,
     path: Path<'_>,
     reply: &mut Vec<u8>,
-) -> Result<(), Stop> {
+) -> Result<(), StoreError> {
     with_node(cx, forest, path, Access::READ, |node| {
         for entry in node.perms.shown(cx.registry.births()) {
             reply.push(entry.access.letter());

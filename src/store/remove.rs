@@ -1,9 +1,9 @@
 //! RM: cutting subtrees off, whatever their size, at the cost of a path.
 
 use super::context::{Change, Context, Effects, Removed};
+use super::error::StoreError;
 use super::forest::Forest;
 use super::node::NodeArc;
-use super::op::Stop;
 use super::read::refusal;
 use crate::sync::Arc;
 use crate::words::{Access, Errno, Path, PathBuf, has_homes_below};
@@ -18,7 +18,7 @@ pub fn rm<F: Forest>(
     forest: &mut F,
     path: Path<'_>,
     effects: &mut Effects,
-) -> Result<(), Stop> {
+) -> Result<(), StoreError> {
     if path.is_root() {
         return Err(Errno::EINVAL.into());
     }
@@ -44,7 +44,7 @@ pub fn cut<F: Forest>(
     cx: &Context<'_>,
     forest: &mut F,
     path: Path<'_>,
-) -> Result<Option<Change>, Stop> {
+) -> Result<Option<Change>, StoreError> {
     let layout = forest.layout();
     let (home, parent) = (layout.home(path), path.parent().ok_or(Errno::EINVAL)?);
     let parent_home = layout.home(parent);
@@ -79,7 +79,7 @@ pub fn cut<F: Forest>(
 
 /// The homes strictly below `path`. Only directories that can hold homes are looked through, so the
 /// cost is that of what lies directly in those.
-fn homes_below<F: Forest>(forest: &mut F, path: Path<'_>) -> Result<Vec<PathBuf>, Stop> {
+fn homes_below<F: Forest>(forest: &mut F, path: Path<'_>) -> Result<Vec<PathBuf>, StoreError> {
     let mut homes = Vec::new();
     let mut todo = vec![path.to_buf()];
     while let Some(path) = todo.pop() {

@@ -5,10 +5,10 @@ use super::context::{Caller, Context, Effects, Ledger};
 use super::forest::{LockSet, Locked};
 use super::remove::cut;
 use super::write::set_perms;
-use super::{Executed, Generations, Store};
+use super::{Executed, Generations, Store, StoreError};
 use crate::domain::Domain;
 use crate::sync::Arc;
-use crate::words::{Domid, Entry, Errno, Path, PathBuf, PermSet, ShardId};
+use crate::words::{Domid, Entry, Path, PathBuf, PermSet, ShardId};
 
 impl Store {
     /// Removes every node of dead incarnations of `domain`'s number, with what lies below, and
@@ -48,7 +48,7 @@ impl Store {
         domain: &Domain,
         by: &Caller,
         generation: u64,
-    ) -> Result<Executed, Errno> {
+    ) -> Result<Executed, StoreError> {
         let home = self.layout.home(path);
         self.with_locks(LockSet::one(shard, true), |locked: &mut Locked<'_>| {
             let Some(here) = locked.shard_mut(shard) else { return Ok(Executed::default()) };

@@ -10,8 +10,9 @@ use std::fmt;
 use std::hash::{BuildHasher, Hasher};
 
 use super::context::{Caller, Change, Context, Deltas, Effects, Ledger};
+use super::error::StoreError;
 use super::forest::Locked;
-use super::op::{LoggedOp, Op, Stop, Verb};
+use super::op::{LoggedOp, Op, Verb};
 use super::own::Own;
 use super::touched::TouchedHomes;
 use super::{Generations, Store, apply};
@@ -268,8 +269,10 @@ impl Store {
         effects.changes[known..].iter_mut().for_each(|change| credit_removed(&mut cx, change));
         match result {
             Ok(()) => Ok(()),
-            Err(Stop::Refused(errno)) => Err(errno),
-            Err(Stop::Needs(..)) => unreachable!("a transaction has every home"),
+            Err(StoreError::Refused(errno)) => Err(errno),
+            Err(StoreError::StaleEpoch | StoreError::NeedsLock(..)) => {
+                unreachable!("a transaction has every home, and END asks for the epoch")
+            }
         }
     }
 }

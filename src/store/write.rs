@@ -5,9 +5,9 @@ use std::cmp::Ordering;
 use smallvec::SmallVec;
 
 use super::context::{Context, Effects};
+use super::error::StoreError;
 use super::forest::Forest;
 use super::node::{Child, Node, NodeArc, charge_bytes, size};
-use super::op::Stop;
 use super::read::{nearest, refusal};
 use super::tree::{Found, is_boundary};
 use crate::sync::Arc;
@@ -23,7 +23,7 @@ pub fn write<F: Forest>(
     path: Path<'_>,
     value: &[u8],
     effects: &mut Effects,
-) -> Result<(), Stop> {
+) -> Result<(), StoreError> {
     let home = forest.layout().home(path);
     forest.claim(&home)?;
     let node = match forest.find(&home, path)? {
@@ -61,7 +61,7 @@ pub fn mkdir<F: Forest>(
     forest: &mut F,
     path: Path<'_>,
     effects: &mut Effects,
-) -> Result<(), Stop> {
+) -> Result<(), StoreError> {
     let home = forest.layout().home(path);
     match forest.find(&home, path)? {
         Found::Node(node) if cx.access(&node.perms).allows(Access::WRITE) => Ok(()),
@@ -87,7 +87,7 @@ fn create<F: Forest>(
     above: Option<(Perms, usize)>,
     value: &[u8],
     effects: &mut Effects,
-) -> Result<(), Stop> {
+) -> Result<(), StoreError> {
     let (ancestor, at) = match above {
         Some(above) => above,
         None => nearest(forest, home.root.parent().ok_or(Errno::EIO)?)?,
@@ -145,7 +145,7 @@ impl<'p> Branch<'p> {
     }
 
     /// Asks for every lock: each missing node may be the root of a home elsewhere.
-    fn claim<F: Forest>(&self, forest: &mut F) -> Result<(), Stop> {
+    fn claim<F: Forest>(&self, forest: &mut F) -> Result<(), StoreError> {
         forest.claim(&self.home)?;
         let mut last = self.home;
         for above in self.missing.iter().chain([&self.anchor]) {
@@ -166,7 +166,7 @@ impl<'p> Branch<'p> {
         value: &[u8],
         perms: &Perms,
         boundary: bool,
-    ) -> Result<(), Stop> {
+    ) -> Result<(), StoreError> {
         let mut node = Node::new(Arc::clone(perms), cx.generation, value);
         let above = self.missing.iter().skip(1).map(|path| (path, false));
         let above = above.chain([(&self.anchor, true)]);
@@ -210,7 +210,7 @@ pub fn set_perms<F: Forest>(
     path: Path<'_>,
     perms: &Perms,
     effects: &mut Effects,
-) -> Result<(), Stop> {
+) -> Result<(), StoreError> {
     let home = forest.layout().home(path);
     forest.claim(&home)?;
     // Under the lock, so that no owner dies between the check and the sweep of its nodes.
@@ -257,7 +257,7 @@ fn reindex<F: Forest>(
     home: &Home<'_>,
     path: Path<'_>,
     (before, after): (Domid, Domid),
-) -> Result<(), Stop> {
+) -> Result<(), StoreError> {
     forest.forget_owned(home, before, path)?;
     if is_boundary(forest.root(home)?, home, path, after) {
         forest.note_owned(home, after, path)?;

@@ -24,7 +24,7 @@ use shuttle::thread::scope;
 use world::{World, perms};
 use xenstored::domain::{Domain, Quota};
 use xenstored::shard::{Answer, Asker, Gathered, Guards, Share, Signal, Turns, shares};
-use xenstored::store::{Failure, Removed, TURN_BEGAN, Transaction, Verb};
+use xenstored::store::{Failure, Removed, StoreError, Transaction, Verb};
 use xenstored::words::{Domid, Errno};
 
 /// How many orders each scheduler tries in a test.

@@ -141,7 +141,7 @@ fn in_its_turn_a_transaction_commits() {
             let paths = [world::at(PATH).to_buf()];
             let (answer, _) = guards.with(&world.store, now, |turns| turns.ask(asker, &paths, now));
             if answer == Answer::Yours {
-                client.caller.turn = world.store.turn();
+                client.caller.epoch = world.store.epoch();
                 let mut transaction = Transaction::default();
                 change(&mut client, &mut transaction);
                 client.commit(transaction).unwrap();
@@ -150,7 +150,7 @@ fn in_its_turn_a_transaction_commits() {
         };
         // As a thread does it; who has to wait gives up.
         let waits = |client: &mut world::Client, number| {
-            client.caller.turn = world.store.turn();
+            client.caller.epoch = world.store.epoch();
             let wait = |turns: &mut Turns| turns.wait(asker(number), [world::at(PATH)]).is_some();
             guards.any() && guards.with(&world.store, now, wait).0
         };
@@ -159,7 +159,10 @@ fn in_its_turn_a_transaction_commits() {
             || takes_a_turn(2),
             || {
                 let mut client = world.control();
-                while !waits(&mut client, 3) && client.write(PATH, "3") == Err(TURN_BEGAN) {}
+                while !waits(&mut client, 3)
+                    && client.attempt_write(PATH, "3") == Err(StoreError::StaleEpoch)
+                {
+                }
             },
             || {
                 let mut client = world.control();
@@ -167,7 +170,7 @@ fn in_its_turn_a_transaction_commits() {
                 change(&mut client, &mut transaction);
                 while !waits(&mut client, 4) {
                     match client.commit(transaction) {
-                        Err(Failure::Turn(again)) => transaction = *again,
+                        Err(Failure::StaleEpoch(again)) => transaction = *again,
                         _ => break,
                     }
                 }

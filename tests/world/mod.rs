@@ -11,7 +11,7 @@ use xenstored::domain::{Domain, Limits, Quota, Registry};
 use xenstored::store::{
     Caller, Executed, Generations, Node, NodeArc, Op, Store, Transaction, Tree, Verb,
 };
-use xenstored::store::{Done, Failure, Removed, Settlement, Unblocked, reaper};
+use xenstored::store::{Done, Failure, Removed, Settlement, StoreError, Unblocked, reaper};
 use xenstored::sync::Arc;
 use xenstored::watch::{Batch, Entry, Event, Outlet, Watcher};
 use xenstored::words::{Domid, Entry as PermEntry, Errno, Layout, Path, PathBuf, PermSet, Perms};
@@ -108,7 +108,7 @@ impl World {
     /// The same, with a function that is called when its requests may go on.
     pub fn throttled(&self, domain: &Arc<Domain>, unblocked: Option<Unblocked>) -> Client {
         let subject = self.registry.subject(domain);
-        let caller = Caller { domain: Arc::clone(domain), subject, turn: 0, unblocked };
+        let caller = Caller { domain: Arc::clone(domain), subject, epoch: 0, unblocked };
         let generations = Generations::default();
         Client { store: Arc::clone(&self.store), caller, generations }
     }
@@ -225,6 +225,23 @@ fn owned(tree: &Tree) -> Vec<(Domid, PathBuf)> {
     tree.owned().cloned().collect()
 }
 
+/// The error of a reply.
+fn refusal(error: StoreError) -> Errno {
+    match error {
+        StoreError::Refused(errno) => errno,
+        StoreError::StaleEpoch | StoreError::NeedsLock(..) => panic!("{error}"),
+    }
+}
+
+/// The error of the reply to a commit that failed.
+pub fn commit_error(failure: &Failure) -> Errno {
+    match failure {
+        Failure::Conflict(_) => Errno::EAGAIN,
+        Failure::Quota => Errno::ENOSPC,
+        Failure::StaleEpoch(_) | Failure::Unfinished(_) => panic!("{failure:?}"),
+    }
+}
+
 /// One who asks, as one thread of the daemon asks for it.
 pub struct Client {
     store: Arc<Store>,
@@ -240,12 +257,26 @@ impl Client {
 
     /// The same, with what is left of it: the ticket.
     pub fn execute(&mut self, path: &str, verb: Verb<'_>) -> Result<(Vec<u8>, Executed), Errno> {
+        self.attempt(path, verb).map_err(refusal)
+    }
+
+    /// The same of a client whose epoch may be over.
+    pub fn attempt(
+        &mut self,
+        path: &str,
+        verb: Verb<'_>,
+    ) -> Result<(Vec<u8>, Executed), StoreError> {
         let mut reply = Vec::new();
         let op = Op { path: at(path), verb };
         let mut executed =
             self.store.execute(&self.caller, &op, &mut self.generations, &mut reply)?;
         assert!(self.store.settle(std::mem::take(&mut executed.removed)).is_none());
         Ok((reply, executed))
+    }
+
+    /// Writes a value, unless the client's epoch is over.
+    pub fn attempt_write(&mut self, path: &str, value: &str) -> Result<(), StoreError> {
+        self.attempt(path, Verb::Write(Cow::Borrowed(value.as_bytes()))).map(drop)
     }
 
     pub fn read(&mut self, path: &str) -> Result<String, Errno> {
@@ -264,7 +295,8 @@ impl Client {
     pub fn begin_rm(&mut self, path: &str) -> Result<Vec<Removed>, Errno> {
         let op = Op { path: at(path), verb: Verb::Rm };
         let reply = &mut Vec::new();
-        Ok(self.store.execute(&self.caller, &op, &mut self.generations, reply)?.removed)
+        let executed = self.store.execute(&self.caller, &op, &mut self.generations, reply);
+        Ok(executed.map_err(refusal)?.removed)
     }
 
     /// SET_PERMS of entries like `n0 r5`, stamped with the present.

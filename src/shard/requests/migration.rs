@@ -69,8 +69,8 @@ impl Shared {
         let Ok(path) = Path::parse(path.as_bytes()) else { return };
         let op = Op { path, verb: Verb::Write(Cow::Borrowed(value.as_bytes())) };
         let (caller, mut generations) = (self.daemon_caller(), Generations::default());
-        if let Err(errno) = self.store.execute(&caller, &op, &mut generations, &mut Vec::new()) {
-            tracing::error!(%errno, path = %op.path, "it is not announced");
+        if let Err(error) = self.store.execute(&caller, &op, &mut generations, &mut Vec::new()) {
+            tracing::error!(%error, path = %op.path, "it is not announced");
         }
     }
 }

@@ -6,7 +6,7 @@ use super::{Connection, Outcome, RequestContext, Thread, transaction};
 use crate::domain::{FEATURE_DOMID_ANY, Quota};
 use crate::protocol::operations::NodeRequest;
 use crate::protocol::{ReplySlot, Strings};
-use crate::store::{Op, TURN_BEGAN, Verb};
+use crate::store::{Op, StoreError, Verb};
 use crate::sync::Arc;
 use crate::words::{Domid, Entry, Errno, Path, PathSpace, PermSet, Perms};
 
@@ -31,11 +31,11 @@ pub fn serve(cx: &mut RequestContext<'_>, path: &[u8], request: NodeRequest<'_>)
     let out = cx.connection.output.buffer();
     // Through the reference: a count of the store's own would be changed by all threads, for each request.
     match cx.thread.shared.store.execute(cx.caller, &op, &mut cx.thread.generations, out) {
-        Err(TURN_BEGAN) => {
+        Err(StoreError::StaleEpoch | StoreError::NeedsLock(..)) => {
             slot.cancel(out);
             return Outcome::Again;
         }
-        Err(errno) => {
+        Err(StoreError::Refused(errno)) => {
             let start = slot.finish(out, Err(errno));
             cx.connection.replied(cx.thread.number, start, None);
         }

@@ -117,15 +117,19 @@ fn commit(cx: &mut RequestContext<'_>, open: OpenTransaction) -> Option<OpenTran
         }
         Err(failure) => failure,
     };
-    let errno = failure.errno();
     match failure {
-        Failure::Turn(transaction) | Failure::Unfinished(transaction) => {
+        Failure::StaleEpoch(transaction) | Failure::Unfinished(transaction) => {
             return Some(OpenTransaction { transaction: *transaction, ..open });
         }
-        Failure::Conflict(conflict) => cx.thread.note_conflict(cx.connection, conflict),
-        Failure::Quota => cx.thread.forget_failed(cx.connection),
+        Failure::Conflict(conflict) => {
+            cx.thread.note_conflict(cx.connection, conflict);
+            cx.reply(Err(Errno::EAGAIN));
+        }
+        Failure::Quota => {
+            cx.thread.forget_failed(cx.connection);
+            cx.reply(Err(Errno::ENOSPC));
+        }
     }
-    cx.reply(Err(errno));
     None
 }
 

@@ -44,7 +44,7 @@ impl World {
 
     fn run(&mut self, path: &str, verb: Verb<'_>) -> Executed {
         let domain = self.store.registry.get(Domid::CONTROL).unwrap();
-        let caller = Caller { domain, subject: Subject::CONTROL, turn: 0, unblocked: None };
+        let caller = Caller { domain, subject: Subject::CONTROL, epoch: 0, unblocked: None };
         let path = Path::parse(path.as_bytes()).unwrap();
         let op = Op { path, verb };
         self.store.execute(&caller, &op, &mut self.generations, &mut Vec::new()).unwrap()
@@ -233,7 +233,7 @@ fn a_sweep_that_is_under_way_is_waited_for() {
     let domain = world.store.registry.get(Domid(5)).unwrap();
     assert!(world.store.registry.bury(&domain));
     let control = world.store.registry.get(Domid::CONTROL).unwrap();
-    let by = Caller { domain: control, subject: Subject::CONTROL, turn: 0, unblocked: None };
+    let by = Caller { domain: control, subject: Subject::CONTROL, epoch: 0, unblocked: None };
     let World { store, generations } = &mut world;
     let found = std::thread::scope(|scope| {
         let check = scope.spawn(|| store.check().ok().unwrap().findings.len());
