@@ -27,12 +27,6 @@ pub trait Forest {
     /// [`StoreError::NeedsLock`] if its shard is not locked exclusively.
     fn claim(&mut self, home: &Home<'_>) -> Result<(), StoreError>;
 
-    /// The root of a home, to change what is below it.
-    ///
-    /// # Errors
-    /// As [`Forest::claim`].
-    fn root_mut(&mut self, home: &Home<'_>) -> Result<Option<&mut NodeArc>, StoreError>;
-
     /// Puts a root in the place of a home's, or takes it away; answers the one that was there.
     ///
     /// # Errors
@@ -111,13 +105,8 @@ pub trait Forest {
     ///
     /// # Errors
     /// As [`Forest::claim`].
-    fn get_mut(
-        &mut self,
-        home: &Home<'_>,
-        path: Path<'_>,
-    ) -> Result<Option<&mut Node>, StoreError> {
-        Ok(self.root_mut(home)?.and_then(|root| tree::get_mut(root, home, path)))
-    }
+    fn get_mut(&mut self, home: &Home<'_>, path: Path<'_>)
+    -> Result<Option<&mut Node>, StoreError>;
 }
 
 /// Which shards to lock, and how; in the order in which locks are taken.
@@ -235,8 +224,17 @@ impl Forest for Locked<'_> {
         self.tree_mut(home).map(drop)
     }
 
-    fn root_mut(&mut self, home: &Home<'_>) -> Result<Option<&mut NodeArc>, StoreError> {
-        Ok(self.tree_mut(home)?.root_mut(home))
+    fn get_mut(
+        &mut self,
+        home: &Home<'_>,
+        path: Path<'_>,
+    ) -> Result<Option<&mut Node>, StoreError> {
+        let shard = self.shard_mut(home.shard).ok_or(StoreError::NeedsLock(home.shard, true))?;
+        let Some(root) = shard.tree.root_mut(home) else { return Ok(None) };
+        let mut copied_bytes = 0;
+        let node = tree::get_mut_counted(root, home, path, &mut copied_bytes);
+        shard.pins.replaced(copied_bytes as u64);
+        Ok(node)
     }
 
     fn set_root(

@@ -51,7 +51,7 @@ pub use error::StoreError;
 pub use graft::{GraftError, Scion};
 pub use node::{Node, NodeArc};
 pub use op::{Op, Verb};
-pub use pins::PINNED_HOMES_MAX;
+pub use pins::{PINNED_HOMES_MAX, REPLACED_BYTES_MAX};
 pub use seen::Seen;
 pub use settle::{Done, INLINE_NODES_MAX, Settlement, reaper, run_reaper};
 pub use sizes::Sizes;
@@ -77,6 +77,7 @@ pub struct Shard {
     tree: Tree,
     watches: Trie,
     recent: Recent,
+    pins: Arc<Pins>,
 }
 
 /// The whole store.
@@ -87,6 +88,8 @@ pub struct Store {
     shards: Box<[CachePadded<RwLock<Shard>>]>,
     /// Of each shard.
     pins: Box<[Arc<Pins>]>,
+    /// See [`Pins::new`].
+    replaced: Arc<AtomicU64>,
     upper: CachePadded<Upper>,
     registry: Arc<Registry>,
     outlet: Arc<dyn Outlet>,
@@ -142,17 +145,21 @@ impl Store {
         outlet: Arc<dyn Outlet>,
         reaper: Reaper,
     ) -> Store {
-        let shard = |_| {
+        let replaced: Arc<AtomicU64> = Arc::default();
+        let pins: Box<[_]> = layout.all().map(|_| Pins::new(Arc::clone(&replaced))).collect();
+        let shard = |pins: &Arc<Pins>| {
             CachePadded::new(RwLock::new(Shard {
                 tree: Tree::default(),
                 watches: Trie::default(),
                 recent: Recent::new(),
+                pins: Arc::clone(pins),
             }))
         };
         let store = Store {
             layout,
-            shards: layout.all().map(shard).collect(),
-            pins: layout.all().map(|_| Arc::default()).collect(),
+            shards: pins.iter().map(shard).collect(),
+            pins,
+            replaced,
             upper: CachePadded::default(),
             registry,
             outlet,
@@ -221,6 +228,12 @@ impl Store {
     /// before their time, the oldest first. Cost: a load for each shard.
     pub fn pins_too_much(&self) -> bool {
         self.pins.iter().any(|pins| pins.count() > PINNED_HOMES_MAX)
+    }
+
+    /// How many bytes were replaced up to now that snapshots may keep; those of a snapshot that was taken
+    /// when it was `n` are at most the difference to `n`. Cost: a load.
+    pub fn replaced_bytes(&self) -> u64 {
+        self.replaced.load(Ordering::Relaxed)
     }
 
     fn shard(&self, shard: ShardId) -> &RwLock<Shard> {

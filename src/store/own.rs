@@ -51,10 +51,6 @@ impl Forest for Own<'_, '_> {
         Ok(())
     }
 
-    fn root_mut(&mut self, home: &Home<'_>) -> Result<Option<&mut NodeArc>, StoreError> {
-        Ok(self.touch(home).and_then(|touched| touched.write(home).as_mut()))
-    }
-
     fn get_mut(
         &mut self,
         home: &Home<'_>,

@@ -39,16 +39,22 @@ impl Settlement {
     /// Visits up to `limit` nodes: credits their owners and frees what nobody else holds. Answers
     /// whether nothing is left.
     fn step(&mut self, store: &Store, limit: usize) -> bool {
+        let (mut kept_bytes, mut shard) = (0, None);
         for _ in 0..limit {
             let Some((path, node, owner_above, credited)) = self.todo.pop() else { break };
             let owner = node.perms.owner();
             if owner != Domid::CONTROL && owner_above != Some(owner) {
                 self.boundaries.push((owner, path.clone()));
             }
+            let bytes = node.charge_bytes(path.as_path().name());
             if !credited && let Some(domain) = store.registry.owner(owner, node.perms.stamp()) {
                 domain.account.release(Quota::Nodes, 1);
-                let bytes = node.charge_bytes(path.as_path().name());
                 domain.account.release(Quota::Memory, bytes);
+            }
+            // A snapshot keeps what no account is charged with from here on.
+            if !NodeArc::is_unique(&node) {
+                kept_bytes += bytes;
+                shard.get_or_insert_with(|| store.layout.home(path.as_path()).shard);
             }
             for (name, child) in node.children().iter() {
                 if let Some(child) = child {
@@ -58,6 +64,9 @@ impl Settlement {
             }
             // The children are held above, so this frees the node alone, if it was the last.
             drop(node);
+        }
+        if let Some(shard) = shard {
+            store.pins[usize::from(shard.0)].replaced(kept_bytes);
         }
         for (owner, path) in self.boundaries.drain(..) {
             store.forget_stale(owner, path.as_path());

@@ -7,7 +7,7 @@ use super::Shard;
 use super::forest::{LockSet, Locked};
 use super::node::{Node, NodeArc};
 use super::pins::Pin;
-use super::tree::{find, get_mut, get_mut_counted};
+use super::tree::{find, get_mut_counted};
 use crate::sync::Arc;
 use crate::words::{Domid, Home, Path, PathBuf, Perms, ShardId};
 
@@ -32,6 +32,8 @@ pub struct Touched {
     usage: Usage,
     /// Changes of the index of owners, in their order.
     index: Vec<(Change, Domid, PathBuf)>,
+    /// What the copies take that were made to name homes, in bytes.
+    named_bytes: usize,
     _pin: Pin,
 }
 
@@ -70,7 +72,8 @@ impl Touched {
     /// A home that nothing of was seen yet.
     pub fn new(shard: ShardId, root: Option<NodeArc>, pin: Pin) -> Touched {
         let usage = Usage::Names { seen: Vec::new(), named: Vec::new() };
-        Touched { shard, base: root.clone(), root, usage, index: Vec::new(), _pin: pin }
+        let (base, index, named_bytes) = (root.clone(), Vec::new(), 0);
+        Touched { shard, base, root, usage, index, named_bytes, _pin: pin }
     }
 
     /// The root, of which from here on anything may be seen.
@@ -79,7 +82,7 @@ impl Touched {
             let named = std::mem::take(named);
             self.usage = if named.is_empty() { Usage::Reads } else { Usage::Writes };
             if let Some(root) = &mut self.root {
-                Named::put(&named, root, home);
+                Named::put(&named, root, home, &mut self.named_bytes);
             }
         }
         &self.root
@@ -121,7 +124,7 @@ impl Touched {
         }
         self.usage = Usage::Writes;
         if let Some(root) = &mut self.root {
-            Named::put(&[named], root, home);
+            Named::put(&[named], root, home, &mut self.named_bytes);
         }
     }
 
@@ -149,9 +152,9 @@ impl Touched {
 
 impl Named {
     /// Gives the nodes below `root` these children.
-    fn put(names: &[Named], root: &mut NodeArc, home: &Home<'_>) {
+    fn put(names: &[Named], root: &mut NodeArc, home: &Home<'_>, copied_bytes: &mut usize) {
         for Named { parent, name, generation } in names {
-            if let Some(node) = get_mut(root, home, parent.as_path()) {
+            if let Some(node) = get_mut_counted(root, home, parent.as_path(), copied_bytes) {
                 node.insert_child(*generation, name, None);
             }
         }
@@ -222,18 +225,21 @@ impl TouchedHomes {
     /// Puts what was written into the store. What it was remains here, so nothing is freed. Cost: the
     /// homes, the names, and the changes of the index of owners.
     pub fn swap_in(&mut self, locked: &mut Locked<'_>) {
+        let mut copied_bytes = self.copied_bytes;
         for (path, touched) in &mut self.homes {
             let home = Home { shard: touched.shard, root: path.as_path() };
-            let Some(Shard { tree, .. }) = locked.shard_mut(touched.shard) else { continue };
+            let Some(Shard { tree, pins, .. }) = locked.shard_mut(touched.shard) else { continue };
             match &touched.usage {
                 Usage::Names { named, .. } if !named.is_empty() => {
                     if let Some(root) = tree.root_mut(&home) {
-                        Named::put(named, root, &home);
+                        Named::put(named, root, &home, &mut copied_bytes);
                     }
                 }
                 Usage::Names { .. } | Usage::Reads => {}
                 Usage::Writes => drop(tree.set_root(home.root, touched.root.take())),
             }
+            // Other transactions may keep what this one replaced. Which shard counts it makes no difference.
+            pins.replaced((std::mem::take(&mut copied_bytes) + touched.named_bytes) as u64);
             for (change, owner, path) in touched.index.drain(..) {
                 match change {
                     Change::Noted => tree.note_owned(owner, path.as_path()),

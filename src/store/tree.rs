@@ -65,7 +65,8 @@ pub fn get_mut<'t>(root: &'t mut NodeArc, home: &Home<'_>, path: Path<'_>) -> Op
     Some(node)
 }
 
-/// As [`get_mut`], and adds up what the copies take, in bytes.
+/// As [`get_mut`], and adds up what the copies take, in bytes: what is copied stays with the snapshots that
+/// keep it.
 pub fn get_mut_counted<'t>(
     root: &'t mut NodeArc,
     home: &Home<'_>,

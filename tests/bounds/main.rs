@@ -4,6 +4,7 @@
 mod common;
 
 mod charges;
+mod copies;
 mod events;
 mod replays;
 

@@ -205,8 +205,10 @@ impl Thread {
             && open.snapshots_from.is_none()
         {
             open.snapshots_from = Some(self.now);
-            let (since, place, connection) = (self.now, connection.place, connection.id);
-            self.snapshots.push_back(Snapshot { since, place, connection, transaction: id });
+            let (since, replaced) = (self.now, self.shared.store.replaced_bytes());
+            let (place, connection) = (connection.place, connection.id);
+            let snapshot = Snapshot { since, replaced, place, connection, transaction: id };
+            self.snapshots.push_back(snapshot);
         }
     }
 

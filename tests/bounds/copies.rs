@@ -1,0 +1,79 @@
+//! What snapshots of open transactions keep beside the tree: no account is charged for it, so it is bounded.
+
+use super::all_ok;
+use super::common::{Control, World, op};
+
+/// What is replaced beside snapshots may be kept up to this, and what a pass and the allocator add.
+const KEPT_BYTES_MAX: u64 = (8 << 20) + (8 << 20);
+/// Levels of the chain that is copied, each with a value.
+const LEVELS: usize = 900;
+const VALUE_BYTES: usize = 1900;
+
+/// A chain of directories with long values in the home of domain 5.
+fn chain(world: &mut World) -> String {
+    let guest = world.guest(5);
+    guest.write(&vec!["a"; LEVELS].join("/"), "v").unwrap();
+    let value = "v".repeat(VALUE_BYTES);
+    let writes = (1..LEVELS).map(|depth| {
+        (op::WRITE, 0, format!("{}\0{value}", vec!["a"; depth].join("/")).into_bytes())
+    });
+    all_ok(&guest.pipeline(&writes.collect::<Vec<_>>()));
+    vec!["a"; LEVELS].join("/")
+}
+
+/// A transaction that has taken a snapshot of the home of domain 5.
+fn snapshot(world: &mut World) -> u32 {
+    let guest = world.guest(5);
+    let tx = guest.start().unwrap();
+    guest.request(op::READ, tx, b"a\0").unwrap();
+    tx
+}
+
+/// Each write copies the whole chain beside a new snapshot, which would keep the versions for a second.
+#[test]
+fn copies_beside_snapshots_are_bounded() {
+    for shards in [1, 4] {
+        let mut world = World::new(Control::Socket, shards);
+        let deepest = chain(&mut world);
+        let before = world.daemon.resident_bytes();
+        let mut transactions = Vec::new();
+        for round in 0..100 {
+            transactions.push(snapshot(&mut world));
+            world.guest(5).write(&deepest, &round.to_string()).unwrap();
+        }
+        let grown = world.daemon.resident_bytes().saturating_sub(before);
+        println!("{shards} shards: grown by {grown} bytes");
+        assert!(grown < KEPT_BYTES_MAX, "{grown} bytes are kept for 100 snapshots");
+        // All go on: nothing that they saw has changed.
+        for tx in transactions {
+            world.guest(5).request(op::READ, tx, b"a\0").unwrap();
+            world.guest(5).commit(tx).unwrap();
+        }
+        world.check_store();
+    }
+}
+
+/// Nodes that are removed and credited are kept by snapshots, too.
+#[test]
+fn removed_nodes_beside_snapshots_are_bounded() {
+    for shards in [1, 4] {
+        let mut world = World::new(Control::Socket, shards);
+        world.guest(5).write("a", "v").unwrap();
+        let before = world.daemon.resident_bytes();
+        let mut transactions = Vec::new();
+        for _ in 0..40 {
+            let value = "v".repeat(VALUE_BYTES);
+            let writes = (0..500)
+                .map(|i| (op::WRITE, 0, format!("t/{}/{}\0{value}", i / 25, i % 25).into_bytes()));
+            let guest = world.guest(5);
+            all_ok(&guest.pipeline(&writes.collect::<Vec<_>>()));
+            transactions.push(snapshot(&mut world));
+            world.guest(5).rm("t").unwrap();
+        }
+        let grown = world.daemon.resident_bytes().saturating_sub(before);
+        println!("{shards} shards: grown by {grown} bytes");
+        assert!(grown < KEPT_BYTES_MAX, "{grown} bytes are kept for 40 snapshots");
+        transactions.into_iter().for_each(|tx| _ = world.guest(5).commit(tx).unwrap());
+        world.check_store();
+    }
+}
