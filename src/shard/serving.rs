@@ -15,6 +15,9 @@ use crate::transport::{Disconnect, Input, RingError, Transport};
 
 /// Requests of one connection in one pass; the rest waits its turn.
 const REQUESTS_PER_PASS: usize = 64;
+/// What its transactions may cost before the pass ends, in nodes that are created, removed or looked up when a
+/// log is run again: a few tenths of a millisecond.
+const WORK_PER_PASS: u64 = 2048;
 /// Bytes read from a socket at a time: enough for a batch of ordinary requests.
 pub const READ_BYTES: usize = 16 << 10;
 /// Capacity that an output buffer keeps when its client has everything.
@@ -206,6 +209,7 @@ impl Thread {
     ) -> Result<usize, Disconnect> {
         let mut stream = stage;
         connection.more_input = false;
+        self.work = 0;
         for _ in 0..REQUESTS_PER_PASS {
             match frame(stream) {
                 Frame::Incomplete(_) => return Ok(stage.len() - stream.len()),
@@ -229,7 +233,7 @@ impl Thread {
                     stream = rest;
                     self.take_events(connection);
                     self.backlog = self.backlog.max(self.shared.mailboxes.backlog());
-                    if !self.may_read(connection) {
+                    if self.work > WORK_PER_PASS || !self.may_read(connection) {
                         break;
                     }
                 }

@@ -80,6 +80,9 @@ pub struct Thread {
     pub(super) may_deliver: usize,
     /// Taken from the mailbox's events and too much for a pass, the oldest first.
     pub(super) undelivered: VecDeque<Message>,
+    /// What the transactions of the connection that is being served have cost in this pass; see
+    /// [`Transaction::work`](crate::store::Transaction::work).
+    pub(super) work: u64,
     pub(super) generations: Generations,
     /// Numbers for connections and watches.
     pub(super) sequence: u64,
@@ -128,6 +131,7 @@ impl Thread {
             inbox: VecDeque::new(),
             may_deliver: WEIGHT_PER_PASS,
             undelivered: VecDeque::new(),
+            work: 0,
             generations: Generations::default(),
             sequence: 0,
             stage: Vec::with_capacity(READ_BYTES + MESSAGE_BYTES_MAX),

@@ -155,7 +155,8 @@ impl Store {
             }
             // A name is a step of the descent, and most have some bytes.
             let steps = op.path.bytes().len() as u64 / 4;
-            *work = work.saturating_sub(1 + steps + (transaction.deltas.work - before));
+            transaction.deltas.work += 1 + steps;
+            *work = work.saturating_sub(transaction.deltas.work - before);
             // Not under locks, as what it shared with may be the last of a tree.
             if locked.is_none() && outcome == logged.outcome {
                 transaction.share_anew(&self.layout, &mut logged.op);

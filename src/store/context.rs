@@ -55,8 +55,10 @@ pub struct Deltas {
     pub charged_bytes: u64,
     /// The last request was refused for the memory that the transaction would keep.
     pub is_full: bool,
-    /// Nodes that were created and removed: what running the log again costs beside its requests.
+    /// Nodes that were created and removed, and requests that were run again with the steps to their nodes.
     pub work: u64,
+    /// Nodes of others that were removed.
+    removed: u64,
 }
 
 /// The change of one owner's use.
@@ -150,6 +152,37 @@ impl Context<'_> {
             return Err(Errno::ENOSPC);
         }
         self.change_of(own, signed(nodes), signed(bytes));
+        Ok(())
+    }
+
+    /// Whether what is removed is credited with the request, so that as much can be created anew: what a
+    /// guest removes in a transaction.
+    pub fn credits_at_once(&self) -> bool {
+        matches!(self.ledger, Ledger::Transaction(_)) && !self.caller.subject.privileged
+    }
+
+    /// Counts the nodes of others below `roots`, which the transaction is about to remove, against the
+    /// caller's quota `transaction-nodes`: each is visited when it is credited, and again with each replay. The
+    /// caller's own are bounded by its quota `nodes`. Cost: the nodes, of others' so many as the quota admits.
+    ///
+    /// # Errors
+    /// `ENOSPC`.
+    pub fn count_removed(&mut self, roots: &[NodeArc]) -> Result<(), Errno> {
+        let (own, quota) = (&self.caller.domain, Quota::TransactionNodes);
+        let Ledger::Transaction(deltas) = &mut self.ledger else { return Ok(()) };
+        let limit = self.registry.limit(own, quota);
+        let mut removed = deltas.removed;
+        let mut todo: Vec<_> = roots.iter().collect();
+        while let Some(node) = todo.pop() {
+            deltas.work += 1;
+            removed += u64::from(node.perms.owner() != own.domid);
+            if limit != 0 && removed > u64::from(limit) {
+                self.registry.refuse(own, quota, self.path);
+                return Err(Errno::ENOSPC);
+            }
+            todo.extend(node.children().iter().filter_map(|(_, child)| child.as_ref()));
+        }
+        deltas.removed = removed;
         Ok(())
     }
 

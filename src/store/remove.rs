@@ -40,8 +40,11 @@ pub fn rm<F: Forest>(
 }
 
 /// Cuts off what is at `path` and the homes below it; nothing if nothing is there.
+///
+/// # Errors
+/// `ENOSPC` for a guest's transaction that removes too many nodes of others.
 pub fn cut<F: Forest>(
-    cx: &Context<'_>,
+    cx: &mut Context<'_>,
     forest: &mut F,
     path: Path<'_>,
 ) -> Result<Option<Change>, StoreError> {
@@ -53,6 +56,13 @@ pub fn cut<F: Forest>(
     forest.claim(&home)?;
     for home in &homes {
         forest.claim(&layout.home(home.as_path()))?;
+    }
+    if cx.credits_at_once() {
+        let mut roots: Vec<_> = forest.get(&home, path)?.cloned().into_iter().collect();
+        for home in &homes {
+            roots.extend(forest.root(&layout.home(home.as_path()))?.cloned());
+        }
+        cx.count_removed(&roots)?;
     }
 
     let Some(parent) = forest.get_mut(&parent_home, parent)? else { return Ok(None) };

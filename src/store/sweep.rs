@@ -77,7 +77,7 @@ impl Store {
                 }
                 return Ok(Executed::default());
             }
-            let mut changes = cut(&cx, locked, path)?.into_iter().collect();
+            let mut changes = cut(&mut cx, locked, path)?.into_iter().collect();
             Ok(self.conclude(locked, None, &mut changes, by))
         })
     }

@@ -6,6 +6,7 @@ mod common;
 mod charges;
 mod copies;
 mod events;
+mod removals;
 mod replays;
 
 use common::{Client, Reply, op};

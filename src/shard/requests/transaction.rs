@@ -61,7 +61,9 @@ fn execute_caught_up(cx: &mut RequestContext<'_>, op: &Op<'_>, id: u32) -> Resul
     let store = &thread.shared.store;
     let out = connection.output.buffer();
     let generations = &mut thread.generations;
+    let before = open.transaction.work();
     let result = store.execute_in(&mut open.transaction, caller, op, generations, out);
+    thread.work += open.transaction.work().saturating_sub(before);
     // A request beyond the quota of requests is not kept, and what one creates or copies is.
     open.recharge(&caller.domain, caller.subject.privileged);
     result
@@ -108,6 +110,8 @@ fn waits_for_guard(cx: &mut RequestContext<'_>, id: u32) -> bool {
 
 /// Commits and replies, or gives the transaction back if it has to ask again whether it may.
 fn commit(cx: &mut RequestContext<'_>, open: OpenTransaction) -> Option<OpenTransaction> {
+    // All of it may be run again.
+    cx.thread.work += open.transaction.work() + open.transaction.len() as u64;
     let store = &cx.thread.shared.store;
     let failure = match store.commit(open.transaction, cx.caller, &mut cx.thread.generations) {
         Ok(executed) => {
@@ -194,7 +198,9 @@ impl Thread {
             return true;
         }
         let (store, generations) = (&self.shared.store, &mut self.generations);
+        let before = open.transaction.work();
         let has_caught_up = store.catch_up(&mut open.transaction, caller, generations);
+        self.work += open.transaction.work().saturating_sub(before);
         open.recharge(&caller.domain, caller.subject.privileged);
         has_caught_up
     }
