@@ -10,7 +10,7 @@
 //! The promise: a client with one transaction at a time that needs less than [`TURN_TIME_MAX`] from
 //! the reply to START to END fails at most [`CONFLICTS_BEFORE_TURN`] times, and once more for each
 //! further path that others change. It does not hang on timing: the store refuses, under the lock, a
-//! change whose caller asked whether it may write before the turn began ([`Store::begin_turn`]); the
+//! change whose caller asked whether it may write before the turn began ([`Store::begin_epoch`]); the
 //! transaction's snapshots are taken after. Not promised: anything about what all domains' homes are
 //! below, and against the deaths of domains.
 
