@@ -165,7 +165,8 @@ fn field(line: &str, name: &str) -> usize {
 #[test]
 fn a_client_that_stops_reading_is_named_once_and_at_its_end() {
     for shards in ["1", "4"] {
-        let daemon = Daemon::start_with(&["--shards", shards, "-w", "watch-event=2"]);
+        // Longer than the writing takes on a busy machine, in which the slow client reads nothing.
+        let daemon = Daemon::start_with(&["--shards", shards, "-w", "watch-event=6"]);
         let mut world = World::around(daemon, Control::Socket);
         world.client("dom0.deaf").watch("/x", "t").unwrap();
         let mut slow = world.daemon.connect();
@@ -178,8 +179,8 @@ fn a_client_that_stops_reading_is_named_once_and_at_its_end() {
         }
         // Another takes something before each timeout, and is behind all the same.
         let started = Instant::now();
-        while started.elapsed() < Duration::from_secs(3) {
-            let _ = slow.read(&mut [0; 40_000]).unwrap();
+        while started.elapsed() < Duration::from_secs(7) {
+            let _ = slow.read(&mut [0; 15_000]).unwrap();
             std::thread::sleep(Duration::from_millis(150));
         }
         let line = line_of_this_process(&world.daemon, "a client does not read");

@@ -134,7 +134,8 @@ fn wrl_is_who_is_held_back() {
     assert!(world.log().contains("wrl a guard is set path=/local/domain/5/hot"));
     let waits = lines(&mut world, "wrl", 5);
     assert!(waits.iter().any(|line| line.starts_with("waits for a guard")), "{waits:?}");
-    // At its quota its ring is not read.
+    // Above its quota its ring is not read while a part of a reply waits for room there.
+    world.admin.write(path, &"4".repeat(1500)).unwrap();
     world.admin.set_quota(Some(5), "memory", 1);
     world.guest(5).send(op::READ, 0, "hot\0");
     until(&mut world, "wrl", 5, "a quota decides whether it is read domid=5 throttled=true");
