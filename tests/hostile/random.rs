@@ -105,7 +105,7 @@ fn random_payload(random: &mut Random, kind: u32) -> Vec<u8> {
     let right: &[u8] = match kind {
         op::WATCH | op::UNWATCH => b"/a\0T\0",
         op::TRANSACTION_END => b"T\0",
-        op::SET_PERMS => b"x\0n0\0",
+        op::SET_PERMS => b"x\0n5\0",
         op::DIRECTORY_PART => b"/\x000\0",
         op::GET_QUOTA => b"nodes\0",
         _ => b"",
