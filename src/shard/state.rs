@@ -147,7 +147,7 @@ pub fn next(state: DomainState, event: Event) -> Next {
         Event::Exported(mark) => exported(state, mark),
         Event::Outdated => outdated(state),
         Event::Release(carried) => release(state, carried),
-        Event::ReleaseWithMark(client) => release_with_mark(state, client),
+        Event::ReleaseWithMark(client) => release_with_mark(state, *client),
         Event::ImportBegins(settings) => import_begins(state, settings),
         Event::ImportEnds(moved) => import_ends(state, moved),
         Event::Discard => discard(state),
@@ -262,10 +262,10 @@ fn release(state: DomainState, carried: Option<Box<Carried>>) -> Next {
     }
 }
 
-fn release_with_mark(state: DomainState, client: Box<Client>) -> Next {
+fn release_with_mark(state: DomainState, client: Client) -> Next {
     match state {
         DomainState::Exported(mark) | DomainState::ArrivedIntroduced(_, Some(mark)) => {
-            let moved = Moved { client: *client, seen: mark.seen };
+            let moved = Moved { client, seen: mark.seen };
             (DomainState::Left(Box::new(moved)), done())
         }
         state if state.presence().is_introduced() => (state, Err(Errno::EAGAIN)),

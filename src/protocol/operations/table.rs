@@ -109,25 +109,23 @@ const fn row(
 
 /// The numbers of Xen's operations are below this; the extensions follow one another.
 const XEN_NUMBERS: usize = Operation::SetQuota as usize + 1;
-/// No operation has this number.
-const NONE: u8 = u8::MAX;
-/// Where in the table the row of each of Xen's numbers is, since every request looks it up.
-static INDEX: [u8; XEN_NUMBERS] = {
-    let mut index = [NONE; XEN_NUMBERS];
+/// The rows of Xen's numbers, since every request looks one up.
+static ROWS: [Option<&Row>; XEN_NUMBERS] = {
+    let mut rows = [None; XEN_NUMBERS];
     let mut at = 0;
     while (TABLE[at].operation as usize) < XEN_NUMBERS {
-        index[TABLE[at].operation as usize] = at as u8;
+        rows[TABLE[at].operation as usize] = Some(&TABLE[at]);
         at += 1;
     }
-    index
+    rows
 };
 
 impl Row {
     /// Returns the row of a number; `None` for numbers without an operation. Cost: constant for Xen's operations,
     /// a look at each extension for others.
     pub fn of(number: u32) -> Option<&'static Row> {
-        match INDEX.get(number as usize) {
-            Some(&at) => TABLE.get(usize::from(at)),
+        match ROWS.get(number as usize) {
+            Some(&row) => row,
             None => TABLE.iter().rev().find(|row| row.operation as u32 == number),
         }
     }
