@@ -52,28 +52,3 @@ fn copies_beside_snapshots_are_bounded() {
         world.check_store();
     }
 }
-
-/// Nodes that are removed and credited are kept by snapshots, too.
-#[test]
-fn removed_nodes_beside_snapshots_are_bounded() {
-    for shards in [1, 4] {
-        let mut world = World::new(Control::Socket, shards);
-        world.guest(5).write("a", "v").unwrap();
-        let before = world.daemon.resident_bytes();
-        let mut transactions = Vec::new();
-        for _ in 0..40 {
-            let value = "v".repeat(VALUE_BYTES);
-            let writes = (0..500)
-                .map(|i| (op::WRITE, 0, format!("t/{}/{}\0{value}", i / 25, i % 25).into_bytes()));
-            let guest = world.guest(5);
-            all_ok(&guest.pipeline(&writes.collect::<Vec<_>>()));
-            transactions.push(snapshot(&mut world));
-            world.guest(5).rm("t").unwrap();
-        }
-        let grown = world.daemon.resident_bytes().saturating_sub(before);
-        println!("{shards} shards: grown by {grown} bytes");
-        assert!(grown < KEPT_BYTES_MAX, "{grown} bytes are kept for 40 snapshots");
-        transactions.into_iter().for_each(|tx| _ = world.guest(5).commit(tx).unwrap());
-        world.check_store();
-    }
-}
