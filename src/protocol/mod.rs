@@ -10,4 +10,4 @@ pub use args::{Strings, decimal, one_string, strings, text};
 pub use frame::{Frame, HEADER_BYTES, Header, MESSAGE_BYTES_MAX, REQUEST_PAYLOAD_BYTES_MAX, frame};
 pub use operations::{ERROR, Operation, WATCH_EVENT, message_name};
 pub use reply::{ReplySlot, append_error, append_event, append_reply};
-pub use token::{escape, unescape};
+pub use token::escape;

@@ -32,7 +32,7 @@ pub const RING_PAUSE_BYTES: usize = 8 << 10;
 pub const RING_COLLAPSE_BYTES: usize = 64 << 10;
 /// The control domain's kernel gets more. It learns of all backends by one watch, and an event that names
 /// none of them tells it nothing: of a hundred domains that start at once 64 KiB wait for it, of 10,000 more
-/// than 16 MiB. Guests cannot fill it: what they cause holds a ticket.
+/// than 16 MiB. A ticket holds back each guest that fills it, by requests and not by bytes.
 pub const KERNEL_COLLAPSE_BYTES: usize = 64 << 20;
 
 /// What a transaction that no quota binds is charged with at a time, in bytes. All toolstacks have one

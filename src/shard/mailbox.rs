@@ -72,8 +72,9 @@ pub struct Mailbox {
 /// With this weight undelivered in any mailbox, no request is taken of a guest that has caused some of it
 /// already: a few milliseconds' work.
 const WEIGHT_FULL: u64 = 1 << 16;
-/// With this weight undelivered in any mailbox no request is taken at all. Only the control domain's clients
-/// get here, which are not held back before: some 60 MB if each watch is on a path of its own.
+/// With this weight undelivered in any mailbox no request is taken at all: some 60 MB if each watch is on a path
+/// of its own. The control domain's clients get here, which are not held back before, and guests whose single
+/// commits match very many watches, since what a request causes is known only afterwards.
 const WEIGHT_MAX: u64 = 1 << 20;
 
 /// How far the delivery of events is behind.

@@ -117,7 +117,7 @@ impl Thread {
         Ok(number)
     }
 
-    /// Returns the connection of a domain that is to be released, given the mark of an export.
+    /// Returns the connection that a RELEASE with the mark of an export ends.
     ///
     /// # Errors
     /// `EAGAIN` if the mark does not stand for what is there now.
@@ -223,7 +223,7 @@ impl Thread {
             self.insert_transaction(connection, id, Transaction::reserved());
         }
         connection.is_quiesced = true;
-        connection.additions = self.next_number();
+        connection.outdate(self.next_number());
         seen
     }
 }

@@ -109,7 +109,7 @@ impl Thread {
                 thread.leave_turns(connection);
             }
             connection.is_quiesced = true;
-            connection.additions = thread.next_number();
+            connection.outdate(thread.next_number());
             connection.output.forget_tickets();
             trace::object(thread.number, connection, format_args!("quiesce"));
         });

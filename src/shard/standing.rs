@@ -1,4 +1,5 @@
-//! The state of a domain, for a toolstack that goes on with a move which another tool began.
+//! Where the states of domains are kept and led to the next, and what a toolstack sees of them that goes on with a
+//! move which another tool began.
 
 use super::moving::Mark;
 use super::state::{DomainState, Effects, Event, next};

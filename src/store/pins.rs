@@ -4,8 +4,8 @@
 use crate::sync::{Arc, AtomicU32, AtomicU64, Ordering};
 
 /// So many homes of one shard may be pinned; beyond it snapshots are given up before their time, the
-/// oldest first. One guest's transactions pin at most 10,240 (the default quotas of transactions and of
-/// their requests), so a single one cannot make others give up theirs.
+/// oldest first. What a guest's transactions keep of their own is charged in its quota `memory`, which ends at some
+/// 6,000 homes by default, so a single guest cannot make others give up theirs.
 pub const PINNED_HOMES_MAX: u32 = 16_384;
 /// A snapshot that is older than so many replaced bytes, of all shards, is given up: what the snapshots of
 /// all transactions keep beside the tree is at most this. Ordinary transactions are over long before.

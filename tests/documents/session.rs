@@ -52,7 +52,7 @@ impl Session {
         Session { world, shell, input, output, folder }
     }
 
-    /// A text's commands, with the names of this session for those in the text.
+    /// A text's commands, with the names of this run for those in the text.
     fn of_this(&self, text: &str) -> String {
         let socket = self.world.daemon.path("socket");
         let folder = socket.parent().unwrap().to_str().unwrap();

@@ -81,11 +81,6 @@ impl Operation {
     pub fn name(self) -> &'static str {
         self.row().name
     }
-
-    /// Whether Xen does not have it: clients find it by its node in `/tool/xenstored/operations`.
-    pub fn is_extension(self) -> bool {
-        self as u32 >= Operation::Quiesce as u32
-    }
 }
 
 /// Returns the name of any message, for people: of a request, a reply or an event.
@@ -101,18 +96,14 @@ pub fn message_name(number: u32) -> &'static str {
 /// commands that are no request (`control`). `-d` in front of the arguments asks for watches with their depth.
 pub fn command<'a>(words: &[&'a [u8]]) -> Option<Result<Request<'a>, Errno>> {
     let (name, arguments) = words.split_first()?;
-    let (depth, arguments) = match arguments {
-        [b"-d", rest @ ..] => (true, rest),
-        _ => (false, arguments),
-    };
-    let (operation, arguments) = match (*name, depth) {
-        (b"get-domain-watches", true) => (Operation::GetDomainWatchesDepth, arguments),
-        (b"add-domain-watches", true) => (Operation::AddDomainWatchesDepth, arguments),
-        (b"get-domain-watches", false) => (Operation::GetDomainWatches, arguments),
-        (b"add-domain-watches", false) => (Operation::AddDomainWatches, arguments),
-        (b"quiesce", _) => (Operation::Quiesce, &words[1..]),
-        (b"unquiesce", _) => (Operation::Unquiesce, &words[1..]),
-        (b"start-domain-transaction", _) => (Operation::StartDomainTransaction, &words[1..]),
+    let (operation, arguments) = match (*name, arguments) {
+        (b"get-domain-watches", [b"-d", rest @ ..]) => (Operation::GetDomainWatchesDepth, rest),
+        (b"add-domain-watches", [b"-d", rest @ ..]) => (Operation::AddDomainWatchesDepth, rest),
+        (b"get-domain-watches", _) => (Operation::GetDomainWatches, arguments),
+        (b"add-domain-watches", _) => (Operation::AddDomainWatches, arguments),
+        (b"quiesce", _) => (Operation::Quiesce, arguments),
+        (b"unquiesce", _) => (Operation::Unquiesce, arguments),
+        (b"start-domain-transaction", _) => (Operation::StartDomainTransaction, arguments),
         _ => return None,
     };
     match operation.row().parser {

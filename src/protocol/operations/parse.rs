@@ -257,7 +257,7 @@ fn limited_depth(digits: &[u8]) -> Result<u16, Errno> {
     Ok(u16::try_from(decimal::<u32>(digits)?).unwrap_or(u16::MAX))
 }
 
-/// Returns all strings if they are so many.
+/// Returns the strings if there are exactly `N`.
 fn exactly<const N: usize>(mut strings: Strings<'_>) -> Result<[&[u8]; N], Errno> {
     let mut all = [&[][..]; N];
     for slot in &mut all {

@@ -11,7 +11,7 @@ use crate::client::{payload, words};
 
 /// Watches of a guest: the quota's default. Peers allow fewer, and refuse the others.
 const WATCHES: usize = 1024;
-/// Nodes that a guest commits at once, in so many directories: what its quota of nodes allows.
+/// Nodes that a guest commits at once, in [`DIRECTORIES`] directories: what its quota of nodes allows.
 const NODES: usize = 990;
 const DIRECTORIES: usize = 30;
 /// Pairs of requests in a long transaction: its quota is 1,024 requests.
