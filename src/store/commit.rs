@@ -144,10 +144,13 @@ impl Store {
             && *work > 0
         {
             let (op, before) = (logged.op.op(), transaction.deltas.work);
+            let known = transaction.effects.changes.len();
             reply.clear();
             let generation = generations.next(self);
             let result = self.replay_one(transaction, locked, caller, &op, generation, &mut reply);
             let outcome = Outcome::of(&op.verb, result, &reply, &self.hasher);
+            let changes = &mut transaction.effects.changes[known..];
+            changes.iter_mut().for_each(|change| change.share(&logged.op.path));
             if outcome != logged.outcome && transaction.doomed.is_none() {
                 let changed_by = self.changed_by(op.path);
                 let (verb, path) = (op.verb.name(), op.path.to_buf());

@@ -262,6 +262,16 @@ pub struct Change {
     pub removed: Vec<Removed>,
 }
 
+impl Change {
+    /// Lets its paths share their bytes with `path` where they are equal to it.
+    pub fn share(&mut self, path: &PathBuf) {
+        let removed = self.removed.iter_mut().map(|removed| &mut removed.path);
+        for own in removed.chain([&mut self.path]).filter(|own| **own == *path) {
+            own.clone_from(path);
+        }
+    }
+}
+
 /// A subtree that was cut off.
 #[derive(Clone)]
 pub struct Removed {

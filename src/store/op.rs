@@ -98,9 +98,9 @@ pub struct LoggedOp {
 const SHARED_VALUE_BYTES: usize = 128;
 
 impl LoggedOp {
-    /// Copies an operation; of a written value that is long the node where it lies, if that is `written`.
-    pub fn of(op: &Op<'_>, written: Option<&NodeArc>) -> LoggedOp {
-        let path = op.path.to_buf();
+    /// Copies an operation, whose path is `path`; of a written value that is long the node where it lies, if
+    /// that is `written`.
+    pub fn of(op: &Op<'_>, path: PathBuf, written: Option<&NodeArc>) -> LoggedOp {
         let written = written.cloned();
         let verb = match &written {
             Some(_) => Verb::Write(Cow::Borrowed(&[])),

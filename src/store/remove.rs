@@ -71,20 +71,14 @@ pub fn cut<F: Forest>(
     let root = if home.root == path { forest.set_root(&home, None)? } else { child };
     let Some(root) = root else { return Ok(None) };
     let after = Arc::clone(&root.perms);
-    let mut removed = vec![Removed { path: path.to_buf(), root, credited: false }];
+    let (shard, path) = (home.shard, path.to_buf());
+    let mut removed = vec![Removed { path: path.clone(), root, credited: false }];
     for path in homes {
         if let Some(root) = forest.set_root(&layout.home(path.as_path()), None)? {
             removed.push(Removed { path, root, credited: false });
         }
     }
-    Ok(Some(Change {
-        path: path.to_buf(),
-        shard: home.shard,
-        before: None,
-        after,
-        parent: Some(parent_perms),
-        removed,
-    }))
+    Ok(Some(Change { path, shard, before: None, after, parent: Some(parent_perms), removed }))
 }
 
 /// The homes strictly below `path`. Only directories that can hold homes are looked through, so the

@@ -164,10 +164,18 @@ impl Transaction {
         std::mem::replace(self, kept)
     }
 
+    /// A copy of a request's path, which shares its bytes with the change that the request made, if it did.
+    fn path_of(&self, op: &Op<'_>) -> PathBuf {
+        match self.effects.changes.last() {
+            Some(change) if change.path.as_path() == op.path => change.path.clone(),
+            _ => op.path.to_buf(),
+        }
+    }
+
     fn note(&mut self, home: &Home<'_>, op: &Op<'_>, outcome: Outcome) {
         let is_shared = op.has_long_value() && !outcome.is_refused();
         let written = if is_shared { self.touched.node(home, op.path) } else { None };
-        let logged = LoggedOp::of(op, written);
+        let logged = LoggedOp::of(op, self.path_of(op), written);
         self.log_bytes += Self::bytes_of(op) - logged.shared_bytes();
         self.shared_bytes += logged.shared_bytes();
         self.saw_quota |= outcome == Outcome::Refused(Errno::ENOSPC);

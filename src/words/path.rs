@@ -227,14 +227,15 @@ impl fmt::Display for Path<'_> {
 const INLINE_BYTES_MAX: usize = 22;
 
 /// An owned [`Path`], in 24 bytes. Short ones lie in it: a home is found by its path, and would else be
-/// compared in a place of its own.
+/// compared in a place of its own. Copies of a longer one share its bytes: a guest chooses how long paths are,
+/// and a transaction keeps each in its log, its change and what it removed.
 #[derive(Clone)]
 pub struct PathBuf(Repr);
 
 #[derive(Clone)]
 enum Repr {
     Inline(u8, [u8; INLINE_BYTES_MAX]),
-    Boxed(Box<[u8]>),
+    Shared(triomphe::Arc<[u8]>),
 }
 
 const _: () = assert!(size_of::<PathBuf>() == 24);
@@ -247,7 +248,7 @@ impl PathBuf {
                 place.copy_from_slice(bytes);
                 Repr::Inline(len, inline)
             }
-            _ => Repr::Boxed(bytes.into()),
+            _ => Repr::Shared(bytes.into()),
         })
     }
 
@@ -255,7 +256,7 @@ impl PathBuf {
     pub fn as_path(&self) -> Path<'_> {
         match &self.0 {
             Repr::Inline(len, bytes) => Path(&bytes[..usize::from(*len)]),
-            Repr::Boxed(bytes) => Path(bytes),
+            Repr::Shared(bytes) => Path(bytes),
         }
     }
 }
