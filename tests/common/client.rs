@@ -90,10 +90,10 @@ impl Client {
     pub fn pipeline(&mut self, requests: &[(u32, u32, Vec<u8>)]) -> Vec<Reply> {
         let mut replies = Vec::with_capacity(requests.len());
         for some in requests.chunks(32) {
-            let batch: Vec<u8> = some
-                .iter()
-                .flat_map(|(kind, tx, payload)| self.compose(*kind, *tx, payload))
-                .collect();
+            let mut batch = Vec::new();
+            for (kind, tx, payload) in some {
+                batch.extend_from_slice(&self.compose(*kind, *tx, payload));
+            }
             self.send_raw(&batch);
             replies.extend(some.iter().map(|_| self.reply()));
         }
@@ -241,13 +241,14 @@ impl Client {
     fn sort_input(&mut self) {
         while let Some(message) = Message::take(&mut self.input) {
             let name = &self.name;
-            let payload = show(&message.payload);
+            // Only for failures: it takes time.
+            let payload = || show(&message.payload);
             self.arrived.push(message.kind);
             if message.kind == op::WATCH_EVENT {
-                assert_eq!((message.req, message.tx), (0, 0), "{name}: event {payload}");
+                assert_eq!((message.req, message.tx), (0, 0), "{name}: event {}", payload());
                 let strings: Vec<_> = message.payload.split(|&byte| byte == 0).collect();
                 let [path, token, b""] = strings[..] else {
-                    panic!("{name}: an event is two strings, not {payload}");
+                    panic!("{name}: an event is two strings, not {}", payload());
                 };
                 let [path, token] = [path, token].map(String::from_utf8_lossy);
                 self.events.push_back(format!("{path}|{token}"));
@@ -255,14 +256,14 @@ impl Client {
             }
             let awaited = self.awaited.pop_front();
             let awaited = awaited.unwrap_or_else(|| panic!("{name}: unasked {message:?}"));
-            assert_eq!(message.req, awaited.req, "{name}: replies out of order: {payload}");
-            assert_eq!(message.tx, awaited.tx, "{name}: transaction of {payload}");
+            assert_eq!(message.req, awaited.req, "{name}: replies out of order: {}", payload());
+            assert_eq!(message.tx, awaited.tx, "{name}: transaction of {}", payload());
             self.replies.push_back(if message.kind == op::ERROR {
-                let error = payload.strip_suffix('|').expect("an error ends in NUL").to_owned();
+                let error = payload().strip_suffix('|').expect("an error ends in NUL").to_owned();
                 assert!(super::wire::ERRORS.contains(&error.as_str()), "{name}: error {error}");
                 Err(error)
             } else {
-                assert_eq!(message.kind, awaited.kind, "{name}: type of {payload}");
+                assert_eq!(message.kind, awaited.kind, "{name}: type of {}", payload());
                 Ok(message.payload)
             });
         }

@@ -50,10 +50,10 @@ impl Ring {
         let (cons, prod) = (page.load(at::REQ_CONS), page.load(at::REQ_PROD));
         let free = usize::try_from(RING_BYTES - prod.wrapping_sub(cons)).unwrap();
         let count = bytes.len().min(free);
-        for (i, byte) in (0u32..).zip(&bytes[..count]) {
-            let slot = usize::try_from(prod.wrapping_add(i) % RING_BYTES).unwrap();
-            page.copy_in(at::REQ + slot, &[*byte]);
-        }
+        let slot = usize::try_from(prod % RING_BYTES).unwrap();
+        let to_end = count.min(RING_BYTES as usize - slot);
+        page.copy_in(at::REQ + slot, &bytes[..to_end]);
+        page.copy_in(at::REQ, &bytes[to_end..count]);
         page.store(at::REQ_PROD, prod.wrapping_add(u32::try_from(count).unwrap()));
         count
     }
@@ -77,13 +77,11 @@ impl Ring {
         let ready = prod.wrapping_sub(cons);
         assert!(ready <= RING_BYTES, "the daemon's indices: cons {cons}, prod {prod}");
         let count = ready.min(u32::try_from(limit).unwrap_or(u32::MAX));
-        let mut bytes = Vec::new();
-        for i in 0..count {
-            let slot = usize::try_from(cons.wrapping_add(i) % RING_BYTES).unwrap();
-            let mut byte = [0];
-            page.copy_out(at::RSP + slot, &mut byte);
-            bytes.push(byte[0]);
-        }
+        let slot = usize::try_from(cons % RING_BYTES).unwrap();
+        let mut bytes = vec![0; count as usize];
+        let (first, rest) = bytes.split_at_mut((count as usize).min(RING_BYTES as usize - slot));
+        page.copy_out(at::RSP + slot, first);
+        page.copy_out(at::RSP, rest);
         page.store(at::RSP_CONS, cons.wrapping_add(count));
         bytes
     }

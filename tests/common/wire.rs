@@ -155,13 +155,13 @@ pub fn header(kind: u32, req: u32, tx: u32, len: u32) -> [u8; HEADER_BYTES] {
 
 /// Bytes as a person reads them, in the notation of xenstore.txt: `|` is a NUL.
 pub fn show(bytes: &[u8]) -> String {
-    let shown: String = bytes
-        .iter()
-        .map(|&byte| match byte {
-            0 => "|".to_owned(),
-            b' '..=b'~' | b'\n' => char::from(byte).to_string(),
-            _ => format!("\\x{byte:02x}"),
-        })
-        .collect();
+    let mut shown = String::new();
+    for &byte in bytes {
+        match byte {
+            0 => shown.push('|'),
+            b' '..=b'~' | b'\n' => shown.push(char::from(byte)),
+            _ => shown.push_str(&format!("\\x{byte:02x}")),
+        }
+    }
     if shown.len() > 300 { format!("{}... ({} bytes)", &shown[..300], bytes.len()) } else { shown }
 }
