@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 use super::node::NodeArc;
 use crate::domain::{Domain, Quota, Registry};
 use crate::sync::Arc;
-use crate::words::{Access, Errno, Path, PathBuf, PermSet, Perms, ShardId, Subject};
+use crate::words::{Access, Domid, Errno, Path, PathBuf, PermSet, Perms, ShardId, Subject};
 
 /// A connection's domain, as permission checks and quotas see it.
 #[derive(Clone)]
@@ -279,6 +279,8 @@ pub struct Removed {
     pub path: PathBuf,
     /// Its root. Homes below it are subtrees of their own.
     pub root: NodeArc,
+    /// The owner of the node that was above it in its home.
+    pub above: Option<Domid>,
     /// Its owners were credited already.
     pub credited: bool,
 }

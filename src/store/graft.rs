@@ -7,7 +7,7 @@ use thiserror::Error;
 use super::context::{Caller, Context, Effects, Ledger};
 use super::error::StoreError;
 use super::forest::{Forest, LockSet, Locked};
-use super::node::{Node, NodeArc, charge_bytes};
+use super::node::{Node, NodeArc, charge_bytes, index_bytes};
 use super::tree::{find, get_mut};
 use super::write::mkdir;
 use super::{Executed, Generations, Seen, Store};
@@ -60,7 +60,8 @@ impl From<StoreError> for GraftError {
 /// A home that is to be put in place, with what it was made of and where the nodes of each owner begin.
 struct Grown<'n> {
     root: NodeArc,
-    scions: Vec<&'n Scion<'n>>,
+    /// Each with the owner of the node above it.
+    scions: Vec<(&'n Scion<'n>, Option<Domid>)>,
     boundaries: Vec<(Domid, Path<'n>)>,
 }
 
@@ -183,7 +184,8 @@ impl Store {
             let node = NodeArc::new(Node::new(Arc::clone(perms), generation, value));
             let boundary = (perms.owner(), here);
             if home.root == here {
-                let grown = Grown { root: node, scions: vec![scion], boundaries: vec![boundary] };
+                let (scions, boundaries) = (vec![(scion, None)], vec![boundary]);
+                let grown = Grown { root: node, scions, boundaries };
                 if homes.insert((*path).clone(), grown).is_some() {
                     return Err(occupied());
                 }
@@ -192,13 +194,14 @@ impl Store {
             let grown = homes.get_mut(home.root.bytes()).ok_or_else(loose)?;
             let parent = here.parent().unwrap_or(Path::ROOT);
             let above = get_mut(&mut grown.root, &home, parent).ok_or_else(loose)?;
-            if above.perms.owner() != perms.owner() {
+            let owner_above = above.perms.owner();
+            if owner_above != perms.owner() {
                 grown.boundaries.push(boundary);
             }
             if above.insert_child(generation, here.name(), Some(node)).is_some() {
                 return Err(occupied());
             }
-            grown.scions.push(scion);
+            grown.scions.push((scion, Some(owner_above)));
         }
         Ok(homes)
     }
@@ -223,12 +226,14 @@ impl Store {
         for (owner, path) in grown.boundaries {
             locked.note_owned(home, owner, path)?;
         }
-        for Scion { path, perms, value } in grown.scions {
+        for (Scion { path, perms, value }, above) in grown.scions {
             let here = path.as_path();
             if let Some(before) = find(replaced.as_ref(), home, here).node() {
                 cx.credit(&before.perms, 1, before.charge_bytes(here.name()));
             }
-            cx.recharge(perms, 1, charge_bytes(perms, here.name(), value.len()));
+            let bytes = charge_bytes(perms, here.name(), value.len())
+                + index_bytes(perms, here.bytes().len(), above);
+            cx.recharge(perms, 1, bytes);
             effects.changed((*path).clone(), home.shard, None, Arc::clone(perms));
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! A node of the store.
 
-use crate::words::{Children, FlatDrop, Perms};
+use crate::words::{Children, Domid, FlatDrop, Perms};
 
 /// A node that versions of the store share. Nothing refers to one weakly, so it has one count.
 pub type NodeArc = triomphe::Arc<Node>;
@@ -171,9 +171,15 @@ impl Node {
         size_of::<Node>() + size_of::<usize>() + content
     }
 
-    /// What it is charged with in the quota `memory`, in bytes.
+    /// What it is charged with in the quota `memory`, in bytes, beside [`Node::index_bytes`].
     pub fn charge_bytes(&self, name: &[u8]) -> u64 {
         charge_bytes(&self.perms, name, self.value().len())
+    }
+
+    /// What it is charged with besides, if its path has `path_bytes` and the node above it in its home belongs to
+    /// `above`: see [`index_bytes`].
+    pub fn index_bytes(&self, path_bytes: usize, above: Option<Domid>) -> u64 {
+        index_bytes(&self.perms, path_bytes, above)
     }
 
     /// Its size in the quota `node-size`, in bytes: permissions, names of children, value.
@@ -198,6 +204,13 @@ impl Content {
 /// [`Node::charge_bytes`] of a node that does not exist yet.
 pub fn charge_bytes(perms: &Perms, name: &[u8], value_bytes: usize) -> u64 {
     (NODE_BYTES + ENTRY_BYTES * perms.entries().len() + name.len() + value_bytes) as u64
+}
+
+/// Its path, in bytes, where a guest's nodes begin: at a home's root, or below a node of another owner. The index
+/// of owners keeps it, and the table of homes. (C charges every node with its path.)
+pub fn index_bytes(perms: &Perms, path_bytes: usize, above: Option<Domid>) -> u64 {
+    let owner = perms.owner();
+    if owner == Domid::CONTROL || above == Some(owner) { 0 } else { path_bytes as u64 }
 }
 
 /// [`Node::size`] of a node that does not exist yet.

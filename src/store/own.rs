@@ -30,10 +30,9 @@ impl Own<'_, '_> {
     }
 
     fn index(&mut self, home: &Home<'_>, change: Change, owner: Domid, path: Path<'_>) {
-        if owner != Domid::CONTROL
-            && let Some(touched) = self.touch(home)
-        {
-            touched.index(home, change, owner, path);
+        if owner != Domid::CONTROL {
+            self.touch(home);
+            self.homes.index(home, change, owner, path);
         }
     }
 }

@@ -68,14 +68,16 @@ pub fn cut<F: Forest>(
     let Some(parent) = forest.get_mut(&parent_home, parent)? else { return Ok(None) };
     let parent_perms = Arc::clone(&parent.perms);
     let child = parent.remove_child(cx.generation, path.name()).flatten();
-    let root = if home.root == path { forest.set_root(&home, None)? } else { child };
+    let is_root = home.root == path;
+    let root = if is_root { forest.set_root(&home, None)? } else { child };
     let Some(root) = root else { return Ok(None) };
     let after = Arc::clone(&root.perms);
     let (shard, path) = (home.shard, path.to_buf());
-    let mut removed = vec![Removed { path: path.clone(), root, credited: false }];
+    let above = (!is_root).then(|| parent_perms.owner());
+    let mut removed = vec![Removed { path: path.clone(), root, above, credited: false }];
     for path in homes {
         if let Some(root) = forest.set_root(&layout.home(path.as_path()), None)? {
-            removed.push(Removed { path, root, credited: false });
+            removed.push(Removed { path, root, above: None, credited: false });
         }
     }
     Ok(Some(Change { path, shard, before: None, after, parent: Some(parent_perms), removed }))

@@ -10,7 +10,7 @@ use super::Store;
 use super::context::{Context, Removed};
 use super::forest::{LockSet, Locked};
 use super::node::NodeArc;
-use super::tree::is_boundary;
+use super::tree::owner_above;
 use crate::domain::Quota;
 use crate::sync::Ordering;
 use crate::words::{Domid, Path, PathBuf};
@@ -20,7 +20,7 @@ pub const INLINE_NODES_MAX: usize = 4096;
 
 /// Subtrees that are being settled, in whatever pieces their walk is in.
 pub struct Settlement {
-    /// Nodes still to be visited, with their paths and the owner above them.
+    /// Nodes still to be visited, with their paths and the owner above them in their home.
     todo: Vec<(PathBuf, NodeArc, Option<Domid>, bool)>,
     /// Places where the index of owners may be stale.
     boundaries: Vec<(Domid, PathBuf)>,
@@ -29,11 +29,17 @@ pub struct Settlement {
 impl Settlement {
     /// All of `removed`.
     pub fn of(removed: Vec<Removed>) -> Settlement {
+        // The former life's nodes below those of the next are in the index too.
+        let below_its_own = |removed: &&Removed| removed.above == Some(removed.root.perms.owner());
+        let boundaries = removed.iter().filter(below_its_own);
+        let boundaries =
+            boundaries.map(|removed| (removed.root.perms.owner(), removed.path.clone()));
+        let boundaries = boundaries.collect();
         let todo = removed
             .into_iter()
-            .map(|removed| (removed.path, removed.root, None, removed.credited))
+            .map(|removed| (removed.path, removed.root, removed.above, removed.credited))
             .collect();
-        Settlement { todo, boundaries: Vec::new() }
+        Settlement { todo, boundaries }
     }
 
     /// Visits up to `limit` nodes: credits their owners and frees what nobody else holds. Answers
@@ -46,7 +52,8 @@ impl Settlement {
             if owner != Domid::CONTROL && owner_above != Some(owner) {
                 self.boundaries.push((owner, path.clone()));
             }
-            let bytes = node.charge_bytes(path.as_path().name());
+            let bytes = node.charge_bytes(path.as_path().name())
+                + node.index_bytes(path.as_path().bytes().len(), owner_above);
             if !credited && let Some(domain) = store.registry.owner(owner, node.perms.stamp()) {
                 domain.account.release(Quota::Nodes, 1);
                 domain.account.release(Quota::Memory, bytes);
@@ -77,12 +84,18 @@ impl Settlement {
 
 /// Credits a whole tree inside a transaction. Cost: its nodes.
 pub fn credit_tree(cx: &mut Context<'_>, removed: &Removed) {
-    let name = removed.path.as_path().name();
-    let mut todo = vec![(name, &removed.root)];
-    while let Some((name, node)) = todo.pop() {
-        cx.credit(&node.perms, 1, node.charge_bytes(name));
-        let below = node.children().iter();
-        todo.extend(below.filter_map(|(name, child)| Some((name.bytes(), child.as_ref()?))));
+    let path = removed.path.as_path();
+    let mut todo = vec![(path.bytes().len(), path.name(), &removed.root, removed.above)];
+    while let Some((path_bytes, name, node, above)) = todo.pop() {
+        let bytes = node.charge_bytes(name) + node.index_bytes(path_bytes, above);
+        cx.credit(&node.perms, 1, bytes);
+        let owner = Some(node.perms.owner());
+        for (name, child) in node.children().iter() {
+            if let Some(child) = child {
+                let name = name.bytes();
+                todo.push((path_bytes + 1 + name.len(), name, child, owner));
+            }
+        }
     }
 }
 
@@ -118,7 +131,7 @@ impl Store {
         let Some(shard) = locked.shard_mut(home.shard) else { return };
         let node = shard.tree.get(&home, path);
         let owned = node.is_some_and(|node| node.perms.owner() == owner);
-        if !(owned && is_boundary(shard.tree.root(&home), &home, path, owner)) {
+        if !(owned && owner_above(shard.tree.root(&home), &home, path) != Some(owner)) {
             shard.tree.forget_owned(owner, path);
         }
     }

@@ -17,7 +17,7 @@ pub struct TouchedHomes {
     homes: IndexMap<PathBuf, Touched, RandomState>,
     /// Where the one is that was touched last: most requests are about the home of the one before.
     last: usize,
-    /// What the copies of nodes take that were made to change them.
+    /// What the copies of nodes take that were made to change them, and the paths of homes.
     copied_bytes: usize,
 }
 
@@ -96,9 +96,9 @@ impl Touched {
     }
 
     /// Notes a change of the index of owners, to be made when the transaction commits.
-    pub fn index(&mut self, home: &Home<'_>, change: Change, owner: Domid, path: Path<'_>) {
+    fn index(&mut self, home: &Home<'_>, change: Change, owner: Domid, path: PathBuf) {
         self.write(home);
-        self.index.push((change, owner, path.to_buf()));
+        self.index.push((change, owner, path));
     }
 
     /// Looks at nothing but the permissions of a node; that one is missing cannot be seen so.
@@ -117,8 +117,12 @@ impl Touched {
     }
 
     /// Names a home in its parent, which is in this home.
-    pub fn name(&mut self, home: &Home<'_>, named: Named) {
+    pub fn name(&mut self, home: &Home<'_>, mut named: Named) {
         if let Usage::Names { named: names, .. } = &mut self.usage {
+            // Who makes many homes makes them in few directories.
+            if let Some(last) = names.last().filter(|last| last.parent == named.parent) {
+                named.parent.clone_from(&last.parent);
+            }
             names.push(named);
             return;
         }
@@ -173,7 +177,10 @@ impl TouchedHomes {
         if !is_last {
             self.last = match self.homes.get_index_of(root.bytes()) {
                 Some(at) => at,
-                None => self.homes.insert_full(root.to_buf(), take()).0,
+                None => {
+                    self.copied_bytes += root.bytes().len();
+                    self.homes.insert_full(root.to_buf(), take()).0
+                }
             };
         }
         self.homes.get_index_mut(self.last).map(|(_, touched)| touched)
@@ -187,13 +194,21 @@ impl TouchedHomes {
         get_mut_counted(root, home, path, &mut self.copied_bytes)
     }
 
+    /// Notes a change of the index of owners in the home that was touched last, to be made when the transaction
+    /// commits.
+    pub fn index(&mut self, home: &Home<'_>, change: Change, owner: Domid, path: Path<'_>) {
+        let Some((root, touched)) = self.homes.get_index_mut(self.last) else { return };
+        let path = if root.as_path() == path { root.clone() } else { path.to_buf() };
+        touched.index(home, change, owner, path);
+    }
+
     /// The node at `path`, which lies in `home`, as the transaction sees it.
     pub fn node(&self, home: &Home<'_>, path: Path<'_>) -> Option<&NodeArc> {
         let touched = self.homes.get(home.root.bytes())?;
         find(touched.root.as_ref(), home, path).node()
     }
 
-    /// What the copies of nodes take that were made to change them, in bytes.
+    /// What the copies of nodes take that were made to change them, and the paths of homes, in bytes.
     pub fn copied_bytes(&self) -> usize {
         self.copied_bytes
     }

@@ -97,7 +97,7 @@ impl Transaction {
     }
 
     /// What it holds, in bytes: its log, the nodes that it created, also if it removed them again, and the
-    /// copies of others that it made to change them.
+    /// copies of others that it made to change them, with the paths of their homes.
     pub fn bytes(&self) -> usize {
         let created = usize::try_from(self.deltas.created_bytes).unwrap_or(usize::MAX);
         self.log_bytes.saturating_add(created).saturating_add(self.touched.copied_bytes())

@@ -86,13 +86,11 @@ pub fn get_mut_counted<'t>(
     Some(node)
 }
 
-/// Whether nodes of `owner` begin at `path`, should it be the owner of that.
-pub fn is_boundary(root: Option<&NodeArc>, home: &Home<'_>, path: Path<'_>, owner: Domid) -> bool {
-    if home.root == path {
-        return true;
-    }
-    let above = path.parent().and_then(|parent| find(root, home, parent).node());
-    above.is_none_or(|parent| parent.perms.owner() != owner)
+/// The owner of the node above `path` in its home; none for the home's root. Nodes of all other owners begin at
+/// `path`, should one of these own it.
+pub fn owner_above(root: Option<&NodeArc>, home: &Home<'_>, path: Path<'_>) -> Option<Domid> {
+    let parent = path.parent().filter(|_| home.root != path)?;
+    find(root, home, parent).node().map(|parent| parent.perms.owner())
 }
 
 impl Tree {
@@ -109,14 +107,15 @@ impl Tree {
     /// Puts a root in place, or takes it away; answers the one that was there.
     pub fn set_root(&mut self, at: Path<'_>, root: Option<NodeArc>) -> Option<NodeArc> {
         let is_there = root.is_some();
+        let path = at.to_buf();
         let replaced = match root {
-            Some(root) => self.homes.insert(at.to_buf(), root),
+            Some(root) => self.homes.insert(path.clone(), root),
             None => self.homes.remove(at.bytes()),
         };
         if is_there != replaced.is_some()
             && let Some(domid) = domain_of_home(at)
         {
-            let root = (domid, at.to_buf());
+            let root = (domid, path);
             if is_there {
                 self.of_domains.insert(root)
             } else {
@@ -149,10 +148,12 @@ impl Tree {
         self.of_domains.iter()
     }
 
-    /// Notes that `owner`'s nodes begin at `path`. The control domain's are not indexed.
+    /// Notes that `owner`'s nodes begin at `path`. The control domain's are not indexed. A home's root shares its
+    /// path with the table of homes, if it is there already: it is charged with it once.
     pub fn note_owned(&mut self, owner: Domid, path: Path<'_>) {
         if owner != Domid::CONTROL {
-            self.owned.insert((owner, path.to_buf()));
+            let root = self.homes.get_key_value(path.bytes()).map(|(root, _)| root.clone());
+            self.owned.insert((owner, root.unwrap_or_else(|| path.to_buf())));
         }
     }
 

@@ -7,9 +7,9 @@ use smallvec::SmallVec;
 use super::context::{Context, Effects};
 use super::error::StoreError;
 use super::forest::Forest;
-use super::node::{Child, Node, NodeArc, charge_bytes, size};
+use super::node::{Child, Node, NodeArc, charge_bytes, index_bytes, size};
 use super::read::{nearest, refusal};
-use super::tree::{Found, is_boundary};
+use super::tree::{Found, owner_above};
 use crate::sync::Arc;
 use crate::words::{Access, Domid, Errno, Home, Layout, Path, Perms};
 
@@ -102,8 +102,8 @@ fn create<F: Forest>(
     branch.claim(forest)?;
 
     let perms = ancestor.inherited(&cx.caller.subject, cx.registry.births(), now);
-    let charges = branch.missing.iter().map(|missing| charge_bytes(&perms, missing.name(), 0));
-    let (nodes, bytes) = (branch.missing.len() as u64, charges.sum::<u64>() + value.len() as u64);
+    let (nodes, bytes) = (branch.missing.len() as u64, branch.bytes(&perms, ancestor.owner()));
+    let bytes = bytes + value.len() as u64;
     cx.check_size(size(&perms, 0, value.len()))?;
     // Who is not limited does not look, and so gets in the way of nobody who changes the same node.
     if !cx.caller.subject.privileged
@@ -144,6 +144,11 @@ impl<'p> Branch<'p> {
         self.layout.home_above(self.home, above)
     }
 
+    /// Whether one of them is the root of a home.
+    fn is_root(&self, here: Path<'p>) -> bool {
+        self.home_of(here).root.bytes().len() == here.bytes().len()
+    }
+
     /// Asks for every lock: each missing node may be the root of a home elsewhere.
     fn claim<F: Forest>(&self, forest: &mut F) -> Result<(), StoreError> {
         forest.claim(&self.home)?;
@@ -156,6 +161,19 @@ impl<'p> Branch<'p> {
             }
         }
         Ok(())
+    }
+
+    /// What the missing nodes are charged with, without values, if the anchor is `above`'s.
+    fn bytes(&self, perms: &Perms, above: Domid) -> u64 {
+        let mut bytes = 0;
+        for (at, here) in (1..).zip(&self.missing) {
+            let is_topmost = at == self.missing.len();
+            let above = if is_topmost { above } else { perms.owner() };
+            let above = (!self.is_root(*here)).then_some(above);
+            bytes +=
+                charge_bytes(perms, here.name(), 0) + index_bytes(perms, here.bytes().len(), above);
+        }
+        bytes
     }
 
     /// Builds the missing nodes from the bottom up and hangs the topmost one into the anchor.
@@ -171,17 +189,16 @@ impl<'p> Branch<'p> {
         let above = self.missing.iter().skip(1).map(|path| (path, false));
         let above = above.chain([(&self.anchor, true)]);
         for (&here, (&parent, is_topmost)) in self.missing.iter().zip(above) {
-            let home = self.home_of(here);
-            let is_root = home.root.bytes().len() == here.bytes().len();
-            if is_root || is_topmost && boundary {
-                forest.note_owned(&home, perms.owner(), here)?;
-            }
+            let (home, is_root) = (self.home_of(here), self.is_root(here));
             let child: Child = if is_root {
                 forest.set_root(&home, Some(NodeArc::new(node)))?;
                 None
             } else {
                 Some(NodeArc::new(node))
             };
+            if is_root || is_topmost && boundary {
+                forest.note_owned(&home, perms.owner(), here)?;
+            }
             if is_topmost {
                 let home = self.home_of(parent);
                 if is_root {
@@ -229,13 +246,20 @@ pub fn set_perms<F: Forest>(
         return Err(Errno::EPERM.into());
     }
     cx.check_size(size(perms, node.children().names_bytes(), node.value().len()))?;
-    let value_bytes = node.value().len();
+    let (name, value_bytes) = (path.name(), node.value().len());
     // Who keeps its node is not asked for room for another.
     let former = cx.registry.owner(before.owner(), before.stamp());
     let moved = u64::from(former.is_none() || before.owner() != perms.owner());
-    cx.credit(&before, moved, charge_bytes(&before, path.name(), value_bytes));
-    if let Err(errno) = cx.charge(perms, moved, charge_bytes(perms, path.name(), value_bytes)) {
-        cx.recharge(&before, moved, charge_bytes(&before, path.name(), value_bytes));
+    let (mut old, mut new) =
+        (charge_bytes(&before, name, value_bytes), charge_bytes(perms, name, value_bytes));
+    if moved > 0 {
+        let above = owner_above(forest.root(&home)?, &home, path);
+        old += index_bytes(&before, path.bytes().len(), above);
+        new += index_bytes(perms, path.bytes().len(), above);
+    }
+    cx.credit(&before, moved, old);
+    if let Err(errno) = cx.charge(perms, moved, new) {
+        cx.recharge(&before, moved, old);
         return Err(errno.into());
     }
     if let Some(node) = forest.get_mut(&home, path)? {
@@ -252,14 +276,14 @@ pub fn set_perms<F: Forest>(
 /// the same number: what the former life has below is no part of the new one's, and its sweep has to
 /// find it. Cost: the children.
 fn reindex<F: Forest>(
-    cx: &Context<'_>,
+    cx: &mut Context<'_>,
     forest: &mut F,
     home: &Home<'_>,
     path: Path<'_>,
     (before, after): (Domid, Domid),
 ) -> Result<(), StoreError> {
     forest.forget_owned(home, before, path)?;
-    if is_boundary(forest.root(home)?, home, path, after) {
+    if owner_above(forest.root(home)?, home, path) != Some(after) {
         forest.note_owned(home, after, path)?;
     }
     let Some(node) = forest.get(home, path)? else { return Ok(()) };
@@ -275,6 +299,9 @@ fn reindex<F: Forest>(
         } else if owner == before {
             forest.note_owned(home, owner, path.as_path())?;
         }
+        let bytes = |above| child.index_bytes(path.as_path().bytes().len(), Some(above));
+        cx.credit(&child.perms, 0, bytes(before));
+        cx.recharge(&child.perms, 0, bytes(after));
     }
     Ok(())
 }

@@ -112,6 +112,51 @@ fn small_nodes_are_charged() {
     });
 }
 
+/// The index of owners keeps the path of a node below another owner's.
+#[test]
+fn nodes_far_below_others_are_charged_with_their_paths() {
+    let far = format!("/far/down/{}", ["x".repeat(250).as_str(); 8].join("/"));
+    fills_within_its_charge("nodes far below others", |world, domid| {
+        for directory in 0..3 {
+            let directory = format!("{far}/{domid}-{directory}");
+            world.admin.mkdir(&directory).unwrap();
+            world.admin.set_perms(&directory, &format!("b0 b{domid}")).unwrap();
+            let writes =
+                (0..300).map(|i| (op::WRITE, 0, format!("{directory}/{i}\0").into_bytes()));
+            super::all_ok(&world.guest(domid).pipeline(&writes.collect::<Vec<_>>()));
+        }
+        // What was charged is given back.
+        let charged = world.accounted(domid, "memory");
+        world.guest(domid).rm(&format!("{far}/{domid}-0/7")).unwrap();
+        assert!(charged - world.accounted(domid, "memory") > 2000);
+    });
+}
+
+/// The root of a home is found by its path.
+fn long_home(domid: u16, i: u16) -> String {
+    format!("/local/domain/{domid}/backend/{}/{}", "k".repeat(1900), 1000 + i)
+}
+
+#[test]
+fn homes_are_charged_with_their_paths() {
+    fills_within_its_charge("homes with long paths", |world, domid| {
+        let writes = (0..350).map(|i| (op::WRITE, 0, (long_home(domid, i) + "\0").into_bytes()));
+        super::all_ok(&world.guest(domid).pipeline(&writes.collect::<Vec<_>>()));
+    });
+}
+
+#[test]
+fn homes_of_transactions_are_charged_with_their_paths() {
+    fills_within_its_charge("homes with long paths in transactions", |world, domid| {
+        let guest = world.guest(domid);
+        for kind in [op::READ, op::WRITE] {
+            let tx = guest.start().unwrap();
+            let requests = (0..250).map(|i| (kind, tx, (long_home(domid, i) + "\0").into_bytes()));
+            guest.pipeline(&requests.collect::<Vec<_>>());
+        }
+    });
+}
+
 #[test]
 fn nodes_of_an_open_transaction_are_charged() {
     fills_within_its_charge("what a transaction creates", |world, domid| {

@@ -178,23 +178,29 @@ impl World {
 
     /// Every node has an owner who lives, and the index of owners says where their nodes begin.
     fn check_owners(&self, nodes: &[(PathBuf, Node)]) {
-        let layout = self.store.layout();
         let mut boundaries = BTreeSet::new();
         for (path, node) in nodes {
             let owner = node.perms.owner();
             let lives = self.registry.owner(owner, node.perms.stamp()).is_some();
             assert!(lives, "{path:?} belongs to domain {owner}, which is dead");
-            let above = path.as_path().parent().and_then(|parent| {
-                let is_home = layout.home(path.as_path()).root == path.as_path();
-                node_at(nodes, parent).filter(|_| !is_home)
-            });
+            let above = self.above(nodes, path.as_path());
             if owner != Domid::CONTROL && above.is_none_or(|(_, up)| up.perms.owner() != owner) {
                 boundaries.insert((owner, path.clone()));
             }
         }
-        let trees = layout.all().map(|shard| self.store.snapshot(shard));
+        let trees = self.store.layout().all().map(|shard| self.store.snapshot(shard));
         let index: BTreeSet<_> = trees.flat_map(|tree| owned(&tree)).collect();
         assert_eq!(index, boundaries, "index of owners (left) and what it should say (right)");
+    }
+
+    /// The node above `path` in its home.
+    fn above<'n>(
+        &self,
+        nodes: &'n [(PathBuf, Node)],
+        path: Path<'_>,
+    ) -> Option<&'n (PathBuf, Node)> {
+        let is_home = self.store.layout().home(path).root == path;
+        path.parent().filter(|_| !is_home).and_then(|parent| node_at(nodes, parent))
     }
 
     /// What each domain is charged with is what it owns.
@@ -205,8 +211,10 @@ impl World {
             let (mut count, mut bytes) = (0, 0);
             // The nodes that a store begins with are charged to nobody.
             for (path, node) in own.filter(|_| domid != Domid::CONTROL) {
+                let (path, path_bytes) = (path.as_path(), path.as_path().bytes().len());
+                let above = self.above(nodes, path).map(|(_, above)| above.perms.owner());
                 count += 1;
-                bytes += node.charge_bytes(path.as_path().name());
+                bytes += node.charge_bytes(path.name()) + node.index_bytes(path_bytes, above);
             }
             if domid != Domid::CONTROL {
                 assert_eq!(domain.account.used(Quota::Nodes), count, "nodes of domain {domid}");

@@ -155,7 +155,8 @@ impl<'a> Walk<'a> {
         if self.living.get(&owner).is_some_and(|&birth| birth <= node.perms.stamp()) {
             let (nodes, bytes) = self.owned.entry(owner).or_default();
             *nodes += 1;
-            *bytes += node.charge_bytes(path.name());
+            *bytes +=
+                node.charge_bytes(path.name()) + node.index_bytes(path.bytes().len(), owner_above);
         } else {
             self.orphans.entry(owner).or_insert_with(|| (0, path.to_buf())).0 += 1;
         }
