@@ -32,11 +32,13 @@ enum Content {
     Directory { head: Box<Head>, children: Children<Child> },
 }
 
-/// What a directory has beside its children.
+/// What a directory has beside its children. Copies of the directory share its value: a change below copies all
+/// directories on the way, and a guest chooses how many these are and how long their values.
 #[derive(Clone)]
 struct Head {
     generation: u64,
-    value: Box<[u8]>,
+    /// None is empty, as most are.
+    value: Option<triomphe::Arc<[u8]>>,
 }
 
 const GENERATION_BYTES: usize = size_of::<u64>();
@@ -69,7 +71,7 @@ impl Node {
         match &self.content {
             Content::Short { len, value, .. } => &value[..usize::from(*len)],
             Content::Long(bytes) => &bytes[GENERATION_BYTES..],
-            Content::Directory { head, .. } => &head.value,
+            Content::Directory { head, .. } => head.value(),
         }
     }
 
@@ -113,7 +115,7 @@ impl Node {
             Content::Short { .. } | Content::Long(_) => {
                 self.content = Content::leaf(generation, value);
             }
-            Content::Directory { head, .. } => **head = Head { generation, value: value.into() },
+            Content::Directory { head, .. } => **head = Head::new(generation, value),
         }
     }
 
@@ -132,7 +134,7 @@ impl Node {
     /// Adds a child, or puts it in the place of one with that name, which is returned.
     pub fn insert_child(&mut self, generation: u64, name: &[u8], child: Child) -> Option<Child> {
         if !matches!(self.content, Content::Directory { .. }) {
-            let head = Box::new(Head { generation, value: self.value().into() });
+            let head = Box::new(Head::new(generation, self.value()));
             self.content = Content::Directory { head, children: Children::new() };
         }
         let Content::Directory { head, children } = &mut self.content else { return None };
@@ -146,7 +148,7 @@ impl Node {
         let child = children.remove(name)?;
         head.generation = generation;
         if children.is_empty() {
-            self.content = Content::leaf(generation, &head.value);
+            self.content = Content::leaf(generation, head.value());
         }
         Some(child)
     }
@@ -164,11 +166,17 @@ impl Node {
         let content = match &self.content {
             Content::Short { .. } => 0,
             Content::Long(bytes) => bytes.len(),
-            Content::Directory { head, children } => {
-                size_of::<Head>() + head.value.len() + children.copy_bytes()
-            }
+            Content::Directory { children, .. } => size_of::<Head>() + children.copy_bytes(),
         };
         size_of::<Node>() + size_of::<usize>() + content
+    }
+
+    /// What a copy shares until it gets another value, in bytes.
+    pub fn shared_bytes(&self) -> usize {
+        match &self.content {
+            Content::Short { .. } | Content::Long(_) => 0,
+            Content::Directory { head, .. } => head.value().len(),
+        }
     }
 
     /// What it is charged with in the quota `memory`, in bytes, beside [`Node::index_bytes`].
@@ -185,6 +193,16 @@ impl Node {
     /// Its size in the quota `node-size`, in bytes: permissions, names of children, value.
     pub fn size(&self) -> usize {
         size(&self.perms, self.children().names_bytes(), self.value().len())
+    }
+}
+
+impl Head {
+    fn new(generation: u64, value: &[u8]) -> Head {
+        Head { generation, value: (!value.is_empty()).then(|| value.into()) }
+    }
+
+    fn value(&self) -> &[u8] {
+        self.value.as_deref().unwrap_or_default()
     }
 }
 
@@ -251,6 +269,19 @@ mod tests {
         node.insert_child(2, b"child", None);
         assert_eq!(node.charge_bytes(b"name"), 96 + 2 * 16 + 4 + 5);
         assert_eq!(node.size(), 16 + 2 * 8 + 6 + 5);
+    }
+
+    #[test]
+    fn directory_when_copied_shares_its_value() {
+        let value = [b'v'; 2000];
+        let mut node = Node::new(perms(), 1, &value);
+        node.insert_child(2, b"child", None);
+        let mut copy = node.clone();
+        copy.insert_child(3, b"another", None);
+        assert!(std::ptr::eq(node.value(), copy.value()));
+        assert!(copy.copy_bytes() < value.len() && copy.shared_bytes() == value.len());
+        copy.set_value(4, b"other");
+        assert_eq!((node.value(), copy.value()), (&value[..], &b"other"[..]));
     }
 
     #[test]

@@ -74,15 +74,19 @@ pub fn get_mut_counted<'t>(
     copied_bytes: &mut usize,
 ) -> Option<&'t mut Node> {
     let mut own = |node: &'t mut NodeArc| {
+        let mut shared_bytes = 0;
         if !NodeArc::is_unique(node) {
             *copied_bytes += node.copy_bytes();
+            shared_bytes = node.shared_bytes();
         }
-        NodeArc::make_mut(node)
+        (NodeArc::make_mut(node), shared_bytes)
     };
-    let mut node = own(root);
+    let (mut node, mut shared_bytes) = own(root);
     for name in names_below(home, path) {
-        node = own(node.child_mut(name)?.as_mut()?);
+        (node, shared_bytes) = own(node.child_mut(name)?.as_mut()?);
     }
+    // It may get another value.
+    *copied_bytes += shared_bytes;
     Some(node)
 }
 
