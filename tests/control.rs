@@ -180,6 +180,25 @@ fn a_report_counts_what_is_held_and_why_transactions_failed() {
     refused(world, "memreport /nonexistent/report", "ENOENT");
 }
 
+#[test]
+fn report_when_there_are_more_than_50_domains_names_those_that_use_most() {
+    let world = &mut World::new(Control::Socket, 2);
+    for domid in 1..=51 {
+        let home = format!("/local/domain/{domid}");
+        world.create(domid);
+        world.admin.write(&home, &"v".repeat(usize::from(domid))).unwrap();
+        world.admin.set_perms(&home, &format!("n{domid}")).unwrap();
+    }
+    assert_eq!(answer(world, "memreport report"), "OK");
+    let report = std::fs::read_to_string(world.daemon.path("report")).unwrap();
+    let (_, table) = report.split_once("memory transactions\n").unwrap();
+    assert_eq!(table.lines().count(), 51, "{table}");
+    assert_eq!(table.lines().last(), Some("and 2 domains that use less memory"));
+    // Short paths are shorter, too.
+    let has = |domid: &str| table.lines().any(|line| line.split(' ').next() == Some(domid));
+    assert!(has("51") && has("3") && !has("1") && !has("2"), "{table}");
+}
+
 /// Whatever blocks there would keep `check` from running until the daemon is restarted.
 #[test]
 fn fifo_as_file_of_a_command_is_refused_and_blocks_nothing() {

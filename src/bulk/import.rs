@@ -217,3 +217,32 @@ fn place(mover: &Mover, arrival: Arrival) -> Result<(Client, Seen), Refusal> {
     let domid = arrival.domid;
     Ok((arrival.client.unwrap_or_else(|| Client::new(domid)), seen))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn zeros(read: u64) -> Bounded {
+        let input = Patient::new(std::fs::File::open("/dev/zero").unwrap().into()).unwrap();
+        Bounded { input, read, large: None }
+    }
+
+    #[test]
+    fn stream_when_longer_than_1_gib_ends() {
+        let (mut stream, mut bytes) = (zeros((1 << 30) - 3), [0; 8]);
+        assert_eq!(stream.read(&mut bytes).unwrap(), 3);
+        assert_eq!(stream.read(&mut bytes).unwrap(), 0);
+    }
+
+    #[test]
+    fn stream_when_larger_than_16_mib_keeps_others_waiting() {
+        let (mut stream, mut bytes) = (zeros((1 << 24) - 8), [0; 8]);
+        // The last that is not large, the one that makes it so, and the first after it.
+        for is_large in [false, false, false] {
+            assert_eq!(stream.read(&mut bytes[..4]).unwrap(), 4);
+            assert_eq!(stream.large.is_some(), is_large);
+        }
+        assert_eq!(stream.read(&mut bytes).unwrap(), 8);
+        assert!(stream.large.is_some() && LARGE.is_locked());
+    }
+}

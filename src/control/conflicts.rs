@@ -46,3 +46,21 @@ impl Conflicts {
         self.last.lock().iter().cloned().collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::words::Path;
+
+    #[test]
+    fn reasons_when_many_are_the_last_32() {
+        let conflicts = Conflicts::default();
+        for domid in 1..=33 {
+            let path = Path::ROOT.to_buf();
+            conflicts.note(Domid(domid), Conflict { verb: "READ", path, changed_by: None });
+        }
+        let last: Vec<u16> = conflicts.last().iter().map(|reason| reason.domid.0).collect();
+        assert_eq!(last, (2..=33).collect::<Vec<_>>());
+        assert_eq!(conflicts.count(), 33);
+    }
+}

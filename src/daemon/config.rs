@@ -229,6 +229,18 @@ mod tests {
     const SAMPLE: &str = include_str!("../../dist/xenstored.toml");
 
     #[test]
+    fn file_when_larger_than_1_mib_is_refused() {
+        let path = tempfile::NamedTempFile::new().unwrap().into_temp_path();
+        let read = |len: usize| {
+            std::fs::write(&path, vec![b'#'; len]).unwrap();
+            read_bytes(&path).map(|bytes| bytes.len()).map_err(|error| error.to_string())
+        };
+        assert_eq!(read(1 << 20), Ok(1 << 20));
+        assert_eq!(read((1 << 20) + 1), Err("too large for a configuration file".to_owned()));
+        assert!(read_bytes(Path::new("/dev/zero")).is_err());
+    }
+
+    #[test]
     fn the_sample_says_the_defaults() {
         let settings = parse_toml(SAMPLE).unwrap().settle(&bare()).unwrap();
         assert_eq!(settings, Given::default().settle(&bare()).unwrap());

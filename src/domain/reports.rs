@@ -129,6 +129,14 @@ mod tests {
     }
 
     #[test]
+    fn path_when_long_is_shown_in_part() {
+        let path = |len: usize| format!("/{}", "p".repeat(len - 1));
+        let shown_of = |len: usize| shown(Path::parse(path(len).as_bytes()).unwrap());
+        assert_eq!(*shown_of(256), path(256));
+        assert_eq!(*shown_of(257), path(256) + "...");
+    }
+
+    #[test]
     fn changes_of_accounts_are_kept_while_they_are_traced() {
         let reports = Arc::<Reports>::default();
         let account = Account::new(Domid(5), Arc::clone(&reports));

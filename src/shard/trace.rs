@@ -76,3 +76,16 @@ pub fn object(thread: u16, connection: &Connection, what: fmt::Arguments<'_>) {
         "{what}"
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn payload_when_long_is_shown_in_part() {
+        let shown = |len: usize| Payload(&vec![b'v'; len]).to_string();
+        assert_eq!(shown(256), format!("\"{}\"", "v".repeat(256)));
+        assert_eq!(shown(257), format!("\"{}\"...", "v".repeat(256)));
+        assert_eq!(Payload(b"/a\0").to_string(), "\"/a\\x00\"");
+    }
+}

@@ -307,3 +307,33 @@ impl Store {
         unreachable!("with all locks held nothing is needed")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Limits, Registry};
+    use crate::store::reaper;
+    use crate::watch::{Batch, Outlet};
+
+    struct Nobody;
+
+    impl Outlet for Nobody {
+        fn push(&self, _thread: u16, _batch: Batch) {}
+    }
+
+    #[test]
+    fn with_locks_when_more_are_needed_three_times_takes_all() {
+        let registry = Arc::new(Registry::new(Limits::defaults(), None));
+        let store = Store::new(Layout::new(8), registry, Arc::new(Nobody), reaper().0);
+        let mut held = Vec::new();
+        let all_held = store.with_locks(LockSet::one(ShardId(0), true), |locked| {
+            let is_held = |shard: &ShardId| locked.shard(*shard).is_some();
+            let count = store.layout.all().filter(is_held).count();
+            held.push(count);
+            let missing = store.layout.all().find(|shard| !is_held(shard));
+            missing.map_or(Ok(count), |shard| Err(StoreError::NeedsLock(shard, true)))
+        });
+        assert_eq!(all_held.ok(), Some(9));
+        assert_eq!(held, [1, 2, 3, 4, 9]);
+    }
+}

@@ -6,6 +6,7 @@ mod common;
 mod charges;
 mod copies;
 mod events;
+mod limits;
 mod removals;
 mod replays;
 

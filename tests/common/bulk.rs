@@ -38,15 +38,20 @@ impl Bulk {
         let length = u32::try_from(payload.len()).unwrap();
         let mut message = header(kind, 7, 0, length).to_vec();
         message.extend_from_slice(payload.as_bytes());
+        self.send_part(&message, descriptors);
+    }
+
+    /// Sends bytes of a request, with descriptors.
+    pub fn send_part(&mut self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
         let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(253))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !descriptors.is_empty() {
             assert!(control.push(SendAncillaryMessage::ScmRights(descriptors)));
         }
-        let parts = [IoSlice::new(&message)];
+        let parts = [IoSlice::new(bytes)];
         let flags = SendFlags::empty();
         let sent = retry_on_intr(|| sendmsg(&self.socket, &parts, &mut control, flags)).unwrap();
-        assert_eq!(sent, message.len());
+        assert_eq!(sent, bytes.len());
     }
 
     /// A request and its answers, one per line, as tables write them; an error alone.
@@ -84,6 +89,12 @@ impl Bulk {
             assert!(count > 0, "the daemon closed the connection");
             self.input.extend_from_slice(&bytes[..count]);
         }
+    }
+
+    /// Whether the daemon ends the connection now without an answer.
+    pub fn is_closed_by_daemon(&mut self) -> bool {
+        let read = retry_on_intr(|| rustix::io::read(&self.socket, &mut [0; 64]));
+        matches!(read, Ok(0) | Err(rustix::io::Errno::CONNRESET))
     }
 
     /// Exports domains into a stream; answers it, and what was said.

@@ -63,6 +63,24 @@ fn what_is_asked_wrongly_over_the_migration_socket() {
     });
 }
 
+/// Linux lets anybody send 253 with each part of a request.
+#[test]
+fn a_request_with_more_descriptors_than_253_ends_the_connection() {
+    each_world(|world| {
+        let file = tempfile::tempfile().unwrap();
+        for (with_rest, answers) in [(0, true), (1, false)] {
+            let mut bulk = Bulk::connect(&world.daemon);
+            bulk.send_part(&header(bulk::IMPORT, 7, 0, 2), &[file.as_fd(); 253]);
+            bulk.send_part(b"x\0", &vec![file.as_fd(); with_rest]);
+            if answers {
+                assert_eq!(bulk.answers(), "EINVAL|");
+            } else {
+                assert!(bulk.is_closed_by_daemon());
+            }
+        }
+    });
+}
+
 /// The stream cannot be written: whoever was served before is served again.
 #[test]
 fn an_export_that_fails_ends_the_quiesce_that_it_began() {

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use common::bulk::{self, Bulk};
 use common::client::Link;
 use common::ring::at;
-use common::wire::show;
+use common::wire::{header, show};
 use common::{Client, Control, Daemon, HANG, World, check, op};
 
 const OK: &[u8] = b"OK\0";
