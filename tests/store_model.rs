@@ -103,8 +103,10 @@ struct Pair {
 }
 
 impl Pair {
-    fn new() -> Pair {
-        let (world, model) = (World::new(), Model::new(&DOMIDS));
+    /// Of whose commits so much is looked at under their locks.
+    fn new(looks: u64) -> Pair {
+        let (mut world, model) = (World::new(), Model::new(&DOMIDS));
+        Arc::get_mut(&mut world.store).unwrap().set_looks_max(looks);
         let clients = vec![world.control()];
         let (open, watches) = (Default::default(), BTreeMap::new());
         let mut pair = Pair { world, model, clients, open, watches, next: 0 };
@@ -226,6 +228,7 @@ impl Pair {
 
     fn compare_events(&mut self, wanted: Events) {
         let mut got = Events::new();
+        self.world.find_events();
         for (seq, path) in self.world.outlet.take_events() {
             let watch = &self.watches[&seq];
             let prefix = format!("/local/domain/{}/", DOMIDS[watch.connection]);
@@ -261,8 +264,11 @@ fn shown(reply: Result<Vec<u8>, Errno>, writes: bool) -> naive::Reply {
 proptest! {
     /// A failure is printed with the fewest steps that show it, and kept beside this file.
     #[test]
-    fn the_store_is_the_naive_model(steps in prop::collection::vec(arb_step(), 1..120)) {
-        let mut pair = Pair::new();
+    fn the_store_is_the_naive_model(
+        steps in prop::collection::vec(arb_step(), 1..120),
+        looks in prop::sample::select(&[0, 8, 32, 4096][..]),
+    ) {
+        let mut pair = Pair::new(looks);
         steps.iter().for_each(|step| pair.step(step));
         assert!(pair.world.store.check().unwrap().findings.is_empty());
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use xenstored::domain::{Limits, Registry};
 use xenstored::protocol::append_event;
 use xenstored::store::{
-    Caller, Executed, Generations, Op, Store, Transaction, Verb, reaper, run_reaper,
+    Caller, Executed, Generations, Op, Store, Transaction, Verb, matcher, reaper, run_reaper,
 };
 use xenstored::watch::{Batch, Entry, Outlet, Watcher};
 use xenstored::words::{Access, Domid, Entry as PermEntry, Layout, Path, PermSet, Perms, Subject};
@@ -32,6 +32,8 @@ impl Outlet for Wire {
             append_event(&mut out, event.path.as_deref().unwrap_or_default(), b"token");
         }
     }
+
+    fn wake(&self, _: u16) {}
 }
 
 /// The store and those who use it.
@@ -48,9 +50,10 @@ impl World {
     /// A store of two shards and `domains` domains with [`NODES`] nodes and ten watches each.
     pub fn of(domains: u16) -> World {
         let registry = Arc::new(Registry::new(Limits::defaults(), None));
-        let (reaper, queue) = reaper();
+        let ((reaper, queue), (matcher, _)) = (reaper(), matcher());
         let outlet = Arc::new(Wire::default());
-        let store = Arc::new(Store::new(Layout::new(2), Arc::clone(&registry), outlet, reaper));
+        let store =
+            Arc::new(Store::new(Layout::new(2), Arc::clone(&registry), outlet, reaper, matcher));
         let weak = Arc::downgrade(&store);
         std::thread::spawn(move || run_reaper(&weak, &queue));
         let domain = registry.get(Domid::CONTROL).expect("the control domain");

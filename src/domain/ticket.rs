@@ -69,6 +69,26 @@ impl Drop for Load {
     }
 }
 
+/// Memory that is kept for a guest beside its nodes, watches and transactions: charged as long as this lives.
+pub struct Held {
+    domain: Arc<Domain>,
+    bytes: u64,
+}
+
+impl Held {
+    /// Charges these bytes in the quota `memory`, whatever its limit.
+    pub fn new(domain: &Arc<Domain>, bytes: u64) -> Held {
+        domain.account.charge(Quota::Memory, bytes);
+        Held { domain: Arc::clone(domain), bytes }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.domain.account.release(Quota::Memory, self.bytes);
+    }
+}
+
 impl fmt::Debug for Load {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Load({} of {})", self.weight, self.ticket.domain.domid)

@@ -51,19 +51,32 @@ impl Thread {
         }
     }
 
+    /// Whether events are queued that are not found yet. Cost: a look at each queued batch of this thread.
+    pub(super) fn has_pending_events(&mut self) -> bool {
+        let queued =
+            std::iter::from_fn(|| self.shared.mailboxes.0[usize::from(self.number)].pop_event());
+        self.undelivered.extend(queued);
+        let is_pending =
+            |message: &Message| matches!(message, Message::Events(batch) if batch.is_pending());
+        self.undelivered.iter().any(is_pending)
+    }
+
     /// Delivers the queued events of a connection that is about to end ahead of all others, so that RELEASE,
-    /// which overtakes events, loses none. Cost: a look at each queued event of this thread.
+    /// which overtakes events, loses none that is found. Cost: a look at each queued event of this thread.
     pub(super) fn deliver_ahead(&mut self, place: Place) {
         let mut queued = std::mem::take(&mut self.undelivered);
         queued.extend(std::iter::from_fn(|| self.mailbox().pop_event()));
         let may_deliver = std::mem::replace(&mut self.may_deliver, usize::MAX);
         for message in &mut queued {
             let Message::Events(batch) = message else { continue };
-            let events = std::mem::take(&mut batch.events).into_iter();
-            let (own, others) =
-                events.partition(|event| event.watcher.connection as usize == place);
+            self.take_found(batch);
+            let is_own = |event: &Event| event.watcher.connection as usize == place;
+            if !batch.events.iter().any(is_own) {
+                continue;
+            }
+            let (own, others) = std::mem::take(&mut batch.events).into_iter().partition(is_own);
             batch.events = others;
-            self.deliver(Batch { events: own, ticket: batch.ticket.clone(), load: None }, None);
+            self.deliver(batch.part(own), None);
         }
         self.may_deliver = may_deliver;
         self.undelivered = queued;

@@ -65,6 +65,10 @@ impl Thread {
     fn release(&mut self, domid: Domid, mark: Option<u64>) -> Result<Option<&'static [u8]>, Errno> {
         let &place = self.rings.get(&domid).ok_or(Errno::ENOENT)?;
         self.deliver_ahead(place);
+        if mark.is_some() && self.has_pending_events() {
+            // Some of these may be the domain's, of which its new host knows nothing.
+            return Err(Errno::EAGAIN);
+        }
         let client = mark.map(|mark| self.leave(domid, mark)).transpose()?;
         let Some((connection, waits)) = self.disconnect_ring(place) else {
             return Err(Errno::ENOENT);

@@ -150,10 +150,21 @@ impl Mailbox {
         self.weight.fetch_sub(weight, Ordering::Relaxed);
     }
 
-    /// Whether the thread, which asks, may sleep until it is woken: nothing is there. From now on nobody
-    /// wakes it for what it took already, or told itself.
-    pub fn may_sleep(&self) -> bool {
-        self.signal.may_sleep(|| self.is_empty())
+    /// Notes that the events of a batch were found, which weigh more or less than what stood for them.
+    pub fn found(&self, before: u64, weight: u64) {
+        self.weight.fetch_add(weight, Ordering::Relaxed);
+        self.delivered(before);
+    }
+
+    /// Whether the thread, which asks, may sleep until it is woken: nothing is there, and no events that can be
+    /// delivered. From now on it is not woken for what it took already, or told itself.
+    pub fn may_sleep(&self, has_events: impl FnOnce() -> bool) -> bool {
+        self.signal.may_sleep(|| self.urgent.is_empty() && !has_events())
+    }
+
+    /// Whether there are events to take, or what must not overtake them.
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
     }
 
     /// Whether there is nothing to take.
@@ -211,5 +222,12 @@ impl Mailboxes {
 impl Outlet for Mailboxes {
     fn push(&self, thread: u16, batch: Batch) {
         self.post(thread, Message::Events(batch));
+    }
+
+    fn wake(&self, thread: u16) {
+        if let Some(mailbox) = self.0.get(usize::from(thread)) {
+            mailbox.signal.raise();
+            mailbox.wake();
+        }
     }
 }

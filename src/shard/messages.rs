@@ -5,7 +5,9 @@ use std::time::Duration;
 use super::connection::Connection;
 use super::mailbox::Message;
 use super::thread::Thread;
+use crate::protocol::operations::DomainRequest;
 use crate::sync::Ordering;
+use crate::watch::{Batch, PENDING_WEIGHT};
 
 /// The weight of the events that are delivered in one pass: as many as one change causes that a guest watches
 /// with all its quota, a few tenths of a millisecond. The rest waits for the next pass, or guests that cause
@@ -21,7 +23,13 @@ impl Thread {
     pub(super) fn take_messages(&mut self) {
         for _ in 0..URGENT_PER_PASS {
             let Some(message) = self.mailbox().pop_urgent() else { break };
-            self.take_message(message);
+            let releases = matches!(message, Message::Domain(_, _, DomainRequest::Release(_)));
+            if releases && self.has_pending_events() {
+                // Some of these may be the domain's, and are not to be lost.
+                self.undelivered.push_back(message);
+            } else {
+                self.take_message(message);
+            }
         }
         while let Some(message) = self.inbox.pop_front().or_else(|| self.next_event()) {
             self.take_message(message);
@@ -33,7 +41,31 @@ impl Thread {
         if self.may_deliver == 0 {
             return None;
         }
-        self.undelivered.pop_front().or_else(|| self.mailbox().pop_event())
+        let mut message = self.undelivered.pop_front().or_else(|| self.mailbox().pop_event())?;
+        if let Message::Events(batch) = &mut message {
+            if batch.is_pending() {
+                self.undelivered.push_front(message);
+                return None;
+            }
+            self.take_found(batch);
+        }
+        Some(message)
+    }
+
+    /// Takes the events of a batch over that were found since it was pushed.
+    pub(super) fn take_found(&self, batch: &mut Batch) {
+        if batch.take_found() {
+            self.mailbox().found(PENDING_WEIGHT, batch.weight());
+        }
+    }
+
+    /// Whether there is a message for [`Thread::next_event`]: all wait behind events that are not found yet.
+    pub(super) fn has_events(&self) -> bool {
+        match self.undelivered.front() {
+            Some(Message::Events(batch)) => !batch.is_pending(),
+            Some(_) => true,
+            None => self.mailbox().has_events(),
+        }
     }
 
     /// Between two requests of a connection: events must follow the reply that was just queued. Other work

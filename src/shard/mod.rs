@@ -50,7 +50,7 @@ use mio::{Poll, Waker};
 use crate::control;
 use crate::domain::{Domain, Registry};
 use crate::host::Host;
-use crate::store::{Store, reaper, run_reaper};
+use crate::store::{Store, matcher, reaper, run_matcher, run_reaper};
 use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::words::{Domid, Layout};
 #[doc(hidden)] // For tests/schedules.
@@ -144,10 +144,13 @@ impl Server {
             polls.push(poll);
         }
         let mailboxes = Mailboxes(mailboxes.into());
-        let (reaper, queue) = reaper();
-        let store = Arc::new(Store::new(layout, registry, Arc::new(mailboxes.clone()), reaper));
-        let weak = Arc::downgrade(&store);
-        spawn("reaper", move || run_reaper(&weak, &queue))?;
+        let ((reaper, removed), (matcher, unmatched)) = (reaper(), matcher());
+        let outlet = Arc::new(mailboxes.clone());
+        let store = Arc::new(Store::new(layout, registry, outlet, reaper, matcher));
+        let weak = [(); 2].map(|()| Arc::downgrade(&store));
+        let [for_reaper, for_matcher] = weak;
+        spawn("reaper", move || run_reaper(&for_reaper, &removed))?;
+        spawn("matcher", move || run_matcher(&for_matcher, &unmatched))?;
         let shared = Arc::new(Shared {
             store,
             host,

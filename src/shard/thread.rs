@@ -214,9 +214,8 @@ impl Thread {
         if self.stopping.is_some() {
             return Some(STOP_POLL);
         }
-        let has_work =
-            !self.ready.is_empty() || !self.inbox.is_empty() || !self.undelivered.is_empty();
-        if has_work || !self.mailbox().may_sleep() {
+        let has_work = !self.ready.is_empty() || !self.inbox.is_empty();
+        if has_work || !self.mailbox().may_sleep(|| self.has_events()) {
             return Some(Duration::ZERO);
         }
         let tick = Some(self.next_tick).filter(|_| !self.ticking.is_empty());

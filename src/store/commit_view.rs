@@ -1,31 +1,88 @@
 //! A commit as its watchers see it: which changes they may know of.
 
-use std::cell::{LazyCell, OnceCell};
+use std::cell::{Cell, LazyCell, OnceCell};
 use std::collections::{HashMap, HashSet};
 
 use foldhash::fast::RandomState;
+use smallvec::SmallVec;
 
 use super::context::Change;
-use super::forest::Locked;
 use super::node::NodeArc;
 use super::recipients::{ChangePerms, Recipients};
 use super::removed_watches::RemovedWatches;
 use super::touched::TouchedHomes;
 use super::tree::find;
+use super::unmatched::Snapshot;
 use super::{Shard, Store};
-use crate::sync::Arc;
 use crate::watch::{Entries, Entry, Event, Matched, Matches, Trie};
-use crate::words::{Path, PermSet};
+use crate::words::{Home, Path, ShardId};
 
 /// So many changes of one guest's commit are reported one by one to a watch; of more it learns by one event
 /// with its own path. A guest's commit has up to 1,024 changes, and all of them match a watch above: without
 /// this bound other guests' watches decide for how long its locks are held. A device has fewer nodes than this.
 pub const REPORTED_MAX: u32 = 16;
+/// Once a guest's commit has caused so many events, no more of its changes are reported one by one: guests watch
+/// each level of a path, so that each change matches many watches.
+const REPORTED_EVENTS_MAX: usize = 4096;
 
-/// A commit with its locks held.
-pub struct CommitView<'a, 's> {
+/// Where the watches and nodes of a commit are found.
+pub enum Source<'a> {
+    /// In the shards, with the commit's locks held.
+    Locked(SmallVec<[(ShardId, &'a Shard); 4]>),
+    /// In what these were when the locks were released.
+    Snapshot(&'a Snapshot),
+}
+
+impl<'a> Source<'a> {
+    /// The watches of a shard of the commit.
+    pub fn watches(&self, shard: ShardId) -> Option<&'a Trie> {
+        match self {
+            Source::Locked(shards) => of(shards, shard).map(|shard| &shard.watches),
+            Source::Snapshot(snapshot) => snapshot.watches(shard),
+        }
+    }
+
+    fn root(&self, home: &Home<'_>) -> Option<&'a NodeArc> {
+        match self {
+            Source::Locked(shards) => of(shards, home.shard)?.tree.root(home),
+            Source::Snapshot(snapshot) => snapshot.root(home),
+        }
+    }
+}
+
+/// A step on the way to a node stands for so many bytes of its path.
+pub const STEP_BYTES: usize = 8;
+
+fn of<'a>(shards: &[(ShardId, &'a Shard)], shard: ShardId) -> Option<&'a Shard> {
+    shards.iter().find(|(locked, _)| *locked == shard).map(|(_, shard)| *shard)
+}
+
+/// How much may be looked at: levels of paths, watches, and removed nodes.
+pub struct Budget(Cell<u64>);
+
+impl Budget {
+    /// So many looks.
+    pub fn new(looks: u64) -> Budget {
+        Budget(Cell::new(looks))
+    }
+
+    /// Takes `looks` from it; returns whether so many were left.
+    pub fn take(&self, looks: usize) -> bool {
+        let left = self.0.get().checked_sub(looks as u64);
+        self.0.set(left.unwrap_or(0));
+        left.is_some()
+    }
+
+    /// Whether nothing is left.
+    pub fn is_spent(&self) -> bool {
+        self.0.get() == 0
+    }
+}
+
+/// A commit whose events are looked for.
+pub struct CommitView<'a> {
     pub store: &'a Store,
-    pub locked: &'a Locked<'s>,
+    pub source: Source<'a>,
     pub replaced: Option<&'a TouchedHomes>,
     pub changes: &'a [Change],
     /// Some of them removed something.
@@ -35,7 +92,9 @@ pub struct CommitView<'a, 's> {
     /// The paths of `changes`, for [`CommitView::has_changed`].
     pub paths: OnceCell<HashSet<&'a [u8], RandomState>>,
     /// If some of its watches may match.
-    pub upper: Option<Arc<Trie>>,
+    pub upper: Option<&'a Trie>,
+    /// Once it is spent, what was found of the change in hand is not all.
+    pub budget: Budget,
 }
 
 /// Where the watches of the change before were found: in the tries of the shards, and in the upper one.
@@ -53,8 +112,6 @@ struct Reported<'a> {
     changes: u32,
     /// After [`REPORTED_MAX`] changes: the entries that have not collapsed.
     open: Option<Vec<&'a Entry>>,
-    /// Permissions by which none of those may know of a change.
-    refused: Option<[*const PermSet; 3]>,
 }
 
 impl<'a> Reported<'a> {
@@ -64,38 +121,36 @@ impl<'a> Reported<'a> {
         matched: &Matched<'a, '_>,
         recipients: &mut Recipients<'_>,
         perms: ChangePerms<'_>,
+        budget: &Budget,
     ) {
         self.changes += 1;
-        if self.changes <= REPORTED_MAX {
-            return report_each(matched, recipients, perms);
+        if self.changes <= REPORTED_MAX && recipients.found() < REPORTED_EVENTS_MAX {
+            return report_each(matched, recipients, perms, budget);
         }
-        let key = perms.map(|perms| perms.map_or(std::ptr::null(), Arc::as_ptr));
-        if self.refused == Some(key) {
-            return;
-        }
-        let mut all_refused = true;
         let open = self.open.get_or_insert_with(|| matched.entries.iter().collect());
-        open.retain(|entry| {
-            let reaches = matched.reaches(entry);
-            let collapsed = reaches && recipients.collapse(entry, perms);
-            all_refused &= reaches && !recipients.may_know(entry, perms);
-            !collapsed
-        });
-        self.refused = all_refused.then_some(key);
+        if budget.take(open.len()) {
+            open.retain(|entry| !(matched.reaches(entry) && recipients.collapse(entry, perms)));
+        }
     }
 }
 
 /// Notifies all watches on a path that a change matches.
-fn report_each(matched: &Matched<'_, '_>, recipients: &mut Recipients<'_>, perms: ChangePerms<'_>) {
-    for entry in matched.entries.iter().filter(|entry| matched.reaches(entry)) {
+fn report_each(
+    matched: &Matched<'_, '_>,
+    recipients: &mut Recipients<'_>,
+    perms: ChangePerms<'_>,
+    budget: &Budget,
+) {
+    let entries = matched.entries.iter().take_while(|_| budget.take(1));
+    for entry in entries.filter(|entry| matched.reaches(entry)) {
         recipients.notify(entry, perms);
     }
 }
 
-impl CommitView<'_, '_> {
-    /// The shard in which `path` lies, if its lock is held.
-    pub fn shard(&self, path: Path<'_>) -> Option<&Shard> {
-        self.locked.shard(self.store.layout.home(path).shard)
+impl<'a> CommitView<'a> {
+    /// The watches of the shard in which `path` lies, if its lock is held.
+    pub fn watches(&self, path: Path<'_>) -> Option<&'a Trie> {
+        self.source.watches(self.store.layout.home(path).shard)
     }
 
     /// The node at `path` before the transaction that changed it; `None` outside of one.
@@ -108,11 +163,10 @@ impl CommitView<'_, '_> {
     /// Whether `path` is there now, which some change concerns.
     fn is_there(&self, path: Path<'_>) -> bool {
         let home = self.store.layout.home(path);
-        let tree = self.locked.shard(home.shard).map(|shard| &shard.tree);
-        !self.removes || tree.is_some_and(|tree| tree.get(&home, path).is_some())
+        !self.removes || find(self.source.root(&home), &home, path).node().is_some()
     }
 
-    /// Whether `path` was only there within a transaction.
+    /// Whether `path` was only there within a transaction. Cost: twice its depth.
     pub fn never_was(&self, path: Path<'_>) -> bool {
         self.before(path).is_some_and(|before| before.is_none()) && !self.is_there(path)
     }
@@ -127,6 +181,7 @@ impl CommitView<'_, '_> {
     /// `None` if the path was only there within a transaction: no domain may see that (XSA-115).
     fn perms<'c>(&'c self, change: &'c Change) -> Option<ChangePerms<'c>> {
         let path = change.path.as_path();
+        self.budget.take(path.bytes().len() / STEP_BYTES);
         let (before, after) = match self.before(path) {
             None => (change.before.as_ref(), Some(&change.after)),
             Some(before) => {
@@ -137,8 +192,25 @@ impl CommitView<'_, '_> {
         (before.is_some() || after.is_some()).then_some([before, after, change.parent.as_ref()])
     }
 
-    /// Adds the events of one change.
-    pub fn matches<'c>(
+    /// The events of the changes from `first` on, as far as the budget goes, in the order of the changes; and the
+    /// first change whose events are not among them, if there is one.
+    pub fn events(&self, first: usize) -> (Vec<Event>, Option<usize>) {
+        let mut cursors = WatchCursors::default();
+        let mut found = Vec::new();
+        for (at, change) in self.changes.iter().enumerate().skip(first) {
+            let start = found.len();
+            self.matches(change, &mut cursors, &mut found);
+            if self.budget.is_spent() {
+                found.truncate(start);
+                return (found, Some(at));
+            }
+            found[start..].sort_by_key(order);
+        }
+        (found, None)
+    }
+
+    /// Adds the events of one change, all of them unless the budget is spent.
+    fn matches<'c>(
         &'c self,
         change: &'c Change,
         cursors: &mut WatchCursors<'c>,
@@ -155,19 +227,24 @@ impl CommitView<'_, '_> {
             if collapses {
                 let reported = reported.get_or_insert_default();
                 let reported = reported.entry(std::ptr::from_ref(matched.entries)).or_default();
-                reported.report(matched, &mut recipients, perms);
+                reported.report(matched, &mut recipients, perms, &self.budget);
             } else {
-                report_each(matched, &mut recipients, perms);
+                report_each(matched, &mut recipients, perms, &self.budget);
             }
         };
-        if let Some(shard) = self.locked.shard(change.shard) {
-            own.of(&shard.watches, path, &mut report);
+        if let Some(watches) = self.source.watches(change.shard) {
+            self.budget.take(own.of(watches, path, &mut report));
         }
-        if let Some(trie) = &self.upper {
-            upper.of(trie, path, &mut report);
+        if let Some(upper_watches) = self.upper {
+            self.budget.take(upper.of(upper_watches, path, &mut report));
         }
         if !change.removed.is_empty() && perms.is_some() {
             RemovedWatches::of(self, change).report(found);
         }
     }
+}
+
+/// A connection is notified of one change in the order in which it set its watches.
+pub fn order(event: &Event) -> (u16, u32, u64) {
+    (event.watcher.thread, event.watcher.connection, event.watcher.seq)
 }

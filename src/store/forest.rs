@@ -183,9 +183,14 @@ impl<'s> Locked<'s> {
 
     /// A shard, if it is locked.
     pub fn shard(&self, shard: ShardId) -> Option<&Shard> {
-        self.guards.iter().find(|(held, _)| *held == shard).map(|(_, guard)| match guard {
-            Guard::Shared(guard) => &**guard,
-            Guard::Exclusive(guard) => &**guard,
+        self.shards().find(|(held, _)| *held == shard).map(|(_, shard)| shard)
+    }
+
+    /// The shards that are locked.
+    pub fn shards(&self) -> impl Iterator<Item = (ShardId, &Shard)> {
+        self.guards.iter().map(|(shard, guard)| match guard {
+            Guard::Shared(guard) => (*shard, &**guard),
+            Guard::Exclusive(guard) => (*shard, &**guard),
         })
     }
 

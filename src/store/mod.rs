@@ -39,6 +39,7 @@ mod sweep;
 mod touched;
 mod transaction;
 mod tree;
+mod unmatched;
 mod write;
 
 use crossbeam::utils::CachePadded;
@@ -57,6 +58,7 @@ pub use settle::{Done, INLINE_NODES_MAX, Settlement, reaper, run_reaper};
 pub use sizes::Sizes;
 pub use transaction::{Conflict, Transaction};
 pub use tree::Tree;
+pub use unmatched::{Matcher, Unmatched, matcher, run_matcher};
 
 use crate::domain::{Quota, Registry, Ticket};
 use crate::sync::{Arc, AtomicU64, Ordering, RwLock};
@@ -68,6 +70,7 @@ use crate::words::{
 use context::{Change, Changes, Context, Effects, Ledger};
 use forest::{Forest, LockSet, Locked};
 use pins::Pins;
+use publish::{LOOKS_MAX, Published};
 use recent::Recent;
 use settle::Reaper;
 use touched::TouchedHomes;
@@ -100,6 +103,8 @@ pub struct Store {
     /// See [`Store::epoch`].
     epoch: AtomicU64,
     reaper: Reaper,
+    matcher: Matcher,
+    looks_max: u64,
     /// Keyed afresh in each process: guests choose what is hashed.
     hasher: RandomState,
 }
@@ -144,6 +149,7 @@ impl Store {
         registry: Arc<Registry>,
         outlet: Arc<dyn Outlet>,
         reaper: Reaper,
+        matcher: Matcher,
     ) -> Store {
         let replaced: Arc<AtomicU64> = Arc::default();
         let pins: Box<[_]> = layout.all().map(|_| Pins::new(Arc::clone(&replaced))).collect();
@@ -167,10 +173,17 @@ impl Store {
             unsettled: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
             reaper,
+            matcher,
+            looks_max: LOOKS_MAX,
             hasher: RandomState::default(),
         };
         store.plant();
         store
+    }
+
+    /// Lets commits look at less before the rest is left to the matcher, for tests of that.
+    pub fn set_looks_max(&mut self, looks: u64) {
+        self.looks_max = looks;
     }
 
     fn plant(&self) {
@@ -303,10 +316,21 @@ impl Store {
         if changes.is_empty() {
             return Executed { replaced, ..Executed::default() };
         }
-        let ticket = self.publish(locked, replaced.as_ref(), changes, caller);
+        let Published { ticket, unmatched } =
+            self.publish(locked, replaced.as_ref(), changes, caller);
         self.remember(locked, changes, caller);
-        let removed = changes.iter_mut().flat_map(|change| std::mem::take(&mut change.removed));
-        let removed: Vec<_> = removed.collect();
+        let (removed, replaced): (Vec<_>, _) = match unmatched {
+            None => {
+                let removed = changes.iter_mut().map(|change| std::mem::take(&mut change.removed));
+                (removed.flatten().collect(), replaced)
+            }
+            Some(first) => {
+                let removed = changes.iter().flat_map(|change| &change.removed).cloned().collect();
+                let rest = (changes.drain(..).collect(), first);
+                self.match_later(locked, replaced, rest, caller, ticket.as_ref());
+                (removed, None)
+            }
+        };
         if !removed.is_empty() {
             self.unsettled.fetch_add(1, Ordering::Relaxed);
         }

@@ -3,7 +3,7 @@
 use std::cell::OnceCell;
 
 use super::Store;
-use super::commit_view::{CommitView, WatchCursors};
+use super::commit_view::{Budget, CommitView, Source, order};
 use super::context::{Caller, Change};
 use super::forest::{LockSet, Locked};
 use super::recipients::Recipients;
@@ -13,49 +13,55 @@ use crate::sync::Arc;
 use crate::watch::{Batch, Event};
 use crate::words::{Domid, Path};
 
+/// How much a commit may look at to find its events with its locks held: a few tens of microseconds. The events
+/// of the rest are found by the matcher. What devices, toolstacks and kernels do is far below.
+pub const LOOKS_MAX: u64 = 4096;
+
+/// What became of a commit's events.
+pub struct Published {
+    /// What a guest's request holds for them, if there are any.
+    pub ticket: Option<Arc<Ticket>>,
+    /// The first change whose events are left to the matcher.
+    pub unmatched: Option<usize>,
+}
+
 impl Store {
     /// Pushes the events of `changes` to the threads that serve the watchers. Cost: the depth of each path,
     /// the matches, and for a removed tree the smaller of its nodes and the watched paths below it, level by
-    /// level. Of a guest's commit, at most [`super::commit_view::REPORTED_MAX`] matches of a watch.
+    /// level; together at most [`LOOKS_MAX`].
     ///
     /// `replaced` are the homes that a transaction changed, if it is one: what neither was there
     /// before nor is there now has not changed.
-    ///
-    /// Returns the ticket that a guest's request holds for them, if there are any.
     pub(super) fn publish(
         &self,
         locked: &Locked<'_>,
         replaced: Option<&TouchedHomes>,
         changes: &[Change],
         caller: &Caller,
-    ) -> Option<Arc<Ticket>> {
+    ) -> Published {
         let concerns = |change: &Change| {
             !change.removed.is_empty() || self.upper.may_match(change.path.as_path())
         };
+        let upper = changes.iter().any(concerns).then(|| self.upper.load());
         let view = CommitView {
             store: self,
-            locked,
+            source: Source::Locked(locked.shards().collect()),
             replaced,
             changes,
             removes: changes.iter().any(|change| !change.removed.is_empty()),
             collapses: !caller.subject.privileged,
             paths: OnceCell::new(),
-            upper: changes.iter().any(concerns).then(|| self.upper.load()),
+            upper: upper.as_deref(),
+            budget: Budget::new(self.looks_max),
         };
-        let mut cursors = WatchCursors::default();
-        let mut found = Vec::new();
-        for change in changes {
-            let start = found.len();
-            view.matches(change, &mut cursors, &mut found);
-            found[start..].sort_by_key(order);
-        }
-        if found.is_empty() {
-            return None;
+        let (found, unmatched) = view.events(0);
+        if found.is_empty() && unmatched.is_none() {
+            return Published { ticket: None, unmatched };
         }
         let unblocked = caller.unblocked.as_ref();
         let ticket = unblocked.map(|call| Ticket::new(&caller.domain, &self.registry, call));
         self.push(found, ticket.as_ref());
-        ticket
+        Published { ticket, unmatched }
     }
 
     /// Sorts events by thread; the order within each thread stays.
@@ -107,9 +113,4 @@ impl Store {
         found.sort_by_key(order);
         self.push(found, None);
     }
-}
-
-/// A connection is notified of one change in the order in which it set its watches.
-fn order(event: &Event) -> (u16, u32, u64) {
-    (event.watcher.thread, event.watcher.connection, event.watcher.seq)
 }

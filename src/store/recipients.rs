@@ -1,5 +1,9 @@
 //! The watchers of one change that may know of it.
 
+use std::collections::HashMap;
+
+use foldhash::fast::RandomState;
+
 use super::Store;
 use crate::sync::Arc;
 use crate::watch::{Entry, Event};
@@ -15,30 +19,45 @@ pub struct Recipients<'a> {
     /// Made when the first event needs it; shared by all.
     shared: Option<Arc<[u8]>>,
     found: &'a mut Vec<Event>,
-    /// The domain asked about last, and the answer: many entries belong to few domains.
+    /// The domain asked about last, and whether it may know: many entries belong to few domains.
     last: Option<(Domid, bool)>,
+    /// The same of those before it, once there are two.
+    known: HashMap<Domid, bool, RandomState>,
 }
 
 impl<'a> Recipients<'a> {
     /// None yet.
     pub fn new(store: &'a Store, path: Path<'a>, found: &'a mut Vec<Event>) -> Recipients<'a> {
-        Recipients { store, path, shared: None, found, last: None }
+        Recipients { store, path, shared: None, found, last: None, known: HashMap::default() }
+    }
+
+    /// How many events there are of the whole commit.
+    pub fn found(&self) -> usize {
+        self.found.len()
     }
 
     /// Whether the watcher may know of a change with these permissions, which are those of all changes that
     /// are asked about here (XSA-115).
     pub fn may_know(&mut self, entry: &Entry, perms: ChangePerms<'_>) -> bool {
-        if let Some((domid, allowed)) = self.last
-            && domid == entry.domid
-        {
-            return allowed;
+        if let Some((domid, allowed)) = self.last {
+            if domid == entry.domid {
+                return allowed;
+            }
+            self.known.insert(domid, allowed);
         }
-        let registry = &self.store.registry;
-        let subject = registry.subject_of(entry.domid);
-        let reads = |perms: &Perms| perms.access(&subject, registry.births()).allows(Access::READ);
-        let allowed = perms.into_iter().flatten().any(reads);
+        let allowed = match self.known.get(&entry.domid) {
+            Some(&allowed) => allowed,
+            None => self.reads(entry.domid, perms),
+        };
         self.last = Some((entry.domid, allowed));
         allowed
+    }
+
+    fn reads(&self, domid: Domid, perms: ChangePerms<'_>) -> bool {
+        let registry = &self.store.registry;
+        let subject = registry.subject_of(domid);
+        let reads = |perms: &Perms| perms.access(&subject, registry.births()).allows(Access::READ);
+        perms.into_iter().flatten().any(reads)
     }
 
     /// Adds the event for a watcher if it may know of the change.

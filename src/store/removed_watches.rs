@@ -6,7 +6,7 @@ use foldhash::fast::RandomState;
 use indexmap::IndexMap;
 use smallvec::SmallVec;
 
-use super::commit_view::CommitView;
+use super::commit_view::{CommitView, STEP_BYTES};
 use super::context::{Change, Removed};
 use super::node::Node;
 use super::recipients::Recipients;
@@ -15,8 +15,8 @@ use crate::words::{Path, PathBuf};
 
 /// What one change removed, and the watches set exactly on what went with its root. The root's own event is
 /// the change's.
-pub struct RemovedWatches<'c, 'v, 's> {
-    view: &'c CommitView<'v, 's>,
+pub struct RemovedWatches<'c, 'v> {
+    view: &'c CommitView<'v>,
     change: &'c Change,
     /// The removed trees by their roots' paths. A transaction may remove the same more than once, and put
     /// something else there meanwhile.
@@ -34,9 +34,9 @@ struct Visit<'c, 't> {
     parent: Option<&'c Node>,
 }
 
-impl<'c, 'v, 's> RemovedWatches<'c, 'v, 's> {
+impl<'c, 'v> RemovedWatches<'c, 'v> {
     /// Those of `change`.
-    pub fn of(view: &'c CommitView<'v, 's>, change: &'c Change) -> RemovedWatches<'c, 'v, 's> {
+    pub fn of(view: &'c CommitView<'v>, change: &'c Change) -> RemovedWatches<'c, 'v> {
         let mut trees = IndexMap::<_, SmallVec<[&'c Removed; 1]>, RandomState>::default();
         for removed in &change.removed {
             trees.entry(removed.path.as_path()).or_default().push(removed);
@@ -45,12 +45,12 @@ impl<'c, 'v, 's> RemovedWatches<'c, 'v, 's> {
         RemovedWatches { view, change, trees, reported }
     }
 
-    /// Adds their events.
+    /// Adds their events, all of them unless the budget is spent.
     pub fn report(&mut self, found: &mut Vec<Event>) {
         for removed in &self.change.removed {
             let path = removed.path.as_path();
-            let own = self.view.shard(path).map(|shard| &shard.watches);
-            for trie in own.into_iter().chain(self.view.upper.as_deref()) {
+            let own = self.view.watches(path);
+            for trie in own.into_iter().chain(self.view.upper) {
                 if let Some(cursor) = trie.find(path) {
                     self.walk(removed, cursor, found);
                 }
@@ -64,6 +64,9 @@ impl<'c, 'v, 's> RemovedWatches<'c, 'v, 's> {
         let path = removed.path.clone();
         let mut todo = vec![Visit { path, cursor, node: &removed.root, parent: None }];
         while let Some(visit) = todo.pop() {
+            if !self.view.budget.take(1) {
+                return;
+            }
             if let Some(entries) = visit.cursor.entries() {
                 self.report_path(&visit, entries, found);
             }
@@ -76,6 +79,10 @@ impl<'c, 'v, 's> RemovedWatches<'c, 'v, 's> {
             };
             // A child that is a home of its own is the root of another removed tree.
             let children = node.children();
+            let ways = cursor.len().min(children.len());
+            if !self.view.budget.take(ways) {
+                return;
+            }
             if cursor.len() <= children.len() {
                 let children = cursor.names().filter_map(|name| Some((name, children.get(name)?)));
                 children.for_each(|(name, child)| {
@@ -91,6 +98,10 @@ impl<'c, 'v, 's> RemovedWatches<'c, 'v, 's> {
 
     fn report_path(&mut self, visit: &Visit<'c, '_>, entries: &Entries, found: &mut Vec<Event>) {
         let path = visit.path.as_path();
+        // A path is looked for from the root of its home, and copied.
+        if !self.view.budget.take(path.bytes().len() / STEP_BYTES) {
+            return;
+        }
         if path == self.change.path.as_path()
             || self.view.never_was(path)
             || self.view.has_changed(path)
@@ -106,7 +117,8 @@ impl<'c, 'v, 's> RemovedWatches<'c, 'v, 's> {
         let parent = visit.parent.or_else(|| self.removed_node(path.parent()?));
         let perms = [Some(&visit.node.perms), parent.map(|parent| &parent.perms), None];
         let mut recipients = Recipients::new(self.view.store, path, found);
-        entries.iter().for_each(|entry| recipients.notify(entry, perms));
+        let entries = entries.iter().take_while(|_| self.view.budget.take(1));
+        entries.for_each(|entry| recipients.notify(entry, perms));
     }
 
     /// The node that was at `path` in what was removed. What went, went with its own home, or with the

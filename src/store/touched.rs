@@ -264,6 +264,11 @@ impl TouchedHomes {
         }
     }
 
+    /// All homes.
+    pub fn homes(&self) -> impl Iterator<Item = Home<'_>> {
+        self.homes.iter().map(|(path, touched)| Home { shard: touched.shard, root: path.as_path() })
+    }
+
     /// The root of a home when it was first touched, if it was.
     pub fn base(&self, home: &Home<'_>) -> Option<Option<&NodeArc>> {
         self.homes.get(home.root.bytes()).map(|touched| touched.base.as_ref())

@@ -1,9 +1,12 @@
 //! What is pushed towards those who watch.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
+
+use crossbeam::channel::{Receiver, Sender};
 
 use super::Watcher;
-use crate::domain::{Load, Ticket};
+use crate::domain::{Load, Ticket, UNDELIVERED_MAX};
 use crate::sync::Arc;
 
 /// The watches of one connection on one path are notified of one change.
@@ -28,17 +31,68 @@ pub struct Batch {
     pub ticket: Option<Arc<Ticket>>,
     /// Holds the guest back that caused them until they are delivered.
     pub load: Option<Load>,
+    /// Where the events come from if they were not found under the commit's locks.
+    pending: Option<Pending>,
 }
+
+/// The place of events that are not found yet.
+#[derive(Debug)]
+struct Pending {
+    /// Gets them all at once; nothing once they are taken.
+    events: Option<Receiver<Vec<Event>>>,
+    // Dropped with the batch, by which the matcher knows that they are delivered.
+    _delivered: Sender<Infallible>,
+}
+
+/// What events weigh that are not found yet: the guest that caused them is not read meanwhile.
+pub const PENDING_WEIGHT: u64 = UNDELIVERED_MAX;
 
 impl Batch {
     /// A batch that a guest's request caused, if there is a ticket.
     pub fn new(events: Vec<Event>, ticket: Option<&Arc<Ticket>>) -> Batch {
-        let batch = Batch { events: events.into(), ticket: ticket.cloned(), load: None };
+        let batch =
+            Batch { events: events.into(), ticket: ticket.cloned(), load: None, pending: None };
         Batch { load: ticket.map(|ticket| Load::new(ticket, batch.weight())), ..batch }
+    }
+
+    /// The same of events that come from `events` later; `delivered` is kept as long as the batch.
+    pub fn pending(
+        events: Receiver<Vec<Event>>,
+        delivered: Sender<Infallible>,
+        ticket: Option<&Arc<Ticket>>,
+    ) -> Batch {
+        let pending = Some(Pending { events: Some(events), _delivered: delivered });
+        let load = ticket.map(|ticket| Load::new(ticket, PENDING_WEIGHT));
+        Batch { events: VecDeque::new(), ticket: ticket.cloned(), load, pending }
+    }
+
+    /// Part of a batch, of one whose events are found.
+    pub fn part(&self, events: VecDeque<Event>) -> Batch {
+        Batch { events, ticket: self.ticket.clone(), load: None, pending: None }
+    }
+
+    /// Whether the events are not found yet.
+    pub fn is_pending(&self) -> bool {
+        let events = self.pending.as_ref().and_then(|pending| pending.events.as_ref());
+        events.is_some_and(Receiver::is_empty)
+    }
+
+    /// Takes the events over if they were found since the batch was pushed; returns whether they were.
+    pub fn take_found(&mut self) -> bool {
+        let Some(pending) = &mut self.pending else { return false };
+        let Some(Ok(events)) = pending.events.as_ref().map(Receiver::try_recv) else {
+            return false;
+        };
+        pending.events = None;
+        self.events = events.into();
+        true
     }
 
     /// What the delivery costs: the number of watches to be notified.
     pub fn weight(&self) -> u64 {
+        if self.is_pending() {
+            return PENDING_WEIGHT;
+        }
         self.events.iter().map(|event| u64::from(event.watches)).sum()
     }
 }
@@ -49,4 +103,7 @@ impl Batch {
 pub trait Outlet: Send + Sync {
     /// Queues `batch` for `thread`.
     fn push(&self, thread: u16, batch: Batch);
+
+    /// The events of a batch that was pushed to `thread` were found.
+    fn wake(&self, thread: u16);
 }

@@ -37,9 +37,14 @@ impl Matched<'_, '_> {
 }
 
 impl<'t, 'p> Matches<'t, 'p> {
-    /// Calls `found` for each watched path in `trie` that is `path` or an ancestor of it. Cost: the path's
-    /// depth.
-    pub fn of(&mut self, trie: &'t Trie, path: Path<'p>, mut found: impl FnMut(&Matched<'t, '_>)) {
+    /// Calls `found` for each watched path in `trie` that is `path` or an ancestor of it; returns how many levels
+    /// of the path lead to watches. Cost: the path's depth.
+    pub fn of(
+        &mut self,
+        trie: &'t Trie,
+        path: Path<'p>,
+        mut found: impl FnMut(&Matched<'t, '_>),
+    ) -> usize {
         self.go_to(trie, path);
         // Few watches have a depth, and most paths need not be counted.
         let depth = LazyCell::new(|| path.components().count());
@@ -48,6 +53,7 @@ impl<'t, 'p> Matches<'t, 'p> {
                 found(&Matched { entries, levels: &|| *depth - level });
             }
         }
+        self.way.len()
     }
 
     /// Goes back to what this path and the last one have in common, and from there as far as names lead to

@@ -11,7 +11,9 @@ use xenstored::domain::{Domain, Limits, Quota, Registry};
 use xenstored::store::{
     Caller, Executed, Generations, Node, NodeArc, Op, Store, Transaction, Tree, Verb,
 };
-use xenstored::store::{Done, Failure, Removed, Settlement, StoreError, Unblocked, reaper};
+use xenstored::store::{
+    Done, Failure, Removed, Settlement, StoreError, Unblocked, Unmatched, matcher, reaper,
+};
 use xenstored::sync::Arc;
 use xenstored::watch::{Batch, Entry, Event, Outlet, Watcher};
 use xenstored::words::{Domid, Entry as PermEntry, Errno, Layout, Path, PathBuf, PermSet, Perms};
@@ -29,7 +31,11 @@ impl Recorder {
 
     /// Takes everything; the events alone, as (number of the watch, path).
     pub fn take_events(&self) -> Vec<(u64, String)> {
-        let batches = self.take().into_iter().flat_map(|(_, batch)| batch.events);
+        let batches = self.take().into_iter().flat_map(|(_, mut batch)| {
+            batch.take_found();
+            assert!(!batch.is_pending(), "events are not found");
+            batch.events
+        });
         let shown = |path: &[u8]| String::from_utf8(path.to_vec()).unwrap();
         let path = |event: &Event| event.path.as_deref().map_or("its own".into(), shown);
         batches.map(|event| (event.watcher.seq, path(&event))).collect()
@@ -40,6 +46,8 @@ impl Outlet for Recorder {
     fn push(&self, thread: u16, batch: Batch) {
         self.0.lock().unwrap().push((thread, batch));
     }
+
+    fn wake(&self, _thread: u16) {}
 }
 
 /// A store with its registry, and everything that it pushes.
@@ -49,6 +57,8 @@ pub struct World {
     pub outlet: Arc<Recorder>,
     /// What was left to the reaper, which no thread is unless a test starts one.
     pub queue: Receiver<(Settlement, Done)>,
+    /// What was left to the matcher, likewise.
+    pub unmatched: Receiver<Unmatched>,
     next_life: Mutex<u64>,
 }
 
@@ -57,10 +67,11 @@ impl World {
     pub fn new() -> World {
         let registry = Arc::new(Registry::new(Limits::defaults(), None));
         let outlet = Arc::new(Recorder::default());
-        let (reaper, queue) = reaper();
+        let ((reaper, queue), (matcher, unmatched)) = (reaper(), matcher());
         let (to_store, to_outlet) = (Arc::clone(&registry), Arc::clone(&outlet));
-        let store = Store::new(Layout::new(2), to_store, to_outlet, reaper);
-        World { store: Arc::new(store), registry, outlet, queue, next_life: Mutex::new(1) }
+        let store = Store::new(Layout::new(2), to_store, to_outlet, reaper, matcher);
+        let (store, next_life) = (Arc::new(store), Mutex::new(1));
+        World { store, registry, outlet, queue, unmatched, next_life }
     }
 
     /// A world with domain 5, which may write below `/tool/x`.
@@ -70,6 +81,11 @@ impl World {
         world.control().write("/tool/x", "").unwrap();
         world.control().set_perms("/tool/x", "b0").unwrap();
         (world, guest)
+    }
+
+    /// Finds the events that were left to the matcher; returns of how many commits.
+    pub fn find_events(&self) -> usize {
+        self.unmatched.try_iter().map(|unmatched| drop(self.store.find_events(unmatched))).count()
     }
 
     /// The domain, which is known from now on.

@@ -3,7 +3,7 @@
 use super::*;
 use crate::domain::{Limits, Registry};
 use crate::store::tree::get_mut;
-use crate::store::{Caller, Executed, Generations, Op, Verb, reaper};
+use crate::store::{Caller, Executed, Generations, Op, Verb, matcher, reaper};
 use crate::watch::{Batch, Entry, Outlet, Watcher};
 use crate::words::{Entry as PermEntry, Path, PathBuf, PermSet, ShardId, Subject};
 
@@ -11,6 +11,7 @@ struct Nobody;
 
 impl Outlet for Nobody {
     fn push(&self, _thread: u16, _batch: Batch) {}
+    fn wake(&self, _thread: u16) {}
 }
 
 fn path(text: &str) -> PathBuf {
@@ -26,8 +27,8 @@ struct World {
 impl World {
     fn new() -> World {
         let registry = Arc::new(Registry::new(Limits::defaults(), None));
-        let (sender, _queue) = reaper();
-        let store = Store::new(Layout::new(4), registry, Arc::new(Nobody), sender);
+        let ((reaper, _), (matcher, _)) = (reaper(), matcher());
+        let store = Store::new(Layout::new(4), registry, Arc::new(Nobody), reaper, matcher);
         let mut world = World { store, generations: Generations::default() };
         world.store.registry.admit(Domid(5), 1).unwrap();
         for home in ["/local/domain/5", "/local/domain/0/backend/vif/5", "/vm/abc"] {
