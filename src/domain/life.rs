@@ -35,6 +35,7 @@ pub struct Domain {
     notices: [AtomicU32; Notice::COUNT],
     /// See [`super::Load`].
     pub(super) undelivered: AtomicU64,
+    pub(super) unread_bytes: AtomicU64,
     features: AtomicU32,
     settings: AtomicU64,
     /// The host's number that it had where an import of it came from; 0 for none.
@@ -71,6 +72,7 @@ impl Domain {
             soft_crossings: AtomicU32::new(0),
             notices: std::array::from_fn(|_| AtomicU32::new(0)),
             undelivered: AtomicU64::new(0),
+            unread_bytes: AtomicU64::new(0),
             features: AtomicU32::new(super::SERVER_FEATURES),
             settings: AtomicU64::new(0),
             origin: AtomicU64::new(0),
@@ -84,6 +86,11 @@ impl Domain {
     /// The weight of the events that its requests caused and that are not delivered.
     pub fn undelivered(&self) -> u64 {
         self.undelivered.load(Ordering::Acquire)
+    }
+
+    /// The bytes of the events that its requests caused and that wait in rings of others.
+    pub fn unread_bytes(&self) -> u64 {
+        self.unread_bytes.load(Ordering::Acquire)
     }
 
     /// Returns the values of its quotas. A privileged domain has them too, and none binds it.

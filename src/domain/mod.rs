@@ -12,7 +12,7 @@ pub use life::{Domain, Notice, OwnSettings};
 pub use quota::{Limits, Quota};
 pub use registry::Registry;
 use reports::{Report, Reports};
-pub use ticket::{Held, Load, Ticket, UNDELIVERED_MAX};
+pub use ticket::{Held, Load, Ticket, UNDELIVERED_MAX, UNREAD_BYTES_MAX};
 
 /// The feature bits of this server (xenstore-ring.txt, "Server feature bitmap"): reconnection,
 /// error indicator, watch depth, and `DOMID_ANY` in permissions.

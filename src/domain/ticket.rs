@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{Domain, Quota, Registry};
-use crate::sync::{Arc, Ordering};
+use crate::sync::{Arc, AtomicU64, Ordering};
 
 /// Held by everything that a guest's request still waits for: its reply and each event that it
 /// caused, until delivered, merged or dropped. The last one gone gives the place in the quota
@@ -40,30 +40,69 @@ impl Drop for Ticket {
     }
 }
 
-/// What the events of a request weigh that no thread has delivered yet: what they make others do. A guest is
-/// not read while it has [`UNDELIVERED_MAX`] of it.
+/// What events weigh that a request of a guest caused, as long as they are on their way. A guest is not read while
+/// its events weigh too much at some point of the way.
 pub struct Load {
     ticket: Arc<Ticket>,
+    stage: Stage,
     weight: u64,
+}
+
+/// A point of the way of a guest's events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// No thread has delivered them yet; in watches to be notified.
+    Undelivered,
+    /// They wait in a ring that is not read; in bytes.
+    Unread,
 }
 
 /// The weight of a guest's undelivered events from which on its ring is not read: as many watches as a guest
 /// may set. One request more may be above it.
 pub const UNDELIVERED_MAX: u64 = 1024;
+/// The same of its unread events, in bytes: all guests together fill the ring of the control domain's kernel, in
+/// which events collapse beyond a limit.
+pub const UNREAD_BYTES_MAX: u64 = 32 << 10;
+
+impl Stage {
+    fn weight_of(self, domain: &Domain) -> &AtomicU64 {
+        match self {
+            Stage::Undelivered => &domain.undelivered,
+            Stage::Unread => &domain.unread_bytes,
+        }
+    }
+
+    fn max(self) -> u64 {
+        match self {
+            Stage::Undelivered => UNDELIVERED_MAX,
+            Stage::Unread => UNREAD_BYTES_MAX,
+        }
+    }
+}
 
 impl Load {
-    /// The load of events of this weight that a request caused.
-    pub fn new(ticket: &Arc<Ticket>, weight: u64) -> Load {
-        ticket.domain.undelivered.fetch_add(weight, Ordering::Relaxed);
-        Load { ticket: Arc::clone(ticket), weight }
+    /// The load of undelivered events of this weight that a request caused.
+    pub fn undelivered(ticket: &Arc<Ticket>, weight: u64) -> Load {
+        Load::new(ticket, Stage::Undelivered, weight)
+    }
+
+    /// The load of a delivered event of so many bytes.
+    pub fn unread(ticket: Arc<Ticket>, bytes: usize) -> Load {
+        Load::new(&ticket, Stage::Unread, bytes as u64)
+    }
+
+    fn new(ticket: &Arc<Ticket>, stage: Stage, weight: u64) -> Load {
+        stage.weight_of(&ticket.domain).fetch_add(weight, Ordering::Relaxed);
+        Load { ticket: Arc::clone(ticket), stage, weight }
     }
 }
 
 impl Drop for Load {
     fn drop(&mut self) {
         let Ticket { domain, unblocked, .. } = &*self.ticket;
-        let before = domain.undelivered.fetch_sub(self.weight, Ordering::AcqRel);
-        if before >= UNDELIVERED_MAX && before - self.weight < UNDELIVERED_MAX {
+        let before = self.stage.weight_of(domain).fetch_sub(self.weight, Ordering::AcqRel);
+        let max = self.stage.max();
+        if before >= max && before - self.weight < max {
             unblocked(domain);
         }
     }
@@ -91,7 +130,7 @@ impl Drop for Held {
 
 impl fmt::Debug for Load {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Load({} of {})", self.weight, self.ticket.domain.domid)
+        write!(f, "Load({} {:?} of {})", self.weight, self.stage, self.ticket.domain.domid)
     }
 }
 
@@ -106,7 +145,6 @@ mod tests {
     use super::*;
 
     use crate::domain::Limits;
-    use crate::sync::AtomicU64;
 
     type Unblocked = Arc<dyn Fn(&Domain) + Send + Sync>;
 
@@ -137,7 +175,7 @@ mod tests {
     fn delivered_events_unblock_a_domain_that_has_caused_too_many() {
         let (registry, domain, unblocked, calls) = counted();
         let ticket = Ticket::new(&domain, &registry, &unblocked);
-        let loads = [1, UNDELIVERED_MAX - 1, 1].map(|weight| Load::new(&ticket, weight));
+        let loads = [1, UNDELIVERED_MAX - 1, 1].map(|weight| Load::undelivered(&ticket, weight));
         assert_eq!(domain.undelivered(), UNDELIVERED_MAX + 1);
         let mut called = loads.into_iter().map(|load| {
             drop(load);
@@ -145,5 +183,11 @@ mod tests {
         });
         assert!(called.by_ref().eq([0, 1, 1]));
         assert_eq!(domain.undelivered(), 0);
+        // What others have not read counts by itself.
+        let bytes = usize::try_from(UNREAD_BYTES_MAX).unwrap();
+        let unread = Load::unread(Arc::clone(&ticket), bytes);
+        assert_eq!((domain.unread_bytes(), domain.undelivered()), (UNREAD_BYTES_MAX, 0));
+        drop(unread);
+        assert_eq!((domain.unread_bytes(), calls.load(Ordering::Relaxed)), (0, 2));
     }
 }

@@ -1,5 +1,6 @@
 //! The delivery of events to the connections of a thread, and what happens to those that are not read.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use super::thread::{Place, Thread};
 use super::watches::WatchId;
 use crate::domain::{Notice, Quota, Registry, Ticket};
 use crate::sync::Arc;
-use crate::transport::Transport;
+use crate::transport::{Disconnect, Transport};
 use crate::watch::{Batch, Event, Watcher};
 
 /// So many events of one connection wait for its reply; with one more, all are queued in front of it.
@@ -23,23 +24,25 @@ impl Thread {
     pub(super) fn deliver(&mut self, mut batch: Batch, mut serving: Option<&mut Connection>) {
         let version = self.next_number();
         let registry = self.shared.store.registry();
-        let sender = EventSender { thread: self.number, now: self.now, version, registry };
+        let (thread, now, full) = (self.number, self.now, Cell::default());
+        let sender = EventSender { thread, now, version, registry, full };
         let mut behind: Vec<Place> = Vec::new();
         while let Some(events) = same_change(&mut batch.events) {
-            let weight: usize = events.iter().map(|event| usize::from(event.watches)).sum();
-            self.may_deliver = self.may_deliver.saturating_sub(weight);
-            self.mailbox().delivered(weight as u64);
+            let weight: u64 = events.iter().map(|event| u64::from(event.watches)).sum();
+            self.mailbox().delivered(weight);
+            let mut cost = 1;
             let place = events[0].watcher.connection as usize;
             let connection = match &mut serving {
                 Some(connection) if connection.place == place => Some(&mut **connection),
                 _ => self.connections.get_mut(place).and_then(|slot| slot.as_deref_mut()),
             };
             if let Some(connection) = connection {
-                sender.send_or_defer(connection, events, batch.ticket.as_ref());
+                cost = sender.send_or_defer(connection, events, batch.ticket.as_ref());
                 if behind.last() != Some(&place) {
                     behind.push(place);
                 }
             }
+            self.may_deliver = self.may_deliver.saturating_sub(cost);
             if self.may_deliver == 0 && !batch.events.is_empty() {
                 self.undelivered.push_front(Message::Events(batch));
                 break;
@@ -86,7 +89,8 @@ impl Thread {
     pub(super) fn send_late(&mut self, connection: &mut Connection) {
         let version = self.next_number();
         let registry = self.shared.store.registry();
-        let sender = EventSender { thread: self.number, now: self.now, version, registry };
+        let (thread, now, full) = (self.number, self.now, Cell::default());
+        let sender = EventSender { thread, now, version, registry, full };
         sender.send_late(connection);
     }
 
@@ -143,6 +147,8 @@ struct EventSender<'a> {
     /// Of connections that are quiesced, from then on.
     version: u64,
     registry: &'a Registry,
+    /// The socket that took no more when it was last tried.
+    full: Cell<Option<Place>>,
 }
 
 /// The events of one connection for one change: one for each path that it watches.
@@ -167,26 +173,39 @@ fn same_change(events: &mut VecDeque<Event>) -> Option<ChangeEvents> {
 }
 
 impl EventSender<'_> {
-    /// Queues the events of one change, behind the reply that the connection waits for if it does.
+    /// Queues the events of one change, behind the reply that the connection waits for if it does. Returns what that
+    /// took: the watches that were looked at.
     fn send_or_defer(
         &self,
         connection: &mut Connection,
         events: ChangeEvents,
         ticket: Option<&Arc<Ticket>>,
-    ) {
+    ) -> usize {
         match &mut connection.late {
-            Some(late) if late.len() < LATE_MAX => late.push((events, ticket.cloned())),
+            Some(late) if late.len() < LATE_MAX => {
+                late.push((events, ticket.cloned()));
+                1
+            }
             Some(_) => {
                 self.send_late(connection);
-                self.send(connection, &events, ticket);
+                self.send(connection, &events, ticket)
             }
             None => self.send(connection, &events, ticket),
         }
     }
 
     /// Queues the events of one change for a connection's watches that are still there, in the order in which
-    /// it set them.
-    fn send(&self, connection: &mut Connection, events: &[Event], ticket: Option<&Arc<Ticket>>) {
+    /// it set them; of a guest that has no room, that it is to have them. Returns as above.
+    fn send(
+        &self,
+        connection: &mut Connection,
+        events: &[Event],
+        ticket: Option<&Arc<Ticket>>,
+    ) -> usize {
+        if self.has_no_room(connection) {
+            self.defer(connection, events, 0);
+            return events.len();
+        }
         let waits = !connection.is_quiesced;
         // The writer never waits for a process of the control domain, which may have stopped.
         let ticket = ticket.filter(|_| waits && matches!(connection.transport, Transport::Ring(_)));
@@ -199,12 +218,40 @@ impl EventSender<'_> {
         if events.len() > 1 {
             notified.sort_unstable_by_key(|(id, _)| id.seq);
         }
+        let looked_at = events.len().max(notified.len());
+        let mut last = 0;
         for (id, changed) in notified {
+            if last > 0 && self.has_no_room(connection) {
+                self.defer(connection, events, last);
+                break;
+            }
             self.send_one(connection, id, changed, ticket);
+            last = id.seq;
+        }
+        looked_at
+    }
+
+    /// Whether the events of a guest have to wait until it has read others.
+    fn has_no_room(&self, connection: &Connection) -> bool {
+        connection.is_guest()
+            && (connection.output.len() > connection.output_limits().1
+                || connection.watches.has_deferred()
+                || is_at_memory_quota(self.registry, connection))
+    }
+
+    /// Notes that the watches numbered above `after` are to have an event.
+    fn defer(&self, connection: &mut Connection, events: &[Event], after: u64) {
+        let mut outdates = false;
+        for event in events {
+            let Watcher { group, seq, .. } = event.watcher;
+            outdates |= connection.watches.defer(group, seq, event.path.as_deref(), after);
+        }
+        if outdates && connection.is_quiesced {
+            connection.outdate(self.version);
         }
     }
 
-    /// Queues the event of one watch; if it has to wait, that it is to have one.
+    /// Queues the event of one watch.
     fn send_one(
         &self,
         connection: &mut Connection,
@@ -212,21 +259,27 @@ impl EventSender<'_> {
         changed: Option<&[u8]>,
         ticket: Option<&Arc<Ticket>>,
     ) {
-        let collapses = connection.output.len() > connection.output_limits().1;
-        let outdates = if connection.is_guest()
-            && (collapses
-                || connection.watches.has_deferred()
-                || is_at_memory_quota(self.registry, connection))
-        {
-            connection.watches.defer(id)
-        } else {
-            // Equal events merge, so what collapses adds one until that is visible.
-            let changed = changed.filter(|_| !collapses);
-            connection.queue_event(self.thread, id, changed, ticket.cloned(), self.now)
-        };
+        // Equal events merge, so what collapses adds one until that is visible.
+        let changed = changed.filter(|_| !self.collapses(connection));
+        let outdates = connection.queue_event(self.thread, id, changed, ticket.cloned(), self.now);
         if outdates && connection.is_quiesced {
             connection.outdate(self.version);
         }
+    }
+
+    /// Whether so much is unread that events name the watched path only. A client that reads has room again
+    /// once what was queued in this pass is sent.
+    fn collapses(&self, connection: &mut Connection) -> bool {
+        let limit = connection.output_limits().1;
+        let reads = matches!(connection.transport, Transport::Socket(_))
+            && !connection.listens_for_room
+            && self.full.get() != Some(connection.place);
+        if connection.output.len() > limit && reads {
+            // Should its socket be closed, its next pass finds out.
+            let _: Result<(), Disconnect> = connection.flush();
+            self.full.set(Some(connection.place).filter(|_| !connection.output.is_empty()));
+        }
+        connection.output.len() > limit
     }
 
     fn send_late(&self, connection: &mut Connection) {

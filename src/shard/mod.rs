@@ -14,6 +14,7 @@
 //! the domain's *home thread*; the one who asked is parked, and no thread ever waits for another.
 
 mod connection;
+mod deferred;
 mod delivery;
 mod domain_watches;
 mod domains;

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use foldhash::fast::RandomState;
 
-use crate::domain::Ticket;
+use crate::domain::{Load, Ticket};
 use crate::protocol::{Frame, append_event, frame};
 use crate::sync::Arc;
 
@@ -37,8 +37,8 @@ struct PendingEvent {
     end: u64,
     hash: u64,
     queued: Instant,
-    // Held until the event is delivered or dropped, while it can be.
-    _ticket: Option<Arc<Ticket>>,
+    // Held until the event is read or dropped, while it can be.
+    _load: Option<Load>,
 }
 
 impl Output {
@@ -125,7 +125,7 @@ impl Output {
             end: self.end(),
             hash,
             queued: now,
-            _ticket: ticket,
+            _load: ticket.map(|ticket| Load::unread(ticket, added)),
         });
         added
     }
@@ -211,7 +211,7 @@ impl Output {
 
     /// Those who caused the events wait for them no more.
     pub fn forget_tickets(&mut self) {
-        self.events.iter_mut().for_each(|event| event._ticket = None);
+        self.events.iter_mut().for_each(|event| event._load = None);
     }
 
     /// Drops the events queued before `deadline` and answers how many. What the client has seen the

@@ -6,7 +6,7 @@ use super::output::Output;
 use super::state::{Connect, Connected, Event, Imported};
 use super::thread::{Place, Thread};
 use super::trace;
-use crate::domain::{Domain, Notice, Quota, UNDELIVERED_MAX};
+use crate::domain::{Domain, Notice, Quota, UNDELIVERED_MAX, UNREAD_BYTES_MAX};
 use crate::host::{Gfn, Port};
 use crate::protocol::{Header, ReplySlot};
 use crate::store::Unblocked;
@@ -299,5 +299,6 @@ impl Thread {
         requests != 0 && outstanding >= u64::from(requests)
             || bytes != 0 && connection.output_charged > 0 && used(Quota::Memory) > u64::from(bytes)
             || domain.undelivered() >= UNDELIVERED_MAX
+            || domain.unread_bytes() >= UNREAD_BYTES_MAX
     }
 }

@@ -8,6 +8,7 @@ use hashbrown::HashTable;
 use slab::Slab;
 use smallvec::SmallVec;
 
+use super::deferred::Deferral;
 use crate::sync::Arc;
 use crate::words::{Path, PathBuf};
 
@@ -24,8 +25,6 @@ pub struct Watch {
     pub depth: Option<u16>,
     /// Its number: rises with every watch set on the thread.
     pub seq: u64,
-    /// Its event waits for room.
-    pub is_deferred: bool,
 }
 
 /// What a watch takes beside its token and, twice, its path: in the lists of the connection, and a node and
@@ -64,6 +63,10 @@ struct Group {
     slots: SmallVec<[u32; 2]>,
     /// The greatest depth that any of them has had.
     depth: Option<u16>,
+    /// The number of the first of them: distinguishes it from others that have its place before or after.
+    birth: u64,
+    /// Events that wait for room.
+    deferral: Option<Deferral>,
 }
 
 /// What a trie is to know of a group.
@@ -93,8 +96,8 @@ pub struct Watches {
     hasher: RandomState,
     /// Number and place of each, oldest first, among those of some that are gone.
     order: Vec<(u64, u32)>,
-    /// Watches whose events wait for room, each once.
-    deferred: VecDeque<WatchId>,
+    /// Groups with a deferral, each once, and some that are gone: their places and births.
+    deferred: VecDeque<(u32, u64)>,
     generation: u64,
 }
 
@@ -166,9 +169,9 @@ impl Watches {
                 group
             }
             None => {
-                let group = place(
-                    self.groups.insert(Group { slots: SmallVec::from_slice(&[slot]), depth }),
-                );
+                let slots_of_it = SmallVec::from_slice(&[slot]);
+                let group = Group { slots: slots_of_it, depth, birth: seq, deferral: None };
+                let group = place(self.groups.insert(group));
                 let (groups, path_hash) =
                     (&self.groups, hasher.hash_one((path.as_path(), has_depth)));
                 self.by_path.insert_unique(path_hash, group, |&group| {
@@ -218,7 +221,7 @@ impl Watches {
     }
 
     fn summary(&self, group: u32) -> GroupSummary<'_> {
-        let Group { slots, depth } = &self.groups[group as usize];
+        let Group { slots, depth, .. } = &self.groups[group as usize];
         let newest = &self.slots[slots[slots.len() - 1] as usize];
         GroupSummary {
             group,
@@ -239,7 +242,10 @@ impl Watches {
         let is_there =
             |seq, slot: u32| slots.get(slot as usize).is_some_and(|watch: &Watch| watch.seq == seq);
         self.order.retain(|&(seq, slot)| is_there(seq, slot));
-        self.deferred.retain(|id| is_there(id.seq, id.slot));
+        let groups = &self.groups;
+        let is_group =
+            |group: u32, birth| groups.get(group as usize).is_some_and(|it| it.birth == birth);
+        self.deferred.retain(|&(group, birth)| is_group(group, birth));
     }
 
     /// The watches in the order in which they were set, from the one at `index` on. Cost: those that
@@ -271,15 +277,24 @@ impl Watches {
         watches.map(|(slot, watch)| WatchId { slot, seq: watch.seq })
     }
 
-    /// Notes that a watch is to have an event with its own path, which there is no room for now; returns
-    /// whether that is new.
-    pub fn defer(&mut self, id: WatchId) -> bool {
-        let watch = self.slots.get_mut(id.slot as usize).filter(|watch| watch.seq == id.seq);
-        let is_new = watch.is_some_and(|watch| !std::mem::replace(&mut watch.is_deferred, true));
-        if is_new {
-            self.deferred.push_back(id);
+    /// Notes that watches of a group are to have an event with their own path, which there is no room for now:
+    /// those of [`Watches::notified`] whose number is above `after`. Returns whether that is new. Cost: constant.
+    pub fn defer(&mut self, group: u32, seq: u64, changed: Option<&[u8]>, after: u64) -> bool {
+        let Some(known) = self.groups.get_mut(group as usize) else { return false };
+        // An event of a group that had the place before concerns none of these.
+        if known.birth > seq {
+            return false;
         }
-        is_new
+        let path = self.slots[known.slots[0] as usize].path.as_path();
+        let levels = changed.map_or(0, |changed| levels_below(changed, path.bytes()));
+        match &mut known.deferral {
+            Some(deferral) => deferral.add(seq, levels),
+            None => {
+                known.deferral = Some(Deferral::new(seq, levels, after));
+                self.deferred.push_back((group, known.birth));
+                true
+            }
+        }
     }
 
     /// Whether events are deferred: those that follow are too, or they would overtake them.
@@ -287,12 +302,38 @@ impl Watches {
         !self.deferred.is_empty()
     }
 
-    /// Takes the watch that has waited longest for its event; it may be gone.
+    /// Takes the watch that is next to have its deferred event. Cost: constant but for watches of the same path
+    /// that do not reach the change.
     pub fn next_deferred(&mut self) -> Option<WatchId> {
-        let id = self.deferred.pop_front()?;
-        let watch = self.slots.get_mut(id.slot as usize).filter(|watch| watch.seq == id.seq);
-        watch.into_iter().for_each(|watch| watch.is_deferred = false);
-        Some(id)
+        while let Some(&(group, birth)) = self.deferred.front() {
+            let known = self.groups.get_mut(group as usize).filter(|known| known.birth == birth);
+            if let Some(Group { slots, deferral: Some(deferral), .. }) = known {
+                let watches = &self.slots;
+                let first =
+                    slots.partition_point(|&slot| watches[slot as usize].seq <= deferral.after());
+                let next = slots[first..].iter().find_map(|&slot| {
+                    let Watch { seq, depth, .. } = watches[slot as usize];
+                    deferral.concerns(seq, depth).then_some(WatchId { slot, seq })
+                });
+                if let Some(id) = next {
+                    deferral.advance(id.seq);
+                    return Some(id);
+                }
+            }
+            self.finish_deferral();
+        }
+        None
+    }
+
+    /// All watches of the first group have had their deferred events.
+    fn finish_deferral(&mut self) {
+        let Some((group, birth)) = self.deferred.pop_front() else { return };
+        let known = self.groups.get_mut(group as usize).filter(|known| known.birth == birth);
+        let Some(known) = known else { return };
+        known.deferral = known.deferral.take().and_then(Deferral::next_round);
+        if known.deferral.is_some() {
+            self.deferred.push_back((group, birth));
+        }
     }
 
     /// Takes all watches out; `generation` is the list's from now on.
@@ -323,7 +364,7 @@ mod tests {
 
     fn watch(seq: u64) -> Watch {
         let (path, token) = (Arc::new(Path::ROOT.to_buf()), seq.to_string().into_bytes().into());
-        Watch { path, token, prefix_len: 0, depth: None, seq, is_deferred: false }
+        Watch { path, token, prefix_len: 0, depth: None, seq }
     }
 
     fn listed(watches: &mut Watches, index: usize) -> Vec<u64> {
@@ -387,13 +428,40 @@ mod tests {
     fn deferred_events_of_removed_watches_are_not_kept() {
         let mut watches = Watches::new(1);
         let (first, _) = watches.insert(watch(2));
-        assert!(watches.defer(first) && !watches.defer(first));
+        assert!(watches.defer(0, 2, None, 0) && !watches.defer(0, 2, None, 0));
         for seq in 3..1000 {
-            let (id, _) = watches.insert(watch(seq));
-            watches.defer(id);
-            watches.remove(Path::ROOT, seq.to_string().as_bytes(), 1000 + seq).unwrap();
+            let path = Arc::new(Path::parse(b"/a").unwrap().to_buf());
+            let (_, GroupSummary { group, .. }) = watches.insert(Watch { path, ..watch(seq) });
+            watches.defer(group, seq, None, 0);
+            let (path, token) = (Path::parse(b"/a").unwrap(), seq.to_string());
+            watches.remove(path, token.as_bytes(), 1000 + seq).unwrap();
             assert!(watches.deferred.len() <= 2 * watches.len() + GONE_MAX);
         }
         assert_eq!(watches.next_deferred(), Some(first));
+        assert_eq!(watches.next_deferred(), None);
+        assert!(!watches.has_deferred());
+    }
+
+    #[test]
+    fn deferred_events_reach_each_watch_that_a_change_concerns() {
+        let mut watches = Watches::new(1);
+        for (seq, depth) in (2..).zip([0, 2, 5, 1]) {
+            watches.insert(Watch { depth: Some(depth), ..watch(seq) });
+        }
+        let all = |watches: &mut Watches| {
+            std::iter::from_fn(|| watches.next_deferred().map(|id| id.seq)).collect::<Vec<_>>()
+        };
+        assert!(watches.defer(0, 4, Some(b"/a/b"), 0));
+        assert_eq!(all(&mut watches), [3, 4]);
+        assert!(watches.defer(0, 5, Some(b"/a/b"), 0) && watches.defer(0, 5, Some(b"/a"), 0));
+        assert!(!watches.defer(0, 5, Some(b"/a/b/c"), 0));
+        assert_eq!(all(&mut watches), [3, 4, 5]);
+        // What changes after the first had its event is told to that again.
+        assert!(watches.defer(0, 5, None, 2));
+        assert_eq!(watches.next_deferred().map(|id| id.seq), Some(3));
+        assert!(watches.defer(0, 5, Some(b"/a/b"), 0) && !watches.defer(0, 5, Some(b"/a/b"), 0));
+        assert_eq!(all(&mut watches), [4, 5, 3, 4]);
+        // An event of watches that are gone is none of those that have their place.
+        assert!(!watches.defer(0, 1, None, 0) && !watches.has_deferred());
     }
 }

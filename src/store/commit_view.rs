@@ -24,6 +24,9 @@ pub const REPORTED_MAX: u32 = 16;
 /// Once a guest's commit has caused so many events, no more of its changes are reported one by one: guests watch
 /// each level of a path, so that each change matches many watches.
 const REPORTED_EVENTS_MAX: usize = 4096;
+/// So many bytes of names of one guest's commit beyond that go to watches of the control domain. No backend has so
+/// many nodes, and all guests together fill what its kernel may leave unread.
+pub const NAMED_BYTES_MAX: u64 = 64 << 10;
 
 /// Where the watches and nodes of a commit are found.
 pub enum Source<'a> {
@@ -95,6 +98,8 @@ pub struct CommitView<'a> {
     pub upper: Option<&'a Trie>,
     /// Once it is spent, what was found of the change in hand is not all.
     pub budget: Budget,
+    /// Bytes that names may take of changes beyond [`REPORTED_MAX`] for a watch of the control domain.
+    pub names: Budget,
 }
 
 /// Where the watches of the change before were found: in the tries of the shards, and in the upper one.
@@ -121,15 +126,17 @@ impl<'a> Reported<'a> {
         matched: &Matched<'a, '_>,
         recipients: &mut Recipients<'_>,
         perms: ChangePerms<'_>,
-        budget: &Budget,
+        view: &CommitView<'_>,
     ) {
         self.changes += 1;
         if self.changes <= REPORTED_MAX && recipients.found() < REPORTED_EVENTS_MAX {
-            return report_each(matched, recipients, perms, budget);
+            return report_each(matched, recipients, perms, &view.budget);
         }
         let open = self.open.get_or_insert_with(|| matched.entries.iter().collect());
-        if budget.take(open.len()) {
-            open.retain(|entry| !(matched.reaches(entry) && recipients.collapse(entry, perms)));
+        if view.budget.take(open.len()) {
+            open.retain(|entry| {
+                !(matched.reaches(entry) && recipients.collapse(entry, perms, &view.names))
+            });
         }
     }
 }
@@ -227,7 +234,7 @@ impl<'a> CommitView<'a> {
             if collapses {
                 let reported = reported.get_or_insert_default();
                 let reported = reported.entry(std::ptr::from_ref(matched.entries)).or_default();
-                reported.report(matched, &mut recipients, perms, &self.budget);
+                reported.report(matched, &mut recipients, perms, self);
             } else {
                 report_each(matched, &mut recipients, perms, &self.budget);
             }

@@ -3,7 +3,7 @@
 use std::cell::OnceCell;
 
 use super::Store;
-use super::commit_view::{Budget, CommitView, Source, order};
+use super::commit_view::{Budget, CommitView, NAMED_BYTES_MAX, Source, order};
 use super::context::{Caller, Change};
 use super::forest::{LockSet, Locked};
 use super::recipients::Recipients;
@@ -53,6 +53,7 @@ impl Store {
             paths: OnceCell::new(),
             upper: upper.as_deref(),
             budget: Budget::new(self.looks_max),
+            names: Budget::new(NAMED_BYTES_MAX),
         };
         let (found, unmatched) = view.events(0);
         if found.is_empty() && unmatched.is_none() {

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use foldhash::fast::RandomState;
 
 use super::Store;
+use super::commit_view::Budget;
 use crate::sync::Arc;
 use crate::watch::{Entry, Event};
 use crate::words::{Access, Domid, Path, Perms};
@@ -71,9 +72,10 @@ impl<'a> Recipients<'a> {
 
     /// Adds an event that names the watched path instead of the change, if the watcher may know of that;
     /// returns whether it may. For a watcher of the control domain it is the change's own event, and `false`:
-    /// its kernel learns of backends by name only.
-    pub fn collapse(&mut self, entry: &Entry, perms: ChangePerms<'_>) -> bool {
-        if self.store.registry.is_privileged(entry.domid) {
+    /// its kernel learns of backends by name only. So it is as long as `names` has bytes left for them.
+    pub fn collapse(&mut self, entry: &Entry, perms: ChangePerms<'_>, names: &Budget) -> bool {
+        let is_privileged = self.store.registry.is_privileged(entry.domid);
+        if is_privileged && names.take(self.path.bytes().len()) {
             self.notify(entry, perms);
             return false;
         }

@@ -10,7 +10,7 @@ use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use foldhash::fast::RandomState;
 
 use super::Store;
-use super::commit_view::{Budget, CommitView, Source};
+use super::commit_view::{Budget, CommitView, NAMED_BYTES_MAX, Source};
 use super::context::{Caller, Change};
 use super::forest::Locked;
 use super::node::NodeArc;
@@ -145,6 +145,7 @@ impl Store {
             paths: OnceCell::new(),
             upper: Some(upper),
             budget: Budget::new(u64::MAX),
+            names: Budget::new(NAMED_BYTES_MAX),
         };
         let (found, _) = view.events(*first);
         let mut by_thread: Vec<Vec<Event>> = unmatched.threads.iter().map(|_| Vec::new()).collect();

@@ -52,7 +52,7 @@ impl Batch {
     pub fn new(events: Vec<Event>, ticket: Option<&Arc<Ticket>>) -> Batch {
         let batch =
             Batch { events: events.into(), ticket: ticket.cloned(), load: None, pending: None };
-        Batch { load: ticket.map(|ticket| Load::new(ticket, batch.weight())), ..batch }
+        Batch { load: ticket.map(|ticket| Load::undelivered(ticket, batch.weight())), ..batch }
     }
 
     /// The same of events that come from `events` later; `delivered` is kept as long as the batch.
@@ -62,7 +62,7 @@ impl Batch {
         ticket: Option<&Arc<Ticket>>,
     ) -> Batch {
         let pending = Some(Pending { events: Some(events), _delivered: delivered });
-        let load = ticket.map(|ticket| Load::new(ticket, PENDING_WEIGHT));
+        let load = ticket.map(|ticket| Load::undelivered(ticket, PENDING_WEIGHT));
         Batch { events: VecDeque::new(), ticket: ticket.cloned(), load, pending }
     }
 

@@ -71,7 +71,7 @@ impl Thread {
         let prefix_len = u32::try_from(path.bytes().len() - raw.len()).unwrap_or(0);
         let path = Arc::new(path.to_buf());
         let seq = self.next_number();
-        Watch { path, token: token.into(), prefix_len, depth, seq, is_deferred: false }
+        Watch { path, token: token.into(), prefix_len, depth, seq }
     }
 
     /// Sets a watch that is paid for.
