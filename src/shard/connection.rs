@@ -128,6 +128,8 @@ pub struct Connection {
     pub output_charged: u64,
     /// Its watches.
     pub watches: Watches,
+    /// The number of the last of its former watches; see [`FormerWatches::are_out`](super::former::FormerWatches).
+    pub former_watches: u64,
     /// Its transactions by id.
     pub transactions: HashMap<u32, OpenTransaction, RandomState>,
     /// The id that the next transaction is tried with.
@@ -178,6 +180,7 @@ impl Connection {
             output: Output::default(),
             output_charged: 0,
             watches: Watches::new(id),
+            former_watches: 0,
             transactions: HashMap::default(),
             next_transaction: 1,
             failing: Failing::default(),

@@ -28,8 +28,7 @@ impl Thread {
         let sender = EventSender { thread, now, version, registry, full };
         let mut behind: Vec<Place> = Vec::new();
         while let Some(events) = same_change(&mut batch.events) {
-            let weight: u64 = events.iter().map(|event| u64::from(event.watches)).sum();
-            self.mailbox().delivered(weight);
+            self.mailbox().delivered(events.len() as u64);
             let mut cost = 1;
             let place = events[0].watcher.connection as usize;
             let connection = match &mut serving {

@@ -64,18 +64,17 @@ pub struct Mailbox {
     /// Pushed to since it was last taken.
     signal: Signal,
     waker: Waker,
-    /// The weight of the events that are not delivered, so that producers can hold back before it grows
-    /// without limit.
-    weight: AtomicU64,
+    /// How many events are not delivered, so that producers can hold back before it grows without limit.
+    undelivered: AtomicU64,
 }
 
-/// With this weight undelivered in any mailbox, no request is taken of a guest that has caused some of it
+/// With so many events undelivered in any mailbox, no request is taken of a guest that has caused some of them
 /// already: a few milliseconds' work.
-const WEIGHT_FULL: u64 = 1 << 16;
-/// With this weight undelivered in any mailbox no request is taken at all: some 60 MB if each watch is on a path
-/// of its own. The control domain's clients get here, which are not held back before, and guests whose single
-/// commits match very many watches, since what a request causes is known only afterwards.
-const WEIGHT_MAX: u64 = 1 << 20;
+const UNDELIVERED_FULL: u64 = 1 << 16;
+/// With so many events undelivered in any mailbox no request is taken at all: at most some 60 MB. Only the control
+/// domain's clients get here, which are not held back before: a guest's commit pushes some thousand events at most
+/// with its locks held, and what the matcher finds comes one commit after the other.
+const UNDELIVERED_MAX: u64 = 1 << 20;
 
 /// How far the delivery of events is behind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -105,14 +104,14 @@ impl Mailbox {
             urgent: SegQueue::new(),
             signal: Signal::default(),
             waker,
-            weight: AtomicU64::new(0),
+            undelivered: AtomicU64::new(0),
         }
     }
 
     /// Queues a message. The thread is woken by [`Mailbox::wake`], once a pass.
     pub fn push(&self, message: Message) {
         if let Message::Events(batch) = &message {
-            self.weight.fetch_add(batch.weight(), Ordering::Relaxed);
+            self.undelivered.fetch_add(batch.len(), Ordering::Relaxed);
         }
         let queue = if message.is_in_order() { &self.events } else { &self.urgent };
         queue.push(message);
@@ -139,20 +138,20 @@ impl Mailbox {
         self.urgent.pop()
     }
 
-    /// Takes the oldest batch of events, or what must not overtake it. The weight counts until
+    /// Takes the oldest batch of events, or what must not overtake it. The events count until
     /// [`Mailbox::delivered`].
     pub fn pop_event(&self) -> Option<Message> {
         self.events.pop()
     }
 
-    /// Notes that events of this weight were delivered or dropped.
-    pub fn delivered(&self, weight: u64) {
-        self.weight.fetch_sub(weight, Ordering::Relaxed);
+    /// Notes that so many events were delivered or dropped.
+    pub fn delivered(&self, events: u64) {
+        self.undelivered.fetch_sub(events, Ordering::Relaxed);
     }
 
-    /// Notes that the events of a batch were found, which weigh more or less than what stood for them.
-    pub fn found(&self, before: u64, weight: u64) {
-        self.weight.fetch_add(weight, Ordering::Relaxed);
+    /// Notes that the events of a batch were found, for which `before` stood.
+    pub fn found(&self, before: u64, events: u64) {
+        self.undelivered.fetch_add(events, Ordering::Relaxed);
         self.delivered(before);
     }
 
@@ -173,10 +172,10 @@ impl Mailbox {
     }
 
     fn backlog(&self) -> Backlog {
-        let weight = self.weight.load(Ordering::Relaxed);
-        if weight > WEIGHT_MAX {
+        let undelivered = self.undelivered.load(Ordering::Relaxed);
+        if undelivered > UNDELIVERED_MAX {
             Backlog::Over
-        } else if weight > WEIGHT_FULL {
+        } else if undelivered > UNDELIVERED_FULL {
             Backlog::Full
         } else {
             Backlog::Low

@@ -18,6 +18,7 @@ mod deferred;
 mod delivery;
 mod domain_watches;
 mod domains;
+mod former;
 mod gathering;
 mod guards;
 mod mailbox;

@@ -16,6 +16,7 @@ use slab::Slab;
 
 use super::Shared;
 use super::connection::Connection;
+use super::former::FormerWatches;
 use super::mailbox::{Backlog, Mailbox, Message};
 use super::messages::WEIGHT_PER_PASS;
 use super::recheck::Recheck;
@@ -80,6 +81,8 @@ pub struct Thread {
     pub(super) may_deliver: usize,
     /// Taken from the mailbox's events and too much for a pass, the oldest first.
     pub(super) undelivered: VecDeque<Message>,
+    /// Watches of connections that have ended or were reset.
+    pub(super) former: FormerWatches,
     /// What the transactions of the connection that is being served have cost in this pass; see
     /// [`Transaction::work`](crate::store::Transaction::work).
     pub(super) work: u64,
@@ -131,6 +134,7 @@ impl Thread {
             inbox: VecDeque::new(),
             may_deliver: WEIGHT_PER_PASS,
             undelivered: VecDeque::new(),
+            former: FormerWatches::default(),
             work: 0,
             generations: Generations::default(),
             sequence: 0,
@@ -184,6 +188,7 @@ impl Thread {
             }
             self.recheck_host();
             self.take_messages();
+            self.take_out_former();
             self.ring_alarms();
             self.scan_rings();
             self.serve_ready();
@@ -214,7 +219,7 @@ impl Thread {
         if self.stopping.is_some() {
             return Some(STOP_POLL);
         }
-        let has_work = !self.ready.is_empty() || !self.inbox.is_empty();
+        let has_work = !self.ready.is_empty() || !self.inbox.is_empty() || !self.former.is_empty();
         if has_work || !self.mailbox().may_sleep(|| self.has_events()) {
             return Some(Duration::ZERO);
         }

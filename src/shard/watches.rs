@@ -237,6 +237,14 @@ impl Watches {
         self.groups.iter().map(|(group, _)| self.summary(place(group)))
     }
 
+    /// The watched path of a group, how many watches it has, and what they are charged with in the quota `memory`.
+    /// Cost: their number.
+    pub fn charges(&self, group: u32) -> (Arc<PathBuf>, u64, u64) {
+        let slots = &self.groups[group as usize].slots;
+        let bytes = slots.iter().map(|&slot| self.slots[slot as usize].charge_bytes()).sum();
+        (Arc::clone(&self.first_of(group).path), slots.len() as u64, bytes)
+    }
+
     fn forget_gone(&mut self) {
         let slots = &self.slots;
         let is_there =

@@ -101,15 +101,18 @@ impl Entries {
         }
     }
 
-    /// Takes the entry of a connection out; `false` if it has none.
+    /// Takes the entry of a connection out; `false` if it has none, or newer watches than these.
     pub(super) fn remove(&mut self, watcher: Watcher) -> bool {
-        let key = watcher.key();
         match self {
             Entries::Few(few) => {
-                let at = few.iter().position(|entry| entry.watcher.key() == key);
+                let at = few.iter().position(|entry| entry.watcher == watcher);
                 at.map(|at| few.remove(at)).is_some()
             }
-            Entries::Many(many) => many.remove(&key).is_some(),
+            Entries::Many(many) => {
+                let key = watcher.key();
+                let is_it = many.get(&key).is_some_and(|entry| entry.watcher == watcher);
+                is_it && many.remove(&key).is_some()
+            }
         }
     }
 }

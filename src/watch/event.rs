@@ -44,15 +44,15 @@ struct Pending {
     _delivered: Sender<Infallible>,
 }
 
-/// What events weigh that are not found yet: the guest that caused them is not read meanwhile.
+/// What events count as, and weigh, that are not found yet: the guest that caused them is not read meanwhile.
 pub const PENDING_WEIGHT: u64 = UNDELIVERED_MAX;
 
 impl Batch {
     /// A batch that a guest's request caused, if there is a ticket.
     pub fn new(events: Vec<Event>, ticket: Option<&Arc<Ticket>>) -> Batch {
-        let batch =
-            Batch { events: events.into(), ticket: ticket.cloned(), load: None, pending: None };
-        Batch { load: ticket.map(|ticket| Load::undelivered(ticket, batch.weight())), ..batch }
+        let watches = || events.iter().map(|event| u64::from(event.watches)).sum();
+        let load = ticket.map(|ticket| Load::undelivered(ticket, watches()));
+        Batch { events: events.into(), ticket: ticket.cloned(), load, pending: None }
     }
 
     /// The same of events that come from `events` later; `delivered` is kept as long as the batch.
@@ -88,12 +88,14 @@ impl Batch {
         true
     }
 
-    /// What the delivery costs: the number of watches to be notified.
-    pub fn weight(&self) -> u64 {
-        if self.is_pending() {
-            return PENDING_WEIGHT;
-        }
-        self.events.iter().map(|event| u64::from(event.watches)).sum()
+    /// What it takes in a mailbox, in events.
+    pub fn len(&self) -> u64 {
+        if self.is_pending() { PENDING_WEIGHT } else { self.events.len() as u64 }
+    }
+
+    /// Whether nothing is left of it.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 }
 

@@ -150,3 +150,57 @@ fn a_guest_whose_events_are_not_delivered_is_held_back() {
         assert!(events >= (WRITES - 3) * WATCHES, "only {events} events are delivered");
     }
 }
+
+/// The control domain's kernel learns of a guest's changes by name, but not of so many that the names of what others
+/// do have no room.
+#[test]
+fn a_guests_commit_fills_a_bounded_part_of_the_kernels_ring() {
+    const NAMED_BYTES_MAX: usize = 64 << 10;
+    for shards in [1, 4] {
+        let mut world = World::new(Control::Ring, shards);
+        world.guest(5);
+        world.client("dom0").watch("/local/domain/5", "t").unwrap();
+        world.events_until_now("dom0");
+        let guest = world.guest(5);
+        let tx = guest.start().unwrap();
+        let name = |i: u32| format!("{i:03}{}", "n".repeat(250)).repeat(1);
+        let deep = |i| format!("{}/{}/{}", name(i), name(0), name(0));
+        let writes = (0..200).map(|i| (op::WRITE, tx, format!("{}\0", deep(i)).into_bytes()));
+        all_ok(&guest.pipeline(&writes.collect::<Vec<_>>()));
+        guest.commit(tx).unwrap();
+        let events = world.events_until_now("dom0");
+        let bytes: usize = events.iter().map(|event| event.len()).sum();
+        let most = NAMED_BYTES_MAX + (REPORTED_MAX + 2) * 800;
+        assert!(bytes > NAMED_BYTES_MAX && bytes < most, "{bytes} bytes");
+        assert_eq!(events.last().map(String::as_str), Some("/local/domain/5|t"));
+    }
+}
+
+/// What a guest causes and the kernel does not read holds the guest back before it fills the ring's buffer.
+#[test]
+fn a_guest_whose_events_are_not_read_is_held_back() {
+    const UNREAD_BYTES_MAX: usize = 32 << 10;
+    for shards in [1, 4] {
+        let mut world = World::new(Control::Ring, shards);
+        world.guest(5);
+        world.admin.set_quota(Some(5), "outstanding", 0);
+        world.client("dom0").watch("/local/domain/5", "t").unwrap();
+        world.events_until_now("dom0");
+        let guest = world.guest(5);
+        let name = "n".repeat(250);
+        let written = 100;
+        for i in 0..written {
+            guest.send(op::WRITE, 0, format!("{i}{name}/{name}/{name}\0"));
+        }
+        // It goes on once the kernel reads, and each event is there.
+        let events = world.events_until_now("dom0").len();
+        assert!(events * 700 <= UNREAD_BYTES_MAX + 2 * 4096, "{events} events at once");
+        let mut names = events;
+        while names < written {
+            world.next_event("dom0");
+            names += 1;
+        }
+        let guest = world.guest(5);
+        (0..written).for_each(|_| _ = guest.reply().unwrap());
+    }
+}

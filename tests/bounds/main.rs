@@ -7,8 +7,10 @@ mod charges;
 mod copies;
 mod events;
 mod limits;
+mod matcher;
 mod removals;
 mod replays;
+mod resets;
 
 use common::{Client, Reply, op};
 

@@ -39,6 +39,9 @@ impl Thread {
                 watches.push((group.path.to_buf(), entry));
             }
         }
+        for former in self.former.iter() {
+            watches.push((former.path.as_path().to_buf(), former.entry));
+        }
         WatchList { thread: self.number, watches, tries: self.shared.store.tries() }
     }
 }

@@ -134,6 +134,9 @@ fn dispatch(cx: &mut RequestContext<'_>, request: Request<'_>) -> Outcome {
         Request::Unwatch(path, token) => Some(watch::unwatch(cx, path, token).map(ack)),
         Request::ResetWatches => {
             cx.thread.drop_watches(cx.connection);
+            if !cx.thread.former.are_out(cx.connection.former_watches) {
+                return Outcome::Again;
+            }
             cx.thread.drop_transactions(cx.connection);
             Some(Ok(ack(())))
         }

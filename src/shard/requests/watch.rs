@@ -116,7 +116,7 @@ impl Thread {
         let (watch, group, left) = removed.ok_or(Errno::ENOENT)?;
         match left {
             Some(left) => self.shared.store.watch(path, self.entry(place, domid, &left)),
-            None => _ = self.shared.store.unwatch(path, self.watcher(place, group, 0)),
+            None => _ = self.shared.store.unwatch(path, self.watcher(place, group, watch.seq)),
         }
         self.forget_watch(connection, &watch);
         Ok(())
@@ -128,20 +128,8 @@ impl Thread {
         connection.domain.account.release(Quota::Memory, watch.charge_bytes());
     }
 
-    fn trace_watch(&self, what: &str, connection: &Connection, watch: &Watch) {
+    pub(in crate::shard) fn trace_watch(&self, what: &str, connection: &Connection, watch: &Watch) {
         let (path, token) = (watch.path.as_path(), watch.token.escape_ascii());
         trace::object(self.number, connection, format_args!("{what} watch {path} \"{token}\""));
-    }
-
-    /// Takes all watches of a connection back. Cost: their number.
-    pub(in crate::shard) fn drop_watches(&mut self, connection: &mut Connection) {
-        self.sequence += 1;
-        let place = connection.place;
-        let watches = connection.watches.take(self.sequence);
-        for group in watches.groups() {
-            let watcher = self.watcher(place, group.group, group.seq);
-            self.shared.store.unwatch(group.path, watcher);
-        }
-        watches.iter().for_each(|watch| self.forget_watch(connection, watch));
     }
 }
