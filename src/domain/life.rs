@@ -88,7 +88,7 @@ impl Domain {
         self.undelivered.load(Ordering::Acquire)
     }
 
-    /// The bytes of the events that its requests caused and that wait in rings of others.
+    /// The bytes of the events that its requests caused and that the control domain's kernel has not read.
     pub fn unread_bytes(&self) -> u64 {
         self.unread_bytes.load(Ordering::Acquire)
     }

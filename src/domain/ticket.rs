@@ -53,15 +53,16 @@ pub struct Load {
 enum Stage {
     /// No thread has delivered them yet; in watches to be notified.
     Undelivered,
-    /// They wait in a ring that is not read; in bytes.
+    /// They wait in the ring of the control domain's kernel; in bytes.
     Unread,
 }
 
 /// The weight of a guest's undelivered events from which on its ring is not read: as many watches as a guest
 /// may set. One request more may be above it.
 pub const UNDELIVERED_MAX: u64 = 1024;
-/// The same of its unread events, in bytes: all guests together fill the ring of the control domain's kernel, in
-/// which events collapse beyond a limit.
+/// The same of what the control domain's kernel has not read, in bytes: all guests together fill its ring, in which
+/// events collapse beyond a limit. What other guests do not read is theirs to be charged with, and does not hold back
+/// the guest that caused it.
 pub const UNREAD_BYTES_MAX: u64 = 32 << 10;
 
 impl Stage {
@@ -86,7 +87,7 @@ impl Load {
         Load::new(ticket, Stage::Undelivered, weight)
     }
 
-    /// The load of a delivered event of so many bytes.
+    /// The load of an event of so many bytes that waits for the control domain's kernel.
     pub fn unread(ticket: Arc<Ticket>, bytes: usize) -> Load {
         Load::new(&ticket, Stage::Unread, bytes as u64)
     }

@@ -13,7 +13,7 @@ use super::stalls::Stall;
 use super::thread::Place;
 use super::trace;
 use super::watches::{WatchId, Watches};
-use crate::domain::{Domain, Quota, Registry, Ticket};
+use crate::domain::{Domain, Load, Quota, Registry, Ticket};
 use crate::protocol::{Header, ReplySlot};
 use crate::store::{Caller, Transaction, Unblocked};
 use crate::sync::Arc;
@@ -32,7 +32,7 @@ pub const RING_PAUSE_BYTES: usize = 8 << 10;
 pub const RING_COLLAPSE_BYTES: usize = 64 << 10;
 /// The control domain's kernel gets more. It learns of all backends by one watch, and an event that names
 /// none of them tells it nothing: of a hundred domains that start at once 64 KiB wait for it, of 10,000 more
-/// than 16 MiB. A ticket holds back each guest that fills it, by requests and not by bytes.
+/// than 16 MiB. Each guest that fills it is held back, by requests and by bytes.
 pub const KERNEL_COLLAPSE_BYTES: usize = 64 << 20;
 
 /// What a transaction that no quota binds is charged with at a time, in bytes. All toolstacks have one
@@ -295,7 +295,13 @@ impl Connection {
         let path = watch.path.as_path();
         let shown = watch.shown(changed.unwrap_or(path.bytes()));
         let start = self.output.buffer().len();
-        let added = self.output.push_event(shown, &watch.token, ticket, now) > 0;
+        let bytes = self.output.push_event(shown, &watch.token, now);
+        let added = bytes > 0;
+        if added && let Some(ticket) = ticket {
+            // Guests are charged with what they do not read.
+            let unread = if self.is_guest() { 0 } else { bytes };
+            self.output.hold_back(Load::unread(ticket, unread));
+        }
         let is_kept = added && !path.is_special();
         trace::queued(thread, self, start);
         is_kept

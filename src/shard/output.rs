@@ -95,13 +95,7 @@ impl Output {
 
     /// Queues an event, unless an equal one is pending that is not visible yet. Answers the bytes
     /// that it added.
-    pub fn push_event(
-        &mut self,
-        path: &[u8],
-        token: &[u8],
-        ticket: Option<Arc<Ticket>>,
-        now: Instant,
-    ) -> usize {
+    pub fn push_event(&mut self, path: &[u8], token: &[u8], now: Instant) -> usize {
         let start = self.bytes.len();
         if !append_event(&mut self.bytes, path, token) {
             return 0;
@@ -125,9 +119,16 @@ impl Output {
             end: self.end(),
             hash,
             queued: now,
-            _load: ticket.map(|ticket| Load::unread(ticket, added)),
+            _load: None,
         });
         added
+    }
+
+    /// Lets a guest's request wait for the event that was added last.
+    pub fn hold_back(&mut self, load: Load) {
+        if let Some(event) = self.events.back_mut() {
+            event._load = Some(load);
+        }
     }
 
     /// Notes that `len` bytes were sent: they are visible to the client now.
@@ -275,12 +276,12 @@ mod tests {
     fn equal_events_merge_until_the_first_is_visible() {
         let mut output = Output::default();
         let now = Instant::now();
-        let len = output.push_event(b"/a", b"t", None, now);
-        assert_eq!(output.push_event(b"/a", b"t", None, now), 0);
-        assert!(output.push_event(b"/a", b"u", None, now) > 0);
+        let len = output.push_event(b"/a", b"t", now);
+        assert_eq!(output.push_event(b"/a", b"t", now), 0);
+        assert!(output.push_event(b"/a", b"u", now) > 0);
         output.advance(1);
-        assert_eq!(output.push_event(b"/a", b"t", None, now), len);
-        assert_eq!(output.push_event(b"/a", b"u", None, now), 0);
+        assert_eq!(output.push_event(b"/a", b"t", now), len);
+        assert_eq!(output.push_event(b"/a", b"u", now), 0);
     }
 
     #[test]
@@ -296,7 +297,7 @@ mod tests {
         let now = Instant::now();
         output.push_event(&[b'a'; 1000], b"t", None, now);
         for path in [b"/b", b"/c"] {
-            output.push_event(path, b"t", None, now);
+            output.push_event(path, b"t", now);
             output.buffer().extend_from_slice(b"reply");
             output.note_reply(None);
         }
@@ -314,8 +315,8 @@ mod tests {
         output.advance(3);
         assert_eq!(output.unsent_with_begun(), (5, b" rest".to_vec()));
         output.advance(5);
-        let len = output.push_event(b"/a", b"t", None, Instant::now());
-        output.push_event(b"/b", b"t", None, Instant::now());
+        let len = output.push_event(b"/a", b"t", Instant::now());
+        output.push_event(b"/b", b"t", Instant::now());
         output.advance(1);
         let (begun, unsent) = output.unsent_with_begun();
         assert_eq!((usize::from(begun), unsent.len()), (len - 1, 2 * len - 1));
@@ -325,21 +326,21 @@ mod tests {
     fn dropping_events_leaves_replies_and_what_was_begun() {
         let mut output = Output::default();
         let now = Instant::now();
-        let len = output.push_event(b"/a", b"t", None, now);
+        let len = output.push_event(b"/a", b"t", now);
         output.advance(1);
-        output.push_event(b"/b", b"t", None, now);
+        output.push_event(b"/b", b"t", now);
         output.buffer().extend_from_slice(b"reply");
         output.note_reply(None);
-        output.push_event(b"/c", b"t", None, now);
+        output.push_event(b"/c", b"t", now);
         let later = now + std::time::Duration::from_secs(1);
-        output.push_event(b"/d", b"t", None, later);
+        output.push_event(b"/d", b"t", later);
         assert_eq!(output.drop_events_before(later), 2);
         let mut expected = Vec::new();
         append_event(&mut expected, b"/a", b"t");
         expected.extend_from_slice(b"reply");
         append_event(&mut expected, b"/d", b"t");
         assert_eq!(output.unsent(), &expected[1..]);
-        assert_eq!(output.push_event(b"/d", b"t", None, later), 0);
+        assert_eq!(output.push_event(b"/d", b"t", later), 0);
         output.advance(len - 1);
         assert_eq!(output.plain_replies(), 1);
         output.advance(5);

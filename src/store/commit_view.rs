@@ -76,6 +76,11 @@ impl Budget {
         left.is_some()
     }
 
+    /// What is left.
+    pub fn left(&self) -> u64 {
+        self.0.get()
+    }
+
     /// Whether nothing is left.
     pub fn is_spent(&self) -> bool {
         self.0.get() == 0

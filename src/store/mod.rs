@@ -74,6 +74,7 @@ use publish::{LOOKS_MAX, Published};
 use recent::Recent;
 use settle::Reaper;
 use touched::TouchedHomes;
+use unmatched::Commit;
 
 /// A part of the store behind one lock.
 pub struct Shard {
@@ -316,18 +317,18 @@ impl Store {
         if changes.is_empty() {
             return Executed { replaced, ..Executed::default() };
         }
-        let Published { ticket, unmatched } =
-            self.publish(locked, replaced.as_ref(), changes, caller);
+        let Published { ticket, rest } = self.publish(locked, replaced.as_ref(), changes, caller);
         self.remember(locked, changes, caller);
-        let (removed, replaced): (Vec<_>, _) = match unmatched {
+        let (removed, replaced): (Vec<_>, _) = match rest {
             None => {
                 let removed = changes.iter_mut().map(|change| std::mem::take(&mut change.removed));
                 (removed.flatten().collect(), replaced)
             }
-            Some(first) => {
+            Some(rest) => {
                 let removed = changes.iter().flat_map(|change| &change.removed).cloned().collect();
-                let rest = (changes.drain(..).collect(), first);
-                self.match_later(locked, replaced, rest, caller, ticket.as_ref());
+                let changes = changes.drain(..).collect();
+                let commit = Commit { changes, replaced, caller, ticket: ticket.as_ref() };
+                self.match_later(locked, commit, rest);
                 (removed, None)
             }
         };

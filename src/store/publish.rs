@@ -21,8 +21,17 @@ pub const LOOKS_MAX: u64 = 4096;
 pub struct Published {
     /// What a guest's request holds for them, if there are any.
     pub ticket: Option<Arc<Ticket>>,
-    /// The first change whose events are left to the matcher.
-    pub unmatched: Option<usize>,
+    /// What is left to the matcher.
+    pub rest: Option<Rest>,
+}
+
+/// The changes of a commit whose events were not found under its locks.
+#[derive(Clone, Copy)]
+pub struct Rest {
+    /// The first of them.
+    pub first: usize,
+    /// What is left of the bytes of [`CommitView::names`].
+    pub names: u64,
 }
 
 impl Store {
@@ -55,14 +64,15 @@ impl Store {
             budget: Budget::new(self.looks_max),
             names: Budget::new(NAMED_BYTES_MAX),
         };
-        let (found, unmatched) = view.events(0);
-        if found.is_empty() && unmatched.is_none() {
-            return Published { ticket: None, unmatched };
+        let (found, first) = view.events(0);
+        let rest = first.map(|first| Rest { first, names: view.names.left() });
+        if found.is_empty() && rest.is_none() {
+            return Published { ticket: None, rest };
         }
         let unblocked = caller.unblocked.as_ref();
         let ticket = unblocked.map(|call| Ticket::new(&caller.domain, &self.registry, call));
         self.push(found, ticket.as_ref());
-        Published { ticket, unmatched }
+        Published { ticket, rest }
     }
 
     /// Sorts events by thread; the order within each thread stays.

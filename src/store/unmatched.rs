@@ -10,10 +10,11 @@ use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use foldhash::fast::RandomState;
 
 use super::Store;
-use super::commit_view::{Budget, CommitView, NAMED_BYTES_MAX, Source};
+use super::commit_view::{Budget, CommitView, Source};
 use super::context::{Caller, Change};
 use super::forest::Locked;
 use super::node::NodeArc;
+use super::publish::Rest;
 use super::touched::TouchedHomes;
 use crate::domain::{Held, Ticket};
 use crate::sync::Arc;
@@ -50,8 +51,7 @@ impl Snapshot {
 /// A commit the events of which are not all found yet.
 pub struct Unmatched {
     changes: Vec<Change>,
-    /// The first change whose events were not pushed under the locks.
-    first: usize,
+    rest: Rest,
     replaced: Option<TouchedHomes>,
     snapshot: Snapshot,
     upper: Arc<Trie>,
@@ -62,6 +62,18 @@ pub struct Unmatched {
     delivered: Receiver<Infallible>,
     // What a guest is charged with for all this.
     _held: Option<Held>,
+}
+
+/// A commit with its locks held.
+pub struct Commit<'a> {
+    /// What it changed.
+    pub changes: Vec<Change>,
+    /// The homes that it replaced, if it is a transaction's.
+    pub replaced: Option<TouchedHomes>,
+    /// On whose behalf.
+    pub caller: &'a Caller,
+    /// What a guest's request holds for its events.
+    pub ticket: Option<&'a Arc<Ticket>>,
 }
 
 /// Where commits go that are matched later. What waits here is bounded by the weight that each has in the
@@ -90,15 +102,13 @@ pub fn run_matcher(store: &std::sync::Weak<Store>, queue: &Receiver<Unmatched>) 
 }
 
 impl Store {
-    /// Leaves the events of `changes` from `first` on to the matcher, and keeps their place among the events of
+    /// Leaves the events of the rest of a commit to the matcher, and keeps their place among the events of
     /// every thread. Called with the locks held. Cost: the homes that a transaction touched.
     pub(super) fn match_later(
         &self,
         locked: &Locked<'_>,
-        replaced: Option<TouchedHomes>,
-        (changes, first): (Vec<Change>, usize),
-        caller: &Caller,
-        ticket: Option<&Arc<Ticket>>,
+        Commit { changes, replaced, caller, ticket }: Commit<'_>,
+        rest: Rest,
     ) {
         let watches = locked.shards().map(|(number, shard)| (number, shard.watches.clone()));
         let removes = changes.iter().any(|change| !change.removed.is_empty());
@@ -118,7 +128,7 @@ impl Store {
         let held = caller.unblocked.is_some().then(|| Held::new(&caller.domain, bytes as u64));
         let unmatched = Unmatched {
             changes,
-            first,
+            rest,
             replaced,
             snapshot,
             upper: self.upper.load(),
@@ -134,7 +144,7 @@ impl Store {
     /// Finds the events of a commit and hands them to the threads; returns what is disconnected once they are
     /// delivered. Cost: the matches, and of a watch that may know of no change all changes.
     pub fn find_events(&self, unmatched: Unmatched) -> Receiver<Infallible> {
-        let Unmatched { changes, first, replaced, snapshot, upper, collapses, .. } = &unmatched;
+        let Unmatched { changes, rest, replaced, snapshot, upper, collapses, .. } = &unmatched;
         let view = CommitView {
             store: self,
             source: Source::Snapshot(snapshot),
@@ -145,9 +155,9 @@ impl Store {
             paths: OnceCell::new(),
             upper: Some(upper),
             budget: Budget::new(u64::MAX),
-            names: Budget::new(NAMED_BYTES_MAX),
+            names: Budget::new(rest.names),
         };
-        let (found, _) = view.events(*first);
+        let (found, _) = view.events(rest.first);
         let mut by_thread: Vec<Vec<Event>> = unmatched.threads.iter().map(|_| Vec::new()).collect();
         for event in found {
             if let Some(events) = by_thread.get_mut(usize::from(event.watcher.thread)) {
