@@ -14,10 +14,10 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use world::{NODES, World};
-use xenstored::migrate::bytes::Order;
-use xenstored::migrate::export::{Leaving, export, see};
-use xenstored::migrate::state::Client;
-use xenstored::migrate::stream::{Connection, Transport, VERSION, Watch};
+use xenstored::migration::store::write_domains::{ExportedDomain, see, write_domains};
+use xenstored::migration::stream::fields::Order;
+use xenstored::migration::stream::state::Client;
+use xenstored::migration::stream::{Connection, Transport, VERSION, Watch};
 use xenstored::sync::workers::Workers;
 use xenstored::words::Domid;
 
@@ -82,11 +82,11 @@ fn export_all(
     let seen = see(&world.store, &world.store.cut(), domids);
     let leaving = seen.into_iter().zip(clients).map(|(seen, client)| {
         let domain = world.store.registry().get(seen.domid).expect("it lives");
-        Leaving { domain, client: Some(client), seen }
+        ExportedDomain { domain, client: Some(client), seen }
     });
     let leaving: Vec<_> = leaving.collect();
     let alone = began.elapsed();
-    export(&world.store, &leaving, (VERSION, Order::Little), stream).expect("memory");
+    write_domains(&world.store, &leaving, (VERSION, Order::Little), stream).expect("memory");
     alone
 }
 

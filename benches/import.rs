@@ -11,11 +11,11 @@ mod world;
 use std::time::{Duration, Instant};
 
 use world::{NODES, World};
-use xenstored::migrate::bytes::Order;
-use xenstored::migrate::export::{Leaving, export, see};
-use xenstored::migrate::import::{arrivals, import};
-use xenstored::migrate::state::{Client, State};
-use xenstored::migrate::stream::{Reader, VERSION};
+use xenstored::migration::store::place_domain::{place_domain, split_by_domain};
+use xenstored::migration::store::write_domains::{ExportedDomain, see, write_domains};
+use xenstored::migration::stream::fields::Order;
+use xenstored::migration::stream::state::{Client, State};
+use xenstored::migration::stream::{Reader, VERSION};
 use xenstored::store::Generations;
 use xenstored::words::Domid;
 
@@ -36,11 +36,11 @@ fn main() {
         let mut reader = Reader::new(&*stream).expect("a header");
         let state = State::read(&mut reader).expect("a stream");
         let read = began.elapsed();
-        let (arrivals, left) = arrivals(state);
+        let (arrivals, left) = split_by_domain(state);
         assert_eq!(left, 0);
         let apart = began.elapsed();
         for arrival in &arrivals {
-            import(&to.store, arrival, &to.control, &mut generations).expect("it fits");
+            place_domain(&to.store, arrival, &to.control, &mut generations).expect("it fits");
         }
         drop(arrivals);
         let placed = began.elapsed();
@@ -60,10 +60,10 @@ fn stream_of(world: &World, domids: &[Domid]) -> Vec<u8> {
     let seen = see(&world.store, &world.store.cut(), domids);
     let leaving = seen.into_iter().map(|seen| {
         let domain = world.store.registry().get(seen.domid).expect("it lives");
-        Leaving { domain, client: Some(Client::new(seen.domid)), seen }
+        ExportedDomain { domain, client: Some(Client::new(seen.domid)), seen }
     });
     let mut stream = Vec::new();
     let leaving: Vec<_> = leaving.collect();
-    export(&world.store, &leaving, (VERSION, Order::Little), &mut stream).expect("memory");
+    write_domains(&world.store, &leaving, (VERSION, Order::Little), &mut stream).expect("memory");
     stream
 }

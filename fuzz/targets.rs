@@ -1,11 +1,11 @@
 //! What must hold of everything that reads a client's bytes. Fuzzed by fuzz_targets, and run with
 //! some random bytes by tests/fuzz.rs.
 
-use xenstored::migrate::bytes::Order;
-use xenstored::migrate::import::arrivals;
-use xenstored::migrate::libxl;
-use xenstored::migrate::state::State;
-use xenstored::migrate::stream::Reader;
+use xenstored::migration::store::place_domain::split_by_domain;
+use xenstored::migration::stream::Reader;
+use xenstored::migration::stream::fields::Order;
+use xenstored::migration::stream::libxl_record;
+use xenstored::migration::stream::state::State;
 use xenstored::protocol::operations::{Form, Parser, TABLE, command};
 use xenstored::protocol::{Frame, HEADER_BYTES, Operation, decimal, frame, one_string, strings};
 use xenstored::words::{ABS_PATH_MAX, Domid, Entry, Layout, Path, PathSpace, REL_PATH_MAX};
@@ -88,7 +88,7 @@ pub fn carried(stream: &[u8]) {
     let Ok(mut reader) = Reader::new(stream) else { return };
     let Ok(state) = State::read(&mut reader) else { return };
     let nodes = state.nodes.len();
-    let (arrivals, left) = arrivals(state);
+    let (arrivals, left) = split_by_domain(state);
     let taken: usize = arrivals.iter().map(|arrival| arrival.nodes.len()).sum();
     assert_eq!(taken + left, nodes);
 }
@@ -96,11 +96,11 @@ pub fn carried(stream: &[u8]) {
 /// A record of libxl's is read, in the form of version 8 and written again alike.
 pub fn libxl_record(bytes: &[u8]) {
     for order in [Order::Little, Order::Big] {
-        let _ = libxl::read_v6(bytes, order);
-        if let Ok(data) = libxl::read_v8(bytes, order) {
+        let _ = libxl_record::read_v6(bytes, order);
+        if let Ok(data) = libxl_record::read_v8(bytes, order) {
             let mut again = Vec::new();
-            libxl::write_v8(&data, order, &mut again).unwrap();
-            assert_eq!(libxl::read_v8(&again, order).as_ref(), Ok(&data));
+            libxl_record::write_v8(&data, order, &mut again).unwrap();
+            assert_eq!(libxl_record::read_v8(&again, order).as_ref(), Ok(&data));
         }
     }
 }

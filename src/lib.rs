@@ -27,11 +27,10 @@
 //! * [`listener`]: accepting clients of the daemon's socket.
 //! * [`daemon`]: the process: options, configuration, start, signals, stop.
 //! * [`guest`]: `xenstored sim guest`, a guest to be tried by hand.
-//! * [`migrate`]: moving domains between hosts: what is carried, and in which form.
+//! * [`migration`]: domains move to another host: the stream, the store's part, the server's.
 //! * [`xsctl`]: the tool beside the daemon, which moves domains, sends commands, and shows and compares what
 //!   is carried.
 
-pub mod bulk;
 pub mod control;
 pub mod daemon;
 pub mod domain;
@@ -39,7 +38,7 @@ pub mod guest;
 pub mod host;
 pub mod listener;
 pub mod log;
-pub mod migrate;
+pub mod migration;
 pub mod protocol;
 pub mod shard;
 pub mod store;

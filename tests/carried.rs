@@ -11,11 +11,13 @@ use std::collections::BTreeMap;
 use random::{Random, seeds};
 use world::{Client as Caller, World, at, perms};
 use xenstored::domain::Quota;
-use xenstored::migrate::bytes::Order;
-use xenstored::migrate::export::{Leaving, export, see};
-use xenstored::migrate::import::{Arrival, Refusal, arrivals, import};
-use xenstored::migrate::state::{Client, State};
-use xenstored::migrate::stream::{Connection, Reader, Record, Transport, Watch};
+use xenstored::migration::store::place_domain::{
+    ImportedDomain, Refusal, place_domain, split_by_domain,
+};
+use xenstored::migration::store::write_domains::{ExportedDomain, see, write_domains};
+use xenstored::migration::stream::fields::Order;
+use xenstored::migration::stream::state::{Client, State};
+use xenstored::migration::stream::{Connection, Reader, Record, Transport, Watch};
 use xenstored::store::{Generations, GraftError, Verb};
 use xenstored::words::Presence;
 use xenstored::words::{Domid, Entry, Errno};
@@ -28,27 +30,28 @@ fn leave(world: &World, domids: &[u16], clients: &BTreeMap<u16, ClientOf>) -> Ve
     let seen = see(&world.store, &world.store.cut(), &domids);
     let leaving: Vec<_> = seen
         .into_iter()
-        .map(|seen| Leaving {
+        .map(|seen| ExportedDomain {
             domain: world.registry.get(seen.domid).unwrap(),
             client: clients.get(&seen.domid.0).map(|client| client(seen.domid.0)),
             seen,
         })
         .collect();
-    export(&world.store, &leaving, (2, Order::Little), Vec::new()).unwrap().0
+    write_domains(&world.store, &leaving, (2, Order::Little), Vec::new()).unwrap().0
 }
 
 type ClientOf = Box<dyn Fn(u16) -> Client>;
 
-fn read(stream: &[u8]) -> Vec<Arrival> {
+fn read(stream: &[u8]) -> Vec<ImportedDomain> {
     let state = State::read(&mut Reader::new(stream).unwrap()).unwrap();
-    let (arrivals, left) = arrivals(state);
+    let (arrivals, left) = split_by_domain(state);
     assert_eq!(left, 0, "every node belongs to a domain");
     arrivals
 }
 
-fn arrive(world: &World, arrival: &Arrival) -> Result<(), Refusal> {
+fn arrive(world: &World, arrival: &ImportedDomain) -> Result<(), Refusal> {
     let by = world.control();
-    let (executed, seen) = import(&world.store, arrival, &by.caller, &mut Generations::default())?;
+    let (executed, seen) =
+        place_domain(&world.store, arrival, &by.caller, &mut Generations::default())?;
     assert!(world.store.changed_since(&seen).is_empty());
     assert!(world.store.settle(executed.removed).is_none());
     Ok(())
@@ -255,7 +258,7 @@ fn small_world() -> World {
     world
 }
 
-fn paths(arrival: &Arrival) -> Vec<String> {
+fn paths(arrival: &ImportedDomain) -> Vec<String> {
     let path = |path: &[u8]| String::from_utf8(path.to_vec()).unwrap();
     arrival.nodes.iter().map(|(of, _)| path(of.as_path().bytes())).collect()
 }

@@ -5,8 +5,8 @@ mod targets;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use xenstored::migrate::bytes::Order;
-use xenstored::migrate::libxl::{Data, write_v8};
+use xenstored::migration::stream::fields::Order;
+use xenstored::migration::stream::libxl_record::{Data, write_v8};
 use xenstored::words::Entry;
 
 const GOLDEN: [&[u8]; 3] = [

@@ -16,8 +16,8 @@ use common::random::seeds;
 use common::wire::show;
 use common::{Control, Random, World, op};
 use naive::{Carried, Events, Model, Op, PERMS};
-use xenstored::migrate::state::State;
-use xenstored::migrate::stream::{Node, Reader};
+use xenstored::migration::stream::state::State;
+use xenstored::migration::stream::{Node, Reader};
 use xenstored::words::{Domid, Entry};
 
 /// The connections: the control domain by both transports, and guests. Domain 7 dies and returns.

@@ -5,8 +5,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use xenstored::migrate::state::State;
-use xenstored::migrate::stream::{Reader, Record, Writer};
+use xenstored::migration::stream::state::State;
+use xenstored::migration::stream::{Reader, Record, Writer};
 
 const GOLDEN: [&str; 6] = ["v1-little", "v1-big", "v2-little", "v2-big", "c-defects", "c-4.17"];
 
@@ -94,8 +94,8 @@ fn the_same_state_does_not_differ_whatever_the_byte_order() {
 
 /// A stream of version 2 with these nodes, watches and transactions of domain 5.
 fn state(records: &[Record]) -> Vec<u8> {
-    use xenstored::migrate::bytes::Order;
-    use xenstored::migrate::stream::{Connection, Transport};
+    use xenstored::migration::stream::fields::Order;
+    use xenstored::migration::stream::{Connection, Transport};
     use xenstored::words::Domid;
     let mut writer = Writer::new(Vec::new(), 2, Order::Little).unwrap();
     let connection = Connection {
@@ -112,7 +112,7 @@ fn state(records: &[Record]) -> Vec<u8> {
 }
 
 fn node(path: &str, value: &str, perms: &[&str]) -> Record {
-    use xenstored::migrate::stream::Node;
+    use xenstored::migration::stream::Node;
     use xenstored::words::Entry;
     let perms = perms.iter().map(|text| Entry::parse(text.as_bytes()).unwrap()).collect();
     Record::Node(Node { pending: None, path: path.into(), value: value.into(), perms })
@@ -120,7 +120,7 @@ fn node(path: &str, value: &str, perms: &[&str]) -> Record {
 
 fn watch(path: &str, token: &str, depth: Option<u16>) -> Record {
     let (path, token) = (path.into(), token.into());
-    Record::Watch(xenstored::migrate::stream::Watch { connection: 1, path, token, depth })
+    Record::Watch(xenstored::migration::stream::Watch { connection: 1, path, token, depth })
 }
 
 #[test]

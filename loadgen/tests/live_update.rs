@@ -17,8 +17,8 @@ use loadgen::client::{Arrived, Blocking, append, payload, words};
 use loadgen::target::{Options, Running, Target, peers};
 use written::{DEVICE_MODEL, DOMIDS, DRIVER, GUEST, LAST, LONG, LONG_BYTES, NODES, WATCHES};
 use xenstored::host::sim::{SimClient, SimGuest};
-use xenstored::migrate::state::State;
-use xenstored::migrate::stream::Reader;
+use xenstored::migration::stream::Reader;
+use xenstored::migration::stream::state::State;
 use xenstored::protocol::{Frame, HEADER_BYTES, Operation, WATCH_EVENT, frame};
 use xenstored::words::Domid;
 

@@ -12,13 +12,13 @@ use super::failure::Failure;
 use super::instance::{Instance, migration_path};
 use super::settings::{HostKind, Settings};
 use super::stop::Stop;
-use crate::bulk;
 use crate::control::Served;
 use crate::domain::{Limits, Registry};
 use crate::host::Host;
 use crate::host::sim::SimHost;
 use crate::host::xen::{StartError, XenHost};
 use crate::listener::Listener;
+use crate::migration::server;
 use crate::protocol::operations::{Parser, TABLE};
 use crate::shard::{Mover, Server, Times};
 
@@ -90,7 +90,7 @@ fn serve_migration(path: &Path, listener: UnixListener, mover: Mover) -> io::Res
     for row in TABLE.iter().filter(|row| matches!(row.parser, Parser::Migration(_))) {
         mover.announce(row.name, &(row.operation as u32).to_string());
     }
-    bulk::serve(listener, mover)
+    server::serve(listener, mover)
 }
 
 fn host(settings: &Settings, instance: &mut Instance) -> Result<Arc<dyn Host>, Failure> {

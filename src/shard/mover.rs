@@ -9,7 +9,7 @@ use super::mailbox::Message;
 use super::standing::Standing;
 use super::thread::Thread;
 use crate::domain::Domain;
-use crate::migrate::state::Client;
+use crate::migration::stream::state::Client;
 use crate::store::{Caller, Executed, Seen, Store};
 use crate::sync::Arc;
 use crate::words::Presence;

@@ -15,8 +15,8 @@ use super::rings::Carried;
 use super::state::{Event, Imported};
 use super::thread::Thread;
 use crate::domain::{Domain, OwnSettings, Quota};
-use crate::migrate::state::Client;
-use crate::migrate::stream::{Connection as Sent, Transport as SentBy, Watch as SentWatch};
+use crate::migration::stream::state::Client;
+use crate::migration::stream::{Connection as Sent, Transport as SentBy, Watch as SentWatch};
 use crate::store::{Seen, Transaction};
 use crate::sync::Arc;
 use crate::words::{

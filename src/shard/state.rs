@@ -5,7 +5,7 @@ use super::gathering::Share;
 use super::moving::{Before, Mark, Moved};
 use super::rings::Carried;
 use crate::domain::OwnSettings;
-use crate::migrate::state::Client;
+use crate::migration::stream::state::Client;
 use crate::store::Seen;
 use crate::words::{Errno, Presence};
 

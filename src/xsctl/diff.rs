@@ -11,8 +11,8 @@ use super::failure::{Done, Failure};
 use super::input::Input;
 use super::line::{Fields, Json, Plain, Value};
 use super::show;
-use crate::migrate::state::{Client, State};
-use crate::migrate::stream::{Node, Transport};
+use crate::migration::stream::state::{Client, State};
+use crate::migration::stream::{Node, Transport};
 
 /// What a fact is about. Facts are shown in this order.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]

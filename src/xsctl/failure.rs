@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::migrate::stream::ReadError;
+use crate::migration::stream::ReadError;
 
 /// What became of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

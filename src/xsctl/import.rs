@@ -13,8 +13,8 @@ use super::failure::{Done, Failure};
 use super::libxl;
 use super::places::command;
 use super::report::{Form, Line, Report, domains};
-use crate::migrate::state::State;
-use crate::migrate::stream::Reader;
+use crate::migration::stream::Reader;
+use crate::migration::stream::state::State;
 use crate::protocol::Operation;
 use crate::words::{Domid, ranges};
 

@@ -5,7 +5,7 @@ use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 
 use super::failure::Failure;
-use crate::migrate::stream::{ReadError, Reader};
+use crate::migration::stream::{ReadError, Reader};
 
 /// Opens a file. A directory can be opened too, and fails when it is read.
 fn open(path: &Path) -> io::Result<File> {

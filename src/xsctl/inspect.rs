@@ -6,8 +6,8 @@ use super::failure::Failure;
 use super::input::Input;
 use super::line::{Fields, Json, Plain, Value};
 use super::show;
-use crate::migrate::bytes::Order;
-use crate::migrate::stream::{Reader, kind};
+use crate::migration::stream::fields::Order;
+use crate::migration::stream::{Reader, kind};
 
 /// Writes a line for the header and for each record. Cost: the stream's length; a record at a time
 /// is in memory.

@@ -14,10 +14,12 @@ use std::io::{self, Seek, Write};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use crate::migrate::bytes::{Body, Fault, Order, Sink};
-use crate::migrate::libxl::{DOMAIN_XENSTORE_DATA, Data, is_v6_node, read_v6, read_v8, write_v8};
-use crate::migrate::state::{Client, State};
-use crate::migrate::stream::{Connection, Node, Record, Transport, VERSION, Watch, Writer};
+use crate::migration::stream::fields::{Body, Fault, Order, Sink};
+use crate::migration::stream::libxl_record::{
+    DOMAIN_XENSTORE_DATA, Data, is_v6_node, read_v6, read_v8, write_v8,
+};
+use crate::migration::stream::state::{Client, State};
+use crate::migration::stream::{Connection, Node, Record, Transport, VERSION, Watch, Writer};
 use crate::words::Domid;
 
 const IDENT: [u8; 8] = *b"LibxlFmt";
@@ -234,7 +236,7 @@ fn stream(data: Vec<Data>, domid: Domid) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::migrate::stream::Reader;
+    use crate::migration::stream::Reader;
     use crate::words::Entry;
 
     fn sample() -> Vec<u8> {

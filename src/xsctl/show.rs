@@ -1,7 +1,7 @@
 //! Records as named values. The names are those of xenstore-migration.md, or plain words.
 
 use super::line::{Fields, Value};
-use crate::migrate::stream::{Connection, Domain, Node, QuotaValue, Record, Transport, Watch};
+use crate::migration::stream::{Connection, Domain, Node, QuotaValue, Record, Transport, Watch};
 use crate::words::Entry;
 
 /// What a record says.

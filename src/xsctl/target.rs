@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use super::export::Format;
 use super::failure::Failure;
 use super::libxl;
-use crate::migrate::state::State;
-use crate::migrate::stream::Reader;
+use crate::migration::stream::Reader;
+use crate::migration::stream::state::State;
 use crate::words::Domid;
 
 /// A file that is to be.

@@ -6,9 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use xenstored::migrate::import::{Arrival, arrivals, import};
-use xenstored::migrate::state::{Client, State};
-use xenstored::migrate::stream::{Reader, Transport};
+use xenstored::migration::store::place_domain::{ImportedDomain, place_domain, split_by_domain};
+use xenstored::migration::stream::state::{Client, State};
+use xenstored::migration::stream::{Reader, Transport};
 use xenstored::store::Generations;
 use xenstored::words::{Domid, Entry, domain_of_home};
 
@@ -102,7 +102,7 @@ fn entry(text: &str) -> Entry {
 pub fn arrive(stream: &[u8]) {
     let mut reader = Reader::new(stream).unwrap();
     assert_eq!(reader.version(), 1);
-    let (arrivals, left) = arrivals(State::read(&mut reader).unwrap());
+    let (arrivals, left) = split_by_domain(State::read(&mut reader).unwrap());
     assert_eq!(arrivals.iter().map(|arrival| arrival.domid).collect::<Vec<_>>(), DOMIDS);
     assert!(left > 0, "nodes above homes, special ones, and those of nobody");
     let world = World::new();
@@ -133,10 +133,10 @@ fn check_client(domid: Domid, client: &Client) {
     assert!(port > 0);
 }
 
-fn put_in_place(world: &World, arrival: &Arrival) {
+fn put_in_place(world: &World, arrival: &ImportedDomain) {
     let by = world.control();
     let (executed, _) =
-        import(&world.store, arrival, &by.caller, &mut Generations::default()).unwrap();
+        place_domain(&world.store, arrival, &by.caller, &mut Generations::default()).unwrap();
     assert!(world.store.settle(executed.removed).is_none());
     world.check();
 }

@@ -1,8 +1,8 @@
 //! What a domain is after it arrived, beside what it was; and what keeps it from arriving.
 
-use xenstored::migrate::bytes::Order;
-use xenstored::migrate::state::Client as Carried;
-use xenstored::migrate::stream::{Connection, Node, Reader, Record, VERSION, Writer};
+use xenstored::migration::stream::fields::Order;
+use xenstored::migration::stream::state::Client as Carried;
+use xenstored::migration::stream::{Connection, Node, Reader, Record, VERSION, Writer};
 use xenstored::words::{Domid, Entry};
 
 use super::moves::{each_pair, inhabit};

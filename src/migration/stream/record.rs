@@ -1,7 +1,7 @@
 //! The records of the stream, each with the section of xenstore-migration.md that defines it.
 
+use super::fields::{Body, Fault, Order, Sink};
 use super::kind;
-use crate::migrate::bytes::{Body, Fault, Order, Sink};
 use crate::words::{Access, Domid, Entry};
 
 /// CONNECTION_DATA, `conn-type`.
@@ -344,7 +344,7 @@ fn read_entry(body: &mut Body<'_>) -> Result<Entry, Fault> {
 
 /// The four bytes of a permission, here and in a libxl record: what it says, and the byte after the
 /// letter, which each of them gives its own meaning.
-pub(in crate::migrate) fn read_perm(body: &mut Body<'_>) -> Result<(Entry, u8), Fault> {
+pub(super) fn read_perm(body: &mut Body<'_>) -> Result<(Entry, u8), Fault> {
     let (letter, flags) = (body.u8("perm")?, body.u8("flags")?);
     let access = Access::from_letter(letter).ok_or(Fault::Value("perm", letter.into()))?;
     Ok((Entry { domid: Domid(body.u16("domid")?), access, ignored: false }, flags))

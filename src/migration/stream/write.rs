@@ -2,8 +2,8 @@
 
 use std::io::{self, Write};
 
+use super::fields::{Fault, Order};
 use super::{FLAG_BIG_ENDIAN, IDENT, RECORD_BYTES_MAX, Record};
-use crate::migrate::bytes::{Fault, Order};
 
 /// `type` and `len` of a record.
 const HEAD_BYTES: usize = 8;

@@ -13,26 +13,26 @@ use rustix::net::{SendFlags, send};
 use rustix::pipe::{PIPE_BUF, fcntl_getpipe_size};
 
 /// After so long without a byte a descriptor is given up: less than clients wait for an answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 /// It is waited in so many parts, so that a stop of this process or of the machine counts as one.
 const PARTS: u32 = 30;
 
 /// A descriptor. Its own flags are left alone, since its other holders share them.
-pub struct Patient {
+pub struct TimedFile {
     file: File,
     kind: FileType,
-    patience: Duration,
+    timeout: Duration,
 }
 
-impl Patient {
+impl TimedFile {
     /// One that a client sent.
     ///
     /// # Errors
     /// The descriptor's.
-    pub fn new(descriptor: OwnedFd) -> io::Result<Patient> {
+    pub fn new(descriptor: OwnedFd) -> io::Result<TimedFile> {
         let file = File::from(descriptor);
         let kind = FileType::from_raw_mode(fstat(&file)?.st_mode);
-        Ok(Patient { file, kind, patience: PATIENCE })
+        Ok(TimedFile { file, kind, timeout: TIMEOUT })
     }
 
     /// Whether there is another end that one can wait for.
@@ -45,14 +45,14 @@ impl Patient {
     /// # Errors
     /// `TimedOut`: nothing can.
     fn wait(&self, flags: PollFlags) -> io::Result<()> {
-        let part = Timespec::try_from(self.patience / PARTS).map_err(io::Error::other)?;
+        let part = Timespec::try_from(self.timeout / PARTS).map_err(io::Error::other)?;
         for _ in 0..PARTS {
             let mut fds = [PollFd::new(&self.file, flags)];
             if retry_on_intr(|| poll(&mut fds, Some(&part)))? > 0 {
                 return Ok(());
             }
         }
-        let silent = self.patience.as_secs();
+        let silent = self.timeout.as_secs();
         Err(io::Error::new(io::ErrorKind::TimedOut, format!("no byte in {silent} seconds")))
     }
 
@@ -66,7 +66,7 @@ impl Patient {
     }
 }
 
-impl Read for Patient {
+impl Read for TimedFile {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         if self.has_an_end() {
             self.wait(PollFlags::IN)?;
@@ -75,7 +75,7 @@ impl Read for Patient {
     }
 }
 
-impl Write for Patient {
+impl Write for TimedFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if !self.has_an_end() {
             return self.file.write(bytes);
@@ -108,8 +108,8 @@ mod tests {
     const SHORT: Duration = Duration::from_millis(300);
     const LONG: usize = 1 << 20;
 
-    fn patient(descriptor: impl Into<OwnedFd>) -> Patient {
-        Patient { patience: SHORT, ..Patient::new(descriptor.into()).unwrap() }
+    fn timed(descriptor: impl Into<OwnedFd>) -> TimedFile {
+        TimedFile { timeout: SHORT, ..TimedFile::new(descriptor.into()).unwrap() }
     }
 
     fn is_timed_out<T>(result: io::Result<T>) -> bool {
@@ -119,11 +119,11 @@ mod tests {
     #[test]
     fn who_neither_reads_nor_writes_is_given_up() {
         let (reader, writer) = io::pipe().unwrap();
-        assert!(is_timed_out(patient(reader.try_clone().unwrap()).read(&mut [0])));
-        assert!(is_timed_out(patient(writer).write_all(&[1; LONG])));
+        assert!(is_timed_out(timed(reader.try_clone().unwrap()).read(&mut [0])));
+        assert!(is_timed_out(timed(writer).write_all(&[1; LONG])));
         let (here, there) = UnixStream::pair().unwrap();
-        assert!(is_timed_out(patient(there.try_clone().unwrap()).read(&mut [0])));
-        assert!(is_timed_out(patient(here).write_all(&[1; LONG])));
+        assert!(is_timed_out(timed(there.try_clone().unwrap()).read(&mut [0])));
+        assert!(is_timed_out(timed(here).write_all(&[1; LONG])));
     }
 
     /// Each byte begins the wait anew: in all this takes longer than anybody is waited for.
@@ -136,10 +136,10 @@ mod tests {
         let ends: [(OwnedFd, OwnedFd); 2] =
             [(reader.into(), writer.into()), (here.into(), there.into())];
         for (from, to) in ends {
-            let mut input = patient(from);
+            let mut input = timed(from);
             let sent = bytes.clone();
             let writer = std::thread::spawn(move || {
-                let mut output = patient(to);
+                let mut output = timed(to);
                 let (first, rest) = sent.split_at(LONG / 4);
                 output.write_all(first).unwrap();
                 output.write_all(rest).unwrap();

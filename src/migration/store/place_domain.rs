@@ -8,18 +8,18 @@ use std::collections::{BTreeMap, HashMap};
 use foldhash::fast::RandomState;
 use thiserror::Error;
 
-use super::export::SOFT_MEMORY;
-use super::machine::{machine_name, machine_named};
-use super::state::{Client, State};
-use super::stream::{Domain as DomainRecord, Node, Transport};
+use super::vm_nodes::{machine_name, machine_named};
+use super::write_domains::SOFT_MEMORY;
 use crate::domain::{Domain, Quota};
+use crate::migration::stream::state::{Client, State};
+use crate::migration::stream::{Domain as DomainRecord, Node, Transport};
 use crate::store::{Caller, Executed, Generations, GraftError, Scion, Seen, Store};
 use crate::sync::Arc;
 use crate::words::Presence;
 use crate::words::{Domid, Entry, Layout, PathBuf, PermSet, Perms, domain_of_home};
 
 /// A domain's part of a stream.
-pub struct Arrival {
+pub struct ImportedDomain {
     /// Which; it keeps its number.
     pub domid: Domid,
     /// Its nodes, each after the one above it.
@@ -52,9 +52,9 @@ pub enum Refusal {
 
 /// Takes a state apart: what belongs to each domain that it tells of, and how many nodes belong to
 /// none of these. The control domain does not move.
-pub fn arrivals(state: State) -> (Vec<Arrival>, usize) {
+pub fn split_by_domain(state: State) -> (Vec<ImportedDomain>, usize) {
     let layout = Layout::new(1);
-    let mut arrivals: BTreeMap<Domid, Arrival> = BTreeMap::new();
+    let mut arrivals: BTreeMap<Domid, ImportedDomain> = BTreeMap::new();
     let mut machines = HashMap::<PathBuf, Domid, RandomState>::default();
     for domid in state.domids().into_iter().filter(|&domid| domid != Domid::CONTROL) {
         let named = state.nodes.get(machine_name(domid).as_path().bytes());
@@ -62,7 +62,7 @@ pub fn arrivals(state: State) -> (Vec<Arrival>, usize) {
         if let Some(root) = machine {
             machines.entry(root.to_buf()).or_insert(domid);
         }
-        arrivals.insert(domid, Arrival { domid, nodes: vec![], domain: None, client: None });
+        arrivals.insert(domid, ImportedDomain { domid, nodes: vec![], domain: None, client: None });
     }
     let mut left = 0;
     for (path, node) in state.nodes {
@@ -98,9 +98,9 @@ pub fn arrivals(state: State) -> (Vec<Arrival>, usize) {
 ///
 /// # Errors
 /// Why it cannot arrive; then nothing happened.
-pub fn import(
+pub fn place_domain(
     store: &Store,
-    arrival: &Arrival,
+    arrival: &ImportedDomain,
     by: &Caller,
     generations: &mut Generations,
 ) -> Result<(Executed, Seen), Refusal> {
@@ -121,14 +121,17 @@ pub fn import(
 ///
 /// # Errors
 /// Why it cannot.
-pub fn check(store: &Store, arrival: &Arrival) -> Result<(), Refusal> {
+pub fn check_domain(store: &Store, arrival: &ImportedDomain) -> Result<(), Refusal> {
     admit(store, arrival)?;
     let scions = scions(&arrival.nodes, store.registry().now());
     store.may_graft(&scions).map_err(|error| refusal(arrival.domid, error))
 }
 
 /// The domain itself, and the one whose rights it has.
-fn admit(store: &Store, arrival: &Arrival) -> Result<(Arc<Domain>, Option<Arc<Domain>>), Refusal> {
+fn admit(
+    store: &Store,
+    arrival: &ImportedDomain,
+) -> Result<(Arc<Domain>, Option<Arc<Domain>>), Refusal> {
     let (domid, registry) = (arrival.domid, store.registry());
     let domain = registry.get(domid).ok_or(Refusal::Unknown(domid))?;
     if domain.is_introduced() {

@@ -8,7 +8,7 @@ use crate::words::Domid;
 pub const AT_ONCE: usize = 256;
 
 /// Replies with the states of domains, some at a time. Cost: a message to the home thread of each.
-pub fn states(mover: &Mover, domids: &[Domid], mut answer: impl FnMut(Vec<Outcome>)) {
+pub fn domain_states(mover: &Mover, domids: &[Domid], mut answer: impl FnMut(Vec<Outcome>)) {
     for some in domids.chunks(AT_ONCE) {
         let standings = some.iter().zip(mover.standings(some));
         let outcome = |(&domid, standing)| match standing {

@@ -10,7 +10,7 @@ use crate::sync::Arc;
 use crate::words::{Domid, Errno, Logged, Path, PathBuf, PermSet};
 
 /// Takes imports back. Cost: the nodes of the domains.
-pub fn discard(mover: &Mover, domids: &[Domid]) -> Vec<Outcome> {
+pub fn discard_domains(mover: &Mover, domids: &[Domid]) -> Vec<Outcome> {
     let discard = |(&domid, seen): (&Domid, Result<Seen, Errno>)| match seen {
         Ok(seen) => match remove_homes(mover, &seen) {
             Ok(()) => Outcome::done(domid, &[]),

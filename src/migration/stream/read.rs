@@ -4,8 +4,8 @@ use std::io::{self, Read};
 
 use thiserror::Error;
 
+use super::fields::{Body, Fault, Order};
 use super::{FLAG_BIG_ENDIAN, IDENT, RECORD_BYTES_MAX, Record, VERSION, kind};
-use crate::migrate::bytes::{Body, Fault, Order};
 
 /// A record says how long it is; room is made for so much of it before it is there.
 const GROWTH_BYTES: usize = 1 << 16;

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 /// take them in that order too, at most one for each core: so whoever is at the other end of several
 /// pipes may read or write one after another. These threads may wait; the workers
 /// (`sync::workers`) are for what does not.
-pub fn each<T: Send, R: Send>(
+pub fn run_parallel<T: Send, R: Send>(
     items: Vec<T>,
     work: impl Fn(T) -> R + Sync,
     mut done: impl FnMut(R),

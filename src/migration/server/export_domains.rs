@@ -6,12 +6,12 @@ use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use super::Outcome;
-use super::patient::Patient;
-use super::side_by_side::each;
-use crate::migrate::bytes::Order;
-use crate::migrate::export::{Form, Leaving, export as write_stream, see};
-use crate::migrate::machine::left_behind;
-use crate::migrate::stream::VERSION;
+use super::run_parallel::run_parallel;
+use super::timed_file::TimedFile;
+use crate::migration::store::left_behind;
+use crate::migration::store::write_domains::{ExportedDomain, Form, see, write_domains};
+use crate::migration::stream::VERSION;
+use crate::migration::stream::fields::Order;
 use crate::shard::Mover;
 use crate::store::Seen;
 use crate::words::{Domid, Errno, Logged, PathBuf};
@@ -27,7 +27,7 @@ const WRITE_BYTES: usize = 1 << 16;
 /// # Errors
 /// `EINVAL` if there are as many descriptors as fit neither way, `EIO` if one cannot be written:
 /// then nothing is exported.
-pub fn export(
+pub fn export_domains(
     mover: &Mover,
     domids: &[Domid],
     descriptors: Vec<OwnedFd>,
@@ -75,7 +75,7 @@ pub fn export(
 struct Collected {
     /// The versions of the connections.
     versions: Vec<u64>,
-    leaving: Vec<Leaving>,
+    leaving: Vec<ExportedDomain>,
     /// Domains that are not there.
     gone: Vec<(Domid, Errno)>,
     /// What stays behind of which domain.
@@ -99,7 +99,7 @@ fn collect(mover: &Mover, domids: &[Domid]) -> Collected {
         let domain = store.registry().get(domid).ok_or(Errno::ENOENT);
         match carried.and_then(|(client, version)| Ok((domain?, client, version))) {
             Ok((domain, client, version)) => {
-                Some((version, Leaving { domain, client: Some(client), seen }))
+                Some((version, ExportedDomain { domain, client: Some(client), seen }))
             }
             Err(errno) => {
                 gone.push((domid, errno));
@@ -128,12 +128,12 @@ fn say_behind(behind: &BTreeMap<Domid, PathBuf>, outcomes: &mut [Outcome]) {
 fn write(
     mover: &Mover,
     domids: &[Domid],
-    leaving: &[Leaving],
+    leaving: &[ExportedDomain],
     mut descriptors: Vec<OwnedFd>,
 ) -> io::Result<Vec<u64>> {
-    let write_one = |(leaving, descriptor): (&[Leaving], OwnedFd)| {
-        let output = BufWriter::with_capacity(WRITE_BYTES, Patient::new(descriptor)?);
-        let (_, nodes) = write_stream(mover.store(), leaving, FORM, output)?;
+    let write_one = |(leaving, descriptor): (&[ExportedDomain], OwnedFd)| {
+        let output = BufWriter::with_capacity(WRITE_BYTES, TimedFile::new(descriptor)?);
+        let (_, nodes) = write_domains(mover.store(), leaving, FORM, output)?;
         io::Result::Ok(nodes)
     };
     if descriptors.len() == 1
@@ -149,7 +149,7 @@ fn write(
         Some((std::slice::from_ref(first), descriptor))
     });
     let mut nodes = Ok(Vec::new());
-    each(streams.collect(), write_one, |written| match (&mut nodes, written) {
+    run_parallel(streams.collect(), write_one, |written| match (&mut nodes, written) {
         (Ok(nodes), Ok(more)) => nodes.extend(more),
         (Ok(_), Err(error)) => nodes = Err(error),
         (Err(_), _) => {}
@@ -162,7 +162,7 @@ fn outcomes(
     mover: &Mover,
     failed: Vec<(Domid, Errno)>,
     versions: Vec<u64>,
-    leaving: Vec<Leaving>,
+    leaving: Vec<ExportedDomain>,
     nodes: &[u64],
 ) -> Vec<Outcome> {
     let exports = leaving.into_iter().map(|leaving| leaving.seen);

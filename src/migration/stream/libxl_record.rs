@@ -15,8 +15,8 @@
 //! It has no place for a watch's depth, quotas, features, or what is on the way to and from the
 //! domain: whoever writes it says so.
 
-use super::bytes::{Body, Fault, Order, Sink};
-use super::stream::read_perm;
+use super::fields::{Body, Fault, Order, Sink};
+use super::record::read_perm;
 use crate::words::{ABS_PATH_MAX, Entry};
 
 /// The record's type in libxl's stream; the first one that libxl does not use.

@@ -4,10 +4,8 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 
-use super::bytes::Fault;
-use super::stream::{
-    Connection, Domain, Node, QuotaValue, ReadError, Reader, Record, Transport, Watch,
-};
+use super::fields::Fault;
+use super::{Connection, Domain, Node, QuotaValue, ReadError, Reader, Record, Transport, Watch};
 use crate::words::{ABS_PATH_MAX, Domid, Layout, Path, PathBuf, PathSpace};
 
 /// A state that takes more memory is not read. Records may be of a few bytes, and what is made of one takes
@@ -261,8 +259,8 @@ fn show(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::migrate::bytes::Order;
-    use crate::migrate::stream::{VERSION, Writer};
+    use crate::migration::stream::fields::Order;
+    use crate::migration::stream::{VERSION, Writer};
 
     #[test]
     fn what_would_take_too_much_memory_is_not_read() {

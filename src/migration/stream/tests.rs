@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::migrate::bytes::{Fault, Order};
+use crate::migration::stream::fields::{Fault, Order};
 use crate::words::{Access, Domid, Entry};
 
 fn stream(version: u32, order: Order, records: &[Record]) -> Vec<u8> {

@@ -14,9 +14,12 @@
 //!     +-----------------------+---------------------------------------+
 //! ```
 
+pub mod fields;
 pub mod kind;
+pub mod libxl_record;
 mod read;
 mod record;
+pub mod state;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -24,8 +27,6 @@ mod write;
 pub use read::{ReadError, Reader};
 pub use record::{Connection, Domain, Node, QuotaValue, Record, Transport, Watch};
 pub use write::{Writer, append};
-
-pub(in crate::migrate) use record::read_perm;
 
 /// `ident`: "xenstore".
 pub const IDENT: [u8; 8] = *b"xenstore";

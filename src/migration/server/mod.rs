@@ -1,26 +1,28 @@
-//! The migration socket: one request exports or imports many domains (docs/MIGRATION.md).
+//! The server's part of a migration: the migration socket, of which one request exports or imports many domains
+//! (docs/MIGRATION.md).
 //!
 //! ```text
-//!   client --- request, descriptors --> socket --> requests --+--> export --> streams
-//!   client <-- an answer per domain --- socket <-- requests <-+--> import <-- streams
-//!                                                   |         +--> discard, states
+//!   client -- request, descriptors --> clients --> requests --+--> export_domains --> streams
+//!   client <-- an answer per domain -- clients <-- requests <-+--> import_domains <-- streams
+//!                                                   |         +--> discard_domains, domain_states
 //!                                                 Mover: each domain's home thread
 //! ```
 //!
 //! A client has a thread of its own, which may wait: for home threads, for the other end of a pipe
-//! (patient.rs), for a disk; and if its request has several descriptors, one for each core meanwhile
-//! (side_by_side.rs). No lock of the store is held meanwhile, and no other thread waits for it.
+//! (timed_file.rs), for a disk; and if its request has several descriptors, one for each core meanwhile
+//! (run_parallel.rs). No lock of the store is held meanwhile, and no other thread waits for it.
 
-mod discard;
-mod export;
-mod import;
-mod patient;
+mod clients;
+mod discard_domains;
+mod domain_states;
+mod export_domains;
+mod import_domains;
+mod message;
 mod requests;
-mod side_by_side;
-mod socket;
-mod states;
+mod run_parallel;
+mod timed_file;
 
-pub use requests::serve;
+pub use clients::serve;
 
 use crate::words::{Domid, Errno};
 

@@ -6,13 +6,15 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::patient::Patient;
-use super::side_by_side::each;
+use super::run_parallel::run_parallel;
+use super::timed_file::TimedFile;
 use super::{Outcome, TRIES_MAX, divided};
-use crate::migrate::export::FEW_NODES;
-use crate::migrate::import::{Arrival, Refusal, arrivals, check, import as put_in_place};
-use crate::migrate::state::{Client, State};
-use crate::migrate::stream::{ReadError, Reader, Transport};
+use crate::migration::store::place_domain::{
+    ImportedDomain, Refusal, check_domain, place_domain, split_by_domain,
+};
+use crate::migration::store::write_domains::FEW_NODES;
+use crate::migration::stream::state::{Client, State};
+use crate::migration::stream::{ReadError, Reader, Transport};
 use crate::shard::{Arrived, Expected, Mover, Standing};
 use crate::store::{Generations, GraftError, Seen};
 use crate::sync::workers::Workers;
@@ -34,18 +36,18 @@ static LARGE: Mutex<()> = Mutex::new(());
 /// turn. Cost: their length, and that of [`Store::graft`].
 ///
 /// [`Store::graft`]: crate::store::Store::graft
-pub fn import(
+pub fn import_domains(
     mover: &Mover,
     descriptors: Vec<OwnedFd>,
     only_check: bool,
     answer: impl FnMut(Vec<Outcome>),
 ) {
-    each(descriptors, |stream| import_stream(mover, stream, only_check), answer);
+    run_parallel(descriptors, |stream| import_stream(mover, stream, only_check), answer);
 }
 
 /// A stream as far as it may be read.
 struct Bounded {
-    input: Patient,
+    input: TimedFile,
     read: u64,
     large: Option<MutexGuard<'static, ()>>,
 }
@@ -67,7 +69,7 @@ fn import_stream(mover: &Mover, descriptor: OwnedFd, only_check: bool) -> Vec<Ou
     let began = Instant::now();
     // What it holds is held until its state is gone.
     let mut input = None;
-    let state = Patient::new(descriptor).map_err(ReadError::from).and_then(|stream| {
+    let state = TimedFile::new(descriptor).map_err(ReadError::from).and_then(|stream| {
         let input = input.insert(Bounded { input: stream, read: 0, large: None });
         let mut reader = Reader::new(BufReader::with_capacity(READ_BYTES, input))?;
         State::read(&mut reader)
@@ -83,7 +85,7 @@ fn import_stream(mover: &Mover, descriptor: OwnedFd, only_check: bool) -> Vec<Ou
         }
     };
     let read = began.elapsed();
-    let (arrivals, left) = arrivals(state);
+    let (arrivals, left) = split_by_domain(state);
     if left > 0 {
         tracing::warn!(nodes = left, "nodes of no domain were left out of an import");
     }
@@ -112,13 +114,13 @@ fn log(outcomes: &[Outcome], read: Duration, placed: Duration, only_check: bool)
     }
 }
 
-fn check_all(mover: &Mover, arrivals: &[Arrival]) -> Vec<Outcome> {
+fn check_all(mover: &Mover, arrivals: &[ImportedDomain]) -> Vec<Outcome> {
     let domids: Vec<Domid> = arrivals.iter().map(|arrival| arrival.domid).collect();
     let standings = mover.standings(&domids);
-    let check_one = |(arrival, standing): (&Arrival, Result<Standing, Errno>)| {
+    let check_one = |(arrival, standing): (&ImportedDomain, Result<Standing, Errno>)| {
         mover.known_domain(arrival.domid);
         let checked = match standing.map_or(Presence::Absent, |standing| standing.presence) {
-            Presence::Absent => check(mover.store(), arrival),
+            Presence::Absent => check_domain(mover.store(), arrival),
             taken => Err(Refusal::Taken(arrival.domid, taken)),
         };
         outcome(arrival.domid, numbers(arrival), checked)
@@ -128,7 +130,7 @@ fn check_all(mover: &Mover, arrivals: &[Arrival]) -> Vec<Outcome> {
 }
 
 /// What an answer says of a domain that arrives: its port, and how many nodes it has.
-fn numbers(arrival: &Arrival) -> Vec<u64> {
+fn numbers(arrival: &ImportedDomain) -> Vec<u64> {
     let transport = arrival.client.as_ref().map(|client| client.connection.transport);
     let port = match transport {
         Some(Transport::Ring(_, _, port)) => port,
@@ -150,7 +152,7 @@ fn outcome(domid: Domid, numbers: Vec<u64>, result: Result<(), Refusal>) -> Outc
 
 /// Puts each domain in place or not, unless they have few nodes several at the same time; their
 /// connections are left to INTRODUCE.
-fn place_all(mover: &Mover, arrivals: Vec<Arrival>) -> Vec<Outcome> {
+fn place_all(mover: &Mover, arrivals: Vec<ImportedDomain>) -> Vec<Outcome> {
     let domids: Vec<Domid> = arrivals.iter().map(|arrival| arrival.domid).collect();
     let nodes: usize = arrivals.iter().map(|arrival| arrival.nodes.len()).sum();
     let expected = mover.expect(&domids);
@@ -169,7 +171,7 @@ fn place_all(mover: &Mover, arrivals: Vec<Arrival>) -> Vec<Outcome> {
 /// What became of a domain, and what its home thread, if it expects it, is to be told of that.
 fn place_one(
     mover: &Mover,
-    arrival: Arrival,
+    arrival: ImportedDomain,
     expected: Result<Expected, Errno>,
 ) -> (Outcome, Option<Arrived>) {
     let (domid, numbers) = (arrival.domid, numbers(&arrival));
@@ -202,12 +204,12 @@ fn hand_over(mover: &Mover, over: Vec<Arrived>, outcomes: &mut [Outcome]) {
 }
 
 /// Puts a domain's nodes in place; answers its connection and its homes.
-fn place(mover: &Mover, arrival: Arrival) -> Result<(Client, Seen), Refusal> {
+fn place(mover: &Mover, arrival: ImportedDomain) -> Result<(Client, Seen), Refusal> {
     let (store, mut generations) = (mover.store(), Generations::default());
     let mut tries = 0;
     let (executed, seen) = loop {
         tries += 1;
-        match put_in_place(store, &arrival, &mover.caller(), &mut generations) {
+        match place_domain(store, &arrival, &mover.caller(), &mut generations) {
             Err(Refusal::Nodes(_, GraftError::StaleEpoch)) if tries < TRIES_MAX => {}
             other => break other?,
         }

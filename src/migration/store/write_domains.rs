@@ -16,13 +16,13 @@ use std::thread;
 
 use crossbeam::channel::bounded;
 
-use super::bytes::{Fault, Order};
-use super::machine::{Machine, entries, machine};
-use super::state::Client;
-use super::stream::{
+use super::vm_nodes::{Machine, entries, machine};
+use crate::domain::{Domain, Quota};
+use crate::migration::stream::fields::{Fault, Order};
+use crate::migration::stream::state::Client;
+use crate::migration::stream::{
     Domain as DomainRecord, Node as NodeRecord, Record, Transport, Watch, Writer, append,
 };
-use crate::domain::{Domain, Quota};
 use crate::store::{Node, NodeArc, Seen, Store, Tree};
 use crate::sync::Arc;
 use crate::sync::workers::Workers;
@@ -46,7 +46,7 @@ pub const FEW_NODES: usize = 2048;
 const SUBTREE_BYTES: usize = 4096;
 
 /// A domain that leaves.
-pub struct Leaving {
+pub struct ExportedDomain {
     /// Which.
     pub domain: Arc<Domain>,
     /// What its home thread has of it, if it is introduced: connection, watches, transactions. Their
@@ -103,9 +103,9 @@ pub fn see(store: &Store, trees: &[Tree], domids: &[Domid]) -> Vec<Seen> {
 ///
 /// # Errors
 /// The output's; `InvalidInput` for what the format has no room for.
-pub fn export<W: Write>(
+pub fn write_domains<W: Write>(
     store: &Store,
-    leaving: &[Leaving],
+    leaving: &[ExportedDomain],
     form: Form,
     output: W,
 ) -> io::Result<(W, Vec<u64>)> {
@@ -125,8 +125,8 @@ pub fn export<W: Write>(
         }
     } else {
         let workers = Workers::find();
-        let make_one = |leaving: &Leaving| records(store, leaving, form, Some(&workers));
-        let make = |some: &[Leaving]| workers.map(some, make_one).into_iter().collect();
+        let make_one = |leaving: &ExportedDomain| records(store, leaving, form, Some(&workers));
+        let make = |some: &[ExportedDomain]| workers.map(some, make_one).into_iter().collect();
         make_while_writing(leaving.chunks(DOMAINS_AT_ONCE), make, write)?;
     }
     Ok((writer.end()?, nodes))
@@ -163,7 +163,7 @@ fn make_while_writing<T: Send, R: Send>(
 }
 
 /// Whether these are written by one thread. Cost: a look at no more nodes than are few.
-fn are_few(leaving: &[Leaving]) -> bool {
+fn are_few(leaving: &[ExportedDomain]) -> bool {
     if leaving.len() > FEW_DOMAINS {
         return false;
     }
@@ -184,7 +184,7 @@ fn are_few(leaving: &[Leaving]) -> bool {
 /// All records of a domain, its subtrees made one after another or shared among the workers.
 fn records(
     store: &Store,
-    leaving: &Leaving,
+    leaving: &ExportedDomain,
     form: Form,
     workers: Option<&Workers>,
 ) -> Result<Records, Fault> {
@@ -255,7 +255,11 @@ fn fill(record: &mut NodeRecord, path: &[u8], node: &Node, births: &Births) {
 }
 
 /// The records of a domain that come before its nodes, and those that come after.
-fn around(store: &Store, leaving: &Leaving, (version, order): Form) -> Result<[Vec<u8>; 2], Fault> {
+fn around(
+    store: &Store,
+    leaving: &ExportedDomain,
+    (version, order): Form,
+) -> Result<[Vec<u8>; 2], Fault> {
     let domain = &leaving.domain;
     let id = u32::from(domain.domid.0);
     let (mut before, mut after) = (Vec::new(), Vec::new());
@@ -331,7 +335,11 @@ mod tests {
     #[test]
     fn records_when_no_thread_can_be_had_are_made_and_written_in_turn() {
         let output = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "migrate::export::tests::without_threads", "--ignored"])
+            .args([
+                "--exact",
+                "migration::store::write_domains::tests::without_threads",
+                "--ignored",
+            ])
             .output()
             .unwrap();
         assert!(output.status.success(), "{output:?}");

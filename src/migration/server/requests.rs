@@ -1,0 +1,161 @@
+//! The requests of the migration socket, from a message to the answers.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+
+use super::Outcome;
+use super::discard_domains::discard_domains;
+use super::domain_states::{AT_ONCE, domain_states};
+use super::export_domains::export_domains;
+use super::import_domains::import_domains;
+use super::message::{Request, send};
+use crate::protocol::operations::{DOMAINS_MAX, MigrationRequest, Parser, Range, Row};
+use crate::protocol::{Header, ReplySlot};
+use crate::shard::Mover;
+use crate::words::{Domid, Errno};
+
+/// The last answer to a request.
+const ACK: &[u8] = b"OK\0";
+
+/// The answers to a request, in few pieces, since each wakes the client: what became of all its domains is
+/// one, of an import what became of those of a stream; and the last one goes with the end.
+pub(super) struct Answers<'c> {
+    client: &'c UnixStream,
+    header: Header,
+    /// Pieces that are to come.
+    left: usize,
+    pending: Vec<u8>,
+    /// If somebody does not take them any more, the rest is done all the same.
+    taken: io::Result<()>,
+}
+
+impl Answers<'_> {
+    pub(super) fn to(client: &UnixStream, header: Header) -> Answers<'_> {
+        Answers { client, header, left: 1, pending: Vec::new(), taken: Ok(()) }
+    }
+
+    /// What became of the domains of one piece.
+    fn add(&mut self, outcomes: Vec<Outcome>) {
+        for outcome in outcomes {
+            self.pending.extend(message(&self.header, Ok(&show(&outcome))));
+        }
+        self.left = self.left.saturating_sub(1);
+        if self.left > 0 {
+            self.send();
+        }
+    }
+
+    pub(super) fn end(mut self, result: Result<(), Errno>) -> io::Result<()> {
+        self.pending.extend(message(&self.header, result.map(|()| ACK)));
+        self.send();
+        self.taken
+    }
+
+    fn send(&mut self) {
+        if self.taken.is_ok() {
+            self.taken = send(self.client, &self.pending);
+        }
+        self.pending.clear();
+    }
+}
+
+/// Serves a request, whose answers go out as they come.
+///
+/// # Errors
+/// Why nothing of it was done.
+pub(super) fn perform(
+    mover: &Mover,
+    request: Request,
+    answers: &mut Answers<'_>,
+) -> Result<(), Errno> {
+    let Request { header, payload, descriptors } = request;
+    let parse = match Row::of(header.kind.get()).map(|row| row.parser) {
+        Some(Parser::Migration(parse)) => parse,
+        Some(Parser::Payload(_) | Parser::Arguments(_)) | None => return Err(Errno::ENOSYS),
+    };
+    match parse(&payload)? {
+        MigrationRequest::Export(ranges) => {
+            let domids = few(domids(mover, &ranges, introduced)?)?;
+            answers.add(export_domains(mover, &domids, descriptors)?);
+        }
+        MigrationRequest::Import(only_check) => {
+            if descriptors.is_empty() {
+                return Err(Errno::EINVAL);
+            }
+            answers.left = descriptors.len();
+            import_domains(mover, descriptors, only_check, |outcomes| answers.add(outcomes));
+        }
+        MigrationRequest::Discard(ranges) => {
+            let domids = few(domids(mover, &ranges, Mover::arrived)?)?;
+            answers.add(discard_domains(mover, &domids));
+        }
+        MigrationRequest::States(ranges) => {
+            let domids = domids(mover, &ranges, |_, known| known.to_vec())?;
+            answers.left = domids.len().div_ceil(AT_ONCE).max(1);
+            domain_states(mover, &domids, |outcomes| answers.add(outcomes));
+        }
+    }
+    Ok(())
+}
+
+/// Those of some domains that are introduced.
+fn introduced(mover: &Mover, domids: &[Domid]) -> Vec<Domid> {
+    let registry = mover.store().registry();
+    let is_introduced =
+        |domid: &&Domid| registry.get(**domid).is_some_and(|domain| domain.is_introduced());
+    domids.iter().filter(is_introduced).copied().collect()
+}
+
+/// Returns the domains of some ranges, each once, by number. The known domains that a range stands for are
+/// `meant`'s to choose.
+fn domids(
+    mover: &Mover,
+    ranges: &[Range],
+    meant: fn(&Mover, &[Domid]) -> Vec<Domid>,
+) -> Result<Vec<Domid>, Errno> {
+    let registry = mover.store().registry();
+    let mut domids = Vec::new();
+    for &range in ranges {
+        let (Range::One(first) | Range::Known(first, _)) = range;
+        if registry.is_privileged(first) {
+            return Err(Errno::EINVAL);
+        }
+        match range {
+            Range::One(domid) => domids.push(domid),
+            Range::Known(first, last) => {
+                let is_known = |&domid: &Domid| {
+                    registry.get(domid).is_some() && !registry.is_privileged(domid)
+                };
+                let known: Vec<_> = (first.0..=last.0).map(Domid).filter(is_known).collect();
+                domids.extend(meant(mover, &known));
+            }
+        }
+    }
+    domids.sort_unstable();
+    domids.dedup();
+    Ok(domids)
+}
+
+/// Domains that stand still together.
+fn few(domids: Vec<Domid>) -> Result<Vec<Domid>, Errno> {
+    if domids.len() > DOMAINS_MAX { Err(Errno::E2BIG) } else { Ok(domids) }
+}
+
+/// An outcome as strings: the domain, `OK` and the words; or the domain, the error, a sentence.
+fn show(outcome: &Outcome) -> Vec<u8> {
+    let domid = outcome.domid.map_or("-".into(), |domid| domid.to_string());
+    let strings: Vec<String> = match &outcome.result {
+        Ok(words) => ["OK".into()].into_iter().chain(words.iter().cloned()).collect(),
+        Err((errno, why)) => vec![errno.to_string(), why.replace('\0', " ")],
+    };
+    let strings = [domid].into_iter().chain(strings);
+    strings.flat_map(|string| [string.into_bytes(), vec![0]]).flatten().collect()
+}
+
+fn message(request: &Header, payload: Result<&[u8], Errno>) -> Vec<u8> {
+    let mut message = Vec::new();
+    let slot = ReplySlot::begin(&mut message, request);
+    message.extend_from_slice(payload.unwrap_or_default());
+    slot.finish(&mut message, payload.map(|_| ()));
+    message
+}
