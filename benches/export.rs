@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use world::{NODES, World};
-use xenstored::migration::store::write_domains::{ExportedDomain, see, write_domains};
+use xenstored::migration::store::write_domains::{ExportedDomain, snapshot_domains, write_domains};
 use xenstored::migration::stream::fields::Order;
 use xenstored::migration::stream::state::Client;
 use xenstored::migration::stream::{Connection, Transport, VERSION, Watch};
@@ -79,7 +79,7 @@ fn export_all(
 ) -> Duration {
     stream.clear();
     let began = Instant::now();
-    let seen = see(&world.store, &world.store.cut(), domids);
+    let seen = snapshot_domains(&world.store, &world.store.cut(), domids);
     let leaving = seen.into_iter().zip(clients).map(|(seen, client)| {
         let domain = world.store.registry().get(seen.domid).expect("it lives");
         ExportedDomain { domain, client: Some(client), seen }

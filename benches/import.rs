@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use world::{NODES, World};
 use xenstored::migration::store::place_domain::{place_domain, split_by_domain};
-use xenstored::migration::store::write_domains::{ExportedDomain, see, write_domains};
+use xenstored::migration::store::write_domains::{ExportedDomain, snapshot_domains, write_domains};
 use xenstored::migration::stream::fields::Order;
 use xenstored::migration::stream::state::{Client, State};
 use xenstored::migration::stream::{Reader, VERSION};
@@ -57,7 +57,7 @@ fn main() {
 }
 
 fn stream_of(world: &World, domids: &[Domid]) -> Vec<u8> {
-    let seen = see(&world.store, &world.store.cut(), domids);
+    let seen = snapshot_domains(&world.store, &world.store.cut(), domids);
     let leaving = seen.into_iter().map(|seen| {
         let domain = world.store.registry().get(seen.domid).expect("it lives");
         ExportedDomain { domain, client: Some(Client::new(seen.domid)), seen }

@@ -14,11 +14,11 @@ use xenstored::domain::Quota;
 use xenstored::migration::store::place_domain::{
     ImportedDomain, Refusal, place_domain, split_by_domain,
 };
-use xenstored::migration::store::write_domains::{ExportedDomain, see, write_domains};
+use xenstored::migration::store::write_domains::{ExportedDomain, snapshot_domains, write_domains};
 use xenstored::migration::stream::fields::Order;
 use xenstored::migration::stream::state::{Client, State};
 use xenstored::migration::stream::{Connection, Reader, Record, Transport, Watch};
-use xenstored::store::{Generations, GraftError, Verb};
+use xenstored::store::{Generations, ImportError, Verb};
 use xenstored::words::Presence;
 use xenstored::words::{Domid, Entry, Errno};
 
@@ -27,7 +27,7 @@ const DOMIDS: [u16; 3] = [5, 6, 7];
 /// The stream of these domains as they are now.
 fn leave(world: &World, domids: &[u16], clients: &BTreeMap<u16, ClientOf>) -> Vec<u8> {
     let domids: Vec<Domid> = domids.iter().copied().map(Domid).collect();
-    let seen = see(&world.store, &world.store.cut(), &domids);
+    let seen = snapshot_domains(&world.store, &world.store.cut(), &domids);
     let leaving: Vec<_> = seen
         .into_iter()
         .map(|seen| ExportedDomain {
@@ -414,7 +414,7 @@ fn whose_owner_or_target_is_missing_does_not_arrive() {
     let to = World::new();
     to.admit(5);
     let (path, owner) = (at("/libxl/5/type").to_buf(), Domid(7));
-    let expected = Refusal::Nodes(Domid(5), GraftError::NoOwner(path, owner));
+    let expected = Refusal::Nodes(Domid(5), ImportError::NoOwner(path, owner));
     let before = to.nodes().len();
     assert_eq!(arrive(&to, &arrivals[0]), Err(expected));
     let [five, seven] = [5, 7].map(|domid| from.registry.get(Domid(domid)).unwrap());

@@ -20,7 +20,7 @@ use crate::host::xen::{StartError, XenHost};
 use crate::listener::Listener;
 use crate::migration::server;
 use crate::protocol::operations::{Parser, TABLE};
-use crate::shard::{Mover, Server, Times};
+use crate::shard::{OwnerThreads, Server, Times};
 
 /// Starts the host and the threads, makes the sockets of `instance`, and serves them until `stop`;
 /// calls `ready` once requests are served.
@@ -50,7 +50,7 @@ pub(super) fn serve(
         .map_err(|error| unserved(settings.host, error))?;
     match migration_path(&settings.socket) {
         Some(path) => {
-            let served = serve_migration(&path, instance.listen(&path)?, server.mover());
+            let served = serve_migration(&path, instance.listen(&path)?, server.owner_threads());
             served.map_err(other("the migration socket cannot be served"))?;
         }
         None => warn!("the socket's path is too long for a migration socket beside it"),
@@ -84,13 +84,13 @@ pub(super) fn serve(
     served.map_err(other("the socket cannot be polled any more"))
 }
 
-fn serve_migration(path: &Path, listener: UnixListener, mover: Mover) -> io::Result<()> {
-    mover.announce("migration-socket", &path.to_string_lossy());
-    mover.announce("shards", &mover.store().layout().shards().to_string());
+fn serve_migration(path: &Path, listener: UnixListener, owners: OwnerThreads) -> io::Result<()> {
+    owners.announce("migration-socket", &path.to_string_lossy());
+    owners.announce("shards", &owners.store().layout().shards().to_string());
     for row in TABLE.iter().filter(|row| matches!(row.parser, Parser::Migration(_))) {
-        mover.announce(row.name, &(row.operation as u32).to_string());
+        owners.announce(row.name, &(row.operation as u32).to_string());
     }
-    server::serve(listener, mover)
+    server::serve(listener, owners)
 }
 
 fn host(settings: &Settings, instance: &mut Instance) -> Result<Arc<dyn Host>, Failure> {

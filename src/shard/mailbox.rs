@@ -6,8 +6,8 @@ use std::os::unix::net::UnixStream;
 use crossbeam::queue::SegQueue;
 use mio::Waker;
 
-use super::gathering::Share;
-use super::mover::MoveRequest;
+use super::migration::MoveRequest;
+use super::migration::Share;
 use super::signal::Signal;
 use crate::protocol::operations::DomainRequest;
 use crate::store::WatchList;

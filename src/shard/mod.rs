@@ -16,17 +16,13 @@
 mod connection;
 mod deferred;
 mod delivery;
-mod domain_watches;
 mod domains;
 mod former;
-mod gathering;
 mod guards;
 mod mailbox;
 mod messages;
-mod mover;
-mod moving;
+mod migration;
 mod output;
-mod quiesce;
 mod recheck;
 mod requests;
 mod rings;
@@ -55,14 +51,14 @@ use crate::host::Host;
 use crate::store::{Store, matcher, reaper, run_matcher, run_reaper};
 use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::words::{Domid, Layout};
-#[doc(hidden)] // For tests/schedules.
-pub use gathering::{Gathered, Share, shares};
 #[doc(hidden)]
 pub use guards::Guards;
 #[doc(hidden)] // For tests/schedules.
 pub use mailbox::Asker;
 use mailbox::{Mailbox, Mailboxes, Message};
-pub use mover::{Arrived, Carry, Expected, Mover};
+pub use migration::{Expected, ImportEnd, OwnerThreads};
+#[doc(hidden)] // For tests/schedules.
+pub use migration::{Gathered, Share, shares};
 #[doc(hidden)]
 pub use signal::Signal;
 pub use standing::Standing;
@@ -191,8 +187,8 @@ impl Server {
     }
 
     /// The threads, for those who move domains.
-    pub fn mover(&self) -> Mover {
-        Mover { shared: Arc::clone(&self.shared) }
+    pub fn owner_threads(&self) -> OwnerThreads {
+        OwnerThreads { shared: Arc::clone(&self.shared) }
     }
 
     /// The threads, for commands of CONTROL.

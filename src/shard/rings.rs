@@ -114,11 +114,11 @@ impl Thread {
                 Connected::New
             }
             Connect::Left(moved) => {
-                self.take_up(connection, *moved);
+                self.restore_connection(connection, *moved);
                 Connected::Left
             }
             Connect::Arrived(moved, before) => {
-                let seen = self.take_up(connection, *moved);
+                let seen = self.restore_connection(connection, *moved);
                 Connected::Arrived(Imported { seen, before })
             }
         }

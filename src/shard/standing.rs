@@ -1,7 +1,7 @@
 //! Where the states of domains are kept and led to the next, and what a toolstack sees of them that goes on with a
 //! move which another tool began.
 
-use super::moving::Mark;
+use super::migration::Mark;
 use super::state::{DomainState, Effects, Event, next};
 use super::thread::Thread;
 use crate::domain::Domain;

@@ -1,12 +1,12 @@
 //! A domain's life at its home thread (docs/MIGRATION.md, "What a domain is, and where"): its state, and the one
 //! function that leads from a state to the next.
 
-use super::gathering::Share;
-use super::moving::{Before, Mark, Moved};
+use super::migration::Share;
+use super::migration::{Before, Mark, SavedConnection};
 use super::rings::Carried;
 use crate::domain::OwnSettings;
 use crate::migration::stream::state::Client;
-use crate::store::Seen;
+use crate::store::DomainSnapshot;
 use crate::words::{Errno, Presence};
 
 /// The state of a domain at its home thread, with what is kept for the states that can follow.
@@ -17,7 +17,7 @@ pub enum DomainState {
     /// Not introduced; an import of it is under way, before which it had these settings.
     Arriving(Box<Before>),
     /// Imported; what the import brought waits for INTRODUCE.
-    Arrived(Box<Moved>, Box<Before>),
+    Arrived(Box<SavedConnection>, Box<Before>),
     /// Its ring is being mapped: the state lasts as long as the function that maps it.
     Connecting,
     /// Introduced and served.
@@ -31,7 +31,7 @@ pub enum DomainState {
     /// Imported and introduced, not served since: quiesced. It may have been exported again.
     ArrivedIntroduced(Imported, Option<Mark>),
     /// Released with a mark: an INTRODUCE takes up what the export saw.
-    Left(Box<Moved>),
+    Left(Box<SavedConnection>),
 }
 
 /// What happens to a domain.
@@ -61,7 +61,7 @@ pub enum Event {
     /// An import begins; the domain has these settings.
     ImportBegins(OwnSettings),
     /// The import has ended, and has brought this or nothing.
-    ImportEnds(Option<Box<Moved>>),
+    ImportEnds(Option<Box<SavedConnection>>),
     /// DISCARD_DOMAINS.
     Discard,
     /// The domain is gone from the host.
@@ -73,9 +73,9 @@ pub enum Connect {
     /// A new stream, or the one that RELEASE left.
     New(Option<Box<Carried>>),
     /// The connection of a domain that left.
-    Left(Box<Moved>),
+    Left(Box<SavedConnection>),
     /// The connection that an import brought.
-    Arrived(Box<Moved>, Box<Before>),
+    Arrived(Box<SavedConnection>, Box<Before>),
 }
 
 /// What a mapped ring has taken up.
@@ -91,7 +91,7 @@ pub enum Connected {
 /// What an import brought beside a connection, and what it changed.
 pub struct Imported {
     /// The domain's homes as they were then.
-    pub seen: Seen,
+    pub seen: DomainSnapshot,
     /// What was set before.
     pub before: Box<Before>,
 }
@@ -265,7 +265,7 @@ fn release(state: DomainState, carried: Option<Box<Carried>>) -> Next {
 fn release_with_mark(state: DomainState, client: Client) -> Next {
     match state {
         DomainState::Exported(mark) | DomainState::ArrivedIntroduced(_, Some(mark)) => {
-            let moved = Moved { client, seen: mark.seen };
+            let moved = SavedConnection { client, seen: mark.seen };
             (DomainState::Left(Box::new(moved)), done())
         }
         state if state.presence().is_introduced() => (state, Err(Errno::EAGAIN)),
@@ -283,7 +283,7 @@ fn import_begins(state: DomainState, settings: OwnSettings) -> Next {
     }
 }
 
-fn import_ends(state: DomainState, moved: Option<Box<Moved>>) -> Next {
+fn import_ends(state: DomainState, moved: Option<Box<SavedConnection>>) -> Next {
     match (state, moved) {
         (DomainState::Arriving(before), Some(moved)) => {
             (DomainState::Arrived(moved, before), done())

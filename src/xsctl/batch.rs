@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::client::{Client, Connecting, Trouble};
 use super::daemon::{Answers, Daemon, listed};
-use super::export::behind;
+use super::export_files::behind;
 use super::failure::Failure;
 use super::link::Link;
 use super::places::{Destination, Source};

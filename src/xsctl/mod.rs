@@ -2,7 +2,7 @@
 //! carried. xsctl(8) is its manual; docs/MIGRATION.md says what happens when.
 //!
 //! ```text
-//!     move      moving: jobs ------> batch: EXPORT | IMPORT, INTRODUCE, RELEASE, UNQUIESCE ---> places
+//!     move      move_batches: jobs > batch: EXPORT | IMPORT, INTRODUCE, RELEASE, UNQUIESCE ---> places
 //!     export    EXPORT ---> a file each, marks          release   marks ---> RELEASE
 //!     import    files ---> IMPORT, INTRODUCE            introduce, quiesce, unquiesce, discard
 //!               all of them: client, daemon ---> link   report: a Line for each domain, a summary
@@ -19,18 +19,18 @@ mod daemon;
 mod diff;
 mod domids;
 mod earlier;
-mod export;
+mod export_files;
 mod failure;
-mod import;
+mod import_files;
 mod input;
 mod inspect;
 mod introduce;
-mod libxl;
+mod libxl_file;
 mod line;
 mod link;
 mod lock;
 mod marks;
-mod moving;
+mod move_batches;
 mod options;
 mod places;
 mod progress;
@@ -51,7 +51,7 @@ use clap::{CommandFactory, Parser};
 use crate::protocol::Operation;
 use client::Client;
 use daemon::Daemon;
-use export::Format;
+use export_files::Format;
 pub use failure::{Done, Failure};
 use input::Input;
 use options::{Command, Options};
@@ -95,8 +95,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, Failur
             let daemon = Daemon::find(common.socket())?;
             let domids = meant(&daemon, &domains)?;
             let (batch, form) = (batch.size(), common.form());
-            let manner = export::Manner { directory, format, batch, force, form };
-            export::run(&daemon, &domids, &manner, &*stop()?)
+            let manner = export_files::Manner { directory, format, batch, force, form };
+            export_files::run(&daemon, &domids, &manner, &*stop()?)
         }
         Command::Import { common, paths, dry_run, introduce, batch, format, domain } => {
             let of_format = match (format, domain, &paths[..]) {
@@ -113,8 +113,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, Failur
             }
             let daemon = Daemon::find(common.socket())?;
             let (batch, form) = (batch.size(), common.form());
-            let manner = import::Manner { paths, libxl: domain, dry_run, introduce, batch, form };
-            import::run(&daemon, &manner, &*stop()?)
+            let manner =
+                import_files::Manner { paths, libxl: domain, dry_run, introduce, batch, form };
+            import_files::run(&daemon, &manner, &*stop()?)
         }
         Command::Move { common, domains, to, batch, jobs, tries } => {
             let begun = Instant::now();
@@ -125,8 +126,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, Failur
             }
             let route = batch::Route { source, destination, tries };
             let (batch, form) = (batch.size(), common.form());
-            let manner = moving::Manner { batch, jobs: jobs.into(), form, begun };
-            moving::run(&route, &domains, &manner, &*stop()?)
+            let manner = move_batches::Manner { batch, jobs: jobs.into(), form, begun };
+            move_batches::run(&route, &domains, &manner, &*stop()?)
         }
     }
 }

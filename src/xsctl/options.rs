@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use super::domids::Domids;
-use super::export::Format;
+use super::export_files::Format;
 use super::report::Form;
 use crate::words::Domid;
 

@@ -6,9 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::export::Format;
+use super::export_files::Format;
 use super::failure::Failure;
-use super::libxl;
+use super::libxl_file;
 use crate::migration::stream::Reader;
 use crate::migration::stream::state::State;
 use crate::words::Domid;
@@ -34,7 +34,7 @@ impl Target {
         let part = path.with_extension(format!("{}.part", format.suffix()));
         let file = match format {
             Format::Stream => private(&part),
-            Format::Libxl => libxl::memory(),
+            Format::Libxl => libxl_file::memory(),
         };
         let file = file.map_err(Failure::file(&part))?;
         Ok(Target { domid, format, path, part, file })
@@ -70,7 +70,7 @@ impl Target {
         let state = Reader::new(BufReader::new(&self.file))
             .and_then(|mut reader| State::read(&mut reader))
             .map_err(|error| Failure::of(&self.path, error))?;
-        let (bytes, left_out) = libxl::write(&state, self.domid).map_err(|fault| {
+        let (bytes, left_out) = libxl_file::write(&state, self.domid).map_err(|fault| {
             Failure::Contents { path: self.path.clone(), why: fault.to_string() }
         })?;
         let written =

@@ -36,7 +36,7 @@ impl<T> Queue<T> {
     }
 }
 
-/// A domain's home thread, as src/shard/quiesce.rs has it: each request removes a node, and is done
+/// A domain's home thread, as src/shard/migration/quiesce.rs has it: each request removes a node, and is done
 /// when the reaper has settled that; QUIESCE waits for the one that is under way, and for no other.
 fn home_thread(
     world: &World,

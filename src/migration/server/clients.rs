@@ -13,7 +13,7 @@ use rustix::io::Errno as SystemErrno;
 use super::message::receive;
 use super::requests::{Answers, perform};
 use crate::log::Unaccepted;
-use crate::shard::Mover;
+use crate::shard::OwnerThreads;
 
 /// Clients that are served at once: each is a thread, and what it has in memory. A toolstack that empties
 /// a host has two or three.
@@ -22,7 +22,7 @@ const CLIENTS_MAX: usize = 8;
 /// Who serves the migration socket.
 struct Crew {
     listener: UnixListener,
-    mover: Mover,
+    owners: OwnerThreads,
     /// How many threads there are.
     threads: AtomicUsize,
     /// How many of them wait for a client.
@@ -36,10 +36,10 @@ struct Crew {
 ///
 /// # Errors
 /// The system refuses a thread.
-pub fn serve(listener: UnixListener, mover: Mover) -> io::Result<()> {
+pub fn serve(listener: UnixListener, owners: OwnerThreads) -> io::Result<()> {
     let (threads, waiting) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let unaccepted = Unaccepted::of("migration");
-    join(&Arc::new(Crew { listener, mover, threads, waiting, unaccepted }))
+    join(&Arc::new(Crew { listener, owners, threads, waiting, unaccepted }))
 }
 
 /// One more thread, unless there are as many as may be.
@@ -121,7 +121,7 @@ fn serve_client(client: &UnixStream, crew: &Crew) -> End {
             }
         };
         let mut answers = Answers::to(client, request.header);
-        let result = perform(&crew.mover, request, &mut answers);
+        let result = perform(&crew.owners, request, &mut answers);
         if let Err(error) = answers.end(result) {
             tracing::info!(%error, "an answer of the migration socket was not taken");
             return End::Gone;

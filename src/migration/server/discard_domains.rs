@@ -4,15 +4,15 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use super::{Outcome, TRIES_MAX, divided};
-use crate::shard::Mover;
-use crate::store::{Generations, NodeArc, Op, Seen, StoreError, Verb};
+use crate::shard::OwnerThreads;
+use crate::store::{DomainSnapshot, Generations, NodeArc, Op, StoreError, Verb};
 use crate::sync::Arc;
 use crate::words::{Domid, Errno, Logged, Path, PathBuf, PermSet};
 
 /// Takes imports back. Cost: the nodes of the domains.
-pub fn discard_domains(mover: &Mover, domids: &[Domid]) -> Vec<Outcome> {
-    let discard = |(&domid, seen): (&Domid, Result<Seen, Errno>)| match seen {
-        Ok(seen) => match remove_homes(mover, &seen) {
+pub fn discard_domains(owners: &OwnerThreads, domids: &[Domid]) -> Vec<Outcome> {
+    let discard = |(&domid, seen): (&Domid, Result<DomainSnapshot, Errno>)| match seen {
+        Ok(seen) => match remove_homes(owners, &seen) {
             Ok(()) => Outcome::done(domid, &[]),
             Err((path, errno)) => {
                 Outcome::failed(domid, errno, format!("{} is left, remove it", path.as_path()))
@@ -22,7 +22,7 @@ pub fn discard_domains(mover: &Mover, domids: &[Domid]) -> Vec<Outcome> {
             Outcome::failed(domid, errno, "it did not come by an import, or was served since")
         }
     };
-    let outcomes: Vec<Outcome> = domids.iter().zip(mover.discard(domids)).map(discard).collect();
+    let outcomes: Vec<Outcome> = domids.iter().zip(owners.discard(domids)).map(discard).collect();
     let (done, _) = divided(&outcomes);
     if !done.is_empty() {
         tracing::info!(domains = done.len(), domids = %Logged(&done), "discarded");
@@ -35,17 +35,17 @@ pub fn discard_domains(mover: &Mover, domids: &[Domid]) -> Vec<Outcome> {
 ///
 /// # Errors
 /// The first node that could not be changed, and why. The rest is removed all the same.
-fn remove_homes(mover: &Mover, seen: &Seen) -> Result<(), (PathBuf, Errno)> {
-    let (store, mut result) = (mover.store(), Ok(()));
+fn remove_homes(owners: &OwnerThreads, seen: &DomainSnapshot) -> Result<(), (PathBuf, Errno)> {
+    let (store, mut result) = (owners.store(), Ok(()));
     let mut change = |path: &PathBuf, verb: Verb<'_>| {
-        if let Err(errno) = change(mover, path.as_path(), verb) {
+        if let Err(errno) = change(owners, path.as_path(), verb) {
             tracing::warn!(%errno, path = %path.as_path(), "a node of a discarded domain is left");
             if result.is_ok() {
                 result = Err((path.clone(), errno));
             }
         }
     };
-    let now = store.see(&store.cut(), seen.domid);
+    let now = store.domain_snapshot(&store.cut(), seen.domid);
     let roots = now.homes.iter().chain(&seen.homes).map(|(root, _)| root);
     for root in roots.collect::<BTreeSet<_>>().into_iter().rev() {
         let home = store.layout().home(root.as_path());
@@ -98,14 +98,14 @@ fn divide(root: &PathBuf, node: &NodeArc) -> (Vec<PathBuf>, Vec<PathBuf>) {
 
 /// Runs one operation of the daemon's own. One that finds that an epoch began since it asked is run again,
 /// as any client's is.
-fn change(mover: &Mover, path: Path<'_>, verb: Verb<'_>) -> Result<(), Errno> {
+fn change(owners: &OwnerThreads, path: Path<'_>, verb: Verb<'_>) -> Result<(), Errno> {
     let (op, mut generations) = (Op { path, verb }, Generations::default());
     for _ in 0..TRIES_MAX {
         let executed =
-            mover.store().execute(&mover.caller(), &op, &mut generations, &mut Vec::new());
+            owners.store().execute(&owners.caller(), &op, &mut generations, &mut Vec::new());
         match executed {
             Ok(executed) => {
-                mover.settle(executed);
+                owners.settle(executed);
                 return Ok(());
             }
             // Another client was faster.

@@ -9,11 +9,13 @@ use super::Outcome;
 use super::run_parallel::run_parallel;
 use super::timed_file::TimedFile;
 use crate::migration::store::left_behind;
-use crate::migration::store::write_domains::{ExportedDomain, Form, see, write_domains};
+use crate::migration::store::write_domains::{
+    ExportedDomain, Form, snapshot_domains, write_domains,
+};
 use crate::migration::stream::VERSION;
 use crate::migration::stream::fields::Order;
-use crate::shard::Mover;
-use crate::store::Seen;
+use crate::shard::OwnerThreads;
+use crate::store::DomainSnapshot;
 use crate::words::{Domid, Errno, Logged, PathBuf};
 
 /// What is written: the newest version, in the order that costs nothing.
@@ -28,7 +30,7 @@ const WRITE_BYTES: usize = 1 << 16;
 /// `EINVAL` if there are as many descriptors as fit neither way, `EIO` if one cannot be written:
 /// then nothing is exported.
 pub fn export_domains(
-    mover: &Mover,
+    owners: &OwnerThreads,
     domids: &[Domid],
     descriptors: Vec<OwnedFd>,
 ) -> Result<Vec<Outcome>, Errno> {
@@ -36,19 +38,19 @@ pub fn export_domains(
         return Err(Errno::EINVAL);
     }
     let began = Instant::now();
-    let registry = mover.store().registry();
+    let registry = owners.store().registry();
     let is_quiesced =
         |&&domid: &&Domid| registry.get(domid).is_some_and(|it| it.presence().is_quiesced());
     // What is to be undone if this fails.
     let served: Vec<Domid> = domids.iter().filter(|domid| !is_quiesced(domid)).copied().collect();
-    let mut failed = mover.quiesce(domids);
+    let mut failed = owners.quiesce(domids);
     let still = began.elapsed();
-    let Collected { versions, leaving, gone, behind } = collect(mover, domids);
+    let Collected { versions, leaving, gone, behind } = collect(owners, domids);
     failed.extend(gone);
     let cut = began.elapsed();
-    let nodes = write(mover, domids, &leaving, descriptors).map_err(|error| {
+    let nodes = write(owners, domids, &leaving, descriptors).map_err(|error| {
         tracing::warn!(%error, "an export could not be written");
-        mover.undo_quiesce(&served);
+        owners.undo_quiesce(&served);
         Errno::EIO
     })?;
     let domids: Vec<Domid> = leaving.iter().map(|leaving| leaving.seen.domid).collect();
@@ -61,13 +63,13 @@ pub fn export_domains(
         written_us = (began.elapsed() - cut).as_micros(),
         "exported"
     );
-    let mut outcomes = outcomes(mover, failed, versions, leaving, &nodes);
+    let mut outcomes = outcomes(owners, failed, versions, leaving, &nodes);
     say_behind(&behind, &mut outcomes);
     // Of a domain that is answered with an error nobody can think that it is exported.
     let failed = outcomes.iter().filter(|outcome| outcome.result.is_err());
     let failed: Vec<Domid> = failed.filter_map(|outcome| outcome.domid).collect();
     let undone: Vec<Domid> = served.into_iter().filter(|domid| failed.contains(domid)).collect();
-    mover.undo_quiesce(&undone);
+    owners.undo_quiesce(&undone);
     Ok(outcomes)
 }
 
@@ -82,18 +84,18 @@ struct Collected {
     behind: BTreeMap<Domid, PathBuf>,
 }
 
-fn collect(mover: &Mover, domids: &[Domid]) -> Collected {
-    let (store, mut gone) = (mover.store(), Vec::new());
+fn collect(owners: &OwnerThreads, domids: &[Domid]) -> Collected {
+    let (store, mut gone) = (owners.store(), Vec::new());
     // The cut first: a write between the two makes another root, and an event for the connection.
     let trees = store.cut();
-    let seen = see(store, &trees, domids);
+    let seen = snapshot_domains(store, &trees, domids);
     let named = domids.iter().map(|&domid| Some((domid, left_behind(store, &trees, domid)?)));
     let mut behind: BTreeMap<Domid, PathBuf> = named.flatten().collect();
     // Another domain may take it along.
     behind
         .retain(|_, path| seen.iter().all(|seen| seen.homes.iter().all(|(root, _)| root != path)));
     drop(trees);
-    let carried = seen.into_iter().zip(mover.carry(domids));
+    let carried = seen.into_iter().zip(owners.save_connections(domids));
     let leaving = carried.filter_map(|(seen, carried)| {
         let domid = seen.domid;
         let domain = store.registry().get(domid).ok_or(Errno::ENOENT);
@@ -126,14 +128,14 @@ fn say_behind(behind: &BTreeMap<Domid, PathBuf>, outcomes: &mut [Outcome]) {
 
 /// Writes the streams, several at the same time; answers how many nodes each of `leaving` has.
 fn write(
-    mover: &Mover,
+    owners: &OwnerThreads,
     domids: &[Domid],
     leaving: &[ExportedDomain],
     mut descriptors: Vec<OwnedFd>,
 ) -> io::Result<Vec<u64>> {
     let write_one = |(leaving, descriptor): (&[ExportedDomain], OwnedFd)| {
         let output = BufWriter::with_capacity(WRITE_BYTES, TimedFile::new(descriptor)?);
-        let (_, nodes) = write_domains(mover.store(), leaving, FORM, output)?;
+        let (_, nodes) = write_domains(owners.store(), leaving, FORM, output)?;
         io::Result::Ok(nodes)
     };
     if descriptors.len() == 1
@@ -159,16 +161,16 @@ fn write(
 
 /// Marks what was exported, and says what became of each domain.
 fn outcomes(
-    mover: &Mover,
+    owners: &OwnerThreads,
     failed: Vec<(Domid, Errno)>,
     versions: Vec<u64>,
     leaving: Vec<ExportedDomain>,
     nodes: &[u64],
 ) -> Vec<Outcome> {
     let exports = leaving.into_iter().map(|leaving| leaving.seen);
-    let exports: Vec<(u64, Seen)> = versions.into_iter().zip(exports).collect();
+    let exports: Vec<(u64, DomainSnapshot)> = versions.into_iter().zip(exports).collect();
     let domids: Vec<Domid> = exports.iter().map(|(_, seen)| seen.domid).collect();
-    let marks = mover.mark(exports);
+    let marks = owners.mark(exports);
     let mut outcomes: Vec<Outcome> = (domids.into_iter().zip(marks).zip(nodes))
         .map(|((domid, mark), nodes)| match mark {
             Ok(mark) => Outcome::done(domid, &[mark, *nodes]),

@@ -15,8 +15,8 @@ use crate::migration::store::place_domain::{
 use crate::migration::store::write_domains::FEW_NODES;
 use crate::migration::stream::state::{Client, State};
 use crate::migration::stream::{ReadError, Reader, Transport};
-use crate::shard::{Arrived, Expected, Mover, Standing};
-use crate::store::{Generations, GraftError, Seen};
+use crate::shard::{Expected, ImportEnd, OwnerThreads, Standing};
+use crate::store::{DomainSnapshot, Generations, ImportError};
 use crate::sync::workers::Workers;
 use crate::words::Presence;
 use crate::words::{Domid, Errno, Logged};
@@ -33,16 +33,16 @@ const LARGE_BYTES: u64 = 1 << 24;
 static LARGE: Mutex<()> = Mutex::new(());
 
 /// Imports what these streams tell of, several at the same time, and answers for each stream in its
-/// turn. Cost: their length, and that of [`Store::graft`].
+/// turn. Cost: their length, and that of [`Store::import_subtrees`].
 ///
-/// [`Store::graft`]: crate::store::Store::graft
+/// [`Store::import_subtrees`]: crate::store::Store::import_subtrees
 pub fn import_domains(
-    mover: &Mover,
+    owners: &OwnerThreads,
     descriptors: Vec<OwnedFd>,
     only_check: bool,
     answer: impl FnMut(Vec<Outcome>),
 ) {
-    run_parallel(descriptors, |stream| import_stream(mover, stream, only_check), answer);
+    run_parallel(descriptors, |stream| import_stream(owners, stream, only_check), answer);
 }
 
 /// A stream as far as it may be read.
@@ -65,7 +65,7 @@ impl Read for Bounded {
     }
 }
 
-fn import_stream(mover: &Mover, descriptor: OwnedFd, only_check: bool) -> Vec<Outcome> {
+fn import_stream(owners: &OwnerThreads, descriptor: OwnedFd, only_check: bool) -> Vec<Outcome> {
     let began = Instant::now();
     // What it holds is held until its state is gone.
     let mut input = None;
@@ -90,7 +90,7 @@ fn import_stream(mover: &Mover, descriptor: OwnedFd, only_check: bool) -> Vec<Ou
         tracing::warn!(nodes = left, "nodes of no domain were left out of an import");
     }
     let outcomes =
-        if only_check { check_all(mover, &arrivals) } else { place_all(mover, arrivals) };
+        if only_check { check_all(owners, &arrivals) } else { place_all(owners, arrivals) };
     log(&outcomes, read, began.elapsed() - read, only_check);
     outcomes
 }
@@ -114,13 +114,13 @@ fn log(outcomes: &[Outcome], read: Duration, placed: Duration, only_check: bool)
     }
 }
 
-fn check_all(mover: &Mover, arrivals: &[ImportedDomain]) -> Vec<Outcome> {
+fn check_all(owners: &OwnerThreads, arrivals: &[ImportedDomain]) -> Vec<Outcome> {
     let domids: Vec<Domid> = arrivals.iter().map(|arrival| arrival.domid).collect();
-    let standings = mover.standings(&domids);
+    let standings = owners.standings(&domids);
     let check_one = |(arrival, standing): (&ImportedDomain, Result<Standing, Errno>)| {
-        mover.known_domain(arrival.domid);
+        owners.known_domain(arrival.domid);
         let checked = match standing.map_or(Presence::Absent, |standing| standing.presence) {
-            Presence::Absent => check_domain(mover.store(), arrival),
+            Presence::Absent => check_domain(owners.store(), arrival),
             taken => Err(Refusal::Taken(arrival.domid, taken)),
         };
         outcome(arrival.domid, numbers(arrival), checked)
@@ -144,7 +144,7 @@ fn outcome(domid: Domid, numbers: Vec<u64>, result: Result<(), Refusal>) -> Outc
     let errno = match &refusal {
         Refusal::Unknown(_) | Refusal::NoTarget(..) => Errno::ENOENT,
         Refusal::Taken(..) | Refusal::Occupied(..) => Errno::EEXIST,
-        Refusal::Nodes(_, GraftError::StaleEpoch) => Errno::EAGAIN,
+        Refusal::Nodes(_, ImportError::StaleEpoch) => Errno::EAGAIN,
         Refusal::Nodes(..) => Errno::EINVAL,
     };
     Outcome::failed(domid, errno, refusal)
@@ -152,28 +152,28 @@ fn outcome(domid: Domid, numbers: Vec<u64>, result: Result<(), Refusal>) -> Outc
 
 /// Puts each domain in place or not, unless they have few nodes several at the same time; their
 /// connections are left to INTRODUCE.
-fn place_all(mover: &Mover, arrivals: Vec<ImportedDomain>) -> Vec<Outcome> {
+fn place_all(owners: &OwnerThreads, arrivals: Vec<ImportedDomain>) -> Vec<Outcome> {
     let domids: Vec<Domid> = arrivals.iter().map(|arrival| arrival.domid).collect();
     let nodes: usize = arrivals.iter().map(|arrival| arrival.nodes.len()).sum();
-    let expected = mover.expect(&domids);
-    let place = |(arrival, expected)| place_one(mover, arrival, expected);
+    let expected = owners.expect(&domids);
+    let place = |(arrival, expected)| place_one(owners, arrival, expected);
     let expected = arrivals.into_iter().zip(expected);
-    let placed: Vec<(Outcome, Option<Arrived>)> = match nodes {
+    let placed: Vec<(Outcome, Option<ImportEnd>)> = match nodes {
         ..=FEW_NODES => expected.map(place).collect(),
         _ => Workers::find().map(expected.collect::<Vec<_>>(), place),
     };
     let (mut outcomes, over): (Vec<_>, Vec<_>) = placed.into_iter().unzip();
-    hand_over(mover, over.into_iter().flatten().collect(), &mut outcomes);
+    hand_over(owners, over.into_iter().flatten().collect(), &mut outcomes);
     outcomes.sort_by_key(|outcome| outcome.domid);
     outcomes
 }
 
 /// What became of a domain, and what its home thread, if it expects it, is to be told of that.
 fn place_one(
-    mover: &Mover,
+    owners: &OwnerThreads,
     arrival: ImportedDomain,
     expected: Result<Expected, Errno>,
-) -> (Outcome, Option<Arrived>) {
+) -> (Outcome, Option<ImportEnd>) {
     let (domid, numbers) = (arrival.domid, numbers(&arrival));
     let domain = match expected {
         Ok(Ok(domain)) => domain,
@@ -185,16 +185,16 @@ fn place_one(
         }
         Err(errno) => return (Outcome::failed(domid, errno, "the daemon stops"), None),
     };
-    match place(mover, arrival) {
+    match place(owners, arrival) {
         Ok(arrived) => (outcome(domid, numbers, Ok(())), Some((domain, Some(arrived)))),
         Err(refusal) => (outcome(domid, numbers, Err(refusal)), Some((domain, None))),
     }
 }
 
 /// Tells home threads that imports are over.
-fn hand_over(mover: &Mover, over: Vec<Arrived>, outcomes: &mut [Outcome]) {
+fn hand_over(owners: &OwnerThreads, over: Vec<ImportEnd>, outcomes: &mut [Outcome]) {
     let domids: Vec<Domid> = over.iter().map(|(domain, _)| domain.domid).collect();
-    for (domid, result) in domids.into_iter().zip(mover.arrive(over)) {
+    for (domid, result) in domids.into_iter().zip(owners.arrive(over)) {
         if result.is_err()
             && let Some(outcome) = outcomes.iter_mut().find(|it| it.domid == Some(domid))
         {
@@ -204,17 +204,20 @@ fn hand_over(mover: &Mover, over: Vec<Arrived>, outcomes: &mut [Outcome]) {
 }
 
 /// Puts a domain's nodes in place; answers its connection and its homes.
-fn place(mover: &Mover, arrival: ImportedDomain) -> Result<(Client, Seen), Refusal> {
-    let (store, mut generations) = (mover.store(), Generations::default());
+fn place(
+    owners: &OwnerThreads,
+    arrival: ImportedDomain,
+) -> Result<(Client, DomainSnapshot), Refusal> {
+    let (store, mut generations) = (owners.store(), Generations::default());
     let mut tries = 0;
     let (executed, seen) = loop {
         tries += 1;
-        match place_domain(store, &arrival, &mover.caller(), &mut generations) {
-            Err(Refusal::Nodes(_, GraftError::StaleEpoch)) if tries < TRIES_MAX => {}
+        match place_domain(store, &arrival, &owners.caller(), &mut generations) {
+            Err(Refusal::Nodes(_, ImportError::StaleEpoch)) if tries < TRIES_MAX => {}
             other => break other?,
         }
     };
-    mover.settle(executed);
+    owners.settle(executed);
     // Who was not introduced where it came from is quiesced here, and taken back, as others are.
     let domid = arrival.domid;
     Ok((arrival.client.unwrap_or_else(|| Client::new(domid)), seen))

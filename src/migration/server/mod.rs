@@ -5,7 +5,7 @@
 //!   client -- request, descriptors --> clients --> requests --+--> export_domains --> streams
 //!   client <-- an answer per domain -- clients <-- requests <-+--> import_domains <-- streams
 //!                                                   |         +--> discard_domains, domain_states
-//!                                                 Mover: each domain's home thread
+//!                                                 OwnerThreads: each domain's home thread
 //! ```
 //!
 //! A client has a thread of its own, which may wait: for home threads, for the other end of a pipe

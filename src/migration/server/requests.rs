@@ -11,7 +11,7 @@ use super::import_domains::import_domains;
 use super::message::{Request, send};
 use crate::protocol::operations::{DOMAINS_MAX, MigrationRequest, Parser, Range, Row};
 use crate::protocol::{Header, ReplySlot};
-use crate::shard::Mover;
+use crate::shard::OwnerThreads;
 use crate::words::{Domid, Errno};
 
 /// The last answer to a request.
@@ -64,7 +64,7 @@ impl Answers<'_> {
 /// # Errors
 /// Why nothing of it was done.
 pub(super) fn perform(
-    mover: &Mover,
+    owners: &OwnerThreads,
     request: Request,
     answers: &mut Answers<'_>,
 ) -> Result<(), Errno> {
@@ -75,32 +75,32 @@ pub(super) fn perform(
     };
     match parse(&payload)? {
         MigrationRequest::Export(ranges) => {
-            let domids = few(domids(mover, &ranges, introduced)?)?;
-            answers.add(export_domains(mover, &domids, descriptors)?);
+            let domids = few(domids(owners, &ranges, introduced)?)?;
+            answers.add(export_domains(owners, &domids, descriptors)?);
         }
         MigrationRequest::Import(only_check) => {
             if descriptors.is_empty() {
                 return Err(Errno::EINVAL);
             }
             answers.left = descriptors.len();
-            import_domains(mover, descriptors, only_check, |outcomes| answers.add(outcomes));
+            import_domains(owners, descriptors, only_check, |outcomes| answers.add(outcomes));
         }
         MigrationRequest::Discard(ranges) => {
-            let domids = few(domids(mover, &ranges, Mover::arrived)?)?;
-            answers.add(discard_domains(mover, &domids));
+            let domids = few(domids(owners, &ranges, OwnerThreads::arrived)?)?;
+            answers.add(discard_domains(owners, &domids));
         }
         MigrationRequest::States(ranges) => {
-            let domids = domids(mover, &ranges, |_, known| known.to_vec())?;
+            let domids = domids(owners, &ranges, |_, known| known.to_vec())?;
             answers.left = domids.len().div_ceil(AT_ONCE).max(1);
-            domain_states(mover, &domids, |outcomes| answers.add(outcomes));
+            domain_states(owners, &domids, |outcomes| answers.add(outcomes));
         }
     }
     Ok(())
 }
 
 /// Those of some domains that are introduced.
-fn introduced(mover: &Mover, domids: &[Domid]) -> Vec<Domid> {
-    let registry = mover.store().registry();
+fn introduced(owners: &OwnerThreads, domids: &[Domid]) -> Vec<Domid> {
+    let registry = owners.store().registry();
     let is_introduced =
         |domid: &&Domid| registry.get(**domid).is_some_and(|domain| domain.is_introduced());
     domids.iter().filter(is_introduced).copied().collect()
@@ -109,11 +109,11 @@ fn introduced(mover: &Mover, domids: &[Domid]) -> Vec<Domid> {
 /// Returns the domains of some ranges, each once, by number. The known domains that a range stands for are
 /// `meant`'s to choose.
 fn domids(
-    mover: &Mover,
+    owners: &OwnerThreads,
     ranges: &[Range],
-    meant: fn(&Mover, &[Domid]) -> Vec<Domid>,
+    meant: fn(&OwnerThreads, &[Domid]) -> Vec<Domid>,
 ) -> Result<Vec<Domid>, Errno> {
-    let registry = mover.store().registry();
+    let registry = owners.store().registry();
     let mut domids = Vec::new();
     for &range in ranges {
         let (Range::One(first) | Range::Known(first, _)) = range;
@@ -127,7 +127,7 @@ fn domids(
                     registry.get(domid).is_some() && !registry.is_privileged(domid)
                 };
                 let known: Vec<_> = (first.0..=last.0).map(Domid).filter(is_known).collect();
-                domids.extend(meant(mover, &known));
+                domids.extend(meant(owners, &known));
             }
         }
     }

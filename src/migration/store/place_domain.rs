@@ -13,7 +13,9 @@ use super::write_domains::SOFT_MEMORY;
 use crate::domain::{Domain, Quota};
 use crate::migration::stream::state::{Client, State};
 use crate::migration::stream::{Domain as DomainRecord, Node, Transport};
-use crate::store::{Caller, Executed, Generations, GraftError, Scion, Seen, Store};
+use crate::store::{
+    Caller, DomainSnapshot, Executed, Generations, ImportError, ImportedNode, Store,
+};
 use crate::sync::Arc;
 use crate::words::Presence;
 use crate::words::{Domid, Entry, Layout, PathBuf, PermSet, Perms, domain_of_home};
@@ -47,7 +49,7 @@ pub enum Refusal {
     NoTarget(Domid, Domid),
     /// Its nodes cannot be put in place.
     #[error("domain {0}: {1}")]
-    Nodes(Domid, GraftError),
+    Nodes(Domid, ImportError),
 }
 
 /// Takes a state apart: what belongs to each domain that it tells of, and how many nodes belong to
@@ -91,7 +93,7 @@ pub fn split_by_domain(state: State) -> (Vec<ImportedDomain>, usize) {
 /// Puts a domain's nodes into the store, and gives it its features, quotas and target. `by` is the
 /// control domain. Whoever watches is told of the nodes as if `by` had made them; the domain's own
 /// watches are to be set afterwards, so that they are not told of what they know. Answers also the
-/// homes that arrived. Cost: see [`Store::graft`].
+/// homes that arrived. Cost: see [`Store::import_subtrees`].
 ///
 /// A permission of a domain that does not live here counts for nobody, also not for the next domain
 /// of that number. Quotas of names that are not known are ignored.
@@ -103,28 +105,28 @@ pub fn place_domain(
     arrival: &ImportedDomain,
     by: &Caller,
     generations: &mut Generations,
-) -> Result<(Executed, Seen), Refusal> {
+) -> Result<(Executed, DomainSnapshot), Refusal> {
     let (domain, target) = admit(store, arrival)?;
-    let scions = scions(&arrival.nodes, store.registry().now());
-    let grafted = store.graft(arrival.domid, &scions, by, generations);
-    let grafted = grafted.map_err(|error| refusal(arrival.domid, error))?;
+    let imported_nodes = imported_nodes(&arrival.nodes, store.registry().now());
+    let placed = store.import_subtrees(arrival.domid, &imported_nodes, by, generations);
+    let placed = placed.map_err(|error| refusal(arrival.domid, error))?;
     if let Some(target) = target {
         store.registry().set_target(&domain, &target);
     }
     if let Some(record) = &arrival.domain {
         settle_in(store, &domain, record);
     }
-    Ok(grafted)
+    Ok(placed)
 }
 
-/// Whether a domain could arrive now. Cost: see [`Store::may_graft`].
+/// Whether a domain could arrive now. Cost: see [`Store::check_import`].
 ///
 /// # Errors
 /// Why it cannot.
 pub fn check_domain(store: &Store, arrival: &ImportedDomain) -> Result<(), Refusal> {
     admit(store, arrival)?;
-    let scions = scions(&arrival.nodes, store.registry().now());
-    store.may_graft(&scions).map_err(|error| refusal(arrival.domid, error))
+    let imported_nodes = imported_nodes(&arrival.nodes, store.registry().now());
+    store.check_import(&imported_nodes).map_err(|error| refusal(arrival.domid, error))
 }
 
 /// The domain itself, and the one whose rights it has.
@@ -147,24 +149,24 @@ fn admit(
     Ok((domain, target))
 }
 
-fn refusal(domid: Domid, error: GraftError) -> Refusal {
+fn refusal(domid: Domid, error: ImportError) -> Refusal {
     match error {
-        GraftError::Occupied(path) => Refusal::Occupied(domid, path),
+        ImportError::Occupied(path) => Refusal::Occupied(domid, path),
         other => Refusal::Nodes(domid, other),
     }
 }
 
 /// Most nodes have the permissions of others: these are shared.
-fn scions<'n>(nodes: &'n [(PathBuf, Node)], now: u64) -> Vec<Scion<'n>> {
+fn imported_nodes<'n>(nodes: &'n [(PathBuf, Node)], now: u64) -> Vec<ImportedNode<'n>> {
     let mut sets = HashMap::<&'n [Entry], Perms, RandomState>::default();
-    let scion = |(path, node): &'n (PathBuf, Node)| {
+    let imported = |(path, node): &'n (PathBuf, Node)| {
         let (owner, others) = node.perms.split_first()?;
         let set = || Arc::new(PermSet::new(now, *owner, others));
         let perms = Arc::clone(sets.entry(&node.perms).or_insert_with(set));
-        Some(Scion { path, perms, value: &node.value })
+        Some(ImportedNode { path, perms, value: &node.value })
     };
     // A state has no node without an owner.
-    nodes.iter().filter_map(scion).collect()
+    nodes.iter().filter_map(imported).collect()
 }
 
 fn settle_in(store: &Store, domain: &Arc<Domain>, record: &DomainRecord) {

@@ -23,7 +23,7 @@ use crate::migration::stream::state::Client;
 use crate::migration::stream::{
     Domain as DomainRecord, Node as NodeRecord, Record, Transport, Watch, Writer, append,
 };
-use crate::store::{Node, NodeArc, Seen, Store, Tree};
+use crate::store::{DomainSnapshot, Node, NodeArc, Store, Tree};
 use crate::sync::Arc;
 use crate::sync::workers::Workers;
 use crate::words::{Births, Domid, PathBuf};
@@ -52,8 +52,8 @@ pub struct ExportedDomain {
     /// What its home thread has of it, if it is introduced: connection, watches, transactions. Their
     /// conn-ids are ignored; in the stream it is the domid.
     pub client: Option<Client>,
-    /// What belongs to it ([`see`]).
-    pub seen: Seen,
+    /// What belongs to it ([`snapshot_domains`]).
+    pub seen: DomainSnapshot,
 }
 
 /// The records of a domain, in pieces that follow each other.
@@ -67,9 +67,9 @@ pub type Form = (u32, Order);
 
 /// What belongs to each of some domains in a cut of the store ([`Store::cut`]). What several domains
 /// name as theirs goes with the first. Cost: their homes, of many domains shared among the workers.
-pub fn see(store: &Store, trees: &[Tree], domids: &[Domid]) -> Vec<Seen> {
+pub fn snapshot_domains(store: &Store, trees: &[Tree], domids: &[Domid]) -> Vec<DomainSnapshot> {
     let see_one = |&domid: &Domid| {
-        let mut seen = store.see(trees, domid);
+        let mut seen = store.domain_snapshot(trees, domid);
         seen.homes.sort_by(|(root, _), (other, _)| root.as_path().order(other.as_path()));
         (seen, machine(store, trees, domid))
     };
@@ -78,7 +78,7 @@ pub fn see(store: &Store, trees: &[Tree], domids: &[Domid]) -> Vec<Seen> {
         _ => Workers::find().map(domids, see_one),
     };
     let mut machines = BTreeSet::new();
-    let with_machine = |(mut seen, machine): (Seen, Option<Machine<'_>>)| {
+    let with_machine = |(mut seen, machine): (DomainSnapshot, Option<Machine<'_>>)| {
         match machine {
             Some((root, Some(node))) if machines.insert(root.clone()) => {
                 let is_before =

@@ -3,9 +3,9 @@
 
 use std::borrow::Cow;
 
-use super::super::gathering::{Gathered, Share, shares};
 use super::{ACK, Message, Reply, RequestContext, Shared};
 use crate::protocol::operations::{DOMAINS_MAX, Form, Parser, TABLE};
+use crate::shard::migration::{Gathered, Share, shares};
 use crate::store::{Generations, Op, Verb};
 use crate::words::{Domid, Errno, Path};
 

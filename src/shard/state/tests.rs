@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::domain::{Limits, OwnSettings, Registry};
-use crate::shard::gathering::shares;
+use crate::shard::migration::shares;
 use crate::shard::output::Output;
 use crate::words::Domid;
 
@@ -44,16 +44,16 @@ fn before() -> Box<Before> {
     Box::new(Before { settings: settings(), carried: None })
 }
 
-fn seen() -> Seen {
-    Seen { domid: Domid(5), homes: Vec::new(), absent: None }
+fn seen() -> DomainSnapshot {
+    DomainSnapshot { domid: Domid(5), homes: Vec::new(), absent: None }
 }
 
 fn mark() -> Mark {
     Mark { number: 1, version: 1, seen: seen() }
 }
 
-fn moved() -> Box<Moved> {
-    Box::new(Moved { client: Client::new(Domid(5)), seen: seen() })
+fn moved() -> Box<SavedConnection> {
+    Box::new(SavedConnection { client: Client::new(Domid(5)), seen: seen() })
 }
 
 fn imported() -> Imported {

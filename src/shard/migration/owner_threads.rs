@@ -1,45 +1,41 @@
-//! Moving many domains at once, from a thread that may wait: each domain's home thread is asked for its
-//! part, all of them at the same time.
+//! The home threads of many domains, asked by a thread that may wait: each for its part, all of them at the same time.
 
 use crossbeam::channel::{Sender, bounded};
 
-use super::Shared;
-use super::gathering::{Gathered, shares};
-use super::mailbox::Message;
-use super::standing::Standing;
-use super::thread::Thread;
+use super::super::Shared;
+use super::super::mailbox::Message;
+use super::super::standing::Standing;
+use super::super::thread::Thread;
+use super::scatter_gather::{Gathered, shares};
 use crate::domain::Domain;
 use crate::migration::stream::state::Client;
-use crate::store::{Caller, Executed, Seen, Store};
+use crate::store::{Caller, DomainSnapshot, Executed, Store};
 use crate::sync::Arc;
 use crate::words::Presence;
 use crate::words::{Domid, Errno, RELEASE_DOMAIN, ShardId};
-
-/// What a quiesced domain's connection is, and its version.
-pub type Carry = Result<(Client, u64), Errno>;
 
 /// A domain whose number is kept free for an import, or the state that is in the way.
 pub type Expected = Result<Arc<Domain>, Presence>;
 
 /// A domain whose import is over, with what it brought if it arrived: its connection, its homes.
-pub type Arrived = (Arc<Domain>, Option<(Client, Seen)>);
+pub type ImportEnd = (Arc<Domain>, Option<(Client, DomainSnapshot)>);
 
-/// What a [`Mover`] asks of a domain's home thread, and where the reply goes. It keeps its place among events.
+/// What [`OwnerThreads`] ask of a domain's home thread, and where the reply goes. It keeps its place among events.
 pub enum MoveRequest {
-    /// See [`Mover::undo_quiesce`].
+    /// See [`OwnerThreads::undo_quiesce`].
     UndoQuiesce(Domid, MoveReply<()>),
-    /// See [`Mover::carry`].
-    Carry(Domid, MoveReply<(Client, u64)>),
-    /// See [`Mover::mark`].
-    Mark(u64, Seen, MoveReply<u64>),
-    /// See [`Mover::expect`].
+    /// See [`OwnerThreads::save_connections`].
+    SaveConnection(Domid, MoveReply<(Client, u64)>),
+    /// See [`OwnerThreads::mark`].
+    Mark(u64, DomainSnapshot, MoveReply<u64>),
+    /// See [`OwnerThreads::expect`].
     Expect(Domid, MoveReply<Expected>),
-    /// See [`Mover::standings`].
+    /// See [`OwnerThreads::standings`].
     Standing(Domid, MoveReply<Standing>),
-    /// See [`Mover::arrive`].
-    Arrive(Arc<Domain>, Option<(Client, Seen)>, MoveReply<()>),
-    /// See [`Mover::discard`].
-    Discard(Domid, MoveReply<(Seen, bool)>),
+    /// See [`OwnerThreads::arrive`].
+    Arrive(Arc<Domain>, Option<(Client, DomainSnapshot)>, MoveReply<()>),
+    /// See [`OwnerThreads::discard`].
+    Discard(Domid, MoveReply<(DomainSnapshot, bool)>),
 }
 
 /// Where the reply to one of several requests goes.
@@ -50,17 +46,17 @@ pub struct MoveReply<R> {
 
 impl<R> MoveReply<R> {
     fn send(self, result: Result<R, Errno>) {
-        // There is room for each, and a mover that waits for them.
+        // There is room for each, and a thread that waits for them.
         let _ = self.sender.send((self.at, result));
     }
 }
 
 impl Thread {
-    /// Serves the request of a mover about a domain whose home thread this is.
-    pub(super) fn move_request(&mut self, request: MoveRequest) {
+    /// Serves a request about a domain that moves, whose home thread this is.
+    pub(in crate::shard) fn move_request(&mut self, request: MoveRequest) {
         match request {
             MoveRequest::UndoQuiesce(domid, reply) => reply.send(self.undo_quiesce(domid)),
-            MoveRequest::Carry(domid, reply) => reply.send(self.carry(domid)),
+            MoveRequest::SaveConnection(domid, reply) => reply.send(self.save_connection(domid)),
             MoveRequest::Mark(version, seen, reply) => {
                 reply.send(self.mark(seen.domid, version, seen));
             }
@@ -76,11 +72,11 @@ impl Thread {
 
 /// The threads, for those who move domains. Whoever calls waits; the threads do not.
 #[derive(Clone)]
-pub struct Mover {
-    pub(super) shared: Arc<Shared>,
+pub struct OwnerThreads {
+    pub(in crate::shard) shared: Arc<Shared>,
 }
 
-impl Mover {
+impl OwnerThreads {
     /// The store.
     pub fn store(&self) -> &Store {
         &self.shared.store
@@ -123,20 +119,21 @@ impl Mover {
     }
 
     /// Returns what the connections of quiesced domains are.
-    pub fn carry(&self, domids: &[Domid]) -> Vec<Carry> {
-        let request = |&domid: &Domid| (domid, move |reply| MoveRequest::Carry(domid, reply));
+    pub fn save_connections(&self, domids: &[Domid]) -> Vec<Result<(Client, u64), Errno>> {
+        let request =
+            |&domid: &Domid| (domid, move |reply| MoveRequest::SaveConnection(domid, reply));
         self.ask(domids.iter().map(request))
     }
 
     /// Gives exports their marks: of each domain the version of its connection, and its homes.
-    pub fn mark(&self, exports: Vec<(u64, Seen)>) -> Vec<Result<u64, Errno>> {
-        let request = |(version, seen): (u64, Seen)| {
+    pub fn mark(&self, exports: Vec<(u64, DomainSnapshot)>) -> Vec<Result<u64, Errno>> {
+        let request = |(version, seen): (u64, DomainSnapshot)| {
             (seen.domid, move |reply| MoveRequest::Mark(version, seen, reply))
         };
         self.ask(exports.into_iter().map(request))
     }
 
-    /// Keeps the numbers of domains free that are being imported, until [`Mover::arrive`]; returns their
+    /// Keeps the numbers of domains free that are being imported, until [`OwnerThreads::arrive`]; returns their
     /// incarnations.
     ///
     /// # Errors
@@ -153,8 +150,8 @@ impl Mover {
     }
 
     /// Leaves the connections of domains that arrived to INTRODUCE, and frees the numbers of the others.
-    pub fn arrive(&self, arrivals: Vec<Arrived>) -> Vec<Result<(), Errno>> {
-        let request = |(domain, arrived): Arrived| {
+    pub fn arrive(&self, arrivals: Vec<ImportEnd>) -> Vec<Result<(), Errno>> {
+        let request = |(domain, arrived): ImportEnd| {
             (domain.domid, move |reply| MoveRequest::Arrive(domain, arrived, reply))
         };
         self.ask(arrivals.into_iter().map(request))
@@ -170,10 +167,10 @@ impl Mover {
     }
 
     /// Gives domains up that arrived and were not served since; answers the homes that they brought.
-    pub fn discard(&self, domids: &[Domid]) -> Vec<Result<Seen, Errno>> {
+    pub fn discard(&self, domids: &[Domid]) -> Vec<Result<DomainSnapshot, Errno>> {
         let request = |&domid: &Domid| (domid, move |reply| MoveRequest::Discard(domid, reply));
         let discarded = self.ask(domids.iter().map(request));
-        let tell = |result: Result<(Seen, bool), Errno>| {
+        let tell = |result: Result<(DomainSnapshot, bool), Errno>| {
             let (seen, was_introduced) = result?;
             if was_introduced {
                 self.shared.store.publish_special(RELEASE_DOMAIN, seen.domid);

@@ -11,17 +11,17 @@
 //! this connection stays what it is. Events are queued within the usual limits, without a ticket:
 //! nobody else is held up by a domain that may not be served.
 
-use super::connection::Parked;
-use super::gathering::Share;
-use super::state::{Effects, Event, Service};
-use super::thread::{Place, Thread};
-use super::trace;
+use super::super::connection::Parked;
+use super::super::state::{Effects, Event, Service};
+use super::super::thread::{Place, Thread};
+use super::super::trace;
+use super::scatter_gather::Share;
 use crate::transport::Disconnect;
 use crate::words::{Domid, Errno, Presence};
 
 impl Thread {
     /// QUIESCE of a domain whose home thread this is.
-    pub(super) fn quiesce(&mut self, share: Share) {
+    pub(in crate::shard) fn quiesce(&mut self, share: Share) {
         let domid = share.domid();
         // A share that is refused has said so.
         if let Ok(effects) = self.step_of(domid, Event::Quiesce(share)) {
@@ -31,7 +31,7 @@ impl Thread {
     }
 
     /// UNQUIESCE of a domain whose home thread this is.
-    pub(super) fn unquiesce(&mut self, share: Share) {
+    pub(in crate::shard) fn unquiesce(&mut self, share: Share) {
         let domid = share.domid();
         if let Ok(effects) = self.step_of(domid, Event::Unquiesce) {
             self.perform(domid, effects);
@@ -43,7 +43,7 @@ impl Thread {
     ///
     /// # Errors
     /// `ENOENT` if it is not introduced.
-    pub(super) fn undo_quiesce(&mut self, domid: Domid) -> Result<(), Errno> {
+    pub(in crate::shard) fn undo_quiesce(&mut self, domid: Domid) -> Result<(), Errno> {
         let effects = self.step_of(domid, Event::ExportFailed)?;
         self.perform(domid, effects);
         Ok(())
@@ -51,7 +51,7 @@ impl Thread {
 
     /// Ends the quiescing of a domain of which nothing is under way. What its guest has room for is in the page
     /// before QUIESCE is replied to.
-    pub(super) fn drain(&mut self, domid: Domid) {
+    pub(in crate::shard) fn drain(&mut self, domid: Domid) {
         let Some(&place) = self.rings.get(&domid) else { return };
         let slot = self.connections.get(place).and_then(Option::as_deref);
         let is_drained = slot.is_some_and(|connection| connection.parked.is_none());

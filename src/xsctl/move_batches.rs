@@ -47,7 +47,7 @@ pub fn run(
     let report = Mutex::new(report);
     of_earlier(route, settled, &mut report.lock());
     let todo = by_shard(&todo, route.source.shards());
-    side_by_side(manner.jobs, todo.chunks(manner.batch), |next| {
+    run_parallel(manner.jobs, todo.chunks(manner.batch), |next| {
         let mut kept = None;
         while !stop.load(Ordering::Relaxed)
             && let Some(domains) = next()
@@ -70,7 +70,7 @@ pub fn run(
 
 /// Runs so many jobs at the same time, this thread being one of them, or as many as the system has threads
 /// for. Each takes the next of the items whenever it asks.
-fn side_by_side<T: Send>(
+fn run_parallel<T: Send>(
     jobs: usize,
     items: impl Iterator<Item = T> + Send,
     job: impl Fn(&dyn Fn() -> Option<T>) + Sync,
@@ -157,7 +157,7 @@ mod tests {
         let (sender, receiver) = crossbeam::channel::bounded(0);
         let patience = Duration::from_secs(10);
         let met = Mutex::new(Vec::new());
-        side_by_side(2, [true, false].into_iter(), |next| {
+        run_parallel(2, [true, false].into_iter(), |next| {
             while let Some(sends) = next() {
                 let other = match sends {
                     true => sender.send_timeout((), patience).is_ok(),

@@ -1,8 +1,8 @@
 //! GET_DOMAIN_WATCHES and ADD_DOMAIN_WATCHES, on the domain's home thread.
 
-use super::connection::Connection;
-use super::thread::Thread;
-use super::watches::Watch;
+use super::super::connection::Connection;
+use super::super::thread::Thread;
+use super::super::watches::Watch;
 use crate::protocol::escape;
 use crate::protocol::operations::{Form, NewWatch, WatchListing};
 use crate::sync::Arc;
@@ -11,7 +11,7 @@ use crate::words::{Domid, Errno, PAYLOAD_BYTES_MAX};
 impl Thread {
     /// The part of a domain's watches that begins at `index` and fits into a reply. Cost: that part;
     /// the first time after removals the number of its watches.
-    pub(super) fn list_watches(
+    pub(in crate::shard) fn list_watches(
         &mut self,
         domid: Domid,
         index: usize,
@@ -45,7 +45,11 @@ impl Thread {
     }
 
     /// Sets watches as if the domain had: all of them, and each fires once; or none.
-    pub(super) fn add_watches(&mut self, domid: Domid, watches: &[NewWatch]) -> Result<(), Errno> {
+    pub(in crate::shard) fn add_watches(
+        &mut self,
+        domid: Domid,
+        watches: &[NewWatch],
+    ) -> Result<(), Errno> {
         let place = *self.rings.get(&domid).ok_or(Errno::ENOENT)?;
         let added = self.with_connection(place, |thread, connection| {
             let result = thread.add_all(connection, watches);

@@ -1,4 +1,4 @@
-//! What was seen of a domain's homes, to tell later which of them changed.
+//! The homes of a domain as an export or import saw them, from which changes can be told later.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use crate::words::{Domid, PathBuf};
 
 /// The homes of a domain at one moment. As long as it is kept, whoever changes one of them makes
 /// another value, so that no change can be missed; the cost is the nodes that differ.
-pub struct Seen {
+pub struct DomainSnapshot {
     /// The domain.
     pub domid: Domid,
     /// The homes with its key and what else belongs to it, each with its root.
@@ -22,16 +22,16 @@ pub struct Seen {
 impl Store {
     /// The domain's homes in a cut of the store; what else belongs to it is the caller's to add.
     /// Cost: their number.
-    pub fn see(&self, trees: &[Tree], domid: Domid) -> Seen {
+    pub fn domain_snapshot(&self, trees: &[Tree], domid: Domid) -> DomainSnapshot {
         let tree = trees.get(usize::from(self.layout.of_domain(domid).0));
         let homes = tree.into_iter().flat_map(|tree| tree.homes_of(domid));
         let homes = homes.map(|(root, node)| (root.clone(), NodeArc::clone(node))).collect();
-        Seen { domid, homes, absent: None }
+        DomainSnapshot { domid, homes, absent: None }
     }
 
     /// The roots of the homes that are not now what was seen, that are gone, or that were not seen.
     /// Cost: their number, under the locks of the shards that they lie in.
-    pub fn changed_since(&self, seen: &Seen) -> Vec<PathBuf> {
+    pub fn changed_since(&self, seen: &DomainSnapshot) -> Vec<PathBuf> {
         let of_domain = self.layout.of_domain(seen.domid);
         let mut set = LockSet::one(of_domain, false);
         for root in seen.homes.iter().map(|(root, _)| root).chain(&seen.absent) {

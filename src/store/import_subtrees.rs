@@ -1,4 +1,4 @@
-//! Putting nodes in place that were made elsewhere, all of them or none.
+//! The store's part of an import: subtrees that were built elsewhere are put in place, all of them or none.
 
 use std::collections::BTreeMap;
 
@@ -10,14 +10,14 @@ use super::forest::{Forest, LockSet, Locked};
 use super::node::{Node, NodeArc, charge_bytes, index_bytes};
 use super::tree::{find, get_mut};
 use super::write::mkdir;
-use super::{Executed, Generations, Seen, Store};
+use super::{DomainSnapshot, Executed, Generations, Store};
 use crate::sync::Arc;
 use crate::words::{
     Births, Domid, Entry, Errno, Home, Path, PathBuf, PermSet, Perms, domain_of_home,
 };
 
 /// A node to be put in place.
-pub struct Scion<'n> {
+pub struct ImportedNode<'n> {
     /// Where.
     pub path: &'n PathBuf,
     /// Its permissions, stamped with a moment at which its owner lived.
@@ -28,7 +28,7 @@ pub struct Scion<'n> {
 
 /// Why nothing was put in place.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum GraftError {
+pub enum ImportError {
     /// Something is there already.
     #[error("there is a node {} already", .0.as_path())]
     Occupied(PathBuf),
@@ -47,21 +47,21 @@ pub enum GraftError {
 }
 
 /// What cannot happen with all locks held, and the control domain's rights.
-impl From<StoreError> for GraftError {
-    fn from(stop: StoreError) -> GraftError {
+impl From<StoreError> for ImportError {
+    fn from(stop: StoreError) -> ImportError {
         match stop {
-            StoreError::Refused(errno) => GraftError::Above(errno),
-            StoreError::StaleEpoch => GraftError::StaleEpoch,
-            StoreError::NeedsLock(..) => GraftError::Above(Errno::EAGAIN),
+            StoreError::Refused(errno) => ImportError::Above(errno),
+            StoreError::StaleEpoch => ImportError::StaleEpoch,
+            StoreError::NeedsLock(..) => ImportError::Above(Errno::EAGAIN),
         }
     }
 }
 
 /// A home that is to be put in place, with what it was made of and where the nodes of each owner begin.
-struct Grown<'n> {
+struct ImportedHome<'n> {
     root: NodeArc,
     /// Each with the owner of the node above it.
-    scions: Vec<(&'n Scion<'n>, Option<Domid>)>,
+    nodes: Vec<(&'n ImportedNode<'n>, Option<Domid>)>,
     boundaries: Vec<(Domid, Path<'n>)>,
 }
 
@@ -72,37 +72,37 @@ impl Store {
     /// are then, as `domid`'s. Cost: the nodes, without a lock; then, with those of the homes and of
     /// what is above them, the homes, the nodes' accounts and the watches.
     ///
-    /// A home may be there only if it *holds up* others and is nothing else: nodes of the control
-    /// domain without values, below which are homes. It is merged with what comes. Or it is no domain's,
+    /// A home may be there only if it is *scaffolding*, which holds up other homes and is nothing else: nodes of
+    /// the control domain without values, below which are homes. It is merged with what comes. Or it is no domain's,
     /// and the same as what comes, with the same permissions: then another domain has brought it, and it
     /// is left as it is.
     ///
     /// # Errors
     /// Why; then nothing happened.
-    pub fn graft(
+    pub fn import_subtrees(
         &self,
         domid: Domid,
-        scions: &[Scion<'_>],
+        nodes: &[ImportedNode<'_>],
         by: &Caller,
         generations: &mut Generations,
-    ) -> Result<(Executed, Seen), GraftError> {
+    ) -> Result<(Executed, DomainSnapshot), ImportError> {
         let generation = generations.next(self);
-        let mut homes = self.grow(scions, generation)?;
+        let mut homes = self.build_homes(nodes, generation)?;
         let mut effects = Effects::default();
         // Not `by`'s, which is older: epochs may begin faster than many nodes are built, for ever.
         let epoch = self.epoch();
         let mut locked = Locked::take(self, &self.locks_above(homes.keys(), true));
         if epoch != self.epoch() {
-            return Err(GraftError::StaleEpoch);
+            return Err(ImportError::StaleEpoch);
         }
-        self.merge(&locked, scions, &mut homes, generation)?;
+        self.merge(&locked, nodes, &mut homes, generation)?;
         let ledger = Ledger::Accounts;
         let registry = &self.registry;
         let mut cx = Context { registry, caller: by, generation, ledger, path: None };
         let roots: Vec<PathBuf> = homes.keys().cloned().collect();
-        for (path, grown) in homes {
+        for (path, subtree) in homes {
             let home = self.layout.home(path.as_path());
-            self.place(&mut cx, &mut locked, &home, grown, &mut effects)?;
+            self.place(&mut cx, &mut locked, &home, subtree, &mut effects)?;
         }
         let seen = |root: PathBuf| {
             let home = self.layout.home(root.as_path());
@@ -110,18 +110,18 @@ impl Store {
             Some((root, node))
         };
         let homes = roots.into_iter().filter_map(seen).collect();
-        let seen = Seen { domid, homes, absent: None };
+        let seen = DomainSnapshot { domid, homes, absent: None };
         Ok((self.conclude(&mut locked, None, &mut effects.changes, by), seen))
     }
 
-    /// Whether [`Store::graft`] would put these nodes in place now. Cost: as that, under shared locks.
+    /// Whether [`Store::import_subtrees`] would put these nodes in place now. Cost: as that, under shared locks.
     ///
     /// # Errors
     /// Why it would not.
-    pub fn may_graft(&self, scions: &[Scion<'_>]) -> Result<(), GraftError> {
-        let mut homes = self.grow(scions, 0)?;
+    pub fn check_import(&self, nodes: &[ImportedNode<'_>]) -> Result<(), ImportError> {
+        let mut homes = self.build_homes(nodes, 0)?;
         let locked = Locked::take(self, &self.locks_above(homes.keys(), false));
-        self.merge(&locked, scions, &mut homes, 0)
+        self.merge(&locked, nodes, &mut homes, 0)
     }
 
     /// The locks of homes, and of everything above them.
@@ -144,64 +144,64 @@ impl Store {
     fn merge(
         &self,
         locked: &Locked<'_>,
-        scions: &[Scion<'_>],
-        homes: &mut BTreeMap<PathBuf, Grown<'_>>,
+        nodes: &[ImportedNode<'_>],
+        homes: &mut BTreeMap<PathBuf, ImportedHome<'_>>,
         generation: u64,
-    ) -> Result<(), GraftError> {
+    ) -> Result<(), ImportError> {
         let births = self.registry.births();
-        for Scion { path, perms, .. } in scions {
+        for ImportedNode { path, perms, .. } in nodes {
             if !births.holds(perms.owner(), perms.stamp()) {
-                return Err(GraftError::NoOwner((*path).clone(), perms.owner()));
+                return Err(ImportError::NoOwner((*path).clone(), perms.owner()));
             }
         }
-        let mut brought = Vec::new();
-        for (path, grown) in homes.iter_mut() {
+        let mut present = Vec::new();
+        for (path, subtree) in homes.iter_mut() {
             let home = self.layout.home(path.as_path());
             let Some(there) = locked.root_of(&home) else { continue };
-            if domain_of_home(path.as_path()).is_none() && is_same(there, &grown.root, births) {
-                brought.push(path.clone());
+            if domain_of_home(path.as_path()).is_none() && is_same(there, &subtree.root, births) {
+                present.push(path.clone());
             } else {
-                hold_up(&home, there, &mut grown.root, generation)?;
+                keep_scaffolding(&home, there, &mut subtree.root, generation)?;
             }
         }
-        brought.iter().for_each(|path| drop(homes.remove(path)));
+        present.iter().for_each(|path| drop(homes.remove(path)));
         Ok(())
     }
 
-    /// Makes the homes of `scions`. Each is looked for once, from its home's root.
-    fn grow<'n>(
+    /// Makes the homes of `nodes`. Each is looked for once, from its home's root.
+    fn build_homes<'n>(
         &self,
-        scions: &'n [Scion<'_>],
+        nodes: &'n [ImportedNode<'_>],
         generation: u64,
-    ) -> Result<BTreeMap<PathBuf, Grown<'n>>, GraftError> {
-        let mut homes: BTreeMap<PathBuf, Grown<'n>> = BTreeMap::new();
-        for scion in scions {
-            let Scion { path, perms, value } = scion;
-            let occupied = || GraftError::Occupied((*path).clone());
-            let loose = || GraftError::Loose((*path).clone());
+    ) -> Result<BTreeMap<PathBuf, ImportedHome<'n>>, ImportError> {
+        let mut homes: BTreeMap<PathBuf, ImportedHome<'n>> = BTreeMap::new();
+        for imported in nodes {
+            let ImportedNode { path, perms, value } = imported;
+            let occupied = || ImportError::Occupied((*path).clone());
+            let loose = || ImportError::Loose((*path).clone());
             let here = path.as_path();
             let home = self.layout.home(here);
             let node = NodeArc::new(Node::new(Arc::clone(perms), generation, value));
             let boundary = (perms.owner(), here);
             if home.root == here {
-                let (scions, boundaries) = (vec![(scion, None)], vec![boundary]);
-                let grown = Grown { root: node, scions, boundaries };
-                if homes.insert((*path).clone(), grown).is_some() {
+                let (nodes, boundaries) = (vec![(imported, None)], vec![boundary]);
+                let subtree = ImportedHome { root: node, nodes, boundaries };
+                if homes.insert((*path).clone(), subtree).is_some() {
                     return Err(occupied());
                 }
                 continue;
             }
-            let grown = homes.get_mut(home.root.bytes()).ok_or_else(loose)?;
+            let subtree = homes.get_mut(home.root.bytes()).ok_or_else(loose)?;
             let parent = here.parent().unwrap_or(Path::ROOT);
-            let above = get_mut(&mut grown.root, &home, parent).ok_or_else(loose)?;
+            let above = get_mut(&mut subtree.root, &home, parent).ok_or_else(loose)?;
             let owner_above = above.perms.owner();
             if owner_above != perms.owner() {
-                grown.boundaries.push(boundary);
+                subtree.boundaries.push(boundary);
             }
             if above.insert_child(generation, here.name(), Some(node)).is_some() {
                 return Err(occupied());
             }
-            grown.scions.push((scion, Some(owner_above)));
+            subtree.nodes.push((imported, Some(owner_above)));
         }
         Ok(homes)
     }
@@ -213,20 +213,20 @@ impl Store {
         cx: &mut Context<'_>,
         locked: &mut Locked<'_>,
         home: &Home<'_>,
-        grown: Grown<'_>,
+        subtree: ImportedHome<'_>,
         effects: &mut Effects,
     ) -> Result<(), StoreError> {
         let parent = home.root.parent().unwrap_or(Path::ROOT);
         mkdir(cx, locked, parent, effects)?;
-        let replaced = locked.set_root(home, Some(grown.root))?;
+        let replaced = locked.set_root(home, Some(subtree.root))?;
         if replaced.is_none() {
             let above = self.layout.home(parent);
             locked.name_home(&above, parent, home.root.name(), cx.generation)?;
         }
-        for (owner, path) in grown.boundaries {
+        for (owner, path) in subtree.boundaries {
             locked.note_owned(home, owner, path)?;
         }
-        for (Scion { path, perms, value }, above) in grown.scions {
+        for (ImportedNode { path, perms, value }, above) in subtree.nodes {
             let here = path.as_path();
             if let Some(before) = find(replaced.as_ref(), home, here).node() {
                 cx.credit(&before.perms, 1, before.charge_bytes(here.name()));
@@ -270,20 +270,20 @@ fn is_same(one: &NodeArc, other: &NodeArc, births: &Births) -> bool {
     true
 }
 
-/// Adds to `root`, which takes the place of `there`, what `there` holds up. A guest chooses how deep
+/// Adds to `root`, which takes the place of `there`, the scaffolding that `there` is. A guest chooses how deep
 /// nodes are, so there is no recursion.
-fn hold_up(
+fn keep_scaffolding(
     home: &Home<'_>,
     there: &NodeArc,
     root: &mut NodeArc,
     generation: u64,
-) -> Result<(), GraftError> {
+) -> Result<(), ImportError> {
     let mut todo = vec![(home.root.to_buf(), NodeArc::clone(there))];
     while let Some((path, node)) = todo.pop() {
         let here = path.as_path();
         let is_end = here != home.root && node.children().is_empty();
         if is_end || !node.value().is_empty() || node.perms.owner() != Domid::CONTROL {
-            return Err(GraftError::Occupied(path));
+            return Err(ImportError::Occupied(path));
         }
         if find(Some(root), home, here).node().is_none() {
             // The node above is there: it came before.

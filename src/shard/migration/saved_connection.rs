@@ -1,62 +1,35 @@
 //! A domain that leaves or arrives, on its home thread: its connection as a value, and back.
 //!
 //! ```text
-//!   quiesced connection -- carry --> Client --> stream            stream --> Client -- arrive --+
+//!   quiesced connection -- save --> Client --> stream             stream --> Client -- arrive --+
 //!          |  ^                                                                                 v
-//!          |  +------------------------- INTRODUCE takes it up ------------------------------ Moved
+//!          |  +------------------------- INTRODUCE restores it ------------------- SavedConnection
 //!          +-- RELEASE with a mark: the same Client ----------------------------------------->--+
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::connection::Connection;
-use super::output::Output;
-use super::rings::Carried;
-use super::state::{Event, Imported};
-use super::thread::Thread;
-use crate::domain::{Domain, OwnSettings, Quota};
+use super::super::connection::Connection;
+use super::super::output::Output;
+use super::super::thread::Thread;
+use crate::domain::Quota;
 use crate::migration::stream::state::Client;
 use crate::migration::stream::{Connection as Sent, Transport as SentBy, Watch as SentWatch};
-use crate::store::{Seen, Transaction};
-use crate::sync::Arc;
+use crate::store::{DomainSnapshot, Transaction};
 use crate::words::{
     ABS_PATH_MAX, Domid, Errno, Path, PathBuf, PathSpace, Presence, domain_of_home, has_homes_below,
 };
 
-/// What was there before an import of a domain that was not introduced.
-pub struct Before {
-    /// What others had set of the domain.
-    pub settings: OwnSettings,
-    /// What a RELEASE had left, for an INTRODUCE of the same ring.
-    pub carried: Option<Box<Carried>>,
-}
-
-/// An export that was replied to: what it saw.
-pub struct Mark {
-    /// Its name; not used twice for a domid, not by the next daemon either.
-    pub number: u64,
-    /// See [`Connection::version`].
-    pub version: u64,
-    /// The domain's homes.
-    pub seen: Seen,
-}
-
 /// What RELEASE with a mark or an import leaves for INTRODUCE, which begins quiesced.
-pub struct Moved {
+pub struct SavedConnection {
     /// The connection.
     pub client: Client,
     /// The domain's homes as they were then.
-    pub seen: Seen,
+    pub seen: DomainSnapshot,
 }
 
 impl Thread {
-    /// A number that this thread has not used.
-    pub(super) fn next_number(&mut self) -> u64 {
-        self.sequence += 1;
-        self.sequence
-    }
-
-    fn quiesced(&mut self, domid: Domid) -> Result<&mut Connection, Errno> {
+    pub(in crate::shard) fn quiesced(&mut self, domid: Domid) -> Result<&mut Connection, Errno> {
         match self.presence(domid) {
             Presence::Quiesced | Presence::Exported | Presence::ArrivedIntroduced => {
                 let place = self.rings.get(&domid).ok_or(Errno::ENOENT)?;
@@ -74,7 +47,10 @@ impl Thread {
     ///
     /// # Errors
     /// `ENOENT` if it is not introduced, `EAGAIN` if it is not quiesced (any more).
-    pub(super) fn carry(&mut self, domid: Domid) -> Result<(Client, u64), Errno> {
+    pub(in crate::shard) fn save_connection(
+        &mut self,
+        domid: Domid,
+    ) -> Result<(Client, u64), Errno> {
         let (thread, now) = (self.number, self.now);
         let connection = self.quiesced(domid)?;
         while connection.watches.has_deferred() {
@@ -103,92 +79,14 @@ impl Thread {
         Ok((Client { connection: sent, watches, transactions }, version))
     }
 
-    /// Gives an export of a domain, which saw this version and these homes, its mark.
-    ///
-    /// # Errors
-    /// As [`Thread::carry`]; `EAGAIN` also if the connection has another version.
-    pub(super) fn mark(&mut self, domid: Domid, version: u64, seen: Seen) -> Result<u64, Errno> {
-        let number = self.shared.marks_from.wrapping_add(self.next_number());
-        let connection = self.quiesced(domid)?;
-        if connection.version() != version {
-            return Err(Errno::EAGAIN);
-        }
-        self.step_of(domid, Event::Exported(Mark { number, version, seen }))?;
-        Ok(number)
-    }
-
-    /// Returns the connection that a RELEASE with the mark of an export ends.
-    ///
-    /// # Errors
-    /// `EAGAIN` if the mark does not stand for what is there now.
-    pub(super) fn leave(&mut self, domid: Domid, number: u64) -> Result<Box<Client>, Errno> {
-        let (client, version) = self.carry(domid)?;
-        let mark = self.mark_of(domid).ok_or(Errno::EAGAIN)?;
-        if (mark.number, mark.version) != (number, version) {
-            return Err(Errno::EAGAIN);
-        }
-        if !self.shared.store.changed_since(&mark.seen).is_empty() {
-            self.step_of(domid, Event::Outdated)?;
-            return Err(Errno::EAGAIN);
-        }
-        Ok(Box::new(client))
-    }
-
-    /// Keeps a domain's number free for an import that is under way; answers who it is.
-    ///
-    /// # Errors
-    /// [`Presence::Absent`] if the host has no such domain, else the state that is in the way.
-    pub(super) fn expect(&mut self, domid: Domid) -> Result<Arc<Domain>, Presence> {
-        // A former life may have ended without our having heard of it yet.
-        self.domain_changed(domid);
-        let domain = self.shared.known_domain(domid).ok_or(Presence::Absent)?;
-        let begins = Event::ImportBegins(domain.own_settings());
-        match self.step(&domain, begins) {
-            Ok(_) => Ok(domain),
-            Err(_) => Err(self.presence(domid)),
-        }
-    }
-
-    /// Ends [`Thread::expect`]: with the connection and the homes that arrived, or with nothing.
-    ///
-    /// # Errors
-    /// `ENOENT` if the domain died meanwhile.
-    pub(super) fn arrive(
-        &mut self,
-        domain: &Arc<Domain>,
-        arrived: Option<(Client, Seen)>,
-    ) -> Result<(), Errno> {
-        let origin = arrived.as_ref().map(|(client, _)| client.connection.unique_id.unwrap_or(0));
-        let moved = arrived.map(|(client, seen)| Box::new(Moved { client, seen }));
-        self.step(domain, Event::ImportEnds(moved))?;
-        if let Some(origin) = origin {
-            domain.set_origin(origin);
-        }
-        Ok(())
-    }
-
-    /// Gives a domain up that arrived and was not served since: what was set of it before is so again.
-    /// Answers the homes that it brought, and whether it was introduced.
-    ///
-    /// # Errors
-    /// `EINVAL` if it is no such domain.
-    pub(super) fn discard(&mut self, domid: Domid) -> Result<(Seen, bool), Errno> {
-        let domain = self.shared.store.registry().get(domid).ok_or(Errno::EINVAL)?;
-        let introduced = self.rings.get(&domid).copied();
-        let taken_back = self.step(&domain, Event::Discard)?.taken_back;
-        let Imported { seen, before } = taken_back.ok_or(Errno::EINVAL)?;
-        self.shared.store.registry().restore(&domain, &before.settings);
-        domain.set_origin(0);
-        if let Some(place) = introduced {
-            self.disconnect_ring(place);
-        }
-        Ok((seen, introduced.is_some()))
-    }
-
     /// Makes a connection what it was elsewhere, quiesced, and returns the homes that it had. Cost: that of setting
     /// its watches.
-    pub(super) fn take_up(&mut self, connection: &mut Connection, moved: Moved) -> Seen {
-        let Moved { client, seen } = moved;
+    pub(in crate::shard) fn restore_connection(
+        &mut self,
+        connection: &mut Connection,
+        moved: SavedConnection,
+    ) -> DomainSnapshot {
+        let SavedConnection { client, seen } = moved;
         connection.partial = client.connection.input;
         connection.output = Output::of(client.connection.output, client.connection.output_begun);
         connection.recharge_output();
@@ -228,7 +126,7 @@ impl Thread {
     }
 }
 
-impl Moved {
+impl SavedConnection {
     /// Returns the event channel that the connection had.
     pub fn port(&self) -> u32 {
         match self.client.connection.transport {
@@ -241,12 +139,12 @@ impl Moved {
 impl Connection {
     /// Another number whenever something changed that is carried and no node: what is on the way,
     /// watches, transactions, settings. Both parts only grow.
-    fn version(&self) -> u64 {
+    pub(in crate::shard) fn version(&self) -> u64 {
         self.additions + self.domain.settings()
     }
 
     /// Something was added to it, which is of this version now: if it is exported, that was not all.
-    pub(super) fn outdate(&mut self, version: u64) {
+    pub(in crate::shard) fn outdate(&mut self, version: u64) {
         self.additions = version;
     }
 }

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::client::{Client, Connecting};
 use super::daemon::{Answers, Daemon};
-use super::export::Format;
+use super::export_files::Format;
 use super::failure::{Done, Failure};
-use super::libxl;
+use super::libxl_file;
 use super::places::command;
 use super::report::{Form, Line, Report, domains};
 use crate::migration::stream::Reader;
@@ -102,9 +102,9 @@ fn open(path: &Path, libxl: Option<Domid>) -> Result<File, Failure> {
     let Some(domid) = libxl else { return Ok(file) };
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).map_err(Failure::file(path))?;
-    let stream = libxl::read(&bytes, domid)
+    let stream = libxl_file::read(&bytes, domid)
         .map_err(|why| Failure::Contents { path: path.to_path_buf(), why })?;
-    libxl::filled(&stream).map_err(Failure::file(path))
+    libxl_file::filled(&stream).map_err(Failure::file(path))
 }
 
 struct Importing<'d> {
