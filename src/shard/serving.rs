@@ -180,7 +180,8 @@ impl Thread {
         let result = self.serve_stage(connection, &stage);
         let used = *result.as_ref().unwrap_or(&0);
         let more_staged = connection.more_input;
-        self.keep_rest(connection, &stage, used, carried, &input);
+        connection.more_input |= input == Input::More || connection.ends;
+        keep_rest(connection, &stage, used, carried);
         self.stage = stage;
         result?;
         if input == Input::Closed {
@@ -243,33 +244,6 @@ impl Thread {
         Ok(stage.len() - stream.len())
     }
 
-    /// Keeps what was not used. Requests of a ring that wait for their turn stay in the page, for
-    /// whoever serves the ring next; but half a request is taken out, since a guest that still
-    /// writes the other half notifies only a ring that it finds empty.
-    fn keep_rest(
-        &mut self,
-        connection: &mut Connection,
-        stage: &[u8],
-        used: usize,
-        carried: usize,
-        input: &Input,
-    ) {
-        let rest = &stage[used..];
-        connection.more_input |= *input == Input::More || connection.ends;
-        match &mut connection.transport {
-            Transport::Socket(_) => connection.partial.extend_from_slice(rest),
-            Transport::Ring(ring) => {
-                if matches!(frame(rest), Frame::Incomplete(_)) {
-                    ring.consume(stage.len() - carried);
-                    connection.partial.extend_from_slice(rest);
-                } else {
-                    ring.consume(used.saturating_sub(carried));
-                    connection.partial.extend_from_slice(stage.get(used..carried).unwrap_or(&[]));
-                }
-            }
-        }
-    }
-
     /// What becomes visible at the end of a connection's pass: for a ring replies, then consumed
     /// requests, then one notification; its port is heard again.
     ///
@@ -306,6 +280,25 @@ impl Thread {
                 epoch,
                 unblocked: connection.unblocked.clone(),
             },
+        }
+    }
+}
+
+/// Keeps what was not used of the staged bytes, of which the first `carried` were kept before. Requests of a ring that
+/// wait for their turn stay in the page, for whoever serves the ring next; but half a request is taken out, since a
+/// guest that still writes the other half notifies only a ring that it finds empty.
+fn keep_rest(connection: &mut Connection, stage: &[u8], used: usize, carried: usize) {
+    let rest = &stage[used..];
+    match &mut connection.transport {
+        Transport::Socket(_) => connection.partial.extend_from_slice(rest),
+        Transport::Ring(ring) => {
+            if matches!(frame(rest), Frame::Incomplete(_)) {
+                ring.consume(stage.len() - carried);
+                connection.partial.extend_from_slice(rest);
+            } else {
+                ring.consume(used.saturating_sub(carried));
+                connection.partial.extend_from_slice(stage.get(used..carried).unwrap_or(&[]));
+            }
         }
     }
 }

@@ -31,6 +31,14 @@ pub enum Failure {
     Quota,
 }
 
+/// How far a log is run again.
+enum Extent<'w, 's> {
+    /// To its end, under all locks, which nobody waits for long.
+    Whole(&'w Locked<'s>),
+    /// As far as this work goes, which is taken from it; each request takes its own locks.
+    Piece(&'w mut u64),
+}
+
 impl Store {
     /// Commits a transaction: all of it at once, or nothing.
     ///
@@ -51,7 +59,8 @@ impl Store {
         }
         let mut work = REPLAY_WORK;
         loop {
-            let is_done = self.replay(&mut transaction, None, caller, generations, &mut work);
+            let extent = Extent::Piece(&mut work);
+            let is_done = self.replay(&mut transaction, extent, caller, generations);
             if let Some(conflict) = transaction.doomed.take() {
                 return Err(Failure::Conflict(conflict));
             }
@@ -88,8 +97,7 @@ impl Store {
     ) -> Result<Executed, Failure> {
         let _lost = transaction.begin_anew(); // Dropped after the locks, as it is declared before them.
         let mut locked = Locked::take(self, &LockSet::all(self.layout, true));
-        let mut work = u64::MAX;
-        self.replay(&mut transaction, Some(&locked), caller, generations, &mut work);
+        self.replay(&mut transaction, Extent::Whole(&locked), caller, generations);
         match transaction.doomed.take() {
             Some(conflict) => Err(Failure::Conflict(conflict)),
             None => self.swap_in(&mut transaction, &mut locked, caller),
@@ -105,7 +113,7 @@ impl Store {
         generations: &mut Generations,
     ) -> bool {
         let mut work = REPLAY_WORK;
-        self.replay(transaction, None, caller, generations, &mut work)
+        self.replay(transaction, Extent::Piece(&mut work), caller, generations)
     }
 
     /// The same for all that is left.
@@ -124,16 +132,18 @@ impl Store {
         transaction.rights == self.registry.rights() && transaction.touched.are_current(locked)
     }
 
-    /// Runs the log of a transaction that is behind, as far as `work` goes, which is taken from; returns
-    /// whether nothing is left. The first request whose reply differs dooms it.
+    /// Runs the log of a transaction that is behind; returns whether nothing is left. The first request whose reply differs dooms it.
     fn replay(
         &self,
         transaction: &mut Transaction,
-        locked: Option<&Locked<'_>>,
+        extent: Extent<'_, '_>,
         caller: &Caller,
         generations: &mut Generations,
-        work: &mut u64,
     ) -> bool {
+        let (locked, work) = match extent {
+            Extent::Whole(locked) => (Some(locked), &mut { u64::MAX }),
+            Extent::Piece(work) => (None, work),
+        };
         let Some(mut next) = transaction.behind else { return true };
         if next == 0 {
             transaction.rights = self.registry.rights();

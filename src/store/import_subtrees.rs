@@ -102,7 +102,7 @@ impl Store {
         let roots: Vec<PathBuf> = homes.keys().cloned().collect();
         for (path, subtree) in homes {
             let home = self.layout.home(path.as_path());
-            self.place(&mut cx, &mut locked, &home, subtree, &mut effects)?;
+            subtree.place(&mut cx, &mut locked, &home, &mut effects)?;
         }
         let seen = |root: PathBuf| {
             let home = self.layout.home(root.as_path());
@@ -205,28 +205,28 @@ impl Store {
         }
         Ok(homes)
     }
+}
 
-    /// Puts a home in place. Nothing here can fail: all locks are held, and the control domain may
-    /// do everything.
+impl ImportedHome<'_> {
+    /// Puts it in place. Nothing here can fail: all locks are held, and the control domain may do everything.
     fn place(
-        &self,
+        self,
         cx: &mut Context<'_>,
         locked: &mut Locked<'_>,
         home: &Home<'_>,
-        subtree: ImportedHome<'_>,
         effects: &mut Effects,
     ) -> Result<(), StoreError> {
         let parent = home.root.parent().unwrap_or(Path::ROOT);
         mkdir(cx, locked, parent, effects)?;
-        let replaced = locked.set_root(home, Some(subtree.root))?;
+        let replaced = locked.set_root(home, Some(self.root))?;
         if replaced.is_none() {
-            let above = self.layout.home(parent);
+            let above = locked.layout().home(parent);
             locked.name_home(&above, parent, home.root.name(), cx.generation)?;
         }
-        for (owner, path) in subtree.boundaries {
+        for (owner, path) in self.boundaries {
             locked.note_owned(home, owner, path)?;
         }
-        for (ImportedNode { path, perms, value }, above) in subtree.nodes {
+        for (ImportedNode { path, perms, value }, above) in self.nodes {
             let here = path.as_path();
             if let Some(before) = find(replaced.as_ref(), home, here).node() {
                 cx.credit(&before.perms, 1, before.charge_bytes(here.name()));

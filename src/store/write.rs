@@ -29,8 +29,8 @@ pub fn write<F: Forest>(
     let node = match forest.find(&home, path)? {
         Found::Node(node) => node,
         Found::Missing(above) => {
-            let above = above.map(perms_of);
-            return create(cx, forest, (home, path), above, value, effects);
+            let missing = Missing::new(home, path, above);
+            return create(cx, forest, missing, value, effects);
         }
     };
     let perms = Arc::clone(&node.perms);
@@ -67,27 +67,37 @@ pub fn mkdir<F: Forest>(
         Found::Node(node) if cx.access(&node.perms).allows(Access::WRITE) => Ok(()),
         Found::Node(_) => Err(refusal(cx, forest, path, Errno::EACCES, Access::WRITE)?.into()),
         Found::Missing(above) => {
-            let above = above.map(perms_of);
-            create(cx, forest, (home, path), above, b"", effects)
+            let missing = Missing::new(home, path, above);
+            create(cx, forest, missing, b"", effects)
         }
     }
 }
 
-fn perms_of((node, at): (&NodeArc, usize)) -> (Perms, usize) {
-    (Arc::clone(&node.perms), at)
+/// A path where no node is.
+struct Missing<'p> {
+    home: Home<'p>,
+    path: Path<'p>,
+    /// The permissions of the nearest existing ancestor and the length of its path, if it lies in the home too.
+    above: Option<(Perms, usize)>,
 }
 
-/// Creates `path`, which lies in `home`, with `value`, and every missing node above it without one. They
-/// inherit the permissions of the nearest existing ancestor; a guest owns what it creates. `above` is
-/// that ancestor, with the length of its path, if it lies in `home` too.
+impl<'p> Missing<'p> {
+    fn new(home: Home<'p>, path: Path<'p>, above: Option<(&NodeArc, usize)>) -> Missing<'p> {
+        let above = above.map(|(node, at)| (Arc::clone(&node.perms), at));
+        Missing { home, path, above }
+    }
+}
+
+/// Creates what is missing with `value`, and every missing node above it without one. They inherit the permissions of
+/// the nearest existing ancestor; a guest owns what it creates.
 fn create<F: Forest>(
     cx: &mut Context<'_>,
     forest: &mut F,
-    (home, path): (Home<'_>, Path<'_>),
-    above: Option<(Perms, usize)>,
+    missing: Missing<'_>,
     value: &[u8],
     effects: &mut Effects,
 ) -> Result<(), StoreError> {
+    let Missing { home, path, above } = missing;
     let (ancestor, at) = match above {
         Some(above) => above,
         None => nearest(forest, home.root.parent().ok_or(Errno::EIO)?)?,
@@ -114,8 +124,10 @@ fn create<F: Forest>(
         cx.check_size(size + topmost.name().len() + 1)?;
     }
     cx.charge(&perms, nodes, bytes)?;
-    let boundary = ancestor.owner() != perms.owner();
-    branch.attach(cx, forest, value, &perms, boundary)?;
+    if ancestor.owner() != perms.owner() {
+        branch.note_boundary(forest, perms.owner())?;
+    }
+    branch.attach(cx, forest, value, &perms)?;
     effects.changed(path.to_buf(), home.shard, None, perms);
     Ok(())
 }
@@ -176,6 +188,15 @@ impl<'p> Branch<'p> {
         bytes
     }
 
+    /// Notes that `owner`'s nodes begin with the topmost one. The root of a home begins always.
+    fn note_boundary<F: Forest>(&self, forest: &mut F, owner: Domid) -> Result<(), StoreError> {
+        let Some(&topmost) = self.missing.last() else { return Ok(()) };
+        if self.is_root(topmost) {
+            return Ok(());
+        }
+        forest.note_owned(&self.home_of(topmost), owner, topmost)
+    }
+
     /// Builds the missing nodes from the bottom up and hangs the topmost one into the anchor.
     fn attach<F: Forest>(
         &self,
@@ -183,7 +204,6 @@ impl<'p> Branch<'p> {
         forest: &mut F,
         value: &[u8],
         perms: &Perms,
-        boundary: bool,
     ) -> Result<(), StoreError> {
         let mut node = Node::new(Arc::clone(perms), cx.generation, value);
         let above = self.missing.iter().skip(1).map(|path| (path, false));
@@ -191,14 +211,12 @@ impl<'p> Branch<'p> {
         for (&here, (&parent, is_topmost)) in self.missing.iter().zip(above) {
             let (home, is_root) = (self.home_of(here), self.is_root(here));
             let child: Child = if is_root {
+                forest.note_owned(&home, perms.owner(), here)?;
                 forest.set_root(&home, Some(NodeArc::new(node)))?;
                 None
             } else {
                 Some(NodeArc::new(node))
             };
-            if is_root || is_topmost && boundary {
-                forest.note_owned(&home, perms.owner(), here)?;
-            }
             if is_topmost {
                 let home = self.home_of(parent);
                 if is_root {

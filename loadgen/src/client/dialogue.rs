@@ -13,6 +13,7 @@ use xenstored::protocol::{ERROR, Operation, WATCH_EVENT};
 use super::connection::Connection;
 use super::link::Link;
 use super::message::{event, payload, words};
+use super::recording::Sent;
 use super::stage::Inner;
 use crate::trouble::{Result, Trouble};
 use crate::wrong;
@@ -238,7 +239,7 @@ impl Client {
         let inside = &mut *self.0.inside.borrow_mut();
         if let Some(recording) = &mut *self.0.stage.recording.borrow_mut() {
             let ring = inside.connection.link.ring();
-            recording.asked(self.0.number, ring, kind, tx_id, payload);
+            recording.asked(self.0.number, ring, &Sent { kind, tx_id, payload });
         }
         let (req_id, slot) = (inside.next_req, Rc::default());
         inside.next_req = inside.next_req.wrapping_add(1);

@@ -60,16 +60,17 @@ pub struct Recording {
     last_change: Place,
 }
 
+/// A request that is sent.
+pub(super) struct Sent<'p> {
+    pub kind: Operation,
+    pub tx_id: u32,
+    pub payload: &'p [u8],
+}
+
 impl Recording {
-    /// A request is sent.
-    pub(super) fn asked(
-        &mut self,
-        number: u64,
-        ring: Option<Domid>,
-        kind: Operation,
-        tx_id: u32,
-        payload: &[u8],
-    ) {
+    /// A request is sent by the connection of a number, which is a domain's ring or a socket.
+    pub(super) fn asked(&mut self, number: u64, ring: Option<Domid>, request: &Sent<'_>) {
+        let &Sent { kind, tx_id, payload } = request;
         let (actors, after) = (&mut self.actors, self.last_reply);
         let actor = *self.numbers.entry(number).or_insert_with(|| {
             let asked = Vec::new();

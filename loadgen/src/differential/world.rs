@@ -174,7 +174,10 @@ impl World {
                 let line = self.lines.get_mut(who).ok_or(io::ErrorKind::NotConnected)?;
                 let mut reply = line.reply(tx)?;
                 if reply.kind != ERROR {
-                    self.follow(at, *who, *kind, payload, &mut reply)?;
+                    if *kind == op::START {
+                        self.keep_identifier(at, &mut reply)?;
+                    }
+                    self.follow(*who, *kind, payload)?;
                 }
                 return Ok(Some(reply));
             }
@@ -197,25 +200,21 @@ impl World {
         }
     }
 
+    /// Keeps the identifier of a transaction that step `at` began, which no two daemons give alike.
+    fn keep_identifier(&mut self, at: usize, reply: &mut Reply) -> io::Result<()> {
+        let digits = reply.payload.strip_suffix(b"\0").unwrap_or_default();
+        let id = str::from_utf8(digits).ok().and_then(|text| text.parse().ok());
+        self.transactions.insert(at, id.ok_or(io::ErrorKind::InvalidData)?);
+        reply.payload = b"<identifier>\0".to_vec();
+        Ok(())
+    }
+
     /// What a request that succeeded changes around the daemon.
-    fn follow(
-        &mut self,
-        at: usize,
-        who: Who,
-        kind: u32,
-        payload: &[u8],
-        reply: &mut Reply,
-    ) -> io::Result<()> {
+    fn follow(&mut self, who: Who, kind: u32, payload: &[u8]) -> io::Result<()> {
         let domid = payload.split(|&byte| byte == 0).next().unwrap_or_default();
         let domid = str::from_utf8(domid).ok().and_then(|text| text.parse().ok());
         let domain = domid.and_then(Who::domain);
         match (kind, domain) {
-            (op::START, _) => {
-                let digits = reply.payload.strip_suffix(b"\0").unwrap_or_default();
-                let id = str::from_utf8(digits).ok().and_then(|text| text.parse().ok());
-                self.transactions.insert(at, id.ok_or(io::ErrorKind::InvalidData)?);
-                reply.payload = b"<identifier>\0".to_vec();
-            }
             (op::INTRODUCE, Some(domain)) => {
                 match self.waiting.remove(&domain) {
                     Some(line) => drop(self.lines.insert(domain, line)),
