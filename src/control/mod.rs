@@ -14,6 +14,7 @@ use std::time::Duration;
 
 pub use conflicts::{Conflicts, Reason};
 
+use crate::protocol::operations;
 use crate::store::{Store, WatchList};
 use crate::sync::{Arc, AtomicBool, Ordering};
 use crate::words::{Errno, PAYLOAD_BYTES_MAX};
@@ -96,23 +97,41 @@ impl Drop for Permit {
     }
 }
 
-/// A command's name, its arguments as `help` shows them.
-const COMMANDS: [(&str, &str); 14] = [
-    ("check", ""),
-    ("log", "[on|off|+<switch>|-<switch>]"),
-    ("live-update", "not supported yet"),
-    ("logfile", "<file>"),
-    ("memreport", "[<file>]"),
-    ("print", "<string>"),
-    ("quota", "[set <name> <val>|<domid>|max [-r]]"),
-    ("quota-soft", "[set <name> <val>]"),
-    // These are other operations by another road, which never come here.
-    ("quiesce", "<domid>..."),
-    ("unquiesce", "<domid>..."),
-    ("get-domain-watches", "[-d] <domid> <index>"),
-    ("add-domain-watches", "[-d] <domid> <path> <token> [<depth>] ..."),
-    ("start-domain-transaction", "<domid> <transid>"),
-    ("help", ""),
+/// A command: a row of the table.
+struct Row {
+    name: &'static str,
+    /// As `help` shows them.
+    arguments: &'static str,
+    serve: fn(&Arc<dyn Served>, &[&[u8]]) -> Reply,
+}
+
+/// The commands. Those that are requests by another road (`operations::COMMANDS`) never come here.
+static TABLE: [Row; 9] = [
+    Row { name: "check", arguments: "", serve: check },
+    Row {
+        name: "log",
+        arguments: "[on|off|+<switch>|-<switch>]",
+        serve: |_, arguments| Reply::Now(logging::log(arguments)),
+    },
+    Row {
+        name: "live-update",
+        arguments: "not supported yet",
+        serve: |_, _| Reply::Now(Ok(text(NO_LIVE_UPDATE))),
+    },
+    Row { name: "logfile", arguments: "<file>", serve: logfile },
+    Row { name: "memreport", arguments: "[<file>]", serve: memreport },
+    Row { name: "print", arguments: "<string>", serve: print },
+    Row {
+        name: "quota",
+        arguments: "[set <name> <val>|<domid>|max [-r]]",
+        serve: |served, arguments| Reply::Now(quota::hard(served.store().registry(), arguments)),
+    },
+    Row {
+        name: "quota-soft",
+        arguments: "[set <name> <val>]",
+        serve: |served, arguments| Reply::Now(quota::soft(served.store().registry(), arguments)),
+    },
+    Row { name: "help", arguments: "", serve: help },
 ];
 
 /// Whatever is not `OK` is shown by `xenstore-control live-update` as the reason of a failure.
@@ -121,32 +140,53 @@ const NO_LIVE_UPDATE: &str =
 
 /// Runs a command, which is its name and its arguments.
 pub fn command(served: &Arc<dyn Served>, words: &[&[u8]]) -> Reply {
-    let Some((name, arguments)) = words.split_first() else {
-        return Reply::Now(Err(Errno::EINVAL));
-    };
-    let registry = served.store().registry();
-    match (*name, arguments) {
-        (b"check", []) => later(served, |served| Ok(text(&check::run(served)))),
-        (b"log", _) => Reply::Now(logging::log(arguments)),
-        (b"live-update", _) => Reply::Now(Ok(text(NO_LIVE_UPDATE))),
-        (b"logfile", [file]) => {
-            let file = logging::file(file);
-            later(served, move |_| logging::logfile(&file))
-        }
-        (b"memreport", []) => later(served, |served| {
+    let Some((name, arguments)) = words.split_first() else { return invalid() };
+    match TABLE.iter().find(|row| row.name.as_bytes() == *name) {
+        Some(row) => (row.serve)(served, arguments),
+        None => invalid(),
+    }
+}
+
+fn check(served: &Arc<dyn Served>, arguments: &[&[u8]]) -> Reply {
+    match arguments {
+        [] => later(served, |served| Ok(text(&check::run(served)))),
+        _ => invalid(),
+    }
+}
+
+fn logfile(served: &Arc<dyn Served>, arguments: &[&[u8]]) -> Reply {
+    let &[file] = arguments else { return invalid() };
+    let file = logging::file(file);
+    later(served, move |_| logging::logfile(&file))
+}
+
+/// Into the log, or appended to a file.
+fn memreport(served: &Arc<dyn Served>, arguments: &[&[u8]]) -> Reply {
+    match *arguments {
+        [] => later(served, |served| {
             report::of(served).lines().for_each(|line| tracing::info!("{line}"));
             ack()
         }),
-        (b"memreport", [file]) => {
+        [file] => {
             let file = logging::file(file);
             later(served, move |served| logging::append(&file, &report::of(served)))
         }
-        (b"print", [string]) => Reply::Now(logging::print(string)),
-        (b"quota", _) => Reply::Now(quota::hard(registry, arguments)),
-        (b"quota-soft", _) => Reply::Now(quota::soft(registry, arguments)),
-        (b"help", []) => Reply::Now(Ok(text(&help()))),
-        _ => Reply::Now(Err(Errno::EINVAL)),
+        _ => invalid(),
     }
+}
+
+fn print(_: &Arc<dyn Served>, arguments: &[&[u8]]) -> Reply {
+    let &[string] = arguments else { return invalid() };
+    Reply::Now(logging::print(string))
+}
+
+fn help(_: &Arc<dyn Served>, arguments: &[&[u8]]) -> Reply {
+    if arguments.is_empty() { Reply::Now(Ok(text(&help_text()))) } else { invalid() }
+}
+
+/// Arguments that a command does not have, or no such command.
+fn invalid() -> Reply {
+    Reply::Now(Err(Errno::EINVAL))
 }
 
 /// A command that takes its time, unless one runs already.
@@ -174,8 +214,13 @@ pub fn log_report(served: &Arc<dyn Served>) -> Result<(), Errno> {
     }
 }
 
-fn help() -> String {
-    COMMANDS.iter().map(|(name, arguments)| format!("{name:<24} {arguments}\n")).collect()
+/// A line for each command, `help` last.
+fn help_text() -> String {
+    let (own, last) = TABLE.split_at(TABLE.len() - 1);
+    let requests = operations::COMMANDS.iter().map(|command| (command.name, command.arguments));
+    let lines = |rows: &'static [Row]| rows.iter().map(|row| (row.name, row.arguments));
+    let all = lines(own).chain(requests).chain(lines(last));
+    all.map(|(name, arguments)| format!("{name:<24} {arguments}\n")).collect()
 }
 
 fn ack() -> Answer {
@@ -206,6 +251,6 @@ mod tests {
         let cut = text(&"a line of this text\n".repeat(1000));
         assert!(cut.len() <= PAYLOAD_BYTES_MAX);
         assert!(cut.ends_with(b"text\n(the rest does not fit into a reply)\0"));
-        assert!(help().len() < PAYLOAD_BYTES_MAX);
+        assert!(help_text().len() < PAYLOAD_BYTES_MAX);
     }
 }

@@ -27,7 +27,7 @@ pub(super) fn is_second() -> bool {
 }
 
 /// In the first process: starts the second one with the same command line, waits until it serves
-/// or has failed, and returns the exit code. With `print_pid` it prints the daemon's process id.
+/// or has failed, and returns the exit code. With `print_pid`, the command line's option, it prints the daemon's process id.
 pub(super) fn start_second(print_pid: bool) -> Result<u8, Failure> {
     let failed = |error| Failure::Other { what: "cannot start in the background".into(), error };
     let (ready, write_end) = io::pipe().map_err(failed)?;

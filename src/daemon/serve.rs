@@ -19,7 +19,6 @@ use crate::host::sim::SimHost;
 use crate::host::xen::{StartError, XenHost};
 use crate::listener::Listener;
 use crate::migration::server;
-use crate::protocol::operations::{Parser, TABLE};
 use crate::shard::{OwnerThreads, Server, Times};
 
 /// Starts the host and the threads, makes the sockets of `instance`, and serves them until `stop`;
@@ -85,11 +84,7 @@ pub(super) fn serve(
 }
 
 fn serve_migration(path: &Path, listener: UnixListener, owners: OwnerThreads) -> io::Result<()> {
-    owners.announce("migration-socket", &path.to_string_lossy());
-    owners.announce("shards", &owners.store().layout().shards().to_string());
-    for row in TABLE.iter().filter(|row| matches!(row.parser, Parser::Migration(_))) {
-        owners.announce(row.name, &(row.operation as u32).to_string());
-    }
+    owners.announce_migration_socket(&path.to_string_lossy());
     server::serve(listener, owners)
 }
 

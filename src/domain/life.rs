@@ -171,7 +171,7 @@ impl Domain {
     }
 
     /// Notes whether it is shut down; answers what was noted before. RESUME sets it back, so that
-    /// the next shutdown is reported again.
+    /// the next shutdown is reported again. It is a flag as the host has it.
     pub fn swap_shutdown(&self, shutdown: bool) -> bool {
         self.shutdown.swap(shutdown, Ordering::AcqRel)
     }

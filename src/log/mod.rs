@@ -203,8 +203,8 @@ pub fn set_file(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Turns the traces of all switches that are on, on or off. Lines of levels are not concerned: an
-/// error is always logged.
+/// Turns the traces of all switches that are on, on or off, which the flag is as a switch's is. Lines of levels are
+/// not concerned: an error is always logged.
 pub fn set_enabled(enabled: bool) {
     let mut choice = CHOICE.lock();
     choice.tracing = enabled;

@@ -131,13 +131,22 @@ fn nearest_above<'p>(path: Path<'p>, other: Path<'_>) -> Option<Path<'p>> {
     up.find(|above| other.is_within(*above)).filter(is_narrow)
 }
 
+/// Whether a request may begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// At once.
+    Admitted,
+    /// Later: its connection is parked, and has it again then.
+    Parked,
+}
+
 impl Thread {
     /// Before TRANSACTION_START of a connection whose transactions failed: asks for a turn, and
     /// parks it until that comes.
-    pub(super) fn waits_for_turn(&mut self, connection: &mut Connection) -> bool {
+    pub(super) fn await_turn(&mut self, connection: &mut Connection) -> Admission {
         let failing = &connection.failing;
         if failing.conflicts < CONFLICTS_BEFORE_TURN || failing.paths.is_empty() {
-            return false;
+            return Admission::Admitted;
         }
         let (asker, now) = (self.asker(connection), self.now);
         match self.shared.turns(now, |turns| turns.ask(asker, &failing.paths, now)) {
@@ -146,28 +155,28 @@ impl Thread {
                     tracing::trace!(target: log::WRL, path = %path.as_path(), "a guard is set");
                 }
                 connection.failing.in_turn = true;
-                false
+                Admission::Admitted
             }
             Answer::Wait(until) => self.park_until(connection, until),
-            Answer::Without => false,
+            Answer::Without => Admission::Admitted,
         }
     }
 
     /// Parks who would write what is guarded.
-    pub(super) fn waits_for_guard<'p>(
+    pub(super) fn await_guard<'p>(
         &mut self,
         connection: &mut Connection,
         paths: impl IntoIterator<Item = Path<'p>>,
-    ) -> bool {
+    ) -> Admission {
         if !self.shared.guards.any() {
-            return false;
+            return Admission::Admitted;
         }
         let asker = self.asker(connection);
         let until = self.shared.turns(self.now, |turns| turns.wait(asker, paths));
-        until.is_some_and(|until| self.park_until(connection, until))
+        until.map_or(Admission::Admitted, |until| self.park_until(connection, until))
     }
 
-    fn park_until(&mut self, connection: &mut Connection, until: Instant) -> bool {
+    fn park_until(&mut self, connection: &mut Connection, until: Instant) -> Admission {
         let patience = until.saturating_duration_since(self.now);
         let domid = connection.domid().0;
         tracing::trace!(target: log::WRL, domid, ?patience, "waits for a guard");
@@ -176,7 +185,7 @@ impl Thread {
             self.alarms.push(Reverse((until, connection.place)));
         }
         connection.parked = Some(Parked::Guard);
-        true
+        Admission::Parked
     }
 
     /// After a connection that was parked has been served.

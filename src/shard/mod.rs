@@ -13,6 +13,7 @@
 //! A request never leaves its thread. What concerns one domain (INTRODUCE, its death) is told to
 //! the domain's *home thread*; the one who asked is parked, and no thread ever waits for another.
 
+mod announcements;
 mod connection;
 mod deferred;
 mod delivery;
@@ -164,7 +165,7 @@ impl Server {
             parked: AtomicU64::new(0),
             clients: AtomicU64::new(0),
         });
-        shared.announce_operations();
+        shared.announce_extensions();
         let mut threads = Vec::new();
         for (number, poll) in (0..).zip(polls) {
             let channels = shared.host.open_channels()?;

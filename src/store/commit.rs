@@ -31,6 +31,15 @@ pub enum Failure {
     Quota,
 }
 
+/// What is left of a log that is run again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replay {
+    /// Nothing.
+    Done,
+    /// Some of it, for another call.
+    Unfinished,
+}
+
 /// How far a log is run again.
 enum Extent<'w, 's> {
     /// To its end, under all locks, which nobody waits for long.
@@ -60,11 +69,11 @@ impl Store {
         let mut work = REPLAY_WORK;
         loop {
             let extent = Extent::Piece(&mut work);
-            let is_done = self.replay(&mut transaction, extent, caller, generations);
+            let replay = self.replay(&mut transaction, extent, caller, generations);
             if let Some(conflict) = transaction.doomed.take() {
                 return Err(Failure::Conflict(conflict));
             }
-            if !is_done {
+            if replay == Replay::Unfinished {
                 return Err(Failure::Unfinished(Box::new(transaction)));
             }
             let mut locked = Locked::take(self, &transaction.touched.lock_set());
@@ -104,14 +113,13 @@ impl Store {
         }
     }
 
-    /// Runs a piece of the log of a transaction that was given up again, on the store as it is now; returns
-    /// whether nothing is left. If a reply differs the transaction goes on, but its END will return EAGAIN.
+    /// Runs a piece of the log of a transaction that was given up again, on the store as it is now. If a reply differs the transaction goes on, but its END will return EAGAIN.
     pub fn catch_up(
         &self,
         transaction: &mut Transaction,
         caller: &Caller,
         generations: &mut Generations,
-    ) -> bool {
+    ) -> Replay {
         let mut work = REPLAY_WORK;
         self.replay(transaction, Extent::Piece(&mut work), caller, generations)
     }
@@ -123,7 +131,7 @@ impl Store {
         caller: &Caller,
         generations: &mut Generations,
     ) {
-        while !self.catch_up(transaction, caller, generations) {}
+        while self.catch_up(transaction, caller, generations) == Replay::Unfinished {}
     }
 
     /// Whether every home that the transaction started from is as it was, and everybody has the
@@ -132,19 +140,19 @@ impl Store {
         transaction.rights == self.registry.rights() && transaction.touched.are_current(locked)
     }
 
-    /// Runs the log of a transaction that is behind; returns whether nothing is left. The first request whose reply differs dooms it.
+    /// Runs the log of a transaction that is behind. The first request whose reply differs dooms it.
     fn replay(
         &self,
         transaction: &mut Transaction,
         extent: Extent<'_, '_>,
         caller: &Caller,
         generations: &mut Generations,
-    ) -> bool {
+    ) -> Replay {
         let (locked, work) = match extent {
             Extent::Whole(locked) => (Some(locked), &mut { u64::MAX }),
             Extent::Piece(work) => (None, work),
         };
-        let Some(mut next) = transaction.behind else { return true };
+        let Some(mut next) = transaction.behind else { return Replay::Done };
         if next == 0 {
             transaction.rights = self.registry.rights();
         }
@@ -179,11 +187,12 @@ impl Store {
         let is_done = next == log.len();
         transaction.log = log;
         transaction.behind = (!is_done).then_some(next);
-        if is_done {
-            transaction.replayed = true;
-            transaction.merge_changes();
+        if !is_done {
+            return Replay::Unfinished;
         }
-        is_done
+        transaction.replayed = true;
+        transaction.merge_changes();
+        Replay::Done
     }
 
     /// Puts the transaction's homes in the place of the store's, with all locks held. What is left of

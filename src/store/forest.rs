@@ -109,7 +109,8 @@ pub trait Forest {
     -> Result<Option<&mut Node>, StoreError>;
 }
 
-/// Which shards to lock, and how; in the order in which locks are taken.
+/// Which shards to lock, and how; in the order in which locks are taken. `exclusive` is a flag, since it is what
+/// operations compute (`Verb::writes`), and of two wishes for a shard the or.
 #[derive(Clone, Default)]
 pub struct LockSet(SmallVec<[(ShardId, bool); 4]>);
 

@@ -46,7 +46,7 @@ use crossbeam::utils::CachePadded;
 use foldhash::quality::RandomState;
 
 pub use check::{Checked, Findings, Tries, Unsettled, WatchList};
-pub use commit::Failure;
+pub use commit::{Failure, Replay};
 pub use context::{Caller, Removed, Unblocked};
 pub use domain_snapshot::DomainSnapshot;
 pub use error::StoreError;

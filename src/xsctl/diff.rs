@@ -26,7 +26,7 @@ struct About {
 
 type Facts = BTreeMap<About, Fields>;
 
-/// Writes a line for each difference. Cost: the streams' lengths, also in memory.
+/// Writes a line for each difference. Cost: the streams' lengths, also in memory. `json` is the command line's option.
 ///
 /// # Errors
 /// The streams', the output's.

@@ -10,7 +10,7 @@ use crate::migration::stream::fields::Order;
 use crate::migration::stream::{Reader, kind};
 
 /// Writes a line for the header and for each record. Cost: the stream's length; a record at a time
-/// is in memory.
+/// is in memory. `json` is the command line's option.
 ///
 /// # Errors
 /// The stream's, after the lines of all that comes before the fault; the output's.

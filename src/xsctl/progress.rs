@@ -11,7 +11,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Shows nothing yet.
+    /// Shows nothing yet, and never anything if it is `quiet`, the command line's option.
     pub fn new(total: usize, quiet: bool) -> Progress {
         let target = match quiet {
             true => ProgressDrawTarget::hidden(),

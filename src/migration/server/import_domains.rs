@@ -15,6 +15,7 @@ use crate::migration::store::place_domain::{
 use crate::migration::store::write_domains::FEW_NODES;
 use crate::migration::stream::state::{Client, State};
 use crate::migration::stream::{ReadError, Reader, Transport};
+use crate::protocol::operations::ImportMode;
 use crate::shard::{Expected, ImportEnd, OwnerThreads, Standing};
 use crate::store::{DomainSnapshot, Generations, ImportError};
 use crate::sync::workers::Workers;
@@ -39,10 +40,10 @@ static LARGE: Mutex<()> = Mutex::new(());
 pub fn import_domains(
     owners: &OwnerThreads,
     descriptors: Vec<OwnedFd>,
-    only_check: bool,
+    mode: ImportMode,
     answer: impl FnMut(Vec<Outcome>),
 ) {
-    run_parallel(descriptors, |stream| import_stream(owners, stream, only_check), answer);
+    run_parallel(descriptors, |stream| import_stream(owners, stream, mode), answer);
 }
 
 /// A stream as far as it may be read.
@@ -65,7 +66,7 @@ impl Read for Bounded {
     }
 }
 
-fn import_stream(owners: &OwnerThreads, descriptor: OwnedFd, only_check: bool) -> Vec<Outcome> {
+fn import_stream(owners: &OwnerThreads, descriptor: OwnedFd, mode: ImportMode) -> Vec<Outcome> {
     let began = Instant::now();
     // What it holds is held until its state is gone.
     let mut input = None;
@@ -89,14 +90,17 @@ fn import_stream(owners: &OwnerThreads, descriptor: OwnedFd, only_check: bool) -
     if left > 0 {
         tracing::warn!(nodes = left, "nodes of no domain were left out of an import");
     }
-    let outcomes =
-        if only_check { check_all(owners, &arrivals) } else { place_all(owners, arrivals) };
-    log(&outcomes, read, began.elapsed() - read, only_check);
+    let outcomes = match mode {
+        ImportMode::Place => place_all(owners, arrivals),
+        ImportMode::Check => check_all(owners, &arrivals),
+    };
+    log(&outcomes, read, began.elapsed() - read, mode);
     outcomes
 }
 
 /// Logs which domains arrived, and which were refused with the reason of the first of them.
-fn log(outcomes: &[Outcome], read: Duration, placed: Duration, only_check: bool) {
+fn log(outcomes: &[Outcome], read: Duration, placed: Duration, mode: ImportMode) {
+    let only_check = mode == ImportMode::Check;
     let (done, failed) = divided(outcomes);
     if !done.is_empty() {
         tracing::info!(

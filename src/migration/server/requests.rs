@@ -78,12 +78,12 @@ pub(super) fn perform(
             let domids = few(domids(owners, &ranges, introduced)?)?;
             answers.add(export_domains(owners, &domids, descriptors)?);
         }
-        MigrationRequest::Import(only_check) => {
+        MigrationRequest::Import(mode) => {
             if descriptors.is_empty() {
                 return Err(Errno::EINVAL);
             }
             answers.left = descriptors.len();
-            import_domains(owners, descriptors, only_check, |outcomes| answers.add(outcomes));
+            import_domains(owners, descriptors, mode, |outcomes| answers.add(outcomes));
         }
         MigrationRequest::Discard(ranges) => {
             let domids = few(domids(owners, &ranges, OwnerThreads::arrived)?)?;

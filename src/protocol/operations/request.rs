@@ -1,7 +1,11 @@
-//! Requests as data: what the parser of an operation returns.
+//! Requests as data, and the parsers of their operations: from a payload to a request. Each returns `EINVAL` for a
+//! payload of another form.
 
-use super::super::args::Strings;
-use crate::words::Domid;
+use WatchColumns::{PathToken, PathTokenDepth};
+
+use super::super::args::{Strings, decimal, one_string, strings};
+use super::super::token::unescape;
+use crate::words::{Domid, Errno};
 
 /// A request of the store's socket or of a ring, whose arguments have the form that its operation asks for.
 /// Paths, quota names and permission entries are as the client wrote them: what they mean depends on the client.
@@ -17,8 +21,8 @@ pub enum Request<'a> {
     ResetWatches,
     /// TRANSACTION_START.
     StartTransaction,
-    /// TRANSACTION_END: whether it commits.
-    EndTransaction(bool),
+    /// TRANSACTION_END.
+    EndTransaction(TransactionEnd),
     /// CONTROL, with its words.
     Control(Strings<'a>),
     /// A request about a domain, which the domain's owner thread serves.
@@ -64,6 +68,15 @@ pub enum NodeRequest<'a> {
     SetPerms(Strings<'a>),
 }
 
+/// How a transaction ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransactionEnd {
+    /// `T`.
+    Commit,
+    /// `F`.
+    Abort,
+}
+
 /// A request about a domain, as its owner thread gets it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DomainRequest {
@@ -92,13 +105,22 @@ pub enum Form {
     Text,
 }
 
+/// What a list of watches says of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WatchColumns {
+    /// Path and token.
+    PathToken,
+    /// Path, token and depth.
+    PathTokenDepth,
+}
+
 /// How a list of watches is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WatchListing {
     /// As strings or as text.
     pub form: Form,
-    /// With the depth of each watch.
-    pub has_depth: bool,
+    /// Which of a watch's strings there are.
+    pub columns: WatchColumns,
 }
 
 /// A watch to be set on a domain's behalf, as the domain would write it.
@@ -112,24 +134,247 @@ pub struct NewWatch {
     pub depth: Option<u16>,
 }
 
-/// A request of the migration socket.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum MigrationRequest {
-    /// EXPORT_DOMAINS: domains are quiesced and their streams written.
-    Export(Vec<Range>),
-    /// IMPORT_DOMAINS from the descriptors that come along; whether they are only checked.
-    Import(bool),
-    /// DISCARD_DOMAINS: imports are taken back.
-    Discard(Vec<Range>),
-    /// DOMAIN_STATES.
-    States(Vec<Range>),
+type Parsed<'a> = Result<Request<'a>, Errno>;
+
+pub fn read(payload: &[u8]) -> Parsed<'_> {
+    Ok(Request::Node(one_string(payload)?, NodeRequest::Read))
 }
 
-/// Domains of a request of the migration socket: one, or the known ones of a range.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Range {
-    /// `<domid>`.
-    One(Domid),
-    /// `<first>-<last>`.
-    Known(Domid, Domid),
+pub fn directory(payload: &[u8]) -> Parsed<'_> {
+    Ok(Request::Node(one_string(payload)?, NodeRequest::Directory))
+}
+
+pub fn directory_part(payload: &[u8]) -> Parsed<'_> {
+    let [path, offset] = exactly(strings(payload))?;
+    Ok(Request::Node(path, NodeRequest::DirectoryPart(decimal(offset)?)))
+}
+
+pub fn get_perms(payload: &[u8]) -> Parsed<'_> {
+    Ok(Request::Node(one_string(payload)?, NodeRequest::GetPerms))
+}
+
+/// The value is what follows the path's NUL, whatever its bytes.
+pub fn write(payload: &[u8]) -> Parsed<'_> {
+    let end = payload.iter().position(|&byte| byte == 0).ok_or(Errno::EINVAL)?;
+    Ok(Request::Node(&payload[..end], NodeRequest::Write(&payload[end + 1..])))
+}
+
+pub fn mkdir(payload: &[u8]) -> Parsed<'_> {
+    Ok(Request::Node(one_string(payload)?, NodeRequest::Mkdir))
+}
+
+pub fn rm(payload: &[u8]) -> Parsed<'_> {
+    Ok(Request::Node(one_string(payload)?, NodeRequest::Rm))
+}
+
+pub fn set_perms(payload: &[u8]) -> Parsed<'_> {
+    let mut strings = strings(payload);
+    let path = strings.next().ok_or(Errno::EINVAL)?;
+    Ok(Request::Node(path, NodeRequest::SetPerms(strings)))
+}
+
+pub fn watch(payload: &[u8]) -> Parsed<'_> {
+    let mut strings = strings(payload);
+    let (Some(path), Some(token)) = (strings.next(), strings.next()) else {
+        return Err(Errno::EINVAL);
+    };
+    match (strings.next(), strings.next()) {
+        (None, _) => Ok(Request::Watch(path, token, None)),
+        (Some(depth), None) => Ok(Request::Watch(path, token, Some(limited_depth(depth)?))),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+pub fn unwatch(payload: &[u8]) -> Parsed<'_> {
+    let [path, token] = exactly(strings(payload))?;
+    Ok(Request::Unwatch(path, token))
+}
+
+pub fn transaction_end(payload: &[u8]) -> Parsed<'_> {
+    match one_string(payload)? {
+        b"T" => Ok(Request::EndTransaction(TransactionEnd::Commit)),
+        b"F" => Ok(Request::EndTransaction(TransactionEnd::Abort)),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+pub fn control(payload: &[u8]) -> Parsed<'_> {
+    Ok(Request::Control(strings(payload)))
+}
+
+/// Domain, its page's number, event channel, and whatever follows. The number is only needed where there is no grant
+/// of the page, so whatever is no number counts as none.
+pub fn introduce(payload: &[u8]) -> Parsed<'_> {
+    let mut strings = strings(payload);
+    let (Some(domid), Some(gfn), Some(port)) = (strings.next(), strings.next(), strings.next())
+    else {
+        return Err(Errno::EINVAL);
+    };
+    let (domid, port) = (domain(domid)?, decimal(port)?);
+    if port == 0 || !domid.is_real() || domid == Domid::CONTROL {
+        return Err(Errno::EINVAL);
+    }
+    Ok(Request::Domain(domid, DomainRequest::Introduce(decimal(gfn).ok(), port)))
+}
+
+/// The domain and maybe the mark of an export (docs/MIGRATION.md).
+pub fn release(payload: &[u8]) -> Parsed<'_> {
+    let arguments = payload.strip_suffix(&[0]).ok_or(Errno::EINVAL)?;
+    let mut arguments = arguments.split(|&byte| byte == 0);
+    let domid = domain(arguments.next().unwrap_or_default())?;
+    let mark = arguments.next().map(decimal).transpose()?;
+    match arguments.next() {
+        None => Ok(Request::Domain(domid, DomainRequest::Release(mark))),
+        Some(_) => Err(Errno::EINVAL),
+    }
+}
+
+pub fn resume(payload: &[u8]) -> Parsed<'_> {
+    Ok(Request::Domain(domain(one_string(payload)?)?, DomainRequest::Resume))
+}
+
+pub fn set_target(payload: &[u8]) -> Parsed<'_> {
+    let mut strings = strings(payload);
+    let (Some(domid), Some(target)) = (strings.next(), strings.next()) else {
+        return Err(Errno::EINVAL);
+    };
+    let (domid, target) = (domain(domid)?, domain(target)?);
+    if domid == Domid::CONTROL {
+        return Err(Errno::EINVAL);
+    }
+    Ok(Request::Domain(domid, DomainRequest::SetTarget(target)))
+}
+
+pub fn get_domain_path(payload: &[u8]) -> Parsed<'_> {
+    Ok(Request::GetDomainPath(domain(one_string(payload)?)?))
+}
+
+pub fn is_domain_introduced(payload: &[u8]) -> Parsed<'_> {
+    Ok(Request::IsDomainIntroduced(domain(one_string(payload)?)?))
+}
+
+pub fn get_feature(payload: &[u8]) -> Parsed<'_> {
+    let mut strings = strings(payload);
+    match (strings.next(), strings.next()) {
+        (None, _) => Ok(Request::GetFeature(None)),
+        (Some(domid), None) => Ok(Request::GetFeature(Some(domain(domid)?))),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+pub fn set_feature(payload: &[u8]) -> Parsed<'_> {
+    let [domid, features] = exactly(strings(payload))?;
+    Ok(Request::SetFeature(domain(domid)?, decimal(features)?))
+}
+
+pub fn get_quota(payload: &[u8]) -> Parsed<'_> {
+    let mut strings = strings(payload);
+    match (strings.next(), strings.next(), strings.next()) {
+        (None, ..) => Ok(Request::QuotaNames),
+        (Some(name), None, _) => Ok(Request::GetQuota(None, name)),
+        (Some(domid), Some(name), None) => Ok(Request::GetQuota(Some(domain(domid)?), name)),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+pub fn set_quota(payload: &[u8]) -> Parsed<'_> {
+    let mut strings = strings(payload);
+    match (strings.next(), strings.next(), strings.next(), strings.next()) {
+        (Some(name), Some(value), None, _) => Ok(Request::SetQuota(None, name, value)),
+        (Some(domid), Some(name), Some(value), None) => {
+            Ok(Request::SetQuota(Some(domain(domid)?), name, value))
+        }
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+pub fn quiesce<'a>(arguments: &[&'a [u8]], form: Form) -> Parsed<'a> {
+    Ok(Request::Quiesce(domains(arguments)?, form))
+}
+
+pub fn unquiesce<'a>(arguments: &[&'a [u8]], form: Form) -> Parsed<'a> {
+    Ok(Request::Unquiesce(domains(arguments)?, form))
+}
+
+pub fn get_domain_watches<'a>(arguments: &[&'a [u8]], form: Form) -> Parsed<'a> {
+    list_watches(arguments, WatchListing { form, columns: PathToken })
+}
+
+pub fn get_domain_watches_depth<'a>(arguments: &[&'a [u8]], form: Form) -> Parsed<'a> {
+    list_watches(arguments, WatchListing { form, columns: PathTokenDepth })
+}
+
+fn list_watches<'a>(arguments: &[&'a [u8]], listing: WatchListing) -> Parsed<'a> {
+    let &[domid, index] = arguments else { return Err(Errno::EINVAL) };
+    let request = DomainRequest::ListWatches(decimal::<u32>(index)? as usize, listing);
+    Ok(Request::Domain(domain(domid)?, request))
+}
+
+pub fn add_domain_watches<'a>(arguments: &[&'a [u8]], form: Form) -> Parsed<'a> {
+    add_watches(arguments, WatchListing { form, columns: PathToken })
+}
+
+pub fn add_domain_watches_depth<'a>(arguments: &[&'a [u8]], form: Form) -> Parsed<'a> {
+    add_watches(arguments, WatchListing { form, columns: PathTokenDepth })
+}
+
+fn add_watches<'a>(arguments: &[&'a [u8]], listing: WatchListing) -> Parsed<'a> {
+    let [domid, tuples @ ..] = arguments else { return Err(Errno::EINVAL) };
+    if tuples.is_empty() {
+        return Err(Errno::EINVAL);
+    }
+    let columns = match listing.columns {
+        PathToken => 2,
+        PathTokenDepth => 3,
+    };
+    let watches = tuples.chunks(columns).map(|tuple| new_watch(tuple, listing));
+    let watches = watches.collect::<Result<_, _>>()?;
+    Ok(Request::Domain(domain(domid)?, DomainRequest::AddWatches(watches)))
+}
+
+fn new_watch(tuple: &[&[u8]], listing: WatchListing) -> Result<NewWatch, Errno> {
+    let (path, token, depth) = match *tuple {
+        [path, token] if listing.columns == PathToken => (path, token, None),
+        [path, token, b""] => (path, token, None),
+        [path, token, depth] => (path, token, Some(limited_depth(depth)?)),
+        _ => return Err(Errno::EINVAL),
+    };
+    let token = match listing.form {
+        Form::Strings => token.into(),
+        Form::Text => unescape(token)?,
+    };
+    Ok(NewWatch { path: path.into(), token, depth })
+}
+
+pub fn start_domain_transaction<'a>(arguments: &[&'a [u8]], _form: Form) -> Parsed<'a> {
+    let &[domid, id] = arguments else { return Err(Errno::EINVAL) };
+    let id = decimal(id).ok().filter(|&id| id != 0).ok_or(Errno::EINVAL)?;
+    Ok(Request::Domain(domain(domid)?, DomainRequest::StartTransaction(id)))
+}
+
+pub(super) fn domain(digits: &[u8]) -> Result<Domid, Errno> {
+    Domid::parse(digits).ok_or(Errno::EINVAL)
+}
+
+/// Returns the domains that are named, each once, by number.
+fn domains(arguments: &[&[u8]]) -> Result<Vec<Domid>, Errno> {
+    let domids = arguments.iter().map(|digits| domain(digits));
+    let mut domids = domids.collect::<Result<Vec<_>, _>>()?;
+    domids.sort_unstable();
+    domids.dedup();
+    if domids.is_empty() { Err(Errno::EINVAL) } else { Ok(domids) }
+}
+
+/// Depths beyond every path's are all alike.
+fn limited_depth(digits: &[u8]) -> Result<u16, Errno> {
+    Ok(u16::try_from(decimal::<u32>(digits)?).unwrap_or(u16::MAX))
+}
+
+/// Returns the strings if there are exactly `N`.
+fn exactly<const N: usize>(mut strings: Strings<'_>) -> Result<[&[u8]; N], Errno> {
+    let mut all = [&[][..]; N];
+    for slot in &mut all {
+        *slot = strings.next().ok_or(Errno::EINVAL)?;
+    }
+    if strings.next().is_some() { Err(Errno::EINVAL) } else { Ok(all) }
 }

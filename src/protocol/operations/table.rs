@@ -1,8 +1,69 @@
-//! The table of operations. A new operation is a row here, a parser, and a request.
+//! The operations and their table. A new operation is a number and a row here, and a request with its parser.
 
-use super::parse;
-use super::{Form, MigrationRequest, Operation, Request};
+use super::{Form, MigrationRequest, Request, migration, request};
 use crate::words::Errno;
+
+/// An operation that a client may request: those of xs_wire.h (`xsd_sockmsg_type`), this daemon's own
+/// (docs/PROTOCOL-EXTENSIONS.md) and those of the migration socket (docs/MIGRATION.md). The value is the number on
+/// the wire. xs_wire.h counts up from 0 and keeps 65535 (`XS_INVALID`) for none, so Xen's never reach the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+#[allow(missing_docs)] // They are the names of xenstore.txt and of the two documents.
+pub enum Operation {
+    Control = 0,
+    Directory = 1,
+    Read = 2,
+    GetPerms = 3,
+    Watch = 4,
+    Unwatch = 5,
+    TransactionStart = 6,
+    TransactionEnd = 7,
+    Introduce = 8,
+    Release = 9,
+    GetDomainPath = 10,
+    Write = 11,
+    Mkdir = 12,
+    Rm = 13,
+    SetPerms = 14,
+    IsDomainIntroduced = 17,
+    Resume = 18,
+    SetTarget = 19,
+    ResetWatches = 21,
+    DirectoryPart = 22,
+    GetFeature = 23,
+    SetFeature = 24,
+    GetQuota = 25,
+    SetQuota = 26,
+    Quiesce = 0x1_0000,
+    Unquiesce,
+    GetDomainWatches,
+    AddDomainWatches,
+    StartDomainTransaction,
+    GetDomainWatchesDepth,
+    AddDomainWatchesDepth,
+    ExportDomains = 0x1_0010,
+    ImportDomains,
+    DiscardDomains,
+    DomainStates,
+}
+
+impl Operation {
+    /// Returns the operation of a number; `None` for numbers without one. Cost: constant.
+    pub fn from_wire(number: u32) -> Option<Operation> {
+        Row::of(number).map(|row| row.operation)
+    }
+
+    /// Returns what the table says of it.
+    pub fn row(self) -> &'static Row {
+        // Each operation has a row, as a test checks.
+        Row::of(self as u32).unwrap_or(&TABLE[0])
+    }
+
+    /// Returns the name in xenstore.txt or in the extensions' documents.
+    pub fn name(self) -> &'static str {
+        self.row().name
+    }
+}
 
 /// What holds for an operation.
 pub struct Row {
@@ -58,43 +119,43 @@ use TransactionId::{Ignored, Open};
 /// The operations, by number.
 #[rustfmt::skip]
 pub static TABLE: [Row; 35] = [
-    row(Operation::Control, "CONTROL", Privileged, Open, Payload(parse::control)),
-    row(Operation::Directory, "DIRECTORY", Any, Open, Payload(parse::directory)),
-    row(Operation::Read, "READ", Any, Open, Payload(parse::read)),
-    row(Operation::GetPerms, "GET_PERMS", Any, Open, Payload(parse::get_perms)),
-    row(Operation::Watch, "WATCH", Any, Ignored, Payload(parse::watch)),
-    row(Operation::Unwatch, "UNWATCH", Any, Ignored, Payload(parse::unwatch)),
+    row(Operation::Control, "CONTROL", Privileged, Open, Payload(request::control)),
+    row(Operation::Directory, "DIRECTORY", Any, Open, Payload(request::directory)),
+    row(Operation::Read, "READ", Any, Open, Payload(request::read)),
+    row(Operation::GetPerms, "GET_PERMS", Any, Open, Payload(request::get_perms)),
+    row(Operation::Watch, "WATCH", Any, Ignored, Payload(request::watch)),
+    row(Operation::Unwatch, "UNWATCH", Any, Ignored, Payload(request::unwatch)),
     row(Operation::TransactionStart, "TRANSACTION_START", Any, Open, Payload(|_| Ok(Request::StartTransaction))),
-    row(Operation::TransactionEnd, "TRANSACTION_END", Any, Open, Payload(parse::transaction_end)),
-    row(Operation::Introduce, "INTRODUCE", Privileged, Open, Payload(parse::introduce)),
-    row(Operation::Release, "RELEASE", Privileged, Open, Payload(parse::release)),
-    row(Operation::GetDomainPath, "GET_DOMAIN_PATH", Any, Open, Payload(parse::get_domain_path)),
-    row(Operation::Write, "WRITE", Any, Open, Payload(parse::write)),
-    row(Operation::Mkdir, "MKDIR", Any, Open, Payload(parse::mkdir)),
-    row(Operation::Rm, "RM", Any, Open, Payload(parse::rm)),
-    row(Operation::SetPerms, "SET_PERMS", Any, Open, Payload(parse::set_perms)),
-    row(Operation::IsDomainIntroduced, "IS_DOMAIN_INTRODUCED", Privileged, Open, Payload(parse::is_domain_introduced)),
-    row(Operation::Resume, "RESUME", Privileged, Open, Payload(parse::resume)),
-    row(Operation::SetTarget, "SET_TARGET", Privileged, Open, Payload(parse::set_target)),
+    row(Operation::TransactionEnd, "TRANSACTION_END", Any, Open, Payload(request::transaction_end)),
+    row(Operation::Introduce, "INTRODUCE", Privileged, Open, Payload(request::introduce)),
+    row(Operation::Release, "RELEASE", Privileged, Open, Payload(request::release)),
+    row(Operation::GetDomainPath, "GET_DOMAIN_PATH", Any, Open, Payload(request::get_domain_path)),
+    row(Operation::Write, "WRITE", Any, Open, Payload(request::write)),
+    row(Operation::Mkdir, "MKDIR", Any, Open, Payload(request::mkdir)),
+    row(Operation::Rm, "RM", Any, Open, Payload(request::rm)),
+    row(Operation::SetPerms, "SET_PERMS", Any, Open, Payload(request::set_perms)),
+    row(Operation::IsDomainIntroduced, "IS_DOMAIN_INTRODUCED", Privileged, Open, Payload(request::is_domain_introduced)),
+    row(Operation::Resume, "RESUME", Privileged, Open, Payload(request::resume)),
+    row(Operation::SetTarget, "SET_TARGET", Privileged, Open, Payload(request::set_target)),
     row(Operation::ResetWatches, "RESET_WATCHES", Any, Open, Payload(|_| Ok(Request::ResetWatches))),
-    row(Operation::DirectoryPart, "DIRECTORY_PART", Any, Open, Payload(parse::directory_part)),
-    row(Operation::GetFeature, "GET_FEATURE", OwnOnly, Open, Payload(parse::get_feature)),
-    row(Operation::SetFeature, "SET_FEATURE", Privileged, Open, Payload(parse::set_feature)),
-    row(Operation::GetQuota, "GET_QUOTA", Privileged, Open, Payload(parse::get_quota)),
-    row(Operation::SetQuota, "SET_QUOTA", Privileged, Open, Payload(parse::set_quota)),
+    row(Operation::DirectoryPart, "DIRECTORY_PART", Any, Open, Payload(request::directory_part)),
+    row(Operation::GetFeature, "GET_FEATURE", OwnOnly, Open, Payload(request::get_feature)),
+    row(Operation::SetFeature, "SET_FEATURE", Privileged, Open, Payload(request::set_feature)),
+    row(Operation::GetQuota, "GET_QUOTA", Privileged, Open, Payload(request::get_quota)),
+    row(Operation::SetQuota, "SET_QUOTA", Privileged, Open, Payload(request::set_quota)),
     // docs/PROTOCOL-EXTENSIONS.md
-    row(Operation::Quiesce, "QUIESCE", Privileged, Open, Arguments(parse::quiesce)),
-    row(Operation::Unquiesce, "UNQUIESCE", Privileged, Open, Arguments(parse::unquiesce)),
-    row(Operation::GetDomainWatches, "GET_DOMAIN_WATCHES", Privileged, Open, Arguments(|arguments, form| parse::get_domain_watches(arguments, form, false))),
-    row(Operation::AddDomainWatches, "ADD_DOMAIN_WATCHES", Privileged, Open, Arguments(|arguments, form| parse::add_domain_watches(arguments, form, false))),
-    row(Operation::StartDomainTransaction, "START_DOMAIN_TRANSACTION", Privileged, Open, Arguments(parse::start_domain_transaction)),
-    row(Operation::GetDomainWatchesDepth, "GET_DOMAIN_WATCHES_DEPTH", Privileged, Open, Arguments(|arguments, form| parse::get_domain_watches(arguments, form, true))),
-    row(Operation::AddDomainWatchesDepth, "ADD_DOMAIN_WATCHES_DEPTH", Privileged, Open, Arguments(|arguments, form| parse::add_domain_watches(arguments, form, true))),
+    row(Operation::Quiesce, "QUIESCE", Privileged, Open, Arguments(request::quiesce)),
+    row(Operation::Unquiesce, "UNQUIESCE", Privileged, Open, Arguments(request::unquiesce)),
+    row(Operation::GetDomainWatches, "GET_DOMAIN_WATCHES", Privileged, Open, Arguments(request::get_domain_watches)),
+    row(Operation::AddDomainWatches, "ADD_DOMAIN_WATCHES", Privileged, Open, Arguments(request::add_domain_watches)),
+    row(Operation::StartDomainTransaction, "START_DOMAIN_TRANSACTION", Privileged, Open, Arguments(request::start_domain_transaction)),
+    row(Operation::GetDomainWatchesDepth, "GET_DOMAIN_WATCHES_DEPTH", Privileged, Open, Arguments(request::get_domain_watches_depth)),
+    row(Operation::AddDomainWatchesDepth, "ADD_DOMAIN_WATCHES_DEPTH", Privileged, Open, Arguments(request::add_domain_watches_depth)),
     // docs/MIGRATION.md
-    row(Operation::ExportDomains, "EXPORT_DOMAINS", Privileged, Ignored, Migration(parse::export_domains)),
-    row(Operation::ImportDomains, "IMPORT_DOMAINS", Privileged, Ignored, Migration(parse::import_domains)),
-    row(Operation::DiscardDomains, "DISCARD_DOMAINS", Privileged, Ignored, Migration(parse::discard_domains)),
-    row(Operation::DomainStates, "DOMAIN_STATES", Privileged, Ignored, Migration(parse::domain_states)),
+    row(Operation::ExportDomains, "EXPORT_DOMAINS", Privileged, Ignored, Migration(migration::export_domains)),
+    row(Operation::ImportDomains, "IMPORT_DOMAINS", Privileged, Ignored, Migration(migration::import_domains)),
+    row(Operation::DiscardDomains, "DISCARD_DOMAINS", Privileged, Ignored, Migration(migration::discard_domains)),
+    row(Operation::DomainStates, "DOMAIN_STATES", Privileged, Ignored, Migration(migration::domain_states)),
 ];
 
 const fn row(

@@ -4,7 +4,7 @@ use super::super::connection::Connection;
 use super::super::thread::Thread;
 use super::super::watches::Watch;
 use crate::protocol::escape;
-use crate::protocol::operations::{Form, NewWatch, WatchListing};
+use crate::protocol::operations::{Form, NewWatch, WatchColumns, WatchListing};
 use crate::sync::Arc;
 use crate::words::{Domid, Errno, PAYLOAD_BYTES_MAX};
 
@@ -113,5 +113,12 @@ fn append_watch(listing: WatchListing, out: &mut Vec<u8>, watch: &Watch) {
     };
     let depth = watch.depth.map_or(String::new(), |depth| depth.to_string());
     let strings = [path, token, depth.as_bytes()];
-    append(listing.form, out, if listing.has_depth { &strings } else { &strings[..2] });
+    append(
+        listing.form,
+        out,
+        match listing.columns {
+            WatchColumns::PathToken => &strings[..2],
+            WatchColumns::PathTokenDepth => &strings,
+        },
+    );
 }

@@ -218,9 +218,9 @@ impl OwnerThreads {
         self.wake();
     }
 
-    /// Writes down an operation, or something else about moving domains, where the others are.
-    pub fn announce(&self, name: &str, value: &str) {
-        self.shared.announce(name, value);
+    /// Says in the store where the migration socket is, and what it serves.
+    pub fn announce_migration_socket(&self, path: &str) {
+        self.shared.announce_migration_socket(path);
     }
 
     /// Wakes every thread that something was pushed to.

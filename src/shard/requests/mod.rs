@@ -11,6 +11,7 @@ mod watch;
 use std::borrow::Cow;
 
 use super::connection::{Connection, Parked};
+use super::guards::Admission;
 use super::mailbox::{Asker, Message};
 use super::state::DomainState;
 use super::thread::Thread;
@@ -122,11 +123,11 @@ fn dispatch(cx: &mut RequestContext<'_>, request: Request<'_>) -> Outcome {
     let ack = |()| Cow::Borrowed(ACK);
     let reply = match request {
         Request::Node(path, request) => return node::serve(cx, path, request),
-        Request::EndTransaction(commits) => return transaction::end(cx, commits),
-        Request::StartTransaction if cx.thread.waits_for_turn(cx.connection) => {
-            return Outcome::Again;
-        }
-        Request::StartTransaction => Some(transaction::start(cx)),
+        Request::EndTransaction(end) => return transaction::end(cx, end),
+        Request::StartTransaction => match cx.thread.await_turn(cx.connection) {
+            Admission::Parked => return Outcome::Again,
+            Admission::Admitted => Some(transaction::start(cx)),
+        },
         Request::Watch(path, token, depth) => {
             watch::watch(cx, path, token, depth);
             None

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::super::guards::Admission;
 use super::{Connection, Outcome, RequestContext, Thread, transaction};
 use crate::domain::{FEATURE_DOMID_ANY, Quota};
 use crate::protocol::operations::NodeRequest;
@@ -24,7 +25,7 @@ pub fn serve(cx: &mut RequestContext<'_>, path: &[u8], request: NodeRequest<'_>)
         return transaction::execute(cx, &op);
     }
     let writes = op.verb.writes();
-    if writes && cx.thread.waits_for_guard(cx.connection, [op.path]) {
+    if writes && cx.thread.await_guard(cx.connection, [op.path]) == Admission::Parked {
         return Outcome::Again;
     }
     let slot = ReplySlot::begin(cx.connection.output.buffer(), cx.header);

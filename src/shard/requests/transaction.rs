@@ -3,12 +3,14 @@
 use std::borrow::Cow;
 
 use super::super::connection::OpenTransaction;
+use super::super::guards::Admission;
 use super::super::snapshots::Snapshot;
 use super::{ACK, Connection, Outcome, Reply, RequestContext, Thread, trace};
 use crate::domain::Quota;
 use crate::log;
 use crate::protocol::ReplySlot;
-use crate::store::{Caller, Conflict, Failure, Op, Transaction};
+use crate::protocol::operations::TransactionEnd;
+use crate::store::{Caller, Conflict, Failure, Op, Replay, Transaction};
 use crate::words::{Domid, Errno, PathBuf};
 
 /// What one transaction may hold; guests have smaller quotas.
@@ -34,7 +36,7 @@ pub fn start(cx: &mut RequestContext<'_>) -> Reply {
 /// Serves a request on a node inside a transaction.
 pub fn execute(cx: &mut RequestContext<'_>, op: &Op<'_>) -> Outcome {
     let id = cx.header.tx_id.get();
-    if !cx.thread.catches_up(cx.connection, cx.caller, id) {
+    if cx.thread.catch_up(cx.connection, cx.caller, id) == Replay::Unfinished {
         return Outcome::Again;
     }
     let slot = ReplySlot::begin(cx.connection.output.buffer(), cx.header);
@@ -70,9 +72,9 @@ fn execute_caught_up(cx: &mut RequestContext<'_>, op: &Op<'_>, id: u32) -> Resul
 }
 
 /// TRANSACTION_END: all or nothing.
-pub fn end(cx: &mut RequestContext<'_>, commits: bool) -> Outcome {
+pub fn end(cx: &mut RequestContext<'_>, end: TransactionEnd) -> Outcome {
     let id = cx.header.tx_id.get();
-    if commits && waits_for_guard(cx, id) {
+    if end == TransactionEnd::Commit && await_guard(cx, id) == Admission::Parked {
         return Outcome::Again;
     }
     let Some(mut open) = cx.connection.transactions.remove(&id) else {
@@ -82,7 +84,9 @@ pub fn end(cx: &mut RequestContext<'_>, commits: bool) -> Outcome {
     cx.thread.release_transaction(cx.connection, &open);
     (open.charged, open.snapshots_from) = (0, None);
     open.transaction.set_charged(false);
-    if commits && let Some(mut open) = commit(cx, open) {
+    if end == TransactionEnd::Commit
+        && let Some(mut open) = commit(cx, open)
+    {
         cx.connection.domain.account.charge(Quota::Transactions, 1);
         open.recharge(&cx.caller.domain, cx.caller.subject.privileged);
         cx.connection.transactions.insert(id, open);
@@ -91,21 +95,21 @@ pub fn end(cx: &mut RequestContext<'_>, commits: bool) -> Outcome {
     }
     let thread = cx.thread.number;
     trace::object(thread, cx.connection, format_args!("destroy transaction {id}"));
-    if !commits {
+    if end == TransactionEnd::Abort {
         cx.thread.forget_failed(cx.connection);
         cx.reply(Ok(ACK));
     }
     Outcome::Used
 }
 
-fn waits_for_guard(cx: &mut RequestContext<'_>, id: u32) -> bool {
+fn await_guard(cx: &mut RequestContext<'_>, id: u32) -> Admission {
     if cx.thread.shared.guards.any()
         && let Some(open) = cx.connection.transactions.get(&id)
     {
         let written: Vec<_> = open.transaction.written_paths().cloned().collect();
-        return cx.thread.waits_for_guard(cx.connection, written.iter().map(PathBuf::as_path));
+        return cx.thread.await_guard(cx.connection, written.iter().map(PathBuf::as_path));
     }
-    false
+    Admission::Admitted
 }
 
 /// Commits and replies, or gives the transaction back if it has to ask again whether it may.
@@ -184,25 +188,25 @@ impl Thread {
         opened.ok_or(Errno::ENOENT)?
     }
 
-    /// Runs the log of a transaction again if its snapshots were given up; returns whether its next request may
-    /// be served. A long log is run in pieces, one a pass.
-    pub(in crate::shard) fn catches_up(
+    /// Runs the log of a transaction again if its snapshots were given up; its next request is served once that is
+    /// through. A long log is run in pieces, one a pass.
+    pub(in crate::shard) fn catch_up(
         &mut self,
         connection: &mut Connection,
         caller: &Caller,
         id: u32,
-    ) -> bool {
+    ) -> Replay {
         self.note_snapshots(connection, id);
-        let Some(open) = connection.transactions.get_mut(&id) else { return true };
+        let Some(open) = connection.transactions.get_mut(&id) else { return Replay::Done };
         if !open.transaction.is_behind() {
-            return true;
+            return Replay::Done;
         }
         let (store, generations) = (&self.shared.store, &mut self.generations);
         let before = open.transaction.work();
-        let has_caught_up = store.catch_up(&mut open.transaction, caller, generations);
+        let replay = store.catch_up(&mut open.transaction, caller, generations);
         self.work += open.transaction.work().saturating_sub(before);
         open.recharge(&caller.domain, caller.subject.privileged);
-        has_caught_up
+        replay
     }
 
     /// Notes when a transaction that is about to be used has had its snapshots for too long.

@@ -1,0 +1,58 @@
+//! Requests by another road: commands of CONTROL, with arguments and replies as text.
+
+use super::{Form, Operation, Parser, Request};
+use crate::words::Errno;
+
+/// A command of CONTROL that stands for a request.
+pub struct RequestCommand {
+    /// Its name.
+    pub name: &'static str,
+    /// Its arguments, as `help` shows them.
+    pub arguments: &'static str,
+    operation: Operation,
+    /// The operation of the same arguments behind `-d`, with the depths of watches.
+    with_depth: Option<Operation>,
+}
+
+/// These commands, as `help` lists them.
+pub static COMMANDS: [RequestCommand; 5] = [
+    row("quiesce", "<domid>...", Operation::Quiesce, None),
+    row("unquiesce", "<domid>...", Operation::Unquiesce, None),
+    row(
+        "get-domain-watches",
+        "[-d] <domid> <index>",
+        Operation::GetDomainWatches,
+        Some(Operation::GetDomainWatchesDepth),
+    ),
+    row(
+        "add-domain-watches",
+        "[-d] <domid> <path> <token> [<depth>] ...",
+        Operation::AddDomainWatches,
+        Some(Operation::AddDomainWatchesDepth),
+    ),
+    row("start-domain-transaction", "<domid> <transid>", Operation::StartDomainTransaction, None),
+];
+
+const fn row(
+    name: &'static str,
+    arguments: &'static str,
+    operation: Operation,
+    with_depth: Option<Operation>,
+) -> RequestCommand {
+    RequestCommand { name, arguments, operation, with_depth }
+}
+
+/// Returns the request that a command of CONTROL stands for, with its arguments read as text; `None` for
+/// commands that are no request (`control`).
+pub fn command<'a>(words: &[&'a [u8]]) -> Option<Result<Request<'a>, Errno>> {
+    let (name, arguments) = words.split_first()?;
+    let command = COMMANDS.iter().find(|command| command.name.as_bytes() == *name)?;
+    let (operation, arguments) = match (command.with_depth, arguments) {
+        (Some(with_depth), [b"-d", rest @ ..]) => (with_depth, rest),
+        _ => (command.operation, arguments),
+    };
+    match operation.row().parser {
+        Parser::Arguments(parse) => Some(parse(arguments, Form::Text)),
+        Parser::Payload(_) | Parser::Migration(_) => None,
+    }
+}
