@@ -287,7 +287,7 @@ mod tests {
     #[test]
     fn xsa_324_an_event_longer_than_a_message_is_dropped() {
         let mut output = Output::default();
-        assert_eq!(output.push_event(&[b'a'; 3000], &[b'b'; 2000], None, Instant::now()), 0);
+        assert_eq!(output.push_event(&[b'a'; 3000], &[b'b'; 2000], Instant::now()), 0);
         assert!(output.is_empty());
     }
 
@@ -295,7 +295,7 @@ mod tests {
     fn replies_between_dropped_events_are_delivered_with_their_last_byte() {
         let mut output = Output::default();
         let now = Instant::now();
-        output.push_event(&[b'a'; 1000], b"t", None, now);
+        output.push_event(&[b'a'; 1000], b"t", now);
         for path in [b"/b", b"/c"] {
             output.push_event(path, b"t", now);
             output.buffer().extend_from_slice(b"reply");

@@ -232,7 +232,7 @@ mod tests {
     use super::*;
 
     fn zeros(read: u64) -> Bounded {
-        let input = Patient::new(std::fs::File::open("/dev/zero").unwrap().into()).unwrap();
+        let input = TimedFile::new(std::fs::File::open("/dev/zero").unwrap().into()).unwrap();
         Bounded { input, read, large: None }
     }
 
