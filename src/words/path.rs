@@ -226,8 +226,12 @@ impl fmt::Display for Path<'_> {
 /// Longest path that an owned one holds itself: that of a domain's home.
 const INLINE_BYTES_MAX: usize = 22;
 
+/// From this length on copies of an owned path share its bytes. Most paths are shorter, and a count would put them
+/// into the allocator's next class.
+const SHARED_BYTES_MIN: usize = 64;
+
 /// An owned [`Path`], in 24 bytes. Short ones lie in it: a home is found by its path, and would else be
-/// compared in a place of its own. Copies of a longer one share its bytes: a guest chooses how long paths are,
+/// compared in a place of its own. Copies of a long one share its bytes: a guest chooses how long paths are,
 /// and a transaction keeps each in its log, its change and what it removed.
 #[derive(Clone)]
 pub struct PathBuf(Repr);
@@ -235,6 +239,7 @@ pub struct PathBuf(Repr);
 #[derive(Clone)]
 enum Repr {
     Inline(u8, [u8; INLINE_BYTES_MAX]),
+    Boxed(Box<[u8]>),
     Shared(triomphe::Arc<[u8]>),
 }
 
@@ -248,6 +253,7 @@ impl PathBuf {
                 place.copy_from_slice(bytes);
                 Repr::Inline(len, inline)
             }
+            _ if bytes.len() < SHARED_BYTES_MIN => Repr::Boxed(bytes.into()),
             _ => Repr::Shared(bytes.into()),
         })
     }
@@ -256,6 +262,7 @@ impl PathBuf {
     pub fn as_path(&self) -> Path<'_> {
         match &self.0 {
             Repr::Inline(len, bytes) => Path(&bytes[..usize::from(*len)]),
+            Repr::Boxed(bytes) => Path(bytes),
             Repr::Shared(bytes) => Path(bytes),
         }
     }
@@ -354,7 +361,7 @@ mod tests {
     #[test]
     fn every_length_is_kept_and_ordered() {
         let path = |len: usize, last: u8| [&vec![b'/'; 1][..], &vec![b'a'; len], &[last]].concat();
-        for len in 0..2 * INLINE_BYTES_MAX {
+        for len in 0..2 * SHARED_BYTES_MIN {
             let [low, high] = [path(len, b'a'), path(len, b'b')];
             let [kept, higher] = [&low, &high].map(|bytes| Path::parse(bytes).unwrap().to_buf());
             assert_eq!(kept.as_path().bytes(), low);
