@@ -342,3 +342,50 @@ impl Outcome {
         Outcome::Replied(shown.len(), kept)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Limits, Registry};
+    use crate::store::reaper;
+    use crate::sync::Arc;
+    use crate::watch::{Batch, Outlet};
+    use crate::words::Subject;
+
+    struct Nobody;
+
+    impl Outlet for Nobody {
+        fn push(&self, _thread: u16, _batch: Batch) {}
+    }
+
+    /// Each request is charged with its path once; the quota admits a thousand that are 2 KB long.
+    #[test]
+    fn long_path_of_a_request_is_kept_once() {
+        let registry = Arc::new(Registry::new(Limits::defaults(), None));
+        let store = Store::new(Layout::new(4), registry, Arc::new(Nobody), reaper().0);
+        let domain = store.registry.get(Domid::CONTROL).unwrap();
+        let caller = Caller { domain, subject: Subject::CONTROL, epoch: 0, unblocked: None };
+        let text = format!("/long/{}", "x".repeat(2000));
+        let path = Path::parse(text.as_bytes()).unwrap();
+        let (mut transaction, mut generations) = Default::default();
+        for verb in [Verb::Write(b"v"[..].into()), Verb::Rm] {
+            let op = Op { path, verb };
+            let reply = &mut Vec::new();
+            store.execute_in(&mut transaction, &caller, &op, &mut generations, reply).unwrap();
+        }
+        let at = |path: &PathBuf| path.as_path().bytes().as_ptr();
+        let check = |transaction: &Transaction| {
+            let logged: Vec<_> = transaction.log.iter().map(|logged| at(&logged.op.path)).collect();
+            let changes = &transaction.effects.changes;
+            let removed: Vec<_> =
+                changes.iter().flat_map(|change| &change.removed).map(|it| at(&it.path)).collect();
+            assert_eq!(removed.len(), 1);
+            assert!(changes.iter().all(|change| logged.contains(&at(&change.path))));
+            assert!(removed.iter().all(|removed| logged.contains(removed)));
+        };
+        check(&transaction);
+        transaction.give_up();
+        assert!(store.catch_up(&mut transaction, &caller, &mut generations));
+        check(&transaction);
+    }
+}

@@ -256,22 +256,6 @@ fn a_transaction_that_was_given_up_stays_charged() {
     }
 }
 
-/// A path is kept once for each request, whatever the request did with it.
-#[test]
-fn paths_of_transactions_are_charged() {
-    let path = ["x".repeat(250).as_str(); 8].join("/");
-    fills_within_its_charge("long paths in transactions", |world, domid| {
-        let guest = world.guest(domid);
-        guest.write(&path, "").unwrap();
-        let tx = guest.start().unwrap();
-        let requests = (0..900).map(|i| match i % 3 {
-            2 => (op::RM, tx, format!("{path}\0").into_bytes()),
-            _ => (op::WRITE, tx, format!("{path}\0").into_bytes()),
-        });
-        super::all_ok(&guest.pipeline(&requests.collect::<Vec<_>>()));
-    });
-}
-
 #[test]
 fn copies_of_open_transactions_are_charged() {
     fills_within_its_charge("copies of open transactions", |world, domid| {
