@@ -4,9 +4,9 @@ use std::cell::{Cell, LazyCell, OnceCell};
 use std::collections::{HashMap, HashSet};
 
 use foldhash::fast::RandomState;
-use smallvec::SmallVec;
 
 use super::context::Change;
+use super::forest::Locked;
 use super::node::NodeArc;
 use super::recipients::{ChangePerms, Recipients};
 use super::removed_watches::RemovedWatches;
@@ -28,10 +28,22 @@ const REPORTED_EVENTS_MAX: usize = 4096;
 /// many nodes, and all guests together fill what its kernel may leave unread.
 pub const NAMED_BYTES_MAX: u64 = 64 << 10;
 
+/// Shards under locks, for however long these are held.
+pub trait LockedShards {
+    /// A shard, if it is locked.
+    fn get(&self, shard: ShardId) -> Option<&Shard>;
+}
+
+impl LockedShards for Locked<'_> {
+    fn get(&self, shard: ShardId) -> Option<&Shard> {
+        self.shard(shard)
+    }
+}
+
 /// Where the watches and nodes of a commit are found.
 pub enum Source<'a> {
     /// In the shards, with the commit's locks held.
-    Locked(SmallVec<[(ShardId, &'a Shard); 4]>),
+    Locked(&'a (dyn LockedShards + 'a)),
     /// In what these were when the locks were released.
     Snapshot(&'a Snapshot),
 }
@@ -40,14 +52,14 @@ impl<'a> Source<'a> {
     /// The watches of a shard of the commit.
     pub fn watches(&self, shard: ShardId) -> Option<&'a Trie> {
         match self {
-            Source::Locked(shards) => of(shards, shard).map(|shard| &shard.watches),
+            Source::Locked(shards) => shards.get(shard).map(|shard| &shard.watches),
             Source::Snapshot(snapshot) => snapshot.watches(shard),
         }
     }
 
     fn root(&self, home: &Home<'_>) -> Option<&'a NodeArc> {
         match self {
-            Source::Locked(shards) => of(shards, home.shard)?.tree.root(home),
+            Source::Locked(shards) => shards.get(home.shard)?.tree.root(home),
             Source::Snapshot(snapshot) => snapshot.root(home),
         }
     }
@@ -55,10 +67,6 @@ impl<'a> Source<'a> {
 
 /// A step on the way to a node stands for so many bytes of its path.
 pub const STEP_BYTES: usize = 8;
-
-fn of<'a>(shards: &[(ShardId, &'a Shard)], shard: ShardId) -> Option<&'a Shard> {
-    shards.iter().find(|(locked, _)| *locked == shard).map(|(_, shard)| *shard)
-}
 
 /// How much may be looked at: levels of paths, watches, and removed nodes.
 pub struct Budget(Cell<u64>);

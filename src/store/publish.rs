@@ -54,7 +54,7 @@ impl Store {
         let upper = changes.iter().any(concerns).then(|| self.upper.load());
         let view = CommitView {
             store: self,
-            source: Source::Locked(locked.shards().collect()),
+            source: Source::Locked(locked),
             replaced,
             changes,
             removes: changes.iter().any(|change| !change.removed.is_empty()),

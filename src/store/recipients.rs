@@ -23,13 +23,13 @@ pub struct Recipients<'a> {
     /// The domain asked about last, and whether it may know: many entries belong to few domains.
     last: Option<(Domid, bool)>,
     /// The same of those before it, once there are two.
-    known: HashMap<Domid, bool, RandomState>,
+    known: Option<HashMap<Domid, bool, RandomState>>,
 }
 
 impl<'a> Recipients<'a> {
     /// None yet.
     pub fn new(store: &'a Store, path: Path<'a>, found: &'a mut Vec<Event>) -> Recipients<'a> {
-        Recipients { store, path, shared: None, found, last: None, known: HashMap::default() }
+        Recipients { store, path, shared: None, found, last: None, known: None }
     }
 
     /// How many events there are of the whole commit.
@@ -44,12 +44,10 @@ impl<'a> Recipients<'a> {
             if domid == entry.domid {
                 return allowed;
             }
-            self.known.insert(domid, allowed);
+            self.known.get_or_insert_default().insert(domid, allowed);
         }
-        let allowed = match self.known.get(&entry.domid) {
-            Some(&allowed) => allowed,
-            None => self.reads(entry.domid, perms),
-        };
+        let known = self.known.as_ref().and_then(|known| known.get(&entry.domid));
+        let allowed = known.copied().unwrap_or_else(|| self.reads(entry.domid, perms));
         self.last = Some((entry.domid, allowed));
         allowed
     }
