@@ -317,21 +317,9 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Limits, Registry};
-    use crate::store::{matcher, reaper};
-    use crate::watch::{Batch, Outlet};
-
-    struct Nobody;
-
-    impl Outlet for Nobody {
-        fn push(&self, _thread: u16, _batch: Batch) {}
-        fn wake(&self, _thread: u16) {}
-    }
-
     #[test]
     fn with_locks_when_more_are_needed_three_times_takes_all() {
-        let registry = Arc::new(Registry::new(Limits::defaults(), None));
-        let store = Store::new(Layout::new(8), registry, Arc::new(Nobody), reaper().0, matcher().0);
+        let store = Store::alone(Layout::new(8));
         let mut held = Vec::new();
         let all_held = store.with_locks(LockSet::one(ShardId(0), true), |locked| {
             let is_held = |shard: &ShardId| locked.shard(*shard).is_some();

@@ -346,23 +346,13 @@ impl Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Limits, Registry};
-    use crate::store::reaper;
-    use crate::sync::Arc;
-    use crate::watch::{Batch, Outlet};
-    use crate::words::Subject;
-
-    struct Nobody;
-
-    impl Outlet for Nobody {
-        fn push(&self, _thread: u16, _batch: Batch) {}
-    }
+    use crate::store::commit::Replay;
+    use crate::words::{Layout, Subject};
 
     /// Each request is charged with its path once; the quota admits a thousand that are 2 KB long.
     #[test]
     fn long_path_of_a_request_is_kept_once() {
-        let registry = Arc::new(Registry::new(Limits::defaults(), None));
-        let store = Store::new(Layout::new(4), registry, Arc::new(Nobody), reaper().0);
+        let store = Store::alone(Layout::new(4));
         let domain = store.registry.get(Domid::CONTROL).unwrap();
         let caller = Caller { domain, subject: Subject::CONTROL, epoch: 0, unblocked: None };
         let text = format!("/long/{}", "x".repeat(2000));
@@ -385,7 +375,7 @@ mod tests {
         };
         check(&transaction);
         transaction.give_up();
-        assert!(store.catch_up(&mut transaction, &caller, &mut generations));
+        assert_eq!(store.catch_up(&mut transaction, &caller, &mut generations), Replay::Done);
         check(&transaction);
     }
 }

@@ -1,18 +1,10 @@
 //! Each kind of fault is planted in a sound store, and the check has to name it.
 
 use super::*;
-use crate::domain::{Limits, Registry};
 use crate::store::tree::get_mut;
-use crate::store::{Caller, Executed, Generations, Op, Verb, matcher, reaper};
-use crate::watch::{Batch, Entry, Outlet, Watcher};
+use crate::store::{Caller, Executed, Generations, Op, Verb};
+use crate::watch::{Entry, Watcher};
 use crate::words::{Entry as PermEntry, Path, PathBuf, PermSet, ShardId, Subject};
-
-struct Nobody;
-
-impl Outlet for Nobody {
-    fn push(&self, _thread: u16, _batch: Batch) {}
-    fn wake(&self, _thread: u16) {}
-}
 
 fn path(text: &str) -> PathBuf {
     Path::parse(text.as_bytes()).unwrap().to_buf()
@@ -26,9 +18,7 @@ struct World {
 
 impl World {
     fn new() -> World {
-        let registry = Arc::new(Registry::new(Limits::defaults(), None));
-        let ((reaper, _), (matcher, _)) = (reaper(), matcher());
-        let store = Store::new(Layout::new(4), registry, Arc::new(Nobody), reaper, matcher);
+        let store = Store::alone(Layout::new(4));
         let mut world = World { store, generations: Generations::default() };
         world.store.registry.admit(Domid(5), 1).unwrap();
         for home in ["/local/domain/5", "/local/domain/0/backend/vif/5", "/vm/abc"] {
