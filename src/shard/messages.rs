@@ -9,10 +9,10 @@ use crate::protocol::operations::DomainRequest;
 use crate::sync::Ordering;
 use crate::watch::{Batch, PENDING_WEIGHT};
 
-/// The weight of the events that are delivered in one pass: as many as one change causes that a guest watches
-/// with all its quota, a few tenths of a millisecond. The rest waits for the next pass, or guests that cause
-/// events faster than this thread delivers them would keep it from serving others.
-pub const WEIGHT_PER_PASS: usize = 1024;
+/// How many watches are notified, or marked, in one pass; those of one change on one path may be above it. A few
+/// tenths of a millisecond: the rest waits for the next pass, or guests that cause events faster than this thread
+/// delivers them would keep it from serving others.
+pub const WEIGHT_PER_PASS: usize = 256;
 /// Messages that are no events taken in one pass.
 const URGENT_PER_PASS: usize = 1024;
 /// How long a stop waits for requests that were taken to be answered.
