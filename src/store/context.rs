@@ -263,12 +263,10 @@ pub struct Change {
 }
 
 impl Change {
-    /// Lets its paths share their bytes with `path` where they are equal to it.
+    /// Lets its paths share their bytes with `path` where they are equal to it and long.
     pub fn share(&mut self, path: &PathBuf) {
         let removed = self.removed.iter_mut().map(|removed| &mut removed.path);
-        for own in removed.chain([&mut self.path]).filter(|own| **own == *path) {
-            own.clone_from(path);
-        }
+        removed.chain([&mut self.path]).for_each(|own| own.share(path));
     }
 }
 

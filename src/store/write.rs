@@ -211,8 +211,8 @@ impl<'p> Branch<'p> {
         for (&here, (&parent, is_topmost)) in self.missing.iter().zip(above) {
             let (home, is_root) = (self.home_of(here), self.is_root(here));
             let child: Child = if is_root {
-                forest.note_owned(&home, perms.owner(), here)?;
                 forest.set_root(&home, Some(NodeArc::new(node)))?;
+                forest.note_owned(&home, perms.owner(), here)?;
                 None
             } else {
                 Some(NodeArc::new(node))

@@ -258,6 +258,13 @@ impl PathBuf {
         })
     }
 
+    /// Shares the bytes of `other` if that is the same path and a long one.
+    pub fn share(&mut self, other: &PathBuf) {
+        if matches!(other.0, Repr::Shared(_)) && self == other {
+            self.clone_from(other);
+        }
+    }
+
     /// The path, borrowed.
     pub fn as_path(&self) -> Path<'_> {
         match &self.0 {
