@@ -15,6 +15,8 @@
 //! An operation knows nothing of locks or transactions: it asks a `Forest` for homes. Nothing
 //! here knows the wire, and no lock is held across I/O.
 
+#[cfg(test)]
+mod alone;
 mod check;
 mod commit;
 mod commit_view;
@@ -394,28 +396,5 @@ fn apply<F: Forest>(
         Verb::Mkdir => write::mkdir(cx, forest, path, effects),
         Verb::Rm => remove::rm(cx, forest, path, effects),
         Verb::SetPerms(perms) => write::set_perms(cx, forest, path, perms, effects),
-    }
-}
-
-/// Of tests that look at the store's parts.
-#[cfg(test)]
-mod alone {
-    use super::*;
-    use crate::domain::Limits;
-    use crate::watch::Batch;
-
-    struct Nowhere;
-
-    impl Outlet for Nowhere {
-        fn push(&self, _thread: u16, _batch: Batch) {}
-        fn wake(&self, _thread: u16) {}
-    }
-
-    impl Store {
-        /// A store of which no thread hears anything.
-        pub(super) fn alone(layout: Layout) -> Store {
-            let registry = Arc::new(Registry::new(Limits::defaults(), None));
-            Store::new(layout, registry, Arc::new(Nowhere), reaper().0, matcher().0)
-        }
     }
 }

@@ -185,7 +185,7 @@ impl Node {
     }
 
     /// What it is charged with besides, if its path has `path_bytes` and the node above it in its home belongs to
-    /// `above`: see [`index_bytes`].
+    /// `above`: see `index_bytes`.
     pub fn index_bytes(&self, path_bytes: usize, above: Option<Domid>) -> u64 {
         index_bytes(&self.perms, path_bytes, above)
     }

@@ -1,0 +1,22 @@
+//! A store for tests that look at its parts.
+
+use super::{Store, matcher, reaper};
+use crate::domain::{Limits, Registry};
+use crate::sync::Arc;
+use crate::watch::{Batch, Outlet};
+use crate::words::Layout;
+
+struct Nowhere;
+
+impl Outlet for Nowhere {
+    fn push(&self, _thread: u16, _batch: Batch) {}
+    fn wake(&self, _thread: u16) {}
+}
+
+impl Store {
+    /// A store of which no thread hears anything.
+    pub(super) fn alone(layout: Layout) -> Store {
+        let registry = Arc::new(Registry::new(Limits::defaults(), None));
+        Store::new(layout, registry, Arc::new(Nowhere), reaper().0, matcher().0)
+    }
+}
