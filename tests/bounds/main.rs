@@ -6,7 +6,7 @@ mod common;
 mod charges;
 mod copies;
 mod events;
-mod limits;
+mod limit_table;
 mod matcher;
 mod removals;
 mod replays;
