@@ -121,6 +121,19 @@ impl Entries {
 pub(super) mod tests {
     use super::*;
 
+    #[test]
+    fn newer_watches_of_the_same_place_are_not_removed() {
+        for others in [0, 2 * FEW_MAX as u64] {
+            let mut entries = Entries::default();
+            (0..others).for_each(|seq| _ = entries.insert(entry(1000 + seq, None)));
+            let older = entry(1, None);
+            let newer = Entry { watcher: Watcher { seq: 5, ..older.watcher }, ..older };
+            assert!(entries.insert(older) && !entries.insert(newer));
+            assert!(!entries.remove(older.watcher), "beside {others}");
+            assert!(entries.remove(newer.watcher) && !entries.remove(newer.watcher));
+        }
+    }
+
     /// The entry of one watch.
     pub fn entry(seq: u64, depth: Option<u16>) -> Entry {
         let group = u32::try_from(seq).unwrap();

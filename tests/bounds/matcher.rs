@@ -45,8 +45,8 @@ fn events_of_a_commit_that_matches_very_many_watches_are_all_there_and_in_order(
         let write = |i| (op::WRITE, tx, format!("{}/{i}\0v", chain(LEVELS)).into_bytes());
         all_ok(&guest.pipeline(&(0..CHANGES).map(write).collect::<Vec<_>>()));
         guest.commit(tx).unwrap();
-        // What is written after it is told after it.
-        guest.write("after", "v").unwrap();
+        // What another client writes after it is told after it.
+        world.admin.write("/local/domain/5/after", "v").unwrap();
         for name in ["dom6", "dom7"] {
             let mut told = HashSet::new();
             let mut events = 0;
