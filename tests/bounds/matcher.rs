@@ -43,15 +43,20 @@ fn watched_chain(shards: u16) -> World {
     world
 }
 
+/// Domain 5 writes all nodes at the end of the chain at once.
+fn commit_changes(world: &mut World) {
+    let guest = world.guest(5);
+    let tx = guest.start().unwrap();
+    let write = |i| (op::WRITE, tx, format!("{}/{i}\0v", chain(LEVELS)).into_bytes());
+    all_ok(&guest.pipeline(&(0..CHANGES).map(write).collect::<Vec<_>>()));
+    guest.commit(tx).unwrap();
+}
+
 #[test]
 fn events_of_a_commit_that_matches_very_many_watches_are_all_there_and_in_order() {
     for shards in [1, 4] {
         let mut world = watched_chain(shards);
-        let guest = world.guest(5);
-        let tx = guest.start().unwrap();
-        let write = |i| (op::WRITE, tx, format!("{}/{i}\0v", chain(LEVELS)).into_bytes());
-        all_ok(&guest.pipeline(&(0..CHANGES).map(write).collect::<Vec<_>>()));
-        guest.commit(tx).unwrap();
+        commit_changes(&mut world);
         // What another client writes after it is told after it.
         world.admin.write("/local/domain/5/after", "v").unwrap();
         for name in ["dom6", "dom7"] {
@@ -83,11 +88,7 @@ fn events_of_a_commit_that_matches_very_many_watches_are_all_there_and_in_order(
 fn a_release_waits_for_events_that_are_not_found_yet() {
     for shards in [1, 4] {
         let mut world = watched_chain(shards);
-        let guest = world.guest(5);
-        let tx = guest.start().unwrap();
-        let write = |i| (op::WRITE, tx, format!("{}/{i}\0v", chain(LEVELS)).into_bytes());
-        all_ok(&guest.pipeline(&(0..CHANGES).map(write).collect::<Vec<_>>()));
-        guest.commit(tx).unwrap();
+        commit_changes(&mut world);
         world.admin.request(op::RELEASE, 0, b"6\0").unwrap();
         world.introduce(6);
         assert_eq!(world.next_event("dom6"), format!("{}/0|0", chain(LEVELS)));
