@@ -53,11 +53,16 @@ impl Thread {
         }
     }
 
+    /// Takes all events from the mailbox, behind those that were taken before.
+    fn take_queued(&mut self) {
+        while let Some(message) = self.mailbox().pop_event() {
+            self.undelivered.push_back(message);
+        }
+    }
+
     /// Whether events are queued that are not found yet. Cost: a look at each queued batch of this thread.
     pub(super) fn has_pending_events(&mut self) -> bool {
-        let queued =
-            std::iter::from_fn(|| self.shared.mailboxes.0[usize::from(self.number)].pop_event());
-        self.undelivered.extend(queued);
+        self.take_queued();
         let is_pending =
             |message: &Message| matches!(message, Message::Events(batch) if batch.is_pending());
         self.undelivered.iter().any(is_pending)
@@ -66,8 +71,8 @@ impl Thread {
     /// Delivers the queued events of a connection that is about to end ahead of all others, so that RELEASE,
     /// which overtakes events, loses none that is found. Cost: a look at each queued event of this thread.
     pub(super) fn deliver_ahead(&mut self, place: Place) {
+        self.take_queued();
         let mut queued = std::mem::take(&mut self.undelivered);
-        queued.extend(std::iter::from_fn(|| self.mailbox().pop_event()));
         let may_deliver = std::mem::replace(&mut self.may_deliver, usize::MAX);
         for message in &mut queued {
             let Message::Events(batch) = message else { continue };

@@ -70,11 +70,11 @@ pub struct Mailbox {
 
 /// With so many events undelivered in any mailbox, no request is taken of a guest that has caused some of them
 /// already: a few milliseconds' work.
-const UNDELIVERED_FULL: u64 = 1 << 16;
+const BACKLOG_FULL: u64 = 1 << 16;
 /// With so many events undelivered in any mailbox no request is taken at all: at most some 60 MB. Only the control
 /// domain's clients get here, which are not held back before: a guest's commit pushes some thousand events at most
 /// with its locks held, and what the matcher finds comes one commit after the other.
-const UNDELIVERED_MAX: u64 = 1 << 20;
+const BACKLOG_OVER: u64 = 1 << 20;
 
 /// How far the delivery of events is behind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -111,7 +111,7 @@ impl Mailbox {
     /// Queues a message. The thread is woken by [`Mailbox::wake`], once a pass.
     pub fn push(&self, message: Message) {
         if let Message::Events(batch) = &message {
-            self.undelivered.fetch_add(batch.len(), Ordering::Relaxed);
+            self.undelivered.fetch_add(batch.count(), Ordering::Relaxed);
         }
         let queue = if message.is_in_order() { &self.events } else { &self.urgent };
         queue.push(message);
@@ -173,9 +173,9 @@ impl Mailbox {
 
     fn backlog(&self) -> Backlog {
         let undelivered = self.undelivered.load(Ordering::Relaxed);
-        if undelivered > UNDELIVERED_MAX {
+        if undelivered > BACKLOG_OVER {
             Backlog::Over
-        } else if undelivered > UNDELIVERED_FULL {
+        } else if undelivered > BACKLOG_FULL {
             Backlog::Full
         } else {
             Backlog::Low

@@ -55,7 +55,7 @@ impl Thread {
     /// Takes the events of a batch over that were found since it was pushed.
     pub(super) fn take_found(&self, batch: &mut Batch) {
         if batch.take_found() {
-            self.mailbox().found(PENDING_WEIGHT, batch.len());
+            self.mailbox().found(PENDING_WEIGHT, batch.count());
         }
     }
 

@@ -113,7 +113,8 @@ impl Store {
         }
     }
 
-    /// Runs a piece of the log of a transaction that was given up again, on the store as it is now. If a reply differs the transaction goes on, but its END will return EAGAIN.
+    /// Runs a piece of the log of a transaction that was given up again, on the store as it is now. If a reply
+    /// differs the transaction goes on, but its END will return EAGAIN.
     pub fn catch_up(
         &self,
         transaction: &mut Transaction,

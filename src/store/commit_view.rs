@@ -258,7 +258,7 @@ impl<'a> CommitView<'a> {
         if let Some(upper_watches) = self.upper {
             self.budget.take(upper.of(upper_watches, path, &mut report));
         }
-        if !change.removed.is_empty() && perms.is_some() {
+        if change.removes() && perms.is_some() {
             RemovedWatches::of(self, change).report(found);
         }
     }

@@ -263,6 +263,11 @@ pub struct Change {
 }
 
 impl Change {
+    /// Whether it removed something.
+    pub fn removes(&self) -> bool {
+        !self.removed.is_empty()
+    }
+
     /// Lets its paths share their bytes with `path` where they are equal to it and long.
     pub fn share(&mut self, path: &PathBuf) {
         let removed = self.removed.iter_mut().map(|removed| &mut removed.path);

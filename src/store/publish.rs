@@ -48,16 +48,15 @@ impl Store {
         changes: &[Change],
         caller: &Caller,
     ) -> Published {
-        let concerns = |change: &Change| {
-            !change.removed.is_empty() || self.upper.may_match(change.path.as_path())
-        };
+        let concerns =
+            |change: &Change| change.removes() || self.upper.may_match(change.path.as_path());
         let upper = changes.iter().any(concerns).then(|| self.upper.load());
         let view = CommitView {
             store: self,
             source: Source::Locked(locked),
             replaced,
             changes,
-            removes: changes.iter().any(|change| !change.removed.is_empty()),
+            removes: changes.iter().any(Change::removes),
             collapses: !caller.subject.privileged,
             paths: OnceCell::new(),
             upper: upper.as_deref(),

@@ -111,7 +111,7 @@ impl Store {
         rest: Rest,
     ) {
         let watches = locked.shards().map(|(number, shard)| (number, shard.watches.clone()));
-        let removes = changes.iter().any(|change| !change.removed.is_empty());
+        let removes = changes.iter().any(Change::removes);
         let homes = replaced.iter().filter(|_| removes).flat_map(TouchedHomes::homes);
         let root = |home: Home<'_>| Some((home.root.to_buf(), locked.root_of(&home)?.clone()));
         let snapshot =
@@ -150,7 +150,7 @@ impl Store {
             source: Source::Snapshot(snapshot),
             replaced: replaced.as_ref(),
             changes,
-            removes: changes.iter().any(|change| !change.removed.is_empty()),
+            removes: changes.iter().any(Change::removes),
             collapses: *collapses,
             paths: OnceCell::new(),
             upper: Some(upper),

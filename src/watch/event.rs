@@ -88,14 +88,9 @@ impl Batch {
         true
     }
 
-    /// What it takes in a mailbox, in events.
-    pub fn len(&self) -> u64 {
+    /// As how many events it counts in a mailbox.
+    pub fn count(&self) -> u64 {
         if self.is_pending() { PENDING_WEIGHT } else { self.events.len() as u64 }
-    }
-
-    /// Whether nothing is left of it.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }
 
