@@ -118,6 +118,8 @@ pub struct Connection {
     pub more_input: bool,
     /// Its guest did something since the last pass looked, and may not have said so.
     pub look_again: bool,
+    /// It had more to do than one turn allows when it was served last; see [`ReadyList`](super::ready::ReadyList).
+    pub is_busy: bool,
     /// Its client sends no more than what can be read already.
     pub ends: bool,
     /// It is at a quota: it has to be served before it may ask for more.
@@ -175,6 +177,7 @@ impl Connection {
             partial: Vec::new(),
             more_input: false,
             look_again: false,
+            is_busy: false,
             ends: false,
             throttled: false,
             output: Output::default(),

@@ -24,6 +24,7 @@ mod mailbox;
 mod messages;
 mod migration;
 mod output;
+mod ready;
 mod recheck;
 mod requests;
 mod rings;

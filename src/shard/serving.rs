@@ -1,9 +1,12 @@
 //! One connection's part of a pass: bytes in, a bounded batch of requests, bytes out.
 
+use std::time::Instant;
+
 use mio::{Interest, Token};
 
 use super::connection::{Connection, Parked};
 use super::mailbox::Backlog;
+use super::ready::BUSY_TIME;
 use super::requests::{self, Outcome, RequestContext};
 use super::thread::{TICK, Thread};
 use super::trace;
@@ -18,6 +21,8 @@ const REQUESTS_PER_PASS: usize = 64;
 /// What its transactions may cost before the pass ends, in nodes that are created, removed or looked up when a
 /// log is run again: a few tenths of a millisecond.
 const WORK_PER_PASS: u64 = 2048;
+/// A connection is busy whose transactions cost more than this in a pass: more than those of toolstacks and drivers.
+const BUSY_WORK: u64 = 256;
 /// Bytes read from a socket at a time: enough for a batch of ordinary requests.
 pub const READ_BYTES: usize = 16 << 10;
 /// Capacity that an output buffer keeps when its client has everything.
@@ -32,21 +37,34 @@ enum Next {
 }
 
 impl Thread {
-    /// Serves each connection that was ready when the pass began.
+    /// Serves each connection that was ready when the pass began, busy ones as far as their time goes.
     pub(super) fn serve_ready(&mut self) {
-        for _ in 0..self.ready.len() {
-            let Some(place) = self.ready.pop_front() else { return };
-            let served = self.with_connection(place, |thread, connection| {
-                connection.ready = false;
-                thread.serve(connection)?;
-                thread.conclude_pass(connection)
-            });
-            match served {
-                Some(Ok(Next::Event)) | None => {}
-                Some(Ok(Next::Pass)) => self.make_ready(place),
-                Some(Err(Disconnect::Gone)) => self.close(place),
-                Some(Err(Disconnect::Broken(error))) => self.give_up(place, error),
+        let (busy, others) = self.ready.counts();
+        for _ in 0..others {
+            self.serve_next(false);
+        }
+        let began = if busy > 1 { Instant::now() } else { self.now };
+        for left in (0..busy).rev() {
+            self.serve_next(true);
+            if left > 0 && began.elapsed() > BUSY_TIME {
+                return;
             }
+        }
+    }
+
+    /// Serves the first of the busy connections, or of the others.
+    fn serve_next(&mut self, is_busy: bool) {
+        let Some(place) = self.ready.pop(is_busy) else { return };
+        let served = self.with_connection(place, |thread, connection| {
+            connection.ready = false;
+            thread.serve(connection)?;
+            thread.conclude_pass(connection)
+        });
+        match served {
+            Some(Ok(Next::Event)) | None => {}
+            Some(Ok(Next::Pass)) => self.make_ready(place),
+            Some(Err(Disconnect::Gone)) => self.close(place),
+            Some(Err(Disconnect::Broken(error))) => self.give_up(place, error),
         }
     }
 
@@ -75,6 +93,10 @@ impl Thread {
         let news = std::mem::take(&mut connection.look_again);
         let behind = self.is_held_back(connection) && !connection.is_quiesced;
         let again = behind || news || connection.more_input && self.may_read(connection);
+        connection.is_busy = again
+            || !connection.output.is_empty()
+            || connection.watches.has_deferred()
+            || self.work > BUSY_WORK;
         Ok(if again { Next::Pass } else { Next::Event })
     }
 
@@ -104,7 +126,7 @@ impl Thread {
         if backlog != self.backlog {
             tracing::trace!(target: log::WRL, ?backlog, "mailboxes decide whose requests are taken");
         }
-        self.backlog = backlog;
+        (self.backlog, self.work) = (backlog, 0);
         if connection.is_quiesced {
             connection.recharge_output();
             return Ok(());
@@ -210,7 +232,6 @@ impl Thread {
     ) -> Result<usize, Disconnect> {
         let mut stream = stage;
         connection.more_input = false;
-        self.work = 0;
         for _ in 0..REQUESTS_PER_PASS {
             match frame(stream) {
                 Frame::Incomplete(_) => return Ok(stage.len() - stream.len()),

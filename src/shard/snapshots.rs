@@ -10,12 +10,17 @@ use crate::store::REPLACED_BYTES_MAX;
 
 /// A snapshot is given up when it is this old.
 const SNAPSHOT_AGE_MAX: Duration = Duration::from_secs(1);
+/// One on which a log is being run again, in pieces, is kept for longer, or the log would be begun again and again.
+/// A guest's log has some hundred pieces at most, one a pass; but a guest that is not served stops it halfway.
+const REPLAYED_AGE_MAX: Duration = Duration::from_secs(30);
 /// So many are given up in one pass; the rest in the next, so that requests come in between.
 const GIVEN_UP_PER_PASS: usize = 4096;
 
 /// The snapshots of one transaction.
 pub struct Snapshot {
     /// When the first of them was taken.
+    pub first: Instant,
+    /// The same, or when they were last kept for longer.
     pub since: Instant,
     /// [`Store::replaced_bytes`](crate::store::Store::replaced_bytes) then.
     pub replaced: u64,
@@ -30,32 +35,53 @@ pub struct Snapshot {
 impl Thread {
     /// Gives up what is too old, or too much.
     pub(super) fn give_up_snapshots(&mut self) {
-        for _ in 0..GIVEN_UP_PER_PASS {
+        for _ in 0..self.snapshots.len().min(GIVEN_UP_PER_PASS) {
             if self.next_to_give_up().is_none_or(|due| due > self.now) {
                 return;
             }
             let Some(oldest) = self.snapshots.pop_front() else { return };
-            // Else a guest that replaces much would keep a long log from ever being run to its end.
-            if oldest.since + SNAPSHOT_AGE_MAX > self.now && self.is_being_replayed(&oldest) {
-                let replaced = self.shared.store.replaced_bytes();
-                self.snapshots.push_back(Snapshot { replaced, ..oldest });
-                continue;
+            if self.is_needed(&oldest) {
+                self.keep(oldest);
+            } else {
+                self.give_up_snapshot(&oldest);
             }
-            self.give_up_snapshot(&oldest);
         }
+    }
+
+    /// Whether the log of its transaction is being run again on it. What others replace does not count within the
+    /// first second, else a guest that replaces much would keep a long log from ever being run to its end; and not
+    /// at all for the control domain, whose logs can be long.
+    fn is_needed(&self, snapshot: &Snapshot) -> bool {
+        let Some(Some(connection)) = self.connections.get(snapshot.place) else { return false };
+        let age = self.now.saturating_duration_since(snapshot.first);
+        let is_in_time =
+            age < SNAPSHOT_AGE_MAX || age < REPLAYED_AGE_MAX && !self.keeps_too_much(snapshot);
+        (is_in_time || !connection.is_guest()) && self.is_being_replayed(snapshot)
+    }
+
+    /// Keeps a snapshot as if it had been taken now.
+    fn keep(&mut self, snapshot: Snapshot) {
+        let Some(Some(connection)) = self.connections.get_mut(snapshot.place) else { return };
+        let Some(open) = connection.transactions.get_mut(&snapshot.transaction) else { return };
+        let (since, replaced) = (self.now, self.shared.store.replaced_bytes());
+        open.snapshots_from = Some(since);
+        self.snapshots.push_back(Snapshot { since, replaced, ..snapshot });
     }
 
     /// When the oldest snapshot is to be given up. It may be gone by then, with its transaction.
     pub(super) fn next_to_give_up(&self) -> Option<Instant> {
         let oldest = self.snapshots.front()?;
-        let store = &self.shared.store;
-        let replaced = store.replaced_bytes().wrapping_sub(oldest.replaced);
-        let early = replaced > REPLACED_BYTES_MAX || store.pins_too_much();
+        let early = self.keeps_too_much(oldest);
         Some(if early { self.now } else { oldest.since + SNAPSHOT_AGE_MAX })
     }
 
-    /// Whether the log of its transaction is being run again on it, in pieces. Of a connection's transactions at
-    /// most one is, for its next request.
+    fn keeps_too_much(&self, snapshot: &Snapshot) -> bool {
+        let store = &self.shared.store;
+        let replaced = store.replaced_bytes().wrapping_sub(snapshot.replaced);
+        replaced > REPLACED_BYTES_MAX || store.pins_too_much()
+    }
+
+    /// Of a connection's transactions at most one is, for its next request.
     fn is_being_replayed(&self, snapshot: &Snapshot) -> bool {
         let Some(Some(connection)) = self.connections.get(snapshot.place) else { return false };
         connection.id == snapshot.connection

@@ -1,7 +1,7 @@
 //! A thread: one poll, the connections that it serves, and the passes over them.
 //!
-//! A pass: wait for something to happen; take what other threads said; serve each connection that
-//! is ready, a bounded batch of requests each; wake the threads that were told something. A request
+//! A pass: wait for something to happen; take what other threads said; serve the connections that
+//! are ready, a bounded batch of requests each; wake the threads that were told something. A request
 //! runs from bytes in to bytes out here and nowhere else.
 
 use std::cmp::Reverse;
@@ -19,6 +19,7 @@ use super::connection::Connection;
 use super::former::FormerWatches;
 use super::mailbox::{Backlog, Mailbox, Message};
 use super::messages::WEIGHT_PER_PASS;
+use super::ready::ReadyList;
 use super::recheck::Recheck;
 use super::scan::Scan;
 use super::serving::READ_BYTES;
@@ -67,7 +68,7 @@ pub struct Thread {
     pub(super) states: HashMap<Domid, (u64, DomainState), RandomState>,
     /// Connections of rings that were released while they waited for an answer: their domains.
     pub(super) released: HashMap<u64, Domid, RandomState>,
-    pub(super) ready: VecDeque<Place>,
+    pub(super) ready: ReadyList,
     pub(super) ticking: HashSet<Place, RandomState>,
     /// Snapshots of transactions, the oldest first.
     pub(super) snapshots: VecDeque<Snapshot>,
@@ -126,7 +127,7 @@ impl Thread {
             ports: HashMap::default(),
             states: HashMap::default(),
             released: HashMap::default(),
-            ready: VecDeque::new(),
+            ready: ReadyList::default(),
             ticking: HashSet::default(),
             snapshots: VecDeque::new(),
             alarms: BinaryHeap::new(),
@@ -258,7 +259,7 @@ impl Thread {
             && !connection.ready
         {
             connection.ready = true;
-            self.ready.push_back(place);
+            self.ready.push(place, connection.is_busy);
         }
     }
 

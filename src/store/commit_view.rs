@@ -14,7 +14,7 @@ use super::touched::TouchedHomes;
 use super::tree::find;
 use super::unmatched::Snapshot;
 use super::{Shard, Store};
-use crate::watch::{Entries, Entry, Event, Matched, Matches, Trie};
+use crate::watch::{Entries, Entry, Event, Matched, Matches, Trie, matches_of};
 use crate::words::{Home, Path, ShardId};
 
 /// So many changes of one guest's commit are reported one by one to a watch; of more it learns by one event
@@ -252,11 +252,12 @@ impl<'a> CommitView<'a> {
                 report_each(matched, &mut recipients, perms, &self.budget);
             }
         };
-        if let Some(watches) = self.source.watches(change.shard) {
-            self.budget.take(own.of(watches, path, &mut report));
-        }
-        if let Some(upper_watches) = self.upper {
-            self.budget.take(upper.of(upper_watches, path, &mut report));
+        let own = self.source.watches(change.shard).map(|watches| (own, watches));
+        for (cursor, watches) in own.into_iter().chain(self.upper.map(|watches| (upper, watches))) {
+            self.budget.take(match self.changes {
+                [_] => matches_of(watches, path, &mut report),
+                _ => cursor.of(watches, path, &mut report),
+            });
         }
         if change.removes() && perms.is_some() {
             RemovedWatches::of(self, change).report(found);

@@ -18,6 +18,6 @@ mod upper;
 
 pub use entries::{Entries, Entry, Watcher};
 pub use event::{Batch, Event, Outlet, PENDING_WEIGHT};
-pub use matches::{Matched, Matches};
+pub use matches::{Matched, Matches, matches_of};
 pub use trie::{Cursor, Trie};
 pub use upper::Upper;

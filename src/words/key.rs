@@ -133,19 +133,19 @@ impl Layout {
 /// Whether homes can lie strictly below `path`: a proper prefix of a home's pattern. Watches on
 /// such paths are everybody's concern, and a removal there may reach other shards.
 pub fn has_homes_below(path: Path<'_>) -> bool {
-    let mut components = path.components();
-    let (Some(first), Some(second)) = (components.next(), components.next()) else {
-        return true;
+    let has_names = |names: &[u8]| names.contains(&b'/');
+    let Some(below) = path.bytes().strip_prefix(DOMAINS) else {
+        let is_shallow = !path.bytes().iter().skip(1).any(|&byte| byte == b'/');
+        return is_shallow || path.bytes() == b"/local/domain";
     };
-    if (first, second) != (b"local", b"domain") {
-        return false;
-    }
-    let (_domain, kind, class) = (components.next(), components.next(), components.next());
-    match (kind, class) {
-        (None, _) => true,
-        (Some(b"backend"), _) => components.next().is_none(),
-        (Some(b"device-model"), class) => class.is_none(),
-        _ => false,
+    let Some(slash) = below.iter().position(|&byte| byte == b'/') else { return true };
+    let kind = &below[slash + 1..];
+    match kind.strip_prefix(b"backend") {
+        Some(class) => {
+            class.first().is_none_or(|&byte| byte == b'/')
+                && !has_names(class.get(1..).unwrap_or_default())
+        }
+        None => kind == b"device-model",
     }
 }
 

@@ -56,3 +56,18 @@ fn a_guest_that_loses_every_race_is_refused_or_commits() {
     }
     world.check_store();
 }
+
+/// The snapshots of a log that takes longer to be run again than they may be kept are kept until that is done: else
+/// it would be begun again and again.
+#[test]
+fn a_log_that_takes_seconds_to_be_run_again_is_run_to_its_end() {
+    let mut world = World::new(Control::Socket, 2);
+    let admin = &mut world.admin;
+    let deep = format!("/tool/{}b", "a/".repeat(900));
+    admin.write(&deep, "v").unwrap();
+    let tx = admin.start().unwrap();
+    let requests: Vec<_> =
+        (0..3000).map(|_| (op::READ, tx, format!("{deep}\0").into_bytes())).collect();
+    all_ok(&admin.pipeline(&requests));
+    admin.commit(tx).unwrap();
+}

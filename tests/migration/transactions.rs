@@ -69,10 +69,14 @@ fn a_reserved_transaction_may_take_its_time() {
         world.admin.request(op::START_DOMAIN_TRANSACTION, 0, "5\x009\0").unwrap();
         let guest = world.guest(5);
         assert_eq!(guest.request(op::READ, 9, "x\0").as_deref(), Ok(&b"old"[..]));
-        std::thread::sleep(Duration::from_millis(1300));
         world.admin.write("/local/domain/5/other", "v").unwrap();
         let guest = world.guest(5);
-        assert_eq!(guest.request(op::READ, 9, "other\0").as_deref(), Ok(&b"v"[..]));
+        // A daemon that has to wait for a core gives them up later.
+        let reads_on = (0..600).any(|_| {
+            std::thread::sleep(Duration::from_millis(100));
+            guest.request(op::READ, 9, "other\0").as_deref() == Ok(&b"v"[..])
+        });
+        assert!(reads_on, "its snapshots are not given up");
         assert_eq!(guest.commit(9), Err("EAGAIN".to_owned()));
     });
 }

@@ -217,7 +217,8 @@ impl Thread {
             open.snapshots_from = Some(self.now);
             let (since, replaced) = (self.now, self.shared.store.replaced_bytes());
             let (place, connection) = (connection.place, connection.id);
-            let snapshot = Snapshot { since, replaced, place, connection, transaction: id };
+            let snapshot =
+                Snapshot { first: since, since, replaced, place, connection, transaction: id };
             self.snapshots.push_back(snapshot);
         }
     }

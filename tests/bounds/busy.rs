@@ -1,0 +1,50 @@
+//! A client that asks little beside clients that ask without pause.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+
+use super::common::wire::header;
+use super::common::{Control, World, op};
+
+const BUSY: usize = 40;
+/// Turns that each of them needs, of 64 requests.
+const TURNS: usize = 20;
+const REQUESTS: usize = TURNS * 64;
+const PATH: &[u8] = b"/tool\0";
+
+/// Takes what came; returns how many bytes.
+fn drain(stream: &mut UnixStream) -> usize {
+    let (mut bytes, mut taken) = ([0; 16 << 10], 0);
+    loop {
+        match stream.read(&mut bytes) {
+            Ok(0) => panic!("the daemon closed a connection"),
+            Ok(len) => taken += len,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return taken,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// The thread has one turn of a busy client before it serves the other one again, not one of each: so that one makes
+/// more requests one after the other than each of them needs turns.
+#[test]
+fn a_client_waits_for_few_turns_of_busy_ones() {
+    let mut world = World::new(Control::Socket, 1);
+    world.guest(5).write("data", "value").unwrap();
+    let mut request = header(op::GET_PERMS, 1, 0, PATH.len() as u32).to_vec();
+    request.extend_from_slice(PATH);
+    let busy = |_| world.daemon.connect();
+    let mut busy: Vec<_> = (0..BUSY).map(busy).collect();
+    for stream in &mut busy {
+        stream.write_all(&request.repeat(REQUESTS)).unwrap();
+        stream.set_nonblocking(true).unwrap();
+    }
+    let reply = 16 + b"n0\0".len();
+    let (mut taken, mut asked) = (0, 0);
+    while taken < BUSY * REQUESTS * reply {
+        world.guest(5).read("data").unwrap();
+        asked += 1;
+        taken += busy.iter_mut().map(drain).sum::<usize>();
+    }
+    assert!(asked > 3 * TURNS, "{asked} requests while each busy client had {TURNS} turns");
+}
