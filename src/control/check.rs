@@ -68,7 +68,48 @@ fn answer(findings: &Findings) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Counters, State};
     use super::*;
+    use crate::store::{Store, WatchList};
+    use crate::sync::Arc;
+    use crate::words::Layout;
+
+    /// Two threads of which one names its watches in time.
+    struct OneIsSlow {
+        store: Arc<Store>,
+        state: State,
+    }
+
+    impl Served for OneIsSlow {
+        fn store(&self) -> &Arc<Store> {
+            &self.store
+        }
+
+        fn state(&self) -> &State {
+            &self.state
+        }
+
+        fn counters(&self) -> Counters {
+            unreachable!("a check asks for none")
+        }
+
+        fn watch_lists(&self, patience: Duration) -> Vec<WatchList> {
+            assert_eq!(patience, PATIENCE);
+            vec![WatchList { thread: 0, watches: Vec::new(), tries: self.store.tries() }]
+        }
+
+        fn threads(&self) -> usize {
+            2
+        }
+    }
+
+    #[test]
+    fn thread_that_does_not_name_its_watches_in_time_is_a_finding() {
+        let served =
+            OneIsSlow { store: Arc::new(Store::alone(Layout::new(2))), state: State::default() };
+        let expected = "1 findings:\nthread 1 did not name its watches within 10s\n";
+        assert_eq!(run(&served), expected);
+    }
 
     #[test]
     fn findings_that_do_not_fit_are_counted() {

@@ -292,3 +292,6 @@ impl EventSender<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

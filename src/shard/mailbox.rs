@@ -230,3 +230,31 @@ impl Outlet for Mailboxes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use mio::{Poll, Token};
+
+    use super::*;
+
+    #[test]
+    fn backlog_when_events_are_undelivered_rises_in_two_steps() {
+        let polls = [Poll::new().unwrap(), Poll::new().unwrap()];
+        let waker = |poll: &Poll| Waker::new(poll.registry(), Token(0)).unwrap();
+        let mailboxes =
+            Mailboxes(Arc::from(polls.each_ref().map(|poll| Mailbox::new(waker(poll)))));
+        let steps = [
+            (BACKLOG_FULL, Backlog::Low),
+            (1, Backlog::Full),
+            (BACKLOG_OVER - BACKLOG_FULL - 1, Backlog::Full),
+            (1, Backlog::Over),
+        ];
+        let behind = &mailboxes.0[1];
+        for (more, backlog) in steps {
+            behind.found(0, more);
+            assert_eq!(mailboxes.backlog(), backlog);
+        }
+        behind.delivered(BACKLOG_OVER);
+        assert_eq!(mailboxes.backlog(), Backlog::Low);
+    }
+}

@@ -15,7 +15,7 @@ impl Outlet for Nowhere {
 
 impl Store {
     /// A store of which no thread hears anything.
-    pub(super) fn alone(layout: Layout) -> Store {
+    pub fn alone(layout: Layout) -> Store {
         let registry = Arc::new(Registry::new(Limits::defaults(), None));
         Store::new(layout, registry, Arc::new(Nowhere), reaper().0, matcher().0)
     }

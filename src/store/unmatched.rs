@@ -87,17 +87,27 @@ pub fn matcher() -> (Matcher, Receiver<Unmatched>) {
 
 /// Finds the events of the commits that come until the store is gone.
 pub fn run_matcher(store: &std::sync::Weak<Store>, queue: &Receiver<Unmatched>) {
-    let mut delivering = VecDeque::new();
+    let mut delivering = Delivering::default();
     while let Ok(unmatched) = queue.recv() {
         let Some(store) = store.upgrade() else { return };
-        delivering.push_back(store.find_events(unmatched));
+        let first = delivering.add(store.find_events(unmatched));
         drop(store);
-        if delivering.len() > DELIVERING_MAX
-            && let Some(delivered) = delivering.pop_front()
-        {
+        if let Some(delivered) = first {
             // The end of the senders is what it waits for.
             let _: Result<Infallible, _> = delivered.recv();
         }
+    }
+}
+
+/// Commits whose events were found and may not be delivered yet, oldest first: each is disconnected once they are.
+#[derive(Default)]
+struct Delivering(VecDeque<Receiver<Infallible>>);
+
+impl Delivering {
+    /// Adds one; returns the oldest if its delivery has to be waited for.
+    fn add(&mut self, delivered: Receiver<Infallible>) -> Option<Receiver<Infallible>> {
+        self.0.push_back(delivered);
+        if self.0.len() > DELIVERING_MAX { self.0.pop_front() } else { None }
     }
 }
 
@@ -170,5 +180,20 @@ impl Store {
             self.outlet.wake(thread);
         }
         unmatched.delivered.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn matcher_when_events_of_two_commits_are_not_delivered_waits_for_the_first() {
+        let commits: Vec<_> = (0..4).map(|_| bounded::<Infallible>(0)).collect();
+        let mut delivering = Delivering::default();
+        let mut add = |commit: usize| delivering.add(commits[commit].1.clone());
+        assert!(add(0).is_none() && add(1).is_none());
+        assert!(add(2).is_some_and(|first| first.same_channel(&commits[0].1)));
+        assert!(add(3).is_some_and(|first| first.same_channel(&commits[1].1)));
     }
 }

@@ -85,6 +85,8 @@ pub struct Server {
     /// beyond this says how few are left.
     last_fd: u64,
     clients: Slab<Client>,
+    /// How many these may be.
+    clients_max: usize,
     /// Clients that may have sent something.
     ready: VecDeque<usize>,
     /// The domains that end with a client's connection.
@@ -112,6 +114,7 @@ impl Server {
             kernel: None,
             last_fd: last_fd(),
             clients: Slab::new(),
+            clients_max: CLIENTS_MAX,
             ready: VecDeque::new(),
             owners: BTreeMap::new(),
             paused: false,
@@ -150,7 +153,7 @@ impl Server {
     /// Accepts whoever waits, as far as there is room; what is left over waits for the next round.
     fn accept(&mut self) {
         self.paused = true;
-        while self.clients.len() < CLIENTS_MAX {
+        while self.clients.len() < self.clients_max {
             match self.listener.accept() {
                 Ok((stream, _)) => self.admit(stream),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -247,4 +250,32 @@ fn new_domain() -> io::Result<(Parts, GuestEnds)> {
     let (channel, theirs) = new_channel()?; // First: its descriptor is the one that is judged.
     let (file, page) = new_page()?;
     Ok((Parts { page, channel }, [file, theirs]))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    use super::*;
+
+    #[test]
+    fn clients_beyond_the_limit_wait_until_others_are_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("host");
+        let listener = UnixListener::bind(&path).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let domains = Arc::new(Domains::new());
+        let (mut server, _stop) = Server::new(listener.into(), domains).unwrap();
+        assert_eq!(server.clients_max, CLIENTS_MAX);
+        server.clients_max = 2;
+        let _clients: Vec<_> = (0..3).map(|_| UnixStream::connect(&path).unwrap()).collect();
+        server.accept();
+        assert!(server.clients.len() == 2 && server.paused, "one of three waits");
+        server.close(0);
+        server.accept();
+        assert!(server.clients.len() == 2 && server.paused, "it was not looked whether more wait");
+        server.close(1);
+        server.accept();
+        assert!(server.clients.len() == 1 && !server.paused, "no more wait");
+    }
 }

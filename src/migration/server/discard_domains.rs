@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use super::{Outcome, TRIES_MAX, divided};
+use super::{Outcome, divided, try_often};
 use crate::shard::OwnerThreads;
 use crate::store::{DomainSnapshot, Generations, NodeArc, Op, StoreError, Verb};
 use crate::sync::Arc;
@@ -100,19 +100,18 @@ fn divide(root: &PathBuf, node: &NodeArc) -> (Vec<PathBuf>, Vec<PathBuf>) {
 /// as any client's is.
 fn change(owners: &OwnerThreads, path: Path<'_>, verb: Verb<'_>) -> Result<(), Errno> {
     let (op, mut generations) = (Op { path, verb }, Generations::default());
-    for _ in 0..TRIES_MAX {
-        let executed =
-            owners.store().execute(&owners.caller(), &op, &mut generations, &mut Vec::new());
-        match executed {
-            Ok(executed) => {
-                owners.settle(executed);
-                return Ok(());
-            }
-            // Another client was faster.
-            Err(StoreError::Refused(Errno::ENOENT)) => return Ok(()),
-            Err(StoreError::Refused(errno)) => return Err(errno),
-            Err(StoreError::StaleEpoch | StoreError::NeedsLock(..)) => {}
+    let executed = try_often(
+        || owners.store().execute(&owners.caller(), &op, &mut generations, &mut Vec::new()),
+        |error| matches!(error, StoreError::StaleEpoch | StoreError::NeedsLock(..)),
+    );
+    match executed {
+        Ok(executed) => {
+            owners.settle(executed);
+            Ok(())
         }
+        // Another client was faster.
+        Err(StoreError::Refused(Errno::ENOENT)) => Ok(()),
+        Err(StoreError::Refused(errno)) => Err(errno),
+        Err(StoreError::StaleEpoch | StoreError::NeedsLock(..)) => Err(Errno::EAGAIN),
     }
-    Err(Errno::EAGAIN)
 }

@@ -8,7 +8,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::run_parallel::run_parallel;
 use super::timed_file::TimedFile;
-use super::{Outcome, TRIES_MAX, divided};
+use super::{Outcome, divided, try_often};
 use crate::migration::store::place_domain::{
     ImportedDomain, Refusal, check_domain, place_domain, split_by_domain,
 };
@@ -213,14 +213,10 @@ fn place(
     arrival: ImportedDomain,
 ) -> Result<(Client, DomainSnapshot), Refusal> {
     let (store, mut generations) = (owners.store(), Generations::default());
-    let mut tries = 0;
-    let (executed, seen) = loop {
-        tries += 1;
-        match place_domain(store, &arrival, &owners.caller(), &mut generations) {
-            Err(Refusal::Nodes(_, ImportError::StaleEpoch)) if tries < TRIES_MAX => {}
-            other => break other?,
-        }
-    };
+    let (executed, seen) = try_often(
+        || place_domain(store, &arrival, &owners.caller(), &mut generations),
+        |refusal| matches!(refusal, Refusal::Nodes(_, ImportError::StaleEpoch)),
+    )?;
     owners.settle(executed);
     // Who was not introduced where it came from is quiesced here, and taken back, as others are.
     let domid = arrival.domid;

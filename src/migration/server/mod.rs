@@ -30,6 +30,20 @@ use crate::words::{Domid, Errno};
 /// begin some thousand times a second at most, so a few tries do.
 const TRIES_MAX: u32 = 100;
 
+/// Does something once, and again as often as that while its error is that an epoch began; returns the last result.
+fn try_often<T, E>(
+    mut once: impl FnMut() -> Result<T, E>,
+    is_stale: impl Fn(&E) -> bool,
+) -> Result<T, E> {
+    let mut tries = 1;
+    loop {
+        match once() {
+            Err(error) if tries < TRIES_MAX && is_stale(&error) => tries += 1,
+            other => return other,
+        }
+    }
+}
+
 /// What became of one domain: words that say more of it, or why nothing was done.
 pub struct Outcome {
     /// The domain; `None` if it is about a stream of which nothing was read.
@@ -60,5 +74,29 @@ impl Outcome {
     /// It did not.
     fn failed(domid: Domid, errno: Errno, why: impl ToString) -> Outcome {
         Outcome { domid: Some(domid), result: Err((errno, why.to_string())) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fails_for_a_begun_epoch_is_tried_a_hundred_times() {
+        let tries_until = |done_after: u32, is_stale: bool| {
+            let mut tries = 0;
+            let result = try_often(
+                || {
+                    tries += 1;
+                    if tries > done_after { Ok(()) } else { Err(()) }
+                },
+                |()| is_stale,
+            );
+            (tries, result)
+        };
+        assert_eq!(tries_until(3, true), (4, Ok(())));
+        assert_eq!(tries_until(99, true), (100, Ok(())));
+        assert_eq!(tries_until(100, true), (100, Err(())));
+        assert_eq!(tries_until(3, false), (1, Err(())));
     }
 }

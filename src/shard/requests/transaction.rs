@@ -49,13 +49,18 @@ pub fn execute(cx: &mut RequestContext<'_>, op: &Op<'_>) -> Outcome {
     Outcome::Used
 }
 
+/// Whether a transaction holds so much that it takes no more requests.
+fn is_full(transaction: &Transaction) -> bool {
+    transaction.bytes() > TRANSACTION_BYTES_MAX
+}
+
 /// Runs a request in a transaction that has caught up; the reply is appended.
 fn execute_caught_up(cx: &mut RequestContext<'_>, op: &Op<'_>, id: u32) -> Result<(), Errno> {
     let RequestContext { thread, connection, caller, .. } = cx;
     let open = connection.transactions.get_mut(&id).ok_or(Errno::ENOENT)?;
     // Before anything is held: a guest over its quota is not read, and could end nothing.
     let needed = (open.transaction.bytes() + Transaction::bytes_of(op)) as u64;
-    if open.transaction.bytes() > TRANSACTION_BYTES_MAX
+    if is_full(&open.transaction)
         || !open.reserve(thread.shared.store.registry(), caller, needed, op.path)
     {
         return Err(Errno::ENOSPC);
@@ -248,5 +253,34 @@ impl Thread {
             self.release_transaction(connection, &open);
             trace::object(self.number, connection, format_args!("destroy transaction {id}"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Store, Verb};
+    use crate::words::{Layout, Path, Subject};
+
+    /// Without a thread, which gives snapshots up after a second.
+    #[test]
+    fn transaction_of_the_control_domain_is_full_beyond_64_mib() {
+        let store = Store::alone(Layout::new(1));
+        let domain = store.registry().get(Domid::CONTROL).unwrap();
+        let caller = Caller { domain, subject: Subject::CONTROL, epoch: 0, unblocked: None };
+        let (mut transaction, mut generations) = Default::default();
+        // What is refused is kept with its value and changes no node.
+        let (path, value) = (Path::parse(b"@special").unwrap(), Cow::Owned(vec![b'v'; 4000]));
+        let op = Op { path, verb: Verb::Write(value) };
+        let mut kept_bytes = 0;
+        while !is_full(&transaction) {
+            let mut reply = Vec::new();
+            let refused =
+                store.execute_in(&mut transaction, &caller, &op, &mut generations, &mut reply);
+            assert_eq!(refused, Err(Errno::EINVAL));
+            kept_bytes += 4000;
+            assert!(kept_bytes <= TRANSACTION_BYTES_MAX);
+        }
+        assert!(kept_bytes > TRANSACTION_BYTES_MAX / 10 * 8);
     }
 }

@@ -1,0 +1,80 @@
+use std::os::fd::AsFd;
+
+use mio::net::UnixStream;
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+
+use super::super::connection::{KERNEL_COLLAPSE_BYTES, RING_COLLAPSE_BYTES};
+use super::super::watches::Watch;
+use super::*;
+use crate::domain::Limits;
+use crate::host::RingPage;
+use crate::protocol::append_event;
+use crate::transport::Ring;
+use crate::words::{Domid, Path};
+
+/// A client of the control domain's that watches `/a`, and the events of a change.
+struct Client {
+    registry: Registry,
+    connection: Connection,
+    watcher: Watcher,
+}
+
+impl Client {
+    fn new(transport: Transport) -> Client {
+        let registry = Registry::new(Limits::defaults(), None);
+        let domain = registry.get(Domid::CONTROL).unwrap();
+        let mut connection = Connection::new(0, 1, domain, transport);
+        let path = Arc::new(Path::parse(b"/a").unwrap().to_buf());
+        let watch = Watch { path, token: (*b"t").into(), prefix_len: 0, depth: None, seq: 1 };
+        let (id, group) = connection.watches.insert(watch);
+        let watcher = Watcher { thread: 0, connection: 0, group: group.group, seq: id.seq };
+        Client { registry, connection, watcher }
+    }
+
+    /// The event of a change of `path` arrives.
+    fn change(&mut self, path: &[u8]) {
+        let (registry, full) = (&self.registry, Cell::default());
+        let sender = EventSender { thread: 0, now: Instant::now(), version: 1, registry, full };
+        let event = Event { watcher: self.watcher, watches: 1, path: Some(path.into()) };
+        sender.send_or_defer(&mut self.connection, ChangeEvents::from_elem(event, 1), None);
+    }
+
+    /// Whether an event that names `path` is the last in its output.
+    fn ends_with_event(&mut self, path: &[u8]) -> bool {
+        let mut event = Vec::new();
+        append_event(&mut event, path, b"t");
+        self.connection.output.buffer().ends_with(&event)
+    }
+}
+
+#[test]
+fn events_beyond_1024_are_queued_in_front_of_the_reply_that_is_waited_for() {
+    let (socket, _theirs) = UnixStream::pair().unwrap();
+    let mut client = Client::new(Transport::Socket(socket));
+    client.connection.late = Some(Vec::new());
+    let path = |number: usize| format!("/a/{number}").into_bytes();
+    (0..LATE_MAX).for_each(|number| client.change(&path(number)));
+    assert!(client.connection.output.is_empty(), "they wait for the reply");
+    client.change(&path(LATE_MAX));
+    assert_eq!(client.connection.output.pending_events(), LATE_MAX + 1);
+    assert!(client.ends_with_event(&path(LATE_MAX)));
+    client.change(&path(0));
+    assert_eq!(client.connection.output.pending_events(), LATE_MAX + 1, "an equal one waits");
+}
+
+#[test]
+fn events_of_the_control_domains_kernel_collapse_beyond_64_mib() {
+    let file = memfd_create("ring", MemfdFlags::CLOEXEC).unwrap();
+    ftruncate(&file, 4096).unwrap();
+    let ring = Ring::new(RingPage::map(file.as_fd(), 0).unwrap(), 1, 1);
+    let mut client = Client::new(Transport::Ring(ring));
+    for unread in [RING_COLLAPSE_BYTES, KERNEL_COLLAPSE_BYTES - 1] {
+        client.connection.output.buffer().resize(unread, 0);
+        client.change(b"/a/1");
+        assert!(client.ends_with_event(b"/a/1"), "{unread} bytes are unread");
+        client.connection.output = super::super::output::Output::default();
+    }
+    client.connection.output.buffer().resize(KERNEL_COLLAPSE_BYTES + 1, 0);
+    client.change(b"/a/1");
+    assert!(client.ends_with_event(b"/a"));
+}
