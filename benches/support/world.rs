@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use xenstored::domain::{Limits, Registry};
 use xenstored::protocol::append_event;
 use xenstored::store::{
-    Caller, Executed, Generations, Op, Store, Transaction, Verb, matcher, reaper, run_reaper,
+    Caller, Executed, Generations, Invocation, Op, Store, Transaction, Verb, matcher, reaper,
+    run_reaper,
 };
 use xenstored::watch::{Batch, Entry, Outlet, Watcher};
 use xenstored::words::{Access, Domid, Entry as PermEntry, Layout, Path, PermSet, Perms, Subject};
@@ -105,7 +106,8 @@ impl World {
         let op = Op { path: parse(path), verb };
         self.reply.clear();
         let World { store, control, generations, reply, .. } = self;
-        store.execute_in(transaction, control, &op, generations, reply).expect(path);
+        let request = Invocation { caller: control, op: &op, reply };
+        store.execute_in(transaction, request, generations).expect(path);
     }
 
     /// END that must not fail.

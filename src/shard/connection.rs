@@ -2,15 +2,16 @@
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
+use std::fmt;
 use std::time::Instant;
 
 use foldhash::fast::RandomState;
 
 use super::delivery::ChangeEvents;
 use super::guards::Failing;
+use super::mailbox::Asker;
 use super::output::Output;
 use super::stalls::Stall;
-use super::thread::Place;
 use super::trace;
 use super::watches::{WatchId, Watches};
 use crate::domain::{Domain, Load, Quota, Registry, Ticket};
@@ -71,15 +72,16 @@ impl OpenTransaction {
 
     /// Charges what it holds, whatever the quota: what one request copies may be above it. A transaction whose
     /// snapshots were given up keeps its charge until its log has been run again, which takes as much anew.
-    pub fn recharge(&mut self, domain: &Domain, is_privileged: bool) {
+    pub fn recharge(&mut self, caller: &Caller) {
+        let is_privileged = caller.subject.privileged;
         let held = self.transaction.bytes() as u64;
         let step = if is_privileged { CHARGE_STEP } else { 1 };
         let held = held.next_multiple_of(step);
         if held < self.charged && (is_privileged || self.transaction.is_behind()) {
             return;
         }
-        charge_anew(domain, &mut self.charged, held);
-        self.transaction.set_charged(true);
+        charge_anew(&caller.domain, &mut self.charged, held);
+        self.transaction.note_charged();
     }
 }
 
@@ -104,10 +106,8 @@ pub enum Parked {
 
 /// A client.
 pub struct Connection {
-    /// Where its thread keeps it.
-    pub place: Place,
-    /// Distinguishes it from others that have its place before or after.
-    pub id: u64,
+    /// Where its thread keeps it, under which number: what tells it from others that have its place before or after.
+    pub asker: Asker,
     /// The domain whose rights it has.
     pub domain: Arc<Domain>,
     /// How its bytes come and go.
@@ -168,10 +168,9 @@ pub struct Connection {
 
 impl Connection {
     /// A new client.
-    pub fn new(place: Place, id: u64, domain: Arc<Domain>, transport: Transport) -> Connection {
+    pub fn new(asker: Asker, domain: Arc<Domain>, transport: Transport) -> Connection {
         Connection {
-            place,
-            id,
+            asker,
             domain,
             transport,
             partial: Vec::new(),
@@ -182,7 +181,7 @@ impl Connection {
             throttled: false,
             output: Output::default(),
             output_charged: 0,
-            watches: Watches::new(id),
+            watches: Watches::new(asker.id),
             former_watches: 0,
             transactions: HashMap::default(),
             next_transaction: 1,
@@ -262,7 +261,6 @@ impl Connection {
     /// Queues the reply to a request.
     pub fn reply(
         &mut self,
-        thread: u16,
         header: &Header,
         result: Result<&[u8], Errno>,
         ticket: Option<Arc<Ticket>>,
@@ -272,12 +270,12 @@ impl Connection {
             self.output.buffer().extend_from_slice(payload);
         }
         let start = slot.finish(self.output.buffer(), result.map(|_| ()));
-        self.replied(thread, start, ticket);
+        self.replied(start, ticket);
     }
 
     /// Notes a reply that was written to the output's buffer, where it begins at `start`.
-    pub fn replied(&mut self, thread: u16, start: usize, ticket: Option<Arc<Ticket>>) {
-        trace::queued(thread, self, start);
+    pub fn replied(&mut self, start: usize, ticket: Option<Arc<Ticket>>) {
+        trace::queued(&self.asker, &self.domain, &self.output, start);
         if self.is_guest() {
             self.output.note_reply(ticket);
         }
@@ -288,7 +286,6 @@ impl Connection {
     /// paths are the host's.
     pub fn queue_event(
         &mut self,
-        thread: u16,
         id: WatchId,
         changed: Option<&[u8]>,
         ticket: Option<Arc<Ticket>>,
@@ -306,15 +303,20 @@ impl Connection {
             self.output.hold_back(Load::unread(ticket, unread));
         }
         let is_kept = added && !path.is_special();
-        trace::queued(thread, self, start);
+        trace::queued(&self.asker, &self.domain, &self.output, start);
         is_kept
     }
 
     /// Queues the event that was deferred first.
-    pub fn queue_next_deferred(&mut self, thread: u16, now: Instant) {
+    pub fn queue_next_deferred(&mut self, now: Instant) {
         if let Some(id) = self.watches.next_deferred() {
-            self.queue_event(thread, id, None, None, now);
+            self.queue_event(id, None, None, now);
         }
+    }
+
+    /// Traces that it, or a thing of it, comes or goes.
+    pub fn trace(&self, what: fmt::Arguments<'_>) {
+        trace::object(&self.asker, &self.domain, what);
     }
 
     /// Brings the charge for unsent bytes up to date.

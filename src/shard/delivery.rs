@@ -24,15 +24,15 @@ impl Thread {
     pub(super) fn deliver(&mut self, mut batch: Batch, mut serving: Option<&mut Connection>) {
         let version = self.next_number();
         let registry = self.shared.store.registry();
-        let (thread, now, full) = (self.number, self.now, Cell::default());
-        let sender = EventSender { thread, now, version, registry, full };
+        let (now, full) = (self.now, Cell::default());
+        let sender = EventSender { now, version, registry, full };
         let mut behind: Vec<Place> = Vec::new();
         while let Some(events) = same_change(&mut batch.events) {
             self.mailbox().delivered(events.len() as u64);
             let mut cost = 1;
             let place = events[0].watcher.connection as usize;
             let connection = match &mut serving {
-                Some(connection) if connection.place == place => Some(&mut **connection),
+                Some(connection) if connection.asker.connection == place => Some(&mut **connection),
                 _ => self.connections.get_mut(place).and_then(|slot| slot.as_deref_mut()),
             };
             if let Some(connection) = connection {
@@ -93,8 +93,8 @@ impl Thread {
     pub(super) fn send_late(&mut self, connection: &mut Connection) {
         let version = self.next_number();
         let registry = self.shared.store.registry();
-        let (thread, now, full) = (self.number, self.now, Cell::default());
-        let sender = EventSender { thread, now, version, registry, full };
+        let (now, full) = (self.now, Cell::default());
+        let sender = EventSender { now, version, registry, full };
         sender.send_late(connection);
     }
 
@@ -106,7 +106,7 @@ impl Thread {
             if connection.output.len() > room {
                 return;
             }
-            connection.queue_next_deferred(self.number, self.now);
+            connection.queue_next_deferred(self.now);
         }
     }
 
@@ -146,7 +146,6 @@ fn is_at_memory_quota(registry: &Registry, connection: &Connection) -> bool {
 
 /// What it takes to queue events.
 struct EventSender<'a> {
-    thread: u16,
     now: Instant,
     /// Of connections that are quiesced, from then on.
     version: u64,
@@ -265,7 +264,7 @@ impl EventSender<'_> {
     ) {
         // Equal events merge, so what collapses adds one until that is visible.
         let changed = changed.filter(|_| !self.collapses(connection));
-        let outdates = connection.queue_event(self.thread, id, changed, ticket.cloned(), self.now);
+        let outdates = connection.queue_event(id, changed, ticket.cloned(), self.now);
         if outdates && connection.is_quiesced {
             connection.outdate(self.version);
         }
@@ -277,11 +276,12 @@ impl EventSender<'_> {
         let limit = connection.output_limits().1;
         let reads = matches!(connection.transport, Transport::Socket(_))
             && !connection.listens_for_room
-            && self.full.get() != Some(connection.place);
+            && self.full.get() != Some(connection.asker.connection);
         if connection.output.len() > limit && reads {
             // Should its socket be closed, its next pass finds out.
             let _: Result<(), Disconnect> = connection.flush();
-            self.full.set(Some(connection.place).filter(|_| !connection.output.is_empty()));
+            self.full
+                .set(Some(connection.asker.connection).filter(|_| !connection.output.is_empty()));
         }
         connection.output.len() > limit
     }

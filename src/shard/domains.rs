@@ -94,9 +94,9 @@ impl Thread {
         let position = connection.ring().map(|ring| ring.position()).unwrap_or_default();
         let partial = std::mem::take(&mut connection.partial);
         let output = std::mem::take(&mut connection.output).carried();
-        let waits = waits.map(|header| (connection.id, header));
+        let waits = waits.map(|header| (connection.asker.id, header));
         if waits.is_some() {
-            self.released.insert(connection.id, connection.domid());
+            self.released.insert(connection.asker.id, connection.domid());
         }
         let is_empty = partial.is_empty() && output.is_empty() && waits.is_none();
         (!is_empty).then(|| Box::new(Carried { position, partial, output, waits }))

@@ -81,7 +81,7 @@ impl Thread {
     /// Takes all watches of a connection back, the first of them at once. Cost: their number.
     pub(super) fn drop_watches(&mut self, connection: &mut Connection) {
         self.sequence += 1;
-        let (place, domid) = (connection.place, connection.domid());
+        let (place, domid) = (connection.asker.connection, connection.domid());
         let watches = connection.watches.take(self.sequence);
         watches.iter().for_each(|watch| self.trace_watch("destroy", connection, watch));
         let is_idle = self.former.is_empty();

@@ -148,7 +148,7 @@ impl Thread {
         if failing.conflicts < CONFLICTS_BEFORE_TURN || failing.paths.is_empty() {
             return Admission::Admitted;
         }
-        let (asker, now) = (self.asker(connection), self.now);
+        let (asker, now) = (connection.asker, self.now);
         match self.shared.turns(now, |turns| turns.ask(asker, &failing.paths, now)) {
             Answer::Yours => {
                 for path in &failing.paths {
@@ -171,7 +171,7 @@ impl Thread {
         if !self.shared.guards.any() {
             return Admission::Admitted;
         }
-        let asker = self.asker(connection);
+        let asker = connection.asker;
         let until = self.shared.turns(self.now, |turns| turns.wait(asker, paths));
         until.map_or(Admission::Admitted, |until| self.park_until(connection, until))
     }
@@ -182,7 +182,7 @@ impl Thread {
         tracing::trace!(target: log::WRL, domid, ?patience, "waits for a guard");
         if connection.alarm != Some(until) {
             connection.alarm = Some(until);
-            self.alarms.push(Reverse((until, connection.place)));
+            self.alarms.push(Reverse((until, connection.asker.connection)));
         }
         connection.parked = Some(Parked::Guard);
         Admission::Parked
@@ -190,7 +190,7 @@ impl Thread {
 
     /// After a connection that was parked has been served.
     pub(super) fn came_through(&mut self, connection: &Connection) {
-        let asker = self.asker(connection);
+        let asker = connection.asker;
         self.shared.turns(self.now, |turns| turns.came_through(asker));
     }
 
@@ -199,7 +199,7 @@ impl Thread {
         if connection.is_guest() {
             return;
         }
-        let asker = self.asker(connection);
+        let asker = connection.asker;
         let failing = &mut connection.failing;
         if !failing.in_turn {
             return failing.note(path, false);
@@ -214,7 +214,7 @@ impl Thread {
     pub(super) fn forget_failed(&self, connection: &mut Connection) {
         let failing = std::mem::take(&mut connection.failing);
         if failing.in_turn {
-            let (asker, now) = (self.asker(connection), self.now);
+            let (asker, now) = (connection.asker, self.now);
             self.shared.turns(now, |turns| turns.end(asker, now));
         }
     }
@@ -222,7 +222,7 @@ impl Thread {
     /// At the end of a connection: nobody waits for it any more.
     pub(super) fn leave_turns(&self, connection: &mut Connection) {
         connection.failing = Failing::default();
-        let (asker, now) = (self.asker(connection), self.now);
+        let (asker, now) = (connection.asker, self.now);
         self.shared.turns(now, |turns| turns.leave(asker, now));
     }
 

@@ -97,7 +97,7 @@ impl Thread {
             }
             Message::Unguarded(asker) => {
                 let connection = self.connections.get(asker.connection).and_then(Option::as_ref);
-                if connection.is_some_and(|connection| connection.id == asker.id) {
+                if connection.is_some_and(|connection| connection.asker.id == asker.id) {
                     self.make_ready(asker.connection);
                 }
             }

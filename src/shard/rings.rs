@@ -1,7 +1,7 @@
 //! The connections of rings: how they begin, begin anew and end; and how every connection ends.
 
 use super::connection::Connection;
-use super::mailbox::Message;
+use super::mailbox::{Asker, Message};
 use super::output::Output;
 use super::state::{Connect, Connected, Event, Imported};
 use super::thread::{Place, Thread};
@@ -63,12 +63,13 @@ impl Thread {
         self.sequence += 1;
         let transport = Transport::Ring(ring);
         let place = self.connections.vacant_key();
-        let mut connection = Connection::new(place, self.sequence, Arc::clone(domain), transport);
+        let asker = Asker { thread: self.number, connection: place, id: self.sequence };
+        let mut connection = Connection::new(asker, Arc::clone(domain), transport);
         if !self.shared.store.registry().is_privileged(domid) {
             connection.unblocked = Some(self.unblocked());
         }
         let connected = self.take_over(&mut connection, connect, position);
-        trace::object(self.number, &connection, format_args!("create connection of a ring"));
+        connection.trace(format_args!("create connection of a ring"));
         self.connections.insert(Some(Box::new(connection)));
         self.rings.insert(domid, place);
         self.scan.ring_added(self.now, self.rings.len());
@@ -107,7 +108,7 @@ impl Thread {
                     connection.output = carried.output;
                     connection.recharge_output();
                     if let Some((id, header)) = carried.waits {
-                        connection.id = id;
+                        connection.asker.id = id;
                         self.park(connection, &header);
                     }
                 }
@@ -146,7 +147,7 @@ impl Thread {
     /// Makes the event channel of a ring new.
     fn bind_again(&mut self, connection: &mut Connection, remote: Port) -> Result<(), Errno> {
         let was_ignored = std::mem::take(&mut connection.ignored);
-        let (place, domid) = (connection.place, connection.domid());
+        let (place, domid) = (connection.asker.connection, connection.domid());
         let ring = connection.ring().ok_or(Errno::EINVAL)?;
         self.ports.remove(&ring.port);
         self.unbind(ring.port);
@@ -188,10 +189,10 @@ impl Thread {
         connection.recharge_output();
         connection.partial.clear();
         connection.more_input = false;
-        trace::object(self.number, connection, format_args!("destroy connection"));
-        connection.id = self.next_number();
-        connection.outdate(connection.id);
-        trace::object(self.number, connection, format_args!("create connection of a ring"));
+        connection.trace(format_args!("destroy connection"));
+        connection.asker.id = self.next_number();
+        connection.outdate(connection.asker.id);
+        connection.trace(format_args!("create connection of a ring"));
     }
 
     /// A guest that asked to reconnect gets a new beginning (xenstore-ring.txt, "The ring
@@ -232,7 +233,7 @@ impl Thread {
         self.withdraw(connection);
         let charged = std::mem::take(&mut connection.output_charged);
         connection.domain.account.release(Quota::Memory, charged);
-        trace::object(self.number, connection, format_args!("destroy connection"));
+        connection.trace(format_args!("destroy connection"));
         self.unpark(connection)
     }
 
@@ -279,7 +280,7 @@ impl Thread {
         let times = is_ring.then(|| connection.domain.notice(Notice::GivenUp)).flatten();
         if !is_ring || times.is_some() {
             let (domid, pid) = (connection.domid().0, connection.transport.pid());
-            let connection = trace::name(self.number, connection);
+            let connection = trace::name(&connection.asker);
             tracing::warn!(%connection, domid, pid, times, %error, "a connection is given up");
         }
     }

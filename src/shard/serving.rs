@@ -81,9 +81,9 @@ impl Thread {
             if self.ticking.is_empty() {
                 self.next_tick = self.now + TICK;
             }
-            self.ticking.insert(connection.place);
+            self.ticking.insert(connection.asker.connection);
         } else {
-            self.ticking.remove(&connection.place);
+            self.ticking.remove(&connection.asker.connection);
         }
         if !self.listen_for_room(connection) {
             // It would wait for ever, and its client with it.
@@ -103,7 +103,7 @@ impl Thread {
     /// A socket is watched for room only while something waits for it: otherwise every reply that
     /// a client takes would wake the thread. Returns whether it is watched as it should be.
     fn listen_for_room(&mut self, connection: &mut Connection) -> bool {
-        let (wanted, token) = (!connection.output.is_empty(), Token(connection.place));
+        let (wanted, token) = (!connection.output.is_empty(), Token(connection.asker.connection));
         if let Transport::Socket(socket) = &mut connection.transport
             && connection.listens_for_room != wanted
         {
@@ -241,7 +241,7 @@ impl Thread {
                 }
                 Frame::Message { header, payload, rest } => {
                     if !std::mem::take(&mut connection.comes_again) {
-                        trace::request(self.number, connection, header, payload);
+                        trace::request(&connection.asker, &connection.domain, header, payload);
                     }
                     let thread = &mut *self;
                     let mut cx = RequestContext { thread, connection, caller, header };
@@ -284,7 +284,7 @@ impl Thread {
             self.notify(port);
         }
         if unmask {
-            self.unmask(connection.place, port);
+            self.unmask(connection.asker.connection, port);
         }
     }
 

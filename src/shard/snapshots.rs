@@ -84,7 +84,7 @@ impl Thread {
     /// Of a connection's transactions at most one is, for its next request.
     fn is_being_replayed(&self, snapshot: &Snapshot) -> bool {
         let Some(Some(connection)) = self.connections.get(snapshot.place) else { return false };
-        connection.id == snapshot.connection
+        connection.asker.id == snapshot.connection
             && connection.transactions.get(&snapshot.transaction).is_some_and(|open| {
                 open.snapshots_from == Some(snapshot.since) && open.transaction.is_behind()
             })
@@ -92,7 +92,7 @@ impl Thread {
 
     fn give_up_snapshot(&mut self, snapshot: &Snapshot) {
         let Some(Some(connection)) = self.connections.get_mut(snapshot.place) else { return };
-        if connection.id != snapshot.connection {
+        if connection.asker.id != snapshot.connection {
             return;
         }
         if let Some(open) = connection.transactions.get_mut(&snapshot.transaction)

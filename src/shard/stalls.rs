@@ -55,7 +55,7 @@ impl Thread {
     /// Logs what waits for a client, and which process that is.
     fn warn_of_unread(&self, connection: &Connection, what: &str) {
         tracing::warn!(
-            connection = %trace::name(self.number, connection),
+            connection = %trace::name(&connection.asker),
             domid = connection.domid().0,
             pid = connection.transport.pid(),
             unsent = connection.output.len(),

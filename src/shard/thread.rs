@@ -17,7 +17,7 @@ use slab::Slab;
 use super::Shared;
 use super::connection::Connection;
 use super::former::FormerWatches;
-use super::mailbox::{Backlog, Mailbox, Message};
+use super::mailbox::{Asker, Backlog, Mailbox, Message};
 use super::messages::WEIGHT_PER_PASS;
 use super::ready::ReadyList;
 use super::recheck::Recheck;
@@ -25,7 +25,6 @@ use super::scan::Scan;
 use super::serving::READ_BYTES;
 use super::snapshots::Snapshot;
 use super::state::{DomainState, Event};
-use super::trace;
 use crate::host::{Channels, Pending, Port};
 use crate::protocol::MESSAGE_BYTES_MAX;
 use crate::store::Generations;
@@ -326,8 +325,9 @@ impl Thread {
         }
         self.sequence += 1;
         let domain = Arc::clone(&self.shared.control_domain);
-        let connection = Connection::new(place, self.sequence, domain, Transport::Socket(socket));
-        trace::object(self.number, &connection, format_args!("create connection of a socket"));
+        let asker = Asker { thread: self.number, connection: place, id: self.sequence };
+        let connection = Connection::new(asker, domain, Transport::Socket(socket));
+        connection.trace(format_args!("create connection of a socket"));
         entry.insert(Some(Box::new(connection)));
         self.shared.clients.fetch_add(1, Ordering::Relaxed);
     }

@@ -4,9 +4,12 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use super::connection::Connection;
+use super::mailbox::Asker;
+use super::output::Output;
+use crate::domain::Domain;
 use crate::log;
 use crate::protocol::{Frame, Header, frame, message_name};
+use crate::sync::Arc;
 
 /// Of a longer payload only so many bytes are shown: enough for every path and token of ordinary
 /// use, and no line of a trace grows beyond what can be read.
@@ -34,30 +37,30 @@ impl Display for Payload<'_> {
 }
 
 /// The name of a connection, in traces and in the log.
-pub fn name(thread: u16, connection: &Connection) -> impl Display + use<> {
-    Name(thread, connection.id)
+pub fn name(asker: &Asker) -> impl Display + use<> {
+    Name(asker.thread, asker.id)
 }
 
 /// A request is taken.
-pub fn request(thread: u16, connection: &Connection, header: &Header, payload: &[u8]) {
-    message(thread, connection, "in", header, payload);
+pub fn request(asker: &Asker, domain: &Arc<Domain>, header: &Header, payload: &[u8]) {
+    message(asker, domain, "in", header, payload);
 }
 
 /// A reply or event was queued, which begins at `start` of the output's buffer.
-pub fn queued(thread: u16, connection: &Connection, start: usize) {
+pub fn queued(asker: &Asker, domain: &Arc<Domain>, output: &Output, start: usize) {
     if !tracing::enabled!(target: log::IO, tracing::Level::TRACE) {
         return;
     }
-    if let Frame::Message { header, payload, .. } = frame(connection.output.queued_from(start)) {
-        message(thread, connection, "out", header, payload);
+    if let Frame::Message { header, payload, .. } = frame(output.queued_from(start)) {
+        message(asker, domain, "out", header, payload);
     }
 }
 
-fn message(thread: u16, connection: &Connection, way: &str, header: &Header, payload: &[u8]) {
+fn message(asker: &Asker, domain: &Arc<Domain>, way: &str, header: &Header, payload: &[u8]) {
     tracing::trace!(
         target: log::IO,
-        connection = %name(thread, connection),
-        domid = connection.domid().0,
+        connection = %name(asker),
+        domid = domain.domid.0,
         req = header.req_id.get(),
         tx = header.tx_id.get(),
         len = header.len.get(),
@@ -68,11 +71,11 @@ fn message(thread: u16, connection: &Connection, way: &str, header: &Header, pay
 }
 
 /// A connection, or a thing of it, comes or goes.
-pub fn object(thread: u16, connection: &Connection, what: fmt::Arguments<'_>) {
+pub fn object(asker: &Asker, domain: &Arc<Domain>, what: fmt::Arguments<'_>) {
     tracing::trace!(
         target: log::OBJ,
-        connection = %name(thread, connection),
-        domid = connection.domid().0,
+        connection = %name(asker),
+        domid = domain.domid.0,
         "{what}"
     );
 }

@@ -2,7 +2,7 @@
 
 use super::context::Caller;
 use super::forest::{LockSet, Locked};
-use super::transaction::{Conflict, Outcome, Transaction};
+use super::transaction::{Conflict, Invocation, Outcome, Transaction};
 use super::{Executed, Generations, Store};
 use crate::domain::Quota;
 use crate::sync::Arc;
@@ -165,8 +165,9 @@ impl Store {
             let (op, before) = (logged.op.op(), transaction.deltas.work);
             let known = transaction.effects.changes.len();
             reply.clear();
+            let request = &mut Invocation { caller, op: &op, reply: &mut reply };
             let generation = generations.next(self);
-            let result = self.replay_one(transaction, locked, caller, &op, generation, &mut reply);
+            let result = self.replay_one(transaction, locked, request, generation);
             let outcome = Outcome::of(&op.verb, result, &reply, &self.hasher);
             let changes = &mut transaction.effects.changes[known..];
             changes.iter_mut().for_each(|change| change.share(&logged.op.path));

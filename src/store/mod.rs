@@ -58,7 +58,7 @@ pub use op::{Op, Verb};
 pub use pins::{PINNED_HOMES_MAX, REPLACED_BYTES_MAX};
 pub use settle::{Done, INLINE_NODES_MAX, Settlement, reaper, run_reaper};
 pub use sizes::Sizes;
-pub use transaction::{Conflict, Transaction};
+pub use transaction::{Conflict, Invocation, Transaction};
 pub use tree::Tree;
 pub use unmatched::{Matcher, Unmatched, matcher, run_matcher};
 

@@ -21,50 +21,57 @@ impl Store {
         by: &Caller,
         generations: &mut Generations,
     ) -> Vec<Executed> {
+        let sweep = Sweep { store: self, domain, by };
         let mut swept = Vec::new();
         // One after the other as the index stands, not as it stood: a node that is given to another
         // domain meanwhile leaves what it has below as new entries, which come later. Over all shards
         // in the order of their paths, so that a home is told of with the node above that takes it
         // along.
         let mut last = None;
-        while let Some((path, shard)) = self.next_owned(domain.domid, last.as_ref()) {
-            let generation = generations.next(self);
-            let removed = self.sweep_one(shard, path.as_path(), domain, by, generation);
+        while let Some((path, shard)) = sweep.next_owned(last.as_ref()) {
+            let removed = sweep.one(shard, path.as_path(), generations.next(self));
             swept.extend(removed.ok());
             last = Some(path);
         }
         swept
     }
+}
 
-    fn next_owned(&self, owner: Domid, last: Option<&PathBuf>) -> Option<(PathBuf, ShardId)> {
-        let next = |shard| Some((self.read_shard(shard).tree.owned_after(owner, last)?, shard));
-        self.layout.all().filter_map(next).min()
+/// The sweep after a domain's death.
+struct Sweep<'a> {
+    store: &'a Store,
+    /// The incarnation that died.
+    domain: &'a Domain,
+    /// Whose rights it has.
+    by: &'a Caller,
+}
+
+impl Sweep<'_> {
+    fn next_owned(&self, last: Option<&PathBuf>) -> Option<(PathBuf, ShardId)> {
+        let next = |shard| {
+            let here = self.store.read_shard(shard);
+            Some((here.tree.owned_after(self.domain.domid, last)?, shard))
+        };
+        self.store.layout.all().filter_map(next).min()
     }
 
-    fn sweep_one(
-        &self,
-        shard: ShardId,
-        path: Path<'_>,
-        domain: &Domain,
-        by: &Caller,
-        generation: u64,
-    ) -> Result<Executed, StoreError> {
-        let home = self.layout.home(path);
-        self.with_locks(LockSet::one(shard, true), |locked: &mut Locked<'_>| {
+    fn one(&self, shard: ShardId, path: Path<'_>, generation: u64) -> Result<Executed, StoreError> {
+        let Sweep { store, domain, by } = *self;
+        let (home, registry) = (store.layout.home(path), &store.registry);
+        store.with_locks(LockSet::one(shard, true), |locked: &mut Locked<'_>| {
             let Some(here) = locked.shard_mut(shard) else { return Ok(Executed::default()) };
             let Some(node) = here.tree.get(&home, path) else {
                 here.tree.forget_owned(domain.domid, path);
                 return Ok(Executed::default());
             };
             let perms = &node.perms;
-            let lives = self.registry.owner(perms.owner(), perms.stamp()).is_some();
+            let lives = registry.owner(perms.owner(), perms.stamp()).is_some();
             if perms.owner() != domain.domid || lives {
                 return Ok(Executed::default());
             }
-            let registry = &self.registry;
             let ledger = Ledger::Accounts;
             let mut cx = Context { registry, caller: by, generation, ledger, path: None };
-            if path.is_special() || path.is_root() || self.registry.keeps_orphans() {
+            if path.is_special() || path.is_root() || registry.keeps_orphans() {
                 // The stamp stays, so that entries hold as before and none for the next domain of the number.
                 // Nodes below are the next in the index. Special nodes and the root are never removed; only
                 // of the root there are watches that see its permissions.
@@ -73,12 +80,12 @@ impl Store {
                 let mut effects = Effects::default();
                 set_perms(&mut cx, locked, path, &Arc::new(perms), &mut effects)?;
                 if path.is_root() {
-                    return Ok(self.conclude(locked, None, &mut effects.changes, by));
+                    return Ok(store.conclude(locked, None, &mut effects.changes, by));
                 }
                 return Ok(Executed::default());
             }
             let mut changes = cut(&mut cx, locked, path)?.into_iter().collect();
-            Ok(self.conclude(locked, None, &mut changes, by))
+            Ok(store.conclude(locked, None, &mut changes, by))
         })
     }
 }

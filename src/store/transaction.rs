@@ -103,10 +103,14 @@ impl Transaction {
         self.log_bytes.saturating_add(created).saturating_add(self.touched.copied_bytes())
     }
 
-    /// Notes that the caller's account is charged with all that it holds, or with nothing of it.
-    pub fn set_charged(&mut self, is_charged: bool) {
-        let charged = if is_charged { self.deltas.created_bytes } else { 0 };
-        self.deltas.charged_bytes = charged;
+    /// Notes that the caller's account is charged with all that it holds.
+    pub fn note_charged(&mut self) {
+        self.deltas.charged_bytes = self.deltas.created_bytes;
+    }
+
+    /// Notes that the caller's account is charged with nothing of what it holds.
+    pub fn note_uncharged(&mut self) {
+        self.deltas.charged_bytes = 0;
     }
 
     /// Whether its log is to be run again, by [`Store::catch_up`], before its next request.
@@ -224,8 +228,18 @@ impl Transaction {
     }
 }
 
+/// A request as a transaction runs it.
+pub struct Invocation<'a> {
+    /// The domain that makes the request.
+    pub caller: &'a Caller,
+    /// What is requested.
+    pub op: &'a Op<'a>,
+    /// The reply is appended to this.
+    pub reply: &'a mut Vec<u8>,
+}
+
 impl Store {
-    /// Runs one request inside a transaction; its reply is appended to `reply`. Cost: that of the
+    /// Runs one request inside a transaction. Cost: that of the
     /// request, and a copy of its arguments.
     ///
     /// # Errors
@@ -234,11 +248,10 @@ impl Store {
     pub fn execute_in(
         &self,
         transaction: &mut Transaction,
-        caller: &Caller,
-        op: &Op<'_>,
+        mut request: Invocation<'_>,
         generations: &mut Generations,
-        reply: &mut Vec<u8>,
     ) -> Result<(), Errno> {
+        let (caller, op) = (request.caller, request.op);
         let made = transaction.log.len() + 1;
         let (quota, path) = (Quota::TransactionNodes, Some(op.path));
         if !self.registry.permits(&caller.domain, quota, made, path) {
@@ -249,14 +262,14 @@ impl Store {
         if transaction.log.is_empty() {
             transaction.rights = self.registry.rights();
         }
-        let start = reply.len();
+        let start = request.reply.len();
         let generation = generations.next(self);
-        let result = self.replay_one(transaction, None, caller, op, generation, reply);
+        let result = self.replay_one(transaction, None, &mut request, generation);
         // Its END keeps less and would not be refused this, so the reply would differ for ever.
         if transaction.deltas.is_full {
             return result;
         }
-        let outcome = Outcome::of(&op.verb, result, &reply[start..], &self.hasher);
+        let outcome = Outcome::of(&op.verb, result, &request.reply[start..], &self.hasher);
         transaction.note(&self.layout.home(op.path), op, outcome);
         result
     }
@@ -267,11 +280,10 @@ impl Store {
         &self,
         transaction: &mut Transaction,
         locked: Option<&Locked<'_>>,
-        caller: &Caller,
-        op: &Op<'_>,
+        request: &mut Invocation<'_>,
         generation: u64,
-        reply: &mut Vec<u8>,
     ) -> Result<(), Errno> {
+        let Invocation { caller, op, reply } = request;
         transaction.deltas.is_full = false;
         let ledger = Ledger::Transaction(&mut transaction.deltas);
         let (registry, path) = (&self.registry, Some(op.path));
@@ -361,7 +373,8 @@ mod tests {
         for verb in [Verb::Write(b"v"[..].into()), Verb::Rm] {
             let op = Op { path, verb };
             let reply = &mut Vec::new();
-            store.execute_in(&mut transaction, &caller, &op, &mut generations, reply).unwrap();
+            let request = Invocation { caller: &caller, op: &op, reply };
+            store.execute_in(&mut transaction, request, &mut generations).unwrap();
         }
         let at = |path: &PathBuf| path.as_path().bytes().as_ptr();
         let check = |transaction: &Transaction| {

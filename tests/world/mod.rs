@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use crossbeam::channel::Receiver;
 use xenstored::domain::{Domain, Limits, Quota, Registry};
 use xenstored::store::{
-    Caller, Executed, Generations, Node, NodeArc, Op, Store, Transaction, Tree, Verb,
+    Caller, Executed, Generations, Invocation, Node, NodeArc, Op, Store, Transaction, Tree, Verb,
 };
 use xenstored::store::{
     Done, Failure, Removed, Settlement, StoreError, Unblocked, Unmatched, matcher, reaper,
@@ -338,8 +338,8 @@ impl Client {
     ) -> Result<Vec<u8>, Errno> {
         let mut reply = Vec::new();
         let op = Op { path: at(path), verb };
-        let generations = &mut self.generations;
-        self.store.execute_in(transaction, &self.caller, &op, generations, &mut reply)?;
+        let request = Invocation { caller: &self.caller, op: &op, reply: &mut reply };
+        self.store.execute_in(transaction, request, &mut self.generations)?;
         Ok(reply)
     }
 

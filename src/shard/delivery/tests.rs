@@ -4,6 +4,7 @@ use mio::net::UnixStream;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 
 use super::super::connection::{KERNEL_COLLAPSE_BYTES, RING_COLLAPSE_BYTES};
+use super::super::mailbox::Asker;
 use super::super::watches::Watch;
 use super::*;
 use crate::domain::Limits;
@@ -23,7 +24,8 @@ impl Client {
     fn new(transport: Transport) -> Client {
         let registry = Registry::new(Limits::defaults(), None);
         let domain = registry.get(Domid::CONTROL).unwrap();
-        let mut connection = Connection::new(0, 1, domain, transport);
+        let mut connection =
+            Connection::new(Asker { thread: 0, connection: 0, id: 1 }, domain, transport);
         let path = Arc::new(Path::parse(b"/a").unwrap().to_buf());
         let watch = Watch { path, token: (*b"t").into(), prefix_len: 0, depth: None, seq: 1 };
         let (id, group) = connection.watches.insert(watch);
@@ -34,7 +36,7 @@ impl Client {
     /// The event of a change of `path` arrives.
     fn change(&mut self, path: &[u8]) {
         let (registry, full) = (&self.registry, Cell::default());
-        let sender = EventSender { thread: 0, now: Instant::now(), version: 1, registry, full };
+        let sender = EventSender { now: Instant::now(), version: 1, registry, full };
         let event = Event { watcher: self.watcher, watches: 1, path: Some(path.into()) };
         sender.send_or_defer(&mut self.connection, ChangeEvents::from_elem(event, 1), None);
     }

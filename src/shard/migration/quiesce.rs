@@ -14,7 +14,6 @@
 use super::super::connection::Parked;
 use super::super::state::{Effects, Event, Service};
 use super::super::thread::{Place, Thread};
-use super::super::trace;
 use super::scatter_gather::Share;
 use crate::transport::Disconnect;
 use crate::words::{Domid, Errno, Presence};
@@ -111,7 +110,7 @@ impl Thread {
             connection.is_quiesced = true;
             connection.outdate(thread.next_number());
             connection.output.forget_tickets();
-            trace::object(thread.number, connection, format_args!("quiesce"));
+            connection.trace(format_args!("quiesce"));
         });
     }
 
@@ -121,7 +120,7 @@ impl Thread {
         connection.is_quiesced = false;
         // It could not take them: it has all the time again.
         connection.output.renew_events(self.now);
-        trace::object(self.number, connection, format_args!("unquiesce"));
+        connection.trace(format_args!("unquiesce"));
         self.make_ready(place);
     }
 }

@@ -51,10 +51,10 @@ impl Thread {
         &mut self,
         domid: Domid,
     ) -> Result<(Client, u64), Errno> {
-        let (thread, now) = (self.number, self.now);
+        let now = self.now;
         let connection = self.quiesced(domid)?;
         while connection.watches.has_deferred() {
-            connection.queue_next_deferred(thread, now);
+            connection.queue_next_deferred(now);
         }
         let version = connection.version();
         let evtchn = connection.ring().map_or(0, |ring| ring.remote);

@@ -15,7 +15,7 @@ use super::guards::Admission;
 use super::mailbox::{Asker, Message};
 use super::state::DomainState;
 use super::thread::Thread;
-use super::{Shared, spawn, trace};
+use super::{Shared, spawn};
 use crate::log;
 use crate::protocol::operations::{Access, Form, Parser, Request, Row, TransactionId, command};
 use crate::protocol::{Header, strings};
@@ -52,7 +52,7 @@ pub struct RequestContext<'a> {
 impl RequestContext<'_> {
     /// Queues the reply.
     pub fn reply(&mut self, result: Result<&[u8], Errno>) {
-        self.connection.reply(self.thread.number, self.header, result, None);
+        self.connection.reply(self.header, result, None);
     }
 
     /// Parks the connection until another thread replies. Returns the handle to which the reply is addressed.
@@ -66,7 +66,7 @@ impl RequestContext<'_> {
         let Executed { ticket, removed, replaced } = executed;
         drop(replaced);
         let Some(rest) = self.thread.shared.store.settle(removed) else {
-            return self.connection.reply(self.thread.number, self.header, Ok(ACK), ticket);
+            return self.connection.reply(self.header, Ok(ACK), ticket);
         };
         let asker = self.park();
         self.connection.late = Some(Vec::new());
@@ -184,7 +184,7 @@ impl Thread {
     pub(super) fn park(&self, connection: &mut Connection, header: &Header) -> Asker {
         connection.parked = Some(Parked::Answer(*header));
         self.shared.parked.fetch_add(1, Ordering::Relaxed);
-        self.asker(connection)
+        connection.asker
     }
 
     /// Ends the wait; answers the request that it was for.
@@ -196,11 +196,6 @@ impl Thread {
             }
             _ => None,
         }
-    }
-
-    /// The name under which an answer finds this connection.
-    pub(super) fn asker(&self, connection: &Connection) -> Asker {
-        Asker { thread: self.number, connection: connection.place, id: connection.id }
     }
 
     /// The answer that a parked connection waits for.
@@ -215,12 +210,12 @@ impl Thread {
         }
         // A parked connection is not being served, so it is in its place, if it is still there.
         let quiescing = self.with_connection(place, |thread, connection| {
-            if connection.id != asker.id {
+            if connection.asker.id != asker.id {
                 return None;
             }
             if let Some(header) = thread.unpark(connection) {
                 let result = result.as_deref().map_err(|errno| *errno);
-                connection.reply(thread.number, &header, result, None);
+                connection.reply(&header, result, None);
                 thread.send_late(connection);
                 connection.more_input = true;
             }

@@ -38,11 +38,11 @@ pub fn serve(cx: &mut RequestContext<'_>, path: &[u8], request: NodeRequest<'_>)
         }
         Err(StoreError::Refused(errno)) => {
             let start = slot.finish(out, Err(errno));
-            cx.connection.replied(cx.thread.number, start, None);
+            cx.connection.replied(start, None);
         }
         Ok(executed) if !writes => {
             let start = slot.finish(out, Ok(()));
-            cx.connection.replied(cx.thread.number, start, executed.ticket);
+            cx.connection.replied(start, executed.ticket);
         }
         Ok(executed) => {
             slot.cancel(out);

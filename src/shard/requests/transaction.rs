@@ -5,12 +5,12 @@ use std::borrow::Cow;
 use super::super::connection::OpenTransaction;
 use super::super::guards::Admission;
 use super::super::snapshots::Snapshot;
-use super::{ACK, Connection, Outcome, Reply, RequestContext, Thread, trace};
+use super::{ACK, Connection, Outcome, Reply, RequestContext, Thread};
 use crate::domain::Quota;
 use crate::log;
 use crate::protocol::ReplySlot;
 use crate::protocol::operations::TransactionEnd;
-use crate::store::{Caller, Conflict, Failure, Op, Replay, Transaction};
+use crate::store::{Caller, Conflict, Failure, Invocation, Op, Replay, Transaction};
 use crate::words::{Domid, Errno, PathBuf};
 
 /// What one transaction may hold; guests have smaller quotas.
@@ -45,7 +45,7 @@ pub fn execute(cx: &mut RequestContext<'_>, op: &Op<'_>) -> Outcome {
         cx.connection.output.buffer().extend_from_slice(ACK);
     }
     let start = slot.finish(cx.connection.output.buffer(), result);
-    cx.connection.replied(cx.thread.number, start, None);
+    cx.connection.replied(start, None);
     Outcome::Used
 }
 
@@ -69,10 +69,11 @@ fn execute_caught_up(cx: &mut RequestContext<'_>, op: &Op<'_>, id: u32) -> Resul
     let out = connection.output.buffer();
     let generations = &mut thread.generations;
     let before = open.transaction.work();
-    let result = store.execute_in(&mut open.transaction, caller, op, generations, out);
+    let request = Invocation { caller, op, reply: out };
+    let result = store.execute_in(&mut open.transaction, request, generations);
     thread.work += open.transaction.work().saturating_sub(before);
     // A request beyond the quota of requests is not kept, and what one creates or copies is.
-    open.recharge(&caller.domain, caller.subject.privileged);
+    open.recharge(caller);
     result
 }
 
@@ -88,18 +89,17 @@ pub fn end(cx: &mut RequestContext<'_>, end: TransactionEnd) -> Outcome {
     };
     cx.thread.release_transaction(cx.connection, &open);
     (open.charged, open.snapshots_from) = (0, None);
-    open.transaction.set_charged(false);
+    open.transaction.note_uncharged();
     if end == TransactionEnd::Commit
         && let Some(mut open) = commit(cx, open)
     {
         cx.connection.domain.account.charge(Quota::Transactions, 1);
-        open.recharge(&cx.caller.domain, cx.caller.subject.privileged);
+        open.recharge(cx.caller);
         cx.connection.transactions.insert(id, open);
         cx.thread.note_snapshots(cx.connection, id);
         return Outcome::Again;
     }
-    let thread = cx.thread.number;
-    trace::object(thread, cx.connection, format_args!("destroy transaction {id}"));
+    cx.connection.trace(format_args!("destroy transaction {id}"));
     if end == TransactionEnd::Abort {
         cx.thread.forget_failed(cx.connection);
         cx.reply(Ok(ACK));
@@ -172,7 +172,7 @@ impl Thread {
     ) {
         let open = OpenTransaction { transaction, snapshots_from: None, charged: 0 };
         connection.transactions.insert(id, open);
-        trace::object(self.number, connection, format_args!("create transaction {id}"));
+        connection.trace(format_args!("create transaction {id}"));
     }
 
     /// START_DOMAIN_TRANSACTION: a transaction of a domain whose home thread this is, which goes on
@@ -210,7 +210,7 @@ impl Thread {
         let before = open.transaction.work();
         let replay = store.catch_up(&mut open.transaction, caller, generations);
         self.work += open.transaction.work().saturating_sub(before);
-        open.recharge(&caller.domain, caller.subject.privileged);
+        open.recharge(caller);
         replay
     }
 
@@ -221,7 +221,7 @@ impl Thread {
         {
             open.snapshots_from = Some(self.now);
             let (since, replaced) = (self.now, self.shared.store.replaced_bytes());
-            let (place, connection) = (connection.place, connection.id);
+            let (place, connection) = (connection.asker.connection, connection.asker.id);
             let snapshot =
                 Snapshot { first: since, since, replaced, place, connection, transaction: id };
             self.snapshots.push_back(snapshot);
@@ -251,7 +251,7 @@ impl Thread {
     pub(in crate::shard) fn drop_transactions(&mut self, connection: &mut Connection) {
         for (id, open) in std::mem::take(&mut connection.transactions) {
             self.release_transaction(connection, &open);
-            trace::object(self.number, connection, format_args!("destroy transaction {id}"));
+            connection.trace(format_args!("destroy transaction {id}"));
         }
     }
 }
@@ -275,8 +275,8 @@ mod tests {
         let mut kept_bytes = 0;
         while !is_full(&transaction) {
             let mut reply = Vec::new();
-            let refused =
-                store.execute_in(&mut transaction, &caller, &op, &mut generations, &mut reply);
+            let request = Invocation { caller: &caller, op: &op, reply: &mut reply };
+            let refused = store.execute_in(&mut transaction, request, &mut generations);
             assert_eq!(refused, Err(Errno::EINVAL));
             kept_bytes += 4000;
             assert!(kept_bytes <= TRANSACTION_BYTES_MAX);

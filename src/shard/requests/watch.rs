@@ -2,7 +2,7 @@
 
 use super::super::thread::Place;
 use super::super::watches::{GroupSummary, Watch, WatchId};
-use super::{ACK, Connection, RequestContext, Thread, trace};
+use super::{ACK, Connection, RequestContext, Thread};
 use crate::domain::{FEATURE_WATCH_DEPTH, Quota};
 use crate::store::Caller;
 use crate::sync::Arc;
@@ -33,7 +33,7 @@ pub fn unwatch(cx: &mut RequestContext<'_>, raw: &[u8], token: &[u8]) -> Result<
 impl Thread {
     /// The event that every new watch begins with.
     pub(in crate::shard) fn fire_once(&mut self, connection: &mut Connection, id: WatchId) {
-        connection.queue_event(self.number, id, None, None, self.now);
+        connection.queue_event(id, None, None, self.now);
     }
 
     /// Sets a watch for a connection: the path as its client writes it, the token, and how deep.
@@ -81,7 +81,7 @@ impl Thread {
         watch: Watch,
     ) -> WatchId {
         self.trace_watch("create", connection, &watch);
-        let (place, domid) = (connection.place, connection.domid());
+        let (place, domid) = (connection.asker.connection, connection.domid());
         let (id, group) = connection.watches.insert(watch);
         self.shared.store.watch(group.path, self.entry(place, domid, &group));
         id
@@ -111,7 +111,7 @@ impl Thread {
         token: &[u8],
     ) -> Result<(), Errno> {
         self.sequence += 1;
-        let (place, domid) = (connection.place, connection.domid());
+        let (place, domid) = (connection.asker.connection, connection.domid());
         let removed = connection.watches.remove(path, token, self.sequence);
         let (watch, group, left) = removed.ok_or(Errno::ENOENT)?;
         match left {
@@ -130,6 +130,6 @@ impl Thread {
 
     pub(in crate::shard) fn trace_watch(&self, what: &str, connection: &Connection, watch: &Watch) {
         let (path, token) = (watch.path.as_path(), watch.token.escape_ascii());
-        trace::object(self.number, connection, format_args!("{what} watch {path} \"{token}\""));
+        connection.trace(format_args!("{what} watch {path} \"{token}\""));
     }
 }
