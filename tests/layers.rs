@@ -195,6 +195,97 @@ fn the_table_has_no_circle() {
     }
 }
 
+/// The module of a file of src/shard, below it: "" of shard/mod.rs, "session" of shard/session/mod.rs.
+fn shard_module(name: &str) -> Option<&str> {
+    let name = name.strip_prefix("shard/")?.strip_suffix(".rs")?;
+    (!name.ends_with("tests"))
+        .then(|| name.strip_suffix("mod").unwrap_or(name).trim_end_matches('/'))
+}
+
+/// The modules of src/shard that the code of one of them names, by the longest beginning of each path that is one.
+fn shard_imports(own: &str, code: &str, modules: &[&str]) -> Vec<String> {
+    let above = own.rsplit_once('/').map_or("", |(above, _)| above);
+    let mut named = Vec::new();
+    for (mark, from) in [("crate::shard::", ""), ("super::", above)] {
+        for (at, _) in code.match_indices(mark) {
+            assert!(!code[..at].ends_with("super::"), "{own} goes up twice");
+            let rest = &code[at + mark.len()..];
+            let path: String = rest.chars().take_while(|&c| is_word(c) || c == ':').collect();
+            let list = rest[path.len()..].strip_prefix('{').and_then(|list| list.split('}').next());
+            for item in list.unwrap_or_default().split(',') {
+                let path = format!("{from}/{path}{}", item.trim()).replace("::", "/");
+                let path = path.trim_start_matches('/');
+                let is_above = |module: &&&str| {
+                    path.strip_prefix(**module)
+                        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+                };
+                let module = modules.iter().filter(is_above).max_by_key(|module| module.len());
+                named.extend(module.map(|module| (*module).to_owned()));
+            }
+        }
+    }
+    // What lies in a folder is named without its own.
+    let is_below = |module: &&&str| {
+        let name = module.strip_prefix(own).and_then(|rest| rest.strip_prefix('/'));
+        name.is_some_and(|name| code.contains(&format!("{name}::")))
+    };
+    named.extend(modules.iter().filter(is_below).map(|module| (*module).to_owned()));
+    named.retain(|module| module != own);
+    named
+}
+
+#[test]
+fn files_of_the_server_import_in_no_circle() {
+    let sources = sources();
+    let files: Vec<_> = sources
+        .iter()
+        .filter_map(|(name, text)| Some((shard_module(name)?, code(text))))
+        .map(|(module, code)| (module, code.split("#[cfg(test)]").next().unwrap().to_owned()))
+        // It names what others may see of the rest.
+        .filter(|(module, _)| !module.is_empty())
+        .collect();
+    let modules: Vec<_> = files.iter().map(|(module, _)| *module).collect();
+    let mut left: Vec<(&str, Vec<String>)> = files
+        .iter()
+        .map(|(module, code)| (*module, shard_imports(module, code, &modules)))
+        .collect();
+    // Those that import none of the others are left out, again and again.
+    loop {
+        let names: Vec<_> = left.iter().map(|(module, _)| *module).collect();
+        let is_left = |module: &String| names.contains(&module.as_str());
+        left.retain(|(_, imports)| imports.iter().any(is_left));
+        if left.len() == names.len() {
+            break;
+        }
+    }
+    assert!(left.is_empty(), "in a circle, or above one: {left:#?}");
+    let imports = shard_imports(
+        "a/b",
+        "use super::{c::D, e};\nuse crate::shard::a::{self};\nfn f() { d::g() }",
+        &["a", "a/c", "a/b", "a/b/d"],
+    );
+    assert_eq!(imports, ["a", "a/c", "a", "a/b/d"]);
+}
+
+#[test]
+fn a_session_has_no_io_and_no_clock() {
+    for (name, text) in sources().into_iter().filter(|(name, _)| !name.ends_with("tests.rs")) {
+        let not_named: &[&str] =
+            match name.strip_prefix("shard/").and_then(|name| name.split_once('/')) {
+                Some(("session", _)) => {
+                    &["crate::transport", "shard::worker", "mio::", "Instant::now", "std::thread"]
+                }
+                Some(("requests", _)) => &["crate::transport", "shard::worker", "mio::"],
+                _ => continue,
+            };
+        let code = code(&text);
+        let code = code.split("#[cfg(test)]").next().unwrap();
+        for named in not_named {
+            assert!(!code.contains(named), "{name} names {named}");
+        }
+    }
+}
+
 /// loadgen/shim is not here: its libraries stand in for ones of C.
 const PROJECT: [&str; 8] = [
     "src",

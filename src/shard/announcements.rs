@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::Shared;
+use super::shared::Shared;
 use crate::protocol::operations::{Parser, TABLE};
 use crate::store::{Generations, Op, Verb};
 use crate::words::Path;
@@ -13,13 +13,13 @@ const OPERATIONS: &str = "/tool/xenstored/operations";
 
 impl Shared {
     /// Announces the extensions that the store's socket and rings serve.
-    pub(super) fn announce_extensions(&self) {
+    pub fn announce_extensions(&self) {
         self.announce_rows(|parser| matches!(parser, Parser::Arguments(_)));
     }
 
     /// Announces a migration socket, with what its clients need to know: the operations that it serves, and how many
     /// shards there are.
-    pub(super) fn announce_migration_socket(&self, path: &str) {
+    pub fn announce_migration_socket(&self, path: &str) {
         self.announce("migration-socket", path);
         self.announce("shards", &self.store.layout().shards().to_string());
         self.announce_rows(|parser| matches!(parser, Parser::Migration(_)));

@@ -6,8 +6,8 @@ use std::os::unix::net::UnixStream;
 use crossbeam::queue::SegQueue;
 use mio::Waker;
 
-use super::migration::MoveRequest;
-use super::migration::Share;
+use super::migration::move_request::MoveRequest;
+use super::migration::scatter_gather::Share;
 use super::signal::Signal;
 use crate::protocol::operations::DomainRequest;
 use crate::store::WatchList;
@@ -43,6 +43,9 @@ pub enum Message {
     Stop,
 }
 
+/// A connection's place on its worker.
+pub type Place = usize;
+
 /// A connection that waits for an answer: its thread, its place there, and its number, so that an
 /// answer never reaches another that took its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -50,7 +53,7 @@ pub struct Asker {
     /// The thread.
     pub thread: u16,
     /// The place.
-    pub connection: usize,
+    pub connection: Place,
     /// The number.
     pub id: u64,
 }

@@ -1,10 +1,13 @@
 //! Where the states of domains are kept and led to the next, and what a toolstack sees of them that goes on with a
 //! move which another tool began.
 
-use super::migration::Mark;
+use std::collections::HashMap;
+
+use foldhash::fast::RandomState;
+
+use super::state::kept::{Carried, Mark};
 use super::state::{DomainState, Effects, Event, next};
-use super::thread::Thread;
-use crate::domain::Domain;
+use crate::domain::{Domain, Registry};
 use crate::sync::Arc;
 use crate::words::{Domid, Errno, Presence};
 
@@ -21,10 +24,19 @@ pub struct Standing {
     pub port: u32,
 }
 
-impl Thread {
+/// The states of the domains whose home thread a worker is.
+#[derive(Default)]
+pub struct DomainStates {
+    /// Those that are not absent, each with the birth of its incarnation.
+    states: HashMap<Domid, (u64, DomainState), RandomState>,
+    /// Connections of rings that were released while they waited for an answer: their domains.
+    released: HashMap<u64, Domid, RandomState>,
+}
+
+impl DomainStates {
     /// Returns the state of a domain whose home thread this is. Cost: constant.
-    pub(super) fn standing(&mut self, domid: Domid) -> Standing {
-        let domain = self.shared.store.registry().get(domid);
+    pub fn standing(&self, registry: &Registry, domid: Domid) -> Standing {
+        let domain = registry.get(domid);
         let [unique_id, origin] =
             domain.map_or([0; 2], |domain| [domain.unique_id, domain.origin()]);
         let port = match self.states.get(&domid) {
@@ -35,12 +47,12 @@ impl Thread {
     }
 
     /// Returns the state of a domain by name.
-    pub(super) fn presence(&self, domid: Domid) -> Presence {
+    pub fn presence(&self, domid: Domid) -> Presence {
         self.states.get(&domid).map_or(Presence::Absent, |(_, state)| state.presence())
     }
 
     /// Returns the mark of a domain's last export, if it has one.
-    pub(super) fn mark_of(&self, domid: Domid) -> Option<&Mark> {
+    pub fn mark_of(&self, domid: Domid) -> Option<&Mark> {
         match &self.states.get(&domid)?.1 {
             DomainState::Exported(mark) => Some(mark),
             DomainState::ArrivedIntroduced(_, mark) => mark.as_ref(),
@@ -48,20 +60,11 @@ impl Thread {
         }
     }
 
-    /// Leads the domain that has this number now to its next state.
-    ///
-    /// # Errors
-    /// Why the state refuses the event; `ENOENT` of a domain that is not known.
-    pub(super) fn step_of(&mut self, domid: Domid, event: Event) -> Result<Effects, Errno> {
-        let domain = self.shared.store.registry().get(domid).ok_or(Errno::ENOENT)?;
-        self.step(&domain, event)
-    }
-
     /// Leads a domain to its next state, and publishes it.
     ///
     /// # Errors
     /// Why the state refuses the event; `ENOENT` of an incarnation that is gone.
-    pub(super) fn step(&mut self, domain: &Arc<Domain>, event: Event) -> Result<Effects, Errno> {
+    pub fn step(&mut self, domain: &Arc<Domain>, event: Event) -> Result<Effects, Errno> {
         let former = match self.states.remove(&domain.domid) {
             Some((birth, state)) if birth == domain.birth => state,
             Some((birth, state)) if birth > domain.birth => {
@@ -76,5 +79,23 @@ impl Thread {
             self.states.insert(domain.domid, (domain.birth, state));
         }
         effects
+    }
+
+    /// Notes that the connection with this number was released while it waited for an answer.
+    pub fn note_released(&mut self, connection: u64, domid: Domid) {
+        self.released.insert(connection, domid);
+    }
+
+    /// Takes the domain of a connection that was released while it waited for an answer, which has come.
+    pub fn take_released(&mut self, connection: u64) -> Option<Domid> {
+        self.released.remove(&connection)
+    }
+
+    /// Returns what RELEASE left of a domain.
+    pub fn left_by_release(&mut self, domid: Domid) -> Option<&mut Carried> {
+        match self.states.get_mut(&domid) {
+            Some((_, DomainState::Absent(Some(carried)))) => Some(carried),
+            _ => None,
+        }
     }
 }

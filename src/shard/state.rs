@@ -1,9 +1,10 @@
 //! A domain's life at its home thread (docs/MIGRATION.md, "What a domain is, and where"): its state, and the one
 //! function that leads from a state to the next.
 
-use super::migration::Share;
-use super::migration::{Before, Mark, SavedConnection};
-use super::rings::Carried;
+pub mod kept;
+
+use self::kept::{Before, Carried, Mark, SavedConnection};
+use super::migration::scatter_gather::Share;
 use crate::domain::OwnSettings;
 use crate::migration::stream::state::Client;
 use crate::store::DomainSnapshot;

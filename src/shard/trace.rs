@@ -5,7 +5,7 @@
 use std::fmt::{self, Display, Formatter};
 
 use super::mailbox::Asker;
-use super::output::Output;
+use super::session::output::Output;
 use crate::domain::Domain;
 use crate::log;
 use crate::protocol::{Frame, Header, frame, message_name};

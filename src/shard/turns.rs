@@ -1,4 +1,4 @@
-//! Whose turn it is: the rules of [`super::guards`], without threads or clocks.
+//! Whose turn it is: the rules of [`super::session::reservations`], without threads or clocks.
 //!
 //! ```text
 //!               ask                     end, or TURN_TIME_MAX

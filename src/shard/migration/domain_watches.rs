@@ -1,92 +1,82 @@
 //! GET_DOMAIN_WATCHES and ADD_DOMAIN_WATCHES, on the domain's home thread.
 
-use super::super::connection::Connection;
-use super::super::thread::Thread;
-use super::super::watches::Watch;
 use crate::protocol::escape;
 use crate::protocol::operations::{Form, NewWatch, WatchColumns, WatchListing};
+use crate::shard::session::Session;
+use crate::shard::session::core::Core;
+use crate::shard::session::watches::Watch;
+use crate::shard::worker::Worker;
 use crate::sync::Arc;
 use crate::words::{Domid, Errno, PAYLOAD_BYTES_MAX};
 
-impl Thread {
-    /// The part of a domain's watches that begins at `index` and fits into a reply. Cost: that part;
-    /// the first time after removals the number of its watches.
-    pub(in crate::shard) fn list_watches(
-        &mut self,
-        domid: Domid,
-        index: usize,
-        listing: WatchListing,
-    ) -> Result<Vec<u8>, Errno> {
-        let place = self.rings.get(&domid).ok_or(Errno::ENOENT)?;
-        let slot = self.connections.get_mut(*place).and_then(Option::as_mut);
-        let watches = &mut slot.ok_or(Errno::ENOENT)?.watches;
-        let mut reply = Vec::new();
-        append(listing.form, &mut reply, &[watches.generation().to_string().as_bytes()]);
-        let head = reply.len();
-        let is_text = listing.form == Form::Text;
-        // A text is a string as a whole.
-        let room = PAYLOAD_BYTES_MAX - usize::from(is_text);
-        for watch in watches.in_order(index) {
-            let end = reply.len();
-            append_watch(listing, &mut reply, watch);
-            if reply.len() > room {
-                reply.truncate(end);
-                if end == head {
-                    // An empty list would say that this is the end.
-                    return Err(Errno::E2BIG);
-                }
+/// The part of a domain's watches that begins at `index` and fits into a reply. Cost: that part;
+/// the first time after removals the number of its watches.
+pub fn list_watches(
+    worker: &mut Worker,
+    domid: Domid,
+    index: usize,
+    listing: WatchListing,
+) -> Result<Vec<u8>, Errno> {
+    let place = worker.clients.of_domain(domid).ok_or(Errno::ENOENT)?;
+    let connection = worker.clients.get_mut(place).ok_or(Errno::ENOENT)?;
+    let watches = &mut connection.session.watches;
+    let mut reply = Vec::new();
+    append(listing.form, &mut reply, &[watches.generation().to_string().as_bytes()]);
+    let head = reply.len();
+    let is_text = listing.form == Form::Text;
+    // A text is a string as a whole.
+    let room = PAYLOAD_BYTES_MAX - usize::from(is_text);
+    for watch in watches.in_order(index) {
+        let end = reply.len();
+        append_watch(listing, &mut reply, watch);
+        if reply.len() > room {
+            reply.truncate(end);
+            if end == head {
+                // An empty list would say that this is the end.
+                return Err(Errno::E2BIG);
+            }
+            break;
+        }
+    }
+    if is_text {
+        reply.push(0);
+    }
+    Ok(reply)
+}
+
+/// Sets watches as if the domain had: all of them, and each fires once; or none.
+pub fn add_watches(worker: &mut Worker, domid: Domid, watches: &[NewWatch]) -> Result<(), Errno> {
+    let Worker { core, clients, .. } = worker;
+    let place = clients.of_domain(domid).ok_or(Errno::ENOENT)?;
+    let connection = clients.get_mut(place).ok_or(Errno::ENOENT)?;
+    let added = add_all(core, &mut connection.session, watches);
+    connection.session.outdate(core.next_number());
+    clients.make_ready(place);
+    added
+}
+
+fn add_all(core: &mut Core, session: &mut Session, watches: &[NewWatch]) -> Result<(), Errno> {
+    let caller = session.take_caller(core);
+    let (mut added, mut result) = (Vec::new(), Ok(()));
+    for watch in watches {
+        match session.add_watch(core, &caller, (&*watch.path, &*watch.token, watch.depth)) {
+            Ok(id) => added.push(id),
+            Err(errno) => {
+                result = Err(errno);
                 break;
             }
         }
-        if is_text {
-            reply.push(0);
-        }
-        Ok(reply)
     }
-
-    /// Sets watches as if the domain had: all of them, and each fires once; or none.
-    pub(in crate::shard) fn add_watches(
-        &mut self,
-        domid: Domid,
-        watches: &[NewWatch],
-    ) -> Result<(), Errno> {
-        let place = *self.rings.get(&domid).ok_or(Errno::ENOENT)?;
-        let added = self.with_connection(place, |thread, connection| {
-            let result = thread.add_all(connection, watches);
-            connection.outdate(thread.next_number());
-            result
-        });
-        self.make_ready(place);
-        added.ok_or(Errno::ENOENT)?
-    }
-
-    fn add_all(&mut self, connection: &mut Connection, watches: &[NewWatch]) -> Result<(), Errno> {
-        let caller = self.caller(connection);
-        let add = |watch: &NewWatch| {
-            let watch = (&*watch.path, &*watch.token, watch.depth);
-            self.add_watch(connection, &caller, watch)
-        };
-        let (mut added, mut result) = (Vec::new(), Ok(()));
-        for id in watches.iter().map(add) {
-            match id {
-                Ok(id) => added.push(id),
-                Err(errno) => {
-                    result = Err(errno);
-                    break;
-                }
-            }
+    for id in added {
+        if result.is_ok() {
+            session.fire_once(core, id);
+        } else if let Some(watch) = session.watches.get(id) {
+            let (path, token) = (Arc::clone(&watch.path), watch.token.clone());
+            // It is there, since it was added just now.
+            let _ = session.remove_watch(core, path.as_path(), &token);
         }
-        for id in added {
-            if result.is_ok() {
-                self.fire_once(connection, id);
-            } else if let Some(watch) = connection.watches.get(id) {
-                let (path, token) = (Arc::clone(&watch.path), watch.token.clone());
-                // It is there, since it was added just now.
-                let _ = self.remove_watch(connection, path.as_path(), &token);
-            }
-        }
-        result
     }
+    result
 }
 
 /// Appends what belongs together: strings, or a line of words.

@@ -2,22 +2,18 @@
 //! thread that may wait asks for it.
 //!
 //! ```text
-//!   migration/server --> owner_threads -- a MoveRequest in a mailbox --> Thread
+//!   migration/server --> owner_threads -- a MoveRequest in a mailbox --> serve_move
 //!   QUIESCE, UNQUIESCE --> scatter_gather -- a share each ------------> quiesce
 //!                                              leaves: saved_connection --> marks
 //!                                              arrives: expected_domains --> saved_connection, at INTRODUCE
 //! ```
 
-mod domain_watches;
-mod expected_domains;
-mod marks;
-mod owner_threads;
-mod quiesce;
-mod saved_connection;
-mod scatter_gather;
-
-pub use expected_domains::Before;
-pub use marks::Mark;
-pub use owner_threads::{Expected, ImportEnd, MoveRequest, OwnerThreads};
-pub use saved_connection::SavedConnection;
-pub use scatter_gather::{Gathered, Share, shares};
+pub mod domain_watches;
+pub mod expected_domains;
+pub mod marks;
+pub mod move_request;
+pub mod owner_threads;
+pub mod quiesce;
+pub mod saved_connection;
+pub mod scatter_gather;
+pub mod serve_move;

@@ -1,74 +1,17 @@
 //! The home threads of many domains, asked by a thread that may wait: each for its part, all of them at the same time.
 
-use crossbeam::channel::{Sender, bounded};
+use crossbeam::channel::bounded;
 
-use super::super::Shared;
-use super::super::mailbox::Message;
-use super::super::standing::Standing;
-use super::super::thread::Thread;
+use super::move_request::{Expected, ImportEnd, MoveReply, MoveRequest};
 use super::scatter_gather::{Gathered, shares};
 use crate::domain::Domain;
 use crate::migration::stream::state::Client;
+use crate::shard::mailbox::Message;
+use crate::shard::shared::Shared;
+use crate::shard::standing::Standing;
 use crate::store::{Caller, DomainSnapshot, Executed, Store};
 use crate::sync::Arc;
-use crate::words::Presence;
-use crate::words::{Domid, Errno, RELEASE_DOMAIN, ShardId};
-
-/// A domain whose number is kept free for an import, or the state that is in the way.
-pub type Expected = Result<Arc<Domain>, Presence>;
-
-/// A domain whose import is over, with what it brought if it arrived: its connection, its homes.
-pub type ImportEnd = (Arc<Domain>, Option<(Client, DomainSnapshot)>);
-
-/// What [`OwnerThreads`] ask of a domain's home thread, and where the reply goes. It keeps its place among events.
-pub enum MoveRequest {
-    /// See [`OwnerThreads::undo_quiesce`].
-    UndoQuiesce(Domid, MoveReply<()>),
-    /// See [`OwnerThreads::save_connections`].
-    SaveConnection(Domid, MoveReply<(Client, u64)>),
-    /// See [`OwnerThreads::mark`].
-    Mark(u64, DomainSnapshot, MoveReply<u64>),
-    /// See [`OwnerThreads::expect`].
-    Expect(Domid, MoveReply<Expected>),
-    /// See [`OwnerThreads::standings`].
-    Standing(Domid, MoveReply<Standing>),
-    /// See [`OwnerThreads::arrive`].
-    Arrive(Arc<Domain>, Option<(Client, DomainSnapshot)>, MoveReply<()>),
-    /// See [`OwnerThreads::discard`].
-    Discard(Domid, MoveReply<(DomainSnapshot, bool)>),
-}
-
-/// Where the reply to one of several requests goes.
-pub struct MoveReply<R> {
-    at: usize,
-    sender: Sender<(usize, Result<R, Errno>)>,
-}
-
-impl<R> MoveReply<R> {
-    fn send(self, result: Result<R, Errno>) {
-        // There is room for each, and a thread that waits for them.
-        let _ = self.sender.send((self.at, result));
-    }
-}
-
-impl Thread {
-    /// Serves a request about a domain that moves, whose home thread this is.
-    pub(in crate::shard) fn move_request(&mut self, request: MoveRequest) {
-        match request {
-            MoveRequest::UndoQuiesce(domid, reply) => reply.send(self.undo_quiesce(domid)),
-            MoveRequest::SaveConnection(domid, reply) => reply.send(self.save_connection(domid)),
-            MoveRequest::Mark(version, seen, reply) => {
-                reply.send(self.mark(seen.domid, version, seen));
-            }
-            MoveRequest::Expect(domid, reply) => reply.send(Ok(self.expect(domid))),
-            MoveRequest::Standing(domid, reply) => reply.send(Ok(self.standing(domid))),
-            MoveRequest::Arrive(domain, arrived, reply) => {
-                reply.send(self.arrive(&domain, arrived));
-            }
-            MoveRequest::Discard(domid, reply) => reply.send(self.discard(domid)),
-        }
-    }
-}
+use crate::words::{Domid, Errno, RELEASE_DOMAIN};
 
 /// The threads, for those who move domains. Whoever calls waits; the threads do not.
 #[derive(Clone)]
@@ -104,7 +47,9 @@ impl OwnerThreads {
             let _ = sender.send(gathered);
         };
         for share in shares(domids, answer) {
-            self.shared.mailboxes.post(self.home_thread(share.domid()), Message::Quiesce(share));
+            self.shared
+                .mailboxes
+                .post(self.shared.home_thread(share.domid()), Message::Quiesce(share));
         }
         self.wake();
         let all = |errno| domids.iter().map(|&domid| (domid, errno)).collect();
@@ -195,7 +140,9 @@ impl OwnerThreads {
         let (sender, receiver) = bounded(requests.len());
         for (at, (domid, message)) in requests.enumerate() {
             let reply = MoveReply { at, sender: sender.clone() };
-            self.shared.mailboxes.post(self.home_thread(domid), Message::Move(message(reply)));
+            self.shared
+                .mailboxes
+                .post(self.shared.home_thread(domid), Message::Move(message(reply)));
         }
         drop(sender);
         self.wake();
@@ -203,11 +150,6 @@ impl OwnerThreads {
             replies[at] = reply;
         }
         replies
-    }
-
-    fn home_thread(&self, domid: Domid) -> u16 {
-        let ShardId(shard) = self.shared.store.layout().of_domain(domid);
-        shard
     }
 
     /// Settles what was removed, and wakes who is told of it.

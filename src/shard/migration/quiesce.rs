@@ -11,116 +11,117 @@
 //! this connection stays what it is. Events are queued within the usual limits, without a ticket:
 //! nobody else is held up by a domain that may not be served.
 
-use super::super::connection::Parked;
-use super::super::state::{Effects, Event, Service};
-use super::super::thread::{Place, Thread};
 use super::scatter_gather::Share;
+use crate::shard::mailbox::Place;
+use crate::shard::session::reservations::leave_turns;
+use crate::shard::session::{self, Parked};
+use crate::shard::state::{Effects, Event, Service};
+use crate::shard::worker::Worker;
+use crate::shard::worker::connection::Stream;
+use crate::shard::worker::rings::give_up;
 use crate::transport::Disconnect;
 use crate::words::{Domid, Errno, Presence};
 
-impl Thread {
-    /// QUIESCE of a domain whose home thread this is.
-    pub(in crate::shard) fn quiesce(&mut self, share: Share) {
-        let domid = share.domid();
-        // A share that is refused has said so.
-        if let Ok(effects) = self.step_of(domid, Event::Quiesce(share)) {
-            self.perform(domid, effects);
-            self.drain(domid);
-        }
+/// QUIESCE of a domain whose home thread this is.
+pub fn quiesce(worker: &mut Worker, share: Share) {
+    let domid = share.domid();
+    // A share that is refused has said so.
+    if let Ok(effects) = worker.step_of(domid, Event::Quiesce(share)) {
+        perform(worker, domid, effects);
+        drain(worker, domid);
     }
+}
 
-    /// UNQUIESCE of a domain whose home thread this is.
-    pub(in crate::shard) fn unquiesce(&mut self, share: Share) {
-        let domid = share.domid();
-        if let Ok(effects) = self.step_of(domid, Event::Unquiesce) {
-            self.perform(domid, effects);
-            share.done();
-        }
+/// UNQUIESCE of a domain whose home thread this is.
+pub fn unquiesce(worker: &mut Worker, share: Share) {
+    let domid = share.domid();
+    if let Ok(effects) = worker.step_of(domid, Event::Unquiesce) {
+        perform(worker, domid, effects);
+        share.done();
     }
+}
 
-    /// Serves a domain again that an export quiesced which failed.
-    ///
-    /// # Errors
-    /// `ENOENT` if it is not introduced.
-    pub(in crate::shard) fn undo_quiesce(&mut self, domid: Domid) -> Result<(), Errno> {
-        let effects = self.step_of(domid, Event::ExportFailed)?;
-        self.perform(domid, effects);
-        Ok(())
-    }
+/// Serves a domain again that an export quiesced which failed.
+///
+/// # Errors
+/// `ENOENT` if it is not introduced.
+pub fn undo_quiesce(worker: &mut Worker, domid: Domid) -> Result<(), Errno> {
+    let effects = worker.step_of(domid, Event::ExportFailed)?;
+    perform(worker, domid, effects);
+    Ok(())
+}
 
-    /// Ends the quiescing of a domain of which nothing is under way. What its guest has room for is in the page
-    /// before QUIESCE is replied to.
-    pub(in crate::shard) fn drain(&mut self, domid: Domid) {
-        let Some(&place) = self.rings.get(&domid) else { return };
-        let slot = self.connections.get(place).and_then(Option::as_deref);
-        let is_drained = slot.is_some_and(|connection| connection.parked.is_none());
-        if !is_drained || self.presence(domid) != Presence::Quiescing {
-            return;
-        }
-        if let Ok(effects) = self.step_of(domid, Event::Drained) {
-            self.flush_quiesced(place);
-            self.perform(domid, effects);
-        }
+/// Ends the quiescing of a domain of which nothing is under way. What its guest has room for is in the page
+/// before QUIESCE is replied to.
+pub fn drain(worker: &mut Worker, domid: Domid) {
+    let Some(place) = worker.clients.of_domain(domid) else { return };
+    let connection = worker.clients.get(place);
+    let is_drained = connection.is_some_and(|connection| connection.session.parked.is_none());
+    if !is_drained || worker.presence(domid) != Presence::Quiescing {
+        return;
     }
+    if let Ok(effects) = worker.step_of(domid, Event::Drained) {
+        flush_quiesced(worker, place);
+        perform(worker, domid, effects);
+    }
+}
 
-    fn flush_quiesced(&mut self, place: Place) {
-        let flushed = self.with_connection(place, |thread, connection| {
-            let mut result = Ok(());
-            let is_served = !connection.ignored;
-            if let Some(ring) = connection.ring()
-                && is_served
-                && !ring.wants_reconnect()
-            {
-                result = ring.begin().map_err(Disconnect::from).and_then(|()| connection.flush());
-            }
-            if let Some(ring) = connection.ring()
-                && ring.publish()
-            {
-                let port = ring.port;
-                thread.notify(port);
-            }
-            result
-        });
-        if let Some(Err(Disconnect::Broken(error))) = flushed {
-            self.give_up(place, error);
-        }
+fn flush_quiesced(worker: &mut Worker, place: Place) {
+    let Some(connection) = worker.clients.get_mut(place) else { return };
+    let is_given_up = connection.stream == Stream::GivenUp;
+    let mut flushed = Ok(());
+    if let Some(ring) = connection.ring()
+        && !is_given_up
+        && !ring.wants_reconnect()
+    {
+        flushed = ring.begin().map_err(Disconnect::from).and_then(|()| connection.flush());
     }
+    if let Some(ring) = connection.ring()
+        && ring.publish()
+    {
+        worker.channels.notify(ring.port);
+    }
+    if let Err(Disconnect::Broken(error)) = flushed {
+        give_up(worker, place, error);
+    }
+}
 
-    /// Does what follows an event of an introduced domain.
-    fn perform(&mut self, domid: Domid, effects: Effects) {
-        match effects.service {
-            Some(Service::Begins) => self.begin_service(domid),
-            Some(Service::Ends) => self.end_service(domid),
-            None => {}
-        }
-        if effects.ends_import {
-            tracing::info!(domid = domid.0, "served after its import");
-        }
-        effects.quiesced.into_iter().for_each(Share::done);
-        effects.overtaken.into_iter().for_each(|share| share.failed(Errno::EAGAIN));
+/// Does what follows an event of an introduced domain.
+fn perform(worker: &mut Worker, domid: Domid, effects: Effects) {
+    match effects.service {
+        Some(Service::Begins) => begin_service(worker, domid),
+        Some(Service::Ends) => end_service(worker, domid),
+        None => {}
     }
+    if effects.ends_import {
+        tracing::info!(domid = domid.0, "served after its import");
+    }
+    effects.quiesced.into_iter().for_each(Share::done);
+    effects.overtaken.into_iter().for_each(|share| share.failed(Errno::EAGAIN));
+}
 
-    fn end_service(&mut self, domid: Domid) {
-        let Some(&place) = self.rings.get(&domid) else { return };
-        self.with_connection(place, |thread, connection| {
-            if connection.parked.take_if(|parked| matches!(parked, Parked::Guard)).is_some() {
-                // Others do not wait until it has written.
-                thread.leave_turns(connection);
-            }
-            connection.is_quiesced = true;
-            connection.outdate(thread.next_number());
-            connection.output.forget_tickets();
-            connection.trace(format_args!("quiesce"));
-        });
+fn end_service(worker: &mut Worker, domid: Domid) {
+    let Worker { core, clients, .. } = worker;
+    let place = clients.of_domain(domid);
+    let Some(connection) = place.and_then(|place| clients.get_mut(place)) else { return };
+    let session = &mut connection.session;
+    if session.parked.take_if(|parked| matches!(parked, Parked::Guard(_))).is_some() {
+        // Others do not wait until it has written.
+        leave_turns(core, session);
     }
+    session.service = session::Service::Quiesced;
+    session.outdate(core.next_number());
+    session.output.forget_tickets();
+    session.trace(format_args!("quiesce"));
+}
 
-    fn begin_service(&mut self, domid: Domid) {
-        let Some(&place) = self.rings.get(&domid) else { return };
-        let Some(Some(connection)) = self.connections.get_mut(place) else { return };
-        connection.is_quiesced = false;
-        // It could not take them: it has all the time again.
-        connection.output.renew_events(self.now);
-        connection.trace(format_args!("unquiesce"));
-        self.make_ready(place);
-    }
+fn begin_service(worker: &mut Worker, domid: Domid) {
+    let Some(place) = worker.clients.of_domain(domid) else { return };
+    let Some(connection) = worker.clients.get_mut(place) else { return };
+    let session = &mut connection.session;
+    session.service = session::Service::Running;
+    // It could not take them: it has all the time again.
+    session.output.renew_events(worker.core.now);
+    session.trace(format_args!("unquiesce"));
+    worker.clients.make_ready(place);
 }

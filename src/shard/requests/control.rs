@@ -3,47 +3,30 @@
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
-use super::{Message, Reply, RequestContext, Shared, Thread, spawn};
+use super::context::{Reply, RequestContext};
 use crate::control::{self, Counters, Served, State};
+use crate::shard::mailbox::Message;
+use crate::shard::shared::{Shared, spawn};
 use crate::store::{Store, WatchList};
 use crate::sync::{Arc, Ordering};
 use crate::words::Errno;
 
 /// CONTROL. `None` if the reply comes later: then a thread of the command's own sends it.
 pub fn serve(cx: &mut RequestContext<'_>, words: &[&[u8]]) -> Option<Reply> {
-    let served: Arc<dyn Served> = Arc::<Shared>::clone(&cx.thread.shared);
+    let served: Arc<dyn Served> = Arc::<Shared>::clone(&cx.core.shared);
     let work = match control::command(&served, words) {
         control::Reply::Now(answer) => return Some(answer.map(Cow::Owned)),
         control::Reply::Later(work) => work,
     };
     let asker = cx.park();
-    let mailboxes = cx.thread.shared.mailboxes.clone();
+    let mailboxes = cx.core.shared.mailboxes.clone();
     let run = move || mailboxes.send(asker.thread, Message::Answer(asker, work.run()));
     if let Err(error) = spawn("control", run) {
         tracing::warn!(%error, "a command cannot be started");
-        cx.thread.unpark(cx.connection);
+        cx.session.unpark(cx.core);
         return Some(Err(Errno::ENOMEM));
     }
     None
-}
-
-impl Thread {
-    /// The watches of this thread's connections. Cost: a copy of each; no connection is being
-    /// served meanwhile, so the tries hold just these of this thread.
-    pub(in crate::shard) fn watch_list(&self) -> WatchList {
-        let mut watches = Vec::new();
-        for (place, connection) in &self.connections {
-            let Some(connection) = connection else { continue };
-            for group in connection.watches.groups() {
-                let entry = self.entry(place, connection.domid(), &group);
-                watches.push((group.path.to_buf(), entry));
-            }
-        }
-        for former in self.former.iter() {
-            watches.push((former.path.as_path().to_buf(), former.entry));
-        }
-        WatchList { thread: self.number, watches, tries: self.shared.store.tries() }
-    }
 }
 
 impl Served for Shared {

@@ -3,10 +3,11 @@
 
 use std::borrow::Cow;
 
-use super::{Message, Reply, RequestContext, text_reply};
+use super::context::{Reply, RequestContext, text_reply};
 use crate::domain::{Domain, Quota, SERVER_FEATURES};
 use crate::protocol::operations::DomainRequest;
 use crate::protocol::{decimal, text};
+use crate::shard::mailbox::Message;
 use crate::sync::Arc;
 use crate::words::{Domid, Errno};
 
@@ -21,18 +22,18 @@ pub fn ask_home_thread(
     request: DomainRequest,
 ) -> Option<Reply> {
     let is_for_any = matches!(request, DomainRequest::Introduce(..) | DomainRequest::SetTarget(_));
-    if !is_for_any && cx.thread.shared.store.registry().is_privileged(domid) {
+    if !is_for_any && cx.core.shared.store.registry().is_privileged(domid) {
         return Some(Err(Errno::EINVAL));
     }
     let asker = cx.park();
-    let home = cx.thread.home_thread(domid);
-    cx.thread.shared.mailboxes.post(home, Message::Domain(asker, domid, request));
+    let home = cx.core.shared.home_thread(domid);
+    cx.core.shared.mailboxes.post(home, Message::Domain(asker, domid, request));
     None
 }
 
 /// IS_DOMAIN_INTRODUCED.
 pub fn is_introduced(cx: &RequestContext<'_>, domid: Domid) -> Cow<'static, [u8]> {
-    let domain = cx.thread.shared.store.registry().get(domid);
+    let domain = cx.core.shared.store.registry().get(domid);
     let introduced = domain.is_some_and(|domain| domain.is_introduced());
     let yes = domid == Domid::SELF || introduced;
     Cow::Borrowed(if yes { b"T\0" } else { b"F\0" })
@@ -40,13 +41,13 @@ pub fn is_introduced(cx: &RequestContext<'_>, domid: Domid) -> Cow<'static, [u8]
 
 /// Returns a domain that exists, or ENOENT.
 fn existing(cx: &RequestContext<'_>, domid: Domid) -> Result<Arc<Domain>, Errno> {
-    cx.thread.shared.known_domain(domid).ok_or(Errno::ENOENT)
+    cx.core.shared.known_domain(domid).ok_or(Errno::ENOENT)
 }
 
 /// GET_FEATURE of a domain, or of the connection's own.
 pub fn get_feature(cx: &RequestContext<'_>, domid: Option<Domid>) -> Reply {
     let features = match domid {
-        None => cx.connection.domain.features(),
+        None => cx.session.domain.features(),
         Some(domid) => existing(cx, domid)?.features(),
     };
     Ok(text_reply(features.to_string()))
@@ -68,7 +69,7 @@ pub fn set_feature(cx: &RequestContext<'_>, domid: Domid, features: u32) -> Resu
 /// GET_QUOTA of a domain, or of the defaults.
 pub fn get_quota(cx: &RequestContext<'_>, domid: Option<Domid>, name: &[u8]) -> Reply {
     let domain = domid.map(|domid| existing(cx, domid)).transpose()?;
-    let defaults = cx.thread.shared.store.registry().defaults();
+    let defaults = cx.core.shared.store.registry().defaults();
     let limits = domain.as_ref().map_or(defaults, |domain| domain.limits());
     let value = match parse_quota(name)? {
         Some(quota) => limits.get(quota),
@@ -87,7 +88,7 @@ pub fn set_quota(
     let domain = domid.map(|domid| existing(cx, domid)).transpose()?;
     // The greatest number says in C that a quota is not supported.
     let value = decimal(value).ok().filter(|&value| value != u32::MAX).ok_or(Errno::EINVAL)?;
-    let registry = cx.thread.shared.store.registry();
+    let registry = cx.core.shared.store.registry();
     match parse_quota(name)? {
         Some(quota) => registry.set_limit(domain.as_deref(), quota, value),
         None => registry.set_soft_memory(domain.as_deref(), value),

@@ -1,9 +1,10 @@
 //! The requests that move domains, on the side of the client (docs/PROTOCOL-EXTENSIONS.md). What is requested of
 //! many domains goes to each one's home thread, and the last of them replies.
 
-use super::{ACK, Message, Reply, RequestContext};
+use super::context::{ACK, Reply, RequestContext};
 use crate::protocol::operations::{DOMAINS_MAX, Form};
-use crate::shard::migration::{Gathered, Share, shares};
+use crate::shard::mailbox::Message;
+use crate::shard::migration::scatter_gather::{Gathered, Share, shares};
 use crate::words::{Domid, Errno};
 
 /// Parks the connection until the home threads of all domains have replied, and returns `None`; or returns why the
@@ -14,7 +15,7 @@ pub fn ask_home_threads(
     form: Form,
     message: fn(Share) -> Message,
 ) -> Option<Reply> {
-    let registry = cx.thread.shared.store.registry();
+    let registry = cx.core.shared.store.registry();
     if domids.iter().any(|&domid| registry.is_privileged(domid)) {
         return Some(Err(Errno::EINVAL));
     }
@@ -22,14 +23,14 @@ pub fn ask_home_threads(
         return Some(Err(Errno::E2BIG));
     }
     let asker = cx.park();
-    let mailboxes = cx.thread.shared.mailboxes.clone();
+    let mailboxes = cx.core.shared.mailboxes.clone();
     let answer = move |gathered: Gathered| {
         let result = gathered.map(|failed| show(&failed, form));
         mailboxes.post(asker.thread, Message::Answer(asker, result));
     };
     for share in shares(domids, answer) {
-        let home = cx.thread.home_thread(share.domid());
-        cx.thread.shared.mailboxes.post(home, message(share));
+        let home = cx.core.shared.home_thread(share.domid());
+        cx.core.shared.mailboxes.post(home, message(share));
     }
     None
 }

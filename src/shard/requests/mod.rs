@@ -1,6 +1,7 @@
 //! From a message to its reply: the checks that every request passes, in their order, and the function that
 //! serves each kind of request.
 
+pub mod context;
 mod control;
 mod domain;
 mod migration;
@@ -10,77 +11,59 @@ mod watch;
 
 use std::borrow::Cow;
 
-use super::connection::{Connection, Parked};
-use super::guards::Admission;
-use super::mailbox::{Asker, Message};
-use super::state::DomainState;
-use super::thread::Thread;
-use super::{Shared, spawn};
+use self::context::{ACK, Outcome, RequestContext, text_reply};
+use super::mailbox::Message;
+use super::session::core::Core;
+use super::session::reservations::{Admission, await_turn};
+use super::session::{Pending, Session};
+use super::trace;
 use crate::log;
 use crate::protocol::operations::{Access, Form, Parser, Request, Row, TransactionId, command};
-use crate::protocol::{Header, strings};
-use crate::store::{Caller, Executed};
-use crate::sync::Ordering;
+use crate::protocol::{Frame, frame, strings};
+use crate::store::Caller;
 use crate::words::{Errno, ShardId};
 
-/// The payload of a reply that says nothing but yes (xenstore.txt).
-pub const ACK: &[u8] = b"OK\0";
-
-/// What a request is replied with.
-type Reply = Result<Cow<'static, [u8]>, Errno>;
-
-/// Whether a request was used.
-pub enum Outcome {
-    /// It was answered, or will be.
-    Used,
-    /// It has to wait and is tried again.
-    Again,
+/// What came of the beginning of a session's input.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step<'s> {
+    /// A request was replied to, or will be; this follows it.
+    Served(&'s [u8]),
+    /// The request has to wait, and is tried again.
+    Waits,
+    /// The request is not whole yet.
+    Incomplete,
+    /// The request has so many bytes that nothing that follows could be understood.
+    TooLong(u32),
 }
 
-/// A request that is being served: the thread, the client and its rights, and the message's header.
-pub struct RequestContext<'a> {
-    /// The thread that serves the client.
-    pub thread: &'a mut Thread,
-    /// The client.
-    pub connection: &'a mut Connection,
-    /// The client's domain with its rights of this moment.
-    pub caller: &'a Caller,
-    /// The message's header.
-    pub header: &'a Header,
-}
-
-impl RequestContext<'_> {
-    /// Queues the reply.
-    pub fn reply(&mut self, result: Result<&[u8], Errno>) {
-        self.connection.reply(self.header, result, None);
-    }
-
-    /// Parks the connection until another thread replies. Returns the handle to which the reply is addressed.
-    pub fn park(&mut self) -> Asker {
-        self.thread.park(self.connection, self.header)
-    }
-
-    /// Replies to a request that changed something, once what it removed is accounted. If that is much, the reaper
-    /// does it and only this client waits.
-    pub fn conclude(&mut self, executed: Executed) {
-        let Executed { ticket, removed, replaced } = executed;
-        drop(replaced);
-        let Some(rest) = self.thread.shared.store.settle(removed) else {
-            return self.connection.reply(self.header, Ok(ACK), ticket);
-        };
-        let asker = self.park();
-        self.connection.late = Some(Vec::new());
-        let mailboxes = self.thread.shared.mailboxes.clone();
-        let done = move || {
-            drop(ticket);
-            mailboxes.send(asker.thread, Message::Answer(asker, Ok(ACK.to_vec())));
-        };
-        self.thread.shared.store.reap(rest, Box::new(done));
+/// Serves the request that a session's input begins with.
+pub fn serve_first<'s>(
+    core: &mut Core,
+    session: &mut Session,
+    caller: &Caller,
+    stream: &'s [u8],
+) -> Step<'s> {
+    let pending = std::mem::replace(&mut session.pending, Pending::Nothing);
+    match frame(stream) {
+        Frame::Incomplete(_) => Step::Incomplete,
+        Frame::TooLong(len) => Step::TooLong(len),
+        Frame::Message { header, payload, rest } => {
+            if pending != Pending::Retry {
+                trace::request(&session.asker, &session.domain, header, payload);
+            }
+            match serve(&mut RequestContext { core, session, caller, header }, payload) {
+                Outcome::Used => Step::Served(rest),
+                Outcome::Again => {
+                    session.pending = Pending::Retry;
+                    Step::Waits
+                }
+            }
+        }
     }
 }
 
 /// Serves one request.
-pub fn serve(cx: &mut RequestContext<'_>, payload: &[u8]) -> Outcome {
+fn serve(cx: &mut RequestContext<'_>, payload: &[u8]) -> Outcome {
     match admit(cx, payload) {
         Ok(request) => dispatch(cx, request),
         Err(errno) => {
@@ -93,7 +76,7 @@ pub fn serve(cx: &mut RequestContext<'_>, payload: &[u8]) -> Outcome {
 /// The checks that come before everything else, in the order that clients rely on.
 fn admit<'p>(cx: &RequestContext<'_>, payload: &'p [u8]) -> Result<Request<'p>, Errno> {
     let row = Row::of(cx.header.kind.get()).ok_or(Errno::ENOSYS)?;
-    let shard = Some(ShardId(cx.thread.number));
+    let shard = Some(ShardId(cx.core.number));
     let domid = Some(cx.caller.domain.domid);
     log::set_context(log::Context { shard, operation: row.name, domid });
     let is_privileged = cx.caller.subject.privileged;
@@ -106,7 +89,7 @@ fn admit<'p>(cx: &RequestContext<'_>, payload: &'p [u8]) -> Result<Request<'p>, 
     match (row.parser, row.transaction) {
         (Parser::Migration(_), _) => Err(Errno::ENOSYS),
         _ if !is_allowed => Err(Errno::EACCES),
-        (_, TransactionId::Open) if id != 0 && !cx.connection.transactions.contains_key(&id) => {
+        (_, TransactionId::Open) if id != 0 && !cx.session.transactions.contains_key(&id) => {
             Err(Errno::ENOENT)
         }
         (Parser::Payload(parse), _) => parse(payload),
@@ -124,7 +107,7 @@ fn dispatch(cx: &mut RequestContext<'_>, request: Request<'_>) -> Outcome {
     let reply = match request {
         Request::Node(path, request) => return node::serve(cx, path, request),
         Request::EndTransaction(end) => return transaction::end(cx, end),
-        Request::StartTransaction => match cx.thread.await_turn(cx.connection) {
+        Request::StartTransaction => match await_turn(cx.core, cx.session) {
             Admission::Parked => return Outcome::Again,
             Admission::Admitted => Some(transaction::start(cx)),
         },
@@ -134,11 +117,11 @@ fn dispatch(cx: &mut RequestContext<'_>, request: Request<'_>) -> Outcome {
         }
         Request::Unwatch(path, token) => Some(watch::unwatch(cx, path, token).map(ack)),
         Request::ResetWatches => {
-            cx.thread.drop_watches(cx.connection);
-            if !cx.thread.former.are_out(cx.connection.former_watches) {
+            cx.session.drop_watches(cx.core);
+            if !cx.core.former.are_out(cx.session.former_watches) {
                 return Outcome::Again;
             }
-            cx.thread.drop_transactions(cx.connection);
+            cx.session.drop_transactions();
             Some(Ok(ack(())))
         }
         Request::Control(words) => {
@@ -170,60 +153,4 @@ fn dispatch(cx: &mut RequestContext<'_>, request: Request<'_>) -> Outcome {
         cx.reply(reply.as_deref().map_err(|errno| *errno));
     }
     Outcome::Used
-}
-
-/// A text as a payload.
-fn text_reply(text: String) -> Cow<'static, [u8]> {
-    let mut bytes = text.into_bytes();
-    bytes.push(0);
-    Cow::Owned(bytes)
-}
-
-impl Thread {
-    /// Parks a connection until another thread replies. Returns the handle to which the reply is addressed.
-    pub(super) fn park(&self, connection: &mut Connection, header: &Header) -> Asker {
-        connection.parked = Some(Parked::Answer(*header));
-        self.shared.parked.fetch_add(1, Ordering::Relaxed);
-        connection.asker
-    }
-
-    /// Ends the wait; answers the request that it was for.
-    pub(super) fn unpark(&self, connection: &mut Connection) -> Option<Header> {
-        match connection.parked.take() {
-            Some(Parked::Answer(header)) => {
-                self.shared.parked.fetch_sub(1, Ordering::Relaxed);
-                Some(header)
-            }
-            _ => None,
-        }
-    }
-
-    /// The answer that a parked connection waits for.
-    pub(super) fn answered(&mut self, asker: Asker, result: Result<Vec<u8>, Errno>) {
-        let mut place = asker.connection;
-        if let Some(domid) = self.released.remove(&asker.id) {
-            if let Some((_, DomainState::Absent(Some(carried)))) = self.states.get_mut(&domid) {
-                return carried.answered(asker.id, result.as_deref().map_err(|errno| *errno));
-            }
-            let Some(&ring) = self.rings.get(&domid) else { return };
-            place = ring;
-        }
-        // A parked connection is not being served, so it is in its place, if it is still there.
-        let quiescing = self.with_connection(place, |thread, connection| {
-            if connection.asker.id != asker.id {
-                return None;
-            }
-            if let Some(header) = thread.unpark(connection) {
-                let result = result.as_deref().map_err(|errno| *errno);
-                connection.reply(&header, result, None);
-                thread.send_late(connection);
-                connection.more_input = true;
-            }
-            connection.is_quiesced.then(|| connection.domid())
-        });
-        if let Some(Some(domid)) = quiescing {
-            self.drain(domid);
-        }
-        self.make_ready(place);
-    }
 }

@@ -2,11 +2,12 @@
 
 use std::borrow::Cow;
 
-use super::super::guards::Admission;
-use super::{Connection, Outcome, RequestContext, Thread, transaction};
+use super::context::{Outcome, RequestContext};
+use super::transaction;
 use crate::domain::{FEATURE_DOMID_ANY, Quota};
 use crate::protocol::operations::NodeRequest;
 use crate::protocol::{ReplySlot, Strings};
+use crate::shard::session::reservations::{Admission, await_guard};
 use crate::store::{Op, StoreError, Verb};
 use crate::sync::Arc;
 use crate::words::{Domid, Entry, Errno, Path, PathSpace, PermSet, Perms};
@@ -25,24 +26,24 @@ pub fn serve(cx: &mut RequestContext<'_>, path: &[u8], request: NodeRequest<'_>)
         return transaction::execute(cx, &op);
     }
     let writes = op.verb.writes();
-    if writes && cx.thread.await_guard(cx.connection, [op.path]) == Admission::Parked {
+    if writes && await_guard(cx.core, cx.session, [op.path]) == Admission::Parked {
         return Outcome::Again;
     }
-    let slot = ReplySlot::begin(cx.connection.output.buffer(), cx.header);
-    let out = cx.connection.output.buffer();
+    let slot = ReplySlot::begin(cx.session.output.buffer(), cx.header);
+    let out = cx.session.output.buffer();
     // Through the reference: a count of the store's own would be changed by all threads, for each request.
-    match cx.thread.shared.store.execute(cx.caller, &op, &mut cx.thread.generations, out) {
+    match cx.core.shared.store.execute(cx.caller, &op, &mut cx.core.generations, out) {
         Err(StoreError::StaleEpoch | StoreError::NeedsLock(..)) => {
             slot.cancel(out);
             return Outcome::Again;
         }
         Err(StoreError::Refused(errno)) => {
             let start = slot.finish(out, Err(errno));
-            cx.connection.replied(start, None);
+            cx.session.replied(start, None);
         }
         Ok(executed) if !writes => {
             let start = slot.finish(out, Ok(()));
-            cx.connection.replied(start, executed.ticket);
+            cx.session.replied(start, executed.ticket);
         }
         Ok(executed) => {
             slot.cancel(out);
@@ -59,7 +60,7 @@ fn resolved<'a>(
     request: NodeRequest<'a>,
     space: &'a mut PathSpace,
 ) -> Result<Op<'a>, Errno> {
-    let path = cx.thread.resolve(cx.connection, path, space);
+    let path = cx.session.resolve(cx.core, path, space);
     let verb = match request {
         NodeRequest::Read => Verb::Read,
         NodeRequest::Directory => Verb::Directory,
@@ -84,34 +85,20 @@ fn perms(
     if entries.is_empty() {
         return Err(Errno::EINVAL);
     }
-    let registry = cx.thread.shared.store.registry();
+    let registry = cx.core.shared.store.registry();
     if !registry.permits(&cx.caller.domain, Quota::NodePermissions, entries.len(), path) {
         return Err(Errno::ENOSPC);
     }
     let parse = |text: &&[u8]| {
         let mut entry = Entry::parse(text)?;
         if entry.domid == Domid::ANY {
-            entry.ignored = cx.connection.domain.features() & FEATURE_DOMID_ANY == 0;
+            entry.ignored = cx.session.domain.features() & FEATURE_DOMID_ANY == 0;
         } else {
-            cx.thread.shared.known_domain(entry.domid);
+            cx.core.shared.known_domain(entry.domid);
         }
         Ok(entry)
     };
     let entries: Vec<Entry> = entries.iter().map(parse).collect::<Result<_, Errno>>()?;
     let (owner, others) = entries.split_first().ok_or(Errno::EINVAL)?;
     Ok(Arc::new(PermSet::new(registry.now(), *owner, others)))
-}
-
-impl Thread {
-    /// Reads a path as a client of this connection means it.
-    pub(in crate::shard) fn resolve<'a>(
-        &self,
-        connection: &Connection,
-        raw: &'a [u8],
-        space: &'a mut PathSpace,
-    ) -> Result<Path<'a>, Errno> {
-        let limit = self.shared.store.registry().limit(&connection.domain, Quota::PathMax);
-        let limit = if limit == 0 { usize::MAX } else { limit as usize };
-        Path::resolve(raw, connection.domid(), limit, space)
-    }
 }

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::domain::{Limits, OwnSettings, Registry};
-use crate::shard::migration::shares;
-use crate::shard::output::Output;
+use crate::shard::migration::scatter_gather::shares;
+use crate::shard::session::output::Output;
 use crate::words::Domid;
 
 const STATES: [&str; 9] = [

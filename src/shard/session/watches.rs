@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 
 use super::deferred::Deferral;
 use crate::sync::Arc;
+use crate::watch::Event;
 use crate::words::{Path, PathBuf};
 
 /// A watch as the client set it.
@@ -48,6 +49,9 @@ impl Watch {
         self.depth.is_none_or(|depth| changed.map_or(0, levels) <= usize::from(depth))
     }
 }
+
+/// The events of one connection for one change: one for each path that it watches.
+pub type ChangeEvents = SmallVec<[Event; 1]>;
 
 /// Names one watch of a connection; a place is used again, a number is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,9 +4,8 @@
 
 use std::collections::VecDeque;
 
-use super::connection::Connection;
-use super::thread::Thread;
 use crate::domain::{Domain, Quota};
+use crate::store::Store;
 use crate::sync::Arc;
 use crate::watch::Entry;
 use crate::words::PathBuf;
@@ -30,7 +29,7 @@ pub struct FormerGroup {
     pub charged_bytes: u64,
 }
 
-/// The former watches of a thread's connections, oldest first.
+/// The former watches of a worker's connections, oldest first.
 #[derive(Default)]
 pub struct FormerWatches {
     groups: VecDeque<FormerGroup>,
@@ -60,40 +59,19 @@ impl FormerWatches {
     pub fn iter(&self) -> impl Iterator<Item = &FormerGroup> {
         self.groups.iter()
     }
-}
 
-impl Thread {
-    /// Takes the next former watches out of the tries.
-    pub(super) fn take_out_former(&mut self) {
+    /// Takes the next ones out of the tries.
+    pub fn take_out(&mut self, store: &Store) {
         let mut bytes = BYTES_PER_PASS;
         while bytes > 0
-            && let Some(group) = self.former.groups.pop_front()
+            && let Some(group) = self.groups.pop_front()
         {
             let path = group.path.as_path();
             bytes = bytes.saturating_sub(path.bytes().len() + PATH_COST);
-            self.shared.store.unwatch(path, group.entry.watcher);
+            store.unwatch(path, group.entry.watcher);
             let account = &group.domain.account;
             account.release(Quota::Watches, group.watches);
             account.release(Quota::Memory, group.charged_bytes);
-        }
-    }
-
-    /// Takes all watches of a connection back, the first of them at once. Cost: their number.
-    pub(super) fn drop_watches(&mut self, connection: &mut Connection) {
-        self.sequence += 1;
-        let (place, domid) = (connection.asker.connection, connection.domid());
-        let watches = connection.watches.take(self.sequence);
-        watches.iter().for_each(|watch| self.trace_watch("destroy", connection, watch));
-        let is_idle = self.former.is_empty();
-        for group in watches.groups() {
-            let entry = self.entry(place, domid, &group);
-            let (path, watches, charged_bytes) = watches.charges(group.group);
-            let domain = Arc::clone(&connection.domain);
-            let former = FormerGroup { path, entry, domain, watches, charged_bytes };
-            connection.former_watches = self.former.add(former);
-        }
-        if is_idle {
-            self.take_out_former();
         }
     }
 }

@@ -3,13 +3,14 @@ use std::os::fd::AsFd;
 use mio::net::UnixStream;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 
-use super::super::connection::{KERNEL_COLLAPSE_BYTES, RING_COLLAPSE_BYTES};
-use super::super::mailbox::Asker;
-use super::super::watches::Watch;
 use super::*;
 use crate::domain::Limits;
 use crate::host::RingPage;
 use crate::protocol::append_event;
+use crate::shard::mailbox::Asker;
+use crate::shard::session::output::Output;
+use crate::shard::session::watches::Watch;
+use crate::shard::session::{KERNEL_COLLAPSE_BYTES, Kind, RING_COLLAPSE_BYTES};
 use crate::transport::Ring;
 use crate::words::{Domid, Path};
 
@@ -21,14 +22,14 @@ struct Client {
 }
 
 impl Client {
-    fn new(transport: Transport) -> Client {
+    fn new(kind: Kind, transport: Transport) -> Client {
         let registry = Registry::new(Limits::defaults(), None);
         let domain = registry.get(Domid::CONTROL).unwrap();
         let mut connection =
-            Connection::new(Asker { thread: 0, connection: 0, id: 1 }, domain, transport);
+            Connection::new(Asker { thread: 0, connection: 0, id: 1 }, domain, kind, transport);
         let path = Arc::new(Path::parse(b"/a").unwrap().to_buf());
         let watch = Watch { path, token: (*b"t").into(), prefix_len: 0, depth: None, seq: 1 };
-        let (id, group) = connection.watches.insert(watch);
+        let (id, group) = connection.session.watches.insert(watch);
         let watcher = Watcher { thread: 0, connection: 0, group: group.group, seq: id.seq };
         Client { registry, connection, watcher }
     }
@@ -45,23 +46,27 @@ impl Client {
     fn ends_with_event(&mut self, path: &[u8]) -> bool {
         let mut event = Vec::new();
         append_event(&mut event, path, b"t");
-        self.connection.output.buffer().ends_with(&event)
+        self.connection.session.output.buffer().ends_with(&event)
     }
 }
 
 #[test]
 fn events_beyond_1024_are_queued_in_front_of_the_reply_that_is_waited_for() {
     let (socket, _theirs) = UnixStream::pair().unwrap();
-    let mut client = Client::new(Transport::Socket(socket));
-    client.connection.late = Some(Vec::new());
+    let mut client = Client::new(Kind::Socket, Transport::Socket(socket));
+    client.connection.session.late = Some(Vec::new());
     let path = |number: usize| format!("/a/{number}").into_bytes();
     (0..LATE_MAX).for_each(|number| client.change(&path(number)));
-    assert!(client.connection.output.is_empty(), "they wait for the reply");
+    assert!(client.connection.session.output.is_empty(), "they wait for the reply");
     client.change(&path(LATE_MAX));
-    assert_eq!(client.connection.output.pending_events(), LATE_MAX + 1);
+    assert_eq!(client.connection.session.output.pending_events(), LATE_MAX + 1);
     assert!(client.ends_with_event(&path(LATE_MAX)));
     client.change(&path(0));
-    assert_eq!(client.connection.output.pending_events(), LATE_MAX + 1, "an equal one waits");
+    assert_eq!(
+        client.connection.session.output.pending_events(),
+        LATE_MAX + 1,
+        "an equal one waits"
+    );
 }
 
 #[test]
@@ -69,14 +74,14 @@ fn events_of_the_control_domains_kernel_collapse_beyond_64_mib() {
     let file = memfd_create("ring", MemfdFlags::CLOEXEC).unwrap();
     ftruncate(&file, 4096).unwrap();
     let ring = Ring::new(RingPage::map(file.as_fd(), 0).unwrap(), 1, 1);
-    let mut client = Client::new(Transport::Ring(ring));
+    let mut client = Client::new(Kind::Kernel, Transport::Ring(ring));
     for unread in [RING_COLLAPSE_BYTES, KERNEL_COLLAPSE_BYTES - 1] {
-        client.connection.output.buffer().resize(unread, 0);
+        client.connection.session.output.buffer().resize(unread, 0);
         client.change(b"/a/1");
         assert!(client.ends_with_event(b"/a/1"), "{unread} bytes are unread");
-        client.connection.output = super::super::output::Output::default();
+        client.connection.session.output = Output::default();
     }
-    client.connection.output.buffer().resize(KERNEL_COLLAPSE_BYTES + 1, 0);
+    client.connection.session.output.buffer().resize(KERNEL_COLLAPSE_BYTES + 1, 0);
     client.change(b"/a/1");
     assert!(client.ends_with_event(b"/a"));
 }

@@ -7,12 +7,13 @@
 //! that it serves, at least once if it serves any, and never if it serves none.
 
 use std::collections::VecDeque;
-use std::ops::Bound::{Excluded, Unbounded};
 use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
-use super::thread::{Place, Thread};
+use super::clients::Clients;
+use crate::shard::mailbox::Place;
+use crate::shard::session::core::Core;
 use crate::words::Domid;
 
 /// Rings that one pass looks at. A look reads one cache line that the guest may have changed, some
@@ -23,7 +24,7 @@ const RINGS_PER_STEP: usize = 64;
 /// processor lost its turn between the two has it again by then.
 const GRACE: Duration = Duration::from_millis(250);
 
-/// Where a thread's scan stands.
+/// Where a worker's scan stands.
 #[derive(Default)]
 pub struct Scan {
     /// The time in which each ring is looked at once; zero: never.
@@ -78,49 +79,45 @@ impl Scan {
         let due = |next: Instant| (next + self.pause(rings)).max(now);
         self.next = self.next.map(due).filter(|_| rings > 0);
     }
-}
 
-impl Thread {
     /// Looks at the next rings, if it is time.
-    pub(super) fn scan_rings(&mut self) {
-        if self.scan.next().is_none_or(|next| next > self.now) {
+    pub fn run(&mut self, core: &Core, clients: &mut Clients) {
+        if self.next().is_none_or(|next| next > core.now) {
             return;
         }
-        self.serve_found();
-        if self.scan.next.is_some_and(|next| next <= self.now) {
-            self.scan_step();
+        self.serve_found(core, clients);
+        if self.next.is_some_and(|next| next <= core.now) {
+            self.step(core, clients);
         }
     }
 
-    fn scan_step(&mut self) {
-        let from = self.scan.last.map_or(Unbounded, Excluded);
-        let rings = self.rings.range((from, Unbounded)).take(RINGS_PER_STEP);
+    fn step(&mut self, core: &Core, clients: &mut Clients) {
         let rings: SmallVec<[(Domid, Place); RINGS_PER_STEP]> =
-            rings.map(|(&domid, &place)| (domid, place)).collect();
+            clients.rings_after(self.last).take(RINGS_PER_STEP).collect();
         for &(domid, place) in &rings {
-            if let Some(position) = self.silent_news(place) {
-                let until = self.now + GRACE;
-                self.scan.found.push_back(Found { domid, until, position });
+            if let Some(position) = silent_news(core, clients, place) {
+                let until = core.now + GRACE;
+                self.found.push_back(Found { domid, until, position });
             }
         }
         let last = rings.last().map(|(domid, _)| *domid);
         // At the end of a round the next begins with the first ring.
-        let end = self.rings.last_key_value().map(|(domid, _)| *domid);
-        self.scan.step_done(self.now, self.rings.len(), last.filter(|_| last != end));
+        let end = clients.last_ring();
+        self.step_done(core.now, clients.ring_count(), last.filter(|_| last != end));
     }
 
     /// Serves the rings that had something before and were not notified since.
-    fn serve_found(&mut self) {
+    fn serve_found(&mut self, core: &Core, clients: &mut Clients) {
         for _ in 0..RINGS_PER_STEP {
-            let due = |found: &mut Found| found.until <= self.now;
-            let Some(found) = self.scan.found.pop_front_if(due) else { return };
-            let Some(&place) = self.rings.get(&found.domid) else { continue };
-            if self.silent_news(place) != Some(found.position) {
+            let due = |found: &mut Found| found.until <= core.now;
+            let Some(found) = self.found.pop_front_if(due) else { return };
+            let Some(place) = clients.of_domain(found.domid) else { continue };
+            if silent_news(core, clients, place) != Some(found.position) {
                 continue;
             }
-            self.make_ready(place);
-            if let Some(Some(connection)) = self.connections.get(place)
-                && !connection.domain.note_silent()
+            clients.make_ready(place);
+            if let Some(connection) = clients.get(place)
+                && !connection.session.domain.note_silent()
             {
                 let domid = found.domid.0;
                 tracing::warn!(
@@ -130,19 +127,19 @@ impl Thread {
             }
         }
     }
+}
 
-    /// Where a ring stands that has something for this thread, unless it is about to be served. A
-    /// quiesced domain's page is not looked at, and requests only while its connection is read. Room
-    /// for replies is not looked for: the tick does that more often.
-    fn silent_news(&mut self, place: Place) -> Option<(u32, u32)> {
-        let connection = self.connections.get(place)?.as_ref()?;
-        if connection.ready || connection.is_quiesced {
-            return None;
-        }
-        let reads = self.may_read(connection);
-        let ring = self.connections.get_mut(place)?.as_mut()?.ring()?;
-        (reads && ring.has_requests() || ring.wants_reconnect()).then(|| ring.position())
+/// Where a ring stands that has something for this worker, unless it is about to be served. A
+/// quiesced domain's page is not looked at, and requests only while its connection is read. Room
+/// for replies is not looked for: the tick does that more often.
+fn silent_news(core: &Core, clients: &mut Clients, place: Place) -> Option<(u32, u32)> {
+    let connection = clients.idle(place)?;
+    if connection.session.is_quiesced() {
+        return None;
     }
+    let reads = connection.may_read(core);
+    let ring = connection.ring()?;
+    (reads && ring.has_requests() || ring.wants_reconnect()).then(|| ring.position())
 }
 
 #[cfg(test)]

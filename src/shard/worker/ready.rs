@@ -8,7 +8,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::thread::Place;
+use super::connection::Demand;
+use crate::shard::mailbox::Place;
 
 /// Busy connections are served for this long in a pass, and the one that is being served to the end of its turn:
 /// about ten turns. Then the thread looks at what happened meanwhile, at the cost of a few microseconds.
@@ -23,9 +24,8 @@ pub struct ReadyList {
 
 impl ReadyList {
     /// Appends a connection that is not in the list.
-    pub fn push(&mut self, place: Place, is_busy: bool) {
-        let list = if is_busy { &mut self.busy } else { &mut self.others };
-        list.push_back(place);
+    pub fn push(&mut self, place: Place, demand: Demand) {
+        self.list(demand).push_back(place);
     }
 
     /// Whether no connection is to be served.
@@ -38,9 +38,15 @@ impl ReadyList {
         (self.busy.len(), self.others.len())
     }
 
-    /// Takes the first busy connection or the first of the others.
-    pub fn pop(&mut self, is_busy: bool) -> Option<Place> {
-        let list = if is_busy { &mut self.busy } else { &mut self.others };
-        list.pop_front()
+    /// Takes the first connection of this demand.
+    pub fn pop(&mut self, demand: Demand) -> Option<Place> {
+        self.list(demand).pop_front()
+    }
+
+    fn list(&mut self, demand: Demand) -> &mut VecDeque<Place> {
+        match demand {
+            Demand::Little => &mut self.others,
+            Demand::Busy => &mut self.busy,
+        }
     }
 }

@@ -1,0 +1,87 @@
+//! What a connection remembers of transactions that failed, for its next turn; see [`super::reservations`].
+
+use crate::words::{Path, PathBuf};
+
+/// Paths that one transaction guards; where more compete, what is above some of them is guarded.
+/// Every write during a turn is compared with each.
+const GUARDED_PATHS_MAX: usize = 8;
+
+/// What a connection remembers of transactions that failed.
+#[derive(Default)]
+pub struct Failing {
+    /// Conflicts in a row.
+    pub conflicts: u32,
+    /// Where they were: at most [`GUARDED_PATHS_MAX`].
+    pub paths: Vec<PathBuf>,
+    /// It had a turn, which may be over.
+    pub in_turn: bool,
+}
+
+impl Failing {
+    /// Notes a conflict at `path`, which was guarded if `in_turn`: a flag as the turns compute it.
+    pub fn note(&mut self, path: Path<'_>, in_turn: bool) {
+        self.conflicts = self.conflicts.saturating_add(1);
+        let room = self.paths.len() < GUARDED_PATHS_MAX;
+        let covers = |known: &&mut PathBuf| path.is_within(known.as_path());
+        if let Some(known) = self.paths.iter_mut().find(covers) {
+            // RM of what is not there is answered by whether its parent is: look further up.
+            if in_turn && let Some(above) = known.as_path().parent().filter(is_narrow) {
+                *known = above.to_buf();
+            }
+        } else if is_narrow(&path) && room {
+            self.paths.push(path.to_buf());
+        } else {
+            let joined = |known: &PathBuf| Some(nearest_above(known.as_path(), path)?.to_buf());
+            let above =
+                self.paths.iter().enumerate().find_map(|(at, known)| Some((at, joined(known)?)));
+            if let Some((at, above)) = above {
+                self.paths[at] = above;
+            }
+        }
+    }
+}
+
+/// Whether not all domains' homes are below: they are never guarded all at once.
+fn is_narrow(path: &Path<'_>) -> bool {
+    Path::parse(b"/local/domain").is_ok_and(|domains| !domains.is_within(*path))
+}
+
+/// The nearest path that both are within, unless all domains' homes are.
+fn nearest_above<'p>(path: Path<'p>, other: Path<'_>) -> Option<Path<'p>> {
+    let mut up = std::iter::successors(Some(path), |path| path.parent());
+    up.find(|above| other.is_within(*above)).filter(is_narrow)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> Path<'_> {
+        Path::parse(text.as_bytes()).unwrap()
+    }
+
+    fn noted(failing: &Failing) -> Vec<String> {
+        failing.paths.iter().map(|path| path.as_path().to_string()).collect()
+    }
+
+    #[test]
+    fn paths_are_noted_once_and_joined_when_they_are_many() {
+        let mut failing = Failing::default();
+        for text in ["/a/1", "/a/1", "/a/1/x", "/", "/local", "/local/domain"] {
+            failing.note(path(text), false);
+        }
+        assert_eq!(noted(&failing), ["/a/1"]);
+        failing.note(path("/a/1"), true);
+        assert_eq!(noted(&failing), ["/a"], "its guard was not enough");
+        failing.note(path("/a"), true);
+        assert_eq!(noted(&failing), ["/a"], "but never all");
+        for domid in 1..GUARDED_PATHS_MAX {
+            failing.note(path(&format!("/local/domain/{domid}/x")), false);
+        }
+        failing.note(path("/local/domain/3/y"), false);
+        failing.note(path("/elsewhere"), false);
+        assert_eq!(failing.paths.len(), GUARDED_PATHS_MAX);
+        assert_eq!(noted(&failing)[3], "/local/domain/3");
+        assert_eq!(noted(&failing)[0], "/a");
+    }
+}

@@ -1,0 +1,106 @@
+//! A session's transactions: how they begin, keep up with the store, and end.
+
+use super::Session;
+use super::core::Core;
+use super::open_transaction::OpenTransaction;
+use super::reservations::note_failed;
+use super::snapshots::Snapshot;
+use crate::domain::Quota;
+use crate::log;
+use crate::store::{Caller, Conflict, Replay, Transaction};
+use crate::words::Errno;
+
+/// Transactions of one socket or control-domain connection; guests have a quota.
+const TRANSACTIONS_MAX: usize = 1 << 16;
+
+impl Session {
+    /// Opens a transaction.
+    ///
+    /// # Errors
+    /// `ENOSPC` if there are too many.
+    pub fn open_transaction(
+        &mut self,
+        core: &Core,
+        id: u32,
+        transaction: Transaction,
+    ) -> Result<(), Errno> {
+        let registry = core.shared.store.registry();
+        if self.transactions.len() >= TRANSACTIONS_MAX
+            || !registry.reserve(&self.domain, Quota::Transactions, 1, None)
+        {
+            return Err(Errno::ENOSPC);
+        }
+        self.insert_transaction(id, transaction);
+        Ok(())
+    }
+
+    /// Opens a transaction that is paid for.
+    pub fn insert_transaction(&mut self, id: u32, transaction: Transaction) {
+        let open = OpenTransaction { transaction, snapshots_from: None, charged: 0 };
+        self.transactions.insert(id, open);
+        self.trace(format_args!("create transaction {id}"));
+    }
+
+    /// Runs the log of a transaction again if its snapshots were given up; its next request is served once that is
+    /// through. A long log is run in pieces, one a pass.
+    pub fn catch_up(&mut self, core: &mut Core, caller: &Caller, id: u32) -> Replay {
+        self.note_snapshots(core, id);
+        let Some(open) = self.transactions.get_mut(&id) else { return Replay::Done };
+        if !open.transaction.is_behind() {
+            return Replay::Done;
+        }
+        let (store, generations) = (&core.shared.store, &mut core.generations);
+        let before = open.transaction.work();
+        let replay = store.catch_up(&mut open.transaction, caller, generations);
+        core.work += open.transaction.work().saturating_sub(before);
+        open.recharge(caller);
+        replay
+    }
+
+    /// Notes when a transaction that is about to be used has had its snapshots for too long.
+    pub fn note_snapshots(&mut self, core: &mut Core, id: u32) {
+        if let Some(open) = self.transactions.get_mut(&id)
+            && open.snapshots_from.is_none()
+        {
+            open.snapshots_from = Some(core.now);
+            let (since, replaced) = (core.now, core.shared.store.replaced_bytes());
+            let (place, connection) = (self.asker.connection, self.asker.id);
+            core.snapshots.add(Snapshot {
+                first: since,
+                since,
+                replaced,
+                place,
+                connection,
+                transaction: id,
+            });
+        }
+    }
+
+    /// Gives back what a transaction is charged with.
+    pub fn release_transaction(&self, open: &OpenTransaction) {
+        self.domain.account.release(Quota::Transactions, 1);
+        self.domain.account.release(Quota::Memory, open.charged);
+    }
+
+    /// Gives up all transactions. Cost: their number and what they hold.
+    pub fn drop_transactions(&mut self) {
+        for (id, open) in std::mem::take(&mut self.transactions) {
+            self.release_transaction(&open);
+            self.trace(format_args!("destroy transaction {id}"));
+        }
+    }
+}
+
+/// Every EAGAIN has a reason: it is counted, traced, and remembered for the next try.
+pub fn note_conflict(core: &Core, session: &mut Session, conflict: Conflict) {
+    tracing::debug!(
+        target: log::CONFLICT,
+        domid = session.domid().0,
+        request = conflict.verb,
+        path = %conflict.path.as_path(),
+        changed_by = conflict.changed_by.map(|domid| domid.0),
+        "a transaction's reply would differ"
+    );
+    note_failed(core, session, conflict.path.as_path());
+    core.shared.control.conflicts.note(session.domid(), conflict);
+}

@@ -1,0 +1,142 @@
+//! A session's watches, as the store's tries and the accounts know them.
+
+use super::Session;
+use super::core::Core;
+use super::former::FormerGroup;
+use super::watches::{GroupSummary, Watch, WatchId};
+use crate::domain::Quota;
+use crate::shard::mailbox::Place;
+use crate::store::Caller;
+use crate::sync::Arc;
+use crate::watch::{Entry, Watcher};
+use crate::words::{Domid, Errno, Path, PathSpace};
+
+impl Session {
+    /// Reads a path as its client means it.
+    pub fn resolve<'a>(
+        &self,
+        core: &Core,
+        raw: &'a [u8],
+        space: &'a mut PathSpace,
+    ) -> Result<Path<'a>, Errno> {
+        let limit = core.shared.store.registry().limit(&self.domain, Quota::PathMax);
+        let limit = if limit == 0 { usize::MAX } else { limit as usize };
+        Path::resolve(raw, self.domid(), limit, space)
+    }
+
+    /// Queues the event that every new watch begins with.
+    pub fn fire_once(&mut self, core: &Core, id: WatchId) {
+        self.queue_event(id, None, None, core.now);
+    }
+
+    /// Sets a watch: the path as its client writes it, the token, and how deep.
+    pub fn add_watch(
+        &mut self,
+        core: &mut Core,
+        caller: &Caller,
+        (raw, token, depth): (&[u8], &[u8], Option<u16>),
+    ) -> Result<WatchId, Errno> {
+        let mut space = PathSpace::new();
+        let path = self.resolve(core, raw, &mut space)?;
+        if self.watches.contains(path, token) {
+            return Err(Errno::EEXIST);
+        }
+        let watch = new_watch(core, path, (raw, token, depth));
+        let registry = core.shared.store.registry();
+        let path = Some(watch.path.as_path());
+        if !registry.reserve(&caller.domain, Quota::Watches, 1, path) {
+            return Err(Errno::ENOSPC);
+        }
+        if !registry.reserve(&caller.domain, Quota::Memory, watch.charge_bytes(), path) {
+            caller.domain.account.release(Quota::Watches, 1);
+            return Err(Errno::ENOSPC);
+        }
+        Ok(self.insert_watch(core, watch))
+    }
+
+    /// Sets a watch that is paid for.
+    pub fn insert_watch(&mut self, core: &Core, watch: Watch) -> WatchId {
+        self.trace_watch("create", &watch);
+        let (asker, domid) = (self.asker, self.domid());
+        let (id, group) = self.watches.insert(watch);
+        core.shared.store.watch(group.path, entry(core, asker.connection, domid, &group));
+        id
+    }
+
+    /// Takes a watch back.
+    ///
+    /// # Errors
+    /// `ENOENT` if there is none.
+    pub fn remove_watch(
+        &mut self,
+        core: &mut Core,
+        path: Path<'_>,
+        token: &[u8],
+    ) -> Result<(), Errno> {
+        let generation = core.next_number();
+        let (place, domid) = (self.asker.connection, self.domid());
+        let removed = self.watches.remove(path, token, generation);
+        let (watch, group, left) = removed.ok_or(Errno::ENOENT)?;
+        match left {
+            Some(left) => core.shared.store.watch(path, entry(core, place, domid, &left)),
+            None => _ = core.shared.store.unwatch(path, watcher(core, place, group, watch.seq)),
+        }
+        self.forget_watch(&watch);
+        Ok(())
+    }
+
+    fn forget_watch(&self, watch: &Watch) {
+        self.trace_watch("destroy", watch);
+        self.domain.account.release(Quota::Watches, 1);
+        self.domain.account.release(Quota::Memory, watch.charge_bytes());
+    }
+
+    /// Takes all watches back, the first of them at once. Cost: their number.
+    pub fn drop_watches(&mut self, core: &mut Core) {
+        let generation = core.next_number();
+        let (place, domid) = (self.asker.connection, self.domid());
+        let watches = self.watches.take(generation);
+        watches.iter().for_each(|watch| self.trace_watch("destroy", watch));
+        let is_idle = core.former.is_empty();
+        for group in watches.groups() {
+            let entry = entry(core, place, domid, &group);
+            let (path, watches, charged_bytes) = watches.charges(group.group);
+            let domain = Arc::clone(&self.domain);
+            let former = FormerGroup { path, entry, domain, watches, charged_bytes };
+            self.former_watches = core.former.add(former);
+        }
+        if is_idle {
+            core.former.take_out(&core.shared.store);
+        }
+    }
+
+    fn trace_watch(&self, what: &str, watch: &Watch) {
+        let (path, token) = (watch.path.as_path(), watch.token.escape_ascii());
+        self.trace(format_args!("{what} watch {path} \"{token}\""));
+    }
+}
+
+/// A watch of this path, which is what the client wrote or ends with it.
+pub fn new_watch(
+    core: &mut Core,
+    path: Path<'_>,
+    (raw, token, depth): (&[u8], &[u8], Option<u16>),
+) -> Watch {
+    // A path has at most ABS_PATH_MAX bytes.
+    let prefix_len = u32::try_from(path.bytes().len() - raw.len()).unwrap_or(0);
+    let path = Arc::new(path.to_buf());
+    let seq = core.next_number();
+    Watch { path, token: token.into(), prefix_len, depth, seq }
+}
+
+/// A group as the tries know it.
+pub fn entry(core: &Core, place: Place, domid: Domid, group: &GroupSummary<'_>) -> Entry {
+    let watcher = watcher(core, place, group.group, group.seq);
+    Entry { watcher, domid, depth: group.depth, watches: group.watches }
+}
+
+fn watcher(core: &Core, place: Place, group: u32, seq: u64) -> Watcher {
+    // Places are limited by open files, far below what fits.
+    let connection = u32::try_from(place).unwrap_or(u32::MAX);
+    Watcher { thread: core.number, connection, group, seq }
+}

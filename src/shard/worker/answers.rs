@@ -1,0 +1,41 @@
+//! The answers that parked connections wait for.
+
+use super::Worker;
+use super::delivery::send_late;
+use crate::shard::mailbox::Asker;
+use crate::shard::migration::quiesce::drain;
+use crate::shard::session::Pending;
+use crate::words::Errno;
+
+/// The answer that a parked connection waits for.
+pub fn answered(worker: &mut Worker, asker: Asker, result: Result<Vec<u8>, Errno>) {
+    let result = result.as_deref().map_err(|errno| *errno);
+    let mut place = asker.connection;
+    if let Some(domid) = worker.domains.take_released(asker.id) {
+        if let Some(carried) = worker.domains.left_by_release(domid) {
+            return carried.answered(asker.id, result);
+        }
+        let Some(ring) = worker.clients.of_domain(domid) else { return };
+        place = ring;
+    }
+    // A parked connection is not being served, so it is in its place, if it is still there.
+    let mut quiesced = None;
+    if let Some(connection) = worker.clients.get_mut(place)
+        && connection.session.asker.id == asker.id
+    {
+        let session = &mut connection.session;
+        if let Some(header) = session.unpark(&worker.core) {
+            session.reply(&header, result, None);
+            send_late(&mut worker.core, connection);
+            if connection.session.pending == Pending::Nothing {
+                connection.session.pending = Pending::Requests;
+            }
+        }
+        let session = &connection.session;
+        quiesced = session.is_quiesced().then(|| session.domid());
+    }
+    if let Some(domid) = quiesced {
+        drain(worker, domid);
+    }
+    worker.clients.make_ready(place);
+}

@@ -1,0 +1,171 @@
+//! What happens to one domain: INTRODUCE, RELEASE, RESUME, SET_TARGET, shutdown and death. All of
+//! it happens on the domain's home thread, between requests, so it is serial and no thread waits.
+
+use super::Worker;
+use super::connection::Connection;
+use super::delivery::deliver_ahead;
+use super::ending::disconnect_ring;
+use super::rings::{connect_ring, introduce_again};
+use crate::domain::Domain;
+use crate::host::{Gfn, Port};
+use crate::protocol::Header;
+use crate::protocol::operations::DomainRequest;
+use crate::shard::mailbox::{Asker, Message};
+use crate::shard::migration::domain_watches::{add_watches, list_watches};
+use crate::shard::migration::marks::leave;
+use crate::shard::migration::saved_connection::reserve_transaction;
+use crate::shard::requests::context::ACK;
+use crate::shard::state::Event;
+use crate::shard::state::kept::Carried;
+use crate::sync::{Arc, Ordering};
+use crate::words::{Domid, Errno, INTRODUCE_DOMAIN, RELEASE_DOMAIN};
+
+/// Serves a request about a domain whose home thread this is. The answer goes out before the
+/// event that reports what was done: no client sees an event of its own before its reply.
+pub fn domain_request(worker: &mut Worker, asker: Asker, domid: Domid, request: DomainRequest) {
+    let reported = |special| (ACK.to_vec(), special);
+    let silent = |()| (ACK.to_vec(), None);
+    let result = match request {
+        DomainRequest::Introduce(gfn, port) => introduce(worker, domid, gfn, port).map(reported),
+        DomainRequest::Release(mark) => release(worker, domid, mark).map(reported),
+        DomainRequest::Resume => resume(worker, domid).map(silent),
+        DomainRequest::SetTarget(target) => set_target(worker, domid, target).map(silent),
+        DomainRequest::ListWatches(index, listing) => {
+            list_watches(worker, domid, index, listing).map(|list| (list, None))
+        }
+        DomainRequest::AddWatches(watches) => add_watches(worker, domid, &watches).map(silent),
+        DomainRequest::StartTransaction(id) => reserve_transaction(worker, domid, id).map(silent),
+    };
+    let event = result.as_ref().ok().and_then(|(_, special)| *special);
+    let answer = Message::Answer(asker, result.map(|(reply, _)| reply));
+    worker.core.shared.mailboxes.post(asker.thread, answer);
+    if let Some(special) = event {
+        worker.core.shared.store.publish_special(special, domid);
+    }
+}
+
+fn introduce(
+    worker: &mut Worker,
+    domid: Domid,
+    gfn: Option<Gfn>,
+    port: Port,
+) -> Result<Option<&'static [u8]>, Errno> {
+    // A former life may have ended without our having heard of it yet.
+    domain_changed(worker, domid);
+    let domain = worker.core.shared.known_domain(domid).ok_or(Errno::EINVAL)?;
+    let Some(connect) = worker.domains.step(&domain, Event::Introduce)?.connect else {
+        let place = worker.clients.of_domain(domid).ok_or(Errno::EIO)?;
+        return introduce_again(worker, place, port).map(|()| None);
+    };
+    match connect_ring(worker, &domain, (gfn, port), connect) {
+        Ok(()) => Ok((domid != Domid::CONTROL).then_some(INTRODUCE_DOMAIN)),
+        Err(error) => {
+            tracing::warn!(%error, domid = domid.0, port, "cannot introduce a domain");
+            Err(Errno::EINVAL)
+        }
+    }
+}
+
+fn release(
+    worker: &mut Worker,
+    domid: Domid,
+    mark: Option<u64>,
+) -> Result<Option<&'static [u8]>, Errno> {
+    let place = worker.clients.of_domain(domid).ok_or(Errno::ENOENT)?;
+    deliver_ahead(worker, place);
+    if mark.is_some() && worker.inbox.has_pending_events(worker.core.mailbox()) {
+        // Some of these may be the domain's, of which its new host knows nothing.
+        return Err(Errno::EAGAIN);
+    }
+    let client = mark.map(|mark| leave(worker, domid, mark)).transpose()?;
+    let Some((connection, waits)) = disconnect_ring(worker, place) else {
+        return Err(Errno::ENOENT);
+    };
+    let domain = Arc::clone(&connection.session.domain);
+    let event = match client {
+        Some(client) => Event::ReleaseWithMark(client),
+        None => Event::Release(carry_on(worker, connection, waits)),
+    };
+    worker.domains.step(&domain, event)?;
+    if mark.is_some() {
+        tracing::info!(domid = domid.0, mark, "released with a mark");
+    }
+    Ok(Some(RELEASE_DOMAIN))
+}
+
+/// Returns what an ended connection had in hand, if it is anything, for an INTRODUCE of the same ring.
+fn carry_on(
+    worker: &mut Worker,
+    mut connection: Box<Connection>,
+    waits: Option<Header>,
+) -> Option<Box<Carried>> {
+    let position = connection.ring().map(|ring| ring.position()).unwrap_or_default();
+    let partial = std::mem::take(&mut connection.session.partial);
+    let output = std::mem::take(&mut connection.session.output).carried();
+    let waits = waits.map(|header| (connection.session.asker.id, header));
+    if waits.is_some() {
+        worker.domains.note_released(connection.session.asker.id, connection.session.domid());
+    }
+    let is_empty = partial.is_empty() && output.is_empty() && waits.is_none();
+    (!is_empty).then(|| Box::new(Carried { position, partial, output, waits }))
+}
+
+fn resume(worker: &mut Worker, domid: Domid) -> Result<(), Errno> {
+    connected_domain(worker, domid)?.swap_shutdown(false);
+    Ok(())
+}
+
+fn set_target(worker: &mut Worker, domid: Domid, target: Domid) -> Result<(), Errno> {
+    let domain = connected_domain(worker, domid)?;
+    let target = connected_domain(worker, target)?;
+    worker.core.registry().set_target(&domain, &target);
+    Ok(())
+}
+
+fn connected_domain(worker: &Worker, domid: Domid) -> Result<Arc<Domain>, Errno> {
+    let domain = worker.core.registry().get(domid);
+    domain.filter(|domain| domain.is_introduced()).ok_or(Errno::ENOENT)
+}
+
+/// A domain whose home thread this is shut down or died, or nothing happened to it.
+pub fn domain_changed(worker: &mut Worker, domid: Domid) {
+    let Some(domain) = worker.core.registry().get(domid) else { return };
+    let state = match worker.core.shared.host.domain(domid) {
+        Ok(state) => state.filter(|state| state.unique_id == domain.unique_id && !state.dying),
+        Err(error) => return worker.channels.domain_failed(&worker.core, domid, &error),
+    };
+    match state {
+        None if domid != Domid::CONTROL => domain_died(worker, &domain),
+        Some(state) if state.shutdown && domain.is_introduced() => {
+            let reported = domain.swap_shutdown(true);
+            if !reported {
+                worker.core.shared.store.publish_special(RELEASE_DOMAIN, domid);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Its connection ends, its rights end, its nodes go, then everybody is told.
+fn domain_died(worker: &mut Worker, domain: &Arc<Domain>) {
+    let was_introduced = domain.is_introduced();
+    if let Some(place) = worker.clients.of_domain(domain.domid) {
+        disconnect_ring(worker, place);
+    }
+    // Of an incarnation that is gone already nothing is left.
+    let _ = worker.domains.step(domain, Event::Died);
+    if !worker.core.registry().bury(domain) {
+        return;
+    }
+    let store = Arc::clone(&worker.core.shared.store);
+    let by = worker.core.shared.daemon_caller();
+    for executed in store.sweep(domain, &by, &mut worker.core.generations) {
+        if let Some(rest) = store.settle(executed.removed) {
+            store.reap(rest, Box::new(|| {}));
+        }
+    }
+    if was_introduced {
+        store.publish_special(RELEASE_DOMAIN, domain.domid);
+    }
+    worker.core.shared.deaths.fetch_add(1, Ordering::Relaxed);
+}

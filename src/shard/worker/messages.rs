@@ -1,0 +1,88 @@
+//! What other threads say: when it is taken, and which function does what it asks.
+
+use std::time::Duration;
+
+use super::Worker;
+use super::accepting::accepted;
+use super::answers::answered;
+use super::connection::Connection;
+use super::delivery::deliver;
+use super::domains::{domain_changed, domain_request};
+use super::watch_list::watch_list;
+use crate::protocol::operations::DomainRequest;
+use crate::shard::mailbox::Message;
+use crate::shard::migration::quiesce::{quiesce, unquiesce};
+use crate::shard::migration::serve_move::move_request;
+use crate::sync::Ordering;
+
+/// Messages that are no events taken in one pass.
+const URGENT_PER_PASS: usize = 1024;
+/// How long a stop waits for requests that were taken to be answered.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Takes what other threads said, and what had to wait: first what may overtake events.
+pub fn take_messages(worker: &mut Worker) {
+    for _ in 0..URGENT_PER_PASS {
+        let Some(message) = worker.core.mailbox().pop_urgent() else { break };
+        let releases = matches!(message, Message::Domain(_, _, DomainRequest::Release(_)));
+        if releases && worker.inbox.has_pending_events(worker.core.mailbox()) {
+            // Some of these may be the domain's, and are not to be lost.
+            worker.inbox.undelivered.push_back(message);
+        } else {
+            take_message(worker, message);
+        }
+    }
+    while let Some(message) = next_message(worker) {
+        take_message(worker, message);
+    }
+}
+
+fn next_message(worker: &mut Worker) -> Option<Message> {
+    let inbox = &mut worker.inbox;
+    inbox.postponed.pop_front().or_else(|| inbox.next_event(worker.core.mailbox()))
+}
+
+/// Between two requests of a connection: events must follow the reply that was just queued. Other work
+/// waits until the connection is back in its place.
+pub fn take_events(worker: &mut Worker, connection: &mut Connection) {
+    while worker.inbox.postponed.is_empty()
+        && let Some(message) = worker.inbox.next_event(worker.core.mailbox())
+    {
+        match message {
+            Message::Events(batch) => deliver(worker, batch, Some(connection)),
+            other => worker.inbox.postponed.push_back(other),
+        }
+    }
+}
+
+fn take_message(worker: &mut Worker, message: Message) {
+    match message {
+        Message::Events(batch) => deliver(worker, batch, None),
+        Message::Answer(asker, result) => answered(worker, asker, result),
+        Message::Domain(asker, domid, request) => domain_request(worker, asker, domid, request),
+        Message::Quiesce(share) => quiesce(worker, share),
+        Message::Unquiesce(share) => unquiesce(worker, share),
+        Message::DomainChanged(domid) => domain_changed(worker, domid),
+        Message::Accepted(socket) => accepted(worker, socket),
+        Message::Unblocked(domid) => {
+            if let Some(place) = worker.clients.of_domain(domid) {
+                worker.clients.make_ready(place);
+            }
+        }
+        Message::Unguarded(asker) => {
+            let connection = worker.clients.get(asker.connection);
+            if connection.is_some_and(|connection| connection.session.asker == asker) {
+                worker.clients.make_ready(asker.connection);
+            }
+        }
+        Message::CheckWatches(reply) => {
+            // Who asked may have given up waiting.
+            let _ = reply.send(watch_list(worker));
+        }
+        Message::Move(request) => move_request(worker, request),
+        Message::Stop => {
+            worker.core.stopping = Some(worker.core.now + STOP_PATIENCE);
+            worker.core.shared.stopping.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+}

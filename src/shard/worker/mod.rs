@@ -1,0 +1,123 @@
+//! A worker: one thread, its poll, and the connections that it serves.
+//!
+//! ```text
+//!   poll, event_channels, mailbox --> run: a pass
+//!     messages --> inbox --> delivery --> sessions' outputs
+//!     clients --> serving --> requests (on the core and a session) --> outputs --> transports
+//!     timers, scan, snapshots, and what an error of the host may have hidden
+//! ```
+
+pub mod accepting;
+pub mod answers;
+pub mod clients;
+pub mod connection;
+pub mod delivery;
+pub mod domains;
+pub mod ending;
+pub mod event_channels;
+pub mod inbox;
+pub mod messages;
+pub mod ready;
+pub mod recheck;
+pub mod rings;
+pub mod run;
+pub mod scan;
+pub mod serving;
+pub mod snapshots;
+pub mod stalls;
+pub mod ticks;
+pub mod timers;
+pub mod watch_list;
+
+use std::io;
+use std::time::Instant;
+
+use mio::unix::SourceFd;
+use mio::{Interest, Poll, Token};
+
+use self::clients::Clients;
+use self::event_channels::EventChannels;
+use self::inbox::Inbox;
+use self::scan::Scan;
+use self::timers::Timers;
+use super::session::core::Core;
+use super::shared::Shared;
+use super::standing::DomainStates;
+use super::state::{Effects, Event};
+use crate::host::Channels;
+use crate::protocol::MESSAGE_BYTES_MAX;
+use crate::sync::Arc;
+use crate::words::{Domid, Errno, Presence};
+
+/// Bytes read from a socket at a time: enough for a batch of ordinary requests.
+pub const READ_BYTES: usize = 16 << 10;
+
+/// The token of the mailbox's waker.
+pub const WAKER: Token = Token(usize::MAX);
+/// The token of the event-channel handle.
+pub const CHANNELS: Token = Token(usize::MAX - 1);
+
+/// A worker's parts.
+pub struct Worker {
+    /// What its sessions run on.
+    pub core: Core,
+    /// Its poll.
+    pub poll: Poll,
+    /// Its connections.
+    pub clients: Clients,
+    /// Its event channels.
+    pub channels: EventChannels,
+    /// The states of the domains whose home thread it is.
+    pub domains: DomainStates,
+    /// What it took from its mailbox and has not done yet.
+    pub inbox: Inbox,
+    /// When connections are looked at though nothing happens to them.
+    pub timers: Timers,
+    /// The scan of its rings.
+    pub scan: Scan,
+    /// Where input is laid out to be read.
+    pub stage: Vec<u8>,
+}
+
+impl Worker {
+    /// A worker without connections, around the poll that its waker belongs to.
+    ///
+    /// # Errors
+    /// If the handle cannot be polled.
+    pub fn new(
+        number: u16,
+        shared: Arc<Shared>,
+        poll: Poll,
+        channels: Box<dyn Channels>,
+    ) -> io::Result<Worker> {
+        let fd = channels.raw_fd();
+        poll.registry().register(&mut SourceFd(&fd), CHANNELS, Interest::READABLE)?;
+        let now = Instant::now();
+        let scan = Scan::new(shared.ring_scan_interval);
+        Ok(Worker {
+            core: Core::new(number, shared, now),
+            poll,
+            clients: Clients::default(),
+            channels: EventChannels::new(channels),
+            domains: DomainStates::default(),
+            inbox: Inbox::default(),
+            timers: Timers::new(now),
+            scan,
+            stage: Vec::with_capacity(READ_BYTES + MESSAGE_BYTES_MAX),
+        })
+    }
+
+    /// Returns the state of a domain by name.
+    pub fn presence(&self, domid: Domid) -> Presence {
+        self.domains.presence(domid)
+    }
+
+    /// Leads the domain that has this number now to its next state.
+    ///
+    /// # Errors
+    /// Why the state refuses the event; `ENOENT` of a domain that is not known.
+    pub fn step_of(&mut self, domid: Domid, event: Event) -> Result<Effects, Errno> {
+        let domain = self.core.registry().get(domid).ok_or(Errno::ENOENT)?;
+        self.domains.step(&domain, event)
+    }
+}

@@ -1,0 +1,114 @@
+//! A worker's passes.
+//!
+//! A pass: wait for something to happen; take what other threads said; serve each connection that
+//! is ready, a bounded batch of requests each; wake the threads that were told something. A request
+//! runs from bytes in to bytes out here and nowhere else.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use mio::{Events, Token};
+
+use super::connection::Stream;
+use super::messages::take_messages;
+use super::serving::serve_ready;
+use super::snapshots::give_up_snapshots;
+use super::ticks::{fire_alarms, tick};
+use super::{CHANNELS, WAKER, Worker};
+use crate::shard::mailbox::Place;
+use crate::sync::Ordering;
+
+/// How often it looks whether they are: other threads answer them too.
+const STOP_POLL: Duration = Duration::from_millis(5);
+/// Events taken from one poll.
+const EVENTS_PER_POLL: usize = 1024;
+
+/// Passes until told to stop.
+pub fn run(mut worker: Worker) {
+    let mut events = Events::with_capacity(EVENTS_PER_POLL);
+    while !is_over(&worker) {
+        let patience = patience(&worker);
+        if let Err(error) = worker.poll.poll(&mut events, patience)
+            && error.kind() != io::ErrorKind::Interrupted
+        {
+            tracing::error!(%error, thread = worker.core.number, "poll failed");
+        }
+        pass(&mut worker, &events);
+    }
+    finish(&mut worker);
+}
+
+fn pass(worker: &mut Worker, events: &Events) {
+    worker.core.now = Instant::now();
+    worker.inbox.begin_pass();
+    for event in events {
+        match event.token() {
+            WAKER => {}
+            CHANNELS => worker.channels.take_ports(&worker.core, &mut worker.clients),
+            Token(place) => socket_ready(worker, place, event.is_read_closed()),
+        }
+    }
+    worker.channels.recheck_host(&worker.core, &mut worker.clients);
+    take_messages(worker);
+    worker.core.former.take_out(&worker.core.shared.store);
+    fire_alarms(worker);
+    worker.scan.run(&worker.core, &mut worker.clients);
+    serve_ready(worker);
+    give_up_snapshots(&mut worker.core, &mut worker.clients);
+    tick(worker);
+    worker.core.registry().log_reports();
+    worker.core.shared.mailboxes.wake_all(worker.core.number);
+}
+
+/// Whether nothing is left to be done: no thread takes requests any more and every one that was
+/// taken is answered, or it took too long.
+fn is_over(worker: &Worker) -> bool {
+    let (core, shared) = (&worker.core, &worker.core.shared);
+    core.stopping.is_some_and(|until| {
+        let threads = shared.mailboxes.0.len() as u64;
+        let all_know = shared.stopping.load(Ordering::Acquire) == threads;
+        let answered = shared.parked.load(Ordering::Relaxed) == 0;
+        let is_idle = core.mailbox().is_empty() && worker.inbox.undelivered.is_empty();
+        core.now >= until || all_know && answered && is_idle
+    })
+}
+
+/// How long the poll may wait.
+fn patience(worker: &Worker) -> Option<Duration> {
+    let Worker { core, clients, inbox, .. } = worker;
+    if core.stopping.is_some() {
+        return Some(STOP_POLL);
+    }
+    let has_work = clients.is_any_ready() || !inbox.postponed.is_empty() || !core.former.is_empty();
+    if has_work || !core.mailbox().may_sleep(|| inbox.has_events(core.mailbox())) {
+        return Some(Duration::ZERO);
+    }
+    let snapshots = core.snapshots.next_due(&core.shared.store, core.now);
+    let times = worker.timers.next().into_iter().chain(worker.channels.recheck_due(core.now));
+    let next = times.chain(snapshots).chain(worker.scan.next()).min()?;
+    Some(next.saturating_duration_since(core.now))
+}
+
+/// A socket has bytes or room. The end of its stream is reported once, maybe before the bytes
+/// in front of it were read.
+fn socket_ready(worker: &mut Worker, place: Place, ends: bool) {
+    if ends && let Some(connection) = worker.clients.get_mut(place) {
+        connection.stream = Stream::HalfClosed;
+    }
+    worker.clients.make_ready(place);
+}
+
+/// The end: what was taken has been answered; clients get what they can take.
+fn finish(worker: &mut Worker) {
+    for connection in worker.clients.iter_mut() {
+        if !connection.session.is_quiesced() {
+            // Who does not take it now will not get it.
+            let _ = connection.flush();
+            if let Some(ring) = connection.ring()
+                && ring.publish()
+            {
+                worker.channels.notify(ring.port);
+            }
+        }
+    }
+}

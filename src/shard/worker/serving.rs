@@ -1,0 +1,284 @@
+//! One connection's part of a pass: bytes in, a bounded batch of requests, bytes out.
+
+use std::time::Instant;
+
+use mio::{Interest, Token};
+
+use super::connection::{Connection, Demand, Flow, Stream};
+use super::delivery::queue_deferred;
+use super::ending::close;
+use super::messages::take_events;
+use super::ready::BUSY_TIME;
+use super::rings::{give_up, reconnects};
+use super::{READ_BYTES, Worker};
+use crate::log;
+use crate::protocol::{Frame, MESSAGE_BYTES_MAX, REQUEST_PAYLOAD_BYTES_MAX, frame};
+use crate::shard::requests::{Step, serve_first};
+use crate::shard::session::reservations::came_through;
+use crate::shard::session::{Parked, Pending};
+use crate::store::Caller;
+use crate::transport::{Disconnect, Input, RingError, Transport};
+
+/// Requests of one connection in one pass; the rest waits its turn.
+const REQUESTS_PER_PASS: usize = 64;
+/// What its transactions may cost before the pass ends, in nodes that are created, removed or looked up when a
+/// log is run again: a few tenths of a millisecond.
+const WORK_PER_PASS: u64 = 2048;
+/// A connection is busy whose transactions cost more than this in a pass: more than those of toolstacks and drivers.
+const BUSY_WORK: u64 = 256;
+/// Capacity that an output buffer keeps when its client has everything.
+const OUTPUT_KEPT_BYTES: usize = 32 << 10;
+
+/// When a connection is served next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// When something happens to it.
+    Event,
+    /// In the next pass.
+    Pass,
+}
+
+/// Serves each connection that was ready when the pass began, busy ones as far as their time goes.
+pub fn serve_ready(worker: &mut Worker) {
+    let (busy, others) = worker.clients.ready_counts();
+    for _ in 0..others {
+        serve_next(worker, Demand::Little);
+    }
+    let began = if busy > 1 { Instant::now() } else { worker.core.now };
+    for left in (0..busy).rev() {
+        serve_next(worker, Demand::Busy);
+        if left > 0 && began.elapsed() > BUSY_TIME {
+            return;
+        }
+    }
+}
+
+/// Serves the first ready connection of this demand.
+fn serve_next(worker: &mut Worker, demand: Demand) {
+    let Some(place) = worker.clients.next_ready(demand) else { return };
+    let Some(mut connection) = worker.clients.take(place) else { return };
+    let served = serve(worker, &mut connection)
+        .and_then(|next| conclude_pass(worker, &mut connection, next));
+    worker.clients.put_back(connection);
+    match served {
+        Ok(Next::Event) => {}
+        Ok(Next::Pass) => worker.clients.make_ready(place),
+        Err(Disconnect::Gone) => close(worker, place),
+        Err(Disconnect::Broken(error)) => give_up(worker, place, error),
+    }
+}
+
+/// Sees to it that a connection that was served is looked at again when it has to be. `next` is when it is because of
+/// what its guest did meanwhile.
+fn conclude_pass(
+    worker: &mut Worker,
+    connection: &mut Connection,
+    next: Next,
+) -> Result<Next, Disconnect> {
+    let core = &worker.core;
+    let session = &mut connection.session;
+    session.output.shrink(OUTPUT_KEPT_BYTES);
+    let (place, throttled) = (session.asker.connection, session.is_throttled(core));
+    let flow = if throttled { Flow::Throttled } else { Flow::Free };
+    if flow != connection.flow {
+        connection.flow = flow;
+        let domid = session.domid().0;
+        tracing::trace!(target: log::WRL, domid, throttled, "a quota decides whether it is read");
+    }
+    // Time alone changes what waits to be sent.
+    if throttled || !session.output.is_empty() {
+        worker.timers.begin_ticks(core.now, place);
+    } else {
+        worker.timers.end_ticks(place);
+    }
+    if let Some(until) = session.next_timeout()
+        && connection.timer != Some(until)
+    {
+        connection.timer = Some(until);
+        worker.timers.set_alarm(until, place);
+    }
+    listen_for_room(worker, connection)?;
+    // While others are behind, a connection stays ready: nothing tells when they caught up.
+    let (core, session) = (&worker.core, &connection.session);
+    let behind = connection.is_held_back(core) && !session.is_quiesced();
+    let again = behind || session.pending != Pending::Nothing && connection.may_read(core);
+    let next = if again { Next::Pass } else { next };
+    let is_busy = next == Next::Pass
+        || !session.output.is_empty()
+        || session.watches.has_deferred()
+        || core.work > BUSY_WORK;
+    connection.demand = if is_busy { Demand::Busy } else { Demand::Little };
+    Ok(next)
+}
+
+/// A socket is watched for room only while something waits for it: otherwise every reply that
+/// a client takes would wake the thread.
+///
+/// # Errors
+/// It cannot be watched: it would wait for ever, and its client with it.
+fn listen_for_room(worker: &Worker, connection: &mut Connection) -> Result<(), Disconnect> {
+    let is_wanted = !connection.session.output.is_empty();
+    if let Transport::Socket(socket) = &mut connection.transport
+        && connection.interest.is_writable() != is_wanted
+    {
+        let room = Interest::READABLE | Interest::WRITABLE;
+        let (interest, token) = (
+            if is_wanted { room } else { Interest::READABLE },
+            connection.session.asker.connection,
+        );
+        if let Err(error) = worker.poll.registry().reregister(socket, Token(token), interest) {
+            tracing::warn!(%error, "closed a client that cannot be watched for room");
+            return Err(Disconnect::Gone);
+        }
+        connection.interest = interest;
+    }
+    Ok(())
+}
+
+/// One connection's part of a pass. Returns when it is served next because of what its guest did meanwhile.
+fn serve(worker: &mut Worker, connection: &mut Connection) -> Result<Next, Disconnect> {
+    // Kept until it is put back: were each asked anew, a mailbox that is emptied between the
+    // two would leave the connection neither served nor ready.
+    let backlog = worker.core.shared.mailboxes.backlog();
+    if backlog != worker.core.backlog {
+        tracing::trace!(target: log::WRL, ?backlog, "mailboxes decide whose requests are taken");
+    }
+    (worker.core.backlog, worker.core.work) = (backlog, 0);
+    if connection.session.is_quiesced() {
+        connection.session.recharge_output();
+        return Ok(Next::Event);
+    }
+    if reconnects(&mut worker.core, connection) || connection.stream == Stream::GivenUp {
+        return Ok(end_pass(worker, connection));
+    }
+    if let Some(ring) = connection.ring() {
+        ring.begin()?;
+    }
+    // Something changed: the request finds out whether it may go on.
+    let parked = &mut connection.session.parked;
+    let waited = parked.take_if(|parked| matches!(parked, Parked::Guard(_))).is_some();
+    connection.flush()?;
+    flush_deferred(worker, connection)?;
+    if connection.may_read(&worker.core) {
+        let input = serve_requests(worker, connection)?;
+        connection.flush()?;
+        flush_deferred(worker, connection)?;
+        // Who only stopped writing still gets the answers to what was written.
+        if input == Input::Closed && !connection.session.owes_anything() {
+            return Err(Disconnect::Gone);
+        }
+    }
+    if waited {
+        came_through(&worker.core, &connection.session);
+    }
+    Ok(end_pass(worker, connection))
+}
+
+/// Sends the events that were deferred, as far as there is room.
+fn flush_deferred(worker: &Worker, connection: &mut Connection) -> Result<(), Disconnect> {
+    if connection.session.watches.has_deferred() {
+        queue_deferred(&worker.core, connection);
+        connection.flush()?;
+    }
+    Ok(())
+}
+
+fn serve_requests(worker: &mut Worker, connection: &mut Connection) -> Result<Input, Disconnect> {
+    let mut stage = std::mem::take(&mut worker.stage);
+    stage.clear();
+    stage.append(&mut connection.session.partial);
+    let carried = stage.len();
+    // While enough waits here, the transport is not asked whether it has more.
+    let mut input = Input::More;
+    if connection.session.pending == Pending::Nothing || carried < MESSAGE_BYTES_MAX {
+        input = connection.transport.read(&mut stage, READ_BYTES)?;
+    }
+    let caller = connection.session.take_caller(&worker.core);
+    let result = serve_messages(worker, connection, &caller, &stage);
+    let session = &mut connection.session;
+    session.caller = Some(caller);
+    let used = *result.as_ref().unwrap_or(&0);
+    let is_more = input == Input::More || connection.stream == Stream::HalfClosed;
+    if is_more && input != Input::Closed && session.pending == Pending::Nothing {
+        session.pending = Pending::Requests;
+    }
+    keep_rest(connection, &stage, used, carried);
+    worker.stage = stage;
+    result?;
+    Ok(input)
+}
+
+/// Takes requests from the staged bytes; returns how many bytes were used.
+fn serve_messages(
+    worker: &mut Worker,
+    connection: &mut Connection,
+    caller: &Caller,
+    stage: &[u8],
+) -> Result<usize, Disconnect> {
+    let mut stream = stage;
+    for _ in 0..REQUESTS_PER_PASS {
+        let session = &mut connection.session;
+        match serve_first(&mut worker.core, session, caller, stream) {
+            Step::Served(rest) => stream = rest,
+            Step::Incomplete | Step::Waits => return Ok(stage.len() - stream.len()),
+            Step::TooLong(len) => {
+                let most = REQUEST_PAYLOAD_BYTES_MAX;
+                return Err(RingError::TooLong { len, most }.into());
+            }
+        }
+        take_events(worker, connection);
+        let core = &mut worker.core;
+        core.backlog = core.backlog.max(core.shared.mailboxes.backlog());
+        if core.work > WORK_PER_PASS || !connection.may_read(core) {
+            break;
+        }
+    }
+    if !stream.is_empty() {
+        connection.session.pending = Pending::Requests;
+    }
+    Ok(stage.len() - stream.len())
+}
+
+/// What becomes visible at the end of a connection's pass: for a ring replies, then consumed
+/// requests, then one notification; its port is heard again.
+///
+/// A guest notifies only if it finds its request queue empty, or our queue full. So it may have
+/// written or read, without a word, between our look and our publication: look once more.
+fn end_pass(worker: &mut Worker, connection: &mut Connection) -> Next {
+    let reads = connection.may_read(&worker.core);
+    let waits_for_room = !connection.session.output.is_empty();
+    // A ring that is given up is heard because it may ask to reconnect.
+    let listens = reads || waits_for_room || connection.stream == Stream::GivenUp;
+    let place = connection.session.asker.connection;
+    let Some(ring) = connection.ring() else { return Next::Event };
+    let (port, notify) = (ring.port, ring.publish());
+    let unmask = listens && std::mem::take(&mut ring.masked);
+    let has_news = reads && ring.has_requests() || waits_for_room && ring.has_room();
+    if notify {
+        worker.channels.notify(port);
+    }
+    if unmask {
+        worker.channels.unmask(&worker.core, place, port);
+    }
+    if has_news { Next::Pass } else { Next::Event }
+}
+
+/// Keeps what was not used of the staged bytes, of which the first `carried` were kept before. Requests of a ring that
+/// wait for their turn stay in the page, for whoever serves the ring next; but half a request is taken out, since a
+/// guest that still writes the other half notifies only a ring that it finds empty.
+fn keep_rest(connection: &mut Connection, stage: &[u8], used: usize, carried: usize) {
+    let rest = &stage[used..];
+    let Connection { session, transport, .. } = connection;
+    match transport {
+        Transport::Socket(_) => session.partial.extend_from_slice(rest),
+        Transport::Ring(ring) => {
+            if matches!(frame(rest), Frame::Incomplete(_)) {
+                ring.consume(stage.len() - carried);
+                session.partial.extend_from_slice(rest);
+            } else {
+                ring.consume(used.saturating_sub(carried));
+                session.partial.extend_from_slice(stage.get(used..carried).unwrap_or(&[]));
+            }
+        }
+    }
+}

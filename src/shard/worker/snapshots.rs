@@ -1,0 +1,62 @@
+//! Gives the snapshots of transactions up that were kept long enough.
+
+use super::clients::Clients;
+use crate::shard::session::core::Core;
+use crate::shard::session::snapshots::Snapshot;
+
+/// So many are given up in one pass; the rest in the next, so that requests come in between.
+const GIVEN_UP_PER_PASS: usize = 4096;
+
+/// Gives up what is too old, or too much.
+pub fn give_up_snapshots(core: &mut Core, clients: &mut Clients) {
+    for _ in 0..core.snapshots.len().min(GIVEN_UP_PER_PASS) {
+        let Some(oldest) = core.snapshots.take_due(&core.shared.store, core.now) else { return };
+        if is_needed(core, clients, &oldest) {
+            keep(core, clients, oldest);
+        } else {
+            give_up_snapshot(clients, &oldest);
+        }
+    }
+}
+
+/// Whether it is kept because a log is being run again on it. The control domain's logs can be long: its snapshots are
+/// kept to the end.
+fn is_needed(core: &Core, clients: &Clients, snapshot: &Snapshot) -> bool {
+    let is_guests = clients.get(snapshot.place).is_some_and(|it| it.session.is_guest());
+    (!is_guests || snapshot.may_be_kept(&core.shared.store, core.now))
+        && is_being_replayed(clients, snapshot)
+}
+
+/// Keeps a snapshot as if it had been taken now.
+fn keep(core: &mut Core, clients: &mut Clients, snapshot: Snapshot) {
+    let Some(connection) = clients.get_mut(snapshot.place) else { return };
+    let Some(open) = connection.session.transactions.get_mut(&snapshot.transaction) else { return };
+    let (since, replaced) = (core.now, core.shared.store.replaced_bytes());
+    open.snapshots_from = Some(since);
+    core.snapshots.add(Snapshot { since, replaced, ..snapshot });
+}
+
+/// Of a connection's transactions at most one is, for its next request.
+fn is_being_replayed(clients: &Clients, snapshot: &Snapshot) -> bool {
+    let Some(connection) = clients.get(snapshot.place) else { return false };
+    let session = &connection.session;
+    session.asker.id == snapshot.connection
+        && session.transactions.get(&snapshot.transaction).is_some_and(|open| {
+            open.snapshots_from == Some(snapshot.since) && open.transaction.is_behind()
+        })
+}
+
+fn give_up_snapshot(clients: &mut Clients, snapshot: &Snapshot) {
+    let Some(connection) = clients.get_mut(snapshot.place) else { return };
+    let session = &mut connection.session;
+    if session.asker.id != snapshot.connection {
+        return;
+    }
+    if let Some(open) = session.transactions.get_mut(&snapshot.transaction)
+        && open.snapshots_from == Some(snapshot.since)
+    {
+        open.snapshots_from = None;
+        // Its charge stays: its next request takes as much anew.
+        open.transaction.give_up();
+    }
+}

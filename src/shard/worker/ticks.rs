@@ -1,0 +1,62 @@
+//! What time alone changes of connections: events that guests do not take expire, and clients that do not read are
+//! named in the log.
+
+use std::time::Duration;
+
+use super::Worker;
+use super::connection::Connection;
+use super::stalls::Stall;
+use crate::domain::Notice;
+use crate::shard::session::Session;
+use crate::shard::session::core::Core;
+
+/// Makes the connections ready whose wait is over.
+pub fn fire_alarms(worker: &mut Worker) {
+    while let Some(place) = worker.timers.take_alarm(worker.core.now) {
+        worker.clients.make_ready(place);
+    }
+}
+
+/// Looks at the connections that time matters to, if it is time.
+pub fn tick(worker: &mut Worker) {
+    let Worker { core, clients, timers, .. } = worker;
+    for place in timers.take_tick(core.now) {
+        match clients.get_mut(place) {
+            Some(connection) => {
+                expire_events(core, &mut connection.session);
+                note_stall(core, connection);
+            }
+            None => timers.end_ticks(place),
+        }
+        clients.make_ready(place);
+    }
+}
+
+/// Drops the events that a guest has not taken for too long, though it could.
+fn expire_events(core: &Core, session: &mut Session) {
+    let timeout = core.shared.watch_event_timeout;
+    if !session.is_guest() || timeout == Duration::ZERO || session.is_quiesced() {
+        return;
+    }
+    let Some(deadline) = core.now.checked_sub(timeout) else { return };
+    if session.output.oldest_event().is_some_and(|queued| queued < deadline) {
+        let dropped = session.output.drop_events_before(deadline);
+        session.recharge_output();
+        if let Some(count) = session.domain.notice(Notice::EventsDropped) {
+            let domid = session.domid().0;
+            tracing::warn!(domid, dropped, count, "events not taken in time");
+        }
+    }
+}
+
+/// Names a client in the log, once, that has taken nothing during the timeout.
+fn note_stall(core: &Core, connection: &mut Connection) {
+    let (session, timeout) = (&connection.session, core.shared.watch_event_timeout);
+    if session.is_guest() || timeout == Duration::ZERO || session.output.is_empty() {
+        return;
+    }
+    let position = session.output.position();
+    if Stall::note(&mut connection.stall, position, core.now, timeout) {
+        connection.warn_of_unread("a client does not read what waits for it");
+    }
+}
