@@ -93,6 +93,38 @@ fn long_tokens_are_charged() {
     });
 }
 
+/// What the daemon keeps of an event beside its bytes is more than the bytes of a small one.
+#[test]
+fn small_events_that_are_not_read_are_charged() {
+    const WATCHES: u32 = 500;
+    const EVENT_BYTES: u32 = 100;
+    for shards in [1, 4] {
+        let mut world = World::new(Control::Socket, shards);
+        world.guest(1).write("d", "").unwrap();
+        let watches = (0..WATCHES).map(|i| ("d".to_owned(), i.to_string()));
+        assert_eq!(watch_all(world.guest(1), watches), WATCHES as usize);
+        let before = world.accounted(1, "memory");
+        world.admin.write("/local/domain/1/d", "v").unwrap();
+        // Each question is a pass of its thread, in which some of them are queued.
+        let charged = |world: &mut World| world.accounted(1, "memory") - before;
+        let is_charged = (0..1000).any(|_| charged(&mut world) > WATCHES * EVENT_BYTES);
+        assert!(is_charged, "{} bytes for {WATCHES} events", charged(&mut world));
+        (0..WATCHES).for_each(|_| drop(world.next_event("dom1")));
+        world.check_store();
+    }
+}
+
+#[test]
+fn small_events_take_what_they_are_charged_with() {
+    fills_within_its_charge("small events", |world, domid| {
+        world.guest(domid).write("d", "").unwrap();
+        watch_all(world.guest(domid), (0..1000).map(|i| ("d".to_owned(), i.to_string())));
+        for i in 0..4 {
+            world.admin.write(&format!("/local/domain/{domid}/d/{i}"), "").unwrap();
+        }
+    });
+}
+
 #[test]
 fn small_nodes_are_charged() {
     fills_within_its_charge("small nodes with permissions of their own", |world, domid| {

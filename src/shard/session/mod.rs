@@ -317,10 +317,10 @@ impl Session {
         trace::object(&self.asker, &self.domain, what);
     }
 
-    /// Brings the charge for unsent bytes up to date.
+    /// Brings the charge for what is unsent up to date.
     pub fn recharge_output(&mut self) {
         if self.is_guest() {
-            charge_anew(&self.domain, &mut self.output_charged, self.output.len() as u64);
+            charge_anew(&self.domain, &mut self.output_charged, self.output.charge_bytes());
         }
     }
 }

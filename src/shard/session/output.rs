@@ -13,6 +13,10 @@ use crate::sync::Arc;
 /// Sent bytes are freed once there are so many: rarely enough that moving the rest costs nothing.
 const COMPACT_BYTES: usize = 1 << 16;
 
+/// What an event takes beside its bytes while the client has seen nothing of it: a place among the events and one in
+/// the table that merges equal ones, each table at most half empty and a quarter so on average.
+const EVENT_BYTES: usize = (size_of::<PendingEvent>() + size_of::<(u64, u64)>() + 1) / 3 * 4;
+
 /// A stream of messages to be sent. Positions count bytes from the beginning of the connection.
 #[derive(Default)]
 pub struct Output {
@@ -75,6 +79,11 @@ impl Output {
     /// How many events the client has seen nothing of.
     pub fn pending_events(&self) -> usize {
         self.events.len()
+    }
+
+    /// What the unsent bytes take, in bytes: small events take more beside these than in them.
+    pub fn charge_bytes(&self) -> u64 {
+        (self.len() + self.events.len() * EVENT_BYTES) as u64
     }
 
     fn end(&self) -> u64 {
@@ -282,6 +291,25 @@ mod tests {
         output.advance(1);
         assert_eq!(output.push_event(b"/a", b"t", now), len);
         assert_eq!(output.push_event(b"/a", b"u", now), 0);
+    }
+
+    #[test]
+    fn small_events_are_charged_with_what_they_take() {
+        let now = Instant::now();
+        for count in [10u32, 100, 1000, 3000, 5000] {
+            let mut output = Output::default();
+            (0..count).for_each(|i| _ = output.push_event(&i.to_le_bytes(), b"t", now));
+            let places = output.events.capacity() * size_of::<PendingEvent>();
+            // A byte for each, and an eighth stays free.
+            let merged = output.pending.capacity() * 8 / 7 * (size_of::<(u64, u64)>() + 1);
+            let taken = (output.len() + places + merged) as u64;
+            let charged = output.charge_bytes();
+            println!("{count} events: {taken} bytes, charged {charged}");
+            assert!(taken <= charged / 4 * 5 + 4096, "{count} events take {taken} of {charged}");
+            assert!(charged <= taken / 4 * 5 + 4096, "{count} events take {taken} of {charged}");
+            output.advance(output.len());
+            assert_eq!(output.charge_bytes(), 0);
+        }
     }
 
     #[test]

@@ -107,7 +107,7 @@ fn check_backlog(worker: &mut Worker, place: Place) {
 /// Whether a guest's events would put its use of memory above its quota.
 fn is_at_memory_quota(registry: &Registry, session: &Session) -> bool {
     let limit = u64::from(registry.limit(&session.domain, Quota::Memory));
-    let uncharged = (session.output.len() as u64).saturating_sub(session.output_charged);
+    let uncharged = session.output.charge_bytes().saturating_sub(session.output_charged);
     limit != 0 && session.domain.account.used(Quota::Memory) + uncharged >= limit
 }
 
