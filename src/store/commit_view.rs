@@ -14,7 +14,7 @@ use super::touched::TouchedHomes;
 use super::tree::find;
 use super::unmatched::Snapshot;
 use super::{Shard, Store};
-use crate::watch::{Entries, Entry, Event, Matched, Matches, Trie, matches_of};
+use crate::watch::{Entries, Entry, Event, Matched, Matches, Nearest, Trie, matches_of};
 use crate::words::{Home, Path, ShardId};
 
 /// So many changes of one guest's commit are reported one by one to a watch; of more it learns by one event
@@ -128,12 +128,43 @@ pub struct WatchCursors<'a> {
 #[derive(Default)]
 struct Reported<'a> {
     changes: u32,
-    /// After [`REPORTED_MAX`] changes: the entries that have not collapsed.
-    open: Option<Vec<&'a Entry>>,
+    /// After [`REPORTED_MAX`] changes: the entries that later changes may concern.
+    open: Option<Vec<OpenEntry<'a>>>,
+}
+
+/// An entry that has not collapsed, or of which watches with a smaller depth are not notified.
+struct OpenEntry<'a> {
+    entry: &'a Entry,
+    /// What its event says, once it has collapsed.
+    nearest: Option<Nearest>,
+}
+
+impl OpenEntry<'_> {
+    /// Notifies it of a change that it reaches; returns whether it stays open.
+    fn collapse(
+        &mut self,
+        levels: impl Fn() -> usize,
+        recipients: &mut Recipients<'_>,
+        perms: ChangePerms<'_>,
+        names: &Budget,
+    ) -> bool {
+        let Some(nearest) = &self.nearest else {
+            let nearest = self.entry.depth.map(|_| Nearest::new(levels()));
+            if !recipients.collapse(self.entry, perms, names, nearest.clone()) {
+                return true;
+            }
+            self.nearest = nearest.filter(|nearest| nearest.levels() > 0);
+            return self.nearest.is_some();
+        };
+        if recipients.may_know(self.entry, perms) {
+            nearest.add(levels());
+        }
+        nearest.levels() > 0
+    }
 }
 
 impl<'a> Reported<'a> {
-    /// Notifies the watches that a change matches. Cost: the entries, but of those that collapsed.
+    /// Notifies the watches that a change matches. Cost: the entries, but of those that collapsed and have no depth.
     fn report(
         &mut self,
         matched: &Matched<'a, '_>,
@@ -145,10 +176,12 @@ impl<'a> Reported<'a> {
         if self.changes <= REPORTED_MAX && recipients.found() < REPORTED_EVENTS_MAX {
             return report_each(matched, recipients, perms, &view.budget);
         }
-        let open = self.open.get_or_insert_with(|| matched.entries.iter().collect());
+        let entries = || matched.entries.iter().map(|entry| OpenEntry { entry, nearest: None });
+        let open = self.open.get_or_insert_with(|| entries().collect());
         if view.budget.take(open.len()) {
-            open.retain(|entry| {
-                !(matched.reaches(entry) && recipients.collapse(entry, perms, &view.names))
+            open.retain_mut(|open| {
+                !matched.reaches(open.entry)
+                    || open.collapse(|| matched.levels(), recipients, perms, &view.names)
             });
         }
     }

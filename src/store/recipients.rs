@@ -7,7 +7,7 @@ use foldhash::fast::RandomState;
 use super::Store;
 use super::commit_view::Budget;
 use crate::sync::Arc;
-use crate::watch::{Entry, Event};
+use crate::watch::{Entry, Event, Nearest};
 use crate::words::{Access, Domid, Path, Perms};
 
 /// The permissions that say who may know of a change: those before it, those after, the parent's.
@@ -64,14 +64,21 @@ impl<'a> Recipients<'a> {
         if self.may_know(entry, perms) {
             let path = self.shared.get_or_insert_with(|| self.path.bytes().into());
             let path = Some(Arc::clone(path));
-            self.found.push(Event { watcher: entry.watcher, watches: entry.watches, path });
+            let (watcher, watches) = (entry.watcher, entry.watches);
+            self.found.push(Event { watcher, watches, path, nearest: None });
         }
     }
 
     /// Adds an event that names the watched path instead of the change, if the watcher may know of that;
     /// returns whether it may. For a watcher of the control domain it is the change's own event, and `false`:
     /// its kernel learns of backends by name only. So it is as long as `names` has bytes left for them.
-    pub fn collapse(&mut self, entry: &Entry, perms: ChangePerms<'_>, names: &Budget) -> bool {
+    pub fn collapse(
+        &mut self,
+        entry: &Entry,
+        perms: ChangePerms<'_>,
+        names: &Budget,
+        nearest: Option<Nearest>,
+    ) -> bool {
         let is_privileged = self.store.registry.is_privileged(entry.domid);
         if is_privileged && names.take(self.path.bytes().len()) {
             self.notify(entry, perms);
@@ -80,7 +87,7 @@ impl<'a> Recipients<'a> {
         let allowed = self.may_know(entry, perms);
         if allowed {
             let (watcher, watches) = (entry.watcher, entry.watches);
-            self.found.push(Event { watcher, watches, path: None });
+            self.found.push(Event { watcher, watches, path: None, nearest });
         }
         allowed
     }

@@ -7,7 +7,7 @@ use crossbeam::channel::{Receiver, Sender};
 
 use super::Watcher;
 use crate::domain::{Load, Ticket, UNDELIVERED_MAX};
-use crate::sync::Arc;
+use crate::sync::{Arc, AtomicU32, Ordering};
 
 /// The watches of one connection on one path are notified of one change.
 #[derive(Clone, Debug)]
@@ -19,6 +19,55 @@ pub struct Event {
     /// The path that changed, absolute or special; `None` for the watched path itself, where more of one
     /// commit's changes match than are reported one by one.
     pub path: Option<Arc<[u8]>>,
+    /// Of an event without a path for watches with a depth.
+    pub nearest: Option<Nearest>,
+}
+
+/// How many levels below a watched path the nearest of the changes is that one event stands for. It is known once all
+/// changes of the commit are looked at, before the event is pushed: an event for each that is nearer than those before
+/// would be as many as a guest makes them.
+#[derive(Clone, Debug)]
+pub struct Nearest(Arc<AtomicU32>);
+
+impl Nearest {
+    /// A change so many levels below.
+    pub fn new(levels: usize) -> Nearest {
+        let nearest = Nearest(Arc::new(AtomicU32::new(u32::MAX)));
+        nearest.add(levels);
+        nearest
+    }
+
+    /// One more.
+    pub fn add(&self, levels: usize) {
+        let levels = u32::try_from(levels).unwrap_or(u32::MAX);
+        if levels < self.0.load(Ordering::Relaxed) {
+            self.0.store(levels, Ordering::Relaxed);
+        }
+    }
+
+    /// How many levels.
+    pub fn levels(&self) -> usize {
+        usize::try_from(self.0.load(Ordering::Relaxed)).unwrap_or(usize::MAX)
+    }
+}
+
+/// What changed, as watches with a depth see it.
+#[derive(Clone, Copy, Debug)]
+pub enum Changed<'e> {
+    /// A path.
+    Path(&'e [u8]),
+    /// So many levels below the watched path.
+    Below(usize),
+}
+
+impl Event {
+    /// What it says.
+    pub fn changed(&self) -> Changed<'_> {
+        match &self.path {
+            Some(path) => Changed::Path(path),
+            None => Changed::Below(self.nearest.as_ref().map_or(0, Nearest::levels)),
+        }
+    }
 }
 
 /// The events of one commit for one thread, in order.

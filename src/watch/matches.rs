@@ -32,7 +32,12 @@ pub struct Matched<'t, 'd> {
 impl Matched<'_, '_> {
     /// Whether the watches of `entry` reach down to the change.
     pub fn reaches(&self, entry: &Entry) -> bool {
-        entry.depth.is_none_or(|limit| (self.levels)() <= usize::from(limit))
+        entry.depth.is_none_or(|limit| self.levels() <= usize::from(limit))
+    }
+
+    /// How many levels the change is below the path. Cost: the path's length, once.
+    pub fn levels(&self) -> usize {
+        (self.levels)()
     }
 }
 

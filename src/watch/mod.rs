@@ -17,7 +17,7 @@ mod trie;
 mod upper;
 
 pub use entries::{Entries, Entry, Watcher};
-pub use event::{Batch, Event, Outlet, PENDING_WEIGHT};
+pub use event::{Batch, Changed, Event, Nearest, Outlet, PENDING_WEIGHT};
 pub use matches::{Matched, Matches, matches_of};
 pub use trie::{Cursor, Trie};
 pub use upper::Upper;

@@ -46,6 +46,35 @@ fn many_changes_of_a_guests_commit_are_one_event_for_another_guest() {
     }
 }
 
+/// The nearest change of those that one event stands for counts for a watch with a depth.
+#[test]
+fn many_changes_are_one_event_for_watches_with_a_depth_that_they_reach() {
+    for shards in [1, 4] {
+        let mut world = World::new(Control::Socket, shards);
+        readable_home(&mut world, 40);
+        for (token, depth) in [("near", 1), ("far", 2)] {
+            world.guest(6).send(op::WATCH, 0, format!("/local/domain/5\0{token}\0{depth}\0"));
+            world.guest(6).reply().unwrap();
+        }
+        world.events_until_now("dom6");
+        let mut commit = |last: &str| {
+            let guest = world.guest(5);
+            let tx = guest.start().unwrap();
+            let writes = (0..40).map(|i| (op::WRITE, tx, format!("d/{i}\0w").into_bytes()));
+            all_ok(&guest.pipeline(&writes.collect::<Vec<_>>()));
+            guest.request(op::WRITE, tx, last).unwrap();
+            guest.commit(tx).unwrap();
+            world.events_until_now("dom6")
+        };
+        let named = (0..REPORTED_MAX).map(|i| format!("/local/domain/5/d/{i}|far"));
+        let of_far: Vec<_> = named.chain(["/local/domain/5|far".to_owned()]).collect();
+        assert_eq!(commit("d/0\0v"), of_far);
+        let of_both: Vec<_> = of_far[..REPORTED_MAX].to_vec();
+        let own = ["near", "far"].map(|token| format!("/local/domain/5|{token}"));
+        assert_eq!(commit("d\0v"), [of_both, own.to_vec()].concat());
+    }
+}
+
 #[test]
 fn a_change_that_may_not_be_seen_does_not_use_up_the_events_of_others() {
     let mut world = World::new(Control::Socket, 2);

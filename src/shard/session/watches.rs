@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use super::deferred::Deferral;
 use crate::sync::Arc;
-use crate::watch::Event;
+use crate::watch::{Changed, Event};
 use crate::words::{Path, PathBuf};
 
 /// A watch as the client set it.
@@ -43,10 +43,10 @@ impl Watch {
         (WATCH_BYTES + 2 * self.path.as_path().bytes().len() + self.token.len()) as u64
     }
 
-    /// Whether a change of this path, which is its own or below it, concerns it.
-    fn reaches(&self, changed: Option<&[u8]>) -> bool {
-        let levels = |changed| levels_below(changed, self.path.as_path().bytes());
-        self.depth.is_none_or(|depth| changed.map_or(0, levels) <= usize::from(depth))
+    /// Whether a change of its own path or below it concerns it.
+    fn reaches(&self, changed: Changed<'_>) -> bool {
+        let levels = || levels_below(changed, self.path.as_path().bytes());
+        self.depth.is_none_or(|depth| levels() <= usize::from(depth))
     }
 }
 
@@ -276,12 +276,12 @@ impl Watches {
     }
 
     /// The watches of a group that an event concerns, in the order in which they were set: those up to number
-    /// `seq` whose depth reaches the changed path; `None` is their own path.
+    /// `seq` whose depth reaches the change.
     pub fn notified<'w>(
         &'w self,
         group: u32,
         seq: u64,
-        changed: Option<&'w [u8]>,
+        changed: Changed<'w>,
     ) -> impl Iterator<Item = WatchId> + use<'w> {
         let slots = self.groups.get(group as usize).map_or(&[][..], |group| &group.slots);
         let watches = slots.iter().map(|&slot| (slot, &self.slots[slot as usize]));
@@ -291,14 +291,14 @@ impl Watches {
 
     /// Notes that watches of a group are to have an event with their own path, which there is no room for now:
     /// those of [`Watches::notified`] whose number is above `after`. Returns whether that is new. Cost: constant.
-    pub fn defer(&mut self, group: u32, seq: u64, changed: Option<&[u8]>, after: u64) -> bool {
+    pub fn defer(&mut self, group: u32, seq: u64, changed: Changed<'_>, after: u64) -> bool {
         let Some(known) = self.groups.get_mut(group as usize) else { return false };
         // An event of a group that had the place before concerns none of these.
         if known.birth > seq {
             return false;
         }
         let path = self.slots[known.slots[0] as usize].path.as_path();
-        let levels = changed.map_or(0, |changed| levels_below(changed, path.bytes()));
+        let levels = levels_below(changed, path.bytes());
         match &mut known.deferral {
             Some(deferral) => deferral.add(seq, levels),
             None => {
@@ -359,10 +359,15 @@ impl Watches {
     }
 }
 
-/// How many names a changed path has beyond a watched one that it begins with.
-fn levels_below(changed: &[u8], watched: &[u8]) -> usize {
-    let rest = changed.get(watched.len()..).unwrap_or_default();
-    rest.split(|&byte| byte == b'/').filter(|name| !name.is_empty()).count()
+/// How many levels a change is below a watched path.
+fn levels_below(changed: Changed<'_>, watched: &[u8]) -> usize {
+    match changed {
+        Changed::Below(levels) => levels,
+        Changed::Path(path) => {
+            let rest = path.get(watched.len()..).unwrap_or_default();
+            rest.split(|&byte| byte == b'/').filter(|name| !name.is_empty()).count()
+        }
+    }
 }
 
 /// Places are limited by quotas and memory, far below what fits.

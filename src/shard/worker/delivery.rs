@@ -182,8 +182,8 @@ impl<'a> EventSender<'a> {
         let ticket = ticket.filter(|_| waits && matches!(connection.transport, Transport::Ring(_)));
         let notified = events.iter().flat_map(|event| {
             let Watcher { group, seq, .. } = event.watcher;
-            let changed = event.path.as_deref();
-            connection.session.watches.notified(group, seq, changed).map(move |id| (id, changed))
+            let notified = connection.session.watches.notified(group, seq, event.changed());
+            notified.map(|id| (id, event.path.as_deref()))
         });
         let mut notified: SmallVec<[_; 4]> = notified.collect();
         if events.len() > 1 {
@@ -215,7 +215,7 @@ impl<'a> EventSender<'a> {
         let mut outdates = false;
         for event in events {
             let Watcher { group, seq, .. } = event.watcher;
-            outdates |= session.watches.defer(group, seq, event.path.as_deref(), after);
+            outdates |= session.watches.defer(group, seq, event.changed(), after);
         }
         if outdates && session.is_quiesced() {
             session.outdate(self.version);

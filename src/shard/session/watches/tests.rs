@@ -1,5 +1,8 @@
 use super::*;
 
+/// A change of the watched path.
+const OWN: Changed<'_> = Changed::Below(0);
+
 fn watch(seq: u64) -> Watch {
     let (path, token) = (Arc::new(Path::ROOT.to_buf()), seq.to_string().into_bytes().into());
     Watch { path, token, prefix_len: 0, depth: None, seq }
@@ -43,34 +46,34 @@ fn watches_on_one_path_are_one_group_for_each_kind_of_depth() {
         .collect();
     groups.sort_unstable();
     assert_eq!(groups, [(0, 4, None, 2), (1, 5, Some(3), 2)]);
-    let notified = |group, seq, changed: Option<&'static [u8]>| {
+    let notified = |group, seq, changed: Changed<'static>| {
         watches.notified(group, seq, changed).map(|id| id.seq).collect::<Vec<_>>()
     };
-    assert_eq!(notified(0, 4, Some(b"/a/b")), [2, 4]);
-    assert_eq!(notified(0, 3, Some(b"/a/b")), [2]);
-    assert_eq!(notified(1, 5, Some(b"/a/b")), [5]);
-    assert_eq!(notified(1, 5, Some(b"/a")), [3, 5]);
-    assert_eq!(notified(1, 5, None), [3, 5]);
-    assert_eq!(notified(2, 5, None), [0; 0]);
+    assert_eq!(notified(0, 4, Changed::Path(b"/a/b")), [2, 4]);
+    assert_eq!(notified(0, 3, Changed::Path(b"/a/b")), [2]);
+    assert_eq!(notified(1, 5, Changed::Path(b"/a/b")), [5]);
+    assert_eq!(notified(1, 5, Changed::Path(b"/a")), [3, 5]);
+    assert_eq!(notified(1, 5, OWN), [3, 5]);
+    assert_eq!(notified(2, 5, OWN), [0; 0]);
     let (_, group, left) = watches.remove(Path::ROOT, b"5", 6).unwrap();
     assert_eq!((group, left.map(|left| (left.seq, left.watches))), (1, Some((3, 1))));
     let (_, group, left) = watches.remove(Path::ROOT, b"3", 7).unwrap();
     assert!(group == 1 && left.is_none());
     // The group's place is used again: an event of the old one finds no watch.
     watches.insert(Watch { depth: Some(0), ..watch(8) });
-    assert_eq!(watches.notified(1, 5, None).count(), 0);
-    assert_eq!(watches.notified(1, 8, None).count(), 1);
+    assert_eq!(watches.notified(1, 5, OWN).count(), 0);
+    assert_eq!(watches.notified(1, 8, OWN).count(), 1);
 }
 
 #[test]
 fn deferred_events_of_removed_watches_are_not_kept() {
     let mut watches = Watches::new(1);
     let (first, _) = watches.insert(watch(2));
-    assert!(watches.defer(0, 2, None, 0) && !watches.defer(0, 2, None, 0));
+    assert!(watches.defer(0, 2, OWN, 0) && !watches.defer(0, 2, OWN, 0));
     for seq in 3..1000 {
         let path = Arc::new(Path::parse(b"/a").unwrap().to_buf());
         let (_, GroupSummary { group, .. }) = watches.insert(Watch { path, ..watch(seq) });
-        watches.defer(group, seq, None, 0);
+        watches.defer(group, seq, OWN, 0);
         let (path, token) = (Path::parse(b"/a").unwrap(), seq.to_string());
         watches.remove(path, token.as_bytes(), 1000 + seq).unwrap();
         assert!(watches.deferred.len() <= 2 * watches.len() + GONE_MAX);
@@ -89,16 +92,25 @@ fn deferred_events_reach_each_watch_that_a_change_concerns() {
     let all = |watches: &mut Watches| {
         std::iter::from_fn(|| watches.next_deferred().map(|id| id.seq)).collect::<Vec<_>>()
     };
-    assert!(watches.defer(0, 4, Some(b"/a/b"), 0));
+    assert!(watches.defer(0, 4, Changed::Path(b"/a/b"), 0));
     assert_eq!(all(&mut watches), [3, 4]);
-    assert!(watches.defer(0, 5, Some(b"/a/b"), 0) && watches.defer(0, 5, Some(b"/a"), 0));
-    assert!(!watches.defer(0, 5, Some(b"/a/b/c"), 0));
+    assert!(
+        watches.defer(0, 5, Changed::Path(b"/a/b"), 0)
+            && watches.defer(0, 5, Changed::Path(b"/a"), 0)
+    );
+    assert!(!watches.defer(0, 5, Changed::Path(b"/a/b/c"), 0));
     assert_eq!(all(&mut watches), [3, 4, 5]);
     // What changes after the first had its event is told to that again.
-    assert!(watches.defer(0, 5, None, 2));
+    assert!(watches.defer(0, 5, OWN, 2));
     assert_eq!(watches.next_deferred().map(|id| id.seq), Some(3));
-    assert!(watches.defer(0, 5, Some(b"/a/b"), 0) && !watches.defer(0, 5, Some(b"/a/b"), 0));
+    assert!(
+        watches.defer(0, 5, Changed::Path(b"/a/b"), 0)
+            && !watches.defer(0, 5, Changed::Path(b"/a/b"), 0)
+    );
     assert_eq!(all(&mut watches), [4, 5, 3, 4]);
+    // One event for several changes, the nearest of which is two levels below.
+    assert!(watches.defer(0, 5, Changed::Below(2), 0));
+    assert_eq!(all(&mut watches), [3, 4]);
     // An event of watches that are gone is none of those that have their place.
-    assert!(!watches.defer(0, 1, None, 0) && !watches.has_deferred());
+    assert!(!watches.defer(0, 1, OWN, 0) && !watches.has_deferred());
 }

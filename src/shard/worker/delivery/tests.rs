@@ -38,7 +38,8 @@ impl Client {
     fn change(&mut self, path: &[u8]) {
         let (registry, full) = (&self.registry, Cell::default());
         let sender = EventSender { now: Instant::now(), version: 1, registry, full };
-        let event = Event { watcher: self.watcher, watches: 1, path: Some(path.into()) };
+        let (watcher, path) = (self.watcher, Some(path.into()));
+        let event = Event { watcher, watches: 1, path, nearest: None };
         sender.send_or_defer(&mut self.connection, ChangeEvents::from_elem(event, 1), None);
     }
 
