@@ -4,8 +4,9 @@
 //! valgrind write that end and the thread's count into its log, without an instruction of the
 //! program's in between; the process that started it reads the log.
 
+use std::cell::Cell;
 use std::collections::HashMap;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -14,18 +15,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use xenstored::host::valgrind;
 use xenstored::sync::holds::Edge;
 
-/// In the environment of the process that is counted.
+/// In the environment of the process that is counted: which scenarios.
 const COUNTED: &str = "XENSTORED_COUNTED";
 
 static BEGUN: AtomicBool = AtomicBool::new(false);
 
-/// Whether this is the process under valgrind.
-pub fn is_counted() -> bool {
-    std::env::var_os(COUNTED).is_some()
+thread_local! {
+    /// How many holds this thread is within. What is printed of one is taken off those, by a state of the counters
+    /// before and after.
+    static OUTER: Cell<u32> = const { Cell::new(0) };
 }
 
-/// From now on holds are counted; none may be held.
-pub fn begin() {
+/// In the process under valgrind: what the names of the scenarios to be counted contain.
+pub fn counted() -> Option<String> {
+    std::env::var(COUNTED).ok()
+}
+
+/// From now on holds are counted, as those of `scenario`; none may be held.
+pub fn begin(scenario: &str) {
+    let line = CString::new(format!("scenario {scenario}\n")).expect("no name has a NUL");
+    valgrind::print(&line);
     valgrind::start_counting();
     BEGUN.store(true, Ordering::Release);
 }
@@ -43,7 +52,10 @@ pub fn tell(edge: Edge) {
     }
     match edge {
         Edge::Begins(at) => {
-            // Holds within holds pay for this line; it makes them look longer, never shorter.
+            let outer = OUTER.replace(OUTER.get() + 1);
+            if outer > 0 {
+                valgrind::print_counts();
+            }
             let mut line = String::with_capacity(80);
             let _ = write!(line, "hold of {}:{}\n\0", at.file(), at.line());
             let line = CStr::from_bytes_with_nul(line.as_bytes());
@@ -53,21 +65,27 @@ pub fn tell(edge: Edge) {
         Edge::Ends => {
             valgrind::print_counts();
             valgrind::print(c"released\n");
+            OUTER.set(OUTER.get() - 1);
+            if OUTER.get() > 0 {
+                valgrind::print_counts();
+            }
         }
     }
 }
 
-/// All holds of a run.
+/// All holds of a scenario.
 #[derive(Default)]
 pub struct Counted {
+    pub scenario: String,
     pub holds: u64,
     /// The instructions of the longest, and where its lock was taken.
     pub most: u64,
     pub at: String,
 }
 
-/// Runs this program again under callgrind; answers its holds, or why there are none.
-pub fn count() -> Result<Counted, String> {
+/// Runs this program again under callgrind; returns the holds of each scenario whose name contains `part`, or why
+/// there are none.
+pub fn count(part: &str) -> Result<Vec<Counted>, String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let mut valgrind = Command::new("valgrind")
         .args([
@@ -77,7 +95,7 @@ pub fn count() -> Result<Counted, String> {
             "--log-fd=1",
         ])
         .arg(program)
-        .env(COUNTED, "1")
+        .env(COUNTED, part)
         .stdout(Stdio::piped())
         .spawn()
         .map_err(|error| format!("valgrind: {error}"))?;
@@ -91,17 +109,27 @@ pub fn count() -> Result<Counted, String> {
     if ended.success() { Ok(reader.counted) } else { Err(format!("valgrind: {ended}")) }
 }
 
-/// Reads the log: "hold of FILE:LINE" or nothing, the state of the counters, "released" or nothing.
+/// A lock that a thread holds.
+struct Held {
+    at: String,
+    /// The thread's counter when it took it, and what was printed of the holds within since.
+    since: u64,
+}
+
+/// Reads the log: "scenario NAME" once for each; "hold of FILE:LINE" and the state of the counters, the state and
+/// "released"; of a hold within others the state before and after both.
 #[derive(Default)]
 struct Reader {
-    counted: Counted,
+    counted: Vec<Counted>,
     /// Taken, and the state not yet read.
     taken: Option<String>,
+    /// The thread of which a hold's begin or end was printed, and what it had counted before.
+    printed: Option<(String, u64)>,
     thread: String,
     /// The counter of that thread.
     now: u64,
-    /// By thread: the locks that it holds, and its counter when it took them.
-    held: HashMap<String, Vec<(String, u64)>>,
+    /// By thread: the locks that it holds.
+    held: HashMap<String, Vec<Held>>,
 }
 
 impl Reader {
@@ -109,23 +137,40 @@ impl Reader {
         // Printed lines come with the number of the process in front.
         let text =
             line.trim_start_matches(|c: char| c == '=' || c == '*' || c.is_ascii_digit()).trim();
-        if let Some(at) = text.strip_prefix("hold of ") {
+        if let Some(scenario) = text.strip_prefix("scenario ") {
+            self.counted.push(Counted { scenario: scenario.to_owned(), ..Counted::default() });
+        } else if let Some(at) = text.strip_prefix("hold of ") {
             self.taken = Some(at.to_owned());
+            self.printed = Some((self.thread.clone(), self.now));
+        } else if text == "released" {
+            self.released();
+            self.printed = Some((self.thread.clone(), self.now));
         } else if let Some(thread) = text.strip_prefix("current-tid: ") {
             self.thread = thread.to_owned();
         } else if let Some(count) = text.strip_prefix(&format!("events-{}: ", self.thread)) {
-            self.now = count.parse().unwrap_or(0);
-            if let Some(at) = self.taken.take() {
-                self.held.entry(self.thread.clone()).or_default().push((at, self.now));
-            }
-        } else if text == "released" {
-            let (at, since) =
-                self.held.get_mut(&self.thread).and_then(Vec::pop).expect("a lock that was taken");
-            let instructions = self.now - since;
-            self.counted.holds += 1;
-            if instructions > self.counted.most {
-                (self.counted.most, self.counted.at) = (instructions, at);
-            }
+            self.counts(count.parse().unwrap_or(0));
+        }
+    }
+
+    fn counts(&mut self, now: u64) {
+        self.now = now;
+        let held = self.held.entry(self.thread.clone()).or_default();
+        if let Some((_, before)) = self.printed.take_if(|(thread, _)| *thread == self.thread) {
+            held.iter_mut().for_each(|outer| outer.since += now - before);
+        }
+        if let Some(at) = self.taken.take() {
+            held.push(Held { at, since: now });
+        }
+    }
+
+    fn released(&mut self) {
+        let held = self.held.get_mut(&self.thread).and_then(Vec::pop);
+        let Held { at, since } = held.expect("a lock that was taken");
+        let instructions = self.now - since;
+        let counted = self.counted.last_mut().expect("holds of a scenario");
+        counted.holds += 1;
+        if instructions > counted.most {
+            (counted.most, counted.at) = (instructions, at);
         }
     }
 }

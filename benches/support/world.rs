@@ -3,11 +3,12 @@
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex};
 
+use crossbeam::channel::Receiver;
 use xenstored::domain::{Limits, Registry};
 use xenstored::protocol::append_event;
 use xenstored::store::{
-    Caller, Executed, Generations, Invocation, Op, Store, Transaction, Verb, matcher, reaper,
-    run_reaper,
+    Caller, Executed, Generations, Invocation, Op, Store, Transaction, Unmatched, Verb, matcher,
+    reaper, run_reaper,
 };
 use xenstored::watch::{Batch, Entry, Outlet, Watcher};
 use xenstored::words::{Access, Domid, Entry as PermEntry, Layout, Path, PermSet, Perms, Subject};
@@ -42,6 +43,7 @@ pub struct World {
     pub store: Arc<Store>,
     pub control: Caller,
     pub domains: u16,
+    unmatched: Receiver<Unmatched>,
     generations: Generations,
     reply: Vec<u8>,
     watches: u64,
@@ -50,9 +52,13 @@ pub struct World {
 impl World {
     /// A store of two shards and `domains` domains with [`NODES`] nodes and ten watches each.
     pub fn of(domains: u16) -> World {
+        World::with_outlet(domains, Arc::new(Wire::default()))
+    }
+
+    /// The same, whose events go to `outlet`.
+    pub fn with_outlet(domains: u16, outlet: Arc<dyn Outlet>) -> World {
         let registry = Arc::new(Registry::new(Limits::defaults(), None));
-        let ((reaper, queue), (matcher, _)) = (reaper(), matcher());
-        let outlet = Arc::new(Wire::default());
+        let ((reaper, queue), (matcher, unmatched)) = (reaper(), matcher());
         let store =
             Arc::new(Store::new(Layout::new(2), Arc::clone(&registry), outlet, reaper, matcher));
         let weak = Arc::downgrade(&store);
@@ -60,7 +66,8 @@ impl World {
         let domain = registry.get(Domid::CONTROL).expect("the control domain");
         let control = Caller { domain, subject: Subject::CONTROL, epoch: 0, unblocked: None };
         let (generations, reply) = (Generations::default(), Vec::new());
-        let mut world = World { store, control, domains, generations, reply, watches: 0 };
+        let mut world =
+            World { store, control, domains, unmatched, generations, reply, watches: 0 };
         (1..=domains).for_each(|domid| world.add(Domid(domid)));
         world
     }
@@ -114,6 +121,13 @@ impl World {
     pub fn commit(&mut self, transaction: Transaction) -> Executed {
         let World { store, control, generations, .. } = self;
         store.commit(transaction, control, generations).expect("no conflict")
+    }
+
+    /// Does what the matcher does on a thread of its own.
+    pub fn match_the_rest(&self) {
+        for unmatched in self.unmatched.try_iter() {
+            self.store.find_events(unmatched);
+        }
     }
 
     /// Sets a watch of `domid`.

@@ -135,31 +135,30 @@ impl<G: DerefMut> DerefMut for Held<G> {
 struct Since {
     record: &'static Record,
     at: &'static Location<'static>,
-    clock: Instant,
-    cpu: Duration,
+    /// By the clock, and in the thread's processor time; nothing if there is a watcher instead.
+    start: Option<(Instant, Duration)>,
 }
 
 impl Since {
     #[track_caller]
     fn now(record: &'static Record) -> Since {
-        Since { record, at: Location::caller(), clock: Instant::now(), cpu: cpu() }
+        let start = WATCHER.get().is_none().then(|| (Instant::now(), cpu()));
+        Since { record, at: Location::caller(), start }
     }
 }
 
 impl Drop for Since {
     fn drop(&mut self) {
-        let (cpu, clock) = (cpu().saturating_sub(self.cpu), self.clock.elapsed());
-        if std::ptr::eq(self.record, &LOCKS) {
-            tell(Edge::Ends);
+        match self.start {
+            Some((clock, before)) => {
+                self.record.add(self, cpu().saturating_sub(before), clock.elapsed());
+            }
+            None => tell(Edge::Ends),
         }
-        self.record.add(self, cpu, clock);
     }
 }
 
 fn cpu() -> Duration {
-    if WATCHER.get().is_some() {
-        return Duration::ZERO;
-    }
     Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }
 

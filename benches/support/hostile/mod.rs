@@ -1,0 +1,268 @@
+//! What guests within their quotas can make a request do while it holds locks.
+
+mod commits;
+mod nodes;
+mod watches;
+
+use std::any::Any;
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use crossbeam::queue::SegQueue;
+use xenstored::store::{Caller, Failure, Generations, Invocation, Op, Transaction, Verb};
+use xenstored::watch::{Batch, Entry, Outlet, Watcher};
+use xenstored::words::{Access, Domid, Entry as PermEntry, Path, PermSet, Perms};
+
+use super::world::World;
+use super::{HOLD_MAX, settle};
+
+/// What is done while holds are counted. Returns what is dropped when they are not.
+pub type Act = Box<dyn FnOnce() -> Box<dyn Any>>;
+
+/// A way in which guests make others' requests, or their own, long.
+pub struct Scenario {
+    pub name: &'static str,
+    /// Instructions of its longest hold at most: the limit of all holds, or what it had when it was last mended, and
+    /// some per cent.
+    pub hold_max: u64,
+    pub prepare: fn() -> Act,
+}
+
+const fn scenario(name: &'static str, hold_max: u64, prepare: fn() -> Act) -> Scenario {
+    Scenario { name, hold_max, prepare }
+}
+
+pub const SCENARIOS: [Scenario; 24] = [
+    scenario("a commit of 900 changes, each watched by 8 guests", 2_100_000, commits::each_watched),
+    scenario(
+        "a commit of 900 changes below what 64 guests watch",
+        1_600_000,
+        commits::all_below_watched,
+    ),
+    scenario("the same where they may read nothing", 2_600_000, commits::all_below_unreadable),
+    scenario(
+        "a commit of 900 changes below 30 levels that 30 guests watch",
+        3_200_000,
+        commits::below_watched_levels,
+    ),
+    scenario(
+        "a commit that creates and removes a tree of 960 levels 18 times",
+        220_000,
+        commits::created_and_removed,
+    ),
+    scenario("a commit of 900 homes", 3_900_000, commits::homes),
+    scenario(
+        "a guest's commit of 1000 requests that loses every race",
+        HOLD_MAX,
+        commits::guest_loses_races,
+    ),
+    scenario(
+        "a toolstack's commit of 500 requests that loses every race",
+        2_500_000,
+        commits::toolstack_loses_races,
+    ),
+    scenario(
+        "a WRITE below 960 levels that 8 guests watch",
+        1_600_000,
+        watches::write_below_watched_levels,
+    ),
+    scenario(
+        "the same where they may read nothing of it",
+        1_300_000,
+        watches::write_below_unreadable_levels,
+    ),
+    scenario(
+        "a WRITE below what 64 guests watch above all homes",
+        140_000,
+        watches::write_below_upper_levels,
+    ),
+    scenario("a death that 64 guests watch 1024 times each", HOLD_MAX, watches::death),
+    scenario("RM of 960 levels that 8 guests watch", 1_100_000, watches::remove_watched_levels),
+    scenario("RM of 900 nodes, each watched by 8 guests", 2_900_000, watches::remove_watched_nodes),
+    scenario(
+        "RM of a home below which 8 guests watch 1000 levels 1024 times",
+        HOLD_MAX,
+        watches::remove_above_deep_watches,
+    ),
+    scenario(
+        "RESET_WATCHES of watches on each of 1000 levels, beside a snapshot",
+        920_000,
+        watches::reset_levels,
+    ),
+    scenario(
+        "RESET_WATCHES of 1024 watches of 1000 levels, beside a snapshot",
+        HOLD_MAX,
+        watches::reset_deep,
+    ),
+    scenario("a WRITE below 900 levels of 2 KB values", 250_000, nodes::write_below_values),
+    scenario("the same beside a snapshot", 990_000, nodes::write_below_values_beside_snapshot),
+    scenario("a WRITE of a path of 960 levels", 1_200_000, nodes::create_levels),
+    scenario("RM of a home with 900 homes below", 5_600_000, nodes::remove_homes),
+    scenario(
+        "SET_PERMS of a new owner above 250 nodes with paths of 900 bytes",
+        1_300_000,
+        nodes::new_owner,
+    ),
+    scenario("the sweep of 900 nodes, each watched by 8 guests", 2_900_000, nodes::sweep_watched),
+    scenario(
+        "the sweep of 300 nodes below 900 levels of another's, beside a snapshot",
+        980_000,
+        nodes::sweep_scattered,
+    ),
+];
+
+/// The guest whose nodes are watched, in shard 1.
+const WATCHED: Domid = Domid(1);
+/// The quota `watches`.
+const WATCHES: u16 = 1024;
+/// Levels of a path of the length that the quota `path-max` allows, which its owner's quota of nodes allows too,
+/// beside the 30 that each domain has.
+const LEVELS: usize = 960;
+/// Nodes that it allows in directories of 30.
+const CHANGES: usize = 900;
+
+/// Takes batches as a mailbox does.
+#[derive(Default)]
+struct Mailbox(SegQueue<Batch>);
+
+impl Outlet for Mailbox {
+    fn push(&self, _: u16, batch: Batch) {
+        self.0.push(batch);
+    }
+
+    fn wake(&self, _: u16) {}
+}
+
+/// A world with a guest that makes requests, and others.
+struct Stage {
+    world: World,
+    guest: Caller,
+    generations: Generations,
+}
+
+impl Stage {
+    /// With so many other guests, which may read the first one's nodes if these are `readable`.
+    fn of(others: u16, readable: bool) -> Stage {
+        let mut world = World::with_outlet(others + 1, Arc::new(Mailbox::default()));
+        let access = if readable { Access::READ } else { Access::NONE };
+        let perms = perms_of(&world, WATCHED, access);
+        world.run(&home(), Verb::SetPerms(perms));
+        let guest = caller(&world, WATCHED);
+        Stage { world, guest, generations: Generations::default() }
+    }
+
+    /// A request that must not fail, and what follows from it.
+    fn run(&mut self, caller: &Caller, path: &str, verb: Verb<'_>) {
+        let op = Op { path: parse(path), verb };
+        let done = self.world.store.execute(caller, &op, &mut self.generations, &mut Vec::new());
+        let done = done.unwrap_or_else(|error| panic!("{path}: {error:?}"));
+        settle(&self.world.store, done.removed);
+        self.world.match_the_rest();
+    }
+
+    /// The same of the guest.
+    fn run_as_guest(&mut self, path: &str, verb: Verb<'_>) {
+        self.run(&self.guest.clone(), path, verb);
+    }
+
+    /// The same of the control domain.
+    fn run_as_control(&mut self, path: &str, verb: Verb<'_>) {
+        self.run(&self.world.control.clone(), path, verb);
+    }
+
+    /// A request in a transaction that must not fail.
+    fn run_in(
+        &mut self,
+        transaction: &mut Transaction,
+        caller: &Caller,
+        path: &str,
+        verb: Verb<'_>,
+    ) {
+        let Stage { world, generations, .. } = self;
+        let op = Op { path: parse(path), verb };
+        let request = Invocation { caller, op: &op, reply: &mut Vec::new() };
+        let done = world.store.execute_in(transaction, request, generations);
+        done.unwrap_or_else(|errno| panic!("{path}: {errno:?}"));
+    }
+
+    /// END, and what follows from it; `between` comes wherever other requests may. Returns whether it committed.
+    fn commit(
+        &mut self,
+        transaction: Transaction,
+        caller: &Caller,
+        mut between: impl FnMut(&mut Stage),
+    ) -> bool {
+        let mut end = self.world.store.commit(transaction, caller, &mut self.generations);
+        while let Err(Failure::Unfinished(transaction)) = end {
+            between(self);
+            end = self.world.store.commit(*transaction, caller, &mut self.generations);
+        }
+        let is_done = end.is_ok();
+        if let Ok(done) = end {
+            settle(&self.world.store, done.removed);
+            self.world.match_the_rest();
+        }
+        is_done
+    }
+
+    /// Watches of the other guests on each of the paths.
+    fn watch(&mut self, others: u16, paths: impl Iterator<Item = String>) {
+        for path in paths {
+            others_of(others).for_each(|domid| _ = self.world.watch(domid, &path));
+        }
+    }
+
+    /// All watches that a guest may set, on one path.
+    fn watch_often(&self, domid: Domid, path: &str, group: u32) {
+        let (thread, connection) = (domid.0 % 2, u32::from(domid.0));
+        let watcher = Watcher { thread, connection, group: (1 << 20) + group, seq: 1 << 20 };
+        let entry = Entry { watcher, domid, depth: None, watches: WATCHES };
+        self.world.store.watch(parse(path), entry);
+    }
+}
+
+fn parse(path: &str) -> Path<'_> {
+    Path::parse(path.as_bytes()).expect("a path")
+}
+
+/// A guest whose requests hold tickets.
+fn caller(world: &World, domid: Domid) -> Caller {
+    Caller { unblocked: Some(Arc::new(|_| ())), ..world.guest(domid) }
+}
+
+fn perms_of(world: &World, domid: Domid, access: Access) -> Perms {
+    let owner = PermEntry { domid, access, ignored: false };
+    Arc::new(PermSet::new(world.store.registry().now(), owner, &[]))
+}
+
+fn others_of(count: u16) -> impl Iterator<Item = Domid> {
+    (2..2 + count).map(Domid)
+}
+
+fn home() -> String {
+    format!("/local/domain/{WATCHED}")
+}
+
+/// The node at this depth of a chain.
+fn level(depth: usize) -> String {
+    format!("{}{}", home(), "/a".repeat(depth))
+}
+
+/// One of [`CHANGES`] nodes in directories of 30.
+fn node(number: usize) -> String {
+    format!("{}/n{}/n{}", home(), number / 30, number % 30)
+}
+
+/// One of [`CHANGES`] homes of others' devices, as a driver domain makes them.
+fn home_below(number: usize) -> String {
+    format!("{}/backend/kind{}/{}", home(), number / 300, 1000 + number)
+}
+
+/// A path as long as the watched guest may use, below its home.
+fn deep(first: &str) -> String {
+    format!("{}/{first}{}", home(), "/a".repeat((2040 - first.len()) / 2))
+}
+
+fn write_of(value: &[u8]) -> Verb<'_> {
+    Verb::Write(Cow::Borrowed(value))
+}
