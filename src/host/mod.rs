@@ -1,7 +1,7 @@
-//! What the daemon needs of a hypervisor: event channels, ring pages, the states of domains.
+//! The hypervisor interface of the daemon: event channels, ring pages, domain states.
 //!
-//! Two hosts exist behind these traits: [`sim`], where guests are processes of any Linux machine,
-//! and [`xen`], the devices in `/dev/xen`. All the unsafe code of the daemon is in this folder.
+//! Two hosts implement these traits: [`sim`], whose guests are processes on any Linux machine, and [`xen`], which
+//! uses the devices in `/dev/xen`. All unsafe code of the daemon is in this folder.
 
 pub mod page;
 pub mod sim;
@@ -19,99 +19,99 @@ pub use page::{
 
 use crate::words::Domid;
 
-/// An event channel of ours, as the thread that bound it knows it (`evtchn_port_t`).
+/// A local event channel port (`evtchn_port_t`), valid for the handle that bound it.
 pub type Port = u32;
 
-/// A guest's own number of one of its pages, as INTRODUCE has it (`xen_pfn_t`).
+/// A guest frame number, as passed to INTRODUCE (`xen_pfn_t`).
 pub type Gfn = u64;
 
-/// What the hypervisor says of a domain that exists.
+/// The state of an existing domain, as the hypervisor reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DomainState {
-    /// Tells two incarnations of one domid apart.
+    /// Distinguishes two incarnations of one domid.
     pub unique_id: u64,
-    /// It shut down, crashed or suspended; it may be resumed.
+    /// The domain shut down, crashed or suspended; it may be resumed.
     pub shutdown: bool,
-    /// It is being destroyed and will not run again.
+    /// The domain is being destroyed and will not run again.
     pub dying: bool,
 }
 
-/// A hypervisor, as every thread may use it. Nothing here may be called with a lock of the store
-/// held: each call can be a system call.
+/// A hypervisor, shared by all threads. Callers hold no lock of the store: each call may be a system call.
 pub trait Host: Send + Sync {
-    /// Opens a handle for event channels, one for each thread, like opening `/dev/xen/evtchn`.
+    /// Opens an event channel handle, like opening `/dev/xen/evtchn`. Each thread has its own.
     fn open_channels(&self) -> io::Result<Box<dyn Channels>>;
 
-    /// Maps the page of the domain's ring: grant reference 1, or, if that cannot be had, the page with
-    /// the number that INTRODUCE gave; or the control domain's own page.
+    /// Maps a domain's ring page: by grant reference 1 or, if that fails, by the frame number from INTRODUCE. For the
+    /// control domain, maps its own page.
     fn map_ring(&self, domid: Domid, gfn: Option<Gfn>) -> io::Result<RingPage>;
 
-    /// The state of a domain, `None` if it does not exist (or no longer).
+    /// Returns the state of a domain, `None` if the domain does not exist (or no longer).
     fn domain(&self, domid: Domid) -> io::Result<Option<DomainState>>;
 
-    /// Appends to `changed` the domains of `known` whose state may have changed since the last call, after
-    /// the port of [`Channels::bind_changes`] fired. A domain named without need costs a query; one left
-    /// out is never noticed. A host that cannot tell names all of `known`. Only who bound that port may
-    /// ask: what is told to one asker may not be told to another.
+    /// Appends to `changed` the domains of `known` whose state may have changed since the last call. Called after the
+    /// port of [`Channels::bind_changes`] fired. A false positive costs a query; a domain left out is never noticed.
+    /// A host that cannot distinguish appends all of `known`. Only the process that bound that port may call this,
+    /// since a change is reported once.
     ///
     /// # Errors
-    /// The host's. What was taken before it is in `changed`; the caller asks for the state of all domains
-    /// that it knows, since the host may not name again what it named in the call that failed.
+    /// Those of the host. `changed` keeps the domains appended before the error. The caller then queries the state of
+    /// every known domain, because the host may not report again what it reported in the failed call.
     fn changed(
         &self,
         known: &mut dyn Iterator<Item = Domid>,
         changed: &mut Vec<Domid>,
     ) -> io::Result<()>;
 
-    /// The event channel of the control domain's kernel, if it has one (`/proc/xen/xsd_port`).
+    /// Returns the event channel port of the control domain's kernel, if there is one (`/proc/xen/xsd_port`).
     fn control_port(&self) -> io::Result<Option<Port>>;
 }
 
-/// What [`Channels::pending`] took.
+/// The result of [`Channels::pending`].
 #[derive(Debug, Default)]
 pub struct Pending {
-    /// How many ports, also before an error.
+    /// Number of ports stored, also before an error.
     pub count: usize,
-    /// Why it took no more. Ports may be lost with it, masked: all that are bound are looked at.
+    /// The error that ended the call. It may have lost ports, which stay masked, so the caller checks all bound
+    /// ports.
     pub error: Option<io::Error>,
 }
 
 impl Pending {
-    /// The count, for a caller that does not go on after an error.
+    /// Returns the count, for callers that stop at an error.
     ///
     /// # Errors
-    /// The host's.
+    /// That of the host.
     pub fn all(self) -> io::Result<usize> {
         self.error.map_or(Ok(self.count), Err)
     }
 }
 
-/// One thread's event-channel handle. It reports the ports that the thread itself bound.
+/// An event channel handle of one thread. It reports only the ports bound through it.
 pub trait Channels: Send {
-    /// Becomes readable when a port is pending. Watched edge-triggered: read until `pending`
-    /// answers 0.
+    /// Returns a descriptor that becomes readable when a port is pending. It is watched edge-triggered: call
+    /// `pending` until it returns 0.
     fn raw_fd(&self) -> RawFd;
 
-    /// Binds to the domain's unbound port `remote`; answers the local port.
+    /// Binds to the domain's unbound port `remote` and returns the local port.
     fn bind_interdomain(&mut self, domid: Domid, remote: Port) -> io::Result<Port>;
 
-    /// Binds the port that fires when domains shut down or die (`VIRQ_DOM_EXC`).
+    /// Binds the port that fires when a domain shuts down or dies (`VIRQ_DOM_EXC`).
     ///
     /// # Errors
-    /// `AlreadyExists` if another process has it: another daemon runs.
+    /// `AlreadyExists` if another process has bound it, which means that another daemon is running.
     fn bind_changes(&mut self) -> io::Result<Port>;
 
-    /// Gives a port back. It is not reported again.
+    /// Unbinds a port. It is not reported again.
     fn unbind(&mut self, port: Port) -> io::Result<()>;
 
-    /// Takes pending ports, at most `ports.len()`. A port reported is masked until [`Channels::unmask`].
-    /// Never blocks; fewer than asked for, without an error, means that none is left: whatever comes then
-    /// makes the handle readable anew.
+    /// Takes pending ports, at most `ports.len()`. A reported port stays masked until [`Channels::unmask`]. Never
+    /// blocks. A count below `ports.len()` without an error means that no port is left: the next one makes the handle
+    /// readable again.
     fn pending(&mut self, ports: &mut [Port]) -> Pending;
 
-    /// Lets a port be reported again; at once if it was notified meanwhile.
+    /// Unmasks a port. It is reported at once if it was notified in the meantime.
     fn unmask(&mut self, port: Port) -> io::Result<()>;
 
-    /// Notifies the other end. Never blocks.
+    /// Notifies the remote end. Never blocks.
     fn notify(&mut self, port: Port) -> io::Result<()>;
 }

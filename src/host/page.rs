@@ -1,6 +1,6 @@
-//! The page that a guest and the daemon share (xenstore-ring.txt, "The xenstore ring
-//! datastructure"). The guest can write to it at any time, so nothing here is ever a reference:
-//! words are atomics, bytes are copied by volatile accesses, each of them once.
+//! The page shared by a guest and the daemon (xenstore-ring.txt, "The xenstore ring datastructure"). The guest can
+//! write to it at any time, so no Rust reference points into its data: words are atomics, and bytes are copied by
+//! volatile accesses, each byte once.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -11,44 +11,44 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use zerocopy::IntoBytes;
 
-/// Size of the page.
+/// Size of the page in bytes.
 pub const PAGE_BYTES: usize = 4096;
 
-/// Size of each of the two circular buffers; offsets in the byte streams are taken modulo this.
+/// Size of each of the two circular buffers in bytes; stream offsets are taken modulo this.
 pub const RING_BYTES: usize = 1024;
-/// Requests: the bytes of the circular buffer from guest to daemon ("Input").
+/// Offset of the request buffer, guest to daemon ("Input").
 pub const REQ_RING: usize = 0;
-/// Replies and events: the bytes of the circular buffer from daemon to guest ("Output").
+/// Offset of the buffer for replies and events, daemon to guest ("Output").
 pub const RSP_RING: usize = 1024;
-/// How far the daemon has read the requests.
+/// Offset of the daemon's consumer index of requests.
 pub const REQ_CONS: usize = 2048;
-/// How far the guest has written requests.
+/// Offset of the guest's producer index of requests.
 pub const REQ_PROD: usize = 2052;
-/// How far the guest has read the replies.
+/// Offset of the guest's consumer index of replies.
 pub const RSP_CONS: usize = 2056;
-/// How far the daemon has written replies.
+/// Offset of the daemon's producer index of replies.
 pub const RSP_PROD: usize = 2060;
-/// What the daemon can do: a bitmap that only the daemon writes.
+/// Offset of the server feature bitmap, written only by the daemon.
 pub const SERVER_FEATURES: usize = 2064;
-/// 0 connected; 1 if the guest asks for a reset of the ring, until the daemon has done it.
+/// Offset of the connection state: 0 connected; 1 from the guest's request for a reset until the daemon has reset the
+/// ring.
 pub const CONNECTION: usize = 2068;
-/// Why the daemon gave the ring up; 0 for no error.
+/// Offset of the error for which the daemon stopped serving the ring; 0 for none.
 pub const ERROR: usize = 2072;
-/// The guest's event channel, where a toolstack leaves it for a guest that starts without one
-/// (xs_wire.h, `struct xenstore_domain_interface`).
+/// Offset of the guest's event channel port, which a toolstack stores for a guest that starts without one (xs_wire.h,
+/// `struct xenstore_domain_interface`).
 pub const EVTCHN_PORT: usize = 2076;
 
-/// Bytes that are copied at once. In which order the other side sees them is nothing to it, as an index
-/// says when they are all there.
+/// Unit of a bulk copy. The order of the accesses does not matter: an index publishes the bytes after the copy.
 const WORD_BYTES: usize = size_of::<u64>();
 
-/// A mapped ring page. A clone is another view of the same mapping, which is undone with the last.
+/// A mapped ring page. Clones share the mapping, which is unmapped with the last of them.
 #[derive(Clone)]
 pub struct RingPage {
     mapping: Arc<Mapping>,
 }
 
-/// The mapping itself, ours alone to undo.
+/// The mapping itself; dropping it unmaps the page.
 struct Mapping {
     base: NonNull<u8>,
 }
@@ -60,7 +60,7 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl RingPage {
-    /// Maps one page of `fd` at `offset`, shared, for reading and writing.
+    /// Maps one page of `fd` at `offset`, shared, readable and writable.
     ///
     /// # Errors
     /// Those of mmap(2).
@@ -73,7 +73,7 @@ impl RingPage {
         Ok(RingPage { mapping: Arc::new(Mapping { base }) })
     }
 
-    /// Where the page is mapped.
+    /// Returns the address of the mapping.
     pub(super) fn address(&self) -> u64 {
         self.base().expose_provenance() as u64
     }
@@ -82,7 +82,7 @@ impl RingPage {
         self.mapping.base.as_ptr()
     }
 
-    /// The word at byte `offset`, a multiple of 4 within the page.
+    /// Returns the word at byte `offset`, which must be a multiple of 4 within the page.
     ///
     /// # Panics
     /// For any other offset; callers pass constants.
@@ -94,12 +94,12 @@ impl RingPage {
         unsafe { AtomicU32::from_ptr(self.base().add(offset).cast()) }
     }
 
-    /// Reads the word at `offset`, once, before anything that follows.
+    /// Reads the word at `offset` once, with acquire ordering.
     pub fn load(&self, offset: usize) -> u32 {
         self.word(offset).load(Ordering::Acquire)
     }
 
-    /// Writes the word at `offset`, after everything before it.
+    /// Writes the word at `offset` with release ordering.
     pub fn store(&self, offset: usize, value: u32) {
         self.word(offset).store(value, Ordering::Release);
     }
@@ -107,7 +107,7 @@ impl RingPage {
     /// Copies bytes out of the page.
     ///
     /// # Panics
-    /// If they do not lie within it; callers have masked the offset.
+    /// If the range exceeds the page; callers mask the offset.
     pub fn copy_out(&self, offset: usize, out: &mut [u8]) {
         assert!(offset + out.len() <= PAGE_BYTES);
         let (head, rest) = out.split_at_mut(to_word(offset).min(out.len()));
@@ -120,8 +120,8 @@ impl RingPage {
             *byte = unsafe { self.base().add(at).read_volatile() };
         }
         for (at, word) in (words_at..).step_by(WORD_BYTES).zip(words) {
-            // SAFETY: in bounds (asserted) and aligned, as the head ends at a word's start and the
-            // page is aligned; volatile, as above.
+            // SAFETY: in bounds (asserted) and aligned, as the head ends at a word boundary and the page is aligned;
+            // volatile, as above.
             let read = unsafe { self.base().add(at).cast::<u64>().read_volatile() };
             word.copy_from_slice(read.as_bytes());
         }
@@ -130,7 +130,7 @@ impl RingPage {
     /// Copies bytes into the page.
     ///
     /// # Panics
-    /// If they do not lie within it; callers have masked the offset.
+    /// If the range exceeds the page; callers mask the offset.
     pub fn copy_in(&self, offset: usize, bytes: &[u8]) {
         assert!(offset + bytes.len() <= PAGE_BYTES);
         let (head, rest) = bytes.split_at(to_word(offset).min(bytes.len()));
@@ -150,7 +150,7 @@ impl RingPage {
     }
 }
 
-/// How many bytes there are from `offset` to the next start of a word.
+/// Returns the number of bytes from `offset` to the next word boundary.
 fn to_word(offset: usize) -> usize {
     offset.wrapping_neg() % WORD_BYTES
 }

@@ -1,10 +1,9 @@
-//! What a program that runs under valgrind can ask of it; without valgrind, a few instructions that
-//! do nothing. For benches/holds.rs, with the feature `holds`, on amd64; its tests need no feature.
+//! Valgrind client requests, which are a few instructions without effect when the program does not run under
+//! valgrind. For benches/holds.rs, with the feature `holds`, on amd64; the tests need no feature.
 //!
-//! Numbers and instructions are those of valgrind.h and callgrind.h, version 3.15 and later. They stand here because
-//! the crates that have them (valgrind-requests 1.2, which is gungraun's, and crabgrind 0.4) run bindgen
-//! when they are built, and that loads libclang: 157 MB of Debian's packages and 11 more crates, for
-//! four requests.
+//! The numbers and instructions are those of valgrind.h and callgrind.h, version 3.15 and later. They are copied here
+//! because the crates that provide them (valgrind-requests 1.2, which is gungraun's, and crabgrind 0.4) run bindgen
+//! at build time, and that loads libclang: 157 MB of Debian packages and 11 more crates, for four requests.
 
 use std::arch::asm;
 use std::ffi::CStr;
@@ -14,46 +13,45 @@ const GDB_MONITOR_COMMAND: u64 = 0x1202;
 const START_INSTRUMENTATION: u64 = 0x4354_0004;
 const STOP_INSTRUMENTATION: u64 = 0x4354_0005;
 
-/// callgrind counts from here on.
+/// Starts callgrind's instruction counting.
 pub fn start_counting() {
     request(START_INSTRUMENTATION, c"");
 }
 
-/// callgrind counts no more, and the program is faster.
+/// Stops callgrind's instruction counting, which speeds the program up.
 pub fn stop_counting() {
     request(STOP_INSTRUMENTATION, c"");
 }
 
-/// Writes into valgrind's log. `text` ends with a newline, or waits for the next one's.
+/// Writes into valgrind's log. Text without a newline at the end is held back until the next text's newline.
 ///
 /// # Panics
-/// If there is a `%` in the text, which valgrind would read an argument for.
+/// If the text contains a `%`, for which valgrind would read an argument.
 pub fn print(text: &CStr) {
     assert!(!text.to_bytes().contains(&b'%'), "an argument is asked for");
     request(PRINTF_VALIST_BY_REF, text);
 }
 
-/// callgrind writes into the log, among others, which thread this is and what it has counted so far
-/// in each.
+/// Makes callgrind log its status, including the current thread and the counts of each thread so far.
 pub fn print_counts() {
     request(GDB_MONITOR_COMMAND, c"status internal");
 }
 
-/// What a rotated register holds: no rotation but a whole one leaves it alone.
+/// The value in the rotated register: any net rotation would change it.
 const ROTATED: u64 = 0x0123_4567_89ab_cdef;
 
-/// One of the four above; the two that take no text ignore it. Returns valgrind's reply, which is 0
-/// without it, and the register that was rotated, which is [`ROTATED`] always.
+/// Makes one of the four requests; the two without a text ignore it. Returns valgrind's reply, which is 0 without
+/// valgrind, and the rotated register, which is always [`ROTATED`].
 fn request(number: u64, text: &CStr) -> [u64; 2] {
-    // What stands for the arguments (a va_list) of a text that asks for none.
+    // The argument list (a va_list) of a text without arguments.
     let no_arguments = [0u64; 3];
     let arguments =
         [number, text.as_ptr().addr() as u64, no_arguments.as_ptr().addr() as u64, 0, 0, 0];
     let (mut reply, mut rotated) = (0u64, ROTATED);
-    // SAFETY: four rotations by 128 bits in all and an exchange of a register with itself change
-    // nothing but flags. valgrind knows the sequence, reads `arguments`, the text up to its NUL and
-    // nothing of `no_arguments`, as no text has a `%`: all live until here, and asm is taken to read
-    // any memory. It writes nothing of ours but rdx, its answer.
+    // SAFETY: four rotations by 128 bits in total and an exchange of a register with itself change nothing but flags.
+    // valgrind recognises the sequence and reads `arguments`, the text up to its NUL, and nothing of `no_arguments`,
+    // as no text has a `%`. All of them live until here, and asm is assumed to read any memory. It writes nothing of
+    // ours but rdx, its reply.
     unsafe {
         asm!(
             "rol rdi, 3", "rol rdi, 13", "rol rdi, 61", "rol rdi, 51", "xchg rbx, rbx",
@@ -69,9 +67,9 @@ mod tests {
 
     use super::*;
 
-    /// How many valgrinds this runs under.
+    /// Request that returns how many valgrinds the program runs under.
     const RUNNING_ON_VALGRIND: u64 = 0x1001;
-    /// A request of no version of valgrind.
+    /// A request unknown to every version of valgrind.
     const UNKNOWN: u64 = 0x1fff;
 
     #[test]
@@ -89,7 +87,7 @@ mod tests {
         }
     }
 
-    /// The process of the next test.
+    /// The child process of the next test.
     #[test]
     #[ignore = "the next test runs it under valgrind"]
     fn valgrind_is_asked() {
@@ -116,7 +114,7 @@ mod tests {
         assert!(output.status.success(), "{}{log}", String::from_utf8_lossy(&output.stdout));
         assert!(log.lines().any(|line| line.ends_with("a text of the program")), "{log}");
         assert!(log.lines().any(|line| line.starts_with("current-tid: ")), "{log}");
-        // What lies between start and stop, and not the whole program.
+        // The instructions between start and stop, not those of the whole program.
         let collected = log.lines().find_map(|line| line.split_once("Collected : "));
         let instructions: u64 = collected.map_or(0, |(_, count)| count.trim().parse().unwrap());
         assert!((20..20_000).contains(&instructions), "{log}");

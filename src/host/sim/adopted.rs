@@ -1,8 +1,8 @@
-//! A domain of another host that becomes one of this host, with the page and the channel that its
-//! guest has already (docs/SIM.md, "From host to host").
+//! Adoption of a domain of another host, with the page and the channel that its guest already uses (docs/SIM.md,
+//! "From host to host").
 //!
-//! What comes along was made by somebody else, who may keep it and do with it as he likes. So it is
-//! checked here that it cannot hurt, and nothing is expected of it that it could lose later.
+//! The descriptors come from another process, which may keep them and use them in any way. The checks here make sure
+//! that they cannot harm the daemon, and the daemon relies on no property that they could lose later.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -17,7 +17,7 @@ use super::socket::GuestEnds;
 use crate::host::RingPage;
 use crate::host::page::PAGE_BYTES;
 
-/// What a domain is made of, from the descriptors that came with a request.
+/// Builds a domain's parts from the descriptors received with a request.
 ///
 /// # Errors
 /// [`Refusal::NoEnds`], [`Refusal::NoPage`], [`Refusal::NoChannel`].
@@ -27,28 +27,27 @@ pub fn parts(fds: Vec<OwnedFd>) -> Result<Parts, Refusal> {
     if !is_channel(channel.as_fd()) {
         return Err(Refusal::NoChannel);
     }
-    // Another host has done so already; whoever made the pair himself has not.
+    // Another host has already done so, but a pair made by a client lacks it.
     refuse_descriptors(channel.as_fd());
     Ok(Parts { page, channel })
 }
 
-/// Maps the page, if its file has it and always will: a page whose file became shorter kills
-/// whoever looks at it (SIGBUS). Only memory files have seals, and a seal is for ever.
+/// Maps the page, if its file contains it now and forever: access to a page beyond the end of a truncated file raises
+/// SIGBUS. Only memory files have seals, and a seal is permanent.
 fn page(file: BorrowedFd<'_>) -> Option<RingPage> {
     let seals = fcntl_get_seals(file).ok()?;
     let len = u64::try_from(fstat(file).ok()?.st_size).ok()?;
     if !seals.contains(SealFlags::SHRINK) || len != PAGE_BYTES as u64 {
         return None;
     }
-    // Refused if it is sealed against writing, or was opened for reading only.
+    // Fails if the file is sealed against writing or was opened read-only.
     RingPage::map(file, 0).ok()
 }
 
-/// Whether it is a socket like those of [`super::fds::new_channel`]. That it does not block is not
-/// asked: it can be changed at any time, so each call on a channel says so for itself.
+/// Returns whether the descriptor is a socket like those of [`super::fds::new_channel`]. The blocking mode is not
+/// checked: the other process can change it at any time, so each call on a channel passes its own non-blocking flag.
 ///
-/// A socket that listens could be readable for ever with nothing to be read. This one cannot begin
-/// to, as it is connected.
+/// A listening socket could stay readable without data. A connected socket cannot start to listen.
 fn is_channel(socket: BorrowedFd<'_>) -> bool {
     socket_domain(socket) == Ok(AddressFamily::UNIX)
         && socket_type(socket) == Ok(SocketType::SEQPACKET)

@@ -1,9 +1,8 @@
-//! One thread's event channels: an epoll descriptor in the place of `/dev/xen/evtchn`.
+//! The event channels of one thread: an epoll descriptor in place of `/dev/xen/evtchn`.
 //!
-//! A port is registered one-shot. The kernel disarms it when it is reported, so that a masked port
-//! cannot wake this thread, however much its guest notifies. Arming it again looks at the channel
-//! once more, and notifications are taken when they are reported, never when the port is unmasked:
-//! whatever arrives after a report is found by the unmask.
+//! A port is registered one-shot. The kernel disarms it when it reports it, so a masked port cannot wake this thread,
+//! however often its guest notifies. Rearming checks the channel again. Notifications are drained when they are
+//! reported, never at the unmask, so the unmask finds every notification that arrived after a report.
 
 use std::collections::HashMap;
 use std::io;
@@ -22,22 +21,22 @@ use crate::host::{Channels, Pending, Port};
 use crate::sync::Arc;
 use crate::words::Domid;
 
-/// Ports taken by one call of `pending`, however many are asked for: 1.5 KiB of stack.
+/// Upper bound of ports taken by one call of `pending`: 1.5 KiB of stack.
 const BATCH: usize = 128;
 
-/// What is watched at a channel. A hang-up is the end of the port: see `Channels::pending`.
+/// Events watched on a channel. A hang-up ends the port: see `Channels::pending`.
 const WATCHED: EventFlags = EventFlags::IN.union(EventFlags::RDHUP).union(EventFlags::ONESHOT);
 const GONE: EventFlags = EventFlags::HUP.union(EventFlags::RDHUP).union(EventFlags::ERR);
 
-/// `pending` looks and never waits.
+/// Zero timeout: `pending` never waits.
 const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
-/// What a local port stands for.
+/// The object behind a local port.
 enum Binding {
-    /// A domain's channel. It is gone when the domain is destroyed, and made so when the guest
-    /// closes its end: then the port is silent and notifies nobody.
+    /// A domain's channel. The weak reference dies when the domain is destroyed, and is cleared when the guest closes
+    /// its end; the port is silent from then on.
     Guest(Weak<OwnedFd>),
-    /// The eventfd that rings when domains shut down or die.
+    /// The eventfd signalled when a domain shuts down or dies.
     Changes(Arc<OwnedFd>),
 }
 
@@ -50,11 +49,11 @@ impl Binding {
     }
 }
 
-/// A thread's handle. What it bound is unbound when it is dropped.
+/// An event channel handle. Dropping it unbinds its ports.
 pub struct SimChannels {
     domains: Arc<Domains>,
     epoll: OwnedFd,
-    /// Keyed by our own numbers: no guest chooses them, so the hash needs no secret.
+    /// The keys are allocated by the daemon, so the hash needs no secret.
     bindings: HashMap<Port, Binding, FixedState>,
 }
 
@@ -67,7 +66,7 @@ impl SimChannels {
         })
     }
 
-    /// Arms a port that was claimed; gives the claim back if that fails.
+    /// Arms a claimed port; releases the claim on failure.
     fn register(&mut self, port: Port, binding: Binding) -> io::Result<Port> {
         let channel = binding.channel().ok_or(io::ErrorKind::NotFound);
         let added = channel.map_err(io::Error::from).and_then(|channel| {
@@ -81,7 +80,7 @@ impl SimChannels {
         Ok(port)
     }
 
-    /// Takes the notifications of a port that is reported. The kernel has masked it.
+    /// Drains the notifications of a reported port. The kernel has masked it.
     fn take(&mut self, port: Port, flags: EventFlags) {
         let Some(binding) = self.bindings.get_mut(&port) else { return };
         match binding {
@@ -92,7 +91,7 @@ impl SimChannels {
                 let Some(channel) = weak.upgrade() else { return };
                 drain(channel.as_fd());
                 if flags.intersects(GONE) {
-                    // A channel that hung up would be reported for ever.
+                    // A channel that hung up would be reported forever.
                     let _ = epoll::delete(&self.epoll, channel.as_fd());
                     *weak = Weak::new();
                 }
@@ -111,8 +110,8 @@ impl Channels for SimChannels {
     }
 
     /// # Errors
-    /// `NotFound` for no such domain, `InvalidInput` for a port that is not its xenstore's,
-    /// `ResourceBusy` if it is bound already, in whatever handle.
+    /// `NotFound` for an unknown domain, `InvalidInput` if the port is not the domain's xenstore port, `ResourceBusy`
+    /// if it is already bound in any handle.
     fn bind_interdomain(&mut self, domid: Domid, remote: Port) -> io::Result<Port> {
         let Claim { port, channel } = self.domains.claim(domid, remote)?;
         self.register(port, Binding::Guest(channel))
@@ -124,7 +123,7 @@ impl Channels for SimChannels {
         self.register(port, Binding::Changes(bell))
     }
 
-    /// Notifications not yet reported stay in the channel for whoever binds it next.
+    /// Notifications not yet reported stay in the channel for the next binding.
     fn unbind(&mut self, port: Port) -> io::Result<()> {
         let binding = self.bindings.remove(&port).ok_or(io::ErrorKind::NotFound)?;
         let deleted = match binding.channel() {
@@ -135,14 +134,14 @@ impl Channels for SimChannels {
         Ok(deleted?)
     }
 
-    /// A guest that closes its end is reported once more, and then never again.
+    /// A guest that closes its end is reported once more, then never again.
     fn pending(&mut self, ports: &mut [Port]) -> Pending {
         let want = ports.len().min(BATCH);
         if want == 0 {
             return Pending::default();
         }
         let mut space = [MaybeUninit::uninit(); BATCH];
-        // Without a wait there is nothing that a signal could interrupt.
+        // A call that does not wait cannot be interrupted by a signal.
         let events = match epoll::wait(&self.epoll, &mut space[..want], Some(&NOW)) {
             Ok((events, _)) => events,
             Err(error) => return Pending { count: 0, error: Some(error.into()) },
@@ -150,7 +149,7 @@ impl Channels for SimChannels {
         let count = events.len();
         for (event, out) in events.iter().zip(ports) {
             let Event { flags, data } = *event;
-            // What is registered is a port, so this is none only for a defect.
+            // Every registered value is a port, so 0 indicates a bug.
             *out = Port::try_from(data.u64()).unwrap_or(0);
             self.take(*out, flags);
         }
@@ -170,7 +169,7 @@ impl Channels for SimChannels {
             Binding::Changes(_) => Err(io::ErrorKind::InvalidInput.into()),
             Binding::Guest(channel) => match channel.upgrade() {
                 Some(channel) => signal(channel.as_fd()),
-                None => Ok(()), // Nobody is there, as after a real domain's death.
+                None => Ok(()), // No receiver, as after a real domain's death.
             },
         }
     }

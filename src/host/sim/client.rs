@@ -1,4 +1,4 @@
-//! The client's side of the host's socket: how a process becomes a guest, or a hypervisor's hand.
+//! The client side of the host's socket, with which a process becomes a guest or manages domains.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,31 +11,30 @@ use super::socket::{receive_with, send_with};
 use crate::host::Port;
 use crate::words::Domid;
 
-/// A connection to the host. Domains that it creates end when it is dropped, unless kept.
+/// A connection to the host. Domains created through it end when it is dropped, unless they are kept.
 ///
-/// Each call is one request and waits for its reply, some 100 us. Its errors are those of the
-/// connection, and the host's refusals: `NotFound` for no such domain, `AlreadyExists`,
-/// `ResourceBusy`, `PermissionDenied`, `StorageFull`, `InvalidInput`, with the host's words.
+/// Each call sends one request and waits for the reply, about 100 us. Errors are those of the connection and the
+/// host's refusals: `NotFound` for an unknown domain, `AlreadyExists`, `ResourceBusy`, `PermissionDenied`,
+/// `StorageFull`, `InvalidInput`, with the host's text.
 #[derive(Debug)]
 pub struct SimClient {
     stream: UnixStream,
 }
 
 impl SimClient {
-    /// Connects to the socket of a host.
+    /// Connects to a host's socket.
     pub fn connect(path: impl AsRef<Path>) -> io::Result<SimClient> {
         Ok(SimClient { stream: UnixStream::connect(path)? })
     }
 
-    /// Becomes a new domain, with this number or the next that is free. It ends with this
-    /// connection.
+    /// Becomes a new domain with this number, or with the next free one. The domain ends with this connection.
     pub fn create(&mut self, domid: Option<Domid>) -> io::Result<SimGuest> {
         let request = domid.map_or("create".into(), |domid| format!("create {domid}"));
         Ok(self.become_guest(&request)?.0)
     }
 
-    /// As [`SimClient::create`] with this number; answers the page's memory file too, which
-    /// [`SimClient::adopt`] wants.
+    /// As [`SimClient::create`] with this number; also returns the page's memory file, which [`SimClient::adopt`]
+    /// takes.
     pub fn create_with_page(&mut self, domid: Domid) -> io::Result<(SimGuest, OwnedFd)> {
         self.become_guest(&format!("create {domid}"))
     }
@@ -46,16 +45,15 @@ impl SimClient {
         Ok(self.become_guest(&request)?.0)
     }
 
-    /// The host's end of a domain's channel, to be adopted with it.
+    /// Returns the host's end of a domain's channel, for [`SimClient::adopt`] at another host.
     pub fn channel(&mut self, domid: Domid) -> io::Result<OwnedFd> {
         let (_, fds) = self.ask(&format!("channel {domid}"))?;
         let [channel] = <[OwnedFd; 1]>::try_from(fds).map_err(|_| malformed())?;
         Ok(channel)
     }
 
-    /// Makes a domain of another host one of this host too: its page's memory file, and that
-    /// host's end of its channel. Here it ends with this connection; its guest notices nothing.
-    /// Answers its port.
+    /// Adopts a domain of another host, given the page's memory file and that host's end of the channel. Returns the
+    /// port. In this host the domain ends with this connection; its guest notices nothing.
     pub fn adopt(
         &mut self,
         domid: Domid,
@@ -67,7 +65,7 @@ impl SimClient {
         port.parse().map_err(|_| malformed())
     }
 
-    /// Becomes the control domain's kernel, until this connection ends.
+    /// Becomes the control domain's kernel until this connection ends.
     pub fn attach_control(&mut self) -> io::Result<SimGuest> {
         Ok(self.become_guest("attach 0")?.0)
     }
@@ -77,17 +75,17 @@ impl SimClient {
         self.ask(&format!("shutdown {domid} {}", reason.name())).map(drop)
     }
 
-    /// Lets a domain that shut down go on.
+    /// Resumes a domain that shut down.
     pub fn resume(&mut self, domid: Domid) -> io::Result<()> {
         self.ask(&format!("resume {domid}")).map(drop)
     }
 
-    /// Destroys a domain, whoever created it.
+    /// Destroys a domain, regardless of which client created it.
     pub fn destroy(&mut self, domid: Domid) -> io::Result<()> {
         self.ask(&format!("destroy {domid}")).map(drop)
     }
 
-    /// All domains, the control domain first: one request for each 256 of them.
+    /// Returns all domains, the control domain first. Costs one request per 256 domains.
     pub fn list(&mut self) -> io::Result<Vec<Listed>> {
         let mut all: Vec<Listed> = Vec::new();
         let mut from = Domid::CONTROL;
@@ -116,19 +114,19 @@ impl SimClient {
         Ok((SimGuest::new(domid, port, page.as_fd(), channel)?, page))
     }
 
-    /// One request and its reply: what follows the `ok`, and the descriptors.
+    /// Sends one request and returns the text after `ok` and the descriptors of the reply.
     fn ask(&mut self, request: &str) -> io::Result<(String, Vec<OwnedFd>)> {
         self.ask_with(request, &[])
     }
 
-    /// As [`SimClient::ask`], descriptors with the request.
+    /// As [`SimClient::ask`], with descriptors attached to the request.
     fn ask_with(
         &mut self,
         request: &str,
         fds: &[BorrowedFd<'_>],
     ) -> io::Result<(String, Vec<OwnedFd>)> {
         let line = format!("{request}\n");
-        // A socket has room for a line: the reply to each is waited for before the next is sent.
+        // The socket has room for a line: only one request is outstanding.
         if send_with(self.stream.as_fd(), line.as_bytes(), fds)? != line.len() {
             return Err(io::ErrorKind::WriteZero.into());
         }
@@ -153,7 +151,7 @@ impl SimClient {
     }
 }
 
-/// The error that a refusal's first word names.
+/// Maps the first word of a refusal to an error.
 fn error_of(refusal: &str) -> io::Error {
     let kind = match refusal.split(' ').next() {
         Some("EINVAL" | "E2BIG") => io::ErrorKind::InvalidInput,

@@ -1,4 +1,4 @@
-//! The domains of the simulated host: what the hypervisor would know.
+//! The domain table of the simulated host: what a hypervisor would know.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -15,36 +15,36 @@ use crate::host::{DomainState, Port, RingPage};
 use crate::sync::{Arc, Mutex};
 use crate::words::Domid;
 
-/// The port of every domain's end of its channel for xenstore: as on a real host, where the domain
-/// builder allocates it first, it says nothing about the domain.
+/// The port of every domain's end of its xenstore channel. As on a real host, where the domain builder allocates it
+/// first, it does not identify the domain.
 pub const XENSTORE_PORT: Port = 1;
 
-/// The lowest local port. Higher than any remote one, so that one taken for the other is refused.
+/// The lowest local port. Higher than any remote port, so that a confusion of the two is refused.
 const FIRST_LOCAL_PORT: Port = 16;
 
-/// Domains in one answer to `list`: at most 14 bytes each, the line stays below 4 KiB.
+/// Domains in one reply to `list`. At 14 bytes each at most, the line stays below 4 KiB.
 pub const LIST_MAX: usize = 256;
 
-/// What a new domain is made of; the guest has the other end of the channel, and the page too.
+/// The resources of a new domain. The guest has the other end of the channel, and the page too.
 pub struct Parts {
     /// The ring page.
     pub page: RingPage,
-    /// The daemon's end of the event channel: the one descriptor that a domain costs.
+    /// The daemon's end of the event channel: the only descriptor that a domain costs.
     pub channel: OwnedFd,
 }
 
-/// A domain that exists.
+/// An existing domain.
 struct Domain {
     unique_id: u64,
     shutdown: Option<Reason>,
     page: RingPage,
-    /// Bindings refer to it weakly: a destroyed domain's channel is closed at once, and so it can
-    /// neither be notified nor reported again, whoever still holds a binding.
+    /// Bindings refer to it weakly: the channel of a destroyed domain closes at once, so it can neither be notified
+    /// nor reported, even while a binding remains.
     channel: Arc<OwnedFd>,
     bound: Option<Port>,
 }
 
-/// Whose a local port is.
+/// The object to which a local port is bound.
 enum Bound {
     Domain { domid: Domid, unique_id: u64 },
     Changes,
@@ -54,32 +54,32 @@ enum Bound {
 pub struct Claim {
     /// The local port.
     pub port: Port,
-    /// The daemon's end of the channel; gone when the domain is.
+    /// The daemon's end of the channel; dead once the domain is destroyed.
     pub channel: Weak<OwnedFd>,
 }
 
-/// All domains. Every method holds the lock for the table alone: no system call under it.
+/// All domains. Every method holds the lock only for the table, never across a system call.
 pub struct Domains {
     table: Mutex<Table>,
 }
 
 struct Table {
-    /// One slot for each domid that there can be (256 KiB): a look-up is an index.
+    /// One slot for each possible domid (256 KiB), so a look-up is an index.
     domains: Vec<Option<Box<Domain>>>,
-    /// The domid given last to a client that did not ask for one.
+    /// The domid last allocated to a client that named none.
     last: u16,
-    /// The identity given last. Never repeats.
+    /// The last unique_id. Never reused.
     unique_id: u64,
     /// Local ports in use.
     ports: Slab<Bound>,
-    /// Domains that shut down or died since they were last asked for.
+    /// Domains that shut down or died since the last [`Domains::changed`].
     changed: BTreeSet<Domid>,
-    /// What is signalled then.
+    /// The eventfd signalled when a domain shuts down or dies.
     bell: Option<Arc<OwnedFd>>,
 }
 
 impl Domains {
-    /// A host without any domain.
+    /// Creates an empty table.
     pub fn new() -> Domains {
         let domains = (0..Domid::FIRST_RESERVED).map(|_| None).collect();
         let table = Table {
@@ -93,8 +93,8 @@ impl Domains {
         Domains { table: Mutex::new(table) }
     }
 
-    /// Adds a domain: at `domid`, or at the next free number above the last one given (then from 1
-    /// again), as Xen counts.
+    /// Adds a domain: as `domid`, or as the next free number above the last one allocated (wrapping to 1), as Xen
+    /// counts.
     pub fn insert(&self, domid: Option<Domid>, parts: Parts) -> Result<Domid, Refusal> {
         let mut table = self.table.lock();
         let domid = match domid {
@@ -115,7 +115,7 @@ impl Domains {
         Ok(domid)
     }
 
-    /// Ends a domain. Its channel is closed; its page stays for as long as somebody maps it.
+    /// Destroys a domain. Its channel is closed; its page lives until the last mapping is gone.
     pub fn destroy(&self, domid: Domid) -> Result<(), Refusal> {
         let mut table = self.table.lock();
         let slot = table.domains.get_mut(usize::from(domid.0)).ok_or(Refusal::NoDomain)?;
@@ -131,14 +131,14 @@ impl Domains {
     pub fn set_shutdown(&self, domid: Domid, reason: Option<Reason>) -> Result<(), Refusal> {
         let mut table = self.table.lock();
         table.get_mut(domid).ok_or(Refusal::NoDomain)?.shutdown = reason;
-        // A hypervisor announces the shutdown of a domain, not that it goes on.
+        // A hypervisor announces a domain's shutdown, but not its resumption.
         let bell = reason.and_then(|_| table.change(domid));
         drop(table);
         ring(bell);
         Ok(())
     }
 
-    /// The first [`LIST_MAX`] domains from `from` upwards.
+    /// Returns the first [`LIST_MAX`] domains from `from` upwards.
     pub fn list(&self, from: Domid) -> Vec<Listed> {
         let table = self.table.lock();
         let slots = (0u16..).zip(&table.domains).skip(usize::from(from.0));
@@ -148,27 +148,27 @@ impl Domains {
         listed.take(LIST_MAX).collect()
     }
 
-    /// What the hypervisor would say of a domain.
+    /// Returns a domain's state, as a hypervisor would report it.
     pub fn state(&self, domid: Domid) -> Option<DomainState> {
         let table = self.table.lock();
         table.get(domid).map(|domain| DomainState {
             unique_id: domain.unique_id,
             shutdown: domain.shutdown.is_some(),
-            dying: false, // It is gone at once.
+            dying: false, // Destruction is immediate.
         })
     }
 
-    /// The daemon's end of a domain's channel.
+    /// Returns the daemon's end of a domain's channel.
     pub fn channel(&self, domid: Domid) -> Option<Arc<OwnedFd>> {
         self.table.lock().get(domid).map(|domain| domain.channel.clone())
     }
 
-    /// A view of a domain's page.
+    /// Returns a view of a domain's page.
     pub fn page(&self, domid: Domid) -> Option<RingPage> {
         self.table.lock().get(domid).map(|domain| domain.page.clone())
     }
 
-    /// The domains that shut down or died since the last call.
+    /// Returns the domains that shut down or died since the last call.
     pub fn changed(&self) -> Vec<Domid> {
         let changed = mem::take(&mut self.table.lock().changed);
         changed.into_iter().collect()
@@ -177,8 +177,8 @@ impl Domains {
     /// Claims a domain's channel for one binding.
     ///
     /// # Errors
-    /// `NotFound` for no such domain, `InvalidInput` for a port that is not its xenstore's,
-    /// `ResourceBusy` if it is bound already.
+    /// `NotFound` for an unknown domain, `InvalidInput` if the port is not the domain's xenstore port, `ResourceBusy`
+    /// if it is already bound.
     pub fn claim(&self, domid: Domid, remote: Port) -> io::Result<Claim> {
         let mut table = self.table.lock();
         let domain = table.get(domid).ok_or(io::ErrorKind::NotFound)?;
@@ -197,10 +197,10 @@ impl Domains {
         Ok(Claim { port, channel })
     }
 
-    /// Claims the announcements of changes for one binding, to be made on the eventfd `bell`.
+    /// Claims the change notifications for one binding; they are signalled on the eventfd `bell`.
     ///
     /// # Errors
-    /// `AlreadyExists` if somebody has them.
+    /// `AlreadyExists` if they are already claimed.
     pub fn claim_changes(&self, bell: Arc<OwnedFd>) -> io::Result<Port> {
         let mut table = self.table.lock();
         if table.bell.is_some() {
@@ -214,14 +214,14 @@ impl Domains {
         Ok(port)
     }
 
-    /// Gives a local port back, and with it what was claimed.
+    /// Releases a local port and its claim.
     pub fn release(&self, port: Port) {
         let mut table = self.table.lock();
         let key = port.checked_sub(FIRST_LOCAL_PORT).map(|key| key as usize);
         match key.and_then(|key| table.ports.try_remove(key)) {
             Some(Bound::Changes) => table.bell = None,
             Some(Bound::Domain { domid, unique_id }) => {
-                // The domid may have another life by now, with a binding of its own.
+                // The domid may have a new incarnation by now, with a binding of its own.
                 if let Some(domain) = table.get_mut(domid).filter(|d| d.unique_id == unique_id) {
                     domain.bound = None;
                 }
@@ -254,14 +254,15 @@ impl Table {
         Ok(port + FIRST_LOCAL_PORT)
     }
 
-    /// Notes that a domain changed; answers what is to be rung once the lock is free.
+    /// Records that a domain changed. Returns the eventfd, to be signalled after the lock is released.
     fn change(&mut self, domid: Domid) -> Option<Arc<OwnedFd>> {
         self.changed.insert(domid);
         self.bell.clone()
     }
 }
 
-/// Signals an eventfd, if there is one. It can only fail if its count is full: then it rings.
+/// Signals an eventfd, if there is one. The write fails only if the count is full, in which case the eventfd is
+/// already readable.
 fn ring(bell: Option<Arc<OwnedFd>>) {
     if let Some(bell) = bell {
         let _ = write(bell.as_fd(), 1u64.as_bytes());

@@ -1,7 +1,7 @@
-//! The descriptors that the daemon and a guest share: the ring page and the event channel.
+//! The descriptors shared by the daemon and a guest: the ring page and the event channel.
 //!
-//! Both sides of the host use what is here. The other end belongs to a process that is not
-//! trusted, so every call returns at once whatever that process did to its end.
+//! Both sides of the host use this module. The other end belongs to an untrusted process, so every call returns at
+//! once, whatever that process did to its end.
 
 use std::ffi::{c_int, c_void};
 use std::io;
@@ -17,18 +17,17 @@ use rustix::net::{
 use crate::host::RingPage;
 use crate::host::page::PAGE_BYTES;
 
-/// Notifications taken from a channel in one go. A channel holds about six unless the guest has
-/// enlarged its buffer; what a guest puts there beyond this is reported again, which costs the
-/// daemon no more calls than it costs the guest.
+/// Notifications drained from a channel at once. A channel holds about six unless the guest has enlarged its buffer;
+/// anything beyond this limit is reported again, which costs the daemon no more calls than it costs the guest.
 const DRAIN_MAX: usize = 16;
 
-/// Send buffer asked for at both ends. The kernel raises it to its minimum (4,608 bytes, six
-/// notifications); the default would let each of 10,000 idle guests hold 200 KiB of the kernel.
+/// Requested send buffer at both ends. The kernel raises it to its minimum (4,608 bytes, six notifications); with the
+/// default, each of 10,000 idle guests could pin 200 KiB of kernel memory.
 const SEND_BUFFER_BYTES: usize = 1;
 
-/// A zeroed ring page: the memory file for the guest, and our own mapping of it.
+/// Creates a zeroed ring page. Returns the memory file for the guest and the daemon's mapping.
 ///
-/// The file is sealed, so that no process can truncate it and have the other die of SIGBUS.
+/// The file is sealed, so no process can truncate it and make the other die of SIGBUS.
 pub fn new_page() -> io::Result<(OwnedFd, RingPage)> {
     let file = memfd_create("xenstore-ring", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     ftruncate(&file, PAGE_BYTES as u64)?;
@@ -37,10 +36,10 @@ pub fn new_page() -> io::Result<(OwnedFd, RingPage)> {
     Ok((file, page))
 }
 
-/// An event channel: the daemon's end and the guest's.
+/// Creates an event channel. Returns the daemon's end and the guest's.
 ///
-/// Packets, not a stream: a notification is a packet of any length, taken in constant time, and
-/// there is no out-of-band data that would leave the channel readable with nothing to read.
+/// It is a packet socket, not a stream: a notification is a packet of any length, taken in constant time, and there
+/// is no out-of-band data that could leave the channel readable with nothing to read.
 pub fn new_channel() -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
@@ -51,10 +50,11 @@ pub fn new_channel() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((ours, theirs))
 }
 
-/// Notifies the other end. A full channel is notified already; a dead one has nobody to notify.
+/// Notifies the other end. A full channel already carries a notification, and a closed one has no receiver: neither
+/// is an error.
 ///
 /// # Errors
-/// Those of send(2) that are neither, such as no memory.
+/// All others of send(2), such as lack of memory.
 pub fn signal(channel: BorrowedFd<'_>) -> io::Result<()> {
     match send(channel, &[1], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
         Ok(_) | Err(Errno::AGAIN | Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => Ok(()),
@@ -62,9 +62,9 @@ pub fn signal(channel: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
-/// Takes notifications, at most [`DRAIN_MAX`], and answers whether there were any.
+/// Drains notifications, at most [`DRAIN_MAX`], and returns whether there were any.
 ///
-/// A closed channel and one that fails have none: who needs to know asks poll(2) for a hang-up.
+/// A closed or failed channel has none: callers that need the distinction poll(2) for a hang-up.
 pub fn drain(channel: BorrowedFd<'_>) -> bool {
     let mut packet = [0; 1]; // The rest of a longer packet is dropped with it.
     let taken = (0..DRAIN_MAX)
@@ -72,12 +72,11 @@ pub fn drain(channel: BorrowedFd<'_>) -> bool {
     taken.count() > 0
 }
 
-/// Has the kernel refuse descriptors that are sent to this socket (or, if it listens, to those
-/// accepted from it).
+/// Makes the kernel refuse descriptors sent to this socket or, if it listens, to sockets accepted from it.
 ///
-/// Descriptors that nobody asked for are closed on the receiver's time, and closing a foreign
-/// descriptor can block: a TCP socket with `SO_LINGER` waits for its peer. Linux before 6.16 does
-/// not know the option; there this one way to delay the daemon stays open (docs/SIM.md, "Limits").
+/// Unsolicited descriptors are closed in the receiver's time, and closing a foreign descriptor can block: a TCP
+/// socket with `SO_LINGER` waits for its peer. Linux before 6.16 lacks the option, so there a client can still delay
+/// the daemon in this way (docs/SIM.md, "Limits").
 pub fn refuse_descriptors(socket: BorrowedFd<'_>) {
     // asm-generic/socket.h; the same on every architecture that Xen runs on.
     const SOL_SOCKET: c_int = 1;

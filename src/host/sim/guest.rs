@@ -1,4 +1,4 @@
-//! A guest's side of the ring and of the event channel (xenstore-ring.txt).
+//! The guest side of the ring and of the event channel (xenstore-ring.txt).
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,20 +15,20 @@ use crate::host::page::{
 };
 use crate::words::Domid;
 
-/// A domain, as its own kernel sees it. Nothing here waits but [`SimGuest::wait`].
+/// A domain as its own kernel sees it. Only [`SimGuest::wait`] blocks.
 pub struct SimGuest {
-    /// Its number.
+    /// The guest's domid.
     pub domid: Domid,
-    /// Its port for xenstore: what INTRODUCE names.
+    /// The guest's xenstore port, to be passed to INTRODUCE.
     pub port: Port,
-    /// The ring page. A well-behaved guest leaves it to the methods below; tests do as they like.
+    /// The ring page. A well-behaved guest uses only the methods below; tests write to it directly.
     pub page: RingPage,
     channel: OwnedFd,
 }
 
 impl SimGuest {
-    /// A guest of the descriptors that came with a reply: the page's memory file, which need not
-    /// stay open, and the guest's end of the channel.
+    /// Builds a guest from the descriptors of a reply: the page's memory file, which may be closed afterwards, and
+    /// the guest's end of the channel.
     pub fn new(
         domid: Domid,
         port: Port,
@@ -38,13 +38,13 @@ impl SimGuest {
         Ok(SimGuest { domid, port, page: RingPage::map(page, 0)?, channel })
     }
 
-    /// The channel's descriptor, to be polled with others. It does not block.
+    /// Returns the channel's descriptor, for polling with others. It is non-blocking.
     pub fn channel(&self) -> BorrowedFd<'_> {
         self.channel.as_fd()
     }
 
-    /// Copies what fits of `bytes` into the request ring and answers how much it was. Notifies as
-    /// Linux does: only if the daemon had taken everything before, else it is still at it.
+    /// Copies as much of `bytes` as fits into the request ring and returns the count. Notifies as Linux does: only if
+    /// the daemon had consumed everything before; otherwise it is still reading.
     pub fn try_send(&self, bytes: &[u8]) -> io::Result<usize> {
         let before = self.page.load(REQ_PROD);
         let copied = self.push(bytes);
@@ -55,11 +55,11 @@ impl SimGuest {
         Ok(copied)
     }
 
-    /// As [`SimGuest::try_send`], but does not notify: for several requests with one notification.
+    /// As [`SimGuest::try_send`] without the notification, to batch several requests.
     pub fn push(&self, bytes: &[u8]) -> usize {
         let produced = self.page.load(REQ_PROD);
         let unread = produced.wrapping_sub(self.page.load(REQ_CONS)) as usize;
-        // More than the ring holds is nonsense that only another writer of the page leaves there.
+        // Only another writer of the page can leave a distance above the ring size.
         let count = bytes.len().min(RING_BYTES.saturating_sub(unread));
         let at = produced as usize % RING_BYTES;
         let (first, second) = bytes[..count].split_at(count.min(RING_BYTES - at));
@@ -69,8 +69,8 @@ impl SimGuest {
         count
     }
 
-    /// Copies out of the response ring what is there and fits, and answers how much. Notifies as
-    /// Linux does: only if the ring was full, else the daemon is not waiting for room.
+    /// Copies as much of the response ring as is there and fits, and returns the count. Notifies as Linux does: only
+    /// if the ring was full; otherwise the daemon is not waiting for room.
     pub fn try_recv(&self, bytes: &mut [u8]) -> io::Result<usize> {
         let before = self.page.load(RSP_CONS);
         let copied = self.pull(bytes);
@@ -82,7 +82,7 @@ impl SimGuest {
         Ok(copied)
     }
 
-    /// As [`SimGuest::try_recv`], but does not notify.
+    /// As [`SimGuest::try_recv`] without the notification.
     pub fn pull(&self, bytes: &mut [u8]) -> usize {
         let consumed = self.page.load(RSP_CONS);
         let unread = self.page.load(RSP_PROD).wrapping_sub(consumed) as usize;
@@ -100,11 +100,11 @@ impl SimGuest {
         signal(self.channel())
     }
 
-    /// Waits until the daemon notifies, at most `timeout` (`None`: as long as it takes), and takes
-    /// the notifications. `false` if the time is over. Look at the ring before, and again after.
+    /// Waits for a notification of the daemon, at most `timeout` (`None`: without limit), and drains it. Returns
+    /// `false` on timeout. Check the ring before the call, and again after it.
     ///
     /// # Errors
-    /// `BrokenPipe` when the domain has been destroyed.
+    /// `BrokenPipe` if the domain has been destroyed.
     pub fn wait(&self, timeout: Option<Duration>) -> io::Result<bool> {
         let timeout: Option<Timespec> =
             timeout.map(|t| t.try_into().map_err(io::Error::other)).transpose()?;
@@ -120,7 +120,7 @@ impl SimGuest {
     }
 }
 
-/// A free-running offset, `count` bytes further in its stream; `count` is at most [`RING_BYTES`].
+/// Advances a free-running stream offset by `count` bytes, at most [`RING_BYTES`].
 #[allow(clippy::cast_possible_truncation)]
 fn advanced(offset: u32, count: usize) -> u32 {
     offset.wrapping_add(count as u32)

@@ -1,4 +1,4 @@
-//! The lines of the simulated host's socket (docs/SIM.md): requests, and why one is refused.
+//! The line protocol of the simulated host's socket (docs/SIM.md): requests and refusals.
 
 use std::fmt;
 use std::io;
@@ -7,11 +7,11 @@ use thiserror::Error;
 
 use crate::words::Domid;
 
-/// Longest line of a request, its newline not counted. The longest that means anything has 26
-/// bytes; the rest is room for words to come.
+/// Longest request line, without its newline. The longest valid line has 26 bytes; the rest is room for future
+/// requests.
 pub const LINE_MAX: usize = 64;
 
-/// Longest line of a reply: [`super::domains::LIST_MAX`] domains of 14 bytes.
+/// Longest reply line: [`super::domains::LIST_MAX`] domains of 14 bytes.
 pub const REPLY_MAX: usize = 4096;
 
 /// The reply to `help`.
@@ -30,7 +30,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// The word for it.
+    /// Returns the reason's name in the protocol.
     pub fn name(self) -> &'static str {
         match self {
             Reason::Poweroff => "poweroff",
@@ -46,17 +46,17 @@ impl Reason {
     }
 }
 
-/// One domain as `list` shows it: `7:running`, `8:suspend`.
+/// A domain as `list` shows it: `7:running`, `8:suspend`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listed {
-    /// Its number.
+    /// The domain's number.
     pub domid: Domid,
-    /// Why it is not running; `None` if it is.
+    /// Why the domain is not running; `None` if it is.
     pub shutdown: Option<Reason>,
 }
 
 impl Listed {
-    /// Reads what [`fmt::Display`] writes.
+    /// Parses the output of [`fmt::Display`].
     pub fn parse(word: &str) -> Option<Listed> {
         let (domid, state) = word.split_once(':')?;
         let shutdown = match state {
@@ -73,7 +73,7 @@ impl fmt::Display for Listed {
     }
 }
 
-/// What a client asks for.
+/// A client's request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // One for each line of docs/SIM.md's table.
 pub enum Request {
@@ -89,7 +89,7 @@ pub enum Request {
 }
 
 impl Request {
-    /// Reads a line, without its newline. Words are separated by single spaces.
+    /// Parses a line without its newline. Words are separated by single spaces.
     pub fn parse(line: &[u8]) -> Option<Request> {
         let words: Vec<&str> = str::from_utf8(line).ok()?.split(' ').collect();
         Some(match words[..] {
@@ -119,7 +119,7 @@ fn domid_of(word: &str) -> Option<Domid> {
     Domid::parse(word.as_bytes()).filter(|domid| domid.is_real())
 }
 
-/// Why a request is refused: an error name for programs, then words for people.
+/// A refusal: an error name for programs, then a text for people.
 #[derive(Debug, Error)]
 #[allow(missing_docs)] // The texts say it.
 pub enum Refusal {

@@ -1,4 +1,4 @@
-//! The simulated host: guests are processes of this machine (docs/SIM.md).
+//! The simulated host: guests are processes on this machine (docs/SIM.md).
 //!
 //! ```text
 //!    a guest (client, guest)               the daemon
@@ -12,9 +12,9 @@
 //!   +------------------------+            +--------------------------------+
 //! ```
 //!
-//! A domain costs the daemon one descriptor: its end of the channel. The page is mapped once, when
-//! the domain is created, and its memory file is closed; every view of it shares that mapping.
-//! A domain that moves to another host takes both along (adopted).
+//! A domain costs the daemon one descriptor: its end of the channel. The page is mapped once, when the domain is
+//! created, and its memory file is closed; all views share that mapping. A domain that moves to another host takes
+//! page and channel along (adopted).
 
 mod adopted;
 mod channels;
@@ -44,8 +44,8 @@ use crate::host::{Channels, DomainState, Gfn, Host, Port, RingPage};
 use crate::sync::Arc;
 use crate::words::Domid;
 
-/// A host without a hypervisor. Its socket and thread end when it is dropped; handles that are
-/// still open keep their domains until they are dropped too.
+/// A host without a hypervisor. Dropping it ends its socket and thread; open handles keep their domains until they
+/// are dropped too.
 pub struct SimHost {
     domains: Arc<Domains>,
     path: PathBuf,
@@ -54,13 +54,13 @@ pub struct SimHost {
 }
 
 impl SimHost {
-    /// Starts a host with the control domain, and serves guests at the socket `path` (mode 0600).
-    /// A socket that nobody serves any more is replaced. The limit of open files is read here:
-    /// domains and clients leave 1,024 of them, or a quarter, to the rest of the process.
+    /// Starts a host with the control domain, and serves guests at the socket `path` (mode 0600). A stale socket is
+    /// replaced. The open files limit is read here: domains and clients leave 1,024 descriptors, or a quarter of the
+    /// limit, to the rest of the process.
     ///
     /// # Errors
-    /// `AddrInUse` if somebody serves it, `AlreadyExists` if it is no socket; those of bind(2),
-    /// such as a path too long (108 bytes), and of creating a thread.
+    /// `AddrInUse` if another process serves the socket, `AlreadyExists` if the path is not a socket; those of
+    /// bind(2), such as a path that is too long (108 bytes), and of thread creation.
     pub fn start(path: impl AsRef<Path>) -> io::Result<SimHost> {
         let path = path.as_ref().to_path_buf();
         let domains = Arc::new(Domains::new());
@@ -76,7 +76,7 @@ impl Host for SimHost {
         Ok(Box::new(SimChannels::new(self.domains.clone())?))
     }
 
-    /// Every domain has its page, so the number is not looked at.
+    /// Every domain has its page, so the frame number is ignored.
     fn map_ring(&self, domid: Domid, _gfn: Option<Gfn>) -> io::Result<RingPage> {
         self.domains.page(domid).ok_or(io::ErrorKind::NotFound.into())
     }
@@ -85,7 +85,7 @@ impl Host for SimHost {
         Ok(self.domains.state(domid))
     }
 
-    /// This host knows exactly which, so `known` is not looked at; it may name others.
+    /// This host tracks changes exactly, so it ignores `known`; it may report domains outside it.
     fn changed(
         &self,
         _known: &mut dyn Iterator<Item = Domid>,

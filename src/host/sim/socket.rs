@@ -15,17 +15,16 @@ use rustix::net::{
     recvmsg, sendmsg, socket_with,
 };
 
-/// Connections that wait to be accepted: what Linux grants at most (net.core.somaxconn).
+/// Backlog of pending connections: Linux's upper limit (net.core.somaxconn).
 const BACKLOG: i32 = 4096;
 
-/// Descriptors in one message, at most: a page and a channel.
+/// Upper bound of descriptors in one message: a page and a channel.
 pub const FDS_MAX: usize = 2;
 
-/// The descriptors that make a process a guest: the ring page's memory file, and its end of the
-/// channel.
+/// The descriptors that make a process a guest: the ring page's memory file, and the guest's end of the channel.
 pub type GuestEnds = [OwnedFd; FDS_MAX];
 
-/// Binds and listens at `path`; only our own user may connect.
+/// Binds and listens at `path`; only the daemon's own user may connect.
 pub fn listen(path: &Path) -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let new = || socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
@@ -33,12 +32,12 @@ pub fn listen(path: &Path) -> io::Result<OwnedFd> {
     remove_stale(path, &new()?, &address)?;
     let listener = new()?;
     bind(&listener, &address)?;
-    chmod(path, Mode::RUSR | Mode::WUSR)?; // Nobody can connect before listen(2).
+    chmod(path, Mode::RUSR | Mode::WUSR)?; // No client can connect before listen(2).
     rustix::net::listen(&listener, BACKLOG)?;
     Ok(listener)
 }
 
-/// Makes way for a new socket if the file is one that nobody serves.
+/// Removes the file at `path` if it is a socket without a listener.
 fn remove_stale(path: &Path, probe: &OwnedFd, address: &SocketAddrUnix) -> io::Result<()> {
     match path.symlink_metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -55,7 +54,7 @@ fn remove_stale(path: &Path, probe: &OwnedFd, address: &SocketAddrUnix) -> io::R
     }
 }
 
-/// Sends bytes, and at most [`FDS_MAX`] descriptors with the first of them. Never waits.
+/// Sends bytes, with at most [`FDS_MAX`] descriptors attached to the first of them. Never blocks.
 pub fn send_with(
     socket: BorrowedFd<'_>,
     bytes: &[u8],
@@ -71,8 +70,8 @@ pub fn send_with(
     Ok(retry_on_intr(|| sendmsg(socket, &parts, &mut control, flags))?)
 }
 
-/// Waits for bytes, unless the socket does not block; adds the descriptors that came with them to
-/// `fds`, at most [`FDS_MAX`]: the kernel closes the others. 0 is the end.
+/// Receives bytes, blocking unless the socket is non-blocking, and returns their count; 0 means end of stream.
+/// Appends the descriptors that came with them to `fds`, at most [`FDS_MAX`]; the kernel closes the others.
 pub fn receive_with(
     socket: BorrowedFd<'_>,
     bytes: &mut [u8],

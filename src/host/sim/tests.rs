@@ -1,4 +1,4 @@
-//! The host and its clients over a real socket.
+//! Tests of the host and its clients over a real socket.
 
 mod adopted;
 
@@ -20,7 +20,7 @@ use super::socket::{receive_with, send_with};
 use super::*;
 use crate::host::page::{REQ_CONS, REQ_PROD, RSP_CONS, RSP_PROD, RSP_RING};
 
-/// Longer than anything here takes: whoever waits so long was not woken.
+/// Longer than any operation here takes: a wait of this length means a lost wake-up.
 const LOST: Duration = Duration::from_secs(20);
 
 struct World {
@@ -45,7 +45,7 @@ impl World {
         UnixStream::connect(self.path()).unwrap()
     }
 
-    /// A new guest whose channel is bound in a handle of its own.
+    /// Creates a guest whose channel is bound in a handle of its own.
     fn bound(&mut self) -> (SimGuest, Box<dyn Channels>, Port) {
         let guest = self.client.create(None).unwrap();
         let mut channels = self.host.open_channels().unwrap();
@@ -210,7 +210,7 @@ fn no_wake_up_is_lost() {
         for round in 1..=ROUNDS {
             guest.page.store(REQ_PROD, round);
             guest.notify().unwrap();
-            // Looking instead of waiting gets the next notification in before the unmask.
+            // Polling instead of waiting lets the next notification arrive before the unmask.
             let look = dice.bool();
             while guest.page.load(RSP_PROD) != round {
                 assert!(look || guest.wait(Some(LOST)).unwrap(), "a wake-up was lost");
@@ -268,7 +268,7 @@ fn a_flood_is_one_port_among_others() {
     for _ in 0..100 {
         fill();
         guest.notify().unwrap();
-        let mut one = [0]; // With room for one port only they take turns.
+        let mut one = [0]; // With room for one port only, the ports alternate.
         let both: Vec<Port> = (0..2)
             .map(|_| {
                 assert_eq!(channels.pending(&mut one).all().unwrap(), 1);
@@ -440,7 +440,7 @@ fn the_control_domain_has_one_kernel_at_a_time() {
     drop((first, kernel));
     let begun = Instant::now();
     let kernel = loop {
-        // The host may not have seen yet that the first connection is closed.
+        // The host may not have seen the close of the first connection yet.
         assert!(begun.elapsed() < LOST, "it stays attached");
         match second.attach_control() {
             Ok(kernel) => break kernel,
@@ -523,14 +523,14 @@ fn bad_clients_end_alone() {
     assert!(matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset), "{error}");
 
     let mut busy = world.raw();
-    busy.write_all("help\n".repeat(100).as_bytes()).unwrap(); // As many as the manual allows.
+    busy.write_all("help\n".repeat(100).as_bytes()).unwrap(); // The maximum in the manual.
     let replies = BufReader::new(&mut busy).lines().take(100);
     assert!(replies.map(Result::unwrap).all(|line| line.starts_with("ok ")));
 
     let mut slow = world.raw();
     for part in ["cre", "ate 8", "\n"] {
         slow.write_all(part.as_bytes()).unwrap();
-        world.client.list().unwrap(); // The host has read the part when it answers this.
+        world.client.list().unwrap(); // The host has read the part when it replies to this.
     }
     let (line, fds) = ask(&mut slow, "");
     assert_eq!((line.as_str(), fds.len()), ("ok 8 1\n", 2), "8 was given back");

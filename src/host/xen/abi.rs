@@ -1,8 +1,7 @@
-//! What the Xen devices of Linux and the hypervisor read and write, bit by bit, as far as xen-sys
-//! lacks it.
+//! The binary interface of Linux's Xen devices and of the hypervisor, as far as xen-sys lacks it.
 //!
-//! Sources: Linux, include/uapi/xen/{evtchn,gntdev,privcmd}.h; Xen, xen/include/public/{sysctl,
-//! domctl,version,grant_table}.h.
+//! Sources: Linux, include/uapi/xen/{evtchn,gntdev,privcmd}.h; Xen,
+//! xen/include/public/{sysctl,domctl,version,grant_table}.h.
 
 use std::mem::size_of;
 
@@ -22,7 +21,7 @@ macro_rules! argument {
     };
 }
 
-/// `IOCTL_EVTCHN_BIND_VIRQ`; answers the port.
+/// `IOCTL_EVTCHN_BIND_VIRQ`; returns the port.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct BindVirq {
@@ -30,7 +29,7 @@ pub struct BindVirq {
 }
 argument!(BindVirq, b'E', 0, 4);
 
-/// `IOCTL_EVTCHN_BIND_INTERDOMAIN`; answers the local port.
+/// `IOCTL_EVTCHN_BIND_INTERDOMAIN`; returns the local port.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct BindInterdomain {
@@ -55,15 +54,14 @@ pub struct Notify {
 }
 argument!(Notify, b'E', 4, 4);
 
-/// The grant through which every domain's ring is shared (grant_table.h,
-/// `GNTTAB_RESERVED_XENSTORE`).
+/// The grant reference of every domain's ring page (grant_table.h, `GNTTAB_RESERVED_XENSTORE`).
 pub const GNTTAB_RESERVED_XENSTORE: u32 = 1;
 
-/// `IOCTL_GNTDEV_MAP_GRANT_REF` for one grant: `index` is answered, the offset for mmap(2).
+/// `IOCTL_GNTDEV_MAP_GRANT_REF` for one grant. The kernel sets `index`, the offset for mmap(2).
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct MapGrantRef {
-    /// How many grants follow: 1, as this type has room for no more.
+    /// Number of grants that follow: 1, the only count that this type has room for.
     pub count: u32,
     pub pad: u32,
     pub index: u64,
@@ -72,7 +70,7 @@ pub struct MapGrantRef {
 }
 argument!(MapGrantRef, b'G', 0, 24);
 
-/// `IOCTL_PRIVCMD_HYPERCALL`; answers the hypercall's result.
+/// `IOCTL_PRIVCMD_HYPERCALL`; returns the hypercall's result.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Hypercall {
@@ -81,32 +79,31 @@ pub struct Hypercall {
 }
 argument!(Hypercall, b'P', 0, 48);
 
-/// `IOCTL_PRIVCMD_MMAPBATCH_V2` for one frame, which replaces the page at `addr` of a mapping of
-/// the device.
+/// `IOCTL_PRIVCMD_MMAPBATCH_V2` for one frame, which replaces the page at `addr` in a mapping of the device.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct MmapBatch {
-    /// How many frames `arr` names and `err` has room for: 1.
+    /// Number of entries in `arr` and `err`: 1.
     pub num: u32,
     pub dom: domid_t,
     pub addr: u64,
-    /// The address of the frames' numbers.
+    /// Address of the frame numbers.
     pub arr: u64,
-    /// The address of an error for each frame, as a negative errno or 0.
+    /// Address of one error per frame, a negative errno or 0.
     pub err: u64,
 }
 argument!(MmapBatch, b'P', 4, 32);
 const _: () = assert!(size_of::<xen_pfn_t>() == size_of::<Gfn>());
 
-/// Of `__HYPERVISOR_xen_version`: answers the release as major << 16 | minor.
+/// Command of `__HYPERVISOR_xen_version`: returns the release as major << 16 | minor.
 pub const XENVER_VERSION: u64 = 0;
 
-/// Of `__HYPERVISOR_sysctl`: describes the domains that exist, in the order of their numbers.
+/// Command of `__HYPERVISOR_sysctl`: describes the existing domains in ascending order of domid.
 pub const XEN_SYSCTL_GETDOMAININFOLIST: u32 = 6;
 
-/// Of `__HYPERVISOR_domctl`: the state of a domain; from 4.21 on, without a version. Of
-/// `DOMID_INVALID`: that of a domain that changed since it was last described so, `ENOENT` if none
-/// did; only for the domain that has `VIRQ_DOM_EXC`.
+/// Command of `__HYPERVISOR_domctl`: returns the state of a domain; needs no interface version from 4.21 on. For
+/// `DOMID_INVALID` it returns the state of a domain that changed since it was last returned this way, or `ENOENT` if
+/// none did. Reserved to the domain that has `VIRQ_DOM_EXC`.
 pub const XEN_DOMCTL_GET_DOMAIN_STATE: u32 = 90;
 
 /// "No domain" (xen.h).
@@ -117,13 +114,13 @@ pub const DOMID_INVALID: domid_t = 0x7FF4;
 #[repr(C)]
 pub struct Domctl {
     pub cmd: u32,
-    /// 0: the command is one of the stable ones.
+    /// 0: the command belongs to the stable interface.
     pub interface_version: u32,
-    /// Asked for; answered.
+    /// In: the domain queried. Out: the domain described.
     pub domain: domid_t,
     pub pad: [u16; 3],
     pub state: GetDomainState,
-    /// The union has 128 bytes, and the hypervisor copies them all.
+    /// The union has 128 bytes, all of which the hypervisor copies.
     pub rest: [u64; 14],
 }
 const _: () = assert!(size_of::<Domctl>() == 16 + 128);
@@ -132,7 +129,7 @@ const _: () = assert!(size_of::<Domctl>() == 16 + 128);
 #[derive(Clone, Copy, FromZeros)]
 #[repr(C)]
 pub struct GetDomainState {
-    /// `STATE_*`; 0 for a domain that changed and is no more.
+    /// `STATE_*`; 0 for a changed domain that no longer exists.
     pub state: u16,
     pub caps: u16,
     /// Must be 0.
@@ -141,16 +138,16 @@ pub struct GetDomainState {
 }
 const _: () = assert!(size_of::<GetDomainState>() == 16);
 
-/// Of [`GetDomainState::state`]: it exists.
+/// Bit of [`GetDomainState::state`]: the domain exists.
 pub const STATE_EXIST: u16 = 0x0001;
-/// Of [`GetDomainState::state`]: it shut down, whatever the reason.
+/// Bit of [`GetDomainState::state`]: the domain shut down, for any reason.
 pub const STATE_SHUTDOWN: u16 = 0x0002;
-/// Of [`GetDomainState::state`]: nothing of it runs any more; its resources have been given back but
-/// for what others hold. (`0x0004`, "dying", comes before: the destruction has begun.)
+/// Bit of [`GetDomainState::state`]: the domain no longer runs, and its resources have been freed except those that
+/// others hold. (The bit before it, `0x0004`, "dying", says only that the destruction has begun.)
 pub const STATE_DEAD: u16 = 0x0008;
 
-/// The versions of the sysctl interface whose [`GetDomainInfoList`] and [`DomainInfo`] are the
-/// ones below, newest first. Releases from 4.21 on have [`XEN_DOMCTL_GET_DOMAIN_STATE`] instead.
+/// The sysctl interface versions in which [`GetDomainInfoList`] and [`DomainInfo`] have the layout below, newest
+/// first. Releases from 4.21 on have [`XEN_DOMCTL_GET_DOMAIN_STATE`] instead.
 pub const SYSCTL_VERSIONS: [u32; 2] = [
     0x15, // 4.17 to 4.20
     0x14, // 4.16
@@ -163,7 +160,7 @@ pub struct Sysctl {
     pub cmd: u32,
     pub interface_version: u32,
     pub list: GetDomainInfoList,
-    /// The union has 128 bytes, and the hypervisor copies them all.
+    /// The union has 128 bytes, all of which the hypervisor copies.
     pub rest: [u64; 13],
 }
 const _: () = assert!(size_of::<Sysctl>() == 8 + 128);
@@ -172,29 +169,29 @@ const _: () = assert!(size_of::<Sysctl>() == 8 + 128);
 #[derive(Clone, Copy, FromZeros)]
 #[repr(C)]
 pub struct GetDomainInfoList {
-    /// Domains with lower numbers are passed over.
+    /// The lowest domid to describe.
     pub first_domain: domid_t,
     pub max_domains: u32,
-    /// The address of as many [`DomainInfo`].
+    /// Address of an array of `max_domains` [`DomainInfo`].
     pub buffer: u64,
-    /// Answered.
+    /// Out: the number of domains described.
     pub num_domains: u32,
 }
 const _: () = assert!(size_of::<GetDomainInfoList>() == 24);
 
-/// `struct xen_domctl_getdomaininfo`, up to the part that differs between architectures.
+/// `struct xen_domctl_getdomaininfo`, up to its architecture-dependent part.
 #[derive(Clone, Copy, FromZeros)]
 #[repr(C)]
 pub struct DomainInfo {
     pub domain: domid_t,
     pub pad1: u16,
     pub flags: u32,
-    /// Pages total, maximal, outstanding, shared, paged; the frame of shared_info; processor time.
+    /// Pages: total, maximum, outstanding, shared, paged; then the frame of shared_info and the CPU time.
     pub pages_and_time: [u64; 7],
     pub nr_online_vcpus: u32,
     pub max_vcpu_id: u32,
     pub ssidref: u32,
-    /// The uuid that the toolstack gave.
+    /// The uuid set by the toolstack.
     pub handle: [u8; 16],
     pub cpupool: u32,
     pub gpaddr_bits: u8,
@@ -203,17 +200,16 @@ pub struct DomainInfo {
 }
 const _: () = assert!(size_of::<DomainInfo>() == 104 + 8 * ARCH_CONFIG_WORDS);
 
-/// Words of `struct xen_arch_domainconfig`.
+/// Size of `struct xen_arch_domainconfig` in words.
 #[cfg(target_arch = "x86_64")]
 const ARCH_CONFIG_WORDS: usize = 1;
-/// Words of `struct xen_arch_domainconfig`, the padding after its 12 bytes included.
+/// Size of `struct xen_arch_domainconfig` in words, including the padding after its 12 bytes.
 #[cfg(target_arch = "aarch64")]
 const ARCH_CONFIG_WORDS: usize = 2;
 
-/// Of [`DomainInfo::flags`]: nothing of the domain runs any more and its resources are being
-/// given back.
+/// Bit of [`DomainInfo::flags`]: the domain no longer runs and its resources are being freed.
 pub const XEN_DOMINF_DYING: u32 = 1 << 0;
-/// Of [`DomainInfo::flags`]: it shut down, whatever the reason.
+/// Bit of [`DomainInfo::flags`]: the domain shut down, for any reason.
 pub const XEN_DOMINF_SHUTDOWN: u32 = 1 << 2;
 
 #[cfg(test)]

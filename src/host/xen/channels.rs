@@ -11,12 +11,12 @@ use super::open;
 use crate::host::{Channels, Pending, Port};
 use crate::words::Domid;
 
-/// One opening of `/dev/xen/evtchn`. The kernel knows which ports were bound through it, reports
-/// only those, and closes them with it.
+/// An open file of `/dev/xen/evtchn`. The kernel tracks the ports bound through it, reports only those, and unbinds
+/// them when it is closed.
 pub struct XenChannels {
     device: OwnedFd,
-    /// The ports bound now. The kernel leaves a pending port in its queue when the port is
-    /// unbound, so what is read must be compared.
+    /// The ports bound now. The kernel leaves an unbound port in its queue if it was pending, so reads are filtered
+    /// by this set.
     bound: HashSet<Port>,
 }
 
@@ -59,9 +59,9 @@ impl Channels for XenChannels {
         let mut kept = 0;
         while kept < ports.len() {
             let room = &mut ports[kept..];
-            // Also after a read that found room left: the kernel wakes only for a port that finds its
-            // queue empty, and one that comes while a read copies does not (evtchn_interrupt,
-            // evtchn_read). It would lie there, and with it the handle, for ever.
+            // Read again even after a short read: the kernel wakes only for a port that finds its queue empty, not
+            // for one that arrives while a read copies (evtchn_interrupt, evtchn_read). That port, and with it the
+            // handle, would be stuck forever.
             let bytes = match rustix::io::read(&self.device, room.as_mut_bytes()) {
                 Ok(0) | Err(Errno::AGAIN) => break,
                 Ok(bytes) => bytes,
@@ -96,7 +96,7 @@ mod tests {
 
     use super::*;
 
-    /// Channels over a pipe, which stands for the kernel's queue of pending ports.
+    /// Channels over a pipe, which stands in for the kernel's queue of pending ports.
     fn channels(bound: &[Port]) -> (XenChannels, OwnedFd) {
         let (device, queue) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC).unwrap();
         (XenChannels { device, bound: bound.iter().copied().collect() }, queue)
@@ -108,7 +108,7 @@ mod tests {
         rustix::io::write(&queue, [9u32, 3, 9, 4, 9, 9].as_bytes()).unwrap();
         let mut ports = [0; 2];
         let mut all: Vec<Port> = Vec::new();
-        // Slices of which nothing is kept do not look like the end.
+        // A read of which nothing is kept is not taken for the end.
         loop {
             match channels.pending(&mut ports).all().unwrap() {
                 0 => break,
@@ -121,8 +121,8 @@ mod tests {
 
     #[test]
     fn a_short_read_is_not_the_end() {
-        // A read of datagrams gives one, whatever room it has: as the kernel's does, of a port that
-        // comes while it copies.
+        // A read of a datagram socket returns one datagram whatever the room, like the kernel's read when a port
+        // arrives during the copy.
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let (device, queue) =
             socketpair(AddressFamily::UNIX, SocketType::DGRAM, flags, None).unwrap();
@@ -140,7 +140,7 @@ mod tests {
         let (device, queue) =
             socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
         rustix::io::write(&queue, [3u32, 4].as_bytes()).unwrap();
-        // An end that closes with bytes unread resets the other, once that has taken its own.
+        // Closing a socket with unread bytes resets the other end, once that has read its own.
         rustix::io::write(&device, b"unread").unwrap();
         drop(queue);
         let mut channels = XenChannels { device, bound: [3, 4].into_iter().collect() };

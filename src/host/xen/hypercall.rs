@@ -1,4 +1,4 @@
-//! Hypercalls, by way of `/dev/xen/privcmd`.
+//! Hypercalls through `/dev/xen/privcmd`.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,7 +11,7 @@ use super::abi::{Hypercall, XENVER_VERSION};
 use super::ioctl::call;
 use super::open;
 
-/// The opened device.
+/// An open file of `/dev/xen/privcmd`.
 pub struct Privcmd(OwnedFd);
 
 impl Privcmd {
@@ -21,7 +21,7 @@ impl Privcmd {
         Ok(Privcmd(open("/dev/xen/privcmd")?))
     }
 
-    /// The hypervisor's release: major and minor.
+    /// Returns the hypervisor's release as (major, minor).
     pub fn release(&self) -> io::Result<(u32, u32)> {
         let args = [XENVER_VERSION, 0, 0, 0, 0];
         // SAFETY: this hypercall takes no address.
@@ -29,34 +29,33 @@ impl Privcmd {
         Ok((release >> 16, release & 0xFFFF))
     }
 
-    /// Makes a hypercall whose one argument is the address of `buffer`.
+    /// Makes a hypercall whose only argument is the address of `buffer`.
     ///
     /// # Safety
-    /// The hypercall must find and leave values of `T` there, and addresses in them must be of memory as
-    /// large as it is told.
+    /// The hypercall must expect and leave a valid `T` there, and addresses inside it must point to memory of the
+    /// size stated with them.
     pub unsafe fn with_buffer<T: FromZeros>(
         &self,
         op: u32,
         buffer: &mut Buffer<T>,
     ) -> io::Result<u32> {
         let args = [buffer.address(), 0, 0, 0, 0];
-        // SAFETY: the buffer is mapped and borrowed for us alone; the caller vouches for the rest.
+        // SAFETY: the buffer is mapped and exclusively borrowed; the caller vouches for the rest.
         unsafe { self.hypercall(op, args) }
     }
 
     /// Makes a hypercall.
     ///
     /// # Safety
-    /// Addresses in `args` must be of memory that is as large as the hypercall wants it.
+    /// Addresses in `args` must point to memory as large as the hypercall expects.
     unsafe fn hypercall(&self, op: u32, args: [u64; 5]) -> io::Result<u32> {
-        // SAFETY: it is /dev/xen/privcmd; the caller vouches for the addresses.
+        // SAFETY: the device is /dev/xen/privcmd; the caller vouches for the addresses.
         Ok(unsafe { call(self.0.as_fd(), Hypercall { op: op.into(), args })?.0 })
     }
 }
 
-/// A value that the hypervisor reads and writes itself, in pages of `/dev/xen/hypercall`, which the
-/// kernel neither moves nor takes away: the hypervisor would answer EFAULT for an absent page instead
-/// of waiting for it.
+/// A value that the hypervisor accesses directly, in pages of `/dev/xen/hypercall`. The kernel neither moves nor
+/// reclaims those: on an absent page the hypervisor would return EFAULT instead of waiting for it.
 pub struct Buffer<T> {
     pages: NonNull<T>,
 }
@@ -65,7 +64,7 @@ pub struct Buffer<T> {
 unsafe impl<T: Send> Send for Buffer<T> {}
 
 impl<T: FromZeros> Buffer<T> {
-    /// All bytes are 0.
+    /// Allocates a buffer of zeros.
     ///
     /// # Errors
     /// Those of open(2), with the device's name, and of mmap(2).
@@ -79,19 +78,19 @@ impl<T: FromZeros> Buffer<T> {
         Ok(Buffer { pages: NonNull::new(pages.cast()).ok_or(io::ErrorKind::Other)? })
     }
 
-    /// Where the hypervisor finds it.
+    /// Returns the address that the hypervisor uses.
     pub fn address(&self) -> u64 {
         self.pages.as_ptr().expose_provenance() as u64
     }
 
-    /// The value as the last hypercall left it.
+    /// Returns the value as the last hypercall left it.
     pub fn get(&self) -> &T {
-        // SAFETY: mapped for as long as `self`, aligned to a page, a value from the beginning (zeros);
-        // the hypervisor writes only during `with_buffer`, which borrows `self` for itself alone.
+        // SAFETY: mapped for as long as `self`, page-aligned, and a valid value from the start (zeros); the
+        // hypervisor writes only during `with_buffer`, which borrows `self` exclusively.
         unsafe { self.pages.as_ref() }
     }
 
-    /// The value, to be filled in for the next hypercall.
+    /// Returns the value, to be filled in for the next hypercall.
     pub fn get_mut(&mut self) -> &mut T {
         // SAFETY: as for `get`.
         unsafe { self.pages.as_mut() }

@@ -1,6 +1,7 @@
 //! A real Xen host: the devices in `/dev/xen` and the files in `/proc/xen` of Linux.
 //!
-//! What of it was tried on which release of Xen, and what was only read, is in docs/COMPATIBILITY.md.
+//! docs/COMPATIBILITY.md says which parts were tested on which Xen release, and which were only derived from its
+//! sources.
 
 mod abi;
 mod channels;
@@ -26,25 +27,25 @@ use super::{Channels, DomainState, Gfn, Host, Port, RingPage};
 use crate::sync::Mutex;
 use crate::words::Domid;
 
-/// The hypervisor that this control domain runs on.
+/// The hypervisor under this control domain.
 pub struct XenHost {
     states: Mutex<States>,
 }
 
 impl XenHost {
-    /// Opens the devices. Needs root, the modules xen-privcmd, xen-evtchn and xen-gntdev, and `/proc/xen`.
+    /// Opens the devices. Requires root, the modules xen-privcmd, xen-evtchn and xen-gntdev, and `/proc/xen`.
     pub fn open() -> Result<XenHost, StartError> {
         start::check(Path::new("/"))?;
         let states = States::open().map_err(StartError::Other)?;
         Ok(XenHost { states: Mutex::new(states) })
     }
 
-    /// The hypervisor and its interface, for the log.
+    /// Returns the hypervisor's release and the interface in use, for the log.
     pub fn describe(&self) -> io::Result<String> {
         self.states.lock().describe()
     }
 
-    /// Maps a page of a domain by its number, as `map_ring` does if there is no grant.
+    /// Maps a domain's page by frame number, as `map_ring` does without a grant.
     pub fn map_by_number(&self, domid: Domid, gfn: Gfn) -> io::Result<RingPage> {
         rings::by_number(domid, gfn)
     }
@@ -78,13 +79,13 @@ impl Host for XenHost {
     }
 }
 
-/// Opens a device for reading and writing, without ever waiting for it.
+/// Opens a device for reading and writing, non-blocking.
 fn open(path: &str) -> io::Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
     rustix::fs::open(path, flags, Mode::empty()).map_err(|error| within(path, error.into()))
 }
 
-/// Puts what an error is about before its text.
+/// Prefixes an error with its subject.
 fn within(what: &str, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{what}: {error}"))
 }

@@ -1,4 +1,4 @@
-//! The pages of rings: by the grant, by the page's number, and domain 0's own.
+//! Mapping of ring pages: by grant, by frame number, and domain 0's own.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -9,8 +9,8 @@ use super::{open, within};
 use crate::host::{Gfn, RingPage};
 use crate::words::Domid;
 
-/// Maps the page of a domain's ring. Each mapping has a file of its own: it is closed here, lives on in
-/// the mapping, and takes what it holds of the domain with it when the page is unmapped.
+/// Maps a domain's ring page. Each mapping has its own open file, which is closed here but lives until the page is
+/// unmapped, and then releases what it holds of the domain.
 pub fn map(domid: Domid, gfn: Option<Gfn>) -> io::Result<RingPage> {
     if domid == Domid::CONTROL {
         return RingPage::map(open("/proc/xen/xsd_kva")?.as_fd(), 0);
@@ -19,13 +19,13 @@ pub fn map(domid: Domid, gfn: Option<Gfn>) -> io::Result<RingPage> {
         Ok(page) => return Ok(page),
         Err(error) => within("the grant of the ring's page", error),
     };
-    // A toolstack that builds domains without grants (older ones, Xen's on Arm) names the page.
+    // A toolstack that builds domains without grants (older ones, Xen's on Arm) passes the frame number.
     let Some(gfn) = gfn else { return Err(error) };
     by_number(domid, gfn)
         .map_err(|other| io::Error::new(other.kind(), format!("{error}; page {gfn:#x}: {other}")))
 }
 
-/// Maps what the domain granted for this purpose: no right over its other pages is needed.
+/// Maps the page that the domain granted for this purpose; needs no privilege over its other pages.
 fn by_grant(domid: Domid) -> io::Result<RingPage> {
     let gntdev = open("/dev/xen/gntdev")?;
     let grant = MapGrantRef {
@@ -35,15 +35,15 @@ fn by_grant(domid: Domid) -> io::Result<RingPage> {
         domid: domid.0.into(),
         grant_ref: GNTTAB_RESERVED_XENSTORE,
     };
-    // SAFETY: it is /dev/xen/gntdev, and one grant is what the argument holds.
+    // SAFETY: the device is /dev/xen/gntdev, and the argument holds one grant.
     let (_, grant) = unsafe { call(gntdev.as_fd(), grant)? };
     RingPage::map(gntdev.as_fd(), grant.index)
 }
 
-/// Maps a page of the domain by the right of a domain that may map them all.
+/// Maps a page of the domain by frame number; needs the privilege to map any of its pages.
 pub fn by_number(domid: Domid, gfn: Gfn) -> io::Result<RingPage> {
     let privcmd = open("/dev/xen/privcmd")?;
-    // Until the ioctl has put the page there, nothing looks at this mapping.
+    // This mapping is not accessed until the ioctl has put the page there.
     let page = RingPage::map(privcmd.as_fd(), 0)?;
     let mut error = 0i32;
     let batch = MmapBatch {
@@ -53,8 +53,8 @@ pub fn by_number(domid: Domid, gfn: Gfn) -> io::Result<RingPage> {
         arr: (&raw const gfn).expose_provenance() as u64,
         err: (&raw mut error).expose_provenance() as u64,
     };
-    // SAFETY: it is /dev/xen/privcmd; `page` is a mapping of it that is as large as one frame, and the
-    // two addresses are of one number each, which live until the call returns.
+    // SAFETY: the device is /dev/xen/privcmd; `page` is a mapping of it of one frame, and both addresses point to one
+    // number each, live until the call returns.
     unsafe { call(privcmd.as_fd(), batch)? };
     match error {
         0 => Ok(page),

@@ -1,4 +1,4 @@
-//! States of domains by the hypercall that needs no version: Xen 4.21 and later.
+//! Domain states by the hypercall without an interface version: Xen 4.21 and later.
 
 use std::io;
 
@@ -19,18 +19,18 @@ pub struct Stable {
 }
 
 impl Stable {
-    /// Tries it; `None` if the hypervisor does not have it.
+    /// Probes the hypercall; returns `None` if the hypervisor lacks it.
     pub fn open(privcmd: &Privcmd) -> io::Result<Option<Stable>> {
         let mut stable = Stable { domctl: Buffer::new()? };
         match stable.ask(privcmd, Domid::CONTROL.0) {
             Ok(_) => Ok(Some(stable)),
-            // domctl.c compares versions before it looks what is asked for; ours is 0.
+            // domctl.c checks the interface version, here 0, before the command.
             Err(Errno::ACCESS) => Ok(None),
             Err(error) => Err(within("get_domain_state", error.into())),
         }
     }
 
-    /// The state of a domain, `None` if it does not exist.
+    /// Returns the state of a domain, `None` if it does not exist.
     pub fn domain(&mut self, privcmd: &Privcmd, domid: Domid) -> io::Result<Option<DomainState>> {
         match self.ask(privcmd, domid.0) {
             Ok(domctl) => Ok(state(&domctl.state)),
@@ -39,11 +39,11 @@ impl Stable {
         }
     }
 
-    /// Appends the domains that changed since this was last called, by whatever process. All that exist
-    /// changed when `VIRQ_DOM_EXC` was bound.
+    /// Appends the domains that changed since the last call of any process. Binding `VIRQ_DOM_EXC` marks all existing
+    /// domains as changed.
     ///
     /// # Errors
-    /// EACCES if nobody in this domain bound it. What was named before an error is not named again.
+    /// EACCES if this domain has not bound the VIRQ. Domains appended before an error are not reported again.
     pub fn changed(&mut self, privcmd: &Privcmd, changed: &mut Vec<Domid>) -> io::Result<()> {
         until_none(changed, || Ok(Domid(self.ask(privcmd, DOMID_INVALID)?.domain)))
     }
@@ -57,7 +57,7 @@ impl Stable {
             state: GetDomainState { state: 0, caps: 0, pad: 0, unique_id: 0 },
             rest: [0; 14],
         };
-        // SAFETY: domctl takes a `struct xen_domctl`, in which this command has no addresses.
+        // SAFETY: domctl takes a `struct xen_domctl`, in which this command uses no addresses.
         let done = unsafe { privcmd.with_buffer(xen_sys::__HYPERVISOR_domctl, &mut self.domctl) };
         match done {
             Ok(_) => Ok(self.domctl.get()),
@@ -66,7 +66,7 @@ impl Stable {
     }
 }
 
-/// Appends what `next` names, until it says that there is none.
+/// Appends the results of `next` until it returns ENOENT.
 fn until_none(
     changed: &mut Vec<Domid>,
     mut next: impl FnMut() -> Result<Domid, Errno>,
@@ -111,7 +111,7 @@ mod tests {
         assert_eq!(of(0), None);
         assert_eq!(of(0x1), some(false, false));
         assert_eq!(of(0x3), some(true, false));
-        // "Dying" is the beginning of a destruction, which frontends and backends still see.
+        // "Dying" marks the start of a destruction, when frontends and backends still see the domain.
         assert_eq!(of(0x5), some(false, false));
         assert_eq!(of(0xB), some(true, true));
     }

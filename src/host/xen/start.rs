@@ -1,21 +1,20 @@
-//! Whether this machine is one on which a xenstored can serve, before anything is tried: what is
-//! wrong, and what to do about it.
+//! Start-up checks: whether xenstored can serve this machine and, if not, what to do about it.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-/// Why the daemon cannot serve this host.
+/// The reason why the daemon cannot serve this host.
 #[derive(Debug, Error)]
 pub enum StartError {
-    /// There is no hypervisor below this kernel, or another one.
+    /// No hypervisor runs below this kernel, or not Xen.
     #[error(
         "this machine does not run on Xen ({} does not say \"xen\"); boot it with Xen, or simulate \
          a host with --host sim", path.display()
     )]
     NotXen {
-        /// The file that would say so.
+        /// The file that would name Xen.
         path: PathBuf,
     },
     /// This is a guest.
@@ -24,7 +23,7 @@ pub enum StartError {
          in domain 0, and guests use that one; to simulate a host: --host sim", path.display()
     )]
     NotControl {
-        /// The file that would say so.
+        /// The file that would name the control domain.
         path: PathBuf,
     },
     /// Xen's file system is not mounted.
@@ -41,24 +40,24 @@ pub enum StartError {
         /// The module that makes it.
         module: &'static str,
     },
-    /// Not root, or restricted.
+    /// Not running as root, or restricted.
     #[error("no permission for {}; run xenstored as root", path.display())]
     Permission {
-        /// The file concerned.
+        /// The file in question.
         path: PathBuf,
     },
-    /// Only one process of a host can have the interrupt that tells of domains.
+    /// The VIRQ for domain changes is taken; only one process of a host can bind it.
     #[error(
         "another xenstored serves this Xen host: it has VIRQ_DOM_EXC. Stop it first; which it is: \
          ps -C xenstored,oxenstored"
     )]
     Taken,
-    /// Anything else, such as a hypervisor whose interface is not known.
+    /// Any other error, such as an unknown hypervisor interface.
     #[error("{0}")]
     Other(io::Error),
 }
 
-/// The devices that are used, with their modules.
+/// The devices used, with their modules.
 const DEVICES: [(&str, &str); 4] = [
     ("dev/xen/privcmd", "xen-privcmd"),
     ("dev/xen/hypercall", "xen-privcmd"),
@@ -66,13 +65,13 @@ const DEVICES: [(&str, &str); 4] = [
     ("dev/xen/gntdev", "xen-gntdev"),
 ];
 
-/// What is used of Xen's file system.
+/// The files used in Xen's file system.
 const FILES: [&str; 2] = ["proc/xen/xsd_kva", "proc/xen/xsd_port"];
 
-/// Looks at the files below `root`: `/`, but for tests.
+/// Checks the files below `root`, which is `/` except in tests.
 ///
 /// # Errors
-/// The first thing that is not as on a Xen host's control domain.
+/// The first difference from a Xen host's control domain.
 pub fn check(root: &Path) -> Result<(), StartError> {
     let path = root.join("sys/hypervisor/type");
     if std::fs::read_to_string(&path).is_ok_and(|text| text.trim() == "xen") {
@@ -133,7 +132,7 @@ mod tests {
 
     use super::*;
 
-    /// A directory like the root of a domain 0.
+    /// Creates a directory like the root of a domain 0.
     fn domain_0() -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         for directory in ["sys/hypervisor", "proc/xen", "dev/xen"] {
@@ -204,7 +203,7 @@ mod tests {
 
     #[test]
     fn without_permission() {
-        // Root may open anything, so the answer of open(2) is made up.
+        // Root may open anything, so the test constructs the error of open(2).
         let error = of_file("/dev/xen/privcmd".into(), io::ErrorKind::PermissionDenied.into());
         assert_eq!(error.to_string(), "no permission for /dev/xen/privcmd; run xenstored as root");
     }

@@ -1,4 +1,4 @@
-//! The states of domains, by the one of two interfaces that the hypervisor has.
+//! Domain states, by whichever of two interfaces the hypervisor provides.
 
 use std::io;
 
@@ -9,7 +9,7 @@ use super::sysctl::Listing;
 use crate::host::DomainState;
 use crate::words::Domid;
 
-/// Asks for the states of domains.
+/// A reader of domain states.
 pub struct States {
     privcmd: Privcmd,
     interface: Interface,
@@ -21,11 +21,11 @@ enum Interface {
 }
 
 impl States {
-    /// Opens the devices and finds the interface by trying.
+    /// Opens the devices and probes the interfaces.
     ///
     /// # Errors
-    /// Those of open(2), with the device's name; `Unsupported`, with what was tried, for a release that
-    /// has neither.
+    /// Those of open(2), with the device's name; `Unsupported`, with the interfaces tried, for a release that has
+    /// neither.
     pub fn open() -> io::Result<States> {
         let privcmd = Privcmd::open()?;
         let interface = match Stable::open(&privcmd)? {
@@ -38,7 +38,7 @@ impl States {
         }
     }
 
-    /// The hypervisor and what is asked of it, for the log.
+    /// Returns the hypervisor's release and the interface in use, for the log.
     pub fn describe(&self) -> io::Result<String> {
         let (major, minor) = self.privcmd.release()?;
         Ok(match &self.interface {
@@ -49,7 +49,7 @@ impl States {
         })
     }
 
-    /// The state of a domain, `None` if it does not exist.
+    /// Returns the state of a domain, `None` if it does not exist.
     pub fn domain(&mut self, domid: Domid) -> io::Result<Option<DomainState>> {
         match &mut self.interface {
             Interface::Stable(stable) => stable.domain(&self.privcmd, domid),

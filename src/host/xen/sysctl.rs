@@ -1,4 +1,4 @@
-//! States of domains by a hypercall whose layout goes with the hypervisor's release: before Xen 4.21.
+//! Domain states by a hypercall whose layout depends on the hypervisor's release: before Xen 4.21.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,7 +15,7 @@ use super::within;
 use crate::host::DomainState;
 use crate::words::Domid;
 
-/// Domains described by one hypercall. What it writes then fits 29 pages on x86.
+/// Domains described by one hypercall. Its output then fits 29 pages on x86.
 const BATCH: usize = 1024;
 
 #[derive(zerocopy::FromZeros)]
@@ -25,7 +25,7 @@ struct Shared {
     list: [DomainInfo; BATCH],
 }
 
-/// The hypercall `XEN_SYSCTL_getdomaininfolist`, and what [`Listing::changed`] last saw.
+/// The hypercall `XEN_SYSCTL_getdomaininfolist`, and the states that [`Listing::changed`] saw last.
 pub struct Listing {
     shared: Buffer<Shared>,
     version: u32,
@@ -33,14 +33,14 @@ pub struct Listing {
 }
 
 impl Listing {
-    /// Finds out which version the hypervisor speaks; `None` if it is none of those known.
+    /// Probes the hypervisor's version; returns `None` if it is not a known one.
     pub fn open(privcmd: &Privcmd) -> io::Result<Option<Listing>> {
         let mut listing = Listing { shared: Buffer::new()?, version: 0, seen: BTreeMap::new() };
         for version in SYSCTL_VERSIONS {
             listing.version = version;
             match listing.list(privcmd, Domid::CONTROL, 1) {
                 Ok(_) => return Ok(Some(listing)),
-                // sysctl.c answers EACCES to a version that is not its own, before all else.
+                // sysctl.c checks the version first, and returns EACCES if it is not its own.
                 Err(error) if Errno::from_io_error(&error) == Some(Errno::ACCESS) => (),
                 Err(error) => return Err(within("getdomaininfolist", error)),
             }
@@ -48,19 +48,19 @@ impl Listing {
         Ok(None)
     }
 
-    /// One of [`SYSCTL_VERSIONS`].
+    /// Returns the version in use, one of [`SYSCTL_VERSIONS`].
     pub fn version(&self) -> u32 {
         self.version
     }
 
-    /// The state of a domain, `None` if it does not exist.
+    /// Returns the state of a domain, `None` if it does not exist.
     pub fn domain(&mut self, privcmd: &Privcmd, domid: Domid) -> io::Result<Option<DomainState>> {
         let first = self.list(privcmd, domid, 1)?.first();
         Ok(first.filter(|info| info.domain == domid.0).map(DomainState::from))
     }
 
-    /// Those of `known` that may have changed since this was last called. Costs one hypercall for 1,024
-    /// existing domains between the lowest and the highest known.
+    /// Returns those of `known` that may have changed since the last call. Costs one hypercall per 1,024 existing
+    /// domains between the lowest and the highest known domid.
     pub fn changed(
         &mut self,
         privcmd: &Privcmd,
@@ -78,7 +78,7 @@ impl Listing {
         Ok(known)
     }
 
-    /// The states of all domains from `lowest` to `highest`.
+    /// Returns the states of all domains from `lowest` to `highest`.
     fn states(
         &mut self,
         privcmd: &Privcmd,
@@ -100,8 +100,7 @@ impl Listing {
         }
     }
 
-    /// Describes the first `max` domains (at most [`BATCH`]) whose number is not below `first`, in
-    /// the order of their numbers.
+    /// Describes the first `max` domains (at most [`BATCH`]) with a domid of at least `first`, in ascending order.
     fn list(&mut self, privcmd: &Privcmd, first: Domid, max: usize) -> io::Result<&[DomainInfo]> {
         let max = max.min(BATCH);
         self.shared.get_mut().sysctl = Sysctl {
@@ -115,8 +114,8 @@ impl Listing {
             },
             rest: [0; 13],
         };
-        // SAFETY: sysctl takes a `struct xen_sysctl`, the first field; the list whose address is in it
-        // is in the same buffer and has room for `max`. Any bits are values of both.
+        // SAFETY: sysctl takes a `struct xen_sysctl`, the first field; the list at the address in it is in the same
+        // buffer and has room for `max`. Any bits are valid values of both.
         unsafe { privcmd.with_buffer(xen_sys::__HYPERVISOR_sysctl, &mut self.shared)? };
         let shared = self.shared.get();
         let count = shared.sysctl.list.num_domains as usize;
@@ -124,19 +123,18 @@ impl Listing {
     }
 }
 
-/// Whether a domain may have changed between two looks at it. One that is shut down may have been
-/// resumed and have shut down once more: nothing tells when a domain is resumed.
+/// Returns whether a domain may have changed between two queries. A domain that is shut down may have been resumed
+/// and have shut down again: a resumption is not announced.
 fn may_differ(before: Option<&DomainState>, now: Option<&DomainState>) -> bool {
     now.is_none_or(|state| state.shutdown || now != before)
 }
 
 impl From<&DomainInfo> for DomainState {
-    /// Two lives of a domain are told apart by the uuid that the toolstack gave them: libxl gives a
-    /// fresh one to each creation, unless its configuration fixes it. Not seen is a life that
-    /// ended and began again, with the same number and the same uuid, between two queries; Xen
-    /// counts numbers upwards, so that takes a fixed number too, or 32,751 creations. `dying` comes
-    /// late: Xen sets it when the destruction has got as far as it can while others still map the
-    /// domain's pages.
+    /// Distinguishes two incarnations of a domid by the uuid set by the toolstack: libxl generates one per creation,
+    /// unless the configuration fixes it. An incarnation that ends and begins again between two queries with the same
+    /// domid and uuid goes unnoticed; Xen allocates domids upwards, so that takes a fixed domid too, or 32,751
+    /// creations. `dying` is late: Xen sets it when the destruction has got as far as it can while others still map
+    /// the domain's pages.
     fn from(info: &DomainInfo) -> DomainState {
         let uuid = u128::from_le_bytes(info.handle);
         let halves = (uuid >> 64) ^ (uuid & u128::from(u64::MAX));
@@ -175,7 +173,7 @@ mod tests {
         assert!(!may_differ(Some(&running), Some(&running)));
         assert!(may_differ(None, Some(&running)));
         assert!(may_differ(Some(&running), Some(&suspended)));
-        // It was resumed in between, without a word.
+        // It was resumed in between, without an announcement.
         assert!(may_differ(Some(&suspended), Some(&suspended)));
         assert!(may_differ(Some(&running), None));
     }

@@ -1,4 +1,4 @@
-//! What the lines of a client do.
+//! Execution of the clients' requests.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -13,7 +13,7 @@ use crate::words::Domid;
 struct Reply {
     /// Without its newline.
     line: String,
-    /// Sent along.
+    /// Attached to the reply.
     fds: Vec<Arc<OwnedFd>>,
     created: Option<Domid>,
 }
@@ -30,7 +30,7 @@ impl Reply {
 }
 
 impl Server {
-    /// Does what a line asks for and sends the reply. Answers whether the client is to be kept.
+    /// Executes a request line and sends the reply. Returns whether the connection stays open.
     pub(super) fn answer(&mut self, key: usize, line: &[u8]) -> bool {
         if line.len() > LINE_MAX {
             self.send(key, &Reply::line(format!("error {}", Refusal::TooLong)));
@@ -41,7 +41,7 @@ impl Server {
             Err(refusal) => self.send(key, &Reply::line(format!("error {refusal}"))),
             Ok((request, reply)) => {
                 let sent = self.send(key, &reply);
-                // Not before: a domain whose descriptors reached nobody ends with the connection.
+                // Only after the send: a domain whose descriptors did not reach the client ends with the connection.
                 let keep = matches!(
                     request,
                     Request::Create { keep: true, .. } | Request::Adopt { keep: true, .. }
@@ -95,7 +95,7 @@ impl Server {
         Ok(Reply { created: Some(domid), ..Reply::of_domain(domid, ends) })
     }
 
-    /// Makes a domain of another host one of this host too, with what came along.
+    /// Adopts a domain of another host, with the descriptors received with the request.
     fn adopt(&mut self, key: usize, domid: Domid) -> Result<Reply, Refusal> {
         let client = self.clients.get_mut(key).ok_or(Refusal::NoEnds)?;
         let parts = adopted::parts(std::mem::take(&mut client.fds))?;
@@ -124,7 +124,7 @@ impl Server {
         Ok(Reply::of_domain(domid, ends))
     }
 
-    /// Answers whether the client's socket took the whole reply.
+    /// Sends a reply. Returns whether the client's socket took all of it.
     fn send(&self, key: usize, reply: &Reply) -> bool {
         let Some(client) = self.clients.get(key) else { return false };
         let line = format!("{}\n", reply.line);
@@ -133,7 +133,7 @@ impl Server {
         send_with(client.stream.as_fd(), line.as_bytes(), &fds).is_ok_and(|sent| sent == line.len())
     }
 
-    /// Ends a connection, and what lives as long as it.
+    /// Closes a connection, and ends the domains that it owns.
     pub(super) fn close(&mut self, key: usize) {
         self.clients.try_remove(key);
         if self.kernel == Some(key) {
@@ -142,12 +142,12 @@ impl Server {
         let owned: Vec<Domid> =
             self.owners.extract_if(.., |_, owner| *owner == key).map(|(domid, _)| domid).collect();
         for domid in owned {
-            let _ = self.domains.destroy(domid); // It exists, as it had an owner.
+            let _ = self.domains.destroy(domid); // It exists, as it has an owner.
         }
     }
 }
 
-/// Refuses the control domain, which is up for as long as the host.
+/// Refuses the control domain, which lives as long as the host.
 fn guest(domid: Domid) -> Result<Domid, Refusal> {
     if domid == Domid::CONTROL { Err(Refusal::NotThisDomain) } else { Ok(domid) }
 }

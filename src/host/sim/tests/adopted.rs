@@ -1,4 +1,4 @@
-//! Domains that move from host to host, and what else can be sent in their place.
+//! Tests of domains that move between hosts, and of invalid descriptors sent in their place.
 
 use std::io::PipeReader;
 
@@ -10,7 +10,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with, socketpai
 
 use super::*;
 
-/// Two hosts, and a guest that both know.
+/// Two hosts, and a guest known to both.
 struct Move {
     a: World,
     b: World,
@@ -27,7 +27,7 @@ impl Move {
     }
 }
 
-/// Sends a line with descriptors; the reply's line.
+/// Sends a line with descriptors and returns the reply's line.
 fn ask_with(stream: &UnixStream, line: &str, fds: &[BorrowedFd<'_>]) -> String {
     send_with(stream.as_fd(), line.as_bytes(), fds).unwrap();
     let (mut bytes, mut fds) = ([0; 4096], Vec::new());
@@ -91,7 +91,7 @@ fn an_adopted_domain_ends_with_its_connection_unless_kept() {
     assert!(b.host.domain(Domid(8)).unwrap().is_some());
 }
 
-/// The daemons' part of a move, again and again: the one's looks at the page end, the other's begin.
+/// Repeats the daemons' part of a move: one stops watching the page, the other starts.
 #[test]
 fn no_wake_up_is_lost_between_the_hosts() {
     const ROUNDS: u32 = 5000;
@@ -120,7 +120,7 @@ fn no_wake_up_is_lost_between_the_hosts() {
             channels.notify(port).unwrap();
         }
         if dice.u8(..3) == 0 {
-            // Both are bound for a while: whichever of them hears of it, the next one looks.
+            // Both are bound for a while: whichever daemon is notified, the next one checks the page.
             served = 1 - served;
             let new = handles[served].bind_interdomain(Domid(7), remote).unwrap();
             dawdle(&mut dice);
@@ -138,7 +138,7 @@ fn no_wake_up_is_lost_between_the_hosts() {
     kernel.join().unwrap();
 }
 
-/// A memory file of this length with these seals.
+/// Creates a memory file of this length with these seals.
 fn file(len: u64, seals: SealFlags) -> OwnedFd {
     let file = memfd_create("page", MemfdFlags::ALLOW_SEALING).unwrap();
     ftruncate(&file, len).unwrap();
@@ -187,7 +187,7 @@ fn a_channel_that_is_none_is_refused() {
     rustix::net::bind(&listens, &address).unwrap();
     rustix::net::listen(&listens, 1).unwrap();
     let waits = socket(SocketType::SEQPACKET);
-    rustix::net::connect(&waits, &address).unwrap(); // Who accepts it never will.
+    rustix::net::connect(&waits, &address).unwrap(); // Never accepted.
     let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let tcp = std::net::TcpStream::connect(tcp.local_addr().unwrap()).unwrap();
     let [stream, _stream] = pair(SocketType::STREAM);
@@ -209,7 +209,7 @@ fn a_channel_that_is_none_is_refused() {
     assert!(world.host.domain(Domid(7)).unwrap().is_none());
 }
 
-/// Whoever made a channel may have any option of it changed, before and after.
+/// The maker of a channel may change any of its options, before and after the adoption.
 #[test]
 fn a_channel_that_blocks_does_not_block_the_host() {
     let mut world = World::new();
@@ -223,7 +223,7 @@ fn a_channel_that_blocks_does_not_block_the_host() {
     send(&theirs, b"x", SendFlags::empty()).unwrap();
     assert_eq!(pending(&mut *channels), [port], "and nothing more is waited for");
     for _ in 0..10_000 {
-        channels.notify(port).unwrap(); // Nobody takes them.
+        channels.notify(port).unwrap(); // Never read.
     }
 }
 
