@@ -1,7 +1,7 @@
-//! The locks and atomics of everything that more than one thread touches.
+//! The locks and atomics of all state shared between threads.
 //!
-//! One place names them so that the feature `shuttle` can put shuttle's in their stead: then the
-//! production code itself runs under a scheduler that explores the orders of its threads.
+//! They are named here so that the feature `shuttle` can replace them by shuttle's: then the production code itself
+//! runs under a scheduler that explores thread interleavings.
 
 #[cfg(feature = "holds")]
 pub mod holds;
@@ -19,11 +19,11 @@ pub use shuttle::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Orde
 #[cfg(feature = "shuttle")]
 pub use shuttle_parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// Reference counts are never a source of races by themselves, so shuttle need not see them.
+/// Reference counts cannot cause races by themselves, so shuttle need not see them.
 pub use std::sync::Arc;
 
-/// How many of `all` domain numbers there is room for. Each order of threads that is explored
-/// begins with a new table of them, so few must do there.
+/// Returns how many of `all` domain numbers tables have room for. Under shuttle each interleaving starts with new
+/// tables, so they are small there.
 pub const fn room_for(all: u16) -> u16 {
     if cfg!(feature = "shuttle") { 16 } else { all }
 }

@@ -1,15 +1,15 @@
-//! What a domain uses of each quota, exact while threads charge it at once.
+//! A domain's usage of each quota, exact under concurrent charges.
 
 use super::{Quota, Report, Reports};
 use crate::log;
 use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::words::Domid;
 
-/// Counters in the units of their [`Quota`]. Only the quotas that add up over a domain's life are
-/// used: nodes, watches, outstanding, memory and transactions.
+/// Counters in the units of their [`Quota`]. Only the quotas that accumulate over an incarnation are counted: nodes,
+/// watches, outstanding, memory and transactions.
 pub struct Account {
     domid: Domid,
-    /// Where changes go that are traced.
+    /// Queue for traced changes.
     reports: Arc<Reports>,
     used: [AtomicU64; Quota::COUNT],
     refused: [AtomicU64; Quota::COUNT],
@@ -17,39 +17,39 @@ pub struct Account {
 }
 
 impl Account {
-    /// The account of a life of `domid`.
+    /// Creates the account of an incarnation of `domid`.
     pub(super) fn new(domid: Domid, reports: Arc<Reports>) -> Account {
         let zeros = || std::array::from_fn(|_| AtomicU64::new(0));
         Account { domid, reports, used: zeros(), refused: zeros(), peaks: zeros() }
     }
 
-    /// What is in use.
+    /// Returns the usage of a quota.
     pub fn used(&self, quota: Quota) -> u64 {
         self.used[quota as usize].load(Ordering::Relaxed)
     }
 
-    /// Takes `amount` if the sum stays at most `limit` (0: no limit). Answers the new sum, or
-    /// `None`, having changed nothing.
+    /// Charges `amount` if the sum does not exceed `limit` (0: no limit). Returns the new sum, or `None` with the
+    /// account unchanged.
     pub fn reserve(&self, quota: Quota, amount: u64, limit: u32) -> Option<u64> {
         let used = &self.used[quota as usize];
         let within = |used: u64| {
             let sum = used.saturating_add(amount);
             (limit == 0 || sum <= u64::from(limit)).then_some(sum)
         };
-        #[allow(deprecated)] // Newer Rust calls it try_update, which shuttle's atomics do not know.
+        #[allow(deprecated)] // Newer Rust calls it try_update, which shuttle's atomics lack.
         let before = used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within).ok()?;
         self.trace(quota, before, before + amount);
         Some(before + amount)
     }
 
-    /// Takes `amount` whatever the limit: for what is not the domain's own doing.
+    /// Charges `amount` regardless of the limit, for usage that the domain did not cause itself.
     pub fn charge(&self, quota: Quota, amount: u64) {
         let before = self.used[quota as usize].fetch_add(amount, Ordering::Relaxed);
         self.note_peak(quota, before + amount);
         self.trace(quota, before, before + amount);
     }
 
-    /// Gives `amount` back; answers what was in use before.
+    /// Releases `amount` and returns the usage before.
     pub fn release(&self, quota: Quota, amount: u64) -> u64 {
         let before = self.used[quota as usize].fetch_sub(amount, Ordering::Relaxed);
         debug_assert!(before >= amount, "{} of {before} given back {amount}", quota.name());
@@ -57,15 +57,14 @@ impl Account {
         before
     }
 
-    /// Keeps a change for the trace: accounts change under the locks of the store, where nothing is
-    /// written to a file.
+    /// Queues a change for the trace: accounts change under locks of the store, where no file is written.
     fn trace(&self, quota: Quota, before: u64, used: u64) {
         if before != used && tracing::enabled!(target: log::ACC, tracing::Level::TRACE) {
             self.reports.push(Report::Changed { domid: self.domid, quota, before, used });
         }
     }
 
-    /// Remembers a sum if it is the highest yet; of a quota that does not add up, a size.
+    /// Raises the peak to `sum` if that is higher. For a quota on single sizes, `sum` is a size.
     pub fn note_peak(&self, quota: Quota, sum: u64) {
         let peak = &self.peaks[quota as usize];
         if sum > peak.load(Ordering::Relaxed) {
@@ -73,12 +72,12 @@ impl Account {
         }
     }
 
-    /// The highest use.
+    /// Returns the peak usage.
     pub fn peak(&self, quota: Quota) -> u64 {
         self.peaks[quota as usize].load(Ordering::Relaxed)
     }
 
-    /// Takes (`change` > 0) or gives back, whatever the limit.
+    /// Charges (`change` > 0) or releases, regardless of the limit.
     pub fn change(&self, quota: Quota, change: i64) {
         if change > 0 {
             self.charge(quota, change.unsigned_abs());
@@ -87,12 +86,12 @@ impl Account {
         }
     }
 
-    /// Counts a refusal; answers how many there were before.
+    /// Counts a refusal and returns the number before it.
     pub fn refuse(&self, quota: Quota) -> u64 {
         self.refused[quota as usize].fetch_add(1, Ordering::Relaxed)
     }
 
-    /// How often the quota refused something.
+    /// Returns how often the quota refused a request.
     pub fn refused(&self, quota: Quota) -> u64 {
         self.refused[quota as usize].load(Ordering::Relaxed)
     }

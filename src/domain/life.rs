@@ -1,15 +1,15 @@
-//! One life of a domid, with all that ends with it.
+//! An incarnation of a domid, with all the state that ends with it.
 
 use super::{Account, Limits, Reports};
 use crate::sync::{Arc, AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use crate::words::{Domid, Presence};
 
-/// Something that a guest can make the log say of it as often as it likes.
+/// An event that a guest can cause, and so log, as often as it likes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// What it wrote into its ring's page ended its connection.
+    /// The guest's writes to its ring page ended its connection.
     GivenUp,
-    /// It did not take its events in time.
+    /// The guest did not read its events in time.
     EventsDropped,
 }
 
@@ -17,20 +17,19 @@ impl Notice {
     const COUNT: usize = 2;
 }
 
-/// One life of a domid. Accounts, quota values and tickets belong to it, never to the bare number.
+/// An incarnation of a domid. Accounts, quota values and tickets belong to it, never to the bare number.
 pub struct Domain {
-    /// The number.
+    /// The domid.
     pub domid: Domid,
-    /// When it was first known, on the birth clock.
+    /// The time of registration, on the birth clock.
     pub birth: u64,
-    /// The host's number for this life.
+    /// The host's number of this incarnation.
     pub unique_id: u64,
-    /// What it uses.
+    /// Its usage of the quotas.
     pub account: Account,
-    /// Its quotas: the defaults of when it became known, until they are set for it (xenstore.txt,
-    /// SET_QUOTA).
+    /// Its quotas: the defaults at its registration, until they are set for it (xenstore.txt, SET_QUOTA).
     pub(super) limits: Limits,
-    /// How often its memory rose over the soft quota.
+    /// How often its memory rose above the soft quota.
     pub(super) soft_crossings: AtomicU32,
     notices: [AtomicU32; Notice::COUNT],
     /// See [`super::Load`].
@@ -38,17 +37,17 @@ pub struct Domain {
     pub(super) unread_bytes: AtomicU64,
     features: AtomicU32,
     settings: AtomicU64,
-    /// The host's number that it had where an import of it came from; 0 for none.
+    /// The host's number at the source of an import; 0 for none.
     origin: AtomicU64,
-    /// The incarnation whose rights it has too: birth and domid packed; 0 for none.
+    /// The incarnation whose rights it shares (SET_TARGET): birth and domid packed; 0 for none.
     pub(super) target: AtomicU64,
-    /// A [`Presence`], as the home thread last published it.
+    /// A [`Presence`], as last published by the owner thread.
     presence: AtomicU8,
     shutdown: AtomicBool,
     silent: AtomicBool,
 }
 
-/// What others have set of a domain: quotas, features, target.
+/// The settings that others made for a domain: quotas, features, target.
 pub struct OwnSettings {
     limits: Limits,
     features: u32,
@@ -83,39 +82,39 @@ impl Domain {
         }
     }
 
-    /// The weight of the events that its requests caused and that are not delivered.
+    /// Returns the weight of the undelivered events caused by its requests.
     pub fn undelivered(&self) -> u64 {
         self.undelivered.load(Ordering::Acquire)
     }
 
-    /// The bytes of the events that its requests caused and that the control domain's kernel has not read.
+    /// Returns the bytes of the events caused by its requests that the control domain's kernel has not read.
     pub fn unread_bytes(&self) -> u64 {
         self.unread_bytes.load(Ordering::Acquire)
     }
 
-    /// Returns the values of its quotas. A privileged domain has them too, and none binds it.
+    /// Returns its quota values. A privileged domain has them too, but they do not bind it.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
 
-    /// The feature bits that it is offered (xenstore-ring.txt, "Server feature bitmap").
+    /// Returns the feature bits offered to it (xenstore-ring.txt, "Server feature bitmap").
     pub fn features(&self) -> u32 {
         self.features.load(Ordering::Relaxed)
     }
 
-    /// Sets the feature bits, before INTRODUCE.
+    /// Sets the feature bits; called before INTRODUCE.
     pub fn set_features(&self, features: u32) {
         self.features.store(features, Ordering::Relaxed);
         self.setting_changed();
     }
 
-    /// How often its quotas, features or target were set: what is taken of them after this was
-    /// asked is what it is as long as this does not change.
+    /// Returns how often its quotas, features or target were set. A copy of them taken after this call is current
+    /// while the count does not change.
     pub fn settings(&self) -> u64 {
         self.settings.load(Ordering::Acquire)
     }
 
-    /// Its quotas, features and target as they are set now.
+    /// Returns its current quotas, features and target.
     pub fn own_settings(&self) -> OwnSettings {
         OwnSettings {
             limits: self.limits.copy(),
@@ -124,59 +123,59 @@ impl Domain {
         }
     }
 
-    /// Sets all of them.
+    /// Sets its quotas, features and target.
     pub(super) fn set_own(&self, settings: &OwnSettings) {
         self.limits.set_all(&settings.limits);
         self.target.store(settings.target, Ordering::Release);
         self.set_features(settings.features);
     }
 
-    /// One of them was set.
+    /// Counts a change of a setting.
     pub(super) fn setting_changed(&self) {
         self.settings.fetch_add(1, Ordering::Release);
     }
 
-    /// The number of [`Domain::unique_id`] that the domain had at the source of the import that
-    /// brought it; 0 if none did, or the stream does not say it.
+    /// Returns the value that [`Domain::unique_id`] had at the source of the import that brought the domain; 0 if it
+    /// was not imported, or the stream lacks the number.
     pub fn origin(&self) -> u64 {
         self.origin.load(Ordering::Relaxed)
     }
 
-    /// Notes an import, or with 0 that it was taken back.
+    /// Records an import; 0 takes the record back.
     pub fn set_origin(&self, unique_id: u64) {
         self.origin.store(unique_id, Ordering::Relaxed);
     }
 
-    /// Returns its state, as its home thread last published it.
+    /// Returns its state, as last published by its owner thread.
     pub fn presence(&self) -> Presence {
         let value = usize::from(self.presence.load(Ordering::Acquire));
         Presence::ALL.get(value).copied().unwrap_or(Presence::Absent)
     }
 
-    /// Publishes its state. Only its home thread does.
+    /// Publishes its state. Only its owner thread calls this.
     pub fn set_presence(&self, presence: Presence) {
         self.presence.store(presence as u8, Ordering::Release);
     }
 
-    /// Whether INTRODUCE was done, and no RELEASE since.
+    /// Returns whether it was introduced, and not released since.
     pub fn is_introduced(&self) -> bool {
         self.presence().is_introduced()
     }
 
-    /// Counts something that the log could say of it. Returns the count if it is logged: the 1st, 2nd,
-    /// 4th, 8th ... time, so that a life has at most 32 lines of a kind.
+    /// Counts an event for the log. Returns the count if this occurrence is logged: the 1st, 2nd, 4th, 8th ..., at
+    /// most 32 lines of a kind per incarnation.
     pub fn notice(&self, notice: Notice) -> Option<u32> {
         let count = self.notices[notice as usize].fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         count.is_power_of_two().then_some(count)
     }
 
-    /// Notes whether it is shut down; answers what was noted before. RESUME sets it back, so that
-    /// the next shutdown is reported again. It is a flag as the host has it.
+    /// Records whether it is shut down, as the host reports it, and returns the previous value. RESUME clears it, so
+    /// that the next shutdown is reported again.
     pub fn swap_shutdown(&self, shutdown: bool) -> bool {
         self.shutdown.swap(shutdown, Ordering::AcqRel)
     }
 
-    /// Notes that its guest does not notify; returns whether that was noted before.
+    /// Records that its guest does not notify; returns whether that was recorded before.
     pub fn note_silent(&self) -> bool {
         self.silent.swap(true, Ordering::Relaxed)
     }

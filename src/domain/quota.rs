@@ -2,30 +2,30 @@
 
 use crate::sync::{AtomicU32, Ordering};
 
-/// One quota. The order is that in which C's tools list them.
+/// A quota. The order is that of C xenstored's tools.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Quota {
-    /// Nodes that a domain owns.
+    /// Nodes owned by a domain.
     Nodes,
-    /// Watches that a domain has set.
+    /// Watches set by a domain.
     Watches,
-    /// Requests whose reply or events are not delivered yet; at the limit the ring is not read.
+    /// Requests with undelivered replies or events; at the limit the ring is not read.
     Outstanding,
     /// Bytes of nodes, watches, transactions, replies and events held for a domain.
     Memory,
-    /// Transactions that a domain has open.
+    /// Open transactions of a domain.
     Transactions,
-    /// Nodes that one transaction touches.
+    /// Nodes accessed by one transaction.
     TransactionNodes,
     /// Permission entries of one node.
     NodePermissions,
     /// Length of a path, not counting `/local/domain/<n>/`.
     PathMax,
-    /// Size of one node: permissions, names of children, value.
+    /// Size of one node in bytes: permissions, names of children, value.
     NodeSize,
 }
 
-/// What is to be known of a quota.
+/// The static properties of a quota.
 struct About {
     quota: Quota,
     name: &'static str,
@@ -35,8 +35,8 @@ struct About {
     default: u32,
 }
 
-/// The defaults are C's but for watches (128) and transactions (10), which stop ordinary use at
-/// ten to fifty calls at once; what a domain can hold stays bounded by its memory.
+/// The defaults are C xenstored's except for watches (128 there) and transactions (10 there), at which ten to fifty
+/// simultaneous calls of ordinary use fail; the memory quota still bounds a domain.
 const ABOUT: [About; Quota::COUNT] = [
     about(Quota::Nodes, "nodes", &["quota-maxentity", "entry-nb"], "Nodes per domain", 1000),
     about(Quota::Watches, "watches", &["quota-maxwatch", "watch-nb"], "Watches per domain", 1024),
@@ -96,46 +96,46 @@ const fn about(
 }
 
 impl Quota {
-    /// How many quotas there are.
+    /// Number of quotas.
     pub const COUNT: usize = 9;
-    /// The default of the soft memory quota, the only soft one (bytes).
+    /// The default of the soft memory quota in bytes; no other quota has a soft limit.
     pub const SOFT_MEMORY_DEFAULT: u32 = 2_097_152;
 
-    /// All quotas.
+    /// Returns all quotas, in the order of C xenstored's tools.
     pub fn all() -> impl Iterator<Item = Quota> {
         ABOUT.iter().map(|about| about.quota)
     }
 
-    /// Finds a quota by its name or an alias of it.
+    /// Finds a quota by its name or an alias.
     pub fn from_name(name: &str) -> Option<Quota> {
         let named = |about: &&About| about.name == name || about.aliases.contains(&name);
         ABOUT.iter().find(named).map(|about| about.quota)
     }
 
-    /// Its name, as `xsctl control quota` shows it.
+    /// Returns its name, as `xsctl control quota` prints it.
     pub fn name(self) -> &'static str {
         ABOUT[self as usize].name
     }
 
-    /// What it limits.
+    /// Returns a description of what it limits.
     pub fn description(self) -> &'static str {
         ABOUT[self as usize].description
     }
 
-    /// Its value unless something else is set.
+    /// Returns its default value.
     pub fn default_value(self) -> u32 {
         ABOUT[self as usize].default
     }
 }
 
-/// A value of each quota; 0 means no limit (xenstore.txt, SET_QUOTA).
+/// A value for each quota; 0 means no limit (xenstore.txt, SET_QUOTA).
 pub struct Limits {
     hard: [AtomicU32; Quota::COUNT],
     soft_memory: AtomicU32,
 }
 
 impl Limits {
-    /// The defaults.
+    /// Returns the defaults.
     pub fn defaults() -> Limits {
         Limits {
             hard: ABOUT.each_ref().map(|about| AtomicU32::new(about.default)),
@@ -149,28 +149,28 @@ impl Limits {
         Limits { hard: self.hard.each_ref().map(copy), soft_memory: copy(&self.soft_memory) }
     }
 
-    /// Sets every value to that of `others`.
+    /// Copies every value from `others`.
     pub fn set_all(&self, others: &Limits) {
         Quota::all().for_each(|quota| self.set(quota, others.get(quota)));
         self.set_soft_memory(others.soft_memory());
     }
 
-    /// A quota's value.
+    /// Returns a quota's value.
     pub fn get(&self, quota: Quota) -> u32 {
         self.hard[quota as usize].load(Ordering::Relaxed)
     }
 
-    /// Sets a quota's value.
+    /// Sets a quota's value; 0 means no limit.
     pub fn set(&self, quota: Quota, value: u32) {
         self.hard[quota as usize].store(value, Ordering::Relaxed);
     }
 
-    /// The soft memory quota: above it a domain is only reported.
+    /// Returns the soft memory quota in bytes: a domain above it is only reported.
     pub fn soft_memory(&self) -> u32 {
         self.soft_memory.load(Ordering::Relaxed)
     }
 
-    /// Sets the soft memory quota.
+    /// Sets the soft memory quota in bytes; 0 means no limit.
     pub fn set_soft_memory(&self, value: u32) {
         self.soft_memory.store(value, Ordering::Relaxed);
     }

@@ -1,4 +1,4 @@
-//! Who lives: the incarnations that the store knows, and the clock of their births.
+//! The registry of living incarnations, and the clock of their births.
 
 use std::collections::BTreeSet;
 
@@ -8,29 +8,29 @@ use crate::log;
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, RwLock, room_for};
 use crate::words::{Births, Domid, Path, Subject};
 
-/// All incarnations that the store knows.
+/// All incarnations known to the store.
 pub struct Registry {
     births: Births,
-    /// Advances when an incarnation is first known, and when one dies.
+    /// Advances when an incarnation is registered, and when one dies.
     clock: AtomicU64,
-    /// Advances when an incarnation dies, and when its target or a limit of its changes.
+    /// Advances when an incarnation dies, and when its target or one of its limits changes.
     rights: AtomicU64,
     slots: Box<[RwLock<Option<Arc<Domain>>>]>,
-    /// The numbers in use, for whoever has to name them all. Also makes births and deaths serial.
+    /// The domids in use, for enumeration. Its lock also serialises births and deaths.
     known: Mutex<BTreeSet<Domid>>,
     defaults: Limits,
-    /// The highest use of each quota by any unprivileged domain.
+    /// The peak usage of each quota over all unprivileged domains.
     peaks: [AtomicU64; Quota::COUNT],
     privileged: Option<Domid>,
-    /// Whether a dead domain's nodes become the control domain's.
+    /// Whether the nodes of dead domains are transferred to the control domain.
     keeps_orphans: bool,
-    /// Found under locks, logged without.
+    /// Filled under locks, logged without.
     reports: Arc<Reports>,
 }
 
 impl Registry {
-    /// A registry that knows the control domain only. `privileged` is a second domain with its
-    /// rights (`--priv-domid`).
+    /// Creates a registry that knows only the control domain. `privileged` is a second domain with the control
+    /// domain's rights (`--priv-domid`).
     pub fn new(defaults: Limits, privileged: Option<Domid>) -> Registry {
         let slots = (0..room_for(Domid::FIRST_RESERVED)).map(|_| RwLock::new(None)).collect();
         let registry = Registry {
@@ -52,29 +52,29 @@ impl Registry {
         registry
     }
 
-    /// Returns the same registry, with the nodes of dead domains kept (`--keep-orphans`).
+    /// Returns this registry, changed to keep the nodes of dead domains (`--keep-orphans`).
     pub fn keeping_orphans(self) -> Registry {
         Registry { keeps_orphans: true, ..self }
     }
 
-    /// Whether a dead domain's nodes become the control domain's instead of being removed.
+    /// Returns whether a dead domain's nodes are transferred to the control domain instead of being removed.
     pub fn keeps_orphans(&self) -> bool {
         self.keeps_orphans
     }
 
-    /// The births that permission checks go by.
+    /// Returns the birth table used by permission checks.
     pub fn births(&self) -> &Births {
         &self.births
     }
 
-    /// The clock.
+    /// Returns the birth clock.
     pub fn now(&self) -> u64 {
         self.clock.load(Ordering::Acquire)
     }
 
-    /// A number that is another one after a death, and after a change of a target or a limit: while
-    /// it stands, every permission check and quota answers as it did. A birth changes no answer: what
-    /// was set before it does not hold for it.
+    /// Returns a version that changes with every death and every change of a target or a limit. While it is
+    /// unchanged, permission checks and quotas give the same results. A birth does not change it: rights set before a
+    /// birth do not apply to the new incarnation.
     pub fn rights(&self) -> u64 {
         self.rights.load(Ordering::Acquire)
     }
@@ -87,23 +87,23 @@ impl Registry {
         self.rights.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// The present incarnation of `domid`. Cost: constant.
+    /// Returns the present incarnation of `domid`. Cost: constant.
     pub fn get(&self, domid: Domid) -> Option<Arc<Domain>> {
         self.slots.get(usize::from(domid.0))?.read().clone()
     }
 
-    /// The incarnation that owns a node whose permissions were set at `stamp`, if it still lives.
+    /// Returns the incarnation that owns a node whose permissions were set at `stamp`, if it is still alive.
     pub fn owner(&self, domid: Domid, stamp: u64) -> Option<Arc<Domain>> {
         self.get(domid).filter(|domain| domain.birth <= stamp)
     }
 
-    /// Makes `domid` known as living, with the host's number for this life and the default quotas of
-    /// this moment; returns the incarnation, which may have been known before. The caller has asked
-    /// the host.
+    /// Registers a living `domid`, with the host's number of this incarnation and the current default quotas, and
+    /// returns the incarnation; if one is registered, returns that. Returns `None` for a reserved domid. The caller
+    /// has queried the host.
     pub fn admit(&self, domid: Domid, unique_id: u64) -> Option<Arc<Domain>> {
         let slot = self.slots.get(usize::from(domid.0))?;
         let mut known = self.known.lock();
-        // Held over both: whoever finds the domain finds its birth too.
+        // Held until both tables are updated, so that a thread that finds the domain also finds its birth.
         let mut slot = slot.write();
         if let Some(domain) = &*slot {
             return Some(Arc::clone(domain));
@@ -120,8 +120,8 @@ impl Registry {
         Some(domain)
     }
 
-    /// Ends an incarnation: from here on it has no rights and no account. The caller then removes
-    /// its nodes. `false` if it had ended before.
+    /// Ends an incarnation, which from then on has no rights and no account. The caller then removes its nodes.
+    /// Returns `false` if it had ended before.
     pub fn bury(&self, domain: &Arc<Domain>) -> bool {
         let mut known = self.known.lock();
         let mut slot = self.slots[usize::from(domain.domid.0)].write();
@@ -137,14 +137,14 @@ impl Registry {
         true
     }
 
-    /// All known domids, in order. Cost: their number.
+    /// Returns all registered domids in ascending order. Cost: linear in their number.
     pub fn known(&self) -> Vec<Domid> {
         self.known.lock().iter().copied().collect()
     }
 
-    /// What is wrong: a known domain without an incarnation or with another birth than permission
-    /// checks go by, or a number that only one of the tables knows. Cost: a look at every number,
-    /// about a millisecond, in which no domain is born or dies.
+    /// Returns all inconsistencies: a registered domain without an incarnation or with a birth other than in the
+    /// birth table, or a domid present in only one of the tables. Cost: checks every domid, about a millisecond,
+    /// during which no domain is born or dies.
     pub fn faults(&self) -> Vec<String> {
         let known = self.known.lock();
         let births = |domid| self.births.of(domid);
@@ -168,12 +168,12 @@ impl Registry {
         (0..Domid::FIRST_RESERVED).map(Domid).filter_map(fault).collect()
     }
 
-    /// Whether quotas do not bind the domain and every permission is granted to it.
+    /// Returns whether a domain is exempt from quotas and permission checks.
     pub fn is_privileged(&self, domid: Domid) -> bool {
         domid == Domid::CONTROL || Some(domid) == self.privileged
     }
 
-    /// What a domain stands for in permission checks, with its target if that still lives.
+    /// Returns a domain's identity in permission checks, with its target if that is still alive.
     pub fn subject(&self, domain: &Domain) -> Subject {
         let target = domain.target.load(Ordering::Acquire);
         let [_, _, _, _, _, _, high, low] = target.to_be_bytes();
@@ -186,7 +186,7 @@ impl Registry {
         }
     }
 
-    /// [`Registry::subject`] by number, for watchers.
+    /// As [`Registry::subject`], by domid, for watchers.
     pub fn subject_of(&self, domid: Domid) -> Subject {
         if self.is_privileged(domid) {
             return Subject { domid, target: None, privileged: true };
@@ -206,13 +206,13 @@ impl Registry {
         self.rights_changed();
     }
 
-    /// Sets a domain's quotas, features and target to what they were once.
+    /// Restores a domain's quotas, features and target.
     pub fn restore(&self, domain: &Domain, settings: &OwnSettings) {
         domain.set_own(settings);
         self.rights_changed();
     }
 
-    /// The value of a quota for a domain; 0 (no limit) for privileged ones.
+    /// Returns a domain's value of a quota; 0 (no limit) for privileged domains.
     pub fn limit(&self, domain: &Domain, quota: Quota) -> u32 {
         if self.is_privileged(domain.domid) {
             return 0;
@@ -220,12 +220,12 @@ impl Registry {
         domain.limits.get(quota)
     }
 
-    /// The values with which a domain becomes known.
+    /// Returns the quota values given to newly registered domains.
     pub fn defaults(&self) -> &Limits {
         &self.defaults
     }
 
-    /// Sets a quota for one domain, or for those that become known from here on.
+    /// Sets a quota for one domain, or for those registered from now on.
     pub fn set_limit(&self, domain: Option<&Domain>, quota: Quota, value: u32) {
         match domain {
             Some(domain) => {
@@ -237,7 +237,7 @@ impl Registry {
         }
     }
 
-    /// Sets the soft memory quota for one domain, or for those that become known from here on.
+    /// Sets the soft memory quota for one domain, or for those registered from now on.
     pub fn set_soft_memory(&self, domain: Option<&Domain>, value: u32) {
         match domain {
             Some(domain) => {
@@ -248,8 +248,8 @@ impl Registry {
         }
     }
 
-    /// Takes `amount` of a quota for `domain`; a refusal is counted and reported, rate-limited, with the path
-    /// that the request names, if it names one.
+    /// Charges `amount` of a quota to `domain`. Returns `false` on a refusal, which is counted and reported,
+    /// rate-limited, with the path of the request, if any.
     pub fn reserve(
         &self,
         domain: &Domain,
@@ -270,7 +270,7 @@ impl Registry {
         sum.is_some()
     }
 
-    /// Takes room for so many nodes of so many bytes for `domain`: for all of it, or nothing.
+    /// Charges `nodes` nodes and `bytes` bytes to `domain`: both or neither.
     pub fn reserve_nodes(
         &self,
         domain: &Domain,
@@ -288,7 +288,7 @@ impl Registry {
         room
     }
 
-    /// Whether a single thing of `size` is within a quota that does not add up (sizes, lengths).
+    /// Returns whether one object of `size` is within a quota that does not accumulate (sizes, lengths).
     pub fn permits(
         &self,
         domain: &Domain,
@@ -305,7 +305,7 @@ impl Registry {
         permitted
     }
 
-    /// Counts a refusal and reports the 1st, 2nd, 4th, 8th ... of a domain and quota.
+    /// Counts a refusal, and reports the 1st, 2nd, 4th, 8th ... of a domain and quota.
     pub fn refuse(&self, domain: &Domain, quota: Quota, path: Option<Path<'_>>) {
         let refused = domain.account.refuse(quota) + 1;
         if refused.is_power_of_two() {
@@ -326,7 +326,7 @@ impl Registry {
         }
     }
 
-    /// Logs what is to be said of domains' accounts. Called with no lock held.
+    /// Logs the queued reports. The caller holds no lock.
     pub fn log_reports(&self) {
         self.reports.log();
     }
@@ -339,12 +339,12 @@ impl Registry {
         }
     }
 
-    /// The highest use of a quota by any unprivileged domain.
+    /// Returns the peak usage of a quota over all unprivileged domains.
     pub fn peak(&self, quota: Quota) -> u64 {
         self.peaks[quota as usize].load(Ordering::Relaxed)
     }
 
-    /// Forgets the highest uses (`quota max -r`).
+    /// Resets the peaks (`quota max -r`).
     pub fn reset_peaks(&self) {
         self.peaks.iter().for_each(|peak| peak.store(0, Ordering::Relaxed));
     }

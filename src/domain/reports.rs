@@ -1,5 +1,4 @@
-//! What is to be said of domains' accounts. It is found under the locks of the store and said when
-//! none is held.
+//! Log reports about domains' accounts. They are queued under the locks of the store and logged when none is held.
 
 use crossbeam::queue::SegQueue;
 
@@ -7,68 +6,68 @@ use super::Quota;
 use crate::log;
 use crate::words::{Domid, Path};
 
-/// Of a longer path only so many bytes are logged: guests choose them.
+/// Logged paths are truncated to this many bytes: guests choose them.
 const PATH_SHOWN_BYTES: usize = 256;
 
-/// Something to be said of a domain.
+/// A report about a domain's account.
 pub enum Report {
-    /// A quota refused something: for the how-many-th time. Only the 1st, 2nd, 4th, 8th ... of a
-    /// domain and quota is reported, which bounds what waits here and what is logged.
+    /// A quota refused a request. Only the 1st, 2nd, 4th, 8th ... refusal of a domain and quota is reported, which
+    /// bounds both the queue and the log.
     Refused {
-        /// The domain.
+        /// The refused domain.
         domid: Domid,
-        /// The quota.
+        /// The exhausted quota.
         quota: Quota,
-        /// Its value.
+        /// The quota's value.
         limit: u32,
-        /// How often it refused so far.
+        /// Number of refusals so far, including this one.
         refused: u64,
-        /// What path the refused request named, as far as it is shown.
+        /// The path of the refused request, if any, truncated.
         path: Option<Box<str>>,
     },
-    /// A domain's memory rose over its soft quota.
+    /// A domain's memory rose above its soft quota.
     SoftMemory {
-        /// The domain.
+        /// The domain above the quota.
         domid: Domid,
-        /// Bytes in use.
+        /// Memory in use, in bytes.
         used: u64,
-        /// The soft quota.
+        /// The soft quota, in bytes.
         limit: u32,
     },
-    /// An account changed, and changes are traced.
+    /// An account changed while changes are traced.
     Changed {
-        /// The domain.
+        /// The domain charged.
         domid: Domid,
-        /// Of which quota.
+        /// The quota charged.
         quota: Quota,
-        /// What was in use.
+        /// Usage before the change.
         before: u64,
-        /// What is in use.
+        /// Usage after the change.
         used: u64,
     },
 }
 
-/// A path as it is logged.
+/// Formats a path for the log, truncated to [`PATH_SHOWN_BYTES`].
 pub(super) fn shown(path: Path<'_>) -> Box<str> {
     let text = path.to_string();
-    // Paths are ASCII.
+    // Paths are ASCII, so any split is at a character boundary.
     match text.split_at_checked(PATH_SHOWN_BYTES) {
         Some((shown, rest)) if !rest.is_empty() => format!("{shown}...").into(),
         _ => text.into(),
     }
 }
 
-/// Reports that wait to be logged.
+/// The queue of reports to be logged.
 #[derive(Default)]
 pub struct Reports(SegQueue<Report>);
 
 impl Reports {
-    /// Keeps a report. Takes no lock.
+    /// Queues a report. Takes no lock.
     pub fn push(&self, report: Report) {
         self.0.push(report);
     }
 
-    /// Logs all. Cost: two loads if there are none.
+    /// Logs and removes all queued reports. Cost: two loads if there are none.
     pub fn log(&self) {
         while let Some(report) = self.0.pop() {
             match report {
@@ -87,7 +86,7 @@ impl Reports {
         }
     }
 
-    /// Takes what would be logged, for tests.
+    /// Drains the queue as text, for tests.
     #[cfg(test)]
     pub fn take_all(&self) -> Vec<String> {
         let text = |report| match report {
@@ -108,7 +107,7 @@ mod tests {
     use tracing::span::{Attributes, Id, Record};
     use tracing::{Event, Metadata, Subscriber};
 
-    /// Counts what is traced of accounts.
+    /// A subscriber that counts the traces of accounts.
     #[derive(Default)]
     struct Lines(AtomicU32);
 

@@ -1,13 +1,13 @@
-//! A request that is not over yet.
+//! Tracking of unfinished requests.
 
 use std::fmt;
 
 use super::{Domain, Quota, Registry};
 use crate::sync::{Arc, AtomicU64, Ordering};
 
-/// Held by everything that a guest's request still waits for: its reply and each event that it
-/// caused, until delivered, merged or dropped. The last one gone gives the place in the quota
-/// `outstanding` back and, if the ring was blocked by it, says so.
+/// A reference to an unfinished guest request, held by its reply and by each event that it caused, until these are
+/// delivered, merged or dropped. The last reference releases the slot in the quota `outstanding` and, if the quota
+/// blocked the ring, reports that it is unblocked.
 pub struct Ticket {
     domain: Arc<Domain>,
     registry: Arc<Registry>,
@@ -15,7 +15,8 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// A ticket for one request of `domain`; `unblocked` is called from whatever thread ends it.
+    /// Creates a ticket for one request of `domain`; `unblocked` is called on whichever thread drops the last
+    /// reference.
     pub fn new(
         domain: &Arc<Domain>,
         registry: &Arc<Registry>,
@@ -40,29 +41,29 @@ impl Drop for Ticket {
     }
 }
 
-/// What events weigh that a request of a guest caused, as long as they are on their way. A guest is not read while
-/// its events weigh too much at some point of the way.
+/// The weight of events caused by a guest's request, while they are in transit. Back-pressure: a guest's ring is not
+/// read while its events weigh too much at any stage.
 pub struct Load {
     ticket: Arc<Ticket>,
     stage: Stage,
     weight: u64,
 }
 
-/// A point of the way of a guest's events.
+/// A stage in the delivery of a guest's events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// No thread has delivered them yet; in watches to be notified.
+    /// Not yet delivered by any thread; weighed in watches to be notified.
     Undelivered,
-    /// They wait in the ring of the control domain's kernel; in bytes.
+    /// Pending in the ring of the control domain's kernel; weighed in bytes.
     Unread,
 }
 
-/// The weight of a guest's undelivered events from which on its ring is not read: as many watches as a guest
-/// may set. One request more may be above it.
+/// The weight of a guest's undelivered events at which its ring is no longer read: as many watches as a guest may
+/// set. One request may exceed it.
 pub const UNDELIVERED_MAX: u64 = 1024;
-/// The same of what the control domain's kernel has not read, in bytes: all guests together fill its ring, in which
-/// events collapse beyond a limit. What other guests do not read is theirs to be charged with, and does not hold back
-/// the guest that caused it.
+/// The same limit for events that the control domain's kernel has not read, in bytes: all guests together fill its
+/// ring, in which events are merged beyond a limit. Events that other guests do not read are charged to those guests,
+/// and do not hold back the guest that caused them.
 pub const UNREAD_BYTES_MAX: u64 = 32 << 10;
 
 impl Stage {
@@ -82,12 +83,12 @@ impl Stage {
 }
 
 impl Load {
-    /// The load of undelivered events of this weight that a request caused.
+    /// Creates the load of undelivered events of this weight, caused by a request.
     pub fn undelivered(ticket: &Arc<Ticket>, weight: u64) -> Load {
         Load::new(ticket, Stage::Undelivered, weight)
     }
 
-    /// The load of an event of so many bytes that waits for the control domain's kernel.
+    /// Creates the load of an event of `bytes` bytes pending for the control domain's kernel.
     pub fn unread(ticket: Arc<Ticket>, bytes: usize) -> Load {
         Load::new(&ticket, Stage::Unread, bytes as u64)
     }
@@ -109,14 +110,14 @@ impl Drop for Load {
     }
 }
 
-/// Memory that is kept for a guest beside its nodes, watches and transactions: charged as long as this lives.
+/// Memory held for a guest besides its nodes, watches and transactions, charged for this value's lifetime.
 pub struct Held {
     domain: Arc<Domain>,
     bytes: u64,
 }
 
 impl Held {
-    /// Charges these bytes in the quota `memory`, whatever its limit.
+    /// Charges `bytes` to the quota `memory`, regardless of its limit.
     pub fn new(domain: &Arc<Domain>, bytes: u64) -> Held {
         domain.account.charge(Quota::Memory, bytes);
         Held { domain: Arc::clone(domain), bytes }
@@ -149,7 +150,7 @@ mod tests {
 
     type Unblocked = Arc<dyn Fn(&Domain) + Send + Sync>;
 
-    /// A domain, and a function that counts its calls.
+    /// Creates a domain, and a function that counts its calls.
     fn counted() -> (Arc<Registry>, Arc<Domain>, Unblocked, Arc<AtomicU64>) {
         let registry = Arc::new(Registry::new(Limits::defaults(), None));
         let domain = registry.admit(crate::words::Domid(5), 1).unwrap();
@@ -184,7 +185,7 @@ mod tests {
         });
         assert!(called.by_ref().eq([0, 1, 1]));
         assert_eq!(domain.undelivered(), 0);
-        // What others have not read counts by itself.
+        // Events that others have not read are counted separately.
         let bytes = usize::try_from(UNREAD_BYTES_MAX).unwrap();
         let unread = Load::unread(Arc::clone(&ticket), bytes);
         assert_eq!((domain.unread_bytes(), domain.undelivered()), (UNREAD_BYTES_MAX, 0));

@@ -1,10 +1,9 @@
-//! Locks that measure how long they are held, for `cargo bench --bench holds --features holds`.
+//! Locks that measure their hold times, for `cargo bench --bench holds --features holds`.
 //!
-//! Of each hold two times are taken: by the clock, which contains what else the machine did
-//! meanwhile, and by the thread's own processor time, which is what the code is to blame for, and
-//! on a virtual machine also the host. Each contains the two looks at the clocks, about half a
-//! microsecond. [`control`] measures work without a lock in the same way: what it shows at most is
-//! the machine's doing.
+//! Two times are taken of each hold: by the clock, which includes what else the machine did meanwhile, and by the
+//! thread's CPU time, which is due to the code and, on a virtual machine, to the host. Each includes the two clock
+//! reads, about half a microsecond. [`control`] measures work without a lock in the same way: its maximum shows the
+//! noise of the machine.
 
 use std::ops::{Deref, DerefMut};
 use std::panic::Location;
@@ -17,17 +16,17 @@ static LOCKS: Record = Record::new();
 static CONTROL: Record = Record::new();
 static WATCHER: OnceLock<fn(Edge)> = OnceLock::new();
 
-/// A hold begins, or the one that began last on this thread ends.
+/// The start of a hold, or the end of this thread's latest hold.
 #[derive(Clone, Copy)]
 pub enum Edge {
-    /// The lock was taken there.
+    /// The lock was taken at this location.
     Begins(&'static Location<'static>),
-    /// It is about to be released.
+    /// The lock will be released next.
     Ends,
 }
 
-/// From now on `watcher` is told of each hold, as its first and last act, and no clock is looked at:
-/// valgrind has none that rustix could find. Once a process, before the first lock.
+/// Makes every hold call `watcher` at its start and end, without reading any clock: under valgrind rustix finds none.
+/// To be called once per process, before the first lock.
 pub fn watch(watcher: fn(Edge)) {
     let _ = WATCHER.set(watcher);
 }
@@ -38,18 +37,18 @@ fn tell(edge: Edge) {
     }
 }
 
-/// The holds that ended since they were last asked for, of all locks together.
+/// The holds of all locks that ended since the last call of [`take`].
 #[derive(Clone, Copy)]
 pub struct Holds {
-    /// How many.
+    /// Number of holds.
     pub count: u64,
-    /// The sum by the threads' processor time.
+    /// Sum of the holds, in the threads' CPU time.
     pub total_cpu: Duration,
-    /// The longest by the clock.
+    /// Longest hold by the clock.
     pub longest: Duration,
-    /// The longest by the thread's processor time; maybe another.
+    /// Longest hold by the thread's CPU time, which may be a different hold.
     pub longest_cpu: Duration,
-    /// Where that one's lock was taken.
+    /// Location at which the lock of `longest_cpu` was taken.
     pub longest_cpu_at: Option<&'static Location<'static>>,
 }
 
@@ -63,24 +62,24 @@ impl Holds {
     };
 }
 
-/// Answers them, and begins anew.
+/// Returns the record of the locks and resets it.
 pub fn take() -> Holds {
     LOCKS.take()
 }
 
-/// The same of what [`control`] measured.
+/// Returns the record of [`control`] and resets it.
 pub fn take_control() -> Holds {
     CONTROL.take()
 }
 
-/// Measures `work` as if it were done under a lock.
+/// Measures `work` like a hold of a lock.
 #[track_caller]
 pub fn control(work: impl FnOnce()) {
     let _since = Since::now(&CONTROL);
     work();
 }
 
-/// The worst of many holds.
+/// The accumulated record of holds.
 struct Record(parking_lot::Mutex<Holds>);
 
 impl Record {
@@ -103,9 +102,9 @@ impl Record {
     }
 }
 
-/// A guard, and since when it is held.
+/// A lock guard with the start of its hold.
 pub struct Held<G> {
-    // Dropped, and so looked at, before the lock is released.
+    // Field order: dropped, and so measured, before the lock is released.
     _since: Since,
     guard: G,
 }
@@ -165,7 +164,7 @@ fn cpu() -> Duration {
 pub type RwLockReadGuard<'a, T> = Held<parking_lot::RwLockReadGuard<'a, T>>;
 pub type RwLockWriteGuard<'a, T> = Held<parking_lot::RwLockWriteGuard<'a, T>>;
 
-/// As parking_lot's.
+/// `parking_lot::RwLock` with measured holds.
 #[derive(Default)]
 pub struct RwLock<T>(parking_lot::RwLock<T>);
 
@@ -181,7 +180,7 @@ impl<T> RwLock<T> {
 
     #[track_caller]
     pub fn try_read(&self) -> Option<RwLockReadGuard<'_, T>> {
-        // Not `map`, which would be the caller.
+        // Not `map`: the recorded caller would be inside it.
         let guard = self.0.try_read()?;
         Some(Held::new(guard))
     }
@@ -198,7 +197,7 @@ impl<T> RwLock<T> {
     }
 }
 
-/// As parking_lot's.
+/// `parking_lot::Mutex` with measured holds.
 #[derive(Default)]
 pub struct Mutex<T>(parking_lot::Mutex<T>);
 

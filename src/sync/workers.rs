@@ -1,7 +1,7 @@
-//! Threads that share out the work on many nodes or domains: those of `check`, exports and imports.
+//! Threads that parallelise work on many nodes or domains: checks, exports and imports.
 //!
-//! They are rayon's, in a pool of our own: rayon's global pool panics where the system refuses it
-//! threads, also when it could have them later. Without workers the calling thread does the work.
+//! They form a rayon pool of our own: rayon's global pool panics if the system refuses threads, and then stays
+//! unusable even when threads are available later. Without workers the calling thread does the work.
 
 use parking_lot::Mutex;
 use rayon::prelude::*;
@@ -11,17 +11,17 @@ use super::Arc;
 
 static POOL: Mutex<Option<Arc<ThreadPool>>> = Mutex::new(None);
 
-/// What an operation that can be shared out is done by.
+/// A handle to the worker threads, if there are any.
 pub struct Workers(Option<Arc<ThreadPool>>);
 
 impl Workers {
-    /// The workers, which are started when they are first wanted: one for each core. None if the system
-    /// has no threads for them now.
+    /// Returns the workers, and starts them at the first call: one for each core. The handle has no threads if the
+    /// system refuses them now.
     pub fn find() -> Workers {
         Workers::start(0)
     }
 
-    /// The same with a number of threads, if none are started yet; 0: one for each core.
+    /// As [`Workers::find`], with a given number of threads if none are started yet; 0: one for each core.
     pub fn start(threads: usize) -> Workers {
         let mut pool = POOL.lock();
         if pool.is_none() {
@@ -34,7 +34,7 @@ impl Workers {
         Workers(pool.clone())
     }
 
-    /// Does `work` with each of `items`, and returns the results in their order.
+    /// Applies `work` to each of `items`, and returns the results in the items' order.
     pub fn map<I, T, R>(&self, items: I, work: impl Fn(T) -> R + Send + Sync) -> Vec<R>
     where
         I: IntoIterator<Item = T> + IntoParallelIterator<Item = T> + Send,

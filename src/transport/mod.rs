@@ -1,5 +1,4 @@
-//! How bytes come and go: a Unix socket, or the ring in a domain's page. Nothing here knows what
-//! the bytes mean.
+//! Byte transports: a Unix socket, or the ring in a domain's page. This layer does not interpret the bytes.
 
 mod ring;
 
@@ -11,7 +10,7 @@ use rustix::io::Errno;
 
 pub use ring::{Ring, RingError};
 
-/// A client's end.
+/// The daemon's end of a connection.
 pub enum Transport {
     /// A connection to the daemon's socket.
     Socket(UnixStream),
@@ -19,12 +18,12 @@ pub enum Transport {
     Ring(Ring),
 }
 
-/// Why a connection ends.
+/// The reason why a connection ends.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Disconnect {
     /// The client is gone.
     Gone,
-    /// What the client sent makes no sense, and nothing that follows could be understood.
+    /// The client violated the ring protocol, so nothing that follows can be interpreted.
     Broken(RingError),
 }
 
@@ -34,33 +33,33 @@ impl From<RingError> for Disconnect {
     }
 }
 
-/// What came of reading.
+/// The result of a read.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Input {
-    /// Bytes were appended; more may be waiting.
+    /// Bytes were appended, and more may be available.
     More,
-    /// Everything that was waiting was appended, maybe nothing.
+    /// All available bytes were appended, possibly none.
     Drained,
     /// The client is gone.
     Closed,
 }
 
 impl Transport {
-    /// Appends what waits to `out`, as much as it has room for and at least `least` bytes. From a
-    /// ring nothing is consumed yet.
+    /// Appends available bytes to `out`, as many as its capacity holds after a reservation of `least` bytes for a
+    /// socket. Bytes of a ring are copied but not consumed.
     ///
     /// # Errors
-    /// Why a ring is to be given up. A socket's errors mean that it is closed.
+    /// The reason to stop serving a ring. A socket's error is reported as [`Input::Closed`].
     pub fn read(&mut self, out: &mut Vec<u8>, least: usize) -> Result<Input, RingError> {
         match self {
             Transport::Ring(ring) => ring.peek(out).map(|()| Input::Drained),
             Transport::Socket(socket) => {
                 out.reserve(least);
                 let room = out.capacity() - out.len();
-                // Into room that is not zeroed first: that would cost more than a request does.
+                // The spare capacity is not zeroed first: that would cost more than a request does.
                 Ok(match rustix::io::read(&*socket, spare_capacity(out)) {
                     Ok(0) => Input::Closed,
-                    // A stream socket fills what it is given, so it had no more than this.
+                    // A stream socket fills the buffer, so a short read means that it is empty.
                     Ok(len) if len < room => Input::Drained,
                     Ok(_) | Err(Errno::INTR) => Input::More,
                     Err(Errno::AGAIN) => Input::Drained,
@@ -70,18 +69,17 @@ impl Transport {
         }
     }
 
-    /// The process that connected, of a socket; if it is in a namespace of processes that is not seen
-    /// from here, it has no number.
+    /// Returns the pid of a socket's peer, `None` for a ring or a peer in a pid namespace that is not visible here.
     pub fn pid(&self) -> Option<i32> {
         let Transport::Socket(socket) = self else { return None };
         let credentials = rustix::net::sockopt::socket_peercred(socket).ok()?;
         Some(credentials.pid.as_raw_nonzero().get())
     }
 
-    /// Sends as much of `bytes` as the other side takes, and returns how much.
+    /// Sends as much of `bytes` as the peer accepts, and returns the count.
     ///
     /// # Errors
-    /// Why the connection ends.
+    /// The reason why the connection ends.
     pub fn write(&mut self, bytes: &[u8]) -> Result<usize, Disconnect> {
         match self {
             Transport::Ring(ring) => Ok(ring.write(bytes)?),

@@ -1,7 +1,7 @@
 //! The daemon's end of a ring (xenstore-ring.txt).
 //!
-//! The guest can change any byte of the page at any time. Indices are read once, checked, then
-//! used; what was read is never read again.
+//! The guest can change any byte of the page at any time. Indices are read once, checked, then used; no value is read
+//! twice.
 
 use std::fmt;
 use std::sync::atomic::{Ordering, fence};
@@ -11,28 +11,28 @@ use crate::host::{
     RSP_PROD, RSP_RING, RingPage, SERVER_FEATURES,
 };
 
-/// `connection` of the page when all is well.
+/// Value of the page's `connection` in normal operation.
 const CONNECTED: u32 = 0;
-/// `connection` of the page when the guest asks to begin anew.
+/// Value of the page's `connection` when the guest requests a reconnection.
 const RECONNECT: u32 = 1;
 
-/// Why a client is given up: its mistake, with the numbers that show it.
+/// A client's protocol violation, with the numbers that show it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RingError {
-    /// An index of a ring is more than the ring's size away from its counterpart.
+    /// An index is further from its counterpart than the ring's size.
     Indices(Indices),
-    /// A message longer than any may be.
+    /// A message exceeds the maximum length.
     TooLong {
-        /// The bytes of payload that its header names.
+        /// Payload length in the header, in bytes.
         len: u32,
-        /// How many there may be.
+        /// Maximum payload length, in bytes.
         most: usize,
     },
 }
 
 impl RingError {
-    /// The number for the page (xs_wire.h, `XENSTORE_ERROR_*`). 1, for an event channel that does not
-    /// work, is never written.
+    /// Returns the number for the page (xs_wire.h, `XENSTORE_ERROR_*`). Number 1, for a broken event channel, is
+    /// never written.
     fn number(self) -> u32 {
         match self {
             RingError::Indices(_) => 2,
@@ -54,7 +54,7 @@ impl fmt::Display for RingError {
     }
 }
 
-/// The four indices of a ring, each as it was read when they were found to make no sense.
+/// The four indices of a ring, as read when they were found to be inconsistent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Indices {
     req_cons: u32,
@@ -63,40 +63,40 @@ pub struct Indices {
     rsp_prod: u32,
 }
 
-/// A domain's ring and the event channel that goes with it.
+/// A domain's ring and its event channel.
 pub struct Ring {
     page: RingPage,
-    /// Our end of the event channel.
+    /// The local event channel port.
     pub port: Port,
-    /// The guest's.
+    /// The guest's event channel port.
     pub remote: Port,
-    /// The port was reported and is not reported again until it is unmasked.
+    /// Whether the port was reported and not unmasked since.
     pub masked: bool,
-    /// Where the requests begin that are not consumed yet, as of this pass.
+    /// The consumer index of requests in this pass.
     req_cons: u32,
-    /// Where the next byte of a reply goes, as of this pass.
+    /// The producer index of replies in this pass.
     rsp_prod: u32,
-    /// An index moved since the last notification.
+    /// Whether an index moved since the last notification.
     moved: bool,
 }
 
 impl Ring {
-    /// Takes over a mapped page as it is: nothing in it is written.
+    /// Takes over a mapped page in its present state: writes nothing to it.
     pub fn new(page: RingPage, port: Port, remote: Port) -> Ring {
         let (req_cons, rsp_prod) = (page.load(REQ_CONS), page.load(RSP_PROD));
         Ring { page, port, remote, masked: false, req_cons, rsp_prod, moved: false }
     }
 
-    /// The port that the page names, if it names one: it then counts, not INTRODUCE's.
+    /// Returns the port that the page names, if any; it overrides INTRODUCE's.
     pub fn named_port(page: &RingPage) -> Option<Port> {
         Some(page.load(EVTCHN_PORT)).filter(|&port| port != 0)
     }
 
-    /// Begins a pass. Our own indices are read from the page too: a boot loader may have used the
-    /// ring before the system and zeroes the page when it hands over (hvmloader does).
+    /// Begins a pass. The daemon's own indices are read from the page too: a boot loader may have used the ring
+    /// before the operating system, and zeroes the page when it hands over (hvmloader does).
     ///
     /// # Errors
-    /// [`RingError::Indices`] if either queue makes no sense.
+    /// [`RingError::Indices`] if the indices of either queue are inconsistent.
     pub fn begin(&mut self) -> Result<(), RingError> {
         self.req_cons = self.page.load(REQ_CONS);
         self.rsp_prod = self.page.load(RSP_PROD);
@@ -105,14 +105,14 @@ impl Ring {
         Ok(())
     }
 
-    /// How many bytes of requests wait. The guest's index is read once.
+    /// Returns the bytes of pending requests. Reads the guest's index once.
     fn waiting(&self) -> Result<usize, RingError> {
         let req_prod = self.page.load(REQ_PROD);
         distance(req_prod, self.req_cons)
             .ok_or_else(|| self.broken(req_prod, self.page.load(RSP_CONS)))
     }
 
-    /// How many bytes of replies the guest has not read. Its index is read once.
+    /// Returns the bytes of replies that the guest has not read. Reads the guest's index once.
     fn unread(&self) -> Result<usize, RingError> {
         let rsp_cons = self.page.load(RSP_CONS);
         distance(self.rsp_prod, rsp_cons)
@@ -124,22 +124,22 @@ impl Ring {
         RingError::Indices(Indices { req_cons, req_prod, rsp_cons, rsp_prod })
     }
 
-    /// Tells the guest what this server can do.
+    /// Publishes the server's feature bits to the guest.
     pub fn offer(&self, features: u32) {
         self.page.store(SERVER_FEATURES, features);
     }
 
-    /// Where requests and replies stand, to tell whether a page is as it was left.
+    /// Returns the request and reply indices, with which a caller can check that a page is unchanged.
     pub fn position(&self) -> (u32, u32) {
         (self.req_cons, self.rsp_prod)
     }
 
-    /// Whether the guest asks to begin anew.
+    /// Returns whether the guest requests a reconnection.
     pub fn wants_reconnect(&self) -> bool {
         self.page.load(CONNECTION) == RECONNECT
     }
 
-    /// Empties both queues and tells the guest that it may begin anew.
+    /// Empties both queues and signals to the guest that the reconnection is complete.
     pub fn reconnect(&mut self) {
         for index in [REQ_CONS, REQ_PROD, RSP_CONS, RSP_PROD] {
             self.page.store(index, 0);
@@ -150,7 +150,7 @@ impl Ring {
         self.moved = true;
     }
 
-    /// Tells a guest that waits for a connection that it has one.
+    /// Signals to a guest that waits for a connection that it is connected.
     pub fn connected(&mut self) {
         if self.wants_reconnect() {
             self.page.store(CONNECTION, CONNECTED);
@@ -158,18 +158,18 @@ impl Ring {
         }
     }
 
-    /// Writes why the ring is not served any more.
+    /// Writes the reason why the ring is no longer served.
     pub fn give_up(&mut self, error: RingError) {
         self.page.store(ERROR, error.number());
         self.moved = true;
     }
 
-    /// Takes the reason of [`Ring::give_up`] back.
+    /// Clears the error written by [`Ring::give_up`].
     pub fn mend(&self) {
         self.page.store(ERROR, 0);
     }
 
-    /// Appends the requests that wait in the page to `out`, without consuming them.
+    /// Appends the pending requests in the page to `out`, without consuming them.
     ///
     /// # Errors
     /// [`RingError::Indices`].
@@ -183,15 +183,14 @@ impl Ring {
         Ok(())
     }
 
-    /// Consumes `len` bytes of requests; their effects are done. Takes effect in the page with
-    /// [`Ring::publish`].
+    /// Consumes `len` bytes of requests, whose effects are complete. The page shows it after [`Ring::publish`].
     pub fn consume(&mut self, len: usize) {
         self.req_cons = self.req_cons.wrapping_add(u32::try_from(len).unwrap_or(0));
         self.moved |= len > 0;
     }
 
-    /// Copies as much of `bytes` into the page as there is room for, and answers how much. The
-    /// guest sees it with [`Ring::publish`].
+    /// Copies as much of `bytes` as fits into the page, and returns the count. The guest sees the bytes after
+    /// [`Ring::publish`].
     ///
     /// # Errors
     /// [`RingError::Indices`].
@@ -206,31 +205,33 @@ impl Ring {
         Ok(len)
     }
 
-    /// Ends a pass: replies become visible, then their requests are consumed. Answers whether the
-    /// guest is to be notified.
+    /// Ends a pass: publishes the replies first, then the consumption of their requests. Returns whether to notify
+    /// the guest.
     pub fn publish(&mut self) -> bool {
         if self.moved {
             self.page.store(RSP_PROD, self.rsp_prod);
             self.page.store(REQ_CONS, self.req_cons);
         }
-        // What the guest does after it has seen these is seen by who looks after this.
+        // Orders these stores before any later check of the guest's indices, so the check cannot miss what the guest
+        // wrote after it saw them.
         fence(Ordering::SeqCst);
         std::mem::take(&mut self.moved)
     }
 
-    /// Whether the guest has written requests that are not consumed.
+    /// Returns whether the guest has written requests that are not consumed.
     pub fn has_requests(&self) -> bool {
         self.page.load(REQ_PROD) != self.page.load(REQ_CONS)
     }
 
-    /// Whether there is room for replies, or an index that makes no sense.
+    /// Returns whether there is room for replies. Also true for an inconsistent index, so that the next pass finds
+    /// it.
     pub fn has_room(&self) -> bool {
         distance(self.rsp_prod, self.page.load(RSP_CONS)) != Some(RING_BYTES)
     }
 }
 
-/// How far `producer` is ahead of `consumer`; both are free-running. XSA-38: more than the ring's
-/// size is a lie.
+/// Returns how far `producer` is ahead of `consumer`, both free-running; `None` if that exceeds the ring's size,
+/// which is an attack or a bug of the guest (XSA-38).
 fn distance(producer: u32, consumer: u32) -> Option<usize> {
     let distance = usize::try_from(producer.wrapping_sub(consumer)).ok()?;
     (distance <= RING_BYTES).then_some(distance)
@@ -240,7 +241,7 @@ fn masked(index: u32) -> usize {
     index as usize % RING_BYTES
 }
 
-/// How many of `len` bytes at `index` come before the ring's end.
+/// Returns how many of `len` bytes at `index` come before the ring's end.
 fn contiguous(index: u32, len: usize) -> usize {
     len.min(RING_BYTES - masked(index))
 }

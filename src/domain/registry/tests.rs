@@ -92,7 +92,7 @@ fn soft_memory_is_reported_when_it_is_crossed() {
     assert!(registry.reports.take_all().is_empty(), "0 is no limit");
 }
 
-/// Also a transaction that is open is not run again for it.
+/// Nor does a change of a default replay open transactions.
 #[test]
 fn a_default_is_for_domains_that_become_known_later() {
     let registry = Registry::new(Limits::defaults(), None);
