@@ -1,18 +1,18 @@
-//! Domains move to another host: a side of it in each folder.
+//! Migration of domains to another host, one folder per aspect.
 //!
 //! ```text
-//!   xsctl ---> server ---> shard: each domain's home thread
+//!   xsctl ---> server ---> shard: each domain's owner thread
 //!     |          |
-//!     |        store ----> store: its homes, their nodes
+//!     |        store ----> store: partitions, their nodes
 //!     |          |
 //!     +------> stream
 //! ```
 //!
-//! * [`stream`]: the stream's codec, which knows bytes and records and no daemon;
-//! * [`store`](mod@store): from the store to a stream, and back;
-//! * [`server`]: the migration socket, and what its requests have done by home threads and store.
+//! * [`stream`]: the codec of the stream, independent of the daemon;
+//! * [`store`](mod@store): conversion between the store and a stream;
+//! * [`server`]: the migration socket and its requests, which owner threads and the store execute.
 //!
-//! What home threads do for it is in `shard/migration`; the tool is [`xsctl`](crate::xsctl).
+//! The owner threads' part is in `shard/migration`; the tool is [`xsctl`](crate::xsctl).
 
 pub mod server;
 pub mod store;

@@ -1,4 +1,4 @@
-//! The clients of the migration socket: the threads that serve them, and when one gives way to another.
+//! The clients of the migration socket: their threads, and the preemption of idle clients.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -15,24 +15,24 @@ use super::requests::{Answers, perform};
 use crate::log::Unaccepted;
 use crate::shard::OwnerThreads;
 
-/// Clients that are served at once: each is a thread, and what it has in memory. A toolstack that empties
-/// a host has two or three.
+/// Maximum number of clients served at once: each occupies a thread, and the memory of its request. A toolstack that
+/// evacuates a host has two or three.
 const CLIENTS_MAX: usize = 8;
 
-/// Who serves the migration socket.
+/// The shared state of the threads that serve the migration socket.
 struct Crew {
     listener: UnixListener,
     owners: OwnerThreads,
-    /// How many threads there are.
+    /// Number of threads.
     threads: AtomicUsize,
-    /// How many of them wait for a client.
+    /// Number of threads that wait for a client.
     waiting: AtomicUsize,
     unaccepted: Unaccepted,
 }
 
-/// Serves clients that connect, each by a thread of its own, as long as the process runs. One thread
-/// waits; whoever is the last to wait and gets a client has another one wait. A thread whose client has
-/// left waits again: a move has many clients one after another, and a new thread maps its memory anew.
+/// Serves connecting clients for the life of the process, each on a thread of its own. When the last thread that waits
+/// in accept gets a client, it starts another one, up to [`CLIENTS_MAX`]. A thread whose client has left waits again
+/// instead of ending, since a migration has many clients in sequence and a new thread maps its memory anew.
 ///
 /// # Errors
 /// The system refuses a thread.
@@ -42,7 +42,7 @@ pub fn serve(listener: UnixListener, owners: OwnerThreads) -> io::Result<()> {
     join(&Arc::new(Crew { listener, owners, threads, waiting, unaccepted }))
 }
 
-/// One more thread, unless there are as many as may be.
+/// Starts another thread, unless [`CLIENTS_MAX`] are running.
 fn join(crew: &Arc<Crew>) -> io::Result<()> {
     if crew.threads.fetch_add(1, Ordering::SeqCst) >= CLIENTS_MAX {
         crew.threads.fetch_sub(1, Ordering::SeqCst);
@@ -61,7 +61,7 @@ fn serve_clients(crew: &Arc<Crew>) {
     loop {
         let client = crew.listener.accept();
         let was_last = crew.waiting.fetch_sub(1, Ordering::SeqCst) == 1;
-        // Without one more the next client waits for this one's end.
+        // Without another thread the next client would wait until this one leaves.
         let joined = if was_last { join(crew) } else { Ok(()) };
         if let Err(error) = &joined {
             tracing::warn!(%error, "a thread for the migration socket cannot be had");
@@ -80,29 +80,29 @@ fn serve_clients(crew: &Arc<Crew>) {
     }
 }
 
-/// How the service of a client ended.
+/// The reason why the service of a client ended.
 #[derive(PartialEq, Eq)]
 enum End {
-    /// It left, or was given up.
+    /// The client left or failed.
     Gone,
-    /// It was idle while another client waited: this thread is counted among those that wait already.
+    /// The client was idle while another one waited; this thread is already counted as waiting.
     MadeRoom,
 }
 
-/// When no descriptors are to be had, it is tried again after this long.
+/// Back-off after a failed accept, such as when no descriptors are available.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// A client that takes no answer for so long is given up.
+/// Time after which a client that does not read a reply is disconnected.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A client that sends nothing for so long gives way, if others wait and no thread is left for them.
+/// Time after which an idle client is disconnected, if others wait and all threads are occupied.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(5);
-/// How often such a client is looked at.
+/// Interval of the checks of an idle client.
 const IDLE_LOOK: Duration = Duration::from_millis(500);
 
 fn serve_client(client: &UnixStream, crew: &Crew) -> End {
     let timeouts = client.set_write_timeout(Some(REPLY_TIMEOUT));
-    // Half a request has as long as an answer.
+    // A partial request has the same timeout as a reply.
     if let Err(error) = timeouts.and_then(|()| client.set_read_timeout(Some(REPLY_TIMEOUT))) {
         tracing::warn!(%error, "a client of the migration socket is not served");
         return End::Gone;
@@ -129,8 +129,8 @@ fn serve_client(client: &UnixStream, crew: &Crew) -> End {
     }
 }
 
-/// Waits until there is something to receive; `false` if the client was idle for too long while another
-/// waited, in whose favour this thread has been counted among those that wait.
+/// Waits until a request can be received. Returns `false` if the client was idle for too long while another one
+/// waited; this thread is then counted as waiting.
 fn wait_for_request(client: &UnixStream, crew: &Crew) -> bool {
     let began = Instant::now();
     while !is_readable(client, IDLE_LOOK) {
@@ -139,7 +139,7 @@ fn wait_for_request(client: &UnixStream, crew: &Crew) -> bool {
         if is_idle
             && waiting.load(Ordering::SeqCst) == 0
             && is_readable(&crew.listener, Duration::ZERO)
-            // One makes room, not all.
+            // The exchange makes only one idle client give way.
             && waiting.compare_exchange(0, 1, Ordering::SeqCst, Ordering::SeqCst).is_ok()
         {
             return false;
@@ -148,8 +148,8 @@ fn wait_for_request(client: &UnixStream, crew: &Crew) -> bool {
     true
 }
 
-/// Whether something can be received, or the end, within a time. Of an error the caller hears when it
-/// receives.
+/// Returns whether data or the end of stream arrives within a time. An error counts as readable: the caller sees it
+/// when it receives.
 fn is_readable(socket: &impl AsFd, time_max: Duration) -> bool {
     let timeout = Timespec::try_from(time_max).ok();
     let mut polled = [PollFd::new(socket, PollFlags::IN)];

@@ -1,13 +1,13 @@
-//! DOMAIN_STATES: where each of some domains is.
+//! DOMAIN_STATES: reports the state of each of several domains.
 
 use super::Outcome;
 use crate::shard::{OwnerThreads, Standing};
 use crate::words::Domid;
 
-/// Domains whose home threads are asked at the same time, and whose replies are in memory.
+/// Domains queried at the same time, and so the maximum of replies held in memory.
 pub const AT_ONCE: usize = 256;
 
-/// Replies with the states of domains, some at a time. Cost: a message to the home thread of each.
+/// Replies with the states of domains, in batches. Cost: one message to the owner thread of each domain.
 pub fn domain_states(
     owners: &OwnerThreads,
     domids: &[Domid],

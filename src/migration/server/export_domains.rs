@@ -1,4 +1,4 @@
-//! EXPORT_DOMAINS: quiesce, cut, write, mark.
+//! EXPORT_DOMAINS: quiesce, snapshot, write, mark.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufWriter};
@@ -18,17 +18,17 @@ use crate::shard::OwnerThreads;
 use crate::store::DomainSnapshot;
 use crate::words::{Domid, Errno, Logged, PathBuf};
 
-/// What is written: the newest version, in the order that costs nothing.
+/// The format written: the newest version, in the byte order that needs no conversion.
 const FORM: Form = (VERSION, Order::Little);
-/// What goes into a pipe or a file at a time, if records are small.
+/// Buffer size of writes of small records to a pipe or file.
 const WRITE_BYTES: usize = 1 << 16;
 
-/// Exports domains into one stream, or each into its own. Cost: their connections on their home
-/// threads, every lock for the cut, and their nodes.
+/// Exports domains into one stream, or each into its own. Cost: their connections on their owner threads, all locks
+/// of the store for the snapshot, and their nodes.
 ///
 /// # Errors
-/// `EINVAL` if there are as many descriptors as fit neither way, `EIO` if one cannot be written:
-/// then nothing is exported.
+/// `EINVAL` if there is neither one descriptor nor one per domain; `EIO` if one cannot be written, in which case
+/// nothing is exported.
 pub fn export_domains(
     owners: &OwnerThreads,
     domids: &[Domid],
@@ -41,7 +41,7 @@ pub fn export_domains(
     let registry = owners.store().registry();
     let is_quiesced =
         |&&domid: &&Domid| registry.get(domid).is_some_and(|it| it.presence().is_quiesced());
-    // What is to be undone if this fails.
+    // Domains to be unquiesced if this fails.
     let served: Vec<Domid> = domids.iter().filter(|domid| !is_quiesced(domid)).copied().collect();
     let mut failed = owners.quiesce(domids);
     let still = began.elapsed();
@@ -65,7 +65,7 @@ pub fn export_domains(
     );
     let mut outcomes = outcomes(owners, failed, versions, leaving, &nodes);
     say_behind(&behind, &mut outcomes);
-    // Of a domain that is answered with an error nobody can think that it is exported.
+    // A domain with an error reply is not exported, so it is served again.
     let failed = outcomes.iter().filter(|outcome| outcome.result.is_err());
     let failed: Vec<Domid> = failed.filter_map(|outcome| outcome.domid).collect();
     let undone: Vec<Domid> = served.into_iter().filter(|domid| failed.contains(domid)).collect();
@@ -73,25 +73,26 @@ pub fn export_domains(
     Ok(outcomes)
 }
 
-/// What leaves.
+/// The collected state of the domains to export.
 struct Collected {
     /// The versions of the connections.
     versions: Vec<u64>,
     leaving: Vec<ExportedDomain>,
-    /// Domains that are not there.
+    /// Domains that could not be collected, with the error.
     gone: Vec<(Domid, Errno)>,
-    /// What stays behind of which domain.
+    /// The subtree left out of each domain's export, if any.
     behind: BTreeMap<Domid, PathBuf>,
 }
 
 fn collect(owners: &OwnerThreads, domids: &[Domid]) -> Collected {
     let (store, mut gone) = (owners.store(), Vec::new());
-    // The cut first: a write between the two makes another root, and an event for the connection.
+    // The snapshot comes first: a later write changes a root and sends an event to the connection, so the mark
+    // detects it.
     let trees = store.cut();
     let seen = snapshot_domains(store, &trees, domids);
     let named = domids.iter().map(|&domid| Some((domid, left_behind(store, &trees, domid)?)));
     let mut behind: BTreeMap<Domid, PathBuf> = named.flatten().collect();
-    // Another domain may take it along.
+    // Another exported domain may include it.
     behind
         .retain(|_, path| seen.iter().all(|seen| seen.homes.iter().all(|(root, _)| root != path)));
     drop(trees);
@@ -113,7 +114,7 @@ fn collect(owners: &OwnerThreads, domids: &[Domid]) -> Collected {
     Collected { versions, leaving, gone, behind }
 }
 
-/// Says of each exported domain what stays behind, in the log and behind the words of its reply.
+/// Reports the subtree left out of each exported domain, in the log and in its reply.
 fn say_behind(behind: &BTreeMap<Domid, PathBuf>, outcomes: &mut [Outcome]) {
     for outcome in outcomes {
         if let (Some(domid), Ok(words)) = (outcome.domid, &mut outcome.result)
@@ -126,7 +127,7 @@ fn say_behind(behind: &BTreeMap<Domid, PathBuf>, outcomes: &mut [Outcome]) {
     }
 }
 
-/// Writes the streams, several at the same time; answers how many nodes each of `leaving` has.
+/// Writes the streams, several in parallel; returns the number of nodes of each domain in `leaving`.
 fn write(
     owners: &OwnerThreads,
     domids: &[Domid],
@@ -159,7 +160,7 @@ fn write(
     nodes
 }
 
-/// Marks what was exported, and says what became of each domain.
+/// Marks the exported domains, and returns the outcome of each domain.
 fn outcomes(
     owners: &OwnerThreads,
     failed: Vec<(Domid, Errno)>,

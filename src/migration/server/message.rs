@@ -1,4 +1,4 @@
-//! Messages with descriptors, on a socket that waits.
+//! Messages with descriptors on a blocking socket.
 
 use std::io::{self, IoSliceMut, Write};
 use std::mem::MaybeUninit;
@@ -11,23 +11,23 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 
 use crate::protocol::{Frame, Header, MESSAGE_BYTES_MAX, frame};
 
-/// Descriptors that come with one message: as many as Linux lets anybody send (`SCM_MAX_FD`).
+/// Maximum number of descriptors with one message: Linux's limit (`SCM_MAX_FD`).
 const DESCRIPTORS_MAX: usize = 253;
 
-/// A request as it came.
+/// A request as received.
 pub struct Request {
-    /// Its header.
+    /// The header of the request.
     pub header: Header,
-    /// Its payload.
+    /// The payload, without the header.
     pub payload: Vec<u8>,
-    /// The descriptors that were sent with it.
+    /// The descriptors sent with the request.
     pub descriptors: Vec<OwnedFd>,
 }
 
-/// Waits for a request; `None` if the client has no more.
+/// Blocks until a request arrives; returns `None` at the end of stream.
 ///
 /// # Errors
-/// The socket's; `InvalidData` for what is no message, or more than one at a time.
+/// Those of the socket; `InvalidData` for a malformed message, or for more than one at a time.
 pub fn receive(socket: &UnixStream) -> io::Result<Option<Request>> {
     let (mut bytes, mut len) = ([0; MESSAGE_BYTES_MAX], 0);
     let mut descriptors = Vec::new();
@@ -71,10 +71,10 @@ fn receive_some(
     Ok(received.bytes)
 }
 
-/// Sends answers, and waits until they are on their way.
+/// Sends messages, and blocks until the socket has accepted them.
 ///
 /// # Errors
-/// The socket's.
+/// Those of the socket.
 pub fn send(mut socket: &UnixStream, message: &[u8]) -> io::Result<()> {
     socket.write_all(message)
 }

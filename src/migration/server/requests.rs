@@ -1,4 +1,4 @@
-//! The requests of the migration socket, from a message to the answers.
+//! The requests of the migration socket, from a message to its replies.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -14,18 +14,18 @@ use crate::protocol::{Header, ReplySlot};
 use crate::shard::OwnerThreads;
 use crate::words::{Domid, Errno};
 
-/// The last answer to a request.
+/// The payload of the last reply to a request.
 const ACK: &[u8] = b"OK\0";
 
-/// The answers to a request, in few pieces, since each wakes the client: what became of all its domains is
-/// one, of an import what became of those of a stream; and the last one goes with the end.
+/// The replies to a request, sent in few batches because each wakes the client: one batch per stream of an import, one
+/// per [`AT_ONCE`] domains of DOMAIN_STATES, otherwise one in all. The last batch is sent with the final reply.
 pub(super) struct Answers<'c> {
     client: &'c UnixStream,
     header: Header,
-    /// Pieces that are to come.
+    /// Number of batches still expected.
     left: usize,
     pending: Vec<u8>,
-    /// If somebody does not take them any more, the rest is done all the same.
+    /// The first error of the client's socket. The request is executed to its end regardless.
     taken: io::Result<()>,
 }
 
@@ -34,7 +34,7 @@ impl Answers<'_> {
         Answers { client, header, left: 1, pending: Vec::new(), taken: Ok(()) }
     }
 
-    /// What became of the domains of one piece.
+    /// Appends the outcomes of one batch of domains.
     fn add(&mut self, outcomes: Vec<Outcome>) {
         for outcome in outcomes {
             self.pending.extend(message(&self.header, Ok(&show(&outcome))));
@@ -59,10 +59,10 @@ impl Answers<'_> {
     }
 }
 
-/// Serves a request, whose answers go out as they come.
+/// Executes a request and sends the replies as they become available.
 ///
 /// # Errors
-/// Why nothing of it was done.
+/// The reason why nothing was done.
 pub(super) fn perform(
     owners: &OwnerThreads,
     request: Request,
@@ -98,7 +98,7 @@ pub(super) fn perform(
     Ok(())
 }
 
-/// Those of some domains that are introduced.
+/// Returns the introduced ones of some domains.
 fn introduced(owners: &OwnerThreads, domids: &[Domid]) -> Vec<Domid> {
     let registry = owners.store().registry();
     let is_introduced =
@@ -106,8 +106,8 @@ fn introduced(owners: &OwnerThreads, domids: &[Domid]) -> Vec<Domid> {
     domids.iter().filter(is_introduced).copied().collect()
 }
 
-/// Returns the domains of some ranges, each once, by number. The known domains that a range stands for are
-/// `meant`'s to choose.
+/// Returns the domains of some ranges, without duplicates, in ascending order. `meant` selects among the known
+/// domains of a range.
 fn domids(
     owners: &OwnerThreads,
     ranges: &[Range],
@@ -136,12 +136,12 @@ fn domids(
     Ok(domids)
 }
 
-/// Domains that stand still together.
+/// Checks the limit of domains that are quiesced together.
 fn few(domids: Vec<Domid>) -> Result<Vec<Domid>, Errno> {
     if domids.len() > DOMAINS_MAX { Err(Errno::E2BIG) } else { Ok(domids) }
 }
 
-/// An outcome as strings: the domain, `OK` and the words; or the domain, the error, a sentence.
+/// Encodes an outcome as strings: the domain, `OK` and the details; or the domain, the error and a sentence.
 fn show(outcome: &Outcome) -> Vec<u8> {
     let domid = outcome.domid.map_or("-".into(), |domid| domid.to_string());
     let strings: Vec<String> = match &outcome.result {

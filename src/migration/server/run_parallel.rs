@@ -1,4 +1,4 @@
-//! One piece of work for each descriptor of a request, several at the same time.
+//! Parallel work on the descriptors of a request.
 
 use std::collections::VecDeque;
 use std::thread;
@@ -6,16 +6,15 @@ use std::thread;
 use crossbeam::channel::{Sender, unbounded};
 use parking_lot::Mutex;
 
-/// Does `work` with each of `items`, and tells `done` of each what came of it, in their order. Threads
-/// take them in that order too, at most one for each core: so whoever is at the other end of several
-/// pipes may read or write one after another. These threads may wait; the workers
-/// (`sync::workers`) are for what does not.
+/// Applies `work` to each of `items`, and passes the results to `done` in the order of the items. At most one thread
+/// per core takes the items in that order too, so a peer may read or write its pipes one after another. These threads
+/// may block; the workers (`sync::workers`) are for work that does not.
 pub fn run_parallel<T: Send, R: Send>(
     items: Vec<T>,
     work: impl Fn(T) -> R + Sync,
     mut done: impl FnMut(R),
 ) {
-    // How many cores there are takes a look at some files.
+    // Determining the number of cores reads some files.
     let threads = match items.len() {
         0 | 1 => 1,
         many => many.min(thread::available_parallelism().map_or(1, usize::from)),
@@ -30,7 +29,7 @@ pub fn run_parallel<T: Send, R: Send>(
     let (sender, receiver) = unbounded();
     let take = |sender: Sender<(usize, R)>| {
         while let Some((place, item)) = next() {
-            // The other end waits for all of them.
+            // The receiver outlives all senders.
             let _ = sender.send((place, work(item)));
         }
     };
@@ -40,7 +39,7 @@ pub fn run_parallel<T: Send, R: Send>(
             let name = thread::Builder::new().name("migration-io".into());
             name.spawn_scoped(scope, move || take(sender)).is_ok()
         };
-        // Those that can be had do it all.
+        // The threads that could be started do all the work.
         if (0..threads).map(begin).filter(|begun| *begun).count() == 0 {
             take(sender.clone());
         }

@@ -1,5 +1,5 @@
-//! A client's descriptors, read and written by threads of which there are few: whoever waits for the
-//! other end does not wait for ever.
+//! Blocking I/O with a timeout on a client's descriptors: the few migration threads must not wait forever for a
+//! stalled peer.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -12,12 +12,12 @@ use rustix::io::{ioctl_fionread, retry_on_intr};
 use rustix::net::{SendFlags, send};
 use rustix::pipe::{PIPE_BUF, fcntl_getpipe_size};
 
-/// After so long without a byte a descriptor is given up: less than clients wait for an answer.
+/// Time without a byte after which I/O fails; shorter than the time for which clients wait for a reply.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// It is waited in so many parts, so that a stop of this process or of the machine counts as one.
+/// Number of parts of the timeout: a suspension of this process or of the machine counts as only one part.
 const PARTS: u32 = 30;
 
-/// A descriptor. Its own flags are left alone, since its other holders share them.
+/// A descriptor with a timeout. Its file status flags are not changed, since other holders share them.
 pub struct TimedFile {
     file: File,
     kind: FileType,
@@ -25,25 +25,25 @@ pub struct TimedFile {
 }
 
 impl TimedFile {
-    /// One that a client sent.
+    /// Wraps a descriptor sent by a client.
     ///
     /// # Errors
-    /// The descriptor's.
+    /// Those of fstat(2).
     pub fn new(descriptor: OwnedFd) -> io::Result<TimedFile> {
         let file = File::from(descriptor);
         let kind = FileType::from_raw_mode(fstat(&file)?.st_mode);
         Ok(TimedFile { file, kind, timeout: TIMEOUT })
     }
 
-    /// Whether there is another end that one can wait for.
+    /// Returns whether the descriptor has a peer to wait for.
     fn has_an_end(&self) -> bool {
         matches!(self.kind, FileType::Fifo | FileType::Socket)
     }
 
-    /// Waits until something can be done.
+    /// Waits until the descriptor is ready.
     ///
     /// # Errors
-    /// `TimedOut`: nothing can.
+    /// `TimedOut` if it is not ready in time.
     fn wait(&self, flags: PollFlags) -> io::Result<()> {
         let part = Timespec::try_from(self.timeout / PARTS).map_err(io::Error::other)?;
         for _ in 0..PARTS {
@@ -56,8 +56,8 @@ impl TimedFile {
         Err(io::Error::new(io::ErrorKind::TimedOut, format!("no byte in {silent} seconds")))
     }
 
-    /// How much a pipe takes at once that takes something: if it is empty as much as it holds, else a
-    /// page of it may be free and no more.
+    /// Returns how much a writable pipe accepts without blocking: its capacity if it is empty, else one page, as no
+    /// more may be free.
     fn room(&self) -> io::Result<usize> {
         match ioctl_fionread(self.file.as_fd())? {
             0 => Ok(fcntl_getpipe_size(&self.file)?),
@@ -82,7 +82,7 @@ impl Write for TimedFile {
         }
         self.wait(PollFlags::OUT)?;
         if self.kind == FileType::Socket {
-            // It may have room for less than was asked, and `Interrupted` has it asked again.
+            // A short write is normal, and `Interrupted` makes the caller retry.
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
             let sent = send(&self.file, bytes, flags).map_err(io::Error::from);
             return sent.map_err(|error| match error.kind() {
@@ -126,7 +126,7 @@ mod tests {
         assert!(is_timed_out(timed(here).write_all(&[1; LONG])));
     }
 
-    /// Each byte begins the wait anew: in all this takes longer than anybody is waited for.
+    /// Each byte restarts the timeout, so the total exceeds it.
     #[test]
     fn who_is_slow_is_waited_for() {
         let bytes: Vec<u8> =

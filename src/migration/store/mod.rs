@@ -1,5 +1,4 @@
-//! The store's part of a migration: what domains have in the store is written as records, and put in place where they
-//! arrive.
+//! The store's part of a migration: writes the domains' state as records, and places it at the destination.
 
 pub mod place_domain;
 mod vm_nodes;

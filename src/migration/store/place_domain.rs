@@ -1,7 +1,7 @@
-//! A domain that arrives: its part of a stream, and putting that into the store.
+//! Import of a domain: its part of a stream, and its placement in the store.
 //!
-//! A stream is read to its end and checked ([`State`]) before anything is done with it. Then each
-//! domain arrives as a whole or not at all.
+//! A stream is read to its end and checked ([`State`]) before it is used. Each domain is then imported as a whole or
+//! not at all.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -22,38 +22,39 @@ use crate::words::{Domid, Entry, Layout, PathBuf, PermSet, Perms, domain_of_home
 
 /// A domain's part of a stream.
 pub struct ImportedDomain {
-    /// Which; it keeps its number.
+    /// The domid, which does not change.
     pub domid: Domid,
-    /// Its nodes, each after the one above it.
+    /// The domain's nodes, each after its parent.
     pub nodes: Vec<(PathBuf, Node)>,
-    /// Its features and quotas.
+    /// The domain's features and quotas.
     pub domain: Option<DomainRecord>,
-    /// Its connection, watches and transactions: for its home thread, once its nodes are there.
+    /// The domain's connection, watches and transactions, which its owner thread takes once the nodes are in place.
     pub client: Option<Client>,
 }
 
-/// Why a domain cannot arrive.
+/// The reason why a domain cannot be imported.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum Refusal {
-    /// The store knows nothing of it: whoever asks admits it first, as the host says that it lives.
+    /// The store does not know the domain: the caller must register it first, after the host has confirmed that it
+    /// exists.
     #[error("domain {0} is not there")]
     Unknown(Domid),
-    /// A domain of its number is in this state.
+    /// A domain with this domid is in this state.
     #[error("domain {0} is occupied: {why}", why = .1.in_the_way())]
     Taken(Domid, Presence),
-    /// Somebody has its number, or at least its nodes.
+    /// The domid is in use, or at least its nodes exist.
     #[error("domain {0} is occupied: there is a node {path} already", path = .1.as_path())]
     Occupied(Domid, PathBuf),
-    /// The domain whose rights it has is not there.
+    /// The domain whose rights it has (SET_TARGET) does not exist here.
     #[error("domain {0} has the rights of domain {1}, which is not there")]
     NoTarget(Domid, Domid),
-    /// Its nodes cannot be put in place.
+    /// The store refuses the domain's nodes.
     #[error("domain {0}: {1}")]
     Nodes(Domid, ImportError),
 }
 
-/// Takes a state apart: what belongs to each domain that it tells of, and how many nodes belong to
-/// none of these. The control domain does not move.
+/// Splits a state by domain. Returns the domains' parts, and the number of nodes that belong to none of them. The
+/// control domain is not migrated.
 pub fn split_by_domain(state: State) -> (Vec<ImportedDomain>, usize) {
     let layout = Layout::new(1);
     let mut arrivals: BTreeMap<Domid, ImportedDomain> = BTreeMap::new();
@@ -90,16 +91,16 @@ pub fn split_by_domain(state: State) -> (Vec<ImportedDomain>, usize) {
     (arrivals.into_values().collect(), left)
 }
 
-/// Puts a domain's nodes into the store, and gives it its features, quotas and target. `by` is the
-/// control domain. Whoever watches is told of the nodes as if `by` had made them; the domain's own
-/// watches are to be set afterwards, so that they are not told of what they know. Answers also the
-/// homes that arrived. Cost: see [`Store::import_subtrees`].
+/// Places a domain's nodes in the store, and sets its features, quotas and target. `by` is the control domain.
+/// Watchers are notified of the nodes as if `by` had created them; the caller sets the domain's own watches
+/// afterwards, so that these do not fire for it. Returns also the imported partitions. Cost: see
+/// [`Store::import_subtrees`].
 ///
-/// A permission of a domain that does not live here counts for nobody, also not for the next domain
-/// of that number. Quotas of names that are not known are ignored.
+/// A permission of a domain that does not live here applies to no domain, not even to a later incarnation of that
+/// domid. Quotas with unknown names are ignored.
 ///
 /// # Errors
-/// Why it cannot arrive; then nothing happened.
+/// The reason why the domain cannot be imported; then nothing is changed.
 pub fn place_domain(
     store: &Store,
     arrival: &ImportedDomain,
@@ -119,17 +120,17 @@ pub fn place_domain(
     Ok(placed)
 }
 
-/// Whether a domain could arrive now. Cost: see [`Store::check_import`].
+/// Checks that a domain could be imported now. Cost: see [`Store::check_import`].
 ///
 /// # Errors
-/// Why it cannot.
+/// The reason why it cannot.
 pub fn check_domain(store: &Store, arrival: &ImportedDomain) -> Result<(), Refusal> {
     admit(store, arrival)?;
     let imported_nodes = imported_nodes(&arrival.nodes, store.registry().now());
     store.check_import(&imported_nodes).map_err(|error| refusal(arrival.domid, error))
 }
 
-/// The domain itself, and the one whose rights it has.
+/// Returns the domain, and the domain whose rights it has.
 fn admit(
     store: &Store,
     arrival: &ImportedDomain,
@@ -156,7 +157,7 @@ fn refusal(domid: Domid, error: ImportError) -> Refusal {
     }
 }
 
-/// Most nodes have the permissions of others: these are shared.
+/// Nodes with equal permissions, which most are, share one set.
 fn imported_nodes<'n>(nodes: &'n [(PathBuf, Node)], now: u64) -> Vec<ImportedNode<'n>> {
     let mut sets = HashMap::<&'n [Entry], Perms, RandomState>::default();
     let imported = |(path, node): &'n (PathBuf, Node)| {

@@ -1,25 +1,25 @@
-//! The `/vm/<uuid>` of a domain: the nodes of a virtual machine, which outlive a domain. Its node `vm`
-//! names them, which libxl writes. If it was left to the domain to write, it could name another's and
-//! take that along, so then they stay behind.
+//! The `/vm/<uuid>` subtree of a domain: the nodes of a virtual machine, which outlive the domain. The domain's node
+//! `vm`, written by libxl, names it. If the domain itself could write that node, it could name and export another
+//! machine's subtree, so in that case the subtree is left out.
 
 use crate::store::{NodeArc, Store, Tree};
 use crate::words::{Access, Births, Domid, Entry, Path, PathBuf, PathSpace, PermSet, home_prefix};
 
-/// Where the nodes of virtual machines are.
+/// The parent directory of the virtual machines' subtrees.
 const MACHINES: &[u8] = b"/vm/";
 
-/// A `/vm/<uuid>`, and its node if it is there.
+/// The path `/vm/<uuid>`, and its node if it exists.
 pub(super) type Machine<'t> = (PathBuf, Option<&'t NodeArc>);
 
-/// The `/vm/<uuid>` that a domain's node `vm` names, and goes along with it.
+/// Returns the `/vm/<uuid>` that a domain's node `vm` names and that is exported with the domain.
 pub(super) fn machine<'t>(store: &Store, trees: &'t [Tree], domid: Domid) -> Option<Machine<'t>> {
     let (perms, value) = naming(store, trees, domid)?;
     let root = machine_named(domid, &perms, value)?;
     Some((root.to_buf(), get(store, trees, root)))
 }
 
-/// The `/vm/<uuid>` that a domain's node `vm` names and that stays behind, since the domain can write
-/// that node. Cost: a look at two nodes.
+/// Returns the `/vm/<uuid>` that a domain's node `vm` names but that is left out because the domain can write that
+/// node. Cost: two node look-ups.
 pub fn left_behind(store: &Store, trees: &[Tree], domid: Domid) -> Option<PathBuf> {
     let (perms, value) = naming(store, trees, domid)?;
     let root = path_named(value).filter(|_| can_write(domid, &perms))?;
@@ -31,13 +31,13 @@ fn get<'t>(store: &Store, trees: &'t [Tree], path: Path<'_>) -> Option<&'t NodeA
     trees.get(usize::from(home.shard.0))?.get(&home, path)
 }
 
-/// Permissions and value of a domain's node `vm`.
+/// Returns permissions and value of a domain's node `vm`.
 fn naming<'t>(store: &Store, trees: &'t [Tree], domid: Domid) -> Option<(Vec<Entry>, &'t [u8])> {
     let node = get(store, trees, machine_name(domid).as_path())?;
     Some((entries(&node.perms, store.registry().births()).collect(), node.value()))
 }
 
-/// The node that names a domain's `/vm/<uuid>`.
+/// Returns the path of the node that names a domain's `/vm/<uuid>`.
 pub(super) fn machine_name(domid: Domid) -> PathBuf {
     let mut path = PathSpace::new();
     home_prefix(domid, &mut path);
@@ -45,7 +45,7 @@ pub(super) fn machine_name(domid: Domid) -> PathBuf {
     Path::parse(&path).unwrap_or(Path::ROOT).to_buf()
 }
 
-/// What such a node names, given its permissions and value: nothing if the domain can write it.
+/// Returns the path that such a node names, given its permissions and value; `None` if the domain can write it.
 pub(super) fn machine_named<'v>(
     domid: Domid,
     perms: &[Entry],
@@ -54,13 +54,13 @@ pub(super) fn machine_named<'v>(
     path_named(value).filter(|_| !can_write(domid, perms))
 }
 
-/// A value that is a path of a machine.
+/// Parses a value as the path of a virtual machine.
 fn path_named(value: &[u8]) -> Option<Path<'_>> {
     let name = value.strip_prefix(MACHINES).filter(|name| !name.contains(&b'/'))?;
     Path::parse(value).ok().filter(|_| !name.is_empty())
 }
 
-/// Whether a domain can write a node of these permissions, or without any.
+/// Returns whether a domain can write a node with these permissions. Without any permissions it can.
 fn can_write(domid: Domid, perms: &[Entry]) -> bool {
     let Some((owner, others)) = perms.split_first() else { return true };
     let means = |entry: &&Entry| !entry.ignored && [domid, Domid::ANY].contains(&entry.domid);
@@ -68,8 +68,8 @@ fn can_write(domid: Domid, perms: &[Entry]) -> bool {
     owner.domid == domid || access.allows(Access::WRITE)
 }
 
-/// The entries that clients see, those that hold for no living domain marked: the destination does not
-/// know when they were set.
+/// Returns the entries visible to clients. Entries that apply to no living domain are marked as ignored, since the
+/// destination does not know when they were set.
 pub(super) fn entries<'p>(
     perms: &'p PermSet,
     births: &'p Births,

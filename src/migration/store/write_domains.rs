@@ -1,14 +1,13 @@
-//! What a domain takes along when it leaves: from a cut of the store, with no lock held.
+//! Export of domains from a snapshot of the store, with no lock held.
 //!
-//! Of each domain, in the order of their numbers: CONNECTION_DATA, DOMAIN_DATA, the nodes, the
-//! watches in the order in which it set them, the transactions. Nodes come subtree by subtree in the
-//! order of their roots, each node before those below it, as directories list them (`name::order`). So
-//! the same state is always the same bytes, and a daemon that lists names in the order of creation
-//! lists them as this one does.
+//! The records of each domain, in ascending order of domid: CONNECTION_DATA, DOMAIN_DATA, the nodes, the watches in
+//! the order in which they were set, the transactions. Nodes come subtree by subtree in the order of the roots, each
+//! node before its descendants, in directory order (`name::order`). So equal states give equal bytes, and a daemon
+//! that lists names in the order of creation lists them as this one does.
 //!
-//! A domain's nodes are those of the homes with its key (words/key.rs): its home, its backends and
-//! device model in whichever domains, `/libxl/<d>`; and the `/vm/<uuid>` that its node `vm` names. A
-//! home of another domain that lies below its own, as a driver domain has them, is that one's.
+//! A domain's nodes are those of the partitions with its key (words/key.rs): its own, its backends and device models
+//! in any domains, `/libxl/<d>`; and the `/vm/<uuid>` named by its node `vm`. A partition of another domain below its
+//! own, as driver domains have them, belongs to that other domain.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -28,45 +27,44 @@ use crate::sync::Arc;
 use crate::sync::workers::Workers;
 use crate::words::{Births, Domid, PathBuf};
 
-/// The name that C gives to the soft memory quota.
+/// C xenstored's name of the soft memory quota.
 pub(super) const SOFT_MEMORY: &str = "soft-memory";
 
-/// Domains whose records are in memory at the same time: some megabytes, and enough of them that all
-/// of the workers have work.
+/// Domains whose records are in memory at the same time: some megabytes, and enough domains to occupy all workers.
 const DOMAINS_AT_ONCE: usize = 64;
 
-/// So few domains are looked up by whoever asks, and written by it if they have few nodes
-/// ([`FEW_NODES`]). Rayon's threads would have to be woken and put to sleep for each of many small
-/// batches, and take cores from the guests that stay.
+/// Up to this many domains are looked up by the calling thread, and also written by it if they have few nodes
+/// ([`FEW_NODES`]). Rayon's threads would have to be woken and put to sleep for each of many small batches, and would
+/// take cores from the guests that stay.
 const FEW_DOMAINS: usize = 16;
-/// So many nodes are few: they are written, and put in place, by one thread.
+/// Up to this many nodes are written and placed by one thread.
 pub const FEW_NODES: usize = 2048;
 
-/// Room for the records of an ordinary subtree.
+/// Initial capacity for the records of an ordinary subtree.
 const SUBTREE_BYTES: usize = 4096;
 
-/// A domain that leaves.
+/// A domain to export.
 pub struct ExportedDomain {
-    /// Which.
+    /// The exported domain.
     pub domain: Arc<Domain>,
-    /// What its home thread has of it, if it is introduced: connection, watches, transactions. Their
-    /// conn-ids are ignored; in the stream it is the domid.
+    /// The owner thread's state of the domain, if it is introduced: connection, watches, transactions. Their conn-ids
+    /// are ignored; in the stream the conn-id is the domid.
     pub client: Option<Client>,
-    /// What belongs to it ([`snapshot_domains`]).
+    /// The domain's nodes ([`snapshot_domains`]).
     pub seen: DomainSnapshot,
 }
 
-/// The records of a domain, in pieces that follow each other.
+/// The records of a domain as consecutive pieces.
 struct Records {
     pieces: Vec<Vec<u8>>,
     nodes: u64,
 }
 
-/// The version of a stream, and its byte order.
+/// The version and the byte order of a stream.
 pub type Form = (u32, Order);
 
-/// What belongs to each of some domains in a cut of the store ([`Store::cut`]). What several domains
-/// name as theirs goes with the first. Cost: their homes, of many domains shared among the workers.
+/// Returns the nodes of each domain in a snapshot of the store ([`Store::cut`]). A `/vm/<uuid>` named by several
+/// domains goes with the first. Cost: the domains' partitions, shared among the workers if the domains are many.
 pub fn snapshot_domains(store: &Store, trees: &[Tree], domids: &[Domid]) -> Vec<DomainSnapshot> {
     let see_one = |&domid: &Domid| {
         let mut seen = store.domain_snapshot(trees, domid);
@@ -94,15 +92,14 @@ pub fn snapshot_domains(store: &Store, trees: &[Tree], domids: &[Domid]) -> Vec<
     seen.into_iter().map(with_machine).collect()
 }
 
-/// Writes a stream of `leaving`, who are in the order of their numbers; answers the output and how
-/// many nodes each domain has. Cost: their nodes; unless they are few, shared among the workers
-/// by subtrees, while what is ready is written. The records of 64 domains are in memory three times
-/// at most: being made, ready, being written.
+/// Writes a stream of `leaving`, which are in ascending order of domid; returns the output and the number of nodes of
+/// each domain. Cost: their nodes. Unless these are few, the workers share them by subtrees while finished records
+/// are written. Memory: the records of up to 64 domains three times, in production, ready, and in output.
 ///
-/// Left out are nodes whose owner is dead, as they are about to be removed.
+/// Nodes with a dead owner are left out, as their removal is due.
 ///
 /// # Errors
-/// The output's; `InvalidInput` for what the format has no room for.
+/// Those of the output; `InvalidInput` for a value that the format cannot represent.
 pub fn write_domains<W: Write>(
     store: &Store,
     leaving: &[ExportedDomain],
@@ -132,11 +129,11 @@ pub fn write_domains<W: Write>(
     Ok((writer.end()?, nodes))
 }
 
-/// Makes of each item what is written, on a thread of its own while what was made before is written. If
-/// the system refuses that thread, the calling one does both in turn.
+/// Produces output from each item on a separate thread, while the previous output is written. If the system refuses
+/// that thread, the calling thread alternates between both.
 ///
 /// # Errors
-/// The writer's; then the rest is not made.
+/// Those of `write`; the remaining items are not processed.
 fn make_while_writing<T: Send, R: Send>(
     items: impl Iterator<Item = T> + Clone + Send,
     make: impl Fn(T) -> R + Sync,
@@ -147,7 +144,7 @@ fn make_while_writing<T: Send, R: Send>(
     thread::scope(|scope| {
         let making = move || {
             for item in items {
-                // If the output failed nothing takes the rest.
+                // The receiver is gone if the output failed.
                 if ready.send(make(item)).is_err() {
                     return;
                 }
@@ -162,7 +159,7 @@ fn make_while_writing<T: Send, R: Send>(
     })
 }
 
-/// Whether these are written by one thread. Cost: a look at no more nodes than are few.
+/// Returns whether one thread writes these domains. Cost: visits at most [`FEW_NODES`] + 1 nodes.
 fn are_few(leaving: &[ExportedDomain]) -> bool {
     if leaving.len() > FEW_DOMAINS {
         return false;
@@ -181,7 +178,7 @@ fn are_few(leaving: &[ExportedDomain]) -> bool {
     nodes <= FEW_NODES
 }
 
-/// All records of a domain, its subtrees made one after another or shared among the workers.
+/// Produces all records of a domain, its subtrees in sequence or shared among the workers.
 fn records(
     store: &Store,
     leaving: &ExportedDomain,
@@ -201,8 +198,7 @@ fn records(
     Ok(Records { pieces: [before].into_iter().chain(subtrees).chain([after]).collect(), nodes })
 }
 
-/// The records of a subtree, and how many there are. A guest chooses how deep it is, so there is no
-/// recursion.
+/// Returns the records of a subtree and their number. Not recursive, as a guest chooses the depth.
 fn write_subtree(
     root: &PathBuf,
     root_node: &Node,
@@ -231,7 +227,7 @@ fn write_subtree(
         path.truncate(*len);
         match children.next() {
             None => drop(open.pop()),
-            // A name without a node is a home of its own.
+            // A name without a node is the root of another partition.
             Some((name, Some(child))) if lives(child) => {
                 path.push(b'/');
                 path.extend_from_slice(name.bytes());
@@ -244,7 +240,7 @@ fn write_subtree(
     Ok((out, count))
 }
 
-/// Puts a node into a record, whose room is used again.
+/// Copies a node into a record, whose buffers are reused.
 fn fill(record: &mut NodeRecord, path: &[u8], node: &Node, births: &Births) {
     record.path.clear();
     record.path.extend_from_slice(path);
@@ -254,7 +250,7 @@ fn fill(record: &mut NodeRecord, path: &[u8], node: &Node, births: &Births) {
     record.perms.extend(entries(&node.perms, births));
 }
 
-/// The records of a domain that come before its nodes, and those that come after.
+/// Returns the records of a domain that precede its nodes, and those that follow them.
 fn around(
     store: &Store,
     leaving: &ExportedDomain,
@@ -283,7 +279,7 @@ fn around(
     Ok([before, after])
 }
 
-/// All quotas, as C writes them: a domain keeps its limits where the defaults are others.
+/// All quotas, as C xenstored writes them: a domain keeps its limits even if the destination's defaults differ.
 fn domain_record(domain: &Domain) -> DomainRecord {
     let limits = domain.limits();
     let hard = Quota::all().map(|quota| (quota.name().into(), limits.get(quota)));
@@ -316,7 +312,7 @@ mod tests {
         written
     }
 
-    /// The process of the next test, which has no memory for another stack.
+    /// The child process of the next test, limited to too little memory for another stack.
     #[test]
     #[ignore = "the next test runs it in a process of its own"]
     fn without_threads() {

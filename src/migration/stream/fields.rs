@@ -1,18 +1,18 @@
-//! Numbers and strings in a record's body, in either byte order, with every length checked.
+//! Numbers and strings in a record body, in either byte order, with every length checked.
 
 use std::fmt;
 
 /// The byte order of a stream's records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// What every machine that Xen runs on writes.
+    /// Little-endian, written by every machine that Xen runs on.
     Little,
-    /// Read for whoever writes it.
+    /// Big-endian, accepted for other writers.
     Big,
 }
 
 impl Order {
-    /// The bytes of a number.
+    /// Encodes a number.
     pub fn u32(self, value: u32) -> [u8; 4] {
         match self {
             Order::Little => value.to_le_bytes(),
@@ -21,30 +21,30 @@ impl Order {
     }
 }
 
-/// What is wrong with a record.
+/// An error in a stream or record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// What it should be, and the bytes with which it begins instead.
+    /// The expected format, and the bytes found at the start instead.
     NotAStream(&'static str, Vec<u8>),
-    /// A version that is not known.
+    /// Unknown version.
     Version(u32),
-    /// Flags that are not known.
+    /// Unknown flags.
     Flags(u32),
-    /// The stream ends in the middle of it.
+    /// The stream ends within the record.
     Truncated,
-    /// It says that it is longer than any may be.
+    /// The record's length exceeds the maximum.
     TooLong(u32),
-    /// A length in it reaches past its end.
+    /// A length in the record reaches past its end.
     PastTheEnd(&'static str),
-    /// There is more in it than its lengths say.
+    /// The record is longer than its fields, by this many bytes.
     Surplus(usize),
-    /// A field has a value that means nothing.
+    /// A field has an invalid value.
     Value(&'static str, u64),
-    /// A string has no NUL at its end, or one before.
+    /// A string lacks its NUL at the end, or has one before it.
     Unterminated(&'static str),
-    /// It contradicts what came before.
+    /// The record contradicts an earlier one.
     Contradicts(String),
-    /// With it a stream tells of more than may be in memory.
+    /// With this record the state exceeds this limit of bytes in memory.
     TooMuch(u64),
 }
 
@@ -77,7 +77,7 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
-/// A body that is read from front to end.
+/// A record body that is read sequentially.
 #[derive(Clone)]
 pub struct Body<'a> {
     bytes: &'a [u8],
@@ -86,22 +86,22 @@ pub struct Body<'a> {
 }
 
 impl<'a> Body<'a> {
-    /// All of `bytes`.
+    /// Starts at the first byte of `bytes`.
     pub fn new(bytes: &'a [u8], order: Order) -> Body<'a> {
         Body { bytes, at: 0, order }
     }
 
-    /// The byte order.
+    /// Returns the byte order.
     pub fn order(&self) -> Order {
         self.order
     }
 
-    /// How many bytes are left.
+    /// Returns the number of bytes left.
     pub fn left(&self) -> usize {
         self.bytes.len() - self.at
     }
 
-    /// The next `len` bytes, which are called `field`.
+    /// Returns the next `len` bytes; errors name `field`.
     pub fn take(&mut self, len: usize, field: &'static str) -> Result<&'a [u8], Fault> {
         let taken = self.bytes[self.at..].get(..len).ok_or(Fault::PastTheEnd(field))?;
         self.at += len;
@@ -113,12 +113,12 @@ impl<'a> Body<'a> {
         bytes.try_into().map_err(|_| Fault::PastTheEnd(field))
     }
 
-    /// A byte.
+    /// Reads a byte.
     pub fn u8(&mut self, field: &'static str) -> Result<u8, Fault> {
         self.array(field).map(|[byte]| byte)
     }
 
-    /// A number of 16 bits.
+    /// Reads a 16-bit number.
     pub fn u16(&mut self, field: &'static str) -> Result<u16, Fault> {
         let bytes = self.array(field)?;
         Ok(match self.order {
@@ -127,7 +127,7 @@ impl<'a> Body<'a> {
         })
     }
 
-    /// A number of 32 bits.
+    /// Reads a 32-bit number.
     pub fn u32(&mut self, field: &'static str) -> Result<u32, Fault> {
         let bytes = self.array(field)?;
         Ok(match self.order {
@@ -136,7 +136,7 @@ impl<'a> Body<'a> {
         })
     }
 
-    /// A number of 64 bits.
+    /// Reads a 64-bit number.
     pub fn u64(&mut self, field: &'static str) -> Result<u64, Fault> {
         let bytes = self.array(field)?;
         Ok(match self.order {
@@ -145,7 +145,7 @@ impl<'a> Body<'a> {
         })
     }
 
-    /// A string of `len` bytes, its NUL included; answered without it.
+    /// Reads a string of `len` bytes including its NUL; returns it without the NUL.
     pub fn string(&mut self, len: usize, field: &'static str) -> Result<&'a [u8], Fault> {
         match self.take(len, field)?.split_last() {
             Some((0, text)) if !text.contains(&0) => Ok(text),
@@ -153,7 +153,7 @@ impl<'a> Body<'a> {
         }
     }
 
-    /// A string up to its NUL; answered without it.
+    /// Reads a string up to its NUL; returns it without the NUL.
     pub fn string_to_nul(&mut self, field: &'static str) -> Result<&'a [u8], Fault> {
         let rest = &self.bytes[self.at..];
         let len = rest.iter().position(|&byte| byte == 0).ok_or(Fault::Unterminated(field))?;
@@ -161,35 +161,35 @@ impl<'a> Body<'a> {
         Ok(&rest[..len])
     }
 
-    /// Skips to a multiple of `alignment`; what is skipped is ignored, as the formats ask.
+    /// Skips to a multiple of `alignment`. The padding's content is ignored, as the formats require.
     pub fn align(&mut self, alignment: usize) -> Result<(), Fault> {
         let padding = self.at.next_multiple_of(alignment) - self.at;
         self.take(padding, "padding").map(|_| ())
     }
 }
 
-/// Appends numbers in a byte order.
+/// A writer that appends numbers in a byte order.
 pub struct Sink<'a> {
-    /// What is written to.
+    /// The buffer appended to.
     pub out: &'a mut Vec<u8>,
     order: Order,
     start: usize,
 }
 
 impl<'a> Sink<'a> {
-    /// Appends to `out`; alignment counts from its present end.
+    /// Appends to `out`; alignment is relative to its present end.
     pub fn new(out: &'a mut Vec<u8>, order: Order) -> Sink<'a> {
         let start = out.len();
         Sink { out, order, start }
     }
 
-    /// Appends bytes as they are.
+    /// Appends bytes unchanged.
     pub fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
         self.out.extend_from_slice(bytes);
         self
     }
 
-    /// Appends a number of 16 bits.
+    /// Appends a 16-bit number.
     pub fn u16(&mut self, value: u16) -> &mut Self {
         match self.order {
             Order::Little => self.bytes(&value.to_le_bytes()),
@@ -197,12 +197,12 @@ impl<'a> Sink<'a> {
         }
     }
 
-    /// Appends a number of 32 bits.
+    /// Appends a 32-bit number.
     pub fn u32(&mut self, value: u32) -> &mut Self {
         self.bytes(&self.order.u32(value))
     }
 
-    /// Appends a number of 64 bits.
+    /// Appends a 64-bit number.
     pub fn u64(&mut self, value: u64) -> &mut Self {
         match self.order {
             Order::Little => self.bytes(&value.to_le_bytes()),

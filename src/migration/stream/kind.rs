@@ -1,22 +1,22 @@
-//! The types of records.
+//! Record types.
 
-/// The last record.
+/// The last record of every stream.
 pub const END: u32 = 0;
-/// Live update only.
+/// Global data of the daemon; live update only.
 pub const GLOBAL_DATA: u32 = 1;
-/// A client.
+/// A client connection.
 pub const CONNECTION_DATA: u32 = 2;
-/// A watch of any depth.
+/// A watch without a depth limit.
 pub const WATCH_DATA: u32 = 3;
 /// An open transaction.
 pub const TRANSACTION_DATA: u32 = 4;
-/// A node.
+/// A node, committed or part of a transaction.
 pub const NODE_DATA: u32 = 5;
-/// Live update only.
+/// Default and global quotas; live update only.
 pub const GLOBAL_QUOTA_DATA: u32 = 6;
-/// What belongs to a domain, not to its connection.
+/// Features and quotas of a domain, independent of its connection.
 pub const DOMAIN_DATA: u32 = 7;
-/// A watch with a depth; from version 2 on.
+/// A watch with a depth; version 2 and later.
 pub const WATCH_DATA_EXTENDED: u32 = 8;
 
 const NAMES: [&str; 9] = [
@@ -31,7 +31,7 @@ const NAMES: [&str; 9] = [
     "WATCH_DATA_EXTENDED",
 ];
 
-/// A type's name, if it is known.
+/// Returns a type's name, `None` if it is unknown.
 pub fn name(kind: u32) -> Option<&'static str> {
     NAMES.get(usize::try_from(kind).ok()?).copied()
 }

@@ -1,5 +1,5 @@
-//! The record that the design of 2020 adds to libxl's migration stream (docs/specs/
-//! libxl-migration-stream.pandoc): 0x00000007, DOMAIN_XENSTORE_DATA. Each holds one thing.
+//! The record that the design of 2020 adds to libxl's migration stream (docs/specs/libxl-migration-stream.pandoc):
+//! 0x00000007, DOMAIN_XENSTORE_DATA. Each record holds one object.
 //!
 //! ```text
 //! v8, in the stream's byte order; lengths without NUL; "|4" pads to a multiple of 4
@@ -12,36 +12,35 @@
 //!     3 transaction  u32 3 | count 0 | { tx_id 0 }*
 //! ```
 //!
-//! It has no place for a watch's depth, quotas, features, or what is on the way to and from the
-//! domain: whoever writes it says so.
+//! The format cannot hold a watch's depth, quotas, features, or data in transit to and from the domain, so its writer
+//! must report them as lost.
 
 use super::fields::{Body, Fault, Order, Sink};
 use super::record::read_perm;
 use crate::words::{ABS_PATH_MAX, Entry};
 
-/// The record's type in libxl's stream; the first one that libxl does not use.
+/// The record type in libxl's stream; the first one that libxl does not use.
 pub const DOMAIN_XENSTORE_DATA: u32 = 7;
 
 const NODE: u32 = 1;
 const WATCH: u32 = 2;
 const TRANSACTION: u32 = 3;
 
-/// What a record holds.
+/// The content of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Data {
-    /// A node: path, permissions with the owner's first, value.
+    /// A node: path, permissions (the owner's first), value.
     Node(Vec<u8>, Vec<Entry>, Vec<u8>),
-    /// A watch: path as the client wrote it, token.
+    /// A watch: path as written by the client, token.
     Watch(Vec<u8>, Vec<u8>),
-    /// Ids of open transactions; one in v8.
+    /// The ids of open transactions; exactly one in v8.
     Transactions(Vec<u32>),
 }
 
-/// Appends the body of a v8 record. Of several transactions each needs a record: the first is
-/// written.
+/// Appends the body of a v8 record. Each transaction needs its own record: only the first id is written.
 ///
 /// # Errors
-/// A field is longer than its length can say.
+/// A field is too long for its length field.
 pub fn write_v8(data: &Data, order: Order, out: &mut Vec<u8>) -> Result<(), Fault> {
     let mut sink = Sink::new(out, order);
     match data {
@@ -69,7 +68,7 @@ pub fn write_v8(data: &Data, order: Order, out: &mut Vec<u8>) -> Result<(), Faul
 /// Reads the body of a v8 record.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The first error found in the body.
 pub fn read_v8(bytes: &[u8], order: Order) -> Result<Data, Fault> {
     let mut body = Body::new(bytes, order);
     let data = match body.u32("type")? {
@@ -86,12 +85,12 @@ pub fn read_v8(bytes: &[u8], order: Order) -> Result<Data, Fault> {
         },
         kind => return Err(Fault::Value("type", kind.into())),
     };
-    // libxl pads records to eight bytes; a length that counts the padding is forgiven.
+    // libxl pads records to eight bytes; a length that includes the padding is accepted.
     if body.left() < 8 { Ok(data) } else { Err(Fault::Surplus(body.left())) }
 }
 
-/// Returns whether a body is that of a v6 node: where v8 has a length there is the path, which begins
-/// with a slash. Such text, as a length, is more than any path has.
+/// Returns whether a body is that of a v6 node, which has the path where v8 has a length. The path begins with a
+/// slash and, read as a length, exceeds that of any path.
 pub fn is_v6_node(bytes: &[u8], order: Order) -> bool {
     let mut body = Body::new(bytes, order);
     let (kind, len) = (body.u32("type"), body.u32("path length"));
@@ -99,10 +98,10 @@ pub fn is_v6_node(bytes: &[u8], order: Order) -> bool {
     kind == Ok(NODE) && bytes.get(4) == Some(&b'/') && !is_length
 }
 
-/// Reads the body of a v6 record: text, as xenstore.txt writes such things.
+/// Reads the body of a v6 record: text, in the notation of xenstore.txt.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The first error found in the body.
 pub fn read_v6(bytes: &[u8], order: Order) -> Result<Data, Fault> {
     let mut body = Body::new(bytes, order);
     match body.u32("type")? {
@@ -110,8 +109,8 @@ pub fn read_v6(bytes: &[u8], order: Order) -> Result<Data, Fault> {
             let path = body.string_to_nul("path")?.to_vec();
             let count = number(&mut body, "perm-count")?;
             let perms = (0..count).map(|_| entry(&mut body)).collect::<Result<_, _>>()?;
-            // xenstore.txt, `<foo|>`: binary data, so a NUL at its end is one of its bytes. The body
-            // ends where the record's length says, which does not count the padding.
+            // The value is binary data (xenstore.txt, `<foo|>`), so a NUL at its end belongs to it. The body ends at
+            // the record's length, which does not include the padding.
             let value = body.take(body.left(), "value")?.to_vec();
             Ok(Data::Node(path, perms, value))
         }
@@ -149,8 +148,8 @@ fn sized(body: &mut Body<'_>, field: &'static str) -> Result<Vec<u8>, Fault> {
     Ok(bytes)
 }
 
-/// A permission of v8. Where a "xenstore" stream has flags it has 0: it cannot say that an entry means
-/// nobody, and whoever writes something else there means what we do not know.
+/// Reads a v8 permission. In place of the flags of a "xenstore" stream it has 0, so it cannot mark an entry as
+/// ignored; any other value there has no known meaning and is rejected.
 fn perm(body: &mut Body<'_>) -> Result<Entry, Fault> {
     match read_perm(body)? {
         (entry, 0) => Ok(entry),
@@ -237,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_node_of_v6_is_told_from_one_of_v8_of_any_length() {
-        // In bytes of 47 a length has a slash.
+        // A length of 47 bytes contains a slash (0x2f).
         for len in [1, 46, 47, 48, 303, 0xb2f, ABS_PATH_MAX] {
             let path = [&b"/"[..], &vec![b'a'; len - 1]].concat();
             let node = Data::Node(path.clone(), vec![entry(b'n', 0)], Vec::new());

@@ -28,14 +28,14 @@ pub use read::{ReadError, Reader};
 pub use record::{Connection, Domain, Node, QuotaValue, Record, Transport, Watch};
 pub use write::{Writer, append};
 
-/// `ident`: "xenstore".
+/// Identifier at the start of the header: "xenstore".
 pub const IDENT: [u8; 8] = *b"xenstore";
-/// The newest version.
+/// The newest stream version.
 pub const VERSION: u32 = 2;
-/// `flags`: records are big-endian.
+/// Bit of `flags`: records are big-endian.
 const FLAG_BIG_ENDIAN: u32 = 1;
-/// Longest body: room for a client's pending output. C keeps that of the control domain's clients
-/// without a limit, but no event twice: this is what a client that takes nothing is owed after a
-/// change of several hundred thousand nodes. A node's record has at most 64 KiB each of path,
-/// permissions and value.
+/// Maximum length of a record body in bytes: room for a client's pending output. C xenstored queues output for the
+/// control domain's clients without a limit, but no event twice: this is the output of a client that reads nothing
+/// during a change of several hundred thousand nodes. A node's record has at most 64 KiB each of path, permissions
+/// and value.
 pub const RECORD_BYTES_MAX: u32 = 64 << 20;

@@ -1,4 +1,4 @@
-//! Reading the stream: whatever it holds, an answer.
+//! Stream parser, robust against any input.
 
 use std::io::{self, Read};
 
@@ -7,33 +7,33 @@ use thiserror::Error;
 use super::fields::{Body, Fault, Order};
 use super::{FLAG_BIG_ENDIAN, IDENT, RECORD_BYTES_MAX, Record, VERSION, kind};
 
-/// A record says how long it is; room is made for so much of it before it is there.
+/// Chunk size of reads: memory for a record grows with the bytes received, not with its stated length.
 const GROWTH_BYTES: usize = 1 << 16;
 
-/// Why a stream could not be read.
+/// The reason why a stream could not be read.
 #[derive(Debug, Error)]
 pub enum ReadError {
-    /// It is not as it should be.
+    /// The content of the stream is invalid.
     #[error("record {record} at byte {offset}: {fault}")]
     Stream {
-        /// Which record, from 1; 0 is the header.
+        /// Number of the record, from 1; 0 is the header.
         record: u64,
-        /// Where it begins.
+        /// Offset of the record in the stream, in bytes.
         offset: u64,
-        /// What is wrong.
+        /// The error in the record.
         fault: Fault,
     },
-    /// The input failed.
+    /// Reading the input failed.
     #[error("the stream cannot be read: {0}")]
     Io(#[from] io::Error),
 }
 
-/// Reads a stream, a record after the other, and holds one at a time.
+/// A stream parser that holds one record at a time.
 pub struct Reader<R> {
     input: R,
     version: u32,
     order: Order,
-    /// Bytes that were read as part of a record and belong to the next.
+    /// Bytes that were read as part of a record but belong to the next one.
     returned: Vec<u8>,
     body: Vec<u8>,
     record: u64,
@@ -47,7 +47,7 @@ impl<R: Read> Reader<R> {
     /// Reads the header.
     ///
     /// # Errors
-    /// It is no such stream, or of a version or with flags that are not known.
+    /// The input is not a "xenstore" stream, or has an unknown version or unknown flags.
     pub fn new(input: R) -> Result<Reader<R>, ReadError> {
         let mut reader = Reader {
             input,
@@ -61,7 +61,7 @@ impl<R: Read> Reader<R> {
             next: 0,
             ended: false,
         };
-        // All that there is of it, if that is less: it says best what the file is instead.
+        // Read as much as there is, even if less than the identifier: the error shows it.
         let mut ident = Vec::new();
         reader.input.by_ref().take(IDENT.len() as u64).read_to_end(&mut ident)?;
         if ident != IDENT {
@@ -83,30 +83,30 @@ impl<R: Read> Reader<R> {
         Ok(reader)
     }
 
-    /// The version of the stream.
+    /// Returns the version of the stream.
     pub fn version(&self) -> u32 {
         self.version
     }
 
-    /// The byte order of its records.
+    /// Returns the byte order of its records.
     pub fn order(&self) -> Order {
         self.order
     }
 
-    /// The type of the record read last.
+    /// Returns the type of the last record.
     pub fn kind(&self) -> u32 {
         self.kind
     }
 
-    /// Where the record read last begins, in bytes.
+    /// Returns the offset of the last record, in bytes.
     pub fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// The next record; nothing after END. Cost: its length, at most [`RECORD_BYTES_MAX`].
+    /// Returns the next record; `None` after END. Cost: its length, at most [`RECORD_BYTES_MAX`].
     ///
     /// # Errors
-    /// With the record's number and where it begins. What follows cannot be read then.
+    /// With the record's number and offset. The rest of the stream cannot be read after an error.
     pub fn next_record(&mut self) -> Result<Option<Record>, ReadError> {
         if self.ended {
             return Ok(None);
@@ -132,12 +132,12 @@ impl<R: Read> Reader<R> {
         Ok(Some(record))
     }
 
-    /// An error about the record read last, for whoever finds out what it contradicts.
+    /// Returns an error about the last record, for callers that find it inconsistent with earlier ones.
     pub fn error(&self, fault: Fault) -> ReadError {
         ReadError::Stream { record: self.record, offset: self.offset, fault }
     }
 
-    /// Words of eight bytes.
+    /// Reads words of eight bytes.
     fn words<const COUNT: usize>(&mut self) -> Result<[[u8; 8]; COUNT], ReadError> {
         self.fill(8 * COUNT)?;
         let mut words = [[0; 8]; COUNT];
@@ -147,7 +147,7 @@ impl<R: Read> Reader<R> {
         Ok(words)
     }
 
-    /// Reads so many bytes into `body`, which grows only as they come.
+    /// Reads `len` bytes into `body`, which grows only as they arrive.
     fn fill(&mut self, len: usize) -> Result<(), ReadError> {
         self.body.clear();
         if !self.returned.is_empty() {
@@ -166,9 +166,9 @@ impl<R: Read> Reader<R> {
         Ok(())
     }
 
-    /// C's daemon counts padding into the length, so up to seven bytes more are no fault. And
-    /// (August 2026) it writes WATCH_DATA_EXTENDED four bytes shorter than it says: with the
-    /// padding a word of eight bytes or none, which belongs to the next record then.
+    /// C xenstored includes padding in the length, so up to seven extra bytes are accepted. It also (August 2026)
+    /// writes WATCH_DATA_EXTENDED four bytes shorter than its length says: depending on the padding, the body then
+    /// includes the next record's first word of eight bytes or not.
     fn parse(&mut self, kind: u32, bytes: &[u8]) -> Result<Record, Fault> {
         let mut body = Body::new(bytes, self.order);
         let record = Record::read(kind, self.version, &mut body)?;

@@ -1,27 +1,27 @@
-//! The records of the stream, each with the section of xenstore-migration.md that defines it.
+//! The records of the stream, as defined in the sections of xenstore-migration.md.
 
 use super::fields::{Body, Fault, Order, Sink};
 use super::kind;
 use crate::words::{Access, Domid, Entry};
 
-/// CONNECTION_DATA, `conn-type`.
+/// Value of CONNECTION_DATA's `conn-type`.
 const TYPE_RING: u16 = 0;
 const TYPE_SOCKET: u16 = 1;
-/// CONNECTION_DATA, `fields`: a unique id follows the data.
+/// Bit of CONNECTION_DATA's `fields`: a unique id follows the data.
 const HAS_UNIQUE_ID: u16 = 1;
-/// WATCH_DATA_EXTENDED, `depth`: no limit.
+/// Value of WATCH_DATA_EXTENDED's `depth`: no limit.
 const ANY_DEPTH: u16 = 0xffff;
-/// NODE_DATA, permission flags: set, shown, never applied.
+/// Permission flag of NODE_DATA: the entry is shown, but never applied.
 const STALE: u8 = 1;
-/// CONNECTION_DATA, `tdomid`: it acts for nobody else (xen.h, `DOMID_INVALID`).
+/// Value of CONNECTION_DATA's `tdomid`: no target (xen.h, `DOMID_INVALID`).
 const DOMID_INVALID: u16 = 0x7FF4;
 
-/// One record. Strings are without their NUL.
+/// A record. Strings exclude their NUL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
     /// END.
     End,
-    /// GLOBAL_DATA: descriptors of a process that replaces itself.
+    /// GLOBAL_DATA: descriptors kept across a live update.
     Global {
         /// The socket that accepts clients, or -1.
         socket: i32,
@@ -34,95 +34,95 @@ pub enum Record {
     Watch(Watch),
     /// TRANSACTION_DATA.
     Transaction {
-        /// Whose it is.
+        /// conn-id of the transaction's client.
         connection: u32,
-        /// The id that the client was given.
+        /// The transaction id given to the client.
         tx_id: u32,
     },
     /// NODE_DATA.
     Node(Node),
-    /// GLOBAL_QUOTA_DATA: the values for domains without their own, then those of the daemon.
+    /// GLOBAL_QUOTA_DATA: the default values of domains, then the daemon's global values.
     GlobalQuota(Vec<QuotaValue>, Vec<QuotaValue>),
     /// DOMAIN_DATA.
     Domain(Domain),
-    /// A type that is not known; its body was skipped, as the text asks.
+    /// A record of unknown type; its body was skipped, as the specification requires.
     Unknown(u32),
 }
 
-/// A client: its transport, and what is on the way to and from it.
+/// A client: its transport, and the data in transit to and from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connection {
-    /// The number by which later records name it; not 0.
+    /// The conn-id in later records; not 0.
     pub id: u32,
-    /// How it is reached.
+    /// The transport of the connection.
     pub transport: Transport,
-    /// Bytes read and not yet worked on.
+    /// Bytes read but not yet processed.
     pub input: Vec<u8>,
-    /// How many bytes of `output` are the rest of a message whose beginning was sent already.
+    /// Number of bytes at the start of `output` that complete a partly sent message.
     pub output_begun: u16,
     /// Bytes not yet sent.
     pub output: Vec<u8>,
-    /// The host's number for the domain's life.
+    /// The host's number of the domain's incarnation.
     pub unique_id: Option<u64>,
 }
 
-/// How a client is reached.
+/// The transport of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
-    /// A ring page: the domain, the domain that it acts for (SET_TARGET), its event channel.
+    /// A ring page: the domain, the domain whose rights it has (SET_TARGET), its event channel.
     Ring(Domid, Option<Domid>, u32),
     /// A socket's descriptor; live update only.
     Socket(u32),
 }
 
-/// A watch as its client set it.
+/// A watch as set by its client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Watch {
-    /// Whose it is.
+    /// conn-id of the watch's client.
     pub connection: u32,
     /// The path, relative if the client wrote it so.
     pub path: Vec<u8>,
-    /// The client's name for it.
+    /// The client's token.
     pub token: Vec<u8>,
-    /// How many levels it reaches down; `None` for all.
+    /// Number of levels below the path that are watched; `None` for all.
     pub depth: Option<u16>,
 }
 
 /// A node, committed or of an open transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    /// The transaction that it is part of: connection, id, and what was done with the node there
-    /// (1 read, 2 written, 0 removed). `None` for a committed one.
+    /// The transaction of which it is part: conn-id, id, and access mode of the node there (1 read, 2 written, 0
+    /// removed). `None` for a committed node.
     pub pending: Option<(u32, u32, u16)>,
-    /// Its path, absolute or special.
+    /// The path, absolute or special.
     pub path: Vec<u8>,
-    /// Its value.
+    /// The value, any bytes.
     pub value: Vec<u8>,
-    /// Its permissions, the owner's first; none if it was removed in a transaction.
+    /// The permissions, the owner's first; empty if the node was removed in a transaction.
     pub perms: Vec<Entry>,
 }
 
-/// A quota by its name.
+/// A quota by name.
 pub type QuotaValue = (Vec<u8>, u32);
 
-/// What belongs to a domain.
+/// Features and quotas of a domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Domain {
-    /// Which.
+    /// The domid.
     pub domid: Domid,
-    /// The feature bits that it is shown; from version 2 on.
+    /// The feature bits offered to it; version 2 and later.
     pub features: Option<u32>,
-    /// Its own quota values.
+    /// The domain's own quota values.
     pub quotas: Vec<QuotaValue>,
 }
 
 impl Record {
     /// Reads the body of a record of type `kind` in a stream of `version`.
     ///
-    /// What is left of the body afterwards is padding, or wrong.
+    /// Any rest of the body afterwards is padding or an error; the caller decides.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The first error found in the body.
     pub fn read(kind: u32, version: u32, body: &mut Body<'_>) -> Result<Record, Fault> {
         Ok(match kind {
             kind::END => Record::End,
@@ -152,10 +152,10 @@ impl Record {
         })
     }
 
-    /// Appends the body and answers the record's type. A watch's depth is lost in version 1.
+    /// Appends the body and returns the record's type. A watch's depth is lost in version 1.
     ///
     /// # Errors
-    /// A field is longer than its length can say.
+    /// A field is too long for its length field.
     pub fn write(&self, version: u32, order: Order, out: &mut Vec<u8>) -> Result<u32, Fault> {
         let mut sink = Sink::new(out, order);
         let kind = match self {
@@ -268,8 +268,8 @@ impl Watch {
         Ok(Watch { connection, path, token, depth })
     }
 
-    /// C's daemon (August 2026) leaves depth and pad out and counts them nevertheless: what cannot
-    /// be read as it should be is read so, and its depth is lost.
+    /// C xenstored (August 2026) omits depth and pad but includes them in the length. A body that cannot be read in
+    /// the specified layout is therefore read without them, and the depth is lost.
     fn read_extended(body: &mut Body<'_>) -> Result<Watch, Fault> {
         let mut as_written = body.clone();
         let watch = Watch::read(body, true);
@@ -336,14 +336,14 @@ impl Domain {
     }
 }
 
-/// A permission as it lies in the stream: letter, flags, domid.
+/// Reads a permission of a NODE_DATA record: letter, flags, domid.
 fn read_entry(body: &mut Body<'_>) -> Result<Entry, Fault> {
     let (entry, flags) = read_perm(body)?;
     Ok(Entry { ignored: flags & STALE != 0, ..entry })
 }
 
-/// The four bytes of a permission, here and in a libxl record: what it says, and the byte after the
-/// letter, which each of them gives its own meaning.
+/// Reads the four bytes of a permission, here and in a libxl record. Returns the entry and the byte after the letter,
+/// whose meaning depends on the format.
 pub(super) fn read_perm(body: &mut Body<'_>) -> Result<(Entry, u8), Fault> {
     let (letter, flags) = (body.u8("perm")?, body.u8("flags")?);
     let access = Access::from_letter(letter).ok_or(Fault::Value("perm", letter.into()))?;
@@ -351,7 +351,7 @@ pub(super) fn read_perm(body: &mut Body<'_>) -> Result<(Entry, u8), Fault> {
 }
 
 fn quotas(body: &mut Body<'_>, count: usize) -> Result<Vec<QuotaValue>, Fault> {
-    // Four bytes each are there, or this fails before anything is made room for.
+    // Fails if fewer than four bytes per value are there, before memory is allocated.
     let mut values = Body::new(body.take(count * 4, "quota-val")?, body.order());
     let value = |values: &mut Body<'_>| values.u32("quota-val");
     (0..count)

@@ -1,4 +1,4 @@
-//! What a stream as a whole says, once it contradicts itself nowhere.
+//! The complete, consistent content of a stream.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,19 +8,18 @@ use super::fields::Fault;
 use super::{Connection, Domain, Node, QuotaValue, ReadError, Reader, Record, Transport, Watch};
 use crate::words::{ABS_PATH_MAX, Domid, Layout, Path, PathBuf, PathSpace};
 
-/// A state that takes more memory is not read. Records may be of a few bytes, and what is made of one takes
-/// up to 34 times as much: so that is counted (by `weight`), and not the stream's length.
+/// Maximum memory of a state in bytes. A record of a few bytes can take up to 34 times its length in memory, so the
+/// memory is counted (by `weight`), not the stream's length.
 pub const STATE_BYTES_MAX: u64 = 1 << 30;
 
-/// What a stream says, END read and everything checked that can be without a store:
+/// The content of a stream, read up to END and checked as far as possible without a store:
 ///
-/// - what a record names came before it: its connection, its transaction, a node's parent; only the
-///   root of a *home* (words/key.rs) may lack its parent, since the stream of a domain is a part of
-///   a store;
-/// - nothing comes twice;
-/// - paths are well formed, nodes have an owner, ids are not 0.
+/// - objects referenced by a record precede it: its connection, its transaction, a node's parent. Only a partition
+///   root (words/key.rs) may lack its parent, since the stream of a domain is a part of a store;
+/// - there are no duplicates;
+/// - paths are well-formed, nodes have an owner, ids are not 0.
 ///
-/// A watch of `@` and something that is no path is left out: C lets every guest set one, and no
+/// A watch on `@` followed by something that is no path is left out: C xenstored lets every guest set one, and no
 /// event has such a name.
 #[derive(Default)]
 pub struct State {
@@ -28,32 +27,32 @@ pub struct State {
     pub nodes: BTreeMap<PathBuf, Node>,
     /// Clients by conn-id.
     pub clients: BTreeMap<u32, Client>,
-    /// What belongs to domains.
+    /// Features and quotas of domains.
     pub domains: BTreeMap<Domid, Domain>,
-    /// Quotas of domains without their own, and of the daemon.
+    /// Default quotas of domains, and global quotas of the daemon.
     pub global_quota: Option<(Vec<QuotaValue>, Vec<QuotaValue>)>,
-    /// Records of types that are not known.
+    /// Number of records of unknown types.
     pub unknown: u64,
     /// The conn-id of each domain's ring.
     rings: BTreeMap<Domid, u32>,
-    /// A node that is there: most of them follow one with the same parent.
+    /// The last parent found, a cache: most nodes follow one with the same parent.
     parent: Option<PathBuf>,
-    /// What it takes in memory, at least about.
+    /// Approximate memory use in bytes, counted by `weight`.
     bytes: u64,
 }
 
-/// A client with what it has set and begun.
+/// A client with its watches and transactions.
 pub struct Client {
-    /// Its connection.
+    /// The connection's transport and pending data.
     pub connection: Connection,
-    /// Its watches in the order in which it set them.
+    /// The client's watches in the order in which they were set.
     pub watches: Vec<Watch>,
-    /// Its open transactions, each with the nodes that it touched, if the stream tells.
+    /// The client's open transactions, each with the nodes it accessed, if the stream has them.
     pub transactions: BTreeMap<u32, BTreeMap<PathBuf, Node>>,
 }
 
 impl Client {
-    /// A domain's ring with nothing on the way, no watch, no transaction.
+    /// Creates a domain's ring without pending data, watches or transactions.
     pub fn new(domid: Domid) -> Client {
         let connection = Connection {
             id: u32::from(domid.0),
@@ -66,7 +65,7 @@ impl Client {
         Client { connection, watches: Vec::new(), transactions: BTreeMap::new() }
     }
 
-    /// Whose paths its relative ones are; of a socket the control domain's.
+    /// Returns the domain to which its relative paths refer; for a socket the control domain.
     pub fn domid(&self) -> Domid {
         match self.connection.transport {
             Transport::Ring(domid, ..) => domid,
@@ -76,10 +75,10 @@ impl Client {
 }
 
 impl State {
-    /// Reads a stream to its end. Cost: its length; in memory are at most [`STATE_BYTES_MAX`] then.
+    /// Reads a stream to its end. Cost: its length; takes at most [`STATE_BYTES_MAX`] of memory.
     ///
     /// # Errors
-    /// With the record, and where it begins.
+    /// With the record's number and offset.
     pub fn read<R: Read>(reader: &mut Reader<R>) -> Result<State, ReadError> {
         State::read_at_most(reader, STATE_BYTES_MAX)
     }
@@ -96,12 +95,12 @@ impl State {
         Ok(state)
     }
 
-    /// The client that is a domain's ring.
+    /// Returns the client that is a domain's ring.
     pub fn client_of(&self, domid: Domid) -> Option<&Client> {
         self.clients.get(self.rings.get(&domid)?)
     }
 
-    /// All domains of which it says more than nodes.
+    /// Returns all domains with more records than nodes.
     pub fn domids(&self) -> BTreeSet<Domid> {
         self.rings.keys().chain(self.domains.keys()).copied().collect()
     }
@@ -200,9 +199,9 @@ impl State {
     }
 }
 
-/// What a state takes in memory for a record at most: what is of any length, and room in maps and of the
-/// allocator, as if the record were the only one in its map. Measured for a few hundred thousand records of
-/// each kind (docs/MIGRATION.md).
+/// Returns an upper bound of a record's memory use in a state: its variable-length data, map entries and allocator
+/// overhead, as if the record were the only one in its map. Measured with a few hundred thousand records of each kind
+/// (docs/MIGRATION.md).
 fn weight(record: &Record) -> u64 {
     let of_quotas = |quotas: &[QuotaValue]| {
         let of_one = |(name, _): &QuotaValue| QUOTA_BYTES + name.len();
@@ -243,7 +242,7 @@ fn once(nodes: &mut BTreeMap<PathBuf, Node>, path: PathBuf, node: Node) -> Resul
     }
 }
 
-/// What lies in which home does not depend on how many shards there are.
+/// The partition of a path does not depend on the number of shards.
 fn is_root_of_home(path: Path<'_>) -> bool {
     Layout::new(1).home(path).root == path
 }

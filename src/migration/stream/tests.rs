@@ -103,7 +103,7 @@ proptest! {
         prop_assert_eq!(read, &records[..]);
     }
 
-    /// Whatever is cut off or changed: an answer, and never a record more than there is room for.
+    /// Any truncation or change gives a result, never a record that exceeds its limit.
     #[test]
     fn reading_is_total(
         records in prop::collection::vec(record(), 1..4),
@@ -139,14 +139,13 @@ fn version_1_knows_no_depth_and_no_features() {
 #[test]
 fn padding_that_is_counted_is_accepted() {
     let mut bytes = stream(2, Order::Little, &[watch(None)]);
-    // conn-id, two lengths, "/a", "t": 13 bytes, that C calls 16.
+    // conn-id, two lengths, "/a", "t": 13 bytes, which C xenstored counts as 16.
     assert_eq!(bytes[20], 13);
     bytes[20] = 16;
     assert_eq!(read_all(&bytes).unwrap(), [watch(None), Record::End]);
 }
 
-/// A watch with a depth as C's daemon writes it: without the depth, and with a length as if it were
-/// there.
+/// A watch with a depth as C xenstored writes it: without the depth, but with a length that includes it.
 fn short_extended(path: &str, token: &str) -> Vec<u8> {
     let [plen, tlen] = [path, token].map(|text| u16::try_from(text.len() + 1).unwrap());
     let mut body = [&1u32.to_le_bytes()[..], &plen.to_le_bytes(), &tlen.to_le_bytes()].concat();

@@ -1,14 +1,14 @@
-//! Writing the stream.
+//! Stream writer.
 
 use std::io::{self, Write};
 
 use super::fields::{Fault, Order};
 use super::{FLAG_BIG_ENDIAN, IDENT, RECORD_BYTES_MAX, Record};
 
-/// `type` and `len` of a record.
+/// Size of a record's `type` and `len`.
 const HEAD_BYTES: usize = 8;
 
-/// Writes a stream, a record after the other.
+/// A stream writer that writes one record at a time.
 pub struct Writer<W> {
     output: W,
     version: u32,
@@ -32,7 +32,7 @@ impl<W: Write> Writer<W> {
     /// Writes a record. Cost: its length.
     ///
     /// # Errors
-    /// Those of the output; `InvalidInput` for a record that cannot be written, with the reason.
+    /// Those of the output; `InvalidInput`, with the reason, for a record that cannot be represented.
     pub fn write(&mut self, record: &Record) -> io::Result<()> {
         self.bytes.clear();
         let written = append(record, self.version, self.order, &mut self.bytes);
@@ -40,7 +40,7 @@ impl<W: Write> Writer<W> {
         self.output.write_all(&self.bytes)
     }
 
-    /// Writes records that [`append`] made, of the same version and byte order.
+    /// Writes records made by [`append`] with the same version and byte order.
     ///
     /// # Errors
     /// Those of the output.
@@ -48,7 +48,7 @@ impl<W: Write> Writer<W> {
         self.output.write_all(records)
     }
 
-    /// Writes END and everything that waits, and gives the output back.
+    /// Writes END, flushes, and returns the output.
     ///
     /// # Errors
     /// Those of the output.
@@ -59,10 +59,10 @@ impl<W: Write> Writer<W> {
     }
 }
 
-/// Appends a record as it lies in a stream, so that parts of one can be made apart. Cost: its length.
+/// Appends a record in stream format, so that parts of a stream can be made separately. Cost: its length.
 ///
 /// # Errors
-/// It cannot be written; `out` is as before.
+/// The record cannot be represented; `out` is unchanged.
 pub fn append(record: &Record, version: u32, order: Order, out: &mut Vec<u8>) -> Result<(), Fault> {
     let start = out.len();
     out.resize(start + HEAD_BYTES, 0);
