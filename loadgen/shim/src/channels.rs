@@ -12,10 +12,10 @@ use xenstored::words::Domid;
 
 use crate::host::{fail, host, status};
 
-/// `VIRQ_DOM_EXC`: domains shut down or died (xen/include/public/xen.h).
+/// `VIRQ_DOM_EXC`: a domain shut down or died (xen/include/public/xen.h).
 const DOM_EXC: c_uint = 3;
 
-/// What C holds a pointer to.
+/// The object behind C's `xenevtchn_handle` pointer.
 pub struct Handle(Mutex<Box<dyn Channels>>);
 
 impl Handle {
@@ -24,13 +24,13 @@ impl Handle {
     }
 }
 
-/// A port, or -1 and `errno`.
+/// Returns a port, or -1 with `errno` set.
 fn port(result: io::Result<Port>) -> c_int {
     let result = result.and_then(|port| c_int::try_from(port).map_err(io::Error::other));
     result.unwrap_or_else(|error| fail(&error))
 }
 
-/// Opens a handle; null and `errno` if that fails.
+/// Opens a handle; returns null with `errno` set on failure.
 #[unsafe(no_mangle)]
 pub extern "C" fn xenevtchn_open(_logger: *mut c_void, _flags: c_uint) -> *mut Handle {
     match host().and_then(Host::open_channels) {
@@ -42,7 +42,7 @@ pub extern "C" fn xenevtchn_open(_logger: *mut c_void, _flags: c_uint) -> *mut H
     }
 }
 
-/// Only a live update takes a handle over; that is not for here.
+/// Not supported: only a live update takes over a handle.
 #[unsafe(no_mangle)]
 pub extern "C" fn xenevtchn_fdopen(
     _logger: *mut c_void,
@@ -56,36 +56,36 @@ pub extern "C" fn xenevtchn_fdopen(
 /// Closes a handle.
 ///
 /// # Safety
-/// `handle` is null or from [`xenevtchn_open`], and not used again.
+/// `handle` is null or from [`xenevtchn_open`], and is not used again.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn xenevtchn_close(handle: *mut Handle) -> c_int {
     if !handle.is_null() {
-        // SAFETY: it was made by `Box::into_raw`, and the caller gives it up.
+        // SAFETY: it was made by `Box::into_raw`, and the caller gives up ownership.
         drop(unsafe { Box::from_raw(handle) });
     }
     0
 }
 
-/// The descriptor that is readable when a port is pending.
+/// Returns the descriptor that is readable when a port is pending.
 #[unsafe(no_mangle)]
 pub extern "C" fn xenevtchn_fd(handle: &Handle) -> c_int {
     handle.lock().raw_fd()
 }
 
-/// Notifies the other end of a port: one system call.
+/// Notifies the other end of a port. Costs one system call.
 #[unsafe(no_mangle)]
 pub extern "C" fn xenevtchn_notify(handle: &Handle, port: Port) -> c_int {
     status(handle.lock().notify(port))
 }
 
-/// Binds a domain's port; answers the local one.
+/// Binds to a domain's port; returns the local one.
 #[unsafe(no_mangle)]
 pub extern "C" fn xenevtchn_bind_interdomain(handle: &Handle, domid: u32, remote: Port) -> c_int {
     let domid = u16::try_from(domid).map(Domid).map_err(io::Error::other);
     port(domid.and_then(|domid| handle.lock().bind_interdomain(domid, remote)))
 }
 
-/// Binds the one interrupt that these daemons ask for.
+/// Binds the only VIRQ used by these daemons.
 #[unsafe(no_mangle)]
 pub extern "C" fn xenevtchn_bind_virq(handle: &Handle, virq: c_uint) -> c_int {
     if virq != DOM_EXC {
@@ -94,13 +94,13 @@ pub extern "C" fn xenevtchn_bind_virq(handle: &Handle, virq: c_uint) -> c_int {
     port(handle.lock().bind_changes())
 }
 
-/// Gives a port back.
+/// Unbinds a port.
 #[unsafe(no_mangle)]
 pub extern "C" fn xenevtchn_unbind(handle: &Handle, port: Port) -> c_int {
     status(handle.lock().unbind(port))
 }
 
-/// Takes the next pending port; waits for one, as read(2) from `/dev/xen/evtchn` does.
+/// Takes the next pending port; blocks until there is one, as read(2) from `/dev/xen/evtchn` does.
 #[unsafe(no_mangle)]
 pub extern "C" fn xenevtchn_pending(handle: &Handle) -> c_int {
     let mut channels = handle.lock();
@@ -117,7 +117,7 @@ fn next_pending(channels: &mut dyn Channels) -> io::Result<Port> {
     Ok(ports[0])
 }
 
-/// Lets a port be pending again.
+/// Unmasks a port.
 #[unsafe(no_mangle)]
 pub extern "C" fn xenevtchn_unmask(handle: &Handle, port: Port) -> c_int {
     status(handle.lock().unmask(port))

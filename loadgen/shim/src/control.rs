@@ -1,4 +1,4 @@
-//! libxenctrl: the states of domains.
+//! libxenctrl: domain states.
 
 use std::ffi::{c_int, c_uint, c_void};
 use std::io;
@@ -8,7 +8,7 @@ use xenstored::words::Domid;
 
 use crate::host::{fail, host};
 
-/// The beginning of `xc_dominfo_t` (tools/include/xenctrl.h): what xenstored looks at.
+/// The prefix of `xc_dominfo_t` (tools/include/xenctrl.h) that xenstored reads.
 #[repr(C)]
 pub struct DomInfo {
     domid: u32,
@@ -17,17 +17,17 @@ pub struct DomInfo {
     shutdown_reason: c_uint,
 }
 
-/// Bits of its flags, which are a bit field: from the lowest bit on where Xen runs.
+/// Bits of the flags bit field, which starts at the lowest bit on Xen's architectures.
 const INFO_DYING: c_uint = 1 << 0;
 const INFO_SHUTDOWN: c_uint = 1 << 2;
 
-/// `xen_domctl_getdomaininfo` (xen/include/public/domctl.h) as it is on x86-64.
+/// `xen_domctl_getdomaininfo` (xen/include/public/domctl.h) in its x86-64 layout.
 #[repr(C, align(8))]
 pub struct DomainInfo {
     domain: u16,
     pad: u16,
     flags: u32,
-    /// oxenstored copies it all and looks at none of it.
+    /// Copied by oxenstored, but not used.
     rest: [u8; 104],
 }
 
@@ -35,7 +35,7 @@ pub struct DomainInfo {
 const LISTED_DYING: u32 = 1 << 0;
 const LISTED_SHUTDOWN: u32 = 1 << 2;
 
-/// A pointer that is not null, and even, as OCaml wants those it keeps. Nothing is behind it.
+/// Returns a pointer that is not null and even, as OCaml requires for stored pointers. It is never dereferenced.
 pub fn some_handle() -> *mut c_void {
     static NOTHING: u64 = 0;
     (&raw const NOTHING).cast_mut().cast()
@@ -47,7 +47,7 @@ fn state(domid: u32) -> io::Result<(u16, DomainState)> {
     Ok((domid, state.ok_or(io::ErrorKind::NotFound)?))
 }
 
-/// Opens a handle.
+/// Opens a handle, which has no state.
 #[unsafe(no_mangle)]
 pub extern "C" fn xc_interface_open(
     _logger: *mut c_void,
@@ -63,8 +63,8 @@ pub extern "C" fn xc_interface_close(_handle: *mut c_void) -> c_int {
     0
 }
 
-/// Says what is known of one domain: 1, or -1 and `errno`. (Xen names the next domain if there is
-/// none of this number; the caller then sees another number, and that it does not exist.)
+/// Returns 1 and the state of a domain, or -1 with `errno` set. (Xen returns the next domain if this one does not
+/// exist; the caller then sees another domid and concludes the same.)
 #[unsafe(no_mangle)]
 pub extern "C" fn xc_domain_getinfo(
     _handle: *mut c_void,
@@ -83,7 +83,7 @@ pub extern "C" fn xc_domain_getinfo(
     }
 }
 
-/// The same in the hypervisor's own words: 1, or 0 if there is no such domain.
+/// As [`xc_domain_getinfo`] in the hypervisor's own format: returns 1, or 0 if the domain does not exist.
 #[unsafe(no_mangle)]
 pub extern "C" fn xc_domain_getinfolist(
     _handle: *mut c_void,
@@ -106,14 +106,14 @@ fn flags(state: &DomainState, dying: u32, shutdown: u32) -> u32 {
     bit(state.dying, dying) | bit(state.shutdown, shutdown)
 }
 
-/// `xc_error`: a code and a message; the code is 0, so that the caller looks at `errno`.
+/// `xc_error`: a code and a message. The code is 0, so the caller uses `errno`.
 #[repr(C)]
 pub struct LastError {
     code: c_uint,
     message: [u8; 1024],
 }
 
-/// There is never more to say than `errno`.
+/// Returns an empty error: all information is in `errno`.
 #[unsafe(no_mangle)]
 pub extern "C" fn xc_get_last_error(_handle: *mut c_void) -> *const LastError {
     static NONE: LastError = LastError { code: 0, message: [0; 1024] };

@@ -1,8 +1,8 @@
-//! Files that are not there, or not where a second daemon could have its own.
+//! Emulated and redirected files.
 //!
-//! The two files of the control domain's kernel, `/proc/xen/xsd_kva` and `/proc/xen/xsd_port`, are
-//! made of what the simulated host knows. And what oxenstored wants in `/var/run/xenstored` (its
-//! paths are fixed when it is built) is in `$XENSTORED_RUNDIR`, as the C daemon has it anyway.
+//! The two files of the control domain's kernel, `/proc/xen/xsd_kva` and `/proc/xen/xsd_port`, are made from the
+//! simulated host's state. Files of oxenstored in `/var/run/xenstored`, a path fixed at build time, are redirected to
+//! `$XENSTORED_RUNDIR`, which the C daemon uses anyway. So two daemons can run side by side.
 
 use std::ffi::{CStr, CString, OsStr, c_char, c_int};
 use std::io::{self, IoSliceMut, Read, Write};
@@ -22,14 +22,14 @@ use zerocopy::FromBytes;
 
 use crate::host::{fail, host, socket};
 
-/// Where oxenstored keeps its socket and its dump.
+/// The directory of oxenstored's socket and dump.
 const RUNDIR: &str = "/var/run/xenstored";
 
 /// The kernel's files (Linux, drivers/xen/xenfs/xenstored.c).
 const KVA: &[u8] = b"/proc/xen/xsd_kva";
 const PORT: &[u8] = b"/proc/xen/xsd_port";
 
-/// Where the file really is; `None` if it is where its name says.
+/// Returns the redirected path, `None` if the path is not redirected.
 fn elsewhere(path: &CStr) -> Option<CString> {
     let path = Path::new(OsStr::from_bytes(path.to_bytes()));
     let inside = path.strip_prefix(RUNDIR).ok()?;
@@ -37,14 +37,14 @@ fn elsewhere(path: &CStr) -> Option<CString> {
     CString::new(own.into_os_string().into_vec()).ok()
 }
 
-/// Calls `call` with the path where the file really is.
+/// Calls `call` with the redirected path.
 fn redirected<T>(path: &CStr, call: impl FnOnce(*const c_char) -> T) -> T {
     let own = elsewhere(path);
     call(own.as_deref().unwrap_or(path).as_ptr())
 }
 
-/// The page of the control domain's ring. The host gives its descriptor to whoever becomes that
-/// domain's kernel; that is us for a moment, and then whoever asks next.
+/// Returns the page of the control domain's ring. The host gives its descriptor to the client that attaches as that
+/// domain's kernel: this process does so, and detaches at once.
 fn kva() -> io::Result<OwnedFd> {
     host()?;
     let mut stream = UnixStream::connect(socket()?)?;
@@ -59,13 +59,13 @@ fn kva() -> io::Result<OwnedFd> {
         _ => None,
     });
     let page = fds.next().and_then(|mut fds| fds.next());
-    // Its end is answered by ours; only then is the place free for another kernel.
+    // The host closes its end in reply; only then can another kernel attach.
     stream.shutdown(std::net::Shutdown::Write)?;
     let _ = stream.read(&mut [0]);
     page.ok_or(io::ErrorKind::UnexpectedEof.into())
 }
 
-/// The number of the control domain's event channel, as text.
+/// Returns a file with the number of the control domain's event channel as text.
 fn port() -> io::Result<OwnedFd> {
     let file = memfd_create("xsd_port", MemfdFlags::CLOEXEC)?;
     rustix::io::write(&file, XENSTORE_PORT.to_string().as_bytes())?;
@@ -76,51 +76,51 @@ fn port() -> io::Result<OwnedFd> {
 /// open(2).
 ///
 /// # Safety
-/// As there: `path` ends in a NUL. In C the third argument may be left out, and is then any
-/// number, which the kernel does not look at.
+/// As for open(2): `path` ends in a NUL. In C the third argument may be omitted, in which case it has any value and
+/// the kernel ignores it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn open(path: *const c_char, flags: c_int, mode: libc::mode_t) -> c_int {
-    // SAFETY: a string, as open(2) demands of its caller.
+    // SAFETY: a string, as open(2) requires of its caller.
     let path = unsafe { CStr::from_ptr(path) };
     let made = match path.to_bytes() {
         KVA => kva(),
         PORT => port(),
-        // SAFETY: openat(2) reads a string, which lives for as long as the call.
+        // SAFETY: openat(2) reads a string, which lives for the duration of the call.
         _ => return redirected(path, |path| unsafe { openat(path, flags, mode) }),
     };
     made.map_or_else(|error| fail(&error), IntoRawFd::into_raw_fd)
 }
 
-/// The system call itself: our own `open` stands in front of the C library's.
+/// Makes the openat(2) system call directly, since `open` here overrides the C library's.
 ///
 /// # Safety
 /// `path` ends in a NUL.
 unsafe fn openat(path: *const c_char, flags: c_int, mode: libc::mode_t) -> c_int {
-    // SAFETY: the arguments are those of openat(2); it reads the string and nothing else.
+    // SAFETY: the arguments are those of openat(2), which reads only the string.
     let fd = unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path, flags, mode) };
     c_int::try_from(fd).unwrap_or(-1)
 }
 
-/// The same by the name that programs built for large files use.
+/// As [`open`], under the name that programs with large file support use.
 ///
 /// # Safety
-/// As [`open`].
+/// As for [`open`].
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn open64(path: *const c_char, flags: c_int, mode: libc::mode_t) -> c_int {
-    // SAFETY: the caller's promise is the same.
+    // SAFETY: the caller gives the same guarantee.
     unsafe { open(path, flags, mode) }
 }
 
 /// unlink(2).
 ///
 /// # Safety
-/// As there: `path` ends in a NUL.
+/// As for unlink(2): `path` ends in a NUL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn unlink(path: *const c_char) -> c_int {
-    // SAFETY: a string, as unlink(2) demands of its caller.
+    // SAFETY: a string, as unlink(2) requires of its caller.
     let path = unsafe { CStr::from_ptr(path) };
     redirected(path, |path| {
-        // SAFETY: unlinkat(2) reads a string, which lives for as long as the call.
+        // SAFETY: unlinkat(2) reads a string, which lives for the duration of the call.
         let status = unsafe { libc::syscall(libc::SYS_unlinkat, libc::AT_FDCWD, path, 0) };
         c_int::try_from(status).unwrap_or(-1)
     })
@@ -129,13 +129,13 @@ pub unsafe extern "C" fn unlink(path: *const c_char) -> c_int {
 /// mkdir(2).
 ///
 /// # Safety
-/// As there: `path` ends in a NUL.
+/// As for mkdir(2): `path` ends in a NUL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mkdir(path: *const c_char, mode: libc::mode_t) -> c_int {
-    // SAFETY: a string, as mkdir(2) demands of its caller.
+    // SAFETY: a string, as mkdir(2) requires of its caller.
     let path = unsafe { CStr::from_ptr(path) };
     redirected(path, |path| {
-        // SAFETY: mkdirat(2) reads a string, which lives for as long as the call.
+        // SAFETY: mkdirat(2) reads a string, which lives for the duration of the call.
         let status = unsafe { libc::syscall(libc::SYS_mkdirat, libc::AT_FDCWD, path, mode) };
         c_int::try_from(status).unwrap_or(-1)
     })
@@ -144,7 +144,7 @@ pub unsafe extern "C" fn mkdir(path: *const c_char, mode: libc::mode_t) -> c_int
 /// bind(2).
 ///
 /// # Safety
-/// As there: `address` has `length` bytes.
+/// As for bind(2): `address` has `length` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn bind(
     socket: c_int,
@@ -163,7 +163,7 @@ pub unsafe extern "C" fn bind(
     c_int::try_from(status).unwrap_or(-1)
 }
 
-/// The address of a Unix socket that is elsewhere.
+/// Returns the redirected address of a Unix socket, `None` if it is not redirected.
 fn moved(given: &[u8]) -> Option<libc::sockaddr_un> {
     let at = mem::offset_of!(libc::sockaddr_un, sun_path);
     let family = libc::sa_family_t::try_from(libc::AF_UNIX).ok()?;
@@ -178,7 +178,7 @@ fn moved(given: &[u8]) -> Option<libc::sockaddr_un> {
     let mut address = libc::sockaddr_un { sun_family: family, sun_path: [0; 108] };
     let bytes = own.as_bytes();
     if bytes.len() >= address.sun_path.len() {
-        return None; // Then it fails as the caller's own address would not have: by name.
+        return None; // The caller's address then fails by its own path.
     }
     for (to, from) in address.sun_path.iter_mut().zip(bytes) {
         *to = from.cast_signed();
@@ -186,11 +186,11 @@ fn moved(given: &[u8]) -> Option<libc::sockaddr_un> {
     Some(address)
 }
 
-/// setrlimit(2). oxenstored wants as many open files as the kernel can count, which even root may
-/// be refused; it then gets what may be had.
+/// setrlimit(2). oxenstored requests as many open files as the kernel can count, which even root may be denied; it
+/// then gets the hard limit.
 ///
 /// # Safety
-/// As there: `wanted` points to two limits.
+/// As for setrlimit(2): `wanted` points to two limits.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn setrlimit(resource: c_int, wanted: *const libc::rlimit) -> c_int {
     let set = |limit: *const libc::rlimit| {
@@ -199,7 +199,7 @@ pub unsafe extern "C" fn setrlimit(resource: c_int, wanted: *const libc::rlimit)
         unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, limit, none) }
     };
     let mut most = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: getrlimit(2) fills the limits that it is given.
+    // SAFETY: getrlimit(2) fills the limits passed to it.
     if set(wanted) < 0 && unsafe { libc::getrlimit(resource as _, &mut most) } == 0 {
         most.rlim_cur = most.rlim_max;
         return c_int::try_from(set(&raw const most)).unwrap_or(-1);

@@ -1,4 +1,4 @@
-//! libxengnttab, and libxenctrl's way to the same: the pages of rings.
+//! libxengnttab, and libxenctrl's equivalent: mapping of ring pages.
 
 use std::ffi::{c_int, c_uint, c_ulong, c_void};
 use std::io;
@@ -11,17 +11,16 @@ use xenstored::words::Domid;
 
 use crate::host::{fail, host, status};
 
-/// `GNTTAB_RESERVED_XENSTORE`: where every domain grants its ring's page.
+/// `GNTTAB_RESERVED_XENSTORE`: the grant reference of every domain's ring page.
 const XENSTORE: u32 = 1;
 
-/// A mapping of a domain's ring page of the caller's own, to be undone with munmap(2).
+/// Creates a separate mapping of a domain's ring page, which the caller unmaps with munmap(2).
 fn map(domid: u32) -> io::Result<*mut c_void> {
     let domid = Domid(u16::try_from(domid).map_err(io::Error::other)?);
     let page = host()?.map_ring(domid, None)?;
     let base = page.word(0).as_ptr().cast();
-    // SAFETY: `base` is the start of a shared mapping of this size, which `page` keeps. With an
-    // old size of 0 that mapping stays as it is, and a second one of the same page is made
-    // (mremap(2)) at an address of the kernel's choice.
+    // SAFETY: `base` is the start of a shared mapping of this size, kept by `page`. With an old size of 0, mremap(2)
+    // leaves that mapping unchanged and makes a second one of the same page at an address of the kernel's choice.
     Ok(unsafe { mremap(base, 0, PAGE_BYTES, MremapFlags::MAYMOVE)? })
 }
 
@@ -32,7 +31,7 @@ fn pointer(result: io::Result<*mut c_void>) -> *mut c_void {
     })
 }
 
-/// Opens a handle. There is nothing in it: it only must not be null.
+/// Opens a handle, which has no state but must not be null.
 #[unsafe(no_mangle)]
 pub extern "C" fn xengnttab_open(_logger: *mut c_void, _flags: c_uint) -> *mut c_void {
     crate::control::some_handle()
@@ -44,13 +43,13 @@ pub extern "C" fn xengnttab_close(_handle: *mut c_void) -> c_int {
     0
 }
 
-/// There is no limit here.
+/// Succeeds: this host has no limit.
 #[unsafe(no_mangle)]
 pub extern "C" fn xengnttab_set_max_grants(_handle: *mut c_void, _grants: u32) -> c_int {
     0
 }
 
-/// Maps a page that a domain grants: there is one.
+/// Maps a granted page; only the ring page is granted.
 #[unsafe(no_mangle)]
 pub extern "C" fn xengnttab_map_grant_ref(
     _handle: *mut c_void,
@@ -64,7 +63,7 @@ pub extern "C" fn xengnttab_map_grant_ref(
     })
 }
 
-/// Maps a page by its frame's number. On this host a domain has one page, whatever the number.
+/// Maps a page by frame number. On this host a domain has only one page, so the number is ignored.
 #[unsafe(no_mangle)]
 pub extern "C" fn xc_map_foreign_range(
     _handle: *mut c_void,
@@ -79,16 +78,16 @@ pub extern "C" fn xc_map_foreign_range(
     })
 }
 
-/// Undoes a mapping.
+/// Unmaps a page.
 ///
 /// # Safety
-/// `start` is of [`xengnttab_map_grant_ref`] and not used again.
+/// `start` is from [`xengnttab_map_grant_ref`] and not used again.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn xengnttab_unmap(
     _handle: *mut c_void,
     start: *mut c_void,
     count: u32,
 ) -> c_int {
-    // SAFETY: the caller gives up its own mapping, which nobody else refers to.
+    // SAFETY: the caller gives up its own mapping, which has no other users.
     status(unsafe { munmap(start, count as usize * PAGE_BYTES) }.map_err(io::Error::from))
 }

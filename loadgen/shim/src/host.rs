@@ -1,4 +1,4 @@
-//! The simulated host of this process, and errors as C knows them.
+//! The simulated host of this process, and errors in C's convention.
 
 use std::ffi::c_int;
 use std::io;
@@ -7,25 +7,25 @@ use std::sync::OnceLock;
 
 use xenstored::host::sim::SimHost;
 
-/// Where the host's socket is made.
+/// Environment variable with the path of the host's socket.
 const SOCKET: &str = "XENSTORED_SIM_SOCKET";
 
-/// The host: started when the daemon first asks for anything of Xen's.
+/// Returns the host, which is started when the daemon first uses one of Xen's libraries.
 ///
 /// # Errors
-/// Those of starting it; `NotFound` if the environment does not say where.
+/// Those of starting it; `NotFound` if [`SOCKET`] is not set.
 pub fn host() -> io::Result<&'static SimHost> {
     static HOST: OnceLock<io::Result<SimHost>> = OnceLock::new();
     let host = HOST.get_or_init(|| SimHost::start(socket()?));
     host.as_ref().map_err(|error| io::Error::new(error.kind(), error.to_string()))
 }
 
-/// The path of the host's socket.
+/// Returns the path of the host's socket.
 pub fn socket() -> io::Result<PathBuf> {
     std::env::var_os(SOCKET).map(PathBuf::from).ok_or(io::ErrorKind::NotFound.into())
 }
 
-/// -1 and `errno`, which is how all these libraries fail.
+/// Sets `errno` and returns -1, the error convention of all these libraries.
 pub fn fail(error: &io::Error) -> c_int {
     let number = error.raw_os_error().unwrap_or(match error.kind() {
         io::ErrorKind::NotFound => libc::ESRCH,
@@ -39,7 +39,7 @@ pub fn fail(error: &io::Error) -> c_int {
     -1
 }
 
-/// 0, or -1 and `errno`.
+/// Returns 0, or -1 with `errno` set.
 pub fn status(result: io::Result<()>) -> c_int {
     result.map_or_else(|error| fail(&error), |()| 0)
 }

@@ -1,5 +1,5 @@
-//! Xen's libraries, as Debian's `xenstored` and `oxenstored` of Xen 4.17 call them, on this
-//! project's simulated host (docs/SIM.md). The two daemons run as they are, without a hypervisor.
+//! Xen's libraries, as called by Debian's `xenstored` and `oxenstored` of Xen 4.17, implemented on this project's
+//! simulated host (docs/SIM.md). Both daemons run unmodified, without a hypervisor.
 //!
 //! ```text
 //!    xenstored, oxenstored (Debian's programs, unchanged)
@@ -12,12 +12,11 @@
 //!            xenstored::host::sim, its socket at $XENSTORED_SIM_SOCKET
 //! ```
 //!
-//! One library stands for all of them: links with their names in a directory that is in
-//! `LD_LIBRARY_PATH` lead to it, and the loader maps a file once. It defines no symbol versions,
-//! which the loader remarks upon ("no version information available") and accepts.
+//! One shared library stands in for all of them: a directory in `LD_LIBRARY_PATH` has links with their names to it,
+//! and the loader maps a file only once. It defines no symbol versions, which the loader reports ("no version
+//! information available") but accepts.
 //!
-//! Nothing that the daemons never call does anything: see `unused`. What Xen charges for a
-//! notification, one system call, is charged here too.
+//! Functions that the daemons never call are stubs: see `unused`. A notification costs one system call, as on Xen.
 
 mod channels;
 mod control;

@@ -1,7 +1,7 @@
-//! Functions of libxenctrl that oxenstored refers to, because its library for OCaml does, and
-//! never calls. The loader wants them all (the program is linked with `-z now`).
+//! Functions of libxenctrl that oxenstored references through its OCaml library but never calls. The loader requires
+//! all of them (the program is linked with `-z now`).
 
-/// Ends the process: there is no telling what the caller expected.
+/// Aborts the process: no return value would be correct.
 fn called(name: &str) -> ! {
     eprintln!("{name} is not to be had on the simulated host");
     std::process::abort()
@@ -9,7 +9,7 @@ fn called(name: &str) -> ! {
 
 macro_rules! unused {
     ($($name:ident)*) => {$(
-        /// Is never called.
+        /// Aborts; never called.
         #[unsafe(no_mangle)]
         pub extern "C" fn $name() {
             called(stringify!($name))
@@ -29,7 +29,7 @@ unused! {
     xc_vcpu_getinfo xc_vcpu_setaffinity xc_version xc_watchdog
 }
 
-/// The page of hypercalls that a kernel has. The crate with Xen's numbers refers to it, and without
-/// optimisation so does this library; nothing here makes hypercalls that way.
+/// The hypercall page of a kernel. The crate with Xen's numbers references it, and in unoptimised builds so does this
+/// library; no hypercall is made through it.
 #[unsafe(no_mangle)]
 pub static HYPERCALL_PAGE: [u8; 0] = [];

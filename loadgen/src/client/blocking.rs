@@ -1,4 +1,4 @@
-//! A client that waits: for what goes before a measurement, and for looking at what it left.
+//! A blocking client, for the preparation of measurements and checks after them.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -13,11 +13,10 @@ use super::wire::{Arrived, Wire};
 use crate::trouble::{Result, Trouble};
 use crate::wrong;
 
-/// So many requests are sent before their replies are read: much, and less than what a socket's
-/// buffers hold of either.
+/// Requests sent before their replies are read: many, but few enough for either direction of a socket's buffers.
 const PIPELINED: usize = 64;
 
-/// A daemon that does not answer for so long hangs. Removing 100,000 nodes takes a peer a second.
+/// Timeout of a reply. A peer takes a second to remove 100,000 nodes.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A connection to a daemon's socket.
@@ -36,7 +35,7 @@ impl Blocking {
         Ok(Blocking { wire, output: Vec::new(), asked: 0, events: VecDeque::new() })
     }
 
-    /// Sends a request and waits for its reply: the payload, or the name of the error.
+    /// Sends a request and waits for its reply: the payload, or the error's name.
     pub fn request(
         &mut self,
         kind: Operation,
@@ -58,7 +57,7 @@ impl Blocking {
         Ok(Ok(payload))
     }
 
-    /// As [`Blocking::request`] outside of transactions; an error is wrong.
+    /// As [`Blocking::request`] outside of transactions; fails on an error reply.
     pub fn must(&mut self, kind: Operation, payload: &[u8]) -> Result<Vec<u8>> {
         self.request(kind, 0, payload)?.map_err(|errno| {
             let asked = String::from_utf8_lossy(payload);
@@ -66,20 +65,20 @@ impl Blocking {
         })
     }
 
-    /// A node's value, as text.
+    /// Reads a node's value as text.
     pub fn text(&mut self, path: &str) -> Result<String> {
         let value = self.must(Operation::Read, &words(&[path]))?;
         Ok(String::from_utf8_lossy(&value).into_owned())
     }
 
-    /// A node's value, which must be a number.
+    /// Reads a node's value, which must be a number.
     pub fn number(&mut self, path: &str) -> Result<u64> {
         let text = self.text(path)?;
         text.parse().map_err(|_| Trouble::Wrong(format!("{path} is {text:?}, no number")))
     }
 
-    /// The names of a node's children, each with its NUL; `path` has one too. In pieces if they do
-    /// not fit into one reply.
+    /// Lists a node's children, each with its NUL; `path` ends in a NUL too. Reads the list in parts if it does not
+    /// fit in one reply.
     pub fn directory(&mut self, path: &[u8]) -> Result<Vec<u8>> {
         match self.request(Operation::Directory, 0, path)? {
             Ok(children) => return Ok(children),
@@ -90,7 +89,7 @@ impl Blocking {
         loop {
             let from = format!("{}\0", children.len()).into_bytes();
             let part = self.must(Operation::DirectoryPart, &[path, &from].concat())?;
-            // The generation, then names; an empty name at the end of the last part.
+            // The generation, then names; an empty name ends the last part.
             let generation =
                 part.iter().position(|&byte| byte == 0).map_or(part.len(), |at| at + 1);
             children.extend_from_slice(&part[generation..]);
@@ -101,19 +100,19 @@ impl Blocking {
         }
     }
 
-    /// Sends a request whose reply is read later and must be no error.
+    /// Queues a request whose reply is read later and must not be an error.
     pub fn ask(&mut self, kind: Operation, payload: &[u8]) -> Result<()> {
         append(&mut self.output, kind, 0, 0, payload);
         self.asked += 1;
         if self.asked == PIPELINED { self.flush() } else { Ok(()) }
     }
 
-    /// Asks for a WRITE as [`Blocking::ask`] does.
+    /// Queues a WRITE as [`Blocking::ask`] does.
     pub fn write(&mut self, path: &str, value: impl AsRef<[u8]>) -> Result<()> {
         self.ask(Operation::Write, &payload(path, value))
     }
 
-    /// Waits for the replies to all that was asked.
+    /// Waits for the replies to all queued requests.
     pub fn flush(&mut self) -> Result<()> {
         self.wire.send(&self.output)?;
         self.output.clear();
@@ -127,7 +126,7 @@ impl Blocking {
         Ok(())
     }
 
-    /// The next event, as path and token.
+    /// Waits for the next event, and returns its path and token.
     pub fn event(&mut self) -> Result<(String, String)> {
         if self.events.is_empty()
             && let Some(reply) = self.take()?
@@ -137,14 +136,13 @@ impl Blocking {
         Ok(self.events.pop_front().unwrap_or_default())
     }
 
-    /// The events that the daemon has sent up to now: those that it sent before the answer to a
-    /// request that we make here.
+    /// Returns the events sent so far: those that arrive before the reply to a request made here.
     pub fn take_events(&mut self) -> Result<Vec<(String, String)>> {
         self.must(Operation::GetDomainPath, b"0\0")?;
         Ok(self.events.drain(..).collect())
     }
 
-    /// Checks that no event came.
+    /// Checks that no event arrived.
     pub fn must_be_quiet(&mut self) -> Result<()> {
         match self.take_events()?.as_slice() {
             [] => Ok(()),
@@ -152,7 +150,7 @@ impl Blocking {
         }
     }
 
-    /// The next reply; events before it are kept.
+    /// Waits for the next reply, and queues events that precede it.
     fn reply(&mut self) -> Result<(u32, Vec<u8>)> {
         loop {
             if let Some(reply) = self.take()? {
@@ -161,7 +159,7 @@ impl Blocking {
         }
     }
 
-    /// Waits for the next message. An event is kept, a reply answered.
+    /// Waits for the next message. Queues an event, returns a reply.
     fn take(&mut self) -> Result<Option<(u32, Vec<u8>)>> {
         let Arrived { kind, payload, .. } = self.wire.wait()?;
         if kind != WATCH_EVENT {
@@ -174,8 +172,7 @@ impl Blocking {
         Ok(None)
     }
 
-    /// Creates a domain on the simulated host at `host`, gives it its home, and introduces it, as
-    /// a toolstack does.
+    /// Creates a domain on the simulated host at `host`, creates its nodes, and introduces it, as a toolstack does.
     pub fn build_domain(&mut self, host: &mut SimClient, domid: Domid) -> Result<SimGuest> {
         let guest = host
             .create(Some(domid))

@@ -1,4 +1,4 @@
-//! A link with its buffers: messages in and out.
+//! A link with its input and output buffers.
 
 use std::io;
 
@@ -7,22 +7,22 @@ use xenstored::protocol::{Frame, HEADER_BYTES, Operation, frame};
 use super::link::Link;
 use super::message::{Request, append};
 
-/// What the daemon sent.
+/// A message from the daemon.
 #[derive(Debug)]
 pub struct Message<'a> {
-    /// The number of the operation that it answers, `ERROR` or `WATCH_EVENT`.
+    /// Number of the operation in a reply, or `ERROR` or `WATCH_EVENT`.
     pub kind: u32,
-    /// The request's number.
+    /// Id of the request.
     pub req_id: u32,
-    /// The transaction's number.
+    /// Id of the transaction.
     pub tx_id: u32,
-    /// The payload.
+    /// The payload, without the header.
     pub payload: &'a [u8],
 }
 
-/// A link, what came and is not looked at, and what is not sent.
+/// A link with its unread input and unsent output.
 pub struct Connection {
-    /// The way to the daemon.
+    /// The transport to the daemon.
     pub link: Link,
     input: Vec<u8>,
     taken: usize,
@@ -31,7 +31,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A connection that nothing was sent on.
+    /// Creates a connection with empty buffers.
     pub fn new(link: Link) -> Connection {
         Connection { link, input: Vec::new(), taken: 0, output: Vec::new(), sent: 0 }
     }
@@ -46,12 +46,12 @@ impl Connection {
         request.append(&mut self.output, req_id);
     }
 
-    /// Queues bytes as they are.
+    /// Queues raw bytes.
     pub fn queue_bytes(&mut self, bytes: &[u8]) {
         self.output.extend_from_slice(bytes);
     }
 
-    /// Sends what the daemon takes; whether that was everything.
+    /// Sends as much as the daemon accepts; returns whether that was everything.
     pub fn flush(&mut self) -> io::Result<bool> {
         while self.sent < self.output.len() {
             match self.link.send(&self.output[self.sent..])? {
@@ -64,7 +64,7 @@ impl Connection {
         Ok(true)
     }
 
-    /// Takes in what came.
+    /// Reads the available input.
     ///
     /// # Errors
     /// `UnexpectedEof` if the daemon closed the connection.
@@ -74,10 +74,10 @@ impl Connection {
         self.link.receive(&mut self.input)
     }
 
-    /// The next message that came whole.
+    /// Returns the next complete message, if there is one.
     ///
     /// # Errors
-    /// `InvalidData` if it is longer than any may be.
+    /// `InvalidData` if it exceeds the maximum length.
     pub fn message(&mut self) -> io::Result<Option<Message<'_>>> {
         match frame(&self.input[self.taken..]) {
             Frame::Incomplete(_) => Ok(None),

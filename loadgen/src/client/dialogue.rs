@@ -1,4 +1,4 @@
-//! A task's connection: requests awaited one by one, watches and their events.
+//! A connection for async tasks: requests that are awaited, watches and their events.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -18,13 +18,13 @@ use super::stage::Inner;
 use crate::trouble::{Result, Trouble};
 use crate::wrong;
 
-/// What a request came to: the payload, or the name of the error.
+/// The result of a request: the payload, or the error's name.
 pub type Reply = std::result::Result<Vec<u8>, String>;
 
-/// What the handles of a connection share.
+/// The shared state of a connection's handles.
 pub(super) struct State {
     place: usize,
-    /// Which of the stage's connections it is, counted from 1.
+    /// The sequence number of the connection in its stage, from 1.
     number: u64,
     stage: Rc<Inner>,
     inside: RefCell<Inside>,
@@ -35,7 +35,7 @@ struct Inside {
     next_req: u32,
     waiting: VecDeque<Waiting>,
     watches: HashMap<String, Rc<RefCell<Slot<VecDeque<String>>>>>,
-    /// On the list of clients with something to send.
+    /// Whether it is on the list of clients with unsent output.
     queued: bool,
     listens_for_room: bool,
 }
@@ -47,7 +47,7 @@ struct Waiting {
     slot: Rc<RefCell<Slot<Option<Reply>>>>,
 }
 
-/// Where something arrives that a task may wait for.
+/// A slot for a value that a task may wait for.
 #[derive(Default)]
 struct Slot<T> {
     arrived: T,
@@ -63,7 +63,7 @@ impl<T> Slot<T> {
 }
 
 impl State {
-    /// A new one, at this place of the stage.
+    /// Creates a connection in this slot of the stage.
     pub(super) fn new(place: usize, number: u64, stage: Rc<Inner>, link: Link) -> State {
         let inside = Inside {
             connection: Connection::new(link),
@@ -76,7 +76,7 @@ impl State {
         State { place, number, stage, inside: RefCell::new(inside) }
     }
 
-    /// Sends what is queued.
+    /// Sends the queued output.
     pub(super) fn send(&self) -> Result<()> {
         let inside = &mut *self.inside.borrow_mut();
         inside.queued = false;
@@ -90,7 +90,7 @@ impl State {
         Ok(())
     }
 
-    /// Takes in what came, and wakes who waits for it.
+    /// Reads the available input, and wakes the tasks that wait for it.
     pub(super) fn receive(&self) -> Result<()> {
         let inside = &mut *self.inside.borrow_mut();
         inside.connection.receive()?;
@@ -104,7 +104,7 @@ impl State {
                 if let Some(recording) = &mut *recording {
                     recording.told(self.number, path, token);
                 }
-                // One that was under way when its watch was removed concerns nobody.
+                // An event in transit when its watch was removed is dropped.
                 if let Some(watch) = inside.watches.get(token) {
                     let mut slot = watch.borrow_mut();
                     slot.arrived.push_back(path.to_owned());
@@ -148,7 +148,7 @@ impl State {
     }
 }
 
-/// Waits until the reply is there.
+/// Waits for the reply.
 async fn replied(slot: Rc<RefCell<Slot<Option<Reply>>>>) -> Reply {
     poll_fn(|context| {
         let mut slot = slot.borrow_mut();
@@ -163,7 +163,7 @@ async fn replied(slot: Rc<RefCell<Slot<Option<Reply>>>>) -> Reply {
     .await
 }
 
-/// Adds to a count.
+/// Increments a counter.
 fn count(cell: &Cell<u64>) {
     cell.set(cell.get() + 1);
 }
@@ -179,7 +179,7 @@ impl Drop for State {
     }
 }
 
-/// A connection, for tasks. A clone is the same connection.
+/// A task's handle to a connection. Clones share the connection.
 #[derive(Clone)]
 pub struct Client(pub(super) Rc<State>);
 
@@ -187,7 +187,7 @@ impl Client {
     /// Sends a request and waits for its reply.
     ///
     /// # Errors
-    /// Never the daemon's: those are in the reply.
+    /// Only those of the connection; the daemon's are in the reply.
     pub async fn request(&self, kind: Operation, tx_id: u32, payload: &[u8]) -> Result<Reply> {
         Ok(replied(self.queue(kind, tx_id, payload)).await)
     }
@@ -207,7 +207,7 @@ impl Client {
         Ok(replies)
     }
 
-    /// Does with the guest's end of a ring what no protocol allows; `None` for a socket.
+    /// Calls `what` with the guest's end of a ring, to violate the protocol; returns `None` for a socket.
     pub fn with_guest<T>(&self, what: impl FnOnce(&SimGuest) -> T) -> Option<T> {
         match &self.0.inside.borrow().connection.link {
             Link::Ring(guest) => Some(what(guest)),
@@ -215,13 +215,13 @@ impl Client {
         }
     }
 
-    /// Takes nothing of what comes from now on, as a guest that has stopped.
+    /// Stops reading, like a guest that has stopped.
     pub fn stop_reading(&self) {
         let link = &mut self.0.inside.borrow_mut().connection.link;
         let _ = link.deregister(self.0.stage.poll.borrow().registry());
     }
 
-    /// The tokens of its watches, and how many of their events nobody has taken.
+    /// Returns the tokens of its watches with the number of unread events.
     pub fn watches(&self) -> Vec<(String, usize)> {
         let inside = self.0.inside.borrow();
         let watch = |(token, slot): (&String, &Rc<RefCell<Slot<VecDeque<String>>>>)| {
@@ -251,7 +251,7 @@ impl Client {
         slot
     }
 
-    /// As [`Client::request`]; an error is wrong.
+    /// As [`Client::request`]; fails on an error reply.
     pub async fn must(&self, kind: Operation, tx_id: u32, payload: &[u8]) -> Result<Vec<u8>> {
         self.request(kind, tx_id, payload).await?.map_err(|errno| {
             let asked = String::from_utf8_lossy(payload);
@@ -259,7 +259,7 @@ impl Client {
         })
     }
 
-    /// Starts a transaction and answers its number.
+    /// Starts a transaction and returns its id.
     pub async fn begin(&self) -> Result<u32> {
         let id = self.must(Operation::TransactionStart, 0, b"\0").await?;
         let text = String::from_utf8_lossy(&id);
@@ -267,7 +267,7 @@ impl Client {
         number.filter(|&id| id != 0).ok_or_else(|| Trouble::Wrong(format!("transaction {text:?}")))
     }
 
-    /// Ends a transaction; `false` if it is to be done again.
+    /// Commits a transaction; returns `false` on a conflict.
     pub async fn commit(&self, tx_id: u32) -> Result<bool> {
         match self.request(Operation::TransactionEnd, tx_id, b"T\0").await? {
             Ok(_) => Ok(true),
@@ -276,8 +276,7 @@ impl Client {
         }
     }
 
-    /// Does `body` in a transaction, again until it is not in conflict with others; answers how
-    /// many tries it took.
+    /// Executes `body` in a transaction, and retries on conflicts. Returns the number of tries.
     pub async fn transact(&self, body: impl AsyncFn(u32) -> Result<()>) -> Result<u64> {
         for tries in 1.. {
             let tx_id = self.begin().await?;
@@ -294,13 +293,13 @@ impl Client {
         self.must(Operation::Write, tx_id, &payload(path, value)).await.map(drop)
     }
 
-    /// Reads a node that must be there, as text.
+    /// Reads a node that must exist, as text.
     pub async fn read(&self, tx_id: u32, path: &str) -> Result<String> {
         let value = self.must(Operation::Read, tx_id, &words(&[path])).await?;
         Ok(String::from_utf8_lossy(&value).into_owned())
     }
 
-    /// Reads a node that may not be there.
+    /// Reads a node that may not exist.
     pub async fn try_read(&self, path: &str) -> Result<Option<String>> {
         match self.request(Operation::Read, 0, &words(&[path])).await? {
             Ok(value) => Ok(Some(String::from_utf8_lossy(&value).into_owned())),
@@ -309,13 +308,13 @@ impl Client {
         }
     }
 
-    /// Sets a watch, and takes its first event.
+    /// Sets a watch, and takes its initial event.
     pub async fn watch(&self, path: &str, token: &str) -> Result<Watch> {
         let refused = || Trouble::Wrong(format!("a watch on {path} was refused"));
         self.try_watch(path, token).await?.ok_or_else(refused)
     }
 
-    /// As [`Client::watch`]; `None` if the daemon refuses it.
+    /// As [`Client::watch`]; returns `None` if the daemon refuses it.
     pub async fn try_watch(&self, path: &str, token: &str) -> Result<Option<Watch>> {
         let slot = Rc::default();
         let watch = Watch { client: self.clone(), path: path.into(), token: token.into(), slot };
@@ -333,7 +332,7 @@ impl Client {
     }
 }
 
-/// A watch that a task set.
+/// A watch set by a task.
 pub struct Watch {
     client: Client,
     path: String,
@@ -342,7 +341,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Waits for the next event, and answers the path that it names.
+    /// Waits for the next event and returns its path.
     pub async fn next(&self) -> String {
         poll_fn(|context| {
             let mut slot = self.slot.borrow_mut();
@@ -357,17 +356,17 @@ impl Watch {
         .await
     }
 
-    /// The next event, if it is there.
+    /// Returns the next event, if one has arrived.
     pub fn take(&self) -> Option<String> {
         self.slot.borrow_mut().arrived.pop_front()
     }
 
-    /// Whether an event came that was not waited for.
+    /// Returns whether an unread event has arrived.
     pub fn has_more(&self) -> bool {
         !self.slot.borrow().arrived.is_empty()
     }
 
-    /// Removes it.
+    /// Removes the watch.
     pub async fn remove(self) -> Result<()> {
         let request = words(&[&self.path, &self.token]);
         self.client.must(Operation::Unwatch, 0, &request).await?;

@@ -1,4 +1,4 @@
-//! A client's end: a socket or a ring, as bytes.
+//! A client's transport: a socket or a ring, as bytes.
 
 use std::cell::RefCell;
 use std::io::{self, Read, Write};
@@ -13,32 +13,32 @@ use xenstored::host::RING_BYTES;
 use xenstored::host::sim::SimGuest;
 use xenstored::words::Domid;
 
-/// Bytes taken from a socket at a time.
+/// Size of a read from a socket in bytes.
 const READ_BYTES: usize = 64 << 10;
 
 thread_local! {
-    /// Where they are put first: clearing so much for each read would cost more than the read.
+    /// Read buffer: zeroing it for each read would cost more than the read.
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
 }
 
-/// A connection's way to the daemon. Nothing here waits.
+/// A connection's non-blocking transport.
 pub enum Link {
-    /// The daemon's socket.
+    /// A connection to the daemon's socket.
     Socket(UnixStream),
-    /// A domain's ring.
+    /// The ring of a simulated domain.
     Ring(Box<SimGuest>),
 }
 
 impl Link {
-    /// Connects to the socket of a daemon.
+    /// Connects to a daemon's socket.
     pub fn connect(socket: &Path) -> io::Result<Link> {
-        // The standard library's connect waits while the listener's queue is full; mio's fails.
+        // The standard library's connect blocks while the listener's queue is full; mio's fails.
         let stream = std::os::unix::net::UnixStream::connect(socket)?;
         stream.set_nonblocking(true)?;
         Ok(Link::Socket(UnixStream::from_std(stream)))
     }
 
-    /// The domain whose ring it is.
+    /// Returns the domain of a ring, `None` for a socket.
     pub fn ring(&self) -> Option<Domid> {
         match self {
             Link::Socket(_) => None,
@@ -46,7 +46,7 @@ impl Link {
         }
     }
 
-    /// Has `registry` report this link when something comes.
+    /// Registers this link for readability.
     pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         match self {
             Link::Socket(socket) => registry.register(socket, token, Interest::READABLE),
@@ -57,7 +57,7 @@ impl Link {
         }
     }
 
-    /// Has `registry` forget this link.
+    /// Deregisters this link.
     pub fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
         match self {
             Link::Socket(socket) => registry.deregister(socket),
@@ -68,8 +68,7 @@ impl Link {
         }
     }
 
-    /// Has `registry` report also when there is room again, or not any more. A ring's daemon says
-    /// so by itself.
+    /// Registers or deregisters interest in writability. A ring's daemon notifies without being asked.
     pub fn listen_for_room(
         &mut self,
         registry: &Registry,
@@ -82,7 +81,7 @@ impl Link {
         registry.reregister(socket, token, interest)
     }
 
-    /// Appends all that waits to `out`.
+    /// Appends all available input to `out`.
     ///
     /// # Errors
     /// `UnexpectedEof` if the daemon closed the connection, and those of the system.
@@ -104,7 +103,7 @@ impl Link {
         }
     }
 
-    /// Sends as much of `bytes` as the daemon takes now, and answers how much.
+    /// Sends as much of `bytes` as the daemon accepts now, and returns the count.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Link::Socket(socket) => match socket.write(bytes) {
@@ -126,7 +125,7 @@ fn receive_socket(
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(count) => {
                 out.extend_from_slice(&scratch[..count]);
-                // A stream socket fills what it is given, so it had no more than this.
+                // A stream socket fills the buffer, so a short read means that it is empty.
                 if count < scratch.len() {
                     return Ok(());
                 }

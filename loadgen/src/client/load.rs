@@ -1,7 +1,7 @@
-//! Many connections on one thread, each with a fixed number of requests under way.
+//! Many connections on one thread, each with a fixed number of outstanding requests.
 //!
-//! A closed loop: each reply is checked, and lets one request follow. It shows what a daemon can
-//! do; how long a request waits that comes at its own time is [`super::Paced`]'s to say.
+//! A closed loop: each reply is checked and triggers one request. It measures a daemon's throughput; the latency of
+//! requests that arrive at their own times is measured by [`super::Paced`].
 
 use std::collections::VecDeque;
 use std::io;
@@ -18,31 +18,31 @@ use crate::trouble::{Result, Trouble};
 use crate::wrong;
 use xenstored::protocol::{ERROR, WATCH_EVENT};
 
-/// A daemon that answers nothing for so long hangs.
+/// Timeout without any reply.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Latencies are kept with so many significant digits.
+/// Significant decimal digits of recorded latencies.
 const DIGITS: u8 = 3;
-/// The longest that is told from longer ones: ten minutes, in nanoseconds.
+/// The highest recorded latency in nanoseconds, ten minutes; higher ones are clamped.
 const LATENCY_MAX: u64 = 600_000_000_000;
 
-/// What a round came to.
+/// The result of a round.
 pub struct Tally {
-    /// Replies, all as expected.
+    /// Number of replies, all as expected.
     pub requests: u64,
-    /// From the first request to the last reply.
+    /// Time from the first request to the last reply.
     pub elapsed: Duration,
-    /// From sending a request to having its reply, in nanoseconds.
+    /// Latencies from sending a request to its reply, in nanoseconds.
     pub latency: Histogram<u64>,
 }
 
-/// What is asked: one of each list's requests, as often as its weight says.
+/// A request mix: lists of requests with their weights.
 pub type Mix = [(usize, Vec<Request>)];
 
-/// The connections.
+/// A closed-loop load over many connections.
 pub struct Load {
     poll: Poll,
     lanes: Vec<Lane>,
-    /// Replies need only be well framed: an echo server's are.
+    /// Checks only the framing of replies, for an echo server.
     framing_only: bool,
 }
 
@@ -61,7 +61,7 @@ struct Waiting {
 }
 
 impl Load {
-    /// A load over these links.
+    /// Creates a load over these links.
     pub fn new(links: Vec<Link>, framing_only: bool) -> Result<Load> {
         let cannot = |error| Trouble::io("cannot poll connections", error);
         let poll = Poll::new().map_err(cannot)?;
@@ -78,8 +78,8 @@ impl Load {
         Ok(Load { poll, lanes, framing_only })
     }
 
-    /// Keeps `depth` requests of `mix` under way on each of the first `connections` connections
-    /// for `time`, then waits for what is still out.
+    /// Keeps `depth` requests of `mix` outstanding on each of the first `connections` connections for `time`, then
+    /// waits for the remaining replies.
     pub fn run(
         &mut self,
         mix: &Mix,
@@ -100,8 +100,8 @@ impl Load {
             for event in &events {
                 let lane = &mut self.lanes[event.token().0];
                 if lane.waiting.is_empty() {
-                    // A ring's channel that nobody empties is full after a few notifications, and
-                    // then tells nothing any more.
+                    // A ring's channel that is not drained is full after a few notifications, and then signals
+                    // nothing more.
                     lane.connection.receive()?;
                     continue;
                 }
@@ -123,13 +123,13 @@ impl Load {
     }
 }
 
-/// A histogram of nanoseconds.
+/// Creates a histogram of nanoseconds.
 pub fn histogram() -> Histogram<u64> {
     Histogram::new_with_max(LATENCY_MAX, DIGITS)
         .unwrap_or_else(|_| unreachable!("{DIGITS} digits are allowed"))
 }
 
-/// Counts a time in such a histogram.
+/// Records a time in a histogram of nanoseconds.
 pub fn record(latency: &mut Histogram<u64>, time: Duration) {
     latency.saturating_record(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
 }
@@ -151,12 +151,12 @@ impl Lane {
     }
 
     fn flush(&mut self) -> Result<()> {
-        // What does not fit is sent when replies have made room.
+        // The rest is sent when replies have made room.
         self.connection.flush()?;
         Ok(())
     }
 
-    /// Takes what came, checks it, and asks as much again.
+    /// Reads and checks the available replies, and sends as many requests.
     fn serve(
         &mut self,
         mix: &Mix,

@@ -1,4 +1,4 @@
-//! Requests as bytes, and what their replies must be.
+//! Encoding of requests, and the expected replies.
 
 use xenstored::protocol::{HEADER_BYTES, Operation};
 
@@ -11,7 +11,7 @@ pub fn append(out: &mut Vec<u8>, kind: Operation, req_id: u32, tx_id: u32, paylo
     out.extend_from_slice(payload);
 }
 
-/// A payload of strings, each with its NUL.
+/// Encodes strings as a payload, each with its NUL.
 pub fn words(strings: &[&str]) -> Vec<u8> {
     let mut out = Vec::with_capacity(strings.iter().map(|string| string.len() + 1).sum());
     for string in strings {
@@ -21,38 +21,37 @@ pub fn words(strings: &[&str]) -> Vec<u8> {
     out
 }
 
-/// A payload of a path with its NUL, and a value without one: WRITE's.
+/// Encodes a WRITE payload: a path with its NUL, and a value without one.
 pub fn payload(path: &str, value: impl AsRef<[u8]>) -> Vec<u8> {
     let mut out = words(&[path]);
     out.extend_from_slice(value.as_ref());
     out
 }
 
-/// Path and token of an event's payload, if it is one.
+/// Returns path and token of an event's payload, `None` if it is malformed.
 pub fn event(payload: &[u8]) -> Option<(&str, &str)> {
     let (path, token) = str::from_utf8(payload).ok()?.strip_suffix('\0')?.split_once('\0')?;
     (!token.contains('\0')).then_some((path, token))
 }
 
-/// What a reply must be. One to another request than the oldest is always wrong, and so is an
-/// error where none is expected.
+/// The expected reply. A reply to another request than the oldest is always wrong, as is an unexpected error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expect {
-    /// This payload.
+    /// Exactly this payload.
     Payload(Vec<u8>),
-    /// A payload that begins so.
+    /// A payload with this prefix.
     Prefix(Vec<u8>),
-    /// So many strings.
+    /// A payload of this many strings.
     Strings(usize),
 }
 
 impl Expect {
-    /// What a daemon answers to a request that says nothing but yes.
+    /// Expects the reply of a request without a result.
     pub fn ok() -> Expect {
         Expect::Payload(b"OK\0".to_vec())
     }
 
-    /// Whether `payload` is what was expected. Cost: its length.
+    /// Returns whether `payload` matches. Cost: its length.
     pub fn matches(&self, payload: &[u8]) -> bool {
         match self {
             Expect::Payload(expected) => payload == expected,
@@ -65,36 +64,36 @@ impl Expect {
     }
 }
 
-/// Digits of the counter in a value that changes with each request.
+/// Number of digits of the counter in a changing value.
 const COUNTER_DIGITS: usize = 8;
 
 /// A request to be sent many times.
 pub struct Request {
-    /// What is asked.
+    /// The operation of the request.
     pub kind: Operation,
     bytes: Vec<u8>,
-    /// The request ends with a counter.
+    /// Whether the request ends with a counter.
     counts: bool,
-    /// What must come back.
+    /// The expected reply.
     pub expect: Expect,
 }
 
 impl Request {
-    /// A request that is the same each time.
+    /// Creates a request that is the same each time.
     pub fn new(kind: Operation, payload: &[u8], expect: Expect) -> Request {
         let mut bytes = Vec::new();
         append(&mut bytes, kind, 0, 0, payload);
         Request { kind, bytes, counts: false, expect }
     }
 
-    /// A WRITE of `prefix` and 8 digits that differ each time: a daemon that compares values, or
-    /// replies of a transaction, never sees the same one.
+    /// Creates a WRITE of `prefix` and 8 digits that differ each time, so that a daemon cannot skip equal values or
+    /// the replay of equal replies.
     pub fn write_changing(path: &str, prefix: &str) -> Request {
         let value = payload(path, format!("{prefix}{:0COUNTER_DIGITS$}", 0));
         Request { counts: true, ..Request::new(Operation::Write, &value, Expect::ok()) }
     }
 
-    /// Appends the request with this id to `out`; the counter, if there is one, is made of the id.
+    /// Appends the request with this id to `out`; the counter, if any, is derived from the id.
     pub fn append(&self, out: &mut Vec<u8>, req_id: u32) {
         let start = out.len();
         out.extend_from_slice(&self.bytes);

@@ -1,8 +1,7 @@
-//! One connection that sends at fixed times, whatever comes back.
+//! A connection that sends at fixed times, regardless of replies.
 //!
-//! The latency of a request counts from when it was to be sent, not from when it was: a client
-//! that waits for a slow reply before it sends the next would leave out just the requests that
-//! suffer ("coordinated omission").
+//! Latency is measured from the intended time of sending, not from the actual one: a client that waits for a slow
+//! reply before it sends the next request would omit exactly the requests that suffer ("coordinated omission").
 
 use std::collections::VecDeque;
 use std::io;
@@ -25,12 +24,12 @@ use crate::trouble::{Result, Trouble};
 use crate::wrong;
 use xenstored::protocol::ERROR;
 
-/// A daemon that answers nothing for so long hangs.
+/// Timeout without any reply.
 const PATIENCE: Duration = Duration::from_secs(60);
 const LINK: Token = Token(0);
 const TIMER: Token = Token(1);
 
-/// A connection and its clock.
+/// An open-loop client with its timer.
 pub struct Paced {
     poll: Poll,
     timer: OwnedFd,
@@ -39,12 +38,12 @@ pub struct Paced {
 }
 
 impl Paced {
-    /// A paced client of a daemon's socket.
+    /// Connects a paced client to a daemon's socket.
     pub fn connect(socket: &Path, framing_only: bool) -> Result<Paced> {
         Paced::new(Link::connect(socket)?, framing_only)
     }
 
-    /// A paced client over this link.
+    /// Creates a paced client over this link.
     pub fn new(mut link: Link, framing_only: bool) -> Result<Paced> {
         let cannot = |error| Trouble::io("cannot poll a connection", error);
         let poll = Poll::new().map_err(cannot)?;
@@ -57,19 +56,19 @@ impl Paced {
         Ok(Paced { poll, timer, connection: Connection::new(link), framing_only })
     }
 
-    /// The mean time from one reply to the next when each reply is followed by a request at once.
+    /// Measures the mean round-trip time in a closed loop with one outstanding request.
     pub fn fastest(&mut self, request: &Request, time: Duration) -> Result<Duration> {
         let started = Instant::now();
         let mut replies = 0;
         while started.elapsed() < time {
-            // The second would be due after the end: one request, and its reply.
+            // The second request would be due after the end, so this is one request and its reply.
             replies += self.run(request, PATIENCE, Duration::from_nanos(1))?.requests;
         }
         Ok(started.elapsed() / u32::try_from(replies.max(1)).unwrap_or(u32::MAX))
     }
 
-    /// Sends `request` every `interval` for `time`. The latencies are from the intended time of
-    /// sending to the reply.
+    /// Sends `request` every `interval` for `time`. Latencies are measured from the intended time of sending to the
+    /// reply.
     pub fn run(&mut self, request: &Request, interval: Duration, time: Duration) -> Result<Tally> {
         let started = Instant::now();
         let mut tally = Tally { requests: 0, elapsed: time, latency: histogram() };
@@ -82,8 +81,8 @@ impl Paced {
         Ok(tally)
     }
 
-    /// Sends `request` from a time on, in intervals, until `ends`, which is asked with the time of the next
-    /// one; tells of each reply when its request was to be sent, and how long it took from then.
+    /// Sends `request` at intervals from a time on, until `ends` returns true for the next due time. Calls `answered`
+    /// for each reply with the request's due time and the latency from then.
     pub fn run_until(
         &mut self,
         request: &Request,
@@ -144,9 +143,9 @@ impl Paced {
         Ok(())
     }
 
-    /// Has the timer fire once, in `time`.
+    /// Arms the timer to fire once after `time`.
     fn set_timer(&self, time: Duration) -> Result<()> {
-        // Zero would disarm it.
+        // Zero would disarm the timer.
         let time = time.max(Duration::from_nanos(1));
         let value = Timespec { tv_sec: time.as_secs() as i64, tv_nsec: time.subsec_nanos().into() };
         let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: value };
@@ -167,7 +166,7 @@ mod tests {
     use super::*;
     use crate::client::{Expect, append};
 
-    /// Answers every request, but nothing for `stall` from the first on.
+    /// Replies to every request, but only after `stall` to the first.
     fn stalling_server(listener: &UnixListener, stall: Duration) {
         let (mut stream, _) = listener.accept().unwrap();
         let (mut input, mut bytes) = (Vec::new(), [0; 4096]);
@@ -199,8 +198,8 @@ mod tests {
         drop(paced);
         server.join().unwrap();
         assert_eq!(tally.requests, 300);
-        // A client that waited would have seen one slow request of some hundred. Of these 300 the
-        // 100 that were due in the first half of the stall waited for its second half at least.
+        // A client that waits for replies would have seen one slow request of some hundred. Of these 300, the 100
+        // that were due in the first half of the stall waited at least for its second half.
         let slow = tally.latency.count_between(90_000_000, u64::MAX);
         assert!(slow >= 100, "{slow}");
     }

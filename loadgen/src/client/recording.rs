@@ -1,66 +1,66 @@
-//! What the clients of a stage asked and were sent, so that it can be asked and sent again.
+//! A recording of a stage's requests and replies, for replay.
 //!
-//! A request is written down with how many replies and events its client had when it asked: who
-//! asks again, asks when it has as many. An event is written down at the request that led to it:
-//! the last one asked that changed the path that it names.
+//! A request is recorded with the number of replies and events that its client had received before: a replay sends it
+//! when it has received as many. An event is recorded at the request that caused it: the last request that changed
+//! the event's path.
 
 use std::collections::HashMap;
 
 use xenstored::protocol::Operation;
 use xenstored::words::Domid;
 
-/// A request, and what came of it.
+/// A request and its consequences.
 #[derive(Debug)]
 pub struct Asked {
-    /// So many replies and events had come to the client before.
+    /// Number of replies and events that the client had received before.
     pub after: (u32, u32),
-    /// Bytes of its payload.
+    /// Length of its payload in bytes.
     pub len: usize,
     /// The payload of an INTRODUCE.
     pub introduce: Option<Vec<u8>>,
-    /// Bytes of the reply's payload.
+    /// Length of the reply's payload in bytes.
     pub reply: u16,
-    /// The events that it led to: to which client, and the payload's bytes.
+    /// The events that it caused: the receiving client, and the payload's length in bytes.
     pub events: Vec<(usize, u16)>,
 }
 
-/// A client.
+/// A client and its requests.
 #[derive(Debug)]
 pub struct Actor {
     /// The domain whose ring it has; `None` for a socket.
     pub ring: Option<Domid>,
-    /// It began after so many replies had come to another client: the last that came to anybody.
+    /// Its start: after this many replies to another client, the last reply to any client.
     pub after: Option<(usize, u32)>,
-    /// It closed its connection at last.
+    /// Whether it closed its connection.
     pub closes: bool,
-    /// Its requests.
+    /// Its requests in order.
     pub asked: Vec<Asked>,
-    /// Events that came to it.
+    /// Number of events that it received.
     pub events: u32,
     replies: u32,
 }
 
-/// Where a request is: its client, and its number among that client's.
+/// A request's position: its client, and its index among the client's requests.
 type Place = (usize, usize);
 
-/// What all clients did, in the order in which they began.
+/// The requests of all clients, in the order in which the clients started.
 #[derive(Debug, Default)]
 pub struct Recording {
-    /// The clients.
+    /// The clients, indexed by [`Place`].
     pub actors: Vec<Actor>,
-    /// By the number of the connection.
+    /// Client indices by connection number.
     numbers: HashMap<u64, usize>,
     last_reply: Option<(usize, u32)>,
-    /// The last request that changed a path.
+    /// The last request that changed each path.
     writers: HashMap<String, Place>,
-    /// What an open transaction changed.
+    /// The paths changed in each open transaction.
     transactions: HashMap<(usize, u32), Vec<String>>,
-    /// Watches that had no event yet, by token.
+    /// Watches without an event yet, by token.
     new_watches: HashMap<(usize, String), Place>,
     last_change: Place,
 }
 
-/// A request that is sent.
+/// A request being sent.
 pub(super) struct Sent<'p> {
     pub kind: Operation,
     pub tx_id: u32,
@@ -68,7 +68,7 @@ pub(super) struct Sent<'p> {
 }
 
 impl Recording {
-    /// A request is sent by the connection of a number, which is a domain's ring or a socket.
+    /// Records a request of a connection, which is a domain's ring or a socket.
     pub(super) fn asked(&mut self, number: u64, ring: Option<Domid>, request: &Sent<'_>) {
         let &Sent { kind, tx_id, payload } = request;
         let (actors, after) = (&mut self.actors, self.last_reply);
@@ -89,7 +89,7 @@ impl Recording {
         });
     }
 
-    /// Notes what a request changes.
+    /// Records the changes made by a request.
     fn follow(&mut self, place: Place, kind: Operation, tx_id: u32, payload: &[u8]) {
         let mut strings = payload.split(|&byte| byte == 0).map(String::from_utf8_lossy);
         let first = strings.next().unwrap_or_default();
@@ -128,7 +128,7 @@ impl Recording {
         }
     }
 
-    /// A reply came.
+    /// Records a reply.
     pub(super) fn replied(&mut self, number: u64, len: usize) {
         let Some(&actor) = self.numbers.get(&number) else { return };
         let Actor { asked, replies, .. } = &mut self.actors[actor];
@@ -139,7 +139,7 @@ impl Recording {
         }
     }
 
-    /// An event came.
+    /// Records an event.
     pub(super) fn told(&mut self, number: u64, path: &str, token: &str) {
         let Some(&actor) = self.numbers.get(&number) else { return };
         let path_absolute = self.absolute(actor, path);
@@ -153,7 +153,7 @@ impl Recording {
         }
     }
 
-    /// A client closed its connection.
+    /// Records that a client closed its connection.
     pub(super) fn closed(&mut self, number: u64) {
         if let Some(&actor) = self.numbers.get(&number) {
             self.actors[actor].closes = true;

@@ -1,4 +1,4 @@
-//! Clients with a story each, as async functions, all on one thread.
+//! An async executor of clients, all on one thread.
 //!
 //! ```text
 //!   run:  polls the tasks that can go on  ->  sends what they queued, one write a connection
@@ -6,8 +6,8 @@
 //!            +---- wakes those whose reply or event came <-+-- waits for the daemon
 //! ```
 //!
-//! A boot is a long dialogue between a toolstack, two kernels and their events; as an async
-//! function it reads as it happens, and ten thousand of them cost one thread.
+//! A boot is a long dialogue between a toolstack, two kernels and their events; an async function describes it in the
+//! order of events, and ten thousand of them cost one thread.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -32,54 +32,54 @@ use crate::wrong;
 
 type Task = Pin<Box<dyn Future<Output = Result<()>>>>;
 
-/// What all clients of a stage did.
+/// Totals over all clients of a stage.
 #[derive(Default)]
 pub struct Counts {
-    /// Replies.
+    /// Number of replies.
     pub requests: Cell<u64>,
-    /// Events.
+    /// Number of events.
     pub events: Cell<u64>,
-    /// Replies `EAGAIN` to TRANSACTION_END.
+    /// Number of `EAGAIN` replies to TRANSACTION_END.
     pub conflicts: Cell<u64>,
-    /// Other replies to TRANSACTION_END that committed.
+    /// Number of commits.
     pub commits: Cell<u64>,
 }
 
-/// The tasks, their connections, and what connects them.
+/// A single-threaded executor with its tasks and connections.
 pub struct Stage {
     inner: Rc<Inner>,
-    /// The first handle: the tasks end with it.
+    /// Whether this is the first handle; dropping it ends the tasks.
     owns: bool,
 }
 
-/// What the handles of a stage and its clients share.
+/// The shared state of a stage's handles and clients.
 pub(super) struct Inner {
     pub(super) poll: RefCell<Poll>,
     pub(super) clients: RefCell<Slab<Weak<State>>>,
-    /// Clients with something to send.
+    /// Clients with unsent output.
     pub(super) unsent: RefCell<Vec<Weak<State>>>,
-    /// Tasks that have not begun, and whether they are waited for.
+    /// Tasks to be started, each with whether [`Stage::run`] waits for it.
     spawned: RefCell<Vec<(Task, bool)>>,
     tasks: RefCell<Slab<Running>>,
     ready: Arc<Ready>,
     timers: Rc<Timers>,
-    /// Tasks that are waited for.
+    /// Number of unfinished tasks that [`Stage::run`] waits for.
     awaited: Cell<usize>,
-    /// Connections that were made.
+    /// Number of connections made so far.
     connected: Cell<u64>,
     pub(super) recording: RefCell<Option<Recording>>,
     pub(super) counts: Counts,
 }
 
 struct Running {
-    /// `None` while it is polled.
+    /// `None` while the task is polled.
     task: Option<Task>,
     waker: Waker,
-    /// The stage runs until it is done.
+    /// Whether the stage runs until the task ends.
     awaited: bool,
 }
 
-/// The tasks that can go on. Wakers may be used from any thread, hence the lock.
+/// The runnable tasks. Wakers may be used from any thread, hence the lock.
 #[derive(Default)]
 struct Ready(Mutex<VecDeque<usize>>);
 
@@ -105,7 +105,7 @@ impl Wake for TaskWaker {
 }
 
 impl Stage {
-    /// An empty stage.
+    /// Creates a stage without tasks.
     pub fn new() -> Result<Stage> {
         let poll = Poll::new().map_err(|error| Trouble::io("cannot poll", error))?;
         Ok(Stage {
@@ -126,18 +126,18 @@ impl Stage {
         })
     }
 
-    /// Another handle, for a task that makes connections of its own.
+    /// Returns another handle, for a task that makes connections itself.
     pub fn handle(&self) -> Stage {
         Stage { inner: Rc::clone(&self.inner), owns: false }
     }
 
-    /// A connection to a daemon's socket. It ends with its last handle.
+    /// Connects to a daemon's socket. The connection ends with its last handle.
     pub fn connect(&self, socket: &Path) -> Result<Client> {
         let link = Link::connect(socket);
         self.client(link.map_err(|error| Trouble::io("cannot connect", error))?)
     }
 
-    /// A connection over this link.
+    /// Creates a connection over this link.
     pub fn client(&self, mut link: Link) -> Result<Client> {
         let mut clients = self.inner.clients.borrow_mut();
         let entry = clients.vacant_entry();
@@ -151,30 +151,30 @@ impl Stage {
         Ok(Client(state))
     }
 
-    /// Adds a task. It begins with the next [`Stage::run`], or soon if one is under way.
+    /// Adds a task. It starts with the next [`Stage::run`], or soon if one is in progress.
     pub fn spawn(&self, task: impl Future<Output = Result<()>> + 'static) {
         self.inner.spawned.borrow_mut().push((Box::pin(task), true));
     }
 
-    /// Adds a task that nobody waits for: one that serves others.
+    /// Adds a background task, for which [`Stage::run`] does not wait.
     pub fn serve(&self, task: impl Future<Output = Result<()>> + 'static) {
         self.inner.spawned.borrow_mut().push((Box::pin(task), false));
     }
 
-    /// For a task that is to go on at this time; up to a millisecond later it does.
+    /// Returns a future that completes at this time, with up to a millisecond of delay.
     pub fn until(&self, when: Instant) -> Until {
         Until::new(&self.inner.timers, when)
     }
 
-    /// What all clients did up to now.
+    /// Returns the totals of all clients so far.
     pub fn counts(&self) -> &Counts {
         &self.inner.counts
     }
 
-    /// Runs until all tasks are done that are waited for.
+    /// Runs until all awaited tasks have ended.
     ///
     /// # Errors
-    /// The first task's that fails; `Wrong` if `limit` is over before, with how many are not done.
+    /// The first error of a task; `Wrong`, with the number of unfinished tasks, if `limit` expires before.
     pub fn run(&self, limit: Duration) -> Result<()> {
         match self.run_for(limit)? {
             0 => Ok(()),
@@ -182,11 +182,10 @@ impl Stage {
         }
     }
 
-    /// Runs until all tasks are done that are waited for, or the time is over; answers how many
-    /// are left.
+    /// Runs until all awaited tasks have ended or the time limit expires; returns the number of unfinished tasks.
     ///
     /// # Errors
-    /// The first task's that fails.
+    /// The first error of a task.
     pub fn run_for(&self, limit: Duration) -> Result<usize> {
         let deadline = Instant::now() + limit;
         let mut events = Events::with_capacity(1024);
@@ -204,24 +203,24 @@ impl Stage {
         }
     }
 
-    /// Ends all tasks where they are.
+    /// Drops all tasks.
     pub fn abandon(&self) {
         drop(self.inner.tasks.take());
         drop(self.inner.spawned.take());
         self.inner.awaited.set(0);
     }
 
-    /// Writes down from now on what each client asks, and what it is sent.
+    /// Starts the recording of all clients' requests and replies.
     pub fn record(&self) {
         *self.inner.recording.borrow_mut() = Some(Recording::default());
     }
 
-    /// What was written down.
+    /// Ends the recording and returns it.
     pub fn recorded(&self) -> Recording {
         self.inner.recording.take().unwrap_or_default()
     }
 
-    /// Takes in new tasks; whether there were any.
+    /// Starts new tasks; returns whether there were any.
     fn begin_spawned(&self) -> bool {
         let spawned = self.inner.spawned.take();
         let any = !spawned.is_empty();
@@ -237,7 +236,7 @@ impl Stage {
         any
     }
 
-    /// Polls each task that can go on; whether there was any.
+    /// Polls each runnable task; returns whether there was any.
     fn go_on(&self) -> Result<bool> {
         let mut any = false;
         while let Some(place) = self.inner.ready.pop() {
@@ -261,7 +260,7 @@ impl Stage {
         Ok(any)
     }
 
-    /// Sends what is queued.
+    /// Sends the queued output of all clients.
     fn send(&self) -> Result<()> {
         for state in self.inner.unsent.take() {
             let Some(state) = state.upgrade() else { continue };
@@ -287,7 +286,7 @@ impl Stage {
 }
 
 impl Drop for Stage {
-    /// Tasks hold clients, and clients their stage: the circle is cut here.
+    /// Breaks the reference cycle: tasks hold clients, and clients hold their stage.
     fn drop(&mut self) {
         if self.owns {
             self.abandon();

@@ -1,4 +1,4 @@
-//! Times at which a stage's tasks go on.
+//! Timers of a stage's tasks.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-/// Who waits until when; tasks that wait for the same time are told apart by a number.
+/// The waiting tasks by time, with a number that distinguishes equal times.
 #[derive(Default)]
 pub(super) struct Timers {
     waiting: RefCell<BTreeMap<(Instant, u64), Waker>>,
@@ -16,12 +16,12 @@ pub(super) struct Timers {
 }
 
 impl Timers {
-    /// The first time that somebody waits for.
+    /// Returns the earliest time for which a task waits.
     pub(super) fn first(&self) -> Option<Instant> {
         self.waiting.borrow().keys().next().map(|&(when, _)| when)
     }
 
-    /// Wakes whoever waited for a time that has come.
+    /// Wakes the tasks whose time has come.
     pub(super) fn fire(&self, now: Instant) {
         let mut waiting = self.waiting.borrow_mut();
         while let Some(entry) = waiting.first_entry().filter(|entry| entry.key().0 <= now) {
@@ -30,7 +30,7 @@ impl Timers {
     }
 }
 
-/// Waits until a time has come.
+/// A future that completes at a time.
 pub struct Until {
     timers: Rc<Timers>,
     key: (Instant, u64),

@@ -1,4 +1,4 @@
-//! A connection for whoever waits: a socket or a ring, and what came on it.
+//! A blocking connection: a socket or a ring with its input buffer.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -8,18 +8,18 @@ use std::time::Duration;
 use xenstored::host::sim::SimGuest;
 use xenstored::protocol::{Frame, HEADER_BYTES, frame};
 
-/// Bytes taken in at a time.
+/// Size of a read in bytes.
 const READ_BYTES: usize = 64 << 10;
 
-/// A message as it came.
+/// A received message.
 pub struct Arrived {
-    /// Its type.
+    /// The message type.
     pub kind: u32,
-    /// The request's number.
+    /// Id of the request.
     pub req_id: u32,
-    /// The transaction's number.
+    /// Id of the transaction.
     pub tx_id: u32,
-    /// Its payload.
+    /// The payload, without the header.
     pub payload: Vec<u8>,
 }
 
@@ -28,7 +28,7 @@ enum Way {
     Ring(Box<SimGuest>),
 }
 
-/// The connection.
+/// A blocking connection with a timeout.
 pub struct Wire {
     way: Way,
     input: Vec<u8>,
@@ -36,7 +36,7 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// Connects to a socket. Whatever takes longer than `patience` fails with `TimedOut`.
+    /// Connects to a socket. Operations that take longer than `patience` fail with `TimedOut`.
     pub fn connect(socket: &Path, patience: Duration) -> io::Result<Wire> {
         let stream = UnixStream::connect(socket)?;
         stream.set_read_timeout(Some(patience))?;
@@ -44,12 +44,12 @@ impl Wire {
         Ok(Wire { way: Way::Socket(stream), input: Vec::new(), patience })
     }
 
-    /// A domain's ring.
+    /// Creates a connection over a domain's ring.
     pub fn ring(guest: SimGuest, patience: Duration) -> Wire {
         Wire { way: Way::Ring(Box::new(guest)), input: Vec::new(), patience }
     }
 
-    /// Sends all of this. What comes meanwhile is kept.
+    /// Sends all of `bytes`, and buffers input that arrives meanwhile.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -65,7 +65,7 @@ impl Wire {
         Ok(())
     }
 
-    /// The next message, waited for.
+    /// Waits for the next message.
     ///
     /// # Errors
     /// `TimedOut`; `UnexpectedEof` if the daemon closed; `InvalidData` for a message too long.
@@ -78,7 +78,7 @@ impl Wire {
         }
     }
 
-    /// The next message that came whole.
+    /// Returns the next complete message, if there is one.
     fn message(&mut self) -> io::Result<Option<Arrived>> {
         let (message, len) = match frame(&self.input) {
             Frame::Incomplete(_) => return Ok(None),
@@ -94,7 +94,7 @@ impl Wire {
         Ok(Some(message))
     }
 
-    /// Waits until something came, if only room in a ring.
+    /// Waits for input, or for room in a ring.
     fn receive(&mut self) -> io::Result<()> {
         let mut bytes = [0; READ_BYTES];
         let count = match &mut self.way {
@@ -113,7 +113,7 @@ impl Wire {
     }
 }
 
-/// A socket's timeout is reported as if it did not block.
+/// Maps the error of a socket's timeout, which is that of a non-blocking socket.
 fn timed_out(error: io::Error) -> io::Error {
     match error.kind() {
         ErrorKind::WouldBlock => ErrorKind::TimedOut.into(),

@@ -1,7 +1,7 @@
-//! What a difference that is known depends on, beside the step itself.
+//! The state on which the recognition of a known difference depends, besides the step itself.
 
-/// A set of guests, by domid. The control domain is none of them, and numbers above 62, of which
-/// sequences have one, are one number.
+/// A set of guests by domid, without the control domain. Domids above 62, of which sequences use only one, share a
+/// bit.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Guests(u64);
 
@@ -10,71 +10,70 @@ impl Guests {
         if domid == 0 { 0 } else { 1 << domid.min(63) }
     }
 
-    /// Adds the guest of this number, if there is one.
+    /// Adds the guest with this domid, unless it is 0.
     pub fn insert(&mut self, domid: u16) {
         self.0 |= Guests::bit(domid);
     }
 
-    /// Removes it.
+    /// Removes the guest with this domid.
     pub fn remove(&mut self, domid: u16) {
         self.0 &= !Guests::bit(domid);
     }
 
-    /// These and those.
+    /// Returns the union with `others`.
     pub fn and(self, others: Guests) -> Guests {
         Guests(self.0 | others.0)
     }
 
-    /// Whether there are none.
+    /// Returns whether the set is empty.
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// Whether the guest of this number is one of them.
+    /// Returns whether the set has the guest with this domid.
     pub fn contain(self, domid: u16) -> bool {
         self.0 & Guests::bit(domid) != 0
     }
 }
 
-/// What the history says of one step.
+/// The state before a step, derived from the sequence's history.
 #[derive(Clone, Debug, Default)]
 pub struct Circumstances {
-    /// It is in a transaction, and since its START something else changed.
+    /// The step is in a transaction, and something outside of it changed since its START.
     pub disturbed: bool,
-    /// And what changed is its node, or one above or below it.
+    /// A changed node is the step's node, an ancestor or a descendant.
     pub touched: bool,
-    /// And what changed is a node of an RM or MKDIR of its transaction, or one above or below it:
-    /// what found nothing to do would do something now, or the other way round.
+    /// A changed node is that of an RM or MKDIR in the transaction, an ancestor or a descendant: a request that had
+    /// no effect might have one now, or vice versa.
     pub redone: bool,
-    /// Its transaction has a request that oxenstored cannot do again, answered or refused.
+    /// The transaction has a request that oxenstored cannot replay, successful or refused.
     pub foreign: bool,
-    /// What it removes with all below: an RM one node, an END what its transaction removed.
+    /// Subtrees removed by the step: that of an RM, or those of all RMs at an END.
     pub removes: Vec<Vec<u8>>,
-    /// The nodes of an END's MKDIRs.
+    /// The nodes created by an END's MKDIRs.
     pub makes: Vec<Vec<u8>>,
-    /// A domain died since its transaction began.
+    /// A domain died since the transaction began.
     pub bereft: bool,
-    /// A request of its transaction met a quota.
+    /// A request of the transaction hit a quota.
     pub refused: bool,
-    /// Its node is at, below or directly above one that a guest may have made; or it removes such.
+    /// The node is, is below, or is the parent of one that a guest may have made; or the step removes such a node.
     pub by_guests: bool,
-    /// The guest that dies with it made nodes where others own the parent.
+    /// The guest that dies in this step made nodes below nodes of other owners.
     pub elsewhere: bool,
-    /// Its value is large, or that of its node, or of one above that it may make a child of.
+    /// Large value: the step's own, that of its node, or that of an ancestor that may get a new child.
     pub large: bool,
-    /// It introduced a domain that was introduced already.
+    /// The step introduced a domain that was already introduced.
     pub again: bool,
-    /// Guests that exist.
+    /// Existing guests.
     pub alive: Guests,
     /// Guests that are shut down.
     pub shut: Guests,
-    /// Those of them that RESUME named since.
+    /// Shut-down guests that have been resumed since.
     pub resumed: Guests,
     /// Guests that have died.
     pub dead: Guests,
-    /// Numbers of guests that a RELEASE named.
+    /// Domids named in a RELEASE.
     pub released: Guests,
-    /// Guests that were granted something at its node or above before they were there; at END, at
-    /// any node.
+    /// Guests granted a permission at the step's node or an ancestor before they existed; at END, at any node.
     pub early: Guests,
 }

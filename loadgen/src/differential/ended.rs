@@ -1,26 +1,26 @@
-//! Peers that end by themselves. Older packages have faults of their own by which a request ends
-//! them (4.17.5: RESET_WATCHES in a transaction, XSA-484), which says nothing about our daemon.
+//! Crashes of peers. Older packages have bugs by which a request ends them (4.17.5: RESET_WATCHES in a transaction,
+//! XSA-484), which says nothing about our daemon.
 
 use std::fmt;
 use std::process::ExitStatus;
 
 use super::step::Step;
 
-/// Bytes of the last line of a log that are shown.
+/// Bytes of the log's last line that are shown.
 const LAST_WORDS: usize = 300;
 
-/// How often a peer ended by itself, and how it did the first time.
+/// The number of a peer's crashes, and the first of them.
 #[derive(Clone, Debug, Default)]
 pub struct Ends {
-    /// The number of times.
+    /// Number of crashes.
     pub times: u64,
-    /// Where and how it was the first time, for a person.
+    /// Description of the first crash, for people.
     pub first: Option<String>,
 }
 
 impl Ends {
-    /// Counts the end of a peer's process in the sequence of this seed, with the last line of its
-    /// log: an assertion that failed is there.
+    /// Counts the end of a peer's process in the sequence of this seed, with the last line of its log, which shows a
+    /// failed assertion.
     pub fn count(&mut self, seed: u64, during: impl fmt::Display, status: ExitStatus, log: &str) {
         self.times += 1;
         self.first.get_or_insert_with(|| {
@@ -31,7 +31,7 @@ impl Ends {
     }
 }
 
-/// A step of a sequence, as reports name it.
+/// A step of a sequence, as shown in reports.
 pub struct At<'a>(pub usize, pub &'a Step);
 
 impl fmt::Display for At<'_> {

@@ -1,9 +1,9 @@
-//! Random sequences: few names, so that connections meet; and every kind of mistake.
+//! Random sequences: few names, so that connections collide, and all kinds of mistakes.
 
 use super::step::{SOCKETS, Step, Tx, Who, op};
 use crate::client::Random;
 
-/// Steps of one sequence: as many as a person can follow, and enough for collisions.
+/// Steps of one sequence: few enough for a person to follow, and enough for collisions.
 pub const LENGTH: usize = 150;
 
 const PATHS: [&str; 26] = [
@@ -63,7 +63,7 @@ const PERMS: [&str; 22] = [
 
 const TOKENS: [&str; 5] = ["x", "y", "", "a token", "*"];
 
-/// Operations and how often each is drawn.
+/// Operations with their weights.
 const WEIGHTS: [(u32, usize); 20] = [
     (op::READ, 110),
     (op::WRITE, 170),
@@ -87,16 +87,16 @@ const WEIGHTS: [(u32, usize); 20] = [
     (99, 4),
 ];
 
-/// Draws a sequence.
+/// A generator of sequences.
 pub struct Generator {
     random: Random,
     steps: Vec<Step>,
-    /// Transactions that may be open: who, and the step of the START.
+    /// Transactions that may be open: connection, and step of the START.
     open: Vec<(Who, usize)>,
 }
 
 impl Generator {
-    /// The sequence of this seed.
+    /// Returns the sequence of a seed.
     pub fn sequence(seed: u64) -> Vec<Step> {
         let mut generator =
             Generator { random: Random::new(seed), steps: Vec::new(), open: Vec::new() };
@@ -109,7 +109,7 @@ impl Generator {
         generator.steps
     }
 
-    /// A domain as a toolstack makes it.
+    /// Builds a domain as a toolstack does.
     fn domain(&mut self, domid: u16) {
         let Some(who) = Who::domain(domid) else { return };
         self.steps.push(Step::Create(who));
@@ -212,7 +212,7 @@ impl Generator {
                 return bytes;
             }
             op::SET_PERMS => {
-                // C ends its whole store with the owner of the root.
+                // C xenstored loses its whole store with the owner of the root.
                 let path = Some(self.path()).filter(|path| path != "/");
                 let mut text = path.unwrap_or_else(|| "/t".to_owned()) + "\0";
                 for _ in 0..[1, 1, 1, 2, 2, 3, 5, 6, 0][self.random.below(9)] {
@@ -262,7 +262,7 @@ impl Generator {
         }
     }
 
-    /// A payload that is wrong.
+    /// Makes a payload malformed.
     fn spoil(&mut self, mut payload: Vec<u8>) -> Vec<u8> {
         match self.random.below(6) {
             0 => {

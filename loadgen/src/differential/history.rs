@@ -1,4 +1,4 @@
-//! What a sequence has done so far, as far as a difference that is known depends on it.
+//! The history of a sequence, as far as known differences depend on it.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,39 +10,39 @@ use super::paths::{is_given, lies_below, parents, path};
 use super::step::{Step, Tx, Who, domid, domids, op};
 use super::transaction::{IN_TRANSACTIONS, Transaction};
 
-/// A payload of so many bytes brings a node near the limit of 2,048.
+/// Payload length in bytes that brings a node near the limit of 2,048.
 const LARGE: usize = 1900;
 
-/// What is known of the sequence, from our own daemon's replies.
+/// The state of the sequence, derived from our own daemon's replies.
 #[derive(Debug)]
 pub struct History {
     /// Open transactions by the step of their START.
     open: HashMap<usize, Transaction>,
-    /// Nodes that are there for certain. More may be, as deaths take what is not known from here.
+    /// Nodes that certainly exist. More may exist, as a death removes all uncertain ones from this set.
     there: HashSet<Vec<u8>>,
-    /// Nodes that a guest may have made, with the parents that were made with them.
+    /// Nodes that a guest may have made, with the parents created along with them.
     by_guests: HashSet<Vec<u8>>,
-    /// The permissions of a node above the domains' homes were set: guests may make those then.
+    /// Permissions of a node above the domains' partitions were changed, so guests may create nodes there.
     open_above: bool,
-    /// Guests that made nodes where others own the parent.
+    /// Guests that made nodes below nodes of other owners.
     elsewhere: Guests,
     /// Nodes with a large value.
     large: HashSet<Vec<u8>>,
     /// Guests that exist.
     alive: Guests,
-    /// Those that are shut down, and of these the ones that RESUME named since.
+    /// Guests that are shut down, and those of them that RESUME has named since.
     shut: Guests,
     resumed: Guests,
-    /// Guests that have died, whether or not there is another of the number.
+    /// Guests that have died, even if their domid is in use again.
     dead: Guests,
-    /// Numbers that a RELEASE named, also where no such domain is known.
+    /// Domids named in a RELEASE, known or not.
     released: Guests,
-    /// Who was granted something at a node before it was there.
+    /// Guests granted a permission at a node before they existed.
     early: Vec<(Vec<u8>, Guests)>,
 }
 
 impl History {
-    /// That of a sequence which begins.
+    /// Creates the history of a new sequence.
     pub fn new() -> History {
         let there = [&b"/t"[..], b"/local", b"/local/domain", b"/local/domain/0"];
         History {
@@ -61,7 +61,7 @@ impl History {
         }
     }
 
-    /// What is to be known of this step before it is followed.
+    /// Returns the circumstances of a step before it is recorded.
     pub fn of(&self, step: &Step, again: bool) -> Circumstances {
         let path = path(step).unwrap_or_default();
         let transaction = match step {
@@ -108,7 +108,7 @@ impl History {
         }
     }
 
-    /// Keeps count of who changes what.
+    /// Records the changes made by a step.
     pub fn follow(&mut self, at: usize, step: &Step, reply: Option<&Reply>) {
         match step {
             Step::Create(who) => self.alive.insert(who.domid()),
@@ -126,7 +126,7 @@ impl History {
         }
     }
 
-    /// A daemon refused this step for a quota; ours may have found another mistake first.
+    /// Records that a daemon refused this step for a quota; ours may have reported another error first.
     pub fn refuse(&mut self, step: &Step) {
         if let Step::Request { tx: Tx::Of(start), .. } = step
             && let Some(transaction) = self.open.get_mut(start)
@@ -140,7 +140,7 @@ impl History {
         let path = path(step).unwrap_or_default();
         let changes = [op::WRITE, op::MKDIR, op::RM, op::SET_PERMS].contains(kind);
         if changes && who.is_guest() {
-            // What a guest writes may be its own from now on, and so may parents made with it.
+            // A node written by a guest may be its own from now on, and so may parents created with it.
             let may_make = |node: &&[u8]| self.open_above || !is_given(node);
             let made = parents(&path).chain([&*path]).filter(may_make);
             self.by_guests.extend(made.map(<[u8]>::to_vec));
@@ -169,7 +169,7 @@ impl History {
                 }
             }
             (op::RELEASE | op::INTRODUCE, _) => self.disturb_all(),
-            // Whom the nodes are open to is another one.
+            // The nodes are accessible to another domain from now on.
             (op::SET_TARGET, _) => self.open.values_mut().for_each(|it| it.everything = true),
             (op::RESUME, _) if self.shut.contain(domid(payload)) => {
                 self.resumed.insert(domid(payload));
@@ -182,7 +182,7 @@ impl History {
         }
     }
 
-    /// Keeps count of who is granted what, and of guests that own nodes below those of others.
+    /// Records granted permissions, and guests that own nodes below those of others.
     fn follow_owners(&mut self, who: Who, kind: u32, path: &[u8], payload: &[u8]) {
         let home = |domid: u16| format!("/local/domain/{domid}").into_bytes();
         let makes = [op::WRITE, op::MKDIR].contains(&kind);
@@ -213,7 +213,7 @@ impl History {
         self.open.values_mut().for_each(|transaction| transaction.everything = true);
     }
 
-    /// A node changed for everybody, and with it the parents that were made for it.
+    /// Records a committed change of a node, and of the parents created with it.
     fn changed(&mut self, kind: u32, path: &[u8]) {
         let mut all = vec![path];
         if [op::WRITE, op::MKDIR].contains(&kind) {

@@ -1,4 +1,4 @@
-//! One connection to one daemon: numbered requests, their replies, and the events between them.
+//! A connection to one daemon: numbered requests, their replies, and the events in between.
 
 use std::io::{self, ErrorKind};
 use std::path::Path;
@@ -9,45 +9,45 @@ use xenstored::protocol::{ERROR, WATCH_EVENT};
 
 use crate::client::{Arrived, Wire};
 
-/// Longer than any daemon takes for anything here, also on a busy machine: it hangs.
+/// Timeout of a reply: longer than any daemon takes, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What came for a request.
+/// The reply to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
     /// The operation's number, or `ERROR`.
     pub kind: u32,
-    /// Its payload.
+    /// The payload, without the header.
     pub payload: Vec<u8>,
-    /// It names the transaction that the request named.
+    /// Whether it has the request's transaction id.
     pub echoed: bool,
 }
 
 impl Reply {
-    /// Whether the request was refused for a quota.
+    /// Returns whether the request was refused for a quota.
     pub fn is_full(&self) -> bool {
         self.kind == ERROR && self.payload == b"ENOSPC\0"
     }
 }
 
-/// An event: path and token, with a NUL between them and at the end.
+/// An event: path and token, each followed by a NUL.
 pub type Event = Vec<u8>;
 
-/// A connection, and the events that came.
+/// A connection with its received events.
 pub struct Line {
     wire: Wire,
     requests: u32,
-    /// Events since they were last taken.
+    /// Events not taken yet.
     pub events: Vec<Event>,
 }
 
 impl Line {
-    /// Connects to a socket.
+    /// Connects to a daemon's socket.
     pub fn connect(socket: &Path) -> io::Result<Line> {
         Ok(Line::new(Wire::connect(socket, PATIENCE)?))
     }
 
-    /// A domain's ring.
+    /// Creates a connection over a domain's ring.
     pub fn ring(guest: SimGuest) -> Line {
         Line::new(Wire::ring(guest, PATIENCE))
     }
@@ -56,19 +56,19 @@ impl Line {
         Line { wire, requests: 0, events: Vec::new() }
     }
 
-    /// Sends a request: of whatever number, as not all are operations.
+    /// Sends a request with any operation number, valid or not.
     pub fn send(&mut self, kind: u32, tx: u32, payload: &[u8]) -> io::Result<()> {
-        // Large steps: a daemon that keeps only the low bits is found out.
+        // Large increments reveal a daemon that keeps only the low bits.
         self.requests = self.requests.wrapping_add(0x0101_0101);
         let length = u32::try_from(payload.len()).map_err(io::Error::other)?;
         let words = [kind, self.requests, tx, length].map(u32::to_le_bytes);
         self.wire.send(&[words.as_flattened(), payload].concat())
     }
 
-    /// The reply to the last request; events before it are kept.
+    /// Waits for the reply to the last request, and keeps events that precede it.
     ///
     /// # Errors
-    /// Those of [`Wire::wait`]; `InvalidData` if it is no reply to that request.
+    /// Those of [`Wire::wait`]; `InvalidData` if the reply is to another request.
     pub fn reply(&mut self, tx: u32) -> io::Result<Reply> {
         loop {
             let Arrived { kind, req_id, tx_id, payload } = self.wire.wait()?;
@@ -88,7 +88,7 @@ impl Line {
         self.reply(tx)
     }
 
-    /// Waits for this event; the others before it are kept.
+    /// Waits for this event, and keeps the events before it.
     pub fn wait_for(&mut self, event: &[u8]) -> io::Result<()> {
         if let Some(at) = self.events.iter().position(|e| e == event) {
             self.events.remove(at);

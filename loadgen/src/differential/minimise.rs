@@ -1,4 +1,4 @@
-//! Makes a sequence that shows a difference as short as it stays one.
+//! Minimises a sequence that shows a difference.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -8,12 +8,12 @@ use super::step::{Step, Tx};
 use super::trial::{Difference, Tally, Trial};
 use super::{fresh, step};
 
-/// Runs at most, each with fresh daemons: some seconds in all.
+/// Maximum number of runs, each with fresh daemons: some seconds in total.
 const RUNS_MAX: usize = 300;
-/// No longer than this in all: where a daemon hangs, each run that shows it waits for it.
+/// Time limit of the whole minimisation: if a daemon hangs, each run waits for the timeout.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// The shortest sequence found that shows the same difference, as text.
+/// Returns the shortest sequence found that shows the same difference, as text.
 ///
 /// # Errors
 /// Those of starting daemons.
@@ -22,7 +22,7 @@ pub fn minimise(
     found: &Difference,
     forgotten: Option<&'static Known>,
 ) -> io::Result<String> {
-    // Numbers of steps stay, as transactions are named by them.
+    // Step numbers are kept, as they identify transactions.
     let mut kept: Vec<bool> = (0..steps.len()).map(|at| at <= found.at).collect();
     let mut shown = found.clone();
     let (started, mut runs) = (Instant::now(), 0);
@@ -55,7 +55,7 @@ pub fn minimise(
     Ok(format!("{text}{}\n({})", shown.text, found.kind))
 }
 
-/// Whether the steps that are kept show a difference of this kind on fresh daemons.
+/// Runs the kept steps on fresh daemons, and returns the difference if it is of this kind.
 fn shows(mut trial: Trial, steps: &[Step], kept: &[bool], kind: &str) -> Option<Difference> {
     let left_out = Step::Request {
         who: step::Who(usize::MAX - step::SOCKETS),

@@ -1,5 +1,5 @@
-//! The differential test: random sequences of requests by several connections and domains, sent to
-//! our daemon and to Debian's two in lock-step, replies and events compared byte for byte.
+//! The differential test: random sequences of requests from several connections and domains, sent to our daemon and
+//! to Debian's two in lock-step; replies and events are compared byte for byte.
 //!
 //! ```text
 //!   seed -> generate -> steps --+--> world (ours)    --+
@@ -9,13 +9,12 @@
 //!                                  minimise: fewer steps, fresh daemons
 //! ```
 //!
-//! After each step a barrier collects the events that it caused: everybody watches a node which is
-//! then written, and an event never overtakes one that was caused before it.
+//! After each step a barrier collects the events that it caused: every connection watches a node that is then
+//! written, and an event never overtakes an earlier one.
 //!
-//! Compared is what remains after the differences of docs/COMPATIBILITY.md, each with its own
-//! sign in `known`. Not sent at all are CONTROL, whose commands are each daemon's own, the operations
-//! that 4.17 has not (GET_FEATURE, SET_FEATURE, GET_QUOTA, SET_QUOTA, a depth in WATCH), and
-//! lengths above 4,096, after which a connection is dead.
+//! The differences of docs/COMPATIBILITY.md are accepted, each recognised by its own predicate in `known`. Not sent
+//! are CONTROL, whose commands are specific to each daemon; the operations that 4.17 lacks (GET_FEATURE, SET_FEATURE,
+//! GET_QUOTA, SET_QUOTA, a depth in WATCH); and lengths above 4,096, which end the connection.
 
 mod circumstances;
 mod ended;
@@ -41,19 +40,19 @@ use world::World;
 
 use crate::target::Target;
 
-/// Who is compared: ours with each of the others.
+/// The daemons: ours is compared with each of the others.
 const TARGETS: [Target; 3] = [Target::Ours, Target::C, Target::OCaml];
 
-/// What to run.
+/// The parameters of a run.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// How many steps at least.
+    /// Minimum number of steps.
     pub requests: u64,
-    /// The first sequence's seed; the next has the next number.
+    /// The first sequence's seed, incremented for each sequence.
     pub seed: u64,
-    /// Go on after differences that are not known, and list them by kind.
+    /// Whether to continue after unknown differences and list them by kind.
     pub survey: bool,
-    /// Take the known difference of this name for a new one: the run fails where it is met.
+    /// Name of a known difference that is treated as unknown: the run fails where it occurs.
     pub forget: Option<String>,
 }
 
@@ -63,9 +62,8 @@ fn fresh(forgotten: Option<&'static Known>) -> io::Result<Trial> {
     Ok(Trial { gone: vec![false; worlds.len()], worlds, seed: 0, forgotten })
 }
 
-/// Makes a trial ready for the next sequence. A peer that left it is started anew, and so is one
-/// that cannot be brought back: with the owner of `@releaseDomain`, oxenstored removes that node.
-/// Returns what is wrong if our own daemon is the one.
+/// Prepares a trial for the next sequence. Restarts a peer that left it, or that cannot be reset: with the owner of
+/// `@releaseDomain`, oxenstored removes that node. Returns an error text if our own daemon cannot be reset.
 ///
 /// # Errors
 /// Those of starting a peer.
@@ -92,13 +90,12 @@ fn again(trial: &mut Trial, tally: &mut Tally) -> io::Result<Option<String>> {
     Ok(None)
 }
 
-/// An error of a daemon's start, with its name.
+/// Adds the daemon's name to an error of its start.
 fn named(target: &Target, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("cannot start {target}, {}: {error}", target.version()))
 }
 
-/// Runs the test. Returns the report, and whether both peers were compared and no difference was
-/// found that is not known.
+/// Runs the test. Returns the report, and whether both peers were compared without unknown differences.
 ///
 /// # Errors
 /// Those of starting the daemons; `InvalidInput` if no known difference has the name to forget.
@@ -130,12 +127,12 @@ pub fn run(plan: &Plan) -> io::Result<(String, bool)> {
     let sequences = format!("{} sequences from seed {}", seed - plan.seed, plan.seed);
     let seconds = started.elapsed().as_secs_f64();
     let text = format!("{} steps in {sequences}, {seconds:.1} s\n{}", tally.steps, report(&tally));
-    // A peer that ends at every first step has been compared with nothing.
+    // A peer that crashes in every first step was never compared.
     let compared = !tally.compared.contains(&0);
     Ok((text, compared && tally.survey.unwrap_or_default().is_empty()))
 }
 
-/// What was compared, and what was met.
+/// Formats the numbers of comparisons and differences.
 fn report(tally: &Tally) -> String {
     let mut text = String::new();
     for (target, (compared, left)) in

@@ -1,35 +1,35 @@
-//! What is done to all daemons alike: one request, or one change to the world around them.
+//! A step executed on all daemons: a request, or a change of their environment.
 
 use std::fmt;
 
 use xenstored::protocol::Operation;
 
-/// Sockets of the control domain that requests come over.
+/// Number of the control domain's socket connections.
 pub const SOCKETS: usize = 3;
-/// Domains with rings; the first has domid 1.
+/// Number of domains with rings; the first has domid 1.
 pub const DOMAINS: usize = 3;
 
-/// Who asks: a socket of the control domain (below [`SOCKETS`]) or a domain's ring.
+/// A client: a socket of the control domain (below [`SOCKETS`]) or a domain's ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Who(pub usize);
 
 impl Who {
-    /// Everybody.
+    /// Returns all clients.
     pub fn all() -> impl Iterator<Item = Who> {
         (0..SOCKETS + DOMAINS).map(Who)
     }
 
-    /// Its domid.
+    /// Returns the client's domid.
     pub fn domid(self) -> u16 {
         u16::try_from((self.0 + 1).saturating_sub(SOCKETS)).unwrap_or_default()
     }
 
-    /// Whether it is a domain with a ring, which has no privileges.
+    /// Returns whether it is an unprivileged domain with a ring.
     pub fn is_guest(self) -> bool {
         self.0 >= SOCKETS
     }
 
-    /// The domain of this number.
+    /// Returns the client of a domain, `None` if there is none.
     pub fn domain(domid: u16) -> Option<Who> {
         let index = usize::from(domid).checked_sub(1)?;
         (index < DOMAINS).then_some(Who(SOCKETS + index))
@@ -48,39 +48,39 @@ impl fmt::Display for Who {
 /// The transaction of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tx {
-    /// None.
+    /// Outside of transactions.
     None,
-    /// That which the connection's START in this step began.
+    /// The transaction started by the connection in this step.
     Of(usize),
-    /// A number that none has.
+    /// An id that is not in use.
     Unknown,
 }
 
-/// One step. Steps of a sequence can be left out: what then has no meaning is passed over.
+/// A step. Steps can be removed from a sequence: steps that become meaningless are skipped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// A request.
+    /// A request of a client.
     Request {
-        /// Who asks.
+        /// The client that sends it.
         who: Who,
         /// The operation's number (xs_wire.h).
         kind: u32,
-        /// In which transaction.
+        /// The transaction of the request.
         tx: Tx,
-        /// Its payload, well-formed or not.
+        /// The payload, well-formed or not.
         payload: Vec<u8>,
     },
-    /// A socket is closed, and a new one connected in its place.
+    /// Closes a socket and connects a new one in its place.
     Reconnect(Who),
-    /// A domain is created on the host.
+    /// Creates a domain on the host.
     Create(Who),
-    /// It shuts down.
+    /// Shuts a domain down.
     Shutdown(Who),
-    /// It is gone.
+    /// Destroys a domain.
     Destroy(Who),
 }
 
-/// The numbers that are used by name.
+/// The numbers of the operations used by name.
 #[allow(missing_docs)] // They are the operations' own names.
 pub mod op {
     use xenstored::protocol::Operation;
@@ -106,19 +106,19 @@ pub mod op {
     pub const DIRECTORY_PART: u32 = Operation::DirectoryPart as u32;
 }
 
-/// The domids that the entries of a SET_PERMS name, the owner's first.
+/// Returns the domids in a SET_PERMS, the owner's first.
 pub fn domids(payload: &[u8]) -> impl Iterator<Item = u16> {
     let entries = payload.split(|&byte| byte == 0).skip(1);
     entries.filter_map(|entry| str::from_utf8(entry.get(1..)?).ok()?.parse().ok())
 }
 
-/// The one domain that a request is about; 0 if it is none.
+/// Returns the domid in a payload that consists of it; 0 if it does not.
 pub fn domid(payload: &[u8]) -> u16 {
     let digits = payload.strip_suffix(b"\0").and_then(|text| str::from_utf8(text).ok());
     digits.and_then(|digits| digits.parse().ok()).unwrap_or_default()
 }
 
-/// Bytes as xenstore.txt shows them: `|` is a NUL. Long ones are shortened.
+/// Formats bytes in xenstore.txt's notation, `|` for a NUL; long ones are truncated.
 pub fn show(bytes: &[u8]) -> String {
     let mut text: String = bytes
         .iter()
@@ -135,7 +135,7 @@ pub fn show(bytes: &[u8]) -> String {
     text
 }
 
-/// The name of an operation.
+/// Returns an operation's name.
 pub fn name(kind: u32) -> String {
     Operation::from_wire(kind)
         .map_or_else(|| format!("operation {kind}"), |kind| kind.name().to_owned())

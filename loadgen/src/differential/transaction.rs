@@ -1,9 +1,9 @@
-//! What a sequence has done in and beside an open transaction.
+//! The history of an open transaction, and of changes concurrent with it.
 
 use super::paths::are_related;
 use super::step::op;
 
-/// The requests that oxenstored can do again for a transaction, or leaves out of it.
+/// Operations that oxenstored can replay for a transaction, or leaves out of it.
 pub const IN_TRANSACTIONS: [u32; 10] = [
     op::DIRECTORY,
     op::READ,
@@ -17,30 +17,30 @@ pub const IN_TRANSACTIONS: [u32; 10] = [
     op::UNWATCH,
 ];
 
-/// One that is open.
+/// An open transaction.
 #[derive(Debug, Default)]
 pub struct Transaction {
-    /// What it changed, and by which operation.
+    /// Its own changes with their operations.
     pub own: Vec<(u32, Vec<u8>)>,
-    /// What others changed since it began.
+    /// Paths changed by others since it began.
     pub others: Vec<Vec<u8>>,
-    /// Others changed what cannot be told by paths: a domain came or went.
+    /// Whether others made a change that paths cannot describe: a domain was created or died.
     pub everything: bool,
-    /// A domain died since it began.
+    /// Whether a domain died since it began.
     pub bereft: bool,
-    /// A request of it met a quota, in whichever daemon.
+    /// Whether one of its requests hit a quota in any daemon.
     pub refused: bool,
-    /// A request of it is not of the store, such as INTRODUCE.
+    /// Whether one of its requests is not on nodes, such as INTRODUCE.
     pub foreign: bool,
 }
 
 impl Transaction {
-    /// Whether others changed this node, or one above or below it.
+    /// Returns whether others changed this node, an ancestor or a descendant.
     pub fn is_touched(&self, path: &[u8]) -> bool {
         self.everything || self.others.iter().any(|other| are_related(other, path))
     }
 
-    /// The paths of its requests of one operation.
+    /// Returns the paths of its requests of one operation.
     pub fn own(&self, of: u32) -> impl Iterator<Item = &[u8]> {
         self.own.iter().filter(move |(kind, _)| *kind == of).map(|(_, path)| &**path)
     }

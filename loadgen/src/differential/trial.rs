@@ -1,4 +1,4 @@
-//! A sequence run on several daemons in lock-step, and what differed.
+//! A run of a sequence on several daemons in lock-step, and its differences.
 
 use std::collections::{BTreeMap, HashMap};
 use std::{fmt, io};
@@ -11,49 +11,49 @@ use super::step::{Step, op};
 use super::world::{Outcome, World};
 use crate::target::Target;
 
-/// A difference that nobody explained.
+/// An unexplained difference.
 #[derive(Clone, Debug)]
 pub struct Difference {
     /// The step that showed it.
     pub at: usize,
-    /// What kind it is, so that a shorter sequence can be seen to show the same.
+    /// Its kind, by which a shorter sequence is recognised to show the same difference.
     pub kind: String,
-    /// All of it, for a person.
+    /// Full description, for people.
     pub text: String,
 }
 
-/// How often each known difference was met, and how much was compared.
+/// The numbers of known differences and comparisons.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
-    /// By the difference's name.
+    /// Number of occurrences by the difference's name.
     pub known: HashMap<&'static str, u64>,
-    /// Steps.
+    /// Number of steps.
     pub steps: u64,
-    /// Steps whose outcome was compared, by peer.
+    /// Number of steps with compared outcomes, by peer.
     pub compared: [u64; 2],
-    /// Sequences that a peer left early, by peer: its store differed after a known difference.
+    /// Number of sequences that a peer left early because its store diverged, by peer.
     pub left: [u64; 2],
-    /// Ends of a peer by itself, by peer.
+    /// Crashes of a peer, by peer.
     pub ended: [Ends; 2],
-    /// In a survey: differences that are not known, by kind, with an example and their number.
+    /// In a survey: unknown differences by kind, with an example and their number.
     pub survey: Option<BTreeMap<String, (String, u64)>>,
 }
 
 /// The daemons: ours first, then the peers.
 pub struct Trial {
-    /// All of them.
+    /// The daemons with their environments.
     pub worlds: Vec<World>,
-    /// The peers that do not take part any more: their store is another by now.
+    /// Whether a peer has left the sequence, because its store diverged or it ended.
     pub gone: Vec<bool>,
     /// The seed of the sequence.
     pub seed: u64,
-    /// A known difference that counts as a new one.
+    /// A known difference that is treated as unknown.
     pub forgotten: Option<&'static Known>,
 }
 
 impl Trial {
-    /// Runs a sequence to its end or to the first difference. A daemon that does not answer, or not
-    /// in the protocol, differs; a peer that ends by itself leaves the sequence.
+    /// Runs a sequence to its end or to the first difference. A daemon that times out or violates the protocol is a
+    /// difference; a peer that crashes leaves the sequence.
     pub fn run(&mut self, steps: &[Step], tally: &mut Tally) -> Option<Difference> {
         let mut history = History::new();
         for (at, step) in steps.iter().enumerate() {
@@ -103,14 +103,14 @@ impl Trial {
         None
     }
 
-    /// A peer's store is another from here on.
+    /// Takes a peer out of the sequence because its store diverged.
     fn leave(&mut self, peer: usize, tally: &mut Tally) {
         self.gone[peer] = true;
         tally.left[peer - 1] += 1;
     }
 
-    /// Takes a peer out of the sequence if this error comes of its own end, and counts that. Returns
-    /// `false` for a daemon that is alive, and always for ours, which may never end.
+    /// Takes a peer out of the sequence if this error is due to its crash, and counts the crash. Returns `false` for
+    /// a living daemon, and always for ours, which must not crash.
     pub fn lose(
         &mut self,
         number: usize,
@@ -126,7 +126,7 @@ impl Trial {
         true
     }
 
-    /// A daemon that hangs is a difference, too, and so is our own one if it has ended.
+    /// Returns the difference of a daemon that hangs, or of our own if it has ended.
     fn silence(&self, at: At<'_>, number: usize, error: &io::Error) -> Difference {
         let World { target, .. } = &self.worlds[number];
         let kind = format!("{target} does not answer: {:?}", error.kind());
@@ -134,8 +134,8 @@ impl Trial {
         Difference { at: at.0, kind, text }
     }
 
-    /// Whether a daemon is asked. A peer is not where it would end, hang or empty its store
-    /// (docs/COMPATIBILITY.md, c-stale-errno, o-rm-root, o-release-control, o-empty, o-introduce-port).
+    /// Returns whether a step is sent to a daemon. Peers do not get requests at which they would crash, hang or empty
+    /// their store (docs/COMPATIBILITY.md, c-stale-errno, o-rm-root, o-release-control, o-empty, o-introduce-port).
     fn takes_part(&self, number: usize, step: &Step) -> bool {
         let dangerous = match step {
             Step::Request { who, kind, payload, .. } => match self.worlds[number].target {
@@ -178,7 +178,7 @@ impl Trial {
             }
             Ok(())
         };
-        // Each is waited for only after all have been asked.
+        // Each phase starts on all daemons before any is waited for.
         each(&|world, _| world.begin_step(step))?;
         each(&|world, done| world.end_step(at, step).map(|reply| done.reply = reply))?;
         each(&|world, _| world.begin_barrier())?;
@@ -187,7 +187,7 @@ impl Trial {
     }
 }
 
-/// The requests whose payload is a path and nothing else.
+/// Returns whether an operation's payload is only a path.
 fn is_node_request(kind: u32) -> bool {
     [op::DIRECTORY, op::READ, op::GET_PERMS, op::MKDIR, op::RM].contains(&kind)
 }

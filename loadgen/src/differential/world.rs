@@ -1,4 +1,4 @@
-//! One daemon, with its host and everybody who is connected to it.
+//! A daemon with its host and its clients.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -12,26 +12,26 @@ use super::line::{Event, Line, Reply};
 use super::step::{Step, Tx, Who, op};
 use crate::target::{Options, Running, Target};
 
-/// The node whose events tell that all events before them came; everybody watches it.
+/// The node whose events prove that all earlier events have arrived; every client watches it.
 const BARRIER: &[u8] = b"/barrier\0";
 const BARRIER_WATCH: &[u8] = b"/barrier\0~\0";
 
-/// The harness's own watch for the ends of domains, and its events.
+/// The harness's own watch for domain deaths, and its events.
 const RELEASED: &[u8] = b"@releaseDomain\0~\0";
 
-/// A transaction that nobody has: the identifiers count from 1.
+/// A transaction id that is not in use: ids count from 1.
 const UNKNOWN_TX: u32 = 0x00ff_fff0;
 
-/// What a step led to.
+/// The result of a step.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// The reply, if a request was made.
     pub reply: Option<Reply>,
-    /// Who got which events until the barrier after the step, in the order of their coming.
+    /// The events up to the barrier after the step with their receivers, in order of arrival.
     pub events: Vec<(Who, Event)>,
 }
 
-/// A daemon and its surroundings.
+/// A daemon and its environment.
 pub struct World {
     /// Which daemon it is.
     pub target: Target,
@@ -39,18 +39,18 @@ pub struct World {
     host: SimClient,
     admin: Line,
     lines: HashMap<Who, Line>,
-    /// Domains that exist and are not introduced: their rings are not served.
+    /// Domains that exist but are not introduced: their rings are not served.
     waiting: HashMap<Who, Line>,
-    /// The last step introduced a domain that was introduced already.
+    /// Whether the last step introduced a domain that was already introduced.
     pub again: bool,
     /// Domains that shut down.
     shut: HashSet<Who>,
-    /// Identifiers of transactions by the step that started them.
+    /// Transaction ids by the step that started them.
     transactions: HashMap<usize, u32>,
 }
 
-/// Small limits, the same for all: so they are met often. Of watches and transactions the peers
-/// grant one more than they are told (docs/COMPATIBILITY.md, quota-plus-one).
+/// Small limits, equal for all daemons, so that they are hit often. The peers grant one watch and one transaction
+/// more than configured (docs/COMPATIBILITY.md, quota-plus-one).
 fn options(target: &Target) -> Options {
     let (watches, transactions) = if *target == Target::Ours { ("5", "2") } else { ("4", "1") };
     let arguments = match target {
@@ -66,7 +66,7 @@ fn options(target: &Target) -> Options {
 }
 
 impl World {
-    /// Starts a daemon and makes what every sequence finds there.
+    /// Starts a daemon and creates the initial nodes of every sequence.
     pub fn start(target: &Target) -> io::Result<World> {
         let running = target.start(&options(target))?;
         let sim = running.sim.as_ref().ok_or(io::ErrorKind::Unsupported)?;
@@ -92,21 +92,20 @@ impl World {
         Ok(world)
     }
 
-    /// What the daemon printed.
+    /// Returns the daemon's output.
     pub fn log(&self) -> String {
         self.running.log()
     }
 
-    /// How the daemon's process ended, if this error comes of that: a daemon that sends something
-    /// wrong is alive.
+    /// Returns the exit status of the daemon if this error is due to its end: a daemon that sends malformed data is
+    /// alive.
     pub fn ending(&mut self, error: &io::Error) -> Option<ExitStatus> {
         if error.kind() == io::ErrorKind::InvalidData { None } else { self.running.ending() }
     }
 
-    /// The nodes and sockets that every sequence begins with.
+    /// Creates the nodes and sockets with which every sequence starts.
     fn begin(&mut self) -> io::Result<()> {
-        // Who may know of domains is 4.17's answer, here too (docs/COMPATIBILITY.md,
-        // special-permissions).
+        // All domains may watch domains, as in 4.17 (docs/COMPATIBILITY.md, special-permissions).
         for perms in [&b"@introduceDomain\0n0\0"[..], b"@releaseDomain\0n0\0"] {
             must(self.admin.ask(op::SET_PERMS, 0, perms)?)?;
         }
@@ -119,7 +118,7 @@ impl World {
         Ok(())
     }
 
-    /// Brings everything back to where a sequence begins.
+    /// Restores the initial state of a sequence.
     pub fn clear(&mut self) -> io::Result<()> {
         let domains: Vec<Who> = Who::all().filter(|who| who.is_guest()).collect();
         for who in domains {
@@ -140,7 +139,7 @@ impl World {
         self.begin()
     }
 
-    /// Whether a step has any meaning here.
+    /// Returns whether a step is meaningful here.
     pub fn can(&self, step: &Step) -> bool {
         match step {
             Step::Request { who, tx, .. } => {
@@ -155,7 +154,7 @@ impl World {
         }
     }
 
-    /// Begins step number `at`: what can be done without waiting for this daemon.
+    /// Begins a step, as far as possible without waiting for this daemon.
     pub fn begin_step(&mut self, step: &Step) -> io::Result<()> {
         self.again = false;
         if let Step::Request { who, kind, tx, payload } = step {
@@ -166,7 +165,7 @@ impl World {
         Ok(())
     }
 
-    /// Ends it, up to the reply.
+    /// Ends step number `at`, up to the reply.
     pub fn end_step(&mut self, at: usize, step: &Step) -> io::Result<Option<Reply>> {
         match step {
             Step::Request { who, kind, tx, payload } => {
@@ -200,7 +199,7 @@ impl World {
         }
     }
 
-    /// Keeps the identifier of a transaction that step `at` began, which no two daemons give alike.
+    /// Stores the id of the transaction that step `at` began, and masks it in the reply: ids differ between daemons.
     fn keep_identifier(&mut self, at: usize, reply: &mut Reply) -> io::Result<()> {
         let digits = reply.payload.strip_suffix(b"\0").unwrap_or_default();
         let id = str::from_utf8(digits).ok().and_then(|text| text.parse().ok());
@@ -209,7 +208,7 @@ impl World {
         Ok(())
     }
 
-    /// What a request that succeeded changes around the daemon.
+    /// Updates the environment after a successful request.
     fn follow(&mut self, who: Who, kind: u32, payload: &[u8]) -> io::Result<()> {
         let domid = payload.split(|&byte| byte == 0).next().unwrap_or_default();
         let domid = str::from_utf8(domid).ok().and_then(|text| text.parse().ok());
@@ -218,7 +217,7 @@ impl World {
             (op::INTRODUCE, Some(domain)) => {
                 match self.waiting.remove(&domain) {
                     Some(line) => drop(self.lines.insert(domain, line)),
-                    // oxenstored keeps the watches then, that of the barrier too.
+                    // oxenstored then keeps the watches, including that of the barrier.
                     None if self.target == Target::OCaml => return Ok(()),
                     None => self.again = true,
                 }
@@ -247,7 +246,7 @@ impl World {
         line.wait_for(BARRIER_WATCH)
     }
 
-    /// Destroys a domain and waits until the daemon knows.
+    /// Destroys a domain and waits until the daemon has noticed.
     fn destroy(&mut self, who: Who) -> io::Result<()> {
         let known = self.lines.remove(&who).is_some();
         self.shut.remove(&who);
@@ -258,7 +257,7 @@ impl World {
         if known { self.admin.wait_for(RELEASED) } else { Ok(()) }
     }
 
-    /// Shuts a domain down and waits until the daemon knows.
+    /// Shuts a domain down and waits until the daemon has noticed.
     fn shutdown(&mut self, who: Who) -> io::Result<()> {
         self.admin.events.clear();
         self.host.shutdown(Domid(who.domid()), Reason::Poweroff)?;
@@ -266,12 +265,12 @@ impl World {
         if news { self.admin.wait_for(RELEASED) } else { Ok(()) }
     }
 
-    /// Starts to look for the events of the last step.
+    /// Starts the barrier after a step.
     pub fn begin_barrier(&mut self) -> io::Result<()> {
         self.admin.send(op::WRITE, 0, BARRIER)
     }
 
-    /// The events of the last step: those before the barrier's own, which nobody is told of.
+    /// Returns the events of the last step: those before the barrier's own, which are removed.
     pub fn end_barrier(&mut self) -> io::Result<Vec<(Who, Event)>> {
         must(self.admin.reply(0)?)?;
         let mut events = Vec::new();
@@ -284,7 +283,7 @@ impl World {
         Ok(events)
     }
 
-    /// Whether who got these events may not read what they tell of.
+    /// Returns whether none of the receivers of these events may read the events' nodes.
     pub fn hides(&mut self, events: &[&(Who, Event)]) -> bool {
         events.iter().all(|(who, event)| {
             let path = event.split_inclusive(|&byte| byte == 0).next().unwrap_or_default();
@@ -296,7 +295,7 @@ impl World {
     }
 }
 
-/// Fails if this is an error: the harness asks for nothing that a daemon may refuse.
+/// Fails on an error reply: the harness makes no request that a daemon may refuse.
 fn must(reply: Reply) -> io::Result<()> {
     if reply.kind == ERROR {
         let text = format!("the harness was refused: {}", super::step::show(&reply.payload));

@@ -1,4 +1,4 @@
-//! How Xen's C daemon of 4.17 differs, beside what both peers do.
+//! Known differences of Xen's C daemon of 4.17, besides those of both peers.
 
 use super::super::line::Event;
 use super::super::paths::is_no_path;
@@ -6,7 +6,7 @@ use super::super::step::{Step, Tx, Who, op};
 use super::Known;
 use super::case::{Case, arguments};
 
-/// The first that matches counts.
+/// The first match counts.
 pub const KNOWN: &[Known] = &[
     Known {
         name: "introduce-control",

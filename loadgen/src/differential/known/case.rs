@@ -1,4 +1,4 @@
-//! One step on our daemon and on a peer, as the differences that are known look at it.
+//! A step on our daemon and on a peer, in the form in which known differences match it.
 
 use xenstored::protocol::ERROR;
 
@@ -9,28 +9,28 @@ use super::super::step::{Step, Tx, Who, name, op, show};
 use super::super::world::Outcome;
 use crate::target::Target;
 
-/// One step on our daemon and on a peer.
+/// The outcomes of a step on our daemon and on a peer.
 pub struct Case<'a> {
-    /// The peer.
+    /// The peer compared with.
     pub peer: &'a Target,
-    /// What was done.
+    /// The step executed.
     pub step: &'a Step,
-    /// Our reply, in the form that is compared.
+    /// Our reply, normalised for comparison.
     pub ours: Option<Reply>,
-    /// The peer's.
+    /// The peer's reply, normalised for comparison.
     pub theirs: Option<Reply>,
     /// Our events, sorted.
     pub our_events: Vec<(Who, Event)>,
-    /// The peer's.
+    /// The peer's events, sorted.
     pub their_events: Vec<(Who, Event)>,
-    /// What only the peer told of may not be read by whom it told.
+    /// Whether the receivers of the events sent only by the peer may not read their nodes.
     pub hidden: bool,
-    /// What the sequence did before.
+    /// The state of the sequence before the step.
     pub is: &'a Circumstances,
 }
 
 impl<'a> Case<'a> {
-    /// The outcomes of a step, in the form that is compared.
+    /// Normalises the outcomes of a step for comparison.
     pub fn new(
         peer: &'a Target,
         step: &'a Step,
@@ -50,12 +50,12 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// Whether both did the same.
+    /// Returns whether both outcomes are equal.
     pub fn is_equal(&self) -> bool {
         self.ours == self.theirs && self.our_events == self.their_events
     }
 
-    /// A short name of what differs, and all of it.
+    /// Returns a short name of the difference, and a full description.
     pub fn describe(&self) -> (String, String) {
         let what = |reply: &Option<Reply>| match reply {
             None => "nothing".to_owned(),
@@ -108,7 +108,7 @@ impl<'a> Case<'a> {
         *self.peer == Target::OCaml
     }
 
-    /// The name of the error in a reply; "" if it is none.
+    /// Returns the error's name in a reply, "" if it is not an error.
     pub fn error(reply: &Option<Reply>) -> &str {
         match reply {
             Some(Reply { kind: ERROR, payload, .. }) => {
@@ -123,7 +123,7 @@ impl<'a> Case<'a> {
     }
 }
 
-/// A reply without what may differ: the order of names, numbers of generations.
+/// Normalises a reply: order of names, generation numbers.
 fn comparable(reply: &Reply) -> Reply {
     let payload = match reply.kind {
         op::DIRECTORY => sorted_names(&reply.payload),
@@ -152,12 +152,12 @@ fn sorted(events: &[(Who, Event)]) -> Vec<(Who, Event)> {
     events
 }
 
-/// The node that an event tells of.
+/// Returns the node of an event.
 fn event_path((who, event): &(Who, Event)) -> Vec<u8> {
     absolute(*who, event.split(|&byte| byte == 0).next().unwrap_or_default())
 }
 
-/// The events that are left of one side if each of the other is taken from it once.
+/// Returns the multiset difference of two lists of events.
 fn beyond<'e>(one: &'e [(Who, Event)], other: &[(Who, Event)]) -> Vec<&'e (Who, Event)> {
     let mut other: Vec<_> = other.iter().collect();
     let mut left = Vec::new();
@@ -170,13 +170,13 @@ fn beyond<'e>(one: &'e [(Who, Event)], other: &[(Who, Event)]) -> Vec<&'e (Who, 
     left
 }
 
-/// The strings of a request's payload.
+/// Returns the strings of a request's payload.
 pub fn arguments(payload: &[u8]) -> Vec<&[u8]> {
     payload.split_inclusive(|&byte| byte == 0).filter_map(|s| s.strip_suffix(b"\0")).collect()
 }
 
-/// The entries of a reply to GET_PERMS, of the first only the letter: what the others may do, but
-/// not who owns the node.
+/// Splits a GET_PERMS reply into the first entry's letter, which is the permission of all other domains, and the
+/// other entries, without the owner.
 pub fn without_owner<'r>(entries: &[&'r [u8]]) -> Option<(u8, Vec<&'r [u8]>)> {
     let (owner, others) = entries.split_first()?;
     Some((*owner.first()?, others.to_vec()))
@@ -195,7 +195,7 @@ impl Case<'_> {
         }
     }
 
-    /// The first argument.
+    /// Returns the first argument.
     pub fn first(&self) -> &[u8] {
         arguments(self.payload()).first().copied().unwrap_or_default()
     }
@@ -204,7 +204,7 @@ impl Case<'_> {
         self.errors() == (ours, theirs)
     }
 
-    /// The control domain asks.
+    /// Returns whether the request is the control domain's.
     pub fn by_control(&self) -> bool {
         matches!(self.step, Step::Request { who, .. } if !who.is_guest())
     }
@@ -224,41 +224,40 @@ impl Case<'_> {
         self.our_events == self.their_events
     }
 
-    /// Events that only we sent.
+    /// Returns the events sent only by our daemon.
     pub fn only_ours(&self) -> Vec<&(Who, Event)> {
         beyond(&self.our_events, &self.their_events)
     }
 
-    /// Events that only the peer sent.
+    /// Returns the events sent only by the peer.
     pub fn only_theirs(&self) -> Vec<&(Who, Event)> {
         beyond(&self.their_events, &self.our_events)
     }
 
-    /// Whether an event tells of what this step removes, or of what is below it.
+    /// Returns whether an event is for a node that this step removes, or for a descendant.
     pub fn is_removed(&self, event: &(Who, Event)) -> bool {
         let path = event_path(event);
         self.is.removes.iter().any(|removed| lies_below(&path, removed))
     }
 
-    /// Whether an event tells of what a MKDIR of the transaction that ends has made.
+    /// Returns whether an event is for a node created by a MKDIR of the ending transaction.
     pub fn is_made(&self, event: &(Who, Event)) -> bool {
         self.is.makes.contains(&event_path(event))
     }
 
-    /// The names in our reply to DIRECTORY.
+    /// Returns the names in our reply to DIRECTORY.
     pub fn our_names(&self) -> Vec<&[u8]> {
         self.ours.as_ref().map_or(Vec::new(), |reply| arguments(&reply.payload))
     }
 
-    /// The names in the peer's, without those that are left out.
+    /// Returns the names in the peer's reply to DIRECTORY, without those that match `left_out`.
     pub fn names_without(&self, left_out: impl Fn(&&[u8]) -> bool) -> Vec<&[u8]> {
         let mut names = self.theirs.as_ref().map_or(Vec::new(), |reply| arguments(&reply.payload));
         names.retain(|name| !left_out(name));
         names
     }
 
-    /// Returns the permissions in a reply to GET_PERMS: the owner's, and of the others those of guests that
-    /// `left_out` does not have.
+    /// Returns the entries of a GET_PERMS reply: the owner's, and those of guests not in `left_out`.
     pub fn entries_without<'r>(&self, reply: &'r Option<Reply>, left_out: Guests) -> Vec<&'r [u8]> {
         let entries = reply.as_ref().map_or(Vec::new(), |reply| arguments(&reply.payload));
         let is_of = |entry: &[u8]| {
@@ -269,8 +268,7 @@ impl Case<'_> {
         entries.into_iter().enumerate().filter(kept).map(|(_, entry)| entry).collect()
     }
 
-    /// Whether two replies to GET_PERMS, of which the second has more entries, are the same but for
-    /// entries of these guests.
+    /// Returns whether two GET_PERMS replies are equal except for entries of these guests in the second, longer one.
     pub fn lacks_only(
         &self,
         fewer: &Option<Reply>,
@@ -286,20 +284,20 @@ impl Case<'_> {
             && self.entries_without(fewer, left_out) == self.entries_without(more, left_out)
     }
 
-    /// Whether the payload is so many strings and nothing else.
+    /// Returns whether the payload consists of exactly this many strings.
     pub fn is_exactly(&self, strings: usize) -> bool {
         let payload = self.payload();
         payload.ends_with(b"\0") && payload.iter().filter(|&&byte| byte == 0).count() == strings
     }
 
-    /// Whether the owner in a SET_PERMS is a domain that does not exist.
+    /// Returns whether the owner in a SET_PERMS is a domain that does not exist.
     pub fn names_unknown_owner(&self) -> bool {
         let owner = arguments(self.payload()).get(1).and_then(|entry| entry.get(1..));
         let domid = owner.and_then(|digits| str::from_utf8(digits).ok()?.parse::<u16>().ok());
         domid.is_some_and(|domid| domid != 0 && !self.is.alive.contain(domid))
     }
 
-    /// A request whose arguments are domains, one of which is no number.
+    /// Returns whether the request takes domids as arguments and one of them is not a number.
     pub fn has_odd_domid(&self) -> bool {
         let count = match self.kind() {
             op::SET_TARGET => 2,

@@ -1,5 +1,5 @@
-//! The differences that are known, each with a narrow sign by which it is recognised. What each is
-//! about, and why, is in docs/COMPATIBILITY.md under the same name.
+//! The known differences, each with a narrow predicate that recognises it. docs/COMPATIBILITY.md describes and
+//! justifies each under the same name.
 
 mod c;
 mod case;
@@ -14,42 +14,42 @@ use crate::target::Target;
 pub use case::Case;
 use case::arguments;
 
-/// A difference that is known.
+/// A known difference.
 pub struct Known {
-    /// Its name in docs/COMPATIBILITY.md.
+    /// The name in docs/COMPATIBILITY.md.
     pub name: &'static str,
-    /// Whether this is it.
+    /// Predicate that recognises the difference.
     pub matches: fn(&Case<'_>) -> bool,
 }
 
-/// All of them.
+/// Returns all known differences.
 pub fn all() -> impl Iterator<Item = &'static Known> {
     [BOTH, c::KNOWN, ocaml::KNOWN].into_iter().flatten()
 }
 
-/// That of this name.
+/// Returns the known difference with this name.
 pub fn named(name: &str) -> Option<&'static Known> {
     all().find(|known| known.name == name)
 }
 
-/// The first that explains how a peer differs, if any does; one may count as not known.
+/// Returns the first known difference that explains a case, if any; `forgotten` is treated as unknown.
 pub fn explanation(case: &Case<'_>, forgotten: Option<&Known>) -> Option<&'static Known> {
     let own = if *case.peer == Target::C { c::KNOWN } else { ocaml::KNOWN };
     let is_known = |known: &&Known| forgotten.is_none_or(|it| it.name != known.name);
     BOTH.iter().chain(own).filter(is_known).find(|known| (known.matches)(case))
 }
 
-/// Requests that look at a node.
+/// Returns whether an operation reads a node.
 fn is_reading(kind: u32) -> bool {
     [op::READ, op::DIRECTORY, op::DIRECTORY_PART, op::GET_PERMS].contains(&kind)
 }
 
-/// Requests that change one.
+/// Returns whether an operation changes a node.
 fn is_writing(kind: u32) -> bool {
     [op::WRITE, op::MKDIR, op::RM, op::SET_PERMS].contains(&kind)
 }
 
-/// Requests that leave everything as it is.
+/// Operations without side effects.
 const LOOKS: [u32; 6] = [
     op::DIRECTORY,
     op::DIRECTORY_PART,
@@ -59,43 +59,43 @@ const LOOKS: [u32; 6] = [
     op::IS_DOMAIN_INTRODUCED,
 ];
 
-/// Whether the daemons' stores are different from now on, so that no more can be compared.
+/// Returns whether the daemons' stores diverge from here on, so that the comparison must end.
 pub fn parts(case: &Case<'_>) -> bool {
     let (ours, theirs) = case.errors();
     let one_did = ours.is_empty() != theirs.is_empty();
     one_did && !LOOKS.contains(&case.kind()) || parts_unseen(case)
 }
 
-/// Whether they are after a step that the peer was not asked to take.
+/// Returns whether the stores diverge after a step that was not sent to the peer.
 pub fn parts_unasked(step: &Step, ours: &Outcome) -> bool {
     let done = ours.reply.as_ref().is_some_and(|reply| reply.kind != ERROR);
     done && !matches!(step, Step::Request { kind, .. } if LOOKS.contains(kind))
 }
 
-/// What makes the stores differ although nobody sees it at once.
+/// Returns whether the stores diverge without a visible difference.
 fn parts_unseen(case: &Case<'_>) -> bool {
-    // RELEASE keeps a living domain's nodes here; both peers remove them.
+    // RELEASE keeps a living domain's nodes in our daemon; both peers remove them.
     let released = case.kind() == op::RELEASE && case.errors_are("", "");
-    // oxenstored keeps watches and transactions of a domain that is introduced again.
+    // oxenstored keeps watches and transactions when a domain is introduced again.
     let kept = case.is.again && case.is_ocaml();
-    // C holds on to the target's connection: its death is announced after that of the other.
+    // C xenstored keeps the target's connection, so its death is announced after the other's.
     let held = case.kind() == op::SET_TARGET && case.errors_are("", "") && case.is_c();
-    // There, a domain whose target is the control domain has all rights.
+    // In oxenstored, a domain whose target is the control domain is privileged.
     let raised = case.is_ocaml()
         && case.kind() == op::SET_TARGET
         && case.errors_are("", "")
         && arguments(case.payload()).get(1) == Some(&&b"0"[..]);
-    // oxenstored makes the parents of a node before it finds that the node cannot be.
+    // oxenstored creates a node's parents before it refuses the node.
     let parents = case.is_ocaml()
         && matches!(case.kind(), op::WRITE | op::MKDIR)
         && (case.theirs_is("E2BIG") || case.theirs_is("EQUOTA"));
-    // What is no proper END here ends the transaction there.
+    // A malformed END ends the transaction in oxenstored.
     let ended = case.is_ocaml() && case.kind() == op::END && case.theirs_is("EAGAIN");
-    // There, an RM or MKDIR that had nothing to do is not done again, whatever others did since.
+    // oxenstored does not replay an RM or MKDIR that had no effect, even after changes by others.
     let undone = case.is_ocaml() && case.kind() == op::END && case.is.redone;
-    // There, what a guest made below the nodes of others is not its own, and outlives it.
+    // In oxenstored, a node made by a guest below others' nodes is not owned by the guest, and outlives it.
     let outlives = case.is_ocaml() && case.is.elsewhere;
-    // C sets them at once, whatever becomes of the transaction.
+    // C xenstored sets them at once, regardless of the transaction's outcome.
     let at_once = case.is_c()
         && case.kind() == op::SET_PERMS
         && case.first().starts_with(b"@")
@@ -103,7 +103,7 @@ fn parts_unseen(case: &Case<'_>) -> bool {
     released || kept || held || raised || parents || ended || undone || outlives || at_once
 }
 
-/// Of both peers.
+/// Known differences of both peers.
 const BOTH: &[Known] = &[
     Known {
         name: "transaction-view",
@@ -119,14 +119,13 @@ const BOTH: &[Known] = &[
             let (ours, theirs) = case.errors();
             let refused = |error: &str| matches!(error, "ENOENT" | "EACCES" | "EPERM");
             let sees = |error: &str| error.is_empty() || refused(error);
-            // Who may write in one tree and not in the other may lack the room there, or sees a larger
-            // node.
+            // A writer with access in only one of the trees may lack quota there, or see a larger node.
             let lacks_room = |error: &str| refused(error) || case.is.large && error.is_empty();
             let full = is_writing(case.kind())
                 && (ours == "ENOSPC" && lacks_room(theirs)
                     || lacks_room(ours) && theirs == "ENOSPC");
             let looks = is_reading(case.kind()) || is_writing(case.kind());
-            // C does not find all of a subtree that others removed a part of.
+            // C xenstored does not find all of a subtree of which others removed a part.
             let torn = case.is_c() && case.kind() == op::RM && ["EIO", "EINVAL"].contains(&theirs);
             let differ = full || sees(ours) && (sees(theirs) || torn);
             case.is.touched && looks && differ && case.same_events()
@@ -204,7 +203,7 @@ mod tests {
     use super::super::line::Reply;
     use super::*;
 
-    /// Which difference explains replies to a GET_PERMS, after 7 died and a RELEASE named 8.
+    /// Returns the difference that explains replies to a GET_PERMS, after 7 died and a RELEASE named 8.
     fn explains(peer: &Target, ours: &str, theirs: &str) -> Option<&'static str> {
         let mut is = Circumstances::default();
         is.dead.insert(7);

@@ -1,14 +1,14 @@
-//! How oxenstored of 4.17 differs, beside what both peers do.
+//! Known differences of oxenstored of 4.17, besides those of both peers.
 
 use super::super::line::{Event, Reply};
 use super::super::step::{Step, Tx, Who, op};
 use super::case::{Case, without_owner};
 use super::{Known, is_reading, is_writing};
 
-/// Longer paths than this are measured by other limits.
+/// Longer paths are subject to different limits.
 const PATH_BYTES: usize = 2000;
 
-/// The first that matches counts.
+/// The first match counts.
 pub const KNOWN: &[Known] = &[
     Known {
         name: "o-simple-operations",
@@ -22,7 +22,7 @@ pub const KNOWN: &[Known] = &[
         name: "o-transaction-events",
         matches: |case| {
             let redone = |event: &&(Who, Event)| case.is_removed(event) || case.is_made(event);
-            // Equal events besides, which are one here.
+            // Additional equal events, which are merged in our daemon.
             let told = |event: &&(Who, Event)| case.our_events.contains(event);
             case.kind() == op::END
                 && case.is.disturbed
@@ -78,13 +78,12 @@ pub const KNOWN: &[Known] = &[
             let named = path.starts_with(b"@")
                 && (is_reading(case.kind()) || is_writing(case.kind()))
                 && Case::error(&case.ours) == "EINVAL";
-            // Of their permissions it tells whoever watches `/`, and nobody else; in a transaction at its
-            // END.
+            // oxenstored reports their permission changes only to watches on `/`; in a transaction at its END.
             let silent = matches!(case.kind(), op::SET_PERMS | op::END)
                 && case.errors_are("", "")
                 && case.only_theirs().iter().all(|(_, event)| event.starts_with(b"/@"))
                 && case.only_ours().iter().all(|(_, event)| event.starts_with(b"@"));
-            // Its root has them among its children. A node `/@a` is none of them.
+            // Its root lists them as children, but not a node `/@a`.
             let is_special =
                 |name: &&[u8]| [&b"@introduceDomain"[..], b"@releaseDomain"].contains(name);
             let listed = path == b"/"
@@ -162,7 +161,7 @@ pub const KNOWN: &[Known] = &[
         name: "o-path-length",
         matches: |case| {
             let refused = matches!(case.errors(), ("EINVAL", _) | (_, "EINVAL"));
-            // Whoever accepts it tells of it.
+            // The daemon that accepts it sends events.
             let told = case.errors_are("EINVAL", "") || case.errors_are("", "EINVAL");
             case.first().len() > PATH_BYTES && refused && (told || case.same_events())
         },
@@ -222,7 +221,7 @@ pub const KNOWN: &[Known] = &[
     Known {
         name: "o-inherited-owner",
         matches: |case| {
-            // Its entries for others may be gone, too (o-dead-entry).
+            // Permission entries of others may be missing, too (o-dead-entry).
             let gone = case.is.dead.and(case.is.released);
             let entries = |reply| without_owner(&case.entries_without(reply, gone));
             let other_owner = case.kind() == op::GET_PERMS
@@ -230,13 +229,13 @@ pub const KNOWN: &[Known] = &[
                 && entries(&case.ours) == entries(&case.theirs);
             let refused =
                 matches!(case.errors(), ("EACCES", "" | "ENOENT") | ("" | "ENOENT", "EACCES"));
-            // Another owner is another one who may read it; o-rm-watches-below at the same time.
+            // With another owner, other domains may read the node; o-rm-watches-below may apply at the same time.
             let below = |event: &&(Who, Event)| event.0.is_guest() || case.is_removed(event);
             let unseen = matches!(case.kind(), op::WRITE | op::MKDIR | op::RM)
                 && case.errors_are("", "")
                 && case.only_ours().iter().all(|(who, _)| who.is_guest())
                 && case.only_theirs().iter().all(below);
-            // Whose account the node comes out of is another, too.
+            // The node is charged to another account, too.
             let charged =
                 matches!(case.kind(), op::WRITE | op::MKDIR) && case.errors_are("", "EQUOTA");
             let by_guest = !case.by_control();
