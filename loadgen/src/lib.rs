@@ -1,9 +1,9 @@
-//! Load for xenstored: thousands of guests, toolstacks and hostile clients in one program.
+//! Load generator for xenstored: thousands of guests, toolstacks and hostile clients in one program.
 //!
 //! ```text
-//!   scenario   what is done, and what must come of it
+//!   scenario   the load, and the expected results
 //!      |
-//!   client     connections that do it            target    the daemons that it is done to
+//!   client     connections                       target    the daemons under load
 //!      |                                            |
 //!   measure    samples, medians   <-- CPU time -----+
 //!      |

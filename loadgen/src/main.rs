@@ -1,4 +1,4 @@
-//! `loadgen`: see `loadgen --help`.
+//! The `loadgen` program: see `loadgen --help`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,19 +13,19 @@ use loadgen::trouble::Trouble;
 use mimalloc::MiMalloc;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// The daemon's own (`src/main.rs` there), since `loadgen daemon` is the daemon.
+/// Same allocator as the daemon (its `src/main.rs`), since `loadgen daemon` is the daemon.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
-/// Exit code of a command line that says nothing useful.
+/// Exit code for an invalid command line.
 const USAGE: u8 = 2;
-/// Exit code of a run that could not be done.
+/// Exit code for a run that could not be done.
 const CANNOT: u8 = 3;
-/// Exit code of a run in which only Debian's daemons failed.
+/// Exit code for a run in which only Debian's daemons failed.
 const PEER_FAILED: u8 = 4;
-/// The longest round: a soak may take a day.
+/// Upper bound of `--seconds`: a soak may take a day.
 const SECONDS_MAX: f64 = 86_400.0;
-/// Hostile guests at most: each has a ring, and all share a thread.
+/// Upper bound of hostile guests: each has a ring, and all share a thread.
 const ATTACKERS_MAX: usize = 1000;
 
 /// Puts load on xenstored and its peers, side by side, and reports what each request cost.
@@ -134,7 +134,7 @@ fn compare() -> ExitCode {
     }
 }
 
-/// A further process of a storm.
+/// Runs as an additional process of a storm.
 fn share() -> ExitCode {
     allow_many_files();
     let share = scenario::Share::parse_from(std::env::args_os().skip(1));
@@ -207,7 +207,7 @@ fn run(options: &Options) -> ExitCode {
     }
 }
 
-/// Runs the scenarios, prints each one's table, and writes the reports of those up to it.
+/// Runs the scenarios, prints a table for each, and rewrites the reports after each.
 fn run_all(
     scenarios: &[&dyn Scenario],
     plan: &Plan,
@@ -216,7 +216,7 @@ fn run_all(
 ) -> Result<Vec<Outcome>, Trouble> {
     let header = Header::look(scenarios.len(), targets);
     let mut outcomes = Vec::new();
-    // Whether the files can be written is better known before an hour than after it.
+    // Unwritable report files should fail now, not after an hour.
     write_reports(options, &header, &outcomes)?;
     println!("{}", header.builds());
     for scenario in scenarios {
@@ -229,8 +229,8 @@ fn run_all(
     Ok(outcomes)
 }
 
-/// Says once more who failed, and answers the exit code: that of our own failures before that of
-/// the peers', what is wrong before what could not be done.
+/// Prints a summary of the failures and returns the exit code. Our own failures take precedence over the peers', and
+/// wrong results over runs that could not be done.
 fn finish(outcomes: &[Outcome]) -> ExitCode {
     let mut codes = Vec::new();
     for outcome in outcomes {
@@ -246,7 +246,7 @@ fn finish(outcomes: &[Outcome]) -> ExitCode {
     codes.into_iter().min().unwrap_or(0).into()
 }
 
-/// The scenarios of these names, or the name that is none.
+/// Returns the scenarios of these names, or the first unknown name.
 fn choose<'a>(
     scenarios: &'a [Box<dyn Scenario>],
     names: &'a [String],
@@ -275,7 +275,7 @@ fn write_reports(options: &Options, header: &Header, outcomes: &[Outcome]) -> Re
     Ok(())
 }
 
-/// Thousands of clients are thousands of open files.
+/// Raises the limit of open files: thousands of clients need as many.
 fn allow_many_files() {
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });

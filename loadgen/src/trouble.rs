@@ -1,33 +1,33 @@
-//! Why a run ends early.
+//! Errors that end a run.
 
 use std::io;
 
-/// What went wrong: with the daemon under test, or with the run itself.
+/// An error of the daemon under test, or of the run itself.
 #[derive(Debug, thiserror::Error)]
 pub enum Trouble {
-    /// A reply or an event that no correct daemon sends, or one that is missing. Exit code 1.
+    /// A reply or an event that no correct daemon sends, or a missing one. Exit code 1.
     #[error("wrong: {0}")]
     Wrong(String),
-    /// The run cannot be done: no such binary, no more descriptors. Exit code 3.
+    /// The run cannot be done, such as for a missing binary or a lack of descriptors. Exit code 3.
     #[error("{what}: {error}")]
     Io {
-        /// What was tried.
+        /// The attempted operation.
         what: String,
-        /// What the system says.
+        /// The system's error.
         error: io::Error,
     },
 }
 
-/// What most functions here answer.
+/// The result type of most functions of this crate.
 pub type Result<T> = std::result::Result<T, Trouble>;
 
 impl Trouble {
-    /// An error of the system, with what was tried.
+    /// Wraps a system error with the attempted operation.
     pub fn io(what: impl Into<String>, error: io::Error) -> Trouble {
         Trouble::Io { what: what.into(), error }
     }
 
-    /// The exit code of the program.
+    /// Returns the program's exit code.
     pub fn code(&self) -> u8 {
         match self {
             Trouble::Wrong(_) => 1,
@@ -36,14 +36,14 @@ impl Trouble {
     }
 }
 
-/// Errors of a connection: a daemon that closes it, or breaks it, is wrong.
+/// Errors of a connection: a daemon that closes or breaks it is wrong.
 impl From<io::Error> for Trouble {
     fn from(error: io::Error) -> Trouble {
         Trouble::Wrong(format!("a connection failed: {error}"))
     }
 }
 
-/// Fails the run with [`Trouble::Wrong`].
+/// Returns early with [`Trouble::Wrong`].
 #[macro_export]
 macro_rules! wrong {
     ($($text:tt)*) => {

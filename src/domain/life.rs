@@ -4,7 +4,7 @@ use super::{Account, Limits, Reports};
 use crate::sync::{Arc, AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use crate::words::{Domid, Presence};
 
-/// An event that a guest can cause, and so log, as often as it likes.
+/// A logged event that a guest can cause as often as it likes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// The guest's writes to its ring page ended its connection.

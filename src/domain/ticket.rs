@@ -59,11 +59,11 @@ enum Stage {
 }
 
 /// The weight of a guest's undelivered events at which its ring is no longer read: as many watches as a guest may
-/// set. One request may exceed it.
+/// set. The last request may exceed it.
 pub const UNDELIVERED_MAX: u64 = 1024;
 /// The same limit for events that the control domain's kernel has not read, in bytes: all guests together fill its
-/// ring, in which events are merged beyond a limit. Events that other guests do not read are charged to those guests,
-/// and do not hold back the guest that caused them.
+/// ring, and beyond a limit the events of a watch collapse into one. Events that other guests do not read are charged
+/// to those guests, and do not hold back the guest that caused them.
 pub const UNREAD_BYTES_MAX: u64 = 32 << 10;
 
 impl Stage {

@@ -69,7 +69,7 @@ pub trait Host: Send + Sync {
 /// The result of [`Channels::pending`].
 #[derive(Debug, Default)]
 pub struct Pending {
-    /// Number of ports stored, also before an error.
+    /// Number of ports stored, including those before an error.
     pub count: usize,
     /// The error that ended the call. It may have lost ports, which stay masked, so the caller checks all bound
     /// ports.

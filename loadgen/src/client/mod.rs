@@ -1,13 +1,13 @@
 //! Clients of a daemon, over its socket or a ring.
 //!
 //! ```text
-//!   Blocking   one request after another, or many at once: for what goes before a measurement
-//!   Load       many connections on one thread, each with so many requests under way: throughput
-//!   Paced      one connection that sends at fixed times, whatever comes back: latency
-//!   Stage      clients with a story each, as async functions on one thread: boots, deaths, events
+//!   Blocking   one request after another, or pipelined: for the preparation of measurements
+//!   Load       many connections on one thread, each with several outstanding requests: throughput
+//!   Paced      one connection that sends at fixed times, regardless of replies: latency
+//!   Stage      clients as async functions on one thread: boots, deaths, events
 //!
-//!   Blocking is on a Wire, which waits; the others on Connections, each a Link (socket or ring)
-//!   with its buffers, which never do
+//!   Blocking uses a Wire, which blocks; the others use Connections, each a non-blocking Link
+//!   (socket or ring) with its buffers
 //! ```
 
 mod blocking;

@@ -1,9 +1,10 @@
 //! An async executor of clients, all on one thread.
 //!
 //! ```text
-//!   run:  polls the tasks that can go on  ->  sends what they queued, one write a connection
-//!            ^                                            |
-//!            +---- wakes those whose reply or event came <-+-- waits for the daemon
+//!   run:  polls the runnable tasks  ->  sends their output, one write per connection
+//!            ^                                   |
+//!            +---- wakes tasks at replies and <--+-- waits for the daemon
+//!                  events
 //! ```
 //!
 //! A boot is a long dialogue between a toolstack, two kernels and their events; an async function describes it in the

@@ -149,7 +149,7 @@ impl Generator {
         let payload = self.payload(kind);
         let mut payload = if self.random.percent(3) { self.spoil(payload) } else { payload };
         if payload.is_empty() && [op::START, op::RESET_WATCHES].contains(&kind) {
-            payload.push(0); // oxenstored waits for more if there is nothing at all.
+            payload.push(0); // oxenstored waits for more input after an empty payload.
         }
         payload.truncate(4096); // A longer one ends the connection.
         if kind == op::START {

@@ -81,7 +81,7 @@ pub enum Step {
 }
 
 /// The numbers of the operations used by name.
-#[allow(missing_docs)] // They are the operations' own names.
+#[allow(missing_docs)] // The names of the operations.
 pub mod op {
     use xenstored::protocol::Operation;
 

@@ -1,48 +1,48 @@
-//! What is looked at in a round, and how it spreads over several.
+//! The quantities measured in a round, and their spread over several rounds.
 
-/// A figure of a round.
+/// A quantity of a round.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Quantity {
     /// Units per second.
     Rate,
     /// CPU time per unit, in microseconds.
     Cpu,
-    /// The program's own part of [`Quantity::Cpu`].
+    /// The part of [`Quantity::Cpu`] in user mode.
     User,
-    /// The kernel's part. Its clock for that ticks a hundred times a second: rounds of less than a
-    /// second say little.
+    /// The part of [`Quantity::Cpu`] in the kernel. Its clock ticks a hundred times a second, so it is inaccurate for
+    /// rounds of less than a second.
     System,
-    /// The latency, in microseconds, that so many percent of the requests do not exceed.
+    /// Latency percentile in microseconds.
     Percentile(f64),
-    /// A figure of the scenario's own.
+    /// A quantity specific to the scenario.
     Extra(&'static str),
 }
 
-/// What a figure is a number of.
+/// The unit of a quantity.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Unit {
-    /// Nothing, or what its name says.
+    /// No unit, or the one in the quantity's name.
     #[default]
     Number,
-    /// Microseconds.
+    /// Microseconds, scaled for display.
     Micros,
-    /// Milliseconds.
+    /// Milliseconds, scaled for display.
     Millis,
 }
 
-/// A figure over the rounds.
+/// The spread of a quantity over the rounds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spread {
-    /// The smallest.
+    /// The minimum.
     pub least: f64,
-    /// The one in the middle, or the mean of the two there.
+    /// The median; the mean of the two middle values for an even count.
     pub median: f64,
-    /// The largest.
+    /// The maximum.
     pub most: f64,
 }
 
 impl Spread {
-    /// That of these values; `None` if there are none.
+    /// Computes the spread of values; returns `None` if there are none.
     pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Spread> {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);

@@ -1,4 +1,4 @@
-//! One round's figures, and those of several rounds.
+//! The figures of one round, and of several rounds.
 
 use std::time::Duration;
 
@@ -9,37 +9,37 @@ use crate::client::{Tally, histogram};
 use crate::scenario::Case;
 use crate::target::Cpu;
 
-/// A figure that only one scenario has.
+/// A figure specific to a scenario.
 #[derive(Clone, Debug)]
 pub struct Figure {
-    /// What it is, with its unit: a column's title.
+    /// Its name with its unit, used as a column's title.
     pub name: &'static str,
-    /// How much.
+    /// Its value in `unit`.
     pub value: f64,
-    /// Of what.
+    /// The unit of `value`.
     pub unit: Unit,
 }
 
-/// What a round came to.
+/// The result of a round.
 #[derive(Default)]
 pub struct Sample {
-    /// How many requests, events or whatever the scenario counts; 0 if it counts nothing.
+    /// Number of requests, events or other units counted by the scenario; 0 if it counts nothing.
     pub units: u64,
-    /// How many there were to be, if that is fixed. A round that has done fewer is unfinished, and
-    /// what it has done is no measure: the easy part may have been first.
+    /// Expected number of units, if it is fixed. A round with fewer is unfinished, and its rates are not meaningful:
+    /// the easy part may have come first.
     pub whole: Option<u64>,
-    /// How long it took.
+    /// Duration of the round.
     pub elapsed: Duration,
-    /// CPU time of the target in it, if its process is known.
+    /// CPU time of the target in the round, if its process is known.
     pub cpu: Option<Cpu>,
     /// Latencies in nanoseconds, if single requests were timed.
     pub latency: Option<Histogram<u64>>,
-    /// Further figures.
+    /// Figures specific to the scenario.
     pub extra: Vec<Figure>,
 }
 
 impl Sample {
-    /// The sample of a round of requests.
+    /// Creates the sample of a round of requests.
     pub fn of(tally: Tally, cpu: Option<Cpu>) -> Sample {
         Sample {
             units: tally.requests,
@@ -50,20 +50,20 @@ impl Sample {
         }
     }
 
-    /// Adds a figure.
+    /// Adds a figure without a unit.
     #[must_use]
     pub fn with(self, name: &'static str, value: f64) -> Sample {
         self.with_unit(name, value, Unit::Number)
     }
 
-    /// Adds a time.
+    /// Adds a figure with a unit.
     #[must_use]
     pub fn with_unit(mut self, name: &'static str, value: f64, unit: Unit) -> Sample {
         self.extra.push(Figure { name, value, unit });
         self
     }
 
-    /// A figure of this round, if it has it.
+    /// Returns a figure of this round, if it exists.
     pub fn get(&self, quantity: Quantity) -> Option<f64> {
         let system = |cpu: Cpu| Some((self.per_unit(cpu.total)?, Sample::system_share(&cpu)?));
         match quantity {
@@ -88,37 +88,37 @@ impl Sample {
         (self.units > 0).then(|| time.as_secs_f64() * 1e6 / self.units as f64)
     }
 
-    /// The share of CPU time that is the kernel's, by its ticks.
+    /// Returns the kernel's share of the CPU time, by its ticks.
     fn system_share(cpu: &Cpu) -> Option<f64> {
         let ticks = cpu.user + cpu.system;
         (!ticks.is_zero()).then(|| cpu.system.as_secs_f64() / ticks.as_secs_f64())
     }
 }
 
-/// What a target had done when its time was over, in the rounds.
+/// The progress of a target that did not finish in time, over the rounds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Unfinished {
-    /// So many units.
+    /// Units done.
     pub done: Spread,
-    /// Of so many.
+    /// Units expected.
     pub of: u64,
-    /// In so many seconds: those of the round that did the least.
+    /// Duration in seconds of the round with the fewest units.
     pub seconds: f64,
 }
 
-/// All rounds of one case with one target. Of what is unfinished there are no rates, CPU times and
-/// latencies, only the scenario's own figures.
+/// All rounds of a case on a target. If a round is unfinished, rates, CPU times and latencies are not reported, only
+/// the figures specific to the scenario.
 pub struct Measured {
-    /// What was done.
+    /// The case that was run.
     pub case: Case,
-    /// Who was asked.
+    /// The name of the target.
     pub target: String,
-    /// A sample a round.
+    /// One sample per round.
     pub samples: Vec<Sample>,
 }
 
 impl Measured {
-    /// What was done in the rounds, if one of them is unfinished.
+    /// Returns the progress in the rounds, if one of them is unfinished.
     pub fn unfinished(&self) -> Option<Unfinished> {
         let rounds = self.samples.iter().filter_map(|sample| Some((sample, sample.whole?)));
         let (least, of) = rounds.min_by_key(|(sample, _)| sample.units)?;
@@ -127,7 +127,8 @@ impl Measured {
         (least.units < of).then_some(Unfinished { done, of, seconds })
     }
 
-    /// A figure over the rounds that have it. Of what is unfinished there are the scenario's own.
+    /// Returns a figure's spread over the rounds that have it; for unfinished measurements only figures specific to
+    /// the scenario.
     pub fn get(&self, quantity: Quantity) -> Option<Spread> {
         if self.unfinished().is_some() && !matches!(quantity, Quantity::Extra(_)) {
             return None;
@@ -139,33 +140,33 @@ impl Measured {
         self.get(quantity).map(|spread| spread.median)
     }
 
-    /// Units per second.
+    /// Returns units per second.
     pub fn rate(&self) -> Option<f64> {
         self.median(Quantity::Rate)
     }
 
-    /// CPU time per unit, in microseconds.
+    /// Returns CPU time per unit, in microseconds.
     pub fn cpu(&self) -> Option<f64> {
         self.median(Quantity::Cpu)
     }
 
-    /// The latency, in microseconds, that `percent` of the requests of a round do not exceed.
+    /// Returns a latency percentile, in microseconds: the median over the rounds.
     pub fn percentile(&self, percent: f64) -> Option<f64> {
         self.median(Quantity::Percentile(percent))
     }
 
-    /// A figure of the scenario's own.
+    /// Returns a figure specific to the scenario.
     pub fn figure(&self, name: &'static str) -> Option<f64> {
         self.median(Quantity::Extra(name))
     }
 
-    /// The names of the scenario's own figures, with their units.
+    /// Returns the names of the figures specific to the scenario, with their units.
     pub fn figures(&self) -> impl Iterator<Item = (&'static str, Unit)> {
         let extra = self.samples.first().into_iter().flat_map(|sample| &sample.extra);
         extra.map(|figure| (figure.name, figure.unit))
     }
 
-    /// The latencies of all rounds together, if there are any.
+    /// Merges the latencies of all rounds, if there are any.
     pub fn latencies(&self) -> Option<Histogram<u64>> {
         if self.unfinished().is_some() {
             return None;
@@ -226,7 +227,7 @@ mod tests {
             samples: rounds.iter().map(|&units| sample(units).with("EAGAIN %", 94.0)).collect(),
         };
         let unfinished = row(&[300, 41, 85]);
-        // The note and the column of what was done say the same of the same rounds.
+        // The note and the progress column agree on the same rounds.
         let done = Spread { least: 41.0, median: 85.0, most: 300.0 };
         let expected = Unfinished { done, of: 300, seconds: 40.0 };
         assert_eq!(unfinished.unfinished(), Some(expected));

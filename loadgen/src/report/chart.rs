@@ -1,52 +1,52 @@
-//! Plots as SVG: bars or points, and lines with logarithmic axes. Colours are the page's.
+//! SVG plots: bars or points, and lines with logarithmic axes. The page defines the colours.
 //!
-//! Written by hand, since plotters 0.3.7 gives less for the same length of code (200 lines, with an axis of our own, as
-//! its own cannot label chosen marks). It writes colours and no classes, which the page needs for light and
-//! dark; it draws on whole pixels, each dash as a line of its own, and has no `aria-label`.
-//! Four plots of a report are 43 kB in the place of 10.
+//! Written by hand, since plotters 0.3.7 does less with as much code (200 lines, including a custom axis, as its own
+//! cannot label chosen ticks). It writes colours instead of the classes that the page needs for light and dark; it
+//! draws on whole pixels, each dash as a separate line, and has no `aria-label`. Four plots of a report take 43 kB
+//! instead of 10.
 
 use std::fmt::Write;
 
-/// As wide as a phone shows it with its text still legible.
+/// Width at which the text stays legible on a phone.
 const WIDTH: f64 = 400.0;
 const BAR: f64 = 16.0;
-/// Height of a group's label, which is above its bars, and where bars begin.
+/// Height of a group's label, which is above its bars, and the bars' left edge.
 const LABEL: f64 = 17.0;
 const BEGIN: f64 = 2.0;
-/// Room for what stands behind the longest bar.
+/// Room for the text after the longest bar.
 const VALUE: f64 = 140.0;
 const HEIGHT: f64 = 260.0;
 const LEFT: f64 = 46.0;
 const BOTTOM: f64 = 34.0;
 const TOP: f64 = 24.0;
 const RIGHT: f64 = 24.0;
-/// Values that differ by more are points over a logarithmic axis: a bar there has no length that
-/// means anything, for it has no zero, and bars of a linear one would be too short to be seen.
+/// Ratio of values above which they are points on a logarithmic axis: the length of a bar has no meaning there, as
+/// the axis has no zero, and on a linear axis the short bars would be invisible.
 const LINEAR_MAX: f64 = 20.0;
-/// Half the height of the mark at the ends of a range.
+/// Half the height of the marks at the ends of a range.
 const END: f64 = 3.0;
 
-/// A group of bars.
+/// A labelled group of bars.
 pub struct Group {
-    /// What they have in common: written above them.
+    /// The label above the bars.
     pub label: String,
     /// The bars, from top to bottom.
     pub bars: Vec<Bar>,
 }
 
-/// A bar.
+/// A horizontal bar with a text after it.
 pub struct Bar {
-    /// Class of its colour.
+    /// CSS class of its colour.
     pub class: String,
-    /// How long it is; without a value, there is only the text.
+    /// Length of the bar; without a value only the text is shown.
     pub value: Option<f64>,
-    /// The least and the most of the rounds.
+    /// Minimum and maximum over the rounds.
     pub range: Option<(f64, f64)>,
-    /// What stands behind it.
+    /// The text after the bar.
     pub text: String,
 }
 
-/// Where values lie on the axis of bars.
+/// The axis of the bars.
 struct Axis {
     /// The exponents of ten at both ends, if it is logarithmic.
     decades: Option<(f64, f64)>,
@@ -67,7 +67,7 @@ impl Axis {
         Axis { decades, most }
     }
 
-    /// The part of its length at which a value lies.
+    /// Returns a value's position as a fraction of the axis's length.
     fn place(&self, value: f64) -> f64 {
         match self.decades {
             Some((low, high)) if value > 0.0 => ((value.log10() - low) / (high - low)).max(0.0),
@@ -76,7 +76,7 @@ impl Axis {
         }
     }
 
-    /// The powers of ten on it.
+    /// Returns the powers of ten on the axis.
     fn marks(&self) -> impl Iterator<Item = f64> {
         let (low, high) = self.decades.unwrap_or((0.0, -1.0));
         std::iter::successors(Some(low), |exponent| Some(exponent + 1.0))
@@ -85,8 +85,8 @@ impl Axis {
     }
 }
 
-/// Horizontal bars, in groups, from 0 on; or points where the axis is logarithmic, and then labelled
-/// by `label`.
+/// Draws horizontal bars in groups, starting at 0; or points if the axis is logarithmic, in which case `label`
+/// formats its ticks.
 pub fn bars(title: &str, groups: &[Group], label: fn(f64) -> String) -> String {
     let bars: usize = groups.iter().map(|group| group.bars.len()).sum();
     let bottom = TOP + bars as f64 * BAR + groups.len() as f64 * (LABEL + 6.0);
@@ -124,7 +124,7 @@ pub fn bars(title: &str, groups: &[Group], label: fn(f64) -> String) -> String {
     frame(&title, height, &body)
 }
 
-/// Draws a bar or a point at `x`; returns where it ends.
+/// Draws a bar or a point at `x`; returns its right end.
 fn draw(body: &mut String, bar: &Bar, x: f64, y: f64, point: bool) -> f64 {
     let (class, middle) = (&bar.class, y + (BAR - 1.0) / 2.0);
     if point {
@@ -139,7 +139,7 @@ fn draw(body: &mut String, bar: &Bar, x: f64, y: f64, point: bool) -> f64 {
     BEGIN + width
 }
 
-/// Draws what the rounds differ by, from the least to the most; returns where it ends.
+/// Draws the range of the rounds, from minimum to maximum; returns its right end.
 fn range(body: &mut String, least: f64, most: f64, y: f64) -> f64 {
     let middle = y + (BAR - 1.0) / 2.0;
     let (top, bottom) = (middle - END, middle + END);
@@ -150,21 +150,19 @@ fn range(body: &mut String, least: f64, most: f64, y: f64) -> f64 {
     most
 }
 
-/// A line: its colour class, and its points from left to right.
+/// A line of a plot.
 pub struct Line {
-    /// Class of its colour.
+    /// CSS class of its colour.
     pub class: String,
-    /// Where it goes.
+    /// Its points from left to right.
     pub points: Vec<(f64, f64)>,
 }
 
-/// A mark on an axis: where, and what is written there.
+/// An axis tick: its position and its text.
 pub type Mark = (f64, String);
 
-/// Lines over a logarithmic vertical axis. `x` has the marks of the horizontal one, whose scale is
-/// `scale` (such as a logarithm).
-///
-/// The marks of the vertical one are labelled by `label`.
+/// Draws lines over a logarithmic vertical axis. `x` has the ticks of the horizontal axis, and `scale` its scale
+/// (such as a logarithm). `label` formats the ticks of the vertical axis.
 pub fn lines(
     title: &str,
     lines: &[Line],
@@ -212,7 +210,7 @@ pub fn lines(
     frame(title, HEIGHT, &body)
 }
 
-/// A round number, short.
+/// Formats a round number in short form.
 pub fn round(value: f64) -> String {
     match value {
         large if large >= 1e6 => format!("{} M", value / 1e6),
@@ -233,7 +231,7 @@ fn frame(title: &str, height: f64, body: &str) -> String {
     )
 }
 
-/// A text as it stands in HTML.
+/// Escapes a text for HTML.
 pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

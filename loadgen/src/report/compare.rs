@@ -1,4 +1,4 @@
-//! Ours beside the peers, figure by figure: where it is ahead, and where it is not.
+//! Comparison of our daemon with the peers by figure.
 
 use std::fmt::Write;
 
@@ -6,52 +6,52 @@ use super::figures::show;
 use crate::measure::{Measured, Quantity, Unit};
 use crate::scenario::{Goal, Outcome};
 
-/// Figures that differ by less are level: about what rounds differ by.
+/// Figures whose ratio is below this are level: rounds differ by about as much.
 const LEVEL: f64 = 1.1;
-/// What is compared: its name, its unit, and whether more is better.
+/// The compared quantities: name, quantity, unit, and whether higher is better.
 const COMPARED: [(&str, Quantity, Unit, bool); 4] = [
     ("throughput", Quantity::Rate, Unit::Number, true),
     ("CPU", Quantity::Cpu, Unit::Micros, false),
     ("p50", Quantity::Percentile(50.0), Unit::Micros, false),
     ("p99", Quantity::Percentile(99.0), Unit::Micros, false),
 ];
-/// The targets that ours is compared with; the echo server is the machine's limit and no peer.
+/// The targets compared with ours; the echo server is the machine's limit and not a peer.
 const PEERS: [&str; 2] = ["c", "ocaml"];
-/// Figures in which ours is behind that the summary on a terminal names, the worst first.
+/// Number of figures named in the terminal's summary, those in which ours is furthest behind.
 const NAMED: usize = 5;
 
-/// How ours compares.
+/// The result of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// Better by a tenth or more.
+    /// Ours is better by a tenth or more.
     Ahead,
-    /// Neither.
+    /// The difference is less than a tenth.
     Level,
-    /// Worse by a tenth or more.
+    /// Ours is worse by a tenth or more.
     Behind,
 }
 
-/// One figure of ours beside a peer's.
+/// A figure of ours and of a peer.
 pub struct Compared<'a> {
     /// The scenario's name.
     pub scenario: &'a str,
     /// The case's name.
     pub case: &'a str,
-    /// What is compared.
+    /// The name of the compared figure.
     pub figure: &'static str,
-    /// The peer.
+    /// The name of the peer.
     pub peer: &'a str,
-    /// The medians of both.
+    /// The median of ours.
     pub ours: f64,
-    /// The peer's.
+    /// The median of the peer.
     pub theirs: f64,
     unit: Unit,
-    /// How many times better ours is; less than 1 where it is worse.
+    /// Factor by which ours is better; below 1 if it is worse.
     pub times: f64,
 }
 
 impl Compared<'_> {
-    /// On which side it is.
+    /// Classifies the comparison.
     pub fn standing(&self) -> Standing {
         match self.times {
             ahead if ahead >= LEVEL => Standing::Ahead,
@@ -60,7 +60,7 @@ impl Compared<'_> {
         }
     }
 
-    /// All of it, for a person.
+    /// Describes the comparison for people.
     pub fn text(&self) -> String {
         let Compared { scenario, case, figure, peer, ours, theirs, unit, times } = self;
         let (ours, theirs) = (show(*ours, *unit), show(*theirs, *unit));
@@ -72,7 +72,7 @@ impl Compared<'_> {
     }
 }
 
-/// Every figure that ours and a peer both have, those in which ours is worst first.
+/// Returns all figures that both ours and a peer have, in ascending order of [`Compared::times`].
 pub fn compared(outcomes: &[Outcome]) -> Vec<Compared<'_>> {
     let mut all = Vec::new();
     for outcome in outcomes {
@@ -102,7 +102,7 @@ fn one<'a>(
     Some(Compared { scenario, case, figure, peer: target, ours, theirs: peer, unit, times })
 }
 
-/// Both sides in a sentence for each peer, and one on the goals.
+/// Returns a sentence on each peer, and one on the goals.
 pub fn headline(compared: &[Compared<'_>], outcomes: &[Outcome]) -> Vec<String> {
     let mut lines = Vec::new();
     for peer in PEERS {
@@ -130,7 +130,7 @@ pub fn headline(compared: &[Compared<'_>], outcomes: &[Outcome]) -> Vec<String> 
     lines
 }
 
-/// The end of a run on a terminal: the headline, and where ours is behind.
+/// Returns the final text on the terminal: the headline, and the figures in which ours is behind.
 pub fn summary(outcomes: &[Outcome]) -> String {
     let compared = compared(outcomes);
     let mut text = String::new();
@@ -154,7 +154,7 @@ mod tests {
     use crate::scenario::Case;
     use crate::target::Cpu;
 
-    /// Ours takes less CPU and has the longer p99; its throughput is 5 % less.
+    /// Ours takes less CPU time and has a higher p99; its throughput is 5 % lower.
     fn outcome() -> Outcome {
         let row = |target: &str, cpu, units, latency: u64| {
             let mut all = histogram();

@@ -1,8 +1,8 @@
-//! Figures as text.
+//! Formatting of figures.
 
 use crate::measure::Unit;
 
-/// A figure with its unit, if it has one.
+/// Formats a figure with its unit, if it has one.
 pub fn show(value: f64, unit: Unit) -> String {
     match unit {
         Unit::Number => number(value),
@@ -11,7 +11,7 @@ pub fn show(value: f64, unit: Unit) -> String {
     }
 }
 
-/// A whole number as it is, another figure with three significant digits or more.
+/// Formats a number: a whole one exactly, others with three significant digits or more.
 pub fn number(value: f64) -> String {
     match value.abs() {
         whole if whole < 10_000.0 && whole.fract() == 0.0 => format!("{value:.0}"),
@@ -23,7 +23,7 @@ pub fn number(value: f64) -> String {
     }
 }
 
-/// A time of so many microseconds, in the unit that leaves it between 1 and 1,000.
+/// Formats a time in microseconds, in the unit that brings it between 1 and 1,000.
 pub fn time(micros: f64) -> String {
     let (value, unit) = match micros.abs() {
         short if short < 999.5 => (micros, "us"),

@@ -1,4 +1,4 @@
-//! Where, when and of what it was measured.
+//! The environment of a run: machine, date, versions.
 
 use std::process::Command;
 
@@ -6,25 +6,25 @@ use jiff::Timestamp;
 
 use crate::target::Target;
 
-/// Where and when it was measured.
+/// The environment of a run.
 #[derive(Clone, Debug)]
 pub struct Header {
     /// The command line.
     pub command: String,
-    /// When the run began, in UTC.
+    /// Start of the run, in UTC.
     pub date: String,
     /// Processor, number of cores, kernel.
     pub machine: String,
-    /// The commit of the sources that the load generator, and our daemon with it, is built from.
+    /// The commit from which the load generator, and our daemon with it, is built.
     pub commit: String,
-    /// The targets, each with what is known of its version.
+    /// The targets with their known versions.
     pub versions: Vec<(String, String)>,
-    /// How many scenarios were to be run.
+    /// Number of scenarios in the run.
     pub scenarios: usize,
 }
 
 impl Header {
-    /// Looks at this machine and these targets, before so many scenarios.
+    /// Reads the environment of this machine and these targets.
     pub fn look(scenarios: usize, targets: &[Target]) -> Header {
         let text = |path| std::fs::read_to_string(path).unwrap_or_default();
         let cpuinfo = text("/proc/cpuinfo");
@@ -43,7 +43,7 @@ impl Header {
         }
     }
 
-    /// Commit and versions as lines of text.
+    /// Formats commit and versions as lines of text.
     pub fn builds(&self) -> String {
         let target = |(target, version): &(String, String)| format!("{target}: {version}\n");
         let targets: String = self.versions.iter().map(target).collect();
@@ -51,8 +51,8 @@ impl Header {
     }
 }
 
-/// The commit of this program's sources, marked if they were changed since. Asked at the run, for
-/// `cargo run` builds what is there; a program that was carried elsewhere does not know it.
+/// Returns the commit of this program's sources, marked if they have changed since. It is determined at run time,
+/// because `cargo run` builds the current sources; a program copied elsewhere does not know it.
 fn commit() -> String {
     let said = Command::new("git")
         .args(["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--abbrev=12"])
@@ -63,7 +63,7 @@ fn commit() -> String {
     text.unwrap_or_else(|| "not known: the sources are not here".to_owned())
 }
 
-/// A time to the minute, in UTC.
+/// Formats a time to the minute, in UTC.
 fn written(time: Timestamp) -> String {
     time.strftime("%Y-%m-%d %H:%M UTC").to_string()
 }

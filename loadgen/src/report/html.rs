@@ -1,4 +1,4 @@
-//! The report for people: one file that needs nothing else.
+//! The report for people: a single self-contained file.
 
 use std::fmt::Write;
 
@@ -11,13 +11,13 @@ use super::{Header, Row, columns, notes, rows};
 use crate::measure::{Measured, Quantity, Unit};
 use crate::scenario::{Case, Outcome};
 
-/// Percentiles that the plots show, and what they are called there.
+/// Percentiles on the plots' axis, with their labels.
 const PERCENTILES: [(f64, &str); 5] =
     [(0.0, "0"), (90.0, "90 %"), (99.0, "99 %"), (99.9, "99.9 %"), (99.99, "99.99 %")];
-/// Points of a percentile's curve.
+/// Number of points of a percentile curve.
 const STEPS: u32 = 60;
 
-/// What the targets are, for those who see the page only.
+/// Descriptions of the targets, for readers who see only the page.
 const TARGETS: [(&str, &str); 5] = [
     ("ours", "this project's daemon"),
     ("c", "Debian's C xenstored, Xen 4.17"),
@@ -26,7 +26,7 @@ const TARGETS: [(&str, &str); 5] = [
     ("socket", "somebody's daemon"),
 ];
 
-/// The outcomes as a page.
+/// Formats the outcomes as a page.
 pub fn html(header: &Header, outcomes: &[Outcome]) -> String {
     let mut page = String::from(HEAD);
     let _ = write!(
@@ -53,7 +53,7 @@ pub fn html(header: &Header, outcomes: &[Outcome]) -> String {
     page
 }
 
-/// How much of the run this is.
+/// Describes how much of the run the report covers.
 fn extent(header: &Header, outcomes: &[Outcome]) -> String {
     let seconds: f64 = outcomes.iter().map(|outcome| outcome.elapsed.as_secs_f64()).sum();
     let (done, all) = (outcomes.len(), header.scenarios);
@@ -72,7 +72,7 @@ fn contents(page: &mut String, outcomes: &[Outcome]) {
     page.push_str("</nav>");
 }
 
-/// The class of a target's colour.
+/// Returns the CSS class of a target's colour.
 fn class(target: &str) -> String {
     target.split(':').next().unwrap_or("socket").to_owned()
 }
@@ -102,7 +102,7 @@ fn legend(page: &mut String, header: &Header, outcomes: &[Outcome]) {
     page.push_str("</p>");
 }
 
-/// Where ours is behind a peer, all of it; and where it is ahead, to be opened.
+/// Writes all figures in which ours is behind a peer; and, collapsed, those in which it is ahead.
 fn standing(page: &mut String, compared: &[Compared<'_>]) {
     if compared.is_empty() {
         return;
@@ -184,7 +184,7 @@ fn section(page: &mut String, outcome: &Outcome) {
     page.push_str("</section>");
 }
 
-/// What a plot shows.
+/// A plot of one quantity.
 struct Plot {
     title: String,
     quantity: Quantity,
@@ -192,7 +192,7 @@ struct Plot {
     label: fn(f64) -> String,
 }
 
-/// A time on an axis, where all are round.
+/// Formats a round time for an axis.
 fn axis_time(micros: f64) -> String {
     match micros {
         second if second >= 1e6 => format!("{} s", round(second / 1e6)),
@@ -201,14 +201,14 @@ fn axis_time(micros: f64) -> String {
     }
 }
 
-/// Whether the cases are one thing in growing sizes, so that there is a curve.
+/// Returns whether the cases are of increasing sizes, and so form a curve.
 fn grows(outcome: &Outcome) -> bool {
     let sizes: Vec<Option<usize>> = outcome.cases.iter().map(|case| case.size).collect();
     sizes.len() > 1 && sizes[0].is_some() && sizes.is_sorted_by(|one, next| one < next)
 }
 
-/// Bars for each case, each with how many times ours it is; a target that failed or is not done has
-/// a text in place of a figure.
+/// Draws bars for each case, each with its ratio to ours; a target that failed or is unfinished has a text instead of
+/// a figure.
 fn grouped(page: &mut String, plot: &Plot, outcome: &Outcome) {
     let mut groups: Vec<Group> = Vec::new();
     for Row { case, target, figures, note } in rows(outcome) {
@@ -234,7 +234,7 @@ fn grouped(page: &mut String, plot: &Plot, outcome: &Outcome) {
     }
 }
 
-/// How many times ours a figure of another target is, or which part; nothing if ours has none.
+/// Formats the ratio of a target's figure to ours; empty if ours has none.
 fn times_ours(outcome: &Outcome, plot: &Plot, case: &str, target: &str, value: f64) -> String {
     let ours = outcome.measured.iter().find(|row| row.target == "ours" && row.case.name == case);
     let ours = ours.filter(|_| target != "ours").and_then(|row| row.get(plot.quantity));
@@ -245,7 +245,7 @@ fn times_ours(outcome: &Outcome, plot: &Plot, case: &str, target: &str, value: f
     })
 }
 
-/// A curve for each target over the sizes of the cases.
+/// Draws a curve for each target over the sizes of the cases.
 fn growth(page: &mut String, plot: &Plot, outcome: &Outcome) {
     let size = |case: &Case| case.size.unwrap_or(0) as f64;
     let marks: Vec<Mark> =
@@ -260,7 +260,7 @@ fn growth(page: &mut String, plot: &Plot, outcome: &Outcome) {
     }
 }
 
-/// A plot of latencies for each case that has some, to be opened if they are many.
+/// Draws the latencies of each case that has some, collapsed if they are many.
 fn all_latencies(page: &mut String, outcome: &Outcome) {
     let mut plots = String::new();
     for case in &outcome.cases {
@@ -294,7 +294,7 @@ fn latencies(page: &mut String, case: &Case, rows: &[Measured]) {
     }
 }
 
-/// A line for each target, of the points of its rows.
+/// Returns a line for each target, with the points of its rows.
 fn curves<'a>(
     rows: impl IntoIterator<Item = &'a Measured>,
     points: impl Fn(&Measured) -> Option<Vec<(f64, f64)>>,
@@ -322,7 +322,7 @@ fn table(page: &mut String, outcome: &Outcome) {
         let name = if case == last { "" } else { case };
         last = case;
         let begins = if name.is_empty() { "" } else { " class=\"begins\"" };
-        // Beside the name: at the end of a wide table nobody sees it.
+        // Next to the name: at the end of a wide table it would be overlooked.
         let note = match note.as_str() {
             "" => String::new(),
             text => format!(" <em class=\"note\">{}</em>", escape(text)),

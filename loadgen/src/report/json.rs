@@ -1,4 +1,4 @@
-//! The report for programs: everything, not rounded.
+//! The report for programs: all figures, not rounded.
 
 use serde_json::{Map, Value, json as value};
 
@@ -7,10 +7,10 @@ use super::compare::{Compared, Standing, compared};
 use crate::measure::{Measured, Quantity};
 use crate::scenario::{Missing, Outcome, Why};
 
-/// Percentiles that the report has of each row's latencies.
+/// Percentiles of each row's latencies in the report.
 const PERCENTILES: [f64; 7] = [50.0, 90.0, 95.0, 99.0, 99.9, 99.99, 100.0];
 
-/// The outcomes as one JSON object. Times are in microseconds.
+/// Formats the outcomes as one JSON object. Times are in microseconds.
 pub fn json(header: &Header, outcomes: &[Outcome]) -> String {
     let scenarios: Vec<Value> = outcomes.iter().map(scenario).collect();
     let versions: Map<String, Value> =
@@ -30,7 +30,7 @@ pub fn json(header: &Header, outcomes: &[Outcome]) -> String {
 
 fn scenario(outcome: &Outcome) -> Value {
     let goals = outcome.goals.iter();
-    // Apart from the others: of a goal there, "reached" is true or false.
+    // Separate from the others, in which "reached" is true or false.
     let undecided: Vec<&str> = goals
         .clone()
         .filter(|goal| goal.reached.is_none())
@@ -102,7 +102,7 @@ fn row(row: &Measured) -> Value {
         "case": row.case.name,
         "size": row.case.size,
         "target": row.target,
-        // "done" is that of the round that did the least.
+        // "done" is that of the round with the fewest units.
         "unfinished": row.unfinished().map(|it| value!({
             "done": row.samples.iter().map(|sample| sample.units).min(),
             "of": it.of,
@@ -120,7 +120,7 @@ fn row(row: &Measured) -> Value {
     })
 }
 
-/// The least and the most of the rounds, by the keys of a row.
+/// Returns minimum and maximum of the rounds, by the keys of a row.
 fn spread(row: &Measured) -> Value {
     let range = |quantity| row.get(quantity).map(|spread| [spread.least, spread.most]);
     let percentiles: Map<String, Value> = PERCENTILES

@@ -1,4 +1,4 @@
-//! What was measured, for people and for programs.
+//! Reports of measurements, for people and for programs.
 
 mod chart;
 mod compare;
@@ -20,8 +20,7 @@ use figures::number;
 use crate::measure::{Measured, Quantity, Spread, Unfinished, Unit};
 use crate::scenario::{Outcome, Why};
 
-/// A line of a table: a case and a target, the figures if there are any, and what there is to say
-/// if they are not all there.
+/// A table row: case, target, figures if there are any, and a note if they are incomplete.
 struct Row<'a> {
     case: &'a str,
     target: String,
@@ -29,7 +28,7 @@ struct Row<'a> {
     note: String,
 }
 
-/// The lines of a table: case by case, who was measured and who failed. Who was left out has none.
+/// Returns the rows of a table by case: measured and failed targets. Targets that were left out have none.
 fn rows(outcome: &Outcome) -> Vec<Row<'_>> {
     let mut rows = Vec::new();
     for case in &outcome.cases {
@@ -62,8 +61,8 @@ impl Row<'_> {
     }
 }
 
-/// What was done of how many of these units: the median of the rounds, as in the column of the
-/// same, and where they differ the least and the most.
+/// Formats the progress of an unfinished target: the median over the rounds, as in the progress column, and the range
+/// if the rounds differ.
 fn done(unfinished: &Unfinished, units: &str) -> String {
     let Unfinished { done: Spread { least, median, most }, of, .. } = unfinished;
     let rounds =
@@ -71,7 +70,7 @@ fn done(unfinished: &Unfinished, units: &str) -> String {
     format!("{} of {of}{units} done{rounds}", number(*median))
 }
 
-/// What is to be said below a table: who failed and how, who is not done, who was not asked.
+/// Returns the notes below a table: failed, unfinished and left out targets.
 fn notes(outcome: &Outcome) -> Vec<String> {
     let mut notes = Vec::new();
     for (missing, trouble) in outcome.failures() {
@@ -86,7 +85,7 @@ fn notes(outcome: &Outcome) -> Vec<String> {
             row.target, row.case.name, unfinished.seconds
         ));
     }
-    // Those with the same reason and cases together.
+    // Targets with the same reason and cases are merged.
     let mut left_out: Vec<(Vec<String>, &[String], &str)> = Vec::new();
     for missing in &outcome.missing {
         let Why::LeftOut(why) = missing.why else { continue };
@@ -113,7 +112,7 @@ struct Column {
     unit: Unit,
 }
 
-/// The columns that at least one row has a figure for.
+/// Returns the columns for which at least one row has a figure.
 fn columns(unit: &str, rows: &[Measured]) -> Vec<Column> {
     let all = [
         (format!("{unit}s/s"), Quantity::Rate, Unit::Number),
@@ -148,8 +147,7 @@ mod tests {
     use crate::scenario::{Case, Missing};
     use crate::target::{Cpu, Target};
 
-    /// C is not done in two rounds of three, echo is not asked, and neither peer is asked the larger
-    /// case.
+    /// C is unfinished in two rounds of three, echo is left out, and neither peer gets the larger case.
     fn outcome() -> Outcome {
         let cases = [300, 1000].map(|size| Case::sized(size, "domains")).to_vec();
         let sample = |units: u64| {
@@ -202,7 +200,7 @@ mod tests {
         for text in [&table, &page] {
             for part in [
                 "100 ms", // Ours: 30 s of CPU for 300.
-                // What the column "done" says, which is the rounds' median.
+                // The median over the rounds, as in the column "done".
                 "149 of 300 done (121 to 300 by round)",
                 "not done: c, 300 domains: 149 of 300 domains done (121 to 300 by round) in 40 s",
                 "not asked: echo: no guests",
@@ -210,7 +208,7 @@ mod tests {
             ] {
                 assert!(text.contains(part), "{part} is missing:\n{text}");
             }
-            // What C's 30 s would be for each of 149.
+            // The quotient of C's 30 s and 149.
             assert!(!text.contains("201 ms"), "{text}");
         }
         for part in ["1 of 2 scenarios", "commit 12c2370", "xen-utils-4.17 4.17.5"] {

@@ -1,6 +1,6 @@
-//! What every page begins and ends with.
+//! The beginning and the end of every page.
 
-/// The head: its style, for light and dark.
+/// The head with the style, for light and dark.
 pub const HEAD: &str = r#"<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -60,7 +60,7 @@ em.note { color: var(--bad); font-style: normal; }
 </style></head><body>
 "#;
 
-/// The end.
+/// The foot, which explains the figures.
 pub const FOOT: &str = "<p class=\"about\">Figures are medians of the rounds, below each and on the \
     bars the least and the most of them; k are thousands, M millions, us microseconds. CPU is the \
     daemon's own, of all its threads but the simulated host's, by the scheduler's count; user and \

@@ -1,4 +1,4 @@
-//! Tables of text.
+//! Plain text tables.
 
 use std::fmt::Write;
 
@@ -7,10 +7,10 @@ use super::{Column, Row, columns, notes, rows};
 use crate::measure::{Measured, Quantity};
 use crate::scenario::Outcome;
 
-/// Figures whose spread over the rounds is shown, too.
+/// Figures for which the spread over the rounds is shown, too.
 const SPREAD: [Quantity; 3] = [Quantity::Rate, Quantity::Cpu, Quantity::Percentile(99.0)];
 
-/// A scenario's table and goals.
+/// Formats a scenario's table and goals.
 pub fn table(outcome: &Outcome) -> String {
     let columns = columns(outcome.unit, &outcome.measured);
     let mut lines = vec![vec![outcome.name.to_owned(), String::new()]];
@@ -53,7 +53,7 @@ pub fn table(outcome: &Outcome) -> String {
     text
 }
 
-/// The median of a row's figure, and the least and the most of its rounds if there are several.
+/// Returns the median of a row's figure, and minimum and maximum if there are several rounds.
 pub fn cells(figures: Option<&Measured>, column: &Column) -> [String; 2] {
     let Some(row) = figures else { return Default::default() };
     let Some(spread) = row.get(column.quantity) else { return Default::default() };
@@ -64,7 +64,7 @@ pub fn cells(figures: Option<&Measured>, column: &Column) -> [String; 2] {
     [show(spread.median, column.unit), rounds]
 }
 
-/// Columns as wide as their widest cell, the first two to the left, figures to the right.
+/// Aligns columns to their widest cell, the first two to the left, figures to the right.
 fn aligned(lines: &[Vec<String>]) -> String {
     let cells = lines.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {

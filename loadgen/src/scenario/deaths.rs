@@ -1,4 +1,4 @@
-//! Domains die: a thousand at once, and one among many.
+//! Deaths of domains: a thousand at once, and one among many.
 
 use std::time::{Duration, Instant};
 
@@ -14,18 +14,18 @@ use crate::target::{Cpu, Running, Target};
 use crate::trouble::{Result, Trouble};
 use crate::wrong;
 
-/// Connections that watch `@releaseDomain`: a toolstack process each.
+/// Connections that watch `@releaseDomain`, one per toolstack process.
 const WATCHERS: usize = 20;
-/// Nodes of each domain, its home not counted.
+/// Nodes of each domain, besides its root node.
 const NODES: usize = 30;
-/// Deaths of a round of "one among many".
+/// Deaths per round of "one among many".
 const DEATHS: usize = 20;
-/// A peer with more domains than this takes minutes, or ends.
+/// Maximum for peers: with more domains they take minutes, or crash.
 const PEERS_DOMAINS_MAX: usize = 200;
-/// A daemon that has not buried all by then hangs.
+/// Timeout for the removal of all dead domains.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The scenarios of this file.
+/// Returns the scenarios of this file.
 pub fn all() -> Vec<Box<dyn Scenario>> {
     vec![Box::new(Deaths::AtOnce), Box::new(Deaths::OneAmong)]
 }
@@ -156,7 +156,7 @@ impl Dying {
             for guest in &guests {
                 destroy(host, guest.domid)?;
             }
-            // Deaths may be noticed in any order: each is asked for.
+            // Deaths may be noticed in any order, so each is checked.
             for guest in &guests {
                 wait_until_gone(toolstack, guest.domid)?;
             }
@@ -169,7 +169,7 @@ impl Dying {
         }
         let mut fewest = usize::MAX;
         for watcher in &mut self.watching {
-            // Events of one watch that say the same may be merged, but not all of them away.
+            // Equal events of one watch may be merged, but at least one must arrive.
             let told = watcher.take_events()?;
             if told.is_empty() || told.iter().any(|(path, _)| path != "@releaseDomain") {
                 wrong!("a watcher of @releaseDomain was told {told:?}");
@@ -183,7 +183,7 @@ impl Dying {
     fn one_after_another_dies(&mut self, size: usize) -> Result<Sample> {
         let (mut cpu, mut elapsed) = (Some(Cpu::default()), Duration::ZERO);
         for turn in 0..DEATHS {
-            // Spread over the host's domains, as neighbours may share something.
+            // Spread over the host's domains, as neighbours may share data structures.
             let place = turn * 7919 % size;
             let domid = self.guests[place].domid;
             let started = Instant::now();
@@ -205,12 +205,12 @@ impl Dying {
     }
 }
 
-/// Has the host destroy a domain.
+/// Destroys a domain on the host.
 pub(super) fn destroy(host: &mut SimClient, domid: Domid) -> Result<()> {
     host.destroy(domid).map_err(|error| Trouble::io(format!("cannot destroy {domid}"), error))
 }
 
-/// Waits until neither connection nor home of a domain is left.
+/// Waits until neither connection nor nodes of a domain are left.
 pub(super) fn wait_until_gone(toolstack: &mut Blocking, domid: Domid) -> Result<()> {
     let started = Instant::now();
     let name = domid.to_string();

@@ -1,5 +1,5 @@
-//! Every EAGAIN of our daemon has a reason: a reply that differed. It counts them where it keeps the
-//! reasons, and its count must be that of the replies.
+//! Check that every EAGAIN of our daemon has a reason: a reply that differs at the commit. The daemon counts the
+//! conflicts with a recorded reason, and that count must equal the number of EAGAIN replies.
 
 use xenstored::protocol::Operation;
 
@@ -8,17 +8,17 @@ use crate::target::{Running, Target};
 use crate::trouble::{Result, Trouble};
 use crate::wrong;
 
-/// What our daemon says of transactions that failed.
+/// Our daemon's statistics of failed transactions.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Explained {
-    /// Transactions answered EAGAIN, each for a reason that was known.
+    /// EAGAIN replies with a known reason.
     pub conflicts: u64,
-    /// Turns of transactions that were over before their transaction was.
+    /// Reservations that expired before their transaction ended.
     pub turns_overdue: u64,
 }
 
 impl Explained {
-    /// Asks a target for its report; `None` if it is not ours. Cost: a walk over its nodes.
+    /// Requests a target's report; returns `None` if it is not ours. Cost: a traversal of all its nodes.
     pub fn by(running: &Running, target: &Target) -> Result<Option<Explained>> {
         if *target != Target::Ours {
             return Ok(None);
@@ -40,7 +40,7 @@ impl Explained {
         }))
     }
 
-    /// What is new since `before`; it must explain what was `seen`.
+    /// Returns the difference to `before`, whose conflicts must equal `seen`.
     pub fn since(self, before: Explained, seen: u64) -> Result<Explained> {
         let conflicts = self.conflicts - before.conflicts;
         if conflicts != seen {
@@ -50,7 +50,7 @@ impl Explained {
     }
 }
 
-/// Checks that a target that began with this round explains what was `seen`, if it is ours.
+/// Checks that a target started in this round explains all `seen` conflicts, if it is ours.
 pub fn check(running: &Running, target: &Target, seen: u64) -> Result<()> {
     if let Some(explained) = Explained::by(running, target)? {
         explained.since(Explained::default(), seen)?;

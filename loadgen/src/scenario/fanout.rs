@@ -1,4 +1,4 @@
-//! One write, a thousand events.
+//! One write that causes a thousand events.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -17,10 +17,10 @@ use crate::wrong;
 const CONNECTIONS: usize = 100;
 const WATCHES_EACH: usize = 10;
 const PATH: &str = "/tool/door";
-/// Far more than any daemon needs for a round.
+/// Timeout of a round, far above the actual duration.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// One writer, 1,000 watches.
+/// The scenario of one writer and 1,000 watches.
 pub struct FanOut;
 
 impl Scenario for FanOut {

@@ -1,4 +1,4 @@
-//! A guest that asks as fast as it can, and what another guest notices of it.
+//! A guest that sends requests as fast as it can, and its effect on another guest.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,18 +14,18 @@ use crate::measure::{Measured, Sample, Unit};
 use crate::target::{Running, Target};
 use crate::trouble::Result;
 
-/// The victim and the flooding guest. Their numbers differ in the last bit, so that they have
-/// different home threads where there are two; and the other way round in the second case.
+/// The victim and the flooding guest. With at least two owner threads, domids that differ in the last bit have
+/// different ones; in the second case the guests have the same.
 const VICTIM: Domid = Domid(10);
 const FLOODER_ELSEWHERE: Domid = Domid(11);
 const FLOODER_BESIDE: Domid = Domid(12);
-/// Requests that a flooding guest keeps in its ring: what fits.
+/// Outstanding requests of a flooding guest: as many as fit in its ring.
 const FLOOD_DEPTH: usize = 16;
-/// The flood goes on in pieces of this length until the victim is done.
+/// Length of the flood's rounds, which continue until the victim is done.
 const FLOOD_PIECE: Duration = Duration::from_millis(50);
 const RATIO: &str = "p99 beside / alone";
 
-/// A victim beside a flooding guest.
+/// The scenario of a victim beside a flooding guest.
 pub struct Flood;
 
 impl Scenario for Flood {
@@ -120,7 +120,7 @@ impl Session for Flooding {
     }
 }
 
-/// Writes until it is over; answers how often.
+/// Writes until `over` is set; returns the number of requests.
 fn flood(load: &mut Load, over: &AtomicBool) -> Result<u64> {
     let mix = [(1, vec![Request::write_changing("data", "")])];
     let mut requests = 0;

@@ -1,43 +1,43 @@
-//! What a scenario is to show, and whether it did.
+//! Goals of scenarios.
 
 use std::fmt;
 
 use crate::measure::Measured;
 
-/// A figure that was to be reached.
+/// A figure to be reached.
 #[derive(Clone, Debug)]
 pub struct Goal {
-    /// What was to be reached, with the figures found.
+    /// The goal's text with the figures found.
     pub text: String,
-    /// Whether it was; `None` where the run was too short to say.
+    /// Whether it was reached; `None` if the run was too short to tell.
     pub reached: Option<bool>,
 }
 
 impl Goal {
-    /// `value` is to be at most `limit`. Both are printed with the text.
+    /// Creates a goal of `value` being at most `limit`. The text includes both.
     pub fn at_most(what: impl Into<String>, value: f64, limit: f64) -> Goal {
         let text = format!("{}: {value:.2}, at most {limit:.2}", what.into());
         Goal { text, reached: Some(value <= limit) }
     }
 
-    /// `value` is to be at least `limit`.
+    /// Creates a goal of `value` being at least `limit`. The text includes both.
     pub fn at_least(what: impl Into<String>, value: f64, limit: f64) -> Goal {
         let text = format!("{}: {value:.2}, at least {limit:.2}", what.into());
         Goal { text, reached: Some(value >= limit) }
     }
 
-    /// It cannot be said, for this reason: a run in which it could not be missed reaches nothing.
+    /// Creates an undecided goal with a reason: a run that could not miss a goal does not reach it either.
     pub fn undecided(what: impl Into<String>, why: impl fmt::Display) -> Goal {
         Goal { text: format!("{}: {why}", what.into()), reached: None }
     }
 }
 
-/// What was measured of `target` in `case`.
+/// Returns the measurement of `target` in `case`.
 pub fn of<'a>(measured: &'a [Measured], case: &str, target: &str) -> Option<&'a Measured> {
     measured.iter().find(|row| row.case.name == case && row.target == target)
 }
 
-/// CPU time per unit of `target` in `case`.
+/// Returns the CPU time per unit of `target` in `case`.
 pub fn cpu(measured: &[Measured], case: &str, target: &str) -> Option<f64> {
     of(measured, case, target)?.cpu()
 }

@@ -1,5 +1,4 @@
-//! What a request costs beside others that have nothing to do with it: idle connections, watches
-//! that do not match.
+//! Cost of a request in the presence of unrelated load: idle connections, and watches that do not match.
 
 use std::os::unix::net::UnixStream;
 
@@ -13,17 +12,16 @@ use crate::measure::{Measured, Sample};
 use crate::target::{Running, Target};
 use crate::trouble::{Result, Trouble};
 
-/// Requests under way on the one connection that is busy.
+/// Outstanding requests on the one busy connection.
 const DEPTH: usize = 16;
 /// Nodes that are read or written.
 const NODES: usize = 100;
 /// Watches set by one connection.
 const WATCHES_EACH: usize = 1000;
-/// More watches than this take a peer too long to be worth the wait: C needs 10 ms a request at
-/// 50,000.
+/// Maximum for peers: with more watches they take too long; C needs 10 ms a request at 50,000.
 const PEERS_WATCHES_MAX: usize = 10_000;
 
-/// The scenarios of this file.
+/// Returns the scenarios of this file.
 pub fn all() -> Vec<Box<dyn Scenario>> {
     vec![Box::new(Growth::Connections), Box::new(Growth::Watches)]
 }
@@ -128,7 +126,7 @@ struct Growing {
 }
 
 impl Growing {
-    /// Makes the crowd as large as the case wants it.
+    /// Adds connections or watches up to the case's size.
     fn grow(&mut self, size: usize) -> Result<()> {
         match self.growth {
             Growth::Connections => {

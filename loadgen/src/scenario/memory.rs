@@ -1,4 +1,4 @@
-//! What a node costs in memory.
+//! Memory cost of a node.
 
 use std::time::Instant;
 
@@ -9,15 +9,15 @@ use crate::measure::{Measured, Sample};
 use crate::target::Target;
 use crate::trouble::{Result, Trouble};
 
-/// Values' bytes.
+/// The value of each node.
 const VALUE: [u8; 64] = [b'v'; 64];
 /// Nodes of a domain: 10 directories, 90 below them, 900 leaves.
 const DOMAIN: usize = 1000;
-/// C needs 50 CPU seconds for 100,000, and no peer made 1,000,000 in 230 s.
+/// Maximum for peers: C needs 50 CPU seconds for 100,000, and no peer made 1,000,000 in 230 s.
 const PEERS_NODES_MAX: usize = 100_000;
 const BYTES: &str = "bytes a node";
 
-/// Memory of 100,000 and 1,000,000 nodes.
+/// The scenario of 100,000 and 1,000,000 nodes.
 pub struct Memory;
 
 impl Scenario for Memory {
@@ -60,7 +60,7 @@ impl Scenario for Memory {
     }
 }
 
-/// Each round has a daemon of its own: memory is not given back as it was.
+/// A session with a fresh daemon for each round, since freed memory is not fully returned.
 struct Filling {
     target: Target,
 }
@@ -86,7 +86,7 @@ impl Session for Filling {
     }
 }
 
-/// Writes a domain's nodes. Names have 4 to 12 bytes and differ from domain to domain.
+/// Writes a domain's nodes. Names have 4 to 12 bytes and differ between domains.
 fn fill(client: &mut Blocking, domid: usize) -> Result<()> {
     let mut number = 0;
     let mut name = |prefix: &str| {
@@ -108,17 +108,17 @@ fn fill(client: &mut Blocking, domid: usize) -> Result<()> {
     Ok(())
 }
 
-/// Bytes of a process's memory that are in RAM.
+/// Returns a process's resident memory in bytes.
 pub(super) fn resident_bytes(pid: Option<u32>) -> Result<u64> {
     status_bytes(pid, "VmRSS:")
 }
 
-/// The most bytes of a process's memory that have been in RAM.
+/// Returns a process's peak resident memory in bytes.
 pub(super) fn peak_bytes(pid: Option<u32>) -> Result<u64> {
     status_bytes(pid, "VmHWM:")
 }
 
-/// A line of proc(5)'s status.
+/// Reads a line of `/proc/PID/status` (proc(5)).
 fn status_bytes(pid: Option<u32>, label: &str) -> Result<u64> {
     let cannot = |error| Trouble::io("cannot see the daemon's memory", error);
     let pid = pid.ok_or_else(|| cannot(std::io::ErrorKind::Unsupported.into()))?;

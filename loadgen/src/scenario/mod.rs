@@ -1,4 +1,4 @@
-//! What is done to a daemon, and what must come of it: one file for each kind, and their table.
+//! Scenarios: load on a daemon and the expected results, one file for each kind, and their table.
 //!
 //! ```text
 //!   for each case of a scenario
@@ -6,8 +6,8 @@
 //!       for each target, in turn: session.round(case) -> a sample
 //! ```
 //!
-//! A session is a target that runs, filled as the scenario needs it. All targets run side by side,
-//! and those that wait cost nothing; so what disturbs the machine disturbs all of them alike.
+//! A session is a running target, filled as the scenario requires. All targets run side by side, and idle ones cost
+//! nothing, so any disturbance of the machine affects all of them alike.
 
 mod boot;
 mod deaths;
@@ -42,84 +42,84 @@ pub use boot::{Share, serve as serve_share};
 pub use goals::Goal;
 pub use runner::{Missing, Outcome, Why, run};
 
-/// How much is to be done.
+/// The extent of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    /// How long a round of requests takes.
+    /// Duration of a round of requests.
     pub time: Duration,
-    /// How many rounds.
+    /// Number of rounds.
     pub rounds: usize,
-    /// Only a check of correctness: few and small cases.
+    /// Whether to check only correctness: few and small cases.
     pub quick: bool,
-    /// What must hold on any machine fails the run.
+    /// Whether a violated bound that holds on any machine fails the run.
     pub check: bool,
-    /// Hostile guests.
+    /// Number of hostile guests.
     pub attackers: usize,
 }
 
-/// One line of a scenario's table. What its numbers mean is the scenario's.
+/// A row of a scenario's table. The scenario defines the meaning of the numbers.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Case {
-    /// What people see.
+    /// The displayed name.
     pub name: String,
-    /// Connections that are busy.
+    /// Number of busy connections.
     pub connections: usize,
-    /// Requests under way on each.
+    /// Outstanding requests on each connection.
     pub depth: usize,
-    /// They are rings, not sockets.
+    /// Whether the connections are rings instead of sockets.
     pub rings: bool,
-    /// What grows from case to case, if anything does.
+    /// The size that grows from case to case, if any.
     pub size: Option<usize>,
 }
 
 impl Case {
-    /// A case without numbers.
+    /// Creates a case without numbers.
     pub fn named(name: &str) -> Case {
         Case { name: name.into(), ..Case::default() }
     }
 
-    /// A case that differs from the others by one size: `"{size} {what}"`.
+    /// Creates a case that differs from the others by one size: `"{size} {what}"`.
     pub fn sized(size: usize, what: &str) -> Case {
         Case { name: format!("{size} {what}"), size: Some(size), ..Case::default() }
     }
 }
 
-/// Something to be measured.
+/// A kind of load to be measured.
 pub trait Scenario {
-    /// What it is called on the command line.
+    /// Returns the name on the command line.
     fn name(&self) -> &'static str;
 
-    /// What it does, in a sentence or three.
+    /// Returns a description in one to three sentences.
     fn about(&self) -> &'static str;
 
-    /// What is counted: "request" for most.
+    /// Returns the counted unit: "request" for most.
     fn unit(&self) -> &'static str {
         "request"
     }
 
-    /// The cases, in the order in which they are measured.
+    /// Returns the cases, in the order of measurement.
     fn cases(&self, plan: &Plan) -> Vec<Case>;
 
-    /// Why this target is not asked to do this case, such as an echo server, which has no store;
-    /// `None` if it is asked.
+    /// Returns the reason why this case is not run on this target, such as an echo server, which has no store; `None`
+    /// if it is run.
     fn leaves_out(&self, target: &Target, case: &Case) -> Option<&'static str>;
 
     /// Starts and fills a target.
     fn prepare(&self, plan: &Plan, target: &Target) -> Result<Box<dyn Session>>;
 
-    /// What was to be reached, and whether it was.
+    /// Returns the goals, with whether each was reached.
     fn goals(&self, _measured: &[Measured]) -> Vec<Goal> {
         Vec::new()
     }
 }
 
-/// A target in the middle of a scenario.
+/// A target in a running scenario.
 pub trait Session {
-    /// Does one round, and checks all that comes back.
+    /// Runs one round, and checks all replies.
     fn round(&mut self, plan: &Plan, case: &Case) -> Result<Sample>;
 }
 
-/// All scenarios.
+/// Returns all scenarios.
 pub fn all() -> Vec<Box<dyn Scenario>> {
     let mut all = operations::all();
     all.extend(transactions::all());
@@ -143,21 +143,21 @@ pub fn all() -> Vec<Box<dyn Scenario>> {
 /// Bytes of a log's end that are shown.
 const LAST_WORDS: usize = 2000;
 
-/// Starts a target with these arguments (which only ours understands).
+/// Starts a target with these arguments (which only ours accepts).
 fn start(target: &Target, arguments: &[&str]) -> Result<Running> {
     let arguments = arguments.iter().map(|&word| word.to_owned()).collect();
     let options = Options { arguments, ..Options::default() };
     target.start(&options).map_err(|error| Trouble::io(format!("cannot start {target}"), error))
 }
 
-/// The simulated host of a target.
+/// Connects to the simulated host of a target.
 fn host_of(running: &Running, target: &Target) -> Result<SimClient> {
     let Some(sim) = &running.sim else { wrong!("{target} has no simulated host") };
     SimClient::connect(sim)
         .map_err(|error| Trouble::io("cannot connect to the simulated host", error))
 }
 
-/// Does something and answers what CPU time the target used for it, if its process is known.
+/// Runs `what`, and returns the CPU time that the target used for it, if its process is known.
 fn with_cpu<T>(running: &Running, what: impl FnOnce() -> Result<T>) -> Result<(T, Option<Cpu>)> {
     let before = running.cpu().ok();
     let done = what().map_err(|trouble| explained(running, trouble))?;
@@ -165,7 +165,7 @@ fn with_cpu<T>(running: &Running, what: impl FnOnce() -> Result<T>) -> Result<(T
     Ok((done, used))
 }
 
-/// If a target has ended, its last words explain what went wrong.
+/// Adds the end of the log to an error, if the target has ended.
 fn explained(running: &Running, trouble: Trouble) -> Trouble {
     let has_ended = running.pid.is_some() && running.cpu().is_ok_and(|cpu| cpu.total.is_zero());
     if !has_ended && running.cpu().is_ok() {

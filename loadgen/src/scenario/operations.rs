@@ -15,19 +15,19 @@ use crate::trouble::{Result, Trouble};
 
 /// Domains of the mixed scenario.
 const DOMAINS: usize = 1000;
-/// Nodes of each.
+/// Nodes of each domain.
 const NODES: usize = 30;
-/// Children of the directory that is listed.
+/// Children of the listed directory.
 const CHILDREN: usize = 100;
-/// Rings, and the connections of the largest case on sockets.
+/// Number of rings, and of socket connections in the largest case.
 const RINGS: usize = 16;
 const SOCKETS: usize = 64;
-/// A part of the time that goes by before it counts.
+/// Divisor of a round's duration that gives the warm-up time.
 const WARM_UP: u32 = 5;
-/// Requests of each kind, and how often they come: a [`Mix`] to be kept.
+/// Requests with their weights: an owned [`Mix`].
 pub(super) type Requests = Vec<(usize, Vec<Request>)>;
 
-/// The scenarios of this file.
+/// Returns the scenarios of this file.
 pub fn all() -> Vec<Box<dyn Scenario>> {
     [Work::Read, Work::Write, Work::Directory, Work::Mixed]
         .map(|work| Box::new(Operations(work)) as Box<dyn Scenario>)
@@ -159,7 +159,7 @@ impl Scenario for Operations {
 }
 
 impl Operations {
-    /// Writes what is going to be read.
+    /// Writes the nodes to be read.
     fn fill(&self, socket: &Path, domains: usize) -> Result<()> {
         let mut client = Blocking::connect(socket)?;
         match self.0 {
@@ -183,12 +183,12 @@ pub(super) fn connect(socket: &Path) -> Result<Link> {
     Link::connect(socket).map_err(|error| Trouble::io("cannot connect", error))
 }
 
-/// One node in each domain.
+/// Returns one node of each domain.
 fn names(domains: usize) -> impl Iterator<Item = String> {
     (1..=domains).map(|domid| format!("/local/domain/{domid}/name"))
 }
 
-/// The nodes of all domains, and what their values begin with.
+/// Returns the nodes of all domains with the prefixes of their values.
 fn nodes(domains: usize) -> impl Iterator<Item = (String, String)> {
     (1..=domains).flat_map(|domid| {
         own_nodes().map(move |(path, prefix)| {
@@ -197,7 +197,7 @@ fn nodes(domains: usize) -> impl Iterator<Item = (String, String)> {
     })
 }
 
-/// The nodes of one domain, as itself names them, and what their values begin with.
+/// Returns the nodes of one domain, as relative paths, with the prefixes of their values.
 fn own_nodes() -> impl Iterator<Item = (String, String)> {
     (0..NODES).map(|node| {
         let directory = ["device", "control", "data"][node % 3];
@@ -205,7 +205,7 @@ fn own_nodes() -> impl Iterator<Item = (String, String)> {
     })
 }
 
-/// The children of the directory that is listed, below `directory`.
+/// Returns the children of `directory`, to be listed.
 fn children(directory: &str) -> impl Iterator<Item = String> {
     (0..CHILDREN).map(move |child| format!("{directory}/child{child:03}"))
 }
@@ -218,12 +218,12 @@ fn directory(path: &str) -> Request {
     Request::new(Operation::Directory, &words(&[path]), Expect::Strings(CHILDREN))
 }
 
-/// Four READs for each WRITE, over all nodes of so many domains.
+/// Returns a mix of four READs per WRITE, over all nodes of this many domains.
 pub(super) fn mixed(domains: usize) -> Requests {
     four_to_one(&nodes(domains).collect::<Vec<_>>())
 }
 
-/// Four READs for each WRITE of these nodes, each with what its value begins with.
+/// Returns a mix of four READs per WRITE of these nodes, given with the prefixes of their values.
 fn four_to_one(nodes: &[(String, String)]) -> Requests {
     let expect = |prefix: String| Expect::Prefix(prefix.into_bytes());
     let read = |(path, prefix): &(String, String)| {
@@ -233,7 +233,7 @@ fn four_to_one(nodes: &[(String, String)]) -> Requests {
     vec![(4, nodes.iter().map(read).collect()), (1, nodes.iter().map(write).collect())]
 }
 
-/// Makes the nodes that [`mixed`] reads and writes.
+/// Creates the nodes for [`mixed`].
 pub(super) fn fill_mixed(socket: &Path, domains: usize) -> Result<()> {
     let mut client = Blocking::connect(socket)?;
     for (path, prefix) in nodes(domains) {
@@ -242,11 +242,11 @@ pub(super) fn fill_mixed(socket: &Path, domains: usize) -> Result<()> {
     client.flush()
 }
 
-/// Guests that do the same with nodes of their own.
+/// Guests with the same load on their own nodes.
 struct Rings {
     load: Load,
     mix: Requests,
-    /// The domains end with it.
+    /// The domains end with this connection.
     _host: SimClient,
 }
 
@@ -256,7 +256,7 @@ impl Rings {
         let mut client = Blocking::connect(&running.socket)?;
         let mut host = host_of(running, target)?;
         let mut links = Vec::new();
-        // Above those that are only nodes.
+        // Above the domids that have only nodes.
         for domid in (2001..).take(RINGS) {
             let guest = client.build_domain(&mut host, Domid(domid))?;
             for (path, value) in &nodes {
@@ -269,7 +269,7 @@ impl Rings {
         Ok(Rings { load, mix, _host: host })
     }
 
-    /// A guest's nodes with their values, and what it asks.
+    /// Returns a guest's nodes with their values, and its requests.
     fn work(work: Work) -> (Vec<(String, String)>, Requests) {
         let name = || vec![("name".to_owned(), "abc".to_owned())];
         match work {

@@ -1,4 +1,4 @@
-//! How long others wait while a large subtree is removed.
+//! Latency of other requests during the removal of a large subtree.
 
 use std::time::{Duration, Instant};
 
@@ -13,18 +13,18 @@ use crate::target::{Running, Target};
 use crate::trouble::Result;
 use crate::wrong;
 
-/// The reader asks so often.
+/// Interval of the reader's requests.
 const INTERVAL: Duration = Duration::from_micros(500);
-/// For so long at least, the removal in the middle.
+/// Minimum duration of the reads, with the removal in the middle.
 const READS_FOR: Duration = Duration::from_millis(800);
-/// C needs 50 CPU seconds to make 100,000 nodes.
+/// Maximum for peers: C needs 50 CPU seconds to create 100,000 nodes.
 const PEERS_NODES_MAX: usize = 10_000;
 /// Children of each directory below the removed node.
 const DIRECTORY: usize = 1000;
 const READ_PATH: &str = "/local/domain/1/name";
 const ROOT: &str = "/local/domain/2/large";
 
-/// RM beside a reader.
+/// The scenario of an RM beside a reader.
 pub struct Removal;
 
 impl Scenario for Removal {
@@ -99,7 +99,7 @@ impl Session for Removing {
             let tally = reader.run(&read, INTERVAL, READS_FOR);
             (tally, removal.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         });
-        // Its CPU time would be that of two things.
+        // No CPU time, as it would include both the reads and the removal.
         let (mut sample, took) = (Sample::of(tally?, None), took?);
         if size > 0 {
             if toolstack.request(Operation::Read, 0, &words(&[ROOT]))? != Err("ENOENT".into()) {
@@ -111,7 +111,7 @@ impl Session for Removing {
     }
 }
 
-/// Removes the tree when the reader has been at it for a while; answers how long it took.
+/// Removes the tree after the reader has run for a while; returns the duration.
 fn remove(toolstack: &mut Blocking, size: usize) -> Result<Duration> {
     std::thread::sleep(READS_FOR / 4);
     let started = Instant::now();

@@ -1,4 +1,4 @@
-//! Runs a scenario: cases, rounds, targets in turn.
+//! Execution of a scenario: cases, rounds, targets in turn.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -8,48 +8,48 @@ use crate::measure::{Measured, Sample, load_average};
 use crate::target::Target;
 use crate::trouble::Trouble;
 
-/// What a scenario came to.
+/// The result of a scenario.
 pub struct Outcome {
-    /// Its name.
+    /// The scenario's name.
     pub name: &'static str,
-    /// What it does.
+    /// The scenario's description.
     pub about: &'static str,
-    /// What is counted.
+    /// The counted unit.
     pub unit: &'static str,
-    /// What was to be done, in this order.
+    /// The planned cases, in order.
     pub cases: Vec<Case>,
-    /// A row for each case and target that there are figures of.
+    /// A row for each case and target with figures.
     pub measured: Vec<Measured>,
-    /// What there are no figures of.
+    /// The cases and targets without figures.
     pub missing: Vec<Missing>,
-    /// What was to be reached.
+    /// The goals, with whether each was reached.
     pub goals: Vec<Goal>,
-    /// Average number of runnable threads before and after.
+    /// Load average before and after.
     pub load: (f64, f64),
-    /// How long it took, with what goes before a measurement.
+    /// Duration, including preparation.
     pub elapsed: Duration,
 }
 
-/// Cases that a target has no figures of, or not those of all rounds.
+/// Cases for which a target has no figures, or not of all rounds.
 pub struct Missing {
-    /// Who.
+    /// The target concerned.
     pub target: Target,
-    /// The names of the cases, in their order. After a failure, the first is where it failed.
+    /// The names of the cases, in order. After a failure, the first is the one that failed.
     pub cases: Vec<String>,
-    /// Why.
+    /// The reason.
     pub why: Why,
 }
 
-/// Why there are no figures.
+/// The reason why there are no figures.
 pub enum Why {
-    /// It was not asked, for this reason.
+    /// The target does not take part, for this reason.
     LeftOut(&'static str),
-    /// It could not be started, was wrong, or hung; it was not asked any more in this scenario.
+    /// The target could not be started, gave a wrong result, or hung; it is left out of the rest of the scenario.
     Failed(Trouble),
 }
 
 impl Outcome {
-    /// The failures, with who failed.
+    /// Returns the failures with their targets.
     pub fn failures(&self) -> impl Iterator<Item = (&Missing, &Trouble)> {
         self.missing.iter().filter_map(|missing| match &missing.why {
             Why::Failed(trouble) => Some((missing, trouble)),
@@ -58,8 +58,8 @@ impl Outcome {
     }
 }
 
-/// Runs the cases of a scenario whose name contains `case` on these targets, and says on standard
-/// error how far it is. Who fails is not asked any more, and the others go on.
+/// Runs the cases of a scenario whose name contains `case` on these targets, with progress on standard error. A
+/// target that fails is left out from then on, and the others continue.
 pub fn run(scenario: &dyn Scenario, plan: &Plan, targets: &[Target], case: &str) -> Outcome {
     let (before, started) = (load_average(), Instant::now());
     let mut cases = scenario.cases(plan);
@@ -81,10 +81,10 @@ pub fn run(scenario: &dyn Scenario, plan: &Plan, targets: &[Target], case: &str)
     Outcome { name, about, unit, cases, measured, missing, goals, load, elapsed: started.elapsed() }
 }
 
-/// Targets that are asked, each with its session.
+/// Participating targets, each with its session.
 type Sessions = Vec<(Target, Box<dyn Session>)>;
 
-/// A scenario under way.
+/// A scenario in progress.
 struct Run<'a> {
     scenario: &'a dyn Scenario,
     plan: &'a Plan,
@@ -93,7 +93,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Notes the cases that a target is not asked, by their reasons.
+    /// Records the cases that a target is left out of, grouped by reason.
     fn leave_out(&mut self, target: &Target, cases: &[Case]) {
         let mut reasons: Vec<(&'static str, Vec<String>)> = Vec::new();
         for case in cases {
@@ -110,7 +110,7 @@ impl Run<'_> {
         }));
     }
 
-    /// Starts and fills the targets that are asked anything.
+    /// Starts and fills the targets that take part in at least one case.
     fn prepare(&mut self, targets: &[Target], cases: &[Case]) -> Sessions {
         let mut sessions = Vec::new();
         for target in targets {
@@ -126,7 +126,7 @@ impl Run<'_> {
         sessions
     }
 
-    /// All rounds of the first of `cases`, the targets in turn; the rows of its targets.
+    /// Runs all rounds of the first of `cases`, the targets in turn; returns the rows of its targets.
     fn measure(&mut self, sessions: &mut Sessions, cases: &[Case]) -> Vec<Measured> {
         let (case, plan, scenario) = (&cases[0], self.plan, self.scenario);
         let mut rows: Vec<Measured> = Vec::new();
@@ -151,7 +151,7 @@ impl Run<'_> {
         rows
     }
 
-    /// Notes that a target failed in the first of these cases.
+    /// Records that a target failed in the first of these cases.
     fn fails(&mut self, target: &Target, cases: &[Case], trouble: Trouble) {
         let asked = cases.iter().filter(|case| self.scenario.leaves_out(target, case).is_none());
         let cases: Vec<String> = asked.map(|case| case.name.clone()).collect();
@@ -169,7 +169,7 @@ fn add(rows: &mut Vec<Measured>, case: &Case, target: &Target, sample: Sample) {
     }
 }
 
-/// A line on standard error, written over if that is a terminal.
+/// A progress line on standard error, overwritten if that is a terminal.
 struct Progress {
     terminal: bool,
 }
@@ -200,8 +200,7 @@ mod tests {
     use super::*;
     use crate::trouble::Result;
 
-    /// C cannot be started, oxenstored fails in the second round of the second case, echo is not
-    /// asked the first.
+    /// C cannot be started, oxenstored fails in the second round of the second case, echo is left out of the first.
     struct Planned;
 
     struct Round {

@@ -1,4 +1,4 @@
-//! What a second shard costs, and what it brings.
+//! Cost and benefit of a second shard.
 
 use super::goals::{Goal, cpu};
 use super::operations::{connect, fill_mixed, mixed};
@@ -12,7 +12,7 @@ const CONNECTIONS: usize = 64;
 const DEPTH: usize = 16;
 const DOMAINS: usize = 1000;
 
-/// One shard against two.
+/// The scenario of one shard against two.
 pub struct Shards;
 
 impl Scenario for Shards {
@@ -53,7 +53,7 @@ impl Scenario for Shards {
     }
 }
 
-/// A target with so many threads.
+/// A target with one of the two thread counts.
 struct Half {
     running: Running,
     load: Load,

@@ -1,4 +1,4 @@
-//! Transactions that share nothing, and transactions that share everything.
+//! Transactions on disjoint data, and on shared data.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -15,19 +15,19 @@ use crate::wrong;
 
 /// Nodes of a subtree. The first is a counter.
 const NODES: usize = 8;
-/// What is read and written in a transaction beside the counter.
+/// Other nodes read and written in a transaction besides the counter.
 const READS: usize = 4;
 const WRITES: usize = 2;
 const CONNECTIONS_MAX: usize = 64;
-/// Whoever is not through by then starves.
+/// Timeout; a client that is not done by then is starved.
 const PATIENCE: Duration = Duration::from_secs(60);
 const EAGAIN: &str = "EAGAIN %";
 const TRIES: &str = "most tries";
-/// What our daemon promises (docs/DESIGN.md): two conflicts in a row, and then a turn. Of what is
-/// read here only the counter changes. A turn that is over before its client used it is one more.
+/// Our daemon's guarantee (docs/DESIGN.md): at most two conflicts in a row, then a reservation. Of the nodes read
+/// here only the counter changes. A reservation that expires before its client uses it adds one try.
 const TRIES_MAX: u64 = 3;
 
-/// The scenarios of this file.
+/// Returns the scenarios of this file.
 pub fn all() -> Vec<Box<dyn Scenario>> {
     vec![Box::new(Transactions { shared: false }), Box::new(Transactions { shared: true })]
 }
@@ -115,11 +115,11 @@ struct Transacting {
     clients: Vec<Client>,
 }
 
-/// What the committers of a round came to.
+/// The committers' results of a round.
 #[derive(Default)]
 struct Tally {
     commits: Cell<u64>,
-    /// How many tries each commit took.
+    /// Number of tries of each commit.
     tries: RefCell<Vec<u64>>,
     fewest_commits: Cell<u64>,
 }
@@ -179,7 +179,7 @@ impl Session for Transacting {
 }
 
 impl Transacting {
-    /// Every commit has raised a counter, and nothing else has.
+    /// Checks that every commit incremented a counter, and nothing else did.
     fn check(&mut self, subtrees: usize, commits: u64, conflicts: u64) -> Result<()> {
         let mut sum = 0;
         for subtree in 0..subtrees {
@@ -199,7 +199,7 @@ fn path(subtree: usize, node: usize) -> String {
     format!("/local/domain/{}/data/node{node}", subtree + 1)
 }
 
-/// The transaction's requests: the counter is read and raised, others are read and written.
+/// The transaction's requests: reads and increments the counter, reads and writes others.
 async fn raise(client: &Client, tx_id: u32, subtree: usize) -> Result<()> {
     let counter = path(subtree, 0);
     let text = client.read(tx_id, &counter).await?;

@@ -1,4 +1,4 @@
-//! Many libvchan set-ups at once in one domain.
+//! Many concurrent libvchan set-ups in one domain.
 
 use std::cell::Cell;
 use std::path::Path;
@@ -19,12 +19,12 @@ use crate::wrong;
 
 const SERVER: Domid = Domid(1);
 const PEER: Domid = Domid(2);
-/// A set-up whose transaction fails more often has failed.
+/// Maximum number of conflicts after which a set-up has failed.
 const TRIES: usize = 1000;
 const SUCCEEDED: &str = "succeeded";
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// 256 set-ups at once.
+/// The scenario of 256 concurrent set-ups.
 pub struct Vchan;
 
 impl Scenario for Vchan {
@@ -73,12 +73,12 @@ impl Scenario for Vchan {
     }
 }
 
-/// The two guests between which channels are set up.
+/// Creates the two guests between which channels are set up.
 pub(super) fn pair(stage: &Stage, socket: &Path, host: &mut SimClient) -> Result<[Client; 2]> {
     Ok([guest(stage, socket, host, [SERVER, PEER])?, guest(stage, socket, host, [PEER, SERVER])?])
 }
 
-/// A guest with a directory that is its own, and that the other one may read.
+/// Creates a guest with a directory that it owns and the other one may read.
 fn guest(
     stage: &Stage,
     socket: &Path,
@@ -134,13 +134,13 @@ impl Session for SettingUp {
     }
 }
 
-/// One set-up, as libxenvchan's server and client do it. `false` if a quota is in its way.
+/// Performs one set-up, as libxenvchan's server and client do. Returns `false` if a quota prevents it.
 pub(super) async fn set_up(server: &Client, peer: &Client, number: usize) -> Result<bool> {
     let base = format!("/local/domain/{SERVER}/data/vchan/{number}");
     if !announce(server, &base, number).await? {
         return Ok(false);
     }
-    // Two watches are held while it waits: on what the peer will write, and on the peer's life.
+    // Two watches are held while it waits: on the node that the peer will write, and on the peer's root node.
     let connected = format!("/local/domain/{PEER}/data/vchan/{number}");
     let Some(answer) = server.try_watch(&connected, &format!("answer{number}")).await? else {
         return Ok(false);
@@ -167,7 +167,7 @@ pub(super) async fn set_up(server: &Client, peer: &Client, number: usize) -> Res
     Ok(true)
 }
 
-/// The transaction in which a server says where its ring is.
+/// Runs the transaction in which a server publishes its ring.
 async fn announce(server: &Client, base: &str, number: usize) -> Result<bool> {
     let permissions = format!("r{PEER}");
     for _ in 0..TRIES {

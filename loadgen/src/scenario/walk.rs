@@ -1,5 +1,4 @@
-//! A look at the whole store, as Xen's own `xenstore-ls -fp` takes it: three requests a node, one
-//! after another.
+//! A traversal of the whole store, as by Xen's own `xenstore-ls -fp`: three requests a node, one after another.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -17,14 +16,14 @@ use crate::target::{Options, Running, Target};
 use crate::trouble::{Result, Trouble};
 use crate::wrong;
 
-/// Domains, each a node with this many below it.
+/// Domains, each a node with this many children.
 const DOMAINS: usize = 1000;
 const NODES: usize = 119;
-/// C needs half a minute to write as many.
+/// Maximum for peers: C needs half a minute to write as many.
 const PEERS_NODES_MAX: usize = 24_000;
 const MILLISECONDS: &str = "walk ms";
 
-/// The walk.
+/// The scenario of a traversal.
 pub struct Walk;
 
 impl Scenario for Walk {
@@ -69,10 +68,10 @@ impl Scenario for Walk {
     }
 }
 
-/// A daemon with a tree.
+/// A session with a daemon and its tree.
 struct Walking {
     running: Running,
-    /// So many are there.
+    /// Number of domains created so far.
     domains: usize,
 }
 
@@ -85,9 +84,9 @@ impl Session for Walking {
     }
 }
 
-/// An echo server that has the replies to a walk.
+/// A session with an echo server that has the replies to a traversal.
 struct Replaying {
-    /// For so many domains.
+    /// The server and its number of domains.
     replies: Option<(usize, Running)>,
 }
 
@@ -104,7 +103,7 @@ impl Session for Replaying {
     }
 }
 
-/// Makes the nodes of these domains.
+/// Creates the nodes of these domains.
 fn plant(running: &Running, domains: std::ops::Range<usize>) -> Result<()> {
     let mut client = Blocking::connect(&running.socket)?;
     for domain in domains {
@@ -115,7 +114,7 @@ fn plant(running: &Running, domains: std::ops::Range<usize>) -> Result<()> {
     client.flush()
 }
 
-/// One walk: how long the client took, and the daemon's CPU time.
+/// Runs one traversal; measures the client's time and the daemon's CPU time.
 fn walk(running: &Running, domains: usize) -> Result<Sample> {
     let started = Instant::now();
     let (printed, cpu) = with_cpu(running, || list(&running.socket))?;
@@ -132,7 +131,7 @@ fn walk(running: &Running, domains: usize) -> Result<Sample> {
     Ok(sample.with_unit(MILLISECONDS, elapsed.as_secs_f64() * 1e3, Unit::Millis))
 }
 
-/// What `xenstore-ls` prints.
+/// Returns the output of `xenstore-ls`.
 fn list(socket: &Path) -> Result<String> {
     let cannot = |error| Trouble::io("cannot run xenstore-ls (loadgen/install-peers.sh)", error);
     let mut command = Command::new("xenstore-ls");
@@ -144,7 +143,7 @@ fn list(socket: &Path) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// An echo server that answers a walk of so many domains as our daemon does.
+/// Starts an echo server that sends our daemon's replies to a traversal of this many domains.
 fn echo_of(domains: usize) -> Result<Running> {
     let cannot = |error| Trouble::io("cannot record a walk", error);
     let daemon = start(&Target::Ours, &[])?;
@@ -155,18 +154,18 @@ fn echo_of(domains: usize) -> Result<Running> {
     std::thread::scope(|scope| {
         let recorder = scope.spawn(|| record(&listener, &daemon.socket, &replies));
         if let Err(trouble) = list(&socket) {
-            // If the client never came, the recorder still waits for somebody.
+            // If the client never connected, the recorder still waits in accept.
             drop(UnixStream::connect(&socket));
             return Err(trouble);
         }
         recorder.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).map_err(cannot)
     })?;
     let arguments = vec!["--replies".to_owned(), replies.display().to_string()];
-    // It has read the file before it accepts.
+    // It reads the file before it accepts.
     Target::Echo.start(&Options { arguments, ..Options::default() }).map_err(cannot)
 }
 
-/// Stands between a client and the daemon, and writes down what the daemon says.
+/// Acts as a proxy between a client and the daemon, and records the daemon's output.
 fn record(listener: &UnixListener, daemon: &Path, replies: &Path) -> io::Result<()> {
     let (mut client, _) = listener.accept()?;
     let mut daemon = UnixStream::connect(daemon)?;
@@ -183,7 +182,7 @@ fn record(listener: &UnixListener, daemon: &Path, replies: &Path) -> io::Result<
             0 => break,
             len => {
                 file.write_all(&bytes[..len])?;
-                // It may be gone with its last reply.
+                // The client may disconnect with its last reply.
                 let _ = client.write_all(&bytes[..len]);
             }
         }

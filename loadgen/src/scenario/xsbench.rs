@@ -1,5 +1,4 @@
-//! xsbench (mirage/ocaml-xenstore-server, `bench/`): domains started and stopped, all in parallel
-//! over one socket.
+//! xsbench (mirage/ocaml-xenstore-server, `bench/`): domains started and stopped, all in parallel over one socket.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -17,14 +16,13 @@ use crate::trouble::{Result, Trouble};
 use crate::wrong;
 
 const DISKS: usize = 3;
-/// Far more than 300 domains take whose transactions do not fail again and again. What a peer gets
-/// done by then is what it can.
+/// Timeout, far more than 300 domains take without repeated conflicts. A peer's result is what it has done by then.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Everything is below this.
+/// The common ancestor of all nodes.
 const PREFIX: &str = "/bench";
 const SECONDS: &str = "seconds";
 
-/// The scenario.
+/// The scenario of xsbench.
 pub struct Xsbench;
 
 impl Scenario for Xsbench {
@@ -63,7 +61,7 @@ impl Scenario for Xsbench {
     fn goals(&self, measured: &[Measured]) -> Vec<Goal> {
         let row = |target| of(measured, "300 domains", target);
         let (Some(ours), Some(ocaml)) = (row("ours"), row("ocaml")) else { return Vec::new() };
-        // One who is not done would take longer than the time that it had.
+        // An unfinished target would take longer than its timeout, so this is a lower bound.
         let seconds = |row: &Measured| row.figure(SECONDS);
         let (Some(ours), Some(eighth)) = (seconds(ours), seconds(ocaml).map(|all| all / 8.0))
         else {
@@ -85,7 +83,7 @@ impl Session for Benching {
         let running = start(&self.target, &[])?;
         let cannot = |error| Trouble::io("cannot create domains", error);
         let mut host = host_of(&running, &self.target)?;
-        // Nothing can be theirs before they exist. That they are guests does not matter here.
+        // Permissions need existing domains. It does not matter that these are guests.
         let _guests: Vec<SimGuest> =
             (0..size).map(|_| host.create(None)).collect::<std::io::Result<_>>().map_err(cannot)?;
         let mut toolstack = Blocking::connect(&running.socket)?;
@@ -130,7 +128,7 @@ impl Session for Benching {
     }
 }
 
-/// Of the domains nothing is left; domain 0 is there only for its backends.
+/// Checks that no domain's nodes are left; domain 0 exists only for its backends.
 fn nothing_is_left(toolstack: &mut Blocking) -> Result<()> {
     for (directory, expected) in
         [("vm", ""), ("vss", ""), ("local/domain", "0\0"), ("local/domain/0/backend/vbd", "")]
@@ -163,12 +161,12 @@ fn uuid(domid: usize) -> String {
     format!("00000000-0000-0000-0000-{domid:012}")
 }
 
-/// RM of what may not be there.
+/// Removes a node that may not exist.
 async fn remove(client: &Client, tx_id: u32, path: &str) -> Result<()> {
     client.request(Operation::Rm, tx_id, &words(&[path])).await.map(drop)
 }
 
-/// A directory with these permissions.
+/// Creates a directory with these permissions.
 async fn make(client: &Client, tx_id: u32, path: &str, permissions: &[&str]) -> Result<()> {
     client.must(Operation::Mkdir, tx_id, &words(&[path])).await?;
     let request = words(&[&[path], permissions].concat());
@@ -218,7 +216,7 @@ async fn start_domain(client: &Client, domid: usize) -> Result<()> {
     Ok(())
 }
 
-/// The paths of a disk: frontend, backend, hotplug.
+/// Returns the paths of a disk: frontend, backend, hotplug.
 fn disk_paths(domid: usize, disk: usize) -> [String; 3] {
     let device = 51712 + disk * 16;
     [

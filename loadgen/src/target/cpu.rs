@@ -1,33 +1,32 @@
-//! The CPU time of a process, as the kernel counts it.
+//! CPU time of a process.
 
 use std::io;
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
-/// CPU time of all threads of a process that still run, but for those of the simulated host: what
-/// they do is a hypervisor's work.
+/// CPU time of all living threads of a process except those of the simulated host, which do a hypervisor's work.
 ///
-/// The sum is exact: the scheduler's own count, in nanoseconds (`/proc/PID/task/*/schedstat`).
-/// User and system time are its parts as the kernel tells them apart (`/proc/PID/stat`), in
-/// hundredths of a second, and include threads that ended: good for a share over seconds.
+/// The total is exact: the scheduler's own count, in nanoseconds (`/proc/PID/task/*/schedstat`). User and system time
+/// are the kernel's division of it (`/proc/PID/stat`), in hundredths of a second, and include threads that ended:
+/// accurate for shares over seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cpu {
     /// Time on a CPU.
     pub total: Duration,
-    /// Of it, in the program.
+    /// The part in user mode.
     pub user: Duration,
-    /// Of it, in the kernel.
+    /// The part in the kernel.
     pub system: Duration,
 }
 
-/// What the names of the simulated host's threads begin with.
+/// Prefix of the names of the simulated host's threads.
 const HOST_THREAD: &str = "sim-host";
 
 /// `USER_HZ`: the unit of times in `/proc`, the same on every architecture that Xen runs on.
 const TICK: Duration = Duration::from_millis(10);
 
 impl Cpu {
-    /// What the process has used up to now.
+    /// Returns the CPU time that the process has used so far.
     ///
     /// # Errors
     /// `NotFound` if there is no such process.
@@ -36,7 +35,7 @@ impl Cpu {
         for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
             let task = task?.path();
             let read = |file| std::fs::read_to_string(task.join(file));
-            // A thread may end while we look.
+            // A thread may end between the two reads.
             let (Ok(name), Ok(text)) = (read("comm"), read("schedstat")) else { continue };
             if name.starts_with(HOST_THREAD) {
                 continue;

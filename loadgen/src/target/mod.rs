@@ -1,16 +1,16 @@
-//! What load is sent to: this project's daemon, Debian's two of Xen 4.17, an echo server.
+//! The targets of load: this project's daemon, Debian's two of Xen 4.17, an echo server.
 //!
 //! ```text
 //!   Target --- start(options) ---> Running
-//!    ours      this project's daemon               socket   a toolstack's way in
-//!    c         xenstored of xen-utils-4.17         sim      the simulated host: rings
-//!    ocaml     oxenstored of xen-utils-4.17        pid      whose CPU time it costs
-//!    echo      answers anything, parses nothing
-//!    socket:P  somebody's daemon, already running
+//!    ours      this project's daemon               socket   for toolstacks
+//!    c         xenstored of xen-utils-4.17         sim      the simulated host, with rings
+//!    ocaml     oxenstored of xen-utils-4.17        pid      for its CPU time
+//!    echo      replies to anything, parses nothing
+//!    socket:P  any daemon, already running
 //! ```
 //!
-//! All but the last run in a directory of their own and end with their [`Running`], so that any
-//! number of them may run side by side.
+//! All but the last run in their own directory and end with their [`Running`], so any number of them can run side by
+//! side.
 
 pub mod cpu;
 pub mod echo;
@@ -32,17 +32,17 @@ use tempfile::TempDir;
 
 pub use cpu::Cpu;
 
-/// How long a target may take to open its sockets, or to end: far more than any does.
+/// Timeout of a target's start and end, far above the actual duration.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The delay from the end of a process's connections until it can be waited for, at most: a core
-/// dump is written between the two.
+/// Maximum delay from the close of a process's connections until it can be waited for: a core dump may be written in
+/// between.
 const REAPED: Duration = Duration::from_secs(5);
 
-/// How often it is looked whether a target has opened its sockets or ended.
+/// Polling interval for a target's sockets or end.
 const POLL: Duration = Duration::from_millis(2);
 
-/// Something that answers requests.
+/// A server under load.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// This project's daemon.
@@ -51,20 +51,20 @@ pub enum Target {
     C,
     /// Xen's OCaml daemon, Debian's package.
     OCaml,
-    /// The machine's limit: a server that answers without looking.
+    /// The machine's limit: a server that does not interpret requests.
     Echo,
-    /// Whoever listens at a socket.
+    /// Any daemon that listens at a socket.
     Socket(PathBuf),
 }
 
-/// How a target is started. What a target does not know, it ignores.
+/// Start options of a target. A target ignores those that do not apply to it.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Threads of our daemon or of the echo server; as many as it chooses if `None`.
+    /// Threads of our daemon or of the echo server; its default if `None`.
     pub shards: Option<u16>,
-    /// More arguments for the daemon, in its own words.
+    /// Additional arguments of the daemon, in its own syntax.
     pub arguments: Vec<String>,
-    /// More lines for oxenstored's configuration file; no other daemon sees them.
+    /// Additional lines of oxenstored's configuration file; other daemons ignore them.
     pub config: String,
 }
 
@@ -98,7 +98,7 @@ impl FromStr for Target {
 }
 
 impl Target {
-    /// Starts it, in a directory of its own.
+    /// Starts the target in its own directory.
     ///
     /// # Errors
     /// Those of [`Running::spawn`].
@@ -113,8 +113,7 @@ impl Target {
 }
 
 impl Target {
-    /// Which build of it is asked, as far as that can be found out: a package and its version, or
-    /// what the program says of itself.
+    /// Returns the target's build, as far as it is known: a package and its version, or the program's own output.
     pub fn version(&self) -> String {
         match self {
             Target::Ours => ours::version(),
@@ -125,38 +124,38 @@ impl Target {
     }
 }
 
-/// A target that answers. It ends when this is dropped, unless it was not started here.
+/// A running target. It ends when this is dropped, unless it was not started here.
 #[derive(Debug)]
 pub struct Running {
-    /// The daemon's own socket.
+    /// The daemon's socket.
     pub socket: PathBuf,
     /// The socket of its simulated host; `None` if it has no rings.
     pub sim: Option<PathBuf>,
-    /// Its process; `None` if that is not known.
+    /// The pid; `None` if it is not known.
     pub pid: Option<u32>,
     child: Option<Child>,
     dir: Option<TempDir>,
-    /// How long it may take to end when it is asked to.
+    /// Time that it may take to end on request.
     grace: Duration,
 }
 
 impl Running {
-    /// A directory of its own for a target, removed with it. Its name is short: the paths of
-    /// sockets may have 108 bytes.
+    /// Creates a directory for a target, which is removed with it. Its name is short: socket paths are limited to 108
+    /// bytes.
     pub fn directory() -> io::Result<TempDir> {
         tempfile::Builder::new().prefix("load").tempdir()
     }
 
-    /// Somebody's daemon; nothing is known of its process.
+    /// Attaches to a running daemon, whose process is not known.
     pub fn attached(socket: PathBuf) -> Running {
         Running { socket, sim: None, pid: None, child: None, dir: None, grace: PATIENCE }
     }
 
-    /// Runs `command` in the background and waits until it accepts connections at the socket
-    /// `socket` in `dir`, and at `sim` if it has rings. What it prints is in the file `log` there.
+    /// Runs `command` in the background and waits until it accepts connections at the socket `socket` in `dir`, and
+    /// at `sim` if it has rings. Its output goes to the file `log` there.
     ///
     /// # Errors
-    /// Those of starting it; `TimedOut` or `Other` with the end of its log if it does not serve.
+    /// Those of starting it; `TimedOut` or `Other`, with the end of its log, if it does not serve.
     pub fn spawn(mut command: Command, dir: TempDir, rings: bool) -> io::Result<Running> {
         let log = File::create(dir.path().join("log"))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
@@ -173,7 +172,7 @@ impl Running {
         Ok(running)
     }
 
-    /// Gives it no time to end: oxenstored waits for its last domain.
+    /// Skips the time to end gracefully: oxenstored would wait for its last domain.
     pub fn without_grace(self) -> Running {
         let mut hurried = self;
         hurried.grace = Duration::ZERO;
@@ -196,15 +195,15 @@ impl Running {
         Ok(())
     }
 
-    /// CPU time that it has used up to now.
+    /// Returns the CPU time that it has used so far.
     ///
     /// # Errors
-    /// `Unsupported` if its process is not known, `NotFound` if that ended.
+    /// `Unsupported` if its process is not known, `NotFound` if it has ended.
     pub fn cpu(&self) -> io::Result<Cpu> {
         Cpu::of(self.pid.ok_or(io::ErrorKind::Unsupported)?)
     }
 
-    /// Whether its process still runs, as far as that is known.
+    /// Returns whether its process still runs; true if it is not known.
     pub fn is_alive(&mut self) -> bool {
         match &mut self.child {
             Some(child) => matches!(child.try_wait(), Ok(None)),
@@ -212,8 +211,8 @@ impl Running {
         }
     }
 
-    /// How its process ended, if it was started here and has ended. A process whose connections
-    /// have just closed gets a moment to become waitable.
+    /// Returns the exit status of its process, if it was started here and has ended. A process whose connections have
+    /// just closed gets a moment to become waitable.
     pub fn ending(&mut self) -> Option<ExitStatus> {
         let (child, asked) = (self.child.as_mut()?, Instant::now());
         loop {
@@ -224,12 +223,12 @@ impl Running {
         }
     }
 
-    /// Its directory, if it was started here.
+    /// Returns its directory, if it was started here.
     pub fn dir(&self) -> Option<&Path> {
         self.dir.as_ref().map(TempDir::path)
     }
 
-    /// What it printed so far.
+    /// Returns its output so far.
     pub fn log(&self) -> String {
         let bytes = self.dir().and_then(|dir| std::fs::read(dir.join("log")).ok());
         String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()
@@ -237,7 +236,7 @@ impl Running {
 }
 
 impl Drop for Running {
-    /// Asks it to end (a profiler around it writes its file then), and insists if it does not.
+    /// Terminates it (SIGTERM, at which a profiler around it writes its file), and kills it if it does not end.
     fn drop(&mut self) {
         let Some(child) = &mut self.child else { return };
         if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {

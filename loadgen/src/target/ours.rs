@@ -1,5 +1,5 @@
-//! This project's daemon, which is part of this program: `loadgen daemon` takes the arguments of
-//! `xenstored` and is it. So what is measured is what was built along with the load generator.
+//! This project's daemon, which is part of this program: `loadgen daemon` takes the arguments of `xenstored` and runs
+//! it. So the measured daemon is the one built along with the load generator.
 
 use std::ffi::OsStr;
 use std::io;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::{Options, POLL, Running};
 
-/// Starts this program as the daemon, or the binary that `XENSTORED` in the environment names.
+/// Starts this program as the daemon, or the binary named by `XENSTORED` in the environment.
 ///
 /// # Errors
 /// Those of [`Running::spawn`].
@@ -32,10 +32,10 @@ pub fn start(options: &Options) -> io::Result<Running> {
     Running::spawn(command, dir, true)
 }
 
-/// How long a daemon may take to say its version: a program that serves instead never does.
+/// Timeout of `--version`: a program that ignores it and serves never ends.
 const SAYS_BY: Duration = Duration::from_secs(2);
 
-/// What the daemon says of its version, and the binary if `XENSTORED` names another.
+/// Returns the daemon's version, and the path of a binary named by `XENSTORED`.
 pub fn version() -> String {
     let Some(binary) = std::env::var_os("XENSTORED") else {
         return format!("xenstored {}", env!("CARGO_PKG_VERSION"));

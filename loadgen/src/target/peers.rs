@@ -1,6 +1,6 @@
-//! Debian's two daemons of Xen 4.17, as they are, on the simulated host: what they know as Xen's
-//! libraries is `xenstored-shim` (loadgen/shim). `loadgen/install-peers.sh` installs and builds
-//! what is needed. `XENSTORED_PEERS` in the environment names a folder with other builds of the two.
+//! Debian's two daemons of Xen 4.17, unmodified, on the simulated host: in place of Xen's libraries they load
+//! `xenstored-shim` (loadgen/shim). `loadgen/install-peers.sh` installs and builds the requirements.
+//! `XENSTORED_PEERS` in the environment names a folder with other builds of the two.
 
 use std::ffi::OsStr;
 use std::io;
@@ -10,19 +10,19 @@ use std::process::Command;
 
 use super::{Options, Running, Target};
 
-/// Where Debian's package xen-utils-4.17 puts them.
+/// Their directory in Debian's package xen-utils-4.17.
 const PROGRAMS: &str = "/usr/lib/xen-4.17/bin";
 /// The environment variable that names another folder.
 const FOLDER: &str = "XENSTORED_PEERS";
 
-/// The libraries that the shim stands for. Of the last oxenstored calls nothing, but the real one
-/// would need the whole of the real libxenctrl.
+/// The libraries replaced by the shim. oxenstored calls nothing in the last one, but the real one would require the
+/// whole of the real libxenctrl.
 const LIBRARIES: [&str; 4] =
     ["libxenevtchn.so.1", "libxengnttab.so.1", "libxenctrl.so.4.17", "libxenguest.so.4.17"];
 
 const SHIM: &str = "libxenstored_shim.so";
 
-/// What oxenstored is told: to keep to its directory, and Debian's defaults otherwise.
+/// oxenstored's configuration: uses its own directory, otherwise Debian's defaults.
 const CONFIG: &str = "persistent = false
 xenstored-kva = /proc/xen/xsd_kva
 xenstored-port = /proc/xen/xsd_port
@@ -31,7 +31,7 @@ xenstored-port = /proc/xen/xsd_port
 /// Starts `peer`, which is [`Target::C`] or [`Target::OCaml`].
 ///
 /// # Errors
-/// `NotFound` if the peer or the shim is not there, and those of [`Running::spawn`].
+/// `NotFound` if the peer or the shim is missing, and those of [`Running::spawn`].
 pub fn start(peer: &Target, options: &Options) -> io::Result<Running> {
     let program = program(peer);
     let missing = |what| {
@@ -41,7 +41,7 @@ pub fn start(peer: &Target, options: &Options) -> io::Result<Running> {
     if !program.exists() {
         return Err(missing(format!("there is no {}", program.display())));
     }
-    // Who copied this program elsewhere has left its shim behind.
+    // A copy of this program elsewhere has no shim next to it.
     let shim = shim().ok_or_else(|| missing(format!("{SHIM} does not lie beside this program")))?;
     let dir = Running::directory()?;
     let libraries = dir.path().join("lib");
@@ -68,8 +68,8 @@ pub fn start(peer: &Target, options: &Options) -> io::Result<Running> {
     Ok(Running::spawn(command, dir, true)?.without_grace())
 }
 
-/// The shim that was built last of those in the folders above this program: a program is in
-/// `target/<profile>`, a test one folder further down.
+/// Returns the most recently built shim in the folders above this program: a program is in `target/<profile>`, a test
+/// one folder further down.
 fn shim() -> Option<PathBuf> {
     let program = std::env::current_exe().ok()?;
     let folders = program.ancestors().skip(1).take(3);
@@ -81,14 +81,14 @@ fn shim() -> Option<PathBuf> {
     found.max().map(|(_, path)| path)
 }
 
-/// The file of a peer's program.
+/// Returns the path of a peer's program.
 pub fn program(peer: &Target) -> PathBuf {
     let name = if *peer == Target::OCaml { "oxenstored" } else { "xenstored" };
     std::env::var_os(FOLDER).map_or_else(|| PROGRAMS.into(), PathBuf::from).join(name)
 }
 
-/// The package that brought a peer, with its version, such as `xen-utils-4.17 4.17.7-1`. The
-/// program itself cannot say. A program that dpkg does not know is named by its path.
+/// Returns the package of a peer with its version, such as `xen-utils-4.17 4.17.7-1`, since the program itself cannot
+/// print it. For a program unknown to dpkg it returns the path.
 pub fn version(peer: &Target) -> String {
     let program = program(peer);
     let program = program.canonicalize().unwrap_or(program);
@@ -104,7 +104,7 @@ pub fn version(peer: &Target) -> String {
     found.unwrap_or_else(|| format!("{} (of no package)", program.display()))
 }
 
-/// Whether the peers can be started here.
+/// Returns whether the peers can be started here.
 pub fn are_installed() -> bool {
     shim().is_some() && program(&Target::OCaml).exists()
 }

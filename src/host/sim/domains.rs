@@ -298,7 +298,7 @@ mod tests {
         let domains = Domains::new();
         let (_, page) = new_page().unwrap();
         let (channel, _) = new_channel().unwrap();
-        let channel = Arc::new(channel); // Shared, as the test has not 32,752 descriptors.
+        let channel = Arc::new(channel); // Shared, as the test cannot open 32,752 descriptors.
         for slot in &mut domains.table.lock().domains {
             let (page, channel) = (page.clone(), channel.clone());
             let domain = Domain { unique_id: 0, shutdown: None, page, channel, bound: None };

@@ -21,7 +21,7 @@ pub const HELP: &str = "ok create [<domid>] [keep] | attach 0 | \
 
 /// Why a domain is not running (xen's sched.h, `SHUTDOWN_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // They say what they are.
+#[allow(missing_docs)] // The names are self-explanatory.
 pub enum Reason {
     Poweroff,
     Reboot,
@@ -121,7 +121,7 @@ fn domid_of(word: &str) -> Option<Domid> {
 
 /// A refusal: an error name for programs, then a text for people.
 #[derive(Debug, Error)]
-#[allow(missing_docs)] // The texts say it.
+#[allow(missing_docs)] // The error texts explain them.
 pub enum Refusal {
     #[error("EINVAL not a request; try help")]
     Syntax,

@@ -305,7 +305,7 @@ fn a_guest_that_goes_away_is_reported_once() {
         let (guest, mut channels, port) = world.bound();
         channels.notify(port).unwrap(); // Never read: the peer's close is then an error, too.
         let _rest = end(guest);
-        wait_for(&*channels); // The host's thread may just be closing its copy of the end.
+        wait_for(&*channels); // The host's thread may still hold its copy of the end.
         assert_eq!(pending(&mut *channels), [port]);
         for _ in 0..3 {
             channels.unmask(port).unwrap();

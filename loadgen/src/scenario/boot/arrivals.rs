@@ -1,4 +1,4 @@
-//! The domains that a console daemon has not looked for yet: what it would ask the hypervisor.
+//! The queue of domains that a console daemon has not seen yet, in place of a hypervisor query.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -10,15 +10,15 @@ use xenstored::words::Domid;
 
 use crate::trouble::{Result, Trouble};
 
-/// Numbers in a file beside the daemon's socket, so that any process can add to them.
+/// Domids in a file next to the daemon's socket, so that any process can append to them.
 pub(super) struct Arrivals {
     file: File,
-    /// So many bytes have been looked at.
+    /// Number of bytes consumed.
     taken: Cell<u64>,
 }
 
 impl Arrivals {
-    /// Those of the daemon with this socket.
+    /// Opens the queue of the daemon with this socket.
     pub(super) fn of(socket: &Path) -> Result<Arrivals> {
         let path = socket.with_file_name("arrivals");
         let opened = File::options().read(true).append(true).create(true).open(path);
@@ -26,12 +26,12 @@ impl Arrivals {
         Ok(Arrivals { file, taken: Cell::new(0) })
     }
 
-    /// Adds a domain.
+    /// Appends a domain.
     pub(super) fn add(&self, domid: Domid) -> Result<()> {
         Ok((&self.file).write_all(&domid.0.to_le_bytes())?)
     }
 
-    /// The next one, if there is one.
+    /// Returns the next domain, if there is one.
     pub(super) fn next(&self) -> Option<Domid> {
         let mut bytes = [0; 2];
         self.file.read_exact_at(&mut bytes, self.taken.get()).ok()?;

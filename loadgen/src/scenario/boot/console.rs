@@ -1,4 +1,4 @@
-//! xenconsoled: it looks for new domains whenever it hears of one.
+//! xenconsoled: it looks for new domains at each event for one.
 
 use std::rc::{Rc, Weak};
 
@@ -14,7 +14,7 @@ pub(super) async fn run(machine: Weak<Machine>, client: Client) -> Result<()> {
     client.watch("@releaseDomain", "released").await?;
     loop {
         introduced.next().await;
-        // Events that say the same may have been merged: all new domains are looked for.
+        // Equal events may have been merged, so it looks for all new domains.
         while let Some(machine) = machine.upgrade() {
             let Some(domid) = machine.arrivals.next() else { break };
             let (client, weak) = (client.clone(), Rc::downgrade(&machine));
@@ -29,7 +29,7 @@ pub(super) async fn run(machine: Weak<Machine>, client: Client) -> Result<()> {
     }
 }
 
-/// A domain's console, once the toolstack has made it. Answers the watch on it.
+/// Serves a domain's console, once the toolstack has made it. Returns the watch on it.
 async fn serve(client: Client, domid: Domid) -> Result<Watch> {
     let console = format!("{}/console", home(domid));
     let watch = client.watch(&console, &console).await?;

@@ -1,4 +1,4 @@
-//! A Linux guest that starts.
+//! A booting Linux guest.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -13,7 +13,7 @@ use crate::client::{Client, words};
 use crate::trouble::Result;
 use crate::wrong;
 
-/// From xenstore's first use to connected devices.
+/// Boots: from the first use of xenstore to connected devices.
 pub(super) async fn run(client: Client, domid: Domid) -> Result<()> {
     if client.read(0, "domid").await? != domid.to_string() {
         wrong!("domain {domid} reads another's domid");
@@ -43,7 +43,7 @@ pub(super) async fn run(client: Client, domid: Domid) -> Result<()> {
     both(disk, network).await
 }
 
-/// Waits until both are done.
+/// Waits until both futures are done.
 async fn both(
     first: impl Future<Output = Result<()>>,
     second: impl Future<Output = Result<()>>,
@@ -68,7 +68,7 @@ async fn both(
     .await
 }
 
-/// As xen-blkfront and xen-netfront.
+/// Connects a frontend, as xen-blkfront and xen-netfront do.
 async fn connect(client: &Client, domid: Domid, device: (&'static str, u32)) -> Result<()> {
     let is_disk = device.0 == "vbd";
     let front = frontend(domid, device);
@@ -106,7 +106,7 @@ async fn connect(client: &Client, domid: Domid, device: (&'static str, u32)) -> 
     Ok(())
 }
 
-/// What a frontend looks at before it makes its rings; some of it is not there.
+/// Returns the keys that a frontend reads before it makes its rings; some do not exist.
 fn offers(is_disk: bool) -> &'static [&'static str] {
     if is_disk {
         &["max-ring-page-order", "multi-queue-max-queues", "feature-persistent", "discard-enable"]
@@ -115,7 +115,7 @@ fn offers(is_disk: bool) -> &'static [&'static str] {
     }
 }
 
-/// What a frontend asks of its backend at last; some of it is not there.
+/// Returns the keys that a frontend finally reads from its backend; some do not exist.
 fn properties(is_disk: bool) -> &'static [&'static str] {
     if is_disk {
         &[

@@ -1,4 +1,4 @@
-//! The control domain's kernel: it learns of new backends by one watch and connects each.
+//! The control domain's kernel: it is notified of new backends through one watch, and connects each.
 
 use std::rc::{Rc, Weak};
 
@@ -11,7 +11,7 @@ use crate::wrong;
 
 const BACKENDS: &str = "/local/domain/0/backend";
 
-/// As Linux's xenbus: an event of the one watch, then a look whether the device is there.
+/// Runs Linux's xenbus: for each event of its watch, checks whether the device exists.
 pub(super) async fn run(machine: Weak<Machine>, client: Client) -> Result<()> {
     let watch = client.watch(BACKENDS, "backends").await?;
     loop {
@@ -46,21 +46,21 @@ pub(super) async fn run(machine: Weak<Machine>, client: Client) -> Result<()> {
     }
 }
 
-/// The backend that a path below [`BACKENDS`] belongs to: `<class>/<domid>/<number>`.
+/// Returns the backend to which a path below [`BACKENDS`] belongs: `<class>/<domid>/<number>`.
 fn device(path: &str) -> Option<String> {
     let mut parts = path.strip_prefix(BACKENDS)?.strip_prefix('/')?.splitn(4, '/');
     let (class, domid, number) = (parts.next()?, parts.next()?, parts.next()?);
     Some(format!("{BACKENDS}/{class}/{domid}/{number}"))
 }
 
-/// As the bus, then xen-blkback and xen-netback. Answers the watch on the frontend's state, which
-/// lasts as long as the device.
+/// Connects a backend, as the bus and then xen-blkback or xen-netback do. Returns the watch on the frontend's state,
+/// which lives as long as the device.
 async fn connect(client: Client, back: &str) -> Result<Option<Watch>> {
     let is_disk = back.contains("/vbd/");
     client.try_read(&format!("{back}/state")).await?;
     client.try_read(&format!("{back}/frontend-id")).await?;
     let front = client.try_read(&format!("{back}/frontend")).await?;
-    // There is no driver for a console; and nobody waits for it, so that it may be gone by now.
+    // A console has no driver here, and no client waits for it, so it may be gone by now.
     let Some(front) = front.filter(|_| !back.contains("/console/")) else { return Ok(None) };
     let other = format!("{front}/state");
     let events = client.watch(&other, &other).await?;
@@ -72,7 +72,7 @@ async fn connect(client: Client, back: &str) -> Result<Option<Watch>> {
             Ok(())
         })
         .await?;
-    // What the hotplug script writes, so that the device is there at all.
+    // Written by the hotplug script once the device exists.
     let ready = format!("{back}/{}", if is_disk { "physical-device" } else { "hotplug-status" });
     let plugged = client.watch(&ready, &ready).await?;
     switch(&client, back, state::INIT_WAIT).await?;
@@ -120,7 +120,7 @@ fn features(is_disk: bool) -> &'static [&'static str] {
     }
 }
 
-/// Where a frontend says where its rings are.
+/// Returns the keys in which a frontend publishes its rings.
 pub(super) fn rings(is_disk: bool) -> &'static [&'static str] {
     if is_disk {
         &["ring-ref", "feature-persistent"]

@@ -1,16 +1,15 @@
-//! Domains are started, as libxl, Linux and xenconsoled do it.
+//! Boots of domains, modelled on libxl, Linux and xenconsoled.
 //!
 //! ```text
 //!   toolstack   a socket each   makes the domain and its devices, waits for their backends,
 //!                               runs the hotplug scripts
-//!   kernel      domain 0's ring learns of new backends and connects them
+//!   kernel      domain 0's ring watches for new backends and connects them
 //!   guest       a ring each     finds its devices and connects them
-//!   console     a socket        learns of new domains and gives them a terminal
+//!   console     a socket        watches for new domains and gives them a terminal
 //! ```
 //!
-//! Modelled on libxl's and Linux's sources: about 440 requests, 110 events and 16 transactions a
-//! domain. A domain is done when both its devices are connected at both ends and its console has a
-//! terminal.
+//! Based on libxl's and Linux's sources: about 440 requests, 110 events and 16 transactions a domain. A domain is
+//! done when both its devices are connected at both ends and its console has a terminal.
 
 mod arrivals;
 mod console;
@@ -42,18 +41,18 @@ use arrivals::Arrivals;
 pub use share::{Share, serve};
 pub use storm::all;
 
-/// The devices of a domain that have a backend in the kernel: class and number.
+/// The devices of a domain with a backend in the kernel: class and number.
 const DEVICES: [(&str, u32); 2] = [("vbd", 51712), ("vif", 0)];
 
-/// So many domains have a toolstack of their own, whose connection and watch last as long as the
-/// domain; of a larger host the later ones, and of a larger storm all, share [`SHARED`]. A connection is a
-/// descriptor here and in the daemon, as a ring is, and a process has 20,000.
+/// Up to this many domains have their own toolstack, whose connection and watch live as long as the domain. Later
+/// domains of a larger host, and all domains of a larger storm, share [`SHARED`] toolstacks. A connection takes a
+/// descriptor here and in the daemon, as a ring does, and a process has 20,000.
 const TOOLSTACKS_MAX: usize = 5000;
 const SHARED: usize = 64;
 
-/// Domains that start at the same time while a host fills up.
+/// Number of domains that boot concurrently while a host fills up.
 const IN_PARALLEL: usize = 8;
-/// Thousands start in less; a daemon that has not by then hangs.
+/// Timeout of a boot; thousands of domains boot in less.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// XenbusState of xen/io/xenbus.h, as text.
@@ -72,24 +71,24 @@ pub(super) struct Machine {
     arrivals: Arrivals,
     /// Toolstacks of living domains, each with its watch.
     toolstacks: RefCell<Vec<Client>>,
-    /// Once there are so many, further domains share them.
+    /// Number of toolstacks from which on further domains share them.
     toolstacks_max: Cell<usize>,
-    /// Which of those is next.
+    /// Index of the next shared toolstack.
     turn: Cell<usize>,
     pub(super) guests: RefCell<Vec<(Domid, Client)>>,
-    /// Another host, on which all its domains exist too: to be moved there.
+    /// Another host, to which all domains are to be migrated and on which they already exist.
     elsewhere: RefCell<Option<SimClient>>,
     /// The kernel's backends, each with the watch on its frontend once it is connected.
     backends: RefCell<HashMap<String, Option<Watch>>>,
-    /// The console daemon's watches, one for each domain that it serves.
+    /// The console daemon's watches, one for each served domain.
     consoles: RefCell<Vec<Watch>>,
 }
 
 impl Machine {
-    /// Starts what serves domains on a daemon that just began.
+    /// Starts the services for domains on a fresh daemon.
     pub(super) fn new(running: &Running, target: &Target) -> Result<Rc<Machine>> {
-        // What xen-init-dom0 leaves: the directories that all domains have in common. Whoever has
-        // answered has also begun to serve the control domain's ring.
+        // The directories shared by all domains, as made by xen-init-dom0. A daemon that replies also serves the
+        // control domain's ring.
         let mut toolstack = Blocking::connect(&running.socket)?;
         for path in [
             "/libxl/0",
@@ -113,7 +112,7 @@ impl Machine {
         Ok(machine)
     }
 
-    /// A part of a machine, in a process of its own: toolstacks and guests.
+    /// Creates a part of a machine for a separate process: toolstacks and guests.
     fn share(socket: &Path, sim: &Path) -> Result<Rc<Machine>> {
         let cannot = |error| Trouble::io("cannot connect to the simulated host", error);
         Machine::bare(socket, SimClient::connect(sim).map_err(cannot)?)
@@ -135,7 +134,7 @@ impl Machine {
         }))
     }
 
-    /// Forgets its domains, which are dead, once the kernel has heard that their backends are gone.
+    /// Forgets the domains, which are dead, once the kernel has been notified that their backends are gone.
     pub(super) async fn forget(self: Rc<Machine>) -> Result<()> {
         // Their rings are broken by now.
         self.guests.take();
@@ -151,18 +150,17 @@ impl Machine {
         Ok(())
     }
 
-    /// From now on its domains exist on another host too, with the same page and channel.
+    /// Creates all further domains on another host too, with the same page and channel.
     pub(super) fn prepare_to_move(&self, other: SimClient) {
         self.elsewhere.replace(Some(other));
     }
 
-    /// The toolstacks end, now that their domains run.
+    /// Ends the toolstacks, once their domains run.
     pub(super) fn dismiss_toolstacks(&self) {
         self.toolstacks.take();
     }
 
-    /// Takes from domains what is more than about a hundred nodes: the network, and libxl's own
-    /// copies of what devices have.
+    /// Reduces domains to about a hundred nodes: removes the network, and libxl's copies of the devices' keys.
     pub(super) async fn make_small(
         self: Rc<Machine>,
         domains: RangeInclusive<usize>,
@@ -183,7 +181,7 @@ impl Machine {
         Ok(())
     }
 
-    /// A new domain on the simulated host.
+    /// Creates a domain on the simulated host.
     fn new_domain(&self, domid: Domid) -> Result<SimGuest> {
         let cannot = |error| Trouble::io(format!("cannot create {domid}"), error);
         let mut host = self.host.borrow_mut();
@@ -196,7 +194,7 @@ impl Machine {
         Ok(guest)
     }
 
-    /// Starts these domains, some at a time.
+    /// Boots these domains, [`IN_PARALLEL`] at a time.
     pub(super) fn fill(self: &Rc<Machine>, domains: RangeInclusive<usize>) -> Result<()> {
         let end = *domains.end();
         let next = Rc::new(Cell::new(*domains.start()));
@@ -213,7 +211,7 @@ impl Machine {
         self.stage.run(PATIENCE)
     }
 
-    /// Starts a domain, by a toolstack of its own or, if there are as many as may be, by one that others use too.
+    /// Boots a domain, by its own toolstack or, beyond the maximum, by a shared one.
     pub(super) async fn boot(self: Rc<Machine>, domid: Domid) -> Result<()> {
         let living = self.toolstacks.borrow().len();
         if living < self.toolstacks_max.get() {
@@ -227,7 +225,7 @@ impl Machine {
         toolstack::create(self, toolstack, domid).await
     }
 
-    /// All domains to come share so many toolstacks.
+    /// Makes all further domains share this many toolstacks.
     fn share_toolstacks(&self, connections: usize) -> Result<()> {
         for _ in 0..connections {
             self.toolstacks.borrow_mut().push(self.stage.connect(&self.socket)?);
@@ -237,10 +235,10 @@ impl Machine {
     }
 }
 
-/// What a toolstack removes of a dead domain, besides what the daemon does.
+/// Returns the nodes of a dead domain that the toolstack removes, in addition to those that the daemon removes.
 pub(super) fn remains(domid: Domid) -> Vec<String> {
     let mut paths = vec![home(domid), format!("/libxl/{domid}"), vm(domid)];
-    // The device first: its removal is what the kernel hears of.
+    // The device comes first: the kernel is notified of its removal.
     for device in DEVICES.into_iter().chain([("console", 0)]) {
         paths.push(backend(domid, device));
         paths.push(format!("/local/domain/0/backend/{}/{domid}", device.0));
@@ -264,15 +262,15 @@ fn backend(domid: Domid, (class, number): (&str, u32)) -> String {
     format!("/local/domain/0/backend/{class}/{domid}/{number}")
 }
 
-/// A directory with these permissions.
+/// Creates a directory with these permissions.
 async fn make(client: &Client, tx_id: u32, path: &str, permissions: &[&str]) -> Result<()> {
     client.must(Operation::Mkdir, tx_id, &words(&[path])).await?;
     let request = words(&[&[path], permissions].concat());
     client.must(Operation::SetPerms, tx_id, &request).await.map(drop)
 }
 
-/// As Linux's `xenbus_switch_state`: the old state is read in the same transaction, so that a
-/// device that vanished does not come back.
+/// Switches a device's state as Linux's `xenbus_switch_state` does: it reads the old state in the same transaction,
+/// so that a removed device is not recreated.
 async fn switch(client: &Client, device: &str, new: &str) -> Result<()> {
     let path = format!("{device}/state");
     client

@@ -1,8 +1,7 @@
-//! A boot storm without its sense: what our daemon was asked and sent, asked and sent again by an
-//! echo server.
+//! Replay of a recorded boot storm on an echo server: the same messages without their meaning.
 //!
-//! Each client asks when as many replies and events have come to it as had when it asked first; so
-//! the echo server has as many messages at a time to answer as the daemon had.
+//! Each client sends a request when it has received as many replies and events as at the recording, so the echo
+//! server has as many concurrent messages as the daemon had.
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -23,13 +22,13 @@ use crate::target::{Running, Target};
 use crate::trouble::{Result, Trouble};
 use crate::wrong;
 
-/// Far more than it takes.
+/// Timeout, far above the actual duration.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// An echo server that sends nothing for so long hangs.
+/// Timeout without any message from the echo server.
 const SILENCE: Duration = Duration::from_secs(20);
 
-/// What all clients ask and are sent when so many domains start at once on our daemon.
+/// Records the requests and replies of all clients when `size` domains boot at once on our daemon.
 pub(super) fn record(size: usize) -> Result<Recording> {
     let running = start(&Target::Ours, &[])?;
     let machine = Machine::new(&running, &Target::Ours)?;
@@ -43,33 +42,33 @@ pub(super) fn record(size: usize) -> Result<Recording> {
     Ok(recording)
 }
 
-/// The same clients, of an echo server.
+/// The recorded clients, connected to an echo server.
 pub(super) struct Replay<'a> {
     recording: &'a Recording,
     running: &'a Running,
     poll: Poll,
     clients: Vec<Client>,
-    /// Rings of domains that have not begun.
+    /// Rings of domains that have not started.
     rings: HashMap<Domid, SimGuest>,
-    /// Who begins after whom.
+    /// The clients that start after each client.
     followers: HashMap<usize, Vec<usize>>,
-    /// The number of the next socket, as the echo server counts them.
+    /// The number of the next socket, as counted by the echo server.
     next_socket: u32,
-    /// Clients that are not done.
+    /// Number of unfinished clients.
     open: usize,
-    /// The domains end with it.
+    /// The domains end with this connection.
     _host: SimClient,
-    /// Requests and events, all that there were.
+    /// Total numbers of requests and events.
     pub(super) requests: u64,
     pub(super) events: u64,
 }
 
-/// How far a client is.
+/// The progress of a client.
 #[derive(Default)]
 struct Client {
-    /// `None` before it begins, and after it closed.
+    /// `None` before it starts, and after it closed.
     connection: Option<Connection>,
-    /// As the echo server knows it.
+    /// The echo server's number of the client.
     number: u32,
     asked: usize,
     replies: u32,
@@ -78,7 +77,7 @@ struct Client {
 }
 
 impl<'a> Replay<'a> {
-    /// Makes the domains, so that their clients can begin.
+    /// Creates the domains, so that their clients can start.
     pub(super) fn new(running: &'a Running, recording: &'a Recording) -> Result<Replay<'a>> {
         let cannot = |error| Trouble::io("cannot prepare a replay", error);
         let mut host = host_of(running, &Target::Echo)?;
@@ -115,7 +114,7 @@ impl<'a> Replay<'a> {
         })
     }
 
-    /// Asks everything.
+    /// Replays the recording.
     pub(super) fn run(&mut self) -> Result<()> {
         for place in 0..self.clients.len() {
             if self.recording.actors[place].after.is_none() {
@@ -139,7 +138,7 @@ impl<'a> Replay<'a> {
         Ok(())
     }
 
-    /// Who waits for ever, and for what: an example.
+    /// Returns an error with an example of a client that waits forever.
     fn stuck(&self) -> Trouble {
         let mut clients = self.clients.iter().zip(&self.recording.actors);
         let example = clients.find(|(client, _)| !client.done).map(|(client, actor)| {
@@ -158,7 +157,7 @@ impl<'a> Replay<'a> {
         ))
     }
 
-    /// Connects a client and lets it ask.
+    /// Connects a client and starts its requests.
     fn begin(&mut self, place: usize) -> Result<()> {
         let mut link = match self.recording.actors[place].ring {
             Some(domid) => match self.rings.remove(&domid) {
@@ -178,7 +177,7 @@ impl<'a> Replay<'a> {
         self.go_on(place)
     }
 
-    /// Takes what came to a client, and asks what is its turn.
+    /// Reads a client's input, and sends the requests that are due.
     fn go_on(&mut self, place: usize) -> Result<()> {
         let client = &mut self.clients[place];
         let Some(mut connection) = client.connection.take() else { return Ok(()) };
@@ -211,7 +210,7 @@ impl<'a> Replay<'a> {
         self.let_follow(place)
     }
 
-    /// Lets those begin who began after this client had as many replies.
+    /// Starts the clients that were recorded to start after this client's present number of replies.
     fn let_follow(&mut self, place: usize) -> Result<()> {
         let Some(followers) = self.followers.get_mut(&place) else { return Ok(()) };
         let (recording, replies) = (self.recording, self.clients[place].replies);
@@ -239,7 +238,7 @@ impl<'a> Replay<'a> {
     }
 }
 
-/// What number the echo server will give the next socket that connects.
+/// Returns the number that the echo server will give to the next socket.
 fn next_socket(running: &Running) -> Result<u32> {
     let mut stream = UnixStream::connect(&running.socket)?;
     stream.set_read_timeout(Some(PATIENCE))?;

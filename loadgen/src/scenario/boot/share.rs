@@ -1,5 +1,5 @@
-//! A storm's domains, started by this process or shared out to several: with many domains one
-//! generator would have them wait for it instead of for the daemon.
+//! A storm's domains, booted by this process or distributed over several: with many domains, a single generator would
+//! be the bottleneck instead of the daemon.
 //!
 //! ```text
 //!   loadgen boot    the kernel and the console daemon        loadgen share   every n-th domain:
@@ -26,9 +26,9 @@ use crate::target::Running;
 use crate::trouble::{Result, Trouble};
 use crate::wrong;
 
-/// How often it is looked whether the other processes are done.
+/// Polling interval for the end of the other processes.
 const SLICE: Duration = Duration::from_millis(5);
-/// What they may take longer than their domains.
+/// Time that the other processes may take beyond that of their domains.
 const GRACE: Duration = Duration::from_secs(20);
 
 /// Which domains a process starts, and where.
@@ -50,23 +50,23 @@ pub struct Share {
     patience: u64,
 }
 
-/// What came of a storm, or of a share of it.
+/// The result of a storm, or of a process's share of it.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Report {
-    /// Domains that started, and that did not.
+    /// Numbers of domains that booted, and that did not.
     pub done: usize,
     pub left: usize,
-    /// What clients did.
+    /// Totals over the clients.
     pub requests: u64,
     pub events: u64,
     pub commits: u64,
     pub conflicts: u64,
-    /// How long the starts took: nanoseconds, and how many took as long.
+    /// Histogram of boot times: nanoseconds, and number of boots.
     pub starts: Vec<(u64, u64)>,
 }
 
 impl Report {
-    /// Takes over what a stage has counted.
+    /// Adds the totals of a stage, and resets them.
     pub fn count(&mut self, stage: &Stage) {
         let counts = stage.counts();
         self.requests += counts.requests.take();
@@ -85,7 +85,7 @@ impl Report {
         self.starts.extend(other.starts);
     }
 
-    /// How long the starts took.
+    /// Returns the histogram of boot times.
     pub fn latency(&self) -> Histogram<u64> {
         let mut all = histogram();
         for &(nanoseconds, times) in &self.starts {
@@ -95,7 +95,7 @@ impl Report {
     }
 }
 
-/// Starts these domains at once, in this process.
+/// Boots these domains at once, in this process.
 pub fn storm(
     machine: &Rc<Machine>,
     domains: impl Iterator<Item = usize>,
@@ -124,10 +124,10 @@ pub fn storm(
     Ok(report)
 }
 
-/// Is one of the other processes: reads when to begin and when to end, prints what came of it.
+/// Runs as one of the other processes: reads from stdin when to begin and when to end, and prints the report.
 ///
 /// # Errors
-/// What goes wrong with the domains.
+/// The first error of a domain.
 pub fn serve(share: &Share) -> Result<()> {
     let cannot = |error| Trouble::io("cannot hear of the storm", error);
     let machine = Machine::share(&share.socket, &share.sim)?;
@@ -140,7 +140,7 @@ pub fn serve(share: &Share) -> Result<()> {
     let report = storm(&machine, domains, Duration::from_secs(share.patience))?;
     let text = serde_json::to_string(&report).map_err(|error| cannot(error.into()))?;
     println!("{text}");
-    // The domains live until they have been looked at.
+    // The domains live until they have been checked.
     io::stdin().read_line(&mut line).map_err(cannot)?;
     machine.stage.abandon();
     Ok(())
@@ -153,7 +153,7 @@ pub struct Shares {
 }
 
 impl Shares {
-    /// Starts so many, for `size` domains in all.
+    /// Starts this many processes, for `size` domains in total.
     pub fn start(
         running: &Running,
         processes: usize,
@@ -176,7 +176,7 @@ impl Shares {
         Ok(Shares { children, patience })
     }
 
-    /// Has them all begin, serves as domain 0, and adds up what they report.
+    /// Makes all processes begin, serves as domain 0, and adds up their reports.
     pub fn run(&mut self, machine: &Machine) -> Result<Report> {
         let cannot = |error| Trouble::io("a further process", error);
         let (sender, reports) = channel();
@@ -192,7 +192,7 @@ impl Shares {
                 let _ = sender.send(read.map(|_| line));
             });
         }
-        // Somebody is waited for, whom only the time ends.
+        // A task that never ends keeps the stage running until its time limit.
         machine.stage.spawn(pending());
         let deadline = Instant::now() + self.patience + GRACE;
         let mut all = Report::default();
@@ -217,7 +217,7 @@ impl Shares {
 }
 
 impl Drop for Shares {
-    /// Their domains end with them. If the storm failed they would go on with it.
+    /// Ends the processes and their domains. After a failed storm they would otherwise continue.
     fn drop(&mut self) {
         for child in &mut self.children {
             let _ = child.kill();

@@ -1,4 +1,4 @@
-//! Domains that start all at once, and a host that fills up.
+//! Boot storms, and the filling of a host.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -16,25 +16,25 @@ use crate::target::{Cpu, Running, Target};
 use crate::trouble::{Result, Trouble};
 use crate::wrong;
 
-/// A peer that has not started all by then has not.
+/// Timeout of peers; what has not booted by then is unfinished.
 const PEERS_PATIENCE: Duration = Duration::from_secs(40);
-/// So many domains are asked of peers, at once and in all.
+/// Maximum number of domains for peers, at once and in total.
 const PEERS_AT_ONCE_MAX: usize = 300;
 const PEERS_IN_ALL_MAX: usize = 200;
-/// From so many domains on, a storm is shared out to so many processes.
+/// Number of domains from which a storm is distributed, and the number of processes.
 const SHARED_OUT: usize = 100;
 const PROCESSES: usize = 2;
-/// From so many on, to more: each process has its descriptors.
+/// Number of domains that needs more processes, as each process has its own limit of descriptors.
 const MANY: usize = 5000;
 const PROCESSES_MANY: usize = 4;
-/// Larger storms are not written down: a recording has all clients in one process.
+/// Maximum size of a recorded storm: a recording has all clients in one process.
 const RECORDED_MAX: usize = 1000;
-/// So many of the last domains are measured while a host fills up.
+/// Number of the last domains, which are measured while a host fills up.
 const LAST: usize = 100;
 const DONE: &str = "done";
 const EAGAIN: &str = "EAGAIN %";
 
-/// The scenarios of this folder.
+/// Returns the scenarios of this folder.
 pub fn all() -> Vec<Box<dyn Scenario>> {
     vec![Box::new(Boot::Storm), Box::new(Boot::Filling)]
 }
@@ -128,7 +128,7 @@ impl Scenario for Boot {
             }
             return goals;
         }
-        // One who is not done would be slower than the time that it had allows.
+        // An unfinished peer is slower than its timeout implies, so this is an upper bound.
         let given_up = of(measured, "100 domains", "c").and_then(Measured::unfinished);
         let c = given_up.map(|c| c.of as f64 / c.seconds).or_else(|| rate(100, "c"));
         if let (Some(ours), Some(c)) = (rate(100, "ours"), c) {
@@ -157,7 +157,7 @@ pub(super) fn domid(number: usize) -> Result<Domid> {
     number.ok_or_else(|| Trouble::Wrong("too many domains".into()))
 }
 
-/// Starts domains on a new daemon, all at once.
+/// A session that boots domains on a fresh daemon, all at once.
 struct Storming {
     target: Target,
 }
@@ -193,8 +193,8 @@ impl Session for Storming {
     }
 }
 
-/// What came of `size` domains. If not all are done, nothing is said for each of them: what the
-/// others asked is counted too.
+/// Returns the sample of `size` domains. If some are unfinished, there are no figures per domain, since the requests
+/// of the others are counted too.
 fn sample(report: &Report, size: usize, elapsed: Duration, cpu: Option<Cpu>) -> Sample {
     let ends = (report.conflicts + report.commits).max(1) as f64;
     let latency = Some(report.latency()).filter(|latency| !latency.is_empty());
@@ -212,7 +212,7 @@ fn sample(report: &Report, size: usize, elapsed: Duration, cpu: Option<Cpu>) -> 
     sample
 }
 
-/// Both ends of all devices are connected, and each console has its terminal.
+/// Checks that both ends of all devices are connected, and that each console has its terminal.
 fn check(running: &Running, domains: impl Iterator<Item = usize>) -> Result<()> {
     let mut client = Blocking::connect(&running.socket)?;
     for number in domains {
@@ -233,7 +233,7 @@ fn check(running: &Running, domains: impl Iterator<Item = usize>) -> Result<()> 
     Ok(())
 }
 
-/// A host that keeps all its domains.
+/// A session with a host that keeps all its domains.
 struct Filling {
     machine: Rc<Machine>,
     running: Running,
@@ -247,7 +247,7 @@ impl Session for Filling {
         if self.domains < before {
             self.fill(before - self.domains)?;
         }
-        Report::default().count(&self.machine.stage); // What was counted is not measured.
+        Report::default().count(&self.machine.stage); // Discards the totals so far.
         let domains = LAST.min(size);
         let started = Instant::now();
         let from = self.domains + 1;
@@ -261,7 +261,7 @@ impl Session for Filling {
 }
 
 impl Filling {
-    /// Starts so many more domains, some at a time.
+    /// Boots this many more domains, some at a time.
     fn fill(&mut self, domains: usize) -> Result<Option<Cpu>> {
         let first = self.domains + 1;
         self.domains += domains;
@@ -270,9 +270,9 @@ impl Filling {
     }
 }
 
-/// The same requests, replies and events of an echo server.
+/// A session that replays the same messages on an echo server.
 struct Replaying {
-    /// Of the last size.
+    /// The recording of the last size.
     recording: Option<(usize, Recording)>,
 }
 

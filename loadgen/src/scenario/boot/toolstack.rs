@@ -1,4 +1,4 @@
-//! What libxl does to start a domain.
+//! libxl's part in booting a domain.
 
 use std::rc::Rc;
 
@@ -10,7 +10,7 @@ use crate::client::{Client, Link, words};
 use crate::trouble::Result;
 use crate::wrong;
 
-/// Makes a domain and its devices, and lets it start.
+/// Creates a domain and its devices, and boots it.
 pub(super) async fn create(machine: Rc<Machine>, client: Client, domid: Domid) -> Result<()> {
     let ring = machine.new_domain(domid)?;
     let port = ring.port;
@@ -29,18 +29,18 @@ pub(super) async fn create(machine: Rc<Machine>, client: Client, domid: Domid) -
     }
     let token = format!("death{domid}");
     client.watch("@releaseDomain", &token).await?;
-    // It is unpaused now.
+    // The domain is unpaused from here on.
     let guest = machine.stage.client(Link::Ring(Box::new(ring)))?;
     machine.guests.borrow_mut().push((domid, guest.clone()));
     guest::run(guest, domid).await
 }
 
-/// `libxl__domain_make`: the directories and who owns them.
+/// Runs `libxl__domain_make`: creates the directories with their owners.
 async fn directories(client: &Client, tx: u32, domid: Domid) -> Result<()> {
     let (reader, owner) = (&*format!("r{domid}"), &*format!("n{domid}"));
     let (home, vm, libxl) = (home(domid), vm(domid), format!("/libxl/{domid}"));
     for path in [&home, &vm, &libxl] {
-        // What a former domain left; mostly there is nothing.
+        // Remains of a former domain; usually there are none.
         let _ = client.request(Operation::Rm, tx, &words(&[path])).await?;
         let permissions: &[&str] = if *path == libxl { &["n0"] } else { &["n0", reader] };
         make(client, tx, path, permissions).await?;
@@ -62,7 +62,7 @@ async fn directories(client: &Client, tx: u32, domid: Domid) -> Result<()> {
     client.write(tx, &format!("{libxl}/dm-version"), "qemu_xen").await
 }
 
-/// `libxl__build_post`: memory, CPUs, ports, image.
+/// Runs `libxl__build_post`: writes memory, CPUs, ports, image.
 async fn description(client: &Client, tx: u32, domid: Domid, port: u32) -> Result<()> {
     let (home, vm) = (home(domid), vm(domid));
     for (key, value) in [
@@ -94,13 +94,13 @@ async fn description(client: &Client, tx: u32, domid: Domid, port: u32) -> Resul
     Ok(())
 }
 
-/// `libxl__device_generic_add` for a disk or a network interface.
+/// Runs `libxl__device_generic_add` for a disk or a network interface.
 async fn attach(client: &Client, tx: u32, domid: Domid, device: (&str, u32)) -> Result<()> {
     let (reader, owner) = (&*format!("r{domid}"), &*format!("n{domid}"));
     let (front, back) = (frontend(domid, device), backend(domid, device));
     let (class, number) = device;
     let libxl = format!("/libxl/{domid}/device/{class}/{number}");
-    // Whether it is there already, and whether the domain is.
+    // Checks that the device does not exist, and that the domain does.
     let exists = client.request(Operation::Read, tx, &words(&[&libxl])).await?;
     if exists.is_ok() {
         wrong!("{libxl} is there before it is made");
@@ -156,8 +156,8 @@ fn backend_entries(class: &str) -> &'static [(&'static str, &'static str)] {
     }
 }
 
-/// The console. Its backend is xenconsoled, which looks at the frontend only; the kernel sees the
-/// backend and has no driver for it.
+/// Adds the console. Its backend is xenconsoled, which reads only the frontend; the kernel is notified of the backend
+/// but has no driver for it.
 async fn console(client: &Client, tx: u32, domid: Domid) -> Result<()> {
     let (reader, owner) = (&*format!("r{domid}"), &*format!("n{domid}"));
     let front = format!("{}/console", home(domid));
@@ -193,7 +193,7 @@ async fn console(client: &Client, tx: u32, domid: Domid) -> Result<()> {
     Ok(())
 }
 
-/// Waits until the kernel has taken the backend up.
+/// Waits until the kernel has recognised the backend.
 async fn wait_for_backend(client: &Client, domid: Domid, device: (&str, u32)) -> Result<()> {
     let path = format!("{}/state", backend(domid, device));
     let watch = client.watch(&path, &path).await?;
@@ -203,7 +203,7 @@ async fn wait_for_backend(client: &Client, domid: Domid, device: (&str, u32)) ->
     watch.remove().await
 }
 
-/// The hotplug script: a process of its own.
+/// Runs the hotplug script, which is a separate process.
 async fn hotplug(machine: &Machine, domid: Domid, device: (&str, u32)) -> Result<()> {
     let client = machine.stage.connect(&machine.socket)?;
     let back = backend(domid, device);

@@ -1,4 +1,4 @@
-//! Hostile guests: a thread on which each is a task.
+//! Hostile guests: tasks on one thread.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -18,34 +18,34 @@ use crate::client::{Client, Link, Stage};
 use crate::trouble::{Result, Trouble};
 use crate::wrong;
 
-/// Requests a second of all guests together: enough to see what each costs others, and few enough
-/// that as many harmless ones leave the machine idle most of the time.
+/// Requests per second of all guests together: enough to see their cost to others, and few enough that as many
+/// harmless requests leave the machine mostly idle.
 const RATE: u32 = 4000;
-/// The thread looks so often whether the victims are done.
+/// Interval at which the thread checks whether the victims are done.
 const PIECE: Duration = Duration::from_millis(50);
-/// A daemon that has not served what goes before an attack by then hangs.
+/// Timeout of the preparation of an attack.
 const PREPARED_BY: Duration = Duration::from_secs(120);
-/// More bytes than a ring has.
+/// An index distance beyond the ring's size, in bytes.
 const TOO_FAR: u32 = 5000;
-/// A guest waits so long until its broken ring is noticed, then goes on.
+/// Time for which a guest waits until its broken ring is noticed.
 const NOTICED_BY: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(1);
 
-/// What the guests do.
+/// A phase of the guests.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Phase {
     /// Send as many harmless requests as the attack has.
     Harmless,
-    /// Send what goes before the attack.
+    /// Send the attack's preparation.
     Prepare,
-    /// Attack.
+    /// Send the attack.
     Attack,
 }
 
-/// The thread. It ends when this is dropped.
+/// The thread of the guests. It ends when this is dropped.
 pub struct Attackers {
     orders: Option<Sender<Phase>>,
-    /// The number of requests that were sent in a phase.
+    /// Number of requests sent in each phase.
     results: Receiver<Result<u64>>,
     over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -65,20 +65,20 @@ impl Attackers {
                     Ok(crowd) => crowd.run(phase, &is_over),
                     Err(trouble) => Err(Trouble::Wrong(trouble.to_string())),
                 };
-                // The receiver is gone where the victims failed.
+                // The receiver is gone if the victims failed.
                 let _ = done.send(result);
             }
         });
         Attackers { orders: Some(orders), results, over, thread: Some(thread) }
     }
 
-    /// Lets the guests do what goes before the attack.
+    /// Runs the preparation of the attack; returns the number of requests.
     pub fn prepare(&self) -> Result<u64> {
         self.order(Phase::Prepare);
         self.result()
     }
 
-    /// Measures victims while the guests send; returns the number of their requests, too.
+    /// Measures victims while the guests send; also returns the number of the guests' requests.
     pub fn beside<T>(&self, phase: Phase, measure: impl FnOnce() -> Result<T>) -> Result<(T, u64)> {
         self.over.store(false, Ordering::Relaxed);
         self.order(phase);
@@ -166,8 +166,8 @@ struct Guest {
 }
 
 impl Guest {
-    /// Sends the rounds of an attack, or as many harmless requests, at the same times. One that is
-    /// behind does not pause.
+    /// Sends the rounds of an attack, or as many harmless requests, at the same times. A guest that is late does not
+    /// pause.
     async fn repeat(
         &self,
         phase: Phase,
@@ -197,7 +197,7 @@ impl Guest {
         Ok(())
     }
 
-    /// Replies may be errors: the daemon may refuse what is too much.
+    /// Sends the steps of a round. Errors are accepted: the daemon may refuse excessive requests.
     async fn perform(&self, steps: Vec<Step>) -> Result<()> {
         for step in steps {
             match step {
@@ -231,7 +231,7 @@ impl Guest {
         self.wait_until(|guest| guest.page.load(CONNECTION) == 0).await;
     }
 
-    /// Changes the page and notifies. A channel that is full has notified already.
+    /// Changes the page and notifies. A full channel carries a notification already.
     fn on_ring(&self, change: impl FnOnce(&SimGuest)) {
         self.client.with_guest(|guest| {
             change(guest);

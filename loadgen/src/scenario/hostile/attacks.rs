@@ -1,4 +1,4 @@
-//! What hostile guests within their quotas send: a row for each attack.
+//! The requests of hostile guests within their quotas, one row per attack.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -9,44 +9,44 @@ use xenstored::words::Domid;
 use super::domains::{NAME, small_domain};
 use crate::client::{payload, words};
 
-/// Watches of a guest: the quota's default. Peers allow fewer, and refuse the others.
+/// Watches of a guest: the default quota. Peers allow fewer, and refuse the rest.
 const WATCHES: usize = 1024;
-/// Nodes that a guest commits at once, in [`DIRECTORIES`] directories: what its quota of nodes allows.
+/// Nodes that a guest commits at once, in [`DIRECTORIES`] directories: as many as its quota allows.
 const NODES: usize = 990;
 const DIRECTORIES: usize = 30;
 /// Pairs of requests in a long transaction: its quota is 1,024 requests.
 const PAIRS: usize = 505;
-/// Bytes of a path as long as one may be.
+/// Length in bytes of a path near the maximum.
 const DEEP_BYTES: usize = 2040;
-/// Bytes of a long token: with [`WATCHES`] of them a guest is near its quota of memory.
+/// Length in bytes of a long token: [`WATCHES`] of them bring a guest near its memory quota.
 const TOKEN_BYTES: usize = 2300;
 /// Longer than the daemon keeps a transaction's snapshot.
 const HELD: Duration = Duration::from_millis(1100);
 
-/// A request: its operation and its payload.
+/// A request: operation and payload.
 pub type Asked = (Operation, Vec<u8>);
 
-/// What a hostile guest does next.
+/// A step of a hostile guest.
 pub enum Step {
-    /// Sends requests outside of transactions, as fast as its ring takes them.
+    /// Sends requests outside of transactions, as fast as the ring accepts them.
     Requests(Vec<Asked>),
-    /// Sends requests in a transaction, which it ends after some time.
+    /// Sends requests in a transaction, and ends it after some time.
     Transaction {
-        /// The requests.
+        /// The requests of the transaction.
         requests: Vec<Asked>,
-        /// How long it stays open after them.
+        /// Time for which it stays open after them.
         held: Duration,
-        /// Whether it is committed.
+        /// Whether it is committed or aborted.
         commits: bool,
     },
-    /// Writes indices that no ring can have, and asks to reconnect once the daemon gave it up.
+    /// Writes indices that violate the protocol, and requests a reconnection once the daemon stops serving the ring.
     BreakRing,
-    /// Reads neither replies nor events from now on.
+    /// Stops reading replies and events for good.
     StopReading,
 }
 
 impl Step {
-    /// The number of requests, which is what the rate counts.
+    /// Returns the number of requests for the rate.
     pub fn len(&self) -> usize {
         match self {
             Step::Requests(requests) => requests.len(),
@@ -56,55 +56,55 @@ impl Step {
         }
     }
 
-    /// As many requests that harm no domain.
+    /// Returns a step of as many harmless requests.
     pub fn harmless(&self) -> Step {
         Step::Requests(vec![(Operation::Read, words(&[NAME])); self.len()])
     }
 }
 
-/// A guest's part in an attack.
+/// A guest's role in an attack.
 #[derive(Clone)]
 pub struct Attacker {
-    /// Which attack.
+    /// The attack that the guest takes part in.
     pub attack: &'static Attack,
-    /// Its place among those that share in it.
+    /// The guest's index in `group`.
     pub place: usize,
-    /// All of those.
+    /// All guests in the attack.
     pub group: Rc<[Domid]>,
 }
 
 impl Attacker {
-    /// What it sends before anything is measured.
+    /// Returns the steps before the measurement.
     pub fn prepare(&self) -> Vec<Step> {
         (self.attack.prepare)(self)
     }
 
-    /// What it sends in a round, at the same rate as harmless guests send as much.
+    /// Returns the steps of a round, sent at the same rate as harmless requests.
     pub fn repeat(&self, round: usize) -> Vec<Step> {
         (self.attack.repeat)(self, round)
     }
 
-    /// The first of each pair acts on the second.
+    /// Returns whether the guest is the first of its pair, which acts on the second.
     fn is_first(&self) -> bool {
         self.place.is_multiple_of(2)
     }
 
-    /// The second of its pair; without one, itself.
+    /// Returns the second guest of the pair; without one, the guest itself.
     fn second(&self) -> Domid {
         let second = self.group.get(self.place | 1);
         second.copied().unwrap_or(self.group[self.place])
     }
 }
 
-/// An attack. With all of them at once each guest does one.
+/// An attack. In the case of all attacks at once, each guest takes part in one.
 pub struct Attack {
     /// Its name on the command line and in the table.
     pub name: &'static str,
     prepare: fn(&Attacker) -> Vec<Step>,
     repeat: fn(&Attacker, usize) -> Vec<Step>,
-    /// A client of the control domain watches all domains and has stopped.
+    /// Whether a stopped client of the control domain watches all domains.
     pub stopped_client: bool,
-    /// A shorter round would end before the attack begins.
+    /// Minimum length of a round; a shorter one would end before the attack takes effect.
     pub time_min: Duration,
 }
 
@@ -116,7 +116,7 @@ const fn attack(
     Attack { name, prepare, repeat, stopped_client: false, time_min: Duration::ZERO }
 }
 
-/// All attacks.
+/// All attacks, in the order of the table.
 pub static ATTACKS: [Attack; 14] = [
     attack("commit_events", watch_the_firsts_home, commit_as_the_first),
     attack("own_commit_events", watch_its_own_home, |_, round| commit_all_nodes(round)),
@@ -156,7 +156,7 @@ fn home(domid: Domid) -> String {
     format!("/local/domain/{domid}")
 }
 
-/// A path of one-letter names, as long as one may be. It differs from others in its first name.
+/// Returns a path of one-letter names of nearly maximum length, which differs from others in its first name.
 fn deep(first: &str) -> String {
     format!("{first}{}", "/a".repeat((DEEP_BYTES - first.len()) / 2))
 }
@@ -165,7 +165,7 @@ fn deep_path(number: usize) -> String {
     deep(&format!("{:x}", number % WATCHES))
 }
 
-/// Watches of these paths, each with a token of its own.
+/// Sets watches on these paths, each with its own token.
 fn watches(paths: impl Iterator<Item = String>) -> Vec<Step> {
     let watch =
         |(number, path): (usize, String)| request(Operation::Watch, &[&path, &number.to_string()]);
@@ -180,7 +180,7 @@ fn all_nodes(value: &str) -> Vec<Asked> {
     (0..NODES).map(|number| write(&node(number), value)).collect()
 }
 
-/// One commit of nearly all nodes that a guest may have.
+/// Commits nearly all nodes that a guest may own in one transaction.
 fn commit_all_nodes(round: usize) -> Vec<Step> {
     vec![committed(all_nodes(&round.to_string()))]
 }
@@ -189,7 +189,7 @@ fn committed(requests: Vec<Asked>) -> Step {
     Step::Transaction { requests, held: Duration::ZERO, commits: true }
 }
 
-/// All watch the home of the first, each as often as it may.
+/// All guests watch the first one's root node, as often as the quota allows.
 fn watch_the_firsts_home(attacker: &Attacker) -> Vec<Step> {
     let first = home(attacker.group[0]);
     let mut steps = watches(std::iter::repeat_n(first, WATCHES));
@@ -203,14 +203,14 @@ fn commit_as_the_first(attacker: &Attacker, round: usize) -> Vec<Step> {
     if attacker.place == 0 { commit_all_nodes(round) } else { Vec::new() }
 }
 
-/// As before, by each guest alone.
+/// As [`watch_the_firsts_home`], by each guest on its own.
 fn watch_its_own_home(attacker: &Attacker) -> Vec<Step> {
     let mut steps = watches(std::iter::repeat_n(home(attacker.group[attacker.place]), WATCHES));
     steps.insert(0, Step::Requests(all_nodes("")));
     steps
 }
 
-/// Watches of a thousand levels that share no level.
+/// Sets watches of a thousand levels that share no level.
 fn watch_deep_paths(_: &Attacker) -> Vec<Step> {
     watches((0..WATCHES).map(deep_path))
 }
@@ -221,7 +221,7 @@ fn replace_a_watch(path: &str) -> Vec<Step> {
     vec![Step::Requests(vec![watch, unwatch])]
 }
 
-/// Such watches below a home that is removed again and again.
+/// Sets such watches below the root node of a domain that is removed repeatedly.
 fn watch_deep_below_a_small_domain(attacker: &Attacker) -> Vec<Step> {
     watches((0..WATCHES).map(|number| deep_below_a_small_domain(attacker, number)))
 }
@@ -235,14 +235,13 @@ fn replace_a_watch_below_a_small_domain(attacker: &Attacker, round: usize) -> Ve
     replace_a_watch(&deep_below_a_small_domain(attacker, WATCHES + round % WATCHES))
 }
 
-/// Creates and removes a tree of a thousand levels again and again.
+/// Creates and removes a tree of a thousand levels repeatedly.
 fn long_transaction() -> impl Iterator<Item = Asked> {
     let tree = deep("q");
     (0..PAIRS).flat_map(move |_| [write(&tree, ""), request(Operation::Rm, &["q"])])
 }
 
-/// The first reads what the second rewrites with the same value, in a transaction that is
-/// long to run again.
+/// The first guest reads, in a transaction that takes long to replay, what the second rewrites with the same value.
 fn commit_long_or_write_what_it_read(attacker: &Attacker, _: usize) -> Vec<Step> {
     if !attacker.is_first() {
         return vec![Step::Requests(vec![write("x", "same"); 16])];
@@ -251,24 +250,24 @@ fn commit_long_or_write_what_it_read(attacker: &Attacker, _: usize) -> Vec<Step>
     vec![committed(std::iter::once(read).chain(long_transaction()).collect())]
 }
 
-/// A long transaction that is run again when its snapshot was given up.
+/// Holds a long transaction until its snapshot is discarded, so that it must be replayed.
 fn hold_a_long_transaction() -> Vec<Step> {
     let requests = long_transaction().collect();
     vec![Step::Transaction { requests, held: HELD, commits: false }]
 }
 
-/// What it created is gone at the end, and kept until then.
+/// Commits a transaction whose nodes are created and removed in it, but must be kept until then.
 fn commit_what_is_created_and_removed() -> Vec<Step> {
     vec![committed(long_transaction().collect())]
 }
 
-/// Changes one after the other, each of another node.
+/// Writes one node after another.
 fn write_many_nodes(round: usize) -> Vec<Step> {
     let write = |number| write(&format!("data/{}", (16 * round + number) % 900), "v");
     vec![Step::Requests((0..16).map(write).collect())]
 }
 
-/// The first watches one node of the second's with long tokens, and reads no event.
+/// The first guest watches one node of the second with long tokens, and reads no event.
 fn watch_the_second_with_long_tokens(attacker: &Attacker) -> Vec<Step> {
     if !attacker.is_first() {
         return Vec::new();
@@ -285,25 +284,25 @@ fn write_one_node_as_the_second(attacker: &Attacker, _: usize) -> Vec<Step> {
     vec![Step::Requests(vec![write("x", "same"); 16])]
 }
 
-/// Changes below the node of a device that domain 0's kernel watches.
+/// Changes nodes below that of a device watched by domain 0's kernel.
 fn commit_below_a_device(round: usize) -> Vec<Step> {
     let write = |number| write(&format!("device/vif/0/state/{}", node(number)), round.to_string());
     vec![committed((0..NODES - DIRECTORIES).map(write).collect())]
 }
 
-/// Each birth and death visits them.
+/// Watches matched by each introduction and death of a domain.
 fn watch_special_paths() -> Vec<Step> {
     let special = ["@releaseDomain", "@introduceDomain"].map(str::to_owned);
     watches(special.into_iter().cycle())
 }
 
-/// Each write visits them.
+/// Watches matched by each write.
 fn watch_the_upper_levels() -> Vec<Step> {
     let levels = ["/", "/local", "/local/domain"].map(str::to_owned);
     watches(levels.into_iter().cycle())
 }
 
-/// The first watches each level above one node of the second's.
+/// The first guest watches each ancestor of one node of the second.
 fn watch_all_ancestors_of_the_second(attacker: &Attacker) -> Vec<Step> {
     if !attacker.is_first() {
         return vec![Step::Requests(vec![write(&deep("x"), "")])];

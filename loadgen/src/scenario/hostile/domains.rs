@@ -1,4 +1,4 @@
-//! The domains of a host under attack, and what they are charged with.
+//! The domains of a host under attack, and the memory charged to them.
 
 use std::path::Path;
 
@@ -12,24 +12,24 @@ use crate::target::{Running, Target};
 use crate::trouble::Result;
 use crate::wrong;
 
-/// Threads of our daemon. A domain's is its number modulo that.
+/// Workers of our daemon. A domain's owner thread is its domid modulo this.
 pub const SHARDS: u16 = 2;
-/// Guests that behave, one on each thread.
+/// Well-behaved guests, one on each thread.
 pub const ELSEWHERE: Domid = Domid(10);
 pub const BESIDE: Domid = Domid(11);
-/// Domains that are introduced and released again and again, one on each thread.
+/// Domains that are introduced and released repeatedly, one on each thread.
 const SMALL: [Domid; 2] = [Domid(20), Domid(21)];
-/// The hostile guests, all on the thread of [`BESIDE`].
+/// The first hostile guest; all are on the thread of [`BESIDE`].
 const FIRST_HOSTILE: u16 = 101;
 
 /// A node that each guest can read, its value, and one that it can write.
 pub const NAME: &str = "name";
 pub const VALUE: &str = "a well-behaved guest";
 pub const DATA: &str = "data";
-/// A node of a guest's device that domain 0's kernel watches.
+/// A node of a guest's device, watched by domain 0's kernel.
 const DEVICE_STATE: &str = "device/vif/0/state";
 
-/// What the daemon may take beside a quarter more than it charges.
+/// Memory that the daemon may use in addition to 1.25 times the charged amount.
 const SLACK_BYTES: u64 = 64 << 20;
 
 /// Returns one of the domains that are introduced and released.
@@ -37,17 +37,17 @@ pub fn small_domain(number: usize) -> Domid {
     SMALL[number % SMALL.len()]
 }
 
-/// Domains, each with a ring that some client has taken or will take.
+/// Domains, each with a ring that a client has taken or will take.
 pub struct Domains {
     pub elsewhere: SimGuest,
     pub beside: SimGuest,
-    /// With the port by which each is introduced.
+    /// For their ports, which INTRODUCE takes.
     pub small: [SimGuest; 2],
     pub hostile: Vec<SimGuest>,
 }
 
 impl Domains {
-    /// Builds them as a toolstack does.
+    /// Builds the domains as a toolstack does.
     pub fn build(
         host: &mut SimClient,
         toolstack: &mut Blocking,
@@ -56,7 +56,7 @@ impl Domains {
         let mut private = |domid| build(host, toolstack, domid, 'n');
         let (elsewhere, beside) = (private(ELSEWHERE)?, private(BESIDE)?);
         let small = [private(SMALL[0])?, private(SMALL[1])?];
-        // Hostile guests let each other read what they have.
+        // Hostile guests allow each other to read their nodes.
         let hostile = (FIRST_HOSTILE..).step_by(usize::from(SHARDS)).take(attackers);
         let hostile = hostile.map(|number| build(host, toolstack, Domid(number), 'r'));
         let hostile = hostile.collect::<Result<_>>()?;
@@ -64,19 +64,19 @@ impl Domains {
         Ok(Domains { elsewhere, beside, small, hostile })
     }
 
-    /// The number of each that the daemon charges.
+    /// Returns the domids that the daemon charges.
     pub fn charged(&self) -> Vec<Domid> {
         let hostile = self.hostile.iter().map(|guest| guest.domid);
         [Domid::CONTROL, ELSEWHERE, BESIDE].into_iter().chain(SMALL).chain(hostile).collect()
     }
 }
 
-/// The nodes of a device that a domain's frontend and domain 0's kernel share.
+/// Returns the node of a device shared by a domain's frontend and domain 0's kernel.
 pub fn device_state(domid: Domid) -> String {
     format!("/local/domain/{domid}/{DEVICE_STATE}")
 }
 
-/// A domain with a home of its own, for which other guests have the permission `others`.
+/// Builds a domain with a root node, on which other guests have the permission `others`.
 fn build(
     host: &mut SimClient,
     toolstack: &mut Blocking,
@@ -85,7 +85,7 @@ fn build(
 ) -> Result<SimGuest> {
     let guest = toolstack.build_domain(host, domid)?;
     let home = format!("/local/domain/{domid}");
-    // What is created later has the permissions of what is above.
+    // Nodes created later inherit these permissions.
     let permissions = |path: &str| words(&[path, &format!("{others}{domid}")]);
     toolstack.ask(Operation::SetPerms, &permissions(&home))?;
     for (node, value) in [(NAME, VALUE), (DATA, ""), (DEVICE_STATE, "4")] {
@@ -96,19 +96,19 @@ fn build(
     Ok(guest)
 }
 
-/// A daemon's memory, and what it charges its domains with.
+/// A daemon's memory, and the memory charged to its domains, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Memory {
-    /// The most that it has had in RAM.
+    /// Peak resident memory.
     pub peak: u64,
-    /// What its domains are charged with now; `None` if it is not ours.
+    /// Memory charged to its domains now; `None` for peers.
     pub charged: Option<u64>,
-    /// The most that each was charged with, in sum.
+    /// Sum of the domains' peak charges; `None` for peers.
     pub charged_at_most: Option<u64>,
 }
 
 impl Memory {
-    /// Looks at it. Cost: a request for each domain.
+    /// Reads the figures. Cost: one request per domain.
     pub fn of(running: &Running, target: &Target, domids: &[Domid]) -> Result<Memory> {
         let charges = match target {
             Target::Ours => Some(charges(&running.socket, domids)?),
@@ -121,13 +121,13 @@ impl Memory {
         })
     }
 
-    /// What the daemon may have in RAM by what it charges.
+    /// Returns the upper bound of resident memory, derived from the charges.
     pub fn bound(&self) -> Option<u64> {
         self.charged_at_most.map(|charged| charged / 4 * 5 + SLACK_BYTES)
     }
 }
 
-/// What these domains are charged with, and were at most.
+/// Returns the sums of the present and the peak charges of these domains.
 fn charges(socket: &Path, domids: &[Domid]) -> Result<(u64, u64)> {
     let mut client = Blocking::connect(socket)?;
     let (mut now, mut at_most) = (0, 0);

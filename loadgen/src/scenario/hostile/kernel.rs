@@ -1,4 +1,4 @@
-//! Domain 0's kernel: a slow reader that must learn of each new backend.
+//! Domain 0's kernel: a slow reader that must notice every new backend.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,34 +13,34 @@ use crate::client::{append, event, histogram, record, words};
 use crate::trouble::Result;
 use crate::wrong;
 
-/// What Linux watches.
+/// The directory watched by Linux.
 pub const BACKENDS: &str = "/local/domain/0/backend";
-/// It takes at most what its ring holds at a time, and then does something else for so long.
+/// Pause of the kernel after it has read at most what its ring holds.
 const PAUSE: Duration = Duration::from_millis(5);
-/// An event is lost that has not come when none came for so long, or only others for longer.
+/// Time without any event, or with only others for longer, after which an event counts as lost.
 const QUIET: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A backend: its path, and when the request that created it had its reply.
+/// A backend: its path, and the time of the reply to the request that created it.
 pub type Created = (String, Instant);
 
-/// What the kernel learnt of new backends.
+/// The kernel's notifications of new backends.
 pub struct Learnt {
-    /// From a backend's creation to the event that names it, or after which the kernel reads all.
+    /// Latency from a backend's creation to the event that names it, or after which the kernel reads all backends.
     pub latency: Histogram<u64>,
-    /// Backends that no event names: only one for all of what is watched came.
+    /// Number of backends named in no event: only one on the watched directory itself came.
     pub unnamed: usize,
-    /// Backends of which it learnt nothing.
+    /// Backends without any notification.
     pub lost: Vec<String>,
 }
 
-/// The kernel.
+/// Domain 0's kernel with its ring.
 pub struct Kernel {
     guest: SimGuest,
     input: Vec<u8>,
-    /// When it was first notified of a path below [`BACKENDS`].
+    /// Time of the first event for each path below [`BACKENDS`].
     named: HashMap<String, Instant>,
-    /// When it was notified of [`BACKENDS`] itself the last time, after which it reads all there is.
+    /// Time of the last event for [`BACKENDS`] itself, after which the kernel reads all backends.
     read_all: Option<Instant>,
 }
 
@@ -73,7 +73,7 @@ impl Kernel {
         }
     }
 
-    /// Reads slowly until it is over.
+    /// Reads slowly until `over` is set.
     pub fn read_slowly(&mut self, over: &AtomicBool) -> Result<()> {
         while !over.load(Ordering::Relaxed) {
             self.receive()?;
@@ -83,7 +83,7 @@ impl Kernel {
         Ok(())
     }
 
-    /// Reads the rest without pauses, until it has learnt of all `created` or no event comes.
+    /// Reads the rest without pauses, until it has been notified of all `created` or no event arrives.
     pub fn catch_up(&mut self, created: &[Created]) -> Result<Learnt> {
         let began = Instant::now();
         while created.iter().any(|it| self.learnt(it).is_none()) && began.elapsed() < PATIENCE {
@@ -105,13 +105,13 @@ impl Kernel {
         Ok(learnt)
     }
 
-    /// When it learnt of a backend.
+    /// Returns the time at which it was notified of a backend.
     fn learnt(&self, (path, created): &Created) -> Option<Instant> {
         let read_all = self.read_all.filter(|when| when >= created);
         self.named.get(path).copied().or(read_all)
     }
 
-    /// The type of the next message that came whole.
+    /// Returns the type of the next complete message.
     fn take_message(&mut self) -> Result<Option<u32>> {
         let (kind, len) = match frame(&self.input) {
             Frame::Incomplete(_) => return Ok(None),
@@ -131,7 +131,7 @@ impl Kernel {
         Ok(Some(kind))
     }
 
-    /// Takes at most what the ring holds.
+    /// Reads at most what the ring holds.
     fn receive(&mut self) -> Result<usize> {
         let mut bytes = [0; RING_BYTES];
         let count = self.guest.try_recv(&mut bytes)?;
@@ -139,7 +139,7 @@ impl Kernel {
         Ok(count)
     }
 
-    /// Waits for the daemon; `false` if it sends nothing for long.
+    /// Waits for the daemon; returns `false` after [`QUIET`].
     fn wait(&mut self) -> Result<bool> {
         Ok(self.guest.wait(Some(QUIET))?)
     }

@@ -1,18 +1,18 @@
-//! Hostile guests within their quotas, and what each kind of victim notices of them.
+//! Hostile guests within their quotas, and their effects on each kind of victim.
 //!
 //! ```text
-//!   domains.rs    the domains, and what they are charged with
-//!   attacks.rs    what hostile guests send, a row for each attack
-//!   attackers.rs  the thread that sends it, or as many harmless requests
-//!   victims.rs    two guests, a toolstack, INTRODUCE: what they wait for
+//!   domains.rs    the domains, and the memory charged to them
+//!   attacks.rs    the requests of hostile guests, a row for each attack
+//!   attackers.rs  the thread that sends them, or as many harmless requests
+//!   victims.rs    the latencies of two guests, a toolstack, INTRODUCE
 //!   kernel.rs     domain 0's kernel, which reads slowly and must miss no backend
 //! ```
 //!
-//! A round is a daemon of its own: victims beside harmless guests, then beside the attack, then the
-//! daemon's memory beside what it charges.
+//! Each round has its own daemon: victims beside harmless guests, then beside the attack, then a comparison of the
+//! daemon's memory with its charges.
 //!
-//! Attacks that no guest can choose have tests instead: a stuck standard error and a logfile that is a FIFO
-//! (`service`, `log`), no further threads (`without_threads`), imports and removals beside reservations
+//! Attacks that no guest can mount have tests instead: a blocked standard error and a logfile that is a FIFO
+//! (`service`, `log`), thread creation failing (`without_threads`), imports and removals beside reservations
 //! (`migration`), errors of the hypervisor's interface (`faults`).
 
 mod attackers;
@@ -41,24 +41,24 @@ use kernel::{Kernel, Learnt};
 use victims::{Noticed, Victim, Victims};
 use xenstored::protocol::Operation;
 
-/// The case in which each guest does another of the attacks.
+/// The case in which all attacks run at once.
 const ALL: &str = "all";
-/// The row of what the daemon holds.
+/// The row of the daemon's own figures.
 const DAEMON: &str = "the daemon";
-/// A victim without a reply after that long has none.
+/// Timeout of a victim's reply.
 const PATIENCE: Duration = Duration::from_secs(60);
 const PEERS_PATIENCE: Duration = Duration::from_secs(10);
-/// Bytes of a token by which a client that has stopped has more events than its socket takes.
+/// Length in bytes of a token with which a stopped client has more events than its socket holds.
 const STOPPED_TOKEN_BYTES: usize = 1000;
 
 const RATIO: &str = "p99 attacked / alone";
-/// What a victim on another thread, and one on the same, may wait in proportion.
+/// Maximum ratio of latencies for a victim on another thread, and on the same.
 const RATIO_ELSEWHERE: f64 = 2.0;
 const RATIO_BESIDE: f64 = 4.0;
-/// The longest wait that any victim may have, in microseconds.
+/// Maximum latency of any victim, in microseconds.
 const LONGEST_US: f64 = 20_000.0;
 
-/// Victims beside hostile guests.
+/// The scenario of victims beside hostile guests.
 pub struct Hostile;
 
 impl Scenario for Hostile {
@@ -99,7 +99,7 @@ impl Scenario for Hostile {
         let ratio_max = |victim| match victim {
             Victim::Elsewhere => Some(RATIO_ELSEWHERE),
             Victim::Beside | Victim::Toolstack | Victim::Introduce => Some(RATIO_BESIDE),
-            // It reads slowly by itself.
+            // It reads slowly by design.
             Victim::Kernel => None,
         };
         let limits =
@@ -112,7 +112,7 @@ fn name(attack: &str, row: &str) -> String {
     format!("{attack}: {row}")
 }
 
-/// A victim's goals, in the attack that is its worst.
+/// Returns a victim's goals, for the attack that affects it most.
 fn goals_of(victim: Victim, ratio_max: f64, measured: &[Measured]) -> Vec<Goal> {
     let ours = measured.iter().filter(|row| row.target == "ours");
     let rows: Vec<_> = ours.filter(|row| row.case.name.ends_with(victim.name())).collect();
@@ -129,10 +129,10 @@ fn goals_of(victim: Victim, ratio_max: f64, measured: &[Measured]) -> Vec<Goal> 
     ratio.into_iter().chain(longest).collect()
 }
 
-/// A target; each round has a daemon of its own.
+/// A target, with a fresh daemon for each round.
 struct Attacked {
     target: Target,
-    /// By case: all victims of an attack are measured in one go.
+    /// By case: all victims of an attack are measured together.
     samples: HashMap<String, VecDeque<Sample>>,
 }
 
@@ -151,14 +151,14 @@ impl Session for Attacked {
     }
 }
 
-/// What victims and kernel noticed in a phase.
+/// The latencies of victims and kernel in a phase.
 struct Seen {
     noticed: Vec<(Victim, Noticed)>,
     learnt: Learnt,
 }
 
 impl Attacked {
-    /// A round of an attack: a sample for each of its rows.
+    /// Runs a round of an attack; returns a sample for each of its rows.
     fn measure(&self, plan: &Plan, attack: &str) -> Result<Vec<(&'static str, Sample)>> {
         let chosen = ATTACKS.iter().position(|it| it.name == attack);
         let attacks = chosen.map_or(&ATTACKS[..], |nth| &ATTACKS[nth..=nth]);
@@ -179,7 +179,7 @@ impl Attacked {
     ) -> Result<Vec<(&'static str, Sample)>> {
         let mut host = host_of(running, &self.target)?;
         let mut toolstack = Blocking::connect(&running.socket)?;
-        // Two of each, for what pairs do.
+        // Two guests per attack, for attacks by pairs.
         let attackers = plan.attackers.max(2 * attacks.len());
         let domains = Domains::build(&mut host, &mut toolstack, attackers)?;
         let charged = domains.charged();
@@ -191,7 +191,7 @@ impl Attacked {
         let releases = self.target != Target::OCaml;
         let victims = Victims::connect(&running.socket, [elsewhere, beside], &small, releases)?;
         let attackers = Attackers::start(hostile, attacks);
-        // A check compares no times.
+        // A check does not compare times.
         let alone = if plan.check { plan.time / 4 } else { plan.time };
         let (alone, _) =
             attackers.beside(Phase::Harmless, || self.observe(alone, &victims, &mut kernel))?;
@@ -210,7 +210,7 @@ impl Attacked {
         Ok(samples)
     }
 
-    /// Lets the victims ask and the kernel read.
+    /// Runs the victims and the kernel.
     fn observe(&self, time: Duration, victims: &Victims, kernel: &mut Kernel) -> Result<Seen> {
         let patience = if self.target == Target::Ours { PATIENCE } else { PEERS_PATIENCE };
         let (before, over) = (victims.created(), &AtomicBool::new(false));
@@ -228,7 +228,7 @@ impl Attacked {
     }
 }
 
-/// What must hold whatever the machine.
+/// Checks the conditions that hold on any machine.
 fn check(attacked: &Seen, memory: &Memory) -> Result<()> {
     for (victim, noticed) in &attacked.noticed {
         let replies = noticed.latency.len();
@@ -250,7 +250,7 @@ fn check(attacked: &Seen, memory: &Memory) -> Result<()> {
     }
 }
 
-/// A sample for each victim.
+/// Returns a sample for each victim.
 fn rows(plan: &Plan, alone: Seen, attacked: Seen) -> Vec<(&'static str, Sample)> {
     let mut rows = Vec::new();
     for ((victim, alone), (_, attacked)) in alone.noticed.into_iter().zip(attacked.noticed) {
@@ -270,7 +270,7 @@ fn rows(plan: &Plan, alone: Seen, attacked: Seen) -> Vec<(&'static str, Sample)>
     rows
 }
 
-/// Adds the latencies under attack, and those alone.
+/// Adds the latencies under attack and alone.
 fn beside(sample: Sample, alone: &Histogram<u64>, attacked: Histogram<u64>) -> Sample {
     let micros =
         |latency: &Histogram<u64>, quantile| latency.value_at_quantile(quantile) as f64 / 1e3;
@@ -282,7 +282,7 @@ fn beside(sample: Sample, alone: &Histogram<u64>, attacked: Histogram<u64>) -> S
         .with(RATIO, ratio)
 }
 
-/// What the daemon held and wrote.
+/// Returns the row of the daemon's memory and log output.
 fn daemon_row(memory: &Memory, sent: u64, running: &Running, plan: &Plan) -> Sample {
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     let mut sample = Sample { elapsed: plan.time, ..Sample::default() }
@@ -302,8 +302,7 @@ fn daemon_row(memory: &Memory, sent: u64, running: &Running, plan: &Plan) -> Sam
     sample
 }
 
-/// A client of the control domain that watches all domains and takes no event, as one that was
-/// stopped.
+/// Connects a client of the control domain that watches all domains and reads no event, like a stopped process.
 fn stopped_client(running: &Running) -> Result<Wire> {
     let cannot = |error| Trouble::io("cannot connect", error);
     let mut wire = Wire::connect(&running.socket, PATIENCE).map_err(cannot)?;

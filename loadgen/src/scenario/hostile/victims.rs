@@ -1,4 +1,4 @@
-//! Clients that behave, and what each waits for.
+//! Well-behaved clients and their latencies.
 
 use std::cell::{Cell, RefCell};
 use std::path::Path;
@@ -15,9 +15,9 @@ use crate::client::{Client, Link, Stage, histogram, record, words};
 use crate::trouble::Result;
 use crate::wrong;
 
-/// Guests and toolstacks ask so often.
+/// Interval of requests of guests and toolstacks.
 const INTERVAL: Duration = Duration::from_millis(2);
-/// Backends are created, and domains introduced or released, so often: a busy host.
+/// Interval at which backends are created, and domains introduced or released, on a busy host.
 const RARE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The kinds of victims, in the order of a table's rows.
@@ -25,22 +25,22 @@ const RARE_INTERVAL: Duration = Duration::from_millis(20);
 pub enum Victim {
     /// A guest on another thread than the hostile ones.
     Elsewhere,
-    /// A guest on the same thread.
+    /// A guest on the same thread as the hostile ones.
     Beside,
     /// Two clients of the socket, one on each thread: READ, WRITE, and transactions.
     Toolstack,
-    /// INTRODUCE and RELEASE of a small domain, and RM of its home.
+    /// INTRODUCE and RELEASE of a small domain, and RM of its nodes.
     Introduce,
     /// Domain 0's kernel: from a backend's creation to its event.
     Kernel,
 }
 
 impl Victim {
-    /// All of them.
+    /// All kinds, in the order of a table's rows.
     pub const ALL: [Victim; 5] =
         [Victim::Elsewhere, Victim::Beside, Victim::Toolstack, Victim::Introduce, Victim::Kernel];
 
-    /// What a table calls it.
+    /// Returns the name in the table.
     pub fn name(self) -> &'static str {
         match self {
             Victim::Elsewhere => "guest on another thread",
@@ -52,33 +52,34 @@ impl Victim {
     }
 }
 
-/// What a victim noticed.
+/// A victim's latencies.
 pub struct Noticed {
-    /// From when a request was to be sent to its reply, in nanoseconds.
+    /// Latencies in nanoseconds, from the intended time of sending to the reply.
     pub latency: Histogram<u64>,
-    /// The number of requests that there were to be.
+    /// Expected number of requests.
     pub whole: u64,
 }
 
-/// All that ask. The kernel only reads: it is not among them.
+/// The clients that send requests; the kernel only reads and is not one of them.
 pub struct Victims {
     stage: Stage,
     guests: [Client; 2],
     toolstacks: [Client; 2],
     introducer: Client,
-    /// The words of INTRODUCE for each small domain.
+    /// The payload of INTRODUCE for each small domain.
     introductions: [Vec<u8>; 2],
-    /// oxenstored forgets the port at RELEASE: there each domain is introduced again without.
+    /// Whether domains are released; oxenstored forgets the port at RELEASE, so there they are introduced again
+    /// without one.
     releases: bool,
-    /// Requests about small domains up to now: a phase goes on where the one before ended.
+    /// Number of requests about small domains so far: each phase continues where the previous one ended.
     introduced: Rc<Cell<usize>>,
     creator: Client,
-    /// Backends that were created up to now.
+    /// Backends created so far.
     created: Rc<RefCell<Vec<Created>>>,
 }
 
 impl Victims {
-    /// Connects them.
+    /// Connects the victims.
     pub fn connect(
         socket: &Path,
         [elsewhere, beside]: [SimGuest; 2],
@@ -92,7 +93,7 @@ impl Victims {
             let (domid, port) = (small[number].domid.to_string(), small[number].port.to_string());
             words(&[&domid, "1", &port])
         });
-        // New clients are dealt out to the threads in turn.
+        // New connections are assigned to the threads in turn.
         let toolstacks = [stage.connect(socket)?, stage.connect(socket)?];
         let (introducer, creator) = (stage.connect(socket)?, stage.connect(socket)?);
         let (introduced, created) = (Rc::default(), Rc::default());
@@ -109,7 +110,7 @@ impl Victims {
         })
     }
 
-    /// Lets them ask for `time`, and wait for replies for `patience` longer.
+    /// Sends requests for `time`, and waits for replies for up to `patience` more.
     pub fn measure(&self, time: Duration, patience: Duration) -> Result<Vec<(Victim, Noticed)>> {
         let mut all = Vec::new();
         let mut add = |victim, pace: &Pace| all.push((victim, pace.clone()));
@@ -149,18 +150,18 @@ impl Victims {
         Ok(all.into_iter().map(|(victim, pace)| (victim, pace.noticed())).collect())
     }
 
-    /// The number of backends that were created.
+    /// Returns the number of backends created so far.
     pub fn created(&self) -> usize {
         self.created.borrow().len()
     }
 
-    /// The backends that were created after the first `seen`.
+    /// Returns the backends created after the first `seen`.
     pub fn created_after(&self, seen: usize) -> Vec<Created> {
         self.created.borrow()[seen..].to_vec()
     }
 
-    /// Sends at this pace. A request that waits for the one before counts from when it was to be
-    /// sent; otherwise from when it was, as a stage's timers are up to a millisecond late.
+    /// Sends requests at this pace. The latency of a request delayed by its predecessor is measured from its intended
+    /// time, otherwise from the actual one, as a stage's timers are up to a millisecond late.
     fn spawn(&self, pace: Pace, request: impl AsyncFn(usize) -> Result<()> + 'static) {
         let stage = self.stage.handle();
         pace.whole.set(pace.whole.get() + pace.count as u64);
@@ -180,13 +181,13 @@ impl Victims {
     }
 }
 
-/// When requests are sent, and how long each took. A clone counts for the same.
+/// A pace with its latencies, which clones share.
 #[derive(Clone)]
 struct Pace {
     interval: Duration,
-    /// The number of requests of each client.
+    /// Number of requests of each client.
     count: usize,
-    /// Of all clients.
+    /// Number of requests of all clients.
     whole: Rc<Cell<u64>>,
     latency: Rc<RefCell<Histogram<u64>>>,
 }
@@ -240,7 +241,7 @@ async fn small_domain_request(
         0 => client.must(Operation::Release, 0, &words(&[&domid.to_string()])).await.map(drop),
         2 => client.must(Operation::Introduce, 0, introduction).await.map(drop),
         _ => {
-            // C removes it with RELEASE.
+            // C xenstored removes it with RELEASE.
             let _ = client.request(Operation::Rm, 0, &words(&[&home])).await?;
             client.write(0, &format!("{home}/{NAME}"), VALUE).await
         }

@@ -1,4 +1,4 @@
-//! What is at the destination in the end: as much as the source had, and what each guest believes.
+//! Comparison of the destination with the source, and with what each guest has observed.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -15,22 +15,22 @@ use crate::scenario::boot::remains;
 use crate::trouble::Result;
 use crate::wrong;
 
-/// Domains that are looked at side by side.
+/// Number of domains compared concurrently.
 const SIDE_BY_SIDE: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Path, value and permissions.
+/// Path, value and permissions of each node.
 type Nodes = BTreeMap<String, (Vec<u8>, Vec<u8>)>;
 
-/// What there was in all.
+/// Totals of the compared objects.
 #[derive(Default)]
 pub struct Seen {
     pub nodes: Cell<u64>,
     pub watches: Cell<u64>,
 }
 
-/// Compares domains at the source, which has released them, with what they are at the destination.
-/// There is no difference but in their own `data`, which is compared with what they believe.
+/// Compares domains at the source, which has released them, with those at the destination. Only their own `data` may
+/// differ, which is compared with the guests' observations.
 pub fn compare(source: &Path, destination: &Path, beliefs: Vec<Belief>) -> Result<Rc<Seen>> {
     let (stage, seen) = (Stage::new()?, Rc::new(Seen::default()));
     let beliefs = Rc::new(RefCell::new(VecDeque::from(beliefs)));
@@ -76,7 +76,7 @@ async fn one(source: &Client, destination: &Client, belief: &Belief, seen: &Seen
     Ok(())
 }
 
-/// All nodes that a domain has anywhere.
+/// Returns all nodes of a domain in any partition.
 async fn nodes(client: &Client, domid: Domid) -> Result<Nodes> {
     let (mut todo, mut nodes) = (remains(domid), Nodes::new());
     while let Some(path) = todo.pop() {
@@ -98,7 +98,7 @@ async fn nodes(client: &Client, domid: Domid) -> Result<Nodes> {
     Ok(nodes)
 }
 
-/// The tokens of a domain's watches: they fit into one reply.
+/// Returns the tokens of a domain's watches, which fit in one reply.
 async fn tokens(client: &Client, domid: Domid) -> Result<Vec<String>> {
     let request = format!("{domid}\0{}", 0);
     let reply = client.must(Operation::GetDomainWatches, 0, request.as_bytes()).await?;

@@ -1,9 +1,8 @@
-//! A guest that works while it is moved, and notices whatever is lost or doubled.
+//! A guest that works during its migration, and detects lost or duplicated requests and events.
 //!
-//! In each step it reads a counter, raises it and reads it again, in one go: the three requests and
-//! their replies are in its ring at the same time, and some are longer than the ring. Then it waits
-//! for the events of what it wrote. Every second step makes and removes a node, every third
-//! raises another number in a transaction.
+//! In each step it reads a counter, increments it and reads it again, pipelined: the three requests and their replies
+//! are in its ring at the same time, and some are longer than the ring. Then it waits for the events of its writes.
+//! Every second step creates and removes a node, every third increments another number in a transaction.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -20,9 +19,9 @@ use crate::client::{Client, Stage, Watch, histogram, payload, record, words};
 use crate::trouble::Result;
 use crate::wrong;
 
-/// An event that has not come by then is lost.
+/// Timeout after which an event counts as lost.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Every so many steps the counter is longer than a ring.
+/// Interval, in steps, at which the counter's value is longer than a ring.
 const LONG_EVERY: u64 = 8;
 const LONG_BYTES: usize = 1500;
 
@@ -30,40 +29,40 @@ const COUNTER: &str = "data/counter";
 const SUM: &str = "data/sum";
 const PULSE: &str = "data/pulse";
 
-/// How far all guests are. Each looks at it once in a step.
+/// A phase of all guests. Each checks it once per step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
 pub enum Phase {
-    /// They work.
+    /// The guests work.
     Work,
-    /// Each begins a transaction and leaves it open.
+    /// Each guest starts a transaction and leaves it open.
     Open,
-    /// That one is looked at again, and ended.
+    /// Each guest reads again in its open transaction, and ends it.
     Close,
-    /// They end, each after the step that it is at.
+    /// Each guest ends after its current step.
     End,
 }
 
-/// What all guests share, and what came of them.
+/// The shared state and results of all guests.
 pub struct Show {
     pub stage: Stage,
-    /// From one step of a guest to its next.
+    /// Time from one step of a guest to its next.
     pub period: Duration,
     pub phase: Cell<Phase>,
-    /// Guests that have done what `phase` asks.
+    /// Number of guests that have completed the current `phase`.
     pub ready: Cell<usize>,
-    /// The longest that each guest waited for replies since its transaction began: nanoseconds.
+    /// Each guest's longest wait for replies since its transaction began, in nanoseconds.
     pub waited: RefCell<hdrhistogram::Histogram<u64>>,
-    /// Steps done.
+    /// Number of steps done.
     pub steps: Cell<u64>,
-    /// Events that no write explains, all of watches that the guests have.
+    /// Events without a write that explains them, on watches that the guests have.
     pub unexplained: RefCell<Vec<String>>,
-    /// Transactions that had to be done again.
+    /// Number of transactions that had to be repeated.
     pub repeated: Cell<u64>,
     pub beliefs: RefCell<Vec<Belief>>,
 }
 
 impl Show {
-    /// Guests that are to work at this pace.
+    /// Creates the shared state of guests that work at this pace.
     pub fn new(stage: Stage, period: Duration) -> Rc<Show> {
         Rc::new(Show {
             stage,
@@ -78,14 +77,14 @@ impl Show {
         })
     }
 
-    /// Asks something of all guests.
+    /// Starts a phase for all guests.
     pub fn ask(&self, phase: Phase) {
         self.ready.set(0);
         self.phase.set(phase);
     }
 }
 
-/// What a guest knows of itself in the end.
+/// A guest's final state as observed by itself.
 pub struct Belief {
     pub domid: Domid,
     /// Nodes of its own with their values.
@@ -94,17 +93,17 @@ pub struct Belief {
     pub tokens: Vec<String>,
 }
 
-/// Adds to a count.
+/// Adds to a counter.
 fn add(count: &Cell<u64>, more: u64) {
     count.set(count.get() + more);
 }
 
-/// A watch, and the events of it that are due.
+/// A watch and its expected events.
 struct Ears {
     watch: Watch,
-    /// What is written, and how often since the last event that was due.
+    /// Written paths, each with the number of writes since the last expected event.
     due: VecDeque<(&'static str, usize)>,
-    /// What may still be told of it: equal events that wait may be merged.
+    /// Further possible events: equal pending events may be merged.
     spare: Vec<&'static str>,
 }
 
@@ -114,7 +113,7 @@ impl Ears {
         Ok(Ears { watch, due: VecDeque::new(), spare: Vec::new() })
     }
 
-    /// Waits until all that was written is told of, each at least once.
+    /// Waits until every written path had at least one event.
     async fn hear(&mut self, show: &Show, domid: Domid) -> Result<()> {
         while let Some((path, times)) = self.due.pop_front() {
             let until = Instant::now() + PATIENCE;
@@ -132,7 +131,7 @@ impl Ears {
         Ok(())
     }
 
-    /// Takes what came besides. No more of what was written can come.
+    /// Takes the remaining events. No further events of the writes can arrive after this.
     fn take_rest(&mut self, show: &Show, domid: Domid) -> Result<()> {
         while let Some(heard) = self.watch.take() {
             self.besides(show, domid, &heard)?;
@@ -141,7 +140,7 @@ impl Ears {
         Ok(())
     }
 
-    /// What a guest is told once too often is counted; what it never wrote is wrong.
+    /// Counts a surplus event; fails for a path that the guest never writes.
     fn besides(&mut self, show: &Show, domid: Domid, heard: &str) -> Result<()> {
         if let Some(at) = self.spare.iter().position(|path| *path == heard) {
             self.spare.swap_remove(at);
@@ -155,7 +154,7 @@ impl Ears {
     }
 }
 
-/// What comes of `future`, if it comes in time.
+/// Returns the result of `future`, if it completes in time.
 async fn in_time<T>(show: &Show, until: Instant, future: impl Future<Output = T>) -> Option<T> {
     let (mut future, mut until) = (pin!(future), pin!(show.stage.until(until)));
     poll_fn(|context| match future.as_mut().poll(context) {
@@ -165,7 +164,7 @@ async fn in_time<T>(show: &Show, until: Instant, future: impl Future<Output = T>
     .await
 }
 
-/// A guest.
+/// A guest with its expected state.
 struct Guest {
     show: Rc<Show>,
     client: Client,
@@ -214,7 +213,7 @@ pub async fn run(show: Rc<Show>, client: Client, domid: Domid, late: Duration) -
         guest.show.ready.set(guest.show.ready.get() + 1);
     }
     guest.take_rest()?;
-    // The watches that it had before: nothing has happened there.
+    // The watches from before: their nodes have not changed.
     for (token, unheard) in guest.client.watches() {
         if unheard > before.get(&token).copied().unwrap_or(0) {
             let text = format!("{domid} is told of something by {token:?}");
@@ -255,7 +254,7 @@ impl Guest {
         Ok(())
     }
 
-    /// Reads the counter, raises it, reads it.
+    /// Reads the counter, increments it, and reads it again.
     async fn raise(&mut self) -> Result<()> {
         let (old, new) = (value(self.counter), value(self.counter + 1));
         let read = (Operation::Read, words(&[COUNTER]));
@@ -272,7 +271,7 @@ impl Guest {
         Ok(())
     }
 
-    /// Makes a node and removes it: each would fail or change something if it were done twice.
+    /// Creates and removes a node: each request would fail or have an effect if it were executed twice.
     async fn pulse(&mut self) -> Result<()> {
         let write = (Operation::Write, payload(PULSE, self.counter.to_string()));
         let remove = (Operation::Rm, words(&[PULSE]));
@@ -288,7 +287,7 @@ impl Guest {
         Ok(())
     }
 
-    /// Raises the other number in a transaction, again until it is committed.
+    /// Increments the other number in a transaction, and retries until it is committed.
     async fn add_up(&mut self) -> Result<()> {
         let (old, new) = (self.sum, self.sum + 1);
         loop {
@@ -298,7 +297,7 @@ impl Guest {
                 wrong!("{}: a sum of {old} is {found} in a transaction", self.domid);
             }
             self.client.write(tx, SUM, new.to_string()).await?;
-            // What it did is not carried to the other host: it has to be done again anyway.
+            // The transaction's changes are not transferred to the other host: it has to be repeated anyway.
             let seen = self.client.read(tx, SUM).await?;
             let is_carried = seen == old.to_string();
             if seen != new.to_string() && !is_carried {
@@ -317,18 +316,18 @@ impl Guest {
         Ok(())
     }
 
-    /// Begins a transaction that nobody is in conflict with.
+    /// Starts a transaction without conflicts.
     async fn open(&self) -> Result<(u32, String)> {
         let tx = self.client.begin().await?;
         Ok((tx, self.client.read(tx, "name").await?))
     }
 
-    /// Looks at it again and ends it.
+    /// Reads again in the open transaction, and ends it.
     async fn close(&self, (tx, name): (u32, String)) -> Result<()> {
         if self.client.read(tx, "name").await? != name {
             wrong!("{}: another name in an open transaction", self.domid);
         }
-        // Of which moment it is depends; that it is a value of the counter does not.
+        // Its snapshot may be of any moment, but must contain a value of the counter.
         let counter = self.client.read(tx, COUNTER).await?;
         let number = counter.trim_end_matches('.').parse::<u64>();
         if !number.is_ok_and(|number| number <= self.counter && value(number) == counter) {
@@ -341,7 +340,7 @@ impl Guest {
     }
 }
 
-/// The counter's value: a number, now and then with much behind it.
+/// Returns the counter's value: a number, with a long suffix at intervals.
 fn value(number: u64) -> String {
     let width = if number % LONG_EVERY == LONG_EVERY - 1 { LONG_BYTES } else { 0 };
     format!("{number:.<width$}")

@@ -1,4 +1,4 @@
-//! Domains move to another daemon while their guests work.
+//! Migration of domains to another daemon while their guests work.
 //!
 //! ```text
 //!                   xsctl move, a process of its own
@@ -9,9 +9,9 @@
 //!                    (guest.rs: what it checks in each step)
 //! ```
 //!
-//! Both daemons have a simulated host; each mover is a domain of both, and its guest does not know
-//! which daemon serves it. Work, then a transaction of each is opened, the domains are moved, the
-//! transactions are closed; in the end all nodes and watches are compared.
+//! Both daemons have a simulated host; each mover is a domain of both, and its guest cannot tell which daemon serves
+//! it. The guests work, each opens a transaction, the domains are moved, the transactions are closed; finally all
+//! nodes and watches are compared.
 
 mod compare;
 mod guest;
@@ -38,25 +38,24 @@ use crate::wrong;
 
 /// Domains that stay.
 const STAYERS: usize = 4;
-/// Steps of all movers together in a second: with the stayers' requests less than half of what two
-/// cores can do.
+/// Steps per second of all movers together: with the stayers' requests less than half of the capacity of two cores.
 const STEPS_PER_SECOND: u32 = 3000;
-/// The shortest time from one step of a guest to its next.
+/// Minimum time from one step of a guest to its next.
 const PERIOD_MIN: Duration = Duration::from_millis(5);
 const IN_BULK: &str = "domains in bulk";
 const ONE_BY_ONE: &str = "domains one by one";
 const PATIENCE: Duration = Duration::from_secs(120);
-/// A look at how far the guests are.
+/// Polling interval of the guests' progress.
 const SLICE: Duration = Duration::from_millis(5);
 
-/// Events that nothing explains, of those that are counted.
+/// Number of unexplained events that are printed.
 const UNEXPLAINED_SHOWN: usize = 5;
 
 const SECONDS: &str = "seconds";
 const STAY_BEFORE: &str = "stayers' p99 us";
 const STAY_DURING: &str = "during";
 
-/// Moves domains.
+/// The scenario of moving domains.
 pub struct Migrate;
 
 impl Scenario for Migrate {
@@ -111,7 +110,7 @@ impl Scenario for Migrate {
     }
 }
 
-/// Each round has two daemons of its own.
+/// A session with two fresh daemons for each round.
 struct Moves {
     target: Target,
 }
@@ -129,7 +128,7 @@ impl Session for Moves {
     }
 }
 
-/// Two daemons and who is between them.
+/// Two daemons and the domains moved between them.
 struct Moving {
     machine: Rc<Machine>,
     source: Running,
@@ -139,7 +138,7 @@ struct Moving {
 }
 
 impl Moving {
-    /// Starts the domains that are to move.
+    /// Starts the domains to be moved.
     fn new(target: &Target, source: Running, destination: Running, size: usize) -> Result<Moving> {
         let machine = Machine::new(&source, target)?;
         machine.prepare_to_move(host_of(&destination, target)?);
@@ -154,7 +153,7 @@ impl Moving {
         let stage = &self.machine.stage;
         let mut stayers = self.stayers()?;
         let show = self.show();
-        // Each has its watches by then.
+        // Each guest has set its watches by then.
         stage.run_for(show.period * 2)?;
         let started = Instant::now();
         let (load, before) =
@@ -177,7 +176,7 @@ impl Moving {
         let bytes = tool::bytes(sockets.1, self.size, streams.path())?;
         let each = |sum: u64| sum as f64 / self.size as f64;
         let Some(period) = moved.period else { wrong!("xsctl does not say how long it took") };
-        // Of one command its start is not in it, which holds a core for two milliseconds here.
+        // Excludes the start of a single command, which occupies a core for two milliseconds here.
         let (before, during) = (before.within(&(started..asked)), during.within(&period));
         let p99 = |latency: &Histogram<u64>| latency.value_at_quantile(0.99) as f64 / 1e3;
         let unexplained = show.unexplained.borrow();
@@ -213,7 +212,7 @@ impl Moving {
         Stayers::new(host, &mut toolstack, domids.collect::<Result<Vec<_>>>()?)
     }
 
-    /// Has the movers' guests work from now on.
+    /// Starts the work of the movers' guests.
     fn show(&self) -> Rc<Show> {
         let stage = &self.machine.stage;
         let paced = Duration::from_secs(self.size as u64) / STEPS_PER_SECOND;
@@ -225,7 +224,7 @@ impl Moving {
         show
     }
 
-    /// Asks something of all guests, and waits until they have done it.
+    /// Starts a phase of all guests, and waits until they have completed it.
     fn ask(&self, show: &Show, phase: Phase) -> Result<()> {
         show.ask(phase);
         let begun = Instant::now();
@@ -238,13 +237,13 @@ impl Moving {
         Ok(())
     }
 
-    /// What both daemons have used.
+    /// Returns the CPU time used by both daemons.
     fn cpu(&self) -> Result<Cpu> {
         let cannot = |error| Trouble::io("the daemons' CPU time is not known", error);
         Ok(self.source.cpu().map_err(cannot)? + self.destination.cpu().map_err(cannot)?)
     }
 
-    /// Which part of all cores the daemons and this program use meanwhile.
+    /// Returns the share of all cores that the daemons and this program use meanwhile.
     fn load_while(&self, work: impl FnOnce() -> Result<()>) -> Result<f64> {
         let of_all = || -> Result<Duration> {
             let own = Cpu::of(std::process::id());

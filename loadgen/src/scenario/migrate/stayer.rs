@@ -1,4 +1,4 @@
-//! Guests that stay, and ask at fixed times whatever happens to the others.
+//! Guests that stay, and send requests at fixed times during the migration.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,18 +15,18 @@ use crate::client::{Blocking, Expect, Link, Paced, Request, histogram, record, w
 use crate::trouble::Result;
 use crate::wrong;
 
-/// From one request of theirs to the next.
+/// Interval of each guest's requests.
 const INTERVAL: Duration = Duration::from_millis(1);
-/// So long each asks before it counts.
+/// Warm-up time of each guest before the measurement.
 const WARM_UP: Duration = Duration::from_millis(10);
-/// Longer than any of them waits for a reply.
+/// Upper bound of any guest's wait for a reply.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// How long they waited: of each request when it was to be sent, and the time from then to its reply.
+/// Latencies: the intended time of each request, and the time from then to its reply.
 pub struct Waits(Vec<(Instant, Duration)>);
 
 impl Waits {
-    /// Of requests that were to be sent in this period.
+    /// Returns the latencies of requests due in this period.
     pub fn within(&self, period: &Range<Instant>) -> Histogram<u64> {
         let mut latency = histogram();
         for (_, waited) in self.0.iter().filter(|(due, _)| period.contains(due)) {
@@ -36,18 +36,18 @@ impl Waits {
     }
 }
 
-/// Domains with nothing but a name, which they read, each on a thread of its own.
+/// Domains with only a name, which they read, each on its own thread.
 pub struct Stayers {
-    /// Their domains end with it.
+    /// The domains end with this connection.
     _host: SimClient,
-    /// Has each begin.
+    /// Starts each thread.
     begins: Vec<SyncSender<()>>,
     ends: Arc<AtomicBool>,
     asked: Receiver<Result<Waits>>,
 }
 
 impl Stayers {
-    /// Makes and introduces them.
+    /// Creates and introduces the domains.
     pub fn new(
         mut host: SimClient,
         toolstack: &mut Blocking,
@@ -71,10 +71,10 @@ impl Stayers {
         Ok(Stayers { _host: host, begins, ends, asked })
     }
 
-    /// Has them ask while `work` is done; answers how long they waited.
+    /// Sends requests during `work`; returns its result and the latencies.
     ///
     /// # Errors
-    /// What is wrong with a reply, or comes of `work`.
+    /// A wrong reply, or an error of `work`.
     pub fn ask_while<T>(&mut self, work: impl FnOnce() -> Result<T>) -> Result<(T, Waits)> {
         self.ends.store(false, Ordering::Relaxed);
         if self.begins.iter().any(|begin| begin.send(()).is_err()) {
@@ -84,7 +84,7 @@ impl Stayers {
         self.ends.store(true, Ordering::Relaxed);
         let asked = self.begins.iter().map(|_| self.asked.recv_timeout(PATIENCE));
         let asked: Vec<_> = asked.collect();
-        // What went wrong with the work may be why they were not answered.
+        // A failure of the work may be the reason for missing replies.
         let done = done?;
         let mut waits = Vec::new();
         for of_one in asked {
@@ -101,8 +101,7 @@ impl Drop for Stayers {
     }
 }
 
-/// Asks whenever it is to begin, and once before: that its thread is new is nothing that a domain has to
-/// wait for.
+/// Sends requests whenever it is started, and once before, so that the start of the thread does not count as latency.
 fn stay(
     mut guest: (Paced, Request),
     begun: &Receiver<()>,
@@ -118,7 +117,7 @@ fn stay(
     }
 }
 
-/// Asks until it is to end.
+/// Sends requests until `ends` is set.
 fn ask((paced, request): &mut (Paced, Request), ends: &AtomicBool) -> Result<Waits> {
     let mut waits = Vec::new();
     let is_over = |_| ends.load(Ordering::Relaxed);

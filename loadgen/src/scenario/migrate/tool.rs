@@ -1,4 +1,4 @@
-//! `xsctl move`, while the guests work.
+//! `xsctl move`, executed while the guests work.
 
 use std::io::{self, BufRead, BufReader};
 use std::ops::Range;
@@ -13,21 +13,21 @@ use crate::client::{Stage, histogram, record};
 use crate::trouble::{Result, Trouble};
 use crate::wrong;
 
-/// How often it is looked whether it is done.
+/// Polling interval for the tool's end.
 const SLICE: Duration = Duration::from_millis(2);
-/// Longer than any move takes, one by one too.
+/// Timeout, longer than any move takes, even one by one.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// How the domains are moved.
+/// The way in which the domains are moved.
 #[derive(Clone, Copy, Debug)]
 pub enum Manner {
-    /// All by one command, as it does it if it is told nothing else.
+    /// One command for all, with its default options.
     InBulk,
-    /// A command for each.
+    /// One command per domain.
     OneByOne,
 }
 
-/// What it says of a domain, or at the end.
+/// A line of the tool's output: on a domain, or the summary.
 #[derive(Deserialize)]
 struct Line {
     #[serde(default)]
@@ -46,20 +46,20 @@ struct Summary {
     seconds: f64,
 }
 
-/// What it said in all.
+/// The accumulated output of the tool.
 pub struct Moved {
-    /// From its first connection to its last answer.
+    /// From its first connection to its last reply.
     pub period: Option<Range<Instant>>,
-    /// From each batch's EXPORT_DOMAINS to each domain's UNQUIESCE: nanoseconds.
+    /// From each batch's EXPORT_DOMAINS to each domain's UNQUIESCE, in nanoseconds.
     pub pauses: Histogram<u64>,
     pub domains: usize,
     pub nodes: u64,
-    /// Domains that were carried again, each time counted.
+    /// Number of repeated transfers of domains.
     pub again: u64,
 }
 
-/// A command of this project's `xsctl`, which is part of this program as the daemon is; or of the
-/// binary that `XSCTL` in the environment names.
+/// Returns a command of this project's `xsctl`, which is part of this program like the daemon, or of the binary named
+/// by `XSCTL` in the environment.
 fn xsctl() -> io::Result<Command> {
     if let Some(binary) = std::env::var_os("XSCTL") {
         return Ok(Command::new(binary));
@@ -69,7 +69,7 @@ fn xsctl() -> io::Result<Command> {
     Ok(command)
 }
 
-/// Moves domains 1 to `last`, while the stage goes on.
+/// Moves domains 1 to `last`, while the stage continues to run.
 pub fn move_all(
     stage: &Stage,
     (from, to): (&Path, &Path),
@@ -91,19 +91,19 @@ pub fn move_all(
     while !tool.is_finished() {
         stage.run_for(SLICE)?;
         if begun.elapsed() > PATIENCE {
-            // It ends with the daemons.
+            // The tool ends with the daemons.
             wrong!("xsctl is not done after {PATIENCE:?}");
         }
     }
     tool.join().map_err(|_| Trouble::Wrong("nobody runs xsctl".into()))?
 }
 
-/// Domains 1 to `last`, as the tool takes them.
+/// Returns domains 1 to `last` in the tool's syntax.
 fn listed(last: usize) -> String {
     if last == 1 { "1".into() } else { format!("1-{last}") }
 }
 
-/// Ended, whatever happens.
+/// A child process that is killed on drop.
 struct Tool(Child);
 
 impl Drop for Tool {
@@ -114,7 +114,7 @@ impl Drop for Tool {
 }
 
 impl Moved {
-    /// Runs it once more, and adds what it says.
+    /// Runs the tool once more, and adds its output.
     fn run(&mut self, from: &Path, to: &Path, domids: &str) -> Result<()> {
         let cannot = |error| Trouble::io("cannot run xsctl", error);
         let mut command = xsctl().map_err(cannot)?;
@@ -137,7 +137,7 @@ impl Moved {
             wrong!("xsctl says {text:?}");
         };
         if let Some(summary) = line.summary {
-            // It says so when all is done.
+            // The summary is printed when all is done.
             let now = Instant::now();
             let took = Duration::try_from_secs_f64(summary.seconds).ok();
             let Some(begun) = took.and_then(|took| now.checked_sub(took)) else {
@@ -157,7 +157,7 @@ impl Moved {
     }
 }
 
-/// Bytes of the streams of domains 1 to `last`, which are quiesced for it and stay so.
+/// Returns the size in bytes of the streams of domains 1 to `last`. They are quiesced for this and stay so.
 pub fn bytes(socket: &Path, last: usize, directory: &Path) -> Result<u64> {
     let cannot = |error| Trouble::io("cannot look at an export", error);
     let mut command = xsctl().map_err(cannot)?;

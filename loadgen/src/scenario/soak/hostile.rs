@@ -1,4 +1,4 @@
-//! Clients that mean harm, or are broken: what they do must end with them.
+//! Malicious or broken clients, whose effects must end with them.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -16,18 +16,18 @@ use crate::scenario::deaths::{destroy, wait_until_gone};
 use crate::trouble::{Result, Trouble};
 use crate::wrong;
 
-/// The domain whose ring makes no sense.
+/// The domain with invalid ring indices.
 const BROKEN: Domid = Domid(3001);
-/// A daemon that has not noticed by then does not.
+/// Timeout after which the daemon counts as not having noticed.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// A length that no message may have.
+/// A length above the maximum of a message.
 const TOO_LONG: u32 = 4097;
-/// More bytes than a ring has.
+/// An index distance beyond the ring's size, in bytes.
 const TOO_FAR: u32 = 2048;
-/// More than any domain may have of watches or transactions.
+/// More watches or transactions than any domain may have.
 const TOO_MANY: usize = 10_000;
 
-/// All that needs no task of its own.
+/// Runs all clients that need no task of their own.
 pub(super) fn all(socket: &Path, host: &mut SimClient, toolstack: &mut Blocking) -> Result<()> {
     unframed(socket)?;
     halfway(socket)?;
@@ -41,7 +41,7 @@ fn connect(socket: &Path) -> Result<UnixStream> {
     Ok(stream)
 }
 
-/// A message that is longer than any may be ends its connection.
+/// A message above the maximum length ends its connection.
 fn unframed(socket: &Path) -> Result<()> {
     let mut stream = connect(socket)?;
     let words = [Operation::Read as u32, 0, 0, TOO_LONG].map(u32::to_le_bytes);
@@ -53,7 +53,7 @@ fn unframed(socket: &Path) -> Result<()> {
     }
 }
 
-/// A client that goes in the middle of a request, with a transaction open and a watch set.
+/// A client that disconnects in the middle of a request, with an open transaction and a watch.
 fn halfway(socket: &Path) -> Result<()> {
     let mut requests = Vec::new();
     append(&mut requests, Operation::Watch, 1, 0, &words(&["/soak", "left"]));
@@ -64,7 +64,7 @@ fn halfway(socket: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A client that asks as long as it is listened to, and reads nothing.
+/// A client that sends requests as long as they are read, and reads nothing.
 fn deaf(socket: &Path) -> Result<()> {
     let mut stream = connect(socket)?;
     let mut requests = Vec::new();
@@ -81,7 +81,7 @@ fn deaf(socket: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A guest that says that it has written more than its ring holds: it is told, and not served.
+/// A guest with a producer index beyond the ring's size: the daemon reports the error and stops serving it.
 fn nonsensical(host: &mut SimClient, toolstack: &mut Blocking) -> Result<()> {
     let guest = toolstack.build_domain(host, BROKEN)?;
     toolstack.flush()?;
@@ -99,7 +99,7 @@ fn nonsensical(host: &mut SimClient, toolstack: &mut Blocking) -> Result<()> {
     wait_until_gone(toolstack, BROKEN)
 }
 
-/// A guest that takes what it can get of watches and transactions, until it is refused.
+/// A guest that acquires watches and transactions until it is refused.
 pub(super) async fn greedy(client: Client) -> Result<()> {
     for (kind, name) in
         [(Operation::Watch, "watches"), (Operation::TransactionStart, "transactions")]

@@ -1,4 +1,4 @@
-//! All of it for hours.
+//! A mix of all loads for hours.
 
 mod hostile;
 
@@ -22,45 +22,45 @@ use crate::target::{Running, Target};
 use crate::trouble::Result;
 use crate::wrong;
 
-/// Domains that are born and die in a cycle; their numbers begin above those of the mixed load's.
+/// Domains created and destroyed in a cycle; their domids start above those of the mixed load.
 const BORN: usize = 30;
 const FIRST: u16 = 2001;
-/// The guest that takes what it can get.
+/// The guest that acquires all it can get.
 const GREEDY: Domid = Domid(2999);
-/// The mixed load's domains, and how long a cycle reads and writes them.
+/// The mixed load's domains, and the duration of the load in a cycle.
 const DOMAINS: usize = 1000;
 const LOAD: Duration = Duration::from_millis(500);
 const CONNECTIONS: usize = 16;
 const DEPTH: usize = 16;
-/// Committers on one counter, and how often each raises it in a cycle.
+/// Committers on one counter, and the number of increments of each in a cycle.
 const COMMITTERS: usize = 8;
 const RAISES: u64 = 10;
 const COUNTER: &str = "/soak/counter";
-/// Connections with a watch of one node, and how often it is written in a cycle.
+/// Connections with a watch of one node, and the number of its writes in a cycle.
 const WATCHERS: usize = 50;
 const WRITES: usize = 20;
 const DOOR: &str = "/soak/door";
-/// libvchan set-ups at once.
+/// Concurrent libvchan set-ups.
 const SET_UPS: usize = 60;
-/// Nodes that are made and removed in one request.
+/// Nodes created, and removed with one request.
 const TREE: &str = "/soak/tree";
 const TREE_NODES: usize = 2000;
-/// Connections that do nothing for a cycle.
+/// Connections that stay idle for a cycle.
 const IDLE: usize = 200;
-/// A cycle begins so often: what breaks in hours breaks by what is left behind, not by haste.
+/// Interval of the cycles: failures after hours are due to accumulated state, not to speed.
 const CYCLE: Duration = Duration::from_secs(4);
-/// How often it is said how things are.
+/// Interval of status output.
 const NEWS: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Removals that are still being accounted are waited for so often.
+/// Number of retries while removals are still being accounted.
 const CHECKS_MAX: usize = 1000;
-/// Cycles of a round by which growth can be judged: what one takes more than another is small then
-/// against what ten would leave behind.
+/// Minimum number of cycles in a round to judge growth: the difference between single cycles is then small compared
+/// with what ten would leave behind.
 const CYCLES_MIN: u64 = 20;
 const GROWTH: &str = "memory growth %";
 const CASE: &str = "births, load, deaths";
 
-/// Births, deaths and load at once.
+/// The scenario of concurrent births, deaths and load.
 pub struct Soak;
 
 impl Scenario for Soak {
@@ -127,7 +127,7 @@ impl Scenario for Soak {
         let what = "soak: growth of memory in % in the second half of the run";
         let Some(row) = of(measured, CASE, "ours") else { return Vec::new() };
         let cycles = row.samples.iter().map(|sample| sample.units).min().unwrap_or(0);
-        // Of one cycle the first half is the second.
+        // With one cycle, both halves are the same.
         vec![match row.figure(GROWTH) {
             Some(growth) if cycles >= CYCLES_MIN => Goal::at_most(what, growth, 5.0),
             _ => Goal::undecided(
@@ -138,7 +138,7 @@ impl Scenario for Soak {
     }
 }
 
-/// Watches of the door, each of a connection of its own.
+/// Sets watches on the door, each on its own connection.
 fn watch(machine: &Machine, running: &Running) -> Result<Rc<[Watch]>> {
     let watches: Rc<std::cell::RefCell<Vec<Watch>>> = Rc::default();
     for _ in 0..WATCHERS {
@@ -162,7 +162,7 @@ struct Soaking {
     vchan: [Client; 2],
     watches: Rc<[Watch]>,
     committers: Vec<Client>,
-    /// What the counter must say.
+    /// The expected value of the counter.
     raised: u64,
     idle: Vec<UnixStream>,
     running: Running,
@@ -189,7 +189,7 @@ impl Session for Soaking {
         }
         let elapsed = started.elapsed();
         let cpu = before.and_then(|before| Some(self.running.cpu().ok()? - before));
-        // The first half fills pools that the second uses.
+        // The first half fills pools that the second half reuses.
         let halfway = resident[resident.len() / 2];
         let (last, most) =
             (resident[resident.len() - 1], resident.iter().copied().fold(0.0, f64::max));
@@ -203,7 +203,7 @@ impl Session for Soaking {
 }
 
 impl Soaking {
-    /// All of it, then the deaths, then a look at what is left.
+    /// Runs all loads, then the deaths, then checks what is left.
     fn cycle(&mut self, load: Duration) -> Result<()> {
         let domains: Vec<Domid> = (FIRST..).take(BORN).map(Domid).collect();
         self.idle.clear();
@@ -241,7 +241,7 @@ impl Soaking {
         self.check()
     }
 
-    /// Lets everybody begin who is a task.
+    /// Spawns all clients that are tasks.
     fn enter(&self, domains: &[Domid], greedy: Client) {
         let stage = &self.machine.stage;
         for &domid in domains {
@@ -263,7 +263,7 @@ impl Soaking {
         }
     }
 
-    /// Has the domains die, and removes what a toolstack removes.
+    /// Destroys the domains, and removes the nodes that a toolstack removes.
     fn bury(&mut self, domains: &[Domid]) -> Result<()> {
         destroy(&mut self.host, GREEDY)?;
         wait_until_gone(&mut self.toolstack, GREEDY)?;
@@ -280,7 +280,7 @@ impl Soaking {
         self.machine.stage.run(PATIENCE)
     }
 
-    /// The daemon compares everything that it keeps twice: what `xsctl control check` asks.
+    /// Makes the daemon compare its redundant data, as `xsctl control check` does.
     fn check(&mut self) -> Result<()> {
         for _ in 0..CHECKS_MAX {
             let answer = self.toolstack.must(Operation::Control, b"check\0")?;
@@ -300,7 +300,7 @@ impl Drop for Soaking {
     }
 }
 
-/// Raises the counter that all committers share.
+/// Increments the counter shared by all committers.
 async fn raise(client: Client) -> Result<()> {
     for _ in 0..RAISES {
         client
@@ -314,7 +314,7 @@ async fn raise(client: Client) -> Result<()> {
     Ok(())
 }
 
-/// Writes the door: each watcher is told of each write before the next.
+/// Writes the door: each watcher must get an event of each write before the next.
 async fn open_and_shut(client: Client, watches: Rc<[Watch]>) -> Result<()> {
     for number in 0..WRITES {
         client.must(Operation::Write, 0, &payload(DOOR, number.to_string())).await?;
@@ -325,7 +325,7 @@ async fn open_and_shut(client: Client, watches: Rc<[Watch]>) -> Result<()> {
     Ok(())
 }
 
-/// Makes a tree and removes it with one request.
+/// Creates a tree and removes it with one request.
 fn plant_and_fell(toolstack: &mut Blocking) -> Result<()> {
     for node in 0..TREE_NODES {
         toolstack.write(&format!("{TREE}/{}/{}", node / 100, node % 100), "leaf")?;

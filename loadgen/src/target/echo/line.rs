@@ -1,11 +1,11 @@
-//! One client of the echo server: its way, what came of a message, what is not sent.
+//! A client of the echo server: its transport and buffers.
 
 use std::io;
 
 use xenstored::host::Channels;
 use xenstored::transport::{Disconnect, Input, Ring, RingError, Transport};
 
-/// Room for what is read at once.
+/// Size of a read in bytes.
 const READ_BYTES: usize = 16 << 10;
 
 pub(super) struct Line {
@@ -13,20 +13,20 @@ pub(super) struct Line {
     pub(super) input: Vec<u8>,
     pub(super) output: Vec<u8>,
     sent: usize,
-    /// So many bytes of the server's replies were given.
+    /// Number of bytes of the server's replies sent so far.
     pub(super) replied: usize,
-    /// It is on the list of those with something to send.
+    /// Whether it is on the list of connections with unsent output.
     pub(super) queued: bool,
-    /// The poll reports when there is room.
+    /// Whether it is polled for writability.
     pub(super) waits_for_room: bool,
 }
 
-/// What is to be done after sending.
+/// The action after a send.
 pub(super) enum After {
     Nothing,
-    /// There is more to be sent, when there is room.
+    /// Wait for room to send the rest.
     WaitForRoom,
-    /// A ring has more requests or room by now, and nobody will say so.
+    /// Process the ring again: it has more requests or room, and no notification will follow.
     Again,
 }
 
@@ -36,10 +36,10 @@ impl Line {
         Line { transport, input, output, sent: 0, replied: 0, queued: false, waits_for_room: false }
     }
 
-    /// Takes in what waits. `false` if the client is gone.
+    /// Reads the available input. Returns `false` if the client is gone.
     pub(super) fn receive(&mut self) -> io::Result<bool> {
         if let Transport::Ring(ring) = &mut self.transport {
-            // What was consumed is to be published first; whoever sends looks for more.
+            // Consumed bytes must be published first; the send checks for more requests.
             if self.queued {
                 return Ok(true);
             }
@@ -58,7 +58,7 @@ impl Line {
         }
     }
 
-    /// Sends what there is, and notifies a ring's guest.
+    /// Sends the output, and notifies a ring's guest.
     pub(super) fn send(&mut self, channels: &mut dyn Channels) -> io::Result<After> {
         self.queued = false;
         while self.sent < self.output.len() {

@@ -1,17 +1,16 @@
-//! The machine's limit: a server that finds the messages in what it reads, and answers each with
-//! the same three bytes.
+//! The machine's limit: a server that splits its input into messages, and replies to each with the same three bytes.
 //!
-//! It does what any server of this protocol must: wait, read a batch, find where messages end,
-//! write what is to be sent to whom at once. Nothing of a request is looked at but its length, and
-//! its type and numbers are given back. What a daemon needs beyond this is the daemon's own.
+//! It does what any server of this protocol must do: wait, read a batch, split it into messages, and write the
+//! replies of a connection at once. Of a request it uses only the length, and copies type and ids to the reply. All
+//! further cost of a daemon is the daemon's own.
 //!
 //! ```text
-//!   INTRODUCE   a domain's ring is served from now on, as a socket is
-//!   SCRIPT      says itself what follows it: a reply of so many bytes, and events of so many
-//!               bytes on these connections. With it, what a daemon sent once can be sent again
-//!   any         if it was started with replies: each connection is answered with them, in order
-//!   NUMBER      is answered with the connection's number, for SCRIPT
-//!   the rest    three bytes
+//!   INTRODUCE   starts to serve a domain's ring, like a socket
+//!   SCRIPT      describes its own reply and events: lengths and connections. With it, a daemon's
+//!               recorded output can be replayed
+//!   any         if started with replies: each connection gets them, in order
+//!   NUMBER      returns the connection's number, for SCRIPT
+//!   others      three bytes
 //! ```
 
 mod line;
@@ -26,22 +25,22 @@ use super::{Options, Running};
 
 pub use server::serve;
 
-/// What every request is answered with.
+/// The reply to every request.
 pub const ANSWER: &[u8; 3] = b"ok\0";
 const ANSWER_LEN: u32 = 3;
 const _: () = assert!(ANSWER.len() == ANSWER_LEN as usize);
-/// A request that says what follows it. No daemon has this operation.
+/// An operation that describes its reply and events. No daemon has it.
 pub const SCRIPT: u32 = 1000;
-/// A request for the connection's number.
+/// An operation that returns the connection's number.
 pub const NUMBER: u32 = 1001;
-/// The ring of domain `d` is connection `RING | d`; sockets are counted from 0 as they connect.
+/// The ring of domain `d` is connection `RING | d`; sockets are numbered from 0 in the order of connection.
 pub const RING: u32 = 1 << 31;
 
-/// Bytes of a SCRIPT's reply length and number of events, and of each event.
+/// Size in bytes of a SCRIPT's reply length and event count, and of each event.
 const SCRIPT_BYTES: usize = 4;
 const EVENT_BYTES: usize = 6;
 
-/// An event that a SCRIPT asks for: the connection, and the payload's length.
+/// An event in a SCRIPT: the connection, and the payload's length.
 pub type Scripted = (u32, u16);
 
 /// Starts this program as an echo server.
@@ -60,8 +59,7 @@ pub fn start(options: &Options) -> io::Result<Running> {
     Running::spawn(command, dir, true)
 }
 
-/// Appends a SCRIPT to `out`, with a payload of `len` bytes or as many as it needs. It has a reply
-/// if `reply` is some length.
+/// Appends a SCRIPT to `out`, with a payload of `len` bytes or more if needed. It has a reply if `reply` is a length.
 pub fn append_script(
     out: &mut Vec<u8>,
     req_id: u32,
@@ -73,7 +71,7 @@ pub fn append_script(
     let count = u16::try_from(events.len()).unwrap_or(u16::MAX);
     let len = len.max(SCRIPT_BYTES + EVENT_BYTES * usize::from(count));
     append_header(out, [SCRIPT, req_id, 0, u32::try_from(len).unwrap_or(0)]);
-    // One more than the length, so that 0 is none.
+    // One more than the length, so that 0 means no reply.
     out.extend_from_slice(&reply.map_or(0, |reply| reply + 1).to_le_bytes());
     out.extend_from_slice(&count.to_le_bytes());
     for (connection, event) in &events[..usize::from(count)] {
@@ -83,7 +81,7 @@ pub fn append_script(
     out.resize(start + HEADER_BYTES + len, 0);
 }
 
-/// What a SCRIPT's payload says; `None` if it is none.
+/// Decodes a SCRIPT's payload; returns `None` if it is malformed.
 fn script(payload: &[u8]) -> Option<(Option<u16>, impl Iterator<Item = Scripted>)> {
     let (head, rest) = payload.split_first_chunk::<SCRIPT_BYTES>()?;
     let reply = u16::from_le_bytes([head[0], head[1]]).checked_sub(1);
@@ -114,7 +112,7 @@ mod tests {
     use super::*;
     use crate::client::{append, words};
 
-    /// A server of so many threads, and a client.
+    /// Starts a server with this many threads, and connects a client.
     fn served(dir: &Path, threads: usize) -> UnixStream {
         let (socket, sim) = (dir.join("socket"), dir.join("sim"));
         let path = socket.clone();
@@ -131,7 +129,7 @@ mod tests {
         }
     }
 
-    /// Reads a message: its type, request, transaction, and payload.
+    /// Reads a message: its type, request id, transaction id, and payload.
     fn message(stream: &mut UnixStream) -> ([u32; 3], Vec<u8>) {
         let mut header = [[0; 4]; 4];
         stream.read_exact(header.as_flattened_mut()).unwrap();

@@ -22,12 +22,12 @@ use super::{ANSWER, ANSWER_LEN, NUMBER, RING, SCRIPT, Scripted, append_header, s
 
 const NEWS: Token = Token(usize::MAX);
 const CHANNELS: Token = Token(usize::MAX - 1);
-/// Ports that are taken at a time.
+/// Maximum number of ports taken at once.
 const PORTS: usize = 64;
 
-/// What one thread tells another.
+/// A message between threads.
 enum News {
-    /// A client connected, and has this number.
+    /// A client with this number connected.
     Accepted(u32, UnixStream),
     /// A domain's ring is to be served.
     Introduced(Domid, Port),
@@ -35,7 +35,7 @@ enum News {
     Events(Vec<Scripted>),
 }
 
-/// Where a thread is told something.
+/// The sending end of a thread's message queue.
 #[derive(Clone)]
 struct Mailbox {
     news: Sender<News>,
@@ -49,11 +49,11 @@ impl Mailbox {
     }
 }
 
-/// Serves at `socket` with so many threads, for ever; and the rings of a simulated host at `sim`.
-/// The first requests of each connection are answered with `replies`, whole messages, in order.
+/// Serves at `socket` with this many threads, forever; and the rings of a simulated host at `sim`. The first requests
+/// of each connection get the messages in `replies`, in order.
 ///
 /// # Errors
-/// Those of bind(2), of accepting, of creating threads, and of [`SimHost::start`].
+/// Those of bind(2), of accept(2), of thread creation, and of [`SimHost::start`].
 pub fn serve(socket: &Path, sim: &Path, threads: usize, replies: Vec<u8>) -> io::Result<()> {
     let host = Arc::new(SimHost::start(sim)?);
     let replies: Arc<[u8]> = replies.into();
@@ -85,21 +85,21 @@ pub fn serve(socket: &Path, sim: &Path, threads: usize, replies: Vec<u8>) -> io:
     Ok(())
 }
 
-/// One thread, with every `threads`-th socket and every `threads`-th domain's ring.
+/// A thread, with every `threads`-th socket and every `threads`-th domain's ring.
 struct Thread {
     number: usize,
     poll: Poll,
     host: Arc<SimHost>,
     channels: Box<dyn Channels>,
     mailboxes: Arc<[Mailbox]>,
-    /// What the first requests of each connection are answered with.
+    /// The replies to the first requests of each connection.
     replies: Arc<[u8]>,
-    /// By number, and by domid, both without the threads' share. A box, as it is taken out while
-    /// its requests are answered.
+    /// Indexed by number and by domid, each divided by the number of threads. Boxed, as a line is taken out while its
+    /// requests are processed.
     sockets: Vec<Option<Box<Line>>>,
     rings: Vec<Option<Box<Line>>>,
     ports: HashMap<Port, u32>,
-    /// Lines with something to send, or to be looked at again.
+    /// Connections with unsent output, and those to be processed again.
     unsent: Vec<u32>,
     again: VecDeque<u32>,
     /// Events for the other threads' connections.
@@ -136,7 +136,7 @@ impl Thread {
         Ok(thread)
     }
 
-    /// The place of a connection.
+    /// Returns the slot of a connection.
     fn slot(&mut self, number: u32) -> &mut Option<Box<Line>> {
         let place = (number & !RING) as usize / self.mailboxes.len();
         let lines = if number & RING == 0 { &mut self.sockets } else { &mut self.rings };
@@ -183,7 +183,7 @@ impl Thread {
         Ok(())
     }
 
-    /// Serves a domain's ring from now on.
+    /// Starts to serve a domain's ring.
     fn introduce(&mut self, domid: Domid, remote: Port) -> io::Result<()> {
         let page = self.host.map_ring(domid, None)?;
         let port = self.channels.bind_interdomain(domid, remote)?;
@@ -191,7 +191,7 @@ impl Thread {
         let line = Line::new(Transport::Ring(Ring::new(page, port, remote)));
         *self.slot(number) = Some(Box::new(line));
         self.ports.insert(port, number);
-        // What its guest wrote before has raised nothing.
+        // Requests written earlier have sent no notification here.
         self.again.push_back(number);
         Ok(())
     }
@@ -215,9 +215,9 @@ impl Thread {
         }
     }
 
-    /// Answers all requests that came on a connection. One that fails, ends.
+    /// Replies to all requests received on a connection; closes it on an error.
     fn serve(&mut self, number: u32) {
-        // Out of its place, as answering may send to any.
+        // Taken out of its slot, as replies may be sent to any connection.
         let Some(mut line) = self.slot(number).take() else { return };
         match line.receive().and_then(|open| self.answer(number, &mut line).map(|()| open)) {
             Ok(true) => {
@@ -248,7 +248,7 @@ impl Thread {
         Ok(())
     }
 
-    /// The reply to a request of connection `number`, and what else follows.
+    /// Appends the reply to a request of connection `number`, and handles its events.
     fn reply(
         &mut self,
         number: u32,
@@ -284,7 +284,7 @@ impl Thread {
         Ok(())
     }
 
-    /// Sends an event, or has another thread send it.
+    /// Sends an event, or passes it to another thread.
     fn tell(&mut self, (number, len): Scripted) {
         let thread = (number & !RING) as usize % self.mailboxes.len();
         if thread != self.number {
@@ -297,7 +297,7 @@ impl Thread {
         }
     }
 
-    /// The one request that is read: whose ring, and its port.
+    /// Handles INTRODUCE, the only request that is interpreted: reads domid and port.
     fn find_ring(&mut self, payload: &[u8]) -> io::Result<()> {
         let mut words = payload.split(|&byte| byte == 0).map(|word| str::from_utf8(word).ok());
         let domid = words.next().flatten().and_then(|word| word.parse().ok()).map(Domid);
@@ -312,7 +312,7 @@ impl Thread {
         }
     }
 
-    /// One write for each connection, one message for each other thread.
+    /// Sends all output: one write per connection, one message per other thread.
     fn send(&mut self) -> io::Result<()> {
         for number in std::mem::take(&mut self.unsent) {
             let Some(mut line) = self.slot(number).take() else { continue };
@@ -334,7 +334,7 @@ impl Thread {
         Ok(())
     }
 
-    /// A client that does not read is told when there is room; so much more it costs, and only it.
+    /// Polls a socket for writability only while it is full, so that only clients that do not read cost the extra calls.
     fn listen(&mut self, number: u32, line: &mut Line, for_room: bool) -> io::Result<()> {
         let Transport::Socket(socket) = &mut line.transport else { return Ok(()) };
         if std::mem::replace(&mut line.waits_for_room, for_room) == for_room {
@@ -358,7 +358,7 @@ impl Thread {
     }
 }
 
-/// Appends a message of `len` bytes that say nothing.
+/// Appends a message of `len` zero bytes.
 fn append(out: &mut Vec<u8>, [kind, req_id, tx_id]: [u32; 3], len: u16) {
     append_header(out, [kind, req_id, tx_id, u32::from(len)]);
     out.resize(out.len() + usize::from(len), 0);
