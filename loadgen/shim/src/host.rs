@@ -13,7 +13,7 @@ const SOCKET: &str = "XENSTORED_SIM_SOCKET";
 /// Returns the host, which is started when the daemon first uses one of Xen's libraries.
 ///
 /// # Errors
-/// Those of starting it; `NotFound` if [`SOCKET`] is not set.
+/// Those of starting it; `NotFound` if `XENSTORED_SIM_SOCKET` is not set.
 pub fn host() -> io::Result<&'static SimHost> {
     static HOST: OnceLock<io::Result<SimHost>> = OnceLock::new();
     let host = HOST.get_or_init(|| SimHost::start(socket()?));

@@ -46,7 +46,7 @@ type Place = (usize, usize);
 /// The requests of all clients, in the order in which the clients started.
 #[derive(Debug, Default)]
 pub struct Recording {
-    /// The clients, indexed by [`Place`].
+    /// The clients, in the order in which they started.
     pub actors: Vec<Actor>,
     /// Client indices by connection number.
     numbers: HashMap<u64, usize>,

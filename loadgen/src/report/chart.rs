@@ -20,8 +20,8 @@ const LEFT: f64 = 46.0;
 const BOTTOM: f64 = 34.0;
 const TOP: f64 = 24.0;
 const RIGHT: f64 = 24.0;
-/// Ratio of values above which they are points on a logarithmic axis: the length of a bar has no meaning there, as
-/// the axis has no zero, and on a linear axis the short bars would be invisible.
+/// Ratio of the largest to the smallest value above which values are points on a logarithmic axis: the length of a bar
+/// has no meaning there, as the axis has no zero, and on a linear axis the short bars would be invisible.
 const LINEAR_MAX: f64 = 20.0;
 /// Half the height of the marks at the ends of a range.
 const END: f64 = 3.0;

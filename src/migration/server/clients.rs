@@ -31,7 +31,7 @@ struct Crew {
 }
 
 /// Serves connecting clients for the life of the process, each on a thread of its own. When the last thread that waits
-/// in accept gets a client, it starts another one, up to [`CLIENTS_MAX`]. A thread whose client has left waits again
+/// in accept gets a client, it starts another one, up to `CLIENTS_MAX`. A thread whose client has left waits again
 /// instead of ending, since a migration has many clients in sequence and a new thread maps its memory anew.
 ///
 /// # Errors
