@@ -1,35 +1,35 @@
 //! A multi-threaded xenstored: the configuration and event daemon of a Xen host.
 //!
-//! Everything about one guest lies in one shard of the store, and a request runs from bytes in to
-//! bytes out on the thread that read it. docs/ARCHITECTURE.md tells what happens when; the modules
-//! [`store`] and [`shard`] draw it.
+//! Everything about one guest lies in one shard of the store, and the thread that reads a request serves it to the end:
+//! bytes in, bytes out. docs/ARCHITECTURE.md describes the flow of requests and events; the module documentation of
+//! [`store`] and [`shard`] has the diagrams.
 //!
-//! The crate is a library only so that its tests, benches and tools can use its parts; it promises
-//! no interface to others.
+//! The crate is a library only so that its tests, benches and tools can use its parts. Its API is not stable.
 //!
 //! # Layout
 //!
-//! From the bottom up; imports go down only, which tests/layers.rs reads from the sources.
+//! From the bottom up; tests/layers.rs checks that imports only go down. [`migration`] is three layers: `stream` is below
+//! [`shard`], `store` beside it, and `server` between it and [`daemon`].
 //!
-//! * `sync`: the locks and atomics of whatever more than one thread touches, so that a test can put
-//!   a scheduler's in their stead.
-//! * [`words`]: paths and the homes that they lie in, permissions, domain ids, error names.
-//! * [`log`]: where lines go, which are written, and the last one of a thread that panics.
-//! * [`domain`]: the lives of domains, what they use, and what they may use.
-//! * [`watch`]: who is told of which change, found at the cost of a path's depth and the matches.
-//! * [`store`]: shards behind locks, operations on them, transactions by replay, and what follows a
-//!   change. It does no I/O and knows no clock.
+//! * `sync`: the locks and atomics that threads share. A test can replace them with those of a model-checking
+//!   scheduler.
+//! * [`words`]: shared types: paths and the partitions that hold them, permissions, domain ids, error names.
+//! * [`log`]: destinations, levels and trace switches, and the last line of a thread that panics.
+//! * [`domain`]: incarnations of domains, their resource usage and their quotas.
+//! * [`watch`]: watch registration and event matching, at the cost of a path's depth and the number of matches.
+//! * [`store`]: shards behind locks, node operations, transactions by replay, and the effects of a change. It does no
+//!   I/O and reads no clock.
 //! * [`protocol`]: the messages of xs_wire.h: bytes in, bytes out.
-//! * [`host`]: what is needed of a hypervisor, a real Xen or a simulated one; all the unsafe code.
-//! * [`transport`]: a client's bytes, from a socket or a ring.
+//! * [`host`]: the hypervisor interface, real (Xen) or simulated; all unsafe code is here.
+//! * [`transport`]: a client's byte stream, over a socket or a ring.
 //! * [`control`]: the commands of `xsctl control`, which are those of Xen's `xenstore-control`.
-//! * [`shard`]: the threads that serve clients, and what they tell each other.
-//! * [`listener`]: accepting clients of the daemon's socket.
+//! * [`shard`]: the threads that serve clients, and the messages between them.
+//! * [`listener`]: accepts clients of the daemon's socket.
 //! * [`daemon`]: the process: options, configuration, start, signals, stop.
-//! * [`guest`]: `xenstored sim guest`, a guest to be tried by hand.
-//! * [`migration`]: domains move to another host: the stream, the store's part, the server's.
-//! * [`xsctl`]: the tool beside the daemon, which moves domains, sends commands, and shows and compares what
-//!   is carried.
+//! * [`guest`]: `xenstored sim guest`, an interactive guest of the simulated host.
+//! * [`migration`]: moves domains to another host: the stream, the import into the store, the server.
+//! * [`xsctl`]: the operator's tool: migrates domains, sends CONTROL commands, and shows and compares migration
+//!   streams.
 
 pub mod control;
 pub mod daemon;
@@ -42,7 +42,7 @@ pub mod migration;
 pub mod protocol;
 pub mod shard;
 pub mod store;
-// For tests/schedules, which runs on the same locks and atomics.
+// Public for tests/schedules, which runs on the same locks and atomics.
 #[doc(hidden)]
 pub mod sync;
 pub mod transport;
@@ -50,8 +50,8 @@ pub mod watch;
 pub mod words;
 pub mod xsctl;
 
-/// Is the program: does what its arguments ask, the first of which is its name, and answers its exit
-/// code. Errors go to standard error.
+/// Runs the daemon with the given command line (argv[0] included) and returns the process exit code. Errors go to
+/// standard error.
 pub fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> std::process::ExitCode {
     let done = daemon::parse(arguments).and_then(|task| match task {
         daemon::Task::Serve(settings) => daemon::run(&settings),
@@ -70,8 +70,8 @@ pub fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> std::proc
     }
 }
 
-/// Is the program `xsctl`: does what its arguments ask, the first of which is its name, and answers
-/// its exit code.
+/// Runs `xsctl` with the given command line (argv[0] included) and returns the process exit code. Errors go to standard
+/// error.
 pub fn run_xsctl(
     arguments: impl IntoIterator<Item = std::ffi::OsString>,
 ) -> std::process::ExitCode {

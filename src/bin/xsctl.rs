@@ -1,4 +1,4 @@
-//! The tool beside the daemon: looks at what is carried when domains move.
+//! The operator's tool: migrates domains, sends CONTROL commands, and inspects migration streams.
 
 use std::process::ExitCode;
 

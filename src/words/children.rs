@@ -1,11 +1,10 @@
-//! What lies directly below a node, by name: the one place that knows how it is kept.
+//! The children of a node, by name. Only this module knows their representation.
 //!
-//! Up to [`FEW_MAX`] children are a sorted vector, the smallest form there is; more are a
-//! persistent ordered map, so that a change beside a snapshot copies a path and not them all.
-//! A set of children never turns back into a vector: a directory that was large will be again.
+//! Up to [`FEW_MAX`] children are a sorted vector, the most compact form. More are a persistent ordered map, so that
+//! copy-on-write beside a snapshot copies one path of the map instead of all entries. A map never turns back into a
+//! vector: a directory that was large is likely to grow again.
 //!
-//! The vector keeps its length with its entries, so that whoever looks a name up goes from the
-//! directory right to them.
+//! The vector (`ThinVec`) stores its length with its entries, so a lookup needs one pointer dereference less.
 
 use thin_vec::ThinVec;
 
@@ -13,15 +12,15 @@ use equivalent::Comparable;
 
 use super::name::{Name, Short, Sought};
 
-/// From here on a vector's copy costs more than a map's path.
+/// Above this size a copy of the vector costs more than a copy of one path of the map.
 const FEW_MAX: usize = 32;
-/// What a change of a map copies beside a snapshot: a node of 64 entries on each of some three levels.
+/// Bytes that a change of a map copies beside a snapshot: a node of 64 entries on each of about three levels.
 const MAP_COPY_BYTES: usize = 3 * 64 * 24;
-/// A vector grows by this many places: its slack is paid in every directory of the store.
+/// Entries by which a vector grows. Small, because every directory of the store pays for the slack.
 const FEW_GROWTH: usize = 2;
 
-/// Named children in the order of their names ([`Name`]). Of those that are not `LISTED` for a client the order
-/// is that of the bytes, which costs a look-up among many less.
+/// Children in the order of their names ([`Name`]). With `LISTED` false, for names that no client lists, they are in
+/// byte order, which makes a lookup among many cheaper.
 #[derive(Clone)]
 pub struct Children<T: Clone, const LISTED: bool = true>(Kept<T>);
 
@@ -33,13 +32,13 @@ enum Kept<T: Clone> {
 
 #[derive(Clone)]
 struct Many<T: Clone> {
-    /// The sum of all names with a NUL each.
+    /// The lengths of all names, each with its NUL.
     names_bytes: usize,
     map: im::OrdMap<Name, T>,
 }
 
 impl<T: Clone, const LISTED: bool> Children<T, LISTED> {
-    /// No children; takes no memory.
+    /// Returns an empty set, which allocates nothing.
     pub const fn new() -> Children<T, LISTED> {
         Children(Kept::Few(ThinVec::new()))
     }
@@ -53,7 +52,7 @@ impl<T: Clone, const LISTED: bool> Children<T, LISTED> {
         Short::of(name).map(|short| if LISTED { short.listed() } else { short.unlisted() })
     }
 
-    /// Where `name` is, or belongs.
+    /// Returns the index of `name`, or where to insert it.
     fn position(few: &[(Name, T)], name: &[u8]) -> Result<usize, usize> {
         match Self::short(name) {
             Some(short) => few.binary_search_by(|(other, _)| other.cmp(&short)),
@@ -61,7 +60,7 @@ impl<T: Clone, const LISTED: bool> Children<T, LISTED> {
         }
     }
 
-    /// How many there are.
+    /// Returns the number of children.
     pub fn len(&self) -> usize {
         match &self.0 {
             Kept::Few(few) => few.len(),
@@ -69,13 +68,12 @@ impl<T: Clone, const LISTED: bool> Children<T, LISTED> {
         }
     }
 
-    /// Whether there are none.
+    /// Whether there are no children.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The bytes of all names with a NUL each: the size of a DIRECTORY reply. Cost: at most 32
-    /// additions.
+    /// Returns the length of all names, each with its NUL: the size of a DIRECTORY reply. Cost: at most 32 additions.
     pub fn names_bytes(&self) -> usize {
         match &self.0 {
             Kept::Few(few) => names_bytes(few),
@@ -83,7 +81,7 @@ impl<T: Clone, const LISTED: bool> Children<T, LISTED> {
         }
     }
 
-    /// The child called `name`. Cost: logarithmic in their number, like all lookups here.
+    /// Returns the child called `name`. Cost: logarithmic in the number of children, like every lookup here.
     pub fn get(&self, name: &[u8]) -> Option<&T> {
         match &self.0 {
             Kept::Few(few) => find(few, name).and_then(|at| few.get(at)).map(|(_, child)| child),
@@ -94,7 +92,7 @@ impl<T: Clone, const LISTED: bool> Children<T, LISTED> {
         }
     }
 
-    /// The child called `name`, to be changed.
+    /// Returns the child called `name` for modification. In a map shared with a snapshot, copies the path to it.
     pub fn get_mut(&mut self, name: &[u8]) -> Option<&mut T> {
         match &mut self.0 {
             Kept::Few(few) => {
@@ -107,7 +105,7 @@ impl<T: Clone, const LISTED: bool> Children<T, LISTED> {
         }
     }
 
-    /// Adds a child, or puts `child` in the place of one with that name, which is returned.
+    /// Adds a child, or replaces the one of that name and returns it.
     pub fn insert(&mut self, name: &[u8], child: T) -> Option<T> {
         let few = match &mut self.0 {
             Kept::Few(few) => few,
@@ -131,7 +129,7 @@ impl<T: Clone, const LISTED: bool> Children<T, LISTED> {
         None
     }
 
-    /// Takes the child called `name` out.
+    /// Removes and returns the child called `name`.
     pub fn remove(&mut self, name: &[u8]) -> Option<T> {
         match &mut self.0 {
             Kept::Few(few) => Self::position(few, name).ok().map(|at| few.remove(at).1),
@@ -146,8 +144,8 @@ impl<T: Clone, const LISTED: bool> Children<T, LISTED> {
         }
     }
 
-    /// About what a copy takes beside what it shares, in bytes: a vector's entries, or a map's nodes on the way
-    /// to one of them.
+    /// Returns roughly the bytes that a copy takes beyond what it shares: the vector's entries, or one path of the
+    /// map's nodes.
     pub fn copy_bytes(&self) -> usize {
         match &self.0 {
             Kept::Few(few) => few.capacity() * size_of::<(Name, T)>(),
@@ -155,7 +153,7 @@ impl<T: Clone, const LISTED: bool> Children<T, LISTED> {
         }
     }
 
-    /// Makes the sum of the names wrong if there are many, for tests of the consistency check.
+    /// Corrupts the cached sum of name lengths (maps only), for tests of the consistency check.
     #[cfg(test)]
     pub fn falsify_names_bytes(&mut self) {
         if let Kept::Many(many) = &mut self.0 {
@@ -163,7 +161,7 @@ impl<T: Clone, const LISTED: bool> Children<T, LISTED> {
         }
     }
 
-    /// All children in the order of their names.
+    /// Iterates over all children in the order of their names.
     pub fn iter(&self) -> Iter<'_, T> {
         match &self.0 {
             Kept::Few(few) => Iter::Few(few.iter()),
@@ -193,9 +191,9 @@ fn names_bytes<T>(few: &[(Name, T)]) -> usize {
     few.iter().map(|(name, _)| name.bytes().len() + 1).sum()
 }
 
-/// Where `name` is. A few names are compared one after the other faster than they are searched: to see
-/// that two differ takes less than to see how.
-#[inline(always)] // For each name of each path: a call takes a third as long.
+/// Returns the index of `name`. A linear scan of a few names beats binary search: testing names for equality is cheaper
+/// than ordering them.
+#[inline(always)] // Called for each component of each path; a call would cost a third of it.
 fn find<T>(few: &[(Name, T)], name: &[u8]) -> Option<usize> {
     match Short::of(name) {
         Some(short) => few.iter().position(|(other, _)| short.is(other)),
@@ -203,17 +201,17 @@ fn find<T>(few: &[(Name, T)], name: &[u8]) -> Option<usize> {
     }
 }
 
-/// The same for a long name: most differ in their lengths. Not in line, so that the rest can be.
+/// Like `find`, for a long name: most candidates differ in length. Not inlined, so that `find` can be.
 #[inline(never)]
 fn find_long<T>(few: &[(Name, T)], name: &[u8]) -> Option<usize> {
     few.iter().position(|(other, _)| other.bytes() == name)
 }
 
-/// Iterates over [`Children`].
+/// Iterator over [`Children`].
 pub enum Iter<'a, T: Clone> {
-    /// Over a vector.
+    /// Of a vector.
     Few(std::slice::Iter<'a, (Name, T)>),
-    /// Over a map.
+    /// Of a map.
     Many(im::ordmap::Iter<'a, Name, T, im::shared_ptr::DefaultSharedPtr>),
 }
 
@@ -233,7 +231,7 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
-    /// Numbers, names of one length, and of those some too long to be kept inline.
+    /// Returns a number, a name of fixed length, or a name too long to be stored inline.
     fn name(number: u8) -> String {
         match number % 3 {
             0 => format!("{number}"),

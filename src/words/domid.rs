@@ -1,31 +1,31 @@
 use std::fmt;
 
-/// A domain's number (xen.h, `domid_t`). It says nothing of which life of the domain is meant.
+/// A domain id (xen.h, `domid_t`). It does not identify the incarnation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Domid(pub u16);
 
 impl Domid {
-    /// The control domain: where the toolstack runs.
+    /// The control domain (dom0), where the toolstack runs.
     pub const CONTROL: Domid = Domid(0);
-    /// The first number that is no real domain's (xen.h, `DOMID_FIRST_RESERVED`).
+    /// The first id that no real domain has (xen.h, `DOMID_FIRST_RESERVED`).
     pub const FIRST_RESERVED: u16 = 0x7FF0;
-    /// The domain that asks (xen.h, `DOMID_SELF`).
+    /// The calling domain (xen.h, `DOMID_SELF`).
     pub const SELF: Domid = Domid(0x7FF0);
-    /// In a permission: every domain (xen.h, `DOMID_ANY`; XENSTORE_SERVER_FEATURE_DOMID_ANY).
+    /// In a permission entry: every domain (xen.h, `DOMID_ANY`; XENSTORE_SERVER_FEATURE_DOMID_ANY).
     pub const ANY: Domid = Domid(0x7FF5);
 
-    /// Whether this is a number that a domain can have.
+    /// Whether a real domain can have this id.
     pub fn is_real(self) -> bool {
         self.0 < Self::FIRST_RESERVED
     }
 
-    /// Reads decimal digits as clients send them. `None` where they are not a number of 0 to 65535.
+    /// Parses decimal digits as clients send them. Returns `None` unless they are a number from 0 to 65535.
     pub fn parse(digits: &[u8]) -> Option<Domid> {
         parse_decimal(digits)?.try_into().ok().map(Domid)
     }
 
-    /// Reads the *canonical* decimal form, which has no leading zero: `7` is domain 7, `007` is a
-    /// name like any other. Only canonical forms decide where a path lives.
+    /// Parses the *canonical* decimal form, without leading zeros: `7` is domain 7, but `007` is an ordinary name. Only
+    /// canonical forms decide which partition holds a path.
     pub fn parse_canonical(digits: &[u8]) -> Option<Domid> {
         match digits {
             [b'0', _, ..] => None,
@@ -34,7 +34,7 @@ impl Domid {
     }
 }
 
-/// Decimal digits and nothing else, as a number of 32 bits.
+/// Parses decimal digits only (no sign, no blanks) as a 32-bit number.
 fn parse_decimal(digits: &[u8]) -> Option<u32> {
     if digits.is_empty() || digits.len() > 10 {
         return None;

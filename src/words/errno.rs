@@ -1,10 +1,10 @@
 use std::fmt;
 
-/// The error names that the wire knows: the closed set of `xsd_errors` in xs_wire.h.
+/// The error names of the wire protocol: the closed set of `xsd_errors` in xs_wire.h.
 ///
-/// A client reads any other name as `EINVAL`, so no other may be sent.
+/// Clients read any other name as `EINVAL`, so no other name may be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(missing_docs)] // They are the errno names themselves.
+#[allow(missing_docs)] // The variants are the errno names.
 pub enum Errno {
     EINVAL,
     EACCES,
@@ -25,7 +25,7 @@ pub enum Errno {
 }
 
 impl Errno {
-    /// The name as it goes over the wire, with its NUL (xenstore.txt, "Error replies").
+    /// Returns the name as sent on the wire, with its NUL (xenstore.txt, "Error replies").
     pub fn wire(self) -> &'static [u8] {
         match self {
             Errno::EINVAL => b"EINVAL\0",

@@ -1,9 +1,9 @@
-//! Drops of nested values without recursion.
+//! Dropping nested values without recursion.
 
 use std::cell::RefCell;
 
-/// Drops values of one type one after the other on a thread, also where one is inside another. A client
-/// chooses how deep trees are, and a drop that recurses needs a stack as deep.
+/// A per-thread queue that drops nested values of one type iteratively. Clients choose the depth of trees, and a
+/// recursive drop could overflow the stack.
 pub struct FlatDrop<T>(RefCell<Waiting<T>>);
 
 struct Waiting<T> {
@@ -12,13 +12,13 @@ struct Waiting<T> {
 }
 
 impl<T> FlatDrop<T> {
-    /// For a thread-local: no value is being dropped.
+    /// Makes an idle queue, for a thread-local.
     pub const fn new() -> FlatDrop<T> {
         FlatDrop(RefCell::new(Waiting { is_under_way: false, values: Vec::new() }))
     }
 
-    /// Drops `value`, or leaves it to the call that drops what it was in. Cost: what only `value` holds; a
-    /// collection is dropped as a whole, as another version may share most of a wide one.
+    /// Drops `value`, or queues it if this thread is already dropping the value that contained it. Cost: what only
+    /// `value` owns. A collection is dropped as a whole, because another version may share most of a wide one.
     pub fn drop(&self, value: T) {
         let mut waiting = self.0.borrow_mut();
         waiting.values.push(value);
@@ -27,7 +27,7 @@ impl<T> FlatDrop<T> {
         }
         while let Some(value) = waiting.values.pop() {
             drop(waiting);
-            drop(value); // What was only in it comes back here, and waits.
+            drop(value); // Values that only it owns come back here and are queued.
             waiting = self.0.borrow_mut();
         }
         waiting.is_under_way = false;

@@ -1,17 +1,17 @@
-//! Where a path lives: a pure function of its bytes.
+//! The placement of paths: a pure function of their bytes.
 //!
-//! Everything about one guest has one key, so that it lies in one shard. A subtree that has a key
-//! of its own is a *home*:
+//! Everything about one guest has one key, so that it lies in one shard. A subtree with a key of its own is a
+//! *partition* (`Home`):
 //!
-//! | home | key |
+//! | partition root | key |
 //! |---|---|
 //! | `/local/domain/<d>` | domain d |
 //! | `/local/domain/<b>/backend/<kind>/<d>` | domain d |
 //! | `/local/domain/<b>/device-model/<d>` | domain d |
 //! | `/libxl/<d>` | domain d |
-//! | `/vm/<uuid>` and any other `/<a>/<b>` | the path of the home |
+//! | `/vm/<uuid>` and any other `/<a>/<b>` | the path of the partition root |
 //!
-//! What lies above all homes (`/`, `/<a>`, `/local/domain`) and the special paths are the *spine*.
+//! The nodes above all partitions (`/`, `/<a>`, `/local/domain`) and the special paths form the *root shard* (`spine`).
 
 use std::hash::{BuildHasher, Hasher};
 
@@ -19,59 +19,59 @@ use foldhash::fast::FixedState;
 
 use super::{Domid, Path};
 
-/// What every domain's home begins with.
+/// The prefix of every domain's partition root.
 pub const DOMAINS: &[u8] = b"/local/domain/";
-/// What follows a domain's home where it is the backend of others.
+/// The suffix of a domain's path below which it is the backend of other domains.
 const BACKENDS: &[u8] = b"/backend/";
-/// What follows it where it runs the device models of others.
+/// The suffix of a domain's path below which it runs the device models of other domains.
 const DEVICE_MODELS: &[u8] = b"/device-model/";
 
-/// The number of a shard; the spine's is one past the last.
+/// A shard's index; the root shard's is one past the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ShardId(pub u16);
 
-/// Where a path lives: in which shard, and below which home there.
+/// The placement of a path: its shard and its partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Home<'a> {
-    /// The shard that holds the home.
+    /// The shard that holds the partition.
     pub shard: ShardId,
-    /// The home's root: the path itself or an ancestor of it.
+    /// The partition root: the path itself or an ancestor of it.
     pub root: Path<'a>,
 }
 
-/// How many shards there are; maps paths to homes.
+/// The number of shards; maps paths to partitions.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
     shards: u16,
 }
 
 impl Layout {
-    /// A layout of `shards` shards (at least one) and the spine.
+    /// Makes a layout of `shards` shards (at least one) and the root shard.
     pub fn new(shards: u16) -> Layout {
         Layout { shards: shards.max(1) }
     }
 
-    /// The shards, the spine last: the order in which locks are taken.
+    /// Returns all shards, the root shard last. Locks are taken in this order.
     pub fn all(self) -> impl DoubleEndedIterator<Item = ShardId> + Clone {
         (0..=self.shards).map(ShardId)
     }
 
-    /// The number of shards without the spine.
+    /// Returns the number of shards, the root shard not counted.
     pub fn shards(self) -> u16 {
         self.shards
     }
 
-    /// The shard of everything above the homes.
+    /// Returns the root shard, which holds everything above the partitions.
     pub fn spine(self) -> ShardId {
         ShardId(self.shards)
     }
 
-    /// The shard of the key of domain `domid`, which is also the number of its home thread.
+    /// Returns the shard of domain `domid`'s key, which is also the index of its owner thread.
     pub fn of_domain(self, domid: Domid) -> ShardId {
         ShardId(domid.0 % self.shards)
     }
 
-    /// Finds the home that `path` lies in. Cost: a few components of the path.
+    /// Returns the partition that holds `path`. Cost: a few components of the path.
     pub fn home(self, path: Path<'_>) -> Home<'_> {
         if path.is_special() {
             return Home { shard: self.spine(), root: path };
@@ -91,15 +91,16 @@ impl Layout {
         Home { shard: domid.map_or_else(|| self.of_bytes(root), |d| self.of_domain(d)), root }
     }
 
-    /// The home of `above`: of an ancestor of a path that lies in `home`, or of that path itself. Cost:
-    /// none as long as it is the same home.
+    /// Returns the partition of `above`, which is an ancestor of a path in `home` or that path itself. Free if it is
+    /// the same partition.
     pub fn home_above<'a>(self, home: Home<'a>, above: Path<'a>) -> Home<'a> {
-        // A home that `above` lies in is one that the path below it lies in, and the innermost counts.
+        // Partitions nest and the innermost one counts, so `above` lies in `home` unless it is above the root of
+        // `home`.
         if above.bytes().len() >= home.root.bytes().len() { home } else { self.home(above) }
     }
 
-    /// The homes at and below `/local/domain/<b>`. Most requests come here, several times: no
-    /// component is looked at that does not matter.
+    /// Returns the partition of a path at or below `/local/domain/<b>`. Most requests call this several times, so it
+    /// parses only the components that decide.
     fn domain_home(self, path: Path<'_>) -> Home<'_> {
         let bytes = path.bytes();
         let end = component_end(bytes, DOMAINS.len()).unwrap_or(bytes.len());
@@ -121,8 +122,8 @@ impl Layout {
     }
 
     fn of_bytes(self, root: Path<'_>) -> ShardId {
-        // A fixed seed: that a guest can choose which shard a path of its own falls in gains it
-        // nothing, and the same path must fall in the same shard after a restart.
+        // A fixed seed is safe: a guest gains nothing by choosing the shard of a path of its own. The same path must
+        // hash to the same shard after a restart.
         let mut hasher = FixedState::with_seed(0).build_hasher();
         hasher.write(root.bytes());
         let shard = hasher.finish() % u64::from(self.shards);
@@ -130,8 +131,8 @@ impl Layout {
     }
 }
 
-/// Whether homes can lie strictly below `path`: a proper prefix of a home's pattern. Watches on
-/// such paths are everybody's concern, and a removal there may reach other shards.
+/// Whether partitions can lie strictly below `path`, that is, `path` is a proper prefix of a partition root's pattern.
+/// Watches on such paths can match changes in every shard, and a removal there may reach other shards.
 pub fn has_homes_below(path: Path<'_>) -> bool {
     let has_names = |names: &[u8]| names.contains(&b'/');
     let Some(below) = path.bytes().strip_prefix(DOMAINS) else {
@@ -149,14 +150,14 @@ pub fn has_homes_below(path: Path<'_>) -> bool {
     }
 }
 
-/// The domain whose key a home has, given the home's root; none if the key is the path itself.
+/// Returns the domain whose key a partition has, given its root; `None` if the key is the path itself.
 pub fn domain_of_home(root: Path<'_>) -> Option<Domid> {
     let bytes = root.bytes();
     let may = bytes.starts_with(DOMAINS) || bytes.starts_with(b"/libxl/");
     Domid::parse_canonical(root.name()).filter(|_| may)
 }
 
-/// Where the component that begins at `start` ends, if there is one.
+/// Returns the end of the component that starts at `start`, if there is one.
 fn component_end(bytes: &[u8], start: usize) -> Option<usize> {
     let rest = bytes.get(start..).filter(|rest| !rest.is_empty())?;
     Some(start + rest.iter().position(|&byte| byte == b'/').unwrap_or(rest.len()))

@@ -1,6 +1,6 @@
-//! The words that every layer shares: domain ids, error names, paths, and who may do what.
+//! Types that every layer shares: domain ids, error names, paths, permissions.
 //!
-//! Nothing here knows of the store, of the wire or of threads.
+//! They do not depend on the store, the wire protocol or threads.
 
 mod births;
 mod children;
@@ -29,6 +29,6 @@ pub use perms::{Access, Entry, PermSet, Perms, Subject};
 pub use presence::Presence;
 pub use ranges::{Logged, ranges};
 
-/// Longest payload of a reply, in bytes. One less than XENSTORE_PAYLOAD_MAX of xs_wire.h, because
-/// Windows' driver asserts that a payload is shorter than that.
+/// Maximum payload of a reply in bytes. One less than XENSTORE_PAYLOAD_MAX of xs_wire.h, because the Windows driver
+/// asserts that a payload is shorter than that.
 pub const PAYLOAD_BYTES_MAX: usize = 4095;

@@ -5,8 +5,8 @@ use std::fmt;
 
 use equivalent::{Comparable, Equivalent};
 
-/// Names that nearly every domain has and that do not fit [`Name`] inline. Fixed at build time:
-/// nothing is interned at run time, so nothing can be made to grow.
+/// Names that nearly every domain has and that do not fit inline into [`Name`]. Fixed at build time: interning at run
+/// time would let guests grow the table.
 const WELL_KNOWN: [&[u8]; 18] = [
     b"event-channel-rx",
     b"event-channel-tx",
@@ -28,30 +28,30 @@ const WELL_KNOWN: [&[u8]; 18] = [
     b"platform-feature-multiprocessor-suspend",
 ];
 
-/// Longest name that needs no allocation.
+/// Maximum length of a name stored without an allocation.
 const INLINE_BYTES_MAX: usize = 14;
 
-/// A name of any length in 16 bytes: short ones inline, well-known ones as a number, others boxed.
+/// A name of any length in 16 bytes: short ones inline, well-known ones as an index, others boxed.
 #[derive(Clone)]
 pub struct Name(Repr);
 
 #[derive(Clone)]
 enum Repr {
-    /// Its length, with [`OTHER`] if it does not consist of digits only, and its bytes.
+    /// The length, or-ed with [`OTHER`] unless the name is all digits, and the zero-padded bytes.
     Inline(u8, [u8; INLINE_BYTES_MAX]),
     WellKnown(u8),
-    // The double box keeps the rare long name from making every name 24 bytes.
+    // Double boxing keeps the rare long name from making every `Name` 24 bytes.
     #[allow(clippy::redundant_allocation)]
     Boxed(Box<Box<[u8]>>),
 }
 
 const _: () = assert!(size_of::<Name>() == 16);
 
-/// Above all lengths: what is no number comes after all numbers, whatever its length.
+/// A bit above all lengths, so that names that are not numbers sort after all numbers of whatever length.
 const OTHER: u8 = 0x10;
 
 impl Name {
-    /// Makes a name of `bytes`. Cost: a copy, and an allocation if it is long and unusual.
+    /// Makes a name of `bytes`. Cost: a copy, and an allocation if it is long and not well-known.
     pub fn new(bytes: &[u8]) -> Name {
         if let Some(short) = Short::of(bytes) {
             return short.listed();
@@ -62,13 +62,13 @@ impl Name {
         }
     }
 
-    /// Makes a name that is ordered by its bytes alone, for those that are never listed. It is not compared with
-    /// others than its like.
+    /// Makes a name that is ordered by its bytes alone, for directories that are never listed. Only comparable with
+    /// other unlisted names.
     pub fn unlisted(bytes: &[u8]) -> Name {
         Short::of(bytes).map_or_else(|| Name::new(bytes), Short::unlisted)
     }
 
-    /// What [`class_of`] returns, and of a short unlisted name that it is no number.
+    /// Like [`class_of`], except that a short unlisted name never counts as a number.
     fn class(&self) -> usize {
         match &self.0 {
             Repr::Inline(kind, _) if kind & OTHER == 0 => usize::from(*kind),
@@ -77,7 +77,7 @@ impl Name {
         }
     }
 
-    /// The name's bytes.
+    /// Returns the name's bytes.
     pub fn bytes(&self) -> &[u8] {
         match &self.0 {
             Repr::Inline(kind, bytes) => &bytes[..usize::from(*kind & !OTHER)],
@@ -87,24 +87,24 @@ impl Name {
     }
 }
 
-/// A name of at most 14 bytes that is looked for: two such are compared without a look at their lengths.
+/// A lookup key of at most 14 bytes. Two such names are compared without a branch on their lengths.
 #[derive(Clone, Copy)]
 pub struct Short {
     len: u8,
-    /// As a little-endian number; what is left of it is zero.
+    /// The name as a little-endian number, padded with zeros.
     padded: u128,
 }
 
 impl Short {
-    /// The name, if it is as short.
-    #[inline] // Of each name of each path that is looked for.
+    /// Makes a key of `bytes` if they fit.
+    #[inline] // Called for each component of each path that is looked up.
     pub fn of(bytes: &[u8]) -> Option<Short> {
         let len =
             u8::try_from(bytes.len()).ok().filter(|&len| usize::from(len) <= INLINE_BYTES_MAX)?;
         Some(Short { len, padded: padded(bytes) })
     }
 
-    /// Whether `name` is this one.
+    /// Whether `name` is the same name.
     #[inline]
     pub fn is(self, name: &Name) -> bool {
         let Repr::Inline(kind, bytes) = &name.0 else { return false };
@@ -116,20 +116,20 @@ impl Short {
         self.padded.to_le_bytes().first_chunk().copied().unwrap_or_default()
     }
 
-    /// The name as it is in a directory.
+    /// Returns the name as a directory stores it, with numbers marked for sorting.
     pub fn listed(self) -> Name {
         let kind = if is_number(self.padded, self.len) { self.len } else { self.len | OTHER };
         Name(Repr::Inline(kind, self.inline()))
     }
 
-    /// See [`Name::unlisted`].
+    /// Like [`Name::unlisted`].
     #[inline]
     pub fn unlisted(self) -> Name {
         Name(Repr::Inline(self.len | OTHER, self.inline()))
     }
 }
 
-/// A name of any length that is looked for among others, where making a [`Name`] would allocate.
+/// A lookup key of any length, for lookups where making a [`Name`] would allocate.
 pub struct Sought<'n>(pub &'n [u8]);
 
 impl Equivalent<Name> for Sought<'_> {
@@ -148,7 +148,7 @@ impl PartialEq for Name {
     #[inline]
     fn eq(&self, other: &Name) -> bool {
         match (&self.0, &other.0) {
-            // What is left of a short name is zero, so all places can be compared at once.
+            // Short names are zero-padded, so all bytes can be compared at once.
             (Repr::Inline(kind, bytes), Repr::Inline(other_kind, other_bytes)) => {
                 kind == other_kind && bytes == other_bytes
             }
@@ -167,14 +167,14 @@ impl PartialOrd for Name {
 
 /// The order of names in a directory, see `order`.
 impl Ord for Name {
-    #[inline] // A directory of 30,000 compares 15 times.
+    #[inline] // Called 15 times for a lookup among 30,000.
     fn cmp(&self, other: &Name) -> Ordering {
         let (Repr::Inline(kind, bytes), Repr::Inline(other_kind, other_bytes)) =
             (&self.0, &other.0)
         else {
             return (self.class(), self.bytes()).cmp(&(other.class(), other.bytes()));
         };
-        // Numbers by length, before all others.
+        // Numbers come first, shorter ones before longer ones.
         if kind & other_kind & OTHER == 0 && kind != other_kind {
             return kind.min(&OTHER).cmp(other_kind.min(&OTHER));
         }
@@ -186,32 +186,32 @@ impl Ord for Name {
     }
 }
 
-/// Compares names in the order of a directory: names of digits only first, by length and then by bytes;
-/// all others by bytes. Guests number their devices in this order, so `10` comes after `9`, and it depends
-/// on nothing but the names, so that equal states are listed equally and no node takes memory for it.
+/// Compares names in directory order: all-digit names first, by length and then by bytes; then all others by bytes.
+/// Guests number their devices in this order, so `10` comes after `9`. The order depends only on the names, so equal
+/// trees list equally and nodes need no memory for it.
 pub fn order(name: &[u8], other: &[u8]) -> Ordering {
     (class_of(name), name).cmp(&(class_of(other), other))
 }
 
-/// Numbers by length, and after them all other names alike.
+/// Returns the length of an all-digit name, and the same larger value for all other names.
 fn class_of(name: &[u8]) -> usize {
     if name.iter().all(u8::is_ascii_digit) { name.len() } else { usize::MAX }
 }
 
-/// Whether a name of `len` bytes consists of digits only. `padded` is the name as a little-endian number.
+/// Whether a name of `len` bytes is all digits. `padded` is the name as a little-endian number.
 #[inline]
 fn is_number(padded: u128, len: u8) -> bool {
     const ZEROS: u128 = u128::from_le_bytes([b'0'; 16]);
     const TOP_BITS: u128 = u128::from_le_bytes([0x80; 16]);
-    // Above 9, a byte overflows into its top bit.
+    // Adding this to a value above 9 carries into the byte's top bit.
     const OVER_NINE: u128 = u128::from_le_bytes([0x7f - 9; 16]);
     let rest = ZEROS & (u128::MAX << (8 * u32::from(len)));
     let values = (padded | rest) ^ ZEROS;
     (values | values.wrapping_add(OVER_NINE)) & TOP_BITS == 0
 }
 
-/// At most 16 bytes, followed by zeros, as a little-endian number. Two loads that may overlap take less
-/// than a copy of a length that only the caller knows.
+/// Returns at most 16 bytes as a zero-padded little-endian number. Two loads that may overlap cost less than a copy of
+/// a length unknown at compile time.
 #[inline]
 fn padded(bytes: &[u8]) -> u128 {
     let len = bytes.len();
@@ -226,20 +226,20 @@ fn padded(bytes: &[u8]) -> u128 {
     bytes.iter().rev().fold(0, |number, &byte| number << 8 | u128::from(byte))
 }
 
-/// Whether names are the same of which not both are short. Not in line, so that the rest of the
-/// comparison can be.
+/// Whether two names are equal of which at least one is not inline. Not inlined, so that the rest of the comparison can
+/// be.
 #[inline(never)]
 fn is_same(name: &Name, other: &Name) -> bool {
     name.bytes() == other.bytes()
 }
 
-/// The first 8 bytes, as a number that is in their order.
+/// Returns the first 8 bytes as a number that sorts like them.
 fn first(bytes: &[u8; INLINE_BYTES_MAX]) -> u64 {
     u64::from_be_bytes(*bytes.first_chunk().unwrap_or(&[0; 8]))
 }
 
-/// The other 6 bytes, in the same way. What is left of a short name is zero, and the length decides
-/// between names that differ by zeros only.
+/// Returns the other 6 bytes likewise, followed by the kind: inline names are zero-padded, and the length decides
+/// between names that differ only in trailing zeros.
 fn last(kind: u8, bytes: &[u8; INLINE_BYTES_MAX]) -> u64 {
     u64::from_be_bytes(*bytes.last_chunk().unwrap_or(&[0; 8])) << 16 | u64::from(kind)
 }
@@ -256,7 +256,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    /// The order, word by word as it is documented.
+    /// The order, literally as documented.
     fn documented(a: &[u8], b: &[u8]) -> Ordering {
         let is_number = |name: &[u8]| name.iter().all(|byte| b"0123456789".contains(byte));
         match (is_number(a), is_number(b)) {

@@ -8,35 +8,34 @@ use smallvec::SmallVec;
 use super::name::order;
 use super::{Domid, Errno};
 
-/// Longest absolute path (xs_wire.h, `XENSTORE_ABS_PATH_MAX`).
+/// Maximum length of an absolute path (xs_wire.h, `XENSTORE_ABS_PATH_MAX`).
 pub const ABS_PATH_MAX: usize = 3072;
-/// Longest path below a domain's home, and the ceiling of the quota `path-max`
-/// (xs_wire.h, `XENSTORE_REL_PATH_MAX`).
+/// Maximum length of a path below a domain's partition root, and the ceiling of the quota `path-max` (xs_wire.h,
+/// `XENSTORE_REL_PATH_MAX`).
 pub const REL_PATH_MAX: usize = 2048;
 /// The special path whose events report introduced domains (xenstore.txt, WATCH).
 pub const INTRODUCE_DOMAIN: &[u8] = b"@introduceDomain";
 /// The special path whose events report domains that shut down or died (xenstore.txt, WATCH).
 pub const RELEASE_DOMAIN: &[u8] = b"@releaseDomain";
 
-/// A path known to be well formed: absolute, or special (`@...`); xenstore.txt's alphabet; no
-/// doubled or trailing slash; at most [`ABS_PATH_MAX`] bytes.
+/// A validated path: absolute or special (`@...`), in xenstore.txt's alphabet, without a doubled or trailing slash, of
+/// at most [`ABS_PATH_MAX`] bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Path<'a>(&'a [u8]);
 
-/// Where [`Path::resolve`] puts a path that was relative.
+/// The buffer in which [`Path::resolve`] expands a relative path.
 pub type PathSpace = SmallVec<[u8; 128]>;
 
 impl<'a> Path<'a> {
-    /// The root.
+    /// The root, `/`.
     pub const ROOT: Path<'static> = Path(b"/");
 
-    /// Reads a path as a client wrote it. A relative one means `/local/domain/<domid>/...` and is
-    /// built in `space`. `path_max` limits the part below `/local/domain/<n>/` (the quota
-    /// `path-max`). Cost: the path's length.
+    /// Validates a path as a client wrote it. A relative one means `/local/domain/<domid>/...` and is expanded in
+    /// `space`. `path_max` (the quota `path-max`) limits the part below `/local/domain/<n>/`. Cost: the path's length.
     ///
     /// # Errors
-    /// `EINVAL` for everything that xenstore.txt forbids. The limits hold *after* the prefix is
-    /// put in front, so that whatever is accepted can be named by the control domain too.
+    /// `EINVAL` for everything that xenstore.txt forbids. The limits apply *after* the prefix is added, so that the
+    /// control domain can name every accepted path too.
     pub fn resolve(
         raw: &'a [u8],
         domid: Domid,
@@ -60,10 +59,10 @@ impl<'a> Path<'a> {
         Ok(path)
     }
 
-    /// Reads an absolute or special path.
+    /// Validates an absolute or special path.
     ///
     /// # Errors
-    /// `EINVAL` if it is not well formed.
+    /// `EINVAL` if it is malformed.
     pub fn parse(raw: &'a [u8]) -> Result<Path<'a>, Errno> {
         let well_formed = match raw {
             b"/" => true,
@@ -74,7 +73,7 @@ impl<'a> Path<'a> {
         if well_formed { Ok(Path(raw)) } else { Err(Errno::EINVAL) }
     }
 
-    /// The bytes, as they go over the wire without their NUL.
+    /// Returns the bytes as sent on the wire, without the NUL.
     pub fn bytes(self) -> &'a [u8] {
         self.0
     }
@@ -84,13 +83,12 @@ impl<'a> Path<'a> {
         self.0 == b"/"
     }
 
-    /// Whether this is one of the special paths of WATCH.
+    /// Whether this is one of WATCH's special paths.
     pub fn is_special(self) -> bool {
         self.0[0] == b'@'
     }
 
-    /// The path without its last component; of a top-level or special path, the root; of the
-    /// root, nothing.
+    /// Returns the path without its last component: the root for a top-level or special path, `None` for the root.
     pub fn parent(self) -> Option<Path<'a>> {
         if self.is_root() {
             return None;
@@ -101,23 +99,24 @@ impl<'a> Path<'a> {
         }
     }
 
-    /// The last component; empty for the root.
+    /// Returns the last component; empty for the root.
     pub fn name(self) -> &'a [u8] {
         let slash = self.0.iter().rposition(|&byte| byte == b'/');
         &self.0[slash.map_or(0, |slash| slash + 1)..]
     }
 
-    /// The components in order. The root has none; a special path starts with its `@name`.
+    /// Returns the components in order. The root has none; a special path starts with its `@name`.
     pub fn components(self) -> impl Iterator<Item = &'a [u8]> + Clone {
         self.0.split(|&byte| byte == b'/').filter(|component| !component.is_empty())
     }
 
-    /// Whether this is `ancestor` or lies below it.
+    /// Whether this path is `ancestor` or lies below it.
     pub fn is_within(self, ancestor: Path<'_>) -> bool {
         self.below(ancestor).is_some()
     }
 
-    /// What follows `ancestor` in this path, without a leading slash; empty if they are equal.
+    /// Returns the part of this path after `ancestor`, without a leading slash: empty if they are equal, `None` if it
+    /// is not below.
     pub fn below(self, ancestor: Path<'_>) -> Option<&'a [u8]> {
         if ancestor.is_root() {
             return self.0.strip_prefix(b"/");
@@ -129,14 +128,13 @@ impl<'a> Path<'a> {
         }
     }
 
-    /// This path and one component more.
+    /// Returns this path extended by one component.
     pub fn child(self, name: &[u8]) -> PathBuf {
         let slash: &[u8] = if self.is_root() { b"" } else { b"/" };
         PathBuf::new(&[self.0, slash, name].concat())
     }
 
-    /// Compares two paths in the order in which a walk of the tree meets them: name by name, as directories
-    /// list them.
+    /// Compares two paths in the order of a depth-first walk of the tree: name by name, in directory order.
     pub fn order(self, other: Path<'_>) -> Ordering {
         let mut others = other.components();
         for name in self.components() {
@@ -148,18 +146,18 @@ impl<'a> Path<'a> {
         others.next().map_or(Ordering::Equal, |_| Ordering::Less)
     }
 
-    /// The first `len` bytes, which must end at a component's end.
+    /// Returns the first `len` bytes, which must end at a component boundary.
     pub fn prefix(self, len: usize) -> Path<'a> {
         debug_assert!(len == self.0.len() || self.0[len] == b'/' || len == 1);
         Path(&self.0[..len])
     }
 
-    /// An owned copy.
+    /// Returns an owned copy.
     pub fn to_buf(self) -> PathBuf {
         PathBuf::new(self.0)
     }
 
-    /// Length of `/local/domain/<n>/`, if the path starts so: it is not counted against `path-max`.
+    /// Returns the length of the prefix `/local/domain/<n>/`, which does not count against `path-max`; 0 without it.
     fn home_prefix_len(self) -> usize {
         let Some(rest) = self.0.strip_prefix(b"/local/domain/") else { return 0 };
         let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
@@ -168,27 +166,26 @@ impl<'a> Path<'a> {
     }
 }
 
-/// Appends `/local/domain/<domid>/`, what a relative path is relative to.
+/// Appends `/local/domain/<domid>/`, the base of relative paths.
 pub fn home_prefix(domid: Domid, out: &mut PathSpace) {
     use std::io::Write;
-    // A vector in memory takes every write.
+    // Writing to a vector cannot fail.
     let _ = write!(out, "/local/domain/{domid}/");
 }
 
-/// Whether a byte may be in a path: xenstore.txt's ASCII alphanumerics and `-/_@`. Without a branch, so
-/// that many are looked at in one instruction.
+/// Whether a path may contain `byte`: xenstore.txt's ASCII alphanumerics and `-/_@`. Branch-free, so that the compiler
+/// vectorises the check.
 const fn is_allowed(byte: u8) -> bool {
     let letter = (byte | 0x20).wrapping_sub(b'a') < 26;
     let slash_or_digit = byte.wrapping_sub(b'/') <= b'9' - b'/';
     letter | slash_or_digit | (byte == b'-') | (byte == b'_') | (byte == b'@')
 }
 
-/// A part of a path: so many bytes and the one before them.
+/// A chunk of a path: 16 bytes and the byte before them.
 type Part = [u8; 1 + 16];
 
-/// Whether all bytes after the first are allowed and no slash is doubled, in a path that does not end
-/// with one. To look at all of them, many at a time, is faster than to stop at the first that is wrong:
-/// few are.
+/// Whether all bytes after the first are allowed and no slash is doubled, in a path without a trailing slash. Checking
+/// all bytes, vectorised, is faster than stopping at the first wrong one: few paths are malformed.
 fn well_formed(path: &[u8]) -> bool {
     let Some(last) = path.last_chunk::<{ size_of::<Part>() }>() else {
         let mut padded: Part = [b'a'; _];
@@ -204,7 +201,7 @@ fn well_formed(path: &[u8]) -> bool {
     !wrong
 }
 
-/// Whether a byte after the first is not allowed, or a second slash.
+/// Whether a byte after the first is not allowed or doubles a slash.
 fn has_wrong(part: &Part) -> bool {
     let pairs = part.iter().zip(&part[1..]);
     let wrong = pairs.map(|(&byte, &next)| !is_allowed(next) | (byte == b'/') & (next == b'/'));
@@ -223,16 +220,16 @@ impl fmt::Display for Path<'_> {
     }
 }
 
-/// Longest path that an owned one holds itself: that of a domain's home.
+/// Maximum length of a path stored inline; enough for a domain's partition root.
 const INLINE_BYTES_MAX: usize = 22;
 
-/// From this length on copies of an owned path share its bytes. Most paths are shorter, and a count would put them
-/// into the allocator's next class.
+/// Minimum length of an owned path whose copies share its bytes. Most paths are shorter, and a reference count would
+/// put them into the allocator's next size class.
 const SHARED_BYTES_MIN: usize = 64;
 
-/// An owned [`Path`], in 24 bytes. Short ones lie in it: a home is found by its path, and would else be
-/// compared in a place of its own. Copies of a long one share its bytes: a guest chooses how long paths are,
-/// and a transaction keeps each in its log, its change and what it removed.
+/// An owned [`Path`], in 24 bytes. Short ones are inline: partitions are looked up by path, and comparing a boxed one
+/// would cost another cache miss. Copies of a long one share its bytes: a guest chooses the length of paths, and a
+/// transaction keeps each of them in its log, its change and its removals.
 #[derive(Clone)]
 pub struct PathBuf(Repr);
 
@@ -258,14 +255,14 @@ impl PathBuf {
         })
     }
 
-    /// Shares the bytes of `other` if that is the same path and a long one.
+    /// Shares the bytes of `other` if both are the same long path.
     pub fn share(&mut self, other: &PathBuf) {
         if matches!(other.0, Repr::Shared(_)) && self == other {
             self.clone_from(other);
         }
     }
 
-    /// The path, borrowed.
+    /// Borrows the path.
     pub fn as_path(&self) -> Path<'_> {
         match &self.0 {
             Repr::Inline(len, bytes) => Path(&bytes[..usize::from(*len)]),

@@ -1,40 +1,40 @@
-//! Permission sets: an entry holds only for an incarnation that the birth clock tells from the next.
+//! Permission sets. An entry applies to one incarnation of its domain; the birth clock distinguishes incarnations.
 
 use smallvec::SmallVec;
 
 use super::{Births, Domid, Errno};
 use crate::sync::Arc;
 
-/// What may be done with a node.
+/// Access rights to a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Access(u8);
 
 impl Access {
-    /// Nothing (letter `n`).
+    /// No access (letter `n`).
     pub const NONE: Access = Access(0);
-    /// Reading (letter `r`).
+    /// Read access (letter `r`).
     pub const READ: Access = Access(1);
-    /// Writing (letter `w`).
+    /// Write access (letter `w`).
     pub const WRITE: Access = Access(2);
-    /// Both (letter `b`).
+    /// Read and write access (letter `b`).
     pub const BOTH: Access = Access(3);
-    /// What the owner and the control domain have: both, and changing permissions.
+    /// The rights of the owner and the control domain: read, write, and change permissions.
     pub const OWNER: Access = Access(7);
 
-    /// What SET_PERMS needs: writing, as its owner.
+    /// The rights that SET_PERMS requires: write access as the owner.
     pub const SET_PERMS: Access = Access(6);
 
-    /// Whether any of `wanted` is allowed.
+    /// Whether any of the rights `wanted` is granted.
     pub fn overlaps(self, wanted: Access) -> bool {
         self.0 & wanted.0 != 0
     }
 
-    /// Whether all of `wanted` is allowed.
+    /// Whether all of the rights `wanted` are granted.
     pub fn allows(self, wanted: Access) -> bool {
         self.0 & wanted.0 == wanted.0
     }
 
-    /// The letter of xenstore.txt, SET_PERMS.
+    /// Returns the letter of xenstore.txt, SET_PERMS. [`Access::OWNER`] is `b`.
     pub fn letter(self) -> u8 {
         match self.0 & 3 {
             0 => b'n',
@@ -56,20 +56,20 @@ impl Access {
     }
 }
 
-/// One permission entry: `r5` is `READ` for domain 5.
+/// A permission entry: `r5` is `READ` for domain 5.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Entry {
-    /// Whom it is about. In the first entry: the owner.
+    /// The domain that gets the access; in the first entry: the owner.
     pub domid: Domid,
-    /// What they may do. In the first entry: what everybody without an entry may do.
+    /// The access that it gets; in the first entry: that of every domain without an entry.
     pub access: Access,
-    /// Shown, never applied: set without the right to set it (`DOMID_ANY` without the feature), or for
-    /// a domain that was not there.
+    /// Listed but never applied: it was set without the right to set it (`DOMID_ANY` without the feature), or for a
+    /// domain that did not exist.
     pub ignored: bool,
 }
 
 impl Entry {
-    /// Reads `<letter><domid>` (xenstore.txt, SET_PERMS).
+    /// Parses `<letter><domid>` (xenstore.txt, SET_PERMS).
     ///
     /// # Errors
     /// `EINVAL` for anything else.
@@ -81,14 +81,14 @@ impl Entry {
     }
 }
 
-/// Who asks: a domain, and the domain that it stands in for (SET_TARGET).
+/// The subject of an access check: a domain, and the domain that it stands in for (SET_TARGET).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Subject {
-    /// The domain itself. Sockets are the control domain.
+    /// The domain itself; the control domain for a client of the socket.
     pub domid: Domid,
-    /// The living domain whose rights it has besides its own.
+    /// The living domain whose rights it has in addition to its own.
     pub target: Option<Domid>,
-    /// Whether it may do everything: the control domain, and a `--priv-domid`.
+    /// Whether all checks are bypassed: the control domain, and that of `--priv-domid`.
     pub privileged: bool,
 }
 
@@ -96,7 +96,7 @@ impl Subject {
     /// The control domain, or the daemon itself.
     pub const CONTROL: Subject = Subject { domid: Domid::CONTROL, target: None, privileged: true };
 
-    /// A domain without privileges or target.
+    /// Makes the subject of a domain without privileges or target.
     pub fn guest(domid: Domid) -> Subject {
         Subject { domid, target: None, privileged: false }
     }
@@ -106,11 +106,11 @@ impl Subject {
     }
 }
 
-/// Who may do what with a node: the owner first, then up to a quota's worth of entries.
+/// The permissions of a node: the owner's entry first, then others up to a quota.
 ///
-/// A set carries the *birth clock* of the moment at which it was set. Only SET_PERMS sets it; a
-/// created node inherits its parent's set, stamp included. An entry holds only for an incarnation
-/// that was known by then, so a reused domid inherits nothing (XSA-322, XSA-417).
+/// A set is stamped with the *birth clock* at the time when it was set. Only SET_PERMS sets it; a created node inherits
+/// its parent's set, stamp included. An entry applies only to an incarnation born by then, so a reused domid inherits
+/// nothing (XSA-322, XSA-417).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PermSet {
     stamp: u64,
@@ -121,7 +121,7 @@ pub struct PermSet {
 pub type Perms = Arc<PermSet>;
 
 impl PermSet {
-    /// A set of `owner` first and `others` after it, set when the birth clock stood at `stamp`.
+    /// Makes a set of `owner` followed by `others`, with the birth clock at `stamp`.
     pub fn new(stamp: u64, owner: Entry, others: &[Entry]) -> PermSet {
         let mut entries = SmallVec::with_capacity(1 + others.len());
         entries.push(owner);
@@ -129,17 +129,17 @@ impl PermSet {
         PermSet { stamp, entries }
     }
 
-    /// `n0`: the control domain's own, unreadable to guests.
+    /// Returns `n0`: owned by the control domain, no access for guests.
     pub fn control_only() -> PermSet {
         let owner = Entry { domid: Domid::CONTROL, access: Access::NONE, ignored: false };
         PermSet::new(Births::CONTROL, owner, &[])
     }
 
-    /// Returns the entries that clients see: the owner's first, then the others without those set before a
-    /// death of their domain. Such an entry is left in the set, as taking it out would cost a death a
-    /// walk over all nodes; shown, it would be written back by a client that changes another entry, and
-    /// then hold for the next incarnation. The owner's entry is always shown: a node of a dead domain is
-    /// about to be removed. Cost: a lookup for each entry.
+    /// Returns the entries that clients see: the owner's, then the others except those set before a death of their
+    /// domain. Such stale entries stay in the set, because removing them would make each death walk all nodes. They are
+    /// hidden because a client that changes another entry would write them back, and they would then apply to the next
+    /// incarnation. The owner's entry is always shown: a node of a dead domain is about to be removed. Cost: one lookup
+    /// per entry.
     pub fn shown<'p>(&'p self, births: &'p Births) -> impl Iterator<Item = &'p Entry> {
         let (owner, others) = self.entries.split_at(1);
         owner.iter().chain(others.iter().filter(|entry| !self.is_dead(entry, births)))
@@ -149,26 +149,26 @@ impl PermSet {
         births.died_since(entry.domid, self.stamp)
     }
 
-    /// Returns all entries, the owner's first, also those of dead domains: what the set costs.
+    /// Returns all entries, the owner's first, including those of dead domains. Accounting charges for all of them.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }
 
-    /// The domain that owns the node.
+    /// Returns the domain that owns the node.
     pub fn owner(&self) -> Domid {
         self.entries[0].domid
     }
 
-    /// When it was set, on the birth clock.
+    /// Returns the birth clock at the time when the set was set.
     pub fn stamp(&self) -> u64 {
         self.stamp
     }
 
-    /// What a node created by `subject` below one with these permissions gets: the same, with a
-    /// guest as its owner (guests own what they create). `now` is the birth clock.
+    /// Returns the permissions of a node that `subject` creates below a node with this set: the same set, but owned by
+    /// `subject` unless that is privileged (guests own what they create). `now` is the birth clock.
     ///
-    /// A new owner needs a stamp that is not older than it. Under that stamp entries of the dead would
-    /// look alive, so they are left out; those that do not hold otherwise are marked (XSA-417).
+    /// A new owner needs a stamp no older than its birth. Under the new stamp, entries of dead domains would appear
+    /// alive, so they are left out; other entries that do not apply are marked `ignored` (XSA-417).
     pub fn inherited(self: &Arc<Self>, subject: &Subject, births: &Births, now: u64) -> Perms {
         let is_owner = self.owner() == subject.domid && births.holds(subject.domid, self.stamp);
         if subject.privileged || is_owner {
@@ -184,7 +184,7 @@ impl PermSet {
         Arc::new(PermSet { stamp: now, entries })
     }
 
-    /// What `subject` may do. Cost: the number of entries.
+    /// Returns the rights of `subject`. Cost: the number of entries.
     pub fn access(&self, subject: &Subject, births: &Births) -> Access {
         if subject.privileged {
             return Access::OWNER;

@@ -1,31 +1,31 @@
-//! The state of a domain at one daemon, as docs/MIGRATION.md names it.
+//! The migration state of a domain at one daemon, as docs/MIGRATION.md names it.
 
-/// The state of a domain at one daemon.
+/// The migration state of a domain at one daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Presence {
-    /// Not introduced, and nothing of a connection is kept.
+    /// Not introduced, and no connection state is kept.
     Absent,
-    /// Not introduced; an import of it is under way.
+    /// Not introduced; an import of it is in progress.
     Arriving,
-    /// Imported, not introduced.
+    /// Imported, not yet introduced.
     Arrived,
-    /// Imported, introduced, and not served since: quiesced.
+    /// Imported, introduced, not yet served: quiesced.
     ArrivedIntroduced,
     /// Introduced and served.
     Running,
-    /// Introduced and quiesced, without a mark, and not by an import.
+    /// Introduced and quiesced, neither exported (without a mark) nor imported.
     Quiesced,
     /// Quiesced, with the mark of an export.
     Exported,
-    /// Released with a mark: its connection is kept.
+    /// Released with a mark; its connection state is kept.
     Left,
-    /// Introduced; its last request is under way, and no other is taken.
+    /// Introduced; its last request is being drained, and no further one is accepted.
     Quiescing,
 }
 
 impl Presence {
-    /// All of them, in the order of their values.
+    /// All states, in the order of their discriminants.
     pub const ALL: [Presence; 9] = [
         Presence::Absent,
         Presence::Arriving,
@@ -38,7 +38,7 @@ impl Presence {
         Presence::Quiescing,
     ];
 
-    /// Returns its name in the reply of DOMAIN_STATES, where a domain that is being quiesced counts as quiesced.
+    /// Returns the name used in the reply of DOMAIN_STATES, where `Quiescing` counts as quiesced.
     pub fn name(self) -> &'static str {
         match self {
             Presence::Absent => "absent",
@@ -52,28 +52,28 @@ impl Presence {
         }
     }
 
-    /// The state of a name.
+    /// The inverse of [`Presence::name`]; never `Quiescing`.
     pub fn from_name(name: &str) -> Option<Presence> {
         Presence::ALL.into_iter().find(|presence| presence.name() == name)
     }
 
-    /// Whether an import brought the domain, which was not served since and can be discarded.
+    /// Whether the domain was imported and not served since, so that it can be discarded.
     pub fn has_arrived(self) -> bool {
         matches!(self, Presence::Arrived | Presence::ArrivedIntroduced)
     }
 
-    /// Whether a page of the domain is mapped, served or not.
+    /// Whether the domain's ring page is mapped, served or not.
     pub fn is_introduced(self) -> bool {
         use Presence::{ArrivedIntroduced, Exported, Quiesced, Quiescing, Running};
         matches!(self, ArrivedIntroduced | Running | Quiescing | Quiesced | Exported)
     }
 
-    /// Whether a page of the domain is mapped, and no request is taken from it.
+    /// Whether the domain's ring page is mapped but its requests are not served.
     pub fn is_quiesced(self) -> bool {
         self.is_introduced() && self != Presence::Running
     }
 
-    /// Why nothing can arrive in its place, and which command of xsctl goes on from there.
+    /// Returns why the domain cannot be imported in this state, and which xsctl command resolves it.
     pub fn in_the_way(self) -> &'static str {
         match self {
             Presence::Absent => "it is not introduced",

@@ -1,19 +1,18 @@
-//! Sets of domains as people read them: `1-1000,1005`.
+//! Sets of domains in human-readable form: `1-1000,1005`.
 
 use std::fmt;
 
 use super::Domid;
 
-/// Ranges that a log line names at most, some 200 bytes.
+/// Maximum number of ranges in a log line, about 200 bytes.
 const LOGGED_MAX: usize = 16;
 
-/// Returns domains, which are in their order, as `1-3,7`.
+/// Formats domains, sorted by number, as `1-3,7`.
 pub fn ranges(domids: impl IntoIterator<Item = Domid>) -> String {
     join(&collect(domids))
 }
 
-/// Domains, which are in their order, in a log line: a bounded number of ranges, and how many
-/// domains are not in them.
+/// Formats sorted domains for a log line: a bounded number of ranges, then the count of the remaining domains.
 pub struct Logged<'d>(pub &'d [Domid]);
 
 impl fmt::Display for Logged<'_> {
