@@ -1,10 +1,10 @@
-//! The arguments of requests: strings with a NUL each.
+//! Request arguments: NUL-terminated strings.
 
 use std::str::FromStr;
 
 use crate::words::Errno;
 
-/// The one string of a payload that is nothing else, its NUL at the very end.
+/// Returns the string of a payload that is exactly one NUL-terminated string.
 ///
 /// # Errors
 /// `EINVAL` for any other payload.
@@ -15,12 +15,12 @@ pub fn one_string(payload: &[u8]) -> Result<&[u8], Errno> {
     }
 }
 
-/// Returns all strings of a payload; what follows the last NUL is not one.
+/// Iterates over the NUL-terminated strings of a payload. Bytes after the last NUL are ignored.
 pub fn strings(payload: &[u8]) -> Strings<'_> {
     Strings(payload)
 }
 
-/// The strings of a payload that were not taken yet.
+/// Iterator over the remaining strings of a payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Strings<'a>(&'a [u8]);
 
@@ -35,10 +35,10 @@ impl<'a> Iterator for Strings<'a> {
     }
 }
 
-/// Decimal digits and nothing else, as an unsigned number.
+/// Parses decimal digits only (no sign, no blanks) as an unsigned number.
 ///
 /// # Errors
-/// `EINVAL`.
+/// `EINVAL` for anything else, and for a number that does not fit `N`.
 pub fn decimal<N: FromStr>(digits: &[u8]) -> Result<N, Errno> {
     text(digits)
         .filter(|text| !text.starts_with('+'))
@@ -46,7 +46,7 @@ pub fn decimal<N: FromStr>(digits: &[u8]) -> Result<N, Errno> {
         .ok_or(Errno::EINVAL)
 }
 
-/// Bytes as text, if they are.
+/// Returns the bytes as text if they are UTF-8.
 pub fn text(bytes: &[u8]) -> Option<&str> {
     std::str::from_utf8(bytes).ok()
 }

@@ -1,56 +1,55 @@
-//! Finding messages in a stream of bytes.
+//! Message framing of a byte stream.
 
 use zerocopy::byteorder::little_endian::U32;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// Size of a header.
+/// Size of a header in bytes.
 pub const HEADER_BYTES: usize = 16;
-/// Longest payload of a request (xs_wire.h, `XENSTORE_PAYLOAD_MAX`); a longer one ends the connection.
+/// Maximum payload of a request in bytes (xs_wire.h, `XENSTORE_PAYLOAD_MAX`); a longer one ends the connection.
 pub const REQUEST_PAYLOAD_BYTES_MAX: usize = 4096;
-/// Longest message.
+/// Maximum size of any message in bytes, header included.
 pub const MESSAGE_BYTES_MAX: usize = HEADER_BYTES + REQUEST_PAYLOAD_BYTES_MAX;
 
-/// A message's header (xs_wire.h, `struct xsd_sockmsg`). Every machine that Xen runs on is
-/// little-endian.
+/// A message header (xs_wire.h, `struct xsd_sockmsg`). Little-endian, like every machine that runs Xen.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub struct Header {
-    /// The operation, or what kind of reply it is.
+    /// The operation, or the type of the reply.
     pub kind: U32,
-    /// The client's number for the request; echoed.
+    /// The client's request id, echoed in the reply.
     pub req_id: U32,
-    /// The transaction, 0 for none; echoed.
+    /// The transaction id, 0 for none, echoed in the reply.
     pub tx_id: U32,
-    /// Bytes of payload that follow.
+    /// Length of the payload that follows, in bytes.
     pub len: U32,
 }
 
 const _: () = assert!(size_of::<Header>() == HEADER_BYTES);
 
-/// What a stream begins with.
+/// The result of parsing the start of a stream.
 #[derive(Debug)]
 pub enum Frame<'a> {
-    /// Not a whole message yet. So many bytes it will have, as far as is known.
+    /// An incomplete message, and the minimum number of bytes that it will have.
     Incomplete(usize),
-    /// A payload of this length, longer than any may be: the stream cannot be followed any further.
+    /// The header of a payload of this length, which exceeds the maximum. The stream is unusable from here on.
     TooLong(u32),
-    /// A message, and what comes after it.
+    /// A complete message.
     Message {
-        /// Its header.
+        /// The message's header.
         header: &'a Header,
-        /// Its payload.
+        /// The message's payload.
         payload: &'a [u8],
-        /// The rest of the stream.
+        /// The rest of the stream after the message.
         rest: &'a [u8],
     },
 }
 
-/// Looks at the beginning of `stream`. Cost: constant.
+/// Parses the first message of `stream` without copying. Cost: constant.
 pub fn frame(stream: &[u8]) -> Frame<'_> {
     let Ok((header, rest)) = Header::ref_from_prefix(stream) else {
         return Frame::Incomplete(HEADER_BYTES);
     };
-    // As unsigned numbers: a length of 1 to 4 GiB is too long, never negative (XSA-420).
+    // Lengths are unsigned: one of 1 to 4 GiB is too long, never negative (XSA-420).
     let len = match usize::try_from(header.len.get()) {
         Ok(len) if len <= REQUEST_PAYLOAD_BYTES_MAX => len,
         _ => return Frame::TooLong(header.len.get()),

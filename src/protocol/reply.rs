@@ -1,4 +1,4 @@
-//! Replies and events, written straight behind what is to be sent already.
+//! Replies and events, appended directly to a connection's output buffer.
 
 use zerocopy::IntoBytes;
 
@@ -6,28 +6,28 @@ use super::frame::{HEADER_BYTES, Header};
 use super::operations::{ERROR, WATCH_EVENT};
 use crate::words::{Errno, PAYLOAD_BYTES_MAX};
 
-/// A place for a reply whose payload is being written: the header goes in front of it at the end.
+/// A reply under construction: its header is filled in once the payload is complete.
 pub struct ReplySlot {
     start: usize,
     header: Header,
 }
 
 impl ReplySlot {
-    /// Makes room in `out` for the header of the reply to `request`. The payload is then appended
-    /// to `out`, and [`ReplySlot::finish`] completes it.
+    /// Reserves space in `out` for the header of the reply to `request`. The caller then appends the payload to `out`
+    /// and calls [`ReplySlot::finish`].
     pub fn begin(out: &mut Vec<u8>, request: &Header) -> ReplySlot {
         let start = out.len();
         out.extend_from_slice(&[0; HEADER_BYTES]);
         ReplySlot { start, header: *request }
     }
 
-    /// Takes the reply back: it will come later.
+    /// Removes the reply from `out`, because it will be sent later.
     pub fn cancel(self, out: &mut Vec<u8>) {
         out.truncate(self.start);
     }
 
-    /// Completes the reply: with the payload that was appended, or an error in its place. A payload
-    /// too long for a reply becomes `E2BIG` (XSA-72). Answers where in `out` it begins.
+    /// Completes the reply, with the appended payload or with an error in its place. A payload too long for a reply
+    /// becomes `E2BIG` (XSA-72). Returns the offset of the reply in `out`.
     pub fn finish(mut self, out: &mut Vec<u8>, result: Result<(), Errno>) -> usize {
         let payload = self.start + HEADER_BYTES;
         let result = match result {
@@ -45,7 +45,7 @@ impl ReplySlot {
     }
 }
 
-/// Appends a whole reply.
+/// Appends a complete reply; a payload too long for a reply becomes `E2BIG`.
 pub fn append_reply(out: &mut Vec<u8>, request: &Header, payload: &[u8]) {
     let slot = ReplySlot::begin(out, request);
     out.extend_from_slice(payload);
@@ -57,9 +57,8 @@ pub fn append_error(out: &mut Vec<u8>, request: &Header, errno: Errno) {
     ReplySlot::begin(out, request).finish(out, Err(errno));
 }
 
-/// Appends an event (xenstore.txt, WATCH_EVENT): its req_id and tx_id are 0. Answers `false`,
-/// having appended nothing, if it would be longer than a message may be: such an event is dropped
-/// (XSA-324).
+/// Appends an event (xenstore.txt, WATCH_EVENT) with req_id and tx_id 0. If the event would exceed the maximum payload,
+/// appends nothing and returns `false`: the event is dropped (XSA-324).
 pub fn append_event(out: &mut Vec<u8>, path: &[u8], token: &[u8]) -> bool {
     let len = path.len() + token.len() + 2;
     if len > PAYLOAD_BYTES_MAX {

@@ -1,24 +1,24 @@
-//! Tokens of watches as one word of text each, for commands of CONTROL.
+//! Escaping of watch tokens as single words, for CONTROL commands.
 
 use std::fmt::Write;
 
 use crate::words::Errno;
 
-/// Makes one word of any token.
+/// Escapes a token as one word of printable ASCII: other bytes and backslashes become `\xhh`.
 pub fn escape(token: &[u8]) -> String {
     let mut word = String::with_capacity(token.len());
     for &byte in token {
         if byte.is_ascii_graphic() && byte != b'\\' {
             word.push(char::from(byte));
         } else {
-            // A string takes every write.
+            // Writing to a string cannot fail.
             let _ = write!(word, "\\x{byte:02x}");
         }
     }
     word
 }
 
-/// Takes `\xhh` back, wherever it stands.
+/// Reverses [`escape`]. Also accepts `\xhh` for bytes that need no escape.
 ///
 /// # Errors
 /// `EINVAL` for any other use of a backslash, and for a NUL.

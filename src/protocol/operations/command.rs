@@ -1,20 +1,20 @@
-//! Requests by another road: commands of CONTROL, with arguments and replies as text.
+//! CONTROL commands that stand for wire requests, with arguments and replies as text.
 
 use super::{Form, Operation, Parser, Request};
 use crate::words::Errno;
 
-/// A command of CONTROL that stands for a request.
+/// A CONTROL command that stands for a wire request.
 pub struct RequestCommand {
-    /// Its name.
+    /// The command's name.
     pub name: &'static str,
-    /// Its arguments, as `help` shows them.
+    /// The arguments as `help` shows them.
     pub arguments: &'static str,
     operation: Operation,
-    /// The operation of the same arguments behind `-d`, with the depths of watches.
+    /// The variant with watch depths, which the option `-d` selects.
     with_depth: Option<Operation>,
 }
 
-/// These commands, as `help` lists them.
+/// These commands, in the order in which `help` lists them.
 pub static COMMANDS: [RequestCommand; 5] = [
     row("quiesce", "<domid>...", Operation::Quiesce, None),
     row("unquiesce", "<domid>...", Operation::Unquiesce, None),
@@ -42,8 +42,8 @@ const fn row(
     RequestCommand { name, arguments, operation, with_depth }
 }
 
-/// Returns the request that a command of CONTROL stands for, with its arguments read as text; `None` for
-/// commands that are no request (`control`).
+/// Parses a CONTROL command that stands for a wire request, with its arguments as text. Returns `None` for all other
+/// commands; the module `control` serves those.
 pub fn command<'a>(words: &[&'a [u8]]) -> Option<Result<Request<'a>, Errno>> {
     let (name, arguments) = words.split_first()?;
     let command = COMMANDS.iter().find(|command| command.name.as_bytes() == *name)?;

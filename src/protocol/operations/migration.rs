@@ -1,4 +1,4 @@
-//! The requests of the migration socket (docs/MIGRATION.md), and their parsers.
+//! The requests of the migration socket (docs/MIGRATION.md) and their parsers.
 
 use super::super::args::strings;
 use super::request::domain;
@@ -7,31 +7,31 @@ use crate::words::{Domid, Errno};
 /// A request of the migration socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MigrationRequest {
-    /// EXPORT_DOMAINS: domains are quiesced and their streams written.
+    /// EXPORT_DOMAINS: quiesces the domains and writes their streams.
     Export(Vec<Range>),
-    /// IMPORT_DOMAINS from the descriptors that come along.
+    /// IMPORT_DOMAINS from the file descriptors sent with the request.
     Import(ImportMode),
-    /// DISCARD_DOMAINS: imports are taken back.
+    /// DISCARD_DOMAINS: rolls back imports.
     Discard(Vec<Range>),
-    /// DOMAIN_STATES.
+    /// DOMAIN_STATES: reports the migration state of each domain.
     States(Vec<Range>),
 }
 
-/// What is done with the streams of an import.
+/// The mode of an import.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ImportMode {
-    /// Their domains are put in place.
+    /// Imports the domains.
     Place,
-    /// Nothing: the reply is what it would be.
+    /// Dry run: returns the reply that the import would return.
     Check,
 }
 
-/// Domains of a request of the migration socket: one, or the known ones of a range.
+/// An argument that names domains: a single one, or all known ones in a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Range {
-    /// `<domid>`.
+    /// `<domid>`: one domain.
     One(Domid),
-    /// `<first>-<last>`.
+    /// `<first>-<last>`: the known domains among these, both ends included.
     Known(Domid, Domid),
 }
 
@@ -55,7 +55,7 @@ pub fn domain_states(payload: &[u8]) -> Result<MigrationRequest, Errno> {
     Ok(MigrationRequest::States(ranges(payload)?))
 }
 
-/// Returns the domains of `<domid>` and `<first>-<last>`.
+/// Parses arguments of the forms `<domid>` and `<first>-<last>`.
 fn ranges(payload: &[u8]) -> Result<Vec<Range>, Errno> {
     if payload.last() != Some(&0) {
         return Err(Errno::EINVAL);

@@ -1,5 +1,5 @@
-//! The operations of the wire: one [table](TABLE) with the number, name, rights and parser of each, and the typed
-//! [`Request`] that its parser returns. Names, numbers and checks are read from here everywhere else.
+//! The operations of the wire protocol: one [table](TABLE) with the number, name, rights and parser of each, and the
+//! typed [`Request`] that the parser returns. This table is the only source of names, numbers and checks.
 
 mod command;
 mod migration;
@@ -13,16 +13,16 @@ pub use request::{
 };
 pub use table::{Access, Operation, Parser, Row, TABLE, TransactionId};
 
-/// WATCH_EVENT of xs_wire.h: what a server sends without being asked.
+/// WATCH_EVENT of xs_wire.h: a message that the server sends unsolicited.
 pub const WATCH_EVENT: u32 = 15;
-/// ERROR of xs_wire.h: a reply that is an errno's name.
+/// ERROR of xs_wire.h: a reply whose payload is an errno name.
 pub const ERROR: u32 = 16;
 
-/// Domains that one request quiesces, exports or discards at most: their pause is shared, the reply that names an
-/// error for all but one of them still fits, and all descriptors of an export fit into one message.
+/// Maximum number of domains that one request quiesces, exports or discards. They share one pause; a reply that names
+/// an error for all but one of them still fits; and all descriptors of an export fit into one message.
 pub const DOMAINS_MAX: usize = 256;
 
-/// Returns the name of any message, for people: of a request, a reply or an event.
+/// Returns the name of any message type (request, reply or event) for logs; `"unknown"` if there is none.
 pub fn message_name(number: u32) -> &'static str {
     match number {
         WATCH_EVENT => "WATCH_EVENT",

@@ -1,5 +1,4 @@
-//! Requests as data, and the parsers of their operations: from a payload to a request. Each returns `EINVAL` for a
-//! payload of another form.
+//! Typed requests, and the parsers from payloads to requests. Each parser returns `EINVAL` for a malformed payload.
 
 use WatchColumns::{PathToken, PathTokenDepth};
 
@@ -7,15 +6,15 @@ use super::super::args::{Strings, decimal, one_string, strings};
 use super::super::token::unescape;
 use crate::words::{Domid, Errno};
 
-/// A request of the store's socket or of a ring, whose arguments have the form that its operation asks for.
-/// Paths, quota names and permission entries are as the client wrote them: what they mean depends on the client.
+/// A request from the store's socket or a ring, with well-formed arguments. Paths, quota names and permission entries
+/// are kept as the client wrote them, because their meaning depends on the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request<'a> {
-    /// READ to SET_PERMS of a path.
+    /// READ to SET_PERMS: an operation on one path.
     Node(&'a [u8], NodeRequest<'a>),
-    /// WATCH of a path with a token, to this depth.
+    /// WATCH: path, token, and depth (`None` for unlimited).
     Watch(&'a [u8], &'a [u8], Option<u16>),
-    /// UNWATCH of a path with a token.
+    /// UNWATCH: path and token.
     Unwatch(&'a [u8], &'a [u8]),
     /// RESET_WATCHES.
     ResetWatches,
@@ -23,89 +22,91 @@ pub enum Request<'a> {
     StartTransaction,
     /// TRANSACTION_END.
     EndTransaction(TransactionEnd),
-    /// CONTROL, with its words.
+    /// CONTROL: the command's words.
     Control(Strings<'a>),
-    /// A request about a domain, which the domain's owner thread serves.
+    /// A request about a domain, served by that domain's owner thread.
     Domain(Domid, DomainRequest),
-    /// QUIESCE of these domains, in order of their numbers, each once.
+    /// QUIESCE of these domains, sorted and without duplicates.
     Quiesce(Vec<Domid>, Form),
-    /// UNQUIESCE of these domains, likewise.
+    /// UNQUIESCE of these domains, sorted and without duplicates.
     Unquiesce(Vec<Domid>, Form),
     /// GET_DOMAIN_PATH.
     GetDomainPath(Domid),
     /// IS_DOMAIN_INTRODUCED.
     IsDomainIntroduced(Domid),
-    /// GET_FEATURE of a domain, or of the client's own.
+    /// GET_FEATURE of a domain; `None` for the client's own.
     GetFeature(Option<Domid>),
-    /// SET_FEATURE of a domain to these bits.
+    /// SET_FEATURE: domain and new feature bits.
     SetFeature(Domid, u32),
     /// GET_QUOTA: the names of all quotas.
     QuotaNames,
-    /// GET_QUOTA of a domain, or of the defaults, by name.
+    /// GET_QUOTA: domain (`None` for the defaults) and quota name.
     GetQuota(Option<Domid>, &'a [u8]),
-    /// SET_QUOTA of a domain, or of the defaults: name and value, which are read after the domain is found.
+    /// SET_QUOTA: domain (`None` for the defaults), name and value. Name and value are parsed after the domain is
+    /// looked up.
     SetQuota(Option<Domid>, &'a [u8], &'a [u8]),
 }
 
-/// A request on one path (xenstore.txt, "Database read, write and permissions operations").
+/// An operation on one path (xenstore.txt, "Database read, write and permissions operations").
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NodeRequest<'a> {
     /// READ.
     Read,
     /// DIRECTORY.
     Directory,
-    /// DIRECTORY_PART from this byte of the list on.
+    /// DIRECTORY_PART: the offset in bytes into the list.
     DirectoryPart(u32),
     /// GET_PERMS.
     GetPerms,
-    /// WRITE of a value.
+    /// WRITE: the new value.
     Write(&'a [u8]),
     /// MKDIR.
     Mkdir,
     /// RM.
     Rm,
-    /// SET_PERMS to these entries.
+    /// SET_PERMS: the new entries.
     SetPerms(Strings<'a>),
 }
 
-/// How a transaction ends.
+/// The outcome that TRANSACTION_END requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransactionEnd {
-    /// `T`.
+    /// Commit (`T`).
     Commit,
-    /// `F`.
+    /// Abort (`F`).
     Abort,
 }
 
-/// A request about a domain, as its owner thread gets it.
+/// A request about a domain, as sent to its owner thread.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DomainRequest {
-    /// INTRODUCE: the number of its ring's page, if the client knows one, and the domain's unbound event channel.
+    /// INTRODUCE: the frame number of the ring page, if the client knows one, and the domain's unbound event channel.
     Introduce(Option<u64>, u32),
-    /// RELEASE; with a mark only of a domain that is as an export of that mark saw it.
+    /// RELEASE. With a mark it succeeds only if the domain is unchanged since the export with that mark.
     Release(Option<u64>),
-    /// RESUME: its shutdown is reported again.
+    /// RESUME: the domain's next shutdown is reported again.
     Resume,
-    /// SET_TARGET: it gets the rights of another domain.
+    /// SET_TARGET: the domain gains the rights of this other domain.
     SetTarget(Domid),
-    /// GET_DOMAIN_WATCHES: its watches from the one at an index on.
+    /// GET_DOMAIN_WATCHES: the index of the first watch to list, and the format.
     ListWatches(usize, WatchListing),
-    /// ADD_DOMAIN_WATCHES: watches that are set on its behalf.
+    /// ADD_DOMAIN_WATCHES: watches to register on the domain's behalf.
     AddWatches(Vec<NewWatch>),
-    /// START_DOMAIN_TRANSACTION: a transaction on its behalf with this identifier, which is not 0.
+    /// START_DOMAIN_TRANSACTION: the non-zero id of a transaction to start on the domain's behalf.
     StartTransaction(u32),
 }
 
-/// How arguments and replies of an extension are written.
+/// The encoding of an extension's arguments and reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// Strings with a NUL each.
+    /// NUL-terminated strings.
     Strings,
-    /// For people and scripts, as a command of CONTROL: a line for each, odd bytes of tokens as `\xhh`.
+    /// Text for people and scripts, as a CONTROL command: a line per item; bytes of tokens that are not printable as
+    /// `\xhh`.
     Text,
 }
 
-/// What a list of watches says of each.
+/// The columns of a watch list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WatchColumns {
     /// Path and token.
@@ -114,23 +115,23 @@ pub enum WatchColumns {
     PathTokenDepth,
 }
 
-/// How a list of watches is written.
+/// The format of a watch list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WatchListing {
-    /// As strings or as text.
+    /// Strings or text.
     pub form: Form,
-    /// Which of a watch's strings there are.
+    /// The columns to list for each watch.
     pub columns: WatchColumns,
 }
 
-/// A watch to be set on a domain's behalf, as the domain would write it.
+/// A watch to register on a domain's behalf, with the arguments that the domain would send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewWatch {
-    /// Absolute, relative or special.
+    /// The path: absolute, relative or special.
     pub path: Box<[u8]>,
-    /// The domain's own name for it.
+    /// The domain's token.
     pub token: Box<[u8]>,
-    /// Levels below the path that it reaches; `None` for all.
+    /// Levels below the path that the watch covers; `None` for unlimited.
     pub depth: Option<u16>,
 }
 
@@ -153,7 +154,7 @@ pub fn get_perms(payload: &[u8]) -> Parsed<'_> {
     Ok(Request::Node(one_string(payload)?, NodeRequest::GetPerms))
 }
 
-/// The value is what follows the path's NUL, whatever its bytes.
+/// The value is everything after the path's NUL and may contain any bytes.
 pub fn write(payload: &[u8]) -> Parsed<'_> {
     let end = payload.iter().position(|&byte| byte == 0).ok_or(Errno::EINVAL)?;
     Ok(Request::Node(&payload[..end], NodeRequest::Write(&payload[end + 1..])))
@@ -202,8 +203,8 @@ pub fn control(payload: &[u8]) -> Parsed<'_> {
     Ok(Request::Control(strings(payload)))
 }
 
-/// Domain, its page's number, event channel, and whatever follows. The number is only needed where there is no grant
-/// of the page, so whatever is no number counts as none.
+/// Parses domain, frame number and event channel; ignores further arguments. The frame number is needed only without a
+/// grant of the page, so an invalid one counts as absent.
 pub fn introduce(payload: &[u8]) -> Parsed<'_> {
     let mut strings = strings(payload);
     let (Some(domid), Some(gfn), Some(port)) = (strings.next(), strings.next(), strings.next())
@@ -217,7 +218,7 @@ pub fn introduce(payload: &[u8]) -> Parsed<'_> {
     Ok(Request::Domain(domid, DomainRequest::Introduce(decimal(gfn).ok(), port)))
 }
 
-/// The domain and maybe the mark of an export (docs/MIGRATION.md).
+/// Parses the domain and the optional mark of an export (docs/MIGRATION.md).
 pub fn release(payload: &[u8]) -> Parsed<'_> {
     let arguments = payload.strip_suffix(&[0]).ok_or(Errno::EINVAL)?;
     let mut arguments = arguments.split(|&byte| byte == 0);
@@ -356,7 +357,7 @@ pub(super) fn domain(digits: &[u8]) -> Result<Domid, Errno> {
     Domid::parse(digits).ok_or(Errno::EINVAL)
 }
 
-/// Returns the domains that are named, each once, by number.
+/// Returns the named domains, sorted and without duplicates.
 fn domains(arguments: &[&[u8]]) -> Result<Vec<Domid>, Errno> {
     let domids = arguments.iter().map(|digits| domain(digits));
     let mut domids = domids.collect::<Result<Vec<_>, _>>()?;
@@ -365,7 +366,7 @@ fn domains(arguments: &[&[u8]]) -> Result<Vec<Domid>, Errno> {
     if domids.is_empty() { Err(Errno::EINVAL) } else { Ok(domids) }
 }
 
-/// Depths beyond every path's are all alike.
+/// Parses a depth. Depths larger than any path's are equivalent and saturate.
 fn limited_depth(digits: &[u8]) -> Result<u16, Errno> {
     Ok(u16::try_from(decimal::<u32>(digits)?).unwrap_or(u16::MAX))
 }

@@ -1,14 +1,14 @@
-//! The operations and their table. A new operation is a number and a row here, and a request with its parser.
+//! The operations and their table. A new operation needs a number and a row here, and a request with its parser.
 
 use super::{Form, MigrationRequest, Request, migration, request};
 use crate::words::Errno;
 
 /// An operation that a client may request: those of xs_wire.h (`xsd_sockmsg_type`), this daemon's own
-/// (docs/PROTOCOL-EXTENSIONS.md) and those of the migration socket (docs/MIGRATION.md). The value is the number on
-/// the wire. xs_wire.h counts up from 0 and keeps 65535 (`XS_INVALID`) for none, so Xen's never reach the others.
+/// (docs/PROTOCOL-EXTENSIONS.md) and those of the migration socket (docs/MIGRATION.md). The value is the number on the
+/// wire. xs_wire.h counts up from 0 and reserves 65535 (`XS_INVALID`), so Xen's numbers never collide with the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-#[allow(missing_docs)] // They are the names of xenstore.txt and of the two documents.
+#[allow(missing_docs)] // The names in xenstore.txt and the two documents.
 pub enum Operation {
     Control = 0,
     Directory = 1,
@@ -48,14 +48,14 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// Returns the operation of a number; `None` for numbers without one. Cost: constant.
+    /// Returns the operation with a wire number; `None` if there is none. Cost: as [`Row::of`].
     pub fn from_wire(number: u32) -> Option<Operation> {
         Row::of(number).map(|row| row.operation)
     }
 
-    /// Returns what the table says of it.
+    /// Returns the operation's row of the table.
     pub fn row(self) -> &'static Row {
-        // Each operation has a row, as a test checks.
+        // Every operation has a row; a test checks it.
         Row::of(self as u32).unwrap_or(&TABLE[0])
     }
 
@@ -65,50 +65,50 @@ impl Operation {
     }
 }
 
-/// What holds for an operation.
+/// The properties of an operation.
 pub struct Row {
-    /// Which.
+    /// The operation that the row describes.
     pub operation: Operation,
-    /// Its name in the documents.
+    /// The name in xenstore.txt or in the extensions' documents.
     pub name: &'static str,
     /// The domains that may request it.
     pub access: Access,
-    /// What a transaction id in its header means.
+    /// The meaning of a transaction id in its header.
     pub transaction: TransactionId,
-    /// What makes a request of its payload.
+    /// The parser of its payload.
     pub parser: Parser,
 }
 
-/// The domains that may request an operation; others get EACCES (xenstore.txt: "prevents the use of ... other than
-/// by dom0").
+/// The domains that may request an operation. Others get EACCES (xenstore.txt: "prevents the use of ... other than by
+/// dom0").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Every domain.
     Any,
-    /// Every domain without arguments, which name another domain; only privileged ones with them.
+    /// Every domain without arguments; only privileged domains with arguments, which name another domain.
     OwnOnly,
-    /// The control domain and those with its rights.
+    /// The control domain and domains with its rights.
     Privileged,
 }
 
-/// What a transaction id in a header means, if it is not 0.
+/// The meaning of a transaction id other than 0 in a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransactionId {
-    /// An open transaction; ENOENT if there is none. Requests other than those on nodes have their effect at once
-    /// all the same.
+    /// The id of an open transaction; ENOENT if there is none. Requests that are not about nodes still take effect
+    /// immediately.
     Open,
-    /// Nothing, known or not (xenstore.txt, WATCH).
+    /// Ignored, whether or not such a transaction is open (xenstore.txt, WATCH).
     Ignored,
 }
 
-/// Makes a request of an operation's payload; `EINVAL` if it has not the form that the operation asks for.
+/// A parser from an operation's payload to a request. Returns `EINVAL` for a malformed payload.
 #[derive(Clone, Copy)]
 pub enum Parser {
-    /// From the payload as it is.
+    /// Parses the raw payload.
     Payload(for<'a> fn(&'a [u8]) -> Result<Request<'a>, Errno>),
-    /// From arguments separated by NULs, or by words of CONTROL.
+    /// Parses arguments: the payload split at NULs, or the words of a CONTROL command.
     Arguments(for<'a> fn(&[&'a [u8]], Form) -> Result<Request<'a>, Errno>),
-    /// For the migration socket; the store's socket and rings return ENOSYS.
+    /// For requests of the migration socket; the store's socket and rings return ENOSYS.
     Migration(fn(&[u8]) -> Result<MigrationRequest, Errno>),
 }
 
@@ -116,7 +116,7 @@ use Access::{Any, OwnOnly, Privileged};
 use Parser::{Arguments, Migration, Payload};
 use TransactionId::{Ignored, Open};
 
-/// The operations, by number.
+/// The rows of all operations, sorted by number.
 #[rustfmt::skip]
 pub static TABLE: [Row; 35] = [
     row(Operation::Control, "CONTROL", Privileged, Open, Payload(request::control)),
@@ -168,9 +168,9 @@ const fn row(
     Row { operation, name, access, transaction, parser }
 }
 
-/// The numbers of Xen's operations are below this; the extensions follow one another.
+/// Xen's operations have numbers below this; the rows of the extensions follow theirs.
 const XEN_NUMBERS: usize = Operation::SetQuota as usize + 1;
-/// The rows of Xen's numbers, since every request looks one up.
+/// Rows indexed by Xen's numbers: every request looks one up.
 static ROWS: [Option<&Row>; XEN_NUMBERS] = {
     let mut rows = [None; XEN_NUMBERS];
     let mut at = 0;
@@ -182,8 +182,8 @@ static ROWS: [Option<&Row>; XEN_NUMBERS] = {
 };
 
 impl Row {
-    /// Returns the row of a number; `None` for numbers without an operation. Cost: constant for Xen's operations,
-    /// a look at each extension for others.
+    /// Returns the row of a wire number; `None` if there is no such operation. Cost: constant for Xen's operations, a
+    /// linear scan of the extensions for others.
     pub fn of(number: u32) -> Option<&'static Row> {
         match ROWS.get(number as usize) {
             Some(&row) => row,
