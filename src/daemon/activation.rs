@@ -1,4 +1,4 @@
-//! The listening socket that a service manager hands over (sd_listen_fds(3)).
+//! Socket activation: the listening socket that a service manager passes (sd_listen_fds(3)).
 
 use std::fs::Metadata;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -15,12 +15,12 @@ use super::failure::Failure;
 const PID: &str = "LISTEN_PID";
 const DESCRIPTORS: &str = "LISTEN_FDS";
 
-/// Returns the socket that is handed over for `socket`, if any. Others are closed with a warning.
-/// Changes the environment, so it must run before the process has a second thread.
+/// Returns the socket that was passed for `socket`, if any. Closes the others with a warning. Changes the environment,
+/// so it must run before the process starts a second thread.
 ///
 /// # Errors
-/// [`Failure::Usage`]: sockets are handed over, but none that clients of `socket` would reach, or
-/// one that unprivileged users could connect to.
+/// [`Failure::Usage`]: sockets were passed, but clients of `socket` would reach none of them, or unprivileged users
+/// could connect to it.
 pub(super) fn take(socket: &Path) -> Result<Option<UnixListener>, Failure> {
     let mut descriptors = ListenFd::from_env();
     let (mut found, mut others) = (None, Vec::new());
@@ -47,10 +47,11 @@ pub(super) fn take(socket: &Path) -> Result<Option<UnixListener>, Failure> {
     found.map(|listener| checked(listener, socket)).transpose()
 }
 
-/// Lets the process that `command` starts take what was handed over to this one.
+/// Passes the sockets that this process was given on to the process that `command` starts.
 pub(super) fn pass_on(command: &mut Command) {
     let own = std::env::var(PID).is_ok_and(|pid| pid == std::process::id().to_string());
-    // Without LISTEN_PID the descriptors are those of the process that reads LISTEN_FDS.
+    // The new process has another pid, so a LISTEN_PID of ours must go. Without LISTEN_PID, the sockets belong to the
+    // process that reads LISTEN_FDS: if they are not ours, that must go instead.
     command.env_remove(if own { PID } else { DESCRIPTORS });
 }
 
@@ -63,14 +64,15 @@ fn path_of(listener: &UnixListener) -> Result<PathBuf, Failure> {
     path.ok_or_else(|| unusable("it has no path in the file system"))
 }
 
-/// systemd writes /run for /var/run, so the names may differ.
+/// Compares device and inode as well, because systemd writes /run for /var/run.
 fn is_same(a: &Path, b: &Path) -> bool {
     let file =
         |path| std::fs::metadata(path).map(|about: Metadata| (about.dev(), about.ino())).ok();
     a == b || (file(a).is_some() && file(a) == file(b))
 }
 
-/// systemd's default is SocketMode=0666, which would make every local user the control domain.
+/// Rejects a socket that every local user can connect to, as systemd's default SocketMode=0666 allows: each of them
+/// would be the control domain.
 fn checked(listener: UnixListener, socket: &Path) -> Result<UnixListener, Failure> {
     let about = std::fs::metadata(socket).map_err(|error| Failure::of_path(socket, error))?;
     if about.permissions().mode() & 0o002 != 0 {

@@ -1,10 +1,9 @@
-//! Puts the daemon in the background.
+//! Daemonization.
 //!
-//! A process that forks after it has threads keeps one of them and all of their locks, and Rust
-//! calls fork unsafe for that. So the daemon starts itself anew instead: the first process waits
-//! for a line on a pipe, which is the second one's standard output, and returns when it came (a
-//! daemon serves, this one or another) or cannot come any more (the start failed: its message is already on the common
-//! standard error, its exit code is passed on).
+//! Forking a process that has threads keeps only one of them, but all of their locks, so Rust makes fork unsafe. The
+//! daemon re-executes itself instead. The first process reads a line from a pipe, which is the second one's standard
+//! output. It returns once the line arrives (a daemon serves: this one or another) or the pipe is closed (the start
+//! failed: the error message is already on the shared standard error, and the first process passes on the exit code).
 
 use std::fs::OpenOptions;
 use std::io::{self, BufRead, BufReader, Write};
@@ -17,28 +16,28 @@ use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use super::activation;
 use super::failure::Failure;
 
-/// Tells the second process that it is the second one: the id of the first, its parent.
+/// Marks the second process. The value is the process id of the first, its parent.
 const MARK: &str = "XENSTORED_STARTED_BY";
 
-/// Whether this process is the second one.
+/// Whether this is the second process.
 pub(super) fn is_second() -> bool {
     let parent = getppid().map(|pid| pid.as_raw_nonzero().to_string());
     parent.is_some() && std::env::var(MARK).ok() == parent
 }
 
-/// In the first process: starts the second one with the same command line, waits until it serves
-/// or has failed, and returns the exit code. With `print_pid`, the command line's option, it prints the daemon's process id.
+/// In the first process: starts the second one with the same command line, waits until it serves or fails, and returns
+/// the exit code. With `print_pid` (the option `-P`) it prints the daemon's process id.
 pub(super) fn start_second(print_pid: bool) -> Result<u8, Failure> {
     let failed = |error| Failure::Other { what: "cannot start in the background".into(), error };
     let (ready, write_end) = io::pipe().map_err(failed)?;
     let mut arguments = std::env::args_os();
-    // By its real name and not /proc/self/exe, which ps and pgrep would show.
+    // By its real name: with /proc/self/exe, ps and pgrep would show `exe`.
     let mut command = Command::new(std::env::current_exe().map_err(failed)?);
     command.arg0(arguments.next().unwrap_or_else(|| "xenstored".into())).args(arguments);
     command.env(MARK, std::process::id().to_string()).stdin(Stdio::null()).stdout(write_end);
     activation::pass_on(&mut command);
     let mut second = command.spawn().map_err(failed)?;
-    drop(command); // With its copy of the pipe's write end.
+    drop(command); // Closes its copy of the pipe's write end.
 
     let mut pid = String::new();
     BufReader::new(ready).read_line(&mut pid).map_err(failed)?;
@@ -55,16 +54,16 @@ pub(super) fn start_second(print_pid: bool) -> Result<u8, Failure> {
     }
 }
 
-/// In the second process, first of all: leaves the session, so that no terminal's ^C or hangup
-/// reaches the daemon, and the directory, so that no mount is kept busy.
+/// In the second process, before anything else: leaves the session, so that no ^C or hangup of a terminal reaches the
+/// daemon, and the directory, so that no mount stays busy.
 pub(super) fn detach() -> Result<(), Failure> {
     let failed = |error| Failure::Other { what: "cannot go in the background".into(), error };
     setsid().map_err(|e| failed(e.into()))?;
     std::env::set_current_dir("/").map_err(failed)
 }
 
-/// In the second process, once `pid` serves, which may be another daemon's: lets the first one return,
-/// and gives up the terminal.
+/// In the second process, once the daemon with process id `pid` serves (possibly another daemon): makes the first
+/// process return, and detaches from the terminal.
 pub(super) fn report_ready(pid: u32) -> io::Result<()> {
     let mut pipe = io::stdout();
     writeln!(pipe, "{pid}")?;

@@ -1,4 +1,4 @@
-//! The command line: C's options as far as they have a meaning, and ours.
+//! The command line: the options of C xenstored as far as they apply, and this daemon's own.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ const NO_LIVE_UPDATE: &str = "live update is not supported yet; started without 
 #[derive(Debug, Parser)]
 #[command(name = "xenstored", version, infer_long_args = true)]
 #[command(disable_help_flag = true, disable_version_flag = true)]
-// Start scripts append options to those of a configuration file: as in C, the last one counts.
+// Start scripts append options to those of a configuration file: the last one wins, as in C xenstored.
 #[command(args_override_self = true)]
 #[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 pub(super) struct Options {
@@ -163,7 +163,7 @@ pub(super) struct GuestOptions {
 }
 
 impl Options {
-    /// Reads a command line. `Err` is also the reply to `--help` and `--version`.
+    /// Parses a command line. `--help` and `--version` are `Err` too, with the text to print.
     pub(super) fn read(line: impl IntoIterator<Item = OsString>) -> Result<Options, clap::Error> {
         let matches = Options::command().try_get_matches_from(line)?;
         let mut options = Options::from_arg_matches(&matches)?;
@@ -171,8 +171,8 @@ impl Options {
         Ok(options)
     }
 
-    /// The limits in the order of the command line, so that the last one of a quota counts, whichever
-    /// of its options it is given with.
+    /// Returns the limits in command-line order, so that the last one for a quota wins, whichever of its two options
+    /// sets it.
     fn limits_in_order(&self, matches: &ArgMatches) -> Vec<(Quota, u32)> {
         let own = [
             ("entry_nb", Quota::Nodes, self.entry_nb),
@@ -192,7 +192,7 @@ impl Options {
         placed.into_iter().map(|(_, limit)| limit).collect()
     }
 
-    /// What it gives.
+    /// Returns the configuration layer that the options set.
     pub(super) fn given(self) -> Result<Given, Failure> {
         if self.live_update {
             return Err(Failure::Usage(NO_LIVE_UPDATE.into()));
@@ -225,7 +225,7 @@ impl Options {
         })
     }
 
-    /// A note for each option that is taken without effect.
+    /// Returns a note for each option that was given but has no effect.
     fn notes(&self) -> Vec<String> {
         [
             (self.event.is_some(), "--event is ignored: the host says which event channel it is"),
@@ -247,7 +247,7 @@ impl Options {
     }
 }
 
-/// Numbers as C reads them: at most `INT_MAX`.
+/// Parses numbers with the upper bound of C xenstored, `INT_MAX`.
 fn number() -> RangedI64ValueParser<u32> {
     RangedI64ValueParser::new().range(0..=i64::from(i32::MAX))
 }
@@ -256,7 +256,7 @@ fn parse_switch(text: &str) -> Result<SwitchChange, UnknownSwitch> {
     SwitchChange::parse(text)
 }
 
-/// Splits `<what>=<number>`.
+/// Parses `<what>=<number>`.
 fn parse_pair(text: &str) -> Result<(&str, u32), String> {
     let (what, number) = text.split_once('=').ok_or("expected <what>=<number>")?;
     let value = number.parse().ok().filter(|&value| value <= i32::MAX.unsigned_abs());
@@ -269,7 +269,7 @@ fn parse_quota(text: &str) -> Result<(Quota, u32), String> {
     Ok((quota.ok_or_else(|| format!("no quota is called {name:?}; there are {}", names()))?, value))
 }
 
-/// The names of all quotas.
+/// Returns the names of all quotas, separated by commas.
 pub(super) fn names() -> String {
     Quota::all().map(Quota::name).collect::<Vec<_>>().join(", ")
 }

@@ -1,4 +1,4 @@
-//! Configuration files: ours in TOML, and the choice between it and oxenstored's syntax.
+//! Configuration files in TOML, and the choice between TOML and oxenstored's syntax.
 
 use std::fmt;
 use std::io;
@@ -15,22 +15,22 @@ use super::settings::HostKind;
 use crate::domain::Quota;
 use crate::log::SwitchChange;
 
-/// The file that is read, if it exists, when none is named.
+/// The file that is read, if it exists, when no option names one.
 const DEFAULT_FILE: &str = "/etc/xen/xenstored.toml";
-/// The largest file that is read. It is the administrator's own, but `--config /dev/zero` should
-/// be an error and not fill the memory.
+/// Maximum size of a file in bytes. The administrator is trusted, but `--config /dev/zero` should be an error rather
+/// than exhaust memory.
 const FILE_MAX: u64 = 1 << 20;
 
-/// A line of a file and what is wrong there.
+/// An error on a line of a file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Wrong {
-    /// Counted from 1; 0 if it is the file as a whole.
+    /// Counted from 1; 0 for the file as a whole.
     pub line: usize,
     pub what: String,
 }
 
-/// Reads the named file, or the default one if it exists, and returns which it was. With `strict` the
-/// faults are errors that oxenstored goes on after; else they are notes.
+/// Reads the named file, or the default one if it exists, and returns its path and contents. Errors that oxenstored
+/// tolerates are errors if `strict`, else notes.
 pub(super) fn read(
     named: Option<&Path>,
     strict: bool,
@@ -45,7 +45,7 @@ pub(super) fn read(
     };
     let named = |Wrong { line, what }| format!("{}:{line}: {what}", path.display());
     let given = if path.extension().is_some_and(|it| it == "conf") {
-        // oxenstored knows no encodings: a comment may have any.
+        // oxenstored does not decode the file: a comment may have any encoding.
         let (mut given, wrong) = oxenstored::parse(&String::from_utf8_lossy(&bytes));
         let wrong: Vec<_> = wrong.into_iter().map(named).collect();
         if strict && !wrong.is_empty() {
@@ -71,7 +71,7 @@ fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The keys of dist/xenstored.toml, which describes them.
+/// The keys of dist/xenstored.toml, which documents them.
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 struct File {
@@ -110,7 +110,7 @@ struct Timeouts {
     ring_scan_interval: Option<u32>,
 }
 
-/// The levels of the log, least first.
+/// Log levels, most severe first.
 #[derive(Clone, Copy, Debug, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Level {
@@ -131,7 +131,7 @@ impl From<Level> for LevelFilter {
     }
 }
 
-/// A change of a switch, `+io` or `-io`.
+/// A trace switch and its new state: `+io` or `-io`.
 #[derive(Debug)]
 struct Switch(SwitchChange);
 
@@ -146,7 +146,6 @@ impl<'de> Deserialize<'de> for Switch {
 #[derive(Debug, Default)]
 struct Quotas(Vec<(Quota, u32)>);
 
-/// The name of a quota.
 struct Name(Quota);
 
 impl<'de> Deserialize<'de> for Name {
@@ -244,14 +243,14 @@ mod tests {
     fn the_sample_says_the_defaults() {
         let settings = parse_toml(SAMPLE).unwrap().settle(&bare()).unwrap();
         assert_eq!(settings, Given::default().settle(&bare()).unwrap());
-        // Also where the settings drop what is a default: each value is the default's, not absent.
+        // Also for settings that drop default values: each value is present and equal to the default.
         let file: File = toml::from_str(SAMPLE).unwrap();
         for quota in Quota::all() {
             assert!(file.quotas.0.contains(&(quota, quota.default_value())), "{quota:?}");
         }
     }
 
-    /// A key that is not in the pattern does not compile; one that is not in the sample fails.
+    /// The pattern fails to compile if it misses a key; the test fails if the sample misses one.
     #[test]
     fn the_sample_mentions_every_key() {
         let is_key = |line: &str| line.contains(" = ") && !line.starts_with("# ");

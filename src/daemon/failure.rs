@@ -1,4 +1,4 @@
-//! Why the daemon could not start or go on: a sentence that tells what to do, and an exit code.
+//! Errors of the daemon's start and run: a message that says what to do, and an exit code.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,13 +7,13 @@ use thiserror::Error;
 
 use crate::host::xen::StartError;
 
-/// The longest path of a Unix socket in bytes (unix(7): `sun_path` without its NUL).
+/// Maximum length of a Unix socket's path in bytes (unix(7): `sun_path` without its NUL).
 pub const SOCKET_PATH_MAX: usize = 107;
 
-/// Why the daemon could not start or go on. The exit codes are documented in xenstored(8).
+/// An error that keeps the daemon from starting or running. xenstored(8) documents the exit codes.
 #[derive(Debug, Error)]
 pub enum Failure {
-    /// An option or a configuration file is wrong.
+    /// An option or configuration file is invalid.
     #[error("{0}")]
     Usage(String),
     /// Another instance holds the lock.
@@ -25,7 +25,7 @@ pub enum Failure {
         /// The file that it holds locked.
         lock: PathBuf,
     },
-    /// The system does not allow it.
+    /// Permission denied by the system.
     #[error("no permission for {}; run as root, or choose another place with --socket, \
              --pid-file or --trace-file", path.display())]
     Permission {
@@ -38,39 +38,39 @@ pub enum Failure {
         /// The missing directory.
         path: PathBuf,
     },
-    /// The path of a socket does not fit into an address.
+    /// A socket's path does not fit into a socket address.
     #[error("the socket path {} has {} bytes, and the system allows {SOCKET_PATH_MAX}; choose a \
              shorter one with --socket or XENSTORED_PATH", path.display(), path.as_os_str().len())]
     PathTooLong {
-        /// The path.
+        /// The path that is too long.
         path: PathBuf,
     },
-    /// Something that is no xenstored of this kind has the socket's place.
+    /// The socket's path is occupied: by a socket that another daemon serves, or by another kind of file.
     #[error("{} {what}", path.display())]
     AddressInUse {
         /// The socket's path.
         path: PathBuf,
-        /// What is there and what to do about it.
+        /// What is there and how to resolve it.
         what: &'static str,
     },
-    /// The hypervisor's interface cannot be used.
+    /// The hypervisor's interface is unusable.
     #[error("{0}")]
     Host(String),
-    /// This machine is no host that can be served.
+    /// This machine is not a host that the daemon can serve.
     #[error(transparent)]
     Xen(#[from] StartError),
-    /// Anything else.
+    /// Any other error.
     #[error("{what}: {error}")]
     Other {
-        /// What was tried.
+        /// The operation that failed.
         what: String,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
 }
 
 impl Failure {
-    /// The exit code of the process.
+    /// Returns the process exit code.
     pub fn code(&self) -> u8 {
         match self {
             Failure::Other { .. } => 1,
@@ -86,7 +86,7 @@ impl Failure {
         }
     }
 
-    /// What it means that `path` could not be made or opened for writing.
+    /// Converts the error of making `path` or opening it for writing.
     pub(super) fn of_path(path: &Path, error: io::Error) -> Failure {
         let directory = path.parent().unwrap_or(path);
         match error.kind() {

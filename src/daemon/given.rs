@@ -1,4 +1,4 @@
-//! What the command line and a configuration file give, and the settings that follow from it.
+//! The configuration layers (command line and file), and the settings resolved from them.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -13,20 +13,20 @@ use crate::domain::Quota;
 use crate::log::{self, Destination, SwitchChange};
 use crate::words::{Domid, REL_PATH_MAX};
 
-/// Where the devices of a Xen host are.
+/// The directory of a Xen host's devices.
 const XEN_DEVICES: &str = "/dev/xen";
-/// Where C's daemon has its socket, and where its clients look for it.
+/// The directory in which C xenstored has its socket and clients look for it.
 const RUN_DIRECTORY: &str = "/var/run/xenstored";
-/// The name of the simulated host's socket, beside the other one.
+/// The name of the simulated host's socket, which is in the same directory as the clients' one.
 const SIM_SOCKET: &str = "sim";
-/// How long an event may wait for its domain to take it, unless set (C's default, seconds).
+/// Default timeout of an event that its domain does not read, in seconds (C xenstored's default).
 const WATCH_EVENT_TIMEOUT: u32 = 20;
-/// How often a ring is looked at that is not notified, unless set (oxenstored's default, seconds).
+/// Default interval at which rings are scanned for missed notifications, in seconds (oxenstored's default).
 const RING_SCAN_INTERVAL: u32 = 20;
-/// Threads beyond this bring nothing but memory: each shard is one, and no host has more cores.
+/// Maximum number of shards. Each has a thread, no host has more cores, and further threads only cost memory.
 const MAX_SHARDS: u16 = 1024;
 
-/// What one source gives: the command line, or a configuration file.
+/// A configuration layer: the options of the command line, or the keys of a configuration file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Given {
     pub host: Option<HostKind>,
@@ -34,10 +34,10 @@ pub(super) struct Given {
     pub shards: Option<u16>,
     pub socket: Option<PathBuf>,
     pub sim_socket: Option<PathBuf>,
-    /// In order; a later value of a quota replaces an earlier one.
+    /// In order; a later value of a quota overrides an earlier one.
     pub limits: Vec<(Quota, u32)>,
     pub soft_memory: Option<u32>,
-    /// Seconds; 0: for ever.
+    /// Seconds; 0: no timeout.
     pub watch_event_timeout: Option<u32>,
     /// Seconds; 0: never.
     pub ring_scan_interval: Option<u32>,
@@ -53,22 +53,20 @@ pub(super) struct Given {
     pub notes: Vec<String>,
 }
 
-/// What the settings depend on besides what is given.
+/// The environment on which the settings depend besides the configuration layers.
 pub(super) struct Surroundings {
-    /// Whether the process runs as root.
     pub root: bool,
     /// Whether this is a Xen host.
     pub xen: bool,
-    /// The number of cores.
     pub cores: usize,
-    /// `XENSTORED_PATH`, `XENSTORED_RUNDIR` and `XDG_RUNTIME_DIR`, where set and not empty.
+    /// `XENSTORED_PATH`, `XENSTORED_RUNDIR` and `XDG_RUNTIME_DIR`; `None` if unset or empty.
     pub socket: Option<PathBuf>,
     pub run_directory: Option<PathBuf>,
     pub user_directory: Option<PathBuf>,
 }
 
 impl Surroundings {
-    /// Those of this process.
+    /// Reads the environment of this process.
     pub(super) fn look() -> Surroundings {
         let path = |name: &str| {
             std::env::var_os(name).filter(|value: &OsString| !value.is_empty()).map(PathBuf::from)
@@ -83,7 +81,7 @@ impl Surroundings {
         }
     }
 
-    /// The socket unless one is given, and whether its directory may be made.
+    /// Returns the default socket, and whether its directory may be created.
     fn socket(&self) -> (PathBuf, bool) {
         match self {
             Surroundings { socket: Some(path), .. } => (path.clone(), false),
@@ -97,7 +95,7 @@ impl Surroundings {
 }
 
 impl Given {
-    /// What is given here, and what `under` gives where this gives nothing.
+    /// Merges two layers: `self` overrides `under`.
     pub(super) fn over(self, mut under: Given) -> Given {
         under.limits.extend(self.limits);
         under.switches.extend(self.switches);
@@ -124,7 +122,7 @@ impl Given {
         }
     }
 
-    /// The settings that follow, defaults put in.
+    /// Resolves the layer to settings, with defaults filled in.
     pub(super) fn settle(self, around: &Surroundings) -> Result<Settings, Failure> {
         let host = self.host.unwrap_or(if around.xen { HostKind::Xen } else { HostKind::Sim });
         let (default_socket, default_made) = around.socket();
@@ -178,10 +176,10 @@ impl Given {
     }
 }
 
-/// What a simulated guest is told: its daemon is where it would be with the same surroundings.
+/// Resolves the settings of a simulated guest. It finds the daemon where that would be with the same environment.
 pub(super) fn guest(options: GuestOptions, around: &Surroundings) -> Result<Guest, Failure> {
     let default = || around.socket().0.with_file_name(SIM_SOCKET);
-    // A host that was named has its daemon's socket beside it, as far as nothing else is said.
+    // If only the simulated host's socket is named, the daemon's socket is expected in the same directory.
     let socket = match (&around.socket, &options.sim_socket) {
         (None, Some(sim_socket)) => sim_socket.with_file_name("socket"),
         _ => around.socket().0,
@@ -213,11 +211,11 @@ fn shards(given: u16, cores: usize) -> Result<u16, Failure> {
     }
 }
 
-/// The last value of each quota, unless it is the default.
+/// Returns the last value of each quota, unless it is the default.
 fn changed_limits(given: &[(Quota, u32)]) -> Vec<(Quota, u32)> {
     let last = |quota: Quota| {
         let (_, value) = *given.iter().rev().find(|(other, _)| *other == quota)?;
-        // Longer ones are no paths on the wire either.
+        // The wire protocol does not allow longer paths anyway.
         let ceiling = if quota == Quota::PathMax { REL_PATH_MAX } else { usize::MAX };
         let value = value.min(u32::try_from(ceiling).unwrap_or(u32::MAX));
         (value != quota.default_value()).then_some((quota, value))

@@ -1,4 +1,4 @@
-//! What only one daemon can have: its lock, its socket, its pid file.
+//! The resources that only one daemon can hold: lock, sockets, pid file.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Seek, SeekFrom, Write};
@@ -16,20 +16,19 @@ use super::failure::{Failure, SOCKET_PATH_MAX};
 use super::running;
 use super::settings::{HostKind, Settings};
 
-/// A claim to be the one daemon of a socket. When it is dropped, socket and pid file are removed;
-/// the lock file stays, as removing it would let two others lock two files of one name.
+/// A claim to be the only daemon of a socket. Dropping it removes sockets and pid file. The lock file stays: if it were
+/// removed, two other processes could lock two files of the same name.
 pub(super) struct Instance {
     sockets: Vec<PathBuf>,
     pid_file: Option<(PathBuf, File)>,
-    /// The socket that the service manager listens on, until it is served.
+    /// The socket passed by the service manager, until it is served.
     handed_over: Option<(PathBuf, UnixListener)>,
     _lock: File,
 }
 
 impl Instance {
-    /// Claims the places that the settings name. The sockets are only made free: the simulated
-    /// host binds its own. A socket for clients that was handed over is the service
-    /// manager's, and stays.
+    /// Claims the resources that the settings name. Sockets are only freed here, because the simulated host binds its
+    /// own later. A client socket that was passed by the service manager belongs to it and is left alone.
     pub(super) fn claim(
         settings: &Settings,
         handed_over: Option<&UnixListener>,
@@ -48,7 +47,7 @@ impl Instance {
             make_directory(&settings.socket)?;
         }
         let lock = lock(&lock_path(&settings.socket), &running::lock_text(settings))?;
-        // Before the pid file is touched: it may be another daemon's, which has other locks.
+        // Before the pid file is touched: that file may belong to a daemon of another socket, which has another lock.
         let is_made = |socket: &&PathBuf| handed_over.is_none() || **socket != settings.socket;
         for socket in sockets.into_iter().filter(is_made) {
             make_free(socket)?;
@@ -61,25 +60,25 @@ impl Instance {
         Ok(instance)
     }
 
-    /// Takes over the removal of a socket that the simulated host made: its threads may outlive a stop,
-    /// and with them the host.
+    /// Registers the simulated host's socket for removal: the host's threads, and with them the host, may outlive a
+    /// stop.
     pub(super) fn remove_at_end(&mut self, socket: &Path) {
         self.sockets.push(socket.to_path_buf());
     }
 
-    /// Serves a socket that was handed over in place of one of its own. It is the service manager's to remove.
+    /// Makes [`Instance::listen`] return a socket passed by the service manager, which also removes it.
     pub(super) fn hand_over(&mut self, path: &Path, listener: UnixListener) {
         self.handed_over = Some((path.to_path_buf(), listener));
     }
 
-    /// Makes a socket, or takes the one that was handed over, with mode 0600. From here on clients connect, so the host is there already: who
-    /// finds the socket for clients finds the host's too.
+    /// Creates a socket with mode 0600, or returns the one that was passed. Clients can connect from now on, so the
+    /// host must already be up: a client that finds this socket also finds the host's.
     pub(super) fn listen(&mut self, path: &Path) -> Result<UnixListener, Failure> {
         if let Some((_, listener)) = self.handed_over.take_if(|(at, _)| at == path) {
             return Ok(listener);
         }
         let listener = UnixListener::bind(path).map_err(|e| Failure::of_path(path, e))?;
-        self.sockets.push(path.to_path_buf()); // From here on it is ours to remove.
+        self.sockets.push(path.to_path_buf()); // Removed at the end from here on.
         std::fs::set_permissions(path, Permissions::from_mode(0o600))
             .map_err(|e| Failure::of_path(path, e))?;
         Ok(listener)
@@ -94,13 +93,13 @@ impl Drop for Instance {
     }
 }
 
-/// The file that the daemon with this socket for clients holds locked.
+/// Returns the path of the lock file of the daemon with this client socket.
 pub(super) fn lock_path(socket: &Path) -> PathBuf {
     beside(socket, ".lock")
 }
 
-/// The migration socket (docs/MIGRATION.md) of the daemon with this socket for clients; none if its
-/// name would be longer than any may be.
+/// Returns the path of the migration socket (docs/MIGRATION.md) of the daemon with this client socket; `None` if it
+/// would exceed the maximum length.
 pub(super) fn migration_path(socket: &Path) -> Option<PathBuf> {
     let path = beside(socket, ".migration");
     (path.as_os_str().len() <= SOCKET_PATH_MAX).then_some(path)
@@ -112,8 +111,7 @@ fn beside(socket: &Path, ending: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Makes the directory of a socket that nobody named: nobody else's business, and not the tree
-/// above it.
+/// Creates the directory of a default socket, with mode 0700 and without its parents.
 fn make_directory(socket: &Path) -> Result<(), Failure> {
     let Some(directory) = socket.parent() else { return Ok(()) };
     match DirBuilder::new().mode(0o700).create(directory) {
@@ -122,7 +120,7 @@ fn make_directory(socket: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Opens and locks a file, and writes what it says about this process, the process id first.
+/// Opens and locks a file, and replaces its contents with `text`, which starts with the process id.
 fn lock(path: &Path, text: &str) -> Result<File, Failure> {
     let failed = |e: io::Error| Failure::of_path(path, e);
     let mut file = OpenOptions::new()
@@ -147,15 +145,15 @@ fn lock(path: &Path, text: &str) -> Result<File, Failure> {
     Ok(file)
 }
 
-/// Takes the pid file, which others than us may read.
+/// Locks and writes the pid file, which is world-readable.
 fn claim_pid_file(path: &Path) -> Result<File, Failure> {
     let file = lock(path, &format!("{}\n", std::process::id()))?;
     file.set_permissions(Permissions::from_mode(0o644)).map_err(|e| Failure::of_path(path, e))?;
     Ok(file)
 }
 
-/// Removes a socket that nobody listens on. Only the lock tells about others of us; C's daemon
-/// does not know of it, so the socket itself is tried.
+/// Removes a stale socket. The lock only detects other instances of this daemon; C xenstored does not take it, so this
+/// also tries to connect.
 fn make_free(path: &Path) -> Result<(), Failure> {
     let in_use = |what| Err(Failure::AddressInUse { path: path.to_path_buf(), what });
     match std::fs::symlink_metadata(path) {
@@ -172,12 +170,12 @@ fn make_free(path: &Path) -> Result<(), Failure> {
         }
         Err(Errno::NOENT) => Ok(()),
         Err(Errno::ACCESS) => Err(Failure::Permission { path: path.to_path_buf() }),
-        // Connected, or a queue that is full, or of another type: somebody listens.
+        // Connected, the backlog is full, or the socket type differs: a process is listening.
         _ => in_use("is served by another daemon; stop it, or choose another path"),
     }
 }
 
-/// Connects without waiting: a daemon that hangs does not accept.
+/// Connects without blocking: a hung daemon does not accept.
 pub(super) fn try_connect(path: &Path) -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;

@@ -1,7 +1,7 @@
-//! The process around the server: options, start, background, signals, stop.
+//! The process around the server: options, start, daemonization, signals, stop.
 //!
-//! [`parse`] turns the command line and the configuration file into plain [`Settings`]; [`run`]
-//! claims what only one daemon can have, hands over to the server, and cleans up behind it.
+//! [`parse`] resolves the command line and the configuration file to plain [`Settings`]. [`run`] claims the resources
+//! that only one daemon can hold, runs the server, and cleans up afterwards.
 
 mod activation;
 mod background;
@@ -37,24 +37,24 @@ use given::Surroundings;
 use instance::Instance;
 use running::{Claim, Running};
 
-/// How long a stop waits until its last lines are written: the log's destination may be stuck.
+/// Timeout of the log flush at a stop: the log's destination may be stuck.
 const FLUSH_TIME_MAX: Duration = Duration::from_secs(1);
 
-/// What a command line asks for.
+/// The action that a command line selects.
 #[derive(Debug)]
 pub enum Task {
-    /// To be the daemon.
+    /// Runs the daemon.
     Serve(Box<Settings>),
-    /// To be a guest of a simulated host.
+    /// Runs a guest of a simulated host.
     Guest(Guest),
-    /// To print this text and nothing else.
+    /// Prints this text and exits.
     Print(String),
 }
 
-/// Reads a command line (with the program's name first) and the configuration file.
+/// Parses a command line (argv[0] included) and the configuration file.
 ///
 /// # Errors
-/// [`Failure::Usage`], with file and line where it is about a file.
+/// [`Failure::Usage`], with file and line if the error is in a file.
 pub fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Task, Failure> {
     let options = match Options::read(line) {
         Ok(options) => options,
@@ -83,10 +83,11 @@ pub fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Task, Failure> 
     Ok(Task::Print(text))
 }
 
-/// Runs the daemon until it is asked to stop; in the background, until it serves there.
+/// Runs the daemon until it is asked to stop and returns the exit code. To start it in the background, runs until the
+/// background process serves.
 ///
 /// # Errors
-/// It could not start or not go on. The answer otherwise is the exit code.
+/// The daemon cannot start or cannot go on.
 pub fn run(settings: &Settings) -> Result<u8, Failure> {
     let second = !settings.foreground && background::is_second();
     if !settings.foreground && !second {
@@ -95,7 +96,7 @@ pub fn run(settings: &Settings) -> Result<u8, Failure> {
     if second {
         background::detach()?;
     }
-    // Nothing that the daemon makes is anybody else's to write or, unless it says so, to read.
+    // Files are private by default; those that others may read are given wider modes explicitly.
     umask(Mode::RWXG | Mode::RWXO);
     start_log(settings)?;
     let done = run_logged(settings, second);
@@ -103,7 +104,7 @@ pub fn run(settings: &Settings) -> Result<u8, Failure> {
     done
 }
 
-/// Runs the daemon, whose log has begun.
+/// Runs the daemon after the log has started.
 fn run_logged(settings: &Settings, second: bool) -> Result<u8, Failure> {
     let handed_over = activation::take(&settings.socket)?;
     let stop = Stop::default();
@@ -119,7 +120,7 @@ fn run_logged(settings: &Settings, second: bool) -> Result<u8, Failure> {
         false => Instance::claim(settings, handed_over.as_ref())?,
     };
     let ready = |threads| {
-        let _ = served.set(threads); // It is the first.
+        let _ = served.set(threads); // Set only here.
         announce(settings, second);
     };
     if let Some(listener) = handed_over {
@@ -129,13 +130,13 @@ fn run_logged(settings: &Settings, second: bool) -> Result<u8, Failure> {
     drop(instance);
     match &end {
         Ok(()) => info!("stopped"),
-        Err(failure) if second => error!("{failure}"), // Nobody reads our standard error any more.
+        Err(failure) if second => error!("{failure}"), // Standard error may be closed by now.
         Err(_) => {}
     }
     end.map(|()| 0)
 }
 
-/// The end of a start to the background that another daemon makes needless.
+/// Reports that another daemon already serves, and ends a background start successfully.
 fn is_served(running: &Running, settings: &Settings) -> u8 {
     let sentence = running.sentence(settings);
     info!("not started: {sentence}");
@@ -156,7 +157,7 @@ fn start_log(settings: &Settings) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Notifies the starter and the service manager that the daemon serves.
+/// Reports to the first process and the service manager that the daemon serves.
 fn announce(settings: &Settings, second: bool) {
     let socket = settings.socket.display();
     info!(host = ?settings.host, shards = settings.shards, %socket, "serving");
@@ -180,8 +181,8 @@ fn report_ready(pid: u32) {
     }
 }
 
-/// Allows as many open files as the system lets us: each client is one, and so is each guest of
-/// the simulated host.
+/// Raises the soft limit of open files to the hard limit: each client needs a descriptor, and so does each guest of the
+/// simulated host.
 fn allow_many_files() {
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });

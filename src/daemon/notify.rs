@@ -1,7 +1,7 @@
-//! Notifications for the service manager (sd_notify(3)).
+//! Notifications to the service manager (sd_notify(3)).
 //!
-//! By hand, since the crate `sd-notify` knows no abstract addresses, which systemd uses in containers
-//! and older releases use everywhere.
+//! Implemented here because the crate `sd-notify` lacks abstract socket addresses, which systemd uses in containers and
+//! older releases of it use everywhere.
 
 use std::ffi::OsStr;
 use std::io;
@@ -10,13 +10,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-/// A service manager that reads nothing for this long must not keep the store from its clients.
+/// A service manager that does not read must not delay the store's clients longer than this.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Sends `state` to the socket that `NOTIFY_SOCKET` names. Without one it does nothing.
+/// Sends `state` to the socket that `NOTIFY_SOCKET` names. Does nothing if it is unset or empty.
 ///
 /// # Errors
-/// The name is no address, or the message cannot be sent.
+/// The name is not an address, or the message cannot be sent.
 pub(super) fn notify(state: &str) -> io::Result<()> {
     match std::env::var_os("NOTIFY_SOCKET") {
         Some(name) if !name.is_empty() => send(&name, state),

@@ -1,9 +1,9 @@
-//! Reads oxenstored.conf, so that a host can change daemons and keep its file.
+//! Parser of oxenstored.conf, so that a host can switch daemons and keep its file.
 //!
-//! Lines are `name = value`; those that begin with `#` are comments. Keys with a meaning here are
-//! applied, those that are only oxenstored's are noted if they are not at its default. oxenstored goes
-//! on after lines that it does not understand, and fails only when asked to test the file: files with
-//! such lines are in use (its own sample has a misspelt key, NixOS writes booleans as 1 and 0).
+//! Lines are `name = value` or comments that start with `#`. Keys that apply to this daemon take effect. Keys that only
+//! apply to oxenstored are noted if they differ from its default. oxenstored skips lines that it does not understand,
+//! except when asked to test the file. Files with such lines exist (its own sample has a misspelt key, NixOS writes
+//! booleans as 1 and 0), so this parser skips them too.
 
 use tracing::level_filters::LevelFilter;
 
@@ -11,7 +11,7 @@ use super::config::Wrong;
 use super::given::Given;
 use crate::domain::Quota;
 
-/// What the value of a key looks like.
+/// The type of a key's value.
 #[derive(Clone, Copy)]
 enum Form {
     Flag,
@@ -20,7 +20,7 @@ enum Form {
     Text,
 }
 
-/// The keys of oxenstored that mean nothing here: the form and the default that they have there, and why.
+/// Keys of oxenstored without effect here: name, type, oxenstored's default, and why it has no effect.
 const WITHOUT_EFFECT: &[(&str, Form, &str, &str)] = &[
     ("merge-activate", Form::Flag, "true", MERGE),
     ("conflict-burst-limit", Form::Decimal, "5.0", CONFLICTS),
@@ -53,7 +53,7 @@ const ROTATION: &str = "rotate the log with logrotate and SIGHUP";
 const ACCESS: &str = "requests are traced with --trace-file and the switch io";
 const HOST: &str = "the host says where it is";
 
-/// Reads a file's text. Lines that are not understood are returned beside what the others give.
+/// Parses a file's text. Returns the configuration layer, and the lines that are invalid.
 pub(super) fn parse(text: &str) -> (Given, Vec<Wrong>) {
     let (mut given, mut wrong) = (Given::default(), Vec::new());
     for (index, line) in text.lines().enumerate() {
@@ -78,7 +78,7 @@ fn apply(name: &str, value: &str, given: &mut Given) -> Result<(), String> {
         "ring-scan-interval" => given.ring_scan_interval = Some(scan_interval(value)?),
         "quota-activate" => {
             if !flag(value)? {
-                // It governs only these two checks in oxenstored.
+                // In oxenstored this switch governs only these two checks.
                 given.limits.extend([(Quota::Nodes, 0), (Quota::NodeSize, 0)]);
             }
         }
@@ -87,7 +87,7 @@ fn apply(name: &str, value: &str, given: &mut Given) -> Result<(), String> {
                 given.limits.push((quota, number(value)?));
             }
             (_, Some((form, default, why))) => {
-                // Files name their defaults, of which there is nothing to be said.
+                // Files spell out default values, which need no note.
                 if !is_same(form, value, default)? {
                     given.notes.push(format!("{name} = {value} is ignored: {why}"));
                 }
@@ -121,7 +121,7 @@ fn number(value: &str) -> Result<u32, String> {
     value.parse().map_err(|_| expected("a number from 0", value))
 }
 
-/// Oxenstored's interval: a negative one turns the scan off, and with 0 it scans whenever it wakes up.
+/// Parses oxenstored's interval: a negative one disables the scan, and 0 scans at each wakeup (here: every second).
 fn scan_interval(value: &str) -> Result<u32, String> {
     match value.parse::<i32>() {
         Ok(..0) => Ok(0),
@@ -215,7 +215,7 @@ mod tests {
         assert_eq!(parse("xenstored-log-file = syslog:local1").0.notes.len(), 1);
     }
 
-    /// As in Debian's package xen-utils-common, comments left out.
+    /// As in Debian's package xen-utils-common, without the comments.
     #[test]
     fn a_distributions_default_file_is_read_without_a_word() {
         let text = "pid-file = /var/run/xen/xenstored.pid\ntest-eagain = false\n\

@@ -1,8 +1,8 @@
-//! The xenstored that has the socket already, as a second start finds it.
+//! Detection of an xenstored that already serves the socket, for a second start.
 //!
-//! Init scripts start the daemon again at each update of a package, and want success if it runs. The
-//! lock on `<socket>.lock` says that a daemon of this kind runs; its file says which, with which
-//! version and options; a request over the socket says that it is this daemon that serves it.
+//! Init scripts start the daemon again at each package update and expect success if it runs. The lock on
+//! `<socket>.lock` shows that an instance of this daemon runs; the file's contents identify its process, version and
+//! options; a request over the socket shows that this daemon serves it.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -21,35 +21,35 @@ use crate::log::{self, Destination};
 use crate::protocol::{HEADER_BYTES, Header, Operation};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// How long the other daemon may take until it serves: it may just have been started, too.
+/// Timeout for the other daemon to serve: it may have just been started, too.
 const STARTING: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(50);
-/// How long it may take to reply.
+/// Timeout of its reply.
 const REPLYING: Duration = Duration::from_secs(2);
 /// A node that every version of this daemon has, and no other xenstored.
 const OWN_NODE: &[u8] = b"/tool/xenstored/operations/QUIESCE\0";
-/// Enough for a lock file with long paths; a larger one was not written by the daemon.
+/// Maximum size of a lock file in bytes, enough for long paths; the daemon never writes a larger one.
 const LOCK_FILE_MAX: u64 = 64 * 1024;
 
-/// What a lock file says about the daemon that holds the lock.
+/// The contents of a lock file, about the daemon that holds the lock.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Running {
     /// The daemon's process id.
     pub pid: u32,
-    /// Its version; `None` for one that did not write it yet.
+    /// The daemon's version; `None` for versions that did not write it yet.
     version: Option<String>,
     options: BTreeMap<String, String>,
 }
 
-/// What a start to the background comes to.
+/// The result of a start in the background.
 pub(super) enum Claim {
     /// This process is the daemon.
     Ours(Instance),
-    /// Another one serves already.
+    /// Another daemon already serves.
     Served(Running),
 }
 
-/// Claims what only one daemon can have, or finds the daemon that serves the same socket and pid file.
+/// Claims the resources that only one daemon can hold, or finds the daemon that serves the same socket and pid file.
 ///
 /// # Errors
 /// As [`Instance::claim`].
@@ -74,7 +74,7 @@ pub(super) fn claim_or_find(
     }
 }
 
-/// The text of a lock file: the process id, the version, the options.
+/// Returns the text of a lock file: process id, version, options.
 pub(super) fn lock_text(settings: &Settings) -> String {
     let mut text = format!("{}\nversion {VERSION}\n", std::process::id());
     for (name, value) in options(settings) {
@@ -83,7 +83,7 @@ pub(super) fn lock_text(settings: &Settings) -> String {
     text
 }
 
-/// The process id in a lock file or pid file.
+/// Returns the process id in a lock file or pid file.
 pub(super) fn pid_in(path: &Path) -> Option<u32> {
     pid_of(&read(path)?)
 }
@@ -99,7 +99,7 @@ fn read(path: &Path) -> Option<String> {
 }
 
 impl Running {
-    /// The daemon that serves the socket of `settings`, and has the pid file that they name, if any.
+    /// Returns the daemon that serves the socket of `settings` and holds the pid file that they name, if any.
     fn find(settings: &Settings) -> Option<Running> {
         let running = Running::parse(&read(&instance::lock_path(&settings.socket))?)?;
         let has_pid_file = |path| pid_in(path) == Some(running.pid);
@@ -107,7 +107,7 @@ impl Running {
         (named.is_none_or(has_pid_file) && serves(&settings.socket)).then_some(running)
     }
 
-    /// Reads a lock file. A line that is not understood is skipped, as other versions may write more.
+    /// Parses a lock file. Skips lines that it does not understand, because other versions may write more.
     fn parse(text: &str) -> Option<Running> {
         let mut running = Running { pid: pid_of(text)?, ..Running::default() };
         for line in text.lines().skip(1).filter(|line| !line.contains(char::is_control)) {
@@ -123,7 +123,7 @@ impl Running {
         Some(running)
     }
 
-    /// What is said to a start that is content with this daemon.
+    /// Returns the message for a start that leaves this daemon in place, including options that differ.
     pub(super) fn sentence(&self, settings: &Settings) -> String {
         let (pid, socket) = (self.pid, settings.socket.display());
         let Some(version) = &self.version else {
@@ -149,7 +149,8 @@ impl Running {
         text
     }
 
-    /// The options that would have another value. Those that only one of the versions has are none.
+    /// Returns the options whose values differ, with this daemon's wanted value. Options that only one of the versions
+    /// knows are skipped.
     fn differing(&self, settings: &Settings) -> Vec<(String, String)> {
         let other = |(name, value): &(String, String)| {
             self.options.get(name).is_some_and(|running| running != value)
@@ -158,8 +159,8 @@ impl Running {
     }
 }
 
-/// The options that matter to a running daemon, each with its value. Control characters are escaped:
-/// paths are shown on a terminal, and each option is a line of the lock file.
+/// Returns the options that affect a running daemon, with their values. Control characters are escaped: values are
+/// shown on a terminal, and each option is one line of the lock file.
 fn options(settings: &Settings) -> Vec<(String, String)> {
     let path = |path: &Path| path.to_string_lossy().escape_debug().to_string();
     let or_none = |text: Option<String>| text.unwrap_or_else(|| "none".into());
@@ -196,7 +197,7 @@ fn options(settings: &Settings) -> Vec<(String, String)> {
     options
 }
 
-/// Whether a daemon of this kind replies at `socket`.
+/// Whether an instance of this daemon replies at `socket`.
 fn serves(socket: &Path) -> bool {
     instance::try_connect(socket).is_ok_and(|stream| has_own_node(stream.into()).unwrap_or(false))
 }
@@ -211,7 +212,7 @@ fn has_own_node(mut stream: UnixStream) -> std::io::Result<bool> {
     stream.write_all(&[header.as_bytes(), OWN_NODE].concat())?;
     let mut reply = [0; HEADER_BYTES];
     stream.read_exact(&mut reply)?;
-    // An error, such as ENOENT of another xenstored, is of another type.
+    // An error reply, such as another xenstored's ENOENT, has another type.
     Ok(reply[..4] == header.as_bytes()[..4])
 }
 

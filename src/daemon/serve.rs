@@ -1,4 +1,4 @@
-//! Where the server begins and ends.
+//! The server's life cycle: from host and sockets to the stop.
 
 use std::io;
 use std::os::unix::net::UnixListener;
@@ -21,8 +21,8 @@ use crate::listener::Listener;
 use crate::migration::server;
 use crate::shard::{OwnerThreads, Server, Times};
 
-/// Starts the host and the threads, makes the sockets of `instance`, and serves them until `stop`;
-/// calls `ready` once requests are served.
+/// Starts the host and the threads, creates the sockets through `instance`, and serves them until `stop`. Calls `ready`
+/// once requests are served.
 pub(super) fn serve(
     settings: &Settings,
     instance: &mut Instance,
@@ -62,7 +62,7 @@ pub(super) fn serve(
         .name("stop".into())
         .spawn(move || {
             stop.wait();
-            // If this fails the process cannot be stopped but by force, and there is no one to tell.
+            // If this fails, the process can only be killed, and there is no way to report it.
             let _ = waker.wake();
         })
         .map_err(other("cannot start a thread"))?;
@@ -101,7 +101,7 @@ fn host(settings: &Settings, instance: &mut Instance) -> Result<Arc<dyn Host>, F
     }
 }
 
-/// What it means that the threads could not begin to serve a host.
+/// Converts the error of a start of the threads.
 fn unserved(host: HostKind, error: io::Error) -> Failure {
     match (host, error.kind()) {
         (HostKind::Xen, io::ErrorKind::AlreadyExists) => Failure::Xen(StartError::Taken),

@@ -1,4 +1,4 @@
-//! What the daemon runs with, as plain data: the boundary between this folder and the server.
+//! The resolved settings, as plain data: the interface between this module and the server.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use crate::domain::Quota;
 use crate::log;
 use crate::words::Domid;
 
-/// Which hypervisor there is.
+/// The hypervisor interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum HostKind {
@@ -17,52 +17,53 @@ pub enum HostKind {
     Sim,
 }
 
-/// Everything that the server is told. All paths are absolute.
+/// The resolved settings of the daemon. All paths are absolute.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Which hypervisor there is.
+    /// The hypervisor interface.
     pub host: HostKind,
     /// The number of shards, at least one.
     pub shards: u16,
-    /// The socket for clients of this machine.
+    /// The socket for local clients.
     pub socket: PathBuf,
-    /// The socket through which the simulated host's guests come; unused on Xen.
+    /// The socket for guests of the simulated host; unused on Xen.
     pub sim_socket: PathBuf,
-    /// Whether the socket's directory is to be made if it is missing: only if nobody named it.
+    /// Whether to create the socket's directory if it is missing: only for a default socket.
     pub make_directory: bool,
-    /// Quotas that are not at their default, each at most once; 0 means no limit.
+    /// Quotas that differ from their default, each at most once; 0 means unlimited.
     pub limits: Vec<(Quota, u32)>,
-    /// The soft memory quota in bytes, above which a domain is reported; 0 means no limit.
+    /// The soft memory quota in bytes, above which a domain is reported; 0 means unlimited.
     pub soft_memory: u32,
-    /// How long an event may wait for its domain to take it; `None`: for ever.
+    /// Timeout of an event that its domain does not read; `None` for no timeout.
     pub watch_event_timeout: Option<Duration>,
-    /// In which time each ring is looked at once, whether it is notified or not; `None`: never.
+    /// The interval at which every ring is scanned, notified or not; `None` for never.
     pub ring_scan_interval: Option<Duration>,
-    /// A domain besides the control domain that may do everything.
+    /// A domain with the rights of the control domain.
     pub priv_domid: Option<Domid>,
-    /// Whether a dead domain's nodes become the control domain's instead of being removed.
+    /// Whether a dead domain's nodes are given to the control domain instead of being removed.
     pub keep_orphans: bool,
-    /// Where the process id is written.
+    /// The file to which the process id is written.
     pub pid_file: Option<PathBuf>,
     /// Whether to stay in the foreground.
     pub foreground: bool,
-    /// Whether the process id is printed once the daemon serves.
+    /// Whether to print the process id once the daemon serves.
     pub print_pid: bool,
-    /// Whether a newcomer should be told what runs here: neither Xen nor `--host` decided the host.
+    /// Whether to print an introduction for new users: the host is simulated only because there is no Xen, not because
+    /// of `--host`.
     pub welcome: bool,
-    /// Where the log goes and what is in it.
+    /// The log's destination, level and switches.
     pub log: log::Settings,
-    /// What was given but has no effect; to be logged as warnings.
+    /// Settings that were given but have no effect, to be logged as warnings.
     pub notes: Vec<String>,
 }
 
-/// What `xenstored sim guest` is told.
+/// The resolved settings of `xenstored sim guest`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Guest {
-    /// The domain to be; `None`: a new one.
+    /// The guest's domain id; `None` for a new domain.
     pub domid: Option<Domid>,
     /// The daemon's socket for guests.
     pub sim_socket: PathBuf,
-    /// The daemon's socket for clients, through which a toolstack connects the domain.
+    /// The daemon's socket for clients, over which the guest introduces its domain as a toolstack would.
     pub socket: PathBuf,
 }

@@ -1,4 +1,4 @@
-//! How the daemon is asked to stop, and what signals do.
+//! Stop requests and signal handling.
 
 use std::io;
 use std::sync::{Arc, OnceLock};
@@ -14,10 +14,10 @@ use tracing::{info, warn};
 use crate::control::{self, Served};
 use crate::log;
 
-/// How long a process that ends at once waits for its last lines.
+/// Timeout of the log flush when a second signal ends the process.
 const LAST_LINES: Duration = Duration::from_millis(100);
 
-/// The wish that the daemon stop. Clones are the same wish.
+/// A request to stop the daemon. Clones share it.
 #[derive(Clone, Default)]
 pub struct Stop(Arc<Inner>);
 
@@ -28,27 +28,26 @@ struct Inner {
 }
 
 impl Stop {
-    /// Asks for the stop; answers whether this was the first to ask.
+    /// Requests the stop. Returns whether this was the first request.
     pub fn request(&self) -> bool {
         let before = std::mem::replace(&mut *self.0.requested.lock(), true);
         self.0.changed.notify_all();
         !before
     }
 
-    /// Blocks until somebody asks.
+    /// Blocks until a stop is requested.
     pub fn wait(&self) {
         let mut requested = self.0.requested.lock();
         self.0.changed.wait_while(&mut requested, |requested| !*requested);
     }
 }
 
-/// Takes signals from now on, in a thread of its own: SIGTERM and SIGINT ask for the stop, and end
-/// the process at once the second time; SIGHUP opens the log anew; SIGUSR1 writes a report on what is
-/// `served` to the log, where oxenstored writes its tree to a file. (SIGPIPE is ignored by the runtime
-/// before `main`.)
+/// Handles signals in a new thread. SIGTERM and SIGINT request the stop; the second one ends the process at once.
+/// SIGHUP reopens the log. SIGUSR1 logs a report about what is `served` (oxenstored writes its tree to a file instead).
+/// The Rust runtime ignores SIGPIPE before `main`.
 ///
 /// # Errors
-/// The system refuses handlers or a thread.
+/// The system refuses the handlers or the thread.
 pub(super) fn take_signals(stop: Stop, served: Arc<OnceLock<Arc<dyn Served>>>) -> io::Result<()> {
     let mut signals = Signals::new([SIGHUP, SIGTERM, SIGINT, SIGUSR1])?;
     let take = move || {
@@ -81,7 +80,7 @@ mod tests {
 
     use super::*;
 
-    /// The process of the next test: a server whose stop never ends.
+    /// Run by the next test in its own process: a server whose stop hangs.
     #[test]
     #[ignore = "the next test runs it in a process of its own"]
     fn a_server_hangs() {

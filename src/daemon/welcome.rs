@@ -1,9 +1,9 @@
-//! What a newcomer reads who starts the daemon on a machine without Xen.
+//! The introduction for a new user who starts the daemon on a machine without Xen.
 
 use super::settings::Settings;
 
 pub(super) fn text(settings: &Settings) -> String {
-    // As `cargo run` has it in no directory of the search path.
+    // The full path, because with `cargo run` the program is not on the search path.
     let program = std::env::current_exe().unwrap_or_else(|_| "xenstored".into());
     let program = program.display();
     let (socket, sim) = (settings.socket.display(), settings.sim_socket.display());
