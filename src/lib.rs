@@ -8,8 +8,8 @@
 //!
 //! # Layout
 //!
-//! From the bottom up; tests/layers.rs checks that imports only go down. [`migration`] is three layers: `stream` is below
-//! [`shard`], `store` beside it, and `server` between it and [`daemon`].
+//! From the bottom up; tests/layers.rs checks that imports only go down. [`migration`] is three layers: `stream` is
+//! below [`shard`], `store` beside it, and `server` between it and [`daemon`].
 //!
 //! * `sync`: the locks and atomics that threads share. A test can replace them with those of a model-checking
 //!   scheduler.

@@ -6,12 +6,12 @@ use super::Served;
 use crate::store::Findings;
 use crate::words::PAYLOAD_BYTES_MAX;
 
-/// How long a thread may take to name its watches; it does so between two requests.
+/// Timeout for a thread to list its watches, which it does between two requests.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Room for the last line of a reply, which says how much is left out.
+/// Space reserved in a reply for the last line, which counts the findings left out.
 const LAST_LINE_BYTES: usize = 48;
 
-/// Checks the store and the watches of all threads. `OK`, or what is wrong, which is logged as well.
+/// Checks the store and the watches of all threads. Returns `OK` or the findings, which are logged as well.
 pub fn run(served: &dyn Served) -> String {
     let checked = match served.store().check() {
         Ok(checked) => checked,
@@ -45,7 +45,7 @@ pub fn run(served: &dyn Served) -> String {
     answer(&findings)
 }
 
-/// As many findings as a reply holds.
+/// Returns as many findings as fit into a reply.
 fn answer(findings: &Findings) -> String {
     if findings.is_empty() {
         return "OK".into();

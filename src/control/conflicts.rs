@@ -1,4 +1,4 @@
-//! Why transactions failed lately.
+//! Statistics of failed transactions.
 
 use std::collections::VecDeque;
 
@@ -6,27 +6,27 @@ use crate::store::Conflict;
 use crate::sync::{AtomicU64, Mutex, Ordering};
 use crate::words::Domid;
 
-/// How many reasons are kept: enough to see a pattern, at most 100 KB of paths.
+/// Number of reasons kept: enough to show a pattern, with at most 100 KB of paths.
 const REASONS_MAX: usize = 32;
 
-/// Counts transactions that were answered EAGAIN, and remembers the last reasons.
+/// A counter of the transactions that failed with EAGAIN, and a log of the latest reasons.
 #[derive(Default)]
 pub struct Conflicts {
     count: AtomicU64,
     last: Mutex<VecDeque<Reason>>,
 }
 
-/// Why one transaction failed.
+/// The reason for one transaction's failure.
 #[derive(Clone, Debug)]
 pub struct Reason {
-    /// Whose transaction it was.
+    /// The domain whose transaction failed.
     pub domid: Domid,
-    /// The request whose reply would have differed, and who is thought to have changed it.
+    /// The request whose reply would have differed, and the domain that presumably made the change.
     pub conflict: Conflict,
 }
 
 impl Conflicts {
-    /// Counts one.
+    /// Records a failed transaction.
     pub fn note(&self, domid: Domid, conflict: Conflict) {
         self.count.fetch_add(1, Ordering::Relaxed);
         let mut last = self.last.lock();
@@ -36,12 +36,12 @@ impl Conflicts {
         last.push_back(Reason { domid, conflict });
     }
 
-    /// How many there were.
+    /// Returns the number of failed transactions since the start.
     pub fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// The last ones, the oldest first.
+    /// Returns the latest reasons, oldest first.
     pub fn last(&self) -> Vec<Reason> {
         self.last.lock().iter().cloned().collect()
     }

@@ -1,4 +1,4 @@
-//! The commands about the log.
+//! The commands `log`, `logfile` and `print`, and reports to files.
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
@@ -9,7 +9,7 @@ use super::{Answer, ack, text};
 use crate::log;
 use crate::words::Errno;
 
-/// `log`: without an argument the switches, else all traces or one switch on or off.
+/// Runs `log`: lists the switches, or turns all traces or one switch on or off.
 pub fn log(arguments: &[&[u8]]) -> Answer {
     match arguments {
         [] => Ok(text(&switches())),
@@ -38,13 +38,13 @@ fn switches() -> String {
     text
 }
 
-/// `print`: a line in the log, for those who mark there what they do.
+/// Runs `print`: writes a line to the log, to mark an operator's action there.
 pub fn print(string: &[u8]) -> Answer {
     tracing::info!("control: {}", String::from_utf8_lossy(string));
     ack()
 }
 
-/// `logfile`: the log goes there from now on, with traces, as in C.
+/// Runs `logfile`: sends the log to a file and enables traces, as in C xenstored.
 pub fn logfile(file: &Path) -> Answer {
     match log::set_file(file) {
         Ok(()) => ack(),
@@ -55,7 +55,7 @@ pub fn logfile(file: &Path) -> Answer {
     }
 }
 
-/// Appends a text to a file, which is made if need be and is nobody else's to read.
+/// Appends a text to a file, which is created with mode 0600 if it does not exist.
 pub fn append(file: &Path, text: &str) -> Answer {
     match log::open(file).and_then(|mut file| file.write_all(text.as_bytes())) {
         Ok(()) => ack(),
@@ -66,19 +66,19 @@ pub fn append(file: &Path, text: &str) -> Answer {
     }
 }
 
-/// The file that an argument names. A relative name is one in the directory of the daemon's run-time
-/// files: its working directory is `/` in the background.
+/// Returns the path that an argument names. A relative one is in the daemon's run-time directory, because the working
+/// directory of a background daemon is `/`.
 pub fn file(argument: &[u8]) -> PathBuf {
     run_directory(std::env::var_os("XENSTORED_RUNDIR")).join(OsStr::from_bytes(argument))
 }
 
-/// As for the socket, an empty variable counts as none.
+/// As for the socket, an empty variable counts as unset.
 fn run_directory(variable: Option<OsString>) -> PathBuf {
     let set = variable.filter(|value| !value.is_empty());
     set.unwrap_or_else(|| "/var/run/xenstored".into()).into()
 }
 
-/// The nearest of the names that the wire knows.
+/// Maps an I/O error to the closest errno of the wire protocol.
 fn errno(error: &std::io::Error) -> Errno {
     match error.kind() {
         std::io::ErrorKind::NotFound => Errno::ENOENT,

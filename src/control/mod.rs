@@ -1,8 +1,8 @@
-//! The commands of CONTROL (xenstore.txt; C's syntax and texts, so that Xen's `xenstore-control`
-//! works as `xsctl control` does).
+//! The commands of CONTROL (xenstore.txt), with C xenstored's syntax and texts, so that Xen's `xenstore-control` works
+//! as well as `xsctl control`.
 //!
-//! What is short is answered at once. Whatever visits the whole store or waits for a file comes back
-//! as [`Reply::Later`], to be run on a thread of its own, one at a time.
+//! Short commands are executed immediately. Commands that walk the whole store or wait for a file are returned as
+//! [`Reply::Later`] and run on their own thread, one at a time.
 
 mod check;
 mod conflicts;
@@ -19,61 +19,62 @@ use crate::store::{Store, WatchList};
 use crate::sync::{Arc, AtomicBool, Ordering};
 use crate::words::{Errno, PAYLOAD_BYTES_MAX};
 
-/// What a command answers.
+/// The reply to a command.
 pub type Answer = Result<Vec<u8>, Errno>;
 
-/// What commands need of the threads that serve clients.
+/// The commands' interface to the threads that serve clients.
 pub trait Served: Send + Sync {
-    /// The store.
+    /// Returns the store.
     fn store(&self) -> &Arc<Store>;
 
-    /// What commands keep between two requests.
+    /// Returns the state that commands keep between requests.
     fn state(&self) -> &State;
 
-    /// Counters of the moment.
+    /// Returns the current counters.
     fn counters(&self) -> Counters;
 
-    /// Asks every thread for its watches, and waits until all have answered or `patience` is over.
+    /// Asks every thread for its watches and waits until all have replied or `patience` has elapsed. Returns the lists
+    /// of the threads that replied.
     fn watch_lists(&self, patience: Duration) -> Vec<WatchList>;
 
-    /// How many threads there are.
+    /// Returns the number of threads.
     fn threads(&self) -> usize;
 }
 
-/// Numbers that only the threads know.
+/// Counters that only the serving threads maintain.
 pub struct Counters {
-    /// Clients on the socket.
+    /// Connected socket clients.
     pub clients: u64,
-    /// Turns of transactions that kept failing.
+    /// Reservations granted so far to transactions that kept failing.
     pub turns: u64,
-    /// Those that were over before their transaction was.
+    /// Reservations that timed out before their transaction ended.
     pub turns_overdue: u64,
-    /// Connections that wait for one.
+    /// Connections waiting for a reservation.
     pub turns_awaited: usize,
-    /// Paths that others may not write now.
+    /// Paths currently reserved, which other clients may not write.
     pub guarded: usize,
-    /// Domains that died.
+    /// Domains that died since the start.
     pub deaths: u64,
 }
 
-/// What commands keep between two requests.
+/// State that commands keep between requests.
 #[derive(Default)]
 pub struct State {
-    /// Transactions that were answered EAGAIN.
+    /// Transactions that failed with EAGAIN.
     pub conflicts: Conflicts,
-    /// A command runs on a thread of its own.
+    /// Whether a command is running on its own thread.
     busy: AtomicBool,
 }
 
-/// What became of a command.
+/// The outcome of dispatching a command.
 pub enum Reply {
-    /// It is done.
+    /// The command has finished.
     Now(Answer),
-    /// It is to be run where it may take its time.
+    /// The command is slow: the caller must run it on a thread that may block.
     Later(Work),
 }
 
-/// A command that takes its time. Others of its kind are refused until this is gone.
+/// A slow command. Until it is dropped, other slow commands fail with EBUSY.
 pub struct Work {
     permit: Permit,
     command: Box<Command>,
@@ -82,13 +83,13 @@ pub struct Work {
 type Command = dyn FnOnce(&dyn Served) -> Answer + Send;
 
 impl Work {
-    /// Runs it.
+    /// Runs the command. May block.
     pub fn run(self) -> Answer {
         (self.command)(&*self.permit.0)
     }
 }
 
-/// To be the one that runs; ends with the command, also if that could not be started.
+/// The permission to run the only slow command. Released on drop, also if the command could not be started.
 struct Permit(Arc<dyn Served>);
 
 impl Drop for Permit {
@@ -97,15 +98,15 @@ impl Drop for Permit {
     }
 }
 
-/// A command: a row of the table.
+/// A row of the command table.
 struct Row {
     name: &'static str,
-    /// As `help` shows them.
+    /// The arguments as `help` shows them.
     arguments: &'static str,
     serve: fn(&Arc<dyn Served>, &[&[u8]]) -> Reply,
 }
 
-/// The commands. Those that are requests by another road (`operations::COMMANDS`) never come here.
+/// The command table. Commands that stand for wire requests (`operations::COMMANDS`) are dispatched elsewhere.
 static TABLE: [Row; 9] = [
     Row { name: "check", arguments: "", serve: check },
     Row {
@@ -134,11 +135,11 @@ static TABLE: [Row; 9] = [
     Row { name: "help", arguments: "", serve: help },
 ];
 
-/// Whatever is not `OK` is shown by `xenstore-control live-update` as the reason of a failure.
+/// `xenstore-control live-update` shows any reply other than `OK` as the reason of a failure.
 const NO_LIVE_UPDATE: &str =
     "live update is not supported yet: this xenstored can only be restarted, without its store";
 
-/// Runs a command, which is its name and its arguments.
+/// Dispatches a command, given as its name and arguments.
 pub fn command(served: &Arc<dyn Served>, words: &[&[u8]]) -> Reply {
     let Some((name, arguments)) = words.split_first() else { return invalid() };
     match TABLE.iter().find(|row| row.name.as_bytes() == *name) {
@@ -160,7 +161,7 @@ fn logfile(served: &Arc<dyn Served>, arguments: &[&[u8]]) -> Reply {
     later(served, move |_| logging::logfile(&file))
 }
 
-/// Into the log, or appended to a file.
+/// Writes the report to the log, or appends it to a file.
 fn memreport(served: &Arc<dyn Served>, arguments: &[&[u8]]) -> Reply {
     match *arguments {
         [] => later(served, |served| {
@@ -184,12 +185,12 @@ fn help(_: &Arc<dyn Served>, arguments: &[&[u8]]) -> Reply {
     if arguments.is_empty() { Reply::Now(Ok(text(&help_text()))) } else { invalid() }
 }
 
-/// Arguments that a command does not have, or no such command.
+/// The reply to an unknown command or invalid arguments.
 fn invalid() -> Reply {
     Reply::Now(Err(Errno::EINVAL))
 }
 
-/// A command that takes its time, unless one runs already.
+/// Returns a slow command, or EBUSY if one is running.
 fn later(
     served: &Arc<dyn Served>,
     command: impl FnOnce(&dyn Served) -> Answer + Send + 'static,
@@ -200,10 +201,10 @@ fn later(
     Reply::Later(Work { permit: Permit(Arc::clone(served)), command: Box::new(command) })
 }
 
-/// Writes the report of `memreport` to the log, beside the caller.
+/// Writes the report of `memreport` to the log, on a new thread.
 ///
 /// # Errors
-/// `EBUSY` if a command runs that takes its time, `ENOMEM` if no thread can be started.
+/// `EBUSY` if another slow command is running, `ENOMEM` if no thread can be started.
 pub fn log_report(served: &Arc<dyn Served>) -> Result<(), Errno> {
     match command(served, &[b"memreport"]) {
         Reply::Now(done) => done.map(drop),
@@ -214,7 +215,7 @@ pub fn log_report(served: &Arc<dyn Served>) -> Result<(), Errno> {
     }
 }
 
-/// A line for each command, `help` last.
+/// Returns a line for each command, `help` last.
 fn help_text() -> String {
     let (own, last) = TABLE.split_at(TABLE.len() - 1);
     let requests = operations::COMMANDS.iter().map(|command| (command.name, command.arguments));
@@ -227,7 +228,7 @@ fn ack() -> Answer {
     Ok(text("OK"))
 }
 
-/// A text as a reply. One that is too long ends with the line that says so.
+/// Encodes a text as a reply. A text that is too long is truncated at a line, and a last line says so.
 fn text(text: &str) -> Vec<u8> {
     const CUT: &str = "(the rest does not fit into a reply)";
     let mut bytes = text.as_bytes().to_vec();

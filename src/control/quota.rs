@@ -4,7 +4,7 @@ use super::{Answer, ack, text};
 use crate::domain::{Quota, Registry};
 use crate::words::{Domid, Errno};
 
-/// `quota`: the values, a domain's use, the highest uses, or a new value.
+/// Runs `quota`: shows the limits, a domain's usage, or the peak usages, or sets a limit.
 pub fn hard(registry: &Registry, arguments: &[&[u8]]) -> Answer {
     match arguments {
         [] => Ok(text(&values(Quota::all().map(|quota| (quota, registry.defaults().get(quota)))))),
@@ -25,7 +25,7 @@ pub fn hard(registry: &Registry, arguments: &[&[u8]]) -> Answer {
     }
 }
 
-/// `quota-soft`: the value of the one soft quota, or a new one.
+/// Runs `quota-soft`: shows or sets the only soft quota, memory.
 pub fn soft(registry: &Registry, arguments: &[&[u8]]) -> Answer {
     match arguments {
         [] => Ok(text(&values([(Quota::Memory, registry.defaults().soft_memory())]))),
@@ -53,7 +53,7 @@ fn peaks(registry: &Registry) -> String {
     text
 }
 
-/// What a domain uses, has used at most, and was refused; the last only where it was.
+/// Returns a domain's usage, its peak usage, and, where any, its refused requests.
 fn account(registry: &Registry, domid: Domid) -> Option<String> {
     let domain = registry.get(domid)?;
     let account = &domain.account;
@@ -74,8 +74,8 @@ fn quota(name: &[u8]) -> Result<Quota, Errno> {
     name.and_then(Quota::from_name).ok_or(Errno::EINVAL)
 }
 
-/// A value to set: at least 1, as in C, so that a slip of the hand does not lift a limit. SET_QUOTA
-/// can set 0.
+/// Parses a new limit of at least 1, as in C xenstored, so that a typing error does not lift a limit. SET_QUOTA can set
+/// 0.
 fn number(digits: &[u8]) -> Result<u32, Errno> {
     let value = std::str::from_utf8(digits).ok().and_then(|text| text.parse().ok());
     value.filter(|value| (1..=i32::MAX.unsigned_abs()).contains(value)).ok_or(Errno::EINVAL)

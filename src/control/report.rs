@@ -1,4 +1,4 @@
-//! The command `memreport`: what is held, where, and for whom.
+//! The command `memreport`: the contents of each shard, the state of the server, and usage by domain.
 
 use std::fmt::{self, Write};
 
@@ -7,13 +7,13 @@ use crate::domain::{Domain, Quota};
 use crate::sync::Arc;
 use crate::words::Domid;
 
-/// Domains in the table: those that use the most memory. A host may have ten thousand.
+/// Number of domains listed: those with the highest memory usage, as a host may have ten thousand.
 const DOMAINS_MAX: usize = 50;
 
-/// The report. Cost: a visit to every node, on snapshots.
+/// Returns the report. Cost: a walk over all nodes, on snapshots.
 pub fn of(served: &dyn Served) -> String {
     let mut text = String::new();
-    // A string takes every write.
+    // Writing to a string cannot fail.
     let _ = write(served, &mut text);
     text
 }
