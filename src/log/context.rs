@@ -1,4 +1,4 @@
-//! What a thread is doing, for the one line that is written when it panics.
+//! The activity of each thread, for the line that is logged if it panics.
 
 use std::cell::Cell;
 use std::fmt;
@@ -9,14 +9,14 @@ use crate::words::{Domid, ShardId};
 
 use super::SINK;
 
-/// What a thread is doing.
+/// The current activity of a thread.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Context {
-    /// The shard whose thread it is.
+    /// The shard whose thread this is.
     pub shard: Option<ShardId>,
-    /// The operation that it runs, such as `WRITE`; empty between operations.
+    /// The running operation, such as `WRITE`; empty between operations.
     pub operation: &'static str,
-    /// The domain for which it runs it.
+    /// The domain for which the operation runs.
     pub domid: Option<Domid>,
 }
 
@@ -26,19 +26,18 @@ thread_local! {
     };
 }
 
-/// Notes what this thread does from now on. Cost: one store of thread-local memory.
+/// Sets this thread's activity. Cost: one store to thread-local memory.
 pub fn set_context(context: Context) {
     CONTEXT.set(context);
 }
 
-/// Notes that this thread is between operations. Its shard is kept.
+/// Marks this thread as between operations. Keeps its shard.
 pub fn clear_context() {
     CONTEXT.set(Context { shard: CONTEXT.get().shard, ..Context::default() });
 }
 
-/// Makes a panic of any thread end the process: a line in the log says which thread it was and
-/// what it was doing, then the process aborts (SIGABRT). A store with a shard missing would answer
-/// wrongly; none at all is noticed and restarted.
+/// Makes a panic of any thread end the process: logs the thread and its activity, then aborts (SIGABRT). A store with a
+/// shard missing would return wrong replies; a daemon that is gone is noticed and restarted.
 pub fn abort_on_panic() {
     panic::set_hook(Box::new(|info| {
         let line = last_line(thread::current().name(), CONTEXT.get(), info);

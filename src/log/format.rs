@@ -1,4 +1,4 @@
-//! The form of a line.
+//! The format of log lines.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::SWITCHES;
 
-/// A line with the time in front.
+/// Prepends the current time to a line.
 pub(super) fn stamped(text: &str) -> Vec<u8> {
     let mut line = String::new();
     let _ = write_time(&mut Writer::new(&mut line));
@@ -18,7 +18,7 @@ pub(super) fn stamped(text: &str) -> Vec<u8> {
     line.into_bytes()
 }
 
-/// The form of a line: time, level or switch, text, fields.
+/// The format of a line: time, level or switch, text, fields.
 pub(super) struct Format;
 
 impl<S, N> FormatEvent<S, N> for Format

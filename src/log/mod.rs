@@ -1,12 +1,11 @@
-//! The log: where its lines go, which of them are written, and what a thread is doing.
+//! The log: destinations, levels and trace switches, and the activity of each thread.
 //!
-//! Everybody logs with `tracing`'s macros. Lines of a level (`error!` to `debug!`) are written if
-//! the level is on. *Traces* are events whose target is the name of a switch, such as
-//! `trace!(target: log::IO, ...)`: they are written while their switch is on, and cost one atomic
-//! load while it is off.
+//! All code logs with the macros of `tracing`. Lines with a level (`error!` to `debug!`) are written if the level is
+//! enabled. *Traces* are events whose target is the name of a switch, such as `trace!(target: log::IO, ...)`. They are
+//! written while their switch is on; while it is off they cost one atomic load.
 //!
-//! A line is queued, and written by a thread of the log's own: no destination can block the others.
-//! Guests choose much of what is logged: the writer lets no control character out.
+//! Lines are queued and written by the log's own thread, so a slow destination cannot block the others. Guests
+//! influence much of what is logged, so the writer escapes control characters.
 
 mod context;
 mod format;
@@ -21,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-// The real lock also under the feature `shuttle`: a log line is no step of a schedule.
+// The real lock even with the feature `shuttle`: logging is not a scheduling point.
 use parking_lot::Mutex;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
@@ -34,47 +33,47 @@ pub use output::open;
 pub use seldom::Seldom;
 pub use unaccepted::Unaccepted;
 
-/// Switch: connections, watches, transactions and domains that come and go (C's `obj`).
+/// Trace switch: creation and removal of connections, watches, transactions and domains (C xenstored's `obj`).
 pub const OBJ: &str = "obj";
-/// Switch: every request, reply and event (C's `io`).
+/// Trace switch: every request, reply and event (C xenstored's `io`).
 pub const IO: &str = "io";
-/// Switch: guests that are held back, and why (C's `wrl`).
+/// Trace switch: guests that are throttled, and why (C xenstored's `wrl`).
 pub const WRL: &str = "wrl";
-/// Switch: changes of domains' accounts (C's `acc`).
+/// Trace switch: changes of domains' accounts (C xenstored's `acc`).
 pub const ACC: &str = "acc";
-/// Switch: C's `tdb`, for its database. It is taken, and nothing is traced: there is no database.
+/// Trace switch of C xenstored's database (`tdb`). Accepted without effect, as there is no database.
 pub const TDB: &str = "tdb";
-/// Switch: why transactions fail with `EAGAIN`.
+/// Trace switch: why transactions fail with `EAGAIN`.
 pub const CONFLICT: &str = "conflict";
 
-/// All switches: C's in C's order, then ours.
+/// All switches: C xenstored's in its order, then this daemon's own.
 const SWITCHES: [&str; 6] = [OBJ, IO, WRL, ACC, TDB, CONFLICT];
-/// What C traces once it has a trace file.
+/// The switches that C xenstored turns on with a trace file.
 const TRACED_TO_A_FILE: [bool; SWITCHES.len()] = [true, true, false, false, false, false];
 
-/// Where lines go.
+/// A destination of log lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
     /// Standard error.
     Stderr,
-    /// A file, appended to; created with mode 0600, as it tells what guests do.
+    /// A file, opened for appending and created with mode 0600, because the log reveals guests' activity.
     File(PathBuf),
     /// The socket `/dev/log` of syslog or the journal.
     Syslog,
 }
 
-/// What the log starts with.
+/// The initial configuration of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Where lines go.
+    /// The destination of lines.
     pub destination: Destination,
-    /// The least important level that is written.
+    /// The least severe level that is written.
     pub level: LevelFilter,
-    /// Changes to the switches, such as `+conflict`, in order; all are off before.
+    /// Changes of the switches, such as `+conflict`, applied in order; all switches start off.
     pub switches: Vec<SwitchChange>,
 }
 
-/// One switch to be turned on or off.
+/// A change of one switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SwitchChange {
     index: usize,
@@ -82,13 +81,13 @@ pub struct SwitchChange {
 }
 
 impl SwitchChange {
-    /// What C's trace file (`-T`) turns on by itself.
+    /// Returns the switches that C xenstored's trace file (`-T`) turns on.
     pub fn of_a_trace_file() -> impl Iterator<Item = SwitchChange> {
         let on = TRACED_TO_A_FILE.into_iter().enumerate().filter(|(_, on)| *on);
         on.map(|(index, on)| SwitchChange { index, on })
     }
 
-    /// Reads `+<switch>` or `-<switch>`.
+    /// Parses `+<switch>` or `-<switch>`.
     ///
     /// # Errors
     /// [`UnknownSwitch`] for anything else.
@@ -103,7 +102,7 @@ impl SwitchChange {
     }
 }
 
-/// The names of the switches that are on after `changes`, with commas between them; `None` if none is.
+/// Returns the names of the switches that are on after `changes`, separated by commas; `None` if all are off.
 pub fn switched_on(changes: &[SwitchChange]) -> Option<String> {
     let mut on = [false; SWITCHES.len()];
     changes.iter().for_each(|change| on[change.index] = change.on);
@@ -112,7 +111,7 @@ pub fn switched_on(changes: &[SwitchChange]) -> Option<String> {
     (!names.is_empty()).then(|| names.join(","))
 }
 
-/// Not `+` or `-` and the name of a switch.
+/// The error of parsing a switch: not `+` or `-` followed by the name of a switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnknownSwitch;
 
@@ -124,11 +123,11 @@ impl fmt::Display for UnknownSwitch {
 
 impl std::error::Error for UnknownSwitch {}
 
-/// What decides whether a line is written.
+/// The filter of lines.
 struct Choice {
     level: LevelFilter,
     switches: [bool; SWITCHES.len()],
-    /// Whether traces are written at all (`xsctl control log on` and `off`).
+    /// Whether traces are enabled at all (`xsctl control log on` and `off`).
     tracing: bool,
 }
 
@@ -149,7 +148,7 @@ static CHOICE: Mutex<Choice> = Mutex::new(Choice {
 static SINK: sink::Sink = sink::Sink::new();
 static FILTER: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
 
-/// Starts the log. To be called once, before the first line.
+/// Starts the log. Must be called once, before the first line.
 ///
 /// # Errors
 /// The file cannot be opened, or the system refuses a thread.
@@ -176,22 +175,22 @@ where
     tracing_subscriber::registry().with(lines.with_filter(filter))
 }
 
-/// Has the file opened again, after a rotation: lines before this go to the old one, later ones to
-/// the new one. Returns at once; a line says whether it succeeded.
+/// Reopens the log file after a rotation: lines logged before this call go to the old file, later ones to the new one.
+/// Returns immediately; a log line reports the result.
 pub fn reopen() {
     SINK.reopen();
 }
 
-/// Waits until all lines so far are written, but no longer than a time.
+/// Waits until all lines logged so far are written, for at most `time_max`.
 pub fn flush(time_max: Duration) {
     SINK.flush(time_max);
 }
 
-/// Sends lines to a file from now on and turns traces on (`xsctl control logfile`). If no
-/// switch is on, `obj` and `io` are turned on, as in C.
+/// Sends further lines to a file and enables traces (`xsctl control logfile`). If no switch is on, turns `obj` and `io`
+/// on, as C xenstored does.
 ///
 /// # Errors
-/// The file cannot be opened, or the present destination is stuck; then nothing changes.
+/// The file cannot be opened, or the current destination is stuck; then nothing changes.
 pub fn set_file(path: &Path) -> io::Result<()> {
     SINK.set(&Destination::File(path.to_path_buf()))?;
     let mut choice = CHOICE.lock();
@@ -203,15 +202,15 @@ pub fn set_file(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Turns the traces of all switches that are on, on or off, which the flag is as a switch's is. Lines of levels are
-/// not concerned: an error is always logged.
+/// Enables or disables the traces of all switches that are on. Does not affect lines with a level: an error is always
+/// logged.
 pub fn set_enabled(enabled: bool) {
     let mut choice = CHOICE.lock();
     choice.tracing = enabled;
     apply(&choice);
 }
 
-/// The names of the switches and whether each is on.
+/// Returns the name of each switch and whether it is on.
 pub fn switches() -> [(&'static str, bool); SWITCHES.len()] {
     let on = CHOICE.lock().switches;
     std::array::from_fn(|index| (SWITCHES[index], on[index]))
@@ -220,7 +219,7 @@ pub fn switches() -> [(&'static str, bool); SWITCHES.len()] {
 /// Turns a switch on or off: `+io`, `-io`.
 ///
 /// # Errors
-/// [`UnknownSwitch`].
+/// [`UnknownSwitch`] for anything else.
 pub fn set_switch(change: &str) -> Result<(), UnknownSwitch> {
     let change = SwitchChange::parse(change)?;
     let mut choice = CHOICE.lock();
@@ -231,7 +230,7 @@ pub fn set_switch(change: &str) -> Result<(), UnknownSwitch> {
 
 fn apply(choice: &Choice) {
     if let Some(handle) = FILTER.get() {
-        // It fails only when the subscriber is gone, and the global one never is.
+        // Fails only if the subscriber is gone, and the global one lives forever.
         let _ = handle.reload(choice.filter());
     }
 }
@@ -244,7 +243,7 @@ mod tests {
         Choice { level: LevelFilter::INFO, switches, tracing }
     }
 
-    /// Runs `log` with a log of its own and answers what was written.
+    /// Runs `log` with its own log and returns the text written to it.
     fn written(choice: &Choice, log: impl FnOnce()) -> String {
         let file = tempfile::NamedTempFile::new().unwrap();
         let sink: &'static sink::Sink = Box::leak(Box::new(sink::Sink::new()));

@@ -1,4 +1,4 @@
-//! Destinations of the log, and how a finished line is written to each.
+//! Destinations of the log, and writing a formatted line to each.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -16,14 +16,13 @@ use tracing::Level;
 
 use super::Destination;
 
-/// Where syslog and the journal listen.
+/// The socket of syslog and the journal.
 const SYSLOG: &str = "/dev/log";
-/// The facility `daemon` of syslog, shifted as RFC 3164 wants it.
+/// Syslog's facility `daemon`, shifted as RFC 3164 requires.
 const FACILITY: u8 = 3 << 3;
-/// A pipe that poll(2) reports as writable has room for this much: `PIPE_BUF` of Linux.
+/// The space that a pipe has at least if poll(2) reports it as writable: Linux's `PIPE_BUF`.
 const PIPE_BUF: usize = 4096;
 
-/// An opened destination.
 pub(super) enum Output {
     Stderr,
     File { path: PathBuf, file: File },
@@ -34,7 +33,7 @@ impl Output {
     /// Opens a destination.
     ///
     /// # Errors
-    /// Those of [`open`], and of socket(2).
+    /// As [`open`] and socket(2).
     pub(super) fn open(destination: &Destination) -> io::Result<Output> {
         Ok(match destination {
             Destination::Stderr => Output::Stderr,
@@ -47,10 +46,10 @@ impl Output {
         })
     }
 
-    /// Opens the path of a file again, after a rotation. Other destinations stay as they are.
+    /// Reopens a file's path after a rotation. Does nothing for other destinations.
     ///
     /// # Errors
-    /// Those of [`open`]; then the old file is kept.
+    /// As [`open`]; then the old file stays open.
     pub(super) fn reopen(&mut self) -> io::Result<()> {
         if let Output::File { path, file } = self {
             *file = open(path)?;
@@ -58,32 +57,33 @@ impl Output {
         Ok(())
     }
 
-    /// Writes one line, which begins with its time. Blocks as long as the destination does.
+    /// Writes one line, which starts with its time. Blocks while a terminal, pipe or file does; a full syslog socket is
+    /// an error instead.
     ///
     /// # Errors
-    /// Those of write(2) and send(2).
+    /// As write(2) and send(2).
     pub(super) fn write(&mut self, level: Level, line: &[u8]) -> io::Result<()> {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         match self {
             Output::Stderr => write_stderr(&ended(line)),
             Output::File { file, .. } => file.write_all(&ended(line)),
             Output::Syslog(socket) => {
-                // Syslog has times of its own.
+                // Syslog adds its own time.
                 let text = line.iter().position(|&byte| byte == b' ').map_or(0, |at| at + 1);
                 let head =
                     format!("<{}>xenstored[{}]: ", FACILITY | severity(level), std::process::id());
                 let message = [head.as_bytes(), &without_controls(&line[text..])].concat();
-                // By name each time: the far end may have been started anew.
+                // Addressed by path each time, because the syslog daemon may have been restarted.
                 socket.send_to(&message, SYSLOG).map(drop)
             }
         }
     }
 }
 
-/// Opens a file for appending, which is created with mode 0600. Never waits for another process.
+/// Opens a file for appending and creates it with mode 0600 if needed. Never waits for another process.
 ///
 /// # Errors
-/// `InvalidInput` for a FIFO, a socket or a block device; else those of open(2).
+/// `InvalidInput` for a FIFO, a socket or a block device; otherwise as open(2).
 pub fn open(path: &Path) -> io::Result<File> {
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     let mut options = OpenOptions::new();
@@ -93,7 +93,7 @@ pub fn open(path: &Path) -> io::Result<File> {
         io::Error::new(io::ErrorKind::InvalidInput, what)
     };
     let file = match options.open(path) {
-        // open(2): a FIFO that no process reads, or a socket.
+        // open(2): a FIFO without a reader, or a socket.
         Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => {
             return Err(refused());
         }
@@ -103,7 +103,7 @@ pub fn open(path: &Path) -> io::Result<File> {
     if kind.is_file() || kind.is_char_device() { Ok(file) } else { Err(refused()) }
 }
 
-/// Writes to standard error without std's lock, which a blocked write would keep from all others.
+/// Bypasses std's lock of standard error, which a blocked write would hold against all other threads.
 fn write_stderr(mut line: &[u8]) -> io::Result<()> {
     while !line.is_empty() {
         match rustix::io::write(stderr(), line) {
@@ -115,7 +115,7 @@ fn write_stderr(mut line: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes a line to standard error if that has room for it now; else drops it.
+/// Writes a line to standard error if that does not block; otherwise drops it.
 pub(super) fn try_stderr(line: &[u8]) {
     let stderr = stderr();
     let mut ready = [PollFd::new(&stderr, PollFlags::OUT)];
@@ -126,14 +126,14 @@ pub(super) fn try_stderr(line: &[u8]) {
     }
 }
 
-/// A line without control characters but for its end.
+/// Escapes control characters and appends a newline.
 fn ended(line: &[u8]) -> Vec<u8> {
     let mut line = without_controls(line).into_owned();
     line.push(b'\n');
     line
 }
 
-/// RFC 3164's severity of a level.
+/// Returns RFC 3164's severity of a level.
 fn severity(level: Level) -> u8 {
     match level {
         Level::ERROR => 3,
@@ -143,8 +143,8 @@ fn severity(level: Level) -> u8 {
     }
 }
 
-/// A line with its control characters written out, those of C1 included, as guests choose much of
-/// what is logged. Almost all lines have none.
+/// Escapes control characters, including C1, because guests influence much of what is logged. Almost all lines have
+/// none and are not copied.
 fn without_controls(line: &[u8]) -> Cow<'_, [u8]> {
     let text = String::from_utf8_lossy(line);
     if !text.chars().any(char::is_control) {
@@ -185,7 +185,7 @@ mod tests {
             |path| assert_eq!(open(path).unwrap_err().kind(), io::ErrorKind::InvalidInput);
         refused(&fifo);
         refused(&socket);
-        // With a reader an open(2) would succeed.
+        // With a reader, open(2) would succeed.
         let _reader = OpenOptions::new()
             .read(true)
             .custom_flags(OFlags::NONBLOCK.bits().cast_signed())

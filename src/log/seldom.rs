@@ -1,13 +1,14 @@
-//! Lines about what may go on for ever.
+//! Rate limiting of log lines about conditions that persist.
 
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// At most one line in this time about something that repeats as long as its cause lasts.
+/// Default minimum interval between two lines.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
-/// A counter of something that is logged once in some time at most, by default in ten seconds.
+/// A rate limiter of one log line per interval, which also counts the suppressed ones. The default interval is ten
+/// seconds.
 pub struct Seldom {
     every: Duration,
     seen: Mutex<Seen>,
@@ -15,7 +16,7 @@ pub struct Seldom {
 
 #[derive(Default)]
 struct Seen {
-    /// Times since the last line.
+    /// Occurrences since the last line.
     times: u64,
     last_line: Option<Instant>,
 }
@@ -27,12 +28,12 @@ impl Default for Seldom {
 }
 
 impl Seldom {
-    /// At most one line in this time.
+    /// Makes a limiter of one line per `every`.
     pub fn every(every: Duration) -> Seldom {
         Seldom { every, seen: Mutex::default() }
     }
 
-    /// Counts one time. Returns the times since the last line if another one is due.
+    /// Counts an occurrence. If a line is due, returns the number of occurrences since the last one.
     pub fn count(&self) -> Option<u64> {
         self.count_at(Instant::now())
     }

@@ -1,12 +1,11 @@
-//! The queue between the threads that log and the thread that writes.
+//! The queue between the threads that log and the writer thread.
 //!
-//! A line is an append to a queue in memory: no thread that serves clients does file I/O, and none
-//! waits for a full disk, a stuck syslog or a terminal that nobody reads. The thread `log` takes
-//! lines in their order, and does what else has to happen between two lines in the same order: a
-//! change of the destination, a rotation.
+//! Logging a line appends it to an in-memory queue, so no thread that serves clients does file I/O or waits for a full
+//! disk, a stuck syslog or a terminal that is not read. The writer thread `log` takes lines in order. Changes of the
+//! destination and rotations go through the same queue, so they take effect between two lines.
 //!
-//! The queue is bounded. Once it is full, lines are dropped until the writer has emptied it, and
-//! their number is the next line.
+//! The queue is bounded. Once it is full, lines are dropped until the writer has emptied it; the next line then reports
+//! their number.
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,53 +20,53 @@ use super::Destination;
 use super::format::stamped;
 use super::output::{Output, try_stderr};
 
-/// Bytes of lines that wait to be written. A rotation or a busy disk takes tenths of a second, in
-/// which all traces of a busy daemon are some MiB; a destination that is stuck for longer is stuck
-/// for good, and costs no more memory than this.
+/// Maximum bytes of queued lines. A rotation or a busy disk takes tenths of a second, in which all traces of a busy
+/// daemon are a few MiB. A destination that is stuck for longer rarely recovers, and must not cost more memory than
+/// this.
 const QUEUE_BYTES_MAX: usize = 4 << 20;
-/// What a line costs besides its text: its entry in the queue, and its allocation.
+/// Overhead of a line besides its text: its queue entry and its allocation.
 const LINE_BYTES: usize = 64;
-/// How long a dying thread waits until its line is written: the writer may be stuck.
+/// Timeout of a panicking thread for its line to be written: the writer may be stuck.
 const LAST_WORDS: Duration = Duration::from_millis(500);
-/// How long a change of the destination waits until the lines before it are written.
+/// Timeout of a change of the destination, which waits for earlier lines to be written.
 const CHANGE_TIME_MAX: Duration = Duration::from_secs(2);
 
-/// The log's end.
+/// The end of the log's pipeline: the queue, and the synchronization with the writer.
 pub(super) struct Sink {
     queue: Mutex<Queue>,
-    /// The writer waits here for items.
+    /// Signalled when there are items for the writer.
     work: Condvar,
-    /// Threads wait here until what they queued is done.
+    /// Signalled when the writer has finished an item.
     done: Condvar,
 }
 
 struct Queue {
     items: VecDeque<Item>,
-    /// What the lines cost that are not written yet, that in the writer's hand included.
+    /// Bytes charged for lines that are not written yet, including the one being written.
     bytes: usize,
-    /// Lines dropped since the queue was full.
+    /// Lines dropped since the queue became full.
     dropped: u64,
-    /// Items ever queued.
+    /// Items queued since the start.
     queued: u64,
-    /// Items that the writer is done with: `queued` if it has nothing to do.
+    /// Items finished by the writer; equals `queued` when it is idle.
     finished: u64,
-    /// A rotation is queued: the path that it opens is then the newest, so one will do.
+    /// A rotation is queued. It opens the path when it runs, so one is enough.
     reopens: bool,
     writer: Option<ThreadId>,
 }
 
-/// What the writer does.
+/// A task of the writer.
 enum Item {
     Line(Level, Vec<u8>),
-    /// Lines after this go there; the number finds it again.
+    /// Sends later lines to the output. The number identifies the item while it is queued.
     Change(u64, Output),
     Reopen,
-    /// So many lines were dropped.
+    /// Reports this many dropped lines.
     Dropped(u64),
 }
 
 impl Sink {
-    /// A sink without a writer.
+    /// Makes a sink without a writer.
     pub(super) const fn new() -> Sink {
         let queue = Queue {
             items: VecDeque::new(),
@@ -84,8 +83,8 @@ impl Sink {
     /// Sends further lines to a destination. The first call starts the writer.
     ///
     /// # Errors
-    /// The destination cannot be opened; the system refuses a thread; `TimedOut` if the lines before
-    /// cannot be written. Then nothing changes.
+    /// The destination cannot be opened; the system refuses a thread; `TimedOut` if earlier lines cannot be written.
+    /// Then nothing changes.
     pub(super) fn set(&'static self, destination: &Destination) -> io::Result<()> {
         let output = Output::open(destination)?;
         let mut queue = self.queue.lock();
@@ -107,7 +106,7 @@ impl Sink {
         Err(io::Error::new(io::ErrorKind::TimedOut, what))
     }
 
-    /// Has the file opened again after the lines that wait.
+    /// Makes the writer reopen the file after the queued lines.
     pub(super) fn reopen(&self) {
         let mut queue = self.queue.lock();
         if !std::mem::replace(&mut queue.reopens, true) {
@@ -115,7 +114,7 @@ impl Sink {
         }
     }
 
-    /// Waits until all lines are written, but no longer than a time.
+    /// Waits until all lines are written, for at most `time_max`.
     pub(super) fn flush(&self, time_max: Duration) {
         let deadline = Instant::now() + time_max;
         let mut queue = self.queue.lock();
@@ -126,8 +125,8 @@ impl Sink {
         }
     }
 
-    /// Writes a line of a thread that panics. If the writer cannot write it in time, or if it is the
-    /// writer that panics, the line goes to standard error, unless that is full.
+    /// Writes the line of a panicking thread. If the writer does not write it in time, or is itself the panicking
+    /// thread, writes it to standard error unless that would block.
     pub(super) fn write_last(&self, text: &str) {
         let line = stamped(text);
         if let Some(mut queue) = self.queue.try_lock_for(LAST_WORDS)
@@ -146,7 +145,7 @@ impl Sink {
     fn push(&self, level: Level, line: &[u8]) {
         let mut queue = self.queue.lock();
         let bytes = queue.bytes + cost(line);
-        // Once one is dropped, all are until the queue is empty: one line says how many.
+        // Once a line is dropped, all are until the queue is empty, so that one line reports their number.
         if queue.dropped > 0 || bytes > QUEUE_BYTES_MAX {
             queue.dropped += 1;
             return;
@@ -161,13 +160,13 @@ impl Sink {
         self.work.notify_one();
     }
 
-    /// Waits until the writer is done with item `number`; whether it is.
+    /// Waits until the writer has finished item `number`. Returns whether it has.
     fn wait_for(&self, queue: &mut MutexGuard<'_, Queue>, number: u64, time_max: Duration) -> bool {
         let pending = |queue: &mut Queue| queue.finished < number;
         !self.done.wait_while_for(queue, pending, time_max).timed_out()
     }
 
-    /// Takes what the writer does next.
+    /// Returns the writer's next task. Blocks until there is one.
     fn next(&self) -> Item {
         let mut queue = self.queue.lock();
         loop {
@@ -191,10 +190,10 @@ impl Sink {
     }
 }
 
-/// What the writer has in hand.
+/// The writer's state.
 struct Destinations {
     output: Output,
-    /// Lines that were dropped, here or before the queue, of which the log says nothing yet.
+    /// Lines dropped by the queue or by a failed write that the log does not report yet.
     lost: u64,
 }
 
@@ -223,7 +222,7 @@ impl Destinations {
         }
     }
 
-    /// Says how many lines were lost, as soon as that can be written.
+    /// Reports the number of lost lines as soon as that can be written.
     fn confess(&mut self) {
         let line = || stamped(&format!("warning log lines dropped count={}", self.lost));
         if self.lost > 0 && self.output.write(Level::WARN, &line()).is_ok() {
@@ -242,19 +241,19 @@ impl Destinations {
     }
 }
 
-/// What a line costs while it waits.
+/// Returns the bytes charged for a queued line.
 fn cost(line: &[u8]) -> usize {
     LINE_BYTES + line.len()
 }
 
-/// One line on its way into the queue.
+/// A writer that queues one formatted line.
 pub(super) struct Line {
     sink: &'static Sink,
     level: Level,
 }
 
 impl io::Write for Line {
-    /// Takes the whole line, as the formatting layer hands it over in one piece.
+    /// Takes the whole line: the formatting layer passes it in one piece.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.sink.push(self.level, line);
         Ok(line.len())
@@ -283,14 +282,14 @@ mod tests {
 
     use super::*;
 
-    /// A sink of a test's own, to a file.
+    /// Makes a sink for one test that writes to a file.
     fn sink(destination: &std::path::Path) -> &'static Sink {
         let sink = Box::leak(Box::new(Sink::new()));
         sink.set(&Destination::File(destination.to_path_buf())).unwrap();
         sink
     }
 
-    /// What is in a file once all is written, without the times.
+    /// Returns the lines of a file without their times, once all are written.
     fn text(sink: &Sink, file: &std::path::Path) -> Vec<String> {
         sink.flush(Duration::from_secs(30));
         let text = fs::read_to_string(file).unwrap();
@@ -327,14 +326,14 @@ mod tests {
 
     #[test]
     fn queue_when_full_drops_until_it_is_empty() {
-        // Without a writer nothing is taken.
+        // Without a writer, nothing is taken from the queue.
         let sink: &'static Sink = Box::leak(Box::new(Sink::new()));
         let line = [b"t ".to_vec(), vec![b'x'; 1022]].concat();
         let fits = QUEUE_BYTES_MAX / cost(&line);
         for _ in 0..fits + 10 {
             sink.push(Level::INFO, &line);
         }
-        // There is room for a short one, but the dropped ones come before it.
+        // A short line would fit, but the dropped ones come before it.
         sink.push(Level::INFO, b"t short");
         let queue = sink.queue.lock();
         assert_eq!((queue.items.len(), queue.dropped), (fits, 11));

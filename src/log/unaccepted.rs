@@ -1,4 +1,4 @@
-//! The line that says that clients cannot be accepted.
+//! The warning that clients cannot be accepted.
 
 use std::io;
 use std::time::Duration;
@@ -8,23 +8,23 @@ use rustix::process::{Resource, getrlimit};
 
 use super::Seldom;
 
-/// While clients cannot be accepted, which is tried several times a second, the log says so this often: seldom
-/// enough not to fill the disk, often enough for an operator who looks at its end.
+/// Interval of the warning while clients cannot be accepted. Accepting is retried several times a second; this is rare
+/// enough not to fill the disk and frequent enough to be near the end of the log.
 const REMINDER: Duration = Duration::from_secs(60);
 
-/// Whether the log has said that clients of a socket cannot be accepted.
+/// The rate-limited warning of one socket.
 pub struct Unaccepted {
     socket: &'static str,
     warned: Seldom,
 }
 
 impl Unaccepted {
-    /// Of a socket, as the log names it.
+    /// Makes the warning of a socket, which log lines name as `socket`.
     pub fn of(socket: &'static str) -> Unaccepted {
         Unaccepted { socket, warned: Seldom::every(REMINDER) }
     }
 
-    /// Logs that accepting failed and what helps, unless the log said so a moment ago.
+    /// Logs that accepting failed and how to fix it, unless that was logged recently.
     pub fn warn(&self, error: &io::Error) {
         if self.warned.count().is_none() {
             return;
