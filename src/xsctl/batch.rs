@@ -1,5 +1,5 @@
-//! One batch of a move, from EXPORT to UNQUIESCE (docs/MIGRATION.md draws it). Before RELEASE
-//! whatever goes wrong with a domain is undone; after it the domain goes on.
+//! One batch of a move, from EXPORT to UNQUIESCE (docs/MIGRATION.md has the diagram). A failure before RELEASE rolls
+//! the domain back; after RELEASE the domain's move is completed.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,33 +15,33 @@ use super::places::{Destination, Source};
 use crate::protocol::Operation;
 use crate::words::Domid;
 
-/// From where to where, and how often a domain is carried that others change meanwhile.
+/// The daemons of a move, and the maximum number of transfers of a domain that changes during its export.
 pub struct Route {
     pub source: Daemon,
     pub destination: Daemon,
     pub tries: u32,
 }
 
-/// A domain of the batch.
+/// The progress of one domain of a batch.
 pub struct Moving {
     pub source: Source,
     pub destination: Destination,
-    /// Why it is not moved, or not served.
+    /// Why the domain is not moved, or not served.
     pub error: Option<String>,
-    /// What its daemon left out of its stream.
+    /// Paths that the source daemon left out of the domain's stream.
     pub left_out: Vec<String>,
-    /// Nodes in its stream.
+    /// Number of nodes in the domain's stream.
     pub nodes: u64,
-    /// How often it was carried.
+    /// Number of transfers.
     pub tries: u32,
-    /// From the batch's first EXPORT to its own UNQUIESCE.
+    /// Time from the batch's first EXPORT to the domain's UNQUIESCE.
     pub pause: Option<Duration>,
     mark: String,
     port: String,
 }
 
 impl Moving {
-    /// One that is at these places, and with which nothing was done yet.
+    /// Makes the progress of a domain that is in these states and has not been transferred.
     pub fn found(source: Source, destination: Destination) -> Moving {
         Moving {
             source,
@@ -56,24 +56,24 @@ impl Moving {
         }
     }
 
-    /// It did not work out; the first reason counts.
+    /// Marks the domain as failed. The first reason is kept.
     pub fn fail(&mut self, what: &str, trouble: &Trouble) {
         self.error.get_or_insert_with(|| format!("{what}: {trouble}"));
     }
 
-    /// It is at the destination too, and nothing went wrong.
+    /// Whether the domain is also at the destination and nothing has failed.
     fn has_arrived(&self) -> bool {
         self.is_under_way() && self.destination == Destination::Quiesced && !self.mark.is_empty()
     }
 
-    /// Nothing went wrong, and it is not released.
+    /// Whether nothing has failed and the source has not released the domain.
     fn is_under_way(&self) -> bool {
         self.error.is_none() && self.source != Source::Released
     }
 }
 
-/// Connections to both daemons, which one batch after another has: for clients, and for migration. Of
-/// the latter a daemon has few to give: whatever is asked for a batch takes no others.
+/// Connections to both daemons, for clients and for migration, which consecutive batches reuse. A daemon accepts few
+/// migration connections, so a batch opens no others.
 pub struct Ends {
     here: Client,
     there: Client,
@@ -88,7 +88,6 @@ impl Ends {
     }
 }
 
-/// The batch.
 struct Batch<'r> {
     route: &'r Route,
     domains: BTreeMap<Domid, Moving>,
@@ -96,11 +95,11 @@ struct Batch<'r> {
     ends: Ends,
 }
 
-/// Moves some domains, at most 253; what became of each. Takes the connections of the batch before,
-/// and leaves them to the next if nothing went wrong.
+/// Moves up to 253 domains and returns the outcome of each. Takes over the connections of the previous batch, and
+/// leaves them to the next one if nothing failed.
 ///
 /// # Errors
-/// One of the daemons cannot be reached: nothing was done.
+/// One of the daemons cannot be reached; then nothing was done.
 pub fn carry(
     route: &Route,
     domains: &[(Domid, Source)],
@@ -138,12 +137,12 @@ pub fn carry(
 }
 
 impl Batch<'_> {
-    /// The domains of which something is so.
+    /// Returns the domains that satisfy a condition.
     fn of(&self, is: impl Fn(&Moving) -> bool) -> Vec<Domid> {
         self.domains.iter().filter(|(_, moving)| is(moving)).map(|(domid, _)| *domid).collect()
     }
 
-    /// Does something with some domains and what came of it.
+    /// Applies `work` to each domain and its outcome.
     fn with<T>(
         &mut self,
         outcomes: impl IntoIterator<Item = (Domid, T)>,
@@ -156,7 +155,7 @@ impl Batch<'_> {
         }
     }
 
-    /// EXPORT_DOMAINS there into a pipe, IMPORT_DOMAINS from it.
+    /// Pipes EXPORT_DOMAINS of the source into IMPORT_DOMAINS of the destination.
     fn transfer(&mut self, todo: &[Domid]) {
         let (reader, writer) = match io::pipe() {
             Ok(ends) => ends,
@@ -171,7 +170,7 @@ impl Batch<'_> {
         let Ends { exports, imports, .. } = &mut self.ends;
         let export =
             source.ask_by(exports, Operation::ExportDomains, &listed(todo), &[writer.as_fd()]);
-        // Each end is one daemon's alone: so the other one notices if it dies.
+        // Each daemon must hold the only descriptor of its end, so that the other one notices when it dies.
         drop(writer);
         let import = destination.ask_by(imports, Operation::ImportDomains, b"", &[reader.as_fd()]);
         drop(reader);
@@ -188,7 +187,7 @@ impl Batch<'_> {
                 Ok(_) => Source::Quiesced,
                 Err(trouble) if trouble.is_lost() => Source::Unsure,
                 Err(trouble) if trouble.is("ENOENT") && exported.failed().is_none() => Source::Gone,
-                // It is as it was: whom a request that fails has quiesced, it serves again.
+                // Unchanged: a request that fails unquiesces the domains that it quiesced.
                 Err(_) => moving.source,
             };
             moving.destination = match &import {
@@ -207,9 +206,9 @@ impl Batch<'_> {
                     moving.nodes = string(&imported, 1).parse().unwrap_or(0);
                 }
                 (Ok(_), Err(trouble)) => moving.fail("IMPORT_DOMAINS", &trouble),
-                // It was changed while it was written, and is carried again.
+                // The domain changed during the export: transfer it again.
                 (Err(trouble), _) if trouble.is("EAGAIN") => {}
-                // If it could not be written, the one who read may know why.
+                // If the stream could not be written, the reader may know the cause.
                 (Err(trouble), Err(reader)) if trouble.is("EIO") => {
                     moving.fail(&format!("EXPORT_DOMAINS: {trouble}; IMPORT_DOMAINS"), &reader);
                 }
@@ -218,7 +217,7 @@ impl Batch<'_> {
         }
     }
 
-    /// INTRODUCE at the destination.
+    /// Sends INTRODUCE to the destination.
     fn introduce(&mut self) {
         let arrived =
             |moving: &Moving| moving.is_under_way() && moving.destination == Destination::Quiesced;
@@ -233,7 +232,7 @@ impl Batch<'_> {
         });
     }
 
-    /// RELEASE at the source: who is released is moved. One that was changed stays under way.
+    /// Sends RELEASE to the source: a released domain is moved. A domain that changed since its export stays under way.
     fn release(&mut self) {
         let domids = self.of(Moving::has_arrived);
         let marks: Vec<_> =
@@ -254,8 +253,8 @@ impl Batch<'_> {
         self.resolve();
     }
 
-    /// Whether those were released that the source did not say it of: it may say it of those that it
-    /// still has.
+    /// Asks the source whether domains whose RELEASE got no reply are still introduced there. Those that are not were
+    /// released.
     fn resolve(&mut self) {
         let domids = self.of(|moving| moving.source == Source::InDoubt);
         if domids.is_empty() {
@@ -276,13 +275,13 @@ impl Batch<'_> {
         });
     }
 
-    /// UNQUIESCE at the destination, of what the source has released and nothing else.
+    /// Sends UNQUIESCE to the destination, only for domains that the source has released.
     fn unquiesce(&mut self) {
         let domids = self.of(|moving| {
             moving.source == Source::Released && moving.destination == Destination::Quiesced
         });
         let mut outcomes = self.ends.there.ask_each(Operation::Unquiesce, &domids);
-        // It is committed: a connection that is lost is no reason to stop here.
+        // The move is committed, so a lost connection is no reason to stop: retry on a new one.
         if outcomes.values().any(|outcome| outcome.as_ref().is_err_and(Trouble::is_lost))
             && let Ok(client) = self.route.destination.connect()
         {
@@ -299,8 +298,8 @@ impl Batch<'_> {
         });
     }
 
-    /// DISCARD_DOMAINS at the destination, of whatever is there and not released at the source:
-    /// what failed, and what was changed and is carried again.
+    /// Sends DISCARD_DOMAINS to the destination for every domain there that the source has not released: those that
+    /// failed, and those that changed and are transferred again.
     fn take_back(&mut self) {
         let domids = self.of(|moving| {
             let has_copy =
@@ -310,7 +309,7 @@ impl Batch<'_> {
         let outcomes = self.route.destination.discard(&mut self.ends.imports, &domids);
         self.with(outcomes, |moving, outcome| match outcome {
             Ok(()) => moving.destination = Destination::Absent,
-            // It was not sure that it was there, and it is not.
+            // It was uncertain whether the domain was there; it is not.
             Err(Trouble::Refused(..)) if moving.destination == Destination::Unsure => {
                 moving.destination = Destination::Absent;
             }
@@ -318,7 +317,7 @@ impl Batch<'_> {
         });
     }
 
-    /// UNQUIESCE at the source, of what did not work out.
+    /// Sends UNQUIESCE to the source for all domains that failed.
     fn give_up(&mut self) {
         let tries = self.route.tries;
         for moving in self.domains.values_mut().filter(|moving| moving.is_under_way()) {
@@ -331,7 +330,7 @@ impl Batch<'_> {
         if domids.is_empty() {
             return;
         }
-        // The old connection may be why.
+        // The old connection may be the cause of the failure.
         let Ok(mut client) = self.route.source.connect() else { return };
         let outcomes = client.ask_each(Operation::Unquiesce, &domids);
         self.with(outcomes, |moving, outcome| match outcome {

@@ -1,4 +1,4 @@
-//! What is asked of a daemon on its socket for clients.
+//! Requests to a daemon over its client socket.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,28 +15,28 @@ use crate::protocol::operations::DOMAINS_MAX;
 use crate::protocol::{ERROR, Operation, strings};
 use crate::words::Domid;
 
-/// Requests that are sent before the first of them is answered. Their replies, of some bytes each,
-/// fit into what the kernel buffers, so that neither side waits for the other.
+/// Number of requests sent before the first reply is read. Their replies are a few bytes each and fit into the kernel's
+/// buffers, so that neither side blocks the other.
 const PIPELINED: usize = 64;
 
-/// Why something was not done.
+/// The error of a request.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum Trouble {
-    /// The daemon says no: the name of an error, and why, if it tells.
+    /// The daemon refused: the errno name, and the reason if it gave one.
     #[error("{0}{sep}{1}", sep = if .1.is_empty() { "" } else { ": " })]
     Refused(String, String),
-    /// The daemon does not say anything.
+    /// The daemon did not reply.
     #[error("there was no answer: {0}")]
     Lost(String),
 }
 
 impl Trouble {
-    /// Whether it is this error.
+    /// Whether this is the errno `error`.
     pub fn is(&self, error: &str) -> bool {
         matches!(self, Trouble::Refused(name, _) if name == error)
     }
 
-    /// Whether it is not known what became of the request.
+    /// Whether the outcome of the request is unknown.
     pub fn is_lost(&self) -> bool {
         matches!(self, Trouble::Lost(_))
     }
@@ -60,37 +60,37 @@ impl From<io::Error> for Trouble {
     }
 }
 
-/// What INTRODUCE says of a domain.
+/// The arguments of an INTRODUCE.
 pub struct Connecting {
-    /// Which.
+    /// The domain.
     pub domid: Domid,
-    /// The frame of its page.
+    /// The frame number of its ring page.
     pub frame: u64,
     /// Its event channel.
     pub port: String,
 }
 
 impl Connecting {
-    /// By its port, if nothing is known of the frame: its number means nothing to a daemon that maps
-    /// the page through its grant, as this one does.
+    /// Makes the arguments for a domain whose frame number is unknown. A daemon that maps the page through its grant,
+    /// as this one does, ignores the number.
     pub fn with_port(domid: Domid, port: &str) -> Connecting {
         Connecting { domid, frame: 1, port: port.to_owned() }
     }
 }
 
-/// The control domain's connection, as any toolstack's.
+/// A connection as the control domain, like any toolstack's.
 pub struct Client(pub(super) Link);
 
 impl Client {
-    /// Connects to a daemon's socket for clients.
+    /// Connects to a daemon's client socket with the default timeout.
     ///
     /// # Errors
-    /// Nobody is there.
+    /// No daemon accepts the connection.
     pub fn connect(socket: &Path) -> Result<Client, Failure> {
         Client::connect_with(socket, PATIENCE)
     }
 
-    /// The same for requests that may take as long as `timeout`.
+    /// Connects with another timeout, for requests that take long.
     ///
     /// # Errors
     /// As of `connect`.
@@ -101,18 +101,18 @@ impl Client {
         })
     }
 
-    /// Whether the daemon has not closed it, and says nothing that it was not asked.
+    /// Whether the connection is open, with no unsolicited data to read.
     pub fn is_open(&self) -> bool {
         self.0.is_silent()
     }
 
-    /// A request: its reply's payload, or why not.
+    /// Sends a request and returns the payload of its reply.
     pub fn ask(&mut self, operation: Operation, payload: &[u8]) -> Result<Vec<u8>, Trouble> {
         self.0.send(&message(operation, 0, payload))?;
         self.reply(0)
     }
 
-    /// The same request with several payloads, some before the first is answered.
+    /// Sends the same request with several payloads, pipelined, and returns their replies.
     pub fn ask_all(
         &mut self,
         operation: Operation,
@@ -140,7 +140,7 @@ impl Client {
         }
     }
 
-    /// QUIESCE or UNQUIESCE: what came of it for each.
+    /// Sends QUIESCE or UNQUIESCE for several domains and returns the outcome of each.
     pub fn ask_each(
         &mut self,
         operation: Operation,
@@ -158,7 +158,7 @@ impl Client {
                         }
                     }
                 }
-                // It was none of them, and the error is that of the lowest.
+                // The request failed for all of them, with the error of the lowest domid: send it for each.
                 Err(Trouble::Refused(..)) => {
                     let payloads: Vec<_> = some.iter().map(|&domid| listed(&[domid])).collect();
                     let replies = self.ask_all(operation, &payloads);
@@ -171,7 +171,7 @@ impl Client {
         outcomes
     }
 
-    /// RELEASE, each with its mark.
+    /// Sends RELEASE for each domain with its mark.
     pub fn release(&mut self, marks: &[(Domid, &str)]) -> Vec<Result<(), Trouble>> {
         let payload = |(domid, mark): &(Domid, &str)| format!("{domid}\0{mark}\0").into_bytes();
         let payloads: Vec<_> = marks.iter().map(payload).collect();
@@ -181,7 +181,7 @@ impl Client {
             .collect()
     }
 
-    /// INTRODUCE of each.
+    /// Sends INTRODUCE for each domain.
     pub fn introduce(&mut self, domains: &[Connecting]) -> Vec<Result<(), Trouble>> {
         let payload = |Connecting { domid, frame, port }: &Connecting| {
             format!("{domid}\0{frame}\0{port}\0").into_bytes()
@@ -193,17 +193,17 @@ impl Client {
             .collect()
     }
 
-    /// Whether each is introduced.
+    /// Returns for each domain whether it is introduced.
     pub fn are_introduced(&mut self, domids: &[Domid]) -> Result<Vec<bool>, Trouble> {
         let payloads: Vec<_> = domids.iter().map(|&domid| listed(&[domid])).collect();
         let replies = self.ask_all(Operation::IsDomainIntroduced, &payloads);
         replies.into_iter().map(|reply| reply.map(|reply| reply == b"T\0")).collect()
     }
 
-    /// The domains that a set means: whoever is named alone, and of ranges those that are introduced.
+    /// Resolves a set of domains: individually named ones, and those in ranges that are introduced.
     ///
     /// # Errors
-    /// It means none, or the daemon does not say.
+    /// The set resolves to no domain, or the daemon does not reply.
     pub fn meant(&mut self, domids: &Domids, socket: &Path) -> Result<Vec<Domid>, Failure> {
         let numbers = domids.numbers();
         let unsure: Vec<_> =

@@ -1,5 +1,5 @@
-//! `xsctl control`: a command of CONTROL, in the bytes in which Xen's `xenstore-control` sends it. Debian's
-//! wrapper of that name refuses to run where there is no Xen.
+//! `xsctl control`: sends a CONTROL command in the same bytes as Xen's `xenstore-control`. Debian's wrapper of that
+//! name refuses to run on a machine without Xen.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -11,13 +11,13 @@ use super::daemon::LONGEST;
 use super::failure::{Done, Failure};
 use crate::protocol::{Operation, REQUEST_PAYLOAD_BYTES_MAX};
 
-/// Commands that fail with a text for a reply.
+/// Commands whose reply is `OK` or the text of a failure.
 const OK_OR_FAILED: [&str; 2] = ["check", "live-update"];
 
-/// Sends a command, its name and its arguments, and prints the reply.
+/// Sends a command (name and arguments) and prints the reply.
 ///
 /// # Errors
-/// There is no daemon, or it refuses the command; the output's.
+/// There is no daemon; it refuses the command; the output cannot be written.
 pub fn run(socket: &Path, words: &[OsString]) -> Result<Done, Failure> {
     let payload: Vec<u8> =
         words.iter().flat_map(|word| [word.as_bytes(), b"\0"].concat()).collect();
@@ -29,7 +29,7 @@ pub fn run(socket: &Path, words: &[OsString]) -> Result<Done, Failure> {
     if payload.len() > REQUEST_PAYLOAD_BYTES_MAX {
         return Err(refused("a command has at most 4096 bytes"));
     }
-    // As long as the command takes: a check visits every node.
+    // With the long timeout: a check visits every node.
     let reply = match Client::connect_with(socket, LONGEST)?.ask(Operation::Control, &payload) {
         Ok(reply) => reply,
         Err(Trouble::Refused(error, _)) => return Err(refused(&explained(&error))),

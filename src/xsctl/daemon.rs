@@ -1,4 +1,4 @@
-//! Where a daemon is, and what is asked of it on its socket for migration (docs/MIGRATION.md).
+//! Finding a daemon, and requests to it over its migration socket (docs/MIGRATION.md).
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -18,30 +18,30 @@ use crate::protocol::{ERROR, Operation, decimal, strings};
 use crate::words::Domid;
 use crate::words::Presence;
 
-/// Where the path of the socket for migration is written.
+/// The node that holds the path of the migration socket.
 const MIGRATION_SOCKET: &[u8] = b"/tool/xenstored/operations/migration-socket\0";
-/// Where it is written how many shards the daemon has.
+/// The node that holds the number of shards.
 const SHARDS: &[u8] = b"/tool/xenstored/operations/shards\0";
-/// How long a request for many domains may take, as long as the daemon answers others: a stream may be
-/// long and come slowly, and a daemon itself gives up one of which nothing comes.
+/// Timeout of a request for many domains while the daemon replies to other clients. A stream may be long and arrive
+/// slowly; the daemon itself gives up on a stalled stream.
 pub const LONGEST: Duration = Duration::from_secs(60 * 60);
 
-/// Where a daemon is found.
+/// The addresses of a daemon.
 #[derive(Clone, Debug)]
 pub struct Daemon {
-    /// Its socket for clients.
+    /// Its client socket.
     pub socket: PathBuf,
-    /// Its socket for migration.
+    /// Its migration socket.
     migration: PathBuf,
-    /// How long it may be silent until it is asked whether it is there.
+    /// How long it may be silent before it is probed for being alive.
     patience: Duration,
 }
 
 impl Daemon {
-    /// The daemon at a socket, which says where its other one is.
+    /// Finds the daemon at a client socket, which publishes its migration socket.
     ///
     /// # Errors
-    /// There is none, or it moves no domains.
+    /// There is no daemon, or it has no migration socket.
     pub fn find(socket: PathBuf) -> Result<Daemon, Failure> {
         let mut client = Client::connect(&socket)?;
         match client.ask(Operation::Read, MIGRATION_SOCKET) {
@@ -62,36 +62,36 @@ impl Daemon {
         }
     }
 
-    /// Its socket for migration.
+    /// Returns its migration socket.
     pub fn migration(&self) -> &Path {
         &self.migration
     }
 
-    /// Whether it is this one.
+    /// Whether both are the same daemon.
     pub fn is_same(&self, other: &Daemon) -> bool {
         self.migration == other.migration
     }
 
-    /// How many shards it has: a domain is served by that of its number's remainder. One that does not say is
-    /// as one with a single shard.
+    /// Returns its number of shards, which partition domains by domid modulo this number; 1 if the daemon does not
+    /// publish it.
     pub fn shards(&self) -> u16 {
         let told =
             self.connect().ok().and_then(|mut client| client.ask(Operation::Read, SHARDS).ok());
         told.and_then(|shards| decimal(&shards).ok()).unwrap_or(1).max(1)
     }
 
-    /// A connection of a client's.
+    /// Connects to its client socket.
     ///
     /// # Errors
-    /// Nobody is there.
+    /// No daemon accepts the connection.
     pub fn connect(&self) -> Result<Client, Failure> {
         Client::connect(&self.socket)
     }
 
-    /// Sends a request for many domains, with descriptors, by a connection of its own.
+    /// Sends a request for many domains, with file descriptors, over a new connection.
     ///
     /// # Errors
-    /// [`Trouble::Lost`]: nobody has read it.
+    /// [`Trouble::Lost`]: the daemon has not received it.
     pub fn ask(
         &self,
         operation: Operation,
@@ -101,7 +101,7 @@ impl Daemon {
         self.ask_by(&mut None, operation, payload, descriptors)
     }
 
-    /// The same by the connection of an earlier request, which is taken, if it is there and still open.
+    /// Like [`Daemon::ask`], but takes and reuses the connection `kept` of an earlier request if it is open.
     ///
     /// # Errors
     /// As [`Daemon::ask`].
@@ -120,7 +120,7 @@ impl Daemon {
         Ok(Asked { link, daemon: self.clone() })
     }
 
-    /// Whether it answers, whatever it says.
+    /// Whether the daemon replies to clients, even with an error.
     fn is_there(&self) -> bool {
         let link = Link::connect(&self.socket, self.patience);
         let answer = link
@@ -129,8 +129,8 @@ impl Daemon {
         !answer.is_err_and(|trouble| trouble.is_lost())
     }
 
-    /// DISCARD_DOMAINS: what came of it for each. `kept` is as for [`Daemon::ask_by`], and is left to
-    /// the next request.
+    /// Sends DISCARD_DOMAINS and returns the outcome for each domain. Reuses `kept` as [`Daemon::ask_by`] does, and
+    /// leaves the connection there for the next request.
     pub fn discard(
         &self,
         kept: &mut Option<Link>,
@@ -145,10 +145,10 @@ impl Daemon {
         domids.chunks(DOMAINS_MAX).flat_map(of_some).collect()
     }
 
-    /// DOMAIN_STATES: the states of domains; of a range, those of it that the daemon knows.
+    /// Sends DOMAIN_STATES and returns the states of domains; of a range, those of the domains known to the daemon.
     ///
     /// # Errors
-    /// The daemon does not say it of one.
+    /// The request fails, or the daemon reports no state for one of them.
     pub fn states(&self, domids: &Domids) -> Result<BTreeMap<Domid, Standing>, Trouble> {
         let (mut kept, mut states) = (None, BTreeMap::new());
         for some in domids.parts().chunks(DOMAINS_MAX) {
@@ -167,7 +167,7 @@ impl Daemon {
     }
 }
 
-/// A domain's answer to DOMAIN_STATES.
+/// Parses a domain's result of DOMAIN_STATES.
 fn standing(strings: &[String]) -> Result<Standing, Trouble> {
     let read = || {
         let [presence, unique_id, origin, port, ..] = strings else { return None };
@@ -181,31 +181,31 @@ fn standing(strings: &[String]) -> Result<Standing, Trouble> {
     read().ok_or_else(|| Trouble::Lost(format!("{strings:?} is no state of a domain")))
 }
 
-/// Domains as arguments.
+/// Encodes domains as arguments.
 pub fn listed(domids: &[Domid]) -> Vec<u8> {
     domids.iter().flat_map(|domid| format!("{domid}\0").into_bytes()).collect()
 }
 
-/// A request for many domains that was sent.
+/// A request for many domains, sent but not yet completed.
 pub struct Asked {
     link: Link,
     daemon: Daemon,
 }
 
-/// What the daemon said of each domain.
+/// The daemon's results for each domain.
 #[derive(Default)]
 pub struct Answers {
     domains: BTreeMap<Domid, Result<Vec<String>, Trouble>>,
-    /// Of streams of which it could read nothing, in their order.
+    /// The errors of streams from which no domid could be read, in the order of the streams.
     streams: Vec<Trouble>,
-    /// Why it says nothing of the others, unless it came to its end.
+    /// The error that ended the request early, before the other results.
     failed: Option<Trouble>,
-    /// The connection, if it came to its end.
+    /// The connection, if the request completed.
     link: Option<Link>,
 }
 
 impl Asked {
-    /// Waits for all answers. A daemon that is silent and answers others is at work.
+    /// Waits for all results. A daemon that is silent but replies to other clients is still at work.
     fn answers(mut self) -> Answers {
         let mut answers = Answers::default();
         let began = Instant::now();
@@ -252,7 +252,7 @@ impl Asked {
 }
 
 impl Answers {
-    /// Those to a request, if it could be sent.
+    /// Waits for all results of a request, or returns the error of sending it.
     pub fn of_all(asked: Result<Asked, Trouble>) -> Answers {
         match asked {
             Ok(asked) => asked.answers(),
@@ -260,7 +260,7 @@ impl Answers {
         }
     }
 
-    /// What was said of one: the strings behind `OK`.
+    /// Returns the result for one domain: the strings after `OK`, or its error.
     pub fn of(&self, domid: Domid) -> Result<Vec<String>, Trouble> {
         match (self.domains.get(&domid), self.failed.as_ref().or(self.streams.first())) {
             (Some(outcome), _) => outcome.clone(),
@@ -269,22 +269,22 @@ impl Answers {
         }
     }
 
-    /// What was said of each of which something was.
+    /// Iterates over the results by domain.
     pub fn all(&self) -> impl Iterator<Item = (Domid, &Result<Vec<String>, Trouble>)> {
         self.domains.iter().map(|(domid, outcome)| (*domid, outcome))
     }
 
-    /// What was said of streams of which nothing could be read.
+    /// Returns the errors of streams from which no domid could be read.
     pub fn streams(&self) -> &[Trouble] {
         &self.streams
     }
 
-    /// The connection, for another request.
+    /// Takes the connection, to reuse it for another request.
     pub fn take_link(&mut self) -> Option<Link> {
         self.link.take()
     }
 
-    /// Why the request as a whole failed.
+    /// Returns the error of the request as a whole.
     pub fn failed(&self) -> Option<&Trouble> {
         self.failed.as_ref()
     }
@@ -299,7 +299,7 @@ mod tests {
 
     const SHORT: Duration = Duration::from_millis(100);
 
-    /// A daemon that answers a request for many domains after a while; others at once, or not.
+    /// Starts a daemon that replies to a request for many domains after a delay, and to other clients at once or never.
     fn daemon(directory: &Path, is_there: bool) -> Daemon {
         let daemon = Daemon {
             socket: directory.join("socket"),
@@ -315,7 +315,7 @@ mod tests {
                 message(Operation::ImportDomains, 0, b"5\0OK\x007\x003\0"),
                 message(Operation::ImportDomains, 0, b"OK\0"),
             ];
-            // The client may have left.
+            // The client may have disconnected.
             let _ = io::Write::write_all(&mut client, &answers.concat());
         });
         thread::spawn(move || {
@@ -331,7 +331,7 @@ mod tests {
         daemon
     }
 
-    /// Has a daemon answer so many requests on each of so many connections, and closes each then.
+    /// Starts a daemon that serves this many connections and closes each after this many requests.
     fn answers(socket: UnixListener, connections: usize, requests: usize) {
         thread::spawn(move || {
             for _ in 0..connections {

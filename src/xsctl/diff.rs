@@ -1,8 +1,8 @@
-//! `xsctl diff`: what differs between the states of two streams.
+//! `xsctl diff`: compares the states of two streams.
 //!
-//! A state is written as *facts*: what it is about, with named values. Two states differ in facts
-//! that only one of them has, and in the values of those that both have. What means nothing
-//! elsewhere is no fact: the numbers of connections, event channels and descriptors, unique ids.
+//! A state is represented as *facts*: a subject with named values. Two states differ in the facts that only one of them
+//! has, and in the values of facts that both have. Values without meaning elsewhere are left out: connection ids, event
+//! channels, descriptors, unique ids.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -14,7 +14,7 @@ use super::show;
 use crate::migration::stream::state::{Client, State};
 use crate::migration::stream::{Node, Transport};
 
-/// What a fact is about. Facts are shown in this order.
+/// The subject of a fact. Facts are listed in this order.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct About {
     what: &'static str,
@@ -26,10 +26,10 @@ struct About {
 
 type Facts = BTreeMap<About, Fields>;
 
-/// Writes a line for each difference. Cost: the streams' lengths, also in memory. `json` is the command line's option.
+/// Writes a line for each difference; JSON with `json`. Cost in time and memory: the lengths of the streams.
 ///
 /// # Errors
-/// The streams', the output's.
+/// Those of the streams and of the output.
 pub fn diff(
     a: &mut Input,
     b: &mut Input,
@@ -49,7 +49,7 @@ pub fn diff(
     Ok(done)
 }
 
-/// What is said of the order of watches says something only if they are the same watches.
+/// Whether the fact is an order of watches that differ themselves: their order is then not comparable.
 fn is_order_of_others(about: &About, a: &Facts, b: &Facts) -> bool {
     let watches = |facts: &Facts| {
         let of_it = facts.keys().filter(|other| other.what == WATCH && other.of == about.of);
@@ -136,7 +136,7 @@ fn write(
         (None, Some(_)) => ('+', "added"),
         _ => ('~', "changed"),
     };
-    // Of what both have, only what differs.
+    // Of facts in both states, only the values that differ.
     let values = |these: Option<&Fields>, others: Option<&Fields>| -> Fields {
         let these = these.into_iter().flatten();
         let differs = |field: &&(_, _)| !others.is_some_and(|others| others.contains(field));

@@ -1,12 +1,12 @@
-//! Sets of domains as people write them: `1-1000,1005`.
+//! Sets of domains as users write them: `1-1000,1005`.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use crate::words::Domid;
 
-/// Domains of the command line. One that is named alone is meant, whatever there is; a range means
-/// those of it that are there.
+/// The domains of a command line. A domain named individually is always included; a range includes the domains in it
+/// that exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Domids(Vec<(Domid, Domid)>);
 
@@ -33,7 +33,7 @@ impl FromStr for Domids {
 }
 
 impl Domids {
-    /// The domain, if it is one that is named alone.
+    /// Returns the domain if the set is a single one, named individually.
     pub fn one(&self) -> Option<Domid> {
         match self.0[..] {
             [(first, last)] if first == last => Some(first),
@@ -41,7 +41,7 @@ impl Domids {
         }
     }
 
-    /// Its parts as strings of a request, each with its NUL: numbers and ranges.
+    /// Returns the numbers and ranges as NUL-terminated strings of a request.
     pub fn parts(&self) -> Vec<String> {
         let part = |&(first, last): &(Domid, Domid)| match first == last {
             true => format!("{first}\0"),
@@ -50,7 +50,7 @@ impl Domids {
         self.0.iter().map(part).collect()
     }
 
-    /// Every number, and whether it is named alone.
+    /// Returns every domid in the set, and whether it is named individually.
     pub fn numbers(&self) -> BTreeMap<Domid, bool> {
         let mut numbers = BTreeMap::new();
         for &(first, last) in &self.0 {

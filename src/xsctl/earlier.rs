@@ -1,9 +1,9 @@
-//! What an earlier `xsctl move` left behind when it was ended in between, and ends that.
+//! Detection and completion of an interrupted earlier `xsctl move`.
 //!
 //! ```text
 //!   DOMAIN_STATES of both --> Step of each --+--> released at the source: INTRODUCE, UNQUIESCE there
 //!                                            +--> not released: UNQUIESCE here, DISCARD there --+
-//!                                            +--> as ever ------------------------------------->+--> batches
+//!                                            +--> not begun ----------------------------------->+--> batches
 //! ```
 
 use std::collections::BTreeMap;
@@ -22,15 +22,15 @@ use crate::protocol::Operation;
 use crate::words::Domid;
 use crate::words::Presence;
 
-/// How long a state is waited for that ends by itself: an import that a daemon is at, a batch of
-/// another tool's, a killed tool whose locks the kernel has not dropped.
+/// How long to wait for a transient state: an import in progress, a batch of another xsctl, a killed xsctl whose locks
+/// the kernel has not released yet.
 const SETTLES_WITHIN: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// The domains of a move, by what is done with them.
+/// The domains of a move with the step for each.
 pub struct Earlier {
     lock: Lock,
-    /// No other move is under way.
+    /// Whether the lock is held exclusively: no other move is in progress.
     is_alone: bool,
     domains: BTreeMap<Domid, Found>,
 }
@@ -41,25 +41,25 @@ struct Found {
     step: Step,
 }
 
-/// A domain for the batches, and where it is at the source.
+/// A domain for the batches, and its state at the source.
 pub type Todo = (Domid, Source);
 
-/// What is said of a domain that no batch has.
+/// The outcome of a domain that needs no batch.
 pub struct Settled {
     pub domid: Domid,
     /// As after a batch.
     pub moving: Moving,
-    /// How it goes on, if the states alone do not say it.
+    /// The reason and the commands to proceed, if the states alone do not tell.
     pub left: Option<(String, Vec<String>)>,
-    /// Names of the states, if the batches' own do not fit.
+    /// Names of the states, if those of a batch do not fit.
     pub names: Option<[&'static str; 2]>,
 }
 
 impl Earlier {
-    /// Asks both daemons for the states of domains.
+    /// Queries both daemons for the states of the domains.
     ///
     /// # Errors
-    /// A daemon does not say; there are none of these domains.
+    /// A daemon does not reply; none of these domains exists.
     pub fn find(route: &Route, domids: &Domids) -> Result<Earlier, Failure> {
         let Route { source, destination, .. } = route;
         let lock = Lock::of([source.migration(), destination.migration()]);
@@ -88,14 +88,14 @@ impl Earlier {
         }
     }
 
-    /// How many domains the move is about.
+    /// Returns the number of domains in the move.
     pub fn len(&self) -> usize {
         self.domains.len()
     }
 
-    /// Ends what an earlier move began. Returns what is said of the domains with which that is all,
-    /// and those that are to be carried. As long as the lock is held others may move domains, but
-    /// none takes back what another began.
+    /// Completes or rolls back what an earlier move began. Returns the outcomes of the domains that are finished by
+    /// this, and the domains that still have to be moved. While the returned lock is held, others may move domains, but
+    /// none rolls back what another began.
     ///
     /// # Errors
     /// One of the daemons cannot be reached.
@@ -155,12 +155,12 @@ fn look(route: &Route, domids: &Domids) -> Result<BTreeMap<Domid, Found>, Failur
     Ok(found.collect())
 }
 
-/// Where the batches find a domain that is introduced at the source.
+/// Returns the initial state of a domain that is introduced at the source.
 fn at_source(here: &Standing) -> Source {
     if here.presence == Presence::Running { Source::Served } else { Source::Quiesced }
 }
 
-/// Of a domain with which nothing is done.
+/// Returns the outcome of a domain that is left alone.
 fn left(domid: Domid, at: [&Standing; 2], why: String, commands: Vec<String>) -> Settled {
     let moving = Moving::found(Source::Gone, Destination::Absent);
     let name = |standing: &Standing| match standing.presence {
@@ -172,7 +172,7 @@ fn left(domid: Domid, at: [&Standing; 2], why: String, commands: Vec<String>) ->
     Settled { domid, moving, left: Some((why, commands)), names: Some(at.map(name)) }
 }
 
-/// INTRODUCE where it is to be done, and UNQUIESCE, of domains that the source has released.
+/// Completes the move of domains that the source has released: INTRODUCE where still needed, then UNQUIESCE.
 fn finished(client: &mut Client, domains: &[(Domid, Standing)]) -> Vec<Settled> {
     let waits = |(_, there): &&(Domid, Standing)| there.presence == Presence::Arrived;
     let connecting: Vec<_> = (domains.iter().filter(waits))
@@ -198,8 +198,8 @@ fn finished(client: &mut Client, domains: &[(Domid, Standing)]) -> Vec<Settled> 
     domains.iter().map(settled).collect()
 }
 
-/// UNQUIESCE at the source, which also ends the marks of earlier exports: no RELEASE that is still on
-/// its way can commit what is discarded next. Then DISCARD_DOMAINS at the destination.
+/// Rolls back a move: UNQUIESCE at the source, then DISCARD_DOMAINS at the destination. UNQUIESCE also invalidates the
+/// marks of earlier exports, so that no RELEASE in flight can commit a domain that is about to be discarded.
 fn taken_back(
     mut client: Client,
     destination: &Daemon,

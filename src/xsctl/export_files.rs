@@ -1,4 +1,4 @@
-//! `xsctl export`: a file for each domain, and the marks with which `xsctl release` gives them up.
+//! `xsctl export`: writes a file for each domain, and the marks with which `xsctl release` releases the domains.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -17,11 +17,11 @@ use super::target::Target;
 use crate::protocol::Operation;
 use crate::words::{Domid, ranges};
 
-/// How often a domain is exported that is changed while it is written: each time is a few
-/// milliseconds, so who is changed in all of them is changed all the time.
+/// Maximum number of exports of a domain that changes during its export. Each takes a few milliseconds, so a domain
+/// that changes in all of them changes constantly.
 const TRIES_MAX: u32 = 5;
 
-/// In which form a domain is kept.
+/// The format of the files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// The "xenstore" stream.
@@ -31,7 +31,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// What the names of its files end with.
+    /// Returns the extension of the files' names.
     pub fn suffix(self) -> &'static str {
         match self {
             Format::Stream => "xenstore",
@@ -40,22 +40,21 @@ impl Format {
     }
 }
 
-/// Where to, and how.
+/// The options of an export.
 pub struct Manner {
     pub directory: PathBuf,
     pub format: Format,
-    /// Domains that stand still together.
+    /// Domains that are quiesced together.
     pub batch: usize,
-    /// Also into a directory with streams.
+    /// Whether to export into a directory that already has streams.
     pub force: bool,
     pub form: Form,
 }
 
-/// Exports domains, which stay quiesced. Cost: that of each batch's EXPORT, and of making its files
-/// safe.
+/// Exports domains, which stay quiesced. Cost: the EXPORT and the fsync of the files of each batch.
 ///
 /// # Errors
-/// The directory's, the output's. What was not exported is reported.
+/// Those of the directory and the output. Domains that are not exported are reported.
 pub fn run(
     daemon: &Daemon,
     domids: &[Domid],
@@ -97,7 +96,7 @@ pub fn run(
     report.end()
 }
 
-/// Whether an export was here.
+/// Whether the directory has files of an export.
 fn has_streams(directory: &Path) -> io::Result<bool> {
     let is_one = |entry: io::Result<fs::DirEntry>| {
         let path = PathBuf::from(entry?.file_name());
@@ -108,7 +107,7 @@ fn has_streams(directory: &Path) -> io::Result<bool> {
     Ok(found?.contains(&true))
 }
 
-/// What is said of a path that the daemon left out of a stream.
+/// Returns the message about a path that the daemon left out of a stream.
 pub fn behind(path: &str) -> String {
     format!("{path}, which its node vm names: the domain can write that node")
 }
@@ -118,12 +117,12 @@ struct Exporting<'d> {
     manner: &'d Manner,
     marks: Marks,
     report: Report,
-    /// Who is quiesced.
+    /// Domains that are quiesced now.
     still: BTreeSet<Domid>,
 }
 
 impl Exporting<'_> {
-    /// Exports some domains, those again that were changed while they were written.
+    /// Exports a batch, and again the domains that changed during their export.
     fn batch(&mut self, domids: &[Domid]) -> Result<(), Failure> {
         let mut todo = domids.to_vec();
         let mut result = Ok(());
@@ -133,7 +132,7 @@ impl Exporting<'_> {
             }
             match self.once(&todo, tries == TRIES_MAX) {
                 Ok(again) => todo = again,
-                // Whom the tries before it exported is to be given up nevertheless.
+                // The marks of domains exported so far are still written, so that they can be released.
                 Err(failure) => {
                     result = Err(failure);
                     break;
@@ -146,7 +145,7 @@ impl Exporting<'_> {
         result.and(safe.map_err(Failure::file(directory))).and(written)
     }
 
-    /// Exports them once; answers who is to be exported again.
+    /// Exports domains once. Returns those to export again.
     fn once(&mut self, domids: &[Domid], is_last: bool) -> Result<Vec<Domid>, Failure> {
         let mut targets = Vec::new();
         for &domid in domids {
@@ -177,7 +176,7 @@ impl Exporting<'_> {
         Ok(again)
     }
 
-    /// The stream is whole: it becomes a file.
+    /// Finishes the file of a complete stream.
     fn keep(&mut self, domid: Domid, target: Target, strings: Vec<String>) -> Line {
         self.still.insert(domid);
         let file = Some(target.name());
@@ -193,7 +192,7 @@ impl Exporting<'_> {
         }
     }
 
-    /// A domain that is not exported, and in which state it is if not in its old one.
+    /// Returns the report of a domain that is not exported. `state` is its state if it may have stayed quiesced.
     fn failed(&self, domid: Domid, error: String, state: Option<&str>) -> Line {
         let Some(state) = state else { return Line::new(domid, Some(error)) };
         let unquiesce = command("unquiesce", &self.daemon.socket, &domid.to_string());

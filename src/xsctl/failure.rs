@@ -1,4 +1,4 @@
-//! How the process ends.
+//! Outcomes and errors of the process.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,23 +7,23 @@ use thiserror::Error;
 
 use crate::migration::stream::ReadError;
 
-/// What became of it.
+/// The outcome of a command that ran.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Done {
-    /// All is well.
+    /// Success.
     Well,
     /// The streams differ.
     Differs,
-    /// Some domains did not work out, or were not come to; each was reported.
+    /// Some domains failed or were not started; each is reported.
     Partly,
-    /// Some domains were changed since they were exported; each was reported.
+    /// Some domains changed since their export; each is reported.
     Changed,
-    /// The reply to a command says that it failed.
+    /// The reply to a CONTROL command reports a failure.
     Refused,
 }
 
 impl Done {
-    /// The exit code of the process.
+    /// Returns the process exit code.
     pub fn code(self) -> u8 {
         match self {
             Done::Well => 0,
@@ -35,10 +35,10 @@ impl Done {
     }
 }
 
-/// Why it could not be done. The exit codes are documented in xsctl(8).
+/// An error that ends a command. xsctl(8) documents the exit codes.
 #[derive(Debug, Error)]
 pub enum Failure {
-    /// Wrong usage; or help was asked for, which ends it in the same way.
+    /// Wrong usage, or a request for help, which clap also returns as an error.
     #[error("{0}")]
     Usage(#[from] clap::Error),
     /// A file cannot be read or written.
@@ -46,18 +46,18 @@ pub enum Failure {
     File {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
-    /// A stream is not as it should be.
+    /// A stream is malformed.
     #[error("{}: {error}", path.display())]
     Stream {
         /// The file.
         path: PathBuf,
-        /// In which record, and why.
+        /// The record and the reason.
         error: ReadError,
     },
-    /// A file is not what it should be.
+    /// A file has unexpected contents.
     #[error("{}: {why}", path.display())]
     Contents {
         /// The file.
@@ -65,12 +65,12 @@ pub enum Failure {
         /// What is wrong with it.
         why: String,
     },
-    /// Nothing can be asked of the daemon.
+    /// The daemon cannot be reached or does not reply.
     #[error("the daemon at {}: {why}", socket.display())]
     Daemon {
-        /// Where it was looked for.
+        /// The client socket that was tried.
         socket: PathBuf,
-        /// Why not.
+        /// The reason.
         why: String,
     },
     /// The daemon refuses a command.
@@ -80,19 +80,19 @@ pub enum Failure {
         socket: PathBuf,
         /// The command's name.
         command: String,
-        /// The error, and what it means.
+        /// The errno name and its meaning.
         why: String,
     },
-    /// There is nothing to do.
+    /// None of the domains is introduced.
     #[error("the daemon at {}: none of these domains is introduced", .0.display())]
     NoDomain(PathBuf),
-    /// There is nothing to move.
+    /// None of the domains can be moved.
     #[error(
         "the daemons at {} and {}: none of these domains is at the first, or came to the second",
         .0.display(), .1.display()
     )]
     NothingToMove(PathBuf, PathBuf),
-    /// There is nothing to introduce.
+    /// None of the domains can be introduced.
     #[error(
         "the daemon at {}: each of these domains is introduced, or has no store/port below its home",
         .0.display()
@@ -104,11 +104,11 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// The exit code of the process.
+    /// Returns the process exit code.
     pub fn code(&self) -> u8 {
         match self {
             Failure::Usage(error) => u8::try_from(error.exit_code()).unwrap_or(2),
-            // Who has read enough closes the pipe.
+            // The reader closes the pipe once it has read enough, as `head` does.
             Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             Failure::File { .. } | Failure::Output(_) => 3,
             Failure::Stream { .. } | Failure::Contents { .. } => 4,
@@ -118,17 +118,17 @@ impl Failure {
         }
     }
 
-    /// What is to be said of it, if anything.
+    /// Returns the message for the user; `None` for usage errors, which clap prints, and for a closed pipe.
     pub fn message(&self) -> Option<String> {
         (self.code() > 2).then(|| self.to_string())
     }
 
-    /// What is wrong with a file.
+    /// Returns a conversion of I/O errors on `path`.
     pub fn file(path: &Path) -> impl FnOnce(io::Error) -> Failure {
         move |error| Failure::File { path: path.to_path_buf(), error }
     }
 
-    /// What is wrong with a stream.
+    /// Converts the error of reading a stream from `path`.
     pub fn of(path: &Path, error: ReadError) -> Failure {
         let path = path.to_path_buf();
         match error {

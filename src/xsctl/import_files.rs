@@ -1,4 +1,4 @@
-//! `xsctl import`: files of domains into a daemon.
+//! `xsctl import`: imports files of domains into a daemon.
 
 use std::fs::{self, File};
 use std::io::{BufReader, Read};
@@ -18,25 +18,25 @@ use crate::migration::stream::state::State;
 use crate::protocol::Operation;
 use crate::words::{Domid, ranges};
 
-/// How it is done.
+/// The options of an import.
 pub struct Manner {
-    /// Streams, and directories with streams.
+    /// Stream files, and directories of them.
     pub paths: Vec<PathBuf>,
-    /// Of which domain the one file is whose form does not say so.
+    /// The domain of the single file in libxl's format, which does not name it.
     pub libxl: Option<Domid>,
-    /// Nothing is changed.
+    /// Whether to only check the streams.
     pub dry_run: bool,
-    /// The domains are connected.
+    /// Whether to introduce the domains.
     pub introduce: bool,
-    /// Files in one request.
+    /// Files per request.
     pub batch: usize,
     pub form: Form,
 }
 
-/// Imports domains, which stay quiesced. Cost: that of each batch's IMPORT.
+/// Imports domains, which stay quiesced. Cost: the IMPORT of each batch.
 ///
 /// # Errors
-/// A directory's, the output's; no daemon. What was not imported is reported.
+/// Those of a directory and the output; there is no daemon. Domains that are not imported are reported.
 pub fn run(daemon: &Daemon, manner: &Manner, stop: &AtomicBool) -> Result<Done, Failure> {
     let files = files(&manner.paths)?;
     let verb = if manner.dry_run { "checked" } else { "imported" };
@@ -70,7 +70,7 @@ pub fn run(daemon: &Daemon, manner: &Manner, stop: &AtomicBool) -> Result<Done, 
     report.end()
 }
 
-/// All files that are named, and those of directories in the order of their domains.
+/// Returns the named files, and those of the named directories sorted by domain.
 fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     let mut files = Vec::new();
     for path in paths {
@@ -96,7 +96,7 @@ fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     Ok(files)
 }
 
-/// What the daemon reads: the file, or a stream made from it.
+/// Opens the stream for the daemon: the file, or a stream converted from it.
 fn open(path: &Path, libxl: Option<Domid>) -> Result<File, Failure> {
     let mut file = File::open(path).map_err(Failure::file(path))?;
     let Some(domid) = libxl else { return Ok(file) };
@@ -111,7 +111,7 @@ struct Importing<'d> {
     daemon: &'d Daemon,
     manner: &'d Manner,
     client: Client,
-    /// What has arrived.
+    /// Domains imported so far.
     done: Vec<Domid>,
 }
 
@@ -134,7 +134,7 @@ impl Importing<'_> {
         }
         let (found, unread) = (answers.all().collect::<Vec<_>>(), answers.streams());
         report.found(good.len() - unread.len().min(good.len()), found.len());
-        // The daemon does not say of which streams it could read nothing.
+        // The daemon does not tell which streams had no readable domid, so parse them here.
         let known = if unread.is_empty() { 0 } else { self.faults(&good, report) };
         for trouble in unread.iter().skip(known) {
             report.domain(&Line::of_file(Path::new("a stream"), trouble.to_string()));
@@ -166,7 +166,7 @@ impl Importing<'_> {
         }
     }
 
-    /// Says what is wrong with streams, as far as something is; answers with how many.
+    /// Reports the errors found by parsing the streams. Returns their number.
     fn faults(&self, files: &[(&PathBuf, File)], report: &mut Report) -> usize {
         let faults = files.iter().filter_map(|(path, _)| {
             let failure = check(path, self.manner.libxl).err()?;
@@ -181,7 +181,7 @@ impl Importing<'_> {
         Answers::of_all(self.daemon.ask(Operation::ImportDomains, payload, &descriptors))
     }
 
-    /// What is to be known of a request without an answer.
+    /// Returns the consequences of a request that failed.
     fn after(&self, is_lost: bool) -> &'static str {
         match is_lost && !self.manner.dry_run {
             true => "what it has imported until then waits; xsctl discard takes it back",
@@ -197,7 +197,7 @@ fn of_file(path: &Path, failure: &Failure, report: &mut Report) {
     report.domain(&Line::of_file(path, why.to_owned()));
 }
 
-/// Reads a stream as the daemon does.
+/// Parses a stream as the daemon does.
 fn check(path: &Path, libxl: Option<Domid>) -> Result<(), Failure> {
     let read = Reader::new(BufReader::new(open(path, libxl)?));
     let state = read.and_then(|mut reader| State::read(&mut reader));

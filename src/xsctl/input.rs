@@ -1,4 +1,4 @@
-//! A stream of the command line.
+//! A stream named on the command line.
 
 use std::fs::File;
 use std::io::{self, BufReader};
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::failure::Failure;
 use crate::migration::stream::{ReadError, Reader};
 
-/// Opens a file. A directory can be opened too, and fails when it is read.
+/// Opens a file. Rejects directories, which open but fail only when they are read.
 fn open(path: &Path) -> io::Result<File> {
     let file = File::open(path)?;
     match file.metadata()?.is_dir() {
@@ -16,7 +16,6 @@ fn open(path: &Path) -> io::Result<File> {
     }
 }
 
-/// The stream.
 pub struct Input {
     path: PathBuf,
     reader: Reader<Box<dyn io::Read>>,
@@ -26,7 +25,7 @@ impl Input {
     /// Opens a file, `-` for standard input, and reads the header.
     ///
     /// # Errors
-    /// The file's, the header's.
+    /// Those of the file and the header.
     pub fn open(path: PathBuf) -> Result<Input, Failure> {
         let input: Box<dyn io::Read> = if path.as_os_str() == "-" {
             Box::new(io::stdin())
@@ -39,10 +38,10 @@ impl Input {
         }
     }
 
-    /// Has `work` read it.
+    /// Lets `work` read from the stream.
     ///
     /// # Errors
-    /// Those of the work, with the file's name.
+    /// Those of `work`, with the file's name.
     pub fn read<R>(
         &mut self,
         work: impl FnOnce(&mut Reader<Box<dyn io::Read>>) -> Result<R, ReadError>,

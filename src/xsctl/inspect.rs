@@ -1,4 +1,4 @@
-//! `xsctl inspect`: a stream, record by record.
+//! `xsctl inspect`: prints a stream record by record.
 
 use std::io::Write;
 
@@ -9,11 +9,11 @@ use super::show;
 use crate::migration::stream::fields::Order;
 use crate::migration::stream::{Reader, kind};
 
-/// Writes a line for the header and for each record. Cost: the stream's length; a record at a time
-/// is in memory. `json` is the command line's option.
+/// Writes a line for the header and for each record; JSON with `json`. Cost: the stream's length; memory for one record
+/// at a time.
 ///
 /// # Errors
-/// The stream's, after the lines of all that comes before the fault; the output's.
+/// Those of the stream, after the lines of everything before the error; those of the output.
 pub fn inspect(input: &mut Input, json: bool, out: &mut impl Write) -> Result<(), Failure> {
     let header = input.read(|reader| Ok(header(reader)))?;
     write(0, "HEADER", &header, json, out)?;

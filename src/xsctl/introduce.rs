@@ -1,5 +1,5 @@
-//! `xsctl introduce`: connects domains as the toolstack does that made them. It is for domains that left,
-//! when the host to which they went is lost, and for those that arrived and that nobody introduces.
+//! `xsctl introduce`: introduces domains as the toolstack that created them does. It is for domains that were released
+//! when the destination host is lost, and for imported ones that nothing else introduces.
 
 use std::path::Path;
 
@@ -11,11 +11,11 @@ use super::report::{Form, Line, Report};
 use crate::protocol::{Operation, decimal};
 use crate::words::{Domid, ranges};
 
-/// Introduces domains, each with the frame and the port that libxl wrote below its home, or with
-/// `port`. Of a range those are meant that are not introduced and have a port.
+/// Introduces domains, each with the frame and the port that libxl wrote below its partition root, or with `port`. A
+/// range includes the domains that are not introduced and have a port.
 ///
 /// # Errors
-/// There is no daemon, or none of the domains; the output's.
+/// There is no daemon; none of the domains can be introduced; the output cannot be written.
 pub fn run(socket: &Path, domids: &Domids, port: Option<u32>, form: Form) -> Result<Done, Failure> {
     let mut client = Client::connect(socket)?;
     let numbers = domids.numbers();
@@ -61,10 +61,10 @@ pub fn run(socket: &Path, domids: &Domids, port: Option<u32>, form: Form) -> Res
     report.end()
 }
 
-/// With what each domain is introduced, or why that is not known.
+/// Returns the INTRODUCE arguments of each domain, or why they are unknown.
 ///
 /// # Errors
-/// The daemon does not say anything.
+/// The daemon does not reply.
 fn connecting(
     client: &mut Client,
     domids: &[Domid],
@@ -84,10 +84,10 @@ fn connecting(
     Ok(domids.iter().zip(frames).zip(ports).map(one).collect())
 }
 
-/// What a node says, if it is there, or what is wrong with it.
+/// The number in a node, `None` without the node, or the error of an invalid value.
 type Number = Result<Option<u64>, String>;
 
-/// The numbers that libxl wrote into a node of each domain.
+/// Reads the number that libxl wrote to a node of each domain.
 fn numbers(client: &mut Client, domids: &[Domid], name: &str) -> Result<Vec<Number>, Trouble> {
     let payload = |&domid: &Domid| format!("{}\0", path(domid, name)).into_bytes();
     let payloads: Vec<_> = domids.iter().map(payload).collect();

@@ -1,5 +1,5 @@
-//! A domain as records of libxl's migration stream (docs/specs/libxl-migration-stream.pandoc): its
-//! header, a DOMAIN_XENSTORE_DATA for each node, watch and transaction, END.
+//! A domain as records of libxl's migration stream (docs/specs/libxl-migration-stream.pandoc): the header, a
+//! DOMAIN_XENSTORE_DATA for each node, watch and transaction, END.
 //!
 //! ```text
 //!      0       4       8       12      16     0       4       8
@@ -24,23 +24,23 @@ use crate::words::Domid;
 
 const IDENT: [u8; 8] = *b"LibxlFmt";
 const LIBXL_VERSION: u32 = 2;
-/// `options`: records are big-endian.
+/// `options`: the records are big-endian.
 const OPTION_BIG_ENDIAN: u32 = 1;
-/// `options`: a tool made it of a stream of before Xen 4.6.
+/// `options`: converted by a tool from a stream of a Xen before 4.6.
 const OPTION_CONVERTED: u32 = 2;
 const END: u32 = 0;
-/// No bytes of its own: libxc's image of the domain follows, in records that are as libxl's.
+/// A record without a body. libxc's image of the domain follows, in records of the same form as libxl's.
 const LIBXC_CONTEXT: u32 = 1;
-/// libxc's headers (docs/specs/libxc-migration-stream.pandoc): the image's, whose 17th and 18th byte are
-/// `options` as above, and the domain's.
+/// Size of libxc's headers (docs/specs/libxc-migration-stream.pandoc): the image header, whose 17th and 18th bytes are
+/// `options` as above, and the domain header.
 const LIBXC_HEADER_BYTES: usize = 24 + 16;
 
-/// A file in memory.
+/// Creates a file in memory.
 pub fn memory() -> io::Result<File> {
     Ok(File::from(memfd_create("xsctl", MemfdFlags::CLOEXEC)?))
 }
 
-/// A file in memory with these bytes, to be read from its beginning.
+/// Creates a file in memory with these bytes, positioned at its start.
 pub fn filled(bytes: &[u8]) -> io::Result<File> {
     let mut file = memory()?;
     file.write_all(bytes)?;
@@ -48,10 +48,10 @@ pub fn filled(bytes: &[u8]) -> io::Result<File> {
     Ok(file)
 }
 
-/// Writes what a state says of a domain; answers also what the format has no place for.
+/// Encodes a domain's state. Also returns descriptions of what the format cannot represent.
 ///
 /// # Errors
-/// A field is longer than its length can say.
+/// A field is longer than its length field can encode.
 pub fn write(state: &State, domid: Domid) -> Result<(Vec<u8>, Vec<String>), Fault> {
     let mut out = IDENT.to_vec();
     out.extend([LIBXL_VERSION.to_be_bytes(), 0u32.to_be_bytes()].concat());
@@ -113,12 +113,12 @@ fn record(kind: u32, body: &[u8], out: &mut Vec<u8>) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Reads such records, those of the version 6 of the design too, as a "xenstore" stream of a domain.
-/// Other records of libxl's are not ours and skipped. Nodes say which version it is; a file without
-/// any is of the first version that all its records can be read as.
+/// Converts such records, also those of version 6 of the design, to a "xenstore" stream of a domain. Skips libxl's
+/// other records. The version is determined by the nodes; without nodes, by the first version as which all records
+/// parse.
 ///
 /// # Errors
-/// What is wrong with it, where, and as which version it was read.
+/// What is wrong, at which offset, and as which version it was read.
 pub fn read(bytes: &[u8], domid: Domid) -> Result<Vec<u8>, String> {
     let (order, bodies) = bodies(bytes).map_err(|(at, fault)| format!("at byte {at}: {fault}"))?;
     let all = |version: u8, read: fn(&[u8], Order) -> Result<Data, Fault>| {
@@ -137,10 +137,10 @@ pub fn read(bytes: &[u8], domid: Domid) -> Result<Vec<u8>, String> {
     stream(data, domid).map_err(|error| error.to_string())
 }
 
-/// Bodies of records, and where the records begin.
+/// Bodies of records with the offsets of the records.
 type Bodies<'b> = Vec<(usize, &'b [u8])>;
 
-/// The records that are ours, and their byte order.
+/// Returns the DOMAIN_XENSTORE_DATA records and their byte order.
 fn bodies(bytes: &[u8]) -> Result<(Order, Bodies<'_>), (usize, Fault)> {
     let mut header = Body::new(bytes, Order::Big);
     let begins = header.take(IDENT.len(), "ident").is_ok_and(|ident| ident == IDENT);
@@ -176,7 +176,7 @@ fn bodies(bytes: &[u8]) -> Result<(Order, Bodies<'_>), (usize, Fault)> {
     }
 }
 
-/// A record's type and body.
+/// Reads a record's type and body.
 fn next<'b>(records: &mut Body<'b>) -> Result<(u32, &'b [u8]), Fault> {
     let kind = records.u32("type")?;
     let len = usize::try_from(records.u32("length")?).unwrap_or(usize::MAX);
@@ -185,7 +185,7 @@ fn next<'b>(records: &mut Body<'b>) -> Result<(u32, &'b [u8]), Fault> {
     Ok((kind, body))
 }
 
-/// How long libxc's image is.
+/// Returns the length of libxc's image.
 fn skip_image(bytes: &[u8]) -> Result<usize, Fault> {
     let mut image = Body::new(bytes, Order::Big);
     let headers = image.take(LIBXC_HEADER_BYTES, "headers")?;
@@ -203,7 +203,7 @@ fn stream(data: Vec<Data>, domid: Domid) -> io::Result<Vec<u8>> {
     let mut writer = Writer::new(Vec::new(), VERSION, Order::Little)?;
     writer.write(&Record::Connection(Connection {
         id,
-        // Its event channel is not in the format.
+        // The format does not contain the event channel.
         transport: Transport::Ring(domid, None, 0),
         input: Vec::new(),
         output_begun: 0,
@@ -226,7 +226,7 @@ fn stream(data: Vec<Data>, domid: Domid) -> io::Result<Vec<u8>> {
             }
         }
     }
-    // The format has no order; in the stream a node comes after the one above it.
+    // The format has no order; in the stream a node must follow its parent.
     nodes.sort_by(|a, b| a.path.cmp(&b.path));
     nodes.into_iter().try_for_each(|node| writer.write(&Record::Node(node)))?;
     others.iter().try_for_each(|record| writer.write(record))?;
@@ -308,7 +308,7 @@ mod tests {
         );
     }
 
-    /// Whatever a length says, it is an error or something that was read.
+    /// Whatever a length field says, the result is an error or a parsed record.
     #[test]
     fn no_byte_makes_it_panic() {
         let (written, _) = write(&state(&sample()), Domid(5)).unwrap();

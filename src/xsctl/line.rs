@@ -1,29 +1,29 @@
-//! What is printed: named values on a line, for people or as JSON.
+//! Lines of output: named values, as plain text or JSON.
 
 use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-/// A value.
+/// A value of a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
     /// A number.
     Number(u64),
-    /// A word of this program's own.
+    /// A word chosen by this program.
     Word(String),
-    /// Bytes that a client chose.
+    /// Bytes chosen by a client.
     Bytes(Vec<u8>),
     /// Several words.
     Words(Vec<String>),
-    /// Named values of their own.
+    /// Nested named values.
     Fields(Fields),
 }
 
-/// Values by their names, in the order in which they are shown.
+/// Named values, in output order.
 pub type Fields = Vec<(&'static str, Value)>;
 
-/// For people: `name=value` with blanks between. Bytes are in quotes; what is not a visible ASCII
-/// character is written as in C: `\n`, `\x1f`.
+/// Formats `name=value` pairs separated by blanks. Bytes are quoted, with everything but visible ASCII escaped as in C:
+/// `\n`, `\x1f`.
 pub struct Plain<'a>(pub &'a [(&'static str, Value)]);
 
 impl fmt::Display for Plain<'_> {
@@ -43,8 +43,8 @@ impl fmt::Display for Plain<'_> {
     }
 }
 
-/// An object of JSON (RFC 8259) on one line. Bytes are strings in the same writing as for people,
-/// since JSON's own can hold text only.
+/// Formats a JSON object (RFC 8259) on one line. Bytes are strings with the same escapes as in plain text, because JSON
+/// strings can only hold text.
 pub struct Json<'a>(pub &'a [(&'static str, Value)]);
 
 impl fmt::Display for Json<'_> {

@@ -1,4 +1,4 @@
-//! A connection to a daemon: messages there, messages back, descriptors with them.
+//! A connection to a daemon: messages in both directions, and descriptors sent along.
 
 use std::io::{self, IoSlice, Write};
 use std::mem::MaybeUninit;
@@ -15,20 +15,20 @@ use zerocopy::IntoBytes;
 
 use crate::protocol::{Frame, Header, Operation, frame};
 
-/// What a request for one domain takes is milliseconds; a daemon that is silent for so long hangs, and
-/// whoever waits for it should learn what state the domains are in.
+/// Default timeout. A request for one domain takes milliseconds, so a daemon that is silent this long hangs, and the
+/// user should learn the states of the domains.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-/// As many descriptors as Linux sends along with a byte (`SCM_MAX_FD`).
+/// Maximum number of descriptors that Linux sends with one message (`SCM_MAX_FD`).
 pub const DESCRIPTORS_MAX: usize = 253;
 
-/// A connection.
+/// A connection to a daemon's socket.
 pub struct Link {
     stream: UnixStream,
     patience: Timespec,
     received: Vec<u8>,
 }
 
-/// A request as bytes.
+/// Encodes a request.
 pub fn message(operation: Operation, req_id: u32, payload: &[u8]) -> Vec<u8> {
     let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
     let header = Header {
@@ -41,7 +41,7 @@ pub fn message(operation: Operation, req_id: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 impl Link {
-    /// Connects to a socket. Whoever is silent for as long as `patience` is an error, `WouldBlock`.
+    /// Connects to a socket. A peer that is silent for `patience` is the error `WouldBlock`.
     pub fn connect(socket: &Path, patience: Duration) -> io::Result<Link> {
         let stream = UnixStream::connect(socket)?;
         stream.set_write_timeout(Some(patience))?;
@@ -49,19 +49,19 @@ impl Link {
         Ok(Link { stream, patience, received: Vec::new() })
     }
 
-    /// Whether nothing is to be read now, neither bytes nor their end.
+    /// Whether there is nothing to read now, neither data nor end of file.
     pub fn is_silent(&self) -> bool {
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         let peeked = recv(&self.stream, &mut [0u8; 1], flags);
         self.received.is_empty() && matches!(peeked, Err(Errno::AGAIN))
     }
 
-    /// Sends bytes.
+    /// Sends all bytes. Blocks.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes)
     }
 
-    /// Sends bytes, the descriptors with the first of them.
+    /// Sends all bytes, with the descriptors attached to the first.
     pub fn send_with(&mut self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
         let mut control = SendAncillaryBuffer::new(&mut space);
@@ -74,8 +74,8 @@ impl Link {
         self.send(&bytes[sent..])
     }
 
-    /// Waits until something is to be read. Whoever waits in a read is also woken when the other end
-    /// takes what was sent, before it answers.
+    /// Waits until there is something to read. Uses poll(2) because a blocking read is also woken when the peer
+    /// receives what was sent, before it replies.
     fn wait(&self) -> io::Result<()> {
         let mut fds = [PollFd::new(&self.stream, PollFlags::IN)];
         match retry_on_intr(|| poll(&mut fds, Some(&self.patience)))? {
@@ -84,7 +84,7 @@ impl Link {
         }
     }
 
-    /// Waits for the next message: its type, its number, its payload.
+    /// Waits for the next message and returns its type, request id and payload.
     pub fn receive(&mut self) -> io::Result<(u32, u32, Vec<u8>)> {
         loop {
             let (message, used) = match frame(&self.received) {

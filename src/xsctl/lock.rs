@@ -1,9 +1,8 @@
-//! Keeps tools apart that move domains between the same daemons.
+//! Mutual exclusion between xsctl processes that move domains between the same daemons.
 //!
-//! A move holds a shared lock on the directories of both daemons' migration sockets. A tool that gets
-//! both exclusively knows that no other move is under way, so a domain between two states was left
-//! there by one that ended: it may take that domain's import back. The kernel drops the locks of a
-//! process that is killed.
+//! A move holds a shared lock on the directories of both daemons' migration sockets. A process that holds both
+//! exclusively knows that no other move is in progress. A domain in an intermediate state was then left by a move that
+//! has ended, so its import may be rolled back. The kernel releases the locks of a killed process.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -14,18 +13,18 @@ use rustix::io::retry_on_intr;
 
 /// The locks of a move.
 pub struct Lock {
-    /// None if one of the directories cannot be opened: such a move never is the only one.
+    /// `None` if one of the directories cannot be opened; such a move never counts as the only one.
     directories: Option<Vec<File>>,
 }
 
 impl Lock {
-    /// Opens the directories of two sockets. Nothing is locked yet.
+    /// Opens the directories of two sockets without locking them.
     pub fn of(sockets: [&Path; 2]) -> Lock {
         let mut directories: Vec<File> = Vec::new();
         for socket in sockets {
             let directory = socket.parent().and_then(|directory| File::open(directory).ok());
             let Some(directory) = directory else { return Lock { directories: None } };
-            // A lock of the same directory by another descriptor would be in the way.
+            // A second descriptor of the same directory would conflict with the lock on the first.
             if directories.iter().all(|known| identity(known) != identity(&directory)) {
                 directories.push(directory);
             }
@@ -33,7 +32,8 @@ impl Lock {
         Lock { directories: Some(directories) }
     }
 
-    /// Takes the locks exclusively, which is never waited for; if that fails, shared ones.
+    /// Tries to take the locks exclusively, without waiting; otherwise takes them shared. Returns whether they are
+    /// exclusive.
     pub fn take(&self) -> bool {
         let Some(directories) = &self.directories else { return false };
         let exclusive = FlockOperation::NonBlockingLockExclusive;
@@ -44,10 +44,11 @@ impl Lock {
         is_alone
     }
 
-    /// Lets other moves begin. Waits for one that holds the locks exclusively, which waits for none.
+    /// Downgrades the locks to shared, so that other moves can start. May wait for an exclusive holder, which never
+    /// waits itself, so there is no deadlock.
     pub fn share(&self) {
         for directory in self.directories.iter().flatten() {
-            // A file system without locks has no other tool that is kept out.
+            // On a file system without locks, nothing is excluded.
             let _ = retry_on_intr(|| flock(directory, FlockOperation::LockShared));
         }
     }

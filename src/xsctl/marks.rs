@@ -13,20 +13,20 @@ use super::report::{Form, Line, Report};
 use super::target::private;
 use crate::words::Domid;
 
-/// The file in an export's directory: an object of JSON, the mark of each domain.
+/// The file in an export's directory: a JSON object from domid to mark.
 const FILE: &str = "marks.json";
 
-/// What the daemon saw of each domain when it exported it.
+/// The marks of exported domains. A mark identifies the state that the daemon exported.
 pub struct Marks {
     path: PathBuf,
     marks: BTreeMap<u16, String>,
 }
 
 impl Marks {
-    /// Those in a directory, none if it has none.
+    /// Reads the marks in a directory; empty if it has none.
     ///
     /// # Errors
-    /// The file cannot be read, or is something else.
+    /// The file cannot be read or parsed.
     pub fn open(directory: &Path) -> Result<Marks, Failure> {
         let path = directory.join(FILE);
         let bytes = match fs::read(&path) {
@@ -39,15 +39,15 @@ impl Marks {
         }
     }
 
-    /// A domain was exported.
+    /// Sets the mark of an exported domain.
     pub fn set(&mut self, domid: Domid, mark: String) {
         self.marks.insert(domid.0, mark);
     }
 
-    /// Puts them into the file, all or none.
+    /// Replaces the file atomically.
     ///
     /// # Errors
-    /// The file's.
+    /// Those of the file.
     pub fn write(&self) -> Result<(), Failure> {
         let part = self.path.with_extension("json.part");
         let written = serde_json::to_vec_pretty(&self.marks).map_err(io::Error::other);
@@ -62,11 +62,11 @@ impl Marks {
     }
 }
 
-/// Releases the domains that were exported into a directory, or some of them, as far as they are
-/// still as they were: the commit point (docs/MIGRATION.md).
+/// Releases all or some of the domains exported into a directory, provided that they are unchanged: the commit point
+/// (docs/MIGRATION.md).
 ///
 /// # Errors
-/// There are no marks; the daemon cannot be reached; the output's.
+/// There are no marks; the daemon cannot be reached; the output cannot be written.
 pub fn release(
     socket: &Path,
     directory: &Path,

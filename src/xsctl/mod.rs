@@ -1,5 +1,5 @@
-//! `xsctl`: moves domains between daemons, and shows and compares the streams in which they are
-//! carried. xsctl(8) is its manual; docs/MIGRATION.md says what happens when.
+//! `xsctl`: moves domains between daemons, and shows and compares migration streams. xsctl(8) is its manual;
+//! docs/MIGRATION.md describes the protocol.
 //!
 //! ```text
 //!     move      move_batches: jobs > batch: EXPORT | IMPORT, INTRODUCE, RELEASE, UNQUIESCE ---> places
@@ -56,10 +56,10 @@ pub use failure::{Done, Failure};
 use input::Input;
 use options::{Command, Options};
 
-/// Does what the arguments ask, the first of which is the program's name.
+/// Runs `xsctl` with the given command line (argv[0] included).
 ///
 /// # Errors
-/// Why it could not be done. What was found until then is written.
+/// The error that ended the command. Results found before it are already written.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, Failure> {
     let mut options = Options::try_parse_from(arguments).map_err(printed)?;
     options.place_socket().map_err(usage)?;
@@ -101,7 +101,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, Failur
         Command::Import { common, paths, dry_run, introduce, batch, format, domain } => {
             let of_format = match (format, domain, &paths[..]) {
                 (Format::Stream, None, _) => true,
-                // Its records do not say whose they are, or which event channel it had.
+                // The format contains neither the domid nor the event channel.
                 (Format::Libxl, Some(_), [file]) => !introduce && !file.is_dir(),
                 _ => false,
             };
@@ -132,7 +132,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, Failur
     }
 }
 
-/// Has something written to standard output.
+/// Lets `work` write to standard output, buffered.
 fn written(
     work: impl FnOnce(&mut BufWriter<io::StdoutLock<'static>>) -> Result<Done, Failure>,
 ) -> Result<Done, Failure> {
@@ -146,7 +146,7 @@ fn meant(daemon: &Daemon, domains: &options::Domains) -> Result<Vec<crate::words
     Client::connect(&daemon.socket)?.meant(&domains.domains, &daemon.socket)
 }
 
-/// What SIGINT and SIGTERM set: the batch in hand is brought to its end, and then no more is done.
+/// Returns the flag that SIGINT and SIGTERM set. The current batch is completed, and no other one is started.
 fn stop() -> Result<Arc<AtomicBool>, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
@@ -160,7 +160,7 @@ fn usage(text: &str) -> Failure {
 }
 
 fn printed(error: clap::Error) -> Failure {
-    // There is nowhere to say that this failed.
+    // A failure to print cannot be reported.
     let _ = error.print();
     error.into()
 }

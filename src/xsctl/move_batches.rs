@@ -1,4 +1,4 @@
-//! `xsctl move`: batches of domains from one daemon to another, one after the other or some at once.
+//! `xsctl move`: moves batches of domains between two daemons, sequentially or several in parallel.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,26 +15,24 @@ use super::places::{Source, explain};
 use super::report::{Form, Line, Report, millis, were};
 use crate::words::Domid;
 
-/// How it is done.
+/// The options of a move.
 pub struct Manner {
-    /// Domains that stand still together.
+    /// Domains per batch, which are quiesced together.
     pub batch: usize,
-    /// Batches at once.
+    /// Batches in parallel.
     pub jobs: usize,
-    /// What is said.
+    /// The form of the output.
     pub form: Form,
-    /// When the first of the daemons was looked for.
+    /// When the search for the daemons started.
     pub begun: Instant,
 }
 
-/// Moves domains, those of one shard of the source after those of another: so a batch has few threads
-/// stop what they do, and the guests of others do not notice it. A batch that is begun is brought to its
-/// end; no other is begun once `stop` is set, a daemon cannot be reached, or while nobody takes the
-/// report of one that is done. Cost: each batch is that of
-/// its EXPORT and its IMPORT.
+/// Moves domains, grouped by shard of the source, so that a batch interrupts few threads and guests of other shards do
+/// not notice it. A batch that has started is completed. No other one is started once `stop` is set or a daemon cannot
+/// be reached, nor while the report of a finished one cannot be written. Cost: the EXPORT and IMPORT of each batch.
 ///
 /// # Errors
-/// The output's. What was not moved is reported.
+/// Those of the output. Domains that are not moved are reported.
 pub fn run(
     route: &Route,
     domids: &Domids,
@@ -56,8 +54,8 @@ pub fn run(
             if carried.is_err() {
                 stop.store(true, Ordering::Relaxed);
             }
-            // Nobody stands still while it is written, by this very thread: to wake another one costs
-            // a tenth of what a batch does.
+            // No domain of this batch is quiesced while the report is written. It is written on this thread, because
+            // waking another one costs a tenth of a batch.
             let mut report = report.lock();
             match carried {
                 Ok(domains) => of_batch(route, &domains, &mut report),
@@ -68,8 +66,8 @@ pub fn run(
     report.into_inner().end()
 }
 
-/// Runs so many jobs at the same time, this thread being one of them, or as many as the system has threads
-/// for. Each takes the next of the items whenever it asks.
+/// Runs `jobs` instances of `job` in parallel, one of them on this thread; fewer if the system refuses threads. Each
+/// takes the next item when it is ready for one.
 fn run_parallel<T: Send>(
     jobs: usize,
     items: impl Iterator<Item = T> + Send,
@@ -87,8 +85,7 @@ fn run_parallel<T: Send>(
     });
 }
 
-/// Domains, those of one shard after those of another. Those that an earlier move left quiesced come
-/// first: their guests wait.
+/// Sorts domains by shard. Those that an earlier move left quiesced come first: their guests are waiting.
 fn by_shard(todo: &[Todo], shards: u16) -> Vec<Todo> {
     let mut todo = todo.to_vec();
     todo.sort_by_key(|(domid, source)| (*source == Source::Served, domid.0 % shards));
@@ -101,7 +98,7 @@ fn of_batch(route: &Route, domains: &BTreeMap<Domid, Moving>, report: &mut Repor
     }
 }
 
-/// What is said of a domain that was carried, or was found in such a state.
+/// Returns the report of a domain that was transferred, or found in such a state.
 fn line(route: &Route, domid: Domid, moving: &Moving) -> Line {
     let source = (moving.source, route.source.socket.as_path());
     let destination = (moving.destination, route.destination.socket.as_path());
@@ -125,7 +122,7 @@ fn sentence(parts: &[&str], commands: &[String]) -> String {
     format!("{}{sep}{commands}", parts.join("; "))
 }
 
-/// Reports the domains that no batch has.
+/// Reports the domains that need no batch.
 fn of_earlier(route: &Route, settled: Vec<Settled>, report: &mut Report) {
     let mut moved = 0;
     for Settled { domid, moving, left, names } in settled {

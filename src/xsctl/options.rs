@@ -10,16 +10,16 @@ use super::export_files::Format;
 use super::report::Form;
 use crate::words::Domid;
 
-/// Where C's daemon has its socket, and where its clients look for it.
+/// The directory in which C xenstored has its socket and clients look for it.
 const RUN_DIRECTORY: &str = "/var/run/xenstored";
 
-/// Domains in a batch of a move. Two take a quarter less time in all, but stand still longer, and those
-/// who stay wait twice as long as before (docs/BENCHMARKS.md, Batches and jobs).
+/// Default batch size of a move. With two domains the move takes a quarter less time, but each is paused longer, and
+/// domains that stay wait twice as long (docs/BENCHMARKS.md, Batches and jobs).
 const MOVED_TOGETHER: u8 = 1;
-/// Batches of a move at the same time. On two cores a second one makes all of it shorter and those who
-/// stay wait longer than they may.
+/// Default number of parallel batches of a move. On two cores a second one shortens the move, but domains that stay
+/// wait longer than the limit.
 const MOVED_AT_ONCE: u8 = 1;
-/// Domains in a batch of files. More than that saves no time, and a faulty one holds up fewer.
+/// Default batch size of files. Larger batches save no time, and in a smaller one a faulty file delays fewer others.
 const FILES_TOGETHER: u8 = 50;
 
 /// Move domains between xenstoreds while they run, look at what is carried, and send commands to a
@@ -47,10 +47,10 @@ pub struct Options {
 }
 
 impl Options {
-    /// Gives the command a socket that is named before it.
+    /// Passes a `--socket` given before the command on to the command.
     ///
     /// # Errors
-    /// A sentence: the command has no socket, or another one.
+    /// A message: the command takes no socket, or already has one.
     pub fn place_socket(&mut self) -> Result<(), &'static str> {
         let Some(before) = self.socket.take() else { return Ok(()) };
         let socket = self.command.socket().ok_or("--socket: this command asks no daemon")?;
@@ -199,7 +199,7 @@ pub enum Command {
 }
 
 impl Command {
-    /// The socket that is given behind it, if it asks a daemon.
+    /// Returns the `--socket` given after the command, if the command takes one.
     fn socket(&mut self) -> Option<&mut Option<PathBuf>> {
         match self {
             Command::Move { common, .. }
@@ -231,12 +231,12 @@ pub struct Common {
 }
 
 impl Common {
-    /// The daemon's socket.
+    /// Returns the daemon's socket.
     pub fn socket(&self) -> PathBuf {
         socket(self.socket.clone())
     }
 
-    /// How much is said.
+    /// Returns the form of the output.
     pub fn form(&self) -> Form {
         Form { json: self.json, quiet: self.quiet }
     }
@@ -259,7 +259,7 @@ pub struct Batch<const DEFAULT: u8> {
 }
 
 impl<const DEFAULT: u8> Batch<DEFAULT> {
-    /// As a number of things.
+    /// Returns the batch size.
     pub fn size(&self) -> usize {
         self.batch.into()
     }
@@ -269,12 +269,12 @@ fn domid(text: &str) -> Result<Domid, String> {
     text.parse::<Domids>()?.one().ok_or_else(|| "it is one domain".into())
 }
 
-/// The daemon's socket, that of the environment if none is `given`.
+/// Returns `given`, or else the default socket in this environment.
 pub fn socket(given: Option<PathBuf>) -> PathBuf {
     given.unwrap_or_else(default_socket)
 }
 
-/// Where a daemon of the same environment has its socket.
+/// Returns the socket of a daemon started in the same environment.
 fn default_socket() -> PathBuf {
     let path = |name: &str| {
         std::env::var_os(name).filter(|value: &OsString| !value.is_empty()).map(PathBuf::from)

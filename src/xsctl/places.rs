@@ -1,42 +1,42 @@
-//! Where a domain is when a move has ended, what that means, and which commands end it.
+//! The states of a domain at the end of a move, their meaning, and the commands that resolve them.
 
 use std::borrow::Cow;
 use std::path::Path;
 
 use crate::words::Domid;
 
-/// A domain at the daemon that it leaves.
+/// The state of a domain at the source daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// Served.
     Served,
-    /// Served or quiesced: its EXPORT was not answered.
+    /// Served or quiesced: its EXPORT got no reply.
     Unsure,
     /// Quiesced.
     Quiesced,
-    /// Quiesced or released: its RELEASE was not answered.
+    /// Quiesced or released: its RELEASE got no reply.
     InDoubt,
     /// Released: the move is committed.
     Released,
-    /// Not there any more, and not by this move.
+    /// No longer there, for a reason other than this move.
     Gone,
 }
 
-/// A domain at the daemon to which it goes.
+/// The state of a domain at the destination daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Destination {
     /// Not there.
     Absent,
-    /// Maybe there, quiesced: its IMPORT was not answered.
+    /// Absent or quiesced: its IMPORT got no reply.
     Unsure,
-    /// There, quiesced.
+    /// Imported, quiesced.
     Quiesced,
     /// Served.
     Served,
 }
 
 impl Source {
-    /// Its name in JSON.
+    /// Returns the name in JSON output.
     pub fn name(self) -> &'static str {
         match self {
             Source::Served => "served",
@@ -50,7 +50,7 @@ impl Source {
 }
 
 impl Destination {
-    /// Its name in JSON.
+    /// Returns the name in JSON output.
     pub fn name(self) -> &'static str {
         match self {
             Destination::Absent => "absent",
@@ -61,20 +61,20 @@ impl Destination {
     }
 }
 
-/// A command for one domain.
+/// Returns a command line for the given domains.
 pub fn command(name: &str, socket: &Path, domids: &str) -> String {
     format!("xsctl {name} --socket {} --domains {domids}", quoted(socket))
 }
 
-/// A path as a word of a shell's.
+/// Quotes a path for the shell.
 pub fn quoted(path: &Path) -> String {
     let word = path.to_string_lossy();
-    // The only error is a NUL, which the path of a file cannot have.
+    // Quoting fails only for a NUL, which a file's path cannot contain.
     shlex::try_quote(&word).map_or_else(|_| word.to_string(), Cow::into_owned)
 }
 
-/// What the state of a domain is, as a sentence's part, and which commands make it a domain that is
-/// served in one place, in their order.
+/// Describes a domain's state in a clause, and returns the commands, in order, after which exactly one daemon serves
+/// the domain.
 pub fn explain(
     domid: Domid,
     (source, source_socket): (Source, &Path),
@@ -112,7 +112,7 @@ pub fn explain(
             vec![unquiesce_destination()],
         ),
         Source::Released => (format!("it is released at the source, {there}"), Vec::new()),
-        // Only a person can find out whether the source will ever serve it again.
+        // Only the operator can find out whether the source will ever serve the domain again.
         Source::InDoubt => (
             format!(
                 "it is {there}, and the source did not say whether it released it; if it did, or \

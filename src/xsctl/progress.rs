@@ -1,29 +1,29 @@
-//! A line that says how far a command has come, on a terminal.
+//! A progress line on a terminal.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::report::domains;
 
-/// The line, on standard error if that is a terminal. It is written 20 times a second at most.
+/// The progress line, on standard error if that is a terminal. Drawn at most 20 times a second.
 pub struct Progress {
     line: ProgressBar,
     total: usize,
 }
 
 impl Progress {
-    /// Shows nothing yet, and never anything if it is `quiet`, the command line's option.
+    /// Makes a line that shows nothing yet, and never anything if `quiet`.
     pub fn new(total: usize, quiet: bool) -> Progress {
         let target = match quiet {
             true => ProgressDrawTarget::hidden(),
             false => ProgressDrawTarget::stderr(),
         };
-        // Cut off where the terminal ends: a line that wraps could not be written over.
+        // Truncated to the terminal's width, because a wrapped line could not be redrawn in place.
         let style = ProgressStyle::with_template("{wide_msg}");
         let style = style.unwrap_or_else(|_| unreachable!("the template is right"));
         Progress { line: ProgressBar::with_draw_target(None, target).with_style(style), total }
     }
 
-    /// Writes the line anew. Costs nothing where it is not shown.
+    /// Updates the line. Free if it is hidden.
     pub fn at(&self, verb: &str, done: usize, failed: usize) {
         if !self.line.is_hidden() {
             let text = format!("{verb} {done} of {}, {failed} failed", domains(self.total));
@@ -31,12 +31,12 @@ impl Progress {
         }
     }
 
-    /// Takes the line away while something else is written.
+    /// Hides the line while `write` writes something else.
     pub fn aside(&self, write: impl FnOnce()) {
         self.line.suspend(write);
     }
 
-    /// Takes the line away for good.
+    /// Removes the line.
     pub fn end(&self) {
         self.line.finish_and_clear();
     }

@@ -1,4 +1,4 @@
-//! What is said of each domain, and at the end.
+//! Reports: a line per domain, and the summary.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -10,31 +10,30 @@ use super::failure::{Done, Failure};
 use super::progress::Progress;
 use crate::words::Domid;
 
-/// What became of a domain: an object of JSON. What is not known, or has no meaning for the command,
-/// is not there.
+/// The outcome of a domain, a JSON object. Fields that are unknown or do not apply to the command are omitted.
 #[derive(Debug, Default, Serialize)]
 pub struct Line {
-    /// Which; nothing of a file of which it is not known.
+    /// The domain; `None` for a file whose domain is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub domid: Option<u16>,
-    /// Whether it was done.
+    /// Whether the command succeeded for it.
     pub done: bool,
-    /// Why not.
+    /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// Its nodes in the stream.
+    /// Nodes in its stream.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nodes: Option<u64>,
     /// The file that it was written to, or that could not be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
-    /// What the format has no place for.
+    /// Contents that the format cannot represent, or that the daemon left out.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<String>,
-    /// How often it was carried.
+    /// Number of transfers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tries: Option<u32>,
-    /// From its first EXPORT to its UNQUIESCE.
+    /// Milliseconds from the batch's first EXPORT to its UNQUIESCE.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pause_ms: Option<f64>,
     /// Its state at the source of a move.
@@ -43,24 +42,24 @@ pub struct Line {
     /// Its state at the destination of a move.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub destination: Option<&'static str>,
-    /// Which commands end that state.
+    /// The commands that resolve its state.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub commands: Vec<String>,
 }
 
 impl Line {
-    /// Of a domain with which it worked out, or why not.
+    /// Makes the line of a domain: success without an error.
     pub fn new(domid: Domid, error: Option<String>) -> Line {
         Line { domid: Some(domid.0), done: error.is_none(), error, ..Line::default() }
     }
 
-    /// Of a file with which it did not work out.
+    /// Makes the line of a file that failed.
     pub fn of_file(path: &Path, error: String) -> Line {
         let file = Some(path.display().to_string());
         Line { file, error: Some(error), ..Line::default() }
     }
 
-    /// Of what it tells.
+    /// Returns the subject of the line's messages.
     fn subject(&self) -> String {
         match (self.domid, &self.file) {
             (Some(domid), _) => format!("domain {domid}"),
@@ -69,14 +68,14 @@ impl Line {
     }
 }
 
-/// All of it, also an object of JSON.
+/// The summary of a command, a JSON object.
 #[derive(Debug, Serialize)]
 struct Summary<'s> {
     command: &'static str,
     domains: usize,
     done: usize,
     failed: usize,
-    /// Domains that were not come to.
+    /// Domains that were not started.
     left: usize,
     nodes: u64,
     seconds: f64,
@@ -86,13 +85,13 @@ struct Summary<'s> {
     notes: &'s [String],
 }
 
-/// Its line.
+/// The summary's line.
 #[derive(Serialize)]
 struct Last<'s> {
     summary: Summary<'s>,
 }
 
-/// How long domains stood still.
+/// Percentiles of the domains' pauses.
 #[derive(Debug, Serialize)]
 struct Pause {
     p50_ms: f64,
@@ -100,21 +99,21 @@ struct Pause {
     max_ms: f64,
 }
 
-/// How much is said, and in which form.
+/// The verbosity and form of the output.
 #[derive(Clone, Copy, Debug)]
 pub struct Form {
-    /// As JSON on standard output.
+    /// Whether to print JSON on standard output.
     pub json: bool,
-    /// Nothing but errors.
+    /// Whether to print only errors.
     pub quiet: bool,
 }
 
-/// Says it. Output that cannot be written ends nothing, since domains are under way: it is an error
-/// at the end.
+/// Writer of the report. If the output cannot be written, the command continues, because domains are under way; the
+/// error is returned at the end.
 pub struct Report {
     form: Form,
     command: &'static str,
-    /// The word for what was done.
+    /// The past participle of the command's verb, for messages.
     verb: &'static str,
     progress: Progress,
     begun: Instant,
@@ -129,7 +128,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Of a command for so many domains, whose verb tells what it has done with them.
+    /// Makes the report of a command for `total` domains.
     pub fn new(form: Form, command: &'static str, verb: &'static str, total: usize) -> Report {
         Report {
             form,
@@ -148,17 +147,17 @@ impl Report {
         }
     }
 
-    /// What is told of began at that time.
+    /// Sets the time at which the command began.
     pub fn since(self, begun: Instant) -> Report {
         Report { begun, ..self }
     }
 
-    /// So many files turned out to be so many domains.
+    /// Corrects the total when `files` files turn out to hold `domains` domains.
     pub fn found(&mut self, files: usize, domains: usize) {
         self.total = (self.total + domains).saturating_sub(files);
     }
 
-    /// A domain is finished with.
+    /// Reports a finished domain.
     pub fn domain(&mut self, line: &Line) {
         self.done += usize::from(line.done);
         self.failed += usize::from(!line.done);
@@ -177,12 +176,12 @@ impl Report {
         self.progress.at(self.verb, self.done, self.failed);
     }
 
-    /// What there is to know when it is done.
+    /// Adds a note that is printed at the end.
     pub fn note(&mut self, text: String) {
         self.notes.push(text);
     }
 
-    /// Something went wrong with more than one domain. It is said at once, and once.
+    /// Reports an error that affects more than one domain, immediately and only once.
     pub fn trouble(&mut self, text: String) {
         if !self.troubles.contains(&text) {
             self.progress.aside(|| say(&text));
@@ -190,7 +189,7 @@ impl Report {
         }
     }
 
-    /// The end: sums it up.
+    /// Prints the summary.
     ///
     /// # Errors
     /// The output could not be written.
@@ -237,32 +236,32 @@ impl Report {
     }
 }
 
-/// Says something on standard error, if anybody is there.
+/// Prints a message to standard error. Errors are ignored: they have nowhere to go.
 fn say(text: &str) {
     let _ = writeln!(io::stderr(), "xsctl: {text}");
 }
 
-/// So many domains, as a subject.
+/// Formats a number of domains.
 pub fn domains(count: usize) -> String {
     counted(count as u64, "domain")
 }
 
-/// A count and what is counted, in the singular or the plural.
+/// Formats a count and its noun, singular or plural.
 pub fn counted(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-/// The same with its verb.
+/// Formats a number of domains and `was` or `were`.
 pub fn were(count: usize) -> String {
     format!("{} {}", domains(count), if count == 1 { "was" } else { "were" })
 }
 
-/// Milliseconds, to a microsecond.
+/// Converts to milliseconds, rounded to a microsecond.
 pub fn millis(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
 }
 
-/// Nearest ranks; nothing of nothing.
+/// Returns percentiles by nearest rank; `None` without values.
 fn pause(all: &mut [f64]) -> Option<Pause> {
     all.sort_by(f64::total_cmp);
     let rank = |percent: usize| all.get((all.len() * percent).div_ceil(100).max(1) - 1).copied();

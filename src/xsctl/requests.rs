@@ -11,10 +11,10 @@ use super::report::{Form, Line, Report};
 use crate::protocol::Operation;
 use crate::words::Domid;
 
-/// QUIESCE or UNQUIESCE.
+/// Runs QUIESCE or UNQUIESCE.
 ///
 /// # Errors
-/// There is no daemon, or none of the domains; the output's.
+/// There is no daemon; none of the domains exists; the output cannot be written.
 pub fn each(
     socket: &Path,
     operation: Operation,
@@ -31,10 +31,10 @@ pub fn each(
     say(client.ask_each(operation, &domids), report)
 }
 
-/// DISCARD_DOMAINS. Of a range those are meant that were imported and not served since.
+/// Runs DISCARD_DOMAINS. A range includes the domains that were imported and not served since.
 ///
 /// # Errors
-/// There is no daemon, or none of the domains; the output's.
+/// There is no daemon; none of the domains exists; the output cannot be written.
 pub fn discard(socket: &Path, domids: &Domids, form: Form) -> Result<Done, Failure> {
     let daemon = Daemon::find(socket.to_path_buf())?;
     let numbers = domids.numbers();

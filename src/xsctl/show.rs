@@ -1,10 +1,10 @@
-//! Records as named values. The names are those of xenstore-migration.md, or plain words.
+//! Records as named values. Names are those of xenstore-migration.md where it has one.
 
 use super::line::{Fields, Value};
 use crate::migration::stream::{Connection, Domain, Node, QuotaValue, Record, Transport, Watch};
 use crate::words::Entry;
 
-/// What a record says.
+/// Returns a record's values.
 pub fn fields(record: &Record) -> Fields {
     match record {
         Record::End => Vec::new(),
@@ -52,7 +52,7 @@ fn of_connection(connection: &Connection) -> Fields {
     fields
 }
 
-/// What a client stands for, and what is on the way to and from it.
+/// Returns the domain that a connection stands in for, and its partial request and pending output.
 pub fn on_the_way(connection: &Connection) -> Fields {
     let mut fields = Vec::new();
     if let Transport::Ring(_, Some(target), _) = connection.transport {
@@ -71,7 +71,7 @@ pub fn on_the_way(connection: &Connection) -> Fields {
     fields
 }
 
-/// A watch, but for whose it is.
+/// Returns a watch's values without its owner.
 pub fn of_watch(watch: &Watch) -> Fields {
     let mut fields = vec![
         ("wpath", Value::Bytes(watch.path.clone())),
@@ -95,7 +95,7 @@ fn of_node_record(node: &Node) -> Fields {
     fields
 }
 
-/// What was done with a node in a transaction.
+/// Formats a transaction's accesses to a node.
 fn accessed(access: u16) -> String {
     match access {
         0 => "removed".into(),
@@ -106,19 +106,19 @@ fn accessed(access: u16) -> String {
     }
 }
 
-/// A node's value and permissions.
+/// Returns a node's value and permissions.
 pub fn of_node(node: &Node) -> Fields {
     let perms = node.perms.iter().map(perm).collect();
     vec![("value", Value::Bytes(node.value.clone())), ("perms", Value::Words(perms))]
 }
 
-/// `r5`, and `r5-stale` for what is shown and never applied.
+/// Formats an entry as `r5`, or as `r5-stale` if it is listed but never applied.
 fn perm(entry: &Entry) -> String {
     let stale = if entry.ignored { "-stale" } else { "" };
     format!("{}{}{stale}", char::from(entry.access.letter()), entry.domid)
 }
 
-/// What belongs to a domain, but for its number.
+/// Returns a domain's values without its domid.
 pub fn of_domain(domain: &Domain) -> Fields {
     let features = domain.features.map(|bits| ("features", Value::Word(format!("{bits:#x}"))));
     features.into_iter().chain([("quotas", quotas(&domain.quotas))]).collect()

@@ -1,5 +1,4 @@
-//! What `xsctl move` does with a domain, by its states at both daemons (docs/MIGRATION.md has the
-//! table).
+//! The step of `xsctl move` for a domain, decided by its states at both daemons (docs/MIGRATION.md has the table).
 
 use std::path::Path;
 
@@ -7,51 +6,51 @@ use super::places::command;
 use crate::words::Domid;
 use crate::words::Presence;
 
-/// A domain at one daemon, as DOMAIN_STATES says it.
+/// The state of a domain at one daemon, as DOMAIN_STATES reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
-    /// Its state.
+    /// The migration state.
     pub presence: Presence,
-    /// The host's number for it; 0 if it is not known there.
+    /// The host's unique id of the domain; 0 if the daemon does not know the domain.
     pub unique_id: u64,
-    /// The number that it had where the import that brought it came from; 0 for none.
+    /// The unique id at the daemon from which the domain was imported; 0 if it was not imported.
     pub origin: u64,
-    /// The event channel of an import that waits for INTRODUCE.
+    /// The event channel of an import that is not introduced yet.
     pub port: String,
 }
 
 impl Standing {
-    /// A domain of which a daemon knows nothing.
+    /// Returns the state of a domain unknown to a daemon.
     pub fn absent() -> Standing {
         Standing { presence: Presence::Absent, unique_id: 0, origin: 0, port: "0".into() }
     }
 }
 
-/// What is done with a domain.
+/// The step for a domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Export it, and so on.
+    /// Move it in a batch.
     Carry,
-    /// An earlier move ended before RELEASE: serve it at the source, discard it at the destination,
-    /// and carry it.
+    /// An earlier move ended before RELEASE: serve the domain at the source, discard it at the destination, and move it
+    /// in a batch.
     TakeBack,
-    /// An earlier move ended after RELEASE: serve it at the destination.
+    /// An earlier move ended after RELEASE: serve the domain at the destination.
     Finish,
-    /// An earlier move did all of it.
+    /// An earlier move completed.
     Done,
-    /// Nothing: a sentence that says why and how to go on, and commands that need no decision.
+    /// Do nothing: the reason and how to proceed, and the commands that need no decision.
     Leave(String, Vec<String>),
 }
 
-/// Where the two daemons are.
+/// The client sockets of the two daemons.
 #[derive(Clone, Copy)]
 pub struct Sockets<'s> {
     pub source: &'s Path,
     pub destination: &'s Path,
 }
 
-/// Whether a range of domain numbers means this one: it is at the source in whatever state, or came
-/// to the destination.
+/// Whether a range of domids includes this domain: it is at the source in any state, or was imported at the
+/// destination.
 pub fn is_meant(here: &Standing, there: &Standing) -> bool {
     let has_come = there.presence == Presence::Arriving
         || there.presence.has_arrived()
@@ -59,7 +58,7 @@ pub fn is_meant(here: &Standing, there: &Standing) -> bool {
     here.presence != Presence::Absent || has_come
 }
 
-/// Decides what is done with a domain.
+/// Decides the step for a domain.
 pub fn step(domid: Domid, here: &Standing, there: &Standing, sockets: Sockets<'_>) -> Step {
     use Presence::{Absent, Arrived, ArrivedIntroduced, Arriving, Exported, Left};
     use Presence::{Quiesced, Running};
@@ -71,7 +70,7 @@ pub fn step(domid: Domid, here: &Standing, there: &Standing, sockets: Sockets<'_
         }
         (Left, Arrived | ArrivedIntroduced) if came_from_here => Step::Finish,
         (Left, Running) if came_from_here => Step::Done,
-        // The source has nothing of it any more: the toolstack destroyed it there.
+        // The source no longer knows the domain: the toolstack has destroyed it there.
         (Absent, Running) if there.origin != 0 => Step::Done,
         (Arriving | Arrived | ArrivedIntroduced, _) => unfinished_here(domid, here, sockets),
         (Absent, Absent) => {
@@ -100,7 +99,7 @@ fn take_up(domid: Domid, socket: &Path) -> String {
     format!("{}; {}", of("introduce"), of("unquiesce"))
 }
 
-/// An import brought it to the source, which does not serve it yet: its own source may still do.
+/// The domain was imported at the source, which does not serve it yet: its own source may still serve it.
 fn unfinished_here(domid: Domid, here: &Standing, sockets: Sockets<'_>) -> Step {
     let of = |name| command(name, sockets.source, &domid.to_string());
     let serve = match here.presence {
@@ -121,7 +120,7 @@ fn unfinished_here(domid: Domid, here: &Standing, sockets: Sockets<'_>) -> Step 
     ))
 }
 
-/// Both daemons have a domain of this number, or only the destination.
+/// Both daemons have a domain of this domid, or only the destination has.
 fn leave_both(
     domid: Domid,
     (here, there): (Presence, Presence),
@@ -161,7 +160,7 @@ fn leave_both(
             "{at_source}, and {which} was released at the destination and not destroyed there \
              since: the toolstack has to destroy it there"
         )),
-        // It arrived.
+        // It is imported.
         _ => {
             let is_arrived = there == Presence::Arrived;
             let serve = match is_arrived {

@@ -13,22 +13,22 @@ use crate::migration::stream::Reader;
 use crate::migration::stream::state::State;
 use crate::words::Domid;
 
-/// A file that is to be.
+/// A file being written.
 pub struct Target {
     domid: Domid,
     format: Format,
-    /// Its name in the end; until then it ends in `.part`.
+    /// Its final name; until it is complete, the name ends in `.part`.
     path: PathBuf,
     part: PathBuf,
-    /// What the daemon writes into: the file, or memory if that is not the form to be kept.
+    /// What the daemon writes to: the file, or memory if the stream has to be converted.
     file: File,
 }
 
 impl Target {
-    /// That of a domain in a directory.
+    /// Creates the file of a domain in a directory.
     ///
     /// # Errors
-    /// The file's.
+    /// Those of the file.
     pub fn create(directory: &Path, format: Format, domid: Domid) -> Result<Target, Failure> {
         let path = directory.join(format!("{domid}.{}", format.suffix()));
         let part = path.with_extension(format!("{}.part", format.suffix()));
@@ -40,20 +40,21 @@ impl Target {
         Ok(Target { domid, format, path, part, file })
     }
 
-    /// Where the daemon writes.
+    /// Returns the descriptor to which the daemon writes.
     pub fn descriptor(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
 
-    /// Its name.
+    /// Returns the final name.
     pub fn name(&self) -> String {
         self.path.display().to_string()
     }
 
-    /// Makes the file safe, and gives it its name; answers what the form had no place for.
+    /// Syncs the file to disk and renames it to its final name. Returns descriptions of what the format cannot
+    /// represent.
     ///
     /// # Errors
-    /// The file's; the stream's, if it is to be another form.
+    /// Those of the file; those of the stream, if it is converted.
     pub fn keep(mut self) -> Result<Vec<String>, Failure> {
         let left_out = match self.format {
             Format::Stream => Vec::new(),
@@ -64,7 +65,7 @@ impl Target {
         Ok(left_out)
     }
 
-    /// Makes a file of libxl's of what is in memory.
+    /// Converts the stream in memory to a file in libxl's format.
     fn convert(&mut self) -> Result<Vec<String>, Failure> {
         self.file.rewind().map_err(Failure::file(&self.path))?;
         let state = Reader::new(BufReader::new(&self.file))
@@ -79,14 +80,14 @@ impl Target {
         Ok(left_out)
     }
 
-    /// There is nothing to keep.
+    /// Discards the file.
     pub fn remove(self) {
-        // What remains is called `.part`, and nobody reads it.
+        // A leftover is called `.part` and is not read again.
         let _ = fs::remove_file(self.part);
     }
 }
 
-/// A new file, or an old one emptied, for our own eyes: guests write passwords into the store.
+/// Creates or truncates a file with mode 0600: guests write passwords into the store.
 pub fn private(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
 }
