@@ -1,12 +1,11 @@
-//! How long it takes to export 120,000 nodes, and how much of it one thread does alone.
+//! Time to export 120,000 nodes, and its serial part.
 //!
-//! `cargo bench --bench export` writes the stream of 4,000 domains with 30 nodes and 10 watches each
-//! into memory by two workers. It prints the median time; what comes before, the cut and
-//! the look at the domains' homes, which is serial by its nature; and the serial share: the work that
-//! the second thread could not take over is `2 wall / cpu - 1` of it (Amdahl), on a machine with
-//! nothing else to do.
+//! `cargo bench --bench export` writes the stream of 4,000 domains with 30 nodes and 10 watches each into memory, with
+//! two workers. It prints the median time; the time before the workers start, for the snapshot and the walk over the
+//! domains' partitions, which is inherently serial; and the serial fraction, that is, the work that the second thread
+//! could not share: `2 wall / cpu - 1` (Amdahl), on an otherwise idle machine.
 
-#[allow(dead_code)] // Other benches take the rest.
+#[allow(dead_code)] // Each benchmark uses a part of it.
 #[path = "support/world.rs"]
 mod world;
 
@@ -25,7 +24,7 @@ const DOMAINS: u16 = 4000;
 const WATCHES: usize = 10;
 const ROUNDS: usize = 50;
 const THREADS: usize = 2;
-/// More than the stream has: memory that was touched before, as that of a pipe.
+/// More than the stream's size. The memory is touched beforehand, as a pipe's is.
 const STREAM_BYTES_MAX: usize = 32 << 20;
 
 fn main() {
@@ -36,7 +35,7 @@ fn main() {
     let domids: Vec<Domid> = (1..=DOMAINS).map(Domid).collect();
     let mut processor = processor_time();
     for _ in 0..ROUNDS {
-        // They come from home threads.
+        // The clients come from the owner threads.
         let apart = processor_time();
         let clients = domids.iter().map(|&domid| client(domid)).collect();
         processor += processor_time() - apart;
@@ -56,7 +55,7 @@ fn main() {
     println!("serial share: {:.0} %", serial * 100.0);
 }
 
-/// What all threads of this process had, in steps of 10 ms (proc(5), stat: utime and stime).
+/// Returns the CPU time of all threads of this process, in steps of 10 ms (proc(5), stat: utime and stime).
 fn processor_time() -> Duration {
     let stat = std::fs::read_to_string("/proc/self/stat").expect("proc");
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
@@ -64,13 +63,13 @@ fn processor_time() -> Duration {
     Duration::from_millis(10 * ticks)
 }
 
-/// In milliseconds.
+/// Returns the median in milliseconds.
 fn median(mut times: Vec<Duration>) -> f64 {
     times.sort();
     times[times.len() / 2].as_secs_f64() * 1000.0
 }
 
-/// Writes the stream; answers how long it took until the homes were seen.
+/// Writes the stream. Returns the time until all partitions were collected.
 fn export_all(
     world: &World,
     domids: &[Domid],

@@ -14,7 +14,7 @@ mod hostile;
 #[path = "support/instructions.rs"]
 mod instructions;
 #[path = "support/world.rs"]
-#[allow(dead_code)] // Every benchmark uses a part of it.
+#[allow(dead_code)] // Each benchmark uses a part of it.
 mod world;
 
 use std::hint::black_box;
@@ -34,15 +34,15 @@ use xenstored::sync::holds::{self, Holds};
 use xenstored::words::{Domid, Path};
 
 const NODES: usize = 100_000;
-/// What a wait is counted as at most.
+/// Longer waits are recorded as this.
 const LONGEST_NANOS: u64 = 60_000_000_000;
-/// Instructions of a single hold at most: a millisecond's on a core that does one in ten
-/// nanoseconds, as one does whose every tenth instruction waits for memory.
+/// Maximum instructions of a hold: a millisecond on a core that executes one in ten nanoseconds, as one does that
+/// misses the cache on every tenth instruction.
 const HOLD_MAX: u64 = 100_000;
-/// Steps of the control's work: about what a WRITE takes under its lock.
+/// Steps of the control's work: about the time of a WRITE under its lock.
 const CONTROL_STEPS: u64 = 5000;
 const TREE: &str = "/local/domain/1/tree";
-/// In the tree's shard, and in the other.
+/// A domain of the tree's shard, and one of the other.
 const BESIDE: Domid = Domid(3);
 const ELSEWHERE: Domid = Domid(2);
 
@@ -122,7 +122,7 @@ fn be_counted(part: &str) {
     }
 }
 
-/// RM, and all that follows from it.
+/// Executes RM, and waits for the accounting that follows it.
 fn remove(world: &mut World) {
     let removed = world.run(TREE, Verb::Rm).removed;
     settle(&world.store, removed);
@@ -137,7 +137,7 @@ fn settle(store: &Store, removed: Vec<Removed>) {
     }
 }
 
-/// [`NODES`] leaves in directories of `width`, given to `owner`.
+/// Builds [`NODES`] leaves in directories of `width`, owned by `owner`.
 fn build(world: &mut World, width: usize, owner: Option<Domid>) {
     let perms = owner.map(|owner| world.owned_by(owner));
     for node in 0..NODES {
@@ -149,7 +149,7 @@ fn build(world: &mut World, width: usize, owner: Option<Domid>) {
     }
 }
 
-/// Removes the tree, and prints how long locks were held and others waited.
+/// Removes the tree, and prints lock hold times and wait times.
 fn remove_in_time(world: &mut World, snapshot: bool) {
     let mut transaction = Transaction::default();
     if snapshot {
@@ -193,7 +193,7 @@ fn show(what: &str, holds: &Holds) {
     println!("    (taken at {at}), {longest:?} the longest by the clock");
 }
 
-/// The same work again and again, measured like a hold, until `stop`.
+/// Repeats the same work until `stop`, measured like a hold.
 fn spin(stop: &Arc<AtomicBool>) -> JoinHandle<()> {
     let stop = Arc::clone(stop);
     std::thread::spawn(move || {
@@ -205,7 +205,7 @@ fn spin(stop: &Arc<AtomicBool>) -> JoinHandle<()> {
     })
 }
 
-/// Makes one request after another until `stop`; answers how long they took, in nanoseconds.
+/// Sends requests one after the other until `stop`. Returns a histogram of their times in nanoseconds.
 fn probe(
     world: &World,
     domid: Domid,

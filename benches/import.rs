@@ -1,10 +1,10 @@
-//! What it takes to import domains, a batch of eight at a time as `xsctl move` has them.
+//! Cost of importing domains, in batches of eight.
 //!
-//! `cargo bench --bench import` reads the streams of 1,000 domains with 30 nodes and 10 watches each
-//! from memory and puts them into an empty store, on one thread. It prints the median time of a domain
-//! in a batch: reading and checking the stream, taking it apart, putting the nodes in place.
+//! `cargo bench --bench import` reads the streams of 1,000 domains with 30 nodes and 10 watches each from memory and
+//! imports them into an empty store, on one thread. It prints the median time per domain in a batch: reading and
+//! validating the stream, splitting it by domain, inserting the nodes.
 
-#[allow(dead_code)] // Other benches take the rest.
+#[allow(dead_code)] // Each benchmark uses a part of it.
 #[path = "support/world.rs"]
 mod world;
 

@@ -1,11 +1,11 @@
-//! How much memory a node takes: the growth of the real daemon's resident set.
+//! Memory per node: the growth of the real daemon's resident set.
 //!
-//! `cargo bench --bench memory` builds 1,000 domains on a simulated host, then 1,000 nodes in the
-//! home of each, over the wire: depth 4 to 6, names of 4 to 12 bytes, values of 64 bytes, owned by
-//! the domain. It fails if a node takes more than [`NODE_BYTES_MAX`].
+//! `cargo bench --bench memory` builds 1,000 domains on a simulated host, then 1,000 nodes in the partition of each,
+//! over the wire: depth 4 to 6, names of 4 to 12 bytes, values of 64 bytes, owned by the domain. It fails if a node
+//! takes more than [`NODE_BYTES_MAX`].
 
 #[path = "support/daemon.rs"]
-#[allow(dead_code)] // Every benchmark uses a part of it.
+#[allow(dead_code)] // Each benchmark uses a part of it.
 mod daemon;
 
 use std::process::ExitCode;
@@ -14,9 +14,9 @@ use daemon::{Client, Daemon, WRITE};
 use fastrand::Rng;
 use xenstored::words::Domid;
 
-/// How many domains; `XENSTORED_DOMAINS` in the environment overrides it.
+/// Number of domains; the environment variable `XENSTORED_DOMAINS` overrides it.
 const DOMAINS: u16 = 1000;
-/// Directories of depth 4 in a home: `/local/domain/<d>/<name>`.
+/// Directories of depth 4 in a partition: `/local/domain/<d>/<name>`.
 const TOPS: usize = 10;
 /// Directories of depth 5 in each of those.
 const MIDDLES: usize = 9;
@@ -24,7 +24,7 @@ const MIDDLES: usize = 9;
 const LEAVES: usize = 10;
 const NODES: usize = TOPS * (1 + MIDDLES * (1 + LEAVES));
 const VALUE_BYTES: usize = 64;
-/// The target: what C 4.17 needs, which keeps its store in a file's image.
+/// The target: the memory of C xenstored 4.17, which keeps its store in an image of a file.
 const NODE_BYTES_MAX: f64 = 170.0;
 
 fn main() -> ExitCode {
@@ -75,7 +75,7 @@ fn fill(client: &mut Client, names: &mut Rng, domid: Domid) {
     }
 }
 
-/// A name of 4 to 12 bytes; `number` makes it differ from its siblings.
+/// Returns a name of 4 to 12 bytes; `number` distinguishes siblings.
 fn name(names: &mut Rng, number: usize) -> String {
     let (len, first, letters) = (names.usize(4..13), names.lowercase(), names.u64(..));
     format!("{first}{number:x}{letters:020}")[..len].into()

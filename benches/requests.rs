@@ -1,14 +1,14 @@
-//! Instructions of a request in the whole daemon, from bytes in to bytes out, counted by valgrind: that
-//! they do not grow with what has nothing to do with the request, nor with the number of shards.
+//! Instructions per request in the whole daemon, from bytes in to bytes out, counted by valgrind. They must not grow
+//! with unrelated connections and watches, nor with the number of shards.
 //!
-//! `cargo bench --bench requests` starts the real daemon under callgrind, asks the same requests beside
-//! none and beside many, and fails if one takes more than its share more. Counted are the program's own
-//! instructions on all threads; the kernel's are not.
+//! `cargo bench --bench requests` runs the real daemon under callgrind, sends the same requests with no load beside
+//! them and with much, and fails if the cost grows beyond its limit. It counts the daemon's own instructions on all
+//! threads, without the kernel's.
 
 #[path = "support/counted.rs"]
 mod counted;
 #[path = "support/daemon.rs"]
-#[allow(dead_code)] // Every benchmark uses a part of it.
+#[allow(dead_code)] // Each benchmark uses a part of it.
 mod daemon;
 
 use std::process::ExitCode;
@@ -16,22 +16,22 @@ use std::process::ExitCode;
 use counted::Counted;
 use daemon::{Client, READ, WATCH, WRITE};
 
-/// Requests that are counted, and how many before them fill caches and tables.
+/// Counted requests, and the requests before them that warm up caches and tables.
 const REQUESTS: usize = 32_000;
 const WARM_UP: usize = 3_200;
-/// Requests under way on each connection, as in the load generator's busiest cases.
+/// Requests in flight per connection, as in the load generator's busiest cases.
 const DEPTH: usize = 16;
-/// Nodes that are read and written in turn.
+/// Nodes that are read and written in rotation.
 const NODES: usize = 100;
-/// Connections that do nothing, and watches of others on other nodes.
+/// Idle connections, and other clients' watches on other nodes.
 const IDLE: usize = 4_096;
 const WATCHES: usize = 100_000;
 const WATCHES_EACH: usize = 1_000;
-/// Connections that ask a daemon of one shard and of two.
+/// Connections that send requests to a daemon of one shard and of two.
 const BUSY: usize = 64;
-/// Instructions beside many, at most so many times those beside none.
+/// Maximum ratio of instructions with much load beside the requests to those with none.
 const GROWTH_MAX: f64 = 1.1;
-/// Instructions with two shards, at most so many times those with one.
+/// Maximum ratio of instructions with two shards to those with one.
 const SHARDS_MAX: f64 = 1.05;
 
 fn main() -> ExitCode {
@@ -39,7 +39,7 @@ fn main() -> ExitCode {
     if ratios.into_iter().all(|within| within) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// READ beside idle connections.
+/// READ with idle connections.
 fn idle() -> bool {
     let daemon = Counted::start(&[]);
     let mut busy = [daemon.client()];
@@ -51,7 +51,7 @@ fn idle() -> bool {
     compare("READ beside 4,096 idle connections", none, many, GROWTH_MAX)
 }
 
-/// WRITE beside watches on other nodes.
+/// WRITE with watches on other nodes.
 fn watches() -> bool {
     let daemon = Counted::start(&[]);
     let mut busy = [daemon.client()];
@@ -100,7 +100,7 @@ fn fill(client: &mut Client) {
     client.flush().expect("replies");
 }
 
-/// Instructions of one request, of many that all connections ask in turn.
+/// Returns the instructions per request, when all connections send requests in rotation.
 fn instructions(daemon: &Counted, busy: &mut [Client], kind: u32) -> f64 {
     ask(busy, kind, WARM_UP);
     daemon.reset();

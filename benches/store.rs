@@ -1,7 +1,7 @@
 //! Times of single requests: `cargo bench --bench store`.
 
 #[path = "support/world.rs"]
-#[allow(dead_code)] // Every benchmark uses a part of it.
+#[allow(dead_code)] // Each benchmark uses a part of it.
 mod world;
 
 use std::hint::black_box;

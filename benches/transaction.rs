@@ -1,7 +1,7 @@
 //! Times of transactions: `cargo bench --bench transaction`.
 
 #[path = "support/world.rs"]
-#[allow(dead_code)] // Every benchmark uses a part of it.
+#[allow(dead_code)] // Each benchmark uses a part of it.
 mod world;
 
 use std::hint::black_box;
@@ -12,7 +12,7 @@ use xenstored::words::Domid;
 
 const DOMAINS: u16 = 1000;
 const DOMID: Domid = Domid(500);
-/// In the same shard.
+/// A domain of the same shard.
 const OTHER: Domid = Domid(600);
 const OPERATIONS: usize = 10;
 
@@ -36,7 +36,7 @@ fn transactions(criterion: &mut Criterion) {
             black_box(world.commit(transaction))
         });
     });
-    // One world for both closures of a batch.
+    // Shared by both closures of a batch.
     let world = std::cell::RefCell::new(world);
     group.bench_function("END, replayed", |bench| {
         let overtaken = || {

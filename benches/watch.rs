@@ -1,4 +1,4 @@
-//! Times of finding, setting and removing watches: `cargo bench --bench watch`.
+//! Times of matching, setting and removing watches: `cargo bench --bench watch`.
 
 use std::hint::black_box;
 
@@ -6,7 +6,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use xenstored::watch::{Entry, Matches, Trie, Watcher};
 use xenstored::words::{Domid, Path, PathBuf};
 
-/// One watch on each of so many paths.
+/// Number of paths with one watch each.
 const WATCHES: u32 = 100_000;
 /// Paths in one directory.
 const SIBLINGS: u32 = 100;

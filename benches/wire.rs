@@ -1,4 +1,4 @@
-//! Times of the framer, and of a ring over a page of shared memory: `cargo bench --bench wire`.
+//! Times of the message framing, and of a ring in a page of shared memory: `cargo bench --bench wire`.
 
 use std::hint::black_box;
 use std::os::fd::AsFd;
@@ -11,7 +11,7 @@ use xenstored::host::{REQ_PROD, RSP_CONS, RSP_PROD};
 use xenstored::protocol::{Frame, HEADER_BYTES, ReplySlot, frame};
 use xenstored::transport::Ring;
 
-/// READ of a usual path.
+/// Returns a READ of a typical path.
 fn request() -> Vec<u8> {
     let payload = b"/local/domain/500/device/vif/0/state\0";
     let mut bytes = Vec::new();
@@ -63,7 +63,7 @@ fn ring(criterion: &mut Criterion) {
     let mut input = Vec::new();
     criterion.bench_function("ring/request and reply", |bench| {
         bench.iter(|| {
-            // The guest's side, which is not copied: its bytes are whatever the page holds.
+            // The guest's side, without copies: its data is whatever the page holds.
             page.store(REQ_PROD, page.load(REQ_PROD).wrapping_add(len));
             page.store(RSP_CONS, page.load(RSP_PROD));
             input.clear();

@@ -1,4 +1,4 @@
-//! The real daemon under callgrind, and what it counted so far.
+//! The real daemon under callgrind, with its instruction count.
 
 use std::fs;
 use std::process::Command;
@@ -11,26 +11,26 @@ pub struct Counted {
 }
 
 impl Counted {
-    /// Starts one.
+    /// Starts the daemon under callgrind.
     pub fn start(options: &[&str]) -> Counted {
         let profiler = ["valgrind", "--quiet", "--tool=callgrind", "--callgrind-out-file=counted"];
         Counted { daemon: Daemon::start_under(&profiler, options) }
     }
 
-    /// Connects to its socket.
+    /// Connects to the daemon's client socket.
     pub fn client(&self) -> Client {
         self.daemon.client()
     }
 
-    /// Begins at zero.
+    /// Resets the count to zero.
     pub fn reset(&self) {
         self.tell("--zero");
     }
 
-    /// The instructions of all threads since the last reset.
+    /// Returns the instructions of all threads since the last reset.
     pub fn instructions(&self) -> u64 {
         self.tell("--dump");
-        // The first dump is counted.1; one that is older was removed when it was read.
+        // The first dump is counted.1; older ones were removed when they were read.
         let dumps = fs::read_dir(self.daemon.place()).expect("its directory").flatten();
         let paths = dumps.map(|entry| entry.path());
         let mut sum = None;

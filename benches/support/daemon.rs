@@ -1,4 +1,4 @@
-//! The real daemon as a process of its own, and a client of its socket.
+//! The real daemon as a child process, and a client of its socket.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -12,26 +12,27 @@ use xenstored::host::sim::{SimClient, SimGuest};
 use xenstored::protocol::{Frame, HEADER_BYTES, frame};
 use xenstored::words::Domid;
 
-/// How long the daemon may take to begin.
+/// Timeout of the daemon's start.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// ERROR of xs_wire.h.
 const ERROR: u32 = 16;
 /// WATCH_EVENT of xs_wire.h.
 const WATCH_EVENT: u32 = 15;
 
-/// A daemon on a simulated host, in a directory of its own; killed when dropped.
+/// A daemon on a simulated host, in its own directory; killed on drop.
 pub struct Daemon {
     place: TempDir,
     child: Child,
 }
 
 impl Daemon {
-    /// Starts one and waits until its sockets are there.
+    /// Starts a daemon and waits until its sockets exist.
     pub fn start(options: &[&str]) -> Daemon {
         Daemon::start_under(&[], options)
     }
 
-    /// The same, with a profiler's command line in front; it works in the daemon's directory.
+    /// Like [`Daemon::start`], under a profiler whose command line is given. The working directory is the daemon's
+    /// directory.
     pub fn start_under(profiler: &[&str], options: &[&str]) -> Daemon {
         let place = tempfile::tempdir().expect("a temporary directory");
         let mut line = profiler.iter().copied().chain([env!("CARGO_BIN_EXE_xenstored")]);
@@ -48,28 +49,28 @@ impl Daemon {
         daemon
     }
 
-    /// Connects to its socket.
+    /// Connects to the client socket.
     pub fn client(&self) -> Client {
         let stream = UnixStream::connect(self.place.path().join("socket")).expect("a connection");
         Client { stream, input: Vec::new(), output: Vec::new(), asked: 0 }
     }
 
-    /// Its directory.
+    /// Returns the daemon's directory.
     pub fn place(&self) -> &Path {
         self.place.path()
     }
 
-    /// Its process.
+    /// Returns the process id of the child, which is the profiler's if there is one.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Connects to the socket of its host.
+    /// Connects to the socket of the simulated host.
     pub fn host(&self) -> SimClient {
         SimClient::connect(self.place.path().join("sim")).expect("a simulated host")
     }
 
-    /// Bytes of memory that are its own in RAM (`VmRSS` of proc(5)).
+    /// Returns the resident set size in bytes (`VmRSS` of proc(5)).
     pub fn resident_bytes(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("proc");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
@@ -85,11 +86,10 @@ impl Drop for Daemon {
     }
 }
 
-/// So many requests are sent before their replies are read: much, and less than what a socket's
-/// buffers hold of either.
+/// Requests sent before their replies are read: many, but fewer than fill the socket buffers in either direction.
 const PIPELINED: usize = 100;
 
-/// A connection to the socket. Requests are collected and sent [`PIPELINED`] at a time.
+/// A connection to the client socket. Requests are buffered and sent [`PIPELINED`] at a time.
 pub struct Client {
     stream: UnixStream,
     input: Vec<u8>,
@@ -98,7 +98,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Asks `kind` with `payload`; the reply is read later and must be no error.
+    /// Queues a request. Its reply is read later and must not be an error.
     pub fn ask(&mut self, kind: u32, payload: &[u8]) {
         let len = u32::try_from(payload.len()).expect("a short payload");
         for word in [kind, 0, 0, len] {
@@ -111,14 +111,14 @@ impl Client {
         }
     }
 
-    /// Sends what was collected; the replies are read later.
+    /// Sends the queued requests; their replies are read later.
     pub fn send(&mut self) -> io::Result<()> {
         self.stream.write_all(&self.output)?;
         self.output.clear();
         Ok(())
     }
 
-    /// Sends what was collected and waits for all replies. Events among them are passed over.
+    /// Sends the queued requests and waits for all replies. Skips events.
     pub fn flush(&mut self) -> io::Result<()> {
         self.send()?;
         while self.asked > 0 {
@@ -138,7 +138,7 @@ impl Client {
         Ok(())
     }
 
-    /// Creates a domain on `host`, gives it its home and introduces it, as a toolstack does.
+    /// Creates a domain on `host`, creates its partition root and introduces it, as a toolstack does.
     pub fn build_domain(&mut self, host: &mut SimClient, domid: Domid) -> SimGuest {
         let guest = host.create(Some(domid)).expect("a domain");
         let home = format!("/local/domain/{domid}");
@@ -149,15 +149,15 @@ impl Client {
     }
 }
 
-/// Numbers of xs_wire.h.
+/// READ of xs_wire.h.
 pub const READ: u32 = 2;
-/// As above.
+/// WATCH of xs_wire.h.
 pub const WATCH: u32 = 4;
-/// As above.
+/// INTRODUCE of xs_wire.h.
 pub const INTRODUCE: u32 = 8;
-/// As above.
+/// WRITE of xs_wire.h.
 pub const WRITE: u32 = 11;
-/// As above.
+/// MKDIR of xs_wire.h.
 pub const MKDIR: u32 = 12;
-/// As above.
+/// SET_PERMS of xs_wire.h.
 pub const SET_PERMS: u32 = 14;

@@ -1,8 +1,8 @@
-//! Instructions of single holds, by valgrind: what no other guest of the machine can change.
+//! Instructions of single lock holds, counted by valgrind, which other load on the machine cannot change.
 //!
-//! The process is started anew under callgrind. Two requests of valgrind at each end of a hold make
-//! valgrind write that end and the thread's count into its log, without an instruction of the
-//! program's in between; the process that started it reads the log.
+//! The process re-executes itself under callgrind. Two valgrind client requests at each end of a hold make valgrind log
+//! that end and the thread's count, without executing an instruction of the program in between. The parent process
+//! reads the log.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -39,13 +39,13 @@ pub fn begin(scenario: &str) {
     BEGUN.store(true, Ordering::Release);
 }
 
-/// Until now; what is done between runs at the speed of a plain valgrind.
+/// Stops counting; until the next start the program runs at the speed of valgrind without a tool.
 pub fn end() {
     BEGUN.store(false, Ordering::Release);
     valgrind::stop_counting();
 }
 
-/// Tells valgrind of a hold's begin or end; to be given to [`xenstored::sync::holds::watch`].
+/// Reports the start or end of a hold to valgrind; an argument for [`xenstored::sync::holds::watch`].
 pub fn tell(edge: Edge) {
     if !BEGUN.load(Ordering::Acquire) {
         return;
@@ -78,7 +78,7 @@ pub fn tell(edge: Edge) {
 pub struct Counted {
     pub scenario: String,
     pub holds: u64,
-    /// The instructions of the longest, and where its lock was taken.
+    /// The instructions of the longest hold, and where its lock was taken.
     pub most: u64,
     pub at: String,
 }
@@ -134,7 +134,7 @@ struct Reader {
 
 impl Reader {
     fn line(&mut self, line: &str) {
-        // Printed lines come with the number of the process in front.
+        // Printed lines are prefixed with the process id.
         let text =
             line.trim_start_matches(|c: char| c == '=' || c == '*' || c.is_ascii_digit()).trim();
         if let Some(scenario) = text.strip_prefix("scenario ") {

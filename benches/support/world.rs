@@ -1,4 +1,4 @@
-//! A store with domains in it, without the daemon around it.
+//! A store with domains, without the daemon.
 
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex};
@@ -13,16 +13,16 @@ use xenstored::store::{
 use xenstored::watch::{Batch, Entry, Outlet, Watcher};
 use xenstored::words::{Access, Domid, Entry as PermEntry, Layout, Path, PermSet, Perms, Subject};
 
-/// Nodes of a domain: its home, three directories, the rest leaves.
+/// Nodes of a domain: its partition root, three directories, the rest leaves.
 pub const NODES: usize = 30;
 /// Leaves of a domain, `/local/domain/<d>/device/vif/0/n<i>`.
 pub const LEAVES: usize = NODES - 4;
-/// Watches of a domain on leaves of its own, one each; two more are on its directory of backends,
-/// as a driver domain's, and on `@releaseDomain`.
+/// Watches of a domain on its own leaves, one each. It has two more, on its directory of backends, as a driver domain
+/// has, and on `@releaseDomain`.
 const LEAF_WATCHES: usize = 8;
 const VALUE: &[u8] = b"/local/domain/0/backend/vif/0/0";
 
-/// Takes events as a thread does: as bytes for the wire, soon forgotten.
+/// A consumer of events that encodes them for the wire as a serving thread does, and drops the bytes.
 #[derive(Default)]
 struct Wire(Mutex<Vec<u8>>);
 
@@ -38,7 +38,7 @@ impl Outlet for Wire {
     fn wake(&self, _: u16) {}
 }
 
-/// The store and those who use it.
+/// The store and its callers.
 pub struct World {
     pub store: Arc<Store>,
     pub control: Caller,
@@ -50,7 +50,7 @@ pub struct World {
 }
 
 impl World {
-    /// A store of two shards and `domains` domains with [`NODES`] nodes and ten watches each.
+    /// Makes a store of two shards and `domains` domains with [`NODES`] nodes and ten watches each.
     pub fn of(domains: u16) -> World {
         World::with_outlet(domains, Arc::new(Wire::default()))
     }
@@ -88,19 +88,19 @@ impl World {
         self.watch(domid, "@releaseDomain");
     }
 
-    /// The domain, making a request of its own.
+    /// Returns the domain as the caller of a request.
     pub fn guest(&self, domid: Domid) -> Caller {
         let domain = self.store.registry().get(domid).expect("a domain that lives");
         Caller { domain, subject: Subject::guest(domid), epoch: 0, unblocked: None }
     }
 
-    /// Permissions for the owner alone.
+    /// Returns permissions for the owner only.
     pub fn owned_by(&self, domid: Domid) -> Perms {
         let owner = PermEntry { domid, access: Access::NONE, ignored: false };
         Arc::new(PermSet::new(self.store.registry().now(), owner, &[]))
     }
 
-    /// A request of the control domain's that must not fail.
+    /// Executes a request of the control domain, which must not fail.
     pub fn run(&mut self, path: &str, verb: Verb<'_>) -> Executed {
         let (store, caller) = (Arc::clone(&self.store), self.control.clone());
         self.reply.clear();
@@ -108,7 +108,7 @@ impl World {
         store.execute(&caller, &op, &mut self.generations, &mut self.reply).expect(path)
     }
 
-    /// A request in a transaction that must not fail.
+    /// Executes a request in a transaction, which must not fail.
     pub fn run_in(&mut self, transaction: &mut Transaction, path: &str, verb: Verb<'_>) {
         let op = Op { path: parse(path), verb };
         self.reply.clear();
@@ -117,7 +117,7 @@ impl World {
         store.execute_in(transaction, request, generations).expect(path);
     }
 
-    /// END that must not fail.
+    /// Commits a transaction, which must not fail.
     pub fn commit(&mut self, transaction: Transaction) -> Executed {
         let World { store, control, generations, .. } = self;
         store.commit(transaction, control, generations).expect("no conflict")
@@ -143,12 +143,12 @@ impl World {
         watcher
     }
 
-    /// Takes it back.
+    /// Removes a watch.
     pub fn unwatch(&mut self, watcher: Watcher, path: &str) {
         assert!(self.store.unwatch(parse(path), watcher));
     }
 
-    /// A transaction of as many reads as writes, on the leaves of one domain, without its END.
+    /// Returns an open transaction of as many reads as writes, on the leaves of one domain.
     pub fn transaction(&mut self, operations: usize, domid: Domid) -> Transaction {
         let mut transaction = Transaction::default();
         for operation in 0..operations {
@@ -158,30 +158,30 @@ impl World {
         transaction
     }
 
-    /// `count` domains in an order that has nothing to do with where they lie, each with the
-    /// number of times that it came before.
+    /// Returns `count` domains in an order unrelated to their placement, each with the number of its earlier
+    /// occurrences.
     pub fn some(&self, count: usize) -> impl Iterator<Item = (Domid, usize)> + use<> {
         let domains = usize::from(self.domains);
-        // A prime, so that all are visited before any is visited again.
+        // A prime, so that all domains are visited before any is visited again.
         let domid = move |i| u16::try_from(1 + i * 7919 % domains).expect("a domid");
         (0..count).map(move |i| (Domid(domid(i)), i / domains))
     }
 }
 
-/// A leaf of a domain's.
+/// Returns the path of a domain's leaf.
 pub fn leaf_of(domid: Domid, leaf: usize) -> String {
     format!("/local/domain/{domid}/device/vif/0/n{leaf}")
 }
 
-/// A path that homes can lie below: watches on it are everybody's concern.
+/// Returns a path below which partitions can lie: watches on it are in the global watch trie.
 pub fn backends_of(domid: Domid) -> String {
     format!("/local/domain/{domid}/backend")
 }
 
-/// The first leaf that nobody watches.
+/// The first leaf without a watch.
 pub const UNWATCHED: usize = LEAF_WATCHES;
 
-/// A WRITE of a usual value.
+/// Returns a WRITE of a typical value.
 pub fn write() -> Verb<'static> {
     Verb::Write(Cow::Borrowed(VALUE))
 }
