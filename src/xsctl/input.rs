@@ -16,6 +16,7 @@ fn open(path: &Path) -> io::Result<File> {
     }
 }
 
+/// A stream opened for reading, with its path for error messages.
 pub struct Input {
     path: PathBuf,
     reader: Reader<Box<dyn io::Read>>,
