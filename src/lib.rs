@@ -50,7 +50,7 @@ pub mod watch;
 pub mod words;
 pub mod xsctl;
 
-/// Runs the daemon with the given command line (argv[0] included) and returns the process exit code. Errors go to
+/// Runs the daemon with the given command line (`argv[0]` included) and returns the process exit code. Errors go to
 /// standard error.
 pub fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> std::process::ExitCode {
     let done = daemon::parse(arguments).and_then(|task| match task {
@@ -70,7 +70,7 @@ pub fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> std::proc
     }
 }
 
-/// Runs `xsctl` with the given command line (argv[0] included) and returns the process exit code. Errors go to standard
+/// Runs `xsctl` with the given command line (`argv[0]` included) and returns the process exit code. Errors go to standard
 /// error.
 pub fn run_xsctl(
     arguments: impl IntoIterator<Item = std::ffi::OsString>,

@@ -74,8 +74,8 @@ fn quota(name: &[u8]) -> Result<Quota, Errno> {
     name.and_then(Quota::from_name).ok_or(Errno::EINVAL)
 }
 
-/// Parses a new limit of at least 1, as in C xenstored, so that a typing error does not lift a limit. SET_QUOTA can set
-/// 0.
+/// Parses a new limit of at least 1, as in C xenstored, so that a typing error does not lift a limit.
+/// SET_QUOTA accepts 0.
 fn number(digits: &[u8]) -> Result<u32, Errno> {
     let value = std::str::from_utf8(digits).ok().and_then(|text| text.parse().ok());
     value.filter(|value| (1..=i32::MAX.unsigned_abs()).contains(value)).ok_or(Errno::EINVAL)

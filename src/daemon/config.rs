@@ -243,7 +243,7 @@ mod tests {
     fn the_sample_says_the_defaults() {
         let settings = parse_toml(SAMPLE).unwrap().settle(&bare()).unwrap();
         assert_eq!(settings, Given::default().settle(&bare()).unwrap());
-        // Also for settings that drop default values: each value is present and equal to the default.
+        // Read from the file, because the settings drop default values: each value is present and is the default.
         let file: File = toml::from_str(SAMPLE).unwrap();
         for quota in Quota::all() {
             assert!(file.quotas.0.contains(&(quota, quota.default_value())), "{quota:?}");

@@ -66,7 +66,7 @@ impl Instance {
         self.sockets.push(socket.to_path_buf());
     }
 
-    /// Makes [`Instance::listen`] return a socket passed by the service manager, which also removes it.
+    /// Makes [`Instance::listen`] return a socket passed by the service manager. The service manager removes it.
     pub(super) fn hand_over(&mut self, path: &Path, listener: UnixListener) {
         self.handed_over = Some((path.to_path_buf(), listener));
     }

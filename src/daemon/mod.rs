@@ -51,7 +51,7 @@ pub enum Task {
     Print(String),
 }
 
-/// Parses a command line (argv[0] included) and the configuration file.
+/// Parses a command line (`argv[0]` included) and the configuration file.
 ///
 /// # Errors
 /// [`Failure::Usage`], with file and line if the error is in a file.

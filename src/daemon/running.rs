@@ -149,8 +149,8 @@ impl Running {
         text
     }
 
-    /// Returns the options whose values differ, with this daemon's wanted value. Options that only one of the versions
-    /// knows are skipped.
+    /// Returns the options of `settings` that have another value in the running daemon. Options that only one of the
+    /// versions knows are skipped.
     fn differing(&self, settings: &Settings) -> Vec<(String, String)> {
         let other = |(name, value): &(String, String)| {
             self.options.get(name).is_some_and(|running| running != value)

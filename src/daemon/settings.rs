@@ -28,7 +28,8 @@ pub struct Settings {
     pub socket: PathBuf,
     /// The socket for guests of the simulated host; unused on Xen.
     pub sim_socket: PathBuf,
-    /// Whether to create the socket's directory if it is missing: only for a default socket.
+    /// Whether to create the socket's directory if it is missing: only if neither an option nor the environment names
+    /// the socket.
     pub make_directory: bool,
     /// Quotas that differ from their default, each at most once; 0 means unlimited.
     pub limits: Vec<(Quota, u32)>,

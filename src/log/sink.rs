@@ -31,7 +31,7 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 /// Timeout of a change of the destination, which waits for earlier lines to be written.
 const CHANGE_TIME_MAX: Duration = Duration::from_secs(2);
 
-/// The end of the log's pipeline: the queue, and the synchronization with the writer.
+/// The queue of log lines, and its synchronization with the writer thread.
 pub(super) struct Sink {
     queue: Mutex<Queue>,
     /// Signalled when there are items for the writer.

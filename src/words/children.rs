@@ -4,7 +4,8 @@
 //! copy-on-write beside a snapshot copies one path of the map instead of all entries. A map never turns back into a
 //! vector: a directory that was large is likely to grow again.
 //!
-//! The vector (`ThinVec`) stores its length with its entries, so a lookup needs one pointer dereference less.
+//! The vector (`ThinVec`) stores its length with its entries, so a directory holds a single pointer, and a lookup
+//! dereferences only that one.
 
 use thin_vec::ThinVec;
 

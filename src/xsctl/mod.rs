@@ -56,7 +56,7 @@ pub use failure::{Done, Failure};
 use input::Input;
 use options::{Command, Options};
 
-/// Runs `xsctl` with the given command line (argv[0] included).
+/// Runs `xsctl` with the given command line (`argv[0]` included).
 ///
 /// # Errors
 /// The error that ended the command. Results found before it are already written.
