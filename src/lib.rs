@@ -70,8 +70,8 @@ pub fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> std::proc
     }
 }
 
-/// Runs `xsctl` with the given command line (`argv[0]` included) and returns the process exit code. Errors go to standard
-/// error.
+/// Runs `xsctl` with the given command line (`argv[0]` included) and returns the process exit code. Errors go to
+/// standard error.
 pub fn run_xsctl(
     arguments: impl IntoIterator<Item = std::ffi::OsString>,
 ) -> std::process::ExitCode {
