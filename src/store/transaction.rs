@@ -276,6 +276,8 @@ impl Store {
 
     /// Runs one request on a transaction's homes without logging it. `locked` are the locks that are
     /// held, if any are.
+    // In its two callers, or what the request points to would be loaded again after each call.
+    #[inline(always)]
     pub(super) fn replay_one(
         &self,
         transaction: &mut Transaction,
