@@ -76,8 +76,9 @@ fn main() -> ExitCode {
     }
     match instructions::count(&part) {
         Ok(counted) => {
-            let are_short = counted.iter().map(judge).fold(true, |all, is_short| all && is_short);
-            if are_short && !counted.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            let are_short: Vec<bool> = counted.iter().map(judge).collect();
+            let is_sound = !are_short.is_empty() && are_short.iter().all(|is_short| *is_short);
+            if is_sound { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {
             println!("not counted: {error}");

@@ -10,8 +10,8 @@
 //!                                   +--------- deliver <-------- mailbox
 //! ```
 //!
-//! A [session] is one client's protocol without I/O: its input, its output, its watches and transactions. [requests]
-//! are functions of a session and of the part of a worker that it runs on. A [worker] is a thread: it moves bytes
+//! A *session* is one client's protocol without I/O: its input, its output, its watches and transactions. *Requests*
+//! are functions of a session and of the part of a worker that it runs on. A *worker* is a thread: it moves bytes
 //! between transports and sessions, and knows domains and event channels. Files import in no circle.
 //!
 //! A request never leaves its thread. What concerns one domain (INTRODUCE, its death) is told to

@@ -42,20 +42,26 @@ pub fn name(asker: &Asker) -> impl Display + use<> {
 }
 
 /// A request is taken.
+#[inline]
 pub fn request(asker: &Asker, domain: &Arc<Domain>, header: &Header, payload: &[u8]) {
-    message(asker, domain, "in", header, payload);
+    if tracing::enabled!(target: log::IO, tracing::Level::TRACE) {
+        message(asker, domain, "in", header, payload);
+    }
 }
 
 /// A reply or event was queued, which begins at `start` of the output's buffer.
+#[inline]
 pub fn queued(asker: &Asker, domain: &Arc<Domain>, output: &Output, start: usize) {
-    if !tracing::enabled!(target: log::IO, tracing::Level::TRACE) {
-        return;
-    }
-    if let Frame::Message { header, payload, .. } = frame(output.queued_from(start)) {
+    if tracing::enabled!(target: log::IO, tracing::Level::TRACE)
+        && let Frame::Message { header, payload, .. } = frame(output.queued_from(start))
+    {
         message(asker, domain, "out", header, payload);
     }
 }
 
+// Apart from the question whether it is on, which every request asks twice.
+#[cold]
+#[inline(never)]
 fn message(asker: &Asker, domain: &Arc<Domain>, way: &str, header: &Header, payload: &[u8]) {
     tracing::trace!(
         target: log::IO,

@@ -3,14 +3,12 @@
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 
-use super::common::wire::header;
-use super::common::{Control, World, op};
+use super::common::{Control, Message, World, op};
 
 const BUSY: usize = 40;
 /// Turns that each of them needs, of 64 requests.
 const TURNS: usize = 20;
 const REQUESTS: usize = TURNS * 64;
-const PATH: &[u8] = b"/tool\0";
 
 /// Takes what came; returns how many bytes.
 fn drain(stream: &mut UnixStream) -> usize {
@@ -31,8 +29,8 @@ fn drain(stream: &mut UnixStream) -> usize {
 fn a_client_waits_for_few_turns_of_busy_ones() {
     let mut world = World::new(Control::Socket, 1);
     world.guest(5).write("data", "value").unwrap();
-    let mut request = header(op::GET_PERMS, 1, 0, PATH.len() as u32).to_vec();
-    request.extend_from_slice(PATH);
+    let asked = Message { kind: op::GET_PERMS, req: 1, tx: 0, payload: b"/tool\0".to_vec() };
+    let request = asked.encode();
     let busy = |_| world.daemon.connect();
     let mut busy: Vec<_> = (0..BUSY).map(busy).collect();
     for stream in &mut busy {

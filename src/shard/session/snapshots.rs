@@ -36,9 +36,9 @@ pub struct Snapshot {
 pub struct Snapshots(VecDeque<Snapshot>);
 
 impl Snapshot {
-    /// Whether a guest's may be kept while a log is being run again on it. What others replace does not count within
-    /// the first second, else a guest that replaces much would keep a long log from ever being run to its end.
-    pub fn may_be_kept(&self, store: &Store, now: Instant) -> bool {
+    /// Whether it may be kept for a log of a guest that is being run again on it. What others replace does not count
+    /// within the first second, else a guest that replaces much would keep a long log from ever being run to its end.
+    pub fn is_in_time(&self, store: &Store, now: Instant) -> bool {
         let age = now.saturating_duration_since(self.first);
         age < SNAPSHOT_AGE_MAX || age < REPLAYED_AGE_MAX && !self.keeps_too_much(store)
     }
@@ -50,7 +50,7 @@ impl Snapshot {
 }
 
 impl Snapshots {
-    /// The number of them.
+    /// How many there are.
     pub fn len(&self) -> usize {
         self.0.len()
     }

@@ -65,14 +65,9 @@ impl Session {
             open.snapshots_from = Some(core.now);
             let (since, replaced) = (core.now, core.shared.store.replaced_bytes());
             let (place, connection) = (self.asker.connection, self.asker.id);
-            core.snapshots.add(Snapshot {
-                first: since,
-                since,
-                replaced,
-                place,
-                connection,
-                transaction: id,
-            });
+            let snapshot =
+                Snapshot { first: since, since, replaced, place, connection, transaction: id };
+            core.snapshots.add(snapshot);
         }
     }
 

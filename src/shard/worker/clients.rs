@@ -5,8 +5,8 @@ use std::ops::Bound::{Excluded, Unbounded};
 
 use slab::Slab;
 
-use super::connection::{Connection, Demand};
-use super::ready::ReadyList;
+use super::connection::Connection;
+use super::ready::{Demand, ReadyList};
 use crate::shard::mailbox::Place;
 use crate::words::Domid;
 
@@ -102,16 +102,16 @@ impl Clients {
     }
 
     /// Whether a connection is to be served.
-    pub fn is_any_ready(&self) -> bool {
+    pub fn has_ready(&self) -> bool {
         !self.ready.is_empty()
     }
 
-    /// The numbers of busy connections on the ready list and of others.
-    pub fn ready_counts(&self) -> (usize, usize) {
-        self.ready.counts()
+    /// How many busy connections are on the ready list, or how many others.
+    pub fn ready_count(&self, demand: Demand) -> usize {
+        self.ready.count(demand)
     }
 
-    /// Takes the first place of this demand from the ready list. Its connection may be gone.
+    /// Takes the first place of a busy connection from the ready list, or of another. The connection may be gone.
     pub fn next_ready(&mut self, demand: Demand) -> Option<Place> {
         self.ready.pop(demand)
     }

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use mio::Interest;
 
+use super::ready::Demand;
 use super::stalls::Stall;
 use crate::domain::Domain;
 use crate::shard::mailbox::{Asker, Backlog};
@@ -33,15 +34,6 @@ pub enum Flow {
     Throttled,
 }
 
-/// How much a connection had to do when it was served last; see [`ReadyList`](super::ready::ReadyList).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Demand {
-    /// No more than one turn allows.
-    Little,
-    /// More.
-    Busy,
-}
-
 /// One connection.
 pub struct Connection {
     /// Its client's protocol.
@@ -52,7 +44,7 @@ pub struct Connection {
     pub stream: Stream,
     /// Whether a quota kept it from being read when its last pass ended.
     pub flow: Flow,
-    /// How much it had to do.
+    /// How much it had to do when it was served last.
     pub demand: Demand,
     /// What its socket is watched for.
     pub interest: Interest,
@@ -70,7 +62,7 @@ impl Connection {
             transport,
             stream: Stream::Open,
             flow: Flow::Free,
-            demand: Demand::Little,
+            demand: Demand::Light,
             interest: Interest::READABLE,
             timer: None,
             stall: None,

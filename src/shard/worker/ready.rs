@@ -8,17 +8,25 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::connection::Demand;
 use crate::shard::mailbox::Place;
 
 /// Busy connections are served for this long in a pass, and the one that is being served to the end of its turn:
 /// about ten turns. Then the thread looks at what happened meanwhile, at the cost of a few microseconds.
 pub const BUSY_TIME: Duration = Duration::from_micros(250);
 
+/// Whether a connection had more to do than one turn allows when it was served last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Demand {
+    /// It had not.
+    Light,
+    /// It had: it is served after the others.
+    Busy,
+}
+
 /// Each connection is in one of the lists at most.
 #[derive(Default)]
 pub struct ReadyList {
-    others: VecDeque<Place>,
+    light: VecDeque<Place>,
     busy: VecDeque<Place>,
 }
 
@@ -30,22 +38,25 @@ impl ReadyList {
 
     /// Whether no connection is to be served.
     pub fn is_empty(&self) -> bool {
-        self.others.is_empty() && self.busy.is_empty()
+        self.light.is_empty() && self.busy.is_empty()
     }
 
-    /// The numbers of busy connections and of others.
-    pub fn counts(&self) -> (usize, usize) {
-        (self.busy.len(), self.others.len())
+    /// How many busy connections there are, or how many others.
+    pub fn count(&self, demand: Demand) -> usize {
+        match demand {
+            Demand::Light => self.light.len(),
+            Demand::Busy => self.busy.len(),
+        }
     }
 
-    /// Takes the first connection of this demand.
+    /// Takes the first busy connection or the first of the others.
     pub fn pop(&mut self, demand: Demand) -> Option<Place> {
         self.list(demand).pop_front()
     }
 
     fn list(&mut self, demand: Demand) -> &mut VecDeque<Place> {
         match demand {
-            Demand::Little => &mut self.others,
+            Demand::Light => &mut self.light,
             Demand::Busy => &mut self.busy,
         }
     }

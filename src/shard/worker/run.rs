@@ -1,7 +1,7 @@
 //! A worker's passes.
 //!
-//! A pass: wait for something to happen; take what other threads said; serve each connection that
-//! is ready, a bounded batch of requests each; wake the threads that were told something. A request
+//! A pass: wait for something to happen; take what other threads said; serve the connections that
+//! are ready, a bounded batch of requests each; wake the threads that were told something. A request
 //! runs from bytes in to bytes out here and nowhere else.
 
 use std::io;
@@ -79,7 +79,7 @@ fn patience(worker: &Worker) -> Option<Duration> {
     if core.stopping.is_some() {
         return Some(STOP_POLL);
     }
-    let has_work = clients.is_any_ready() || !inbox.postponed.is_empty() || !core.former.is_empty();
+    let has_work = clients.has_ready() || !inbox.postponed.is_empty() || !core.former.is_empty();
     if has_work || !core.mailbox().may_sleep(|| inbox.has_events(core.mailbox())) {
         return Some(Duration::ZERO);
     }

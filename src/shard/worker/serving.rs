@@ -4,11 +4,11 @@ use std::time::Instant;
 
 use mio::{Interest, Token};
 
-use super::connection::{Connection, Demand, Flow, Stream};
+use super::connection::{Connection, Flow, Stream};
 use super::delivery::queue_deferred;
 use super::ending::close;
 use super::messages::take_events;
-use super::ready::BUSY_TIME;
+use super::ready::{BUSY_TIME, Demand};
 use super::rings::{give_up, reconnects};
 use super::{READ_BYTES, Worker};
 use crate::log;
@@ -40,9 +40,9 @@ enum Next {
 
 /// Serves each connection that was ready when the pass began, busy ones as far as their time goes.
 pub fn serve_ready(worker: &mut Worker) {
-    let (busy, others) = worker.clients.ready_counts();
-    for _ in 0..others {
-        serve_next(worker, Demand::Little);
+    let [busy, light] = [Demand::Busy, Demand::Light].map(|it| worker.clients.ready_count(it));
+    for _ in 0..light {
+        serve_next(worker, Demand::Light);
     }
     let began = if busy > 1 { Instant::now() } else { worker.core.now };
     for left in (0..busy).rev() {
@@ -53,7 +53,7 @@ pub fn serve_ready(worker: &mut Worker) {
     }
 }
 
-/// Serves the first ready connection of this demand.
+/// Serves the first of the busy connections, or of the others.
 fn serve_next(worker: &mut Worker, demand: Demand) {
     let Some(place) = worker.clients.next_ready(demand) else { return };
     let Some(mut connection) = worker.clients.take(place) else { return };
@@ -107,7 +107,7 @@ fn conclude_pass(
         || !session.output.is_empty()
         || session.watches.has_deferred()
         || core.work > BUSY_WORK;
-    connection.demand = if is_busy { Demand::Busy } else { Demand::Little };
+    connection.demand = if is_busy { Demand::Busy } else { Demand::Light };
     Ok(next)
 }
 

@@ -19,18 +19,19 @@ pub fn give_up_snapshots(core: &mut Core, clients: &mut Clients) {
     }
 }
 
-/// Whether it is kept because a log is being run again on it. The control domain's logs can be long: its snapshots are
+/// Whether the log of its transaction is being run again on it. The control domain's logs can be long: theirs are
 /// kept to the end.
 fn is_needed(core: &Core, clients: &Clients, snapshot: &Snapshot) -> bool {
-    let is_guests = clients.get(snapshot.place).is_some_and(|it| it.session.is_guest());
-    (!is_guests || snapshot.may_be_kept(&core.shared.store, core.now))
-        && is_being_replayed(clients, snapshot)
+    let Some(connection) = clients.get(snapshot.place) else { return false };
+    let is_in_time = snapshot.is_in_time(&core.shared.store, core.now);
+    (is_in_time || !connection.session.is_guest()) && is_being_replayed(clients, snapshot)
 }
 
 /// Keeps a snapshot as if it had been taken now.
 fn keep(core: &mut Core, clients: &mut Clients, snapshot: Snapshot) {
     let Some(connection) = clients.get_mut(snapshot.place) else { return };
-    let Some(open) = connection.session.transactions.get_mut(&snapshot.transaction) else { return };
+    let transactions = &mut connection.session.transactions;
+    let Some(open) = transactions.get_mut(&snapshot.transaction) else { return };
     let (since, replaced) = (core.now, core.shared.store.replaced_bytes());
     open.snapshots_from = Some(since);
     core.snapshots.add(Snapshot { since, replaced, ..snapshot });
