@@ -51,19 +51,15 @@ impl TrieNode {
 
     /// How far `path` goes on after `end` as the names that lead here: so many bytes of them, and where in
     /// the path these end.
-    fn common(&self, path: &[u8], end: usize) -> (usize, usize) {
-        let start = end + usize::from(path.get(end) == Some(&b'/'));
-        let below = path.get(start..).unwrap_or_default();
-        let ends_name = |names: &[u8], at: usize| matches!(names.get(at), None | Some(b'/'));
-        // Mostly all of them, which is one comparison of bytes; guests choose paths of a thousand names.
-        let mut same = self.rest.len();
-        if !below.starts_with(&self.rest) {
-            same = self.rest.iter().zip(below).take_while(|(own, other)| own == other).count();
+    fn common(&self, path: &[u8], mut end: usize) -> (usize, usize) {
+        let mut same = 0;
+        while let (Some(own), Some(name)) = (name_at(&self.rest, same), name_at(path, end)) {
+            if self.rest[own.clone()] != path[name.clone()] {
+                break;
+            }
+            (same, end) = (own.end, name.end);
         }
-        if !(ends_name(&self.rest, same) && ends_name(below, same)) {
-            same = self.rest[..same].iter().rposition(|&byte| byte == b'/').unwrap_or(0);
-        }
-        (same, if same == 0 { end } else { start + same })
+        (same, end)
     }
 
     /// Puts a node after the first `at` bytes of the names that lead here, which leads to this one.
@@ -88,82 +84,6 @@ impl TrieNode {
         if let Some(child) = self.children.remove(name.bytes()) {
             *self = TrieNode::renamed(Arc::unwrap_or_clone(child), rest.into());
         }
-    }
-
-    /// The child on the way to `path`, of which `end` bytes lead here, and how many lead to that child; `None` if
-    /// there is none or the path leaves the way to it.
-    fn step(&self, path: &[u8], end: usize) -> Option<(&TrieNode, usize)> {
-        let name = name_at(path, end)?;
-        let child = self.children.get(&path[name.clone()])?;
-        let (same, end) = child.common(path, name.end);
-        (same == child.rest.len()).then_some((child, end))
-    }
-
-    /// How many bytes of `path` lead from this top to the last node on the way. Guests choose how many nodes that
-    /// are, so nothing here recurses.
-    fn reach(&self, path: &[u8]) -> usize {
-        let (mut node, mut end) = (self, 0);
-        while let Some((child, next)) = node.step(path, end) {
-            (node, end) = (child, next);
-        }
-        end
-    }
-
-    /// How many lead to the parent of the node at `path`; `None` if there is no such node.
-    fn reach_parent(&self, path: &[u8]) -> Option<usize> {
-        let (mut node, mut end, mut parent) = (self, 0, 0);
-        while name_at(path, end).is_some() {
-            let (child, next) = node.step(path, end)?;
-            (node, parent, end) = (child, end, next);
-        }
-        Some(parent)
-    }
-
-    /// The node to which `end` bytes of `path` lead, if one is there, to be changed.
-    fn reach_mut(&mut self, path: &[u8], end: usize) -> Option<&mut TrieNode> {
-        let (mut node, mut reached) = (self, 0);
-        while reached < end {
-            let name = name_at(path, reached)?;
-            node = Arc::make_mut(node.children.get_mut(&path[name.clone()])?);
-            reached = node.common(path, name.end).1;
-        }
-        Some(node)
-    }
-
-    /// Adds the entry here or below, where no further node is on the way to it; returns whether it is new.
-    fn insert(&mut self, path: &[u8], end: usize, entry: Entry) -> bool {
-        let Some(name) = name_at(path, end) else { return self.entries.insert(entry) };
-        let Some(child) = self.children.get_mut(&path[name.clone()]) else {
-            let leaf = TrieNode::leaf(without_slash(&path[name.end..]), entry);
-            self.children.insert(&path[name], Arc::new(leaf));
-            return true;
-        };
-        // The path leaves the way to it: a node where it does is on the way.
-        let child = Arc::make_mut(child);
-        let (same, end) = child.common(path, name.end);
-        child.split(same);
-        match name_at(path, end) {
-            None => child.entries.insert(entry),
-            Some(name) => {
-                let leaf = TrieNode::leaf(without_slash(&path[name.end..]), entry);
-                child.children.insert(&path[name], Arc::new(leaf));
-                true
-            }
-        }
-    }
-
-    /// Removes the entry of this node or of a child of it, and the child if nothing needs it any more.
-    fn remove(&mut self, path: &[u8], end: usize, watcher: Watcher) -> bool {
-        let Some(name) = name_at(path, end) else { return self.entries.remove(watcher) };
-        let Some(child) = self.children.get_mut(&path[name.clone()]) else { return false };
-        let child = Arc::make_mut(child);
-        let removed = child.entries.remove(watcher);
-        if child.is_empty() {
-            self.children.remove(&path[name]);
-        } else if removed {
-            child.join();
-        }
-        removed
     }
 
     fn renamed(mut node: TrieNode, rest: Box<[u8]>) -> TrieNode {
@@ -237,25 +157,14 @@ impl Trie {
     /// Adds an entry, or replaces that of the same connection and path; returns whether it is new. Cost: the
     /// path's length.
     pub fn insert(&mut self, path: Path<'_>, entry: Entry) -> bool {
-        let reached = self.top(path).node.reach(path.bytes());
-        let node = Arc::make_mut(self.top_mut(path)).reach_mut(path.bytes(), reached);
-        let is_new = node.is_some_and(|node| node.insert(path.bytes(), reached, entry));
+        let is_new = insert_below(Arc::make_mut(self.top_mut(path)), path.bytes(), 0, entry);
         self.count += usize::from(is_new);
         is_new
     }
 
     /// Takes an entry out; `false` if it is not there. Cost: the path's length.
     pub fn remove(&mut self, path: Path<'_>, watcher: Watcher) -> bool {
-        let Some(parent) = self.top(path).node.reach_parent(path.bytes()) else { return false };
-        let node = Arc::make_mut(self.top_mut(path)).reach_mut(path.bytes(), parent);
-        let removed = node.is_some_and(|node| {
-            let removed = node.remove(path.bytes(), parent, watcher);
-            // No node but the top has one child only and no watch, so that nothing above the parent changes.
-            if removed && parent > 0 {
-                node.join();
-            }
-            removed
-        });
+        let removed = remove_below(Arc::make_mut(self.top_mut(path)), path.bytes(), 0, watcher);
         self.count -= usize::from(removed);
         removed
     }
@@ -301,6 +210,40 @@ impl Trie {
     pub fn falsify_len(&mut self) {
         self.count += 1;
     }
+}
+
+/// Adds the entry, and the node that is missing; returns whether it is new. `end` bytes of the path lead to
+/// the node. Each name is looked up once: the upper trie has one for every domain of the host. The depth of
+/// the recursion is at most that of a path, 1,536 levels of a frame each.
+fn insert_below(node: &mut TrieNode, path: &[u8], end: usize, entry: Entry) -> bool {
+    let Some(name) = name_at(path, end) else { return node.entries.insert(entry) };
+    let Some(child) = node.children.get_mut(&path[name.clone()]) else {
+        let leaf = TrieNode::leaf(without_slash(&path[name.end..]), entry);
+        node.children.insert(&path[name], Arc::new(leaf));
+        return true;
+    };
+    let child = Arc::make_mut(child);
+    let (same, end) = child.common(path, name.end);
+    child.split(same);
+    insert_below(child, path, end, entry)
+}
+
+/// Removes the entry and the nodes that nothing needs any more. Recursive as [`insert_below`].
+fn remove_below(node: &mut TrieNode, path: &[u8], end: usize, watcher: Watcher) -> bool {
+    let Some(name) = name_at(path, end) else { return node.entries.remove(watcher) };
+    let Some(child) = node.children.get_mut(&path[name.clone()]) else { return false };
+    let (same, end) = child.common(path, name.end);
+    if same < child.rest.len() {
+        return false;
+    }
+    let child = Arc::make_mut(child);
+    let removed = remove_below(child, path, end, watcher);
+    if child.is_empty() {
+        node.children.remove(&path[name]);
+    } else if removed {
+        child.join();
+    }
+    removed
 }
 
 /// The name that follows what ends at `end`, if one does.
