@@ -59,7 +59,7 @@ pub fn queued(asker: &Asker, domain: &Arc<Domain>, output: &Output, start: usize
     }
 }
 
-// Apart from the question whether it is on, which every request asks twice.
+// Not inlined: each request asks twice whether the trace is on, and that alone belongs on its path.
 #[cold]
 #[inline(never)]
 fn message(asker: &Asker, domain: &Arc<Domain>, way: &str, header: &Header, payload: &[u8]) {
