@@ -4,21 +4,21 @@ use smallvec::SmallVec;
 
 use crate::words::Domid;
 
-/// Names the watches of one connection on one path, on the thread that serves it. They may be gone:
-/// `seq` is never used twice, so an event finds only watches that were set when it was caused.
+/// Identifies the watches of one connection on one path, and the thread that serves it. They may no longer exist when
+/// an event arrives: `seq` is never reused, so an event finds only watches that were set when it was caused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Watcher {
-    /// The thread.
+    /// The thread that serves the connection.
     pub thread: u16,
-    /// The connection's place on that thread.
+    /// The connection's slot on that thread.
     pub connection: u32,
-    /// The path's place among those that the connection watches.
+    /// The path's slot among those that the connection watches.
     pub group: u32,
-    /// The number of the newest of these watches. Numbers rise with every watch set on the thread.
+    /// The number of the newest of these watches. Numbers increase with every watch set on the thread.
     pub seq: u64,
 }
 
-/// What distinguishes one connection's watches on a path from all others in a trie.
+/// The part of a [`Watcher`] that identifies a connection and path: without `seq`, which changes with each new watch.
 type Key = (u16, u32, u32);
 
 impl Watcher {
@@ -27,30 +27,29 @@ impl Watcher {
     }
 }
 
-/// The watches of one connection on one path, as the trie holds them. A thousand watches of one client
-/// on the same path cost a change one look.
+/// The watches of one connection on one path, in a trie. However many they are, a change takes one look at them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Whom to notify.
+    /// The watches to notify.
     pub watcher: Watcher,
-    /// Whose permissions decide whether it is notified.
+    /// The domain whose permissions decide whether they are notified.
     pub domid: Domid,
-    /// How many levels below the path the deepest of them reaches; `None` for all (xenstore.txt, WATCH).
+    /// How many levels below the path the deepest of the watches reaches; `None` for all (xenstore.txt, WATCH).
     pub depth: Option<u16>,
-    /// How many watches these are; counts beyond 65,535 are all alike.
+    /// The number of watches; counts above 65,535 saturate.
     pub watches: u16,
 }
 
-/// From here on a path's watches are a map: every domain may watch `@releaseDomain`, and a change beside a
-/// snapshot must not copy them all.
+/// The number of entries above which they are in a persistent map. Every domain may watch `@releaseDomain`, and a
+/// change while a reader holds the trie must not copy all of them.
 const FEW_MAX: usize = 32;
 
 /// The watches set on one path, by connection.
 #[derive(Clone)]
 pub enum Entries {
-    /// Most watched paths have one watch.
+    /// At most `FEW_MAX` connections. Most watched paths have one, which needs no allocation.
     Few(SmallVec<[Entry; 1]>),
-    /// More than `FEW_MAX` connections.
+    /// More than `FEW_MAX` connections; it stays a map when there are fewer again.
     Many(Box<im::OrdMap<Key, Entry>>),
 }
 
@@ -61,7 +60,7 @@ impl Default for Entries {
 }
 
 impl Entries {
-    /// All of them, in no particular order.
+    /// Returns all entries, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = &Entry> {
         let (few, many) = match self {
             Entries::Few(few) => (Some(few), None),
@@ -71,7 +70,7 @@ impl Entries {
         few.chain(many.into_iter().flat_map(|many| many.values()))
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no entries.
     pub fn is_empty(&self) -> bool {
         match self {
             Entries::Few(few) => few.is_empty(),
@@ -101,7 +100,7 @@ impl Entries {
         }
     }
 
-    /// Takes the entry of a connection out; `false` if it has none, or newer watches than these.
+    /// Removes the entry of a connection; returns `false` if it has none, or if newer watches replaced these.
     pub(super) fn remove(&mut self, watcher: Watcher) -> bool {
         match self {
             Entries::Few(few) => {
@@ -134,7 +133,7 @@ pub(super) mod tests {
         }
     }
 
-    /// The entry of one watch.
+    /// Returns the entry of one watch.
     pub fn entry(seq: u64, depth: Option<u16>) -> Entry {
         let group = u32::try_from(seq).unwrap();
         let watcher = Watcher { thread: 0, connection: 0, group, seq };

@@ -1,4 +1,4 @@
-//! Which watches changes concern.
+//! The search for the watches that changes concern.
 
 use std::cell::LazyCell;
 
@@ -8,41 +8,41 @@ use super::entries::{Entries, Entry};
 use super::trie::{Cursor, Trie, name_at};
 use crate::words::Path;
 
-/// Finds the watches of one path after the other. A commit's changes are neighbours mostly: what a path
-/// has in common with the one before is not looked up again.
+/// A search for the watches of one path after another. Consecutive changes of a commit are mostly neighbours, so it
+/// does not repeat the descent along the path's common part with the previous one.
 #[derive(Default)]
 pub struct Matches<'t, 'p> {
-    /// Where the path before was looked for.
+    /// The trie in which the previous path was searched.
     trie: Option<&'t Trie>,
     last: &'p [u8],
-    /// The places on the way to it, the root first, each with where its name ends in the path.
+    /// The positions on the way to it, the root first, each with the end of its name in the path.
     way: SmallVec<[(Cursor<'t>, usize); 8]>,
-    /// Where the first name ends that leads to no watch.
+    /// The end of the first name that leads to no watch.
     missing: Option<usize>,
 }
 
-/// The watches on one path that a change at or below it concerns.
+/// The watches on one path, for a change at or below it.
 pub struct Matched<'t, 'd> {
-    /// All that are set on the path.
+    /// All watches on the path.
     pub entries: &'t Entries,
-    /// How many levels the change is below the path.
+    /// Computes how many levels the change is below the path.
     levels: &'d dyn Fn() -> usize,
 }
 
 impl Matched<'_, '_> {
-    /// Whether the watches of `entry` reach down to the change.
+    /// Returns whether the watches of `entry` reach down to the change.
     pub fn reaches(&self, entry: &Entry) -> bool {
         entry.depth.is_none_or(|limit| self.levels() <= usize::from(limit))
     }
 
-    /// How many levels the change is below the path. Cost: the path's length, once.
+    /// Returns how many levels the change is below the path. Cost: the path's length, once.
     pub fn levels(&self) -> usize {
         (self.levels)()
     }
 }
 
 /// Calls `found` for each watched path in `trie` that is `path` or an ancestor of it; returns how many levels of the
-/// path lead to watches. For one path alone, of which no other is the neighbour. Cost: the path's depth.
+/// path lead to watches. For a single path, which has no neighbours to share a descent with. Cost: the path's depth.
 pub fn matches_of<'t>(
     trie: &'t Trie,
     path: Path<'_>,
@@ -72,7 +72,7 @@ impl<'t, 'p> Matches<'t, 'p> {
         mut found: impl FnMut(&Matched<'t, '_>),
     ) -> usize {
         self.go_to(trie, path);
-        // Few watches have a depth, and most paths need not be counted.
+        // Computed on demand: few watches have a depth.
         let depth = LazyCell::new(|| path.components().count());
         for (level, (cursor, _)) in self.way.iter().enumerate() {
             if let Some(entries) = cursor.entries() {
@@ -82,13 +82,13 @@ impl<'t, 'p> Matches<'t, 'p> {
         self.way.len()
     }
 
-    /// Goes back to what this path and the last one have in common, and from there as far as names lead to
-    /// watches.
+    /// Moves the position to `path`: back to the common part with the previous path, then down as far as names lead
+    /// to watches.
     fn go_to(&mut self, trie: &'t Trie, path: Path<'p>) {
         let bytes = path.bytes();
         let last = std::mem::replace(&mut self.last, bytes);
         let is_same = self.trie.replace(trie).is_some_and(|last| std::ptr::eq(last, trie));
-        // Special paths have a root of their own, which is no part of their bytes.
+        // Special paths have a root of their own, which is not in their bytes.
         if !is_same || path.is_special() || last.first() == Some(&b'@') {
             self.way.clear();
             self.missing = None;

@@ -1,14 +1,14 @@
-//! Watches: who is told of which change.
+//! Watch registration and event matching.
 //!
-//! [`Matches`] in a [`Trie`] are the watches that a change concerns, found at the cost of its path's depth
-//! and the matches. There is one in each shard, under the shard's lock, and one *upper* trie for watches on
-//! paths that have homes below them (see `words::has_homes_below`) and on special paths: those are every
-//! shard's concern, so a writer looks at a copy of it that costs a pointer. So no guest can
-//! take every shard's lock by watching.
+//! [`Matches`] finds the watches in a [`Trie`] that a change concerns, at the cost of the path's depth and the
+//! matches. Each shard has a trie under its lock. The *global watch trie* ([`Upper`]) holds watches on paths with
+//! partitions below (see `words::has_homes_below`) and on special paths: changes in any shard may match these, and if
+//! they were in every shard's trie, a guest could take all locks by setting watches. A writer reads a snapshot of it,
+//! which costs a pointer.
 //!
-//! A trie knows a connection's watches on one path as one [`Entry`], so a client with a thousand watches on a
-//! path costs those who change it no more than a client with one. What is found is pushed as one [`Batch`] for
-//! each thread that serves a watcher, and that thread finds the watches themselves.
+//! A trie holds a connection's watches on one path as one [`Entry`], so a client with a thousand watches on a path
+//! costs writers no more than a client with one. The matches are pushed as one [`Batch`] for each thread that serves
+//! a watcher, and that thread finds the individual watches.
 
 mod entries;
 mod event;

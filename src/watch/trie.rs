@@ -1,4 +1,4 @@
-//! Watches by path.
+//! A persistent trie of watches.
 
 use std::ops::Range;
 
@@ -6,22 +6,22 @@ use super::entries::{Entries, Entry, Watcher};
 use crate::sync::Arc;
 use crate::words::{Children, FlatDrop, Path};
 
-/// A persistent set of watches: a clone shares everything and costs nothing.
+/// A persistent set of watches by path. A clone is a snapshot and shares everything.
 ///
-/// The tree is path-compressed: a chain of names without a watch or a fork on it is one node. So there are at
-/// most twice as many nodes as watched paths, and a path costs what its bytes cost, however many names it has.
+/// It is path-compressed: a chain of names without a watch or a fork is one node. A guest chooses how many names a
+/// path has, and this way a path costs its bytes and at most two nodes, however many names it has.
 #[derive(Clone, Default)]
 pub struct Trie {
     root: Arc<TrieNode>,
-    /// Above the special paths, which have no slash in front: `@x` and `/@x` are not the same.
+    /// The root of the special paths, which have no slash in front: `@x` and `/@x` differ.
     special: Arc<TrieNode>,
     count: usize,
 }
 
-/// A watched path, or one where the ways to several part.
+/// A watched path, or a fork of the ways to several.
 #[derive(Clone, Default)]
 struct TrieNode {
-    /// The names that lead here after the one under which the parent has it, with slashes between.
+    /// The names that lead here after the one under which the parent holds this node, separated by slashes.
     rest: Box<[u8]>,
     entries: Entries,
     children: Children<Arc<TrieNode>, false>,
@@ -31,7 +31,7 @@ thread_local! {
     static NODES: FlatDrop<Children<Arc<TrieNode>, false>> = const { FlatDrop::new() };
 }
 
-/// A guest that watches every level of a path makes the trie as deep as that.
+/// Drops nodes without recursion: a guest that watches every level of a path makes the trie as deep as that.
 impl Drop for TrieNode {
     fn drop(&mut self) {
         if !self.children.is_empty() {
@@ -42,15 +42,15 @@ impl Drop for TrieNode {
 }
 
 impl TrieNode {
-    /// A node without children, `names` below a place in a trie; the first of them is its parent's to know.
+    /// Creates a node without children; `names` are those after the one under which the parent holds it.
     fn leaf(names: &[u8], entry: Entry) -> TrieNode {
         let mut node = TrieNode::renamed(TrieNode::default(), names.into());
         node.entries.insert(entry);
         node
     }
 
-    /// How far `path` goes on after `end` as the names that lead here: so many bytes of them, and where in
-    /// the path these end.
+    /// Returns how far `path` follows the names that lead here, from its byte `end` on: the number of their bytes,
+    /// and where in the path these end.
     fn common(&self, path: &[u8], mut end: usize) -> (usize, usize) {
         let mut same = 0;
         while let (Some(own), Some(name)) = (name_at(&self.rest, same), name_at(path, end)) {
@@ -62,7 +62,7 @@ impl TrieNode {
         (same, end)
     }
 
-    /// Puts a node after the first `at` bytes of the names that lead here, which leads to this one.
+    /// Splits the node: a new one takes its place, reached by the first `at` bytes of its names, and leads to it.
     fn split(&mut self, at: usize) {
         let Some(name) = name_at(&self.rest, at) else { return };
         let mut below = std::mem::take(self);
@@ -72,7 +72,7 @@ impl TrieNode {
         self.rest = rest[..at].into();
     }
 
-    /// Becomes one with its only child if no watch is set on it.
+    /// Merges with the only child if no watch is set here.
     fn join(&mut self) {
         if !self.entries.is_empty() || self.children.len() != 1 {
             return;
@@ -96,11 +96,11 @@ impl TrieNode {
     }
 }
 
-/// A path that leads to a watched one, or is one.
+/// A position in a trie: a path that leads to a watched one, or is one. It may be in the middle of a node's names.
 #[derive(Clone, Copy)]
 pub struct Cursor<'t> {
     node: &'t TrieNode,
-    /// How many bytes of the names that lead to the node were followed; all of them: the path is the node's.
+    /// How many bytes of the node's names were followed. If all, the position is the node's own path.
     followed: usize,
 }
 
@@ -109,12 +109,12 @@ impl<'t> Cursor<'t> {
         self.followed == self.node.rest.len()
     }
 
-    /// The watches set on this path.
+    /// Returns the watches set on this path.
     pub fn entries(self) -> Option<&'t Entries> {
         Some(&self.node.entries).filter(|entries| self.is_at_node() && !entries.is_empty())
     }
 
-    /// The path that goes on with `name`, if it leads to watches. Cost: a look-up.
+    /// Returns the position after `name`, if that leads to watches. Cost: a look-up.
     pub fn child(self, name: &[u8]) -> Option<Cursor<'t>> {
         if self.is_at_node() {
             return Some(Cursor { node: self.node.children.get(name)?, followed: 0 });
@@ -124,17 +124,17 @@ impl<'t> Cursor<'t> {
             .then_some(Cursor { node: self.node, followed: next.end })
     }
 
-    /// How many names go on from here.
+    /// Returns the number of names that continue from here.
     pub fn len(self) -> usize {
         if self.is_at_node() { self.node.children.len() } else { 1 }
     }
 
-    /// Whether no name goes on from here.
+    /// Returns whether no name continues from here.
     pub fn is_empty(self) -> bool {
         self.len() == 0
     }
 
-    /// The names that go on from here.
+    /// Returns the names that continue from here.
     pub fn names(self) -> impl Iterator<Item = &'t [u8]> {
         let between = name_at(&self.node.rest, self.followed).filter(|_| !self.is_at_node());
         let below = self.is_at_node().then(|| self.node.children.iter());
@@ -144,12 +144,12 @@ impl<'t> Cursor<'t> {
 }
 
 impl Trie {
-    /// How many entries there are: watched paths, each once for each connection.
+    /// Returns the number of entries: each watched path once for each connection.
     pub fn len(&self) -> usize {
         self.count
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no entries.
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
@@ -162,14 +162,14 @@ impl Trie {
         is_new
     }
 
-    /// Takes an entry out; `false` if it is not there. Cost: the path's length.
+    /// Removes an entry; returns `false` if it does not exist. Cost: the path's length.
     pub fn remove(&mut self, path: Path<'_>, watcher: Watcher) -> bool {
         let removed = remove_below(Arc::make_mut(self.top_mut(path)), path.bytes(), 0, watcher);
         self.count -= usize::from(removed);
         removed
     }
 
-    /// Where the way to `path` begins.
+    /// Returns the position at which every path of the kind of `path` starts.
     pub(super) fn top(&self, path: Path<'_>) -> Cursor<'_> {
         let node = if path.is_special() { &self.special } else { &self.root };
         Cursor { node, followed: 0 }
@@ -179,12 +179,12 @@ impl Trie {
         if path.is_special() { &mut self.special } else { &mut self.root }
     }
 
-    /// The place of `path`, if it leads to watches. Cost: its depth.
+    /// Returns the position of `path`, if it leads to watches. Cost: its depth.
     pub fn find(&self, path: Path<'_>) -> Option<Cursor<'_>> {
         path.components().try_fold(self.top(path), |cursor, name| cursor.child(name))
     }
 
-    /// The watches set on `path` itself.
+    /// Returns the watches set on `path` itself.
     pub fn exact(&self, path: Path<'_>) -> Option<&Entries> {
         self.find(path)?.entries()
     }
@@ -205,16 +205,16 @@ impl Trie {
         }
     }
 
-    /// Makes the count wrong, for tests of the consistency check.
+    /// Falsifies the count, for tests of the consistency check.
     #[cfg(test)]
     pub fn falsify_len(&mut self) {
         self.count += 1;
     }
 }
 
-/// Adds the entry, and the node that is missing; returns whether it is new. `end` bytes of the path lead to
-/// the node. Each name is looked up once: the upper trie has one for every domain of the host. The depth of
-/// the recursion is at most that of a path, 1,536 levels of a frame each.
+/// Adds the entry, and the node if it is missing; returns whether the entry is new. `end` bytes of the path lead to
+/// the node. It recurses so that each name is looked up once: the global watch trie has a name for every domain of
+/// the host. The depth is at most that of a path, 1,536 levels of a frame each.
 fn insert_below(node: &mut TrieNode, path: &[u8], end: usize, entry: Entry) -> bool {
     let Some(name) = name_at(path, end) else { return node.entries.insert(entry) };
     let Some(child) = node.children.get_mut(&path[name.clone()]) else {
@@ -228,7 +228,7 @@ fn insert_below(node: &mut TrieNode, path: &[u8], end: usize, entry: Entry) -> b
     insert_below(child, path, end, entry)
 }
 
-/// Removes the entry and the nodes that nothing needs any more. Recursive as [`insert_below`].
+/// Removes the entry and the nodes that are no longer needed. Recursive as [`insert_below`].
 fn remove_below(node: &mut TrieNode, path: &[u8], end: usize, watcher: Watcher) -> bool {
     let Some(name) = name_at(path, end) else { return node.entries.remove(watcher) };
     let Some(child) = node.children.get_mut(&path[name.clone()]) else { return false };
@@ -246,7 +246,7 @@ fn remove_below(node: &mut TrieNode, path: &[u8], end: usize, watcher: Watcher) 
     removed
 }
 
-/// The name that follows what ends at `end`, if one does.
+/// Returns the range of the name that follows byte `end` of `path`, if there is one.
 pub(super) fn name_at(path: &[u8], end: usize) -> Option<Range<usize>> {
     let start = end + usize::from(path.get(end) == Some(&b'/'));
     let rest = path.get(start..).filter(|rest| !rest.is_empty())?;
@@ -254,7 +254,7 @@ pub(super) fn name_at(path: &[u8], end: usize) -> Option<Range<usize>> {
     Some(start..start + len)
 }
 
-/// A path, `/`, or nothing, and these names below it.
+/// Appends names to a path, to `/`, or to nothing.
 fn with_names(mut path: Vec<u8>, names: &[u8]) -> Vec<u8> {
     if !names.is_empty() && !matches!(&*path, b"/" | b"") {
         path.push(b'/');

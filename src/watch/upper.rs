@@ -1,27 +1,26 @@
-//! The trie of the watches that concern every shard.
+//! The global watch trie, whose watches changes in any shard may match.
 
 use super::{Entry, Trie, Watcher};
 use crate::sync::{Arc, AtomicU32, Mutex, Ordering, room_for};
 use crate::words::{DOMAINS, Path};
 
-/// Domains share so many counts.
+/// The number of counters that domains share.
 const DOMAIN_PLACES: u16 = 64;
 
-/// Watches on paths that can have homes below them, and on special paths.
+/// Watches on paths that can have partitions below them, and on special paths.
 ///
-/// A writer loads the trie inside its exclusive section. So a watch set before the section began
-/// is seen, and one set meanwhile is ordered after the write.
+/// A writer loads the trie inside its exclusive section, so a watch set before that section began is seen, and one
+/// set during it is ordered after the write.
 ///
-/// Most writes are to domains that nobody watches from above. They find that out by counts that only
-/// watches change: the trie's lock and count of references would be written by all threads in turn.
-/// Who does not see the count of a watch is before it: to read what was written, the watch's owner waits
-/// for the writer's lock.
+/// Most writes concern domains that no watch here may match. Counters that only watches change show that; loading the
+/// trie would make all threads write the cache lines of its lock and reference count. A writer that misses a watch's
+/// counter is ordered before the watch: to read what was written, the watch's owner must take the writer's lock.
 pub struct Upper {
-    // Held for a copy of the pointer, or for a change: of the trie in its place if nobody looks at
-    // it, else of a copy of what the change touches. Either takes a few microseconds at most.
+    // Locked to clone the pointer or to change the trie: in place, or copy-on-write while a reader holds it. Either
+    // takes a few microseconds at most.
     current: Mutex<Arc<Trie>>,
-    /// How many entries there are, by [`Upper::place`]. Raised before one is in the trie and lowered
-    /// after it is out of it, both under the lock.
+    /// The number of entries by [`Upper::place`]. A counter is raised before an entry is added and lowered after it
+    /// was removed, under the lock, so it never misses one.
     counts: Box<[AtomicU32]>,
 }
 
@@ -33,14 +32,14 @@ impl Default for Upper {
 }
 
 impl Upper {
-    /// Whether there may be watches on `path` or above it. Cost: two loads.
+    /// Returns whether there may be watches on `path` or an ancestor. Cost: two loads.
     pub fn may_match(&self, path: Path<'_>) -> bool {
         let some = |place: usize| self.counts[place].load(Ordering::Acquire) > 0;
         path.is_special() || some(0) || some(self.place(path))
     }
 
-    /// Where watches on `path` are counted: by the domain that they are at or below, the first place
-    /// if there is none. Special ones are not, as all domains watch them.
+    /// Returns the counter for watches on `path`: that of the domain at or above the path, the first if there is
+    /// none. Watches on special paths are not counted, as all domains set them.
     fn place(&self, path: Path<'_>) -> usize {
         let Some(below) = path.bytes().strip_prefix(DOMAINS) else { return 0 };
         let domain = below.iter().take_while(|&&byte| byte != b'/');
@@ -48,7 +47,7 @@ impl Upper {
         1 + number % (self.counts.len() - 1)
     }
 
-    /// The trie as it stands.
+    /// Returns a snapshot of the trie. Cost: a lock and a reference count that all threads share.
     pub fn load(&self) -> Arc<Trie> {
         Arc::clone(&self.current.lock())
     }
@@ -66,7 +65,7 @@ impl Upper {
         }
     }
 
-    /// Takes an entry out; `false` if it is not there.
+    /// Removes an entry; returns `false` if it does not exist.
     pub fn remove(&self, path: Path<'_>, watcher: Watcher) -> bool {
         let mut current = self.current.lock();
         let removed = Arc::make_mut(&mut current).remove(path, watcher);

@@ -15,7 +15,7 @@ fn found(trie: &Trie, path: &str) -> Vec<u64> {
     seqs
 }
 
-/// The nodes of a trie, and the bytes of the names that they hold.
+/// Returns the number of nodes of a trie and of bytes of the names that they hold.
 fn size(trie: &Trie) -> (usize, usize) {
     let mut todo = vec![&trie.root, &trie.special];
     let mut size = (0, 0);
@@ -88,7 +88,7 @@ fn xsa_418_the_deepest_watches_are_set_and_removed_on_half_a_stack() {
             trie.insert(Path::parse(path.as_bytes()).unwrap(), entry(seq, None));
         }
         assert_eq!((trie.len(), size(&trie).0), (1536, 2 + 1536));
-        // From the bottom up: each removal goes all the way.
+        // From the bottom up, so each removal descends all the way.
         for (seq, path) in (0..).zip(levels()).collect::<Vec<_>>().into_iter().rev() {
             let path = Path::parse(path.as_bytes()).unwrap();
             assert!(trie.remove(path, entry(seq, None).watcher));
@@ -135,7 +135,7 @@ fn everything_watched_is_visited_and_nothing_else() {
         assert!(trie.remove(path(text), entry(seq, None).watcher));
     }
     assert_eq!(each(&trie), [0; 0]);
-    // What leads to no watch any more is not kept.
+    // No node is kept that leads to no watch.
     assert!(trie.root.children.is_empty() && trie.special.children.is_empty());
 }
 
