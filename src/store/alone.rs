@@ -1,4 +1,4 @@
-//! A store for tests that look at its parts.
+//! A store for tests of its parts.
 
 use super::{Store, matcher, reaper};
 use crate::domain::{Limits, Registry};
@@ -14,7 +14,7 @@ impl Outlet for Nowhere {
 }
 
 impl Store {
-    /// A store of which no thread hears anything.
+    /// Creates a store whose events are discarded.
     pub fn alone(layout: Layout) -> Store {
         let registry = Arc::new(Registry::new(Limits::defaults(), None));
         Store::new(layout, registry, Arc::new(Nowhere), reaper().0, matcher().0)

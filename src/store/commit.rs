@@ -1,4 +1,8 @@
-//! The end of a transaction: swapped in if the store is as it was, else run again and compared.
+//! The end of a transaction: its partitions are installed if the store's are unchanged; otherwise its log is replayed
+//! and the replies are compared.
+//!
+//! Replays run on snapshots, without exclusive locks, since a log can take milliseconds. The price is a race: another
+//! commit may come between the replay and the comparison under the locks. Two bounds end it.
 
 use super::context::Caller;
 use super::forest::{LockSet, Locked};
@@ -8,52 +12,55 @@ use crate::domain::Quota;
 use crate::sync::Arc;
 use crate::words::{Domid, Path};
 
-/// After losing this many races against other commits, the log of a transaction of the control domain is run
-/// under all locks.
+/// After losing this many races, a transaction of the control domain is replayed with all locks held, so that it
+/// cannot lose a third.
 const RACES_MAX: usize = 2;
-/// After losing this many a guest's is refused: it may not hold up all others.
+/// After losing more than this many, a guest's transaction is refused: two guests whose replays ran under all locks
+/// stopped all clients for seconds.
 const GUEST_RACES_MAX: usize = 4;
-/// What of a log is run again in one piece, in requests, steps to their nodes, and nodes created and removed:
-/// a few tenths of a millisecond. Ordinary transactions are far below.
+/// How much of a log one call replays, in requests, steps to their nodes, and nodes created and removed: a few tenths
+/// of a millisecond. A guest's thousand requests may each create and remove a thousand nodes, 50 to 77 ms in which
+/// its thread would serve no other client. Ordinary transactions are far below this and are replayed in one call.
 const REPLAY_WORK: u64 = 2048;
 
-/// Why a transaction did not commit; nothing of it happened.
+/// Why a transaction did not commit; it changed nothing.
 #[derive(Debug)]
 pub enum Failure {
-    /// The caller asked in an earlier epoch whether it may write: the transaction is as it was, and may be committed
-    /// again.
+    /// The check whether the caller may write was made in an earlier epoch. The transaction is unchanged and may be
+    /// committed again after a new check.
     StaleEpoch(Box<Transaction>),
-    /// Its log is being run again, and others' requests come in between: it is to be committed again.
+    /// A piece of the log was replayed. The caller serves other requests and calls again.
     Unfinished(Box<Transaction>),
-    /// `EAGAIN`: a reply would differ.
+    /// `EAGAIN`: a reply would differ, or a guest lost too many races.
     Conflict(Conflict),
-    /// `ENOSPC`: what it creates is over a quota.
+    /// `ENOSPC`: a quota does not admit what it creates.
     Quota,
 }
 
-/// What is left of a log that is run again.
+/// The progress of a replay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Replay {
-    /// Nothing.
+    /// The whole log was replayed.
     Done,
-    /// Some of it, for another call.
+    /// Requests are left for another call.
     Unfinished,
 }
 
-/// How far a log is run again.
+/// How much of a log to replay.
 enum Extent<'w, 's> {
-    /// To its end, under all locks, which nobody waits for long.
+    /// All of it, with all locks held. Only for the control domain's transactions: a guest could stop all clients
+    /// with it.
     Whole(&'w Locked<'s>),
-    /// As far as this work goes, which is taken from it; each request takes its own locks.
+    /// As much as this budget admits, which is deducted from it; each request takes its own locks.
     Piece(&'w mut u64),
 }
 
 impl Store {
-    /// Commits a transaction: all of it at once, or nothing.
+    /// Commits a transaction atomically.
     ///
-    /// Two transactions conflict only if one saw what the other changed, but a guest's also if others commit
-    /// in its homes again and again. Cost: a comparison of each home's root; if somebody changed one of its
-    /// homes, that of its requests, of which a piece is run in one call.
+    /// Two transactions conflict only if one saw what the other changed, and a guest's also if other commits change
+    /// its partitions more than `GUEST_RACES_MAX` times during its END. Cost: a comparison of each partition's root;
+    /// if one changed, that of its requests, of which one call replays a piece.
     ///
     /// # Errors
     /// See [`Failure`].
@@ -97,14 +104,14 @@ impl Store {
         }
     }
 
-    /// Runs the log with all locks held, so that no race can be lost.
+    /// Replays the log with all locks held, so that no other commit can come in between.
     fn commit_locked(
         &self,
         mut transaction: Transaction,
         caller: &Caller,
         generations: &mut Generations,
     ) -> Result<Executed, Failure> {
-        let _lost = transaction.begin_anew(); // Dropped after the locks, as it is declared before them.
+        let _lost = transaction.begin_anew(); // Declared before the locks, so dropped after their release.
         let mut locked = Locked::take(self, &LockSet::all(self.layout, true));
         self.replay(&mut transaction, Extent::Whole(&locked), caller, generations);
         match transaction.doomed.take() {
@@ -113,8 +120,8 @@ impl Store {
         }
     }
 
-    /// Runs a piece of the log of a transaction that was given up again, on the store as it is now. If a reply
-    /// differs the transaction goes on, but its END will return EAGAIN.
+    /// Replays a piece of the log of a transaction whose snapshots were dropped, on the current store. If a reply
+    /// differs, the transaction goes on, but its END returns EAGAIN.
     pub fn catch_up(
         &self,
         transaction: &mut Transaction,
@@ -125,7 +132,7 @@ impl Store {
         self.replay(transaction, Extent::Piece(&mut work), caller, generations)
     }
 
-    /// The same for all that is left.
+    /// Replays all that is left of the log.
     pub(super) fn refresh(
         &self,
         transaction: &mut Transaction,
@@ -135,13 +142,13 @@ impl Store {
         while self.catch_up(transaction, caller, generations) == Replay::Unfinished {}
     }
 
-    /// Whether every home that the transaction started from is as it was, and everybody has the
-    /// rights and limits that they had.
+    /// Returns whether every partition is as the transaction saw it, and no domain has died or got other rights or
+    /// limits since.
     fn is_current(&self, transaction: &Transaction, locked: &Locked<'_>) -> bool {
         transaction.rights == self.registry.rights() && transaction.touched.are_current(locked)
     }
 
-    /// Runs the log of a transaction that is behind. The first request whose reply differs dooms it.
+    /// Replays the log from where the last piece ended. The first reply that differs dooms the transaction.
     fn replay(
         &self,
         transaction: &mut Transaction,
@@ -180,7 +187,7 @@ impl Store {
             let steps = op.path.bytes().len() as u64 / 4;
             transaction.deltas.work += 1 + steps;
             *work = work.saturating_sub(transaction.deltas.work - before);
-            // Not under locks, as what it shared with may be the last of a tree.
+            // Only without locks: this drops the old node, which may be the last reference to a tree.
             if locked.is_none() && outcome == logged.outcome {
                 transaction.share_anew(&self.layout, &mut logged.op);
             }
@@ -197,8 +204,8 @@ impl Store {
         Replay::Done
     }
 
-    /// Puts the transaction's homes in the place of the store's, with all locks held. What is left of
-    /// it is the caller's to drop, when they are not.
+    /// Installs the transaction's partitions, with all its locks held. The caller drops the rest of the transaction
+    /// after releasing them.
     fn swap_in(
         &self,
         transaction: &mut Transaction,
@@ -214,20 +221,20 @@ impl Store {
         Ok(self.conclude(locked, Some(replaced), &mut transaction.effects.changes, caller))
     }
 
-    /// Moves what the transaction uses into the accounts; only the caller's can refuse.
+    /// Moves the transaction's use into the accounts. Only the caller's quota can refuse it.
     fn reserve(&self, transaction: &Transaction, caller: &Caller) -> Result<(), Failure> {
         let own = |domain: &Arc<_>| Arc::ptr_eq(domain, &caller.domain);
         if let Some(mine) = transaction.deltas.iter().find(|delta| own(&delta.domain)) {
             let more = |change| u64::try_from(change).unwrap_or(0);
             let (nodes, bytes) = (more(mine.nodes), more(mine.bytes));
-            // One of many, which says where to look.
+            // One of several paths, for the log line.
             let path = transaction.effects.changes.first().map(|change| change.path.as_path());
             if !self.registry.reserve_nodes(&mine.domain, nodes, bytes, path) {
                 return Err(Failure::Quota);
             }
         }
         for delta in transaction.deltas.iter() {
-            // What the caller uses more of is reserved already.
+            // The caller's increases were reserved above.
             let most = if own(&delta.domain) { 0 } else { i64::MAX };
             delta.domain.account.change(Quota::Nodes, delta.nodes.min(most));
             delta.domain.account.change(Quota::Memory, delta.bytes.min(most));
@@ -235,7 +242,8 @@ impl Store {
         Ok(())
     }
 
-    /// Who changed `path`, or one above it, last; as far as is remembered.
+    /// Returns the domain that last changed `path` or an ancestor, if remembered. It is only for diagnosis, so it
+    /// does not wait for the shard's lock.
     fn changed_by(&self, path: Path<'_>) -> Option<Domid> {
         let shard = self.layout.home(path).shard;
         let shard = self.shard(shard).try_read()?;

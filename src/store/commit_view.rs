@@ -1,4 +1,4 @@
-//! A commit as its watchers see it: which changes they may know of.
+//! A commit as watchers see it: which of its changes each may know of.
 
 use std::cell::{Cell, LazyCell, OnceCell};
 use std::collections::{HashMap, HashSet};
@@ -17,20 +17,22 @@ use super::{Shard, Store};
 use crate::watch::{Entries, Entry, Event, Matched, Matches, Nearest, Trie, matches_of};
 use crate::words::{Home, Path, ShardId};
 
-/// So many changes of one guest's commit are reported one by one to a watch; of more it learns by one event
-/// with its own path. A guest's commit has up to 1,024 changes, and all of them match a watch above: without
-/// this bound other guests' watches decide for how long its locks are held. A device has fewer nodes than this.
+/// How many changes of one guest's commit a watch is notified of one by one; the others collapse into one last event
+/// with the watch's own path. A guest's commit has up to 1,024 changes, and a watch above all of them matches each:
+/// without this bound, other guests' watches would determine how long the commit holds its locks. A device has fewer
+/// nodes than this.
 pub const REPORTED_MAX: u32 = 16;
-/// Once a guest's commit has caused so many events, no more of its changes are reported one by one: guests watch
-/// each level of a path, so that each change matches many watches.
+/// After this many events of a guest's commit, no more of its changes are reported one by one: guests that watch each
+/// level of a path make every change match many watches.
 const REPORTED_EVENTS_MAX: usize = 4096;
-/// So many bytes of names of one guest's commit beyond that go to watches of the control domain. No backend has so
-/// many nodes, and all guests together fill what its kernel may leave unread.
+/// How many bytes of names of one guest's commit the control domain's watches get beyond that, since its kernel
+/// learns of backends only by name. No backend has so many. The bound keeps one guest from filling the limit on this
+/// kernel's unread events, which all guests share.
 pub const NAMED_BYTES_MAX: u64 = 64 << 10;
 
-/// Shards under locks, for however long these are held.
+/// Access to locked shards, independent of the locks' lifetime.
 pub trait LockedShards {
-    /// A shard, if it is locked.
+    /// Returns a shard if it is locked.
     fn get(&self, shard: ShardId) -> Option<&Shard>;
 }
 
@@ -40,16 +42,16 @@ impl LockedShards for Locked<'_> {
     }
 }
 
-/// Where the watches and nodes of a commit are found.
+/// The source of a commit's watches and nodes.
 pub enum Source<'a> {
-    /// In the shards, with the commit's locks held.
+    /// The shards, with the commit's locks held.
     Locked(&'a (dyn LockedShards + 'a)),
-    /// In what these were when the locks were released.
+    /// Their state when the locks were released.
     Snapshot(&'a Snapshot),
 }
 
 impl<'a> Source<'a> {
-    /// The watches of a shard of the commit.
+    /// Returns the watches of one of the commit's shards.
     pub fn watches(&self, shard: ShardId) -> Option<&'a Trie> {
         match self {
             Source::Locked(shards) => shards.get(shard).map(|shard| &shard.watches),
@@ -65,82 +67,84 @@ impl<'a> Source<'a> {
     }
 }
 
-/// A step on the way to a node stands for so many bytes of its path.
+/// The number of bytes of a path that count as one step of a descent.
 pub const STEP_BYTES: usize = 8;
 
-/// How much may be looked at: levels of paths, watches, and removed nodes.
+/// A budget of looks at levels of paths, watches and removed nodes. It bounds the time under the locks, which
+/// otherwise depends on what guests watch.
 pub struct Budget(Cell<u64>);
 
 impl Budget {
-    /// So many looks.
+    /// Creates a budget.
     pub fn new(looks: u64) -> Budget {
         Budget(Cell::new(looks))
     }
 
-    /// Takes `looks` from it; returns whether so many were left.
+    /// Deducts `looks`; returns `false`, and leaves nothing, if fewer are left.
     pub fn take(&self, looks: usize) -> bool {
         let left = self.0.get().checked_sub(looks as u64);
         self.0.set(left.unwrap_or(0));
         left.is_some()
     }
 
-    /// What is left.
+    /// Returns the looks that are left.
     pub fn left(&self) -> u64 {
         self.0.get()
     }
 
-    /// Whether nothing is left.
+    /// Returns whether nothing is left.
     pub fn is_spent(&self) -> bool {
         self.0.get() == 0
     }
 }
 
-/// A commit whose events are looked for.
+/// A commit whose events are searched.
 pub struct CommitView<'a> {
     pub store: &'a Store,
     pub source: Source<'a>,
     pub replaced: Option<&'a TouchedHomes>,
     pub changes: &'a [Change],
-    /// Some of them removed something.
+    /// Whether some changes removed nodes.
     pub removes: bool,
-    /// Many changes that match one watch of a guest are one event.
+    /// Whether many changes that match one watch of a guest collapse into one event: the commit is a guest's.
     pub collapses: bool,
     /// The paths of `changes`, for [`CommitView::has_changed`].
     pub paths: OnceCell<HashSet<&'a [u8], RandomState>>,
-    /// If some of its watches may match.
+    /// The global watch trie, if some of its watches may match.
     pub upper: Option<&'a Trie>,
-    /// Once it is spent, what was found of the change in hand is not all.
+    /// Once it is spent, the events of the current change are incomplete and must be discarded.
     pub budget: Budget,
-    /// Bytes that names may take of changes beyond [`REPORTED_MAX`] for a watch of the control domain.
+    /// The bytes left for names of changes beyond [`REPORTED_MAX`] for watches of the control domain.
     pub names: Budget,
 }
 
-/// Where the watches of the change before were found: in the tries of the shards, and in the upper one.
+/// The position of the previous change in the tries, where the search for the next change starts.
 #[derive(Default)]
 pub struct WatchCursors<'a> {
     own: Matches<'a, 'a>,
     upper: Matches<'a, 'a>,
-    /// By watched path, if its watches may collapse.
+    /// By watched path; used only in commits that may collapse.
     reported: Option<HashMap<*const Entries, Reported<'a>, RandomState>>,
 }
 
-/// What the watches on one path have been notified of.
+/// How far the watches on one path have been notified.
 #[derive(Default)]
 struct Reported<'a> {
     changes: u32,
-    /// After [`REPORTED_MAX`] changes: the entries that later changes may concern.
+    /// From the first change on that is not reported one by one: the entries that later changes may still concern.
     open: Option<Vec<OpenEntry<'a>>>,
 }
 
-/// An entry that has not collapsed, or of which watches with a smaller depth are not notified.
+/// An entry that has not collapsed, or that may have watches with a depth smaller than the level of the nearest
+/// change so far.
 struct OpenEntry<'a> {
     entry: &'a Entry,
-    /// What its event says, once it has collapsed.
+    /// The depth of its last event, once it has collapsed.
     nearest: Option<Nearest>,
 }
 
 impl OpenEntry<'_> {
-    /// Notifies it of a change that it reaches; returns whether it stays open.
+    /// Notifies the entry of a change that it reaches. Returns whether later changes may still concern it.
     fn collapse(
         &mut self,
         levels: impl Fn() -> usize,
@@ -164,7 +168,7 @@ impl OpenEntry<'_> {
 }
 
 impl<'a> Reported<'a> {
-    /// Notifies the watches that a change matches. Cost: the entries, but of those that collapsed and have no depth.
+    /// Notifies the watches that a change matches. Cost: the entries, without those that collapsed and have no depth.
     fn report(
         &mut self,
         matched: &Matched<'a, '_>,
@@ -187,7 +191,7 @@ impl<'a> Reported<'a> {
     }
 }
 
-/// Notifies all watches on a path that a change matches.
+/// Notifies all watches on a path that a change matches, one by one.
 fn report_each(
     matched: &Matched<'_, '_>,
     recipients: &mut Recipients<'_>,
@@ -201,37 +205,38 @@ fn report_each(
 }
 
 impl<'a> CommitView<'a> {
-    /// The watches of the shard in which `path` lies, if its lock is held.
+    /// Returns the watches of the path's shard, if the commit locked it.
     pub fn watches(&self, path: Path<'_>) -> Option<&'a Trie> {
         self.source.watches(self.store.layout.home(path).shard)
     }
 
-    /// The node at `path` before the transaction that changed it; `None` outside of one.
+    /// Returns the node at `path` before the transaction; the outer `None` means that no transaction changed it.
     fn before(&self, path: Path<'_>) -> Option<Option<&NodeArc>> {
         let replaced = self.replaced?;
         let home = self.store.layout.home(path);
         replaced.base(&home).map(|root| find(root, &home, path).node())
     }
 
-    /// Whether `path` is there now, which some change concerns.
+    /// Returns whether `path`, which a change concerns, exists now.
     fn is_there(&self, path: Path<'_>) -> bool {
         let home = self.store.layout.home(path);
         !self.removes || find(self.source.root(&home), &home, path).node().is_some()
     }
 
-    /// Whether `path` was only there within a transaction. Cost: twice its depth.
+    /// Returns whether `path` existed only within the transaction. Cost: twice its depth.
     pub fn never_was(&self, path: Path<'_>) -> bool {
         self.before(path).is_some_and(|before| before.is_none()) && !self.is_there(path)
     }
 
-    /// Whether `path` has a change of its own: its watches are notified once, also if it went with what
-    /// is above it and came back.
+    /// Returns whether `path` has a change of its own, by which its watches are notified: once, also if the node was
+    /// removed with an ancestor and created again.
     pub fn has_changed(&self, path: Path<'_>) -> bool {
         let paths = || self.changes.iter().map(|change| change.path.as_path().bytes()).collect();
         self.paths.get_or_init(paths).contains(path.bytes())
     }
 
-    /// `None` if the path was only there within a transaction: no domain may see that (XSA-115).
+    /// Returns the permissions that decide which domains may know of the change; `None` if the path existed only
+    /// within a transaction, which no domain may see (XSA-115).
     fn perms<'c>(&'c self, change: &'c Change) -> Option<ChangePerms<'c>> {
         let path = change.path.as_path();
         self.budget.take(path.bytes().len() / STEP_BYTES);
@@ -245,8 +250,8 @@ impl<'a> CommitView<'a> {
         (before.is_some() || after.is_some()).then_some([before, after, change.parent.as_ref()])
     }
 
-    /// The events of the changes from `first` on, as far as the budget goes, in the order of the changes; and the
-    /// first change whose events are not among them, if there is one.
+    /// Returns the events of the changes from `first` on, as far as the budget allows, in the order of the changes,
+    /// and the first change whose events are missing, if any.
     pub fn events(&self, first: usize) -> (Vec<Event>, Option<usize>) {
         let mut cursors = WatchCursors::default();
         let mut found = Vec::new();
@@ -262,7 +267,7 @@ impl<'a> CommitView<'a> {
         (found, None)
     }
 
-    /// Adds the events of one change, all of them unless the budget is spent.
+    /// Adds the events of one change. If the budget runs out, they are incomplete.
     fn matches<'c>(
         &'c self,
         change: &'c Change,
@@ -270,7 +275,7 @@ impl<'a> CommitView<'a> {
         found: &mut Vec<Event>,
     ) {
         let path = change.path.as_path();
-        // Most changes of most transactions match no watch.
+        // Computed only at the first match: most changes match no watch.
         let perms = LazyCell::new(|| self.perms(change));
         let mut recipients = Recipients::new(self.store, path, found);
         let collapses = self.collapses && self.changes.len() > REPORTED_MAX as usize;
@@ -298,7 +303,7 @@ impl<'a> CommitView<'a> {
     }
 }
 
-/// A connection is notified of one change in the order in which it set its watches.
+/// The order of events of one change: a connection is notified in the order in which it set its watches.
 pub fn order(event: &Event) -> (u16, u32, u64) {
     (event.watcher.thread, event.watcher.connection, event.watcher.seq)
 }

@@ -1,4 +1,4 @@
-//! On whose behalf an operation runs, and what it did.
+//! The caller of an operation, its use of quotas, and its effects.
 
 use smallvec::SmallVec;
 
@@ -7,57 +7,58 @@ use crate::domain::{Domain, Quota, Registry};
 use crate::sync::Arc;
 use crate::words::{Access, Domid, Errno, Path, PathBuf, PermSet, Perms, ShardId, Subject};
 
-/// A connection's domain, as permission checks and quotas see it.
+/// A client's domain, for permission checks and quotas.
 #[derive(Clone)]
 pub struct Caller {
-    /// The incarnation that asks; sockets are the control domain.
+    /// The incarnation; for socket clients, the control domain.
     pub domain: Arc<Domain>,
-    /// Its rights at the moment of the request.
+    /// Its rights at the time of the request.
     pub subject: Subject,
-    /// [`super::Store::epoch`] when it asked whether it may write, or before.
+    /// The epoch in which the check was made whether the caller may write, or an earlier one.
     pub epoch: u64,
-    /// Called when its ring may be read again; `None` for those who are never throttled.
+    /// Called when its ring may be read again; `None` for callers that are never throttled.
     pub unblocked: Option<Unblocked>,
 }
 
-/// Called with a domain whose outstanding requests fell below their quota, from any thread.
+/// A callback for a domain whose outstanding requests fell below their quota. It is called on any thread.
 pub type Unblocked = Arc<dyn Fn(&Domain) + Send + Sync>;
 
-/// What an operation runs with.
+/// The environment of one operation.
 pub struct Context<'a> {
-    /// Who lives, and what they may use.
+    /// The living domains and their accounts.
     pub registry: &'a Registry,
-    /// Who asks.
+    /// The caller.
     pub caller: &'a Caller,
-    /// The generation of everything that it changes.
+    /// The generation that every changed node gets.
     pub generation: u64,
-    /// Where what it uses is written down.
+    /// Where changes of use are recorded.
     pub ledger: Ledger<'a>,
-    /// The path that the request names, for the log of what a quota refuses.
+    /// The request's path, for the log line of a refusal by a quota.
     pub path: Option<Path<'a>>,
 }
 
-/// Where use of quotas is written down.
+/// Where changes of use of quotas are recorded.
 pub enum Ledger<'a> {
-    /// In the accounts, at once.
+    /// Directly in the accounts.
     Accounts,
-    /// In a transaction's own list; the accounts are asked when it commits.
+    /// In a transaction's list, which its END transfers to the accounts.
     Transaction(&'a mut Deltas),
 }
 
-/// Changes of use by a transaction that has not committed.
+/// The changes of use by an open transaction.
 #[derive(Default)]
 pub struct Deltas {
     changes: SmallVec<[Delta; 2]>,
-    /// What was ever created, in bytes: what was removed again is kept until the end, too.
+    /// All bytes charged for created nodes and longer values, even if removed again: they stay in memory until the
+    /// end.
     pub created_bytes: u64,
-    /// How much of that the account of the caller is charged with meanwhile.
+    /// How many of these the caller's account is charged for already.
     pub charged_bytes: u64,
-    /// The last request was refused for the memory that the transaction would keep.
+    /// Whether the last request was refused because the transaction would hold too much memory.
     pub is_full: bool,
-    /// Nodes that were created and removed, and requests that were run again with the steps to their nodes.
+    /// The work so far: nodes created and removed, and replayed requests with the steps to their nodes.
     pub work: u64,
-    /// Nodes of others that were removed.
+    /// The number of other domains' nodes removed.
     removed: u64,
 }
 
@@ -65,19 +66,19 @@ pub struct Deltas {
 pub struct Delta {
     /// The owner.
     pub domain: Arc<Domain>,
-    /// Nodes, more or fewer.
+    /// The change in the number of nodes.
     pub nodes: i64,
-    /// Bytes of memory, more or fewer.
+    /// The change in bytes of memory.
     pub bytes: i64,
 }
 
 impl Deltas {
-    /// All changes.
+    /// Returns the change of each owner.
     pub fn iter(&self) -> impl Iterator<Item = &Delta> {
         self.changes.iter()
     }
 
-    /// No changes, while the account is still charged for these.
+    /// Returns an empty list that still records what the account is charged for.
     pub fn emptied(&self) -> Deltas {
         Deltas { charged_bytes: self.charged_bytes, ..Deltas::default() }
     }
@@ -96,22 +97,22 @@ impl Deltas {
 }
 
 impl Context<'_> {
-    /// What the caller may do with a node of these permissions.
+    /// Returns the caller's access to a node with these permissions.
     pub fn access(&self, perms: &PermSet) -> Access {
         perms.access(&self.caller.subject, self.registry.births())
     }
 
-    /// Whether the caller still lives. Asked under the locks, so that a node is never created for
-    /// a domain whose nodes have been swept.
+    /// Returns whether the caller's incarnation is still alive. It must be called under the locks: after a death, the
+    /// sweep takes each lock in turn, so it removes a node created before it came, and none is created after.
     pub fn caller_lives(&self) -> bool {
         self.registry.births().of(self.caller.domain.domid) == self.caller.domain.birth
     }
 
-    /// Charges `nodes` and `bytes` to the owner named by `perms`. Only the caller itself can be
-    /// refused: what others do in a guest's name is not its doing.
+    /// Charges `nodes` and `bytes` to the owner named by `perms`. Only the caller itself can be refused: a guest is
+    /// not blamed for what others create in its name.
     ///
     /// # Errors
-    /// `ENOSPC` if a quota of the caller's is reached; then nothing is charged.
+    /// `ENOSPC` if a quota of the caller is reached; then nothing is charged.
     pub fn charge(&mut self, perms: &PermSet, nodes: u64, bytes: u64) -> Result<(), Errno> {
         if self.is_callers(perms) {
             self.charge_caller(nodes, bytes)?;
@@ -143,7 +144,7 @@ impl Context<'_> {
         let refused = if is_over(Quota::Nodes, nodes, owned) {
             Some(Quota::Nodes)
         } else {
-            // Nodes that were removed again count no more, but take memory until the end.
+            // Nodes removed again no longer count in the quota `nodes`, but take memory until the end.
             deltas.is_full = is_over(Quota::Memory, bytes, kept);
             deltas.is_full.then_some(Quota::Memory)
         };
@@ -155,15 +156,15 @@ impl Context<'_> {
         Ok(())
     }
 
-    /// Whether what is removed is credited with the request, so that as much can be created anew: what a
-    /// guest removes in a transaction.
+    /// Returns whether removed nodes are credited during the request, so that as many can be created: in a guest's
+    /// transaction.
     pub fn credits_at_once(&self) -> bool {
         matches!(self.ledger, Ledger::Transaction(_)) && !self.caller.subject.privileged
     }
 
-    /// Counts the nodes of others below `roots`, which the transaction is about to remove, against the
-    /// caller's quota `transaction-nodes`: each is visited when it is credited, and again with each replay. The
-    /// caller's own are bounded by its quota `nodes`. Cost: the nodes, of others' so many as the quota admits.
+    /// Counts other domains' nodes below `roots`, which the transaction is about to remove, against the caller's
+    /// quota `transaction-nodes`: the credit and each replay visit all of them. The caller's own are bounded by its
+    /// quota `nodes`. Cost: the nodes, of which the walk visits no more of others' than the quota admits.
     ///
     /// # Errors
     /// `ENOSPC`.
@@ -186,7 +187,7 @@ impl Context<'_> {
         Ok(())
     }
 
-    /// Gives back what [`Context::charge`] took.
+    /// Credits what [`Context::charge`] charged.
     pub fn credit(&mut self, perms: &PermSet, nodes: u64, bytes: u64) {
         if let Ledger::Transaction(deltas) = &mut self.ledger {
             deltas.work += nodes;
@@ -194,13 +195,13 @@ impl Context<'_> {
         self.change(perms, -signed(nodes), -signed(bytes));
     }
 
-    /// Charges again what was just credited: cannot be refused.
+    /// Reverts a credit. It cannot be refused.
     pub fn recharge(&mut self, perms: &PermSet, nodes: u64, bytes: u64) {
         self.change(perms, signed(nodes), signed(bytes));
     }
 
-    /// Whether the owner named by `perms` is the caller, in this life: most are, and then nobody is
-    /// looked up.
+    /// Returns whether the owner named by `perms` is the caller's incarnation. Most owners are, which saves a look-up
+    /// in the registry.
     fn is_callers(&self, perms: &PermSet) -> bool {
         let own = &self.caller.domain;
         perms.owner() == own.domid && own.birth <= perms.stamp() && self.caller_lives()
@@ -231,7 +232,7 @@ impl Context<'_> {
         }
     }
 
-    /// Checks a node's size against the caller's quota.
+    /// Checks a node's size, in bytes, against the caller's quota `node-size`.
     ///
     /// # Errors
     /// `ENOSPC`.
@@ -246,61 +247,60 @@ fn signed(amount: u64) -> i64 {
     i64::try_from(amount).unwrap_or(i64::MAX)
 }
 
-/// A path that changed, to be told to those who watch it.
+/// A changed path, of which watchers are notified.
 pub struct Change {
-    /// The path.
+    /// The changed path.
     pub path: PathBuf,
-    /// Where it lies.
+    /// The path's shard.
     pub shard: ShardId,
-    /// The permissions that it had, if they changed. (A commit looks at the tree that it replaces.)
+    /// The former permissions, if they changed. A transaction's commit uses those in the tree that it replaces.
     pub before: Option<Perms>,
-    /// The permissions that it has; of a node that is gone, its last.
+    /// The new permissions; of a removed node, its last.
     pub after: Perms,
-    /// Of a node that is gone: its parent's permissions.
+    /// The parent's permissions, if the node was removed.
     pub parent: Option<Perms>,
-    /// What was cut off there: the node itself, and homes that lay below it.
+    /// The removed subtrees: the node's own, and the partitions that were below it.
     pub removed: Vec<Removed>,
 }
 
 impl Change {
-    /// Whether it removed something.
+    /// Returns whether it removed a node.
     pub fn removes(&self) -> bool {
         !self.removed.is_empty()
     }
 
-    /// Lets its paths share their bytes with `path` where they are equal to it and long.
+    /// Makes its paths share memory with `path` where they are equal and long.
     pub fn share(&mut self, path: &PathBuf) {
         let removed = self.removed.iter_mut().map(|removed| &mut removed.path);
         removed.chain([&mut self.path]).for_each(|own| own.share(path));
     }
 }
 
-/// A subtree that was cut off.
+/// A removed subtree of one partition.
 #[derive(Clone)]
 pub struct Removed {
-    /// Where its root was.
+    /// The former path of its root.
     pub path: PathBuf,
-    /// Its root. Homes below it are subtrees of their own.
+    /// Its root. A partition below it is a `Removed` of its own.
     pub root: NodeArc,
-    /// The owner of the node that was above it in its home.
+    /// The owner of the root's former parent in the same partition, if it had one.
     pub above: Option<Domid>,
-    /// Its owners were credited already.
+    /// Whether its owners have been credited.
     pub credited: bool,
 }
 
-/// What an operation, or a whole transaction, did.
+/// The effects of an operation or a whole transaction.
 #[derive(Default)]
 pub struct Effects {
-    /// One for each path, in the order of first change.
+    /// One for each path, in the order of first changes.
     pub changes: Changes,
 }
 
-/// Most requests change one path.
+/// One change needs no allocation: most requests have one.
 pub type Changes = SmallVec<[Change; 1]>;
 
 impl Effects {
-    /// Notes that the node at `path` was created, written, or given other permissions than
-    /// `before`.
+    /// Records that the node at `path` was created, written, or got other permissions than `before`.
     pub fn changed(&mut self, path: PathBuf, shard: ShardId, before: Option<Perms>, after: Perms) {
         let (parent, removed) = (None, Vec::new());
         self.changes.push(Change { path, shard, before, after, parent, removed });

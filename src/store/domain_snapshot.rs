@@ -1,4 +1,4 @@
-//! The homes of a domain as an export or import saw them, from which changes can be told later.
+//! A domain's partitions as an export or import saw them, from which later changes are detected.
 
 use std::collections::BTreeSet;
 
@@ -8,20 +8,20 @@ use super::node::NodeArc;
 use super::tree::Tree;
 use crate::words::{Domid, PathBuf};
 
-/// The homes of a domain at one moment. As long as it is kept, whoever changes one of them makes
-/// another value, so that no change can be missed; the cost is the nodes that differ.
+/// A domain's partitions at one moment. While their roots are held, any change to one makes another root, so a
+/// comparison of pointers misses none. Cost: writers copy the nodes that differ.
 pub struct DomainSnapshot {
-    /// The domain.
+    /// The domain's number.
     pub domid: Domid,
-    /// The homes with its key and what else belongs to it, each with its root.
+    /// The roots of the partitions with the domain's key, and of others that belong to it.
     pub homes: Vec<(PathBuf, NodeArc)>,
-    /// The root of a home that would belong to it too, if it were there.
+    /// Where a partition would be that belongs to the domain but did not exist.
     pub absent: Option<PathBuf>,
 }
 
 impl Store {
-    /// The domain's homes in a cut of the store; what else belongs to it is the caller's to add.
-    /// Cost: their number.
+    /// Returns the domain's partitions in `trees`, a snapshot of the store ([`Store::cut`]). The caller adds
+    /// partitions without the domain's key. Cost: their number.
     pub fn domain_snapshot(&self, trees: &[Tree], domid: Domid) -> DomainSnapshot {
         let tree = trees.get(usize::from(self.layout.of_domain(domid).0));
         let homes = tree.into_iter().flat_map(|tree| tree.homes_of(domid));
@@ -29,8 +29,8 @@ impl Store {
         DomainSnapshot { domid, homes, absent: None }
     }
 
-    /// The roots of the homes that are not now what was seen, that are gone, or that were not seen.
-    /// Cost: their number, under the locks of the shards that they lie in.
+    /// Returns the roots of the partitions that have changed since `seen`, are gone, or are new. Cost: their number,
+    /// under the shared locks of their shards.
     pub fn changed_since(&self, seen: &DomainSnapshot) -> Vec<PathBuf> {
         let of_domain = self.layout.of_domain(seen.domid);
         let mut set = LockSet::one(of_domain, false);

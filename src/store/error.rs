@@ -1,20 +1,21 @@
-//! Why an operation did not happen.
+//! The error of the store's operations.
 
 use thiserror::Error;
 
 use crate::words::{Errno, ShardId};
 
-/// Why an operation did not happen: nothing was changed.
+/// Why an operation was not done; it changed nothing.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum StoreError {
-    /// It is refused: the reply is this error.
+    /// The request is refused; this is its reply.
     #[error("{0}")]
     Refused(Errno),
-    /// The caller asked in an earlier epoch whether it may write ([`super::Caller::epoch`]), and has to ask again.
+    /// The check whether the caller may write was made in an earlier epoch ([`super::Caller::epoch`]) and must be
+    /// repeated.
     #[error("the epoch of the caller is over")]
     StaleEpoch,
-    /// It needs the lock of a shard, exclusively if that is said. The store takes it and begins again, so no caller
-    /// of the store sees this.
+    /// The operation needs the lock of a shard, exclusively if the flag is set. [`Store::with_locks`](super::Store)
+    /// takes it and restarts, so this does not leave the store.
     #[error("the lock of shard {shard} is needed", shard = .0.0)]
     NeedsLock(ShardId, bool),
 }

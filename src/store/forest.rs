@@ -1,5 +1,4 @@
-//! Where an operation finds the homes that it works on: the store itself under locks, or a
-//! transaction's own.
+//! The partitions that an operation works on: those of the store, under locks, or a transaction's copies.
 
 use smallvec::SmallVec;
 
@@ -9,25 +8,25 @@ use super::{Shard, Store, StoreError, Tree};
 use crate::sync::{Arc, RwLockReadGuard, RwLockWriteGuard};
 use crate::words::{Domid, Home, Layout, Path, Perms, ShardId};
 
-/// Homes, by their roots.
+/// A source of partitions for operations: [`Locked`] or [`super::own::Own`].
 pub trait Forest {
-    /// Which path lies where.
+    /// Returns the function from paths to shards and partitions.
     fn layout(&self) -> Layout;
 
-    /// The root of a home, to look at; nothing if there is no such home.
+    /// Returns the root of a partition for reading; `None` if it does not exist.
     ///
     /// # Errors
     /// [`StoreError::NeedsLock`] if its shard is not locked.
     fn root(&mut self, home: &Home<'_>) -> Result<Option<&NodeArc>, StoreError>;
 
-    /// Says that a home is going to be changed. An operation claims every home that it will change
-    /// before it changes the first.
+    /// Declares that a partition will be changed. An operation claims every partition that it will change before it
+    /// changes the first, so it can restart for a missing lock with nothing to undo.
     ///
     /// # Errors
     /// [`StoreError::NeedsLock`] if its shard is not locked exclusively.
     fn claim(&mut self, home: &Home<'_>) -> Result<(), StoreError>;
 
-    /// Puts a root in the place of a home's, or takes it away; answers the one that was there.
+    /// Sets or removes the root of a partition; returns the former one.
     ///
     /// # Errors
     /// As [`Forest::claim`].
@@ -37,7 +36,7 @@ pub trait Forest {
         root: Option<NodeArc>,
     ) -> Result<Option<NodeArc>, StoreError>;
 
-    /// Notes that `owner`'s nodes begin at `path`.
+    /// Adds a boundary to the index of owners: `owner`'s nodes begin at `path`.
     ///
     /// # Errors
     /// As [`Forest::claim`].
@@ -48,7 +47,7 @@ pub trait Forest {
         path: Path<'_>,
     ) -> Result<(), StoreError>;
 
-    /// Takes such a note back.
+    /// Removes a boundary from the index of owners.
     ///
     /// # Errors
     /// As [`Forest::claim`].
@@ -59,7 +58,8 @@ pub trait Forest {
         path: Path<'_>,
     ) -> Result<(), StoreError>;
 
-    /// The permissions of the node at `path`, if it is there: nothing else of it is seen.
+    /// Returns the permissions of the node at `path`, if it exists. A transaction that gets only these depends on
+    /// nothing else of the node, so other clients' new names in a directory do not conflict with it.
     ///
     /// # Errors
     /// As [`Forest::root`].
@@ -67,7 +67,7 @@ pub trait Forest {
         Ok(self.get(home, path)?.map(|node| Arc::clone(&node.perms)))
     }
 
-    /// Gives the node at `path` a child that is the root of a home of its own.
+    /// Adds a child to the node at `path` that is the root of another partition.
     ///
     /// # Errors
     /// As [`Forest::claim`].
@@ -84,7 +84,7 @@ pub trait Forest {
         Ok(())
     }
 
-    /// Looks for `path`, which lies in `home`. Cost: the depth below the home.
+    /// Finds `path`, which lies in `home`. Cost: the depth below the partition's root.
     ///
     /// # Errors
     /// As [`Forest::root`].
@@ -92,7 +92,7 @@ pub trait Forest {
         Ok(tree::find(self.root(home)?, home, path))
     }
 
-    /// The node at `path`, if it is there. Cost: the depth below the home.
+    /// Returns the node at `path`, if it exists. Cost: the depth below the partition's root.
     ///
     /// # Errors
     /// As [`Forest::root`].
@@ -100,8 +100,7 @@ pub trait Forest {
         Ok(self.find(home, path)?.node())
     }
 
-    /// The node at `path` to be changed: in place where nobody else holds it, else as copies of the
-    /// nodes on the way to it.
+    /// Returns the node at `path` for changing. Copy-on-write: nodes on the way that are shared are copied.
     ///
     /// # Errors
     /// As [`Forest::claim`].
@@ -109,25 +108,25 @@ pub trait Forest {
     -> Result<Option<&mut Node>, StoreError>;
 }
 
-/// Which shards to lock, and how; in the order in which locks are taken. `exclusive` is a flag, since it is what
-/// operations compute (`Verb::writes`), and of two wishes for a shard the or.
+/// The shards to lock, in lock order, and how. `exclusive` is a flag because operations compute it
+/// ([`super::Verb::writes`]); two requests for a shard combine by or.
 #[derive(Clone, Default)]
 pub struct LockSet(SmallVec<[(ShardId, bool); 4]>);
 
 impl LockSet {
-    /// One shard.
+    /// Creates a set of one shard.
     pub fn one(shard: ShardId, exclusive: bool) -> LockSet {
         let mut set = LockSet::default();
         set.add(shard, exclusive);
         set
     }
 
-    /// Every shard and the spine.
+    /// Creates a set of all shards, the root shard included.
     pub fn all(layout: Layout, exclusive: bool) -> LockSet {
         LockSet(layout.all().map(|shard| (shard, exclusive)).collect())
     }
 
-    /// Adds a shard, or makes it exclusive.
+    /// Adds a shard; if it is in the set, it becomes exclusive if either request is.
     pub fn add(&mut self, shard: ShardId, exclusive: bool) {
         match self.0.binary_search_by_key(&shard, |(shard, _)| *shard) {
             Ok(at) => self.0[at].1 |= exclusive,
@@ -136,19 +135,20 @@ impl LockSet {
     }
 }
 
-/// Some microseconds: longer than a request holds a lock, shorter than two switches of threads. Shuttle
-/// explores what happens when it is held, and need not see it asked for again and again.
+/// How often a held lock is tried before the thread sleeps: some microseconds, which is longer than a request holds a
+/// lock and shorter than two context switches. Of the values tried, forty gained less, and a thousand cost more when
+/// the holder lost its core. Shuttle explores schedules with the lock held anyway, and retries would only multiply
+/// them.
 const TRIES_BEFORE_SLEEP: u32 = if cfg!(feature = "shuttle") { 0 } else { 100 };
 
-/// A lock that is held.
 enum Guard<'s> {
     Shared(RwLockReadGuard<'s, Shard>),
     Exclusive(RwLockWriteGuard<'s, Shard>),
 }
 
-/// What becomes free soon, tried [`TRIES_BEFORE_SLEEP`] times. To sleep and be woken takes longer than a
-/// request holds a lock, and a lock of parking_lot's gives its core away before. Apart from the code of
-/// those who find it free.
+/// Retries `get` up to [`TRIES_BEFORE_SLEEP`] times. Sleeping and being woken takes longer than a request holds a
+/// lock, and parking_lot's own spinning is shorter and then yields the core. A separate cold function keeps this code
+/// out of the uncontended path.
 #[cold]
 fn soon<G>(get: impl Fn() -> Option<G>) -> Option<G> {
     for _ in 0..TRIES_BEFORE_SLEEP {
@@ -161,15 +161,15 @@ fn soon<G>(get: impl Fn() -> Option<G>) -> Option<G> {
     None
 }
 
-/// Shards of the store under locks. Taken in the order of their numbers, the spine last, so that
-/// no two threads ever wait for each other.
+/// Locked shards. Locks are always taken in the order of shard numbers, the root shard last, so deadlock is
+/// impossible.
 pub struct Locked<'s> {
     layout: Layout,
     guards: SmallVec<[(ShardId, Guard<'s>); 4]>,
 }
 
 impl<'s> Locked<'s> {
-    /// Takes the locks of `set`.
+    /// Takes the locks of `set`, in their order. The caller must hold no shard's lock.
     pub fn take(store: &'s Store, set: &LockSet) -> Locked<'s> {
         let lock = |&(shard, exclusive): &(ShardId, bool)| {
             let guard = if exclusive {
@@ -182,12 +182,12 @@ impl<'s> Locked<'s> {
         Locked { layout: store.layout, guards: set.0.iter().map(lock).collect() }
     }
 
-    /// A shard, if it is locked.
+    /// Returns a shard if it is locked.
     pub fn shard(&self, shard: ShardId) -> Option<&Shard> {
         self.shards().find(|(held, _)| *held == shard).map(|(_, shard)| shard)
     }
 
-    /// The shards that are locked.
+    /// Returns the locked shards.
     pub fn shards(&self) -> impl Iterator<Item = (ShardId, &Shard)> {
         self.guards.iter().map(|(shard, guard)| match guard {
             Guard::Shared(guard) => (*shard, &**guard),
@@ -195,12 +195,12 @@ impl<'s> Locked<'s> {
         })
     }
 
-    /// The root of a home, if there is one and its shard is locked.
+    /// Returns the root of a partition if it exists and its shard is locked.
     pub fn root_of(&self, home: &Home<'_>) -> Option<&NodeArc> {
         self.shard(home.shard)?.tree.root(home)
     }
 
-    /// A shard, if it is locked exclusively.
+    /// Returns a shard for changing if it is locked exclusively.
     pub fn shard_mut(&mut self, shard: ShardId) -> Option<&mut Shard> {
         self.guards.iter_mut().find(|(held, _)| *held == shard).and_then(|(_, guard)| match guard {
             Guard::Shared(_) => None,
@@ -272,24 +272,26 @@ impl Forest for Locked<'_> {
     }
 }
 
-/// After this many rounds of finding out which locks are needed, all are taken.
+/// After this many restarts, each with one more lock, all locks are taken. That bounds the restarts of an operation
+/// that touches many shards, such as RM of `/local`, and guarantees that they end.
 const ROUNDS_MAX: usize = 3;
 
 impl Store {
-    /// Locks a shard to look at it. Whoever needs others too takes [`Locked`].
+    /// Locks a single shard for reading. Code that needs several takes [`Locked`], which keeps the lock order.
     pub(super) fn read_shard(&self, shard: ShardId) -> RwLockReadGuard<'_, Shard> {
         let lock = self.shard(shard);
         lock.try_read().or_else(|| soon(|| lock.try_read())).unwrap_or_else(|| lock.read())
     }
 
-    /// Locks a shard to change it, as [`Store::read_shard`].
+    /// Locks a single shard for changing, as [`Store::read_shard`].
     pub(super) fn write_shard(&self, shard: ShardId) -> RwLockWriteGuard<'_, Shard> {
         let lock = self.shard(shard);
         lock.try_write().or_else(|| soon(|| lock.try_write())).unwrap_or_else(|| lock.write())
     }
 
-    /// Runs `work` with the locks of `set`, again with more as often as it asks for more. `work`
-    /// must not have changed anything when it does.
+    /// Runs `work` with the locks of `set`. If it returns [`StoreError::NeedsLock`], the locks are released, the set
+    /// grows, and `work` restarts; it must not have changed anything by then. The common case needs one lock and pays
+    /// nothing for this.
     ///
     /// # Errors
     /// Those of `work`.

@@ -1,4 +1,4 @@
-//! The store's part of an import: subtrees that were built elsewhere are put in place, all of them or none.
+//! The store's part of an import: inserts subtrees that were built without locks, all of them or none.
 
 use std::collections::BTreeMap;
 
@@ -16,37 +16,37 @@ use crate::words::{
     Births, Domid, Entry, Errno, Home, Path, PathBuf, PermSet, Perms, domain_of_home,
 };
 
-/// A node to be put in place.
+/// A node to insert.
 pub struct ImportedNode<'n> {
-    /// Where.
+    /// The path at which to insert it.
     pub path: &'n PathBuf,
-    /// Its permissions, stamped with a moment at which its owner lived.
+    /// Its permissions, with a stamp at which its owner was alive.
     pub perms: Perms,
     /// Its value.
     pub value: &'n [u8],
 }
 
-/// Why nothing was put in place.
+/// Why nothing was inserted.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum ImportError {
-    /// Something is there already.
+    /// A node exists at this path, or the import has it twice.
     #[error("there is a node {} already", .0.as_path())]
     Occupied(PathBuf),
-    /// A node has nothing above it.
+    /// This node is not the root of a partition, and its parent is not imported.
     #[error("the node above {} is missing", .0.as_path())]
     Loose(PathBuf),
-    /// The owner of a node does not live.
+    /// The owner of this node is not alive.
     #[error("{} belongs to domain {}, which is not there", .0.as_path(), .1)]
     NoOwner(PathBuf, Domid),
-    /// An epoch began while the locks were waited for.
+    /// An epoch began while the import waited for its locks.
     #[error("another client's transaction went first")]
     StaleEpoch,
-    /// The control domain could not make the nodes above.
+    /// The control domain could not create the nodes above the partitions.
     #[error("the nodes above cannot be made: {0}")]
     Above(Errno),
 }
 
-/// What cannot happen with all locks held, and the control domain's rights.
+/// Errors that do not occur with all locks held and the control domain's rights.
 impl From<StoreError> for ImportError {
     fn from(stop: StoreError) -> ImportError {
         match stop {
@@ -57,28 +57,27 @@ impl From<StoreError> for ImportError {
     }
 }
 
-/// A home that is to be put in place, with what it was made of and where the nodes of each owner begin.
+/// A partition to insert, with the nodes of which it was built and the boundaries of their owners.
 struct ImportedHome<'n> {
     root: NodeArc,
-    /// Each with the owner of the node above it.
+    /// Each with the owner of its parent in the partition.
     nodes: Vec<(&'n ImportedNode<'n>, Option<Domid>)>,
     boundaries: Vec<(Domid, Path<'n>)>,
 }
 
 impl Store {
-    /// Puts nodes in place as if `by`, the control domain, had created them: whoever watches is told,
-    /// and owners are charged whatever their quotas. Each node's parent comes before it, or it is the
-    /// root of a home; what is missing above homes is made as by MKDIR. Answers also the homes as they
-    /// are then, as `domid`'s. Cost: the nodes, without a lock; then, with those of the homes and of
-    /// what is above them, the homes, the nodes' accounts and the watches.
+    /// Inserts nodes as if `by`, the control domain, had created them: watches fire, and owners are charged
+    /// regardless of their quotas. Each node's parent precedes it, unless the node is the root of a partition;
+    /// missing nodes above partitions are created as by MKDIR. Returns also the partitions as they are then, as
+    /// `domid`'s. Cost: building the nodes, without a lock; then the partitions, the nodes' accounts and the watches,
+    /// with the locks of the partitions and of everything above them.
     ///
-    /// A home may be there only if it is *scaffolding*, which holds up other homes and is nothing else: nodes of
-    /// the control domain without values, below which are homes. It is merged with what comes. Or it is no domain's,
-    /// and the same as what comes, with the same permissions: then another domain has brought it, and it
-    /// is left as it is.
+    /// A partition may exist already in two cases. It is *scaffolding*: nodes of the control domain without values
+    /// that only lead to other partitions; it is merged with the import. Or it has no domain's key, and the same
+    /// contents and permissions as the imported one: another domain brought it, and it is left unchanged.
     ///
     /// # Errors
-    /// Why; then nothing happened.
+    /// See [`ImportError`]; then nothing was changed.
     pub fn import_subtrees(
         &self,
         domid: Domid,
@@ -89,7 +88,8 @@ impl Store {
         let generation = generations.next(self);
         let mut homes = self.build_homes(nodes, generation)?;
         let mut effects = Effects::default();
-        // Not `by`'s, which is older: epochs may begin faster than many nodes are built, for ever.
+        // Read here instead of taken from `by`, which is older: epochs may begin faster than many nodes are built,
+        // and the import would fail again and again.
         let epoch = self.epoch();
         let mut locked = Locked::take(self, &self.locks_above(homes.keys(), true));
         if epoch != self.epoch() {
@@ -114,17 +114,17 @@ impl Store {
         Ok((self.conclude(&mut locked, None, &mut effects.changes, by), seen))
     }
 
-    /// Whether [`Store::import_subtrees`] would put these nodes in place now. Cost: as that, under shared locks.
+    /// Checks whether [`Store::import_subtrees`] would succeed now. Cost: as that, with shared locks.
     ///
     /// # Errors
-    /// Why it would not.
+    /// The error that it would return.
     pub fn check_import(&self, nodes: &[ImportedNode<'_>]) -> Result<(), ImportError> {
         let mut homes = self.build_homes(nodes, 0)?;
         let locked = Locked::take(self, &self.locks_above(homes.keys(), false));
         self.merge(&locked, nodes, &mut homes, 0)
     }
 
-    /// The locks of homes, and of everything above them.
+    /// Returns the locks of partitions and of everything above them.
     fn locks_above<'p>(
         &self,
         roots: impl Iterator<Item = &'p PathBuf>,
@@ -139,8 +139,8 @@ impl Store {
         set
     }
 
-    /// Checks that the homes can be put in place, adds to each what is there already, and takes those out
-    /// that are there.
+    /// Checks that the partitions can be inserted, merges existing scaffolding into them, and drops those that exist
+    /// already.
     fn merge(
         &self,
         locked: &Locked<'_>,
@@ -168,7 +168,7 @@ impl Store {
         Ok(())
     }
 
-    /// Makes the homes of `nodes`. Each is looked for once, from its home's root.
+    /// Builds the partitions of `nodes`. Cost: a descent from the partition's root for each node.
     fn build_homes<'n>(
         &self,
         nodes: &'n [ImportedNode<'_>],
@@ -208,7 +208,7 @@ impl Store {
 }
 
 impl ImportedHome<'_> {
-    /// Puts it in place. Nothing here can fail: all locks are held, and the control domain may do everything.
+    /// Inserts the partition. This cannot fail: all locks are held, and the control domain has every right.
     fn place(
         self,
         cx: &mut Context<'_>,
@@ -240,8 +240,8 @@ impl ImportedHome<'_> {
     }
 }
 
-/// Whether two subtrees are the same, with the same rights for those who live. A guest chooses how deep
-/// nodes are, so there is no recursion.
+/// Returns whether two subtrees are equal, with the same rights for living domains. Without recursion, as guests
+/// choose the depth.
 fn is_same(one: &NodeArc, other: &NodeArc, births: &Births) -> bool {
     let means = |perms: &PermSet| -> Vec<(Entry, bool)> {
         let holds = |entry: &Entry| {
@@ -270,8 +270,8 @@ fn is_same(one: &NodeArc, other: &NodeArc, births: &Births) -> bool {
     true
 }
 
-/// Adds to `root`, which takes the place of `there`, the scaffolding that `there` is. A guest chooses how deep
-/// nodes are, so there is no recursion.
+/// Adds the scaffolding of the existing `there` to `root`, which replaces it. Without recursion, as guests choose the
+/// depth.
 fn keep_scaffolding(
     home: &Home<'_>,
     there: &NodeArc,
@@ -286,7 +286,7 @@ fn keep_scaffolding(
             return Err(ImportError::Occupied(path));
         }
         if find(Some(root), home, here).node().is_none() {
-            // The node above is there: it came before.
+            // The parent exists: it was visited before.
             let parent = here.parent().and_then(|parent| get_mut(root, home, parent));
             let kept = Node::new(Arc::clone(&node.perms), generation, b"");
             let kept = Some(NodeArc::new(kept));

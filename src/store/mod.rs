@@ -3,7 +3,7 @@
 //! ```text
 //!            execute                     execute_in ... commit
 //!               |                             |
-//!   with_locks: Locked (forest)       Own (forest): homes of its own
+//!   with_locks: Locked (forest)       Own (forest): private copies
 //!               |                             |
 //!               +--- apply: read, write, remove ---+
 //!               |                             |
@@ -12,8 +12,21 @@
 //!            settle (after the locks): accounts, index of owners, memory
 //! ```
 //!
-//! An operation knows nothing of locks or transactions: it asks a `Forest` for homes. Nothing
-//! here knows the wire, and no lock is held across I/O.
+//! Operations are independent of locks and transactions: they get their partitions ([`crate::words::Home`]) from a
+//! `Forest`. The store does not know the wire protocol and holds no lock across I/O.
+//!
+//! # Invariants
+//! Lock order: shards by number, the root shard (`spine`) last; then those of the global watch trie and of the
+//! registry, which are held only briefly, and never while a shard's lock is taken. [`Outlet::push`], called with
+//! shard locks held, takes no lock. So deadlock is impossible.
+//!
+//! An operation claims every partition that it will change before it changes the first. If a lock is missing, it
+//! restarts with a larger set and has nothing to undo.
+//!
+//! Events are pushed before the locks are released, so each mailbox has the order of commits.
+//!
+//! A partition whose root a snapshot holds is never changed in place, so an equal pointer means an unchanged
+//! partition. Transactions, exports and imports rely on that instead of version numbers.
 
 #[cfg(test)]
 mod alone;
@@ -78,7 +91,7 @@ use settle::Reaper;
 use touched::TouchedHomes;
 use unmatched::Commit;
 
-/// A part of the store behind one lock.
+/// Part of the store behind one lock: partitions, their index, and the watches on paths in them.
 pub struct Shard {
     tree: Tree,
     watches: Trie,
@@ -86,13 +99,13 @@ pub struct Shard {
     pins: Arc<Pins>,
 }
 
-/// The whole store.
+/// The store that all threads share.
 pub struct Store {
     layout: Layout,
-    /// The spine is the last. Each on cache lines of its own: what a thread writes in one is in nobody's
-    /// way in the next.
+    /// The root shard is the last. Each shard has cache lines of its own, so a write to one does not invalidate its
+    /// neighbour's (false sharing).
     shards: Box<[CachePadded<RwLock<Shard>>]>,
-    /// Of each shard.
+    /// A second handle to each shard's `Shard::pins`, which threads read without the shard's lock.
     pins: Box<[Arc<Pins>]>,
     /// See [`Pins::new`].
     replaced: Arc<AtomicU64>,
@@ -100,33 +113,37 @@ pub struct Store {
     registry: Arc<Registry>,
     outlet: Arc<dyn Outlet>,
     generations: AtomicU64,
-    /// Removals whose subtrees are not settled yet: while there are any, accounts and indexes may
-    /// still speak of nodes that are gone.
+    /// Removals whose subtrees are not settled yet. While there are any, accounts and the index of owners may still
+    /// count removed nodes, so the consistency check waits for zero.
     unsettled: AtomicU64,
     /// See [`Store::epoch`].
     epoch: AtomicU64,
     reaper: Reaper,
     matcher: Matcher,
     looks_max: u64,
-    /// Keyed afresh in each process: guests choose what is hashed.
+    /// Keyed at random in each process: guests choose the hashed replies, and a known key would let one construct two
+    /// that compare equal.
     hasher: RandomState,
 }
 
-/// What an operation or a commit leaves to be done once its locks are gone.
+/// The work that an operation or a commit leaves for after its locks are released.
 #[derive(Default)]
 pub struct Executed {
-    /// Held by the reply of a guest's request that caused events.
+    /// Keeps a guest's request outstanding until the events that it caused are delivered; `None` if it caused none.
+    /// Its reply holds a clone.
     pub ticket: Option<Arc<Ticket>>,
-    /// What was cut off; give it to [`Store::settle`].
+    /// The removed subtrees, for [`Store::settle`].
     pub removed: Vec<Removed>,
-    /// Homes that a transaction replaced: dropped where nobody waits for a lock.
+    /// The partitions that a transaction replaced. Freeing them can take long, so the caller drops them once no lock
+    /// is held.
     pub replaced: Option<TouchedHomes>,
 }
 
-/// How many generations a thread takes at a time, so that it asks for them rarely.
+/// How many generations a thread takes at a time: one write to the shared counter's cache line for each 4,096
+/// changes. A generation is only unique, so blocks of several threads may interleave.
 const GENERATIONS_BLOCK: u64 = 4096;
 
-/// A thread's supply of generations.
+/// A thread's block of unused generations.
 #[derive(Default)]
 pub struct Generations {
     next: u64,
@@ -145,8 +162,8 @@ impl Generations {
 }
 
 impl Store {
-    /// A store with the nodes that every client expects: `/`, `/tool`, `/tool/xenstored`, and the
-    /// special ones. Every domain may watch `@releaseDomain`.
+    /// Creates a store with the nodes that every client expects: `/`, `/tool`, `/tool/xenstored`, and the special
+    /// ones. Every domain may watch `@releaseDomain`.
     pub fn new(
         layout: Layout,
         registry: Arc<Registry>,
@@ -184,7 +201,7 @@ impl Store {
         store
     }
 
-    /// Lets commits look at less before the rest is left to the matcher, for tests of that.
+    /// Lowers the number of looks after which a commit leaves its events to the matcher. For tests of the matcher.
     pub fn set_looks_max(&mut self, looks: u64) {
         self.looks_max = looks;
     }
@@ -213,7 +230,8 @@ impl Store {
         }
     }
 
-    /// What is planted is the control domain's like what it creates itself.
+    /// Charges the control domain with a node of [`Store::plant`], as it is with each node that it creates later;
+    /// else the consistency check would find its account too low.
     fn charge_planted(&self, path: Path<'_>, node: &Node) {
         let Some(control) = self.registry.get(Domid::CONTROL) else { return };
         let below =
@@ -225,29 +243,30 @@ impl Store {
         }
     }
 
-    /// Which path lies where.
+    /// Returns the function from paths to shards and partitions.
     pub fn layout(&self) -> Layout {
         self.layout
     }
 
-    /// Who lives.
+    /// Returns the registry of living domains, with their accounts and births.
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
     }
 
-    /// A copy of a shard's tree at no cost: what long looks at the store work on.
+    /// Returns a snapshot of a shard's tree, on which long reads run without a lock. Cost: three reference counts
+    /// under the shard's lock.
     pub fn snapshot(&self, shard: ShardId) -> Tree {
         self.read_shard(shard).tree.clone()
     }
 
-    /// Whether more homes of some shard are pinned than may be: then snapshots are to be given up
-    /// before their time, the oldest first. Cost: a load for each shard.
+    /// Returns whether more partitions of some shard are pinned than [`PINNED_HOMES_MAX`]. Then threads drop their
+    /// transactions' snapshots early, the oldest first. Cost: a load for each shard.
     pub fn pins_too_much(&self) -> bool {
         self.pins.iter().any(|pins| pins.count() > PINNED_HOMES_MAX)
     }
 
-    /// How many bytes were replaced up to now that snapshots may keep; those of a snapshot that was taken
-    /// when it was `n` are at most the difference to `n`. Cost: a load.
+    /// Returns how many bytes were replaced up to now that snapshots may keep, rounded down by up to 64 KiB for each
+    /// shard. A snapshot that was taken at `n` keeps at most about the difference to `n`. Cost: a load.
     pub fn replaced_bytes(&self) -> u64 {
         self.replaced.load(Ordering::Relaxed)
     }
@@ -256,32 +275,32 @@ impl Store {
         &self.shards[usize::from(shard.0)]
     }
 
-    /// The trees of all shards, the spine's last, as they are at one moment: what is committed over
-    /// several shards is in all of them or in none. Cost: every lock, for the copies of as many
-    /// pointers.
+    /// Returns a consistent snapshot of all shards, the root shard last: a commit to several shards is in all of
+    /// these trees or in none. Cost: all locks, shared, while the trees are cloned.
     pub fn cut(&self) -> Vec<Tree> {
         let locked = Locked::take(self, &LockSet::all(self.layout, false));
         let trees = self.layout.all().filter_map(|shard| locked.shard(shard));
         trees.map(|shard| shard.tree.clone()).collect()
     }
 
-    /// Returns the number of the epoch, in which the set of clients that may write stays the same; callers name the
-    /// one in which they asked whether they may.
+    /// Returns the current epoch. The set of clients that may write changes only between epochs, so a caller stores
+    /// the epoch in which that set was checked ([`Caller::epoch`]).
     pub fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
     }
 
-    /// Begins an epoch. From here on nothing is changed by a caller that asked before, in any tree of which a snapshot
-    /// is taken after.
+    /// Begins an epoch. A write whose caller was checked in an earlier one is refused under the lock of the write, so
+    /// it is either in each snapshot taken after this call or never happens. That makes a reservation independent of
+    /// timing.
     pub fn begin_epoch(&self) {
         self.epoch.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Runs one request outside transactions; its reply is appended to `reply`. Cost: that of the
-    /// request, and the watches that it fires.
+    /// Runs one request outside transactions and appends its reply to `reply`. Cost: that of the request, and the
+    /// watches that it fires.
     ///
     /// # Errors
-    /// [`StoreError::Refused`] or [`StoreError::StaleEpoch`]; then nothing happened.
+    /// [`StoreError::Refused`] or [`StoreError::StaleEpoch`]; then nothing was changed.
     pub fn execute(
         &self,
         caller: &Caller,
@@ -307,8 +326,9 @@ impl Store {
         })
     }
 
-    /// What follows changes, of an operation or of a transaction that took the place of `replaced`,
-    /// while their locks are still held. What they removed is taken out of them.
+    /// Publishes changes with their locks still held; they are those of an operation, or of a transaction that
+    /// replaced `replaced`. Removed subtrees are moved out of the changes, or shared with the matcher where it does
+    /// part of the work.
     fn conclude(
         &self,
         locked: &mut Locked<'_>,
@@ -348,7 +368,7 @@ impl Store {
         }
     }
 
-    /// Sets a watch. From here on every change that it matches is pushed. Cost: the path's depth.
+    /// Sets a watch. Every later commit that it matches pushes an event. Cost: the path's length, under one lock.
     pub fn watch(&self, path: Path<'_>, entry: Entry) {
         if is_upper(path) {
             self.upper.insert(path, entry);
@@ -358,7 +378,8 @@ impl Store {
         }
     }
 
-    /// Takes a watch back; events of it that are pushed already name a watch that is gone.
+    /// Removes a watch; returns `false` if it is not set. Events that are pushed already name a watch that no longer
+    /// exists, and are dropped on delivery.
     pub fn unwatch(&self, path: Path<'_>, watcher: Watcher) -> bool {
         if is_upper(path) {
             self.upper.remove(path, watcher)
@@ -369,12 +390,12 @@ impl Store {
     }
 }
 
-/// Whether a watch on `path` is every shard's concern.
+/// Whether watches on `path` are in the global watch trie: changes in any shard may match them.
 fn is_upper(path: Path<'_>) -> bool {
     path.is_special() || has_homes_below(path)
 }
 
-/// Runs one request on whatever homes `forest` has.
+/// Runs one request on the partitions of `forest`.
 fn apply<F: Forest>(
     cx: &mut Context<'_>,
     forest: &mut F,

@@ -1,30 +1,30 @@
-//! A node of the store.
+//! The store's node and its layout in memory.
 
 use crate::words::{Children, Domid, FlatDrop, Perms};
 
-/// A node that versions of the store share. Nothing refers to one weakly, so it has one count.
+/// A shared node. triomphe's `Arc` has no weak references, so its header is one count of 8 bytes where std's has two.
 pub type NodeArc = triomphe::Arc<Node>;
 
-/// What a directory holds under a child's name: the node, or nothing if that child is a home of
-/// its own and lives in its own shard.
+/// A directory's entry for a child: the node, or `None` if the child is the root of another partition, which is in
+/// its own shard.
 pub type Child = Option<NodeArc>;
 
-/// A node: its permissions, its value, its children, and a generation.
+/// A node: permissions, value, children, and a generation.
 ///
-/// A look-up is a chain of cache misses, and most nodes are leaves with a short value. So this struct
-/// with its count fills the allocator's block of 40 bytes, a short value lies in it, from a directory
-/// it is one step to its children, and the generation takes the place that a value of 64 bytes leaves
-/// in a block of 80.
+/// A look-up is a chain of cache misses, and most nodes are leaves with a short value. So this struct with its count
+/// fills the allocator's block of 40 bytes, a value of up to 7 bytes is inside, a directory is one pointer away from
+/// its children, and the generation of a longer value takes the room that a value of 64 bytes leaves in a block of
+/// 80.
 #[derive(Clone)]
 pub struct Node {
-    /// Who may do what, and who owns it. Usually shared with the parent.
+    /// The permissions, the first of which names the owner. Usually shared with the parent.
     pub perms: Perms,
     content: Content,
 }
 
 #[derive(Clone)]
 enum Content {
-    /// A leaf whose value has at most [`SHORT_BYTES_MAX`], as states, ports and flags have.
+    /// A leaf with a value of at most [`SHORT_BYTES_MAX`], such as a state, port or flag.
     Short { generation: u64, len: u8, value: [u8; SHORT_BYTES_MAX] },
     /// Any other leaf: the generation ([`GENERATION_BYTES`], little-endian), then the value.
     Long(Box<[u8]>),
@@ -32,41 +32,39 @@ enum Content {
     Directory { head: Box<Head>, children: Children<Child> },
 }
 
-/// What a directory has beside its children. Copies of the directory share its value: a change below copies all
-/// directories on the way, and a guest chooses how many these are and how long their values.
+/// A directory's value and generation. Copies of a directory share its value: a change below copies all directories
+/// on the way, and a guest chooses their number and the lengths of their values.
 #[derive(Clone)]
 struct Head {
     generation: u64,
-    /// None is empty, as most are.
+    /// `None` if empty, as most are.
     value: Option<triomphe::Arc<[u8]>>,
 }
 
 const GENERATION_BYTES: usize = size_of::<u64>();
-/// What fits beside a generation where a directory has two pointers.
+/// The bytes that fit beside a generation in the place of a directory's two pointers.
 const SHORT_BYTES_MAX: usize = 7;
 
 static NO_CHILDREN: Children<Child> = Children::new();
 
 const _: () = assert!(size_of::<Node>() == 32);
 
-/// What a node costs its owner beside its name, value and permission entries: about what the
-/// process really pays for it.
+/// What a node costs its owner without name, value and permission entries: about what it takes in memory.
 const NODE_BYTES: usize = 96;
-/// What a permission entry costs: a set of one node's own is an allocation or two.
+/// What a permission entry costs: a set that only one node has is one or two allocations.
 const ENTRY_BYTES: usize = 16;
-/// What an entry counts in the quota `node-size`.
+/// What a permission entry counts in the quota `node-size`.
 const ENTRY_SIZE_BYTES: usize = 8;
-/// The header that C counts into the quota `node-size`, so that the same limit bites at the same
-/// value.
+/// The header that C counts in the quota `node-size`, so that a limit admits the same values here.
 const SIZE_HEADER_BYTES: usize = 16;
 
 impl Node {
-    /// A node without children.
+    /// Creates a node without children.
     pub fn new(perms: Perms, generation: u64, value: &[u8]) -> Node {
         Node { perms, content: Content::leaf(generation, value) }
     }
 
-    /// The value: bytes, usually text.
+    /// Returns the value: bytes, usually text.
     pub fn value(&self) -> &[u8] {
         match &self.content {
             Content::Short { len, value, .. } => &value[..usize::from(*len)],
@@ -75,7 +73,8 @@ impl Node {
         }
     }
 
-    /// Unique to the last change of value, permissions or children; nothing reads an order from it.
+    /// Returns the number of the last change of value, permissions or children. It is unique to that change; its
+    /// order has no meaning.
     pub fn generation(&self) -> u64 {
         match &self.content {
             Content::Short { generation, .. } => *generation,
@@ -87,7 +86,7 @@ impl Node {
         }
     }
 
-    /// What lies directly below.
+    /// Returns the children.
     pub fn children(&self) -> &Children<Child> {
         match &self.content {
             Content::Directory { children, .. } => children,
@@ -95,7 +94,7 @@ impl Node {
         }
     }
 
-    /// The child called `name`, to be changed.
+    /// Returns the child called `name`, for changing.
     pub fn child_mut(&mut self, name: &[u8]) -> Option<&mut Child> {
         match &mut self.content {
             Content::Directory { children, .. } => children.get_mut(name),
@@ -103,10 +102,10 @@ impl Node {
         }
     }
 
-    /// Sets the value.
+    /// Sets the value. A long value is overwritten in place if the length stays the same.
     pub fn set_value(&mut self, generation: u64, value: &[u8]) {
         match &mut self.content {
-            // Most values are followed by others of their length: states, counts.
+            // Most values are replaced by one of the same length, such as a state or count.
             Content::Long(bytes) if bytes.len() == GENERATION_BYTES + value.len() => {
                 let (old_generation, old) = bytes.split_at_mut(GENERATION_BYTES);
                 old_generation.copy_from_slice(&generation.to_le_bytes());
@@ -131,7 +130,7 @@ impl Node {
         }
     }
 
-    /// Adds a child, or puts it in the place of one with that name, which is returned.
+    /// Adds a child, or replaces the one with that name and returns it.
     pub fn insert_child(&mut self, generation: u64, name: &[u8], child: Child) -> Option<Child> {
         if !matches!(self.content, Content::Directory { .. }) {
             let head = Box::new(Head::new(generation, self.value()));
@@ -142,7 +141,7 @@ impl Node {
         children.insert(name, child)
     }
 
-    /// Takes the child called `name` out.
+    /// Removes and returns the child called `name`. Without children the node is a leaf again.
     pub fn remove_child(&mut self, generation: u64, name: &[u8]) -> Option<Child> {
         let Content::Directory { head, children } = &mut self.content else { return None };
         let child = children.remove(name)?;
@@ -153,7 +152,7 @@ impl Node {
         Some(child)
     }
 
-    /// Makes the sum of its children's names wrong if it is kept, for tests of the consistency check.
+    /// Falsifies the sum of its children's names, if it is kept, for tests of the consistency check.
     #[cfg(test)]
     pub fn falsify_names_bytes(&mut self) {
         if let Content::Directory { children, .. } = &mut self.content {
@@ -161,7 +160,7 @@ impl Node {
         }
     }
 
-    /// About what a copy takes beside what it shares, in bytes.
+    /// Returns about how many bytes a copy takes, without what it shares.
     pub fn copy_bytes(&self) -> usize {
         let content = match &self.content {
             Content::Short { .. } => 0,
@@ -171,7 +170,7 @@ impl Node {
         size_of::<Node>() + size_of::<usize>() + content
     }
 
-    /// What a copy shares until it gets another value, in bytes.
+    /// Returns how many bytes a copy shares until its value is replaced.
     pub fn shared_bytes(&self) -> usize {
         match &self.content {
             Content::Short { .. } | Content::Long(_) => 0,
@@ -179,18 +178,18 @@ impl Node {
         }
     }
 
-    /// What it is charged with in the quota `memory`, in bytes, beside [`Node::index_bytes`].
+    /// Returns the charge in the quota `memory`, in bytes, without [`Node::index_bytes`].
     pub fn charge_bytes(&self, name: &[u8]) -> u64 {
         charge_bytes(&self.perms, name, self.value().len())
     }
 
-    /// What it is charged with besides, if its path has `path_bytes` and the node above it in its home belongs to
-    /// `above`: see `index_bytes`.
+    /// Returns the additional charge for index entries, in bytes; its path has `path_bytes`, and its parent in the
+    /// partition belongs to `above`. See the function `index_bytes`.
     pub fn index_bytes(&self, path_bytes: usize, above: Option<Domid>) -> u64 {
         index_bytes(&self.perms, path_bytes, above)
     }
 
-    /// Its size in the quota `node-size`, in bytes: permissions, names of children, value.
+    /// Returns its size in the quota `node-size`, in bytes: permissions, names of children, value.
     pub fn size(&self) -> usize {
         size(&self.perms, self.children().names_bytes(), self.value().len())
     }
@@ -219,19 +218,20 @@ impl Content {
     }
 }
 
-/// [`Node::charge_bytes`] of a node that does not exist yet.
+/// Returns [`Node::charge_bytes`] of a node that does not exist yet.
 pub fn charge_bytes(perms: &Perms, name: &[u8], value_bytes: usize) -> u64 {
     (NODE_BYTES + ENTRY_BYTES * perms.entries().len() + name.len() + value_bytes) as u64
 }
 
-/// Its path, in bytes, where a guest's nodes begin: at a home's root, or below a node of another owner. The index
-/// of owners keeps it, and the table of homes. (C charges every node with its path.)
+/// Returns the length of the path, in bytes, if the node is a guest's boundary: at a partition's root or below
+/// another owner's node. The index of owners and the table of partitions hold it. (C charges every node for its
+/// path.)
 pub fn index_bytes(perms: &Perms, path_bytes: usize, above: Option<Domid>) -> u64 {
     let owner = perms.owner();
     if owner == Domid::CONTROL || above == Some(owner) { 0 } else { path_bytes as u64 }
 }
 
-/// [`Node::size`] of a node that does not exist yet.
+/// Returns [`Node::size`] of a node that does not exist yet.
 pub fn size(perms: &Perms, names_bytes: usize, value_bytes: usize) -> usize {
     SIZE_HEADER_BYTES + ENTRY_SIZE_BYTES * perms.entries().len() + names_bytes + value_bytes
 }
@@ -240,7 +240,7 @@ thread_local! {
     static DIRECTORIES: FlatDrop<Children<Child>> = const { FlatDrop::new() };
 }
 
-/// Trees are dropped without recursion, as they can be deep.
+/// Drops trees without recursion: guests choose their depth, and recursion would overflow a small stack (XSA-418).
 impl Drop for Node {
     fn drop(&mut self) {
         if let Content::Directory { children, .. } = &mut self.content {

@@ -1,4 +1,4 @@
-//! The requests that touch nodes, as the store sees them.
+//! The requests for nodes, independent of the wire format.
 
 use std::borrow::Cow;
 
@@ -8,54 +8,53 @@ use crate::words::{Path, PathBuf, Perms};
 /// A request on one path.
 #[derive(Clone)]
 pub struct Op<'a> {
-    /// The path, absolute or (for the permissions of special nodes) special.
+    /// The path: absolute, or special for GET_PERMS and SET_PERMS.
     pub path: Path<'a>,
-    /// What is asked.
+    /// The operation and its arguments.
     pub verb: Verb<'a>,
 }
 
 impl Op<'_> {
-    /// Whether it writes a value that is worth not to be copied for the log.
+    /// Returns whether it writes a value that is long enough to share with the node instead of a copy in the log.
     pub fn has_long_value(&self) -> bool {
         matches!(&self.verb, Verb::Write(value) if value.len() >= SHARED_VALUE_BYTES)
     }
 
-    /// What keeping it in a log costs, in bytes.
+    /// Returns what it takes in a log, in bytes.
     pub fn logged_bytes(&self) -> usize {
         let value = if let Verb::Write(value) = &self.verb { value.len() } else { 0 };
         size_of::<LoggedOp>() + self.path.bytes().len() + value
     }
 }
 
-/// What is asked of a path (xenstore.txt, "Database read, write and permissions operations").
+/// An operation on a path (xenstore.txt, "Database read, write and permissions operations").
 #[derive(Clone)]
 pub enum Verb<'a> {
-    /// Answers the value.
+    /// Reads the value.
     Read,
-    /// Answers the names of the children, each with a NUL.
+    /// Lists the names of the children, each with a NUL.
     Directory,
-    /// Answers the generation with a NUL, then children from this byte of the list on; an empty
-    /// name ends the list.
+    /// Returns the generation with a NUL, then the list of children from this byte on; an empty name marks its end.
     DirectoryPart(usize),
-    /// Answers the permission entries, each with a NUL.
+    /// Lists the permission entries, each with a NUL.
     GetPerms,
     /// Sets the value; creates the node and missing parents.
     Write(Cow<'a, [u8]>),
-    /// Creates the node and missing parents, unless it is there.
+    /// Creates the node and missing parents; changes nothing if it exists.
     Mkdir,
-    /// Removes the node and all below it.
+    /// Removes the node and all nodes below it.
     Rm,
-    /// Sets the permissions, stamped with the birth clock of the request.
+    /// Sets the permissions, whose stamp is the birth clock at the request.
     SetPerms(Perms),
 }
 
 impl Verb<'_> {
-    /// Whether it changes anything.
+    /// Returns whether it may change the store.
     pub fn writes(&self) -> bool {
         matches!(self, Verb::Write(_) | Verb::Mkdir | Verb::Rm | Verb::SetPerms(_))
     }
 
-    /// The name in xenstore.txt.
+    /// Returns the name in xenstore.txt.
     pub fn name(&self) -> &'static str {
         match self {
             Verb::Read => "READ",
@@ -69,7 +68,7 @@ impl Verb<'_> {
         }
     }
 
-    /// The same with nothing borrowed, for a transaction's log.
+    /// Returns a copy that borrows nothing, for a transaction's log.
     pub fn into_owned(self) -> Verb<'static> {
         match self {
             Verb::Read => Verb::Read,
@@ -84,22 +83,23 @@ impl Verb<'_> {
     }
 }
 
-/// An [`Op`] kept in a transaction's log.
+/// An [`Op`] in a transaction's log.
 pub struct LoggedOp {
     /// The path.
     pub path: PathBuf,
-    /// What was asked; of a written value that lies in a node of the transaction, nothing.
+    /// The operation; the value of a WRITE is empty if `written` holds it.
     pub verb: Verb<'static>,
-    /// That node. It shares its value with the log as long as it is not changed again.
+    /// The transaction's node that holds the value of a long WRITE. It is shared with the tree until the tree's node
+    /// changes.
     written: Option<NodeArc>,
 }
 
-/// From this length on a written value is not copied for the log, in bytes.
+/// The length from which a written value is not copied for the log, in bytes.
 const SHARED_VALUE_BYTES: usize = 128;
 
 impl LoggedOp {
-    /// Copies an operation, whose path is `path`; of a written value that is long the node where it lies, if
-    /// that is `written`.
+    /// Copies an operation, with `path` as its path. If `written` is the node that holds its value, the log shares
+    /// that node instead of a copy of the value.
     pub fn of(op: &Op<'_>, path: PathBuf, written: Option<&NodeArc>) -> LoggedOp {
         let written = written.cloned();
         let verb = match &written {
@@ -109,20 +109,20 @@ impl LoggedOp {
         LoggedOp { path, verb, written }
     }
 
-    /// How many bytes of it lie in a node of the transaction.
+    /// Returns how many bytes of it are in a node of the transaction.
     pub fn shared_bytes(&self) -> usize {
         self.written.as_ref().map_or(0, |node| node.value().len())
     }
 
-    /// Shares the value with the node that it was written to when the operation was run again, if it shared it
-    /// before; returns how many bytes.
+    /// After a replay: shares the value with the node to which the operation just wrote it, if it was shared before.
+    /// Returns the value's length in bytes.
     pub fn share_anew(&mut self, written: Option<&NodeArc>) -> usize {
         let (Some(node), Some(written)) = (&mut self.written, written) else { return 0 };
         *node = NodeArc::clone(written);
         self.shared_bytes()
     }
 
-    /// The operation, to be run again.
+    /// Returns the operation for a replay.
     pub fn op(&self) -> Op<'_> {
         let verb = match (&self.verb, &self.written) {
             (_, Some(node)) => Verb::Write(Cow::Borrowed(node.value())),

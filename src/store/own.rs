@@ -1,4 +1,4 @@
-//! A transaction's homes as operations see them.
+//! A transaction's partitions as operations see them.
 
 use super::Store;
 use super::error::StoreError;
@@ -7,13 +7,15 @@ use super::node::{Node, NodeArc};
 use super::touched::{Change, Named, Touched, TouchedHomes};
 use crate::words::{Domid, Home, Layout, Path, Perms};
 
-/// The homes of a transaction, each taken from the store when first touched.
+/// A transaction's partitions. Each is a snapshot taken from the store at its first access.
 pub struct Own<'a, 's> {
-    /// Where they are taken from.
+    /// The store from which partitions are taken.
     pub store: &'a Store,
-    /// The locks that are held, if any are: then it is all of them.
+    /// The locks, if the caller holds any; then it holds all. Without them, each first access locks one shard for as
+    /// long as a root is cloned, so a transaction sees partitions of different moments. Its END detects that, as it
+    /// compares all of them under one set of locks.
     pub locked: Option<&'a Locked<'s>>,
-    /// Those that are taken.
+    /// The partitions taken so far.
     pub homes: &'a mut TouchedHomes,
 }
 

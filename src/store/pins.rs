@@ -1,46 +1,50 @@
-//! What the snapshots of open transactions keep: the homes that they pin, as these were when first touched,
-//! and what is replaced in these meanwhile. No account is charged for that, so both are bounded.
+//! The memory that snapshots of open transactions keep: partitions as they were at first access, and nodes of them
+//! that were replaced since. No account is charged for it, so both are bounded for the whole daemon.
 
 use crate::sync::{Arc, AtomicU32, AtomicU64, Ordering};
 
-/// So many homes of one shard may be pinned; beyond it snapshots are given up before their time, the
-/// oldest first. What a guest's transactions keep of their own is charged in its quota `memory`, which ends at some
-/// 6,000 homes by default, so a single guest cannot make others give up theirs.
+/// The number of partitions of one shard that may be pinned; above it, threads drop their transactions' snapshots
+/// early, the oldest first. A guest's transactions are charged in its quota `memory`, which by default admits some
+/// 6,000 partitions, so a single guest cannot make others lose their snapshots.
 pub const PINNED_HOMES_MAX: u32 = 16_384;
-/// A snapshot that is older than so many replaced bytes, of all shards, is given up: what the snapshots of
-/// all transactions keep beside the tree is at most this. Ordinary transactions are over long before.
+/// A snapshot is dropped once this many bytes were replaced since it was taken, over all shards. The nodes that
+/// snapshots keep beside the current tree were all replaced since the oldest one, so together they keep no more than
+/// this. Ordinary transactions end long before.
 pub const REPLACED_BYTES_MAX: u64 = 8 << 20;
-/// What a shard counts by itself before all threads see it.
+/// A shard adds to the common sum in steps of this size. The sum is on a cache line that all threads read in each
+/// pass, so writing it with each change would make all shards contend; the error, at most one step a shard, is small
+/// against [`REPLACED_BYTES_MAX`].
 const REPLACED_BYTES_STEP: u64 = 64 << 10;
 
-/// What snapshots keep of one shard.
+/// The counters of one shard.
 pub struct Pins {
     homes: AtomicU32,
-    /// Bytes that were replaced or removed while snapshots kept them. Only grows.
+    /// Bytes replaced or removed while snapshots kept them. It only grows: dropping a snapshot subtracts nothing, as
+    /// the same bytes may be kept by others.
     replaced: AtomicU64,
-    /// The sum over all shards, in whole steps: threads look at it in each pass.
+    /// The sum over all shards, in whole steps, which threads read in each pass.
     all_replaced: Arc<AtomicU64>,
 }
 
 impl Pins {
-    /// Returns the pins of a shard, `all_replaced` of which is the same for all shards.
+    /// Creates a shard's counters; `all_replaced` is common to all shards.
     pub fn new(all_replaced: Arc<AtomicU64>) -> Arc<Pins> {
         let (homes, replaced) = Default::default();
         Arc::new(Pins { homes, replaced, all_replaced })
     }
 
-    /// Pins a home until what this returns is dropped. Cost: constant.
+    /// Counts a pinned partition until the returned guard is dropped. Cost: constant.
     pub fn pin(self: &Arc<Pins>) -> Pin {
         self.homes.fetch_add(1, Ordering::Relaxed);
         Pin(Arc::clone(self))
     }
 
-    /// How many homes are pinned; one that two transactions pin counts twice.
+    /// Returns how many partitions are pinned; one that two transactions pin counts twice.
     pub fn count(&self) -> u32 {
         self.homes.load(Ordering::Relaxed)
     }
 
-    /// Counts bytes that the tree no longer has and snapshots may keep. Cost: constant.
+    /// Counts bytes that the tree no longer holds but snapshots may. Cost: constant.
     pub fn replaced(&self, bytes: u64) {
         if bytes == 0 {
             return;
@@ -53,7 +57,7 @@ impl Pins {
     }
 }
 
-/// A home that is pinned.
+/// A pinned partition; dropping it unpins.
 pub struct Pin(Arc<Pins>);
 
 impl Drop for Pin {

@@ -1,4 +1,4 @@
-//! From changes to batches of events, with the commit's locks held.
+//! Matching of a commit's changes with watches, and the push of its events, with the commit's locks held.
 
 use std::cell::OnceCell;
 
@@ -13,34 +13,36 @@ use crate::sync::Arc;
 use crate::watch::{Batch, Event};
 use crate::words::{Domid, Path};
 
-/// How much a commit may look at to find its events with its locks held: a few tens of microseconds. The events
-/// of the rest are found by the matcher. What devices, toolstacks and kernels do is far below.
+/// How many looks a commit may take at levels and watches with its locks held: some tens of microseconds. Guests that
+/// watch each level of a path make one change match thousands of watches. The matcher finds the events of the rest.
+/// Commits of devices, toolstacks and kernels stay far below.
 pub const LOOKS_MAX: u64 = 4096;
 
-/// What became of a commit's events.
+/// The result of publishing a commit.
 pub struct Published {
-    /// What a guest's request holds for them, if there are any.
+    /// The ticket that a guest's request holds, if it caused events.
     pub ticket: Option<Arc<Ticket>>,
-    /// What is left to the matcher.
+    /// The changes left to the matcher.
     pub rest: Option<Rest>,
 }
 
 /// The changes of a commit whose events were not found under its locks.
 #[derive(Clone, Copy)]
 pub struct Rest {
-    /// The first of them.
+    /// The index of the first.
     pub first: usize,
-    /// What is left of the bytes of [`CommitView::names`].
+    /// The rest of the budget [`CommitView::names`], in bytes.
     pub names: u64,
 }
 
 impl Store {
-    /// Pushes the events of `changes` to the threads that serve the watchers. Cost: the depth of each path,
-    /// the matches, and for a removed tree the smaller of its nodes and the watched paths below it, level by
-    /// level; together at most [`LOOKS_MAX`].
+    /// Pushes the events of `changes` to the threads that serve the watchers. This happens before the locks are
+    /// released, so that an event that caused another precedes it in every mailbox. Cost: the depth of each path, the
+    /// matches, and for a removed tree at each level the smaller of its nodes and the watched names; together at most
+    /// [`LOOKS_MAX`].
     ///
-    /// `replaced` are the homes that a transaction changed, if it is one: what neither was there
-    /// before nor is there now has not changed.
+    /// `replaced` are the partitions that a transaction changed. A path that existed neither before it nor after it
+    /// has not changed.
     pub(super) fn publish(
         &self,
         locked: &Locked<'_>,
@@ -74,12 +76,12 @@ impl Store {
         Published { ticket, rest }
     }
 
-    /// Sorts events by thread; the order within each thread stays.
+    /// Pushes events by thread, in their order within each.
     fn push(&self, mut found: Vec<Event>, ticket: Option<&Arc<Ticket>>) {
         while let Some(first) = found.first() {
             let thread = first.watcher.thread;
             let is_its = |event: &Event| event.watcher.thread == thread;
-            // Mostly they are all one thread's.
+            // Mostly they are all for one thread.
             let (events, rest) = match found.iter().all(is_its) {
                 true => (found, Vec::new()),
                 false => found.into_iter().partition(is_its),
@@ -89,8 +91,8 @@ impl Store {
         }
     }
 
-    /// Reports that a domain was introduced or released (xenstore.txt, WATCH): to watches without a
-    /// depth by the name alone, to others with the domain's number behind it.
+    /// Notifies watches that a domain was introduced or released (xenstore.txt, WATCH): watches without a depth of
+    /// the special path, others of that path with the domain's number below it.
     pub fn publish_special(&self, name: &'static [u8], domid: Domid) {
         let Ok(special) = Path::parse(name) else { return };
         let spine = self.layout.spine();

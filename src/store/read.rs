@@ -1,4 +1,4 @@
-//! The operations that only look: READ, DIRECTORY, DIRECTORY_PART, GET_PERMS.
+//! The operations that change nothing: READ, DIRECTORY, DIRECTORY_PART, GET_PERMS.
 
 use std::io::Write;
 
@@ -10,7 +10,7 @@ use super::tree::Found;
 use crate::sync::Arc;
 use crate::words::{Access, Errno, PAYLOAD_BYTES_MAX, Path, Perms};
 
-/// Calls `look` with the node at `path` if the caller has `wanted` there. Cost: the path's depth.
+/// Calls `look` with the node at `path` if the caller has the access `wanted`. Cost: the path's depth.
 ///
 /// # Errors
 /// `EACCES` or `ENOENT`, see [`refusal`].
@@ -30,8 +30,8 @@ pub fn with_node<F: Forest, R>(
     Err(refusal(cx, forest, path, errno, wanted)?.into())
 }
 
-/// The error for a node that is missing or refused. Whether `ENOENT` may be told depends on the
-/// nearest existing ancestor: who has nothing of what was wanted there learns nothing (`EACCES`).
+/// Returns the error for a node that is missing or refused. `ENOENT` would reveal that the node is missing, so a
+/// caller without any of the access `wanted` to the nearest existing ancestor gets `EACCES` instead.
 pub fn refusal<F: Forest>(
     cx: &Context<'_>,
     forest: &mut F,
@@ -45,11 +45,11 @@ pub fn refusal<F: Forest>(
     Ok(if granted.overlaps(wanted) { errno } else { Errno::EACCES })
 }
 
-/// The permissions of the node at `path` or of the nearest one above it, and the length of its path.
-/// Cost: the depth, and a look at each home on the way up.
+/// Returns the permissions of the node at `path` or of its nearest existing ancestor, and the length of that one's
+/// path. Cost: the depth, and a look at each partition on the way up.
 ///
 /// # Errors
-/// Besides a lock that is needed: `EIO` if there is no root, which cannot be.
+/// [`StoreError::NeedsLock`]; `EIO` if the store has no root, which does not happen.
 pub fn nearest<F: Forest>(forest: &mut F, path: Path<'_>) -> Result<(Perms, usize), StoreError> {
     let mut at = path;
     loop {
@@ -65,7 +65,7 @@ pub fn nearest<F: Forest>(forest: &mut F, path: Path<'_>) -> Result<(Perms, usiz
     }
 }
 
-/// READ: the value.
+/// READ: appends the value to `reply`.
 pub fn read<F: Forest>(
     cx: &Context<'_>,
     forest: &mut F,
@@ -75,10 +75,10 @@ pub fn read<F: Forest>(
     with_node(cx, forest, path, Access::READ, |node| reply.extend_from_slice(node.value()))
 }
 
-/// DIRECTORY: the children's names, each with a NUL. Cost: their number.
+/// DIRECTORY: appends the children's names, each with a NUL. Cost: their number.
 ///
 /// # Errors
-/// `E2BIG` if they do not fit a reply.
+/// `E2BIG` if they exceed a reply's payload; clients then use DIRECTORY_PART.
 pub fn directory<F: Forest>(
     cx: &Context<'_>,
     forest: &mut F,
@@ -97,8 +97,9 @@ pub fn directory<F: Forest>(
     })?
 }
 
-/// DIRECTORY_PART: the generation, then the list from `offset` on as far as it fits; an empty name
-/// ends it. Cost: the children up to the end of the part.
+/// DIRECTORY_PART: appends the generation, then the list of names from byte `offset` on as far as it fits; an empty
+/// name marks its end. A client that sees another generation in a later part restarts. Cost: the children up to the
+/// end of the part.
 pub fn directory_part<F: Forest>(
     cx: &Context<'_>,
     forest: &mut F,
@@ -108,14 +109,14 @@ pub fn directory_part<F: Forest>(
 ) -> Result<(), StoreError> {
     with_node(cx, forest, path, Access::READ, |node| {
         let start = reply.len();
-        // A vector in memory takes every write.
+        // Writing to a vector does not fail.
         let _ = write!(reply, "{}\0", node.generation());
         let mut position = 0;
         for (name, _) in node.children().iter() {
             let end = position + name.bytes().len() + 1;
             if end > offset {
                 let rest = &name.bytes()[offset.saturating_sub(position)..];
-                // One byte is kept for the empty name at the end.
+                // One byte is reserved for the empty name at the end.
                 if reply.len() - start + rest.len() + 2 > PAYLOAD_BYTES_MAX {
                     return;
                 }
@@ -128,8 +129,8 @@ pub fn directory_part<F: Forest>(
     })
 }
 
-/// GET_PERMS: the entries, each as `<letter><domid>` with a NUL. Those of domains that died since they
-/// were set are left out ([`PermSet::shown`](crate::words::PermSet::shown)).
+/// GET_PERMS: appends the entries, each as `<letter><domid>` with a NUL, without those of domains that died since
+/// they were set ([`PermSet::shown`](crate::words::PermSet::shown)).
 pub fn get_perms<F: Forest>(
     cx: &Context<'_>,
     forest: &mut F,

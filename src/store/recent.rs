@@ -1,4 +1,4 @@
-//! Who changed what lately: only to explain conflicts.
+//! The last changes and their authors, only to explain conflicts.
 
 use std::hash::{BuildHasher, Hasher};
 
@@ -9,25 +9,26 @@ use crate::words::{Domid, Path};
 /// How many changes of a shard are remembered: more than a transaction usually spans.
 const CHANGES: usize = 256;
 
-/// The last changes of a shard, by a hash of their path.
+/// The last changes of a shard in a ring buffer, by a hash of their path. A collision names the wrong domain in a
+/// diagnosis and does no other harm.
 pub struct Recent {
     changes: Box<[(u64, Domid)]>,
     next: usize,
 }
 
 impl Recent {
-    /// Nothing yet.
+    /// Creates an empty buffer.
     pub fn new() -> Recent {
         Recent { changes: vec![(0, Domid::CONTROL); CHANGES].into(), next: 0 }
     }
 
-    /// Remembers a change. Cost: the path's length.
+    /// Records a change. Cost: the path's length.
     pub fn note(&mut self, path: Path<'_>, by: Domid) {
         self.changes[self.next] = (hash(path), by);
         self.next = (self.next + 1) % CHANGES;
     }
 
-    /// Who changed `path` last.
+    /// Returns the domain that last changed `path`. Cost: a comparison for each remembered change.
     pub fn changed_by(&self, path: Path<'_>) -> Option<Domid> {
         let hash = hash(path);
         let (newer, older) = (&self.changes[..self.next], &self.changes[self.next..]);
@@ -39,7 +40,7 @@ impl Recent {
 fn hash(path: Path<'_>) -> u64 {
     let mut hasher = FixedState::with_seed(1).build_hasher();
     hasher.write(path.bytes());
-    // 0 marks a place without a change.
+    // 0 marks an empty slot.
     hasher.finish() | 1
 }
 

@@ -1,4 +1,4 @@
-//! The watchers of one change that may know of it.
+//! The watchers of one change, as far as permissions allow.
 
 use std::collections::HashMap;
 
@@ -10,35 +10,35 @@ use crate::sync::Arc;
 use crate::watch::{Entry, Event, Nearest};
 use crate::words::{Access, Domid, Path, Perms};
 
-/// The permissions that say who may know of a change: those before it, those after, the parent's.
+/// The permissions that decide which domains may know of a change: the former, the new, the parent's.
 pub type ChangePerms<'a> = [Option<&'a Perms>; 3];
 
-/// Collects the events of one path.
+/// A collector of the events of one path.
 pub struct Recipients<'a> {
     store: &'a Store,
     path: Path<'a>,
-    /// Made when the first event needs it; shared by all.
+    /// The path, allocated for the first event and shared by all.
     shared: Option<Arc<[u8]>>,
     found: &'a mut Vec<Event>,
-    /// The domain asked about last, and whether it may know: many entries belong to few domains.
+    /// The last domain checked, and the result: many entries belong to few domains.
     last: Option<(Domid, bool)>,
-    /// The same of those before it, once there are two.
+    /// The results for earlier domains, once there are two.
     known: Option<HashMap<Domid, bool, RandomState>>,
 }
 
 impl<'a> Recipients<'a> {
-    /// None yet.
+    /// Creates a collector that appends to `found`.
     pub fn new(store: &'a Store, path: Path<'a>, found: &'a mut Vec<Event>) -> Recipients<'a> {
         Recipients { store, path, shared: None, found, last: None, known: None }
     }
 
-    /// How many events there are of the whole commit.
+    /// Returns the number of events of the whole commit so far.
     pub fn found(&self) -> usize {
         self.found.len()
     }
 
-    /// Whether the watcher may know of a change with these permissions, which are those of all changes that
-    /// are asked about here (XSA-115).
+    /// Returns whether the watcher may know of a change with these permissions (XSA-115). Results are cached, so
+    /// `perms` must be the same in all calls for one path.
     pub fn may_know(&mut self, entry: &Entry, perms: ChangePerms<'_>) -> bool {
         if let Some((domid, allowed)) = self.last {
             if domid == entry.domid {
@@ -69,9 +69,9 @@ impl<'a> Recipients<'a> {
         }
     }
 
-    /// Adds an event that names the watched path instead of the change, if the watcher may know of that;
-    /// returns whether it may. For a watcher of the control domain it is the change's own event, and `false`:
-    /// its kernel learns of backends by name only. So it is as long as `names` has bytes left for them.
+    /// Adds an event that names the watched path instead of the change, if the watcher may know of the change;
+    /// returns whether it may. A watcher of the control domain instead gets the change's own event, and the result is
+    /// `false`, while `names` has bytes left: its kernel learns of backends only by name.
     pub fn collapse(
         &mut self,
         entry: &Entry,

@@ -1,4 +1,4 @@
-//! RM: cutting subtrees off, whatever their size, at the cost of a path.
+//! RM: detaches subtrees of any size at the cost of a path.
 
 use super::context::{Change, Context, Effects, Removed};
 use super::error::StoreError;
@@ -8,8 +8,8 @@ use super::read::refusal;
 use crate::sync::Arc;
 use crate::words::{Access, Errno, Path, PathBuf, has_homes_below};
 
-/// RM. What is below goes with it, also where it is a home of another shard; it is accounted and
-/// dropped by [`super::settle`] once the locks are gone. Cost here: the depth, and the homes below.
+/// RM. It also removes what is below the node in other partitions. [`super::settle`] accounts for the removed nodes
+/// and frees them after the locks are released. Cost here: the depth, and the partitions below.
 ///
 /// # Errors
 /// `EINVAL` for the root, `EACCES`, `ENOENT` if not even the parent exists.
@@ -39,7 +39,7 @@ pub fn rm<F: Forest>(
     Ok(())
 }
 
-/// Cuts off what is at `path` and the homes below it; nothing if nothing is there.
+/// Detaches the node at `path` and the partitions below it; returns `None` if nothing is there.
 ///
 /// # Errors
 /// `ENOSPC` for a guest's transaction that removes too many nodes of others.
@@ -52,7 +52,7 @@ pub fn cut<F: Forest>(
     let (home, parent) = (layout.home(path), path.parent().ok_or(Errno::EINVAL)?);
     let parent_home = layout.home(parent);
     let homes = homes_below(forest, path)?;
-    // Every lock first.
+    // All claims precede the first change, so a restart for a lock has nothing to undo.
     forest.claim(&home)?;
     for home in &homes {
         forest.claim(&layout.home(home.as_path()))?;
@@ -83,8 +83,8 @@ pub fn cut<F: Forest>(
     Ok(Some(Change { path, shard, before: None, after, parent: Some(parent_perms), removed }))
 }
 
-/// The homes strictly below `path`. Only directories that can hold homes are looked through, so the
-/// cost is that of what lies directly in those.
+/// Returns the partitions strictly below `path`. Only directories that can hold partitions are visited, so the cost
+/// is the number of their children.
 fn homes_below<F: Forest>(forest: &mut F, path: Path<'_>) -> Result<Vec<PathBuf>, StoreError> {
     let mut homes = Vec::new();
     let mut todo = vec![path.to_buf()];

@@ -1,4 +1,4 @@
-//! The watches below a removed node: each learns that its own path is gone.
+//! The watches below a removed node. Each is notified that its own path was removed.
 
 use std::collections::HashSet;
 
@@ -13,29 +13,29 @@ use super::recipients::Recipients;
 use crate::watch::{Cursor, Entries, Event};
 use crate::words::{Path, PathBuf};
 
-/// What one change removed, and the watches set exactly on what went with its root. The root's own event is
-/// the change's.
+/// What one change removed, and the watches set exactly on removed paths below its root. The change's own event
+/// covers the root.
 pub struct RemovedWatches<'c, 'v> {
     view: &'c CommitView<'v>,
     change: &'c Change,
-    /// The removed trees by their roots' paths. A transaction may remove the same more than once, and put
-    /// something else there meanwhile.
+    /// The removed trees by the paths of their roots. A transaction may remove the same path more than once, with
+    /// other contents.
     trees: IndexMap<Path<'c>, SmallVec<[&'c Removed; 1]>, RandomState>,
-    /// The paths that were reported, if some are in several trees.
+    /// The paths reported so far; `None` if no path is in several trees.
     reported: Option<HashSet<PathBuf, RandomState>>,
 }
 
-/// A removed node that a watched path leads to or through.
+/// A removed node on the way to a watched path, or at one.
 struct Visit<'c, 't> {
     path: PathBuf,
     cursor: Cursor<'t>,
     node: &'c Node,
-    /// The node's parent in the same tree.
+    /// The node's parent, if it is in the same tree.
     parent: Option<&'c Node>,
 }
 
 impl<'c, 'v> RemovedWatches<'c, 'v> {
-    /// Those of `change`.
+    /// Collects what `change` removed.
     pub fn of(view: &'c CommitView<'v>, change: &'c Change) -> RemovedWatches<'c, 'v> {
         let mut trees = IndexMap::<_, SmallVec<[&'c Removed; 1]>, RandomState>::default();
         for removed in &change.removed {
@@ -45,7 +45,7 @@ impl<'c, 'v> RemovedWatches<'c, 'v> {
         RemovedWatches { view, change, trees, reported }
     }
 
-    /// Adds their events, all of them unless the budget is spent.
+    /// Adds their events. If the budget runs out, they are incomplete.
     pub fn report(&mut self, found: &mut Vec<Event>) {
         for removed in &self.change.removed {
             let path = removed.path.as_path();
@@ -58,8 +58,9 @@ impl<'c, 'v> RemovedWatches<'c, 'v> {
         }
     }
 
-    /// Follows a removed tree and the watched paths together, from the root of both. Cost: level by level
-    /// the smaller of the two.
+    /// Walks a removed tree and the watched paths below its root together, without recursion since guests choose
+    /// their depth. Cost: at each level the smaller of both, so neither a large tree without watches nor many watches
+    /// below a small tree are expensive.
     fn walk(&mut self, removed: &'c Removed, cursor: Cursor<'_>, found: &mut Vec<Event>) {
         let path = removed.path.clone();
         let mut todo = vec![Visit { path, cursor, node: &removed.root, parent: None }];
@@ -77,7 +78,7 @@ impl<'c, 'v> RemovedWatches<'c, 'v> {
                     todo.push(Visit { path, cursor, node: child, parent: Some(node) });
                 }
             };
-            // A child that is a home of its own is the root of another removed tree.
+            // A child that is the root of another partition is in a removed tree of its own.
             let children = node.children();
             let ways = cursor.len().min(children.len());
             if !self.view.budget.take(ways) {
@@ -98,7 +99,7 @@ impl<'c, 'v> RemovedWatches<'c, 'v> {
 
     fn report_path(&mut self, visit: &Visit<'c, '_>, entries: &Entries, found: &mut Vec<Event>) {
         let path = visit.path.as_path();
-        // A path is looked for from the root of its home, and copied.
+        // The checks below descend from the partition's root, and copy the path.
         if !self.view.budget.take(path.bytes().len() / STEP_BYTES) {
             return;
         }
@@ -113,7 +114,7 @@ impl<'c, 'v> RemovedWatches<'c, 'v> {
         {
             return;
         }
-        // Above the root of a home is a node of another tree that went with it.
+        // The parent of a partition's root is in another removed tree.
         let parent = visit.parent.or_else(|| self.removed_node(path.parent()?));
         let perms = [Some(&visit.node.perms), parent.map(|parent| &parent.perms), None];
         let mut recipients = Recipients::new(self.view.store, path, found);
@@ -121,8 +122,8 @@ impl<'c, 'v> RemovedWatches<'c, 'v> {
         entries.for_each(|entry| recipients.notify(entry, perms));
     }
 
-    /// The node that was at `path` in what was removed. What went, went with its own home, or with the
-    /// change's root if that is below the home's.
+    /// Returns the removed node that was at `path`. It is in the tree of its partition, or in the change's own tree
+    /// if the change's root is below the partition's.
     fn removed_node(&self, path: Path<'_>) -> Option<&'c Node> {
         let home = self.view.store.layout.home(path).root;
         let trees =
@@ -131,7 +132,7 @@ impl<'c, 'v> RemovedWatches<'c, 'v> {
     }
 }
 
-/// The node at `path` in a removed tree.
+/// Returns the node at `path` in a removed tree.
 fn node_in<'c>(removed: &'c Removed, path: Path<'_>) -> Option<&'c Node> {
     let below = path.below(removed.path.as_path())?;
     let mut names = below.split(|&byte| byte == b'/').filter(|name| !name.is_empty());

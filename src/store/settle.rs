@@ -1,8 +1,9 @@
-//! What is left to do for a subtree once it is cut off and the locks are gone: its owners get
-//! their quota back, the index of owners forgets it, its memory is freed.
+//! The work for a removed subtree after its locks are released: its owners' quotas are credited, its boundaries leave
+//! the index of owners, its memory is freed.
 //!
-//! A large tree must not hold up the thread that happened to remove it: that thread does the first
-//! [`INLINE_NODES_MAX`] nodes and leaves the rest to the [`Reaper`].
+//! A large tree must not block the thread that removed it: that thread settles the first [`INLINE_NODES_MAX`] nodes,
+//! and the [`Reaper`] the rest. The client gets its OK when all are settled, so that the quota is free by then, as in
+//! C.
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
 
@@ -15,21 +16,23 @@ use crate::domain::Quota;
 use crate::sync::Ordering;
 use crate::words::{Domid, Path, PathBuf};
 
-/// A thread settles this many nodes itself: about half a millisecond's work.
+/// How many nodes a thread settles itself: about half a millisecond of work.
 pub const INLINE_NODES_MAX: usize = 4096;
 
-/// Subtrees that are being settled, in whatever pieces their walk is in.
+/// Subtrees being settled, as the fringe of their walk.
 pub struct Settlement {
-    /// Nodes still to be visited, with their paths and the owner above them in their home.
+    /// Nodes to visit, with their path, the owner of their parent in the partition, and whether they have been
+    /// credited.
     todo: Vec<(PathBuf, NodeArc, Option<Domid>, bool)>,
-    /// Places where the index of owners may be stale.
+    /// Boundaries that may be stale in the index of owners.
     boundaries: Vec<(Domid, PathBuf)>,
 }
 
 impl Settlement {
-    /// All of `removed`.
+    /// Creates the settlement of `removed`.
     pub fn of(removed: Vec<Removed>) -> Settlement {
-        // The former life's nodes below those of the next are in the index too.
+        // A root with the same owner as its parent can belong to an earlier incarnation than the parent. Then it is
+        // in the index too.
         let below_its_own = |removed: &&Removed| removed.above == Some(removed.root.perms.owner());
         let boundaries = removed.iter().filter(below_its_own);
         let boundaries =
@@ -42,8 +45,8 @@ impl Settlement {
         Settlement { todo, boundaries }
     }
 
-    /// Visits up to `limit` nodes: credits their owners and frees what nobody else holds. Answers
-    /// whether nothing is left.
+    /// Visits up to `limit` nodes: credits their owners and frees those that no snapshot holds. Returns whether all
+    /// are settled.
     fn step(&mut self, store: &Store, limit: usize) -> bool {
         let (mut kept_bytes, mut shard) = (0, None);
         for _ in 0..limit {
@@ -58,7 +61,7 @@ impl Settlement {
                 domain.account.release(Quota::Nodes, 1);
                 domain.account.release(Quota::Memory, bytes);
             }
-            // A snapshot keeps what no account is charged with from here on.
+            // From here on no account is charged for a node that a snapshot keeps, so it counts as replaced.
             if !NodeArc::is_unique(&node) {
                 kept_bytes += bytes;
                 shard.get_or_insert_with(|| store.layout.home(path.as_path()).shard);
@@ -69,7 +72,7 @@ impl Settlement {
                     self.todo.push((path, NodeArc::clone(child), Some(owner), credited));
                 }
             }
-            // The children are held above, so this frees the node alone, if it was the last.
+            // `todo` holds the children, so this frees at most the node itself and does not recurse.
             drop(node);
         }
         if let Some(shard) = shard {
@@ -82,7 +85,7 @@ impl Settlement {
     }
 }
 
-/// Credits a whole tree inside a transaction. Cost: its nodes.
+/// Credits a whole tree inside a transaction, without recursion as guests choose its depth. Cost: its nodes.
 pub fn credit_tree(cx: &mut Context<'_>, removed: &Removed) {
     let path = removed.path.as_path();
     let mut todo = vec![(path.bytes().len(), path.name(), &removed.root, removed.above)];
@@ -99,12 +102,12 @@ pub fn credit_tree(cx: &mut Context<'_>, removed: &Removed) {
     }
 }
 
-/// Called when a settlement that went to the reaper is over.
+/// A callback for the end of a settlement that went to the reaper.
 pub type Done = Box<dyn FnOnce() + Send>;
 
 impl Store {
-    /// Settles what was cut off: the beginning at once, a large rest on the reaper's thread.
-    /// Answers `None` if it is over; else what is left, to be given to [`Store::reap`].
+    /// Settles removed subtrees, at most [`INLINE_NODES_MAX`] nodes. Returns the rest for [`Store::reap`], or `None`
+    /// if all are settled.
     pub fn settle(&self, removed: Vec<Removed>) -> Option<Settlement> {
         if removed.is_empty() {
             return None;
@@ -118,13 +121,14 @@ impl Store {
         }
     }
 
-    /// Leaves the rest to the reaper; `done` is called from its thread.
+    /// Queues the rest for the reaper, which calls `done` on its thread at the end.
     pub fn reap(&self, settlement: Settlement, done: Done) {
-        // The reaper lives as long as the store; the channel is emptied before it ends.
+        // The reaper lives as long as the store, and drains the channel before it ends.
         let _ = self.reaper.send((settlement, done));
     }
 
-    /// Takes `path` out of the index of `owner`'s nodes unless it belongs there (again).
+    /// Removes the boundary of `owner` at `path` from the index unless it is valid, as the path may have been created
+    /// again.
     fn forget_stale(&self, owner: Domid, path: Path<'_>) {
         let home = self.layout.home(path);
         let mut locked = Locked::take(self, &LockSet::one(home.shard, true));
@@ -137,16 +141,16 @@ impl Store {
     }
 }
 
-/// Where large trees go to be settled, slice by slice, on a thread of their own. What waits here
-/// is bounded by what the quotas and the control domain let exist.
+/// The queue of large removed trees, which one thread settles in slices. It is unbounded by itself; quotas and the
+/// control domain bound what exists and can be removed.
 pub type Reaper = Sender<(Settlement, Done)>;
 
-/// A reaper's queue; [`run_reaper`] empties it.
+/// Creates the queue that [`run_reaper`] serves.
 pub fn reaper() -> (Reaper, Receiver<(Settlement, Done)>) {
     unbounded()
 }
 
-/// Settles what comes until the store is gone.
+/// Settles queued trees until the store is dropped.
 pub fn run_reaper(store: &std::sync::Weak<Store>, queue: &Receiver<(Settlement, Done)>) {
     while let Ok((mut settlement, done)) = queue.recv() {
         let Some(store) = store.upgrade() else { return };

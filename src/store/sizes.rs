@@ -1,25 +1,25 @@
-//! How much the store holds, for reports.
+//! The sizes of the store, for reports.
 
 use super::{NodeArc, Store};
 use crate::words::ShardId;
 
-/// What one shard holds.
+/// The sizes of one shard.
 pub struct Sizes {
-    /// Homes.
+    /// Partitions.
     pub homes: usize,
-    /// Nodes, the homes' roots included.
+    /// Nodes, with the partitions' roots.
     pub nodes: usize,
-    /// Watches in its own trie.
+    /// Entries in its trie of watches.
     pub watches: usize,
     /// Entries in the index of owners.
     pub boundaries: usize,
-    /// Versions that open transactions pin.
+    /// Partitions pinned by open transactions, once for each transaction.
     pub pinned: u32,
 }
 
 impl Store {
-    /// The sizes of all shards, the spine last. Cost: a visit to every node, on a snapshot of each
-    /// shard; nothing is locked meanwhile.
+    /// Returns the sizes of all shards, the root shard last. Cost: a visit to every node, on a snapshot of each
+    /// shard, without a lock.
     pub fn sizes(&self) -> impl Iterator<Item = (ShardId, Sizes)> {
         self.layout.all().map(|shard| {
             let tree = self.snapshot(shard);
@@ -35,12 +35,12 @@ impl Store {
         })
     }
 
-    /// Watches that are every shard's concern.
+    /// Returns the number of entries in the global watch trie.
     pub fn upper_watches(&self) -> usize {
         self.upper.load().len()
     }
 
-    /// How many nodes there are. Cost: as [`Store::sizes`].
+    /// Returns the number of nodes. Cost: as [`Store::sizes`].
     pub fn count_nodes(&self) -> usize {
         self.sizes().map(|(_, sizes)| sizes.nodes).sum()
     }

@@ -1,5 +1,5 @@
-//! After a domain's death: removing what it owned, wherever it is (XSA-419), or giving it to the control
-//! domain (`--keep-orphans`).
+//! The sweep after a domain's death: removes the nodes that it owned, anywhere (XSA-419), or gives them to the
+//! control domain (`--keep-orphans`).
 
 use super::context::{Caller, Context, Effects, Ledger};
 use super::forest::{LockSet, Locked};
@@ -11,10 +11,10 @@ use crate::sync::Arc;
 use crate::words::{Domid, Entry, Path, PathBuf, PermSet, ShardId};
 
 impl Store {
-    /// Removes every node of dead incarnations of `domain`'s number, with what lies below, and
-    /// fires the watches; or, if the registry keeps orphans, gives each to the control domain and
-    /// fires none, as in C. The registry has buried the domain, so no more can be created. Answers
-    /// what is to be settled. Cost: the index entries of that number, each with a look at every shard.
+    /// Removes every node of dead incarnations of `domain`'s number, with all nodes below, and fires the watches. If
+    /// the registry keeps orphans, it gives each node to the control domain instead and fires none, as C does. The
+    /// registry has buried the domain, so no more nodes can be created for it. Returns the removals to settle. Cost:
+    /// the number's entries in the index of owners, each with a look at every shard.
     pub fn sweep(
         &self,
         domain: &Domain,
@@ -23,10 +23,9 @@ impl Store {
     ) -> Vec<Executed> {
         let sweep = Sweep { store: self, domain, by };
         let mut swept = Vec::new();
-        // One after the other as the index stands, not as it stood: a node that is given to another
-        // domain meanwhile leaves what it has below as new entries, which come later. Over all shards
-        // in the order of their paths, so that a home is told of with the node above that takes it
-        // along.
+        // The index is read again for each step: a node that changes its owner leaves its children as new entries,
+        // which come later in the order. The order is by path over all shards, so a partition that is removed
+        // together with a node above is in the same change as that node.
         let mut last = None;
         while let Some((path, shard)) = sweep.next_owned(last.as_ref()) {
             let removed = sweep.one(shard, path.as_path(), generations.next(self));
@@ -37,12 +36,11 @@ impl Store {
     }
 }
 
-/// The sweep after a domain's death.
 struct Sweep<'a> {
     store: &'a Store,
     /// The incarnation that died.
     domain: &'a Domain,
-    /// Whose rights it has.
+    /// The caller whose rights it uses.
     by: &'a Caller,
 }
 
@@ -72,9 +70,9 @@ impl Sweep<'_> {
             let ledger = Ledger::Accounts;
             let mut cx = Context { registry, caller: by, generation, ledger, path: None };
             if path.is_special() || path.is_root() || registry.keeps_orphans() {
-                // The stamp stays, so that entries hold as before and none for the next domain of the number.
-                // Nodes below are the next in the index. Special nodes and the root are never removed; only
-                // of the root there are watches that see its permissions.
+                // The stamp stays, so that entries hold as before, and none holds for the next incarnation of the
+                // number. The children are the next entries of the index. Special nodes and the root are never
+                // removed. Of these only the root fires: it alone has watches that see its permissions.
                 let owner = Entry { domid: Domid::CONTROL, ..perms.entries()[0] };
                 let perms = PermSet::new(perms.stamp(), owner, &perms.entries()[1..]);
                 let mut effects = Effects::default();

@@ -1,4 +1,4 @@
-//! The homes of a transaction: each as it was when first touched, and as the transaction sees it.
+//! The partitions that a transaction accessed: each as it was at first access, and as the transaction sees it.
 
 use foldhash::fast::RandomState;
 use indexmap::IndexMap;
@@ -11,72 +11,73 @@ use super::tree::{find, get_mut_counted};
 use crate::sync::Arc;
 use crate::words::{Domid, Home, Path, PathBuf, Perms, ShardId};
 
-/// Homes by their roots, in the order in which they were first touched.
+/// A transaction's partitions by root path, in the order of first access.
 #[derive(Default)]
 pub struct TouchedHomes {
     homes: IndexMap<PathBuf, Touched, RandomState>,
-    /// Where the one is that was touched last: most requests are about the home of the one before.
+    /// The index of the partition accessed last: consecutive requests mostly concern the same one, which then takes a
+    /// comparison instead of a hash.
     last: usize,
-    /// What the copies of nodes take that were made to change them, and the paths of homes.
+    /// The bytes of the copied nodes and of the partitions' paths, which the transaction's owner is charged for.
     copied_bytes: usize,
 }
 
-/// A home of a transaction.
+/// A transaction's snapshot of a partition and its copy.
 pub struct Touched {
     shard: ShardId,
-    /// The root when it was first touched. As long as it is held nobody changes it in place: who has
-    /// the same root has the same home.
+    /// The root at first access. While it is held, no writer changes it in place, so END compares pointers: the same
+    /// root is the same partition. (A freed root's address could be reused; a held one's cannot.)
     base: Option<NodeArc>,
-    /// The root as the transaction sees it.
+    /// The root as the transaction sees it: copies of changed nodes, the rest shared with `base`.
     root: Option<NodeArc>,
     usage: Usage,
-    /// Changes of the index of owners, in their order.
+    /// Changes of the index of owners, in order, applied at the commit.
     index: Vec<(Change, Domid, PathBuf)>,
-    /// What the copies take that were made to name homes, in bytes.
+    /// The bytes of the nodes that were copied to add names of partitions.
     named_bytes: usize,
     _pin: Pin,
 }
 
-/// What a transaction did with a home.
+/// How a transaction depends on a partition. The variants are ordered; one never goes back to an earlier one.
 enum Usage {
-    /// It only depends on some nodes being there with these permissions, and gave some of them
-    /// children that are homes of their own. So does everybody who makes a domain, in the directories
-    /// in which all are named; the names of others do not concern it.
+    /// It depends only on these nodes being there with these permissions, and added names of partitions to some.
+    /// Every transaction that creates a domain does that in the directories that hold all domains; other clients'
+    /// names there do not conflict with it.
     Names { seen: Vec<(PathBuf, Perms)>, named: Vec<Named> },
-    /// It may depend on all of it.
+    /// It may depend on any node of the partition.
     Reads,
-    /// And changed it.
+    /// It may depend on any node of the partition, and changed some.
     Writes,
 }
 
-/// The name of a home in its parent.
+/// A partition's name, to be added to its parent.
 pub struct Named {
     /// The parent's path.
     pub parent: PathBuf,
     /// The name.
     pub name: Box<[u8]>,
-    /// The parent's generation then.
+    /// The generation that the parent gets.
     pub generation: u64,
 }
 
-/// What becomes of a note in the index of owners.
+/// A change of the index of owners.
 #[derive(Clone, Copy)]
 pub enum Change {
-    /// It is made.
+    /// The boundary is added.
     Noted,
-    /// It is taken back.
+    /// The boundary is removed.
     Forgotten,
 }
 
 impl Touched {
-    /// A home that nothing of was seen yet.
+    /// Creates the record of a partition of which nothing was read yet.
     pub fn new(shard: ShardId, root: Option<NodeArc>, pin: Pin) -> Touched {
         let usage = Usage::Names { seen: Vec::new(), named: Vec::new() };
         let (base, index, named_bytes) = (root.clone(), Vec::new(), 0);
         Touched { shard, base, root, usage, index, named_bytes, _pin: pin }
     }
 
-    /// The root, of which from here on anything may be seen.
+    /// Returns the root; from here on the transaction may depend on any node below it.
     pub fn read(&mut self, home: &Home<'_>) -> &Option<NodeArc> {
         if let Usage::Names { named, .. } = &mut self.usage {
             let named = std::mem::take(named);
@@ -88,20 +89,21 @@ impl Touched {
         &self.root
     }
 
-    /// The root, to be changed.
+    /// Returns the root for changing.
     pub fn write(&mut self, home: &Home<'_>) -> &mut Option<NodeArc> {
         self.read(home);
         self.usage = Usage::Writes;
         &mut self.root
     }
 
-    /// Notes a change of the index of owners, to be made when the transaction commits.
+    /// Records a change of the index of owners for the commit.
     fn index(&mut self, home: &Home<'_>, change: Change, owner: Domid, path: PathBuf) {
         self.write(home);
         self.index.push((change, owner, path));
     }
 
-    /// Looks at nothing but the permissions of a node; that one is missing cannot be seen so.
+    /// Returns a node's permissions and records a dependence on only these. That a node is missing cannot be recorded
+    /// so; then the transaction depends on the whole partition.
     pub fn perms(&mut self, home: &Home<'_>, path: Path<'_>) -> Option<Perms> {
         let Some(node) = find(self.root.as_ref(), home, path).node() else {
             self.read(home);
@@ -116,10 +118,11 @@ impl Touched {
         Some(perms)
     }
 
-    /// Names a home in its parent, which is in this home.
+    /// Adds the name of another partition to its parent, which is in this partition.
     pub fn name(&mut self, home: &Home<'_>, mut named: Named) {
         if let Usage::Names { named: names, .. } = &mut self.usage {
-            // Who makes many homes makes them in few directories.
+            // A transaction that creates many partitions does so in few directories, so names share the parent's
+            // path.
             if let Some(last) = names.last().filter(|last| last.parent == named.parent) {
                 named.parent.clone_from(&last.parent);
             }
@@ -132,7 +135,7 @@ impl Touched {
         }
     }
 
-    /// Whether the home, whose root is `root` now, would answer what it answered.
+    /// Returns whether the partition, whose current root is `root`, would still give the replies that it gave.
     fn is_current(&self, root: Option<&NodeArc>, home: &Home<'_>) -> bool {
         match (root, &self.base, &self.usage) {
             (Some(root), Some(base), _) if NodeArc::ptr_eq(root, base) => true,
@@ -155,7 +158,7 @@ impl Touched {
 }
 
 impl Named {
-    /// Gives the nodes below `root` these children.
+    /// Adds these names to the nodes below `root`.
     fn put(names: &[Named], root: &mut NodeArc, home: &Home<'_>, copied_bytes: &mut usize) {
         for Named { parent, name, generation } in names {
             if let Some(node) = get_mut_counted(root, home, parent.as_path(), copied_bytes) {
@@ -166,7 +169,7 @@ impl Named {
 }
 
 impl TouchedHomes {
-    /// A home; if it is touched for the first time, what `take` answers. Cost: constant.
+    /// Returns a partition's record; `take` creates it at first access. Cost: constant.
     pub fn touch(
         &mut self,
         home: &Home<'_>,
@@ -186,34 +189,33 @@ impl TouchedHomes {
         self.homes.get_index_mut(self.last).map(|(_, touched)| touched)
     }
 
-    /// The node at `path`, which lies in the home that was touched last, to be changed. What a copy takes is
-    /// counted.
+    /// Returns the node at `path`, which lies in the partition accessed last, for changing, and counts the bytes of
+    /// copies.
     pub fn node_mut(&mut self, home: &Home<'_>, path: Path<'_>) -> Option<&mut Node> {
         let (_, touched) = self.homes.get_index_mut(self.last)?;
         let root = touched.write(home).as_mut()?;
         get_mut_counted(root, home, path, &mut self.copied_bytes)
     }
 
-    /// Notes a change of the index of owners in the home that was touched last, to be made when the transaction
-    /// commits.
+    /// Records a change of the index of owners for the commit, in the partition accessed last.
     pub fn index(&mut self, home: &Home<'_>, change: Change, owner: Domid, path: Path<'_>) {
         let Some((root, touched)) = self.homes.get_index_mut(self.last) else { return };
         let path = if root.as_path() == path { root.clone() } else { path.to_buf() };
         touched.index(home, change, owner, path);
     }
 
-    /// The node at `path`, which lies in `home`, as the transaction sees it.
+    /// Returns the node at `path`, which lies in `home`, as the transaction sees it.
     pub fn node(&self, home: &Home<'_>, path: Path<'_>) -> Option<&NodeArc> {
         let touched = self.homes.get(home.root.bytes())?;
         find(touched.root.as_ref(), home, path).node()
     }
 
-    /// What the copies of nodes take that were made to change them, and the paths of homes, in bytes.
+    /// Returns the bytes of the copied nodes and of the partitions' paths.
     pub fn copied_bytes(&self) -> usize {
         self.copied_bytes
     }
 
-    /// The root of a home that is not what it was when first touched, if there is one.
+    /// Returns the root of the first partition that has changed since its first access in a way that matters.
     pub fn changed_home(&self, locked: &Locked<'_>) -> Option<&PathBuf> {
         let is_changed = |(path, touched): &(&PathBuf, &Touched)| {
             let home = Home { shard: touched.shard, root: path.as_path() };
@@ -222,7 +224,7 @@ impl TouchedHomes {
         self.homes.iter().find(is_changed).map(|(path, _)| path)
     }
 
-    /// The locks that a commit needs: shared where it only looked. Cost: the homes.
+    /// Returns the locks that a commit needs: shared for a partition that was only read. Cost: the partitions.
     pub fn lock_set(&self) -> LockSet {
         let mut set = LockSet::default();
         for home in self.homes.values() {
@@ -231,14 +233,14 @@ impl TouchedHomes {
         set
     }
 
-    /// Whether every home is still what it was when first touched, as far as it matters. Cost: a
-    /// lookup for each.
+    /// Returns whether every partition is still what it was at first access, as far as it matters. Cost: a look-up
+    /// for each.
     pub fn are_current(&self, locked: &Locked<'_>) -> bool {
         self.changed_home(locked).is_none()
     }
 
-    /// Puts what was written into the store. What it was remains here, so nothing is freed. Cost: the
-    /// homes, the names, and the changes of the index of owners.
+    /// Installs what was written into the store. The former roots stay in `base`, so nothing is freed under the
+    /// locks. Cost: the partitions, the names, and the changes of the index of owners.
     pub fn swap_in(&mut self, locked: &mut Locked<'_>) {
         let mut copied_bytes = self.copied_bytes;
         for (path, touched) in &mut self.homes {
@@ -253,7 +255,8 @@ impl TouchedHomes {
                 Usage::Names { .. } | Usage::Reads => {}
                 Usage::Writes => drop(tree.set_root(home.root, touched.root.take())),
             }
-            // Other transactions may keep what this one replaced. Which shard counts it makes no difference.
+            // Other transactions' snapshots may keep what this one replaced. The bounds are on sums, so any shard may
+            // count it.
             pins.replaced((std::mem::take(&mut copied_bytes) + touched.named_bytes) as u64);
             for (change, owner, path) in touched.index.drain(..) {
                 match change {
@@ -264,12 +267,12 @@ impl TouchedHomes {
         }
     }
 
-    /// All homes.
+    /// Returns all partitions.
     pub fn homes(&self) -> impl Iterator<Item = Home<'_>> {
         self.homes.iter().map(|(path, touched)| Home { shard: touched.shard, root: path.as_path() })
     }
 
-    /// The root of a home when it was first touched, if it was.
+    /// Returns the root of a partition at its first access; the outer `None` means that it was not accessed.
     pub fn base(&self, home: &Home<'_>) -> Option<Option<&NodeArc>> {
         self.homes.get(home.root.bytes()).map(|touched| touched.base.as_ref())
     }

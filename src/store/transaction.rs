@@ -1,9 +1,9 @@
-//! A transaction: its own homes, and a log of what it was answered.
+//! A transaction: snapshots of partitions, and a log of requests with their replies.
 //!
-//! START costs nothing. The first touch of a home takes its root, which is a snapshot of it;
-//! operations run on the transaction's own homes. Each is logged with its reply, so that at the end the log can be run
-//! again on the store as it then is: if every reply is the same, nobody who only saw those replies
-//! can tell the difference, and the transaction commits ([`super::commit`]).
+//! START costs nothing. The first access to a partition takes its root, which is a snapshot; requests run on the
+//! transaction's copies. Each is logged with its reply, so that END can replay the log on the current store: if every
+//! reply is the same, no client that saw only those replies can tell the difference, and the transaction commits
+//! ([`super::commit`]).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,11 +21,12 @@ use crate::words::{Domid, Errno, Home, Layout, Path, PathBuf};
 use foldhash::fast::RandomState as FastState;
 use foldhash::quality::RandomState;
 
-/// A reply up to this long is kept as it is, a longer one as a hash of 128 bits.
+/// A reply of at most this length is kept itself, a longer one as a keyed hash of 128 bits, at which a guest cannot
+/// construct a collision.
 const REPLY_KEPT_BYTES: usize = 16;
 
-/// What a request is charged with beside its copy in the log: it may be the first in a home, and change
-/// its path, and both are kept until the end.
+/// What a request is charged beside its copy in the log, in bytes: it may be the first in a partition, and change its
+/// path, and the records of both stay until the end.
 const KEPT_BYTES: usize = 256;
 
 /// An open transaction.
@@ -34,50 +35,52 @@ pub struct Transaction {
     pub(super) touched: TouchedHomes,
     pub(super) log: Vec<Logged>,
     pub(super) deltas: Deltas,
-    /// In the order of its requests; see [`Transaction::merge_changes`].
+    /// In the order of requests; [`Transaction::merge_changes`] leaves one a path.
     pub(super) effects: Effects,
-    /// [`Registry::rights`](crate::domain::Registry::rights) when its first home was touched.
+    /// [`Registry::rights`](crate::domain::Registry::rights) at the first access. If it differs at END, a domain died
+    /// or a limit or target changed since, and any reply may differ: the log is replayed.
     pub(super) rights: u64,
-    /// A reply was ENOSPC: it depends on accounts, which have no version.
+    /// A reply was ENOSPC. It depends on accounts, which no partition's root reflects, so END always replays the log.
     pub(super) saw_quota: bool,
-    /// Why END will answer EAGAIN, if that is known already.
+    /// Why END will return EAGAIN, if that is known already.
     pub(super) doomed: Option<Conflict>,
-    /// Its homes were given up; its log is to be run again before anything else, and so many of its requests
-    /// have been.
+    /// If its snapshots were dropped: how many logged requests have been replayed. The rest must be before its next
+    /// request.
     pub(super) behind: Option<usize>,
-    /// Its log has been run again for its END, on homes that were then the store's.
+    /// Its log has been replayed for its END, on partitions that were the store's current ones then.
     pub(super) replayed: bool,
-    /// How often something else was committed in its homes while its END compared them.
+    /// How often another commit changed its partitions before END compared them.
     pub(super) lost_races: usize,
-    /// What its log takes, in bytes.
+    /// The size of its log, in bytes, without values that it shares with nodes.
     log_bytes: usize,
-    /// What it takes beside that when the nodes are gone with which it shares values, in bytes.
+    /// The size of the values that the log shares with nodes, in bytes: it owns them once its snapshots are dropped.
     shared_bytes: usize,
 }
 
-/// A request of a transaction, and what it was answered.
+/// A logged request and its reply.
 pub struct Logged {
     pub(super) op: LoggedOp,
     pub(super) outcome: Outcome,
 }
 
-/// Why a transaction cannot commit.
+/// Why a transaction cannot commit, for diagnosis.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflict {
-    /// The request whose reply would differ.
+    /// The request whose reply would differ; `TRANSACTION_END` if other commits in its partitions came first too
+    /// often, `START_DOMAIN_TRANSACTION` if it came from another host.
     pub verb: &'static str,
-    /// Its path.
+    /// The request's path, or the partition's; `/` if unknown.
     pub path: PathBuf,
-    /// Who changed that path or one above it last, as far as is remembered.
+    /// The domain that last changed that path or an ancestor, if remembered.
     pub changed_by: Option<Domid>,
 }
 
-/// A reply, remembered well enough to be compared.
+/// A reply, with as much as a comparison needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// An error.
     Refused(Errno),
-    /// A payload: its length, and itself or its hash.
+    /// A payload: its length, and its bytes or their hash.
     Replied(usize, [u8; REPLY_KEPT_BYTES]),
 }
 
@@ -88,71 +91,71 @@ impl fmt::Debug for Transaction {
 }
 
 impl Transaction {
-    /// A transaction that was begun elsewhere, where what it did stays: it can go on, and its END
-    /// will answer EAGAIN.
+    /// Creates a transaction that came with a domain from another host: its requests work, and its END returns
+    /// EAGAIN. Its log stays there, as a replay on this host would hardly give the same replies.
     pub fn reserved() -> Transaction {
         let path = Path::ROOT.to_buf();
         let conflict = Conflict { verb: "START_DOMAIN_TRANSACTION", path, changed_by: None };
         Transaction { doomed: Some(conflict), ..Transaction::default() }
     }
 
-    /// What it holds, in bytes: its log, the nodes that it created, also if it removed them again, and the
-    /// copies of others that it made to change them, with the paths of their homes.
+    /// Returns what it holds, in bytes: its log, all nodes that it created, even if removed again, and its copies of
+    /// other nodes, with its partitions' paths.
     pub fn bytes(&self) -> usize {
         let created = usize::try_from(self.deltas.created_bytes).unwrap_or(usize::MAX);
         self.log_bytes.saturating_add(created).saturating_add(self.touched.copied_bytes())
     }
 
-    /// Notes that the caller's account is charged with all that it holds.
+    /// Records that the caller's account is charged for all that it holds, so that quota checks count only what it
+    /// creates later.
     pub fn note_charged(&mut self) {
         self.deltas.charged_bytes = self.deltas.created_bytes;
     }
 
-    /// Notes that the caller's account is charged with nothing of what it holds.
+    /// Records that the caller's account is charged for nothing that it holds.
     pub fn note_uncharged(&mut self) {
         self.deltas.charged_bytes = 0;
     }
 
-    /// Whether its log is to be run again, by [`Store::catch_up`], before its next request.
+    /// Returns whether its log must be replayed, by [`Store::catch_up`], before its next request.
     pub fn is_behind(&self) -> bool {
         self.behind.is_some()
     }
 
-    /// What one more request will make it hold, in bytes.
+    /// Returns by how much one more request increases what it holds, in bytes.
     pub fn bytes_of(op: &Op<'_>) -> usize {
         op.logged_bytes() + size_of::<Logged>() + KEPT_BYTES
     }
 
-    /// What its requests cost beside a look-up each, since its log was last begun: nodes created and removed,
-    /// and what was run again.
+    /// Returns the work of its requests since its log was last started: nodes created and removed, and replayed
+    /// requests with their steps. A look-up that a request makes the first time is not counted.
     pub fn work(&self) -> u64 {
         self.deltas.work
     }
 
-    /// How many requests it made.
+    /// Returns the number of requests made.
     pub fn len(&self) -> usize {
         self.log.len()
     }
 
-    /// Whether it made no request yet.
+    /// Returns whether it made no request yet.
     pub fn is_empty(&self) -> bool {
         self.log.is_empty()
     }
 
-    /// The paths that it would write, for those who guard some against writing.
+    /// Returns the paths that it would write, for the check against reserved paths.
     pub fn written_paths(&self) -> impl Iterator<Item = &PathBuf> {
         self.log.iter().filter(|logged| logged.op.verb.writes()).map(|logged| &logged.op.path)
     }
 
-    /// Gives up its snapshots and all that was worked out on them: they pin what others replace. Its
-    /// next request or its end runs its log again, on the store as it is then. Cost: that of freeing
-    /// what nobody else holds.
+    /// Drops its snapshots and all results based on them, since they keep what others replace. Its next request or
+    /// its END replays its log on the current store. Cost: that of freeing nodes that only it holds.
     pub fn give_up(&mut self) {
         drop(self.begin_anew());
     }
 
-    /// Keeps its log, to be run again, and answers all that was worked out so far: its homes and what
-    /// its requests did to them, to be dropped where nobody waits for a lock.
+    /// Keeps the log, for a replay, and returns everything else: its partitions and their changes. The caller drops
+    /// these where it holds no lock.
     pub(super) fn begin_anew(&mut self) -> Transaction {
         let kept = Transaction {
             log: std::mem::take(&mut self.log),
@@ -168,7 +171,7 @@ impl Transaction {
         std::mem::replace(self, kept)
     }
 
-    /// A copy of a request's path, which shares its bytes with the change that the request made, if it did.
+    /// Returns a copy of a request's path, whose bytes it shares with the change that the request made, if any.
     fn path_of(&self, op: &Op<'_>) -> PathBuf {
         match self.effects.changes.last() {
             Some(change) if change.path.as_path() == op.path => change.path.clone(),
@@ -186,8 +189,8 @@ impl Transaction {
         self.log.push(Logged { op: logged, outcome });
     }
 
-    /// After a request of the log was run again: its value lies in the node that it wrote now. Else values would be
-    /// kept twice. Cost: constant, or for a long value that of finding its node.
+    /// Shares a replayed request's value with the node that it just wrote; otherwise the value would be kept twice.
+    /// Cost: constant, or for a long value a look-up of its node.
     pub(super) fn share_anew(&mut self, layout: &Layout, op: &mut LoggedOp) {
         if op.shared_bytes() > 0 {
             let written = self.touched.node(&layout.home(op.path.as_path()), op.path.as_path());
@@ -197,8 +200,8 @@ impl Transaction {
         }
     }
 
-    /// Leaves one change for each path, where the first was: a later one adds to what is known of it.
-    /// Cost: the changes.
+    /// Merges the changes of each path into its first one. The former state stays that of the first, the new state is
+    /// the last's. Cost: the changes.
     pub(super) fn merge_changes(&mut self) {
         let changes = &self.effects.changes;
         if changes.len() < 2 {
@@ -228,7 +231,7 @@ impl Transaction {
     }
 }
 
-/// A request as a transaction runs it.
+/// A request for a transaction to run.
 pub struct Invocation<'a> {
     /// The domain that makes the request.
     pub caller: &'a Caller,
@@ -239,12 +242,12 @@ pub struct Invocation<'a> {
 }
 
 impl Store {
-    /// Runs one request inside a transaction. Cost: that of the
-    /// request, and a copy of its arguments.
+    /// Runs one request inside a transaction. Cost: that of the request, a copy of its arguments, and a replay if the
+    /// transaction's snapshots were dropped.
     ///
     /// # Errors
-    /// The request's own; `ENOSPC` beyond the quota `transaction-nodes`, or if what the transaction keeps would be
-    /// above `memory`: then the request is no part of it.
+    /// The request's own; `ENOSPC` above the quota `transaction-nodes`, or if the transaction would hold more than
+    /// the quota `memory` admits. These two are not logged.
     pub fn execute_in(
         &self,
         transaction: &mut Transaction,
@@ -265,7 +268,8 @@ impl Store {
         let start = request.reply.len();
         let generation = generations.next(self);
         let result = self.replay_one(transaction, None, &mut request, generation);
-        // Its END keeps less and would not be refused this, so the reply would differ for ever.
+        // At END the transaction holds less and this request would succeed, so a replay would give another reply each
+        // time.
         if transaction.deltas.is_full {
             return result;
         }
@@ -274,9 +278,9 @@ impl Store {
         result
     }
 
-    /// Runs one request on a transaction's homes without logging it. `locked` are the locks that are
-    /// held, if any are.
-    // In its two callers, or what the request points to would be loaded again after each call.
+    /// Runs one request on a transaction's partitions without logging it. `locked` are the caller's locks, if it
+    /// holds any.
+    // Inlined into its two callers: otherwise the fields of the request are loaded again after each call.
     #[inline(always)]
     pub(super) fn replay_one(
         &self,
@@ -305,8 +309,8 @@ impl Store {
     }
 }
 
-/// Gives a guest back at once what it removes, so that it can create as much anew; what the
-/// control domain removes, which no quota binds, is credited after the commit.
+/// Credits a guest at once for what it removes, so that it can create as much. What the control domain removes is
+/// credited after the commit: no quota binds it, and the walk over the nodes would delay its reply.
 fn credit_removed(cx: &mut Context<'_>, change: &mut Change) {
     if !cx.credits_at_once() {
         return;
@@ -322,8 +326,8 @@ impl Outcome {
         matches!(self, Outcome::Refused(_))
     }
 
-    /// Remembers a reply. DIRECTORY_PART's generation is left out: it changes without anything
-    /// that the list shows.
+    /// Converts a reply for later comparison. DIRECTORY_PART's generation is omitted: it changes with things that the
+    /// list does not show, such as the directory's value.
     pub(super) fn of(
         verb: &Verb<'_>,
         result: Result<(), Errno>,
@@ -363,7 +367,7 @@ mod tests {
     use crate::store::commit::Replay;
     use crate::words::{Layout, Subject};
 
-    /// Each request is charged with its path once; the quota admits a thousand that are 2 KB long.
+    /// Each request is charged with its path once; the quota admits a thousand requests with paths of 2 KB.
     #[test]
     fn long_path_of_a_request_is_kept_once() {
         let store = Store::alone(Layout::new(4));

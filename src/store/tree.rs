@@ -1,4 +1,4 @@
-//! The nodes of one shard: a value that can be copied at no cost, which is what a snapshot is.
+//! The nodes of one shard, as a persistent value: a clone is a snapshot and shares everything.
 
 use std::ops::Bound;
 
@@ -9,30 +9,29 @@ use crate::words::{Domid, Home, Path, PathBuf, domain_of_home};
 
 type Homes = im::GenericHashMap<PathBuf, NodeArc, foldhash::fast::RandomState, DefaultSharedPtr>;
 
-/// The homes of one shard, or the spine, and the index of their owners.
+/// The partitions of one shard and the index of their owners.
 #[derive(Clone, Default)]
 pub struct Tree {
     homes: Homes,
-    /// The topmost nodes of each guest: those it owns whose parent it does not own, and every root
-    /// of a home that it owns. Removing these removes all it owns, as xenstore.txt asks at its
-    /// death. May name a path that is gone while the removal of it is being settled.
+    /// The boundaries: nodes of guests whose parent in the partition has another owner, and partition roots owned by
+    /// guests. Removing the subtrees at a domain's boundaries removes all that it owns, as xenstore.txt requires at
+    /// its death. Only boundaries are indexed, so a partition of a thousand nodes is one entry. An entry may name a
+    /// removed path until its removal is settled.
     owned: im::OrdSet<(Domid, PathBuf)>,
-    /// The roots of the homes with a domain's key: a domain that moves is found without a look at
-    /// the others.
+    /// The roots of partitions with a domain's key, so that an export finds a domain's without a scan of all.
     of_domains: im::OrdSet<(Domid, PathBuf)>,
 }
 
-/// The outcome of a descent to a path.
 pub enum Found<'t> {
-    /// The node is there.
+    /// The node exists.
     Node(&'t NodeArc),
-    /// It is not; the deepest existing node above it in this home, with the length of its path.
-    /// `None` if even the home's root is missing.
+    /// The node does not exist. This is its nearest existing ancestor in the partition, with the length of that one's
+    /// path; `None` if the partition does not exist.
     Missing(Option<(&'t NodeArc, usize)>),
 }
 
 impl<'t> Found<'t> {
-    /// The node, if it is there.
+    /// Returns the node, if it exists.
     pub fn node(self) -> Option<&'t NodeArc> {
         match self {
             Found::Node(node) => Some(node),
@@ -41,7 +40,7 @@ impl<'t> Found<'t> {
     }
 }
 
-/// Looks for `path`, which lies in `home`, below that home's root. Cost: the depth below it.
+/// Finds `path`, which lies in `home`, from the partition's root. Cost: the depth below it.
 pub fn find<'t>(root: Option<&'t NodeArc>, home: &Home<'_>, path: Path<'_>) -> Found<'t> {
     let Some(mut node) = root else { return Found::Missing(None) };
     let mut reached = home.root.bytes().len();
@@ -55,8 +54,8 @@ pub fn find<'t>(root: Option<&'t NodeArc>, home: &Home<'_>, path: Path<'_>) -> F
     Found::Node(node)
 }
 
-/// The node at `path`, which lies in `home`, to be changed: in place where nobody else holds it,
-/// else as copies of the nodes on the way to it.
+/// Returns the node at `path`, which lies in `home`, for changing. Copy-on-write: a node on the way that a snapshot
+/// holds is copied, an unshared one is changed in place.
 pub fn get_mut<'t>(root: &'t mut NodeArc, home: &Home<'_>, path: Path<'_>) -> Option<&'t mut Node> {
     let mut node = NodeArc::make_mut(root);
     for name in names_below(home, path) {
@@ -65,8 +64,8 @@ pub fn get_mut<'t>(root: &'t mut NodeArc, home: &Home<'_>, path: Path<'_>) -> Op
     Some(node)
 }
 
-/// As [`get_mut`], and adds up what the copies take, in bytes: what is copied stays with the snapshots that
-/// keep it.
+/// As [`get_mut`], and adds the bytes of the copies to `copied_bytes`. The originals stay in memory with the
+/// snapshots that hold them, and no account is charged for them.
 pub fn get_mut_counted<'t>(
     root: &'t mut NodeArc,
     home: &Home<'_>,
@@ -85,30 +84,31 @@ pub fn get_mut_counted<'t>(
     for name in names_below(home, path) {
         (node, shared_bytes) = own(node.child_mut(name)?.as_mut()?);
     }
-    // It may get another value.
+    // The value is shared until the caller replaces it, which it may do now.
     *copied_bytes += shared_bytes;
     Some(node)
 }
 
-/// The owner of the node above `path` in its home; none for the home's root. Nodes of all other owners begin at
-/// `path`, should one of these own it.
+/// Returns the owner of the parent of `path`; `None` if `path` is the partition's root or the parent does not exist.
+/// If it differs from the node's owner, the node is a boundary.
 pub fn owner_above(root: Option<&NodeArc>, home: &Home<'_>, path: Path<'_>) -> Option<Domid> {
     let parent = path.parent().filter(|_| home.root != path)?;
     find(root, home, parent).node().map(|parent| parent.perms.owner())
 }
 
 impl Tree {
-    /// The root of a home.
+    /// Returns the root of a partition.
     pub fn root(&self, home: &Home<'_>) -> Option<&NodeArc> {
         self.homes.get(home.root.bytes())
     }
 
-    /// The root of a home, to change what is below it.
+    /// Returns the root of a partition for changing nodes below it.
     pub fn root_mut(&mut self, home: &Home<'_>) -> Option<&mut NodeArc> {
         self.homes.get_mut(home.root.bytes())
     }
 
-    /// Puts a root in place, or takes it away; answers the one that was there.
+    /// Sets or removes the root of a partition and returns the former one. Cost: logarithmic in the number of
+    /// partitions.
     pub fn set_root(&mut self, at: Path<'_>, root: Option<NodeArc>) -> Option<NodeArc> {
         let is_there = root.is_some();
         let path = at.to_buf();
@@ -129,31 +129,31 @@ impl Tree {
         replaced
     }
 
-    /// The node at `path`, which lies in `home`. Cost: the depth below the home.
+    /// Returns the node at `path`, which lies in `home`. Cost: the depth below the partition's root.
     pub fn get(&self, home: &Home<'_>, path: Path<'_>) -> Option<&NodeArc> {
         find(self.root(home), home, path).node()
     }
 
-    /// The roots of all homes, in no order.
+    /// Returns the roots of all partitions, in no order.
     pub fn homes(&self) -> impl Iterator<Item = (&PathBuf, &NodeArc)> {
         self.homes.iter()
     }
 
-    /// The homes with a domain's key, in the order of their roots. Cost: their number, each
-    /// logarithmic in that of all.
+    /// Returns the partitions with a domain's key, in the order of their roots. Cost: their number, each logarithmic
+    /// in that of all.
     pub fn homes_of(&self, domid: Domid) -> impl Iterator<Item = (&PathBuf, &NodeArc)> {
         let of_it = self.of_domains.range((domid, Path::ROOT.to_buf())..);
         let roots = of_it.take_while(move |(of, _)| *of == domid).map(|(_, root)| root);
         roots.filter_map(|root| self.homes.get_key_value(root))
     }
 
-    /// The whole index of domains' homes.
+    /// Returns the index of domains' partitions, for the consistency check.
     pub fn of_domains(&self) -> impl Iterator<Item = &(Domid, PathBuf)> {
         self.of_domains.iter()
     }
 
-    /// Notes that `owner`'s nodes begin at `path`. The control domain's are not indexed. A home's root shares its
-    /// path with the table of homes, if it is there already: it is charged with it once.
+    /// Adds the boundary of `owner` at `path` to the index. The control domain's are not indexed: it never dies. A
+    /// partition root that exists shares the path with the table of partitions, as its owner is charged for one.
     pub fn note_owned(&mut self, owner: Domid, path: Path<'_>) {
         if owner != Domid::CONTROL {
             let root = self.homes.get_key_value(path.bytes()).map(|(root, _)| root.clone());
@@ -161,33 +161,33 @@ impl Tree {
         }
     }
 
-    /// Takes such a note back.
+    /// Removes a boundary from the index.
     pub fn forget_owned(&mut self, owner: Domid, path: Path<'_>) {
         if owner != Domid::CONTROL {
             self.owned.remove(&(owner, path.to_buf()));
         }
     }
 
-    /// The first place after `path`, or of all, where nodes of `owner` begin. Cost: logarithmic in
-    /// the size of the index.
+    /// Returns `owner`'s first boundary after `path`, or its first of all. Cost: logarithmic in the size of the
+    /// index.
     pub fn owned_after(&self, owner: Domid, path: Option<&PathBuf>) -> Option<PathBuf> {
         let from = match path {
             Some(path) => Bound::Excluded((owner, path.clone())),
-            // "/" sorts before every other path that can be there, special ones included.
+            // `/` sorts before every other path of the index, special ones included.
             None => Bound::Included((owner, Path::ROOT.to_buf())),
         };
         let (domid, path) = self.owned.range((from, Bound::Unbounded)).next()?;
         (*domid == owner).then(|| path.clone())
     }
 
-    /// The whole index of owners.
+    /// Returns the index of owners, for the consistency check.
     pub fn owned(&self) -> impl Iterator<Item = &(Domid, PathBuf)> {
         self.owned.iter()
     }
 }
 
-/// The names on the way from a home's root to `path`, which lies in `home`: its bytes are not compared
-/// with the root's again.
+/// Returns the names between a partition's root and `path`, which lies in `home`. The caller guarantees that, so the
+/// root's bytes are not compared again.
 fn names_below<'p>(home: &Home<'_>, path: Path<'p>) -> impl Iterator<Item = &'p [u8]> {
     debug_assert!(path.is_within(home.root), "{path} is not in {}", home.root);
     let below = path.bytes().get(home.root.bytes().len()..).unwrap_or_default();

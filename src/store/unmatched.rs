@@ -1,6 +1,6 @@
-//! Changes whose watches are looked for once the commit's locks are released, on a thread of its own, the
-//! *matcher*: guests set as many watches on the way to a node as make the search long. What is searched is a
-//! snapshot, so the events are those that would have been found under the locks.
+//! The *matcher* thread: finds the events of changes that exceed a commit's budget of looks ([`super::publish`]). It
+//! works on snapshots taken under the commit's locks, so its events are those that would have been found under them;
+//! each thread's mailbox keeps the commit's place with an empty batch.
 
 use std::cell::OnceCell;
 use std::collections::{HashMap, VecDeque};
@@ -21,34 +21,34 @@ use crate::sync::Arc;
 use crate::watch::{Batch, Event, Trie};
 use crate::words::{Home, PathBuf, ShardId};
 
-/// So many commits' events that the matcher found may wait for their delivery. The matcher waits then, and with
-/// it the guests that caused the others: what waits takes a few megabytes at most for each.
+/// How many commits whose events were found may await delivery. Each can take a few megabytes, so the matcher waits,
+/// and with it the guests that caused the others.
 const DELIVERING_MAX: usize = 2;
 
-/// What a change takes here beside its path, with what it removed.
+/// The size of a waiting change without its path, with what it removed, in bytes, as charged to the guest.
 const CHANGE_BYTES: usize = 256;
 
-/// The watches and nodes that a commit's events depend on.
+/// The watches and nodes on which a commit's events depend.
 pub struct Snapshot {
-    /// The tries of the shards that were locked.
+    /// The tries of the commit's shards.
     watches: Vec<(ShardId, Trie)>,
-    /// The homes that a transaction touched, as it left them; empty if that makes no difference.
+    /// The transaction's partitions after it; empty if nothing was removed, as then they make no difference.
     roots: HashMap<PathBuf, NodeArc, RandomState>,
 }
 
 impl Snapshot {
-    /// The watches of a shard of the commit.
+    /// Returns the watches of one of the commit's shards.
     pub fn watches(&self, shard: ShardId) -> Option<&Trie> {
         self.watches.iter().find(|(of, _)| *of == shard).map(|(_, trie)| trie)
     }
 
-    /// The root of a home that the commit touched.
+    /// Returns the root of a partition that the commit accessed.
     pub fn root(&self, home: &Home<'_>) -> Option<&NodeArc> {
         self.roots.get(home.root.bytes())
     }
 }
 
-/// A commit the events of which are not all found yet.
+/// A commit whose events are not all found yet.
 pub struct Unmatched {
     changes: Vec<Change>,
     rest: Rest,
@@ -56,36 +56,36 @@ pub struct Unmatched {
     snapshot: Snapshot,
     upper: Arc<Trie>,
     collapses: bool,
-    /// Where the events of each thread go.
+    /// The channels to each thread's empty batch.
     threads: Vec<Sender<Vec<Event>>>,
-    /// Disconnected once the last thread has delivered them.
+    /// Disconnected once the last thread has delivered its events.
     delivered: Receiver<Infallible>,
-    // What a guest is charged with for all this.
+    // The guest's charge for the memory of all this.
     _held: Option<Held>,
 }
 
-/// A commit with its locks held.
+/// A commit whose locks are still held.
 pub struct Commit<'a> {
-    /// What it changed.
+    /// Its changes.
     pub changes: Vec<Change>,
-    /// The homes that it replaced, if it is a transaction's.
+    /// The partitions that it replaced, if it is a transaction.
     pub replaced: Option<TouchedHomes>,
-    /// On whose behalf.
+    /// The caller.
     pub caller: &'a Caller,
-    /// What a guest's request holds for its events.
+    /// The ticket of a guest's request.
     pub ticket: Option<&'a Arc<Ticket>>,
 }
 
-/// Where commits go that are matched later. What waits here is bounded by the weight that each has in the
-/// mailboxes, where its place is kept: beyond a limit no request is taken.
+/// The matcher's queue. It is unbounded by itself; the weight of each entry's place in the mailboxes bounds it, as
+/// above a limit no requests are read.
 pub type Matcher = Sender<Unmatched>;
 
-/// A matcher's queue; [`run_matcher`] empties it.
+/// Creates the queue that [`run_matcher`] serves.
 pub fn matcher() -> (Matcher, Receiver<Unmatched>) {
     unbounded()
 }
 
-/// Finds the events of the commits that come until the store is gone.
+/// Finds the events of queued commits until the store is dropped.
 pub fn run_matcher(store: &std::sync::Weak<Store>, queue: &Receiver<Unmatched>) {
     let mut delivering = Delivering::default();
     while let Ok(unmatched) = queue.recv() {
@@ -93,18 +93,18 @@ pub fn run_matcher(store: &std::sync::Weak<Store>, queue: &Receiver<Unmatched>) 
         let first = delivering.add(store.find_events(unmatched));
         drop(store);
         if let Some(delivered) = first {
-            // The end of the senders is what it waits for.
+            // Nothing is sent: the wait ends when all senders are dropped.
             let _: Result<Infallible, _> = delivered.recv();
         }
     }
 }
 
-/// Commits whose events were found and may not be delivered yet, oldest first: each is disconnected once they are.
+/// Commits whose events were found but may not be delivered yet, oldest first. A channel disconnects at delivery.
 #[derive(Default)]
 struct Delivering(VecDeque<Receiver<Infallible>>);
 
 impl Delivering {
-    /// Adds one; returns the oldest if its delivery has to be waited for.
+    /// Adds a commit; returns the oldest one if its delivery must be awaited.
     fn add(&mut self, delivered: Receiver<Infallible>) -> Option<Receiver<Infallible>> {
         self.0.push_back(delivered);
         if self.0.len() > DELIVERING_MAX { self.0.pop_front() } else { None }
@@ -112,8 +112,9 @@ impl Delivering {
 }
 
 impl Store {
-    /// Leaves the events of the rest of a commit to the matcher, and keeps their place among the events of
-    /// every thread. Called with the locks held. Cost: the homes that a transaction touched.
+    /// Queues the rest of a commit for the matcher and pushes an empty batch to every thread, which keeps its place
+    /// in the order of commits. Called with the locks held. Cost: a few pointers for each thread, locked shard and,
+    /// after a removal, partition of the transaction.
     pub(super) fn match_later(
         &self,
         locked: &Locked<'_>,
@@ -147,12 +148,12 @@ impl Store {
             delivered,
             _held: held,
         };
-        // The matcher lives as long as the store, or the threads have ended.
+        // The matcher lives as long as the store; it is gone only when the threads have ended.
         let _ = self.matcher.send(unmatched);
     }
 
-    /// Finds the events of a commit and hands them to the threads; returns what is disconnected once they are
-    /// delivered. Cost: the matches, and of a watch that may know of no change all changes.
+    /// Finds the events of a commit and sends them to the threads; returns the channel that disconnects when they are
+    /// delivered. Cost: the matches; a watch whose domain may know of no change costs a look at each.
     pub fn find_events(&self, unmatched: Unmatched) -> Receiver<Infallible> {
         let Unmatched { changes, rest, replaced, snapshot, upper, collapses, .. } = &unmatched;
         let view = CommitView {
@@ -175,7 +176,7 @@ impl Store {
             }
         }
         for ((thread, sender), events) in (0..).zip(&unmatched.threads).zip(by_thread) {
-            // A thread that has ended delivers nothing.
+            // A thread that has ended does not receive.
             let _ = sender.send(events);
             self.outlet.wake(thread);
         }

@@ -1,4 +1,7 @@
-//! The operations that create and change: WRITE, MKDIR, SET_PERMS.
+//! The operations that create and change nodes: WRITE, MKDIR, SET_PERMS.
+//!
+//! Each validates everything and claims its partitions first, then charges the account, then changes the tree. So a
+//! refusal leaves nothing behind (XSA-414, XSA-415).
 
 use std::cmp::Ordering;
 
@@ -13,10 +16,10 @@ use super::tree::{Found, owner_above};
 use crate::sync::Arc;
 use crate::words::{Access, Domid, Errno, Home, Layout, Path, Perms};
 
-/// WRITE: sets the value, creating what is missing. Cost: the depth and the value.
+/// WRITE: sets the value and creates missing nodes. Cost: the depth and the value.
 ///
 /// # Errors
-/// `EACCES`; `ENOSPC` if a quota is reached, then nothing is created.
+/// `EACCES`; `ENOSPC` if a quota is reached; then nothing is created.
 pub fn write<F: Forest>(
     cx: &mut Context<'_>,
     forest: &mut F,
@@ -40,7 +43,7 @@ pub fn write<F: Forest>(
     let (before, after) = (node.value().len(), value.len());
     cx.check_size(size(&perms, node.children().names_bytes(), after))?;
     match after.cmp(&before) {
-        // Most writes are of the same length: then no account is looked up, which all threads share.
+        // Most writes keep the length. They skip the account, whose cache line all threads share.
         Ordering::Equal => {}
         Ordering::Greater => cx.charge(&perms, 0, (after - before) as u64)?,
         Ordering::Less => cx.credit(&perms, 0, (before - after) as u64),
@@ -52,7 +55,7 @@ pub fn write<F: Forest>(
     Ok(())
 }
 
-/// MKDIR: creates what is missing; what is there stays as it is and fires nothing.
+/// MKDIR: creates missing nodes. If the node exists, it stays unchanged and no watch fires.
 ///
 /// # Errors
 /// As [`write`].
@@ -73,11 +76,11 @@ pub fn mkdir<F: Forest>(
     }
 }
 
-/// A path where no node is.
+/// A path without a node.
 struct Missing<'p> {
     home: Home<'p>,
     path: Path<'p>,
-    /// The permissions of the nearest existing ancestor and the length of its path, if it lies in the home too.
+    /// The permissions of the nearest existing ancestor and the length of its path, if it is in the same partition.
     above: Option<(Perms, usize)>,
 }
 
@@ -88,8 +91,8 @@ impl<'p> Missing<'p> {
     }
 }
 
-/// Creates what is missing with `value`, and every missing node above it without one. They inherit the permissions of
-/// the nearest existing ancestor; a guest owns what it creates.
+/// Creates the missing node with `value`, and each missing ancestor with an empty value. They inherit the permissions
+/// of the nearest existing ancestor; a guest owns what it creates.
 fn create<F: Forest>(
     cx: &mut Context<'_>,
     forest: &mut F,
@@ -102,8 +105,8 @@ fn create<F: Forest>(
         Some(above) => above,
         None => nearest(forest, home.root.parent().ok_or(Errno::EIO)?)?,
     };
-    // Read before it is asked whether the caller lives: should it die and its number be given away
-    // meanwhile, what it creates here is older than the next life and not that one's.
+    // The stamp is read before the check that the caller lives: if it dies and its number is reused in between, the
+    // stamp is older than the new incarnation's birth, so that one does not own what is created here.
     let now = cx.registry.now();
     if !cx.access(&ancestor).allows(Access::WRITE) || !cx.caller_lives() {
         return Err(Errno::EACCES.into());
@@ -115,7 +118,8 @@ fn create<F: Forest>(
     let (nodes, bytes) = (branch.missing.len() as u64, branch.bytes(&perms, ancestor.owner()));
     let bytes = bytes + value.len() as u64;
     cx.check_size(size(&perms, 0, value.len()))?;
-    // Who is not limited does not look, and so gets in the way of nobody who changes the same node.
+    // A privileged caller is not limited and skips this read of the parent, so its transactions do not conflict with
+    // other changes of the same directory.
     if !cx.caller.subject.privileged
         && let Some(topmost) = branch.missing.last()
     {
@@ -132,36 +136,36 @@ fn create<F: Forest>(
     Ok(())
 }
 
-/// Nodes that are created together, each below the next.
+/// A chain of missing nodes, created together.
 struct Branch<'p> {
     layout: Layout,
-    /// Where the lowest lies.
+    /// The partition of the lowest node.
     home: Home<'p>,
-    /// The lowest first.
+    /// The missing paths, the lowest first.
     missing: SmallVec<[Path<'p>; 8]>,
-    /// The existing node that the topmost one is hung into.
+    /// The existing node that becomes the parent of the topmost missing one.
     anchor: Path<'p>,
 }
 
 impl<'p> Branch<'p> {
-    /// `path`, which lies in `home`, and what is above it up to but without the node of `at` bytes.
+    /// Creates the chain from `path`, which lies in `home`, up to but without the ancestor whose path has `at` bytes.
     fn new(layout: Layout, home: Home<'p>, path: Path<'p>, at: usize) -> Branch<'p> {
         let longer = |path: &Path<'_>| path.bytes().len() > at;
         let missing = std::iter::successors(Some(path), |path| path.parent()).take_while(longer);
         Branch { layout, home, missing: missing.collect(), anchor: path.prefix(at) }
     }
 
-    /// Where one of them or the anchor lies.
+    /// Returns the partition of one of the missing nodes or of the anchor.
     fn home_of(&self, above: Path<'p>) -> Home<'p> {
         self.layout.home_above(self.home, above)
     }
 
-    /// Whether one of them is the root of a home.
+    /// Returns whether a missing node is the root of a partition.
     fn is_root(&self, here: Path<'p>) -> bool {
         self.home_of(here).root.bytes().len() == here.bytes().len()
     }
 
-    /// Asks for every lock: each missing node may be the root of a home elsewhere.
+    /// Claims every partition concerned: each missing node may be a partition's root, in another shard.
     fn claim<F: Forest>(&self, forest: &mut F) -> Result<(), StoreError> {
         forest.claim(&self.home)?;
         let mut last = self.home;
@@ -175,7 +179,7 @@ impl<'p> Branch<'p> {
         Ok(())
     }
 
-    /// What the missing nodes are charged with, without values, if the anchor is `above`'s.
+    /// Returns the charge for the missing nodes, without values; `above` is the anchor's owner.
     fn bytes(&self, perms: &Perms, above: Domid) -> u64 {
         let mut bytes = 0;
         for (at, here) in (1..).zip(&self.missing) {
@@ -188,7 +192,8 @@ impl<'p> Branch<'p> {
         bytes
     }
 
-    /// Notes that `owner`'s nodes begin with the topmost one. The root of a home begins always.
+    /// Adds the boundary of `owner` at the topmost node to the index. A partition's root is added by
+    /// [`Branch::attach`].
     fn note_boundary<F: Forest>(&self, forest: &mut F, owner: Domid) -> Result<(), StoreError> {
         let Some(&topmost) = self.missing.last() else { return Ok(()) };
         if self.is_root(topmost) {
@@ -197,7 +202,7 @@ impl<'p> Branch<'p> {
         forest.note_owned(&self.home_of(topmost), owner, topmost)
     }
 
-    /// Builds the missing nodes from the bottom up and hangs the topmost one into the anchor.
+    /// Builds the missing nodes from the bottom up and attaches the topmost to the anchor.
     fn attach<F: Forest>(
         &self,
         cx: &Context<'_>,
@@ -234,11 +239,11 @@ impl<'p> Branch<'p> {
     }
 }
 
-/// SET_PERMS: only the owner may; only the control domain may change the owner.
+/// SET_PERMS: only the owner may, and only the control domain may change the owner.
 ///
 /// # Errors
-/// `EACCES` for others, `EPERM` for a guest that names another owner, `ENOENT` if the new owner
-/// does not live, `ENOSPC` if there are too many entries.
+/// `EACCES` for others, `EPERM` for a guest that names another owner, `ENOENT` if the new owner is not alive,
+/// `ENOSPC` if there are too many entries.
 pub fn set_perms<F: Forest>(
     cx: &mut Context<'_>,
     forest: &mut F,
@@ -248,7 +253,7 @@ pub fn set_perms<F: Forest>(
 ) -> Result<(), StoreError> {
     let home = forest.layout().home(path);
     forest.claim(&home)?;
-    // Under the lock, so that no owner dies between the check and the sweep of its nodes.
+    // Checked under the lock, so that the owner cannot die between the check and the sweep of its nodes.
     if !cx.registry.births().holds(perms.owner(), perms.stamp()) {
         return Err(Errno::ENOENT.into());
     }
@@ -265,7 +270,7 @@ pub fn set_perms<F: Forest>(
     }
     cx.check_size(size(perms, node.children().names_bytes(), node.value().len()))?;
     let (name, value_bytes) = (path.name(), node.value().len());
-    // Who keeps its node is not asked for room for another.
+    // An owner that keeps its node is not charged for another one.
     let former = cx.registry.owner(before.owner(), before.stamp());
     let moved = u64::from(former.is_none() || before.owner() != perms.owner());
     let (mut old, mut new) =
@@ -290,9 +295,9 @@ pub fn set_perms<F: Forest>(
     Ok(())
 }
 
-/// Brings the index of owners up to date after `path` changed its owner, be it to another life of
-/// the same number: what the former life has below is no part of the new one's, and its sweep has to
-/// find it. Cost: the children.
+/// Updates the index of owners and the charges for it after `path` changed its owner, even to another incarnation of
+/// the same number: nodes of the earlier incarnation below become boundaries, which its sweep must find. Cost: the
+/// children.
 fn reindex<F: Forest>(
     cx: &mut Context<'_>,
     forest: &mut F,
@@ -307,7 +312,7 @@ fn reindex<F: Forest>(
     let Some(node) = forest.get(home, path)? else { return Ok(()) };
     let node = NodeArc::clone(node);
     for (name, child) in node.children().iter() {
-        // The roots of other homes are in the index of their own shard, whoever is above.
+        // The roots of other partitions are always boundaries, in the index of their own shard.
         let Some(child) = child else { continue };
         let owner = child.perms.owner();
         let lives = cx.registry.births().holds(owner, child.perms.stamp());

@@ -1,10 +1,9 @@
-//! What a check found, in words.
+//! The findings of a consistency check, as sentences.
 
-/// Sentences that are kept of one walk. A store that is wrong in one place is often wrong in many,
-/// and nobody reads more.
+/// How many sentences of one walk are kept. A fault often shows in many places, and an operator does not read more.
 const SENTENCES_MAX: usize = 256;
 
-/// What is wrong: sentences that name the path, domain or index concerned.
+/// Findings: sentences that name the path, domain or index concerned.
 #[derive(Debug, Default)]
 pub struct Findings {
     sentences: Vec<String>,
@@ -12,7 +11,7 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// Adds what `sentence` says.
+    /// Adds a finding; `sentence` is called only if it is kept.
     pub fn add(&mut self, sentence: impl FnOnce() -> String) {
         if self.sentences.len() < SENTENCES_MAX {
             self.sentences.push(sentence());
@@ -21,23 +20,23 @@ impl Findings {
         }
     }
 
-    /// Adds those of another walk, all of them.
+    /// Adds all findings of another walk.
     pub fn append(&mut self, other: Findings) {
         self.sentences.extend(other.sentences);
         self.left_out += other.left_out;
     }
 
-    /// The sentences.
+    /// Returns the kept sentences.
     pub fn sentences(&self) -> &[String] {
         &self.sentences
     }
 
-    /// How many there are, also of those whose sentence is not kept.
+    /// Returns the number of findings, also of those whose sentence is not kept.
     pub fn len(&self) -> usize {
         self.sentences.len() + self.left_out
     }
 
-    /// Whether nothing is wrong.
+    /// Returns whether nothing was found.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -1,12 +1,11 @@
-//! The consistency check behind `xsctl control check`: everything that the store keeps twice is
-//! worked out again and compared.
+//! The consistency check of `xsctl control check`: it recomputes everything that the store keeps twice and compares.
 //!
-//! It looks at one *cut*: the shared locks of all shards are held at once for as long as it takes to
-//! clone their trees and tries and to read the accounts, and never again. What is compared:
+//! It works on one consistent snapshot: the shared locks of all shards are held at once while their trees and tries
+//! are cloned and the accounts are read, and not during the comparison. It compares:
 //!
 //! | kept | must be equal to |
 //! |---|---|
-//! | homes of a shard | the names without a node, each in its parent's children, of all shards |
+//! | partitions of a shard | the names without a node, each in its parent's children, of all shards |
 //! | `names_bytes` of a directory | the sum over its children |
 //! | the index of owners | the topmost nodes of each guest |
 //! | a domain's use of `nodes` | the nodes that it owns |
@@ -15,8 +14,8 @@
 //! | a connection's watches | those of it in the tries ([`Store::check_watches`]) |
 //! | a domain's birth | the table that permission checks read |
 //!
-//! Not worked out again: what watches, transactions and unsent bytes add to `memory`, since those
-//! belong to threads and change while the cut is taken; and `outstanding` and `transactions`.
+//! Not recomputed: the charges for watches, transactions and unsent bytes in `memory`, since these belong to threads
+//! and change during the snapshot; and `outstanding` and `transactions`.
 
 mod findings;
 mod walk;
@@ -38,35 +37,35 @@ use crate::sync::{Arc, Ordering};
 use crate::words::{Domid, Layout, ShardId};
 use walk::Walk;
 
-/// How often the check looks whether no removal is being settled, and for how long it waits in
-/// between: a second in all, in which a reaper frees some millions of nodes.
+/// How often the check tries for a moment without a removal being settled, and the pause between two tries: a second
+/// in all, in which a reaper frees some millions of nodes.
 const CUTS_MAX: usize = 200;
 /// See [`CUTS_MAX`].
 const CUT_PAUSE: Duration = Duration::from_millis(5);
-/// How often the check looks again at nodes whose owner is dead. Its sweep may be under way; what
-/// outlives a second has been forgotten.
+/// How often the check repeats while it finds nodes whose owner is dead. The owner's sweep may be in progress; nodes
+/// that outlive a second were missed by it.
 const SWEEPS_MAX: usize = 10;
 /// See [`SWEEPS_MAX`].
 const SWEEP_PAUSE: Duration = Duration::from_millis(100);
 
-/// What a check saw.
+/// The result of a check.
 pub struct Checked {
-    /// Nodes that were visited.
+    /// Nodes visited.
     pub nodes: usize,
-    /// Watches that were found in the tries.
+    /// Watches found in the tries.
     pub watches: usize,
-    /// What is wrong.
+    /// The findings.
     pub findings: Findings,
 }
 
-/// There was no moment without a removal being settled, so the accounts cannot be compared.
+/// The error of a check that found no moment without a removal being settled, so that accounts cannot be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unsettled {
-    /// How many removals were being settled when the check gave up.
+    /// The number of removals being settled at the last try.
     pub removals: u64,
 }
 
-/// Everything that is compared, as it was at one moment.
+/// Everything that is compared, at one moment.
 struct Cut {
     layout: Layout,
     trees: Vec<Tree>,
@@ -74,19 +73,19 @@ struct Cut {
     domains: Vec<Use>,
 }
 
-/// A living domain and what it is charged with.
+/// A living domain and its charges.
 struct Use {
     domain: Arc<Domain>,
     nodes: u64,
     bytes: u64,
 }
 
-/// Living domains by number: their births.
+/// The births of living domains, by number.
 type Living = HashMap<Domid, u64, RandomState>;
 
 impl Store {
-    /// Checks the store. Cost: a visit to every node, by the workers; the store is locked for
-    /// the time of some clones and a look at each domain's account, about 0.1 us for each domain.
+    /// Checks the store. Cost: a visit to every node, by the worker pool. The store is locked only while trees are
+    /// cloned and accounts are read, about 0.1 us for each domain.
     ///
     /// # Errors
     /// [`Unsettled`], after a second.
@@ -131,7 +130,7 @@ impl Store {
         Checked { nodes, watches, findings }
     }
 
-    /// A cut at a moment at which no removal was being settled.
+    /// Takes a snapshot at a moment when no removal is being settled.
     fn settled_cut(&self) -> Result<Cut, Unsettled> {
         for _ in 0..CUTS_MAX {
             match self.try_cut() {
@@ -142,8 +141,9 @@ impl Store {
         Err(Unsettled { removals: self.unsettled.load(Ordering::Relaxed) })
     }
 
-    /// With all locks held no account of a living domain changes: those who charge hold one
-    /// exclusively, those who settle are counted in `unsettled`.
+    /// Takes a snapshot unless a removal is being settled. With all locks held, the accounts of living domains do not
+    /// change: a thread that charges holds some lock exclusively, and removals being settled are counted in
+    /// `unsettled`.
     fn try_cut(&self) -> Option<Cut> {
         let locked = Locked::take(self, &LockSet::all(self.layout, false));
         if self.unsettled.load(Ordering::Acquire) > 0 {
@@ -167,7 +167,7 @@ impl Store {
 }
 
 impl Use {
-    /// Compares the account with what the domain was found to own.
+    /// Compares the account with the nodes found. Its bytes may be more, as it is charged for other things too.
     fn compare(&self, nodes: u64, bytes: u64, findings: &mut Findings) {
         let domid = self.domain.domid;
         if self.nodes != nodes {

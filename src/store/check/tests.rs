@@ -1,4 +1,4 @@
-//! Each kind of fault is planted in a sound store, and the check has to name it.
+//! Each kind of fault is injected into a sound store, and the check must name it.
 
 use super::*;
 use crate::store::tree::get_mut;
@@ -10,7 +10,7 @@ fn path(text: &str) -> PathBuf {
     Path::parse(text.as_bytes()).unwrap().to_buf()
 }
 
-/// A store of four shards with a home, a backend and some nodes of domain 5.
+/// A store of four shards with a partition, a backend and some nodes of domain 5.
 struct World {
     store: Store,
     generations: Generations,
@@ -51,7 +51,7 @@ impl World {
         self.run(path, Verb::SetPerms(Arc::new(perms)));
     }
 
-    /// The tree that `path` is kept in.
+    /// Changes the tree that holds `text`.
     fn tree<R>(&self, text: &str, change: impl FnOnce(&mut Tree) -> R) -> R {
         let shard = self.store.layout.home(path(text).as_path()).shard;
         change(&mut self.store.shards[usize::from(shard.0)].write().tree)
@@ -70,7 +70,7 @@ impl World {
         self.store.check().ok().unwrap().findings.sentences().to_vec()
     }
 
-    /// All findings, which must be just these.
+    /// Asserts that the findings are exactly these.
     #[track_caller]
     fn finds(&self, expected: &[&str]) {
         let mut findings = self.findings();
@@ -165,7 +165,8 @@ fn a_home_in_a_shard_that_is_not_its_own() {
 fn names_that_no_node_can_have_and_sums_that_are_wrong() {
     let world = World::new();
     world.node("/local/domain/5/a", |node| {
-        // Once it had many, the sum is kept and not taken.
+        // Once there were many children they stay in a map, which stores the sum of their names instead of computing
+        // it.
         let names: Vec<_> = (0..40).map(|number| format!("n{number}")).collect();
         names.iter().for_each(|name| drop(node.insert_child(0, name.as_bytes(), None)));
         names.iter().for_each(|name| drop(node.remove_child(0, name.as_bytes())));

@@ -10,26 +10,26 @@ use super::Living;
 use super::findings::Findings;
 use crate::words::{Domid, Home, Layout, Path, PathBuf, ShardId, domain_of_home};
 
-/// What was seen of one shard.
+/// The walk over one shard, with its results.
 pub struct Walk<'a> {
     shard: ShardId,
     layout: Layout,
     trees: &'a [Tree],
     living: &'a Living,
-    /// Nodes visited.
+    /// The number of nodes visited.
     pub nodes: usize,
     /// Nodes and bytes by living owner.
     pub owned: HashMap<Domid, (u64, u64), RandomState>,
-    /// Where the nodes of each guest begin.
+    /// The boundaries found, for comparison with the index of owners.
     boundaries: BTreeSet<(Domid, PathBuf)>,
-    /// Owners that do not live: how many nodes each has, and one of them.
+    /// Dead owners: the number of nodes of each, and one of them.
     orphans: BTreeMap<Domid, (usize, PathBuf)>,
-    /// What is wrong.
+    /// The findings.
     pub findings: Findings,
 }
 
 impl<'a> Walk<'a> {
-    /// Visits every node of a shard. `trees` are those of all shards.
+    /// Visits every node of a shard. `trees` are the trees of all shards.
     pub fn of(shard: ShardId, layout: Layout, trees: &'a [Tree], living: &'a Living) -> Walk<'a> {
         let mut walk = Walk {
             shard,
@@ -52,12 +52,12 @@ impl<'a> Walk<'a> {
         walk
     }
 
-    /// Whether nodes were seen whose owner does not live.
+    /// Returns whether nodes of dead owners were found.
     pub fn has_orphans(&self) -> bool {
         !self.orphans.is_empty()
     }
 
-    /// Makes findings of them.
+    /// Turns nodes of dead owners into findings.
     pub fn report_orphans(&mut self) {
         for (domid, (nodes, path)) in std::mem::take(&mut self.orphans) {
             self.findings.add(|| {
@@ -75,8 +75,8 @@ impl<'a> Walk<'a> {
         self.tree(home.shard)?.get(home, path)
     }
 
-    /// A home's root: in the right shard, and named by its parent. Since a path is finite and every
-    /// parent is checked alike, all homes can be reached from `/`.
+    /// Checks that a partition's root is in the right shard and named by its parent. A path is finite and every
+    /// parent is checked likewise, so this shows that all partitions can be reached from `/`.
     fn home(&mut self, root: Path<'_>) {
         let Home { shard, root: right } = self.layout.home(root);
         let here = self.shard.0;
@@ -98,7 +98,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Visits the nodes of one home.
+    /// Visits the nodes of one partition. Without recursion, as guests choose the depth.
     fn below(&mut self, root: &PathBuf, node: &NodeArc) {
         let mut todo = vec![(root.clone(), NodeArc::clone(node), None)];
         while let Some((path, node, owner_above)) = todo.pop() {
@@ -126,7 +126,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// A name among children: with its node, unless it is a home, whose node is in its own shard.
+    /// Checks a child's entry: it has a node, unless it is the root of another partition, which is in its own shard.
     fn child(&mut self, path: Path<'_>, has_node: bool) {
         let home = self.layout.home(path);
         match (home.root == path, has_node) {
@@ -145,7 +145,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Counts a node for its owner; answers the owner.
+    /// Counts a node for its owner, whom it returns.
     fn account(&mut self, path: Path<'_>, node: &Node, owner_above: Option<Domid>) -> Domid {
         self.nodes += 1;
         let owner = node.perms.owner();

@@ -1,4 +1,4 @@
-//! The watches: tries by themselves, and against what connections have set.
+//! The check of the watches: tries by themselves, and against those that connections have set.
 
 use std::collections::HashMap;
 
@@ -10,21 +10,21 @@ use crate::sync::Arc;
 use crate::watch::{Entry, Trie};
 use crate::words::{Layout, Path, PathBuf, ShardId};
 
-/// All tries, as they were when this was made. A clone of a trie shares everything.
+/// Snapshots of all tries.
 pub struct Tries {
-    /// By number, the spine's last.
+    /// By shard, the root shard's last.
     shards: Vec<Trie>,
     upper: Arc<Trie>,
 }
 
-/// The watches that a thread's connections have set, and the tries at a moment between two of its
-/// requests: whatever other threads do, what is in them of this thread must be just these.
+/// The watches of a thread's connections, and a snapshot of the tries. The thread takes both between two of its
+/// requests, so the tries' watches of this thread must be exactly these, whatever other threads do.
 pub struct WatchList {
-    /// The thread.
+    /// The thread's number.
     pub thread: u16,
-    /// Its connections' watches.
+    /// The watches that its connections have set.
     pub watches: Vec<(PathBuf, Entry)>,
-    /// The tries.
+    /// The tries at that moment.
     pub tries: Tries,
 }
 
@@ -33,14 +33,13 @@ impl Tries {
         Tries { shards: shards.collect(), upper }
     }
 
-    /// The tries with the shards that they belong to; `None`: the upper one.
+    /// Returns the tries with their shards; `None` is the global watch trie.
     fn all(&self) -> impl Iterator<Item = (Option<ShardId>, &Trie)> {
         let shards = (0..).map(|shard| Some(ShardId(shard))).zip(&self.shards);
         shards.chain([(None, &*self.upper)])
     }
 
-    /// Whether each trie has as many watches as it says, all on paths that belong there. Answers
-    /// how many there are.
+    /// Checks that each trie has as many watches as it counts, all on paths that belong to it. Returns their number.
     pub(super) fn check(&self, layout: Layout, findings: &mut Findings) -> usize {
         let mut sum = 0;
         for (shard, trie) in self.all() {
@@ -63,14 +62,13 @@ impl Tries {
 }
 
 impl Store {
-    /// All tries. Each is cloned under its own lock: two may be of different moments.
+    /// Returns snapshots of all tries. Each is taken under its own lock, so two may be of different moments.
     pub fn tries(&self) -> Tries {
         let shards = self.layout.all().map(|shard| self.read_shard(shard).watches.clone());
         Tries::new(shards, self.upper.load())
     }
 
-    /// Compares a thread's watches with what is in the tries of that thread, both ways. Cost: all
-    /// watches.
+    /// Compares a thread's watches with the tries' watches of that thread, both ways. Cost: all watches.
     pub fn check_watches(&self, list: WatchList) -> Findings {
         let mut findings = Findings::default();
         let mut found: HashMap<u64, (Option<ShardId>, PathBuf, Entry), RandomState> =
@@ -119,7 +117,7 @@ impl Store {
     }
 }
 
-/// The shard whose trie a watch on `path` is in; `None`: the upper one.
+/// Returns the shard whose trie holds watches on `path`; `None` for the global watch trie.
 fn belongs(layout: Layout, path: Path<'_>) -> Option<ShardId> {
     if is_upper(path) { None } else { Some(layout.home(path).shard) }
 }
