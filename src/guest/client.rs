@@ -1,4 +1,4 @@
-//! Requests and replies: of the guest over its ring, of the toolstack over the daemon's socket.
+//! Clients for requests and replies: the guest over its ring, the toolstack over the daemon's socket.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -17,13 +17,13 @@ use crate::words::Domid;
 /// ERROR and WATCH_EVENT of xs_wire.h, which only the daemon sends.
 const ERROR: u32 = 16;
 const WATCH_EVENT: u32 = 15;
-/// A toolstack's request takes microseconds; a daemon that does not answer for so long hangs.
+/// A toolstack's request takes microseconds; a daemon that takes this long hangs.
 const TOOLSTACK_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Why a command failed: the name of an error, or how the command is used.
+/// Why a command failed: an error's name, or the command's usage.
 pub struct Refused(pub String);
 
-/// A request as bytes.
+/// Encodes a request.
 fn message(kind: Operation, transaction: u32, payload: &[u8]) -> Vec<u8> {
     let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
     let header = Header {
@@ -35,7 +35,7 @@ fn message(kind: Operation, transaction: u32, payload: &[u8]) -> Vec<u8> {
     [header.as_bytes(), payload].concat()
 }
 
-/// Takes the first message out of what was received: its kind and payload.
+/// Removes the first complete message from the received bytes; returns its kind and payload.
 fn take(received: &mut Vec<u8>) -> io::Result<Option<(u32, Vec<u8>)>> {
     let (taken, used) = match frame(received) {
         Frame::Incomplete(_) => return Ok(None),
@@ -48,7 +48,7 @@ fn take(received: &mut Vec<u8>) -> io::Result<Option<(u32, Vec<u8>)>> {
     Ok(Some(taken))
 }
 
-/// A reply's payload, or the error that it names.
+/// Returns a reply's payload, or the error that it names.
 fn outcome(kind: u32, payload: Vec<u8>) -> Result<Vec<u8>, Refused> {
     if kind != ERROR {
         return Ok(payload);
@@ -67,7 +67,7 @@ impl Toolstack {
         Ok(Toolstack(stream))
     }
 
-    /// One request that says nothing but yes, or the error by its name.
+    /// Sends a request whose reply is only OK or an error, and waits for it.
     pub fn request(&mut self, kind: Operation, payload: &[u8]) -> io::Result<()> {
         self.0.write_all(&message(kind, 0, payload))?;
         let mut received = Vec::new();
@@ -85,7 +85,7 @@ impl Toolstack {
     }
 }
 
-/// A guest's connection, over its ring. One request at a time.
+/// A guest's connection over its ring, for one request at a time.
 pub struct Client {
     guest: SimGuest,
     received: Vec<u8>,
@@ -95,7 +95,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// The connection of a domain that was introduced.
+    /// Creates the connection of an introduced domain.
     pub fn new(guest: SimGuest) -> Client {
         Client {
             guest,
@@ -106,22 +106,22 @@ impl Client {
         }
     }
 
-    /// The domain's number.
+    /// Returns the domain's number.
     pub fn domid(&self) -> Domid {
         self.guest.domid
     }
 
-    /// Readable when something may have come.
+    /// Returns the event channel, which is readable when something may have arrived.
     pub fn channel(&self) -> BorrowedFd<'_> {
         self.guest.channel()
     }
 
-    /// The open transaction, 0 for none.
+    /// Returns the open transaction, 0 for none.
     pub fn transaction(&self) -> u32 {
         self.transaction
     }
 
-    /// Makes requests part of this transaction from now on.
+    /// Makes further requests part of this transaction.
     pub fn set_transaction(&mut self, transaction: u32) {
         self.transaction = transaction;
     }
@@ -129,7 +129,7 @@ impl Client {
     /// Sends a request and waits for its reply. Events that come before it are kept.
     ///
     /// # Errors
-    /// The connection's; the daemon's own are in the reply.
+    /// The connection's; the daemon's own error is the inner result.
     pub fn request(
         &mut self,
         kind: Operation,
@@ -154,14 +154,14 @@ impl Client {
         }
     }
 
-    /// Takes what has come without waiting.
+    /// Receives what has arrived, without waiting.
     pub fn receive(&mut self) -> io::Result<()> {
-        // The notification first: what it announces is in the ring by then.
+        // The notification is taken first: what it announces is in the ring by then.
         self.guest.wait(Some(Duration::ZERO))?;
         self.pull()
     }
 
-    /// The paths of the events that came.
+    /// Returns the paths of the events received since the last call.
     pub fn take_events(&mut self) -> Vec<Vec<u8>> {
         std::mem::take(&mut self.events)
     }

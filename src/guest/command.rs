@@ -1,11 +1,11 @@
-//! The commands of a guest.
+//! The commands of `xenstored sim guest`.
 
 use std::io;
 
 use super::client::{Client, Refused};
 use crate::protocol::{Operation, REQUEST_PAYLOAD_BYTES_MAX};
 
-/// What `help` prints.
+/// The output of `help`.
 pub const HELP: &str = "\
 read PATH            print a value
 write PATH VALUE     set a value; makes what is missing
@@ -24,15 +24,15 @@ quit                 end this, and the domain
 
 /// One line of input.
 pub enum Command {
-    /// A request and its payload; what it answers is printed as it is.
+    /// A request and its payload; the reply is printed unchanged.
     Value(Operation, Vec<u8>),
-    /// A request whose answer is strings, one for each line.
+    /// A request whose reply is strings, printed one a line.
     Strings(Operation, Vec<u8>),
-    /// A request that is only done or refused.
+    /// A request whose reply has no content.
     Change(Operation, Vec<u8>),
     /// Begins a transaction.
     Begin,
-    /// Ends it; commits it or not.
+    /// Ends it: commits if true, else aborts.
     End(bool),
     /// Prints the commands.
     Help,
@@ -41,10 +41,10 @@ pub enum Command {
 }
 
 impl Command {
-    /// Reads a line; `None` if it is empty or a comment.
+    /// Parses a line; returns `None` if it is empty or a comment.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The command's usage.
     pub fn parse(line: &[u8]) -> Result<Option<Command>, String> {
         let line = line.trim_ascii();
         let (name, rest) = split(line);
@@ -65,7 +65,7 @@ impl Command {
             (b"rm", [path]) => Command::Change(Operation::Rm, strings(&[path])),
             (b"perms", [path]) => Command::Strings(Operation::GetPerms, strings(&[path])),
             (b"perms", [_, _, ..]) => Command::Change(Operation::SetPerms, strings(&words)),
-            // The token tells one's own watches apart, and here the path does.
+            // The token distinguishes a client's watches; here the path does that.
             (b"watch", [path]) => Command::Change(Operation::Watch, strings(&[path, path])),
             (b"unwatch", [path]) => Command::Change(Operation::Unwatch, strings(&[path, path])),
             (b"begin", []) => Command::Begin,
@@ -78,10 +78,10 @@ impl Command {
         Ok(Some(command))
     }
 
-    /// Does it; answers what is to be printed.
+    /// Runs the command; returns the text to print.
     ///
     /// # Errors
-    /// The connection's. What the daemon refuses is in the answer.
+    /// The connection's; the daemon's own error is the inner result.
     pub fn run(self, client: &mut Client) -> io::Result<Result<Vec<u8>, Refused>> {
         let line = |mut text: Vec<u8>| {
             text.push(b'\n');
@@ -126,18 +126,18 @@ fn request(
     payload: &[u8],
 ) -> io::Result<Result<Vec<u8>, Refused>> {
     if payload.len() > REQUEST_PAYLOAD_BYTES_MAX {
-        // The daemon would have to give the connection up.
+        // The daemon would close the connection.
         return Ok(Err(Refused("longer than a message may be".into())));
     }
     client.request(kind, payload)
 }
 
-/// The domain's own home, which `ls` alone lists.
+/// Returns the path of the domain's own directory, which `ls` without an argument lists.
 fn home(client: &Client) -> Vec<u8> {
     format!("/local/domain/{}\0", client.domid()).into_bytes()
 }
 
-/// How a command is used, or that there is none of this name.
+/// Returns a command's usage, or that there is no such command.
 fn usage(name: &[u8]) -> String {
     let named = |line: &&str| line.split(' ').next().is_some_and(|first| first.as_bytes() == name);
     let lines: Vec<&str> = HELP.lines().filter(named).collect();
@@ -147,7 +147,7 @@ fn usage(name: &[u8]) -> String {
     }
 }
 
-/// The first word, and what follows it.
+/// Splits off the first word.
 fn split(line: &[u8]) -> (&[u8], &[u8]) {
     let end = line.iter().position(u8::is_ascii_whitespace).unwrap_or(line.len());
     (&line[..end], line[end..].trim_ascii_start())

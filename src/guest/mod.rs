@@ -1,5 +1,5 @@
-//! `xenstored sim guest`: a domain of a simulated host for somebody who wants to look around. Each
-//! line of its input is a command; events are printed as they come.
+//! `xenstored sim guest`: an interactive domain of a simulated host, for trials. Each line of its input is a command;
+//! events are printed as they arrive.
 
 mod client;
 mod command;
@@ -17,14 +17,14 @@ use crate::protocol::Operation;
 use client::{Client, Refused, Toolstack};
 use command::Command;
 
-/// Longest line that is taken; a message holds no more.
+/// The longest accepted line, in bytes; a message's payload is at most half of it.
 const LINE_BYTES_MAX: usize = 8192;
 
-/// Becomes a domain and does what the standard input says, until it ends or says `quit`. Answers
-/// the exit code: 1 if a command failed that no person typed. The domain ends with this.
+/// Creates a domain and runs the commands of the standard input, until its end or `quit`. Returns the exit code: 1 if
+/// a command failed and the input is not a terminal. The domain ends with this call.
 ///
 /// # Errors
-/// [`Failure::Host`]: there is no host or no daemon there, it refuses the domain, or it is gone.
+/// [`Failure::Host`] if there is no host or daemon, the host refuses the domain, or the connection ends.
 pub fn run(settings: &Settings) -> Result<u8, Failure> {
     let mut toolstack = Toolstack::connect(&settings.socket).map_err(|error| {
         let why = "that is the toolstack's part, which connects a domain";
@@ -59,20 +59,20 @@ fn of_host(socket: &Path, error: io::Error) -> Failure {
     }
 }
 
-/// What a toolstack does with a new domain: INTRODUCE, and a home that it owns. INTRODUCE comes first
-/// here: it is answered when nothing is left of a former domain of this number, whose death may not
-/// have been heard of yet, and which would take the home along. (libxl makes the home first, and does
-/// not use a number again soon.)
+/// Does a toolstack's part for a new domain: INTRODUCE, then a directory that it owns. In this order, because the
+/// reply to INTRODUCE comes after a former domain of this number has been removed, whose death the daemon may not
+/// have noticed yet and whose sweep would remove the new directory. (libxl creates the directory first, but does not
+/// reuse a number soon.)
 fn introduce(toolstack: &mut Toolstack, guest: &SimGuest) -> io::Result<()> {
     let (domid, port) = (guest.domid, guest.port);
     let home = format!("/local/domain/{domid}\0");
-    // The frame's number is not looked at: the host knows the page.
+    // The frame's number is ignored: the host knows the page.
     toolstack.request(Operation::Introduce, format!("{domid}\x001\0{port}\0").as_bytes())?;
     toolstack.request(Operation::Mkdir, home.as_bytes())?;
     toolstack.request(Operation::SetPerms, format!("{home}n{domid}\0").as_bytes())
 }
 
-/// A guest and whoever tells it what to do.
+/// A guest and the state of its command line.
 struct Session {
     client: Client,
     interactive: bool,
@@ -90,7 +90,7 @@ impl Session {
                 continue;
             }
             let mut bytes = [0; 4096];
-            // Not through a buffer, whose content poll would not know of.
+            // Unbuffered: poll does not see bytes in a buffer.
             let len = retry_on_intr(|| rustix::io::read(io::stdin().as_fd(), &mut bytes))?;
             input.extend_from_slice(&bytes[..len]);
             if len == 0 && !input.is_empty() {
@@ -112,17 +112,17 @@ impl Session {
         }
     }
 
-    /// Whatever happened to this domain before its last command was answered is printed: its
-    /// events come before the reply to another request.
+    /// Prints the events that precede the last command's reply: the daemon sends them before the reply to one more
+    /// request.
     fn end(&mut self) -> io::Result<u8> {
         let domid = self.client.domid();
-        // Only that it is answered counts.
+        // The reply itself is not needed.
         let _ = self.client.request(Operation::GetDomainPath, format!("{domid}\0").as_bytes())?;
         self.show_events()?;
         Ok(u8::from(self.failed && !self.interactive))
     }
 
-    /// Waits for a line or an event.
+    /// Waits for input or a notification.
     fn wait(&self) -> io::Result<()> {
         let stdin = io::stdin();
         let mut fds = [
@@ -135,7 +135,7 @@ impl Session {
         }
     }
 
-    /// Obeys one line; `false` if it was the last.
+    /// Runs one line; returns `false` for `quit`.
     fn line(&mut self, line: &[u8]) -> io::Result<bool> {
         let done = match Command::parse(line) {
             Ok(None) => Ok(Vec::new()),
@@ -179,7 +179,7 @@ fn stdin_is_readable() -> io::Result<bool> {
     Ok(poll(&mut fds, Some(&timeout))? > 0)
 }
 
-/// Prints what a client asked for, each line readable.
+/// Prints a reply, each line made readable.
 fn print(text: &[u8]) -> io::Result<()> {
     for line in text.split_inclusive(|&byte| byte == b'\n') {
         println!("{}", readable(line.strip_suffix(b"\n").unwrap_or(line)));
@@ -187,7 +187,7 @@ fn print(text: &[u8]) -> io::Result<()> {
     io::stdout().flush()
 }
 
-/// Text without control characters: values are other domains' bytes, and this is a terminal.
+/// Returns text without control characters: values are other domains' bytes, and this output is a terminal's.
 fn readable(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let shown = text.chars().map(|c| match c {
