@@ -1,4 +1,4 @@
-//! Accepting clients of the daemon's socket.
+//! The thread that accepts clients of the daemon's socket.
 
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -11,11 +11,11 @@ use crate::sync::Arc;
 
 const LISTENER: Token = Token(0);
 const STOP: Token = Token(1);
-/// When no descriptors are left, accepting is tried again after this long: somebody may have
-/// closed one. Whoever connects meanwhile waits in the socket's queue.
+/// The pause before accepting is tried again when no descriptors are left, as some may be closed in between. Clients
+/// that connect wait in the socket's queue.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Accepts until its waker is woken.
+/// An accept loop that runs until its waker is woken.
 pub struct Listener {
     poll: Poll,
     listener: mio::net::UnixListener,
@@ -24,10 +24,10 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Takes over a socket that listens.
+    /// Takes over a listening socket.
     ///
     /// # Errors
-    /// The system refuses a poll.
+    /// The system's, if it refuses a poll handle.
     pub fn new(listener: UnixListener) -> io::Result<Listener> {
         listener.set_nonblocking(true)?;
         let poll = Poll::new()?;
@@ -36,15 +36,15 @@ impl Listener {
         Ok(Listener { poll, listener, waker, unaccepted: Unaccepted::of("store") })
     }
 
-    /// Ends [`Listener::run`].
+    /// Returns the waker that ends [`Listener::run`].
     pub fn stopper(&self) -> Arc<Waker> {
         Arc::clone(&self.waker)
     }
 
-    /// Gives each client that connects to `serve`.
+    /// Passes each client that connects to `serve`, until the waker is woken.
     ///
     /// # Errors
-    /// The poll fails.
+    /// The poll's, other than an interruption.
     pub fn run(mut self, mut serve: impl FnMut(UnixStream)) -> io::Result<()> {
         let mut events = Events::with_capacity(8);
         self.listen(true)?;
@@ -61,14 +61,15 @@ impl Listener {
             if patience.take().is_some()
                 && let Err(error) = self.listen(true)
             {
-                // Without memory or watches left now; clients wait in the socket's queue meanwhile.
+                // The kernel has no memory or epoll watches left now; clients wait in the socket's queue.
                 tracing::warn!(%error, "cannot accept clients for now");
                 patience = Some(PAUSE);
                 continue;
             }
             if let Err(error) = self.accept_all(&mut serve) {
                 self.unaccepted.warn(&error);
-                // Not watched meanwhile, or the poll would spin on a client that cannot be had.
+                // Deregistered during the pause, or the poll would spin: the client that cannot be accepted stays in
+                // the queue.
                 self.listen(false)?;
                 patience = Some(PAUSE);
             }

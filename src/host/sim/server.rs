@@ -1,7 +1,7 @@
-//! The socket at which processes ask for domains, served by one thread.
+//! The socket at which processes create and control domains, served by one thread.
 //!
-//! Replies are never kept: one that the client's socket does not take at once ends the connection.
-//! So a client costs a buffer of one line, whether it reads or not.
+//! Replies are never queued: if the client's socket does not take one at once, the connection is closed. So a client
+//! costs a buffer of one line, whether it reads or not.
 
 mod requests;
 
@@ -23,30 +23,30 @@ use super::socket::{FDS_MAX, GuestEnds, receive_with};
 use crate::sync::{Arc, AtomicBool, Ordering};
 use crate::words::Domid;
 
-/// Connections at once. With 10,000 domains this leaves a third of 20,000 descriptors to the rest
-/// of the daemon. Those beyond it wait in the listener's queue.
+/// The number of connections at a time. With 10,000 domains this leaves a third of 20,000 descriptors to the rest of
+/// the daemon. Further clients wait in the listener's queue.
 const CLIENTS_MAX: usize = 4096;
 
-/// Bytes read from a client before it is the next one's turn: at most 73 requests.
+/// How many bytes are read from a client before the next one is served: at most 73 requests.
 const READ_MAX: usize = 512;
 
-/// Descriptors that are left to the rest of the daemon, or a quarter where there are not many.
+/// How many descriptors are reserved for the rest of the daemon; at most a quarter of all.
 const RESERVED: u64 = 1024;
 
-/// How long accepting pauses after it failed for want of descriptors or memory.
+/// How long accepting pauses after it failed for lack of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 const LISTENER: Token = Token(usize::MAX - 1);
 const STOP: Token = Token(usize::MAX - 2);
 
-/// Ends the thread of a [`Server`].
+/// The handle that ends the thread of a [`Server`].
 pub struct Stop {
     asked: Arc<AtomicBool>,
     waker: Waker,
 }
 
 impl Stop {
-    /// Asks it to end; returns at once.
+    /// Requests the end without waiting for it.
     pub fn stop(&self) {
         self.asked.store(true, Ordering::Release);
         let _ = self.waker.wake();
@@ -55,48 +55,49 @@ impl Stop {
 
 struct Client {
     stream: UnixStream,
-    /// The beginning of a line: never more than [`LINE_MAX`] bytes between two passes.
+    /// The beginning of a line, at most [`LINE_MAX`] bytes between two passes.
     input: Vec<u8>,
-    /// What came with the bytes of `input`, or of the line that is being answered, and is kept for
-    /// no longer than those. One more than any line can use says that there were too many.
+    /// Descriptors that came with the bytes of `input` or of the line being handled, and are dropped with those. One
+    /// more than any line can use is kept, as a sign that there were too many.
     fds: Vec<OwnedFd>,
-    /// It is in the queue `ready`.
+    /// Whether it is in the queue `ready`.
     queued: bool,
 }
 
-/// What became of a client in one pass.
+/// The result of serving a client for one pass.
 enum Outcome {
     Idle,
     More,
     Closed,
 }
 
-/// The thread's state.
+/// The state of the server's thread.
 pub struct Server {
     poll: Poll,
     listener: UnixListener,
     stop: Arc<AtomicBool>,
     domains: Arc<Domains>,
-    /// Domain 0's ends. They stay here, so that another process can be its kernel after the first.
+    /// The guest's ends of domain 0. They stay here, so that another process can be its kernel after the first.
     control: GuestEnds,
     /// The client that is domain 0's kernel.
     kernel: Option<usize>,
-    /// Where our descriptors end. They are numbered from the lowest that is free, so that one
-    /// beyond this says how few are left.
+    /// The highest descriptor that may be used. The system assigns the lowest free number, so a descriptor above this
+    /// shows that few are left.
     last_fd: u64,
     clients: Slab<Client>,
-    /// How many these may be.
+    /// The limit on `clients`, which tests lower.
     clients_max: usize,
     /// Clients that may have sent something.
     ready: VecDeque<usize>,
-    /// The domains that end with a client's connection.
+    /// The domains that end with a client's connection, and that client.
     owners: BTreeMap<Domid, usize>,
-    /// The listener has to be looked at, but was not: too many clients, or no descriptors.
+    /// Whether clients may wait in the listener's queue: there were too many clients, or no descriptors. The listener
+    /// is watched edge-triggered and does not report them again.
     paused: bool,
 }
 
 impl Server {
-    /// Makes the control domain, and a server for the listening socket.
+    /// Creates the control domain, and a server for the listening socket.
     pub fn new(listener: OwnedFd, domains: Arc<Domains>) -> io::Result<(Server, Stop)> {
         let (parts, control) = new_domain()?;
         domains.insert(Some(Domid::CONTROL), parts).map_err(io::Error::other)?;
@@ -122,7 +123,7 @@ impl Server {
         Ok((server, Stop { asked, waker }))
     }
 
-    /// Serves until it is asked to stop; the connections then close.
+    /// Serves until [`Stop::stop`]; then all connections are closed.
     pub fn run(mut self) {
         let mut events = Events::with_capacity(256);
         while !self.stop.load(Ordering::Acquire) {
@@ -131,7 +132,7 @@ impl Server {
             } else {
                 Some(Duration::ZERO)
             };
-            // The one error that poll(2) can have here is EINTR: then there are no events.
+            // The only error that poll(2) can return here is EINTR, without events.
             let _ = self.poll.poll(&mut events, wait);
             let mut accept = self.paused;
             for event in &events {
@@ -150,7 +151,7 @@ impl Server {
         }
     }
 
-    /// Accepts whoever waits, as far as there is room; what is left over waits for the next round.
+    /// Accepts waiting clients while there is room; the rest wait for the next round.
     fn accept(&mut self) {
         self.paused = true;
         while self.clients.len() < self.clients_max {
@@ -170,7 +171,7 @@ impl Server {
 
     fn admit(&mut self, mut stream: UnixStream) {
         if self.is_scarce(&stream) {
-            return; // It is closed: there is no telling when there would be room for it.
+            return; // Closed, as it is unknown when there would be room.
         }
         let entry = self.clients.vacant_entry();
         let token = Token(entry.key());
@@ -180,14 +181,14 @@ impl Server {
     }
 
     fn enqueue(&mut self, key: usize) {
-        // An event may be of a client that is gone.
+        // The event may concern a client that was closed.
         if let Some(client) = self.clients.get_mut(key).filter(|client| !client.queued) {
             client.queued = true;
             self.ready.push_back(key);
         }
     }
 
-    /// Gives the next ready client its turn.
+    /// Serves the next ready client.
     fn pass(&mut self) {
         let Some(key) = self.ready.pop_front() else { return };
         if let Some(client) = self.clients.get_mut(key) {
@@ -200,7 +201,7 @@ impl Server {
         }
     }
 
-    /// Reads once from a client and answers the lines that are complete.
+    /// Reads once from a client and handles the complete lines.
     fn serve(&mut self, key: usize) -> Outcome {
         let Some(client) = self.clients.get_mut(key) else { return Outcome::Idle };
         let mut bytes = [0; READ_MAX];
@@ -231,7 +232,7 @@ impl Server {
         }
         if let Some(client) = self.clients.get_mut(key) {
             if input.is_empty() {
-                client.fds.clear(); // Nobody asked for them.
+                client.fds.clear(); // They belong to no line.
             }
             client.input = input;
         }
@@ -239,15 +240,15 @@ impl Server {
     }
 }
 
-/// The highest descriptor that domains and clients may have, of those that the process may open.
+/// Returns the highest descriptor that domains and clients may use.
 fn last_fd() -> u64 {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     limit - RESERVED.min(limit / 4)
 }
 
-/// What a new domain is made of: the host's half, and the guest's.
+/// Creates a domain's page and channel; returns the host's half and the guest's.
 fn new_domain() -> io::Result<(Parts, GuestEnds)> {
-    let (channel, theirs) = new_channel()?; // First: its descriptor is the one that is judged.
+    let (channel, theirs) = new_channel()?; // First, so that its descriptor is the one compared with `last_fd`.
     let (file, page) = new_page()?;
     Ok((Parts { page, channel }, [file, theirs]))
 }
