@@ -1,4 +1,4 @@
-//! DISCARD_DOMAINS: an import is taken back.
+//! DISCARD_DOMAINS: reverts an import.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -9,7 +9,7 @@ use crate::store::{DomainSnapshot, Generations, NodeArc, Op, StoreError, Verb};
 use crate::sync::Arc;
 use crate::words::{Domid, Errno, Logged, Path, PathBuf, PermSet};
 
-/// Takes imports back. Cost: the nodes of the domains.
+/// Reverts the imports of these domains. Cost: the nodes of the domains.
 pub fn discard_domains(owners: &OwnerThreads, domids: &[Domid]) -> Vec<Outcome> {
     let discard = |(&domid, seen): (&Domid, Result<DomainSnapshot, Errno>)| match seen {
         Ok(seen) => match remove_homes(owners, &seen) {
@@ -30,11 +30,11 @@ pub fn discard_domains(owners: &OwnerThreads, domids: &[Domid]) -> Vec<Outcome> 
     outcomes
 }
 
-/// Removes a domain's homes, those that it has now and those that came with it; the deepest first,
-/// so that none of them holds up another.
+/// Removes a domain's partitions, the present ones and those that came with it. The deepest come first, so that none
+/// is needed as scaffolding of another.
 ///
 /// # Errors
-/// The first node that could not be changed, and why. The rest is removed all the same.
+/// The first node that could not be changed, with its error. The rest is removed nevertheless.
 fn remove_homes(owners: &OwnerThreads, seen: &DomainSnapshot) -> Result<(), (PathBuf, Errno)> {
     let (store, mut result) = (owners.store(), Ok(()));
     let mut change = |path: &PathBuf, verb: Verb<'_>| {
@@ -55,7 +55,7 @@ fn remove_homes(owners: &OwnerThreads, seen: &DomainSnapshot) -> Result<(), (Pat
         for path in goes {
             change(&path, Verb::Rm);
         }
-        // Nothing but nodes that hold up others may be where a domain arrives.
+        // What stays must be scaffolding, as an import accepts nothing else in its place.
         for path in stays {
             change(&path, Verb::Write(Cow::Borrowed(b"")));
             change(&path, Verb::SetPerms(Arc::new(PermSet::control_only())));
@@ -64,11 +64,10 @@ fn remove_homes(owners: &OwnerThreads, seen: &DomainSnapshot) -> Result<(), (Pat
     result
 }
 
-/// What is to be removed so that nothing of a home is left but what holds up other homes: its root,
-/// or whatever does not lead to one; and what stays. A guest chooses how deep nodes are, so there is
-/// no recursion.
+/// Divides a partition into the topmost nodes to remove and the nodes to keep, which lead to other partitions.
+/// Without recursion, as guests choose the depth.
 fn divide(root: &PathBuf, node: &NodeArc) -> (Vec<PathBuf>, Vec<PathBuf>) {
-    // Each node before those below it, with the place of the one above.
+    // Each node precedes those below it, and has its parent's index.
     let (mut nodes, mut todo) = (Vec::new(), vec![(root.clone(), node, None)]);
     while let Some((path, node, above)) = todo.pop() {
         let here = nodes.len();
@@ -96,8 +95,7 @@ fn divide(root: &PathBuf, node: &NodeArc) -> (Vec<PathBuf>, Vec<PathBuf>) {
     (goes, stays)
 }
 
-/// Runs one operation of the daemon's own. One that finds that an epoch began since it asked is run again,
-/// as any client's is.
+/// Runs one operation of the daemon itself, and again if an epoch began since its check, as for any client.
 fn change(owners: &OwnerThreads, path: Path<'_>, verb: Verb<'_>) -> Result<(), Errno> {
     let (op, mut generations) = (Op { path, verb }, Generations::default());
     let executed = try_often(
@@ -109,7 +107,7 @@ fn change(owners: &OwnerThreads, path: Path<'_>, verb: Verb<'_>) -> Result<(), E
             owners.settle(executed);
             Ok(())
         }
-        // Another client was faster.
+        // Another client removed it first.
         Err(StoreError::Refused(Errno::ENOENT)) => Ok(()),
         Err(StoreError::Refused(errno)) => Err(errno),
         Err(StoreError::StaleEpoch | StoreError::NeedsLock(..)) => Err(Errno::EAGAIN),

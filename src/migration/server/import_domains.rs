@@ -1,4 +1,4 @@
-//! IMPORT_DOMAINS: read, check, put in place.
+//! IMPORT_DOMAINS: reads streams, checks them, and inserts their domains.
 
 use std::io::{self, BufReader, Read};
 use std::os::fd::OwnedFd;
@@ -22,19 +22,19 @@ use crate::sync::workers::Workers;
 use crate::words::Presence;
 use crate::words::{Domid, Errno, Logged};
 
-/// The longest stream that is read: its state is in memory as a whole, since it is checked before
-/// anything is done. A thousand times what a batch of domains should be.
+/// The longest accepted stream, in bytes. Its whole state is in memory, since it is checked before anything is
+/// changed. A thousand times what a batch of domains should be.
 const STREAM_BYTES_MAX: u64 = 1 << 30;
-/// What is read from a pipe or a file at a time.
+/// How many bytes are read from a pipe or file at a time.
 const READ_BYTES: usize = 1 << 16;
-/// A stream of more than this is large: of those there is one in memory at a time, whoever asks.
+/// The size above which a stream is large, in bytes. One large stream is in memory at a time, over all clients.
 const LARGE_BYTES: u64 = 1 << 24;
 
 /// Held while a large stream is in memory.
 static LARGE: Mutex<()> = Mutex::new(());
 
-/// Imports what these streams tell of, several at the same time, and answers for each stream in its
-/// turn. Cost: their length, and that of [`Store::import_subtrees`].
+/// Imports the domains of these streams, several streams in parallel, and calls `answer` for each stream in order.
+/// Cost: their length, and that of [`Store::import_subtrees`].
 ///
 /// [`Store::import_subtrees`]: crate::store::Store::import_subtrees
 pub fn import_domains(
@@ -46,7 +46,7 @@ pub fn import_domains(
     run_parallel(descriptors, |stream| import_stream(owners, stream, mode), answer);
 }
 
-/// A stream as far as it may be read.
+/// A stream that is cut at [`STREAM_BYTES_MAX`] and takes [`LARGE`] when it becomes large.
 struct Bounded {
     input: TimedFile,
     read: u64,
@@ -68,7 +68,7 @@ impl Read for Bounded {
 
 fn import_stream(owners: &OwnerThreads, descriptor: OwnedFd, mode: ImportMode) -> Vec<Outcome> {
     let began = Instant::now();
-    // What it holds is held until its state is gone.
+    // Declared first, so that `LARGE` is held until the state is dropped.
     let mut input = None;
     let state = TimedFile::new(descriptor).map_err(ReadError::from).and_then(|stream| {
         let input = input.insert(Bounded { input: stream, read: 0, large: None });
@@ -98,7 +98,7 @@ fn import_stream(owners: &OwnerThreads, descriptor: OwnedFd, mode: ImportMode) -
     outcomes
 }
 
-/// Logs which domains arrived, and which were refused with the reason of the first of them.
+/// Logs which domains were imported, and which were refused with the first one's reason.
 fn log(outcomes: &[Outcome], read: Duration, placed: Duration, mode: ImportMode) {
     let only_check = mode == ImportMode::Check;
     let (done, failed) = divided(outcomes);
@@ -133,7 +133,7 @@ fn check_all(owners: &OwnerThreads, arrivals: &[ImportedDomain]) -> Vec<Outcome>
     Workers::find().map(arrivals, check_one)
 }
 
-/// What an answer says of a domain that arrives: its port, and how many nodes it has.
+/// Returns the numbers of a domain's outcome: its port and how many nodes it has.
 fn numbers(arrival: &ImportedDomain) -> Vec<u64> {
     let transport = arrival.client.as_ref().map(|client| client.connection.transport);
     let port = match transport {
@@ -154,8 +154,7 @@ fn outcome(domid: Domid, numbers: Vec<u64>, result: Result<(), Refusal>) -> Outc
     Outcome::failed(domid, errno, refusal)
 }
 
-/// Puts each domain in place or not, unless they have few nodes several at the same time; their
-/// connections are left to INTRODUCE.
+/// Inserts each domain or refuses it, in parallel unless they have few nodes. INTRODUCE connects them later.
 fn place_all(owners: &OwnerThreads, arrivals: Vec<ImportedDomain>) -> Vec<Outcome> {
     let domids: Vec<Domid> = arrivals.iter().map(|arrival| arrival.domid).collect();
     let nodes: usize = arrivals.iter().map(|arrival| arrival.nodes.len()).sum();
@@ -172,7 +171,8 @@ fn place_all(owners: &OwnerThreads, arrivals: Vec<ImportedDomain>) -> Vec<Outcom
     outcomes
 }
 
-/// What became of a domain, and what its home thread, if it expects it, is to be told of that.
+/// Inserts one domain. Returns its outcome and, if its owner thread expects it, the message that ends the
+/// expectation.
 fn place_one(
     owners: &OwnerThreads,
     arrival: ImportedDomain,
@@ -195,7 +195,7 @@ fn place_one(
     }
 }
 
-/// Tells home threads that imports are over.
+/// Notifies owner threads that imports have ended.
 fn hand_over(owners: &OwnerThreads, over: Vec<ImportEnd>, outcomes: &mut [Outcome]) {
     let domids: Vec<Domid> = over.iter().map(|(domain, _)| domain.domid).collect();
     for (domid, result) in domids.into_iter().zip(owners.arrive(over)) {
@@ -207,7 +207,7 @@ fn hand_over(owners: &OwnerThreads, over: Vec<ImportEnd>, outcomes: &mut [Outcom
     }
 }
 
-/// Puts a domain's nodes in place; answers its connection and its homes.
+/// Inserts a domain's nodes; returns its client and a snapshot of its partitions.
 fn place(
     owners: &OwnerThreads,
     arrival: ImportedDomain,
@@ -218,7 +218,7 @@ fn place(
         |refusal| matches!(refusal, Refusal::Nodes(_, ImportError::StaleEpoch)),
     )?;
     owners.settle(executed);
-    // Who was not introduced where it came from is quiesced here, and taken back, as others are.
+    // A domain that was not introduced at its source is quiesced here and can be discarded like others.
     let domid = arrival.domid;
     Ok((arrival.client.unwrap_or_else(|| Client::new(domid)), seen))
 }
@@ -242,7 +242,7 @@ mod tests {
     #[test]
     fn stream_when_larger_than_16_mib_keeps_others_waiting() {
         let (mut stream, mut bytes) = (zeros((1 << 24) - 8), [0; 8]);
-        // The last that is not large, the one that makes it so, and the first after it.
+        // The last read below the limit, the read that exceeds it, and the first after it.
         for is_large in [false, false, false] {
             assert_eq!(stream.read(&mut bytes[..4]).unwrap(), 4);
             assert_eq!(stream.large.is_some(), is_large);

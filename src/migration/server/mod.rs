@@ -1,16 +1,16 @@
-//! The server's part of a migration: the migration socket, of which one request exports or imports many domains
+//! The server's part of a migration: the migration socket, on which one request exports or imports many domains
 //! (docs/MIGRATION.md).
 //!
 //! ```text
 //!   client -- request, descriptors --> clients --> requests --+--> export_domains --> streams
-//!   client <-- an answer per domain -- clients <-- requests <-+--> import_domains <-- streams
+//!   client <-- a reply per domain --- clients <-- requests <--+--> import_domains <-- streams
 //!                                                   |         +--> discard_domains, domain_states
-//!                                                 OwnerThreads: each domain's home thread
+//!                                                 OwnerThreads: each domain's owner thread
 //! ```
 //!
-//! A client has a thread of its own, which may wait: for home threads, for the other end of a pipe
-//! (timed_file.rs), for a disk; and if its request has several descriptors, one for each core meanwhile
-//! (run_parallel.rs). No lock of the store is held meanwhile, and no other thread waits for it.
+//! Each client has a thread, which may block: on owner threads, on the other end of a pipe (timed_file.rs), on a
+//! disk. A request with several descriptors is handled by one thread for each core (run_parallel.rs). These threads
+//! hold no lock of the store while they block, and no other thread waits for them.
 
 mod clients;
 mod discard_domains;
@@ -26,11 +26,11 @@ pub use clients::serve;
 
 use crate::words::{Domid, Errno};
 
-/// How often something is tried again because a transaction's turn began while it waited for locks. Turns
-/// begin some thousand times a second at most, so a few tries do.
+/// How often an operation is retried because an epoch began while it waited for locks. Reservations begin at most
+/// some thousand times a second, so a few tries suffice.
 const TRIES_MAX: u32 = 100;
 
-/// Does something once, and again as often as that while its error is that an epoch began; returns the last result.
+/// Calls `once`, again up to [`TRIES_MAX`] times while its error is that an epoch began; returns the last result.
 fn try_often<T, E>(
     mut once: impl FnMut() -> Result<T, E>,
     is_stale: impl Fn(&E) -> bool,
@@ -44,15 +44,15 @@ fn try_often<T, E>(
     }
 }
 
-/// What became of one domain: words that say more of it, or why nothing was done.
+/// The result for one domain.
 pub struct Outcome {
-    /// The domain; `None` if it is about a stream of which nothing was read.
+    /// The domain; `None` if the result is about a stream of which nothing was read.
     pub domid: Option<Domid>,
-    /// The words, or the error and a sentence.
+    /// Words of the reply, or the error and a sentence that explains it.
     pub result: Result<Vec<String>, (Errno, String)>,
 }
 
-/// Returns the domains for which something was done, and those for which nothing was.
+/// Returns the domains of successful and of failed outcomes.
 fn divided(outcomes: &[Outcome]) -> (Vec<Domid>, Vec<Domid>) {
     let known = outcomes.iter().filter_map(|outcome| Some((outcome.domid?, outcome)));
     let (done, failed): (Vec<_>, Vec<_>) = known.partition(|(_, outcome)| outcome.result.is_ok());
@@ -61,17 +61,17 @@ fn divided(outcomes: &[Outcome]) -> (Vec<Domid>, Vec<Domid>) {
 }
 
 impl Outcome {
-    /// It worked out.
+    /// Creates the outcome of a success, with numbers for the reply.
     fn done(domid: Domid, numbers: &[u64]) -> Outcome {
         Outcome::said(domid, numbers.iter().map(u64::to_string).collect())
     }
 
-    /// It worked out, and this is said of it.
+    /// Creates the outcome of a success, with words for the reply.
     fn said(domid: Domid, words: Vec<String>) -> Outcome {
         Outcome { domid: Some(domid), result: Ok(words) }
     }
 
-    /// It did not.
+    /// Creates the outcome of a failure.
     fn failed(domid: Domid, errno: Errno, why: impl ToString) -> Outcome {
         Outcome { domid: Some(domid), result: Err((errno, why.to_string())) }
     }
