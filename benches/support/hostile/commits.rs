@@ -8,10 +8,10 @@ use super::{
     write_of,
 };
 
-/// Trees of [`LEVELS`] nodes that the quota of memory lets one transaction create.
+/// The number of trees of [`LEVELS`] nodes that the quota `memory` lets one transaction create.
 const TREES: usize = 18;
 
-/// A guest's transaction that writes all its nodes, and its END.
+/// Prepares a guest's transaction that writes all its nodes; measures its END.
 fn write_all(mut stage: Stage, path: impl Fn(usize) -> String) -> Act {
     let guest = stage.guest.clone();
     let mut transaction = Transaction::default();
@@ -55,7 +55,7 @@ pub fn created_and_removed() -> Act {
     stage.watch(8, (1..LEVELS).map(level));
     let guest = stage.guest.clone();
     let mut transaction = Transaction::default();
-    // As often as its quota of memory allows.
+    // As often as the quota `memory` allows.
     for _ in 0..TREES {
         stage.run_in(&mut transaction, &guest, &level(LEVELS), write_of(b""));
         stage.run_in(&mut transaction, &guest, &level(1), Verb::Rm);
@@ -71,10 +71,11 @@ pub fn homes() -> Act {
     write_all(stage, home_below)
 }
 
-/// Another guest's node, which that one rewrites all the time with the same value.
+/// Another guest's node, which that one keeps rewriting with the same value.
 const REWRITTEN: &str = "/local/domain/3/x";
 
-/// A transaction that reads it, then writes `count` nodes; its END, which never finds the node as it was.
+/// Prepares a transaction that reads it, then writes `count` nodes; measures its END, which always finds the node
+/// changed.
 fn lose_races(count: usize, is_toolstack: bool) -> Act {
     let mut stage = Stage::of(3, true);
     let rival = caller(&stage.world, Domid(3));

@@ -1,4 +1,4 @@
-//! What guests within their quotas can make a request do while it holds locks.
+//! Scenarios in which guests within their quotas make requests hold locks for long.
 
 mod commits;
 mod nodes;
@@ -16,14 +16,14 @@ use xenstored::words::{Access, Domid, Entry as PermEntry, Path, PermSet, Perms};
 use super::world::World;
 use super::{HOLD_MAX, settle};
 
-/// What is done while holds are counted. Returns what is dropped when they are not.
+/// The measured part. It returns what is dropped after the measurement.
 pub type Act = Box<dyn FnOnce() -> Box<dyn Any>>;
 
-/// A way in which guests make others' requests, or their own, long.
+/// A scenario in which guests make others' requests, or their own, long.
 pub struct Scenario {
     pub name: &'static str,
-    /// Instructions of its longest hold at most: the limit of all holds, or what it had when it was last mended, and
-    /// some per cent.
+    /// The limit on the instructions of its longest hold: that of all holds, or the count after its last improvement
+    /// plus some per cent.
     pub hold_max: u64,
     pub prepare: fn() -> Act,
 }
@@ -115,13 +115,12 @@ pub const SCENARIOS: [Scenario; 24] = [
 const WATCHED: Domid = Domid(1);
 /// The quota `watches`.
 const WATCHES: u16 = 1024;
-/// Levels of a path of the length that the quota `path-max` allows, which its owner's quota of nodes allows too,
-/// beside the 30 that each domain has.
+/// Levels of the longest path that the quotas `path-max` and `nodes` allow its owner, which has 30 other nodes.
 const LEVELS: usize = 960;
-/// Nodes that it allows in directories of 30.
+/// Nodes that the quota `nodes` allows in directories of 30.
 const CHANGES: usize = 900;
 
-/// Takes batches as a mailbox does.
+/// An outlet that queues batches like a mailbox.
 #[derive(Default)]
 struct Mailbox(SegQueue<Batch>);
 
@@ -141,7 +140,7 @@ struct Stage {
 }
 
 impl Stage {
-    /// With so many other guests, which may read the first one's nodes if these are `readable`.
+    /// Creates a stage with `others` more guests, which may read the first one's nodes if these are `readable`.
     fn of(others: u16, readable: bool) -> Stage {
         let mut world = World::with_outlet(others + 1, Arc::new(Mailbox::default()));
         let access = if readable { Access::READ } else { Access::NONE };
@@ -151,7 +150,7 @@ impl Stage {
         Stage { world, guest, generations: Generations::default() }
     }
 
-    /// A request that must not fail, and what follows from it.
+    /// Runs a request that must succeed, and the work that follows it.
     fn run(&mut self, caller: &Caller, path: &str, verb: Verb<'_>) {
         let op = Op { path: parse(path), verb };
         let done = self.world.store.execute(caller, &op, &mut self.generations, &mut Vec::new());
@@ -160,17 +159,17 @@ impl Stage {
         self.world.match_the_rest();
     }
 
-    /// The same of the guest.
+    /// Runs a request of the guest that must succeed.
     fn run_as_guest(&mut self, path: &str, verb: Verb<'_>) {
         self.run(&self.guest.clone(), path, verb);
     }
 
-    /// The same of the control domain.
+    /// Runs a request of the control domain that must succeed.
     fn run_as_control(&mut self, path: &str, verb: Verb<'_>) {
         self.run(&self.world.control.clone(), path, verb);
     }
 
-    /// A request in a transaction that must not fail.
+    /// Runs a request in a transaction that must succeed.
     fn run_in(
         &mut self,
         transaction: &mut Transaction,
@@ -185,7 +184,8 @@ impl Stage {
         done.unwrap_or_else(|errno| panic!("{path}: {errno:?}"));
     }
 
-    /// END, and what follows from it; `between` comes wherever other requests may. Returns whether it committed.
+    /// Runs END and the work that follows it; calls `between` wherever other requests may run. Returns whether it
+    /// committed.
     fn commit(
         &mut self,
         transaction: Transaction,
@@ -205,14 +205,14 @@ impl Stage {
         is_done
     }
 
-    /// Watches of the other guests on each of the paths.
+    /// Sets watches of the other guests on each of the paths.
     fn watch(&mut self, others: u16, paths: impl Iterator<Item = String>) {
         for path in paths {
             others_of(others).for_each(|domid| _ = self.world.watch(domid, &path));
         }
     }
 
-    /// All watches that a guest may set, on one path.
+    /// Sets all watches that a guest may have on one path.
     fn watch_often(&self, domid: Domid, path: &str, group: u32) {
         let (thread, connection) = (domid.0 % 2, u32::from(domid.0));
         let watcher = Watcher { thread, connection, group: (1 << 20) + group, seq: 1 << 20 };
@@ -225,7 +225,7 @@ fn parse(path: &str) -> Path<'_> {
     Path::parse(path.as_bytes()).expect("a path")
 }
 
-/// A guest whose requests hold tickets.
+/// Returns a guest's caller whose requests hold tickets.
 fn caller(world: &World, domid: Domid) -> Caller {
     Caller { unblocked: Some(Arc::new(|_| ())), ..world.guest(domid) }
 }
@@ -243,22 +243,22 @@ fn home() -> String {
     format!("/local/domain/{WATCHED}")
 }
 
-/// The node at this depth of a chain.
+/// Returns the path at this depth of a chain.
 fn level(depth: usize) -> String {
     format!("{}{}", home(), "/a".repeat(depth))
 }
 
-/// One of [`CHANGES`] nodes in directories of 30.
+/// Returns one of [`CHANGES`] paths in directories of 30.
 fn node(number: usize) -> String {
     format!("{}/n{}/n{}", home(), number / 30, number % 30)
 }
 
-/// One of [`CHANGES`] homes of others' devices, as a driver domain makes them.
+/// Returns one of [`CHANGES`] partition roots of others' devices, as a driver domain creates them.
 fn home_below(number: usize) -> String {
     format!("{}/backend/kind{}/{}", home(), number / 300, 1000 + number)
 }
 
-/// A path as long as the watched guest may use, below its home.
+/// Returns a path of the maximum length below the watched guest's partition root.
 fn deep(first: &str) -> String {
     format!("{}/{first}{}", home(), "/a".repeat((2040 - first.len()) / 2))
 }

@@ -1,4 +1,4 @@
-//! Nodes that are deep, large, or many.
+//! Deep, large or many nodes.
 
 use xenstored::store::{Generations, Transaction, Verb};
 use xenstored::words::Access;
@@ -7,7 +7,7 @@ use super::{
     Act, CHANGES, LEVELS, Stage, WATCHED, caller, home, home_below, level, node, perms_of, write_of,
 };
 
-/// Nodes of a chain, each with as large a value as its quotas allow.
+/// Creates a chain of nodes with values as long as the quotas allow.
 fn values() -> Stage {
     const DEEP: usize = 900;
     let mut stage = Stage::of(1, true);
@@ -67,7 +67,7 @@ pub fn new_owner() -> Act {
     })
 }
 
-/// The guest dies.
+/// Sweeps after the guest's death.
 fn sweep(stage: Stage) -> Act {
     Box::new(move || {
         let domain = stage.guest.domain.clone();

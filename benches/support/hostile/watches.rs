@@ -1,4 +1,4 @@
-//! Changes that many watches match, and watches that are many themselves.
+//! Changes that match many watches, and changes of many watches.
 
 use xenstored::store::{Transaction, Verb};
 use xenstored::watch::Watcher;
@@ -8,7 +8,7 @@ use super::{
     write_of,
 };
 
-/// A chain of nodes, each watched by 8 guests.
+/// Creates a chain of nodes, each watched by 8 guests.
 fn watched_levels(readable: bool) -> Stage {
     let mut stage = Stage::of(8, readable);
     stage.run_as_guest(&level(LEVELS), write_of(b""));
@@ -85,9 +85,9 @@ pub fn remove_above_deep_watches() -> Act {
     })
 }
 
-/// The watches of one guest are taken out one after the other, while the matcher has a snapshot of them.
+/// Removes the watches of one guest one by one while the matcher holds a snapshot of them.
 fn reset(mut stage: Stage, watches: Vec<(Watcher, String)>) -> Act {
-    // A commit that is left to the matcher, which has not begun.
+    // A commit that exceeds its budget waits in the matcher's queue.
     let guest = stage.guest.clone();
     let mut transaction = Transaction::default();
     for number in 0..CHANGES {
@@ -105,11 +105,11 @@ fn reset(mut stage: Stage, watches: Vec<(Watcher, String)>) -> Act {
 }
 
 fn watch_all(stage: &mut Stage, paths: impl Iterator<Item = String>) -> Vec<(Watcher, String)> {
-    // Each change of the commit that the matcher gets looks at these.
+    // Each change of the commit left to the matcher takes a look at these.
     others_of(8).for_each(|domid| stage.watch_often(domid, &home(), 0));
     let watch =
         |path: String| (stage.world.watch(others_of(1).next().unwrap_or(WATCHED), &path), path);
-    // The deepest first.
+    // Removed from the deepest up.
     let mut watches: Vec<_> = paths.map(watch).collect();
     watches.reverse();
     watches
