@@ -1,10 +1,9 @@
-//! Prints what a Xen host offers to a xenstored, step by step, so that a host on which the daemon
-//! does not start can be looked at, and the interface be tried on a new release of Xen.
+//! Prints what a Xen host offers to a xenstored, step by step: for a host on which the daemon does not start, and to
+//! try the interface of a new release of Xen.
 //!
-//! `host_probe` alone looks at domain 0 and needs that no xenstored runs for some of its steps.
-//! `host_probe DOMID [PORT [GFN]]` maps the ring of a domain, by its page's number too, and binds to its
-//! unbound port (0: none), then follows the domain's state until it is gone; the page is given back
-//! when the domain is dying.
+//! `host_probe` alone examines domain 0; some of its steps need that no xenstored runs.
+//! `host_probe DOMID [PORT [GFN]]` maps the ring of a domain, by its page's number too, and binds to its unbound port
+//! (0: none), then prints the domain's states until it is gone; the page is unmapped when the domain is dying.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -16,10 +15,10 @@ use xenstored::host::xen::XenHost;
 use xenstored::host::{Channels, Host, Port, RingPage};
 use xenstored::words::Domid;
 
-/// How long an event is waited for.
+/// The time-out for an event.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How often a page is mapped to see that it is given back. Xen counts the mappings of a grant in
-/// eight bits and refuses the 256th.
+/// How often a page is mapped, to see that unmapping works: Xen counts the mappings of a grant in eight bits and
+/// refuses the 256th.
 const MAPPINGS: u32 = 1_000;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -68,7 +67,7 @@ fn report(name: &str, port: io::Result<Port>) -> Option<Port> {
     port.ok()
 }
 
-/// The fields that follow the two buffers, and how much the domain wrote that nobody has read.
+/// Prints the fields that follow the two buffers, and how many bytes the domain wrote that are not read yet.
 fn print_indices(domid: Domid, page: &RingPage) {
     let names = ["req_cons", "req_prod", "rsp_cons", "rsp_prod", "features", "connection", "error"];
     let field = |(i, name)| format!("{name} {}", page.load(REQ_CONS + i * 4));
@@ -77,7 +76,7 @@ fn print_indices(domid: Domid, page: &RingPage) {
     println!("ring of domain {domid}: {}; {unread} bytes unread", fields.join(", "));
 }
 
-/// Maps and unmaps: were the grants not given back, the hypervisor or the kernel would run out.
+/// Maps and unmaps repeatedly: if grants were not released, the hypervisor or the kernel would run out.
 fn remap(host: &XenHost, domid: Domid) -> io::Result<()> {
     let start = Instant::now();
     for _ in 0..MAPPINGS {
@@ -88,7 +87,7 @@ fn remap(host: &XenHost, domid: Domid) -> io::Result<()> {
     Ok(())
 }
 
-/// Notifies, and takes two events: the one that binding raises, and the first of the other side.
+/// Notifies, and takes two events: that of binding, and the first of the other side.
 fn converse(events: &mut Events, port: Port, domid: Domid, page: &RingPage) -> io::Result<()> {
     events.channels.notify(port)?;
     println!("notified through port {port}");
@@ -115,11 +114,11 @@ fn follow(
 ) -> io::Result<()> {
     let mut page = Some(page);
     let deadline = Instant::now() + PATIENCE;
-    // Without the VIRQ, which a running daemon has, nothing tells when to look.
+    // Without the VIRQ, which a running daemon has bound, nothing reports a change, so it polls.
     let pause = if virq.is_some() { PATIENCE } else { Duration::from_millis(100) };
     let mut last = None;
     while Instant::now() < deadline {
-        // Asked beside a daemon, what changed would be kept from it.
+        // Xen reports each change once. Beside a daemon this does not ask, or the daemon would miss it.
         let mut changed = Vec::new();
         match virq {
             Some(_) => host.changed(&mut [Domid::CONTROL, domid].into_iter(), &mut changed)?,
@@ -144,7 +143,7 @@ fn follow(
     Ok(())
 }
 
-/// Event channels with the poll that wakes their thread, as in the daemon.
+/// Event channels with the poll handle that wakes their thread, as in the daemon.
 struct Events {
     channels: Box<dyn Channels>,
     poll: Poll,
@@ -158,7 +157,7 @@ impl Events {
         Ok(Events { channels, poll })
     }
 
-    /// Waits until ports are pending, and takes all. None after `pause`.
+    /// Waits until ports are pending and takes all; returns none after `pause`.
     fn wait(&mut self, pause: Duration) -> io::Result<Vec<Port>> {
         self.poll.poll(&mut mio::Events::with_capacity(1), Some(pause))?;
         let (mut all, mut ports) = (Vec::new(), [0; 64]);

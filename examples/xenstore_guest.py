@@ -18,7 +18,7 @@ import select
 import socket
 import struct
 
-# Operations that are used here; docs/SIM.md has them all.
+# Operations used here; docs/SIM.md lists all.
 DIRECTORY, READ, WATCH, TRANSACTION_START, TRANSACTION_END, INTRODUCE = 1, 2, 4, 6, 7, 8
 WRITE, MKDIR, RM, SET_PERMS, WATCH_EVENT, ERROR = 11, 12, 13, 14, 15, 16
 
@@ -154,12 +154,12 @@ class Guest(Connection):
 
     def __init__(self, host, domid, port, page_fd, channel_fd):
         super().__init__()
-        # The host is kept since its connection's end is the domain's.
+        # The connection to the host is kept: the domain ends with it.
         self.host, self.domid, self.port = host, domid, port
         self._page = mmap.mmap(page_fd, 4096)
         os.close(page_fd)
-        # An index has to be written by one store of 32 bits, as this view does. struct.pack_into
-        # clears the bytes first, and the daemon gives a ring up whose index is 0 for a moment.
+        # An index must be written by a single 32-bit store, as this view does. struct.pack_into clears the bytes
+        # first, and the daemon gives up a ring that is inconsistent for a moment.
         self._words = memoryview(self._page).cast("I")
         self._channel = socket.socket(fileno=channel_fd)
         self._channel.setblocking(False)

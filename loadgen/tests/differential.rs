@@ -7,12 +7,12 @@ use std::process::{Command, Output};
 
 use loadgen::target::{Target, peers};
 
-/// Runs it with these arguments; `None` where the peers are not installed, which is no excuse in CI.
+/// Runs it with these arguments; returns `None` if the peers are not installed, which fails in CI.
 fn run(arguments: &[&str]) -> Option<Output> {
     run_with(arguments, &[])
 }
 
-/// The same with these variables in the environment.
+/// Runs it with these variables in the environment too.
 fn run_with(arguments: &[&str], variables: &[(&str, &Path)]) -> Option<Output> {
     if !peers::are_installed() {
         let told = std::env::var_os("CI").is_some();
@@ -27,20 +27,20 @@ fn run_with(arguments: &[&str], variables: &[(&str, &Path)]) -> Option<Output> {
 
 const LOADGEN: &str = env!("CARGO_BIN_EXE_loadgen");
 
-/// A step count of the report.
+/// Returns a step count of the report.
 fn compared(text: &str, peer: &str) -> u64 {
     let line = text.lines().find_map(|line| line.strip_prefix(&format!("{peer}: ")));
     line.and_then(|line| line.split(' ').next()?.parse().ok()).unwrap_or_default()
 }
 
-/// Writes a script that is a daemon.
+/// Writes a script that acts as a daemon.
 fn script(path: &Path, lines: &str) {
     std::fs::write(path, format!("#!/bin/sh\n{lines}\n")).unwrap();
     std::fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
 }
 
-/// The lines of a daemon that aborts, as a failed assertion does, once a sequence has changed
-/// `/t/a`. It lives through its start: the first event of a watch is that of setting it.
+/// Returns the script of a daemon that aborts, as by a failed assertion, once a sequence has changed `/t/a`. It
+/// survives its start, since the first event of a watch is that of setting it.
 fn aborting(daemon: &str) -> String {
     format!(
         "daemon=$$
@@ -53,7 +53,7 @@ fn aborting(daemon: &str) -> String {
     )
 }
 
-/// A folder of peers in which the C daemon is this script.
+/// Creates a folder of peers in which the C daemon is this script.
 fn peers_with(lines: &str) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     script(&folder.path().join("xenstored"), lines);
@@ -67,7 +67,7 @@ fn the_three_daemons_agree_but_for_what_is_known() {
     let Some(output) = run(&["--requests", "2000", "--seed", "1"]) else { return };
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    // What compares nothing finds nothing.
+    // A run that compares nothing would find no difference.
     assert!(compared(&text, "c") > 1000, "{text}");
     assert!(compared(&text, "ocaml") > 400, "{text}");
     for peer in [Target::C, Target::OCaml] {
@@ -110,7 +110,7 @@ fn a_peer_that_cannot_be_started_is_an_error() {
 fn our_own_daemon_that_aborts_fails_the_test() {
     let folder = tempfile::tempdir().unwrap();
     let ours = folder.path().join("ours");
-    // Once only: what cannot be shown again fails as well.
+    // Only once: a failure that cannot be reproduced fails the test too.
     let once = format!("if mkdir {}/begun 2>/dev/null; then", folder.path().display());
     let daemon = format!("{LOADGEN} daemon");
     script(&ours, &format!("{once}\n{}\nfi\nexec {daemon} \"$@\"", aborting(&daemon)));
@@ -120,7 +120,7 @@ fn our_own_daemon_that_aborts_fails_the_test() {
     assert!(text.contains("ours does not answer: "), "{text}");
 }
 
-/// A difference that no row explains ends the run, with a sequence of a few steps that shows it.
+/// A difference that no row explains ends the run, with a sequence of few steps that shows it.
 #[test]
 fn a_new_difference_fails() {
     for (name, shown) in [

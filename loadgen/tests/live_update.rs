@@ -1,5 +1,5 @@
-//! Debian's C daemon writes the stream of its live update, of which everything is read here: by
-//! `xsctl`, and into a store. docs/STREAM.md tells how it is made to write one.
+//! Debian's C daemon writes the stream of its live update, which is read here completely: by `xsctl`, and into a
+//! store. docs/STREAM.md says how to make it write one.
 
 #[path = "../../tests/world/mod.rs"]
 mod world;
@@ -22,16 +22,16 @@ use xenstored::migration::stream::state::State;
 use xenstored::protocol::{Frame, HEADER_BYTES, Operation, WATCH_EVENT, frame};
 use xenstored::words::Domid;
 
-/// Longer than anything here takes.
+/// Time-out: longer than anything here takes.
 const LOST: Duration = Duration::from_secs(20);
 
-/// Where Debian's package has the client that asks for a live update.
+/// Debian's client that requests a live update.
 const CONTROL: &str = "/usr/lib/xen-4.17/bin/xenstore-control";
 
-/// What the daemon becomes once its stream is written: a program that ends and does nothing.
+/// What the daemon executes after writing its stream: a program that exits at once.
 const SUCCESSOR: &str = "/bin/true";
 
-/// A WRITE, and how much of it the guest sends: the header and a part of the payload.
+/// A WRITE, and how many of its bytes the guest sends: the header and a part of the payload.
 const BEGUN: (&str, &[u8], usize) = ("data/later", b"half of a request", 30);
 
 /// A domain's end of its ring.
@@ -47,7 +47,7 @@ impl Guest {
         assert_eq!(self.ring.try_send(&request).unwrap(), request.len());
     }
 
-    /// A request, and its reply's payload; events before it are passed over.
+    /// Sends a request and returns its reply's payload; drops events before it.
     fn ask(&mut self, kind: Operation, payload: &[u8]) -> Vec<u8> {
         self.send(kind, payload);
         loop {
@@ -78,7 +78,7 @@ impl Guest {
     }
 }
 
-/// Takes the first message of these bytes, if it is there as a whole.
+/// Removes the first message from these bytes, if it is complete.
 fn take(bytes: &mut Vec<u8>) -> Option<Arrived> {
     let Frame::Message { header, payload, .. } = frame(bytes) else { return None };
     let (kind, req_id, tx_id) = (header.kind.get(), header.req_id.get(), header.tx_id.get());
@@ -87,7 +87,7 @@ fn take(bytes: &mut Vec<u8>) -> Option<Arrived> {
     Some(message)
 }
 
-/// Whether C's daemon can be run here; in .ci/run it must be.
+/// Returns whether C's daemon can be run; in CI it must be.
 fn are_installed() -> bool {
     let installed = peers::are_installed();
     if !installed {
@@ -97,12 +97,12 @@ fn are_installed() -> bool {
     installed
 }
 
-/// The daemon with three domains that have a little of everything.
+/// The daemon with three domains that have some of everything.
 struct Full {
     running: Running,
     toolstack: Blocking,
     guests: [Guest; 3],
-    /// The domains live as long as this.
+    /// The domains end with this connection.
     _host: SimClient,
 }
 
@@ -131,8 +131,8 @@ fn fill() -> Full {
     Full { running, toolstack, guests, _host: host }
 }
 
-/// Leaves bytes on the way: half a request of the guest's, replies and an event for the device
-/// model, which does not take them; and a transaction of the driver's.
+/// Leaves bytes in transit: half a request of the guest, replies and an event for the device model, which does not
+/// read them; and an open transaction of the driver.
 fn leave_unfinished(full: &mut Full) {
     let [guest, device_model, driver] = &mut full.guests;
     for guest in [&mut *guest, &mut *device_model] {
@@ -144,7 +144,7 @@ fn leave_unfinished(full: &mut Full) {
     assert_eq!(guest.ring.try_send(&request[..BEGUN.2]).unwrap(), BEGUN.2);
     device_model.send(Operation::Read, &words(&["long"]));
     device_model.send(Operation::Write, &payload("last", LAST.1));
-    // It has taken that request, and what the guest sent before, when the node is there.
+    // When the node exists, the daemon has read that request and what the guest sent earlier.
     let sent = Instant::now();
     let toolstack = &mut full.toolstack;
     while toolstack.request(Operation::Read, 0, &words(&[LAST.0])).unwrap().is_err() {
@@ -158,12 +158,12 @@ fn live_update(running: &Running, options: &[&str]) -> Output {
     command.env("XENSTORED_PATH", &running.socket).output().unwrap()
 }
 
-/// Where the daemon leaves its stream: what it becomes is to read and remove it.
+/// Returns the path of the daemon's stream; its successor would read and remove it.
 fn stream(running: &Running) -> PathBuf {
     running.dir().unwrap().join("state_dump")
 }
 
-/// Has the daemon write its stream and end.
+/// Makes the daemon write its stream and end.
 fn dump(running: &mut Running, options: &[&str]) -> PathBuf {
     let asked = Instant::now();
     let control = live_update(running, options);
@@ -190,7 +190,7 @@ fn what_c_writes_for_its_live_update_is_read() {
     let mut full = fill();
     leave_unfinished(&mut full);
 
-    // A transaction is in the way, unless it is old and the update is forced.
+    // An open transaction prevents the live update, unless it is old and the update is forced.
     let refused = live_update(&full.running, &["-t", "1"]);
     let said = String::from_utf8_lossy(&refused.stderr);
     assert!(said.contains(&format!("Domain {DRIVER}: ")), "{refused:?}");
@@ -207,7 +207,7 @@ fn what_c_writes_for_its_live_update_is_read() {
     nothing_is_lost_on_the_way(&bytes, &mut full.guests);
 }
 
-/// `xsctl inspect` has a line for each record, for people and as JSON.
+/// `xsctl inspect` prints a line for each record, as text and as JSON.
 fn inspect(stream: &Path) {
     let (code, shown) = xsctl(&["inspect"], &[stream]);
     let (json_code, json) = xsctl(&["inspect", "--json"], &[stream]);
@@ -222,8 +222,8 @@ fn inspect(stream: &Path) {
     }
 }
 
-/// What a domain sent and has not been answered is in the stream, what the daemon sent is in the
-/// ring or in the stream, and nothing is in both.
+/// Checks that a domain's unanswered requests are in the stream, that the daemon's output is in the ring or in the
+/// stream, and that nothing is in both.
 fn nothing_is_lost_on_the_way(stream: &[u8], guests: &mut [Guest; 3]) {
     let state = State::read(&mut Reader::new(stream).unwrap()).unwrap();
     let connection = |domid: Domid| &state.client_of(domid).unwrap().connection;
@@ -248,7 +248,7 @@ fn nothing_is_lost_on_the_way(stream: &[u8], guests: &mut [Guest; 3]) {
     assert!(rest.is_empty());
 }
 
-/// C keeps what its own clients do not take, however much it is.
+/// C keeps the output that its own clients do not read, regardless of its size.
 #[test]
 fn a_client_that_takes_nothing_does_not_spoil_the_stream() {
     const EVENTS: usize = 6000;

@@ -1,4 +1,4 @@
-//! Debian's daemons run as they are: through the socket, through a ring, to a domain's death.
+//! Debian's daemons run unmodified: through the socket, through a ring, to a domain's death.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use loadgen::target::{Options, Running, Target, peers};
 use xenstored::host::sim::{SimClient, SimGuest};
 
-/// Longer than anything here takes.
+/// Time-out: longer than anything here takes.
 const LOST: Duration = Duration::from_secs(20);
 
-/// Debian's client `xenstore-<name>` with these words; what it prints.
+/// Runs Debian's client `xenstore-<name>` with these arguments; returns its output.
 fn client(running: &Running, name: &str, words: &[&str]) -> String {
     let mut command = Command::new(format!("xenstore-{name}"));
     let output = command.args(words).env("XENSTORED_PATH", &running.socket).output().unwrap();
@@ -18,14 +18,14 @@ fn client(running: &Running, name: &str, words: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
 }
 
-/// A message of xs_wire.h: type, request, transaction, length, payload.
+/// Encodes a message of xs_wire.h: type, request, transaction, length, payload.
 fn message(kind: u32, request: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap();
     let words = [kind, request, 0, length].map(u32::to_le_bytes);
     [words.as_flattened(), payload].concat()
 }
 
-/// Sends a request over the ring and reads so many bytes of the answer.
+/// Sends a request over the ring and reads `answer` bytes of the reply.
 fn ask(guest: &SimGuest, request: &[u8], answer: usize) -> Vec<u8> {
     assert_eq!(guest.try_send(request).unwrap(), request.len());
     let mut bytes = vec![0; answer];
@@ -39,7 +39,7 @@ fn ask(guest: &SimGuest, request: &[u8], answer: usize) -> Vec<u8> {
     bytes
 }
 
-/// Introduces a domain, as a toolstack does: over the socket, by hand, for there is no such client.
+/// Introduces a domain like a toolstack, over the socket: Debian has no client for that.
 fn introduce(socket: &Path, guest: &SimGuest) {
     use std::io::{Read, Write};
     let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
@@ -51,7 +51,7 @@ fn introduce(socket: &Path, guest: &SimGuest) {
     assert_eq!(reply[..], message(8, 1, b"OK\0"));
 }
 
-/// Whether there are peers to be started; without them a run in CI fails.
+/// Returns whether the peers are installed; in CI they must be.
 fn installed() -> bool {
     let installed = peers::are_installed();
     assert!(installed || std::env::var_os("CI").is_none(), "run loadgen/install-peers.sh first");
@@ -71,7 +71,7 @@ fn serves(peer: &Target) {
     let mut host = SimClient::connect(running.sim.as_ref().unwrap()).unwrap();
     let guest = host.create(Some(xenstored::words::Domid(7))).unwrap();
     introduce(&running.socket, &guest);
-    // Not before: what was granted to a domain that is not known is void.
+    // Not earlier: a permission of a domain that is not known yet is void.
     client(&running, "chmod", &["/local/domain/7/name", "n0", "r7"]);
     let answer = ask(&guest, &message(2, 5, b"name\0"), 21);
     assert_eq!(answer, message(2, 5, b"seven"), "READ over the ring");

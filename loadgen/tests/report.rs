@@ -1,5 +1,5 @@
-//! A run in which somebody fails: the others are measured, the reports are written, and the exit
-//! code tells.
+//! Runs in which a target fails: the others are measured, the reports are written, and the exit code shows the
+//! failure.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 const LOADGEN: &str = env!("CARGO_BIN_EXE_loadgen");
 
-/// `loadgen`, quickly, with these words, and its reports in `dir`.
+/// Runs `loadgen --quick` with these arguments and its reports in `dir`.
 fn run(dir: &Path, words: &[&str], xenstored: Option<&Path>) -> Output {
     let mut command = Command::new(LOADGEN);
     command.args(words).args(["--quick", "--json"]).arg(dir.join("json"));
@@ -21,13 +21,13 @@ fn run(dir: &Path, words: &[&str], xenstored: Option<&Path>) -> Output {
     command.output().unwrap()
 }
 
-/// The reports, as JSON and as a page.
+/// Returns the reports, as JSON and as HTML.
 fn reports(dir: &Path) -> (Value, String) {
     let text = |name| std::fs::read_to_string(dir.join(name)).unwrap();
     (serde_json::from_str(&text("json")).unwrap(), text("html"))
 }
 
-/// The targets that a scenario of the report has figures of.
+/// Returns the targets of which a scenario of the report has figures.
 fn measured<'a>(report: &'a Value, scenario: &str) -> Vec<&'a str> {
     let scenarios = report["scenarios"].as_array().unwrap();
     let found = scenarios.iter().find(|one| one["name"] == scenario).unwrap();
@@ -44,7 +44,7 @@ fn measured<'a>(report: &'a Value, scenario: &str) -> Vec<&'a str> {
 #[test]
 fn a_daemon_that_is_wrong_fails_the_run_and_the_report_is_kept() {
     let dir = tempfile::tempdir().unwrap();
-    // Answers everything with three bytes.
+    // A daemon that replies to everything with three bytes.
     let liar = dir.path().join("liar");
     let script = format!(
         "#!/bin/sh\nexec {LOADGEN} echo --socket $XENSTORED_RUNDIR/socket --sim $XENSTORED_RUNDIR/sim\n"
@@ -58,7 +58,7 @@ fn a_daemon_that_is_wrong_fails_the_run_and_the_report_is_kept() {
     assert!(told.contains("loadgen: directory, "), "{told}");
     let (json, html) = reports(dir.path());
     assert_eq!(measured(&json, "directory"), ["echo"]);
-    // It does not say its version either, but serves until it is ended.
+    // It does not print its version either, but serves until it is ended.
     let version = json["versions"]["ours"].as_str().unwrap();
     assert_eq!(version, format!("of unknown version, {}", liar.display()));
     assert_eq!(measured(&json, "shards"), ["echo"], "the run went on");
@@ -97,7 +97,7 @@ fn a_report_names_its_builds_and_decides_nothing_of_one_cycle() {
     assert!(html.contains(&format!("commit {commit}")), "{html}");
     let version = format!("xenstored {}", env!("CARGO_PKG_VERSION"));
     assert_eq!(json["versions"]["ours"], version);
-    // Growth cannot be seen in one cycle, so it is not reached either.
+    // Growth cannot be seen in one cycle, so its goal is not reported as reached either.
     let soak = &json["scenarios"][0];
     assert_eq!(soak["goals"], Value::Array(Vec::new()));
     assert!(soak["undecided"][0].as_str().unwrap().contains("growth of memory"), "{soak}");
