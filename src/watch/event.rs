@@ -9,7 +9,7 @@ use super::Watcher;
 use crate::domain::{Load, Ticket, UNDELIVERED_MAX};
 use crate::sync::{Arc, AtomicU32, Ordering};
 
-/// A notification of one connection's watches on one path of one change.
+/// One change, for one connection's watches on one path.
 #[derive(Clone, Debug)]
 pub struct Event {
     /// The watches to notify.
