@@ -162,6 +162,7 @@ impl Store {
         };
         let Some(mut next) = transaction.behind else { return Replay::Done };
         if next == 0 {
+            // Read before the first request, so that a death during the replay makes the comparison at END fail.
             transaction.rights = self.registry.rights();
         }
         let mut log = std::mem::take(&mut transaction.log);
@@ -183,7 +184,7 @@ impl Store {
                 let (verb, path) = (op.verb.name(), op.path.to_buf());
                 transaction.doomed = Some(Conflict { verb, path, changed_by });
             }
-            // A name is a step of the descent, and most have some bytes.
+            // A name is one step of the descent, and four bytes are a short name with its slash.
             let steps = op.path.bytes().len() as u64 / 4;
             transaction.deltas.work += 1 + steps;
             *work = work.saturating_sub(transaction.deltas.work - before);
@@ -204,8 +205,9 @@ impl Store {
         Replay::Done
     }
 
-    /// Installs the transaction's partitions, with all its locks held. The caller drops the rest of the transaction
-    /// after releasing them.
+    /// Installs the transaction's partitions, with all its locks held. The epoch is compared under them: a write is
+    /// in the snapshots of a reservation that began, or is refused. The caller drops the rest of the transaction
+    /// after releasing the locks.
     fn swap_in(
         &self,
         transaction: &mut Transaction,

@@ -26,7 +26,7 @@ pub const REPORTED_MAX: u32 = 16;
 /// level of a path make every change match many watches.
 const REPORTED_EVENTS_MAX: usize = 4096;
 /// How many bytes of names of one guest's commit the control domain's watches get beyond that, since its kernel
-/// learns of backends only by name. No backend has so many. The bound keeps one guest from filling the limit on this
+/// learns of backends only by name. No backend has that many. The bound keeps one guest from filling the limit on this
 /// kernel's unread events, which all guests share.
 pub const NAMED_BYTES_MAX: u64 = 64 << 10;
 
@@ -123,7 +123,8 @@ pub struct CommitView<'a> {
 pub struct WatchCursors<'a> {
     own: Matches<'a, 'a>,
     upper: Matches<'a, 'a>,
-    /// By watched path; used only in commits that may collapse.
+    /// By the address of a watched path's entries, which stay in place during the search. Used only in commits that
+    /// may collapse.
     reported: Option<HashMap<*const Entries, Reported<'a>, RandomState>>,
 }
 

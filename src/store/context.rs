@@ -102,8 +102,9 @@ impl Context<'_> {
         perms.access(&self.caller.subject, self.registry.births())
     }
 
-    /// Returns whether the caller's incarnation is still alive. It must be called under the locks: after a death, the
-    /// sweep takes each lock in turn, so it removes a node created before it came, and none is created after.
+    /// Returns whether the caller's incarnation is still alive. It must be called under the locks: after a death the
+    /// sweep takes the locks in turn, so a node created before it came to a shard is swept, and none is created
+    /// after.
     pub fn caller_lives(&self) -> bool {
         self.registry.births().of(self.caller.domain.domid) == self.caller.domain.birth
     }

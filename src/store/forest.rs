@@ -147,8 +147,9 @@ enum Guard<'s> {
 }
 
 /// Retries `get` up to [`TRIES_BEFORE_SLEEP`] times. Sleeping and being woken takes longer than a request holds a
-/// lock, and parking_lot's own spinning is shorter and then yields the core. A separate cold function keeps this code
-/// out of the uncontended path.
+/// lock, and parking_lot's own spinning is shorter and then yields the core. A thread that sleeps in the end is woken
+/// fairly (parking_lot 0.12), so readers without a pause cannot starve a writer. A separate cold function keeps this
+/// code out of the uncontended path.
 #[cold]
 fn soon<G>(get: impl Fn() -> Option<G>) -> Option<G> {
     for _ in 0..TRIES_BEFORE_SLEEP {

@@ -16,17 +16,17 @@
 //! `Forest`. The store does not know the wire protocol and holds no lock across I/O.
 //!
 //! # Invariants
-//! Lock order: shards by number, the root shard (`spine`) last; then those of the global watch trie and of the
-//! registry, which are held only briefly, and never while a shard's lock is taken. [`Outlet::push`], called with
-//! shard locks held, takes no lock. So deadlock is impossible.
+//! Lock order: shards by number, the root shard (`spine`) last; then the locks of the global watch trie and of the
+//! registry, which are held only briefly. A thread that holds one of the latter acquires no shard's lock, and
+//! [`Outlet::push`], called with shard locks held, takes no lock. So deadlock is impossible.
 //!
 //! An operation claims every partition that it will change before it changes the first. If a lock is missing, it
 //! restarts with a larger set and has nothing to undo.
 //!
 //! Events are pushed before the locks are released, so each mailbox has the order of commits.
 //!
-//! A partition whose root a snapshot holds is never changed in place, so an equal pointer means an unchanged
-//! partition. Transactions, exports and imports rely on that instead of version numbers.
+//! A node that a snapshot holds is never changed in place (copy-on-write up to the partition's root), so an equal
+//! root means an unchanged partition. Transactions, exports and imports rely on that instead of version numbers.
 
 #[cfg(test)]
 mod alone;
@@ -107,7 +107,7 @@ pub struct Store {
     shards: Box<[CachePadded<RwLock<Shard>>]>,
     /// A second handle to each shard's `Shard::pins`, which threads read without the shard's lock.
     pins: Box<[Arc<Pins>]>,
-    /// See [`Pins::new`].
+    /// The sum of replaced bytes over all shards; see [`Pins`].
     replaced: Arc<AtomicU64>,
     upper: CachePadded<Upper>,
     registry: Arc<Registry>,
@@ -296,8 +296,9 @@ impl Store {
         self.epoch.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Runs one request outside transactions and appends its reply to `reply`. Cost: that of the request, and the
-    /// watches that it fires.
+    /// Runs one request outside transactions and appends its reply to `reply`. A write's epoch is compared under its
+    /// lock, since one that begins between a check and the lock must refuse the write. Cost: that of the request, and
+    /// the watches that it fires.
     ///
     /// # Errors
     /// [`StoreError::Refused`] or [`StoreError::StaleEpoch`]; then nothing was changed.
@@ -354,6 +355,7 @@ impl Store {
                 (removed, None)
             }
         };
+        // Counted with the locks held, so that a check with all locks sees either the nodes or the count.
         if !removed.is_empty() {
             self.unsettled.fetch_add(1, Ordering::Relaxed);
         }

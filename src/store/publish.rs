@@ -52,6 +52,7 @@ impl Store {
     ) -> Published {
         let concerns =
             |change: &Change| change.removes() || self.upper.may_match(change.path.as_path());
+        // Its lock and reference count are shared by all threads: it is loaded only if its counters admit a match.
         let upper = changes.iter().any(concerns).then(|| self.upper.load());
         let view = CommitView {
             store: self,

@@ -114,6 +114,7 @@ impl Store {
         }
         let mut settlement = Settlement::of(removed);
         if settlement.step(self, INLINE_NODES_MAX) {
+            // Release: a check that reads zero sees the credited accounts.
             self.unsettled.fetch_sub(1, Ordering::Release);
             None
         } else {

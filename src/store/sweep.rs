@@ -62,6 +62,8 @@ impl Sweep<'_> {
                 here.tree.forget_owned(domain.domid, path);
                 return Ok(Executed::default());
             };
+            // The index was read under an earlier lock, and it does not distinguish incarnations of a number: the
+            // node may belong to another domain by now, or to a living incarnation.
             let perms = &node.perms;
             let lives = registry.owner(perms.owner(), perms.stamp()).is_some();
             if perms.owner() != domain.domid || lives {

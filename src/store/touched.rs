@@ -247,6 +247,7 @@ impl TouchedHomes {
             let home = Home { shard: touched.shard, root: path.as_path() };
             let Some(Shard { tree, pins, .. }) = locked.shard_mut(touched.shard) else { continue };
             match &touched.usage {
+                // Into the current directory, which may have got other clients' names since.
                 Usage::Names { named, .. } if !named.is_empty() => {
                     if let Some(root) = tree.root_mut(&home) {
                         Named::put(named, root, &home, &mut copied_bytes);

@@ -129,6 +129,7 @@ impl Store {
             Snapshot { watches: watches.collect(), roots: homes.filter_map(root).collect() };
         let (all_delivered, delivered) = bounded(0);
         let mut threads = Vec::new();
+        // Every thread gets a place, as it is not known yet which of them get events.
         for thread in 0..self.layout.shards() {
             let (sender, events) = bounded(1);
             threads.push(sender);
