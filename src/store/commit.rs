@@ -223,7 +223,8 @@ impl Store {
         Ok(self.conclude(locked, Some(replaced), &mut transaction.effects.changes, caller))
     }
 
-    /// Moves the transaction's use into the accounts. Only the caller's quota can refuse it.
+    /// Moves the transaction's use into the accounts. Only the caller's quota can refuse it, so that is reserved
+    /// first and nothing has to be reverted.
     fn reserve(&self, transaction: &Transaction, caller: &Caller) -> Result<(), Failure> {
         let own = |domain: &Arc<_>| Arc::ptr_eq(domain, &caller.domain);
         if let Some(mine) = transaction.deltas.iter().find(|delta| own(&delta.domain)) {

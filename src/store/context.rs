@@ -137,6 +137,8 @@ impl Context<'_> {
             Ledger::Transaction(deltas) => deltas,
         };
         let kept = signed(deltas.created_bytes + bytes) - signed(deltas.charged_bytes);
+        // The transaction's changes, which are compared together with the account's committed use. END reserves them,
+        // and refuses if the domain's other requests have taken the room.
         let owned = deltas.of(own).nodes + signed(nodes);
         let is_over = |quota, more, sum| {
             let (used, limit) = (own.account.used(quota), self.registry.limit(own, quota));

@@ -78,6 +78,7 @@ impl Settlement {
         if let Some(shard) = shard {
             store.pins[usize::from(shard.0)].replaced(kept_bytes);
         }
+        // Each takes the lock anew, so that no hold grows with the subtree.
         for (owner, path) in self.boundaries.drain(..) {
             store.forget_stale(owner, path.as_path());
         }

@@ -80,6 +80,7 @@ impl Touched {
     /// Returns the root; from here on the transaction may depend on any node below it.
     pub fn read(&mut self, home: &Home<'_>) -> &Option<NodeArc> {
         if let Usage::Names { named, .. } = &mut self.usage {
+            // The transaction sees its own names from here on.
             let named = std::mem::take(named);
             self.usage = if named.is_empty() { Usage::Reads } else { Usage::Writes };
             if let Some(root) = &mut self.root {
@@ -142,6 +143,7 @@ impl Touched {
             (None, None, _) => true,
             (_, _, Usage::Names { seen, .. }) => seen.iter().all(|(path, perms)| {
                 let node = find(root, home, path.as_path()).node();
+                // By pointer: permissions that were set to an equal value only cost a replay.
                 node.is_some_and(|node| Arc::ptr_eq(&node.perms, perms))
             }),
             _ => false,

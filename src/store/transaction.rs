@@ -21,8 +21,8 @@ use crate::words::{Domid, Errno, Home, Layout, Path, PathBuf};
 use foldhash::fast::RandomState as FastState;
 use foldhash::quality::RandomState;
 
-/// A reply of at most this length is kept itself, a longer one as a keyed hash of 128 bits, at which a guest cannot
-/// construct a collision.
+/// A reply of at most this length is kept itself, a longer one as a keyed hash of the same size, 128 bits, for which
+/// a guest cannot construct a collision.
 const REPLY_KEPT_BYTES: usize = 16;
 
 /// What a request is charged beside its copy in the log, in bytes: it may be the first in a partition, and change its

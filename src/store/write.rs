@@ -280,6 +280,7 @@ pub fn set_perms<F: Forest>(
         old += index_bytes(&before, path.bytes().len(), above);
         new += index_bytes(perms, path.bytes().len(), above);
     }
+    // Credited first, so that the quota is compared with the difference.
     cx.credit(&before, moved, old);
     if let Err(errno) = cx.charge(perms, moved, new) {
         cx.recharge(&before, moved, old);

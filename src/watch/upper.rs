@@ -4,7 +4,8 @@ use super::{Entry, Trie, Watcher};
 use crate::sync::{Arc, AtomicU32, Mutex, Ordering, room_for};
 use crate::words::{DOMAINS, Path};
 
-/// The number of counters that domains share.
+/// The number of counters that domains share. A watch on one domain makes writes to the others that share its counter
+/// load the trie, and does no other harm.
 const DOMAIN_PLACES: u16 = 64;
 
 /// Watches on paths that can have partitions below them, and on special paths.
