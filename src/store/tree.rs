@@ -22,6 +22,7 @@ pub struct Tree {
     of_domains: im::OrdSet<(Domid, PathBuf)>,
 }
 
+/// The result of a descent to a path.
 pub enum Found<'t> {
     /// The node exists.
     Node(&'t NodeArc),
