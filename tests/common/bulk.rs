@@ -1,4 +1,4 @@
-//! The migration socket (docs/MIGRATION.md): requests with descriptors, and an answer per domain.
+//! The migration socket (docs/MIGRATION.md): requests with descriptors, and one reply per domain.
 
 use std::fs::File;
 use std::io::{IoSlice, Read, Seek, Write};
@@ -32,7 +32,7 @@ impl Bulk {
         Bulk { socket, input: Vec::new() }
     }
 
-    /// Sends a request.
+    /// Sends a request; `|` in the payload stands for a NUL.
     pub fn send(&mut self, kind: u32, payload: &str, descriptors: &[BorrowedFd<'_>]) {
         let payload = payload.replace('|', "\0");
         let length = u32::try_from(payload.len()).unwrap();
@@ -54,13 +54,13 @@ impl Bulk {
         assert_eq!(sent, bytes.len());
     }
 
-    /// A request and its answers, one per line, as tables write them; an error alone.
+    /// Sends a request and returns its replies, one per line, in the notation of tables. An error is one line.
     pub fn ask(&mut self, kind: u32, payload: &str, descriptors: &[BorrowedFd<'_>]) -> String {
         self.send(kind, payload, descriptors);
         self.answers()
     }
 
-    /// The answers to the request that was sent last.
+    /// Returns the replies to the last request.
     pub fn answers(&mut self) -> String {
         let mut lines = Vec::new();
         loop {
@@ -91,13 +91,13 @@ impl Bulk {
         }
     }
 
-    /// Whether the daemon ends the connection now without an answer.
+    /// Returns whether the daemon closes the connection now, without a reply.
     pub fn is_closed_by_daemon(&mut self) -> bool {
         let read = retry_on_intr(|| rustix::io::read(&self.socket, &mut [0; 64]));
         matches!(read, Ok(0) | Err(rustix::io::Errno::CONNRESET))
     }
 
-    /// Exports domains into a stream; answers it, and what was said.
+    /// Exports domains into a stream; returns the stream and the replies.
     pub fn export(&mut self, domids: &str) -> (Vec<u8>, String) {
         let mut file = tempfile::tempfile().unwrap();
         let said = self.ask(EXPORT, domids, &[file.as_fd()]);
@@ -107,12 +107,11 @@ impl Bulk {
         (stream, said)
     }
 
-    /// Imports a stream.
     pub fn import(&mut self, stream: &[u8]) -> String {
         self.ask(IMPORT, "", &[file_of(stream).as_fd()])
     }
 
-    /// Says what an import would come to.
+    /// Requests the dry run of an import and returns its replies.
     pub fn check(&mut self, stream: &[u8]) -> String {
         self.ask(IMPORT, "check|", &[file_of(stream).as_fd()])
     }
@@ -125,7 +124,7 @@ pub fn file_of(bytes: &[u8]) -> File {
     file
 }
 
-/// The mark in an export's answer.
+/// Returns the mark in the reply to an export.
 pub fn mark(answer: &str) -> &str {
     answer.split('|').nth(2).unwrap_or_else(|| panic!("{answer}"))
 }

@@ -8,7 +8,7 @@ use super::HANG;
 use super::ring::Ring;
 use super::wire::{Message, header, op, show};
 
-/// What a request came to: its payload, or the name of an error.
+/// The outcome of a request: the reply's payload, or the name of an error.
 pub type Reply = Result<Vec<u8>, String>;
 
 /// An event as `<path>|<token>`.
@@ -19,7 +19,7 @@ pub enum Link {
     Ring(Ring),
 }
 
-/// What must come back for a request that was sent.
+/// The header fields that a reply must have.
 struct Awaited {
     kind: u32,
     req: u32,
@@ -34,7 +34,7 @@ pub struct Client {
     replies: VecDeque<Reply>,
     events: VecDeque<Event>,
     next_req: u32,
-    /// The types of all messages in the order in which they came.
+    /// The types of all received messages, in order.
     pub arrived: Vec<u32>,
 }
 
@@ -52,7 +52,7 @@ impl Client {
         }
     }
 
-    /// The ring of a connection that has one.
+    /// Returns the ring of a connection that has one; panics on a socket.
     pub fn ring(&self) -> &Ring {
         match &self.link {
             Link::Ring(ring) => ring,
@@ -70,23 +70,23 @@ impl Client {
         self.reply()
     }
 
-    /// Sends a request; its reply is a later [`Client::reply`]'s.
+    /// Sends a request; a later [`Client::reply`] returns its reply.
     pub fn send(&mut self, kind: u32, tx: u32, payload: impl AsRef<[u8]>) {
         let bytes = self.compose(kind, tx, payload.as_ref());
         self.send_raw(&bytes);
     }
 
-    /// The bytes of a request whose reply is awaited from now on; the caller sends them.
+    /// Returns the bytes of a request and expects its reply from now on; the caller sends them.
     pub fn compose(&mut self, kind: u32, tx: u32, payload: &[u8]) -> Vec<u8> {
         let req = self.next_req;
-        // Large steps: a daemon that keeps only the low bits is found out.
+        // Large steps expose a daemon that keeps only the low bits.
         self.next_req = self.next_req.wrapping_add(0x0101_0101);
         self.awaited.push_back(Awaited { kind, req, tx });
         Message { kind, req, tx, payload: payload.to_vec() }.encode()
     }
 
-    /// Sends many requests before reading the replies, some tens at a time: the replies of more
-    /// would have to fit into what the kernel buffers.
+    /// Sends many requests in batches of 32, each before its replies are read: the replies of more would have to fit
+    /// into the kernel's buffers.
     pub fn pipeline(&mut self, requests: &[(u32, u32, Vec<u8>)]) -> Vec<Reply> {
         let mut replies = Vec::with_capacity(requests.len());
         for some in requests.chunks(32) {
@@ -100,7 +100,7 @@ impl Client {
         replies
     }
 
-    /// Sends bytes as they are, reading what comes back meanwhile if it is a ring.
+    /// Sends raw bytes. While a ring is full, reads what comes back, so that the daemon can go on.
     pub fn send_raw(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let sent = match &mut self.link {
@@ -116,12 +116,12 @@ impl Client {
         }
     }
 
-    /// A header without its payload.
+    /// Sends a header without its payload.
     pub fn send_header(&mut self, kind: u32, len: u32) {
         self.send_raw(&header(kind, 0, 0, len));
     }
 
-    /// The reply to the oldest request that has none yet.
+    /// Waits for the reply to the oldest request without one, and returns it.
     pub fn reply(&mut self) -> Reply {
         while self.replies.is_empty() {
             assert!(self.read_or_wait(), "{}: closed while a reply was awaited", self.name);
@@ -129,13 +129,13 @@ impl Client {
         self.replies.pop_front().unwrap()
     }
 
-    /// Whether a reply has arrived that was not taken yet.
+    /// Returns whether a reply has arrived that was not taken yet.
     pub fn has_reply(&mut self) -> bool {
         self.poll();
         !self.replies.is_empty()
     }
 
-    /// The next event.
+    /// Waits for the next event and returns it.
     pub fn next_event(&mut self) -> Event {
         while self.events.is_empty() {
             assert!(self.read_or_wait(), "{}: closed while an event was awaited", self.name);
@@ -143,7 +143,7 @@ impl Client {
         self.events.pop_front().unwrap()
     }
 
-    /// The events that have arrived. Only after a barrier does it say what did not happen.
+    /// Returns the events received so far. Their absence proves nothing unless a barrier came before.
     pub fn take_events(&mut self) -> Vec<Event> {
         self.events.drain(..).collect()
     }
@@ -153,19 +153,19 @@ impl Client {
         self.events.push_front(event);
     }
 
-    /// Takes bytes as if they had just arrived: a test took them out of the ring itself.
+    /// Parses bytes that a test took out of the ring itself.
     pub fn received(&mut self, bytes: &[u8]) {
         self.input.extend_from_slice(bytes);
         self.sort_input();
     }
 
-    /// Whether the daemon ends the connection now, possibly after replies.
+    /// Waits until the daemon closes the connection, possibly after replies; panics if it does not.
     pub fn is_closed_by_daemon(&mut self) -> bool {
         while self.read_or_wait() {}
         true
     }
 
-    /// Forgets what was sent and received: the daemon was asked to do the same.
+    /// Drops all buffered messages and expected replies, as the daemon was asked to do the same.
     pub fn forget(&mut self) {
         self.input.clear();
         self.awaited.clear();
@@ -173,7 +173,7 @@ impl Client {
         self.events.clear();
     }
 
-    /// Reads what there is, after waiting for it if need be; false once the connection is closed.
+    /// Reads what is available, and waits for it if need be; returns false once the connection is closed.
     fn read_or_wait(&mut self) -> bool {
         match &mut self.link {
             Link::Socket(socket) => {
@@ -181,7 +181,7 @@ impl Client {
                 let count = match socket.read(&mut buffer) {
                     Ok(count) => count,
                     Err(error) if error.kind() == ErrorKind::ConnectionReset => 0,
-                    // A wait with a time limit is not resumed after a stop or a signal.
+                    // A read with a timeout is not restarted after a stop or a signal.
                     Err(error) if error.kind() == ErrorKind::Interrupted => return true,
                     Err(error) if error.kind() == ErrorKind::WouldBlock => panic!(
                         "{}: nothing from the daemon; awaiting {} replies",
@@ -217,7 +217,7 @@ impl Client {
         true
     }
 
-    /// Reads what is there without waiting.
+    /// Reads what is available, without waiting.
     pub fn poll(&mut self) {
         match &mut self.link {
             Link::Socket(socket) => {
@@ -237,11 +237,11 @@ impl Client {
         self.sort_input();
     }
 
-    /// Checks each complete message against the rules for all messages, and keeps it.
+    /// Checks each complete message against the rules for all messages, and queues it.
     fn sort_input(&mut self) {
         while let Some(message) = Message::take(&mut self.input) {
             let name = &self.name;
-            // Only for failures: it takes time.
+            // Formatting takes time, so it is done for failures only.
             let payload = || show(&message.payload);
             self.arrived.push(message.kind);
             if message.kind == op::WATCH_EVENT {
@@ -270,7 +270,7 @@ impl Client {
     }
 }
 
-/// Requests that every test makes.
+/// Requests that many tests make.
 impl Client {
     pub fn write(&mut self, path: &str, value: &str) -> Reply {
         self.request(op::WRITE, 0, format!("{path}\0{value}"))
@@ -288,7 +288,7 @@ impl Client {
         self.request(op::RM, 0, format!("{path}\0"))
     }
 
-    /// The names below a node.
+    /// Returns the names of a node's children.
     pub fn directory(&mut self, path: &str) -> Result<Vec<String>, String> {
         let list = self.request(op::DIRECTORY, 0, format!("{path}\0"))?;
         let list = String::from_utf8(list).expect("names are ASCII");
@@ -308,13 +308,13 @@ impl Client {
         self.request(op::UNWATCH, 0, format!("{path}\0{token}\0"))
     }
 
-    /// Starts a transaction.
+    /// Starts a transaction and returns its id.
     pub fn start(&mut self) -> Result<u32, String> {
         self.send(op::TRANSACTION_START, 0, "\0");
         self.started()
     }
 
-    /// The reply to a request that started one.
+    /// Waits for the reply to TRANSACTION_START and returns the id.
     pub fn started(&mut self) -> Result<u32, String> {
         let id = self.reply()?;
         let text = show(&id);
@@ -330,7 +330,7 @@ impl Client {
         self.request(op::CONTROL, 0, format!("{}\0", words.replace(' ', "\0")))
     }
 
-    /// Sets a domain's quota, or everybody's.
+    /// Sets a quota of a domain, or with `None` the global one.
     pub fn set_quota(&mut self, domid: Option<u16>, quota: &str, value: u32) {
         let whose = domid.map_or(String::new(), |domid| format!("{domid}\0"));
         let reply = self.request(op::SET_QUOTA, 0, format!("{whose}{quota}\0{value}\0"));

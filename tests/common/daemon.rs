@@ -1,4 +1,4 @@
-//! A daemon of the test's own.
+//! A running daemon for one test.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -12,13 +12,14 @@ use tempfile::TempDir;
 
 use super::HANG;
 
-/// The daemon under test: this project's, or another one that takes the same options.
+/// Returns the program under test: this project's daemon, or the one in `XENSTORED_TEST_DAEMON`, which must take the
+/// same options.
 fn program() -> OsString {
     let other = std::env::var_os("XENSTORED_TEST_DAEMON");
     other.unwrap_or_else(|| env!("CARGO_BIN_EXE_xenstored").into())
 }
 
-/// A running daemon, killed when dropped. If it ended by itself, the test fails.
+/// A running daemon, killed on drop. The test fails if the daemon ended by itself.
 pub struct Daemon {
     child: Child,
     dir: TempDir,
@@ -26,19 +27,19 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts it on the simulated host and waits until its sockets accept.
+    /// Starts the daemon on the simulated host and waits until its sockets accept connections.
     pub fn start(shards: u16) -> Daemon {
         Daemon::start_with(&["--shards", &shards.to_string()])
     }
 
-    /// The same with more options.
+    /// Starts the daemon with further options.
     pub fn start_with(options: &[&str]) -> Daemon {
         let mut command = Command::new(program());
         command.args(["--host", "sim", "-N"]).args(options);
         Daemon::spawn(command)
     }
 
-    /// With at most so many open files.
+    /// Starts the daemon with a limit of `files` open files.
     pub fn start_limited(files: u32) -> Daemon {
         let mut command = Command::new("sh");
         let script = format!("ulimit -n {files}; exec \"$0\" --host sim -N --shards 2");
@@ -46,7 +47,7 @@ impl Daemon {
         Daemon::spawn(command)
     }
 
-    /// With stacks of `bytes` for all threads but the first (std::thread, "Stack size").
+    /// Starts the daemon with stacks of `bytes` for all threads except the first (std::thread, "Stack size").
     pub fn start_on_small_stacks(shards: u16, bytes: usize) -> Daemon {
         let mut command = Command::new(program());
         command.args(["--host", "sim", "-N", "--shards", &shards.to_string()]);
@@ -72,7 +73,7 @@ impl Daemon {
 
     fn wait_until_it_accepts(&mut self) {
         let started = Instant::now();
-        // The host's socket may come after the store's.
+        // The socket of the simulated host may appear after the store's.
         while ["socket", "sim"].iter().any(|name| UnixStream::connect(self.path(name)).is_err()) {
             let ended = self.child.try_wait().unwrap();
             assert!(ended.is_none(), "ended before it served: {ended:?}\n{}", self.log());
@@ -88,12 +89,12 @@ impl Daemon {
         socket
     }
 
-    /// A file in its directory.
+    /// Returns the path of a file in the daemon's directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    /// Waits until a file in its directory has this text: lines of the log are written by a thread of its own.
+    /// Waits until a file in the daemon's directory contains `text`: a thread of its own writes the log.
     pub fn await_text(&self, file: &str, text: &str) {
         let started = Instant::now();
         while !fs::read_to_string(self.path(file)).is_ok_and(|written| written.contains(text)) {
@@ -115,14 +116,14 @@ impl Daemon {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// Ends it as a crash does.
+    /// Kills the daemon, as a crash would end it.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         self.stopped = true;
     }
 
-    /// Asks it to stop, and waits until it has.
+    /// Sends SIGTERM and waits for a successful exit.
     pub fn stop(&mut self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
@@ -130,7 +131,7 @@ impl Daemon {
         self.stopped = true;
     }
 
-    /// Processor time that its threads have had, those that ended left out (proc(5), schedstat).
+    /// Returns the CPU time of the threads that still run (proc(5), schedstat).
     pub fn cpu_time(&self) -> Duration {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
         let of_task = |task: io::Result<fs::DirEntry>| {
@@ -141,8 +142,8 @@ impl Daemon {
         Duration::from_nanos(tasks.map(of_task).sum())
     }
 
-    /// How often its threads went to sleep, those that ended left out (proc(5), status): in a time
-    /// without a change nothing woke it.
+    /// Returns how often the threads that still run went to sleep (proc(5), status). An unchanged count means that
+    /// nothing woke the daemon meanwhile.
     pub fn times_asleep(&self) -> u64 {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
         let of_task = |task: io::Result<fs::DirEntry>| -> u64 {
@@ -155,12 +156,12 @@ impl Daemon {
         tasks.map(of_task).sum()
     }
 
-    /// How many files it has open.
+    /// Returns the number of open descriptors.
     pub fn descriptors(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
     }
 
-    /// Resident memory in bytes.
+    /// Returns the resident memory in bytes.
     pub fn resident_bytes(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();

@@ -1,17 +1,17 @@
-//! What the tests over the wire share. Nothing here uses the daemon's own protocol, so that a
-//! defect cannot hide on both sides; only the ring page and the client of the simulated host are
-//! the library's, because mapping needs unsafe code.
+//! Shared code of the tests over the wire. It does not use the daemon's protocol code, so that a defect cannot hide on
+//! both sides; only the ring page and the client of the simulated host are the library's, because mapping needs unsafe
+//! code.
 //!
 //! - `wire`: messages as bytes.
 //! - `ring`: the guest's side of the ring page.
-//! - `client`: a connection over either transport; replies in order, events apart.
+//! - `client`: a connection over either transport; replies in order, events apart from them.
 //! - `daemon`: a daemon in a directory of its own, ended with the test.
 //! - `world`: a daemon, the simulated host, and connections by name.
 //! - `bulk`: the migration socket.
 //! - `stock`: where Debian's clients are.
-//! - `table`: rows of requests and what must come of them.
+//! - `table`: rows of requests with the expected replies and events.
 
-// Every test binary compiles this and uses a part of it.
+// Every test binary compiles all of this and uses a part.
 #![allow(dead_code, unused_imports)]
 
 pub mod bulk;
@@ -34,11 +34,11 @@ pub use world::{Control, World};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Turns a hang into a failure; nothing is ever measured against it.
+/// Timeout that turns a hang into a failure; no test measures against it.
 pub const HANG: Duration = Duration::from_secs(20);
 
-/// Sets a flag when it is dropped. A scope waits for its threads, so a test that fails must end their loops
-/// too, or its failure is a hang.
+/// Sets a flag on drop. A scope joins its threads, so a failing test must end their loops too, or its failure becomes a
+/// hang.
 pub struct SetOnDrop<'a>(pub &'a AtomicBool);
 
 impl Drop for SetOnDrop<'_> {

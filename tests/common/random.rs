@@ -1,7 +1,7 @@
-//! Reproducible randomness: a test prints its seed, and `XENSTORED_SEED` plays it again.
+//! Reproducible randomness: a test prints its seed, and `XENSTORED_SEED` replays it.
 
-/// A generator of pseudo-random numbers. A seed gives the same numbers on every machine until another
-/// version of `fastrand` is locked.
+/// A generator of pseudo-random numbers. A seed gives the same numbers on every machine until another version of
+/// `fastrand` is locked.
 pub struct Random(fastrand::Rng);
 
 impl Random {
@@ -9,7 +9,7 @@ impl Random {
         Random(fastrand::Rng::with_seed(seed))
     }
 
-    /// A number below `bound`.
+    /// Returns a number below `bound`.
     pub fn below(&mut self, bound: usize) -> usize {
         self.0.usize(..bound)
     }
@@ -22,13 +22,13 @@ impl Random {
         &from[self.below(from.len())]
     }
 
-    /// True `percent` times in a hundred.
+    /// Returns true in `percent` of a hundred cases.
     pub fn chance(&mut self, percent: usize) -> bool {
         self.below(100) < percent
     }
 }
 
-/// The seeds to run: the one of `XENSTORED_SEED`, or the first `count`.
+/// Returns the seeds to run: the one of `XENSTORED_SEED`, or the first `count`.
 pub fn seeds(count: u64) -> Vec<u64> {
     match std::env::var("XENSTORED_SEED") {
         Ok(seed) => vec![seed.parse().expect("XENSTORED_SEED is a number")],

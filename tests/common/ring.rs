@@ -6,7 +6,7 @@ use std::time::Duration;
 use xenstored::host::RingPage;
 use xenstored::host::sim::SimGuest;
 
-/// Size of each of the two queues.
+/// Bytes of each of the two queues.
 pub const RING_BYTES: u32 = 1024;
 
 /// Offsets in the page (xenstore-ring.txt, "The xenstore ring datastructure").
@@ -32,8 +32,8 @@ impl Ring {
         &self.guest.page
     }
 
-    /// Writes what fits and says how much that was. Notifies when Linux does, no more often: if
-    /// the daemon had taken everything that was there before.
+    /// Writes as many bytes as fit and returns their number. Notifies exactly when Linux does: if the daemon had
+    /// consumed everything before.
     pub fn try_send(&self, bytes: &[u8]) -> usize {
         let before = self.page().load(at::REQ_PROD);
         let sent = self.put(bytes);
@@ -44,7 +44,7 @@ impl Ring {
         sent
     }
 
-    /// Writes what fits, without telling the daemon.
+    /// Writes as many bytes as fit and returns their number, without notifying the daemon.
     pub fn put(&self, bytes: &[u8]) -> usize {
         let page = self.page();
         let (cons, prod) = (page.load(at::REQ_CONS), page.load(at::REQ_PROD));
@@ -58,7 +58,7 @@ impl Ring {
         count
     }
 
-    /// Takes everything that the daemon wrote; tells it so when Linux does: if the ring was full.
+    /// Takes all bytes that the daemon wrote. Notifies exactly when Linux does: if the ring was full.
     pub fn try_recv(&self) -> Vec<u8> {
         let before = self.page().load(at::RSP_CONS);
         let bytes = self.take(usize::MAX);
@@ -70,7 +70,7 @@ impl Ring {
         bytes
     }
 
-    /// Takes at most `limit` bytes of what the daemon wrote, without telling it.
+    /// Takes at most `limit` bytes of those that the daemon wrote, without notifying it.
     pub fn take(&self, limit: usize) -> Vec<u8> {
         let page = self.page();
         let (cons, prod) = (page.load(at::RSP_CONS), page.load(at::RSP_PROD));
@@ -87,11 +87,11 @@ impl Ring {
     }
 
     pub fn notify(&self) {
-        // A destroyed domain has nobody to notify.
+        // Notifying fails after the domain was destroyed.
         let _ = self.guest.notify();
     }
 
-    /// Waits for the daemon's notification; false if none came in time.
+    /// Waits for the daemon's notification; returns false if none came in time.
     pub fn wait(&self, timeout: Duration) -> bool {
         let notified = self.guest.wait(Some(timeout));
         notified.unwrap_or_else(|error| panic!("the daemon is gone: {error}"))

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-/// Whether the clients are there, or it was said that they may be missing.
+/// Returns whether the clients are installed; panics if they are not, unless `XENSTORED_WITHOUT_STOCK_CLIENTS` is set.
 pub fn present() -> bool {
     let found = Command::new("xenstore-exists").stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     match found {
@@ -19,8 +19,8 @@ pub fn present() -> bool {
     }
 }
 
-/// Where a client is. Debian's `xenstore-control` in the path is a wrapper that asks the hypervisor
-/// which version's to run; the versions' own (package xen-utils-4.17) need none.
+/// Returns the path of a client. Debian's `xenstore-control` in the path is a wrapper that asks the hypervisor for its
+/// version and runs that version's program; the versions' own programs (package xen-utils-4.17) need no hypervisor.
 pub fn program(name: &str) -> PathBuf {
     let versions = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
     let mut own =

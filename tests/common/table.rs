@@ -1,22 +1,22 @@
-//! Tables: rows of requests with what must come of them, in the notation of xenstore.txt, where
-//! `|` is a NUL.
+//! Tables: rows of requests with their expected replies and events, in the notation of xenstore.txt, where `|` is a
+//! NUL.
 //!
 //! | row | meaning |
 //! |---|---|
 //! | `dom5 WRITE /a\|v -> OK` | dom5's request and its reply: `OK`, an error's name, or the payload |
 //! | `dom5 READ /a\| -> EACCES or ENOENT` | one of these |
-//! | `dom5 READ /a\| -> *` | any reply but an error; `""` is an empty one |
+//! | `dom5 READ /a\| -> *` | any reply except an error; `""` is an empty one |
 //! | `dom0.b START t1` | starts a transaction and calls it t1 |
 //! | `dom0.b t1 READ /a\| -> v` | a request in it; `#7` instead of `t1` is transaction 7 |
 //! | `event dom5 /a\|tok` | the next event of dom5 |
 //! | `events dom5 /a\|tok /b\|tok` | the next events, in any order |
-//! | `no events dom5` | all that was done until now caused dom5 no event but those above |
+//! | `no events dom5` | the rows so far caused dom5 no event except those above |
 //! | `host create 7` | also `introduce`, `shutdown`, `resume`, `destroy` |
 //! | `close dom0.b` | the connection ends |
 //!
-//! `{a*100}` is a hundred times `a`, `{port7}` is the event channel of domain 7, `\x01` a byte. Who
-//! is named in a row exists from the beginning, unless the table creates it. At the end of a table
-//! nobody may have an event left, and the daemon's own check of its store must pass.
+//! `{a*100}` is a hundred times `a`, `{port7}` is the event channel of domain 7, `\x01` a byte. A client that a row
+//! names exists from the beginning, unless the table creates it. At the end of a table no client may have an event
+//! left, and the daemon's own check of its store must pass.
 
 use std::collections::BTreeMap;
 
@@ -32,7 +32,7 @@ pub fn check(table: &str) {
     check_with(|_world| {}, table);
 }
 
-/// The same, after `prepare` has made what a table says badly.
+/// Runs a table after `prepare` has set up what a table cannot express well.
 pub fn check_with(prepare: impl Fn(&mut World), table: &str) {
     for control in [Control::Socket, Control::Ring] {
         for shards in [1, 4] {
@@ -43,7 +43,7 @@ pub fn check_with(prepare: impl Fn(&mut World), table: &str) {
     }
 }
 
-/// Runs a table in a world.
+/// Runs a table in a world; `place` names the configuration in failures.
 pub fn run(world: &mut World, table: &str, place: &str) {
     let rows: Vec<&str> = table
         .lines()
@@ -66,7 +66,7 @@ pub fn run(world: &mut World, table: &str, place: &str) {
     world.check_store();
 }
 
-/// Names the row in which something panicked: a reply or an event that never came.
+/// Prints the current row on a panic: there, a reply or an event never came.
 struct Here<'a> {
     place: &'a str,
     row: &'a str,
@@ -80,7 +80,7 @@ impl Drop for Here<'_> {
     }
 }
 
-/// The connections that exist from the beginning.
+/// Returns the connections that exist from the beginning.
 fn names_in(rows: &[&str]) -> Vec<String> {
     let words = |row: &str| row.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     let created: Vec<String> = rows
@@ -102,7 +102,7 @@ fn names_in(rows: &[&str]) -> Vec<String> {
 
 type Transactions = BTreeMap<(String, String), u32>;
 
-/// Runs a row; `Err` says what came instead.
+/// Runs a row; the error says what came instead.
 fn run_row(world: &mut World, transactions: &mut Transactions, row: &str) -> Result<(), String> {
     let words: Vec<&str> = row.split_whitespace().collect();
     match words[..] {
@@ -149,7 +149,7 @@ fn host(world: &mut World, action: &str, domid: u16) {
     }
 }
 
-/// A row that is a request with its reply.
+/// Runs a row that is a request with its reply.
 fn request(world: &mut World, transactions: &Transactions, row: &str) -> Result<(), String> {
     let (left, wanted) = row.split_once(" -> ").unwrap_or_else(|| panic!("no -> in {row:?}"));
     let (name, mut rest) = left.split_once(' ').unwrap_or_else(|| panic!("no request in {row:?}"));
@@ -158,7 +158,7 @@ fn request(world: &mut World, transactions: &Transactions, row: &str) -> Result<
     if let Some(&id) = transactions.get(&(name.to_owned(), first.to_owned())) {
         (tx, rest) = (id, after);
     } else if let Some(number) = first.strip_prefix('#') {
-        // A transaction of another connection by its label, or a number.
+        // The label of another connection's transaction, or a number.
         let other = transactions.iter().find(|((_, label), _)| label == number);
         tx = other.map_or_else(|| number.parse().unwrap(), |(_, id)| *id);
         rest = after;
@@ -198,7 +198,7 @@ fn matches(reply: &Reply, wanted: &str) -> bool {
     }
 }
 
-/// Replaces `{a*100}` and `{port7}`.
+/// Replaces `{a*100}` and `{port7}` by what they stand for.
 fn expand(world: &World, text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
@@ -217,7 +217,7 @@ fn expand(world: &World, text: &str) -> String {
     out + rest
 }
 
-/// `|` and `\xHH` as bytes.
+/// Converts `|` and `\xHH` to bytes.
 fn bytes(text: &str) -> Vec<u8> {
     let mut parts = text.split("\\x");
     let mut out = parts.next().unwrap().replace('|', "\0").into_bytes();

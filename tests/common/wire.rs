@@ -1,6 +1,6 @@
 //! Messages as bytes: struct xsd_sockmsg of xs_wire.h, four little-endian words, then a payload.
 
-/// Size of a message's header.
+/// Bytes of a message's header.
 pub const HEADER_BYTES: usize = 16;
 /// Longest payload (xs_wire.h, `XENSTORE_PAYLOAD_MAX`).
 pub const PAYLOAD_MAX: usize = 4096;
@@ -43,7 +43,7 @@ pub mod op {
     pub const ADD_DOMAIN_WATCHES_DEPTH: u32 = 65542;
 }
 
-/// The names that tables use.
+/// The operation names that tables use.
 const NAMES: [(&str, u32); 34] = [
     ("CONTROL", op::CONTROL),
     ("DIRECTORY", op::DIRECTORY),
@@ -81,7 +81,7 @@ const NAMES: [(&str, u32); 34] = [
     ("ADD_DOMAIN_WATCHES_DEPTH", op::ADD_DOMAIN_WATCHES_DEPTH),
 ];
 
-/// The type with this name; `TYPE<n>` is type n.
+/// Returns the type with this name; `TYPE<n>` is type n.
 pub fn type_named(name: &str) -> u32 {
     if let Some(number) = name.strip_prefix("TYPE") {
         return number.parse().expect("TYPE<n>");
@@ -126,7 +126,7 @@ impl Message {
         bytes
     }
 
-    /// Takes the first message off `input`, if it is complete.
+    /// Removes the first message from `input` and returns it, if it is complete.
     pub fn take(input: &mut Vec<u8>) -> Option<Message> {
         let word = |i: usize| {
             let bytes = input.get(4 * i..4 * i + 4)?;
@@ -144,7 +144,7 @@ impl Message {
     }
 }
 
-/// A header alone, also one that lies about the length.
+/// Returns a header without a payload; its length may be a false one.
 pub fn header(kind: u32, req: u32, tx: u32, len: u32) -> [u8; HEADER_BYTES] {
     let mut bytes = [0; HEADER_BYTES];
     for (at, word) in [kind, req, tx, len].into_iter().enumerate() {
@@ -153,7 +153,7 @@ pub fn header(kind: u32, req: u32, tx: u32, len: u32) -> [u8; HEADER_BYTES] {
     bytes
 }
 
-/// Bytes as a person reads them, in the notation of xenstore.txt: `|` is a NUL.
+/// Formats bytes for a reader, in the notation of xenstore.txt: `|` is a NUL.
 pub fn show(bytes: &[u8]) -> String {
     let mut shown = String::new();
     for &byte in bytes {

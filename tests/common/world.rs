@@ -12,28 +12,28 @@ use super::daemon::Daemon;
 use super::ring::Ring;
 use super::wire::{op, show};
 
-/// How the control domain speaks with the daemon.
+/// The transport of the control domain's connection `dom0`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Control {
     Socket,
     Ring,
 }
 
-/// The token of the watches that barriers use.
+/// The token of barrier watches.
 const BARRIER: &str = "~";
 
 pub struct World {
     pub daemon: Daemon,
     pub host: SimClient,
-    /// A connection of the control domain's that tables do not see.
+    /// A connection of the control domain that tables do not use.
     pub admin: Client,
     control: Control,
     clients: BTreeMap<String, Client>,
     /// Domains that exist and are not introduced.
     pub guests: BTreeMap<u16, SimGuest>,
-    /// Event channels of all domains that were created here.
+    /// The event channels of all domains that were created here.
     pub ports: BTreeMap<u16, u32>,
-    /// Clients that watch for barriers.
+    /// The clients that have a barrier watch.
     watching: BTreeSet<String>,
     barriers: u32,
 }
@@ -61,9 +61,9 @@ impl World {
         }
     }
 
-    /// The connection of this name, made when it is first asked for: `dom0` is the control domain
-    /// by whatever the world is for, `dom0.<x>` another connection of it by socket, `dom<n>` a
-    /// guest whose home `/local/domain/<n>` it owns.
+    /// Returns the connection of this name, opened at its first use: `dom0` is the control domain over the world's
+    /// transport, `dom0.<x>` another connection of it by socket, `dom<n>` a guest that owns its partition root
+    /// `/local/domain/<n>`.
     pub fn client(&mut self, name: &str) -> &mut Client {
         if !self.clients.contains_key(name) {
             let link = match domid_of(name) {
@@ -85,13 +85,13 @@ impl World {
         self.clients.get_mut(name).unwrap()
     }
 
-    /// The guest `domid`, as [`World::client`].
+    /// Returns the guest `domid`, as [`World::client`] does.
     pub fn guest(&mut self, domid: u16) -> &mut Client {
         self.client(&format!("dom{domid}"))
     }
 
-    /// The daemon's log, with all that was logged before now: lines are written in their order, after
-    /// the requests that caused them.
+    /// Returns the daemon's log with everything logged before now: lines are written in order, after the requests that
+    /// caused them.
     pub fn log(&mut self) -> String {
         self.barriers += 1;
         let mark = format!("mark-{}-of-the-log", self.barriers);
@@ -107,7 +107,7 @@ impl World {
         }
     }
 
-    /// Creates a domain on the host; the daemon does not know it yet.
+    /// Creates a domain on the host, unknown to the daemon until it is introduced.
     pub fn create(&mut self, domid: u16) {
         let guest = self.host.create(Some(Domid(domid))).unwrap();
         assert_eq!(guest.domid, Domid(domid));
@@ -117,7 +117,7 @@ impl World {
         self.watching.remove(&format!("dom{domid}"));
     }
 
-    /// Introduces a domain that was created here, through the admin's connection.
+    /// Introduces a domain that was created here, over the admin connection.
     pub fn introduce(&mut self, domid: u16) {
         let port = self.ports[&domid];
         let reply = self.admin.request(op::INTRODUCE, 0, format!("{domid}\x001\0{port}\0"));
@@ -125,7 +125,7 @@ impl World {
         self.connect_guest(domid);
     }
 
-    /// Makes a created domain's ring the connection of its name.
+    /// Opens the ring of a created domain as the connection of its name.
     pub fn connect_guest(&mut self, domid: u16) {
         if let Some(guest) = self.guests.remove(&domid) {
             let name = format!("dom{domid}");
@@ -133,19 +133,18 @@ impl World {
         }
     }
 
-    /// Destroys a domain; its connection is gone with it.
+    /// Destroys a domain and drops its connection.
     pub fn destroy(&mut self, domid: u16) {
         self.host.destroy(Domid(domid)).unwrap();
         self.close(&format!("dom{domid}"));
     }
 
-    /// Gives a connection away, to another thread.
+    /// Moves a connection out of the world, for another thread.
     pub fn take(&mut self, name: &str) -> Client {
         self.watching.remove(name);
         self.clients.remove(name).unwrap()
     }
 
-    /// Drops a connection.
     pub fn close(&mut self, name: &str) {
         self.clients.remove(name);
         self.watching.remove(name);
@@ -155,13 +154,13 @@ impl World {
         self.clients.keys().cloned().collect()
     }
 
-    /// The client's barrier watch is gone: set a new one when it is needed.
+    /// Forgets the client's barrier watch, which the daemon dropped; the next barrier sets a new one.
     pub fn watches_were_reset(&mut self, name: &str) {
         self.watching.remove(name);
     }
 
-    /// All events of commits that were answered before now, the barriers' own left out: an event
-    /// that is caused after them must arrive after them, so its arrival proves them complete.
+    /// Returns all events of commits whose replies came before now, without the barriers' own: an event that is caused
+    /// after them must arrive after them, so its arrival proves that the list is complete.
     pub fn events_until_now(&mut self, name: &str) -> Vec<Event> {
         let mut events = Vec::new();
         if self.watching.insert(name.to_owned()) {
@@ -189,7 +188,7 @@ impl World {
         events
     }
 
-    /// The next event that is not a barrier's.
+    /// Waits for the next event that is not a barrier's.
     pub fn next_event(&mut self, name: &str) -> Event {
         let client = self.client(name);
         loop {
@@ -200,7 +199,7 @@ impl World {
         }
     }
 
-    /// Waits until a domain's death has come through: its incarnation's events are sent last.
+    /// Destroys a domain and waits until the daemon has handled its death: the events of its incarnation are sent last.
     pub fn until_released(&mut self, domid: u16) {
         let token = format!("gone{}", self.barriers);
         self.barriers += 1;
@@ -213,12 +212,12 @@ impl World {
         self.admin.take_events();
     }
 
-    /// How many nodes a domain owns, as `quota <domid>` says.
+    /// Returns how many nodes a domain owns, according to `quota <domid>`.
     pub fn nodes_of(&mut self, domid: u16) -> u32 {
         self.accounted(domid, "nodes")
     }
 
-    /// A line of `quota <domid>`.
+    /// Returns the use of a quota, according to `quota <domid>`.
     pub fn accounted(&mut self, domid: u16, quota: &str) -> u32 {
         let text = show(&self.admin.control(&format!("quota {domid}")).unwrap());
         let line = text.lines().find(|line| line.split(':').next().unwrap().trim() == quota);
@@ -227,7 +226,7 @@ impl World {
         value.parse().unwrap()
     }
 
-    /// The daemon's own check of its counts and indices.
+    /// Runs the daemon's own check of its counts and indices.
     pub fn check_store(&mut self) {
         let found = self.admin.control("check").map(|found| show(&found));
         assert_eq!(found.as_deref(), Ok("OK|"));
@@ -238,7 +237,7 @@ fn is_barrier(event: &Event) -> bool {
     event.starts_with("/barrier")
 }
 
-/// The number in `dom<n>` or `dom<n>.<x>`.
+/// Returns the number in `dom<n>` or `dom<n>.<x>`.
 pub fn domid_of(name: &str) -> u16 {
     let digits = name.strip_prefix("dom").and_then(|rest| rest.split('.').next());
     digits.and_then(|digits| digits.parse().ok()).unwrap_or_else(|| panic!("who is {name}?"))

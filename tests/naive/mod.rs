@@ -1,5 +1,5 @@
-//! The naive model: a store in obvious code, with no thought of speed. A transaction is the list
-//! of its operations; at its end they are done again on what the store has become.
+//! The naive model: a store in obvious code, without regard to speed. A transaction is the list of its operations,
+//! which its end replays on the current store.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 pub const PERMS: [&str; 10] =
     ["n0", "r0", "b0", "n0 r5", "n5", "n6 r5", "b7", "n7 w5", "n0 b7 r6", "w5 r6"];
 
-/// What an operation answers, as on the wire; a directory's names are sorted.
+/// The reply to an operation, as on the wire; a directory's names are sorted.
 pub type Reply = Result<String, &'static str>;
 
-/// One permission entry. A domain's life is remembered, so that the next of its number differs.
+/// A permission entry. It keeps the domain's incarnation, as the next domain with the number is another one.
 #[derive(Clone, Debug, PartialEq)]
 struct Entry {
     letter: char,
@@ -24,7 +24,7 @@ struct Node {
     perms: Vec<Entry>,
 }
 
-/// Operations of the store.
+/// An operation of the store.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
     Read(String),
@@ -36,12 +36,12 @@ pub enum Op {
     SetPerms(String, String),
 }
 
-/// A change: where, and whether watches above it see it (`false`: only watches set exactly there).
+/// A change: its path, and whether watches above see it (`false`: only watches set exactly there).
 type Change = (String, bool);
 
 type Nodes = BTreeMap<String, Node>;
 
-/// Which domains live, each with the number of its life.
+/// The living domains, each with its incarnation.
 type Lives = BTreeMap<u16, u32>;
 
 #[derive(Clone, Debug)]
@@ -55,18 +55,18 @@ struct Watch {
 
 struct Transaction {
     log: Vec<(Op, Reply)>,
-    /// The store at its start, for as long as nobody changed anything since.
+    /// The version of the model at its start.
     since: u64,
-    /// It was begun elsewhere: nobody knows what it did there.
+    /// Whether it began on another host: the model does not know its requests there.
     moved: bool,
 }
 
-/// What goes with a domain that moves.
+/// The state that moves with a domain.
 #[derive(Debug, PartialEq)]
 pub struct Carried {
-    /// Path, value, and permissions as in SET_PERMS; those that mean nobody who lives with a `!`.
+    /// Path, value, and permissions as in SET_PERMS; an entry that matches no living domain has a `!`.
     pub nodes: Vec<[String; 3]>,
-    /// Path as its client wrote it, token, depth, in the order in which they were set.
+    /// Path as the client wrote it, token, depth, in the order in which they were set.
     pub watches: Vec<(String, String, Option<usize>)>,
     /// Whether a transaction is open.
     pub open: bool,
@@ -80,7 +80,7 @@ pub struct Model {
     /// The domid of each connection.
     connections: Vec<u16>,
     transactions: BTreeMap<usize, Transaction>,
-    /// Counts changes of anything.
+    /// Incremented by every change.
     version: u64,
 }
 
@@ -88,7 +88,7 @@ pub struct Model {
 pub type Events = BTreeMap<usize, Vec<String>>;
 
 impl Model {
-    /// The store at the start of a daemon, and connections of these domids.
+    /// Returns the store of a new daemon, with connections of these domids.
     pub fn new(connections: &[u16]) -> Model {
         let control = vec![Entry { letter: 'n', domid: 0, life: 1 }];
         let node = |perms: &Vec<Entry>| Node { value: String::new(), perms: perms.clone() };
@@ -104,7 +104,7 @@ impl Model {
         }
     }
 
-    /// A domain is created, with a home of its own.
+    /// Creates a domain with its partition root.
     pub fn create(&mut self, domid: u16) -> Events {
         self.last_life += 1;
         self.lives.insert(domid, self.last_life);
@@ -114,7 +114,7 @@ impl Model {
         events
     }
 
-    /// A domain dies: its connection ends, and what it owns goes.
+    /// Lets a domain die: ends its connection and removes what it owns.
     pub fn destroy(&mut self, domid: u16) -> Events {
         let before = self.nodes.clone();
         let lives = self.lives.clone();
@@ -136,7 +136,7 @@ impl Model {
         }
         for node in self.nodes.values_mut() {
             let mut at = 0;
-            // The owner's stays: a living owner's is another number, and the dead one's nodes are gone.
+            // The owner's entry stays: a living owner has another number, and the dead one's nodes are gone.
             node.perms.retain(|entry| {
                 at += 1;
                 at == 1 || entry.domid != domid
@@ -150,7 +150,7 @@ impl Model {
         self.transactions.remove(&connection);
     }
 
-    /// A request outside of transactions.
+    /// Runs a request outside of transactions.
     pub fn request(&mut self, connection: usize, op: &Op) -> (Reply, Events) {
         self.request_as(self.connections[connection], op)
     }
@@ -171,9 +171,9 @@ impl Model {
         self.transactions.insert(connection, transaction);
     }
 
-    /// A request in the connection's transaction, answered `got`. What it should have been is
-    /// certain only while the store is what it was when the transaction began: later, the daemon
-    /// may have taken its view at any moment since. The end decides in any case.
+    /// Adds a request, to which the daemon replied `got`, to the connection's transaction; the error is the expected
+    /// reply. That is certain only while the store is unchanged since the transaction began: later, the daemon may have
+    /// taken its snapshot at any moment since. The end decides in any case.
     pub fn in_transaction_request(
         &mut self,
         connection: usize,
@@ -196,8 +196,7 @@ impl Model {
         Ok(())
     }
 
-    /// The end of a transaction: it commits if each of its requests would be answered now as it
-    /// was then.
+    /// Ends a transaction: it commits if each of its requests would get the same reply now.
     pub fn end(&mut self, connection: usize, commit: bool) -> (Reply, Events) {
         let transaction = self.transactions.remove(&connection).unwrap();
         if !commit {
@@ -216,7 +215,7 @@ impl Model {
                 return (Err("EAGAIN"), Events::new());
             }
         }
-        // One event a path, in whichever operation it was touched.
+        // One event per path, whichever operations touched it.
         let mut once: BTreeMap<String, bool> = BTreeMap::new();
         for (path, subtree) in changes {
             *once.entry(path).or_default() |= subtree;
@@ -262,7 +261,7 @@ impl Model {
         if self.watches.len() < before { Ok("OK|".to_owned()) } else { Err("ENOENT") }
     }
 
-    /// What a domain takes along.
+    /// Returns the state that moves with a domain.
     pub fn carried(&self, connection: usize) -> Carried {
         let domid = self.connections[connection];
         let entry = |entry: &Entry| {
@@ -278,8 +277,8 @@ impl Model {
         Carried { nodes: nodes.collect(), watches: watches.collect(), open }
     }
 
-    /// A domain was elsewhere and is back: its transaction can only fail, and its watches fire where
-    /// something may have happened that is not its own.
+    /// Lets a domain return from another host: its transaction can only fail, and its watches fire on all paths that do
+    /// not move with it.
     pub fn moved(&mut self, connection: usize) -> Events {
         if let Some(transaction) = self.transactions.get_mut(&connection) {
             transaction.moved = true;
@@ -294,7 +293,7 @@ impl Model {
         [(connection, events.collect())].into()
     }
 
-    /// The events of one commit: every watch is looked at for every change.
+    /// Returns the events of one commit, matching every watch against every change.
     fn fire(&self, before: &Nodes, lives: &Lives, changes: &[Change]) -> Events {
         let mut events = Events::new();
         let mut seen = BTreeSet::new();
@@ -328,7 +327,7 @@ impl Model {
 }
 
 impl Watch {
-    /// The path as its client wrote it.
+    /// Returns the path as the client wrote it.
     fn shown(&self, domid: u16) -> String {
         let home = format!("/local/domain/{domid}/");
         let relative = self.path.strip_prefix(&home).filter(|_| self.relative);
@@ -336,7 +335,7 @@ impl Watch {
     }
 }
 
-/// Whose a path is: with which domain it moves.
+/// Returns the domain with which a path moves.
 pub fn key(path: &str) -> Option<u16> {
     let names: Vec<&str> = path.split('/').skip(1).collect();
     let (own, others) = match names[..] {
@@ -348,7 +347,7 @@ pub fn key(path: &str) -> Option<u16> {
     others.and_then(|domid| domid.parse().ok()).or_else(|| own.parse().ok())
 }
 
-/// Whether below a domain's own node there can be what is another's.
+/// Returns whether nodes that move with another domain can be below this path of a domain.
 fn leads_to_others(path: &str) -> bool {
     let names: Vec<&str> = path.split('/').skip(1).collect();
     matches!(
@@ -377,7 +376,7 @@ fn parent(path: &str) -> String {
     }
 }
 
-/// How many levels `path` lies below `above`, if it does.
+/// Returns how many levels `path` is below `above`, if it is.
 fn distance(above: &str, path: &str) -> Option<usize> {
     let names = |path: &str| {
         path.split('/').filter(|name| !name.is_empty()).map(str::to_owned).collect::<Vec<_>>()
@@ -386,7 +385,7 @@ fn distance(above: &str, path: &str) -> Option<usize> {
     path.starts_with(&above).then(|| path.len() - above.len())
 }
 
-/// Whether a domain may read and write a node, and whether it owns it.
+/// Returns whether a domain may read a node, may write it, and owns it.
 fn may(node: &Node, lives: &Lives, domid: u16) -> (bool, bool, bool) {
     let holds = |entry: &Entry| entry.domid == domid && lives.get(&domid) == Some(&entry.life);
     if domid == 0 || holds(&node.perms[0]) {
@@ -396,7 +395,7 @@ fn may(node: &Node, lives: &Lives, domid: u16) -> (bool, bool, bool) {
     (matches!(entry.letter, 'r' | 'b'), matches!(entry.letter, 'w' | 'b'), false)
 }
 
-/// EACCES, or ENOENT if the nearest ancestor that exists would allow the same.
+/// Returns EACCES, or ENOENT if the nearest ancestor that exists would allow the same.
 fn error_for(
     nodes: &Nodes,
     path: &str,
@@ -513,8 +512,8 @@ fn children(nodes: &Nodes, path: &str) -> Vec<String> {
     below.map(|child| child[child.rfind('/').unwrap() + 1..].to_owned()).collect()
 }
 
-/// Creates a node and its missing parents, each with its parent's permissions and its creator as
-/// the owner, if that is a guest.
+/// Creates a node and its missing parents, each with its parent's permissions; the owner is the creator, if that is a
+/// guest.
 fn create(nodes: &mut Nodes, lives: &Lives, domid: u16, path: &str) {
     let above = parent(path);
     if !nodes.contains_key(&above) {

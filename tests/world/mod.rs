@@ -1,6 +1,6 @@
-//! A store without threads, sockets or rings, and what must hold of it whenever nothing is under
-//! way. Shared by the tests that use the library directly.
-#![allow(dead_code)] // Each test takes its part.
+//! A store without threads, sockets or rings, and the invariants that hold whenever no request is running. Shared by
+//! the tests that use the library directly.
+#![allow(dead_code)] // Each test uses a part.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -18,8 +18,8 @@ use xenstored::sync::Arc;
 use xenstored::watch::{Batch, Entry, Event, Outlet, Watcher};
 use xenstored::words::{Domid, Entry as PermEntry, Errno, Layout, Path, PathBuf, PermSet, Perms};
 
-/// Keeps what is pushed, in its order. Its lock is not shuttle's: a push is one step, as it is in
-/// the lock-free queue of a mailbox.
+/// A recorder of pushed batches, in order. Its lock is not shuttle's: a push is one step, as in the lock-free queue of
+/// a mailbox.
 #[derive(Default)]
 pub struct Recorder(Mutex<Vec<(u16, Batch)>>);
 
@@ -29,7 +29,7 @@ impl Recorder {
         std::mem::take(&mut self.0.lock().unwrap())
     }
 
-    /// Takes everything; the events alone, as (number of the watch, path).
+    /// Takes everything that was pushed and returns the events, as (number of the watch, path).
     pub fn take_events(&self) -> Vec<(u64, String)> {
         let batches = self.take().into_iter().flat_map(|(_, mut batch)| {
             batch.take_found();
@@ -50,20 +50,20 @@ impl Outlet for Recorder {
     fn wake(&self, _thread: u16) {}
 }
 
-/// A store with its registry, and everything that it pushes.
+/// A store with its registry, and a recorder of everything that it pushes.
 pub struct World {
     pub store: Arc<Store>,
     pub registry: Arc<Registry>,
     pub outlet: Arc<Recorder>,
-    /// What was left to the reaper, which no thread is unless a test starts one.
+    /// Work left to the reaper; no thread takes it unless a test starts one.
     pub queue: Receiver<(Settlement, Done)>,
-    /// What was left to the matcher, likewise.
+    /// Work left to the matcher, likewise.
     pub unmatched: Receiver<Unmatched>,
     next_life: Mutex<u64>,
 }
 
 impl World {
-    /// A store of two shards: domains with even numbers live in the first, odd ones in the second.
+    /// Creates a store of two shards: domains with even numbers are in the first, odd ones in the second.
     pub fn new() -> World {
         let registry = Arc::new(Registry::new(Limits::defaults(), None));
         let outlet = Arc::new(Recorder::default());
@@ -74,7 +74,7 @@ impl World {
         World { store, registry, outlet, queue, unmatched, next_life }
     }
 
-    /// A world with domain 5, which may write below `/tool/x`.
+    /// Creates a world with domain 5, which may write below `/tool/x`.
     pub fn with_guest() -> (World, Arc<Domain>) {
         let world = World::new();
         let guest = world.admit(5);
@@ -83,12 +83,12 @@ impl World {
         (world, guest)
     }
 
-    /// Finds the events that were left to the matcher; returns of how many commits.
+    /// Finds the events that were left to the matcher; returns the number of their commits.
     pub fn find_events(&self) -> usize {
         self.unmatched.try_iter().map(|unmatched| drop(self.store.find_events(unmatched))).count()
     }
 
-    /// The domain, which is known from now on.
+    /// Makes a domain known and returns it.
     pub fn admit(&self, domid: u16) -> Arc<Domain> {
         let mut next = self.next_life.lock().unwrap();
         *next += 1;
@@ -97,13 +97,13 @@ impl World {
         self.registry.admit(Domid(domid), life).unwrap()
     }
 
-    /// The domain dies; what it owned goes.
+    /// Buries a domain and sweeps what it owned.
     pub fn die(&self, domain: &Arc<Domain>) {
         assert!(self.registry.bury(domain));
         self.sweep(domain);
     }
 
-    /// What the dead domain owned goes.
+    /// Removes and settles what a dead domain owned.
     pub fn sweep(&self, domain: &Arc<Domain>) {
         let by = self.control();
         for executed in self.store.sweep(domain, &by.caller, &mut Generations::default()) {
@@ -111,17 +111,17 @@ impl World {
         }
     }
 
-    /// A client with the control domain's rights.
+    /// Returns a client with the control domain's rights.
     pub fn control(&self) -> Client {
         self.client(&self.registry.get(Domid::CONTROL).unwrap())
     }
 
-    /// A client that is this domain.
+    /// Returns a client with this domain's rights.
     pub fn client(&self, domain: &Arc<Domain>) -> Client {
         self.throttled(domain, None)
     }
 
-    /// The same, with a function that is called when its requests may go on.
+    /// Returns a client with a function that is called when its requests may go on.
     pub fn throttled(&self, domain: &Arc<Domain>, unblocked: Option<Unblocked>) -> Client {
         let subject = self.registry.subject(domain);
         let caller = Caller { domain: Arc::clone(domain), subject, epoch: 0, unblocked };
@@ -134,14 +134,14 @@ impl World {
         self.watch_as(Domid::CONTROL, path, seq, None)
     }
 
-    /// Sets a watch.
+    /// Sets a watch of a domain, numbered `seq`, on thread 0.
     pub fn watch_as(&self, domid: Domid, path: &str, seq: u64, depth: Option<u16>) -> Watcher {
         let watcher = Watcher { thread: 0, connection: 0, group: u32::try_from(seq).unwrap(), seq };
         self.store.watch(at(path), Entry { watcher, domid, depth, watches: 1 });
         watcher
     }
 
-    /// Every node there is, sorted by path.
+    /// Returns every node, sorted by path.
     pub fn nodes(&self) -> Vec<(PathBuf, Node)> {
         let mut found = Vec::new();
         let layout = self.store.layout();
@@ -161,12 +161,12 @@ impl World {
         found
     }
 
-    /// Whether the node is there, asked of a tree rather than of the store's operations.
+    /// Returns whether a node exists, according to the trees rather than the store's operations.
     pub fn has(&self, path: &str) -> bool {
         self.nodes().iter().any(|(other, _)| *other == at(path).to_buf())
     }
 
-    /// Checks what must hold whenever nothing is under way.
+    /// Checks the invariants that hold whenever no request is running.
     pub fn check(&self) {
         let nodes = self.nodes();
         self.check_links(&nodes);
@@ -174,7 +174,7 @@ impl World {
         self.check_accounts(&nodes);
     }
 
-    /// Every home is known to its parent, and every home that a parent knows is there.
+    /// Checks that every partition root is named by its parent, and that every name of a partition has its root.
     fn check_links(&self, nodes: &[(PathBuf, Node)]) {
         let find = |path: Path<'_>| node_at(nodes, path);
         for (path, node) in nodes {
@@ -192,7 +192,7 @@ impl World {
         }
     }
 
-    /// Every node has an owner who lives, and the index of owners says where their nodes begin.
+    /// Checks that every node's owner lives, and that the index of owners says where their nodes begin.
     fn check_owners(&self, nodes: &[(PathBuf, Node)]) {
         let mut boundaries = BTreeSet::new();
         for (path, node) in nodes {
@@ -209,7 +209,7 @@ impl World {
         assert_eq!(index, boundaries, "index of owners (left) and what it should say (right)");
     }
 
-    /// The node above `path` in its home.
+    /// Returns the node above `path` in its partition.
     fn above<'n>(
         &self,
         nodes: &'n [(PathBuf, Node)],
@@ -219,13 +219,13 @@ impl World {
         path.parent().filter(|_| !is_home).and_then(|parent| node_at(nodes, parent))
     }
 
-    /// What each domain is charged with is what it owns.
+    /// Checks that each domain is charged for exactly what it owns.
     fn check_accounts(&self, nodes: &[(PathBuf, Node)]) {
         for domid in self.registry.known() {
             let domain = self.registry.get(domid).unwrap();
             let own = nodes.iter().filter(|(_, node)| node.perms.owner() == domid);
             let (mut count, mut bytes) = (0, 0);
-            // The nodes that a store begins with are charged to nobody.
+            // No domain is charged for the nodes of a new store.
             for (path, node) in own.filter(|_| domid != Domid::CONTROL) {
                 let (path, path_bytes) = (path.as_path(), path.as_path().bytes().len());
                 let above = self.above(nodes, path).map(|(_, above)| above.perms.owner());
@@ -240,7 +240,7 @@ impl World {
     }
 }
 
-/// A node among all, which are sorted.
+/// Finds a node by its path; `nodes` is sorted by path.
 fn node_at<'n>(nodes: &'n [(PathBuf, Node)], path: Path<'_>) -> Option<&'n (PathBuf, Node)> {
     nodes.binary_search_by(|(other, _)| other.as_path().cmp(&path)).ok().map(|at| &nodes[at])
 }
@@ -249,7 +249,7 @@ fn owned(tree: &Tree) -> Vec<(Domid, PathBuf)> {
     tree.owned().cloned().collect()
 }
 
-/// The error of a reply.
+/// Returns the errno of a reply; panics on another error.
 fn refusal(error: StoreError) -> Errno {
     match error {
         StoreError::Refused(errno) => errno,
@@ -257,7 +257,7 @@ fn refusal(error: StoreError) -> Errno {
     }
 }
 
-/// The error of the reply to a commit that failed.
+/// Returns the errno of the reply to a failed commit.
 pub fn commit_error(failure: &Failure) -> Errno {
     match failure {
         Failure::Conflict(_) => Errno::EAGAIN,
@@ -266,7 +266,7 @@ pub fn commit_error(failure: &Failure) -> Errno {
     }
 }
 
-/// One who asks, as one thread of the daemon asks for it.
+/// The requests of one client, as one thread of the daemon makes them.
 pub struct Client {
     store: Arc<Store>,
     pub caller: Caller,
@@ -274,17 +274,17 @@ pub struct Client {
 }
 
 impl Client {
-    /// Runs a request; what it removed is settled, as it is before a reply.
+    /// Runs a request and settles what it removed, as the daemon does before it replies.
     pub fn run(&mut self, path: &str, verb: Verb<'_>) -> Result<Vec<u8>, Errno> {
         self.execute(path, verb).map(|(reply, _)| reply)
     }
 
-    /// The same, with what is left of it: the ticket.
+    /// Runs a request; returns also the rest of its outcome: the ticket.
     pub fn execute(&mut self, path: &str, verb: Verb<'_>) -> Result<(Vec<u8>, Executed), Errno> {
         self.attempt(path, verb).map_err(refusal)
     }
 
-    /// The same of a client whose epoch may be over.
+    /// Runs a request of a client whose epoch may be stale.
     pub fn attempt(
         &mut self,
         path: &str,
@@ -298,7 +298,7 @@ impl Client {
         Ok((reply, executed))
     }
 
-    /// Writes a value, unless the client's epoch is over.
+    /// Writes a value, unless the client's epoch is stale.
     pub fn attempt_write(&mut self, path: &str, value: &str) -> Result<(), StoreError> {
         self.attempt(path, Verb::Write(Cow::Borrowed(value.as_bytes()))).map(drop)
     }
@@ -315,7 +315,7 @@ impl Client {
         self.run(path, Verb::Rm).map(drop)
     }
 
-    /// RM; what it removed is to be settled by the caller.
+    /// Runs RM; the caller settles what it removed.
     pub fn begin_rm(&mut self, path: &str) -> Result<Vec<Removed>, Errno> {
         let op = Op { path: at(path), verb: Verb::Rm };
         let reply = &mut Vec::new();
@@ -323,7 +323,7 @@ impl Client {
         Ok(executed.map_err(refusal)?.removed)
     }
 
-    /// SET_PERMS of entries like `n0 r5`, stamped with the present.
+    /// Sets permissions like `n0 r5`, stamped with the present.
     pub fn set_perms(&mut self, path: &str, entries: &str) -> Result<(), Errno> {
         let perms = perms(self.store.registry().now(), entries);
         self.run(path, Verb::SetPerms(perms)).map(drop)
@@ -353,7 +353,7 @@ impl Client {
         self.run_in(transaction, path, Verb::Write(value)).map(drop)
     }
 
-    /// Commits; what was removed is settled.
+    /// Commits a transaction and settles what it removed.
     pub fn commit(&mut self, transaction: Transaction) -> Result<(), Failure> {
         let executed = self.store.commit(transaction, &self.caller, &mut self.generations)?;
         assert!(self.store.settle(executed.removed).is_none());
@@ -361,12 +361,12 @@ impl Client {
     }
 }
 
-/// A path that is well formed.
+/// Parses a well-formed path.
 pub fn at(path: &str) -> Path<'_> {
     Path::parse(path.as_bytes()).unwrap()
 }
 
-/// Permissions like `n0 r5`.
+/// Parses permissions like `n0 r5`.
 pub fn perms(stamp: u64, entries: &str) -> Perms {
     let parse = |text: &str| PermEntry::parse(text.as_bytes()).unwrap();
     let entries: Vec<_> = entries.split(' ').map(parse).collect();
