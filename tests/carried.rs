@@ -1,5 +1,4 @@
-//! Domains that leave one store and arrive in another: nothing is lost on the way, and nothing else
-//! is touched.
+//! Domains that leave one store and arrive in another: nothing is lost on the way, and nothing else is touched.
 
 #[path = "common/random.rs"]
 mod random;
@@ -24,7 +23,7 @@ use xenstored::words::{Domid, Entry, Errno};
 
 const DOMIDS: [u16; 3] = [5, 6, 7];
 
-/// The stream of these domains as they are now.
+/// Returns the stream of these domains as they are now.
 fn leave(world: &World, domids: &[u16], clients: &BTreeMap<u16, ClientOf>) -> Vec<u8> {
     let domids: Vec<Domid> = domids.iter().copied().map(Domid).collect();
     let seen = snapshot_domains(&world.store, &world.store.cut(), &domids);
@@ -57,14 +56,14 @@ fn arrive(world: &World, arrival: &ImportedDomain) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// What must hold, the control domain's account included.
+/// Checks the invariants, the control domain's account included.
 fn check(world: &World) {
     world.check();
     let checked = world.store.check().unwrap();
     assert!(checked.findings.is_empty(), "{:?}", checked.findings.sentences());
 }
 
-/// A client with watches, transactions and bytes that a random number decides.
+/// Returns a client with watches, transactions and bytes that depend on a random number.
 fn client(number: u64) -> ClientOf {
     Box::new(move |domid| {
         let mut random = Random::new(number);
@@ -94,7 +93,7 @@ fn client(number: u64) -> ClientOf {
     })
 }
 
-/// Does something that may be refused.
+/// Makes a random request, which may be refused.
 fn step(random: &mut Random, callers: &mut [Caller], now: u64) {
     const PATHS: [&str; 22] = [
         "/local/domain/5",
@@ -138,11 +137,11 @@ fn step(random: &mut Random, callers: &mut [Caller], now: u64) {
     let _: Result<Vec<u8>, Errno> = callers[caller].run(&path, verb);
 }
 
-/// A world in which much has happened.
+/// Returns a world with a random history.
 fn random_world(random: &mut Random) -> World {
     let world = World::new();
     let domains: Vec<_> = DOMIDS.iter().map(|&domid| world.admit(domid)).collect();
-    // It dies, so that what it was allowed is stale.
+    // It dies, so that its permissions are stale.
     let mortal = world.admit(9);
     let mut callers = vec![world.control()];
     callers.extend(domains.iter().map(|domain| world.client(domain)));
@@ -173,7 +172,7 @@ fn random_world(random: &mut Random) -> World {
     world
 }
 
-/// Few are written by one thread, many by several: 16 domains and 2,048 nodes are few.
+/// One thread writes few domains, several threads write many: 16 domains and 2,048 nodes are few.
 #[test]
 fn many_are_written_as_few_are() {
     const END_BYTES: usize = 8;
@@ -190,13 +189,13 @@ fn many_are_written_as_few_are() {
     let few = leave(&world, &domids[..16], &BTreeMap::new());
     assert!(many.starts_with(&few[..few.len() - END_BYTES]));
 
-    // Whoever owns them, and wherever they are.
+    // Whichever subtrees the nodes are in.
     let begun = read(&leave(&world, &[1], &BTreeMap::new()))[0].nodes.len();
     for count in [2047, 2048, 2049, 5000] {
         for number in begun..count {
             let below = if number % 2 == 0 { "data" } else { "device/vbd/1" };
             let path = format!("/local/domain/1/{below}/n{number:04}");
-            // What was made for the counts before is there.
+            // The nodes of the earlier counts already exist.
             control.write(&path, "").unwrap();
         }
         let alone = leave(&world, &[1], &BTreeMap::new());
@@ -219,7 +218,7 @@ fn what_leaves_and_arrives_leaves_again_as_the_same_bytes() {
         let to = World::new();
         DOMIDS.iter().for_each(|&domid| drop(to.admit(domid)));
         let mut arrivals = read(&stream);
-        // In any order: what one makes above its homes must not keep another out.
+        // In any order: nodes that an import creates above its partitions must not block another one.
         if random.chance(50) {
             arrivals.reverse();
         }
@@ -236,7 +235,7 @@ fn what_leaves_and_arrives_leaves_again_as_the_same_bytes() {
     }
 }
 
-/// A world in which domain 5 has a little of everything.
+/// Returns a world in which domain 5 has a little of everything.
 fn small_world() -> World {
     let world = World::new();
     DOMIDS.iter().for_each(|&domid| drop(world.admit(domid)));
@@ -291,7 +290,7 @@ fn all_subtrees_of_a_domain_leave_and_no_others() {
         "/vm/u/name",
     ];
     assert_eq!((arrivals.len(), paths(&arrivals[0])), (1, expected.map(str::to_owned).to_vec()));
-    // Were it for the domain to say what is its, it could take another's along.
+    // If a domain could say which machine is its own, it could take another's along.
     world.control().set_perms("/local/domain/5/vm", "n5").unwrap();
     let arrivals = read(&leave(&world, &[5], &BTreeMap::new()));
     assert!(!paths(&arrivals[0]).contains(&"/vm/u".to_owned()));
@@ -314,7 +313,7 @@ fn who_watches_is_told_of_what_arrives() {
     assert_eq!(events, expected.map(|path| (1, path.to_owned())));
 }
 
-/// Domains of one virtual machine bring its `/vm/<uuid>` twice: entries of the dead are no difference.
+/// Each domain of a virtual machine brings its `/vm/<uuid>`; entries of dead domains make no difference.
 #[test]
 fn a_machine_that_is_there_with_a_dead_entry_is_the_same() {
     let arrivals = read(&leave(&small_world(), &[5], &BTreeMap::new()));
@@ -327,8 +326,8 @@ fn a_machine_that_is_there_with_a_dead_entry_is_the_same() {
     check(&to);
 }
 
-/// Names in the order of directories, so that a daemon that lists them in the order of creation lists
-/// them likewise.
+/// Names in the order of directories: a daemon that lists children in the order of creation then lists them in the same
+/// order.
 #[test]
 fn nodes_leave_in_the_order_in_which_directories_list_them() {
     let world = small_world();
@@ -365,7 +364,7 @@ fn nodes_leave_in_the_order_in_which_directories_list_them() {
     assert_eq!(roots, wanted);
 }
 
-/// Nothing of the domain arrives, and the error says whose number is taken.
+/// Nothing of the domain arrives, and the error names the number that is taken.
 #[test]
 fn an_occupied_domid_is_an_error_that_names_it() {
     let arrivals = read(&leave(&small_world(), &[5], &BTreeMap::new()));
@@ -393,12 +392,12 @@ fn an_occupied_domid_is_an_error_that_names_it() {
     assert_eq!(arrive(&to, &arrivals[0]), Err(Refusal::Taken(Domid(5), Presence::Running)));
     let to = World::new();
     assert_eq!(arrive(&to, &arrivals[0]), Err(Refusal::Unknown(Domid(5))));
-    // The control domain's node alone, with nothing in it, is in nobody's way.
+    // An empty node of the control domain does not block an import.
     let to = empty_world();
     to.control().write("/libxl/5", "").unwrap();
     arrive(&to, &arrivals[0]).unwrap();
     check(&to);
-    // A second time is no different.
+    // A second import is refused like any other, and changes nothing.
     let to = empty_world();
     arrive(&to, &arrivals[0]).unwrap();
     let before = to.nodes().len();
@@ -426,7 +425,7 @@ fn whose_owner_or_target_is_missing_does_not_arrive() {
     check(&to);
 }
 
-/// A permission that had become stale counts for nobody where it arrives (XSA-322).
+/// A stale permission matches no domain at the destination (XSA-322).
 #[test]
 fn stale_permissions_do_not_come_back_to_life() {
     let from = small_world();
@@ -450,14 +449,14 @@ fn stale_permissions_do_not_come_back_to_life() {
     arrive(&to, arrival).unwrap();
     assert_eq!(to.client(&reader).read("/libxl/5/type"), Err(Errno::EACCES));
     assert_eq!(to.control().run("/libxl/5/type", Verb::GetPerms).unwrap(), b"n0\0r8\0");
-    // Nor does one for a domain that is born where it arrived only later.
+    // Nor does one for a domain that is created at the destination later.
     let to = empty_world();
     arrive(&to, &read(&fresh)[0]).unwrap();
     let reader = to.admit(9);
     assert_eq!(to.client(&reader).read("/libxl/5/type"), Err(Errno::EACCES));
 }
 
-/// Quotas, features and target are given, and use is counted anew, over the quota if need be.
+/// Quotas, features and target are set, and use is counted anew, even if it exceeds the quota.
 #[test]
 fn quotas_features_and_target_arrive() {
     let from = small_world();
@@ -484,7 +483,7 @@ fn quotas_features_and_target_arrive() {
     check(&to);
 }
 
-/// What is held up stays: another domain's backend in this one came first.
+/// Nodes that exist below stay: another domain's backend in this one arrived first.
 #[test]
 fn a_driver_domain_arrives_after_its_frontends() {
     let from = small_world();
@@ -497,7 +496,7 @@ fn a_driver_domain_arrives_after_its_frontends() {
     let mut control = to.control();
     assert_eq!(control.read("/local/domain/6/name").as_deref(), Ok("six"));
     assert_eq!(control.read("/local/domain/6/backend/vbd/5/0/state").as_deref(), Ok("4"));
-    // A node that is not there elsewhere is kept for what lies below it.
+    // A node that is missing at the source is kept at the destination for the nodes below it.
     let from = empty_world();
     from.control().write("/local/domain/6/name", "six").unwrap();
     let six = read(&leave(&from, &[6], &BTreeMap::new()));

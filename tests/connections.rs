@@ -1,4 +1,4 @@
-//! More connections at once than anybody has, and more than there are descriptors for.
+//! More simultaneous connections than any host has, and more than there are descriptors for.
 
 mod common;
 
@@ -13,14 +13,14 @@ use common::{Client, Daemon, HANG, Message, SetOnDrop, op};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 const MANY: usize = 10_000;
-/// So many of them say nothing at first.
+/// This many of them send nothing at first.
 const IDLE: usize = 2500;
-/// What a connection may cost in the daemon's memory, that of the allocator's slack included.
+/// The most memory that a connection may cost the daemon, including the allocator's slack.
 const BYTES_EACH: u64 = 4096;
-/// Crowds that may come, one after the other, until memory does not grow any more.
+/// The most crowds that may come, one after the other, until memory stops growing.
 const CROWDS_MAX: usize = 8;
 
-/// So many open files as may be had, here; the daemon does the same for itself.
+/// Raises this process's limit of open files to its maximum; the daemon does the same for itself.
 fn allow_many_files() {
     let limit = getrlimit(Resource::Nofile);
     let needed = u64::try_from(MANY).unwrap() + 500;
@@ -59,19 +59,19 @@ fn ten_thousand_at_once() {
         admin.read("/tool").unwrap();
         let (descriptors, before) = (daemon.descriptors(), daemon.resident_bytes());
         let mut after = Vec::new();
-        // The allocator keeps what a crowd had, and may take a few to settle; a leak never does.
+        // The allocator keeps a crowd's memory, and may take a few crowds to settle; a leak never does.
         while !has_settled(&after) {
             assert!(after.len() < CROWDS_MAX, "each crowd leaves more: {after:?} bytes");
             let mut crowd: Vec<_> = (0..MANY).map(|_| daemon.connect()).collect();
-            // All ask before the first reads its answer.
+            // All send a request before the first reads its reply.
             let (idle, talking) = crowd.split_at_mut(IDLE);
             talking.iter_mut().for_each(ask);
             talking.iter_mut().for_each(answered);
-            // Who was idle is served as well, and somebody else beside them.
+            // Idle connections are served as well, and another client beside them.
             idle.iter_mut().for_each(ask);
             idle.iter_mut().for_each(answered);
             admin.write("/alive", "v").unwrap();
-            // The connection that saw the daemon start may have been counted before it was closed.
+            // The connection that waited for the daemon's start may have been counted before it was closed.
             assert!(daemon.descriptors() <= descriptors + MANY);
             let grown = daemon.resident_bytes().saturating_sub(before);
             let most = BYTES_EACH * u64::try_from(MANY).unwrap();
@@ -84,13 +84,13 @@ fn ten_thousand_at_once() {
     }
 }
 
-/// Whether the last crowd left no more behind than those before it did: 2 MiB are 200 bytes for each.
+/// Returns whether the last crowd left no more behind than the earlier ones: 2 MiB are 200 bytes per connection.
 fn has_settled(after: &[u64]) -> bool {
     let Some((last, before)) = after.split_last() else { return false };
     before.iter().max().is_some_and(|most| *last < most + (2 << 20))
 }
 
-/// What a thread that never rests gets of the processor meanwhile: `work` itself sleeps.
+/// Returns the CPU time of a spinning thread during `work`, which itself sleeps, and the result of `work`.
 fn beside_a_spinning_thread<T>(work: impl FnOnce() -> T) -> (Duration, T) {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -111,18 +111,18 @@ fn beside_a_spinning_thread<T>(work: impl FnOnce() -> T) -> (Duration, T) {
 
 #[test]
 fn no_descriptors_left_pauses_accepting() {
-    // Started by a shell that lowers the limit, because a child's limits cannot be set from here.
+    // A shell lowers the limit and starts the daemon, because a child's limits cannot be set from here.
     let mut daemon = Daemon::start_limited(64);
     let mut crowd: Vec<_> = (0..100).map(|_| daemon.connect()).collect();
     crowd.iter_mut().for_each(ask);
-    // Those accepted work.
+    // Accepted connections work.
     answered(&mut crowd[0]);
     let mut first = Client::new("first", Link::Socket(crowd[0].try_clone().unwrap()));
     (0..100).for_each(|_| _ = first.read("/tool").unwrap());
-    // Not 64: it may have been started with some that are numbered above the limit.
+    // Not 64: the daemon may inherit some that are numbered above the limit.
     assert!(daemon.descriptors() < crowd.len());
-    // The others wait, and the daemon rests: who spins gets as much of the processor as this
-    // process's own thread, however busy the machine is.
+    // The others wait, and the daemon sleeps: a spinning daemon would get as much CPU time as this process's own
+    // thread, however busy the machine is.
     let (spinning, spent) = beside_a_spinning_thread(|| {
         let before = daemon.cpu_time();
         std::thread::sleep(Duration::from_secs(1));
@@ -133,7 +133,7 @@ fn no_descriptors_left_pauses_accepting() {
     let lines: Vec<_> = log.lines().filter(|line| line.contains("cannot accept clients")).collect();
     let [line] = lines[..] else { panic!("once, not at each try:\n{log}") };
     assert!(line.contains("LimitNOFILE=") && line.ends_with("socket=\"store\" limit=64"), "{line}");
-    // As descriptors come free, those who waited are served, in their order.
+    // As descriptors are freed, the waiting connections are served in their order.
     for mut waiting in crowd.into_iter().skip(1) {
         answered(&mut waiting);
     }

@@ -1,4 +1,4 @@
-//! CONTROL as `xenstore-control` and its readers see it.
+//! CONTROL as `xenstore-control` and the users of its output see it.
 
 mod common;
 
@@ -8,7 +8,7 @@ use std::time::Instant;
 use common::wire::show;
 use common::{Control, HANG, Random, World, op};
 
-/// The answer to a command as text, without its NUL.
+/// Returns the reply to a command as text, without its NUL.
 fn answer(world: &mut World, words: &str) -> String {
     let reply = world.admin.control(words).unwrap_or_else(|errno| panic!("{words}: {errno}"));
     let (nul, text) = reply.split_last().unwrap();
@@ -21,7 +21,7 @@ fn refused(world: &mut World, words: &str, errno: &str) {
     assert_eq!(world.admin.control(words), Err(errno.into()), "{words}");
 }
 
-/// Repeats until the log has it.
+/// Waits until the log contains `text`.
 fn logged(world: &World, text: &str) {
     let start = Instant::now();
     while !world.daemon.log().contains(text) {
@@ -98,7 +98,7 @@ fn use_highest_use_and_refusals_of_a_domain_are_shown() {
     assert!(answer(world, "quota max").starts_with(reset));
 }
 
-/// As xenstore.txt has it for SET_QUOTA: a global value is the default of new domains.
+/// As xenstore.txt says of SET_QUOTA: a global value is the default of new domains.
 #[test]
 fn a_quota_that_is_set_binds_new_domains_only() {
     for control in [Control::Socket, Control::Ring] {
@@ -115,7 +115,7 @@ fn a_quota_that_is_set_binds_new_domains_only() {
         assert_eq!(world.guest(8).watch("b", "t"), Err("ENOSPC".into()));
         world.guest(8).write("b", &"v".repeat(1500)).unwrap();
         assert_eq!(world.guest(8).write("c", ""), Err("ENOSPC".into()));
-        // The next domain of a number is a new one.
+        // The next domain with a number is a new one.
         world.until_released(7);
         world.close("dom7");
         world.guest(7).watch("a", "t").unwrap();
@@ -161,7 +161,7 @@ fn a_report_counts_what_is_held_and_why_transactions_failed() {
     admin.request(op::WRITE, lost, format!("{path}2")).unwrap();
     world.guest(5).write("a", "3").unwrap();
     assert_eq!(world.admin.commit(lost), Err("EAGAIN".into()));
-    // A relative name lies in the directory of the daemon's run-time files.
+    // A relative name is resolved in the directory of the daemon's run-time files.
     assert_eq!(answer(world, "memreport report"), "OK");
     let report = std::fs::read_to_string(world.daemon.path("report")).unwrap();
     for line in [
@@ -194,12 +194,12 @@ fn report_when_there_are_more_than_50_domains_names_those_that_use_most() {
     let (_, table) = report.split_once("memory transactions\n").unwrap();
     assert_eq!(table.lines().count(), 51, "{table}");
     assert_eq!(table.lines().last(), Some("and 2 domains that use less memory"));
-    // Short paths are shorter, too.
+    // Domains with short numbers use less: a node's path counts too.
     let has = |domid: &str| table.lines().any(|line| line.split(' ').next() == Some(domid));
     assert!(has("51") && has("3") && !has("1") && !has("2"), "{table}");
 }
 
-/// Whatever blocks there would keep `check` from running until the daemon is restarted.
+/// A command that blocked there would keep `check` from running until the daemon is restarted.
 #[test]
 fn fifo_as_file_of_a_command_is_refused_and_blocks_nothing() {
     let world = &mut World::new(Control::Socket, 2);
@@ -212,7 +212,7 @@ fn fifo_as_file_of_a_command_is_refused_and_blocks_nothing() {
     }
 }
 
-/// One check at a time: of two that begin together one may be refused, and never the first.
+/// One check runs at a time: of two that begin together one may be refused, and never the first.
 #[test]
 fn checks_do_not_pile_up() {
     let world = &mut World::new(Control::Socket, 2);
@@ -231,7 +231,7 @@ fn checks_do_not_pile_up() {
     assert_eq!(answer(world, "check"), "OK");
 }
 
-/// A step of random load by the control domain or a guest.
+/// Makes a random request of the control domain or a guest.
 fn step(world: &mut World, random: &mut Random, open: &mut Vec<u32>) {
     let domid = 1 + u16::try_from(random.below(4)).unwrap();
     let leaf = format!("n{}/m{}/x", random.below(3), random.below(3));
@@ -242,7 +242,7 @@ fn step(world: &mut World, random: &mut Random, open: &mut Vec<u32>) {
     };
     let above = at.rsplit_once('/').unwrap().0.to_owned();
     let tx = if random.chance(40) { *random.pick(&[&[0][..], open].concat()) } else { 0 };
-    // Refusals are part of the load.
+    // Refused requests are part of the load.
     let _ = match random.below(10) {
         0..3 => world.admin.request(op::WRITE, tx, format!("{at}\0value")).map(drop),
         3 => world.admin.request(op::SET_PERMS, tx, format!("{above}\0n{domid}\0")).map(drop),
@@ -276,7 +276,7 @@ fn a_store_is_consistent_after_removals_deaths_and_transactions() {
     }
 }
 
-/// Debian's `xenstore-control` is in the package xen-utils-4.17, which not everybody has.
+/// Debian's `xenstore-control` is in the package xen-utils-4.17, which may be missing.
 #[test]
 fn the_stock_client_shows_answers_and_failures() {
     let program = "/usr/lib/xen-4.17/bin/xenstore-control";
@@ -303,7 +303,7 @@ fn the_stock_client_shows_answers_and_failures() {
     assert!(text.contains("live update is not supported yet"), "{text}");
 }
 
-/// Exit code, standard output, standard error.
+/// Runs `xsctl control`; returns its exit code, standard output and standard error.
 fn xsctl(world: &World, words: &[&str]) -> (Option<i32>, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_xsctl"));
     command.arg("control").args(words).env("XENSTORED_PATH", world.daemon.path("socket"));
@@ -318,7 +318,7 @@ fn xsctl_sends_commands_and_prints_replies() {
     let said = |text: &str| (Some(0), text.to_owned(), String::new());
     assert_eq!(xsctl(world, &["check"]), said("OK\n"));
     assert_eq!(xsctl(world, &["quota", "set", "nodes", "2000"]), said("OK\n"));
-    // Words that look like options are the daemon's.
+    // Words that look like options belong to the daemon's command.
     assert_eq!(xsctl(world, &["log", "-io"]), said("OK\n"));
     let peaks = answer(world, "quota max -r");
     assert_eq!(xsctl(world, &["quota", "max", "-r"]), said(&peaks));

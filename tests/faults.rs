@@ -1,4 +1,4 @@
-//! Errors of the host's interface: whatever an error swallowed is found at the next tick.
+//! Errors of the host's interface: what a failed call lost is found at the next tick.
 
 mod common;
 
@@ -19,11 +19,11 @@ use xenstored::host::{Channels, DomainState, Gfn, Host, Pending, Port, RingPage}
 use xenstored::shard::{Server, Times};
 use xenstored::words::Domid;
 
-/// No scan of the rings: only what follows an error of the host looks at them.
+/// Without a ring scan, only the recovery from a host's error looks at the rings.
 const TIMES: Times =
     Times { watch_event_timeout: Duration::from_secs(20), ring_scan_interval: Duration::ZERO };
 
-/// How many of the next calls fail, each after it has taken what there was.
+/// How many of the next calls fail, each after it has consumed what there was.
 #[derive(Default)]
 struct Faults {
     changed: AtomicU32,
@@ -32,7 +32,7 @@ struct Faults {
     unmask: AtomicU32,
 }
 
-/// Whether this call fails.
+/// Returns whether this call fails, and counts it.
 fn fails(left: &AtomicU32) -> bool {
     left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
 }
@@ -41,7 +41,7 @@ fn fault() -> io::Error {
     io::Error::other("injected")
 }
 
-/// The simulated host with faults.
+/// The simulated host with injected faults.
 struct Faulty {
     host: SimHost,
     faults: Arc<Faults>,
@@ -154,7 +154,7 @@ impl World {
         reply == b"T\0"
     }
 
-    /// Destroys the domain; its death must be seen.
+    /// Destroys the domain and checks that its death is seen.
     fn dies(mut self) {
         self.host.destroy(Domid(5)).unwrap();
         assert_eq!(self.admin.next_event(), "@releaseDomain|t");
@@ -162,7 +162,7 @@ impl World {
         self.end();
     }
 
-    /// Every fault that was set has happened.
+    /// Checks that every injected fault has happened, and stops the server.
     fn end(self) {
         let Faults { changed, domain, pending, unmask } = &*self.faults;
         let left = [changed, domain, pending, unmask].map(|left| left.load(Ordering::Relaxed));
@@ -171,7 +171,7 @@ impl World {
     }
 }
 
-/// A domain dies while so many calls fail: its death is seen.
+/// Checks that a domain's death is seen although `failing` calls fail.
 fn death_is_seen(calls: fn(&Faults) -> &AtomicU32, failing: u32) {
     for shards in [1, 4] {
         let mut world = World::new(shards);

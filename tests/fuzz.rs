@@ -1,4 +1,4 @@
-//! The fuzz targets, with some random input that is near to what clients send.
+//! The fuzz targets, with random input that is close to what clients send.
 
 #[path = "../fuzz/targets.rs"]
 mod targets;
@@ -15,13 +15,13 @@ const GOLDEN: [&[u8]; 3] = [
     include_bytes!("golden/c-defects.stream"),
 ];
 
-/// Bytes that mean something in payloads, and others.
+/// Returns bytes, most of which mean something in payloads.
 fn payload() -> impl Strategy<Value = Vec<u8>> {
     let meaningful = prop::sample::select(b"/@-_a0/57\0\0nrwb".to_vec());
     vec(prop_oneof![9 => meaningful, 1 => any::<u8>()], 0..40)
 }
 
-/// A message whose length is right most of the time.
+/// Returns a message whose length is right most of the time.
 fn message() -> impl Strategy<Value = Vec<u8>> {
     let off = prop_oneof![8 => Just(0u32), 1 => 0..9u32, 1 => any::<u32>()];
     (0..30u32, payload(), off).prop_map(|(kind, payload, off)| {
@@ -65,7 +65,7 @@ proptest! {
         targets::perms(text.as_bytes());
     }
 
-    /// Golden streams of which some bytes are others, or the end is missing.
+    /// Golden streams with some bytes changed, or truncated.
     #[test]
     fn carried(
         golden in prop::sample::select(&GOLDEN[..]),
@@ -90,7 +90,7 @@ proptest! {
         targets::libxl_record(&[&[0, 0, 0, kind][..], &bytes].concat());
     }
 
-    /// A node's record with one byte changed: a permission lies where random bytes have none.
+    /// A node's record with one byte changed: random bytes have no permission where one must be.
     #[test]
     fn libxl_nodes(at in any::<prop::sample::Index>(), byte in any::<u8>(), big in any::<bool>()) {
         let perms = [&b"n5"[..], b"r0"].map(|text| Entry::parse(text).unwrap()).to_vec();

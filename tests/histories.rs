@@ -1,5 +1,5 @@
-//! Concurrent clients: every run must equal some serial order of its operations that respects real
-//! time (Wing and Gong's search), and watchers must see every change, each writer's in its order.
+//! Concurrent clients: every run must be strictly serializable, that is, equal some serial order of its operations that
+//! respects real time (Wing and Gong's search), and watchers must see every change, each writer's in order.
 //!
 //! `XENSTORED_SEED=<n>` runs one seed.
 
@@ -14,21 +14,21 @@ use common::random::seeds;
 use common::wire::show;
 use common::{Client, Control, Random, World, op};
 
-/// Few keys, so that clients meet; in the homes of several shards and in one of none.
+/// Few keys, so that clients collide: in the partitions of three domains, and in one of no domain.
 const KEYS: [&str; 4] =
     ["/local/domain/1/k", "/local/domain/2/k", "/local/domain/3/k", "/plain/home/k"];
 
-/// What an operation did, as one moment between `from` and `to` must explain it.
+/// The effect of an operation, which must take place at one moment between `from` and `to`.
 #[derive(Clone, Debug)]
 struct Done {
     from: u64,
     to: u64,
-    /// Keys and what they held, before the writes.
+    /// Keys and the values read, before the writes.
     reads: Vec<(usize, u32)>,
     writes: Vec<(usize, u32)>,
 }
 
-/// A clock that only orders: later is larger, over all threads.
+/// A logical clock: later calls, of any thread, return larger numbers.
 struct Clock(AtomicU64);
 
 impl Clock {
@@ -52,7 +52,7 @@ fn write(client: &mut Client, tx: u32, key: usize, round: u64, value: u32) {
     client.request(op::WRITE, tx, format!("{}{round}\0{value}", KEYS[key])).unwrap();
 }
 
-/// One client's operations; values are its own and never zero.
+/// Runs one client's operations; values are its own and never zero.
 fn act(client: &mut Client, clock: &Clock, random: &mut Random, me: u32, round: u64) -> Vec<Done> {
     let mut done = Vec::new();
     for i in 0..7 {
@@ -86,7 +86,7 @@ fn act(client: &mut Client, clock: &Clock, random: &mut Random, me: u32, round: 
                     write(client, tx, a, round, value);
                     writes.push((a, value));
                 }
-                // It takes place at its end, or not at all.
+                // It takes effect at its end, or not at all.
                 let from = clock.now();
                 match client.commit(tx) {
                     Ok(_) => done.push(Done { from, to: clock.now(), reads, writes }),
@@ -98,7 +98,7 @@ fn act(client: &mut Client, clock: &Clock, random: &mut Random, me: u32, round: 
     done
 }
 
-/// Whether some order of `history` that respects real time explains every read.
+/// Returns whether some order of `history` that respects real time explains every read.
 fn has_a_serial_order(history: &[Done]) -> bool {
     assert!(history.len() <= 64);
     let mut tried = HashSet::new();
@@ -118,7 +118,7 @@ fn search(
     if !tried.insert((taken, state)) {
         return false;
     }
-    // Only what began before everything left had ended can be next.
+    // Only an operation that began before the end of every other one left can be next.
     let first_end = left.iter().map(|&i| history[i].to).min().unwrap();
     left.iter().any(|&i| {
         let done = &history[i];
@@ -145,7 +145,7 @@ fn the_search_finds_what_has_no_serial_order() {
     assert!(has_a_serial_order(&[write.clone(), done(1, 2, &[(0, 1)], &[])]));
     // A stale read.
     assert!(!has_a_serial_order(&[write.clone(), done(4, 5, &[(0, 0)], &[])]));
-    // New, then old.
+    // The new value, then the old one.
     let (new, old) = (done(1, 2, &[(0, 1)], &[]), done(3, 4, &[(0, 0)], &[]));
     assert!(!has_a_serial_order(&[done(0, 9, &[], &[(0, 1)]), new, old]));
     // A lost update, and write skew.
@@ -216,7 +216,7 @@ fn watchers_see_every_change_in_each_writers_order() {
                 for (writer, mut client) in writers.into_iter().enumerate() {
                     scope.spawn(move || {
                         for i in 0..WRITES {
-                            // Every third pair by one transaction.
+                            // Every third pair is written by one transaction.
                             if i % 6 < 4 {
                                 client.write(&path(writer, i), "v").unwrap();
                             } else {
@@ -251,7 +251,7 @@ fn watchers_see_every_change_in_each_writers_order() {
 
 #[test]
 fn the_last_event_of_a_key_is_followed_by_its_last_value() {
-    // Equal events may be merged, but the last change is never without an event after it.
+    // Equal events may be merged, but an event always follows the last change.
     for control in [Control::Socket, Control::Ring] {
         for shards in [1, 4] {
             let mut world = World::new(control, shards);
@@ -270,7 +270,7 @@ fn the_last_event_of_a_key_is_followed_by_its_last_value() {
                         }
                         admin.write(path, "last").unwrap();
                     });
-                    // It hangs, and fails, if the last event was lost.
+                    // Times out, and fails, if the last event was lost.
                     loop {
                         assert_eq!(watcher.next_event(), format!("{path}|t"));
                         if watcher.read(path).as_deref() == Ok(&b"last"[..]) {

@@ -1,9 +1,9 @@
-//! The layers of src: imports go down only, unsafe code is in one place, files stay short.
+//! The layers of src: imports point downwards only, unsafe code is in one place, files stay short.
 
 use std::fs;
 use std::path::Path;
 
-/// What each layer may import besides itself: a folder, or a folder of one. Who is not here has no layer, which fails.
+/// What each layer may import besides itself. A layer is a folder, or a folder in one; a file without a layer fails.
 const LAYERS: [(&str, &[&str]); 20] = [
     ("sync", &[]),
     ("words", &["sync"]),
@@ -47,7 +47,7 @@ const LAYERS: [(&str, &[&str]); 20] = [
             "sync",
         ],
     ),
-    // Names its folders, and imports nothing.
+    // Declares its folders, and imports nothing.
     ("migration", &[]),
     ("listener", &["words", "log", "sync"]),
     (
@@ -70,19 +70,19 @@ const LAYERS: [(&str, &[&str]); 20] = [
     ("lib", &[]),
 ];
 
-/// Files may have this many lines; longer ones have a reason here.
+/// The most lines of a file; longer ones have a reason here.
 const LINES_MAX: usize = 400;
 const LONG: [(&str, usize, &str); 1] =
     [("host/sim/tests.rs", 600, "tests, which are read one by one")];
 
-/// All files of src: the name below it, and the text.
+/// Returns all files of src: the name below it, and the text.
 fn sources() -> Vec<(String, String)> {
     let found = files("src");
     assert!(found.len() > 50, "src was not found");
     found
 }
 
-/// All of Rust's files below a directory of the project: the name below it, and the text.
+/// Returns all Rust files below a directory of the project: the name below it, and the text.
 fn files(directory: &str) -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(directory);
     let (mut todo, mut found) = (vec![root.clone()], Vec::new());
@@ -107,7 +107,8 @@ fn is_word(byte: char) -> bool {
     byte.is_ascii_alphanumeric() || byte == '_'
 }
 
-/// The layer of a file or module by its path: its folder, or the folder of that one which has a place of its own.
+/// Returns the layer of a file or module by its path: its folder, or the folder in that one if it is a layer of its
+/// own.
 fn layer(path: &str) -> String {
     let mut names = path.split(['/', '.']);
     let above = names.next().unwrap_or_default();
@@ -116,8 +117,8 @@ fn layer(path: &str) -> String {
     own.unwrap_or_else(|| above.to_owned())
 }
 
-/// The layers that `code` names after `crate::`, or by going up to the crate itself. Of a folder whose folders are
-/// layers this is the folder itself if none of them is named, as in a list: nobody may import that.
+/// Returns the layers that `code` names after `crate::`, or by going up to the crate itself. If a folder's folders are
+/// layers and none of them is named, as in a list, this is the folder itself, which no layer may import.
 fn imports(code: &str) -> Vec<String> {
     let after = |mark: &'static str| {
         code.match_indices(mark).map(move |(at, _)| {
@@ -131,10 +132,10 @@ fn imports(code: &str) -> Vec<String> {
     after("crate::").chain(up).collect()
 }
 
-/// What is wrong with the imports of one file.
+/// Returns what is wrong with the imports of one file.
 fn faults(name: &str, code: &str) -> Vec<String> {
     let layer = layer(name);
-    // The programs are a call of the library each.
+    // Each program is one call of the library.
     if matches!(&*layer, "main" | "bin") {
         return Vec::new();
     }
@@ -147,7 +148,8 @@ fn faults(name: &str, code: &str) -> Vec<String> {
         .filter(wrong)
         .map(|to| format!("{name} imports {to:?}"))
         .collect();
-    // There the crate is one step further, and what `super` means is not read.
+    // In a layer inside a folder, this many `super`s name that folder. `imports` does not resolve such paths, so they
+    // are refused.
     let depth = name.split('/').count() - usize::from(name.ends_with("/mod.rs"));
     if let Some((above, _)) = layer.split_once('/')
         && code.contains(&"super::".repeat(depth - 1))
@@ -184,7 +186,7 @@ fn an_import_that_goes_up_is_found() {
     assert!(faults("store/tree.rs", &code("use crate::words::Path; // crate::shard")).is_empty());
 }
 
-/// Nobody below imports somebody who, by way of others, imports it.
+/// No layer imports one that imports it, directly or through others.
 #[test]
 fn the_table_has_no_circle() {
     for (at, (layer, allowed)) in LAYERS.iter().enumerate() {
@@ -195,14 +197,14 @@ fn the_table_has_no_circle() {
     }
 }
 
-/// The module of a file of src/shard, below it: "" of shard/mod.rs, "session" of shard/session/mod.rs.
+/// Returns the module of a file of src/shard, relative to it: "" of shard/mod.rs, "session" of shard/session/mod.rs.
 fn shard_module(name: &str) -> Option<&str> {
     let name = name.strip_prefix("shard/")?.strip_suffix(".rs")?;
     (!name.ends_with("tests"))
         .then(|| name.strip_suffix("mod").unwrap_or(name).trim_end_matches('/'))
 }
 
-/// The modules of src/shard that the code of one of them names, by the longest beginning of each path that is one.
+/// Returns the modules of src/shard that the code of one of them names: of each path, the longest prefix that is one.
 fn shard_imports(own: &str, code: &str, modules: &[&str]) -> Vec<String> {
     let above = own.rsplit_once('/').map_or("", |(above, _)| above);
     let mut named = Vec::new();
@@ -224,7 +226,7 @@ fn shard_imports(own: &str, code: &str, modules: &[&str]) -> Vec<String> {
             }
         }
     }
-    // What lies in a folder is named without its own.
+    // A submodule is named without the path of its parent.
     let is_below = |module: &&&str| {
         let name = module.strip_prefix(own).and_then(|rest| rest.strip_prefix('/'));
         name.is_some_and(|name| code.contains(&format!("{name}::")))
@@ -241,7 +243,7 @@ fn files_of_the_server_import_in_no_circle() {
         .iter()
         .filter_map(|(name, text)| Some((shard_module(name)?, code(text))))
         .map(|(module, code)| (module, code.split("#[cfg(test)]").next().unwrap().to_owned()))
-        // It names what others may see of the rest.
+        // The root module names what other layers may use of the rest.
         .filter(|(module, _)| !module.is_empty())
         .collect();
     let modules: Vec<_> = files.iter().map(|(module, _)| *module).collect();
@@ -249,7 +251,7 @@ fn files_of_the_server_import_in_no_circle() {
         .iter()
         .map(|(module, code)| (*module, shard_imports(module, code, &modules)))
         .collect();
-    // Those that import none of the others are left out, again and again.
+    // Modules that import no remaining one are removed repeatedly; what remains is a cycle.
     loop {
         let names: Vec<_> = left.iter().map(|(module, _)| *module).collect();
         let is_left = |module: &String| names.contains(&module.as_str());
@@ -286,7 +288,7 @@ fn a_session_has_no_io_and_no_clock() {
     }
 }
 
-/// loadgen/shim is not here: its libraries stand in for ones of C.
+/// Without loadgen/shim, whose libraries stand in for ones of C.
 const PROJECT: [&str; 8] = [
     "src",
     "benches",
@@ -304,7 +306,7 @@ fn has_unsafe(code: &str) -> bool {
 
 #[test]
 fn unsafe_code_is_in_the_host_only() {
-    // Here the word is a string.
+    // Here the word is in a string.
     let may = |name: &str| name.starts_with("src/host/") || name == "tests/layers.rs";
     for directory in PROJECT {
         for (name, text) in files(directory) {

@@ -1,5 +1,4 @@
-//! What `xsctl control log` and `logfile` do to the log of a process: one test, as the log is
-//! the process's.
+//! The effect of `xsctl control log` and `logfile` on a process's log. This is one test, as a process has one log.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +7,7 @@ use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 use xenstored::log::{self, Destination, Settings, SwitchChange, UnknownSwitch};
 
-/// Logs one line of each kind; answers what came to `file` of it, without the times.
+/// Logs one line of each kind; returns those that reached `file`, without the times.
 fn logged(file: &Path) -> Vec<String> {
     log::flush(Duration::from_secs(30));
     let before = fs::read_to_string(file).unwrap_or_default().len();
@@ -47,11 +46,11 @@ fn the_log_is_turned_and_moved_while_the_daemon_runs() {
     log::set_enabled(true);
     assert_eq!(logged(&first), ["io i", "info text"]);
 
-    // What cannot be opened changes nothing.
+    // A file that cannot be opened changes nothing.
     assert!(log::set_file(&place.path().join("missing/file")).is_err());
     assert_eq!(logged(&first), ["io i", "info text"]);
 
-    // A file turns traces on, and C's switches if there is none.
+    // A file turns traces on, with C's switches if none is set.
     log::set_enabled(false);
     log::set_file(&second).unwrap();
     assert_eq!(logged(&second), ["io i", "info text"]);

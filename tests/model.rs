@@ -1,8 +1,8 @@
-//! Random operations against a naive model, in lock-step: every reply and every event must be the
-//! model's. A failure prints its seed and the fewest steps that still show it.
+//! Random operations against the naive model, in lock-step: every reply and every event must equal the model's. A
+//! failure prints its seed and a minimal list of steps that still fails.
 //!
-//! Of every fourth seed each state is also serialised, read again and compared with the model's, open
-//! transactions included.
+//! For every fourth seed each state is also serialised, parsed and compared with the model's, open transactions
+//! included.
 //!
 //! `XENSTORED_SEED=<n>` runs one seed.
 
@@ -20,13 +20,13 @@ use xenstored::migration::stream::state::State;
 use xenstored::migration::stream::{Node, Reader};
 use xenstored::words::{Domid, Entry};
 
-/// The connections: the control domain by both transports, and guests. Domain 7 dies and returns.
+/// The connections: two of the control domain, and those of guests. Domain 7 dies and returns.
 const NAMES: [&str; 5] = ["dom0", "dom0.b", "dom5", "dom6", "dom7"];
 const DOMIDS: [u16; 5] = [0, 0, 5, 6, 7];
 const MORTAL: usize = 4;
-/// Guests among them.
+/// The guests among them.
 const GUESTS: std::ops::Range<usize> = 2..5;
-/// Of so many seeds one has all its states serialised.
+/// One in this many seeds has all its states serialised.
 const SEEDS_PER_STREAM: u64 = 4;
 
 #[derive(Clone, Debug)]
@@ -37,9 +37,9 @@ enum Step {
     Reset(usize),
     Start(usize),
     End(usize, bool),
-    /// Domain 7 is destroyed, and another of its number is created.
+    /// Destroys domain 7 and creates another with its number.
     Rebirth,
-    /// A guest is exported, released and introduced again.
+    /// Exports, releases and reintroduces a guest.
     Move(usize),
 }
 
@@ -68,7 +68,7 @@ fn random_step(random: &mut Random) -> Step {
     ];
     let who = random.below(NAMES.len());
     let mut path = (*random.pick(&PATHS)).to_owned();
-    // The control domain works on all, guests mostly at home.
+    // All use any path; guests use relative ones below their own partition root more often.
     if who > 1 && random.chance(40) {
         path = ["x", "x/y", "z", "x/y/w"][random.below(4)].to_owned();
     }
@@ -95,7 +95,7 @@ fn random_step(random: &mut Random) -> Step {
     }
 }
 
-/// A reply as the model writes it.
+/// Formats a reply as the model does.
 fn shown(op: &Op, reply: common::Reply) -> Result<String, String> {
     let text = show(&reply?);
     if !matches!(op, Op::Directory(_)) {
@@ -106,7 +106,7 @@ fn shown(op: &Op, reply: common::Reply) -> Result<String, String> {
     Ok(names.concat())
 }
 
-/// The request on the wire.
+/// Returns the type and the payload of a request.
 fn wire(op: &Op) -> (u32, String) {
     match op {
         Op::Read(path) => (op::READ, format!("{path}\0")),
@@ -121,7 +121,7 @@ fn wire(op: &Op) -> (u32, String) {
     }
 }
 
-/// Both sides of the comparison.
+/// The daemon and the model side by side.
 struct Pair {
     world: World,
     model: Model,
@@ -218,7 +218,7 @@ impl Pair {
                 equal(plain(got), wanted).map(|()| events)
             }
             Step::Rebirth => {
-                // What a transaction over a death may commit is the advisories' tests' subject.
+                // The advisories' tests cover what a transaction may commit over a death.
                 for who in 0..NAMES.len() {
                     self.replies(&Step::End(who, false))?;
                 }
@@ -244,7 +244,7 @@ impl Pair {
         }
     }
 
-    /// What the guests' streams say is what the model has.
+    /// Compares the guests' exported streams with the model.
     fn compare_streams(&mut self) -> Result<(), String> {
         let (stream, said) = self.bulk.export("5|6|7|");
         let state = Reader::new(&*stream).and_then(|mut reader| State::read(&mut reader));
@@ -273,7 +273,7 @@ impl Pair {
             let mut wanted = wanted.get(&number).cloned().unwrap_or_default();
             got.sort();
             wanted.sort();
-            // Equal events of two requests may have been merged.
+            // The daemon may have merged equal events of two requests.
             if wanted.windows(2).any(|pair| pair[0] == pair[1]) {
                 got.dedup();
                 wanted.dedup();
@@ -286,8 +286,8 @@ impl Pair {
     }
 }
 
-/// A domain's part of a stream, without the watches of barriers. A stream has the subtrees one after the
-/// other, the model the paths in their order.
+/// Returns a domain's part of a stream, without barrier watches. A stream has one subtree after the other, so the nodes
+/// are sorted by path as in the model.
 fn carried(state: &State, domid: u16) -> Carried {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     let entry = |entry: &Entry| {
@@ -308,7 +308,7 @@ fn carried(state: &State, domid: u16) -> Carried {
     Carried { nodes, watches: watches.collect(), open: !client.transactions.is_empty() }
 }
 
-/// Runs steps; what went wrong, and at which.
+/// Runs steps; on failure, returns the number of the step and the error.
 fn run(
     steps: &[Step],
     control: Control,
@@ -338,7 +338,7 @@ fn run(
     }
 }
 
-/// Deletes steps for as long as it still fails, larger parts first.
+/// Deletes steps as long as the rest still fails, larger parts first.
 fn fewest(
     mut steps: Vec<Step>,
     control: Control,
@@ -367,7 +367,7 @@ fn fewest(
     (steps, why)
 }
 
-/// How many steps a seed has.
+/// Steps per seed.
 const STEPS: usize = 250;
 
 fn compare(control: Control, shards: u16) {

@@ -4,7 +4,7 @@ mod common;
 
 use common::{Control, Reply, World, check_with, op};
 
-/// Both ways for the control domain, 1 and 4 shards.
+/// Runs a test over both transports of the control domain, with 1 and with 4 shards.
 fn each_world(test: impl Fn(&mut World)) {
     for control in [Control::Socket, Control::Ring] {
         for shards in [1, 4] {
@@ -22,12 +22,12 @@ fn nodes_are_counted_exactly() {
     each_world(|world| {
         world.guest(5);
         world.admin.set_quota(Some(5), "nodes", 10);
-        // The home is one of them.
+        // The partition root is one of them.
         let guest = world.guest(5);
         for i in 0..8 {
             guest.write(&format!("n{i}"), "v").unwrap();
         }
-        // Two levels do not fit, and leave nothing.
+        // Two levels do not fit, and neither is created.
         refused(guest.write("deep/er", "v"));
         refused(guest.mkdir("deep/er/still"));
         assert_eq!(guest.read("deep"), Err("ENOENT".to_owned()));
@@ -40,7 +40,7 @@ fn nodes_are_counted_exactly() {
         assert_eq!(world.nodes_of(5), 9);
         world.guest(5).mkdir("more").unwrap();
         refused(world.guest(5).mkdir("again"));
-        // The control domain has no limit, also below a guest's node.
+        // The control domain has no limit, not even below a guest's node.
         let control = world.client("dom0");
         for i in 0..20 {
             control.write(&format!("/local/domain/5/by0-{i}"), "v").unwrap();
@@ -54,13 +54,13 @@ fn no_limit_is_zero() {
     each_world(|world| {
         world.guest(5);
         world.admin.set_quota(Some(5), "nodes", 0);
-        // The names of the children would be too many for their parent.
+        // The names of the children would exceed the size of their parent.
         world.admin.set_quota(Some(5), "node-size", 0);
         let requests: Vec<_> =
             (0..1100).map(|i| (op::WRITE, 0, format!("n{i}\0").into_bytes())).collect();
         assert!(world.guest(5).pipeline(&requests).iter().all(Result::is_ok));
         assert_eq!(world.nodes_of(5), 1101);
-        // A limit set below what there is: nothing more, but what is there works.
+        // A limit below the current use: nothing more is created, and existing nodes stay usable.
         world.admin.set_quota(Some(5), "nodes", 5);
         refused(world.guest(5).write("another", "v"));
         world.guest(5).write("n7", "v").unwrap();
@@ -77,7 +77,7 @@ fn owners_are_accounted_when_permissions_change() {
         assert_eq!((world.nodes_of(5), world.nodes_of(6)), (2, 1));
         world.admin.set_perms("/gift", "n6 b5").unwrap();
         assert_eq!((world.nodes_of(5), world.nodes_of(6)), (1, 2));
-        // Who makes a node pays for it, wherever it is.
+        // The creator of a node is charged, wherever the node is.
         world.guest(5).write("/gift/of5", "v").unwrap();
         assert_eq!((world.nodes_of(5), world.nodes_of(6)), (2, 2));
         world.admin.rm("/gift").unwrap();
@@ -103,7 +103,7 @@ fn watches_are_counted_exactly() {
         refused(guest.watch("x", "a"));
         guest.request(op::RESET_WATCHES, 0, "\0").unwrap();
         guest.watch("x", "a").unwrap();
-        // Others' and the control domain's do not count.
+        // Watches of others and of the control domain do not count.
         world.guest(6).watch("/local/domain/5/x", "t").unwrap();
         for i in 0..10 {
             world.client("dom0").watch("/local/domain/5/x", &i.to_string()).unwrap();
@@ -194,7 +194,7 @@ fn node_size_is_limited() {
         refused(guest.write("y", &"v".repeat(501)));
         assert_eq!(guest.read("x").map(|value| value.len()), Ok(400));
         assert_eq!(guest.read("y"), Err("ENOENT".to_owned()));
-        // The largest that is taken stays the largest: the limit is one number.
+        // Every size above the largest accepted one was refused: the limit is one number.
         let largest = (401..=500).filter(|&n| guest.write("x", &"v".repeat(n)).is_ok()).max();
         let largest = largest.unwrap_or(400);
         assert_eq!(guest.read("x").map(|value| value.len()), Ok(largest));
@@ -244,7 +244,7 @@ fn a_transaction_is_counted_when_it_commits() {
         let guest = world.guest(5);
         assert_eq!(guest.commit(tx).as_deref(), Ok(&b"OK\0"[..]));
         assert_eq!(world.nodes_of(5), 4);
-        // Two that fit alone do not fit together: the second is refused, whole.
+        // Two that fit alone do not fit together: the second is refused as a whole.
         let guest = world.guest(5);
         guest.rm("n1").unwrap();
         guest.rm("n2").unwrap();
@@ -283,7 +283,7 @@ fn memory_is_limited() {
         };
         assert!(["ENOSPC", "ENOMEM"].contains(&refusal.as_str()), "{refusal}");
         assert!((30..=66).contains(&written), "{written} nodes of 1500 bytes in 100,000");
-        // It can still read and make room.
+        // The guest can still read and free memory.
         assert!(world.guest(5).read("n0").is_ok());
         world.guest(5).rm("n0").unwrap();
         world.guest(5).write("n0", "small").unwrap();
@@ -301,7 +301,7 @@ fn refusals_are_logged_with_domain_quota_and_path() {
     for _ in 0..1000 {
         refused(world.guest(5).write("b", "v"));
     }
-    // The 1st, 2nd, 4th ... 512th of a thousand.
+    // The 1st, 2nd, 4th ... 512th of a thousand refusals.
     let nodes = |refused| {
         format!(r#"domid=5 quota="nodes" limit=2 refused={refused} path="/local/domain/5/b""#)
     };
@@ -325,7 +325,7 @@ fn refusals_are_logged_with_domain_quota_and_path() {
     let tx = guest.start().unwrap();
     guest.request(op::READ, tx, "p\0").unwrap();
     refused(guest.request(op::READ, tx, "t\0"));
-    // A pass that replies is logged before the next one.
+    // A pass that sends a reply is logged before the next one.
     guest.read("p").unwrap();
     let shown = format!("{}...", &long[..256]);
     assert_eq!(
@@ -341,7 +341,7 @@ fn refusals_are_logged_with_domain_quota_and_path() {
     );
 }
 
-/// What the log says of quotas.
+/// Returns the log's lines about quotas.
 fn quota_lines(world: &mut World) -> Vec<String> {
     let log = world.log();
     log.lines().filter_map(|line| line.split_once("quota reached ")).map(|it| it.1.into()).collect()

@@ -1,5 +1,5 @@
-//! What 10,000 domains cost the daemon's process. Alone in its file: it counts the descriptors of
-//! the whole process.
+//! The cost of 10,000 domains for the daemon's process. Alone in its file, because it counts the descriptors of the
+//! whole process.
 
 use std::fs;
 
@@ -10,7 +10,7 @@ use xenstored::words::Domid;
 
 const DOMAINS: u16 = 10_000;
 
-/// What the host has besides its domains: epolls, wakers, sockets, the control domain.
+/// Descriptors that the host has besides its domains': epolls, wakers, sockets, the control domain.
 const OTHERS: usize = 32;
 
 fn descriptors() -> usize {
@@ -32,7 +32,7 @@ fn a_domain_costs_one_descriptor() {
         assert_eq!(guest.domid, Domid(number));
         pages.push(host.map_ring(guest.domid, None).unwrap());
         channels.bind_interdomain(guest.domid, guest.port).unwrap();
-        // The guest's own descriptors go here; the domain stays.
+        // The guest's own descriptors are closed here; the domain stays.
     }
     assert_eq!(client.list().unwrap().len(), usize::from(DOMAINS) + 1);
     let held = descriptors() - before;

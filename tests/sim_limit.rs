@@ -1,5 +1,5 @@
-//! The host leaves descriptors to the rest of the daemon. Alone in its file: it lowers the limit of
-//! the whole process.
+//! The host leaves descriptors to the rest of the daemon. Alone in its file, because it lowers the limit of the whole
+//! process.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -20,7 +20,7 @@ fn domains_do_not_take_the_last_descriptors() {
     let mut made = 0;
     let error = loop {
         match client.create(None) {
-            Ok(_) => made += 1, // The guest's own descriptors go here; the domain stays.
+            Ok(_) => made += 1, // The guest's own descriptors are closed here; the domain stays.
             Err(error) => break error,
         }
     };

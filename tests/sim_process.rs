@@ -1,4 +1,4 @@
-//! Guests that are processes of their own: this test program, started again.
+//! Guests in processes of their own: this test program, started again.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -13,7 +13,7 @@ use xenstored::words::Domid;
 
 const SOCKET: &str = "SIM_PROCESS_SOCKET";
 
-/// The guest's program; as a test without a host it has nothing to do.
+/// The guest's program. Run as a test, without a host, it does nothing.
 #[test]
 fn guest() {
     let Ok(path) = std::env::var(SOCKET) else { return };
@@ -38,7 +38,7 @@ fn wait_for(channels: &dyn Channels) {
     assert!(!events.is_empty(), "nothing happened");
 }
 
-/// Kills the guest however the test ends.
+/// Kills the guest on drop, however the test ends.
 struct Killed(Child);
 
 impl Drop for Killed {

@@ -1,4 +1,4 @@
-//! Nobody waits for ever: each of these once did, or lost what it waited for.
+//! Cases in which a client could wait for ever, or lose what it waits for.
 
 mod common;
 
@@ -14,7 +14,7 @@ use common::{Client, Control, Daemon, HANG, World, op};
 #[test]
 fn more_requests_than_are_read_at_a_time_are_all_answered() {
     let world = World::new(Control::Socket, 1);
-    // Whatever their size, and wherever in a message the bytes read at a time end.
+    // With messages of any size, a read may end anywhere in a message.
     for value in (8..600).step_by(11) {
         let mut client = Client::new("pipeline", Link::Socket(world.daemon.connect()));
         let payload = [&b"/v\0"[..], &vec![b'x'; value]].concat();
@@ -31,7 +31,7 @@ fn more_requests_than_are_read_at_a_time_are_all_answered() {
 #[test]
 fn a_thread_that_is_told_of_more_than_it_can_take_serves_its_clients() {
     let world = World::new(Control::Socket, 2);
-    // Two threads, to which clients are dealt out in turn.
+    // Clients are assigned to the two threads in turn.
     let mut watcher = Client::new("watcher", Link::Socket(world.daemon.connect()));
     let writer = world.daemon.connect();
     for number in 0..400 {
@@ -54,7 +54,7 @@ fn a_thread_that_is_told_of_more_than_it_can_take_serves_its_clients() {
     });
 }
 
-/// Ends those who use a socket, also if a test fails.
+/// Shuts a socket down on drop, so that the threads that use it end even if a test fails.
 struct ShutsDown<'s>(&'s UnixStream);
 
 impl Drop for ShutsDown<'_> {
@@ -109,7 +109,7 @@ fn a_watch_whose_collapsed_event_was_taken_is_told_again() {
         reader.watch(&format!("/b{i}"), &token).unwrap();
     }
     while reader.next_event() != format!("/b799|{token}") {}
-    // From here on it does not read: its events collapse, and many follow that of /a.
+    // From here on the client does not read: its events collapse, and many follow that of /a.
     for i in 0..500 {
         world.admin.write(&format!("/a/{i}"), "").unwrap();
     }
@@ -142,7 +142,7 @@ fn the_control_domains_kernel_is_told_each_path_however_many_wait() {
     }
 }
 
-/// A line of the log whose client is this process's, from its text on; waits for it.
+/// Waits for a line of the log about a client of this process; returns it from `text` on.
 fn line_of_this_process(daemon: &Daemon, text: &str) -> String {
     let (started, pid) = (Instant::now(), format!("pid={}", std::process::id()));
     loop {
@@ -156,7 +156,7 @@ fn line_of_this_process(daemon: &Daemon, text: &str) -> String {
     }
 }
 
-/// The number in ` <name>=<number>`.
+/// Returns the number in ` <name>=<number>`.
 fn field(line: &str, name: &str) -> usize {
     let value = line.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
     value.unwrap_or_else(|| panic!("no {name} in {line}")).parse().unwrap()
@@ -165,7 +165,7 @@ fn field(line: &str, name: &str) -> usize {
 #[test]
 fn a_client_that_stops_reading_is_named_once_and_at_its_end() {
     for shards in ["1", "4"] {
-        // Longer than a round of writes takes on a busy machine.
+        // A timeout longer than a round of writes takes on a busy machine.
         let daemon = Daemon::start_with(&["--shards", shards, "-w", "watch-event=6"]);
         let mut world = World::around(daemon, Control::Socket);
         world.client("dom0.deaf").watch("/x", "t").unwrap();
@@ -176,7 +176,7 @@ fn a_client_that_stops_reading_is_named_once_and_at_its_end() {
             let written = |i| (op::WRITE, 0, format!("/x/{round}-{i}\0").into_bytes());
             let written: Vec<_> = (0..1000).map(written).collect();
             assert!(world.admin.pipeline(&written).iter().all(Result::is_ok));
-            // Another takes something before each timeout, and is behind all the same.
+            // The slow client takes some bytes before each timeout, and falls behind all the same.
             let _ = slow.read(&mut [0; 500]).unwrap();
         }
         let started = Instant::now();
@@ -245,7 +245,7 @@ fn a_special_node_outlives_its_owner() {
 fn a_removal_of_many_watched_homes_is_not_quadratic() {
     let world = World::new(Control::Socket, 2);
     let mut client = Client::new("remover", Link::Socket(world.daemon.connect()));
-    // The time for one home of many, against that for one of few.
+    // The time per partition among many, compared with that among few.
     let mut took = |homes: u32| {
         let (mut make, mut watch) = (Vec::new(), Vec::new());
         for i in 0..homes {

@@ -1,7 +1,6 @@
 //! Debian's clients (packages xenstore-utils and xen-utils-4.17) against this daemon.
 //!
-//! They are installed by `.ci/run`. Where they are missing this fails, unless
-//! `XENSTORED_WITHOUT_STOCK_CLIENTS` is set.
+//! `.ci/run` installs them. Where they are missing this fails, unless `XENSTORED_WITHOUT_STOCK_CLIENTS` is set.
 
 mod common;
 
@@ -18,14 +17,14 @@ fn command(world: &World, words: &[&str]) -> Command {
 }
 
 fn run(world: &World, words: &[&str]) -> Output {
-    // None of them waits for anything but the daemon; `timeout` turns a hang into a failure.
+    // The clients wait for nothing except the daemon; `timeout` turns a hang into a failure.
     let inner = command(world, words);
     let mut command = Command::new("timeout");
     command.arg("20").arg(inner.get_program()).args(inner.get_args());
     command.env("XENSTORED_PATH", world.daemon.path("socket")).output().unwrap()
 }
 
-/// What a client prints when it succeeds.
+/// Returns the output of a client, which must succeed.
 fn says(world: &World, words: &[&str]) -> String {
     let output = run(world, words);
     assert!(output.status.success(), "{words:?}: {output:?}");
@@ -59,7 +58,7 @@ fn read_write_exists_and_rm() {
         fails(world, &["write", "/a//b", "v"]);
         says(world, &["rm", "/a/b"]);
         fails(world, &["read", "/a/b"]);
-        // -t removes parents that are left empty.
+        // -t removes parents that become empty.
         says(world, &["rm", "-t", "/a/c"]);
         fails(world, &["exists", "/a"]);
     });
@@ -113,7 +112,7 @@ fn chmod() {
 #[test]
 fn watch() {
     each_world(|world| {
-        // It prints the first event, then as many as it is told to.
+        // The client prints the first event, then as many as requested.
         let mut child =
             command(world, &["watch", "-n", "3", "/w"]).stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -175,7 +174,7 @@ fn control_moves_watches_and_reserves_transactions() {
         let listed = says(world, &["control", "get-domain-watches", "-d", "5", "0"]);
         let lines: Vec<_> = listed.lines().skip(1).filter(|line| !line.is_empty()).collect();
         assert_eq!(lines, ["data \\x20odd\\x0a\\x5c ", "@releaseDomain t ", "deep t 1"]);
-        // A line for each, its words separated by blanks: as a script would.
+        // One line per watch, its words separated by blanks, as a script would pass them.
         let words = lines.iter().flat_map(|line| line.split(' '));
         let add = ["control", "add-domain-watches", "-d", "6"];
         assert_eq!(says(world, &add.into_iter().chain(words).collect::<Vec<_>>()), "OK\n");

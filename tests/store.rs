@@ -1,5 +1,5 @@
-//! The store by its library interface, without threads: what each part promises. Fast enough to be
-//! run for every mutant of src/store.
+//! The store through its library interface, without threads: the guarantees of each part. Fast enough to run for every
+//! mutant of src/store.
 
 mod world;
 
@@ -32,7 +32,7 @@ fn a_store_begins_with_its_nodes() {
 fn the_parts_of_a_directory_are_the_directory() {
     let world = World::new();
     let mut control = world.control();
-    // 4,095 bytes fit a reply: 4,096 are too many, and need two parts.
+    // A reply holds 4,095 bytes: 4,096 are too many, and need two parts.
     for number in 0..512 {
         control.write(&format!("/d/{number:07}"), "").unwrap();
     }
@@ -54,7 +54,7 @@ fn the_parts_of_a_directory_are_the_directory() {
     assert_eq!((names.len(), parts), (4096, 2));
     control.rm("/d/0000511").unwrap();
     assert_eq!(control.run("/d", Verb::Directory).unwrap().len(), 4088);
-    // From within a name.
+    // From an offset inside a name.
     let part = control.run("/d", Verb::DirectoryPart(4084)).unwrap();
     assert!(part.ends_with(b"\x00510\0\0"), "{part:?}");
 }
@@ -63,7 +63,7 @@ fn the_parts_of_a_directory_are_the_directory() {
 fn a_node_may_be_as_large_as_its_quota() {
     let (world, guest) = World::with_guest();
     let mut client = world.client(&guest);
-    // The header of 16 bytes, one permission entry of 8, the value.
+    // A header of 16 bytes, one permission entry of 8, the value.
     client.write("/tool/x/a", &"v".repeat(2024)).unwrap();
     assert_eq!(client.write("/tool/x/a", &"v".repeat(2025)), Err(Errno::ENOSPC));
     assert_eq!(client.write("/tool/x/b", &"v".repeat(2025)), Err(Errno::ENOSPC));
@@ -88,7 +88,7 @@ fn accounts_are_exact_at_their_limits() {
     client.rm("/tool/x/a").unwrap();
     client.write("/tool/x/d/e", "").unwrap();
     world.check();
-    // What others do in its name is not refused.
+    // Nodes that others create on its account are not refused.
     world.control().write("/tool/x/d/e/f", "").unwrap();
     assert_eq!(guest.account.used(Quota::Nodes), 4);
     world.check();
@@ -125,7 +125,7 @@ fn a_transaction_is_within_its_quotas() {
     assert_eq!(guest.account.used(Quota::Nodes), 2);
     world.check();
 
-    // What is created meanwhile counts at the end.
+    // Nodes created meanwhile count at the end.
     client.rm("/tool/x/b").unwrap();
     let mut transaction = Transaction::default();
     client.write_in(&mut transaction, "/tool/x/d", "").unwrap();
@@ -162,7 +162,7 @@ fn a_conflict_says_what_and_who() {
     assert_eq!(conflict.changed_by, Some(Domid(5)));
     assert_eq!(control.read("/tool/x/b").unwrap(), "1");
 
-    // One whose snapshots are given up goes on, and commits if nothing that it saw differs.
+    // A transaction whose snapshots are dropped goes on, and commits if nothing that it saw differs.
     let mut transaction = begun(&mut control);
     client.write("/tool/x/c", "other").unwrap();
     transaction.give_up();
@@ -249,7 +249,7 @@ fn special_watches_go_by_depth() {
     assert!(world.outlet.take_events().is_empty(), "it may not be read");
 }
 
-/// A domain owns nodes in many places; all go with it, and what others own below them too.
+/// A domain owns nodes in many places; its death removes all of them, and other domains' nodes below them.
 #[test]
 fn a_dead_domain_leaves_nothing() {
     let (world, guest) = World::with_guest();
@@ -276,7 +276,7 @@ fn a_dead_domain_leaves_nothing() {
     assert_eq!(other.account.used(Quota::Nodes), 2);
 }
 
-/// The next life of a number may be given what the last one left before that is swept.
+/// The next incarnation of a number may become the owner of the dead one's nodes before these are swept.
 #[test]
 fn a_sweep_finds_what_lies_below_the_next_lifes_nodes() {
     for given in [&["n5"][..], &["n6", "n5"]] {
@@ -314,7 +314,7 @@ fn homes_are_pinned_until_nobody_looks_at_them() {
     assert_eq!(pinned(), [0, PINNED_HOMES_MAX + 1, 0]);
     assert!(world.store.pins_too_much());
     world.control().write("/libxl/5/x", "last").unwrap();
-    // What is given up pins nothing, and is run again when it is used.
+    // A transaction without snapshots pins nothing, and is replayed when it is used.
     open.iter_mut().for_each(Transaction::give_up);
     assert_eq!(pinned(), [0, 0, 0]);
     let mut first = open.swap_remove(0);
@@ -324,7 +324,7 @@ fn homes_are_pinned_until_nobody_looks_at_them() {
     assert_eq!(pinned(), [0, 0, 0]);
 }
 
-/// What a transaction saw of one home is of one moment, and nobody's change elsewhere concerns it.
+/// A transaction sees a partition as of one moment, and changes of other partitions do not concern it.
 #[test]
 fn a_home_is_seen_as_it_was_when_first_touched() {
     let world = World::new();
@@ -345,7 +345,8 @@ fn a_home_is_seen_as_it_was_when_first_touched() {
     assert!(matches!(control.commit(transaction), Err(Failure::Conflict(_))));
 }
 
-/// Whoever names a home in a directory that others change meanwhile depends on what it saw there.
+/// A transaction that creates or removes a partition depends on what it saw of the directory that names it, and on no
+/// other change there.
 #[test]
 fn names_of_homes_get_in_the_way_of_who_saw_them() {
     type Meanwhile = fn(&mut Client);
@@ -380,7 +381,7 @@ fn names_of_homes_get_in_the_way_of_who_saw_them() {
         assert_eq!(control.commit(transaction).is_ok(), commits, "{listed}");
         let names = control.run(list, Verb::Directory).unwrap_or_default();
         assert_eq!(String::from_utf8(names).unwrap().replace('\0', "|"), listed);
-        // A node inherits the permissions of the parent that it got, not of the one that was there.
+        // A node inherits the permissions that its parent has at the commit.
         if commits && meanwhile as usize == gives as usize {
             let shown = control.run(named, Verb::GetPerms).unwrap();
             assert_eq!(shown, b"n0\0r5\0");

@@ -1,5 +1,5 @@
-//! The store by its library interface: limits, empty cases and odd orders, each for a defect that
-//! nothing else would notice (docs/MUTATIONS.md).
+//! The store through its library interface: limits, empty cases and odd orders. Each is for a defect that no other test
+//! would notice (docs/MUTATIONS.md).
 
 mod world;
 
@@ -11,7 +11,7 @@ use xenstored::domain::{Domain, Quota};
 use xenstored::store::{Failure, Generations, Op, StoreError, Transaction, Verb};
 use xenstored::words::{Domid, Errno};
 
-/// The nodes of `paths` with these permissions.
+/// Creates these nodes, each with its permissions.
 fn plant(control: &mut Client, nodes: &[(&str, &str)]) {
     for (path, perms) in nodes {
         control.write(path, "").unwrap();
@@ -48,7 +48,7 @@ fn a_transaction_may_use_exactly_its_quotas() {
     client.commit(transaction).unwrap();
     world.check();
 
-    // Who has more nodes than it may have by now gets no new one, and may write those it has.
+    // A guest with more nodes than a lowered limit gets no new one, and may write those that it has.
     world.registry.set_limit(Some(&guest), Quota::Memory, 0);
     client.write("/tool/x/b", "").unwrap();
     world.registry.set_limit(Some(&guest), Quota::Nodes, 1);
@@ -59,7 +59,7 @@ fn a_transaction_may_use_exactly_its_quotas() {
     world.check();
 }
 
-/// Accounts have no version, so a reply that depended on one is looked at again.
+/// Accounts have no version, so a reply that depended on one is checked again at the end.
 #[test]
 fn a_refusal_is_looked_at_again_at_the_end() {
     for room in [false, true] {
@@ -77,7 +77,7 @@ fn a_refusal_is_looked_at_again_at_the_end() {
     }
 }
 
-/// No node shows that a limit, a target or a life is another one.
+/// No node shows that a limit, a target or an incarnation has changed.
 #[test]
 fn rights_and_limits_are_looked_at_again_at_the_end() {
     for what in ["nothing", "a limit", "a death"] {
@@ -94,7 +94,7 @@ fn rights_and_limits_are_looked_at_again_at_the_end() {
     }
 }
 
-/// A log that is run again writes with new generations; who writes where nobody else does keeps them.
+/// A replayed log writes with new generations; a transaction without conflicts is not replayed and keeps its own.
 #[test]
 fn what_nobody_got_in_the_way_of_is_not_run_again() {
     let world = World::new();
@@ -102,13 +102,13 @@ fn what_nobody_got_in_the_way_of_is_not_run_again() {
     control.write("/libxl/6", "").unwrap();
     let part = || Verb::DirectoryPart(0);
     let mut transaction = Transaction::default();
-    // A home that is there, one that comes into being, and one that is missing.
+    // A partition that exists, one that is created, and one that is missing.
     control.write_in(&mut transaction, "/libxl/6/a", "").unwrap();
     control.write_in(&mut transaction, "/libxl/8", "").unwrap();
     control.run_in(&mut transaction, "/libxl/9", Verb::Read).unwrap_err();
     let written = ["/libxl/6/a", "/libxl/8"]
         .map(|path| (path, control.run_in(&mut transaction, path, part()).unwrap()));
-    // Another home in the same directory is in nobody's way.
+    // Another partition in the same directory does not conflict.
     control.write("/libxl/7", "").unwrap();
     let generations = &mut Generations::default();
     let executed = world.store.commit(transaction, &control.caller, generations).unwrap();
@@ -123,7 +123,7 @@ fn what_nobody_got_in_the_way_of_is_not_run_again() {
     assert!(executed.replaced.is_some(), "homes are dropped where nobody waits for a lock");
 }
 
-/// What is created inherits the permissions of its parents as they are at the end, of each of them.
+/// A created node inherits the permissions that each of its parents has at the end.
 #[test]
 fn every_parent_is_looked_at_again_at_the_end() {
     let parents = ["/libxl", "/local/domain", "/local/domain/0/backend"];
@@ -167,27 +167,27 @@ fn a_transaction_holds_its_arguments() {
     assert_eq!(more, 1000);
     let mut transaction = Transaction::default();
     assert!(transaction.is_empty());
-    // The log and the node that it creates share a long value; that of the second write is the node's, too.
+    // The log and the node that it creates share a long value; so do the second write and its node.
     let held = |transaction: &Transaction| transaction.bytes();
     client.run_in(&mut transaction, "/tool/x/a", op(&long).verb).unwrap();
     let first = held(&transaction);
     assert!((1000..1800).contains(&first), "{first}");
     client.run_in(&mut transaction, "/tool/x/a", op(&long).verb).unwrap();
     assert!((1000..1800).contains(&(held(&transaction) - first)), "{}", held(&transaction));
-    // What it removes again is kept until its end.
+    // Nodes that it removes again are kept until its end.
     let before = held(&transaction);
     for _ in 0..100 {
         client.run_in(&mut transaction, "/tool/x/a/b/c/d", Verb::Mkdir).unwrap();
         client.run_in(&mut transaction, "/tool/x/a/b", Verb::Rm).unwrap();
     }
     assert!(held(&transaction) - before > 100 * (3 * 96 + 2 * Transaction::bytes_of(&op(b""))));
-    // And its log is kept when its snapshots are given up, with the values.
+    // Its log is kept with the values when its snapshots are dropped.
     transaction.give_up();
     let log = 200 * Transaction::bytes_of(&op(b"")) + 2 * Transaction::bytes_of(&op(&long));
     assert!((log..log + 2000).contains(&held(&transaction)), "{} and {log}", held(&transaction));
 }
 
-/// A generation changes without anything that the list shows.
+/// A generation can change without a change of the list.
 #[test]
 fn who_lists_by_parts_conflicts_with_other_names_only() {
     for (path, commits) in [("/tool/x/d", true), ("/tool/x/d/b", false)] {
@@ -225,15 +225,15 @@ fn no_generation_comes_twice() {
         client.write("/libxl/4", "").unwrap();
         assert!(seen.insert(client.run("/libxl/4", Verb::DirectoryPart(0)).unwrap()));
     };
-    // A thread takes 4,096 at a time.
+    // A thread takes 4,096 generations at a time.
     for _ in 0..3 {
         (0..4096).for_each(|_| write(&mut clients[0]));
         (0..10).for_each(|_| write(&mut clients[1]));
     }
 }
 
-/// What counts is who could read a node before a commit and after it, whatever it was in between,
-/// and in whichever of the commit's shards it lies.
+/// Events depend on the permissions before a commit and after it, whatever a node was in between, and in whichever of
+/// the commit's shards it is.
 #[test]
 fn a_commits_events_are_judged_by_the_trees_before_and_after() {
     let (world, _guest) = World::with_guest();
@@ -255,7 +255,7 @@ fn a_commits_events_are_judged_by_the_trees_before_and_after() {
         let mut run = |below: &str, verb: Verb<'_>| {
             control.run_in(&mut transaction, &format!("{home}/{below}"), verb).unwrap();
         };
-        // Domain 5 could read it, and cannot read what is there now.
+        // Domain 5 could read the old node, and cannot read the new one.
         run("up/old", Verb::Rm);
         run("up/old", Verb::Mkdir);
         run("never", Verb::Mkdir);
@@ -289,7 +289,7 @@ fn a_removal_takes_the_homes_below_along() {
     assert_eq!(guest.account.used(Quota::Nodes), 0);
 }
 
-/// Where the nodes of a guest begin, as owners change above them and below.
+/// The index of a guest's topmost nodes, as owners change above and below them.
 #[test]
 fn the_index_of_owners_follows_each_change() {
     let (world, _guest) = World::with_guest();
@@ -315,7 +315,7 @@ fn the_index_of_owners_follows_each_change() {
     }
 }
 
-/// Whoever asked before a turn began has to ask again, and until then changes nothing.
+/// A writer that checked before a reservation began must check again, and changes nothing until then.
 #[test]
 fn who_asked_before_a_turn_changes_nothing() {
     let (world, _guest) = World::with_guest();
@@ -338,8 +338,8 @@ fn who_asked_before_a_turn_changes_nothing() {
     world.check();
 }
 
-/// As if one walked down the tree: what a removed node takes along is told of to its own watches only,
-/// whichever shard it lies in.
+/// As in a walk down the tree: nodes removed with an ancestor notify only watches on exactly their paths, whichever
+/// shard they are in.
 #[test]
 fn a_death_is_told_from_above() {
     let (world, _guest) = World::with_guest();
@@ -352,7 +352,7 @@ fn a_death_is_told_from_above() {
     world.check();
 }
 
-/// The nodes of a number's next life are not those that its last one left.
+/// A late sweep removes the nodes of the dead incarnation, and none of the next one's.
 #[test]
 fn a_late_sweep_spares_the_next_life() {
     let (world, first) = World::with_guest();
@@ -371,7 +371,7 @@ fn a_late_sweep_spares_the_next_life() {
     world.check();
 }
 
-/// Between the removal of a node and its settlement another may come into its place.
+/// Between the removal of a node and its settlement, another may be created in its place.
 #[test]
 fn what_is_settled_late_spares_what_came_meanwhile() {
     for owner in ["n5", "n6", "n0"] {
@@ -427,7 +427,7 @@ fn what_was_begun_elsewhere_goes_on_and_conflicts_in_the_end() {
     assert!(!world.has("/tool/a"));
 }
 
-/// Its requests may still be under way.
+/// Requests of a dead domain may still be running.
 #[test]
 fn the_dead_create_nothing() {
     let (world, guest) = World::with_guest();
@@ -448,7 +448,7 @@ fn sizes_are_counted() {
         world.watch(path, seq);
         world.control().write(&format!("/libxl/{seq}/{seq}"), "").unwrap();
     }
-    // "/libxl", and two below it each.
+    // `/libxl`, and two nodes below it for each watch.
     assert_eq!(world.store.count_nodes(), nodes + 1 + 4 * 2);
     assert_eq!(world.store.check().unwrap().nodes, nodes + 1 + 4 * 2);
     assert_eq!(world.store.upper_watches(), 3);
@@ -456,7 +456,7 @@ fn sizes_are_counted() {
     assert_eq!(watches, 1);
 }
 
-/// Its log is run again under all locks in the end, whatever it then turns out to touch.
+/// The log is finally replayed under all locks, whatever it touches then.
 #[test]
 fn a_commit_that_loses_every_race_is_done_in_the_end() {
     let (world, _guest) = World::with_guest();
@@ -475,7 +475,8 @@ fn a_commit_that_loses_every_race_is_done_in_the_end() {
                 committer.commit(transaction).unwrap();
             }
         });
-        // Homes come in all shards, faster than the log is run again; what a commit overlooked stays.
+        // Partitions are created in all shards, faster than the log is replayed; a root that a commit overlooked would
+        // remain.
         for domid in (10..2000).cycle() {
             writer.write(&format!("/libxl/{domid}"), "").unwrap();
             if commits.is_finished() {
@@ -486,7 +487,7 @@ fn a_commit_that_loses_every_race_is_done_in_the_end() {
     world.check();
 }
 
-/// A guest chooses how deep its nodes are.
+/// Guests choose how deep their nodes are.
 #[test]
 fn the_deepest_tree_is_freed_on_a_small_stack() {
     let deepest = move || {

@@ -1,7 +1,7 @@
-//! Random operations on the store by its library interface, without threads, against the naive model.
-//! Fast enough to be run for every mutant of src/store.
+//! Random operations on the store through its library interface, without threads, against the naive model. Fast enough
+//! to run for every mutant of src/store.
 
-#[allow(dead_code)] // What moves is tests/model.rs's.
+#[allow(dead_code)] // Only tests/model.rs moves domains.
 mod naive;
 mod world;
 
@@ -16,7 +16,7 @@ use xenstored::store::{Transaction, Verb};
 use xenstored::watch::Watcher;
 use xenstored::words::{Domid, Errno, Path, PathSpace, REL_PATH_MAX};
 
-/// The connections: the control domain's, and guests. Domain 7 dies and returns.
+/// The connections: one of the control domain, and those of guests. Domain 7 dies and returns.
 const DOMIDS: [u16; 4] = [0, 5, 6, 7];
 const MORTAL: usize = 3;
 
@@ -85,7 +85,7 @@ fn arb_step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A watch of the store, and what the model calls it.
+/// A watch of the store, with its connection and path in the model.
 struct Watched {
     connection: usize,
     path: String,
@@ -103,7 +103,7 @@ struct Pair {
 }
 
 impl Pair {
-    /// Of whose commits so much is looked at under their locks.
+    /// Creates a pair whose commits spend a budget of `looks` on matching under their locks; the matcher gets the rest.
     fn new(looks: u64) -> Pair {
         let (mut world, model) = (World::new(), Model::new(&DOMIDS));
         Arc::get_mut(&mut world.store).unwrap().set_looks_max(looks);
@@ -117,7 +117,7 @@ impl Pair {
         pair
     }
 
-    /// A domain is created, with its home.
+    /// Creates a domain with its partition root.
     fn create(&mut self, domid: u16) -> Client {
         let domain = self.world.admit(domid);
         let home = format!("/local/domain/{domid}");
@@ -184,12 +184,12 @@ impl Pair {
         let levels = depth.map(|depth| u16::try_from(depth).unwrap());
         let watcher = self.world.watch_as(domid, &at.to_string(), seq, levels);
         let path = path.to_owned();
-        // The event that answers a WATCH is not the store's.
+        // The initial event of a WATCH is not the store's.
         self.model.watch(connection, &path, &seq.to_string(), depth).0.unwrap();
         self.watches.insert(seq, Watched { connection, path, watcher });
     }
 
-    /// Takes up to `count` watches of a connection back.
+    /// Removes up to `count` watches of a connection.
     fn unwatch_all(&mut self, connection: usize, count: usize) {
         let own = self.watches.iter().filter(|(_, watch)| watch.connection == connection);
         for seq in own.map(|(seq, _)| *seq).take(count).collect::<Vec<_>>() {
@@ -245,7 +245,7 @@ impl Pair {
     }
 }
 
-/// A reply as the model writes it.
+/// Formats a reply as the model does.
 fn shown(reply: Result<Vec<u8>, Errno>, writes: bool) -> naive::Reply {
     const NAMES: [(Errno, &str); 5] = [
         (Errno::EACCES, "EACCES"),
@@ -262,7 +262,7 @@ fn shown(reply: Result<Vec<u8>, Errno>, writes: bool) -> naive::Reply {
 }
 
 proptest! {
-    /// A failure is printed with the fewest steps that show it, and kept beside this file.
+    /// A failure prints a minimal list of steps, and is kept beside this file.
     #[test]
     fn the_store_is_the_naive_model(
         steps in prop::collection::vec(arb_step(), 1..120),

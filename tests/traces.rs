@@ -1,4 +1,4 @@
-//! What the switches of the trace write.
+//! The lines that the switches of the trace write.
 
 mod common;
 
@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use common::{Control, Daemon, HANG, World, op};
 
-/// A world of one shard whose daemon traces `switches`.
+/// Returns a world of one shard whose daemon traces `switches`.
 fn traced(switches: &[&str]) -> World {
     let switches = switches.iter().map(|switch| format!("--trace-control=+{switch}"));
     let options: Vec<_> = ["--shards".into(), "1".into()].into_iter().chain(switches).collect();
@@ -14,7 +14,7 @@ fn traced(switches: &[&str]) -> World {
     World::around(Daemon::start_with(&options), Control::Socket)
 }
 
-/// The lines of a switch about a domain, in their order, without time, connection and request id.
+/// Returns the lines of a switch about a domain, in order, without time, connection and request id.
 fn lines(world: &mut World, switch: &str, domid: u16) -> Vec<String> {
     let (log, domain) = (world.log(), format!(" domid={domid}"));
     let words = |line: &str| line.splitn(3, ' ').skip(1).map(str::to_owned).collect::<Vec<_>>();
@@ -28,7 +28,7 @@ fn lines(world: &mut World, switch: &str, domid: u16) -> Vec<String> {
     log.lines().map(words).filter(is_ours).map(short).collect()
 }
 
-/// Waits until the log has such a line: some are written after the reply.
+/// Waits until the log contains a line: some are written after the reply.
 fn until(world: &mut World, switch: &str, domid: u16, line: &str) {
     let started = Instant::now();
     while !lines(world, switch, domid).iter().any(|other| other == line) {
@@ -37,7 +37,7 @@ fn until(world: &mut World, switch: &str, domid: u16, line: &str) {
     }
 }
 
-/// Something of everything.
+/// Makes some requests of every kind.
 fn something(world: &mut World) {
     let guest = world.guest(5);
     guest.watch("x", "to\x01ken").unwrap();
@@ -134,7 +134,7 @@ fn wrl_is_who_is_held_back() {
     assert!(world.log().contains("wrl a guard is set path=/local/domain/5/hot"));
     let waits = lines(&mut world, "wrl", 5);
     assert!(waits.iter().any(|line| line.starts_with("waits for a guard")), "{waits:?}");
-    // Above its quota its ring is not read while a part of a reply waits for room there.
+    // A guest above its quota is not read while part of a reply waits for room in its ring.
     world.admin.write(path, &"4".repeat(1500)).unwrap();
     world.admin.set_quota(Some(5), "memory", 1);
     world.guest(5).send(op::READ, 0, "hot\0");

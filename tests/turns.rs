@@ -1,4 +1,4 @@
-//! Transactions that keep failing get a turn: everybody comes through (XSA-206, docs/DESIGN.md).
+//! Transactions that keep failing get a reservation, so every client makes progress (XSA-206, docs/DESIGN.md).
 
 mod common;
 
@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use common::client::Link;
 use common::{Client, Control, World, op};
 
-/// Conflicts in a row before a connection asks for a turn.
+/// Consecutive conflicts after which a connection asks for a reservation.
 const CONFLICTS: usize = 2;
-/// How long a turn is at most.
+/// Timeout of a reservation.
 const TURN: Duration = Duration::from_millis(50);
 
-/// What the report says of turns: how many began, and how many were over before their transaction.
+/// Returns the report's numbers of reservations: granted, and timed out before their transaction ended.
 fn turns(world: &mut World) -> (usize, usize) {
     let report = world.daemon.path("report");
     world.admin.control(&format!("memreport {}", report.display())).unwrap();
@@ -28,7 +28,7 @@ fn connect(world: &World) -> Client {
     Client::new("a client", Link::Socket(world.daemon.connect()))
 }
 
-/// Fails a client's transactions that read `path`, until it asks for a turn with the next.
+/// Makes a client's transactions that read `path` fail until it asks for a reservation with the next.
 fn fail(client: &mut Client, path: &str, other: &mut Client) {
     for number in 0..CONFLICTS {
         let tx = client.start().unwrap();
@@ -39,7 +39,7 @@ fn fail(client: &mut Client, path: &str, other: &mut Client) {
     }
 }
 
-/// Whether a reply is there that no turn holds back: `barrier` is asked and answered meanwhile.
+/// Returns whether a reply has arrived, which means that no reservation delays it: `barrier` gets replies meanwhile.
 fn is_answered(client: &mut Client, barrier: &mut Client) -> bool {
     for _ in 0..5 {
         barrier.read("/").unwrap();
@@ -59,7 +59,7 @@ fn everybody_comes_through_after_two_conflicts_and_one_for_each_node_that_others
                 let mut one = |round| {
                     let tx = client.start().unwrap();
                     for node in NODES {
-                        // The first does not find them.
+                        // The first transaction does not find them.
                         let _ = client.request(op::READ, tx, format!("/shared/{node}\0"));
                     }
                     for node in [number % 3, 3] {
@@ -76,7 +76,7 @@ fn everybody_comes_through_after_two_conflicts_and_one_for_each_node_that_others
             let threads: Vec<_> = (0..16).map(|number| scope.spawn(committer(number))).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).max().unwrap()
         });
-        // A machine that is busy with something else may not let a client use its turn.
+        // On a busy machine a client may not use its reservation in time.
         let (turns, overdue) = turns(&mut world);
         assert!(turns > 0);
         let bound = CONFLICTS + NODES.len() + overdue;
@@ -113,7 +113,7 @@ fn who_stops_in_its_turn_holds_others_up_until_it_is_over() {
 fn who_disconnects_in_its_turn_or_before_it_holds_nobody_up() {
     for shards in [1, 4] {
         let mut world = World::new(Control::Socket, shards);
-        // Unless the machine is so busy that its turn is over before.
+        // Retried, as the reservation may time out on a busy machine.
         let in_time = (0..10).any(|_| {
             let (_, before) = turns(&mut world);
             let (mut leaves, mut waits) = (connect(&world), connect(&world));
@@ -146,7 +146,7 @@ fn two_that_write_what_the_other_reads_come_through_one_after_the_other() {
             let tx = one.start().unwrap();
             two.send(op::TRANSACTION_START, 0, "\0");
             one.request(op::READ, tx, "/x\0").unwrap();
-            // What it writes is nobody else's.
+            // No other client uses the path of its write.
             one.write("/x/plain", "v").unwrap();
             one.request(op::WRITE, tx, "/y\0one").unwrap();
             let done = one.commit(tx);
@@ -173,7 +173,7 @@ fn guests_get_no_turns_and_write_between_those_of_others() {
     world.admin.write("/local/domain/5/hot", "still").unwrap();
     guest.commit(tx).unwrap();
     assert_eq!(turns(&mut world).0, 0);
-    // Toolstacks that come one after the other do not keep it waiting.
+    // Toolstacks that come one after the other do not starve the guest.
     let mut toolstacks = [connect(&world), connect(&world), connect(&world)];
     let between = (0..10).any(|_| {
         for toolstack in &mut toolstacks {
@@ -184,7 +184,7 @@ fn guests_get_no_turns_and_write_between_those_of_others() {
             toolstack.send(op::TRANSACTION_START, 0, "\0");
         }
         guest.send(op::WRITE, 0, "hot\0by the guest");
-        // The guest's write arrives, unless the machine is busy.
+        // Time for the guest's write to arrive, unless the machine is busy.
         std::thread::sleep(TURN / 5);
         toolstacks[0].commit(tx).unwrap();
         let mut saw = Vec::new();

@@ -1,4 +1,4 @@
-//! A system that lets the daemon have no more threads.
+//! A system on which the daemon cannot start further threads.
 
 mod common;
 
@@ -9,23 +9,23 @@ use common::wire::show;
 use common::{Control, HANG, World};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
-/// The reply to a command of CONTROL.
+/// Returns the reply to a command of CONTROL.
 fn ask(world: &mut World, words: &str) -> String {
     show(&world.admin.control(words).unwrap()).trim_end_matches('|').to_owned()
 }
 
-/// A number of /proc/<pid>/status of the daemon.
+/// Returns a number from /proc/<pid>/status of the daemon.
 fn status(world: &World, name: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", world.daemon.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// The system maps no stack for a thread any more; that of the last command is used by the next.
+/// The system maps no stack for a further thread; a command's thread reuses the stack of the last one's.
 #[test]
 fn check_and_export_without_further_threads_run_on_one() {
     let world = &mut World::new(Control::Socket, 2);
-    // More than are looked up and written by the thread that asks.
+    // More than the requesting thread looks up and writes by itself.
     let domids: Vec<u16> = (1..=20).collect();
     for &domid in &domids {
         for node in 0..110 {
@@ -50,7 +50,7 @@ fn check_and_export_without_further_threads_run_on_one() {
     let (alone, said) = bulk.export(&domids);
     assert_eq!(said.lines().filter(|line| line.contains("|OK|")).count(), 20, "{said}");
 
-    // What others write is the same, and they come once they can.
+    // With further threads, which start once they can, the stream is the same.
     prlimit(pid, Resource::As, none).unwrap();
     let refused = world.log().matches("refused").count();
     let (shared, _) = bulk.export(&domids);

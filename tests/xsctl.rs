@@ -1,5 +1,5 @@
-//! `xsctl` as a process, on the golden streams of tests/golden: those that make.py there writes from the
-//! format's text alone, and one that C's daemon wrote.
+//! `xsctl` as a process, on the golden streams of tests/golden: those that make.py there writes from the format's text
+//! alone, and one that C's daemon wrote.
 
 use std::fs;
 use std::path::PathBuf;
@@ -18,14 +18,14 @@ fn stream(name: &str) -> String {
     golden(&format!("{name}.stream")).to_str().unwrap().to_owned()
 }
 
-/// Exit code, standard output, standard error.
+/// Runs `xsctl`; returns its exit code, standard output and standard error.
 fn xsctl(arguments: &[&str]) -> (i32, String, String) {
     let command = Command::new(env!("CARGO_BIN_EXE_xsctl")).args(arguments).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (command.status.code().unwrap(), text(command.stdout), text(command.stderr))
 }
 
-/// A stream of these bytes in a file, for as long as the directory is held.
+/// Writes a stream to a file, which exists as long as the returned directory.
 fn file(bytes: &[u8]) -> (tempfile::TempDir, String) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("stream");
@@ -59,8 +59,8 @@ fn json_has_an_object_for_each_record() {
     );
 }
 
-/// But for C's defects, for the record of a type that is not known, whose body is skipped, and for a
-/// watch that says at more length that its depth has no limit.
+/// Except for C's defects, for the record of an unknown type, whose body is skipped, and for a watch that says in a
+/// longer form that its depth has no limit.
 #[test]
 fn golden_streams_are_written_again_to_the_byte() {
     for name in &GOLDEN[..4] {
@@ -92,7 +92,7 @@ fn the_same_state_does_not_differ_whatever_the_byte_order() {
     }
 }
 
-/// A stream of version 2 with these nodes, watches and transactions of domain 5.
+/// Returns a stream of version 2 with these nodes, watches and transactions of domain 5.
 fn state(records: &[Record]) -> Vec<u8> {
     use xenstored::migration::stream::fields::Order;
     use xenstored::migration::stream::{Connection, Transport};
@@ -176,7 +176,7 @@ fn the_order_of_the_same_watches_counts() {
     assert!(shown.starts_with("~ watch-order domid=5 order="), "{shown}");
 }
 
-/// Whatever contradicts what came before is an error that says where.
+/// A record that contradicts an earlier one is an error that says where.
 #[test]
 fn contradictions_name_record_and_offset() {
     let transaction = |connection, tx_id| Record::Transaction { connection, tx_id };
