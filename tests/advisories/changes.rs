@@ -1,4 +1,4 @@
-//! What changes the store: quotas, and transactions that fail, meet or are starved.
+//! Changes of the store: quotas, and transactions that fail, conflict or starve.
 
 use super::*;
 
@@ -33,7 +33,7 @@ fn xsa_206_a_guest_cannot_starve_the_control_domains_transactions() {
                     guest.write("hot", &i.to_string()).unwrap();
                 }
             });
-            // Elsewhere: at once.
+            // On other paths it commits at once.
             for round in 0..20 {
                 let tx = toolstack.start().unwrap();
                 for i in 0..50 {
@@ -42,7 +42,7 @@ fn xsa_206_a_guest_cannot_starve_the_control_domains_transactions() {
                 }
                 assert_eq!(toolstack.commit(tx).as_deref(), Ok(&b"OK\0"[..]));
             }
-            // Where it writes: after a bounded number of tries.
+            // On the paths that the guest writes it commits after a bounded number of tries.
             for _ in 0..20 {
                 let tries = (1..=16).find(|_| {
                     let tx = toolstack.start().unwrap();
@@ -59,7 +59,7 @@ fn xsa_206_a_guest_cannot_starve_the_control_domains_transactions() {
     }
 }
 
-/// Fails a transaction over and over, until the next one guards `path`.
+/// Fails transactions until the next one has a reservation of `path`; returns its id.
 fn guard(world: &mut World, path: &str) -> u32 {
     for _ in 0..2 {
         let toolstack = world.client("dom0.t");
@@ -79,8 +79,8 @@ fn guard(world: &mut World, path: &str) -> u32 {
 fn xsa_206_a_guest_goes_on_as_soon_as_a_guard_is_over() {
     let mut world = World::new(Control::Socket, 2);
     world.guest(5).write("hot", "0").unwrap();
-    // After as long as a guard lasts at most, not at the next look at all that wait, four times a second; and at
-    // once after the end of its transaction, which leaves about 40 ms of that.
+    // A waiting write goes on when the reservation times out, not at the next check of all waiters, four times a
+    // second; and at once when the reservation's transaction ends, about 40 ms earlier.
     for (ends, bound) in [(false, 200), (true, 20)] {
         let waited = (0..5).map(|_| {
             let tx = guard(&mut world, "/local/domain/5/hot");
@@ -107,7 +107,7 @@ fn xsa_206_a_guest_goes_on_as_soon_as_a_guard_is_over() {
 fn xsa_272_writes_stop_at_exactly_the_quota() {
     each_world(|world| {
         world.guest(5);
-        // The names of the children would be too many for their parent.
+        // The names of the children would exceed the size of their parent.
         world.admin.set_quota(Some(5), "node-size", 0);
         let requests: Vec<_> =
             (0..1100).map(|i| (op::WRITE, 0, format!("n{i}\0").into_bytes())).collect();
@@ -144,7 +144,7 @@ fn xsa_415_a_failed_create_in_a_transaction_leaves_no_orphans() {
         let tx = guest.start().unwrap();
         assert_eq!(guest.request(op::WRITE, tx, "a/b/c\0v"), Err("ENOSPC".to_owned()));
         assert_eq!(guest.request(op::READ, tx, "a\0"), Err("ENOENT".to_owned()));
-        // Refused or committed without it, nothing is left.
+        // Whether the commit fails or succeeds without it, nothing is left.
         let _ = guest.commit(tx);
         assert_eq!(guest.directory("/local/domain/5").unwrap(), Vec::<String>::new());
         assert_eq!(world.nodes_of(5), 1);
@@ -190,7 +190,7 @@ fn xsa_440_two_transactions_remove_the_same_nodes() {
             guest.request(op::RM, two, second).unwrap();
             guest.commit(one).unwrap();
             let both = guest.commit(two);
-            // RM of a/b after RM of a would answer ENOENT: no serial order explains both.
+            // RM of a/b after RM of a would fail with ENOENT: no serial order explains both.
             assert_eq!(both.is_ok(), round % 2 == 1, "round {round}: {both:?}");
             assert_eq!(guest.read("a/b"), Err("ENOENT".to_owned()));
             guest.rm("a").unwrap();

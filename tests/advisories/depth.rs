@@ -1,8 +1,8 @@
-//! Trees and watches of a thousand levels, on stacks that hold no frame for each.
+//! Trees and watches of a thousand levels, on stacks too small for a frame per level.
 
 use super::*;
 
-/// Runs a test on daemons whose threads have stacks of `bytes`, and that have to stop in order after it.
+/// Runs a test on daemons whose threads have stacks of `bytes`, and that must stop cleanly after it.
 fn each_world_on_small_stacks(bytes: usize, controls: &[Control], test: impl Fn(&mut World)) {
     for control in controls {
         for shards in [1, 4] {
@@ -14,7 +14,7 @@ fn each_world_on_small_stacks(bytes: usize, controls: &[Control], test: impl Fn(
     }
 }
 
-/// A frame for each of a thousand levels does not fit. An optimised build makes one large frame of several.
+/// Too small for a frame for each of a thousand levels. An optimised build merges several frames into a large one.
 const SMALL_STACK_BYTES: usize = if cfg!(debug_assertions) { 64 << 10 } else { 128 << 10 };
 
 #[test]
@@ -32,14 +32,14 @@ fn xsa_418_a_path_of_a_thousand_levels() {
             world.check_store();
             world.client("dom0").rm("/a").unwrap();
         }
-        // A guest's, removed by its death.
+        // A guest's tree, which its death removes.
         let guest = world.guest(5);
         let mut deep = "a/".repeat(900);
         deep.pop();
         guest.write(&deep, "v").unwrap();
         world.until_released(5);
         assert_eq!(world.admin.read("/local/domain/5"), Err("ENOENT".to_owned()));
-        // What is left when the daemon stops.
+        // A tree that is left when the daemon stops.
         world.admin.write(&"/a".repeat(1024), "v").unwrap();
     });
 }
@@ -50,17 +50,17 @@ fn xsa_418_a_transaction_that_is_the_last_to_hold_a_thousand_levels() {
         let mut deep = "a/".repeat(900);
         deep.pop();
         let guest = world.guest(5);
-        // One that created them and is given up.
+        // A transaction that created them and is aborted.
         let tx = guest.start().unwrap();
         guest.request(op::WRITE, tx, format!("{deep}\0v")).unwrap();
         guest.request(op::TRANSACTION_END, tx, "F\0").unwrap();
-        // One that removes them itself.
+        // A transaction that removes them itself.
         guest.write(&deep, "v").unwrap();
         let tx = guest.start().unwrap();
         guest.request(op::RM, tx, "a\0").unwrap();
         guest.commit(tx).unwrap();
         for end in ["F\0", "T\0"] {
-            // One that saw them before another request removes them.
+            // A transaction that saw them before another request removes them.
             guest.write(&deep, "v").unwrap();
             let tx = guest.start().unwrap();
             guest.request(op::READ, tx, format!("{deep}\0")).unwrap();
@@ -73,14 +73,14 @@ fn xsa_418_a_transaction_that_is_the_last_to_hold_a_thousand_levels() {
 
 #[test]
 fn xsa_418_watches_on_a_thousand_levels() {
-    // Setting and removing a watch takes a frame for each node of the trie, here for each level, and nothing
-    // else does: without optimisation some 400 bytes of the 2 MiB that a thread has; 384 KiB were not enough.
+    // Setting and removing a watch takes a frame for each node of the trie, here for each level, and nothing else does:
+    // without optimisation about 400 bytes of the 2 MiB that a thread has; 384 KiB were not enough.
     let bytes = if cfg!(debug_assertions) { 512 << 10 } else { 1 << 20 };
     each_world_on_small_stacks(bytes, &[Control::Socket], |world| {
         world.guest(5);
         world.admin.set_quota(Some(5), "nodes", 0);
         let mut guest = world.take("dom5");
-        // One on each level: no level can be left out of an index.
+        // One on each level, so that an index cannot leave a level out.
         let level = |first, depth| format!("{first}a{}", "/a".repeat(depth));
         let all = |kind, first| {
             let request = |depth| (kind, 0, format!("{}\0t\0", level(first, depth)).into_bytes());
@@ -95,11 +95,11 @@ fn xsa_418_watches_on_a_thousand_levels() {
                 (0..1000).for_each(|_| _ = guest.next_event());
             }
             world.check_store();
-            // From the top, which leaves what is below in place; then all at once.
+            // From the top, with the watches below still in place; then all at once.
             assert!(guest.pipeline(&all(op::UNWATCH, first)[900..]).iter().all(Result::is_ok));
             guest.request(op::RESET_WATCHES, 0, "\0").unwrap();
         }
-        // Those that are there when the daemon stops.
+        // Watches that are left when the daemon stops.
         assert!(guest.pipeline(&all(op::WATCH, "")).iter().all(Result::is_ok));
     });
 }

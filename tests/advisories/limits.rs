@@ -15,7 +15,7 @@ fn xsa_038_indices_out_of_range_end_that_ring_only() {
                 guest.ring().put(&request.encode());
             }
             page.store(offset, page.load(cons).wrapping_add(1025));
-            // Nothing behind the words that the protocol names may be touched.
+            // Bytes beyond the words that the protocol names must stay untouched.
             page.copy_in(2080, &[0xA5; 2016]);
             guest.ring().notify();
             error_is(world, domid, 2);
@@ -54,7 +54,7 @@ fn xsa_072_request_over_4096_ends_the_connection() {
 
 #[test]
 fn xsa_324_an_event_over_4096_is_dropped() {
-    // A token may be as long as a request: with a longer path of an event it does not fit.
+    // A token may be as long as a request: with an event's path, which is longer than the watch's, it does not fit.
     for name in ["dom0", "dom5"] {
         each_world(|world| {
             world.guest(5);
@@ -77,7 +77,7 @@ fn xsa_324_an_event_over_4096_is_dropped() {
 #[test]
 fn xsa_326_unread_replies_stop_the_reading_of_requests() {
     each_world(|world| {
-        // Of short replies twenty are outstanding at most; of long ones, as many as make 8 KiB.
+        // At most twenty short replies are outstanding; of long ones, as many as make 8 KiB.
         for (domid, value) in [(5, 100), (6, 1000)] {
             let guest = world.guest(domid);
             guest.write("value", &"v".repeat(value)).unwrap();
@@ -117,11 +117,11 @@ fn xsa_326_a_guest_above_its_memory_quota_is_not_read() {
         paths.iter().for_each(|path| _ = world.admin.write(path, "v").unwrap());
         world.guest(5).watch("x", "t").unwrap();
         world.guest(5).next_event();
-        // Some 4 KB of events, of which the page has a quarter: the rest is charged to the guest. Near the
-        // quota they would be deferred, so it is lowered below what is used already.
+        // Of 2,300 bytes of events the page takes 1,024: the rest is charged to the guest. Near the quota they would be
+        // deferred, so it is lowered below the present use afterwards.
         let before = world.accounted(5, "memory");
         paths.iter().for_each(|path| _ = world.admin.write(path, "w").unwrap());
-        // An event has 23 bytes, and the page takes 1,024; they come by another thread.
+        // An event has 23 bytes, and the page takes 1,024; another thread sends them.
         let started = Instant::now();
         let queued = 23 * 100 - 1024;
         while world.accounted(5, "memory") < before + queued {
@@ -186,7 +186,7 @@ fn xsa_330_reset_watches_leaks_nothing() {
         let mut last = 0;
         let mut watch_and_reset = |count: usize| {
             for _ in 0..count / 16 {
-                // Never the same path twice: what stays of a watch on one is replaced by the next on it.
+                // Never the same path twice: a watch on the same path would replace what the last one left.
                 let some = (last..last + 16).flat_map(|i| {
                     let watch = (op::WATCH, 0, format!("x{i}\0t\0").into_bytes());
                     [watch, (op::RESET_WATCHES, 0, b"\0".to_vec())]
@@ -200,7 +200,7 @@ fn xsa_330_reset_watches_leaks_nothing() {
         let before = world.daemon.resident_bytes();
         watch_and_reset(rounds(1_000_000, 30_000));
         let grown = world.daemon.resident_bytes().saturating_sub(before);
-        // A leak of a watch a round would be some megabytes.
+        // A leak of one watch per round would be some megabytes.
         assert!(grown < 1 << 20, "{grown} bytes more");
         assert_eq!(world.accounted(5, "watches"), 0);
     }
@@ -209,7 +209,7 @@ fn xsa_330_reset_watches_leaks_nothing() {
 #[test]
 fn xsa_416_a_pending_reply_holds_its_own_bytes() {
     const DOMAINS: u64 = 100;
-    // Twenty may be outstanding; with three more in the page all are below the 8 KiB at which reading stops.
+    // Twenty may be outstanding; together with three more in the page they are below the 8 KiB at which reading stops.
     const REPLIES: u64 = 23;
     const VALUE: usize = 300;
     for shards in [1, 4] {
@@ -219,7 +219,7 @@ fn xsa_416_a_pending_reply_holds_its_own_bytes() {
         }
         let before = world.daemon.resident_bytes();
         for domid in 100..200 {
-            // Each in a pass of its own, none of them read.
+            // Each in a pass of its own, and no reply is read.
             let guest = world.guest(domid);
             for _ in 0..REPLIES {
                 guest.send(op::READ, 0, "x\0");
@@ -238,7 +238,7 @@ fn xsa_416_a_pending_reply_holds_its_own_bytes() {
     }
 }
 
-/// Waits until all requests in a guest's page are consumed.
+/// Waits until the daemon has consumed all requests in a guest's page.
 fn until_consumed(guest: &Client) {
     let page = guest.ring().page();
     let started = Instant::now();

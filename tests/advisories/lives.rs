@@ -1,12 +1,12 @@
-//! What a domain leaves behind, and what the next one of its number finds.
+//! What a domain leaves behind, and what the next domain with its number finds.
 
 use super::*;
 
 #[test]
 fn xsa_233_a_stub_domain_and_its_target_die_together() {
     each_world(|world| {
-        // Equal events merge until the first is sent. With so many to be told, a second report of a death
-        // is some milliseconds behind the first, which dom0 has by then: it never stops reading.
+        // Equal events merge until the first is sent. With this many watches to notify, a second report of a death
+        // comes some milliseconds after the first, which dom0 has by then: it never stops reading.
         for token in 0..2000 {
             world.client("dom0.crowd").watch("@releaseDomain", &token.to_string()).unwrap();
         }
@@ -26,7 +26,7 @@ fn xsa_233_a_stub_domain_and_its_target_die_together() {
             let mut events = if together { Vec::new() } else { events_of_deaths(world, &[9]) };
             world.destroy(8);
             events.extend(events_of_deaths(world, if together { &[8, 9] } else { &[8] }));
-            // One clean-up each.
+            // One clean-up per death.
             let reports = events.iter().filter(|event| *event == "@releaseDomain|r").count();
             let expected = if together { 1..=2 } else { 2..=2 };
             assert!(expected.contains(&reports), "round {round}: {events:?}");
@@ -40,7 +40,7 @@ fn xsa_233_a_stub_domain_and_its_target_die_together() {
     });
 }
 
-/// The events of dom0, which reads all the time, until these domains are dead and that is reported.
+/// Returns the events of dom0, which reads all the time, until these domains are dead and their deaths are reported.
 fn events_of_deaths(world: &mut World, domids: &[u16]) -> Vec<String> {
     let started = Instant::now();
     let mut events = Vec::new();
@@ -112,7 +112,7 @@ fn xsa_322_nor_by_a_transaction_over_the_death() {
         world.until_released(7);
         world.close("dom7");
         world.guest(7);
-        // Whether it commits is the daemon's choice; that the new domain may not read is not.
+        // The daemon may commit it or not; the new domain may not read the node.
         let _ = world.client("dom0").commit(tx);
         assert_eq!(world.guest(7).read("/shared"), Err("EACCES".to_owned()));
     });
@@ -127,7 +127,7 @@ fn xsa_325_a_misbehaving_domain_stays_known_until_it_is_dead() {
         let known = world.admin.request(op::IS_DOMAIN_INTRODUCED, 0, "5\0");
         assert_eq!(known.as_deref(), Ok(&b"T\0"[..]));
         assert!(world.admin.read("/local/domain/5/x").is_ok());
-        // It still fires.
+        // `@releaseDomain` still fires.
         world.until_released(5);
         assert_eq!(world.admin.read("/local/domain/5/x"), Err("ENOENT".to_owned()));
     });
@@ -227,7 +227,7 @@ fn xsa_425_release_while_the_domains_own_request_runs() {
                 }
             });
             for _ in 0..20_000 {
-                // Whole requests only: half of one would be awaited for ever.
+                // Whole requests only: the daemon would wait for the rest of half a request for ever.
                 let page = guest.ring().page();
                 let used = page.load(at::REQ_PROD).wrapping_sub(page.load(at::REQ_CONS));
                 if used < 900 {

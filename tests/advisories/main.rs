@@ -1,4 +1,4 @@
-//! Xen's security advisories on its two daemons, as behaviour: one test or more for each.
+//! Xen's security advisories about its two daemons, as behaviour: at least one test for each.
 
 mod changes;
 #[path = "../common/mod.rs"]
@@ -25,8 +25,8 @@ fn each_world(test: impl Fn(&mut World)) {
     }
 }
 
-/// How often to repeat: as the advisory's row asks with `XENSTORED_FULL_ROWS` in the environment,
-/// as `.ci/run rows` has it for an optimised build; else as often as a debug build does in seconds.
+/// Returns how often to repeat: `full` times, as the advisory's row asks, with `XENSTORED_FULL_ROWS` in the
+/// environment, which `.ci/run rows` sets for an optimised build; else `short` times, which take a debug build seconds.
 fn rounds(full: usize, short: usize) -> usize {
     if std::env::var_os("XENSTORED_FULL_ROWS").is_some() { full } else { short }
 }

@@ -1,4 +1,4 @@
-//! Who may read, write, see and own what.
+//! Permissions to read, write, see and own nodes.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! A client that asks little beside clients that ask without pause.
+//! A client with few requests beside clients that send requests without pause.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -6,11 +6,11 @@ use std::os::unix::net::UnixStream;
 use super::common::{Control, Message, World, op};
 
 const BUSY: usize = 40;
-/// Turns that each of them needs, of 64 requests.
+/// The turns that each of them needs, of 64 requests.
 const TURNS: usize = 20;
 const REQUESTS: usize = TURNS * 64;
 
-/// Takes what came; returns how many bytes.
+/// Reads what has arrived; returns the number of bytes.
 fn drain(stream: &mut UnixStream) -> usize {
     let (mut bytes, mut taken) = ([0; 16 << 10], 0);
     loop {
@@ -23,8 +23,8 @@ fn drain(stream: &mut UnixStream) -> usize {
     }
 }
 
-/// The thread has one turn of a busy client before it serves the other one again, not one of each: so that one makes
-/// more requests one after the other than each of them needs turns.
+/// The thread gives one busy client a turn before it serves the other client again, not one to each of them: that
+/// client makes more requests in sequence than each busy one needs turns.
 #[test]
 fn a_client_waits_for_few_turns_of_busy_ones() {
     let mut world = World::new(Control::Socket, 1);

@@ -1,26 +1,26 @@
-//! What a guest is charged with is what the daemon keeps for it: the daemon's memory stays within the sum of
-//! the charges and a quarter, whatever shape its guests give to what they keep.
+//! A guest is charged for what the daemon keeps for it: the daemon's memory stays within the sum of the charges and a
+//! quarter, whatever shape the guests give to what they keep.
 
 use std::time::Duration;
 
 use super::common::{Control, World, op};
 use super::watch_all;
 
-/// Guests that do the same in one daemon: more than any slack of the allocator can hide. Each costs time.
+/// Guests that do the same in one daemon: enough to exceed the allocator's slack. Each costs time.
 const GUESTS: u16 = 8;
-/// What the daemon may take beside what it charges: pages of its allocator that are partly used.
+/// Memory that the daemon may use beside what it charges: partly used pages of its allocator.
 const SLACK_BYTES: u64 = 4 << 20;
 /// The quota `memory`.
 const MEMORY: u32 = 2_621_440;
-/// The same, and what one request of these tests copies above it.
+/// The same, plus what one request of these tests copies above it.
 const MEMORY_MAX: u32 = MEMORY + (8 << 10);
 
-/// A path of one-letter names as long as may be.
+/// Returns the longest possible path of one-letter names.
 fn deep(first: &str) -> String {
     format!("{first}{}", "/a".repeat((2040 - first.len()) / 2))
 }
 
-/// Lets each of [`GUESTS`] fill its quotas, then compares what they are charged with what the daemon has grown by.
+/// Lets each of [`GUESTS`] fill its quotas, then compares their charges with the daemon's growth.
 fn fills_within_its_charge(shape: &str, fill: impl Fn(&mut World, u16)) {
     for shards in [1, 4] {
         let mut world = World::new(Control::Socket, shards);
@@ -61,7 +61,7 @@ fn watches_at_every_level_are_charged() {
     });
 }
 
-/// A watch that stays costs the same whether shorter paths on its way were watched meanwhile or not.
+/// A watch costs the same whether or not shorter paths on its way were watched meanwhile.
 #[test]
 fn removed_watches_leave_nothing_beside_a_deeper_one() {
     const LEVELS: usize = 200;
@@ -93,7 +93,7 @@ fn long_tokens_are_charged() {
     });
 }
 
-/// What the daemon keeps of an event beside its bytes is more than the bytes of a small one.
+/// The daemon's overhead of an event is larger than the bytes of a small one.
 #[test]
 fn small_events_that_are_not_read_are_charged() {
     const WATCHES: u32 = 500;
@@ -105,7 +105,7 @@ fn small_events_that_are_not_read_are_charged() {
         assert_eq!(watch_all(world.guest(1), watches), WATCHES as usize);
         let before = world.accounted(1, "memory");
         world.admin.write("/local/domain/1/d", "v").unwrap();
-        // Each question is a pass of its thread, in which some of them are queued.
+        // Each request is a pass of the thread, which queues some of the events.
         let charged = |world: &mut World| world.accounted(1, "memory") - before;
         let is_charged = (0..1000).any(|_| charged(&mut world) > WATCHES * EVENT_BYTES);
         assert!(is_charged, "{} bytes for {WATCHES} events", charged(&mut world));
@@ -157,14 +157,14 @@ fn nodes_far_below_others_are_charged_with_their_paths() {
                 (0..300).map(|i| (op::WRITE, 0, format!("{directory}/{i}\0").into_bytes()));
             super::all_ok(&world.guest(domid).pipeline(&writes.collect::<Vec<_>>()));
         }
-        // What was charged is given back.
+        // The charge is given back.
         let charged = world.accounted(domid, "memory");
         world.guest(domid).rm(&format!("{far}/{domid}-0/7")).unwrap();
         assert!(charged - world.accounted(domid, "memory") > 2000);
     });
 }
 
-/// The root of a home is found by its path.
+/// Returns a partition root with a long path; the daemon keeps the path, by which it finds the root.
 fn long_home(domid: u16, i: u16) -> String {
     format!("/local/domain/{domid}/backend/{}/{}", "k".repeat(1900), 1000 + i)
 }
@@ -204,7 +204,7 @@ fn nodes_of_an_open_transaction_are_charged() {
     });
 }
 
-/// Requests that create a tree of 970 nodes and remove it again.
+/// Returns requests that create a tree of 970 nodes and remove it again.
 fn create_and_remove(tx: u32, times: usize) -> Vec<(u32, u32, Vec<u8>)> {
     let tree = format!("x{}\0", "/a".repeat(969));
     let pair = || [(op::WRITE, tx, tree.clone().into_bytes()), (op::RM, tx, b"x\0".to_vec())];
@@ -222,7 +222,7 @@ fn what_a_transaction_removes_again_is_charged() {
     });
 }
 
-/// What its quota of memory refuses a transaction is no part of it: the rest can be committed.
+/// A request that the memory quota refuses is no part of its transaction: the rest can be committed.
 #[test]
 fn a_transaction_that_fills_the_quota_of_memory_commits_what_succeeded() {
     for shards in [1, 4] {
@@ -243,7 +243,7 @@ fn a_transaction_that_fills_the_quota_of_memory_commits_what_succeeded() {
     }
 }
 
-/// Its own requests are all that can bring it below its quota again.
+/// Only its own requests can bring a guest below its quota again.
 #[test]
 fn a_guest_above_its_quota_of_memory_that_has_read_everything_is_read() {
     for shards in [1, 4] {
@@ -262,7 +262,7 @@ fn a_guest_above_its_quota_of_memory_that_has_read_everything_is_read() {
     }
 }
 
-/// A transaction whose snapshots are given up takes as much anew with its next request, so its guest cannot fill
+/// A transaction whose snapshots are dropped needs as much memory again at its next request, so its guest cannot fill
 /// its quota with something else meanwhile.
 #[test]
 fn a_transaction_that_was_given_up_stays_charged() {
@@ -276,7 +276,7 @@ fn a_transaction_that_was_given_up_stays_charged() {
             .collect();
         super::all_ok(&guest.pipeline(&writes));
         let charged = world.accounted(1, "memory");
-        // After a second they are given up: what others replace is not kept any more.
+        // After a second the snapshots are dropped: nodes that others replace are not kept any more.
         std::thread::sleep(Duration::from_millis(1500));
         assert_eq!(world.accounted(1, "memory"), charged);
         let value = world.guest(1).request(op::READ, tx, b"n7\0").unwrap();
@@ -304,12 +304,12 @@ fn copies_of_open_transactions_are_charged() {
     });
 }
 
-/// What C's default quotas admit is admitted: nodes as large as may be, and watches.
+/// Everything that C's default quotas admit is admitted: nodes of the largest size, and watches.
 #[test]
 fn the_largest_guest_that_c_admits_fits() {
     let mut world = World::new(Control::Socket, 2);
     let guest = world.guest(5);
-    // The home is the first; permissions and C's header count into the size of a node, and so do names.
+    // The partition root is the first node; permissions, C's header and names count towards a node's size.
     let path = |i: u32| if i < 31 { format!("{i}") } else { format!("{}/{i}", i % 31) };
     let writes: Vec<_> = (0..999)
         .map(|i| {

@@ -1,17 +1,18 @@
-//! What snapshots of open transactions keep beside the tree: no account is charged for it, so it is bounded.
+//! Nodes that snapshots of open transactions keep beside the tree: they are charged to no account, so they are bounded.
 
 use super::all_ok;
 use super::common::{Control, World, op};
 
-/// What is replaced beside snapshots may be kept up to this, and what a pass and the allocator add.
+/// The bound of replaced nodes that snapshots keep, plus what a pass and the allocator add.
 const KEPT_BYTES_MAX: u64 = (8 << 20) + (8 << 20);
 /// Levels of the chain that is copied, each with a value.
 const LEVELS: usize = 900;
 const VALUE_BYTES: usize = 1900;
-/// Snapshots, fewer than a guest may have transactions. Each copy of the chain shares its values and takes some 150 KB.
+/// Snapshots; fewer than the transactions that a guest may have. Each copy of the chain shares its values and takes
+/// some 150 KB.
 const ROUNDS: usize = 220;
 
-/// A chain of directories with long values in the home of domain 5.
+/// Creates a chain of directories with long values in the partition of domain 5; returns the path of the deepest.
 fn chain(world: &mut World) -> String {
     let guest = world.guest(5);
     guest.write(&vec!["a"; LEVELS].join("/"), "v").unwrap();
@@ -23,7 +24,7 @@ fn chain(world: &mut World) -> String {
     vec!["a"; LEVELS].join("/")
 }
 
-/// A transaction that has taken a snapshot of the home of domain 5.
+/// Starts a transaction that takes a snapshot of the partition of domain 5.
 fn snapshot(world: &mut World) -> u32 {
     let guest = world.guest(5);
     let tx = guest.start().unwrap();
@@ -31,7 +32,7 @@ fn snapshot(world: &mut World) -> u32 {
     tx
 }
 
-/// Each write copies the whole chain beside a new snapshot, which would keep the versions for a second.
+/// Each write copies the whole chain beside a new snapshot, which would keep the old version for a second.
 #[test]
 fn copies_beside_snapshots_are_bounded() {
     for shards in [1, 4] {
@@ -46,7 +47,7 @@ fn copies_beside_snapshots_are_bounded() {
         let grown = world.daemon.resident_bytes().saturating_sub(before);
         println!("{shards} shards: grown by {grown} bytes");
         assert!(grown < KEPT_BYTES_MAX, "{grown} bytes are kept for {ROUNDS} snapshots");
-        // All go on: nothing that they saw has changed.
+        // All of them commit: nothing that they saw has changed.
         for tx in transactions {
             world.guest(5).request(op::READ, tx, b"a\0").unwrap();
             world.guest(5).commit(tx).unwrap();

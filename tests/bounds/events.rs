@@ -5,10 +5,10 @@ use std::collections::HashSet;
 use super::common::{Control, World, op};
 use super::{all_ok, watch_all};
 
-/// See `REPORTED_MAX` of the store.
+/// As `REPORTED_MAX` of the store.
 const REPORTED_MAX: usize = 16;
 
-/// A guest whose home domain 6 may read, with so many nodes in it.
+/// Creates a guest whose partition has this many nodes and is readable by domain 6.
 fn readable_home(world: &mut World, nodes: usize) {
     world.guest(6);
     let guest = world.guest(5);
@@ -41,12 +41,12 @@ fn many_changes_of_a_guests_commit_are_one_event_for_another_guest() {
         let mut expected = named("of6", REPORTED_MAX);
         expected.push("/local/domain/5/d|of6".to_owned());
         assert_eq!(world.events_until_now("dom6"), expected);
-        // The control domain's kernel learns of a backend by name only.
+        // The control domain's kernel finds a backend only by the name in an event.
         assert_eq!(world.events_until_now("dom0"), named("of0", 40));
     }
 }
 
-/// The nearest change of those that one event stands for counts for a watch with a depth.
+/// For a watch with a depth, an event that stands for many changes counts as the nearest of them.
 #[test]
 fn many_changes_are_one_event_for_watches_with_a_depth_that_they_reach() {
     for shards in [1, 4] {
@@ -92,7 +92,7 @@ fn a_change_that_may_not_be_seen_does_not_use_up_the_events_of_others() {
     assert_eq!(world.events_until_now("dom6"), ["/local/domain/5/d|t"]);
 }
 
-/// Each of its watches fires once more, with its own path, when there is room again.
+/// Each of the guest's watches fires once more, with its own path, when there is room again.
 #[test]
 fn events_beyond_the_limit_are_deferred_and_none_is_lost() {
     for shards in [1, 4] {
@@ -105,7 +105,7 @@ fn events_beyond_the_limit_are_deferred_and_none_is_lost() {
             world.admin.write(&format!("/local/domain/5/d/{i}"), "w").unwrap();
         }
         world.admin.rm("/local/domain/5/d/99").unwrap();
-        // Unread, they take no more than the limit, not each watch's 1,500 bytes a hundred times.
+        // Unread events take no more than the limit, instead of each watch's 1,500 bytes a hundred times.
         let used = world.accounted(6, "memory");
         assert!(used < 300 * 2200 + (64 << 10) + 8192, "{used} bytes");
         let own = |i: u32| format!("/local/domain/5/d|{i}{token}");
@@ -117,7 +117,7 @@ fn events_beyond_the_limit_are_deferred_and_none_is_lost() {
     }
 }
 
-/// A guest at its quota still hears of changes, one event at a time.
+/// A guest at its quota is still notified of changes, one event at a time.
 #[test]
 fn a_guest_without_room_for_events_gets_them_one_by_one() {
     let mut world = World::new(Control::Socket, 2);
@@ -137,14 +137,14 @@ fn a_guest_without_room_for_events_gets_them_one_by_one() {
     assert_eq!(events, expected);
 }
 
-/// A process of the control domain that stopped with a broad watch holds up no guest.
+/// A stopped process of the control domain with a broad watch blocks no guest.
 #[test]
 fn a_stopped_socket_client_does_not_hold_back_a_guest() {
     for shards in [1, 4] {
         let mut world = World::new(Control::Socket, shards);
         world.client("dom0");
         let mut stopped = world.take("dom0");
-        // Long, so that the events are more than the socket's buffer takes.
+        // Long, so that the events exceed the socket's buffer.
         stopped.watch("/local/domain", &"t".repeat(1000)).unwrap();
         let guest = world.guest(5);
         for round in 0..50 {
@@ -156,17 +156,17 @@ fn a_stopped_socket_client_does_not_hold_back_a_guest() {
     }
 }
 
-/// A thread that is slow to deliver slows down the guests that give it work: a guest has at most the limit and
-/// one request of events undelivered. All others are in front of a reply that is asked for after its last.
+/// A thread that is slow to deliver puts back-pressure on the guests that cause its events: a guest has at most the
+/// limit and one request of events undelivered. All others precede the reply to a request that is made after its last.
 #[test]
 fn a_guest_whose_events_are_not_delivered_is_held_back() {
     const WATCHES: usize = 1000;
-    // Below the megabyte of unread events from which on they collapse.
+    // Below the megabyte of unread events at which they collapse.
     const WRITES: usize = 20;
     for shards in [1, 4] {
         let mut world = World::new(Control::Socket, shards);
         world.guest(5);
-        // No other limit of the guest's holds it back.
+        // No other limit holds the guest back.
         world.admin.set_quota(Some(5), "outstanding", 0);
         let watches = (0..WATCHES).map(|i| ("/local/domain/5".to_owned(), i.to_string()));
         assert_eq!(watch_all(world.client("dom0"), watches), WATCHES);
@@ -180,8 +180,8 @@ fn a_guest_whose_events_are_not_delivered_is_held_back() {
     }
 }
 
-/// The control domain's kernel learns of a guest's changes by name, but not of so many that the names of what others
-/// do have no room.
+/// The control domain's kernel is notified of a guest's changes by name, but not of enough names to leave no room for
+/// those of other changes.
 #[test]
 fn a_guests_commit_fills_a_bounded_part_of_the_kernels_ring() {
     const NAMED_BYTES_MAX: usize = 64 << 10;
@@ -209,7 +209,7 @@ fn a_guests_commit_fills_a_bounded_part_of_the_kernels_ring() {
     }
 }
 
-/// What a guest causes and the kernel does not read holds the guest back before it fills the ring's buffer.
+/// Events that a guest causes and the kernel does not read hold the guest back before they fill the ring's buffer.
 #[test]
 fn a_guest_whose_events_are_not_read_is_held_back() {
     const UNREAD_BYTES_MAX: usize = 32 << 10;
@@ -228,14 +228,14 @@ fn a_guest_whose_events_are_not_read_is_held_back() {
         }
         let bytes = served * name.len();
         assert!(bytes > UNREAD_BYTES_MAX / 2 && bytes < UNREAD_BYTES_MAX + 4096, "{bytes} bytes");
-        // It goes on once the kernel reads, and each event is there.
+        // The guest goes on once the kernel reads, and no event is lost.
         let events = world.events_until_now("dom0").len();
         assert!(events >= served, "{events} events of {served} writes");
         world.guest(5).reply().unwrap();
     }
 }
 
-/// Sends domain 5's WRITE; returns whether it is served while others' are.
+/// Sends domain 5's WRITE; returns whether it is served while others' requests are.
 fn is_served(world: &mut World, payload: &str) -> bool {
     world.guest(5).send(op::WRITE, 0, payload);
     for i in 0..100 {

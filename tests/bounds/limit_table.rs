@@ -1,24 +1,24 @@
-//! Limits of the control domain's clients, which no quota binds.
+//! Limits of the control domain's clients, to which no quota applies.
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::all_ok;
 use super::common::{Client, Control, World, op};
 
-/// A value is written, and whoever watches it is notified by a daemon with one thread before this returns.
+/// Writes a value and waits until a daemon with one thread has notified all watches on it.
 fn write_and_deliver(world: &mut World, path: &str) {
     world.admin.write(path, "v").unwrap();
-    // Each is a pass, in which so many watches are notified.
+    // Each read is a pass, which notifies a bounded number of watches.
     for _ in 0..20 {
         world.admin.read(path).unwrap();
     }
 }
 
-/// Events collapse into one for each watch, so it takes many watches.
+/// Events collapse into one per watch, so the test needs many watches.
 #[test]
 fn client_that_leaves_16_mib_of_events_unread_is_closed() {
     const EVENT_BYTES: usize = 16 + 2900 + 1 + 1000 + 1;
-    /// What lies between the client and the daemon.
+    /// Bytes in the buffers between the client and the daemon.
     const SOCKET_BYTES: usize = 512 << 10;
     let path = format!("/{}", "p".repeat(2899));
     let below = (16 << 20) / EVENT_BYTES - 1;
@@ -35,7 +35,7 @@ fn client_that_leaves_16_mib_of_events_unread_is_closed() {
     (0..below).for_each(|_| drop(world.client("dom0.deaf").next_event()));
     watch(world.client("dom0.deaf"), below..above);
     write_and_deliver(&mut world, &path);
-    // It is looked for in intervals; what the client reads before is not unread.
+    // The daemon checks at intervals; bytes that the client reads before are not unread.
     world.daemon.await_text("log", "closed a client that does not read its events");
     assert!(world.client("dom0.deaf").is_closed_by_daemon());
 }
@@ -48,12 +48,12 @@ fn a_client_of_the_control_domain_has_65536_transactions() {
         (0..1024).for_each(|_| _ = world.admin.started().unwrap());
     }
     assert_eq!(world.admin.start(), Err("ENOSPC".to_owned()));
-    // Another client's are counted by themselves.
+    // Another client's transactions are counted separately.
     world.client("dom0.other").start().unwrap();
 }
 
-/// While the daemon is stopped one client sends requests that create more in a transaction than a pass may, then
-/// reads what another, whose request came later, writes.
+/// While the daemon is stopped, one client sends requests that create more in a transaction than a pass may, then reads
+/// what another client, whose request came later, writes.
 #[test]
 fn a_pass_ends_when_transactions_did_much_in_it() {
     const LEVELS: usize = 500;
@@ -64,7 +64,7 @@ fn a_pass_ends_when_transactions_did_much_in_it() {
     let tx = world.client("dom0.busy").start().unwrap();
     let pid = Pid::from_raw(i32::try_from(world.daemon.pid()).unwrap()).unwrap();
     kill_process(pid, Signal::STOP).unwrap();
-    // Fewer bytes than are read at a time, fewer requests than are served.
+    // Fewer bytes than one read takes, and fewer requests than one pass serves.
     let busy = world.client("dom0.busy");
     for i in 0..7 {
         busy.send(op::WRITE, tx, format!("/busy/{i}{}\0", "/a".repeat(LEVELS)));

@@ -15,12 +15,12 @@ mod resets;
 
 use common::{Client, Reply, op};
 
-/// All succeed.
+/// Checks that all succeed.
 fn all_ok(replies: &[Reply]) {
     assert!(replies.iter().all(Result::is_ok), "{:?}", replies.iter().find(|reply| reply.is_err()));
 }
 
-/// Sets watches on these paths, as many as fit, and takes their first events; returns how many fit.
+/// Sets watches on these paths, as many as the quota allows, and takes their first events; returns their number.
 fn watch_all(client: &mut Client, watches: impl Iterator<Item = (String, String)>) -> usize {
     let requests: Vec<_> = watches
         .map(|(path, token)| (op::WATCH, 0, format!("{path}\0{token}\0").into_bytes()))

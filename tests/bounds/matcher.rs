@@ -1,11 +1,11 @@
-//! Commits that match so many watches that their events are found after the locks are released.
+//! Commits that match too many watches to find all events under their locks.
 
 use std::collections::HashSet;
 
 use super::common::{Control, World, op};
 use super::{all_ok, watch_all};
 
-/// Guests that watch each level of the path that domain 5 writes below.
+/// Guests that watch each level of the path below which domain 5 writes.
 const WATCHERS: [u16; 4] = [6, 7, 8, 9];
 const LEVELS: usize = 120;
 const CHANGES: usize = 40;
@@ -14,12 +14,12 @@ fn chain(levels: usize) -> String {
     format!("/local/domain/5{}", "/a".repeat(levels))
 }
 
-/// What the commits of these tests change last: its events are not found under their locks.
+/// The last change of these tests' commits: its events are not found under the locks.
 fn last_change() -> String {
     format!("{}/{}", chain(LEVELS), CHANGES - 1)
 }
 
-/// A chain of nodes of domain 5 that domains 6 and 7 may read, and all of [`WATCHERS`] watch.
+/// Creates a chain of nodes of domain 5 that domains 6 and 7 may read and all of [`WATCHERS`] watch.
 fn watched_chain(shards: u16) -> World {
     let mut world = World::new(Control::Socket, shards);
     WATCHERS.into_iter().for_each(|domid| _ = world.guest(domid));
@@ -43,7 +43,7 @@ fn watched_chain(shards: u16) -> World {
     world
 }
 
-/// Domain 5 writes all nodes at the end of the chain at once.
+/// Writes, as domain 5, all nodes at the end of the chain in one transaction.
 fn commit_changes(world: &mut World) {
     let guest = world.guest(5);
     let tx = guest.start().unwrap();
@@ -57,7 +57,7 @@ fn events_of_a_commit_that_matches_very_many_watches_are_all_there_and_in_order(
     for shards in [1, 4] {
         let mut world = watched_chain(shards);
         commit_changes(&mut world);
-        // What another client writes after it is told after it.
+        // The event of another client's later write comes later.
         world.admin.write("/local/domain/5/after", "v").unwrap();
         for name in ["dom6", "dom7"] {
             let mut told = HashSet::new();
@@ -83,7 +83,7 @@ fn events_of_a_commit_that_matches_very_many_watches_are_all_there_and_in_order(
     }
 }
 
-/// A domain that is released while its events are looked for has them all before, on its next ring.
+/// A domain that is released while its events are being found gets all of them first, on its next ring.
 #[test]
 fn a_release_waits_for_events_that_are_not_found_yet() {
     for shards in [1, 4] {

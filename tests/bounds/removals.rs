@@ -1,4 +1,4 @@
-//! What a guest's transaction may remove: it is visited with the request, and again with each replay.
+//! What a guest's transaction may remove: the request visits the nodes, and so does each replay.
 
 use super::all_ok;
 use super::common::{Control, World, op};
@@ -6,7 +6,8 @@ use super::common::{Control, World, op};
 /// The default of the quota `transaction-nodes`.
 const TRANSACTION_NODES: usize = 1024;
 
-/// A directory of domain 5 with `own` nodes of its own and `of_others`, in half, of domains 6 and 7.
+/// Creates a directory of domain 5 with `own` nodes of its own and `of_others` nodes, half of them of domain 6 and half
+/// of domain 7.
 fn shared_directory(world: &mut World, own: usize, of_others: usize) {
     let writes = |count: usize, name: &'static str| -> Vec<_> {
         let path = move |i| format!("/local/domain/5/d/{name}{}/{}\0", i / 30, i % 30).into_bytes();
@@ -28,11 +29,11 @@ fn a_transaction_removes_a_bounded_number_of_others_nodes() {
         let tx = guest.start().unwrap();
         assert_eq!(guest.request(op::RM, tx, b"d\0"), Err("ENOSPC".to_owned()));
         assert_eq!(guest.request(op::READ, tx, b"d/six0/0\0").as_deref(), Ok(&b""[..]));
-        // In two transactions they go.
+        // Two transactions can remove them.
         assert_eq!(guest.request(op::RM, tx, b"d/six0\0").as_deref(), Ok(&b"OK\0"[..]));
         guest.commit(tx).unwrap();
         assert_eq!(guest.read("d/six0/0"), Err("ENOENT".to_owned()));
-        // The control domain's are not counted, nor is what is removed without a transaction.
+        // Removals by the control domain or without a transaction are not counted.
         let tx = world.admin.start().unwrap();
         world.admin.request(op::RM, tx, b"/local/domain/5/d\0").unwrap();
         world.admin.request(op::TRANSACTION_END, tx, b"F\0").unwrap();
@@ -41,7 +42,7 @@ fn a_transaction_removes_a_bounded_number_of_others_nodes() {
     }
 }
 
-/// What C admits is admitted: so many nodes in all, and of its own also those that it wrote itself.
+/// Everything that C admits is admitted: here nodes of others within the quota, and the transaction's own besides.
 #[test]
 fn a_transaction_removes_what_c_admits() {
     let mut world = World::new(Control::Socket, 2);

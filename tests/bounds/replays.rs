@@ -1,11 +1,11 @@
-//! Transactions whose logs are run again.
+//! Transactions whose logs are replayed.
 
 use std::time::Duration;
 
 use super::all_ok;
 use super::common::{Control, World, op};
 
-/// A log that takes many passes to be run again gives the same replies as one that takes none.
+/// A log whose replay takes many passes gives the same replies as one that takes none.
 #[test]
 fn a_long_log_is_run_again_in_pieces() {
     for shards in [1, 4] {
@@ -24,7 +24,7 @@ fn a_long_log_is_run_again_in_pieces() {
             .collect();
         let replies = guest.pipeline(&requests);
         all_ok(&replies);
-        // Its snapshots are given up meanwhile.
+        // Its snapshots are dropped meanwhile.
         std::thread::sleep(Duration::from_millis(1500));
         assert_eq!(guest.request(op::READ, tx, b"x\0").as_deref(), Ok(&b"v"[..]));
         std::thread::sleep(Duration::from_millis(1500));
@@ -34,8 +34,8 @@ fn a_long_log_is_run_again_in_pieces() {
     }
 }
 
-/// Another guest that rewrites what a transaction read, with the same value, makes it run again and again;
-/// then it is refused, and nobody waits for locks.
+/// Another guest that rewrites what a transaction read, with the same value, makes it replay again and again; then it
+/// is refused, and no client waits for locks.
 #[test]
 fn a_guest_that_loses_every_race_is_refused_or_commits() {
     let mut world = World::new(Control::Socket, 2);
@@ -57,8 +57,8 @@ fn a_guest_that_loses_every_race_is_refused_or_commits() {
     world.check_store();
 }
 
-/// The snapshots of a log that takes longer to be run again than they may be kept are kept until that is done: else
-/// it would be begun again and again.
+/// A log whose replay takes longer than the lifetime of its snapshots keeps them until it is done: otherwise the replay
+/// would start over again and again.
 #[test]
 fn a_log_that_takes_seconds_to_be_run_again_is_run_to_its_end() {
     let mut world = World::new(Control::Socket, 2);

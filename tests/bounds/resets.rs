@@ -1,9 +1,9 @@
-//! Watches on long paths, all of which a guest gives up at once: they leave the tries in slices.
+//! Watches on long paths that a guest removes all at once: they leave the tries in slices.
 
 use super::common::{Control, World, op};
 use super::watch_all;
 
-/// A path of so many levels, near the limit.
+/// Returns a path of about 900 levels, near the limit.
 fn long(first: usize) -> String {
     format!("{first}{}", "/a".repeat(900))
 }
@@ -24,7 +24,7 @@ fn reset_watches_gives_the_quota_back_with_its_reply() {
     }
 }
 
-/// Watches that are set while former ones on the same paths may be on their way out.
+/// Watches that are set while earlier ones on the same paths may still be on their way out.
 #[test]
 fn watches_of_a_domains_next_life_are_not_taken_for_those_of_the_last() {
     for shards in [1, 4] {
