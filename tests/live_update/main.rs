@@ -1,4 +1,4 @@
-//! Domains of a stream that Debian's C daemon wrote for its live update arrive in a store here.
+//! Domains of a live-update stream that Debian's C daemon wrote arrive in this store.
 
 #[path = "../world/mod.rs"]
 mod world;

@@ -1,8 +1,7 @@
-//! What Debian's C daemon is filled with before it writes a live-update stream, and what must come
-//! of the domains of that stream here.
+//! The state of Debian's C daemon when it writes a live-update stream, and the state of that stream's domains after
+//! they arrive here.
 //!
-//! loadgen/tests/live_update.rs has the real daemon write one; tests/golden/c-4.17.stream is one
-//! that it wrote.
+//! loadgen/tests/live_update.rs has the real daemon write one; tests/golden/c-4.17.stream is one that it wrote.
 
 use std::collections::BTreeMap;
 
@@ -14,22 +13,22 @@ use xenstored::words::{Domid, Entry, domain_of_home};
 
 use crate::world::{World, at};
 
-/// A guest, the domain of its device model, which has its rights, and one that runs its disk.
+/// A guest, its device model's domain, which has its rights, and a driver domain for its disk.
 pub const GUEST: Domid = Domid(5);
 pub const DEVICE_MODEL: Domid = Domid(6);
 pub const DRIVER: Domid = Domid(7);
 pub const DOMIDS: [Domid; 3] = [GUEST, DEVICE_MODEL, DRIVER];
 
-/// A value that is longer than the device model's ring: what it does not take waits in the daemon.
+/// A value longer than the device model's ring: the daemon queues what does not fit.
 pub const LONG: &str = "/local/domain/6/long";
 pub const LONG_BYTES: usize = 1100;
-/// What the device model writes before it takes the replies.
+/// The write that the device model makes before it takes the replies.
 pub const LAST: (&str, &[u8]) = ("/local/domain/6/last", b"written");
 
-/// A node: its path, its value, its permissions; a `!` means that they are stale.
+/// A node: its path, its value, its permissions; a `!` marks stale ones.
 pub type Written = (&'static str, &'static [u8], &'static str);
 
-/// All nodes of the domains but [`LONG`] and [`LAST`], parents first.
+/// All nodes of the domains except [`LONG`] and [`LAST`], parents first.
 pub const NODES: [Written; 29] = [
     ("/local/domain/5", b"", "n5"),
     ("/local/domain/5/name", b"five", "n0 r5"),
@@ -62,10 +61,10 @@ pub const NODES: [Written; 29] = [
     ("/libxl/7", b"", "n0"),
 ];
 
-/// What C lets a guest watch, and here is no path. There is no such event.
+/// A path that C lets a guest watch, and that is invalid here. No such event exists.
 const NOWHERE: &[u8] = b"@no such/ event";
 
-/// Watches in the order in which they are set: whose, path, token.
+/// Watches in the order in which they are set: domain, path, token.
 pub const WATCHES: [(Domid, &[u8], &[u8]); 10] = [
     (GUEST, b"device/vif/0/state", b"relative"),
     (GUEST, b"/local/domain/0/backend/vif/5", b"with a blank\tand a tab"),
@@ -79,10 +78,10 @@ pub const WATCHES: [(Domid, &[u8], &[u8]); 10] = [
     (DRIVER, b"@introduceDomain", b"@"),
 ];
 
-/// A node of a store as it is compared.
+/// Value and permissions of a node, as they are compared.
 type Node = (Vec<u8>, Vec<Entry>);
 
-/// The nodes that the domains must arrive with, by path.
+/// Returns the nodes that the domains must arrive with, by path.
 fn expected() -> BTreeMap<String, Node> {
     let long = vec![b'l'; LONG_BYTES];
     let last = [(LONG, long.as_slice(), "n6"), (LAST.0, LAST.1, "n6")];
@@ -97,8 +96,8 @@ fn entry(text: &str) -> Entry {
     Entry { ignored: text.ends_with('!'), ..entry }
 }
 
-/// Reads a stream that a C daemon wrote of all this, and checks what it says of the domains; has
-/// them arrive in a store, and checks that each of their nodes is there and nothing else.
+/// Reads a stream of this state that a C daemon wrote, and checks what it says of the domains; imports them into a
+/// store, and checks that exactly their nodes are there.
 pub fn arrive(stream: &[u8]) {
     let mut reader = Reader::new(stream).unwrap();
     assert_eq!(reader.version(), 1);

@@ -1,4 +1,4 @@
-//! What a domain is after it arrived, beside what it was; and what keeps it from arriving.
+//! A domain's state after its arrival, compared with that before; and what blocks an arrival.
 
 use xenstored::migration::stream::fields::Order;
 use xenstored::migration::stream::state::Client as Carried;
@@ -8,8 +8,8 @@ use xenstored::words::{Domid, Entry};
 use super::moves::{each_pair, inhabit};
 use super::*;
 
-/// The header of a stream, which has one CONNECTION_DATA; that one; and the bytes of all other
-/// records, in their order.
+/// Returns the CONNECTION_DATA of a stream that has one; and the bytes of its header and of all other records, in
+/// order.
 fn taken_apart(stream: &[u8]) -> (Connection, Vec<Vec<u8>>) {
     let number = |at: usize| u32::from_le_bytes(stream[at..at + 4].try_into().unwrap());
     let mut parts = vec![stream[..16].to_vec()];
@@ -32,15 +32,15 @@ fn taken_apart(stream: &[u8]) -> (Connection, Vec<Vec<u8>>) {
     (connections.remove(0), parts)
 }
 
-/// What the stream of a domain that waits for its UNQUIESCE would be is what came, byte for byte. Of
-/// its connection the number of its life is another host's, and there is one event more.
+/// The stream of an imported domain that waits for its UNQUIESCE equals the imported one, byte for byte. Only its
+/// connection differs: the incarnation is another host's, and there is one event more.
 #[test]
 fn what_arrived_is_exported_as_the_same_bytes() {
     each_pair(|from, to| {
         inhabit(from, 5);
         from.guest(5).start().unwrap();
         from.admin.request(op::SET_QUOTA, 0, "5\0watches\x0077\0").unwrap();
-        // Half a request, and an event that it has not been told of.
+        // Half a request, and an event that was not delivered yet.
         let half = from.guest(5).compose(op::READ, 0, b"data\0");
         from.guest(5).ring().put(&half[..5]);
         from.guest(5).ring().notify();
@@ -55,7 +55,7 @@ fn what_arrived_is_exported_as_the_same_bytes() {
         let ((was, parts), (mut is, parts_again)) = (taken_apart(&stream), taken_apart(&again));
         assert_eq!(parts_again, parts);
         assert!(was.input == half[..5] && !was.output.is_empty());
-        // Which domains are there is another matter on this host.
+        // On this host other domains exist, so its `@releaseDomain` watch fires.
         let event = is.output.split_off(was.output.len());
         assert_eq!(&event[16..], b"@releaseDomain\0r\0");
         is.unique_id = was.unique_id;
@@ -81,7 +81,7 @@ fn quotas_features_and_target_arrive() {
         assert_eq!(from.guest(5).read(secret).as_deref(), Ok(&b"v"[..]));
 
         let (stream, _) = Bulk::connect(&from.daemon).export("5|");
-        // Defaults here are for domains that begin here.
+        // Defaults of this host are for domains that begin here.
         to.admin.set_quota(None, "watches", 3);
         to.admin.set_quota(None, "soft-memory", 4);
         assert!(Bulk::connect(&to.daemon).import(&stream).starts_with("5|OK|"));
@@ -98,7 +98,7 @@ fn quotas_features_and_target_arrive() {
     });
 }
 
-/// As two domains of one /vm that go in different batches: what the other brought is as it would be.
+/// Two domains of one /vm that move in different batches: the second finds exactly the nodes that it would bring.
 #[test]
 fn a_machine_that_came_with_another_domain_is_in_nobodys_way() {
     each_pair(|from, to| {
@@ -113,7 +113,7 @@ fn a_machine_that_came_with_another_domain_is_in_nobodys_way() {
         let mut bulk = Bulk::connect(&to.daemon);
         assert!(bulk.import(&streams[0]).starts_with("5|OK|"));
         assert!(bulk.check(&streams[1]).starts_with("6|OK|"));
-        // Were it another's, or changed meanwhile, this could not be both.
+        // A different node, or one that was changed meanwhile, cannot be common to both.
         let name = format!("{vm}/name");
         to.admin.write(&name, "other").unwrap();
         let refused = bulk.import(&streams[1]);
@@ -130,15 +130,15 @@ fn a_machine_that_came_with_another_domain_is_in_nobodys_way() {
         to.admin.set_perms(&name, perms.trim_end_matches('\0')).unwrap();
         assert!(bulk.import(&streams[1]).starts_with("6|OK|"));
         assert_eq!(to.admin.directory(vm).unwrap(), ["name"]);
-        // Both name it, so an export of either has it, and who is taken back leaves it to the other.
+        // Both name it, so an export of either has it, and discarding one leaves it to the other.
         assert_eq!(bulk.ask(bulk::DISCARD, "6|", &[]), "6|OK|");
         assert_eq!(to.admin.read(&name).as_deref(), Ok(&b"guest5"[..]));
     });
 }
 
-/// A guest that may make nodes below its own `backend` can put something there in a domain's name. It
-/// travels with that domain, as the backends of a driver domain do, and cannot arrive without its
-/// owner: the error says which node it is, and once that is gone the domain moves.
+/// A guest that may create nodes below its own `backend` can create one there for another domain. It moves with that
+/// domain, as the backends of a driver domain do, and cannot arrive without its owner: the error names the node, and
+/// once that is removed the domain moves.
 #[test]
 fn a_backend_in_anothers_directory_needs_its_owner() {
     each_pair(|from, to| {
@@ -151,7 +151,7 @@ fn a_backend_in_anothers_directory_needs_its_owner() {
         let sentence = format!("{path} belongs to domain 7, which is not there");
         assert_eq!(said, format!("5|EINVAL|domain 5: {sentence}|"));
         assert!(moves::nodes(to, 5).is_empty());
-        // Whoever makes it can also change it, which ends a mark: it is to stand still, too.
+        // Its creator can also change it, which invalidates a mark, so the creator must be quiesced, too.
         let said = Bulk::connect(&from.daemon).export("5|").1;
         quiesce(from, "7").unwrap();
         from.admin.rm(path).unwrap();
@@ -174,13 +174,13 @@ fn who_dies_before_it_is_introduced_leaves_what_is_the_control_domains() {
         to.admin.watch("/local/domain/5", "t").unwrap();
         to.admin.next_event();
         to.destroy(5);
-        // Its home is its own, and goes with it.
+        // Its partition is its own, and is removed with it.
         to.admin.next_event();
         let not = "5|EINVAL|it did not come by an import, or was served since|";
         assert_eq!(bulk.ask(bulk::DISCARD, "5|", &[]), not);
         assert_eq!(to.admin.directory("/libxl/5").unwrap(), ["device"]);
         assert_eq!(to.admin.read("/local/domain/5"), Err("ENOENT".to_owned()));
-        // Whoever comes next finds them in its place, until the toolstack has removed them.
+        // The next domain with the number finds them in its way, until the toolstack has removed them.
         to.create(5);
         assert!(bulk.import(&stream).starts_with("5|EEXIST|"));
         for path in ["/libxl/5", "/local/domain/0/backend/vif/5", "/vm/uuid-5"] {
@@ -230,7 +230,7 @@ fn what_was_set_before_an_import_is_set_again_by_its_discard() {
     });
 }
 
-/// C's daemon may have read requests that it has not begun: some as a whole, and then a part of one.
+/// C's daemon may have read requests that it has not begun: whole ones, followed by a part of one.
 #[test]
 fn requests_that_were_read_are_served_in_their_order() {
     each_world(|world| {
@@ -267,7 +267,7 @@ fn requests_that_were_read_are_served_in_their_order() {
     });
 }
 
-/// As libxl never leaves it: the guest can write which machine it is, and may name another's.
+/// Unlike with libxl, the guest can write here which machine it is, and may name another's.
 #[test]
 fn a_machine_that_the_domain_chose_stays_behind_and_is_named() {
     each_pair(|from, _| {
@@ -286,7 +286,7 @@ fn a_machine_that_the_domain_chose_stays_behind_and_is_named() {
         let log = from.log();
         let line = log.lines().find(|line| line.contains("left out of an export")).unwrap();
         assert!(line.contains("domid=5 path=/vm/uuid-5"), "{line}");
-        // What is not there is not left out, nor what its owner takes along in the same stream.
+        // A missing machine is not reported as left out, nor is one that its owner takes along in the same stream.
         from.admin.write(vm, "/vm/none").unwrap();
         assert_eq!(words(&exported(from, "5|")), 4);
         from.admin.write(vm, "/vm/uuid-6").unwrap();

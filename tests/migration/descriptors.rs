@@ -58,12 +58,12 @@ fn what_is_asked_wrongly_over_the_migration_socket() {
         }
         let many: String = (100..357).map(|domid| format!("{domid}|")).collect();
         assert_eq!(bulk.ask(bulk::EXPORT, &many, one), "E2BIG|");
-        // None of it quiesced anybody.
+        // None of these requests quiesced a domain.
         assert_eq!(world.guest(5).write("x", "v").as_deref(), Ok(OK));
     });
 }
 
-/// Linux lets anybody send 253 with each part of a request.
+/// Linux lets any process send 253 with each part of a request.
 #[test]
 fn a_request_with_more_descriptors_than_253_ends_the_connection() {
     each_world(|world| {
@@ -81,7 +81,7 @@ fn a_request_with_more_descriptors_than_253_ends_the_connection() {
     });
 }
 
-/// The stream cannot be written: whoever was served before is served again.
+/// The stream cannot be written: a domain that was served before is served again.
 #[test]
 fn an_export_that_fails_ends_the_quiesce_that_it_began() {
     each_world(|world| {
@@ -125,8 +125,8 @@ fn nine_pipes() -> (Vec<std::io::PipeReader>, Vec<std::io::PipeWriter>) {
     (1..=9).map(|_| std::io::pipe().unwrap()).unzip()
 }
 
-/// Who is at the other end of several pipes may serve them one after another, though they are read and
-/// written side by side. Each stream is more than a pipe holds.
+/// The peer at several pipes may serve them one after another, though the daemon reads and writes them concurrently.
+/// Each stream is larger than a pipe.
 #[test]
 fn pipes_are_taken_in_their_order() {
     each_pair(|from, to| {
@@ -167,7 +167,7 @@ fn pipes_are_taken_in_their_order() {
     });
 }
 
-/// One stream that cannot be written, and none is exported.
+/// If one stream cannot be written, none is exported.
 #[test]
 fn an_export_into_several_streams_is_whole_or_nothing() {
     each_world(|world| {

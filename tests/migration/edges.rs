@@ -1,12 +1,11 @@
-//! What may come between the steps of a move: settings that change, other exports, a domain of the
-//! same number, a restart.
+//! Events between the steps of a move: settings that change, other exports, a domain of the same number, a restart.
 
 use std::os::fd::AsFd;
 
 use super::moves::{changed_after_export, release};
 use super::*;
 
-/// What is in a stream and neither node nor watch ends a mark too.
+/// A change of something in the stream that is neither node nor watch invalidates a mark too.
 #[test]
 fn a_mark_stands_until_a_setting_changes() {
     type Change = (&'static str, bool, fn(&mut World));
@@ -58,7 +57,7 @@ fn an_export_that_fails_leaves_what_another_has_answered() {
         let mut stuck = Bulk::connect(&world.daemon);
         stuck.send(bulk::EXPORT, "5|", &[writer.as_fd()]);
         drop(writer);
-        // It has quiesced the domain when it writes, and waits since nobody reads all of it.
+        // It has quiesced the domain when it writes, and blocks as its pipe is full.
         std::io::Read::read_exact(&mut &reader, &mut [0; 16]).unwrap();
         let said = Bulk::connect(&world.daemon).export("5|").1;
         assert!(said.starts_with("5|OK|"), "{said}");
@@ -68,7 +67,7 @@ fn an_export_that_fails_leaves_what_another_has_answered() {
     });
 }
 
-/// A little-endian stream of version 2 of these records.
+/// Returns a little-endian stream of version 2 with these records.
 fn stream(records: &[(u32, &[u8])]) -> Vec<u8> {
     let mut bytes = b"xenstore\0\0\0\x02\0\0\0\0".to_vec();
     for (kind, body) in records.iter().chain(&[(0, &b""[..])]) {
@@ -80,7 +79,7 @@ fn stream(records: &[(u32, &[u8])]) -> Vec<u8> {
     bytes
 }
 
-/// A domain that was not introduced where the stream was written, as C's daemon writes it.
+/// A domain that was not introduced at the source, as C's daemon writes it.
 #[test]
 fn a_domain_without_a_connection_arrives_as_others_do() {
     each_world(|world| {
@@ -117,8 +116,8 @@ fn a_range_of_imports_is_taken_back() {
     });
 }
 
-/// A guest that asked to begin anew is not told that it can, with half a request of its former
-/// stream still there.
+/// A guest that requested a reset of its ring is not told that it is done while half a request of its former stream is
+/// still there.
 #[test]
 fn a_reconnection_waits_for_unquiesce_elsewhere() {
     each_world(|from| {

@@ -1,9 +1,9 @@
-//! A daemon is killed between any two steps of a move: the domain is where the table in
-//! docs/MIGRATION.md says, and runs after what that names; never in two places.
+//! A daemon is killed between any two steps of a move: the domain is where the table in docs/MIGRATION.md says, and
+//! runs after the commands that it names; never in two places.
 
 use super::*;
 
-/// A move by hand, as `xsctl move` does it.
+/// A move step by step, as `xsctl move` does it.
 struct Move {
     from: World,
     to: World,
@@ -13,7 +13,7 @@ struct Move {
 
 type Step = fn(&mut Move);
 
-/// The steps, in the order of the table's lines.
+/// The steps, in the order of the table's rows.
 const STEPS: [Step; 5] = [
     |it| {
         let (stream, said) = Bulk::connect(&it.from.daemon).export("5|");
@@ -42,7 +42,7 @@ fn each_step(test: impl Fn(&mut Move, usize)) {
     }
 }
 
-/// Whether the daemon serves the domain: it answers what the guest asks.
+/// Returns whether the daemon serves the domain: the guest gets a reply.
 fn is_served(world: &mut World) -> bool {
     if world.admin.request(op::IS_DOMAIN_INTRODUCED, 0, "5\0").as_deref() != Ok(b"T\0") {
         return false;
@@ -53,7 +53,7 @@ fn is_served(world: &mut World) -> bool {
     world.guest(5).has_reply()
 }
 
-/// It has all that it had.
+/// Checks that the domain has everything that it had.
 fn goes_on(world: &mut World) {
     assert_eq!(list(world, 5), ["data|t"]);
     let guest = world.guest(5);
@@ -67,7 +67,7 @@ fn the_source_is_killed() {
     each_step(|it, done| {
         it.from.daemon.kill();
         match done {
-            // What it held is gone, as with any crash; nothing of it was anywhere else.
+            // The source's state is gone, as with any crash, and no other host had any of it.
             0 | 1 => assert_eq!(it.to.admin.read("/local/domain/5"), Err("ENOENT".to_owned())),
             2 | 3 => {
                 if done == 2 {
@@ -91,7 +91,7 @@ fn the_source_is_killed() {
 fn the_destination_is_killed() {
     each_step(|it, done| {
         if done == STEPS.len() {
-            // It was the destination's; here it waits for the toolstack to destroy it.
+            // The domain was moved; at the source it waits for the toolstack to destroy it.
             assert!(!is_served(&mut it.from));
         }
         it.to.daemon.kill();
@@ -103,7 +103,7 @@ fn the_destination_is_killed() {
                 it.from.guest(5).reply().unwrap();
                 goes_on(&mut it.from);
             }
-            // Released, and there is nobody else any more.
+            // Released, and no other host has it any more.
             _ => {
                 let port = it.from.ports[&5];
                 it.from.admin.request(op::INTRODUCE, 0, format!("5\x001\0{port}\0")).unwrap();
@@ -116,7 +116,7 @@ fn the_destination_is_killed() {
     });
 }
 
-/// Whoever asked for an export is gone before the answer: the domain is not lost, one command ends it.
+/// The client of an export is gone before the reply: the domain is not lost, one command resumes it.
 #[test]
 fn the_client_is_gone_before_the_export_is_answered() {
     each_world(|world| {
@@ -137,7 +137,7 @@ fn the_client_is_gone_before_the_export_is_answered() {
     });
 }
 
-/// Each has one of the eight places, and says nothing.
+/// Each holds one of the eight job slots, and sends nothing.
 #[test]
 fn silent_clients_when_another_waits_make_room() {
     let mut world = World::new(Control::Socket, 2);
@@ -150,7 +150,7 @@ fn silent_clients_when_another_waits_make_room() {
     let (_, said) = waiting.export("5|");
     assert!(said.starts_with("5|OK|"), "{said}");
     assert_eq!(world.log().matches("made room for another").count(), 1);
-    // Once nobody waits the others keep their places, however long they say nothing.
+    // Once no client waits, the others keep their slots, however long they are silent.
     std::thread::sleep(Duration::from_millis(1500));
     assert_eq!(world.log().matches("made room for another").count(), 1);
 }
@@ -160,7 +160,7 @@ fn clients_without_descriptors_left_for_them_are_logged_seldom() {
     let daemon = Daemon::start_limited(64);
     let mut world = World::around(daemon, Control::Socket);
     let _clients: Vec<_> = (0..64).map(|_| world.daemon.connect()).collect();
-    // Not counted in /proc: a thread that waits in accept() may hold a descriptor that is not there yet.
+    // Not counted in /proc: a thread that waits in accept() may hold a descriptor that does not exist yet.
     world.daemon.await_text("log", "cannot accept clients");
     let _waiting: Vec<_> = (0..8).map(|_| Bulk::connect(&world.daemon)).collect();
     world.daemon.await_text("log", "socket=\"migration\"");

@@ -1,4 +1,4 @@
-//! Lists of watches, asked for and given.
+//! Lists of watches, read and set.
 
 use super::*;
 
@@ -23,12 +23,12 @@ fn watches_are_listed_as_the_domain_wrote_them() {
         let at = reply.iter().position(|&byte| byte == 0).unwrap();
         let expected = watches.map(|(path, token)| format!("{path}\0{token}\0")).concat();
         assert_eq!(show_all(&reply[at + 1..]), show_all(expected.as_bytes()));
-        // As a text every token is a word.
+        // In text form every token is a word.
         let text = show(&world.admin.control("get-domain-watches 5 5").unwrap());
         let (generation, _) = page(world, 5, 0);
         let odd = "data \\x20odd\\x5c\\x0a\\x01\\x7f\n";
         assert_eq!(text, format!("{generation}\n/elsewhere \n{odd}|"));
-        // Setting them took events that are of no interest here.
+        // Setting them caused events that are of no interest here.
         world.guest(5).poll();
         world.guest(5).take_events();
     });
@@ -52,7 +52,7 @@ fn the_generation_changes_with_the_list() {
         changed(world, &["a|t", "b|t", "c|t"]);
         world.guest(5).unwatch("b", "t").unwrap();
         changed(world, &["a|t", "c|t"]);
-        // In the place of the one that is gone, and behind those that are not.
+        // In the slot of the removed one, but listed after the others.
         world.guest(5).watch("d", "t").unwrap();
         changed(world, &["a|t", "c|t", "d|t"]);
         world.guest(5).request(op::RESET_WATCHES, 0, "\0").unwrap();
@@ -86,7 +86,7 @@ fn a_list_longer_than_a_payload_is_cut_between_watches() {
         for index in [200, 201, 4_000_000_000] {
             assert_eq!(page(world, 5, index).1, [""; 0]);
         }
-        // As a text too, of which odd bytes take more.
+        // In text form too, in which odd bytes take more space.
         let text = show_all(&world.admin.control("get-domain-watches 5 0").unwrap());
         let lines: Vec<_> = text.lines().skip(1).filter(|line| *line != "|").collect();
         assert!(lines.len() > 20);
@@ -221,7 +221,7 @@ fn the_watches_of_one_daemon_are_set_in_another() {
     }
 }
 
-/// All watches of domain 5 as they go into ADD_DOMAIN_WATCHES_DEPTH, page by page.
+/// Returns all watches of domain 5 in the form for ADD_DOMAIN_WATCHES_DEPTH, page by page.
 fn pages_with_depth(world: &mut World) -> Vec<Vec<u8>> {
     let (mut index, mut pages) = (0, Vec::new());
     loop {

@@ -22,7 +22,7 @@ use common::wire::{header, show};
 use common::{Client, Control, Daemon, HANG, World, check, op};
 
 const OK: &[u8] = b"OK\0";
-/// All that the daemon and the guest share (xenstore-ring.txt).
+/// The bytes that the daemon and the guest share (xenstore-ring.txt).
 const SHARED_BYTES: usize = at::EVTCHN_PORT + 4;
 
 fn each_world(test: impl Fn(&mut World)) {
@@ -39,7 +39,7 @@ fn unquiesce(world: &mut World, domids: &str) -> common::Reply {
     world.admin.request(op::UNQUIESCE, 0, domids.replace(' ', "\0") + "\0")
 }
 
-/// A page of a domain's watches: the generation of the list, and each watch as `path|token`.
+/// Returns a page of a domain's watches: the generation of the list, and each watch as `path|token`.
 fn page(world: &mut World, domid: u16, index: usize) -> (u64, Vec<String>) {
     let reply = world.admin.request(op::GET_DOMAIN_WATCHES, 0, format!("{domid}\0{index}\0"));
     let reply = show_all(&reply.unwrap());
@@ -50,7 +50,7 @@ fn page(world: &mut World, domid: u16, index: usize) -> (u64, Vec<String>) {
     (generation, rest.chunks(2).map(|pair| pair.join("|")).collect())
 }
 
-/// All pages, in one generation.
+/// Returns the watches of all pages, in one generation.
 fn list(world: &mut World, domid: u16) -> Vec<String> {
     let (generation, mut watches) = page(world, domid, 0);
     loop {
@@ -63,7 +63,7 @@ fn list(world: &mut World, domid: u16) -> Vec<String> {
     }
 }
 
-/// Bytes with `|` for a NUL, all of them.
+/// Formats all bytes, with `|` for a NUL.
 fn show_all(bytes: &[u8]) -> String {
     bytes.chunks(100).map(show).collect()
 }
@@ -74,7 +74,7 @@ fn whole_page(world: &mut World, domid: u16) -> Vec<u8> {
     bytes
 }
 
-/// Waits until whatever the domain's thread was told is done, and a pass after it.
+/// Waits until the domain's thread has handled all its messages, and for a pass after that.
 fn passes(world: &mut World, domid: u16) {
     for _ in 0..2 {
         page(world, domid, 0);

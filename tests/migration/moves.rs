@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 
-/// Two daemons, with each number of shards.
+/// Runs a test with two daemons, of 1 and 4 shards, and the other way round.
 pub fn each_pair(test: impl Fn(&mut World, &mut World)) {
     for shards in [1, 4] {
         let [mut from, mut to] = [shards, 5 - shards].map(|n| World::new(Control::Socket, n));
@@ -18,7 +18,7 @@ pub fn release(world: &mut World, domid: u16, mark: &str) -> common::Reply {
     world.admin.request(op::RELEASE, 0, format!("{domid}\0{mark}\0"))
 }
 
-/// A domain as a toolstack makes it, with a backend, and what its guest has set up.
+/// Creates a domain as a toolstack does, with a backend, and with what its guest sets up.
 pub fn inhabit(world: &mut World, domid: u16) {
     world.guest(domid);
     let backend = format!("/local/domain/0/backend/vif/{domid}/0");
@@ -30,7 +30,7 @@ pub fn inhabit(world: &mut World, domid: u16) {
     ] {
         world.admin.write(&path, &value).unwrap();
     }
-    // As libxl does it: what a guest can write itself is not believed.
+    // As libxl does it: the daemon does not trust what a guest can write itself.
     let vm = format!("/local/domain/{domid}/vm");
     for path in [&backend, &format!("{backend}/state"), &vm] {
         world.admin.set_perms(path, &format!("n0\0r{domid}")).unwrap();
@@ -46,7 +46,7 @@ pub fn inhabit(world: &mut World, domid: u16) {
     }
 }
 
-/// Everything below a domain's subtrees, as `path value perms`.
+/// Returns everything in a domain's subtrees, as `path value perms`.
 pub fn nodes(world: &mut World, domid: u16) -> Vec<String> {
     let backend = format!("/local/domain/0/backend/vif/{domid}");
     let mut todo = vec![
@@ -97,7 +97,7 @@ fn a_domain_goes_on_elsewhere_as_it_was() {
         unquiesce(to, "5").unwrap();
         let guest = to.guest(5);
         assert_eq!(guest.reply().as_deref(), Ok(&b"\x01\n\""[..]));
-        // What was not carried along is another's here.
+        // A watch fires whose path did not move along.
         assert_eq!(guest.take_events(), ["@releaseDomain|r"]);
         guest.write("data/a", "new").unwrap();
         assert_eq!(guest.next_event(), "data/a|odd \x02");
@@ -111,7 +111,7 @@ fn a_domain_goes_on_elsewhere_as_it_was() {
     });
 }
 
-/// The commit point: from there on an INTRODUCE takes all of it up again, if the other host is lost.
+/// The commit point: from there on an INTRODUCE restores everything, if the other host is lost.
 #[test]
 fn what_was_released_with_a_mark_can_be_introduced_again() {
     each_pair(|from, _| {
@@ -122,7 +122,7 @@ fn what_was_released_with_a_mark_can_be_introduced_again() {
         assert_eq!(introduced.as_deref(), Ok(&b"F\0"[..]));
         let before = list_of_stream(&Bulk::connect(&from.daemon).export("5|").1);
         assert_eq!(before, ["5|ENOENT|it is not introduced, or was unquiesced|"]);
-        // Written while nobody was there: the watch fires.
+        // Written while the domain was released: the watch fires.
         from.admin.write("/local/domain/0/backend/vif/5/0/state", "6").unwrap();
         let port = from.ports[&5];
         from.admin.request(op::INTRODUCE, 0, format!("5\x001\0{port}\0")).unwrap();
@@ -141,7 +141,7 @@ fn list_of_stream(said: &str) -> Vec<String> {
     said.lines().map(str::to_owned).collect()
 }
 
-/// Exports domain 5, has something changed, and releases it: the mark stands, or does not.
+/// Exports domain 5, applies `change`, and releases the domain: the mark is valid if `stands`.
 pub fn changed_after_export(world: &mut World, stands: bool, what: &str, change: fn(&mut World)) {
     let said = Bulk::connect(&world.daemon).export("5|").1;
     change(world);
@@ -222,7 +222,7 @@ fn a_mark_is_gone_with_unquiesce_and_is_nobody_elses() {
         assert_eq!(release(world, 5, bulk::mark(lines[0])), again);
         assert_eq!(release(world, 5, "x"), Err("EINVAL".to_owned()));
         assert_eq!(release(world, 5, ""), Err("EINVAL".to_owned()));
-        // Without a mark it is what it always was.
+        // Without a mark it is Xen's RELEASE.
         assert_eq!(world.admin.request(op::RELEASE, 0, "5\0").as_deref(), Ok(OK));
         let port = world.ports[&5];
         world.admin.request(op::INTRODUCE, 0, format!("5\x001\0{port}\0")).unwrap();
@@ -231,8 +231,8 @@ fn a_mark_is_gone_with_unquiesce_and_is_nobody_elses() {
     });
 }
 
-/// Bytes that are on the way: half a request that was read, and replies that the ring has no room
-/// for, the first of them partly in it.
+/// Bytes in flight: half a request that was read, and replies for which the ring has no room, the first of them partly
+/// in it.
 #[test]
 fn bytes_on_the_way_are_carried() {
     each_pair(|from, to| {
@@ -299,7 +299,7 @@ fn an_import_can_be_taken_back() {
     });
 }
 
-/// Each of the domain's many removals may come while a transaction gets its turn.
+/// A transaction may have a reservation during each of the domain's many removals.
 #[test]
 fn discard_while_transactions_get_turns_leaves_nothing() {
     const NODES: usize = 900;
@@ -311,7 +311,7 @@ fn discard_while_transactions_get_turns_leaves_nothing() {
         }
         let (stream, _) = Bulk::connect(&from.daemon).export("5|");
         to.create(5);
-        // What it holds up makes each of its nodes a removal of its own.
+        // Another domain's backend below its root makes each of its nodes a removal of its own.
         to.admin.write("/local/domain/5/backend/vif/6/0", "v").unwrap();
         let mut bulk = Bulk::connect(&to.daemon);
         let ends = AtomicBool::new(false);
@@ -345,7 +345,7 @@ fn discard_while_transactions_get_turns_leaves_nothing() {
     });
 }
 
-/// A driver domain's home holds up the backends of others.
+/// A driver domain's partition contains the backends of others.
 #[test]
 fn a_driver_domain_is_taken_back_and_those_it_serves_stay() {
     each_pair(|from, to| {
@@ -412,7 +412,7 @@ fn a_stream_that_is_not_as_it_should_be_changes_nothing() {
     });
 }
 
-/// In `ps -T`, in a debugger and in the line of a panic a thread is to be known.
+/// A thread must be identifiable in `ps -T`, in a debugger and in the line of a panic.
 #[test]
 fn threads_that_share_the_work_have_names() {
     each_world(|world| {

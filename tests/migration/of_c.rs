@@ -1,5 +1,5 @@
-//! Domains of a stream that Debian's C daemon wrote (tests/golden/README.md) go on here, in the
-//! middle of their messages.
+//! Domains of a stream that Debian's C daemon wrote (tests/golden/README.md) continue here, in the middle of their
+//! messages.
 
 use std::time::Instant;
 
@@ -7,11 +7,11 @@ use super::common::wire::{Message, header};
 use super::*;
 
 const STREAM: &[u8] = include_bytes!("../golden/c-4.17.stream");
-/// The number of all requests whose ends or replies are in the stream.
+/// The id of all requests whose ends or replies are in the stream.
 const REQUEST: u32 = 7;
 
-/// What comes on a domain's ring until a reply is there as a whole. The first `begun` bytes are the
-/// rest of a message that C began to send; they are answered, then the messages.
+/// Reads a domain's ring until a whole reply is there. The first `begun` bytes are the rest of a message that C began
+/// to send; returns them, and the messages.
 fn receive(world: &mut World, domid: u16, begun: usize) -> (Vec<u8>, Vec<Message>) {
     let (mut input, mut messages) = (Vec::new(), Vec::new());
     let mut rest = None;
@@ -31,7 +31,7 @@ fn receive(world: &mut World, domid: u16, begun: usize) -> (Vec<u8>, Vec<Message
     (rest.unwrap_or_default(), messages)
 }
 
-/// The reply among messages, which events may follow.
+/// Returns the reply among messages; events may follow it.
 fn reply(messages: &[Message]) -> (u32, u32, &[u8]) {
     let mut replies = messages.iter().filter(|message| message.kind != op::WATCH_EVENT);
     let message = replies.next().unwrap();

@@ -1,4 +1,4 @@
-//! QUIESCE is a barrier; what happens to who is behind it.
+//! QUIESCE is a barrier; and what happens to domains behind it.
 
 use super::*;
 
@@ -53,7 +53,7 @@ fn as_many_domains_as_a_reply_can_name() {
         unquiesce(world, "5").unwrap();
         let too_many = format!("5 {}", many(10_255).join(" "));
         assert_eq!(quiesce(world, &too_many), Err("E2BIG".to_owned()));
-        // Nothing of it was done.
+        // No domain was quiesced.
         assert_eq!(world.guest(5).write("x", "v").as_deref(), Ok(OK));
     });
 }
@@ -61,7 +61,7 @@ fn as_many_domains_as_a_reply_can_name() {
 #[test]
 fn no_request_is_taken_until_unquiesce_and_others_do_not_notice() {
     each_world(|world| {
-        // With four shards 9 is of the same one, 6 of another.
+        // With four shards, 9 is in the same one as 5, and 6 in another.
         for domid in [5, 6, 9] {
             world.guest(domid).write("x", "old").unwrap();
         }
@@ -98,7 +98,7 @@ fn half_a_request_is_kept() {
             let request = guest.compose(op::WRITE, 0, format!("x\0{value}").as_bytes());
             guest.send_raw(&request[..cut]);
             quiesce(world, "5").unwrap();
-            // As much of the other half as there is room for.
+            // As much of the other half as fits.
             let sent = world.guest(5).ring().try_send(&request[cut..]);
             passes(world, 5);
             assert_eq!(world.admin.read("/local/domain/5/x"), Err("ENOENT".to_owned()));
@@ -123,7 +123,7 @@ fn a_daemon_that_stops_does_not_write_to_the_page() {
     });
 }
 
-/// Domain 5 watches what it can read and does not own, and is quiesced.
+/// Makes domain 5 watch what it can read and does not own, and quiesces it.
 fn quiesced_watcher(world: &mut World) {
     world.guest(5);
     world.admin.mkdir("/shared").unwrap();
@@ -140,15 +140,15 @@ fn the_page_is_not_written_while_events_wait() {
         let (before, charged) = (whole_page(world, 5), world.accounted(5, "memory"));
         for i in 0..100 {
             world.admin.write(&format!("/shared/{i}"), "v").unwrap();
-            // Equal ones merge as always.
+            // Equal events merge as always.
             world.admin.write("/shared", "v").unwrap();
         }
         world.guest(5).ring().notify();
         passes(world, 5);
-        // Nor by another QUIESCE.
+        // Another QUIESCE does not deliver them either.
         quiesce(world, "5").unwrap();
         assert_eq!(whole_page(world, 5), before);
-        // A header, `/shared/0`, `t` and two NULs each.
+        // Each has a header, `/shared/0`, `t` and two NULs.
         assert!(world.accounted(5, "memory") > charged + 100 * 28, "what waits is charged");
         unquiesce(world, "5").unwrap();
         let events = world.events_until_now("dom5");
@@ -187,7 +187,7 @@ fn quiesce_does_not_wait_for_the_guest() {
         for _ in 0..10 {
             guest.send(op::READ, 0, "x\0");
         }
-        // Nothing of the replies is taken: the first fills the ring.
+        // No reply is taken: the first fills the ring.
         while guest.ring().page().load(at::RSP_PROD) - guest.ring().page().load(at::RSP_CONS)
             < common::ring::RING_BYTES
         {
@@ -196,7 +196,7 @@ fn quiesce_does_not_wait_for_the_guest() {
         quiesce(world, "5").unwrap();
         world.admin.write("/local/domain/5/x", &value).unwrap();
         let before = whole_page(world, 5);
-        // What it takes now makes room, which is not used.
+        // What the guest takes now makes room, which is not used.
         let taken = world.guest(5).ring().take(500);
         world.guest(5).ring().notify();
         passes(world, 5);
@@ -215,7 +215,7 @@ fn quiesce_does_not_wait_for_the_guest() {
     });
 }
 
-/// Makes a domain's request to remove so much that the reaper does it, and sees it taken.
+/// Makes a domain's request remove enough nodes for the reaper, and waits until the daemon has consumed it.
 fn long_removal(world: &mut World) {
     world.guest(5);
     world.admin.set_quota(Some(5), "nodes", 1 << 20);
@@ -243,7 +243,7 @@ fn quiesce_waits_for_the_domains_last_request() {
         let arrived = guest.arrived.clone();
         assert_eq!(guest.reply().as_deref(), Ok(OK));
         world.check_store();
-        // Mostly only RM, which takes long; its reply is in the ring, and so is each one's that ran.
+        // Usually only RM ran, which takes long; its reply is in the ring, and so is that of each request that ran.
         assert!(arrived == [op::RM] || arrived == [op::RM, op::WRITE], "{arrived:?}");
         assert_eq!(world.admin.read("/local/domain/5/after").is_ok(), arrived.len() == 2);
         unquiesce(world, "5").unwrap();
@@ -254,7 +254,7 @@ fn quiesce_waits_for_the_domains_last_request() {
 #[test]
 fn a_quiesce_that_waits_may_be_overtaken() {
     each_world(|world| {
-        // Whichever comes first, each is answered, and as it must be.
+        // Whichever comes first, each gets the proper reply.
         for end in [op::UNQUIESCE, op::RELEASE, op::CONTROL] {
             long_removal(world);
             let mut toolstack = Client::new("toolstack", Link::Socket(world.daemon.connect()));
@@ -270,7 +270,7 @@ fn a_quiesce_that_waits_may_be_overtaken() {
             }
             match end {
                 op::UNQUIESCE => {
-                    // Quiesced after that, if it was.
+                    // QUIESCE may have come after the first UNQUIESCE.
                     unquiesce(world, "5").unwrap();
                     assert_eq!(world.guest(5).reply().as_deref(), Ok(OK));
                     assert_eq!(world.guest(5).write("x", "v").as_deref(), Ok(OK));
@@ -308,7 +308,7 @@ fn a_request_at_a_guard_stays_unread() {
             let value = toolstack.request(op::READ, tx, "/local/domain/5/hot\0").unwrap();
             world.guest(5).send(op::WRITE, 0, "hot\0new");
             quiesce(world, "5").unwrap();
-            // It was written before the guard was set, or is still to be written.
+            // It was written before the reservation began, or is still unwritten.
             let now = world.admin.read("/local/domain/5/hot").unwrap();
             std::thread::sleep(Duration::from_millis(60));
             assert_eq!(world.admin.read("/local/domain/5/hot").unwrap(), now);
@@ -368,7 +368,7 @@ fn events_that_a_quiesced_domain_cannot_take_are_not_dropped() {
     }
     std::thread::sleep(Duration::from_millis(3500));
     unquiesce(&mut world, "5").unwrap();
-    // Nor does the time count afterwards in which it could not: the ring holds forty of them.
+    // The time in which it could not read does not count afterwards: the ring holds forty events.
     std::thread::sleep(Duration::from_millis(400));
     for i in 0..100 {
         assert_eq!(world.next_event("dom5"), format!("data/{i}|t"));
@@ -496,7 +496,7 @@ fn a_ring_that_was_given_up_can_be_quiesced() {
         }
         assert_eq!(quiesce(world, "5").as_deref(), Ok(OK));
         assert_eq!(unquiesce(world, "5").as_deref(), Ok(OK));
-        // Indices that make no sense are found by QUIESCE too.
+        // QUIESCE detects invalid indices, too.
         world.guest(6);
         let page = world.guest(6).ring().page();
         page.store(at::RSP_CONS, page.load(at::RSP_PROD).wrapping_add(5000));

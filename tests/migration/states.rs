@@ -1,9 +1,9 @@
-//! DOMAIN_STATES, and what an import says of a domain that is in its way.
+//! DOMAIN_STATES, and the error of an import that another domain blocks.
 
 use super::moves::{each_pair, inhabit, release};
 use super::*;
 
-/// What is said of domains, without the numbers of their incarnations.
+/// Returns the states of domains, without the numbers of their incarnations.
 fn states(world: &World, domids: &str) -> Vec<String> {
     let said = Bulk::connect(&world.daemon).ask(bulk::STATES, domids, &[]);
     let line = |line: &str| {
@@ -14,14 +14,14 @@ fn states(world: &World, domids: &str) -> Vec<String> {
     said.lines().map(line).collect()
 }
 
-/// The incarnation of domain 5, and that at the source of its import.
+/// Returns the incarnation of domain 5, and that at the source of its import.
 fn numbers(world: &World) -> [u64; 2] {
     let said = Bulk::connect(&world.daemon).ask(bulk::STATES, "5|", &[]);
     let words: Vec<&str> = said.split('|').collect();
     [3, 4].map(|at| words[at].parse().unwrap())
 }
 
-/// An import of domain 5, which is refused, as its check is.
+/// Imports domain 5, which is refused, and so is its dry run; returns the reason.
 fn refused(world: &World, stream: &[u8]) -> String {
     let mut bulk = Bulk::connect(&world.daemon);
     let said = bulk.import(stream);
@@ -33,7 +33,7 @@ fn refused(world: &World, stream: &[u8]) -> String {
 #[test]
 fn states_are_told_on_the_whole_way_of_a_domain() {
     each_pair(|from, to| {
-        // Incarnations are counted, and the two hosts count apart.
+        // Each host counts its incarnations; this makes them differ.
         from.create(77);
         inhabit(from, 5);
         to.create(5);
@@ -80,7 +80,7 @@ fn a_range_of_states_means_domains_that_the_daemon_knows() {
     each_pair(|from, _| {
         from.guest(300);
         from.guest(7);
-        // It exists, and the daemon was told nothing of it.
+        // It exists, and the daemon does not know it.
         from.create(8);
         assert_eq!(states(from, "1-32751|"), ["7 running 0", "300 running 0"]);
         assert_eq!(states(from, "7-9|9|"), ["7 running 0", "9 absent 0"]);

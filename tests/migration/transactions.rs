@@ -1,4 +1,4 @@
-//! Transactions that are open already where they begin.
+//! Transactions that are already open when they arrive at a host.
 
 use super::*;
 
@@ -61,7 +61,7 @@ fn an_identifier_in_use() {
     );
 }
 
-/// Snapshots are given up after a second: the log is run again, and what was decided stays.
+/// Snapshots are dropped after a second: the log is replayed, and the transaction still ends in EAGAIN.
 #[test]
 fn a_reserved_transaction_may_take_its_time() {
     each_world(|world| {
@@ -71,7 +71,7 @@ fn a_reserved_transaction_may_take_its_time() {
         assert_eq!(guest.request(op::READ, 9, "x\0").as_deref(), Ok(&b"old"[..]));
         world.admin.write("/local/domain/5/other", "v").unwrap();
         let guest = world.guest(5);
-        // A daemon that has to wait for a core gives them up later.
+        // A daemon that waits for a CPU drops them later.
         let reads_on = (0..600).any(|_| {
             std::thread::sleep(Duration::from_millis(100));
             guest.request(op::READ, 9, "other\0").as_deref() == Ok(&b"v"[..])
@@ -81,7 +81,7 @@ fn a_reserved_transaction_may_take_its_time() {
     });
 }
 
-/// A domain's open transactions are neither ended nor held up by a quiesce.
+/// A quiesce neither ends a domain's open transactions nor blocks them.
 #[test]
 fn transactions_are_open_after_a_quiesce() {
     check(

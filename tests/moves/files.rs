@@ -1,11 +1,11 @@
-//! Export, import, release, and what undoes them.
+//! Export, import, release, and the commands that undo them.
 
 use std::fs;
 use std::path::PathBuf;
 
 use super::*;
 
-/// A directory for an export, and its name.
+/// Returns a directory for an export, and its name.
 fn directory() -> (tempfile::TempDir, PathBuf, String) {
     let held = tempfile::tempdir().unwrap();
     let path = held.path().join("state");
@@ -42,7 +42,7 @@ fn domains_go_by_way_of_files() {
         well(&["inspect", &text(&path.join(format!("{domid}.xenstore")))]);
     }
 
-    // Looked at first: nothing happens, as often as one likes.
+    // A dry run first: nothing happens, however often it is repeated.
     for _ in 0..2 {
         let run = well(&["import", "--dry-run", "--socket", &to, &state]);
         assert!(run.out.starts_with("checked 4 of 4 domains, 20 nodes, in "), "{run:?}");
@@ -54,11 +54,11 @@ fn domains_go_by_way_of_files() {
     assert_eq!((lines.len(), &summary["nodes"]), (4, &20.into()));
     let note = summary["notes"][0].as_str().unwrap();
     assert!(note.contains(&format!("xsctl discard --socket {to} --domains 1-3,10")), "{note}");
-    // A second time they are occupied.
+    // The second time they are occupied.
     let run = xsctl(&["import", "--introduce", "--socket", &to, &state]);
     assert_eq!((run.code, run.err.matches("EEXIST").count()), (6, 4), "{run:?}");
 
-    // Somebody writes meanwhile.
+    // Another client writes meanwhile.
     a.admin.write("/local/domain/2/data/late", "").unwrap();
     let run = xsctl(&["release", "--socket", &from, &state, "--domains", "2-3"]);
     assert_eq!(run.code, 7, "{run:?}");
@@ -71,7 +71,7 @@ fn domains_go_by_way_of_files() {
     let run = xsctl(&["release", "--socket", &from, &state]);
     assert_eq!(run.code, 7, "{run:?}");
     assert!(run.err.contains("domain 3: RELEASE: ENOENT"), "it is not there any more: {run:?}");
-    // So it is discarded and carried again.
+    // So its import is discarded, and it is moved again.
     well(&["discard", "--socket", &to, "--domains", "2"]);
     let again =
         ["export", "--socket", &from, "--domains", "2", "-o", &state].map(str::to_owned).to_vec();
@@ -102,7 +102,7 @@ fn an_import_is_taken_back() {
     well(&["export", "--socket", &from, "--domains", "1-3", "-o", &state, "-q"]);
     well(&["import", "--socket", &to, &text(&path.join("1.xenstore"))]);
     well(&["import", "--introduce", "--socket", &to, &text(&path.join("2.xenstore"))]);
-    // Of a range only what came by an import counts, and what is named must have.
+    // Of a range only imported domains count; a domain that is named must have been imported.
     let run = xsctl(&["discard", "--socket", &to, "--domains", "1-100,200"]);
     assert_eq!((run.code, run.err.lines().count()), (6, 1), "{run:?}");
     assert!(run.err.contains("domain 200: E"), "{run:?}");
@@ -156,7 +156,7 @@ fn domains_that_cannot_be_exported_leave_no_file() {
     assert_eq!(names(&path), ["1.xenstore", "marks.json"]);
     well(&["unquiesce", "--socket", &socket(&a), "--domains", "1"]);
     is_served(&mut a, 1);
-    // A directory that is none.
+    // A file in the place of a directory.
     let file = text(&path.join("1.xenstore"));
     let run = xsctl(&["export", "--socket", &socket(&a), "--domains", "1", "-o", &file]);
     assert_eq!((run.code, run.out.as_str()), (3, ""), "{run:?}");
@@ -182,7 +182,7 @@ fn domains_stand_still_and_go_on() {
     for domid in [1, 2, 3] {
         is_served(&mut a, domid);
     }
-    // None of them alone is there: each is said.
+    // Neither of them exists: each is reported.
     let run = xsctl(&["quiesce", "--socket", &socket(&a), "--domains", "8,9"]);
     assert_eq!(run.err, "xsctl: domain 8: ENOENT\nxsctl: domain 9: ENOENT\n");
 }

@@ -1,5 +1,5 @@
-//! Between `xsctl` and either socket of a daemon: holds one request of a kind, or its reply, until the
-//! test lets go. Only for a tool that sends one request at a time on a connection.
+//! A proxy between `xsctl` and either socket of a daemon: holds one request of a type, or its reply, until the test
+//! releases it. Only for a tool that sends one request at a time on a connection.
 
 use std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -26,13 +26,13 @@ pub enum Moment {
     After,
 }
 
-/// The first request of a kind is held. If that is dropped, its connection ends.
+/// A hold on the first request of a type. Dropping it ends that request's connection.
 pub struct Hold {
     pub reached: mpsc::Receiver<()>,
     _held: mpsc::Sender<()>,
 }
 
-/// What is held, the sender for when that is reached, and the receiver that waits.
+/// The request to hold, the sender that reports it, and the receiver that waits for its end.
 type Held = Arc<Mutex<Option<(u32, Moment, mpsc::Sender<()>, mpsc::Receiver<()>)>>>;
 
 impl Hold {
@@ -63,7 +63,7 @@ fn pass(mut client: UnixStream, real: &Path, hold: &Held) -> Option<()> {
             return None;
         }
         send_with(&daemon, &request, &descriptors);
-        // The ends of pipes are the daemons' alone.
+        // Only the daemons may hold the ends of pipes.
         drop(descriptors);
         let replies = replies(&mut daemon, kind)?;
         if let Some((_, _, told, waits)) = held {
@@ -75,7 +75,7 @@ fn pass(mut client: UnixStream, real: &Path, hold: &Held) -> Option<()> {
     }
 }
 
-/// All replies to a request.
+/// Returns all replies to a request.
 fn replies(daemon: &mut UnixStream, kind: u32) -> Option<Vec<u8>> {
     let mut all = Vec::new();
     loop {

@@ -34,11 +34,10 @@ fn what_the_format_has_no_place_for_is_said() {
     well(&["unquiesce", "--socket", &to, "--domains", "1"]);
     is_served(&mut b, 1);
     assert_eq!(b.guest(1).commit(transaction).err().as_deref(), Some("EAGAIN"));
-    // The other one as domain 1 is a contradiction: its nodes are not that one's.
     is_released(&mut a, 1);
 }
 
-/// A record of libxl's stream.
+/// Returns a record of libxl's stream.
 fn record(kind: u32, body: &[u8]) -> Vec<u8> {
     let len = u32::try_from(body.len()).unwrap();
     let mut bytes = [&kind.to_le_bytes()[..], &len.to_le_bytes(), body].concat();
@@ -46,7 +45,7 @@ fn record(kind: u32, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A stream of libxl's with these records.
+/// Writes a libxl stream with these records to a file; returns its name.
 fn file(directory: &Path, records: &[Vec<u8>]) -> String {
     let path = directory.join("domain");
     let header = b"LibxlFmt\0\0\0\x02\0\0\0\0".to_vec();
@@ -54,8 +53,8 @@ fn file(directory: &Path, records: &[Vec<u8>]) -> String {
     text(&path)
 }
 
-/// libxc's image of a domain, which is not in a record of libxl's: its headers, a record whose type here
-/// is that of ours, its last one.
+/// Returns libxc's image of a domain, which is not in a record of libxl's: its headers, a record whose type is that of
+/// ours in libxl's stream, its last record.
 fn image() -> Vec<u8> {
     let header = [&[0xff; 8][..], b"XENF\0\0\0\x03\0\0\0\0\0\0\0\0"].concat();
     let domain = b"\x02\0\0\0\x0c\0\0\0\x04\0\0\0\x15\0\0\0".to_vec();

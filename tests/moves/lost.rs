@@ -1,5 +1,5 @@
-//! Whoever takes part in a move is lost in between: afterwards each domain is served in one place, or
-//! is after the commands that `xsctl` named or xsctl(8) has; never in two.
+//! A participant of a move is lost in between: afterwards each domain is served in one place, or is after the commands
+//! that `xsctl` named or xsctl(8) documents; never in two.
 
 use std::process::{Child, Stdio};
 use std::sync::mpsc;
@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use super::proxy::{Action, Proxy};
 use super::*;
 
-/// A proxy that does something with the first request of a type, and passes all others.
+/// Starts a proxy that applies `action` to the first request of a type, and passes all others.
 fn at_first(world: &World, kind: u32, action: Action) -> (Proxy, String) {
     let path = world.daemon.path("proxy");
     let mut first = true;
@@ -44,7 +44,7 @@ fn before_release_it_is_taken_back() {
                 (&"served".into(), &"absent".into())
             );
         }
-        // Only what was refused is not moved; of what was lost it is all.
+        // If one request is refused, only its domain stays; if the connection is lost, both do.
         is_served(&mut a, 1);
         is_absent(&mut b, 1);
         if let Action::Refuse(_) = action {
@@ -57,7 +57,7 @@ fn before_release_it_is_taken_back() {
     }
 }
 
-/// The source is asked again: the first was released, the second was not.
+/// The tool asks the source again whether the first domain was released; the second was not.
 #[test]
 fn a_release_without_an_answer_is_asked_for() {
     for (action, released) in [(Action::Cut, false), (Action::CutAfter, true)] {
@@ -79,7 +79,7 @@ fn a_release_without_an_answer_is_asked_for() {
     }
 }
 
-/// The source cannot be asked again: nothing is served anywhere, and the choice is a person's.
+/// The source cannot be asked again: nothing is served anywhere, and an operator must choose.
 #[test]
 fn a_release_in_doubt_is_left_to_people() {
     for action in [Action::Gone, Action::GoneAfter] {
@@ -128,7 +128,7 @@ fn after_release_it_goes_on() {
             is_released(&mut a, domid);
             assert_eq!((&line["done"], &line["source"]), (&done.into(), &"released".into()));
             if !done {
-                // The proxy is where it was told to go; the daemon itself is still there.
+                // The command names the proxy's socket, which is gone; the daemon itself still serves.
                 let command = line["commands"][0].as_str().unwrap();
                 assert_eq!(command, format!("xsctl unquiesce --socket {to} --domains {domid}"));
                 well(&["unquiesce", "--socket", &socket(&b), "--domains", &domid.to_string()]);
@@ -138,7 +138,7 @@ fn after_release_it_goes_on() {
     }
 }
 
-/// The domain is changed between its export and its release: the proxy does it.
+/// The proxy changes the domain between its export and its release.
 #[test]
 fn who_is_changed_is_carried_again() {
     let (mut a, mut b) = worlds([1, 2]);
@@ -160,12 +160,12 @@ fn who_is_changed_is_carried_again() {
     }
     is_served(&mut b, 1);
     b.connect_guest(2);
-    // It has been told by nobody yet of what was written while it stood still.
+    // The guest has not been notified yet of the write during its quiesce.
     assert_eq!(b.guest(2).next_event(), "data/late|t");
     is_served(&mut b, 2);
 }
 
-/// As above, each time.
+/// As above, at every try.
 #[test]
 fn who_is_changed_all_the_time_is_carried_so_often_and_no_more() {
     let (mut a, mut b) = worlds([1, 2]);
@@ -201,13 +201,13 @@ fn who_is_changed_all_the_time_is_carried_so_often_and_no_more() {
     assert!(line["error"].as_str().unwrap().contains("changed at the source each of 3 times"));
     is_served(&mut b, 1);
     is_absent(&mut b, 2);
-    // It is told of all that now.
+    // The guest is notified of all of that now.
     a.admin.write("/local/domain/2/data/last", "").unwrap();
     while a.guest(2).next_event() != "data/last|t" {}
     is_served(&mut a, 2);
 }
 
-/// The child waits for the reply to a request of this type, which is or is not passed on.
+/// Starts a tool and waits until the proxy holds its request of this type; a message on the sender passes it on.
 fn held_at(
     world: &World,
     kind: u32,
@@ -259,7 +259,7 @@ fn sigint_ends_it_after_the_batches_in_hand() {
     drop(proxy);
     let (lines, summary) = run.json();
     let moved = u16::try_from(lines.len()).unwrap();
-    // Nothing says how soon a signal that was taken is noticed.
+    // A signal that was taken may be noticed late.
     assert!(run.code == 6 && moved < DOMAINS && moved.is_multiple_of(2), "{run:?}");
     assert_eq!(
         [&summary["done"], &summary["failed"], &summary["left"]],
@@ -277,7 +277,7 @@ fn sigint_ends_it_after_the_batches_in_hand() {
     }
 }
 
-/// Ctrl-Z and `fg`: some waits end with EINTR then (signal(7)), which is no loss.
+/// Ctrl-Z and `fg`: some waits end with EINTR then (signal(7)), which loses nothing.
 #[test]
 fn the_tool_is_stopped_and_goes_on() {
     let (mut a, _b) = worlds([1]);
@@ -292,7 +292,7 @@ fn the_tool_is_stopped_and_goes_on() {
             std::thread::yield_now();
         }
     }
-    // Until it waits again, or has ended: else the reply could be there before the wait that ends.
+    // Until it waits again, or has ended: otherwise the reply could come before the wait that ends.
     while !matches!(state_of(&child), 'S' | 'Z') {
         std::thread::yield_now();
     }
@@ -303,14 +303,13 @@ fn the_tool_is_stopped_and_goes_on() {
     is_served(&mut a, 1);
 }
 
-/// The state of a process's first thread (proc_pid_stat(5)).
+/// Returns the state of a process's first thread (proc_pid_stat(5)).
 fn state_of(child: &Child) -> char {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
     stat.rsplit_once(") ").unwrap().1.chars().next().unwrap()
 }
 
-/// The source released them, and then the other host is lost: what the source has of them goes on
-/// there as it was.
+/// The source released them, and then the other host is lost: what the source kept of them continues there unchanged.
 #[test]
 fn who_left_is_introduced_where_it_was() {
     let (mut a, b) = worlds([1, 2, 3]);
@@ -335,7 +334,7 @@ fn who_left_is_introduced_where_it_was() {
     }
     drop(b);
 
-    // A range means those of which it is known how; it says how they are served.
+    // A range means the domains whose introduction is known; the output says how to serve them.
     let run = well(&["introduce", "--socket", &from, "--domains", "1-9"]);
     assert!(run.out.starts_with("introduced 2 of 2 domains"), "{run:?}");
     assert!(run.err.ends_with(&format!("xsctl unquiesce --socket {from} --domains 1-2\n")));

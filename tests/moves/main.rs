@@ -1,10 +1,10 @@
 //! `xsctl` as a process between two real daemons (docs/MIGRATION.md, xsctl(8)).
 //!
-//! - `moved`: whole moves, and what is said of domains with which it does not work out.
-//! - `files`: export, import, release, and what undoes them.
+//! - `moved`: whole moves, and the reports on domains that fail.
+//! - `files`: export, import, release, and the commands that undo them.
 //! - `libxl`: the other format.
 //! - `hold`: a proxy that holds a request or its reply.
-//! - `lost`: whoever takes part is lost in between, by way of a proxy.
+//! - `lost`: a participant is lost in between, by way of a proxy.
 //! - `rerun`: the same command after the tool was killed.
 //! - `twice`: two tools at the same time.
 
@@ -25,7 +25,7 @@ use std::process::{Command, Output};
 use common::{Client, Control, World, op};
 use serde_json::Value;
 
-/// What a run of `xsctl` came to.
+/// The outcome of a run of `xsctl`.
 #[derive(Debug)]
 struct Run {
     code: i32,
@@ -40,7 +40,7 @@ impl Run {
         Run { code, out: text(output.stdout), err: text(output.stderr) }
     }
 
-    /// The objects of `--json`: those of domains, and the summary.
+    /// Parses the objects of `--json`: those of domains, and the summary.
     fn json(&self) -> (Vec<Value>, Value) {
         let lines = self.out.lines().map(|line| serde_json::from_str(line).unwrap());
         let mut lines: Vec<Value> = lines.collect();
@@ -60,7 +60,7 @@ fn xsctl(arguments: &[&str]) -> Run {
     Run::of(command(arguments).output().unwrap())
 }
 
-/// It was done, and nothing went wrong.
+/// Runs `xsctl`, which must succeed.
 fn well(arguments: &[&str]) -> Run {
     let run = xsctl(arguments);
     assert_eq!(run.code, 0, "{arguments:?}: {run:?}");
@@ -75,8 +75,8 @@ fn text(path: &Path) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-/// Two daemons; at the first guests of these numbers, each with nodes, a watch and a value of its
-/// own; at the second the same numbers, which nobody introduced.
+/// Returns two daemons: the first with guests of these numbers, each with nodes, a watch and a value of its own; the
+/// second with the same numbers, not introduced.
 fn worlds(domids: impl IntoIterator<Item = u16> + Clone) -> (World, World) {
     let [mut a, mut b] = [2, 1].map(|shards| World::new(Control::Socket, shards));
     for domid in domids.clone() {
@@ -94,7 +94,7 @@ fn is_introduced(client: &mut Client, domid: u16) -> bool {
     client.request(op::IS_DOMAIN_INTRODUCED, 0, format!("{domid}\0")).unwrap() == b"T\0"
 }
 
-/// It is served: requests are answered, the watch is there.
+/// Checks that the domain is served: its guest gets replies and events.
 fn is_served(world: &mut World, domid: u16) {
     world.connect_guest(domid);
     let value = world.guest(domid).read("data/own");
@@ -104,7 +104,7 @@ fn is_served(world: &mut World, domid: u16) {
     assert_eq!(world.admin.read(&format!("/libxl/{domid}/dm")).as_deref(), Ok(&b"x"[..]));
 }
 
-/// It is not here: not introduced, and without nodes.
+/// Checks that the domain is not here: not introduced, and without nodes.
 fn is_absent(world: &mut World, domid: u16) {
     assert!(!is_introduced(&mut world.admin, domid));
     let home = format!("/local/domain/{domid}");
@@ -112,12 +112,12 @@ fn is_absent(world: &mut World, domid: u16) {
     assert_eq!(world.admin.read(&format!("/libxl/{domid}")).err().as_deref(), Some("ENOENT"));
 }
 
-/// It is given up here: what it had may be there, it is not introduced.
+/// Checks that the domain is released here: not introduced, though its nodes may remain.
 fn is_released(world: &mut World, domid: u16) {
     assert!(!is_introduced(&mut world.admin, domid));
 }
 
-/// It stands still: a request waits until it is unquiesced.
+/// Checks that the domain is quiesced: its requests wait for UNQUIESCE.
 fn stands_still(world: &mut World, domid: u16) {
     assert!(is_introduced(&mut world.admin, domid));
     let file = world.daemon.path("memory");
@@ -125,7 +125,7 @@ fn stands_still(world: &mut World, domid: u16) {
     let report = std::fs::read_to_string(file).unwrap();
     let line = report.lines().find(|line| line.starts_with("quiesced domains:")).unwrap();
     let mut words = line.split(|c: char| !c.is_ascii_digit()).skip_while(|word| word.is_empty());
-    // The first number is how many there are.
+    // The first number is their count.
     words.next();
     assert!(words.any(|word| word == domid.to_string()), "domain {domid} is served: {line}");
 }

@@ -25,7 +25,7 @@ fn domains_are_moved_with_all_they_have() {
         assert_eq!((&line["domid"], &line["done"]), (&domid.into(), &true.into()), "{line}");
         assert_eq!((&line["source"], &line["tries"]), (&"released".into(), &1.into()), "{line}");
         assert_eq!(line["destination"], "served");
-        // The home, data and data/own; two of libxl's.
+        // The partition root, data and data/own; two nodes of libxl's.
         assert_eq!(line["nodes"], 5, "{line}");
         assert!(line["pause_ms"].as_f64().unwrap() > 0.0);
         assert!(line.get("error").is_none() && line.get("commands").is_none());
@@ -37,7 +37,7 @@ fn domains_are_moved_with_all_they_have() {
         is_released(&mut a, domid);
         is_served(&mut b, domid);
     }
-    // What it did before is not known here, so it has to begin again.
+    // Its earlier requests are not known here, so it has to start over.
     assert_eq!(b.guest(3).commit(transaction).err().as_deref(), Some("EAGAIN"));
     b.check_store();
 }
@@ -82,7 +82,7 @@ fn what_does_not_work_out_stays_and_the_rest_goes_on() {
         is_released(&mut a, domid);
         is_served(&mut b, domid);
     }
-    // For people the same, and nothing of it twice.
+    // In text form the same, without repetitions.
     let run = xsctl(&["move", "--socket", &socket(&a), "--to", &socket(&b), "--domains", "2"]);
     assert_eq!((run.code, run.err.lines().count()), (6, 1), "{run:?}");
     assert!(run.err.starts_with("xsctl: domain 2: IMPORT_DOMAINS: ENOENT"), "{run:?}");
@@ -141,7 +141,7 @@ fn without_a_daemon_nothing_happens() {
         run.err.ends_with("none of these domains is at the first, or came to the second\n"),
         "{run:?}"
     );
-    // To itself is nowhere.
+    // A move to the same daemon is refused.
     let run = xsctl(&["move", "--socket", &socket(&a), "--to", &socket(&a), "--domains", "1"]);
     assert_eq!((run.code, run.out.as_str()), (2, ""), "{run:?}");
     is_served(&mut a, 1);
@@ -151,7 +151,7 @@ fn without_a_daemon_nothing_happens() {
 fn another_daemon_is_told_apart() {
     let (a, _) = worlds([]);
     let path = a.daemon.path("other");
-    // It has no extension, as Xen's.
+    // Behind the proxy is a daemon without extensions, like Xen's.
     let _proxy = proxy::Proxy::start(&a.daemon, &path, |kind, _| match kind {
         op::READ => proxy::Action::Refuse("ENOENT"),
         _ => proxy::Action::Refuse("ENOSYS"),

@@ -1,4 +1,4 @@
-//! Between `xsctl` and a daemon's socket for clients: passes messages on until it is told otherwise.
+//! A proxy between `xsctl` and a daemon's socket for clients.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -10,24 +10,24 @@ use std::thread;
 use super::common::Daemon;
 use super::common::wire::{HEADER_BYTES, Message, op};
 
-/// What becomes of a request.
+/// What the proxy does with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// It is passed on, and so is its reply.
+    /// Passes the request and its reply on.
     Pass,
-    /// It is answered with an error.
+    /// Replies with an error.
     Refuse(&'static str),
-    /// The connection ends before the daemon sees it.
+    /// Ends the connection before the daemon sees the request.
     Cut,
-    /// The connection ends after the daemon did it.
+    /// Ends the connection after the daemon did the request.
     CutAfter,
-    /// As `Cut`, and nobody connects any more.
+    /// As `Cut`, and accepts no further connection.
     Gone,
-    /// As `CutAfter`, and nobody connects any more.
+    /// As `CutAfter`, and accepts no further connection.
     GoneAfter,
 }
 
-/// What is done with a request of this type and payload.
+/// Chooses the action for a request of this type and payload.
 type Decide = Arc<Mutex<dyn FnMut(u32, &[u8]) -> Action + Send>>;
 
 pub struct Proxy {
@@ -60,7 +60,7 @@ impl Drop for Proxy {
     }
 }
 
-/// One request after the other; `None` at the end.
+/// Handles one request after the other; returns `None` at the end.
 fn pass(mut client: UnixStream, real: &Path, own: &Path, decide: &Decide) -> Option<()> {
     let mut daemon = UnixStream::connect(real).ok()?;
     loop {

@@ -1,5 +1,5 @@
-//! The tool is killed at some moment, and the same command is given again until it succeeds: each domain
-//! is served at one place then, and none is left out.
+//! The tool is killed at some moment, and the same command is given again until it succeeds: then each domain is served
+//! in one place, and none is left out.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -13,11 +13,11 @@ use super::*;
 use xenstored::words::Domid;
 
 const DOMAINS: u16 = 60;
-/// The commands after the one that was killed: one that ends what was begun, and one more if the
-/// daemons were still at requests of the killed tool when it looked.
+/// The commands after the one that was killed: one that finishes what was begun, and one more if the daemons were still
+/// handling requests of the killed tool when it looked.
 const RERUNS_MAX: usize = 2;
 
-/// How long an undisturbed move takes.
+/// Returns how long an undisturbed move takes.
 fn duration(how: &[&str]) -> Duration {
     let (a, b) = worlds(1..=DOMAINS);
     let began = Instant::now();
@@ -30,7 +30,7 @@ fn move_all<'a>(from: &'a str, to: &'a str, how: &[&'a str]) -> Vec<&'a str> {
     all.into_iter().chain(how.iter().copied()).collect()
 }
 
-/// Kills a move after this long. Returns whether it had not ended by itself.
+/// Kills a move after this long; returns whether it was still running.
 fn killed(arguments: &[&str], after: Duration) -> bool {
     let mut child = command(arguments);
     let mut child = child.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -66,11 +66,11 @@ fn the_same_command_ends_what_a_killed_one_began() {
             b.check_store();
         }
     }
-    // A single one may come too late on a busy machine.
+    // On a busy machine a single kill may come too late.
     assert!(killed_in_between > 0 || seeds(8).len() == 1);
 }
 
-/// The state of domain 1 at a daemon.
+/// Returns the state of domain 1 at a daemon.
 fn state(world: &World) -> String {
     state_of(world, 1)
 }
@@ -87,7 +87,7 @@ fn until(told: &str, is_so: impl Fn() -> bool) {
     }
 }
 
-/// At which daemon, and at which of its sockets, a request is held.
+/// The daemon, and its socket, at which a request is held.
 #[derive(Clone, Copy, Debug)]
 enum At {
     SourceClients,
@@ -96,8 +96,8 @@ enum At {
     DestinationMigration,
 }
 
-/// Each request of a move is held before the daemon sees it or after it was done, and the tool killed.
-/// Each state that it leaves is that of MIGRATION.md, and the same command ends it.
+/// Each request of a move is held before the daemon sees it or after it was done, and the tool killed. The states that
+/// this leaves are those of MIGRATION.md, and the same command finishes the move.
 #[test]
 fn the_tool_is_killed_at_every_arrow() {
     use At::{DestinationClients, DestinationMigration, SourceClients, SourceMigration};
@@ -135,7 +135,7 @@ fn killed_at(at: At, kind: u32, moment: Moment, states: [&str; 2]) {
     let told = format!("{at:?} {kind} {moment:?}");
     let (mut a, mut b) = worlds([1]);
     let [mut from, mut to] = [socket(&a), socket(&b)];
-    // So that its import is discarded, the domain is changed before its first RELEASE.
+    // To have its import discarded, the domain is changed before its first RELEASE.
     let _changes = (kind == bulk::DISCARD).then(|| {
         let path = a.daemon.path("changes");
         let mut writer = Client::new("writer", common::client::Link::Socket(a.daemon.connect()));
@@ -167,8 +167,8 @@ fn killed_at(at: At, kind: u32, moment: Moment, states: [&str; 2]) {
     hold.reached.recv_timeout(HANG).unwrap_or_else(|_| panic!("{told}"));
     child.kill().unwrap();
     child.wait().unwrap();
-    // The daemons may still be at what they were asked. The source first, which an end of the pipe that
-    // is dropped with the hold would keep from it.
+    // The daemons may still be handling their requests. The source must finish first: dropping the hold also closes an
+    // end of its pipe, which would stop it.
     until(&told, || state(&a) == states[0]);
     drop(hold);
     until(&told, || [state(&a), state(&b)] == states);
@@ -178,7 +178,7 @@ fn killed_at(at: At, kind: u32, moment: Moment, states: [&str; 2]) {
     let run = well(&["move", "--domains", "1-5", "--socket", &socket(&a), "--to", &socket(&b)]);
     assert!(run.out.starts_with("moved 1 of 1 domain, "), "{told}: {run:?}");
     is_released(&mut a, 1);
-    // Before that, the rerun has it served at the source again, where the guest is told.
+    // The rerun first serves the domain at the source again, where the guest is notified.
     if (kind, moment) == (bulk::DISCARD, Moment::After) {
         b.connect_guest(1);
         assert_eq!(b.guest(1).next_event(), "data/late|t");
@@ -188,7 +188,7 @@ fn killed_at(at: At, kind: u32, moment: Moment, states: [&str; 2]) {
     b.check_store();
 }
 
-/// The line of domain 1 in a move that leaves it: its error, and its states.
+/// Runs a move that leaves domain 1; returns its error and its states.
 fn left(from: &World, to: &World) -> (String, [String; 2]) {
     let (from, to) = (socket(from), socket(to));
     let run = xsctl(&["move", "--domains", "1", "--socket", &from, "--to", &to, "--json"]);
@@ -198,13 +198,13 @@ fn left(from: &World, to: &World) -> (String, [String; 2]) {
     (lines[0]["error"].as_str().unwrap().to_owned(), states)
 }
 
-/// Another host's domain of the same number arrived at the destination: whether its source released it
-/// is not known here, so it is neither taken back nor served.
+/// Another host's domain of the same number arrived at the destination. Whether its source released it is not known
+/// here, so it is neither discarded nor served.
 #[test]
 fn an_import_of_another_domain_is_left_alone() {
     let (mut a, mut b) = worlds([1]);
     let mut other = World::new(Control::Socket, 1);
-    // Incarnations are counted on each simulated host.
+    // Each simulated host counts its incarnations; this makes them differ.
     other.create(77);
     other.guest(1).write("data/own", "of another").unwrap();
     let (stream, _) = Bulk::connect(&other.daemon).export("1|");
@@ -242,7 +242,7 @@ fn what_was_moved_earlier_is_moved_and_what_nobody_has_is_told() {
     until("destroyed", || state_of(&a, 1) == "absent");
     let run = well(&all);
     assert!(run.out.starts_with("moved 2 of 2 domains, in "), "{run:?}");
-    // The destination is lost: only a person knows that it is.
+    // The destination is lost: only an operator can know that.
     b.destroy(2);
     until("destroyed", || state_of(&b, 2) == "absent");
     let (lines, _) = xsctl(&[&all[..], &["--json"]].concat()).json();

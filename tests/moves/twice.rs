@@ -1,4 +1,4 @@
-//! The same domains are moved by two tools at the same time.
+//! Two tools move the same domains at the same time.
 
 use std::process::Stdio;
 
@@ -6,8 +6,8 @@ use super::common::HANG;
 use super::hold::{Hold, Moment};
 use super::*;
 
-/// Each export takes the other's mark away, and who comes second finds the domain there: so at most one
-/// of them releases it, and whom neither does is served where it was.
+/// Each export invalidates the other's mark, and the later import finds the domain there: so at most one tool releases
+/// each domain, and a domain that neither releases is served where it was.
 #[test]
 fn two_tools_leave_each_domain_in_one_place() {
     for round in 0..5 {
@@ -19,7 +19,7 @@ fn two_tools_leave_each_domain_in_one_place() {
             tool.spawn().unwrap()
         });
         let runs = tools.map(|tool| Run::of(tool.wait_with_output().unwrap()));
-        // Who came too late finds none of them.
+        // A tool that came too late finds none of them.
         let said = runs.iter().filter(|run| !run.out.is_empty());
         let lines: Vec<Value> = said.flat_map(|run| run.json().0).collect();
         for domid in 1..=6 {
@@ -44,8 +44,8 @@ fn two_tools_leave_each_domain_in_one_place() {
     }
 }
 
-/// The first waits for the reply to a request: the second neither takes back nor finishes what it has in
-/// hand, which the first then ends.
+/// The first tool waits for the reply to a request; the second neither discards nor finishes that domain, and the first
+/// then completes it.
 #[test]
 fn a_domain_that_another_move_has_in_hand_is_left_to_it() {
     for (kind, is_moved) in [(op::INTRODUCE, false), (op::UNQUIESCE, true)] {
