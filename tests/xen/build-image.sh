@@ -1,9 +1,8 @@
 #!/bin/bash
-# Builds a real Xen host for QEMU out of Debian packages: Xen, a kernel, an initramfs for domain 0
-# with Debian's toolstack, and one for a guest. Nothing is installed on this machine: packages are
-# downloaded and unpacked into $XEN_VM_DIR (default: target/xen-vm). Done once; a second call
-# returns at once. XEN_VM_DEBIAN: the release, bookworm (the default) or trixie, which gets a
-# directory of its own.
+# Builds a real Xen host for QEMU from Debian packages: Xen, a kernel, an initramfs for domain 0 with Debian's
+# toolstack, and one for a guest. Installs nothing on this machine: packages are downloaded and unpacked into
+# $XEN_VM_DIR (default: target/xen-vm). If the image is current, returns at once. XEN_VM_DEBIAN: the release, bookworm
+# (the default) or trixie, which gets a directory of its own.
 set -euo pipefail
 cd "$(dirname "$0")"
 . ./packages
@@ -14,7 +13,7 @@ trixie) xen=4.20 magic=$'\x28\xb5\x2f\xfd' decompress="from_root $vm/qemu zstd b
 *) echo "which Xen Debian $debian has is not known here" >&2; exit 1 ;;
 esac
 
-# The image is current if it was built by these very files.
+# The image is current if these same files built it.
 stamp=$vm/built
 recipe=$(cat packages build-image.sh dom0-init guest-init | sha256sum)
 [ "$(cat "$stamp" 2>/dev/null)" != "$recipe" ] || exit 0
@@ -35,19 +34,19 @@ qemu_packages="qemu-system-x86 cpio zstd"
 }
 release=${kernel_package#linux-image-}
 empty_root "$vm/boot"
-# What these depend on makes a bootable disk, which there is none of.
+# Their dependencies would make a bootable disk, which is not needed.
 for package in $xen_packages; do unpack "$vm/boot" "$(closure "$package" | grep -F "${package}_")"; done
 
 echo "== Xen and the kernel"
 gunzip -c "$vm/boot/boot/xen-$xen-amd64.gz" >"$vm/xen"
-# Unpacked here, because an emulated machine takes long over it: the kernel is the compressed stream
-# that follows the loader; what follows the stream is an error to its program.
+# Unpacked here, because that takes an emulated machine long. The kernel is the compressed stream after the loader; the
+# decompressor reports what follows the stream as an error.
 image=$vm/boot/boot/vmlinuz-$release
 offset=$(LC_ALL=C grep -abom1 -F "$magic" "$image" | head -1 | cut -d: -f1)
 { tail -c +$((offset + 1)) "$image" | $decompress; } >"$vm/vmlinux" 2>/dev/null || true
 [ "$(head -c 4 "$vm/vmlinux")" = $'\x7fELF' ] || { echo "no vmlinux in $image" >&2; exit 1; }
 
-# Copies kernel modules with what they need into the same place of another root.
+# Copies kernel modules with their dependencies to the same place of another root.
 from_root "$vm/dom0" depmod bin/kmod -b "$vm/boot" "$release"
 modules() { # root module...
     local root=$1 name file

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Builds what a domain 0 whose first process is systemd has besides build-image.sh's: an archive
-# of Debian's systemd that the kernel unpacks over the other one. /test/run is a service there.
+# Builds what a domain 0 with systemd as its first process needs in addition to build-image.sh's image: an archive of
+# Debian's systemd, which the kernel unpacks over the other one. /test/run is a service there.
 set -euo pipefail
 cd "$(dirname "$0")"
 . ./packages
@@ -25,7 +25,7 @@ echo 0123456789abcdef0123456789abcdef >"$root/etc/machine-id"
 printf '%s\n' xen-{evtchn,gntdev,gntalloc,privcmd,netback,blkback} xenfs loop \
     >"$root/etc/modules-load.d/xen.conf"
 ln -s /usr/lib/systemd/system/multi-user.target "$units/default.target"
-ln -s /dev/null "$units/getty.target" # The console is for what is checked.
+ln -s /dev/null "$units/getty.target" # The console is for the checks.
 ln -s ../check.service "$units/multi-user.target.wants/"
 cat >"$units/check.service" <<'UNIT'
 [Service]

@@ -6,9 +6,9 @@
 #   run.sh --systemd BINARY   BINARY started by systemd, with the unit of dist/
 #   run.sh --probe BINARY     the example host_probe, beside a running xenstored and alone
 #
-# The exit status is 0 if every check passed. XEN_VM_DEBIAN: whose Xen, kernel and toolstack
-# (bookworm; trixie). XEN_VM_DIR: where image and logs are (target/xen-vm, target/xen-vm-trixie).
-# XEN_VM_CPUS: domain 0's processors (1). XEN_VM_TIMEOUT: seconds before QEMU is ended (1200).
+# The exit status is 0 if every check passed. XEN_VM_DEBIAN: the release of Xen, kernel and toolstack (bookworm;
+# trixie). XEN_VM_DIR: the directory of image and logs (target/xen-vm, target/xen-vm-trixie). XEN_VM_CPUS: domain 0's
+# processors (1). XEN_VM_TIMEOUT: seconds after which QEMU is ended (1200).
 set -euo pipefail
 tests=$(realpath "$(dirname "$0")")
 cpus=${XEN_VM_CPUS:-1}
@@ -29,7 +29,7 @@ fi
 libs=$vm/qemu/lib/x86_64-linux-gnu
 loader=("$libs/ld-linux-x86-64.so.2" --library-path "$libs")
 
-# What is under test goes into an archive of its own, which the kernel unpacks over the first.
+# The programs under test go into an archive of their own, which the kernel unpacks over the first.
 run=$(mktemp -d "$vm/run.XXXXXX")
 trap 'rm -rf "$run"' EXIT
 mkdir -p "$run/root/test"
@@ -40,8 +40,8 @@ if [ "$(basename "${1-}")" = xenstored ]; then install -m 755 -s "$(dirname "$1"
 (cd "$run/root" && find . | "${loader[@]}" "$vm/qemu/bin/cpio" --quiet -o -H newc -R 0:0) >"$run/test.cpio"
 cat "$vm/dom0.cpio" "${archives[@]}" "$run/test.cpio" >"$run/initramfs"
 
-# Westmere: with SMAP domain 0 dies at once, with AVX guests' processes crash at random. QEMU reads
-# commas as separators of modules, so the kernels' arguments have none (Xen's own are not modules).
+# Westmere, because domain 0 dies at once with SMAP, and guests' processes crash at random with AVX. QEMU takes commas
+# as separators of modules, so the kernels' arguments have none (Xen's own are not modules).
 log=$vm/serial.log
 : >"$log"
 start=$SECONDS
