@@ -1,18 +1,18 @@
-//! The blocks of code in the texts.
+//! The code blocks of the documents.
 
 use std::fs;
 use std::path::Path;
 
-/// A block of code.
+/// A code block.
 pub struct Block {
-    /// The text that it is in.
+    /// The document that contains it.
     pub file: String,
-    /// Where it begins there.
+    /// The line at which it begins.
     pub line: usize,
     pub text: String,
 }
 
-/// All blocks of all texts, in their order.
+/// Returns all code blocks of all documents, in order.
 pub fn all() -> Vec<Block> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut names = Vec::new();
@@ -25,7 +25,7 @@ pub fn all() -> Vec<Block> {
         .collect()
 }
 
-/// The names of Markdown texts and of manual pages below `root`.
+/// Collects the names, relative to `root`, of the Markdown documents and manual pages below `folder`.
 fn find(root: &Path, folder: &Path, names: &mut Vec<String>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

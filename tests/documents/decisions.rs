@@ -1,4 +1,4 @@
-//! What becomes of each block of code. A block is named by its text and something that is in it.
+//! The test of each code block. A block is identified by its document and something in it.
 
 use xenstored::host::sim::SimClient;
 use xenstored::words::Domid;
@@ -9,11 +9,11 @@ use super::session::Session;
 use crate::common::op;
 
 pub enum Decision {
-    /// It is run here.
+    /// The block is run here.
     Run(fn(&mut Session, &Block)),
-    /// The test of that name runs it, or what it says.
+    /// The test of that name runs the block, or what it says.
     By(&'static str),
-    /// It is not run, for this reason.
+    /// The block is not run, for this reason.
     Not(&'static str),
 }
 
@@ -88,7 +88,7 @@ fn console(session: &mut Session, block: &Block) {
 }
 
 fn guest_from_a_pipe(session: &mut Session, block: &Block) {
-    // The new domain of the text has a root: the guest makes it.
+    // The guest creates the partition root of the document's new domain.
     session.script(&block.text, &["event door", "event door", "open"]);
 }
 
@@ -112,7 +112,7 @@ fn introduction(session: &mut Session, block: &Block) {
     let block = format!("{} >introduced 2>&1", block.text.trim_end());
     session.script(&block, &[]);
     session.world.connect_guest(7);
-    // Its root is its own.
+    // The guest owns its partition root.
     let guest = session.world.guest(7);
     guest.write("data/x", "v").unwrap();
     assert_eq!(guest.read("/local/domain/7/data/x").as_deref(), Ok(&b"v"[..]));

@@ -1,4 +1,4 @@
-//! The texts say what is so: each block of code in them is run, or there is a reason why not.
+//! Tests that the documents are true: each code block in them is run, or has a reason why not.
 
 mod blocks;
 #[path = "../common/mod.rs"]
@@ -42,7 +42,7 @@ fn every_block_of_code_is_run_or_has_a_reason() {
     }
 }
 
-/// Whether there is a function of that name.
+/// Returns whether a function of that name exists.
 fn is_there(test: &str) -> bool {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut folders: Vec<_> = ["src", "tests", "loadgen"].map(|name| root.join(name)).into();
@@ -61,7 +61,7 @@ fn is_there(test: &str) -> bool {
     false
 }
 
-/// Runs those blocks of a text that can be run, in their order, with one daemon.
+/// Runs those blocks of a document that can be run, in order, with one daemon.
 fn run(file: &str) {
     if !common::stock::present() {
         return;

@@ -1,4 +1,4 @@
-//! What the documents say of operations is what the table of operations says.
+//! The documents' statements about operations equal the table of operations.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! Guests in Python: docs/SIM.md's and examples/xenstore_guest.py.
+//! Guests in Python: that of docs/SIM.md and examples/xenstore_guest.py.
 
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::AsFd;
@@ -13,7 +13,7 @@ use super::session::Session;
 use crate::common::ring::at;
 use crate::common::{Control, HANG, World, op, stock};
 
-/// Starts a program with this argument; the module can be imported. A hang ends as a failure.
+/// Starts a program with this argument; it can import the module. A hang ends as a failure.
 fn start(program: &str, argument: &Path) -> Child {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
     let mut python = Command::new("timeout");
@@ -21,7 +21,7 @@ fn start(program: &str, argument: &Path) -> Child {
     python.env("PYTHONDONTWRITEBYTECODE", "1").stdout(Stdio::piped()).spawn().unwrap()
 }
 
-/// Runs it to its end; returns what it printed.
+/// Runs a program to its end; returns its output.
 fn run(program: &str, argument: &Path) -> String {
     let output = start(program, argument).wait_with_output().unwrap();
     assert!(output.status.success(), "{output:?}\n{program}");
@@ -67,7 +67,7 @@ fn the_module_does_what_a_toolstack_and_a_guest_need() {
     }
 }
 
-/// A program that writes to the page in the file that it is given.
+/// Returns a program that writes to the page in a file, which is its argument.
 fn writer(define: &str, write: &str, times: &str) -> String {
     format!(
         "import mmap, struct, sys\nimport xenstore_guest as xs\n\
@@ -76,7 +76,7 @@ fn writer(define: &str, write: &str, times: &str) -> String {
     )
 }
 
-/// Looks at an index while a program counts in it; whether it was ever less than before.
+/// Reads an index while a program increments it; returns whether it was ever less than before.
 fn is_seen_to_fall(program: &str) -> bool {
     let file = tempfile::NamedTempFile::new().unwrap();
     file.as_file().set_len(4096).unwrap();
@@ -87,7 +87,7 @@ fn is_seen_to_fall(program: &str) -> bool {
         for _ in 0..100_000 {
             let index = page.load(at::REQ_PROD);
             if index < last {
-                // Killed, `timeout` would leave the program behind.
+                // SIGTERM, because `timeout` would leave the program behind if it were killed.
                 let pid = rustix::process::Pid::from_child(&python);
                 rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
                 python.wait().unwrap();
@@ -116,7 +116,7 @@ fn an_index_is_written_by_one_store() {
     let times = "i < 1_000_000";
     assert!(!is_seen_to_fall(&writer(&word, "word(2052, i)", times)));
     assert!(!is_seen_to_fall(&writer(module, "guest.set_index(xs.REQ_PROD, i)", times)));
-    // That it would be seen: struct.pack_into clears the bytes first.
+    // A decrease would be seen: struct.pack_into clears the bytes first.
     assert!(is_seen_to_fall(&writer(
         "",
         "struct.pack_into('=I', page, 2052, i)",

@@ -1,4 +1,4 @@
-//! A shell and a daemon, in which the commands of a text are run.
+//! A shell and a daemon, in which the commands of a document are run.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::symlink;
@@ -16,14 +16,14 @@ pub struct Session {
     shell: Child,
     input: ChildStdin,
     output: Receiver<String>,
-    /// Where it is, with a folder of programs.
+    /// The working directory, with a folder of programs.
     pub folder: TempDir,
 }
 
 impl Session {
     pub fn start() -> Session {
         let mut world = World::new(Control::Socket, 2);
-        // A host of the text's has no such node.
+        // The document's host has no such node.
         world.admin.rm("/barrier").unwrap();
         let folder = TempDir::new().unwrap();
         let programs = folder.path().join("programs");
@@ -46,13 +46,13 @@ impl Session {
         let (lines, output) = channel();
         let stdout = BufReader::new(shell.stdout.take().unwrap());
         std::thread::spawn(move || {
-            // It ends with the session, which then does not listen any more.
+            // Ends with the session, which drops the receiver.
             stdout.lines().map_while(Result::ok).all(|line| lines.send(line).is_ok())
         });
         Session { world, shell, input, output, folder }
     }
 
-    /// A text's commands, with the names of this run for those in the text.
+    /// Replaces the names in a document's commands by those of this run.
     fn of_this(&self, text: &str) -> String {
         let socket = self.world.daemon.path("socket");
         let folder = socket.parent().unwrap().to_str().unwrap();
@@ -73,7 +73,7 @@ impl Session {
         }
     }
 
-    /// Runs commands that follow `$ `, each printing the lines that follow it and no others.
+    /// Runs the commands that follow `$ `, each of which prints the lines that follow it and no others.
     pub fn console(&mut self, text: &str) {
         let text = self.of_this(text);
         let mut lines = text.lines().peekable();
@@ -92,7 +92,7 @@ impl Session {
         self.is_done(&command);
     }
 
-    /// Runs commands, all of which succeed; together they print these lines.
+    /// Runs commands that all succeed and together print these lines.
     pub fn script(&mut self, text: &str, prints: &[&str]) {
         let text = self.of_this(text);
         self.type_in(&format!("( set -e\n{text}\n)\necho status $?"));
@@ -102,7 +102,7 @@ impl Session {
         self.is_done(&text);
     }
 
-    /// No more was printed.
+    /// Checks that no more was printed.
     fn is_done(&mut self, of: &str) {
         self.type_in("echo done");
         self.expect("done", of);

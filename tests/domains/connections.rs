@@ -1,4 +1,4 @@
-//! A connection that is begun anew, by INTRODUCE and RELEASE or by the guest.
+//! Connections that are reset, by INTRODUCE and RELEASE or by the guest.
 
 use super::*;
 
@@ -36,7 +36,7 @@ fn release_and_introduce_finish_half_a_request() {
                 let request = guest.compose(op::READ, 0, b"/local/domain/5/x\0");
                 guest.send_raw(&request[..cut]);
                 let port = world.ports[&5];
-                // Whether it was read before or not, it is finished after the pair.
+                // Whether or not it was read before, the request is completed after the pair.
                 let client = world.client("dom0");
                 client.request(op::RELEASE, 0, "5\0").unwrap();
                 client.request(op::INTRODUCE, 0, format!("5\x001\0{port}\0")).unwrap();
@@ -96,7 +96,7 @@ fn release_and_introduce_answer_a_removal_that_is_being_settled() {
             let mut world = World::new(Control::Socket, shards);
             world.guest(5);
             world.admin.set_quota(Some(5), "memory", 0);
-            // More than a thread settles itself.
+            // More nodes than a thread settles itself.
             let make = |i| (op::MKDIR, 0, format!("/local/domain/5/big/{i}\0").into_bytes());
             let requests: Vec<_> = (0..30_000).map(make).collect();
             assert!(world.admin.pipeline(&requests).iter().all(Result::is_ok));
@@ -139,7 +139,7 @@ fn requests_written_before_introduce_are_answered() {
         world.create(7);
         let request =
             common::Message { kind: op::GET_DOMAIN_PATH, req: 1, tx: 0, payload: b"7\0".to_vec() };
-        // Through the page alone: nobody is there to be notified yet.
+        // Through the page alone: no daemon is there to be notified yet.
         let ring = common::ring::Ring { guest: world.guests.remove(&7).unwrap() };
         assert_eq!(ring.put(&request.encode()), 18);
         world.introduce(7);
@@ -162,7 +162,7 @@ fn a_guest_reconnects() {
             guest.watch("x", "t").unwrap();
             assert_eq!(guest.next_event(), "x|t");
             let tx = guest.start().unwrap();
-            // Half a request and an unread reply are dropped with the rest.
+            // Half a request and an unread reply are dropped with everything else.
             let half = guest.compose(op::READ, 0, b"x\0");
             guest.send_raw(&half[..10]);
             reconnect(&mut world, 5);
@@ -178,7 +178,7 @@ fn a_guest_reconnects() {
     }
 }
 
-/// Asks for a reset of the ring as xenstore-ring.txt says, and waits for it.
+/// Requests a reset of the ring as xenstore-ring.txt says, and waits for it.
 fn reconnect(world: &mut World, domid: u16) {
     let name = format!("dom{domid}");
     let guest = world.client(&name);
@@ -206,7 +206,7 @@ fn a_broken_ring_is_mended_by_reconnecting_or_introducing() {
             }
             assert_eq!(guest.ring().page().load(at::ERROR), 2);
             if by_introduce {
-                // The toolstack's part: indices that hold, then INTRODUCE.
+                // The toolstack's part: valid indices, then INTRODUCE.
                 guest.ring().page().store(at::REQ_PROD, prod);
                 let port = world.ports[&5];
                 world.admin.request(op::INTRODUCE, 0, format!("5\x001\0{port}\0")).unwrap();

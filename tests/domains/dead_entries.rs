@@ -1,4 +1,4 @@
-//! Permission entries of domains that have died: no client sees them, none writes them back.
+//! Permission entries of dead domains: no client sees them or writes them back.
 
 use super::*;
 
@@ -79,8 +79,8 @@ fn nodes_created_below_inherit_no_entry_of_a_dead_domain() {
     );
 }
 
-/// An entry of a domain that is not there is shown, as in C: it was set, and holds for no domain. Its
-/// domain's death ends it like any other.
+/// An entry of a domain that does not exist is shown, as in C: it was set, and matches no domain. The death of a domain
+/// with that number removes it like any other.
 #[test]
 fn an_early_entry_is_shown_until_a_domain_of_its_number_dies() {
     check(
@@ -105,8 +105,8 @@ fn an_early_entry_is_shown_until_a_domain_of_its_number_dies() {
     );
 }
 
-/// A transaction that saw the entry is answered EAGAIN, as it may have written it back; one that looks
-/// after the death does not see it.
+/// A transaction that saw the entry gets EAGAIN, as it may have written it back; one that looks after the death does
+/// not see it.
 #[test]
 fn a_transaction_over_a_death_writes_no_dead_entry_back() {
     check(

@@ -1,4 +1,4 @@
-//! Domains that come, go, die and come back.
+//! Domains that appear, leave, die and return.
 
 use super::*;
 
@@ -230,8 +230,8 @@ fn a_reused_domid_begins_anew() {
     }
 }
 
-/// The host may give a number again before the death of its former domain was heard of. Who
-/// introduces the new one first, and then makes its home, is not robbed of it.
+/// The host may reuse a number before the daemon has heard of the former domain's death. A toolstack that first
+/// introduces the new domain, and then creates its partition root, does not lose it.
 #[test]
 fn introduce_is_answered_when_nothing_is_left_of_a_former_life() {
     for shards in [1, 4] {
@@ -291,7 +291,7 @@ fn root_owned_by_a_domain_that_dies_is_the_control_domains() {
         );
         assert_eq!(world.admin.read("/made"), Err("ENOENT".to_owned()), "it was the guest's");
         world.check_store();
-        // Who gets its number has nothing of it.
+        // The next domain with its number inherits nothing.
         world.guest(5);
         assert_eq!(world.guest(5).write("/again", "v"), Err("EACCES".to_owned()));
         world.check_store();

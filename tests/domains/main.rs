@@ -1,4 +1,4 @@
-//! Operations about domains, and what the host says of them.
+//! Operations on domains, and the host's reports about them.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -4,7 +4,7 @@ use super::*;
 use common::Daemon;
 use common::table::run;
 
-/// As C: the owner of each node is replaced, its entries for the dead domain go, and no watch fires.
+/// As C: the owner of each node is replaced, entries for the dead domain are removed, and no watch fires.
 #[test]
 fn kept_orphans_belong_to_the_control_domain_and_not_to_the_next_of_the_number() {
     for option in ["-K", "--keep-orphans"] {
@@ -73,7 +73,7 @@ fn kept_orphans_belong_to_the_control_domain_and_not_to_the_next_of_the_number()
                 dom0 GET_PERMS /e/again| -> w0|
                 ";
             run(&mut world, table, option);
-            // Whose account they are on: the daemon's own check has compared them at the end.
+            // The daemon's own check has compared all accounts at the end of the table.
             assert_eq!(world.nodes_of(8), 2, "its home and /e/8");
         }
     }

@@ -1,4 +1,4 @@
-//! The page of a guest.
+//! The ring page of a guest.
 
 use super::*;
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::*;
 use common::{Client, Daemon};
 
-/// A world whose daemon looks at each ring once in so many seconds.
+/// Returns a world whose daemon scans each ring once in `seconds`.
 fn scanned(shards: u16, seconds: u32) -> World {
     let config = tempfile::NamedTempFile::new().unwrap();
     let text = format!("shards = {shards}\n[timeouts]\nring-scan-interval = {seconds}\n");
@@ -20,7 +20,7 @@ fn put(client: &mut Client, kind: u32, payload: &str) {
     assert_eq!(client.ring().put(&request), request.len());
 }
 
-/// How many lines name the domain.
+/// Returns how many lines of the log name the domain.
 fn named(world: &mut World, domid: u16) -> usize {
     let (text, domid) = ("without notifying", format!("domid={domid}"));
     let names = |line: &&str| line.contains(text) && line.split(' ').any(|word| word == domid);
@@ -111,7 +111,7 @@ fn every_one_of_many_silent_rings_is_served_in_two_intervals() {
     let started = Instant::now();
     while !silent.is_empty() {
         silent.retain(|guest| guest.ring().take(usize::MAX).is_empty());
-        // A round, its grace, and what a loaded machine adds.
+        // A round, its grace period, and what a loaded machine adds.
         let limit = Duration::from_secs(u64::from(2 * SECONDS));
         assert!(started.elapsed() < limit, "{} of {GUESTS} are not served", silent.len());
         std::thread::sleep(Duration::from_millis(10));

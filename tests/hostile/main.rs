@@ -1,4 +1,4 @@
-//! Bad input: one connection ends or gets an error, and nobody else notices.
+//! Bad input: one connection ends or gets an error, and no other client notices.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -12,7 +12,7 @@ use common::ring::at;
 use common::wire::header;
 use common::{Client, Control, HANG, Message, Random, World, op};
 
-/// Everybody else still works.
+/// Checks that all other clients still work.
 fn others_live(world: &mut World) {
     for name in ["dom0", "dom6"] {
         let client = world.client(name);
@@ -21,7 +21,7 @@ fn others_live(world: &mut World) {
     }
 }
 
-/// Waits until the page's error indicator says so.
+/// Waits until the page indicates this error.
 fn error_is(world: &mut World, domid: u16, error: u32) {
     let guest = world.guest(domid);
     while guest.ring().page().load(at::ERROR) == 0 {
@@ -49,7 +49,7 @@ fn a_length_over_the_limit_ends_a_socket() {
     });
 }
 
-/// The lines of the log that say why a connection ended.
+/// Returns the lines of the log that say why a connection ended.
 fn given_up(world: &mut World) -> Vec<String> {
     let text = "a connection is given up connection=";
     let log = world.log();
@@ -113,7 +113,7 @@ fn a_ring_that_breaks_again_and_again_does_not_fill_the_log() {
     });
 }
 
-/// The number behind `name` in a line of the log.
+/// Returns the number behind `name` in a line of the log.
 fn field(line: &str, name: &str) -> u32 {
     line.split(' ').find_map(|word| word.strip_prefix(name)).unwrap().parse().unwrap()
 }
@@ -159,7 +159,7 @@ fn indices_out_of_range_end_a_ring_with_error_2() {
             let guest = world.guest(domid);
             guest.write("x", "v").unwrap();
             let page = guest.ring().page();
-            // An answer to write makes it look at the response indices too.
+            // To write a reply the daemon checks the response indices too.
             let request = Message { kind: op::READ, req: 9, tx: 0, payload: b"x\0".to_vec() };
             guest.ring().put(&request.encode());
             page.store(offset, page.load(offset).wrapping_add(by));
@@ -217,7 +217,7 @@ fn a_page_that_changes_while_it_is_read() {
             }
         }
         others_live(world);
-        // Whatever state they are in, they are known, and their deaths are noticed.
+        // Whatever their state, the domains are known, and their deaths are noticed.
         for domid in 10..14 {
             world.until_released(domid);
         }
@@ -240,7 +240,7 @@ fn who_stops_in_the_middle_of_a_message() {
         guest.send_raw(&request[..20]);
         others_live(world);
         assert_eq!(world.admin.read("/half"), Err("ENOENT".to_owned()));
-        // One goes on, the others leave.
+        // One goes on, the others disconnect.
         let (mut socket, rest) = stopped.pop().unwrap();
         socket.write_all(&rest).unwrap();
         let mut reply = [0; 19];
@@ -273,7 +273,7 @@ fn who_does_not_read_is_not_read_or_is_closed() {
         world.admin.write("/large", &"v".repeat(4000)).unwrap();
         let before = world.daemon.resident_bytes();
         let mut socket = world.daemon.connect();
-        // So long that a daemon that reads has read by then.
+        // Enough time for the daemon to read, if it does.
         socket.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
         let request =
             Message { kind: op::READ, req: 1, tx: 0, payload: b"/large\0".to_vec() }.encode();
@@ -295,7 +295,7 @@ fn who_does_not_read_is_not_read_or_is_closed() {
             taken += guest.ring().put(&request);
             guest.ring().notify();
         }
-        // What lies in the ring, and as many requests as may be outstanding.
+        // The contents of the ring, and as many requests as may be outstanding.
         assert!(taken <= 1024 + 20 * request.len(), "{taken} bytes of requests are taken");
         others_live(world);
     });

@@ -1,4 +1,4 @@
-//! Random bytes and random messages: what comes back is counted and checked.
+//! Random bytes and random messages; the replies are counted and checked.
 
 use std::io::{ErrorKind, Read, Write};
 use std::time::Instant;
@@ -6,13 +6,13 @@ use std::time::Instant;
 use super::common::{HANG, Message, Random, World, op};
 use super::each_world;
 
-/// Random bytes that are messages at first sight: their types and lengths are plausible mostly.
+/// Returns random bytes that look like messages: their types and lengths are mostly plausible.
 fn random_stream(random: &mut Random) -> Vec<u8> {
     let mut stream = Vec::new();
     while stream.len() < 2000 {
         let len = 16 + random.below(100);
         let mut bytes: Vec<u8> = (0..len).map(|_| random.byte()).collect();
-        // No random payload is what INTRODUCE and RELEASE want: digits, and NULs in their places.
+        // INTRODUCE and RELEASE accept no random payload: they want digits, and NULs in their places.
         if random.chance(80) {
             let kind = u32::try_from(random.below(30)).unwrap();
             bytes[..4].copy_from_slice(&kind.to_le_bytes());
@@ -25,7 +25,7 @@ fn random_stream(random: &mut Random) -> Vec<u8> {
     stream
 }
 
-/// What a stream asks: its requests (type, number, transaction), and whether a length ends it.
+/// Returns a stream's requests (type, number, transaction), and whether a length ends it.
 fn requests_of(mut stream: &[u8]) -> (Vec<[u32; 3]>, bool) {
     let mut requests = Vec::new();
     while let Some((header, rest)) = stream.split_at_checked(16) {
@@ -45,7 +45,7 @@ fn requests_of(mut stream: &[u8]) -> (Vec<[u32; 3]>, bool) {
 /// Sends a stream and returns the replies up to the end of the connection.
 fn replies_to(world: &World, stream: &[u8], ends: bool) -> Vec<Message> {
     let mut socket = world.daemon.connect();
-    // It may be closed before all is written.
+    // The daemon may close it before all is written.
     let _ = socket.write_all(stream);
     if !ends {
         socket.shutdown(std::net::Shutdown::Write).unwrap();
@@ -81,7 +81,7 @@ fn random_bytes_get_a_reply_to_each_message_up_to_a_length_over_the_limit() {
             replied += requests_of(&stream).0.len();
             ended += usize::from(ends);
         }
-        // Both happened, or nothing was tested.
+        // Without both, nothing was tested.
         assert!(replied > 500 && (10..50).contains(&ended), "{replied} replies, {ended} ended");
         assert_eq!(world.admin.directory("/").unwrap(), roots);
         assert_eq!(world.admin.read("/kept/deep").as_deref(), Ok(&b"v"[..]));
@@ -93,15 +93,15 @@ fn random_bytes_get_a_reply_to_each_message_up_to_a_length_over_the_limit() {
     });
 }
 
-/// Operations that random words may reach without breaking what the test stands on.
+/// Operations that random words may reach without breaking what the test relies on.
 const HARMLESS: [u32; 17] = [1, 2, 3, 4, 5, 6, 7, 10, 11, 12, 13, 14, 17, 21, 22, 23, 25];
-/// What only the control domain may do, and what is no operation: never done for a guest.
+/// Operations of the control domain only, and unknown ones: never done for a guest.
 const REFUSED_TO_GUESTS: [u32; 13] = [0, 8, 9, 15, 16, 17, 18, 19, 20, 24, 25, 26, 99];
 
 fn random_payload(random: &mut Random, kind: u32) -> Vec<u8> {
     let words: [&[u8]; 12] =
         [b"/", b"/a", b"/a/b", b"x", b"", b"@releaseDomain", b"n0", b"r5", b"5", b"0", b"-1", b"T"];
-    // One of four is right in form, or what needs two words that fit would never be done.
+    // One in four is well-formed: otherwise an operation that needs two matching words would never be done.
     let right: &[u8] = match kind {
         op::WATCH | op::UNWATCH => b"/a\0T\0",
         op::TRANSACTION_END => b"T\0",
@@ -141,7 +141,7 @@ fn random_messages_get_one_reply_each_and_change_nothing_elsewhere() {
                 let requests: Vec<(u32, u32, Vec<u8>)> = (0..100)
                     .map(|_| {
                         let kind = *random.pick(&kinds);
-                        // RESET_WATCHES ends the transactions soon, and END has to find one.
+                        // RESET_WATCHES soon ends the transactions, and END has to find one.
                         let in_tx = kind == op::TRANSACTION_END || random.chance(20);
                         let tx = if in_tx { *random.pick(&open) } else { 0 };
                         (kind, tx, random_payload(&mut random, kind))

@@ -1,4 +1,4 @@
-//! What is no request, or not for who sends it; and in which order that is found out.
+//! Invalid requests, requests that their sender may not make, and the order of these checks.
 
 use super::*;
 
@@ -110,7 +110,7 @@ fn replies_come_in_the_order_of_requests() {
     for control in [Control::Socket, Control::Ring] {
         for shards in [1, 4] {
             let mut world = World::new(control, shards);
-            // Requests that wait for another thread keep their place.
+            // Requests that wait for another thread keep their place in the order.
             world.create(9);
             let port = world.ports[&9];
             let mut requests = Vec::new();
@@ -150,7 +150,7 @@ fn replies_come_in_the_order_of_requests() {
     }
 }
 
-/// C takes an empty text, blanks and signs in some of these places.
+/// C takes an empty string, blanks and signs in some of these places.
 #[test]
 fn numbers_are_decimal_digits_and_nothing_else() {
     let mut table = String::from("dom0 MKDIR /d| -> OK\nhost create 7\n");
@@ -175,7 +175,7 @@ fn numbers_are_decimal_digits_and_nothing_else() {
             "WATCH /d|t|{}|",
             "SET_PERMS /d|n0|r{}|",
         ] {
-            // More than any directory has is an offset, and deeper than any path a depth.
+            // A number above any directory's size is a valid offset, and one deeper than any path is a valid depth.
             let is_large = request.starts_with("DIRECTORY_PART") || request.starts_with("WATCH");
             if odd == "4294967296" && is_large {
                 continue;

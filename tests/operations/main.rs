@@ -1,5 +1,5 @@
-//! Every operation of xs_wire.h over the wire, in and outside of transactions: exact payloads,
-//! every error, and the order of checks.
+//! Every operation of xs_wire.h over the wire, inside and outside of transactions: exact payloads, every error, and the
+//! order of checks.
 
 mod checks;
 #[path = "../common/mod.rs"]

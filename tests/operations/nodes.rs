@@ -1,4 +1,4 @@
-//! What reads and changes nodes.
+//! Operations that read and change nodes.
 
 use super::*;
 

@@ -37,8 +37,8 @@ fn numbers_are_listed_first_by_length_and_all_others_by_bytes() {
     );
 }
 
-/// More than 32 children are kept in another way. Homes of guests lie in shards of their own; their
-/// names do not.
+/// More than 32 children are stored differently. Partition roots of guests are in shards of their own; their names are
+/// not.
 #[test]
 fn a_large_directory_is_listed_in_the_same_order() {
     let long = |number: usize| format!("a-name-that-is-not-kept-inline-{number:03}");
@@ -48,7 +48,7 @@ fn a_large_directory_is_listed_in_the_same_order() {
             world.admin.set_quota(None, "nodes", 0);
             let mut wanted: Vec<String> = (0..300).map(|number| number.to_string()).collect();
             for parent in ["/local/domain", "/plain"] {
-                // In an order that is neither that of bytes nor that of numbers.
+                // In an order that is neither by bytes nor by number.
                 for number in (0..300).map(|number| number * 7 % 300) {
                     world.admin.write(&format!("{parent}/{number}/x"), "").unwrap();
                 }

@@ -1,4 +1,4 @@
-//! Permissions: how they are written, inherited and followed.
+//! Permissions: how they are written, inherited and enforced.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! The longest messages, and lists that are longer.
+//! The longest messages, and longer lists.
 
 use super::*;
 
@@ -37,7 +37,7 @@ fn requests_of_4096_bytes_are_taken() {
     );
 }
 
-/// Reads a directory in parts, as a client does; starts again when the generation changes.
+/// Reads a directory in parts, as a client does; starts over when the generation changes.
 pub fn directory_in_parts(world: &mut World, who: &str, tx: u32, path: &str) -> Vec<String> {
     let mut list = Vec::new();
     let mut generation = None;

@@ -1,4 +1,4 @@
-//! Domains that are born, die and are born again while others are at work.
+//! Domains that are created, die and are created again while other threads work.
 
 use super::*;
 
@@ -89,8 +89,7 @@ fn a_commit_after_its_owners_death_leaves_nothing() {
     });
 }
 
-/// What lies below a node that changes hands becomes a beginning of the dead domain's nodes while
-/// these are being swept.
+/// Nodes below a node that changes its owner become topmost nodes of the dead domain while that is being swept.
 #[test]
 fn a_node_changes_hands_while_its_owner_is_swept() {
     explore(|| {
@@ -114,9 +113,9 @@ fn a_node_changes_hands_while_its_owner_is_swept() {
     });
 }
 
-/// A domain's connection ends and begins again, which is serial with its requests, while others
-/// write what it watches and take the events that it caused. No ticket stays, a blocked domain is
-/// always told when it may go on, and the new connection sees nothing of the old one's watches.
+/// A domain's connection ends and begins again, in sequence with its requests, while others write what it watches and
+/// take the events that it caused. No ticket is left, a blocked domain is always notified when it may go on, and the
+/// new connection sees nothing of the old one's watches.
 #[test]
 fn release_while_the_domains_requests_run() {
     explore(|| {
@@ -174,7 +173,7 @@ fn release_while_the_domains_requests_run() {
     });
 }
 
-/// Domains that are made known and used by two at once: nobody sees half of a birth.
+/// Two threads make domains known and use them: neither sees half of a creation.
 #[test]
 fn a_birth_is_seen_whole() {
     explore(|| {
@@ -197,7 +196,7 @@ fn a_birth_is_seen_whole() {
     });
 }
 
-/// A number's next life is given what the last one left, while that is swept.
+/// The next incarnation of a number becomes the owner of nodes that are swept for the last one.
 #[test]
 fn a_number_is_given_away_while_its_last_life_is_swept() {
     explore(|| {

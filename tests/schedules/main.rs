@@ -1,9 +1,9 @@
-//! The store under a scheduler that explores the orders of its threads.
+//! The store under a scheduler that explores the interleavings of its threads.
 //!
-//! `cargo test --features shuttle --test schedules`. The locks and atomics of the production code
-//! are shuttle's then (src/sync.rs); everything else is as it is. A failure prints its schedule:
-//! `SCHEDULE=<what was printed>` with the test's name runs just that one again. `SCHEDULES=n` sets
-//! how many a test runs with each of the two schedulers, instead of 1,000.
+//! `cargo test --features shuttle --test schedules`. The locks and atomics of the production code are shuttle's then
+//! (src/sync.rs); everything else is unchanged. A failure prints its schedule: `SCHEDULE=<what was printed>` with the
+//! test's name runs just that one again. `SCHEDULES=n` sets how many a test runs with each of the two schedulers,
+//! instead of 1,000.
 #![cfg(feature = "shuttle")]
 
 mod lives;
@@ -27,10 +27,10 @@ use xenstored::shard::{Answer, Asker, Gathered, Guards, Share, Signal, Turns, sh
 use xenstored::store::{Failure, Removed, StoreError, Transaction, Verb};
 use xenstored::words::{Domid, Errno};
 
-/// How many orders each scheduler tries in a test.
+/// Schedules that each scheduler tries in a test.
 const SCHEDULES: usize = 1000;
-/// How many times PCT changes the priorities: it finds every race that takes fewer changes than
-/// this with a known probability.
+/// How often PCT changes the priorities: it finds every race that takes fewer changes than this with a known
+/// probability.
 const PRIORITY_CHANGES: usize = 3;
 
 fn explore(test: impl Fn() + Send + Sync + 'static) {
@@ -48,7 +48,7 @@ fn explore(test: impl Fn() + Send + Sync + 'static) {
     shuttle::check_random(move || test(), schedules);
 }
 
-/// Two or three threads at once.
+/// Runs two or three threads at once.
 macro_rules! at_once {
     ($($work:expr),+ $(,)?) => {
         scope(|scope| { $(scope.spawn($work);)+ })

@@ -22,7 +22,7 @@ fn a_home_made_while_its_parent_is_removed() {
     });
 }
 
-/// A watched write, and another one by who has seen it: whoever is told of both is told in this order.
+/// A watched write, and another one by a client that has seen it: each watcher gets the events of both in this order.
 pub fn cause_and_consequence(cause: fn(&World)) {
     explore(move || {
         let world = World::new();
@@ -44,8 +44,8 @@ fn an_event_is_never_overtaken_by_one_that_it_led_to() {
     cause_and_consequence(|world| world.control().write("/libxl/4/cause", "").unwrap());
 }
 
-/// The place of a watch is used again after UNWATCH; by its number an event of the old one is
-/// told from one of the new. Watches of a shard and of the upper trie.
+/// The slot of a watch is used again after UNWATCH; its number distinguishes events of the old watch from those of the
+/// new one. Covers watches of a shard and of the global watch trie.
 #[test]
 fn after_unwatch_an_old_event_finds_nobody() {
     for paths in [["/libxl/4", "/libxl/5"], ["/local/domain", "/local"]] {
@@ -67,11 +67,11 @@ fn after_unwatch_an_old_event_finds_nobody() {
                     world.watch(paths[1], 2);
                 },
             );
-            // What the new watch is told lies where it was set.
+            // All events of the new watch are below its path.
             for (_, path) in world.outlet.take_events().iter().filter(|(seq, _)| *seq == 2) {
                 assert!(world::at(path).is_within(world::at(paths[1])), "{path}");
             }
-            // Both are over, so the old one is told nothing more and the new one everything.
+            // Both threads have ended, so the old watch gets nothing more and the new one everything.
             world.control().write("/libxl/4/x", "").unwrap();
             world.control().write("/libxl/5/x", "").unwrap();
             world.control().write("/local/domain/4/x", "").unwrap();

@@ -1,8 +1,8 @@
-//! What threads tell each other: QUIESCE, and a mailbox that wakes its thread.
+//! Messages between threads: QUIESCE, and a mailbox that wakes its thread.
 
 use super::*;
 
-/// What a domain's home thread is told.
+/// A message to a domain's owner thread.
 enum Told {
     Request,
     Settled,
@@ -12,7 +12,7 @@ enum Told {
     Stop,
 }
 
-/// A queue whose reader waits.
+/// A queue with a blocking reader.
 struct Queue<T>(Mutex<VecDeque<T>>, Condvar);
 
 impl<T> Queue<T> {
@@ -36,8 +36,8 @@ impl<T> Queue<T> {
     }
 }
 
-/// A domain's home thread, as src/shard/migration/quiesce.rs has it: each request removes a node, and is done
-/// when the reaper has settled that; QUIESCE waits for the one that is under way, and for no other.
+/// Runs a domain's owner thread, as src/shard/migration/quiesce.rs has it: each request removes a node, and is done
+/// when the reaper has settled that; QUIESCE waits for the running request, and for no other.
 fn home_thread(
     world: &World,
     guest: &xenstored::sync::Arc<Domain>,
@@ -62,7 +62,7 @@ fn home_thread(
             }
             Told::Unquiesce => quiesce = None,
             Told::Death => {
-                // Its connection first, and with it who waits.
+                // Its connection first, and with it the waiters.
                 (connected, quiesce) = (false, None);
                 world.die(guest);
             }
@@ -76,8 +76,8 @@ fn home_thread(
     reaper.push(None);
 }
 
-/// A domain with a node, its home thread and a reaper; `others` are what tells it something, and
-/// are given a function that asks for QUIESCE and answers what came of it.
+/// Runs a domain with a node, its owner thread and a reaper; `others` send messages, and get a function that requests
+/// QUIESCE and returns its outcome.
 fn with_home_thread(
     others: impl Fn(&World, &Queue<Told>, &(dyn Fn() -> Gathered + Sync)) + Send + Sync + 'static,
 ) {
@@ -111,8 +111,8 @@ fn with_home_thread(
     });
 }
 
-/// When QUIESCE is answered, what the domain did is done to the last account, and nothing more of
-/// it happens before UNQUIESCE.
+/// When QUIESCE succeeds, everything that the domain did is complete, accounts included, and nothing more of it happens
+/// before UNQUIESCE.
 #[test]
 fn quiesce_waits_for_the_domains_running_request() {
     with_home_thread(|world, told, quiesce| {
@@ -126,7 +126,7 @@ fn quiesce_waits_for_the_domains_running_request() {
     });
 }
 
-/// However QUIESCE and a death meet, it is answered, once.
+/// However QUIESCE and a death interleave, there is exactly one reply.
 #[test]
 fn quiesce_and_death() {
     with_home_thread(|_, told, quiesce| {
@@ -141,7 +141,7 @@ fn quiesce_and_death() {
     });
 }
 
-/// Two threads that end the last two shares: one of them answers, for both.
+/// Two threads complete the last two parts: one of them replies, for both.
 #[test]
 fn two_home_threads_give_one_answer() {
     explore(|| {
@@ -155,8 +155,7 @@ fn two_home_threads_give_one_answer() {
     });
 }
 
-/// A mailbox's thread sleeps only if nothing is in it: shuttle reports a lost wake-up as a
-/// deadlock.
+/// A mailbox's thread sleeps only if the mailbox is empty: shuttle reports a lost wake-up as a deadlock.
 #[test]
 fn a_mailbox_loses_no_wake_up() {
     explore(|| {
@@ -181,7 +180,7 @@ fn a_mailbox_loses_no_wake_up() {
             let mut taken = 0;
             while taken < 6 {
                 if signal.may_sleep(|| queue.lock().unwrap().is_empty()) {
-                    // As mio's waker: what was said before the poll ends it at once.
+                    // As mio's waker: a wake-up before the poll ends it at once.
                     let mut said = asleep.lock().unwrap();
                     while !*said {
                         said = woken.wait(said).unwrap();

@@ -1,4 +1,4 @@
-//! Commits that meet.
+//! Concurrent commits.
 
 use super::nodes::cause_and_consequence;
 use super::*;
@@ -94,7 +94,7 @@ fn transactions_that_share_nothing_never_conflict() {
     });
 }
 
-/// Every increment counts: none is made on a value that another has replaced.
+/// Every increment counts: none starts from a value that another has replaced.
 #[test]
 fn transactions_that_share_something_are_serial() {
     explore(|| {
@@ -121,15 +121,15 @@ fn transactions_that_share_something_are_serial() {
     });
 }
 
-/// Whoever's turn it is commits: what others write or commit, they asked whether they may before it
-/// began, and then they are refused, or they wait.
+/// A transaction with a reservation commits: other writers and transactions checked before it began and are refused, or
+/// they wait.
 #[test]
 fn in_its_turn_a_transaction_commits() {
     const PATH: &str = "/tool/x";
     explore(|| {
         let world = World::new();
         world.control().write(PATH, "0").unwrap();
-        // So early that no turn is ever over for its time.
+        // The time stands still, so no reservation times out.
         let (guards, now) = (Guards::default(), Instant::now());
         let asker = |connection| Asker { thread: 0, connection, id: 1 };
         let change = |client: &mut world::Client, transaction: &mut Transaction| {
@@ -148,7 +148,7 @@ fn in_its_turn_a_transaction_commits() {
             }
             guards.with(&world.store, now, |turns| turns.leave(asker, now));
         };
-        // As a thread does it; who has to wait gives up.
+        // As a thread does it; a client that would have to wait gives up.
         let waits = |client: &mut world::Client, number| {
             client.caller.epoch = world.store.epoch();
             let wait = |turns: &mut Turns| turns.wait(asker(number), [world::at(PATH)]).is_some();
@@ -179,7 +179,7 @@ fn in_its_turn_a_transaction_commits() {
     });
 }
 
-/// A transaction that begins between a removal and its settlement brings no stale index back.
+/// A transaction that begins between a removal and its settlement restores no stale index.
 #[test]
 fn a_transaction_begun_before_a_settlement() {
     explore(|| {

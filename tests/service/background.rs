@@ -1,4 +1,4 @@
-//! Starts to the background, as init scripts make them.
+//! Starts in the background, as init scripts make them.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -15,7 +15,7 @@ use super::kit::{Background, Place, Serving, assert_fails, serves, wait_for};
 fn in_the_background_the_command_returns_when_it_serves() {
     let place = Place::new();
     fs::write(place.path("conf.toml"), "foreground = false\n").unwrap();
-    // As Debian's start script runs it; `output` also sees that nobody keeps our standard error.
+    // As Debian's start script runs it; `output` also sees that no process keeps our standard error.
     let output = place.daemon("--config @conf.toml --pid-file @pid -T @log").output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert_eq!((output.stdout, output.stderr), (vec![], vec![]));
@@ -44,7 +44,7 @@ fn a_start_that_fails_in_the_background_is_reported_in_front() {
     assert_fails(&output, 5, "mkdir -p");
 }
 
-/// A place whose configuration asks for the background.
+/// Returns a place whose configuration asks for the background.
 fn place() -> Place {
     let place = Place::new();
     fs::write(place.path("conf.toml"), "foreground = false\n").unwrap();
@@ -61,7 +61,7 @@ fn assert_is_content(output: &Output, sentence: &str) {
     assert_eq!(said, [format!("xenstored: {sentence}")]);
 }
 
-/// What the start script of Debian does at each update of its package.
+/// Debian's start script does this at each update of its package.
 #[test]
 fn a_second_start_finds_the_first_and_names_options_that_differ() {
     let place = place();
@@ -93,7 +93,7 @@ fn a_second_start_finds_the_first_and_names_options_that_differ() {
     assert!(serves(&socket));
     assert_eq!(fs::read_to_string(place.path("pid")).unwrap(), format!("{pid}\n"));
 
-    // In the foreground there is a process that is to be the daemon.
+    // In the foreground, the started process itself has to be the daemon.
     assert_fails(
         &place.daemon("--pid-file @pid").output().unwrap(),
         3,
@@ -105,7 +105,7 @@ fn a_second_start_finds_the_first_and_names_options_that_differ() {
     assert!(!place.path("other").exists());
 }
 
-/// A lock file of before it said more than the process id.
+/// The lock file of an older version contains only the process id.
 #[test]
 fn a_second_start_is_content_with_a_daemon_of_an_older_version() {
     let place = place();
@@ -121,8 +121,7 @@ fn a_second_start_is_content_with_a_daemon_of_an_older_version() {
     assert_is_content(&place.daemon(&format!("{START} --shards 17")).output().unwrap(), &sentence);
 }
 
-/// A lock without a daemon of this kind behind the socket is no reason to be content, whatever its
-/// file says.
+/// A held lock without this kind of daemon behind the socket is an error, whatever the lock file says.
 #[test]
 fn a_second_start_fails_where_another_kind_of_daemon_serves() {
     let place = place();
@@ -130,7 +129,7 @@ fn a_second_start_fails_where_another_kind_of_daemon_serves() {
     flock(&lock, FlockOperation::LockExclusive).unwrap();
     let listener = UnixListener::bind(place.path("socket")).unwrap();
     std::thread::spawn(move || {
-        // ENOENT, as another xenstored has it for what it does not know.
+        // ENOENT, which another xenstored replies to a request for a node that it does not have.
         for client in listener.incoming() {
             let mut client = client.unwrap();
             let mut request = [0; 16];

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-/// How long anything may take, on a machine that does much else.
+/// The timeout of every wait, long enough for a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A directory with a configuration and everything that a daemon leaves there.
+/// A directory with a configuration and everything that a daemon creates there.
 pub struct Place(TempDir);
 
 impl Place {
@@ -25,7 +25,7 @@ impl Place {
         self.0.path().join(name)
     }
 
-    /// A command for a daemon here, simulated and with `options`.
+    /// Returns a command for a daemon here, on the simulated host and with `options`.
     pub fn daemon(&self, options: &str) -> Command {
         let mut command = bare();
         command.env("XENSTORED_RUNDIR", self.0.path()).args(["--host", "sim"]);
@@ -33,12 +33,12 @@ impl Place {
         command
     }
 
-    /// A daemon that serves here, in the foreground.
+    /// Starts a daemon here in the foreground, and waits until it serves.
     pub fn serve(&self, options: &str) -> Serving {
         self.serve_with(options, Stdio::piped())
     }
 
-    /// The same with a standard error of the test's.
+    /// Starts a daemon like [`Place::serve`], with the given standard error.
     pub fn serve_with(&self, options: &str, stderr: Stdio) -> Serving {
         let notified = self.path("notify");
         let _ = fs::remove_file(&notified);
@@ -54,7 +54,7 @@ impl Place {
     }
 }
 
-/// The binary with nothing of our own surroundings.
+/// Returns a command for the binary without the settings in this process's environment.
 pub fn bare() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_xenstored"));
     for name in
@@ -65,7 +65,7 @@ pub fn bare() -> Command {
     command
 }
 
-/// A daemon that serves; killed if a test fails.
+/// A serving daemon; killed if a test fails.
 pub struct Serving(pub Child);
 
 impl Serving {
@@ -88,7 +88,7 @@ impl Drop for Serving {
     }
 }
 
-/// Looks every 5 ms until `look` finds something.
+/// Calls `look` every 5 ms until it finds something.
 pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -100,7 +100,7 @@ pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Whether a daemon replies at `socket`: GET_DOMAIN_PATH of the control domain.
+/// Returns whether a daemon replies at `socket`, to GET_DOMAIN_PATH of the control domain.
 pub fn serves(socket: &Path) -> bool {
     let Ok(mut stream) = UnixStream::connect(socket) else { return false };
     let words = [10u32, 1, 0, 2].map(u32::to_le_bytes).concat();

@@ -1,8 +1,8 @@
-//! The daemon as init, its administrator and a second daemon see it: the real binary.
+//! The daemon from the view of init, its administrator and a second daemon: the real binary.
 //!
-//! - `background`: starts to the background, the second one included.
-//! - `service_manager`: what systemd hands over and is notified of.
-//! - `stuck_log`: a standard error that takes nothing.
+//! - `background`: starts in the background, the second one included.
+//! - `service_manager`: what systemd passes to the daemon, and is notified of.
+//! - `stuck_log`: a standard error that accepts nothing.
 //! - `kit`: a daemon in a directory of its own.
 
 mod background;
@@ -56,7 +56,7 @@ fn a_second_instance_says_so_and_disturbs_nothing() {
     let pid = daemon.pid().as_raw_nonzero();
     let sentence = format!("another xenstored (process {pid}) holds");
     assert_fails(&place.daemon("").output().unwrap(), 3, &sentence);
-    // Another socket, but the same pid file.
+    // Another socket with the same pid file.
     let other =
         place.daemon("--pid-file @pid --socket @other --sim-socket @other-sim").output().unwrap();
     assert_fails(&other, 3, &sentence);
@@ -110,7 +110,7 @@ fn places_that_cannot_be_are_named_with_what_to_do() {
         ("--socket @a/socket".into(), 5, missing.as_str()),
         ("--pid-file @a/pid".into(), 5, missing.as_str()),
         ("--trace-file @a/log".into(), 5, missing.as_str()),
-        // Where not even root may make files.
+        // Where not even root may create files.
         ("--socket /sys/socket".into(), 4, "no permission for /sys/socket.lock; run as root, or"),
         ("--pid-file /sys/pid".into(), 4, "no permission for /sys/pid; run as root, or"),
     ] {
@@ -136,7 +136,7 @@ fn sighup_opens_the_log_anew() {
     assert_eq!(daemon.end(Signal::TERM).0.code(), Some(0));
 }
 
-/// oxenstored writes its tree to a file at this signal, so its operators send it to a daemon in use.
+/// oxenstored writes its tree to a file at this signal, so its operators send it to a running daemon.
 #[test]
 fn sigusr1_writes_a_report_to_the_log() {
     let place = Place::new();
@@ -167,7 +167,7 @@ fn sigpipe_is_ignored() {
 #[test]
 fn a_newcomer_is_told_how_to_talk_to_it() {
     if Path::new("/dev/xen").exists() {
-        return; // Then the host is Xen, and nobody is a newcomer.
+        return; // There the daemon serves Xen, and prints no hint.
     }
     let place = Place::new();
     let mut command = bare();
@@ -250,7 +250,7 @@ fn options_are_answered_without_a_daemon() {
     assert_fails(&bare().arg("--none").output().unwrap(), 2, "unexpected argument '--none'");
 }
 
-/// A process of other tests: a shard's thread that panics.
+/// Runs in a process of other tests: a shard's thread panics.
 #[test]
 #[ignore = "other tests run it in a process of its own"]
 fn a_shard_panics() {

@@ -1,4 +1,4 @@
-//! What a service manager hands over and is notified of, as systemd does it.
+//! What a service manager passes to the daemon and is notified of, as systemd does it.
 
 use std::fs::{self, Permissions};
 use std::os::fd::OwnedFd;
@@ -12,7 +12,7 @@ use rustix::process::{Signal, kill_process};
 
 use super::kit::{Background, PATIENCE, Place, Serving, assert_fails, serves, wait_for};
 
-/// A command for `daemon` with `listeners`, two at most, as its descriptors from 3 on.
+/// Returns a command for `daemon` with `listeners`, two at most, as its descriptors from 3 on.
 fn handed_over(daemon: &Command, listeners: &[&UnixListener]) -> Command {
     let descriptors = ["3<&0 0</dev/null", "3<&0 4<&1 0</dev/null 1>&2"][listeners.len() - 1];
     let count = listeners.len();
@@ -48,7 +48,7 @@ fn a_socket_that_is_handed_over_is_served_and_left_behind() {
     assert_eq!((after.ino(), after.mode()), (before.ino(), before.mode()));
     assert!(!place.path("socket.migration").exists());
 
-    // The next one is started for the client that waits.
+    // The next daemon is started for the waiting client.
     let client = std::thread::spawn({
         let path = path.clone();
         move || serves(&path)
@@ -73,7 +73,7 @@ fn a_socket_that_is_handed_over_is_served_in_the_background_too() {
     assert!(place.path("socket").exists());
 }
 
-/// Xen's own units had a second socket, for reading only; systemd writes /run for /var/run.
+/// Xen's own units had a second, read-only socket; systemd writes /run for /var/run.
 #[test]
 fn of_several_sockets_that_of_the_clients_is_served_whatever_its_name() {
     let place = Place::new();
@@ -111,7 +111,7 @@ fn a_socket_that_cannot_be_used_is_refused_with_the_reason() {
     assert_fails(&output, 2, "it does not listen");
 }
 
-/// What a daemon says to the notification socket at `address`.
+/// Starts a daemon; returns it and its message to the notification socket `name`.
 fn said(socket: &UnixDatagram, daemon: &mut Command, name: &str) -> (Serving, String) {
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let child = daemon.env("NOTIFY_SOCKET", name).stderr(Stdio::piped()).spawn().unwrap();
@@ -149,7 +149,7 @@ fn a_service_manager_that_cannot_be_notified_is_named_in_the_log() {
     assert!(text.contains("warning the service manager cannot be notified"), "{text}");
 }
 
-/// The units of dist/, each with the programs that it starts replaced by one that is there.
+/// The units of dist/, with the daemon's program replaced by one that exists.
 #[test]
 fn the_units_are_ones_that_systemd_takes() {
     let dist = Path::new(env!("CARGO_MANIFEST_DIR")).join("dist");

@@ -1,4 +1,4 @@
-//! A standard error that takes nothing: requests are served, and the daemon ends when it is told to.
+//! A standard error that accepts nothing: requests are served, and the daemon ends on SIGTERM.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -11,7 +11,7 @@ use rustix::process::{Signal, kill_process};
 
 use super::kit::{PATIENCE, Place, wait_for};
 
-/// A pipe without room for a byte, like a terminal that is held or a collector that is stuck.
+/// Returns a pipe without room for a byte, like a stopped terminal or a stuck log collector.
 fn full_pipe() -> (std::io::PipeReader, std::io::PipeWriter) {
     let (reader, writer) = std::io::pipe().unwrap();
     let flags = fcntl_getfl(&writer).unwrap();
@@ -49,7 +49,7 @@ fn stuck_standard_error_stops_neither_requests_nor_sigterm() {
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket
     };
-    // More than the queue holds, which the daemon drops and counts.
+    // More than the queue holds; the daemon drops the rest and counts it.
     let text = "x".repeat(4000);
     let lines = 1500;
     let mut logs = client();
@@ -57,7 +57,7 @@ fn stuck_standard_error_stops_neither_requests_nor_sigterm() {
         let payload = format!("print\0{text}\0");
         assert_eq!(request(&mut logs, CONTROL, payload.as_bytes()), b"OK\0");
     }
-    // Both threads go on, a lasting command too.
+    // Both threads go on, and so does a long command.
     for mut socket in [client(), client()] {
         assert_eq!(request(&mut socket, READ, b"/tool\0"), b"");
         assert_eq!(request(&mut socket, CONTROL, b"check\0"), b"OK\0");
@@ -65,7 +65,7 @@ fn stuck_standard_error_stops_neither_requests_nor_sigterm() {
     let elsewhere = format!("logfile\0{}\0", place.path("log").display());
     assert_eq!(request(&mut logs, CONTROL, elsewhere.as_bytes()), b"EAGAIN\0");
 
-    // Once it can write it says how many are missing.
+    // Once it can write, the daemon logs how many lines are missing.
     let mut written = String::new();
     let mut part = [0; 1 << 16];
     while !written.contains("log lines dropped") {
@@ -79,7 +79,7 @@ fn stuck_standard_error_stops_neither_requests_nor_sigterm() {
     assert!(dropped > 0 && kept + dropped >= lines, "{kept} kept, {dropped} dropped");
     assert!(kept + dropped < lines + 10, "{kept} kept, {dropped} dropped");
 
-    // It is stuck again.
+    // The pipe is full again.
     for _ in 0..100 {
         request(&mut logs, CONTROL, format!("print\0{text}\0").as_bytes());
     }
@@ -88,7 +88,7 @@ fn stuck_standard_error_stops_neither_requests_nor_sigterm() {
     let mut daemon = daemon;
     let status = wait_for("the end", || daemon.0.try_wait().unwrap());
     assert_eq!(status.code(), Some(0));
-    // The threads' two seconds at most, and the log's one.
+    // At most the threads' two seconds, and the log's one.
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
 }
 

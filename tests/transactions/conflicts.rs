@@ -1,4 +1,4 @@
-//! Which two conflict.
+//! Which two transactions conflict.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Long ones, and those that stay open.
+//! Long transactions, and those that stay open.
 
 use super::*;
 
@@ -32,8 +32,8 @@ fn transactions_that_stay_open_cost_nothing_while_they_do() {
         assert!(client.pipeline(&reads).iter().all(Result::is_ok));
         open.push(tx);
     }
-    // In the end nothing is kept for them, and nobody looks at them any more: the daemon sleeps for
-    // longer than a snapshot may live.
+    // In the end nothing is kept for them, and no thread checks them any more: the daemon sleeps for longer than a
+    // snapshot may live.
     let started = Instant::now();
     let mut before = None;
     while before != Some(world.daemon.times_asleep()) {
@@ -51,12 +51,12 @@ fn transactions_that_stay_open_cost_nothing_while_they_do() {
     }
 }
 
-/// The homes that are pinned in the shard with the most, and the report that says so.
+/// Returns the number of pinned partitions in the shard with the most, and the report that says so.
 fn most_pinned(world: &mut World) -> (u32, String) {
     let report = world.daemon.path("report");
     world.admin.control(&format!("memreport {}", report.display())).unwrap();
     let report = std::fs::read_to_string(report).unwrap();
-    // A line of titles, then the shards, the spine the last.
+    // A line of titles, then the shards, the root shard last.
     let shards = report.lines().skip(1).take_while(|line| !line.contains("watches on"));
     let pinned = shards.map(|line| line.split_whitespace().last().unwrap().parse::<u32>().unwrap());
     (pinned.max().unwrap(), report)
@@ -65,7 +65,7 @@ fn most_pinned(world: &mut World) -> (u32, String) {
 #[test]
 fn open_transactions_pin_so_many_homes_and_no_more() {
     let mut world = World::new(Control::Socket, 2);
-    // Each pins the home in a version of its own.
+    // Each pins the partition in a version of its own.
     const OPEN: u32 = 17_000;
     let client = &mut world.admin;
     let mut requests = Vec::new();
@@ -79,7 +79,7 @@ fn open_transactions_pin_so_many_homes_and_no_more() {
     assert!(client.pipeline(&requests).iter().all(Result::is_ok));
     let (most, report) = most_pinned(&mut world);
     assert!(0 < most && most <= 16_384, "{report}");
-    // The oldest were given up. They go on, and what they saw did not change.
+    // The snapshots of the oldest were dropped. These transactions go on, and what they saw did not change.
     let client = &mut world.admin;
     let shown = client.request(op::READ, 1, "/libxl/5/x\0");
     assert_eq!(shown.as_deref(), Ok(&b"16999"[..]));

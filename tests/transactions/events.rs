@@ -1,4 +1,4 @@
-//! What is told of a commit, and to whom.
+//! Events of commits, and the clients that get them.
 
 use super::*;
 

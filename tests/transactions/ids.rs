@@ -1,4 +1,4 @@
-//! Whose a transaction is, and what may be asked in it.
+//! Ownership of transactions, and the requests that are allowed in one.
 
 use super::*;
 
@@ -109,7 +109,7 @@ fn ids_belong_to_their_connection() {
     for shards in [1, 4] {
         let mut world = World::new(Control::Socket, shards);
         let mine = world.client("dom0").start().unwrap();
-        // Also if the other has one of its own of the same number.
+        // Even if the other has one of its own with the same number.
         let other = world.client("dom0.b");
         let theirs = other.start().unwrap();
         if theirs != mine {

@@ -1,4 +1,4 @@
-//! Watches: what matches, who may see it, in which order it comes.
+//! Watches: matching, permissions, and the order of events.
 
 #[path = "../common/mod.rs"]
 mod common;

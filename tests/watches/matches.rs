@@ -1,4 +1,4 @@
-//! What a watch matches.
+//! Matching of watches.
 
 use super::*;
 

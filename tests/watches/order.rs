@@ -1,4 +1,4 @@
-//! In which order events come.
+//! The order of events.
 
 use super::*;
 
@@ -29,7 +29,7 @@ fn the_events_of_a_large_removal_follow_its_reply() {
     for shards in [1, 4] {
         let mut world = World::new(Control::Socket, shards);
         for in_transaction in [false, true] {
-            // More than one thread settles itself.
+            // More nodes than one thread settles itself.
             let make: Vec<_> = (0..6000)
                 .map(|number| (op::MKDIR, 0, format!("/tool/much/{number}\0").into_bytes()))
                 .collect();
@@ -57,7 +57,7 @@ fn the_events_of_a_large_removal_follow_its_reply() {
 
 #[test]
 fn unwatch_ends_with_its_reply() {
-    // Also for events that are under way from another thread.
+    // Even for events on their way from another thread.
     for shards in [1, 4] {
         let mut world = World::new(Control::Socket, shards);
         for round in 0..200 {
@@ -69,7 +69,7 @@ fn unwatch_ends_with_its_reply() {
             world.admin.send(op::WRITE, 0, format!("{path}\0v"));
             let watcher = world.client("dom0");
             watcher.unwatch(&path, &token).unwrap();
-            // What comes after the OK comes too late.
+            // An event after the OK is too late.
             assert_eq!(watcher.arrived.last(), Some(&op::UNWATCH));
             watcher.take_events();
             world.admin.reply().unwrap();
@@ -80,7 +80,7 @@ fn unwatch_ends_with_its_reply() {
 
 #[test]
 fn many_watchers_and_causal_order_over_shards() {
-    // Changes of different shards, made one after another, are seen in that order by each watcher.
+    // Changes in different shards, made one after the other, are seen in that order by each watcher.
     for shards in [1, 4] {
         let mut world = World::new(Control::Socket, shards);
         let watchers: Vec<String> = (1..9).map(|i| format!("dom0.{i}")).collect();
@@ -92,7 +92,7 @@ fn many_watchers_and_causal_order_over_shards() {
         let mut written = Vec::new();
         for i in 0..400 {
             let path = format!("/local/domain/{}/x{i}", i % 11);
-            // Two writers in turn, so that each write is caused by the other's.
+            // Two alternating writers, so that each write is caused by the other's.
             let writer = if i % 2 == 0 { &mut world.admin } else { world.client("dom0.w") };
             writer.write(&path, "v").unwrap();
             written.push(format!("{path}|t"));

@@ -1,4 +1,4 @@
-//! Who may see an event; the special watches.
+//! Permissions to see an event; the special watches.
 
 use super::*;
 
