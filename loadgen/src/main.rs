@@ -32,17 +32,17 @@ const ATTACKERS_MAX: usize = 1000;
 ///
 /// Exit codes: 0 all that came back was right; 1 something was wrong, which says what; 2 the
 /// command line makes no sense; 3 the run, or a part of it, could not be done; 4 only c or ocaml
-/// failed. Whoever fails is not asked any more in that scenario, and the run goes on. A peer that
-/// is not done in its time has not failed.
+/// failed. A target that fails is left out of the rest of that scenario, and the run goes on. A peer that
+/// does not finish in its time has not failed.
 #[derive(Debug, Parser)]
 #[command(name = "loadgen", version)]
 struct Options {
     /// What to run: a scenario, `all`, or `list` to have them explained. `loadgen echo --socket
     /// PATH --sim PATH [--threads N]` is the echo server, `loadgen daemon ...` this project's
-    /// xenstored, `loadgen xsctl ...` its tool, `loadgen differential [--requests N] [--seed S]` compares the daemons' answers
+    /// xenstored, `loadgen xsctl ...` its tool, `loadgen differential [--requests N] [--seed S]` compares the replies of the daemons
     #[arg(required = true)]
     scenarios: Vec<String>,
-    /// Who is asked: ours, c, ocaml, echo, socket:PATH; may be repeated [default: ours, echo]
+    /// The targets: ours, c, ocaml, echo, socket:PATH; may be repeated [default: ours, echo]
     #[arg(long, value_name = "TARGET")]
     target: Vec<Target>,
     /// Only cases whose name contains this, such as an attack of `hostile`

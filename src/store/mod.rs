@@ -42,6 +42,7 @@ mod node;
 mod op;
 mod own;
 mod pins;
+mod plant;
 mod publish;
 mod read;
 mod recent;
@@ -75,13 +76,10 @@ pub use transaction::{Conflict, Invocation, Transaction};
 pub use tree::Tree;
 pub use unmatched::{Matcher, Unmatched, matcher, run_matcher};
 
-use crate::domain::{Quota, Registry, Ticket};
+use crate::domain::{Registry, Ticket};
 use crate::sync::{Arc, AtomicU64, Ordering, RwLock};
 use crate::watch::{Entry, Outlet, Trie, Upper, Watcher};
-use crate::words::{
-    Domid, Entry as PermEntry, Errno, INTRODUCE_DOMAIN, Layout, Path, PermSet, RELEASE_DOMAIN,
-    ShardId, has_homes_below,
-};
+use crate::words::{Errno, Layout, Path, ShardId, has_homes_below};
 use context::{Change, Changes, Context, Effects, Ledger};
 use forest::{Forest, LockSet, Locked};
 use pins::Pins;
@@ -197,50 +195,13 @@ impl Store {
             looks_max: LOOKS_MAX,
             hasher: RandomState::default(),
         };
-        store.plant();
+        plant::plant(&store);
         store
     }
 
     /// Lowers the number of looks after which a commit leaves its events to the matcher. For tests of the matcher.
     pub fn set_looks_max(&mut self, looks: u64) {
         self.looks_max = looks;
-    }
-
-    fn plant(&self) {
-        let control = Arc::new(PermSet::control_only());
-        let any =
-            PermEntry { domid: Domid::ANY, access: crate::words::Access::READ, ignored: false };
-        let everybody = Arc::new(PermSet::new(control.stamp(), control.entries()[0], &[any]));
-        let node = |perms: &Arc<PermSet>| Node::new(Arc::clone(perms), 0, b"");
-        let mut root = node(&control);
-        let mut tool = node(&control);
-        tool.insert_child(0, b"xenstored", None);
-        root.insert_child(0, b"tool", Some(NodeArc::new(tool)));
-        for (path, node) in [
-            (&b"/"[..], root),
-            (b"/tool/xenstored", node(&control)),
-            (INTRODUCE_DOMAIN, node(&control)),
-            (RELEASE_DOMAIN, node(&everybody)),
-        ] {
-            let Ok(path) = Path::parse(path) else { continue };
-            let home = self.layout.home(path);
-            let mut shard = self.write_shard(home.shard);
-            self.charge_planted(path, &node);
-            shard.tree.set_root(home.root, Some(NodeArc::new(node)));
-        }
-    }
-
-    /// Charges the control domain with a node of [`Store::plant`], as it is with each node that it creates later;
-    /// else the consistency check would find its account too low.
-    fn charge_planted(&self, path: Path<'_>, node: &Node) {
-        let Some(control) = self.registry.get(Domid::CONTROL) else { return };
-        let below =
-            node.children().iter().filter_map(|(name, child)| Some((name, child.as_ref()?)));
-        let charges = below.map(|(name, child)| child.charge_bytes(name.bytes()));
-        for bytes in charges.chain([node.charge_bytes(path.name())]) {
-            control.account.charge(Quota::Nodes, 1);
-            control.account.charge(Quota::Memory, bytes);
-        }
     }
 
     /// Returns the function from paths to shards and partitions.
