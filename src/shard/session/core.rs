@@ -1,4 +1,4 @@
-//! What a worker's sessions run on.
+//! The part of a worker that its sessions use.
 
 use std::time::Instant;
 
@@ -10,35 +10,34 @@ use crate::shard::shared::Shared;
 use crate::store::Generations;
 use crate::sync::Arc;
 
-/// The part of a worker that its sessions run on: the store, the time of the pass, and numbers. A session reaches
-/// neither a transport nor another session. What it causes beyond its own output is left here for the worker, or goes
-/// to a mailbox.
+/// The store, the time of the pass, and counters, for the sessions of one worker. A session reaches neither a transport
+/// nor another session: effects beyond its own output are left here for the worker, or go to a mailbox.
 pub struct Core {
     /// The worker's number.
     pub number: u16,
-    /// What all workers share.
+    /// The state that all workers share.
     pub shared: Arc<Shared>,
-    /// When the pass began.
+    /// The time at which the pass began.
     pub now: Instant,
-    /// Numbers for connections and watches.
+    /// The last number given to a connection or watch.
     sequence: u64,
-    /// The generations of what is changed.
+    /// The generations for changed nodes.
     pub generations: Generations,
-    /// What the transactions of the connection that is being served have cost in this pass; see
+    /// The cost of transactions in the current quantum, so that it can end in time; see
     /// [`Transaction::work`](crate::store::Transaction::work).
     pub work: u64,
-    /// How far the mailboxes were behind while the connection was served that was served last.
+    /// The backlog of the mailboxes in the current quantum, or the last one. It decides whether the connection is read.
     pub backlog: Backlog,
-    /// No more requests are taken; until when those taken may still be answered.
+    /// Set once no more requests are taken: the time until which replies to those taken are awaited.
     pub stopping: Option<Instant>,
-    /// Snapshots of transactions.
+    /// Snapshots of transactions, for their age limit.
     pub snapshots: Snapshots,
     /// Watches of connections that have ended or were reset.
     pub former: FormerWatches,
 }
 
 impl Core {
-    /// A core at the time `now`.
+    /// Creates a core at the time `now`.
     pub fn new(number: u16, shared: Arc<Shared>, now: Instant) -> Core {
         Core {
             number,
@@ -54,18 +53,18 @@ impl Core {
         }
     }
 
-    /// A number that this worker has not used.
+    /// Returns a number that this worker has not used before.
     pub fn next_number(&mut self) -> u64 {
         self.sequence += 1;
         self.sequence
     }
 
-    /// The domains that are known.
+    /// Returns the registry of known domains.
     pub fn registry(&self) -> &Registry {
         self.shared.store.registry()
     }
 
-    /// The worker's own mailbox.
+    /// Returns the worker's own mailbox.
     pub fn mailbox(&self) -> &Mailbox {
         &self.shared.mailboxes.0[usize::from(self.number)]
     }

@@ -1,17 +1,18 @@
-//! The events of a guest's watches that there is no room for: of each group of watches that it is to be told of its
-//! own path. So a change costs the same however many watches the guest has on a path.
+//! Deferred events: one per group of a guest's watches for which there is no room, naming the watched path. So a change
+//! costs the same however many watches the guest has on a path.
 
-/// What a group's watches are to be told of. One that was set between two changes may be told of the first, too.
+/// The watches of a group that must be notified. A watch set between two changes may be notified of the first too,
+/// which is a spurious event at worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Told {
-    /// Watches up to this number.
+    /// The highest number of these watches.
     seq: u64,
-    /// Whose depth is at least this.
+    /// The least depth of these watches.
     levels: usize,
 }
 
 impl Told {
-    /// Of both; returns whether that is more than `self` was.
+    /// Extends this to the watches of both, and returns whether there are more of them now.
     fn merge(&mut self, other: Told) -> bool {
         let before = *self;
         self.seq = self.seq.max(other.seq);
@@ -24,19 +25,21 @@ impl Told {
 #[derive(Debug)]
 pub struct Deferral {
     told: Told,
-    /// The watches up to this number have had theirs.
+    /// Watches up to this number have been notified.
     after: u64,
-    /// What changed since the first of them had its event.
+    /// The changes since the first watch was notified, which need another round.
     again: Option<Told>,
 }
 
 impl Deferral {
-    /// A change `levels` below the path, for the watches numbered from `after` on, without that, to `seq`.
+    /// Creates a deferral of a change `levels` below the watched path, for the watches numbered above `after`, up to
+    /// `seq`.
     pub fn new(seq: u64, levels: usize, after: u64) -> Deferral {
         Deferral { told: Told { seq, levels }, after, again: None }
     }
 
-    /// One more such change for all watches up to `seq`; returns whether any watch is told of more than without it.
+    /// Adds a change for all watches up to `seq`. Returns whether this notifies any watch that would not be notified
+    /// otherwise.
     pub fn add(&mut self, seq: u64, levels: usize) -> bool {
         let told = Told { seq, levels };
         match &mut self.again {
@@ -49,24 +52,24 @@ impl Deferral {
         }
     }
 
-    /// The number after which the next watch to be told has its own.
+    /// Returns the number of the last watch that was notified.
     pub fn after(&self) -> u64 {
         self.after
     }
 
-    /// Whether a watch after that is to be told.
+    /// Returns whether the watch numbered `seq` must still be notified.
     pub fn concerns(&self, seq: u64, depth: Option<u16>) -> bool {
         seq > self.after
             && seq <= self.told.seq
             && depth.is_none_or(|depth| self.told.levels <= usize::from(depth))
     }
 
-    /// The watches up to `seq` are told.
+    /// Notes that the watches up to `seq` have been notified.
     pub fn advance(&mut self, seq: u64) {
         self.after = seq;
     }
 
-    /// All watches are told; returns what they are to be told of again.
+    /// Ends the round, and returns the deferral of the next one if there were changes meanwhile.
     pub fn next_round(self) -> Option<Deferral> {
         self.again.map(|told| Deferral { told, after: 0, again: None })
     }

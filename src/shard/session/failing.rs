@@ -1,30 +1,32 @@
-//! What a connection remembers of transactions that failed, for its next turn; see [`super::reservations`].
+//! A connection's memory of failed transactions, from which its next reservation is made; see [`super::reservations`].
 
 use crate::words::{Path, PathBuf};
 
-/// Paths that one transaction guards; where more compete, what is above some of them is guarded.
-/// Every write during a turn is compared with each.
+/// The number of paths in one reservation; of more, some are replaced by common ancestors. Every write is compared with
+/// each path while a reservation lasts.
 const GUARDED_PATHS_MAX: usize = 8;
 
-/// What a connection remembers of transactions that failed.
+/// The memory of failed transactions.
 #[derive(Default)]
 pub struct Failing {
-    /// Conflicts in a row.
+    /// The number of consecutive conflicts.
     pub conflicts: u32,
-    /// Where they were: at most [`GUARDED_PATHS_MAX`].
+    /// The paths of the conflicts: at most [`GUARDED_PATHS_MAX`].
     pub paths: Vec<PathBuf>,
-    /// It had a turn, which may be over.
+    /// Whether the connection got a reservation, which may have expired.
     pub in_turn: bool,
 }
 
 impl Failing {
-    /// Notes a conflict at `path`, which was guarded if `in_turn`: a flag as the turns compute it.
+    /// Notes a conflict at `path`, which was reserved if `in_turn`: the connection has a reservation that has not
+    /// expired.
     pub fn note(&mut self, path: Path<'_>, in_turn: bool) {
         self.conflicts = self.conflicts.saturating_add(1);
         let room = self.paths.len() < GUARDED_PATHS_MAX;
         let covers = |known: &&mut PathBuf| path.is_within(known.as_path());
         if let Some(known) = self.paths.iter_mut().find(covers) {
-            // RM of what is not there is answered by whether its parent is: look further up.
+            // The reply to RM of a missing node depends on its parent, so reserving the path itself may not suffice:
+            // reserve its parent too.
             if in_turn && let Some(above) = known.as_path().parent().filter(is_narrow) {
                 *known = above.to_buf();
             }
@@ -41,12 +43,12 @@ impl Failing {
     }
 }
 
-/// Whether not all domains' homes are below: they are never guarded all at once.
+/// Returns whether the path is not above all domains' partitions: reserving these would stop all writers.
 fn is_narrow(path: &Path<'_>) -> bool {
     Path::parse(b"/local/domain").is_ok_and(|domains| !domains.is_within(*path))
 }
 
-/// The nearest path that both are within, unless all domains' homes are.
+/// Returns the nearest common ancestor, unless it is above all domains' partitions.
 fn nearest_above<'p>(path: Path<'p>, other: Path<'_>) -> Option<Path<'p>> {
     let mut up = std::iter::successors(Some(path), |path| path.parent());
     up.find(|above| other.is_within(*above)).filter(is_narrow)

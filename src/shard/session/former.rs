@@ -1,6 +1,6 @@
-//! Watches that no connection has any more and that are still in the tries: they are taken out in slices, since a
-//! guest may have as many as take tens of milliseconds. Events that they cause meanwhile find no watch. Their guest
-//! is charged with them until they are out.
+//! Watches whose connections have ended or were reset, and that are still in the tries. They are removed in slices,
+//! since a guest may have enough of them to take tens of milliseconds. Events that they match meanwhile find no watch
+//! and are dropped. Their guest is charged for them until they are removed.
 
 use std::collections::VecDeque;
 
@@ -10,22 +10,22 @@ use crate::sync::Arc;
 use crate::watch::Entry;
 use crate::words::PathBuf;
 
-/// What is taken out in one pass, in bytes of paths: a few tenths of a millisecond. Ordinary guests have less.
+/// The bytes of paths removed in one pass: a few tenths of a millisecond. All watches of an ordinary guest take less.
 const BYTES_PER_PASS: usize = 16 << 10;
-/// What a watched path costs beside its bytes, in these.
+/// The cost of removing a watched path beside its bytes, in bytes.
 const PATH_COST: usize = 64;
 
-/// The watches that a connection had on one path.
+/// A connection's watches on one path.
 pub struct FormerGroup {
     /// The watched path.
     pub path: Arc<PathBuf>,
-    /// How the trie knows them.
+    /// The entry in the trie.
     pub entry: Entry,
-    /// Is charged with them.
+    /// The domain charged for the watches.
     pub domain: Arc<Domain>,
-    /// How many they are.
+    /// The number of watches.
     pub watches: u64,
-    /// What they are charged with in the quota `memory`.
+    /// Their charge in the quota `memory`.
     pub charged_bytes: u64,
 }
 
@@ -33,34 +33,34 @@ pub struct FormerGroup {
 #[derive(Default)]
 pub struct FormerWatches {
     groups: VecDeque<FormerGroup>,
-    /// How many groups there ever were.
+    /// The number of groups ever added.
     added: u64,
 }
 
 impl FormerWatches {
-    /// Adds the watches on one path; returns a number for [`FormerWatches::are_out`].
+    /// Adds the watches on one path. Returns a number for [`FormerWatches::are_out`].
     pub fn add(&mut self, group: FormerGroup) -> u64 {
         self.groups.push_back(group);
         self.added += 1;
         self.added
     }
 
-    /// Whether all up to that number are out of the tries.
+    /// Returns whether all groups up to this number have left the tries.
     pub fn are_out(&self, number: u64) -> bool {
         self.added - self.groups.len() as u64 >= number
     }
 
-    /// Whether none is left.
+    /// Returns whether no group is left.
     pub fn is_empty(&self) -> bool {
         self.groups.is_empty()
     }
 
-    /// All that are left.
+    /// Returns the groups that are left.
     pub fn iter(&self) -> impl Iterator<Item = &FormerGroup> {
         self.groups.iter()
     }
 
-    /// Takes the next ones out of the tries.
+    /// Removes the next slice from the tries, and releases its charges.
     pub fn take_out(&mut self, store: &Store) {
         let mut bytes = BYTES_PER_PASS;
         while bytes > 0

@@ -1,6 +1,5 @@
-//! A session: one client's protocol, without I/O, clock or threads. Bytes and events come in, bytes go out behind
-//! [`Session::output`]; the time is [`Core::now`](core::Core::now), and when the client is to be looked at again is
-//! [`Session::next_timeout`].
+//! A session: one client's protocol state, without I/O, clock or threads. Bytes and events come in, and bytes go out in
+//! [`Session::output`]. The time is [`Core::now`](core::Core::now), and the next timeout [`Session::next_timeout`].
 
 pub mod core;
 pub mod deferred;
@@ -33,101 +32,102 @@ use crate::store::{Caller, Unblocked};
 use crate::sync::{Arc, Ordering};
 use crate::words::{Domid, Errno};
 
-/// With more than this unsent, no further requests of a client are read: it has to read its replies.
+/// With more unsent bytes than this, no further requests of a client are read until it reads its replies.
 pub const OUTPUT_PAUSE_BYTES: usize = 64 << 10;
-/// With more than this unsent, the events of a watch collapse into one with the watch's own path.
+/// With more unsent bytes than this, the events of a watch collapse into one with the watched path.
 pub const OUTPUT_COLLAPSE_BYTES: usize = 1 << 20;
-/// With more than this unsent a socket client is closed: it sets watches and does not read.
+/// With more unsent bytes than this, a socket client is closed: it sets watches and does not read.
 const OUTPUT_CLOSE_BYTES: usize = 16 << 20;
-/// The same three for a ring: a guest has 1,024 bytes of its own to keep up with.
+/// As [`OUTPUT_PAUSE_BYTES`], for a ring: a guest reads at most 1,024 bytes at a time, the size of its response ring. A
+/// ring is never closed; its events are deferred instead.
 pub const RING_PAUSE_BYTES: usize = 8 << 10;
-/// See [`OUTPUT_COLLAPSE_BYTES`].
+/// As [`OUTPUT_COLLAPSE_BYTES`], for a ring of a guest.
 pub const RING_COLLAPSE_BYTES: usize = 64 << 10;
-/// The control domain's kernel gets more. It learns of all backends by one watch, and an event that names
-/// none of them tells it nothing: of a hundred domains that start at once 64 KiB wait for it, of 10,000 more
-/// than 16 MiB. Each guest that fills it is held back, by requests and by bytes.
+/// The limit for the control domain's kernel. It learns of all backends by one watch, so a collapsed event, which names
+/// none of them, is useless to it. A hundred domains that start at once cause 64 KiB for it, 10,000 more than 16 MiB.
+/// Each guest that causes its events is held back, by requests and by bytes.
 pub const KERNEL_COLLAPSE_BYTES: usize = 64 << 20;
 
-/// Why a request of a client waits.
+/// The reason why a client is not read, with the request that waits.
 pub enum Parked {
-    /// For an answer; the request that it is the answer to.
+    /// For a reply of another thread to the request with this header.
     Answer(Header),
-    /// Until a turn comes or is over, or this time: then the same request is tried again.
+    /// For a reservation, or for the end of one, until this time at the latest: then the request is retried.
     Guard(Instant),
 }
 
-/// Whose client it is, which says what it may leave unread.
+/// The kind of a client, on which its limits depend.
 pub enum Kind {
     /// A process of the control domain.
     Socket,
     /// The control domain's kernel.
     Kernel,
-    /// A guest: it is throttled and charged. This is called when its domain may go on.
+    /// A guest, which is throttled and charged, with the callback for when its domain may go on.
     Guest(Unblocked),
 }
 
-/// Whether a client's domain is served here.
+/// Whether a client's requests are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Service {
     /// Its requests are taken.
     Running,
-    /// No request of it is taken: its domain is quiescing or quiesced, and what it is may be exported.
+    /// Its domain is quiescing or quiesced: no request is taken, and the session may be exported.
     Quiesced,
 }
 
-/// What of a client's input is known to wait.
+/// The known state of a client's input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pending {
-    /// Nothing, until something more comes.
+    /// No message is waiting.
     Nothing,
-    /// Whole messages, in [`Session::partial`] or in the transport.
+    /// Messages may be waiting, in [`Session::partial`] or in the transport.
     Requests,
-    /// The same, and the first of them was taken before and had to wait.
+    /// The same, and the first one was attempted before and had to wait.
     Retry,
 }
 
-/// One client's protocol.
+/// One client's protocol state.
 pub struct Session {
-    /// Where its worker keeps it, under which number: what tells it from others that have its place before or after.
+    /// The reply address: the session's slot and number on its worker.
     pub asker: Asker,
-    /// The domain whose rights it has.
+    /// The domain whose rights the client has.
     pub domain: Arc<Domain>,
-    /// Whose client it is.
+    /// The kind of client.
     pub kind: Kind,
-    /// Bytes that were read and not used yet.
+    /// Bytes that were read and not consumed.
     pub partial: Vec<u8>,
-    /// What else waits to be read.
+    /// Whether more input is waiting.
     pub pending: Pending,
-    /// What waits to be sent.
+    /// Replies and events to be sent.
     pub output: Output,
-    /// What of `output` is charged in the quota `memory`.
+    /// The charge for `output` in the quota `memory`.
     pub output_charged: u64,
-    /// Its watches.
     pub watches: Watches,
-    /// The number of the last of its former watches; see [`FormerWatches::are_out`](former::FormerWatches::are_out).
+    /// The number of the last of the session's former watches; see
+    /// [`FormerWatches::are_out`](former::FormerWatches::are_out).
     pub former_watches: u64,
-    /// Its transactions by id.
+    /// The open transactions by id.
     pub transactions: HashMap<u32, OpenTransaction, RandomState>,
-    /// The id that the next transaction is tried with.
+    /// The first id that the next transaction tries.
     pub next_transaction: u32,
-    /// What is remembered of those that failed.
+    /// The memory of failed transactions.
     pub failing: Failing,
-    /// Whether its domain is served.
+    /// Whether the domain's requests are taken.
     pub service: Service,
-    /// Another number whenever something is added to it, unless it is the news of this host's domains: not used
-    /// twice for a domid. See [`Session::version`].
+    /// A number that changes with every addition to the session except events of special paths, which concern this host
+    /// only. Never reused for a domid. See [`Session::version`].
     pub additions: u64,
-    /// Why it is not read.
+    /// The reason why the client is not read, if it is parked.
     pub parked: Option<Parked>,
-    /// While it waits for the settling of what it removed: the events that come meanwhile, its own
-    /// first. They follow the reply.
+    /// Post-reply events, while the session is parked until the reaper has settled its removal: the events queued
+    /// meanwhile, its own first. They must follow the reply.
     pub late: Option<Vec<(ChangeEvents, Option<Arc<Ticket>>)>>,
-    /// Who asked in its last pass.
+    /// The caller of the last quantum, kept for the next one; see [`Session::take_caller`].
     pub caller: Option<Caller>,
 }
 
 impl Session {
-    /// A new client.
+    /// Creates a session of a new client.
     pub fn new(asker: Asker, domain: Arc<Domain>, kind: Kind) -> Session {
         Session {
             asker,
@@ -150,22 +150,22 @@ impl Session {
         }
     }
 
-    /// Its domain's number.
+    /// Returns the number of the session's domain.
     pub fn domid(&self) -> Domid {
         self.domain.domid
     }
 
-    /// Whether it is a guest's: throttled and charged. Sockets and the control domain never are.
+    /// Returns whether the client is a guest, which is throttled and charged. Clients of the control domain never are.
     pub fn is_guest(&self) -> bool {
         matches!(self.kind, Kind::Guest(_))
     }
 
-    /// Whether no request is taken because of what its domain does.
+    /// Returns whether no request is taken because the domain is quiescing or quiesced.
     pub fn is_quiesced(&self) -> bool {
         self.service == Service::Quiesced
     }
 
-    /// With more than this unsent it is not read, and events collapse.
+    /// Returns the numbers of unsent bytes above which the client is not read, and above which its events collapse.
     pub fn output_limits(&self) -> (usize, usize) {
         match self.kind {
             Kind::Guest(_) => (RING_PAUSE_BYTES, RING_COLLAPSE_BYTES),
@@ -174,12 +174,12 @@ impl Session {
         }
     }
 
-    /// Whether more waits for a socket than a client may leave unread.
+    /// Returns whether the output of a socket client is so large that it is closed.
     pub fn is_over_its_limit(&self) -> bool {
         matches!(self.kind, Kind::Socket) && self.output.len() > OUTPUT_CLOSE_BYTES
     }
 
-    /// When it is to be served again though nothing happens to it.
+    /// Returns when to serve the session even if nothing happens to it before.
     pub fn next_timeout(&self) -> Option<Instant> {
         match self.parked {
             Some(Parked::Guard(until)) => Some(until),
@@ -187,25 +187,25 @@ impl Session {
         }
     }
 
-    /// Whether a request waits to be served or answered, or an answer to be taken.
+    /// Returns whether a request, a reply or an event is pending.
     pub fn owes_anything(&self) -> bool {
         self.pending != Pending::Nothing || self.parked.is_some() || !self.output.is_empty()
     }
 
-    /// Another number whenever something changed that is carried and no node: what is on the way,
-    /// watches, transactions, settings. Both parts only grow.
+    /// Returns a number that changes with everything an export saves except nodes: output, watches, transactions,
+    /// settings. Both summands only grow, so no sum recurs.
     pub fn version(&self) -> u64 {
         self.additions + self.domain.settings()
     }
 
-    /// Something was added to it, which is of this version now: if it is exported, that was not all.
+    /// Notes an addition: an export of an earlier version is incomplete.
     pub fn outdate(&mut self, version: u64) {
         self.additions = version;
     }
 
-    /// Whether a guest has to be served before it may ask for more. Above its quota of memory it has to read what
-    /// waits for it, if anything does; what else it keeps only its own requests can end, and the next one that
-    /// would add to it is refused.
+    /// Returns whether a guest has too much outstanding to be read. Above its memory quota it must read its pending
+    /// output first, if there is any. Its other memory can only be freed by its own requests, so these are read, and
+    /// one that would add to it is refused.
     pub fn is_throttled(&self, core: &Core) -> bool {
         if !self.is_guest() {
             return false;
@@ -221,8 +221,8 @@ impl Session {
             || domain.unread_bytes() >= UNREAD_BYTES_MAX
     }
 
-    /// Who asks, with the rights of this moment: as it was left with the session, if it was, so that
-    /// the control domain's references are not counted by all threads at each pass of a socket.
+    /// Returns the caller with its present rights. It is kept between passes, as otherwise all workers would contend
+    /// for the reference count of the control domain in each pass of a socket.
     pub fn take_caller(&mut self, core: &Core) -> Caller {
         let subject = core.shared.store.registry().subject(&self.domain);
         let epoch = core.shared.store.epoch();
@@ -238,14 +238,14 @@ impl Session {
         }
     }
 
-    /// Parks it until another thread replies. Returns the handle to which the reply is addressed.
+    /// Parks the session until another thread replies. Returns the reply address.
     pub fn park(&mut self, core: &Core, header: &Header) -> Asker {
         self.parked = Some(Parked::Answer(*header));
         core.shared.parked.fetch_add(1, Ordering::Relaxed);
         self.asker
     }
 
-    /// Ends the wait; returns the request that it was for.
+    /// Ends the wait for a reply. Returns the header of the request.
     pub fn unpark(&mut self, core: &Core) -> Option<Header> {
         match self.parked.take() {
             Some(Parked::Answer(header)) => {
@@ -279,9 +279,9 @@ impl Session {
         }
     }
 
-    /// Queues an event of one of its watches: of this path, or of the watched one. Returns whether a message
-    /// was added that is the client's to keep if the domain moves: an equal one may wait already, and special
-    /// paths are the host's.
+    /// Queues an event of a watch, with the changed path, or the watched one if that is `None`. Returns whether this
+    /// added a message that an export has to save. It does not if an equal event is pending or the path is special, as
+    /// special paths concern this host only.
     pub fn queue_event(
         &mut self,
         id: WatchId,
@@ -296,7 +296,8 @@ impl Session {
         let bytes = self.output.push_event(shown, &watch.token, now);
         let added = bytes > 0;
         if added && let Some(ticket) = ticket {
-            // Guests are charged with what they do not read.
+            // A guest is charged for its own unread bytes; those of the control domain's kernel count against the
+            // domain that caused the event.
             let unread = if self.is_guest() { 0 } else { bytes };
             self.output.hold_back(Load::unread(ticket, unread));
         }
@@ -305,19 +306,19 @@ impl Session {
         is_kept
     }
 
-    /// Queues the event that was deferred first.
+    /// Queues the oldest deferred event.
     pub fn queue_next_deferred(&mut self, now: Instant) {
         if let Some(id) = self.watches.next_deferred() {
             self.queue_event(id, None, None, now);
         }
     }
 
-    /// Traces that it, or a thing of it, comes or goes.
+    /// Traces the creation or end of the session or of one of its objects.
     pub fn trace(&self, what: fmt::Arguments<'_>) {
         trace::object(&self.asker, &self.domain, what);
     }
 
-    /// Brings the charge for what is unsent up to date.
+    /// Updates the charge for the unsent bytes.
     pub fn recharge_output(&mut self) {
         if self.is_guest() {
             charge_anew(&self.domain, &mut self.output_charged, self.output.charge_bytes());

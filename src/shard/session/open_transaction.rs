@@ -1,4 +1,4 @@
-//! A transaction that a client has open, and what is charged for it.
+//! An open transaction of a client, and its charge.
 
 use std::cmp::Ordering;
 use std::time::Instant;
@@ -7,23 +7,22 @@ use crate::domain::{Domain, Quota, Registry};
 use crate::store::{Caller, Transaction};
 use crate::words::Path;
 
-/// What a transaction that no quota binds is charged with at a time, in bytes. All toolstacks have one
-/// account: were it brought up to date with each request, all threads would write to it in turn.
+/// The unit of charges for a caller without quotas, in bytes. All toolstacks share one account: charging each request
+/// exactly would make all threads contend for it.
 const CHARGE_STEP: u64 = 16 << 10;
 
-/// A transaction that a client has open.
+/// An open transaction.
 pub struct OpenTransaction {
-    /// What it did.
     pub transaction: Transaction,
-    /// When its snapshots were taken, if it has any.
+    /// When its snapshots were taken, or last renewed for a replay; `None` if it has none.
     pub snapshots_from: Option<Instant>,
-    /// What is charged for it in the quota `memory`.
+    /// The charge for it in the quota `memory`.
     pub charged: u64,
 }
 
 impl OpenTransaction {
-    /// Sees to it that `needed` bytes are charged for a request on `path`; `false` if a quota of the caller's
-    /// is reached.
+    /// Charges for the transaction up to `needed` bytes, for a request on `path`. Returns `false` if a quota of the
+    /// caller is reached.
     pub fn reserve(
         &mut self,
         registry: &Registry,
@@ -41,8 +40,9 @@ impl OpenTransaction {
         true
     }
 
-    /// Charges what it holds, whatever the quota: what one request copies may be above it. A transaction whose
-    /// snapshots were given up keeps its charge until its log has been run again, which takes as much anew.
+    /// Sets the charge to what the transaction holds, even above the quota, as the nodes that a request copies may
+    /// exceed it. A transaction whose snapshots were dropped keeps its charge until its replay, which copies as much
+    /// again.
     pub fn recharge(&mut self, caller: &Caller) {
         let is_privileged = caller.subject.privileged;
         let held = self.transaction.bytes() as u64;
@@ -56,8 +56,8 @@ impl OpenTransaction {
     }
 }
 
-/// Charges `held` bytes in the quota `memory`, of which `charged` are charged already. What stays as it is is not
-/// written: threads share the control domain's account.
+/// Changes the charge in the quota `memory` from `charged` to `held` bytes. An unchanged charge is not written, since
+/// threads contend for the control domain's account.
 pub fn charge_anew(domain: &Domain, charged: &mut u64, held: u64) {
     let before = std::mem::replace(charged, held);
     match held.cmp(&before) {

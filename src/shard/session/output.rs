@@ -1,4 +1,4 @@
-//! What waits to be sent to one client: replies and events in one stream, in order.
+//! The output of one client: replies and events in one stream, in order.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hasher};
@@ -10,29 +10,28 @@ use crate::domain::{Load, Ticket};
 use crate::protocol::{Frame, append_event, frame};
 use crate::sync::Arc;
 
-/// Sent bytes are freed once there are so many: rarely enough that moving the rest costs nothing.
+/// Sent bytes are freed once there are this many: the cost of moving the rest is amortised.
 const COMPACT_BYTES: usize = 1 << 16;
 
-/// What an event takes beside its bytes while the client has seen nothing of it: a place among the events and one in
-/// the table that merges equal ones, each table at most half empty and a quarter so on average.
+/// The memory of an event beside its bytes until it is visible to the client: an element of the queue of events and one
+/// of the table that merges equal ones. Each is at most half empty, a quarter on average.
 const EVENT_BYTES: usize = (size_of::<PendingEvent>() + size_of::<(u64, u64)>() + 1) / 3 * 4;
 
 /// A stream of messages to be sent. Positions count bytes from the beginning of the connection.
 #[derive(Default)]
 pub struct Output {
     bytes: Vec<u8>,
-    /// How many of `bytes` are sent already.
+    /// The number of bytes in `bytes` that are sent.
     sent: usize,
-    /// How many of `bytes` are the rest of a message whose beginning was sent elsewhere.
+    /// The number of bytes in `bytes` that complete a message whose beginning was sent by another host.
     begun: usize,
     /// The position of `bytes[0]`.
     base: u64,
-    /// Events that are not visible to the client yet, oldest first.
+    /// Events of which no byte is sent, oldest first.
     events: VecDeque<PendingEvent>,
-    /// The same by what they say, to merge equal ones: the position of each.
+    /// The positions of these events by the hashes of their bytes, to merge equal ones.
     pending: HashMap<u64, u64, RandomState>,
-    /// Replies that are not delivered yet, oldest first: where each ends, and what its request
-    /// still waits for.
+    /// Undelivered replies, oldest first: the position of each one's end, and the ticket of its request.
     replies: VecDeque<(u64, Option<Arc<Ticket>>)>,
 }
 
@@ -41,47 +40,47 @@ struct PendingEvent {
     end: u64,
     hash: u64,
     queued: Instant,
-    // Held until the event is read or dropped, while it can be.
+    // Held until the event is sent or dropped, or the session is quiesced.
     _load: Option<Load>,
 }
 
 impl Output {
-    /// Bytes that are not sent yet.
+    /// Returns the number of unsent bytes.
     pub fn len(&self) -> usize {
         self.bytes.len() - self.sent
     }
 
-    /// Whether everything is sent.
+    /// Returns whether everything is sent.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The bytes to be sent.
+    /// Returns the unsent bytes.
     pub fn unsent(&self) -> &[u8] {
         &self.bytes[self.sent..]
     }
 
-    /// The buffer that replies are written to, behind everything else.
+    /// Returns the buffer to which replies are appended.
     pub fn buffer(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
     }
 
-    /// What was written to the buffer from a place in it on.
+    /// Returns the bytes of the buffer from the index `start`.
     pub fn queued_from(&self, start: usize) -> &[u8] {
         self.bytes.get(start..).unwrap_or_default()
     }
 
-    /// How much was sent since the connection began.
+    /// Returns the number of bytes sent since the connection began.
     pub fn position(&self) -> u64 {
         self.base + self.sent as u64
     }
 
-    /// How many events the client has seen nothing of.
+    /// Returns the number of events of which no byte is sent.
     pub fn pending_events(&self) -> usize {
         self.events.len()
     }
 
-    /// What the unsent bytes take, in bytes: small events take more beside these than in them.
+    /// Returns the memory of the output in bytes. Small events take more in the tables than in the stream.
     pub fn charge_bytes(&self) -> u64 {
         (self.len() + self.events.len() * EVENT_BYTES) as u64
     }
@@ -90,20 +89,18 @@ impl Output {
         self.base + self.bytes.len() as u64
     }
 
-    /// Notes that a reply was written, to a request that counts as outstanding until it is
-    /// delivered.
+    /// Notes that a reply was appended, to a request that counts as outstanding until the reply is delivered.
     pub fn note_reply(&mut self, ticket: Option<Arc<Ticket>>) {
         self.replies.push_back((self.end(), ticket));
     }
 
-    /// Undelivered replies whose requests wait for nothing else. Those that hold a ticket are
-    /// counted in the domain's account.
+    /// Returns the number of undelivered replies without a ticket. Requests with a ticket count in the domain's
+    /// account.
     pub fn plain_replies(&self) -> usize {
         self.replies.iter().filter(|(_, ticket)| ticket.is_none()).count()
     }
 
-    /// Queues an event, unless an equal one is pending that is not visible yet. Answers the bytes
-    /// that it added.
+    /// Queues an event unless an equal one is pending of which no byte is sent. Returns the number of bytes added.
     pub fn push_event(&mut self, path: &[u8], token: &[u8], now: Instant) -> usize {
         let start = self.bytes.len();
         if !append_event(&mut self.bytes, path, token) {
@@ -133,14 +130,14 @@ impl Output {
         added
     }
 
-    /// Lets a guest's request wait for the event that was added last.
+    /// Keeps the load of the last event's cause until that event is sent.
     pub fn hold_back(&mut self, load: Load) {
         if let Some(event) = self.events.back_mut() {
             event._load = Some(load);
         }
     }
 
-    /// Notes that `len` bytes were sent: they are visible to the client now.
+    /// Notes that `len` more bytes were sent, and are visible to the client.
     pub fn advance(&mut self, len: usize) {
         self.sent += len;
         let visible = self.position();
@@ -159,7 +156,7 @@ impl Output {
         }
     }
 
-    /// Frees what was sent, up to the message that the client has seen a part of.
+    /// Frees sent bytes, up to the message that is partly sent.
     fn compact(&mut self) {
         if self.sent < self.begun {
             return;
@@ -184,8 +181,7 @@ impl Output {
         }
     }
 
-    /// What is not sent yet, and how many bytes at its beginning are the rest of a message that is
-    /// partly sent.
+    /// Returns the unsent bytes, and how many at their beginning complete a message that is partly sent.
     pub fn unsent_with_begun(&mut self) -> (u16, Vec<u8>) {
         self.compact();
         let begun = match frame(&self.bytes) {
@@ -196,36 +192,35 @@ impl Output {
         (u16::try_from(begun).unwrap_or(0), self.unsent().to_vec())
     }
 
-    /// What was not sent elsewhere, the other way round. Nothing of it counts as outstanding; its
-    /// events are not merged or dropped.
+    /// Creates the output from what [`Output::unsent_with_begun`] returned on another host. Its replies do not count as
+    /// outstanding, and its events are neither merged nor dropped.
     pub fn of(bytes: Vec<u8>, begun: u16) -> Output {
         Output { begun: usize::from(begun).min(bytes.len()), bytes, ..Output::default() }
     }
 
-    /// Gives memory back that a burst took; called when a client has everything.
+    /// Frees the memory of a burst once the client has everything.
     pub fn shrink(&mut self, keep: usize) {
         if self.bytes.is_empty() && self.bytes.capacity() > keep {
             self.bytes = Vec::new();
         }
     }
 
-    /// When the oldest event that is not visible yet was queued.
+    /// Returns when the oldest event of which no byte is sent was queued.
     pub fn oldest_event(&self) -> Option<Instant> {
         self.events.front().map(|event| event.queued)
     }
 
-    /// Gives the time back that the events have waited.
+    /// Restarts the timeouts of the events.
     pub fn renew_events(&mut self, now: Instant) {
         self.events.iter_mut().for_each(|event| event.queued = now);
     }
 
-    /// Those who caused the events wait for them no more.
+    /// Drops the tickets of the events, which no longer hold back the domains that caused them.
     pub fn forget_tickets(&mut self) {
         self.events.iter_mut().for_each(|event| event._load = None);
     }
 
-    /// Drops the events queued before `deadline` and answers how many. What the client has seen the
-    /// beginning of stays.
+    /// Drops the events queued before `deadline`, except one that is partly sent, and returns their number.
     pub fn drop_events_before(&mut self, deadline: Instant) -> usize {
         self.drop_events_if(|queued| queued < deadline)
     }
@@ -241,11 +236,11 @@ impl Output {
         let at = |position: u64| usize::try_from(position - old_base).unwrap_or(0);
         for mut event in events.drain(..) {
             if drops(event.queued) {
-                // Everything up to the event stays, the event goes; later positions move.
+                // Keep everything up to the event, and skip it; later positions move.
                 kept.extend_from_slice(&self.bytes[copied..at(event.start)]);
                 copied = at(event.end);
                 dropped += 1;
-                // Where the event would be now: what was dropped before it has moved the replies.
+                // The position after the events before it were dropped, by which the replies have moved already.
                 let (start, gap) = (old_base + kept.len() as u64, event.end - event.start);
                 for (end, _) in replies.iter_mut().filter(|(end, _)| *end > start) {
                     *end -= gap;
@@ -264,13 +259,13 @@ impl Output {
         dropped
     }
 
-    /// Drops the events that are not visible to the client yet. Replies stay, and so does its stream.
+    /// Drops the events of which no byte is sent. Replies stay, and so does the stream's framing.
     pub fn drop_events(&mut self) {
         self.drop_events_if(|_| true);
     }
 
-    /// What a connection that takes over has to send: from the beginning of the message that is
-    /// partly sent. Nothing of it counts as outstanding.
+    /// Returns the output for a connection that takes over the ring, from the beginning of the message that is partly
+    /// sent. Its replies do not count as outstanding.
     pub fn carried(mut self) -> Output {
         self.compact();
         Output { bytes: self.bytes, sent: self.sent, begun: self.begun, ..Output::default() }
@@ -300,7 +295,7 @@ mod tests {
             let mut output = Output::default();
             (0..count).for_each(|i| _ = output.push_event(&i.to_le_bytes(), b"t", now));
             let places = output.events.capacity() * size_of::<PendingEvent>();
-            // A byte for each, and an eighth stays free.
+            // One control byte per element, and an eighth of the table stays free.
             let merged = output.pending.capacity() * 8 / 7 * (size_of::<(u64, u64)>() + 1);
             let taken = (output.len() + places + merged) as u64;
             let charged = output.charge_bytes();

@@ -1,18 +1,18 @@
-//! Fairness to transactions that keep failing (XSA-206).
+//! Reservations: fairness to transactions that keep failing (XSA-206).
 //!
-//! Whoever rewrites a node without end could make every transaction that reads it fail. So after
-//! [`CONFLICTS_BEFORE_TURN`] conflicts in a row a connection of the control domain asks for a *turn*
-//! with its next TRANSACTION_START, which is answered when the turn has come ([`turns`](crate::shard::turns)).
-//! During its turn the paths on which it failed are *guarded*: nobody else's write or commit changes
-//! anything at, above or below them. Who would waits, as a connection; no thread does. A conflict on
-//! another path guards that too, and the turn goes on.
+//! A client that rewrites a node in a loop could make every transaction that reads it fail. So after
+//! [`CONFLICTS_BEFORE_TURN`] consecutive conflicts, a connection of the control domain requests a *reservation* with
+//! its next TRANSACTION_START, whose reply is delayed until the reservation begins ([`turns`](crate::shard::turns)).
+//! While it lasts, the paths of the conflicts are *reserved*: no other client's write or commit changes anything at,
+//! above or below them. The connections of such writers are parked; no thread waits. A conflict on another path adds
+//! that path to the reservation.
 //!
-//! The promise: a client with one transaction at a time that needs less than [`TURN_TIME_MAX`] from
-//! the reply to START to END fails at most [`CONFLICTS_BEFORE_TURN`] times, and once more for each
-//! further path that others change. It does not hang on timing: the store refuses, under the lock, a
-//! change whose caller asked whether it may write before the turn began ([`Store::begin_epoch`]); the
-//! transaction's snapshots are taken after. Not promised: anything about what all domains' homes are
-//! below, and against the deaths of domains.
+//! The guarantee: a client that has one transaction at a time, and needs less than [`TURN_TIME_MAX`] from the reply to
+//! START to END, fails at most [`CONFLICTS_BEFORE_TURN`] times, and once more for each further path that others change.
+//! It does not depend on timing: the store refuses, under the lock, a change whose caller was admitted before the
+//! reservation began ([`Store::begin_epoch`]), and the transaction's snapshots are taken afterwards.
+//!
+//! Not guaranteed: anything about paths above all domains' partitions, and anything against the death of domains.
 
 use std::time::Instant;
 
@@ -27,20 +27,20 @@ use crate::shard::turns::TURN_TIME_MAX;
 use crate::store::Store;
 use crate::words::Path;
 
-/// So many conflicts in a row are bad luck; more are a pattern.
+/// One or two consecutive conflicts are common under load, and reservations cost other clients time.
 const CONFLICTS_BEFORE_TURN: u32 = 2;
 
 /// Whether a request may begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// At once.
+    /// It may.
     Admitted,
-    /// Later: its connection is parked, and has it again then.
+    /// Its connection is parked, and retries it later.
     Parked,
 }
 
-/// Before TRANSACTION_START of a connection whose transactions failed: asks for a turn, and
-/// parks it until that comes.
+/// Requests a reservation before TRANSACTION_START of a connection whose transactions failed, and parks the connection
+/// until it begins.
 pub fn await_turn(core: &Core, session: &mut Session) -> Admission {
     let failing = &session.failing;
     if failing.conflicts < CONFLICTS_BEFORE_TURN || failing.paths.is_empty() {
@@ -60,7 +60,7 @@ pub fn await_turn(core: &Core, session: &mut Session) -> Admission {
     }
 }
 
-/// Parks who would write what is guarded.
+/// Parks a connection that would write a reserved path.
 pub fn await_guard<'p>(
     core: &Core,
     session: &mut Session,
@@ -82,13 +82,13 @@ fn park_until(core: &Core, session: &mut Session, until: Instant) -> Admission {
     Admission::Parked
 }
 
-/// After a connection that was parked has been served.
+/// Notes that a parked connection was served, so that the next reservation need not wait for it.
 pub fn came_through(core: &Core, session: &Session) {
     let asker = session.asker;
     core.shared.turns(core.now, |turns| turns.came_through(asker));
 }
 
-/// Remembers where a transaction failed, for the next.
+/// Notes the path of a conflict for the next reservation, and adds it to the present one.
 pub fn note_failed(core: &Core, session: &mut Session, path: Path<'_>) {
     if session.is_guest() {
         return;
@@ -104,7 +104,7 @@ pub fn note_failed(core: &Core, session: &mut Session, path: Path<'_>) {
     });
 }
 
-/// After a transaction that ended otherwise: the connection's turn is over.
+/// Ends the connection's reservation after a transaction that ended without a conflict.
 pub fn forget_failed(core: &Core, session: &mut Session) {
     let failing = std::mem::take(&mut session.failing);
     if failing.in_turn {
@@ -113,7 +113,7 @@ pub fn forget_failed(core: &Core, session: &mut Session) {
     }
 }
 
-/// At the end of a connection: nobody waits for it any more.
+/// Withdraws a connection that ends from its reservation, and from the queues.
 pub fn leave_turns(core: &Core, session: &mut Session) {
     session.failing = Failing::default();
     let (asker, now) = (session.asker, core.now);

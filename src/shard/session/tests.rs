@@ -1,4 +1,4 @@
-//! Sessions in memory: there is no socket and no thread, and the tests say what time it is.
+//! Sessions in memory: the tests set the time, and there is neither a socket nor a thread.
 
 use std::io;
 use std::time::Duration;
@@ -47,7 +47,7 @@ impl Host for NoHost {
     }
 }
 
-/// What sessions of the control domain run on.
+/// Creates a core for sessions of the control domain.
 fn core() -> Core {
     let registry = Arc::new(Registry::new(Limits::defaults(), None));
     let control_domain = registry.get(Domid::CONTROL).unwrap();
@@ -84,7 +84,7 @@ fn request(kind: u8, tx_id: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Serves the first request of some input.
+/// Serves the first request of an input.
 fn step<'s>(core: &mut Core, session: &mut Session, input: &'s [u8]) -> Step<'s> {
     let caller = session.take_caller(core);
     let step = serve_first(core, session, &caller, input);
@@ -92,7 +92,7 @@ fn step<'s>(core: &mut Core, session: &mut Session, input: &'s [u8]) -> Step<'s>
     step
 }
 
-/// Takes what waits to be sent: the kinds and payloads of the messages.
+/// Takes the output: the types and payloads of the messages.
 fn take_output(session: &mut Session) -> Vec<(u32, Vec<u8>)> {
     let (mut messages, mut left) = (Vec::new(), session.output.unsent());
     while let Frame::Message { header, payload, rest } = frame(left) {
@@ -104,7 +104,7 @@ fn take_output(session: &mut Session) -> Vec<(u32, Vec<u8>)> {
     messages
 }
 
-/// The reply to a request that is served at once.
+/// Returns the reply to a request that is served at once.
 fn ask(core: &mut Core, session: &mut Session, input: &[u8]) -> (u32, Vec<u8>) {
     assert_eq!(step(core, session, input), Step::Served(&[]));
     take_output(session).remove(0)
@@ -143,7 +143,7 @@ fn request_when_longer_than_any_may_be_is_not_served() {
     assert!(session.output.is_empty());
 }
 
-/// A transaction that has failed twice gets a turn; a writer waits for its end, or for the timeout.
+/// A transaction that has failed twice gets a reservation; a writer waits for its end, or for the timeout.
 #[test]
 fn writer_of_a_guarded_path_waits_until_its_timeout() {
     let core = &mut core();

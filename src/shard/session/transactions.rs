@@ -10,7 +10,7 @@ use crate::log;
 use crate::store::{Caller, Conflict, Replay, Transaction};
 use crate::words::Errno;
 
-/// Transactions of one socket or control-domain connection; guests have a quota.
+/// The limit on the open transactions of one connection of the control domain; guests have a quota.
 const TRANSACTIONS_MAX: usize = 1 << 16;
 
 impl Session {
@@ -34,15 +34,15 @@ impl Session {
         Ok(())
     }
 
-    /// Opens a transaction that is paid for.
+    /// Opens a transaction that is charged already.
     pub fn insert_transaction(&mut self, id: u32, transaction: Transaction) {
         let open = OpenTransaction { transaction, snapshots_from: None, charged: 0 };
         self.transactions.insert(id, open);
         self.trace(format_args!("create transaction {id}"));
     }
 
-    /// Runs the log of a transaction again if its snapshots were given up; its next request is served once that is
-    /// through. A long log is run in pieces, one a pass.
+    /// Replays the log of a transaction whose snapshots were dropped, before its next request. A long log is replayed
+    /// in pieces, one a pass.
     pub fn catch_up(&mut self, core: &mut Core, caller: &Caller, id: u32) -> Replay {
         self.note_snapshots(core, id);
         let Some(open) = self.transactions.get_mut(&id) else { return Replay::Done };
@@ -57,7 +57,7 @@ impl Session {
         replay
     }
 
-    /// Notes when a transaction that is about to be used has had its snapshots for too long.
+    /// Starts the age limit of the snapshots that a transaction is about to take, unless it has some.
     pub fn note_snapshots(&mut self, core: &mut Core, id: u32) {
         if let Some(open) = self.transactions.get_mut(&id)
             && open.snapshots_from.is_none()
@@ -71,13 +71,13 @@ impl Session {
         }
     }
 
-    /// Gives back what a transaction is charged with.
+    /// Releases the charges of a transaction.
     pub fn release_transaction(&self, open: &OpenTransaction) {
         self.domain.account.release(Quota::Transactions, 1);
         self.domain.account.release(Quota::Memory, open.charged);
     }
 
-    /// Gives up all transactions. Cost: their number and what they hold.
+    /// Aborts all transactions. Cost: their number and memory.
     pub fn drop_transactions(&mut self) {
         for (id, open) in std::mem::take(&mut self.transactions) {
             self.release_transaction(&open);
@@ -86,7 +86,7 @@ impl Session {
     }
 }
 
-/// Every EAGAIN has a reason: it is counted, traced, and remembered for the next try.
+/// Records the reason of an EAGAIN: it is counted, traced, and remembered for the next reservation.
 pub fn note_conflict(core: &Core, session: &mut Session, conflict: Conflict) {
     tracing::debug!(
         target: log::CONFLICT,

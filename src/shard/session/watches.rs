@@ -13,37 +13,37 @@ use crate::sync::Arc;
 use crate::watch::{Changed, Event};
 use crate::words::{Path, PathBuf};
 
-/// A watch as the client set it.
+/// A watch.
 pub struct Watch {
-    /// What it watches; shared by the connection's watches on the same path.
+    /// The watched path; shared by the connection's watches on it.
     pub path: Arc<PathBuf>,
-    /// The client's own name for it, echoed in events.
+    /// The client's name for the watch, echoed in events.
     pub token: Box<[u8]>,
-    /// How many bytes of a path are left out in its events: `/local/domain/<n>/` if the client
-    /// wrote the path as a relative one.
+    /// The number of bytes that events omit from paths: the length of `/local/domain/<n>/` if the client wrote a
+    /// relative path.
     pub prefix_len: u32,
     /// See [`crate::watch::Entry::depth`].
     pub depth: Option<u16>,
-    /// Its number: rises with every watch set on the thread.
+    /// The watch's number, which rises with every watch set on the worker.
     pub seq: u64,
 }
 
-/// What a watch takes beside its token and, twice, its path: in the lists of the connection, and a node and
-/// a fork of the trie. Measured by `tests/bounds/charges.rs`.
+/// The memory of a watch beside its token and twice its path: in the tables of the connection, and a node and a fork of
+/// the trie. Measured by `tests/bounds/charges.rs`.
 const WATCH_BYTES: usize = 360;
 
 impl Watch {
-    /// A path as the client sees it.
+    /// Returns a path as the client sees it.
     pub fn shown<'p>(&self, path: &'p [u8]) -> &'p [u8] {
         path.get(self.prefix_len as usize..).unwrap_or(path)
     }
 
-    /// What it is charged with in the quota `memory`.
+    /// Returns the charge for the watch in the quota `memory`.
     pub fn charge_bytes(&self) -> u64 {
         (WATCH_BYTES + 2 * self.path.as_path().bytes().len() + self.token.len()) as u64
     }
 
-    /// Whether a change of its own path or below it concerns it.
+    /// Returns whether a change of the watched path, or below it, is within the watch's depth.
     fn reaches(&self, changed: Changed<'_>) -> bool {
         let levels = || levels_below(changed, self.path.as_path().bytes());
         self.depth.is_none_or(|depth| levels() <= usize::from(depth))
@@ -53,7 +53,7 @@ impl Watch {
 /// The events of one connection for one change: one for each path that it watches.
 pub type ChangeEvents = SmallVec<[Event; 1]>;
 
-/// Names one watch of a connection; a place is used again, a number is not.
+/// The name of a connection's watch: its slot, which is reused, and its number, which is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WatchId {
     slot: u32,
@@ -61,67 +61,65 @@ pub struct WatchId {
     pub seq: u64,
 }
 
-/// The watches on one path that have a depth, or those that have none. The tries know a group as one entry.
+/// The watches on one path with a depth, or those without. A group is one entry in the tries.
 struct Group {
-    /// In the order in which they were set; never empty.
+    /// In the order in which the watches were set; never empty.
     slots: SmallVec<[u32; 2]>,
-    /// The greatest depth that any of them has had.
+    /// The greatest depth of any watch that the group has had. Removals do not lower it: the tries may report too many
+    /// changes, which [`Watches::notified`] filters.
     depth: Option<u16>,
-    /// The number of the first of them: distinguishes it from others that have its place before or after.
+    /// The number of the first watch, which distinguishes the group from earlier and later ones in the same slot.
     birth: u64,
-    /// Events that wait for room.
+    /// Its deferred events.
     deferral: Option<Deferral>,
 }
 
-/// What a trie is to know of a group.
+/// The data of a group in a trie.
 pub struct GroupSummary<'w> {
-    /// Its number.
+    /// The group's slot.
     pub group: u32,
     /// The watched path.
     pub path: Path<'w>,
     /// The number of the newest watch.
     pub seq: u64,
-    /// How many levels below the path the deepest reaches at most; `None` for all.
+    /// How many levels below the path the deepest watch reaches at most; `None` for all.
     pub depth: Option<u16>,
-    /// How many there are.
+    /// The number of watches.
     pub watches: u16,
 }
 
-/// Watches by place, by path and token, by path, and in the order in which they were set; adding, finding and
-/// removing cost the same however many there are, but for a copy of the places on the same path.
+/// A connection's watches by slot, by path and token, by path, and in the order in which they were set. Adding, finding
+/// and removing take constant time, but for a copy of the group's slots.
 #[derive(Default)]
 pub struct Watches {
     slots: Slab<Watch>,
     groups: Slab<Group>,
-    /// The watches by path and token.
     by_name: HashTable<u32>,
-    /// The groups by path.
     by_path: HashTable<u32>,
     hasher: RandomState,
-    /// Number and place of each, oldest first, among those of some that are gone.
+    /// The number and slot of each watch, oldest first, with some entries of removed watches.
     order: Vec<(u64, u32)>,
-    /// Groups with a deferral, each once, and some that are gone: their places and births.
+    /// The slot and birth of each group with a deferral, with some entries of removed groups.
     deferred: VecDeque<(u32, u64)>,
     generation: u64,
 }
 
-/// So many entries of watches that are gone may be kept in the order and among the deferred, and as many as there
-/// are watches; then all are dropped at once, at a cost that their removals have earned.
+/// The number of stale entries that `order` and `deferred` may have beside twice the number of watches. Beyond that all
+/// stale entries are dropped at once, a cost amortised over the removals.
 const GONE_MAX: usize = 16;
 
 impl Watches {
-    /// No watches yet. `generation` is what [`Watches::generation`] returns, and like all such
-    /// numbers not used twice.
+    /// Creates an empty list. `generation` is returned by [`Watches::generation`]; it must not have been used before.
     pub fn new(generation: u64) -> Watches {
         Watches { generation, ..Watches::default() }
     }
 
-    /// A number that changes with the list.
+    /// Returns a number that changes with the list.
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// How many there are.
+    /// Returns the number of watches.
     pub fn len(&self) -> usize {
         self.slots.len()
     }
@@ -134,7 +132,7 @@ impl Watches {
         self.by_name.find(self.hasher.hash_one((path, token)), is_it).copied()
     }
 
-    /// Whether a watch with this path and token is set.
+    /// Returns whether a watch with this path and token is set.
     pub fn contains(&self, path: Path<'_>, token: &[u8]) -> bool {
         self.find(path, token).is_some()
     }
@@ -151,7 +149,7 @@ impl Watches {
         &self.slots[self.groups[group as usize].slots[0] as usize]
     }
 
-    /// Adds a watch; returns its name and its group.
+    /// Adds a watch. Returns its name and its group.
     pub fn insert(&mut self, mut watch: Watch) -> (WatchId, GroupSummary<'_>) {
         let (seq, depth, has_depth) = (watch.seq, watch.depth, watch.depth.is_some());
         let group = self.find_group(watch.path.as_path(), has_depth);
@@ -190,8 +188,7 @@ impl Watches {
         (WatchId { slot, seq }, self.summary(group))
     }
 
-    /// Takes a watch out; `generation` is the list's from now on. Returns it, its group's number, and what is
-    /// left of the group.
+    /// Removes a watch, and sets the list's generation. Returns the watch, its group's slot, and the rest of the group.
     pub fn remove(
         &mut self,
         path: Path<'_>,
@@ -236,13 +233,13 @@ impl Watches {
         }
     }
 
-    /// All groups.
+    /// Returns all groups.
     pub fn groups(&self) -> impl Iterator<Item = GroupSummary<'_>> {
         self.groups.iter().map(|(group, _)| self.summary(place(group)))
     }
 
-    /// The watched path of a group, how many watches it has, and what they are charged with in the quota `memory`.
-    /// Cost: their number.
+    /// Returns the watched path of a group, the number of its watches, and their charge in the quota `memory`. Cost:
+    /// that number.
     pub fn charges(&self, group: u32) -> (Arc<PathBuf>, u64, u64) {
         let slots = &self.groups[group as usize].slots;
         let bytes = slots.iter().map(|&slot| self.slots[slot as usize].charge_bytes()).sum();
@@ -260,8 +257,8 @@ impl Watches {
         self.deferred.retain(|&(group, birth)| is_group(group, birth));
     }
 
-    /// The watches in the order in which they were set, from the one at `index` on. Cost: those that
-    /// are looked at, and once after removals the number of all.
+    /// Returns the watches in the order in which they were set, from `index` on. Cost: those returned, and once after
+    /// removals all watches.
     pub fn in_order(&mut self, index: usize) -> impl Iterator<Item = &Watch> {
         if self.order.len() > self.slots.len() {
             self.forget_gone();
@@ -270,12 +267,12 @@ impl Watches {
         order.iter().filter_map(|&(_, slot)| self.slots.get(slot as usize))
     }
 
-    /// A watch, if it is still there.
+    /// Returns a watch that is still set.
     pub fn get(&self, id: WatchId) -> Option<&Watch> {
         self.slots.get(id.slot as usize).filter(|watch| watch.seq == id.seq)
     }
 
-    /// The watches of a group that an event concerns, in the order in which they were set: those up to number
+    /// Returns the watches of a group that an event concerns, in the order in which they were set: those numbered up to
     /// `seq` whose depth reaches the change.
     pub fn notified<'w>(
         &'w self,
@@ -289,11 +286,11 @@ impl Watches {
         watches.map(|(slot, watch)| WatchId { slot, seq: watch.seq })
     }
 
-    /// Notes that watches of a group are to have an event with their own path, which there is no room for now:
-    /// those of [`Watches::notified`] whose number is above `after`. Returns whether that is new. Cost: constant.
+    /// Defers an event with the watched path for which there is no room, for those of [`Watches::notified`] numbered
+    /// above `after`. Returns whether it was not deferred before. Cost: constant.
     pub fn defer(&mut self, group: u32, seq: u64, changed: Changed<'_>, after: u64) -> bool {
         let Some(known) = self.groups.get_mut(group as usize) else { return false };
-        // An event of a group that had the place before concerns none of these.
+        // The event is that of an earlier group in the same slot.
         if known.birth > seq {
             return false;
         }
@@ -309,13 +306,13 @@ impl Watches {
         }
     }
 
-    /// Whether events are deferred: those that follow are too, or they would overtake them.
+    /// Returns whether events are deferred: then later ones are deferred too, or they would overtake them.
     pub fn has_deferred(&self) -> bool {
         !self.deferred.is_empty()
     }
 
-    /// Takes the watch that is next to have its deferred event. Cost: constant but for watches of the same path
-    /// that do not reach the change.
+    /// Takes the next watch with a deferred event. Cost: constant but for watches on the same path whose depth does not
+    /// reach the change.
     pub fn next_deferred(&mut self) -> Option<WatchId> {
         while let Some(&(group, birth)) = self.deferred.front() {
             let known = self.groups.get_mut(group as usize).filter(|known| known.birth == birth);
@@ -337,7 +334,7 @@ impl Watches {
         None
     }
 
-    /// All watches of the first group have had their deferred events.
+    /// Ends the round of the first group, all of whose watches have been notified.
     fn finish_deferral(&mut self) {
         let Some((group, birth)) = self.deferred.pop_front() else { return };
         let known = self.groups.get_mut(group as usize).filter(|known| known.birth == birth);
@@ -348,18 +345,18 @@ impl Watches {
         }
     }
 
-    /// Takes all watches out; `generation` is the list's from now on.
+    /// Takes all watches, and sets the list's generation.
     pub fn take(&mut self, generation: u64) -> Watches {
         std::mem::replace(self, Watches::new(generation))
     }
 
-    /// All watches, in no particular order.
+    /// Returns all watches, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = &Watch> {
         self.slots.iter().map(|(_, watch)| watch)
     }
 }
 
-/// How many levels a change is below a watched path.
+/// Returns how many levels below the watched path a change is.
 fn levels_below(changed: Changed<'_>, watched: &[u8]) -> usize {
     match changed {
         Changed::Below(levels) => levels,
@@ -370,7 +367,7 @@ fn levels_below(changed: Changed<'_>, watched: &[u8]) -> usize {
     }
 }
 
-/// Places are limited by quotas and memory, far below what fits.
+/// Quotas and memory limit the slots far below this type's range.
 fn place(index: usize) -> u32 {
     u32::try_from(index).unwrap_or(u32::MAX)
 }

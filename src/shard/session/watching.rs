@@ -1,4 +1,4 @@
-//! A session's watches, as the store's tries and the accounts know them.
+//! A session's watches in the store's tries and in the accounts.
 
 use super::Session;
 use super::core::Core;
@@ -12,7 +12,7 @@ use crate::watch::{Entry, Watcher};
 use crate::words::{Domid, Errno, Path, PathSpace};
 
 impl Session {
-    /// Reads a path as its client means it.
+    /// Resolves a path as the client wrote it, absolute or relative to its domain's partition.
     pub fn resolve<'a>(
         &self,
         core: &Core,
@@ -24,12 +24,15 @@ impl Session {
         Path::resolve(raw, self.domid(), limit, space)
     }
 
-    /// Queues the event that every new watch begins with.
+    /// Queues the initial event of a new watch.
     pub fn fire_once(&mut self, core: &Core, id: WatchId) {
         self.queue_event(id, None, None, core.now);
     }
 
-    /// Sets a watch: the path as its client writes it, the token, and how deep.
+    /// Adds a watch, from the path as the client wrote it, the token and the depth.
+    ///
+    /// # Errors
+    /// `EEXIST` if it is set already, `ENOSPC` if a quota is reached, or why the path is invalid.
     pub fn add_watch(
         &mut self,
         core: &mut Core,
@@ -54,7 +57,7 @@ impl Session {
         Ok(self.insert_watch(core, watch))
     }
 
-    /// Sets a watch that is paid for.
+    /// Adds a watch that is charged already.
     pub fn insert_watch(&mut self, core: &Core, watch: Watch) -> WatchId {
         self.trace_watch("create", &watch);
         let (asker, domid) = (self.asker, self.domid());
@@ -63,10 +66,10 @@ impl Session {
         id
     }
 
-    /// Takes a watch back.
+    /// Removes a watch.
     ///
     /// # Errors
-    /// `ENOENT` if there is none.
+    /// `ENOENT` if it is not set.
     pub fn remove_watch(
         &mut self,
         core: &mut Core,
@@ -91,7 +94,7 @@ impl Session {
         self.domain.account.release(Quota::Memory, watch.charge_bytes());
     }
 
-    /// Takes all watches back, the first of them at once. Cost: their number.
+    /// Removes all watches; the first slice leaves the tries at once, the others in later passes. Cost: their number.
     pub fn drop_watches(&mut self, core: &mut Core) {
         let generation = core.next_number();
         let (place, domid) = (self.asker.connection, self.domid());
@@ -116,7 +119,7 @@ impl Session {
     }
 }
 
-/// A watch of this path, which is what the client wrote or ends with it.
+/// Creates a watch of `path`, which ends with the path that the client wrote.
 pub fn new_watch(
     core: &mut Core,
     path: Path<'_>,
@@ -129,14 +132,14 @@ pub fn new_watch(
     Watch { path, token: token.into(), prefix_len, depth, seq }
 }
 
-/// A group as the tries know it.
+/// Returns a group's entry for the tries.
 pub fn entry(core: &Core, place: Place, domid: Domid, group: &GroupSummary<'_>) -> Entry {
     let watcher = watcher(core, place, group.group, group.seq);
     Entry { watcher, domid, depth: group.depth, watches: group.watches }
 }
 
 fn watcher(core: &Core, place: Place, group: u32, seq: u64) -> Watcher {
-    // Places are limited by open files, far below what fits.
+    // Open files limit the slots far below this type's range.
     let connection = u32::try_from(place).unwrap_or(u32::MAX);
     Watcher { thread: core.number, connection, group, seq }
 }

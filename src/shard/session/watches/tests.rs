@@ -24,7 +24,7 @@ fn the_list_is_in_the_order_of_setting_whatever_was_removed() {
         assert!(watches.order.len() <= 2 * watches.len() + GONE_MAX);
     }
     assert_eq!(watches.generation(), 299);
-    // Its place is that of one which is gone.
+    // It reuses the slot of a removed watch.
     watches.insert(watch(300));
     assert_eq!(listed(&mut watches, 0), [100, 101, 300]);
     assert_eq!(listed(&mut watches, 2), [300]);
@@ -59,7 +59,7 @@ fn watches_on_one_path_are_one_group_for_each_kind_of_depth() {
     assert_eq!((group, left.map(|left| (left.seq, left.watches))), (1, Some((3, 1))));
     let (_, group, left) = watches.remove(Path::ROOT, b"3", 7).unwrap();
     assert!(group == 1 && left.is_none());
-    // The group's place is used again: an event of the old one finds no watch.
+    // The group's slot is reused: an event of the old group finds no watch.
     watches.insert(Watch { depth: Some(0), ..watch(8) });
     assert_eq!(watches.notified(1, 5, OWN).count(), 0);
     assert_eq!(watches.notified(1, 8, OWN).count(), 1);
@@ -100,7 +100,7 @@ fn deferred_events_reach_each_watch_that_a_change_concerns() {
     );
     assert!(!watches.defer(0, 5, Changed::Path(b"/a/b/c"), 0));
     assert_eq!(all(&mut watches), [3, 4, 5]);
-    // What changes after the first had its event is told to that again.
+    // A change after the first watch was notified notifies it again.
     assert!(watches.defer(0, 5, OWN, 2));
     assert_eq!(watches.next_deferred().map(|id| id.seq), Some(3));
     assert!(
@@ -108,9 +108,9 @@ fn deferred_events_reach_each_watch_that_a_change_concerns() {
             && !watches.defer(0, 5, Changed::Path(b"/a/b"), 0)
     );
     assert_eq!(all(&mut watches), [4, 5, 3, 4]);
-    // One event for several changes, the nearest of which is two levels below.
+    // One event stands for several changes, the nearest of which is two levels below.
     assert!(watches.defer(0, 5, Changed::Below(2), 0));
     assert_eq!(all(&mut watches), [3, 4]);
-    // An event of watches that are gone is none of those that have their place.
+    // An event of removed watches does not concern those that reuse their slots.
     assert!(!watches.defer(0, 1, OWN, 0) && !watches.has_deferred());
 }
