@@ -11,7 +11,7 @@ use crate::shard::session::Kind;
 use crate::sync::{Arc, Ordering};
 use crate::transport::Transport;
 
-/// Serves a client that connected.
+/// Begins to serve a client that connected.
 pub fn accepted(worker: &mut Worker, socket: UnixStream) {
     let mut socket = mio::net::UnixStream::from_std(socket);
     let place = worker.clients.next_place();

@@ -1,4 +1,4 @@
-//! The answers that parked connections wait for.
+//! Replies for parked connections.
 
 use super::Worker;
 use super::delivery::send_late;
@@ -7,7 +7,9 @@ use crate::shard::migration::quiesce::drain;
 use crate::shard::session::Pending;
 use crate::words::Errno;
 
-/// The answer that a parked connection waits for.
+/// Queues the reply for which a connection is parked, and the post-reply events behind it. If its ring was released
+/// meanwhile, the reply goes to the stream remainder, or to the ring's present connection, which has taken over the
+/// number.
 pub fn answered(worker: &mut Worker, asker: Asker, result: Result<Vec<u8>, Errno>) {
     let result = result.as_deref().map_err(|errno| *errno);
     let mut place = asker.connection;
@@ -18,7 +20,7 @@ pub fn answered(worker: &mut Worker, asker: Asker, result: Result<Vec<u8>, Errno
         let Some(ring) = worker.clients.of_domain(domid) else { return };
         place = ring;
     }
-    // A parked connection is not being served, so it is in its place, if it is still there.
+    // A parked connection is not being served, so it is in its slot unless it has ended.
     let mut quiesced = None;
     if let Some(connection) = worker.clients.get_mut(place)
         && connection.session.asker.id == asker.id

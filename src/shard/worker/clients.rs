@@ -1,4 +1,4 @@
-//! The connections of a worker, by place and by domain, and which of them are to be served.
+//! The connections of a worker, by slot and by domain, and its ready list.
 
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
@@ -10,13 +10,13 @@ use super::ready::{Demand, ReadyList};
 use crate::shard::mailbox::Place;
 use crate::words::Domid;
 
-/// Where a connection is kept.
+/// The state of a connection in the table.
 enum Slot {
-    /// Nothing happened to it.
+    /// It has nothing to do.
     Idle(Box<Connection>),
     /// It is on the ready list.
     Ready(Box<Connection>),
-    /// It is being served, by the function that has taken it.
+    /// It is being served by the function that has taken it out.
     Served,
 }
 
@@ -24,23 +24,23 @@ enum Slot {
 #[derive(Default)]
 pub struct Clients {
     slots: Slab<Slot>,
-    /// In order, so that the ring scan finds those that come next.
+    /// Ordered, so that the ring scan can continue after any domain.
     rings: BTreeMap<Domid, Place>,
     ready: ReadyList,
 }
 
 impl Clients {
-    /// Where the next connection will have its place.
+    /// Returns the slot of the next connection.
     pub fn next_place(&self) -> Place {
         self.slots.vacant_key()
     }
 
-    /// Adds a connection, at [`Clients::next_place`].
+    /// Adds a connection in the slot [`Clients::next_place`].
     pub fn add(&mut self, connection: Connection) {
         self.slots.insert(Slot::Idle(Box::new(connection)));
     }
 
-    /// Takes a connection out for good, unless it is being served.
+    /// Removes a connection, unless it is being served.
     pub fn remove(&mut self, place: Place) -> Option<Box<Connection>> {
         match self.slots.get(place)? {
             Slot::Served => None,
@@ -51,7 +51,7 @@ impl Clients {
         }
     }
 
-    /// A connection, unless it is being served.
+    /// Returns a connection, unless it is being served.
     pub fn get(&self, place: Place) -> Option<&Connection> {
         match self.slots.get(place)? {
             Slot::Idle(connection) | Slot::Ready(connection) => Some(connection),
@@ -59,7 +59,7 @@ impl Clients {
         }
     }
 
-    /// A connection, unless it is being served.
+    /// Returns a connection, unless it is being served.
     pub fn get_mut(&mut self, place: Place) -> Option<&mut Connection> {
         match self.slots.get_mut(place)? {
             Slot::Idle(connection) | Slot::Ready(connection) => Some(connection),
@@ -67,7 +67,7 @@ impl Clients {
         }
     }
 
-    /// A connection that is not about to be served.
+    /// Returns a connection that is neither ready nor being served.
     pub fn idle(&mut self, place: Place) -> Option<&mut Connection> {
         match self.slots.get_mut(place)? {
             Slot::Idle(connection) => Some(connection),
@@ -75,7 +75,7 @@ impl Clients {
         }
     }
 
-    /// Takes a connection out of its place to serve it, until [`Clients::put_back`].
+    /// Takes a connection out of its slot to serve it, until [`Clients::put_back`].
     pub fn take(&mut self, place: Place) -> Option<Box<Connection>> {
         match std::mem::replace(self.slots.get_mut(place)?, Slot::Served) {
             Slot::Idle(connection) | Slot::Ready(connection) => Some(connection),
@@ -83,13 +83,13 @@ impl Clients {
         }
     }
 
-    /// Puts a connection back that was served.
+    /// Puts a connection back into its slot.
     pub fn put_back(&mut self, connection: Box<Connection>) {
         let place = connection.session.asker.connection;
         self.slots[place] = Slot::Idle(connection);
     }
 
-    /// Puts a connection on the ready list, once.
+    /// Appends a connection to the ready list, unless it is there already.
     pub fn make_ready(&mut self, place: Place) {
         let Some(slot) = self.slots.get_mut(place) else { return };
         *slot = match std::mem::replace(slot, Slot::Served) {
@@ -101,22 +101,22 @@ impl Clients {
         };
     }
 
-    /// Whether a connection is to be served.
+    /// Returns whether any connection is ready.
     pub fn has_ready(&self) -> bool {
         !self.ready.is_empty()
     }
 
-    /// How many busy connections are on the ready list, or how many others.
+    /// Returns the number of ready connections with this demand.
     pub fn ready_count(&self, demand: Demand) -> usize {
         self.ready.count(demand)
     }
 
-    /// Takes the first place of a busy connection from the ready list, or of another. The connection may be gone.
+    /// Takes the slot of the first ready connection with this demand. The connection may be gone.
     pub fn next_ready(&mut self, demand: Demand) -> Option<Place> {
         self.ready.pop(demand)
     }
 
-    /// All connections that are not being served, with their places.
+    /// Returns the connections that are not being served, with their slots.
     pub fn iter(&self) -> impl Iterator<Item = (Place, &Connection)> {
         self.slots.iter().filter_map(|(place, slot)| match slot {
             Slot::Idle(connection) | Slot::Ready(connection) => Some((place, &**connection)),
@@ -124,7 +124,7 @@ impl Clients {
         })
     }
 
-    /// The same, to be changed.
+    /// Returns the connections that are not being served.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Connection> {
         self.slots.iter_mut().filter_map(|(_, slot)| match slot {
             Slot::Idle(connection) | Slot::Ready(connection) => Some(&mut **connection),
@@ -132,33 +132,33 @@ impl Clients {
         })
     }
 
-    /// Where the connection of a domain's ring is, if it has one here.
+    /// Returns the slot of a domain's ring, if this worker serves it.
     pub fn of_domain(&self, domid: Domid) -> Option<Place> {
         self.rings.get(&domid).copied()
     }
 
-    /// Notes where the connection of a domain's ring is.
+    /// Notes the slot of a domain's ring.
     pub fn add_ring(&mut self, domid: Domid, place: Place) {
         self.rings.insert(domid, place);
     }
 
-    /// A domain's ring is served no more.
+    /// Removes a domain's ring.
     pub fn remove_ring(&mut self, domid: Domid) {
         self.rings.remove(&domid);
     }
 
-    /// How many rings there are.
+    /// Returns the number of rings.
     pub fn ring_count(&self) -> usize {
         self.rings.len()
     }
 
-    /// The rings after that of a domain, or all, in the order of their domains.
+    /// Returns the rings after that of the domain `last`, or all, in the order of their domains.
     pub fn rings_after(&self, last: Option<Domid>) -> impl Iterator<Item = (Domid, Place)> {
         let from = last.map_or(Unbounded, Excluded);
         self.rings.range((from, Unbounded)).map(|(&domid, &place)| (domid, place))
     }
 
-    /// The domain of the last ring.
+    /// Returns the last domain with a ring.
     pub fn last_ring(&self) -> Option<Domid> {
         self.rings.last_key_value().map(|(domid, _)| *domid)
     }

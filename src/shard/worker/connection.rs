@@ -1,4 +1,4 @@
-//! One connection: a session, and the socket or ring that its bytes come and go by.
+//! A connection: a session with its transport, a socket or ring.
 
 use std::time::Instant;
 
@@ -14,48 +14,47 @@ use crate::shard::trace;
 use crate::sync::Arc;
 use crate::transport::{Disconnect, Ring, Transport};
 
-/// What a client may still send.
+/// Whether a client may send more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
-    /// Anything.
+    /// It may.
     Open,
-    /// No more than what can be read already: the client of a socket has stopped writing.
+    /// Half-closed: a socket client that has shut down its writing side. Only bytes already sent can be read.
     HalfClosed,
-    /// Nothing is read: the guest broke its ring, and has not asked to reconnect.
+    /// Nothing is read: the guest broke its ring, and has not requested a reconnection.
     GivenUp,
 }
 
 /// Whether a quota keeps a client from being read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
-    /// None does.
+    /// It does not.
     Free,
-    /// It has to be served before it may ask for more.
+    /// It does, until some of the client's outstanding work is done.
     Throttled,
 }
 
-/// One connection.
+/// A connection.
 pub struct Connection {
-    /// Its client's protocol.
+    /// Its client's protocol state.
     pub session: Session,
-    /// How its bytes come and go.
+    /// Its socket or ring.
     pub transport: Transport,
-    /// What its client may still send.
     pub stream: Stream,
-    /// Whether a quota kept it from being read when its last pass ended.
+    /// Whether a quota kept the client from being read at the end of its last quantum, to trace changes.
     pub flow: Flow,
-    /// How much it had to do when it was served last.
+    /// How much work it had in its last quantum.
     pub demand: Demand,
-    /// What its socket is watched for.
+    /// The readiness for which its socket is registered.
     pub interest: Interest,
-    /// The time for which it has a timer; that may be over.
+    /// The time of its last timer, which may have passed.
     pub timer: Option<Instant>,
-    /// What is known of it if it takes nothing.
+    /// Since when the client has taken nothing of its output.
     pub stall: Option<Stall>,
 }
 
 impl Connection {
-    /// A new connection.
+    /// Creates a connection.
     pub fn new(asker: Asker, domain: Arc<Domain>, kind: Kind, transport: Transport) -> Connection {
         Connection {
             session: Session::new(asker, domain, kind),
@@ -69,7 +68,7 @@ impl Connection {
         }
     }
 
-    /// Its ring, if it has one.
+    /// Returns its ring, if it has one.
     pub fn ring(&mut self) -> Option<&mut Ring> {
         match &mut self.transport {
             Transport::Ring(ring) => Some(ring),
@@ -77,10 +76,10 @@ impl Connection {
         }
     }
 
-    /// Sends what the client takes.
+    /// Sends as much of the output as the client takes.
     ///
     /// # Errors
-    /// Why it ends.
+    /// The reason why the connection ends.
     pub fn flush(&mut self) -> Result<(), Disconnect> {
         let output = &mut self.session.output;
         while !output.is_empty() {
@@ -93,8 +92,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Whether further requests may be taken now. Whatever changes the answer to
-    /// yes makes the connection ready.
+    /// Returns whether further requests may be taken now. Every change that makes this true must make the connection
+    /// ready, or its requests would stay unread.
     pub fn may_read(&self, core: &Core) -> bool {
         let session = &self.session;
         session.parked.is_none()
@@ -106,8 +105,8 @@ impl Connection {
             && !self.is_held_back(core)
     }
 
-    /// Whether the delivery of events is so far behind that it has to wait: guests first, of those
-    /// the ones that have caused what is undelivered.
+    /// Returns whether back-pressure holds the client back, since the delivery of events is behind: first guests that
+    /// have caused undelivered events, then every client.
     pub fn is_held_back(&self, core: &Core) -> bool {
         match core.backlog {
             Backlog::Low => false,
@@ -116,7 +115,7 @@ impl Connection {
         }
     }
 
-    /// Logs what waits for the client, and which process that is.
+    /// Logs the client's unread output, and its process.
     pub fn warn_of_unread(&self, what: &str) {
         let session = &self.session;
         tracing::warn!(

@@ -19,11 +19,11 @@ use crate::sync::Arc;
 use crate::transport::{Disconnect, Transport};
 use crate::watch::{Batch, Event, Watcher};
 
-/// So many events of one connection wait for its reply; with one more, all are queued in front of it.
+/// The limit on post-reply events of one connection: with one more, all of them are queued in front of the reply.
 const LATE_MAX: usize = 1024;
 
-/// Delivers a commit's events to connections of this worker; events for connections and watches that are
-/// gone are dropped. Stops when this pass has delivered its share; the rest is for the next.
+/// Delivers a commit's events to connections of this worker; events for connections and watches that are gone are
+/// dropped. Ends when the pass has delivered its share, and leaves the rest to the next pass.
 pub fn deliver(worker: &mut Worker, mut batch: Batch, mut serving: Option<&mut Connection>) {
     let Worker { core, clients, inbox, .. } = worker;
     let version = core.next_number();
@@ -57,8 +57,8 @@ pub fn deliver(worker: &mut Worker, mut batch: Batch, mut serving: Option<&mut C
     }
 }
 
-/// Delivers the queued events of a connection that is about to end ahead of all others, so that RELEASE,
-/// which overtakes events, loses none that is found. Cost: a look at each queued event of this worker.
+/// Delivers the queued events of a connection that is about to end ahead of all others. RELEASE overtakes events, and
+/// must lose none that has been found. Cost: a look at each queued event of this worker.
 pub fn deliver_ahead(worker: &mut Worker, place: Place) {
     worker.inbox.take_queued(worker.core.mailbox());
     let mut queued = std::mem::take(&mut worker.inbox.undelivered);
@@ -78,13 +78,13 @@ pub fn deliver_ahead(worker: &mut Worker, place: Place) {
     worker.inbox.undelivered = queued;
 }
 
-/// Queues what came while a connection waited for the settling of what it removed.
+/// Queues the post-reply events of a connection, behind the reply.
 pub fn send_late(core: &mut Core, connection: &mut Connection) {
     let version = core.next_number();
     EventSender::new(core, version).send_late(connection);
 }
 
-/// Queues deferred events while there is room for them, and one if nothing else waits.
+/// Queues deferred events while there is room, or one if the output is empty.
 pub fn queue_deferred(core: &Core, connection: &mut Connection) {
     let session = &mut connection.session;
     while session.watches.has_deferred() {
@@ -97,31 +97,31 @@ pub fn queue_deferred(core: &Core, connection: &mut Connection) {
     }
 }
 
-/// Closes a socket client that takes nothing, or it would take all memory.
+/// Closes a socket client that takes nothing, as its output would grow without limit.
 fn check_backlog(worker: &mut Worker, place: Place) {
     if worker.clients.get(place).is_some_and(|connection| connection.session.is_over_its_limit()) {
         close(worker, place);
     }
 }
 
-/// Whether a guest's events would put its use of memory above its quota.
+/// Returns whether a guest's pending events would exceed its quota of memory.
 fn is_at_memory_quota(registry: &Registry, session: &Session) -> bool {
     let limit = u64::from(registry.limit(&session.domain, Quota::Memory));
     let uncharged = session.output.charge_bytes().saturating_sub(session.output_charged);
     limit != 0 && session.domain.account.used(Quota::Memory) + uncharged >= limit
 }
 
-/// What it takes to queue events.
+/// The state needed to queue events.
 struct EventSender<'a> {
     now: Instant,
-    /// Of connections that are quiesced, from then on.
+    /// The new version of quiesced connections to which events are added.
     version: u64,
     registry: &'a Registry,
-    /// The socket that took no more when it was last tried.
+    /// The socket that took no more bytes when last tried, so that it is not tried for each event.
     full: Cell<Option<Place>>,
 }
 
-/// Takes the next events that are of one connection and one change.
+/// Takes the next events that are for one connection and of one change.
 fn same_change(events: &mut VecDeque<Event>) -> Option<ChangeEvents> {
     let first = events.pop_front()?;
     let mut taken = ChangeEvents::new();
@@ -144,8 +144,8 @@ impl<'a> EventSender<'a> {
         EventSender { now: core.now, version, registry: core.registry(), full: Cell::default() }
     }
 
-    /// Queues the events of one change, behind the reply that the connection waits for if it does. Returns what that
-    /// took: the watches that were looked at.
+    /// Queues the events of one change, or keeps them as post-reply events. Returns the cost: the number of watches
+    /// looked at.
     fn send_or_defer(
         &self,
         connection: &mut Connection,
@@ -165,8 +165,8 @@ impl<'a> EventSender<'a> {
         }
     }
 
-    /// Queues the events of one change for a connection's watches that are still there, in the order in which
-    /// it set them; of a guest that has no room, that it is to have them. Returns as above.
+    /// Queues the events of one change for a connection's watches that are still set, in the order in which it set
+    /// them; defers those of a guest without room. Returns the cost, as above.
     fn send(
         &self,
         connection: &mut Connection,
@@ -178,7 +178,7 @@ impl<'a> EventSender<'a> {
             return events.len();
         }
         let waits = !connection.session.is_quiesced();
-        // The writer never waits for a process of the control domain, which may have stopped.
+        // Only rings: a writer must never wait for a process of the control domain, which may have stopped.
         let ticket = ticket.filter(|_| waits && matches!(connection.transport, Transport::Ring(_)));
         let notified = events.iter().flat_map(|event| {
             let Watcher { group, seq, .. } = event.watcher;
@@ -202,7 +202,7 @@ impl<'a> EventSender<'a> {
         looked_at
     }
 
-    /// Whether the events of a guest have to wait until it has read others.
+    /// Returns whether a guest has to read other events first.
     fn has_no_room(&self, session: &Session) -> bool {
         session.is_guest()
             && (session.output.len() > session.output_limits().1
@@ -210,7 +210,7 @@ impl<'a> EventSender<'a> {
                 || is_at_memory_quota(self.registry, session))
     }
 
-    /// Notes that the watches numbered above `after` are to have an event.
+    /// Defers the events of the watches numbered above `after`.
     fn defer(&self, session: &mut Session, events: &[Event], after: u64) {
         let mut outdates = false;
         for event in events {
@@ -230,7 +230,7 @@ impl<'a> EventSender<'a> {
         changed: Option<&[u8]>,
         ticket: Option<&Arc<Ticket>>,
     ) {
-        // Equal events merge, so what collapses adds one until that is visible.
+        // Equal events merge, so collapsed ones add only one until that is partly sent.
         let changed = changed.filter(|_| !self.collapses(connection));
         let session = &mut connection.session;
         let outdates = session.queue_event(id, changed, ticket.cloned(), self.now);
@@ -239,15 +239,15 @@ impl<'a> EventSender<'a> {
         }
     }
 
-    /// Whether so much is unread that events name the watched path only. A client that reads has room again
-    /// once what was queued in this pass is sent.
+    /// Returns whether so much is unread that events name the watched path only. A socket client that reads is sent the
+    /// queued output first, which may make room.
     fn collapses(&self, connection: &mut Connection) -> bool {
         let limit = connection.session.output_limits().1;
         let reads = matches!(connection.transport, Transport::Socket(_))
             && !connection.interest.is_writable()
             && self.full.get() != Some(connection.session.asker.connection);
         if connection.session.output.len() > limit && reads {
-            // Should its socket be closed, its next pass finds out.
+            // If the socket is closed, the connection's next quantum notices it.
             let _: Result<(), Disconnect> = connection.flush();
             self.full.set(
                 Some(connection.session.asker.connection)

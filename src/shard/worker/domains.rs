@@ -1,5 +1,5 @@
-//! What happens to one domain: INTRODUCE, RELEASE, RESUME, SET_TARGET, shutdown and death. All of
-//! it happens on the domain's home thread, between requests, so it is serial and no thread waits.
+//! The requests and host events that concern one domain: INTRODUCE, RELEASE, RESUME, SET_TARGET, shutdown and death.
+//! The domain's owner thread executes all of them, between requests, so they are serialized and no thread blocks.
 
 use super::Worker;
 use super::connection::Connection;
@@ -20,8 +20,8 @@ use crate::shard::state::kept::Carried;
 use crate::sync::{Arc, Ordering};
 use crate::words::{Domid, Errno, INTRODUCE_DOMAIN, RELEASE_DOMAIN};
 
-/// Serves a request about a domain whose home thread this is. The answer goes out before the
-/// event that reports what was done: no client sees an event of its own before its reply.
+/// Executes a request about a domain whose owner thread this is. The reply is posted before the event that reports the
+/// change, so no client sees the event of its own request before the reply.
 pub fn domain_request(worker: &mut Worker, asker: Asker, domid: Domid, request: DomainRequest) {
     let reported = |special| (ACK.to_vec(), special);
     let silent = |()| (ACK.to_vec(), None);
@@ -50,7 +50,7 @@ fn introduce(
     gfn: Option<Gfn>,
     port: Port,
 ) -> Result<Option<&'static [u8]>, Errno> {
-    // A former life may have ended without our having heard of it yet.
+    // An earlier incarnation may have ended, with the host's notification still on its way.
     domain_changed(worker, domid);
     let domain = worker.core.shared.known_domain(domid).ok_or(Errno::EINVAL)?;
     let Some(connect) = worker.domains.step(&domain, Event::Introduce)?.connect else {
@@ -74,7 +74,7 @@ fn release(
     let place = worker.clients.of_domain(domid).ok_or(Errno::ENOENT)?;
     deliver_ahead(worker, place);
     if mark.is_some() && worker.inbox.has_pending_events(worker.core.mailbox()) {
-        // Some of these may be the domain's, of which its new host knows nothing.
+        // Events still searched by the matcher may be the domain's, and its new host would never send them.
         return Err(Errno::EAGAIN);
     }
     let client = mark.map(|mark| leave(worker, domid, mark)).transpose()?;
@@ -93,7 +93,7 @@ fn release(
     Ok(Some(RELEASE_DOMAIN))
 }
 
-/// Returns what an ended connection had in hand, if it is anything, for an INTRODUCE of the same ring.
+/// Returns the stream remainder of an ended connection for an INTRODUCE of the same ring, unless it is empty.
 fn carry_on(
     worker: &mut Worker,
     mut connection: Box<Connection>,
@@ -127,7 +127,7 @@ fn connected_domain(worker: &Worker, domid: Domid) -> Result<Arc<Domain>, Errno>
     domain.filter(|domain| domain.is_introduced()).ok_or(Errno::ENOENT)
 }
 
-/// A domain whose home thread this is shut down or died, or nothing happened to it.
+/// Handles a possible shutdown or death of a domain whose owner thread this is.
 pub fn domain_changed(worker: &mut Worker, domid: Domid) {
     let Some(domain) = worker.core.registry().get(domid) else { return };
     let state = match worker.core.shared.host.domain(domid) {
@@ -146,14 +146,17 @@ pub fn domain_changed(worker: &mut Worker, domid: Domid) {
     }
 }
 
-/// Its connection ends, its rights end, its nodes go, then everybody is told.
+/// Ends a dead domain: first its connection and its rights, then its nodes; the event is published last, so that its
+/// watchers find the nodes gone.
 fn domain_died(worker: &mut Worker, domain: &Arc<Domain>) {
     let was_introduced = domain.is_introduced();
     if let Some(place) = worker.clients.of_domain(domain.domid) {
         disconnect_ring(worker, place);
     }
-    // Of an incarnation that is gone already nothing is left.
+    // Refused only for an incarnation that has ended already, which leaves nothing to do.
     let _ = worker.domains.step(domain, Event::Died);
+    // The rights end before the sweep. A creator of a node checks under the shard's lock that the owner lives, so none
+    // is created behind the sweep.
     if !worker.core.registry().bury(domain) {
         return;
     }

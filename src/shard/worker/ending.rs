@@ -1,4 +1,4 @@
-//! How connections end.
+//! The end of connections.
 
 use super::Worker;
 use super::connection::Connection;
@@ -11,11 +11,11 @@ use crate::shard::session::reservations::leave_turns;
 use crate::sync::Ordering;
 use crate::transport::Transport;
 
-/// Closes a socket's connection.
+/// Closes a socket connection.
 pub fn close(worker: &mut Worker, place: Place) {
     let Some(mut connection) = worker.clients.remove(place) else { return };
     note_end_of_stall(&connection);
-    // Whatever of its last replies it still takes.
+    // Sends as many of its last replies as its socket takes.
     let _ = connection.flush();
     if let Transport::Socket(socket) = &mut connection.transport
         && let Err(error) = worker.poll.registry().deregister(socket)
@@ -26,8 +26,7 @@ pub fn close(worker: &mut Worker, place: Place) {
     end(&mut worker.core, &mut connection.session);
 }
 
-/// Says so in the log if a connection ends because its client does not read, or ends otherwise after the
-/// client was named and read nothing since.
+/// Logs the end of a connection whose client does not read, or whose stall was logged and continues.
 fn note_end_of_stall(connection: &Connection) {
     let position = connection.session.output.position();
     if connection.session.is_over_its_limit() {
@@ -37,9 +36,9 @@ fn note_end_of_stall(connection: &Connection) {
     }
 }
 
-/// Serves a ring no more: unbound, unmapped, forgotten. The incarnation lives on.
+/// Stops serving a ring: unbinds its port and unmaps its page. The incarnation lives on.
 ///
-/// Returns what it was, with the request whose answer it waited for.
+/// Returns the connection, and the request for whose reply it was parked.
 pub fn disconnect_ring(
     worker: &mut Worker,
     place: Place,
@@ -54,7 +53,7 @@ pub fn disconnect_ring(
     Some((connection, waited))
 }
 
-/// What the ends of all connections have in common.
+/// Ends a session, and releases its charges. Returns the header of the request for whose reply it was parked.
 fn end(core: &mut Core, session: &mut Session) -> Option<Header> {
     withdraw(core, session);
     let charged = std::mem::take(&mut session.output_charged);
@@ -63,7 +62,7 @@ fn end(core: &mut Core, session: &mut Session) -> Option<Header> {
     session.unpark(core)
 }
 
-/// Takes back what a connection asked of others: what every end and reset has in common.
+/// Withdraws a session's watches, transactions and reservation, at its end and at a reset.
 pub fn withdraw(core: &mut Core, session: &mut Session) {
     session.drop_watches(core);
     session.drop_transactions();

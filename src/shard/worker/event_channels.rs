@@ -1,4 +1,4 @@
-//! The event channels of a worker: what the host reports through them, and what errors of it may have hidden.
+//! The event channels of a worker: notifications of the host, and the errors that may have hidden some.
 
 use std::collections::HashMap;
 use std::io;
@@ -13,30 +13,30 @@ use crate::shard::mailbox::{Message, Place};
 use crate::shard::session::core::Core;
 use crate::words::Domid;
 
-/// Pending ports taken from the handle at a time.
+/// The number of pending ports read at a time.
 const PORTS_PER_READ: usize = 128;
-/// Rings, and domains, that are looked at again in one pass: each costs about a system call, and requests of
-/// others come in between.
+/// The numbers of rings and of domains rechecked in one pass: each costs about a system call, and other requests must
+/// be served in between.
 const RECHECKED_PER_PASS: usize = 256;
 
 /// The event channels of a worker.
 pub struct EventChannels {
     handle: Box<dyn Channels>,
-    /// The port that fires when domains change, if this worker is the one that is told.
+    /// The port that fires when domains change, if it is bound here.
     changes: Option<Port>,
     ports: HashMap<Port, Place, RandomState>,
-    /// What errors of the host may have hidden.
+    /// The rings and domains whose notifications errors of the host may have hidden.
     recheck: Recheck,
 }
 
 impl EventChannels {
-    /// None yet.
+    /// Creates an empty set of event channels.
     pub fn new(handle: Box<dyn Channels>) -> EventChannels {
         let (ports, recheck) = (HashMap::default(), Recheck::default());
         EventChannels { handle, changes: None, ports, recheck }
     }
 
-    /// Makes this worker the one that is told when domains change.
+    /// Binds the port that fires when domains change.
     ///
     /// # Errors
     /// The host's.
@@ -45,7 +45,7 @@ impl EventChannels {
         Ok(())
     }
 
-    /// Binds the port of a ring whose connection has this place.
+    /// Binds the port of a ring for the connection in this slot.
     ///
     /// # Errors
     /// The host's.
@@ -70,17 +70,17 @@ impl EventChannels {
         }
     }
 
-    /// Lets the port of a ring be reported again.
+    /// Unmasks the port of a ring, so that it is reported again.
     pub fn unmask(&mut self, core: &Core, place: Place, port: Port) {
         if let Err(error) = self.handle.unmask(port) {
-            // The port stays masked, so that its guest cannot notify.
+            // The port stays masked, so the guest cannot notify until it is rechecked.
             self.recheck.failed(core, "unmasking an event channel", &error, |suspects| {
                 suspects.rings.insert(place);
             });
         }
     }
 
-    /// Takes pending ports until none is left: the handle is watched edge-triggered.
+    /// Reads pending ports until none is left, since the handle is polled edge-triggered.
     pub fn take_ports(&mut self, core: &Core, clients: &mut Clients) {
         let mut ports = [0; PORTS_PER_READ];
         loop {
@@ -101,7 +101,8 @@ impl EventChannels {
         }
     }
 
-    /// Event channels were not read: one may have been taken, and any may be left unread.
+    /// Rechecks all rings after an error of the handle: a port may have been taken and lost, and any number may be
+    /// unread.
     fn handle_failed(&mut self, core: &Core, error: &io::Error) {
         let rings = self.ports.values();
         self.recheck.failed(core, "reading event channels", error, |suspects| {
@@ -110,7 +111,8 @@ impl EventChannels {
         });
     }
 
-    /// Domains changed. Their port is heard again, whatever the host said of them.
+    /// Handles a change of domains. Unmasks the port even if the host failed to report which, or later changes would be
+    /// lost.
     fn changes_pending(&mut self, core: &Core, port: Port) {
         self.domains_changed(core);
         if let Err(error) = self.handle.unmask(port) {
@@ -118,9 +120,9 @@ impl EventChannels {
         }
     }
 
-    /// Asks the host which domains changed, and tells their home threads.
+    /// Asks the host which domains changed, and notifies their owner threads.
     fn domains_changed(&mut self, core: &Core) {
-        // Only a host that cannot tell which changed makes this look at all of them.
+        // Lazy: only a host that cannot report which domains changed iterates over all of them.
         let registry = core.registry();
         let mut known = std::iter::once_with(|| registry.known()).flatten();
         let mut changed = Vec::new();
@@ -136,24 +138,24 @@ impl EventChannels {
         }
     }
 
-    /// The host did not tell the state of a domain.
+    /// Rechecks a domain after the host failed to report its state.
     pub fn domain_failed(&mut self, core: &Core, domid: Domid, error: &io::Error) {
         self.recheck.failed(core, "asking for a domain's state", error, |suspects| {
             suspects.domains.insert(domid);
         });
     }
 
-    /// When something is to be looked at again, at the time `now`.
+    /// Returns when the next recheck is due, at the time `now`.
     pub fn recheck_due(&self, now: Instant) -> Option<Instant> {
         self.recheck.due(now)
     }
 
-    /// Looks at what is due.
+    /// Rechecks the rings and domains that are due.
     pub fn recheck_host(&mut self, core: &Core, clients: &mut Clients) {
         let Some(suspects) = self.recheck.take_due(core.now) else { return };
         if std::mem::take(&mut suspects.handle) {
             self.take_ports(core, clients);
-            // The port that tells of changes may have been taken and lost like any other.
+            // The port of domain changes may have been taken and lost like any other.
             if let Some(port) = self.changes {
                 self.changes_pending(core, port);
             }
@@ -170,7 +172,7 @@ impl EventChannels {
     }
 }
 
-/// A guest notified: its port is masked until its ring was served.
+/// Handles a guest's notification: its port is masked until its ring has been served.
 fn port_pending(clients: &mut Clients, place: Place) {
     if let Some(ring) = clients.get_mut(place).and_then(|connection| connection.ring()) {
         ring.masked = true;
@@ -178,7 +180,7 @@ fn port_pending(clients: &mut Clients, place: Place) {
     clients.make_ready(place);
 }
 
-/// Tells the home thread of a domain that it may have changed.
+/// Notifies the owner thread of a domain that may have changed.
 fn tell_home_thread(core: &Core, domid: Domid) {
     core.shared.mailboxes.post(core.shared.home_thread(domid), Message::DomainChanged(domid));
 }

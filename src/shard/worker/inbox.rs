@@ -1,33 +1,33 @@
-//! What a worker took from its mailbox and has not done yet.
+//! The messages that a worker has taken from its mailbox and not handled.
 
 use std::collections::VecDeque;
 
 use crate::shard::mailbox::{Mailbox, Message};
 use crate::watch::{Batch, PENDING_WEIGHT};
 
-/// How many watches are notified, or marked, in one pass; those of one change on one path may be above it. A few
-/// tenths of a millisecond: the rest waits for the next pass, or guests that cause events faster than this worker
-/// delivers them would keep it from serving others.
+/// The number of watches notified or deferred in one pass; a single change of one path may exceed it. A few tenths of a
+/// millisecond: without a limit, guests that cause events faster than this worker delivers them would starve its other
+/// clients.
 const WEIGHT_PER_PASS: usize = 256;
 
-/// What a worker took from its mailbox and has not done yet.
+/// The messages that a worker has taken from its mailbox and not handled.
 #[derive(Default)]
 pub struct Inbox {
-    /// Messages that have to wait until the connection that is being served is back in its place.
+    /// Messages that wait until the connection being served is back in its slot.
     pub postponed: VecDeque<Message>,
-    /// Events, and what must not overtake them: too much for a pass, the oldest first.
+    /// Events, and messages in order with them, that exceed the pass, oldest first.
     pub undelivered: VecDeque<Message>,
-    /// The weight of the events that may still be delivered in this pass.
+    /// The weight of events that this pass may still deliver.
     pub may_deliver: usize,
 }
 
 impl Inbox {
-    /// A pass begins.
+    /// Resets the weight for a new pass.
     pub fn begin_pass(&mut self) {
         self.may_deliver = WEIGHT_PER_PASS;
     }
 
-    /// The next batch of events, or what must not overtake it, if this pass may still deliver some.
+    /// Takes the next batch of events or message in order with them, if this pass may still deliver some.
     pub fn next_event(&mut self, mailbox: &Mailbox) -> Option<Message> {
         if self.may_deliver == 0 {
             return None;
@@ -43,7 +43,8 @@ impl Inbox {
         Some(message)
     }
 
-    /// Whether there is a message for [`Inbox::next_event`]: all wait behind events that are not found yet.
+    /// Returns whether [`Inbox::next_event`] has a message. It has none while the first batch waits for the matcher, as
+    /// all others wait behind it.
     pub fn has_events(&self, mailbox: &Mailbox) -> bool {
         match self.undelivered.front() {
             Some(Message::Events(batch)) => !batch.is_pending(),
@@ -52,14 +53,14 @@ impl Inbox {
         }
     }
 
-    /// Takes all events from the mailbox, behind those that were taken before.
+    /// Takes all events from the mailbox, behind those taken before.
     pub fn take_queued(&mut self, mailbox: &Mailbox) {
         while let Some(message) = mailbox.pop_event() {
             self.undelivered.push_back(message);
         }
     }
 
-    /// Whether events are queued that are not found yet. Cost: a look at each queued batch of this worker.
+    /// Returns whether any queued batch waits for the matcher. Cost: a look at each queued batch of this worker.
     pub fn has_pending_events(&mut self, mailbox: &Mailbox) -> bool {
         self.take_queued(mailbox);
         let is_pending =
@@ -68,7 +69,7 @@ impl Inbox {
     }
 }
 
-/// Takes the events of a batch over that were found since it was pushed.
+/// Adds the events that the matcher has found since the batch was pushed.
 pub fn take_found(mailbox: &Mailbox, batch: &mut Batch) {
     if batch.take_found() {
         mailbox.found(PENDING_WEIGHT, batch.count());

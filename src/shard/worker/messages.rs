@@ -1,4 +1,4 @@
-//! What other threads say: when it is taken, and which function does what it asks.
+//! The dispatch of messages from other threads: their order, and the function that handles each.
 
 use std::time::Duration;
 
@@ -15,18 +15,19 @@ use crate::shard::migration::quiesce::{quiesce, unquiesce};
 use crate::shard::migration::serve_move::move_request;
 use crate::sync::Ordering;
 
-/// Messages that are no events taken in one pass.
+/// The number of urgent messages taken in one pass.
 const URGENT_PER_PASS: usize = 1024;
-/// How long a stop waits for requests that were taken to be answered.
+/// The timeout of replies to requests that were taken before a stop.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Takes what other threads said, and what had to wait: first what may overtake events.
+/// Takes messages, including postponed ones: first those that may overtake events.
 pub fn take_messages(worker: &mut Worker) {
     for _ in 0..URGENT_PER_PASS {
         let Some(message) = worker.core.mailbox().pop_urgent() else { break };
         let releases = matches!(message, Message::Domain(_, _, DomainRequest::Release(_)));
         if releases && worker.inbox.has_pending_events(worker.core.mailbox()) {
-            // Some of these may be the domain's, and are not to be lost.
+            // Events still searched by the matcher may be the domain's, so RELEASE waits behind them, or it would lose
+            // them.
             worker.inbox.undelivered.push_back(message);
         } else {
             take_message(worker, message);
@@ -42,8 +43,8 @@ fn next_message(worker: &mut Worker) -> Option<Message> {
     inbox.postponed.pop_front().or_else(|| inbox.next_event(worker.core.mailbox()))
 }
 
-/// Between two requests of a connection: events must follow the reply that was just queued. Other work
-/// waits until the connection is back in its place.
+/// Delivers events between two requests of a connection, as its own must follow the reply just queued. Other messages
+/// wait until the connection is back in its slot.
 pub fn take_events(worker: &mut Worker, connection: &mut Connection) {
     while worker.inbox.postponed.is_empty()
         && let Some(message) = worker.inbox.next_event(worker.core.mailbox())
@@ -76,7 +77,7 @@ fn take_message(worker: &mut Worker, message: Message) {
             }
         }
         Message::CheckWatches(reply) => {
-            // Who asked may have given up waiting.
+            // Fails if the caller has timed out.
             let _ = reply.send(watch_list(worker));
         }
         Message::Move(request) => move_request(worker, request),

@@ -4,7 +4,7 @@
 //!   poll, event_channels, mailbox --> run: a pass
 //!     messages --> inbox --> delivery --> sessions' outputs
 //!     clients --> serving --> requests (on the core and a session) --> outputs --> transports
-//!     timers, scan, snapshots, and what an error of the host may have hidden
+//!     timers, scan, snapshots, rechecks after errors of the host
 //! ```
 
 pub mod accepting;
@@ -49,7 +49,7 @@ use crate::protocol::MESSAGE_BYTES_MAX;
 use crate::sync::Arc;
 use crate::words::{Domid, Errno, Presence};
 
-/// Bytes read from a socket at a time: enough for a batch of ordinary requests.
+/// The number of bytes read from a socket at a time: enough for a batch of ordinary requests.
 pub const READ_BYTES: usize = 16 << 10;
 
 /// The token of the mailbox's waker.
@@ -57,33 +57,29 @@ pub const WAKER: Token = Token(usize::MAX);
 /// The token of the event-channel handle.
 pub const CHANNELS: Token = Token(usize::MAX - 1);
 
-/// A worker's parts.
+/// The state of a worker.
 pub struct Worker {
-    /// What its sessions run on.
+    /// The part that its sessions use.
     pub core: Core,
-    /// Its poll.
     pub poll: Poll,
-    /// Its connections.
     pub clients: Clients,
-    /// Its event channels.
     pub channels: EventChannels,
-    /// The states of the domains whose home thread it is.
+    /// The states of the domains whose owner thread it is.
     pub domains: DomainStates,
-    /// What it took from its mailbox and has not done yet.
+    /// Messages taken and not handled.
     pub inbox: Inbox,
-    /// When connections are looked at though nothing happens to them.
     pub timers: Timers,
-    /// The scan of its rings.
+    /// The scan of rings that do not notify.
     pub scan: Scan,
-    /// Where input is laid out to be read.
+    /// The buffer in which input is parsed; reused for all connections.
     pub stage: Vec<u8>,
 }
 
 impl Worker {
-    /// A worker without connections, around the poll that its waker belongs to.
+    /// Creates a worker without connections, with the poll that its waker is registered with.
     ///
     /// # Errors
-    /// If the handle cannot be polled.
+    /// If the event-channel handle cannot be polled.
     pub fn new(
         number: u16,
         shared: Arc<Shared>,
@@ -107,15 +103,15 @@ impl Worker {
         })
     }
 
-    /// Returns the state of a domain by name.
+    /// Returns the name of a domain's state.
     pub fn presence(&self, domid: Domid) -> Presence {
         self.domains.presence(domid)
     }
 
-    /// Leads the domain that has this number now to its next state.
+    /// Leads the present incarnation of a domain to its next state.
     ///
     /// # Errors
-    /// Why the state refuses the event; `ENOENT` of a domain that is not known.
+    /// The state's refusal of the event; `ENOENT` for a domain that is not known.
     pub fn step_of(&mut self, domid: Domid, event: Event) -> Result<Effects, Errno> {
         let domain = self.core.registry().get(domid).ok_or(Errno::ENOENT)?;
         self.domains.step(&domain, event)

@@ -1,8 +1,8 @@
-//! What follows an error of the host: everything is looked at once more at the next tick.
+//! Rechecks after errors of the host: everything that an error may have hidden is looked at again at the next tick.
 //!
-//! An error may come after the kernel has given an event away, and it gives none twice. So a death, or a
-//! guest's notification, may be lost with any error, and the only remedy is to look without being told:
-//! each domain is asked for, each ring is looked at as if its guest had notified.
+//! The kernel may have consumed an event before it reports an error, and it delivers none twice. So any error may lose
+//! a death or a guest's notification, and the only remedy is to look without one: each domain's state is queried, and
+//! each ring is served as if its guest had notified.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -14,26 +14,26 @@ use crate::shard::mailbox::Place;
 use crate::shard::session::core::Core;
 use crate::words::Domid;
 
-/// What has to be looked at.
+/// The objects to recheck.
 #[derive(Default)]
 pub struct Suspects {
-    /// The handle of event channels: it is told of news only once, so what it holds is read again.
+    /// The handle of event channels, which is polled edge-triggered: it is read again.
     pub handle: bool,
-    /// Rings, as if they were notified.
+    /// Rings, to be served as if they were notified.
     pub rings: BTreeSet<Place>,
-    /// Domains, as if they had changed.
+    /// Domains, to be queried as if they had changed.
     pub domains: BTreeSet<Domid>,
 }
 
-/// A worker's memory of errors of the host.
+/// The objects that errors of the host may have hidden.
 #[derive(Default)]
 pub struct Recheck {
-    /// Looked at from `due` on: what fails again waits for another tick.
+    /// Rechecked from `due` on: an object whose recheck fails waits for another tick.
     next: Suspects,
     due: Option<Instant>,
-    /// Looked at in this pass and those that follow.
+    /// Rechecked in this pass and the next ones.
     now: Suspects,
-    /// A host that is broken for good must not fill the log.
+    /// Limits the log lines of a host that is permanently broken.
     failures: Seldom,
 }
 
@@ -44,12 +44,12 @@ impl Suspects {
 }
 
 impl Recheck {
-    /// When there is something to look at, at the time `now`.
+    /// Returns when the next recheck is due, at the time `now`.
     pub fn due(&self, now: Instant) -> Option<Instant> {
         if self.now.is_empty() { self.due } else { Some(now) }
     }
 
-    /// What is to be looked at in this pass, if anything is.
+    /// Returns the objects to recheck in this pass.
     pub fn take_due(&mut self, now: Instant) -> Option<&mut Suspects> {
         if self.now.is_empty() {
             self.due.take_if(|due| *due <= now)?;
@@ -58,7 +58,7 @@ impl Recheck {
         Some(&mut self.now)
     }
 
-    /// Sees to it that what `note` adds is looked at, and logs the error unless one was lately.
+    /// Schedules a recheck of the objects that `note` adds, and logs the error, at a limited rate.
     pub fn failed(
         &mut self,
         core: &Core,

@@ -1,4 +1,4 @@
-//! The connections of rings: how they begin, and begin anew.
+//! The begin and reset of rings' connections.
 
 use std::io;
 
@@ -18,8 +18,7 @@ use crate::sync::Arc;
 use crate::transport::{Ring, RingError, Transport};
 use crate::words::{Domid, Errno};
 
-/// Makes this worker the one that is told when domains change, and serves the control domain's
-/// own ring.
+/// Binds the port of domain changes to this worker, and serves the control domain's own ring if the host has one.
 ///
 /// # Errors
 /// The host's.
@@ -49,13 +48,13 @@ pub fn connect_ring(
     let mut ring = match map_ring(worker, domid, (gfn, port), place) {
         Ok(ring) => ring,
         Err(error) => {
-            // The domain is gone if this is refused.
+            // Refused only if the incarnation has ended.
             let _ = worker.domains.step(domain, Event::ConnectFailed(connect));
             return Err(error);
         }
     };
     ring.offer(domain.features());
-    // A domain that moved and asked for a new beginning gets it with UNQUIESCE, as if it had stayed.
+    // A migrated domain that has requested a reconnection gets it when UNQUIESCE serves it, as if it had not moved.
     if matches!(connect, Connect::New(_)) {
         ring.connected();
     }
@@ -70,9 +69,9 @@ pub fn connect_ring(
     worker.clients.add(connection);
     worker.clients.add_ring(domid, place);
     worker.scan.ring_added(core.now, worker.clients.ring_count());
-    // The state is Connecting, which takes it.
+    // Cannot fail: the state is Connecting, which accepts the event.
     let _ = worker.domains.step(domain, Event::Connected(connected));
-    // What the guest wrote before its port was bound raised nothing.
+    // Bytes that the guest wrote before its port was bound caused no notification.
     worker.clients.make_ready(place);
     worker.channels.notify(port);
     Ok(())
@@ -90,7 +89,7 @@ fn map_ring(
     Ok(Ring::new(page, port, remote))
 }
 
-/// Gives a new session what its domain had in hand before.
+/// Initializes a new session from the data kept for its domain.
 fn take_over(
     core: &mut Core,
     session: &mut Session,
@@ -121,14 +120,13 @@ fn take_over(
     }
 }
 
-/// Tells this worker when the domain may go on, from whatever thread finds out.
+/// Returns the callback that notifies this worker, from any thread, when the domain may go on.
 fn unblocked(core: &Core) -> Unblocked {
     let (mailboxes, thread) = (core.shared.mailboxes.clone(), core.number);
     Arc::new(move |domain| mailboxes.send(thread, Message::Unblocked(domain.domid)))
 }
 
-/// INTRODUCE of a known domain makes its event channel and its connection new; the page is not
-/// written.
+/// Resets the event channel and the connection of a domain that is introduced again; the queues in the page are kept.
 ///
 /// # Errors
 /// `EINVAL` if the host does not bind the channel.
@@ -142,7 +140,7 @@ pub fn introduce_again(worker: &mut Worker, place: Place, remote: Port) -> Resul
     bound
 }
 
-/// Makes the event channel of a ring new.
+/// Rebinds the event channel of a ring.
 fn bind_again(worker: &mut Worker, place: Place, remote: Port) -> Result<(), Errno> {
     let connection = worker.clients.get_mut(place).ok_or(Errno::EIO)?;
     let was_given_up = std::mem::replace(&mut connection.stream, Stream::Open) == Stream::GivenUp;
@@ -150,7 +148,7 @@ fn bind_again(worker: &mut Worker, place: Place, remote: Port) -> Result<(), Err
     let ring = connection.ring().ok_or(Errno::EINVAL)?;
     worker.channels.unbind(ring.port);
     let Ok(port) = worker.channels.bind(domid, remote, place) else {
-        // The number may become another domain's.
+        // The freed number may be given to another domain's port.
         ring.port = 0;
         return Err(Errno::EINVAL);
     };
@@ -162,8 +160,7 @@ fn bind_again(worker: &mut Worker, place: Place, remote: Port) -> Result<(), Err
     Ok(())
 }
 
-/// Forgets what a session had in hand, its stream too. An answer to what it asked before is
-/// not for it any more.
+/// Resets a session with its stream. It gets a new number, so that replies to its earlier requests are discarded.
 fn reset(core: &mut Core, session: &mut Session) {
     withdraw(core, session);
     session.unpark(core);
@@ -178,8 +175,8 @@ fn reset(core: &mut Core, session: &mut Session) {
     session.trace(format_args!("create connection of a ring"));
 }
 
-/// A guest that asked to reconnect gets a new beginning (xenstore-ring.txt, "The ring
-/// reconnection feature").
+/// Reconnects a guest that requests it (xenstore-ring.txt, "The ring reconnection feature"), and returns whether it
+/// did.
 pub fn reconnects(core: &mut Core, connection: &mut Connection) -> bool {
     if !connection.ring().is_some_and(|ring| ring.wants_reconnect()) {
         return false;
@@ -192,8 +189,8 @@ pub fn reconnects(core: &mut Core, connection: &mut Connection) -> bool {
     true
 }
 
-/// Gives a connection up for what it did: a socket is closed; a ring is not looked at any more
-/// until it reconnects, but its domain stays known until it is really dead (XSA-325).
+/// Gives up a connection after a protocol error: closes a socket; stops serving a ring until the guest reconnects,
+/// while its domain stays known until it is dead (XSA-325).
 pub fn give_up(worker: &mut Worker, place: Place, error: RingError) {
     let Some(connection) = worker.clients.get_mut(place) else { return };
     log_given_up(connection, error);
@@ -211,8 +208,8 @@ pub fn give_up(worker: &mut Worker, place: Place, error: RingError) {
     }
 }
 
-/// A guest can break its ring and reconnect thousands of times a second: of a domain the 1st, 2nd, 4th, 8th
-/// ... time is logged.
+/// Logs a connection that is given up. A guest can break its ring and reconnect thousands of times a second, so for
+/// each domain only the 1st, 2nd, 4th, 8th ... time is logged.
 fn log_given_up(connection: &mut Connection, error: RingError) {
     let is_ring = connection.ring().is_some();
     let session = &connection.session;

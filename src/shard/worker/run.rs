@@ -1,8 +1,7 @@
 //! A worker's passes.
 //!
-//! A pass: wait for something to happen; take what other threads said; serve the connections that
-//! are ready, a bounded batch of requests each; wake the threads that were told something. A request
-//! runs from bytes in to bytes out here and nowhere else.
+//! A pass waits for events, handles messages, serves the ready connections a quantum each, and wakes the workers to
+//! which it has pushed. All requests run to completion within it, from bytes in to bytes out.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -18,12 +17,12 @@ use super::{CHANNELS, WAKER, Worker};
 use crate::shard::mailbox::Place;
 use crate::sync::Ordering;
 
-/// How often it looks whether they are: other threads answer them too.
+/// The poll interval while stopping. Other threads send the last replies too, and no message reports the last one.
 const STOP_POLL: Duration = Duration::from_millis(5);
-/// Events taken from one poll.
+/// The number of events taken from one poll.
 const EVENTS_PER_POLL: usize = 1024;
 
-/// Passes until told to stop.
+/// Runs passes until the worker is stopped.
 pub fn run(mut worker: Worker) {
     let mut events = Events::with_capacity(EVENTS_PER_POLL);
     while !is_over(&worker) {
@@ -57,11 +56,12 @@ fn pass(worker: &mut Worker, events: &Events) {
     give_up_snapshots(&mut worker.core, &mut worker.clients);
     tick(worker);
     worker.core.registry().log_reports();
+    // Once a pass, so that many pushes to a worker cost one eventfd write.
     worker.core.shared.mailboxes.wake_all(worker.core.number);
 }
 
-/// Whether nothing is left to be done: no thread takes requests any more and every one that was
-/// taken is answered, or it took too long.
+/// Returns whether a stopping worker may end: no worker takes requests any more and each one taken has its reply, or
+/// the timeout has passed.
 fn is_over(worker: &Worker) -> bool {
     let (core, shared) = (&worker.core, &worker.core.shared);
     core.stopping.is_some_and(|until| {
@@ -73,7 +73,7 @@ fn is_over(worker: &Worker) -> bool {
     })
 }
 
-/// How long the poll may wait.
+/// Returns the timeout of the poll.
 fn patience(worker: &Worker) -> Option<Duration> {
     let Worker { core, clients, inbox, .. } = worker;
     if core.stopping.is_some() {
@@ -89,8 +89,8 @@ fn patience(worker: &Worker) -> Option<Duration> {
     Some(next.saturating_duration_since(core.now))
 }
 
-/// A socket has bytes or room. The end of its stream is reported once, maybe before the bytes
-/// in front of it were read.
+/// Handles readiness of a socket. The end of its stream is reported once, possibly before the bytes in front of it are
+/// read, so it is noted.
 fn socket_ready(worker: &mut Worker, place: Place, ends: bool) {
     if ends && let Some(connection) = worker.clients.get_mut(place) {
         connection.stream = Stream::HalfClosed;
@@ -98,11 +98,11 @@ fn socket_ready(worker: &mut Worker, place: Place, ends: bool) {
     worker.clients.make_ready(place);
 }
 
-/// The end: what was taken has been answered; clients get what they can take.
+/// Sends the last output, as far as clients take it.
 fn finish(worker: &mut Worker) {
     for connection in worker.clients.iter_mut() {
         if !connection.session.is_quiesced() {
-            // Who does not take it now will not get it.
+            // A client that does not take it now will not get it.
             let _ = connection.flush();
             if let Some(ring) = connection.ring()
                 && ring.publish()

@@ -1,10 +1,9 @@
-//! The ring scan: serves guests that write to their ring and do not notify.
+//! The ring scan, which serves guests that write to their ring without a notification.
 //!
-//! Xenstored serves a ring when its event channel fires. Some old drivers leave the notification out;
-//! C's daemon hides that by looking at every ring whenever it wakes up, oxenstored by a scan. Here a
-//! thread looks at each of its rings once in an interval, a few at a time, so that a pass never costs
-//! what the host holds. An idle thread is woken once in an interval for each [`RINGS_PER_STEP`] rings
-//! that it serves, at least once if it serves any, and never if it serves none.
+//! A ring is served when its event channel fires. Some old drivers omit the notification; C's daemon hides that by
+//! checking every ring whenever it wakes up, oxenstored by a scan. Here a worker checks each of its rings once in an
+//! interval, a few at a time, so that no pass costs what the host holds. An idle worker is woken once in an interval
+//! for each [`RINGS_PER_STEP`] rings that it serves, at least once if it serves any, and never if it serves none.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -16,55 +15,54 @@ use crate::shard::mailbox::Place;
 use crate::shard::session::core::Core;
 use crate::words::Domid;
 
-/// Rings that one pass looks at. A look reads one cache line that the guest may have changed, some
-/// 0.1 us, so a step costs about as much as one request; and 10,000 rings on one thread wake it 8
-/// times a second at most.
+/// The number of rings checked in one pass. A check reads one cache line that the guest may have changed, about 0.1 us,
+/// so a step costs about as much as one request; and 10,000 rings on one worker wake it 8 times a second at most.
 const RINGS_PER_STEP: usize = 64;
-/// A guest writes, then notifies: what is found may be notified a moment later. A guest whose virtual
-/// processor lost its turn between the two has it again by then.
+/// The time between a write and its notification that is tolerated: a guest writes first, and its virtual CPU may be
+/// descheduled before it notifies.
 const GRACE: Duration = Duration::from_millis(250);
 
-/// Where a worker's scan stands.
+/// The state of a worker's scan.
 #[derive(Default)]
 pub struct Scan {
-    /// The time in which each ring is looked at once; zero: never.
+    /// The interval in which each ring is checked once; zero for no scan.
     interval: Duration,
     /// When the next step is due; `None` while there is no ring.
     next: Option<Instant>,
-    /// The domain whose ring was looked at last; `None` before the first of a round.
+    /// The domain whose ring was checked last; `None` before the first of a round.
     last: Option<Domid>,
-    /// Rings that had something. Each domain at most once: a round takes longer than [`GRACE`].
+    /// Rings that had news. Each domain at most once, as a round takes longer than [`GRACE`].
     found: VecDeque<Found>,
 }
 
-/// A ring that had something.
+/// A ring that had news.
 struct Found {
     domid: Domid,
-    /// When it is looked at again.
+    /// When the ring is checked again.
     until: Instant,
-    /// Where it stood: a ring that was served since stands elsewhere.
+    /// The ring's indices: if the ring was served since, they have moved.
     position: (u32, u32),
 }
 
 impl Scan {
-    /// A scan with this interval; zero: none.
+    /// Creates a scan with this interval; zero for no scan.
     pub fn new(interval: Duration) -> Scan {
         Scan { interval, ..Scan::default() }
     }
 
-    /// When it wants to run.
+    /// Returns when the scan has something to do.
     pub fn next(&self) -> Option<Instant> {
         let found = self.found.front().map(|found| found.until);
         self.next.into_iter().chain(found).min()
     }
 
-    /// The time between two steps over `rings` rings.
+    /// Returns the time between two steps for this number of rings.
     fn pause(&self, rings: usize) -> Duration {
         let steps = rings.div_ceil(RINGS_PER_STEP).max(1);
         self.interval / u32::try_from(steps).unwrap_or(u32::MAX)
     }
 
-    /// A ring was added: with more rings the steps follow each other faster.
+    /// Shortens the time to the next step, as there is one more ring.
     pub fn ring_added(&mut self, now: Instant, rings: usize) {
         if self.interval > Duration::ZERO {
             let due = now + self.pause(rings);
@@ -72,15 +70,15 @@ impl Scan {
         }
     }
 
-    /// Notes that a step was done over rings up to `last`.
+    /// Notes a step up to the ring of `last`.
     fn step_done(&mut self, now: Instant, rings: usize, last: Option<Domid>) {
         self.last = last;
-        // A step that is late does not delay the others; steps that were missed are left out.
+        // A late step does not delay the others, and missed steps are skipped.
         let due = |next: Instant| (next + self.pause(rings)).max(now);
         self.next = self.next.map(due).filter(|_| rings > 0);
     }
 
-    /// Looks at the next rings, if it is time.
+    /// Checks the next rings, if a step is due.
     pub fn run(&mut self, core: &Core, clients: &mut Clients) {
         if self.next().is_none_or(|next| next > core.now) {
             return;
@@ -101,12 +99,12 @@ impl Scan {
             }
         }
         let last = rings.last().map(|(domid, _)| *domid);
-        // At the end of a round the next begins with the first ring.
+        // The next round begins with the first ring.
         let end = clients.last_ring();
         self.step_done(core.now, clients.ring_count(), last.filter(|_| last != end));
     }
 
-    /// Serves the rings that had something before and were not notified since.
+    /// Serves rings that had news earlier and were not notified since.
     fn serve_found(&mut self, core: &Core, clients: &mut Clients) {
         for _ in 0..RINGS_PER_STEP {
             let due = |found: &mut Found| found.until <= core.now;
@@ -129,9 +127,9 @@ impl Scan {
     }
 }
 
-/// Where a ring stands that has something for this worker, unless it is about to be served. A
-/// quiesced domain's page is not looked at, and requests only while its connection is read. Room
-/// for replies is not looked for: the tick does that more often.
+/// Returns the indices of a ring with news, unless its connection is ready anyway. A quiesced domain's page is not
+/// read, and requests are news only while the connection is read. Room for replies is not checked: the tick does that
+/// more often.
 fn silent_news(core: &Core, clients: &mut Clients, place: Place) -> Option<(u32, u32)> {
     let connection = clients.idle(place)?;
     if connection.session.is_quiesced() {

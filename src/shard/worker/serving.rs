@@ -1,4 +1,4 @@
-//! One connection's part of a pass: bytes in, a bounded batch of requests, bytes out.
+//! One connection's quantum: bytes in, a bounded batch of requests, bytes out.
 
 use std::time::Instant;
 
@@ -19,27 +19,29 @@ use crate::shard::session::{Parked, Pending};
 use crate::store::Caller;
 use crate::transport::{Disconnect, Input, RingError, Transport};
 
-/// Requests of one connection in one pass; the rest waits its turn.
+/// The limit on requests of one connection in one pass, so that others are served in between.
 const REQUESTS_PER_PASS: usize = 64;
-/// What its transactions may cost before the pass ends, in nodes that are created, removed or looked up when a
-/// log is run again: a few tenths of a millisecond.
+/// The limit on the cost of its transactions in one pass, in nodes created, removed, or looked up in a replay: a few
+/// tenths of a millisecond.
 const WORK_PER_PASS: u64 = 2048;
-/// A connection is busy whose transactions cost more than this in a pass: more than those of toolstacks and drivers.
+/// A connection is busy if its transactions cost more than this in a pass, which those of ordinary toolstacks and
+/// drivers do not.
 const BUSY_WORK: u64 = 256;
-/// Capacity that an output buffer keeps when its client has everything.
+/// The capacity that an empty output buffer keeps.
 const OUTPUT_KEPT_BYTES: usize = 32 << 10;
 
 /// When a connection is served next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
-    /// When something happens to it.
+    /// When an event makes it ready.
     Event,
     /// In the next pass.
     Pass,
 }
 
-/// Serves each connection that was ready when the pass began, busy ones as far as their time goes.
+/// Serves each connection that was ready when the pass began, busy ones as far as their time allows.
 pub fn serve_ready(worker: &mut Worker) {
+    // Counted first: connections made ready meanwhile wait for the next pass, so that this one ends.
     let [busy, light] = [Demand::Busy, Demand::Light].map(|it| worker.clients.ready_count(it));
     for _ in 0..light {
         serve_next(worker, Demand::Light);
@@ -53,7 +55,7 @@ pub fn serve_ready(worker: &mut Worker) {
     }
 }
 
-/// Serves the first of the busy connections, or of the others.
+/// Serves the first connection with this demand.
 fn serve_next(worker: &mut Worker, demand: Demand) {
     let Some(place) = worker.clients.next_ready(demand) else { return };
     let Some(mut connection) = worker.clients.take(place) else { return };
@@ -68,8 +70,7 @@ fn serve_next(worker: &mut Worker, demand: Demand) {
     }
 }
 
-/// Sees to it that a connection that was served is looked at again when it has to be. `next` is when it is because of
-/// what its guest did meanwhile.
+/// Ensures that a connection is served again when necessary. `next` is the requirement of its ring.
 fn conclude_pass(
     worker: &mut Worker,
     connection: &mut Connection,
@@ -85,7 +86,7 @@ fn conclude_pass(
         let domid = session.domid().0;
         tracing::trace!(target: log::WRL, domid, throttled, "a quota decides whether it is read");
     }
-    // Time alone changes what waits to be sent.
+    // Time alone may change it: events expire, and a guest may make room without a notification.
     if throttled || !session.output.is_empty() {
         worker.timers.begin_ticks(core.now, place);
     } else {
@@ -98,7 +99,7 @@ fn conclude_pass(
         worker.timers.set_alarm(until, place);
     }
     listen_for_room(worker, connection)?;
-    // While others are behind, a connection stays ready: nothing tells when they caught up.
+    // A held-back connection stays ready, since no notification reports that the backlog is gone.
     let (core, session) = (&worker.core, &connection.session);
     let behind = connection.is_held_back(core) && !session.is_quiesced();
     let again = behind || session.pending != Pending::Nothing && connection.may_read(core);
@@ -111,11 +112,11 @@ fn conclude_pass(
     Ok(next)
 }
 
-/// A socket is watched for room only while something waits for it: otherwise every reply that
-/// a client takes would wake the thread.
+/// Registers a socket for writability only while there is output for it: otherwise the worker would be woken each time
+/// the client takes a reply.
 ///
 /// # Errors
-/// It cannot be watched: it would wait for ever, and its client with it.
+/// It cannot be registered: it would never be served again, so it is closed.
 fn listen_for_room(worker: &Worker, connection: &mut Connection) -> Result<(), Disconnect> {
     let is_wanted = !connection.session.output.is_empty();
     if let Transport::Socket(socket) = &mut connection.transport
@@ -135,10 +136,10 @@ fn listen_for_room(worker: &Worker, connection: &mut Connection) -> Result<(), D
     Ok(())
 }
 
-/// One connection's part of a pass. Returns when it is served next because of what its guest did meanwhile.
+/// Serves a connection for a quantum. Returns when it has to be served next because of what its guest did meanwhile.
 fn serve(worker: &mut Worker, connection: &mut Connection) -> Result<Next, Disconnect> {
-    // Kept until it is put back: were each asked anew, a mailbox that is emptied between the
-    // two would leave the connection neither served nor ready.
+    // One value for the whole quantum: if `may_read` and the check afterwards read it anew, a mailbox drained in
+    // between would leave the connection neither served nor ready.
     let backlog = worker.core.shared.mailboxes.backlog();
     if backlog != worker.core.backlog {
         tracing::trace!(target: log::WRL, ?backlog, "mailboxes decide whose requests are taken");
@@ -154,7 +155,7 @@ fn serve(worker: &mut Worker, connection: &mut Connection) -> Result<Next, Disco
     if let Some(ring) = connection.ring() {
         ring.begin()?;
     }
-    // Something changed: the request finds out whether it may go on.
+    // The state has changed: the retried request checks whether it may go on.
     let parked = &mut connection.session.parked;
     let waited = parked.take_if(|parked| matches!(parked, Parked::Guard(_))).is_some();
     connection.flush()?;
@@ -163,7 +164,7 @@ fn serve(worker: &mut Worker, connection: &mut Connection) -> Result<Next, Disco
         let input = serve_requests(worker, connection)?;
         connection.flush()?;
         flush_deferred(worker, connection)?;
-        // Who only stopped writing still gets the answers to what was written.
+        // A half-closed client still gets the replies to its requests.
         if input == Input::Closed && !connection.session.owes_anything() {
             return Err(Disconnect::Gone);
         }
@@ -174,7 +175,7 @@ fn serve(worker: &mut Worker, connection: &mut Connection) -> Result<Next, Disco
     Ok(end_pass(worker, connection))
 }
 
-/// Sends the events that were deferred, as far as there is room.
+/// Sends deferred events as far as there is room.
 fn flush_deferred(worker: &Worker, connection: &mut Connection) -> Result<(), Disconnect> {
     if connection.session.watches.has_deferred() {
         queue_deferred(&worker.core, connection);
@@ -188,7 +189,7 @@ fn serve_requests(worker: &mut Worker, connection: &mut Connection) -> Result<In
     stage.clear();
     stage.append(&mut connection.session.partial);
     let carried = stage.len();
-    // While enough waits here, the transport is not asked whether it has more.
+    // A whole message is buffered already, so the transport is not asked for more.
     let mut input = Input::More;
     if connection.session.pending == Pending::Nothing || carried < MESSAGE_BYTES_MAX {
         input = connection.transport.read(&mut stage, READ_BYTES)?;
@@ -208,7 +209,7 @@ fn serve_requests(worker: &mut Worker, connection: &mut Connection) -> Result<In
     Ok(input)
 }
 
-/// Takes requests from the staged bytes; returns how many bytes were used.
+/// Serves requests from the staged bytes, and returns the number of bytes consumed.
 fn serve_messages(
     worker: &mut Worker,
     connection: &mut Connection,
@@ -239,15 +240,15 @@ fn serve_messages(
     Ok(stage.len() - stream.len())
 }
 
-/// What becomes visible at the end of a connection's pass: for a ring replies, then consumed
-/// requests, then one notification; its port is heard again.
+/// Ends a connection's quantum. For a ring it publishes the replies, then the consumed requests, sends one
+/// notification, and unmasks the port.
 ///
-/// A guest notifies only if it finds its request queue empty, or our queue full. So it may have
-/// written or read, without a word, between our look and our publication: look once more.
+/// A guest notifies only if it finds its request queue empty, or the reply queue full. So it may have written or read
+/// without a notification between the reads and the publication here, and the ring is checked once more.
 fn end_pass(worker: &mut Worker, connection: &mut Connection) -> Next {
     let reads = connection.may_read(&worker.core);
     let waits_for_room = !connection.session.output.is_empty();
-    // A ring that is given up is heard because it may ask to reconnect.
+    // A given-up ring stays unmasked, since it may request a reconnection.
     let listens = reads || waits_for_room || connection.stream == Stream::GivenUp;
     let place = connection.session.asker.connection;
     let Some(ring) = connection.ring() else { return Next::Event };
@@ -263,9 +264,9 @@ fn end_pass(worker: &mut Worker, connection: &mut Connection) -> Next {
     if has_news { Next::Pass } else { Next::Event }
 }
 
-/// Keeps what was not used of the staged bytes, of which the first `carried` were kept before. Requests of a ring that
-/// wait for their turn stay in the page, for whoever serves the ring next; but half a request is taken out, since a
-/// guest that still writes the other half notifies only a ring that it finds empty.
+/// Keeps the rest of the staged bytes, of which the first `carried` were kept before. Whole requests of a ring that
+/// have to wait stay in the page, for the next server of the ring. Half a request is taken out, since a guest that has
+/// yet to write the other half notifies only a ring that it finds empty.
 fn keep_rest(connection: &mut Connection, stage: &[u8], used: usize, carried: usize) {
     let rest = &stage[used..];
     let Connection { session, transport, .. } = connection;

@@ -1,13 +1,13 @@
-//! Gives the snapshots of transactions up that were kept long enough.
+//! The drop of transactions' snapshots that have reached their limit.
 
 use super::clients::Clients;
 use crate::shard::session::core::Core;
 use crate::shard::session::snapshots::Snapshot;
 
-/// So many are given up in one pass; the rest in the next, so that requests come in between.
+/// The number of snapshots dropped in one pass, so that requests are served in between.
 const GIVEN_UP_PER_PASS: usize = 4096;
 
-/// Gives up what is too old, or too much.
+/// Drops snapshots that are too old, or keep too much.
 pub fn give_up_snapshots(core: &mut Core, clients: &mut Clients) {
     for _ in 0..core.snapshots.len().min(GIVEN_UP_PER_PASS) {
         let Some(oldest) = core.snapshots.take_due(&core.shared.store, core.now) else { return };
@@ -19,15 +19,15 @@ pub fn give_up_snapshots(core: &mut Core, clients: &mut Clients) {
     }
 }
 
-/// Whether the log of its transaction is being run again on it. The control domain's logs can be long: theirs are
-/// kept to the end.
+/// Returns whether a replay needs the snapshot and may keep it. Logs of the control domain can be long: they are
+/// replayed to the end.
 fn is_needed(core: &Core, clients: &Clients, snapshot: &Snapshot) -> bool {
     let Some(connection) = clients.get(snapshot.place) else { return false };
     let is_in_time = snapshot.is_in_time(&core.shared.store, core.now);
     (is_in_time || !connection.session.is_guest()) && is_being_replayed(clients, snapshot)
 }
 
-/// Keeps a snapshot as if it had been taken now.
+/// Renews a snapshot as if it had been taken now.
 fn keep(core: &mut Core, clients: &mut Clients, snapshot: Snapshot) {
     let Some(connection) = clients.get_mut(snapshot.place) else { return };
     let transactions = &mut connection.session.transactions;
@@ -37,7 +37,8 @@ fn keep(core: &mut Core, clients: &mut Clients, snapshot: Snapshot) {
     core.snapshots.add(Snapshot { since, replaced, ..snapshot });
 }
 
-/// Of a connection's transactions at most one is, for its next request.
+/// Returns whether the snapshot's transaction is replaying its log on it. At most one transaction of a connection is,
+/// for its next request.
 fn is_being_replayed(clients: &Clients, snapshot: &Snapshot) -> bool {
     let Some(connection) = clients.get(snapshot.place) else { return false };
     let session = &connection.session;
@@ -57,7 +58,7 @@ fn give_up_snapshot(clients: &mut Clients, snapshot: &Snapshot) {
         && open.snapshots_from == Some(snapshot.since)
     {
         open.snapshots_from = None;
-        // Its charge stays: its next request takes as much anew.
+        // The charge stays, as the replay takes as much memory again.
         open.transaction.give_up();
     }
 }

@@ -1,5 +1,4 @@
-//! What time alone changes of connections: events that guests do not take expire, and clients that do not read are
-//! named in the log.
+//! Effects of time on connections: events that guests do not take expire, and stalled clients are logged.
 
 use std::time::Duration;
 
@@ -10,14 +9,14 @@ use crate::domain::Notice;
 use crate::shard::session::Session;
 use crate::shard::session::core::Core;
 
-/// Makes the connections ready whose wait is over.
+/// Makes the connections ready whose timers have expired.
 pub fn fire_alarms(worker: &mut Worker) {
     while let Some(place) = worker.timers.take_alarm(worker.core.now) {
         worker.clients.make_ready(place);
     }
 }
 
-/// Looks at the connections that time matters to, if it is time.
+/// Serves the connections that wait for time to pass, once per [`TICK`](super::timers::TICK).
 pub fn tick(worker: &mut Worker) {
     let Worker { core, clients, timers, .. } = worker;
     for place in timers.take_tick(core.now) {
@@ -32,7 +31,7 @@ pub fn tick(worker: &mut Worker) {
     }
 }
 
-/// Drops the events that a guest has not taken for too long, though it could.
+/// Drops the events that a guest has not taken within the timeout, unless it is quiesced and cannot take them.
 fn expire_events(core: &Core, session: &mut Session) {
     let timeout = core.shared.watch_event_timeout;
     if !session.is_guest() || timeout == Duration::ZERO || session.is_quiesced() {
@@ -49,7 +48,7 @@ fn expire_events(core: &Core, session: &mut Session) {
     }
 }
 
-/// Names a client in the log, once, that has taken nothing during the timeout.
+/// Logs a client once that has taken nothing during the timeout.
 fn note_stall(core: &Core, connection: &mut Connection) {
     let (session, timeout) = (&connection.session, core.shared.watch_event_timeout);
     if session.is_guest() || timeout == Duration::ZERO || session.output.is_empty() {

@@ -1,4 +1,4 @@
-//! When connections are looked at though nothing happens to them.
+//! The timers of connections that are served even if nothing happens to them.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet};
@@ -8,37 +8,37 @@ use foldhash::fast::RandomState;
 
 use crate::shard::mailbox::Place;
 
-/// How often connections that time matters to are looked at.
+/// The interval in which connections that wait for time to pass are served.
 pub const TICK: Duration = Duration::from_millis(250);
 
 /// A worker's timers.
 pub struct Timers {
-    /// Connections that are looked at again at a time of their own.
+    /// Connections with a timer of their own.
     alarms: BinaryHeap<Reverse<(Instant, Place)>>,
-    /// Connections that are looked at with each tick.
+    /// Connections served with each tick.
     ticking: HashSet<Place, RandomState>,
     next_tick: Instant,
 }
 
 impl Timers {
-    /// None yet.
+    /// Creates an empty set of timers.
     pub fn new(now: Instant) -> Timers {
         Timers { alarms: BinaryHeap::new(), ticking: HashSet::default(), next_tick: now }
     }
 
-    /// When the next is due.
+    /// Returns when the next timer or tick is due.
     pub fn next(&self) -> Option<Instant> {
         let tick = Some(self.next_tick).filter(|_| !self.ticking.is_empty());
         let alarm = self.alarms.peek().map(|Reverse((until, _))| *until);
         tick.into_iter().chain(alarm).min()
     }
 
-    /// A connection is looked at again at this time.
+    /// Sets a timer of a connection.
     pub fn set_alarm(&mut self, until: Instant, place: Place) {
         self.alarms.push(Reverse((until, place)));
     }
 
-    /// Takes a connection whose time has come.
+    /// Takes a connection whose timer has expired.
     pub fn take_alarm(&mut self, now: Instant) -> Option<Place> {
         let &Reverse((until, place)) = self.alarms.peek()?;
         if until > now {
@@ -48,7 +48,7 @@ impl Timers {
         Some(place)
     }
 
-    /// A connection is looked at with each tick from now on.
+    /// Adds a connection to the ticks.
     pub fn begin_ticks(&mut self, now: Instant, place: Place) {
         if self.ticking.is_empty() {
             self.next_tick = now + TICK;
@@ -56,12 +56,12 @@ impl Timers {
         self.ticking.insert(place);
     }
 
-    /// A connection is not looked at with ticks any more.
+    /// Removes a connection from the ticks.
     pub fn end_ticks(&mut self, place: Place) {
         self.ticking.remove(&place);
     }
 
-    /// If it is time, begins the next tick, and returns the connections that are looked at.
+    /// Begins the next tick if it is due, and returns its connections.
     pub fn take_tick(&mut self, now: Instant) -> Vec<Place> {
         if now < self.next_tick {
             return Vec::new();

@@ -1,11 +1,11 @@
-//! The watches of a worker's connections, for `check`.
+//! The watches of a worker's connections, for the command `check`.
 
 use super::Worker;
 use crate::shard::session::watching::entry;
 use crate::store::WatchList;
 
-/// The watches of this worker's connections. Cost: a copy of each; no connection is being
-/// served meanwhile, so the tries hold just these of this worker.
+/// Returns the watches of this worker's connections. Cost: a copy of each. No connection is being served meanwhile, so
+/// the tries contain exactly these of this worker.
 pub fn watch_list(worker: &Worker) -> WatchList {
     let core = &worker.core;
     let mut watches = Vec::new();

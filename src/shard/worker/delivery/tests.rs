@@ -14,7 +14,7 @@ use crate::shard::session::{KERNEL_COLLAPSE_BYTES, Kind, RING_COLLAPSE_BYTES};
 use crate::transport::Ring;
 use crate::words::{Domid, Path};
 
-/// A client of the control domain's that watches `/a`, and the events of a change.
+/// A client of the control domain that watches `/a`, and the events of a change.
 struct Client {
     registry: Registry,
     connection: Connection,
@@ -34,7 +34,7 @@ impl Client {
         Client { registry, connection, watcher }
     }
 
-    /// The event of a change of `path` arrives.
+    /// Delivers the event of a change of `path`.
     fn change(&mut self, path: &[u8]) {
         let (registry, full) = (&self.registry, Cell::default());
         let sender = EventSender { now: Instant::now(), version: 1, registry, full };
@@ -43,7 +43,7 @@ impl Client {
         sender.send_or_defer(&mut self.connection, ChangeEvents::from_elem(event, 1), None);
     }
 
-    /// Whether an event that names `path` is the last in its output.
+    /// Returns whether the last event in the output names `path`.
     fn ends_with_event(&mut self, path: &[u8]) -> bool {
         let mut event = Vec::new();
         append_event(&mut event, path, b"t");
