@@ -1,5 +1,5 @@
-//! Where the states of domains are kept and led to the next, and what a toolstack sees of them that goes on with a
-//! move which another tool began.
+//! The states of domains on their owner thread, and the part of them that DOMAIN_STATES reports, by which a tool
+//! resumes a move that another one began.
 
 use std::collections::HashMap;
 
@@ -11,30 +11,31 @@ use crate::domain::{Domain, Registry};
 use crate::sync::Arc;
 use crate::words::{Domid, Errno, Presence};
 
-/// The state of a domain, and what tells it from another of its number.
+/// The state of a domain, and the numbers that distinguish it from others with its domid.
 pub struct Standing {
-    /// The state.
+    /// The state's name.
     pub presence: Presence,
-    /// The host's number of the domain; 0 if the daemon does not know it.
+    /// The host's unique id of the domain; 0 if the daemon does not know it.
     pub unique_id: u64,
-    /// The number that it had at the source of the import that brought it; 0 if there is none, or
-    /// the stream does not say it.
+    /// The unique id that the domain had at the source of its import; 0 if it was not imported, or the stream does not
+    /// have it.
     pub origin: u64,
-    /// The event channel that the stream of an import names, until INTRODUCE; else 0.
+    /// The event channel named by the stream of an import, until INTRODUCE; otherwise 0.
     pub port: u32,
 }
 
-/// The states of the domains whose home thread a worker is.
+/// The states of the domains whose owner thread a worker is.
 #[derive(Default)]
 pub struct DomainStates {
-    /// Those that are not absent, each with the birth of its incarnation.
+    /// The states other than absent, each with the birth of its incarnation.
     states: HashMap<Domid, (u64, DomainState), RandomState>,
-    /// Connections of rings that were released while they waited for an answer: their domains.
+    /// The domains of connections that were released while they were parked for a reply, by the number of the
+    /// connection.
     released: HashMap<u64, Domid, RandomState>,
 }
 
 impl DomainStates {
-    /// Returns the state of a domain whose home thread this is. Cost: constant.
+    /// Returns what DOMAIN_STATES reports of a domain. Cost: constant.
     pub fn standing(&self, registry: &Registry, domid: Domid) -> Standing {
         let domain = registry.get(domid);
         let [unique_id, origin] =
@@ -46,12 +47,12 @@ impl DomainStates {
         Standing { presence: self.presence(domid), unique_id, origin, port }
     }
 
-    /// Returns the state of a domain by name.
+    /// Returns the name of a domain's state.
     pub fn presence(&self, domid: Domid) -> Presence {
         self.states.get(&domid).map_or(Presence::Absent, |(_, state)| state.presence())
     }
 
-    /// Returns the mark of a domain's last export, if it has one.
+    /// Returns the mark of a domain's last export, unless it is known to be invalid.
     pub fn mark_of(&self, domid: Domid) -> Option<&Mark> {
         match &self.states.get(&domid)?.1 {
             DomainState::Exported(mark) => Some(mark),
@@ -60,13 +61,14 @@ impl DomainStates {
         }
     }
 
-    /// Leads a domain to its next state, and publishes it.
+    /// Leads a domain to its next state, and publishes the state's name.
     ///
     /// # Errors
-    /// Why the state refuses the event; `ENOENT` of an incarnation that is gone.
+    /// The state's refusal of the event; `ENOENT` for an incarnation that has ended.
     pub fn step(&mut self, domain: &Arc<Domain>, event: Event) -> Result<Effects, Errno> {
         let former = match self.states.remove(&domain.domid) {
             Some((birth, state)) if birth == domain.birth => state,
+            // An event of an earlier incarnation must not change the state of its successor.
             Some((birth, state)) if birth > domain.birth => {
                 self.states.insert(domain.domid, (birth, state));
                 return Err(Errno::ENOENT);
@@ -81,17 +83,17 @@ impl DomainStates {
         effects
     }
 
-    /// Notes that the connection with this number was released while it waited for an answer.
+    /// Notes the release of a connection that is parked for a reply.
     pub fn note_released(&mut self, connection: u64, domid: Domid) {
         self.released.insert(connection, domid);
     }
 
-    /// Takes the domain of a connection that was released while it waited for an answer, which has come.
+    /// Takes the domain of a released connection whose reply has come.
     pub fn take_released(&mut self, connection: u64) -> Option<Domid> {
         self.released.remove(&connection)
     }
 
-    /// Returns what RELEASE left of a domain.
+    /// Returns the stream remainder that RELEASE left of a domain.
     pub fn left_by_release(&mut self, domid: Domid) -> Option<&mut Carried> {
         match self.states.get_mut(&domid) {
             Some((_, DomainState::Absent(Some(carried)))) => Some(carried),

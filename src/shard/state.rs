@@ -1,5 +1,5 @@
-//! A domain's life at its home thread (docs/MIGRATION.md, "What a domain is, and where"): its state, and the one
-//! function that leads from a state to the next.
+//! The lifecycle of a domain on its owner thread (docs/MIGRATION.md, "What a domain is, and where"): its states, and
+//! the one function that leads from a state to the next.
 
 pub mod kept;
 
@@ -10,122 +10,122 @@ use crate::migration::stream::state::Client;
 use crate::store::DomainSnapshot;
 use crate::words::{Errno, Presence};
 
-/// The state of a domain at its home thread, with what is kept for the states that can follow.
+/// The state of a domain on its owner thread, with the data that later states need.
 pub enum DomainState {
-    /// Not introduced. A RELEASE without a mark may have left what its stream had in hand, for an INTRODUCE of the
-    /// same ring.
+    /// Not introduced. RELEASE without a mark may have left the remainder of its stream for an INTRODUCE of the same
+    /// ring.
     Absent(Option<Box<Carried>>),
-    /// Not introduced; an import of it is under way, before which it had these settings.
+    /// Not introduced, with an import in progress, and its settings from before.
     Arriving(Box<Before>),
-    /// Imported; what the import brought waits for INTRODUCE.
+    /// Imported; the imported connection is kept for INTRODUCE.
     Arrived(Box<SavedConnection>, Box<Before>),
-    /// Its ring is being mapped: the state lasts as long as the function that maps it.
+    /// Its ring is being mapped: the state exists only within the function that maps it.
     Connecting,
     /// Introduced and served.
     Running,
-    /// Introduced; its last request is under way, and no other is taken. The shares are replied to after it.
+    /// Introduced, with its last request in progress and no other taken. The parts are replied to after it.
     Quiescing(Vec<Share>),
-    /// Introduced; nothing of it is under way, and no request is taken.
+    /// Introduced, with no request in progress and none taken.
     Quiesced,
-    /// Quiesced, and the export with this mark was replied to.
+    /// Quiesced, and exported with this mark.
     Exported(Mark),
-    /// Imported and introduced, not served since: quiesced. It may have been exported again.
+    /// Imported, introduced and quiesced, since it was not served yet. It may have been exported again.
     ArrivedIntroduced(Imported, Option<Mark>),
-    /// Released with a mark: an INTRODUCE takes up what the export saw.
+    /// Released with a mark: INTRODUCE restores the exported connection.
     Left(Box<SavedConnection>),
 }
 
-/// What happens to a domain.
+/// An event that may change a domain's state.
 pub enum Event {
-    /// INTRODUCE.
+    /// The request INTRODUCE.
     Introduce,
-    /// Its ring is mapped and served, or quiesced with what it had before.
+    /// Its ring is mapped, and served or restored in quiesced state.
     Connected(Connected),
-    /// Its ring cannot be mapped; nothing of this was used.
+    /// Its ring cannot be mapped; the data is unchanged.
     ConnectFailed(Connect),
-    /// QUIESCE.
+    /// The request QUIESCE, with the domain's part of it.
     Quiesce(Share),
     /// The last request of a quiescing domain is done.
     Drained,
-    /// UNQUIESCE.
+    /// The request UNQUIESCE.
     Unquiesce,
-    /// An export that quiesced the domain failed.
+    /// The export for which the domain was quiesced has failed.
     ExportFailed,
-    /// An export is replied to with this mark.
+    /// An export has succeeded with this mark.
     Exported(Mark),
-    /// Something that the mark stands for has changed.
+    /// The state that the mark stands for has changed.
     Outdated,
-    /// RELEASE without a mark; its connection has ended and left this.
+    /// RELEASE without a mark; its connection has ended with this remainder.
     Release(Option<Box<Carried>>),
-    /// RELEASE with the mark of its state; its connection has ended and was this.
+    /// RELEASE with a valid mark; its connection has ended and is saved here.
     ReleaseWithMark(Box<Client>),
     /// An import begins; the domain has these settings.
     ImportBegins(OwnSettings),
-    /// The import has ended, and has brought this or nothing.
+    /// The import has ended, with this connection if it succeeded.
     ImportEnds(Option<Box<SavedConnection>>),
-    /// DISCARD_DOMAINS.
+    /// The request DISCARD_DOMAINS.
     Discard,
     /// The domain is gone from the host.
     Died,
 }
 
-/// What a ring that is being mapped takes up.
+/// The connection with which a ring is mapped.
 pub enum Connect {
-    /// A new stream, or the one that RELEASE left.
+    /// A new one, with the stream remainder if RELEASE left one.
     New(Option<Box<Carried>>),
-    /// The connection of a domain that left.
+    /// That of a domain released with a mark.
     Left(Box<SavedConnection>),
-    /// The connection that an import brought.
+    /// That of an import.
     Arrived(Box<SavedConnection>, Box<Before>),
 }
 
-/// What a mapped ring has taken up.
+/// The kind of connection that a mapped ring has.
 pub enum Connected {
-    /// A stream that is served.
+    /// A new one, which is served.
     New,
-    /// The connection of a domain that left.
+    /// That of a domain released with a mark.
     Left,
-    /// The connection that an import brought.
+    /// That of an import.
     Arrived(Imported),
 }
 
-/// What an import brought beside a connection, and what it changed.
+/// The partitions that an import brought, and the domain's data from before.
 pub struct Imported {
-    /// The domain's homes as they were then.
+    /// The domain's partitions as they were imported.
     pub seen: DomainSnapshot,
-    /// What was set before.
+    /// The data to be restored if the import is taken back.
     pub before: Box<Before>,
 }
 
-/// What follows an event beside the next state.
+/// The effects of an event beside the next state. The caller executes them, so that [`next`] needs no worker.
 #[derive(Default)]
 pub struct Effects {
-    /// The ring is to be mapped.
+    /// Map the ring.
     pub connect: Option<Connect>,
-    /// The service of its connection begins or ends.
+    /// Begin or end the service of the connection.
     pub service: Option<Service>,
-    /// The domain is served for the first time since an import brought it.
+    /// The domain is served for the first time since its import.
     pub ends_import: bool,
-    /// QUIESCE is replied to for these shares.
+    /// Parts of QUIESCE that have succeeded.
     pub quiesced: Vec<Share>,
-    /// QUIESCE has failed for these shares, since UNQUIESCE overtook it.
+    /// Parts of QUIESCE that have failed, as UNQUIESCE overtook them.
     pub overtaken: Vec<Share>,
-    /// What an import changed is to be as it was.
+    /// Undo this import.
     pub taken_back: Option<Imported>,
 }
 
-/// What happens to the service of a connection.
+/// A change of a connection's service.
 pub enum Service {
-    /// Requests are taken again.
+    /// Take requests again.
     Begins,
-    /// No request is taken after the one that is under way.
+    /// Take no request after the one in progress.
     Ends,
 }
 
-/// A state, and what else follows an event; or why the state refuses the event, which leaves it as it is.
+/// The next state and the effects of an event; or the error of an event that is refused, with the unchanged state.
 type Next = (DomainState, Result<Effects, Errno>);
 
-/// Returns what follows an event in a state.
+/// Returns the next state and the effects of an event.
 pub fn next(state: DomainState, event: Event) -> Next {
     match event {
         Event::Introduce => introduce(state),
@@ -168,9 +168,9 @@ fn introduce(state: DomainState) -> Next {
         DomainState::Absent(carried) => connect(Connect::New(carried)),
         DomainState::Left(moved) => connect(Connect::Left(moved)),
         DomainState::Arrived(moved, before) => connect(Connect::Arrived(moved, before)),
-        // Its event channel and its connection become new.
+        // A repeated INTRODUCE resets the event channel and the connection.
         DomainState::Running => (DomainState::Running, done()),
-        // What is quiesced may be exported already: only its end or UNQUIESCE may change it.
+        // A quiesced domain may have been exported already: only its end or UNQUIESCE may change it.
         state @ (DomainState::Arriving(_)
         | DomainState::Connecting
         | DomainState::Quiescing(_)
@@ -223,7 +223,7 @@ fn unquiesce(state: DomainState) -> Next {
     }
 }
 
-/// A domain with a mark stays quiesced: another export was replied to meanwhile.
+/// Keeps a domain with a mark quiesced: another export has succeeded meanwhile.
 fn export_failed(state: DomainState) -> Next {
     match state {
         state @ (DomainState::Quiescing(_) | DomainState::Quiesced) => unquiesce(state),
@@ -316,7 +316,7 @@ impl Default for DomainState {
 }
 
 impl DomainState {
-    /// Returns the state as others see it.
+    /// Returns the state's name.
     pub fn presence(&self) -> Presence {
         match self {
             DomainState::Absent(_) | DomainState::Connecting => Presence::Absent,

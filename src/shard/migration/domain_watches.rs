@@ -1,4 +1,4 @@
-//! GET_DOMAIN_WATCHES and ADD_DOMAIN_WATCHES, on the domain's home thread.
+//! GET_DOMAIN_WATCHES and ADD_DOMAIN_WATCHES, on the domain's owner thread.
 
 use crate::protocol::escape;
 use crate::protocol::operations::{Form, NewWatch, WatchColumns, WatchListing};
@@ -9,8 +9,8 @@ use crate::shard::worker::Worker;
 use crate::sync::Arc;
 use crate::words::{Domid, Errno, PAYLOAD_BYTES_MAX};
 
-/// The part of a domain's watches that begins at `index` and fits into a reply. Cost: that part;
-/// the first time after removals the number of its watches.
+/// Returns the part of a domain's watches that begins at `index` and fits into a reply. Cost: that part; the first time
+/// after removals, all watches of the domain.
 pub fn list_watches(
     worker: &mut Worker,
     domid: Domid,
@@ -24,7 +24,7 @@ pub fn list_watches(
     append(listing.form, &mut reply, &[watches.generation().to_string().as_bytes()]);
     let head = reply.len();
     let is_text = listing.form == Form::Text;
-    // A text is a string as a whole.
+    // The text form is one string, so it needs room for its NUL.
     let room = PAYLOAD_BYTES_MAX - usize::from(is_text);
     for watch in watches.in_order(index) {
         let end = reply.len();
@@ -32,7 +32,7 @@ pub fn list_watches(
         if reply.len() > room {
             reply.truncate(end);
             if end == head {
-                // An empty list would say that this is the end.
+                // An empty list would mean the end of all watches.
                 return Err(Errno::E2BIG);
             }
             break;
@@ -44,7 +44,7 @@ pub fn list_watches(
     Ok(reply)
 }
 
-/// Sets watches as if the domain had: all of them, and each fires once; or none.
+/// Adds watches as if the domain had set them: either all, and each fires once, or none.
 pub fn add_watches(worker: &mut Worker, domid: Domid, watches: &[NewWatch]) -> Result<(), Errno> {
     let Worker { core, clients, .. } = worker;
     let place = clients.of_domain(domid).ok_or(Errno::ENOENT)?;
@@ -72,14 +72,14 @@ fn add_all(core: &mut Core, session: &mut Session, watches: &[NewWatch]) -> Resu
             session.fire_once(core, id);
         } else if let Some(watch) = session.watches.get(id) {
             let (path, token) = (Arc::clone(&watch.path), watch.token.clone());
-            // It is there, since it was added just now.
+            // The watch was added just now, so it is found.
             let _ = session.remove_watch(core, path.as_path(), &token);
         }
     }
     result
 }
 
-/// Appends what belongs together: strings, or a line of words.
+/// Appends one record: NUL-terminated strings, or a line of words.
 fn append(form: Form, out: &mut Vec<u8>, strings: &[&[u8]]) {
     let (between, end) = match form {
         Form::Strings => (0, 0),

@@ -1,4 +1,5 @@
-//! Domains that arrive, on their home thread: a number is kept free for an import, which then ends, and may be taken back.
+//! Imports on the owner thread of the domain: its number is kept free during the import, which then ends and may be
+//! taken back.
 
 use crate::domain::Domain;
 use crate::migration::stream::state::Client;
@@ -11,12 +12,12 @@ use crate::store::DomainSnapshot;
 use crate::sync::Arc;
 use crate::words::{Domid, Errno, Presence};
 
-/// Keeps a domain's number free for an import that is under way; answers who it is.
+/// Keeps a domain's number free for an import, and returns its incarnation.
 ///
 /// # Errors
-/// [`Presence::Absent`] if the host has no such domain, else the state that is in the way.
+/// [`Presence::Absent`] if the host has no such domain, otherwise the state that conflicts.
 pub fn expect(worker: &mut Worker, domid: Domid) -> Result<Arc<Domain>, Presence> {
-    // A former life may have ended without our having heard of it yet.
+    // An earlier incarnation may have ended, with the host's notification still on its way.
     domain_changed(worker, domid);
     let domain = worker.core.shared.known_domain(domid).ok_or(Presence::Absent)?;
     let begins = Event::ImportBegins(domain.own_settings());
@@ -26,10 +27,10 @@ pub fn expect(worker: &mut Worker, domid: Domid) -> Result<Arc<Domain>, Presence
     }
 }
 
-/// Ends [`expect`]: with the connection and the homes that arrived, or with nothing.
+/// Ends [`expect`]: with the imported connection and partitions, or with none.
 ///
 /// # Errors
-/// `ENOENT` if the domain died meanwhile.
+/// `ENOENT` if the domain has died meanwhile.
 pub fn arrive(
     worker: &mut Worker,
     domain: &Arc<Domain>,
@@ -44,11 +45,11 @@ pub fn arrive(
     Ok(())
 }
 
-/// Gives a domain up that arrived and was not served since: what was set of it before is so again.
-/// Answers the homes that it brought, and whether it was introduced.
+/// Discards a domain that was imported and not served since, and restores its settings from before the import. Returns
+/// its partitions, and whether it was introduced.
 ///
 /// # Errors
-/// `EINVAL` if it is no such domain.
+/// `EINVAL` if it is in another state.
 pub fn discard(worker: &mut Worker, domid: Domid) -> Result<(DomainSnapshot, bool), Errno> {
     let domain = worker.core.registry().get(domid).ok_or(Errno::EINVAL)?;
     let introduced = worker.clients.of_domain(domid);

@@ -1,4 +1,4 @@
-//! The marks of exports: what of a domain stays as it was exported, so that RELEASE may end it here.
+//! Marks of exports: whether a domain is still as it was exported, so that RELEASE may end it here.
 
 use super::saved_connection::{quiesced, save_connection};
 use crate::migration::stream::state::Client;
@@ -8,10 +8,10 @@ use crate::shard::worker::Worker;
 use crate::store::DomainSnapshot;
 use crate::words::{Domid, Errno};
 
-/// Gives an export of a domain, which saw this version and these homes, its mark.
+/// Gives the export of a domain, which saved this version of its connection and these partitions, its mark.
 ///
 /// # Errors
-/// As [`save_connection`]; `EAGAIN` also if the connection has another version.
+/// As [`save_connection`]; `EAGAIN` also if the connection has another version by now.
 pub fn mark(
     worker: &mut Worker,
     domid: Domid,
@@ -26,10 +26,10 @@ pub fn mark(
     Ok(number)
 }
 
-/// Returns the connection that a RELEASE with the mark of an export ends.
+/// Returns the connection that RELEASE with the mark of an export ends.
 ///
 /// # Errors
-/// `EAGAIN` if the mark does not stand for what is there now.
+/// `EAGAIN` if the mark is not valid for the present state.
 pub fn leave(worker: &mut Worker, domid: Domid, number: u64) -> Result<Box<Client>, Errno> {
     let (client, version) = save_connection(worker, domid)?;
     let mark = worker.domains.mark_of(domid).ok_or(Errno::EAGAIN)?;

@@ -1,9 +1,9 @@
-//! The worker's part of a migration: what a domain's home thread does for one that leaves or arrives, and how a
-//! thread that may wait asks for it.
+//! The worker's part of a migration: the steps that a domain's owner thread executes, and the interface by which
+//! threads that may block request them.
 //!
 //! ```text
 //!   migration/server --> owner_threads -- a MoveRequest in a mailbox --> serve_move
-//!   QUIESCE, UNQUIESCE --> scatter_gather -- a share each ------------> quiesce
+//!   QUIESCE, UNQUIESCE --> scatter_gather -- a part each -------------> quiesce
 //!                                              leaves: saved_connection --> marks
 //!                                              arrives: expected_domains --> saved_connection, at INTRODUCE
 //! ```

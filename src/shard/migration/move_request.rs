@@ -1,4 +1,4 @@
-//! What a thread that may wait asks of the home threads of domains that move.
+//! Requests of threads that may block to the owner threads of migrating domains.
 
 use crossbeam::channel::Sender;
 
@@ -9,13 +9,14 @@ use crate::store::DomainSnapshot;
 use crate::sync::Arc;
 use crate::words::{Domid, Errno, Presence};
 
-/// A domain whose number is kept free for an import, or the state that is in the way.
+/// A domain whose number is kept free for an import, or the state that conflicts.
 pub type Expected = Result<Arc<Domain>, Presence>;
 
-/// A domain whose import is over, with what it brought if it arrived: its connection, its homes.
+/// A domain whose import has ended, with its connection and partitions if the import succeeded.
 pub type ImportEnd = (Arc<Domain>, Option<(Client, DomainSnapshot)>);
 
-/// What [`OwnerThreads`](super::owner_threads::OwnerThreads) ask of a domain's home thread, and where the reply goes. It keeps its place among events.
+/// A request of [`OwnerThreads`](super::owner_threads::OwnerThreads) to a domain's owner thread, with its reply
+/// address. It keeps its order among events.
 pub enum MoveRequest {
     /// See [`OwnerThreads::undo_quiesce`](super::owner_threads::OwnerThreads::undo_quiesce).
     UndoQuiesce(Domid, MoveReply<()>),
@@ -33,18 +34,18 @@ pub enum MoveRequest {
     Discard(Domid, MoveReply<(DomainSnapshot, bool)>),
 }
 
-/// Where the reply to one of several requests goes.
+/// The reply address of one of several requests sent at the same time.
 pub struct MoveReply<R> {
-    /// Which of them it is.
+    /// The index of the request.
     pub at: usize,
-    /// Takes the replies.
+    /// Collects the replies.
     pub sender: Sender<(usize, Result<R, Errno>)>,
 }
 
 impl<R> MoveReply<R> {
-    /// Sends it.
+    /// Sends the reply.
     pub fn send(self, result: Result<R, Errno>) {
-        // There is room for each, and a thread that waits for them.
+        // Cannot fail: the channel has room for each reply, and the receiver waits for all.
         let _ = self.sender.send((self.at, result));
     }
 }

@@ -1,4 +1,4 @@
-//! The home threads of many domains, asked by a thread that may wait: each for its part, all of them at the same time.
+//! The interface by which a thread that may block uses the owner threads of many domains, all at the same time.
 
 use crossbeam::channel::bounded;
 
@@ -13,37 +13,36 @@ use crate::store::{Caller, DomainSnapshot, Executed, Store};
 use crate::sync::Arc;
 use crate::words::{Domid, Errno, RELEASE_DOMAIN};
 
-/// The threads, for those who move domains. Whoever calls waits; the threads do not.
+/// The owner threads, for threads that migrate domains. The caller of a method blocks; the owner threads never do.
 #[derive(Clone)]
 pub struct OwnerThreads {
     pub(in crate::shard) shared: Arc<Shared>,
 }
 
 impl OwnerThreads {
-    /// The store.
+    /// Returns the store.
     pub fn store(&self) -> &Store {
         &self.shared.store
     }
 
-    /// The daemon itself, as the one who asks.
+    /// Returns the daemon itself as the caller of store operations.
     pub fn caller(&self) -> Caller {
         self.shared.daemon_caller()
     }
 
-    /// The incarnation of a domain that the host says exists.
+    /// Returns the incarnation of a domain that exists on the host.
     pub fn known_domain(&self, domid: Domid) -> Option<Arc<Domain>> {
         self.shared.known_domain(domid)
     }
 
-    /// Quiesces domains, and waits until the last of them is still. Answers those for which it could
-    /// not be done.
+    /// Quiesces domains, and blocks until all are drained. Returns those that failed.
     pub fn quiesce(&self, domids: &[Domid]) -> Vec<(Domid, Errno)> {
         if domids.is_empty() {
             return Vec::new();
         }
         let (sender, receiver) = bounded(1);
         let answer = move |gathered: Gathered| {
-            // Who asked waits for it.
+            // Cannot fail: the receiver waits for it.
             let _ = sender.send(gathered);
         };
         for share in shares(domids, answer) {
@@ -56,21 +55,21 @@ impl OwnerThreads {
         receiver.recv().unwrap_or(Err(Errno::EIO)).unwrap_or_else(all)
     }
 
-    /// Serves domains again that an export quiesced which failed. A domain with a mark stays quiesced: another
-    /// export was replied to meanwhile.
+    /// Undoes the quiescing of domains whose export failed. A domain with a mark stays quiesced, since another export
+    /// has succeeded meanwhile.
     pub fn undo_quiesce(&self, domids: &[Domid]) {
         let request = |&domid: &Domid| (domid, move |reply| MoveRequest::UndoQuiesce(domid, reply));
         self.ask(domids.iter().map(request));
     }
 
-    /// Returns what the connections of quiesced domains are.
+    /// Returns the connections of quiesced domains as values, with their versions.
     pub fn save_connections(&self, domids: &[Domid]) -> Vec<Result<(Client, u64), Errno>> {
         let request =
             |&domid: &Domid| (domid, move |reply| MoveRequest::SaveConnection(domid, reply));
         self.ask(domids.iter().map(request))
     }
 
-    /// Gives exports their marks: of each domain the version of its connection, and its homes.
+    /// Gives exports their marks, from the version of each domain's connection and its partitions.
     pub fn mark(&self, exports: Vec<(u64, DomainSnapshot)>) -> Vec<Result<u64, Errno>> {
         let request = |(version, seen): (u64, DomainSnapshot)| {
             (seen.domid, move |reply| MoveRequest::Mark(version, seen, reply))
@@ -78,23 +77,22 @@ impl OwnerThreads {
         self.ask(exports.into_iter().map(request))
     }
 
-    /// Keeps the numbers of domains free that are being imported, until [`OwnerThreads::arrive`]; returns their
-    /// incarnations.
+    /// Keeps the numbers of domains free for an import until [`OwnerThreads::arrive`], and returns their incarnations.
     ///
     /// # Errors
-    /// `EIO` of a thread that ended.
+    /// `EIO` for a thread that has ended.
     pub fn expect(&self, domids: &[Domid]) -> Vec<Result<Expected, Errno>> {
         let request = |&domid: &Domid| (domid, move |reply| MoveRequest::Expect(domid, reply));
         self.ask(domids.iter().map(request))
     }
 
-    /// Returns the states of some domains.
+    /// Returns the states of domains.
     pub fn standings(&self, domids: &[Domid]) -> Vec<Result<Standing, Errno>> {
         let request = |&domid: &Domid| (domid, move |reply| MoveRequest::Standing(domid, reply));
         self.ask(domids.iter().map(request))
     }
 
-    /// Leaves the connections of domains that arrived to INTRODUCE, and frees the numbers of the others.
+    /// Keeps the connections of imported domains for INTRODUCE, and frees the numbers of the others.
     pub fn arrive(&self, arrivals: Vec<ImportEnd>) -> Vec<Result<(), Errno>> {
         let request = |(domain, arrived): ImportEnd| {
             (domain.domid, move |reply| MoveRequest::Arrive(domain, arrived, reply))
@@ -102,7 +100,7 @@ impl OwnerThreads {
         self.ask(arrivals.into_iter().map(request))
     }
 
-    /// Those of some domains that arrived and were not served since.
+    /// Returns those domains that were imported and not served since.
     pub fn arrived(&self, domids: &[Domid]) -> Vec<Domid> {
         let standings = domids.iter().zip(self.standings(domids));
         let arrived = standings.filter(|(_, standing)| {
@@ -111,7 +109,7 @@ impl OwnerThreads {
         arrived.map(|(domid, _)| *domid).collect()
     }
 
-    /// Gives domains up that arrived and were not served since; answers the homes that they brought.
+    /// Discards domains that were imported and not served since, and returns their partitions.
     pub fn discard(&self, domids: &[Domid]) -> Vec<Result<DomainSnapshot, Errno>> {
         let request = |&domid: &Domid| (domid, move |reply| MoveRequest::Discard(domid, reply));
         let discarded = self.ask(domids.iter().map(request));
@@ -127,8 +125,8 @@ impl OwnerThreads {
         discarded
     }
 
-    /// Sends each domain's home thread its request and waits for all replies, which are in the same order: `EIO` of
-    /// a thread that ended.
+    /// Sends each domain's owner thread its request, and blocks until all have replied. The replies are in the order of
+    /// the requests, `EIO` for a thread that has ended.
     fn ask<R, M>(
         &self,
         requests: impl ExactSizeIterator<Item = (Domid, M)>,
@@ -152,7 +150,7 @@ impl OwnerThreads {
         replies
     }
 
-    /// Settles what was removed, and wakes who is told of it.
+    /// Settles removed nodes, and wakes the workers to which events were pushed.
     pub fn settle(&self, executed: Executed) {
         if let Some(rest) = self.shared.store.settle(executed.removed) {
             self.shared.store.reap(rest, Box::new(|| {}));
@@ -160,12 +158,12 @@ impl OwnerThreads {
         self.wake();
     }
 
-    /// Says in the store where the migration socket is, and what it serves.
+    /// Announces the path and the operations of the migration socket in the store.
     pub fn announce_migration_socket(&self, path: &str) {
         self.shared.announce_migration_socket(path);
     }
 
-    /// Wakes every thread that something was pushed to.
+    /// Wakes every worker with new messages.
     fn wake(&self) {
         self.shared.mailboxes.wake_all(u16::MAX);
     }

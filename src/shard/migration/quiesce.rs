@@ -1,15 +1,15 @@
-//! QUIESCE and UNQUIESCE, on the domain's home thread.
+//! QUIESCE and UNQUIESCE, on the domain's owner thread.
 //!
-//! A domain's requests run on its home thread, one after another, and so does QUIESCE: when it is
-//! looked at, the domain's last request is done, or it waits for one answer that somebody else gives
-//! (its RM is being settled). Then QUIESCE waits for that answer, and for nothing else:
+//! The owner thread executes a domain's requests one after another, and QUIESCE among them. So the domain's last
+//! request is done by then, unless it is parked for a reply of another thread (the reaper settles its RM). QUIESCE
+//! waits for that reply and for nothing else:
 //!
-//! - A request that waits for a guard has not begun: it stays in the page, like those behind it.
-//! - What the guest does not take stays queued: QUIESCE never waits for a guest.
+//! - A request that waits for a reservation to end has not begun: it stays in the page, with those behind it.
+//! - Output that the guest does not take stays queued: QUIESCE never waits for a guest.
 //!
-//! From then on the page is not written and nothing in it is looked at, so that whatever is taken of
-//! this connection stays what it is. Events are queued within the usual limits, without a ticket:
-//! nobody else is held up by a domain that may not be served.
+//! From then on the page is neither written nor read, so that a saved connection stays valid. Events are queued within
+//! the usual limits, without a ticket: a domain that may never be served again must not hold back the domains that
+//! cause its events.
 
 use super::scatter_gather::Share;
 use crate::shard::mailbox::Place;
@@ -22,17 +22,17 @@ use crate::shard::worker::rings::give_up;
 use crate::transport::Disconnect;
 use crate::words::{Domid, Errno, Presence};
 
-/// QUIESCE of a domain whose home thread this is.
+/// Quiesces a domain whose owner thread this is.
 pub fn quiesce(worker: &mut Worker, share: Share) {
     let domid = share.domid();
-    // A share that is refused has said so.
+    // A refused part was dropped, which reports ENOENT for its domain.
     if let Ok(effects) = worker.step_of(domid, Event::Quiesce(share)) {
         perform(worker, domid, effects);
         drain(worker, domid);
     }
 }
 
-/// UNQUIESCE of a domain whose home thread this is.
+/// Undoes the quiescing of a domain whose owner thread this is.
 pub fn unquiesce(worker: &mut Worker, share: Share) {
     let domid = share.domid();
     if let Ok(effects) = worker.step_of(domid, Event::Unquiesce) {
@@ -41,7 +41,7 @@ pub fn unquiesce(worker: &mut Worker, share: Share) {
     }
 }
 
-/// Serves a domain again that an export quiesced which failed.
+/// Undoes the quiescing of a domain whose export failed.
 ///
 /// # Errors
 /// `ENOENT` if it is not introduced.
@@ -51,8 +51,8 @@ pub fn undo_quiesce(worker: &mut Worker, domid: Domid) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Ends the quiescing of a domain of which nothing is under way. What its guest has room for is in the page
-/// before QUIESCE is replied to.
+/// Completes the quiescing of a domain unless a request of it is in progress. Output for which the guest has room is in
+/// the page before QUIESCE is replied to.
 pub fn drain(worker: &mut Worker, domid: Domid) {
     let Some(place) = worker.clients.of_domain(domid) else { return };
     let connection = worker.clients.get(place);
@@ -86,7 +86,7 @@ fn flush_quiesced(worker: &mut Worker, place: Place) {
     }
 }
 
-/// Does what follows an event of an introduced domain.
+/// Executes the effects of an event of an introduced domain.
 fn perform(worker: &mut Worker, domid: Domid, effects: Effects) {
     match effects.service {
         Some(Service::Begins) => begin_service(worker, domid),
@@ -106,7 +106,7 @@ fn end_service(worker: &mut Worker, domid: Domid) {
     let Some(connection) = place.and_then(|place| clients.get_mut(place)) else { return };
     let session = &mut connection.session;
     if session.parked.take_if(|parked| matches!(parked, Parked::Guard(_))).is_some() {
-        // Others do not wait until it has written.
+        // Its write will not begin, so the next reservation need not wait for it.
         leave_turns(core, session);
     }
     session.service = session::Service::Quiesced;
@@ -120,7 +120,7 @@ fn begin_service(worker: &mut Worker, domid: Domid) {
     let Some(connection) = worker.clients.get_mut(place) else { return };
     let session = &mut connection.session;
     session.service = session::Service::Running;
-    // It could not take them: it has all the time again.
+    // The guest could not take the events meanwhile, so their timeout begins anew.
     session.output.renew_events(worker.core.now);
     session.trace(format_args!("unquiesce"));
     worker.clients.make_ready(place);

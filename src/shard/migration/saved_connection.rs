@@ -1,4 +1,4 @@
-//! A domain that leaves or arrives, on its home thread: its connection as a value, and back.
+//! A migrating domain's connection as a value, saved and restored on the domain's owner thread.
 //!
 //! ```text
 //!   quiesced connection -- save --> Client --> stream             stream --> Client -- arrive --+
@@ -24,7 +24,7 @@ use crate::words::{
     ABS_PATH_MAX, Domid, Errno, Path, PathBuf, PathSpace, Presence, domain_of_home, has_homes_below,
 };
 
-/// The connection of a quiesced domain.
+/// Returns the connection of a quiesced domain.
 ///
 /// # Errors
 /// As [`save_connection`].
@@ -41,10 +41,10 @@ pub fn quiesced(worker: &mut Worker, domid: Domid) -> Result<&mut Connection, Er
     }
 }
 
-/// What a quiesced domain's connection is, and its version. Cost: its watches and unsent bytes.
+/// Returns a quiesced domain's connection as a value, and its version. Cost: its watches and unsent bytes.
 ///
 /// # Errors
-/// `ENOENT` if it is not introduced, `EAGAIN` if it is not quiesced (any more).
+/// `ENOENT` if the domain is not introduced, `EAGAIN` if it is not quiesced (any more).
 pub fn save_connection(worker: &mut Worker, domid: Domid) -> Result<(Client, u64), Errno> {
     let now = worker.core.now;
     let connection = quiesced(worker, domid)?;
@@ -75,8 +75,10 @@ pub fn save_connection(worker: &mut Worker, domid: Domid) -> Result<(Client, u64
     Ok((Client { connection: sent, watches, transactions }, version))
 }
 
-/// Makes a connection what it was elsewhere, quiesced, and returns the homes that it had. Cost: that of setting
-/// its watches.
+/// Restores a saved connection, quiesced, and returns the partitions saved with it. Cost: that of setting its watches.
+///
+/// A watch fires if its client could have missed a change: of a partition that has changed since it was saved, of one
+/// that did not move with the domain, or below the path across several partitions.
 pub fn restore_connection(
     core: &mut Core,
     session: &mut Session,
@@ -92,7 +94,7 @@ pub fn restore_connection(
     for watch in &client.watches {
         let mut space = PathSpace::new();
         let resolved = Path::resolve(&watch.path, session.domid(), ABS_PATH_MAX, &mut space);
-        // A state has no watches but those with a path, though maybe one twice.
+        // Every watch of a state has a valid path, though one watch may occur twice.
         let Ok(path) = resolved else { continue };
         let new = (&*watch.path, &*watch.token, watch.depth);
         let new = new_watch(core, path, new);
@@ -119,8 +121,8 @@ pub fn restore_connection(
     seen
 }
 
-/// START_DOMAIN_TRANSACTION: a transaction of a domain whose home thread this is, which goes on
-/// under the identifier that it had elsewhere, and whose END T answers EAGAIN.
+/// START_DOMAIN_TRANSACTION: reserves the id that a domain's transaction had on its former host. Its END T returns
+/// EAGAIN, so that the guest retries.
 pub fn reserve_transaction(worker: &mut Worker, domid: Domid, id: u32) -> Result<(), Errno> {
     let Worker { core, clients, .. } = worker;
     let place = clients.of_domain(domid).ok_or(Errno::ENOENT)?;

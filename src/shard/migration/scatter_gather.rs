@@ -1,29 +1,27 @@
-//! One answer to a request about many domains, given when each one's home thread has done its part.
+//! Scatter/gather: one reply to a request about many domains, sent when each one's owner thread has done its part.
 
 use crate::sync::{Arc, Mutex};
 use crate::words::{Domid, Errno};
 
-/// The domains for which nothing was done, by number, and why; or, if that is all of them, the first
-/// one's error.
+/// The domains that failed, by number, with their errors; or, if all failed, the error of the first.
 pub type Gathered = Result<Vec<(Domid, Errno)>, Errno>;
 
-/// What all shares of a request have in common.
+/// The join of a request: the state that its parts share. The drop of the last part drops it, which sends the reply.
 struct Gathering {
     asked: usize,
     failed: Mutex<Vec<(Domid, Errno)>>,
     answer: Option<Box<dyn FnOnce(Gathered) + Send + Sync>>,
 }
 
-/// One domain's share of a request. However it ends, it is counted: a share that is dropped where
-/// its domain's connection ends says that there is none.
+/// One domain's part of a request. It counts however it ends: a part that is dropped, such as with the connection of a
+/// domain that dies, reports ENOENT.
 pub struct Share {
     domid: Domid,
     result: Result<(), Errno>,
     gathering: Arc<Gathering>,
 }
 
-/// A share for each domain. `answer` is called with what came of all, once, by the thread that ends
-/// the last share.
+/// Creates a part for each domain. The thread that ends the last part calls `answer` with the joined result, once.
 pub fn shares(
     domids: &[Domid],
     answer: impl FnOnce(Gathered) + Send + Sync + 'static,
@@ -41,17 +39,17 @@ pub fn shares(
 }
 
 impl Share {
-    /// The domain.
+    /// Returns the domain of this part.
     pub fn domid(&self) -> Domid {
         self.domid
     }
 
-    /// What was asked is done.
+    /// Ends the part: it succeeded.
     pub fn done(mut self) {
         self.result = Ok(());
     }
 
-    /// It cannot be done.
+    /// Ends the part: it failed.
     pub fn failed(mut self, errno: Errno) {
         self.result = Err(errno);
     }
@@ -83,7 +81,7 @@ impl Drop for Gathering {
 mod tests {
     use super::*;
 
-    /// What three shares come to that end in these ways.
+    /// Returns the joined result of three parts that end in these ways.
     fn gathered(ends: [fn(Share); 3]) -> Gathered {
         let (sender, receiver) = crossbeam::channel::unbounded();
         let shares = shares(&[Domid(9), Domid(5), Domid(7)], move |gathered| {

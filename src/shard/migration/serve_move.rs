@@ -1,4 +1,4 @@
-//! What the home thread of a domain that moves does for a thread that may wait.
+//! Dispatch of the requests of threads that migrate domains, on the owner thread.
 
 use super::expected_domains::{arrive, discard, expect};
 use super::marks::mark;
@@ -7,7 +7,7 @@ use super::quiesce::undo_quiesce;
 use super::saved_connection::save_connection;
 use crate::shard::worker::Worker;
 
-/// Serves a request about a domain that moves, whose home thread this is.
+/// Executes a request about a migrating domain whose owner thread this is.
 pub fn move_request(worker: &mut Worker, request: MoveRequest) {
     match request {
         MoveRequest::UndoQuiesce(domid, reply) => reply.send(undo_quiesce(worker, domid)),

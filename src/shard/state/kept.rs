@@ -1,4 +1,4 @@
-//! What is kept of a domain for the states that can follow.
+//! The data of domains that is kept for later states.
 
 use crate::domain::OwnSettings;
 use crate::migration::stream::Transport as SentBy;
@@ -8,22 +8,22 @@ use crate::shard::session::output::Output;
 use crate::store::DomainSnapshot;
 use crate::words::Errno;
 
-/// What RELEASE keeps for an INTRODUCE of the same ring: so the pair changes nothing that the
-/// guest can see of its stream.
+/// The stream remainder that RELEASE keeps for an INTRODUCE of the same ring, so that the guest's stream is not
+/// interrupted by the pair.
 pub struct Carried {
-    /// Where the ring stood.
+    /// The indices of the ring, by which INTRODUCE checks that it is the same.
     pub position: (u32, u32),
-    /// Bytes that were read and not used yet.
+    /// Bytes that were read and not consumed.
     pub partial: Vec<u8>,
-    /// What was not sent.
+    /// Unsent output.
     pub output: Output,
-    /// The request whose answer is somebody else's to give (its RM is being settled), and the number
-    /// of the connection that it is for.
+    /// The request for whose reply the connection is parked (the reaper settles its RM), with the number of that
+    /// connection.
     pub waits: Option<(u64, Header)>,
 }
 
 impl Carried {
-    /// The answer to its request came.
+    /// Queues the reply of the parked request.
     pub fn answered(&mut self, id: u64, result: Result<&[u8], Errno>) {
         if let Some((_, header)) = self.waits.take_if(|(waits, _)| *waits == id) {
             let slot = ReplySlot::begin(self.output.buffer(), &header);
@@ -33,34 +33,34 @@ impl Carried {
     }
 }
 
-/// What was there before an import of a domain that was not introduced.
+/// A domain's data from before its import.
 pub struct Before {
-    /// What others had set of the domain.
+    /// The settings that others made for the domain.
     pub settings: OwnSettings,
-    /// What a RELEASE had left, for an INTRODUCE of the same ring.
+    /// The remainder that RELEASE left, for an INTRODUCE of the same ring.
     pub carried: Option<Box<Carried>>,
 }
 
-/// An export that was replied to: what it saw.
+/// The mark of a successful export, with the state that it stands for.
 pub struct Mark {
-    /// Its name; not used twice for a domid, not by the next daemon either.
+    /// The mark itself; never reused for a domid, nor by the next daemon.
     pub number: u64,
-    /// The version of its connection: another number whenever something of that changed.
+    /// The version of the exported connection.
     pub version: u64,
-    /// The domain's homes.
+    /// The exported partitions, compared by pointer. Keeping them costs only the memory of nodes changed since.
     pub seen: DomainSnapshot,
 }
 
-/// What RELEASE with a mark or an import leaves for INTRODUCE, which begins quiesced.
+/// The connection that RELEASE with a mark, or an import, keeps for INTRODUCE, which restores it quiesced.
 pub struct SavedConnection {
     /// The connection.
     pub client: Client,
-    /// The domain's homes as they were then.
+    /// The domain's partitions when the connection was saved.
     pub seen: DomainSnapshot,
 }
 
 impl SavedConnection {
-    /// Returns the event channel that the connection had.
+    /// Returns the event channel that the connection used.
     pub fn port(&self) -> u32 {
         match self.client.connection.transport {
             SentBy::Ring(_, _, evtchn) => evtchn,

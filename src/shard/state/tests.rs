@@ -1,4 +1,4 @@
-//! Every pair of a state and an event, against the table in docs/MIGRATION.md.
+//! Every pair of a state and an event, compared with the table in docs/MIGRATION.md.
 
 use super::*;
 use crate::domain::{Limits, OwnSettings, Registry};
@@ -82,7 +82,8 @@ fn name(state: &DomainState) -> &'static str {
     }
 }
 
-/// What the event leads to, with the steps that follow it at once: the ring is mapped, the last request is done.
+/// Returns the state to which an event leads, including the events that follow at once: the ring is mapped, the last
+/// request is done.
 fn after(from: &str, event: &str) -> String {
     let event = match event {
         "INTRODUCE" => Event::Introduce,
