@@ -1,4 +1,4 @@
-//! What a toolstack can read of this daemon in the store itself: its extensions, and where it moves domains.
+//! The extensions and the migration socket of this daemon, announced to toolstacks as nodes in the store.
 
 use std::borrow::Cow;
 
@@ -7,18 +7,18 @@ use crate::protocol::operations::{Parser, TABLE};
 use crate::store::{Generations, Op, Verb};
 use crate::words::Path;
 
-/// Holds a node for each extension that the daemon has, whose value is its number. The nodes are the control
-/// domain's alone, like the operations.
+/// The directory of one node for each extension: its name, and its number as the value. Like the operations themselves,
+/// the nodes are readable by the control domain only.
 const OPERATIONS: &str = "/tool/xenstored/operations";
 
 impl Shared {
-    /// Announces the extensions that the store's socket and rings serve.
+    /// Announces the extensions that the client socket and the rings serve.
     pub fn announce_extensions(&self) {
         self.announce_rows(|parser| matches!(parser, Parser::Arguments(_)));
     }
 
-    /// Announces a migration socket, with what its clients need to know: the operations that it serves, and how many
-    /// shards there are.
+    /// Announces the migration socket with what its clients need: its path, its operations, and the number of shards,
+    /// by which they batch domains of the same owner thread.
     pub fn announce_migration_socket(&self, path: &str) {
         self.announce("migration-socket", path);
         self.announce("shards", &self.store.layout().shards().to_string());

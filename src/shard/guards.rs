@@ -1,4 +1,4 @@
-//! Turns, as the workers share them: [`super::turns`] behind a lock, and in step with the store's epoch.
+//! Reservations shared by the workers: [`super::turns`] behind a lock, in step with the store's epoch.
 
 use std::time::Instant;
 
@@ -7,26 +7,27 @@ use super::turns::{Counts, Turns};
 use crate::store::Store;
 use crate::sync::{AtomicBool, Mutex, Ordering};
 
-/// Turns, as the threads share them.
+/// The reservations, shared by all threads.
 #[derive(Default)]
 pub struct Guards {
-    /// Something is guarded.
+    /// Whether any path is reserved: a copy for readers without the lock.
     any: AtomicBool,
     turns: Mutex<Turns>,
 }
 
 impl Guards {
-    /// Whether anything is guarded. Cost: a load, which is all that a write pays when nothing is.
+    /// Returns whether any path is reserved. Cost: a load, which is all that a write pays when there is no reservation.
     pub fn any(&self) -> bool {
         self.any.load(Ordering::Acquire)
     }
 
-    /// What came of turns.
+    /// Returns the counters of reservations.
     pub fn counts(&self) -> Counts {
         self.turns.lock().counts()
     }
 
-    /// Does `work` on the turns as they are at `now`; answers also who is to be told to go on.
+    /// Runs `work` on the reservations, advanced to `now`. Also returns the reply addresses of the connections that may
+    /// go on.
     pub fn with<T>(
         &self,
         store: &Store,
@@ -38,8 +39,11 @@ impl Guards {
         turns.advance(now);
         let result = work(&mut turns);
         turns.advance(now);
+        // Before the epoch begins: a writer that is admitted in the new epoch must find the reservation.
         self.any.store(turns.guards(), Ordering::Release);
         let after = turns.counts();
+        // Writes admitted before these paths were reserved must be refused, so each new or wider reservation begins an
+        // epoch.
         if (before.begun, before.widened) != (after.begun, after.widened) {
             store.begin_epoch();
         }

@@ -1,4 +1,4 @@
-//! What threads tell each other.
+//! The mailboxes by which threads communicate.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -15,68 +15,69 @@ use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::watch::{Batch, Outlet};
 use crate::words::{Domid, Errno};
 
-/// One thing told to a thread.
+/// A message to a worker.
 pub enum Message {
-    /// Events for connections of the thread.
+    /// Events for connections of this worker.
     Events(Batch),
-    /// A request about a domain whose home thread it is.
+    /// A request about a domain whose owner thread this is.
     Domain(Asker, Domid, DomainRequest),
-    /// Quiesce a domain whose home thread it is.
+    /// Quiesces a domain whose owner thread this is.
     Quiesce(Share),
-    /// Serve such a domain again.
+    /// Undoes the quiescing of such a domain.
     Unquiesce(Share),
-    /// The answer to a request of a connection of the thread that is parked.
+    /// The reply for which a connection of this worker is parked.
     Answer(Asker, Result<Vec<u8>, Errno>),
-    /// A client connected.
+    /// A new client of the socket.
     Accepted(UnixStream),
-    /// The host says that something changed about a domain.
+    /// The host reports that a domain has changed.
     DomainChanged(Domid),
     /// The domain's outstanding requests are below their quota again.
     Unblocked(Domid),
-    /// A connection that waits for a turn or for its end may go on.
+    /// A connection parked for a reservation, or for the end of one, may go on.
     Unguarded(Asker),
-    /// Name the watches of the thread's connections, and what the store's tries are at that moment.
+    /// Asks for the watches of this worker's connections, with the store's tries of the same moment.
     CheckWatches(crossbeam::channel::Sender<WatchList>),
-    /// A request of a thread that moves domains, about one whose home thread it is.
+    /// A request of a migration thread about a domain whose owner thread this is.
     Move(MoveRequest),
-    /// Answer what was taken, take no more, end.
+    /// Stops the worker: it takes no more requests, and ends once those taken are replied to.
     Stop,
 }
 
-/// A connection's place on its worker.
+/// The index of a connection in its worker's table, which is reused.
 pub type Place = usize;
 
-/// A connection that waits for an answer: its thread, its place there, and its number, so that an
-/// answer never reaches another that took its place.
+/// A reply address. It contains the connection's number besides its slot, so that a reply never reaches a later
+/// connection in the same slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Asker {
-    /// The thread.
+    /// The worker.
     pub thread: u16,
-    /// The place.
+    /// The connection's slot there.
     pub connection: Place,
-    /// The number.
+    /// The connection's number, which is never reused on that worker.
     pub id: u64,
 }
 
-/// A thread's mailbox: two queues, each first in, first out, from any thread.
+/// A worker's mailbox: two FIFO queues that any thread may push to.
 pub struct Mailbox {
-    /// Events, and what must not overtake them.
+    /// Events, and messages that must not overtake them.
     events: SegQueue<Message>,
-    /// All else: a toolstack's request or a new client does not wait for the events that guests cause.
+    /// All other messages: a toolstack's request or a new client does not wait behind events that guests cause.
     urgent: SegQueue<Message>,
-    /// Pushed to since it was last taken.
+    /// Raised by each push, taken by the thread that wakes the worker.
     signal: Signal,
     waker: Waker,
-    /// How many events are not delivered, so that producers can hold back before it grows without limit.
+    /// The number of undelivered events, by which producers hold back before the queue grows without limit. Relaxed
+    /// suffices, as it only throttles.
     undelivered: AtomicU64,
 }
 
-/// With so many events undelivered in any mailbox, no request is taken of a guest that has caused some of them
-/// already: a few milliseconds' work.
+/// With more events than this undelivered in any mailbox, no request is taken of a guest that has caused some of them:
+/// a few milliseconds of work.
 const BACKLOG_FULL: u64 = 1 << 16;
-/// With so many events undelivered in any mailbox no request is taken at all: at most some 60 MB. Only the control
-/// domain's clients get here, which are not held back before: a guest's commit pushes some thousand events at most
-/// with its locks held, and what the matcher finds comes one commit after the other.
+/// With more events than this undelivered in any mailbox, no request is taken at all: about 60 MB at most. Only clients
+/// of the control domain, which [`BACKLOG_FULL`] does not hold back, can fill it: a guest's commit pushes a few
+/// thousand events at most with its locks held, and the matcher adds those of one commit after the other.
 const BACKLOG_OVER: u64 = 1 << 20;
 
 /// How far the delivery of events is behind.
@@ -85,22 +86,22 @@ pub enum Backlog {
     /// Every request may be taken.
     #[default]
     Low,
-    /// Guests whose events are undelivered wait.
+    /// Guests with undelivered events wait.
     Full,
     /// Every client waits.
     Over,
 }
 
 impl Message {
-    /// Whether it keeps its place among events. An export finds in a connection's output every event that was
-    /// caused before it was asked for.
+    /// Returns whether the message keeps its order among events. An export must find in a connection's output every
+    /// event that was caused before the export asked for it.
     fn is_in_order(&self) -> bool {
         matches!(self, Message::Events(_) | Message::Move(_))
     }
 }
 
 impl Mailbox {
-    /// An empty mailbox whose thread `waker` wakes.
+    /// Creates an empty mailbox whose worker `waker` wakes.
     pub fn new(waker: Waker) -> Mailbox {
         Mailbox {
             events: SegQueue::new(),
@@ -111,17 +112,19 @@ impl Mailbox {
         }
     }
 
-    /// Queues a message. The thread is woken by [`Mailbox::wake`], once a pass.
+    /// Queues a message. The worker is woken by [`Mailbox::wake`], which the producer calls once a pass.
     pub fn push(&self, message: Message) {
         if let Message::Events(batch) = &message {
+            // Before it is queued, or the consumer could subtract first and the counter would wrap.
             self.undelivered.fetch_add(batch.count(), Ordering::Relaxed);
         }
         let queue = if message.is_in_order() { &self.events } else { &self.urgent };
+        // Before the signal is raised, or the worker could be woken, find nothing, and sleep.
         queue.push(message);
         self.signal.raise();
     }
 
-    /// Wakes the thread if something was pushed since it was last woken, or last looked before it slept.
+    /// Wakes the worker if there was a push since it was last woken or last prepared to sleep.
     pub fn wake(&self) {
         if self.signal.take() {
             self.wake_now();
@@ -141,35 +144,35 @@ impl Mailbox {
         self.urgent.pop()
     }
 
-    /// Takes the oldest batch of events, or what must not overtake it. The events count until
+    /// Takes the oldest batch of events or message in order with them. The events count as undelivered until
     /// [`Mailbox::delivered`].
     pub fn pop_event(&self) -> Option<Message> {
         self.events.pop()
     }
 
-    /// Notes that so many events were delivered or dropped.
+    /// Subtracts events that were delivered or dropped.
     pub fn delivered(&self, events: u64) {
         self.undelivered.fetch_sub(events, Ordering::Relaxed);
     }
 
-    /// Notes that the events of a batch were found, for which `before` stood.
+    /// Replaces the placeholder weight `before` of a batch by the number of events that the matcher found for it.
     pub fn found(&self, before: u64, events: u64) {
         self.undelivered.fetch_add(events, Ordering::Relaxed);
         self.delivered(before);
     }
 
-    /// Whether the thread, which asks, may sleep until it is woken: nothing is there, and no events that can be
-    /// delivered. From now on it is not woken for what it took already, or told itself.
+    /// Returns whether the calling worker may sleep until it is woken: no urgent message is queued, and no event that
+    /// can be delivered. Messages that it has taken already, or pushed itself, no longer wake it.
     pub fn may_sleep(&self, has_events: impl FnOnce() -> bool) -> bool {
         self.signal.may_sleep(|| self.urgent.is_empty() && !has_events())
     }
 
-    /// Whether there are events to take, or what must not overtake them.
+    /// Returns whether events, or messages in order with them, are queued.
     pub fn has_events(&self) -> bool {
         !self.events.is_empty()
     }
 
-    /// Whether there is nothing to take.
+    /// Returns whether both queues are empty.
     pub fn is_empty(&self) -> bool {
         self.events.is_empty() && self.urgent.is_empty()
     }
@@ -186,19 +189,19 @@ impl Mailbox {
     }
 }
 
-/// The mailboxes of all threads, by number.
+/// The mailboxes of all workers, by number.
 #[derive(Clone)]
 pub struct Mailboxes(pub Arc<[Mailbox]>);
 
 impl Mailboxes {
-    /// Queues a message for a thread, which is woken when the caller's pass ends.
+    /// Queues a message for a worker, which is woken at the end of the caller's pass.
     pub fn post(&self, thread: u16, message: Message) {
         if let Some(mailbox) = self.0.get(usize::from(thread)) {
             mailbox.push(message);
         }
     }
 
-    /// Queues a message and wakes the thread: for those who have no pass that ends.
+    /// Queues a message and wakes the worker, for callers without passes.
     pub fn send(&self, thread: u16, message: Message) {
         if let Some(mailbox) = self.0.get(usize::from(thread)) {
             mailbox.push(message);
@@ -206,7 +209,7 @@ impl Mailboxes {
         }
     }
 
-    /// Wakes every thread that something was pushed to, but for `but`, who knows.
+    /// Wakes every worker with new messages except the caller `but`, which looks into its own mailbox before it sleeps.
     pub fn wake_all(&self, but: u16) {
         for (thread, mailbox) in self.0.iter().enumerate() {
             if thread != usize::from(but) {
@@ -215,7 +218,7 @@ impl Mailboxes {
         }
     }
 
-    /// How far the thread is behind that is most. Cost: a look at each.
+    /// Returns the greatest backlog of all workers. Cost: a load for each.
     pub fn backlog(&self) -> Backlog {
         self.0.iter().map(Mailbox::backlog).max().unwrap_or_default()
     }

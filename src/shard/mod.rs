@@ -1,6 +1,6 @@
-//! The threads that serve clients: one for each shard, with a poll, a mailbox and an event-channel
-//! handle of its own. Store and threads are numbered alike but independent: any thread works on
-//! any shard of the store, under its lock.
+//! The worker threads, which serve clients: one for each shard, with its own poll, mailbox and event-channel handle.
+//! Shards and workers are numbered alike but independent: any worker operates on any shard of the store, under its
+//! lock.
 //!
 //! ```text
 //!   socket / ring -> transport -> protocol -> requests -> store ---+
@@ -10,12 +10,13 @@
 //!                                   +--------- deliver <-------- mailbox
 //! ```
 //!
-//! A *session* is one client's protocol without I/O: its input, its output, its watches and transactions. *Requests*
-//! are functions of a session and of the part of a worker that it runs on. A *worker* is a thread: it moves bytes
-//! between transports and sessions, and knows domains and event channels. Files import in no circle.
+//! A *session* is one client's protocol without I/O: its input, output, watches and transactions. *Requests* are
+//! functions of a session and of the part of a worker that sessions use. A *worker* is a thread: it moves bytes between
+//! transports and sessions, and handles domains and event channels. Imports between files have no cycles.
 //!
-//! A request never leaves its thread. What concerns one domain (INTRODUCE, its death) is told to
-//! the domain's *home thread*; the one who asked is parked, and no thread ever waits for another.
+//! A request never leaves its thread. Only requests and events that concern a domain as a whole (INTRODUCE, its death)
+//! go to the domain's *owner thread*, which serializes them; the client's connection is parked meanwhile. No worker
+//! ever blocks on another, so there is no deadlock between them.
 
 mod announcements;
 mod guards;

@@ -1,4 +1,4 @@
-//! The server: starts and stops the workers.
+//! The server, which starts and stops the workers.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -21,25 +21,25 @@ use crate::store::{Store, matcher, reaper, run_matcher, run_reaper};
 use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::words::{Domid, Layout};
 
-/// What a store holds.
+/// The number of objects in the store.
 pub struct Census {
     /// Known domains besides the control domain.
     pub domains: usize,
     /// Nodes, special ones included.
     pub nodes: usize,
-    /// Clients on the socket.
+    /// Connected clients of the socket.
     pub clients: u64,
 }
 
-/// Times that an operator may set; zero: never.
+/// Configurable durations; zero means never.
 pub struct Times {
-    /// How long an event may wait for its domain to take it.
+    /// The timeout after which an event that its guest does not take is dropped.
     pub watch_event_timeout: Duration,
-    /// In which time each ring is looked at once, whether it is notified or not.
+    /// The interval in which the ring scan checks each ring once, whether it is notified or not.
     pub ring_scan_interval: Duration,
 }
 
-/// The running threads.
+/// The running workers.
 pub struct Server {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
@@ -47,12 +47,11 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts `shards` threads on `host`. The control domain's ring is served from now on, if the
-    /// host has one.
+    /// Starts `shards` workers on `host`. The control domain's ring is served from now on, if the host has one.
     ///
     /// # Errors
-    /// The system refuses threads or polls, or the host refuses event channels:
-    /// `AlreadyExists` if another daemon serves it.
+    /// The system refuses threads or polls, or the host refuses event channels: `AlreadyExists` if another daemon
+    /// serves it.
     pub fn start(
         shards: u16,
         registry: Registry,
@@ -105,7 +104,7 @@ impl Server {
         Ok(Server { shared, threads, next: 0 })
     }
 
-    /// Serves a client that connected, on the next thread in turn.
+    /// Passes a client that connected to the next worker, round robin.
     pub fn serve(&mut self, client: UnixStream) -> io::Result<()> {
         client.set_nonblocking(true)?;
         self.next = (self.next + 1) % self.threads.len();
@@ -114,17 +113,17 @@ impl Server {
         Ok(())
     }
 
-    /// The threads, for those who move domains.
+    /// Returns the owner threads, for threads that migrate domains.
     pub fn owner_threads(&self) -> OwnerThreads {
         OwnerThreads { shared: Arc::clone(&self.shared) }
     }
 
-    /// The threads, for commands of CONTROL.
+    /// Returns the workers' interface for commands of CONTROL.
     pub fn served(&self) -> Arc<dyn control::Served> {
         Arc::<Shared>::clone(&self.shared)
     }
 
-    /// Counts what the store holds. Cost: a walk over all nodes of a snapshot.
+    /// Counts the objects in the store. Cost: a walk over all nodes of a snapshot.
     pub fn census(&self) -> Census {
         let registry = self.shared.store.registry();
         Census {
@@ -134,13 +133,14 @@ impl Server {
         }
     }
 
-    /// Takes no more requests, sends what is ready to be sent, ends all threads.
+    /// Stops the workers: they take no more requests, send pending output as far as clients take it, and end. Blocks
+    /// until all have ended.
     pub fn stop(self) {
         for thread in 0..self.shared.mailboxes.0.len() {
             self.shared.mailboxes.send(u16::try_from(thread).unwrap_or(0), Message::Stop);
         }
         for thread in self.threads {
-            // A panic of it ended the process already.
+            // A panic of the thread has ended the process already.
             let _ = thread.join();
         }
         let conflicts = self.shared.control.conflicts.count();
@@ -149,7 +149,7 @@ impl Server {
     }
 }
 
-/// Since 1970, which a u64 has room for until 2554.
+/// Returns the time since 1970 in nanoseconds, which fits into a u64 until 2554.
 fn nanoseconds_now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(0)

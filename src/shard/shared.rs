@@ -1,4 +1,4 @@
-//! What all workers share.
+//! The state that all workers share.
 
 use std::io;
 use std::thread::JoinHandle;
@@ -14,35 +14,35 @@ use crate::store::{Caller, Store};
 use crate::sync::{Arc, AtomicU64};
 use crate::words::{Domid, ShardId, Subject};
 
-/// What all threads share.
+/// The state that all workers share.
 pub struct Shared {
     pub store: Arc<Store>,
     pub host: Arc<dyn Host>,
     pub mailboxes: Mailboxes,
     pub guards: Guards,
-    /// Whose rights sockets have.
+    /// The domain whose rights socket clients have.
     pub control_domain: Arc<Domain>,
-    /// How long an event may wait for its domain; zero: for ever.
+    /// The timeout after which an event that its guest does not take is dropped; zero for none.
     pub watch_event_timeout: Duration,
-    /// How often each ring is looked at that is not notified; zero: never.
+    /// The interval of the scan of rings that do not notify; zero for none.
     pub ring_scan_interval: Duration,
-    /// What CONTROL's commands keep.
+    /// The state of CONTROL's commands.
     pub control: control::State,
-    /// What the numbers of marks begin with: when it was started, in nanoseconds. No daemon gives out
-    /// one in each of these, so a mark that was kept in a file means nothing to the next.
+    /// The time of the daemon's start in nanoseconds, from which the numbers of marks count up. No daemon uses one per
+    /// nanosecond, so a mark kept in a file is invalid for the next daemon.
     pub marks_from: u64,
-    /// Domains that died.
+    /// The number of domains that died.
     pub deaths: AtomicU64,
-    /// Threads that take no more requests.
+    /// The number of workers that take no more requests.
     pub stopping: AtomicU64,
-    /// Connections that wait for an answer of another thread.
+    /// The number of connections parked for replies.
     pub parked: AtomicU64,
-    /// Clients on the socket.
+    /// The number of socket clients.
     pub clients: AtomicU64,
 }
 
 impl Shared {
-    /// The incarnation of a domain that the host says exists; it becomes known by this.
+    /// Returns the incarnation of a domain that exists on the host, and registers it if it is not known.
     pub fn known_domain(&self, domid: Domid) -> Option<Arc<Domain>> {
         let registry = self.store.registry();
         if let Some(domain) = registry.get(domid) {
@@ -51,20 +51,21 @@ impl Shared {
         let living = || self.host.domain(domid).ok().flatten().filter(|state| !state.dying);
         let id = living()?.unique_id;
         let domain = registry.admit(domid, id)?;
-        // If it died since the host was asked, that was told while nobody knew it.
+        // A death between the query and the registration was not handled, as the domain was unknown then: query again,
+        // and let the owner thread handle it.
         if living().is_none_or(|state| state.unique_id != id) {
             self.mailboxes.send(self.home_thread(domid), Message::DomainChanged(domid));
         }
         Some(domain)
     }
 
-    /// The home thread of a domain.
+    /// Returns the number of a domain's owner thread.
     pub fn home_thread(&self, domid: Domid) -> u16 {
         let ShardId(shard) = self.store.layout().of_domain(domid);
         shard
     }
 
-    /// Does `work` on the turns as they are at `now`, and tells the connections that may go on.
+    /// Runs `work` on the reservations, advanced to `now`, and notifies the connections that may go on.
     pub fn turns<T>(&self, now: Instant, work: impl FnOnce(&mut Turns) -> T) -> T {
         let (result, woken) = self.guards.with(&self.store, now, work);
         for asker in woken {
@@ -73,7 +74,7 @@ impl Shared {
         result
     }
 
-    /// The daemon itself, as the one who asks.
+    /// Returns the daemon itself as the caller of store operations.
     pub fn daemon_caller(&self) -> Caller {
         let domain = Arc::clone(&self.control_domain);
         Caller { domain, subject: Subject::CONTROL, epoch: self.store.epoch(), unblocked: None }

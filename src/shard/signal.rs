@@ -1,28 +1,28 @@
-//! Whether a thread has to be woken.
+//! The flag by which producers of a mailbox agree on which of them wakes its worker.
 
 use crate::sync::{AtomicBool, Ordering};
 
-/// Raised by those who push to a mailbox, taken by whoever wakes its thread then. As each raises it
-/// after pushing, whoever takes it wakes the thread after every push whose pusher finds it taken.
-/// The thread itself takes it before it sleeps, or it would be woken for what it took already.
+/// A wake-up flag. Producers push, raise it, and later try to clear it; the thread that clears it wakes the worker. No
+/// push is missed: a producer that finds the flag clear knows that another thread cleared it after this push, and wakes
+/// the worker. The worker clears it before it sleeps, so that messages that it has taken already do not wake it.
 #[derive(Default)]
 pub struct Signal(AtomicBool);
 
 impl Signal {
-    /// Something was pushed. By exchange, not as a store: whoever takes it sees then what all have pushed
-    /// who raised it, not only the last of them.
+    /// Raises the flag after a push. An exchange, not a store, so that it continues the release sequence: the thread
+    /// that clears the flag sees the pushes of all producers that raised it, not only of the last.
     pub fn raise(&self) {
         self.0.swap(true, Ordering::AcqRel);
     }
 
-    /// Whether something was pushed since this was last taken: then the thread is to be woken. The
-    /// first look spares those who find nothing a write to a line that others share.
+    /// Clears the flag, and returns whether it was raised: then the caller must wake the worker. The load before the
+    /// exchange spares callers that find it clear a write to a shared cache line.
     pub fn take(&self) -> bool {
         self.0.load(Ordering::Acquire) && self.0.swap(false, Ordering::AcqRel)
     }
 
-    /// Whether the thread, which asks, may sleep until it is woken, given what looks into its mailbox.
-    /// Whatever was pushed before the signal is taken is seen there, and whoever pushes later wakes.
+    /// Returns whether the calling worker may sleep, given a check of its mailbox. A push before the flag is cleared is
+    /// seen by that check; a later one wakes the worker.
     pub fn may_sleep(&self, is_empty: impl FnOnce() -> bool) -> bool {
         self.take();
         is_empty()

@@ -1,6 +1,6 @@
-//! What the switches `io` and `obj` trace of connections.
+//! The traces `io` and `obj` of connections.
 //!
-//! Off, each costs one relaxed load; what is shown is put together only when it is on.
+//! A disabled trace costs one relaxed load; its text is formatted only if it is enabled.
 
 use std::fmt::{self, Display, Formatter};
 
@@ -11,11 +11,10 @@ use crate::log;
 use crate::protocol::{Frame, Header, frame, message_name};
 use crate::sync::Arc;
 
-/// Of a longer payload only so many bytes are shown: enough for every path and token of ordinary
-/// use, and no line of a trace grows beyond what can be read.
+/// The number of bytes shown of a payload: enough for ordinary paths and tokens, while a line stays readable.
 const PAYLOAD_SHOWN_BYTES: usize = 256;
 
-/// A connection as lines of the log name it: its thread and its number there.
+/// A connection's name in the log: its worker and its number there.
 struct Name(u16, u64);
 
 impl Display for Name {
@@ -24,7 +23,7 @@ impl Display for Name {
     }
 }
 
-/// A payload, whose bytes are anything: NUL is `\x00`.
+/// A payload of arbitrary bytes, escaped: NUL is `\x00`.
 struct Payload<'a>(&'a [u8]);
 
 impl Display for Payload<'_> {
@@ -36,12 +35,12 @@ impl Display for Payload<'_> {
     }
 }
 
-/// The name of a connection, in traces and in the log.
+/// Returns a connection's name in traces and in the log.
 pub fn name(asker: &Asker) -> impl Display + use<> {
     Name(asker.thread, asker.id)
 }
 
-/// A request is taken.
+/// Traces a request.
 #[inline]
 pub fn request(asker: &Asker, domain: &Arc<Domain>, header: &Header, payload: &[u8]) {
     if tracing::enabled!(target: log::IO, tracing::Level::TRACE) {
@@ -49,7 +48,7 @@ pub fn request(asker: &Asker, domain: &Arc<Domain>, header: &Header, payload: &[
     }
 }
 
-/// A reply or event was queued, which begins at `start` of the output's buffer.
+/// Traces a reply or event queued in the output's buffer from `start` on.
 #[inline]
 pub fn queued(asker: &Asker, domain: &Arc<Domain>, output: &Output, start: usize) {
     if tracing::enabled!(target: log::IO, tracing::Level::TRACE)
@@ -59,7 +58,7 @@ pub fn queued(asker: &Asker, domain: &Arc<Domain>, output: &Output, start: usize
     }
 }
 
-// Not inlined: each request asks twice whether the trace is on, and that alone belongs on its path.
+// Not inlined: each request only checks twice whether the trace is enabled, and the rest would bloat its path.
 #[cold]
 #[inline(never)]
 fn message(asker: &Asker, domain: &Arc<Domain>, way: &str, header: &Header, payload: &[u8]) {
@@ -76,7 +75,7 @@ fn message(asker: &Asker, domain: &Arc<Domain>, way: &str, header: &Header, payl
     );
 }
 
-/// A connection, or a thing of it, comes or goes.
+/// Traces the creation or end of a connection, or of one of its objects.
 pub fn object(asker: &Asker, domain: &Arc<Domain>, what: fmt::Arguments<'_>) {
     tracing::trace!(
         target: log::OBJ,

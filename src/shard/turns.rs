@@ -1,15 +1,15 @@
-//! Whose turn it is: the rules of [`super::session::reservations`], without threads or clocks.
+//! The state machine of [reservations](super::session::reservations), without threads or clocks.
 //!
 //! ```text
 //!               ask                     end, or TURN_TIME_MAX
 //!   Nobodys -----------> Transactions -----------------------> Writers
 //!      ^                      ^                                   |
-//!      |                      | the first who asked               | all came through,
+//!      |                      | first in the queue                | all came through,
 //!      +----------------------+-----------------------------------+ or GAP_TIME_MAX
-//!        if nobody asked
+//!        if the queue is empty
 //! ```
 //!
-//! There is one turn at a time, and whoever waits holds nothing: so nobody waits in a circle.
+//! There is one reservation at a time. Waiters hold no lock and the holder never waits, so deadlock is impossible.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -19,66 +19,66 @@ use foldhash::fast::RandomState;
 use super::mailbox::Asker;
 use crate::words::{Path, PathBuf};
 
-/// A transaction's turn: who would write what it guards waits no longer, whatever its client does.
+/// The limit of a reservation: then writers of the reserved paths go on, whatever its client does.
 pub const TURN_TIME_MAX: Duration = Duration::from_millis(50);
-/// Those who waited to write have this long to do so; a thread comes to it in its next pass.
+/// The time for which waiting writers precede the next reservation; each one's worker serves it in its next pass.
 const GAP_TIME_MAX: Duration = Duration::from_millis(50);
-/// Connections that wait for a turn; further transactions go without. Each time one asks, all who
-/// wait are looked through.
+/// The limit on connections that wait for a reservation; further transactions run without one. The whole queue is
+/// searched for each request.
 const WAITING_MAX: usize = 1024;
 
-/// What is to happen to who asks for a turn.
+/// The reply to a request for a reservation.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// It has it.
+    /// The connection has the reservation.
     Yours,
-    /// To wait until it is told, and to ask again then or at this time.
+    /// The connection has to wait until it is notified or until this time, and to ask again.
     Wait(Instant),
-    /// To go on without.
+    /// The connection goes on without a reservation.
     Without,
 }
 
-/// Whose turn it is, and who waits.
+/// The present reservation and the waiters.
 #[derive(Default)]
 pub struct Turns {
     phase: Phase,
-    /// Who waits for a turn, in the order of asking, and what it will guard.
+    /// Waiters for a reservation in FIFO order, with the paths to be reserved.
     queue: VecDeque<(Asker, Vec<PathBuf>)>,
-    /// Who waits to write what is guarded: one entry for a connection.
+    /// Waiters that would write reserved paths: one entry for a connection.
     writers: HashSet<Asker, RandomState>,
     counts: Counts,
-    /// Who is to be told that it may go on.
+    /// Connections to be notified that they may go on.
     woken: Vec<Asker>,
 }
 
-/// What came of turns.
+/// Counters of reservations.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub struct Counts {
-    /// Turns that began.
+    /// Reservations that began.
     pub begun: u64,
-    /// Those that were over before their transaction was.
+    /// Reservations that expired before their transactions ended.
     pub overdue: u64,
-    /// Times that something more was guarded in the middle of one.
+    /// Reservations extended by further paths while they lasted.
     pub widened: u64,
-    /// Paths that are guarded now.
+    /// Paths reserved now.
     pub guarded: usize,
-    /// Connections that wait for a turn now.
+    /// Connections waiting for a reservation now.
     pub waiting: usize,
 }
 
 #[derive(Default)]
 enum Phase {
-    /// Nobody asked.
+    /// There is no reservation.
     #[default]
     Nobodys,
-    /// Only `owner` writes what is at, above or below one of `paths`.
+    /// Only `owner` may write what is at, above or below one of `paths`.
     Transactions { owner: Asker, paths: Vec<PathBuf>, until: Instant },
-    /// The next turn begins when these have written what they waited for.
+    /// The next reservation begins when these waiters have been served.
     Writers { left: HashSet<Asker, RandomState>, until: Instant },
 }
 
 impl Turns {
-    /// Ends what is over at `now`. To be called before anything else, and after.
+    /// Applies the timeouts that have passed at `now`. Must be called before and after every other operation.
     pub fn advance(&mut self, now: Instant) {
         loop {
             match &self.phase {
@@ -96,6 +96,7 @@ impl Turns {
     }
 
     fn let_writers(&mut self, now: Instant) {
+        // All waiting writers precede the next reservation, so each waits for one reservation, not for the whole queue.
         let left = std::mem::take(&mut self.writers);
         self.woken.extend(&left);
         self.phase = Phase::Writers { left, until: now + GAP_TIME_MAX };
@@ -110,7 +111,7 @@ impl Turns {
         }
     }
 
-    /// Asks for a turn in which only `asker` writes at, above and below `paths`.
+    /// Requests a reservation of `paths`, and everything above and below them, for `asker`.
     pub fn ask(&mut self, asker: Asker, paths: &[PathBuf], now: Instant) -> Answer {
         if !self.is_of(asker) && self.queue.iter().all(|(other, _)| *other != asker) {
             if self.queue.len() >= WAITING_MAX {
@@ -118,7 +119,7 @@ impl Turns {
             }
             self.queue.push_back((asker, paths.to_vec()));
             self.advance(now);
-            // It is being told already.
+            // The return value notifies the caller itself.
             self.woken.retain(|woken| *woken != asker);
         }
         match &self.phase {
@@ -130,12 +131,12 @@ impl Turns {
         }
     }
 
-    /// Whether it is `asker`'s turn.
+    /// Returns whether `asker` has the reservation.
     pub fn is_of(&self, asker: Asker) -> bool {
         matches!(&self.phase, Phase::Transactions { owner, .. } if *owner == asker)
     }
 
-    /// Guards these instead from now on, if it is `asker`'s turn.
+    /// Replaces the reserved paths, if `asker` has the reservation.
     pub fn widen(&mut self, asker: Asker, wider: &[PathBuf]) {
         if let Phase::Transactions { owner, paths, .. } = &mut self.phase
             && *owner == asker
@@ -145,14 +146,15 @@ impl Turns {
         }
     }
 
-    /// Ends the turn, if it is `asker`'s.
+    /// Ends the reservation, if `asker` has it.
     pub fn end(&mut self, asker: Asker, now: Instant) {
         if self.is_of(asker) {
             self.let_writers(now);
         }
     }
 
-    /// Until when `asker` has to wait before it may write one of `paths`, if it has to.
+    /// Returns until when `asker` has to wait before it may write one of `paths`, if it has to, and notes it as a
+    /// waiter.
     pub fn wait<'p>(
         &mut self,
         asker: Asker,
@@ -175,14 +177,14 @@ impl Turns {
         Some(*until)
     }
 
-    /// Notes that a connection that waited was served, whatever it did.
+    /// Notes that a waiter was served, whether it has written or not.
     pub fn came_through(&mut self, asker: Asker) {
         if let Phase::Writers { left, .. } = &mut self.phase {
             left.remove(&asker);
         }
     }
 
-    /// Forgets a connection that has ended. Cost: those who wait for a turn.
+    /// Removes a connection that ends. Cost: the length of the queue.
     pub fn leave(&mut self, asker: Asker, now: Instant) {
         self.queue.retain(|(other, _)| *other != asker);
         self.writers.remove(&asker);
@@ -190,12 +192,12 @@ impl Turns {
         self.end(asker, now);
     }
 
-    /// Whether anything is guarded.
+    /// Returns whether any path is reserved.
     pub fn guards(&self) -> bool {
         matches!(self.phase, Phase::Transactions { .. })
     }
 
-    /// What came of turns.
+    /// Returns the counters.
     pub fn counts(&self) -> Counts {
         let guarded = match &self.phase {
             Phase::Transactions { paths, .. } => paths.len(),
@@ -204,7 +206,7 @@ impl Turns {
         Counts { guarded, waiting: self.queue.len(), ..self.counts }
     }
 
-    /// Who is to be told that it may go on.
+    /// Takes the connections to be notified that they may go on.
     pub fn take_woken(&mut self) -> Vec<Asker> {
         std::mem::take(&mut self.woken)
     }
@@ -261,7 +263,7 @@ mod tests {
         assert!(!writes(&mut turns, 9, "/a"));
         turns.advance(now + TURN_TIME_MAX);
         assert!(!turns.is_of(asker(1)) && writes(&mut turns, 9, "/a"));
-        // The writer does not come either.
+        // The writer is not served either.
         let later = now + TURN_TIME_MAX + GAP_TIME_MAX;
         turns.advance(later);
         assert!(turns.is_of(asker(2)) && !writes(&mut turns, 9, "/a"));

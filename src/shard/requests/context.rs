@@ -1,4 +1,4 @@
-//! A request that is being served, and what it is replied with.
+//! A request in progress, and its reply.
 
 use std::borrow::Cow;
 
@@ -9,27 +9,27 @@ use crate::shard::session::core::Core;
 use crate::store::{Caller, Executed};
 use crate::words::Errno;
 
-/// The payload of a reply that says nothing but yes (xenstore.txt).
+/// The payload of a reply that only acknowledges (xenstore.txt).
 pub const ACK: &[u8] = b"OK\0";
 
-/// What a request is replied with.
+/// The payload of a reply, or its error.
 pub type Reply = Result<Cow<'static, [u8]>, Errno>;
 
-/// Whether a request was used.
+/// Whether a request was consumed.
 pub enum Outcome {
-    /// It was answered, or will be.
+    /// It was replied to, or its connection is parked for the reply.
     Used,
-    /// It has to wait and is tried again.
+    /// It has to wait, and is retried.
     Again,
 }
 
-/// A request that is being served: what it runs on, the client and its rights, and the message's header.
+/// A request in progress: the core, the client and its rights, and the message's header.
 pub struct RequestContext<'a> {
-    /// What sessions run on.
+    /// The part of the worker that sessions use.
     pub core: &'a mut Core,
-    /// The client.
+    /// The client's session.
     pub session: &'a mut Session,
-    /// The client's domain with its rights of this moment.
+    /// The client's domain with its rights at the beginning of the quantum.
     pub caller: &'a Caller,
     /// The message's header.
     pub header: &'a Header,
@@ -41,13 +41,13 @@ impl RequestContext<'_> {
         self.session.reply(self.header, result, None);
     }
 
-    /// Parks the connection until another thread replies. Returns the handle to which the reply is addressed.
+    /// Parks the connection until another thread replies. Returns the reply address.
     pub fn park(&mut self) -> Asker {
         self.session.park(self.core, self.header)
     }
 
-    /// Replies to a request that changed something, once what it removed is accounted. If that is much, the reaper
-    /// does it and only this client waits.
+    /// Replies to a request that changed nodes, once removed nodes are settled. If these are many, the reaper settles
+    /// them, and only this client waits.
     pub fn conclude(&mut self, executed: Executed) {
         let Executed { ticket, removed, replaced } = executed;
         drop(replaced);
@@ -65,7 +65,7 @@ impl RequestContext<'_> {
     }
 }
 
-/// A text as a payload.
+/// Returns a text as a NUL-terminated payload.
 pub fn text_reply(text: String) -> Cow<'static, [u8]> {
     let mut bytes = text.into_bytes();
     bytes.push(0);

@@ -1,4 +1,4 @@
-//! CONTROL: from the message to the command, and what commands need of the threads.
+//! CONTROL: dispatch of its commands, and their interface to the workers.
 
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use crate::store::{Store, WatchList};
 use crate::sync::{Arc, Ordering};
 use crate::words::Errno;
 
-/// CONTROL. `None` if the reply comes later: then a thread of the command's own sends it.
+/// Executes CONTROL. Returns `None` if a thread of the command's own sends the reply later.
 pub fn serve(cx: &mut RequestContext<'_>, words: &[&[u8]]) -> Option<Reply> {
     let served: Arc<dyn Served> = Arc::<Shared>::clone(&cx.core.shared);
     let work = match control::command(&served, words) {

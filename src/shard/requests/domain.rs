@@ -1,5 +1,5 @@
-//! The requests about domains and quotas, on the side of the client: what can be replied at once, and what is for
-//! the domain's home thread.
+//! Requests about domains and quotas, on the client's worker: they are replied to at once or forwarded to the domain's
+//! owner thread.
 
 use std::borrow::Cow;
 
@@ -11,11 +11,11 @@ use crate::shard::mailbox::Message;
 use crate::sync::Arc;
 use crate::words::{Domid, Errno};
 
-/// Prefix of the names of soft quotas in GET_QUOTA and SET_QUOTA.
+/// The prefix of the names of soft quotas in GET_QUOTA and SET_QUOTA.
 const SOFT: &str = "soft-";
 
-/// Parks the connection until the domain's home thread replies, and returns `None`; or returns why the request is
-/// refused.
+/// Parks the connection until the domain's owner thread replies, and returns `None`; or returns the error if the
+/// request is refused.
 pub fn ask_home_thread(
     cx: &mut RequestContext<'_>,
     domid: Domid,
@@ -31,7 +31,7 @@ pub fn ask_home_thread(
     None
 }
 
-/// IS_DOMAIN_INTRODUCED.
+/// Returns the reply to IS_DOMAIN_INTRODUCED.
 pub fn is_introduced(cx: &RequestContext<'_>, domid: Domid) -> Cow<'static, [u8]> {
     let domain = cx.core.shared.store.registry().get(domid);
     let introduced = domain.is_some_and(|domain| domain.is_introduced());
@@ -39,12 +39,12 @@ pub fn is_introduced(cx: &RequestContext<'_>, domid: Domid) -> Cow<'static, [u8]
     Cow::Borrowed(if yes { b"T\0" } else { b"F\0" })
 }
 
-/// Returns a domain that exists, or ENOENT.
+/// Returns a domain that exists on the host, or ENOENT.
 fn existing(cx: &RequestContext<'_>, domid: Domid) -> Result<Arc<Domain>, Errno> {
     cx.core.shared.known_domain(domid).ok_or(Errno::ENOENT)
 }
 
-/// GET_FEATURE of a domain, or of the connection's own.
+/// Executes GET_FEATURE of a domain, or of the connection's own.
 pub fn get_feature(cx: &RequestContext<'_>, domid: Option<Domid>) -> Reply {
     let features = match domid {
         None => cx.session.domain.features(),
@@ -53,7 +53,11 @@ pub fn get_feature(cx: &RequestContext<'_>, domid: Option<Domid>) -> Reply {
     Ok(text_reply(features.to_string()))
 }
 
-/// SET_FEATURE.
+/// Executes SET_FEATURE.
+///
+/// # Errors
+/// `EBUSY` once the domain is introduced, since its ring offers the features then; `EINVAL` for features that the
+/// daemon does not have.
 pub fn set_feature(cx: &RequestContext<'_>, domid: Domid, features: u32) -> Result<(), Errno> {
     let domain = existing(cx, domid)?;
     if domain.is_introduced() {
@@ -66,7 +70,7 @@ pub fn set_feature(cx: &RequestContext<'_>, domid: Domid, features: u32) -> Resu
     Ok(())
 }
 
-/// GET_QUOTA of a domain, or of the defaults.
+/// Executes GET_QUOTA of a domain, or of the defaults.
 pub fn get_quota(cx: &RequestContext<'_>, domid: Option<Domid>, name: &[u8]) -> Reply {
     let domain = domid.map(|domid| existing(cx, domid)).transpose()?;
     let defaults = cx.core.shared.store.registry().defaults();
@@ -78,7 +82,7 @@ pub fn get_quota(cx: &RequestContext<'_>, domid: Option<Domid>, name: &[u8]) -> 
     Ok(text_reply(value.to_string()))
 }
 
-/// SET_QUOTA of a domain, or of the defaults.
+/// Executes SET_QUOTA of a domain, or of the defaults.
 pub fn set_quota(
     cx: &RequestContext<'_>,
     domid: Option<Domid>,
@@ -86,7 +90,7 @@ pub fn set_quota(
     value: &[u8],
 ) -> Result<(), Errno> {
     let domain = domid.map(|domid| existing(cx, domid)).transpose()?;
-    // The greatest number says in C that a quota is not supported.
+    // C's daemon reserves the greatest number for quotas that it does not support.
     let value = decimal(value).ok().filter(|&value| value != u32::MAX).ok_or(Errno::EINVAL)?;
     let registry = cx.core.shared.store.registry();
     match parse_quota(name)? {
@@ -96,7 +100,7 @@ pub fn set_quota(
     Ok(())
 }
 
-/// A quota by name; `None` for the soft memory quota.
+/// Returns a quota by name; `None` for the soft memory quota.
 fn parse_quota(name: &[u8]) -> Result<Option<Quota>, Errno> {
     let name = text(name).ok_or(Errno::EINVAL)?;
     match name.strip_prefix(SOFT) {
@@ -106,7 +110,7 @@ fn parse_quota(name: &[u8]) -> Result<Option<Quota>, Errno> {
     }
 }
 
-/// All names, separated by blanks, a soft quota after its hard one.
+/// Returns the names of all quotas, separated by blanks, a soft quota after its hard one.
 pub fn quota_names() -> String {
     let mut names = Vec::new();
     for quota in Quota::all() {

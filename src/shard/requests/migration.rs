@@ -1,5 +1,5 @@
-//! The requests that move domains, on the side of the client (docs/PROTOCOL-EXTENSIONS.md). What is requested of
-//! many domains goes to each one's home thread, and the last of them replies.
+//! Requests that migrate domains, on the client's worker (docs/PROTOCOL-EXTENSIONS.md). A request about many domains is
+//! scattered to their owner threads, and the last of these replies.
 
 use super::context::{ACK, Reply, RequestContext};
 use crate::protocol::operations::{DOMAINS_MAX, Form};
@@ -7,8 +7,8 @@ use crate::shard::mailbox::Message;
 use crate::shard::migration::scatter_gather::{Gathered, Share, shares};
 use crate::words::{Domid, Errno};
 
-/// Parks the connection until the home threads of all domains have replied, and returns `None`; or returns why the
-/// request is refused.
+/// Parks the connection until the owner threads of all domains have done their parts, and returns `None`; or returns
+/// the error if the request is refused.
 pub fn ask_home_threads(
     cx: &mut RequestContext<'_>,
     domids: &[Domid],
@@ -35,8 +35,8 @@ pub fn ask_home_threads(
     None
 }
 
-/// The answer to QUIESCE or UNQUIESCE: OK, and the domains for which nothing was done. As a text:
-/// OK, or a line for each of those.
+/// Returns the reply to QUIESCE or UNQUIESCE: OK and the failed domains; in the text form OK, or a line for each failed
+/// domain.
 fn show(failed: &[(Domid, Errno)], form: Form) -> Vec<u8> {
     if form == Form::Strings {
         let named = failed.iter().map(|(domid, errno)| format!("{domid}\0{errno}\0"));

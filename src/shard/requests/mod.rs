@@ -1,5 +1,5 @@
-//! From a message to its reply: the checks that every request passes, in their order, and the function that
-//! serves each kind of request.
+//! The path from a message to its reply: the checks that every request passes, in their order, and the function that
+//! executes each kind of request.
 
 pub mod context;
 mod control;
@@ -23,20 +23,20 @@ use crate::protocol::{Frame, frame, strings};
 use crate::store::Caller;
 use crate::words::{Errno, ShardId};
 
-/// What came of the beginning of a session's input.
+/// The result of [`serve_first`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step<'s> {
-    /// A request was replied to, or will be; this follows it.
+    /// A request was consumed; this follows it.
     Served(&'s [u8]),
-    /// The request has to wait, and is tried again.
+    /// The request has to wait, and is retried.
     Waits,
-    /// The request is not whole yet.
+    /// The request is incomplete.
     Incomplete,
-    /// The request has so many bytes that nothing that follows could be understood.
+    /// The request has this length, which is over the limit, so that the message boundaries that follow are lost.
     TooLong(u32),
 }
 
-/// Serves the request that a session's input begins with.
+/// Serves the first request of a session's input.
 pub fn serve_first<'s>(
     core: &mut Core,
     session: &mut Session,
@@ -48,6 +48,7 @@ pub fn serve_first<'s>(
         Frame::Incomplete(_) => Step::Incomplete,
         Frame::TooLong(len) => Step::TooLong(len),
         Frame::Message { header, payload, rest } => {
+            // A retried request was traced at its first attempt.
             if pending != Pending::Retry {
                 trace::request(&session.asker, &session.domain, header, payload);
             }
@@ -62,7 +63,6 @@ pub fn serve_first<'s>(
     }
 }
 
-/// Serves one request.
 fn serve(cx: &mut RequestContext<'_>, payload: &[u8]) -> Outcome {
     match admit(cx, payload) {
         Ok(request) => dispatch(cx, request),
@@ -73,7 +73,7 @@ fn serve(cx: &mut RequestContext<'_>, payload: &[u8]) -> Outcome {
     }
 }
 
-/// The checks that come before everything else, in the order that clients rely on.
+/// Checks a request in the order on which clients rely: of several errors they see the first.
 fn admit<'p>(cx: &RequestContext<'_>, payload: &'p [u8]) -> Result<Request<'p>, Errno> {
     let row = Row::of(cx.header.kind.get()).ok_or(Errno::ENOSYS)?;
     let shard = Some(ShardId(cx.core.number));
@@ -94,7 +94,7 @@ fn admit<'p>(cx: &RequestContext<'_>, payload: &'p [u8]) -> Result<Request<'p>, 
         }
         (Parser::Payload(parse), _) => parse(payload),
         (Parser::Arguments(parse), _) => {
-            // The design writes the last argument of GET_DOMAIN_WATCHES without a NUL.
+            // The protocol's document describes the last argument of GET_DOMAIN_WATCHES without a NUL.
             let payload = payload.strip_suffix(&[0]).unwrap_or(payload);
             let arguments: Vec<_> = payload.split(|&byte| byte == 0).collect();
             parse(&arguments, Form::Strings)

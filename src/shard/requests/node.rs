@@ -1,4 +1,4 @@
-//! READ to SET_PERMS: from the typed request to the store's reply.
+//! READ to SET_PERMS: translates the typed request to a store operation.
 
 use std::borrow::Cow;
 
@@ -12,7 +12,7 @@ use crate::store::{Op, StoreError, Verb};
 use crate::sync::Arc;
 use crate::words::{Domid, Entry, Errno, Path, PathSpace, PermSet, Perms};
 
-/// Serves a request on a node, in or outside a transaction.
+/// Serves a request on a node, inside or outside a transaction.
 pub fn serve(cx: &mut RequestContext<'_>, path: &[u8], request: NodeRequest<'_>) -> Outcome {
     let mut space = PathSpace::new();
     let op = match resolved(cx, path, request, &mut space) {
@@ -31,7 +31,7 @@ pub fn serve(cx: &mut RequestContext<'_>, path: &[u8], request: NodeRequest<'_>)
     }
     let slot = ReplySlot::begin(cx.session.output.buffer(), cx.header);
     let out = cx.session.output.buffer();
-    // Through the reference: a count of the store's own would be changed by all threads, for each request.
+    // Borrowed, not cloned: all threads would contend for the store's reference count with each request.
     match cx.core.shared.store.execute(cx.caller, &op, &mut cx.core.generations, out) {
         Err(StoreError::StaleEpoch | StoreError::NeedsLock(..)) => {
             slot.cancel(out);
@@ -53,7 +53,7 @@ pub fn serve(cx: &mut RequestContext<'_>, path: &[u8], request: NodeRequest<'_>)
     Outcome::Used
 }
 
-/// Returns a request on a node as the store takes it.
+/// Translates a request on a node to a store operation.
 fn resolved<'a>(
     cx: &RequestContext<'_>,
     path: &'a [u8],
@@ -74,8 +74,8 @@ fn resolved<'a>(
     Ok(Op { path: path?, verb })
 }
 
-/// Reads the entries of SET_PERMS. Domains that the host knows and the store does not become known by it, since
-/// toolstacks set permissions before they introduce; others get nothing in advance (XSA-417).
+/// Parses the entries of SET_PERMS. A domain that exists on the host becomes known by it, since toolstacks set
+/// permissions before they introduce; domids without a domain get no rights in advance (XSA-417).
 fn perms(
     cx: &RequestContext<'_>,
     entries: Strings<'_>,

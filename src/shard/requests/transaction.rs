@@ -12,10 +12,10 @@ use crate::shard::session::transactions::note_conflict;
 use crate::store::{Failure, Invocation, Op, Replay, Transaction};
 use crate::words::{Errno, PathBuf};
 
-/// What one transaction may hold; guests have smaller quotas.
+/// The limit on the memory of one transaction of the control domain; guests have smaller quotas.
 const TRANSACTION_BYTES_MAX: usize = 64 << 20;
 
-/// TRANSACTION_START: the id in decimal.
+/// Starts a transaction; its id in decimal is the reply.
 pub fn start(cx: &mut RequestContext<'_>) -> Reply {
     if cx.header.tx_id.get() != 0 {
         return Err(Errno::EBUSY);
@@ -30,7 +30,7 @@ pub fn start(cx: &mut RequestContext<'_>) -> Reply {
     Ok(Cow::Owned(format!("{id}\0").into_bytes()))
 }
 
-/// Serves a request on a node inside a transaction.
+/// Executes a request on a node inside a transaction.
 pub fn execute(cx: &mut RequestContext<'_>, op: &Op<'_>) -> Outcome {
     let id = cx.header.tx_id.get();
     if cx.session.catch_up(cx.core, cx.caller, id) == Replay::Unfinished {
@@ -46,16 +46,16 @@ pub fn execute(cx: &mut RequestContext<'_>, op: &Op<'_>) -> Outcome {
     Outcome::Used
 }
 
-/// Whether a transaction holds so much that it takes no more requests.
+/// Returns whether a transaction takes no more requests because of its memory.
 fn is_full(transaction: &Transaction) -> bool {
     transaction.bytes() > TRANSACTION_BYTES_MAX
 }
 
-/// Runs a request in a transaction that has caught up; the reply is appended.
+/// Executes a request in a transaction that has caught up, and appends the reply.
 fn execute_caught_up(cx: &mut RequestContext<'_>, op: &Op<'_>, id: u32) -> Result<(), Errno> {
     let RequestContext { core, session, caller, .. } = cx;
     let open = session.transactions.get_mut(&id).ok_or(Errno::ENOENT)?;
-    // Before anything is held: a guest over its quota is not read, and could end nothing.
+    // Reserved before anything is kept: a guest over its quota is not read, so it could not end its transactions.
     let needed = (open.transaction.bytes() + Transaction::bytes_of(op)) as u64;
     if is_full(&open.transaction)
         || !open.reserve(core.shared.store.registry(), caller, needed, op.path)
@@ -69,12 +69,13 @@ fn execute_caught_up(cx: &mut RequestContext<'_>, op: &Op<'_>, id: u32) -> Resul
     let request = Invocation { caller, op, reply: out };
     let result = store.execute_in(&mut open.transaction, request, generations);
     core.work += open.transaction.work().saturating_sub(before);
-    // A request beyond the quota of requests is not kept, and what one creates or copies is.
+    // This differs from what was reserved: created and copied nodes are kept too, and a request over the quota of
+    // requests is not.
     open.recharge(caller);
     result
 }
 
-/// TRANSACTION_END: all or nothing.
+/// Ends a transaction: all of its changes are committed, or none.
 pub fn end(cx: &mut RequestContext<'_>, end: TransactionEnd) -> Outcome {
     let id = cx.header.tx_id.get();
     if end == TransactionEnd::Commit && await_guards(cx, id) == Admission::Parked {
@@ -114,9 +115,10 @@ fn await_guards(cx: &mut RequestContext<'_>, id: u32) -> Admission {
     Admission::Admitted
 }
 
-/// Commits and replies, or gives the transaction back if it has to ask again whether it may.
+/// Commits and replies. Returns the transaction if its END has to be retried: the epoch is stale, or a replay is
+/// unfinished.
 fn commit(cx: &mut RequestContext<'_>, open: OpenTransaction) -> Option<OpenTransaction> {
-    // All of it may be run again.
+    // The commit may replay the whole log.
     cx.core.work += open.transaction.work() + open.transaction.len() as u64;
     let store = &cx.core.shared.store;
     let failure = match store.commit(open.transaction, cx.caller, &mut cx.core.generations) {
@@ -149,14 +151,14 @@ mod tests {
     use crate::store::{Caller, Store, Verb};
     use crate::words::{Domid, Layout, Path, Subject};
 
-    /// Without a thread, which gives snapshots up after a second.
+    /// On a store without a worker, which would drop the snapshots after a second.
     #[test]
     fn transaction_of_the_control_domain_is_full_beyond_64_mib() {
         let store = Store::alone(Layout::new(1));
         let domain = store.registry().get(Domid::CONTROL).unwrap();
         let caller = Caller { domain, subject: Subject::CONTROL, epoch: 0, unblocked: None };
         let (mut transaction, mut generations) = Default::default();
-        // What is refused is kept with its value and changes no node.
+        // A refused request is kept with its value and changes no node.
         let (path, value) = (Path::parse(b"@special").unwrap(), Cow::Owned(vec![b'v'; 4000]));
         let op = Op { path, verb: Verb::Write(value) };
         let mut kept_bytes = 0;

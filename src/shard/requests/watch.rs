@@ -4,7 +4,7 @@ use super::context::{ACK, RequestContext};
 use crate::domain::FEATURE_WATCH_DEPTH;
 use crate::words::{Errno, PathSpace};
 
-/// WATCH: the reply, then at once an event with the path as the client wrote it.
+/// Executes WATCH: queues the reply, and right behind it the initial event with the path as the client wrote it.
 pub fn watch(cx: &mut RequestContext<'_>, raw: &[u8], token: &[u8], depth: Option<u16>) {
     let has_depth = cx.session.domain.features() & FEATURE_WATCH_DEPTH != 0;
     let result = if depth.is_some() && !has_depth {
@@ -18,7 +18,7 @@ pub fn watch(cx: &mut RequestContext<'_>, raw: &[u8], token: &[u8], depth: Optio
     }
 }
 
-/// UNWATCH: no event of the watch follows its reply.
+/// Executes UNWATCH: no event of the watch follows its reply.
 pub fn unwatch(cx: &mut RequestContext<'_>, raw: &[u8], token: &[u8]) -> Result<(), Errno> {
     let mut space = PathSpace::new();
     let path = cx.session.resolve(cx.core, raw, &mut space)?;
