@@ -231,6 +231,7 @@ impl Outlet for Mailboxes {
 
     fn wake(&self, thread: u16) {
         if let Some(mailbox) = self.0.get(usize::from(thread)) {
+            // Without a push: the matcher has completed a batch that is queued already.
             mailbox.signal.raise();
             mailbox.wake();
         }

@@ -72,6 +72,7 @@ impl Server {
         let ((reaper, removed), (matcher, unmatched)) = (reaper(), matcher());
         let outlet = Arc::new(mailboxes.clone());
         let store = Arc::new(Store::new(layout, registry, outlet, reaper, matcher));
+        // Weak: the threads end when the store, which has the sending halves of their queues, is dropped.
         let weak = [(); 2].map(|()| Arc::downgrade(&store));
         let [for_reaper, for_matcher] = weak;
         spawn("reaper", move || run_reaper(&for_reaper, &removed))?;

@@ -266,6 +266,7 @@ fn release(state: DomainState, carried: Option<Box<Carried>>) -> Next {
 fn release_with_mark(state: DomainState, client: Client) -> Next {
     match state {
         DomainState::Exported(mark) | DomainState::ArrivedIntroduced(_, Some(mark)) => {
+            // The connection is saved anew but equal to the exported one, as the mark is valid.
             let moved = SavedConnection { client, seen: mark.seen };
             (DomainState::Left(Box::new(moved)), done())
         }

@@ -18,6 +18,7 @@ pub fn mark(
     version: u64,
     seen: DomainSnapshot,
 ) -> Result<u64, Errno> {
+    // Unique for the domid, since all marks of a domain come from its owner thread.
     let number = worker.core.shared.marks_from.wrapping_add(worker.core.next_number());
     if quiesced(worker, domid)?.session.version() != version {
         return Err(Errno::EAGAIN);
@@ -36,6 +37,7 @@ pub fn leave(worker: &mut Worker, domid: Domid, number: u64) -> Result<Box<Clien
     if (mark.number, mark.version) != (number, version) {
         return Err(Errno::EAGAIN);
     }
+    // The export holds the partitions, so any change has made new roots: a pointer comparison each.
     if !worker.core.shared.store.changed_since(&mark.seen).is_empty() {
         worker.step_of(domid, Event::Outdated)?;
         return Err(Errno::EAGAIN);

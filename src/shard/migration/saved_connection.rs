@@ -50,6 +50,7 @@ pub fn save_connection(worker: &mut Worker, domid: Domid) -> Result<(Client, u64
     let connection = quiesced(worker, domid)?;
     let evtchn = connection.ring().map_or(0, |ring| ring.remote);
     let session = &mut connection.session;
+    // The stream has no deferred events, so all are queued, whatever the room.
     while session.watches.has_deferred() {
         session.queue_next_deferred(now);
     }

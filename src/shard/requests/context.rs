@@ -50,6 +50,7 @@ impl RequestContext<'_> {
     /// them, and only this client waits.
     pub fn conclude(&mut self, executed: Executed) {
         let Executed { ticket, removed, replaced } = executed;
+        // Here, outside of the store's locks: freeing large partitions takes long.
         drop(replaced);
         let Some(rest) = self.core.shared.store.settle(removed) else {
             return self.session.reply(self.header, Ok(ACK), ticket);

@@ -87,6 +87,7 @@ fn admit<'p>(cx: &RequestContext<'_>, payload: &'p [u8]) -> Result<Request<'p>, 
     };
     let id = cx.header.tx_id.get();
     match (row.parser, row.transaction) {
+        // Served by the migration socket only.
         (Parser::Migration(_), _) => Err(Errno::ENOSYS),
         _ if !is_allowed => Err(Errno::EACCES),
         (_, TransactionId::Open) if id != 0 && !cx.session.transactions.contains_key(&id) => {
@@ -118,6 +119,8 @@ fn dispatch(cx: &mut RequestContext<'_>, request: Request<'_>) -> Outcome {
         Request::Unwatch(path, token) => Some(watch::unwatch(cx, path, token).map(ack)),
         Request::ResetWatches => {
             cx.session.drop_watches(cx.core);
+            // The reply means that the watches' quota is free, so the request is retried until they have left the
+            // tries. Dropping again is a no-op.
             if !cx.core.former.are_out(cx.session.former_watches) {
                 return Outcome::Again;
             }

@@ -33,6 +33,7 @@ pub fn serve(cx: &mut RequestContext<'_>, path: &[u8], request: NodeRequest<'_>)
     let out = cx.session.output.buffer();
     // Borrowed, not cloned: all threads would contend for the store's reference count with each request.
     match cx.core.shared.store.execute(cx.caller, &op, &mut cx.core.generations, out) {
+        // Nothing has changed: the retry checks reserved paths in the present epoch.
         Err(StoreError::StaleEpoch | StoreError::NeedsLock(..)) => {
             slot.cancel(out);
             return Outcome::Again;

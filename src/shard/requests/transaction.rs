@@ -85,6 +85,7 @@ pub fn end(cx: &mut RequestContext<'_>, end: TransactionEnd) -> Outcome {
         cx.reply(Err(Errno::ENOENT));
         return Outcome::Used;
     };
+    // Released first, so that the commit's quota checks do not count its nodes twice.
     cx.session.release_transaction(&open);
     (open.charged, open.snapshots_from) = (0, None);
     open.transaction.note_uncharged();

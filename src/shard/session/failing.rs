@@ -26,7 +26,7 @@ impl Failing {
         let covers = |known: &&mut PathBuf| path.is_within(known.as_path());
         if let Some(known) = self.paths.iter_mut().find(covers) {
             // The reply to RM of a missing node depends on its parent, so reserving the path itself may not suffice:
-            // reserve its parent too.
+            // reserve its parent instead.
             if in_turn && let Some(above) = known.as_path().parent().filter(is_narrow) {
                 *known = above.to_buf();
             }

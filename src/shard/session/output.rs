@@ -112,6 +112,7 @@ impl Output {
         let hash = hasher.finish();
         if let Some(&position) = self.pending.get(&hash) {
             let at = usize::try_from(position - self.base).unwrap_or(usize::MAX);
+            // Hashes may collide. Then both events stay, and the table has the later one only.
             let equal = self.bytes.get(at..at + added) == Some(&self.bytes[start..]);
             if equal {
                 self.bytes.truncate(start);
@@ -158,6 +159,7 @@ impl Output {
 
     /// Frees sent bytes, up to the message that is partly sent.
     fn compact(&mut self) {
+        // The partly sent message is the one that another host began.
         if self.sent < self.begun {
             return;
         }

@@ -33,6 +33,7 @@ pub fn deliver(worker: &mut Worker, mut batch: Batch, mut serving: Option<&mut C
         core.mailbox().delivered(events.len() as u64);
         let mut cost = 1;
         let place = events[0].watcher.connection as usize;
+        // The connection being served is not in its slot.
         let connection = match &mut serving {
             Some(connection) if connection.session.asker.connection == place => {
                 Some(&mut **connection)

@@ -47,6 +47,7 @@ pub fn disconnect_ring(
     let waited = end(&mut worker.core, &mut connection.session);
     worker.clients.remove_ring(connection.session.domid());
     if let Some(ring) = connection.ring() {
+        // The next INTRODUCE reads the indices from the page.
         ring.publish();
         worker.channels.unbind(ring.port);
     }

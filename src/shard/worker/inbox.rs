@@ -34,6 +34,7 @@ impl Inbox {
         }
         let mut message = self.undelivered.pop_front().or_else(|| mailbox.pop_event())?;
         if let Message::Events(batch) = &mut message {
+            // Later events wait behind it, so that none overtakes it.
             if batch.is_pending() {
                 self.undelivered.push_front(message);
                 return None;

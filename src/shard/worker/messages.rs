@@ -71,6 +71,7 @@ fn take_message(worker: &mut Worker, message: Message) {
             }
         }
         Message::Unguarded(asker) => {
+            // The slot may have been reused since.
             let connection = worker.clients.get(asker.connection);
             if connection.is_some_and(|connection| connection.session.asker == asker) {
                 worker.clients.make_ready(asker.connection);

@@ -55,6 +55,7 @@ fn pass(worker: &mut Worker, events: &Events) {
     serve_ready(worker);
     give_up_snapshots(&mut worker.core, &mut worker.clients);
     tick(worker);
+    // Quota reports are logged here, where no lock of the store is held.
     worker.core.registry().log_reports();
     // Once a pass, so that many pushes to a worker cost one eventfd write.
     worker.core.shared.mailboxes.wake_all(worker.core.number);

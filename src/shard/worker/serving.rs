@@ -229,6 +229,7 @@ fn serve_messages(
         }
         take_events(worker, connection);
         let core = &mut worker.core;
+        // Never lowered within a quantum; see `serve`.
         core.backlog = core.backlog.max(core.shared.mailboxes.backlog());
         if core.work > WORK_PER_PASS || !connection.may_read(core) {
             break;
