@@ -14,9 +14,9 @@
 //! functions of a session and of the part of a worker that sessions use. A *worker* is a thread: it moves bytes between
 //! transports and sessions, and handles domains and event channels. Imports between files have no cycles.
 //!
-//! A request never leaves its thread. Only requests and events that concern a domain as a whole (INTRODUCE, its death)
-//! go to the domain's *owner thread*, which serializes them; the client's connection is parked meanwhile. No worker
-//! ever blocks on another, so there is no deadlock between them.
+//! A request runs on the worker that has read it. Only requests that concern a domain as a whole, such as INTRODUCE,
+//! are forwarded, to the domain's *owner thread*, which also handles the domain's death and so serializes all of them.
+//! The client's connection is parked meanwhile. No worker ever blocks on another, so there is no deadlock between them.
 
 mod announcements;
 mod guards;

@@ -105,7 +105,7 @@ impl Server {
         Ok(Server { shared, threads, next: 0 })
     }
 
-    /// Passes a client that connected to the next worker, round robin.
+    /// Hands a new client to the next worker, round robin.
     pub fn serve(&mut self, client: UnixStream) -> io::Result<()> {
         client.set_nonblocking(true)?;
         self.next = (self.next + 1) % self.threads.len();

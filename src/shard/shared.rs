@@ -28,8 +28,8 @@ pub struct Shared {
     pub ring_scan_interval: Duration,
     /// The state of CONTROL's commands.
     pub control: control::State,
-    /// The time of the daemon's start in nanoseconds, from which the numbers of marks count up. No daemon uses one per
-    /// nanosecond, so a mark kept in a file is invalid for the next daemon.
+    /// The time of the daemon's start in nanoseconds, from which the numbers of marks count up. A daemon uses fewer
+    /// than one per nanosecond, so a mark kept in a file is invalid for the next daemon.
     pub marks_from: u64,
     /// The number of domains that died.
     pub deaths: AtomicU64,

@@ -1,4 +1,4 @@
-//! Requests of threads that may block to the owner threads of migrating domains.
+//! Requests about migrating domains, sent to their owner threads by threads that may block.
 
 use crossbeam::channel::Sender;
 

@@ -78,8 +78,8 @@ pub fn save_connection(worker: &mut Worker, domid: Domid) -> Result<(Client, u64
 
 /// Restores a saved connection, quiesced, and returns the partitions saved with it. Cost: that of setting its watches.
 ///
-/// A watch fires if its client could have missed a change: of a partition that has changed since it was saved, of one
-/// that did not move with the domain, or below the path across several partitions.
+/// A watch fires if its client could have missed a change: if its partition has changed since it was saved or did not
+/// move with the domain, or if partitions lie below its path.
 pub fn restore_connection(
     core: &mut Core,
     session: &mut Session,
@@ -122,8 +122,8 @@ pub fn restore_connection(
     seen
 }
 
-/// START_DOMAIN_TRANSACTION: reserves the id that a domain's transaction had on its former host. Its END T returns
-/// EAGAIN, so that the guest retries.
+/// START_DOMAIN_TRANSACTION: reserves the id that a transaction of the domain had on its former host. Its
+/// TRANSACTION_END with T fails with EAGAIN, so that the guest retries it.
 pub fn reserve_transaction(worker: &mut Worker, domid: Domid, id: u32) -> Result<(), Errno> {
     let Worker { core, clients, .. } = worker;
     let place = clients.of_domain(domid).ok_or(Errno::ENOENT)?;

@@ -2,8 +2,8 @@
 
 use crate::words::{Path, PathBuf};
 
-/// The number of paths in one reservation; of more, some are replaced by common ancestors. Every write is compared with
-/// each path while a reservation lasts.
+/// The limit on the paths of one reservation; beyond it, two are replaced by their common ancestor. Every write is
+/// compared with each path while a reservation lasts.
 const GUARDED_PATHS_MAX: usize = 8;
 
 /// The memory of failed transactions.

@@ -39,9 +39,10 @@ pub const OUTPUT_COLLAPSE_BYTES: usize = 1 << 20;
 /// With more unsent bytes than this, a socket client is closed: it sets watches and does not read.
 const OUTPUT_CLOSE_BYTES: usize = 16 << 20;
 /// As [`OUTPUT_PAUSE_BYTES`], for a ring: a guest reads at most 1,024 bytes at a time, the size of its response ring. A
-/// ring is never closed; its events are deferred instead.
+/// ring is never closed for its output.
 pub const RING_PAUSE_BYTES: usize = 8 << 10;
-/// As [`OUTPUT_COLLAPSE_BYTES`], for a ring of a guest.
+/// With more unsent bytes than this, the events of a guest are deferred: each watch gets one with the watched path once
+/// there is room.
 pub const RING_COLLAPSE_BYTES: usize = 64 << 10;
 /// The limit for the control domain's kernel. It learns of all backends by one watch, so a collapsed event, which names
 /// none of them, is useless to it. A hundred domains that start at once cause 64 KiB for it, 10,000 more than 16 MiB.
@@ -165,7 +166,8 @@ impl Session {
         self.service == Service::Quiesced
     }
 
-    /// Returns the numbers of unsent bytes above which the client is not read, and above which its events collapse.
+    /// Returns the numbers of unsent bytes above which the client is not read, and above which its events collapse or
+    /// are deferred.
     pub fn output_limits(&self) -> (usize, usize) {
         match self.kind {
             Kind::Guest(_) => (RING_PAUSE_BYTES, RING_COLLAPSE_BYTES),

@@ -100,7 +100,8 @@ impl Output {
         self.replies.iter().filter(|(_, ticket)| ticket.is_none()).count()
     }
 
-    /// Queues an event unless an equal one is pending of which no byte is sent. Returns the number of bytes added.
+    /// Queues an event unless an equal one is pending of which no byte is sent. Returns the number of bytes added: none
+    /// also for an event longer than a message, which is dropped (XSA-324).
     pub fn push_event(&mut self, path: &[u8], token: &[u8], now: Instant) -> usize {
         let start = self.bytes.len();
         if !append_event(&mut self.bytes, path, token) {

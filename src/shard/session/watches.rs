@@ -287,7 +287,7 @@ impl Watches {
     }
 
     /// Defers an event with the watched path for which there is no room, for those of [`Watches::notified`] numbered
-    /// above `after`. Returns whether it was not deferred before. Cost: constant.
+    /// above `after`. Returns whether this notifies any watch that would not be notified otherwise. Cost: constant.
     pub fn defer(&mut self, group: u32, seq: u64, changed: Changed<'_>, after: u64) -> bool {
         let Some(known) = self.groups.get_mut(group as usize) else { return false };
         // The event is that of an earlier group in the same slot.

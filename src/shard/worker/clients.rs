@@ -89,7 +89,7 @@ impl Clients {
         self.slots[place] = Slot::Idle(connection);
     }
 
-    /// Appends a connection to the ready list, unless it is there already.
+    /// Appends a connection to the ready list, unless it is there already or being served.
     pub fn make_ready(&mut self, place: Place) {
         let Some(slot) = self.slots.get_mut(place) else { return };
         *slot = match std::mem::replace(slot, Slot::Served) {

@@ -266,8 +266,8 @@ fn end_pass(worker: &mut Worker, connection: &mut Connection) -> Next {
 }
 
 /// Keeps the rest of the staged bytes, of which the first `carried` were kept before. Whole requests of a ring that
-/// have to wait stay in the page, for the next server of the ring. Half a request is taken out, since a guest that has
-/// yet to write the other half notifies only a ring that it finds empty.
+/// have to wait stay in the page, for whichever worker or daemon serves the ring next. Half a request is taken out,
+/// since a guest that has yet to write the other half notifies only a ring that it finds empty.
 fn keep_rest(connection: &mut Connection, stage: &[u8], used: usize, carried: usize) {
     let rest = &stage[used..];
     let Connection { session, transport, .. } = connection;
