@@ -23,7 +23,7 @@ use xenstored::words::Domid;
 const TIMES: Times =
     Times { watch_event_timeout: Duration::from_secs(20), ring_scan_interval: Duration::ZERO };
 
-/// How many of the next calls fail, each after it has consumed what there was.
+/// Number of upcoming calls that fail, each after it has consumed what was pending.
 #[derive(Default)]
 struct Faults {
     changed: AtomicU32,

@@ -15,13 +15,13 @@ const GOLDEN: [&[u8]; 3] = [
     include_bytes!("golden/c-defects.stream"),
 ];
 
-/// Returns bytes, most of which mean something in payloads.
+/// Generates payload bytes, most of them with a meaning in the protocol.
 fn payload() -> impl Strategy<Value = Vec<u8>> {
     let meaningful = prop::sample::select(b"/@-_a0/57\0\0nrwb".to_vec());
     vec(prop_oneof![9 => meaningful, 1 => any::<u8>()], 0..40)
 }
 
-/// Returns a message whose length is right most of the time.
+/// Generates messages, most of them with a correct length field.
 fn message() -> impl Strategy<Value = Vec<u8>> {
     let off = prop_oneof![8 => Just(0u32), 1 => 0..9u32, 1 => any::<u32>()];
     (0..30u32, payload(), off).prop_map(|(kind, payload, off)| {

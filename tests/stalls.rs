@@ -1,4 +1,4 @@
-//! Cases in which a client could wait for ever, or lose what it waits for.
+//! Cases in which a client could wait forever, or lose what it waits for.
 
 mod common;
 

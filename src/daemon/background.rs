@@ -37,7 +37,7 @@ pub(super) fn start_second(print_pid: bool) -> Result<u8, Failure> {
     command.env(MARK, std::process::id().to_string()).stdin(Stdio::null()).stdout(write_end);
     activation::pass_on(&mut command);
     let mut second = command.spawn().map_err(failed)?;
-    drop(command); // Closes its copy of the pipe's write end.
+    drop(command); // Closes our copy of the write end, so the read below ends if the second process does.
 
     let mut pid = String::new();
     BufReader::new(ready).read_line(&mut pid).map_err(failed)?;

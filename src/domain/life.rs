@@ -29,7 +29,7 @@ pub struct Domain {
     pub account: Account,
     /// Its quotas: the defaults at its registration, until they are set for it (xenstore.txt, SET_QUOTA).
     pub(super) limits: Limits,
-    /// How often its memory rose above the soft quota.
+    /// Number of times that the domain's memory rose above the soft quota.
     pub(super) soft_crossings: AtomicU32,
     notices: [AtomicU32; Notice::COUNT],
     /// See [`super::Load`].
@@ -82,22 +82,23 @@ impl Domain {
         }
     }
 
-    /// Returns the weight of the undelivered events caused by its requests.
+    /// Returns the weight of the undelivered events that this domain's requests caused.
     pub fn undelivered(&self) -> u64 {
         self.undelivered.load(Ordering::Acquire)
     }
 
-    /// Returns the bytes of the events caused by its requests that the control domain's kernel has not read.
+    /// Returns the number of bytes of events that this domain's requests caused and the control domain's kernel has not
+    /// read.
     pub fn unread_bytes(&self) -> u64 {
         self.unread_bytes.load(Ordering::Acquire)
     }
 
-    /// Returns its quota values. A privileged domain has them too, but they do not bind it.
+    /// Returns the domain's quota values. A privileged domain has them too, but they do not bind it.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
 
-    /// Returns the feature bits offered to it (xenstore-ring.txt, "Server feature bitmap").
+    /// Returns the feature bits offered to the domain (xenstore-ring.txt, "Server feature bitmap").
     pub fn features(&self) -> u32 {
         self.features.load(Ordering::Relaxed)
     }
@@ -108,13 +109,13 @@ impl Domain {
         self.setting_changed();
     }
 
-    /// Returns how often its quotas, features or target were set. A copy of them taken after this call is current
-    /// while the count does not change.
+    /// Returns how often the domain's quotas, features or target were set. A copy of them taken after this call is
+    /// current while the count does not change.
     pub fn settings(&self) -> u64 {
         self.settings.load(Ordering::Acquire)
     }
 
-    /// Returns its current quotas, features and target.
+    /// Returns the domain's current quotas, features and target.
     pub fn own_settings(&self) -> OwnSettings {
         OwnSettings {
             limits: self.limits.copy(),
@@ -123,7 +124,7 @@ impl Domain {
         }
     }
 
-    /// Sets its quotas, features and target.
+    /// Sets the domain's quotas, features and target.
     pub(super) fn set_own(&self, settings: &OwnSettings) {
         self.limits.set_all(&settings.limits);
         self.target.store(settings.target, Ordering::Release);
@@ -146,7 +147,7 @@ impl Domain {
         self.origin.store(unique_id, Ordering::Relaxed);
     }
 
-    /// Returns its state, as last published by its owner thread.
+    /// Returns the domain's state, as last published by its owner thread.
     pub fn presence(&self) -> Presence {
         let value = usize::from(self.presence.load(Ordering::Acquire));
         Presence::ALL.get(value).copied().unwrap_or(Presence::Absent)

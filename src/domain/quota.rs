@@ -112,17 +112,17 @@ impl Quota {
         ABOUT.iter().find(named).map(|about| about.quota)
     }
 
-    /// Returns its name, as `xsctl control quota` prints it.
+    /// Returns the quota's name, as `xsctl control quota` prints it.
     pub fn name(self) -> &'static str {
         ABOUT[self as usize].name
     }
 
-    /// Returns a description of what it limits.
+    /// Returns a description of what the quota limits.
     pub fn description(self) -> &'static str {
         ABOUT[self as usize].description
     }
 
-    /// Returns its default value.
+    /// Returns the quota's default value; 0 means no limit.
     pub fn default_value(self) -> u32 {
         ABOUT[self as usize].default
     }
@@ -155,7 +155,7 @@ impl Limits {
         self.set_soft_memory(others.soft_memory());
     }
 
-    /// Returns a quota's value.
+    /// Returns the value of a quota, in the quota's own unit; 0 means no limit.
     pub fn get(&self, quota: Quota) -> u32 {
         self.hard[quota as usize].load(Ordering::Relaxed)
     }

@@ -12,7 +12,7 @@ use crate::words::{Access, Domid, Errno, Path, PathBuf, PermSet, Perms, ShardId,
 pub struct Caller {
     /// The incarnation; for socket clients, the control domain.
     pub domain: Arc<Domain>,
-    /// Its rights at the time of the request.
+    /// The domain's rights at the time of the request.
     pub subject: Subject,
     /// The epoch in which the check was made whether the caller may write, or an earlier one.
     pub epoch: u64,
@@ -284,11 +284,11 @@ impl Change {
 pub struct Removed {
     /// The former path of its root.
     pub path: PathBuf,
-    /// Its root. A partition below it is a `Removed` of its own.
+    /// The root of the removed subtree. A partition below it is a separate `Removed`.
     pub root: NodeArc,
     /// The owner of the root's former parent in the same partition, if it had one.
     pub above: Option<Domid>,
-    /// Whether its owners have been credited.
+    /// Whether the nodes' owners have been credited.
     pub credited: bool,
 }
 

@@ -135,9 +135,9 @@ impl LockSet {
     }
 }
 
-/// How often a held lock is tried before the thread sleeps: some microseconds, which is longer than a request holds a
-/// lock and shorter than two context switches. Of the values tried, forty gained less, and a thousand cost more when
-/// the holder lost its core. Shuttle explores schedules with the lock held anyway, and retries would only multiply
+/// Number of attempts to take a held lock before the thread sleeps: some microseconds, which is longer than a request
+/// holds a lock and shorter than two context switches. Of the values tried, forty gained less, and a thousand cost more
+/// when the holder lost its core. Shuttle explores schedules with the lock held anyway, and retries would only multiply
 /// them.
 const TRIES_BEFORE_SLEEP: u32 = if cfg!(feature = "shuttle") { 0 } else { 100 };
 

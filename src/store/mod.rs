@@ -127,8 +127,8 @@ pub struct Store {
 /// The work that an operation or a commit leaves for after its locks are released.
 #[derive(Default)]
 pub struct Executed {
-    /// Keeps a guest's request outstanding until the events that it caused are delivered; `None` if it caused none.
-    /// Its reply holds a clone.
+    /// Keeps a guest's request outstanding until the events that it caused are delivered; `None` if it caused none. The
+    /// request's reply holds a clone.
     pub ticket: Option<Arc<Ticket>>,
     /// The removed subtrees, for [`Store::settle`].
     pub removed: Vec<Removed>,
@@ -137,8 +137,8 @@ pub struct Executed {
     pub replaced: Option<TouchedHomes>,
 }
 
-/// How many generations a thread takes at a time: one write to the shared counter's cache line for each 4,096
-/// changes. A generation is only unique, so blocks of several threads may interleave.
+/// Number of generations that a thread takes from the shared counter at a time, so that the counter's cache line is
+/// written once per 4,096 changes. A generation is only unique, so blocks of several threads may interleave.
 const GENERATIONS_BLOCK: u64 = 4096;
 
 /// A thread's block of unused generations.

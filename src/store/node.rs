@@ -189,7 +189,7 @@ impl Node {
         index_bytes(&self.perms, path_bytes, above)
     }
 
-    /// Returns its size in the quota `node-size`, in bytes: permissions, names of children, value.
+    /// Returns the node's size as the quota `node-size` counts it, in bytes: permissions, names of children, value.
     pub fn size(&self) -> usize {
         size(&self.perms, self.children().names_bytes(), self.value().len())
     }

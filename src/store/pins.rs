@@ -11,8 +11,8 @@ pub const PINNED_HOMES_MAX: u32 = 16_384;
 /// snapshots keep beside the current tree were all replaced since the oldest one, so together they keep no more than
 /// this. Ordinary transactions end long before.
 pub const REPLACED_BYTES_MAX: u64 = 8 << 20;
-/// A shard adds to the common sum in steps of this size. The sum is on a cache line that all threads read in each
-/// pass, so writing it with each change would make all shards contend; the error, at most one step a shard, is small
+/// A shard adds to the common sum in steps of this size. The sum is on a cache line that all threads read in each pass,
+/// so writing it with each change would make all shards contend; the error, at most one step per shard, is small
 /// against [`REPLACED_BYTES_MAX`].
 const REPLACED_BYTES_STEP: u64 = 64 << 10;
 

@@ -6,7 +6,7 @@ use foldhash::fast::FixedState;
 
 use crate::words::{Domid, Path};
 
-/// How many changes of a shard are remembered: more than a transaction usually spans.
+/// Number of a shard's changes that are remembered: more than a transaction usually spans.
 const CHANGES: usize = 256;
 
 /// The last changes of a shard in a ring buffer, by a hash of their path. A collision names the wrong domain in a

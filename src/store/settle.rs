@@ -16,7 +16,7 @@ use crate::domain::Quota;
 use crate::sync::Ordering;
 use crate::words::{Domid, Path, PathBuf};
 
-/// How many nodes a thread settles itself: about half a millisecond of work.
+/// Number of nodes that a thread settles itself: about half a millisecond of work.
 pub const INLINE_NODES_MAX: usize = 4096;
 
 /// Subtrees being settled, as the fringe of their walk.

@@ -191,8 +191,8 @@ impl TouchedHomes {
         self.homes.get_index_mut(self.last).map(|(_, touched)| touched)
     }
 
-    /// Returns the node at `path`, which lies in the partition accessed last, for changing, and counts the bytes of
-    /// copies.
+    /// Returns a mutable reference to the node at `path`, which lies in the partition accessed last, and counts the
+    /// bytes of the copies that this needs.
     pub fn node_mut(&mut self, home: &Home<'_>, path: Path<'_>) -> Option<&mut Node> {
         let (_, touched) = self.homes.get_index_mut(self.last)?;
         let root = touched.write(home).as_mut()?;
@@ -212,7 +212,7 @@ impl TouchedHomes {
         find(touched.root.as_ref(), home, path).node()
     }
 
-    /// Returns the bytes of the copied nodes and of the partitions' paths.
+    /// Returns the size of the copied nodes and of the partitions' paths, in bytes.
     pub fn copied_bytes(&self) -> usize {
         self.copied_bytes
     }

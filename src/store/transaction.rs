@@ -47,9 +47,9 @@ pub struct Transaction {
     /// If its snapshots were dropped: how many logged requests have been replayed. The rest must be before its next
     /// request.
     pub(super) behind: Option<usize>,
-    /// Its log has been replayed for its END, on partitions that were the store's current ones then.
+    /// The log has been replayed for END, on the partitions that were current in the store at that time.
     pub(super) replayed: bool,
-    /// How often another commit changed its partitions before END compared them.
+    /// Number of times that another commit changed this transaction's partitions before END compared them.
     pub(super) lost_races: usize,
     /// The size of its log, in bytes, without values that it shares with nodes.
     log_bytes: usize,
@@ -117,7 +117,7 @@ impl Transaction {
         self.deltas.charged_bytes = 0;
     }
 
-    /// Returns whether its log must be replayed, by [`Store::catch_up`], before its next request.
+    /// Returns whether the log must be replayed, by [`Store::catch_up`], before the transaction's next request.
     pub fn is_behind(&self) -> bool {
         self.behind.is_some()
     }

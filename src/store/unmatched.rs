@@ -66,7 +66,7 @@ pub struct Unmatched {
 
 /// A commit whose locks are still held.
 pub struct Commit<'a> {
-    /// Its changes.
+    /// The changes that it made, in order.
     pub changes: Vec<Change>,
     /// The partitions that it replaced, if it is a transaction.
     pub replaced: Option<TouchedHomes>,

@@ -105,14 +105,14 @@ impl Ring {
         Ok(())
     }
 
-    /// Returns the bytes of pending requests. Reads the guest's index once.
+    /// Returns the number of pending request bytes. Reads the guest's index once.
     fn waiting(&self) -> Result<usize, RingError> {
         let req_prod = self.page.load(REQ_PROD);
         distance(req_prod, self.req_cons)
             .ok_or_else(|| self.broken(req_prod, self.page.load(RSP_CONS)))
     }
 
-    /// Returns the bytes of replies that the guest has not read. Reads the guest's index once.
+    /// Returns the number of bytes in the response ring that the guest has not read. Reads the guest's index once.
     fn unread(&self) -> Result<usize, RingError> {
         let rsp_cons = self.page.load(RSP_CONS);
         distance(self.rsp_prod, rsp_cons)

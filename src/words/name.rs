@@ -47,7 +47,7 @@ enum Repr {
 
 const _: () = assert!(size_of::<Name>() == 16);
 
-/// A bit above all lengths, so that names that are not numbers sort after all numbers of whatever length.
+/// A bit above all lengths, so that all names that are not numbers sort after all numbers, however long.
 const OTHER: u8 = 0x10;
 
 impl Name {

@@ -29,11 +29,11 @@ pub const LONGEST: Duration = Duration::from_secs(60 * 60);
 /// The addresses of a daemon.
 #[derive(Clone, Debug)]
 pub struct Daemon {
-    /// Its client socket.
+    /// The path of the client socket.
     pub socket: PathBuf,
-    /// Its migration socket.
+    /// The path of the migration socket.
     migration: PathBuf,
-    /// How long it may be silent before it is probed for being alive.
+    /// The time without a reply after which the daemon is probed for being alive.
     patience: Duration,
 }
 
@@ -62,7 +62,7 @@ impl Daemon {
         }
     }
 
-    /// Returns its migration socket.
+    /// Returns the path of the migration socket.
     pub fn migration(&self) -> &Path {
         &self.migration
     }
@@ -72,7 +72,7 @@ impl Daemon {
         self.migration == other.migration
     }
 
-    /// Returns its number of shards, which partition domains by domid modulo this number; 1 if the daemon does not
+    /// Returns the number of shards, which is the modulus that assigns a domid to a shard; 1 if the daemon does not
     /// publish it.
     pub fn shards(&self) -> u16 {
         let told =

@@ -22,8 +22,8 @@ use crate::protocol::Operation;
 use crate::words::Domid;
 use crate::words::Presence;
 
-/// How long to wait for a transient state: an import in progress, a batch of another xsctl, a killed xsctl whose locks
-/// the kernel has not released yet.
+/// Maximum wait for a transient state to end: an import in progress, a batch of another xsctl, a killed xsctl whose
+/// locks the kernel has not released yet.
 const SETTLES_WITHIN: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 

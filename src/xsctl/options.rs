@@ -19,7 +19,8 @@ const MOVED_TOGETHER: u8 = 1;
 /// Default number of parallel batches of a move. On two cores a second one shortens the move, but domains that stay
 /// wait longer than the limit.
 const MOVED_AT_ONCE: u8 = 1;
-/// Default batch size of files. Larger batches save no time, and in a smaller one a faulty file delays fewer others.
+/// Default number of files per batch. A larger batch saves no time, and a faulty file in a smaller batch delays fewer
+/// others.
 const FILES_TOGETHER: u8 = 50;
 
 /// Move domains between xenstoreds while they run, look at what is carried, and send commands to a

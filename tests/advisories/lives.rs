@@ -227,7 +227,7 @@ fn xsa_425_release_while_the_domains_own_request_runs() {
                 }
             });
             for _ in 0..20_000 {
-                // Whole requests only: the daemon would wait for the rest of half a request for ever.
+                // Whole requests only: the daemon would wait forever for the rest of a partial one.
                 let page = guest.ring().page();
                 let used = page.load(at::REQ_PROD).wrapping_sub(page.load(at::REQ_CONS));
                 if used < 900 {

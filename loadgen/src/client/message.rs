@@ -28,7 +28,7 @@ pub fn payload(path: &str, value: impl AsRef<[u8]>) -> Vec<u8> {
     out
 }
 
-/// Returns path and token of an event's payload, `None` if it is malformed.
+/// Returns the path and the token in an event's payload, or `None` if it is malformed.
 pub fn event(payload: &[u8]) -> Option<(&str, &str)> {
     let (path, token) = str::from_utf8(payload).ok()?.strip_suffix('\0')?.split_once('\0')?;
     (!token.contains('\0')).then_some((path, token))

@@ -120,7 +120,7 @@ fn row(row: &Measured) -> Value {
     })
 }
 
-/// Returns minimum and maximum of the rounds, by the keys of a row.
+/// Returns the minimum and the maximum over the rounds, by the keys of a row.
 fn spread(row: &Measured) -> Value {
     let range = |quantity| row.get(quantity).map(|spread| [spread.least, spread.most]);
     let percentiles: Map<String, Value> = PERCENTILES

@@ -1,4 +1,4 @@
-//! A traversal of the whole store, as by Xen's own `xenstore-ls -fp`: three requests a node, one after another.
+//! A traversal of the whole store, as by Xen's own `xenstore-ls -fp`: three requests per node, one after another.
 
 use std::fs::File;
 use std::io::{self, Read, Write};

@@ -60,7 +60,7 @@ pub enum Target {
 /// Start options of a target. A target ignores those that do not apply to it.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Threads of our daemon or of the echo server; its default if `None`.
+    /// Number of threads of our daemon or of the echo server; the server's own default if `None`.
     pub shards: Option<u16>,
     /// Additional arguments of the daemon, in its own syntax.
     pub arguments: Vec<String>,
@@ -195,7 +195,7 @@ impl Running {
         Ok(())
     }
 
-    /// Returns the CPU time that it has used so far.
+    /// Returns the CPU time that the target has used so far.
     ///
     /// # Errors
     /// `Unsupported` if its process is not known, `NotFound` if it has ended.
@@ -203,7 +203,7 @@ impl Running {
         Cpu::of(self.pid.ok_or(io::ErrorKind::Unsupported)?)
     }
 
-    /// Returns whether its process still runs; true if it is not known.
+    /// Returns whether the target's process is running; true if the process is not known.
     pub fn is_alive(&mut self) -> bool {
         match &mut self.child {
             Some(child) => matches!(child.try_wait(), Ok(None)),
@@ -211,8 +211,8 @@ impl Running {
         }
     }
 
-    /// Returns the exit status of its process, if it was started here and has ended. A process whose connections have
-    /// just closed gets a moment to become waitable.
+    /// Returns the exit status of the target's process, if this process started it and it has ended. A process whose
+    /// connections have just closed gets a moment to become waitable.
     pub fn ending(&mut self) -> Option<ExitStatus> {
         let (child, asked) = (self.child.as_mut()?, Instant::now());
         loop {
@@ -223,12 +223,12 @@ impl Running {
         }
     }
 
-    /// Returns its directory, if it was started here.
+    /// Returns the target's directory; `None` if this process did not start the target.
     pub fn dir(&self) -> Option<&Path> {
         self.dir.as_ref().map(TempDir::path)
     }
 
-    /// Returns its output so far.
+    /// Returns the target's output so far.
     pub fn log(&self) -> String {
         let bytes = self.dir().and_then(|dir| std::fs::read(dir.join("log")).ok());
         String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()
@@ -236,7 +236,8 @@ impl Running {
 }
 
 impl Drop for Running {
-    /// Terminates it (SIGTERM, at which a profiler around it writes its file), and kills it if it does not end.
+    /// Terminates the target with SIGTERM, on which a profiler that wraps it writes its file, and kills it if it does
+    /// not end.
     fn drop(&mut self) {
         let Some(child) = &mut self.child else { return };
         if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {

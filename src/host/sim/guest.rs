@@ -69,8 +69,8 @@ impl SimGuest {
         count
     }
 
-    /// Copies as much of the response ring as is there and fits, and returns the count. Notifies as Linux does: only
-    /// if the ring was full; otherwise the daemon is not waiting for room.
+    /// Copies the available bytes of the response ring, as many as fit, and returns their number. Notifies the daemon
+    /// only if the ring was full, as Linux does; otherwise the daemon is not waiting for room.
     pub fn try_recv(&self, bytes: &mut [u8]) -> io::Result<usize> {
         let before = self.page.load(RSP_CONS);
         let copied = self.pull(bytes);

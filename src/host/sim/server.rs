@@ -27,13 +27,13 @@ use crate::words::Domid;
 /// the daemon. Further clients wait in the listener's queue.
 const CLIENTS_MAX: usize = 4096;
 
-/// How many bytes are read from a client before the next one is served: at most 73 requests.
+/// Number of bytes read from a client before the next one is served: at most 73 requests.
 const READ_MAX: usize = 512;
 
-/// How many descriptors are reserved for the rest of the daemon; at most a quarter of all.
+/// Number of descriptors reserved for the rest of the daemon; at most a quarter of all.
 const RESERVED: u64 = 1024;
 
-/// How long accepting pauses after it failed for lack of descriptors or memory.
+/// Pause of accepting after it failed for lack of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 const LISTENER: Token = Token(usize::MAX - 1);

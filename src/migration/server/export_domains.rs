@@ -92,7 +92,7 @@ fn collect(owners: &OwnerThreads, domids: &[Domid]) -> Collected {
     let seen = snapshot_domains(store, &trees, domids);
     let named = domids.iter().map(|&domid| Some((domid, left_behind(store, &trees, domid)?)));
     let mut behind: BTreeMap<Domid, PathBuf> = named.flatten().collect();
-    // Another exported domain may include it.
+    // A subtree that another domain of this export includes is not left out.
     behind
         .retain(|_, path| seen.iter().all(|seen| seen.homes.iter().all(|(root, _)| root != path)));
     drop(trees);

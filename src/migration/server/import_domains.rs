@@ -22,10 +22,10 @@ use crate::sync::workers::Workers;
 use crate::words::Presence;
 use crate::words::{Domid, Errno, Logged};
 
-/// The longest accepted stream, in bytes. Its whole state is in memory, since it is checked before anything is
-/// changed. A thousand times what a batch of domains should be.
+/// Maximum length of a stream, in bytes. A stream is held in memory as a whole, because it is validated before anything
+/// changes. The limit is about a thousand times the size of a usual batch.
 const STREAM_BYTES_MAX: u64 = 1 << 30;
-/// How many bytes are read from a pipe or file at a time.
+/// Number of bytes per read from a pipe or file.
 const READ_BYTES: usize = 1 << 16;
 /// The size above which a stream is large, in bytes. One large stream is in memory at a time, over all clients.
 const LARGE_BYTES: u64 = 1 << 24;

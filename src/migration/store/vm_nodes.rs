@@ -31,7 +31,7 @@ fn get<'t>(store: &Store, trees: &'t [Tree], path: Path<'_>) -> Option<&'t NodeA
     trees.get(usize::from(home.shard.0))?.get(&home, path)
 }
 
-/// Returns permissions and value of a domain's node `vm`.
+/// Returns the permissions and the value of a domain's node `vm`.
 fn naming<'t>(store: &Store, trees: &'t [Tree], domid: Domid) -> Option<(Vec<Entry>, &'t [u8])> {
     let node = get(store, trees, machine_name(domid).as_path())?;
     Some((entries(&node.perms, store.registry().births()).collect(), node.value()))

@@ -1,13 +1,13 @@
 //! Export of domains from a snapshot of the store, with no lock held.
 //!
-//! The records of each domain, in ascending order of domid: CONNECTION_DATA, DOMAIN_DATA, the nodes, the watches in
-//! the order in which they were set, the transactions. Nodes come subtree by subtree in the order of the roots, each
-//! node before its descendants, in directory order (`name::order`). So equal states give equal bytes, and a daemon
-//! that lists names in the order of creation lists them as this one does.
+//! The records of each domain, in ascending order of domid: CONNECTION_DATA, DOMAIN_DATA, the nodes, the watches in the
+//! order in which they were set, the transactions. Nodes come subtree by subtree in the order of the roots, each node
+//! before its descendants, in directory order (`name::order`). So equal states give equal bytes, and an importing
+//! daemon that lists names in the order of creation lists them in the same order as this one.
 //!
-//! A domain's nodes are those of the partitions with its key (words/key.rs): its own, its backends and device models
-//! in any domains, `/libxl/<d>`; and the `/vm/<uuid>` named by its node `vm`. A partition of another domain below its
-//! own, as driver domains have them, belongs to that other domain.
+//! A domain's nodes are those of the partitions with its key (words/key.rs): its own, its backends and device models in
+//! any domains, `/libxl/<d>`; and the `/vm/<uuid>` named by its node `vm`. A partition of another domain that lies
+//! below one of these, such as a backend in a driver domain's directory, belongs to that other domain.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};

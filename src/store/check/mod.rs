@@ -42,8 +42,8 @@ use walk::Walk;
 const CUTS_MAX: usize = 200;
 /// See [`CUTS_MAX`].
 const CUT_PAUSE: Duration = Duration::from_millis(5);
-/// How often the check repeats while it finds nodes whose owner is dead. The owner's sweep may be in progress; nodes
-/// that outlive a second were missed by it.
+/// Maximum number of repetitions while the check finds nodes whose owner is dead. The owner's sweep may be in progress;
+/// nodes that outlive a second were missed by it.
 const SWEEPS_MAX: usize = 10;
 /// See [`SWEEPS_MAX`].
 const SWEEP_PAUSE: Duration = Duration::from_millis(100);

@@ -8,7 +8,7 @@ use super::{Machine, home};
 use crate::client::{Client, Watch};
 use crate::trouble::Result;
 
-/// Waits for domains and gives each a terminal.
+/// Waits for new domains and writes each one's terminal into its console node.
 pub(super) async fn run(machine: Weak<Machine>, client: Client) -> Result<()> {
     let introduced = client.watch("@introduceDomain", "introduced").await?;
     client.watch("@releaseDomain", "released").await?;

@@ -8,7 +8,7 @@
 //!   console     a socket        watches for new domains and gives them a terminal
 //! ```
 //!
-//! Based on libxl's and Linux's sources: about 440 requests, 110 events and 16 transactions a domain. A domain is
+//! Based on libxl's and Linux's sources: about 440 requests, 110 events and 16 transactions per domain. A domain is
 //! done when both its devices are connected at both ends and its console has a terminal.
 
 mod arrivals;

@@ -193,8 +193,8 @@ impl Session for Storming {
     }
 }
 
-/// Returns the sample of `size` domains. If some are unfinished, there are no figures per domain, since the requests
-/// of the others are counted too.
+/// Returns the sample of a round of `size` domains. If some did not finish, it has no per-domain figures, since the
+/// totals include the requests of those.
 fn sample(report: &Report, size: usize, elapsed: Duration, cpu: Option<Cpu>) -> Sample {
     let ends = (report.conflicts + report.commits).max(1) as f64;
     let latency = Some(report.latency()).filter(|latency| !latency.is_empty());

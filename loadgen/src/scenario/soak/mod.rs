@@ -47,7 +47,8 @@ const TREE: &str = "/soak/tree";
 const TREE_NODES: usize = 2000;
 /// Connections that stay idle for a cycle.
 const IDLE: usize = 200;
-/// Interval of the cycles: failures after hours are due to accumulated state, not to speed.
+/// Minimum time from the start of one cycle to the next. Cycles need not be faster: a failure that takes hours comes
+/// from accumulated state, not from speed.
 const CYCLE: Duration = Duration::from_secs(4);
 /// Interval of status output.
 const NEWS: Duration = Duration::from_secs(60);
