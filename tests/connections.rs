@@ -67,7 +67,7 @@ fn ten_thousand_at_once() {
             let (idle, talking) = crowd.split_at_mut(IDLE);
             talking.iter_mut().for_each(ask);
             talking.iter_mut().for_each(answered);
-            // Idle connections are served as well, and another client beside them.
+            // Idle connections are served as well, and so is another client meanwhile.
             idle.iter_mut().for_each(ask);
             idle.iter_mut().for_each(answered);
             admin.write("/alive", "v").unwrap();

@@ -162,7 +162,7 @@ fn a_conflict_says_what_and_who() {
     assert_eq!(conflict.changed_by, Some(Domid(5)));
     assert_eq!(control.read("/tool/x/b").unwrap(), "1");
 
-    // A transaction whose snapshots are dropped goes on, and commits if nothing that it saw differs.
+    // A transaction whose snapshots are dropped continues, and commits if nothing that it saw differs.
     let mut transaction = begun(&mut control);
     client.write("/tool/x/c", "other").unwrap();
     transaction.give_up();

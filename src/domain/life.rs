@@ -158,7 +158,7 @@ impl Domain {
         self.presence.store(presence as u8, Ordering::Release);
     }
 
-    /// Returns whether it was introduced, and not released since.
+    /// Returns whether the domain was introduced and has not been released since.
     pub fn is_introduced(&self) -> bool {
         self.presence().is_introduced()
     }

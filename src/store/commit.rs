@@ -121,7 +121,7 @@ impl Store {
     }
 
     /// Replays a piece of the log of a transaction whose snapshots were dropped, on the current store. If a reply
-    /// differs, the transaction goes on, but its END returns EAGAIN.
+    /// differs, the transaction continues, but its END returns EAGAIN.
     pub fn catch_up(
         &self,
         transaction: &mut Transaction,

@@ -62,7 +62,7 @@ pub struct Deltas {
     removed: u64,
 }
 
-/// The change of one owner's use.
+/// The change in one owner's resource usage.
 pub struct Delta {
     /// The owner.
     pub domain: Arc<Domain>,
@@ -73,7 +73,7 @@ pub struct Delta {
 }
 
 impl Deltas {
-    /// Returns the change of each owner.
+    /// Returns the change in each owner's usage.
     pub fn iter(&self) -> impl Iterator<Item = &Delta> {
         self.changes.iter()
     }
@@ -267,7 +267,7 @@ pub struct Change {
 }
 
 impl Change {
-    /// Returns whether it removed a node.
+    /// Returns whether the operation removed a node.
     pub fn removes(&self) -> bool {
         !self.removed.is_empty()
     }

@@ -15,7 +15,8 @@ pub struct Op<'a> {
 }
 
 impl Op<'_> {
-    /// Returns whether it writes a value that is long enough to share with the node instead of a copy in the log.
+    /// Returns whether the operation writes a value long enough for the log to share it with the node instead of
+    /// copying it.
     pub fn has_long_value(&self) -> bool {
         matches!(&self.verb, Verb::Write(value) if value.len() >= SHARED_VALUE_BYTES)
     }
@@ -49,7 +50,7 @@ pub enum Verb<'a> {
 }
 
 impl Verb<'_> {
-    /// Returns whether it may change the store.
+    /// Returns whether the operation may change the store.
     pub fn writes(&self) -> bool {
         matches!(self, Verb::Write(_) | Verb::Mkdir | Verb::Rm | Verb::SetPerms(_))
     }

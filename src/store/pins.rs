@@ -8,8 +8,8 @@ use crate::sync::{Arc, AtomicU32, AtomicU64, Ordering};
 /// 6,000 partitions, so a single guest cannot make others lose their snapshots.
 pub const PINNED_HOMES_MAX: u32 = 16_384;
 /// A snapshot is dropped once this many bytes were replaced since it was taken, over all shards. The nodes that
-/// snapshots keep beside the current tree were all replaced since the oldest one, so together they keep no more than
-/// this. Ordinary transactions end long before.
+/// snapshots keep in addition to the current tree were all replaced since the oldest one, so together they keep no more
+/// than this. Ordinary transactions end long before.
 pub const REPLACED_BYTES_MAX: u64 = 8 << 20;
 /// A shard adds to the common sum in steps of this size. The sum is on a cache line that all threads read in each pass,
 /// so writing it with each change would make all shards contend; the error, at most one step per shard, is small

@@ -25,8 +25,8 @@ use foldhash::quality::RandomState;
 /// a guest cannot construct a collision.
 const REPLY_KEPT_BYTES: usize = 16;
 
-/// What a request is charged beside its copy in the log, in bytes: it may be the first in a partition, and change its
-/// path, and the records of both stay until the end.
+/// What a request is charged in addition to its copy in the log, in bytes: it may be the first in a partition, and
+/// change its path, and the records of both stay until the end.
 const KEPT_BYTES: usize = 256;
 
 /// An open transaction.
@@ -127,8 +127,8 @@ impl Transaction {
         op.logged_bytes() + size_of::<Logged>() + KEPT_BYTES
     }
 
-    /// Returns the work of its requests since its log was last started: nodes created and removed, and replayed
-    /// requests with their steps. A look-up that a request makes the first time is not counted.
+    /// Returns the work of the transaction's requests since its log was last started: nodes created and removed, and
+    /// replayed requests with their steps. The look-up of a request's first execution is not counted.
     pub fn work(&self) -> u64 {
         self.deltas.work
     }
@@ -138,12 +138,12 @@ impl Transaction {
         self.log.len()
     }
 
-    /// Returns whether it made no request yet.
+    /// Returns whether the transaction has made no request yet.
     pub fn is_empty(&self) -> bool {
         self.log.is_empty()
     }
 
-    /// Returns the paths that it would write, for the check against reserved paths.
+    /// Returns the paths that the transaction would write, for the check against reserved paths.
     pub fn written_paths(&self) -> impl Iterator<Item = &PathBuf> {
         self.log.iter().filter(|logged| logged.op.verb.writes()).map(|logged| &logged.op.path)
     }

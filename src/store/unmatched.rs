@@ -66,7 +66,7 @@ pub struct Unmatched {
 
 /// A commit whose locks are still held.
 pub struct Commit<'a> {
-    /// The changes that it made, in order.
+    /// The changes that the commit made.
     pub changes: Vec<Change>,
     /// The partitions that it replaced, if it is a transaction.
     pub replaced: Option<TouchedHomes>,

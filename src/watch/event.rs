@@ -61,7 +61,7 @@ pub enum Changed<'e> {
 }
 
 impl Event {
-    /// Returns the change that it reports.
+    /// Returns the change that the event reports.
     pub fn changed(&self) -> Changed<'_> {
         match &self.path {
             Some(path) => Changed::Path(path),

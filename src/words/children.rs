@@ -1,7 +1,7 @@
 //! The children of a node, by name. Only this module knows their representation.
 //!
 //! Up to [`FEW_MAX`] children are a sorted vector, the most compact form. More are a persistent ordered map, so that
-//! copy-on-write beside a snapshot copies one path of the map instead of all entries. A map never turns back into a
+//! copy-on-write under a snapshot copies one path of the map instead of all entries. A map never turns back into a
 //! vector: a directory that was large is likely to grow again.
 //!
 //! The vector (`ThinVec`) stores its length with its entries, so a directory holds a single pointer, and a lookup
@@ -15,7 +15,7 @@ use super::name::{Name, Short, Sought};
 
 /// Above this size a copy of the vector costs more than a copy of one path of the map.
 const FEW_MAX: usize = 32;
-/// Bytes that a change of a map copies beside a snapshot: a node of 64 entries on each of about three levels.
+/// Bytes that a change of a map copies while a snapshot holds it: a node of 64 entries on each of about three levels.
 const MAP_COPY_BYTES: usize = 3 * 64 * 24;
 /// Entries by which a vector grows. Small, because every directory of the store pays for the slack.
 const FEW_GROWTH: usize = 2;

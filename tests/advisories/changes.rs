@@ -79,7 +79,7 @@ fn guard(world: &mut World, path: &str) -> u32 {
 fn xsa_206_a_guest_goes_on_as_soon_as_a_guard_is_over() {
     let mut world = World::new(Control::Socket, 2);
     world.guest(5).write("hot", "0").unwrap();
-    // A waiting write goes on when the reservation times out, not at the next check of all waiters, four times a
+    // A waiting write proceeds when the reservation times out, not at the next check of all waiters, four times a
     // second; and at once when the reservation's transaction ends, about 40 ms earlier.
     for (ends, bound) in [(false, 200), (true, 20)] {
         let waited = (0..5).map(|_| {

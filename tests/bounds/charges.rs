@@ -8,7 +8,7 @@ use super::watch_all;
 
 /// Guests that do the same in one daemon: enough to exceed the allocator's slack. Each costs time.
 const GUESTS: u16 = 8;
-/// Memory that the daemon may use beside what it charges: partly used pages of its allocator.
+/// Memory that the daemon may use beyond what it charges: partly used pages of its allocator.
 const SLACK_BYTES: u64 = 4 << 20;
 /// The quota `memory`.
 const MEMORY: u32 = 2_621_440;

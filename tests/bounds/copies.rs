@@ -1,4 +1,4 @@
-//! Nodes that snapshots of open transactions keep beside the tree: they are charged to no account, so they are bounded.
+//! Nodes that only snapshots of open transactions keep in memory: they are charged to no account, so they are bounded.
 
 use super::all_ok;
 use super::common::{Control, World, op};
@@ -32,7 +32,7 @@ fn snapshot(world: &mut World) -> u32 {
     tx
 }
 
-/// Each write copies the whole chain beside a new snapshot, which would keep the old version for a second.
+/// Each write copies the whole chain, since a new snapshot holds it, which would keep the old version for a second.
 #[test]
 fn copies_beside_snapshots_are_bounded() {
     for shards in [1, 4] {

@@ -228,7 +228,7 @@ fn a_guest_whose_events_are_not_read_is_held_back() {
         }
         let bytes = served * name.len();
         assert!(bytes > UNREAD_BYTES_MAX / 2 && bytes < UNREAD_BYTES_MAX + 4096, "{bytes} bytes");
-        // The guest goes on once the kernel reads, and no event is lost.
+        // The guest's requests are served again once the kernel reads, and no event is lost.
         let events = world.events_until_now("dom0").len();
         assert!(events >= served, "{events} events of {served} writes");
         world.guest(5).reply().unwrap();

@@ -100,7 +100,7 @@ impl Client {
         replies
     }
 
-    /// Sends raw bytes. While a ring is full, reads what comes back, so that the daemon can go on.
+    /// Sends raw bytes. While a ring is full, reads what comes back, so that the daemon can continue.
     pub fn send_raw(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let sent = match &mut self.link {

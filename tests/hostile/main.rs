@@ -240,7 +240,7 @@ fn who_stops_in_the_middle_of_a_message() {
         guest.send_raw(&request[..20]);
         others_live(world);
         assert_eq!(world.admin.read("/half"), Err("ENOENT".to_owned()));
-        // One goes on, the others disconnect.
+        // One continues, the others disconnect.
         let (mut socket, rest) = stopped.pop().unwrap();
         socket.write_all(&rest).unwrap();
         let mut reply = [0; 19];

@@ -237,7 +237,7 @@ fn what_was_moved_earlier_is_moved_and_what_nobody_has_is_told() {
     let run = well(&all);
     assert!(run.out.starts_with("moved 2 of 2 domains, in "), "{run:?}");
     assert!(run.err.contains("2 domains were released at the source by an earlier"), "{run:?}");
-    // The toolstack destroys them at the source.
+    // The toolstack destroys the first one at the source.
     a.host.destroy(Domid(1)).unwrap();
     until("destroyed", || state_of(&a, 1) == "absent");
     let run = well(&all);

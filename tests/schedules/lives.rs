@@ -114,7 +114,7 @@ fn a_node_changes_hands_while_its_owner_is_swept() {
 }
 
 /// A domain's connection ends and begins again, in sequence with its requests, while others write what it watches and
-/// take the events that it caused. No ticket is left, a blocked domain is always notified when it may go on, and the
+/// take the events that it caused. No ticket is left, a blocked domain is always notified when it may continue, and the
 /// new connection sees nothing of the old one's watches.
 #[test]
 fn release_while_the_domains_requests_run() {

@@ -57,7 +57,7 @@ fn stuck_standard_error_stops_neither_requests_nor_sigterm() {
         let payload = format!("print\0{text}\0");
         assert_eq!(request(&mut logs, CONTROL, payload.as_bytes()), b"OK\0");
     }
-    // Both threads go on, and so does a long command.
+    // Both shard threads keep serving, and a long command completes.
     for mut socket in [client(), client()] {
         assert_eq!(request(&mut socket, READ, b"/tool\0"), b"");
         assert_eq!(request(&mut socket, CONTROL, b"check\0"), b"OK\0");
@@ -88,7 +88,7 @@ fn stuck_standard_error_stops_neither_requests_nor_sigterm() {
     let mut daemon = daemon;
     let status = wait_for("the end", || daemon.0.try_wait().unwrap());
     assert_eq!(status.code(), Some(0));
-    // At most the threads' two seconds, and the log's one.
+    // The daemon waits at most two seconds for its threads and one for the log.
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
 }
 

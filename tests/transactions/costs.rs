@@ -79,7 +79,7 @@ fn open_transactions_pin_so_many_homes_and_no_more() {
     assert!(client.pipeline(&requests).iter().all(Result::is_ok));
     let (most, report) = most_pinned(&mut world);
     assert!(0 < most && most <= 16_384, "{report}");
-    // The snapshots of the oldest were dropped. These transactions go on, and what they saw did not change.
+    // The snapshots of the oldest were dropped. These transactions continue, and nothing that they saw changed.
     let client = &mut world.admin;
     let shown = client.request(op::READ, 1, "/libxl/5/x\0");
     assert_eq!(shown.as_deref(), Ok(&b"16999"[..]));

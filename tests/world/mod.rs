@@ -121,7 +121,7 @@ impl World {
         self.throttled(domain, None)
     }
 
-    /// Returns a client with a function that is called when its requests may go on.
+    /// Returns a client with a function that is called when its requests may be read again.
     pub fn throttled(&self, domain: &Arc<Domain>, unblocked: Option<Unblocked>) -> Client {
         let subject = self.registry.subject(domain);
         let caller = Caller { domain: Arc::clone(domain), subject, epoch: 0, unblocked };

@@ -24,7 +24,7 @@ impl Who {
         u16::try_from((self.0 + 1).saturating_sub(SOCKETS)).unwrap_or_default()
     }
 
-    /// Returns whether it is an unprivileged domain with a ring.
+    /// Returns whether the client is an unprivileged domain with a ring.
     pub fn is_guest(self) -> bool {
         self.0 >= SOCKETS
     }

@@ -46,7 +46,7 @@ pub struct Bar {
     pub text: String,
 }
 
-/// The axis of the bars.
+/// The scale of the bars: linear, or logarithmic if the values differ widely.
 struct Axis {
     /// The exponents of ten at both ends, if it is logarithmic.
     decades: Option<(f64, f64)>,

@@ -25,7 +25,7 @@ const FLOOD_DEPTH: usize = 16;
 const FLOOD_PIECE: Duration = Duration::from_millis(50);
 const RATIO: &str = "p99 beside / alone";
 
-/// The scenario of a victim beside a flooding guest.
+/// The scenario of a victim while another guest floods the daemon.
 pub struct Flood;
 
 impl Scenario for Flood {

@@ -24,7 +24,7 @@ const DIRECTORY: usize = 1000;
 const READ_PATH: &str = "/local/domain/1/name";
 const ROOT: &str = "/local/domain/2/large";
 
-/// The scenario of an RM beside a reader.
+/// The scenario of an RM with a concurrent reader.
 pub struct Removal;
 
 impl Scenario for Removal {

@@ -34,7 +34,7 @@ const LARGE_BYTES: u64 = 1 << 24;
 static LARGE: Mutex<()> = Mutex::new(());
 
 /// Imports the domains of these streams, several streams in parallel, and calls `answer` for each stream in order.
-/// Cost: their length, and that of [`Store::import_subtrees`].
+/// Cost: linear in the length of the streams, plus that of [`Store::import_subtrees`].
 ///
 /// [`Store::import_subtrees`]: crate::store::Store::import_subtrees
 pub fn import_domains(

@@ -24,7 +24,7 @@ const PEERS_IN_ALL_MAX: usize = 200;
 /// Number of domains from which a storm is distributed, and the number of processes.
 const SHARED_OUT: usize = 100;
 const PROCESSES: usize = 2;
-/// Number of domains that needs more processes, as each process has its own limit of descriptors.
+/// Number of domains from which a storm needs more processes, since the limit of open descriptors is per process.
 const MANY: usize = 5000;
 const PROCESSES_MANY: usize = 4;
 /// Maximum size of a recorded storm: a recording has all clients in one process.

@@ -8,11 +8,11 @@
 //!   kernel.rs     domain 0's kernel, which reads slowly and must miss no backend
 //! ```
 //!
-//! Each round has its own daemon: victims beside harmless guests, then beside the attack, then a comparison of the
+//! Each round has its own daemon: victims next to harmless guests, then during the attack, then a comparison of the
 //! daemon's memory with its charges.
 //!
 //! Attacks that no guest can mount have tests instead: a blocked standard error and a logfile that is a FIFO
-//! (`service`, `log`), thread creation failing (`without_threads`), imports and removals beside reservations
+//! (`service`, `log`), thread creation failing (`without_threads`), imports and removals during reservations
 //! (`migration`), errors of the hypervisor's interface (`faults`).
 
 mod attackers;
@@ -58,7 +58,7 @@ const RATIO_BESIDE: f64 = 4.0;
 /// Maximum latency of any victim, in microseconds.
 const LONGEST_US: f64 = 20_000.0;
 
-/// The scenario of victims beside hostile guests.
+/// The scenario of victims while hostile guests attack.
 pub struct Hostile;
 
 impl Scenario for Hostile {
