@@ -456,7 +456,7 @@ fn sizes_are_counted() {
     assert_eq!(watches, 1);
 }
 
-/// The log is finally replayed under all locks, whatever it touches then.
+/// The last replay runs under all locks, so it may touch any partition.
 #[test]
 fn a_commit_that_loses_every_race_is_done_in_the_end() {
     let (world, _guest) = World::with_guest();

@@ -50,7 +50,7 @@ pub enum Failure {
     AddressInUse {
         /// The socket's path.
         path: PathBuf,
-        /// What is there and how to resolve it.
+        /// The obstacle and its remedy, as the end of the sentence.
         what: &'static str,
     },
     /// The hypervisor's interface is unusable.

@@ -24,7 +24,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Timeout for the other daemon to serve: it may have just been started, too.
 const STARTING: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(50);
-/// Timeout of its reply.
+/// Timeout of the other daemon's reply.
 const REPLYING: Duration = Duration::from_secs(2);
 /// A node that every version of this daemon has, and no other xenstored.
 const OWN_NODE: &[u8] = b"/tool/xenstored/operations/QUIESCE\0";

@@ -18,9 +18,9 @@ const RACES_MAX: usize = 2;
 /// After losing more than this many, a guest's transaction is refused: two guests whose replays ran under all locks
 /// stopped all clients for seconds.
 const GUEST_RACES_MAX: usize = 4;
-/// How much of a log one call replays, in requests, steps to their nodes, and nodes created and removed: a few tenths
-/// of a millisecond. A guest's thousand requests may each create and remove a thousand nodes, 50 to 77 ms in which
-/// its thread would serve no other client. Ordinary transactions are far below this and are replayed in one call.
+/// The part of a log that one call replays, counted in requests, steps to their nodes, and nodes created and removed: a
+/// few tenths of a millisecond. A guest's thousand requests may each create and remove a thousand nodes, 50 to 77 ms in
+/// which its thread would serve no other client. Ordinary transactions are far below this and are replayed in one call.
 const REPLAY_WORK: u64 = 2048;
 
 /// Why a transaction did not commit; it changed nothing.
@@ -46,7 +46,7 @@ pub enum Replay {
     Unfinished,
 }
 
-/// How much of a log to replay.
+/// The part of a log to replay.
 enum Extent<'w, 's> {
     /// All of it, with all locks held. Only for the control domain's transactions: a guest could stop all clients
     /// with it.

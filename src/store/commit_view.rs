@@ -17,17 +17,17 @@ use super::{Shard, Store};
 use crate::watch::{Entries, Entry, Event, Matched, Matches, Nearest, Trie, matches_of};
 use crate::words::{Home, Path, ShardId};
 
-/// How many changes of one guest's commit a watch is notified of one by one; the others collapse into one last event
-/// with the watch's own path. A guest's commit has up to 1,024 changes, and a watch above all of them matches each:
-/// without this bound, other guests' watches would determine how long the commit holds its locks. A device has fewer
-/// nodes than this.
+/// Maximum number of changes of a guest's commit for which a watch gets an event each; the others collapse into one
+/// last event with the watch's own path. A guest's commit has up to 1,024 changes, and a watch above all of them
+/// matches each: without this bound, other guests' watches would determine how long the commit holds its locks. A
+/// device has fewer nodes than this.
 pub const REPORTED_MAX: u32 = 16;
 /// After this many events of a guest's commit, no more of its changes are reported one by one: guests that watch each
 /// level of a path make every change match many watches.
 const REPORTED_EVENTS_MAX: usize = 4096;
-/// How many bytes of names of one guest's commit the control domain's watches get beyond that, since its kernel
-/// learns of backends only by name. No backend has that many. The bound keeps one guest from filling the limit on this
-/// kernel's unread events, which all guests share.
+/// Maximum number of bytes of paths that the control domain's watches get beyond that from one guest's commit, since
+/// its kernel learns of backends only by name. No backend has that many. The bound keeps one guest from filling the
+/// limit on this kernel's unread events, which all guests share.
 pub const NAMED_BYTES_MAX: u64 = 64 << 10;
 
 /// Access to locked shards, independent of the locks' lifetime.
@@ -128,7 +128,7 @@ pub struct WatchCursors<'a> {
     reported: Option<HashMap<*const Entries, Reported<'a>, RandomState>>,
 }
 
-/// How far the watches on one path have been notified.
+/// The progress in notifying the watches on one path.
 #[derive(Default)]
 struct Reported<'a> {
     changes: u32,

@@ -31,13 +31,13 @@ pub struct Context<'a> {
     pub caller: &'a Caller,
     /// The generation that every changed node gets.
     pub generation: u64,
-    /// Where changes of use are recorded.
+    /// The record of the changes in usage.
     pub ledger: Ledger<'a>,
     /// The request's path, for the log line of a refusal by a quota.
     pub path: Option<Path<'a>>,
 }
 
-/// Where changes of use of quotas are recorded.
+/// The record of changes in the usage of quotas.
 pub enum Ledger<'a> {
     /// Directly in the accounts.
     Accounts,
@@ -45,14 +45,14 @@ pub enum Ledger<'a> {
     Transaction(&'a mut Deltas),
 }
 
-/// The changes of use by an open transaction.
+/// The changes in usage by an open transaction.
 #[derive(Default)]
 pub struct Deltas {
     changes: SmallVec<[Delta; 2]>,
     /// All bytes charged for created nodes and longer values, even if removed again: they stay in memory until the
     /// end.
     pub created_bytes: u64,
-    /// How many of these the caller's account is charged for already.
+    /// The part of these that the caller's account is already charged for.
     pub charged_bytes: u64,
     /// Whether the last request was refused because the transaction would hold too much memory.
     pub is_full: bool,

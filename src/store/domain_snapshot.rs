@@ -15,7 +15,7 @@ pub struct DomainSnapshot {
     pub domid: Domid,
     /// The roots of the partitions with the domain's key, and of others that belong to it.
     pub homes: Vec<(PathBuf, NodeArc)>,
-    /// Where a partition would be that belongs to the domain but did not exist.
+    /// The path of a partition that would belong to the domain, but did not exist.
     pub absent: Option<PathBuf>,
 }
 

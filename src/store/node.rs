@@ -42,18 +42,18 @@ struct Head {
 }
 
 const GENERATION_BYTES: usize = size_of::<u64>();
-/// The bytes that fit beside a generation in the place of a directory's two pointers.
+/// Maximum length of a value stored inline: with the generation it takes the place of a directory's two pointers.
 const SHORT_BYTES_MAX: usize = 7;
 
 static NO_CHILDREN: Children<Child> = Children::new();
 
 const _: () = assert!(size_of::<Node>() == 32);
 
-/// What a node costs its owner without name, value and permission entries: about what it takes in memory.
+/// The charge for a node without its name, value and permission entries, in bytes: about the memory that it takes.
 const NODE_BYTES: usize = 96;
-/// What a permission entry costs: a set that only one node has is one or two allocations.
+/// The charge for a permission entry, in bytes: a set that only one node has takes one or two allocations.
 const ENTRY_BYTES: usize = 16;
-/// What a permission entry counts in the quota `node-size`.
+/// The size of a permission entry in the quota `node-size`, in bytes.
 const ENTRY_SIZE_BYTES: usize = 8;
 /// The header that C counts in the quota `node-size`, so that a limit admits the same values here.
 const SIZE_HEADER_BYTES: usize = 16;

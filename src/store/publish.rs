@@ -13,9 +13,9 @@ use crate::sync::Arc;
 use crate::watch::{Batch, Event};
 use crate::words::{Domid, Path};
 
-/// How many looks a commit may take at levels and watches with its locks held: some tens of microseconds. Guests that
-/// watch each level of a path make one change match thousands of watches. The matcher finds the events of the rest.
-/// Commits of devices, toolstacks and kernels stay far below.
+/// Maximum number of looks at levels and watches that a commit takes with its locks held: some tens of microseconds.
+/// Guests that watch each level of a path make one change match thousands of watches. The matcher finds the events of
+/// the rest. Commits of devices, toolstacks and kernels stay far below.
 pub const LOOKS_MAX: u64 = 4096;
 
 /// The result of publishing a commit.

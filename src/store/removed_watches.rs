@@ -13,8 +13,8 @@ use super::recipients::Recipients;
 use crate::watch::{Cursor, Entries, Event};
 use crate::words::{Path, PathBuf};
 
-/// What one change removed, and the watches set exactly on removed paths below its root. The change's own event
-/// covers the root.
+/// The nodes that one change removed, with the watches set exactly on removed paths below its root. The change's own
+/// event covers the root.
 pub struct RemovedWatches<'c, 'v> {
     view: &'c CommitView<'v>,
     change: &'c Change,

@@ -38,7 +38,7 @@ pub struct Touched {
     _pin: Pin,
 }
 
-/// How a transaction depends on a partition. The variants are ordered; one never goes back to an earlier one.
+/// The dependence of a transaction on a partition. It only ever moves to a later variant.
 enum Usage {
     /// It depends only on these nodes being there with these permissions, and added names of partitions to some.
     /// Every transaction that creates a domain does that in the directories that hold all domains; other clients'

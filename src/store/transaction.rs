@@ -235,7 +235,7 @@ impl Transaction {
 pub struct Invocation<'a> {
     /// The domain that makes the request.
     pub caller: &'a Caller,
-    /// What is requested.
+    /// The operation.
     pub op: &'a Op<'a>,
     /// The reply is appended to this.
     pub reply: &'a mut Vec<u8>,

@@ -21,8 +21,8 @@ use crate::sync::Arc;
 use crate::watch::{Batch, Event, Trie};
 use crate::words::{Home, PathBuf, ShardId};
 
-/// How many commits whose events were found may await delivery. Each can take a few megabytes, so the matcher waits,
-/// and with it the guests that caused the others.
+/// Maximum number of commits whose events have been found but not delivered. Each can take a few megabytes, so at this
+/// number the matcher waits, and with it the guests whose commits are queued.
 const DELIVERING_MAX: usize = 2;
 
 /// The size of a waiting change without its path, with what it removed, in bytes, as charged to the guest.
@@ -129,7 +129,7 @@ impl Store {
             Snapshot { watches: watches.collect(), roots: homes.filter_map(root).collect() };
         let (all_delivered, delivered) = bounded(0);
         let mut threads = Vec::new();
-        // Every thread gets a place, as it is not known yet which of them get events.
+        // Every thread gets an empty batch as a placeholder, since it is not known yet which threads will get events.
         for thread in 0..self.layout.shards() {
             let (sender, events) = bounded(1);
             threads.push(sender);

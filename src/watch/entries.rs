@@ -27,14 +27,15 @@ impl Watcher {
     }
 }
 
-/// The watches of one connection on one path, in a trie. However many they are, a change takes one look at them.
+/// The watches of one connection on one path, in a trie. A change takes one look at all of them, regardless of their
+/// number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The watches to notify.
     pub watcher: Watcher,
     /// The domain whose permissions decide whether they are notified.
     pub domid: Domid,
-    /// How many levels below the path the deepest of the watches reaches; `None` for all (xenstore.txt, WATCH).
+    /// Number of levels below the path that the deepest of the watches reaches; `None` for all (xenstore.txt, WATCH).
     pub depth: Option<u16>,
     /// The number of watches; counts above 65,535 saturate.
     pub watches: u16,

@@ -100,7 +100,7 @@ impl TrieNode {
 #[derive(Clone, Copy)]
 pub struct Cursor<'t> {
     node: &'t TrieNode,
-    /// How many bytes of the node's names were followed. If all, the position is the node's own path.
+    /// Number of bytes of the node's names that were followed. If all were, the position is the node's own path.
     followed: usize,
 }
 

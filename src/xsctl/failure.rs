@@ -62,7 +62,7 @@ pub enum Failure {
     Contents {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The defect found.
         why: String,
     },
     /// The daemon cannot be reached or does not reply.

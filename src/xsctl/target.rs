@@ -20,7 +20,7 @@ pub struct Target {
     /// Its final name; until it is complete, the name ends in `.part`.
     path: PathBuf,
     part: PathBuf,
-    /// What the daemon writes to: the file, or memory if the stream has to be converted.
+    /// The target of the daemon's writes: the file, or memory if the stream has to be converted.
     file: File,
 }
 

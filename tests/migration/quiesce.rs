@@ -197,7 +197,7 @@ fn quiesce_does_not_wait_for_the_guest() {
         quiesce(world, "5").unwrap();
         world.admin.write("/local/domain/5/x", &value).unwrap();
         let before = whole_page(world, 5);
-        // What the guest takes now makes room, which is not used.
+        // The guest makes room in the ring, but the daemon does not use it.
         let taken = world.guest(5).ring().take(500);
         world.guest(5).ring().notify();
         passes(world, 5);

@@ -10,7 +10,7 @@ use std::thread;
 use super::common::Daemon;
 use super::common::wire::{HEADER_BYTES, Message, op};
 
-/// What the proxy does with a request.
+/// The proxy's action on a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Passes the request and its reply on.

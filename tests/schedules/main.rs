@@ -29,7 +29,7 @@ use xenstored::words::{Domid, Errno};
 
 /// Schedules that each scheduler tries in a test.
 const SCHEDULES: usize = 1000;
-/// How often PCT changes the priorities: it finds every race that takes fewer changes than this with a known
+/// Number of times that the PCT scheduler changes priorities: it finds every race that needs fewer changes with a known
 /// probability.
 const PRIORITY_CHANGES: usize = 3;
 

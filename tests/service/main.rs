@@ -110,7 +110,7 @@ fn places_that_cannot_be_are_named_with_what_to_do() {
         ("--socket @a/socket".into(), 5, missing.as_str()),
         ("--pid-file @a/pid".into(), 5, missing.as_str()),
         ("--trace-file @a/log".into(), 5, missing.as_str()),
-        // Where not even root may create files.
+        // In `/sys` not even root may create files.
         ("--socket /sys/socket".into(), 4, "no permission for /sys/socket.lock; run as root, or"),
         ("--pid-file /sys/pid".into(), 4, "no permission for /sys/pid; run as root, or"),
     ] {

@@ -33,7 +33,7 @@ pub struct Outcome {
 
 /// A daemon and its environment.
 pub struct World {
-    /// Which daemon it is.
+    /// The daemon under test.
     pub target: Target,
     running: Running,
     host: SimClient,

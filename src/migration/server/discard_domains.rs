@@ -55,7 +55,7 @@ fn remove_homes(owners: &OwnerThreads, seen: &DomainSnapshot) -> Result<(), (Pat
         for path in goes {
             change(&path, Verb::Rm);
         }
-        // What stays must be scaffolding, as an import accepts nothing else in its place.
+        // Nodes that stay must be scaffolding, since a later import accepts no other node at its roots.
         for path in stays {
             change(&path, Verb::Write(Cow::Borrowed(b"")));
             change(&path, Verb::SetPerms(Arc::new(PermSet::control_only())));

@@ -26,8 +26,8 @@ pub use clients::serve;
 
 use crate::words::{Domid, Errno};
 
-/// How often an operation is retried because an epoch began while it waited for locks. Reservations begin at most
-/// some thousand times a second, so a few tries suffice.
+/// Maximum number of retries of an operation because an epoch began while it waited for locks. Reservations begin at
+/// most some thousand times a second, so a few retries suffice.
 const TRIES_MAX: u32 = 100;
 
 /// Calls `once`, again up to [`TRIES_MAX`] times while its error is that an epoch began; returns the last result.

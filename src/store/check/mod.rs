@@ -37,13 +37,13 @@ use crate::sync::{Arc, Ordering};
 use crate::words::{Domid, Layout, ShardId};
 use walk::Walk;
 
-/// How often the check tries for a moment without a removal being settled, and the pause between two tries: a second
-/// in all, in which a reaper frees some millions of nodes.
+/// Maximum number of attempts to find a moment in which no removal is being settled, one second in all with the pauses:
+/// in that time the reaper frees some millions of nodes.
 const CUTS_MAX: usize = 200;
 /// See [`CUTS_MAX`].
 const CUT_PAUSE: Duration = Duration::from_millis(5);
 /// Maximum number of repetitions while the check finds nodes whose owner is dead. The owner's sweep may be in progress;
-/// nodes that outlive a second were missed by it.
+/// nodes that still exist after a second were missed by it.
 const SWEEPS_MAX: usize = 10;
 /// See [`SWEEPS_MAX`].
 const SWEEP_PAUSE: Duration = Duration::from_millis(100);

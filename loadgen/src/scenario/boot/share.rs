@@ -31,7 +31,7 @@ const SLICE: Duration = Duration::from_millis(5);
 /// Time that the other processes may take beyond that of their domains.
 const GRACE: Duration = Duration::from_secs(20);
 
-/// Which domains a process starts, and where.
+/// The domains that one process starts, and the daemon's sockets.
 #[derive(Debug, Parser)]
 #[command(name = "loadgen share")]
 pub struct Share {
