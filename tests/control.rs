@@ -115,7 +115,7 @@ fn a_quota_that_is_set_binds_new_domains_only() {
         assert_eq!(world.guest(8).watch("b", "t"), Err("ENOSPC".into()));
         world.guest(8).write("b", &"v".repeat(1500)).unwrap();
         assert_eq!(world.guest(8).write("c", ""), Err("ENOSPC".into()));
-        // The next domain with a number is a new one.
+        // A later domain with the same domid has an account of its own.
         world.until_released(7);
         world.close("dom7");
         world.guest(7).watch("a", "t").unwrap();

@@ -52,7 +52,7 @@ fn write(client: &mut Client, tx: u32, key: usize, round: u64, value: u32) {
     client.request(op::WRITE, tx, format!("{}{round}\0{value}", KEYS[key])).unwrap();
 }
 
-/// Runs one client's operations; values are its own and never zero.
+/// Runs one client's operations; each value that it writes is unique and not zero.
 fn act(client: &mut Client, clock: &Clock, random: &mut Random, me: u32, round: u64) -> Vec<Done> {
     let mut done = Vec::new();
     for i in 0..7 {

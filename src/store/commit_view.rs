@@ -106,7 +106,7 @@ pub struct CommitView<'a> {
     pub changes: &'a [Change],
     /// Whether some changes removed nodes.
     pub removes: bool,
-    /// Whether many changes that match one watch of a guest collapse into one event: the commit is a guest's.
+    /// Whether many changes that match one watch of a guest collapse into one event, as in a guest's commit.
     pub collapses: bool,
     /// The paths of `changes`, for [`CommitView::has_changed`].
     pub paths: OnceCell<HashSet<&'a [u8], RandomState>>,
@@ -132,7 +132,7 @@ pub struct WatchCursors<'a> {
 #[derive(Default)]
 struct Reported<'a> {
     changes: u32,
-    /// From the first change on that is not reported one by one: the entries that later changes may still concern.
+    /// The entries that later changes may still concern; `None` until the first change that is not reported one by one.
     open: Option<Vec<OpenEntry<'a>>>,
 }
 

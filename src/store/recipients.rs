@@ -10,7 +10,7 @@ use crate::sync::Arc;
 use crate::watch::{Entry, Event, Nearest};
 use crate::words::{Access, Domid, Path, Perms};
 
-/// The permissions that decide which domains may know of a change: the former, the new, the parent's.
+/// The permissions that decide which domains may know of a change: the node's former and new ones, and its parent's.
 pub type ChangePerms<'a> = [Option<&'a Perms>; 3];
 
 /// A collector of the events of one path.

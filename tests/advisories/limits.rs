@@ -54,7 +54,8 @@ fn xsa_072_request_over_4096_ends_the_connection() {
 
 #[test]
 fn xsa_324_an_event_over_4096_is_dropped() {
-    // A token may be as long as a request: with an event's path, which is longer than the watch's, it does not fit.
+    // A token may fill a WATCH request. An event with it does not fit into a message if the event's path is longer than
+    // the watched one.
     for name in ["dom0", "dom5"] {
         each_world(|world| {
             world.guest(5);

@@ -144,7 +144,7 @@ fn small_nodes_are_charged() {
     });
 }
 
-/// The index of owners keeps the path of a node below another owner's.
+/// The index of owners keeps the path of each node whose parent has another owner.
 #[test]
 fn nodes_far_below_others_are_charged_with_their_paths() {
     let far = format!("/far/down/{}", ["x".repeat(250).as_str(); 8].join("/"));

@@ -267,7 +267,7 @@ fn requests_that_were_read_are_served_in_their_order() {
     });
 }
 
-/// Unlike with libxl, the guest can write here which machine it is, and may name another's.
+/// Unlike with libxl, the guest can write its node `vm` here, and may name the `/vm/<uuid>` of another domain.
 #[test]
 fn a_machine_that_the_domain_chose_stays_behind_and_is_named() {
     each_pair(|from, _| {

@@ -201,7 +201,7 @@ fn who_is_changed_all_the_time_is_carried_so_often_and_no_more() {
     assert!(line["error"].as_str().unwrap().contains("changed at the source each of 3 times"));
     is_served(&mut b, 1);
     is_absent(&mut b, 2);
-    // The guest is notified of all of that now.
+    // The guest now gets the events of all these changes.
     a.admin.write("/local/domain/2/data/last", "").unwrap();
     while a.guest(2).next_event() != "data/last|t" {}
     is_served(&mut a, 2);

@@ -1,4 +1,4 @@
-//! A standard error that accepts nothing: requests are served, and the daemon ends on SIGTERM.
+//! A blocked standard error: requests are served, and the daemon ends on SIGTERM.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;

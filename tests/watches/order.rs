@@ -92,7 +92,7 @@ fn many_watchers_and_causal_order_over_shards() {
         let mut written = Vec::new();
         for i in 0..400 {
             let path = format!("/local/domain/{}/x{i}", i % 11);
-            // Two alternating writers, so that each write is caused by the other's.
+            // Two writers alternate, so each write is caused by the other writer's last one.
             let writer = if i % 2 == 0 { &mut world.admin } else { world.client("dom0.w") };
             writer.write(&path, "v").unwrap();
             written.push(format!("{path}|t"));

@@ -156,7 +156,7 @@ impl Lane {
         Ok(())
     }
 
-    /// Reads and checks the available replies, and sends as many requests.
+    /// Reads and checks the available replies, and sends one request for each.
     fn serve(
         &mut self,
         mix: &Mix,

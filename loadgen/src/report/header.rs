@@ -43,7 +43,7 @@ impl Header {
         }
     }
 
-    /// Formats commit and versions as lines of text.
+    /// Formats the commit and the versions as lines of text.
     pub fn builds(&self) -> String {
         let target = |(target, version): &(String, String)| format!("{target}: {version}\n");
         let targets: String = self.versions.iter().map(target).collect();

@@ -12,7 +12,7 @@ use crate::words::{Layout, Path, PathBuf, ShardId};
 
 /// Snapshots of all tries.
 pub struct Tries {
-    /// By shard, the root shard's last.
+    /// One trie per shard, that of the root shard last.
     shards: Vec<Trie>,
     upper: Arc<Trie>,
 }

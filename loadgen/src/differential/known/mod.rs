@@ -78,7 +78,8 @@ fn parts_unseen(case: &Case<'_>) -> bool {
     let released = case.kind() == op::RELEASE && case.errors_are("", "");
     // oxenstored keeps watches and transactions when a domain is introduced again.
     let kept = case.is.again && case.is_ocaml();
-    // C xenstored keeps the target's connection, so its death is announced after the other's.
+    // C xenstored keeps the target's connection, so it announces the death of the target after that of the other
+    // domain.
     let held = case.kind() == op::SET_TARGET && case.errors_are("", "") && case.is_c();
     // In oxenstored, a domain whose target is the control domain is privileged.
     let raised = case.is_ocaml()
