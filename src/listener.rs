@@ -43,7 +43,8 @@ impl Listener {
 
     /// Passes each client that connects to `serve`, until the waker is woken.
     ///
-    /// # Errors Those of the poll, except an interruption.
+    /// # Errors
+    /// Those of the poll, except an interruption.
     pub fn run(mut self, mut serve: impl FnMut(UnixStream)) -> io::Result<()> {
         let mut events = Events::with_capacity(8);
         self.listen(true)?;

@@ -86,7 +86,8 @@ pub fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Task, Failure> 
 /// Runs the daemon until it is asked to stop and returns the exit code. To start it in the background, runs until the
 /// background process serves.
 ///
-/// # Errors The daemon cannot start or cannot continue.
+/// # Errors
+/// The daemon cannot start or cannot continue.
 pub fn run(settings: &Settings) -> Result<u8, Failure> {
     let second = !settings.foreground && background::is_second();
     if !settings.foreground && !second {

@@ -106,7 +106,7 @@ pub struct CommitView<'a> {
     pub changes: &'a [Change],
     /// Whether some changes removed nodes.
     pub removes: bool,
-    /// Whether many changes that match one watch of a guest collapse into one event, as in a guest's commit.
+    /// Whether many changes that match one watch of a guest collapse into one event; true for a guest's commit.
     pub collapses: bool,
     /// The paths of `changes`, for [`CommitView::has_changed`].
     pub paths: OnceCell<HashSet<&'a [u8], RandomState>>,

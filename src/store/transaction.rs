@@ -25,7 +25,7 @@ use foldhash::quality::RandomState;
 /// a guest cannot construct a collision.
 const REPLY_KEPT_BYTES: usize = 16;
 
-/// What a request is charged in addition to its copy in the log, in bytes: it may be the first in a partition, and
+/// The charge for a request in addition to its copy in the log, in bytes: it may be the first in a partition, and
 /// change its path, and the records of both stay until the end.
 const KEPT_BYTES: usize = 256;
 

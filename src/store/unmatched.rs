@@ -21,8 +21,8 @@ use crate::sync::Arc;
 use crate::watch::{Batch, Event, Trie};
 use crate::words::{Home, PathBuf, ShardId};
 
-/// Maximum number of commits whose events have been found but not delivered. Each can take a few megabytes, so at this
-/// number the matcher waits, and with it the guests whose commits are queued.
+/// Maximum number of commits whose events have been found but not delivered. Each can take a few megabytes, so beyond
+/// this number the matcher waits, and with it the guests whose commits are queued.
 const DELIVERING_MAX: usize = 2;
 
 /// The size of a waiting change without its path, with what it removed, in bytes, as charged to the guest.

@@ -117,7 +117,8 @@ fn record(kind: u32, body: &[u8], out: &mut Vec<u8>) -> Result<(), Fault> {
 /// other records. The version is determined by the nodes; without nodes, by the first version as which all records
 /// parse.
 ///
-/// # Errors The defect, its offset, and the version as which the file was read.
+/// # Errors
+/// The defect, its offset, and the version as which the file was read.
 pub fn read(bytes: &[u8], domid: Domid) -> Result<Vec<u8>, String> {
     let (order, bodies) = bodies(bytes).map_err(|(at, fault)| format!("at byte {at}: {fault}"))?;
     let all = |version: u8, read: fn(&[u8], Order) -> Result<Data, Fault>| {

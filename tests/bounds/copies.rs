@@ -32,7 +32,7 @@ fn snapshot(world: &mut World) -> u32 {
     tx
 }
 
-/// Each write copies the whole chain, since a new snapshot holds it, which would keep the old version for a second.
+/// Each write copies the whole chain, since a new snapshot holds it and would keep the old version for a second.
 #[test]
 fn copies_beside_snapshots_are_bounded() {
     for shards in [1, 4] {

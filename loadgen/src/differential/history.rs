@@ -30,7 +30,7 @@ pub struct History {
     large: HashSet<Vec<u8>>,
     /// Guests that exist.
     alive: Guests,
-    /// Guests that are shut down, and those of them for which a RESUME has come since.
+    /// Guests that are shut down, and those of them named by a later RESUME.
     shut: Guests,
     resumed: Guests,
     /// Guests that have died, even if their domid is in use again.
