@@ -83,7 +83,7 @@ pub fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Task, Failure> 
     Ok(Task::Print(text))
 }
 
-/// Runs the daemon until it is asked to stop and returns the exit code. To start it in the background, runs until the
+/// Runs the daemon until it is asked to stop and returns the exit code. For a start in the background, returns once the
 /// background process serves.
 ///
 /// # Errors

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use super::common::{Control, Message, World, op};
 
 const BUSY: usize = 40;
-/// The turns that each of them needs, of 64 requests.
+/// Number of quanta, of 64 requests each, that one busy client needs.
 const TURNS: usize = 20;
 const REQUESTS: usize = TURNS * 64;
 
@@ -23,8 +23,8 @@ fn drain(stream: &mut UnixStream) -> usize {
     }
 }
 
-/// The thread gives one busy client a turn before it serves the other client again, not one to each of them: that
-/// client makes more requests in sequence than each busy one needs turns.
+/// Between two requests of the other client the thread serves one quantum of one busy client, not one of each: the
+/// other client completes more sequential requests than a busy one needs quanta.
 #[test]
 fn a_client_waits_for_few_turns_of_busy_ones() {
     let mut world = World::new(Control::Socket, 1);

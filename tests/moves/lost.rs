@@ -165,7 +165,7 @@ fn who_is_changed_is_carried_again() {
     is_served(&mut b, 2);
 }
 
-/// As above, at every try.
+/// A write before every RELEASE: the move of that domain gives up after its last try.
 #[test]
 fn who_is_changed_all_the_time_is_carried_so_often_and_no_more() {
     let (mut a, mut b) = worlds([1, 2]);

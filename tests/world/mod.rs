@@ -57,7 +57,7 @@ pub struct World {
     pub outlet: Arc<Recorder>,
     /// Work left to the reaper; no thread takes it unless a test starts one.
     pub queue: Receiver<(Settlement, Done)>,
-    /// Work left to the matcher, likewise.
+    /// Work left to the matcher; no thread takes it unless a test starts one.
     pub unmatched: Receiver<Unmatched>,
     next_life: Mutex<u64>,
 }

@@ -18,7 +18,7 @@ use crate::words::{Domid, Errno};
 const ACK: &[u8] = b"OK\0";
 
 /// The replies to a request, sent in few batches because each wakes the client: one batch per stream of an import, one
-/// per [`AT_ONCE`] domains of DOMAIN_STATES, otherwise one in all. The last batch is sent with the final reply.
+/// per [`AT_ONCE`] domains of DOMAIN_STATES, otherwise a single one. The last batch is sent with the final reply.
 pub(super) struct Answers<'c> {
     client: &'c UnixStream,
     header: Header,

@@ -130,7 +130,7 @@ pub fn check_domain(store: &Store, arrival: &ImportedDomain) -> Result<(), Refus
     store.check_import(&imported_nodes).map_err(|error| refusal(arrival.domid, error))
 }
 
-/// Returns the domain, and the domain whose rights it has.
+/// Returns the domain, and its target (SET_TARGET), if it has one.
 fn admit(
     store: &Store,
     arrival: &ImportedDomain,
