@@ -71,7 +71,7 @@ impl Store {
         generations: &mut Generations,
     ) -> Result<Executed, Failure> {
         if !transaction.is_behind() {
-            transaction.merge_changes();
+            transaction.effects.merge();
         }
         let mut work = REPLAY_WORK;
         loop {
@@ -201,7 +201,7 @@ impl Store {
             return Replay::Unfinished;
         }
         transaction.replayed = true;
-        transaction.merge_changes();
+        transaction.effects.merge();
         Replay::Done
     }
 

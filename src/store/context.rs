@@ -1,11 +1,17 @@
 //! The caller of an operation, its use of quotas, and its effects.
 
+use std::collections::HashMap;
+
+use foldhash::fast::RandomState;
 use smallvec::SmallVec;
 
 use super::node::NodeArc;
 use crate::domain::{Domain, Quota, Registry};
 use crate::sync::Arc;
 use crate::words::{Access, Domid, Errno, Path, PathBuf, PermSet, Perms, ShardId, Subject};
+
+/// Up to this many changes are compared each with each; a table costs more, for an ordinary transaction.
+const COMPARED_MAX: usize = 8;
 
 /// A client's domain, for permission checks and quotas.
 #[derive(Clone)]
@@ -303,9 +309,49 @@ pub struct Effects {
 pub type Changes = SmallVec<[Change; 1]>;
 
 impl Effects {
+    /// Merges the changes of each path into its first one. The former state stays that of the first, the new state is
+    /// the last's. Cost: the changes.
+    pub fn merge(&mut self) {
+        let changes = &self.changes;
+        if changes.len() <= COMPARED_MAX && all_differ(changes) {
+            return;
+        }
+        let mut known = HashMap::with_capacity_and_hasher(changes.len(), RandomState::default());
+        let mut firsts = Vec::with_capacity(changes.len());
+        for (at, change) in changes.iter().enumerate() {
+            firsts.push(*known.entry(change.path.as_path()).or_insert(at));
+        }
+        if known.len() == firsts.len() {
+            return;
+        }
+        let mut merged: Vec<Option<Change>> = Vec::with_capacity(firsts.len());
+        for (change, first) in self.changes.drain(..).zip(firsts) {
+            match merged.get_mut(first) {
+                Some(Some(known)) => {
+                    known.after = change.after;
+                    known.parent = change.parent;
+                    known.removed.extend(change.removed);
+                    merged.push(None);
+                }
+                _ => merged.push(Some(change)),
+            }
+        }
+        self.changes.extend(merged.into_iter().flatten());
+    }
+
     /// Records that the node at `path` was created, written, or got other permissions than `before`.
     pub fn changed(&mut self, path: PathBuf, shard: ShardId, before: Option<Perms>, after: Perms) {
         let (parent, removed) = (None, Vec::new());
         self.changes.push(Change { path, shard, before, after, parent, removed });
     }
+}
+
+/// Returns whether no path changed twice. Cost: the square of the changes; most paths differ in their last byte.
+fn all_differ(changes: &[Change]) -> bool {
+    let differ = |one: &Change, other: &Change| {
+        let (one, other) = (one.path.as_path().bytes(), other.path.as_path().bytes());
+        one.last() != other.last() || one != other
+    };
+    let earlier = |at: usize| changes[..at].iter();
+    changes.iter().enumerate().all(|(at, change)| earlier(at).all(|other| differ(other, change)))
 }

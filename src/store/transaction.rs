@@ -5,9 +5,10 @@
 //! reply is the same, no client that saw only those replies can tell the difference, and the transaction commits
 //! ([`super::commit`]).
 
-use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};
+
+use foldhash::quality::RandomState;
 
 use super::context::{Caller, Change, Context, Deltas, Effects, Ledger};
 use super::error::StoreError;
@@ -18,8 +19,6 @@ use super::touched::TouchedHomes;
 use super::{Generations, Store, apply};
 use crate::domain::Quota;
 use crate::words::{Domid, Errno, Home, Layout, Path, PathBuf};
-use foldhash::fast::RandomState as FastState;
-use foldhash::quality::RandomState;
 
 /// A reply of at most this length is kept itself, a longer one as a keyed hash of the same size, 128 bits, for which
 /// a guest cannot construct a collision.
@@ -35,7 +34,7 @@ pub struct Transaction {
     pub(super) touched: TouchedHomes,
     pub(super) log: Vec<Logged>,
     pub(super) deltas: Deltas,
-    /// In the order of requests; [`Transaction::merge_changes`] leaves one a path.
+    /// In the order of requests; [`Effects::merge`] leaves one a path.
     pub(super) effects: Effects,
     /// [`Registry::rights`](crate::domain::Registry::rights) at the first access. If it differs at END, a domain died
     /// or a limit or target changed since, and any reply may differ: the log is replayed.
@@ -198,36 +197,6 @@ impl Transaction {
             self.log_bytes -= shared;
             self.shared_bytes += shared;
         }
-    }
-
-    /// Merges the changes of each path into its first one. The former state stays that of the first, the new state is
-    /// the last's. Cost: the changes.
-    pub(super) fn merge_changes(&mut self) {
-        let changes = &self.effects.changes;
-        if changes.len() < 2 {
-            return;
-        }
-        let mut known = HashMap::with_capacity_and_hasher(changes.len(), FastState::default());
-        let mut firsts = Vec::with_capacity(changes.len());
-        for (at, change) in changes.iter().enumerate() {
-            firsts.push(*known.entry(change.path.as_path()).or_insert(at));
-        }
-        if known.len() == firsts.len() {
-            return;
-        }
-        let mut merged: Vec<Option<Change>> = Vec::with_capacity(firsts.len());
-        for (change, first) in self.effects.changes.drain(..).zip(firsts) {
-            match merged.get_mut(first) {
-                Some(Some(known)) => {
-                    known.after = change.after;
-                    known.parent = change.parent;
-                    known.removed.extend(change.removed);
-                    merged.push(None);
-                }
-                _ => merged.push(Some(change)),
-            }
-        }
-        self.effects.changes.extend(merged.into_iter().flatten());
     }
 }
 
