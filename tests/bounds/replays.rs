@@ -67,7 +67,7 @@ fn a_log_that_takes_seconds_to_be_run_again_is_run_to_its_end() {
     admin.write(&deep, "v").unwrap();
     let tx = admin.start().unwrap();
     let requests: Vec<_> =
-        (0..3000).map(|_| (op::READ, tx, format!("{deep}\0").into_bytes())).collect();
+        (0..8000).map(|_| (op::READ, tx, format!("{deep}\0").into_bytes())).collect();
     all_ok(&admin.pipeline(&requests));
     admin.commit(tx).unwrap();
 }
