@@ -263,7 +263,7 @@ impl<'a> CommitView<'a> {
                 found.truncate(start);
                 return (found, Some(at));
             }
-            found[start..].sort_unstable_by_key(order);
+            found[start..].sort_by_key(order);
         }
         (found, None)
     }

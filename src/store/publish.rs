@@ -123,7 +123,7 @@ impl Store {
         {
             named.notify(entry, perms);
         }
-        found.sort_unstable_by_key(order);
+        found.sort_by_key(order);
         self.push(found, None);
     }
 }

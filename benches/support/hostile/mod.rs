@@ -47,7 +47,7 @@ pub const SCENARIOS: [Scenario; 24] = [
     ),
     scenario(
         "a commit that creates and removes a tree of 960 levels 18 times",
-        220_000,
+        250_000,
         commits::created_and_removed,
     ),
     scenario("a commit of 900 homes", 3_900_000, commits::homes),
