@@ -49,10 +49,12 @@ pub fn matches_of<'t>(
     mut found: impl FnMut(&Matched<'t, '_>),
 ) -> usize {
     let bytes = path.bytes();
+    // Counted once, and only if a watch has a depth.
+    let depth = LazyCell::new(|| path.components().count());
     let (mut cursor, mut end, mut level) = (trie.top(path), 0, 0);
     loop {
         if let Some(entries) = cursor.entries() {
-            found(&Matched { entries, levels: &|| path.components().count() - level });
+            found(&Matched { entries, levels: &|| *depth - level });
         }
         level += 1;
         let Some(name) = name_at(bytes, end) else { return level };
