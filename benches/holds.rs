@@ -133,7 +133,7 @@ fn remove(world: &mut World) {
 fn settle(store: &Store, removed: Vec<Removed>) {
     if let Some(rest) = store.settle(removed) {
         let (over, is_over) = mpsc::channel();
-        store.reap(rest, Box::new(move || over.send(()).expect("somebody waits")));
+        store.reap(rest, Box::new(move || over.send(()).expect("the receiver waits")));
         is_over.recv().expect("the reaper lives");
     }
 }

@@ -22,7 +22,7 @@ pub fn ask_home_thread(
     request: DomainRequest,
 ) -> Option<Reply> {
     let is_for_any = matches!(request, DomainRequest::Introduce(..) | DomainRequest::SetTarget(_));
-    if !is_for_any && cx.core.shared.store.registry().is_privileged(domid) {
+    if !is_for_any && cx.core.registry().is_privileged(domid) {
         return Some(Err(Errno::EINVAL));
     }
     let asker = cx.park();
@@ -33,7 +33,7 @@ pub fn ask_home_thread(
 
 /// Returns the reply to IS_DOMAIN_INTRODUCED.
 pub fn is_introduced(cx: &RequestContext<'_>, domid: Domid) -> Cow<'static, [u8]> {
-    let domain = cx.core.shared.store.registry().get(domid);
+    let domain = cx.core.registry().get(domid);
     let introduced = domain.is_some_and(|domain| domain.is_introduced());
     let yes = domid == Domid::SELF || introduced;
     Cow::Borrowed(if yes { b"T\0" } else { b"F\0" })
@@ -73,7 +73,7 @@ pub fn set_feature(cx: &RequestContext<'_>, domid: Domid, features: u32) -> Resu
 /// Executes GET_QUOTA of a domain, or of the defaults.
 pub fn get_quota(cx: &RequestContext<'_>, domid: Option<Domid>, name: &[u8]) -> Reply {
     let domain = domid.map(|domid| existing(cx, domid)).transpose()?;
-    let defaults = cx.core.shared.store.registry().defaults();
+    let defaults = cx.core.registry().defaults();
     let limits = domain.as_ref().map_or(defaults, |domain| domain.limits());
     let value = match parse_quota(name)? {
         Some(quota) => limits.get(quota),
@@ -92,7 +92,7 @@ pub fn set_quota(
     let domain = domid.map(|domid| existing(cx, domid)).transpose()?;
     // C's daemon reserves the greatest number for quotas that it does not support.
     let value = decimal(value).ok().filter(|&value| value != u32::MAX).ok_or(Errno::EINVAL)?;
-    let registry = cx.core.shared.store.registry();
+    let registry = cx.core.registry();
     match parse_quota(name)? {
         Some(quota) => registry.set_limit(domain.as_deref(), quota, value),
         None => registry.set_soft_memory(domain.as_deref(), value),

@@ -15,7 +15,7 @@ pub fn ask_home_threads(
     form: Form,
     message: fn(Share) -> Message,
 ) -> Option<Reply> {
-    let registry = cx.core.shared.store.registry();
+    let registry = cx.core.registry();
     if domids.iter().any(|&domid| registry.is_privileged(domid)) {
         return Some(Err(Errno::EINVAL));
     }

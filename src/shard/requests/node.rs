@@ -86,7 +86,7 @@ fn perms(
     if entries.is_empty() {
         return Err(Errno::EINVAL);
     }
-    let registry = cx.core.shared.store.registry();
+    let registry = cx.core.registry();
     if !registry.permits(&cx.caller.domain, Quota::NodePermissions, entries.len(), path) {
         return Err(Errno::ENOSPC);
     }

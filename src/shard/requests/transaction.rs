@@ -57,9 +57,7 @@ fn execute_caught_up(cx: &mut RequestContext<'_>, op: &Op<'_>, id: u32) -> Resul
     let open = session.transactions.get_mut(&id).ok_or(Errno::ENOENT)?;
     // Reserved before anything is kept: a guest over its quota is not read, so it could not end its transactions.
     let needed = (open.transaction.bytes() + Transaction::bytes_of(op)) as u64;
-    if is_full(&open.transaction)
-        || !open.reserve(core.shared.store.registry(), caller, needed, op.path)
-    {
+    if is_full(&open.transaction) || !open.reserve(core.registry(), caller, needed, op.path) {
         return Err(Errno::ENOSPC);
     }
     let store = &core.shared.store;

@@ -212,7 +212,7 @@ impl Session {
         if !self.is_guest() {
             return false;
         }
-        let (domain, registry) = (&self.domain, core.shared.store.registry());
+        let (domain, registry) = (&self.domain, core.registry());
         let used = |quota| domain.account.used(quota);
         let outstanding = used(Quota::Outstanding) + self.output.plain_replies() as u64;
         let (requests, bytes) =
@@ -226,7 +226,7 @@ impl Session {
     /// Returns the caller with its present rights. It is kept between passes, as otherwise all workers would contend
     /// for the reference count of the control domain in each pass of a socket.
     pub fn take_caller(&mut self, core: &Core) -> Caller {
-        let subject = core.shared.store.registry().subject(&self.domain);
+        let subject = core.registry().subject(&self.domain);
         let epoch = core.shared.store.epoch();
         match self.caller.take() {
             Some(caller) => Caller { subject, epoch, ..caller },

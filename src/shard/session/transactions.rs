@@ -24,7 +24,7 @@ impl Session {
         id: u32,
         transaction: Transaction,
     ) -> Result<(), Errno> {
-        let registry = core.shared.store.registry();
+        let registry = core.registry();
         if self.transactions.len() >= TRANSACTIONS_MAX
             || !registry.reserve(&self.domain, Quota::Transactions, 1, None)
         {

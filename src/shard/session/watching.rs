@@ -19,7 +19,7 @@ impl Session {
         raw: &'a [u8],
         space: &'a mut PathSpace,
     ) -> Result<Path<'a>, Errno> {
-        let limit = core.shared.store.registry().limit(&self.domain, Quota::PathMax);
+        let limit = core.registry().limit(&self.domain, Quota::PathMax);
         let limit = if limit == 0 { usize::MAX } else { limit as usize };
         Path::resolve(raw, self.domid(), limit, space)
     }
@@ -45,7 +45,7 @@ impl Session {
             return Err(Errno::EEXIST);
         }
         let watch = new_watch(core, path, (raw, token, depth));
-        let registry = core.shared.store.registry();
+        let registry = core.registry();
         let path = Some(watch.path.as_path());
         if !registry.reserve(&caller.domain, Quota::Watches, 1, path) {
             return Err(Errno::ENOSPC);

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::Worker;
 use super::accepting::accepted;
-use super::answers::answered;
 use super::connection::Connection;
 use super::delivery::deliver;
 use super::domains::{domain_changed, domain_request};
+use super::replies::take_reply;
 use super::watch_list::watch_list;
 use crate::protocol::operations::DomainRequest;
 use crate::shard::mailbox::Message;
@@ -59,7 +59,7 @@ pub fn take_events(worker: &mut Worker, connection: &mut Connection) {
 fn take_message(worker: &mut Worker, message: Message) {
     match message {
         Message::Events(batch) => deliver(worker, batch, None),
-        Message::Answer(asker, result) => answered(worker, asker, result),
+        Message::Answer(asker, result) => take_reply(worker, asker, result),
         Message::Domain(asker, domid, request) => domain_request(worker, asker, domid, request),
         Message::Quiesce(share) => quiesce(worker, share),
         Message::Unquiesce(share) => unquiesce(worker, share),

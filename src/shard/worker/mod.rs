@@ -8,7 +8,6 @@
 //! ```
 
 pub mod accepting;
-pub mod answers;
 pub mod clients;
 pub mod connection;
 pub mod delivery;
@@ -19,6 +18,7 @@ pub mod inbox;
 pub mod messages;
 pub mod ready;
 pub mod recheck;
+pub mod replies;
 pub mod rings;
 pub mod run;
 pub mod scan;

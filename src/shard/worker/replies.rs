@@ -10,7 +10,7 @@ use crate::words::Errno;
 /// Queues the reply for which a connection is parked, and the post-reply events behind it. If its ring was released
 /// meanwhile, the reply goes to the stream remainder, or to the ring's present connection, which has taken over the
 /// number.
-pub fn answered(worker: &mut Worker, asker: Asker, result: Result<Vec<u8>, Errno>) {
+pub fn take_reply(worker: &mut Worker, asker: Asker, result: Result<Vec<u8>, Errno>) {
     let result = result.as_deref().map_err(|errno| *errno);
     let mut place = asker.connection;
     if let Some(domid) = worker.domains.take_released(asker.id) {
