@@ -54,13 +54,13 @@ impl Shared {
         // A death between the query and the registration was not handled, as the domain was unknown then: query again,
         // and let the owner thread handle it.
         if living().is_none_or(|state| state.unique_id != id) {
-            self.mailboxes.send(self.home_thread(domid), Message::DomainChanged(domid));
+            self.mailboxes.send(self.owner_thread(domid), Message::DomainChanged(domid));
         }
         Some(domain)
     }
 
     /// Returns the number of a domain's owner thread.
-    pub fn home_thread(&self, domid: Domid) -> u16 {
+    pub fn owner_thread(&self, domid: Domid) -> u16 {
         let ShardId(shard) = self.store.layout().of_domain(domid);
         shard
     }

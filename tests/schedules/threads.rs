@@ -38,7 +38,7 @@ impl<T> Queue<T> {
 
 /// Runs a domain's owner thread, as src/shard/migration/quiesce.rs has it: each request removes a node, and is done
 /// when the reaper has settled that; QUIESCE waits for the running request, and for no other.
-fn home_thread(
+fn owner_thread(
     world: &World,
     guest: &xenstored::sync::Arc<Domain>,
     told: &Queue<Told>,
@@ -78,7 +78,7 @@ fn home_thread(
 
 /// Runs a domain with a node, its owner thread and a reaper; `others` send messages, and get a function that requests
 /// QUIESCE and returns its outcome.
-fn with_home_thread(
+fn with_owner_thread(
     others: impl Fn(&World, &Queue<Told>, &(dyn Fn() -> Gathered + Sync)) + Send + Sync + 'static,
 ) {
     explore(move || {
@@ -99,7 +99,7 @@ fn with_home_thread(
             answer
         };
         at_once!(
-            || home_thread(&world, &guest, &told, &removals),
+            || owner_thread(&world, &guest, &told, &removals),
             || while let Some(removed) = removals.pop() {
                 assert!(world.store.settle(removed).is_none());
                 told.push(Told::Settled);
@@ -115,7 +115,7 @@ fn with_home_thread(
 /// before UNQUIESCE.
 #[test]
 fn quiesce_waits_for_the_domains_running_request() {
-    with_home_thread(|world, told, quiesce| {
+    with_owner_thread(|world, told, quiesce| {
         assert_eq!(quiesce(), Ok(vec![]));
         world.check();
         let there = world.has("/local/domain/5/a");
@@ -129,7 +129,7 @@ fn quiesce_waits_for_the_domains_running_request() {
 /// However QUIESCE and a death interleave, there is exactly one reply.
 #[test]
 fn quiesce_and_death() {
-    with_home_thread(|_, told, quiesce| {
+    with_owner_thread(|_, told, quiesce| {
         scope(|scope| {
             scope.spawn(|| {
                 let answer = quiesce();

@@ -48,7 +48,7 @@ impl OwnerThreads {
         for share in shares(domids, answer) {
             self.shared
                 .mailboxes
-                .post(self.shared.home_thread(share.domid()), Message::Quiesce(share));
+                .post(self.shared.owner_thread(share.domid()), Message::Quiesce(share));
         }
         self.wake();
         let all = |errno| domids.iter().map(|&domid| (domid, errno)).collect();
@@ -140,7 +140,7 @@ impl OwnerThreads {
             let reply = MoveReply { at, sender: sender.clone() };
             self.shared
                 .mailboxes
-                .post(self.shared.home_thread(domid), Message::Move(message(reply)));
+                .post(self.shared.owner_thread(domid), Message::Move(message(reply)));
         }
         drop(sender);
         self.wake();

@@ -16,7 +16,7 @@ const SOFT: &str = "soft-";
 
 /// Parks the connection until the domain's owner thread replies, and returns `None`; or returns the error if the
 /// request is refused.
-pub fn ask_home_thread(
+pub fn ask_owner_thread(
     cx: &mut RequestContext<'_>,
     domid: Domid,
     request: DomainRequest,
@@ -26,8 +26,8 @@ pub fn ask_home_thread(
         return Some(Err(Errno::EINVAL));
     }
     let asker = cx.park();
-    let home = cx.core.shared.home_thread(domid);
-    cx.core.shared.mailboxes.post(home, Message::Domain(asker, domid, request));
+    let owner = cx.core.shared.owner_thread(domid);
+    cx.core.shared.mailboxes.post(owner, Message::Domain(asker, domid, request));
     None
 }
 

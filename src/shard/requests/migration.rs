@@ -9,7 +9,7 @@ use crate::words::{Domid, Errno};
 
 /// Parks the connection until the owner threads of all domains have done their parts, and returns `None`; or returns
 /// the error if the request is refused.
-pub fn ask_home_threads(
+pub fn ask_owner_threads(
     cx: &mut RequestContext<'_>,
     domids: &[Domid],
     form: Form,
@@ -29,8 +29,8 @@ pub fn ask_home_threads(
         mailboxes.post(asker.thread, Message::Answer(asker, result));
     };
     for share in shares(domids, answer) {
-        let home = cx.core.shared.home_thread(share.domid());
-        cx.core.shared.mailboxes.post(home, message(share));
+        let owner = cx.core.shared.owner_thread(share.domid());
+        cx.core.shared.mailboxes.post(owner, message(share));
     }
     None
 }

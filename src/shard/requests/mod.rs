@@ -135,12 +135,12 @@ fn dispatch(cx: &mut RequestContext<'_>, request: Request<'_>) -> Outcome {
                 None => control::serve(cx, &words),
             }
         }
-        Request::Domain(domid, request) => domain::ask_home_thread(cx, domid, request),
+        Request::Domain(domid, request) => domain::ask_owner_thread(cx, domid, request),
         Request::Quiesce(domids, form) => {
-            migration::ask_home_threads(cx, &domids, form, Message::Quiesce)
+            migration::ask_owner_threads(cx, &domids, form, Message::Quiesce)
         }
         Request::Unquiesce(domids, form) => {
-            migration::ask_home_threads(cx, &domids, form, Message::Unquiesce)
+            migration::ask_owner_threads(cx, &domids, form, Message::Unquiesce)
         }
         Request::GetDomainPath(domid) => Some(Ok(text_reply(format!("/local/domain/{domid}")))),
         Request::IsDomainIntroduced(domid) => Some(Ok(domain::is_introduced(cx, domid))),

@@ -128,7 +128,7 @@ impl EventChannels {
         let mut changed = Vec::new();
         let asked = core.shared.host.changed(&mut known, &mut changed);
         for domid in changed {
-            tell_home_thread(core, domid);
+            notify_owner_thread(core, domid);
         }
         if let Err(error) = asked {
             let what = "reading which domains changed";
@@ -167,7 +167,7 @@ impl EventChannels {
         }
         for _ in 0..RECHECKED_PER_PASS {
             let Some(domid) = suspects.domains.pop_first() else { break };
-            tell_home_thread(core, domid);
+            notify_owner_thread(core, domid);
         }
     }
 }
@@ -181,6 +181,6 @@ fn port_pending(clients: &mut Clients, place: Place) {
 }
 
 /// Notifies the owner thread of a domain that may have changed.
-fn tell_home_thread(core: &Core, domid: Domid) {
-    core.shared.mailboxes.post(core.shared.home_thread(domid), Message::DomainChanged(domid));
+fn notify_owner_thread(core: &Core, domid: Domid) {
+    core.shared.mailboxes.post(core.shared.owner_thread(domid), Message::DomainChanged(domid));
 }
