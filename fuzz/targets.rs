@@ -60,14 +60,14 @@ fn arguments(payload: &[u8]) {
     }
 }
 
-/// A path is taken apart and put together again, and lies below its home.
+/// A path is taken apart and put together again, and lies below its partition.
 pub fn path(raw: &[u8]) {
     let mut space = PathSpace::new();
     let Ok(path) = Path::resolve(raw, Domid(7), REL_PATH_MAX, &mut space) else { return };
     assert!(path.bytes().len() <= ABS_PATH_MAX);
     assert_eq!(Path::parse(path.bytes()), Ok(path));
-    let home = Layout::new(3).home(path);
-    assert!(path.is_within(home.root) && home.shard.0 <= 3);
+    let partition = Layout::new(3).partition(path);
+    assert!(path.is_within(partition.root) && partition.shard.0 <= 3);
     if let Some(parent) = path.parent().filter(|_| !path.is_special()) {
         assert_eq!(parent.child(path.name()).as_path(), path);
         assert_eq!(parent.components().count() + 1, path.components().count());

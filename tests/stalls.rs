@@ -246,9 +246,9 @@ fn a_removal_of_many_watched_homes_is_not_quadratic() {
     let world = World::new(Control::Socket, 2);
     let mut client = Client::new("remover", Link::Socket(world.daemon.connect()));
     // The time per partition among many, compared with that among few.
-    let mut took = |homes: u32| {
+    let mut took = |partitions: u32| {
         let (mut make, mut watch) = (Vec::new(), Vec::new());
-        for i in 0..homes {
+        for i in 0..partitions {
             let path = format!("/local/domain/1/backend/vif/{i}\0");
             watch.push((op::WATCH, 0, format!("{path}token\0").into_bytes()));
             make.push((op::MKDIR, 0, path.into_bytes()));
@@ -260,9 +260,9 @@ fn a_removal_of_many_watched_homes_is_not_quadratic() {
         client.rm("/local/domain/1/backend").unwrap();
         let took = started.elapsed();
         client.request(op::RESET_WATCHES, 0, "\0").unwrap();
-        took / homes
+        took / partitions
     };
     let few = took(300);
     let many = took(9_000);
-    assert!(many < few * 6, "{many:?} a home of many, {few:?} of few");
+    assert!(many < few * 6, "{many:?} a partition of many, {few:?} of few");
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use world::{Client, World, at, commit_error};
 use xenstored::domain::{Domain, Quota};
-use xenstored::store::{Failure, INLINE_NODES_MAX, PINNED_HOMES_MAX, Transaction, Tree, Verb};
+use xenstored::store::{Failure, INLINE_NODES_MAX, PINNED_PARTITIONS_MAX, Transaction, Tree, Verb};
 use xenstored::words::{Domid, Errno, RELEASE_DOMAIN, ShardId};
 
 #[test]
@@ -303,7 +303,7 @@ fn homes_are_pinned_until_nobody_looks_at_them() {
     let pinned = || world.store.sizes().map(|(_, sizes)| sizes.pinned).collect::<Vec<_>>();
     world.control().write("/libxl/5/x", "first").unwrap();
     let mut open = Vec::new();
-    for _ in 0..PINNED_HOMES_MAX + 1 {
+    for _ in 0..PINNED_PARTITIONS_MAX + 1 {
         assert!(!world.store.pins_too_much());
         let mut transaction = Transaction::default();
         for _ in 0..2 {
@@ -311,7 +311,7 @@ fn homes_are_pinned_until_nobody_looks_at_them() {
         }
         open.push(transaction);
     }
-    assert_eq!(pinned(), [0, PINNED_HOMES_MAX + 1, 0]);
+    assert_eq!(pinned(), [0, PINNED_PARTITIONS_MAX + 1, 0]);
     assert!(world.store.pins_too_much());
     world.control().write("/libxl/5/x", "last").unwrap();
     // A transaction without snapshots pins nothing, and is replayed when it is used.
@@ -431,7 +431,8 @@ fn every_shard_is_in_a_cut() {
     let cut = world.store.cut();
     assert_eq!(cut.len(), 3);
     for (tree, shard) in cut.iter().zip(0..) {
-        let homes = |tree: &Tree| tree.homes().map(|(path, _)| path.clone()).collect::<Vec<_>>();
-        assert_eq!(homes(tree), homes(&world.store.snapshot(ShardId(shard))));
+        let partitions =
+            |tree: &Tree| tree.partitions().map(|(path, _)| path.clone()).collect::<Vec<_>>();
+        assert_eq!(partitions(tree), partitions(&world.store.snapshot(ShardId(shard))));
     }
 }

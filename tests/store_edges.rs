@@ -115,12 +115,12 @@ fn what_nobody_got_in_the_way_of_is_not_run_again() {
     for (path, generation) in written {
         assert_eq!(control.run(path, part()).unwrap(), generation, "{path}");
     }
-    assert!(executed.replaced.is_some(), "homes are dropped where nobody waits for a lock");
+    assert!(executed.replaced.is_some(), "partitions are dropped where nobody waits for a lock");
 
     let mut looks = Transaction::default();
     control.run_in(&mut looks, "/libxl/6/a", Verb::Read).unwrap();
     let executed = world.store.commit(looks, &control.caller, generations).unwrap();
-    assert!(executed.replaced.is_some(), "homes are dropped where nobody waits for a lock");
+    assert!(executed.replaced.is_some(), "partitions are dropped where nobody waits for a lock");
 }
 
 /// A created node inherits the permissions that each of its parents has at the end.
@@ -238,22 +238,25 @@ fn no_generation_comes_twice() {
 fn a_commits_events_are_judged_by_the_trees_before_and_after() {
     let (world, _guest) = World::with_guest();
     let mut control = world.control();
-    let homes = ["/tool", "/libxl/4", "/libxl/5"];
-    for home in homes {
-        let (old, up) = (format!("{home}/up/old"), format!("{home}/up"));
-        plant(&mut control, &[(&up, "n0"), (&old, "n0 r5"), (&format!("{home}/went/old"), "n0")]);
+    let partitions = ["/tool", "/libxl/4", "/libxl/5"];
+    for partition in partitions {
+        let (old, up) = (format!("{partition}/up/old"), format!("{partition}/up"));
+        plant(
+            &mut control,
+            &[(&up, "n0"), (&old, "n0 r5"), (&format!("{partition}/went/old"), "n0")],
+        );
     }
-    for (home, seq) in homes.iter().zip([10, 20, 30]) {
-        world.watch_as(Domid(5), &format!("{home}/up/old"), seq, None);
+    for (partition, seq) in partitions.iter().zip([10, 20, 30]) {
+        world.watch_as(Domid(5), &format!("{partition}/up/old"), seq, None);
         for (below, number) in [("never", 1), ("went/never", 2), ("went/old", 3)] {
-            world.watch(&format!("{home}/{below}"), seq + number);
+            world.watch(&format!("{partition}/{below}"), seq + number);
         }
     }
     world.outlet.take();
     let mut transaction = Transaction::default();
-    for home in homes {
+    for partition in partitions {
         let mut run = |below: &str, verb: Verb<'_>| {
-            control.run_in(&mut transaction, &format!("{home}/{below}"), verb).unwrap();
+            control.run_in(&mut transaction, &format!("{partition}/{below}"), verb).unwrap();
         };
         // Domain 5 could read the old node, and cannot read the new one.
         run("up/old", Verb::Rm);
@@ -265,10 +268,10 @@ fn a_commits_events_are_judged_by_the_trees_before_and_after() {
     }
     control.commit(transaction).unwrap();
     let events = world.outlet.take_events();
-    let wanted = |(home, seq): (&&str, u64)| {
-        [(seq, format!("{home}/up/old")), (seq + 3, format!("{home}/went/old"))]
+    let wanted = |(partition, seq): (&&str, u64)| {
+        [(seq, format!("{partition}/up/old")), (seq + 3, format!("{partition}/went/old"))]
     };
-    let wanted: Vec<_> = homes.iter().zip([10, 20, 30]).flat_map(wanted).collect();
+    let wanted: Vec<_> = partitions.iter().zip([10, 20, 30]).flat_map(wanted).collect();
     assert_eq!(events, wanted);
     world.check();
 }

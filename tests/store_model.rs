@@ -120,9 +120,9 @@ impl Pair {
     /// Creates a domain with its partition root.
     fn create(&mut self, domid: u16) -> Client {
         let domain = self.world.admit(domid);
-        let home = format!("/local/domain/{domid}");
-        self.world.control().run(&home, Verb::Mkdir).unwrap();
-        self.world.control().set_perms(&home, &format!("n{domid}")).unwrap();
+        let partition = format!("/local/domain/{domid}");
+        self.world.control().run(&partition, Verb::Mkdir).unwrap();
+        self.world.control().set_perms(&partition, &format!("n{domid}")).unwrap();
         let wanted = self.model.create(domid);
         self.compare_events(wanted);
         self.world.client(&domain)

@@ -26,7 +26,7 @@ fn write(served: &dyn Served, text: &mut String) -> fmt::Result {
         writeln!(
             text,
             "{name:<6}{:>10} {:>10} {:>11} {:>17} {:>16}",
-            sizes.homes, sizes.nodes, sizes.watches, sizes.boundaries, sizes.pinned
+            sizes.partitions, sizes.nodes, sizes.watches, sizes.boundaries, sizes.pinned
         )?;
     }
     writeln!(text, "watches on what has homes below it: {}", store.upper_watches())?;

@@ -88,7 +88,7 @@ impl Store {
             if is_current && (transaction.replayed || !transaction.saw_quota) {
                 return self.swap_in(&mut transaction, &mut locked, caller);
             }
-            let changed = transaction.touched.changed_home(&locked).cloned();
+            let changed = transaction.touched.changed_partition(&locked).cloned();
             drop(locked);
             transaction.lost_races += 1;
             if caller.subject.privileged && transaction.lost_races >= RACES_MAX {
@@ -248,7 +248,7 @@ impl Store {
     /// Returns the domain that last changed `path` or an ancestor, if remembered. It is only for diagnosis, so it
     /// does not wait for the shard's lock.
     fn changed_by(&self, path: Path<'_>) -> Option<Domid> {
-        let shard = self.layout.home(path).shard;
+        let shard = self.layout.partition(path).shard;
         let shard = self.shard(shard).try_read()?;
         std::iter::successors(Some(path), |path| path.parent())
             .find_map(|path| shard.recent.changed_by(path))

@@ -10,12 +10,12 @@ use super::forest::Locked;
 use super::node::NodeArc;
 use super::recipients::{ChangePerms, Recipients};
 use super::removed_watches::RemovedWatches;
-use super::touched::TouchedHomes;
+use super::touched::TouchedPartitions;
 use super::tree::find;
 use super::unmatched::Snapshot;
 use super::{Shard, Store};
 use crate::watch::{Entries, Entry, Event, Matched, Matches, Nearest, Trie, matches_of};
-use crate::words::{Home, Path, ShardId};
+use crate::words::{Partition, Path, ShardId};
 
 /// Maximum number of changes of a guest's commit for which a watch gets an event each; the others collapse into one
 /// last event with the watch's own path. A guest's commit has up to 1,024 changes, and a watch above all of them
@@ -59,10 +59,10 @@ impl<'a> Source<'a> {
         }
     }
 
-    fn root(&self, home: &Home<'_>) -> Option<&'a NodeArc> {
+    fn root(&self, partition: &Partition<'_>) -> Option<&'a NodeArc> {
         match self {
-            Source::Locked(shards) => shards.get(home.shard)?.tree.root(home),
-            Source::Snapshot(snapshot) => snapshot.root(home),
+            Source::Locked(shards) => shards.get(partition.shard)?.tree.root(partition),
+            Source::Snapshot(snapshot) => snapshot.root(partition),
         }
     }
 }
@@ -102,7 +102,7 @@ impl Budget {
 pub struct CommitView<'a> {
     pub store: &'a Store,
     pub source: Source<'a>,
-    pub replaced: Option<&'a TouchedHomes>,
+    pub replaced: Option<&'a TouchedPartitions>,
     pub changes: &'a [Change],
     /// Whether some changes removed nodes.
     pub removes: bool,
@@ -208,20 +208,20 @@ fn report_each(
 impl<'a> CommitView<'a> {
     /// Returns the watches of the path's shard, if the commit locked it.
     pub fn watches(&self, path: Path<'_>) -> Option<&'a Trie> {
-        self.source.watches(self.store.layout.home(path).shard)
+        self.source.watches(self.store.layout.partition(path).shard)
     }
 
     /// Returns the node at `path` before the transaction; the outer `None` means that no transaction changed it.
     fn before(&self, path: Path<'_>) -> Option<Option<&NodeArc>> {
         let replaced = self.replaced?;
-        let home = self.store.layout.home(path);
-        replaced.base(&home).map(|root| find(root, &home, path).node())
+        let partition = self.store.layout.partition(path);
+        replaced.base(&partition).map(|root| find(root, &partition, path).node())
     }
 
     /// Returns whether `path`, which a change concerns, exists now.
     fn is_there(&self, path: Path<'_>) -> bool {
-        let home = self.store.layout.home(path);
-        !self.removes || find(self.source.root(&home), &home, path).node().is_some()
+        let partition = self.store.layout.partition(path);
+        !self.removes || find(self.source.root(&partition), &partition, path).node().is_some()
     }
 
     /// Returns whether `path` existed only within the transaction. Cost: twice its depth.

@@ -6,7 +6,7 @@ use super::node::{Node, NodeArc};
 use super::tree::{self, Found};
 use super::{Shard, Store, StoreError, Tree};
 use crate::sync::{Arc, RwLockReadGuard, RwLockWriteGuard};
-use crate::words::{Domid, Home, Layout, Path, Perms, ShardId};
+use crate::words::{Domid, Layout, Partition, Path, Perms, ShardId};
 
 /// A source of partitions for operations: [`Locked`] or [`super::own::Own`].
 pub trait Forest {
@@ -17,14 +17,14 @@ pub trait Forest {
     ///
     /// # Errors
     /// [`StoreError::NeedsLock`] if its shard is not locked.
-    fn root(&mut self, home: &Home<'_>) -> Result<Option<&NodeArc>, StoreError>;
+    fn root(&mut self, partition: &Partition<'_>) -> Result<Option<&NodeArc>, StoreError>;
 
     /// Declares that a partition will be changed. An operation claims every partition that it will change before it
     /// changes the first, so it can restart for a missing lock with nothing to undo.
     ///
     /// # Errors
     /// [`StoreError::NeedsLock`] if its shard is not locked exclusively.
-    fn claim(&mut self, home: &Home<'_>) -> Result<(), StoreError>;
+    fn claim(&mut self, partition: &Partition<'_>) -> Result<(), StoreError>;
 
     /// Sets or removes the root of a partition; returns the former one.
     ///
@@ -32,7 +32,7 @@ pub trait Forest {
     /// As [`Forest::claim`].
     fn set_root(
         &mut self,
-        home: &Home<'_>,
+        partition: &Partition<'_>,
         root: Option<NodeArc>,
     ) -> Result<Option<NodeArc>, StoreError>;
 
@@ -42,7 +42,7 @@ pub trait Forest {
     /// As [`Forest::claim`].
     fn note_owned(
         &mut self,
-        home: &Home<'_>,
+        partition: &Partition<'_>,
         owner: Domid,
         path: Path<'_>,
     ) -> Result<(), StoreError>;
@@ -53,7 +53,7 @@ pub trait Forest {
     /// As [`Forest::claim`].
     fn forget_owned(
         &mut self,
-        home: &Home<'_>,
+        partition: &Partition<'_>,
         owner: Domid,
         path: Path<'_>,
     ) -> Result<(), StoreError>;
@@ -63,49 +63,60 @@ pub trait Forest {
     ///
     /// # Errors
     /// As [`Forest::root`].
-    fn perms(&mut self, home: &Home<'_>, path: Path<'_>) -> Result<Option<Perms>, StoreError> {
-        Ok(self.get(home, path)?.map(|node| Arc::clone(&node.perms)))
+    fn perms(
+        &mut self,
+        partition: &Partition<'_>,
+        path: Path<'_>,
+    ) -> Result<Option<Perms>, StoreError> {
+        Ok(self.get(partition, path)?.map(|node| Arc::clone(&node.perms)))
     }
 
     /// Adds a child to the node at `path` that is the root of another partition.
     ///
     /// # Errors
     /// As [`Forest::claim`].
-    fn name_home(
+    fn name_partition(
         &mut self,
-        home: &Home<'_>,
+        partition: &Partition<'_>,
         path: Path<'_>,
         name: &[u8],
         generation: u64,
     ) -> Result<(), StoreError> {
-        if let Some(node) = self.get_mut(home, path)? {
+        if let Some(node) = self.get_mut(partition, path)? {
             node.insert_child(generation, name, None);
         }
         Ok(())
     }
 
-    /// Finds `path`, which lies in `home`. Cost: the depth below the partition's root.
+    /// Finds `path`, which lies in `partition`. Cost: the depth below the partition's root.
     ///
     /// # Errors
     /// As [`Forest::root`].
-    fn find(&mut self, home: &Home<'_>, path: Path<'_>) -> Result<Found<'_>, StoreError> {
-        Ok(tree::find(self.root(home)?, home, path))
+    fn find(&mut self, partition: &Partition<'_>, path: Path<'_>) -> Result<Found<'_>, StoreError> {
+        Ok(tree::find(self.root(partition)?, partition, path))
     }
 
     /// Returns the node at `path`, if it exists. Cost: the depth below the partition's root.
     ///
     /// # Errors
     /// As [`Forest::root`].
-    fn get(&mut self, home: &Home<'_>, path: Path<'_>) -> Result<Option<&NodeArc>, StoreError> {
-        Ok(self.find(home, path)?.node())
+    fn get(
+        &mut self,
+        partition: &Partition<'_>,
+        path: Path<'_>,
+    ) -> Result<Option<&NodeArc>, StoreError> {
+        Ok(self.find(partition, path)?.node())
     }
 
     /// Returns the node at `path` for changing. Copy-on-write: nodes on the way that are shared are copied.
     ///
     /// # Errors
     /// As [`Forest::claim`].
-    fn get_mut(&mut self, home: &Home<'_>, path: Path<'_>)
-    -> Result<Option<&mut Node>, StoreError>;
+    fn get_mut(
+        &mut self,
+        partition: &Partition<'_>,
+        path: Path<'_>,
+    ) -> Result<Option<&mut Node>, StoreError>;
 }
 
 /// The shards to lock, in lock order, and how. `exclusive` is a flag because operations compute it
@@ -197,8 +208,8 @@ impl<'s> Locked<'s> {
     }
 
     /// Returns the root of a partition if it exists and its shard is locked.
-    pub fn root_of(&self, home: &Home<'_>) -> Option<&NodeArc> {
-        self.shard(home.shard)?.tree.root(home)
+    pub fn root_of(&self, partition: &Partition<'_>) -> Option<&NodeArc> {
+        self.shard(partition.shard)?.tree.root(partition)
     }
 
     /// Returns a shard for changing if it is locked exclusively.
@@ -211,8 +222,8 @@ impl<'s> Locked<'s> {
 }
 
 impl Locked<'_> {
-    fn tree_mut(&mut self, home: &Home<'_>) -> Result<&mut Tree, StoreError> {
-        let shard = home.shard;
+    fn tree_mut(&mut self, partition: &Partition<'_>) -> Result<&mut Tree, StoreError> {
+        let shard = partition.shard;
         self.shard_mut(shard).map(|shard| &mut shard.tree).ok_or(StoreError::NeedsLock(shard, true))
     }
 }
@@ -222,53 +233,55 @@ impl Forest for Locked<'_> {
         self.layout
     }
 
-    fn root(&mut self, home: &Home<'_>) -> Result<Option<&NodeArc>, StoreError> {
-        let shard = self.shard(home.shard).ok_or(StoreError::NeedsLock(home.shard, false))?;
-        Ok(shard.tree.root(home))
+    fn root(&mut self, partition: &Partition<'_>) -> Result<Option<&NodeArc>, StoreError> {
+        let shard =
+            self.shard(partition.shard).ok_or(StoreError::NeedsLock(partition.shard, false))?;
+        Ok(shard.tree.root(partition))
     }
 
-    fn claim(&mut self, home: &Home<'_>) -> Result<(), StoreError> {
-        self.tree_mut(home).map(drop)
+    fn claim(&mut self, partition: &Partition<'_>) -> Result<(), StoreError> {
+        self.tree_mut(partition).map(drop)
     }
 
     fn get_mut(
         &mut self,
-        home: &Home<'_>,
+        partition: &Partition<'_>,
         path: Path<'_>,
     ) -> Result<Option<&mut Node>, StoreError> {
-        let shard = self.shard_mut(home.shard).ok_or(StoreError::NeedsLock(home.shard, true))?;
-        let Some(root) = shard.tree.root_mut(home) else { return Ok(None) };
+        let shard =
+            self.shard_mut(partition.shard).ok_or(StoreError::NeedsLock(partition.shard, true))?;
+        let Some(root) = shard.tree.root_mut(partition) else { return Ok(None) };
         let mut copied_bytes = 0;
-        let node = tree::get_mut_counted(root, home, path, &mut copied_bytes);
+        let node = tree::get_mut_counted(root, partition, path, &mut copied_bytes);
         shard.pins.replaced(copied_bytes as u64);
         Ok(node)
     }
 
     fn set_root(
         &mut self,
-        home: &Home<'_>,
+        partition: &Partition<'_>,
         root: Option<NodeArc>,
     ) -> Result<Option<NodeArc>, StoreError> {
-        Ok(self.tree_mut(home)?.set_root(home.root, root))
+        Ok(self.tree_mut(partition)?.set_root(partition.root, root))
     }
 
     fn note_owned(
         &mut self,
-        home: &Home<'_>,
+        partition: &Partition<'_>,
         owner: Domid,
         path: Path<'_>,
     ) -> Result<(), StoreError> {
-        self.tree_mut(home)?.note_owned(owner, path);
+        self.tree_mut(partition)?.note_owned(owner, path);
         Ok(())
     }
 
     fn forget_owned(
         &mut self,
-        home: &Home<'_>,
+        partition: &Partition<'_>,
         owner: Domid,
         path: Path<'_>,
     ) -> Result<(), StoreError> {
-        self.tree_mut(home)?.forget_owned(owner, path);
+        self.tree_mut(partition)?.forget_owned(owner, path);
         Ok(())
     }
 }

@@ -13,7 +13,7 @@ use super::write::mkdir;
 use super::{DomainSnapshot, Executed, Generations, Store};
 use crate::sync::Arc;
 use crate::words::{
-    Births, Domid, Entry, Errno, Home, Path, PathBuf, PermSet, Perms, domain_of_home,
+    Births, Domid, Entry, Errno, Partition, Path, PathBuf, PermSet, Perms, domain_of_partition,
 };
 
 /// A node to insert.
@@ -58,7 +58,7 @@ impl From<StoreError> for ImportError {
 }
 
 /// A partition to insert, with the nodes of which it was built and the boundaries of their owners.
-struct ImportedHome<'n> {
+struct ImportedPartition<'n> {
     root: NodeArc,
     /// Each with the owner of its parent in the partition.
     nodes: Vec<(&'n ImportedNode<'n>, Option<Domid>)>,
@@ -86,31 +86,31 @@ impl Store {
         generations: &mut Generations,
     ) -> Result<(Executed, DomainSnapshot), ImportError> {
         let generation = generations.next(self);
-        let mut homes = self.build_homes(nodes, generation)?;
+        let mut partitions = self.build_partitions(nodes, generation)?;
         let mut effects = Effects::default();
         // Read here instead of taken from `by`, which is older: epochs may begin faster than many nodes are built,
         // and the import would fail again and again.
         let epoch = self.epoch();
-        let mut locked = Locked::take(self, &self.locks_above(homes.keys(), true));
+        let mut locked = Locked::take(self, &self.locks_above(partitions.keys(), true));
         if epoch != self.epoch() {
             return Err(ImportError::StaleEpoch);
         }
-        self.merge(&locked, nodes, &mut homes, generation)?;
+        self.merge(&locked, nodes, &mut partitions, generation)?;
         let ledger = Ledger::Accounts;
         let registry = &self.registry;
         let mut cx = Context { registry, caller: by, generation, ledger, path: None };
-        let roots: Vec<PathBuf> = homes.keys().cloned().collect();
-        for (path, subtree) in homes {
-            let home = self.layout.home(path.as_path());
-            subtree.place(&mut cx, &mut locked, &home, &mut effects)?;
+        let roots: Vec<PathBuf> = partitions.keys().cloned().collect();
+        for (path, subtree) in partitions {
+            let partition = self.layout.partition(path.as_path());
+            subtree.place(&mut cx, &mut locked, &partition, &mut effects)?;
         }
         let seen = |root: PathBuf| {
-            let home = self.layout.home(root.as_path());
-            let node = NodeArc::clone(locked.root_of(&home)?);
+            let partition = self.layout.partition(root.as_path());
+            let node = NodeArc::clone(locked.root_of(&partition)?);
             Some((root, node))
         };
-        let homes = roots.into_iter().filter_map(seen).collect();
-        let seen = DomainSnapshot { domid, homes, absent: None };
+        let partitions = roots.into_iter().filter_map(seen).collect();
+        let seen = DomainSnapshot { domid, partitions, absent: None };
         Ok((self.conclude(&mut locked, None, &mut effects.changes, by), seen))
     }
 
@@ -119,9 +119,9 @@ impl Store {
     /// # Errors
     /// The error that it would return.
     pub fn check_import(&self, nodes: &[ImportedNode<'_>]) -> Result<(), ImportError> {
-        let mut homes = self.build_homes(nodes, 0)?;
-        let locked = Locked::take(self, &self.locks_above(homes.keys(), false));
-        self.merge(&locked, nodes, &mut homes, 0)
+        let mut partitions = self.build_partitions(nodes, 0)?;
+        let locked = Locked::take(self, &self.locks_above(partitions.keys(), false));
+        self.merge(&locked, nodes, &mut partitions, 0)
     }
 
     /// Returns the locks of partitions and of everything above them.
@@ -133,7 +133,7 @@ impl Store {
         let mut set = LockSet::default();
         for root in roots {
             for path in std::iter::successors(Some(root.as_path()), |path| path.parent()) {
-                set.add(self.layout.home(path).shard, exclusive);
+                set.add(self.layout.partition(path).shard, exclusive);
             }
         }
         set
@@ -145,7 +145,7 @@ impl Store {
         &self,
         locked: &Locked<'_>,
         nodes: &[ImportedNode<'_>],
-        homes: &mut BTreeMap<PathBuf, ImportedHome<'_>>,
+        partitions: &mut BTreeMap<PathBuf, ImportedPartition<'_>>,
         generation: u64,
     ) -> Result<(), ImportError> {
         let births = self.registry.births();
@@ -155,45 +155,47 @@ impl Store {
             }
         }
         let mut present = Vec::new();
-        for (path, subtree) in homes.iter_mut() {
-            let home = self.layout.home(path.as_path());
-            let Some(there) = locked.root_of(&home) else { continue };
-            if domain_of_home(path.as_path()).is_none() && is_same(there, &subtree.root, births) {
+        for (path, subtree) in partitions.iter_mut() {
+            let partition = self.layout.partition(path.as_path());
+            let Some(there) = locked.root_of(&partition) else { continue };
+            if domain_of_partition(path.as_path()).is_none()
+                && is_same(there, &subtree.root, births)
+            {
                 present.push(path.clone());
             } else {
-                keep_scaffolding(&home, there, &mut subtree.root, generation)?;
+                keep_scaffolding(&partition, there, &mut subtree.root, generation)?;
             }
         }
-        present.iter().for_each(|path| drop(homes.remove(path)));
+        present.iter().for_each(|path| drop(partitions.remove(path)));
         Ok(())
     }
 
     /// Builds the partitions of `nodes`. Cost: a descent from the partition's root for each node.
-    fn build_homes<'n>(
+    fn build_partitions<'n>(
         &self,
         nodes: &'n [ImportedNode<'_>],
         generation: u64,
-    ) -> Result<BTreeMap<PathBuf, ImportedHome<'n>>, ImportError> {
-        let mut homes: BTreeMap<PathBuf, ImportedHome<'n>> = BTreeMap::new();
+    ) -> Result<BTreeMap<PathBuf, ImportedPartition<'n>>, ImportError> {
+        let mut partitions: BTreeMap<PathBuf, ImportedPartition<'n>> = BTreeMap::new();
         for imported in nodes {
             let ImportedNode { path, perms, value } = imported;
             let occupied = || ImportError::Occupied((*path).clone());
             let loose = || ImportError::Loose((*path).clone());
             let here = path.as_path();
-            let home = self.layout.home(here);
+            let partition = self.layout.partition(here);
             let node = NodeArc::new(Node::new(Arc::clone(perms), generation, value));
             let boundary = (perms.owner(), here);
-            if home.root == here {
+            if partition.root == here {
                 let (nodes, boundaries) = (vec![(imported, None)], vec![boundary]);
-                let subtree = ImportedHome { root: node, nodes, boundaries };
-                if homes.insert((*path).clone(), subtree).is_some() {
+                let subtree = ImportedPartition { root: node, nodes, boundaries };
+                if partitions.insert((*path).clone(), subtree).is_some() {
                     return Err(occupied());
                 }
                 continue;
             }
-            let subtree = homes.get_mut(home.root.bytes()).ok_or_else(loose)?;
+            let subtree = partitions.get_mut(partition.root.bytes()).ok_or_else(loose)?;
             let parent = here.parent().unwrap_or(Path::ROOT);
-            let above = get_mut(&mut subtree.root, &home, parent).ok_or_else(loose)?;
+            let above = get_mut(&mut subtree.root, &partition, parent).ok_or_else(loose)?;
             let owner_above = above.perms.owner();
             if owner_above != perms.owner() {
                 subtree.boundaries.push(boundary);
@@ -203,38 +205,38 @@ impl Store {
             }
             subtree.nodes.push((imported, Some(owner_above)));
         }
-        Ok(homes)
+        Ok(partitions)
     }
 }
 
-impl ImportedHome<'_> {
+impl ImportedPartition<'_> {
     /// Inserts the partition. This cannot fail: all locks are held, and the control domain has every right.
     fn place(
         self,
         cx: &mut Context<'_>,
         locked: &mut Locked<'_>,
-        home: &Home<'_>,
+        partition: &Partition<'_>,
         effects: &mut Effects,
     ) -> Result<(), StoreError> {
-        let parent = home.root.parent().unwrap_or(Path::ROOT);
+        let parent = partition.root.parent().unwrap_or(Path::ROOT);
         mkdir(cx, locked, parent, effects)?;
-        let replaced = locked.set_root(home, Some(self.root))?;
+        let replaced = locked.set_root(partition, Some(self.root))?;
         if replaced.is_none() {
-            let above = locked.layout().home(parent);
-            locked.name_home(&above, parent, home.root.name(), cx.generation)?;
+            let above = locked.layout().partition(parent);
+            locked.name_partition(&above, parent, partition.root.name(), cx.generation)?;
         }
         for (owner, path) in self.boundaries {
-            locked.note_owned(home, owner, path)?;
+            locked.note_owned(partition, owner, path)?;
         }
         for (ImportedNode { path, perms, value }, above) in self.nodes {
             let here = path.as_path();
-            if let Some(before) = find(replaced.as_ref(), home, here).node() {
+            if let Some(before) = find(replaced.as_ref(), partition, here).node() {
                 cx.credit(&before.perms, 1, before.charge_bytes(here.name()));
             }
             let bytes = charge_bytes(perms, here.name(), value.len())
                 + index_bytes(perms, here.bytes().len(), above);
             cx.recharge(perms, 1, bytes);
-            effects.changed((*path).clone(), home.shard, None, Arc::clone(perms));
+            effects.changed((*path).clone(), partition.shard, None, Arc::clone(perms));
         }
         Ok(())
     }
@@ -273,21 +275,21 @@ fn is_same(one: &NodeArc, other: &NodeArc, births: &Births) -> bool {
 /// Adds the scaffolding of the existing `there` to `root`, which replaces it. Without recursion, as guests choose the
 /// depth.
 fn keep_scaffolding(
-    home: &Home<'_>,
+    partition: &Partition<'_>,
     there: &NodeArc,
     root: &mut NodeArc,
     generation: u64,
 ) -> Result<(), ImportError> {
-    let mut todo = vec![(home.root.to_buf(), NodeArc::clone(there))];
+    let mut todo = vec![(partition.root.to_buf(), NodeArc::clone(there))];
     while let Some((path, node)) = todo.pop() {
         let here = path.as_path();
-        let is_end = here != home.root && node.children().is_empty();
+        let is_end = here != partition.root && node.children().is_empty();
         if is_end || !node.value().is_empty() || node.perms.owner() != Domid::CONTROL {
             return Err(ImportError::Occupied(path));
         }
-        if find(Some(root), home, here).node().is_none() {
+        if find(Some(root), partition, here).node().is_none() {
             // The parent exists: it was visited before.
-            let parent = here.parent().and_then(|parent| get_mut(root, home, parent));
+            let parent = here.parent().and_then(|parent| get_mut(root, partition, parent));
             let kept = Node::new(Arc::clone(&node.perms), generation, b"");
             let kept = Some(NodeArc::new(kept));
             if let Some(parent) = parent {
@@ -298,7 +300,7 @@ fn keep_scaffolding(
             match child {
                 Some(child) => todo.push((here.child(name.bytes()), NodeArc::clone(child))),
                 None => {
-                    if let Some(node) = get_mut(root, home, here) {
+                    if let Some(node) = get_mut(root, partition, here) {
                         node.insert_child(generation, name.bytes(), None);
                     }
                 }

@@ -12,7 +12,7 @@
 //!            settle (after the locks): accounts, index of owners, memory
 //! ```
 //!
-//! Operations are independent of locks and transactions: they get their partitions ([`crate::words::Home`]) from a
+//! Operations are independent of locks and transactions: they get their partitions ([`crate::words::Partition`]) from a
 //! `Forest`. The store does not know the wire protocol and holds no lock across I/O.
 //!
 //! # Invariants
@@ -69,7 +69,7 @@ pub use error::StoreError;
 pub use import_subtrees::{ImportError, ImportedNode};
 pub use node::{Node, NodeArc};
 pub use op::{Op, Verb};
-pub use pins::{PINNED_HOMES_MAX, REPLACED_BYTES_MAX};
+pub use pins::{PINNED_PARTITIONS_MAX, REPLACED_BYTES_MAX};
 pub use settle::{Done, INLINE_NODES_MAX, Settlement, reaper, run_reaper};
 pub use sizes::Sizes;
 pub use transaction::{Conflict, Invocation, Transaction};
@@ -79,14 +79,14 @@ pub use unmatched::{Matcher, Unmatched, matcher, run_matcher};
 use crate::domain::{Registry, Ticket};
 use crate::sync::{Arc, AtomicU64, Ordering, RwLock};
 use crate::watch::{Entry, Outlet, Trie, Upper, Watcher};
-use crate::words::{Errno, Layout, Path, ShardId, has_homes_below};
+use crate::words::{Errno, Layout, Path, ShardId, has_partitions_below};
 use context::{Change, Changes, Context, Effects, Ledger};
 use forest::{Forest, LockSet, Locked};
 use pins::Pins;
 use publish::{LOOKS_MAX, Published};
 use recent::Recent;
 use settle::Reaper;
-use touched::TouchedHomes;
+use touched::TouchedPartitions;
 use unmatched::Commit;
 
 /// Part of the store behind one lock: partitions, their index, and the watches on paths in them.
@@ -134,7 +134,7 @@ pub struct Executed {
     pub removed: Vec<Removed>,
     /// The partitions that a transaction replaced. Freeing them can take long, so the caller drops them once no lock
     /// is held.
-    pub replaced: Option<TouchedHomes>,
+    pub replaced: Option<TouchedPartitions>,
 }
 
 /// Number of generations that a thread takes from the shared counter at a time, so that the counter's cache line is
@@ -220,10 +220,10 @@ impl Store {
         self.read_shard(shard).tree.clone()
     }
 
-    /// Returns whether more partitions of some shard are pinned than [`PINNED_HOMES_MAX`]. Then threads drop their
+    /// Returns whether more partitions of some shard are pinned than [`PINNED_PARTITIONS_MAX`]. Then threads drop their
     /// transactions' snapshots early, the oldest first. Cost: a load for each shard.
     pub fn pins_too_much(&self) -> bool {
-        self.pins.iter().any(|pins| pins.count() > PINNED_HOMES_MAX)
+        self.pins.iter().any(|pins| pins.count() > PINNED_PARTITIONS_MAX)
     }
 
     /// Returns how many bytes were replaced up to now that snapshots may keep, rounded down by up to 64 KiB for each
@@ -272,7 +272,7 @@ impl Store {
     ) -> Result<Executed, StoreError> {
         let writes = op.verb.writes();
         let generation = if writes { generations.next(self) } else { 0 };
-        let set = LockSet::one(self.layout.home(op.path).shard, writes);
+        let set = LockSet::one(self.layout.partition(op.path).shard, writes);
         let start = reply.len();
         self.with_locks(set, |locked| {
             reply.truncate(start);
@@ -294,7 +294,7 @@ impl Store {
     fn conclude(
         &self,
         locked: &mut Locked<'_>,
-        replaced: Option<TouchedHomes>,
+        replaced: Option<TouchedPartitions>,
         changes: &mut Changes,
         caller: &Caller,
     ) -> Executed {
@@ -336,7 +336,7 @@ impl Store {
         if is_upper(path) {
             self.upper.insert(path, entry);
         } else {
-            let shard = self.layout.home(path).shard;
+            let shard = self.layout.partition(path).shard;
             self.write_shard(shard).watches.insert(path, entry);
         }
     }
@@ -347,7 +347,7 @@ impl Store {
         if is_upper(path) {
             self.upper.remove(path, watcher)
         } else {
-            let shard = self.layout.home(path).shard;
+            let shard = self.layout.partition(path).shard;
             self.write_shard(shard).watches.remove(path, watcher)
         }
     }
@@ -355,7 +355,7 @@ impl Store {
 
 /// Whether watches on `path` are in the global watch trie: changes in any shard may match them.
 fn is_upper(path: Path<'_>) -> bool {
-    path.is_special() || has_homes_below(path)
+    path.is_special() || has_partitions_below(path)
 }
 
 /// Runs one request on the partitions of `forest`.

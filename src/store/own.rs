@@ -4,8 +4,8 @@ use super::Store;
 use super::error::StoreError;
 use super::forest::{Forest, Locked};
 use super::node::{Node, NodeArc};
-use super::touched::{Change, Named, Touched, TouchedHomes};
-use crate::words::{Domid, Home, Layout, Path, Perms};
+use super::touched::{Change, Named, Touched, TouchedPartitions};
+use crate::words::{Domid, Layout, Partition, Path, Perms};
 
 /// A transaction's partitions. Each is a snapshot taken from the store at its first access.
 pub struct Own<'a, 's> {
@@ -16,25 +16,25 @@ pub struct Own<'a, 's> {
     /// compares all of them under one set of locks.
     pub locked: Option<&'a Locked<'s>>,
     /// The partitions taken so far.
-    pub homes: &'a mut TouchedHomes,
+    pub partitions: &'a mut TouchedPartitions,
 }
 
 impl Own<'_, '_> {
-    fn touch(&mut self, home: &Home<'_>) -> Option<&mut Touched> {
+    fn touch(&mut self, partition: &Partition<'_>) -> Option<&mut Touched> {
         let (store, locked) = (self.store, self.locked);
-        self.homes.touch(home, || {
+        self.partitions.touch(partition, || {
             let root = match locked {
-                Some(locked) => locked.root_of(home).cloned(),
-                None => store.read_shard(home.shard).tree.root(home).cloned(),
+                Some(locked) => locked.root_of(partition).cloned(),
+                None => store.read_shard(partition.shard).tree.root(partition).cloned(),
             };
-            Touched::new(home.shard, root, store.pins[usize::from(home.shard.0)].pin())
+            Touched::new(partition.shard, root, store.pins[usize::from(partition.shard.0)].pin())
         })
     }
 
-    fn index(&mut self, home: &Home<'_>, change: Change, owner: Domid, path: Path<'_>) {
+    fn index(&mut self, partition: &Partition<'_>, change: Change, owner: Domid, path: Path<'_>) {
         if owner != Domid::CONTROL {
-            self.touch(home);
-            self.homes.index(home, change, owner, path);
+            self.touch(partition);
+            self.partitions.index(partition, change, owner, path);
         }
     }
 }
@@ -44,65 +44,71 @@ impl Forest for Own<'_, '_> {
         self.store.layout
     }
 
-    fn root(&mut self, home: &Home<'_>) -> Result<Option<&NodeArc>, StoreError> {
-        Ok(self.touch(home).and_then(|touched| touched.read(home).as_ref()))
+    fn root(&mut self, partition: &Partition<'_>) -> Result<Option<&NodeArc>, StoreError> {
+        Ok(self.touch(partition).and_then(|touched| touched.read(partition).as_ref()))
     }
 
-    fn claim(&mut self, _home: &Home<'_>) -> Result<(), StoreError> {
+    fn claim(&mut self, _home: &Partition<'_>) -> Result<(), StoreError> {
         Ok(())
     }
 
     fn get_mut(
         &mut self,
-        home: &Home<'_>,
+        partition: &Partition<'_>,
         path: Path<'_>,
     ) -> Result<Option<&mut Node>, StoreError> {
-        self.touch(home);
-        Ok(self.homes.node_mut(home, path))
+        self.touch(partition);
+        Ok(self.partitions.node_mut(partition, path))
     }
 
     fn set_root(
         &mut self,
-        home: &Home<'_>,
+        partition: &Partition<'_>,
         root: Option<NodeArc>,
     ) -> Result<Option<NodeArc>, StoreError> {
-        Ok(self.touch(home).and_then(|touched| std::mem::replace(touched.write(home), root)))
+        Ok(self
+            .touch(partition)
+            .and_then(|touched| std::mem::replace(touched.write(partition), root)))
     }
 
     fn note_owned(
         &mut self,
-        home: &Home<'_>,
+        partition: &Partition<'_>,
         owner: Domid,
         path: Path<'_>,
     ) -> Result<(), StoreError> {
-        self.index(home, Change::Noted, owner, path);
+        self.index(partition, Change::Noted, owner, path);
         Ok(())
     }
 
     fn forget_owned(
         &mut self,
-        home: &Home<'_>,
+        partition: &Partition<'_>,
         owner: Domid,
         path: Path<'_>,
     ) -> Result<(), StoreError> {
-        self.index(home, Change::Forgotten, owner, path);
+        self.index(partition, Change::Forgotten, owner, path);
         Ok(())
     }
 
-    fn perms(&mut self, home: &Home<'_>, path: Path<'_>) -> Result<Option<Perms>, StoreError> {
-        Ok(self.touch(home).and_then(|touched| touched.perms(home, path)))
+    fn perms(
+        &mut self,
+        partition: &Partition<'_>,
+        path: Path<'_>,
+    ) -> Result<Option<Perms>, StoreError> {
+        Ok(self.touch(partition).and_then(|touched| touched.perms(partition, path)))
     }
 
-    fn name_home(
+    fn name_partition(
         &mut self,
-        home: &Home<'_>,
+        partition: &Partition<'_>,
         path: Path<'_>,
         name: &[u8],
         generation: u64,
     ) -> Result<(), StoreError> {
-        if let Some(touched) = self.touch(home) {
+        if let Some(touched) = self.touch(partition) {
             let (parent, name) = (path.to_buf(), name.into());
-            touched.name(home, Named { parent, name, generation });
+            touched.name(partition, Named { parent, name, generation });
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use crate::sync::{Arc, AtomicU32, AtomicU64, Ordering};
 /// The number of partitions of one shard that may be pinned; above it, threads drop their transactions' snapshots
 /// early, the oldest first. A guest's transactions are charged in its quota `memory`, which by default admits some
 /// 6,000 partitions, so a single guest cannot make others lose their snapshots.
-pub const PINNED_HOMES_MAX: u32 = 16_384;
+pub const PINNED_PARTITIONS_MAX: u32 = 16_384;
 /// A snapshot is dropped once this many bytes were replaced since it was taken, over all shards. The nodes that
 /// snapshots keep in addition to the current tree were all replaced since the oldest one, so together they keep no more
 /// than this. Ordinary transactions end long before.
@@ -18,7 +18,7 @@ const REPLACED_BYTES_STEP: u64 = 64 << 10;
 
 /// The counters of one shard.
 pub struct Pins {
-    homes: AtomicU32,
+    partitions: AtomicU32,
     /// Bytes replaced or removed while snapshots kept them. It only grows: dropping a snapshot subtracts nothing, as
     /// the same bytes may be kept by others.
     replaced: AtomicU64,
@@ -29,19 +29,19 @@ pub struct Pins {
 impl Pins {
     /// Creates a shard's counters; `all_replaced` is common to all shards.
     pub fn new(all_replaced: Arc<AtomicU64>) -> Arc<Pins> {
-        let (homes, replaced) = Default::default();
-        Arc::new(Pins { homes, replaced, all_replaced })
+        let (partitions, replaced) = Default::default();
+        Arc::new(Pins { partitions, replaced, all_replaced })
     }
 
     /// Counts a pinned partition until the returned guard is dropped. Cost: constant.
     pub fn pin(self: &Arc<Pins>) -> Pin {
-        self.homes.fetch_add(1, Ordering::Relaxed);
+        self.partitions.fetch_add(1, Ordering::Relaxed);
         Pin(Arc::clone(self))
     }
 
     /// Returns how many partitions are pinned; one that two transactions pin counts twice.
     pub fn count(&self) -> u32 {
-        self.homes.load(Ordering::Relaxed)
+        self.partitions.load(Ordering::Relaxed)
     }
 
     /// Counts bytes that the tree no longer holds but snapshots may. Cost: constant.
@@ -62,6 +62,6 @@ pub struct Pin(Arc<Pins>);
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        self.0.homes.fetch_sub(1, Ordering::Relaxed);
+        self.0.partitions.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -24,10 +24,10 @@ pub fn plant(store: &Store) {
         (RELEASE_DOMAIN, node(&readable)),
     ] {
         let Ok(path) = Path::parse(path) else { continue };
-        let home = store.layout.home(path);
-        let mut shard = store.write_shard(home.shard);
+        let partition = store.layout.partition(path);
+        let mut shard = store.write_shard(partition.shard);
         charge(store, path, &node);
-        shard.tree.set_root(home.root, Some(NodeArc::new(node)));
+        shard.tree.set_root(partition.root, Some(NodeArc::new(node)));
     }
 }
 

@@ -7,7 +7,7 @@ use super::commit_view::{Budget, CommitView, NAMED_BYTES_MAX, Source, order};
 use super::context::{Caller, Change};
 use super::forest::{LockSet, Locked};
 use super::recipients::Recipients;
-use super::touched::TouchedHomes;
+use super::touched::TouchedPartitions;
 use crate::domain::Ticket;
 use crate::sync::Arc;
 use crate::watch::{Batch, Event};
@@ -46,7 +46,7 @@ impl Store {
     pub(super) fn publish(
         &self,
         locked: &Locked<'_>,
-        replaced: Option<&TouchedHomes>,
+        replaced: Option<&TouchedPartitions>,
         changes: &[Change],
         caller: &Caller,
     ) -> Published {
@@ -98,8 +98,8 @@ impl Store {
         let Ok(special) = Path::parse(name) else { return };
         let spine = self.layout.spine();
         let locked = Locked::take(self, &LockSet::one(spine, false));
-        let home = self.layout.home(special);
-        let Some(node) = locked.shard(spine).and_then(|shard| shard.tree.get(&home, special))
+        let partition = self.layout.partition(special);
+        let Some(node) = locked.shard(spine).and_then(|shard| shard.tree.get(&partition, special))
         else {
             return;
         };

@@ -21,8 +21,8 @@ pub fn with_node<F: Forest, R>(
     wanted: Access,
     look: impl FnOnce(&Node) -> R,
 ) -> Result<R, StoreError> {
-    let home = forest.layout().home(path);
-    let errno = match forest.get(&home, path)? {
+    let partition = forest.layout().partition(path);
+    let errno = match forest.get(&partition, path)? {
         Some(node) if cx.access(&node.perms).allows(wanted) => return Ok(look(node)),
         Some(_) => Errno::EACCES,
         None => Errno::ENOENT,
@@ -53,14 +53,14 @@ pub fn refusal<F: Forest>(
 pub fn nearest<F: Forest>(forest: &mut F, path: Path<'_>) -> Result<(Perms, usize), StoreError> {
     let mut at = path;
     loop {
-        let home = forest.layout().home(at);
-        if let Some(perms) = forest.perms(&home, at)? {
+        let partition = forest.layout().partition(at);
+        if let Some(perms) = forest.perms(&partition, at)? {
             return Ok((perms, at.bytes().len()));
         }
-        match forest.find(&home, at)? {
+        match forest.find(&partition, at)? {
             Found::Node(node) => return Ok((Arc::clone(&node.perms), at.bytes().len())),
             Found::Missing(Some((node, len))) => return Ok((Arc::clone(&node.perms), len)),
-            Found::Missing(None) => at = home.root.parent().ok_or(Errno::EIO)?,
+            Found::Missing(None) => at = partition.root.parent().ok_or(Errno::EIO)?,
         }
     }
 }

@@ -6,7 +6,7 @@ use super::forest::Forest;
 use super::node::NodeArc;
 use super::read::refusal;
 use crate::sync::Arc;
-use crate::words::{Access, Errno, Path, PathBuf, has_homes_below};
+use crate::words::{Access, Errno, Path, PathBuf, has_partitions_below};
 
 /// RM. It also removes what is below the node in other partitions. [`super::settle`] accounts for the removed nodes
 /// and frees them after the locks are released. Cost here: the depth, and the partitions below.
@@ -23,15 +23,15 @@ pub fn rm<F: Forest>(
         return Err(Errno::EINVAL.into());
     }
     let parent = path.parent().ok_or(Errno::EINVAL)?;
-    let home = forest.layout().home(path);
-    forest.claim(&home)?;
-    match forest.get(&home, path)? {
+    let partition = forest.layout().partition(path);
+    forest.claim(&partition)?;
+    match forest.get(&partition, path)? {
         Some(node) if cx.access(&node.perms).allows(Access::WRITE) => {}
         Some(_) => return Err(refusal(cx, forest, path, Errno::EACCES, Access::WRITE)?.into()),
         None => {
             let errno = refusal(cx, forest, path, Errno::ENOENT, Access::WRITE)?;
-            let home = forest.layout().home(parent);
-            let has_parent = forest.perms(&home, parent)?.is_some();
+            let partition = forest.layout().partition(parent);
+            let has_parent = forest.perms(&partition, parent)?.is_some();
             return if errno == Errno::ENOENT && has_parent { Ok(()) } else { Err(errno.into()) };
         }
     }
@@ -49,34 +49,34 @@ pub fn cut<F: Forest>(
     path: Path<'_>,
 ) -> Result<Option<Change>, StoreError> {
     let layout = forest.layout();
-    let (home, parent) = (layout.home(path), path.parent().ok_or(Errno::EINVAL)?);
-    let parent_home = layout.home(parent);
-    let homes = homes_below(forest, path)?;
+    let (partition, parent) = (layout.partition(path), path.parent().ok_or(Errno::EINVAL)?);
+    let parent_partition = layout.partition(parent);
+    let partitions = partitions_below(forest, path)?;
     // All claims precede the first change, so a restart for a lock has nothing to undo.
-    forest.claim(&home)?;
-    for home in &homes {
-        forest.claim(&layout.home(home.as_path()))?;
+    forest.claim(&partition)?;
+    for partition in &partitions {
+        forest.claim(&layout.partition(partition.as_path()))?;
     }
     if cx.credits_at_once() {
-        let mut roots: Vec<_> = forest.get(&home, path)?.cloned().into_iter().collect();
-        for home in &homes {
-            roots.extend(forest.root(&layout.home(home.as_path()))?.cloned());
+        let mut roots: Vec<_> = forest.get(&partition, path)?.cloned().into_iter().collect();
+        for partition in &partitions {
+            roots.extend(forest.root(&layout.partition(partition.as_path()))?.cloned());
         }
         cx.count_removed(&roots)?;
     }
 
-    let Some(parent) = forest.get_mut(&parent_home, parent)? else { return Ok(None) };
+    let Some(parent) = forest.get_mut(&parent_partition, parent)? else { return Ok(None) };
     let parent_perms = Arc::clone(&parent.perms);
     let child = parent.remove_child(cx.generation, path.name()).flatten();
-    let is_root = home.root == path;
-    let root = if is_root { forest.set_root(&home, None)? } else { child };
+    let is_root = partition.root == path;
+    let root = if is_root { forest.set_root(&partition, None)? } else { child };
     let Some(root) = root else { return Ok(None) };
     let after = Arc::clone(&root.perms);
-    let (shard, path) = (home.shard, path.to_buf());
+    let (shard, path) = (partition.shard, path.to_buf());
     let above = (!is_root).then(|| parent_perms.owner());
     let mut removed = vec![Removed { path: path.clone(), root, above, credited: false }];
-    for path in homes {
-        if let Some(root) = forest.set_root(&layout.home(path.as_path()), None)? {
+    for path in partitions {
+        if let Some(root) = forest.set_root(&layout.partition(path.as_path()), None)? {
             removed.push(Removed { path, root, above: None, credited: false });
         }
     }
@@ -85,24 +85,24 @@ pub fn cut<F: Forest>(
 
 /// Returns the partitions strictly below `path`. Only directories that can hold partitions are visited, so the cost
 /// is the number of their children.
-fn homes_below<F: Forest>(forest: &mut F, path: Path<'_>) -> Result<Vec<PathBuf>, StoreError> {
-    let mut homes = Vec::new();
+fn partitions_below<F: Forest>(forest: &mut F, path: Path<'_>) -> Result<Vec<PathBuf>, StoreError> {
+    let mut partitions = Vec::new();
     let mut todo = vec![path.to_buf()];
     while let Some(path) = todo.pop() {
         let path = path.as_path();
-        if !has_homes_below(path) {
+        if !has_partitions_below(path) {
             continue;
         }
-        let home = forest.layout().home(path);
-        let Some(node) = forest.get(&home, path)? else { continue };
+        let partition = forest.layout().partition(path);
+        let Some(node) = forest.get(&partition, path)? else { continue };
         let node = NodeArc::clone(node);
         for (name, child) in node.children().iter() {
             let below = path.child(name.bytes());
             if child.is_none() {
-                homes.push(below.clone());
+                partitions.push(below.clone());
             }
             todo.push(below);
         }
     }
-    Ok(homes)
+    Ok(partitions)
 }

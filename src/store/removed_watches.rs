@@ -125,9 +125,9 @@ impl<'c, 'v> RemovedWatches<'c, 'v> {
     /// Returns the removed node that was at `path`. It is in the tree of its partition, or in the change's own tree
     /// if the change's root is below the partition's.
     fn removed_node(&self, path: Path<'_>) -> Option<&'c Node> {
-        let home = self.view.store.layout.home(path).root;
+        let partition = self.view.store.layout.partition(path).root;
         let trees =
-            self.trees.get(&home).or_else(|| self.trees.get(&self.change.path.as_path()))?;
+            self.trees.get(&partition).or_else(|| self.trees.get(&self.change.path.as_path()))?;
         trees.iter().find_map(|removed| node_in(removed, path))
     }
 }

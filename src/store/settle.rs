@@ -64,7 +64,7 @@ impl Settlement {
             // From here on no account is charged for a node that a snapshot keeps, so it counts as replaced.
             if !NodeArc::is_unique(&node) {
                 kept_bytes += bytes;
-                shard.get_or_insert_with(|| store.layout.home(path.as_path()).shard);
+                shard.get_or_insert_with(|| store.layout.partition(path.as_path()).shard);
             }
             for (name, child) in node.children().iter() {
                 if let Some(child) = child {
@@ -132,12 +132,12 @@ impl Store {
     /// Removes the boundary of `owner` at `path` from the index unless it is valid, as the path may have been created
     /// again.
     fn forget_stale(&self, owner: Domid, path: Path<'_>) {
-        let home = self.layout.home(path);
-        let mut locked = Locked::take(self, &LockSet::one(home.shard, true));
-        let Some(shard) = locked.shard_mut(home.shard) else { return };
-        let node = shard.tree.get(&home, path);
+        let partition = self.layout.partition(path);
+        let mut locked = Locked::take(self, &LockSet::one(partition.shard, true));
+        let Some(shard) = locked.shard_mut(partition.shard) else { return };
+        let node = shard.tree.get(&partition, path);
         let owned = node.is_some_and(|node| node.perms.owner() == owner);
-        if !(owned && owner_above(shard.tree.root(&home), &home, path) != Some(owner)) {
+        if !(owned && owner_above(shard.tree.root(&partition), &partition, path) != Some(owner)) {
             shard.tree.forget_owned(owner, path);
         }
     }

@@ -6,7 +6,7 @@ use crate::words::ShardId;
 /// The sizes of one shard.
 pub struct Sizes {
     /// Partitions.
-    pub homes: usize,
+    pub partitions: usize,
     /// Nodes, with the partitions' roots.
     pub nodes: usize,
     /// Entries in its trie of watches.
@@ -25,8 +25,10 @@ impl Store {
             let tree = self.snapshot(shard);
             let watches = self.read_shard(shard).watches.len();
             let sizes = Sizes {
-                homes: tree.homes().count(),
-                nodes: count_nodes(tree.homes().map(|(_, root)| NodeArc::clone(root)).collect()),
+                partitions: tree.partitions().count(),
+                nodes: count_nodes(
+                    tree.partitions().map(|(_, root)| NodeArc::clone(root)).collect(),
+                ),
                 watches,
                 boundaries: tree.owned().count(),
                 pinned: self.pins[usize::from(shard.0)].count(),

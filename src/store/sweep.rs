@@ -55,10 +55,10 @@ impl Sweep<'_> {
 
     fn one(&self, shard: ShardId, path: Path<'_>, generation: u64) -> Result<Executed, StoreError> {
         let Sweep { store, domain, by } = *self;
-        let (home, registry) = (store.layout.home(path), &store.registry);
+        let (partition, registry) = (store.layout.partition(path), &store.registry);
         store.with_locks(LockSet::one(shard, true), |locked: &mut Locked<'_>| {
             let Some(here) = locked.shard_mut(shard) else { return Ok(Executed::default()) };
-            let Some(node) = here.tree.get(&home, path) else {
+            let Some(node) = here.tree.get(&partition, path) else {
                 here.tree.forget_owned(domain.domid, path);
                 return Ok(Executed::default());
             };

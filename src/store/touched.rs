@@ -9,12 +9,12 @@ use super::node::{Node, NodeArc};
 use super::pins::Pin;
 use super::tree::{find, get_mut_counted};
 use crate::sync::Arc;
-use crate::words::{Domid, Home, Path, PathBuf, Perms, ShardId};
+use crate::words::{Domid, Partition, Path, PathBuf, Perms, ShardId};
 
 /// A transaction's partitions by root path, in the order of first access.
 #[derive(Default)]
-pub struct TouchedHomes {
-    homes: IndexMap<PathBuf, Touched, RandomState>,
+pub struct TouchedPartitions {
+    partitions: IndexMap<PathBuf, Touched, RandomState>,
     /// The index of the partition accessed last: consecutive requests mostly concern the same one, which then takes a
     /// comparison instead of a hash.
     last: usize,
@@ -78,36 +78,36 @@ impl Touched {
     }
 
     /// Returns the root; from here on the transaction may depend on any node below it.
-    pub fn read(&mut self, home: &Home<'_>) -> &Option<NodeArc> {
+    pub fn read(&mut self, partition: &Partition<'_>) -> &Option<NodeArc> {
         if let Usage::Names { named, .. } = &mut self.usage {
             // The transaction sees its own names from here on.
             let named = std::mem::take(named);
             self.usage = if named.is_empty() { Usage::Reads } else { Usage::Writes };
             if let Some(root) = &mut self.root {
-                Named::put(&named, root, home, &mut self.named_bytes);
+                Named::put(&named, root, partition, &mut self.named_bytes);
             }
         }
         &self.root
     }
 
     /// Returns the root for changing.
-    pub fn write(&mut self, home: &Home<'_>) -> &mut Option<NodeArc> {
-        self.read(home);
+    pub fn write(&mut self, partition: &Partition<'_>) -> &mut Option<NodeArc> {
+        self.read(partition);
         self.usage = Usage::Writes;
         &mut self.root
     }
 
     /// Records a change of the index of owners for the commit.
-    fn index(&mut self, home: &Home<'_>, change: Change, owner: Domid, path: PathBuf) {
-        self.write(home);
+    fn index(&mut self, partition: &Partition<'_>, change: Change, owner: Domid, path: PathBuf) {
+        self.write(partition);
         self.index.push((change, owner, path));
     }
 
     /// Returns a node's permissions and records a dependence on only these. That a node is missing cannot be recorded
     /// so; then the transaction depends on the whole partition.
-    pub fn perms(&mut self, home: &Home<'_>, path: Path<'_>) -> Option<Perms> {
-        let Some(node) = find(self.root.as_ref(), home, path).node() else {
-            self.read(home);
+    pub fn perms(&mut self, partition: &Partition<'_>, path: Path<'_>) -> Option<Perms> {
+        let Some(node) = find(self.root.as_ref(), partition, path).node() else {
+            self.read(partition);
             return None;
         };
         let perms = Arc::clone(&node.perms);
@@ -120,7 +120,7 @@ impl Touched {
     }
 
     /// Adds the name of another partition to its parent, which is in this partition.
-    pub fn name(&mut self, home: &Home<'_>, mut named: Named) {
+    pub fn name(&mut self, partition: &Partition<'_>, mut named: Named) {
         if let Usage::Names { named: names, .. } = &mut self.usage {
             // A transaction that creates many partitions does so in few directories, so names share the parent's
             // path.
@@ -132,17 +132,17 @@ impl Touched {
         }
         self.usage = Usage::Writes;
         if let Some(root) = &mut self.root {
-            Named::put(&[named], root, home, &mut self.named_bytes);
+            Named::put(&[named], root, partition, &mut self.named_bytes);
         }
     }
 
     /// Returns whether the partition, whose current root is `root`, would still give the replies that it gave.
-    fn is_current(&self, root: Option<&NodeArc>, home: &Home<'_>) -> bool {
+    fn is_current(&self, root: Option<&NodeArc>, partition: &Partition<'_>) -> bool {
         match (root, &self.base, &self.usage) {
             (Some(root), Some(base), _) if NodeArc::ptr_eq(root, base) => true,
             (None, None, _) => true,
             (_, _, Usage::Names { seen, .. }) => seen.iter().all(|(path, perms)| {
-                let node = find(root, home, path.as_path()).node();
+                let node = find(root, partition, path.as_path()).node();
                 // By pointer: permissions that were set to an equal value only cost a replay.
                 node.is_some_and(|node| Arc::ptr_eq(&node.perms, perms))
             }),
@@ -161,55 +161,67 @@ impl Touched {
 
 impl Named {
     /// Adds these names to the nodes below `root`.
-    fn put(names: &[Named], root: &mut NodeArc, home: &Home<'_>, copied_bytes: &mut usize) {
+    fn put(
+        names: &[Named],
+        root: &mut NodeArc,
+        partition: &Partition<'_>,
+        copied_bytes: &mut usize,
+    ) {
         for Named { parent, name, generation } in names {
-            if let Some(node) = get_mut_counted(root, home, parent.as_path(), copied_bytes) {
+            if let Some(node) = get_mut_counted(root, partition, parent.as_path(), copied_bytes) {
                 node.insert_child(*generation, name, None);
             }
         }
     }
 }
 
-impl TouchedHomes {
+impl TouchedPartitions {
     /// Returns a partition's record; `take` creates it at first access. Cost: constant.
     pub fn touch(
         &mut self,
-        home: &Home<'_>,
+        partition: &Partition<'_>,
         take: impl FnOnce() -> Touched,
     ) -> Option<&mut Touched> {
-        let root = home.root;
-        let is_last = self.homes.get_index(self.last).is_some_and(|(at, _)| at.as_path() == root);
+        let root = partition.root;
+        let is_last =
+            self.partitions.get_index(self.last).is_some_and(|(at, _)| at.as_path() == root);
         if !is_last {
-            self.last = match self.homes.get_index_of(root.bytes()) {
+            self.last = match self.partitions.get_index_of(root.bytes()) {
                 Some(at) => at,
                 None => {
                     self.copied_bytes += root.bytes().len();
-                    self.homes.insert_full(root.to_buf(), take()).0
+                    self.partitions.insert_full(root.to_buf(), take()).0
                 }
             };
         }
-        self.homes.get_index_mut(self.last).map(|(_, touched)| touched)
+        self.partitions.get_index_mut(self.last).map(|(_, touched)| touched)
     }
 
     /// Returns a mutable reference to the node at `path`, which lies in the partition accessed last, and counts the
     /// bytes of the copies that this needs.
-    pub fn node_mut(&mut self, home: &Home<'_>, path: Path<'_>) -> Option<&mut Node> {
-        let (_, touched) = self.homes.get_index_mut(self.last)?;
-        let root = touched.write(home).as_mut()?;
-        get_mut_counted(root, home, path, &mut self.copied_bytes)
+    pub fn node_mut(&mut self, partition: &Partition<'_>, path: Path<'_>) -> Option<&mut Node> {
+        let (_, touched) = self.partitions.get_index_mut(self.last)?;
+        let root = touched.write(partition).as_mut()?;
+        get_mut_counted(root, partition, path, &mut self.copied_bytes)
     }
 
     /// Records a change of the index of owners for the commit, in the partition accessed last.
-    pub fn index(&mut self, home: &Home<'_>, change: Change, owner: Domid, path: Path<'_>) {
-        let Some((root, touched)) = self.homes.get_index_mut(self.last) else { return };
+    pub fn index(
+        &mut self,
+        partition: &Partition<'_>,
+        change: Change,
+        owner: Domid,
+        path: Path<'_>,
+    ) {
+        let Some((root, touched)) = self.partitions.get_index_mut(self.last) else { return };
         let path = if root.as_path() == path { root.clone() } else { path.to_buf() };
-        touched.index(home, change, owner, path);
+        touched.index(partition, change, owner, path);
     }
 
-    /// Returns the node at `path`, which lies in `home`, as the transaction sees it.
-    pub fn node(&self, home: &Home<'_>, path: Path<'_>) -> Option<&NodeArc> {
-        let touched = self.homes.get(home.root.bytes())?;
-        find(touched.root.as_ref(), home, path).node()
+    /// Returns the node at `path`, which lies in `partition`, as the transaction sees it.
+    pub fn node(&self, partition: &Partition<'_>, path: Path<'_>) -> Option<&NodeArc> {
+        let touched = self.partitions.get(partition.root.bytes())?;
+        find(touched.root.as_ref(), partition, path).node()
     }
 
     /// Returns the size of the copied nodes and of the partitions' paths, in bytes.
@@ -218,19 +230,19 @@ impl TouchedHomes {
     }
 
     /// Returns the root of the first partition that has changed since its first access in a way that matters.
-    pub fn changed_home(&self, locked: &Locked<'_>) -> Option<&PathBuf> {
+    pub fn changed_partition(&self, locked: &Locked<'_>) -> Option<&PathBuf> {
         let is_changed = |(path, touched): &(&PathBuf, &Touched)| {
-            let home = Home { shard: touched.shard, root: path.as_path() };
-            !touched.is_current(locked.root_of(&home), &home)
+            let partition = Partition { shard: touched.shard, root: path.as_path() };
+            !touched.is_current(locked.root_of(&partition), &partition)
         };
-        self.homes.iter().find(is_changed).map(|(path, _)| path)
+        self.partitions.iter().find(is_changed).map(|(path, _)| path)
     }
 
     /// Returns the locks that a commit needs: shared for a partition that was only read. Cost: the partitions.
     pub fn lock_set(&self) -> LockSet {
         let mut set = LockSet::default();
-        for home in self.homes.values() {
-            set.add(home.shard, home.is_written());
+        for partition in self.partitions.values() {
+            set.add(partition.shard, partition.is_written());
         }
         set
     }
@@ -238,25 +250,25 @@ impl TouchedHomes {
     /// Returns whether every partition is still what it was at first access, as far as it matters. Cost: a look-up
     /// for each.
     pub fn are_current(&self, locked: &Locked<'_>) -> bool {
-        self.changed_home(locked).is_none()
+        self.changed_partition(locked).is_none()
     }
 
     /// Installs what was written into the store. The former roots stay in `base`, so nothing is freed under the
     /// locks. Cost: the partitions, the names, and the changes of the index of owners.
     pub fn swap_in(&mut self, locked: &mut Locked<'_>) {
         let mut copied_bytes = self.copied_bytes;
-        for (path, touched) in &mut self.homes {
-            let home = Home { shard: touched.shard, root: path.as_path() };
+        for (path, touched) in &mut self.partitions {
+            let partition = Partition { shard: touched.shard, root: path.as_path() };
             let Some(Shard { tree, pins, .. }) = locked.shard_mut(touched.shard) else { continue };
             match &touched.usage {
                 // Into the current directory, which may have got other clients' names since.
                 Usage::Names { named, .. } if !named.is_empty() => {
-                    if let Some(root) = tree.root_mut(&home) {
-                        Named::put(named, root, &home, &mut copied_bytes);
+                    if let Some(root) = tree.root_mut(&partition) {
+                        Named::put(named, root, &partition, &mut copied_bytes);
                     }
                 }
                 Usage::Names { .. } | Usage::Reads => {}
-                Usage::Writes => drop(tree.set_root(home.root, touched.root.take())),
+                Usage::Writes => drop(tree.set_root(partition.root, touched.root.take())),
             }
             // Other transactions' snapshots may keep what this one replaced. The bounds are on sums, so any shard may
             // count it.
@@ -271,12 +283,14 @@ impl TouchedHomes {
     }
 
     /// Returns all partitions.
-    pub fn homes(&self) -> impl Iterator<Item = Home<'_>> {
-        self.homes.iter().map(|(path, touched)| Home { shard: touched.shard, root: path.as_path() })
+    pub fn partitions(&self) -> impl Iterator<Item = Partition<'_>> {
+        self.partitions
+            .iter()
+            .map(|(path, touched)| Partition { shard: touched.shard, root: path.as_path() })
     }
 
     /// Returns the root of a partition at its first access; the outer `None` means that it was not accessed.
-    pub fn base(&self, home: &Home<'_>) -> Option<Option<&NodeArc>> {
-        self.homes.get(home.root.bytes()).map(|touched| touched.base.as_ref())
+    pub fn base(&self, partition: &Partition<'_>) -> Option<Option<&NodeArc>> {
+        self.partitions.get(partition.root.bytes()).map(|touched| touched.base.as_ref())
     }
 }

@@ -15,10 +15,10 @@ use super::error::StoreError;
 use super::forest::Locked;
 use super::op::{LoggedOp, Op, Verb};
 use super::own::Own;
-use super::touched::TouchedHomes;
+use super::touched::TouchedPartitions;
 use super::{Generations, Store, apply};
 use crate::domain::Quota;
-use crate::words::{Domid, Errno, Home, Layout, Path, PathBuf};
+use crate::words::{Domid, Errno, Layout, Partition, Path, PathBuf};
 
 /// A reply of at most this length is kept itself, a longer one as a keyed hash of the same size, 128 bits, for which
 /// a guest cannot construct a collision.
@@ -31,7 +31,7 @@ const KEPT_BYTES: usize = 256;
 /// An open transaction.
 #[derive(Default)]
 pub struct Transaction {
-    pub(super) touched: TouchedHomes,
+    pub(super) touched: TouchedPartitions,
     pub(super) log: Vec<Logged>,
     pub(super) deltas: Deltas,
     /// In the order of requests; [`Effects::merge`] leaves one a path.
@@ -178,9 +178,9 @@ impl Transaction {
         }
     }
 
-    fn note(&mut self, home: &Home<'_>, op: &Op<'_>, outcome: Outcome) {
+    fn note(&mut self, partition: &Partition<'_>, op: &Op<'_>, outcome: Outcome) {
         let is_shared = op.has_long_value() && !outcome.is_refused();
-        let written = if is_shared { self.touched.node(home, op.path) } else { None };
+        let written = if is_shared { self.touched.node(partition, op.path) } else { None };
         let logged = LoggedOp::of(op, self.path_of(op), written);
         self.log_bytes += Self::bytes_of(op) - logged.shared_bytes();
         self.shared_bytes += logged.shared_bytes();
@@ -192,7 +192,8 @@ impl Transaction {
     /// Cost: constant, or for a long value a look-up of its node.
     pub(super) fn share_anew(&mut self, layout: &Layout, op: &mut LoggedOp) {
         if op.shared_bytes() > 0 {
-            let written = self.touched.node(&layout.home(op.path.as_path()), op.path.as_path());
+            let written =
+                self.touched.node(&layout.partition(op.path.as_path()), op.path.as_path());
             let shared = op.share_anew(written);
             self.log_bytes -= shared;
             self.shared_bytes += shared;
@@ -243,7 +244,7 @@ impl Store {
             return result;
         }
         let outcome = Outcome::of(&op.verb, result, &request.reply[start..], &self.hasher);
-        transaction.note(&self.layout.home(op.path), op, outcome);
+        transaction.note(&self.layout.partition(op.path), op, outcome);
         result
     }
 
@@ -263,7 +264,7 @@ impl Store {
         let ledger = Ledger::Transaction(&mut transaction.deltas);
         let (registry, path) = (&self.registry, Some(op.path));
         let mut cx = Context { registry, caller, generation, ledger, path };
-        let mut own = Own { store: self, locked, homes: &mut transaction.touched };
+        let mut own = Own { store: self, locked, partitions: &mut transaction.touched };
         let effects = &mut transaction.effects;
         let known = effects.changes.len();
         let result = apply(&mut cx, &mut own, op, reply, effects);
@@ -272,7 +273,7 @@ impl Store {
             Ok(()) => Ok(()),
             Err(StoreError::Refused(errno)) => Err(errno),
             Err(StoreError::StaleEpoch | StoreError::NeedsLock(..)) => {
-                unreachable!("a transaction has every home, and END asks for the epoch")
+                unreachable!("a transaction has every partition, and END asks for the epoch")
             }
         }
     }

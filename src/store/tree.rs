@@ -5,14 +5,15 @@ use std::ops::Bound;
 use im::shared_ptr::DefaultSharedPtr;
 
 use super::node::{Node, NodeArc};
-use crate::words::{Domid, Home, Path, PathBuf, domain_of_home};
+use crate::words::{Domid, Partition, Path, PathBuf, domain_of_partition};
 
-type Homes = im::GenericHashMap<PathBuf, NodeArc, foldhash::fast::RandomState, DefaultSharedPtr>;
+type Partitions =
+    im::GenericHashMap<PathBuf, NodeArc, foldhash::fast::RandomState, DefaultSharedPtr>;
 
 /// The partitions of one shard and the index of their owners.
 #[derive(Clone, Default)]
 pub struct Tree {
-    homes: Homes,
+    partitions: Partitions,
     /// The boundaries: nodes of guests whose parent in the partition has another owner, and partition roots owned by
     /// guests. Removing the subtrees at a domain's boundaries removes all that it owns, as xenstore.txt requires at
     /// its death. Only boundaries are indexed, so a partition of a thousand nodes is one entry. An entry may name a
@@ -41,11 +42,11 @@ impl<'t> Found<'t> {
     }
 }
 
-/// Finds `path`, which lies in `home`, from the partition's root. Cost: the depth below it.
-pub fn find<'t>(root: Option<&'t NodeArc>, home: &Home<'_>, path: Path<'_>) -> Found<'t> {
+/// Finds `path`, which lies in `partition`, from the partition's root. Cost: the depth below it.
+pub fn find<'t>(root: Option<&'t NodeArc>, partition: &Partition<'_>, path: Path<'_>) -> Found<'t> {
     let Some(mut node) = root else { return Found::Missing(None) };
-    let mut reached = home.root.bytes().len();
-    for name in names_below(home, path) {
+    let mut reached = partition.root.bytes().len();
+    for name in names_below(partition, path) {
         match node.children().get(name) {
             Some(Some(child)) => node = child,
             _ => return Found::Missing(Some((node, reached))),
@@ -55,11 +56,15 @@ pub fn find<'t>(root: Option<&'t NodeArc>, home: &Home<'_>, path: Path<'_>) -> F
     Found::Node(node)
 }
 
-/// Returns the node at `path`, which lies in `home`, for changing. Copy-on-write: a node on the way that a snapshot
+/// Returns the node at `path`, which lies in `partition`, for changing. Copy-on-write: a node on the way that a snapshot
 /// holds is copied, an unshared one is changed in place.
-pub fn get_mut<'t>(root: &'t mut NodeArc, home: &Home<'_>, path: Path<'_>) -> Option<&'t mut Node> {
+pub fn get_mut<'t>(
+    root: &'t mut NodeArc,
+    partition: &Partition<'_>,
+    path: Path<'_>,
+) -> Option<&'t mut Node> {
     let mut node = NodeArc::make_mut(root);
-    for name in names_below(home, path) {
+    for name in names_below(partition, path) {
         node = NodeArc::make_mut(node.child_mut(name)?.as_mut()?);
     }
     Some(node)
@@ -69,7 +74,7 @@ pub fn get_mut<'t>(root: &'t mut NodeArc, home: &Home<'_>, path: Path<'_>) -> Op
 /// snapshots that hold them, and no account is charged for them.
 pub fn get_mut_counted<'t>(
     root: &'t mut NodeArc,
-    home: &Home<'_>,
+    partition: &Partition<'_>,
     path: Path<'_>,
     copied_bytes: &mut usize,
 ) -> Option<&'t mut Node> {
@@ -82,7 +87,7 @@ pub fn get_mut_counted<'t>(
         (NodeArc::make_mut(node), shared_bytes)
     };
     let (mut node, mut shared_bytes) = own(root);
-    for name in names_below(home, path) {
+    for name in names_below(partition, path) {
         (node, shared_bytes) = own(node.child_mut(name)?.as_mut()?);
     }
     // The value is shared until the caller replaces it, which it may do now.
@@ -92,20 +97,24 @@ pub fn get_mut_counted<'t>(
 
 /// Returns the owner of the parent of `path`; `None` if `path` is the partition's root or the parent does not exist.
 /// If it differs from the node's owner, the node is a boundary.
-pub fn owner_above(root: Option<&NodeArc>, home: &Home<'_>, path: Path<'_>) -> Option<Domid> {
-    let parent = path.parent().filter(|_| home.root != path)?;
-    find(root, home, parent).node().map(|parent| parent.perms.owner())
+pub fn owner_above(
+    root: Option<&NodeArc>,
+    partition: &Partition<'_>,
+    path: Path<'_>,
+) -> Option<Domid> {
+    let parent = path.parent().filter(|_| partition.root != path)?;
+    find(root, partition, parent).node().map(|parent| parent.perms.owner())
 }
 
 impl Tree {
     /// Returns the root of a partition.
-    pub fn root(&self, home: &Home<'_>) -> Option<&NodeArc> {
-        self.homes.get(home.root.bytes())
+    pub fn root(&self, partition: &Partition<'_>) -> Option<&NodeArc> {
+        self.partitions.get(partition.root.bytes())
     }
 
     /// Returns the root of a partition for changing nodes below it.
-    pub fn root_mut(&mut self, home: &Home<'_>) -> Option<&mut NodeArc> {
-        self.homes.get_mut(home.root.bytes())
+    pub fn root_mut(&mut self, partition: &Partition<'_>) -> Option<&mut NodeArc> {
+        self.partitions.get_mut(partition.root.bytes())
     }
 
     /// Sets or removes the root of a partition and returns the former one. Cost: logarithmic in the number of
@@ -114,11 +123,11 @@ impl Tree {
         let is_there = root.is_some();
         let path = at.to_buf();
         let replaced = match root {
-            Some(root) => self.homes.insert(path.clone(), root),
-            None => self.homes.remove(at.bytes()),
+            Some(root) => self.partitions.insert(path.clone(), root),
+            None => self.partitions.remove(at.bytes()),
         };
         if is_there != replaced.is_some()
-            && let Some(domid) = domain_of_home(at)
+            && let Some(domid) = domain_of_partition(at)
         {
             let root = (domid, path);
             if is_there {
@@ -130,22 +139,22 @@ impl Tree {
         replaced
     }
 
-    /// Returns the node at `path`, which lies in `home`. Cost: the depth below the partition's root.
-    pub fn get(&self, home: &Home<'_>, path: Path<'_>) -> Option<&NodeArc> {
-        find(self.root(home), home, path).node()
+    /// Returns the node at `path`, which lies in `partition`. Cost: the depth below the partition's root.
+    pub fn get(&self, partition: &Partition<'_>, path: Path<'_>) -> Option<&NodeArc> {
+        find(self.root(partition), partition, path).node()
     }
 
     /// Returns the roots of all partitions, in no order.
-    pub fn homes(&self) -> impl Iterator<Item = (&PathBuf, &NodeArc)> {
-        self.homes.iter()
+    pub fn partitions(&self) -> impl Iterator<Item = (&PathBuf, &NodeArc)> {
+        self.partitions.iter()
     }
 
     /// Returns the partitions with a domain's key, in the order of their roots. Cost: their number, each logarithmic
     /// in that of all.
-    pub fn homes_of(&self, domid: Domid) -> impl Iterator<Item = (&PathBuf, &NodeArc)> {
+    pub fn partitions_of(&self, domid: Domid) -> impl Iterator<Item = (&PathBuf, &NodeArc)> {
         let of_it = self.of_domains.range((domid, Path::ROOT.to_buf())..);
         let roots = of_it.take_while(move |(of, _)| *of == domid).map(|(_, root)| root);
-        roots.filter_map(|root| self.homes.get_key_value(root))
+        roots.filter_map(|root| self.partitions.get_key_value(root))
     }
 
     /// Returns the index of domains' partitions, for the consistency check.
@@ -157,7 +166,7 @@ impl Tree {
     /// partition root that exists shares the path with the table of partitions, as its owner is charged for one.
     pub fn note_owned(&mut self, owner: Domid, path: Path<'_>) {
         if owner != Domid::CONTROL {
-            let root = self.homes.get_key_value(path.bytes()).map(|(root, _)| root.clone());
+            let root = self.partitions.get_key_value(path.bytes()).map(|(root, _)| root.clone());
             self.owned.insert((owner, root.unwrap_or_else(|| path.to_buf())));
         }
     }
@@ -187,10 +196,10 @@ impl Tree {
     }
 }
 
-/// Returns the names between a partition's root and `path`, which lies in `home`. The caller guarantees that, so the
+/// Returns the names between a partition's root and `path`, which lies in `partition`. The caller guarantees that, so the
 /// root's bytes are not compared again.
-fn names_below<'p>(home: &Home<'_>, path: Path<'p>) -> impl Iterator<Item = &'p [u8]> {
-    debug_assert!(path.is_within(home.root), "{path} is not in {}", home.root);
-    let below = path.bytes().get(home.root.bytes().len()..).unwrap_or_default();
+fn names_below<'p>(partition: &Partition<'_>, path: Path<'p>) -> impl Iterator<Item = &'p [u8]> {
+    debug_assert!(path.is_within(partition.root), "{path} is not in {}", partition.root);
+    let below = path.bytes().get(partition.root.bytes().len()..).unwrap_or_default();
     below.split(|&byte| byte == b'/').filter(|name| !name.is_empty())
 }

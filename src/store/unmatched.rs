@@ -15,11 +15,11 @@ use super::context::{Caller, Change};
 use super::forest::Locked;
 use super::node::NodeArc;
 use super::publish::Rest;
-use super::touched::TouchedHomes;
+use super::touched::TouchedPartitions;
 use crate::domain::{Held, Ticket};
 use crate::sync::Arc;
 use crate::watch::{Batch, Event, Trie};
-use crate::words::{Home, PathBuf, ShardId};
+use crate::words::{Partition, PathBuf, ShardId};
 
 /// Maximum number of commits whose events have been found but not delivered. Each can take a few megabytes, so beyond
 /// this number the matcher waits, and with it the guests whose commits are queued.
@@ -43,8 +43,8 @@ impl Snapshot {
     }
 
     /// Returns the root of a partition that the commit accessed.
-    pub fn root(&self, home: &Home<'_>) -> Option<&NodeArc> {
-        self.roots.get(home.root.bytes())
+    pub fn root(&self, partition: &Partition<'_>) -> Option<&NodeArc> {
+        self.roots.get(partition.root.bytes())
     }
 }
 
@@ -52,7 +52,7 @@ impl Snapshot {
 pub struct Unmatched {
     changes: Vec<Change>,
     rest: Rest,
-    replaced: Option<TouchedHomes>,
+    replaced: Option<TouchedPartitions>,
     snapshot: Snapshot,
     upper: Arc<Trie>,
     collapses: bool,
@@ -69,7 +69,7 @@ pub struct Commit<'a> {
     /// The changes that the commit made.
     pub changes: Vec<Change>,
     /// The partitions that it replaced, if it is a transaction.
-    pub replaced: Option<TouchedHomes>,
+    pub replaced: Option<TouchedPartitions>,
     /// The caller.
     pub caller: &'a Caller,
     /// The ticket of a guest's request.
@@ -123,10 +123,13 @@ impl Store {
     ) {
         let watches = locked.shards().map(|(number, shard)| (number, shard.watches.clone()));
         let removes = changes.iter().any(Change::removes);
-        let homes = replaced.iter().filter(|_| removes).flat_map(TouchedHomes::homes);
-        let root = |home: Home<'_>| Some((home.root.to_buf(), locked.root_of(&home)?.clone()));
+        let partitions =
+            replaced.iter().filter(|_| removes).flat_map(TouchedPartitions::partitions);
+        let root = |partition: Partition<'_>| {
+            Some((partition.root.to_buf(), locked.root_of(&partition)?.clone()))
+        };
         let snapshot =
-            Snapshot { watches: watches.collect(), roots: homes.filter_map(root).collect() };
+            Snapshot { watches: watches.collect(), roots: partitions.filter_map(root).collect() };
         let (all_delivered, delivered) = bounded(0);
         let mut threads = Vec::new();
         // Every thread gets an empty batch as a placeholder, since it is not known yet which threads will get events.

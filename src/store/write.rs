@@ -14,7 +14,7 @@ use super::node::{Child, Node, NodeArc, charge_bytes, index_bytes, size};
 use super::read::{nearest, refusal};
 use super::tree::{Found, owner_above};
 use crate::sync::Arc;
-use crate::words::{Access, Domid, Errno, Home, Layout, Path, Perms};
+use crate::words::{Access, Domid, Errno, Layout, Partition, Path, Perms};
 
 /// WRITE: sets the value and creates missing nodes. Cost: the depth and the value.
 ///
@@ -27,12 +27,12 @@ pub fn write<F: Forest>(
     value: &[u8],
     effects: &mut Effects,
 ) -> Result<(), StoreError> {
-    let home = forest.layout().home(path);
-    forest.claim(&home)?;
-    let node = match forest.find(&home, path)? {
+    let partition = forest.layout().partition(path);
+    forest.claim(&partition)?;
+    let node = match forest.find(&partition, path)? {
         Found::Node(node) => node,
         Found::Missing(above) => {
-            let missing = Missing::new(home, path, above);
+            let missing = Missing::new(partition, path, above);
             return create(cx, forest, missing, value, effects);
         }
     };
@@ -48,10 +48,10 @@ pub fn write<F: Forest>(
         Ordering::Greater => cx.charge(&perms, 0, (after - before) as u64)?,
         Ordering::Less => cx.credit(&perms, 0, (before - after) as u64),
     }
-    if let Some(node) = forest.get_mut(&home, path)? {
+    if let Some(node) = forest.get_mut(&partition, path)? {
         node.set_value(cx.generation, value);
     }
-    effects.changed(path.to_buf(), home.shard, None, perms);
+    effects.changed(path.to_buf(), partition.shard, None, perms);
     Ok(())
 }
 
@@ -65,12 +65,12 @@ pub fn mkdir<F: Forest>(
     path: Path<'_>,
     effects: &mut Effects,
 ) -> Result<(), StoreError> {
-    let home = forest.layout().home(path);
-    match forest.find(&home, path)? {
+    let partition = forest.layout().partition(path);
+    match forest.find(&partition, path)? {
         Found::Node(node) if cx.access(&node.perms).allows(Access::WRITE) => Ok(()),
         Found::Node(_) => Err(refusal(cx, forest, path, Errno::EACCES, Access::WRITE)?.into()),
         Found::Missing(above) => {
-            let missing = Missing::new(home, path, above);
+            let missing = Missing::new(partition, path, above);
             create(cx, forest, missing, b"", effects)
         }
     }
@@ -78,16 +78,20 @@ pub fn mkdir<F: Forest>(
 
 /// A path without a node.
 struct Missing<'p> {
-    home: Home<'p>,
+    partition: Partition<'p>,
     path: Path<'p>,
     /// The permissions of the nearest existing ancestor and the length of its path, if it is in the same partition.
     above: Option<(Perms, usize)>,
 }
 
 impl<'p> Missing<'p> {
-    fn new(home: Home<'p>, path: Path<'p>, above: Option<(&NodeArc, usize)>) -> Missing<'p> {
+    fn new(
+        partition: Partition<'p>,
+        path: Path<'p>,
+        above: Option<(&NodeArc, usize)>,
+    ) -> Missing<'p> {
         let above = above.map(|(node, at)| (Arc::clone(&node.perms), at));
-        Missing { home, path, above }
+        Missing { partition, path, above }
     }
 }
 
@@ -100,10 +104,10 @@ fn create<F: Forest>(
     value: &[u8],
     effects: &mut Effects,
 ) -> Result<(), StoreError> {
-    let Missing { home, path, above } = missing;
+    let Missing { partition, path, above } = missing;
     let (ancestor, at) = match above {
         Some(above) => above,
-        None => nearest(forest, home.root.parent().ok_or(Errno::EIO)?)?,
+        None => nearest(forest, partition.root.parent().ok_or(Errno::EIO)?)?,
     };
     // The stamp is read before the check that the caller lives: if it dies and its number is reused in between, the
     // stamp is older than the new incarnation's birth, so that one does not own what is created here.
@@ -111,7 +115,7 @@ fn create<F: Forest>(
     if !cx.access(&ancestor).allows(Access::WRITE) || !cx.caller_lives() {
         return Err(Errno::EACCES.into());
     }
-    let branch = Branch::new(forest.layout(), home, path, at);
+    let branch = Branch::new(forest.layout(), partition, path, at);
     branch.claim(forest)?;
 
     let perms = ancestor.inherited(&cx.caller.subject, cx.registry.births(), now);
@@ -124,7 +128,7 @@ fn create<F: Forest>(
         && let Some(topmost) = branch.missing.last()
     {
         let anchor = branch.anchor;
-        let size = forest.get(&branch.home_of(anchor), anchor)?.map_or(0, |node| node.size());
+        let size = forest.get(&branch.partition_of(anchor), anchor)?.map_or(0, |node| node.size());
         cx.check_size(size + topmost.name().len() + 1)?;
     }
     cx.charge(&perms, nodes, bytes)?;
@@ -132,7 +136,7 @@ fn create<F: Forest>(
         branch.note_boundary(forest, perms.owner())?;
     }
     branch.attach(cx, forest, value, &perms)?;
-    effects.changed(path.to_buf(), home.shard, None, perms);
+    effects.changed(path.to_buf(), partition.shard, None, perms);
     Ok(())
 }
 
@@ -140,7 +144,7 @@ fn create<F: Forest>(
 struct Branch<'p> {
     layout: Layout,
     /// The partition of the lowest node.
-    home: Home<'p>,
+    partition: Partition<'p>,
     /// The missing paths, the lowest first.
     missing: SmallVec<[Path<'p>; 8]>,
     /// The existing node that becomes the parent of the topmost missing one.
@@ -148,32 +152,32 @@ struct Branch<'p> {
 }
 
 impl<'p> Branch<'p> {
-    /// Creates the chain from `path`, which lies in `home`, up to but without the ancestor whose path has `at` bytes.
-    fn new(layout: Layout, home: Home<'p>, path: Path<'p>, at: usize) -> Branch<'p> {
+    /// Creates the chain from `path`, which lies in `partition`, up to but without the ancestor whose path has `at` bytes.
+    fn new(layout: Layout, partition: Partition<'p>, path: Path<'p>, at: usize) -> Branch<'p> {
         let longer = |path: &Path<'_>| path.bytes().len() > at;
         let missing = std::iter::successors(Some(path), |path| path.parent()).take_while(longer);
-        Branch { layout, home, missing: missing.collect(), anchor: path.prefix(at) }
+        Branch { layout, partition, missing: missing.collect(), anchor: path.prefix(at) }
     }
 
     /// Returns the partition of one of the missing nodes or of the anchor.
-    fn home_of(&self, above: Path<'p>) -> Home<'p> {
-        self.layout.home_above(self.home, above)
+    fn partition_of(&self, above: Path<'p>) -> Partition<'p> {
+        self.layout.partition_above(self.partition, above)
     }
 
     /// Returns whether a missing node is the root of a partition.
     fn is_root(&self, here: Path<'p>) -> bool {
-        self.home_of(here).root.bytes().len() == here.bytes().len()
+        self.partition_of(here).root.bytes().len() == here.bytes().len()
     }
 
     /// Claims every partition concerned: each missing node may be a partition's root, in another shard.
     fn claim<F: Forest>(&self, forest: &mut F) -> Result<(), StoreError> {
-        forest.claim(&self.home)?;
-        let mut last = self.home;
+        forest.claim(&self.partition)?;
+        let mut last = self.partition;
         for above in self.missing.iter().chain([&self.anchor]) {
-            let home = self.home_of(*above);
-            if home != last {
-                forest.claim(&home)?;
-                last = home;
+            let partition = self.partition_of(*above);
+            if partition != last {
+                forest.claim(&partition)?;
+                last = partition;
             }
         }
         Ok(())
@@ -199,7 +203,7 @@ impl<'p> Branch<'p> {
         if self.is_root(topmost) {
             return Ok(());
         }
-        forest.note_owned(&self.home_of(topmost), owner, topmost)
+        forest.note_owned(&self.partition_of(topmost), owner, topmost)
     }
 
     /// Builds the missing nodes from the bottom up and attaches the topmost to the anchor.
@@ -214,20 +218,20 @@ impl<'p> Branch<'p> {
         let above = self.missing.iter().skip(1).map(|path| (path, false));
         let above = above.chain([(&self.anchor, true)]);
         for (&here, (&parent, is_topmost)) in self.missing.iter().zip(above) {
-            let (home, is_root) = (self.home_of(here), self.is_root(here));
+            let (partition, is_root) = (self.partition_of(here), self.is_root(here));
             let child: Child = if is_root {
-                forest.set_root(&home, Some(NodeArc::new(node)))?;
-                forest.note_owned(&home, perms.owner(), here)?;
+                forest.set_root(&partition, Some(NodeArc::new(node)))?;
+                forest.note_owned(&partition, perms.owner(), here)?;
                 None
             } else {
                 Some(NodeArc::new(node))
             };
             if is_topmost {
-                let home = self.home_of(parent);
+                let partition = self.partition_of(parent);
                 if is_root {
-                    return forest.name_home(&home, parent, here.name(), cx.generation);
+                    return forest.name_partition(&partition, parent, here.name(), cx.generation);
                 }
-                if let Some(parent) = forest.get_mut(&home, parent)? {
+                if let Some(parent) = forest.get_mut(&partition, parent)? {
                     parent.insert_child(cx.generation, here.name(), child);
                 }
                 return Ok(());
@@ -251,14 +255,14 @@ pub fn set_perms<F: Forest>(
     perms: &Perms,
     effects: &mut Effects,
 ) -> Result<(), StoreError> {
-    let home = forest.layout().home(path);
-    forest.claim(&home)?;
+    let partition = forest.layout().partition(path);
+    forest.claim(&partition)?;
     // Checked under the lock, so that the owner cannot die between the check and the sweep of its nodes.
     if !cx.registry.births().holds(perms.owner(), perms.stamp()) {
         return Err(Errno::ENOENT.into());
     }
     let wanted = Access::SET_PERMS;
-    let Some(node) = forest.get(&home, path)? else {
+    let Some(node) = forest.get(&partition, path)? else {
         return Err(refusal(cx, forest, path, Errno::ENOENT, wanted)?.into());
     };
     if !cx.access(&node.perms).allows(wanted) {
@@ -276,7 +280,7 @@ pub fn set_perms<F: Forest>(
     let (mut old, mut new) =
         (charge_bytes(&before, name, value_bytes), charge_bytes(perms, name, value_bytes));
     if moved > 0 {
-        let above = owner_above(forest.root(&home)?, &home, path);
+        let above = owner_above(forest.root(&partition)?, &partition, path);
         old += index_bytes(&before, path.bytes().len(), above);
         new += index_bytes(perms, path.bytes().len(), above);
     }
@@ -286,13 +290,13 @@ pub fn set_perms<F: Forest>(
         cx.recharge(&before, moved, old);
         return Err(errno.into());
     }
-    if let Some(node) = forest.get_mut(&home, path)? {
+    if let Some(node) = forest.get_mut(&partition, path)? {
         node.set_perms(cx.generation, Arc::clone(perms));
     }
     if moved > 0 {
-        reindex(cx, forest, &home, path, (before.owner(), perms.owner()))?;
+        reindex(cx, forest, &partition, path, (before.owner(), perms.owner()))?;
     }
-    effects.changed(path.to_buf(), home.shard, Some(before), Arc::clone(perms));
+    effects.changed(path.to_buf(), partition.shard, Some(before), Arc::clone(perms));
     Ok(())
 }
 
@@ -302,15 +306,15 @@ pub fn set_perms<F: Forest>(
 fn reindex<F: Forest>(
     cx: &mut Context<'_>,
     forest: &mut F,
-    home: &Home<'_>,
+    partition: &Partition<'_>,
     path: Path<'_>,
     (before, after): (Domid, Domid),
 ) -> Result<(), StoreError> {
-    forest.forget_owned(home, before, path)?;
-    if owner_above(forest.root(home)?, home, path) != Some(after) {
-        forest.note_owned(home, after, path)?;
+    forest.forget_owned(partition, before, path)?;
+    if owner_above(forest.root(partition)?, partition, path) != Some(after) {
+        forest.note_owned(partition, after, path)?;
     }
-    let Some(node) = forest.get(home, path)? else { return Ok(()) };
+    let Some(node) = forest.get(partition, path)? else { return Ok(()) };
     let node = NodeArc::clone(node);
     for (name, child) in node.children().iter() {
         // The roots of other partitions are always boundaries, in the index of their own shard.
@@ -319,9 +323,9 @@ fn reindex<F: Forest>(
         let lives = cx.registry.births().holds(owner, child.perms.stamp());
         let path = path.child(name.bytes());
         if owner == after && lives {
-            forest.forget_owned(home, owner, path.as_path())?;
+            forest.forget_owned(partition, owner, path.as_path())?;
         } else if owner == before {
-            forest.note_owned(home, owner, path.as_path())?;
+            forest.note_owned(partition, owner, path.as_path())?;
         }
         let bytes = |above| child.index_bytes(path.as_path().bytes().len(), Some(above));
         cx.credit(&child.perms, 0, bytes(before));

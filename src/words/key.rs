@@ -1,7 +1,7 @@
 //! The placement of paths: a pure function of their bytes.
 //!
 //! Everything about one guest has one key, so that it lies in one shard. A subtree with a key of its own is a
-//! *partition* (`Home`):
+//! *partition* (`Partition`):
 //!
 //! | partition root | key |
 //! |---|---|
@@ -32,7 +32,7 @@ pub struct ShardId(pub u16);
 
 /// The placement of a path: its shard and its partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Home<'a> {
+pub struct Partition<'a> {
     /// The shard that holds the partition.
     pub shard: ShardId,
     /// The partition root: the path itself or an ancestor of it.
@@ -72,15 +72,15 @@ impl Layout {
     }
 
     /// Returns the partition that holds `path`. Cost: a few components of the path.
-    pub fn home(self, path: Path<'_>) -> Home<'_> {
+    pub fn partition(self, path: Path<'_>) -> Partition<'_> {
         if path.is_special() {
-            return Home { shard: self.spine(), root: path };
+            return Partition { shard: self.spine(), root: path };
         }
         let bytes = path.bytes();
         if bytes.starts_with(DOMAINS) {
             return self.domain_home(path);
         }
-        let spine = Home { shard: self.spine(), root: Path::ROOT };
+        let spine = Partition { shard: self.spine(), root: Path::ROOT };
         let second = component_end(bytes, 1).and_then(|first| component_end(bytes, first + 1));
         let Some(end) = second else { return spine };
         let root = path.prefix(end);
@@ -88,20 +88,24 @@ impl Layout {
             return spine;
         }
         let domid = root.bytes().strip_prefix(b"/libxl/").and_then(Domid::parse_canonical);
-        Home { shard: domid.map_or_else(|| self.of_bytes(root), |d| self.of_domain(d)), root }
+        Partition { shard: domid.map_or_else(|| self.of_bytes(root), |d| self.of_domain(d)), root }
     }
 
-    /// Returns the partition of `above`, which is an ancestor of a path in `home` or that path itself. Free if it is
+    /// Returns the partition of `above`, which is an ancestor of a path in `partition` or that path itself. Free if it is
     /// the same partition.
-    pub fn home_above<'a>(self, home: Home<'a>, above: Path<'a>) -> Home<'a> {
-        // Partitions nest and the innermost one counts, so `above` lies in `home` unless it is above the root of
-        // `home`.
-        if above.bytes().len() >= home.root.bytes().len() { home } else { self.home(above) }
+    pub fn partition_above<'a>(self, partition: Partition<'a>, above: Path<'a>) -> Partition<'a> {
+        // Partitions nest and the innermost one counts, so `above` lies in `partition` unless it is above the root of
+        // `partition`.
+        if above.bytes().len() >= partition.root.bytes().len() {
+            partition
+        } else {
+            self.partition(above)
+        }
     }
 
     /// Returns the partition of a path at or below `/local/domain/<b>`. Most requests call this several times, so it
     /// parses only the components that decide.
-    fn domain_home(self, path: Path<'_>) -> Home<'_> {
+    fn domain_home(self, path: Path<'_>) -> Partition<'_> {
         let bytes = path.bytes();
         let end = component_end(bytes, DOMAINS.len()).unwrap_or(bytes.len());
         let below = &bytes[end..];
@@ -114,11 +118,11 @@ impl Layout {
             && let Some(end) = component_end(bytes, start)
             && let Some(domid) = Domid::parse_canonical(&bytes[start..end])
         {
-            return Home { shard: self.of_domain(domid), root: path.prefix(end) };
+            return Partition { shard: self.of_domain(domid), root: path.prefix(end) };
         }
         let root = path.prefix(end);
         let domid = Domid::parse_canonical(&bytes[DOMAINS.len()..end]);
-        Home { shard: domid.map_or_else(|| self.of_bytes(root), |d| self.of_domain(d)), root }
+        Partition { shard: domid.map_or_else(|| self.of_bytes(root), |d| self.of_domain(d)), root }
     }
 
     fn of_bytes(self, root: Path<'_>) -> ShardId {
@@ -133,7 +137,7 @@ impl Layout {
 
 /// Whether partitions can lie strictly below `path`, that is, `path` is a proper prefix of a partition root's pattern.
 /// Watches on such paths can match changes in every shard, and a removal there may reach other shards.
-pub fn has_homes_below(path: Path<'_>) -> bool {
+pub fn has_partitions_below(path: Path<'_>) -> bool {
     let has_names = |names: &[u8]| names.contains(&b'/');
     let Some(below) = path.bytes().strip_prefix(DOMAINS) else {
         let is_shallow = !path.bytes().iter().skip(1).any(|&byte| byte == b'/');
@@ -151,7 +155,7 @@ pub fn has_homes_below(path: Path<'_>) -> bool {
 }
 
 /// Returns the domain whose key a partition has, given its root; `None` if the key is the path itself.
-pub fn domain_of_home(root: Path<'_>) -> Option<Domid> {
+pub fn domain_of_partition(root: Path<'_>) -> Option<Domid> {
     let bytes = root.bytes();
     let may = bytes.starts_with(DOMAINS) || bytes.starts_with(b"/libxl/");
     Domid::parse_canonical(root.name()).filter(|_| may)
@@ -197,16 +201,20 @@ mod tests {
             ("/tool/xenstored/x", "/tool/xenstored", None),
             ("/local/other", "/local/other", None),
         ] {
-            let home = layout.home(Path::parse(path.as_bytes()).unwrap());
-            assert_eq!(home.root.bytes(), root.as_bytes(), "{path}");
+            let partition = layout.partition(Path::parse(path.as_bytes()).unwrap());
+            assert_eq!(partition.root.bytes(), root.as_bytes(), "{path}");
             if let Some(shard) = shard {
-                assert_eq!(home.shard, shard, "{path}");
+                assert_eq!(partition.shard, shard, "{path}");
             }
             let path = Path::parse(path.as_bytes()).unwrap();
             for above in std::iter::successors(Some(path), |path| path.parent()) {
-                assert_eq!(layout.home_above(home, above), layout.home(above), "{above}");
+                assert_eq!(
+                    layout.partition_above(partition, above),
+                    layout.partition(above),
+                    "{above}"
+                );
             }
-            let domain = domain_of_home(home.root).map(|domid| layout.of_domain(domid));
+            let domain = domain_of_partition(partition.root).map(|domid| layout.of_domain(domid));
             assert_eq!(domain, shard.filter(|&shard| shard != spine && root != "/"), "{path}");
         }
     }
@@ -223,7 +231,7 @@ mod tests {
             "/local/domain/5/backend/vif",
             "/local/domain/5/device-model",
         ] {
-            assert!(has_homes_below(Path::parse(path.as_bytes()).unwrap()), "{path}");
+            assert!(has_partitions_below(Path::parse(path.as_bytes()).unwrap()), "{path}");
         }
         for path in [
             "/tool/x",
@@ -234,7 +242,7 @@ mod tests {
             "/local/domain/5/device-model/6",
             "/local/domain/5/device/vif/0",
         ] {
-            assert!(!has_homes_below(Path::parse(path.as_bytes()).unwrap()), "{path}");
+            assert!(!has_partitions_below(Path::parse(path.as_bytes()).unwrap()), "{path}");
         }
     }
 }

@@ -19,11 +19,11 @@ pub use children::Children;
 pub use domid::Domid;
 pub use errno::Errno;
 pub use flat_drop::FlatDrop;
-pub use key::{DOMAINS, Home, Layout, ShardId, domain_of_home, has_homes_below};
+pub use key::{DOMAINS, Layout, Partition, ShardId, domain_of_partition, has_partitions_below};
 pub use name::Name;
 pub use path::{
     ABS_PATH_MAX, INTRODUCE_DOMAIN, Path, PathBuf, PathSpace, REL_PATH_MAX, RELEASE_DOMAIN,
-    home_prefix,
+    partition_prefix,
 };
 pub use perms::{Access, Entry, PermSet, Perms, Subject};
 pub use presence::Presence;

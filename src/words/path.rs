@@ -47,13 +47,13 @@ impl<'a> Path<'a> {
             Some(b'/' | b'@') => raw,
             Some(_) => {
                 space.clear();
-                home_prefix(domid, space);
+                partition_prefix(domid, space);
                 space.extend_from_slice(raw);
                 &space[..]
             }
         };
         let path = Path::parse(path)?;
-        if path.0.len() - path.home_prefix_len() > path_max {
+        if path.0.len() - path.partition_prefix_len() > path_max {
             return Err(Errno::EINVAL);
         }
         Ok(path)
@@ -158,7 +158,7 @@ impl<'a> Path<'a> {
     }
 
     /// Returns the length of the prefix `/local/domain/<n>/`, which does not count against `path-max`; 0 without it.
-    fn home_prefix_len(self) -> usize {
+    fn partition_prefix_len(self) -> usize {
         let Some(rest) = self.0.strip_prefix(b"/local/domain/") else { return 0 };
         let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
         let prefixed = (1..=5).contains(&digits) && rest.get(digits) == Some(&b'/');
@@ -167,7 +167,7 @@ impl<'a> Path<'a> {
 }
 
 /// Appends `/local/domain/<domid>/`, the base of relative paths.
-pub fn home_prefix(domid: Domid, out: &mut PathSpace) {
+pub fn partition_prefix(domid: Domid, out: &mut PathSpace) {
     use std::io::Write;
     // Writing to a vector cannot fail.
     let _ = write!(out, "/local/domain/{domid}/");

@@ -171,7 +171,7 @@ fn long_home(domid: u16, i: u16) -> String {
 
 #[test]
 fn homes_are_charged_with_their_paths() {
-    fills_within_its_charge("homes with long paths", |world, domid| {
+    fills_within_its_charge("partitions with long paths", |world, domid| {
         let writes = (0..350).map(|i| (op::WRITE, 0, (long_home(domid, i) + "\0").into_bytes()));
         super::all_ok(&world.guest(domid).pipeline(&writes.collect::<Vec<_>>()));
     });
@@ -179,7 +179,7 @@ fn homes_are_charged_with_their_paths() {
 
 #[test]
 fn homes_of_transactions_are_charged_with_their_paths() {
-    fills_within_its_charge("homes with long paths in transactions", |world, domid| {
+    fills_within_its_charge("partitions with long paths in transactions", |world, domid| {
         let guest = world.guest(domid);
         for kind in [op::READ, op::WRITE] {
             let tx = guest.start().unwrap();

@@ -9,7 +9,7 @@ use super::{all_ok, watch_all};
 const REPORTED_MAX: usize = 16;
 
 /// Creates a guest whose partition has this many nodes and is readable by domain 6.
-fn readable_home(world: &mut World, nodes: usize) {
+fn readable_partition(world: &mut World, nodes: usize) {
     world.guest(6);
     let guest = world.guest(5);
     let writes = (0..nodes).map(|i| (op::WRITE, 0, format!("d/{i}\0v").into_bytes()));
@@ -25,7 +25,7 @@ fn readable_home(world: &mut World, nodes: usize) {
 fn many_changes_of_a_guests_commit_are_one_event_for_another_guest() {
     for (control, shards) in [(Control::Socket, 1), (Control::Socket, 4), (Control::Ring, 4)] {
         let mut world = World::new(control, shards);
-        readable_home(&mut world, 40);
+        readable_partition(&mut world, 40);
         world.guest(6).watch("/local/domain/5/d", "of6").unwrap();
         world.client("dom0").watch("/local/domain/5/d", "of0").unwrap();
         world.events_until_now("dom6");
@@ -51,7 +51,7 @@ fn many_changes_of_a_guests_commit_are_one_event_for_another_guest() {
 fn many_changes_are_one_event_for_watches_with_a_depth_that_they_reach() {
     for shards in [1, 4] {
         let mut world = World::new(Control::Socket, shards);
-        readable_home(&mut world, 40);
+        readable_partition(&mut world, 40);
         for (token, depth) in [("near", 1), ("far", 2)] {
             world.guest(6).send(op::WATCH, 0, format!("/local/domain/5\0{token}\0{depth}\0"));
             world.guest(6).reply().unwrap();
@@ -78,7 +78,7 @@ fn many_changes_are_one_event_for_watches_with_a_depth_that_they_reach() {
 #[test]
 fn a_change_that_may_not_be_seen_does_not_use_up_the_events_of_others() {
     let mut world = World::new(Control::Socket, 2);
-    readable_home(&mut world, 40);
+    readable_partition(&mut world, 40);
     for i in 0..39 {
         world.admin.set_perms(&format!("/local/domain/5/d/{i}"), "n5").unwrap();
     }
@@ -97,7 +97,7 @@ fn a_change_that_may_not_be_seen_does_not_use_up_the_events_of_others() {
 fn events_beyond_the_limit_are_deferred_and_none_is_lost() {
     for shards in [1, 4] {
         let mut world = World::new(Control::Socket, shards);
-        readable_home(&mut world, 100);
+        readable_partition(&mut world, 100);
         let token = "t".repeat(1500);
         let watches = (0..300).map(|i| ("/local/domain/5/d".to_owned(), format!("{i}{token}")));
         assert_eq!(watch_all(world.guest(6), watches), 300);
@@ -121,7 +121,7 @@ fn events_beyond_the_limit_are_deferred_and_none_is_lost() {
 #[test]
 fn a_guest_without_room_for_events_gets_them_one_by_one() {
     let mut world = World::new(Control::Socket, 2);
-    readable_home(&mut world, 4);
+    readable_partition(&mut world, 4);
     let guest = world.guest(6);
     for i in 0..4 {
         guest.watch(&format!("/local/domain/5/d/{i}"), "t").unwrap();

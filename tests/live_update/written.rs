@@ -9,7 +9,7 @@ use xenstored::migration::store::place_domain::{ImportedDomain, place_domain, sp
 use xenstored::migration::stream::state::{Client, State};
 use xenstored::migration::stream::{Reader, Transport};
 use xenstored::store::Generations;
-use xenstored::words::{Domid, Entry, domain_of_home};
+use xenstored::words::{Domid, Entry, domain_of_partition};
 
 use crate::world::{World, at};
 
@@ -146,7 +146,7 @@ fn check_nodes(world: &World) {
     for (path, node) in world.nodes() {
         let text = path.as_path().to_string();
         let layout = world.store.layout();
-        let of = domain_of_home(layout.home(path.as_path()).root);
+        let of = domain_of_partition(layout.partition(path.as_path()).root);
         if of.is_some_and(|of| DOMIDS.contains(&of)) || text.starts_with("/vm/") {
             arrived.insert(text, (node.value().to_vec(), node.perms.entries().to_vec()));
         } else {

@@ -86,8 +86,8 @@ fn a_cut_shows_all_of_a_commit_or_nothing() {
     explore(|| {
         let world = World::new();
         let value = |tree: &xenstored::store::Tree, path: &str| {
-            let home = world.store.layout().home(world::at(path));
-            tree.get(&home, world::at(path)).map(|node| node.value().to_vec())
+            let partition = world.store.layout().partition(world::at(path));
+            tree.get(&partition, world::at(path)).map(|node| node.value().to_vec())
         };
         at_once!(
             || {

@@ -140,7 +140,7 @@ fn what_is_listed_missing_or_guarded_conflicts_too() {
         dom0 t1 GET_PERMS /d| -> n0|
         dom0.b SET_PERMS /d|n0|r5| -> OK
         dom0 t1 END T| -> EAGAIN
-        # Homes of other shards are children like others.
+        # Partitions of other shards are children like others.
         dom0 MKDIR /local/domain/1| -> OK
         dom0 START t1
         dom0 t1 DIRECTORY /local/domain/1| -> \"\"

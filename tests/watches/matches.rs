@@ -143,7 +143,7 @@ fn depth() {
         event dom0.c /top|root
         dom0.b WRITE /top/below|v -> OK
         no events dom0.c
-        # Homes in other shards count as any other node.
+        # Partitions in other shards count as any other node.
         dom0.c WATCH /local/domain|homes|1| -> OK
         event dom0.c /local/domain|homes
         dom0.b MKDIR /local/domain/6| -> OK

@@ -148,7 +148,7 @@ impl World {
         let mut todo: Vec<(PathBuf, NodeArc)> = Vec::new();
         for shard in layout.all() {
             let tree = self.store.snapshot(shard);
-            todo.extend(tree.homes().map(|(path, root)| (path.clone(), NodeArc::clone(root))));
+            todo.extend(tree.partitions().map(|(path, root)| (path.clone(), NodeArc::clone(root))));
         }
         while let Some((path, node)) = todo.pop() {
             for (name, child) in node.children().iter() {
@@ -185,8 +185,9 @@ impl World {
             }
             for (name, child) in node.children().iter() {
                 let below = path.child(name.bytes());
-                let is_home = self.store.layout().home(below.as_path()).root == below.as_path();
-                assert_eq!(is_home, child.is_none(), "{below:?} is not where it belongs");
+                let is_partition =
+                    self.store.layout().partition(below.as_path()).root == below.as_path();
+                assert_eq!(is_partition, child.is_none(), "{below:?} is not where it belongs");
                 assert!(find(below.as_path()).is_some(), "{below:?} is a name without a node");
             }
         }
@@ -215,8 +216,8 @@ impl World {
         nodes: &'n [(PathBuf, Node)],
         path: Path<'_>,
     ) -> Option<&'n (PathBuf, Node)> {
-        let is_home = self.store.layout().home(path).root == path;
-        path.parent().filter(|_| !is_home).and_then(|parent| node_at(nodes, parent))
+        let is_partition = self.store.layout().partition(path).root == path;
+        path.parent().filter(|_| !is_partition).and_then(|parent| node_at(nodes, parent))
     }
 
     /// Checks that each domain is charged for exactly what it owns.

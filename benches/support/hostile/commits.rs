@@ -4,7 +4,7 @@ use xenstored::store::{Transaction, Verb};
 use xenstored::words::{Access, Domid};
 
 use super::{
-    Act, CHANGES, LEVELS, Stage, caller, home, home_below, level, node, others_of, perms_of,
+    Act, CHANGES, LEVELS, Stage, caller, home, level, node, others_of, partition_below, perms_of,
     write_of,
 };
 
@@ -66,9 +66,9 @@ pub fn created_and_removed() -> Act {
     })
 }
 
-pub fn homes() -> Act {
+pub fn partitions() -> Act {
     let stage = Stage::of(1, true);
-    write_all(stage, home_below)
+    write_all(stage, partition_below)
 }
 
 /// Another guest's node, which that one keeps rewriting with the same value.

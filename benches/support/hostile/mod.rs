@@ -50,7 +50,7 @@ pub const SCENARIOS: [Scenario; 24] = [
         250_000,
         commits::created_and_removed,
     ),
-    scenario("a commit of 900 homes", 3_900_000, commits::homes),
+    scenario("a commit of 900 partitions", 3_900_000, commits::partitions),
     scenario(
         "a guest's commit of 1000 requests that loses every race",
         HOLD_MAX,
@@ -72,7 +72,7 @@ pub const SCENARIOS: [Scenario; 24] = [
         watches::write_below_unreadable_levels,
     ),
     scenario(
-        "a WRITE below what 64 guests watch above all homes",
+        "a WRITE below what 64 guests watch above all partitions",
         140_000,
         watches::write_below_upper_levels,
     ),
@@ -80,7 +80,7 @@ pub const SCENARIOS: [Scenario; 24] = [
     scenario("RM of 960 levels that 8 guests watch", 1_100_000, watches::remove_watched_levels),
     scenario("RM of 900 nodes, each watched by 8 guests", 2_900_000, watches::remove_watched_nodes),
     scenario(
-        "RM of a home below which 8 guests watch 1000 levels 1024 times",
+        "RM of a partition below which 8 guests watch 1000 levels 1024 times",
         HOLD_MAX,
         watches::remove_above_deep_watches,
     ),
@@ -97,7 +97,7 @@ pub const SCENARIOS: [Scenario; 24] = [
     scenario("a WRITE below 900 levels of 2 KB values", 250_000, nodes::write_below_values),
     scenario("the same beside a snapshot", 990_000, nodes::write_below_values_beside_snapshot),
     scenario("a WRITE of a path of 960 levels", 1_200_000, nodes::create_levels),
-    scenario("RM of a home with 900 homes below", 5_600_000, nodes::remove_homes),
+    scenario("RM of a partition with 900 partitions below", 5_600_000, nodes::remove_partitions),
     scenario(
         "SET_PERMS of a new owner above 250 nodes with paths of 900 bytes",
         1_300_000,
@@ -254,7 +254,7 @@ fn node(number: usize) -> String {
 }
 
 /// Returns one of [`CHANGES`] partition roots of others' devices, as a driver domain creates them.
-fn home_below(number: usize) -> String {
+fn partition_below(number: usize) -> String {
     format!("{}/backend/kind{}/{}", home(), number / 300, 1000 + number)
 }
 

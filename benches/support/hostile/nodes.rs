@@ -4,7 +4,8 @@ use xenstored::store::{Generations, Transaction, Verb};
 use xenstored::words::Access;
 
 use super::{
-    Act, CHANGES, LEVELS, Stage, WATCHED, caller, home, home_below, level, node, perms_of, write_of,
+    Act, CHANGES, LEVELS, Stage, WATCHED, caller, home, level, node, partition_below, perms_of,
+    write_of,
 };
 
 /// Creates a chain of nodes with values as long as the quotas allow.
@@ -43,10 +44,10 @@ pub fn create_levels() -> Act {
     })
 }
 
-pub fn remove_homes() -> Act {
+pub fn remove_partitions() -> Act {
     let mut stage = Stage::of(1, true);
     for number in 0..CHANGES {
-        stage.run_as_guest(&home_below(number), write_of(b""));
+        stage.run_as_guest(&partition_below(number), write_of(b""));
     }
     Box::new(move || {
         stage.run_as_control(&home(), Verb::Rm);

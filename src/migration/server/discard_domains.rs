@@ -12,7 +12,7 @@ use crate::words::{Domid, Errno, Logged, Path, PathBuf, PermSet};
 /// Reverts the imports of these domains. Cost: the nodes of the domains.
 pub fn discard_domains(owners: &OwnerThreads, domids: &[Domid]) -> Vec<Outcome> {
     let discard = |(&domid, seen): (&Domid, Result<DomainSnapshot, Errno>)| match seen {
-        Ok(seen) => match remove_homes(owners, &seen) {
+        Ok(seen) => match remove_partitions(owners, &seen) {
             Ok(()) => Outcome::done(domid, &[]),
             Err((path, errno)) => {
                 Outcome::failed(domid, errno, format!("{} is left, remove it", path.as_path()))
@@ -35,7 +35,7 @@ pub fn discard_domains(owners: &OwnerThreads, domids: &[Domid]) -> Vec<Outcome> 
 ///
 /// # Errors
 /// The first node that could not be changed, with its error. The rest is removed nevertheless.
-fn remove_homes(owners: &OwnerThreads, seen: &DomainSnapshot) -> Result<(), (PathBuf, Errno)> {
+fn remove_partitions(owners: &OwnerThreads, seen: &DomainSnapshot) -> Result<(), (PathBuf, Errno)> {
     let (store, mut result) = (owners.store(), Ok(()));
     let mut change = |path: &PathBuf, verb: Verb<'_>| {
         if let Err(errno) = change(owners, path.as_path(), verb) {
@@ -46,11 +46,11 @@ fn remove_homes(owners: &OwnerThreads, seen: &DomainSnapshot) -> Result<(), (Pat
         }
     };
     let now = store.domain_snapshot(&store.cut(), seen.domid);
-    let roots = now.homes.iter().chain(&seen.homes).map(|(root, _)| root);
+    let roots = now.partitions.iter().chain(&seen.partitions).map(|(root, _)| root);
     for root in roots.collect::<BTreeSet<_>>().into_iter().rev() {
-        let home = store.layout().home(root.as_path());
-        let tree = store.snapshot(home.shard);
-        let Some(node) = tree.root(&home) else { continue };
+        let partition = store.layout().partition(root.as_path());
+        let tree = store.snapshot(partition.shard);
+        let Some(node) = tree.root(&partition) else { continue };
         let (goes, stays) = divide(root, node);
         for path in goes {
             change(&path, Verb::Rm);

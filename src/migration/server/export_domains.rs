@@ -93,8 +93,9 @@ fn collect(owners: &OwnerThreads, domids: &[Domid]) -> Collected {
     let named = domids.iter().map(|&domid| Some((domid, left_behind(store, &trees, domid)?)));
     let mut behind: BTreeMap<Domid, PathBuf> = named.flatten().collect();
     // A subtree that another domain of this export includes is not left out.
-    behind
-        .retain(|_, path| seen.iter().all(|seen| seen.homes.iter().all(|(root, _)| root != path)));
+    behind.retain(|_, path| {
+        seen.iter().all(|seen| seen.partitions.iter().all(|(root, _)| root != path))
+    });
     drop(trees);
     let carried = seen.into_iter().zip(owners.save_connections(domids));
     let leaving = carried.filter_map(|(seen, carried)| {

@@ -18,7 +18,7 @@ use crate::store::{
 };
 use crate::sync::Arc;
 use crate::words::Presence;
-use crate::words::{Domid, Entry, Layout, PathBuf, PermSet, Perms, domain_of_home};
+use crate::words::{Domid, Entry, Layout, PathBuf, PermSet, Perms, domain_of_partition};
 
 /// A domain's part of a stream.
 pub struct ImportedDomain {
@@ -69,8 +69,8 @@ pub fn split_by_domain(state: State) -> (Vec<ImportedDomain>, usize) {
     }
     let mut left = 0;
     for (path, node) in state.nodes {
-        let root = layout.home(path.as_path()).root;
-        let domid = domain_of_home(root).or_else(|| machines.get(root.bytes()).copied());
+        let root = layout.partition(path.as_path()).root;
+        let domid = domain_of_partition(root).or_else(|| machines.get(root.bytes()).copied());
         match domid.and_then(|domid| arrivals.get_mut(&domid)) {
             Some(arrival) => arrival.nodes.push((path, node)),
             None => left += 1,

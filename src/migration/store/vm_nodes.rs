@@ -3,7 +3,9 @@
 //! machine's subtree, so in that case the subtree is left out.
 
 use crate::store::{NodeArc, Store, Tree};
-use crate::words::{Access, Births, Domid, Entry, Path, PathBuf, PathSpace, PermSet, home_prefix};
+use crate::words::{
+    Access, Births, Domid, Entry, Path, PathBuf, PathSpace, PermSet, partition_prefix,
+};
 
 /// The parent directory of the virtual machines' subtrees.
 const MACHINES: &[u8] = b"/vm/";
@@ -27,8 +29,8 @@ pub fn left_behind(store: &Store, trees: &[Tree], domid: Domid) -> Option<PathBu
 }
 
 fn get<'t>(store: &Store, trees: &'t [Tree], path: Path<'_>) -> Option<&'t NodeArc> {
-    let home = store.layout().home(path);
-    trees.get(usize::from(home.shard.0))?.get(&home, path)
+    let partition = store.layout().partition(path);
+    trees.get(usize::from(partition.shard.0))?.get(&partition, path)
 }
 
 /// Returns the permissions and the value of a domain's node `vm`.
@@ -40,7 +42,7 @@ fn naming<'t>(store: &Store, trees: &'t [Tree], domid: Domid) -> Option<(Vec<Ent
 /// Returns the path of the node that names a domain's `/vm/<uuid>`.
 pub(super) fn machine_name(domid: Domid) -> PathBuf {
     let mut path = PathSpace::new();
-    home_prefix(domid, &mut path);
+    partition_prefix(domid, &mut path);
     path.extend_from_slice(b"vm");
     Path::parse(&path).unwrap_or(Path::ROOT).to_buf()
 }

@@ -68,7 +68,7 @@ pub type Form = (u32, Order);
 pub fn snapshot_domains(store: &Store, trees: &[Tree], domids: &[Domid]) -> Vec<DomainSnapshot> {
     let see_one = |&domid: &Domid| {
         let mut seen = store.domain_snapshot(trees, domid);
-        seen.homes.sort_by(|(root, _), (other, _)| root.as_path().order(other.as_path()));
+        seen.partitions.sort_by(|(root, _), (other, _)| root.as_path().order(other.as_path()));
         (seen, machine(store, trees, domid))
     };
     let seen: Vec<_> = match domids.len() {
@@ -81,8 +81,8 @@ pub fn snapshot_domains(store: &Store, trees: &[Tree], domids: &[Domid]) -> Vec<
             Some((root, Some(node))) if machines.insert(root.clone()) => {
                 let is_before =
                     |(other, _): &(PathBuf, _)| other.as_path().order(root.as_path()).is_lt();
-                let at = seen.homes.partition_point(is_before);
-                seen.homes.insert(at, (root, NodeArc::clone(node)));
+                let at = seen.partitions.partition_point(is_before);
+                seen.partitions.insert(at, (root, NodeArc::clone(node)));
             }
             Some((root, None)) => seen.absent = Some(root),
             _ => {}
@@ -164,8 +164,8 @@ fn are_few(leaving: &[ExportedDomain]) -> bool {
     if leaving.len() > FEW_DOMAINS {
         return false;
     }
-    let homes = leaving.iter().flat_map(|leaving| &leaving.seen.homes);
-    let mut open: Vec<&NodeArc> = homes.map(|(_, node)| node).take(FEW_NODES + 1).collect();
+    let partitions = leaving.iter().flat_map(|leaving| &leaving.seen.partitions);
+    let mut open: Vec<&NodeArc> = partitions.map(|(_, node)| node).take(FEW_NODES + 1).collect();
     let mut nodes = open.len();
     while nodes <= FEW_NODES
         && let Some(node) = open.pop()
@@ -188,10 +188,12 @@ fn records(
     let births = store.registry().births();
     let [before, after] = around(store, leaving, form)?;
     let subtree = |(root, node): &(PathBuf, NodeArc)| write_subtree(root, node, births, form);
-    let homes = &leaving.seen.homes;
+    let partitions = &leaving.seen.partitions;
     let subtrees: Vec<(Vec<u8>, u64)> = match workers {
-        Some(workers) => workers.map(homes, subtree).into_iter().collect::<Result<_, Fault>>()?,
-        None => homes.iter().map(subtree).collect::<Result<_, Fault>>()?,
+        Some(workers) => {
+            workers.map(partitions, subtree).into_iter().collect::<Result<_, Fault>>()?
+        }
+        None => partitions.iter().map(subtree).collect::<Result<_, Fault>>()?,
     };
     let nodes = subtrees.iter().map(|(_, nodes)| nodes).sum();
     let subtrees = subtrees.into_iter().map(|(piece, _)| piece);

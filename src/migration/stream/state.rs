@@ -183,7 +183,7 @@ impl State {
         }
         if let Some(parent) = path.as_path().parent()
             && self.parent.as_ref().is_none_or(|last| last.as_path() != parent)
-            && !is_root_of_home(path.as_path())
+            && !is_root_of_partition(path.as_path())
         {
             if !self.nodes.contains_key(parent.bytes()) {
                 return contradiction(format!("the node above {path:?} does not come before it"));
@@ -243,8 +243,8 @@ fn once(nodes: &mut BTreeMap<PathBuf, Node>, path: PathBuf, node: Node) -> Resul
 }
 
 /// The partition of a path does not depend on the number of shards.
-fn is_root_of_home(path: Path<'_>) -> bool {
-    Layout::new(1).home(path).root == path
+fn is_root_of_partition(path: Path<'_>) -> bool {
+    Layout::new(1).partition(path).root == path
 }
 
 fn contradiction<T>(what: String) -> Result<T, Fault> {

@@ -21,7 +21,8 @@ use crate::shard::worker::Worker;
 use crate::shard::worker::connection::Connection;
 use crate::store::{DomainSnapshot, Transaction};
 use crate::words::{
-    ABS_PATH_MAX, Domid, Errno, Path, PathBuf, PathSpace, Presence, domain_of_home, has_homes_below,
+    ABS_PATH_MAX, Domid, Errno, Path, PathBuf, PathSpace, Presence, domain_of_partition,
+    has_partitions_below,
 };
 
 /// Returns the connection of a quiesced domain.
@@ -90,7 +91,8 @@ pub fn restore_connection(
     session.output = Output::of(client.connection.output, client.connection.output_begun);
     session.recharge_output();
     let changed: BTreeSet<PathBuf> = core.shared.store.changed_since(&seen).into_iter().collect();
-    let came: BTreeSet<&[u8]> = seen.homes.iter().map(|(root, _)| root.as_path().bytes()).collect();
+    let came: BTreeSet<&[u8]> =
+        seen.partitions.iter().map(|(root, _)| root.as_path().bytes()).collect();
     let layout = core.shared.store.layout();
     for watch in &client.watches {
         let mut space = PathSpace::new();
@@ -105,11 +107,11 @@ pub fn restore_connection(
         session.domain.account.charge(Quota::Watches, 1);
         session.domain.account.charge(Quota::Memory, new.charge_bytes());
         let id = session.insert_watch(core, new);
-        let root = layout.home(path).root;
+        let root = layout.partition(path).root;
         let came_along =
-            domain_of_home(root) == Some(session.domid()) || came.contains(root.bytes());
+            domain_of_partition(root) == Some(session.domid()) || came.contains(root.bytes());
         let is_changed = changed.contains(root.bytes());
-        if is_changed || !came_along || has_homes_below(path) {
+        if is_changed || !came_along || has_partitions_below(path) {
             session.fire_once(core, id);
         }
     }

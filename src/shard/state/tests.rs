@@ -45,7 +45,7 @@ fn before() -> Box<Before> {
 }
 
 fn seen() -> DomainSnapshot {
-    DomainSnapshot { domid: Domid(5), homes: Vec::new(), absent: None }
+    DomainSnapshot { domid: Domid(5), partitions: Vec::new(), absent: None }
 }
 
 fn mark() -> Mark {

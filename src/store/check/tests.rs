@@ -21,9 +21,9 @@ impl World {
         let store = Store::alone(Layout::new(4));
         let mut world = World { store, generations: Generations::default() };
         world.store.registry.admit(Domid(5), 1).unwrap();
-        for home in ["/local/domain/5", "/local/domain/0/backend/vif/5", "/vm/abc"] {
-            world.write(home, "");
-            world.give(home, 5);
+        for partition in ["/local/domain/5", "/local/domain/0/backend/vif/5", "/vm/abc"] {
+            world.write(partition, "");
+            world.give(partition, 5);
         }
         world.write("/local/domain/5/a/b", "value");
         world.write("/local/domain/5/toolstack", "value");
@@ -53,16 +53,16 @@ impl World {
 
     /// Changes the tree that holds `text`.
     fn tree<R>(&self, text: &str, change: impl FnOnce(&mut Tree) -> R) -> R {
-        let shard = self.store.layout.home(path(text).as_path()).shard;
+        let shard = self.store.layout.partition(path(text).as_path()).shard;
         change(&mut self.store.shards[usize::from(shard.0)].write().tree)
     }
 
     fn node(&self, text: &str, change: impl FnOnce(&mut super::super::Node)) {
         let path = path(text);
-        let home = self.store.layout.home(path.as_path());
+        let partition = self.store.layout.partition(path.as_path());
         self.tree(text, |tree| {
-            let root = tree.root_mut(&home).unwrap();
-            change(get_mut(root, &home, path.as_path()).unwrap());
+            let root = tree.root_mut(&partition).unwrap();
+            change(get_mut(root, &partition, path.as_path()).unwrap());
         });
     }
 
@@ -108,7 +108,7 @@ fn a_name_without_its_home() {
     world.node("/local/domain/0/backend/vif", |node| {
         node.insert_child(0, b"6", None);
     });
-    world.finds(&["/local/domain/0/backend/vif/6 is a name without a home in shard 2"]);
+    world.finds(&["/local/domain/0/backend/vif/6 is a name without a partition in shard 2"]);
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn a_home_kept_by_its_parent() {
         vif.insert_child(0, b"5", node);
     });
     world.finds(&[
-        "/local/domain/0/backend/vif/5 is kept by its parent, and should be a home",
+        "/local/domain/0/backend/vif/5 is kept by its parent, and should be a partition",
         "the index of owners of shard 0 lacks /local/domain/0/backend/vif/5 of domain 5",
     ]);
 }
@@ -156,7 +156,7 @@ fn a_home_in_a_shard_that_is_not_its_own() {
     wrong.tree.note_owned(Domid(5), root.as_path());
     drop(wrong);
     world.finds(&[
-        "/local/domain/5 is a name without a home in shard 1",
+        "/local/domain/5 is a name without a partition in shard 1",
         "/local/domain/5 is in shard 3, and belongs to shard 1",
     ]);
 }
@@ -186,8 +186,8 @@ fn names_that_no_node_can_have_and_sums_that_are_wrong() {
 #[test]
 fn an_index_of_owners_that_lacks_or_has_too_much() {
     let world = World::new();
-    let (home, below) = (path("/local/domain/5"), path("/local/domain/5/a"));
-    world.tree("/local/domain/5", |tree| tree.forget_owned(Domid(5), home.as_path()));
+    let (partition, below) = (path("/local/domain/5"), path("/local/domain/5/a"));
+    world.tree("/local/domain/5", |tree| tree.forget_owned(Domid(5), partition.as_path()));
     world.finds(&["the index of owners of shard 1 lacks /local/domain/5 of domain 5"]);
     let world = World::new();
     world.tree("/local/domain/5", |tree| tree.note_owned(Domid(5), below.as_path()));
@@ -301,5 +301,5 @@ fn watches_that_a_trie_and_a_connection_do_not_agree_on() {
     assert!(check(&[(low.clone(), deep)])[0].contains("is another"), "of another depth");
     world.store.upper.insert(low.as_path(), entry(1));
     assert!(check(&[(low.clone(), entry(1))])[0].contains("in the tries twice"));
-    assert_eq!(world.store.layout.home(low.as_path()).shard, ShardId(1));
+    assert_eq!(world.store.layout.partition(low.as_path()).shard, ShardId(1));
 }

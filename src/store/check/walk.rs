@@ -8,7 +8,7 @@ use super::super::Tree;
 use super::super::node::{Node, NodeArc};
 use super::Living;
 use super::findings::Findings;
-use crate::words::{Domid, Home, Layout, Path, PathBuf, ShardId, domain_of_home};
+use crate::words::{Domid, Layout, Partition, Path, PathBuf, ShardId, domain_of_partition};
 
 /// The walk over one shard, with its results.
 pub struct Walk<'a> {
@@ -43,12 +43,12 @@ impl<'a> Walk<'a> {
             findings: Findings::default(),
         };
         let tree = walk.tree(shard);
-        for (root, node) in tree.into_iter().flat_map(Tree::homes) {
-            walk.home(root.as_path());
+        for (root, node) in tree.into_iter().flat_map(Tree::partitions) {
+            walk.partition(root.as_path());
             walk.below(root, node);
         }
         walk.compare_index();
-        walk.compare_homes();
+        walk.compare_partitions();
         walk
     }
 
@@ -71,23 +71,23 @@ impl<'a> Walk<'a> {
         self.trees.get(usize::from(shard.0))
     }
 
-    fn node(&self, home: &Home<'_>, path: Path<'_>) -> Option<&'a NodeArc> {
-        self.tree(home.shard)?.get(home, path)
+    fn node(&self, partition: &Partition<'_>, path: Path<'_>) -> Option<&'a NodeArc> {
+        self.tree(partition.shard)?.get(partition, path)
     }
 
     /// Checks that a partition's root is in the right shard and named by its parent. A path is finite and every
     /// parent is checked likewise, so this shows that all partitions can be reached from `/`.
-    fn home(&mut self, root: Path<'_>) {
-        let Home { shard, root: right } = self.layout.home(root);
+    fn partition(&mut self, root: Path<'_>) {
+        let Partition { shard, root: right } = self.layout.partition(root);
         let here = self.shard.0;
         if right != root {
-            self.findings.add(|| format!("{root} in shard {here} is not the root of a home"));
+            self.findings.add(|| format!("{root} in shard {here} is not the root of a partition"));
         } else if shard != self.shard {
             self.findings
                 .add(|| format!("{root} is in shard {here}, and belongs to shard {}", shard.0));
         }
         let Some(parent) = root.parent().filter(|_| !root.is_special()) else { return };
-        match self.node(&self.layout.home(parent), parent) {
+        match self.node(&self.layout.partition(parent), parent) {
             None => self.findings.add(|| format!("{root} is there, and its parent is not")),
             Some(parent) => {
                 if parent.children().get(root.name()).is_none() {
@@ -128,16 +128,17 @@ impl<'a> Walk<'a> {
 
     /// Checks a child's entry: it has a node, unless it is the root of another partition, which is in its own shard.
     fn child(&mut self, path: Path<'_>, has_node: bool) {
-        let home = self.layout.home(path);
-        match (home.root == path, has_node) {
+        let partition = self.layout.partition(path);
+        match (partition.root == path, has_node) {
             (true, true) => {
-                self.findings.add(|| format!("{path} is kept by its parent, and should be a home"));
+                self.findings
+                    .add(|| format!("{path} is kept by its parent, and should be a partition"));
             }
             (true, false) => {
-                if self.node(&home, path).is_none() {
-                    let shard = home.shard.0;
+                if self.node(&partition, path).is_none() {
+                    let shard = partition.shard.0;
                     self.findings
-                        .add(|| format!("{path} is a name without a home in shard {shard}"));
+                        .add(|| format!("{path} is a name without a partition in shard {shard}"));
                 }
             }
             (false, false) => self.findings.add(|| format!("{path} is a name without a node")),
@@ -186,17 +187,18 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn compare_homes(&mut self) {
+    fn compare_partitions(&mut self) {
         let Some(tree) = self.tree(self.shard) else { return };
         let shard = self.shard.0;
-        let with_key = |root: &PathBuf| Some((domain_of_home(root.as_path())?, root.clone()));
-        let homes: BTreeSet<_> = tree.homes().filter_map(|(root, _)| with_key(root)).collect();
+        let with_key = |root: &PathBuf| Some((domain_of_partition(root.as_path())?, root.clone()));
+        let partitions: BTreeSet<_> =
+            tree.partitions().filter_map(|(root, _)| with_key(root)).collect();
         let index: BTreeSet<_> = tree.of_domains().cloned().collect();
-        for (domid, root) in homes.symmetric_difference(&index) {
+        for (domid, root) in partitions.symmetric_difference(&index) {
             let path = root.as_path();
             self.findings.add(|| {
                 format!(
-                    "the index of homes of shard {shard} is wrong about {path}, domain {domid}'s"
+                    "the index of partitions of shard {shard} is wrong about {path}, domain {domid}'s"
                 )
             });
         }

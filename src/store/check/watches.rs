@@ -119,7 +119,7 @@ impl Store {
 
 /// Returns the shard whose trie holds watches on `path`; `None` for the global watch trie.
 fn belongs(layout: Layout, path: Path<'_>) -> Option<ShardId> {
-    if is_upper(path) { None } else { Some(layout.home(path).shard) }
+    if is_upper(path) { None } else { Some(layout.partition(path).shard) }
 }
 
 fn each(trie: &Trie, mut visit: impl FnMut(Path<'_>, &Entry)) {
