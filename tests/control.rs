@@ -173,7 +173,7 @@ fn a_report_counts_what_is_held_and_why_transactions_failed() {
     ] {
         assert!(report.lines().any(|other| other == line), "{line:?} is not in {report}");
     }
-    assert!(report.lines().any(|line| line.starts_with("spine ")), "{report}");
+    assert!(report.lines().any(|line| line.starts_with("root_shard ")), "{report}");
     world.admin.commit(open).unwrap();
     assert_eq!(answer(world, "memreport"), "OK");
     logged(world, "open transactions: 0");

@@ -22,7 +22,8 @@ fn write(served: &dyn Served, text: &mut String) -> fmt::Result {
     let store = served.store();
     writeln!(text, "shard      homes      nodes     watches  begins of owners  pinned homes")?;
     for (shard, sizes) in store.sizes() {
-        let name = if shard == store.layout().spine() { "spine" } else { &shard.0.to_string() };
+        let name =
+            if shard == store.layout().root_shard() { "root_shard" } else { &shard.0.to_string() };
         writeln!(
             text,
             "{name:<6}{:>10} {:>10} {:>11} {:>17} {:>16}",

@@ -16,7 +16,7 @@
 //! `Forest`. The store does not know the wire protocol and holds no lock across I/O.
 //!
 //! # Invariants
-//! Lock order: shards by number, the root shard (`spine`) last; then the locks of the global watch trie and of the
+//! Lock order: shards by number, the root shard (`root_shard`) last; then the locks of the global watch trie and of the
 //! registry, which are held only briefly. A thread that holds one of the latter acquires no shard's lock, and
 //! [`Outlet::push`], called with shard locks held, takes no lock. So deadlock is impossible.
 //!

@@ -96,10 +96,11 @@ impl Store {
     /// the special path, others of that path with the domain's number below it.
     pub fn publish_special(&self, name: &'static [u8], domid: Domid) {
         let Ok(special) = Path::parse(name) else { return };
-        let spine = self.layout.spine();
-        let locked = Locked::take(self, &LockSet::one(spine, false));
+        let root_shard = self.layout.root_shard();
+        let locked = Locked::take(self, &LockSet::one(root_shard, false));
         let partition = self.layout.partition(special);
-        let Some(node) = locked.shard(spine).and_then(|shard| shard.tree.get(&partition, special))
+        let Some(node) =
+            locked.shard(root_shard).and_then(|shard| shard.tree.get(&partition, special))
         else {
             return;
         };

@@ -11,7 +11,7 @@
 //! | `/libxl/<d>` | domain d |
 //! | `/vm/<uuid>` and any other `/<a>/<b>` | the path of the partition root |
 //!
-//! The nodes above all partitions (`/`, `/<a>`, `/local/domain`) and the special paths form the *root shard* (`spine`).
+//! The nodes above all partitions (`/`, `/<a>`, `/local/domain`) and the special paths form the *root shard* (`root_shard`).
 
 use std::hash::{BuildHasher, Hasher};
 
@@ -62,7 +62,7 @@ impl Layout {
     }
 
     /// Returns the root shard, which holds everything above the partitions.
-    pub fn spine(self) -> ShardId {
+    pub fn root_shard(self) -> ShardId {
         ShardId(self.shards)
     }
 
@@ -74,18 +74,18 @@ impl Layout {
     /// Returns the partition that holds `path`. Cost: a few components of the path.
     pub fn partition(self, path: Path<'_>) -> Partition<'_> {
         if path.is_special() {
-            return Partition { shard: self.spine(), root: path };
+            return Partition { shard: self.root_shard(), root: path };
         }
         let bytes = path.bytes();
         if bytes.starts_with(DOMAINS) {
             return self.domain_home(path);
         }
-        let spine = Partition { shard: self.spine(), root: Path::ROOT };
+        let root_shard = Partition { shard: self.root_shard(), root: Path::ROOT };
         let second = component_end(bytes, 1).and_then(|first| component_end(bytes, first + 1));
-        let Some(end) = second else { return spine };
+        let Some(end) = second else { return root_shard };
         let root = path.prefix(end);
         if root.bytes() == b"/local/domain" {
-            return spine;
+            return root_shard;
         }
         let domid = root.bytes().strip_prefix(b"/libxl/").and_then(Domid::parse_canonical);
         Partition { shard: domid.map_or_else(|| self.of_bytes(root), |d| self.of_domain(d)), root }
@@ -174,12 +174,12 @@ mod tests {
     #[test]
     fn homes_are_a_function_of_the_path() {
         let layout = Layout::new(4);
-        let spine = layout.spine();
+        let root_shard = layout.root_shard();
         for (path, root, shard) in [
-            ("/", "/", Some(spine)),
-            ("/tool", "/", Some(spine)),
-            ("/local/domain", "/", Some(spine)),
-            ("@releaseDomain", "@releaseDomain", Some(spine)),
+            ("/", "/", Some(root_shard)),
+            ("/tool", "/", Some(root_shard)),
+            ("/local/domain", "/", Some(root_shard)),
+            ("@releaseDomain", "@releaseDomain", Some(root_shard)),
             ("/local/domain/7", "/local/domain/7", Some(ShardId(3))),
             ("/local/domain/7/a/b", "/local/domain/7", Some(ShardId(3))),
             ("/local/domain/0/backend", "/local/domain/0", Some(ShardId(0))),
@@ -215,7 +215,7 @@ mod tests {
                 );
             }
             let domain = domain_of_partition(partition.root).map(|domid| layout.of_domain(domid));
-            assert_eq!(domain, shard.filter(|&shard| shard != spine && root != "/"), "{path}");
+            assert_eq!(domain, shard.filter(|&shard| shard != root_shard && root != "/"), "{path}");
         }
     }
 
