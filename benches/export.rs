@@ -78,7 +78,7 @@ fn export_all(
 ) -> Duration {
     stream.clear();
     let began = Instant::now();
-    let seen = snapshot_domains(&world.store, &world.store.cut(), domids);
+    let seen = snapshot_domains(&world.store, &world.store.snapshot_all(), domids);
     let leaving = seen.into_iter().zip(clients).map(|(seen, client)| {
         let domain = world.store.registry().get(seen.domid).expect("it lives");
         ExportedDomain { domain, client: Some(client), seen }

@@ -57,7 +57,7 @@ fn main() {
 }
 
 fn stream_of(world: &World, domids: &[Domid]) -> Vec<u8> {
-    let seen = snapshot_domains(&world.store, &world.store.cut(), domids);
+    let seen = snapshot_domains(&world.store, &world.store.snapshot_all(), domids);
     let leaving = seen.into_iter().map(|seen| {
         let domain = world.store.registry().get(seen.domid).expect("it lives");
         ExportedDomain { domain, client: Some(Client::new(seen.domid)), seen }

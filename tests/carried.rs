@@ -26,7 +26,7 @@ const DOMIDS: [u16; 3] = [5, 6, 7];
 /// Returns the stream of these domains as they are now.
 fn leave(world: &World, domids: &[u16], clients: &BTreeMap<u16, ClientOf>) -> Vec<u8> {
     let domids: Vec<Domid> = domids.iter().copied().map(Domid).collect();
-    let seen = snapshot_domains(&world.store, &world.store.cut(), &domids);
+    let seen = snapshot_domains(&world.store, &world.store.snapshot_all(), &domids);
     let leaving: Vec<_> = seen
         .into_iter()
         .map(|seen| ExportedDomain {

@@ -428,9 +428,9 @@ fn every_shard_is_in_a_cut() {
     for domid in 4..6 {
         world.control().write(&format!("/libxl/{domid}"), "").unwrap();
     }
-    let cut = world.store.cut();
-    assert_eq!(cut.len(), 3);
-    for (tree, shard) in cut.iter().zip(0..) {
+    let trees = world.store.snapshot_all();
+    assert_eq!(trees.len(), 3);
+    for (tree, shard) in trees.iter().zip(0..) {
         let partitions =
             |tree: &Tree| tree.partitions().map(|(path, _)| path.clone()).collect::<Vec<_>>();
         assert_eq!(partitions(tree), partitions(&world.store.snapshot(ShardId(shard))));

@@ -230,13 +230,13 @@ fn ack() -> Answer {
 
 /// Encodes a text as a reply. A text that is too long is truncated at a line, and a last line says so.
 fn text(text: &str) -> Vec<u8> {
-    const CUT: &str = "(the rest does not fit into a reply)";
+    const TRUNCATED: &str = "(the rest does not fit into a reply)";
     let mut bytes = text.as_bytes().to_vec();
     if bytes.len() >= PAYLOAD_BYTES_MAX {
-        bytes.truncate(PAYLOAD_BYTES_MAX - 1 - CUT.len());
+        bytes.truncate(PAYLOAD_BYTES_MAX - 1 - TRUNCATED.len());
         let whole_lines = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
         bytes.truncate(whole_lines);
-        bytes.extend_from_slice(CUT.as_bytes());
+        bytes.extend_from_slice(TRUNCATED.as_bytes());
     }
     bytes.push(0);
     bytes

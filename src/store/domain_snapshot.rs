@@ -20,7 +20,7 @@ pub struct DomainSnapshot {
 }
 
 impl Store {
-    /// Returns the domain's partitions in `trees`, a snapshot of the store ([`Store::cut`]). The caller adds
+    /// Returns the domain's partitions in `trees`, a snapshot of the store ([`Store::snapshot_all`]). The caller adds
     /// partitions without the domain's key. Cost: their number.
     pub fn domain_snapshot(&self, trees: &[Tree], domid: Domid) -> DomainSnapshot {
         let tree = trees.get(usize::from(self.layout.of_domain(domid).0));

@@ -238,7 +238,7 @@ impl Store {
 
     /// Returns a consistent snapshot of all shards, the root shard last: a commit to several shards is in all of
     /// these trees or in none. Cost: all locks, shared, while the trees are cloned.
-    pub fn cut(&self) -> Vec<Tree> {
+    pub fn snapshot_all(&self) -> Vec<Tree> {
         let locked = Locked::take(self, &LockSet::all(self.layout, false));
         let trees = self.layout.all().filter_map(|shard| locked.shard(shard));
         trees.map(|shard| shard.tree.clone()).collect()

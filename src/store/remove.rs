@@ -35,7 +35,7 @@ pub fn rm<F: Forest>(
             return if errno == Errno::ENOENT && has_parent { Ok(()) } else { Err(errno.into()) };
         }
     }
-    effects.changes.extend(cut(cx, forest, path)?);
+    effects.changes.extend(detach(cx, forest, path)?);
     Ok(())
 }
 
@@ -43,7 +43,7 @@ pub fn rm<F: Forest>(
 ///
 /// # Errors
 /// `ENOSPC` for a guest's transaction that removes too many nodes of others.
-pub fn cut<F: Forest>(
+pub fn detach<F: Forest>(
     cx: &mut Context<'_>,
     forest: &mut F,
     path: Path<'_>,

@@ -3,7 +3,7 @@
 
 use super::context::{Caller, Context, Effects, Ledger};
 use super::forest::{LockSet, Locked};
-use super::remove::cut;
+use super::remove::detach;
 use super::write::set_perms;
 use super::{Executed, Generations, Store, StoreError};
 use crate::domain::Domain;
@@ -84,7 +84,7 @@ impl Sweep<'_> {
                 }
                 return Ok(Executed::default());
             }
-            let mut changes = cut(&mut cx, locked, path)?.into_iter().collect();
+            let mut changes = detach(&mut cx, locked, path)?.into_iter().collect();
             Ok(store.conclude(locked, None, &mut changes, by))
         })
     }

@@ -100,8 +100,8 @@ fn a_cut_shows_all_of_a_commit_or_nothing() {
                 }
             },
             || {
-                let cut = world.store.cut();
-                assert_eq!(value(&cut[0], "/libxl/4/v"), value(&cut[1], "/libxl/5/v"));
+                let trees = world.store.snapshot_all();
+                assert_eq!(value(&trees[0], "/libxl/4/v"), value(&trees[1], "/libxl/5/v"));
             },
         );
         world.check();

@@ -45,7 +45,7 @@ fn remove_partitions(owners: &OwnerThreads, seen: &DomainSnapshot) -> Result<(),
             }
         }
     };
-    let now = store.domain_snapshot(&store.cut(), seen.domid);
+    let now = store.domain_snapshot(&store.snapshot_all(), seen.domid);
     let roots = now.partitions.iter().chain(&seen.partitions).map(|(root, _)| root);
     for root in roots.collect::<BTreeSet<_>>().into_iter().rev() {
         let partition = store.layout().partition(root.as_path());

@@ -44,10 +44,10 @@ pub fn export_domains(
     // Domains to be unquiesced if this fails.
     let served: Vec<Domid> = domids.iter().filter(|domid| !is_quiesced(domid)).copied().collect();
     let mut failed = owners.quiesce(domids);
-    let still = began.elapsed();
+    let drained = began.elapsed();
     let Collected { versions, leaving, gone, behind } = collect(owners, domids);
     failed.extend(gone);
-    let cut = began.elapsed();
+    let snapshot = began.elapsed();
     let nodes = write(owners, domids, &leaving, descriptors).map_err(|error| {
         tracing::warn!(%error, "an export could not be written");
         owners.undo_quiesce(&served);
@@ -58,9 +58,9 @@ pub fn export_domains(
         domains = domids.len(),
         domids = %Logged(&domids),
         nodes = nodes.iter().sum::<u64>(),
-        still_us = still.as_micros(),
-        cut_us = (cut - still).as_micros(),
-        written_us = (began.elapsed() - cut).as_micros(),
+        drained_us = drained.as_micros(),
+        snapshot_us = (snapshot - drained).as_micros(),
+        written_us = (began.elapsed() - snapshot).as_micros(),
         "exported"
     );
     let mut outcomes = outcomes(owners, failed, versions, leaving, &nodes);
@@ -88,7 +88,7 @@ fn collect(owners: &OwnerThreads, domids: &[Domid]) -> Collected {
     let (store, mut gone) = (owners.store(), Vec::new());
     // The snapshot comes first: a later write changes a root and sends an event to the connection, so the mark
     // detects it.
-    let trees = store.cut();
+    let trees = store.snapshot_all();
     let seen = snapshot_domains(store, &trees, domids);
     let named = domids.iter().map(|&domid| Some((domid, left_behind(store, &trees, domid)?)));
     let mut behind: BTreeMap<Domid, PathBuf> = named.flatten().collect();

@@ -63,7 +63,7 @@ struct Records {
 /// The version and the byte order of a stream.
 pub type Form = (u32, Order);
 
-/// Returns the nodes of each domain in a snapshot of the store ([`Store::cut`]). A `/vm/<uuid>` named by several
+/// Returns the nodes of each domain in a snapshot of the store ([`Store::snapshot_all`]). A `/vm/<uuid>` named by several
 /// domains goes with the first. Cost: the domains' partitions, shared among the workers if the domains are many.
 pub fn snapshot_domains(store: &Store, trees: &[Tree], domids: &[Domid]) -> Vec<DomainSnapshot> {
     let see_one = |&domid: &Domid| {

@@ -39,9 +39,9 @@ use walk::Walk;
 
 /// Maximum number of attempts to find a moment in which no removal is being settled, one second in all with the pauses:
 /// in that time the reaper frees some millions of nodes.
-const CUTS_MAX: usize = 200;
-/// See [`CUTS_MAX`].
-const CUT_PAUSE: Duration = Duration::from_millis(5);
+const SNAPSHOTS_MAX: usize = 200;
+/// See [`SNAPSHOTS_MAX`].
+const SNAPSHOT_PAUSE: Duration = Duration::from_millis(5);
 /// Maximum number of repetitions while the check finds nodes whose owner is dead. The owner's sweep may be in progress;
 /// nodes that still exist after a second were missed by it.
 const SWEEPS_MAX: usize = 10;
@@ -66,7 +66,7 @@ pub struct Unsettled {
 }
 
 /// Everything that is compared, at one moment.
-struct Cut {
+struct Snapshot {
     layout: Layout,
     trees: Vec<Tree>,
     tries: Tries,
@@ -91,22 +91,25 @@ impl Store {
     /// [`Unsettled`], after a second.
     pub fn check(&self) -> Result<Checked, Unsettled> {
         for look in 1.. {
-            let cut = self.settled_cut()?;
-            let living =
-                cut.domains.iter().map(|used| (used.domain.domid, used.domain.birth)).collect();
+            let snapshot = self.settled_snapshot()?;
+            let living = snapshot
+                .domains
+                .iter()
+                .map(|used| (used.domain.domid, used.domain.birth))
+                .collect();
             let shards: Vec<ShardId> = self.layout.all().collect();
-            let walk = |shard| Walk::of(shard, cut.layout, &cut.trees, &living);
+            let walk = |shard| Walk::of(shard, snapshot.layout, &snapshot.trees, &living);
             let walks: Vec<Walk> = Workers::find().map(shards, walk);
             if walks.iter().any(|walk| walk.has_orphans()) && look < SWEEPS_MAX {
                 std::thread::sleep(SWEEP_PAUSE);
                 continue;
             }
-            return Ok(self.conclude_check(&cut, walks));
+            return Ok(self.conclude_check(&snapshot, walks));
         }
         unreachable!("the last look is the last")
     }
 
-    fn conclude_check(&self, cut: &Cut, walks: Vec<Walk>) -> Checked {
+    fn conclude_check(&self, snapshot: &Snapshot, walks: Vec<Walk>) -> Checked {
         let mut findings = Findings::default();
         let mut nodes = 0;
         let mut owned: HashMap<Domid, (u64, u64), RandomState> = HashMap::default();
@@ -119,11 +122,11 @@ impl Store {
             }
             findings.append(walk.findings);
         }
-        for used in &cut.domains {
+        for used in &snapshot.domains {
             let (nodes, bytes) = owned.remove(&used.domain.domid).unwrap_or_default();
             used.compare(nodes, bytes, &mut findings);
         }
-        let watches = cut.tries.check(cut.layout, &mut findings);
+        let watches = snapshot.tries.check(snapshot.layout, &mut findings);
         for fault in self.registry.faults() {
             findings.add(|| fault);
         }
@@ -131,11 +134,11 @@ impl Store {
     }
 
     /// Takes a snapshot at a moment when no removal is being settled.
-    fn settled_cut(&self) -> Result<Cut, Unsettled> {
-        for _ in 0..CUTS_MAX {
-            match self.try_cut() {
-                Some(cut) => return Ok(cut),
-                None => std::thread::sleep(CUT_PAUSE),
+    fn settled_snapshot(&self) -> Result<Snapshot, Unsettled> {
+        for _ in 0..SNAPSHOTS_MAX {
+            match self.try_snapshot() {
+                Some(snapshot) => return Ok(snapshot),
+                None => std::thread::sleep(SNAPSHOT_PAUSE),
             }
         }
         Err(Unsettled { removals: self.unsettled.load(Ordering::Relaxed) })
@@ -144,7 +147,7 @@ impl Store {
     /// Takes a snapshot unless a removal is being settled. With all locks held, the accounts of living domains do not
     /// change: a thread that charges holds some lock exclusively, and removals being settled are counted in
     /// `unsettled`.
-    fn try_cut(&self) -> Option<Cut> {
+    fn try_snapshot(&self) -> Option<Snapshot> {
         let locked = Locked::take(self, &LockSet::all(self.layout, false));
         if self.unsettled.load(Ordering::Acquire) > 0 {
             return None;
@@ -157,7 +160,7 @@ impl Store {
                 (domain.account.used(Quota::Nodes), domain.account.used(Quota::Memory));
             Some(Use { domain, nodes, bytes })
         };
-        Some(Cut {
+        Some(Snapshot {
             layout: self.layout,
             trees: shards().map(|shard| shard.tree.clone()).collect(),
             tries: Tries::new(shards().map(|shard| shard.watches.clone()), self.upper.load()),
