@@ -8,7 +8,7 @@ use super::{Shard, Store, StoreError, Tree};
 use crate::sync::{Arc, RwLockReadGuard, RwLockWriteGuard};
 use crate::words::{Domid, Layout, Partition, Path, Perms, ShardId};
 
-/// A source of partitions for operations: [`Locked`] or [`super::own::Own`].
+/// A source of partitions for operations: [`Locked`] or [`super::tx_view::TxView`].
 pub trait Forest {
     /// Returns the function from paths to shards and partitions.
     fn layout(&self) -> Layout;

@@ -3,7 +3,7 @@
 //! ```text
 //!            execute                     execute_in ... commit
 //!               |                             |
-//!   with_locks: Locked (forest)       Own (forest): private copies
+//!   with_locks: Locked (forest)       TxView (forest): private copies
 //!               |                             |
 //!               +--- apply: read, write, remove ---+
 //!               |                             |
@@ -40,7 +40,6 @@ mod forest;
 mod import_subtrees;
 mod node;
 mod op;
-mod own;
 mod pins;
 mod plant;
 mod publish;
@@ -55,6 +54,7 @@ mod sweep;
 mod touched;
 mod transaction;
 mod tree;
+mod tx_view;
 mod unmatched;
 mod write;
 

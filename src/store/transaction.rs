@@ -14,8 +14,8 @@ use super::context::{Caller, Change, Context, Deltas, Effects, Ledger};
 use super::error::StoreError;
 use super::forest::Locked;
 use super::op::{LoggedOp, Op, Verb};
-use super::own::Own;
 use super::touched::TouchedPartitions;
+use super::tx_view::TxView;
 use super::{Generations, Store, apply};
 use crate::domain::Quota;
 use crate::words::{Domid, Errno, Layout, Partition, Path, PathBuf};
@@ -264,7 +264,7 @@ impl Store {
         let ledger = Ledger::Transaction(&mut transaction.deltas);
         let (registry, path) = (&self.registry, Some(op.path));
         let mut cx = Context { registry, caller, generation, ledger, path };
-        let mut own = Own { store: self, locked, partitions: &mut transaction.touched };
+        let mut own = TxView { store: self, locked, partitions: &mut transaction.touched };
         let effects = &mut transaction.effects;
         let known = effects.changes.len();
         let result = apply(&mut cx, &mut own, op, reply, effects);

@@ -8,7 +8,7 @@ use super::touched::{Change, Named, Touched, TouchedPartitions};
 use crate::words::{Domid, Layout, Partition, Path, Perms};
 
 /// A transaction's partitions. Each is a snapshot taken from the store at its first access.
-pub struct Own<'a, 's> {
+pub struct TxView<'a, 's> {
     /// The store from which partitions are taken.
     pub store: &'a Store,
     /// The locks, if the caller holds any; then it holds all. Without them, each first access locks one shard for as
@@ -19,7 +19,7 @@ pub struct Own<'a, 's> {
     pub partitions: &'a mut TouchedPartitions,
 }
 
-impl Own<'_, '_> {
+impl TxView<'_, '_> {
     fn touch(&mut self, partition: &Partition<'_>) -> Option<&mut Touched> {
         let (store, locked) = (self.store, self.locked);
         self.partitions.touch(partition, || {
@@ -39,7 +39,7 @@ impl Own<'_, '_> {
     }
 }
 
-impl Forest for Own<'_, '_> {
+impl Forest for TxView<'_, '_> {
     fn layout(&self) -> Layout {
         self.store.layout
     }
