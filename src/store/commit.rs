@@ -83,12 +83,12 @@ impl Store {
             if replay == Replay::Unfinished {
                 return Err(Failure::Unfinished(Box::new(transaction)));
             }
-            let mut locked = Locked::take(self, &transaction.touched.lock_set());
+            let mut locked = Locked::take(self, &transaction.access_set.lock_set());
             let is_current = self.is_current(&transaction, &locked);
             if is_current && (transaction.replayed || !transaction.saw_quota) {
                 return self.swap_in(&mut transaction, &mut locked, caller);
             }
-            let changed = transaction.touched.changed_partition(&locked).cloned();
+            let changed = transaction.access_set.changed_partition(&locked).cloned();
             drop(locked);
             transaction.lost_races += 1;
             if caller.subject.privileged && transaction.lost_races >= RACES_MAX {
@@ -145,7 +145,7 @@ impl Store {
     /// Returns whether every partition is as the transaction saw it, and no domain has died or got other rights or
     /// limits since.
     fn is_current(&self, transaction: &Transaction, locked: &Locked<'_>) -> bool {
-        transaction.rights == self.registry.rights() && transaction.touched.are_current(locked)
+        transaction.rights == self.registry.rights() && transaction.access_set.are_current(locked)
     }
 
     /// Replays the log from where the last piece ended. The first reply that differs dooms the transaction.
@@ -218,8 +218,8 @@ impl Store {
             return Err(Failure::StaleEpoch(Box::new(std::mem::take(transaction))));
         }
         self.reserve(transaction, caller)?;
-        transaction.touched.swap_in(locked);
-        let replaced = std::mem::take(&mut transaction.touched);
+        transaction.access_set.swap_in(locked);
+        let replaced = std::mem::take(&mut transaction.access_set);
         Ok(self.conclude(locked, Some(replaced), &mut transaction.effects.changes, caller))
     }
 

@@ -5,12 +5,12 @@ use std::collections::{HashMap, HashSet};
 
 use foldhash::fast::RandomState;
 
+use super::access_set::AccessSet;
 use super::context::Change;
 use super::forest::Locked;
 use super::node::NodeArc;
 use super::recipients::{ChangePerms, Recipients};
 use super::removed_watches::RemovedWatches;
-use super::touched::TouchedPartitions;
 use super::tree::find;
 use super::unmatched::Snapshot;
 use super::{Shard, Store};
@@ -102,7 +102,7 @@ impl Budget {
 pub struct CommitView<'a> {
     pub store: &'a Store,
     pub source: Source<'a>,
-    pub replaced: Option<&'a TouchedPartitions>,
+    pub replaced: Option<&'a AccessSet>,
     pub changes: &'a [Change],
     /// Whether some changes removed nodes.
     pub removes: bool,

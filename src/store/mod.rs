@@ -28,6 +28,7 @@
 //! A node that a snapshot holds is never changed in place (copy-on-write up to the partition's root), so an equal
 //! root means an unchanged partition. Transactions, exports and imports rely on that instead of version numbers.
 
+mod access_set;
 #[cfg(test)]
 mod alone;
 mod check;
@@ -51,7 +52,6 @@ mod removed_watches;
 mod settle;
 mod sizes;
 mod sweep;
-mod touched;
 mod transaction;
 mod tree;
 mod tx_view;
@@ -80,13 +80,13 @@ use crate::domain::{Registry, Ticket};
 use crate::sync::{Arc, AtomicU64, Ordering, RwLock};
 use crate::watch::{Entry, Outlet, Trie, Upper, Watcher};
 use crate::words::{Errno, Layout, Path, ShardId, has_partitions_below};
+use access_set::AccessSet;
 use context::{Change, Changes, Context, Effects, Ledger};
 use forest::{Forest, LockSet, Locked};
 use pins::Pins;
 use publish::{LOOKS_MAX, Published};
 use recent::Recent;
 use settle::Reaper;
-use touched::TouchedPartitions;
 use unmatched::Commit;
 
 /// Part of the store behind one lock: partitions, their index, and the watches on paths in them.
@@ -134,7 +134,7 @@ pub struct Executed {
     pub removed: Vec<Removed>,
     /// The partitions that a transaction replaced. Freeing them can take long, so the caller drops them once no lock
     /// is held.
-    pub replaced: Option<TouchedPartitions>,
+    pub replaced: Option<AccessSet>,
 }
 
 /// Number of generations that a thread takes from the shared counter at a time, so that the counter's cache line is
@@ -294,7 +294,7 @@ impl Store {
     fn conclude(
         &self,
         locked: &mut Locked<'_>,
-        replaced: Option<TouchedPartitions>,
+        replaced: Option<AccessSet>,
         changes: &mut Changes,
         caller: &Caller,
     ) -> Executed {

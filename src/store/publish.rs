@@ -3,11 +3,11 @@
 use std::cell::OnceCell;
 
 use super::Store;
+use super::access_set::AccessSet;
 use super::commit_view::{Budget, CommitView, NAMED_BYTES_MAX, Source, order};
 use super::context::{Caller, Change};
 use super::forest::{LockSet, Locked};
 use super::recipients::Recipients;
-use super::touched::TouchedPartitions;
 use crate::domain::Ticket;
 use crate::sync::Arc;
 use crate::watch::{Batch, Event};
@@ -46,7 +46,7 @@ impl Store {
     pub(super) fn publish(
         &self,
         locked: &Locked<'_>,
-        replaced: Option<&TouchedPartitions>,
+        replaced: Option<&AccessSet>,
         changes: &[Change],
         caller: &Caller,
     ) -> Published {

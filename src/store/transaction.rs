@@ -10,11 +10,11 @@ use std::hash::{BuildHasher, Hasher};
 
 use foldhash::quality::RandomState;
 
+use super::access_set::AccessSet;
 use super::context::{Caller, Change, Context, Deltas, Effects, Ledger};
 use super::error::StoreError;
 use super::forest::Locked;
 use super::op::{LoggedOp, Op, Verb};
-use super::touched::TouchedPartitions;
 use super::tx_view::TxView;
 use super::{Generations, Store, apply};
 use crate::domain::Quota;
@@ -31,7 +31,7 @@ const KEPT_BYTES: usize = 256;
 /// An open transaction.
 #[derive(Default)]
 pub struct Transaction {
-    pub(super) touched: TouchedPartitions,
+    pub(super) access_set: AccessSet,
     pub(super) log: Vec<Logged>,
     pub(super) deltas: Deltas,
     /// In the order of requests; [`Effects::merge`] leaves one a path.
@@ -102,7 +102,7 @@ impl Transaction {
     /// other nodes, with its partitions' paths.
     pub fn bytes(&self) -> usize {
         let created = usize::try_from(self.deltas.created_bytes).unwrap_or(usize::MAX);
-        self.log_bytes.saturating_add(created).saturating_add(self.touched.copied_bytes())
+        self.log_bytes.saturating_add(created).saturating_add(self.access_set.copied_bytes())
     }
 
     /// Records that the caller's account is charged for all that it holds, so that quota checks count only what it
@@ -180,7 +180,7 @@ impl Transaction {
 
     fn note(&mut self, partition: &Partition<'_>, op: &Op<'_>, outcome: Outcome) {
         let is_shared = op.has_long_value() && !outcome.is_refused();
-        let written = if is_shared { self.touched.node(partition, op.path) } else { None };
+        let written = if is_shared { self.access_set.node(partition, op.path) } else { None };
         let logged = LoggedOp::of(op, self.path_of(op), written);
         self.log_bytes += Self::bytes_of(op) - logged.shared_bytes();
         self.shared_bytes += logged.shared_bytes();
@@ -193,7 +193,7 @@ impl Transaction {
     pub(super) fn share_anew(&mut self, layout: &Layout, op: &mut LoggedOp) {
         if op.shared_bytes() > 0 {
             let written =
-                self.touched.node(&layout.partition(op.path.as_path()), op.path.as_path());
+                self.access_set.node(&layout.partition(op.path.as_path()), op.path.as_path());
             let shared = op.share_anew(written);
             self.log_bytes -= shared;
             self.shared_bytes += shared;
@@ -264,7 +264,7 @@ impl Store {
         let ledger = Ledger::Transaction(&mut transaction.deltas);
         let (registry, path) = (&self.registry, Some(op.path));
         let mut cx = Context { registry, caller, generation, ledger, path };
-        let mut own = TxView { store: self, locked, partitions: &mut transaction.touched };
+        let mut own = TxView { store: self, locked, partitions: &mut transaction.access_set };
         let effects = &mut transaction.effects;
         let known = effects.changes.len();
         let result = apply(&mut cx, &mut own, op, reply, effects);

@@ -1,10 +1,10 @@
 //! A transaction's partitions as operations see them.
 
 use super::Store;
+use super::access_set::{AccessSet, Change, Named, TouchedPartition};
 use super::error::StoreError;
 use super::forest::{Forest, Locked};
 use super::node::{Node, NodeArc};
-use super::touched::{Change, Named, Touched, TouchedPartitions};
 use crate::words::{Domid, Layout, Partition, Path, Perms};
 
 /// A transaction's partitions. Each is a snapshot taken from the store at its first access.
@@ -16,18 +16,22 @@ pub struct TxView<'a, 's> {
     /// compares all of them under one set of locks.
     pub locked: Option<&'a Locked<'s>>,
     /// The partitions taken so far.
-    pub partitions: &'a mut TouchedPartitions,
+    pub partitions: &'a mut AccessSet,
 }
 
 impl TxView<'_, '_> {
-    fn touch(&mut self, partition: &Partition<'_>) -> Option<&mut Touched> {
+    fn touch(&mut self, partition: &Partition<'_>) -> Option<&mut TouchedPartition> {
         let (store, locked) = (self.store, self.locked);
         self.partitions.touch(partition, || {
             let root = match locked {
                 Some(locked) => locked.root_of(partition).cloned(),
                 None => store.read_shard(partition.shard).tree.root(partition).cloned(),
             };
-            Touched::new(partition.shard, root, store.pins[usize::from(partition.shard.0)].pin())
+            TouchedPartition::new(
+                partition.shard,
+                root,
+                store.pins[usize::from(partition.shard.0)].pin(),
+            )
         })
     }
 

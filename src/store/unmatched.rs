@@ -10,12 +10,12 @@ use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use foldhash::fast::RandomState;
 
 use super::Store;
+use super::access_set::AccessSet;
 use super::commit_view::{Budget, CommitView, Source};
 use super::context::{Caller, Change};
 use super::forest::Locked;
 use super::node::NodeArc;
 use super::publish::Rest;
-use super::touched::TouchedPartitions;
 use crate::domain::{Held, Ticket};
 use crate::sync::Arc;
 use crate::watch::{Batch, Event, Trie};
@@ -52,7 +52,7 @@ impl Snapshot {
 pub struct Unmatched {
     changes: Vec<Change>,
     rest: Rest,
-    replaced: Option<TouchedPartitions>,
+    replaced: Option<AccessSet>,
     snapshot: Snapshot,
     upper: Arc<Trie>,
     collapses: bool,
@@ -69,7 +69,7 @@ pub struct Commit<'a> {
     /// The changes that the commit made.
     pub changes: Vec<Change>,
     /// The partitions that it replaced, if it is a transaction.
-    pub replaced: Option<TouchedPartitions>,
+    pub replaced: Option<AccessSet>,
     /// The caller.
     pub caller: &'a Caller,
     /// The ticket of a guest's request.
@@ -123,8 +123,7 @@ impl Store {
     ) {
         let watches = locked.shards().map(|(number, shard)| (number, shard.watches.clone()));
         let removes = changes.iter().any(Change::removes);
-        let partitions =
-            replaced.iter().filter(|_| removes).flat_map(TouchedPartitions::partitions);
+        let partitions = replaced.iter().filter(|_| removes).flat_map(AccessSet::partitions);
         let root = |partition: Partition<'_>| {
             Some((partition.root.to_buf(), locked.root_of(&partition)?.clone()))
         };

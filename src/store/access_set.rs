@@ -13,8 +13,8 @@ use crate::words::{Domid, Partition, Path, PathBuf, Perms, ShardId};
 
 /// A transaction's partitions by root path, in the order of first access.
 #[derive(Default)]
-pub struct TouchedPartitions {
-    partitions: IndexMap<PathBuf, Touched, RandomState>,
+pub struct AccessSet {
+    partitions: IndexMap<PathBuf, TouchedPartition, RandomState>,
     /// The index of the partition accessed last: consecutive requests mostly concern the same one, which then takes a
     /// comparison instead of a hash.
     last: usize,
@@ -23,7 +23,7 @@ pub struct TouchedPartitions {
 }
 
 /// A transaction's snapshot of a partition and its copy.
-pub struct Touched {
+pub struct TouchedPartition {
     shard: ShardId,
     /// The root at first access. While it is held, no writer changes it in place, so END compares pointers: the same
     /// root is the same partition. (A freed root's address could be reused; a held one's cannot.)
@@ -69,12 +69,12 @@ pub enum Change {
     Forgotten,
 }
 
-impl Touched {
+impl TouchedPartition {
     /// Creates the record of a partition of which nothing was read yet.
-    pub fn new(shard: ShardId, root: Option<NodeArc>, pin: Pin) -> Touched {
+    pub fn new(shard: ShardId, root: Option<NodeArc>, pin: Pin) -> TouchedPartition {
         let usage = Usage::Names { seen: Vec::new(), named: Vec::new() };
         let (base, index, named_bytes) = (root.clone(), Vec::new(), 0);
-        Touched { shard, base, root, usage, index, named_bytes, _pin: pin }
+        TouchedPartition { shard, base, root, usage, index, named_bytes, _pin: pin }
     }
 
     /// Returns the root; from here on the transaction may depend on any node below it.
@@ -175,13 +175,13 @@ impl Named {
     }
 }
 
-impl TouchedPartitions {
+impl AccessSet {
     /// Returns a partition's record; `take` creates it at first access. Cost: constant.
     pub fn touch(
         &mut self,
         partition: &Partition<'_>,
-        take: impl FnOnce() -> Touched,
-    ) -> Option<&mut Touched> {
+        take: impl FnOnce() -> TouchedPartition,
+    ) -> Option<&mut TouchedPartition> {
         let root = partition.root;
         let is_last =
             self.partitions.get_index(self.last).is_some_and(|(at, _)| at.as_path() == root);
@@ -231,7 +231,7 @@ impl TouchedPartitions {
 
     /// Returns the root of the first partition that has changed since its first access in a way that matters.
     pub fn changed_partition(&self, locked: &Locked<'_>) -> Option<&PathBuf> {
-        let is_changed = |(path, touched): &(&PathBuf, &Touched)| {
+        let is_changed = |(path, touched): &(&PathBuf, &TouchedPartition)| {
             let partition = Partition { shard: touched.shard, root: path.as_path() };
             !touched.is_current(locked.root_of(&partition), &partition)
         };
