@@ -3,7 +3,7 @@
 use super::*;
 
 /// A message to a domain's owner thread.
-enum Told {
+enum Notice {
     Request,
     Settled,
     Quiesce(Share),
@@ -41,32 +41,32 @@ impl<T> Queue<T> {
 fn owner_thread(
     world: &World,
     guest: &xenstored::sync::Arc<Domain>,
-    told: &Queue<Told>,
+    notices: &Queue<Notice>,
     reaper: &Queue<Option<Vec<Removed>>>,
 ) {
     let mut client = world.client(guest);
     let (mut unread, mut parked, mut quiesce) = (0, false, None::<Vec<Share>>);
     let mut connected = true;
     loop {
-        match told.pop() {
-            Told::Request => unread += 1,
-            Told::Settled => {
+        match notices.pop() {
+            Notice::Request => unread += 1,
+            Notice::Settled => {
                 parked = false;
                 let waiting = quiesce.as_mut().map(std::mem::take).unwrap_or_default();
                 waiting.into_iter().for_each(Share::done);
             }
-            Told::Quiesce(share) if !connected => drop(share),
-            Told::Quiesce(share) => {
+            Notice::Quiesce(share) if !connected => drop(share),
+            Notice::Quiesce(share) => {
                 let waiting = quiesce.get_or_insert_default();
                 if parked { waiting.push(share) } else { share.done() }
             }
-            Told::Unquiesce => quiesce = None,
-            Told::Death => {
+            Notice::Unquiesce => quiesce = None,
+            Notice::Death => {
                 // Its connection first, and with it the waiters.
                 (connected, quiesce) = (false, None);
                 world.die(guest);
             }
-            Told::Stop => break,
+            Notice::Stop => break,
         }
         if unread > 0 && !parked && quiesce.is_none() && connected {
             (unread, parked) = (unread - 1, true);
@@ -79,7 +79,7 @@ fn owner_thread(
 /// Runs a domain with a node, its owner thread and a reaper; `others` send messages, and get a function that requests
 /// QUIESCE and returns its outcome.
 fn with_owner_thread(
-    others: impl Fn(&World, &Queue<Told>, &(dyn Fn() -> Gathered + Sync)) + Send + Sync + 'static,
+    others: impl Fn(&World, &Queue<Notice>, &(dyn Fn() -> Gathered + Sync)) + Send + Sync + 'static,
 ) {
     explore(move || {
         let world = World::new();
@@ -87,25 +87,25 @@ fn with_owner_thread(
         world.control().write("/local/domain/5", "").unwrap();
         world.control().set_perms("/local/domain/5", "n5").unwrap();
         world.client(&guest).write("/local/domain/5/a/b", "").unwrap();
-        let (told, removals) = (Queue::new(), Queue::new());
+        let (notices, removals) = (Queue::new(), Queue::new());
         let quiesce = || {
             let answers = Arc::new(Queue::new());
             let answer = Arc::clone(&answers);
             for share in shares(&[Domid(5)], move |gathered| answer.push(gathered)) {
-                told.push(Told::Quiesce(share));
+                notices.push(Notice::Quiesce(share));
             }
             let answer = answers.pop();
             assert!(answers.0.lock().unwrap().is_empty(), "answered twice");
             answer
         };
         at_once!(
-            || owner_thread(&world, &guest, &told, &removals),
+            || owner_thread(&world, &guest, &notices, &removals),
             || while let Some(removed) = removals.pop() {
                 assert!(world.store.settle(removed).is_none());
-                told.push(Told::Settled);
+                notices.push(Notice::Settled);
             },
-            || told.push(Told::Request),
-            || others(&world, &told, &quiesce),
+            || notices.push(Notice::Request),
+            || others(&world, &notices, &quiesce),
         );
         world.check();
     });
@@ -115,29 +115,29 @@ fn with_owner_thread(
 /// before UNQUIESCE.
 #[test]
 fn quiesce_waits_for_the_domains_running_request() {
-    with_owner_thread(|world, told, quiesce| {
+    with_owner_thread(|world, notices, quiesce| {
         assert_eq!(quiesce(), Ok(vec![]));
         world.check();
         let there = world.has("/local/domain/5/a");
         shuttle::thread::yield_now();
         assert_eq!(world.has("/local/domain/5/a"), there);
-        told.push(Told::Unquiesce);
-        told.push(Told::Stop);
+        notices.push(Notice::Unquiesce);
+        notices.push(Notice::Stop);
     });
 }
 
 /// However QUIESCE and a death interleave, there is exactly one reply.
 #[test]
 fn quiesce_and_death() {
-    with_owner_thread(|_, told, quiesce| {
+    with_owner_thread(|_, notices, quiesce| {
         scope(|scope| {
             scope.spawn(|| {
                 let answer = quiesce();
                 assert!(answer == Ok(vec![]) || answer == Err(Errno::ENOENT), "{answer:?}");
             });
-            scope.spawn(|| told.push(Told::Death));
+            scope.spawn(|| notices.push(Notice::Death));
         });
-        told.push(Told::Stop);
+        notices.push(Notice::Stop);
     });
 }
 

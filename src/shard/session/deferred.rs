@@ -4,16 +4,16 @@
 /// The watches of a group that must be notified. A watch set between two changes may be notified of the first too,
 /// which is a spurious event at worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Told {
+struct Notification {
     /// The highest number of these watches.
     seq: u64,
     /// The least depth of these watches.
     levels: usize,
 }
 
-impl Told {
+impl Notification {
     /// Extends this to the watches of both, and returns whether there are more of them now.
-    fn merge(&mut self, other: Told) -> bool {
+    fn merge(&mut self, other: Notification) -> bool {
         let before = *self;
         self.seq = self.seq.max(other.seq);
         self.levels = self.levels.min(other.levels);
@@ -24,31 +24,31 @@ impl Told {
 /// The deferred events of one group.
 #[derive(Debug)]
 pub struct Deferral {
-    told: Told,
+    notification: Notification,
     /// Watches up to this number have been notified.
     after: u64,
     /// The changes since the first watch was notified, which need another round.
-    again: Option<Told>,
+    again: Option<Notification>,
 }
 
 impl Deferral {
     /// Creates a deferral of a change `levels` below the watched path, for the watches numbered above `after`, up to
     /// `seq`.
     pub fn new(seq: u64, levels: usize, after: u64) -> Deferral {
-        Deferral { told: Told { seq, levels }, after, again: None }
+        Deferral { notification: Notification { seq, levels }, after, again: None }
     }
 
     /// Adds a change for all watches up to `seq`. Returns whether this notifies any watch that would not be notified
     /// otherwise.
     pub fn add(&mut self, seq: u64, levels: usize) -> bool {
-        let told = Told { seq, levels };
+        let notification = Notification { seq, levels };
         match &mut self.again {
-            None if self.after == 0 => self.told.merge(told),
+            None if self.after == 0 => self.notification.merge(notification),
             None => {
-                self.again = Some(told);
+                self.again = Some(notification);
                 true
             }
-            Some(again) => again.merge(told),
+            Some(again) => again.merge(notification),
         }
     }
 
@@ -60,8 +60,8 @@ impl Deferral {
     /// Returns whether the watch numbered `seq` must still be notified.
     pub fn concerns(&self, seq: u64, depth: Option<u16>) -> bool {
         seq > self.after
-            && seq <= self.told.seq
-            && depth.is_none_or(|depth| self.told.levels <= usize::from(depth))
+            && seq <= self.notification.seq
+            && depth.is_none_or(|depth| self.notification.levels <= usize::from(depth))
     }
 
     /// Notes that the watches up to `seq` have been notified.
@@ -71,6 +71,6 @@ impl Deferral {
 
     /// Ends the round, and returns the deferral of the next one if there were changes meanwhile.
     pub fn next_round(self) -> Option<Deferral> {
-        self.again.map(|told| Deferral { told, after: 0, again: None })
+        self.again.map(|notification| Deferral { notification, after: 0, again: None })
     }
 }
