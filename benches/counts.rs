@@ -64,11 +64,11 @@ fn upper(mut asked: Asked) -> Asked {
     asked
 }
 
-fn few_upper() -> Asked {
+fn few_global() -> Asked {
     upper(few_quiet())
 }
 
-fn many_upper() -> Asked {
+fn many_global() -> Asked {
     upper(many_quiet())
 }
 
@@ -156,8 +156,8 @@ fn write_with_event(mut asked: Asked) -> Asked {
 #[library_benchmark]
 #[bench::few(setup = few_quiet)]
 #[bench::many(setup = many_quiet)]
-#[bench::few_upper(setup = few_upper)]
-#[bench::many_upper(setup = many_upper)]
+#[bench::few_global(setup = few_global)]
+#[bench::many_global(setup = many_global)]
 #[bench::few_special(setup = few_special)]
 #[bench::many_special(setup = many_special)]
 fn watch(mut asked: Asked) -> Asked {

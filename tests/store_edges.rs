@@ -446,7 +446,7 @@ fn the_dead_create_nothing() {
 fn sizes_are_counted() {
     let (world, _guest) = World::with_guest();
     let nodes = world.nodes().len();
-    assert_eq!((world.store.count_nodes(), world.store.upper_watches()), (nodes, 0));
+    assert_eq!((world.store.count_nodes(), world.store.global_watches()), (nodes, 0));
     for (path, seq) in [("/", 1), ("@releaseDomain", 2), ("/local/domain", 3), ("/tool/x", 4)] {
         world.watch(path, seq);
         world.control().write(&format!("/libxl/{seq}/{seq}"), "").unwrap();
@@ -454,7 +454,7 @@ fn sizes_are_counted() {
     // `/libxl`, and two nodes below it for each watch.
     assert_eq!(world.store.count_nodes(), nodes + 1 + 4 * 2);
     assert_eq!(world.store.check().unwrap().nodes, nodes + 1 + 4 * 2);
-    assert_eq!(world.store.upper_watches(), 3);
+    assert_eq!(world.store.global_watches(), 3);
     let watches: usize = world.store.sizes().map(|(_, sizes)| sizes.watches).sum();
     assert_eq!(watches, 1);
 }

@@ -30,7 +30,7 @@ fn write(served: &dyn Served, text: &mut String) -> fmt::Result {
             sizes.partitions, sizes.nodes, sizes.watches, sizes.boundaries, sizes.pinned
         )?;
     }
-    writeln!(text, "watches on what has homes below it: {}", store.upper_watches())?;
+    writeln!(text, "watches on what has homes below it: {}", store.global_watches())?;
     let registry = store.registry();
     let mut domains: Vec<_> =
         registry.known().into_iter().filter_map(|domid| registry.get(domid)).collect();

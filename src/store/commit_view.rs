@@ -111,7 +111,7 @@ pub struct CommitView<'a> {
     /// The paths of `changes`, for [`CommitView::has_changed`].
     pub paths: OnceCell<HashSet<&'a [u8], RandomState>>,
     /// The global watch trie, if some of its watches may match.
-    pub upper: Option<&'a Trie>,
+    pub global: Option<&'a Trie>,
     /// Once it is spent, the events of the current change are incomplete and must be discarded.
     pub budget: Budget,
     /// The bytes left for names of changes beyond [`REPORTED_MAX`] for watches of the control domain.
@@ -122,7 +122,7 @@ pub struct CommitView<'a> {
 #[derive(Default)]
 pub struct WatchCursors<'a> {
     own: Matches<'a, 'a>,
-    upper: Matches<'a, 'a>,
+    global: Matches<'a, 'a>,
     /// By the address of a watched path's entries, which stay in place during the search. Used only in commits that
     /// may collapse.
     reported: Option<HashMap<*const Entries, Reported<'a>, RandomState>>,
@@ -280,7 +280,7 @@ impl<'a> CommitView<'a> {
         let perms = LazyCell::new(|| self.perms(change));
         let mut recipients = Recipients::new(self.store, path, found);
         let collapses = self.collapses && self.changes.len() > REPORTED_MAX as usize;
-        let WatchCursors { own, upper, reported } = cursors;
+        let WatchCursors { own, global, reported } = cursors;
         let mut report = |matched: &Matched<'c, '_>| {
             let Some(perms) = *perms else { return };
             if collapses {
@@ -292,7 +292,8 @@ impl<'a> CommitView<'a> {
             }
         };
         let own = self.source.watches(change.shard).map(|watches| (own, watches));
-        for (cursor, watches) in own.into_iter().chain(self.upper.map(|watches| (upper, watches))) {
+        for (cursor, watches) in own.into_iter().chain(self.global.map(|watches| (global, watches)))
+        {
             self.budget.take(match self.changes {
                 [_] => matches_of(watches, path, &mut report),
                 _ => cursor.of(watches, path, &mut report),

@@ -78,7 +78,7 @@ pub use unmatched::{Matcher, Unmatched, matcher, run_matcher};
 
 use crate::domain::{Registry, Ticket};
 use crate::sync::{Arc, AtomicU64, Ordering, RwLock};
-use crate::watch::{Entry, Outlet, Trie, Upper, Watcher};
+use crate::watch::{Entry, GlobalTrie, Outlet, Trie, Watcher};
 use crate::words::{Errno, Layout, Path, ShardId, has_partitions_below};
 use access_set::AccessSet;
 use context::{Change, Changes, Context, Effects, Ledger};
@@ -107,7 +107,7 @@ pub struct Store {
     pins: Box<[Arc<Pins>]>,
     /// The sum of replaced bytes over all shards; see [`Pins`].
     replaced: Arc<AtomicU64>,
-    upper: CachePadded<Upper>,
+    global: CachePadded<GlobalTrie>,
     registry: Arc<Registry>,
     outlet: Arc<dyn Outlet>,
     generations: AtomicU64,
@@ -184,7 +184,7 @@ impl Store {
             shards: pins.iter().map(shard).collect(),
             pins,
             replaced,
-            upper: CachePadded::default(),
+            global: CachePadded::default(),
             registry,
             outlet,
             generations: AtomicU64::new(1),
@@ -333,8 +333,8 @@ impl Store {
 
     /// Sets a watch. Every later commit that it matches pushes an event. Cost: the path's length, under one lock.
     pub fn watch(&self, path: Path<'_>, entry: Entry) {
-        if is_upper(path) {
-            self.upper.insert(path, entry);
+        if is_global(path) {
+            self.global.insert(path, entry);
         } else {
             let shard = self.layout.partition(path).shard;
             self.write_shard(shard).watches.insert(path, entry);
@@ -344,8 +344,8 @@ impl Store {
     /// Removes a watch; returns `false` if it is not set. Events that are pushed already name a watch that no longer
     /// exists, and are dropped on delivery.
     pub fn unwatch(&self, path: Path<'_>, watcher: Watcher) -> bool {
-        if is_upper(path) {
-            self.upper.remove(path, watcher)
+        if is_global(path) {
+            self.global.remove(path, watcher)
         } else {
             let shard = self.layout.partition(path).shard;
             self.write_shard(shard).watches.remove(path, watcher)
@@ -354,7 +354,7 @@ impl Store {
 }
 
 /// Whether watches on `path` are in the global watch trie: changes in any shard may match them.
-fn is_upper(path: Path<'_>) -> bool {
+fn is_global(path: Path<'_>) -> bool {
     path.is_special() || has_partitions_below(path)
 }
 

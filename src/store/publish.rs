@@ -51,9 +51,9 @@ impl Store {
         caller: &Caller,
     ) -> Published {
         let concerns =
-            |change: &Change| change.removes() || self.upper.may_match(change.path.as_path());
+            |change: &Change| change.removes() || self.global.may_match(change.path.as_path());
         // Its lock and reference count are shared by all threads: it is loaded only if its counters admit a match.
-        let upper = changes.iter().any(concerns).then(|| self.upper.load());
+        let global = changes.iter().any(concerns).then(|| self.global.load());
         let view = CommitView {
             store: self,
             source: Source::Locked(locked),
@@ -62,7 +62,7 @@ impl Store {
             removes: changes.iter().any(Change::removes),
             collapses: !caller.subject.privileged,
             paths: OnceCell::new(),
-            upper: upper.as_deref(),
+            global: global.as_deref(),
             budget: Budget::new(self.looks_max),
             names: Budget::new(NAMED_BYTES_MAX),
         };
@@ -106,21 +106,22 @@ impl Store {
         };
         let perms = [Some(&node.perms), None, None];
         let of_domain = special.child(domid.to_string().as_bytes());
-        let upper = self.upper.load();
+        let global = self.global.load();
         let mut found = Vec::new();
         let mut plain = Recipients::new(self, special, &mut found);
-        for entry in upper.exact(special).into_iter().flat_map(|entries| entries.iter()) {
+        for entry in global.exact(special).into_iter().flat_map(|entries| entries.iter()) {
             if entry.depth.is_none() {
                 plain.notify(entry, perms);
             }
         }
         let mut named = Recipients::new(self, of_domain.as_path(), &mut found);
-        for entry in upper.exact(special).into_iter().flat_map(|entries| entries.iter()) {
+        for entry in global.exact(special).into_iter().flat_map(|entries| entries.iter()) {
             if entry.depth.is_some_and(|depth| depth > 0) {
                 named.notify(entry, perms);
             }
         }
-        for entry in upper.exact(of_domain.as_path()).into_iter().flat_map(|entries| entries.iter())
+        for entry in
+            global.exact(of_domain.as_path()).into_iter().flat_map(|entries| entries.iter())
         {
             named.notify(entry, perms);
         }

@@ -50,7 +50,7 @@ impl<'c, 'v> RemovedWatches<'c, 'v> {
         for removed in &self.change.removed {
             let path = removed.path.as_path();
             let own = self.view.watches(path);
-            for trie in own.into_iter().chain(self.view.upper) {
+            for trie in own.into_iter().chain(self.view.global) {
                 if let Some(cursor) = trie.find(path) {
                     self.walk(removed, cursor, found);
                 }

@@ -38,8 +38,8 @@ impl Store {
     }
 
     /// Returns the number of entries in the global watch trie.
-    pub fn upper_watches(&self) -> usize {
-        self.upper.load().len()
+    pub fn global_watches(&self) -> usize {
+        self.global.load().len()
     }
 
     /// Returns the number of nodes. Cost: as [`Store::sizes`].

@@ -54,7 +54,7 @@ pub struct Unmatched {
     rest: Rest,
     replaced: Option<AccessSet>,
     snapshot: Snapshot,
-    upper: Arc<Trie>,
+    global: Arc<Trie>,
     collapses: bool,
     /// The channels to each thread's empty batch.
     threads: Vec<Sender<Vec<Event>>>,
@@ -145,7 +145,7 @@ impl Store {
             rest,
             replaced,
             snapshot,
-            upper: self.upper.load(),
+            global: self.global.load(),
             collapses: !caller.subject.privileged,
             threads,
             delivered,
@@ -158,7 +158,7 @@ impl Store {
     /// Finds the events of a commit and sends them to the threads; returns the channel that disconnects when they are
     /// delivered. Cost: the matches; a watch whose domain may know of no change costs a look at each.
     pub fn find_events(&self, unmatched: Unmatched) -> Receiver<Infallible> {
-        let Unmatched { changes, rest, replaced, snapshot, upper, collapses, .. } = &unmatched;
+        let Unmatched { changes, rest, replaced, snapshot, global, collapses, .. } = &unmatched;
         let view = CommitView {
             store: self,
             source: Source::Snapshot(snapshot),
@@ -167,7 +167,7 @@ impl Store {
             removes: changes.iter().any(Change::removes),
             collapses: *collapses,
             paths: OnceCell::new(),
-            upper: Some(upper),
+            global: Some(global),
             budget: Budget::new(u64::MAX),
             names: Budget::new(rest.names),
         };

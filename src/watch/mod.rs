@@ -1,7 +1,7 @@
 //! Watch registration and event matching.
 //!
 //! [`Matches`] finds the watches in a [`Trie`] that a change concerns, at the cost of the path's depth and the
-//! matches. Each shard has a trie under its lock. The *global watch trie* ([`Upper`]) holds watches on paths with
+//! matches. Each shard has a trie under its lock. The *global watch trie* ([`GlobalTrie`]) holds watches on paths with
 //! partitions below (see `words::has_partitions_below`) and on special paths: changes in any shard may match these, and if
 //! they were in every shard's trie, a guest could take all locks by setting watches. A writer reads a snapshot of it,
 //! which costs a pointer.
@@ -12,12 +12,12 @@
 
 mod entries;
 mod event;
+mod global_trie;
 mod matches;
 mod trie;
-mod upper;
 
 pub use entries::{Entries, Entry, Watcher};
 pub use event::{Batch, Changed, Event, Nearest, Outlet, PENDING_WEIGHT};
+pub use global_trie::GlobalTrie;
 pub use matches::{Matched, Matches, matches_of};
 pub use trie::{Cursor, Trie};
-pub use upper::Upper;

@@ -21,7 +21,7 @@ use crate::host::{Channels, Pending, Port};
 use crate::sync::Arc;
 use crate::words::Domid;
 
-/// Upper bound of ports taken by one call of `pending`: 1.5 KiB of stack.
+/// GlobalTrie bound of ports taken by one call of `pending`: 1.5 KiB of stack.
 const BATCH: usize = 128;
 
 /// Events watched on a channel. A hang-up ends the port: see `Channels::pending`.

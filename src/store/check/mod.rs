@@ -163,7 +163,7 @@ impl Store {
         Some(Snapshot {
             layout: self.layout,
             trees: shards().map(|shard| shard.tree.clone()).collect(),
-            tries: Tries::new(shards().map(|shard| shard.watches.clone()), self.upper.load()),
+            tries: Tries::new(shards().map(|shard| shard.watches.clone()), self.global.load()),
             domains: known.into_iter().filter_map(used).collect(),
         })
     }

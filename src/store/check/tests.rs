@@ -264,11 +264,11 @@ fn a_trie_that_miscounts_or_has_what_is_not_its() {
     world.store.shards[2].write().watches.falsify_len();
     world.finds(&["the trie of shard 2 has 0 watches, and says 1"]);
     let world = World::new();
-    world.store.upper.insert(path("/local/domain/5/a").as_path(), entry(1));
+    world.store.global.insert(path("/local/domain/5/a").as_path(), entry(1));
     world.store.shards[0].write().watches.insert(path("/local").as_path(), entry(2));
     world.finds(&[
         "a watch on /local is in the trie of shard 0",
-        "a watch on /local/domain/5/a is in the upper trie",
+        "a watch on /local/domain/5/a is in the global trie",
     ]);
 }
 
@@ -285,7 +285,7 @@ fn watches_that_a_trie_and_a_connection_do_not_agree_on() {
     assert_eq!(check(&[(low.clone(), entry(1))]), [""; 0]);
     assert_eq!(
         check(&[(low.clone(), entry(1)), (path("@releaseDomain"), entry(2))]),
-        ["domain 5's watch on @releaseDomain is not in the upper trie"]
+        ["domain 5's watch on @releaseDomain is not in the global trie"]
     );
     assert_eq!(
         check(&[]),
@@ -299,7 +299,7 @@ fn watches_that_a_trie_and_a_connection_do_not_agree_on() {
     );
     let deep = Entry { depth: Some(1), ..entry(1) };
     assert!(check(&[(low.clone(), deep)])[0].contains("is another"), "of another depth");
-    world.store.upper.insert(low.as_path(), entry(1));
+    world.store.global.insert(low.as_path(), entry(1));
     assert!(check(&[(low.clone(), entry(1))])[0].contains("in the tries twice"));
     assert_eq!(world.store.layout.partition(low.as_path()).shard, ShardId(1));
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
 
-use super::super::{Store, is_upper};
+use super::super::{Store, is_global};
 use super::findings::Findings;
 use crate::sync::Arc;
 use crate::watch::{Entry, Trie};
@@ -14,7 +14,7 @@ use crate::words::{Layout, Path, PathBuf, ShardId};
 pub struct Tries {
     /// One trie per shard, that of the root shard last.
     shards: Vec<Trie>,
-    upper: Arc<Trie>,
+    global: Arc<Trie>,
 }
 
 /// The watches of a thread's connections, and a snapshot of the tries. The thread takes both between two of its
@@ -29,14 +29,14 @@ pub struct WatchList {
 }
 
 impl Tries {
-    pub(super) fn new(shards: impl Iterator<Item = Trie>, upper: Arc<Trie>) -> Tries {
-        Tries { shards: shards.collect(), upper }
+    pub(super) fn new(shards: impl Iterator<Item = Trie>, global: Arc<Trie>) -> Tries {
+        Tries { shards: shards.collect(), global }
     }
 
     /// Returns the tries with their shards; `None` is the global watch trie.
     fn all(&self) -> impl Iterator<Item = (Option<ShardId>, &Trie)> {
         let shards = (0..).map(|shard| Some(ShardId(shard))).zip(&self.shards);
-        shards.chain([(None, &*self.upper)])
+        shards.chain([(None, &*self.global)])
     }
 
     /// Checks that each trie has as many watches as it counts, all on paths that belong to it. Returns their number.
@@ -65,7 +65,7 @@ impl Store {
     /// Returns snapshots of all tries. Each is taken under its own lock, so two may be of different moments.
     pub fn tries(&self) -> Tries {
         let shards = self.layout.all().map(|shard| self.read_shard(shard).watches.clone());
-        Tries::new(shards, self.upper.load())
+        Tries::new(shards, self.global.load())
     }
 
     /// Compares a thread's watches with the tries' watches of that thread, both ways. Cost: all watches.
@@ -119,7 +119,7 @@ impl Store {
 
 /// Returns the shard whose trie holds watches on `path`; `None` for the global watch trie.
 fn belongs(layout: Layout, path: Path<'_>) -> Option<ShardId> {
-    if is_upper(path) { None } else { Some(layout.partition(path).shard) }
+    if is_global(path) { None } else { Some(layout.partition(path).shard) }
 }
 
 fn each(trie: &Trie, mut visit: impl FnMut(Path<'_>, &Entry)) {
@@ -129,6 +129,6 @@ fn each(trie: &Trie, mut visit: impl FnMut(Path<'_>, &Entry)) {
 fn name(shard: Option<ShardId>) -> String {
     match shard {
         Some(ShardId(shard)) => format!("the trie of shard {shard}"),
-        None => "the upper trie".into(),
+        None => "the global trie".into(),
     }
 }

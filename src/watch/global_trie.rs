@@ -16,23 +16,23 @@ const DOMAIN_PLACES: u16 = 64;
 /// Most writes concern domains that no watch here may match. Counters that only watches change show that; loading the
 /// trie would make all threads write the cache lines of its lock and reference count. A writer that misses a watch's
 /// counter is ordered before the watch: to read what was written, the watch's owner must take the writer's lock.
-pub struct Upper {
+pub struct GlobalTrie {
     // Locked to clone the pointer or to change the trie: in place, or copy-on-write while a reader holds it. Either
     // takes a few microseconds at most.
     current: Mutex<Arc<Trie>>,
-    /// The number of entries by [`Upper::place`]. A counter is raised before an entry is added and lowered after it
+    /// The number of entries by [`GlobalTrie::place`]. A counter is raised before an entry is added and lowered after it
     /// was removed, under the lock, so it never misses one.
     counts: Box<[AtomicU32]>,
 }
 
-impl Default for Upper {
-    fn default() -> Upper {
+impl Default for GlobalTrie {
+    fn default() -> GlobalTrie {
         let counts = (0..=room_for(DOMAIN_PLACES)).map(|_| AtomicU32::new(0)).collect();
-        Upper { current: Mutex::default(), counts }
+        GlobalTrie { current: Mutex::default(), counts }
     }
 }
 
-impl Upper {
+impl GlobalTrie {
     /// Returns whether there may be watches on `path` or an ancestor. Cost: two loads.
     pub fn may_match(&self, path: Path<'_>) -> bool {
         let some = |place: usize| self.counts[place].load(Ordering::Acquire) > 0;
@@ -94,30 +94,30 @@ mod tests {
         let changed =
             ["/vm/a/b", "/local/domain/7/a", "/local/domain/0/backend/vif/7/0", "/local/domain/x"];
         for text in watched.into_iter().chain(nested) {
-            let upper = Upper::default();
-            upper.insert(path(text), entry(1));
+            let global = GlobalTrie::default();
+            global.insert(path(text), entry(1));
             for other in watched.into_iter().chain(nested).chain(changed) {
                 let mut matches = false;
-                let trie = upper.load();
+                let trie = global.load();
                 Matches::default().of(&trie, path(other), |_| matches = true);
-                assert!(!matches || upper.may_match(path(other)), "{text} and {other}");
+                assert!(!matches || global.may_match(path(other)), "{text} and {other}");
             }
-            assert!(!upper.remove(path(text), entry(2).watcher));
-            assert!(upper.remove(path(text), entry(1).watcher));
-            assert!(upper.counts.iter().all(|count| count.load(Ordering::Relaxed) == 0), "{text}");
+            assert!(!global.remove(path(text), entry(2).watcher));
+            assert!(global.remove(path(text), entry(1).watcher));
+            assert!(global.counts.iter().all(|count| count.load(Ordering::Relaxed) == 0), "{text}");
         }
     }
 
     #[test]
     fn what_is_watched_elsewhere_is_in_nobodys_way() {
         let path = |text: &'static str| Path::parse(text.as_bytes()).unwrap();
-        let upper = Upper::default();
+        let global = GlobalTrie::default();
         for (seq, text) in (0..).zip(["@releaseDomain", "/local/domain/0/backend"]) {
-            upper.insert(path(text), entry(seq));
+            global.insert(path(text), entry(seq));
         }
-        assert!(!upper.may_match(path("/local/domain/7/data/a")));
-        assert!(upper.may_match(path("/local/domain/0/backend/vif/7/0")));
-        upper.insert(path("/local"), entry(3));
-        assert!(upper.may_match(path("/local/domain/7/data/a")));
+        assert!(!global.may_match(path("/local/domain/7/data/a")));
+        assert!(global.may_match(path("/local/domain/0/backend/vif/7/0")));
+        global.insert(path("/local"), entry(3));
+        assert!(global.may_match(path("/local/domain/7/data/a")));
     }
 }
