@@ -56,7 +56,7 @@ impl RequestContext<'_> {
             return self.session.reply(self.header, Ok(ACK), ticket);
         };
         let asker = self.park();
-        self.session.late = Some(Vec::new());
+        self.session.post_reply = Some(Vec::new());
         let mailboxes = self.core.shared.mailboxes.clone();
         let done = move || {
             drop(ticket);

@@ -122,7 +122,7 @@ pub struct Session {
     pub parked: Option<Parked>,
     /// Post-reply events, while the session is parked until the reaper has settled its removal: the events queued
     /// meanwhile, its own first. They must follow the reply.
-    pub late: Option<Vec<(ChangeEvents, Option<Arc<Ticket>>)>>,
+    pub post_reply: Option<Vec<(ChangeEvents, Option<Arc<Ticket>>)>>,
     /// The caller of the last quantum, kept for the next one; see [`Session::take_caller`].
     pub caller: Option<Caller>,
 }
@@ -146,7 +146,7 @@ impl Session {
             service: Service::Running,
             additions: 0,
             parked: None,
-            late: None,
+            post_reply: None,
             caller: None,
         }
     }

@@ -20,7 +20,7 @@ use crate::transport::{Disconnect, Transport};
 use crate::watch::{Batch, Event, Watcher};
 
 /// The limit on post-reply events of one connection: with one more, all of them are queued in front of the reply.
-const LATE_MAX: usize = 1024;
+const POST_REPLY_MAX: usize = 1024;
 
 /// Delivers a commit's events to connections of this worker; events for connections and watches that are gone are
 /// dropped. Ends when the pass has delivered its share, and leaves the rest to the next pass.
@@ -80,9 +80,9 @@ pub fn deliver_ahead(worker: &mut Worker, place: Place) {
 }
 
 /// Queues the post-reply events of a connection, behind the reply.
-pub fn send_late(core: &mut Core, connection: &mut Connection) {
+pub fn send_post_reply(core: &mut Core, connection: &mut Connection) {
     let version = core.next_number();
-    EventSender::new(core, version).send_late(connection);
+    EventSender::new(core, version).send_post_reply(connection);
 }
 
 /// Queues deferred events while there is room, or one if the output is empty.
@@ -153,13 +153,13 @@ impl<'a> EventSender<'a> {
         events: ChangeEvents,
         ticket: Option<&Arc<Ticket>>,
     ) -> usize {
-        match &mut connection.session.late {
-            Some(late) if late.len() < LATE_MAX => {
-                late.push((events, ticket.cloned()));
+        match &mut connection.session.post_reply {
+            Some(kept) if kept.len() < POST_REPLY_MAX => {
+                kept.push((events, ticket.cloned()));
                 1
             }
             Some(_) => {
-                self.send_late(connection);
+                self.send_post_reply(connection);
                 self.send(connection, &events, ticket)
             }
             None => self.send(connection, &events, ticket),
@@ -258,8 +258,8 @@ impl<'a> EventSender<'a> {
         connection.session.output.len() > limit
     }
 
-    fn send_late(&self, connection: &mut Connection) {
-        for (events, ticket) in connection.session.late.take().into_iter().flatten() {
+    fn send_post_reply(&self, connection: &mut Connection) {
+        for (events, ticket) in connection.session.post_reply.take().into_iter().flatten() {
             self.send(connection, &events, ticket.as_ref());
         }
     }

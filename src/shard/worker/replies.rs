@@ -1,7 +1,7 @@
 //! Replies for parked connections.
 
 use super::Worker;
-use super::delivery::send_late;
+use super::delivery::send_post_reply;
 use crate::shard::mailbox::Asker;
 use crate::shard::migration::quiesce::drain;
 use crate::shard::session::Pending;
@@ -28,7 +28,7 @@ pub fn take_reply(worker: &mut Worker, asker: Asker, result: Result<Vec<u8>, Err
         let session = &mut connection.session;
         if let Some(header) = session.unpark(&worker.core) {
             session.reply(&header, result, None);
-            send_late(&mut worker.core, connection);
+            send_post_reply(&mut worker.core, connection);
             if connection.session.pending == Pending::Nothing {
                 connection.session.pending = Pending::Requests;
             }

@@ -164,7 +164,7 @@ fn bind_again(worker: &mut Worker, place: Place, remote: Port) -> Result<(), Err
 fn reset(core: &mut Core, session: &mut Session) {
     withdraw(core, session);
     session.unpark(core);
-    session.late = None;
+    session.post_reply = None;
     session.output = Default::default();
     session.recharge_output();
     session.partial.clear();

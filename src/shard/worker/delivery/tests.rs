@@ -55,17 +55,17 @@ impl Client {
 fn events_beyond_1024_are_queued_in_front_of_the_reply_that_is_waited_for() {
     let (socket, _theirs) = UnixStream::pair().unwrap();
     let mut client = Client::new(Kind::Socket, Transport::Socket(socket));
-    client.connection.session.late = Some(Vec::new());
+    client.connection.session.post_reply = Some(Vec::new());
     let path = |number: usize| format!("/a/{number}").into_bytes();
-    (0..LATE_MAX).for_each(|number| client.change(&path(number)));
+    (0..POST_REPLY_MAX).for_each(|number| client.change(&path(number)));
     assert!(client.connection.session.output.is_empty(), "they wait for the reply");
-    client.change(&path(LATE_MAX));
-    assert_eq!(client.connection.session.output.pending_events(), LATE_MAX + 1);
-    assert!(client.ends_with_event(&path(LATE_MAX)));
+    client.change(&path(POST_REPLY_MAX));
+    assert_eq!(client.connection.session.output.pending_events(), POST_REPLY_MAX + 1);
+    assert!(client.ends_with_event(&path(POST_REPLY_MAX)));
     client.change(&path(0));
     assert_eq!(
         client.connection.session.output.pending_events(),
-        LATE_MAX + 1,
+        POST_REPLY_MAX + 1,
         "an equal one waits"
     );
 }
