@@ -44,7 +44,7 @@ pub enum Message {
 }
 
 /// The index of a connection in its worker's table, which is reused.
-pub type Place = usize;
+pub type Slot = usize;
 
 /// A reply address. It contains the connection's number besides its slot, so that a reply never reaches a later
 /// connection in the same slot.
@@ -53,7 +53,7 @@ pub struct Asker {
     /// The worker.
     pub thread: u16,
     /// The connection's slot there.
-    pub connection: Place,
+    pub connection: Slot,
     /// The connection's number, which is never reused on that worker.
     pub id: u64,
 }

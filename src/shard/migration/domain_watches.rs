@@ -17,8 +17,8 @@ pub fn list_watches(
     index: usize,
     listing: WatchListing,
 ) -> Result<Vec<u8>, Errno> {
-    let place = worker.clients.of_domain(domid).ok_or(Errno::ENOENT)?;
-    let connection = worker.clients.get_mut(place).ok_or(Errno::ENOENT)?;
+    let slot = worker.clients.of_domain(domid).ok_or(Errno::ENOENT)?;
+    let connection = worker.clients.get_mut(slot).ok_or(Errno::ENOENT)?;
     let watches = &mut connection.session.watches;
     let mut reply = Vec::new();
     append(listing.form, &mut reply, &[watches.generation().to_string().as_bytes()]);
@@ -47,11 +47,11 @@ pub fn list_watches(
 /// Adds watches as if the domain had set them: either all, and each fires once, or none.
 pub fn add_watches(worker: &mut Worker, domid: Domid, watches: &[NewWatch]) -> Result<(), Errno> {
     let Worker { core, clients, .. } = worker;
-    let place = clients.of_domain(domid).ok_or(Errno::ENOENT)?;
-    let connection = clients.get_mut(place).ok_or(Errno::ENOENT)?;
+    let slot = clients.of_domain(domid).ok_or(Errno::ENOENT)?;
+    let connection = clients.get_mut(slot).ok_or(Errno::ENOENT)?;
     let added = add_all(core, &mut connection.session, watches);
     connection.session.outdate(core.next_number());
-    clients.make_ready(place);
+    clients.make_ready(slot);
     added
 }
 

@@ -57,8 +57,8 @@ pub fn discard(worker: &mut Worker, domid: Domid) -> Result<(DomainSnapshot, boo
     let Imported { seen, before } = taken_back.ok_or(Errno::EINVAL)?;
     worker.core.registry().restore(&domain, &before.settings);
     domain.set_origin(0);
-    if let Some(place) = introduced {
-        disconnect_ring(worker, place);
+    if let Some(slot) = introduced {
+        disconnect_ring(worker, slot);
     }
     Ok((seen, introduced.is_some()))
 }

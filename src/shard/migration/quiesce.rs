@@ -12,7 +12,7 @@
 //! cause its events.
 
 use super::scatter_gather::Share;
-use crate::shard::mailbox::Place;
+use crate::shard::mailbox::Slot;
 use crate::shard::session::reservations::leave_turns;
 use crate::shard::session::{self, Parked};
 use crate::shard::state::{Effects, Event, Service};
@@ -54,20 +54,20 @@ pub fn undo_quiesce(worker: &mut Worker, domid: Domid) -> Result<(), Errno> {
 /// Completes the quiescing of a domain unless a request of it is in progress. Output for which the guest has room is in
 /// the page before QUIESCE is replied to.
 pub fn drain(worker: &mut Worker, domid: Domid) {
-    let Some(place) = worker.clients.of_domain(domid) else { return };
-    let connection = worker.clients.get(place);
+    let Some(slot) = worker.clients.of_domain(domid) else { return };
+    let connection = worker.clients.get(slot);
     let is_drained = connection.is_some_and(|connection| connection.session.parked.is_none());
     if !is_drained || worker.presence(domid) != Presence::Quiescing {
         return;
     }
     if let Ok(effects) = worker.step_of(domid, Event::Drained) {
-        flush_quiesced(worker, place);
+        flush_quiesced(worker, slot);
         perform(worker, domid, effects);
     }
 }
 
-fn flush_quiesced(worker: &mut Worker, place: Place) {
-    let Some(connection) = worker.clients.get_mut(place) else { return };
+fn flush_quiesced(worker: &mut Worker, slot: Slot) {
+    let Some(connection) = worker.clients.get_mut(slot) else { return };
     let is_given_up = connection.stream == Stream::GivenUp;
     let mut flushed = Ok(());
     if let Some(ring) = connection.ring()
@@ -82,7 +82,7 @@ fn flush_quiesced(worker: &mut Worker, place: Place) {
         worker.channels.notify(ring.port);
     }
     if let Err(Disconnect::Broken(error)) = flushed {
-        give_up(worker, place, error);
+        give_up(worker, slot, error);
     }
 }
 
@@ -102,8 +102,8 @@ fn perform(worker: &mut Worker, domid: Domid, effects: Effects) {
 
 fn end_service(worker: &mut Worker, domid: Domid) {
     let Worker { core, clients, .. } = worker;
-    let place = clients.of_domain(domid);
-    let Some(connection) = place.and_then(|place| clients.get_mut(place)) else { return };
+    let slot = clients.of_domain(domid);
+    let Some(connection) = slot.and_then(|slot| clients.get_mut(slot)) else { return };
     let session = &mut connection.session;
     if session.parked.take_if(|parked| matches!(parked, Parked::Guard(_))).is_some() {
         // Its write will not begin, so the next reservation need not wait for it.
@@ -116,12 +116,12 @@ fn end_service(worker: &mut Worker, domid: Domid) {
 }
 
 fn begin_service(worker: &mut Worker, domid: Domid) {
-    let Some(place) = worker.clients.of_domain(domid) else { return };
-    let Some(connection) = worker.clients.get_mut(place) else { return };
+    let Some(slot) = worker.clients.of_domain(domid) else { return };
+    let Some(connection) = worker.clients.get_mut(slot) else { return };
     let session = &mut connection.session;
     session.service = session::Service::Running;
     // The guest could not take the events meanwhile, so their timeout begins anew.
     session.output.renew_events(worker.core.now);
     session.trace(format_args!("unquiesce"));
-    worker.clients.make_ready(place);
+    worker.clients.make_ready(slot);
 }

@@ -32,8 +32,8 @@ use crate::words::{
 pub fn quiesced(worker: &mut Worker, domid: Domid) -> Result<&mut Connection, Errno> {
     match worker.presence(domid) {
         Presence::Quiesced | Presence::Exported | Presence::ArrivedIntroduced => {
-            let place = worker.clients.of_domain(domid).ok_or(Errno::ENOENT)?;
-            worker.clients.get_mut(place).ok_or(Errno::ENOENT)
+            let slot = worker.clients.of_domain(domid).ok_or(Errno::ENOENT)?;
+            worker.clients.get_mut(slot).ok_or(Errno::ENOENT)
         }
         Presence::Running | Presence::Quiescing => Err(Errno::EAGAIN),
         Presence::Absent | Presence::Arriving | Presence::Arrived | Presence::Left => {
@@ -128,8 +128,8 @@ pub fn restore_connection(
 /// TRANSACTION_END with T fails with EAGAIN, so that the guest retries it.
 pub fn reserve_transaction(worker: &mut Worker, domid: Domid, id: u32) -> Result<(), Errno> {
     let Worker { core, clients, .. } = worker;
-    let place = clients.of_domain(domid).ok_or(Errno::ENOENT)?;
-    let session = &mut clients.get_mut(place).ok_or(Errno::ENOENT)?.session;
+    let slot = clients.of_domain(domid).ok_or(Errno::ENOENT)?;
+    let session = &mut clients.get_mut(slot).ok_or(Errno::ENOENT)?.session;
     if session.transactions.contains_key(&id) {
         return Err(Errno::EEXIST);
     }

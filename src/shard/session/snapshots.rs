@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::shard::mailbox::Place;
+use crate::shard::mailbox::Slot;
 use crate::store::{REPLACED_BYTES_MAX, Store};
 
 /// The age at which a snapshot is dropped.
@@ -24,7 +24,7 @@ pub struct Snapshot {
     /// The value of [`Store::replaced_bytes`] at that time.
     pub replaced: u64,
     /// The slot of the transaction's connection.
-    pub place: Place,
+    pub slot: Slot,
     /// The number of the transaction's connection.
     pub connection: u64,
     /// The transaction's id.

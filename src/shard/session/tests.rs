@@ -72,8 +72,8 @@ fn core() -> Core {
     Core::new(0, Arc::new(shared), Instant::now())
 }
 
-fn session(core: &mut Core, place: usize) -> Session {
-    let asker = Asker { thread: 0, connection: place, id: core.next_number() };
+fn session(core: &mut Core, slot: usize) -> Session {
+    let asker = Asker { thread: 0, connection: slot, id: core.next_number() };
     Session::new(asker, Arc::clone(&core.shared.control_domain), Kind::Socket)
 }
 

@@ -64,9 +64,9 @@ impl Session {
         {
             open.snapshots_from = Some(core.now);
             let (since, replaced) = (core.now, core.shared.store.replaced_bytes());
-            let (place, connection) = (self.asker.connection, self.asker.id);
+            let (slot, connection) = (self.asker.connection, self.asker.id);
             let snapshot =
-                Snapshot { first: since, since, replaced, place, connection, transaction: id };
+                Snapshot { first: since, since, replaced, slot, connection, transaction: id };
             core.snapshots.add(snapshot);
         }
     }

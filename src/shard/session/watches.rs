@@ -160,7 +160,7 @@ impl Watches {
         let (slots, hasher) = (&mut self.slots, &self.hasher);
         let by_name = |watch: &Watch| hasher.hash_one((watch.path.as_path(), &*watch.token));
         let name_hash = by_name(&watch);
-        let slot = place(slots.insert(watch));
+        let slot = as_slot(slots.insert(watch));
         let slots = &self.slots;
         self.by_name.insert_unique(name_hash, slot, |&slot| by_name(&slots[slot as usize]));
         let group = match group {
@@ -173,7 +173,7 @@ impl Watches {
             None => {
                 let slots_of_it = SmallVec::from_slice(&[slot]);
                 let group = Group { slots: slots_of_it, depth, birth: seq, deferral: None };
-                let group = place(self.groups.insert(group));
+                let group = as_slot(self.groups.insert(group));
                 let (groups, path_hash) =
                     (&self.groups, hasher.hash_one((path.as_path(), has_depth)));
                 self.by_path.insert_unique(path_hash, group, |&group| {
@@ -235,7 +235,7 @@ impl Watches {
 
     /// Returns all groups.
     pub fn groups(&self) -> impl Iterator<Item = GroupSummary<'_>> {
-        self.groups.iter().map(|(group, _)| self.summary(place(group)))
+        self.groups.iter().map(|(group, _)| self.summary(as_slot(group)))
     }
 
     /// Returns the watched path of a group, the number of its watches, and their charge in the quota `memory`. Cost:
@@ -368,7 +368,7 @@ fn levels_below(changed: Changed<'_>, watched: &[u8]) -> usize {
 }
 
 /// Quotas and memory limit the slots far below this type's range.
-fn place(index: usize) -> u32 {
+fn as_slot(index: usize) -> u32 {
     u32::try_from(index).unwrap_or(u32::MAX)
 }
 

@@ -5,7 +5,7 @@ use super::core::Core;
 use super::former::FormerGroup;
 use super::watches::{GroupSummary, Watch, WatchId};
 use crate::domain::Quota;
-use crate::shard::mailbox::Place;
+use crate::shard::mailbox::Slot;
 use crate::store::Caller;
 use crate::sync::Arc;
 use crate::watch::{Entry, Watcher};
@@ -77,12 +77,12 @@ impl Session {
         token: &[u8],
     ) -> Result<(), Errno> {
         let generation = core.next_number();
-        let (place, domid) = (self.asker.connection, self.domid());
+        let (slot, domid) = (self.asker.connection, self.domid());
         let removed = self.watches.remove(path, token, generation);
         let (watch, group, left) = removed.ok_or(Errno::ENOENT)?;
         match left {
-            Some(left) => core.shared.store.watch(path, entry(core, place, domid, &left)),
-            None => _ = core.shared.store.unwatch(path, watcher(core, place, group, watch.seq)),
+            Some(left) => core.shared.store.watch(path, entry(core, slot, domid, &left)),
+            None => _ = core.shared.store.unwatch(path, watcher(core, slot, group, watch.seq)),
         }
         self.forget_watch(&watch);
         Ok(())
@@ -97,12 +97,12 @@ impl Session {
     /// Removes all watches; the first slice leaves the tries at once, the others in later passes. Cost: their number.
     pub fn drop_watches(&mut self, core: &mut Core) {
         let generation = core.next_number();
-        let (place, domid) = (self.asker.connection, self.domid());
+        let (slot, domid) = (self.asker.connection, self.domid());
         let watches = self.watches.take(generation);
         watches.iter().for_each(|watch| self.trace_watch("destroy", watch));
         let is_idle = core.former.is_empty();
         for group in watches.groups() {
-            let entry = entry(core, place, domid, &group);
+            let entry = entry(core, slot, domid, &group);
             let (path, watches, charged_bytes) = watches.charges(group.group);
             let domain = Arc::clone(&self.domain);
             let former = FormerGroup { path, entry, domain, watches, charged_bytes };
@@ -133,13 +133,13 @@ pub fn new_watch(
 }
 
 /// Returns a group's entry for the tries.
-pub fn entry(core: &Core, place: Place, domid: Domid, group: &GroupSummary<'_>) -> Entry {
-    let watcher = watcher(core, place, group.group, group.seq);
+pub fn entry(core: &Core, slot: Slot, domid: Domid, group: &GroupSummary<'_>) -> Entry {
+    let watcher = watcher(core, slot, group.group, group.seq);
     Entry { watcher, domid, depth: group.depth, watches: group.watches }
 }
 
-fn watcher(core: &Core, place: Place, group: u32, seq: u64) -> Watcher {
+fn watcher(core: &Core, slot: Slot, group: u32, seq: u64) -> Watcher {
     // Open files limit the slots far below this type's range.
-    let connection = u32::try_from(place).unwrap_or(u32::MAX);
+    let connection = u32::try_from(slot).unwrap_or(u32::MAX);
     Watcher { thread: core.number, connection, group, seq }
 }

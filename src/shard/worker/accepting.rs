@@ -14,14 +14,14 @@ use crate::transport::Transport;
 /// Begins to serve a client that connected.
 pub fn accepted(worker: &mut Worker, socket: UnixStream) {
     let mut socket = mio::net::UnixStream::from_std(socket);
-    let place = worker.clients.next_place();
+    let slot = worker.clients.next_slot();
     let registry = worker.poll.registry();
-    if let Err(error) = registry.register(&mut socket, Token(place), Interest::READABLE) {
+    if let Err(error) = registry.register(&mut socket, Token(slot), Interest::READABLE) {
         tracing::warn!(%error, "cannot serve a client");
         return;
     }
     let core = &mut worker.core;
-    let asker = Asker { thread: core.number, connection: place, id: core.next_number() };
+    let asker = Asker { thread: core.number, connection: slot, id: core.next_number() };
     let domain = Arc::clone(&core.shared.control_domain);
     let connection = Connection::new(asker, domain, Kind::Socket, Transport::Socket(socket));
     connection.session.trace(format_args!("create connection of a socket"));

@@ -7,11 +7,11 @@ use slab::Slab;
 
 use super::connection::Connection;
 use super::ready::{Demand, ReadyList};
-use crate::shard::mailbox::Place;
+use crate::shard::mailbox::Slot;
 use crate::words::Domid;
 
 /// The state of a connection in the table.
-enum Slot {
+enum Entry {
     /// It has nothing to do.
     Idle(Box<Connection>),
     /// It is on the ready list.
@@ -23,79 +23,79 @@ enum Slot {
 /// The connections of a worker.
 #[derive(Default)]
 pub struct Clients {
-    slots: Slab<Slot>,
+    slots: Slab<Entry>,
     /// Ordered, so that the ring scan can continue after any domain.
-    rings: BTreeMap<Domid, Place>,
+    rings: BTreeMap<Domid, Slot>,
     ready: ReadyList,
 }
 
 impl Clients {
     /// Returns the slot of the next connection.
-    pub fn next_place(&self) -> Place {
+    pub fn next_slot(&self) -> Slot {
         self.slots.vacant_key()
     }
 
-    /// Adds a connection in the slot [`Clients::next_place`].
+    /// Adds a connection in the slot [`Clients::next_slot`].
     pub fn add(&mut self, connection: Connection) {
-        self.slots.insert(Slot::Idle(Box::new(connection)));
+        self.slots.insert(Entry::Idle(Box::new(connection)));
     }
 
     /// Removes a connection, unless it is being served.
-    pub fn remove(&mut self, place: Place) -> Option<Box<Connection>> {
-        match self.slots.get(place)? {
-            Slot::Served => None,
-            Slot::Idle(_) | Slot::Ready(_) => match self.slots.remove(place) {
-                Slot::Idle(connection) | Slot::Ready(connection) => Some(connection),
-                Slot::Served => None,
+    pub fn remove(&mut self, slot: Slot) -> Option<Box<Connection>> {
+        match self.slots.get(slot)? {
+            Entry::Served => None,
+            Entry::Idle(_) | Entry::Ready(_) => match self.slots.remove(slot) {
+                Entry::Idle(connection) | Entry::Ready(connection) => Some(connection),
+                Entry::Served => None,
             },
         }
     }
 
     /// Returns a connection, unless it is being served.
-    pub fn get(&self, place: Place) -> Option<&Connection> {
-        match self.slots.get(place)? {
-            Slot::Idle(connection) | Slot::Ready(connection) => Some(connection),
-            Slot::Served => None,
+    pub fn get(&self, slot: Slot) -> Option<&Connection> {
+        match self.slots.get(slot)? {
+            Entry::Idle(connection) | Entry::Ready(connection) => Some(connection),
+            Entry::Served => None,
         }
     }
 
     /// Returns a connection, unless it is being served.
-    pub fn get_mut(&mut self, place: Place) -> Option<&mut Connection> {
-        match self.slots.get_mut(place)? {
-            Slot::Idle(connection) | Slot::Ready(connection) => Some(connection),
-            Slot::Served => None,
+    pub fn get_mut(&mut self, slot: Slot) -> Option<&mut Connection> {
+        match self.slots.get_mut(slot)? {
+            Entry::Idle(connection) | Entry::Ready(connection) => Some(connection),
+            Entry::Served => None,
         }
     }
 
     /// Returns a connection that is neither ready nor being served.
-    pub fn idle(&mut self, place: Place) -> Option<&mut Connection> {
-        match self.slots.get_mut(place)? {
-            Slot::Idle(connection) => Some(connection),
-            Slot::Ready(_) | Slot::Served => None,
+    pub fn idle(&mut self, slot: Slot) -> Option<&mut Connection> {
+        match self.slots.get_mut(slot)? {
+            Entry::Idle(connection) => Some(connection),
+            Entry::Ready(_) | Entry::Served => None,
         }
     }
 
     /// Takes a connection out of its slot to serve it, until [`Clients::put_back`].
-    pub fn take(&mut self, place: Place) -> Option<Box<Connection>> {
-        match std::mem::replace(self.slots.get_mut(place)?, Slot::Served) {
-            Slot::Idle(connection) | Slot::Ready(connection) => Some(connection),
-            Slot::Served => None,
+    pub fn take(&mut self, slot: Slot) -> Option<Box<Connection>> {
+        match std::mem::replace(self.slots.get_mut(slot)?, Entry::Served) {
+            Entry::Idle(connection) | Entry::Ready(connection) => Some(connection),
+            Entry::Served => None,
         }
     }
 
     /// Puts a connection back into its slot.
     pub fn put_back(&mut self, connection: Box<Connection>) {
-        let place = connection.session.asker.connection;
-        self.slots[place] = Slot::Idle(connection);
+        let slot = connection.session.asker.connection;
+        self.slots[slot] = Entry::Idle(connection);
     }
 
     /// Appends a connection to the ready list, unless it is there already or being served.
-    pub fn make_ready(&mut self, place: Place) {
-        let Some(slot) = self.slots.get_mut(place) else { return };
-        *slot = match std::mem::replace(slot, Slot::Served) {
-            Slot::Idle(connection) => {
-                self.ready.push(place, connection.demand);
-                Slot::Ready(connection)
+    pub fn make_ready(&mut self, slot: Slot) {
+        let Some(entry) = self.slots.get_mut(slot) else { return };
+        *entry = match std::mem::replace(entry, Entry::Served) {
+            Entry::Idle(connection) => {
+                self.ready.push(slot, connection.demand);
+                Entry::Ready(connection)
             }
             other => other,
         };
@@ -112,34 +112,34 @@ impl Clients {
     }
 
     /// Takes the slot of the first ready connection with this demand. The connection may be gone.
-    pub fn next_ready(&mut self, demand: Demand) -> Option<Place> {
+    pub fn next_ready(&mut self, demand: Demand) -> Option<Slot> {
         self.ready.pop(demand)
     }
 
     /// Returns the connections that are not being served, with their slots.
-    pub fn iter(&self) -> impl Iterator<Item = (Place, &Connection)> {
-        self.slots.iter().filter_map(|(place, slot)| match slot {
-            Slot::Idle(connection) | Slot::Ready(connection) => Some((place, &**connection)),
-            Slot::Served => None,
+    pub fn iter(&self) -> impl Iterator<Item = (Slot, &Connection)> {
+        self.slots.iter().filter_map(|(slot, entry)| match entry {
+            Entry::Idle(connection) | Entry::Ready(connection) => Some((slot, &**connection)),
+            Entry::Served => None,
         })
     }
 
     /// Returns the connections that are not being served.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Connection> {
-        self.slots.iter_mut().filter_map(|(_, slot)| match slot {
-            Slot::Idle(connection) | Slot::Ready(connection) => Some(&mut **connection),
-            Slot::Served => None,
+        self.slots.iter_mut().filter_map(|(_, entry)| match entry {
+            Entry::Idle(connection) | Entry::Ready(connection) => Some(&mut **connection),
+            Entry::Served => None,
         })
     }
 
     /// Returns the slot of a domain's ring, if this worker serves it.
-    pub fn of_domain(&self, domid: Domid) -> Option<Place> {
+    pub fn of_domain(&self, domid: Domid) -> Option<Slot> {
         self.rings.get(&domid).copied()
     }
 
     /// Notes the slot of a domain's ring.
-    pub fn add_ring(&mut self, domid: Domid, place: Place) {
-        self.rings.insert(domid, place);
+    pub fn add_ring(&mut self, domid: Domid, slot: Slot) {
+        self.rings.insert(domid, slot);
     }
 
     /// Removes a domain's ring.
@@ -153,9 +153,9 @@ impl Clients {
     }
 
     /// Returns the rings after that of the domain `last`, or all, in the order of their domains.
-    pub fn rings_after(&self, last: Option<Domid>) -> impl Iterator<Item = (Domid, Place)> {
+    pub fn rings_after(&self, last: Option<Domid>) -> impl Iterator<Item = (Domid, Slot)> {
         let from = last.map_or(Unbounded, Excluded);
-        self.rings.range((from, Unbounded)).map(|(&domid, &place)| (domid, place))
+        self.rings.range((from, Unbounded)).map(|(&domid, &slot)| (domid, slot))
     }
 
     /// Returns the last domain with a ring.

@@ -11,7 +11,7 @@ use super::connection::Connection;
 use super::ending::close;
 use super::inbox::take_found;
 use crate::domain::{Quota, Registry, Ticket};
-use crate::shard::mailbox::{Message, Place};
+use crate::shard::mailbox::{Message, Slot};
 use crate::shard::session::Session;
 use crate::shard::session::core::Core;
 use crate::shard::session::watches::{ChangeEvents, WatchId};
@@ -28,22 +28,22 @@ pub fn deliver(worker: &mut Worker, mut batch: Batch, mut serving: Option<&mut C
     let Worker { core, clients, inbox, .. } = worker;
     let version = core.next_number();
     let sender = EventSender::new(core, version);
-    let mut behind: Vec<Place> = Vec::new();
+    let mut behind: Vec<Slot> = Vec::new();
     while let Some(events) = same_change(&mut batch.events) {
         core.mailbox().delivered(events.len() as u64);
         let mut cost = 1;
-        let place = events[0].watcher.connection as usize;
+        let slot = events[0].watcher.connection as usize;
         // The connection being served is not in its slot.
         let connection = match &mut serving {
-            Some(connection) if connection.session.asker.connection == place => {
+            Some(connection) if connection.session.asker.connection == slot => {
                 Some(&mut **connection)
             }
-            _ => clients.get_mut(place),
+            _ => clients.get_mut(slot),
         };
         if let Some(connection) = connection {
             cost = sender.send_or_defer(connection, events, batch.ticket.as_ref());
-            if behind.last() != Some(&place) {
-                behind.push(place);
+            if behind.last() != Some(&slot) {
+                behind.push(slot);
             }
         }
         inbox.may_deliver = inbox.may_deliver.saturating_sub(cost);
@@ -52,22 +52,22 @@ pub fn deliver(worker: &mut Worker, mut batch: Batch, mut serving: Option<&mut C
             break;
         }
     }
-    for place in behind {
-        worker.clients.make_ready(place);
-        check_backlog(worker, place);
+    for slot in behind {
+        worker.clients.make_ready(slot);
+        check_backlog(worker, slot);
     }
 }
 
 /// Delivers the queued events of a connection that is about to end ahead of all others. RELEASE overtakes events, and
 /// must lose none that has been found. Cost: a look at each queued event of this worker.
-pub fn deliver_ahead(worker: &mut Worker, place: Place) {
+pub fn deliver_ahead(worker: &mut Worker, slot: Slot) {
     worker.inbox.take_queued(worker.core.mailbox());
     let mut queued = std::mem::take(&mut worker.inbox.undelivered);
     let may_deliver = std::mem::replace(&mut worker.inbox.may_deliver, usize::MAX);
     for message in &mut queued {
         let Message::Events(batch) = message else { continue };
         take_found(worker.core.mailbox(), batch);
-        let is_own = |event: &Event| event.watcher.connection as usize == place;
+        let is_own = |event: &Event| event.watcher.connection as usize == slot;
         if !batch.events.iter().any(is_own) {
             continue;
         }
@@ -99,9 +99,9 @@ pub fn queue_deferred(core: &Core, connection: &mut Connection) {
 }
 
 /// Closes a socket client that takes nothing, as its output would grow without limit.
-fn check_backlog(worker: &mut Worker, place: Place) {
-    if worker.clients.get(place).is_some_and(|connection| connection.session.is_over_its_limit()) {
-        close(worker, place);
+fn check_backlog(worker: &mut Worker, slot: Slot) {
+    if worker.clients.get(slot).is_some_and(|connection| connection.session.is_over_its_limit()) {
+        close(worker, slot);
     }
 }
 
@@ -119,7 +119,7 @@ struct EventSender<'a> {
     version: u64,
     registry: &'a Registry,
     /// The socket that took no more bytes when last tried, so that it is not tried for each event.
-    full: Cell<Option<Place>>,
+    full: Cell<Option<Slot>>,
 }
 
 /// Takes the next events that are for one connection and of one change.

@@ -54,8 +54,8 @@ fn introduce(
     domain_changed(worker, domid);
     let domain = worker.core.shared.known_domain(domid).ok_or(Errno::EINVAL)?;
     let Some(connect) = worker.domains.step(&domain, Event::Introduce)?.connect else {
-        let place = worker.clients.of_domain(domid).ok_or(Errno::EIO)?;
-        return introduce_again(worker, place, port).map(|()| None);
+        let slot = worker.clients.of_domain(domid).ok_or(Errno::EIO)?;
+        return introduce_again(worker, slot, port).map(|()| None);
     };
     match connect_ring(worker, &domain, (gfn, port), connect) {
         Ok(()) => Ok((domid != Domid::CONTROL).then_some(INTRODUCE_DOMAIN)),
@@ -71,14 +71,14 @@ fn release(
     domid: Domid,
     mark: Option<u64>,
 ) -> Result<Option<&'static [u8]>, Errno> {
-    let place = worker.clients.of_domain(domid).ok_or(Errno::ENOENT)?;
-    deliver_ahead(worker, place);
+    let slot = worker.clients.of_domain(domid).ok_or(Errno::ENOENT)?;
+    deliver_ahead(worker, slot);
     if mark.is_some() && worker.inbox.has_pending_events(worker.core.mailbox()) {
         // Events still searched by the matcher may be the domain's, and its new host would never send them.
         return Err(Errno::EAGAIN);
     }
     let client = mark.map(|mark| leave(worker, domid, mark)).transpose()?;
-    let Some((connection, waits)) = disconnect_ring(worker, place) else {
+    let Some((connection, waits)) = disconnect_ring(worker, slot) else {
         return Err(Errno::ENOENT);
     };
     let domain = Arc::clone(&connection.session.domain);
@@ -150,8 +150,8 @@ pub fn domain_changed(worker: &mut Worker, domid: Domid) {
 /// watchers find the nodes gone.
 fn domain_died(worker: &mut Worker, domain: &Arc<Domain>) {
     let was_introduced = domain.is_introduced();
-    if let Some(place) = worker.clients.of_domain(domain.domid) {
-        disconnect_ring(worker, place);
+    if let Some(slot) = worker.clients.of_domain(domain.domid) {
+        disconnect_ring(worker, slot);
     }
     // Refused only for an incarnation that has ended already, which leaves nothing to do.
     let _ = worker.domains.step(domain, Event::Died);

@@ -4,7 +4,7 @@ use super::Worker;
 use super::connection::Connection;
 use crate::domain::Quota;
 use crate::protocol::Header;
-use crate::shard::mailbox::Place;
+use crate::shard::mailbox::Slot;
 use crate::shard::session::Session;
 use crate::shard::session::core::Core;
 use crate::shard::session::reservations::leave_turns;
@@ -12,8 +12,8 @@ use crate::sync::Ordering;
 use crate::transport::Transport;
 
 /// Closes a socket connection.
-pub fn close(worker: &mut Worker, place: Place) {
-    let Some(mut connection) = worker.clients.remove(place) else { return };
+pub fn close(worker: &mut Worker, slot: Slot) {
+    let Some(mut connection) = worker.clients.remove(slot) else { return };
     note_end_of_stall(&connection);
     // Sends as many of its last replies as its socket takes.
     let _ = connection.flush();
@@ -41,9 +41,9 @@ fn note_end_of_stall(connection: &Connection) {
 /// Returns the connection, and the request for whose reply it was parked.
 pub fn disconnect_ring(
     worker: &mut Worker,
-    place: Place,
+    slot: Slot,
 ) -> Option<(Box<Connection>, Option<Header>)> {
-    let mut connection = worker.clients.remove(place)?;
+    let mut connection = worker.clients.remove(slot)?;
     let waited = end(&mut worker.core, &mut connection.session);
     worker.clients.remove_ring(connection.session.domid());
     if let Some(ring) = connection.ring() {

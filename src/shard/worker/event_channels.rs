@@ -9,7 +9,7 @@ use foldhash::fast::RandomState;
 use super::clients::Clients;
 use super::recheck::Recheck;
 use crate::host::{Channels, Pending, Port};
-use crate::shard::mailbox::{Message, Place};
+use crate::shard::mailbox::{Message, Slot};
 use crate::shard::session::core::Core;
 use crate::words::Domid;
 
@@ -24,7 +24,7 @@ pub struct EventChannels {
     handle: Box<dyn Channels>,
     /// The port that fires when domains change, if it is bound here.
     changes: Option<Port>,
-    ports: HashMap<Port, Place, RandomState>,
+    ports: HashMap<Port, Slot, RandomState>,
     /// The rings and domains whose notifications errors of the host may have hidden.
     recheck: Recheck,
 }
@@ -49,9 +49,9 @@ impl EventChannels {
     ///
     /// # Errors
     /// The host's.
-    pub fn bind(&mut self, domid: Domid, remote: Port, place: Place) -> io::Result<Port> {
+    pub fn bind(&mut self, domid: Domid, remote: Port, slot: Slot) -> io::Result<Port> {
         let port = self.handle.bind_interdomain(domid, remote)?;
-        self.ports.insert(port, place);
+        self.ports.insert(port, slot);
         Ok(port)
     }
 
@@ -71,11 +71,11 @@ impl EventChannels {
     }
 
     /// Unmasks the port of a ring, so that it is reported again.
-    pub fn unmask(&mut self, core: &Core, place: Place, port: Port) {
+    pub fn unmask(&mut self, core: &Core, slot: Slot, port: Port) {
         if let Err(error) = self.handle.unmask(port) {
             // The port stays masked, so the guest cannot notify until it is rechecked.
             self.recheck.failed(core, "unmasking an event channel", &error, |suspects| {
-                suspects.rings.insert(place);
+                suspects.rings.insert(slot);
             });
         }
     }
@@ -88,8 +88,8 @@ impl EventChannels {
             for &port in &ports[..count] {
                 if Some(port) == self.changes {
                     self.changes_pending(core, port);
-                } else if let Some(&place) = self.ports.get(&port) {
-                    port_pending(clients, place);
+                } else if let Some(&slot) = self.ports.get(&port) {
+                    port_pending(clients, slot);
                 }
             }
             if let Some(error) = error {
@@ -162,8 +162,8 @@ impl EventChannels {
         }
         let Some(suspects) = self.recheck.take_due(core.now) else { return };
         for _ in 0..RECHECKED_PER_PASS {
-            let Some(place) = suspects.rings.pop_first() else { break };
-            port_pending(clients, place);
+            let Some(slot) = suspects.rings.pop_first() else { break };
+            port_pending(clients, slot);
         }
         for _ in 0..RECHECKED_PER_PASS {
             let Some(domid) = suspects.domains.pop_first() else { break };
@@ -173,11 +173,11 @@ impl EventChannels {
 }
 
 /// Handles a guest's notification: its port is masked until its ring has been served.
-fn port_pending(clients: &mut Clients, place: Place) {
-    if let Some(ring) = clients.get_mut(place).and_then(|connection| connection.ring()) {
+fn port_pending(clients: &mut Clients, slot: Slot) {
+    if let Some(ring) = clients.get_mut(slot).and_then(|connection| connection.ring()) {
         ring.masked = true;
     }
-    clients.make_ready(place);
+    clients.make_ready(slot);
 }
 
 /// Notifies the owner thread of a domain that may have changed.

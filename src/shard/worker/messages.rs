@@ -66,8 +66,8 @@ fn take_message(worker: &mut Worker, message: Message) {
         Message::DomainChanged(domid) => domain_changed(worker, domid),
         Message::Accepted(socket) => accepted(worker, socket),
         Message::Unblocked(domid) => {
-            if let Some(place) = worker.clients.of_domain(domid) {
-                worker.clients.make_ready(place);
+            if let Some(slot) = worker.clients.of_domain(domid) {
+                worker.clients.make_ready(slot);
             }
         }
         Message::Unguarded(asker) => {

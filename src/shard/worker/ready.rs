@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::shard::mailbox::Place;
+use crate::shard::mailbox::Slot;
 
 /// The time for which a pass serves busy connections, about ten quanta; the last quantum is not cut short. Then the
 /// worker polls again, at the cost of a few microseconds.
@@ -26,14 +26,14 @@ pub enum Demand {
 /// The ready connections, each in one of the lists.
 #[derive(Default)]
 pub struct ReadyList {
-    light: VecDeque<Place>,
-    busy: VecDeque<Place>,
+    light: VecDeque<Slot>,
+    busy: VecDeque<Slot>,
 }
 
 impl ReadyList {
     /// Appends a connection that is in neither list.
-    pub fn push(&mut self, place: Place, demand: Demand) {
-        self.list(demand).push_back(place);
+    pub fn push(&mut self, slot: Slot, demand: Demand) {
+        self.list(demand).push_back(slot);
     }
 
     /// Returns whether no connection is ready.
@@ -50,11 +50,11 @@ impl ReadyList {
     }
 
     /// Takes the first connection with this demand.
-    pub fn pop(&mut self, demand: Demand) -> Option<Place> {
+    pub fn pop(&mut self, demand: Demand) -> Option<Slot> {
         self.list(demand).pop_front()
     }
 
-    fn list(&mut self, demand: Demand) -> &mut VecDeque<Place> {
+    fn list(&mut self, demand: Demand) -> &mut VecDeque<Slot> {
         match demand {
             Demand::Light => &mut self.light,
             Demand::Busy => &mut self.busy,

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::timers::TICK;
 use crate::log::Seldom;
-use crate::shard::mailbox::Place;
+use crate::shard::mailbox::Slot;
 use crate::shard::session::core::Core;
 use crate::words::Domid;
 
@@ -20,7 +20,7 @@ pub struct Suspects {
     /// The handle of event channels, which is polled edge-triggered: it is read again.
     pub handle: bool,
     /// Rings, to be served as if they were notified.
-    pub rings: BTreeSet<Place>,
+    pub rings: BTreeSet<Slot>,
     /// Domains, to be queried as if they had changed.
     pub domains: BTreeSet<Domid>,
 }

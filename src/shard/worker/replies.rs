@@ -12,17 +12,17 @@ use crate::words::Errno;
 /// number.
 pub fn take_reply(worker: &mut Worker, asker: Asker, result: Result<Vec<u8>, Errno>) {
     let result = result.as_deref().map_err(|errno| *errno);
-    let mut place = asker.connection;
+    let mut slot = asker.connection;
     if let Some(domid) = worker.domains.take_released(asker.id) {
         if let Some(carried) = worker.domains.left_by_release(domid) {
             return carried.answered(asker.id, result);
         }
         let Some(ring) = worker.clients.of_domain(domid) else { return };
-        place = ring;
+        slot = ring;
     }
     // A parked connection is not being served, so it is in its slot unless it has ended.
     let mut quiesced = None;
-    if let Some(connection) = worker.clients.get_mut(place)
+    if let Some(connection) = worker.clients.get_mut(slot)
         && connection.session.asker.id == asker.id
     {
         let session = &mut connection.session;
@@ -39,5 +39,5 @@ pub fn take_reply(worker: &mut Worker, asker: Asker, result: Result<Vec<u8>, Err
     if let Some(domid) = quiesced {
         drain(worker, domid);
     }
-    worker.clients.make_ready(place);
+    worker.clients.make_ready(slot);
 }

@@ -7,7 +7,7 @@ use super::connection::{Connection, Stream};
 use super::ending::{close, withdraw};
 use crate::domain::{Domain, Notice};
 use crate::host::{Gfn, Port};
-use crate::shard::mailbox::{Asker, Message, Place};
+use crate::shard::mailbox::{Asker, Message, Slot};
 use crate::shard::migration::saved_connection::restore_connection;
 use crate::shard::session::core::Core;
 use crate::shard::session::{Kind, Pending, Session};
@@ -44,8 +44,8 @@ pub fn connect_ring(
     (gfn, port): (Option<Gfn>, Port),
     connect: Connect,
 ) -> io::Result<()> {
-    let (domid, place) = (domain.domid, worker.clients.next_place());
-    let mut ring = match map_ring(worker, domid, (gfn, port), place) {
+    let (domid, slot) = (domain.domid, worker.clients.next_slot());
+    let mut ring = match map_ring(worker, domid, (gfn, port), slot) {
         Ok(ring) => ring,
         Err(error) => {
             // Refused only if the incarnation has ended.
@@ -60,19 +60,19 @@ pub fn connect_ring(
     }
     let (position, port) = (ring.position(), ring.port);
     let core = &mut worker.core;
-    let asker = Asker { thread: core.number, connection: place, id: core.next_number() };
+    let asker = Asker { thread: core.number, connection: slot, id: core.next_number() };
     let is_privileged = core.registry().is_privileged(domid);
     let kind = if is_privileged { Kind::Kernel } else { Kind::Guest(unblocked(core)) };
     let mut connection = Connection::new(asker, Arc::clone(domain), kind, Transport::Ring(ring));
     let connected = take_over(core, &mut connection.session, connect, position);
     connection.session.trace(format_args!("create connection of a ring"));
     worker.clients.add(connection);
-    worker.clients.add_ring(domid, place);
+    worker.clients.add_ring(domid, slot);
     worker.scan.ring_added(core.now, worker.clients.ring_count());
     // Cannot fail: the state is Connecting, which accepts the event.
     let _ = worker.domains.step(domain, Event::Connected(connected));
     // Bytes that the guest wrote before its port was bound caused no notification.
-    worker.clients.make_ready(place);
+    worker.clients.make_ready(slot);
     worker.channels.notify(port);
     Ok(())
 }
@@ -81,11 +81,11 @@ fn map_ring(
     worker: &mut Worker,
     domid: Domid,
     (gfn, port): (Option<Gfn>, Port),
-    place: Place,
+    slot: Slot,
 ) -> io::Result<Ring> {
     let page = worker.core.shared.host.map_ring(domid, gfn)?;
     let remote = Ring::named_port(&page).unwrap_or(port);
-    let port = worker.channels.bind(domid, remote, place)?;
+    let port = worker.channels.bind(domid, remote, slot)?;
     Ok(Ring::new(page, port, remote))
 }
 
@@ -130,24 +130,24 @@ fn unblocked(core: &Core) -> Unblocked {
 ///
 /// # Errors
 /// `EINVAL` if the host does not bind the channel.
-pub fn introduce_again(worker: &mut Worker, place: Place, remote: Port) -> Result<(), Errno> {
-    let connection = worker.clients.get_mut(place).ok_or(Errno::EIO)?;
+pub fn introduce_again(worker: &mut Worker, slot: Slot, remote: Port) -> Result<(), Errno> {
+    let connection = worker.clients.get_mut(slot).ok_or(Errno::EIO)?;
     withdraw(&mut worker.core, &mut connection.session);
     connection.session.output.drop_events();
     connection.session.recharge_output();
-    let bound = bind_again(worker, place, remote);
-    worker.clients.make_ready(place);
+    let bound = bind_again(worker, slot, remote);
+    worker.clients.make_ready(slot);
     bound
 }
 
 /// Rebinds the event channel of a ring.
-fn bind_again(worker: &mut Worker, place: Place, remote: Port) -> Result<(), Errno> {
-    let connection = worker.clients.get_mut(place).ok_or(Errno::EIO)?;
+fn bind_again(worker: &mut Worker, slot: Slot, remote: Port) -> Result<(), Errno> {
+    let connection = worker.clients.get_mut(slot).ok_or(Errno::EIO)?;
     let was_given_up = std::mem::replace(&mut connection.stream, Stream::Open) == Stream::GivenUp;
     let domid = connection.session.domid();
     let ring = connection.ring().ok_or(Errno::EINVAL)?;
     worker.channels.unbind(ring.port);
-    let Ok(port) = worker.channels.bind(domid, remote, place) else {
+    let Ok(port) = worker.channels.bind(domid, remote, slot) else {
         // The freed number may be given to another domain's port.
         ring.port = 0;
         return Err(Errno::EINVAL);
@@ -191,11 +191,11 @@ pub fn reconnects(core: &mut Core, connection: &mut Connection) -> bool {
 
 /// Gives up a connection after a protocol error: closes a socket; stops serving a ring until the guest reconnects,
 /// while its domain stays known until it is dead (XSA-325).
-pub fn give_up(worker: &mut Worker, place: Place, error: RingError) {
-    let Some(connection) = worker.clients.get_mut(place) else { return };
+pub fn give_up(worker: &mut Worker, slot: Slot, error: RingError) {
+    let Some(connection) = worker.clients.get_mut(slot) else { return };
     log_given_up(connection, error);
     if connection.ring().is_none() {
-        return close(worker, place);
+        return close(worker, slot);
     }
     reset(&mut worker.core, &mut connection.session);
     connection.stream = Stream::GivenUp;
@@ -204,7 +204,7 @@ pub fn give_up(worker: &mut Worker, place: Place, error: RingError) {
         let (port, _) = (ring.port, ring.publish());
         ring.masked = false;
         worker.channels.notify(port);
-        worker.channels.unmask(&worker.core, place, port);
+        worker.channels.unmask(&worker.core, slot, port);
     }
 }
 

@@ -14,7 +14,7 @@ use super::serving::serve_ready;
 use super::snapshots::give_up_snapshots;
 use super::ticks::{fire_alarms, tick};
 use super::{CHANNELS, WAKER, Worker};
-use crate::shard::mailbox::Place;
+use crate::shard::mailbox::Slot;
 use crate::sync::Ordering;
 
 /// The poll interval while stopping. Other threads send the last replies too, and no message reports the last one.
@@ -44,7 +44,7 @@ fn pass(worker: &mut Worker, events: &Events) {
         match event.token() {
             WAKER => {}
             CHANNELS => worker.channels.take_ports(&worker.core, &mut worker.clients),
-            Token(place) => socket_ready(worker, place, event.is_read_closed()),
+            Token(slot) => socket_ready(worker, slot, event.is_read_closed()),
         }
     }
     worker.channels.recheck_host(&worker.core, &mut worker.clients);
@@ -92,11 +92,11 @@ fn patience(worker: &Worker) -> Option<Duration> {
 
 /// Handles readiness of a socket. The end of its stream is reported once, possibly before the bytes in front of it are
 /// read, so it is noted.
-fn socket_ready(worker: &mut Worker, place: Place, ends: bool) {
-    if ends && let Some(connection) = worker.clients.get_mut(place) {
+fn socket_ready(worker: &mut Worker, slot: Slot, ends: bool) {
+    if ends && let Some(connection) = worker.clients.get_mut(slot) {
         connection.stream = Stream::HalfClosed;
     }
-    worker.clients.make_ready(place);
+    worker.clients.make_ready(slot);
 }
 
 /// Sends the last output, as far as clients take it.

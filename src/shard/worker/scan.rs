@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 
 use super::clients::Clients;
-use crate::shard::mailbox::Place;
+use crate::shard::mailbox::Slot;
 use crate::shard::session::core::Core;
 use crate::words::Domid;
 
@@ -90,10 +90,10 @@ impl Scan {
     }
 
     fn step(&mut self, core: &Core, clients: &mut Clients) {
-        let rings: SmallVec<[(Domid, Place); RINGS_PER_STEP]> =
+        let rings: SmallVec<[(Domid, Slot); RINGS_PER_STEP]> =
             clients.rings_after(self.last).take(RINGS_PER_STEP).collect();
-        for &(domid, place) in &rings {
-            if let Some(position) = silent_news(core, clients, place) {
+        for &(domid, slot) in &rings {
+            if let Some(position) = silent_news(core, clients, slot) {
                 let until = core.now + GRACE;
                 self.found.push_back(Found { domid, until, position });
             }
@@ -109,12 +109,12 @@ impl Scan {
         for _ in 0..RINGS_PER_STEP {
             let due = |found: &mut Found| found.until <= core.now;
             let Some(found) = self.found.pop_front_if(due) else { return };
-            let Some(place) = clients.of_domain(found.domid) else { continue };
-            if silent_news(core, clients, place) != Some(found.position) {
+            let Some(slot) = clients.of_domain(found.domid) else { continue };
+            if silent_news(core, clients, slot) != Some(found.position) {
                 continue;
             }
-            clients.make_ready(place);
-            if let Some(connection) = clients.get(place)
+            clients.make_ready(slot);
+            if let Some(connection) = clients.get(slot)
                 && !connection.session.domain.note_silent()
             {
                 let domid = found.domid.0;
@@ -130,8 +130,8 @@ impl Scan {
 /// Returns the indices of a ring with news, unless its connection is ready anyway. A quiesced domain's page is not
 /// read, and requests are news only while the connection is read. Room for replies is not checked: the tick does that
 /// more often.
-fn silent_news(core: &Core, clients: &mut Clients, place: Place) -> Option<(u32, u32)> {
-    let connection = clients.idle(place)?;
+fn silent_news(core: &Core, clients: &mut Clients, slot: Slot) -> Option<(u32, u32)> {
+    let connection = clients.idle(slot)?;
     if connection.session.is_quiesced() {
         return None;
     }

@@ -57,16 +57,16 @@ pub fn serve_ready(worker: &mut Worker) {
 
 /// Serves the first connection with this demand.
 fn serve_next(worker: &mut Worker, demand: Demand) {
-    let Some(place) = worker.clients.next_ready(demand) else { return };
-    let Some(mut connection) = worker.clients.take(place) else { return };
+    let Some(slot) = worker.clients.next_ready(demand) else { return };
+    let Some(mut connection) = worker.clients.take(slot) else { return };
     let served = serve(worker, &mut connection)
         .and_then(|next| conclude_pass(worker, &mut connection, next));
     worker.clients.put_back(connection);
     match served {
         Ok(Next::Event) => {}
-        Ok(Next::Pass) => worker.clients.make_ready(place),
-        Err(Disconnect::Gone) => close(worker, place),
-        Err(Disconnect::Broken(error)) => give_up(worker, place, error),
+        Ok(Next::Pass) => worker.clients.make_ready(slot),
+        Err(Disconnect::Gone) => close(worker, slot),
+        Err(Disconnect::Broken(error)) => give_up(worker, slot, error),
     }
 }
 
@@ -79,7 +79,7 @@ fn conclude_pass(
     let core = &worker.core;
     let session = &mut connection.session;
     session.output.shrink(OUTPUT_KEPT_BYTES);
-    let (place, throttled) = (session.asker.connection, session.is_throttled(core));
+    let (slot, throttled) = (session.asker.connection, session.is_throttled(core));
     let flow = if throttled { Flow::Throttled } else { Flow::Free };
     if flow != connection.flow {
         connection.flow = flow;
@@ -88,15 +88,15 @@ fn conclude_pass(
     }
     // Time alone may change it: events expire, and a guest may make room without a notification.
     if throttled || !session.output.is_empty() {
-        worker.timers.begin_ticks(core.now, place);
+        worker.timers.begin_ticks(core.now, slot);
     } else {
-        worker.timers.end_ticks(place);
+        worker.timers.end_ticks(slot);
     }
     if let Some(until) = session.next_timeout()
         && connection.timer != Some(until)
     {
         connection.timer = Some(until);
-        worker.timers.set_alarm(until, place);
+        worker.timers.set_alarm(until, slot);
     }
     listen_for_room(worker, connection)?;
     // A held-back connection stays ready, since no notification reports that the backlog is gone.
@@ -251,7 +251,7 @@ fn end_pass(worker: &mut Worker, connection: &mut Connection) -> Next {
     let waits_for_room = !connection.session.output.is_empty();
     // A given-up ring stays unmasked, since it may request a reconnection.
     let listens = reads || waits_for_room || connection.stream == Stream::GivenUp;
-    let place = connection.session.asker.connection;
+    let slot = connection.session.asker.connection;
     let Some(ring) = connection.ring() else { return Next::Event };
     let (port, notify) = (ring.port, ring.publish());
     let unmask = listens && std::mem::take(&mut ring.masked);
@@ -260,7 +260,7 @@ fn end_pass(worker: &mut Worker, connection: &mut Connection) -> Next {
         worker.channels.notify(port);
     }
     if unmask {
-        worker.channels.unmask(&worker.core, place, port);
+        worker.channels.unmask(&worker.core, slot, port);
     }
     if has_news { Next::Pass } else { Next::Event }
 }

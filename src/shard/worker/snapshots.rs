@@ -34,7 +34,7 @@ fn holder<'c>(
     clients: &'c mut Clients,
     snapshot: &Snapshot,
 ) -> Option<(bool, &'c mut OpenTransaction)> {
-    let session = &mut clients.get_mut(snapshot.place)?.session;
+    let session = &mut clients.get_mut(snapshot.slot)?.session;
     if session.asker.id != snapshot.connection {
         return None;
     }

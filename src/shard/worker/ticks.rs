@@ -11,23 +11,23 @@ use crate::shard::session::core::Core;
 
 /// Makes the connections ready whose timers have expired.
 pub fn fire_alarms(worker: &mut Worker) {
-    while let Some(place) = worker.timers.take_alarm(worker.core.now) {
-        worker.clients.make_ready(place);
+    while let Some(slot) = worker.timers.take_alarm(worker.core.now) {
+        worker.clients.make_ready(slot);
     }
 }
 
 /// Serves the connections that wait for time to pass, once per [`TICK`](super::timers::TICK).
 pub fn tick(worker: &mut Worker) {
     let Worker { core, clients, timers, .. } = worker;
-    for place in timers.take_tick(core.now) {
-        match clients.get_mut(place) {
+    for slot in timers.take_tick(core.now) {
+        match clients.get_mut(slot) {
             Some(connection) => {
                 expire_events(core, &mut connection.session);
                 note_stall(core, connection);
             }
-            None => timers.end_ticks(place),
+            None => timers.end_ticks(slot),
         }
-        clients.make_ready(place);
+        clients.make_ready(slot);
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
 
-use crate::shard::mailbox::Place;
+use crate::shard::mailbox::Slot;
 
 /// The interval in which connections that wait for time to pass are served.
 pub const TICK: Duration = Duration::from_millis(250);
@@ -14,9 +14,9 @@ pub const TICK: Duration = Duration::from_millis(250);
 /// A worker's timers.
 pub struct Timers {
     /// Connections with a timer of their own.
-    alarms: BinaryHeap<Reverse<(Instant, Place)>>,
+    alarms: BinaryHeap<Reverse<(Instant, Slot)>>,
     /// Connections served with each tick.
-    ticking: HashSet<Place, RandomState>,
+    ticking: HashSet<Slot, RandomState>,
     next_tick: Instant,
 }
 
@@ -34,35 +34,35 @@ impl Timers {
     }
 
     /// Sets a timer of a connection.
-    pub fn set_alarm(&mut self, until: Instant, place: Place) {
-        self.alarms.push(Reverse((until, place)));
+    pub fn set_alarm(&mut self, until: Instant, slot: Slot) {
+        self.alarms.push(Reverse((until, slot)));
     }
 
     /// Takes a connection whose timer has expired.
-    pub fn take_alarm(&mut self, now: Instant) -> Option<Place> {
-        let &Reverse((until, place)) = self.alarms.peek()?;
+    pub fn take_alarm(&mut self, now: Instant) -> Option<Slot> {
+        let &Reverse((until, slot)) = self.alarms.peek()?;
         if until > now {
             return None;
         }
         self.alarms.pop();
-        Some(place)
+        Some(slot)
     }
 
     /// Adds a connection to the ticks.
-    pub fn begin_ticks(&mut self, now: Instant, place: Place) {
+    pub fn begin_ticks(&mut self, now: Instant, slot: Slot) {
         if self.ticking.is_empty() {
             self.next_tick = now + TICK;
         }
-        self.ticking.insert(place);
+        self.ticking.insert(slot);
     }
 
     /// Removes a connection from the ticks.
-    pub fn end_ticks(&mut self, place: Place) {
-        self.ticking.remove(&place);
+    pub fn end_ticks(&mut self, slot: Slot) {
+        self.ticking.remove(&slot);
     }
 
     /// Begins the next tick if it is due, and returns its connections.
-    pub fn take_tick(&mut self, now: Instant) -> Vec<Place> {
+    pub fn take_tick(&mut self, now: Instant) -> Vec<Slot> {
         if now < self.next_tick {
             return Vec::new();
         }

@@ -9,10 +9,10 @@ use crate::store::WatchList;
 pub fn watch_list(worker: &Worker) -> WatchList {
     let core = &worker.core;
     let mut watches = Vec::new();
-    for (place, connection) in worker.clients.iter() {
+    for (slot, connection) in worker.clients.iter() {
         let session = &connection.session;
         for group in session.watches.groups() {
-            let entry = entry(core, place, session.domid(), &group);
+            let entry = entry(core, slot, session.domid(), &group);
             watches.push((group.path.to_buf(), entry));
         }
     }
