@@ -42,11 +42,11 @@ pub fn run(served: &dyn Served) -> String {
         findings = findings.len(),
         "checked the store"
     );
-    answer(&findings)
+    reply(&findings)
 }
 
 /// Returns as many findings as fit into a reply.
-fn answer(findings: &Findings) -> String {
+fn reply(findings: &Findings) -> String {
     if findings.is_empty() {
         return "OK".into();
     }
@@ -113,14 +113,14 @@ mod tests {
 
     #[test]
     fn findings_that_do_not_fit_are_counted() {
-        assert_eq!(answer(&Findings::default()), "OK");
+        assert_eq!(reply(&Findings::default()), "OK");
         let mut findings = Findings::default();
         findings.add(|| "one".into());
-        assert_eq!(answer(&findings), "1 findings:\none\n");
+        assert_eq!(reply(&findings), "1 findings:\none\n");
         for _ in 0..999 {
             findings.add(|| "x".repeat(99));
         }
-        let text = answer(&findings);
+        let text = reply(&findings);
         assert!(text.len() < PAYLOAD_BYTES_MAX && text.len() > PAYLOAD_BYTES_MAX - 200);
         let shown = text.lines().count() - 2;
         assert!(text.ends_with(&format!("and {} more, see the log\n", 1000 - shown)), "{text}");

@@ -5,12 +5,12 @@ use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::{Answer, ack, text};
+use super::{CommandResult, ack, text};
 use crate::log;
 use crate::words::Errno;
 
 /// Runs `log`: lists the switches, or turns all traces or one switch on or off.
-pub fn log(arguments: &[&[u8]]) -> Answer {
+pub fn log(arguments: &[&[u8]]) -> CommandResult {
     match arguments {
         [] => Ok(text(&switches())),
         [b"on"] => {
@@ -39,13 +39,13 @@ fn switches() -> String {
 }
 
 /// Runs `print`: writes a line to the log, to mark an operator's action there.
-pub fn print(string: &[u8]) -> Answer {
+pub fn print(string: &[u8]) -> CommandResult {
     tracing::info!("control: {}", String::from_utf8_lossy(string));
     ack()
 }
 
 /// Runs `logfile`: sends the log to a file and enables traces, as in C xenstored.
-pub fn logfile(file: &Path) -> Answer {
+pub fn logfile(file: &Path) -> CommandResult {
     match log::set_file(file) {
         Ok(()) => ack(),
         Err(error) => {
@@ -56,7 +56,7 @@ pub fn logfile(file: &Path) -> Answer {
 }
 
 /// Appends a text to a file, which is created with mode 0600 if it does not exist.
-pub fn append(file: &Path, text: &str) -> Answer {
+pub fn append(file: &Path, text: &str) -> CommandResult {
     match log::open(file).and_then(|mut file| file.write_all(text.as_bytes())) {
         Ok(()) => ack(),
         Err(error) => {

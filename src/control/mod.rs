@@ -20,7 +20,7 @@ use crate::sync::{Arc, AtomicBool, Ordering};
 use crate::words::{Errno, PAYLOAD_BYTES_MAX};
 
 /// The reply to a command.
-pub type Answer = Result<Vec<u8>, Errno>;
+pub type CommandResult = Result<Vec<u8>, Errno>;
 
 /// The commands' interface to the threads that serve clients.
 pub trait Served: Send + Sync {
@@ -69,7 +69,7 @@ pub struct State {
 /// The outcome of dispatching a command.
 pub enum Reply {
     /// The command has finished.
-    Now(Answer),
+    Now(CommandResult),
     /// The command is slow: the caller must run it on a thread that may block.
     Later(Work),
 }
@@ -80,11 +80,11 @@ pub struct Work {
     command: Box<Command>,
 }
 
-type Command = dyn FnOnce(&dyn Served) -> Answer + Send;
+type Command = dyn FnOnce(&dyn Served) -> CommandResult + Send;
 
 impl Work {
     /// Runs the command. May block.
-    pub fn run(self) -> Answer {
+    pub fn run(self) -> CommandResult {
         (self.command)(&*self.permit.0)
     }
 }
@@ -193,7 +193,7 @@ fn invalid() -> Reply {
 /// Returns a slow command, or EBUSY if one is running.
 fn later(
     served: &Arc<dyn Served>,
-    command: impl FnOnce(&dyn Served) -> Answer + Send + 'static,
+    command: impl FnOnce(&dyn Served) -> CommandResult + Send + 'static,
 ) -> Reply {
     if served.state().busy.swap(true, Ordering::AcqRel) {
         return Reply::Now(Err(Errno::EBUSY));
@@ -224,7 +224,7 @@ fn help_text() -> String {
     all.map(|(name, arguments)| format!("{name:<24} {arguments}\n")).collect()
 }
 
-fn ack() -> Answer {
+fn ack() -> CommandResult {
     Ok(text("OK"))
 }
 

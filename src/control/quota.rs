@@ -1,11 +1,11 @@
 //! The commands `quota` and `quota-soft`.
 
-use super::{Answer, ack, text};
+use super::{CommandResult, ack, text};
 use crate::domain::{Quota, Registry};
 use crate::words::{Domid, Errno};
 
 /// Runs `quota`: shows the limits, a domain's usage, or the peak usages, or sets a limit.
-pub fn hard(registry: &Registry, arguments: &[&[u8]]) -> Answer {
+pub fn hard(registry: &Registry, arguments: &[&[u8]]) -> CommandResult {
     match arguments {
         [] => Ok(text(&values(Quota::all().map(|quota| (quota, registry.defaults().get(quota)))))),
         [b"set", name, value] => {
@@ -26,7 +26,7 @@ pub fn hard(registry: &Registry, arguments: &[&[u8]]) -> Answer {
 }
 
 /// Runs `quota-soft`: shows or sets the only soft quota, memory.
-pub fn soft(registry: &Registry, arguments: &[&[u8]]) -> Answer {
+pub fn soft(registry: &Registry, arguments: &[&[u8]]) -> CommandResult {
     match arguments {
         [] => Ok(text(&values([(Quota::Memory, registry.defaults().soft_memory())]))),
         [b"set", name, value] if quota(name)? == Quota::Memory => {

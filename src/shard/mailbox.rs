@@ -26,7 +26,7 @@ pub enum Message {
     /// Undoes the quiescing of such a domain.
     Unquiesce(Share),
     /// The reply for which a connection of this worker is parked.
-    Answer(Asker, Result<Vec<u8>, Errno>),
+    Reply(Asker, Result<Vec<u8>, Errno>),
     /// A new client of the socket.
     Accepted(UnixStream),
     /// The host reports that a domain has changed.

@@ -46,4 +46,4 @@ pub use server::{Census, Server, Times};
 pub use signal::Signal;
 pub use standing::Standing;
 #[doc(hidden)]
-pub use turns::{Answer, Turns};
+pub use turns::{Claim, Turns};

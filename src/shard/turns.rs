@@ -29,13 +29,13 @@ const WAITING_MAX: usize = 1024;
 
 /// The reply to a request for a reservation.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum Claim {
     /// The connection has the reservation.
-    Yours,
+    Held,
     /// The connection has to wait until it is notified or until this time, and to ask again.
     Wait(Instant),
     /// The connection goes on without a reservation.
-    Without,
+    Refused,
 }
 
 /// The present reservation and the waiters.
@@ -112,10 +112,10 @@ impl Turns {
     }
 
     /// Requests a reservation of `paths`, and everything above and below them, for `asker`.
-    pub fn ask(&mut self, asker: Asker, paths: &[PathBuf], now: Instant) -> Answer {
+    pub fn ask(&mut self, asker: Asker, paths: &[PathBuf], now: Instant) -> Claim {
         if !self.is_of(asker) && self.queue.iter().all(|(other, _)| *other != asker) {
             if self.queue.len() >= WAITING_MAX {
-                return Answer::Without;
+                return Claim::Refused;
             }
             self.queue.push_back((asker, paths.to_vec()));
             self.advance(now);
@@ -123,11 +123,9 @@ impl Turns {
             self.woken.retain(|woken| *woken != asker);
         }
         match &self.phase {
-            Phase::Transactions { owner, .. } if *owner == asker => Answer::Yours,
-            Phase::Transactions { until, .. } | Phase::Writers { until, .. } => {
-                Answer::Wait(*until)
-            }
-            Phase::Nobodys => Answer::Without,
+            Phase::Transactions { owner, .. } if *owner == asker => Claim::Held,
+            Phase::Transactions { until, .. } | Phase::Writers { until, .. } => Claim::Wait(*until),
+            Phase::Nobodys => Claim::Refused,
         }
     }
 
@@ -231,9 +229,9 @@ mod tests {
     #[test]
     fn turns_come_in_the_order_of_asking_and_writers_in_between() {
         let (mut turns, now) = (Turns::default(), Instant::now());
-        assert_eq!(turns.ask(asker(1), &[path("/a")], now), Answer::Yours);
-        assert!(matches!(turns.ask(asker(2), &[path("/b")], now), Answer::Wait(_)));
-        assert!(matches!(turns.ask(asker(3), &[path("/a/x")], now), Answer::Wait(_)));
+        assert_eq!(turns.ask(asker(1), &[path("/a")], now), Claim::Held);
+        assert!(matches!(turns.ask(asker(2), &[path("/b")], now), Claim::Wait(_)));
+        assert!(matches!(turns.ask(asker(3), &[path("/a/x")], now), Claim::Wait(_)));
         turns.take_woken();
         for (text, writes_it) in [("/a", false), ("/a/x", false), ("/", false), ("/b", true)] {
             assert_eq!(writes(&mut turns, 9, text), writes_it, "{text}");
@@ -278,10 +276,10 @@ mod tests {
         turns.ask(asker(0), &[path("/a")], now);
         for connection in 1..=WAITING_MAX {
             for _ in 0..2 {
-                assert!(matches!(turns.ask(asker(connection), &[], now), Answer::Wait(_)));
+                assert!(matches!(turns.ask(asker(connection), &[], now), Claim::Wait(_)));
             }
         }
-        assert_eq!(turns.ask(asker(WAITING_MAX + 1), &[], now), Answer::Without);
+        assert_eq!(turns.ask(asker(WAITING_MAX + 1), &[], now), Claim::Refused);
         assert_eq!(turns.counts().waiting, WAITING_MAX);
     }
 }

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::client::{Client, Connecting, Trouble};
-use super::daemon::{Answers, Daemon, listed};
+use super::daemon::{Daemon, Replies, listed};
 use super::export_files::behind;
 use super::failure::Failure;
 use super::link::Link;
@@ -174,8 +174,8 @@ impl Batch<'_> {
         drop(writer);
         let import = destination.ask_by(imports, Operation::ImportDomains, b"", &[reader.as_fd()]);
         drop(reader);
-        let mut exported = Answers::of_all(export);
-        let mut imported = Answers::of_all(import);
+        let mut exported = Replies::of_all(export);
+        let mut imported = Replies::of_all(import);
         *exports = exported.take_link();
         *imports = imported.take_link();
         for (&domid, moving) in self.domains.iter_mut().filter(|(_, moving)| moving.is_under_way())

@@ -26,7 +26,7 @@ pub enum Trouble {
     #[error("{0}{sep}{1}", sep = if .1.is_empty() { "" } else { ": " })]
     Refused(String, String),
     /// The daemon did not reply.
-    #[error("there was no answer: {0}")]
+    #[error("there was no reply: {0}")]
     Lost(String),
 }
 

@@ -123,10 +123,10 @@ impl Daemon {
     /// Whether the daemon replies to clients, even with an error.
     fn is_there(&self) -> bool {
         let link = Link::connect(&self.socket, self.patience);
-        let answer = link
+        let reply = link
             .map_err(Trouble::from)
             .and_then(|link| Client(link).ask(Operation::Read, MIGRATION_SOCKET));
-        !answer.is_err_and(|trouble| trouble.is_lost())
+        !reply.is_err_and(|trouble| trouble.is_lost())
     }
 
     /// Sends DISCARD_DOMAINS and returns the outcome for each domain. Reuses `kept` as [`Daemon::ask_by`] does, and
@@ -138,9 +138,9 @@ impl Daemon {
     ) -> BTreeMap<Domid, Result<(), Trouble>> {
         let of_some = |some: &[Domid]| {
             let asked = self.ask_by(kept, Operation::DiscardDomains, &listed(some), &[]);
-            let mut answers = Answers::of_all(asked);
-            *kept = answers.take_link();
-            some.iter().map(|&domid| (domid, answers.of(domid).map(drop))).collect::<Vec<_>>()
+            let mut replies = Replies::of_all(asked);
+            *kept = replies.take_link();
+            some.iter().map(|&domid| (domid, replies.of(domid).map(drop))).collect::<Vec<_>>()
         };
         domids.chunks(DOMAINS_MAX).flat_map(of_some).collect()
     }
@@ -153,15 +153,15 @@ impl Daemon {
         let (mut kept, mut states) = (None, BTreeMap::new());
         for some in domids.parts().chunks(DOMAINS_MAX) {
             let payload: Vec<u8> = some.concat().into_bytes();
-            let mut answers =
-                Answers::of_all(self.ask_by(&mut kept, Operation::DomainStates, &payload, &[]));
-            if let Some(trouble) = answers.failed() {
+            let mut replies =
+                Replies::of_all(self.ask_by(&mut kept, Operation::DomainStates, &payload, &[]));
+            if let Some(trouble) = replies.failed() {
                 return Err(trouble.clone());
             }
-            for (domid, outcome) in answers.all() {
+            for (domid, outcome) in replies.all() {
                 states.insert(domid, standing(outcome.as_ref().map_err(Trouble::clone)?)?);
             }
-            kept = answers.take_link();
+            kept = replies.take_link();
         }
         Ok(states)
     }
@@ -194,7 +194,7 @@ pub struct Asked {
 
 /// The daemon's results for each domain.
 #[derive(Default)]
-pub struct Answers {
+pub struct Replies {
     domains: BTreeMap<Domid, Result<Vec<String>, Trouble>>,
     /// The errors of streams from which no domid could be read, in the order of the streams.
     streams: Vec<Trouble>,
@@ -206,8 +206,8 @@ pub struct Answers {
 
 impl Asked {
     /// Waits for all results. A daemon that is silent but replies to other clients is still at work.
-    fn answers(mut self) -> Answers {
-        let mut answers = Answers::default();
+    fn replies(mut self) -> Replies {
+        let mut replies = Replies::default();
         let began = Instant::now();
         loop {
             let (kind, payload) = match self.link.receive() {
@@ -220,43 +220,43 @@ impl Asked {
                     continue;
                 }
                 Err(error) => {
-                    answers.failed = Some(error.into());
-                    return answers;
+                    replies.failed = Some(error.into());
+                    return replies;
                 }
             };
             let mut words = strings(&payload);
             let first = words.next().unwrap_or_default();
             if kind == ERROR {
-                answers.failed = Some(Trouble::refused(first, b""));
-                return answers;
+                replies.failed = Some(Trouble::refused(first, b""));
+                return replies;
             }
             let rest: Vec<_> = words.collect();
             if first == b"OK" && rest.is_empty() {
-                answers.link = Some(self.link);
-                return answers;
+                replies.link = Some(self.link);
+                return replies;
             }
             let outcome = match rest[..] {
                 [b"OK", ref rest @ ..] => {
                     Ok(rest.iter().map(|word| String::from_utf8_lossy(word).into()).collect())
                 }
                 [error, why, ..] => Err(Trouble::refused(error, why)),
-                _ => Err(Trouble::Lost("the answer is not of the documented shape".into())),
+                _ => Err(Trouble::Lost("the reply is not of the documented shape".into())),
             };
             match (Domid::parse_canonical(first), outcome) {
-                (Some(domid), outcome) => drop(answers.domains.insert(domid, outcome)),
-                (None, Err(trouble)) => answers.streams.push(trouble),
+                (Some(domid), outcome) => drop(replies.domains.insert(domid, outcome)),
+                (None, Err(trouble)) => replies.streams.push(trouble),
                 (None, Ok(_)) => {}
             }
         }
     }
 }
 
-impl Answers {
+impl Replies {
     /// Waits for all results of a request, or returns the error of sending it.
-    pub fn of_all(asked: Result<Asked, Trouble>) -> Answers {
+    pub fn of_all(asked: Result<Asked, Trouble>) -> Replies {
         match asked {
-            Ok(asked) => asked.answers(),
-            Err(trouble) => Answers { failed: Some(trouble), ..Answers::default() },
+            Ok(asked) => asked.replies(),
+            Err(trouble) => Replies { failed: Some(trouble), ..Replies::default() },
         }
     }
 
@@ -311,12 +311,12 @@ mod tests {
         thread::spawn(move || {
             let (mut client, _) = bulk.accept().unwrap();
             thread::sleep(5 * SHORT);
-            let answers = [
+            let replies = [
                 message(Operation::ImportDomains, 0, b"5\0OK\x007\x003\0"),
                 message(Operation::ImportDomains, 0, b"OK\0"),
             ];
             // The client may have disconnected.
-            let _ = io::Write::write_all(&mut client, &answers.concat());
+            let _ = io::Write::write_all(&mut client, &replies.concat());
         });
         thread::spawn(move || {
             let clients = others.incoming().map(Result::unwrap);
@@ -332,7 +332,7 @@ mod tests {
     }
 
     /// Starts a daemon that serves this many connections and closes each after this many requests.
-    fn answers(socket: UnixListener, connections: usize, requests: usize) {
+    fn replies(socket: UnixListener, connections: usize, requests: usize) {
         thread::spawn(move || {
             for _ in 0..connections {
                 let (mut client, _) = socket.accept().unwrap();
@@ -352,14 +352,14 @@ mod tests {
     fn a_connection_is_kept_as_long_as_it_is_open() {
         let directory = tempfile::tempdir().unwrap();
         let (socket, migration) = (PathBuf::new(), directory.path().join("migration"));
-        answers(UnixListener::bind(&migration).unwrap(), 2, 2);
+        replies(UnixListener::bind(&migration).unwrap(), 2, 2);
         let daemon = Daemon { socket, migration, patience: PATIENCE };
         let mut kept = None;
         for asked in 1..=4 {
-            let mut answers =
-                Answers::of_all(daemon.ask_by(&mut kept, Operation::ImportDomains, b"", &[]));
-            assert_eq!(answers.failed(), None);
-            kept = answers.take_link();
+            let mut replies =
+                Replies::of_all(daemon.ask_by(&mut kept, Operation::ImportDomains, b"", &[]));
+            assert_eq!(replies.failed(), None);
+            kept = replies.take_link();
             assert!(kept.is_some());
             while asked == 2 && kept.as_ref().is_some_and(Link::is_silent) {
                 thread::yield_now();
@@ -372,8 +372,8 @@ mod tests {
         for is_there in [true, false] {
             let directory = tempfile::tempdir().unwrap();
             let daemon = daemon(directory.path(), is_there);
-            let answers = Answers::of_all(daemon.ask(Operation::ImportDomains, b"", &[]));
-            let outcome = answers.of(Domid(5));
+            let replies = Replies::of_all(daemon.ask(Operation::ImportDomains, b"", &[]));
+            let outcome = replies.of(Domid(5));
             match is_there {
                 true => assert_eq!(outcome, Ok(vec!["7".into(), "3".into()])),
                 false => assert_eq!(outcome, Err(Trouble::Lost("the daemon hangs".into()))),

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::ValueEnum;
 
-use super::daemon::{Answers, Daemon, listed};
+use super::daemon::{Daemon, Replies, listed};
 use super::failure::{Done, Failure};
 use super::marks::Marks;
 use super::places::{command, quoted};
@@ -154,10 +154,10 @@ impl Exporting<'_> {
         let descriptors: Vec<_> = targets.iter().map(Target::descriptor).collect();
         let asked = self.daemon.ask(Operation::ExportDomains, &listed(domids), &descriptors);
         drop(descriptors);
-        let answers = Answers::of_all(asked);
+        let replies = Replies::of_all(asked);
         let mut again = Vec::new();
         for (&domid, target) in domids.iter().zip(targets) {
-            let outcome = answers.of(domid);
+            let outcome = replies.of(domid);
             let is_changed = outcome.as_ref().is_err_and(|trouble| trouble.is("EAGAIN"));
             if is_changed && !is_last {
                 again.push(domid);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::client::{Client, Connecting};
-use super::daemon::{Answers, Daemon};
+use super::daemon::{Daemon, Replies};
 use super::export_files::Format;
 use super::failure::{Done, Failure};
 use super::libxl_file;
@@ -127,12 +127,12 @@ impl Importing<'_> {
         if good.is_empty() {
             return;
         }
-        let answers = self.ask(&good);
-        if let Some(trouble) = answers.failed() {
+        let replies = self.ask(&good);
+        if let Some(trouble) = replies.failed() {
             report.trouble(format!("IMPORT_DOMAINS: {trouble}; {}", self.after(trouble.is_lost())));
             return;
         }
-        let (found, unread) = (answers.all().collect::<Vec<_>>(), answers.streams());
+        let (found, unread) = (replies.all().collect::<Vec<_>>(), replies.streams());
         report.found(good.len() - unread.len().min(good.len()), found.len());
         // The daemon does not tell which streams had no readable domid, so parse them here.
         let known = if unread.is_empty() { 0 } else { self.faults(&good, report) };
@@ -175,10 +175,10 @@ impl Importing<'_> {
         faults.map(|(path, failure)| of_file(path, &failure, report)).count()
     }
 
-    fn ask(&self, files: &[(&PathBuf, File)]) -> Answers {
+    fn ask(&self, files: &[(&PathBuf, File)]) -> Replies {
         let descriptors: Vec<_> = files.iter().map(|(_, file)| file.as_fd()).collect();
         let payload: &[u8] = if self.manner.dry_run { b"check\0" } else { b"" };
-        Answers::of_all(self.daemon.ask(Operation::ImportDomains, payload, &descriptors))
+        Replies::of_all(self.daemon.ask(Operation::ImportDomains, payload, &descriptors))
     }
 
     /// Returns the consequences of a request that failed.

@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno as SystemErrno;
 
 use super::message::receive;
-use super::requests::{Answers, perform};
+use super::requests::{Replies, perform};
 use crate::log::Unaccepted;
 use crate::shard::OwnerThreads;
 
@@ -120,10 +120,10 @@ fn serve_client(client: &UnixStream, crew: &Crew) -> End {
                 return End::Gone;
             }
         };
-        let mut answers = Answers::to(client, request.header);
-        let result = perform(&crew.owners, request, &mut answers);
-        if let Err(error) = answers.end(result) {
-            tracing::info!(%error, "an answer of the migration socket was not taken");
+        let mut replies = Replies::to(client, request.header);
+        let result = perform(&crew.owners, request, &mut replies);
+        if let Err(error) = replies.end(result) {
+            tracing::info!(%error, "an reply of the migration socket was not taken");
             return End::Gone;
         }
     }

@@ -8,18 +8,14 @@ use crate::words::Domid;
 pub const AT_ONCE: usize = 256;
 
 /// Replies with the states of domains, in batches. Cost: one message to the owner thread of each domain.
-pub fn domain_states(
-    owners: &OwnerThreads,
-    domids: &[Domid],
-    mut answer: impl FnMut(Vec<Outcome>),
-) {
+pub fn domain_states(owners: &OwnerThreads, domids: &[Domid], mut reply: impl FnMut(Vec<Outcome>)) {
     for some in domids.chunks(AT_ONCE) {
         let standings = some.iter().zip(owners.standings(some));
         let outcome = |(&domid, standing)| match standing {
             Ok(standing) => Outcome::said(domid, strings(&standing)),
             Err(errno) => Outcome::failed(domid, errno, "the daemon stops"),
         };
-        answer(standings.map(outcome).collect());
+        reply(standings.map(outcome).collect());
     }
 }
 

@@ -41,9 +41,9 @@ pub fn import_domains(
     owners: &OwnerThreads,
     descriptors: Vec<OwnedFd>,
     mode: ImportMode,
-    answer: impl FnMut(Vec<Outcome>),
+    reply: impl FnMut(Vec<Outcome>),
 ) {
-    run_parallel(descriptors, |stream| import_stream(owners, stream, mode), answer);
+    run_parallel(descriptors, |stream| import_stream(owners, stream, mode), reply);
 }
 
 /// A stream that is cut at [`STREAM_BYTES_MAX`] and takes [`LARGE`] when it becomes large.

@@ -19,7 +19,7 @@ const ACK: &[u8] = b"OK\0";
 
 /// The replies to a request, sent in few batches because each wakes the client: one batch per stream of an import, one
 /// per [`AT_ONCE`] domains of DOMAIN_STATES, otherwise a single one. The last batch is sent with the final reply.
-pub(super) struct Answers<'c> {
+pub(super) struct Replies<'c> {
     client: &'c UnixStream,
     header: Header,
     /// Number of batches still expected.
@@ -29,9 +29,9 @@ pub(super) struct Answers<'c> {
     taken: io::Result<()>,
 }
 
-impl Answers<'_> {
-    pub(super) fn to(client: &UnixStream, header: Header) -> Answers<'_> {
-        Answers { client, header, left: 1, pending: Vec::new(), taken: Ok(()) }
+impl Replies<'_> {
+    pub(super) fn to(client: &UnixStream, header: Header) -> Replies<'_> {
+        Replies { client, header, left: 1, pending: Vec::new(), taken: Ok(()) }
     }
 
     /// Appends the outcomes of one batch of domains.
@@ -66,7 +66,7 @@ impl Answers<'_> {
 pub(super) fn perform(
     owners: &OwnerThreads,
     request: Request,
-    answers: &mut Answers<'_>,
+    replies: &mut Replies<'_>,
 ) -> Result<(), Errno> {
     let Request { header, payload, descriptors } = request;
     let parse = match Row::of(header.kind.get()).map(|row| row.parser) {
@@ -76,23 +76,23 @@ pub(super) fn perform(
     match parse(&payload)? {
         MigrationRequest::Export(ranges) => {
             let domids = few(domids(owners, &ranges, introduced)?)?;
-            answers.add(export_domains(owners, &domids, descriptors)?);
+            replies.add(export_domains(owners, &domids, descriptors)?);
         }
         MigrationRequest::Import(mode) => {
             if descriptors.is_empty() {
                 return Err(Errno::EINVAL);
             }
-            answers.left = descriptors.len();
-            import_domains(owners, descriptors, mode, |outcomes| answers.add(outcomes));
+            replies.left = descriptors.len();
+            import_domains(owners, descriptors, mode, |outcomes| replies.add(outcomes));
         }
         MigrationRequest::Discard(ranges) => {
             let domids = few(domids(owners, &ranges, OwnerThreads::arrived)?)?;
-            answers.add(discard_domains(owners, &domids));
+            replies.add(discard_domains(owners, &domids));
         }
         MigrationRequest::States(ranges) => {
             let domids = domids(owners, &ranges, |_, known| known.to_vec())?;
-            answers.left = domids.len().div_ceil(AT_ONCE).max(1);
-            domain_states(owners, &domids, |outcomes| answers.add(outcomes));
+            replies.left = domids.len().div_ceil(AT_ONCE).max(1);
+            domain_states(owners, &domids, |outcomes| replies.add(outcomes));
         }
     }
     Ok(())

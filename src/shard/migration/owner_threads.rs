@@ -41,11 +41,11 @@ impl OwnerThreads {
             return Vec::new();
         }
         let (sender, receiver) = bounded(1);
-        let answer = move |gathered: Gathered| {
+        let reply = move |gathered: Gathered| {
             // Cannot fail: the receiver waits for it.
             let _ = sender.send(gathered);
         };
-        for share in shares(domids, answer) {
+        for share in shares(domids, reply) {
             self.shared
                 .mailboxes
                 .post(self.shared.owner_thread(share.domid()), Message::Quiesce(share));

@@ -10,7 +10,7 @@ pub type Gathered = Result<Vec<(Domid, Errno)>, Errno>;
 struct Gathering {
     asked: usize,
     failed: Mutex<Vec<(Domid, Errno)>>,
-    answer: Option<Box<dyn FnOnce(Gathered) + Send + Sync>>,
+    reply: Option<Box<dyn FnOnce(Gathered) + Send + Sync>>,
 }
 
 /// One domain's part of a request. It counts however it ends: a part that is dropped, such as with the connection of a
@@ -24,12 +24,12 @@ pub struct Share {
 /// Creates a part for each domain. The thread that ends the last part calls `answer` with the joined result, once.
 pub fn shares(
     domids: &[Domid],
-    answer: impl FnOnce(Gathered) + Send + Sync + 'static,
+    reply: impl FnOnce(Gathered) + Send + Sync + 'static,
 ) -> Vec<Share> {
     let gathering = Arc::new(Gathering {
         asked: domids.len(),
         failed: Mutex::new(Vec::new()),
-        answer: Some(Box::new(answer)),
+        reply: Some(Box::new(reply)),
     });
     let share = |&domid| {
         let gathering = Arc::clone(&gathering);
@@ -71,8 +71,8 @@ impl Drop for Gathering {
             Some((_, errno)) if failed.len() == self.asked => Err(*errno),
             _ => Ok(failed),
         };
-        if let Some(answer) = self.answer.take() {
-            answer(gathered);
+        if let Some(reply) = self.reply.take() {
+            reply(gathered);
         }
     }
 }

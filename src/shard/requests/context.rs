@@ -60,7 +60,7 @@ impl RequestContext<'_> {
         let mailboxes = self.core.shared.mailboxes.clone();
         let done = move || {
             drop(ticket);
-            mailboxes.send(asker.thread, Message::Answer(asker, Ok(ACK.to_vec())));
+            mailboxes.send(asker.thread, Message::Reply(asker, Ok(ACK.to_vec())));
         };
         self.core.shared.store.reap(rest, Box::new(done));
     }

@@ -15,12 +15,12 @@ use crate::words::Errno;
 pub fn serve(cx: &mut RequestContext<'_>, words: &[&[u8]]) -> Option<Reply> {
     let served: Arc<dyn Served> = Arc::<Shared>::clone(&cx.core.shared);
     let work = match control::command(&served, words) {
-        control::Reply::Now(answer) => return Some(answer.map(Cow::Owned)),
+        control::Reply::Now(reply) => return Some(reply.map(Cow::Owned)),
         control::Reply::Later(work) => work,
     };
     let asker = cx.park();
     let mailboxes = cx.core.shared.mailboxes.clone();
-    let run = move || mailboxes.send(asker.thread, Message::Answer(asker, work.run()));
+    let run = move || mailboxes.send(asker.thread, Message::Reply(asker, work.run()));
     if let Err(error) = spawn("control", run) {
         tracing::warn!(%error, "a command cannot be started");
         cx.session.unpark(cx.core);

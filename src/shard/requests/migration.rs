@@ -24,11 +24,11 @@ pub fn ask_owner_threads(
     }
     let asker = cx.park();
     let mailboxes = cx.core.shared.mailboxes.clone();
-    let answer = move |gathered: Gathered| {
+    let reply = move |gathered: Gathered| {
         let result = gathered.map(|failed| show(&failed, form));
-        mailboxes.post(asker.thread, Message::Answer(asker, result));
+        mailboxes.post(asker.thread, Message::Reply(asker, result));
     };
-    for share in shares(domids, answer) {
+    for share in shares(domids, reply) {
         let owner = cx.core.shared.owner_thread(share.domid());
         cx.core.shared.mailboxes.post(owner, message(share));
     }

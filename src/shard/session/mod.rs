@@ -52,7 +52,7 @@ pub const KERNEL_COLLAPSE_BYTES: usize = 64 << 20;
 /// The reason why a client is not read, with the request that waits.
 pub enum Parked {
     /// For a reply of another thread to the request with this header.
-    Answer(Header),
+    Reply(Header),
     /// For a reservation, or for the end of one, until this time at the latest: then the request is retried.
     Guard(Instant),
 }
@@ -185,7 +185,7 @@ impl Session {
     pub fn next_timeout(&self) -> Option<Instant> {
         match self.parked {
             Some(Parked::Guard(until)) => Some(until),
-            Some(Parked::Answer(_)) | None => None,
+            Some(Parked::Reply(_)) | None => None,
         }
     }
 
@@ -242,7 +242,7 @@ impl Session {
 
     /// Parks the session until another thread replies. Returns the reply address.
     pub fn park(&mut self, core: &Core, header: &Header) -> Asker {
-        self.parked = Some(Parked::Answer(*header));
+        self.parked = Some(Parked::Reply(*header));
         core.shared.parked.fetch_add(1, Ordering::Relaxed);
         self.asker
     }
@@ -250,7 +250,7 @@ impl Session {
     /// Ends the wait for a reply. Returns the header of the request.
     pub fn unpark(&mut self, core: &Core) -> Option<Header> {
         match self.parked.take() {
-            Some(Parked::Answer(header)) => {
+            Some(Parked::Reply(header)) => {
                 core.shared.parked.fetch_sub(1, Ordering::Relaxed);
                 Some(header)
             }

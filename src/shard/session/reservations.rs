@@ -20,7 +20,7 @@ use super::core::Core;
 use super::failing::Failing;
 use super::{Parked, Session};
 use crate::log;
-use crate::shard::turns::Answer;
+use crate::shard::turns::Claim;
 #[cfg(doc)]
 use crate::shard::turns::TURN_TIME_MAX;
 #[cfg(doc)]
@@ -48,15 +48,15 @@ pub fn await_turn(core: &Core, session: &mut Session) -> Admission {
     }
     let (asker, now) = (session.asker, core.now);
     match core.shared.turns(now, |turns| turns.ask(asker, &failing.paths, now)) {
-        Answer::Yours => {
+        Claim::Held => {
             for path in &failing.paths {
                 tracing::trace!(target: log::WRL, path = %path.as_path(), "a guard is set");
             }
             session.failing.in_turn = true;
             Admission::Admitted
         }
-        Answer::Wait(until) => park_until(core, session, until),
-        Answer::Without => Admission::Admitted,
+        Claim::Wait(until) => park_until(core, session, until),
+        Claim::Refused => Admission::Admitted,
     }
 }
 

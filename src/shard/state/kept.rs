@@ -24,7 +24,7 @@ pub struct Carried {
 
 impl Carried {
     /// Queues the reply of the parked request.
-    pub fn answered(&mut self, id: u64, result: Result<&[u8], Errno>) {
+    pub fn replied(&mut self, id: u64, result: Result<&[u8], Errno>) {
         if let Some((_, header)) = self.waits.take_if(|(waits, _)| *waits == id) {
             let slot = ReplySlot::begin(self.output.buffer(), &header);
             self.output.buffer().extend_from_slice(result.unwrap_or_default());

@@ -37,8 +37,8 @@ pub fn domain_request(worker: &mut Worker, asker: Asker, domid: Domid, request: 
         DomainRequest::StartTransaction(id) => reserve_transaction(worker, domid, id).map(silent),
     };
     let event = result.as_ref().ok().and_then(|(_, special)| *special);
-    let answer = Message::Answer(asker, result.map(|(reply, _)| reply));
-    worker.core.shared.mailboxes.post(asker.thread, answer);
+    let reply = Message::Reply(asker, result.map(|(reply, _)| reply));
+    worker.core.shared.mailboxes.post(asker.thread, reply);
     if let Some(special) = event {
         worker.core.shared.store.publish_special(special, domid);
     }

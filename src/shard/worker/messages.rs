@@ -59,7 +59,7 @@ pub fn take_events(worker: &mut Worker, connection: &mut Connection) {
 fn take_message(worker: &mut Worker, message: Message) {
     match message {
         Message::Events(batch) => deliver(worker, batch, None),
-        Message::Answer(asker, result) => take_reply(worker, asker, result),
+        Message::Reply(asker, result) => take_reply(worker, asker, result),
         Message::Domain(asker, domid, request) => domain_request(worker, asker, domid, request),
         Message::Quiesce(share) => quiesce(worker, share),
         Message::Unquiesce(share) => unquiesce(worker, share),

@@ -15,7 +15,7 @@ pub fn take_reply(worker: &mut Worker, asker: Asker, result: Result<Vec<u8>, Err
     let mut slot = asker.connection;
     if let Some(domid) = worker.domains.take_released(asker.id) {
         if let Some(carried) = worker.domains.left_by_release(domid) {
-            return carried.answered(asker.id, result);
+            return carried.replied(asker.id, result);
         }
         let Some(ring) = worker.clients.of_domain(domid) else { return };
         slot = ring;
