@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::mailbox::Asker;
+use super::mailbox::ReplyTo;
 use super::turns::{Counts, Turns};
 use crate::store::Store;
 use crate::sync::{AtomicBool, Mutex, Ordering};
@@ -33,7 +33,7 @@ impl Guards {
         store: &Store,
         now: Instant,
         work: impl FnOnce(&mut Turns) -> T,
-    ) -> (T, Vec<Asker>) {
+    ) -> (T, Vec<ReplyTo>) {
         let mut turns = self.turns.lock();
         let before = turns.counts();
         turns.advance(now);

@@ -20,13 +20,13 @@ pub enum Message {
     /// Events for connections of this worker.
     Events(Batch),
     /// A request about a domain whose owner thread this is.
-    Domain(Asker, Domid, DomainRequest),
+    Domain(ReplyTo, Domid, DomainRequest),
     /// Quiesces a domain whose owner thread this is.
     Quiesce(Share),
     /// Undoes the quiescing of such a domain.
     Unquiesce(Share),
     /// The reply for which a connection of this worker is parked.
-    Reply(Asker, Result<Vec<u8>, Errno>),
+    Reply(ReplyTo, Result<Vec<u8>, Errno>),
     /// A new client of the socket.
     Accepted(UnixStream),
     /// The host reports that a domain has changed.
@@ -34,7 +34,7 @@ pub enum Message {
     /// The domain's outstanding requests are below their quota again.
     Unblocked(Domid),
     /// A connection parked for a reservation, or for the end of one, may go on.
-    Unguarded(Asker),
+    Unguarded(ReplyTo),
     /// Asks for the watches of this worker's connections, with the store's tries of the same moment.
     CheckWatches(crossbeam::channel::Sender<WatchList>),
     /// A request of a migration thread about a domain whose owner thread this is.
@@ -49,7 +49,7 @@ pub type Slot = usize;
 /// A reply address. It contains the connection's number besides its slot, so that a reply never reaches a later
 /// connection in the same slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Asker {
+pub struct ReplyTo {
     /// The worker.
     pub thread: u16,
     /// The connection's slot there.

@@ -36,7 +36,7 @@ mod worker;
 #[doc(hidden)]
 pub use guards::Guards;
 #[doc(hidden)] // For tests/schedules.
-pub use mailbox::Asker;
+pub use mailbox::ReplyTo;
 pub use migration::move_request::{Expected, ImportEnd};
 pub use migration::owner_threads::OwnerThreads;
 #[doc(hidden)] // For tests/schedules.

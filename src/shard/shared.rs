@@ -68,8 +68,8 @@ impl Shared {
     /// Runs `work` on the reservations, advanced to `now`, and notifies the connections that may go on.
     pub fn turns<T>(&self, now: Instant, work: impl FnOnce(&mut Turns) -> T) -> T {
         let (result, woken) = self.guards.with(&self.store, now, work);
-        for asker in woken {
-            self.mailboxes.post(asker.thread, Message::Unguarded(asker));
+        for reply_to in woken {
+            self.mailboxes.post(reply_to.thread, Message::Unguarded(reply_to));
         }
         result
     }

@@ -4,7 +4,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use super::mailbox::Asker;
+use super::mailbox::ReplyTo;
 use super::session::output::Output;
 use crate::domain::Domain;
 use crate::log;
@@ -36,35 +36,35 @@ impl Display for Payload<'_> {
 }
 
 /// Returns a connection's name in traces and in the log.
-pub fn name(asker: &Asker) -> impl Display + use<> {
-    Name(asker.thread, asker.id)
+pub fn name(reply_to: &ReplyTo) -> impl Display + use<> {
+    Name(reply_to.thread, reply_to.id)
 }
 
 /// Traces a request.
 #[inline]
-pub fn request(asker: &Asker, domain: &Arc<Domain>, header: &Header, payload: &[u8]) {
+pub fn request(reply_to: &ReplyTo, domain: &Arc<Domain>, header: &Header, payload: &[u8]) {
     if tracing::enabled!(target: log::IO, tracing::Level::TRACE) {
-        message(asker, domain, "in", header, payload);
+        message(reply_to, domain, "in", header, payload);
     }
 }
 
 /// Traces a reply or event queued in the output's buffer from `start` on.
 #[inline]
-pub fn queued(asker: &Asker, domain: &Arc<Domain>, output: &Output, start: usize) {
+pub fn queued(reply_to: &ReplyTo, domain: &Arc<Domain>, output: &Output, start: usize) {
     if tracing::enabled!(target: log::IO, tracing::Level::TRACE)
         && let Frame::Message { header, payload, .. } = frame(output.queued_from(start))
     {
-        message(asker, domain, "out", header, payload);
+        message(reply_to, domain, "out", header, payload);
     }
 }
 
 // Not inlined: each request only checks twice whether the trace is enabled, and the rest would bloat its path.
 #[cold]
 #[inline(never)]
-fn message(asker: &Asker, domain: &Arc<Domain>, way: &str, header: &Header, payload: &[u8]) {
+fn message(reply_to: &ReplyTo, domain: &Arc<Domain>, way: &str, header: &Header, payload: &[u8]) {
     tracing::trace!(
         target: log::IO,
-        connection = %name(asker),
+        connection = %name(reply_to),
         domid = domain.domid.0,
         req = header.req_id.get(),
         tx = header.tx_id.get(),
@@ -76,10 +76,10 @@ fn message(asker: &Asker, domain: &Arc<Domain>, way: &str, header: &Header, payl
 }
 
 /// Traces the creation or end of a connection, or of one of its objects.
-pub fn object(asker: &Asker, domain: &Arc<Domain>, what: fmt::Arguments<'_>) {
+pub fn object(reply_to: &ReplyTo, domain: &Arc<Domain>, what: fmt::Arguments<'_>) {
     tracing::trace!(
         target: log::OBJ,
-        connection = %name(asker),
+        connection = %name(reply_to),
         domid = domain.domid.0,
         "{what}"
     );

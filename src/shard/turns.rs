@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
 
-use super::mailbox::Asker;
+use super::mailbox::ReplyTo;
 use crate::words::{Path, PathBuf};
 
 /// The limit of a reservation: then writers of the reserved paths go on, whatever its client does.
@@ -43,12 +43,12 @@ pub enum Claim {
 pub struct Turns {
     phase: Phase,
     /// Waiters for a reservation in FIFO order, with the paths to be reserved.
-    queue: VecDeque<(Asker, Vec<PathBuf>)>,
+    queue: VecDeque<(ReplyTo, Vec<PathBuf>)>,
     /// Waiters that would write reserved paths: one entry for a connection.
-    writers: HashSet<Asker, RandomState>,
+    writers: HashSet<ReplyTo, RandomState>,
     counts: Counts,
     /// Connections to be notified that they may go on.
-    woken: Vec<Asker>,
+    woken: Vec<ReplyTo>,
 }
 
 /// Counters of reservations.
@@ -72,9 +72,9 @@ enum Phase {
     #[default]
     Nobodys,
     /// Only `owner` may write what is at, above or below one of `paths`.
-    Transactions { owner: Asker, paths: Vec<PathBuf>, until: Instant },
+    Transactions { owner: ReplyTo, paths: Vec<PathBuf>, until: Instant },
     /// The next reservation begins when these waiters have been served.
-    Writers { left: HashSet<Asker, RandomState>, until: Instant },
+    Writers { left: HashSet<ReplyTo, RandomState>, until: Instant },
 }
 
 impl Turns {
@@ -111,51 +111,51 @@ impl Turns {
         }
     }
 
-    /// Requests a reservation of `paths`, and everything above and below them, for `asker`.
-    pub fn ask(&mut self, asker: Asker, paths: &[PathBuf], now: Instant) -> Claim {
-        if !self.is_of(asker) && self.queue.iter().all(|(other, _)| *other != asker) {
+    /// Requests a reservation of `paths`, and everything above and below them, for `reply_to`.
+    pub fn ask(&mut self, reply_to: ReplyTo, paths: &[PathBuf], now: Instant) -> Claim {
+        if !self.is_of(reply_to) && self.queue.iter().all(|(other, _)| *other != reply_to) {
             if self.queue.len() >= WAITING_MAX {
                 return Claim::Refused;
             }
-            self.queue.push_back((asker, paths.to_vec()));
+            self.queue.push_back((reply_to, paths.to_vec()));
             self.advance(now);
             // The return value notifies the caller itself.
-            self.woken.retain(|woken| *woken != asker);
+            self.woken.retain(|woken| *woken != reply_to);
         }
         match &self.phase {
-            Phase::Transactions { owner, .. } if *owner == asker => Claim::Held,
+            Phase::Transactions { owner, .. } if *owner == reply_to => Claim::Held,
             Phase::Transactions { until, .. } | Phase::Writers { until, .. } => Claim::Wait(*until),
             Phase::Nobodys => Claim::Refused,
         }
     }
 
-    /// Returns whether `asker` has the reservation.
-    pub fn is_of(&self, asker: Asker) -> bool {
-        matches!(&self.phase, Phase::Transactions { owner, .. } if *owner == asker)
+    /// Returns whether `reply_to` has the reservation.
+    pub fn is_of(&self, reply_to: ReplyTo) -> bool {
+        matches!(&self.phase, Phase::Transactions { owner, .. } if *owner == reply_to)
     }
 
-    /// Replaces the reserved paths, if `asker` has the reservation.
-    pub fn widen(&mut self, asker: Asker, wider: &[PathBuf]) {
+    /// Replaces the reserved paths, if `reply_to` has the reservation.
+    pub fn widen(&mut self, reply_to: ReplyTo, wider: &[PathBuf]) {
         if let Phase::Transactions { owner, paths, .. } = &mut self.phase
-            && *owner == asker
+            && *owner == reply_to
         {
             *paths = wider.to_vec();
             self.counts.widened += 1;
         }
     }
 
-    /// Ends the reservation, if `asker` has it.
-    pub fn end(&mut self, asker: Asker, now: Instant) {
-        if self.is_of(asker) {
+    /// Ends the reservation, if `reply_to` has it.
+    pub fn end(&mut self, reply_to: ReplyTo, now: Instant) {
+        if self.is_of(reply_to) {
             self.let_writers(now);
         }
     }
 
-    /// Returns until when `asker` has to wait before it may write one of `paths`, if it has to, and notes it as a
+    /// Returns until when `reply_to` has to wait before it may write one of `paths`, if it has to, and notes it as a
     /// waiter.
     pub fn wait<'p>(
         &mut self,
-        asker: Asker,
+        reply_to: ReplyTo,
         paths: impl IntoIterator<Item = Path<'p>>,
     ) -> Option<Instant> {
         let Phase::Transactions { owner, paths: guarded, until } = &self.phase else {
@@ -168,26 +168,26 @@ impl Turns {
             };
             guarded.iter().any(overlaps)
         };
-        if *owner == asker || !paths.into_iter().any(overlap) {
+        if *owner == reply_to || !paths.into_iter().any(overlap) {
             return None;
         }
-        self.writers.insert(asker);
+        self.writers.insert(reply_to);
         Some(*until)
     }
 
     /// Notes that a waiter was served, whether it has written or not.
-    pub fn came_through(&mut self, asker: Asker) {
+    pub fn came_through(&mut self, reply_to: ReplyTo) {
         if let Phase::Writers { left, .. } = &mut self.phase {
-            left.remove(&asker);
+            left.remove(&reply_to);
         }
     }
 
     /// Removes a connection that ends. Cost: the length of the queue.
-    pub fn leave(&mut self, asker: Asker, now: Instant) {
-        self.queue.retain(|(other, _)| *other != asker);
-        self.writers.remove(&asker);
-        self.came_through(asker);
-        self.end(asker, now);
+    pub fn leave(&mut self, reply_to: ReplyTo, now: Instant) {
+        self.queue.retain(|(other, _)| *other != reply_to);
+        self.writers.remove(&reply_to);
+        self.came_through(reply_to);
+        self.end(reply_to, now);
     }
 
     /// Returns whether any path is reserved.
@@ -205,7 +205,7 @@ impl Turns {
     }
 
     /// Takes the connections to be notified that they may go on.
-    pub fn take_woken(&mut self) -> Vec<Asker> {
+    pub fn take_woken(&mut self) -> Vec<ReplyTo> {
         std::mem::take(&mut self.woken)
     }
 }
@@ -214,8 +214,8 @@ impl Turns {
 mod tests {
     use super::*;
 
-    fn asker(connection: usize) -> Asker {
-        Asker { thread: 0, connection, id: 1 }
+    fn reply_to(connection: usize) -> ReplyTo {
+        ReplyTo { thread: 0, connection, id: 1 }
     }
 
     fn path(text: &str) -> PathBuf {
@@ -223,32 +223,32 @@ mod tests {
     }
 
     fn writes(turns: &mut Turns, connection: usize, text: &str) -> bool {
-        turns.wait(asker(connection), [path(text).as_path()]).is_none()
+        turns.wait(reply_to(connection), [path(text).as_path()]).is_none()
     }
 
     #[test]
     fn turns_come_in_the_order_of_asking_and_writers_in_between() {
         let (mut turns, now) = (Turns::default(), Instant::now());
-        assert_eq!(turns.ask(asker(1), &[path("/a")], now), Claim::Held);
-        assert!(matches!(turns.ask(asker(2), &[path("/b")], now), Claim::Wait(_)));
-        assert!(matches!(turns.ask(asker(3), &[path("/a/x")], now), Claim::Wait(_)));
+        assert_eq!(turns.ask(reply_to(1), &[path("/a")], now), Claim::Held);
+        assert!(matches!(turns.ask(reply_to(2), &[path("/b")], now), Claim::Wait(_)));
+        assert!(matches!(turns.ask(reply_to(3), &[path("/a/x")], now), Claim::Wait(_)));
         turns.take_woken();
         for (text, writes_it) in [("/a", false), ("/a/x", false), ("/", false), ("/b", true)] {
             assert_eq!(writes(&mut turns, 9, text), writes_it, "{text}");
             assert!(writes(&mut turns, 1, text), "it is its own turn");
         }
-        turns.end(asker(1), now);
+        turns.end(reply_to(1), now);
         turns.advance(now);
-        assert_eq!(turns.take_woken(), [asker(9)], "the writer goes first");
-        assert!(!turns.is_of(asker(2)) && writes(&mut turns, 9, "/a"));
-        turns.came_through(asker(9));
+        assert_eq!(turns.take_woken(), [reply_to(9)], "the writer goes first");
+        assert!(!turns.is_of(reply_to(2)) && writes(&mut turns, 9, "/a"));
+        turns.came_through(reply_to(9));
         turns.advance(now);
-        assert!(turns.is_of(asker(2)) && !writes(&mut turns, 9, "/b"));
-        turns.leave(asker(9), now);
-        turns.leave(asker(2), now);
+        assert!(turns.is_of(reply_to(2)) && !writes(&mut turns, 9, "/b"));
+        turns.leave(reply_to(9), now);
+        turns.leave(reply_to(2), now);
         turns.advance(now);
-        assert!(turns.is_of(asker(3)));
-        turns.end(asker(3), now);
+        assert!(turns.is_of(reply_to(3)));
+        turns.end(reply_to(3), now);
         turns.advance(now);
         assert!(!turns.guards() && turns.counts() == Counts { begun: 3, ..Counts::default() });
     }
@@ -256,30 +256,30 @@ mod tests {
     #[test]
     fn who_does_nothing_holds_nobody_up_for_long() {
         let (mut turns, now) = (Turns::default(), Instant::now());
-        turns.ask(asker(1), &[path("/a")], now);
-        turns.ask(asker(2), &[path("/a")], now);
+        turns.ask(reply_to(1), &[path("/a")], now);
+        turns.ask(reply_to(2), &[path("/a")], now);
         assert!(!writes(&mut turns, 9, "/a"));
         turns.advance(now + TURN_TIME_MAX);
-        assert!(!turns.is_of(asker(1)) && writes(&mut turns, 9, "/a"));
+        assert!(!turns.is_of(reply_to(1)) && writes(&mut turns, 9, "/a"));
         // The writer is not served either.
         let later = now + TURN_TIME_MAX + GAP_TIME_MAX;
         turns.advance(later);
-        assert!(turns.is_of(asker(2)) && !writes(&mut turns, 9, "/a"));
-        turns.end(asker(1), later);
-        assert!(turns.is_of(asker(2)), "its turn was over");
+        assert!(turns.is_of(reply_to(2)) && !writes(&mut turns, 9, "/a"));
+        turns.end(reply_to(1), later);
+        assert!(turns.is_of(reply_to(2)), "its turn was over");
         assert_eq!(turns.counts().overdue, 1);
     }
 
     #[test]
     fn so_many_wait_and_the_rest_goes_without() {
         let (mut turns, now) = (Turns::default(), Instant::now());
-        turns.ask(asker(0), &[path("/a")], now);
+        turns.ask(reply_to(0), &[path("/a")], now);
         for connection in 1..=WAITING_MAX {
             for _ in 0..2 {
-                assert!(matches!(turns.ask(asker(connection), &[], now), Claim::Wait(_)));
+                assert!(matches!(turns.ask(reply_to(connection), &[], now), Claim::Wait(_)));
             }
         }
-        assert_eq!(turns.ask(asker(WAITING_MAX + 1), &[], now), Claim::Refused);
+        assert_eq!(turns.ask(reply_to(WAITING_MAX + 1), &[], now), Claim::Refused);
         assert_eq!(turns.counts().waiting, WAITING_MAX);
     }
 }

@@ -131,27 +131,29 @@ fn in_its_turn_a_transaction_commits() {
         world.control().write(PATH, "0").unwrap();
         // The time stands still, so no reservation times out.
         let (guards, now) = (Guards::default(), Instant::now());
-        let asker = |connection| Asker { thread: 0, connection, id: 1 };
+        let reply_to = |connection| ReplyTo { thread: 0, connection, id: 1 };
         let change = |client: &mut world::Client, transaction: &mut Transaction| {
             client.run_in(transaction, PATH, Verb::Read).unwrap();
             client.write_in(transaction, PATH, "changed").unwrap();
         };
         let takes_a_turn = |number| {
-            let (mut client, asker) = (world.control(), asker(number));
+            let (mut client, reply_to) = (world.control(), reply_to(number));
             let paths = [world::at(PATH).to_buf()];
-            let (answer, _) = guards.with(&world.store, now, |turns| turns.ask(asker, &paths, now));
+            let (answer, _) =
+                guards.with(&world.store, now, |turns| turns.ask(reply_to, &paths, now));
             if answer == Answer::Yours {
                 client.caller.epoch = world.store.epoch();
                 let mut transaction = Transaction::default();
                 change(&mut client, &mut transaction);
                 client.commit(transaction).unwrap();
             }
-            guards.with(&world.store, now, |turns| turns.leave(asker, now));
+            guards.with(&world.store, now, |turns| turns.leave(reply_to, now));
         };
         // As a thread does it; a client that would have to wait gives up.
         let waits = |client: &mut world::Client, number| {
             client.caller.epoch = world.store.epoch();
-            let wait = |turns: &mut Turns| turns.wait(asker(number), [world::at(PATH)]).is_some();
+            let wait =
+                |turns: &mut Turns| turns.wait(reply_to(number), [world::at(PATH)]).is_some();
             guards.any() && guards.with(&world.store, now, wait).0
         };
         at_once!(

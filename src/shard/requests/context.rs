@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::protocol::Header;
-use crate::shard::mailbox::{Asker, Message};
+use crate::shard::mailbox::{Message, ReplyTo};
 use crate::shard::session::Session;
 use crate::shard::session::core::Core;
 use crate::store::{Caller, Executed};
@@ -42,7 +42,7 @@ impl RequestContext<'_> {
     }
 
     /// Parks the connection until another thread replies. Returns the reply address.
-    pub fn park(&mut self) -> Asker {
+    pub fn park(&mut self) -> ReplyTo {
         self.session.park(self.core, self.header)
     }
 
@@ -55,12 +55,12 @@ impl RequestContext<'_> {
         let Some(rest) = self.core.shared.store.settle(removed) else {
             return self.session.reply(self.header, Ok(ACK), ticket);
         };
-        let asker = self.park();
+        let reply_to = self.park();
         self.session.post_reply = Some(Vec::new());
         let mailboxes = self.core.shared.mailboxes.clone();
         let done = move || {
             drop(ticket);
-            mailboxes.send(asker.thread, Message::Reply(asker, Ok(ACK.to_vec())));
+            mailboxes.send(reply_to.thread, Message::Reply(reply_to, Ok(ACK.to_vec())));
         };
         self.core.shared.store.reap(rest, Box::new(done));
     }

@@ -18,9 +18,9 @@ pub fn serve(cx: &mut RequestContext<'_>, words: &[&[u8]]) -> Option<Reply> {
         control::Reply::Now(reply) => return Some(reply.map(Cow::Owned)),
         control::Reply::Later(work) => work,
     };
-    let asker = cx.park();
+    let reply_to = cx.park();
     let mailboxes = cx.core.shared.mailboxes.clone();
-    let run = move || mailboxes.send(asker.thread, Message::Reply(asker, work.run()));
+    let run = move || mailboxes.send(reply_to.thread, Message::Reply(reply_to, work.run()));
     if let Err(error) = spawn("control", run) {
         tracing::warn!(%error, "a command cannot be started");
         cx.session.unpark(cx.core);

@@ -22,11 +22,11 @@ pub fn ask_owner_threads(
     if domids.len() > DOMAINS_MAX {
         return Some(Err(Errno::E2BIG));
     }
-    let asker = cx.park();
+    let reply_to = cx.park();
     let mailboxes = cx.core.shared.mailboxes.clone();
     let reply = move |gathered: Gathered| {
         let result = gathered.map(|failed| show(&failed, form));
-        mailboxes.post(asker.thread, Message::Reply(asker, result));
+        mailboxes.post(reply_to.thread, Message::Reply(reply_to, result));
     };
     for share in shares(domids, reply) {
         let owner = cx.core.shared.owner_thread(share.domid());

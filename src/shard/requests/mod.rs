@@ -50,7 +50,7 @@ pub fn serve_first<'s>(
         Frame::Message { header, payload, rest } => {
             // A retried request was traced at its first attempt.
             if pending != Pending::Retry {
-                trace::request(&session.asker, &session.domain, header, payload);
+                trace::request(&session.reply_to, &session.domain, header, payload);
             }
             match serve(&mut RequestContext { core, session, caller, header }, payload) {
                 Outcome::Used => Step::Served(rest),

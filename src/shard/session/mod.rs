@@ -24,7 +24,7 @@ use self::failing::Failing;
 use self::open_transaction::{OpenTransaction, charge_anew};
 use self::output::Output;
 use self::watches::{ChangeEvents, WatchId, Watches};
-use super::mailbox::Asker;
+use super::mailbox::ReplyTo;
 use super::trace;
 use crate::domain::{Domain, Load, Quota, Ticket, UNDELIVERED_MAX, UNREAD_BYTES_MAX};
 use crate::protocol::{Header, ReplySlot};
@@ -90,7 +90,7 @@ pub enum Pending {
 /// One client's protocol state.
 pub struct Session {
     /// The reply address: the session's slot and number on its worker.
-    pub asker: Asker,
+    pub reply_to: ReplyTo,
     /// The domain whose rights the client has.
     pub domain: Arc<Domain>,
     /// The kind of client.
@@ -129,16 +129,16 @@ pub struct Session {
 
 impl Session {
     /// Creates a session of a new client.
-    pub fn new(asker: Asker, domain: Arc<Domain>, kind: Kind) -> Session {
+    pub fn new(reply_to: ReplyTo, domain: Arc<Domain>, kind: Kind) -> Session {
         Session {
-            asker,
+            reply_to,
             domain,
             kind,
             partial: Vec::new(),
             pending: Pending::Nothing,
             output: Output::default(),
             output_charged: 0,
-            watches: Watches::new(asker.id),
+            watches: Watches::new(reply_to.id),
             former_watches: 0,
             transactions: HashMap::default(),
             next_transaction: 1,
@@ -241,10 +241,10 @@ impl Session {
     }
 
     /// Parks the session until another thread replies. Returns the reply address.
-    pub fn park(&mut self, core: &Core, header: &Header) -> Asker {
+    pub fn park(&mut self, core: &Core, header: &Header) -> ReplyTo {
         self.parked = Some(Parked::Reply(*header));
         core.shared.parked.fetch_add(1, Ordering::Relaxed);
-        self.asker
+        self.reply_to
     }
 
     /// Ends the wait for a reply. Returns the header of the request.
@@ -275,7 +275,7 @@ impl Session {
 
     /// Notes a reply that was written to the output's buffer, where it begins at `start`.
     pub fn replied(&mut self, start: usize, ticket: Option<Arc<Ticket>>) {
-        trace::queued(&self.asker, &self.domain, &self.output, start);
+        trace::queued(&self.reply_to, &self.domain, &self.output, start);
         if self.is_guest() {
             self.output.note_reply(ticket);
         }
@@ -304,7 +304,7 @@ impl Session {
             self.output.hold_back(Load::unread(ticket, unread));
         }
         let is_kept = added && !path.is_special();
-        trace::queued(&self.asker, &self.domain, &self.output, start);
+        trace::queued(&self.reply_to, &self.domain, &self.output, start);
         is_kept
     }
 
@@ -317,7 +317,7 @@ impl Session {
 
     /// Traces the creation or end of the session or of one of its objects.
     pub fn trace(&self, what: fmt::Arguments<'_>) {
-        trace::object(&self.asker, &self.domain, what);
+        trace::object(&self.reply_to, &self.domain, what);
     }
 
     /// Updates the charge for the unsent bytes.

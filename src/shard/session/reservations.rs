@@ -46,8 +46,8 @@ pub fn await_turn(core: &Core, session: &mut Session) -> Admission {
     if failing.conflicts < CONFLICTS_BEFORE_TURN || failing.paths.is_empty() {
         return Admission::Admitted;
     }
-    let (asker, now) = (session.asker, core.now);
-    match core.shared.turns(now, |turns| turns.ask(asker, &failing.paths, now)) {
+    let (reply_to, now) = (session.reply_to, core.now);
+    match core.shared.turns(now, |turns| turns.ask(reply_to, &failing.paths, now)) {
         Claim::Held => {
             for path in &failing.paths {
                 tracing::trace!(target: log::WRL, path = %path.as_path(), "a guard is set");
@@ -69,8 +69,8 @@ pub fn await_guard<'p>(
     if !core.shared.guards.any() {
         return Admission::Admitted;
     }
-    let asker = session.asker;
-    let until = core.shared.turns(core.now, |turns| turns.wait(asker, paths));
+    let reply_to = session.reply_to;
+    let until = core.shared.turns(core.now, |turns| turns.wait(reply_to, paths));
     until.map_or(Admission::Admitted, |until| park_until(core, session, until))
 }
 
@@ -84,8 +84,8 @@ fn park_until(core: &Core, session: &mut Session, until: Instant) -> Admission {
 
 /// Notes that a parked connection was served, so that the next reservation need not wait for it.
 pub fn came_through(core: &Core, session: &Session) {
-    let asker = session.asker;
-    core.shared.turns(core.now, |turns| turns.came_through(asker));
+    let reply_to = session.reply_to;
+    core.shared.turns(core.now, |turns| turns.came_through(reply_to));
 }
 
 /// Notes the path of a conflict for the next reservation, and adds it to the present one.
@@ -93,14 +93,14 @@ pub fn note_failed(core: &Core, session: &mut Session, path: Path<'_>) {
     if session.is_guest() {
         return;
     }
-    let asker = session.asker;
+    let reply_to = session.reply_to;
     let failing = &mut session.failing;
     if !failing.in_turn {
         return failing.note(path, false);
     }
     core.shared.turns(core.now, |turns| {
-        failing.note(path, turns.is_of(asker));
-        turns.widen(asker, &failing.paths);
+        failing.note(path, turns.is_of(reply_to));
+        turns.widen(reply_to, &failing.paths);
     });
 }
 
@@ -108,14 +108,14 @@ pub fn note_failed(core: &Core, session: &mut Session, path: Path<'_>) {
 pub fn forget_failed(core: &Core, session: &mut Session) {
     let failing = std::mem::take(&mut session.failing);
     if failing.in_turn {
-        let (asker, now) = (session.asker, core.now);
-        core.shared.turns(now, |turns| turns.end(asker, now));
+        let (reply_to, now) = (session.reply_to, core.now);
+        core.shared.turns(now, |turns| turns.end(reply_to, now));
     }
 }
 
 /// Withdraws a connection that ends from its reservation, and from the queues.
 pub fn leave_turns(core: &Core, session: &mut Session) {
     session.failing = Failing::default();
-    let (asker, now) = (session.asker, core.now);
-    core.shared.turns(now, |turns| turns.leave(asker, now));
+    let (reply_to, now) = (session.reply_to, core.now);
+    core.shared.turns(now, |turns| turns.leave(reply_to, now));
 }

@@ -73,8 +73,8 @@ fn core() -> Core {
 }
 
 fn session(core: &mut Core, slot: usize) -> Session {
-    let asker = Asker { thread: 0, connection: slot, id: core.next_number() };
-    Session::new(asker, Arc::clone(&core.shared.control_domain), Kind::Socket)
+    let reply_to = ReplyTo { thread: 0, connection: slot, id: core.next_number() };
+    Session::new(reply_to, Arc::clone(&core.shared.control_domain), Kind::Socket)
 }
 
 fn request(kind: u8, tx_id: u8, payload: &[u8]) -> Vec<u8> {

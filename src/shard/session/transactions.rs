@@ -64,7 +64,7 @@ impl Session {
         {
             open.snapshots_from = Some(core.now);
             let (since, replaced) = (core.now, core.shared.store.replaced_bytes());
-            let (slot, connection) = (self.asker.connection, self.asker.id);
+            let (slot, connection) = (self.reply_to.connection, self.reply_to.id);
             let snapshot =
                 Snapshot { first: since, since, replaced, slot, connection, transaction: id };
             core.snapshots.add(snapshot);

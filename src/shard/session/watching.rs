@@ -60,9 +60,9 @@ impl Session {
     /// Adds a watch that is charged already.
     pub fn insert_watch(&mut self, core: &Core, watch: Watch) -> WatchId {
         self.trace_watch("create", &watch);
-        let (asker, domid) = (self.asker, self.domid());
+        let (reply_to, domid) = (self.reply_to, self.domid());
         let (id, group) = self.watches.insert(watch);
-        core.shared.store.watch(group.path, entry(core, asker.connection, domid, &group));
+        core.shared.store.watch(group.path, entry(core, reply_to.connection, domid, &group));
         id
     }
 
@@ -77,7 +77,7 @@ impl Session {
         token: &[u8],
     ) -> Result<(), Errno> {
         let generation = core.next_number();
-        let (slot, domid) = (self.asker.connection, self.domid());
+        let (slot, domid) = (self.reply_to.connection, self.domid());
         let removed = self.watches.remove(path, token, generation);
         let (watch, group, left) = removed.ok_or(Errno::ENOENT)?;
         match left {
@@ -97,7 +97,7 @@ impl Session {
     /// Removes all watches; the first slice leaves the tries at once, the others in later passes. Cost: their number.
     pub fn drop_watches(&mut self, core: &mut Core) {
         let generation = core.next_number();
-        let (slot, domid) = (self.asker.connection, self.domid());
+        let (slot, domid) = (self.reply_to.connection, self.domid());
         let watches = self.watches.take(generation);
         watches.iter().for_each(|watch| self.trace_watch("destroy", watch));
         let is_idle = core.former.is_empty();

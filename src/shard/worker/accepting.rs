@@ -6,7 +6,7 @@ use mio::{Interest, Token};
 
 use super::Worker;
 use super::connection::Connection;
-use crate::shard::mailbox::Asker;
+use crate::shard::mailbox::ReplyTo;
 use crate::shard::session::Kind;
 use crate::sync::{Arc, Ordering};
 use crate::transport::Transport;
@@ -21,9 +21,9 @@ pub fn accepted(worker: &mut Worker, socket: UnixStream) {
         return;
     }
     let core = &mut worker.core;
-    let asker = Asker { thread: core.number, connection: slot, id: core.next_number() };
+    let reply_to = ReplyTo { thread: core.number, connection: slot, id: core.next_number() };
     let domain = Arc::clone(&core.shared.control_domain);
-    let connection = Connection::new(asker, domain, Kind::Socket, Transport::Socket(socket));
+    let connection = Connection::new(reply_to, domain, Kind::Socket, Transport::Socket(socket));
     connection.session.trace(format_args!("create connection of a socket"));
     worker.clients.add(connection);
     core.shared.clients.fetch_add(1, Ordering::Relaxed);

@@ -85,7 +85,7 @@ impl Clients {
 
     /// Puts a connection back into its slot.
     pub fn put_back(&mut self, connection: Box<Connection>) {
-        let slot = connection.session.asker.connection;
+        let slot = connection.session.reply_to.connection;
         self.slots[slot] = Entry::Idle(connection);
     }
 

@@ -7,7 +7,7 @@ use mio::Interest;
 use super::ready::Demand;
 use super::stalls::Stall;
 use crate::domain::Domain;
-use crate::shard::mailbox::{Asker, Backlog};
+use crate::shard::mailbox::{Backlog, ReplyTo};
 use crate::shard::session::core::Core;
 use crate::shard::session::{Kind, Session};
 use crate::shard::trace;
@@ -55,9 +55,14 @@ pub struct Connection {
 
 impl Connection {
     /// Creates a connection.
-    pub fn new(asker: Asker, domain: Arc<Domain>, kind: Kind, transport: Transport) -> Connection {
+    pub fn new(
+        reply_to: ReplyTo,
+        domain: Arc<Domain>,
+        kind: Kind,
+        transport: Transport,
+    ) -> Connection {
         Connection {
-            session: Session::new(asker, domain, kind),
+            session: Session::new(reply_to, domain, kind),
             transport,
             stream: Stream::Open,
             flow: Flow::Free,
@@ -119,7 +124,7 @@ impl Connection {
     pub fn warn_of_unread(&self, what: &str) {
         let session = &self.session;
         tracing::warn!(
-            connection = %trace::name(&session.asker),
+            connection = %trace::name(&session.reply_to),
             domid = session.domid().0,
             pid = self.transport.pid(),
             unsent = session.output.len(),

@@ -35,7 +35,7 @@ pub fn deliver(worker: &mut Worker, mut batch: Batch, mut serving: Option<&mut C
         let slot = events[0].watcher.connection as usize;
         // The connection being served is not in its slot.
         let connection = match &mut serving {
-            Some(connection) if connection.session.asker.connection == slot => {
+            Some(connection) if connection.session.reply_to.connection == slot => {
                 Some(&mut **connection)
             }
             _ => clients.get_mut(slot),
@@ -246,12 +246,12 @@ impl<'a> EventSender<'a> {
         let limit = connection.session.output_limits().1;
         let reads = matches!(connection.transport, Transport::Socket(_))
             && !connection.interest.is_writable()
-            && self.full.get() != Some(connection.session.asker.connection);
+            && self.full.get() != Some(connection.session.reply_to.connection);
         if connection.session.output.len() > limit && reads {
             // If the socket is closed, the connection's next quantum notices it.
             let _: Result<(), Disconnect> = connection.flush();
             self.full.set(
-                Some(connection.session.asker.connection)
+                Some(connection.session.reply_to.connection)
                     .filter(|_| !connection.session.output.is_empty()),
             );
         }

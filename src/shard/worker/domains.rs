@@ -10,7 +10,7 @@ use crate::domain::Domain;
 use crate::host::{Gfn, Port};
 use crate::protocol::Header;
 use crate::protocol::operations::DomainRequest;
-use crate::shard::mailbox::{Asker, Message};
+use crate::shard::mailbox::{Message, ReplyTo};
 use crate::shard::migration::domain_watches::{add_watches, list_watches};
 use crate::shard::migration::marks::leave;
 use crate::shard::migration::saved_connection::reserve_transaction;
@@ -22,7 +22,12 @@ use crate::words::{Domid, Errno, INTRODUCE_DOMAIN, RELEASE_DOMAIN};
 
 /// Executes a request about a domain whose owner thread this is. The reply is posted before the event that reports the
 /// change, so no client sees the event of its own request before the reply.
-pub fn domain_request(worker: &mut Worker, asker: Asker, domid: Domid, request: DomainRequest) {
+pub fn domain_request(
+    worker: &mut Worker,
+    reply_to: ReplyTo,
+    domid: Domid,
+    request: DomainRequest,
+) {
     let reported = |special| (ACK.to_vec(), special);
     let silent = |()| (ACK.to_vec(), None);
     let result = match request {
@@ -37,8 +42,8 @@ pub fn domain_request(worker: &mut Worker, asker: Asker, domid: Domid, request: 
         DomainRequest::StartTransaction(id) => reserve_transaction(worker, domid, id).map(silent),
     };
     let event = result.as_ref().ok().and_then(|(_, special)| *special);
-    let reply = Message::Reply(asker, result.map(|(reply, _)| reply));
-    worker.core.shared.mailboxes.post(asker.thread, reply);
+    let reply = Message::Reply(reply_to, result.map(|(reply, _)| reply));
+    worker.core.shared.mailboxes.post(reply_to.thread, reply);
     if let Some(special) = event {
         worker.core.shared.store.publish_special(special, domid);
     }
@@ -102,9 +107,9 @@ fn carry_on(
     let position = connection.ring().map(|ring| ring.position()).unwrap_or_default();
     let partial = std::mem::take(&mut connection.session.partial);
     let output = std::mem::take(&mut connection.session.output).carried();
-    let waits = waits.map(|header| (connection.session.asker.id, header));
+    let waits = waits.map(|header| (connection.session.reply_to.id, header));
     if waits.is_some() {
-        worker.domains.note_released(connection.session.asker.id, connection.session.domid());
+        worker.domains.note_released(connection.session.reply_to.id, connection.session.domid());
     }
     let is_empty = partial.is_empty() && output.is_empty() && waits.is_none();
     (!is_empty).then(|| Box::new(Carried { position, partial, output, waits }))

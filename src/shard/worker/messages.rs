@@ -59,8 +59,10 @@ pub fn take_events(worker: &mut Worker, connection: &mut Connection) {
 fn take_message(worker: &mut Worker, message: Message) {
     match message {
         Message::Events(batch) => deliver(worker, batch, None),
-        Message::Reply(asker, result) => take_reply(worker, asker, result),
-        Message::Domain(asker, domid, request) => domain_request(worker, asker, domid, request),
+        Message::Reply(reply_to, result) => take_reply(worker, reply_to, result),
+        Message::Domain(reply_to, domid, request) => {
+            domain_request(worker, reply_to, domid, request)
+        }
         Message::Quiesce(share) => quiesce(worker, share),
         Message::Unquiesce(share) => unquiesce(worker, share),
         Message::DomainChanged(domid) => domain_changed(worker, domid),
@@ -70,11 +72,11 @@ fn take_message(worker: &mut Worker, message: Message) {
                 worker.clients.make_ready(slot);
             }
         }
-        Message::Unguarded(asker) => {
+        Message::Unguarded(reply_to) => {
             // The slot may have been reused since.
-            let connection = worker.clients.get(asker.connection);
-            if connection.is_some_and(|connection| connection.session.asker == asker) {
-                worker.clients.make_ready(asker.connection);
+            let connection = worker.clients.get(reply_to.connection);
+            if connection.is_some_and(|connection| connection.session.reply_to == reply_to) {
+                worker.clients.make_ready(reply_to.connection);
             }
         }
         Message::CheckWatches(reply) => {

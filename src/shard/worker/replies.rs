@@ -2,7 +2,7 @@
 
 use super::Worker;
 use super::delivery::send_post_reply;
-use crate::shard::mailbox::Asker;
+use crate::shard::mailbox::ReplyTo;
 use crate::shard::migration::quiesce::drain;
 use crate::shard::session::Pending;
 use crate::words::Errno;
@@ -10,12 +10,12 @@ use crate::words::Errno;
 /// Queues the reply for which a connection is parked, and the post-reply events behind it. If its ring was released
 /// meanwhile, the reply goes to the stream remainder, or to the ring's present connection, which has taken over the
 /// number.
-pub fn take_reply(worker: &mut Worker, asker: Asker, result: Result<Vec<u8>, Errno>) {
+pub fn take_reply(worker: &mut Worker, reply_to: ReplyTo, result: Result<Vec<u8>, Errno>) {
     let result = result.as_deref().map_err(|errno| *errno);
-    let mut slot = asker.connection;
-    if let Some(domid) = worker.domains.take_released(asker.id) {
+    let mut slot = reply_to.connection;
+    if let Some(domid) = worker.domains.take_released(reply_to.id) {
         if let Some(carried) = worker.domains.left_by_release(domid) {
-            return carried.replied(asker.id, result);
+            return carried.replied(reply_to.id, result);
         }
         let Some(ring) = worker.clients.of_domain(domid) else { return };
         slot = ring;
@@ -23,7 +23,7 @@ pub fn take_reply(worker: &mut Worker, asker: Asker, result: Result<Vec<u8>, Err
     // A parked connection is not being served, so it is in its slot unless it has ended.
     let mut quiesced = None;
     if let Some(connection) = worker.clients.get_mut(slot)
-        && connection.session.asker.id == asker.id
+        && connection.session.reply_to.id == reply_to.id
     {
         let session = &mut connection.session;
         if let Some(header) = session.unpark(&worker.core) {

@@ -7,7 +7,7 @@ use super::connection::{Connection, Stream};
 use super::ending::{close, withdraw};
 use crate::domain::{Domain, Notice};
 use crate::host::{Gfn, Port};
-use crate::shard::mailbox::{Asker, Message, Slot};
+use crate::shard::mailbox::{Message, ReplyTo, Slot};
 use crate::shard::migration::saved_connection::restore_connection;
 use crate::shard::session::core::Core;
 use crate::shard::session::{Kind, Pending, Session};
@@ -60,10 +60,10 @@ pub fn connect_ring(
     }
     let (position, port) = (ring.position(), ring.port);
     let core = &mut worker.core;
-    let asker = Asker { thread: core.number, connection: slot, id: core.next_number() };
+    let reply_to = ReplyTo { thread: core.number, connection: slot, id: core.next_number() };
     let is_privileged = core.registry().is_privileged(domid);
     let kind = if is_privileged { Kind::Kernel } else { Kind::Guest(unblocked(core)) };
-    let mut connection = Connection::new(asker, Arc::clone(domain), kind, Transport::Ring(ring));
+    let mut connection = Connection::new(reply_to, Arc::clone(domain), kind, Transport::Ring(ring));
     let connected = take_over(core, &mut connection.session, connect, position);
     connection.session.trace(format_args!("create connection of a ring"));
     worker.clients.add(connection);
@@ -103,7 +103,7 @@ fn take_over(
                 session.output = carried.output;
                 session.recharge_output();
                 if let Some((id, header)) = carried.waits {
-                    session.asker.id = id;
+                    session.reply_to.id = id;
                     session.park(core, &header);
                 }
             }
@@ -170,8 +170,8 @@ fn reset(core: &mut Core, session: &mut Session) {
     session.partial.clear();
     session.pending = Pending::Nothing;
     session.trace(format_args!("destroy connection"));
-    session.asker.id = core.next_number();
-    session.outdate(session.asker.id);
+    session.reply_to.id = core.next_number();
+    session.outdate(session.reply_to.id);
     session.trace(format_args!("create connection of a ring"));
 }
 
@@ -216,7 +216,7 @@ fn log_given_up(connection: &mut Connection, error: RingError) {
     let times = is_ring.then(|| session.domain.notice(Notice::GivenUp)).flatten();
     if !is_ring || times.is_some() {
         let (domid, pid) = (session.domid().0, connection.transport.pid());
-        let connection = trace::name(&session.asker);
+        let connection = trace::name(&session.reply_to);
         tracing::warn!(%connection, domid, pid, times, %error, "a connection is given up");
     }
 }

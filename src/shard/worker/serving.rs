@@ -79,7 +79,7 @@ fn conclude_pass(
     let core = &worker.core;
     let session = &mut connection.session;
     session.output.shrink(OUTPUT_KEPT_BYTES);
-    let (slot, throttled) = (session.asker.connection, session.is_throttled(core));
+    let (slot, throttled) = (session.reply_to.connection, session.is_throttled(core));
     let flow = if throttled { Flow::Throttled } else { Flow::Free };
     if flow != connection.flow {
         connection.flow = flow;
@@ -125,7 +125,7 @@ fn listen_for_room(worker: &Worker, connection: &mut Connection) -> Result<(), D
         let room = Interest::READABLE | Interest::WRITABLE;
         let (interest, token) = (
             if is_wanted { room } else { Interest::READABLE },
-            connection.session.asker.connection,
+            connection.session.reply_to.connection,
         );
         if let Err(error) = worker.poll.registry().reregister(socket, Token(token), interest) {
             tracing::warn!(%error, "closed a client that cannot be watched for room");
@@ -251,7 +251,7 @@ fn end_pass(worker: &mut Worker, connection: &mut Connection) -> Next {
     let waits_for_room = !connection.session.output.is_empty();
     // A given-up ring stays unmasked, since it may request a reconnection.
     let listens = reads || waits_for_room || connection.stream == Stream::GivenUp;
-    let slot = connection.session.asker.connection;
+    let slot = connection.session.reply_to.connection;
     let Some(ring) = connection.ring() else { return Next::Event };
     let (port, notify) = (ring.port, ring.publish());
     let unmask = listens && std::mem::take(&mut ring.masked);

@@ -35,7 +35,7 @@ fn holder<'c>(
     snapshot: &Snapshot,
 ) -> Option<(bool, &'c mut OpenTransaction)> {
     let session = &mut clients.get_mut(snapshot.slot)?.session;
-    if session.asker.id != snapshot.connection {
+    if session.reply_to.id != snapshot.connection {
         return None;
     }
     let is_guest = session.is_guest();

@@ -7,7 +7,7 @@ use super::*;
 use crate::domain::Limits;
 use crate::host::RingPage;
 use crate::protocol::append_event;
-use crate::shard::mailbox::Asker;
+use crate::shard::mailbox::ReplyTo;
 use crate::shard::session::output::Output;
 use crate::shard::session::watches::Watch;
 use crate::shard::session::{KERNEL_COLLAPSE_BYTES, Kind, RING_COLLAPSE_BYTES};
@@ -26,7 +26,7 @@ impl Client {
         let registry = Registry::new(Limits::defaults(), None);
         let domain = registry.get(Domid::CONTROL).unwrap();
         let mut connection =
-            Connection::new(Asker { thread: 0, connection: 0, id: 1 }, domain, kind, transport);
+            Connection::new(ReplyTo { thread: 0, connection: 0, id: 1 }, domain, kind, transport);
         let path = Arc::new(Path::parse(b"/a").unwrap().to_buf());
         let watch = Watch { path, token: (*b"t").into(), prefix_len: 0, depth: None, seq: 1 };
         let (id, group) = connection.session.watches.insert(watch);
