@@ -20,7 +20,7 @@ pub enum Outcome {
     /// It was replied to, or its connection is parked for the reply.
     Used,
     /// It has to wait, and is retried.
-    Again,
+    Retry,
 }
 
 /// A request in progress: the core, the client and its rights, and the message's header.

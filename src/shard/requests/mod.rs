@@ -54,7 +54,7 @@ pub fn serve_first<'s>(
             }
             match serve(&mut RequestContext { core, session, caller, header }, payload) {
                 Outcome::Used => Step::Served(rest),
-                Outcome::Again => {
+                Outcome::Retry => {
                     session.pending = Pending::Retry;
                     Step::Waits
                 }
@@ -109,7 +109,7 @@ fn dispatch(cx: &mut RequestContext<'_>, request: Request<'_>) -> Outcome {
         Request::Node(path, request) => return node::serve(cx, path, request),
         Request::EndTransaction(end) => return transaction::end(cx, end),
         Request::StartTransaction => match await_turn(cx.core, cx.session) {
-            Admission::Parked => return Outcome::Again,
+            Admission::Parked => return Outcome::Retry,
             Admission::Admitted => Some(transaction::start(cx)),
         },
         Request::Watch(path, token, depth) => {
@@ -122,7 +122,7 @@ fn dispatch(cx: &mut RequestContext<'_>, request: Request<'_>) -> Outcome {
             // The reply means that the watches' quota is free, so the request is retried until they have left the
             // tries. Dropping again is a no-op.
             if !cx.core.former.are_out(cx.session.former_watches) {
-                return Outcome::Again;
+                return Outcome::Retry;
             }
             cx.session.drop_transactions();
             Some(Ok(ack(())))

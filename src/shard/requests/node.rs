@@ -27,7 +27,7 @@ pub fn serve(cx: &mut RequestContext<'_>, path: &[u8], request: NodeRequest<'_>)
     }
     let writes = op.verb.writes();
     if writes && await_guard(cx.core, cx.session, [op.path]) == Admission::Parked {
-        return Outcome::Again;
+        return Outcome::Retry;
     }
     let slot = ReplySlot::begin(cx.session.output.buffer(), cx.header);
     let out = cx.session.output.buffer();
@@ -36,7 +36,7 @@ pub fn serve(cx: &mut RequestContext<'_>, path: &[u8], request: NodeRequest<'_>)
         // Nothing has changed: the retry checks reserved paths in the present epoch.
         Err(StoreError::StaleEpoch | StoreError::NeedsLock(..)) => {
             slot.cancel(out);
-            return Outcome::Again;
+            return Outcome::Retry;
         }
         Err(StoreError::Refused(errno)) => {
             let start = slot.finish(out, Err(errno));

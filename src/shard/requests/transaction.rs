@@ -34,7 +34,7 @@ pub fn start(cx: &mut RequestContext<'_>) -> Reply {
 pub fn execute(cx: &mut RequestContext<'_>, op: &Op<'_>) -> Outcome {
     let id = cx.header.tx_id.get();
     if cx.session.catch_up(cx.core, cx.caller, id) == Replay::Unfinished {
-        return Outcome::Again;
+        return Outcome::Retry;
     }
     let slot = ReplySlot::begin(cx.session.output.buffer(), cx.header);
     let result = execute_caught_up(cx, op, id);
@@ -77,7 +77,7 @@ fn execute_caught_up(cx: &mut RequestContext<'_>, op: &Op<'_>, id: u32) -> Resul
 pub fn end(cx: &mut RequestContext<'_>, end: TransactionEnd) -> Outcome {
     let id = cx.header.tx_id.get();
     if end == TransactionEnd::Commit && await_guards(cx, id) == Admission::Parked {
-        return Outcome::Again;
+        return Outcome::Retry;
     }
     let Some(mut open) = cx.session.transactions.remove(&id) else {
         cx.reply(Err(Errno::ENOENT));
@@ -94,7 +94,7 @@ pub fn end(cx: &mut RequestContext<'_>, end: TransactionEnd) -> Outcome {
         open.recharge(cx.caller);
         cx.session.transactions.insert(id, open);
         cx.session.note_snapshots(cx.core, id);
-        return Outcome::Again;
+        return Outcome::Retry;
     }
     cx.session.trace(format_args!("destroy transaction {id}"));
     if end == TransactionEnd::Abort {
