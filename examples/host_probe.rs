@@ -16,7 +16,7 @@ use xenstored::host::{Channels, Host, Port, RingPage};
 use xenstored::words::Domid;
 
 /// The time-out for an event.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a page is mapped, to see that unmapping works: Xen counts the mappings of a grant in eight bits and
 /// refuses the 256th.
 const MAPPINGS: u32 = 1_000;
@@ -92,7 +92,7 @@ fn converse(events: &mut Events, port: Port, domid: Domid, page: &RingPage) -> i
     events.channels.notify(port)?;
     println!("notified through port {port}");
     for _ in 0..2 {
-        let pending = events.wait(PATIENCE)?;
+        let pending = events.wait(TIMEOUT)?;
         println!("pending: {pending:?}");
         print_indices(domid, page);
         for port in pending {
@@ -113,9 +113,9 @@ fn follow(
     page: RingPage,
 ) -> io::Result<()> {
     let mut page = Some(page);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     // Without the VIRQ, which a running daemon has bound, nothing reports a change, so it polls.
-    let pause = if virq.is_some() { PATIENCE } else { Duration::from_millis(100) };
+    let pause = if virq.is_some() { TIMEOUT } else { Duration::from_millis(100) };
     let mut last = None;
     while Instant::now() < deadline {
         // Xen reports each change once. Beside a daemon this does not ask, or the daemon would miss it.

@@ -48,9 +48,9 @@ impl Listener {
     pub fn run(mut self, mut serve: impl FnMut(UnixStream)) -> io::Result<()> {
         let mut events = Events::with_capacity(8);
         self.listen(true)?;
-        let mut patience = None;
+        let mut timeout = None;
         loop {
-            if let Err(error) = self.poll.poll(&mut events, patience)
+            if let Err(error) = self.poll.poll(&mut events, timeout)
                 && error.kind() != io::ErrorKind::Interrupted
             {
                 return Err(error);
@@ -58,12 +58,12 @@ impl Listener {
             if events.iter().any(|event| event.token() == STOP) {
                 return Ok(());
             }
-            if patience.take().is_some()
+            if timeout.take().is_some()
                 && let Err(error) = self.listen(true)
             {
                 // The kernel has no memory or epoll watches left now; clients wait in the socket's queue.
                 tracing::warn!(%error, "cannot accept clients for now");
-                patience = Some(PAUSE);
+                timeout = Some(PAUSE);
                 continue;
             }
             if let Err(error) = self.accept_all(&mut serve) {
@@ -71,7 +71,7 @@ impl Listener {
                 // Deregistered during the pause, or the poll would spin: the client that cannot be accepted stays in
                 // the queue.
                 self.listen(false)?;
-                patience = Some(PAUSE);
+                timeout = Some(PAUSE);
             }
         }
     }

@@ -13,7 +13,7 @@ use xenstored::protocol::{Frame, HEADER_BYTES, frame};
 use xenstored::words::Domid;
 
 /// Timeout of the daemon's start.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 /// ERROR of xs_wire.h.
 const ERROR: u32 = 16;
 /// WATCH_EVENT of xs_wire.h.
@@ -41,7 +41,7 @@ impl Daemon {
         command.env_remove("XENSTORED_PATH").env("XENSTORED_RUNDIR", place.path());
         let child = command.args(["--host", "sim", "-N"]).args(options).spawn().expect("a daemon");
         let daemon = Daemon { place, child };
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while UnixStream::connect(daemon.place.path().join("socket")).is_err() {
             assert!(Instant::now() < deadline, "the daemon does not serve");
             std::thread::sleep(Duration::from_millis(5));

@@ -7,7 +7,7 @@ use crate::store::Findings;
 use crate::words::PAYLOAD_BYTES_MAX;
 
 /// Timeout for a thread to list its watches, which it does between two requests.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// Space reserved in a reply for the last line, which counts the findings left out.
 const LAST_LINE_BYTES: usize = 48;
 
@@ -23,11 +23,10 @@ pub fn run(served: &dyn Served) -> String {
         }
     };
     let mut findings = checked.findings;
-    let lists = served.watch_lists(PATIENCE);
+    let lists = served.watch_lists(TIMEOUT);
     for number in 0..served.threads() {
         if !lists.iter().any(|list| usize::from(list.thread) == number) {
-            findings
-                .add(|| format!("thread {number} did not name its watches within {PATIENCE:?}"));
+            findings.add(|| format!("thread {number} did not name its watches within {TIMEOUT:?}"));
         }
     }
     for list in lists {
@@ -93,8 +92,8 @@ mod tests {
             unreachable!("a check asks for none")
         }
 
-        fn watch_lists(&self, patience: Duration) -> Vec<WatchList> {
-            assert_eq!(patience, PATIENCE);
+        fn watch_lists(&self, timeout: Duration) -> Vec<WatchList> {
+            assert_eq!(timeout, TIMEOUT);
             vec![WatchList { thread: 0, watches: Vec::new(), tries: self.store.tries() }]
         }
 

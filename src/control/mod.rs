@@ -33,9 +33,9 @@ pub trait Served: Send + Sync {
     /// Returns the current counters.
     fn counters(&self) -> Counters;
 
-    /// Asks every thread for its watches and waits until all have replied or `patience` has elapsed. Returns the lists
+    /// Asks every thread for its watches and waits until all have replied or `timeout` has elapsed. Returns the lists
     /// of the threads that replied.
-    fn watch_lists(&self, patience: Duration) -> Vec<WatchList>;
+    fn watch_lists(&self, timeout: Duration) -> Vec<WatchList>;
 
     /// Returns the number of threads.
     fn threads(&self) -> usize;

@@ -18,7 +18,7 @@ use crate::words::Domid;
 const ERROR: u32 = 16;
 const WATCH_EVENT: u32 = 15;
 /// A toolstack's request takes microseconds; a daemon that takes this long hangs.
-const TOOLSTACK_PATIENCE: Duration = Duration::from_secs(10);
+const TOOLSTACK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a command failed: an error's name, or the command's usage.
 pub struct Refused(pub String);
@@ -63,7 +63,7 @@ impl Toolstack {
     /// Connects to the daemon.
     pub fn connect(socket: &Path) -> io::Result<Toolstack> {
         let stream = UnixStream::connect(socket)?;
-        stream.set_read_timeout(Some(TOOLSTACK_PATIENCE))?;
+        stream.set_read_timeout(Some(TOOLSTACK_TIMEOUT))?;
         Ok(Toolstack(stream))
     }
 

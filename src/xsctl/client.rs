@@ -10,7 +10,7 @@ use thiserror::Error;
 use super::daemon::listed;
 use super::domids::Domids;
 use super::failure::Failure;
-use super::link::{Link, PATIENCE, message};
+use super::link::{Link, TIMEOUT, message};
 use crate::protocol::operations::DOMAINS_MAX;
 use crate::protocol::{ERROR, Operation, strings};
 use crate::words::Domid;
@@ -87,7 +87,7 @@ impl Client {
     /// # Errors
     /// No daemon accepts the connection.
     pub fn connect(socket: &Path) -> Result<Client, Failure> {
-        Client::connect_with(socket, PATIENCE)
+        Client::connect_with(socket, TIMEOUT)
     }
 
     /// Connects with another timeout, for requests that take long.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::client::{Client, Trouble};
 use super::domids::Domids;
 use super::failure::Failure;
-use super::link::{Link, PATIENCE, message};
+use super::link::{Link, TIMEOUT, message};
 use super::step::Standing;
 use crate::protocol::operations::DOMAINS_MAX;
 use crate::protocol::{ERROR, Operation, decimal, strings};
@@ -34,7 +34,7 @@ pub struct Daemon {
     /// The path of the migration socket.
     migration: PathBuf,
     /// The time without a reply after which the daemon is probed for being alive.
-    patience: Duration,
+    timeout: Duration,
 }
 
 impl Daemon {
@@ -47,7 +47,7 @@ impl Daemon {
         match client.ask(Operation::Read, MIGRATION_SOCKET) {
             Ok(path) => {
                 let migration = OsString::from_vec(path).into();
-                Ok(Daemon { socket, migration, patience: PATIENCE })
+                Ok(Daemon { socket, migration, timeout: TIMEOUT })
             }
             Err(trouble) => {
                 let why = if trouble.is("ENOENT") {
@@ -114,7 +114,7 @@ impl Daemon {
     ) -> Result<Asked, Trouble> {
         let mut link = match kept.take().filter(Link::is_silent) {
             Some(link) => link,
-            None => Link::connect(&self.migration, self.patience)?,
+            None => Link::connect(&self.migration, self.timeout)?,
         };
         link.send_with(&message(operation, 0, payload), descriptors)?;
         Ok(Asked { link, daemon: self.clone() })
@@ -122,7 +122,7 @@ impl Daemon {
 
     /// Whether the daemon replies to clients, even with an error.
     fn is_there(&self) -> bool {
-        let link = Link::connect(&self.socket, self.patience);
+        let link = Link::connect(&self.socket, self.timeout);
         let reply = link
             .map_err(Trouble::from)
             .and_then(|link| Client(link).ask(Operation::Read, MIGRATION_SOCKET));
@@ -304,7 +304,7 @@ mod tests {
         let daemon = Daemon {
             socket: directory.join("socket"),
             migration: directory.join("migration"),
-            patience: SHORT,
+            timeout: SHORT,
         };
         let bulk = UnixListener::bind(&daemon.migration).unwrap();
         let others = UnixListener::bind(&daemon.socket).unwrap();
@@ -353,7 +353,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (socket, migration) = (PathBuf::new(), directory.path().join("migration"));
         replies(UnixListener::bind(&migration).unwrap(), 2, 2);
-        let daemon = Daemon { socket, migration, patience: PATIENCE };
+        let daemon = Daemon { socket, migration, timeout: TIMEOUT };
         let mut kept = None;
         for asked in 1..=4 {
             let mut replies =

@@ -17,14 +17,14 @@ use crate::protocol::{Frame, Header, Operation, frame};
 
 /// Default timeout. A request for one domain takes milliseconds, so a daemon that is silent this long hangs, and the
 /// user should learn the states of the domains.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 /// Maximum number of descriptors that Linux sends with one message (`SCM_MAX_FD`).
 pub const DESCRIPTORS_MAX: usize = 253;
 
 /// A connection to a daemon's socket.
 pub struct Link {
     stream: UnixStream,
-    patience: Timespec,
+    timeout: Timespec,
     received: Vec<u8>,
 }
 
@@ -41,12 +41,12 @@ pub fn message(operation: Operation, req_id: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 impl Link {
-    /// Connects to a socket. A peer that is silent for `patience` is the error `WouldBlock`.
-    pub fn connect(socket: &Path, patience: Duration) -> io::Result<Link> {
+    /// Connects to a socket. A peer that is silent for `timeout` is the error `WouldBlock`.
+    pub fn connect(socket: &Path, timeout: Duration) -> io::Result<Link> {
         let stream = UnixStream::connect(socket)?;
-        stream.set_write_timeout(Some(patience))?;
-        let patience = patience.try_into().map_err(|_| io::ErrorKind::InvalidInput)?;
-        Ok(Link { stream, patience, received: Vec::new() })
+        stream.set_write_timeout(Some(timeout))?;
+        let timeout = timeout.try_into().map_err(|_| io::ErrorKind::InvalidInput)?;
+        Ok(Link { stream, timeout, received: Vec::new() })
     }
 
     /// Whether there is nothing to read now, neither data nor end of file.
@@ -78,7 +78,7 @@ impl Link {
     /// receives what was sent, before it replies.
     fn wait(&self) -> io::Result<()> {
         let mut fds = [PollFd::new(&self.stream, PollFlags::IN)];
-        match retry_on_intr(|| poll(&mut fds, Some(&self.patience)))? {
+        match retry_on_intr(|| poll(&mut fds, Some(&self.timeout)))? {
             0 => Err(io::ErrorKind::WouldBlock.into()),
             _ => Ok(()),
         }

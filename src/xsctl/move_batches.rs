@@ -152,13 +152,13 @@ mod tests {
     #[test]
     fn jobs_run_at_the_same_time() {
         let (sender, receiver) = crossbeam::channel::bounded(0);
-        let patience = Duration::from_secs(10);
+        let timeout = Duration::from_secs(10);
         let met = Mutex::new(Vec::new());
         run_parallel(2, [true, false].into_iter(), |next| {
             while let Some(sends) = next() {
                 let other = match sends {
-                    true => sender.send_timeout((), patience).is_ok(),
-                    false => receiver.recv_timeout(patience).is_ok(),
+                    true => sender.send_timeout((), timeout).is_ok(),
+                    false => receiver.recv_timeout(timeout).is_ok(),
                 };
                 met.lock().push(other);
             }

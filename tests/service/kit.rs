@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// The timeout of every wait, long enough for a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A directory with a configuration and everything that a daemon creates there.
 pub struct Place(TempDir);
@@ -43,7 +43,7 @@ impl Place {
         let notified = self.path("notify");
         let _ = fs::remove_file(&notified);
         let socket = UnixDatagram::bind(&notified).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_read_timeout(Some(TIMEOUT)).unwrap();
         let mut command = self.daemon(options);
         let child = command.env("NOTIFY_SOCKET", &notified).stderr(stderr).spawn().unwrap();
         let serving = Serving(child);
@@ -90,11 +90,11 @@ impl Drop for Serving {
 
 /// Calls `look` every 5 ms until it finds something.
 pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         match look() {
             Some(found) => return found,
-            None if Instant::now() > deadline => panic!("{what}: not within {PATIENCE:?}"),
+            None if Instant::now() > deadline => panic!("{what}: not within {TIMEOUT:?}"),
             None => std::thread::sleep(Duration::from_millis(5)),
         }
     }
@@ -106,7 +106,7 @@ pub fn serves(socket: &Path) -> bool {
     let words = [10u32, 1, 0, 2].map(u32::to_le_bytes).concat();
     let mut reply = [0; 16];
     let replied = stream
-        .set_read_timeout(Some(PATIENCE))
+        .set_read_timeout(Some(TIMEOUT))
         .and_then(|()| stream.write_all(&[&words[..], b"0\0"].concat()))
         .and_then(|()| stream.read_exact(&mut reply));
     replied.is_ok() && reply[..8] == words[..8]

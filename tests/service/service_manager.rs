@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use rustix::process::{Signal, kill_process};
 
-use super::kit::{Background, PATIENCE, Place, Serving, assert_fails, serves, wait_for};
+use super::kit::{Background, Place, Serving, TIMEOUT, assert_fails, serves, wait_for};
 
 /// Returns a command for `daemon` with `listeners`, two at most, as its descriptors from 3 on.
 fn handed_over(daemon: &Command, listeners: &[&UnixListener]) -> Command {
@@ -113,7 +113,7 @@ fn a_socket_that_cannot_be_used_is_refused_with_the_reason() {
 
 /// Starts a daemon; returns it and its message to the notification socket `name`.
 fn said(socket: &UnixDatagram, daemon: &mut Command, name: &str) -> (Serving, String) {
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(TIMEOUT)).unwrap();
     let child = daemon.env("NOTIFY_SOCKET", name).stderr(Stdio::piped()).spawn().unwrap();
     let daemon = Serving(child);
     let mut message = [0; 256];

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::{Signal, kill_process};
 
-use super::kit::{PATIENCE, Place, wait_for};
+use super::kit::{Place, TIMEOUT, wait_for};
 
 /// Returns a pipe without room for a byte, like a stopped terminal or a stuck log collector.
 fn full_pipe() -> (std::io::PipeReader, std::io::PipeWriter) {
@@ -46,7 +46,7 @@ fn stuck_standard_error_stops_neither_requests_nor_sigterm() {
     let daemon = place.serve_with("--shards 2", writer.into());
     let client = || {
         let socket = UnixStream::connect(place.path("socket")).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_read_timeout(Some(TIMEOUT)).unwrap();
         socket
     };
     // More than the queue holds; the daemon drops the rest and counts it.

@@ -17,7 +17,7 @@ use crate::wrong;
 const PIPELINED: usize = 64;
 
 /// Timeout of a reply. A peer takes a second to remove 100,000 nodes.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A connection to a daemon's socket.
 pub struct Blocking {
@@ -31,7 +31,7 @@ impl Blocking {
     /// Connects to the daemon.
     pub fn connect(socket: &Path) -> Result<Blocking> {
         let tried = |error| Trouble::io(format!("cannot connect to {}", socket.display()), error);
-        let wire = Wire::connect(socket, PATIENCE).map_err(tried)?;
+        let wire = Wire::connect(socket, TIMEOUT).map_err(tried)?;
         Ok(Blocking { wire, output: Vec::new(), asked: 0, events: VecDeque::new() })
     }
 

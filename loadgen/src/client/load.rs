@@ -19,7 +19,7 @@ use crate::wrong;
 use xenstored::protocol::{ERROR, WATCH_EVENT};
 
 /// Timeout without any reply.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// Significant decimal digits of recorded latencies.
 const DIGITS: u8 = 3;
 /// The highest recorded latency in nanoseconds, ten minutes; higher ones are clamped.
@@ -115,8 +115,8 @@ impl Load {
     }
 
     fn wait(&mut self, events: &mut Events) -> Result<()> {
-        match self.poll.poll(events, Some(PATIENCE)) {
-            Ok(()) if events.is_empty() => wrong!("no reply for {PATIENCE:?}"),
+        match self.poll.poll(events, Some(TIMEOUT)) {
+            Ok(()) if events.is_empty() => wrong!("no reply for {TIMEOUT:?}"),
             Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error.into()),
             _ => Ok(()),
         }

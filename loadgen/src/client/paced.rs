@@ -25,7 +25,7 @@ use crate::wrong;
 use xenstored::protocol::ERROR;
 
 /// Timeout without any reply.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 const LINK: Token = Token(0);
 const TIMER: Token = Token(1);
 
@@ -62,7 +62,7 @@ impl Paced {
         let mut replies = 0;
         while started.elapsed() < time {
             // The second request would be due after the end, so this is one request and its reply.
-            replies += self.run(request, PATIENCE, Duration::from_nanos(1))?.requests;
+            replies += self.run(request, TIMEOUT, Duration::from_nanos(1))?.requests;
         }
         Ok(started.elapsed() / u32::try_from(replies.max(1)).unwrap_or(u32::MAX))
     }
@@ -109,12 +109,12 @@ impl Paced {
             if !is_over {
                 self.set_timer(due.saturating_duration_since(Instant::now()))?;
             }
-            match self.poll.poll(&mut events, Some(PATIENCE)) {
+            match self.poll.poll(&mut events, Some(TIMEOUT)) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 polled => polled?,
             }
             if events.is_empty() {
-                wrong!("no reply for {PATIENCE:?}");
+                wrong!("no reply for {TIMEOUT:?}");
             }
             if events.iter().any(|event| event.token() == LINK) {
                 self.take(request, &mut waiting, &mut answered)?;

@@ -270,8 +270,8 @@ impl Stage {
         Ok(())
     }
 
-    fn receive(&self, events: &mut Events, patience: Duration) -> Result<()> {
-        match self.inner.poll.borrow_mut().poll(events, Some(patience)) {
+    fn receive(&self, events: &mut Events, timeout: Duration) -> Result<()> {
+        match self.inner.poll.borrow_mut().poll(events, Some(timeout)) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error.into()),
             _ => {}
         }

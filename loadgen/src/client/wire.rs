@@ -32,21 +32,21 @@ enum Way {
 pub struct Wire {
     way: Way,
     input: Vec<u8>,
-    patience: Duration,
+    timeout: Duration,
 }
 
 impl Wire {
-    /// Connects to a socket. Operations that take longer than `patience` fail with `TimedOut`.
-    pub fn connect(socket: &Path, patience: Duration) -> io::Result<Wire> {
+    /// Connects to a socket. Operations that take longer than `timeout` fail with `TimedOut`.
+    pub fn connect(socket: &Path, timeout: Duration) -> io::Result<Wire> {
         let stream = UnixStream::connect(socket)?;
-        stream.set_read_timeout(Some(patience))?;
-        stream.set_write_timeout(Some(patience))?;
-        Ok(Wire { way: Way::Socket(stream), input: Vec::new(), patience })
+        stream.set_read_timeout(Some(timeout))?;
+        stream.set_write_timeout(Some(timeout))?;
+        Ok(Wire { way: Way::Socket(stream), input: Vec::new(), timeout })
     }
 
     /// Creates a connection over a domain's ring.
-    pub fn ring(guest: SimGuest, patience: Duration) -> Wire {
-        Wire { way: Way::Ring(Box::new(guest)), input: Vec::new(), patience }
+    pub fn ring(guest: SimGuest, timeout: Duration) -> Wire {
+        Wire { way: Way::Ring(Box::new(guest)), input: Vec::new(), timeout }
     }
 
     /// Sends all of `bytes`, and buffers input that arrives meanwhile.
@@ -103,7 +103,7 @@ impl Wire {
                 count => count,
             },
             Way::Ring(guest) => match guest.try_recv(&mut bytes)? {
-                0 if guest.wait(Some(self.patience))? => guest.try_recv(&mut bytes)?,
+                0 if guest.wait(Some(self.timeout))? => guest.try_recv(&mut bytes)?,
                 0 => return Err(ErrorKind::TimedOut.into()),
                 count => count,
             },

@@ -10,7 +10,7 @@ use xenstored::protocol::{ERROR, WATCH_EVENT};
 use crate::client::{Arrived, Wire};
 
 /// Timeout of a reply: longer than any daemon takes, even on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The reply to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,12 +44,12 @@ pub struct Line {
 impl Line {
     /// Connects to a daemon's socket.
     pub fn connect(socket: &Path) -> io::Result<Line> {
-        Ok(Line::new(Wire::connect(socket, PATIENCE)?))
+        Ok(Line::new(Wire::connect(socket, TIMEOUT)?))
     }
 
     /// Creates a connection over a domain's ring.
     pub fn ring(guest: SimGuest) -> Line {
-        Line::new(Wire::ring(guest, PATIENCE))
+        Line::new(Wire::ring(guest, TIMEOUT))
     }
 
     fn new(wire: Wire) -> Line {

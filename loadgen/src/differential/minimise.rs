@@ -11,7 +11,7 @@ use super::{fresh, step};
 /// Maximum number of runs, each with fresh daemons: some seconds in total.
 const RUNS_MAX: usize = 300;
 /// Time limit of the whole minimisation: if a daemon hangs, each run waits for the timeout.
-const PATIENCE: Duration = Duration::from_secs(300);
+const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Returns the shortest sequence found that shows the same difference, as text.
 ///
@@ -30,7 +30,7 @@ pub fn minimise(
     loop {
         let mut at = 0;
         let mut changed = false;
-        while at <= found.at && runs < RUNS_MAX && started.elapsed() < PATIENCE {
+        while at <= found.at && runs < RUNS_MAX && started.elapsed() < TIMEOUT {
             let end = (at + length).min(found.at + 1);
             if kept[at..end].contains(&true) {
                 let mut fewer = kept.clone();
@@ -43,7 +43,7 @@ pub fn minimise(
             at = end;
         }
         match length {
-            1 if changed && runs < RUNS_MAX && started.elapsed() < PATIENCE => {}
+            1 if changed && runs < RUNS_MAX && started.elapsed() < TIMEOUT => {}
             1 => break,
             _ => length = (length / 2).max(1),
         }

@@ -23,7 +23,7 @@ const DEATHS: usize = 20;
 /// Maximum for peers: with more domains they take minutes, or crash.
 const PEERS_DOMAINS_MAX: usize = 200;
 /// Timeout for the removal of all dead domains.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Returns the scenarios of this file.
 pub fn all() -> Vec<Box<dyn Scenario>> {
@@ -221,8 +221,8 @@ pub(super) fn wait_until_gone(toolstack: &mut Blocking, domid: Domid) -> Result<
         if introduced == b"F\0" && home.is_err() {
             return Ok(());
         }
-        if started.elapsed() > PATIENCE {
-            wrong!("domain {domid} is not gone after {PATIENCE:?}");
+        if started.elapsed() > TIMEOUT {
+            wrong!("domain {domid} is not gone after {TIMEOUT:?}");
         }
         std::thread::sleep(Duration::from_millis(1));
     }

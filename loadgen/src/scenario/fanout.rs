@@ -18,7 +18,7 @@ const CONNECTIONS: usize = 100;
 const WATCHES_EACH: usize = 10;
 const PATH: &str = "/tool/door";
 /// Timeout of a round, far above the actual duration.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The scenario of one writer and 1,000 watches.
 pub struct FanOut;
@@ -60,7 +60,7 @@ impl Scenario for FanOut {
                 Ok(())
             });
         }
-        stage.run(PATIENCE)?;
+        stage.run(TIMEOUT)?;
         let watches = watches.take().into();
         Ok(Box::new(FanningOut { running, stage, writer, watches }))
     }
@@ -101,7 +101,7 @@ impl Session for FanningOut {
             Ok(())
         });
         let stage = &self.stage;
-        let ((), cpu) = with_cpu(&self.running, || stage.run(plan.time + PATIENCE))?;
+        let ((), cpu) = with_cpu(&self.running, || stage.run(plan.time + TIMEOUT))?;
         if self.watches.iter().any(Watch::has_more) {
             wrong!("a watch has more events than there were writes");
         }

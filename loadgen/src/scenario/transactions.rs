@@ -20,7 +20,7 @@ const READS: usize = 4;
 const WRITES: usize = 2;
 const CONNECTIONS_MAX: usize = 64;
 /// Timeout; a client that is not done by then is starved.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 const EAGAIN: &str = "EAGAIN %";
 const TRIES: &str = "most tries";
 /// Our daemon's guarantee (docs/DESIGN.md): at most two conflicts in a row, then a reservation. Of the nodes read
@@ -154,7 +154,7 @@ impl Session for Transacting {
         let explained = Explained::by(&self.running, &self.target)?.unwrap_or_default();
         let before = self.stage.counts().conflicts.get();
         let stage = &self.stage;
-        let ((), cpu) = with_cpu(&self.running, || stage.run(time + PATIENCE))?;
+        let ((), cpu) = with_cpu(&self.running, || stage.run(time + TIMEOUT))?;
         let elapsed = started.elapsed();
         let conflicts = self.stage.counts().conflicts.get() - before;
         self.check(subtrees, tally.commits.get(), conflicts)?;

@@ -22,7 +22,7 @@ const PEER: Domid = Domid(2);
 /// Maximum number of conflicts after which a set-up has failed.
 const TRIES: usize = 1000;
 const SUCCEEDED: &str = "succeeded";
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The scenario of 256 concurrent set-ups.
 pub struct Vchan;
@@ -121,7 +121,7 @@ impl Session for SettingUp {
         }
         let conflicts = self.stage.counts().conflicts.get();
         let stage = &self.stage;
-        let ((), cpu) = with_cpu(&self.running, || stage.run(PATIENCE))?;
+        let ((), cpu) = with_cpu(&self.running, || stage.run(TIMEOUT))?;
         let succeeded = succeeded.get();
         if self.is_ours && succeeded != size {
             wrong!("{succeeded} of {size} set-ups succeeded");

@@ -17,7 +17,7 @@ use crate::wrong;
 
 const DISKS: usize = 3;
 /// Timeout, far more than 300 domains take without repeated conflicts. A peer's result is what it has done by then.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// The common ancestor of all nodes.
 const PREFIX: &str = "/bench";
 const SECONDS: &str = "seconds";
@@ -104,10 +104,10 @@ impl Session for Benching {
             });
         }
         let started = Instant::now();
-        let (left, cpu) = with_cpu(&running, || stage.run_for(PATIENCE))?;
+        let (left, cpu) = with_cpu(&running, || stage.run_for(TIMEOUT))?;
         let elapsed = started.elapsed();
         if left > 0 && self.target == Target::Ours {
-            wrong!("{left} of {size} domains are not done after {PATIENCE:?}");
+            wrong!("{left} of {size} domains are not done after {TIMEOUT:?}");
         }
         if left == 0 {
             nothing_is_left(&mut toolstack)?;

@@ -33,7 +33,7 @@ use tempfile::TempDir;
 pub use cpu::Cpu;
 
 /// Timeout of a target's start and end, far above the actual duration.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Maximum delay from the close of a process's connections until it can be waited for: a core dump may be written in
 /// between.
@@ -148,7 +148,7 @@ impl Running {
 
     /// Attaches to a running daemon, whose process is not known.
     pub fn attached(socket: PathBuf) -> Running {
-        Running { socket, sim: None, pid: None, child: None, dir: None, grace: PATIENCE }
+        Running { socket, sim: None, pid: None, child: None, dir: None, grace: TIMEOUT }
     }
 
     /// Runs `command` in the background and waits until it accepts connections at the socket `socket` in `dir`, and
@@ -166,7 +166,7 @@ impl Running {
             pid: Some(child.id()),
             child: Some(child),
             dir: Some(dir),
-            grace: PATIENCE,
+            grace: TIMEOUT,
         };
         running.wait_until_it_accepts()?;
         Ok(running)
@@ -187,7 +187,7 @@ impl Running {
             if let Some(status) = self.child.as_mut().and_then(|c| c.try_wait().transpose()) {
                 return Err(io::Error::other(format!("it ended: {}\n{}", status?, self.log())));
             }
-            if started.elapsed() > PATIENCE {
+            if started.elapsed() > TIMEOUT {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, self.log()));
             }
             thread::sleep(POLL);

@@ -50,8 +50,8 @@ impl Served for Shared {
         }
     }
 
-    fn watch_lists(&self, patience: Duration) -> Vec<WatchList> {
-        let deadline = Instant::now() + patience;
+    fn watch_lists(&self, timeout: Duration) -> Vec<WatchList> {
+        let deadline = Instant::now() + timeout;
         let (sender, lists) = crossbeam::channel::unbounded();
         for thread in self.store.layout().all().take(self.threads()) {
             self.mailboxes.send(thread.0, Message::CheckWatches(sender.clone()));

@@ -75,9 +75,9 @@ pub fn await_guard<'p>(
 }
 
 fn park_until(core: &Core, session: &mut Session, until: Instant) -> Admission {
-    let patience = until.saturating_duration_since(core.now);
+    let timeout = until.saturating_duration_since(core.now);
     let domid = session.domid().0;
-    tracing::trace!(target: log::WRL, domid, ?patience, "waits for a guard");
+    tracing::trace!(target: log::WRL, domid, ?timeout, "waits for a guard");
     session.parked = Some(Parked::Guard(until));
     Admission::Parked
 }

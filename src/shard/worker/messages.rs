@@ -18,7 +18,7 @@ use crate::sync::Ordering;
 /// The number of urgent messages taken in one pass.
 const URGENT_PER_PASS: usize = 1024;
 /// The timeout of replies to requests that were taken before a stop.
-const STOP_PATIENCE: Duration = Duration::from_secs(2);
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Takes messages, including postponed ones: first those that may overtake events.
 pub fn take_messages(worker: &mut Worker) {
@@ -85,7 +85,7 @@ fn take_message(worker: &mut Worker, message: Message) {
         }
         Message::Move(request) => move_request(worker, request),
         Message::Stop => {
-            worker.core.stopping = Some(worker.core.now + STOP_PATIENCE);
+            worker.core.stopping = Some(worker.core.now + STOP_TIMEOUT);
             worker.core.shared.stopping.fetch_add(1, Ordering::AcqRel);
         }
     }

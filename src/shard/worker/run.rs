@@ -26,8 +26,8 @@ const EVENTS_PER_POLL: usize = 1024;
 pub fn run(mut worker: Worker) {
     let mut events = Events::with_capacity(EVENTS_PER_POLL);
     while !is_over(&worker) {
-        let patience = patience(&worker);
-        if let Err(error) = worker.poll.poll(&mut events, patience)
+        let timeout = timeout(&worker);
+        if let Err(error) = worker.poll.poll(&mut events, timeout)
             && error.kind() != io::ErrorKind::Interrupted
         {
             tracing::error!(%error, thread = worker.core.number, "poll failed");
@@ -75,7 +75,7 @@ fn is_over(worker: &Worker) -> bool {
 }
 
 /// Returns the timeout of the poll.
-fn patience(worker: &Worker) -> Option<Duration> {
+fn timeout(worker: &Worker) -> Option<Duration> {
     let Worker { core, clients, inbox, .. } = worker;
     if core.stopping.is_some() {
         return Some(STOP_POLL);

@@ -53,7 +53,7 @@ const SHARED: usize = 64;
 /// Number of domains that boot concurrently while a host fills up.
 const IN_PARALLEL: usize = 8;
 /// Timeout of a boot; thousands of domains boot in less.
-const PATIENCE: Duration = Duration::from_secs(300);
+const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// XenbusState of xen/io/xenbus.h, as text.
 mod state {
@@ -208,7 +208,7 @@ impl Machine {
                 Ok(())
             });
         }
-        self.stage.run(PATIENCE)
+        self.stage.run(TIMEOUT)
     }
 
     /// Boots a domain, by its own toolstack or, beyond the maximum, by a shared one.

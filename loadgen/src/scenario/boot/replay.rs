@@ -23,7 +23,7 @@ use crate::trouble::{Result, Trouble};
 use crate::wrong;
 
 /// Timeout, far above the actual duration.
-const PATIENCE: Duration = Duration::from_secs(300);
+const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Timeout without any message from the echo server.
 const SILENCE: Duration = Duration::from_secs(20);
@@ -36,7 +36,7 @@ pub(super) fn record(size: usize) -> Result<Recording> {
     for number in 1..=size {
         machine.stage.spawn(Rc::clone(&machine).boot(storm::domid(number)?));
     }
-    machine.stage.run(PATIENCE)?;
+    machine.stage.run(TIMEOUT)?;
     let recording = machine.stage.recorded();
     machine.stage.abandon();
     Ok(recording)
@@ -121,7 +121,7 @@ impl<'a> Replay<'a> {
                 self.begin(place)?;
             }
         }
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let mut events = Events::with_capacity(1024);
         while self.open > 0 {
             match self.poll.poll(&mut events, Some(SILENCE)) {
@@ -241,7 +241,7 @@ impl<'a> Replay<'a> {
 /// Returns the number that the echo server will give to the next socket.
 fn next_socket(running: &Running) -> Result<u32> {
     let mut stream = UnixStream::connect(&running.socket)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     stream.write_all([NUMBER, 0, 0, 0].map(u32::to_le_bytes).as_flattened())?;
     let mut answer = [0; HEADER_BYTES + 4];
     stream.read_exact(&mut answer)?;

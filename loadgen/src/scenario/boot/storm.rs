@@ -7,7 +7,7 @@ use xenstored::words::Domid;
 
 use super::replay::{self, Replay};
 use super::share::{Report, Shares, storm};
-use super::{DEVICES, Machine, PATIENCE, backend, home, state};
+use super::{DEVICES, Machine, TIMEOUT, backend, home, state};
 use crate::client::{Blocking, Recording};
 use crate::measure::{Measured, Sample};
 use crate::scenario::goals::{Goal, cpu, of};
@@ -17,7 +17,7 @@ use crate::trouble::{Result, Trouble};
 use crate::wrong;
 
 /// Timeout of peers; what has not booted by then is unfinished.
-const PEERS_PATIENCE: Duration = Duration::from_secs(40);
+const PEERS_TIMEOUT: Duration = Duration::from_secs(40);
 /// Maximum number of domains for peers, at once and in total.
 const PEERS_AT_ONCE_MAX: usize = 300;
 const PEERS_IN_ALL_MAX: usize = 200;
@@ -168,16 +168,16 @@ impl Session for Storming {
         let running = start(&self.target, &[])?;
         let machine = Machine::new(&running, &self.target)?;
         let is_ours = self.target == Target::Ours;
-        let patience = if is_ours { PATIENCE } else { PEERS_PATIENCE };
+        let timeout = if is_ours { TIMEOUT } else { PEERS_TIMEOUT };
         let mut shares = match size {
             0..SHARED_OUT => None,
-            SHARED_OUT..MANY => Some(Shares::start(&running, PROCESSES, size, patience)?),
-            _ => Some(Shares::start(&running, PROCESSES_MANY, size, patience)?),
+            SHARED_OUT..MANY => Some(Shares::start(&running, PROCESSES, size, timeout)?),
+            _ => Some(Shares::start(&running, PROCESSES_MANY, size, timeout)?),
         };
         let started = Instant::now();
         let (report, cpu) = with_cpu(&running, || match &mut shares {
             Some(shares) => shares.run(&machine),
-            None => storm(&machine, 1..=size, patience),
+            None => storm(&machine, 1..=size, timeout),
         })?;
         let elapsed = started.elapsed();
         let (left, done) = (report.left, report.done);
@@ -187,7 +187,7 @@ impl Session for Storming {
             explained::check(&running, &self.target, report.conflicts)?;
             check(&running, 1..=size)?;
         } else if is_ours {
-            wrong!("{done} of {size} domains started in {patience:?}");
+            wrong!("{done} of {size} domains started in {timeout:?}");
         }
         Ok(sample)
     }

@@ -19,7 +19,7 @@ pub const BACKENDS: &str = "/local/domain/0/backend";
 const PAUSE: Duration = Duration::from_millis(5);
 /// Time without any event, or with only others for longer, after which an event counts as lost.
 const QUIET: Duration = Duration::from_secs(5);
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A backend: its path, and the time of the reply to the request that created it.
 pub type Created = (String, Instant);
@@ -86,7 +86,7 @@ impl Kernel {
     /// Reads the rest without pauses, until it has been notified of all `created` or no event arrives.
     pub fn catch_up(&mut self, created: &[Created]) -> Result<Learnt> {
         let began = Instant::now();
-        while created.iter().any(|it| self.learnt(it).is_none()) && began.elapsed() < PATIENCE {
+        while created.iter().any(|it| self.learnt(it).is_none()) && began.elapsed() < TIMEOUT {
             if self.receive()? == 0 && !self.wait()? {
                 break;
             }

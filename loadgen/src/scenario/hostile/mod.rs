@@ -46,8 +46,8 @@ const ALL: &str = "all";
 /// The row of the daemon's own figures.
 const DAEMON: &str = "the daemon";
 /// Timeout of a victim's reply.
-const PATIENCE: Duration = Duration::from_secs(60);
-const PEERS_PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(60);
+const PEERS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Length in bytes of a token with which a stopped client has more events than its socket holds.
 const STOPPED_TOKEN_BYTES: usize = 1000;
 
@@ -212,12 +212,12 @@ impl Attacked {
 
     /// Runs the victims and the kernel.
     fn observe(&self, time: Duration, victims: &Victims, kernel: &mut Kernel) -> Result<Seen> {
-        let patience = if self.target == Target::Ours { PATIENCE } else { PEERS_PATIENCE };
+        let timeout = if self.target == Target::Ours { TIMEOUT } else { PEERS_TIMEOUT };
         let (before, over) = (victims.created(), &AtomicBool::new(false));
         let reader = &mut *kernel;
         let (noticed, read) = std::thread::scope(|scope| {
             let reading = scope.spawn(|| reader.read_slowly(over));
-            let noticed = victims.measure(time, patience);
+            let noticed = victims.measure(time, timeout);
             over.store(true, Ordering::Relaxed);
             (noticed, reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         });
@@ -305,7 +305,7 @@ fn daemon_row(memory: &Memory, sent: u64, running: &Running, plan: &Plan) -> Sam
 /// Connects a client of the control domain that watches all domains and reads no event, like a stopped process.
 fn stopped_client(running: &Running) -> Result<Wire> {
     let cannot = |error| Trouble::io("cannot connect", error);
-    let mut wire = Wire::connect(&running.socket, PATIENCE).map_err(cannot)?;
+    let mut wire = Wire::connect(&running.socket, TIMEOUT).map_err(cannot)?;
     let mut request = Vec::new();
     let token = "t".repeat(STOPPED_TOKEN_BYTES);
     append(&mut request, Operation::Watch, 1, 0, &words(&["/local/domain", &token]));

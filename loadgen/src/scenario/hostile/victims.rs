@@ -110,8 +110,8 @@ impl Victims {
         })
     }
 
-    /// Sends requests for `time`, and waits for replies for up to `patience` more.
-    pub fn measure(&self, time: Duration, patience: Duration) -> Result<Vec<(Victim, Noticed)>> {
+    /// Sends requests for `time`, and waits for replies for up to `timeout` more.
+    pub fn measure(&self, time: Duration, timeout: Duration) -> Result<Vec<(Victim, Noticed)>> {
         let mut all = Vec::new();
         let mut add = |victim, pace: &Pace| all.push((victim, pace.clone()));
         for (victim, client) in [Victim::Elsewhere, Victim::Beside].into_iter().zip(&self.guests) {
@@ -145,7 +145,7 @@ impl Victims {
             created.borrow_mut().push((path, Instant::now()));
             Ok(())
         });
-        self.stage.run_for(time + patience)?;
+        self.stage.run_for(time + timeout)?;
         self.stage.abandon();
         Ok(all.into_iter().map(|(victim, pace)| (victim, pace.noticed())).collect())
     }

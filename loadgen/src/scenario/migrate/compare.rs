@@ -17,7 +17,7 @@ use crate::wrong;
 
 /// Number of domains compared concurrently.
 const SIDE_BY_SIDE: usize = 16;
-const PATIENCE: Duration = Duration::from_secs(300);
+const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Path, value and permissions of each node.
 type Nodes = BTreeMap<String, (Vec<u8>, Vec<u8>)>;
@@ -44,7 +44,7 @@ pub fn compare(source: &Path, destination: &Path, beliefs: Vec<Belief>) -> Resul
             Ok(())
         });
     }
-    stage.run(PATIENCE)?;
+    stage.run(TIMEOUT)?;
     Ok(seen)
 }
 

@@ -20,7 +20,7 @@ use crate::trouble::Result;
 use crate::wrong;
 
 /// Timeout after which an event counts as lost.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 /// Interval, in steps, at which the counter's value is longer than a ring.
 const LONG_EVERY: u64 = 8;
 const LONG_BYTES: usize = 1500;
@@ -116,7 +116,7 @@ impl Ears {
     /// Waits until every written path had at least one event.
     async fn hear(&mut self, show: &Show, domid: Domid) -> Result<()> {
         while let Some((path, times)) = self.due.pop_front() {
-            let until = Instant::now() + PATIENCE;
+            let until = Instant::now() + TIMEOUT;
             loop {
                 let Some(heard) = in_time(show, until, self.watch.next()).await else {
                     wrong!("{domid} is never told of {path}");

@@ -44,7 +44,7 @@ const STEPS_PER_SECOND: u32 = 3000;
 const PERIOD_MIN: Duration = Duration::from_millis(5);
 const IN_BULK: &str = "domains in bulk";
 const ONE_BY_ONE: &str = "domains one by one";
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 /// Polling interval of the guests' progress.
 const SLICE: Duration = Duration::from_millis(5);
 
@@ -145,7 +145,7 @@ impl Moving {
         machine.fill(1..=size)?;
         machine.dismiss_toolstacks();
         machine.stage.spawn(Rc::clone(&machine).make_small(1..=size));
-        machine.stage.run(PATIENCE)?;
+        machine.stage.run(TIMEOUT)?;
         Ok(Moving { machine, source, destination, target: target.clone(), size })
     }
 
@@ -170,7 +170,7 @@ impl Moving {
         }
         self.ask(&show, Phase::Close)?;
         show.ask(Phase::End);
-        stage.run(PATIENCE)?;
+        stage.run(TIMEOUT)?;
         let seen = compare::compare(sockets.0, sockets.1, show.beliefs.take())?;
         let streams = tempfile::tempdir().map_err(|error| Trouble::io("no directory", error))?;
         let bytes = tool::bytes(sockets.1, self.size, streams.path())?;
@@ -230,7 +230,7 @@ impl Moving {
         let begun = Instant::now();
         while show.ready.get() < self.size {
             self.machine.stage.run_for(SLICE)?;
-            if begun.elapsed() > PATIENCE {
+            if begun.elapsed() > TIMEOUT {
                 wrong!("{} of {} guests reach {phase:?}", show.ready.get(), self.size);
             }
         }

@@ -20,7 +20,7 @@ const INTERVAL: Duration = Duration::from_millis(1);
 /// Warm-up time of each guest before the measurement.
 const WARM_UP: Duration = Duration::from_millis(10);
 /// Upper bound of any guest's wait for a reply.
-const PATIENCE: Duration = Duration::from_secs(90);
+const TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Latencies: the intended time of each request, and the time from then to its reply.
 pub struct Waits(Vec<(Instant, Duration)>);
@@ -82,7 +82,7 @@ impl Stayers {
         }
         let done = work();
         self.ends.store(true, Ordering::Relaxed);
-        let asked = self.begins.iter().map(|_| self.asked.recv_timeout(PATIENCE));
+        let asked = self.begins.iter().map(|_| self.asked.recv_timeout(TIMEOUT));
         let asked: Vec<_> = asked.collect();
         // A failure of the work may be the reason for missing replies.
         let done = done?;

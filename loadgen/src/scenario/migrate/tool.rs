@@ -16,7 +16,7 @@ use crate::wrong;
 /// Polling interval for the tool's end.
 const SLICE: Duration = Duration::from_millis(2);
 /// Timeout, longer than any move takes, even one by one.
-const PATIENCE: Duration = Duration::from_secs(300);
+const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// The way in which the domains are moved.
 #[derive(Clone, Copy, Debug)]
@@ -90,9 +90,9 @@ pub fn move_all(
     let begun = Instant::now();
     while !tool.is_finished() {
         stage.run_for(SLICE)?;
-        if begun.elapsed() > PATIENCE {
+        if begun.elapsed() > TIMEOUT {
             // The tool ends with the daemons.
-            wrong!("xsctl is not done after {PATIENCE:?}");
+            wrong!("xsctl is not done after {TIMEOUT:?}");
         }
     }
     tool.join().map_err(|_| Trouble::Wrong("nobody runs xsctl".into()))?

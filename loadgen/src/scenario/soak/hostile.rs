@@ -19,7 +19,7 @@ use crate::wrong;
 /// The domain with invalid ring indices.
 const BROKEN: Domid = Domid(3001);
 /// Timeout after which the daemon counts as not having noticed.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// A length above the maximum of a message.
 const TOO_LONG: u32 = 4097;
 /// An index distance beyond the ring's size, in bytes.
@@ -37,7 +37,7 @@ pub(super) fn all(socket: &Path, host: &mut SimClient, toolstack: &mut Blocking)
 
 fn connect(socket: &Path) -> Result<UnixStream> {
     let stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     Ok(stream)
 }
 
@@ -74,7 +74,7 @@ fn deaf(socket: &Path) -> Result<()> {
     stream.set_write_timeout(Some(Duration::from_millis(50)))?;
     let started = Instant::now();
     while stream.write_all(&requests).is_ok() {
-        if started.elapsed() > PATIENCE {
+        if started.elapsed() > TIMEOUT {
             wrong!("a client that reads nothing is served for ever");
         }
     }
@@ -90,7 +90,7 @@ fn nonsensical(host: &mut SimClient, toolstack: &mut Blocking) -> Result<()> {
     guest.notify()?;
     let started = Instant::now();
     while guest.page.load(ERROR) == 0 {
-        if started.elapsed() > PATIENCE {
+        if started.elapsed() > TIMEOUT {
             wrong!("nobody notices that a ring's index makes no sense");
         }
         thread::sleep(Duration::from_millis(1));

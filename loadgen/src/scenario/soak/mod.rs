@@ -52,7 +52,7 @@ const IDLE: usize = 200;
 const CYCLE: Duration = Duration::from_secs(4);
 /// Interval of status output.
 const NEWS: Duration = Duration::from_secs(60);
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 /// Number of retries while removals are still being accounted.
 const CHECKS_MAX: usize = 1000;
 /// Minimum number of cycles in a round to judge growth: the difference between single cycles is then small compared
@@ -150,7 +150,7 @@ fn watch(machine: &Machine, running: &Running) -> Result<Rc<[Watch]>> {
             Ok(())
         });
     }
-    machine.stage.run(PATIENCE)?;
+    machine.stage.run(TIMEOUT)?;
     Ok(watches.take().into())
 }
 
@@ -224,7 +224,7 @@ impl Soaking {
                     plant_and_fell(toolstack)?;
                     hostile::all(socket, host, toolstack)
                 });
-                stage.run(PATIENCE)?;
+                stage.run(TIMEOUT)?;
                 let resume = |panic| std::panic::resume_unwind(panic);
                 load.join().unwrap_or_else(resume)?;
                 others.join().unwrap_or_else(resume)
@@ -278,7 +278,7 @@ impl Soaking {
             wait_until_gone(&mut self.toolstack, domid)?;
         }
         self.machine.stage.spawn(Rc::clone(&self.machine).forget());
-        self.machine.stage.run(PATIENCE)
+        self.machine.stage.run(TIMEOUT)
     }
 
     /// Makes the daemon compare its redundant data, as `xsctl control check` does.
