@@ -12,7 +12,7 @@ use super::connection::Stream;
 use super::messages::take_messages;
 use super::serving::serve_ready;
 use super::snapshots::give_up_snapshots;
-use super::ticks::{fire_alarms, tick};
+use super::ticks::{fire_timers, tick};
 use super::{CHANNELS, WAKER, Worker};
 use crate::shard::mailbox::Slot;
 use crate::sync::Ordering;
@@ -50,7 +50,7 @@ fn pass(worker: &mut Worker, events: &Events) {
     worker.channels.recheck_host(&worker.core, &mut worker.clients);
     take_messages(worker);
     worker.core.former.take_out(&worker.core.shared.store);
-    fire_alarms(worker);
+    fire_timers(worker);
     worker.scan.run(&worker.core, &mut worker.clients);
     serve_ready(worker);
     give_up_snapshots(&mut worker.core, &mut worker.clients);

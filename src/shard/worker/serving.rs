@@ -96,7 +96,7 @@ fn conclude_pass(
         && connection.timer != Some(until)
     {
         connection.timer = Some(until);
-        worker.timers.set_alarm(until, slot);
+        worker.timers.set_deadline(until, slot);
     }
     listen_for_room(worker, connection)?;
     // A held-back connection stays ready, since no notification reports that the backlog is gone.

@@ -10,8 +10,8 @@ use crate::shard::session::Session;
 use crate::shard::session::core::Core;
 
 /// Makes the connections ready whose timers have expired.
-pub fn fire_alarms(worker: &mut Worker) {
-    while let Some(slot) = worker.timers.take_alarm(worker.core.now) {
+pub fn fire_timers(worker: &mut Worker) {
+    while let Some(slot) = worker.timers.take_due(worker.core.now) {
         worker.clients.make_ready(slot);
     }
 }

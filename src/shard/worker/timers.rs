@@ -14,7 +14,7 @@ pub const TICK: Duration = Duration::from_millis(250);
 /// A worker's timers.
 pub struct Timers {
     /// Connections with a timer of their own.
-    alarms: BinaryHeap<Reverse<(Instant, Slot)>>,
+    deadlines: BinaryHeap<Reverse<(Instant, Slot)>>,
     /// Connections served with each tick.
     ticking: HashSet<Slot, RandomState>,
     next_tick: Instant,
@@ -23,28 +23,28 @@ pub struct Timers {
 impl Timers {
     /// Creates an empty set of timers.
     pub fn new(now: Instant) -> Timers {
-        Timers { alarms: BinaryHeap::new(), ticking: HashSet::default(), next_tick: now }
+        Timers { deadlines: BinaryHeap::new(), ticking: HashSet::default(), next_tick: now }
     }
 
     /// Returns when the next timer or tick is due.
     pub fn next(&self) -> Option<Instant> {
         let tick = Some(self.next_tick).filter(|_| !self.ticking.is_empty());
-        let alarm = self.alarms.peek().map(|Reverse((until, _))| *until);
-        tick.into_iter().chain(alarm).min()
+        let deadline = self.deadlines.peek().map(|Reverse((until, _))| *until);
+        tick.into_iter().chain(deadline).min()
     }
 
     /// Sets a timer of a connection.
-    pub fn set_alarm(&mut self, until: Instant, slot: Slot) {
-        self.alarms.push(Reverse((until, slot)));
+    pub fn set_deadline(&mut self, until: Instant, slot: Slot) {
+        self.deadlines.push(Reverse((until, slot)));
     }
 
     /// Takes a connection whose timer has expired.
-    pub fn take_alarm(&mut self, now: Instant) -> Option<Slot> {
-        let &Reverse((until, slot)) = self.alarms.peek()?;
+    pub fn take_due(&mut self, now: Instant) -> Option<Slot> {
+        let &Reverse((until, slot)) = self.deadlines.peek()?;
         if until > now {
             return None;
         }
-        self.alarms.pop();
+        self.deadlines.pop();
         Some(slot)
     }
 
