@@ -7,7 +7,7 @@ use crossbeam::queue::SegQueue;
 use mio::Waker;
 
 use super::migration::move_request::MoveRequest;
-use super::migration::scatter_gather::Share;
+use super::migration::scatter_gather::Part;
 use super::signal::Signal;
 use crate::protocol::operations::DomainRequest;
 use crate::store::WatchList;
@@ -22,9 +22,9 @@ pub enum Message {
     /// A request about a domain whose owner thread this is.
     Domain(ReplyTo, Domid, DomainRequest),
     /// Quiesces a domain whose owner thread this is.
-    Quiesce(Share),
+    Quiesce(Part),
     /// Undoes the quiescing of such a domain.
-    Unquiesce(Share),
+    Unquiesce(Part),
     /// The reply for which a connection of this worker is parked.
     Reply(ReplyTo, Result<Vec<u8>, Errno>),
     /// A new client of the socket.

@@ -40,7 +40,7 @@ pub use mailbox::ReplyTo;
 pub use migration::move_request::{Expected, ImportEnd};
 pub use migration::owner_threads::OwnerThreads;
 #[doc(hidden)] // For tests/schedules.
-pub use migration::scatter_gather::{Gathered, Share, shares};
+pub use migration::scatter_gather::{Joined, Part, parts};
 pub use server::{Census, Server, Times};
 #[doc(hidden)]
 pub use signal::Signal;

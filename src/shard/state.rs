@@ -4,7 +4,7 @@
 pub mod kept;
 
 use self::kept::{Before, Carried, Mark, SavedConnection};
-use super::migration::scatter_gather::Share;
+use super::migration::scatter_gather::Part;
 use crate::domain::OwnSettings;
 use crate::migration::stream::state::Client;
 use crate::store::DomainSnapshot;
@@ -24,7 +24,7 @@ pub enum DomainState {
     /// Introduced and served.
     Running,
     /// Introduced, with its last request in progress and no other taken. The parts are replied to after it.
-    Quiescing(Vec<Share>),
+    Quiescing(Vec<Part>),
     /// Introduced, with no request in progress and none taken.
     Quiesced,
     /// Quiesced, and exported with this mark.
@@ -44,7 +44,7 @@ pub enum Event {
     /// Its ring cannot be mapped; the data is unchanged.
     ConnectFailed(Connect),
     /// The request QUIESCE, with the domain's part of it.
-    Quiesce(Share),
+    Quiesce(Part),
     /// The last request of a quiescing domain is done.
     Drained,
     /// The request UNQUIESCE.
@@ -107,9 +107,9 @@ pub struct Effects {
     /// The domain is served for the first time since its import.
     pub ends_import: bool,
     /// Parts of QUIESCE that have succeeded.
-    pub quiesced: Vec<Share>,
+    pub quiesced: Vec<Part>,
     /// Parts of QUIESCE that have failed, as UNQUIESCE overtook them.
-    pub overtaken: Vec<Share>,
+    pub overtaken: Vec<Part>,
     /// Undo this import.
     pub taken_back: Option<Imported>,
 }
@@ -141,7 +141,7 @@ pub fn next(state: DomainState, event: Event) -> Next {
             Connect::Left(moved) => (DomainState::Left(moved), done()),
             Connect::Arrived(moved, before) => (DomainState::Arrived(moved, before), done()),
         },
-        Event::Quiesce(share) => quiesce(state, share),
+        Event::Quiesce(part) => quiesce(state, part),
         Event::Drained => drained(state),
         Event::Unquiesce => unquiesce(state),
         Event::ExportFailed => export_failed(state),
@@ -180,20 +180,20 @@ fn introduce(state: DomainState) -> Next {
     }
 }
 
-fn quiesce(state: DomainState, share: Share) -> Next {
+fn quiesce(state: DomainState, part: Part) -> Next {
     match state {
         DomainState::Running => {
             let effects = Effects { service: Some(Service::Ends), ..Effects::default() };
-            (DomainState::Quiescing(vec![share]), Ok(effects))
+            (DomainState::Quiescing(vec![part]), Ok(effects))
         }
-        DomainState::Quiescing(mut shares) => {
-            shares.push(share);
-            (DomainState::Quiescing(shares), done())
+        DomainState::Quiescing(mut parts) => {
+            parts.push(part);
+            (DomainState::Quiescing(parts), done())
         }
         state @ (DomainState::Quiesced
         | DomainState::Exported(_)
         | DomainState::ArrivedIntroduced(..)) => {
-            (state, Ok(Effects { quiesced: vec![share], ..Effects::default() }))
+            (state, Ok(Effects { quiesced: vec![part], ..Effects::default() }))
         }
         state => (state, Err(Errno::ENOENT)),
     }
@@ -201,8 +201,8 @@ fn quiesce(state: DomainState, share: Share) -> Next {
 
 fn drained(state: DomainState) -> Next {
     match state {
-        DomainState::Quiescing(shares) => {
-            (DomainState::Quiesced, Ok(Effects { quiesced: shares, ..Effects::default() }))
+        DomainState::Quiescing(parts) => {
+            (DomainState::Quiesced, Ok(Effects { quiesced: parts, ..Effects::default() }))
         }
         state => (state, done()),
     }

@@ -6,7 +6,7 @@ use super::*;
 enum Notice {
     Request,
     Settled,
-    Quiesce(Share),
+    Quiesce(Part),
     Unquiesce,
     Death,
     Stop,
@@ -45,7 +45,7 @@ fn owner_thread(
     reaper: &Queue<Option<Vec<Removed>>>,
 ) {
     let mut client = world.client(guest);
-    let (mut unread, mut parked, mut quiesce) = (0, false, None::<Vec<Share>>);
+    let (mut unread, mut parked, mut quiesce) = (0, false, None::<Vec<Part>>);
     let mut connected = true;
     loop {
         match notices.pop() {
@@ -53,12 +53,12 @@ fn owner_thread(
             Notice::Settled => {
                 parked = false;
                 let waiting = quiesce.as_mut().map(std::mem::take).unwrap_or_default();
-                waiting.into_iter().for_each(Share::done);
+                waiting.into_iter().for_each(Part::done);
             }
-            Notice::Quiesce(share) if !connected => drop(share),
-            Notice::Quiesce(share) => {
+            Notice::Quiesce(part) if !connected => drop(part),
+            Notice::Quiesce(part) => {
                 let waiting = quiesce.get_or_insert_default();
-                if parked { waiting.push(share) } else { share.done() }
+                if parked { waiting.push(part) } else { part.done() }
             }
             Notice::Unquiesce => quiesce = None,
             Notice::Death => {
@@ -79,7 +79,7 @@ fn owner_thread(
 /// Runs a domain with a node, its owner thread and a reaper; `others` send messages, and get a function that requests
 /// QUIESCE and returns its outcome.
 fn with_owner_thread(
-    others: impl Fn(&World, &Queue<Notice>, &(dyn Fn() -> Gathered + Sync)) + Send + Sync + 'static,
+    others: impl Fn(&World, &Queue<Notice>, &(dyn Fn() -> Joined + Sync)) + Send + Sync + 'static,
 ) {
     explore(move || {
         let world = World::new();
@@ -91,8 +91,8 @@ fn with_owner_thread(
         let quiesce = || {
             let answers = Arc::new(Queue::new());
             let answer = Arc::clone(&answers);
-            for share in shares(&[Domid(5)], move |gathered| answer.push(gathered)) {
-                notices.push(Notice::Quiesce(share));
+            for part in parts(&[Domid(5)], move |joined| answer.push(joined)) {
+                notices.push(Notice::Quiesce(part));
             }
             let answer = answers.pop();
             assert!(answers.0.lock().unwrap().is_empty(), "answered twice");
@@ -147,8 +147,8 @@ fn two_home_threads_give_one_answer() {
     explore(|| {
         let answers = Arc::new(Queue::new());
         let answer = Arc::clone(&answers);
-        let both = shares(&[Domid(4), Domid(5)], move |gathered| answer.push(gathered));
-        let [four, five] = <[Share; 2]>::try_from(both).ok().unwrap();
+        let both = parts(&[Domid(4), Domid(5)], move |joined| answer.push(joined));
+        let [four, five] = <[Part; 2]>::try_from(both).ok().unwrap();
         at_once!(move || four.failed(Errno::EAGAIN), move || five.done());
         assert_eq!(answers.pop(), Ok(vec![(Domid(4), Errno::EAGAIN)]));
         assert!(answers.0.lock().unwrap().is_empty());

@@ -3,7 +3,7 @@
 use crossbeam::channel::bounded;
 
 use super::move_request::{Expected, ImportEnd, MoveReply, MoveRequest};
-use super::scatter_gather::{Gathered, shares};
+use super::scatter_gather::{Joined, parts};
 use crate::domain::Domain;
 use crate::migration::stream::state::Client;
 use crate::shard::mailbox::Message;
@@ -41,14 +41,14 @@ impl OwnerThreads {
             return Vec::new();
         }
         let (sender, receiver) = bounded(1);
-        let reply = move |gathered: Gathered| {
+        let reply = move |joined: Joined| {
             // Cannot fail: the receiver waits for it.
-            let _ = sender.send(gathered);
+            let _ = sender.send(joined);
         };
-        for share in shares(domids, reply) {
+        for part in parts(domids, reply) {
             self.shared
                 .mailboxes
-                .post(self.shared.owner_thread(share.domid()), Message::Quiesce(share));
+                .post(self.shared.owner_thread(part.domid()), Message::Quiesce(part));
         }
         self.wake();
         let all = |errno| domids.iter().map(|&domid| (domid, errno)).collect();

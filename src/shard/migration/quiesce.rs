@@ -11,7 +11,7 @@
 //! the usual limits, without a ticket: a domain that may never be served again must not hold back the domains that
 //! cause its events.
 
-use super::scatter_gather::Share;
+use super::scatter_gather::Part;
 use crate::shard::mailbox::Slot;
 use crate::shard::session::reservations::leave_turns;
 use crate::shard::session::{self, Parked};
@@ -23,21 +23,21 @@ use crate::transport::Disconnect;
 use crate::words::{Domid, Errno, Presence};
 
 /// Quiesces a domain whose owner thread this is.
-pub fn quiesce(worker: &mut Worker, share: Share) {
-    let domid = share.domid();
+pub fn quiesce(worker: &mut Worker, part: Part) {
+    let domid = part.domid();
     // A refused part was dropped, which reports ENOENT for its domain.
-    if let Ok(effects) = worker.step_of(domid, Event::Quiesce(share)) {
+    if let Ok(effects) = worker.step_of(domid, Event::Quiesce(part)) {
         perform(worker, domid, effects);
         drain(worker, domid);
     }
 }
 
 /// Undoes the quiescing of a domain whose owner thread this is.
-pub fn unquiesce(worker: &mut Worker, share: Share) {
-    let domid = share.domid();
+pub fn unquiesce(worker: &mut Worker, part: Part) {
+    let domid = part.domid();
     if let Ok(effects) = worker.step_of(domid, Event::Unquiesce) {
         perform(worker, domid, effects);
-        share.done();
+        part.done();
     }
 }
 
@@ -96,8 +96,8 @@ fn perform(worker: &mut Worker, domid: Domid, effects: Effects) {
     if effects.ends_import {
         tracing::info!(domid = domid.0, "served after its import");
     }
-    effects.quiesced.into_iter().for_each(Share::done);
-    effects.overtaken.into_iter().for_each(|share| share.failed(Errno::EAGAIN));
+    effects.quiesced.into_iter().for_each(Part::done);
+    effects.overtaken.into_iter().for_each(|part| part.failed(Errno::EAGAIN));
 }
 
 fn end_service(worker: &mut Worker, domid: Domid) {

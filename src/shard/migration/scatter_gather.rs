@@ -4,41 +4,38 @@ use crate::sync::{Arc, Mutex};
 use crate::words::{Domid, Errno};
 
 /// The domains that failed, by number, with their errors; or, if all failed, the error of the first.
-pub type Gathered = Result<Vec<(Domid, Errno)>, Errno>;
+pub type Joined = Result<Vec<(Domid, Errno)>, Errno>;
 
 /// The join of a request: the state that its parts share. The drop of the last part drops it, which sends the reply.
-struct Gathering {
+struct Join {
     asked: usize,
     failed: Mutex<Vec<(Domid, Errno)>>,
-    reply: Option<Box<dyn FnOnce(Gathered) + Send + Sync>>,
+    reply: Option<Box<dyn FnOnce(Joined) + Send + Sync>>,
 }
 
 /// One domain's part of a request. It counts however it ends: a part that is dropped, such as with the connection of a
 /// domain that dies, reports ENOENT.
-pub struct Share {
+pub struct Part {
     domid: Domid,
     result: Result<(), Errno>,
-    gathering: Arc<Gathering>,
+    join: Arc<Join>,
 }
 
 /// Creates a part for each domain. The thread that ends the last part calls `answer` with the joined result, once.
-pub fn shares(
-    domids: &[Domid],
-    reply: impl FnOnce(Gathered) + Send + Sync + 'static,
-) -> Vec<Share> {
-    let gathering = Arc::new(Gathering {
+pub fn parts(domids: &[Domid], reply: impl FnOnce(Joined) + Send + Sync + 'static) -> Vec<Part> {
+    let join = Arc::new(Join {
         asked: domids.len(),
         failed: Mutex::new(Vec::new()),
         reply: Some(Box::new(reply)),
     });
-    let share = |&domid| {
-        let gathering = Arc::clone(&gathering);
-        Share { domid, result: Err(Errno::ENOENT), gathering }
+    let part = |&domid| {
+        let join = Arc::clone(&join);
+        Part { domid, result: Err(Errno::ENOENT), join }
     };
-    domids.iter().map(share).collect()
+    domids.iter().map(part).collect()
 }
 
-impl Share {
+impl Part {
     /// Returns the domain of this part.
     pub fn domid(&self) -> Domid {
         self.domid
@@ -55,24 +52,24 @@ impl Share {
     }
 }
 
-impl Drop for Share {
+impl Drop for Part {
     fn drop(&mut self) {
         if let Err(errno) = self.result {
-            self.gathering.failed.lock().push((self.domid, errno));
+            self.join.failed.lock().push((self.domid, errno));
         }
     }
 }
 
-impl Drop for Gathering {
+impl Drop for Join {
     fn drop(&mut self) {
         let mut failed = std::mem::take(&mut *self.failed.lock());
         failed.sort_unstable_by_key(|(domid, _)| *domid);
-        let gathered = match failed.first() {
+        let joined = match failed.first() {
             Some((_, errno)) if failed.len() == self.asked => Err(*errno),
             _ => Ok(failed),
         };
         if let Some(reply) = self.reply.take() {
-            reply(gathered);
+            reply(joined);
         }
     }
 }
@@ -82,26 +79,26 @@ mod tests {
     use super::*;
 
     /// Returns the joined result of three parts that end in these ways.
-    fn gathered(ends: [fn(Share); 3]) -> Gathered {
+    fn joined(ends: [fn(Part); 3]) -> Joined {
         let (sender, receiver) = crossbeam::channel::unbounded();
-        let shares = shares(&[Domid(9), Domid(5), Domid(7)], move |gathered| {
-            sender.send(gathered).unwrap();
+        let parts = parts(&[Domid(9), Domid(5), Domid(7)], move |joined| {
+            sender.send(joined).unwrap();
         });
-        for (share, end) in shares.into_iter().zip(ends) {
+        for (part, end) in parts.into_iter().zip(ends) {
             assert!(receiver.try_recv().is_err(), "answered before the last");
-            end(share);
+            end(part);
         }
         receiver.try_recv().unwrap()
     }
 
     #[test]
     fn the_last_share_answers_for_all() {
-        let again: fn(Share) = |share| share.failed(Errno::EAGAIN);
-        assert_eq!(gathered([Share::done; 3]), Ok(vec![]));
+        let again: fn(Part) = |part| part.failed(Errno::EAGAIN);
+        assert_eq!(joined([Part::done; 3]), Ok(vec![]));
         assert_eq!(
-            gathered([drop, Share::done, again]),
+            joined([drop, Part::done, again]),
             Ok(vec![(Domid(7), Errno::EAGAIN), (Domid(9), Errno::ENOENT)])
         );
-        assert_eq!(gathered([drop, again, drop]), Err(Errno::EAGAIN));
+        assert_eq!(joined([drop, again, drop]), Err(Errno::EAGAIN));
     }
 }

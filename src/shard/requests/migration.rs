@@ -4,7 +4,7 @@
 use super::context::{ACK, Reply, RequestContext};
 use crate::protocol::operations::{DOMAINS_MAX, Form};
 use crate::shard::mailbox::Message;
-use crate::shard::migration::scatter_gather::{Gathered, Share, shares};
+use crate::shard::migration::scatter_gather::{Joined, Part, parts};
 use crate::words::{Domid, Errno};
 
 /// Parks the connection until the owner threads of all domains have done their parts, and returns `None`; or returns
@@ -13,7 +13,7 @@ pub fn ask_owner_threads(
     cx: &mut RequestContext<'_>,
     domids: &[Domid],
     form: Form,
-    message: fn(Share) -> Message,
+    message: fn(Part) -> Message,
 ) -> Option<Reply> {
     let registry = cx.core.registry();
     if domids.iter().any(|&domid| registry.is_privileged(domid)) {
@@ -24,13 +24,13 @@ pub fn ask_owner_threads(
     }
     let reply_to = cx.park();
     let mailboxes = cx.core.shared.mailboxes.clone();
-    let reply = move |gathered: Gathered| {
-        let result = gathered.map(|failed| show(&failed, form));
+    let reply = move |joined: Joined| {
+        let result = joined.map(|failed| show(&failed, form));
         mailboxes.post(reply_to.thread, Message::Reply(reply_to, result));
     };
-    for share in shares(domids, reply) {
-        let owner = cx.core.shared.owner_thread(share.domid());
-        cx.core.shared.mailboxes.post(owner, message(share));
+    for part in parts(domids, reply) {
+        let owner = cx.core.shared.owner_thread(part.domid());
+        cx.core.shared.mailboxes.post(owner, message(part));
     }
     None
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::domain::{Limits, OwnSettings, Registry};
-use crate::shard::migration::scatter_gather::shares;
+use crate::shard::migration::scatter_gather::parts;
 use crate::shard::session::output::Output;
 use crate::words::Domid;
 
@@ -31,8 +31,8 @@ const EVENTS: [&str; 9] = [
     "death",
 ];
 
-fn share() -> Share {
-    shares(&[Domid(5)], |_| {}).pop().unwrap()
+fn part() -> Part {
+    parts(&[Domid(5)], |_| {}).pop().unwrap()
 }
 
 fn settings() -> OwnSettings {
@@ -64,7 +64,7 @@ fn state(name: &str) -> DomainState {
     match name {
         "absent" => DomainState::Absent(None),
         "running" => DomainState::Running,
-        "quiescing" => DomainState::Quiescing(vec![share()]),
+        "quiescing" => DomainState::Quiescing(vec![part()]),
         "quiesced" => DomainState::Quiesced,
         "exported" => DomainState::Exported(mark()),
         "left" => DomainState::Left(moved()),
@@ -87,7 +87,7 @@ fn name(state: &DomainState) -> &'static str {
 fn after(from: &str, event: &str) -> String {
     let event = match event {
         "INTRODUCE" => Event::Introduce,
-        "QUIESCE" => Event::Quiesce(share()),
+        "QUIESCE" => Event::Quiesce(part()),
         "UNQUIESCE" => Event::Unquiesce,
         "EXPORT" => Event::Exported(mark()),
         "RELEASE" => Event::Release(None),
@@ -151,7 +151,7 @@ fn a_failed_export_serves_again_what_has_no_mark() {
 
 #[test]
 fn a_quiesce_is_replied_to_when_drained_and_fails_if_overtaken() {
-    let (quiescing, _) = next(DomainState::Running, Event::Quiesce(share()));
+    let (quiescing, _) = next(DomainState::Running, Event::Quiesce(part()));
     let (quiesced, effects) = next(quiescing, Event::Drained);
     assert_eq!((name(&quiesced), effects.unwrap().quiesced.len()), ("quiesced", 1));
     let (running, effects) = next(state("quiescing"), Event::Unquiesce);

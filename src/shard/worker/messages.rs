@@ -63,8 +63,8 @@ fn take_message(worker: &mut Worker, message: Message) {
         Message::Domain(reply_to, domid, request) => {
             domain_request(worker, reply_to, domid, request)
         }
-        Message::Quiesce(share) => quiesce(worker, share),
-        Message::Unquiesce(share) => unquiesce(worker, share),
+        Message::Quiesce(part) => quiesce(worker, part),
+        Message::Unquiesce(part) => unquiesce(worker, part),
         Message::DomainChanged(domid) => domain_changed(worker, domid),
         Message::Accepted(socket) => accepted(worker, socket),
         Message::Unblocked(domid) => {
