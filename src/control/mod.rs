@@ -46,13 +46,13 @@ pub struct Counters {
     /// Connected socket clients.
     pub clients: u64,
     /// Reservations granted so far to transactions that kept failing.
-    pub turns: u64,
+    pub reservations: u64,
     /// Reservations that timed out before their transaction ended.
-    pub turns_overdue: u64,
+    pub reservations_overdue: u64,
     /// Connections waiting for a reservation.
-    pub turns_awaited: usize,
+    pub reservations_awaited: usize,
     /// Paths currently reserved, which other clients may not write.
-    pub guarded: usize,
+    pub reserved: usize,
     /// Domains that died since the start.
     pub deaths: u64,
 }

@@ -45,10 +45,10 @@ fn write(served: &dyn Served, text: &mut String) -> fmt::Result {
         domains.iter().filter(|domain| domain.presence().is_quiesced()).map(|domain| domain.domid);
     write_quiesced(&quiesced.collect::<Vec<_>>(), text)?;
     writeln!(text, "open transactions: {transactions}")?;
-    let (turns, overdue, awaited) =
-        (counters.turns, counters.turns_overdue, counters.turns_awaited);
-    writeln!(text, "turns of transactions: {turns}, overdue: {overdue}, awaited: {awaited}")?;
-    writeln!(text, "guarded paths: {}", counters.guarded)?;
+    let (begun, overdue, awaited) =
+        (counters.reservations, counters.reservations_overdue, counters.reservations_awaited);
+    writeln!(text, "turns of transactions: {begun}, overdue: {overdue}, awaited: {awaited}")?;
+    writeln!(text, "guarded paths: {}", counters.reserved)?;
     write_conflicts(served, text)?;
     domains.sort_by_key(|domain| std::cmp::Reverse(domain.account.used(Quota::Memory)));
     write_domains(&domains, text)

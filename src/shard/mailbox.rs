@@ -34,7 +34,7 @@ pub enum Message {
     /// The domain's outstanding requests are below their quota again.
     Unblocked(Domid),
     /// A connection parked for a reservation, or for the end of one, may go on.
-    Unguarded(ReplyTo),
+    ReservationEnded(ReplyTo),
     /// Asks for the watches of this worker's connections, with the store's tries of the same moment.
     CheckWatches(crossbeam::channel::Sender<WatchList>),
     /// A request of a migration thread about a domain whose owner thread this is.

@@ -19,31 +19,31 @@
 //! The client's connection is parked meanwhile. No worker ever blocks on another, so there is no deadlock between them.
 
 mod announcements;
-mod guards;
 mod mailbox;
 mod migration;
 mod requests;
+mod reservations;
 mod server;
 mod session;
 mod shared;
+mod shared_reservations;
 mod signal;
 mod standing;
 mod state;
 mod trace;
-mod turns;
 mod worker;
 
-#[doc(hidden)]
-pub use guards::Guards;
 #[doc(hidden)] // For tests/schedules.
 pub use mailbox::ReplyTo;
 pub use migration::move_request::{Expected, ImportEnd};
 pub use migration::owner_threads::OwnerThreads;
 #[doc(hidden)] // For tests/schedules.
 pub use migration::scatter_gather::{Joined, Part, parts};
+#[doc(hidden)]
+pub use reservations::{Claim, Reservations};
 pub use server::{Census, Server, Times};
+#[doc(hidden)]
+pub use shared_reservations::SharedReservations;
 #[doc(hidden)]
 pub use signal::Signal;
 pub use standing::Standing;
-#[doc(hidden)]
-pub use turns::{Claim, Turns};

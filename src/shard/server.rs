@@ -7,10 +7,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mio::{Poll, Waker};
 
-use super::guards::Guards;
 use super::mailbox::{Mailbox, Mailboxes, Message};
 use super::migration::owner_threads::OwnerThreads;
 use super::shared::{Shared, spawn};
+use super::shared_reservations::SharedReservations;
 use super::worker::rings::serve_control_domain;
 use super::worker::run::run;
 use super::worker::{WAKER, Worker};
@@ -81,7 +81,7 @@ impl Server {
             store,
             host,
             mailboxes,
-            guards: Guards::default(),
+            reservations: SharedReservations::default(),
             control_domain,
             watch_event_timeout: times.watch_event_timeout,
             ring_scan_interval: times.ring_scan_interval,

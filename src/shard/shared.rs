@@ -4,9 +4,9 @@ use std::io;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::guards::Guards;
 use super::mailbox::{Mailboxes, Message};
-use super::turns::Turns;
+use super::reservations::Reservations;
+use super::shared_reservations::SharedReservations;
 use crate::control;
 use crate::domain::Domain;
 use crate::host::Host;
@@ -19,7 +19,7 @@ pub struct Shared {
     pub store: Arc<Store>,
     pub host: Arc<dyn Host>,
     pub mailboxes: Mailboxes,
-    pub guards: Guards,
+    pub reservations: SharedReservations,
     /// The domain whose rights socket clients have.
     pub control_domain: Arc<Domain>,
     /// The timeout after which an event that its guest does not take is dropped; zero for none.
@@ -66,10 +66,14 @@ impl Shared {
     }
 
     /// Runs `work` on the reservations, advanced to `now`, and notifies the connections that may go on.
-    pub fn turns<T>(&self, now: Instant, work: impl FnOnce(&mut Turns) -> T) -> T {
-        let (result, woken) = self.guards.with(&self.store, now, work);
+    pub fn with_reservations<T>(
+        &self,
+        now: Instant,
+        work: impl FnOnce(&mut Reservations) -> T,
+    ) -> T {
+        let (result, woken) = self.reservations.with(&self.store, now, work);
         for reply_to in woken {
-            self.mailboxes.post(reply_to.thread, Message::Unguarded(reply_to));
+            self.mailboxes.post(reply_to.thread, Message::ReservationEnded(reply_to));
         }
         result
     }

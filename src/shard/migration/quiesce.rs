@@ -13,7 +13,7 @@
 
 use super::scatter_gather::Part;
 use crate::shard::mailbox::Slot;
-use crate::shard::session::reservations::leave_turns;
+use crate::shard::session::reservations::leave_reservations;
 use crate::shard::session::{self, Parked};
 use crate::shard::state::{Effects, Event, Service};
 use crate::shard::worker::Worker;
@@ -105,9 +105,9 @@ fn end_service(worker: &mut Worker, domid: Domid) {
     let slot = clients.of_domain(domid);
     let Some(connection) = slot.and_then(|slot| clients.get_mut(slot)) else { return };
     let session = &mut connection.session;
-    if session.parked.take_if(|parked| matches!(parked, Parked::Guard(_))).is_some() {
+    if session.parked.take_if(|parked| matches!(parked, Parked::Reserved(_))).is_some() {
         // Its write will not begin, so the next reservation need not wait for it.
-        leave_turns(core, session);
+        leave_reservations(core, session);
     }
     session.service = session::Service::Quiesced;
     session.outdate(core.next_number());

@@ -39,13 +39,13 @@ impl Served for Shared {
     }
 
     fn counters(&self) -> Counters {
-        let turns = self.guards.counts();
+        let reservations = self.reservations.counts();
         Counters {
             clients: self.clients.load(Ordering::Relaxed),
-            turns: turns.begun,
-            turns_overdue: turns.overdue,
-            turns_awaited: turns.waiting,
-            guarded: turns.guarded,
+            reservations: reservations.begun,
+            reservations_overdue: reservations.overdue,
+            reservations_awaited: reservations.waiting,
+            reserved: reservations.reserved,
             deaths: self.deaths.load(Ordering::Relaxed),
         }
     }

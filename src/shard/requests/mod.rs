@@ -14,7 +14,7 @@ use std::borrow::Cow;
 use self::context::{ACK, Outcome, RequestContext, text_reply};
 use super::mailbox::Message;
 use super::session::core::Core;
-use super::session::reservations::{Admission, await_turn};
+use super::session::reservations::{Admission, await_reservation};
 use super::session::{Pending, Session};
 use super::trace;
 use crate::log;
@@ -108,7 +108,7 @@ fn dispatch(cx: &mut RequestContext<'_>, request: Request<'_>) -> Outcome {
     let reply = match request {
         Request::Node(path, request) => return node::serve(cx, path, request),
         Request::EndTransaction(end) => return transaction::end(cx, end),
-        Request::StartTransaction => match await_turn(cx.core, cx.session) {
+        Request::StartTransaction => match await_reservation(cx.core, cx.session) {
             Admission::Parked => return Outcome::Retry,
             Admission::Admitted => Some(transaction::start(cx)),
         },

@@ -7,7 +7,7 @@ use super::transaction;
 use crate::domain::{FEATURE_DOMID_ANY, Quota};
 use crate::protocol::operations::NodeRequest;
 use crate::protocol::{ReplySlot, Strings};
-use crate::shard::session::reservations::{Admission, await_guard};
+use crate::shard::session::reservations::{Admission, await_reserved_path};
 use crate::store::{Op, StoreError, Verb};
 use crate::sync::Arc;
 use crate::words::{Domid, Entry, Errno, Path, PathSpace, PermSet, Perms};
@@ -26,7 +26,7 @@ pub fn serve(cx: &mut RequestContext<'_>, path: &[u8], request: NodeRequest<'_>)
         return transaction::execute(cx, &op);
     }
     let writes = op.verb.writes();
-    if writes && await_guard(cx.core, cx.session, [op.path]) == Admission::Parked {
+    if writes && await_reserved_path(cx.core, cx.session, [op.path]) == Admission::Parked {
         return Outcome::Retry;
     }
     let slot = ReplySlot::begin(cx.session.output.buffer(), cx.header);

@@ -7,7 +7,7 @@ use crate::domain::Quota;
 use crate::protocol::ReplySlot;
 use crate::protocol::operations::TransactionEnd;
 use crate::shard::session::open_transaction::OpenTransaction;
-use crate::shard::session::reservations::{Admission, await_guard, forget_failed};
+use crate::shard::session::reservations::{Admission, await_reserved_path, forget_failed};
 use crate::shard::session::transactions::note_conflict;
 use crate::store::{Failure, Invocation, Op, Replay, Transaction};
 use crate::words::{Errno, PathBuf};
@@ -76,7 +76,7 @@ fn execute_caught_up(cx: &mut RequestContext<'_>, op: &Op<'_>, id: u32) -> Resul
 /// Ends a transaction: all of its changes are committed, or none.
 pub fn end(cx: &mut RequestContext<'_>, end: TransactionEnd) -> Outcome {
     let id = cx.header.tx_id.get();
-    if end == TransactionEnd::Commit && await_guards(cx, id) == Admission::Parked {
+    if end == TransactionEnd::Commit && await_reserved_paths(cx, id) == Admission::Parked {
         return Outcome::Retry;
     }
     let Some(mut open) = cx.session.transactions.remove(&id) else {
@@ -104,12 +104,12 @@ pub fn end(cx: &mut RequestContext<'_>, end: TransactionEnd) -> Outcome {
     Outcome::Used
 }
 
-fn await_guards(cx: &mut RequestContext<'_>, id: u32) -> Admission {
-    if cx.core.shared.guards.any()
+fn await_reserved_paths(cx: &mut RequestContext<'_>, id: u32) -> Admission {
+    if cx.core.shared.reservations.any()
         && let Some(open) = cx.session.transactions.get(&id)
     {
         let written: Vec<_> = open.transaction.written_paths().cloned().collect();
-        return await_guard(cx.core, cx.session, written.iter().map(PathBuf::as_path));
+        return await_reserved_path(cx.core, cx.session, written.iter().map(PathBuf::as_path));
     }
     Admission::Admitted
 }

@@ -4,30 +4,30 @@ use crate::words::{Path, PathBuf};
 
 /// The limit on the paths of one reservation; beyond it, two are replaced by their common ancestor. Every write is
 /// compared with each path while a reservation lasts.
-const GUARDED_PATHS_MAX: usize = 8;
+const RESERVED_PATHS_MAX: usize = 8;
 
 /// The memory of failed transactions.
 #[derive(Default)]
 pub struct Failing {
     /// The number of consecutive conflicts.
     pub conflicts: u32,
-    /// The paths of the conflicts: at most [`GUARDED_PATHS_MAX`].
+    /// The paths of the conflicts: at most [`RESERVED_PATHS_MAX`].
     pub paths: Vec<PathBuf>,
     /// Whether the connection got a reservation, which may have expired.
-    pub in_turn: bool,
+    pub in_reservation: bool,
 }
 
 impl Failing {
-    /// Notes a conflict at `path`, which was reserved if `in_turn`: the connection has a reservation that has not
+    /// Notes a conflict at `path`, which was reserved if `in_reservation`: the connection has a reservation that has not
     /// expired.
-    pub fn note(&mut self, path: Path<'_>, in_turn: bool) {
+    pub fn note(&mut self, path: Path<'_>, in_reservation: bool) {
         self.conflicts = self.conflicts.saturating_add(1);
-        let room = self.paths.len() < GUARDED_PATHS_MAX;
+        let room = self.paths.len() < RESERVED_PATHS_MAX;
         let covers = |known: &&mut PathBuf| path.is_within(known.as_path());
         if let Some(known) = self.paths.iter_mut().find(covers) {
             // The reply to RM of a missing node depends on its parent, so reserving the path itself may not suffice:
             // reserve its parent instead.
-            if in_turn && let Some(above) = known.as_path().parent().filter(is_narrow) {
+            if in_reservation && let Some(above) = known.as_path().parent().filter(is_narrow) {
                 *known = above.to_buf();
             }
         } else if is_narrow(&path) && room {
@@ -77,12 +77,12 @@ mod tests {
         assert_eq!(noted(&failing), ["/a"], "its guard was not enough");
         failing.note(path("/a"), true);
         assert_eq!(noted(&failing), ["/a"], "but never all");
-        for domid in 1..GUARDED_PATHS_MAX {
+        for domid in 1..RESERVED_PATHS_MAX {
             failing.note(path(&format!("/local/domain/{domid}/x")), false);
         }
         failing.note(path("/local/domain/3/y"), false);
         failing.note(path("/elsewhere"), false);
-        assert_eq!(failing.paths.len(), GUARDED_PATHS_MAX);
+        assert_eq!(failing.paths.len(), RESERVED_PATHS_MAX);
         assert_eq!(noted(&failing)[3], "/local/domain/3");
         assert_eq!(noted(&failing)[0], "/a");
     }

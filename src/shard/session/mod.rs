@@ -54,7 +54,7 @@ pub enum Parked {
     /// For a reply of another thread to the request with this header.
     Reply(Header),
     /// For a reservation, or for the end of one, until this time at the latest: then the request is retried.
-    Guard(Instant),
+    Reserved(Instant),
 }
 
 /// The kind of a client, on which its limits depend.
@@ -184,7 +184,7 @@ impl Session {
     /// Returns when to serve the session even if nothing happens to it before.
     pub fn next_timeout(&self) -> Option<Instant> {
         match self.parked {
-            Some(Parked::Guard(until)) => Some(until),
+            Some(Parked::Reserved(until)) => Some(until),
             Some(Parked::Reply(_)) | None => None,
         }
     }

@@ -8,10 +8,10 @@ use crate::control;
 use crate::domain::{Limits, Registry};
 use crate::host::{Channels, DomainState, Gfn, Host, Port, RingPage};
 use crate::protocol::{Frame, HEADER_BYTES, frame};
-use crate::shard::guards::Guards;
 use crate::shard::mailbox::Mailboxes;
 use crate::shard::requests::{Step, serve_first};
 use crate::shard::shared::Shared;
+use crate::shard::shared_reservations::SharedReservations;
 use crate::store::{Store, matcher, reaper};
 use crate::sync::AtomicU64;
 use crate::words::Layout;
@@ -58,7 +58,7 @@ fn core() -> Core {
         store: Arc::new(store),
         host: Arc::new(NoHost),
         mailboxes,
-        guards: Guards::default(),
+        reservations: SharedReservations::default(),
         control_domain,
         watch_event_timeout: Duration::ZERO,
         ring_scan_interval: Duration::ZERO,

@@ -7,7 +7,7 @@ use crate::protocol::Header;
 use crate::shard::mailbox::Slot;
 use crate::shard::session::Session;
 use crate::shard::session::core::Core;
-use crate::shard::session::reservations::leave_turns;
+use crate::shard::session::reservations::leave_reservations;
 use crate::sync::Ordering;
 use crate::transport::Transport;
 
@@ -67,5 +67,5 @@ fn end(core: &mut Core, session: &mut Session) -> Option<Header> {
 pub fn withdraw(core: &mut Core, session: &mut Session) {
     session.drop_watches(core);
     session.drop_transactions();
-    leave_turns(core, session);
+    leave_reservations(core, session);
 }

@@ -72,7 +72,7 @@ fn take_message(worker: &mut Worker, message: Message) {
                 worker.clients.make_ready(slot);
             }
         }
-        Message::Unguarded(reply_to) => {
+        Message::ReservationEnded(reply_to) => {
             // The slot may have been reused since.
             let connection = worker.clients.get(reply_to.connection);
             if connection.is_some_and(|connection| connection.session.reply_to == reply_to) {

@@ -157,7 +157,7 @@ fn serve(worker: &mut Worker, connection: &mut Connection) -> Result<Next, Disco
     }
     // The state has changed: the retried request checks whether it may go on.
     let parked = &mut connection.session.parked;
-    let waited = parked.take_if(|parked| matches!(parked, Parked::Guard(_))).is_some();
+    let waited = parked.take_if(|parked| matches!(parked, Parked::Reserved(_))).is_some();
     connection.flush()?;
     flush_deferred(worker, connection)?;
     if connection.may_read(&worker.core) {

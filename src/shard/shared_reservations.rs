@@ -1,21 +1,21 @@
-//! Reservations shared by the workers: [`super::turns`] behind a lock, in step with the store's epoch.
+//! Reservations shared by the workers: [`super::reservations`] behind a lock, in step with the store's epoch.
 
 use std::time::Instant;
 
 use super::mailbox::ReplyTo;
-use super::turns::{Counts, Turns};
+use super::reservations::{Counts, Reservations};
 use crate::store::Store;
 use crate::sync::{AtomicBool, Mutex, Ordering};
 
 /// The reservations, shared by all threads.
 #[derive(Default)]
-pub struct Guards {
+pub struct SharedReservations {
     /// Whether any path is reserved: a copy for readers without the lock.
     any: AtomicBool,
-    turns: Mutex<Turns>,
+    reservations: Mutex<Reservations>,
 }
 
-impl Guards {
+impl SharedReservations {
     /// Returns whether any path is reserved. Cost: a load, which is all that a write pays when there is no reservation.
     pub fn any(&self) -> bool {
         self.any.load(Ordering::Acquire)
@@ -23,7 +23,7 @@ impl Guards {
 
     /// Returns the counters of reservations.
     pub fn counts(&self) -> Counts {
-        self.turns.lock().counts()
+        self.reservations.lock().counts()
     }
 
     /// Runs `work` on the reservations, advanced to `now`. Also returns the reply addresses of the connections that may
@@ -32,21 +32,21 @@ impl Guards {
         &self,
         store: &Store,
         now: Instant,
-        work: impl FnOnce(&mut Turns) -> T,
+        work: impl FnOnce(&mut Reservations) -> T,
     ) -> (T, Vec<ReplyTo>) {
-        let mut turns = self.turns.lock();
-        let before = turns.counts();
-        turns.advance(now);
-        let result = work(&mut turns);
-        turns.advance(now);
+        let mut reservations = self.reservations.lock();
+        let before = reservations.counts();
+        reservations.advance(now);
+        let result = work(&mut reservations);
+        reservations.advance(now);
         // Before the epoch begins: a writer that is admitted in the new epoch must find the reservation.
-        self.any.store(turns.guards(), Ordering::Release);
-        let after = turns.counts();
+        self.any.store(reservations.any_reserved(), Ordering::Release);
+        let after = reservations.counts();
         // Writes admitted before these paths were reserved must be refused, so each new or wider reservation begins an
         // epoch.
         if (before.begun, before.widened) != (after.begun, after.widened) {
             store.begin_epoch();
         }
-        (result, turns.take_woken())
+        (result, reservations.take_woken())
     }
 }

@@ -1,8 +1,8 @@
 //! The state machine of [reservations](super::session::reservations), without threads or clocks.
 //!
 //! ```text
-//!               ask                     end, or TURN_TIME_MAX
-//!   Nobodys -----------> Transactions -----------------------> Writers
+//!               ask                     end, or RESERVATION_TIME_MAX
+//!   Idle -----------> Transactions -----------------------> Writers
 //!      ^                      ^                                   |
 //!      |                      | first in the queue                | all came through,
 //!      +----------------------+-----------------------------------+ or GAP_TIME_MAX
@@ -20,7 +20,7 @@ use super::mailbox::ReplyTo;
 use crate::words::{Path, PathBuf};
 
 /// The limit of a reservation: then writers of the reserved paths go on, whatever its client does.
-pub const TURN_TIME_MAX: Duration = Duration::from_millis(50);
+pub const RESERVATION_TIME_MAX: Duration = Duration::from_millis(50);
 /// The time for which waiting writers precede the next reservation; each one's worker serves it in its next pass.
 const GAP_TIME_MAX: Duration = Duration::from_millis(50);
 /// The limit on connections that wait for a reservation; further transactions run without one. The whole queue is
@@ -40,7 +40,7 @@ pub enum Claim {
 
 /// The present reservation and the waiters.
 #[derive(Default)]
-pub struct Turns {
+pub struct Reservations {
     phase: Phase,
     /// Waiters for a reservation in FIFO order, with the paths to be reserved.
     queue: VecDeque<(ReplyTo, Vec<PathBuf>)>,
@@ -61,7 +61,7 @@ pub struct Counts {
     /// Reservations extended by further paths while they lasted.
     pub widened: u64,
     /// Paths reserved now.
-    pub guarded: usize,
+    pub reserved: usize,
     /// Connections waiting for a reservation now.
     pub waiting: usize,
 }
@@ -70,14 +70,14 @@ pub struct Counts {
 enum Phase {
     /// There is no reservation.
     #[default]
-    Nobodys,
+    Idle,
     /// Only `owner` may write what is at, above or below one of `paths`.
     Transactions { owner: ReplyTo, paths: Vec<PathBuf>, until: Instant },
     /// The next reservation begins when these waiters have been served.
     Writers { left: HashSet<ReplyTo, RandomState>, until: Instant },
 }
 
-impl Turns {
+impl Reservations {
     /// Applies the timeouts that have passed at `now`. Must be called before and after every other operation.
     pub fn advance(&mut self, now: Instant) {
         loop {
@@ -89,7 +89,7 @@ impl Turns {
                 Phase::Writers { left, until } if left.is_empty() || *until <= now => {
                     self.next(now);
                 }
-                Phase::Nobodys if !self.queue.is_empty() => self.next(now),
+                Phase::Idle if !self.queue.is_empty() => self.next(now),
                 _ => return,
             }
         }
@@ -103,11 +103,11 @@ impl Turns {
     }
 
     fn next(&mut self, now: Instant) {
-        self.phase = Phase::Nobodys;
+        self.phase = Phase::Idle;
         if let Some((owner, paths)) = self.queue.pop_front() {
             self.counts.begun += 1;
             self.woken.push(owner);
-            self.phase = Phase::Transactions { owner, paths, until: now + TURN_TIME_MAX };
+            self.phase = Phase::Transactions { owner, paths, until: now + RESERVATION_TIME_MAX };
         }
     }
 
@@ -125,7 +125,7 @@ impl Turns {
         match &self.phase {
             Phase::Transactions { owner, .. } if *owner == reply_to => Claim::Held,
             Phase::Transactions { until, .. } | Phase::Writers { until, .. } => Claim::Wait(*until),
-            Phase::Nobodys => Claim::Refused,
+            Phase::Idle => Claim::Refused,
         }
     }
 
@@ -158,15 +158,15 @@ impl Turns {
         reply_to: ReplyTo,
         paths: impl IntoIterator<Item = Path<'p>>,
     ) -> Option<Instant> {
-        let Phase::Transactions { owner, paths: guarded, until } = &self.phase else {
+        let Phase::Transactions { owner, paths: reserved, until } = &self.phase else {
             return None;
         };
         let overlap = |path: Path<'_>| {
-            let overlaps = |guarded: &PathBuf| {
-                let guarded = guarded.as_path();
-                path.is_within(guarded) || guarded.is_within(path)
+            let overlaps = |reserved: &PathBuf| {
+                let reserved = reserved.as_path();
+                path.is_within(reserved) || reserved.is_within(path)
             };
-            guarded.iter().any(overlaps)
+            reserved.iter().any(overlaps)
         };
         if *owner == reply_to || !paths.into_iter().any(overlap) {
             return None;
@@ -191,17 +191,17 @@ impl Turns {
     }
 
     /// Returns whether any path is reserved.
-    pub fn guards(&self) -> bool {
+    pub fn any_reserved(&self) -> bool {
         matches!(self.phase, Phase::Transactions { .. })
     }
 
     /// Returns the counters.
     pub fn counts(&self) -> Counts {
-        let guarded = match &self.phase {
+        let reserved = match &self.phase {
             Phase::Transactions { paths, .. } => paths.len(),
             _ => 0,
         };
-        Counts { guarded, waiting: self.queue.len(), ..self.counts }
+        Counts { reserved, waiting: self.queue.len(), ..self.counts }
     }
 
     /// Takes the connections to be notified that they may go on.
@@ -222,64 +222,67 @@ mod tests {
         Path::parse(text.as_bytes()).unwrap().to_buf()
     }
 
-    fn writes(turns: &mut Turns, connection: usize, text: &str) -> bool {
-        turns.wait(reply_to(connection), [path(text).as_path()]).is_none()
+    fn writes(reservations: &mut Reservations, connection: usize, text: &str) -> bool {
+        reservations.wait(reply_to(connection), [path(text).as_path()]).is_none()
     }
 
     #[test]
     fn turns_come_in_the_order_of_asking_and_writers_in_between() {
-        let (mut turns, now) = (Turns::default(), Instant::now());
-        assert_eq!(turns.ask(reply_to(1), &[path("/a")], now), Claim::Held);
-        assert!(matches!(turns.ask(reply_to(2), &[path("/b")], now), Claim::Wait(_)));
-        assert!(matches!(turns.ask(reply_to(3), &[path("/a/x")], now), Claim::Wait(_)));
-        turns.take_woken();
+        let (mut reservations, now) = (Reservations::default(), Instant::now());
+        assert_eq!(reservations.ask(reply_to(1), &[path("/a")], now), Claim::Held);
+        assert!(matches!(reservations.ask(reply_to(2), &[path("/b")], now), Claim::Wait(_)));
+        assert!(matches!(reservations.ask(reply_to(3), &[path("/a/x")], now), Claim::Wait(_)));
+        reservations.take_woken();
         for (text, writes_it) in [("/a", false), ("/a/x", false), ("/", false), ("/b", true)] {
-            assert_eq!(writes(&mut turns, 9, text), writes_it, "{text}");
-            assert!(writes(&mut turns, 1, text), "it is its own turn");
+            assert_eq!(writes(&mut reservations, 9, text), writes_it, "{text}");
+            assert!(writes(&mut reservations, 1, text), "it is its own turn");
         }
-        turns.end(reply_to(1), now);
-        turns.advance(now);
-        assert_eq!(turns.take_woken(), [reply_to(9)], "the writer goes first");
-        assert!(!turns.is_of(reply_to(2)) && writes(&mut turns, 9, "/a"));
-        turns.came_through(reply_to(9));
-        turns.advance(now);
-        assert!(turns.is_of(reply_to(2)) && !writes(&mut turns, 9, "/b"));
-        turns.leave(reply_to(9), now);
-        turns.leave(reply_to(2), now);
-        turns.advance(now);
-        assert!(turns.is_of(reply_to(3)));
-        turns.end(reply_to(3), now);
-        turns.advance(now);
-        assert!(!turns.guards() && turns.counts() == Counts { begun: 3, ..Counts::default() });
+        reservations.end(reply_to(1), now);
+        reservations.advance(now);
+        assert_eq!(reservations.take_woken(), [reply_to(9)], "the writer goes first");
+        assert!(!reservations.is_of(reply_to(2)) && writes(&mut reservations, 9, "/a"));
+        reservations.came_through(reply_to(9));
+        reservations.advance(now);
+        assert!(reservations.is_of(reply_to(2)) && !writes(&mut reservations, 9, "/b"));
+        reservations.leave(reply_to(9), now);
+        reservations.leave(reply_to(2), now);
+        reservations.advance(now);
+        assert!(reservations.is_of(reply_to(3)));
+        reservations.end(reply_to(3), now);
+        reservations.advance(now);
+        assert!(
+            !reservations.any_reserved()
+                && reservations.counts() == Counts { begun: 3, ..Counts::default() }
+        );
     }
 
     #[test]
     fn who_does_nothing_holds_nobody_up_for_long() {
-        let (mut turns, now) = (Turns::default(), Instant::now());
-        turns.ask(reply_to(1), &[path("/a")], now);
-        turns.ask(reply_to(2), &[path("/a")], now);
-        assert!(!writes(&mut turns, 9, "/a"));
-        turns.advance(now + TURN_TIME_MAX);
-        assert!(!turns.is_of(reply_to(1)) && writes(&mut turns, 9, "/a"));
+        let (mut reservations, now) = (Reservations::default(), Instant::now());
+        reservations.ask(reply_to(1), &[path("/a")], now);
+        reservations.ask(reply_to(2), &[path("/a")], now);
+        assert!(!writes(&mut reservations, 9, "/a"));
+        reservations.advance(now + RESERVATION_TIME_MAX);
+        assert!(!reservations.is_of(reply_to(1)) && writes(&mut reservations, 9, "/a"));
         // The writer is not served either.
-        let later = now + TURN_TIME_MAX + GAP_TIME_MAX;
-        turns.advance(later);
-        assert!(turns.is_of(reply_to(2)) && !writes(&mut turns, 9, "/a"));
-        turns.end(reply_to(1), later);
-        assert!(turns.is_of(reply_to(2)), "its turn was over");
-        assert_eq!(turns.counts().overdue, 1);
+        let later = now + RESERVATION_TIME_MAX + GAP_TIME_MAX;
+        reservations.advance(later);
+        assert!(reservations.is_of(reply_to(2)) && !writes(&mut reservations, 9, "/a"));
+        reservations.end(reply_to(1), later);
+        assert!(reservations.is_of(reply_to(2)), "its turn was over");
+        assert_eq!(reservations.counts().overdue, 1);
     }
 
     #[test]
     fn so_many_wait_and_the_rest_goes_without() {
-        let (mut turns, now) = (Turns::default(), Instant::now());
-        turns.ask(reply_to(0), &[path("/a")], now);
+        let (mut reservations, now) = (Reservations::default(), Instant::now());
+        reservations.ask(reply_to(0), &[path("/a")], now);
         for connection in 1..=WAITING_MAX {
             for _ in 0..2 {
-                assert!(matches!(turns.ask(reply_to(connection), &[], now), Claim::Wait(_)));
+                assert!(matches!(reservations.ask(reply_to(connection), &[], now), Claim::Wait(_)));
             }
         }
-        assert_eq!(turns.ask(reply_to(WAITING_MAX + 1), &[], now), Claim::Refused);
-        assert_eq!(turns.counts().waiting, WAITING_MAX);
+        assert_eq!(reservations.ask(reply_to(WAITING_MAX + 1), &[], now), Claim::Refused);
+        assert_eq!(reservations.counts().waiting, WAITING_MAX);
     }
 }
