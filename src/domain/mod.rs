@@ -1,14 +1,14 @@
 //! Domains as the store knows them: incarnations, accounts, quotas, tickets.
 
 mod account;
-mod life;
+mod incarnation;
 mod quota;
 mod registry;
 mod reports;
 mod ticket;
 
 pub use account::Account;
-pub use life::{Domain, Notice, OwnSettings};
+pub use incarnation::{Domain, Notice, OwnSettings};
 pub use quota::{Limits, Quota};
 pub use registry::Registry;
 use reports::{Report, Reports};
