@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
 
-use super::state::kept::{Carried, Mark};
+use super::state::kept::{Mark, StreamRemainder};
 use super::state::{DomainState, Effects, Event, next};
 use crate::domain::{Domain, Registry};
 use crate::sync::Arc;
@@ -94,9 +94,9 @@ impl DomainStates {
     }
 
     /// Returns the stream remainder that RELEASE left of a domain.
-    pub fn left_by_release(&mut self, domid: Domid) -> Option<&mut Carried> {
+    pub fn left_by_release(&mut self, domid: Domid) -> Option<&mut StreamRemainder> {
         match self.states.get_mut(&domid) {
-            Some((_, DomainState::Absent(Some(carried)))) => Some(carried),
+            Some((_, DomainState::Absent(Some(remainder)))) => Some(remainder),
             _ => None,
         }
     }

@@ -3,7 +3,7 @@
 
 pub mod kept;
 
-use self::kept::{Before, Carried, Mark, SavedConnection};
+use self::kept::{Before, Mark, SavedConnection, StreamRemainder};
 use super::migration::scatter_gather::Part;
 use crate::domain::OwnSettings;
 use crate::migration::stream::state::Client;
@@ -14,7 +14,7 @@ use crate::words::{Errno, Presence};
 pub enum DomainState {
     /// Not introduced. RELEASE without a mark may have left the remainder of its stream for an INTRODUCE of the same
     /// ring.
-    Absent(Option<Box<Carried>>),
+    Absent(Option<Box<StreamRemainder>>),
     /// Not introduced, with an import in progress, and its settings from before.
     Arriving(Box<Before>),
     /// Imported; the imported connection is kept for INTRODUCE.
@@ -56,7 +56,7 @@ pub enum Event {
     /// The state that the mark stands for has changed.
     Outdated,
     /// RELEASE without a mark; its connection has ended with this remainder.
-    Release(Option<Box<Carried>>),
+    Release(Option<Box<StreamRemainder>>),
     /// RELEASE with a valid mark; its connection has ended and is saved here.
     ReleaseWithMark(Box<Client>),
     /// An import begins; the domain has these settings.
@@ -72,7 +72,7 @@ pub enum Event {
 /// The connection with which a ring is mapped.
 pub enum Connect {
     /// A new one, with the stream remainder if RELEASE left one.
-    New(Option<Box<Carried>>),
+    New(Option<Box<StreamRemainder>>),
     /// That of a domain released with a mark.
     Left(Box<SavedConnection>),
     /// That of an import.
@@ -137,7 +137,7 @@ pub fn next(state: DomainState, event: Event) -> Next {
             }
         },
         Event::ConnectFailed(connect) => match connect {
-            Connect::New(carried) => (DomainState::Absent(carried), done()),
+            Connect::New(remainder) => (DomainState::Absent(remainder), done()),
             Connect::Left(moved) => (DomainState::Left(moved), done()),
             Connect::Arrived(moved, before) => (DomainState::Arrived(moved, before), done()),
         },
@@ -147,7 +147,7 @@ pub fn next(state: DomainState, event: Event) -> Next {
         Event::ExportFailed => export_failed(state),
         Event::Exported(mark) => exported(state, mark),
         Event::Outdated => outdated(state),
-        Event::Release(carried) => release(state, carried),
+        Event::Release(remainder) => release(state, remainder),
         Event::ReleaseWithMark(client) => release_with_mark(state, *client),
         Event::ImportBegins(settings) => import_begins(state, settings),
         Event::ImportEnds(moved) => import_ends(state, moved),
@@ -165,7 +165,7 @@ fn introduce(state: DomainState) -> Next {
         (DomainState::Connecting, Ok(Effects { connect: Some(connect), ..Effects::default() }))
     };
     match state {
-        DomainState::Absent(carried) => connect(Connect::New(carried)),
+        DomainState::Absent(remainder) => connect(Connect::New(remainder)),
         DomainState::Left(moved) => connect(Connect::Left(moved)),
         DomainState::Arrived(moved, before) => connect(Connect::Arrived(moved, before)),
         // A repeated INTRODUCE resets the event channel and the connection.
@@ -255,9 +255,9 @@ fn outdated(state: DomainState) -> Next {
     }
 }
 
-fn release(state: DomainState, carried: Option<Box<Carried>>) -> Next {
+fn release(state: DomainState, remainder: Option<Box<StreamRemainder>>) -> Next {
     if state.presence().is_introduced() {
-        (DomainState::Absent(carried), done())
+        (DomainState::Absent(remainder), done())
     } else {
         (state, Err(Errno::ENOENT))
     }
@@ -277,8 +277,8 @@ fn release_with_mark(state: DomainState, client: Client) -> Next {
 
 fn import_begins(state: DomainState, settings: OwnSettings) -> Next {
     match state {
-        DomainState::Absent(carried) => {
-            let before = Before { settings, carried };
+        DomainState::Absent(remainder) => {
+            let before = Before { settings, remainder };
             (DomainState::Arriving(Box::new(before)), done())
         }
         state => (state, Err(Errno::EEXIST)),
@@ -290,7 +290,7 @@ fn import_ends(state: DomainState, moved: Option<Box<SavedConnection>>) -> Next 
         (DomainState::Arriving(before), Some(moved)) => {
             (DomainState::Arrived(moved, before), done())
         }
-        (DomainState::Arriving(before), None) => (DomainState::Absent(before.carried), done()),
+        (DomainState::Arriving(before), None) => (DomainState::Absent(before.remainder), done()),
         (state, Some(_)) => (state, Err(Errno::ENOENT)),
         (state, None) => (state, done()),
     }
@@ -300,8 +300,8 @@ fn discard(state: DomainState) -> Next {
     let take_back = |imported| Ok(Effects { taken_back: Some(imported), ..Effects::default() });
     match state {
         DomainState::Arrived(moved, mut before) => {
-            let carried = before.carried.take();
-            (DomainState::Absent(carried), take_back(Imported { seen: moved.seen, before }))
+            let remainder = before.remainder.take();
+            (DomainState::Absent(remainder), take_back(Imported { seen: moved.seen, before }))
         }
         DomainState::ArrivedIntroduced(imported, _) => {
             (DomainState::Absent(None), take_back(imported))

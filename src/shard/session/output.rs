@@ -269,7 +269,7 @@ impl Output {
 
     /// Returns the output for a connection that takes over the ring, from the beginning of the message that is partly
     /// sent. Its replies do not count as outstanding.
-    pub fn carried(mut self) -> Output {
+    pub fn remainder(mut self) -> Output {
         self.compact();
         Output { bytes: self.bytes, sent: self.sent, begun: self.begun, ..Output::default() }
     }

@@ -10,7 +10,7 @@ use crate::words::Errno;
 
 /// The stream remainder that RELEASE keeps for an INTRODUCE of the same ring, so that the guest's stream is not
 /// interrupted by the pair.
-pub struct Carried {
+pub struct StreamRemainder {
     /// The indices of the ring, by which INTRODUCE checks that it is the same.
     pub position: (u32, u32),
     /// Bytes that were read and not consumed.
@@ -22,7 +22,7 @@ pub struct Carried {
     pub waits: Option<(u64, Header)>,
 }
 
-impl Carried {
+impl StreamRemainder {
     /// Queues the reply of the parked request.
     pub fn replied(&mut self, id: u64, result: Result<&[u8], Errno>) {
         if let Some((_, header)) = self.waits.take_if(|(waits, _)| *waits == id) {
@@ -38,7 +38,7 @@ pub struct Before {
     /// The settings that others made for the domain.
     pub settings: OwnSettings,
     /// The remainder that RELEASE left, for an INTRODUCE of the same ring.
-    pub carried: Option<Box<Carried>>,
+    pub remainder: Option<Box<StreamRemainder>>,
 }
 
 /// The mark of a successful export, with the state that it stands for.

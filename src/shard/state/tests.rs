@@ -41,7 +41,7 @@ fn settings() -> OwnSettings {
 }
 
 fn before() -> Box<Before> {
-    Box::new(Before { settings: settings(), carried: None })
+    Box::new(Before { settings: settings(), remainder: None })
 }
 
 fn seen() -> DomainSnapshot {
@@ -161,8 +161,8 @@ fn a_quiesce_is_replied_to_when_drained_and_fails_if_overtaken() {
 #[test]
 fn an_import_that_ends_without_a_domain_leaves_what_a_release_had_left() {
     let (position, partial) = ((0, 0), vec![1]);
-    let carried = Carried { position, partial, output: Output::default(), waits: None };
-    let absent = DomainState::Absent(Some(Box::new(carried)));
+    let remainder = StreamRemainder { position, partial, output: Output::default(), waits: None };
+    let absent = DomainState::Absent(Some(Box::new(remainder)));
     let (arriving, _) = next(absent, Event::ImportBegins(settings()));
     let (absent, _) = next(arriving, Event::ImportEnds(None));
     assert!(matches!(absent, DomainState::Absent(Some(_))));

@@ -16,7 +16,7 @@ use crate::shard::migration::marks::leave;
 use crate::shard::migration::saved_connection::reserve_transaction;
 use crate::shard::requests::context::ACK;
 use crate::shard::state::Event;
-use crate::shard::state::kept::Carried;
+use crate::shard::state::kept::StreamRemainder;
 use crate::sync::{Arc, Ordering};
 use crate::words::{Domid, Errno, INTRODUCE_DOMAIN, RELEASE_DOMAIN};
 
@@ -103,16 +103,16 @@ fn carry_on(
     worker: &mut Worker,
     mut connection: Box<Connection>,
     waits: Option<Header>,
-) -> Option<Box<Carried>> {
+) -> Option<Box<StreamRemainder>> {
     let position = connection.ring().map(|ring| ring.position()).unwrap_or_default();
     let partial = std::mem::take(&mut connection.session.partial);
-    let output = std::mem::take(&mut connection.session.output).carried();
+    let output = std::mem::take(&mut connection.session.output).remainder();
     let waits = waits.map(|header| (connection.session.reply_to.id, header));
     if waits.is_some() {
         worker.domains.note_released(connection.session.reply_to.id, connection.session.domid());
     }
     let is_empty = partial.is_empty() && output.is_empty() && waits.is_none();
-    (!is_empty).then(|| Box::new(Carried { position, partial, output, waits }))
+    (!is_empty).then(|| Box::new(StreamRemainder { position, partial, output, waits }))
 }
 
 fn resume(worker: &mut Worker, domid: Domid) -> Result<(), Errno> {

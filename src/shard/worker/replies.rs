@@ -14,8 +14,8 @@ pub fn take_reply(worker: &mut Worker, reply_to: ReplyTo, result: Result<Vec<u8>
     let result = result.as_deref().map_err(|errno| *errno);
     let mut slot = reply_to.connection;
     if let Some(domid) = worker.domains.take_released(reply_to.id) {
-        if let Some(carried) = worker.domains.left_by_release(domid) {
-            return carried.replied(reply_to.id, result);
+        if let Some(remainder) = worker.domains.left_by_release(domid) {
+            return remainder.replied(reply_to.id, result);
         }
         let Some(ring) = worker.clients.of_domain(domid) else { return };
         slot = ring;

@@ -97,12 +97,12 @@ fn take_over(
     position: (u32, u32),
 ) -> Connected {
     match connect {
-        Connect::New(carried) => {
-            if let Some(carried) = carried.filter(|carried| carried.position == position) {
-                session.partial = carried.partial;
-                session.output = carried.output;
+        Connect::New(remainder) => {
+            if let Some(remainder) = remainder.filter(|remainder| remainder.position == position) {
+                session.partial = remainder.partial;
+                session.output = remainder.output;
                 session.recharge_output();
-                if let Some((id, header)) = carried.waits {
+                if let Some((id, header)) = remainder.waits {
                     session.reply_to.id = id;
                     session.park(core, &header);
                 }

@@ -188,10 +188,10 @@ fn serve_requests(worker: &mut Worker, connection: &mut Connection) -> Result<In
     let mut stage = std::mem::take(&mut worker.stage);
     stage.clear();
     stage.append(&mut connection.session.partial);
-    let carried = stage.len();
+    let remainder = stage.len();
     // A whole message is buffered already, so the transport is not asked for more.
     let mut input = Input::More;
-    if connection.session.pending == Pending::Nothing || carried < MESSAGE_BYTES_MAX {
+    if connection.session.pending == Pending::Nothing || remainder < MESSAGE_BYTES_MAX {
         input = connection.transport.read(&mut stage, READ_BYTES)?;
     }
     let caller = connection.session.take_caller(&worker.core);
@@ -203,7 +203,7 @@ fn serve_requests(worker: &mut Worker, connection: &mut Connection) -> Result<In
     if is_more && input != Input::Closed && session.pending == Pending::Nothing {
         session.pending = Pending::Requests;
     }
-    keep_rest(connection, &stage, used, carried);
+    keep_rest(connection, &stage, used, remainder);
     worker.stage = stage;
     result?;
     Ok(input)
@@ -268,18 +268,18 @@ fn end_pass(worker: &mut Worker, connection: &mut Connection) -> Next {
 /// Keeps the rest of the staged bytes, of which the first `carried` were kept before. Whole requests of a ring that
 /// have to wait stay in the page, for whichever worker or daemon serves the ring next. Half a request is taken out,
 /// since a guest that has yet to write the other half notifies only a ring that it finds empty.
-fn keep_rest(connection: &mut Connection, stage: &[u8], used: usize, carried: usize) {
+fn keep_rest(connection: &mut Connection, stage: &[u8], used: usize, remainder: usize) {
     let rest = &stage[used..];
     let Connection { session, transport, .. } = connection;
     match transport {
         Transport::Socket(_) => session.partial.extend_from_slice(rest),
         Transport::Ring(ring) => {
             if matches!(frame(rest), Frame::Incomplete(_)) {
-                ring.consume(stage.len() - carried);
+                ring.consume(stage.len() - remainder);
                 session.partial.extend_from_slice(rest);
             } else {
-                ring.consume(used.saturating_sub(carried));
-                session.partial.extend_from_slice(stage.get(used..carried).unwrap_or(&[]));
+                ring.consume(used.saturating_sub(remainder));
+                session.partial.extend_from_slice(stage.get(used..remainder).unwrap_or(&[]));
             }
         }
     }
