@@ -17,7 +17,7 @@ use gungraun::{
 };
 use world::{LEAVES, UNWATCHED, World, backends_of, leaf_of, write};
 use xenstored::store::{Executed, Transaction, Verb};
-use xenstored::words::Domid;
+use xenstored::types::Domid;
 
 /// Enough operations to average out the hash seeds, which differ between processes.
 const ROUNDS: usize = 500;

@@ -18,7 +18,7 @@ use xenstored::migration::stream::fields::Order;
 use xenstored::migration::stream::state::Client;
 use xenstored::migration::stream::{Connection, Transport, VERSION, Watch};
 use xenstored::sync::workers::Workers;
-use xenstored::words::Domid;
+use xenstored::types::Domid;
 
 const DOMAINS: u16 = 4000;
 const WATCHES: usize = 10;

@@ -31,7 +31,7 @@ use instructions::Counted;
 use world::{UNWATCHED, World, leaf_of, write};
 use xenstored::store::{Generations, Op, Removed, Store, Transaction, Verb};
 use xenstored::sync::holds::{self, Holds};
-use xenstored::words::{Domid, Path};
+use xenstored::types::{Domid, Path};
 
 const NODES: usize = 100_000;
 /// Longer waits are recorded as this.

@@ -17,7 +17,7 @@ use xenstored::migration::stream::fields::Order;
 use xenstored::migration::stream::state::{Client, State};
 use xenstored::migration::stream::{Reader, VERSION};
 use xenstored::store::Generations;
-use xenstored::words::Domid;
+use xenstored::types::Domid;
 
 const DOMAINS: u16 = 1000;
 const BATCH: u16 = 8;

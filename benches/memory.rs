@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use daemon::{Client, Daemon, WRITE};
 use fastrand::Rng;
-use xenstored::words::Domid;
+use xenstored::types::Domid;
 
 /// Number of domains; the environment variable `XENSTORED_DOMAINS` overrides it.
 const DOMAINS: u16 = 1000;

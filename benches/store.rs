@@ -9,7 +9,7 @@ use std::hint::black_box;
 use criterion::{Criterion, criterion_group, criterion_main};
 use world::{LEAVES, UNWATCHED, World, leaf_of, write};
 use xenstored::store::Verb;
-use xenstored::words::Domid;
+use xenstored::types::Domid;
 
 const DOMAINS: u16 = 1000;
 const DOMID: Domid = Domid(500);

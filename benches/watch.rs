@@ -3,8 +3,8 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use xenstored::types::{Domid, Path, PathBuf};
 use xenstored::watch::{Entry, Matches, Trie, Watcher};
-use xenstored::words::{Domid, Path, PathBuf};
 
 /// Number of paths with one watch each.
 const WATCHES: u32 = 100_000;

@@ -13,7 +13,7 @@ use mio::{Interest, Poll, Token};
 use xenstored::host::page::{REQ_CONS, REQ_PROD};
 use xenstored::host::xen::XenHost;
 use xenstored::host::{Channels, Host, Port, RingPage};
-use xenstored::words::Domid;
+use xenstored::types::Domid;
 
 /// The time-out for an event.
 const TIMEOUT: Duration = Duration::from_secs(30);

@@ -8,7 +8,7 @@ use xenstored::migration::stream::libxl_record;
 use xenstored::migration::stream::state::State;
 use xenstored::protocol::operations::{Form, Parser, TABLE, command};
 use xenstored::protocol::{Frame, HEADER_BYTES, Operation, decimal, frame, one_string, strings};
-use xenstored::words::{ABS_PATH_MAX, Domid, Entry, Layout, Path, PathSpace, REL_PATH_MAX};
+use xenstored::types::{ABS_PATH_MAX, Domid, Entry, Layout, Path, PathSpace, REL_PATH_MAX};
 
 /// A stream is cut into messages; each has its arguments read as every operation would.
 pub fn stream(mut stream: &[u8]) {

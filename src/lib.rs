@@ -46,8 +46,8 @@ pub mod store;
 #[doc(hidden)]
 pub mod sync;
 pub mod transport;
+pub mod types;
 pub mod watch;
-pub mod words;
 pub mod xsctl;
 
 /// Runs the daemon with the given command line (`argv[0]` included) and returns the process exit code. Errors go to

@@ -18,8 +18,8 @@ use xenstored::migration::stream::fields::Order;
 use xenstored::migration::stream::state::{Client, State};
 use xenstored::migration::stream::{Connection, Reader, Record, Transport, Watch};
 use xenstored::store::{Generations, ImportError, Verb};
-use xenstored::words::Presence;
-use xenstored::words::{Domid, Entry, Errno};
+use xenstored::types::Presence;
+use xenstored::types::{Domid, Entry, Errno};
 
 const DOMIDS: [u16; 3] = [5, 6, 7];
 

@@ -7,7 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use xenstored::migration::stream::fields::Order;
 use xenstored::migration::stream::libxl_record::{Data, write_v8};
-use xenstored::words::Entry;
+use xenstored::types::Entry;
 
 const GOLDEN: [&[u8]; 3] = [
     include_bytes!("golden/v1-big.stream"),

@@ -6,17 +6,17 @@ use std::path::Path;
 /// What each layer may import besides itself. A layer is a folder, or a folder in one; a file without a layer fails.
 const LAYERS: [(&str, &[&str]); 20] = [
     ("sync", &[]),
-    ("words", &["sync"]),
-    ("log", &["words", "sync"]),
-    ("domain", &["words", "log", "sync"]),
-    ("watch", &["domain", "words", "log", "sync"]),
-    ("store", &["watch", "domain", "words", "log", "sync"]),
-    ("protocol", &["words", "log"]),
-    ("host", &["words", "log", "sync"]),
-    ("transport", &["host", "words", "log", "sync"]),
-    ("control", &["store", "watch", "domain", "protocol", "words", "log", "sync"]),
-    ("migration/stream", &["words"]),
-    ("migration/store", &["migration/stream", "store", "domain", "words", "sync"]),
+    ("types", &["sync"]),
+    ("log", &["types", "sync"]),
+    ("domain", &["types", "log", "sync"]),
+    ("watch", &["domain", "types", "log", "sync"]),
+    ("store", &["watch", "domain", "types", "log", "sync"]),
+    ("protocol", &["types", "log"]),
+    ("host", &["types", "log", "sync"]),
+    ("transport", &["host", "types", "log", "sync"]),
+    ("control", &["store", "watch", "domain", "protocol", "types", "log", "sync"]),
+    ("migration/stream", &["types"]),
+    ("migration/store", &["migration/stream", "store", "domain", "types", "sync"]),
     (
         "shard",
         &[
@@ -28,7 +28,7 @@ const LAYERS: [(&str, &[&str]); 20] = [
             "host",
             "control",
             "migration/stream",
-            "words",
+            "types",
             "log",
             "sync",
         ],
@@ -42,14 +42,14 @@ const LAYERS: [(&str, &[&str]); 20] = [
             "store",
             "protocol",
             "domain",
-            "words",
+            "types",
             "log",
             "sync",
         ],
     ),
     // Declares its folders, and imports nothing.
     ("migration", &[]),
-    ("listener", &["words", "log", "sync"]),
+    ("listener", &["types", "log", "sync"]),
     (
         "daemon",
         &[
@@ -60,13 +60,13 @@ const LAYERS: [(&str, &[&str]); 20] = [
             "host",
             "domain",
             "protocol",
-            "words",
+            "types",
             "log",
             "sync",
         ],
     ),
-    ("guest", &["daemon", "host", "protocol", "words"]),
-    ("xsctl", &["migration/stream", "protocol", "words"]),
+    ("guest", &["daemon", "host", "protocol", "types"]),
+    ("xsctl", &["migration/stream", "protocol", "types"]),
     ("lib", &[]),
 ];
 
@@ -183,7 +183,7 @@ fn an_import_that_goes_up_is_found() {
     ] {
         assert_eq!(faults(name, code).len(), 1, "{name}: {code}");
     }
-    assert!(faults("store/tree.rs", &code("use crate::words::Path; // crate::shard")).is_empty());
+    assert!(faults("store/tree.rs", &code("use crate::types::Path; // crate::shard")).is_empty());
 }
 
 /// No layer imports one that imports it, directly or through others.

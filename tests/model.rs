@@ -18,7 +18,7 @@ use common::{Control, Random, World, op};
 use naive::{Carried, Events, Model, Op, PERMS};
 use xenstored::migration::stream::state::State;
 use xenstored::migration::stream::{Node, Reader};
-use xenstored::words::{Domid, Entry};
+use xenstored::types::{Domid, Entry};
 
 /// The connections: two of the control domain, and those of guests. Domain 7 dies and returns.
 const NAMES: [&str; 5] = ["dom0", "dom0.b", "dom5", "dom6", "dom7"];

@@ -6,7 +6,7 @@ use std::fs;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use xenstored::host::Host;
 use xenstored::host::sim::{SimClient, SimHost};
-use xenstored::words::Domid;
+use xenstored::types::Domid;
 
 const DOMAINS: u16 = 10_000;
 

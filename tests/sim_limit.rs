@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use xenstored::host::sim::{SimClient, SimHost};
-use xenstored::words::Domid;
+use xenstored::types::Domid;
 
 const LIMIT: u64 = 200;
 

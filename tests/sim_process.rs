@@ -9,7 +9,7 @@ use mio::{Events, Interest, Poll, Token};
 use xenstored::host::page::{REQ_PROD, RSP_PROD, RSP_RING};
 use xenstored::host::sim::{SimClient, SimHost};
 use xenstored::host::{Channels, Host};
-use xenstored::words::Domid;
+use xenstored::types::Domid;
 
 const SOCKET: &str = "SIM_PROCESS_SOCKET";
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use world::{Client, World, at, commit_error};
 use xenstored::domain::{Domain, Quota};
 use xenstored::store::{Failure, INLINE_NODES_MAX, PINNED_PARTITIONS_MAX, Transaction, Tree, Verb};
-use xenstored::words::{Domid, Errno, RELEASE_DOMAIN, ShardId};
+use xenstored::types::{Domid, Errno, RELEASE_DOMAIN, ShardId};
 
 #[test]
 fn a_store_begins_with_its_nodes() {

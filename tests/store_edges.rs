@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use world::{Client, World, at, commit_error};
 use xenstored::domain::{Domain, Quota};
 use xenstored::store::{Failure, Generations, Op, StoreError, Transaction, Verb};
-use xenstored::words::{Domid, Errno};
+use xenstored::types::{Domid, Errno};
 
 /// Creates these nodes, each with its permissions.
 fn plant(control: &mut Client, nodes: &[(&str, &str)]) {

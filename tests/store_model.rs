@@ -13,8 +13,8 @@ use naive::{Events, Model, Op, PERMS};
 use proptest::prelude::*;
 use world::{Client, World, commit_error, perms};
 use xenstored::store::{Transaction, Verb};
+use xenstored::types::{Domid, Errno, Path, PathSpace, REL_PATH_MAX};
 use xenstored::watch::Watcher;
-use xenstored::words::{Domid, Errno, Path, PathSpace, REL_PATH_MAX};
 
 /// The connections: one of the control domain, and those of guests. Domain 7 dies and returns.
 const DOMIDS: [u16; 4] = [0, 5, 6, 7];

@@ -96,7 +96,7 @@ fn the_same_state_does_not_differ_whatever_the_byte_order() {
 fn state(records: &[Record]) -> Vec<u8> {
     use xenstored::migration::stream::fields::Order;
     use xenstored::migration::stream::{Connection, Transport};
-    use xenstored::words::Domid;
+    use xenstored::types::Domid;
     let mut writer = Writer::new(Vec::new(), 2, Order::Little).unwrap();
     let connection = Connection {
         id: 1,
@@ -113,7 +113,7 @@ fn state(records: &[Record]) -> Vec<u8> {
 
 fn node(path: &str, value: &str, perms: &[&str]) -> Record {
     use xenstored::migration::stream::Node;
-    use xenstored::words::Entry;
+    use xenstored::types::Entry;
     let perms = perms.iter().map(|text| Entry::parse(text.as_bytes()).unwrap()).collect();
     Record::Node(Node { pending: None, path: path.into(), value: value.into(), perms })
 }

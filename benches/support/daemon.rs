@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use xenstored::host::sim::{SimClient, SimGuest};
 use xenstored::protocol::{Frame, HEADER_BYTES, frame};
-use xenstored::words::Domid;
+use xenstored::types::Domid;
 
 /// Timeout of the daemon's start.
 const TIMEOUT: Duration = Duration::from_secs(30);

@@ -10,8 +10,8 @@ use xenstored::store::{
     Caller, Executed, Generations, Invocation, Op, Store, Transaction, Unmatched, Verb, matcher,
     reaper, run_reaper,
 };
+use xenstored::types::{Access, Domid, Entry as PermEntry, Layout, Path, PermSet, Perms, Subject};
 use xenstored::watch::{Batch, Entry, Outlet, Watcher};
-use xenstored::words::{Access, Domid, Entry as PermEntry, Layout, Path, PermSet, Perms, Subject};
 
 /// Nodes of a domain: its partition root, three directories, the rest leaves.
 pub const NODES: usize = 30;

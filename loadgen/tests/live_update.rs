@@ -20,7 +20,7 @@ use xenstored::host::sim::{SimClient, SimGuest};
 use xenstored::migration::stream::Reader;
 use xenstored::migration::stream::state::State;
 use xenstored::protocol::{Frame, HEADER_BYTES, Operation, WATCH_EVENT, frame};
-use xenstored::words::Domid;
+use xenstored::types::Domid;
 
 /// Time-out: longer than anything here takes.
 const LOST: Duration = Duration::from_secs(20);

@@ -69,7 +69,7 @@ fn serves(peer: &Target) {
     client(&running, "write", &["/local/domain/7/name", "seven"]);
 
     let mut host = SimClient::connect(running.sim.as_ref().unwrap()).unwrap();
-    let guest = host.create(Some(xenstored::words::Domid(7))).unwrap();
+    let guest = host.create(Some(xenstored::types::Domid(7))).unwrap();
     introduce(&running.socket, &guest);
     // Not earlier: a permission of a domain that is not known yet is void.
     client(&running, "chmod", &["/local/domain/7/name", "n0", "r7"]);

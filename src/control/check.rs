@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Served;
 use crate::store::Findings;
-use crate::words::PAYLOAD_BYTES_MAX;
+use crate::types::PAYLOAD_BYTES_MAX;
 
 /// Timeout for a thread to list its watches, which it does between two requests.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
     use crate::store::{Store, WatchList};
     use crate::sync::Arc;
-    use crate::words::Layout;
+    use crate::types::Layout;
 
     /// Two threads of which one names its watches in time.
     struct OneIsSlow {

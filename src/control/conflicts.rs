@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use crate::store::Conflict;
 use crate::sync::{AtomicU64, Mutex, Ordering};
-use crate::words::Domid;
+use crate::types::Domid;
 
 /// Number of reasons kept: enough to show a pattern, with at most 100 KB of paths.
 const REASONS_MAX: usize = 32;
@@ -50,7 +50,7 @@ impl Conflicts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::words::Path;
+    use crate::types::Path;
 
     #[test]
     fn reasons_when_many_are_the_last_32() {

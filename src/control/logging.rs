@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::{CommandResult, ack, text};
 use crate::log;
-use crate::words::Errno;
+use crate::types::Errno;
 
 /// Runs `log`: lists the switches, or turns all traces or one switch on or off.
 pub fn log(arguments: &[&[u8]]) -> CommandResult {

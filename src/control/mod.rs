@@ -17,7 +17,7 @@ pub use conflicts::{Conflicts, Reason};
 use crate::protocol::operations;
 use crate::store::{Store, WatchList};
 use crate::sync::{Arc, AtomicBool, Ordering};
-use crate::words::{Errno, PAYLOAD_BYTES_MAX};
+use crate::types::{Errno, PAYLOAD_BYTES_MAX};
 
 /// The reply to a command.
 pub type CommandResult = Result<Vec<u8>, Errno>;

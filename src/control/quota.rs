@@ -2,7 +2,7 @@
 
 use super::{CommandResult, ack, text};
 use crate::domain::{Quota, Registry};
-use crate::words::{Domid, Errno};
+use crate::types::{Domid, Errno};
 
 /// Runs `quota`: shows the limits, a domain's usage, or the peak usages, or sets a limit.
 pub fn hard(registry: &Registry, arguments: &[&[u8]]) -> CommandResult {

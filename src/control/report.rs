@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 use super::Served;
 use crate::domain::{Domain, Quota};
 use crate::sync::Arc;
-use crate::words::Domid;
+use crate::types::Domid;
 
 /// Number of domains listed: those with the highest memory usage, as a host may have ten thousand.
 const DOMAINS_MAX: usize = 50;

@@ -11,7 +11,7 @@ use super::failure::Failure;
 use super::settings::{Guest, HostKind, Settings};
 use crate::domain::Quota;
 use crate::log::{self, Destination, SwitchChange};
-use crate::words::{Domid, REL_PATH_MAX};
+use crate::types::{Domid, REL_PATH_MAX};
 
 /// The directory of a Xen host's devices.
 const XEN_DEVICES: &str = "/dev/xen";

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::domain::Quota;
 use crate::log;
-use crate::words::Domid;
+use crate::types::Domid;
 
 /// The hypervisor interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]

@@ -3,7 +3,7 @@
 use super::{Quota, Report, Reports};
 use crate::log;
 use crate::sync::{Arc, AtomicU64, Ordering};
-use crate::words::Domid;
+use crate::types::Domid;
 
 /// Counters in the units of their [`Quota`]. Only the quotas that accumulate over an incarnation are counted: nodes,
 /// watches, outstanding, memory and transactions.

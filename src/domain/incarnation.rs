@@ -2,7 +2,7 @@
 
 use super::{Account, Limits, Reports};
 use crate::sync::{Arc, AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use crate::words::{Domid, Presence};
+use crate::types::{Domid, Presence};
 
 /// A logged event that a guest can cause as often as it likes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use super::reports::shown;
 use super::{Domain, Limits, OwnSettings, Quota, Report, Reports};
 use crate::log;
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, RwLock, room_for};
-use crate::words::{Births, Domid, Path, Subject};
+use crate::types::{Births, Domid, Path, Subject};
 
 /// All incarnations known to the store.
 pub struct Registry {

@@ -4,7 +4,7 @@ use crossbeam::queue::SegQueue;
 
 use super::Quota;
 use crate::log;
-use crate::words::{Domid, Path};
+use crate::types::{Domid, Path};
 
 /// Logged paths are truncated to this many bytes: guests choose them.
 const PATH_SHOWN_BYTES: usize = 256;

@@ -153,7 +153,7 @@ mod tests {
     /// Creates a domain, and a function that counts its calls.
     fn counted() -> (Arc<Registry>, Arc<Domain>, Unblocked, Arc<AtomicU64>) {
         let registry = Arc::new(Registry::new(Limits::defaults(), None));
-        let domain = registry.admit(crate::words::Domid(5), 1).unwrap();
+        let domain = registry.admit(crate::types::Domid(5), 1).unwrap();
         let calls = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&calls);
         let unblocked = Arc::new(move |_: &Domain| _ = counted.fetch_add(1, Ordering::Relaxed));

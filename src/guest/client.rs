@@ -12,7 +12,7 @@ use zerocopy::IntoBytes;
 
 use crate::host::sim::SimGuest;
 use crate::protocol::{Frame, Header, Operation, frame};
-use crate::words::Domid;
+use crate::types::Domid;
 
 /// ERROR and WATCH_EVENT of xs_wire.h, which only the daemon sends.
 const ERROR: u32 = 16;

@@ -17,7 +17,7 @@ pub use page::{
     RSP_RING, RingPage, SERVER_FEATURES,
 };
 
-use crate::words::Domid;
+use crate::types::Domid;
 
 /// A local event channel port (`evtchn_port_t`), valid for the handle that bound it.
 pub type Port = u32;

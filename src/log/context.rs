@@ -5,7 +5,7 @@ use std::fmt;
 use std::panic::{self, PanicHookInfo};
 use std::thread;
 
-use crate::words::{Domid, ShardId};
+use crate::types::{Domid, ShardId};
 
 use super::SINK;
 

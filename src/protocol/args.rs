@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use crate::words::Errno;
+use crate::types::Errno;
 
 /// Returns the string of a payload that is exactly one NUL-terminated string.
 ///

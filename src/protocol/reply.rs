@@ -4,7 +4,7 @@ use zerocopy::IntoBytes;
 
 use super::frame::{HEADER_BYTES, Header};
 use super::operations::{ERROR, WATCH_EVENT};
-use crate::words::{Errno, PAYLOAD_BYTES_MAX};
+use crate::types::{Errno, PAYLOAD_BYTES_MAX};
 
 /// A reply under construction: its header is filled in once the payload is complete.
 pub struct ReplySlot {

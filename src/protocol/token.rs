@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::words::Errno;
+use crate::types::Errno;
 
 /// Escapes a token as one word of printable ASCII: other bytes and backslashes become `\xhh`.
 pub fn escape(token: &[u8]) -> String {

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::shared::Shared;
 use crate::protocol::operations::{Parser, TABLE};
 use crate::store::{Generations, Op, Verb};
-use crate::words::Path;
+use crate::types::Path;
 
 /// The directory of one node for each extension: its name, and its number as the value. Like the operations themselves,
 /// the nodes are readable by the control domain only.

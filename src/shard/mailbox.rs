@@ -12,8 +12,8 @@ use super::signal::Signal;
 use crate::protocol::operations::DomainRequest;
 use crate::store::WatchList;
 use crate::sync::{Arc, AtomicU64, Ordering};
+use crate::types::{Domid, Errno};
 use crate::watch::{Batch, Outlet};
-use crate::words::{Domid, Errno};
 
 /// A message to a worker.
 pub enum Message {

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use foldhash::fast::RandomState;
 
 use super::mailbox::ReplyTo;
-use crate::words::{Path, PathBuf};
+use crate::types::{Path, PathBuf};
 
 /// The limit of a reservation: then writers of the reserved paths go on, whatever its client does.
 pub const RESERVATION_TIME_MAX: Duration = Duration::from_millis(50);

@@ -19,7 +19,7 @@ use crate::domain::Registry;
 use crate::host::Host;
 use crate::store::{Store, matcher, reaper, run_matcher, run_reaper};
 use crate::sync::{Arc, AtomicU64, Ordering};
-use crate::words::{Domid, Layout};
+use crate::types::{Domid, Layout};
 
 /// The number of objects in the store.
 pub struct Census {

@@ -12,7 +12,7 @@ use crate::domain::Domain;
 use crate::host::Host;
 use crate::store::{Caller, Store};
 use crate::sync::{Arc, AtomicU64};
-use crate::words::{Domid, ShardId, Subject};
+use crate::types::{Domid, ShardId, Subject};
 
 /// The state that all workers share.
 pub struct Shared {

@@ -9,7 +9,7 @@ use super::state::kept::{Mark, StreamRemainder};
 use super::state::{DomainState, Effects, Event, next};
 use crate::domain::{Domain, Registry};
 use crate::sync::Arc;
-use crate::words::{Domid, Errno, Presence};
+use crate::types::{Domid, Errno, Presence};
 
 /// The state of a domain, and the numbers that distinguish it from others with its domid.
 pub struct Standing {

@@ -8,7 +8,7 @@ use super::migration::scatter_gather::Part;
 use crate::domain::OwnSettings;
 use crate::migration::stream::state::Client;
 use crate::store::DomainSnapshot;
-use crate::words::{Errno, Presence};
+use crate::types::{Errno, Presence};
 
 /// The state of a domain on its owner thread, with the data that later states need.
 pub enum DomainState {

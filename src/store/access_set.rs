@@ -9,7 +9,7 @@ use super::node::{Node, NodeArc};
 use super::pins::Pin;
 use super::tree::{find, get_mut_counted};
 use crate::sync::Arc;
-use crate::words::{Domid, Partition, Path, PathBuf, Perms, ShardId};
+use crate::types::{Domid, Partition, Path, PathBuf, Perms, ShardId};
 
 /// A transaction's partitions by root path, in the order of first access.
 #[derive(Default)]

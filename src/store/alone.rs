@@ -3,8 +3,8 @@
 use super::{Store, matcher, reaper};
 use crate::domain::{Limits, Registry};
 use crate::sync::Arc;
+use crate::types::Layout;
 use crate::watch::{Batch, Outlet};
-use crate::words::Layout;
 
 struct Nowhere;
 

@@ -10,7 +10,7 @@ use super::transaction::{Conflict, Invocation, Outcome, Transaction};
 use super::{Executed, Generations, Store};
 use crate::domain::Quota;
 use crate::sync::Arc;
-use crate::words::{Domid, Path};
+use crate::types::{Domid, Path};
 
 /// After losing this many races, a transaction of the control domain is replayed with all locks held, so that it
 /// cannot lose a third.

@@ -14,8 +14,8 @@ use super::removed_watches::RemovedWatches;
 use super::tree::find;
 use super::unmatched::Snapshot;
 use super::{Shard, Store};
+use crate::types::{Partition, Path, ShardId};
 use crate::watch::{Entries, Entry, Event, Matched, Matches, Nearest, Trie, matches_of};
-use crate::words::{Partition, Path, ShardId};
 
 /// Maximum number of changes of a guest's commit for which a watch gets an event each; the others collapse into one
 /// last event with the watch's own path. A guest's commit has up to 1,024 changes, and a watch above all of them

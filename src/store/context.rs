@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use super::node::NodeArc;
 use crate::domain::{Domain, Quota, Registry};
 use crate::sync::Arc;
-use crate::words::{Access, Domid, Errno, Path, PathBuf, PermSet, Perms, ShardId, Subject};
+use crate::types::{Access, Domid, Errno, Path, PathBuf, PermSet, Perms, ShardId, Subject};
 
 /// Up to this many changes are compared each with each; a table costs more, for an ordinary transaction.
 const COMPARED_MAX: usize = 8;

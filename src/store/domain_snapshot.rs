@@ -6,7 +6,7 @@ use super::Store;
 use super::forest::{LockSet, Locked};
 use super::node::NodeArc;
 use super::tree::Tree;
-use crate::words::{Domid, PathBuf};
+use crate::types::{Domid, PathBuf};
 
 /// A domain's partitions at one moment. While their roots are held, any change to one makes another root, so a
 /// comparison of pointers misses none. Cost: writers copy the nodes that differ.

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::words::{Errno, ShardId};
+use crate::types::{Errno, ShardId};
 
 /// Why an operation was not done; it changed nothing.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use super::node::{Node, NodeArc};
 use super::tree::{self, Found};
 use super::{Shard, Store, StoreError, Tree};
 use crate::sync::{Arc, RwLockReadGuard, RwLockWriteGuard};
-use crate::words::{Domid, Layout, Partition, Path, Perms, ShardId};
+use crate::types::{Domid, Layout, Partition, Path, Perms, ShardId};
 
 /// A source of partitions for operations: [`Locked`] or [`super::tx_view::TxView`].
 pub trait Forest {

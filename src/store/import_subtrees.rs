@@ -12,7 +12,7 @@ use super::tree::{find, get_mut};
 use super::write::mkdir;
 use super::{DomainSnapshot, Executed, Generations, Store};
 use crate::sync::Arc;
-use crate::words::{
+use crate::types::{
     Births, Domid, Entry, Errno, Partition, Path, PathBuf, PermSet, Perms, domain_of_partition,
 };
 

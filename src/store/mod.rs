@@ -12,7 +12,7 @@
 //!            settle (after the locks): accounts, index of owners, memory
 //! ```
 //!
-//! Operations are independent of locks and transactions: they get their partitions ([`crate::words::Partition`]) from a
+//! Operations are independent of locks and transactions: they get their partitions ([`crate::types::Partition`]) from a
 //! `Forest`. The store does not know the wire protocol and holds no lock across I/O.
 //!
 //! # Invariants
@@ -78,8 +78,8 @@ pub use unmatched::{Matcher, Unmatched, matcher, run_matcher};
 
 use crate::domain::{Registry, Ticket};
 use crate::sync::{Arc, AtomicU64, Ordering, RwLock};
+use crate::types::{Errno, Layout, Path, ShardId, has_partitions_below};
 use crate::watch::{Entry, GlobalTrie, Outlet, Trie, Watcher};
-use crate::words::{Errno, Layout, Path, ShardId, has_partitions_below};
 use access_set::AccessSet;
 use context::{Change, Changes, Context, Effects, Ledger};
 use forest::{Forest, LockSet, Locked};

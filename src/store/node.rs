@@ -1,6 +1,6 @@
 //! The store's node and its layout in memory.
 
-use crate::words::{Children, Domid, FlatDrop, Perms};
+use crate::types::{Children, Domid, FlatDrop, Perms};
 
 /// A shared node. triomphe's `Arc` has no weak references, so its header is one count of 8 bytes where std's has two.
 pub type NodeArc = triomphe::Arc<Node>;
@@ -254,7 +254,7 @@ impl Drop for Node {
 mod tests {
     use super::*;
     use crate::sync::Arc;
-    use crate::words::{Entry, PermSet};
+    use crate::types::{Entry, PermSet};
 
     fn perms() -> Perms {
         let entry = |text: &str| Entry::parse(text.as_bytes()).unwrap();

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::node::NodeArc;
-use crate::words::{Path, PathBuf, Perms};
+use crate::types::{Path, PathBuf, Perms};
 
 /// A request on one path.
 #[derive(Clone)]

@@ -4,7 +4,7 @@ use super::Store;
 use super::node::{Node, NodeArc};
 use crate::domain::Quota;
 use crate::sync::Arc;
-use crate::words::{Access, Domid, Entry, INTRODUCE_DOMAIN, Path, PermSet, RELEASE_DOMAIN};
+use crate::types::{Access, Domid, Entry, INTRODUCE_DOMAIN, Path, PermSet, RELEASE_DOMAIN};
 
 /// Creates the nodes that every client expects: `/`, `/tool`, `/tool/xenstored`, and the special ones. Every domain may
 /// watch `@releaseDomain`.

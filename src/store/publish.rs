@@ -10,8 +10,8 @@ use super::forest::{LockSet, Locked};
 use super::recipients::Recipients;
 use crate::domain::Ticket;
 use crate::sync::Arc;
+use crate::types::{Domid, Path};
 use crate::watch::{Batch, Event};
-use crate::words::{Domid, Path};
 
 /// Maximum number of looks at levels and watches that a commit takes with its locks held: some tens of microseconds.
 /// Guests that watch each level of a path make one change match thousands of watches. The matcher finds the events of

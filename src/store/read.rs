@@ -8,7 +8,7 @@ use super::forest::Forest;
 use super::node::Node;
 use super::tree::Found;
 use crate::sync::Arc;
-use crate::words::{Access, Errno, PAYLOAD_BYTES_MAX, Path, Perms};
+use crate::types::{Access, Errno, PAYLOAD_BYTES_MAX, Path, Perms};
 
 /// Calls `look` with the node at `path` if the caller has the access `wanted`. Cost: the path's depth.
 ///
@@ -130,7 +130,7 @@ pub fn directory_part<F: Forest>(
 }
 
 /// GET_PERMS: appends the entries, each as `<letter><domid>` with a NUL, without those of domains that died since
-/// they were set ([`PermSet::shown`](crate::words::PermSet::shown)).
+/// they were set ([`PermSet::shown`](crate::types::PermSet::shown)).
 pub fn get_perms<F: Forest>(
     cx: &Context<'_>,
     forest: &mut F,

@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, Hasher};
 
 use foldhash::fast::FixedState;
 
-use crate::words::{Domid, Path};
+use crate::types::{Domid, Path};
 
 /// Number of a shard's changes that are remembered: more than a transaction usually spans.
 const CHANGES: usize = 256;

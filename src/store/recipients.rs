@@ -7,8 +7,8 @@ use foldhash::fast::RandomState;
 use super::Store;
 use super::commit_view::Budget;
 use crate::sync::Arc;
+use crate::types::{Access, Domid, Path, Perms};
 use crate::watch::{Entry, Event, Nearest};
-use crate::words::{Access, Domid, Path, Perms};
 
 /// The permissions that decide which domains may know of a change: the node's former and new ones, and its parent's.
 pub type ChangePerms<'a> = [Option<&'a Perms>; 3];

@@ -6,7 +6,7 @@ use super::forest::Forest;
 use super::node::NodeArc;
 use super::read::refusal;
 use crate::sync::Arc;
-use crate::words::{Access, Errno, Path, PathBuf, has_partitions_below};
+use crate::types::{Access, Errno, Path, PathBuf, has_partitions_below};
 
 /// RM. It also removes what is below the node in other partitions. [`super::settle`] accounts for the removed nodes
 /// and frees them after the locks are released. Cost here: the depth, and the partitions below.

@@ -10,8 +10,8 @@ use super::commit_view::{CommitView, STEP_BYTES};
 use super::context::{Change, Removed};
 use super::node::Node;
 use super::recipients::Recipients;
+use crate::types::{Path, PathBuf};
 use crate::watch::{Cursor, Entries, Event};
-use crate::words::{Path, PathBuf};
 
 /// The nodes that one change removed, with the watches set exactly on removed paths below its root. The change's own
 /// event covers the root.

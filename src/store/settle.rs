@@ -14,7 +14,7 @@ use super::node::NodeArc;
 use super::tree::owner_above;
 use crate::domain::Quota;
 use crate::sync::Ordering;
-use crate::words::{Domid, Path, PathBuf};
+use crate::types::{Domid, Path, PathBuf};
 
 /// Number of nodes that a thread settles itself: about half a millisecond of work.
 pub const INLINE_NODES_MAX: usize = 4096;

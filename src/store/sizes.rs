@@ -1,7 +1,7 @@
 //! The sizes of the store, for reports.
 
 use super::{NodeArc, Store};
-use crate::words::ShardId;
+use crate::types::ShardId;
 
 /// The sizes of one shard.
 pub struct Sizes {

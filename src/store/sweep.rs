@@ -8,7 +8,7 @@ use super::write::set_perms;
 use super::{Executed, Generations, Store, StoreError};
 use crate::domain::Domain;
 use crate::sync::Arc;
-use crate::words::{Domid, Entry, Path, PathBuf, PermSet, ShardId};
+use crate::types::{Domid, Entry, Path, PathBuf, PermSet, ShardId};
 
 impl Store {
     /// Removes every node of dead incarnations of `domain`'s number, with all nodes below, and fires the watches. If

@@ -18,7 +18,7 @@ use super::op::{LoggedOp, Op, Verb};
 use super::tx_view::TxView;
 use super::{Generations, Store, apply};
 use crate::domain::Quota;
-use crate::words::{Domid, Errno, Layout, Partition, Path, PathBuf};
+use crate::types::{Domid, Errno, Layout, Partition, Path, PathBuf};
 
 /// A reply of at most this length is kept itself, a longer one as a keyed hash of the same size, 128 bits, for which
 /// a guest cannot construct a collision.
@@ -335,7 +335,7 @@ impl Outcome {
 mod tests {
     use super::*;
     use crate::store::commit::Replay;
-    use crate::words::{Layout, Subject};
+    use crate::types::{Layout, Subject};
 
     /// Each request is charged with its path once; the quota admits a thousand requests with paths of 2 KB.
     #[test]

@@ -5,7 +5,7 @@ use std::ops::Bound;
 use im::shared_ptr::DefaultSharedPtr;
 
 use super::node::{Node, NodeArc};
-use crate::words::{Domid, Partition, Path, PathBuf, domain_of_partition};
+use crate::types::{Domid, Partition, Path, PathBuf, domain_of_partition};
 
 type Partitions =
     im::GenericHashMap<PathBuf, NodeArc, foldhash::fast::RandomState, DefaultSharedPtr>;

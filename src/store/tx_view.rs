@@ -5,7 +5,7 @@ use super::access_set::{AccessSet, Change, Named, TouchedPartition};
 use super::error::StoreError;
 use super::forest::{Forest, Locked};
 use super::node::{Node, NodeArc};
-use crate::words::{Domid, Layout, Partition, Path, Perms};
+use crate::types::{Domid, Layout, Partition, Path, Perms};
 
 /// A transaction's partitions. Each is a snapshot taken from the store at its first access.
 pub struct TxView<'a, 's> {

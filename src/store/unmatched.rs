@@ -18,8 +18,8 @@ use super::node::NodeArc;
 use super::publish::Rest;
 use crate::domain::{Held, Ticket};
 use crate::sync::Arc;
+use crate::types::{Partition, PathBuf, ShardId};
 use crate::watch::{Batch, Event, Trie};
-use crate::words::{Partition, PathBuf, ShardId};
 
 /// Maximum number of commits whose events have been found but not delivered. Each can take a few megabytes, so beyond
 /// this number the matcher waits, and with it the guests whose commits are queued.

@@ -14,7 +14,7 @@ use super::node::{Child, Node, NodeArc, charge_bytes, index_bytes, size};
 use super::read::{nearest, refusal};
 use super::tree::{Found, owner_above};
 use crate::sync::Arc;
-use crate::words::{Access, Domid, Errno, Layout, Partition, Path, Perms};
+use crate::types::{Access, Domid, Errno, Layout, Partition, Path, Perms};
 
 /// WRITE: sets the value and creates missing nodes. Cost: the depth and the value.
 ///

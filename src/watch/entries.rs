@@ -2,7 +2,7 @@
 
 use smallvec::SmallVec;
 
-use crate::words::Domid;
+use crate::types::Domid;
 
 /// Identifies the watches of one connection on one path, and the thread that serves it. They may no longer exist when
 /// an event arrives: `seq` is never reused, so an event finds only watches that were set when it was caused.

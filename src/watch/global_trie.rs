@@ -2,7 +2,7 @@
 
 use super::{Entry, Trie, Watcher};
 use crate::sync::{Arc, AtomicU32, Mutex, Ordering, room_for};
-use crate::words::{DOMAINS, Path};
+use crate::types::{DOMAINS, Path};
 
 /// The number of counters that domains share. A watch on one domain makes writes to the others that share its counter
 /// load the trie, and does no other harm.

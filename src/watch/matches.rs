@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::entries::{Entries, Entry};
 use super::trie::{Cursor, Trie, name_at};
-use crate::words::Path;
+use crate::types::Path;
 
 /// A search for the watches of one path after another. Consecutive changes of a commit are mostly neighbours, so it
 /// does not repeat the descent along the path's common part with the previous one.
@@ -127,7 +127,7 @@ mod tests {
 
     use super::super::entries::tests::entry;
     use super::*;
-    use crate::words::PathBuf;
+    use crate::types::PathBuf;
 
     fn arb_path() -> impl Strategy<Value = PathBuf> {
         let names = prop::collection::vec("[ab]{1,2}", 0..5).prop_map(|names| names.join("/"));

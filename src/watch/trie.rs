@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::entries::{Entries, Entry, Watcher};
 use crate::sync::Arc;
-use crate::words::{Children, FlatDrop, Path};
+use crate::types::{Children, FlatDrop, Path};
 
 /// A persistent set of watches by path. A clone is a snapshot and shares everything.
 ///

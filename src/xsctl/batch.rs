@@ -13,7 +13,7 @@ use super::failure::Failure;
 use super::link::Link;
 use super::places::{Destination, Source};
 use crate::protocol::Operation;
-use crate::words::Domid;
+use crate::types::Domid;
 
 /// The daemons of a move, and the maximum number of transfers of a domain that changes during its export.
 pub struct Route {

@@ -13,7 +13,7 @@ use super::failure::Failure;
 use super::link::{Link, TIMEOUT, message};
 use crate::protocol::operations::DOMAINS_MAX;
 use crate::protocol::{ERROR, Operation, strings};
-use crate::words::Domid;
+use crate::types::Domid;
 
 /// Number of requests sent before the first reply is read. Their replies are a few bytes each and fit into the kernel's
 /// buffers, so that neither side blocks the other.

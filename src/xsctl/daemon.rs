@@ -15,8 +15,8 @@ use super::link::{Link, TIMEOUT, message};
 use super::step::Standing;
 use crate::protocol::operations::DOMAINS_MAX;
 use crate::protocol::{ERROR, Operation, decimal, strings};
-use crate::words::Domid;
-use crate::words::Presence;
+use crate::types::Domid;
+use crate::types::Presence;
 
 /// The node that holds the path of the migration socket.
 const MIGRATION_SOCKET: &[u8] = b"/tool/xenstored/operations/migration-socket\0";

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-use crate::words::Domid;
+use crate::types::Domid;
 
 /// The domains of a command line. A domain named individually is always included; a range includes the domains in it
 /// that exist.
@@ -65,7 +65,7 @@ impl Domids {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::words::ranges as show;
+    use crate::types::ranges as show;
 
     #[test]
     fn a_set_is_read_and_shown() {

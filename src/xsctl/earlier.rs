@@ -19,8 +19,8 @@ use super::lock::Lock;
 use super::places::{Destination, Source};
 use super::step::{Sockets, Standing, Step, is_meant, step};
 use crate::protocol::Operation;
-use crate::words::Domid;
-use crate::words::Presence;
+use crate::types::Domid;
+use crate::types::Presence;
 
 /// Maximum wait for a transient state to end: an import in progress, a batch of another xsctl, a killed xsctl whose
 /// locks the kernel has not released yet.

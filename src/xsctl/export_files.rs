@@ -15,7 +15,7 @@ use super::places::{command, quoted};
 use super::report::{Form, Line, Report, domains};
 use super::target::Target;
 use crate::protocol::Operation;
-use crate::words::{Domid, ranges};
+use crate::types::{Domid, ranges};
 
 /// Maximum number of exports of a domain that changes during its export. Each takes a few milliseconds, so a domain
 /// that changes in all of them changes constantly.

@@ -16,7 +16,7 @@ use super::report::{Form, Line, Report, domains};
 use crate::migration::stream::Reader;
 use crate::migration::stream::state::State;
 use crate::protocol::Operation;
-use crate::words::{Domid, ranges};
+use crate::types::{Domid, ranges};
 
 /// The options of an import.
 pub struct Manner {

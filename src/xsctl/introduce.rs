@@ -9,7 +9,7 @@ use super::failure::{Done, Failure};
 use super::places::command;
 use super::report::{Form, Line, Report};
 use crate::protocol::{Operation, decimal};
-use crate::words::{Domid, ranges};
+use crate::types::{Domid, ranges};
 
 /// Introduces domains, each with the frame and the port that libxl wrote below its partition root, or with `port`. A
 /// range includes the domains that are not introduced and have a port.

@@ -20,7 +20,7 @@ use crate::migration::stream::libxl_record::{
 };
 use crate::migration::stream::state::{Client, State};
 use crate::migration::stream::{Connection, Node, Record, Transport, VERSION, Watch, Writer};
-use crate::words::Domid;
+use crate::types::Domid;
 
 const IDENT: [u8; 8] = *b"LibxlFmt";
 const LIBXL_VERSION: u32 = 2;
@@ -237,7 +237,7 @@ fn stream(data: Vec<Data>, domid: Domid) -> io::Result<Vec<u8>> {
 mod tests {
     use super::*;
     use crate::migration::stream::Reader;
-    use crate::words::Entry;
+    use crate::types::Entry;
 
     fn sample() -> Vec<u8> {
         let node = |path: &str, value: &str| {

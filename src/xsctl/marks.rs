@@ -11,7 +11,7 @@ use super::failure::{Done, Failure};
 use super::places::command;
 use super::report::{Form, Line, Report};
 use super::target::private;
-use crate::words::Domid;
+use crate::types::Domid;
 
 /// The file in an export's directory: a JSON object from domid to mark.
 const FILE: &str = "marks.json";

@@ -142,7 +142,7 @@ fn written(
     done
 }
 
-fn meant(daemon: &Daemon, domains: &options::Domains) -> Result<Vec<crate::words::Domid>, Failure> {
+fn meant(daemon: &Daemon, domains: &options::Domains) -> Result<Vec<crate::types::Domid>, Failure> {
     Client::connect(&daemon.socket)?.meant(&domains.domains, &daemon.socket)
 }
 

@@ -13,7 +13,7 @@ use super::earlier::{Earlier, Settled, Todo};
 use super::failure::{Done, Failure};
 use super::places::{Source, explain};
 use super::report::{Form, Line, Report, millis, were};
-use crate::words::Domid;
+use crate::types::Domid;
 
 /// The options of a move.
 pub struct Manner {

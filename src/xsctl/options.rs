@@ -8,7 +8,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use super::domids::Domids;
 use super::export_files::Format;
 use super::report::Form;
-use crate::words::Domid;
+use crate::types::Domid;
 
 /// The directory in which C xenstored has its socket and clients look for it.
 const RUN_DIRECTORY: &str = "/var/run/xenstored";

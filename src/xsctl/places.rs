@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use crate::words::Domid;
+use crate::types::Domid;
 
 /// The state of a domain at the source daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::failure::{Done, Failure};
 use super::progress::Progress;
-use crate::words::Domid;
+use crate::types::Domid;
 
 /// The outcome of a domain, a JSON object. Fields that are unknown or do not apply to the command are omitted.
 #[derive(Debug, Default, Serialize)]

@@ -9,7 +9,7 @@ use super::domids::Domids;
 use super::failure::{Done, Failure};
 use super::report::{Form, Line, Report};
 use crate::protocol::Operation;
-use crate::words::Domid;
+use crate::types::Domid;
 
 /// Runs QUIESCE or UNQUIESCE.
 ///

@@ -2,7 +2,7 @@
 
 use super::line::{Fields, Value};
 use crate::migration::stream::{Connection, Domain, Node, QuotaValue, Record, Transport, Watch};
-use crate::words::Entry;
+use crate::types::Entry;
 
 /// Returns a record's values.
 pub fn fields(record: &Record) -> Fields {

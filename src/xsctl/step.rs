@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::places::command;
-use crate::words::Domid;
-use crate::words::Presence;
+use crate::types::Domid;
+use crate::types::Presence;
 
 /// The state of a domain at one daemon, as DOMAIN_STATES reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]

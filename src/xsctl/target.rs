@@ -11,7 +11,7 @@ use super::failure::Failure;
 use super::libxl_file;
 use crate::migration::stream::Reader;
 use crate::migration::stream::state::State;
-use crate::words::Domid;
+use crate::types::Domid;
 
 /// A file being written.
 pub struct Target {

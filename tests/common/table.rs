@@ -21,7 +21,7 @@
 use std::collections::BTreeMap;
 
 use xenstored::host::sim::Reason;
-use xenstored::words::Domid;
+use xenstored::types::Domid;
 
 use super::client::Reply;
 use super::wire::{ERRORS, op, show, type_named};

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use xenstored::host::sim::{SimClient, SimGuest};
-use xenstored::words::Domid;
+use xenstored::types::Domid;
 
 use super::HANG;
 use super::client::{Client, Event, Link};

@@ -1,7 +1,7 @@
 //! The test of each code block. A block is identified by its document and something in it.
 
 use xenstored::host::sim::SimClient;
-use xenstored::words::Domid;
+use xenstored::types::Domid;
 
 use super::blocks::Block;
 use super::python;

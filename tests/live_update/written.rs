@@ -9,7 +9,7 @@ use xenstored::migration::store::place_domain::{ImportedDomain, place_domain, sp
 use xenstored::migration::stream::state::{Client, State};
 use xenstored::migration::stream::{Reader, Transport};
 use xenstored::store::Generations;
-use xenstored::words::{Domid, Entry, domain_of_partition};
+use xenstored::types::{Domid, Entry, domain_of_partition};
 
 use crate::world::{World, at};
 

@@ -3,7 +3,7 @@
 use xenstored::migration::stream::fields::Order;
 use xenstored::migration::stream::state::Client as Carried;
 use xenstored::migration::stream::{Connection, Node, Reader, Record, VERSION, Writer};
-use xenstored::words::{Domid, Entry};
+use xenstored::types::{Domid, Entry};
 
 use super::moves::{each_pair, inhabit};
 use super::*;

@@ -165,7 +165,7 @@ fn who_arrives_is_not_taken_for_a_former_domain_of_the_number() {
             world.admin.request(op::INTRODUCE, 0, format!("5\x001\0{port}\0")).unwrap();
             let value = world.admin.read("/local/domain/5/data");
             assert_eq!(value.as_deref(), Ok(&b"v"[..]), "{round}");
-            world.host.destroy(xenstored::words::Domid(5)).unwrap();
+            world.host.destroy(xenstored::types::Domid(5)).unwrap();
         }
     });
 }

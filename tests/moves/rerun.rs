@@ -10,7 +10,7 @@ use super::common::{HANG, Random};
 use super::hold::{Hold, Moment};
 use super::proxy::{Action, Proxy};
 use super::*;
-use xenstored::words::Domid;
+use xenstored::types::Domid;
 
 const DOMAINS: u16 = 60;
 /// The commands after the one that was killed: one that finishes what was begun, and one more if the daemons were still

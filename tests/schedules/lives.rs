@@ -126,7 +126,7 @@ fn release_while_the_domains_requests_run() {
         world.control().set_perms("/local/domain/5", "n5").unwrap();
         world.watch("/local/domain/5/data", 1);
         let old = world.watch_as(Domid(5), "/local/domain/5/told", 2, None);
-        guest.set_presence(xenstored::words::Presence::Running);
+        guest.set_presence(xenstored::types::Presence::Running);
         let told = Arc::new((Mutex::new(false), Condvar::new()));
         let unblocked = {
             let told = Arc::clone(&told);
@@ -149,9 +149,9 @@ fn release_while_the_domains_requests_run() {
                     }
                     *may_go_on = false;
                 }
-                guest.set_presence(xenstored::words::Presence::Absent);
+                guest.set_presence(xenstored::types::Presence::Absent);
                 assert!(world.store.unwatch(world::at("/local/domain/5/told"), old));
-                guest.set_presence(xenstored::words::Presence::Running);
+                guest.set_presence(xenstored::types::Presence::Running);
                 world.watch_as(Domid(5), "/local/domain/5/other", 3, None);
                 done.store(true, Ordering::SeqCst);
             },

@@ -25,7 +25,7 @@ use world::{World, perms};
 use xenstored::domain::{Domain, Quota};
 use xenstored::shard::{Answer, Guards, Joined, Part, ReplyTo, Signal, Turns, parts};
 use xenstored::store::{Failure, Removed, StoreError, Transaction, Verb};
-use xenstored::words::{Domid, Errno};
+use xenstored::types::{Domid, Errno};
 
 /// Schedules that each scheduler tries in a test.
 const SCHEDULES: usize = 1000;

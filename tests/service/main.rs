@@ -20,7 +20,7 @@ use std::process::{Command, Stdio};
 
 use rustix::process::{Signal, kill_process};
 use xenstored::log;
-use xenstored::words::{Domid, ShardId};
+use xenstored::types::{Domid, ShardId};
 
 use kit::{Place, Serving, assert_fails, bare, serves, wait_for};
 

@@ -15,8 +15,8 @@ use xenstored::store::{
     Done, Failure, Removed, Settlement, StoreError, Unblocked, Unmatched, matcher, reaper,
 };
 use xenstored::sync::Arc;
+use xenstored::types::{Domid, Entry as PermEntry, Errno, Layout, Path, PathBuf, PermSet, Perms};
 use xenstored::watch::{Batch, Entry, Event, Outlet, Watcher};
-use xenstored::words::{Domid, Entry as PermEntry, Errno, Layout, Path, PathBuf, PermSet, Perms};
 
 /// A recorder of pushed batches, in order. Its lock is not shuttle's: a push is one step, as in the lock-free queue of
 /// a mailbox.

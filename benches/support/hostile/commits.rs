@@ -1,7 +1,7 @@
 //! Commits of transactions.
 
 use xenstored::store::{Transaction, Verb};
-use xenstored::words::{Access, Domid};
+use xenstored::types::{Access, Domid};
 
 use super::{
     Act, CHANGES, LEVELS, Stage, caller, home, level, node, others_of, partition_below, perms_of,

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use crossbeam::queue::SegQueue;
 use xenstored::store::{Caller, Failure, Generations, Invocation, Op, Transaction, Verb};
+use xenstored::types::{Access, Domid, Entry as PermEntry, Path, PermSet, Perms};
 use xenstored::watch::{Batch, Entry, Outlet, Watcher};
-use xenstored::words::{Access, Domid, Entry as PermEntry, Path, PermSet, Perms};
 
 use super::world::World;
 use super::{HOLD_MAX, settle};

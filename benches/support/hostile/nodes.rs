@@ -1,7 +1,7 @@
 //! Deep, large or many nodes.
 
 use xenstored::store::{Generations, Transaction, Verb};
-use xenstored::words::Access;
+use xenstored::types::Access;
 
 use super::{
     Act, CHANGES, LEVELS, Stage, WATCHED, caller, home, level, node, partition_below, perms_of,

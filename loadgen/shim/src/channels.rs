@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use xenstored::host::{Channels, Host, Port};
-use xenstored::words::Domid;
+use xenstored::types::Domid;
 
 use crate::host::{fail, host, status};
 

@@ -4,7 +4,7 @@ use std::ffi::{c_int, c_uint, c_void};
 use std::io;
 
 use xenstored::host::{DomainState, Host};
-use xenstored::words::Domid;
+use xenstored::types::Domid;
 
 use crate::host::{fail, host};
 

@@ -7,7 +7,7 @@ use std::ptr;
 use rustix::mm::{MremapFlags, mremap, munmap};
 use xenstored::host::Host;
 use xenstored::host::page::PAGE_BYTES;
-use xenstored::words::Domid;
+use xenstored::types::Domid;
 
 use crate::host::{fail, host, status};
 

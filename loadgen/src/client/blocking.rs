@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use xenstored::host::sim::{SimClient, SimGuest};
 use xenstored::protocol::{ERROR, Operation, WATCH_EVENT};
-use xenstored::words::Domid;
+use xenstored::types::Domid;
 
 use super::message::{append, event, payload, words};
 use super::wire::{Arrived, Wire};

@@ -11,7 +11,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use xenstored::host::RING_BYTES;
 use xenstored::host::sim::SimGuest;
-use xenstored::words::Domid;
+use xenstored::types::Domid;
 
 /// Size of a read from a socket in bytes.
 const READ_BYTES: usize = 64 << 10;

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use xenstored::protocol::Operation;
-use xenstored::words::Domid;
+use xenstored::types::Domid;
 
 /// A request and its consequences.
 #[derive(Debug)]

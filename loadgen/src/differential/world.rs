@@ -6,7 +6,7 @@ use std::process::ExitStatus;
 
 use xenstored::host::sim::{Reason, SimClient};
 use xenstored::protocol::ERROR;
-use xenstored::words::Domid;
+use xenstored::types::Domid;
 
 use super::line::{Event, Line, Reply};
 use super::step::{Step, Tx, Who, op};

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use xenstored::host::sim::{SimClient, SimGuest};
 use xenstored::protocol::Operation;
-use xenstored::words::Domid;
+use xenstored::types::Domid;
 
 use super::goals::{Goal, cpu};
 use super::{Case, Plan, Scenario, Session, host_of, start, with_cpu};

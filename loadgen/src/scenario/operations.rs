@@ -4,7 +4,7 @@ use std::path::Path;
 
 use xenstored::host::sim::SimClient;
 use xenstored::protocol::Operation;
-use xenstored::words::Domid;
+use xenstored::types::Domid;
 
 use super::goals::{Goal, cpu};
 use super::{Case, Plan, Scenario, Session, host_of, start, with_cpu};

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use xenstored::host::sim::SimClient;
 use xenstored::protocol::Operation;
-use xenstored::words::Domid;
+use xenstored::types::Domid;
 
 use super::goals::{Goal, of};
 use super::{Case, Plan, Scenario, Session, host_of, start, with_cpu};

@@ -19,7 +19,7 @@ use super::domains::{Claim, Domains};
 use super::fds::{drain, signal};
 use crate::host::{Channels, Pending, Port};
 use crate::sync::Arc;
-use crate::words::Domid;
+use crate::types::Domid;
 
 /// GlobalTrie bound of ports taken by one call of `pending`: 1.5 KiB of stack.
 const BATCH: usize = 128;

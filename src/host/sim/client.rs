@@ -9,7 +9,7 @@ use super::SimGuest;
 use super::lines::{Listed, REPLY_MAX, Reason};
 use super::socket::{receive_with, send_with};
 use crate::host::Port;
-use crate::words::Domid;
+use crate::types::Domid;
 
 /// A connection to the host. Domains created through it end when it is dropped, unless they are kept.
 ///

@@ -13,7 +13,7 @@ use zerocopy::IntoBytes;
 use super::lines::{Listed, Reason, Refusal};
 use crate::host::{DomainState, Port, RingPage};
 use crate::sync::{Arc, Mutex};
-use crate::words::Domid;
+use crate::types::Domid;
 
 /// The port of every domain's end of its xenstore channel. As on a real host, where the domain builder allocates it
 /// first, it does not identify the domain.

@@ -13,7 +13,7 @@ use crate::host::Port;
 use crate::host::page::{
     REQ_CONS, REQ_PROD, REQ_RING, RING_BYTES, RSP_CONS, RSP_PROD, RSP_RING, RingPage,
 };
-use crate::words::Domid;
+use crate::types::Domid;
 
 /// A domain as its own kernel sees it. Only [`SimGuest::wait`] blocks.
 pub struct SimGuest {

@@ -5,7 +5,7 @@ use std::io;
 
 use thiserror::Error;
 
-use crate::words::Domid;
+use crate::types::Domid;
 
 /// Longest request line, without its newline. The longest valid line has 26 bytes; the rest is room for future
 /// requests.

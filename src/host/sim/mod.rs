@@ -42,7 +42,7 @@ use server::{Server, Stop};
 
 use crate::host::{Channels, DomainState, Gfn, Host, Port, RingPage};
 use crate::sync::Arc;
-use crate::words::Domid;
+use crate::types::Domid;
 
 /// A host without a hypervisor. Dropping it ends its socket and thread; open handles keep their domains until they
 /// are dropped too.

@@ -21,7 +21,7 @@ use super::fds::{new_channel, new_page};
 use super::lines::LINE_MAX;
 use super::socket::{FDS_MAX, GuestEnds, receive_with};
 use crate::sync::{Arc, AtomicBool, Ordering};
-use crate::words::Domid;
+use crate::types::Domid;
 
 /// The number of connections at a time. With 10,000 domains this leaves a third of 20,000 descriptors to the rest of
 /// the daemon. Further clients wait in the listener's queue.

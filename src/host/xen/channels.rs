@@ -9,7 +9,7 @@ use super::abi::{BindInterdomain, BindVirq, Notify, Unbind};
 use super::ioctl::{Argument, call};
 use super::open;
 use crate::host::{Channels, Pending, Port};
-use crate::words::Domid;
+use crate::types::Domid;
 
 /// An open file of `/dev/xen/evtchn`. The kernel tracks the ports bound through it, reports only those, and unbinds
 /// them when it is closed.

@@ -25,7 +25,7 @@ pub use start::StartError;
 use self::states::States;
 use super::{Channels, DomainState, Gfn, Host, Port, RingPage};
 use crate::sync::Mutex;
-use crate::words::Domid;
+use crate::types::Domid;
 
 /// The hypervisor under this control domain.
 pub struct XenHost {

@@ -7,7 +7,7 @@ use super::abi::{GNTTAB_RESERVED_XENSTORE, MapGrantRef, MmapBatch};
 use super::ioctl::call;
 use super::{open, within};
 use crate::host::{Gfn, RingPage};
-use crate::words::Domid;
+use crate::types::Domid;
 
 /// Maps a domain's ring page. Each mapping has its own open file, which is closed here but lives until the page is
 /// unmapped, and then releases what it holds of the domain.

@@ -11,7 +11,7 @@ use super::abi::{
 use super::hypercall::{Buffer, Privcmd};
 use super::within;
 use crate::host::DomainState;
-use crate::words::Domid;
+use crate::types::Domid;
 
 /// The hypercall `XEN_DOMCTL_get_domain_state`.
 pub struct Stable {

@@ -7,7 +7,7 @@ use super::hypercall::Privcmd;
 use super::stable::Stable;
 use super::sysctl::Listing;
 use crate::host::DomainState;
-use crate::words::Domid;
+use crate::types::Domid;
 
 /// A reader of domain states.
 pub struct States {

@@ -13,7 +13,7 @@ use super::abi::{
 use super::hypercall::{Buffer, Privcmd};
 use super::within;
 use crate::host::DomainState;
-use crate::words::Domid;
+use crate::types::Domid;
 
 /// Domains described by one hypercall. Its output then fits 29 pages on x86.
 const BATCH: usize = 1024;

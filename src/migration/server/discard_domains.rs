@@ -7,7 +7,7 @@ use super::{Outcome, divided, try_often};
 use crate::shard::OwnerThreads;
 use crate::store::{DomainSnapshot, Generations, NodeArc, Op, StoreError, Verb};
 use crate::sync::Arc;
-use crate::words::{Domid, Errno, Logged, Path, PathBuf, PermSet};
+use crate::types::{Domid, Errno, Logged, Path, PathBuf, PermSet};
 
 /// Reverts the imports of these domains. Cost: the nodes of the domains.
 pub fn discard_domains(owners: &OwnerThreads, domids: &[Domid]) -> Vec<Outcome> {

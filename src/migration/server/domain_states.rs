@@ -2,7 +2,7 @@
 
 use super::Outcome;
 use crate::shard::{OwnerThreads, Standing};
-use crate::words::Domid;
+use crate::types::Domid;
 
 /// Domains queried at the same time, and so the maximum of replies held in memory.
 pub const AT_ONCE: usize = 256;

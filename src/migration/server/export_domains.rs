@@ -16,7 +16,7 @@ use crate::migration::stream::VERSION;
 use crate::migration::stream::fields::Order;
 use crate::shard::OwnerThreads;
 use crate::store::DomainSnapshot;
-use crate::words::{Domid, Errno, Logged, PathBuf};
+use crate::types::{Domid, Errno, Logged, PathBuf};
 
 /// The format written: the newest version, in the byte order that needs no conversion.
 const FORM: Form = (VERSION, Order::Little);

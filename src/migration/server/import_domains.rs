@@ -19,8 +19,8 @@ use crate::protocol::operations::ImportMode;
 use crate::shard::{Expected, ImportEnd, OwnerThreads, Standing};
 use crate::store::{DomainSnapshot, Generations, ImportError};
 use crate::sync::workers::Workers;
-use crate::words::Presence;
-use crate::words::{Domid, Errno, Logged};
+use crate::types::Presence;
+use crate::types::{Domid, Errno, Logged};
 
 /// Maximum length of a stream, in bytes. A stream is held in memory as a whole, because it is validated before anything
 /// changes. The limit is about a thousand times the size of a usual batch.

@@ -24,7 +24,7 @@ mod timed_file;
 
 pub use clients::serve;
 
-use crate::words::{Domid, Errno};
+use crate::types::{Domid, Errno};
 
 /// Maximum number of retries of an operation because an epoch began while it waited for locks. Reservations begin at
 /// most some thousand times a second, so a few retries suffice.

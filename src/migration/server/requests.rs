@@ -12,7 +12,7 @@ use super::message::{Request, send};
 use crate::protocol::operations::{DOMAINS_MAX, MigrationRequest, Parser, Range, Row};
 use crate::protocol::{Header, ReplySlot};
 use crate::shard::OwnerThreads;
-use crate::words::{Domid, Errno};
+use crate::types::{Domid, Errno};
 
 /// The payload of the last reply to a request.
 const ACK: &[u8] = b"OK\0";

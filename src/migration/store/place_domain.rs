@@ -17,8 +17,8 @@ use crate::store::{
     Caller, DomainSnapshot, Executed, Generations, ImportError, ImportedNode, Store,
 };
 use crate::sync::Arc;
-use crate::words::Presence;
-use crate::words::{Domid, Entry, Layout, PathBuf, PermSet, Perms, domain_of_partition};
+use crate::types::Presence;
+use crate::types::{Domid, Entry, Layout, PathBuf, PermSet, Perms, domain_of_partition};
 
 /// A domain's part of a stream.
 pub struct ImportedDomain {

@@ -3,7 +3,7 @@
 //! machine's subtree, so in that case the subtree is left out.
 
 use crate::store::{NodeArc, Store, Tree};
-use crate::words::{
+use crate::types::{
     Access, Births, Domid, Entry, Path, PathBuf, PathSpace, PermSet, partition_prefix,
 };
 

@@ -25,7 +25,7 @@ use crate::migration::stream::{
 use crate::store::{DomainSnapshot, Node, NodeArc, Store, Tree};
 use crate::sync::Arc;
 use crate::sync::workers::Workers;
-use crate::words::{Births, Domid, PathBuf};
+use crate::types::{Births, Domid, PathBuf};
 
 /// C xenstored's name of the soft memory quota.
 pub(super) const SOFT_MEMORY: &str = "soft-memory";

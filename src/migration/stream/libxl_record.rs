@@ -17,7 +17,7 @@
 
 use super::fields::{Body, Fault, Order, Sink};
 use super::record::read_perm;
-use crate::words::{ABS_PATH_MAX, Entry};
+use crate::types::{ABS_PATH_MAX, Entry};
 
 /// The record type in libxl's stream; the first one that libxl does not use.
 pub const DOMAIN_XENSTORE_DATA: u32 = 7;
@@ -175,7 +175,7 @@ fn number(body: &mut Body<'_>, field: &'static str) -> Result<u32, Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::words::{Access, Domid};
+    use crate::types::{Access, Domid};
 
     fn entry(letter: u8, domid: u16) -> Entry {
         Entry { domid: Domid(domid), access: Access::from_letter(letter).unwrap(), ignored: false }

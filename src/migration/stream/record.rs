@@ -2,7 +2,7 @@
 
 use super::fields::{Body, Fault, Order, Sink};
 use super::kind;
-use crate::words::{Access, Domid, Entry};
+use crate::types::{Access, Domid, Entry};
 
 /// Value of CONNECTION_DATA's `conn-type`.
 const TYPE_RING: u16 = 0;

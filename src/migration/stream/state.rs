@@ -6,7 +6,7 @@ use std::io::Read;
 
 use super::fields::Fault;
 use super::{Connection, Domain, Node, QuotaValue, ReadError, Reader, Record, Transport, Watch};
-use crate::words::{ABS_PATH_MAX, Domid, Layout, Path, PathBuf, PathSpace};
+use crate::types::{ABS_PATH_MAX, Domid, Layout, Path, PathBuf, PathSpace};
 
 /// Maximum memory of a state in bytes. A record of a few bytes can take up to 34 times its length in memory, so the
 /// memory is counted (by `weight`), not the stream's length.

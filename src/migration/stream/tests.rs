@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::migration::stream::fields::{Fault, Order};
-use crate::words::{Access, Domid, Entry};
+use crate::types::{Access, Domid, Entry};
 
 fn stream(version: u32, order: Order, records: &[Record]) -> Vec<u8> {
     let mut writer = Writer::new(Vec::new(), version, order).unwrap();

@@ -1,7 +1,7 @@
 //! CONTROL commands that stand for wire requests, with arguments and replies as text.
 
 use super::{Form, Operation, Parser, Request};
-use crate::words::Errno;
+use crate::types::Errno;
 
 /// A CONTROL command that stands for a wire request.
 pub struct RequestCommand {

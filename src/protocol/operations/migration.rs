@@ -2,7 +2,7 @@
 
 use super::super::args::strings;
 use super::request::domain;
-use crate::words::{Domid, Errno};
+use crate::types::{Domid, Errno};
 
 /// A request of the migration socket.
 #[derive(Clone, Debug, PartialEq, Eq)]

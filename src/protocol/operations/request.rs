@@ -4,7 +4,7 @@ use WatchColumns::{PathToken, PathTokenDepth};
 
 use super::super::args::{Strings, decimal, one_string, strings};
 use super::super::token::unescape;
-use crate::words::{Domid, Errno};
+use crate::types::{Domid, Errno};
 
 /// A request from the store's socket or a ring, with well-formed arguments. Paths, quota names and permission entries
 /// are kept as the client wrote them, because their meaning depends on the client.

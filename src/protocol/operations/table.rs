@@ -1,7 +1,7 @@
 //! The operations and their table. A new operation needs a number and a row here, and a request with its parser.
 
 use super::{Form, MigrationRequest, Request, migration, request};
-use crate::words::Errno;
+use crate::types::Errno;
 
 /// An operation that a client may request: those of xs_wire.h (`xsd_sockmsg_type`), this daemon's own
 /// (docs/PROTOCOL-EXTENSIONS.md) and those of the migration socket (docs/MIGRATION.md). The value is the number on the

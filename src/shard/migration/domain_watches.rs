@@ -7,7 +7,7 @@ use crate::shard::session::core::Core;
 use crate::shard::session::watches::Watch;
 use crate::shard::worker::Worker;
 use crate::sync::Arc;
-use crate::words::{Domid, Errno, PAYLOAD_BYTES_MAX};
+use crate::types::{Domid, Errno, PAYLOAD_BYTES_MAX};
 
 /// Returns the part of a domain's watches that begins at `index` and fits into a reply. Cost: that part; the first time
 /// after removals, all watches of the domain.

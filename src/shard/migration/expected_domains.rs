@@ -10,7 +10,7 @@ use crate::shard::worker::domains::domain_changed;
 use crate::shard::worker::ending::disconnect_ring;
 use crate::store::DomainSnapshot;
 use crate::sync::Arc;
-use crate::words::{Domid, Errno, Presence};
+use crate::types::{Domid, Errno, Presence};
 
 /// Keeps a domain's number free for an import, and returns its incarnation.
 ///

@@ -6,7 +6,7 @@ use crate::shard::state::Event;
 use crate::shard::state::kept::Mark;
 use crate::shard::worker::Worker;
 use crate::store::DomainSnapshot;
-use crate::words::{Domid, Errno};
+use crate::types::{Domid, Errno};
 
 /// Gives the export of a domain, which saved this version of its connection and these partitions, its mark.
 ///

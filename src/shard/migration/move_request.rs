@@ -7,7 +7,7 @@ use crate::migration::stream::state::Client;
 use crate::shard::standing::Standing;
 use crate::store::DomainSnapshot;
 use crate::sync::Arc;
-use crate::words::{Domid, Errno, Presence};
+use crate::types::{Domid, Errno, Presence};
 
 /// A domain whose number is kept free for an import, or the state that conflicts.
 pub type Expected = Result<Arc<Domain>, Presence>;

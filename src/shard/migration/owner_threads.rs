@@ -11,7 +11,7 @@ use crate::shard::shared::Shared;
 use crate::shard::standing::Standing;
 use crate::store::{Caller, DomainSnapshot, Executed, Store};
 use crate::sync::Arc;
-use crate::words::{Domid, Errno, RELEASE_DOMAIN};
+use crate::types::{Domid, Errno, RELEASE_DOMAIN};
 
 /// The owner threads, for threads that migrate domains. The caller of a method blocks; the owner threads never do.
 #[derive(Clone)]

@@ -20,7 +20,7 @@ use crate::shard::worker::Worker;
 use crate::shard::worker::connection::Stream;
 use crate::shard::worker::rings::give_up;
 use crate::transport::Disconnect;
-use crate::words::{Domid, Errno, Presence};
+use crate::types::{Domid, Errno, Presence};
 
 /// Quiesces a domain whose owner thread this is.
 pub fn quiesce(worker: &mut Worker, part: Part) {

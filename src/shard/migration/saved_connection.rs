@@ -20,7 +20,7 @@ use crate::shard::state::kept::SavedConnection;
 use crate::shard::worker::Worker;
 use crate::shard::worker::connection::Connection;
 use crate::store::{DomainSnapshot, Transaction};
-use crate::words::{
+use crate::types::{
     ABS_PATH_MAX, Domid, Errno, Path, PathBuf, PathSpace, Presence, domain_of_partition,
     has_partitions_below,
 };

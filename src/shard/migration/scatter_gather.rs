@@ -1,7 +1,7 @@
 //! Scatter/gather: one reply to a request about many domains, sent when each one's owner thread has done its part.
 
 use crate::sync::{Arc, Mutex};
-use crate::words::{Domid, Errno};
+use crate::types::{Domid, Errno};
 
 /// The domains that failed, by number, with their errors; or, if all failed, the error of the first.
 pub type Joined = Result<Vec<(Domid, Errno)>, Errno>;

@@ -7,7 +7,7 @@ use crate::shard::mailbox::{Message, ReplyTo};
 use crate::shard::session::Session;
 use crate::shard::session::core::Core;
 use crate::store::{Caller, Executed};
-use crate::words::Errno;
+use crate::types::Errno;
 
 /// The payload of a reply that only acknowledges (xenstore.txt).
 pub const ACK: &[u8] = b"OK\0";

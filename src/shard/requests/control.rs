@@ -9,7 +9,7 @@ use crate::shard::mailbox::Message;
 use crate::shard::shared::{Shared, spawn};
 use crate::store::{Store, WatchList};
 use crate::sync::{Arc, Ordering};
-use crate::words::Errno;
+use crate::types::Errno;
 
 /// Executes CONTROL. Returns `None` if a thread of the command's own sends the reply later.
 pub fn serve(cx: &mut RequestContext<'_>, words: &[&[u8]]) -> Option<Reply> {

@@ -9,7 +9,7 @@ use crate::protocol::operations::DomainRequest;
 use crate::protocol::{decimal, text};
 use crate::shard::mailbox::Message;
 use crate::sync::Arc;
-use crate::words::{Domid, Errno};
+use crate::types::{Domid, Errno};
 
 /// The prefix of the names of soft quotas in GET_QUOTA and SET_QUOTA.
 const SOFT: &str = "soft-";

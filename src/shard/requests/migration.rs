@@ -5,7 +5,7 @@ use super::context::{ACK, Reply, RequestContext};
 use crate::protocol::operations::{DOMAINS_MAX, Form};
 use crate::shard::mailbox::Message;
 use crate::shard::migration::scatter_gather::{Joined, Part, parts};
-use crate::words::{Domid, Errno};
+use crate::types::{Domid, Errno};
 
 /// Parks the connection until the owner threads of all domains have done their parts, and returns `None`; or returns
 /// the error if the request is refused.

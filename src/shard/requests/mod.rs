@@ -21,7 +21,7 @@ use crate::log;
 use crate::protocol::operations::{Access, Form, Parser, Request, Row, TransactionId, command};
 use crate::protocol::{Frame, frame, strings};
 use crate::store::Caller;
-use crate::words::{Errno, ShardId};
+use crate::types::{Errno, ShardId};
 
 /// The result of [`serve_first`].
 #[derive(Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use crate::protocol::{ReplySlot, Strings};
 use crate::shard::session::reservations::{Admission, await_reserved_path};
 use crate::store::{Op, StoreError, Verb};
 use crate::sync::Arc;
-use crate::words::{Domid, Entry, Errno, Path, PathSpace, PermSet, Perms};
+use crate::types::{Domid, Entry, Errno, Path, PathSpace, PermSet, Perms};
 
 /// Serves a request on a node, inside or outside a transaction.
 pub fn serve(cx: &mut RequestContext<'_>, path: &[u8], request: NodeRequest<'_>) -> Outcome {

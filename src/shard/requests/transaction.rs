@@ -10,7 +10,7 @@ use crate::shard::session::open_transaction::OpenTransaction;
 use crate::shard::session::reservations::{Admission, await_reserved_path, forget_failed};
 use crate::shard::session::transactions::note_conflict;
 use crate::store::{Failure, Invocation, Op, Replay, Transaction};
-use crate::words::{Errno, PathBuf};
+use crate::types::{Errno, PathBuf};
 
 /// The limit on the memory of one transaction of the control domain; guests have smaller quotas.
 const TRANSACTION_BYTES_MAX: usize = 64 << 20;
@@ -148,7 +148,7 @@ fn commit(cx: &mut RequestContext<'_>, open: OpenTransaction) -> Option<OpenTran
 mod tests {
     use super::*;
     use crate::store::{Caller, Store, Verb};
-    use crate::words::{Domid, Layout, Path, Subject};
+    use crate::types::{Domid, Layout, Path, Subject};
 
     /// On a store without a worker, which would drop the snapshots after a second.
     #[test]

@@ -2,7 +2,7 @@
 
 use super::context::{ACK, RequestContext};
 use crate::domain::FEATURE_WATCH_DEPTH;
-use crate::words::{Errno, PathSpace};
+use crate::types::{Errno, PathSpace};
 
 /// Executes WATCH: queues the reply, and right behind it the initial event with the path as the client wrote it.
 pub fn watch(cx: &mut RequestContext<'_>, raw: &[u8], token: &[u8], depth: Option<u16>) {

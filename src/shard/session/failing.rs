@@ -1,6 +1,6 @@
 //! A connection's memory of failed transactions, from which its next reservation is made; see [`super::reservations`].
 
-use crate::words::{Path, PathBuf};
+use crate::types::{Path, PathBuf};
 
 /// The limit on the paths of one reservation; beyond it, two are replaced by their common ancestor. Every write is
 /// compared with each path while a reservation lasts.

@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 use crate::domain::{Domain, Quota};
 use crate::store::Store;
 use crate::sync::Arc;
+use crate::types::PathBuf;
 use crate::watch::Entry;
-use crate::words::PathBuf;
 
 /// The bytes of paths removed in one pass: a few tenths of a millisecond. All watches of an ordinary guest take less.
 const BYTES_PER_PASS: usize = 16 << 10;

@@ -30,7 +30,7 @@ use crate::domain::{Domain, Load, Quota, Ticket, UNDELIVERED_MAX, UNREAD_BYTES_M
 use crate::protocol::{Header, ReplySlot};
 use crate::store::{Caller, Unblocked};
 use crate::sync::{Arc, Ordering};
-use crate::words::{Domid, Errno};
+use crate::types::{Domid, Errno};
 
 /// With more unsent bytes than this, no further requests of a client are read until it reads its replies.
 pub const OUTPUT_PAUSE_BYTES: usize = 64 << 10;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::domain::{Domain, Quota, Registry};
 use crate::store::{Caller, Transaction};
-use crate::words::Path;
+use crate::types::Path;
 
 /// The unit of charges for a caller without quotas, in bytes. All toolstacks share one account: charging each request
 /// exactly would make all threads contend for it.

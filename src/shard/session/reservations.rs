@@ -25,7 +25,7 @@ use crate::shard::reservations::Claim;
 use crate::shard::reservations::RESERVATION_TIME_MAX;
 #[cfg(doc)]
 use crate::store::Store;
-use crate::words::Path;
+use crate::types::Path;
 
 /// One or two consecutive conflicts are common under load, and reservations cost other clients time.
 const CONFLICTS_BEFORE_RESERVATION: u32 = 2;

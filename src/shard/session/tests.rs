@@ -14,7 +14,7 @@ use crate::shard::shared::Shared;
 use crate::shard::shared_reservations::SharedReservations;
 use crate::store::{Store, matcher, reaper};
 use crate::sync::AtomicU64;
-use crate::words::Layout;
+use crate::types::Layout;
 
 const READ: u8 = 2;
 const TRANSACTION_START: u8 = 6;

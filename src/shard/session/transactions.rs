@@ -8,7 +8,7 @@ use super::snapshots::Snapshot;
 use crate::domain::Quota;
 use crate::log;
 use crate::store::{Caller, Conflict, Replay, Transaction};
-use crate::words::Errno;
+use crate::types::Errno;
 
 /// The limit on the open transactions of one connection of the control domain; guests have a quota.
 const TRANSACTIONS_MAX: usize = 1 << 16;

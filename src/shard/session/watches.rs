@@ -10,8 +10,8 @@ use smallvec::SmallVec;
 
 use super::deferred::Deferral;
 use crate::sync::Arc;
+use crate::types::{Path, PathBuf};
 use crate::watch::{Changed, Event};
-use crate::words::{Path, PathBuf};
 
 /// A watch.
 pub struct Watch {

@@ -8,8 +8,8 @@ use crate::domain::Quota;
 use crate::shard::mailbox::Slot;
 use crate::store::Caller;
 use crate::sync::Arc;
+use crate::types::{Domid, Errno, Path, PathSpace};
 use crate::watch::{Entry, Watcher};
-use crate::words::{Domid, Errno, Path, PathSpace};
 
 impl Session {
     /// Resolves a path as the client wrote it, absolute or relative to its domain's partition.

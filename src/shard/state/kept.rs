@@ -6,7 +6,7 @@ use crate::migration::stream::state::Client;
 use crate::protocol::{Header, ReplySlot};
 use crate::shard::session::output::Output;
 use crate::store::DomainSnapshot;
-use crate::words::Errno;
+use crate::types::Errno;
 
 /// The stream remainder that RELEASE keeps for an INTRODUCE of the same ring, so that the guest's stream is not
 /// interrupted by the pair.

@@ -4,7 +4,7 @@ use super::*;
 use crate::domain::{Limits, OwnSettings, Registry};
 use crate::shard::migration::scatter_gather::parts;
 use crate::shard::session::output::Output;
-use crate::words::Domid;
+use crate::types::Domid;
 
 const STATES: [&str; 9] = [
     "absent",

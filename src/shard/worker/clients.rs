@@ -8,7 +8,7 @@ use slab::Slab;
 use super::connection::Connection;
 use super::ready::{Demand, ReadyList};
 use crate::shard::mailbox::Slot;
-use crate::words::Domid;
+use crate::types::Domid;
 
 /// The state of a connection in the table.
 enum Entry {

@@ -18,7 +18,7 @@ use crate::shard::requests::context::ACK;
 use crate::shard::state::Event;
 use crate::shard::state::kept::StreamRemainder;
 use crate::sync::{Arc, Ordering};
-use crate::words::{Domid, Errno, INTRODUCE_DOMAIN, RELEASE_DOMAIN};
+use crate::types::{Domid, Errno, INTRODUCE_DOMAIN, RELEASE_DOMAIN};
 
 /// Executes a request about a domain whose owner thread this is. The reply is posted before the event that reports the
 /// change, so no client sees the event of its own request before the reply.

@@ -11,7 +11,7 @@ use super::recheck::Recheck;
 use crate::host::{Channels, Pending, Port};
 use crate::shard::mailbox::{Message, Slot};
 use crate::shard::session::core::Core;
-use crate::words::Domid;
+use crate::types::Domid;
 
 /// The number of pending ports read at a time.
 const PORTS_PER_READ: usize = 128;

@@ -47,7 +47,7 @@ use super::state::{Effects, Event};
 use crate::host::Channels;
 use crate::protocol::MESSAGE_BYTES_MAX;
 use crate::sync::Arc;
-use crate::words::{Domid, Errno, Presence};
+use crate::types::{Domid, Errno, Presence};
 
 /// The number of bytes read from a socket at a time: enough for a batch of ordinary requests.
 pub const READ_BYTES: usize = 16 << 10;

@@ -12,7 +12,7 @@ use super::timers::TICK;
 use crate::log::Seldom;
 use crate::shard::mailbox::Slot;
 use crate::shard::session::core::Core;
-use crate::words::Domid;
+use crate::types::Domid;
 
 /// The objects to recheck.
 #[derive(Default)]

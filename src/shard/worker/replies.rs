@@ -5,7 +5,7 @@ use super::delivery::send_post_reply;
 use crate::shard::mailbox::ReplyTo;
 use crate::shard::migration::quiesce::drain;
 use crate::shard::session::Pending;
-use crate::words::Errno;
+use crate::types::Errno;
 
 /// Queues the reply for which a connection is parked, and the post-reply events behind it. If its ring was released
 /// meanwhile, the reply goes to the stream remainder, or to the ring's present connection, which has taken over the

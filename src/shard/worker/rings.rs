@@ -16,7 +16,7 @@ use crate::shard::trace;
 use crate::store::Unblocked;
 use crate::sync::Arc;
 use crate::transport::{Ring, RingError, Transport};
-use crate::words::{Domid, Errno};
+use crate::types::{Domid, Errno};
 
 /// Binds the port of domain changes to this worker, and serves the control domain's own ring if the host has one.
 ///

@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use super::clients::Clients;
 use crate::shard::mailbox::Slot;
 use crate::shard::session::core::Core;
-use crate::words::Domid;
+use crate::types::Domid;
 
 /// The number of rings checked in one pass. A check reads one cache line that the guest may have changed, about 0.1 us,
 /// so a step costs about as much as one request; and 10,000 rings on one worker wake it 8 times a second at most.

@@ -34,7 +34,7 @@ use super::{Store, Tree};
 use crate::domain::{Domain, Quota};
 use crate::sync::workers::Workers;
 use crate::sync::{Arc, Ordering};
-use crate::words::{Domid, Layout, ShardId};
+use crate::types::{Domid, Layout, ShardId};
 use walk::Walk;
 
 /// Maximum number of attempts to find a moment in which no removal is being settled, one second in all with the pauses:

@@ -3,8 +3,8 @@
 use super::*;
 use crate::store::tree::get_mut;
 use crate::store::{Caller, Executed, Generations, Op, Verb};
+use crate::types::{Entry as PermEntry, Path, PathBuf, PermSet, ShardId, Subject};
 use crate::watch::{Entry, Watcher};
-use crate::words::{Entry as PermEntry, Path, PathBuf, PermSet, ShardId, Subject};
 
 fn path(text: &str) -> PathBuf {
     Path::parse(text.as_bytes()).unwrap().to_buf()

@@ -8,7 +8,7 @@ use super::super::Tree;
 use super::super::node::{Node, NodeArc};
 use super::Living;
 use super::findings::Findings;
-use crate::words::{Domid, Layout, Partition, Path, PathBuf, ShardId, domain_of_partition};
+use crate::types::{Domid, Layout, Partition, Path, PathBuf, ShardId, domain_of_partition};
 
 /// The walk over one shard, with its results.
 pub struct Walk<'a> {

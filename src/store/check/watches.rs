@@ -7,8 +7,8 @@ use foldhash::fast::RandomState;
 use super::super::{Store, is_global};
 use super::findings::Findings;
 use crate::sync::Arc;
+use crate::types::{Layout, Path, PathBuf, ShardId};
 use crate::watch::{Entry, Trie};
-use crate::words::{Layout, Path, PathBuf, ShardId};
 
 /// Snapshots of all tries.
 pub struct Tries {

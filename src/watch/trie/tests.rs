@@ -1,7 +1,7 @@
 use super::super::Matches;
 use super::super::entries::tests::entry;
 use super::*;
-use crate::words::ABS_PATH_MAX;
+use crate::types::ABS_PATH_MAX;
 use proptest::prelude::*;
 
 fn found(trie: &Trie, path: &str) -> Vec<u64> {

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use xenstored::words::Domid;
+use xenstored::types::Domid;
 
 use crate::trouble::{Result, Trouble};
 

@@ -2,7 +2,7 @@
 
 use std::rc::{Rc, Weak};
 
-use xenstored::words::Domid;
+use xenstored::types::Domid;
 
 use super::{Machine, home};
 use crate::client::{Client, Watch};

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::task::Poll;
 
 use xenstored::protocol::Operation;
-use xenstored::words::Domid;
+use xenstored::types::Domid;
 
 use super::kernel::rings;
 use super::{DEVICES, frontend, state, switch};

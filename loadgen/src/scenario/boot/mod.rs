@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use xenstored::host::sim::{SimClient, SimGuest};
 use xenstored::protocol::Operation;
-use xenstored::words::Domid;
+use xenstored::types::Domid;
 
 use super::host_of;
 use crate::client::{Blocking, Client, Link, Stage, Watch, words};

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use mio::{Events, Poll, Token};
 use xenstored::host::sim::{SimClient, SimGuest};
 use xenstored::protocol::{HEADER_BYTES, Operation, WATCH_EVENT};
-use xenstored::words::Domid;
+use xenstored::types::Domid;
 
 use super::{Machine, storm};
 use crate::client::{Asked, Connection, Link, Recording};

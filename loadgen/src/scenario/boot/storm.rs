@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use xenstored::words::Domid;
+use xenstored::types::Domid;
 
 use super::replay::{self, Replay};
 use super::share::{Report, Shares, storm};

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use xenstored::protocol::Operation;
-use xenstored::words::Domid;
+use xenstored::types::Domid;
 
 use super::{DEVICES, Machine, backend, frontend, guest, home, make, state, vm};
 use crate::client::{Client, Link, words};

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use xenstored::host::sim::SimGuest;
 use xenstored::host::{CONNECTION, ERROR, REQ_CONS, REQ_PROD};
 use xenstored::protocol::Operation;
-use xenstored::words::Domid;
+use xenstored::types::Domid;
 
 use super::attacks::{Attack, Attacker, Step};
 use crate::client::{Client, Link, Stage};

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use xenstored::protocol::Operation;
-use xenstored::words::Domid;
+use xenstored::types::Domid;
 
 use super::domains::{NAME, small_domain};
 use crate::client::{payload, words};

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use xenstored::host::sim::{SimClient, SimGuest};
 use xenstored::protocol::Operation;
-use xenstored::words::Domid;
+use xenstored::types::Domid;
 
 use crate::client::{Blocking, words};
 use crate::scenario::memory::peak_bytes;

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use xenstored::protocol::Operation;
-use xenstored::words::Domid;
+use xenstored::types::Domid;
 
 use super::guest::Belief;
 use crate::client::{Client, Stage, words};

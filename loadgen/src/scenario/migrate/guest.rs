@@ -13,7 +13,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use xenstored::protocol::Operation;
-use xenstored::words::Domid;
+use xenstored::types::Domid;
 
 use crate::client::{Client, Stage, Watch, histogram, payload, record, words};
 use crate::trouble::Result;

@@ -22,7 +22,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use xenstored::words::Domid;
+use xenstored::types::Domid;
 
 use self::guest::{Phase, Show};
 use self::stayer::Stayers;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use xenstored::host::sim::SimClient;
 use xenstored::protocol::Operation;
-use xenstored::words::Domid;
+use xenstored::types::Domid;
 
 use crate::client::{Blocking, Expect, Link, Paced, Request, histogram, record, words};
 use crate::trouble::Result;

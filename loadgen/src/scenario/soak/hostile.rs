@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use xenstored::host::sim::SimClient;
 use xenstored::host::{ERROR, REQ_CONS, REQ_PROD};
 use xenstored::protocol::Operation;
-use xenstored::words::Domid;
+use xenstored::types::Domid;
 
 use crate::client::{Blocking, Client, append, words};
 use crate::scenario::deaths::{destroy, wait_until_gone};

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use xenstored::host::sim::SimClient;
 use xenstored::protocol::Operation;
-use xenstored::words::Domid;
+use xenstored::types::Domid;
 
 use super::boot::{self, Machine};
 use super::deaths::{destroy, wait_until_gone};

@@ -107,7 +107,7 @@ mod tests {
 
     use xenstored::host::sim::SimClient;
     use xenstored::protocol::{Operation, WATCH_EVENT};
-    use xenstored::words::Domid;
+    use xenstored::types::Domid;
 
     use super::*;
     use crate::client::{append, words};

@@ -15,7 +15,7 @@ use xenstored::host::sim::SimHost;
 use xenstored::host::{Channels, Host, Port};
 use xenstored::protocol::{Frame, HEADER_BYTES, Operation, WATCH_EVENT, frame};
 use xenstored::transport::{Ring, Transport};
-use xenstored::words::Domid;
+use xenstored::types::Domid;
 
 use super::line::{After, Line};
 use super::{ANSWER, ANSWER_LEN, NUMBER, RING, SCRIPT, Scripted, append_header, script};

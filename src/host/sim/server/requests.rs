@@ -8,7 +8,7 @@ use crate::host::sim::domains::XENSTORE_PORT;
 use crate::host::sim::lines::{HELP, LINE_MAX, REPLY_MAX, Refusal, Request};
 use crate::host::sim::socket::send_with;
 use crate::sync::Arc;
-use crate::words::Domid;
+use crate::types::Domid;
 
 struct Reply {
     /// Without its newline.

@@ -12,7 +12,7 @@ use crate::shard::session::output::Output;
 use crate::shard::session::watches::Watch;
 use crate::shard::session::{KERNEL_COLLAPSE_BYTES, Kind, RING_COLLAPSE_BYTES};
 use crate::transport::Ring;
-use crate::words::{Domid, Path};
+use crate::types::{Domid, Path};
 
 /// A client of the control domain that watches `/a`, and the events of a change.
 struct Client {
