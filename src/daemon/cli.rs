@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::builder::RangedI64ValueParser;
 use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use super::config_layer::ConfigLayer;
 use super::failure::Failure;
-use super::given::Given;
 use super::settings::HostKind;
 use crate::domain::Quota;
 use crate::log::{SwitchChange, UnknownSwitch};
@@ -193,7 +193,7 @@ impl Options {
     }
 
     /// Returns the configuration layer that the options set.
-    pub(super) fn given(self) -> Result<Given, Failure> {
+    pub(super) fn given(self) -> Result<ConfigLayer, Failure> {
         if self.live_update {
             return Err(Failure::Usage(NO_LIVE_UPDATE.into()));
         }
@@ -203,7 +203,7 @@ impl Options {
             None => Vec::new(),
         };
         switches.extend(self.trace_control);
-        Ok(Given {
+        Ok(ConfigLayer {
             host: self.host,
             shards: self.shards,
             socket: self.socket,

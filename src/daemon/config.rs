@@ -8,8 +8,8 @@ use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use tracing::level_filters::LevelFilter;
 
 use super::cli;
+use super::config_layer::ConfigLayer;
 use super::failure::Failure;
-use super::given::Given;
 use super::oxenstored;
 use super::settings::HostKind;
 use crate::domain::Quota;
@@ -34,12 +34,12 @@ pub(super) struct Wrong {
 pub(super) fn read(
     named: Option<&Path>,
     strict: bool,
-) -> Result<(Option<PathBuf>, Given), Failure> {
+) -> Result<(Option<PathBuf>, ConfigLayer), Failure> {
     let path = named.unwrap_or(Path::new(DEFAULT_FILE));
     let bytes = match read_bytes(path) {
         Ok(bytes) => bytes,
         Err(e) if named.is_none() && e.kind() == io::ErrorKind::NotFound => {
-            return Ok((None, Given::default()));
+            return Ok((None, ConfigLayer::default()));
         }
         Err(e) => return Err(Failure::Usage(format!("{}: {e}", path.display()))),
     };
@@ -185,7 +185,7 @@ impl<'de> Visitor<'de> for QuotaVisitor {
     }
 }
 
-fn parse_toml(text: &str) -> Result<Given, Wrong> {
+fn parse_toml(text: &str) -> Result<ConfigLayer, Wrong> {
     toml::from_str(text).map(File::given).map_err(|e| {
         let start = e.span().map_or(0, |span| span.start);
         let before = text.get(..start).unwrap_or(text);
@@ -195,9 +195,9 @@ fn parse_toml(text: &str) -> Result<Given, Wrong> {
 }
 
 impl File {
-    fn given(self) -> Given {
+    fn given(self) -> ConfigLayer {
         let switches = self.log.switches.unwrap_or_default();
-        Given {
+        ConfigLayer {
             host: self.host,
             shards: self.shards,
             socket: self.socket,
@@ -222,7 +222,7 @@ impl File {
 
 #[cfg(test)]
 mod tests {
-    use super::super::given::tests::bare;
+    use super::super::config_layer::tests::bare;
     use super::*;
 
     const SAMPLE: &str = include_str!("../../dist/xenstored.toml");
@@ -241,8 +241,8 @@ mod tests {
 
     #[test]
     fn the_sample_says_the_defaults() {
-        let settings = parse_toml(SAMPLE).unwrap().settle(&bare()).unwrap();
-        assert_eq!(settings, Given::default().settle(&bare()).unwrap());
+        let settings = parse_toml(SAMPLE).unwrap().resolve(&bare()).unwrap();
+        assert_eq!(settings, ConfigLayer::default().resolve(&bare()).unwrap());
         // Read from the file, because the settings drop default values: each value is present and is the default.
         let file: File = toml::from_str(SAMPLE).unwrap();
         for quota in Quota::all() {
@@ -310,7 +310,7 @@ mod tests {
                     [quotas]\nnodes = 5\nquota-maxwatch = 6\n[soft-quotas]\nmemory = 7\n\
                     [timeouts]\nwatch-event = 8\nring-scan-interval = 9\n";
         let parse = |text| SwitchChange::parse(text).unwrap();
-        let expected = Given {
+        let expected = ConfigLayer {
             host: Some(HostKind::Sim),
             shards: Some(3),
             socket: Some("/s".into()),

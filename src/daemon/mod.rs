@@ -7,8 +7,8 @@ mod activation;
 mod background;
 mod cli;
 mod config;
+mod config_layer;
 mod failure;
-mod given;
 mod instance;
 mod notify;
 mod oxenstored;
@@ -33,7 +33,7 @@ pub use settings::{Guest, HostKind, Settings};
 pub use stop::Stop;
 
 use cli::{Command, Options, SimCommand};
-use given::Surroundings;
+use config_layer::Environment;
 use instance::Instance;
 use running::{Claim, Running};
 
@@ -65,11 +65,11 @@ pub fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Task, Failure> 
         }
     };
     if let Some(Command::Sim(SimCommand::Guest(guest))) = options.command {
-        return given::guest(guest, &Surroundings::look()).map(Task::Guest);
+        return config_layer::guest(guest, &Environment::detect()).map(Task::Guest);
     }
     let check_only = options.check_config;
     let (file, from_file) = config::read(options.config.as_deref(), check_only)?;
-    let settings = options.given()?.over(from_file).settle(&Surroundings::look())?;
+    let settings = options.given()?.over(from_file).resolve(&Environment::detect())?;
     if !check_only {
         return Ok(Task::Serve(Box::new(settings)));
     }

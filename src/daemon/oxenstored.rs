@@ -8,7 +8,7 @@
 use tracing::level_filters::LevelFilter;
 
 use super::config::Wrong;
-use super::given::Given;
+use super::config_layer::ConfigLayer;
 use crate::domain::Quota;
 
 /// The type of a key's value.
@@ -54,8 +54,8 @@ const ACCESS: &str = "requests are traced with --trace-file and the switch io";
 const HOST: &str = "the host says where it is";
 
 /// Parses a file's text. Returns the configuration layer, and the lines that are invalid.
-pub(super) fn parse(text: &str) -> (Given, Vec<Wrong>) {
-    let (mut given, mut wrong) = (Given::default(), Vec::new());
+pub(super) fn parse(text: &str) -> (ConfigLayer, Vec<Wrong>) {
+    let (mut given, mut wrong) = (ConfigLayer::default(), Vec::new());
     for (index, line) in text.lines().enumerate() {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
@@ -70,7 +70,7 @@ pub(super) fn parse(text: &str) -> (Given, Vec<Wrong>) {
     (given, wrong)
 }
 
-fn apply(name: &str, value: &str, given: &mut Given) -> Result<(), String> {
+fn apply(name: &str, value: &str, given: &mut ConfigLayer) -> Result<(), String> {
     match name {
         "pid-file" => given.pid_file = Some(value.into()),
         "xenstored-log-level" => given.log_level = Some(level(value)?),
@@ -141,7 +141,7 @@ fn level(value: &str) -> Result<LevelFilter, String> {
     }
 }
 
-fn log_file(value: &str, given: &mut Given) {
+fn log_file(value: &str, given: &mut ConfigLayer) {
     match value.strip_prefix("syslog:") {
         Some(_) => given.notes.push(format!(
             "xenstored-log-file = {value} is ignored: in the background the log goes to syslog, \
@@ -166,7 +166,7 @@ mod tests {
                     quota-maxrequests = 15\nquota-path-max = 16\nquota-maxoutstanding = 17\n\
                     xenstored-log-file = /var/log/x\nxenstored-log-level = warn\n\
                     quota-activate = true\n";
-        let expected = Given {
+        let expected = ConfigLayer {
             pid_file: Some("/run/x.pid".into()),
             limits: vec![
                 (Quota::Nodes, 11),
@@ -179,7 +179,7 @@ mod tests {
             ],
             log_file: Some("/var/log/x".into()),
             log_level: Some(LevelFilter::WARN),
-            ..Given::default()
+            ..ConfigLayer::default()
         };
         assert_eq!(parse(text), (expected, vec![]));
         let unlimited = vec![(Quota::Nodes, 0), (Quota::NodeSize, 0)];
@@ -190,7 +190,8 @@ mod tests {
     fn negative_scan_intervals_turn_the_scan_off_and_0_is_the_shortest() {
         for (value, interval) in [("20", 20), ("0", 1), ("-1", 0)] {
             let (given, wrong) = parse(&format!("ring-scan-interval = {value}"));
-            let expected = Given { ring_scan_interval: Some(interval), ..Given::default() };
+            let expected =
+                ConfigLayer { ring_scan_interval: Some(interval), ..ConfigLayer::default() };
             assert_eq!((given, wrong), (expected, vec![]), "{value}");
         }
     }
@@ -208,10 +209,14 @@ mod tests {
             let (given, wrong) = parse(&format!("{name} = {value}"));
             assert_eq!((given.notes.len(), wrong), (1, vec![]), "{name}");
             assert!(given.notes[0].starts_with(&format!("{name} = {value} is ignored: ")));
-            assert_eq!(Given { notes: vec![], ..given }, Given::default(), "{name}");
-            assert_eq!(parse(&format!("{name}={default}")), (Given::default(), vec![]), "{name}");
+            assert_eq!(ConfigLayer { notes: vec![], ..given }, ConfigLayer::default(), "{name}");
+            assert_eq!(
+                parse(&format!("{name}={default}")),
+                (ConfigLayer::default(), vec![]),
+                "{name}"
+            );
         }
-        assert_eq!(parse("conflict-burst-limit=5.000000"), (Given::default(), vec![]));
+        assert_eq!(parse("conflict-burst-limit=5.000000"), (ConfigLayer::default(), vec![]));
         assert_eq!(parse("xenstored-log-file = syslog:local1").0.notes.len(), 1);
     }
 
@@ -256,7 +261,10 @@ mod tests {
     fn a_line_that_is_wrong_does_not_keep_the_others_from_their_effect() {
         let (given, wrong) =
             parse("quota-activate = 0\nquota-maxentity = 5\nfoo\nquota-maxwatch = x\n");
-        assert_eq!(given, Given { limits: vec![(Quota::Nodes, 5)], ..Given::default() });
+        assert_eq!(
+            given,
+            ConfigLayer { limits: vec![(Quota::Nodes, 5)], ..ConfigLayer::default() }
+        );
         assert_eq!(wrong.iter().map(|wrong| wrong.line).collect::<Vec<_>>(), [1, 3, 4]);
     }
 }

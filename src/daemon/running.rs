@@ -218,28 +218,28 @@ fn has_own_node(mut stream: UnixStream) -> std::io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::given::Given;
-    use super::super::given::tests::bare;
+    use super::super::config_layer::ConfigLayer;
+    use super::super::config_layer::tests::bare;
     use super::*;
 
-    fn settings(given: Given) -> Settings {
-        given.settle(&bare()).unwrap()
+    fn settings(given: ConfigLayer) -> Settings {
+        given.resolve(&bare()).unwrap()
     }
 
     #[test]
     fn a_lock_file_is_read_as_it_was_written() {
-        let written = settings(Given {
+        let written = settings(ConfigLayer {
             shards: Some(3),
             pid_file: Some("/a\n=\u{1b}".into()),
             limits: vec![(Quota::Nodes, 7)],
-            ..Given::default()
+            ..ConfigLayer::default()
         });
         let running = Running::parse(&lock_text(&written)).unwrap();
         assert_eq!(running.pid, std::process::id());
         assert_eq!(running.version.as_deref(), Some(VERSION));
         assert!(running.differing(&written).is_empty());
         assert_eq!(running.options.len(), options(&written).len());
-        let sentence = running.sentence(&settings(Given::default()));
+        let sentence = running.sentence(&settings(ConfigLayer::default()));
         assert!(sentence.contains("--shards 3 and not 4"), "{sentence}");
         assert!(sentence.contains("--quota nodes 7 and not 1000"), "{sentence}");
         assert!(sentence.contains(r"--pid-file /a\n=\u{1b} and not none"), "{sentence}");
@@ -247,7 +247,7 @@ mod tests {
 
     #[test]
     fn lock_files_of_other_versions_and_strangers_are_read_as_far_as_they_go() {
-        let now = settings(Given::default());
+        let now = settings(ConfigLayer::default());
         let older = Running::parse("123\n").unwrap();
         assert!(older.sentence(&now).contains("process 123, of an older version"));
         let newer = Running::parse("123\nversion 9.9\nsocket 5\noption --new=1\noption\n").unwrap();

@@ -3,7 +3,7 @@
 use super::*;
 use clap::CommandFactory;
 
-fn given(line: &str) -> Result<Given, String> {
+fn given(line: &str) -> Result<ConfigLayer, String> {
     let words = ["xenstored"].into_iter().chain(line.split_whitespace()).map(OsString::from);
     let options = Options::read(words).map_err(|e| e.to_string())?;
     options.given().map_err(|e| e.to_string())
@@ -16,22 +16,23 @@ fn the_definition_is_sound() {
 
 #[test]
 fn options_of_c_mean_what_they_mean_there() {
-    let limit = |quota, value| Given { limits: vec![(quota, value)], ..Given::default() };
+    let limit =
+        |quota, value| ConfigLayer { limits: vec![(quota, value)], ..ConfigLayer::default() };
     let path = |text: &str| Some(PathBuf::from(text));
-    let traced = |file| Given {
+    let traced = |file| ConfigLayer {
         foreground: Some(true),
         log_file: path(file),
         switches: SwitchChange::of_a_trace_file().collect(),
-        ..Given::default()
+        ..ConfigLayer::default()
     };
     for (line, expected) in [
-        ("", Given::default()),
-        ("-N", Given { foreground: Some(true), ..Given::default() }),
+        ("", ConfigLayer::default()),
+        ("-N", ConfigLayer { foreground: Some(true), ..ConfigLayer::default() }),
         ("-N -T /a --no-fork -T /b -N", traced("/b")),
-        ("--no-fork", Given { foreground: Some(true), ..Given::default() }),
-        ("-F /a", Given { pid_file: path("/a"), ..Given::default() }),
-        ("--pid-file /a", Given { pid_file: path("/a"), ..Given::default() }),
-        ("--pid-file=/a", Given { pid_file: path("/a"), ..Given::default() }),
+        ("--no-fork", ConfigLayer { foreground: Some(true), ..ConfigLayer::default() }),
+        ("-F /a", ConfigLayer { pid_file: path("/a"), ..ConfigLayer::default() }),
+        ("--pid-file /a", ConfigLayer { pid_file: path("/a"), ..ConfigLayer::default() }),
+        ("--pid-file=/a", ConfigLayer { pid_file: path("/a"), ..ConfigLayer::default() }),
         ("-E 5", limit(Quota::Nodes, 5)),
         ("--entry-nb=5", limit(Quota::Nodes, 5)),
         ("-S 5", limit(Quota::NodeSize, 5)),
@@ -49,21 +50,27 @@ fn options_of_c_mean_what_they_mean_there() {
         ("--quota transaction-nodes=5", limit(Quota::TransactionNodes, 5)),
         ("-Qoutstanding=0", limit(Quota::Outstanding, 0)),
         ("--quota=path-length=5", limit(Quota::PathMax, 5)),
-        ("-q memory=5", Given { soft_memory: Some(5), ..Given::default() }),
-        ("--quota-soft=memory=5", Given { soft_memory: Some(5), ..Given::default() }),
-        ("-w watch-event=5", Given { watch_event_timeout: Some(5), ..Given::default() }),
-        ("--timeout=watch-event=0", Given { watch_event_timeout: Some(0), ..Given::default() }),
-        ("-m 3", Given { master_domid: Some(3), ..Given::default() }),
-        ("--master-domid=3", Given { master_domid: Some(3), ..Given::default() }),
-        ("-p 3", Given { priv_domid: Some(3), ..Given::default() }),
-        ("--priv-domid 3", Given { priv_domid: Some(3), ..Given::default() }),
-        ("--host sim", Given { host: Some(HostKind::Sim), ..Given::default() }),
-        ("--host=xen", Given { host: Some(HostKind::Xen), ..Given::default() }),
-        ("--shards 3", Given { shards: Some(3), ..Given::default() }),
-        ("-P", Given { print_pid: true, ..Given::default() }),
-        ("--output-pid", Given { print_pid: true, ..Given::default() }),
-        ("--socket /a", Given { socket: path("/a"), ..Given::default() }),
-        ("--sim-socket /a", Given { sim_socket: path("/a"), ..Given::default() }),
+        ("-q memory=5", ConfigLayer { soft_memory: Some(5), ..ConfigLayer::default() }),
+        ("--quota-soft=memory=5", ConfigLayer { soft_memory: Some(5), ..ConfigLayer::default() }),
+        (
+            "-w watch-event=5",
+            ConfigLayer { watch_event_timeout: Some(5), ..ConfigLayer::default() },
+        ),
+        (
+            "--timeout=watch-event=0",
+            ConfigLayer { watch_event_timeout: Some(0), ..ConfigLayer::default() },
+        ),
+        ("-m 3", ConfigLayer { master_domid: Some(3), ..ConfigLayer::default() }),
+        ("--master-domid=3", ConfigLayer { master_domid: Some(3), ..ConfigLayer::default() }),
+        ("-p 3", ConfigLayer { priv_domid: Some(3), ..ConfigLayer::default() }),
+        ("--priv-domid 3", ConfigLayer { priv_domid: Some(3), ..ConfigLayer::default() }),
+        ("--host sim", ConfigLayer { host: Some(HostKind::Sim), ..ConfigLayer::default() }),
+        ("--host=xen", ConfigLayer { host: Some(HostKind::Xen), ..ConfigLayer::default() }),
+        ("--shards 3", ConfigLayer { shards: Some(3), ..ConfigLayer::default() }),
+        ("-P", ConfigLayer { print_pid: true, ..ConfigLayer::default() }),
+        ("--output-pid", ConfigLayer { print_pid: true, ..ConfigLayer::default() }),
+        ("--socket /a", ConfigLayer { socket: path("/a"), ..ConfigLayer::default() }),
+        ("--sim-socket /a", ConfigLayer { sim_socket: path("/a"), ..ConfigLayer::default() }),
     ] {
         assert_eq!(given(line).unwrap(), expected, "{line}");
     }
@@ -134,7 +141,7 @@ fn options_without_effect_say_so() {
     ] {
         let given = given(line).unwrap();
         assert_eq!(given.notes.len(), 1, "{line}");
-        assert_eq!(Given { notes: vec![], ..given }, Given::default(), "{line}");
+        assert_eq!(ConfigLayer { notes: vec![], ..given }, ConfigLayer::default(), "{line}");
     }
     assert_eq!(given("--internal-db --no-fork").unwrap().foreground, Some(true));
 }

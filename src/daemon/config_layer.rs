@@ -28,7 +28,7 @@ const MAX_SHARDS: u16 = 1024;
 
 /// A configuration layer: the options of the command line, or the keys of a configuration file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Given {
+pub(super) struct ConfigLayer {
     pub host: Option<HostKind>,
     /// 0: one per core.
     pub shards: Option<u16>,
@@ -54,7 +54,7 @@ pub(super) struct Given {
 }
 
 /// The environment on which the settings depend besides the configuration layers.
-pub(super) struct Surroundings {
+pub(super) struct Environment {
     pub root: bool,
     /// Whether this is a Xen host.
     pub xen: bool,
@@ -65,13 +65,13 @@ pub(super) struct Surroundings {
     pub user_directory: Option<PathBuf>,
 }
 
-impl Surroundings {
+impl Environment {
     /// Reads the environment of this process.
-    pub(super) fn look() -> Surroundings {
+    pub(super) fn detect() -> Environment {
         let path = |name: &str| {
             std::env::var_os(name).filter(|value: &OsString| !value.is_empty()).map(PathBuf::from)
         };
-        Surroundings {
+        Environment {
             root: rustix::process::geteuid().is_root(),
             xen: Path::new(XEN_DEVICES).exists(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
@@ -84,9 +84,9 @@ impl Surroundings {
     /// Returns the default socket, and whether its directory may be created.
     fn socket(&self) -> (PathBuf, bool) {
         match self {
-            Surroundings { socket: Some(path), .. } => (path.clone(), false),
-            Surroundings { run_directory: Some(path), .. } => (path.join("socket"), false),
-            Surroundings { root: false, user_directory: Some(path), .. } => {
+            Environment { socket: Some(path), .. } => (path.clone(), false),
+            Environment { run_directory: Some(path), .. } => (path.join("socket"), false),
+            Environment { root: false, user_directory: Some(path), .. } => {
                 (path.join("xenstored/socket"), true)
             }
             _ => (Path::new(RUN_DIRECTORY).join("socket"), true),
@@ -94,13 +94,13 @@ impl Surroundings {
     }
 }
 
-impl Given {
+impl ConfigLayer {
     /// Merges two layers: `self` overrides `under`.
-    pub(super) fn over(self, mut under: Given) -> Given {
+    pub(super) fn over(self, mut under: ConfigLayer) -> ConfigLayer {
         under.limits.extend(self.limits);
         under.switches.extend(self.switches);
         under.notes.extend(self.notes);
-        Given {
+        ConfigLayer {
             host: self.host.or(under.host),
             shards: self.shards.or(under.shards),
             socket: self.socket.or(under.socket),
@@ -123,9 +123,9 @@ impl Given {
     }
 
     /// Resolves the layer to settings, with defaults filled in.
-    pub(super) fn settle(self, around: &Surroundings) -> Result<Settings, Failure> {
-        let host = self.host.unwrap_or(if around.xen { HostKind::Xen } else { HostKind::Sim });
-        let (default_socket, default_made) = around.socket();
+    pub(super) fn resolve(self, environment: &Environment) -> Result<Settings, Failure> {
+        let host = self.host.unwrap_or(if environment.xen { HostKind::Xen } else { HostKind::Sim });
+        let (default_socket, default_made) = environment.socket();
         let make_directory = self.socket.is_none() && default_made;
         let socket = absolute(self.socket.unwrap_or(default_socket))?;
         let sim_socket = match self.sim_socket {
@@ -152,7 +152,7 @@ impl Given {
         let seconds = |number: u32| (number != 0).then(|| Duration::from_secs(number.into()));
         Ok(Settings {
             host,
-            shards: shards(self.shards.unwrap_or(0), around.cores)?,
+            shards: shards(self.shards.unwrap_or(0), environment.cores)?,
             sim_socket,
             make_directory,
             socket,
@@ -177,12 +177,12 @@ impl Given {
 }
 
 /// Resolves the settings of a simulated guest. It finds the daemon where that would be with the same environment.
-pub(super) fn guest(options: GuestOptions, around: &Surroundings) -> Result<Guest, Failure> {
-    let default = || around.socket().0.with_file_name(SIM_SOCKET);
+pub(super) fn guest(options: GuestOptions, environment: &Environment) -> Result<Guest, Failure> {
+    let default = || environment.socket().0.with_file_name(SIM_SOCKET);
     // If only the simulated host's socket is named, the daemon's socket is expected in the same directory.
-    let socket = match (&around.socket, &options.sim_socket) {
+    let socket = match (&environment.socket, &options.sim_socket) {
         (None, Some(sim_socket)) => sim_socket.with_file_name("socket"),
-        _ => around.socket().0,
+        _ => environment.socket().0,
     };
     Ok(Guest {
         socket,
@@ -227,8 +227,8 @@ fn changed_limits(given: &[(Quota, u32)]) -> Vec<(Quota, u32)> {
 pub(super) mod tests {
     use super::*;
 
-    pub(in crate::daemon) fn bare() -> Surroundings {
-        Surroundings {
+    pub(in crate::daemon) fn bare() -> Environment {
+        Environment {
             root: true,
             xen: true,
             cores: 4,
@@ -241,42 +241,42 @@ pub(super) mod tests {
     #[test]
     fn the_socket_is_where_clients_look_for_it() {
         let path = |text: &str| Some(PathBuf::from(text));
-        let user = || Surroundings { user_directory: path("/run/user/1"), ..bare() };
-        for (around, socket, made) in [
+        let user = || Environment { user_directory: path("/run/user/1"), ..bare() };
+        for (environment, socket, made) in [
             (bare(), "/var/run/xenstored/socket", true),
-            (Surroundings { root: false, ..bare() }, "/var/run/xenstored/socket", true),
+            (Environment { root: false, ..bare() }, "/var/run/xenstored/socket", true),
             (user(), "/var/run/xenstored/socket", true),
-            (Surroundings { root: false, ..user() }, "/run/user/1/xenstored/socket", true),
-            (Surroundings { run_directory: path("/r"), ..user() }, "/r/socket", false),
+            (Environment { root: false, ..user() }, "/run/user/1/xenstored/socket", true),
+            (Environment { run_directory: path("/r"), ..user() }, "/r/socket", false),
             (
-                Surroundings { run_directory: path("/r"), socket: path("/p/s"), ..user() },
+                Environment { run_directory: path("/r"), socket: path("/p/s"), ..user() },
                 "/p/s",
                 false,
             ),
         ] {
-            let settings = Given::default().settle(&around).unwrap();
+            let settings = ConfigLayer::default().resolve(&environment).unwrap();
             assert_eq!(settings.socket, Path::new(socket));
             assert_eq!(settings.make_directory, made, "{socket}");
             assert_eq!(settings.sim_socket, Path::new(socket).with_file_name("sim"));
         }
-        let given = Given { socket: path("/given"), ..Given::default() };
-        let around = Surroundings { socket: path("/p/s"), ..bare() };
-        assert_eq!(given.settle(&around).unwrap().socket, Path::new("/given"));
+        let given = ConfigLayer { socket: path("/given"), ..ConfigLayer::default() };
+        let environment = Environment { socket: path("/p/s"), ..bare() };
+        assert_eq!(given.resolve(&environment).unwrap().socket, Path::new("/given"));
     }
 
     #[test]
     fn without_xen_the_host_is_simulated_in_the_foreground() {
-        let around = Surroundings { xen: false, ..bare() };
-        let settings = Given::default().settle(&around).unwrap();
+        let environment = Environment { xen: false, ..bare() };
+        let settings = ConfigLayer::default().resolve(&environment).unwrap();
         assert_eq!(settings.host, HostKind::Sim);
         assert!(settings.foreground && settings.welcome);
         assert_eq!(settings.log.destination, Destination::Stderr);
 
-        let chosen = Given { host: Some(HostKind::Sim), ..Given::default() };
-        let settings = chosen.settle(&bare()).unwrap();
+        let chosen = ConfigLayer { host: Some(HostKind::Sim), ..ConfigLayer::default() };
+        let settings = chosen.resolve(&bare()).unwrap();
         assert!(settings.foreground && !settings.welcome);
 
-        let settings = Given::default().settle(&bare()).unwrap();
+        let settings = ConfigLayer::default().resolve(&bare()).unwrap();
         assert_eq!(settings.host, HostKind::Xen);
         assert!(!settings.foreground && !settings.welcome);
         assert_eq!(settings.log.destination, Destination::Syslog);
@@ -285,22 +285,22 @@ pub(super) mod tests {
 
     #[test]
     fn what_is_above_wins_and_the_last_limit_counts() {
-        let file = Given {
+        let file = ConfigLayer {
             shards: Some(2),
             pid_file: Some("/f".into()),
             limits: vec![(Quota::Nodes, 5), (Quota::Watches, 6)],
-            ..Given::default()
+            ..ConfigLayer::default()
         };
-        let line = Given {
+        let line = ConfigLayer {
             shards: Some(3),
             limits: vec![
                 (Quota::Nodes, 7),
                 (Quota::Watches, Quota::Watches.default_value()),
                 (Quota::PathMax, 9999),
             ],
-            ..Given::default()
+            ..ConfigLayer::default()
         };
-        let settings = line.over(file).settle(&bare()).unwrap();
+        let settings = line.over(file).resolve(&bare()).unwrap();
         assert_eq!(settings.shards, 3);
         assert_eq!(settings.pid_file, Some("/f".into()));
         assert_eq!(settings.limits, [(Quota::Nodes, 7)]);
@@ -308,9 +308,9 @@ pub(super) mod tests {
 
     #[test]
     fn a_guest_looks_for_its_daemon_where_that_would_be() {
-        let around = Surroundings { run_directory: Some("/r".into()), ..bare() };
+        let environment = Environment { run_directory: Some("/r".into()), ..bare() };
         let told = |domid, path: Option<&str>| {
-            guest(GuestOptions { domid, sim_socket: path.map(PathBuf::from) }, &around)
+            guest(GuestOptions { domid, sim_socket: path.map(PathBuf::from) }, &environment)
         };
         let expected = |domid, path: &str, socket: &str| Guest {
             domid,
@@ -326,13 +326,13 @@ pub(super) mod tests {
     #[test]
     fn what_cannot_be_is_refused() {
         for given in [
-            Given { shards: Some(MAX_SHARDS + 1), ..Given::default() },
-            Given { priv_domid: Some(0x7FF0), ..Given::default() },
-            Given { master_domid: Some(1), ..Given::default() },
-            Given { socket: Some("".into()), ..Given::default() },
-            Given { socket: Some("/sim".into()), ..Given::default() },
+            ConfigLayer { shards: Some(MAX_SHARDS + 1), ..ConfigLayer::default() },
+            ConfigLayer { priv_domid: Some(0x7FF0), ..ConfigLayer::default() },
+            ConfigLayer { master_domid: Some(1), ..ConfigLayer::default() },
+            ConfigLayer { socket: Some("".into()), ..ConfigLayer::default() },
+            ConfigLayer { socket: Some("/sim".into()), ..ConfigLayer::default() },
         ] {
-            assert!(matches!(given.settle(&bare()), Err(Failure::Usage(_))));
+            assert!(matches!(given.resolve(&bare()), Err(Failure::Usage(_))));
         }
     }
 }
