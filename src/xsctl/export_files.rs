@@ -41,7 +41,7 @@ impl Format {
 }
 
 /// The options of an export.
-pub struct Manner {
+pub struct Mode {
     pub directory: PathBuf,
     pub format: Format,
     /// Domains that are quiesced together.
@@ -58,19 +58,19 @@ pub struct Manner {
 pub fn run(
     daemon: &Daemon,
     domids: &[Domid],
-    manner: &Manner,
+    mode: &Mode,
     stop: &AtomicBool,
 ) -> Result<Done, Failure> {
-    let directory = &manner.directory;
+    let directory = &mode.directory;
     fs::create_dir_all(directory).map_err(Failure::file(directory))?;
-    if !manner.force && has_streams(directory).map_err(Failure::file(directory))? {
+    if !mode.force && has_streams(directory).map_err(Failure::file(directory))? {
         let why = "there are streams in it already; --force replaces those of the same domains";
         return Err(Failure::Contents { path: directory.clone(), why: why.into() });
     }
     let marks = Marks::open(directory)?;
-    let report = Report::new(manner.form, "export", "exported", domids.len());
-    let mut exporting = Exporting { daemon, manner, marks, report, still: BTreeSet::new() };
-    for some in domids.chunks(manner.batch) {
+    let report = Report::new(mode.form, "export", "exported", domids.len());
+    let mut exporting = Exporting { daemon, mode, marks, report, still: BTreeSet::new() };
+    for some in domids.chunks(mode.batch) {
         if stop.load(Ordering::Relaxed) {
             break;
         }
@@ -114,7 +114,7 @@ pub fn behind(path: &str) -> String {
 
 struct Exporting<'d> {
     daemon: &'d Daemon,
-    manner: &'d Manner,
+    mode: &'d Mode,
     marks: Marks,
     report: Report,
     /// Domains that are quiesced now.
@@ -139,7 +139,7 @@ impl Exporting<'_> {
                 }
             }
         }
-        let directory = &self.manner.directory;
+        let directory = &self.mode.directory;
         let safe = File::open(directory).and_then(|directory| directory.sync_all());
         let written = self.marks.write();
         result.and(safe.map_err(Failure::file(directory))).and(written)
@@ -149,7 +149,7 @@ impl Exporting<'_> {
     fn once(&mut self, domids: &[Domid], is_last: bool) -> Result<Vec<Domid>, Failure> {
         let mut targets = Vec::new();
         for &domid in domids {
-            targets.push(Target::create(&self.manner.directory, self.manner.format, domid)?);
+            targets.push(Target::create(&self.mode.directory, self.mode.format, domid)?);
         }
         let descriptors: Vec<_> = targets.iter().map(Target::descriptor).collect();
         let asked = self.daemon.ask(Operation::ExportDomains, &listed(domids), &descriptors);

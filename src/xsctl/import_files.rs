@@ -19,7 +19,7 @@ use crate::protocol::Operation;
 use crate::types::{Domid, ranges};
 
 /// The options of an import.
-pub struct Manner {
+pub struct Mode {
     /// Stream files, and directories of them.
     pub paths: Vec<PathBuf>,
     /// The domain of the single file in libxl's format, which does not name it.
@@ -37,21 +37,21 @@ pub struct Manner {
 ///
 /// # Errors
 /// Those of a directory and the output; there is no daemon. Domains that are not imported are reported.
-pub fn run(daemon: &Daemon, manner: &Manner, stop: &AtomicBool) -> Result<Done, Failure> {
-    let files = files(&manner.paths)?;
-    let verb = if manner.dry_run { "checked" } else { "imported" };
-    let mut report = Report::new(manner.form, "import", verb, files.len());
-    let mut importing = Importing { daemon, manner, client: daemon.connect()?, done: Vec::new() };
-    for some in files.chunks(manner.batch) {
+pub fn run(daemon: &Daemon, mode: &Mode, stop: &AtomicBool) -> Result<Done, Failure> {
+    let files = files(&mode.paths)?;
+    let verb = if mode.dry_run { "checked" } else { "imported" };
+    let mut report = Report::new(mode.form, "import", verb, files.len());
+    let mut importing = Importing { daemon, mode, client: daemon.connect()?, done: Vec::new() };
+    for some in files.chunks(mode.batch) {
         if stop.load(Ordering::Relaxed) {
             break;
         }
         importing.batch(some, &mut report);
     }
     let done = importing.done;
-    if !done.is_empty() && !manner.dry_run {
+    if !done.is_empty() && !mode.dry_run {
         let is_one = done.len() == 1;
-        let state = match (manner.introduce, is_one) {
+        let state = match (mode.introduce, is_one) {
             (true, true) => "stands still",
             (true, false) => "stand still",
             (false, true) => "waits for its INTRODUCE",
@@ -109,7 +109,7 @@ fn open(path: &Path, libxl: Option<Domid>) -> Result<File, Failure> {
 
 struct Importing<'d> {
     daemon: &'d Daemon,
-    manner: &'d Manner,
+    mode: &'d Mode,
     client: Client,
     /// Domains imported so far.
     done: Vec<Domid>,
@@ -119,7 +119,7 @@ impl Importing<'_> {
     fn batch(&mut self, paths: &[PathBuf], report: &mut Report) {
         let mut good = Vec::new();
         for path in paths {
-            match open(path, self.manner.libxl) {
+            match open(path, self.mode.libxl) {
                 Ok(file) => good.push((path, file)),
                 Err(failure) => of_file(path, &failure, report),
             }
@@ -145,7 +145,7 @@ impl Importing<'_> {
             })
             .collect();
         let mut introduced = Vec::new();
-        if self.manner.introduce {
+        if self.mode.introduce {
             introduced = self.client.introduce(&arrived);
         }
         let mut introduced = introduced.into_iter();
@@ -169,7 +169,7 @@ impl Importing<'_> {
     /// Reports the errors found by parsing the streams. Returns their number.
     fn faults(&self, files: &[(&PathBuf, File)], report: &mut Report) -> usize {
         let faults = files.iter().filter_map(|(path, _)| {
-            let failure = check(path, self.manner.libxl).err()?;
+            let failure = check(path, self.mode.libxl).err()?;
             Some((path, failure))
         });
         faults.map(|(path, failure)| of_file(path, &failure, report)).count()
@@ -177,13 +177,13 @@ impl Importing<'_> {
 
     fn ask(&self, files: &[(&PathBuf, File)]) -> Replies {
         let descriptors: Vec<_> = files.iter().map(|(_, file)| file.as_fd()).collect();
-        let payload: &[u8] = if self.manner.dry_run { b"check\0" } else { b"" };
+        let payload: &[u8] = if self.mode.dry_run { b"check\0" } else { b"" };
         Replies::of_all(self.daemon.ask(Operation::ImportDomains, payload, &descriptors))
     }
 
     /// Returns the consequences of a request that failed.
     fn after(&self, is_lost: bool) -> &'static str {
-        match is_lost && !self.manner.dry_run {
+        match is_lost && !self.mode.dry_run {
             true => "what it has imported until then waits; xsctl discard takes it back",
             false => "nothing of it was imported",
         }

@@ -95,8 +95,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, Failur
             let daemon = Daemon::find(common.socket())?;
             let domids = meant(&daemon, &domains)?;
             let (batch, form) = (batch.size(), common.form());
-            let manner = export_files::Manner { directory, format, batch, force, form };
-            export_files::run(&daemon, &domids, &manner, &*stop()?)
+            let mode = export_files::Mode { directory, format, batch, force, form };
+            export_files::run(&daemon, &domids, &mode, &*stop()?)
         }
         Command::Import { common, paths, dry_run, introduce, batch, format, domain } => {
             let of_format = match (format, domain, &paths[..]) {
@@ -113,9 +113,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, Failur
             }
             let daemon = Daemon::find(common.socket())?;
             let (batch, form) = (batch.size(), common.form());
-            let manner =
-                import_files::Manner { paths, libxl: domain, dry_run, introduce, batch, form };
-            import_files::run(&daemon, &manner, &*stop()?)
+            let mode = import_files::Mode { paths, libxl: domain, dry_run, introduce, batch, form };
+            import_files::run(&daemon, &mode, &*stop()?)
         }
         Command::Move { common, domains, to, batch, jobs, tries } => {
             let begun = Instant::now();
@@ -126,8 +125,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, Failur
             }
             let route = batch::Route { source, destination, tries };
             let (batch, form) = (batch.size(), common.form());
-            let manner = move_batches::Manner { batch, jobs: jobs.into(), form, begun };
-            move_batches::run(&route, &domains, &manner, &*stop()?)
+            let mode = move_batches::Mode { batch, jobs: jobs.into(), form, begun };
+            move_batches::run(&route, &domains, &mode, &*stop()?)
         }
     }
 }

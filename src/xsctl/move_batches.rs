@@ -16,7 +16,7 @@ use super::report::{Form, Line, Report, millis, were};
 use crate::types::Domid;
 
 /// The options of a move.
-pub struct Manner {
+pub struct Mode {
     /// Domains per batch, which are quiesced together.
     pub batch: usize,
     /// Batches in parallel.
@@ -36,16 +36,16 @@ pub struct Manner {
 pub fn run(
     route: &Route,
     domids: &Domids,
-    manner: &Manner,
+    mode: &Mode,
     stop: &AtomicBool,
 ) -> Result<Done, Failure> {
     let earlier = Earlier::find(route, domids)?;
-    let report = Report::new(manner.form, "move", "moved", earlier.len()).since(manner.begun);
+    let report = Report::new(mode.form, "move", "moved", earlier.len()).since(mode.begun);
     let (settled, todo, _lock) = earlier.end(route)?;
     let report = Mutex::new(report);
     of_earlier(route, settled, &mut report.lock());
     let todo = by_shard(&todo, route.source.shards());
-    run_parallel(manner.jobs, todo.chunks(manner.batch), |next| {
+    run_parallel(mode.jobs, todo.chunks(mode.batch), |next| {
         let mut kept = None;
         while !stop.load(Ordering::Relaxed)
             && let Some(domains) = next()
