@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use world::{Client, World, at, commit_error};
 use xenstored::domain::{Domain, Quota};
-use xenstored::store::{Failure, INLINE_NODES_MAX, PINNED_PARTITIONS_MAX, Transaction, Tree, Verb};
+use xenstored::store::{
+    CommitError, INLINE_NODES_MAX, PINNED_PARTITIONS_MAX, Transaction, Tree, Verb,
+};
 use xenstored::types::{Domid, Errno, RELEASE_DOMAIN, ShardId};
 
 #[test]
@@ -131,7 +133,7 @@ fn a_transaction_is_within_its_quotas() {
     client.write_in(&mut transaction, "/tool/x/d", "").unwrap();
     client.write("/tool/x/e", "").unwrap();
     let end = client.commit(transaction);
-    assert!(matches!(end, Err(Failure::Quota | Failure::Conflict(_))), "{end:?}");
+    assert!(matches!(end, Err(CommitError::Quota | CommitError::Conflict(_))), "{end:?}");
     world.check();
 
     world.registry.set_limit(Some(&guest), Quota::TransactionNodes, 1);
@@ -157,7 +159,7 @@ fn a_conflict_says_what_and_who() {
     client.write("/tool/x/a", "changed").unwrap();
     let Err(failure) = control.commit(transaction) else { panic!("it saw what was changed") };
     assert_eq!(commit_error(&failure), Errno::EAGAIN);
-    let Failure::Conflict(conflict) = failure else { panic!("{failure:?}") };
+    let CommitError::Conflict(conflict) = failure else { panic!("{failure:?}") };
     assert_eq!((conflict.verb, conflict.path.as_path()), ("READ", at("/tool/x/a")));
     assert_eq!(conflict.changed_by, Some(Domid(5)));
     assert_eq!(control.read("/tool/x/b").unwrap(), "1");
@@ -171,7 +173,7 @@ fn a_conflict_says_what_and_who() {
     let mut transaction = begun(&mut control);
     client.write("/tool/x/a", "again").unwrap();
     transaction.give_up();
-    assert!(matches!(control.commit(transaction), Err(Failure::Conflict(_))));
+    assert!(matches!(control.commit(transaction), Err(CommitError::Conflict(_))));
 
     // A long reply is compared by its hash.
     for (value, commits) in [("v".repeat(100), true), ("w".repeat(100), false)] {
@@ -320,7 +322,7 @@ fn homes_are_pinned_until_nobody_looks_at_them() {
     let mut first = open.swap_remove(0);
     let shown = world.control().run_in(&mut first, "/libxl/5/x", Verb::Read).unwrap();
     assert_eq!(shown, b"last");
-    assert!(matches!(world.control().commit(first), Err(Failure::Conflict(_))));
+    assert!(matches!(world.control().commit(first), Err(CommitError::Conflict(_))));
     assert_eq!(pinned(), [0, 0, 0]);
 }
 
@@ -342,7 +344,7 @@ fn a_home_is_seen_as_it_was_when_first_touched() {
     }
     assert_eq!(read(&mut control, &mut transaction, "/libxl/5/y"), b"before");
     assert_eq!(read(&mut control, &mut transaction, "/libxl/7/x"), b"after");
-    assert!(matches!(control.commit(transaction), Err(Failure::Conflict(_))));
+    assert!(matches!(control.commit(transaction), Err(CommitError::Conflict(_))));
 }
 
 /// A transaction that creates or removes a partition depends on what it saw of the directory that names it, and on no

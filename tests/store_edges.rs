@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use world::{Client, World, at, commit_error};
 use xenstored::domain::{Domain, Quota};
-use xenstored::store::{Failure, Generations, Op, StoreError, Transaction, Verb};
+use xenstored::store::{CommitError, Generations, Op, StoreError, Transaction, Verb};
 use xenstored::types::{Domid, Errno};
 
 /// Creates these nodes, each with its permissions.
@@ -330,7 +330,7 @@ fn who_asked_before_a_turn_changes_nothing() {
     assert_eq!(control.attempt_write("/tool/x/b", ""), Err(StoreError::StaleEpoch));
     assert_eq!(control.read("/tool/x").as_deref(), Ok(""));
     control.commit(looks).unwrap();
-    let Err(Failure::StaleEpoch(changes)) = control.commit(changes) else {
+    let Err(CommitError::StaleEpoch(changes)) = control.commit(changes) else {
         panic!("what asked before the turn was committed");
     };
     assert!(!world.has("/tool/x/a") && !world.has("/tool/x/b"));

@@ -9,7 +9,7 @@ use loadgen::differential;
 use loadgen::report::{self, Header};
 use loadgen::scenario::{self, Outcome, Plan, Scenario};
 use loadgen::target::{Target, echo};
-use loadgen::trouble::Trouble;
+use loadgen::trouble::ClientError;
 use mimalloc::MiMalloc;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -213,7 +213,7 @@ fn run_all(
     plan: &Plan,
     targets: &[Target],
     options: &Options,
-) -> Result<Vec<Outcome>, Trouble> {
+) -> Result<Vec<Outcome>, ClientError> {
     let header = Header::look(scenarios.len(), targets);
     let mut outcomes = Vec::new();
     // Unwritable report files should fail now, not after an hour.
@@ -261,15 +261,20 @@ fn choose<'a>(
     names.iter().map(find).collect()
 }
 
-fn write_reports(options: &Options, header: &Header, outcomes: &[Outcome]) -> Result<(), Trouble> {
+fn write_reports(
+    options: &Options,
+    header: &Header,
+    outcomes: &[Outcome],
+) -> Result<(), ClientError> {
     let files = [
         (&options.json, report::json as fn(&Header, &[Outcome]) -> String),
         (&options.html, report::html),
     ];
     for (path, text) in files {
         if let Some(path) = path {
-            std::fs::write(path, text(header, outcomes))
-                .map_err(|error| Trouble::io(format!("cannot write {}", path.display()), error))?;
+            std::fs::write(path, text(header, outcomes)).map_err(|error| {
+                ClientError::io(format!("cannot write {}", path.display()), error)
+            })?;
         }
     }
     Ok(())

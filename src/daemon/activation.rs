@@ -10,7 +10,7 @@ use listenfd::ListenFd;
 use rustix::net::sockopt::socket_acceptconn;
 use tracing::warn;
 
-use super::failure::Failure;
+use super::error::DaemonError;
 
 const PID: &str = "LISTEN_PID";
 const DESCRIPTORS: &str = "LISTEN_FDS";
@@ -19,9 +19,9 @@ const DESCRIPTORS: &str = "LISTEN_FDS";
 /// so it must run before the process starts a second thread.
 ///
 /// # Errors
-/// [`Failure::Usage`]: sockets were passed, but clients of `socket` would reach none of them, or unprivileged users
+/// [`DaemonError::Usage`]: sockets were passed, but clients of `socket` would reach none of them, or unprivileged users
 /// could connect to it.
-pub(super) fn take(socket: &Path) -> Result<Option<UnixListener>, Failure> {
+pub(super) fn take(socket: &Path) -> Result<Option<UnixListener>, DaemonError> {
     let mut descriptors = ListenFd::from_env();
     let (mut found, mut others) = (None, Vec::new());
     for index in 0..descriptors.len() {
@@ -55,7 +55,7 @@ pub(super) fn pass_on(command: &mut Command) {
     command.env_remove(if own { PID } else { DESCRIPTORS });
 }
 
-fn path_of(listener: &UnixListener) -> Result<PathBuf, Failure> {
+fn path_of(listener: &UnixListener) -> Result<PathBuf, DaemonError> {
     if !socket_acceptconn(listener).unwrap_or(false) {
         return Err(unusable("it does not listen"));
     }
@@ -73,8 +73,8 @@ fn is_same(a: &Path, b: &Path) -> bool {
 
 /// Rejects a socket that every local user can connect to, as systemd's default SocketMode=0666 allows: each of them
 /// would be the control domain.
-fn checked(listener: UnixListener, socket: &Path) -> Result<UnixListener, Failure> {
-    let about = std::fs::metadata(socket).map_err(|error| Failure::of_path(socket, error))?;
+fn checked(listener: UnixListener, socket: &Path) -> Result<UnixListener, DaemonError> {
+    let about = std::fs::metadata(socket).map_err(|error| DaemonError::of_path(socket, error))?;
     if about.permissions().mode() & 0o002 != 0 {
         return Err(unusable(
             "every local user may connect to it; set SocketMode=0600 in its unit",
@@ -83,6 +83,8 @@ fn checked(listener: UnixListener, socket: &Path) -> Result<UnixListener, Failur
     Ok(listener)
 }
 
-fn unusable(why: &str) -> Failure {
-    Failure::Usage(format!("the socket that the service manager hands over cannot be used: {why}"))
+fn unusable(why: &str) -> DaemonError {
+    DaemonError::Usage(format!(
+        "the socket that the service manager hands over cannot be used: {why}"
+    ))
 }

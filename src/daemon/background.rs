@@ -14,7 +14,7 @@ use rustix::process::{getppid, setsid};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use super::activation;
-use super::failure::Failure;
+use super::error::DaemonError;
 
 /// Marks the second process. The value is the process id of the first, its parent.
 const MARK: &str = "XENSTORED_STARTED_BY";
@@ -27,8 +27,9 @@ pub(super) fn is_second() -> bool {
 
 /// In the first process: starts the second one with the same command line, waits until it serves or fails, and returns
 /// the exit code. With `print_pid` (the option `-P`) it prints the daemon's process id.
-pub(super) fn start_second(print_pid: bool) -> Result<u8, Failure> {
-    let failed = |error| Failure::Other { what: "cannot start in the background".into(), error };
+pub(super) fn start_second(print_pid: bool) -> Result<u8, DaemonError> {
+    let failed =
+        |error| DaemonError::Other { what: "cannot start in the background".into(), error };
     let (ready, write_end) = io::pipe().map_err(failed)?;
     let mut arguments = std::env::args_os();
     // By its real name: with /proc/self/exe, ps and pgrep would show `exe`.
@@ -56,8 +57,8 @@ pub(super) fn start_second(print_pid: bool) -> Result<u8, Failure> {
 
 /// In the second process, before anything else: leaves the session, so that no ^C or hangup of a terminal reaches the
 /// daemon, and the directory, so that no mount stays busy.
-pub(super) fn detach() -> Result<(), Failure> {
-    let failed = |error| Failure::Other { what: "cannot go in the background".into(), error };
+pub(super) fn detach() -> Result<(), DaemonError> {
+    let failed = |error| DaemonError::Other { what: "cannot go in the background".into(), error };
     setsid().map_err(|e| failed(e.into()))?;
     std::env::set_current_dir("/").map_err(failed)
 }

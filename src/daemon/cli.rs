@@ -7,7 +7,7 @@ use clap::builder::RangedI64ValueParser;
 use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use super::config_layer::ConfigLayer;
-use super::failure::Failure;
+use super::error::DaemonError;
 use super::settings::HostKind;
 use crate::domain::Quota;
 use crate::log::{SwitchChange, UnknownSwitch};
@@ -193,9 +193,9 @@ impl Options {
     }
 
     /// Returns the configuration layer that the options set.
-    pub(super) fn given(self) -> Result<ConfigLayer, Failure> {
+    pub(super) fn given(self) -> Result<ConfigLayer, DaemonError> {
         if self.live_update {
-            return Err(Failure::Usage(NO_LIVE_UPDATE.into()));
+            return Err(DaemonError::Usage(NO_LIVE_UPDATE.into()));
         }
         let notes = self.notes();
         let mut switches: Vec<_> = match self.trace_file {

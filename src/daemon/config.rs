@@ -9,7 +9,7 @@ use tracing::level_filters::LevelFilter;
 
 use super::cli;
 use super::config_layer::ConfigLayer;
-use super::failure::Failure;
+use super::error::DaemonError;
 use super::oxenstored;
 use super::settings::HostKind;
 use crate::domain::Quota;
@@ -23,7 +23,7 @@ const FILE_MAX: u64 = 1 << 20;
 
 /// An error on a line of a file.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Wrong {
+pub(super) struct ConfigError {
     /// Counted from 1; 0 for the file as a whole.
     pub line: usize,
     pub what: String,
@@ -34,29 +34,29 @@ pub(super) struct Wrong {
 pub(super) fn read(
     named: Option<&Path>,
     strict: bool,
-) -> Result<(Option<PathBuf>, ConfigLayer), Failure> {
+) -> Result<(Option<PathBuf>, ConfigLayer), DaemonError> {
     let path = named.unwrap_or(Path::new(DEFAULT_FILE));
     let bytes = match read_bytes(path) {
         Ok(bytes) => bytes,
         Err(e) if named.is_none() && e.kind() == io::ErrorKind::NotFound => {
             return Ok((None, ConfigLayer::default()));
         }
-        Err(e) => return Err(Failure::Usage(format!("{}: {e}", path.display()))),
+        Err(e) => return Err(DaemonError::Usage(format!("{}: {e}", path.display()))),
     };
-    let named = |Wrong { line, what }| format!("{}:{line}: {what}", path.display());
+    let named = |ConfigError { line, what }| format!("{}:{line}: {what}", path.display());
     let given = if path.extension().is_some_and(|it| it == "conf") {
         // oxenstored does not decode the file: a comment may have any encoding.
         let (mut given, wrong) = oxenstored::parse(&String::from_utf8_lossy(&bytes));
         let wrong: Vec<_> = wrong.into_iter().map(named).collect();
         if strict && !wrong.is_empty() {
-            return Err(Failure::Usage(wrong.join("\n")));
+            return Err(DaemonError::Usage(wrong.join("\n")));
         }
         given.notes.extend(wrong.into_iter().map(|wrong| format!("{wrong}; the line is ignored")));
         given
     } else {
         let text = String::from_utf8(bytes);
-        let text = text.map_err(|e| Failure::Usage(format!("{}: {e}", path.display())))?;
-        parse_toml(&text).map_err(|wrong| Failure::Usage(named(wrong)))?
+        let text = text.map_err(|e| DaemonError::Usage(format!("{}: {e}", path.display())))?;
+        parse_toml(&text).map_err(|wrong| DaemonError::Usage(named(wrong)))?
     };
     Ok((Some(path.to_path_buf()), given))
 }
@@ -185,12 +185,12 @@ impl<'de> Visitor<'de> for QuotaVisitor {
     }
 }
 
-fn parse_toml(text: &str) -> Result<ConfigLayer, Wrong> {
+fn parse_toml(text: &str) -> Result<ConfigLayer, ConfigError> {
     toml::from_str(text).map(File::given).map_err(|e| {
         let start = e.span().map_or(0, |span| span.start);
         let before = text.get(..start).unwrap_or(text);
         let line = 1 + before.bytes().filter(|&byte| byte == b'\n').count();
-        Wrong { line, what: e.message().replace('\n', " ") }
+        ConfigError { line, what: e.message().replace('\n', " ") }
     })
 }
 

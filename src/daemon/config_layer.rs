@@ -7,7 +7,7 @@ use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 
 use super::cli::GuestOptions;
-use super::failure::Failure;
+use super::error::DaemonError;
 use super::settings::{Guest, HostKind, Settings};
 use crate::domain::Quota;
 use crate::log::{self, Destination, SwitchChange};
@@ -123,7 +123,7 @@ impl ConfigLayer {
     }
 
     /// Resolves the layer to settings, with defaults filled in.
-    pub(super) fn resolve(self, environment: &Environment) -> Result<Settings, Failure> {
+    pub(super) fn resolve(self, environment: &Environment) -> Result<Settings, DaemonError> {
         let host = self.host.unwrap_or(if environment.xen { HostKind::Xen } else { HostKind::Sim });
         let (default_socket, default_made) = environment.socket();
         let make_directory = self.socket.is_none() && default_made;
@@ -134,14 +134,14 @@ impl ConfigLayer {
         };
         if sim_socket == socket {
             let text = format!("socket and sim-socket are the same: {}", socket.display());
-            return Err(Failure::Usage(text));
+            return Err(DaemonError::Usage(text));
         }
         if let Some(domid @ 1..) = self.master_domid {
             let text = format!(
                 "master-domid is {domid}: this daemon can only run in the control domain, 0, not in \
                  a domain of its own"
             );
-            return Err(Failure::Usage(text));
+            return Err(DaemonError::Usage(text));
         }
         let foreground = self.foreground.unwrap_or(host == HostKind::Sim);
         let destination = match self.log_file {
@@ -177,7 +177,10 @@ impl ConfigLayer {
 }
 
 /// Resolves the settings of a simulated guest. It finds the daemon where that would be with the same environment.
-pub(super) fn guest(options: GuestOptions, environment: &Environment) -> Result<Guest, Failure> {
+pub(super) fn guest(
+    options: GuestOptions,
+    environment: &Environment,
+) -> Result<Guest, DaemonError> {
     let default = || environment.socket().0.with_file_name(SIM_SOCKET);
     // If only the simulated host's socket is named, the daemon's socket is expected in the same directory.
     let socket = match (&environment.socket, &options.sim_socket) {
@@ -191,23 +194,25 @@ pub(super) fn guest(options: GuestOptions, environment: &Environment) -> Result<
     })
 }
 
-fn absolute(path: PathBuf) -> Result<PathBuf, Failure> {
-    std::path::absolute(&path).map_err(|e| Failure::Usage(format!("{}: {e}", path.display())))
+fn absolute(path: PathBuf) -> Result<PathBuf, DaemonError> {
+    std::path::absolute(&path).map_err(|e| DaemonError::Usage(format!("{}: {e}", path.display())))
 }
 
-fn real(domid: u16, option: &str) -> Result<Domid, Failure> {
+fn real(domid: u16, option: &str) -> Result<Domid, DaemonError> {
     let domid = Domid(domid);
     if domid.is_real() {
         return Ok(domid);
     }
-    Err(Failure::Usage(format!("{option}: {domid} is no domain's number; the largest is 32751")))
+    Err(DaemonError::Usage(format!(
+        "{option}: {domid} is no domain's number; the largest is 32751"
+    )))
 }
 
-fn shards(given: u16, cores: usize) -> Result<u16, Failure> {
+fn shards(given: u16, cores: usize) -> Result<u16, DaemonError> {
     match given {
         0 => Ok(u16::try_from(cores).unwrap_or(MAX_SHARDS).clamp(1, MAX_SHARDS)),
         1..=MAX_SHARDS => Ok(given),
-        _ => Err(Failure::Usage(format!("shards: {given} are too many; at most {MAX_SHARDS}"))),
+        _ => Err(DaemonError::Usage(format!("shards: {given} are too many; at most {MAX_SHARDS}"))),
     }
 }
 
@@ -332,7 +337,7 @@ pub(super) mod tests {
             ConfigLayer { socket: Some("".into()), ..ConfigLayer::default() },
             ConfigLayer { socket: Some("/sim".into()), ..ConfigLayer::default() },
         ] {
-            assert!(matches!(given.resolve(&bare()), Err(Failure::Usage(_))));
+            assert!(matches!(given.resolve(&bare()), Err(DaemonError::Usage(_))));
         }
     }
 }

@@ -12,7 +12,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
-use super::failure::{Failure, SOCKET_PATH_MAX};
+use super::error::{DaemonError, SOCKET_PATH_MAX};
 use super::running;
 use super::settings::{HostKind, Settings};
 
@@ -32,7 +32,7 @@ impl Instance {
     pub(super) fn claim(
         settings: &Settings,
         handed_over: Option<&UnixListener>,
-    ) -> Result<Instance, Failure> {
+    ) -> Result<Instance, DaemonError> {
         let migration = migration_path(&settings.socket);
         let mut sockets: Vec<&PathBuf> = [&settings.socket].into_iter().chain(&migration).collect();
         if settings.host == HostKind::Sim {
@@ -40,7 +40,7 @@ impl Instance {
         }
         for &socket in &sockets {
             if socket.as_os_str().len() > SOCKET_PATH_MAX {
-                return Err(Failure::PathTooLong { path: socket.to_path_buf() });
+                return Err(DaemonError::PathTooLong { path: socket.to_path_buf() });
             }
         }
         if settings.make_directory {
@@ -73,14 +73,14 @@ impl Instance {
 
     /// Creates a socket with mode 0600, or returns the one that was passed. Clients can connect from now on, so the
     /// host must already be up: a client that finds this socket also finds the host's.
-    pub(super) fn listen(&mut self, path: &Path) -> Result<UnixListener, Failure> {
+    pub(super) fn listen(&mut self, path: &Path) -> Result<UnixListener, DaemonError> {
         if let Some((_, listener)) = self.handed_over.take_if(|(at, _)| at == path) {
             return Ok(listener);
         }
-        let listener = UnixListener::bind(path).map_err(|e| Failure::of_path(path, e))?;
+        let listener = UnixListener::bind(path).map_err(|e| DaemonError::of_path(path, e))?;
         self.sockets.push(path.to_path_buf()); // Removed at the end from here on.
         std::fs::set_permissions(path, Permissions::from_mode(0o600))
-            .map_err(|e| Failure::of_path(path, e))?;
+            .map_err(|e| DaemonError::of_path(path, e))?;
         Ok(listener)
     }
 }
@@ -112,17 +112,19 @@ fn beside(socket: &Path, ending: &str) -> PathBuf {
 }
 
 /// Creates the directory of a default socket, with mode 0700 and without its parents.
-fn make_directory(socket: &Path) -> Result<(), Failure> {
+fn make_directory(socket: &Path) -> Result<(), DaemonError> {
     let Some(directory) = socket.parent() else { return Ok(()) };
     match DirBuilder::new().mode(0o700).create(directory) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(Failure::of_path(directory, e)),
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+            Err(DaemonError::of_path(directory, e))
+        }
         _ => Ok(()),
     }
 }
 
 /// Opens and locks a file, and replaces its contents with `text`, which starts with the process id.
-fn lock(path: &Path, text: &str) -> Result<File, Failure> {
-    let failed = |e: io::Error| Failure::of_path(path, e);
+fn lock(path: &Path, text: &str) -> Result<File, DaemonError> {
+    let failed = |e: io::Error| DaemonError::of_path(path, e);
     let mut file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -134,7 +136,7 @@ fn lock(path: &Path, text: &str) -> Result<File, Failure> {
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => {
-            return Err(Failure::Running { pid: running::pid_in(path), lock: path.into() });
+            return Err(DaemonError::Running { pid: running::pid_in(path), lock: path.into() });
         }
         Err(e) => return Err(failed(e.into())),
     }
@@ -146,19 +148,20 @@ fn lock(path: &Path, text: &str) -> Result<File, Failure> {
 }
 
 /// Locks and writes the pid file, which is world-readable.
-fn claim_pid_file(path: &Path) -> Result<File, Failure> {
+fn claim_pid_file(path: &Path) -> Result<File, DaemonError> {
     let file = lock(path, &format!("{}\n", std::process::id()))?;
-    file.set_permissions(Permissions::from_mode(0o644)).map_err(|e| Failure::of_path(path, e))?;
+    file.set_permissions(Permissions::from_mode(0o644))
+        .map_err(|e| DaemonError::of_path(path, e))?;
     Ok(file)
 }
 
 /// Removes a stale socket. The lock only detects other instances of this daemon; C xenstored does not take it, so this
 /// also tries to connect.
-fn make_free(path: &Path) -> Result<(), Failure> {
-    let in_use = |what| Err(Failure::AddressInUse { path: path.to_path_buf(), what });
+fn make_free(path: &Path) -> Result<(), DaemonError> {
+    let in_use = |what| Err(DaemonError::AddressInUse { path: path.to_path_buf(), what });
     match std::fs::symlink_metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(Failure::of_path(path, e)),
+        Err(e) => return Err(DaemonError::of_path(path, e)),
         Ok(about) if !about.file_type().is_socket() => {
             return in_use("is there and is no socket; remove it, or choose another path");
         }
@@ -166,10 +169,10 @@ fn make_free(path: &Path) -> Result<(), Failure> {
     }
     match try_connect(path) {
         Err(Errno::CONNREFUSED) => {
-            std::fs::remove_file(path).map_err(|e| Failure::of_path(path, e))
+            std::fs::remove_file(path).map_err(|e| DaemonError::of_path(path, e))
         }
         Err(Errno::NOENT) => Ok(()),
-        Err(Errno::ACCESS) => Err(Failure::Permission { path: path.to_path_buf() }),
+        Err(Errno::ACCESS) => Err(DaemonError::Permission { path: path.to_path_buf() }),
         // Connected, the backlog is full, or the socket type differs: a process is listening.
         _ => in_use("is served by another daemon; stop it, or choose another path"),
     }

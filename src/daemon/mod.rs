@@ -8,7 +8,7 @@ mod background;
 mod cli;
 mod config;
 mod config_layer;
-mod failure;
+mod error;
 mod instance;
 mod notify;
 mod oxenstored;
@@ -28,7 +28,7 @@ use tracing::{error, info, warn};
 
 use crate::log;
 
-pub use failure::{Failure, SOCKET_PATH_MAX};
+pub use error::{DaemonError, SOCKET_PATH_MAX};
 pub use settings::{Guest, HostKind, Settings};
 pub use stop::Stop;
 
@@ -54,14 +54,14 @@ pub enum Task {
 /// Parses a command line (`argv[0]` included) and the configuration file.
 ///
 /// # Errors
-/// [`Failure::Usage`], with file and line if the error is in a file.
-pub fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Task, Failure> {
+/// [`DaemonError::Usage`], with file and line if the error is in a file.
+pub fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Task, DaemonError> {
     let options = match Options::read(line) {
         Ok(options) => options,
         Err(answer) if !answer.use_stderr() => return Ok(Task::Print(answer.to_string())),
         Err(error) => {
             let text = error.to_string();
-            return Err(Failure::Usage(text.trim_start_matches("error: ").trim_end().into()));
+            return Err(DaemonError::Usage(text.trim_start_matches("error: ").trim_end().into()));
         }
     };
     if let Some(Command::Sim(SimCommand::Guest(guest))) = options.command {
@@ -88,7 +88,7 @@ pub fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Task, Failure> 
 ///
 /// # Errors
 /// The daemon cannot start or cannot continue.
-pub fn run(settings: &Settings) -> Result<u8, Failure> {
+pub fn run(settings: &Settings) -> Result<u8, DaemonError> {
     let second = !settings.foreground && background::is_second();
     if !settings.foreground && !second {
         return background::start_second(settings.print_pid);
@@ -105,12 +105,12 @@ pub fn run(settings: &Settings) -> Result<u8, Failure> {
 }
 
 /// Runs the daemon after the log has started.
-fn run_logged(settings: &Settings, second: bool) -> Result<u8, Failure> {
+fn run_logged(settings: &Settings, second: bool) -> Result<u8, DaemonError> {
     let handed_over = activation::take(&settings.socket)?;
     let stop = Stop::default();
     let served = Arc::<OnceLock<_>>::default();
     stop::take_signals(stop.clone(), Arc::clone(&served))
-        .map_err(|error| Failure::Other { what: "cannot take signals".into(), error })?;
+        .map_err(|error| DaemonError::Other { what: "cannot take signals".into(), error })?;
     allow_many_files();
     let mut instance = match second {
         true => match running::claim_or_find(settings, handed_over.as_ref())? {
@@ -145,10 +145,10 @@ fn is_served(running: &Running, settings: &Settings) -> u8 {
     0
 }
 
-fn start_log(settings: &Settings) -> Result<(), Failure> {
+fn start_log(settings: &Settings) -> Result<(), DaemonError> {
     log::init(&settings.log).map_err(|error| match &settings.log.destination {
-        log::Destination::File(path) => Failure::of_path(path, error),
-        _ => Failure::Other { what: "cannot start the log".into(), error },
+        log::Destination::File(path) => DaemonError::of_path(path, error),
+        _ => DaemonError::Other { what: "cannot start the log".into(), error },
     })?;
     log::abort_on_panic();
     for note in &settings.notes {

@@ -7,7 +7,7 @@
 
 use tracing::level_filters::LevelFilter;
 
-use super::config::Wrong;
+use super::config::ConfigError;
 use super::config_layer::ConfigLayer;
 use crate::domain::Quota;
 
@@ -54,7 +54,7 @@ const ACCESS: &str = "requests are traced with --trace-file and the switch io";
 const HOST: &str = "the host says where it is";
 
 /// Parses a file's text. Returns the configuration layer, and the lines that are invalid.
-pub(super) fn parse(text: &str) -> (ConfigLayer, Vec<Wrong>) {
+pub(super) fn parse(text: &str) -> (ConfigLayer, Vec<ConfigError>) {
     let (mut given, mut wrong) = (ConfigLayer::default(), Vec::new());
     for (index, line) in text.lines().enumerate() {
         let line = line.trim();
@@ -65,7 +65,7 @@ pub(super) fn parse(text: &str) -> (ConfigLayer, Vec<Wrong>) {
             Some((name, value)) => apply(name.trim_end(), value.trim_start(), &mut given),
             None => Err("expected name = value".into()),
         };
-        wrong.extend(applied.err().map(|what| Wrong { line: index + 1, what }));
+        wrong.extend(applied.err().map(|what| ConfigError { line: index + 1, what }));
     }
     (given, wrong)
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use zerocopy::IntoBytes;
 
-use super::failure::Failure;
+use super::error::DaemonError;
 use super::instance::{self, Instance};
 use super::settings::{HostKind, Settings};
 use crate::domain::Quota;
@@ -56,11 +56,11 @@ pub(super) enum Claim {
 pub(super) fn claim_or_find(
     settings: &Settings,
     handed_over: Option<&UnixListener>,
-) -> Result<Claim, Failure> {
+) -> Result<Claim, DaemonError> {
     let deadline = Instant::now() + STARTING;
     loop {
         match Instance::claim(settings, handed_over) {
-            Err(failure @ Failure::Running { .. }) => {
+            Err(failure @ DaemonError::Running { .. }) => {
                 if let Some(running) = Running::find(settings) {
                     return Ok(Claim::Served(running));
                 }

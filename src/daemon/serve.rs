@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::failure::Failure;
+use super::error::DaemonError;
 use super::instance::{Instance, migration_path};
 use super::settings::{HostKind, Settings};
 use super::stop::Stop;
@@ -28,10 +28,10 @@ pub(super) fn serve(
     instance: &mut Instance,
     ready: impl FnOnce(Arc<dyn Served>),
     stop: &Stop,
-) -> Result<(), Failure> {
+) -> Result<(), DaemonError> {
     let other = |what: &str| {
         let what = what.to_owned();
-        move |error| Failure::Other { what, error }
+        move |error| DaemonError::Other { what, error }
     };
     let host = host(settings, instance)?;
     let limits = Limits::defaults();
@@ -88,24 +88,24 @@ fn serve_migration(path: &Path, listener: UnixListener, owners: OwnerThreads) ->
     server::serve(listener, owners)
 }
 
-fn host(settings: &Settings, instance: &mut Instance) -> Result<Arc<dyn Host>, Failure> {
+fn host(settings: &Settings, instance: &mut Instance) -> Result<Arc<dyn Host>, DaemonError> {
     match settings.host {
         HostKind::Sim => match SimHost::start(&settings.sim_socket) {
             Ok(host) => {
                 instance.remove_at_end(&settings.sim_socket);
                 Ok(Arc::new(host))
             }
-            Err(error) => Err(Failure::of_path(&settings.sim_socket, error)),
+            Err(error) => Err(DaemonError::of_path(&settings.sim_socket, error)),
         },
         HostKind::Xen => Ok(Arc::new(XenHost::open()?)),
     }
 }
 
 /// Converts the error of a start of the threads.
-fn unserved(host: HostKind, error: io::Error) -> Failure {
+fn unserved(host: HostKind, error: io::Error) -> DaemonError {
     match (host, error.kind()) {
-        (HostKind::Xen, io::ErrorKind::AlreadyExists) => Failure::Xen(StartError::Taken),
-        _ => Failure::Host(format!("the host cannot be served: {error}")),
+        (HostKind::Xen, io::ErrorKind::AlreadyExists) => DaemonError::Xen(StartError::Taken),
+        _ => DaemonError::Host(format!("the host cannot be served: {error}")),
     }
 }
 

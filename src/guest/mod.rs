@@ -11,7 +11,7 @@ use std::path::Path;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::retry_on_intr;
 
-use crate::daemon::{Failure, Guest as Settings};
+use crate::daemon::{DaemonError, Guest as Settings};
 use crate::host::sim::{SimClient, SimGuest};
 use crate::protocol::Operation;
 use client::{Client, Refused, Toolstack};
@@ -24,11 +24,11 @@ const LINE_BYTES_MAX: usize = 8192;
 /// a command failed and the input is not a terminal. The domain ends with this call.
 ///
 /// # Errors
-/// [`Failure::Host`] if there is no host or daemon, the host refuses the domain, or the connection ends.
-pub fn run(settings: &Settings) -> Result<u8, Failure> {
+/// [`DaemonError::Host`] if there is no host or daemon, the host refuses the domain, or the connection ends.
+pub fn run(settings: &Settings) -> Result<u8, DaemonError> {
     let mut toolstack = Toolstack::connect(&settings.socket).map_err(|error| {
         let why = "that is the toolstack's part, which connects a domain";
-        Failure::Host(format!("cannot use {}: {error}; {why}", settings.socket.display()))
+        DaemonError::Host(format!("cannot use {}: {error}; {why}", settings.socket.display()))
     })?;
     let mut host = SimClient::connect(&settings.sim_socket)
         .map_err(|error| of_host(&settings.sim_socket, error))?;
@@ -36,7 +36,7 @@ pub fn run(settings: &Settings) -> Result<u8, Failure> {
         host.create(settings.domid).map_err(|error| of_host(&settings.sim_socket, error))?;
     let interactive = io::stdin().is_terminal();
     introduce(&mut toolstack, &guest)
-        .map_err(|error| Failure::Host(format!("the domain cannot be connected: {error}")))?;
+        .map_err(|error| DaemonError::Host(format!("the domain cannot be connected: {error}")))?;
     if interactive {
         println!(
             "You are domain {0}, and own /local/domain/{0}. Paths that do not begin with / are \
@@ -45,17 +45,19 @@ pub fn run(settings: &Settings) -> Result<u8, Failure> {
         );
     }
     let mut session = Session { client: Client::new(guest), interactive, failed: false };
-    session.run().map_err(|error| Failure::Host(format!("the domain's connection ended: {error}")))
+    session
+        .run()
+        .map_err(|error| DaemonError::Host(format!("the domain's connection ended: {error}")))
 }
 
-fn of_host(socket: &Path, error: io::Error) -> Failure {
+fn of_host(socket: &Path, error: io::Error) -> DaemonError {
     let start = "start one with: xenstored --host sim";
     match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
             let socket = socket.display();
-            Failure::Host(format!("there is no simulated host at {socket}: {error}; {start}"))
+            DaemonError::Host(format!("there is no simulated host at {socket}: {error}; {start}"))
         }
-        _ => Failure::Host(format!("{}: {error}", socket.display())),
+        _ => DaemonError::Host(format!("{}: {error}", socket.display())),
     }
 }
 

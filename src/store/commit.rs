@@ -25,7 +25,7 @@ const REPLAY_WORK: u64 = 2048;
 
 /// Why a transaction did not commit; it changed nothing.
 #[derive(Debug)]
-pub enum Failure {
+pub enum CommitError {
     /// The check whether the caller may write was made in an earlier epoch. The transaction is unchanged and may be
     /// committed again after a new check.
     StaleEpoch(Box<Transaction>),
@@ -63,13 +63,13 @@ impl Store {
     /// if one changed, that of its requests, of which one call replays a piece.
     ///
     /// # Errors
-    /// See [`Failure`].
+    /// See [`CommitError`].
     pub fn commit(
         &self,
         mut transaction: Transaction,
         caller: &Caller,
         generations: &mut Generations,
-    ) -> Result<Executed, Failure> {
+    ) -> Result<Executed, CommitError> {
         if !transaction.is_behind() {
             transaction.effects.merge();
         }
@@ -78,10 +78,10 @@ impl Store {
             let extent = Extent::Piece(&mut work);
             let replay = self.replay(&mut transaction, extent, caller, generations);
             if let Some(conflict) = transaction.doomed.take() {
-                return Err(Failure::Conflict(conflict));
+                return Err(CommitError::Conflict(conflict));
             }
             if replay == Replay::Unfinished {
-                return Err(Failure::Unfinished(Box::new(transaction)));
+                return Err(CommitError::Unfinished(Box::new(transaction)));
             }
             let mut locked = Locked::take(self, &transaction.access_set.lock_set());
             let is_current = self.is_current(&transaction, &locked);
@@ -98,7 +98,7 @@ impl Store {
                 let path = changed.unwrap_or_else(|| Path::ROOT.to_buf());
                 let changed_by = self.changed_by(path.as_path());
                 let verb = "TRANSACTION_END";
-                return Err(Failure::Conflict(Conflict { verb, path, changed_by }));
+                return Err(CommitError::Conflict(Conflict { verb, path, changed_by }));
             }
             drop(transaction.begin_anew());
         }
@@ -110,12 +110,12 @@ impl Store {
         mut transaction: Transaction,
         caller: &Caller,
         generations: &mut Generations,
-    ) -> Result<Executed, Failure> {
+    ) -> Result<Executed, CommitError> {
         let _lost = transaction.begin_anew(); // Declared before the locks, so dropped after their release.
         let mut locked = Locked::take(self, &LockSet::all(self.layout, true));
         self.replay(&mut transaction, Extent::Whole(&locked), caller, generations);
         match transaction.doomed.take() {
-            Some(conflict) => Err(Failure::Conflict(conflict)),
+            Some(conflict) => Err(CommitError::Conflict(conflict)),
             None => self.swap_in(&mut transaction, &mut locked, caller),
         }
     }
@@ -213,9 +213,9 @@ impl Store {
         transaction: &mut Transaction,
         locked: &mut Locked<'_>,
         caller: &Caller,
-    ) -> Result<Executed, Failure> {
+    ) -> Result<Executed, CommitError> {
         if !transaction.effects.changes.is_empty() && caller.epoch != self.epoch() {
-            return Err(Failure::StaleEpoch(Box::new(std::mem::take(transaction))));
+            return Err(CommitError::StaleEpoch(Box::new(std::mem::take(transaction))));
         }
         self.reserve(transaction, caller)?;
         transaction.access_set.swap_in(locked);
@@ -225,7 +225,7 @@ impl Store {
 
     /// Moves the transaction's use into the accounts. Only the caller's quota can refuse it, so that is reserved
     /// first and nothing has to be reverted.
-    fn reserve(&self, transaction: &Transaction, caller: &Caller) -> Result<(), Failure> {
+    fn reserve(&self, transaction: &Transaction, caller: &Caller) -> Result<(), CommitError> {
         let own = |domain: &Arc<_>| Arc::ptr_eq(domain, &caller.domain);
         if let Some(mine) = transaction.deltas.iter().find(|delta| own(&delta.domain)) {
             let more = |change| u64::try_from(change).unwrap_or(0);
@@ -233,7 +233,7 @@ impl Store {
             // One of several paths, for the log line.
             let path = transaction.effects.changes.first().map(|change| change.path.as_path());
             if !self.registry.reserve_nodes(&mine.domain, nodes, bytes, path) {
-                return Err(Failure::Quota);
+                return Err(CommitError::Quota);
             }
         }
         for delta in transaction.deltas.iter() {

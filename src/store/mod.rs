@@ -61,8 +61,8 @@ mod write;
 use crossbeam::utils::CachePadded;
 use foldhash::quality::RandomState;
 
-pub use check::{Checked, Findings, Tries, Unsettled, WatchList};
-pub use commit::{Failure, Replay};
+pub use check::{CheckError, Checked, Findings, Tries, WatchList};
+pub use commit::{CommitError, Replay};
 pub use context::{Caller, Removed, Unblocked};
 pub use domain_snapshot::DomainSnapshot;
 pub use error::StoreError;

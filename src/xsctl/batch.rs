@@ -6,10 +6,10 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use super::client::{Client, Connecting, Trouble};
+use super::client::{Client, ClientError, Connecting};
 use super::daemon::{Daemon, Replies, listed};
+use super::error::ToolError;
 use super::export_files::behind;
-use super::failure::Failure;
 use super::link::Link;
 use super::places::{Destination, Source};
 use crate::protocol::Operation;
@@ -57,7 +57,7 @@ impl Moving {
     }
 
     /// Marks the domain as failed. The first reason is kept.
-    pub fn fail(&mut self, what: &str, trouble: &Trouble) {
+    pub fn fail(&mut self, what: &str, trouble: &ClientError) {
         self.error.get_or_insert_with(|| format!("{what}: {trouble}"));
     }
 
@@ -82,7 +82,7 @@ pub struct Ends {
 }
 
 impl Ends {
-    fn new(route: &Route) -> Result<Ends, Failure> {
+    fn new(route: &Route) -> Result<Ends, ToolError> {
         let (here, there) = (route.source.connect()?, route.destination.connect()?);
         Ok(Ends { here, there, exports: None, imports: None })
     }
@@ -104,7 +104,7 @@ pub fn carry(
     route: &Route,
     domains: &[(Domid, Source)],
     kept: &mut Option<Ends>,
-) -> Result<BTreeMap<Domid, Moving>, Failure> {
+) -> Result<BTreeMap<Domid, Moving>, ToolError> {
     let ends = match kept.take().filter(|ends| ends.here.is_open() && ends.there.is_open()) {
         Some(ends) => ends,
         None => Ends::new(route)?,
@@ -160,7 +160,7 @@ impl Batch<'_> {
         let (reader, writer) = match io::pipe() {
             Ok(ends) => ends,
             Err(error) => {
-                let trouble = Trouble::from(error);
+                let trouble = ClientError::from(error);
                 return self.with(todo.iter().map(|&domid| (domid, ())), |moving, ()| {
                     moving.fail("a pipe", &trouble);
                 });
@@ -282,7 +282,7 @@ impl Batch<'_> {
         });
         let mut outcomes = self.ends.there.ask_each(Operation::Unquiesce, &domids);
         // The move is committed, so a lost connection is no reason to stop: retry on a new one.
-        if outcomes.values().any(|outcome| outcome.as_ref().is_err_and(Trouble::is_lost))
+        if outcomes.values().any(|outcome| outcome.as_ref().is_err_and(ClientError::is_lost))
             && let Ok(client) = self.route.destination.connect()
         {
             self.ends.there = client;
@@ -310,7 +310,7 @@ impl Batch<'_> {
         self.with(outcomes, |moving, outcome| match outcome {
             Ok(()) => moving.destination = Destination::Absent,
             // It was uncertain whether the domain was there; it is not.
-            Err(Trouble::Refused(..)) if moving.destination == Destination::Unsure => {
+            Err(ClientError::Refused(..)) if moving.destination == Destination::Unsure => {
                 moving.destination = Destination::Absent;
             }
             Err(trouble) => moving.fail("DISCARD_DOMAINS", &trouble),

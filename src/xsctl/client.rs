@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::daemon::listed;
 use super::domids::Domids;
-use super::failure::Failure;
+use super::error::ToolError;
 use super::link::{Link, TIMEOUT, message};
 use crate::protocol::operations::DOMAINS_MAX;
 use crate::protocol::{ERROR, Operation, strings};
@@ -21,7 +21,7 @@ const PIPELINED: usize = 64;
 
 /// The error of a request.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum Trouble {
+pub enum ClientError {
     /// The daemon refused: the errno name, and the reason if it gave one.
     #[error("{0}{sep}{1}", sep = if .1.is_empty() { "" } else { ": " })]
     Refused(String, String),
@@ -30,29 +30,31 @@ pub enum Trouble {
     Lost(String),
 }
 
-impl Trouble {
+impl ClientError {
     /// Whether this is the errno `error`.
     pub fn is(&self, error: &str) -> bool {
-        matches!(self, Trouble::Refused(name, _) if name == error)
+        matches!(self, ClientError::Refused(name, _) if name == error)
     }
 
     /// Whether the outcome of the request is unknown.
     pub fn is_lost(&self) -> bool {
-        matches!(self, Trouble::Lost(_))
+        matches!(self, ClientError::Lost(_))
     }
 
-    pub fn refused(name: &[u8], why: &[u8]) -> Trouble {
+    pub fn refused(name: &[u8], why: &[u8]) -> ClientError {
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
         match name {
-            b"ENOSYS" => Trouble::Refused(text(name), "this daemon has no such operation".into()),
-            _ => Trouble::Refused(text(name), text(why)),
+            b"ENOSYS" => {
+                ClientError::Refused(text(name), "this daemon has no such operation".into())
+            }
+            _ => ClientError::Refused(text(name), text(why)),
         }
     }
 }
 
-impl From<io::Error> for Trouble {
-    fn from(error: io::Error) -> Trouble {
-        Trouble::Lost(match error.kind() {
+impl From<io::Error> for ClientError {
+    fn from(error: io::Error) -> ClientError {
+        ClientError::Lost(match error.kind() {
             io::ErrorKind::UnexpectedEof => "the daemon closed the connection".into(),
             io::ErrorKind::WouldBlock => "the daemon hangs".into(),
             _ => error.to_string(),
@@ -86,7 +88,7 @@ impl Client {
     ///
     /// # Errors
     /// No daemon accepts the connection.
-    pub fn connect(socket: &Path) -> Result<Client, Failure> {
+    pub fn connect(socket: &Path) -> Result<Client, ToolError> {
         Client::connect_with(socket, TIMEOUT)
     }
 
@@ -94,8 +96,8 @@ impl Client {
     ///
     /// # Errors
     /// As of `connect`.
-    pub fn connect_with(socket: &Path, timeout: Duration) -> Result<Client, Failure> {
-        Link::connect(socket, timeout).map(Client).map_err(|error| Failure::Daemon {
+    pub fn connect_with(socket: &Path, timeout: Duration) -> Result<Client, ToolError> {
+        Link::connect(socket, timeout).map(Client).map_err(|error| ToolError::Daemon {
             socket: socket.to_path_buf(),
             why: format!("no connection: {error}"),
         })
@@ -107,7 +109,7 @@ impl Client {
     }
 
     /// Sends a request and returns the payload of its reply.
-    pub fn ask(&mut self, operation: Operation, payload: &[u8]) -> Result<Vec<u8>, Trouble> {
+    pub fn ask(&mut self, operation: Operation, payload: &[u8]) -> Result<Vec<u8>, ClientError> {
         self.0.send(&message(operation, 0, payload))?;
         self.reply(0)
     }
@@ -117,24 +119,26 @@ impl Client {
         &mut self,
         operation: Operation,
         payloads: &[Vec<u8>],
-    ) -> Vec<Result<Vec<u8>, Trouble>> {
+    ) -> Vec<Result<Vec<u8>, ClientError>> {
         let mut replies = Vec::with_capacity(payloads.len());
         for some in payloads.chunks(PIPELINED) {
             let numbered = (0..).zip(some);
             let bytes: Vec<u8> =
                 numbered.flat_map(|(id, payload)| message(operation, id, payload)).collect();
-            let sent = self.0.send(&bytes).map_err(Trouble::from);
+            let sent = self.0.send(&bytes).map_err(ClientError::from);
             let ids = 0..u32::try_from(some.len()).unwrap_or(0);
             replies.extend(ids.map(|id| sent.clone().and_then(|()| self.reply(id))));
         }
         replies
     }
 
-    fn reply(&mut self, req_id: u32) -> Result<Vec<u8>, Trouble> {
+    fn reply(&mut self, req_id: u32) -> Result<Vec<u8>, ClientError> {
         match self.0.receive()? {
-            (_, other, _) if other != req_id => Err(Trouble::Lost("another was answered".into())),
+            (_, other, _) if other != req_id => {
+                Err(ClientError::Lost("another was answered".into()))
+            }
             (ERROR, _, name) => {
-                Err(Trouble::refused(name.strip_suffix(b"\0").unwrap_or(&name), b""))
+                Err(ClientError::refused(name.strip_suffix(b"\0").unwrap_or(&name), b""))
             }
             (_, _, payload) => Ok(payload),
         }
@@ -145,7 +149,7 @@ impl Client {
         &mut self,
         operation: Operation,
         domids: &[Domid],
-    ) -> BTreeMap<Domid, Result<(), Trouble>> {
+    ) -> BTreeMap<Domid, Result<(), ClientError>> {
         let mut outcomes = BTreeMap::new();
         for some in domids.chunks(DOMAINS_MAX) {
             match self.ask(operation, &listed(some)) {
@@ -154,12 +158,12 @@ impl Client {
                     let words: Vec<_> = strings(&reply).skip(1).collect();
                     for pair in words.chunks_exact(2) {
                         if let Some(domid) = Domid::parse_canonical(pair[0]) {
-                            outcomes.insert(domid, Err(Trouble::refused(pair[1], b"")));
+                            outcomes.insert(domid, Err(ClientError::refused(pair[1], b"")));
                         }
                     }
                 }
                 // The request failed for all of them, with the error of the lowest domid: send it for each.
-                Err(Trouble::Refused(..)) => {
+                Err(ClientError::Refused(..)) => {
                     let payloads: Vec<_> = some.iter().map(|&domid| listed(&[domid])).collect();
                     let replies = self.ask_all(operation, &payloads);
                     let replies = replies.into_iter().map(|reply| reply.map(drop));
@@ -172,7 +176,7 @@ impl Client {
     }
 
     /// Sends RELEASE for each domain with its mark.
-    pub fn release(&mut self, marks: &[(Domid, &str)]) -> Vec<Result<(), Trouble>> {
+    pub fn release(&mut self, marks: &[(Domid, &str)]) -> Vec<Result<(), ClientError>> {
         let payload = |(domid, mark): &(Domid, &str)| format!("{domid}\0{mark}\0").into_bytes();
         let payloads: Vec<_> = marks.iter().map(payload).collect();
         self.ask_all(Operation::Release, &payloads)
@@ -182,7 +186,7 @@ impl Client {
     }
 
     /// Sends INTRODUCE for each domain.
-    pub fn introduce(&mut self, domains: &[Connecting]) -> Vec<Result<(), Trouble>> {
+    pub fn introduce(&mut self, domains: &[Connecting]) -> Vec<Result<(), ClientError>> {
         let payload = |Connecting { domid, frame, port }: &Connecting| {
             format!("{domid}\0{frame}\0{port}\0").into_bytes()
         };
@@ -194,7 +198,7 @@ impl Client {
     }
 
     /// Returns for each domain whether it is introduced.
-    pub fn are_introduced(&mut self, domids: &[Domid]) -> Result<Vec<bool>, Trouble> {
+    pub fn are_introduced(&mut self, domids: &[Domid]) -> Result<Vec<bool>, ClientError> {
         let payloads: Vec<_> = domids.iter().map(|&domid| listed(&[domid])).collect();
         let replies = self.ask_all(Operation::IsDomainIntroduced, &payloads);
         replies.into_iter().map(|reply| reply.map(|reply| reply == b"T\0")).collect()
@@ -204,17 +208,17 @@ impl Client {
     ///
     /// # Errors
     /// The set resolves to no domain, or the daemon does not reply.
-    pub fn meant(&mut self, domids: &Domids, socket: &Path) -> Result<Vec<Domid>, Failure> {
+    pub fn meant(&mut self, domids: &Domids, socket: &Path) -> Result<Vec<Domid>, ToolError> {
         let numbers = domids.numbers();
         let unsure: Vec<_> =
             numbers.iter().filter(|(_, alone)| !**alone).map(|(domid, _)| *domid).collect();
-        let introduced = self.are_introduced(&unsure).map_err(|trouble| Failure::Daemon {
+        let introduced = self.are_introduced(&unsure).map_err(|trouble| ToolError::Daemon {
             socket: socket.to_path_buf(),
             why: trouble.to_string(),
         })?;
         let absent: std::collections::BTreeSet<_> =
             unsure.iter().zip(introduced).filter(|(_, is)| !is).map(|(domid, _)| *domid).collect();
         let meant: Vec<_> = numbers.into_keys().filter(|domid| !absent.contains(domid)).collect();
-        if meant.is_empty() { Err(Failure::NoDomain(socket.to_path_buf())) } else { Ok(meant) }
+        if meant.is_empty() { Err(ToolError::NoDomain(socket.to_path_buf())) } else { Ok(meant) }
     }
 }

@@ -6,9 +6,9 @@ use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::client::{Client, Trouble};
+use super::client::{Client, ClientError};
 use super::daemon::LONGEST;
-use super::failure::{Done, Failure};
+use super::error::{Done, ToolError};
 use crate::protocol::{Operation, REQUEST_PAYLOAD_BYTES_MAX};
 
 /// Commands whose reply is `OK` or the text of a failure.
@@ -18,10 +18,10 @@ const OK_OR_FAILED: [&str; 2] = ["check", "live-update"];
 ///
 /// # Errors
 /// There is no daemon; it refuses the command; the output cannot be written.
-pub fn run(socket: &Path, words: &[OsString]) -> Result<Done, Failure> {
+pub fn run(socket: &Path, words: &[OsString]) -> Result<Done, ToolError> {
     let payload: Vec<u8> =
         words.iter().flat_map(|word| [word.as_bytes(), b"\0"].concat()).collect();
-    let refused = |why: &str| Failure::Refused {
+    let refused = |why: &str| ToolError::Refused {
         socket: socket.to_path_buf(),
         command: words.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default(),
         why: why.to_owned(),
@@ -32,9 +32,9 @@ pub fn run(socket: &Path, words: &[OsString]) -> Result<Done, Failure> {
     // With the long timeout: a check visits every node.
     let reply = match Client::connect_with(socket, LONGEST)?.ask(Operation::Control, &payload) {
         Ok(reply) => reply,
-        Err(Trouble::Refused(error, _)) => return Err(refused(&explained(&error))),
+        Err(ClientError::Refused(error, _)) => return Err(refused(&explained(&error))),
         Err(lost) => {
-            return Err(Failure::Daemon { socket: socket.to_path_buf(), why: lost.to_string() });
+            return Err(ToolError::Daemon { socket: socket.to_path_buf(), why: lost.to_string() });
         }
     };
     let text = reply.split(|&byte| byte == 0).next().unwrap_or_default();

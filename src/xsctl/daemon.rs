@@ -8,9 +8,9 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::client::{Client, Trouble};
+use super::client::{Client, ClientError};
 use super::domids::Domids;
-use super::failure::Failure;
+use super::error::ToolError;
 use super::link::{Link, TIMEOUT, message};
 use super::step::Standing;
 use crate::protocol::operations::DOMAINS_MAX;
@@ -42,7 +42,7 @@ impl Daemon {
     ///
     /// # Errors
     /// There is no daemon, or it has no migration socket.
-    pub fn find(socket: PathBuf) -> Result<Daemon, Failure> {
+    pub fn find(socket: PathBuf) -> Result<Daemon, ToolError> {
         let mut client = Client::connect(&socket)?;
         match client.ask(Operation::Read, MIGRATION_SOCKET) {
             Ok(path) => {
@@ -57,7 +57,7 @@ impl Daemon {
                 } else {
                     trouble.to_string()
                 };
-                Err(Failure::Daemon { socket, why })
+                Err(ToolError::Daemon { socket, why })
             }
         }
     }
@@ -84,20 +84,20 @@ impl Daemon {
     ///
     /// # Errors
     /// No daemon accepts the connection.
-    pub fn connect(&self) -> Result<Client, Failure> {
+    pub fn connect(&self) -> Result<Client, ToolError> {
         Client::connect(&self.socket)
     }
 
     /// Sends a request for many domains, with file descriptors, over a new connection.
     ///
     /// # Errors
-    /// [`Trouble::Lost`]: the daemon has not received it.
+    /// [`ClientError::Lost`]: the daemon has not received it.
     pub fn ask(
         &self,
         operation: Operation,
         payload: &[u8],
         descriptors: &[BorrowedFd<'_>],
-    ) -> Result<Asked, Trouble> {
+    ) -> Result<Asked, ClientError> {
         self.ask_by(&mut None, operation, payload, descriptors)
     }
 
@@ -111,7 +111,7 @@ impl Daemon {
         operation: Operation,
         payload: &[u8],
         descriptors: &[BorrowedFd<'_>],
-    ) -> Result<Asked, Trouble> {
+    ) -> Result<Asked, ClientError> {
         let mut link = match kept.take().filter(Link::is_silent) {
             Some(link) => link,
             None => Link::connect(&self.migration, self.timeout)?,
@@ -124,7 +124,7 @@ impl Daemon {
     fn is_there(&self) -> bool {
         let link = Link::connect(&self.socket, self.timeout);
         let reply = link
-            .map_err(Trouble::from)
+            .map_err(ClientError::from)
             .and_then(|link| Client(link).ask(Operation::Read, MIGRATION_SOCKET));
         !reply.is_err_and(|trouble| trouble.is_lost())
     }
@@ -135,7 +135,7 @@ impl Daemon {
         &self,
         kept: &mut Option<Link>,
         domids: &[Domid],
-    ) -> BTreeMap<Domid, Result<(), Trouble>> {
+    ) -> BTreeMap<Domid, Result<(), ClientError>> {
         let of_some = |some: &[Domid]| {
             let asked = self.ask_by(kept, Operation::DiscardDomains, &listed(some), &[]);
             let mut replies = Replies::of_all(asked);
@@ -149,7 +149,7 @@ impl Daemon {
     ///
     /// # Errors
     /// The request fails, or the daemon reports no state for one of them.
-    pub fn states(&self, domids: &Domids) -> Result<BTreeMap<Domid, Standing>, Trouble> {
+    pub fn states(&self, domids: &Domids) -> Result<BTreeMap<Domid, Standing>, ClientError> {
         let (mut kept, mut states) = (None, BTreeMap::new());
         for some in domids.parts().chunks(DOMAINS_MAX) {
             let payload: Vec<u8> = some.concat().into_bytes();
@@ -159,7 +159,7 @@ impl Daemon {
                 return Err(trouble.clone());
             }
             for (domid, outcome) in replies.all() {
-                states.insert(domid, standing(outcome.as_ref().map_err(Trouble::clone)?)?);
+                states.insert(domid, standing(outcome.as_ref().map_err(ClientError::clone)?)?);
             }
             kept = replies.take_link();
         }
@@ -168,7 +168,7 @@ impl Daemon {
 }
 
 /// Parses a domain's result of DOMAIN_STATES.
-fn standing(strings: &[String]) -> Result<Standing, Trouble> {
+fn standing(strings: &[String]) -> Result<Standing, ClientError> {
     let read = || {
         let [presence, unique_id, origin, port, ..] = strings else { return None };
         Some(Standing {
@@ -178,7 +178,7 @@ fn standing(strings: &[String]) -> Result<Standing, Trouble> {
             port: port.clone(),
         })
     };
-    read().ok_or_else(|| Trouble::Lost(format!("{strings:?} is no state of a domain")))
+    read().ok_or_else(|| ClientError::Lost(format!("{strings:?} is no state of a domain")))
 }
 
 /// Encodes domains as arguments.
@@ -195,11 +195,11 @@ pub struct Asked {
 /// The daemon's results for each domain.
 #[derive(Default)]
 pub struct Replies {
-    domains: BTreeMap<Domid, Result<Vec<String>, Trouble>>,
+    domains: BTreeMap<Domid, Result<Vec<String>, ClientError>>,
     /// The errors of streams from which no domid could be read, in the order of the streams.
-    streams: Vec<Trouble>,
+    streams: Vec<ClientError>,
     /// The error that ended the request early, before the other results.
-    failed: Option<Trouble>,
+    failed: Option<ClientError>,
     /// The connection, if the request completed.
     link: Option<Link>,
 }
@@ -227,7 +227,7 @@ impl Asked {
             let mut words = strings(&payload);
             let first = words.next().unwrap_or_default();
             if kind == ERROR {
-                replies.failed = Some(Trouble::refused(first, b""));
+                replies.failed = Some(ClientError::refused(first, b""));
                 return replies;
             }
             let rest: Vec<_> = words.collect();
@@ -239,8 +239,8 @@ impl Asked {
                 [b"OK", ref rest @ ..] => {
                     Ok(rest.iter().map(|word| String::from_utf8_lossy(word).into()).collect())
                 }
-                [error, why, ..] => Err(Trouble::refused(error, why)),
-                _ => Err(Trouble::Lost("the reply is not of the documented shape".into())),
+                [error, why, ..] => Err(ClientError::refused(error, why)),
+                _ => Err(ClientError::Lost("the reply is not of the documented shape".into())),
             };
             match (Domid::parse_canonical(first), outcome) {
                 (Some(domid), outcome) => drop(replies.domains.insert(domid, outcome)),
@@ -253,7 +253,7 @@ impl Asked {
 
 impl Replies {
     /// Waits for all results of a request, or returns the error of sending it.
-    pub fn of_all(asked: Result<Asked, Trouble>) -> Replies {
+    pub fn of_all(asked: Result<Asked, ClientError>) -> Replies {
         match asked {
             Ok(asked) => asked.replies(),
             Err(trouble) => Replies { failed: Some(trouble), ..Replies::default() },
@@ -261,21 +261,21 @@ impl Replies {
     }
 
     /// Returns the result for one domain: the strings after `OK`, or its error.
-    pub fn of(&self, domid: Domid) -> Result<Vec<String>, Trouble> {
+    pub fn of(&self, domid: Domid) -> Result<Vec<String>, ClientError> {
         match (self.domains.get(&domid), self.failed.as_ref().or(self.streams.first())) {
             (Some(outcome), _) => outcome.clone(),
             (None, Some(trouble)) => Err(trouble.clone()),
-            (None, None) => Err(Trouble::refused(b"ENOENT", b"nothing was said of it")),
+            (None, None) => Err(ClientError::refused(b"ENOENT", b"nothing was said of it")),
         }
     }
 
     /// Iterates over the results by domain.
-    pub fn all(&self) -> impl Iterator<Item = (Domid, &Result<Vec<String>, Trouble>)> {
+    pub fn all(&self) -> impl Iterator<Item = (Domid, &Result<Vec<String>, ClientError>)> {
         self.domains.iter().map(|(domid, outcome)| (*domid, outcome))
     }
 
     /// Returns the errors of streams from which no domid could be read.
-    pub fn streams(&self) -> &[Trouble] {
+    pub fn streams(&self) -> &[ClientError] {
         &self.streams
     }
 
@@ -285,7 +285,7 @@ impl Replies {
     }
 
     /// Returns the error of the request as a whole.
-    pub fn failed(&self) -> Option<&Trouble> {
+    pub fn failed(&self) -> Option<&ClientError> {
         self.failed.as_ref()
     }
 }
@@ -376,7 +376,7 @@ mod tests {
             let outcome = replies.of(Domid(5));
             match is_there {
                 true => assert_eq!(outcome, Ok(vec!["7".into(), "3".into()])),
-                false => assert_eq!(outcome, Err(Trouble::Lost("the daemon hangs".into()))),
+                false => assert_eq!(outcome, Err(ClientError::Lost("the daemon hangs".into()))),
             }
         }
     }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 
-use super::failure::{Done, Failure};
+use super::error::{Done, ToolError};
 use super::input::Input;
 use super::line::{Fields, Json, Plain, Value};
 use super::show;
@@ -35,7 +35,7 @@ pub fn diff(
     b: &mut Input,
     json: bool,
     out: &mut impl Write,
-) -> Result<Done, Failure> {
+) -> Result<Done, ToolError> {
     let [a, b] = [a.read(State::read)?, b.read(State::read)?].map(|state| facts(&state));
     let mut done = Done::Well;
     for about in a.keys().chain(b.keys()).collect::<BTreeSet<_>>() {
@@ -123,7 +123,7 @@ fn write(
     after: Option<&Fields>,
     json: bool,
     out: &mut impl Write,
-) -> Result<(), Failure> {
+) -> Result<(), ToolError> {
     let mut names: Fields =
         about.of.iter().map(|(name, of)| (*name, Value::Number((*of).into()))).collect();
     names.extend(about.tx_id.map(|id| ("tx-id", Value::Number(id.into()))));

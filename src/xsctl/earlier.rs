@@ -11,10 +11,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::batch::{Moving, Route};
-use super::client::{Client, Connecting, Trouble};
+use super::client::{Client, ClientError, Connecting};
 use super::daemon::Daemon;
 use super::domids::Domids;
-use super::failure::Failure;
+use super::error::ToolError;
 use super::lock::Lock;
 use super::places::{Destination, Source};
 use super::step::{Sockets, Standing, Step, is_meant, step};
@@ -60,7 +60,7 @@ impl Earlier {
     ///
     /// # Errors
     /// A daemon does not reply; none of these domains exists.
-    pub fn find(route: &Route, domids: &Domids) -> Result<Earlier, Failure> {
+    pub fn find(route: &Route, domids: &Domids) -> Result<Earlier, ToolError> {
         let Route { source, destination, .. } = route;
         let lock = Lock::of([source.migration(), destination.migration()]);
         let mut is_alone = lock.take();
@@ -76,7 +76,7 @@ impl Earlier {
             };
             if began.elapsed() > SETTLES_WITHIN || !domains.values().any(settles_itself) {
                 return match domains.is_empty() {
-                    true => Err(Failure::NothingToMove(
+                    true => Err(ToolError::NothingToMove(
                         source.socket.clone(),
                         destination.socket.clone(),
                     )),
@@ -99,7 +99,7 @@ impl Earlier {
     ///
     /// # Errors
     /// One of the daemons cannot be reached.
-    pub fn end(self, route: &Route) -> Result<(Vec<Settled>, Vec<Todo>, Lock), Failure> {
+    pub fn end(self, route: &Route) -> Result<(Vec<Settled>, Vec<Todo>, Lock), ToolError> {
         let Earlier { lock, is_alone, domains } = self;
         let (mut settled, mut todo) = (Vec::new(), Vec::new());
         let (mut finish, mut take_back) = (Vec::new(), Vec::new());
@@ -135,9 +135,9 @@ impl Earlier {
     }
 }
 
-fn look(route: &Route, domids: &Domids) -> Result<BTreeMap<Domid, Found>, Failure> {
+fn look(route: &Route, domids: &Domids) -> Result<BTreeMap<Domid, Found>, ToolError> {
     let of = |daemon: &Daemon| {
-        daemon.states(domids).map_err(|trouble| Failure::Daemon {
+        daemon.states(domids).map_err(|trouble| ToolError::Daemon {
             socket: daemon.socket.clone(),
             why: format!("DOMAIN_STATES: {trouble}"),
         })
@@ -179,7 +179,7 @@ fn finished(client: &mut Client, domains: &[(Domid, Standing)]) -> Vec<Settled> 
         .map(|(domid, there)| Connecting::with_port(*domid, &there.port))
         .collect();
     let introduced = client.introduce(&connecting);
-    let refused: BTreeMap<Domid, Trouble> = (connecting.iter().zip(introduced))
+    let refused: BTreeMap<Domid, ClientError> = (connecting.iter().zip(introduced))
         .filter_map(|(connecting, outcome)| Some((connecting.domid, outcome.err()?)))
         .collect();
     let domids: Vec<Domid> = (domains.iter().map(|(domid, _)| *domid))
@@ -227,7 +227,9 @@ fn taken_back(
                 moving.source = Source::Served;
                 moving.fail("DISCARD_DOMAINS, of an earlier move", &trouble);
             }
-            _ => moving.fail("an earlier move", &Trouble::Lost("nothing was said of it".into())),
+            _ => {
+                moving.fail("an earlier move", &ClientError::Lost("nothing was said of it".into()))
+            }
         }
         settled.push(Settled { domid: *domid, moving, left: None, names: None });
     }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::ValueEnum;
 
 use super::daemon::{Daemon, Replies, listed};
-use super::failure::{Done, Failure};
+use super::error::{Done, ToolError};
 use super::marks::Marks;
 use super::places::{command, quoted};
 use super::report::{Form, Line, Report, domains};
@@ -60,12 +60,12 @@ pub fn run(
     domids: &[Domid],
     mode: &Mode,
     stop: &AtomicBool,
-) -> Result<Done, Failure> {
+) -> Result<Done, ToolError> {
     let directory = &mode.directory;
-    fs::create_dir_all(directory).map_err(Failure::file(directory))?;
-    if !mode.force && has_streams(directory).map_err(Failure::file(directory))? {
+    fs::create_dir_all(directory).map_err(ToolError::file(directory))?;
+    if !mode.force && has_streams(directory).map_err(ToolError::file(directory))? {
         let why = "there are streams in it already; --force replaces those of the same domains";
-        return Err(Failure::Contents { path: directory.clone(), why: why.into() });
+        return Err(ToolError::Contents { path: directory.clone(), why: why.into() });
     }
     let marks = Marks::open(directory)?;
     let report = Report::new(mode.form, "export", "exported", domids.len());
@@ -123,7 +123,7 @@ struct Exporting<'d> {
 
 impl Exporting<'_> {
     /// Exports a batch, and again the domains that changed during their export.
-    fn batch(&mut self, domids: &[Domid]) -> Result<(), Failure> {
+    fn batch(&mut self, domids: &[Domid]) -> Result<(), ToolError> {
         let mut todo = domids.to_vec();
         let mut result = Ok(());
         for tries in 1..=TRIES_MAX {
@@ -142,11 +142,11 @@ impl Exporting<'_> {
         let directory = &self.mode.directory;
         let safe = File::open(directory).and_then(|directory| directory.sync_all());
         let written = self.marks.write();
-        result.and(safe.map_err(Failure::file(directory))).and(written)
+        result.and(safe.map_err(ToolError::file(directory))).and(written)
     }
 
     /// Exports domains once. Returns those to export again.
-    fn once(&mut self, domids: &[Domid], is_last: bool) -> Result<Vec<Domid>, Failure> {
+    fn once(&mut self, domids: &[Domid], is_last: bool) -> Result<Vec<Domid>, ToolError> {
         let mut targets = Vec::new();
         for &domid in domids {
             targets.push(Target::create(&self.mode.directory, self.mode.format, domid)?);

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::client::{Client, Connecting};
 use super::daemon::{Daemon, Replies};
+use super::error::{Done, ToolError};
 use super::export_files::Format;
-use super::failure::{Done, Failure};
 use super::libxl_file;
 use super::places::command;
 use super::report::{Form, Line, Report, domains};
@@ -37,7 +37,7 @@ pub struct Mode {
 ///
 /// # Errors
 /// Those of a directory and the output; there is no daemon. Domains that are not imported are reported.
-pub fn run(daemon: &Daemon, mode: &Mode, stop: &AtomicBool) -> Result<Done, Failure> {
+pub fn run(daemon: &Daemon, mode: &Mode, stop: &AtomicBool) -> Result<Done, ToolError> {
     let files = files(&mode.paths)?;
     let verb = if mode.dry_run { "checked" } else { "imported" };
     let mut report = Report::new(mode.form, "import", verb, files.len());
@@ -71,7 +71,7 @@ pub fn run(daemon: &Daemon, mode: &Mode, stop: &AtomicBool) -> Result<Done, Fail
 }
 
 /// Returns the named files, and those of the named directories sorted by domain.
-fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
+fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, ToolError> {
     let mut files = Vec::new();
     for path in paths {
         if !path.is_dir() {
@@ -79,8 +79,8 @@ fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
             continue;
         }
         let mut found = Vec::new();
-        for entry in fs::read_dir(path).map_err(Failure::file(path))? {
-            let file = entry.map_err(Failure::file(path))?.path();
+        for entry in fs::read_dir(path).map_err(ToolError::file(path))? {
+            let file = entry.map_err(ToolError::file(path))?.path();
             if file.extension().is_some_and(|end| end == Format::Stream.suffix()) {
                 let stem = file.file_stem().and_then(|stem| stem.to_str()?.parse::<u16>().ok());
                 found.push((stem, file));
@@ -88,7 +88,7 @@ fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
         }
         if found.is_empty() {
             let why = format!("there is no file *.{} in it", Format::Stream.suffix());
-            return Err(Failure::Contents { path: path.clone(), why });
+            return Err(ToolError::Contents { path: path.clone(), why });
         }
         found.sort();
         files.extend(found.into_iter().map(|(_, file)| file));
@@ -97,14 +97,14 @@ fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
 }
 
 /// Opens the stream for the daemon: the file, or a stream converted from it.
-fn open(path: &Path, libxl: Option<Domid>) -> Result<File, Failure> {
-    let mut file = File::open(path).map_err(Failure::file(path))?;
+fn open(path: &Path, libxl: Option<Domid>) -> Result<File, ToolError> {
+    let mut file = File::open(path).map_err(ToolError::file(path))?;
     let Some(domid) = libxl else { return Ok(file) };
     let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes).map_err(Failure::file(path))?;
+    file.read_to_end(&mut bytes).map_err(ToolError::file(path))?;
     let stream = libxl_file::read(&bytes, domid)
-        .map_err(|why| Failure::Contents { path: path.to_path_buf(), why })?;
-    libxl_file::filled(&stream).map_err(Failure::file(path))
+        .map_err(|why| ToolError::Contents { path: path.to_path_buf(), why })?;
+    libxl_file::filled(&stream).map_err(ToolError::file(path))
 }
 
 struct Importing<'d> {
@@ -190,7 +190,7 @@ impl Importing<'_> {
     }
 }
 
-fn of_file(path: &Path, failure: &Failure, report: &mut Report) {
+fn of_file(path: &Path, failure: &ToolError, report: &mut Report) {
     let text = failure.to_string();
     let prefix = format!("{}: ", path.display());
     let why = text.strip_prefix(&prefix).unwrap_or(&text);
@@ -198,8 +198,8 @@ fn of_file(path: &Path, failure: &Failure, report: &mut Report) {
 }
 
 /// Parses a stream as the daemon does.
-fn check(path: &Path, libxl: Option<Domid>) -> Result<(), Failure> {
+fn check(path: &Path, libxl: Option<Domid>) -> Result<(), ToolError> {
     let read = Reader::new(BufReader::new(open(path, libxl)?));
     let state = read.and_then(|mut reader| State::read(&mut reader));
-    state.map(drop).map_err(|error| Failure::of(path, error))
+    state.map(drop).map_err(|error| ToolError::of(path, error))
 }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 
-use super::failure::Failure;
+use super::error::ToolError;
 use crate::migration::stream::{ReadError, Reader};
 
 /// Opens a file. Rejects directories, which open but fail only when they are read.
@@ -27,15 +27,15 @@ impl Input {
     ///
     /// # Errors
     /// Those of the file and the header.
-    pub fn open(path: PathBuf) -> Result<Input, Failure> {
+    pub fn open(path: PathBuf) -> Result<Input, ToolError> {
         let input: Box<dyn io::Read> = if path.as_os_str() == "-" {
             Box::new(io::stdin())
         } else {
-            Box::new(open(&path).map_err(Failure::file(&path))?)
+            Box::new(open(&path).map_err(ToolError::file(&path))?)
         };
         match Reader::new(Box::new(BufReader::new(input)) as Box<dyn io::Read>) {
             Ok(reader) => Ok(Input { path, reader }),
-            Err(error) => Err(Failure::of(&path, error)),
+            Err(error) => Err(ToolError::of(&path, error)),
         }
     }
 
@@ -46,7 +46,7 @@ impl Input {
     pub fn read<R>(
         &mut self,
         work: impl FnOnce(&mut Reader<Box<dyn io::Read>>) -> Result<R, ReadError>,
-    ) -> Result<R, Failure> {
-        work(&mut self.reader).map_err(|error| Failure::of(&self.path, error))
+    ) -> Result<R, ToolError> {
+        work(&mut self.reader).map_err(|error| ToolError::of(&self.path, error))
     }
 }

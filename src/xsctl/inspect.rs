@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use super::failure::Failure;
+use super::error::ToolError;
 use super::input::Input;
 use super::line::{Fields, Json, Plain, Value};
 use super::show;
@@ -14,7 +14,7 @@ use crate::migration::stream::{Reader, kind};
 ///
 /// # Errors
 /// Those of the stream, after the lines of everything before the error; those of the output.
-pub fn inspect(input: &mut Input, json: bool, out: &mut impl Write) -> Result<(), Failure> {
+pub fn inspect(input: &mut Input, json: bool, out: &mut impl Write) -> Result<(), ToolError> {
     let header = input.read(|reader| Ok(header(reader)))?;
     write(0, "HEADER", &header, json, out)?;
     while let Some((offset, kind, fields)) = input.read(|reader| {
@@ -43,7 +43,7 @@ fn write(
     fields: &Fields,
     json: bool,
     out: &mut impl Write,
-) -> Result<(), Failure> {
+) -> Result<(), ToolError> {
     if json {
         let mut all =
             vec![("offset", Value::Number(offset)), ("type", Value::Word(name.to_owned()))];

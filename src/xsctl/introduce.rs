@@ -3,9 +3,9 @@
 
 use std::path::Path;
 
-use super::client::{Client, Connecting, Trouble};
+use super::client::{Client, ClientError, Connecting};
 use super::domids::Domids;
-use super::failure::{Done, Failure};
+use super::error::{Done, ToolError};
 use super::places::command;
 use super::report::{Form, Line, Report};
 use crate::protocol::{Operation, decimal};
@@ -16,11 +16,16 @@ use crate::types::{Domid, ranges};
 ///
 /// # Errors
 /// There is no daemon; none of the domains can be introduced; the output cannot be written.
-pub fn run(socket: &Path, domids: &Domids, port: Option<u32>, form: Form) -> Result<Done, Failure> {
+pub fn run(
+    socket: &Path,
+    domids: &Domids,
+    port: Option<u32>,
+    form: Form,
+) -> Result<Done, ToolError> {
     let mut client = Client::connect(socket)?;
     let numbers = domids.numbers();
     let all: Vec<_> = numbers.keys().copied().collect();
-    let failure = |trouble: Trouble| Failure::Daemon {
+    let failure = |trouble: ClientError| ToolError::Daemon {
         socket: socket.to_path_buf(),
         why: trouble.to_string(),
     };
@@ -38,7 +43,7 @@ pub fn run(socket: &Path, domids: &Domids, port: Option<u32>, form: Form) -> Res
         }
     }
     if known.is_empty() && failed.is_empty() {
-        return Err(Failure::NothingLeft(socket.to_path_buf()));
+        return Err(ToolError::NothingLeft(socket.to_path_buf()));
     }
     let mut report = Report::new(form, "introduce", "introduced", known.len() + failed.len());
     let outcomes = client.introduce(&known);
@@ -69,7 +74,7 @@ fn connecting(
     client: &mut Client,
     domids: &[Domid],
     port: Option<u32>,
-) -> Result<Vec<Result<Connecting, String>>, Trouble> {
+) -> Result<Vec<Result<Connecting, String>>, ClientError> {
     let frames = numbers(client, domids, "ring-ref")?;
     let ports = match port {
         Some(port) => vec![Ok(Some(port.into())); domids.len()],
@@ -88,16 +93,16 @@ fn connecting(
 type Number = Result<Option<u64>, String>;
 
 /// Reads the number that libxl wrote to a node of each domain.
-fn numbers(client: &mut Client, domids: &[Domid], name: &str) -> Result<Vec<Number>, Trouble> {
+fn numbers(client: &mut Client, domids: &[Domid], name: &str) -> Result<Vec<Number>, ClientError> {
     let payload = |&domid: &Domid| format!("{}\0", path(domid, name)).into_bytes();
     let payloads: Vec<_> = domids.iter().map(payload).collect();
-    let read = |(&domid, value): (&Domid, Result<Vec<u8>, Trouble>)| match value {
+    let read = |(&domid, value): (&Domid, Result<Vec<u8>, ClientError>)| match value {
         Ok(value) => {
             let number = decimal(&value).map(Some);
             Ok(number.map_err(|_| format!("{} is no number", path(domid, name))))
         }
         Err(trouble) if trouble.is("ENOENT") => Ok(Ok(None)),
-        Err(Trouble::Refused(error, _)) => Ok(Err(format!("{}: {error}", path(domid, name)))),
+        Err(ClientError::Refused(error, _)) => Ok(Err(format!("{}: {error}", path(domid, name)))),
         Err(lost) => Err(lost),
     };
     domids.iter().zip(client.ask_all(Operation::Read, &payloads)).map(read).collect()

@@ -14,7 +14,7 @@ use std::io::{self, Seek, Write};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use crate::migration::stream::fields::{Body, Fault, Order, Sink};
+use crate::migration::stream::fields::{Body, Order, Sink, StreamError};
 use crate::migration::stream::libxl_record::{
     DOMAIN_XENSTORE_DATA, Data, is_v6_node, read_v6, read_v8, write_v8,
 };
@@ -52,7 +52,7 @@ pub fn filled(bytes: &[u8]) -> io::Result<File> {
 ///
 /// # Errors
 /// A field is longer than its length field can encode.
-pub fn write(state: &State, domid: Domid) -> Result<(Vec<u8>, Vec<String>), Fault> {
+pub fn write(state: &State, domid: Domid) -> Result<(Vec<u8>, Vec<String>), StreamError> {
     let mut out = IDENT.to_vec();
     out.extend([LIBXL_VERSION.to_be_bytes(), 0u32.to_be_bytes()].concat());
     let (mut stale, mut deep) = (0, 0);
@@ -101,14 +101,14 @@ fn has_target(client: &Client) -> bool {
     matches!(client.connection.transport, Transport::Ring(_, Some(_), _))
 }
 
-fn append(data: &Data, out: &mut Vec<u8>) -> Result<(), Fault> {
+fn append(data: &Data, out: &mut Vec<u8>) -> Result<(), StreamError> {
     let mut body = Vec::new();
     write_v8(data, Order::Little, &mut body)?;
     record(DOMAIN_XENSTORE_DATA, &body, out)
 }
 
-fn record(kind: u32, body: &[u8], out: &mut Vec<u8>) -> Result<(), Fault> {
-    let len = u32::try_from(body.len()).map_err(|_| Fault::TooLong(u32::MAX))?;
+fn record(kind: u32, body: &[u8], out: &mut Vec<u8>) -> Result<(), StreamError> {
+    let len = u32::try_from(body.len()).map_err(|_| StreamError::TooLong(u32::MAX))?;
     Sink::new(out, Order::Little).u32(kind).u32(len).bytes(body).align(8);
     Ok(())
 }
@@ -121,7 +121,7 @@ fn record(kind: u32, body: &[u8], out: &mut Vec<u8>) -> Result<(), Fault> {
 /// The defect, its offset, and the version as which the file was read.
 pub fn read(bytes: &[u8], domid: Domid) -> Result<Vec<u8>, String> {
     let (order, bodies) = bodies(bytes).map_err(|(at, fault)| format!("at byte {at}: {fault}"))?;
-    let all = |version: u8, read: fn(&[u8], Order) -> Result<Data, Fault>| {
+    let all = |version: u8, read: fn(&[u8], Order) -> Result<Data, StreamError>| {
         let of_one = |(at, body): &(usize, &[u8])| {
             read(body, order).map_err(|fault| {
                 format!("the record at byte {at}, of version {version} of the design: {fault}")
@@ -141,28 +141,28 @@ pub fn read(bytes: &[u8], domid: Domid) -> Result<Vec<u8>, String> {
 type Bodies<'b> = Vec<(usize, &'b [u8])>;
 
 /// Returns the DOMAIN_XENSTORE_DATA records and their byte order.
-fn bodies(bytes: &[u8]) -> Result<(Order, Bodies<'_>), (usize, Fault)> {
+fn bodies(bytes: &[u8]) -> Result<(Order, Bodies<'_>), (usize, StreamError)> {
     let mut header = Body::new(bytes, Order::Big);
     let begins = header.take(IDENT.len(), "ident").is_ok_and(|ident| ident == IDENT);
     if !begins {
         let begins = &bytes[..bytes.len().min(IDENT.len())];
-        return Err((0, Fault::NotAStream("stream of libxl", begins.into())));
+        return Err((0, StreamError::NotAStream("stream of libxl", begins.into())));
     }
     let of_header = |fault| (8, fault);
     match header.u32("version").map_err(of_header)? {
         LIBXL_VERSION => {}
-        other => return Err((8, Fault::Version(other))),
+        other => return Err((8, StreamError::Version(other))),
     }
     let order = match header.u32("options").map_err(of_header)? & !OPTION_CONVERTED {
         0 => Order::Little,
         OPTION_BIG_ENDIAN => Order::Big,
-        other => return Err((12, Fault::Flags(other))),
+        other => return Err((12, StreamError::Flags(other))),
     };
     let mut found = Vec::new();
     let mut rest = Body::new(&bytes[bytes.len() - header.left()..], order);
     loop {
         let at = bytes.len() - rest.left();
-        let of_record = |_| (at, Fault::Truncated);
+        let of_record = |_| (at, StreamError::Truncated);
         match next(&mut rest).map_err(of_record)? {
             (END, _) => return Ok((order, found)),
             (DOMAIN_XENSTORE_DATA, body) => found.push((at, body)),
@@ -177,7 +177,7 @@ fn bodies(bytes: &[u8]) -> Result<(Order, Bodies<'_>), (usize, Fault)> {
 }
 
 /// Reads a record's type and body.
-fn next<'b>(records: &mut Body<'b>) -> Result<(u32, &'b [u8]), Fault> {
+fn next<'b>(records: &mut Body<'b>) -> Result<(u32, &'b [u8]), StreamError> {
     let kind = records.u32("type")?;
     let len = usize::try_from(records.u32("length")?).unwrap_or(usize::MAX);
     let body = records.take(len, "body")?;
@@ -186,11 +186,11 @@ fn next<'b>(records: &mut Body<'b>) -> Result<(u32, &'b [u8]), Fault> {
 }
 
 /// Returns the length of libxc's image.
-fn skip_image(bytes: &[u8]) -> Result<usize, Fault> {
+fn skip_image(bytes: &[u8]) -> Result<usize, StreamError> {
     let mut image = Body::new(bytes, Order::Big);
     let headers = image.take(LIBXC_HEADER_BYTES, "headers")?;
     if !headers.starts_with(&[0xff; 8]) {
-        return Err(Fault::NotAStream("image of libxc", headers[..8].into()));
+        return Err(StreamError::NotAStream("image of libxc", headers[..8].into()));
     }
     let order = if headers[17] & 1 == 0 { Order::Little } else { Order::Big };
     let mut records = Body::new(&bytes[LIBXC_HEADER_BYTES..], order);

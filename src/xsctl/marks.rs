@@ -5,9 +5,9 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use super::client::{Client, Trouble};
+use super::client::{Client, ClientError};
 use super::domids::Domids;
-use super::failure::{Done, Failure};
+use super::error::{Done, ToolError};
 use super::places::command;
 use super::report::{Form, Line, Report};
 use super::target::private;
@@ -27,15 +27,15 @@ impl Marks {
     ///
     /// # Errors
     /// The file cannot be read or parsed.
-    pub fn open(directory: &Path) -> Result<Marks, Failure> {
+    pub fn open(directory: &Path) -> Result<Marks, ToolError> {
         let path = directory.join(FILE);
         let bytes = match fs::read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => b"{}".to_vec(),
-            read => read.map_err(Failure::file(&path))?,
+            read => read.map_err(ToolError::file(&path))?,
         };
         match serde_json::from_slice(&bytes) {
             Ok(marks) => Ok(Marks { path, marks }),
-            Err(error) => Err(Failure::Contents { path, why: error.to_string() }),
+            Err(error) => Err(ToolError::Contents { path, why: error.to_string() }),
         }
     }
 
@@ -48,7 +48,7 @@ impl Marks {
     ///
     /// # Errors
     /// Those of the file.
-    pub fn write(&self) -> Result<(), Failure> {
+    pub fn write(&self) -> Result<(), ToolError> {
         let part = self.path.with_extension("json.part");
         let written = serde_json::to_vec_pretty(&self.marks).map_err(io::Error::other);
         written
@@ -58,7 +58,7 @@ impl Marks {
                 file.sync_all()?;
                 fs::rename(&part, &self.path)
             })
-            .map_err(Failure::file(&self.path))
+            .map_err(ToolError::file(&self.path))
     }
 }
 
@@ -72,14 +72,14 @@ pub fn release(
     directory: &Path,
     only: Option<&Domids>,
     form: Form,
-) -> Result<Done, Failure> {
+) -> Result<Done, ToolError> {
     let Marks { path, mut marks } = Marks::open(directory)?;
     if let Some(only) = only {
         let numbers = only.numbers();
         marks.retain(|&number, _| numbers.contains_key(&Domid(number)));
     }
     if marks.is_empty() {
-        return Err(Failure::Contents { path, why: "it has no mark of such a domain".into() });
+        return Err(ToolError::Contents { path, why: "it has no mark of such a domain".into() });
     }
     let mut client = Client::connect(socket)?;
     let mut report = Report::new(form, "release", "released", marks.len());
@@ -95,7 +95,7 @@ pub fn release(
     Ok(if changed { Done::Changed } else { done })
 }
 
-fn explain(trouble: &Trouble, socket: &Path, domid: Domid) -> String {
+fn explain(trouble: &ClientError, socket: &Path, domid: Domid) -> String {
     let unquiesce = command("unquiesce", socket, &domid.to_string());
     match trouble {
         trouble if trouble.is("EAGAIN") => format!(

@@ -19,8 +19,8 @@ mod daemon;
 mod diff;
 mod domids;
 mod earlier;
+mod error;
 mod export_files;
-mod failure;
 mod import_files;
 mod input;
 mod inspect;
@@ -51,8 +51,8 @@ use clap::{CommandFactory, Parser};
 use crate::protocol::Operation;
 use client::Client;
 use daemon::Daemon;
+pub use error::{Done, ToolError};
 use export_files::Format;
-pub use failure::{Done, Failure};
 use input::Input;
 use options::{Command, Options};
 
@@ -60,7 +60,7 @@ use options::{Command, Options};
 ///
 /// # Errors
 /// The error that ended the command. Results found before it are already written.
-pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, Failure> {
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, ToolError> {
     let mut options = Options::try_parse_from(arguments).map_err(printed)?;
     options.place_socket().map_err(usage)?;
     match options.command {
@@ -133,20 +133,23 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, Failur
 
 /// Lets `work` write to standard output, buffered.
 fn written(
-    work: impl FnOnce(&mut BufWriter<io::StdoutLock<'static>>) -> Result<Done, Failure>,
-) -> Result<Done, Failure> {
+    work: impl FnOnce(&mut BufWriter<io::StdoutLock<'static>>) -> Result<Done, ToolError>,
+) -> Result<Done, ToolError> {
     let mut out = BufWriter::new(io::stdout().lock());
     let done = work(&mut out);
     out.flush()?;
     done
 }
 
-fn meant(daemon: &Daemon, domains: &options::Domains) -> Result<Vec<crate::types::Domid>, Failure> {
+fn meant(
+    daemon: &Daemon,
+    domains: &options::Domains,
+) -> Result<Vec<crate::types::Domid>, ToolError> {
     Client::connect(&daemon.socket)?.meant(&domains.domains, &daemon.socket)
 }
 
 /// Returns the flag that SIGINT and SIGTERM set. The current batch is completed, and no other one is started.
-fn stop() -> Result<Arc<AtomicBool>, Failure> {
+fn stop() -> Result<Arc<AtomicBool>, ToolError> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
@@ -154,11 +157,11 @@ fn stop() -> Result<Arc<AtomicBool>, Failure> {
     Ok(stop)
 }
 
-fn usage(text: &str) -> Failure {
+fn usage(text: &str) -> ToolError {
     printed(Options::command().error(clap::error::ErrorKind::ArgumentConflict, text))
 }
 
-fn printed(error: clap::Error) -> Failure {
+fn printed(error: clap::Error) -> ToolError {
     // A failure to print cannot be reported.
     let _ = error.print();
     error.into()

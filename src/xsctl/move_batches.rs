@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use super::batch::{Moving, Route, carry};
 use super::domids::Domids;
 use super::earlier::{Earlier, Settled, Todo};
-use super::failure::{Done, Failure};
+use super::error::{Done, ToolError};
 use super::places::{Source, explain};
 use super::report::{Form, Line, Report, millis, were};
 use crate::types::Domid;
@@ -38,7 +38,7 @@ pub fn run(
     domids: &Domids,
     mode: &Mode,
     stop: &AtomicBool,
-) -> Result<Done, Failure> {
+) -> Result<Done, ToolError> {
     let earlier = Earlier::find(route, domids)?;
     let report = Report::new(mode.form, "move", "moved", earlier.len()).since(mode.begun);
     let (settled, todo, _lock) = earlier.end(route)?;

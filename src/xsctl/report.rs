@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::failure::{Done, Failure};
+use super::error::{Done, ToolError};
 use super::progress::Progress;
 use crate::types::Domid;
 
@@ -193,7 +193,7 @@ impl Report {
     ///
     /// # Errors
     /// The output could not be written.
-    pub fn end(mut self) -> Result<Done, Failure> {
+    pub fn end(mut self) -> Result<Done, ToolError> {
         self.progress.end();
         let left = self.total.saturating_sub(self.done + self.failed);
         let seconds = self.begun.elapsed().as_secs_f64();

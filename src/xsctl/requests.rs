@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::client::{Client, Trouble};
+use super::client::{Client, ClientError};
 use super::daemon::Daemon;
 use super::domids::Domids;
-use super::failure::{Done, Failure};
+use super::error::{Done, ToolError};
 use super::report::{Form, Line, Report};
 use crate::protocol::Operation;
 use crate::types::Domid;
@@ -20,7 +20,7 @@ pub fn each(
     operation: Operation,
     domids: &Domids,
     form: Form,
-) -> Result<Done, Failure> {
+) -> Result<Done, ToolError> {
     let mut client = Client::connect(socket)?;
     let domids = client.meant(domids, socket)?;
     let (command, verb) = match operation {
@@ -35,25 +35,26 @@ pub fn each(
 ///
 /// # Errors
 /// There is no daemon; none of the domains exists; the output cannot be written.
-pub fn discard(socket: &Path, domids: &Domids, form: Form) -> Result<Done, Failure> {
+pub fn discard(socket: &Path, domids: &Domids, form: Form) -> Result<Done, ToolError> {
     let daemon = Daemon::find(socket.to_path_buf())?;
     let numbers = domids.numbers();
     let all: Vec<_> = numbers.keys().copied().collect();
     let mut report = Report::new(form, "discard", "discarded", 0);
     let mut outcomes = daemon.discard(&mut None, &all);
-    outcomes
-        .retain(|domid, outcome| numbers[domid] || !matches!(outcome, Err(Trouble::Refused(..))));
+    outcomes.retain(|domid, outcome| {
+        numbers[domid] || !matches!(outcome, Err(ClientError::Refused(..)))
+    });
     if outcomes.is_empty() {
-        return Err(Failure::NoDomain(socket.to_path_buf()));
+        return Err(ToolError::NoDomain(socket.to_path_buf()));
     }
     report.found(0, outcomes.len());
     say(outcomes, report)
 }
 
 fn say(
-    outcomes: BTreeMap<Domid, Result<(), Trouble>>,
+    outcomes: BTreeMap<Domid, Result<(), ClientError>>,
     mut report: Report,
-) -> Result<Done, Failure> {
+) -> Result<Done, ToolError> {
     for (domid, outcome) in outcomes {
         report.domain(&Line::new(domid, outcome.err().map(|trouble| trouble.to_string())));
     }

@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use super::error::ToolError;
 use super::export_files::Format;
-use super::failure::Failure;
 use super::libxl_file;
 use crate::migration::stream::Reader;
 use crate::migration::stream::state::State;
@@ -29,14 +29,14 @@ impl Target {
     ///
     /// # Errors
     /// Those of the file.
-    pub fn create(directory: &Path, format: Format, domid: Domid) -> Result<Target, Failure> {
+    pub fn create(directory: &Path, format: Format, domid: Domid) -> Result<Target, ToolError> {
         let path = directory.join(format!("{domid}.{}", format.suffix()));
         let part = path.with_extension(format!("{}.part", format.suffix()));
         let file = match format {
             Format::Stream => private(&part),
             Format::Libxl => libxl_file::memory(),
         };
-        let file = file.map_err(Failure::file(&part))?;
+        let file = file.map_err(ToolError::file(&part))?;
         Ok(Target { domid, format, path, part, file })
     }
 
@@ -55,28 +55,28 @@ impl Target {
     ///
     /// # Errors
     /// Those of the file; those of the stream, if it is converted.
-    pub fn keep(mut self) -> Result<Vec<String>, Failure> {
+    pub fn keep(mut self) -> Result<Vec<String>, ToolError> {
         let left_out = match self.format {
             Format::Stream => Vec::new(),
             Format::Libxl => self.convert()?,
         };
-        self.file.sync_all().map_err(Failure::file(&self.part))?;
-        fs::rename(&self.part, &self.path).map_err(Failure::file(&self.path))?;
+        self.file.sync_all().map_err(ToolError::file(&self.part))?;
+        fs::rename(&self.part, &self.path).map_err(ToolError::file(&self.path))?;
         Ok(left_out)
     }
 
     /// Converts the stream in memory to a file in libxl's format.
-    fn convert(&mut self) -> Result<Vec<String>, Failure> {
-        self.file.rewind().map_err(Failure::file(&self.path))?;
+    fn convert(&mut self) -> Result<Vec<String>, ToolError> {
+        self.file.rewind().map_err(ToolError::file(&self.path))?;
         let state = Reader::new(BufReader::new(&self.file))
             .and_then(|mut reader| State::read(&mut reader))
-            .map_err(|error| Failure::of(&self.path, error))?;
+            .map_err(|error| ToolError::of(&self.path, error))?;
         let (bytes, left_out) = libxl_file::write(&state, self.domid).map_err(|fault| {
-            Failure::Contents { path: self.path.clone(), why: fault.to_string() }
+            ToolError::Contents { path: self.path.clone(), why: fault.to_string() }
         })?;
         let written =
             private(&self.part).and_then(|mut file| file.write_all(&bytes).map(|()| file));
-        self.file = written.map_err(Failure::file(&self.part))?;
+        self.file = written.map_err(ToolError::file(&self.part))?;
         Ok(left_out)
     }
 

@@ -24,7 +24,7 @@ use shuttle::thread::scope;
 use world::{World, perms};
 use xenstored::domain::{Domain, Quota};
 use xenstored::shard::{Answer, Guards, Joined, Part, ReplyTo, Signal, Turns, parts};
-use xenstored::store::{Failure, Removed, StoreError, Transaction, Verb};
+use xenstored::store::{CommitError, Removed, StoreError, Transaction, Verb};
 use xenstored::types::{Domid, Errno};
 
 /// Schedules that each scheduler tries in a test.

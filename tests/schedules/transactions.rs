@@ -57,7 +57,7 @@ fn xsa_440_two_transactions_remove_the_same_nodes() {
                 client.write_in(&mut transaction, "/tool/x/c", "again").unwrap();
             }
             match client.commit(transaction) {
-                Ok(()) | Err(Failure::Conflict(_)) => {}
+                Ok(()) | Err(CommitError::Conflict(_)) => {}
                 Err(failure) => panic!("there is room, no turn, and little to do: {failure:?}"),
             }
         };
@@ -172,7 +172,7 @@ fn in_its_turn_a_transaction_commits() {
                 change(&mut client, &mut transaction);
                 while !waits(&mut client, 4) {
                     match client.commit(transaction) {
-                        Err(Failure::StaleEpoch(again)) => transaction = *again,
+                        Err(CommitError::StaleEpoch(again)) => transaction = *again,
                         _ => break,
                     }
                 }

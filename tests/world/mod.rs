@@ -12,7 +12,7 @@ use xenstored::store::{
     Caller, Executed, Generations, Invocation, Node, NodeArc, Op, Store, Transaction, Tree, Verb,
 };
 use xenstored::store::{
-    Done, Failure, Removed, Settlement, StoreError, Unblocked, Unmatched, matcher, reaper,
+    CommitError, Done, Removed, Settlement, StoreError, Unblocked, Unmatched, matcher, reaper,
 };
 use xenstored::sync::Arc;
 use xenstored::types::{Domid, Entry as PermEntry, Errno, Layout, Path, PathBuf, PermSet, Perms};
@@ -259,11 +259,11 @@ fn refusal(error: StoreError) -> Errno {
 }
 
 /// Returns the errno of the reply to a failed commit.
-pub fn commit_error(failure: &Failure) -> Errno {
+pub fn commit_error(failure: &CommitError) -> Errno {
     match failure {
-        Failure::Conflict(_) => Errno::EAGAIN,
-        Failure::Quota => Errno::ENOSPC,
-        Failure::StaleEpoch(_) | Failure::Unfinished(_) => panic!("{failure:?}"),
+        CommitError::Conflict(_) => Errno::EAGAIN,
+        CommitError::Quota => Errno::ENOSPC,
+        CommitError::StaleEpoch(_) | CommitError::Unfinished(_) => panic!("{failure:?}"),
     }
 }
 
@@ -355,7 +355,7 @@ impl Client {
     }
 
     /// Commits a transaction and settles what it removed.
-    pub fn commit(&mut self, transaction: Transaction) -> Result<(), Failure> {
+    pub fn commit(&mut self, transaction: Transaction) -> Result<(), CommitError> {
         let executed = self.store.commit(transaction, &self.caller, &mut self.generations)?;
         assert!(self.store.settle(executed.removed).is_none());
         Ok(())

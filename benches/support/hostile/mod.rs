@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use crossbeam::queue::SegQueue;
-use xenstored::store::{Caller, Failure, Generations, Invocation, Op, Transaction, Verb};
+use xenstored::store::{Caller, CommitError, Generations, Invocation, Op, Transaction, Verb};
 use xenstored::types::{Access, Domid, Entry as PermEntry, Path, PermSet, Perms};
 use xenstored::watch::{Batch, Entry, Outlet, Watcher};
 
@@ -193,7 +193,7 @@ impl Stage {
         mut between: impl FnMut(&mut Stage),
     ) -> bool {
         let mut end = self.world.store.commit(transaction, caller, &mut self.generations);
-        while let Err(Failure::Unfinished(transaction)) = end {
+        while let Err(CommitError::Unfinished(transaction)) = end {
             between(self);
             end = self.world.store.commit(*transaction, caller, &mut self.generations);
         }

@@ -10,7 +10,7 @@ use xenstored::types::Domid;
 
 use super::message::{append, event, payload, words};
 use super::wire::{Arrived, Wire};
-use crate::trouble::{Result, Trouble};
+use crate::trouble::{ClientError, Result};
 use crate::wrong;
 
 /// Requests sent before their replies are read: many, but few enough for either direction of a socket's buffers.
@@ -30,7 +30,8 @@ pub struct Blocking {
 impl Blocking {
     /// Connects to the daemon.
     pub fn connect(socket: &Path) -> Result<Blocking> {
-        let tried = |error| Trouble::io(format!("cannot connect to {}", socket.display()), error);
+        let tried =
+            |error| ClientError::io(format!("cannot connect to {}", socket.display()), error);
         let wire = Wire::connect(socket, TIMEOUT).map_err(tried)?;
         Ok(Blocking { wire, output: Vec::new(), asked: 0, events: VecDeque::new() })
     }
@@ -61,7 +62,7 @@ impl Blocking {
     pub fn must(&mut self, kind: Operation, payload: &[u8]) -> Result<Vec<u8>> {
         self.request(kind, 0, payload)?.map_err(|errno| {
             let asked = String::from_utf8_lossy(payload);
-            Trouble::Wrong(format!("{} of {asked:?} was answered by {errno}", kind.name()))
+            ClientError::Wrong(format!("{} of {asked:?} was answered by {errno}", kind.name()))
         })
     }
 
@@ -74,7 +75,7 @@ impl Blocking {
     /// Reads a node's value, which must be a number.
     pub fn number(&mut self, path: &str) -> Result<u64> {
         let text = self.text(path)?;
-        text.parse().map_err(|_| Trouble::Wrong(format!("{path} is {text:?}, no number")))
+        text.parse().map_err(|_| ClientError::Wrong(format!("{path} is {text:?}, no number")))
     }
 
     /// Lists a node's children, each with its NUL; `path` ends in a NUL too. Reads the list in parts if it does not
@@ -176,7 +177,7 @@ impl Blocking {
     pub fn build_domain(&mut self, host: &mut SimClient, domid: Domid) -> Result<SimGuest> {
         let guest = host
             .create(Some(domid))
-            .map_err(|error| Trouble::io(format!("cannot create domain {domid}"), error))?;
+            .map_err(|error| ClientError::io(format!("cannot create domain {domid}"), error))?;
         let home = format!("/local/domain/{domid}");
         let (name, port) = (domid.to_string(), guest.port.to_string());
         self.ask(Operation::Mkdir, &words(&[&home]))?;

@@ -15,7 +15,7 @@ use super::link::Link;
 use super::message::{event, payload, words};
 use super::recording::Sent;
 use super::stage::Inner;
-use crate::trouble::{Result, Trouble};
+use crate::trouble::{ClientError, Result};
 use crate::wrong;
 
 /// The result of a request: the payload, or the error's name.
@@ -255,7 +255,7 @@ impl Client {
     pub async fn must(&self, kind: Operation, tx_id: u32, payload: &[u8]) -> Result<Vec<u8>> {
         self.request(kind, tx_id, payload).await?.map_err(|errno| {
             let asked = String::from_utf8_lossy(payload);
-            Trouble::Wrong(format!("{} of {asked:?} was answered by {errno}", kind.name()))
+            ClientError::Wrong(format!("{} of {asked:?} was answered by {errno}", kind.name()))
         })
     }
 
@@ -264,7 +264,9 @@ impl Client {
         let id = self.must(Operation::TransactionStart, 0, b"\0").await?;
         let text = String::from_utf8_lossy(&id);
         let number = text.strip_suffix('\0').and_then(|digits| digits.parse().ok());
-        number.filter(|&id| id != 0).ok_or_else(|| Trouble::Wrong(format!("transaction {text:?}")))
+        number
+            .filter(|&id| id != 0)
+            .ok_or_else(|| ClientError::Wrong(format!("transaction {text:?}")))
     }
 
     /// Commits a transaction; returns `false` on a conflict.
@@ -310,7 +312,7 @@ impl Client {
 
     /// Sets a watch, and takes its initial event.
     pub async fn watch(&self, path: &str, token: &str) -> Result<Watch> {
-        let refused = || Trouble::Wrong(format!("a watch on {path} was refused"));
+        let refused = || ClientError::Wrong(format!("a watch on {path} was refused"));
         self.try_watch(path, token).await?.ok_or_else(refused)
     }
 

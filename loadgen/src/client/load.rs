@@ -14,7 +14,7 @@ use super::connection::{Connection, Message};
 use super::link::Link;
 use super::message::Request;
 use super::random::Random;
-use crate::trouble::{Result, Trouble};
+use crate::trouble::{ClientError, Result};
 use crate::wrong;
 use xenstored::protocol::{ERROR, WATCH_EVENT};
 
@@ -63,7 +63,7 @@ struct Waiting {
 impl Load {
     /// Creates a load over these links.
     pub fn new(links: Vec<Link>, framing_only: bool) -> Result<Load> {
-        let cannot = |error| Trouble::io("cannot poll connections", error);
+        let cannot = |error| ClientError::io("cannot poll connections", error);
         let poll = Poll::new().map_err(cannot)?;
         let mut lanes = Vec::with_capacity(links.len());
         for (place, mut link) in links.into_iter().enumerate() {

@@ -20,7 +20,7 @@ use super::connection::Connection;
 use super::link::Link;
 use super::load::{Tally, histogram, record};
 use super::message::Request;
-use crate::trouble::{Result, Trouble};
+use crate::trouble::{ClientError, Result};
 use crate::wrong;
 use xenstored::protocol::ERROR;
 
@@ -45,7 +45,7 @@ impl Paced {
 
     /// Creates a paced client over this link.
     pub fn new(mut link: Link, framing_only: bool) -> Result<Paced> {
-        let cannot = |error| Trouble::io("cannot poll a connection", error);
+        let cannot = |error| ClientError::io("cannot poll a connection", error);
         let poll = Poll::new().map_err(cannot)?;
         link.register(poll.registry(), LINK).map_err(cannot)?;
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
@@ -150,7 +150,7 @@ impl Paced {
         let value = Timespec { tv_sec: time.as_secs() as i64, tv_nsec: time.subsec_nanos().into() };
         let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: value };
         timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once)
-            .map_err(|error| Trouble::io("cannot set a timer", error.into()))?;
+            .map_err(|error| ClientError::io("cannot set a timer", error.into()))?;
         Ok(())
     }
 }

@@ -28,7 +28,7 @@ use super::dialogue::{Client, State};
 use super::link::Link;
 use super::recording::Recording;
 use super::timer::{Timers, Until};
-use crate::trouble::{Result, Trouble};
+use crate::trouble::{ClientError, Result};
 use crate::wrong;
 
 type Task = Pin<Box<dyn Future<Output = Result<()>>>>;
@@ -108,7 +108,7 @@ impl Wake for TaskWaker {
 impl Stage {
     /// Creates a stage without tasks.
     pub fn new() -> Result<Stage> {
-        let poll = Poll::new().map_err(|error| Trouble::io("cannot poll", error))?;
+        let poll = Poll::new().map_err(|error| ClientError::io("cannot poll", error))?;
         Ok(Stage {
             inner: Rc::new(Inner {
                 poll: RefCell::new(poll),
@@ -135,7 +135,7 @@ impl Stage {
     /// Connects to a daemon's socket. The connection ends with its last handle.
     pub fn connect(&self, socket: &Path) -> Result<Client> {
         let link = Link::connect(socket);
-        self.client(link.map_err(|error| Trouble::io("cannot connect", error))?)
+        self.client(link.map_err(|error| ClientError::io("cannot connect", error))?)
     }
 
     /// Creates a connection over this link.
@@ -144,7 +144,7 @@ impl Stage {
         let entry = clients.vacant_entry();
         let poll = self.inner.poll.borrow();
         link.register(poll.registry(), Token(entry.key()))
-            .map_err(|error| Trouble::io("cannot poll a connection", error))?;
+            .map_err(|error| ClientError::io("cannot poll a connection", error))?;
         let number = self.inner.connected.get() + 1;
         self.inner.connected.set(number);
         let state = Rc::new(State::new(entry.key(), number, Rc::clone(&self.inner), link));

@@ -11,7 +11,7 @@ use super::{Case, Plan, Scenario, Session, host_of, start, with_cpu};
 use crate::client::{Blocking, words};
 use crate::measure::{Measured, Sample};
 use crate::target::{Cpu, Running, Target};
-use crate::trouble::{Result, Trouble};
+use crate::trouble::{ClientError, Result};
 use crate::wrong;
 
 /// Connections that watch `@releaseDomain`, one per toolstack process.
@@ -138,7 +138,8 @@ impl Session for Dying {
 
 impl Dying {
     fn build(&mut self, domid: usize) -> Result<SimGuest> {
-        let number = u16::try_from(domid).map_err(|_| Trouble::Wrong(format!("domid {domid}")))?;
+        let number =
+            u16::try_from(domid).map_err(|_| ClientError::Wrong(format!("domid {domid}")))?;
         let guest = self.toolstack.build_domain(&mut self.host, Domid(number))?;
         for node in 0..NODES {
             self.toolstack.write(&format!("/local/domain/{domid}/device/{node}"), "abc")?;
@@ -207,7 +208,7 @@ impl Dying {
 
 /// Destroys a domain on the host.
 pub(super) fn destroy(host: &mut SimClient, domid: Domid) -> Result<()> {
-    host.destroy(domid).map_err(|error| Trouble::io(format!("cannot destroy {domid}"), error))
+    host.destroy(domid).map_err(|error| ClientError::io(format!("cannot destroy {domid}"), error))
 }
 
 /// Waits until neither connection nor nodes of a domain are left.

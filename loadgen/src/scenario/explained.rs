@@ -5,7 +5,7 @@ use xenstored::protocol::Operation;
 
 use crate::client::{Blocking, words};
 use crate::target::{Running, Target};
-use crate::trouble::{Result, Trouble};
+use crate::trouble::{ClientError, Result};
 use crate::wrong;
 
 /// Our daemon's statistics of failed transactions.
@@ -26,13 +26,13 @@ impl Explained {
         let file = running.socket.with_file_name("memreport");
         let mut client = Blocking::connect(&running.socket)?;
         client.must(Operation::Control, &words(&["memreport", &file.to_string_lossy()]))?;
-        let cannot = |error| Trouble::io("cannot read the daemon's report", error);
+        let cannot = |error| ClientError::io("cannot read the daemon's report", error);
         let report = std::fs::read_to_string(&file).map_err(cannot)?;
         std::fs::remove_file(&file).map_err(cannot)?;
         let number = |label: &str| {
             let rest = report.split_once(label).map_or("", |(_, rest)| rest);
             let digits = rest.split(|c: char| !c.is_ascii_digit()).next().unwrap_or("");
-            digits.parse().map_err(|_| Trouble::Wrong(format!("no {label:?} in:\n{report}")))
+            digits.parse().map_err(|_| ClientError::Wrong(format!("no {label:?} in:\n{report}")))
         };
         Ok(Some(Explained {
             conflicts: number("transactions answered EAGAIN: ")?,

@@ -10,7 +10,7 @@ use super::{Case, Plan, Scenario, Session, start, with_cpu};
 use crate::client::{Blocking, Expect, Load, Request, words};
 use crate::measure::{Measured, Sample};
 use crate::target::{Running, Target};
-use crate::trouble::{Result, Trouble};
+use crate::trouble::{ClientError, Result};
 
 /// Outstanding requests on the one busy connection.
 const DEPTH: usize = 16;
@@ -132,7 +132,7 @@ impl Growing {
             Growth::Connections => {
                 while self.idle.len() < size {
                     let stream = UnixStream::connect(&self.running.socket);
-                    let cannot = |error| Trouble::io("cannot connect an idle client", error);
+                    let cannot = |error| ClientError::io("cannot connect an idle client", error);
                     self.idle.push(stream.map_err(cannot)?);
                 }
             }

@@ -7,7 +7,7 @@ use super::{Case, Plan, Scenario, Session, start, with_cpu};
 use crate::client::Blocking;
 use crate::measure::{Measured, Sample};
 use crate::target::Target;
-use crate::trouble::{Result, Trouble};
+use crate::trouble::{ClientError, Result};
 
 /// The value of each node.
 const VALUE: [u8; 64] = [b'v'; 64];
@@ -120,7 +120,7 @@ pub(super) fn peak_bytes(pid: Option<u32>) -> Result<u64> {
 
 /// Reads a line of `/proc/PID/status` (proc(5)).
 fn status_bytes(pid: Option<u32>, label: &str) -> Result<u64> {
-    let cannot = |error| Trouble::io("cannot see the daemon's memory", error);
+    let cannot = |error| ClientError::io("cannot see the daemon's memory", error);
     let pid = pid.ok_or_else(|| cannot(std::io::ErrorKind::Unsupported.into()))?;
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).map_err(cannot)?;
     let line = status.lines().find_map(|line| line.strip_prefix(label));

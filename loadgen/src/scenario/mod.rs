@@ -35,7 +35,7 @@ use xenstored::host::sim::SimClient;
 
 use crate::measure::{Measured, Sample};
 use crate::target::{Cpu, Options, Running, Target};
-use crate::trouble::{Result, Trouble};
+use crate::trouble::{ClientError, Result};
 use crate::wrong;
 
 pub use boot::{Share, serve as serve_share};
@@ -147,14 +147,14 @@ const LAST_WORDS: usize = 2000;
 fn start(target: &Target, arguments: &[&str]) -> Result<Running> {
     let arguments = arguments.iter().map(|&word| word.to_owned()).collect();
     let options = Options { arguments, ..Options::default() };
-    target.start(&options).map_err(|error| Trouble::io(format!("cannot start {target}"), error))
+    target.start(&options).map_err(|error| ClientError::io(format!("cannot start {target}"), error))
 }
 
 /// Connects to the simulated host of a target.
 fn host_of(running: &Running, target: &Target) -> Result<SimClient> {
     let Some(sim) = &running.sim else { wrong!("{target} has no simulated host") };
     SimClient::connect(sim)
-        .map_err(|error| Trouble::io("cannot connect to the simulated host", error))
+        .map_err(|error| ClientError::io("cannot connect to the simulated host", error))
 }
 
 /// Runs `what`, and returns the CPU time that the target used for it, if its process is known.
@@ -166,14 +166,17 @@ fn with_cpu<T>(running: &Running, what: impl FnOnce() -> Result<T>) -> Result<(T
 }
 
 /// Adds the end of the log to an error, if the target has ended.
-fn explained(running: &Running, trouble: Trouble) -> Trouble {
+fn explained(running: &Running, trouble: ClientError) -> ClientError {
     let has_ended = running.pid.is_some() && running.cpu().is_ok_and(|cpu| cpu.total.is_zero());
     if !has_ended && running.cpu().is_ok() {
         return trouble;
     }
     let log = running.log();
     let start = log.floor_char_boundary(log.len().saturating_sub(LAST_WORDS));
-    Trouble::Wrong(format!("{trouble}; the daemon has ended, its last words:\n{}", &log[start..]))
+    ClientError::Wrong(format!(
+        "{trouble}; the daemon has ended, its last words:\n{}",
+        &log[start..]
+    ))
 }
 
 #[cfg(test)]

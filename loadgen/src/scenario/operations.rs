@@ -11,7 +11,7 @@ use super::{Case, Plan, Scenario, Session, host_of, start, with_cpu};
 use crate::client::{Blocking, Expect, Link, Load, Mix, Request, words};
 use crate::measure::{Measured, Sample};
 use crate::target::{Running, Target};
-use crate::trouble::{Result, Trouble};
+use crate::trouble::{ClientError, Result};
 
 /// Domains of the mixed scenario.
 const DOMAINS: usize = 1000;
@@ -180,7 +180,7 @@ impl Operations {
 }
 
 pub(super) fn connect(socket: &Path) -> Result<Link> {
-    Link::connect(socket).map_err(|error| Trouble::io("cannot connect", error))
+    Link::connect(socket).map_err(|error| ClientError::io("cannot connect", error))
 }
 
 /// Returns one node of each domain.

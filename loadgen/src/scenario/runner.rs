@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::{Case, Goal, Plan, Scenario, Session};
 use crate::measure::{Measured, Sample, load_average};
 use crate::target::Target;
-use crate::trouble::Trouble;
+use crate::trouble::ClientError;
 
 /// The result of a scenario.
 pub struct Outcome {
@@ -45,12 +45,12 @@ pub enum Why {
     /// The target does not take part, for this reason.
     LeftOut(&'static str),
     /// The target could not be started, gave a wrong result, or hung; it is left out of the rest of the scenario.
-    Failed(Trouble),
+    Failed(ClientError),
 }
 
 impl Outcome {
     /// Returns the failures with their targets.
-    pub fn failures(&self) -> impl Iterator<Item = (&Missing, &Trouble)> {
+    pub fn failures(&self) -> impl Iterator<Item = (&Missing, &ClientError)> {
         self.missing.iter().filter_map(|missing| match &missing.why {
             Why::Failed(trouble) => Some((missing, trouble)),
             Why::LeftOut(_) => None,
@@ -152,7 +152,7 @@ impl Run<'_> {
     }
 
     /// Records that a target failed in the first of these cases.
-    fn fails(&mut self, target: &Target, cases: &[Case], trouble: Trouble) {
+    fn fails(&mut self, target: &Target, cases: &[Case], trouble: ClientError) {
         let asked = cases.iter().filter(|case| self.scenario.leaves_out(target, case).is_none());
         let cases: Vec<String> = asked.map(|case| case.name.clone()).collect();
         self.progress.say(&format!("{}: {target} FAILED: {trouble}", self.scenario.name()));
@@ -227,7 +227,7 @@ mod tests {
 
         fn prepare(&self, _plan: &Plan, target: &Target) -> Result<Box<dyn Session>> {
             match target {
-                Target::C => Err(Trouble::Wrong("no start".into())),
+                Target::C => Err(ClientError::Wrong("no start".into())),
                 _ => Ok(Box::new(Round { target: target.clone(), rounds: 0 })),
             }
         }
@@ -237,7 +237,7 @@ mod tests {
         fn round(&mut self, _plan: &Plan, _case: &Case) -> Result<Sample> {
             self.rounds += 1;
             match (&self.target, self.rounds) {
-                (Target::OCaml, 4) => Err(Trouble::Wrong("a reply".into())),
+                (Target::OCaml, 4) => Err(ClientError::Wrong("a reply".into())),
                 _ => Ok(Sample::default()),
             }
         }

@@ -6,7 +6,7 @@ use super::{Case, Plan, Scenario, Session, with_cpu};
 use crate::client::{Load, Request};
 use crate::measure::{Measured, Sample};
 use crate::target::{Options, Running, Target};
-use crate::trouble::{Result, Trouble};
+use crate::trouble::{ClientError, Result};
 
 const CONNECTIONS: usize = 64;
 const DEPTH: usize = 16;
@@ -62,7 +62,7 @@ struct Half {
 impl Half {
     fn start(target: &Target, shards: u16, domains: usize) -> Result<Half> {
         let options = Options { shards: Some(shards), ..Options::default() };
-        let cannot = |error| Trouble::io(format!("cannot start {target}"), error);
+        let cannot = |error| ClientError::io(format!("cannot start {target}"), error);
         let running = target.start(&options).map_err(cannot)?;
         let is_echo = *target == Target::Echo;
         if !is_echo {

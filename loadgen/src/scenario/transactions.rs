@@ -10,7 +10,7 @@ use super::{Case, Plan, Scenario, Session, start, with_cpu};
 use crate::client::{Blocking, Client, Stage};
 use crate::measure::{Measured, Sample};
 use crate::target::{Running, Target};
-use crate::trouble::{Result, Trouble};
+use crate::trouble::{ClientError, Result};
 use crate::wrong;
 
 /// Nodes of a subtree. The first is a counter.
@@ -204,7 +204,7 @@ async fn raise(client: &Client, tx_id: u32, subtree: usize) -> Result<()> {
     let counter = path(subtree, 0);
     let text = client.read(tx_id, &counter).await?;
     let Ok(count) = text.parse::<u64>() else {
-        return Err(Trouble::Wrong(format!("the counter is {text:?}")));
+        return Err(ClientError::Wrong(format!("the counter is {text:?}")));
     };
     for node in 1..=READS {
         client.read(tx_id, &path(subtree, node)).await?;

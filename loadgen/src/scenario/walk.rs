@@ -13,7 +13,7 @@ use super::{Case, Plan, Scenario, Session, start, with_cpu};
 use crate::client::Blocking;
 use crate::measure::{Measured, Sample, Unit};
 use crate::target::{Options, Running, Target};
-use crate::trouble::{Result, Trouble};
+use crate::trouble::{ClientError, Result};
 use crate::wrong;
 
 /// Domains, each a node with this many children.
@@ -133,7 +133,8 @@ fn walk(running: &Running, domains: usize) -> Result<Sample> {
 
 /// Returns the output of `xenstore-ls`.
 fn list(socket: &Path) -> Result<String> {
-    let cannot = |error| Trouble::io("cannot run xenstore-ls (loadgen/install-peers.sh)", error);
+    let cannot =
+        |error| ClientError::io("cannot run xenstore-ls (loadgen/install-peers.sh)", error);
     let mut command = Command::new("xenstore-ls");
     command.args(["-fp", "/local/domain"]).env("XENSTORED_PATH", socket).stdin(Stdio::null());
     let output = command.output().map_err(cannot)?;
@@ -145,7 +146,7 @@ fn list(socket: &Path) -> Result<String> {
 
 /// Starts an echo server that sends our daemon's replies to a traversal of this many domains.
 fn echo_of(domains: usize) -> Result<Running> {
-    let cannot = |error| Trouble::io("cannot record a walk", error);
+    let cannot = |error| ClientError::io("cannot record a walk", error);
     let daemon = start(&Target::Ours, &[])?;
     plant(&daemon, 0..domains)?;
     let dir = Running::directory().map_err(cannot)?;

@@ -12,7 +12,7 @@ use super::{Case, Plan, Scenario, Session, explained, host_of, start, with_cpu};
 use crate::client::{Blocking, Client, Stage, words};
 use crate::measure::{Measured, Sample};
 use crate::target::Target;
-use crate::trouble::{Result, Trouble};
+use crate::trouble::{ClientError, Result};
 use crate::wrong;
 
 const DISKS: usize = 3;
@@ -81,7 +81,7 @@ impl Session for Benching {
     fn round(&mut self, _plan: &Plan, case: &Case) -> Result<Sample> {
         let size = case.size.unwrap_or(0);
         let running = start(&self.target, &[])?;
-        let cannot = |error| Trouble::io("cannot create domains", error);
+        let cannot = |error| ClientError::io("cannot create domains", error);
         let mut host = host_of(&running, &self.target)?;
         // Permissions need existing domains. It does not matter that these are guests.
         let _guests: Vec<SimGuest> =

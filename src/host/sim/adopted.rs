@@ -12,7 +12,7 @@ use rustix::net::{AddressFamily, SocketType, getpeername};
 
 use super::domains::Parts;
 use super::fds::refuse_descriptors;
-use super::lines::Refusal;
+use super::lines::SimError;
 use super::socket::GuestEnds;
 use crate::host::RingPage;
 use crate::host::page::PAGE_BYTES;
@@ -20,12 +20,12 @@ use crate::host::page::PAGE_BYTES;
 /// Builds a domain's parts from the descriptors received with a request.
 ///
 /// # Errors
-/// [`Refusal::NoEnds`], [`Refusal::NoPage`], [`Refusal::NoChannel`].
-pub fn parts(fds: Vec<OwnedFd>) -> Result<Parts, Refusal> {
-    let [file, channel] = GuestEnds::try_from(fds).map_err(|_| Refusal::NoEnds)?;
-    let page = page(file.as_fd()).ok_or(Refusal::NoPage)?;
+/// [`SimError::NoEnds`], [`SimError::NoPage`], [`SimError::NoChannel`].
+pub fn parts(fds: Vec<OwnedFd>) -> Result<Parts, SimError> {
+    let [file, channel] = GuestEnds::try_from(fds).map_err(|_| SimError::NoEnds)?;
+    let page = page(file.as_fd()).ok_or(SimError::NoPage)?;
     if !is_channel(channel.as_fd()) {
-        return Err(Refusal::NoChannel);
+        return Err(SimError::NoChannel);
     }
     // Another host has already done so, but a pair made by a client lacks it.
     refuse_descriptors(channel.as_fd());

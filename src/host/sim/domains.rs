@@ -10,7 +10,7 @@ use rustix::io::write;
 use slab::Slab;
 use zerocopy::IntoBytes;
 
-use super::lines::{Listed, Reason, Refusal};
+use super::lines::{Listed, Reason, SimError};
 use crate::host::{DomainState, Port, RingPage};
 use crate::sync::{Arc, Mutex};
 use crate::types::Domid;
@@ -95,12 +95,12 @@ impl Domains {
 
     /// Adds a domain: as `domid`, or as the next free number above the last one allocated (wrapping to 1), as Xen
     /// counts.
-    pub fn insert(&self, domid: Option<Domid>, parts: Parts) -> Result<Domid, Refusal> {
+    pub fn insert(&self, domid: Option<Domid>, parts: Parts) -> Result<Domid, SimError> {
         let mut table = self.table.lock();
         let domid = match domid {
-            Some(domid) if table.get(domid).is_some() => return Err(Refusal::Exists),
+            Some(domid) if table.get(domid).is_some() => return Err(SimError::Exists),
             Some(domid) => domid,
-            None => table.next_free().ok_or(Refusal::Full)?,
+            None => table.next_free().ok_or(SimError::Full)?,
         };
         table.unique_id += 1;
         let domain = Domain {
@@ -110,16 +110,16 @@ impl Domains {
             channel: Arc::new(parts.channel),
             bound: None,
         };
-        let slot = table.domains.get_mut(usize::from(domid.0)).ok_or(Refusal::NoDomain)?;
+        let slot = table.domains.get_mut(usize::from(domid.0)).ok_or(SimError::NoDomain)?;
         *slot = Some(Box::new(domain));
         Ok(domid)
     }
 
     /// Destroys a domain. Its channel is closed; its page lives until the last mapping is gone.
-    pub fn destroy(&self, domid: Domid) -> Result<(), Refusal> {
+    pub fn destroy(&self, domid: Domid) -> Result<(), SimError> {
         let mut table = self.table.lock();
-        let slot = table.domains.get_mut(usize::from(domid.0)).ok_or(Refusal::NoDomain)?;
-        let domain = slot.take().ok_or(Refusal::NoDomain)?;
+        let slot = table.domains.get_mut(usize::from(domid.0)).ok_or(SimError::NoDomain)?;
+        let domain = slot.take().ok_or(SimError::NoDomain)?;
         let bell = table.change(domid);
         drop(table);
         ring(bell);
@@ -128,9 +128,9 @@ impl Domains {
     }
 
     /// Shuts a domain down, or resumes it (`None`).
-    pub fn set_shutdown(&self, domid: Domid, reason: Option<Reason>) -> Result<(), Refusal> {
+    pub fn set_shutdown(&self, domid: Domid, reason: Option<Reason>) -> Result<(), SimError> {
         let mut table = self.table.lock();
-        table.get_mut(domid).ok_or(Refusal::NoDomain)?.shutdown = reason;
+        table.get_mut(domid).ok_or(SimError::NoDomain)?.shutdown = reason;
         // A hypervisor announces a domain's shutdown, but not its resumption.
         let bell = reason.and_then(|_| table.change(domid));
         drop(table);
@@ -274,7 +274,7 @@ mod tests {
     use super::super::fds::{new_channel, new_page};
     use super::*;
 
-    fn insert(domains: &Domains, domid: Option<Domid>) -> Result<Domid, Refusal> {
+    fn insert(domains: &Domains, domid: Option<Domid>) -> Result<Domid, SimError> {
         let (_, page) = new_page()?;
         let (channel, _) = new_channel()?;
         domains.insert(domid, Parts { page, channel })
@@ -289,8 +289,8 @@ mod tests {
         assert_eq!(next(), 3, "not reused at once");
         domains.table.lock().last = Domid::FIRST_RESERVED - 2;
         assert_eq!([next(), next(), next()], [Domid::FIRST_RESERVED - 1, 1, 4]);
-        assert!(matches!(insert(&domains, Some(Domid(4))), Err(Refusal::Exists)));
-        assert!(matches!(insert(&domains, Some(Domid::SELF)), Err(Refusal::NoDomain)));
+        assert!(matches!(insert(&domains, Some(Domid(4))), Err(SimError::Exists)));
+        assert!(matches!(insert(&domains, Some(Domid::SELF)), Err(SimError::NoDomain)));
     }
 
     #[test]
@@ -304,7 +304,7 @@ mod tests {
             let domain = Domain { unique_id: 0, shutdown: None, page, channel, bound: None };
             *slot = Some(Box::new(domain));
         }
-        assert!(matches!(insert(&domains, None), Err(Refusal::Full)));
+        assert!(matches!(insert(&domains, None), Err(SimError::Full)));
         domains.destroy(Domid(700)).unwrap();
         assert_eq!(insert(&domains, None).unwrap(), Domid(700));
     }

@@ -122,7 +122,7 @@ fn domid_of(word: &str) -> Option<Domid> {
 /// A refusal: an error name for programs, then a text for people.
 #[derive(Debug, Error)]
 #[allow(missing_docs)] // The error texts explain them.
-pub enum Refusal {
+pub enum SimError {
     #[error("EINVAL not a request; try help")]
     Syntax,
     #[error("E2BIG the line is too long")]

@@ -10,7 +10,7 @@ use super::run_parallel::run_parallel;
 use super::timed_file::TimedFile;
 use super::{Outcome, divided, try_often};
 use crate::migration::store::place_domain::{
-    ImportedDomain, Refusal, check_domain, place_domain, split_by_domain,
+    ImportedDomain, PlaceError, check_domain, place_domain, split_by_domain,
 };
 use crate::migration::store::write_domains::FEW_NODES;
 use crate::migration::stream::state::{Client, State};
@@ -125,7 +125,7 @@ fn check_all(owners: &OwnerThreads, arrivals: &[ImportedDomain]) -> Vec<Outcome>
         owners.known_domain(arrival.domid);
         let checked = match standing.map_or(Presence::Absent, |standing| standing.presence) {
             Presence::Absent => check_domain(owners.store(), arrival),
-            taken => Err(Refusal::Taken(arrival.domid, taken)),
+            taken => Err(PlaceError::Taken(arrival.domid, taken)),
         };
         outcome(arrival.domid, numbers(arrival), checked)
     };
@@ -143,13 +143,13 @@ fn numbers(arrival: &ImportedDomain) -> Vec<u64> {
     vec![port.into(), arrival.nodes.len() as u64]
 }
 
-fn outcome(domid: Domid, numbers: Vec<u64>, result: Result<(), Refusal>) -> Outcome {
+fn outcome(domid: Domid, numbers: Vec<u64>, result: Result<(), PlaceError>) -> Outcome {
     let Err(refusal) = result else { return Outcome::done(domid, &numbers) };
     let errno = match &refusal {
-        Refusal::Unknown(_) | Refusal::NoTarget(..) => Errno::ENOENT,
-        Refusal::Taken(..) | Refusal::Occupied(..) => Errno::EEXIST,
-        Refusal::Nodes(_, ImportError::StaleEpoch) => Errno::EAGAIN,
-        Refusal::Nodes(..) => Errno::EINVAL,
+        PlaceError::Unknown(_) | PlaceError::NoTarget(..) => Errno::ENOENT,
+        PlaceError::Taken(..) | PlaceError::Occupied(..) => Errno::EEXIST,
+        PlaceError::Nodes(_, ImportError::StaleEpoch) => Errno::EAGAIN,
+        PlaceError::Nodes(..) => Errno::EINVAL,
     };
     Outcome::failed(domid, errno, refusal)
 }
@@ -182,10 +182,10 @@ fn place_one(
     let domain = match expected {
         Ok(Ok(domain)) => domain,
         Ok(Err(Presence::Absent)) => {
-            return (outcome(domid, numbers, Err(Refusal::Unknown(domid))), None);
+            return (outcome(domid, numbers, Err(PlaceError::Unknown(domid))), None);
         }
         Ok(Err(taken)) => {
-            return (outcome(domid, numbers, Err(Refusal::Taken(domid, taken))), None);
+            return (outcome(domid, numbers, Err(PlaceError::Taken(domid, taken))), None);
         }
         Err(errno) => return (Outcome::failed(domid, errno, "the daemon stops"), None),
     };
@@ -211,11 +211,11 @@ fn hand_over(owners: &OwnerThreads, over: Vec<ImportEnd>, outcomes: &mut [Outcom
 fn place(
     owners: &OwnerThreads,
     arrival: ImportedDomain,
-) -> Result<(Client, DomainSnapshot), Refusal> {
+) -> Result<(Client, DomainSnapshot), PlaceError> {
     let (store, mut generations) = (owners.store(), Generations::default());
     let (executed, seen) = try_often(
         || place_domain(store, &arrival, &owners.caller(), &mut generations),
-        |refusal| matches!(refusal, Refusal::Nodes(_, ImportError::StaleEpoch)),
+        |refusal| matches!(refusal, PlaceError::Nodes(_, ImportError::StaleEpoch)),
     )?;
     owners.settle(executed);
     // A domain that was not introduced at its source is quiesced here and can be discarded like others.

@@ -34,7 +34,7 @@ pub struct ImportedDomain {
 
 /// The reason why a domain cannot be imported.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum Refusal {
+pub enum PlaceError {
     /// The store does not know the domain: the caller must register it first, after the host has confirmed that it
     /// exists.
     #[error("domain {0} is not there")]
@@ -106,7 +106,7 @@ pub fn place_domain(
     arrival: &ImportedDomain,
     by: &Caller,
     generations: &mut Generations,
-) -> Result<(Executed, DomainSnapshot), Refusal> {
+) -> Result<(Executed, DomainSnapshot), PlaceError> {
     let (domain, target) = admit(store, arrival)?;
     let imported_nodes = imported_nodes(&arrival.nodes, store.registry().now());
     let placed = store.import_subtrees(arrival.domid, &imported_nodes, by, generations);
@@ -124,7 +124,7 @@ pub fn place_domain(
 ///
 /// # Errors
 /// The reason why it cannot.
-pub fn check_domain(store: &Store, arrival: &ImportedDomain) -> Result<(), Refusal> {
+pub fn check_domain(store: &Store, arrival: &ImportedDomain) -> Result<(), PlaceError> {
     admit(store, arrival)?;
     let imported_nodes = imported_nodes(&arrival.nodes, store.registry().now());
     store.check_import(&imported_nodes).map_err(|error| refusal(arrival.domid, error))
@@ -134,26 +134,26 @@ pub fn check_domain(store: &Store, arrival: &ImportedDomain) -> Result<(), Refus
 fn admit(
     store: &Store,
     arrival: &ImportedDomain,
-) -> Result<(Arc<Domain>, Option<Arc<Domain>>), Refusal> {
+) -> Result<(Arc<Domain>, Option<Arc<Domain>>), PlaceError> {
     let (domid, registry) = (arrival.domid, store.registry());
-    let domain = registry.get(domid).ok_or(Refusal::Unknown(domid))?;
+    let domain = registry.get(domid).ok_or(PlaceError::Unknown(domid))?;
     if domain.is_introduced() {
-        return Err(Refusal::Taken(domid, domain.presence()));
+        return Err(PlaceError::Taken(domid, domain.presence()));
     }
     let client = arrival.client.as_ref();
     let target = match client.map(|client| client.connection.transport) {
         Some(Transport::Ring(_, Some(target), _)) => {
-            Some(registry.get(target).ok_or(Refusal::NoTarget(domid, target))?)
+            Some(registry.get(target).ok_or(PlaceError::NoTarget(domid, target))?)
         }
         _ => None,
     };
     Ok((domain, target))
 }
 
-fn refusal(domid: Domid, error: ImportError) -> Refusal {
+fn refusal(domid: Domid, error: ImportError) -> PlaceError {
     match error {
-        ImportError::Occupied(path) => Refusal::Occupied(domid, path),
-        other => Refusal::Nodes(domid, other),
+        ImportError::Occupied(path) => PlaceError::Occupied(domid, path),
+        other => PlaceError::Nodes(domid, other),
     }
 }
 

@@ -17,7 +17,7 @@ use crossbeam::channel::bounded;
 
 use super::vm_nodes::{Machine, entries, machine};
 use crate::domain::{Domain, Quota};
-use crate::migration::stream::fields::{Fault, Order};
+use crate::migration::stream::fields::{Order, StreamError};
 use crate::migration::stream::state::Client;
 use crate::migration::stream::{
     Domain as DomainRecord, Node as NodeRecord, Record, Transport, Watch, Writer, append,
@@ -108,7 +108,7 @@ pub fn write_domains<W: Write>(
 ) -> io::Result<(W, Vec<u64>)> {
     let mut writer = Writer::new(output, form.0, form.1)?;
     let mut nodes = Vec::with_capacity(leaving.len());
-    let mut write = |made: Result<Vec<Records>, Fault>| {
+    let mut write = |made: Result<Vec<Records>, StreamError>| {
         let made = made.map_err(|fault| io::Error::new(io::ErrorKind::InvalidInput, fault))?;
         for of_one in made {
             nodes.push(of_one.nodes);
@@ -184,16 +184,16 @@ fn records(
     leaving: &ExportedDomain,
     form: Form,
     workers: Option<&Workers>,
-) -> Result<Records, Fault> {
+) -> Result<Records, StreamError> {
     let births = store.registry().births();
     let [before, after] = around(store, leaving, form)?;
     let subtree = |(root, node): &(PathBuf, NodeArc)| write_subtree(root, node, births, form);
     let partitions = &leaving.seen.partitions;
     let subtrees: Vec<(Vec<u8>, u64)> = match workers {
         Some(workers) => {
-            workers.map(partitions, subtree).into_iter().collect::<Result<_, Fault>>()?
+            workers.map(partitions, subtree).into_iter().collect::<Result<_, StreamError>>()?
         }
-        None => partitions.iter().map(subtree).collect::<Result<_, Fault>>()?,
+        None => partitions.iter().map(subtree).collect::<Result<_, StreamError>>()?,
     };
     let nodes = subtrees.iter().map(|(_, nodes)| nodes).sum();
     let subtrees = subtrees.into_iter().map(|(piece, _)| piece);
@@ -206,7 +206,7 @@ fn write_subtree(
     root_node: &Node,
     births: &Births,
     (version, order): Form,
-) -> Result<(Vec<u8>, u64), Fault> {
+) -> Result<(Vec<u8>, u64), StreamError> {
     let mut out = Vec::with_capacity(SUBTREE_BYTES);
     let lives = |node: &Node| births.holds(node.perms.owner(), node.perms.stamp());
     let mut path = root.as_path().bytes().to_vec();
@@ -257,7 +257,7 @@ fn around(
     store: &Store,
     leaving: &ExportedDomain,
     (version, order): Form,
-) -> Result<[Vec<u8>; 2], Fault> {
+) -> Result<[Vec<u8>; 2], StreamError> {
     let domain = &leaving.domain;
     let id = u32::from(domain.domid.0);
     let (mut before, mut after) = (Vec::new(), Vec::new());

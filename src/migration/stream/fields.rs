@@ -23,7 +23,7 @@ impl Order {
 
 /// An error in a stream or record.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum StreamError {
     /// The expected format, and the bytes found at the start instead.
     NotAStream(&'static str, Vec<u8>),
     /// Unknown version.
@@ -48,34 +48,34 @@ pub enum Fault {
     TooMuch(u64),
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for StreamError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Fault::NotAStream(expected, begins) if begins.is_empty() => {
+            StreamError::NotAStream(expected, begins) if begins.is_empty() => {
                 write!(f, "it is empty, and no {expected}")
             }
-            Fault::NotAStream(expected, begins) => {
+            StreamError::NotAStream(expected, begins) => {
                 write!(f, "it begins with \"{}\", and is no {expected}", begins.escape_ascii())
             }
-            Fault::Version(version) => write!(f, "version {version} is not known"),
-            Fault::Flags(flags) => write!(f, "flags {flags:#x} are not known"),
-            Fault::Truncated => f.write_str("the stream ends before it does"),
-            Fault::TooLong(len) => write!(f, "{len} bytes are more than any has"),
-            Fault::PastTheEnd(field) => write!(f, "its {field} reaches past its end"),
-            Fault::Surplus(len) => write!(f, "{len} bytes more than its lengths say"),
-            Fault::Value(field, value) => write!(f, "its {field} cannot be {value}"),
-            Fault::Unterminated(field) => {
+            StreamError::Version(version) => write!(f, "version {version} is not known"),
+            StreamError::Flags(flags) => write!(f, "flags {flags:#x} are not known"),
+            StreamError::Truncated => f.write_str("the stream ends before it does"),
+            StreamError::TooLong(len) => write!(f, "{len} bytes are more than any has"),
+            StreamError::PastTheEnd(field) => write!(f, "its {field} reaches past its end"),
+            StreamError::Surplus(len) => write!(f, "{len} bytes more than its lengths say"),
+            StreamError::Value(field, value) => write!(f, "its {field} cannot be {value}"),
+            StreamError::Unterminated(field) => {
                 write!(f, "its {field} is no string with a NUL at its end")
             }
-            Fault::Contradicts(what) => f.write_str(what),
-            Fault::TooMuch(max) => {
+            StreamError::Contradicts(what) => f.write_str(what),
+            StreamError::TooMuch(max) => {
                 write!(f, "with it there is more than the {max} bytes that may be in memory")
             }
         }
     }
 }
 
-impl std::error::Error for Fault {}
+impl std::error::Error for StreamError {}
 
 /// A record body that is read sequentially.
 #[derive(Clone)]
@@ -102,24 +102,24 @@ impl<'a> Body<'a> {
     }
 
     /// Returns the next `len` bytes; errors name `field`.
-    pub fn take(&mut self, len: usize, field: &'static str) -> Result<&'a [u8], Fault> {
-        let taken = self.bytes[self.at..].get(..len).ok_or(Fault::PastTheEnd(field))?;
+    pub fn take(&mut self, len: usize, field: &'static str) -> Result<&'a [u8], StreamError> {
+        let taken = self.bytes[self.at..].get(..len).ok_or(StreamError::PastTheEnd(field))?;
         self.at += len;
         Ok(taken)
     }
 
-    fn array<const LEN: usize>(&mut self, field: &'static str) -> Result<[u8; LEN], Fault> {
+    fn array<const LEN: usize>(&mut self, field: &'static str) -> Result<[u8; LEN], StreamError> {
         let bytes = self.take(LEN, field)?;
-        bytes.try_into().map_err(|_| Fault::PastTheEnd(field))
+        bytes.try_into().map_err(|_| StreamError::PastTheEnd(field))
     }
 
     /// Reads a byte.
-    pub fn u8(&mut self, field: &'static str) -> Result<u8, Fault> {
+    pub fn u8(&mut self, field: &'static str) -> Result<u8, StreamError> {
         self.array(field).map(|[byte]| byte)
     }
 
     /// Reads a 16-bit number.
-    pub fn u16(&mut self, field: &'static str) -> Result<u16, Fault> {
+    pub fn u16(&mut self, field: &'static str) -> Result<u16, StreamError> {
         let bytes = self.array(field)?;
         Ok(match self.order {
             Order::Little => u16::from_le_bytes(bytes),
@@ -128,7 +128,7 @@ impl<'a> Body<'a> {
     }
 
     /// Reads a 32-bit number.
-    pub fn u32(&mut self, field: &'static str) -> Result<u32, Fault> {
+    pub fn u32(&mut self, field: &'static str) -> Result<u32, StreamError> {
         let bytes = self.array(field)?;
         Ok(match self.order {
             Order::Little => u32::from_le_bytes(bytes),
@@ -137,7 +137,7 @@ impl<'a> Body<'a> {
     }
 
     /// Reads a 64-bit number.
-    pub fn u64(&mut self, field: &'static str) -> Result<u64, Fault> {
+    pub fn u64(&mut self, field: &'static str) -> Result<u64, StreamError> {
         let bytes = self.array(field)?;
         Ok(match self.order {
             Order::Little => u64::from_le_bytes(bytes),
@@ -146,23 +146,24 @@ impl<'a> Body<'a> {
     }
 
     /// Reads a string of `len` bytes including its NUL; returns it without the NUL.
-    pub fn string(&mut self, len: usize, field: &'static str) -> Result<&'a [u8], Fault> {
+    pub fn string(&mut self, len: usize, field: &'static str) -> Result<&'a [u8], StreamError> {
         match self.take(len, field)?.split_last() {
             Some((0, text)) if !text.contains(&0) => Ok(text),
-            _ => Err(Fault::Unterminated(field)),
+            _ => Err(StreamError::Unterminated(field)),
         }
     }
 
     /// Reads a string up to its NUL; returns it without the NUL.
-    pub fn string_to_nul(&mut self, field: &'static str) -> Result<&'a [u8], Fault> {
+    pub fn string_to_nul(&mut self, field: &'static str) -> Result<&'a [u8], StreamError> {
         let rest = &self.bytes[self.at..];
-        let len = rest.iter().position(|&byte| byte == 0).ok_or(Fault::Unterminated(field))?;
+        let len =
+            rest.iter().position(|&byte| byte == 0).ok_or(StreamError::Unterminated(field))?;
         self.at += len + 1;
         Ok(&rest[..len])
     }
 
     /// Skips to a multiple of `alignment`. The padding's content is ignored, as the formats require.
-    pub fn align(&mut self, alignment: usize) -> Result<(), Fault> {
+    pub fn align(&mut self, alignment: usize) -> Result<(), StreamError> {
         let padding = self.at.next_multiple_of(alignment) - self.at;
         self.take(padding, "padding").map(|_| ())
     }

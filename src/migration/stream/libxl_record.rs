@@ -15,7 +15,7 @@
 //! The format cannot hold a watch's depth, quotas, features, or data in transit to and from the domain, so its writer
 //! must report them as lost.
 
-use super::fields::{Body, Fault, Order, Sink};
+use super::fields::{Body, Order, Sink, StreamError};
 use super::record::read_perm;
 use crate::types::{ABS_PATH_MAX, Entry};
 
@@ -41,7 +41,7 @@ pub enum Data {
 ///
 /// # Errors
 /// A field is too long for its length field.
-pub fn write_v8(data: &Data, order: Order, out: &mut Vec<u8>) -> Result<(), Fault> {
+pub fn write_v8(data: &Data, order: Order, out: &mut Vec<u8>) -> Result<(), StreamError> {
     let mut sink = Sink::new(out, order);
     match data {
         Data::Node(path, perms, value) => {
@@ -69,7 +69,7 @@ pub fn write_v8(data: &Data, order: Order, out: &mut Vec<u8>) -> Result<(), Faul
 ///
 /// # Errors
 /// The first error found in the body.
-pub fn read_v8(bytes: &[u8], order: Order) -> Result<Data, Fault> {
+pub fn read_v8(bytes: &[u8], order: Order) -> Result<Data, StreamError> {
     let mut body = Body::new(bytes, order);
     let data = match body.u32("type")? {
         NODE => {
@@ -80,13 +80,13 @@ pub fn read_v8(bytes: &[u8], order: Order) -> Result<Data, Fault> {
         }
         WATCH => Data::Watch(sized(&mut body, "wpath length")?, sized(&mut body, "token length")?),
         TRANSACTION => match body.u32("tx_id")? {
-            0 => return Err(Fault::Value("tx_id", 0)),
+            0 => return Err(StreamError::Value("tx_id", 0)),
             id => Data::Transactions(vec![id]),
         },
-        kind => return Err(Fault::Value("type", kind.into())),
+        kind => return Err(StreamError::Value("type", kind.into())),
     };
     // libxl pads records to eight bytes; a length that includes the padding is accepted.
-    if body.left() < 8 { Ok(data) } else { Err(Fault::Surplus(body.left())) }
+    if body.left() < 8 { Ok(data) } else { Err(StreamError::Surplus(body.left())) }
 }
 
 /// Returns whether a body is that of a v6 node, which has the path where v8 has a length. The path begins with a
@@ -102,7 +102,7 @@ pub fn is_v6_node(bytes: &[u8], order: Order) -> bool {
 ///
 /// # Errors
 /// The first error found in the body.
-pub fn read_v6(bytes: &[u8], order: Order) -> Result<Data, Fault> {
+pub fn read_v6(bytes: &[u8], order: Order) -> Result<Data, StreamError> {
     let mut body = Body::new(bytes, order);
     match body.u32("type")? {
         NODE => {
@@ -122,26 +122,26 @@ pub fn read_v6(bytes: &[u8], order: Order) -> Result<Data, Fault> {
         TRANSACTION => {
             let count = number(&mut body, "transid-count")?;
             let id = |_| match number(&mut body, "transid")? {
-                0 => Err(Fault::Value("transid", 0)),
+                0 => Err(StreamError::Value("transid", 0)),
                 id => Ok(id),
             };
             let ids = (0..count).map(id).collect::<Result<_, _>>()?;
             ended(&body, Data::Transactions(ids))
         }
-        kind => Err(Fault::Value("type", kind.into())),
+        kind => Err(StreamError::Value("type", kind.into())),
     }
 }
 
-fn ended(body: &Body<'_>, data: Data) -> Result<Data, Fault> {
-    if body.left() == 0 { Ok(data) } else { Err(Fault::Surplus(body.left())) }
+fn ended(body: &Body<'_>, data: Data) -> Result<Data, StreamError> {
+    if body.left() == 0 { Ok(data) } else { Err(StreamError::Surplus(body.left())) }
 }
 
-fn write_sized(bytes: &[u8], field: &'static str, sink: &mut Sink<'_>) -> Result<(), Fault> {
+fn write_sized(bytes: &[u8], field: &'static str, sink: &mut Sink<'_>) -> Result<(), StreamError> {
     sink.u32(size(field, bytes.len())?).bytes(bytes).align(4);
     Ok(())
 }
 
-fn sized(body: &mut Body<'_>, field: &'static str) -> Result<Vec<u8>, Fault> {
+fn sized(body: &mut Body<'_>, field: &'static str) -> Result<Vec<u8>, StreamError> {
     let len = usize::try_from(body.u32(field)?).unwrap_or(usize::MAX);
     let bytes = body.take(len, field)?.to_vec();
     body.align(4)?;
@@ -150,26 +150,26 @@ fn sized(body: &mut Body<'_>, field: &'static str) -> Result<Vec<u8>, Fault> {
 
 /// Reads a v8 permission. In place of the flags of a "xenstore" stream it has 0, so it cannot mark an entry as
 /// ignored; any other value there has no known meaning and is rejected.
-fn perm(body: &mut Body<'_>) -> Result<Entry, Fault> {
+fn perm(body: &mut Body<'_>) -> Result<Entry, StreamError> {
     match read_perm(body)? {
         (entry, 0) => Ok(entry),
-        (_, other) => Err(Fault::Value("byte after perm", other.into())),
+        (_, other) => Err(StreamError::Value("byte after perm", other.into())),
     }
 }
 
-fn size(field: &'static str, len: usize) -> Result<u32, Fault> {
-    u32::try_from(len).map_err(|_| Fault::Value(field, len as u64))
+fn size(field: &'static str, len: usize) -> Result<u32, StreamError> {
+    u32::try_from(len).map_err(|_| StreamError::Value(field, len as u64))
 }
 
-fn entry(body: &mut Body<'_>) -> Result<Entry, Fault> {
+fn entry(body: &mut Body<'_>) -> Result<Entry, StreamError> {
     let text = body.string_to_nul("perm-as-string")?;
-    Entry::parse(text).map_err(|_| Fault::Value("perm-as-string", 0))
+    Entry::parse(text).map_err(|_| StreamError::Value("perm-as-string", 0))
 }
 
-fn number(body: &mut Body<'_>, field: &'static str) -> Result<u32, Fault> {
+fn number(body: &mut Body<'_>, field: &'static str) -> Result<u32, StreamError> {
     let digits = body.string_to_nul(field)?;
-    let digits = std::str::from_utf8(digits).map_err(|_| Fault::Unterminated(field))?;
-    digits.parse().map_err(|_| Fault::Value(field, 0))
+    let digits = std::str::from_utf8(digits).map_err(|_| StreamError::Unterminated(field))?;
+    digits.parse().map_err(|_| StreamError::Value(field, 0))
 }
 
 #[cfg(test)]
@@ -219,7 +219,7 @@ mod tests {
         let after_letter = out.windows(2).position(|pair| pair == b"n\0").unwrap() + 1;
         for flags in [1, 2, 0xff] {
             out[after_letter] = flags;
-            let refused = Err(Fault::Value("byte after perm", flags.into()));
+            let refused = Err(StreamError::Value("byte after perm", flags.into()));
             assert_eq!(read_v8(&out, Order::Little), refused);
         }
     }
@@ -258,10 +258,13 @@ mod tests {
         assert_eq!(read(b"\x01\0\0\0/a/bc\x002\0n0\0r7\0v\0w"), Ok(node));
         assert_eq!(read(b"\x02\0\0\0device\0t k\0"), Ok(watch));
         assert_eq!(read(b"\x03\0\0\x002\x005\x009\0"), Ok(Data::Transactions(vec![5, 9])));
-        assert_eq!(read(b"\x03\0\0\x002\x005\0"), Err(Fault::Unterminated("transid")));
-        assert_eq!(read(b"\x03\0\0\x001\x000\0"), Err(Fault::Value("transid", 0)));
+        assert_eq!(read(b"\x03\0\0\x002\x005\0"), Err(StreamError::Unterminated("transid")));
+        assert_eq!(read(b"\x03\0\0\x001\x000\0"), Err(StreamError::Value("transid", 0)));
         assert!(read(b"\x01\0\0\0/a\x009999999999\0").is_err());
-        assert_eq!(read(b"\x01\0\0\0/a\x001\0n0"), Err(Fault::Unterminated("perm-as-string")));
+        assert_eq!(
+            read(b"\x01\0\0\0/a\x001\0n0"),
+            Err(StreamError::Unterminated("perm-as-string"))
+        );
         assert!(read(b"\x02\0\0\0device\0t k\0x").is_err());
     }
 }

@@ -4,7 +4,7 @@ use std::io::{self, Read};
 
 use thiserror::Error;
 
-use super::fields::{Body, Fault, Order};
+use super::fields::{Body, Order, StreamError};
 use super::{FLAG_BIG_ENDIAN, IDENT, RECORD_BYTES_MAX, Record, VERSION, kind};
 
 /// Chunk size of reads: memory for a record grows with the bytes received, not with its stated length.
@@ -21,7 +21,7 @@ pub enum ReadError {
         /// Offset of the record in the stream, in bytes.
         offset: u64,
         /// The error in the record.
-        fault: Fault,
+        fault: StreamError,
     },
     /// Reading the input failed.
     #[error("the stream cannot be read: {0}")]
@@ -65,7 +65,7 @@ impl<R: Read> Reader<R> {
         let mut ident = Vec::new();
         reader.input.by_ref().take(IDENT.len() as u64).read_to_end(&mut ident)?;
         if ident != IDENT {
-            return Err(reader.error(Fault::NotAStream("\"xenstore\" stream", ident)));
+            return Err(reader.error(StreamError::NotAStream("\"xenstore\" stream", ident)));
         }
         reader.next += IDENT.len() as u64;
         let [numbers] = reader.words()?;
@@ -74,8 +74,8 @@ impl<R: Read> Reader<R> {
         let flags = u32::from_be_bytes([f0, f1, f2, f3]);
         match (reader.version, flags & !FLAG_BIG_ENDIAN) {
             (1..=VERSION, 0) => {}
-            (1..=VERSION, _) => return Err(reader.error(Fault::Flags(flags))),
-            (version, _) => return Err(reader.error(Fault::Version(version))),
+            (1..=VERSION, _) => return Err(reader.error(StreamError::Flags(flags))),
+            (version, _) => return Err(reader.error(StreamError::Version(version))),
         }
         if flags & FLAG_BIG_ENDIAN != 0 {
             reader.order = Order::Big;
@@ -116,10 +116,12 @@ impl<R: Read> Reader<R> {
         let [head] = self.words()?;
         let mut numbers = Body::new(&head, self.order);
         let (kind, len) = (numbers.u32("type"), numbers.u32("len"));
-        let (Ok(kind), Ok(len)) = (kind, len) else { return Err(self.error(Fault::Truncated)) };
+        let (Ok(kind), Ok(len)) = (kind, len) else {
+            return Err(self.error(StreamError::Truncated));
+        };
         self.kind = kind;
         if len > RECORD_BYTES_MAX {
-            return Err(self.error(Fault::TooLong(len)));
+            return Err(self.error(StreamError::TooLong(len)));
         }
         let len = usize::try_from(len).unwrap_or(usize::MAX);
         self.fill(len.next_multiple_of(8))?;
@@ -133,7 +135,7 @@ impl<R: Read> Reader<R> {
     }
 
     /// Returns an error about the last record, for callers that find it inconsistent with earlier ones.
-    pub fn error(&self, fault: Fault) -> ReadError {
+    pub fn error(&self, fault: StreamError) -> ReadError {
         ReadError::Stream { record: self.record, offset: self.offset, fault }
     }
 
@@ -159,7 +161,7 @@ impl<R: Read> Reader<R> {
             self.body.resize(len.min(filled + GROWTH_BYTES), 0);
             self.input.read_exact(&mut self.body[filled..]).map_err(|error| {
                 let is_end = error.kind() == io::ErrorKind::UnexpectedEof;
-                if is_end { self.error(Fault::Truncated) } else { ReadError::Io(error) }
+                if is_end { self.error(StreamError::Truncated) } else { ReadError::Io(error) }
             })?;
         }
         self.next += len as u64;
@@ -169,7 +171,7 @@ impl<R: Read> Reader<R> {
     /// C xenstored includes padding in the length, so up to seven extra bytes are accepted. It also (August 2026)
     /// writes WATCH_DATA_EXTENDED four bytes shorter than its length says: depending on the padding, the body then
     /// includes the next record's first word of eight bytes or not.
-    fn parse(&mut self, kind: u32, bytes: &[u8]) -> Result<Record, Fault> {
+    fn parse(&mut self, kind: u32, bytes: &[u8]) -> Result<Record, StreamError> {
         let mut body = Body::new(bytes, self.order);
         let record = Record::read(kind, self.version, &mut body)?;
         match body.left() {
@@ -179,7 +181,7 @@ impl<R: Read> Reader<R> {
                 self.next -= 8;
                 Ok(record)
             }
-            left => Err(Fault::Surplus(left)),
+            left => Err(StreamError::Surplus(left)),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The records of the stream, as defined in the sections of xenstore-migration.md.
 
-use super::fields::{Body, Fault, Order, Sink};
+use super::fields::{Body, Order, Sink, StreamError};
 use super::kind;
 use crate::types::{Access, Domid, Entry};
 
@@ -123,7 +123,7 @@ impl Record {
     ///
     /// # Errors
     /// The first error found in the body.
-    pub fn read(kind: u32, version: u32, body: &mut Body<'_>) -> Result<Record, Fault> {
+    pub fn read(kind: u32, version: u32, body: &mut Body<'_>) -> Result<Record, StreamError> {
         Ok(match kind {
             kind::END => Record::End,
             kind::GLOBAL_DATA => Record::Global {
@@ -156,7 +156,7 @@ impl Record {
     ///
     /// # Errors
     /// A field is too long for its length field.
-    pub fn write(&self, version: u32, order: Order, out: &mut Vec<u8>) -> Result<u32, Fault> {
+    pub fn write(&self, version: u32, order: Order, out: &mut Vec<u8>) -> Result<u32, StreamError> {
         let mut sink = Sink::new(out, order);
         let kind = match self {
             Record::End => kind::END,
@@ -194,10 +194,10 @@ impl Record {
 }
 
 impl Connection {
-    fn read(body: &mut Body<'_>) -> Result<Connection, Fault> {
+    fn read(body: &mut Body<'_>) -> Result<Connection, StreamError> {
         let id = body.u32("conn-id")?;
         if id == 0 {
-            return Err(Fault::Value("conn-id", 0));
+            return Err(StreamError::Value("conn-id", 0));
         }
         let kind = body.u16("conn-type")?;
         let fields = body.u16("fields")?;
@@ -212,13 +212,13 @@ impl Connection {
                 body.u32("pad")?;
                 Transport::Socket(socket)
             }
-            _ => return Err(Fault::Value("conn-type", kind.into())),
+            _ => return Err(StreamError::Value("conn-type", kind.into())),
         };
         let input_len = body.u16("in-data-len")?;
         let output_begun = body.u16("out-resp-len")?;
         let output_len = body.u32("out-data-len")?;
         if u32::from(output_begun) > output_len {
-            return Err(Fault::Value("out-resp-len", output_begun.into()));
+            return Err(StreamError::Value("out-resp-len", output_begun.into()));
         }
         let input = body.take(usize::from(input_len), "in-data-len")?.to_vec();
         let output_len = usize::try_from(output_len).unwrap_or(usize::MAX);
@@ -231,7 +231,7 @@ impl Connection {
         Ok(Connection { id, transport, input, output_begun, output, unique_id })
     }
 
-    fn write(&self, sink: &mut Sink<'_>) -> Result<(), Fault> {
+    fn write(&self, sink: &mut Sink<'_>) -> Result<(), StreamError> {
         let fields = if self.unique_id.is_some() { HAS_UNIQUE_ID } else { 0 };
         sink.u32(self.id);
         match self.transport {
@@ -255,7 +255,7 @@ impl Connection {
 }
 
 impl Watch {
-    fn read(body: &mut Body<'_>, extended: bool) -> Result<Watch, Fault> {
+    fn read(body: &mut Body<'_>, extended: bool) -> Result<Watch, StreamError> {
         let connection = body.u32("conn-id")?;
         let (path, token) = (body.u16("wpath-len")?, body.u16("token-len")?);
         let mut depth = None;
@@ -270,7 +270,7 @@ impl Watch {
 
     /// C xenstored (August 2026) omits depth and pad but includes them in the length. A body that cannot be read in
     /// the specified layout is therefore read without them, and the depth is lost.
-    fn read_extended(body: &mut Body<'_>) -> Result<Watch, Fault> {
+    fn read_extended(body: &mut Body<'_>) -> Result<Watch, StreamError> {
         let mut as_written = body.clone();
         let watch = Watch::read(body, true);
         if watch.is_err()
@@ -282,7 +282,7 @@ impl Watch {
         watch
     }
 
-    fn write(&self, version: u32, sink: &mut Sink<'_>) -> Result<u32, Fault> {
+    fn write(&self, version: u32, sink: &mut Sink<'_>) -> Result<u32, StreamError> {
         sink.u32(self.connection);
         sink.u16(short("wpath", self.path.len() + 1)?).u16(short("token", self.token.len() + 1)?);
         let depth = self.depth.filter(|_| version >= 2);
@@ -295,7 +295,7 @@ impl Watch {
 }
 
 impl Node {
-    fn read(body: &mut Body<'_>) -> Result<Node, Fault> {
+    fn read(body: &mut Body<'_>) -> Result<Node, StreamError> {
         let (connection, tx_id) = (body.u32("conn-id")?, body.u32("tx-id")?);
         let (path, value) = (body.u16("path-len")?, body.u16("value-len")?);
         let (access, perms) = (body.u16("access")?, body.u16("perm-count")?);
@@ -306,7 +306,7 @@ impl Node {
         Ok(Node { pending, path, value, perms })
     }
 
-    fn write(&self, sink: &mut Sink<'_>) -> Result<(), Fault> {
+    fn write(&self, sink: &mut Sink<'_>) -> Result<(), StreamError> {
         let (connection, tx_id, access) = self.pending.unwrap_or_default();
         sink.u32(connection).u32(tx_id);
         sink.u16(short("path", self.path.len() + 1)?).u16(short("value", self.value.len())?);
@@ -321,14 +321,14 @@ impl Node {
 }
 
 impl Domain {
-    fn read(body: &mut Body<'_>, version: u32) -> Result<Domain, Fault> {
+    fn read(body: &mut Body<'_>, version: u32) -> Result<Domain, StreamError> {
         let (domid, count) = (Domid(body.u16("domain-id")?), body.u16("n-quota")?);
         let features = body.u32("features")?;
         let quotas = quotas(body, count.into())?;
         Ok(Domain { domid, features: (version >= 2).then_some(features), quotas })
     }
 
-    fn write(&self, version: u32, sink: &mut Sink<'_>) -> Result<(), Fault> {
+    fn write(&self, version: u32, sink: &mut Sink<'_>) -> Result<(), StreamError> {
         sink.u16(self.domid.0).u16(short("n-quota", self.quotas.len())?);
         sink.u32(self.features.filter(|_| version >= 2).unwrap_or(0));
         write_quotas(&[&self.quotas], sink);
@@ -337,20 +337,20 @@ impl Domain {
 }
 
 /// Reads a permission of a NODE_DATA record: letter, flags, domid.
-fn read_entry(body: &mut Body<'_>) -> Result<Entry, Fault> {
+fn read_entry(body: &mut Body<'_>) -> Result<Entry, StreamError> {
     let (entry, flags) = read_perm(body)?;
     Ok(Entry { ignored: flags & STALE != 0, ..entry })
 }
 
 /// Reads the four bytes of a permission, here and in a libxl record. Returns the entry and the byte after the letter,
 /// whose meaning depends on the format.
-pub(super) fn read_perm(body: &mut Body<'_>) -> Result<(Entry, u8), Fault> {
+pub(super) fn read_perm(body: &mut Body<'_>) -> Result<(Entry, u8), StreamError> {
     let (letter, flags) = (body.u8("perm")?, body.u8("flags")?);
-    let access = Access::from_letter(letter).ok_or(Fault::Value("perm", letter.into()))?;
+    let access = Access::from_letter(letter).ok_or(StreamError::Value("perm", letter.into()))?;
     Ok((Entry { domid: Domid(body.u16("domid")?), access, ignored: false }, flags))
 }
 
-fn quotas(body: &mut Body<'_>, count: usize) -> Result<Vec<QuotaValue>, Fault> {
+fn quotas(body: &mut Body<'_>, count: usize) -> Result<Vec<QuotaValue>, StreamError> {
     // Fails if fewer than four bytes per value are there, before memory is allocated.
     let mut values = Body::new(body.take(count * 4, "quota-val")?, body.order());
     let value = |values: &mut Body<'_>| values.u32("quota-val");
@@ -369,10 +369,10 @@ fn write_quotas(lists: &[&[QuotaValue]], sink: &mut Sink<'_>) {
     }
 }
 
-fn short(field: &'static str, len: usize) -> Result<u16, Fault> {
+fn short(field: &'static str, len: usize) -> Result<u16, StreamError> {
     u16::try_from(len).map_err(|_| too_long(field, len))
 }
 
-fn too_long(field: &'static str, len: usize) -> Fault {
-    Fault::Value(field, len as u64)
+fn too_long(field: &'static str, len: usize) -> StreamError {
+    StreamError::Value(field, len as u64)
 }

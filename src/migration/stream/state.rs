@@ -4,7 +4,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 
-use super::fields::Fault;
+use super::fields::StreamError;
 use super::{Connection, Domain, Node, QuotaValue, ReadError, Reader, Record, Transport, Watch};
 use crate::types::{ABS_PATH_MAX, Domid, Layout, Path, PathBuf, PathSpace};
 
@@ -88,7 +88,7 @@ impl State {
         while let Some(record) = reader.next_record()? {
             state.bytes += weight(&record);
             if state.bytes > max {
-                return Err(reader.error(Fault::TooMuch(max)));
+                return Err(reader.error(StreamError::TooMuch(max)));
             }
             state.take(record).map_err(|fault| reader.error(fault))?;
         }
@@ -105,7 +105,7 @@ impl State {
         self.rings.keys().chain(self.domains.keys()).copied().collect()
     }
 
-    fn take(&mut self, record: Record) -> Result<(), Fault> {
+    fn take(&mut self, record: Record) -> Result<(), StreamError> {
         match record {
             Record::End | Record::Global { .. } => {}
             Record::Connection(connection) => self.take_connection(connection)?,
@@ -113,7 +113,7 @@ impl State {
             Record::Transaction { connection, tx_id } => {
                 let client = self.client(connection)?;
                 if tx_id == 0 {
-                    return Err(Fault::Value("tx-id", 0));
+                    return Err(StreamError::Value("tx-id", 0));
                 }
                 if client.transactions.insert(tx_id, BTreeMap::new()).is_some() {
                     return contradiction(format!("transaction {tx_id} of it comes twice"));
@@ -128,7 +128,7 @@ impl State {
             Record::Domain(domain) => {
                 let domid = domain.domid;
                 if !domid.is_real() {
-                    return Err(Fault::Value("domain-id", domid.0.into()));
+                    return Err(StreamError::Value("domain-id", domid.0.into()));
                 }
                 if self.domains.insert(domid, domain).is_some() {
                     return contradiction(format!("domain {domid} comes twice"));
@@ -139,11 +139,11 @@ impl State {
         Ok(())
     }
 
-    fn take_connection(&mut self, connection: Connection) -> Result<(), Fault> {
+    fn take_connection(&mut self, connection: Connection) -> Result<(), StreamError> {
         let id = connection.id;
         if let Transport::Ring(domid, ..) = connection.transport {
             if !domid.is_real() {
-                return Err(Fault::Value("domid", domid.0.into()));
+                return Err(StreamError::Value("domid", domid.0.into()));
             }
             if self.rings.insert(domid, id).is_some() {
                 return contradiction(format!("domain {domid} has a ring already"));
@@ -156,7 +156,7 @@ impl State {
         }
     }
 
-    fn take_watch(&mut self, watch: Watch) -> Result<(), Fault> {
+    fn take_watch(&mut self, watch: Watch) -> Result<(), StreamError> {
         let client = self.client(watch.connection)?;
         let mut space = PathSpace::new();
         match Path::resolve(&watch.path, client.domid(), ABS_PATH_MAX, &mut space) {
@@ -167,7 +167,7 @@ impl State {
         Ok(())
     }
 
-    fn take_node(&mut self, node: Node) -> Result<(), Fault> {
+    fn take_node(&mut self, node: Node) -> Result<(), StreamError> {
         let Ok(path) = Path::parse(&node.path).map(Path::to_buf) else {
             return contradiction(format!("{:?} is no path", show(&node.path)));
         };
@@ -179,7 +179,7 @@ impl State {
             return once(nodes, path, node);
         }
         if node.perms.is_empty() {
-            return Err(Fault::Value("perm-count", 0));
+            return Err(StreamError::Value("perm-count", 0));
         }
         if let Some(parent) = path.as_path().parent()
             && self.parent.as_ref().is_none_or(|last| last.as_path() != parent)
@@ -193,9 +193,11 @@ impl State {
         once(&mut self.nodes, path, node)
     }
 
-    fn client(&mut self, id: u32) -> Result<&mut Client, Fault> {
+    fn client(&mut self, id: u32) -> Result<&mut Client, StreamError> {
         let client = self.clients.get_mut(&id);
-        client.ok_or_else(|| Fault::Contradicts(format!("there is no connection {id} before it")))
+        client.ok_or_else(|| {
+            StreamError::Contradicts(format!("there is no connection {id} before it"))
+        })
     }
 }
 
@@ -232,7 +234,7 @@ const PENDING_BYTES: usize = 1700;
 const QUOTA_BYTES: usize = 80;
 const DOMAIN_BYTES: usize = 160;
 
-fn once(nodes: &mut BTreeMap<PathBuf, Node>, path: PathBuf, node: Node) -> Result<(), Fault> {
+fn once(nodes: &mut BTreeMap<PathBuf, Node>, path: PathBuf, node: Node) -> Result<(), StreamError> {
     match nodes.entry(path) {
         Entry::Vacant(vacant) => {
             vacant.insert(node);
@@ -247,8 +249,8 @@ fn is_root_of_partition(path: Path<'_>) -> bool {
     Layout::new(1).partition(path).root == path
 }
 
-fn contradiction<T>(what: String) -> Result<T, Fault> {
-    Err(Fault::Contradicts(what))
+fn contradiction<T>(what: String) -> Result<T, StreamError> {
+    Err(StreamError::Contradicts(what))
 }
 
 fn show(bytes: &[u8]) -> String {

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::migration::stream::fields::{Fault, Order};
+use crate::migration::stream::fields::{Order, StreamError};
 use crate::types::{Access, Domid, Entry};
 
 fn stream(version: u32, order: Order, records: &[Record]) -> Vec<u8> {
@@ -19,7 +19,7 @@ fn read_all(bytes: &[u8]) -> Result<Vec<Record>, ReadError> {
     Ok(records)
 }
 
-fn fault(bytes: &[u8]) -> (u64, u64, Fault) {
+fn fault(bytes: &[u8]) -> (u64, u64, StreamError) {
     match read_all(bytes) {
         Err(ReadError::Stream { record, offset, fault }) => (record, offset, fault),
         other => panic!("read: {other:?}"),
@@ -183,19 +183,19 @@ fn unknown_records_are_skipped() {
 fn errors_name_record_and_offset() {
     let bytes = stream(2, Order::Little, &[watch(None), watch(None)]);
     let cut = bytes.len() - 12;
-    assert_eq!(fault(&bytes[..cut]), (2, 40, Fault::Truncated));
-    assert_eq!(fault(&bytes[..bytes.len() - 8]), (3, 64, Fault::Truncated));
+    assert_eq!(fault(&bytes[..cut]), (2, 40, StreamError::Truncated));
+    assert_eq!(fault(&bytes[..bytes.len() - 8]), (3, 64, StreamError::Truncated));
     let mut long = bytes.clone();
     long[47] = 0x7f;
-    assert!(matches!(fault(&long), (2, 40, Fault::TooLong(_))));
+    assert!(matches!(fault(&long), (2, 40, StreamError::TooLong(_))));
     let mut past = bytes.clone();
     past[28] = 200;
-    assert_eq!(fault(&past), (1, 16, Fault::PastTheEnd("wpath")));
-    let other = |begins: &[u8]| Fault::NotAStream("\"xenstore\" stream", begins.into());
+    assert_eq!(fault(&past), (1, 16, StreamError::PastTheEnd("wpath")));
+    let other = |begins: &[u8]| StreamError::NotAStream("\"xenstore\" stream", begins.into());
     assert_eq!(fault(b"xenstor3\0\0\0\x02\0\0\0\0"), (0, 0, other(b"xenstor3")));
     assert_eq!(fault(b"xenst").2, other(b"xenst"));
     assert_eq!(fault(b"").2, other(b""));
-    assert_eq!(fault(b"xenstore\0\0").2, Fault::Truncated);
-    assert_eq!(fault(b"xenstore\0\0\0\x03\0\0\0\0").2, Fault::Version(3));
-    assert_eq!(fault(b"xenstore\0\0\0\x02\0\0\0\x02").2, Fault::Flags(2));
+    assert_eq!(fault(b"xenstore\0\0").2, StreamError::Truncated);
+    assert_eq!(fault(b"xenstore\0\0\0\x03\0\0\0\0").2, StreamError::Version(3));
+    assert_eq!(fault(b"xenstore\0\0\0\x02\0\0\0\x02").2, StreamError::Flags(2));
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use super::fields::{Fault, Order};
+use super::fields::{Order, StreamError};
 use super::{FLAG_BIG_ENDIAN, IDENT, RECORD_BYTES_MAX, Record};
 
 /// Size of a record's `type` and `len`.
@@ -63,7 +63,12 @@ impl<W: Write> Writer<W> {
 ///
 /// # Errors
 /// The record cannot be represented; `out` is unchanged.
-pub fn append(record: &Record, version: u32, order: Order, out: &mut Vec<u8>) -> Result<(), Fault> {
+pub fn append(
+    record: &Record,
+    version: u32,
+    order: Order,
+    out: &mut Vec<u8>,
+) -> Result<(), StreamError> {
     let start = out.len();
     out.resize(start + HEAD_BYTES, 0);
     let kind = record.write(version, order, out);
@@ -72,7 +77,7 @@ pub fn append(record: &Record, version: u32, order: Order, out: &mut Vec<u8>) ->
         Ok(kind) if len <= RECORD_BYTES_MAX => kind,
         other => {
             out.truncate(start);
-            return other.and(Err(Fault::TooLong(len)));
+            return other.and(Err(StreamError::TooLong(len)));
         }
     };
     let (kind_bytes, len_bytes) = out[start..start + HEAD_BYTES].split_at_mut(HEAD_BYTES / 2);

@@ -9,7 +9,7 @@ use crate::protocol::operations::TransactionEnd;
 use crate::shard::session::open_transaction::OpenTransaction;
 use crate::shard::session::reservations::{Admission, await_reserved_path, forget_failed};
 use crate::shard::session::transactions::note_conflict;
-use crate::store::{Failure, Invocation, Op, Replay, Transaction};
+use crate::store::{CommitError, Invocation, Op, Replay, Transaction};
 use crate::types::{Errno, PathBuf};
 
 /// The limit on the memory of one transaction of the control domain; guests have smaller quotas.
@@ -129,14 +129,14 @@ fn commit(cx: &mut RequestContext<'_>, open: OpenTransaction) -> Option<OpenTran
         Err(failure) => failure,
     };
     match failure {
-        Failure::StaleEpoch(transaction) | Failure::Unfinished(transaction) => {
+        CommitError::StaleEpoch(transaction) | CommitError::Unfinished(transaction) => {
             return Some(OpenTransaction { transaction: *transaction, ..open });
         }
-        Failure::Conflict(conflict) => {
+        CommitError::Conflict(conflict) => {
             note_conflict(cx.core, cx.session, conflict);
             cx.reply(Err(Errno::EAGAIN));
         }
-        Failure::Quota => {
+        CommitError::Quota => {
             forget_failed(cx.core, cx.session);
             cx.reply(Err(Errno::ENOSPC));
         }

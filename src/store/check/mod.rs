@@ -60,7 +60,7 @@ pub struct Checked {
 
 /// The error of a check that found no moment without a removal being settled, so that accounts cannot be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unsettled {
+pub struct CheckError {
     /// The number of removals being settled at the last try.
     pub removals: u64,
 }
@@ -88,8 +88,8 @@ impl Store {
     /// cloned and accounts are read, about 0.1 us for each domain.
     ///
     /// # Errors
-    /// [`Unsettled`], after a second.
-    pub fn check(&self) -> Result<Checked, Unsettled> {
+    /// [`CheckError`], after a second.
+    pub fn check(&self) -> Result<Checked, CheckError> {
         for look in 1.. {
             let snapshot = self.settled_snapshot()?;
             let living = snapshot
@@ -134,14 +134,14 @@ impl Store {
     }
 
     /// Takes a snapshot at a moment when no removal is being settled.
-    fn settled_snapshot(&self) -> Result<Snapshot, Unsettled> {
+    fn settled_snapshot(&self) -> Result<Snapshot, CheckError> {
         for _ in 0..SNAPSHOTS_MAX {
             match self.try_snapshot() {
                 Some(snapshot) => return Ok(snapshot),
                 None => std::thread::sleep(SNAPSHOT_PAUSE),
             }
         }
-        Err(Unsettled { removals: self.unsettled.load(Ordering::Relaxed) })
+        Err(CheckError { removals: self.unsettled.load(Ordering::Relaxed) })
     }
 
     /// Takes a snapshot unless a removal is being settled. With all locks held, the accounts of living domains do not

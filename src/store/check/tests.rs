@@ -242,7 +242,7 @@ fn a_sweep_that_is_under_way_is_waited_for() {
 fn removals_that_are_not_settled_are_waited_for() {
     let mut world = World::new();
     let executed = world.run("/local/domain/5/a", Verb::Rm);
-    assert_eq!(world.store.check().err(), Some(Unsettled { removals: 1 }));
+    assert_eq!(world.store.check().err(), Some(CheckError { removals: 1 }));
     assert!(world.store.settle(executed.removed).is_none());
     world.finds(&[]);
 }

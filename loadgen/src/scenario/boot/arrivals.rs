@@ -8,7 +8,7 @@ use std::path::Path;
 
 use xenstored::types::Domid;
 
-use crate::trouble::{Result, Trouble};
+use crate::trouble::{ClientError, Result};
 
 /// Domids in a file next to the daemon's socket, so that any process can append to them.
 pub(super) struct Arrivals {
@@ -22,7 +22,7 @@ impl Arrivals {
     pub(super) fn of(socket: &Path) -> Result<Arrivals> {
         let path = socket.with_file_name("arrivals");
         let opened = File::options().read(true).append(true).create(true).open(path);
-        let file = opened.map_err(|error| Trouble::io("cannot note who arrives", error))?;
+        let file = opened.map_err(|error| ClientError::io("cannot note who arrives", error))?;
         Ok(Arrivals { file, taken: Cell::new(0) })
     }
 

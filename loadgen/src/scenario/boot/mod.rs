@@ -35,7 +35,7 @@ use xenstored::types::Domid;
 use super::host_of;
 use crate::client::{Blocking, Client, Link, Stage, Watch, words};
 use crate::target::{Running, Target};
-use crate::trouble::{Result, Trouble};
+use crate::trouble::{ClientError, Result};
 
 use arrivals::Arrivals;
 pub use share::{Share, serve};
@@ -100,7 +100,7 @@ impl Machine {
             toolstack.write(path, "")?;
         }
         toolstack.flush()?;
-        let cannot = |error| Trouble::io("cannot use the simulated host", error);
+        let cannot = |error| ClientError::io("cannot use the simulated host", error);
         let mut host = host_of(running, target)?;
         // It ends with its connection, as the machine's own does.
         let ring = host.attach_control().map_err(cannot)?;
@@ -114,7 +114,7 @@ impl Machine {
 
     /// Creates a part of a machine for a separate process: toolstacks and guests.
     fn share(socket: &Path, sim: &Path) -> Result<Rc<Machine>> {
-        let cannot = |error| Trouble::io("cannot connect to the simulated host", error);
+        let cannot = |error| ClientError::io("cannot connect to the simulated host", error);
         Machine::bare(socket, SimClient::connect(sim).map_err(cannot)?)
     }
 
@@ -183,7 +183,7 @@ impl Machine {
 
     /// Creates a domain on the simulated host.
     fn new_domain(&self, domid: Domid) -> Result<SimGuest> {
-        let cannot = |error| Trouble::io(format!("cannot create {domid}"), error);
+        let cannot = |error| ClientError::io(format!("cannot create {domid}"), error);
         let mut host = self.host.borrow_mut();
         let Some(other) = &mut *self.elsewhere.borrow_mut() else {
             return host.create(Some(domid)).map_err(cannot);

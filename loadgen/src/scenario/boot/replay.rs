@@ -19,7 +19,7 @@ use crate::client::{Asked, Connection, Link, Recording};
 use crate::scenario::{host_of, start};
 use crate::target::echo::{NUMBER, RING, append_script};
 use crate::target::{Running, Target};
-use crate::trouble::{Result, Trouble};
+use crate::trouble::{ClientError, Result};
 use crate::wrong;
 
 /// Timeout, far above the actual duration.
@@ -79,7 +79,7 @@ struct Client {
 impl<'a> Replay<'a> {
     /// Creates the domains, so that their clients can start.
     pub(super) fn new(running: &'a Running, recording: &'a Recording) -> Result<Replay<'a>> {
-        let cannot = |error| Trouble::io("cannot prepare a replay", error);
+        let cannot = |error| ClientError::io("cannot prepare a replay", error);
         let mut host = host_of(running, &Target::Echo)?;
         let mut rings = HashMap::new();
         let mut followers: HashMap<usize, Vec<usize>> = HashMap::new();
@@ -139,7 +139,7 @@ impl<'a> Replay<'a> {
     }
 
     /// Returns an error with an example of a client that waits forever.
-    fn stuck(&self) -> Trouble {
+    fn stuck(&self) -> ClientError {
         let mut clients = self.clients.iter().zip(&self.recording.actors);
         let example = clients.find(|(client, _)| !client.done).map(|(client, actor)| {
             let Client { asked, replies, events, .. } = client;
@@ -150,7 +150,7 @@ impl<'a> Replay<'a> {
                 actor.events
             )
         });
-        Trouble::Wrong(format!(
+        ClientError::Wrong(format!(
             "{} clients wait for ever; {}",
             self.open,
             example.unwrap_or_default()

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use super::{Machine, SHARED, TOOLSTACKS_MAX, storm::domid};
 use crate::client::{Stage, histogram, record};
 use crate::target::Running;
-use crate::trouble::{Result, Trouble};
+use crate::trouble::{ClientError, Result};
 use crate::wrong;
 
 /// Polling interval for the end of the other processes.
@@ -129,7 +129,7 @@ pub fn storm(
 /// # Errors
 /// The first error of a domain.
 pub fn serve(share: &Share) -> Result<()> {
-    let cannot = |error| Trouble::io("cannot hear of the storm", error);
+    let cannot = |error| ClientError::io("cannot hear of the storm", error);
     let machine = Machine::share(&share.socket, &share.sim)?;
     if share.last > TOOLSTACKS_MAX {
         machine.share_toolstacks(SHARED / share.step)?;
@@ -161,7 +161,7 @@ impl Shares {
         patience: Duration,
     ) -> Result<Shares> {
         let Some(sim) = &running.sim else { wrong!("a target without a simulated host") };
-        let cannot = |error| Trouble::io("cannot start a further process", error);
+        let cannot = |error| ClientError::io("cannot start a further process", error);
         let mut children = Vec::new();
         for first in 1..=processes {
             let mut command = Command::new(std::env::current_exe().map_err(cannot)?);
@@ -178,7 +178,7 @@ impl Shares {
 
     /// Makes all processes begin, serves as domain 0, and adds up their reports.
     pub fn run(&mut self, machine: &Machine) -> Result<Report> {
-        let cannot = |error| Trouble::io("a further process", error);
+        let cannot = |error| ClientError::io("a further process", error);
         let (sender, reports) = channel();
         for child in &mut self.children {
             let (Some(stdin), Some(stdout)) = (&mut child.stdin, child.stdout.take()) else {

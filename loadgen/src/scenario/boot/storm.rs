@@ -13,7 +13,7 @@ use crate::measure::{Measured, Sample};
 use crate::scenario::goals::{Goal, cpu, of};
 use crate::scenario::{Case, Plan, Scenario, Session, explained, start, with_cpu};
 use crate::target::{Cpu, Running, Target};
-use crate::trouble::{Result, Trouble};
+use crate::trouble::{ClientError, Result};
 use crate::wrong;
 
 /// Timeout of peers; what has not booted by then is unfinished.
@@ -154,7 +154,7 @@ impl Scenario for Boot {
 
 pub(super) fn domid(number: usize) -> Result<Domid> {
     let number = u16::try_from(number).ok().map(Domid).filter(|domid| domid.is_real());
-    number.ok_or_else(|| Trouble::Wrong("too many domains".into()))
+    number.ok_or_else(|| ClientError::Wrong("too many domains".into()))
 }
 
 /// A session that boots domains on a fresh daemon, all at once.

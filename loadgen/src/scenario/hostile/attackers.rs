@@ -15,7 +15,7 @@ use xenstored::types::Domid;
 
 use super::attacks::{Attack, Attacker, Step};
 use crate::client::{Client, Link, Stage};
-use crate::trouble::{Result, Trouble};
+use crate::trouble::{ClientError, Result};
 use crate::wrong;
 
 /// Requests per second of all guests together: enough to see their cost to others, and few enough that as many
@@ -63,7 +63,7 @@ impl Attackers {
             for phase in received {
                 let result = match &crowd {
                     Ok(crowd) => crowd.run(phase, &is_over),
-                    Err(trouble) => Err(Trouble::Wrong(trouble.to_string())),
+                    Err(trouble) => Err(ClientError::Wrong(trouble.to_string())),
                 };
                 // The receiver is gone if the victims failed.
                 let _ = done.send(result);
@@ -94,7 +94,7 @@ impl Attackers {
     }
 
     fn result(&self) -> Result<u64> {
-        let ended = |_| Trouble::Wrong("the thread of hostile guests has ended".into());
+        let ended = |_| ClientError::Wrong("the thread of hostile guests has ended".into());
         self.results.recv().map_err(ended)?
     }
 }

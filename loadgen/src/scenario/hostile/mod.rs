@@ -32,7 +32,7 @@ use super::{Case, Plan, Scenario, Session, explained, host_of};
 use crate::client::{Blocking, Wire, append, words};
 use crate::measure::{Measured, Sample, Unit};
 use crate::target::{Options, Running, Target};
-use crate::trouble::{Result, Trouble};
+use crate::trouble::{ClientError, Result};
 use crate::wrong;
 use attackers::{Attackers, Phase};
 use attacks::{ATTACKS, Attack};
@@ -163,7 +163,7 @@ impl Attacked {
         let chosen = ATTACKS.iter().position(|it| it.name == attack);
         let attacks = chosen.map_or(&ATTACKS[..], |nth| &ATTACKS[nth..=nth]);
         let options = Options { shards: Some(SHARDS), ..Options::default() };
-        let cannot = |error| Trouble::io(format!("cannot start {}", self.target), error);
+        let cannot = |error| ClientError::io(format!("cannot start {}", self.target), error);
         let running = self.target.start(&options).map_err(cannot)?;
         let time = attacks.iter().map(|attack| attack.time_min).fold(plan.time, Duration::max);
         let plan = &Plan { time, ..*plan };
@@ -183,7 +183,7 @@ impl Attacked {
         let attackers = plan.attackers.max(2 * attacks.len());
         let domains = Domains::build(&mut host, &mut toolstack, attackers)?;
         let charged = domains.charged();
-        let cannot = |error| Trouble::io("cannot be domain 0's kernel", error);
+        let cannot = |error| ClientError::io("cannot be domain 0's kernel", error);
         let ring = host.attach_control().map_err(cannot)?;
         let states = domains.hostile.iter().map(|guest| domains::device_state(guest.domid));
         let mut kernel = Kernel::new(ring, states)?;
@@ -304,7 +304,7 @@ fn daemon_row(memory: &Memory, sent: u64, running: &Running, plan: &Plan) -> Sam
 
 /// Connects a client of the control domain that watches all domains and reads no event, like a stopped process.
 fn stopped_client(running: &Running) -> Result<Wire> {
-    let cannot = |error| Trouble::io("cannot connect", error);
+    let cannot = |error| ClientError::io("cannot connect", error);
     let mut wire = Wire::connect(&running.socket, TIMEOUT).map_err(cannot)?;
     let mut request = Vec::new();
     let token = "t".repeat(STOPPED_TOKEN_BYTES);

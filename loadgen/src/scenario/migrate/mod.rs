@@ -33,7 +33,7 @@ use super::{Case, Plan, Scenario, Session, host_of, start};
 use crate::client::Blocking;
 use crate::measure::{Measured, Sample, Unit};
 use crate::target::{Cpu, Running, Target};
-use crate::trouble::{Result, Trouble};
+use crate::trouble::{ClientError, Result};
 use crate::wrong;
 
 /// Domains that stay.
@@ -172,7 +172,8 @@ impl Moving {
         show.ask(Phase::End);
         stage.run(TIMEOUT)?;
         let seen = compare::compare(sockets.0, sockets.1, show.beliefs.take())?;
-        let streams = tempfile::tempdir().map_err(|error| Trouble::io("no directory", error))?;
+        let streams =
+            tempfile::tempdir().map_err(|error| ClientError::io("no directory", error))?;
         let bytes = tool::bytes(sockets.1, self.size, streams.path())?;
         let each = |sum: u64| sum as f64 / self.size as f64;
         let Some(period) = moved.period else { wrong!("xsctl does not say how long it took") };
@@ -239,7 +240,7 @@ impl Moving {
 
     /// Returns the CPU time used by both daemons.
     fn cpu(&self) -> Result<Cpu> {
-        let cannot = |error| Trouble::io("the daemons' CPU time is not known", error);
+        let cannot = |error| ClientError::io("the daemons' CPU time is not known", error);
         Ok(self.source.cpu().map_err(cannot)? + self.destination.cpu().map_err(cannot)?)
     }
 
@@ -247,7 +248,7 @@ impl Moving {
     fn load_while(&self, work: impl FnOnce() -> Result<()>) -> Result<f64> {
         let of_all = || -> Result<Duration> {
             let own = Cpu::of(std::process::id());
-            let own = own.map_err(|error| Trouble::io("no CPU time of our own", error))?;
+            let own = own.map_err(|error| ClientError::io("no CPU time of our own", error))?;
             Ok((self.cpu()? + own).total)
         };
         let (started, used) = (Instant::now(), of_all()?);
@@ -260,5 +261,5 @@ impl Moving {
 
 fn domid(number: usize) -> Result<Domid> {
     let number = u16::try_from(number).map(Domid);
-    number.map_err(|_| Trouble::Wrong("too many domains".into()))
+    number.map_err(|_| ClientError::Wrong("too many domains".into()))
 }

@@ -10,7 +10,7 @@ use hdrhistogram::Histogram;
 use serde::Deserialize;
 
 use crate::client::{Stage, histogram, record};
-use crate::trouble::{Result, Trouble};
+use crate::trouble::{ClientError, Result};
 use crate::wrong;
 
 /// Polling interval for the tool's end.
@@ -95,7 +95,7 @@ pub fn move_all(
             wrong!("xsctl is not done after {TIMEOUT:?}");
         }
     }
-    tool.join().map_err(|_| Trouble::Wrong("nobody runs xsctl".into()))?
+    tool.join().map_err(|_| ClientError::Wrong("nobody runs xsctl".into()))?
 }
 
 /// Returns domains 1 to `last` in the tool's syntax.
@@ -116,7 +116,7 @@ impl Drop for Tool {
 impl Moved {
     /// Runs the tool once more, and adds its output.
     fn run(&mut self, from: &Path, to: &Path, domids: &str) -> Result<()> {
-        let cannot = |error| Trouble::io("cannot run xsctl", error);
+        let cannot = |error| ClientError::io("cannot run xsctl", error);
         let mut command = xsctl().map_err(cannot)?;
         command.arg("move").arg("--json").arg("--socket").arg(from).arg("--to").arg(to);
         command.arg("--domains").arg(domids).stdin(Stdio::null()).stdout(Stdio::piped());
@@ -159,7 +159,7 @@ impl Moved {
 
 /// Returns the size in bytes of the streams of domains 1 to `last`. They are quiesced for this and stay so.
 pub fn bytes(socket: &Path, last: usize, directory: &Path) -> Result<u64> {
-    let cannot = |error| Trouble::io("cannot look at an export", error);
+    let cannot = |error| ClientError::io("cannot look at an export", error);
     let mut command = xsctl().map_err(cannot)?;
     command.args(["export", "--quiet", "--socket"]).arg(socket);
     command.arg("--domains").arg(listed(last)).arg("-o").arg(directory);

@@ -13,7 +13,7 @@ use xenstored::types::Domid;
 
 use crate::client::{Blocking, Client, append, words};
 use crate::scenario::deaths::{destroy, wait_until_gone};
-use crate::trouble::{Result, Trouble};
+use crate::trouble::{ClientError, Result};
 use crate::wrong;
 
 /// The domain with invalid ring indices.
@@ -114,7 +114,7 @@ pub(super) async fn greedy(client: Client) -> Result<()> {
                 Ok(_) if granted == TOO_MANY => wrong!("a guest may have {granted} {name}"),
                 Ok(_) => granted += 1,
                 Err(errno) if errno == "ENOSPC" => break,
-                Err(errno) => return Err(Trouble::Wrong(format!("too many {name}: {errno}"))),
+                Err(errno) => return Err(ClientError::Wrong(format!("too many {name}: {errno}"))),
             }
         }
         if granted == 0 {

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use super::{Server, new_domain};
 use crate::host::sim::adopted;
 use crate::host::sim::domains::XENSTORE_PORT;
-use crate::host::sim::lines::{HELP, LINE_MAX, REPLY_MAX, Refusal, Request};
+use crate::host::sim::lines::{HELP, LINE_MAX, REPLY_MAX, Request, SimError};
 use crate::host::sim::socket::send_with;
 use crate::sync::Arc;
 use crate::types::Domid;
@@ -33,10 +33,10 @@ impl Server {
     /// Executes a request line and sends the reply. Returns whether the connection stays open.
     pub(super) fn answer(&mut self, key: usize, line: &[u8]) -> bool {
         if line.len() > LINE_MAX {
-            self.send(key, &Reply::line(format!("error {}", Refusal::TooLong)));
+            self.send(key, &Reply::line(format!("error {}", SimError::TooLong)));
             return false;
         }
-        let request = Request::parse(line).ok_or(Refusal::Syntax);
+        let request = Request::parse(line).ok_or(SimError::Syntax);
         match request.and_then(|request| Ok((request, self.perform(key, request)?))) {
             Err(refusal) => self.send(key, &Reply::line(format!("error {refusal}"))),
             Ok((request, reply)) => {
@@ -54,7 +54,7 @@ impl Server {
         }
     }
 
-    fn perform(&mut self, key: usize, request: Request) -> Result<Reply, Refusal> {
+    fn perform(&mut self, key: usize, request: Request) -> Result<Reply, SimError> {
         match request {
             Request::Create { domid, .. } => self.create(key, domid),
             Request::Attach { domid } => self.attach(key, domid),
@@ -77,7 +77,7 @@ impl Server {
                 Ok(Reply::line(format!("ok{}", words.collect::<String>())))
             }
             Request::Channel { domid } => {
-                let channel = self.domains.channel(guest(domid)?).ok_or(Refusal::NoDomain)?;
+                let channel = self.domains.channel(guest(domid)?).ok_or(SimError::NoDomain)?;
                 Ok(Reply { fds: vec![channel], ..Reply::line("ok".into()) })
             }
             Request::Adopt { domid, .. } => self.adopt(key, guest(domid)?),
@@ -85,10 +85,10 @@ impl Server {
         }
     }
 
-    fn create(&mut self, key: usize, domid: Option<Domid>) -> Result<Reply, Refusal> {
+    fn create(&mut self, key: usize, domid: Option<Domid>) -> Result<Reply, SimError> {
         let (parts, ends) = new_domain()?;
         if self.is_scarce(&parts.channel) {
-            return Err(Refusal::Descriptors);
+            return Err(SimError::Descriptors);
         }
         let domid = self.domains.insert(domid, parts)?;
         self.owners.insert(domid, key);
@@ -96,11 +96,11 @@ impl Server {
     }
 
     /// Adopts a domain of another host, with the descriptors received with the request.
-    fn adopt(&mut self, key: usize, domid: Domid) -> Result<Reply, Refusal> {
-        let client = self.clients.get_mut(key).ok_or(Refusal::NoEnds)?;
+    fn adopt(&mut self, key: usize, domid: Domid) -> Result<Reply, SimError> {
+        let client = self.clients.get_mut(key).ok_or(SimError::NoEnds)?;
         let parts = adopted::parts(std::mem::take(&mut client.fds))?;
         if self.is_scarce(&parts.channel) {
-            return Err(Refusal::Descriptors);
+            return Err(SimError::Descriptors);
         }
         self.domains.insert(Some(domid), parts)?;
         self.owners.insert(domid, key);
@@ -111,12 +111,12 @@ impl Server {
         u64::try_from(newest.as_raw_fd()).is_ok_and(|fd| fd > self.last_fd)
     }
 
-    fn attach(&mut self, key: usize, domid: Domid) -> Result<Reply, Refusal> {
+    fn attach(&mut self, key: usize, domid: Domid) -> Result<Reply, SimError> {
         if domid != Domid::CONTROL {
-            return Err(Refusal::NotThisDomain);
+            return Err(SimError::NotThisDomain);
         }
         if self.kernel.is_some() {
-            return Err(Refusal::Attached);
+            return Err(SimError::Attached);
         }
         let [page, channel] = &self.control;
         let ends = [page.try_clone()?, channel.try_clone()?];
@@ -148,6 +148,6 @@ impl Server {
 }
 
 /// Refuses the control domain, which lives as long as the host.
-fn guest(domid: Domid) -> Result<Domid, Refusal> {
-    if domid == Domid::CONTROL { Err(Refusal::NotThisDomain) } else { Ok(domid) }
+fn guest(domid: Domid) -> Result<Domid, SimError> {
+    if domid == Domid::CONTROL { Err(SimError::NotThisDomain) } else { Ok(domid) }
 }

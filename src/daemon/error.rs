@@ -12,7 +12,7 @@ pub const SOCKET_PATH_MAX: usize = 107;
 
 /// An error that keeps the daemon from starting or running. xenstored(8) documents the exit codes.
 #[derive(Debug, Error)]
-pub enum Failure {
+pub enum DaemonError {
     /// An option or configuration file is invalid.
     #[error("{0}")]
     Usage(String),
@@ -69,32 +69,32 @@ pub enum Failure {
     },
 }
 
-impl Failure {
+impl DaemonError {
     /// Returns the process exit code.
     pub fn code(&self) -> u8 {
         match self {
-            Failure::Other { .. } => 1,
-            Failure::Usage(_) => 2,
-            Failure::Running { .. } => 3,
-            Failure::Permission { .. } => 4,
-            Failure::NoDirectory { .. } => 5,
-            Failure::PathTooLong { .. } => 6,
-            Failure::AddressInUse { .. } => 7,
-            Failure::Xen(StartError::Taken) => 3,
-            Failure::Xen(StartError::Permission { .. }) => 4,
-            Failure::Host(_) | Failure::Xen(_) => 8,
+            DaemonError::Other { .. } => 1,
+            DaemonError::Usage(_) => 2,
+            DaemonError::Running { .. } => 3,
+            DaemonError::Permission { .. } => 4,
+            DaemonError::NoDirectory { .. } => 5,
+            DaemonError::PathTooLong { .. } => 6,
+            DaemonError::AddressInUse { .. } => 7,
+            DaemonError::Xen(StartError::Taken) => 3,
+            DaemonError::Xen(StartError::Permission { .. }) => 4,
+            DaemonError::Host(_) | DaemonError::Xen(_) => 8,
         }
     }
 
     /// Converts the error of making `path` or opening it for writing.
-    pub(super) fn of_path(path: &Path, error: io::Error) -> Failure {
+    pub(super) fn of_path(path: &Path, error: io::Error) -> DaemonError {
         let directory = path.parent().unwrap_or(path);
         match error.kind() {
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-                Failure::Permission { path: path.to_path_buf() }
+                DaemonError::Permission { path: path.to_path_buf() }
             }
-            io::ErrorKind::NotFound => Failure::NoDirectory { path: directory.to_path_buf() },
-            _ => Failure::Other { what: path.display().to_string(), error },
+            io::ErrorKind::NotFound => DaemonError::NoDirectory { path: directory.to_path_buf() },
+            _ => DaemonError::Other { what: path.display().to_string(), error },
         }
     }
 }

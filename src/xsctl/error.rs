@@ -37,7 +37,7 @@ impl Done {
 
 /// An error that ends a command. xsctl(8) documents the exit codes.
 #[derive(Debug, Error)]
-pub enum Failure {
+pub enum ToolError {
     /// Wrong usage, or a request for help, which clap also returns as an error.
     #[error("{0}")]
     Usage(#[from] clap::Error),
@@ -103,18 +103,18 @@ pub enum Failure {
     Output(#[from] io::Error),
 }
 
-impl Failure {
+impl ToolError {
     /// Returns the process exit code.
     pub fn code(&self) -> u8 {
         match self {
-            Failure::Usage(error) => u8::try_from(error.exit_code()).unwrap_or(2),
+            ToolError::Usage(error) => u8::try_from(error.exit_code()).unwrap_or(2),
             // The reader closes the pipe once it has read enough, as `head` does.
-            Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
-            Failure::File { .. } | Failure::Output(_) => 3,
-            Failure::Stream { .. } | Failure::Contents { .. } => 4,
-            Failure::Daemon { .. } => 5,
-            Failure::NoDomain(_) | Failure::NothingLeft(_) | Failure::NothingToMove(..) => 6,
-            Failure::Refused { .. } => 8,
+            ToolError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
+            ToolError::File { .. } | ToolError::Output(_) => 3,
+            ToolError::Stream { .. } | ToolError::Contents { .. } => 4,
+            ToolError::Daemon { .. } => 5,
+            ToolError::NoDomain(_) | ToolError::NothingLeft(_) | ToolError::NothingToMove(..) => 6,
+            ToolError::Refused { .. } => 8,
         }
     }
 
@@ -124,16 +124,16 @@ impl Failure {
     }
 
     /// Returns a conversion of I/O errors on `path`.
-    pub fn file(path: &Path) -> impl FnOnce(io::Error) -> Failure {
-        move |error| Failure::File { path: path.to_path_buf(), error }
+    pub fn file(path: &Path) -> impl FnOnce(io::Error) -> ToolError {
+        move |error| ToolError::File { path: path.to_path_buf(), error }
     }
 
     /// Converts the error of reading a stream from `path`.
-    pub fn of(path: &Path, error: ReadError) -> Failure {
+    pub fn of(path: &Path, error: ReadError) -> ToolError {
         let path = path.to_path_buf();
         match error {
-            ReadError::Io(error) => Failure::File { path, error },
-            error @ ReadError::Stream { .. } => Failure::Stream { path, error },
+            ReadError::Io(error) => ToolError::File { path, error },
+            error @ ReadError::Stream { .. } => ToolError::Stream { path, error },
         }
     }
 }
