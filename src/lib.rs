@@ -40,7 +40,7 @@ pub mod listener;
 pub mod log;
 pub mod migration;
 pub mod protocol;
-pub mod shard;
+pub mod server;
 pub mod store;
 // Public for tests/schedules, which runs on the same locks and atomics.
 #[doc(hidden)]

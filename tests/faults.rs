@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use xenstored::domain::{Limits, Registry};
 use xenstored::host::sim::{SimClient, SimHost};
 use xenstored::host::{Channels, DomainState, Gfn, Host, Pending, Port, RingPage};
-use xenstored::shard::{Server, Times};
+use xenstored::server::{Server, Times};
 use xenstored::types::Domid;
 
 /// Without a ring scan, only the recovery from a host's error looks at the rings.

@@ -18,7 +18,7 @@ const LAYERS: [(&str, &[&str]); 20] = [
     ("migration/stream", &["types"]),
     ("migration/store", &["migration/stream", "store", "domain", "types", "sync"]),
     (
-        "shard",
+        "server",
         &[
             "transport",
             "protocol",
@@ -36,7 +36,7 @@ const LAYERS: [(&str, &[&str]); 20] = [
     (
         "migration/server",
         &[
-            "shard",
+            "server",
             "migration/store",
             "migration/stream",
             "store",
@@ -54,7 +54,7 @@ const LAYERS: [(&str, &[&str]); 20] = [
         "daemon",
         &[
             "migration/server",
-            "shard",
+            "server",
             "listener",
             "control",
             "host",
@@ -173,17 +173,17 @@ fn an_import_that_goes_up_is_found() {
         ("protocol/args.rs", "fn f() { crate::store::Tree::default(); }"),
         ("store/tree.rs", "use super::super::protocol;"),
         ("host/page.rs", "use crate::{transport, words};"),
-        ("control/mod.rs", "use crate::shard::Server;"),
+        ("control/mod.rs", "use crate::server::Server;"),
         ("migration/stream/state.rs", "use crate::store::Store;"),
         ("migration/stream/state.rs", "use crate::migration::server::serve;"),
         ("migration/stream/state.rs", "use super::super::server::serve;"),
         ("migration/stream/mod.rs", "use super::server::serve;"),
-        ("shard/state.rs", "use crate::migration::{server, stream};"),
+        ("server/state.rs", "use crate::migration::{server, stream};"),
         ("novel/mod.rs", ""),
     ] {
         assert_eq!(faults(name, code).len(), 1, "{name}: {code}");
     }
-    assert!(faults("store/tree.rs", &code("use crate::types::Path; // crate::shard")).is_empty());
+    assert!(faults("store/tree.rs", &code("use crate::types::Path; // crate::server")).is_empty());
 }
 
 /// No layer imports one that imports it, directly or through others.
@@ -197,18 +197,18 @@ fn the_table_has_no_circle() {
     }
 }
 
-/// Returns the module of a file of src/shard, relative to it: "" of shard/mod.rs, "session" of shard/session/mod.rs.
+/// Returns the module of a file of src/server, relative to it: "" of shard/mod.rs, "session" of server/session/mod.rs.
 fn shard_module(name: &str) -> Option<&str> {
-    let name = name.strip_prefix("shard/")?.strip_suffix(".rs")?;
+    let name = name.strip_prefix("server/")?.strip_suffix(".rs")?;
     (!name.ends_with("tests"))
         .then(|| name.strip_suffix("mod").unwrap_or(name).trim_end_matches('/'))
 }
 
-/// Returns the modules of src/shard that the code of one of them names: of each path, the longest prefix that is one.
+/// Returns the modules of src/server that the code of one of them names: of each path, the longest prefix that is one.
 fn shard_imports(own: &str, code: &str, modules: &[&str]) -> Vec<String> {
     let above = own.rsplit_once('/').map_or("", |(above, _)| above);
     let mut named = Vec::new();
-    for (mark, from) in [("crate::shard::", ""), ("super::", above)] {
+    for (mark, from) in [("crate::server::", ""), ("super::", above)] {
         for (at, _) in code.match_indices(mark) {
             assert!(!code[..at].ends_with("super::"), "{own} goes up twice");
             let rest = &code[at + mark.len()..];
@@ -263,7 +263,7 @@ fn files_of_the_server_import_in_no_circle() {
     assert!(left.is_empty(), "in a circle, or above one: {left:#?}");
     let imports = shard_imports(
         "a/b",
-        "use super::{c::D, e};\nuse crate::shard::a::{self};\nfn f() { d::g() }",
+        "use super::{c::D, e};\nuse crate::server::a::{self};\nfn f() { d::g() }",
         &["a", "a/c", "a/b", "a/b/d"],
     );
     assert_eq!(imports, ["a", "a/c", "a", "a/b/d"]);
@@ -273,11 +273,11 @@ fn files_of_the_server_import_in_no_circle() {
 fn a_session_has_no_io_and_no_clock() {
     for (name, text) in sources().into_iter().filter(|(name, _)| !name.ends_with("tests.rs")) {
         let not_named: &[&str] =
-            match name.strip_prefix("shard/").and_then(|name| name.split_once('/')) {
+            match name.strip_prefix("server/").and_then(|name| name.split_once('/')) {
                 Some(("session", _)) => {
-                    &["crate::transport", "shard::worker", "mio::", "Instant::now", "std::thread"]
+                    &["crate::transport", "server::worker", "mio::", "Instant::now", "std::thread"]
                 }
-                Some(("requests", _)) => &["crate::transport", "shard::worker", "mio::"],
+                Some(("requests", _)) => &["crate::transport", "server::worker", "mio::"],
                 _ => continue,
             };
         let code = code(&text);

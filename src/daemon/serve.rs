@@ -19,7 +19,7 @@ use crate::host::sim::SimHost;
 use crate::host::xen::{StartError, XenHost};
 use crate::listener::Listener;
 use crate::migration::server;
-use crate::shard::{OwnerThreads, Server, Times};
+use crate::server::{OwnerThreads, Server, Times};
 
 /// Starts the host and the threads, creates the sockets through `instance`, and serves them until `stop`. Calls `ready`
 /// once requests are served.

@@ -12,7 +12,7 @@
 //! * [`store`](mod@store): conversion between the store and a stream;
 //! * [`server`]: the migration socket and its requests, which owner threads and the store execute.
 //!
-//! The owner threads' part is in `shard/migration`; the tool is [`xsctl`](crate::xsctl).
+//! The owner threads' part is in `server/migration`; the tool is [`xsctl`](crate::xsctl).
 
 pub mod server;
 pub mod store;

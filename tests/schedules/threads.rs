@@ -36,7 +36,7 @@ impl<T> Queue<T> {
     }
 }
 
-/// Runs a domain's owner thread, as src/shard/migration/quiesce.rs has it: each request removes a node, and is done
+/// Runs a domain's owner thread, as src/server/migration/quiesce.rs has it: each request removes a node, and is done
 /// when the reaper has settled that; QUIESCE waits for the running request, and for no other.
 fn owner_thread(
     world: &World,

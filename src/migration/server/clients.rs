@@ -13,7 +13,7 @@ use rustix::io::Errno as SystemErrno;
 use super::message::receive;
 use super::requests::{Replies, perform};
 use crate::log::Unaccepted;
-use crate::shard::OwnerThreads;
+use crate::server::OwnerThreads;
 
 /// Maximum number of clients served at once: each occupies a thread, and the memory of its request. A toolstack that
 /// evacuates a host has two or three.

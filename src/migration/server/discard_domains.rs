@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use super::{Outcome, divided, try_often};
-use crate::shard::OwnerThreads;
+use crate::server::OwnerThreads;
 use crate::store::{DomainSnapshot, Generations, NodeArc, Op, StoreError, Verb};
 use crate::sync::Arc;
 use crate::types::{Domid, Errno, Logged, Path, PathBuf, PermSet};

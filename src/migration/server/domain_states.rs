@@ -1,7 +1,7 @@
 //! DOMAIN_STATES: reports the state of each of several domains.
 
 use super::Outcome;
-use crate::shard::{OwnerThreads, Standing};
+use crate::server::{OwnerThreads, Standing};
 use crate::types::Domid;
 
 /// Domains queried at the same time, and so the maximum of replies held in memory.

@@ -14,7 +14,7 @@ use crate::migration::store::write_domains::{
 };
 use crate::migration::stream::VERSION;
 use crate::migration::stream::fields::Order;
-use crate::shard::OwnerThreads;
+use crate::server::OwnerThreads;
 use crate::store::DomainSnapshot;
 use crate::types::{Domid, Errno, Logged, PathBuf};
 

@@ -11,7 +11,7 @@ use super::import_domains::import_domains;
 use super::message::{Request, send};
 use crate::protocol::operations::{DOMAINS_MAX, MigrationRequest, Parser, Range, Row};
 use crate::protocol::{Header, ReplySlot};
-use crate::shard::OwnerThreads;
+use crate::server::OwnerThreads;
 use crate::types::{Domid, Errno};
 
 /// The payload of the last reply to a request.

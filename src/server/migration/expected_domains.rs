@@ -1,0 +1,64 @@
+//! Imports on the owner thread of the domain: its number is kept free during the import, which then ends and may be
+//! taken back.
+
+use crate::domain::Domain;
+use crate::migration::stream::state::Client;
+use crate::server::state::kept::SavedConnection;
+use crate::server::state::{Event, Imported};
+use crate::server::worker::Worker;
+use crate::server::worker::domains::domain_changed;
+use crate::server::worker::ending::disconnect_ring;
+use crate::store::DomainSnapshot;
+use crate::sync::Arc;
+use crate::types::{Domid, Errno, Presence};
+
+/// Keeps a domain's number free for an import, and returns its incarnation.
+///
+/// # Errors
+/// [`Presence::Absent`] if the host has no such domain, otherwise the state that conflicts.
+pub fn expect(worker: &mut Worker, domid: Domid) -> Result<Arc<Domain>, Presence> {
+    // An earlier incarnation may have ended, with the host's notification still on its way.
+    domain_changed(worker, domid);
+    let domain = worker.core.shared.known_domain(domid).ok_or(Presence::Absent)?;
+    let begins = Event::ImportBegins(domain.own_settings());
+    match worker.domains.step(&domain, begins) {
+        Ok(_) => Ok(domain),
+        Err(_) => Err(worker.presence(domid)),
+    }
+}
+
+/// Ends [`expect`]: with the imported connection and partitions, or with none.
+///
+/// # Errors
+/// `ENOENT` if the domain has died meanwhile.
+pub fn arrive(
+    worker: &mut Worker,
+    domain: &Arc<Domain>,
+    arrived: Option<(Client, DomainSnapshot)>,
+) -> Result<(), Errno> {
+    let origin = arrived.as_ref().map(|(client, _)| client.connection.unique_id.unwrap_or(0));
+    let moved = arrived.map(|(client, seen)| Box::new(SavedConnection { client, seen }));
+    worker.domains.step(domain, Event::ImportEnds(moved))?;
+    if let Some(origin) = origin {
+        domain.set_origin(origin);
+    }
+    Ok(())
+}
+
+/// Discards a domain that was imported and not served since, and restores its settings from before the import. Returns
+/// its partitions, and whether it was introduced.
+///
+/// # Errors
+/// `EINVAL` if it is in another state.
+pub fn discard(worker: &mut Worker, domid: Domid) -> Result<(DomainSnapshot, bool), Errno> {
+    let domain = worker.core.registry().get(domid).ok_or(Errno::EINVAL)?;
+    let introduced = worker.clients.of_domain(domid);
+    let taken_back = worker.domains.step(&domain, Event::Discard)?.taken_back;
+    let Imported { seen, before } = taken_back.ok_or(Errno::EINVAL)?;
+    worker.core.registry().restore(&domain, &before.settings);
+    domain.set_origin(0);
+    if let Some(slot) = introduced {
+        disconnect_ring(worker, slot);
+    }
+    Ok((seen, introduced.is_some()))
+}

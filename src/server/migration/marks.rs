@@ -1,0 +1,46 @@
+//! Marks of exports: whether a domain is still as it was exported, so that RELEASE may end it here.
+
+use super::saved_connection::{quiesced, save_connection};
+use crate::migration::stream::state::Client;
+use crate::server::state::Event;
+use crate::server::state::kept::Mark;
+use crate::server::worker::Worker;
+use crate::store::DomainSnapshot;
+use crate::types::{Domid, Errno};
+
+/// Gives the export of a domain, which saved this version of its connection and these partitions, its mark.
+///
+/// # Errors
+/// As [`save_connection`]; `EAGAIN` also if the connection has another version by now.
+pub fn mark(
+    worker: &mut Worker,
+    domid: Domid,
+    version: u64,
+    seen: DomainSnapshot,
+) -> Result<u64, Errno> {
+    // Unique for the domid, since all marks of a domain come from its owner thread.
+    let number = worker.core.shared.marks_from.wrapping_add(worker.core.next_number());
+    if quiesced(worker, domid)?.session.version() != version {
+        return Err(Errno::EAGAIN);
+    }
+    worker.step_of(domid, Event::Exported(Mark { number, version, seen }))?;
+    Ok(number)
+}
+
+/// Returns the connection that RELEASE with the mark of an export ends.
+///
+/// # Errors
+/// `EAGAIN` if the mark is not valid for the present state.
+pub fn leave(worker: &mut Worker, domid: Domid, number: u64) -> Result<Box<Client>, Errno> {
+    let (client, version) = save_connection(worker, domid)?;
+    let mark = worker.domains.mark_of(domid).ok_or(Errno::EAGAIN)?;
+    if (mark.number, mark.version) != (number, version) {
+        return Err(Errno::EAGAIN);
+    }
+    // The export holds the partitions, so any change has made new roots: a pointer comparison each.
+    if !worker.core.shared.store.changed_since(&mark.seen).is_empty() {
+        worker.step_of(domid, Event::Outdated)?;
+        return Err(Errno::EAGAIN);
+    }
+    Ok(Box::new(client))
+}

@@ -1,0 +1,51 @@
+//! Requests about migrating domains, sent to their owner threads by threads that may block.
+
+use crossbeam::channel::Sender;
+
+use crate::domain::Domain;
+use crate::migration::stream::state::Client;
+use crate::server::standing::Standing;
+use crate::store::DomainSnapshot;
+use crate::sync::Arc;
+use crate::types::{Domid, Errno, Presence};
+
+/// A domain whose number is kept free for an import, or the state that conflicts.
+pub type Expected = Result<Arc<Domain>, Presence>;
+
+/// A domain whose import has ended, with its connection and partitions if the import succeeded.
+pub type ImportEnd = (Arc<Domain>, Option<(Client, DomainSnapshot)>);
+
+/// A request of [`OwnerThreads`](super::owner_threads::OwnerThreads) to a domain's owner thread, with its reply
+/// address. It keeps its order among events.
+pub enum MoveRequest {
+    /// See [`OwnerThreads::undo_quiesce`](super::owner_threads::OwnerThreads::undo_quiesce).
+    UndoQuiesce(Domid, MoveReply<()>),
+    /// See [`OwnerThreads::save_connections`](super::owner_threads::OwnerThreads::save_connections).
+    SaveConnection(Domid, MoveReply<(Client, u64)>),
+    /// See [`OwnerThreads::mark`](super::owner_threads::OwnerThreads::mark).
+    Mark(u64, DomainSnapshot, MoveReply<u64>),
+    /// See [`OwnerThreads::expect`](super::owner_threads::OwnerThreads::expect).
+    Expect(Domid, MoveReply<Expected>),
+    /// See [`OwnerThreads::standings`](super::owner_threads::OwnerThreads::standings).
+    Standing(Domid, MoveReply<Standing>),
+    /// See [`OwnerThreads::arrive`](super::owner_threads::OwnerThreads::arrive).
+    Arrive(Arc<Domain>, Option<(Client, DomainSnapshot)>, MoveReply<()>),
+    /// See [`OwnerThreads::discard`](super::owner_threads::OwnerThreads::discard).
+    Discard(Domid, MoveReply<(DomainSnapshot, bool)>),
+}
+
+/// The reply address of one of several requests sent at the same time.
+pub struct MoveReply<R> {
+    /// The index of the request.
+    pub at: usize,
+    /// Collects the replies.
+    pub sender: Sender<(usize, Result<R, Errno>)>,
+}
+
+impl<R> MoveReply<R> {
+    /// Sends the reply.
+    pub fn send(self, result: Result<R, Errno>) {
+        // Cannot fail: the channel has room for each reply, and the receiver waits for all.
+        let _ = self.sender.send((self.at, result));
+    }
+}

@@ -1,0 +1,170 @@
+//! The interface by which a thread that may block uses the owner threads of many domains, all at the same time.
+
+use crossbeam::channel::bounded;
+
+use super::move_request::{Expected, ImportEnd, MoveReply, MoveRequest};
+use super::scatter_gather::{Joined, parts};
+use crate::domain::Domain;
+use crate::migration::stream::state::Client;
+use crate::server::mailbox::Message;
+use crate::server::shared::Shared;
+use crate::server::standing::Standing;
+use crate::store::{Caller, DomainSnapshot, Executed, Store};
+use crate::sync::Arc;
+use crate::types::{Domid, Errno, RELEASE_DOMAIN};
+
+/// The owner threads, for threads that migrate domains. The caller of a method blocks; the owner threads never do.
+#[derive(Clone)]
+pub struct OwnerThreads {
+    pub(in crate::server) shared: Arc<Shared>,
+}
+
+impl OwnerThreads {
+    /// Returns the store.
+    pub fn store(&self) -> &Store {
+        &self.shared.store
+    }
+
+    /// Returns the daemon itself as the caller of store operations.
+    pub fn caller(&self) -> Caller {
+        self.shared.daemon_caller()
+    }
+
+    /// Returns the incarnation of a domain that exists on the host.
+    pub fn known_domain(&self, domid: Domid) -> Option<Arc<Domain>> {
+        self.shared.known_domain(domid)
+    }
+
+    /// Quiesces domains, and blocks until all are drained. Returns those that failed.
+    pub fn quiesce(&self, domids: &[Domid]) -> Vec<(Domid, Errno)> {
+        if domids.is_empty() {
+            return Vec::new();
+        }
+        let (sender, receiver) = bounded(1);
+        let reply = move |joined: Joined| {
+            // Cannot fail: the receiver waits for it.
+            let _ = sender.send(joined);
+        };
+        for part in parts(domids, reply) {
+            self.shared
+                .mailboxes
+                .post(self.shared.owner_thread(part.domid()), Message::Quiesce(part));
+        }
+        self.wake();
+        let all = |errno| domids.iter().map(|&domid| (domid, errno)).collect();
+        receiver.recv().unwrap_or(Err(Errno::EIO)).unwrap_or_else(all)
+    }
+
+    /// Undoes the quiescing of domains whose export failed. A domain with a mark stays quiesced, since another export
+    /// has succeeded meanwhile.
+    pub fn undo_quiesce(&self, domids: &[Domid]) {
+        let request = |&domid: &Domid| (domid, move |reply| MoveRequest::UndoQuiesce(domid, reply));
+        self.ask(domids.iter().map(request));
+    }
+
+    /// Returns the connections of quiesced domains as values, with their versions.
+    pub fn save_connections(&self, domids: &[Domid]) -> Vec<Result<(Client, u64), Errno>> {
+        let request =
+            |&domid: &Domid| (domid, move |reply| MoveRequest::SaveConnection(domid, reply));
+        self.ask(domids.iter().map(request))
+    }
+
+    /// Gives exports their marks, from the version of each domain's connection and its partitions.
+    pub fn mark(&self, exports: Vec<(u64, DomainSnapshot)>) -> Vec<Result<u64, Errno>> {
+        let request = |(version, seen): (u64, DomainSnapshot)| {
+            (seen.domid, move |reply| MoveRequest::Mark(version, seen, reply))
+        };
+        self.ask(exports.into_iter().map(request))
+    }
+
+    /// Keeps the numbers of domains free for an import until [`OwnerThreads::arrive`], and returns their incarnations.
+    ///
+    /// # Errors
+    /// `EIO` for a thread that has ended.
+    pub fn expect(&self, domids: &[Domid]) -> Vec<Result<Expected, Errno>> {
+        let request = |&domid: &Domid| (domid, move |reply| MoveRequest::Expect(domid, reply));
+        self.ask(domids.iter().map(request))
+    }
+
+    /// Returns the states of domains.
+    pub fn standings(&self, domids: &[Domid]) -> Vec<Result<Standing, Errno>> {
+        let request = |&domid: &Domid| (domid, move |reply| MoveRequest::Standing(domid, reply));
+        self.ask(domids.iter().map(request))
+    }
+
+    /// Keeps the connections of imported domains for INTRODUCE, and frees the numbers of the others.
+    pub fn arrive(&self, arrivals: Vec<ImportEnd>) -> Vec<Result<(), Errno>> {
+        let request = |(domain, arrived): ImportEnd| {
+            (domain.domid, move |reply| MoveRequest::Arrive(domain, arrived, reply))
+        };
+        self.ask(arrivals.into_iter().map(request))
+    }
+
+    /// Returns those domains that were imported and not served since.
+    pub fn arrived(&self, domids: &[Domid]) -> Vec<Domid> {
+        let standings = domids.iter().zip(self.standings(domids));
+        let arrived = standings.filter(|(_, standing)| {
+            standing.as_ref().is_ok_and(|standing| standing.presence.has_arrived())
+        });
+        arrived.map(|(domid, _)| *domid).collect()
+    }
+
+    /// Discards domains that were imported and not served since, and returns their partitions.
+    pub fn discard(&self, domids: &[Domid]) -> Vec<Result<DomainSnapshot, Errno>> {
+        let request = |&domid: &Domid| (domid, move |reply| MoveRequest::Discard(domid, reply));
+        let discarded = self.ask(domids.iter().map(request));
+        let tell = |result: Result<(DomainSnapshot, bool), Errno>| {
+            let (seen, was_introduced) = result?;
+            if was_introduced {
+                self.shared.store.publish_special(RELEASE_DOMAIN, seen.domid);
+            }
+            Ok(seen)
+        };
+        let discarded = discarded.into_iter().map(tell).collect();
+        self.wake();
+        discarded
+    }
+
+    /// Sends each domain's owner thread its request, and blocks until all have replied. The replies are in the order of
+    /// the requests, `EIO` for a thread that has ended.
+    fn ask<R, M>(
+        &self,
+        requests: impl ExactSizeIterator<Item = (Domid, M)>,
+    ) -> Vec<Result<R, Errno>>
+    where
+        M: FnOnce(MoveReply<R>) -> MoveRequest,
+    {
+        let mut replies: Vec<_> = (0..requests.len()).map(|_| Err(Errno::EIO)).collect();
+        let (sender, receiver) = bounded(requests.len());
+        for (at, (domid, message)) in requests.enumerate() {
+            let reply = MoveReply { at, sender: sender.clone() };
+            self.shared
+                .mailboxes
+                .post(self.shared.owner_thread(domid), Message::Move(message(reply)));
+        }
+        drop(sender);
+        self.wake();
+        for (at, reply) in receiver {
+            replies[at] = reply;
+        }
+        replies
+    }
+
+    /// Settles removed nodes, and wakes the workers to which events were pushed.
+    pub fn settle(&self, executed: Executed) {
+        if let Some(rest) = self.shared.store.settle(executed.removed) {
+            self.shared.store.reap(rest, Box::new(|| {}));
+        }
+        self.wake();
+    }
+
+    /// Announces the path and the operations of the migration socket in the store.
+    pub fn announce_migration_socket(&self, path: &str) {
+        self.shared.announce_migration_socket(path);
+    }
+
+    /// Wakes every worker with new messages.
+    fn wake(&self) {
+        self.shared.mailboxes.wake_all(u16::MAX);
+    }
+}

@@ -1,0 +1,127 @@
+//! QUIESCE and UNQUIESCE, on the domain's owner thread.
+//!
+//! The owner thread executes a domain's requests one after another, and QUIESCE among them. So the domain's last
+//! request is done by then, unless it is parked for a reply of another thread (the reaper settles its RM). QUIESCE
+//! waits for that reply and for nothing else:
+//!
+//! - A request that waits for a reservation to end has not begun: it stays in the page, with those behind it.
+//! - Output that the guest does not take stays queued: QUIESCE never waits for a guest.
+//!
+//! From then on the page is neither written nor read, so that a saved connection stays valid. Events are queued within
+//! the usual limits, without a ticket: a domain that may never be served again must not hold back the domains that
+//! cause its events.
+
+use super::scatter_gather::Part;
+use crate::server::mailbox::Slot;
+use crate::server::session::reservations::leave_reservations;
+use crate::server::session::{self, Parked};
+use crate::server::state::{Effects, Event, Service};
+use crate::server::worker::Worker;
+use crate::server::worker::connection::Stream;
+use crate::server::worker::rings::give_up;
+use crate::transport::Disconnect;
+use crate::types::{Domid, Errno, Presence};
+
+/// Quiesces a domain whose owner thread this is.
+pub fn quiesce(worker: &mut Worker, part: Part) {
+    let domid = part.domid();
+    // A refused part was dropped, which reports ENOENT for its domain.
+    if let Ok(effects) = worker.step_of(domid, Event::Quiesce(part)) {
+        perform(worker, domid, effects);
+        drain(worker, domid);
+    }
+}
+
+/// Undoes the quiescing of a domain whose owner thread this is.
+pub fn unquiesce(worker: &mut Worker, part: Part) {
+    let domid = part.domid();
+    if let Ok(effects) = worker.step_of(domid, Event::Unquiesce) {
+        perform(worker, domid, effects);
+        part.done();
+    }
+}
+
+/// Undoes the quiescing of a domain whose export failed.
+///
+/// # Errors
+/// `ENOENT` if it is not introduced.
+pub fn undo_quiesce(worker: &mut Worker, domid: Domid) -> Result<(), Errno> {
+    let effects = worker.step_of(domid, Event::ExportFailed)?;
+    perform(worker, domid, effects);
+    Ok(())
+}
+
+/// Completes the quiescing of a domain unless a request of it is in progress. Output for which the guest has room is in
+/// the page before QUIESCE is replied to.
+pub fn drain(worker: &mut Worker, domid: Domid) {
+    let Some(slot) = worker.clients.of_domain(domid) else { return };
+    let connection = worker.clients.get(slot);
+    let is_drained = connection.is_some_and(|connection| connection.session.parked.is_none());
+    if !is_drained || worker.presence(domid) != Presence::Quiescing {
+        return;
+    }
+    if let Ok(effects) = worker.step_of(domid, Event::Drained) {
+        flush_quiesced(worker, slot);
+        perform(worker, domid, effects);
+    }
+}
+
+fn flush_quiesced(worker: &mut Worker, slot: Slot) {
+    let Some(connection) = worker.clients.get_mut(slot) else { return };
+    let is_given_up = connection.stream == Stream::GivenUp;
+    let mut flushed = Ok(());
+    if let Some(ring) = connection.ring()
+        && !is_given_up
+        && !ring.wants_reconnect()
+    {
+        flushed = ring.begin().map_err(Disconnect::from).and_then(|()| connection.flush());
+    }
+    if let Some(ring) = connection.ring()
+        && ring.publish()
+    {
+        worker.channels.notify(ring.port);
+    }
+    if let Err(Disconnect::Broken(error)) = flushed {
+        give_up(worker, slot, error);
+    }
+}
+
+/// Executes the effects of an event of an introduced domain.
+fn perform(worker: &mut Worker, domid: Domid, effects: Effects) {
+    match effects.service {
+        Some(Service::Begins) => begin_service(worker, domid),
+        Some(Service::Ends) => end_service(worker, domid),
+        None => {}
+    }
+    if effects.ends_import {
+        tracing::info!(domid = domid.0, "served after its import");
+    }
+    effects.quiesced.into_iter().for_each(Part::done);
+    effects.overtaken.into_iter().for_each(|part| part.failed(Errno::EAGAIN));
+}
+
+fn end_service(worker: &mut Worker, domid: Domid) {
+    let Worker { core, clients, .. } = worker;
+    let slot = clients.of_domain(domid);
+    let Some(connection) = slot.and_then(|slot| clients.get_mut(slot)) else { return };
+    let session = &mut connection.session;
+    if session.parked.take_if(|parked| matches!(parked, Parked::Reserved(_))).is_some() {
+        // Its write will not begin, so the next reservation need not wait for it.
+        leave_reservations(core, session);
+    }
+    session.service = session::Service::Quiesced;
+    session.outdate(core.next_number());
+    session.output.forget_tickets();
+    session.trace(format_args!("quiesce"));
+}
+
+fn begin_service(worker: &mut Worker, domid: Domid) {
+    let Some(slot) = worker.clients.of_domain(domid) else { return };
+    let Some(connection) = worker.clients.get_mut(slot) else { return };
+    let session = &mut connection.session;
+    session.service = session::Service::Running;
+    // The guest could not take the events meanwhile, so their timeout begins anew.
+    session.output.renew_events(worker.core.now);
+    session.trace(format_args!("unquiesce"));
+    worker.clients.make_ready(slot);
+}

@@ -1,0 +1,49 @@
+//! The worker threads, which serve clients: one for each shard, with its own poll, mailbox and event-channel handle.
+//! Shards and workers are numbered alike but independent: any worker operates on any shard of the store, under its
+//! lock.
+//!
+//! ```text
+//!   socket / ring -> transport -> protocol -> requests -> store ---+
+//!                                                  |               | batches of events,
+//!   socket / ring <- transport <- output <---------+               | pushed under the
+//!                                   ^                              v locks of a commit
+//!                                   +--------- deliver <-------- mailbox
+//! ```
+//!
+//! A *session* is one client's protocol without I/O: its input, output, watches and transactions. *Requests* are
+//! functions of a session and of the part of a worker that sessions use. A *worker* is a thread: it moves bytes between
+//! transports and sessions, and handles domains and event channels. Imports between files have no cycles.
+//!
+//! A request runs on the worker that has read it. Only requests that concern a domain as a whole, such as INTRODUCE,
+//! are forwarded, to the domain's *owner thread*, which also handles the domain's death and so serializes all of them.
+//! The client's connection is parked meanwhile. No worker ever blocks on another, so there is no deadlock between them.
+
+mod announcements;
+mod mailbox;
+mod migration;
+mod requests;
+mod reservations;
+mod session;
+mod shared;
+mod shared_reservations;
+mod signal;
+mod standing;
+mod state;
+mod trace;
+mod worker;
+mod workers;
+
+#[doc(hidden)] // For tests/schedules.
+pub use mailbox::ReplyTo;
+pub use migration::move_request::{Expected, ImportEnd};
+pub use migration::owner_threads::OwnerThreads;
+#[doc(hidden)] // For tests/schedules.
+pub use migration::scatter_gather::{Joined, Part, parts};
+#[doc(hidden)]
+pub use reservations::{Claim, Reservations};
+#[doc(hidden)]
+pub use shared_reservations::SharedReservations;
+#[doc(hidden)]
+pub use signal::Signal;
+pub use standing::Standing;
+pub use workers::{Census, Server, Times};

@@ -1,0 +1,71 @@
+//! The part of a worker that its sessions use.
+
+use std::time::Instant;
+
+use super::former::FormerWatches;
+use super::snapshots::Snapshots;
+use crate::domain::Registry;
+use crate::server::mailbox::{Backlog, Mailbox};
+use crate::server::shared::Shared;
+use crate::store::Generations;
+use crate::sync::Arc;
+
+/// The store, the time of the pass, and counters, for the sessions of one worker. A session reaches neither a transport
+/// nor another session: effects beyond its own output are left here for the worker, or go to a mailbox.
+pub struct Core {
+    /// The worker's number.
+    pub number: u16,
+    /// The state that all workers share.
+    pub shared: Arc<Shared>,
+    /// The time at which the pass began.
+    pub now: Instant,
+    /// The last number given to a connection or watch.
+    sequence: u64,
+    /// The generations for changed nodes.
+    pub generations: Generations,
+    /// The cost of transactions in the current quantum, so that it can end in time; see
+    /// [`Transaction::work`](crate::store::Transaction::work).
+    pub work: u64,
+    /// The backlog of the mailboxes in the current quantum, or the last one. It decides whether the connection is read.
+    pub backlog: Backlog,
+    /// Set once no more requests are taken: the time until which replies to those taken are awaited.
+    pub stopping: Option<Instant>,
+    /// Snapshots of transactions, for their age limit.
+    pub snapshots: Snapshots,
+    /// Watches of connections that have ended or were reset.
+    pub former: FormerWatches,
+}
+
+impl Core {
+    /// Creates a core at the time `now`.
+    pub fn new(number: u16, shared: Arc<Shared>, now: Instant) -> Core {
+        Core {
+            number,
+            shared,
+            now,
+            sequence: 0,
+            generations: Generations::default(),
+            work: 0,
+            backlog: Backlog::Low,
+            stopping: None,
+            snapshots: Snapshots::default(),
+            former: FormerWatches::default(),
+        }
+    }
+
+    /// Returns a number that this worker has not used before.
+    pub fn next_number(&mut self) -> u64 {
+        self.sequence += 1;
+        self.sequence
+    }
+
+    /// Returns the registry of known domains.
+    pub fn registry(&self) -> &Registry {
+        self.shared.store.registry()
+    }
+
+    /// Returns the worker's own mailbox.
+    pub fn mailbox(&self) -> &Mailbox {
+        &self.shared.mailboxes.0[usize::from(self.number)]
+    }
+}

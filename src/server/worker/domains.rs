@@ -1,0 +1,179 @@
+//! The requests and host events that concern one domain: INTRODUCE, RELEASE, RESUME, SET_TARGET, shutdown and death.
+//! The domain's owner thread executes all of them, between requests, so they are serialized and no thread blocks.
+
+use super::Worker;
+use super::connection::Connection;
+use super::delivery::deliver_ahead;
+use super::ending::disconnect_ring;
+use super::rings::{connect_ring, introduce_again};
+use crate::domain::Domain;
+use crate::host::{Gfn, Port};
+use crate::protocol::Header;
+use crate::protocol::operations::DomainRequest;
+use crate::server::mailbox::{Message, ReplyTo};
+use crate::server::migration::domain_watches::{add_watches, list_watches};
+use crate::server::migration::marks::leave;
+use crate::server::migration::saved_connection::reserve_transaction;
+use crate::server::requests::context::ACK;
+use crate::server::state::Event;
+use crate::server::state::kept::StreamRemainder;
+use crate::sync::{Arc, Ordering};
+use crate::types::{Domid, Errno, INTRODUCE_DOMAIN, RELEASE_DOMAIN};
+
+/// Executes a request about a domain whose owner thread this is. The reply is posted before the event that reports the
+/// change, so no client sees the event of its own request before the reply.
+pub fn domain_request(
+    worker: &mut Worker,
+    reply_to: ReplyTo,
+    domid: Domid,
+    request: DomainRequest,
+) {
+    let reported = |special| (ACK.to_vec(), special);
+    let silent = |()| (ACK.to_vec(), None);
+    let result = match request {
+        DomainRequest::Introduce(gfn, port) => introduce(worker, domid, gfn, port).map(reported),
+        DomainRequest::Release(mark) => release(worker, domid, mark).map(reported),
+        DomainRequest::Resume => resume(worker, domid).map(silent),
+        DomainRequest::SetTarget(target) => set_target(worker, domid, target).map(silent),
+        DomainRequest::ListWatches(index, listing) => {
+            list_watches(worker, domid, index, listing).map(|list| (list, None))
+        }
+        DomainRequest::AddWatches(watches) => add_watches(worker, domid, &watches).map(silent),
+        DomainRequest::StartTransaction(id) => reserve_transaction(worker, domid, id).map(silent),
+    };
+    let event = result.as_ref().ok().and_then(|(_, special)| *special);
+    let reply = Message::Reply(reply_to, result.map(|(reply, _)| reply));
+    worker.core.shared.mailboxes.post(reply_to.thread, reply);
+    if let Some(special) = event {
+        worker.core.shared.store.publish_special(special, domid);
+    }
+}
+
+fn introduce(
+    worker: &mut Worker,
+    domid: Domid,
+    gfn: Option<Gfn>,
+    port: Port,
+) -> Result<Option<&'static [u8]>, Errno> {
+    // An earlier incarnation may have ended, with the host's notification still on its way.
+    domain_changed(worker, domid);
+    let domain = worker.core.shared.known_domain(domid).ok_or(Errno::EINVAL)?;
+    let Some(connect) = worker.domains.step(&domain, Event::Introduce)?.connect else {
+        let slot = worker.clients.of_domain(domid).ok_or(Errno::EIO)?;
+        return introduce_again(worker, slot, port).map(|()| None);
+    };
+    match connect_ring(worker, &domain, (gfn, port), connect) {
+        Ok(()) => Ok((domid != Domid::CONTROL).then_some(INTRODUCE_DOMAIN)),
+        Err(error) => {
+            tracing::warn!(%error, domid = domid.0, port, "cannot introduce a domain");
+            Err(Errno::EINVAL)
+        }
+    }
+}
+
+fn release(
+    worker: &mut Worker,
+    domid: Domid,
+    mark: Option<u64>,
+) -> Result<Option<&'static [u8]>, Errno> {
+    let slot = worker.clients.of_domain(domid).ok_or(Errno::ENOENT)?;
+    deliver_ahead(worker, slot);
+    if mark.is_some() && worker.inbox.has_pending_events(worker.core.mailbox()) {
+        // Events still searched by the matcher may be the domain's, and its new host would never send them.
+        return Err(Errno::EAGAIN);
+    }
+    let client = mark.map(|mark| leave(worker, domid, mark)).transpose()?;
+    let Some((connection, waits)) = disconnect_ring(worker, slot) else {
+        return Err(Errno::ENOENT);
+    };
+    let domain = Arc::clone(&connection.session.domain);
+    let event = match client {
+        Some(client) => Event::ReleaseWithMark(client),
+        None => Event::Release(carry_on(worker, connection, waits)),
+    };
+    worker.domains.step(&domain, event)?;
+    if mark.is_some() {
+        tracing::info!(domid = domid.0, mark, "released with a mark");
+    }
+    Ok(Some(RELEASE_DOMAIN))
+}
+
+/// Returns the stream remainder of an ended connection for an INTRODUCE of the same ring, unless it is empty.
+fn carry_on(
+    worker: &mut Worker,
+    mut connection: Box<Connection>,
+    waits: Option<Header>,
+) -> Option<Box<StreamRemainder>> {
+    let position = connection.ring().map(|ring| ring.position()).unwrap_or_default();
+    let partial = std::mem::take(&mut connection.session.partial);
+    let output = std::mem::take(&mut connection.session.output).remainder();
+    let waits = waits.map(|header| (connection.session.reply_to.id, header));
+    if waits.is_some() {
+        worker.domains.note_released(connection.session.reply_to.id, connection.session.domid());
+    }
+    let is_empty = partial.is_empty() && output.is_empty() && waits.is_none();
+    (!is_empty).then(|| Box::new(StreamRemainder { position, partial, output, waits }))
+}
+
+fn resume(worker: &mut Worker, domid: Domid) -> Result<(), Errno> {
+    connected_domain(worker, domid)?.swap_shutdown(false);
+    Ok(())
+}
+
+fn set_target(worker: &mut Worker, domid: Domid, target: Domid) -> Result<(), Errno> {
+    let domain = connected_domain(worker, domid)?;
+    let target = connected_domain(worker, target)?;
+    worker.core.registry().set_target(&domain, &target);
+    Ok(())
+}
+
+fn connected_domain(worker: &Worker, domid: Domid) -> Result<Arc<Domain>, Errno> {
+    let domain = worker.core.registry().get(domid);
+    domain.filter(|domain| domain.is_introduced()).ok_or(Errno::ENOENT)
+}
+
+/// Handles a possible shutdown or death of a domain whose owner thread this is.
+pub fn domain_changed(worker: &mut Worker, domid: Domid) {
+    let Some(domain) = worker.core.registry().get(domid) else { return };
+    let state = match worker.core.shared.host.domain(domid) {
+        Ok(state) => state.filter(|state| state.unique_id == domain.unique_id && !state.dying),
+        Err(error) => return worker.channels.domain_failed(&worker.core, domid, &error),
+    };
+    match state {
+        None if domid != Domid::CONTROL => domain_died(worker, &domain),
+        Some(state) if state.shutdown && domain.is_introduced() => {
+            let reported = domain.swap_shutdown(true);
+            if !reported {
+                worker.core.shared.store.publish_special(RELEASE_DOMAIN, domid);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Ends a dead domain: first its connection and its rights, then its nodes; the event is published last, so that its
+/// watchers find the nodes gone.
+fn domain_died(worker: &mut Worker, domain: &Arc<Domain>) {
+    let was_introduced = domain.is_introduced();
+    if let Some(slot) = worker.clients.of_domain(domain.domid) {
+        disconnect_ring(worker, slot);
+    }
+    // Refused only for an incarnation that has ended already, which leaves nothing to do.
+    let _ = worker.domains.step(domain, Event::Died);
+    // The rights end before the sweep. A creator of a node checks under the shard's lock that the owner lives, so none
+    // is created behind the sweep.
+    if !worker.core.registry().bury(domain) {
+        return;
+    }
+    let store = Arc::clone(&worker.core.shared.store);
+    let by = worker.core.shared.daemon_caller();
+    for executed in store.sweep(domain, &by, &mut worker.core.generations) {
+        if let Some(rest) = store.settle(executed.removed) {
+            store.reap(rest, Box::new(|| {}));
+        }
+    }
+    if was_introduced {
+        store.publish_special(RELEASE_DOMAIN, domain.domid);
+    }
+    worker.core.shared.deaths.fetch_add(1, Ordering::Relaxed);
+}

@@ -1,0 +1,61 @@
+//! Effects of time on connections: events that guests do not take expire, and stalled clients are logged.
+
+use std::time::Duration;
+
+use super::Worker;
+use super::connection::Connection;
+use super::stalls::Stall;
+use crate::domain::Notice;
+use crate::server::session::Session;
+use crate::server::session::core::Core;
+
+/// Makes the connections ready whose timers have expired.
+pub fn fire_timers(worker: &mut Worker) {
+    while let Some(slot) = worker.timers.take_due(worker.core.now) {
+        worker.clients.make_ready(slot);
+    }
+}
+
+/// Serves the connections that wait for time to pass, once per [`TICK`](super::timers::TICK).
+pub fn tick(worker: &mut Worker) {
+    let Worker { core, clients, timers, .. } = worker;
+    for slot in timers.take_tick(core.now) {
+        match clients.get_mut(slot) {
+            Some(connection) => {
+                expire_events(core, &mut connection.session);
+                note_stall(core, connection);
+            }
+            None => timers.end_ticks(slot),
+        }
+        clients.make_ready(slot);
+    }
+}
+
+/// Drops the events that a guest has not taken within the timeout, unless it is quiesced and cannot take them.
+fn expire_events(core: &Core, session: &mut Session) {
+    let timeout = core.shared.watch_event_timeout;
+    if !session.is_guest() || timeout == Duration::ZERO || session.is_quiesced() {
+        return;
+    }
+    let Some(deadline) = core.now.checked_sub(timeout) else { return };
+    if session.output.oldest_event().is_some_and(|queued| queued < deadline) {
+        let dropped = session.output.drop_events_before(deadline);
+        session.recharge_output();
+        if let Some(count) = session.domain.notice(Notice::EventsDropped) {
+            let domid = session.domid().0;
+            tracing::warn!(domid, dropped, count, "events not taken in time");
+        }
+    }
+}
+
+/// Logs a client once that has taken nothing during the timeout.
+fn note_stall(core: &Core, connection: &mut Connection) {
+    let (session, timeout) = (&connection.session, core.shared.watch_event_timeout);
+    if session.is_guest() || timeout == Duration::ZERO || session.output.is_empty() {
+        return;
+    }
+    let position = session.output.position();
+    if Stall::note(&mut connection.stall, position, core.now, timeout) {
+        connection.warn_of_unread("a client does not read what waits for it");
+    }
+}
