@@ -12,8 +12,8 @@ use super::SINK;
 /// The current activity of a thread.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Context {
-    /// The shard whose thread this is.
-    pub shard: Option<ShardId>,
+    /// The worker that runs on the thread.
+    pub worker: Option<ShardId>,
     /// The running operation, such as `WRITE`; empty between operations.
     pub operation: &'static str,
     /// The domain for which the operation runs.
@@ -22,7 +22,7 @@ pub struct Context {
 
 thread_local! {
     static CONTEXT: Cell<Context> = const {
-        Cell::new(Context { shard: None, operation: "", domid: None })
+        Cell::new(Context { worker: None, operation: "", domid: None })
     };
 }
 
@@ -31,13 +31,13 @@ pub fn set_context(context: Context) {
     CONTEXT.set(context);
 }
 
-/// Marks this thread as between operations. Keeps its shard.
+/// Marks this thread as between operations. Keeps its worker.
 pub fn clear_context() {
-    CONTEXT.set(Context { shard: CONTEXT.get().shard, ..Context::default() });
+    CONTEXT.set(Context { worker: CONTEXT.get().worker, ..Context::default() });
 }
 
-/// Makes a panic of any thread end the process: logs the thread and its activity, then aborts (SIGABRT). A store with a
-/// shard missing would return wrong replies; a daemon that is gone is noticed and restarted.
+/// Makes a panic of any thread end the process: logs the thread and its activity, then aborts (SIGABRT). A daemon with a
+/// worker missing would return wrong replies; a daemon that is gone is noticed and restarted.
 pub fn abort_on_panic() {
     panic::set_hook(Box::new(|info| {
         let line = last_line(thread::current().name(), CONTEXT.get(), info);
@@ -55,9 +55,9 @@ fn last_line(thread: Option<&str>, context: Context, info: &PanicHookInfo<'_>) -
 
 impl fmt::Display for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.shard {
-            Some(shard) => write!(f, "shard {}", shard.0)?,
-            None => f.write_str("no shard")?,
+        match self.worker {
+            Some(worker) => write!(f, "worker {}", worker.0)?,
+            None => f.write_str("no worker")?,
         }
         match self.operation {
             "" => f.write_str(", between operations")?,
@@ -76,10 +76,14 @@ mod tests {
 
     #[test]
     fn a_context_reads_as_a_sentence() {
-        set_context(Context { shard: Some(ShardId(3)), operation: "WRITE", domid: Some(Domid(7)) });
-        assert_eq!(CONTEXT.get().to_string(), "shard 3, operation WRITE, domid 7");
+        set_context(Context {
+            worker: Some(ShardId(3)),
+            operation: "WRITE",
+            domid: Some(Domid(7)),
+        });
+        assert_eq!(CONTEXT.get().to_string(), "worker 3, operation WRITE, domid 7");
         clear_context();
-        assert_eq!(CONTEXT.get().to_string(), "shard 3, between operations, no domain");
+        assert_eq!(CONTEXT.get().to_string(), "worker 3, between operations, no domain");
         assert_eq!(Context::default().to_string(), "no shard, between operations, no domain");
     }
 }

@@ -100,7 +100,7 @@ impl Server {
             if number == 0 {
                 serve_control_domain(&mut worker)?;
             }
-            threads.push(spawn(&format!("shard {number}"), move || run(worker))?);
+            threads.push(spawn(&format!("worker {number}"), move || run(worker))?);
         }
         Ok(Server { shared, threads, next: 0 })
     }

@@ -25,7 +25,7 @@ impl Workers {
     pub fn start(threads: usize) -> Workers {
         let mut pool = POOL.lock();
         if pool.is_none() {
-            let named = ThreadPoolBuilder::new().thread_name(|number| format!("worker{number}"));
+            let named = ThreadPoolBuilder::new().thread_name(|number| format!("pool{number}"));
             match named.num_threads(threads).build() {
                 Ok(built) => *pool = Some(Arc::new(built)),
                 Err(error) => tracing::warn!(%error, "worker threads refused, one thread does all"),

@@ -422,7 +422,7 @@ fn threads_that_share_the_work_have_names() {
             std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap()
         };
         let names: Vec<String> = tasks.map(name).collect();
-        assert!(names.contains(&"worker0\n".to_owned()), "{names:?}");
+        assert!(names.contains(&"pool0\n".to_owned()), "{names:?}");
         let of_the_process = names.iter().filter(|name| name.starts_with("xenstored")).count();
         assert_eq!(of_the_process, 1, "{names:?}");
     });

@@ -264,16 +264,16 @@ fn a_shard_panics() {
     };
     log::init(&settings).unwrap();
     log::abort_on_panic();
-    let shard = || {
+    let work = || {
         let operation = "WRITE";
         log::set_context(log::Context {
-            shard: Some(ShardId(3)),
+            worker: Some(ShardId(3)),
             operation,
             domid: Some(Domid(7)),
         });
         panic!("no \x1b[1mgood");
     };
-    let thread = std::thread::Builder::new().name("shard 3".into()).spawn(shard).unwrap();
+    let thread = std::thread::Builder::new().name("worker 3".into()).spawn(work).unwrap();
     let _ = thread.join();
     unreachable!("the process has ended");
 }
@@ -288,7 +288,7 @@ fn a_panic_is_logged_with_what_was_done_and_ends_the_process() {
         .unwrap();
     assert_eq!(output.status.signal(), Some(Signal::ABORT.as_raw()), "{output:?}");
     let text = fs::read_to_string(place.path("log")).unwrap();
-    let expected = "error panic of thread shard 3 (shard 3, operation WRITE, domid 7) at ";
+    let expected = "error panic of thread worker 3 (worker 3, operation WRITE, domid 7) at ";
     assert_eq!(text.lines().count(), 1, "{text}");
     assert!(text.contains(expected) && text.contains("no \\x1b[1mgood"), "{text}");
 }

@@ -76,9 +76,9 @@ fn serve(cx: &mut RequestContext<'_>, payload: &[u8]) -> Outcome {
 /// Checks a request in the order on which clients rely: of several errors they see the first.
 fn admit<'p>(cx: &RequestContext<'_>, payload: &'p [u8]) -> Result<Request<'p>, Errno> {
     let row = Row::of(cx.header.kind.get()).ok_or(Errno::ENOSYS)?;
-    let shard = Some(ShardId(cx.core.number));
+    let worker = Some(ShardId(cx.core.number));
     let domid = Some(cx.caller.domain.domid);
-    log::set_context(log::Context { shard, operation: row.name, domid });
+    log::set_context(log::Context { worker, operation: row.name, domid });
     let is_privileged = cx.caller.subject.privileged;
     let is_allowed = match row.access {
         Access::Any => true,
