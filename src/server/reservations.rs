@@ -1,12 +1,12 @@
 //! The state machine of [reservations](super::session::reservations), without threads or clocks.
 //!
 //! ```text
-//!               ask                     end, or RESERVATION_TIME_MAX
-//!   Idle -----------> Transactions -----------------------> Writers
-//!      ^                      ^                                   |
-//!      |                      | first in the queue                | all came through,
-//!      +----------------------+-----------------------------------+ or GAP_TIME_MAX
-//!        if the queue is empty
+//!          ask                     end, or RESERVATION_TIME_MAX
+//!   Idle ---------> Transactions ---------------------------> Writers
+//!     ^                   ^                                      |
+//!     |                   | first in the queue                   | all came through,
+//!     +-------------------+--------------------------------------+ or GAP_TIME_MAX
+//!      if the queue is empty
 //! ```
 //!
 //! There is one reservation at a time. Waiters hold no lock and the holder never waits, so deadlock is impossible.
@@ -235,7 +235,7 @@ mod tests {
         reservations.take_woken();
         for (text, writes_it) in [("/a", false), ("/a/x", false), ("/", false), ("/b", true)] {
             assert_eq!(writes(&mut reservations, 9, text), writes_it, "{text}");
-            assert!(writes(&mut reservations, 1, text), "it is its own turn");
+            assert!(writes(&mut reservations, 1, text), "it is its own reservation");
         }
         reservations.end(reply_to(1), now);
         reservations.advance(now);
@@ -269,7 +269,7 @@ mod tests {
         reservations.advance(later);
         assert!(reservations.is_of(reply_to(2)) && !writes(&mut reservations, 9, "/a"));
         reservations.end(reply_to(1), later);
-        assert!(reservations.is_of(reply_to(2)), "its turn was over");
+        assert!(reservations.is_of(reply_to(2)), "its reservation was over");
         assert_eq!(reservations.counts().overdue, 1);
     }
 
