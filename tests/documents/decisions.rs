@@ -65,7 +65,6 @@ pub const DECISIONS: &[(&str, &str, Decision)] = &[
     ("docs/SIM.md", "printf", Run(guest_from_a_pipe)),
     ("docs/SIM.md", "makes a domain", Not(PICTURE)),
     ("docs/SIM.md", "> create", By("the_session_in_the_manual_is_true")),
-    ("docs/SIM.md", "toolstack ---- ", Not(PICTURE)),
     ("docs/SIM.md", "xsctl introduce", Run(introduction)),
     ("docs/SIM.md", "import xenstore_guest", Run(python::with_the_module)),
     ("docs/SIM.md", "CMSG_SPACE", Run(python::by_hand)),
