@@ -63,7 +63,7 @@ fn peers_with(lines: &str) -> (tempfile::TempDir, PathBuf) {
 }
 
 #[test]
-fn the_three_daemons_agree_but_for_what_is_known() {
+fn three_daemons_agree_except_for_known_differences() {
     let Some(output) = run(&["--requests", "2000", "--seed", "1"]) else { return };
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
@@ -77,7 +77,7 @@ fn the_three_daemons_agree_but_for_what_is_known() {
 }
 
 #[test]
-fn a_peer_that_aborts_leaves_the_sequence_and_is_reported_with_its_version() {
+fn aborting_peer_is_dropped_and_reported_with_its_version() {
     let c = peers::program(&Target::C);
     let (_kept, folder) = peers_with(&aborting(&c.display().to_string()));
     let variables: [(&str, &Path); 1] = [("XENSTORED_PEERS", &folder)];
@@ -95,7 +95,7 @@ fn a_peer_that_aborts_leaves_the_sequence_and_is_reported_with_its_version() {
 }
 
 #[test]
-fn a_peer_that_cannot_be_started_is_an_error() {
+fn peer_that_cannot_be_started_is_an_error() {
     let (_kept, folder) = peers_with("echo no such luck; exit 7");
     let variables: [(&str, &Path); 1] = [("XENSTORED_PEERS", &folder)];
     let Some(output) = run_with(&["--requests", "100"], &variables) else { return };
@@ -107,7 +107,7 @@ fn a_peer_that_cannot_be_started_is_an_error() {
 }
 
 #[test]
-fn our_own_daemon_that_aborts_fails_the_test() {
+fn abort_of_our_daemon_fails_the_run() {
     let folder = tempfile::tempdir().unwrap();
     let ours = folder.path().join("ours");
     // Only once: a failure that cannot be reproduced fails the test too.
@@ -122,7 +122,7 @@ fn our_own_daemon_that_aborts_fails_the_test() {
 
 /// A difference that no row explains ends the run, with a sequence of few steps that shows it.
 #[test]
-fn a_new_difference_fails() {
+fn unexplained_difference_fails_the_run() {
     for (name, shown) in [
         ("directory-part-offset", "(c DIRECTORY_PART: EINVAL| here, "),
         ("o-watch-transaction", "ocaml: \"OK|\" of another transaction"),

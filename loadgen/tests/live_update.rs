@@ -183,7 +183,7 @@ fn xsctl(arguments: &[&str], files: &[&Path]) -> (Option<i32>, String) {
 }
 
 #[test]
-fn what_c_writes_for_its_live_update_is_read() {
+fn live_update_stream_of_c_is_read() {
     if !are_installed() {
         return;
     }
@@ -250,7 +250,7 @@ fn nothing_is_lost_on_the_way(stream: &[u8], guests: &mut [Guest; 3]) {
 
 /// C keeps the output that its own clients do not read, regardless of its size.
 #[test]
-fn a_client_that_takes_nothing_does_not_spoil_the_stream() {
+fn client_that_reads_nothing_leaves_the_stream_valid() {
     const EVENTS: usize = 6000;
     let token = "t".repeat(900);
     if !are_installed() {

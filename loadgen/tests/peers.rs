@@ -107,7 +107,7 @@ fn ocaml_serves() {
 }
 
 #[test]
-fn several_run_at_once() {
+fn several_peers_run_at_once() {
     if installed() {
         let both = [Target::C, Target::OCaml, Target::C, Target::OCaml];
         let running = both.map(|peer| peer.start(&Options::default()).unwrap());

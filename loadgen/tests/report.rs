@@ -42,7 +42,7 @@ fn measured<'a>(report: &'a Value, scenario: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn a_daemon_that_is_wrong_fails_the_run_and_the_report_is_kept() {
+fn wrong_reply_fails_the_run_and_keeps_the_report() {
     let dir = tempfile::tempdir().unwrap();
     // A daemon that replies to everything with three bytes.
     let liar = dir.path().join("liar");
@@ -66,7 +66,7 @@ fn a_daemon_that_is_wrong_fails_the_run_and_the_report_is_kept() {
 }
 
 #[test]
-fn who_is_not_there_is_named_and_the_run_goes_on() {
+fn unreachable_target_is_named_and_the_run_continues() {
     let dir = tempfile::tempdir().unwrap();
     let nobody = format!("socket:{}", dir.path().join("nobody").display());
     let words = ["directory", "vchan", "--target", &nobody, "--target", "ours", "--target", "echo"];
@@ -85,7 +85,7 @@ fn who_is_not_there_is_named_and_the_run_goes_on() {
 }
 
 #[test]
-fn a_report_names_its_builds_and_decides_nothing_of_one_cycle() {
+fn report_names_builds_and_leaves_one_cycle_undecided() {
     let dir = tempfile::tempdir().unwrap();
     let output = run(dir.path(), &["soak", "--target", "ours"], None);
     let table = String::from_utf8_lossy(&output.stdout);
@@ -106,7 +106,7 @@ fn a_report_names_its_builds_and_decides_nothing_of_one_cycle() {
 }
 
 #[test]
-fn files_that_cannot_be_written_are_known_before_the_run() {
+fn unwritable_report_fails_before_the_run() {
     let dir = tempfile::tempdir().unwrap();
     let output = run(&dir.path().join("no/such"), &["directory"], None);
     assert_eq!(output.status.code(), Some(3));

@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_counter_is_the_last_digits_and_nothing_else() {
+    fn changing_write_ends_with_an_eight_digit_counter() {
         let request = Request::write_changing("/a", "x ");
         let (mut first, mut second) = (Vec::new(), Vec::new());
         request.append(&mut first, 7);
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn replies_are_told_apart() {
+    fn expectations_accept_only_matching_replies() {
         assert!(Expect::ok().matches(b"OK\0"));
         assert!(!Expect::ok().matches(b"OK"));
         assert!(Expect::Prefix(b"7/".to_vec()).matches(b"7/9"));
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn events_have_two_strings() {
+    fn event_has_exactly_two_strings() {
         assert_eq!(event(b"/a/b\0t\0"), Some(("/a/b", "t")));
         assert_eq!(event(b"/a\0\0"), Some(("/a", "")));
         for bad in [&b"/a\0t"[..], b"/a\0", b"/a\0t\0u\0", b"\xff\0t\0"] {

@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stall_is_felt_by_all_requests_that_were_to_be_sent_in_it() {
+    fn stall_counts_in_the_latency_of_every_request_due_in_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("socket");
         let listener = UnixListener::bind(&path).unwrap();

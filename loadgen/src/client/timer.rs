@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tasks_go_on_in_the_order_of_their_times() {
+    fn timers_resume_tasks_in_the_order_of_deadlines() {
         let stage = Stage::new().unwrap();
         let begun = Instant::now();
         let order = Rc::new(RefCell::new(Vec::new()));

@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transaction_is_touched_by_what_is_above_or_below() {
+    fn write_above_or_below_touches_a_transaction() {
         let mut history = begun();
         history.follow(1, &write(1, "/t/a/b", Tx::None), Some(&ok()));
         for (path, touched) in [("/t/a", true), ("/t/a/b/c", true), ("/t/ab", false)] {
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_guest_made_is_known_with_its_parents() {
+    fn guest_write_marks_the_node_and_its_created_parents() {
         let mut history = History::new();
         history.follow(0, &write(3, "a/b", Tx::None), Some(&ok()));
         for (path, by_guests) in [
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn parents_that_were_made_with_a_node_touch_what_lies_beside_it() {
+    fn created_parent_touches_the_siblings_of_a_node() {
         let mut history = begun();
         let beside = write(0, "/t/a/c", Tx::Of(0));
         history.follow(1, &write(1, "/t/d", Tx::None), Some(&ok()));
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_transaction_removes_is_done_again_where_others_wrote() {
+    fn removals_and_mkdirs_are_redone_after_a_concurrent_write() {
         for (kind, redone) in [(op::RM, true), (op::MKDIR, true), (op::READ, false)] {
             let mut history = begun();
             let request = |kind, payload: &[u8]| Step::Request {
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_release_of_an_unknown_number_is_remembered() {
+    fn release_of_an_unknown_domid_is_recorded() {
         let mut history = History::new();
         let release = |who, payload: &[u8]| Step::Request {
             who: Who(who),
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_is_early_if_its_domain_is_not_there() {
+    fn permission_entry_for_a_missing_domain_is_early() {
         let mut history = History::new();
         let payload = b"/t\0n1\0r2\0r3\0".to_vec();
         let grant = Step::Request { who: Who(0), kind: op::SET_PERMS, tx: Tx::None, payload };

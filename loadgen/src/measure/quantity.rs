@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_median_is_in_the_middle() {
+    fn median_is_the_middle_value() {
         assert_eq!(Spread::of([]), None);
         for (values, expected) in [
             (&[3.0][..], [3.0, 3.0, 3.0]),

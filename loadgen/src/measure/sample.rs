@@ -184,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cpu_time_is_shared_out() {
+    fn cpu_time_is_divided_among_the_units() {
         let cpu = Cpu {
             total: Duration::from_millis(30),
             user: Duration::from_millis(10),
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unfinished_has_no_figures_per_unit() {
+    fn unfinished_sample_has_no_figures_per_unit() {
         let sample = |units| Sample {
             units,
             whole: Some(300),

@@ -241,7 +241,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_longest_bar_fills_its_room() {
+    fn longest_bar_fills_the_width() {
         let svg = bars("CPU", &[group(&[1.0, 4.0])], round);
         let room = WIDTH - BEGIN - VALUE;
         assert!(svg.contains(&format!(r#"width="{room:.1}""#)), "{svg}");
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn bars_as_long_as_their_values_hide_no_factor_of_13() {
+    fn bars_are_linear_up_to_a_factor_of_13() {
         let svg = bars("CPU", &[group(&[1.0, 13.0])], round);
         let widths: Vec<f64> = svg
             .split("width=\"")
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_differ_much_are_points_over_decades_and_no_bars() {
+    fn wide_range_is_drawn_as_points_on_a_logarithmic_axis() {
         let svg = bars("CPU", &[group(&[1.0, 10.0, 1000.0])], round);
         let room = WIDTH - BEGIN - VALUE;
         assert!(!svg.contains("<rect"), "{svg}");
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn what_rounds_differ_by_is_drawn() {
+    fn range_between_rounds_is_drawn() {
         let mut group = group(&[4.0]);
         group.bars[0].range = Some((2.0, 4.0));
         let svg = bars("CPU", &[group], round);
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_no_value_has_a_text() {
+    fn bar_without_a_value_shows_its_text() {
         let mut group = group(&[1.0]);
         let text = "c: 41 of 300 done".to_owned();
         group.bars.push(Bar { class: "c".into(), value: None, range: None, text });
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn decades_are_equally_far_apart() {
+    fn decades_are_equally_spaced() {
         let line =
             Line { class: "ours".into(), points: vec![(0.0, 1.0), (1.0, 10.0), (2.0, 100.0)] };
         let marks = [(0.0, "0".to_owned()), (1.0, "1".into()), (2.0, "2".into())];

@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn both_sides_are_said_and_the_worst_is_first() {
+    fn comparison_names_both_sides_and_the_worst_first() {
         let outcomes = [outcome()];
         let all = compared(&outcomes);
         let standing = |figure| all.iter().find(|it| it.figure == figure).unwrap().standing();

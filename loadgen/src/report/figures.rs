@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_keep_three_digits() {
+    fn numbers_have_three_significant_digits() {
         for (value, text) in [
             (0.0, "0"),
             (3.0, "3"),
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn times_have_a_unit_that_fits() {
+    fn times_are_scaled_to_a_fitting_unit() {
         for (micros, text) in [
             (0.0, "0 us"),
             (0.364, "0.36 us"),

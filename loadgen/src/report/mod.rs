@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_not_done_and_who_was_not_asked_are_named() {
+    fn unfinished_targets_and_skipped_scenarios_are_named() {
         let outcomes = [outcome()];
         let (table, page) = (table(&outcomes[0]), html(&header(), &outcomes));
         for text in [&table, &page] {
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn json_has_what_was_done_and_how_rounds_differ() {
+    fn json_has_counts_done_and_the_spread_of_rounds() {
         let text = json(&header(), &[outcome()]);
         let report: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(report["commit"], "12c2370");

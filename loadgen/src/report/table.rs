@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn figures_stand_in_columns() {
+    fn figures_are_aligned_in_columns() {
         let line = |cells: [&str; 3]| cells.map(str::to_owned).to_vec();
         let text = aligned(&[line(["read", "", "us"]), line(["one", "ours", "7.65"])]);
         assert_eq!(text, "read          us\none   ours  7.65\n");

@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn scenarios_are_told_apart_and_explained() {
+    fn scenarios_have_unique_names_and_descriptions() {
         let time = Duration::from_millis(100);
         let quick = Plan { time, rounds: 1, quick: true, check: true, attackers: 8 };
         let full = Plan { quick: false, ..quick };

@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn who_fails_is_noted_and_the_others_go_on() {
+    fn failed_target_is_recorded_and_the_others_continue() {
         let time = Duration::from_millis(1);
         let plan = Plan { time, rounds: 2, quick: false, check: false, attackers: 1 };
         let targets = [Target::Ours, Target::C, Target::OCaml, Target::Echo];

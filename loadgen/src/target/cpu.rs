@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn work_of_one_thread_is_counted() {
+    fn cpu_time_of_one_thread_is_counted() {
         let before = Cpu::of(std::process::id()).unwrap();
         let started = Instant::now();
         while started.elapsed() < Duration::from_millis(100) {
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn no_process_no_time() {
+    fn cpu_time_of_a_missing_process_is_not_found() {
         assert_eq!(Cpu::of(u32::MAX).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }

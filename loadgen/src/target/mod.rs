@@ -257,7 +257,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_target_is_parsed_as_it_is_shown() {
+    fn target_parses_from_its_displayed_form() {
         for text in ["ours", "c", "ocaml", "echo", "socket:/run/xenstored/socket"] {
             assert_eq!(text.parse::<Target>().unwrap().to_string(), text);
         }

@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_that_one_daemon_lacks_are_explained_by_a_death_or_a_release() {
+    fn missing_entries_are_explained_by_a_death_or_a_release() {
         let (c, ocaml) = (&Target::C, &Target::OCaml);
         for (peer, ours, theirs, name) in [
             (c, "n0 r6", "n0 r7 r6", Some("dead-entry")),
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn every_known_difference_is_explained() {
+    fn every_known_difference_is_documented() {
         let text = include_str!("../../../../docs/COMPATIBILITY.md");
         for known in all() {
             assert!(text.contains(known.name), "{} is not in docs/COMPATIBILITY.md", known.name);

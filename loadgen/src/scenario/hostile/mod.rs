@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn check_fails_on_missing_replies_lost_backends_and_memory_above_its_bound() {
+    fn check_fails_on_lost_replies_lost_backends_and_excess_memory() {
         let memory = |peak| Memory { peak, charged: Some(0), charged_at_most: Some(4 << 20) };
         let bound = memory(0).bound().unwrap_or(0);
         assert_eq!(bound, (5 + 64) << 20);

@@ -344,7 +344,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn growth_is_judged_where_a_round_has_cycles_enough() {
+    fn growth_is_judged_only_with_enough_cycles_in_a_round() {
         let goal = |cycles, growth| {
             let sample = Sample { units: cycles, ..Sample::default() }.with(GROWTH, growth);
             let (case, target) = (Case::named(CASE), "ours".into());

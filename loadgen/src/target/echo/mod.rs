@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn every_request_is_answered_with_its_numbers_however_it_is_cut() {
+    fn split_requests_get_replies_with_their_ids() {
         let dir = tempfile::tempdir().unwrap();
         let mut stream = served(dir.path(), 1);
         let mut requests = Vec::new();
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_script_says_what_is_sent_to_whom() {
+    fn script_selects_messages_and_recipients() {
         let dir = tempfile::tempdir().unwrap();
         let mut clients = vec![served(dir.path(), 2)];
         clients.extend((0..3).map(|_| connect(&dir.path().join("socket"))));
