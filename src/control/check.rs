@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn thread_that_does_not_name_its_watches_in_time_is_a_finding() {
+    fn worker_that_misses_the_watch_list_timeout_is_a_finding() {
         let served =
             OneIsSlow { store: Arc::new(Store::alone(Layout::new(2))), state: State::default() };
         let expected = "1 findings:\nthread 1 did not name its watches within 10s\n";
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn findings_that_do_not_fit_are_counted() {
+    fn findings_beyond_the_reply_size_are_counted() {
         assert_eq!(reply(&Findings::default()), "OK");
         let mut findings = Findings::default();
         findings.add(|| "one".into());

@@ -53,7 +53,7 @@ mod tests {
     use crate::types::Path;
 
     #[test]
-    fn reasons_when_many_are_the_last_32() {
+    fn conflict_reasons_keep_the_last_32() {
         let conflicts = Conflicts::default();
         for domid in 1..=33 {
             let path = Path::ROOT.to_buf();

@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_empty_run_directory_counts_as_none() {
+    fn empty_run_directory_means_the_default() {
         for (variable, expected) in
             [(None, "/var/run/xenstored"), (Some(""), "/var/run/xenstored"), (Some("/r"), "/r")]
         {

@@ -247,7 +247,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_that_is_too_long_ends_with_a_line_that_says_so() {
+    fn oversized_text_is_truncated_with_a_notice() {
         assert_eq!(text("OK"), b"OK\0");
         let cut = text(&"a line of this text\n".repeat(1000));
         assert!(cut.len() <= PAYLOAD_BYTES_MAX);

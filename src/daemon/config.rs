@@ -228,7 +228,7 @@ mod tests {
     const SAMPLE: &str = include_str!("../../dist/xenstored.toml");
 
     #[test]
-    fn file_when_larger_than_1_mib_is_refused() {
+    fn config_file_above_1_mib_is_refused() {
         let path = tempfile::NamedTempFile::new().unwrap().into_temp_path();
         let read = |len: usize| {
             std::fs::write(&path, vec![b'#'; len]).unwrap();
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sample_says_the_defaults() {
+    fn sample_config_has_the_default_values() {
         let settings = parse_toml(SAMPLE).unwrap().resolve(&bare()).unwrap();
         assert_eq!(settings, ConfigLayer::default().resolve(&bare()).unwrap());
         // Read from the file, because the settings drop default values: each value is present and is the default.
@@ -252,7 +252,7 @@ mod tests {
 
     /// The pattern fails to compile if it misses a key; the test fails if the sample misses one.
     #[test]
-    fn the_sample_mentions_every_key() {
+    fn sample_config_mentions_every_key() {
         let is_key = |line: &str| line.contains(" = ") && !line.starts_with("# ");
         let uncommented: String = SAMPLE
             .lines()
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_with_its_line() {
+    fn config_errors_name_their_line() {
         for (text, line, what) in [
             ("shards = 2\nnode = 1\n", 2, "unknown field `node`"),
             ("\n\n[log]\nfile = \"/a\"\ncolour = true\n", 5, "unknown field `colour`"),
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn every_key_has_its_effect() {
+    fn every_config_key_takes_effect() {
         let text = "host = \"sim\"\nshards = 3\nsocket = \"/s\"\nsim-socket = \"/t\"\n\
                     pid-file = \"/p\"\nforeground = true\nmaster-domid = 1\npriv-domid = 2\n\
                     [log]\nfile = \"/l\"\nlevel = \"warning\"\nswitches = [\"-io\", \"+tdb\"]\n\

@@ -244,7 +244,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_socket_is_where_clients_look_for_it() {
+    fn socket_path_is_where_clients_look() {
         let path = |text: &str| Some(PathBuf::from(text));
         let user = || Environment { user_directory: path("/run/user/1"), ..bare() };
         for (environment, socket, made) in [
@@ -289,7 +289,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_is_above_wins_and_the_last_limit_counts() {
+    fn upper_config_layer_and_last_limit_win() {
         let file = ConfigLayer {
             shards: Some(2),
             pid_file: Some("/f".into()),
@@ -312,7 +312,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_guest_looks_for_its_daemon_where_that_would_be() {
+    fn sim_guest_finds_the_sockets_of_its_daemon() {
         let environment = Environment { run_directory: Some("/r".into()), ..bare() };
         let told = |domid, path: Option<&str>| {
             guest(GuestOptions { domid, sim_socket: path.map(PathBuf::from) }, &environment)
@@ -329,7 +329,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused() {
+    fn invalid_settings_are_refused() {
         for given in [
             ConfigLayer { shards: Some(MAX_SHARDS + 1), ..ConfigLayer::default() },
             ConfigLayer { priv_domid: Some(0x7FF0), ..ConfigLayer::default() },

@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_with_a_meaning_are_applied() {
+    fn supported_oxenstored_keys_are_applied() {
         let text = "# comment\n\n  pid-file = /run/x.pid\t\nquota-maxentity = 11\n\
                     quota-maxsize=12\nquota-maxwatch = 13\nquota-transaction = 14\n\
                     quota-maxrequests = 15\nquota-path-max = 16\nquota-maxoutstanding = 17\n\
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn negative_scan_intervals_turn_the_scan_off_and_0_is_the_shortest() {
+    fn negative_scan_interval_disables_the_scan_and_0_is_shortest() {
         for (value, interval) in [("20", 20), ("0", 1), ("-1", 0)] {
             let (given, wrong) = parse(&format!("ring-scan-interval = {value}"));
             let expected =
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_without_a_meaning_are_noted_unless_they_are_at_their_default() {
+    fn unsupported_keys_are_noted_unless_at_their_default() {
         for (name, form, default, _) in WITHOUT_EFFECT {
             let value = match form {
                 Form::Flag if *default == "true" => "false",
@@ -222,7 +222,7 @@ mod tests {
 
     /// As in Debian's package xen-utils-common, without the comments.
     #[test]
-    fn a_distributions_default_file_is_read_without_a_word() {
+    fn default_file_of_debian_is_read_without_notes() {
         let text = "pid-file = /var/run/xen/xenstored.pid\ntest-eagain = false\n\
                     merge-activate = true\nconflict-burst-limit = 5.0\n\
                     conflict-max-history-seconds = 0.05\nconflict-rate-limit-is-aggregate = true\n\
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_with_its_line() {
+    fn config_errors_name_their_line() {
         for (text, line, what) in [
             ("persistent = false\n\nquota-maxnodes = 1\n", 3, "unknown key \"quota-maxnodes\""),
             ("nodes = 1", 1, "unknown key \"nodes\""),
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_wrong_does_not_keep_the_others_from_their_effect() {
+    fn invalid_line_leaves_the_other_lines_in_effect() {
         let (given, wrong) =
             parse("quota-activate = 0\nquota-maxentity = 5\nfoo\nquota-maxwatch = x\n");
         assert_eq!(

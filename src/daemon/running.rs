@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_file_is_read_as_it_was_written() {
+    fn lock_file_round_trips() {
         let written = settings(ConfigLayer {
             shards: Some(3),
             pid_file: Some("/a\n=\u{1b}".into()),
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn lock_files_of_other_versions_and_strangers_are_read_as_far_as_they_go() {
+    fn foreign_lock_files_are_parsed_as_far_as_possible() {
         let now = settings(ConfigLayer::default());
         let older = Running::parse("123\n").unwrap();
         assert!(older.sentence(&now).contains("process 123, of an older version"));

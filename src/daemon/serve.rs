@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_daemon_of_the_same_xen_host() {
+    fn second_daemon_on_a_xen_host_fails_with_exit_code_3() {
         let exists = || io::ErrorKind::AlreadyExists.into();
         let failure = unserved(HostKind::Xen, exists());
         assert_eq!(failure.code(), 3);

@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn the_second_signal_ends_a_stop_that_hangs() {
+    fn second_signal_ends_a_hanging_stop() {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "daemon::stop::tests::a_server_hangs", "--ignored", "--nocapture"])
             .stdout(Stdio::null())
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_waits_goes_on_and_only_the_first_request_is_the_first() {
+    fn stop_request_wakes_waiters_and_only_the_first_counts() {
         let stop = Stop::default();
         let waiter = thread::spawn({
             let stop = stop.clone();

@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peak_is_the_highest_sum() {
+    fn peak_is_the_highest_usage() {
         let account = Account::new(Domid(5), Arc::default());
         account.charge(Quota::Memory, 2);
         account.charge(Quota::Memory, 3);

@@ -187,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_life_keeps_what_is_noted_of_it() {
+    fn incarnation_keeps_its_attributes() {
         let domain = Domain::new(Domid(5), 2, 1, Limits::defaults(), Arc::default());
         assert_eq!(domain.features(), crate::domain::SERVER_FEATURES);
         domain.set_features(1);
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn notice_when_repeated_is_logged_at_powers_of_two() {
+    fn repeated_notice_is_logged_at_powers_of_two() {
         let domain = Domain::new(Domid(5), 2, 1, Limits::defaults(), Arc::default());
         let logged: Vec<_> = (0..20).filter_map(|_| domain.notice(Notice::GivenUp)).collect();
         assert_eq!(logged, [1, 2, 4, 8, 16]);

@@ -181,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_is_in_the_order_of_the_enum_and_names_are_unique() {
+    fn quota_table_follows_the_enum_and_names_are_unique() {
         let mut names = Vec::new();
         for (index, about) in ABOUT.iter().enumerate() {
             assert_eq!(about.quota as usize, index);
@@ -195,14 +195,14 @@ mod tests {
     }
 
     #[test]
-    fn names_of_both_daemons_are_known() {
+    fn quota_names_of_both_daemons_are_known() {
         assert_eq!(Quota::from_name("quota-maxentity"), Some(Quota::Nodes));
         assert_eq!(Quota::from_name("path-length"), Some(Quota::PathMax));
         assert_eq!(Quota::from_name("soft-memory"), None);
     }
 
     #[test]
-    fn a_name_leads_back_to_its_quota_and_a_value_is_its_own() {
+    fn quota_names_round_trip_and_limits_are_independent() {
         let limits = Limits::defaults();
         for (value, quota) in (1..).zip(Quota::all()) {
             assert_eq!(Quota::from_name(quota.name()), Some(quota));

@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn path_when_long_is_shown_in_part() {
+    fn long_path_is_truncated_in_reports() {
         let path = |len: usize| format!("/{}", "p".repeat(len - 1));
         let shown_of = |len: usize| shown(Path::parse(path(len).as_bytes()).unwrap());
         assert_eq!(*shown_of(256), path(256));
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_of_accounts_are_kept_while_they_are_traced() {
+    fn account_changes_are_recorded_while_traced() {
         let reports = Arc::<Reports>::default();
         let account = Account::new(Domid(5), Arc::clone(&reports));
         let lines = Arc::<Lines>::default();

@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_request_unblocks_a_domain_at_its_limit_only() {
+    fn end_of_a_request_unblocks_only_a_domain_at_its_limit() {
         let (registry, domain, unblocked, calls) = counted();
         for (limit, expected) in [(0, 0), (2, 1), (3, 1)] {
             registry.set_limit(Some(&domain), Quota::Outstanding, limit);
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn delivered_events_unblock_a_domain_that_has_caused_too_many() {
+    fn delivery_unblocks_a_domain_above_the_undelivered_limit() {
         let (registry, domain, unblocked, calls) = counted();
         let ticket = Ticket::new(&domain, &registry, &unblocked);
         let loads = [1, UNDELIVERED_MAX - 1, 1].map(|weight| Load::undelivered(&ticket, weight));

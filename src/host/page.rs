@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_byte_is_copied_wherever_it_lies() -> io::Result<()> {
+    fn copies_are_exact_at_every_offset_and_length() -> io::Result<()> {
         let file = tempfile::tempfile()?;
         file.set_len(PAGE_BYTES as u64)?;
         let page = RingPage::map(file.as_fd(), 0)?;

@@ -73,7 +73,7 @@ mod tests {
     const UNKNOWN: u64 = 0x1fff;
 
     #[test]
-    fn nothing_happens_without_valgrind() {
+    fn requests_without_valgrind_have_no_effect() {
         let numbers = [
             RUNNING_ON_VALGRIND,
             UNKNOWN,
@@ -90,7 +90,7 @@ mod tests {
     /// The child process of the next test.
     #[test]
     #[ignore = "the next test runs it under valgrind"]
-    fn valgrind_is_asked() {
+    fn child_makes_valgrind_requests() {
         assert_eq!(request(RUNNING_ON_VALGRIND, c""), [1, ROTATED]);
         assert_eq!(request(UNKNOWN, c""), [0, ROTATED]);
         start_counting();
@@ -100,11 +100,11 @@ mod tests {
     }
 
     #[test]
-    fn under_valgrind_texts_and_counts_are_in_its_log() {
+    fn valgrind_log_has_texts_and_counts() {
         let ran = Command::new("valgrind")
             .args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--instr-atstart=no"])
             .arg(std::env::current_exe().unwrap())
-            .args(["--exact", "host::valgrind::tests::valgrind_is_asked", "--ignored"])
+            .args(["--exact", "host::valgrind::tests::child_makes_valgrind_requests", "--ignored"])
             .output();
         let Ok(output) = ran else {
             assert!(std::env::var_os("CI").is_none(), "there is no valgrind: {ran:?}");
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "an argument is asked for")]
-    fn a_text_cannot_ask_for_arguments() {
+    fn text_with_a_format_argument_panics() {
         print(c"%s");
     }
 }

@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_context_reads_as_a_sentence() {
+    fn log_context_is_printed_in_words() {
         set_context(Context {
             worker: Some(ShardId(3)),
             operation: "WRITE",

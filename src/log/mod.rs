@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_cannot_write_control_characters_or_lines() {
+    fn guest_cannot_write_control_characters_or_lines() {
         let evil = "/a\x1b[2J\nERROR forged\u{9b}31m\x07\r\t";
         let text = written(&choice(TRACED_TO_A_FILE, true), || {
             tracing::warn!(path = %evil, token = ?evil, name = evil, "bad {evil}");
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trace_is_written_only_while_its_switch_and_traces_are_on() {
+    fn trace_is_written_only_while_its_switch_and_tracing_are_on() {
         let log = || {
             tracing::trace!(target: IO, "request");
             tracing::trace!(target: CONFLICT, "conflict");
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn switches_are_read_as_c_writes_them() {
+    fn trace_switches_have_the_syntax_of_c() {
         for text in ["+obj", "-io", "+wrl", "+acc", "-tdb", "+conflict"] {
             assert!(SwitchChange::parse(text).is_ok(), "{text}");
         }

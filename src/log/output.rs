@@ -169,14 +169,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_that_are_no_text_are_kept_readable() {
+    fn non_text_bytes_are_escaped() {
         assert_eq!(&*without_controls(b"plain"), b"plain");
         assert_eq!(&*without_controls(b"a\nb\x1b"), b"a\\x0ab\\x1b");
         assert_eq!(&*without_controls("caf\u{e9}\u{9b}".as_bytes()), "caf\u{e9}\\x9b".as_bytes());
     }
 
     #[test]
-    fn fifo_and_socket_when_opened_are_refused_at_once() {
+    fn fifo_or_socket_as_log_file_is_refused_at_once() {
         let place = tempfile::tempdir().unwrap();
         let [fifo, socket] = ["fifo", "socket"].map(|name| place.path().join(name));
         assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());

@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn count_when_repeated_is_due_once_in_ten_seconds() {
+    fn repeated_count_is_due_once_in_ten_seconds() {
         let (seldom, start) = (Seldom::default(), Instant::now());
         let at = |tenths: u64| seldom.count_at(start + Duration::from_millis(100 * tenths));
         assert_eq!(at(0), Some(1));

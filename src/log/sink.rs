@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_cannot_be_written_are_counted_once_writing_succeeds() {
+    fn unwritable_lines_are_counted_once_writing_succeeds() {
         let dir = tempfile::tempdir().unwrap();
         let sink = sink("/dev/full".as_ref());
         for _ in 0..3 {
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn queue_when_full_drops_until_it_is_empty() {
+    fn full_queue_drops_lines_until_it_is_empty() {
         // Without a writer, nothing is taken from the queue.
         let sink: &'static Sink = Box::leak(Box::new(Sink::new()));
         let line = [b"t ".to_vec(), vec![b'x'; 1022]].concat();

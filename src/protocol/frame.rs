@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_is_found_as_soon_as_it_is_whole() {
+    fn message_is_parsed_once_it_is_complete() {
         let mut stream = vec![2, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0];
         stream.extend(b"/a\0rest");
         for end in 0..HEADER_BYTES {

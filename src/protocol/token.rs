@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_token_is_a_word_and_comes_back() {
+    fn escaped_token_is_one_word_and_round_trips() {
         let all: Vec<u8> = (1..=255).collect();
         for token in [&b""[..], b"plain", b" \n\t\\", b"\\x41", &all] {
             let word = escape(token);

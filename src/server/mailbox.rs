@@ -245,7 +245,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn backlog_when_events_are_undelivered_rises_in_two_steps() {
+    fn undelivered_events_raise_the_backlog_in_two_steps() {
         let polls = [Poll::new().unwrap(), Poll::new().unwrap()];
         let waker = |poll: &Poll| Waker::new(poll.registry(), Token(0)).unwrap();
         let mailboxes =

@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn turns_come_in_the_order_of_asking_and_writers_in_between() {
+    fn reservations_are_fifo_with_writers_in_between() {
         let (mut reservations, now) = (Reservations::default(), Instant::now());
         assert_eq!(reservations.ask(reply_to(1), &[path("/a")], now), Claim::Held);
         assert!(matches!(reservations.ask(reply_to(2), &[path("/b")], now), Claim::Wait(_)));
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_nothing_holds_nobody_up_for_long() {
+    fn idle_reservation_times_out() {
         let (mut reservations, now) = (Reservations::default(), Instant::now());
         reservations.ask(reply_to(1), &[path("/a")], now);
         reservations.ask(reply_to(2), &[path("/a")], now);
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_wait_and_the_rest_goes_without() {
+    fn waiters_beyond_the_limit_get_no_reservation() {
         let (mut reservations, now) = (Reservations::default(), Instant::now());
         reservations.ask(reply_to(0), &[path("/a")], now);
         for connection in 1..=WAITING_MAX {

@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn payload_when_long_is_shown_in_part() {
+    fn long_payload_is_truncated_in_traces() {
         let shown = |len: usize| Payload(&vec![b'v'; len]).to_string();
         assert_eq!(shown(256), format!("\"{}\"", "v".repeat(256)));
         assert_eq!(shown(257), format!("\"{}\"...", "v".repeat(256)));

@@ -334,7 +334,7 @@ impl Store {
 mod tests {
     use super::*;
     #[test]
-    fn with_locks_when_more_are_needed_three_times_takes_all() {
+    fn lock_set_grows_to_all_shards_after_three_retries() {
         let store = Store::alone(Layout::new(8));
         let mut held = Vec::new();
         let all_held = store.with_locks(LockSet::one(ShardId(0), true), |locked| {

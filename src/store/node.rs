@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_costs_what_its_parts_cost() {
+    fn node_charge_is_the_sum_of_its_parts() {
         let mut node = Node::new(perms(), 1, b"value");
         assert_eq!(node.charge_bytes(b"name"), 96 + 2 * 16 + 4 + 5);
         assert_eq!(node.size(), 16 + 2 * 8 + 5);
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn directory_when_copied_shares_its_value() {
+    fn copied_directory_shares_its_value() {
         let value = [b'v'; 2000];
         let mut node = Node::new(perms(), 1, &value);
         node.insert_child(2, b"child", None);
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn every_change_has_its_generation() {
+    fn every_change_sets_the_generation() {
         let mut node = Node::new(perms(), 11, b"value");
         assert_eq!(node.generation(), 11);
         // Short, longer, as long as can be, long, of the same length, none.

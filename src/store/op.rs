@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_logged_write_costs_its_path_and_value() {
+    fn logged_write_is_charged_for_its_path_and_value() {
         let cost = |verb| Op { path: Path::parse(b"/a/b").expect("a path"), verb }.logged_bytes();
         let value = std::borrow::Cow::Borrowed(&[0; 1000][..]);
         assert_eq!(cost(Verb::Read), size_of::<LoggedOp>() + 4);

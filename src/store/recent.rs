@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_change_of_a_path_is_remembered_for_a_while() {
+    fn last_writer_of_a_path_is_known_until_later_changes_evict_it() {
         let path = |text: &'static str| Path::parse(text.as_bytes()).unwrap();
         let mut recent = Recent::new();
         recent.note(path("/a"), Domid(1));

@@ -339,7 +339,7 @@ mod tests {
 
     /// Each request is charged with its path once; the quota admits a thousand requests with paths of 2 KB.
     #[test]
-    fn long_path_of_a_request_is_kept_once() {
+    fn path_of_a_logged_request_is_stored_once() {
         let store = Store::alone(Layout::new(4));
         let domain = store.registry.get(Domid::CONTROL).unwrap();
         let caller = Caller { domain, subject: Subject::CONTROL, epoch: 0, unblocked: None };

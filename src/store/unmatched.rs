@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn matcher_when_events_of_two_commits_are_not_delivered_waits_for_the_first() {
+    fn matcher_waits_for_the_first_of_two_undelivered_commits() {
         let commits: Vec<_> = (0..4).map(|_| bounded::<Infallible>(0)).collect();
         let mut delivering = Delivering::default();
         let mut add = |commit: usize| delivering.add(commits[commit].1.clone());

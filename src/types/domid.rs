@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_canonical_form_names_a_home() {
+    fn only_canonical_domids_name_a_partition() {
         assert_eq!(Domid::parse_canonical(b"7"), Some(Domid(7)));
         assert_eq!(Domid::parse_canonical(b"0"), Some(Domid(0)));
         assert_eq!(Domid::parse_canonical(b"007"), None);

@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn homes_are_a_function_of_the_path() {
+    fn partition_is_a_function_of_the_path() {
         let layout = Layout::new(4);
         let root_shard = layout.root_shard();
         for (path, root, shard) in [
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn prefixes_of_home_patterns_have_homes_below() {
+    fn prefixes_of_partition_patterns_have_partitions_below() {
         for path in [
             "/",
             "/tool",

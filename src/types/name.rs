@@ -295,7 +295,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn unlisted_names_have_one_order(
+        fn unlisted_names_have_a_total_order(
             names in prop::collection::vec("[-1a]{1,2}|[-1a]{14,16}", 3),
         ) {
             let [a, b, c] = [0, 1, 2].map(|at| Name::unlisted(names[at].as_bytes()));
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_come_first_by_length() {
+    fn numbers_sort_first_and_by_length() {
         let ordered: [&[u8]; 12] = [
             b"0",
             b"1",
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn every_byte_counts() {
+    fn every_byte_of_a_name_is_compared() {
         for len in 1..=INLINE_BYTES_MAX + 2 {
             let name = vec![1; len];
             for place in 0..len {
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn every_length_keeps_its_bytes() {
+    fn names_of_every_length_keep_their_bytes() {
         assert!(WELL_KNOWN.is_sorted());
         for len in 0..64 {
             let bytes = vec![b'x'; len];

@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn what_xenstore_txt_forbids_is_einval() {
+    fn paths_that_xenstore_txt_forbids_are_einval() {
         for bad in ["", "a//b", "/a//b", "/a/", "a/", "//", "/a b", "/a+b", "/a\u{e9}", "@a/"] {
             assert_eq!(resolved(bad.as_bytes(), 1), Err(Errno::EINVAL), "{bad:?}");
         }
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn every_byte_is_looked_at_wherever_it_is() {
+    fn every_byte_of_a_path_is_checked() {
         for len in 2..3 * size_of::<Part>() {
             let good = [&b"/"[..], &vec![b'a'; len - 1]].concat();
             for place in 1..len {
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn every_length_is_kept_and_ordered() {
+    fn paths_of_every_length_are_kept_and_ordered() {
         let path = |len: usize, last: u8| [&vec![b'/'; 1][..], &vec![b'a'; len], &[last]].concat();
         for len in 0..2 * SHARED_BYTES_MIN {
             let [low, high] = [path(len, b'a'), path(len, b'b')];
@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn parents_names_and_components() {
+    fn path_has_a_parent_a_name_and_components() {
         let path = Path::parse(b"/a/bc/d").unwrap();
         assert_eq!(path.name(), b"d");
         assert_eq!(path.parent().unwrap().bytes(), b"/a/bc");

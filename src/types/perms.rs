@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_of_the_dead_are_neither_shown_nor_inherited() {
+    fn entries_of_dead_domains_are_neither_shown_nor_inherited() {
         let births = Births::new();
         births.begin(Domid(5), 2);
         births.begin(Domid(6), 3);
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn all_domains_hold_unless_set_without_the_right() {
+    fn entry_for_all_domains_applies_unless_ignored() {
         let births = Births::new();
         births.begin(Domid(5), 2);
         let mut any = Entry::parse(b"r32757").unwrap();
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_entries_are_einval() {
+    fn malformed_permission_entries_are_einval() {
         for text in ["", "r", "x5", "r-1", "r65536", "5r", "r5 "] {
             assert_eq!(Entry::parse(text.as_bytes()), Err(Errno::EINVAL), "{text:?}");
         }

@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_state_has_a_name_and_a_sentence_of_its_own() {
+    fn every_state_has_a_unique_name_and_sentence() {
         for presence in Presence::ALL.into_iter().filter(|it| *it != Presence::Quiescing) {
             assert_eq!(Presence::from_name(presence.name()), Some(presence));
             let like = |other: &&Presence| other.in_the_way() == presence.in_the_way();

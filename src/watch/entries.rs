@@ -122,7 +122,7 @@ pub(super) mod tests {
     use super::*;
 
     #[test]
-    fn newer_watches_of_the_same_place_are_not_removed() {
+    fn removing_an_old_watch_keeps_a_newer_one_of_its_slot() {
         for others in [0, 2 * FEW_MAX as u64] {
             let mut entries = Entries::default();
             (0..others).for_each(|seq| _ = entries.insert(entry(1000 + seq, None)));

@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_matches_may_match() {
+    fn may_match_is_true_for_every_matching_path() {
         let path = |text: &'static str| Path::parse(text.as_bytes()).unwrap();
         let watched = ["/", "/vm", "/local", "/local/domain", "/local/domain/7", "@releaseDomain"];
         let nested = ["/local/domain/0/backend", "/local/domain/0/backend/vif", "/local/domain/x"];
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_watched_elsewhere_is_in_nobodys_way() {
+    fn may_match_is_false_for_paths_watched_elsewhere() {
         let path = |text: &'static str| Path::parse(text.as_bytes()).unwrap();
         let global = GlobalTrie::default();
         for (seq, text) in (0..).zip(["@releaseDomain", "/local/domain/0/backend"]) {

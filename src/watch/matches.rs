@@ -138,7 +138,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn which_paths_came_before_makes_no_difference(
+        fn matches_do_not_depend_on_earlier_paths(
             watched in prop::collection::vec((arb_path(), prop::option::of(0u16..3)), 0..20),
             asked in prop::collection::vec((arb_path(), any::<bool>()), 1..20),
         ) {

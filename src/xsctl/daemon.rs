@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_kept_as_long_as_it_is_open() {
+    fn open_connection_is_reused() {
         let directory = tempfile::tempdir().unwrap();
         let (socket, migration) = (PathBuf::new(), directory.path().join("migration"));
         replies(UnixListener::bind(&migration).unwrap(), 2, 2);
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_daemon_that_answers_others_is_waited_for() {
+    fn busy_daemon_is_waited_for_and_a_hung_one_is_not() {
         for is_there in [true, false] {
             let directory = tempfile::tempdir().unwrap();
             let daemon = daemon(directory.path(), is_there);

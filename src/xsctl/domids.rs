@@ -68,7 +68,7 @@ mod tests {
     use crate::types::ranges as show;
 
     #[test]
-    fn a_set_is_read_and_shown() {
+    fn domid_set_is_parsed_and_shown() {
         for (text, shown, alone) in [
             ("7", "7", "7"),
             ("1-3,1005", "1-3,1005", "1005"),
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_set_is_refused() {
+    fn malformed_domid_set_is_refused() {
         for text in
             ["", ",", "1,", "0", "0-5", "5-4", "5-5", "007", "32752", "1-65536", "a", "1--2", "-1"]
         {

@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read() {
+    fn written_records_are_read_back() {
         let (written, left_out) = write(&state(&sample()), Domid(5)).unwrap();
         assert_eq!(left_out, [""; 0]);
         assert_eq!(read(&written, Domid(5)).unwrap(), sample());
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_names_the_version_of_the_nodes() {
+    fn error_names_the_version_of_the_nodes() {
         let (mut v8, watch) = (Vec::new(), b"\x02\0\0\0a\0t");
         let perms = vec![Entry::parse(b"n5").unwrap()];
         let node = Data::Node(b"/local/domain/5".into(), perms, Vec::new());
@@ -310,7 +310,7 @@ mod tests {
 
     /// Whatever a length field says, the result is an error or a parsed record.
     #[test]
-    fn no_byte_makes_it_panic() {
+    fn corrupted_file_never_panics() {
         let (written, _) = write(&state(&sample()), Domid(5)).unwrap();
         for at in 0..written.len() {
             for byte in [0, 1, 7, 0x7f, 0x80, 0xff] {

@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn any_bytes_are_one_line_in_both_forms() {
+    fn any_bytes_print_as_one_line_in_both_forms() {
         let bytes: Vec<u8> = (0..=255).collect();
         let fields = [("n", Value::Number(1)), ("b", Value::Bytes(bytes))];
         for line in [Plain(&fields).to_string(), Json(&fields).to_string()] {

@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_exclusive_lock_is_had_by_one_and_not_beside_shared_ones() {
+    fn exclusive_lock_excludes_exclusive_and_shared_ones() {
         let directories = [(); 2].map(|()| tempfile::tempdir().unwrap());
         let sockets = [0, 1, 1].map(|at| directories[at].path().join("socket"));
         let both = || Lock::of([&sockets[0], &sockets[1]]);

@@ -150,7 +150,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn jobs_run_at_the_same_time() {
+    fn jobs_run_in_parallel() {
         let (sender, receiver) = crossbeam::channel::bounded(0);
         let timeout = Duration::from_secs(10);
         let met = Mutex::new(Vec::new());
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn domains_of_a_shard_go_together() {
+    fn domains_are_batched_by_shard() {
         let all = [1, 2, 3, 4, 6].map(|number| (Domid(number), Source::Served));
         let order = |shards| by_shard(&all, shards).into_iter().map(|(domid, _)| domid.0);
         assert!(order(1).eq([1, 2, 3, 4, 6]));

@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_state_but_that_in_doubt_has_commands_to_one_place() {
+    fn every_state_but_in_doubt_has_commands_toward_one_host() {
         let [here, there] = ["/a b/s", "/b"].map(Path::new);
         for (source, destination, commands) in [
             (Source::Served, Destination::Absent, &[][..]),

@@ -273,7 +273,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranks_are_those_of_the_values() {
+    fn pause_percentiles_are_values_by_rank() {
         assert!(pause(&mut []).is_none());
         let mut all: Vec<f64> = (1..=200).rev().map(f64::from).collect();
         let Pause { p50_ms, p99_ms, max_ms } = pause(&mut all).unwrap();

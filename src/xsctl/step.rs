@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_domain_that_came_from_here_is_taken_back_finished_or_done() {
+    fn only_domains_of_this_source_are_discarded_or_finished() {
         use Presence::{Absent, Arrived, ArrivedIntroduced, Exported, Left, Quiesced, Running};
         for here in [Running, Quiesced, Exported] {
             assert_eq!(said(here, Absent, 0), Step::Carry);
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn states_of_an_occupied_destination_have_sentences_of_their_own() {
+    fn each_state_of_an_occupied_destination_has_its_own_sentence() {
         use Presence::{Arrived, ArrivedIntroduced, Arriving, Left, Quiesced, Running};
         let all = [Arriving, Arrived, ArrivedIntroduced, Running, Quiesced, Left];
         let sentences: BTreeSet<_> = all
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_means_domains_in_any_state_but_not_the_destinations_own() {
+    fn range_selects_all_but_the_destinations_own_domains() {
         let is = |here, there, origin| is_meant(&standing(here, 0, 0), &standing(there, 1, origin));
         use Presence::{Absent, Arrived, Left, Running};
         assert!(!is(Absent, Absent, 0) && !is(Absent, Running, 0) && !is(Absent, Left, 7));

@@ -10,12 +10,12 @@ fn given(line: &str) -> Result<ConfigLayer, String> {
 }
 
 #[test]
-fn the_definition_is_sound() {
+fn command_line_definition_is_valid() {
     Options::command().debug_assert();
 }
 
 #[test]
-fn options_of_c_mean_what_they_mean_there() {
+fn options_of_c_keep_their_meaning() {
     let limit =
         |quota, value| ConfigLayer { limits: vec![(quota, value)], ..ConfigLayer::default() };
     let path = |text: &str| Some(PathBuf::from(text));
@@ -77,7 +77,7 @@ fn options_of_c_mean_what_they_mean_there() {
 }
 
 #[test]
-fn switches_keep_their_order() {
+fn trace_switches_keep_their_order() {
     let parse = |text| SwitchChange::parse(text).unwrap();
     let free = given("--trace-control=+io --trace-control=-io --trace-control -obj").unwrap();
     assert_eq!(free.switches, [parse("+io"), parse("-io"), parse("-obj")]);
@@ -90,7 +90,7 @@ fn switches_keep_their_order() {
 
 /// As getopt does in C: a start script appends its options to those that an administrator gave.
 #[test]
-fn of_an_option_given_twice_the_last_counts() {
+fn last_of_repeated_options_wins() {
     for (twice, once) in [
         ("--pid-file /a -F /b", "-F /b"),
         ("-w watch-event=1 --timeout watch-event=2", "-w watch-event=2"),
@@ -119,7 +119,7 @@ fn of_an_option_given_twice_the_last_counts() {
 
 /// Options of C 4.17, of older releases of C and of oxenstored are among them.
 #[test]
-fn options_without_effect_say_so() {
+fn options_without_effect_are_noted() {
     for line in [
         "-e 5",
         "--event=5",
@@ -147,7 +147,7 @@ fn options_without_effect_say_so() {
 }
 
 #[test]
-fn keep_orphans_is_taken() {
+fn keep_orphans_option_is_parsed() {
     for (line, keeps) in [("", false), ("-K", true), ("--keep-orphans", true)] {
         let given = given(line).unwrap();
         assert_eq!((given.keep_orphans, given.notes.len()), (keeps, 0), "{line}");
@@ -155,7 +155,7 @@ fn keep_orphans_is_taken() {
 }
 
 #[test]
-fn what_is_wrong_is_refused_with_a_reason() {
+fn invalid_options_are_refused_with_a_reason() {
     for (line, reason) in [
         ("--no-such-option", "unexpected argument"),
         ("-I disk", "possible values: on, off"),
@@ -183,7 +183,7 @@ fn what_is_wrong_is_refused_with_a_reason() {
 
 /// No option without a description, and none described that is not there.
 #[test]
-fn the_manual_and_the_guide_name_every_option() {
+fn manual_and_guide_document_every_option() {
     let manual = include_str!("../../../dist/man/xenstored.8");
     let guide = include_str!("../../../docs/OPERATING.md");
     let command = Options::command();
@@ -199,7 +199,7 @@ fn the_manual_and_the_guide_name_every_option() {
 }
 
 #[test]
-fn a_guest_has_options_of_its_own() {
+fn sim_guest_command_has_its_own_options() {
     let line = ["xenstored", "sim", "guest", "--domid", "7"].map(OsString::from);
     let Some(Command::Sim(SimCommand::Guest(guest))) = Options::read(line).unwrap().command else {
         panic!("not a guest");

@@ -33,7 +33,7 @@ fn xsa_233_a_target_ends_with_its_incarnation() {
 }
 
 #[test]
-fn peaks_are_those_of_guests() {
+fn peaks_exclude_the_control_domain() {
     let registry = Registry::new(Limits::defaults(), None);
     let guest = registry.admit(Domid(5), 1).unwrap();
     let control = registry.get(Domid::CONTROL).unwrap();
@@ -94,7 +94,7 @@ fn soft_memory_is_reported_when_it_is_crossed() {
 
 /// Nor does a change of a default replay open transactions.
 #[test]
-fn a_default_is_for_domains_that_become_known_later() {
+fn default_limit_applies_to_later_domains_only() {
     let registry = Registry::new(Limits::defaults(), None);
     let guest = registry.admit(Domid(5), 1).unwrap();
     let rights = registry.rights();
@@ -112,7 +112,7 @@ fn a_default_is_for_domains_that_become_known_later() {
 }
 
 #[test]
-fn room_for_nodes_is_taken_whole_or_not() {
+fn node_quota_is_reserved_all_or_nothing() {
     let registry = Registry::new(Limits::defaults(), None);
     let guest = registry.admit(Domid(5), 1).unwrap();
     let used = || (guest.account.used(Quota::Nodes), guest.account.used(Quota::Memory));
@@ -127,7 +127,7 @@ fn room_for_nodes_is_taken_whole_or_not() {
 }
 
 #[test]
-fn what_was_given_before_a_birth_is_not_the_newborns() {
+fn permissions_from_before_a_birth_do_not_apply() {
     let registry = Registry::new(Limits::defaults(), None);
     for _life in 0..2 {
         let before = registry.now();

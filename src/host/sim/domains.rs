@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn domids_count_upwards_and_then_from_1() {
+    fn domids_count_up_and_wrap_to_1() {
         let domains = Domains::new();
         let next = || insert(&domains, None).unwrap().0;
         assert_eq!([next(), next()], [1, 2]);
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn every_domid_may_be_taken_and_no_more() {
+    fn create_fails_once_every_domid_is_in_use() {
         let domains = Domains::new();
         let (_, page) = new_page().unwrap();
         let (channel, _) = new_channel().unwrap();

@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_one_request_or_none() {
+    fn malformed_request_lines_are_rejected() {
         let domid = Domid(7);
         let good: [(&str, Request); 10] = [
             ("create", Request::Create { domid: None, keep: false }),
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_listed_can_be_read_back() {
+    fn list_lines_round_trip() {
         for shutdown in [None, Some(Reason::Suspend), Some(Reason::Poweroff)] {
             let listed = Listed { domid: Domid(32751), shutdown };
             assert_eq!(Listed::parse(&listed.to_string()), Some(listed));

@@ -260,7 +260,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clients_beyond_the_limit_wait_until_others_are_gone() {
+    fn clients_beyond_the_limit_wait_for_a_free_slot() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("host");
         let listener = UnixListener::bind(&path).unwrap();

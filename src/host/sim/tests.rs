@@ -91,7 +91,7 @@ fn is_closed(stream: &mut UnixStream) -> bool {
 }
 
 #[test]
-fn a_domain_is_a_page_and_a_channel() {
+fn created_domain_has_a_page_and_a_channel() {
     let mut world = World::new();
     let (guest, mut channels, port) = world.bound();
     let page = world.host.map_ring(guest.domid, None).unwrap();
@@ -175,7 +175,7 @@ fn a_reused_domid_inherits_nothing() {
 }
 
 #[test]
-fn a_channel_is_bound_once_and_may_be_bound_again() {
+fn channel_has_one_binding_and_can_be_rebound() {
     let mut world = World::new();
     let (guest, mut first, port) = world.bound();
     let mut second = world.host.open_channels().unwrap();
@@ -252,7 +252,7 @@ fn dawdle(dice: &mut Rng) {
 }
 
 #[test]
-fn a_flood_is_one_port_among_others() {
+fn flooded_port_does_not_starve_the_others() {
     let mut world = World::new();
     let (hostile, mut channels, loud) = world.bound();
     let guest = world.client.create(None).unwrap();
@@ -285,7 +285,7 @@ fn a_flood_is_one_port_among_others() {
 }
 
 #[test]
-fn a_guest_that_goes_away_is_reported_once() {
+fn guest_disconnect_is_reported_once() {
     let mut world = World::new();
     let ends: [fn(SimGuest) -> Option<SimGuest>; 3] = [
         |guest| {
@@ -317,7 +317,7 @@ fn a_guest_that_goes_away_is_reported_once() {
 }
 
 #[test]
-fn odd_packets_are_notifications_like_others() {
+fn packets_of_any_size_are_notifications() {
     let mut world = World::new();
     let (guest, mut channels, port) = world.bound();
     for packet in [&[][..], &[0; 1][..], &[1; 2000][..]] {
@@ -331,7 +331,7 @@ fn odd_packets_are_notifications_like_others() {
 }
 
 #[test]
-fn no_guest_can_send_the_daemon_descriptors() {
+fn descriptors_sent_by_a_guest_are_refused() {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let mut numbers = release.split(['.', '-']).map_while(|word| word.parse::<u32>().ok());
     if (numbers.next(), numbers.next()) < (Some(6), Some(16)) {
@@ -347,7 +347,7 @@ fn no_guest_can_send_the_daemon_descriptors() {
 }
 
 #[test]
-fn changes_are_announced_to_one() {
+fn domain_changes_have_one_subscriber() {
     let mut world = World::new();
     let (a, b) = (world.client.create(None).unwrap(), world.client.create(None).unwrap());
     let mut channels = world.host.open_channels().unwrap();
@@ -409,7 +409,7 @@ fn a_domain_ends_with_its_connection_unless_kept() {
 }
 
 #[test]
-fn a_list_may_take_several_replies() {
+fn long_list_spans_several_replies() {
     let mut world = World::new();
     for _ in 0..600 {
         world.client.create(None).unwrap();
@@ -465,7 +465,7 @@ fn a_page_cannot_be_truncated() {
 }
 
 #[test]
-fn the_session_in_the_manual_is_true() {
+fn session_in_the_manual_is_reproduced() {
     let text = include_str!("../../../docs/SIM.md");
     let session = text.split("```session\n").nth(1).unwrap().split("```").next().unwrap();
     let lines: Vec<&str> = session.lines().collect();
@@ -483,7 +483,7 @@ fn the_session_in_the_manual_is_true() {
 }
 
 #[test]
-fn refusals_have_names() {
+fn refusals_have_errno_names() {
     let world = World::new();
     let mut stream = world.raw();
     for (line, name) in [
@@ -503,7 +503,7 @@ fn refusals_have_names() {
 }
 
 #[test]
-fn bad_clients_end_alone() {
+fn misbehaving_clients_do_not_affect_others() {
     let mut world = World::new();
     let mut killed = world.raw();
     killed.write_all(b"create 8\ncreate").unwrap();
@@ -538,7 +538,7 @@ fn bad_clients_end_alone() {
 }
 
 #[test]
-fn the_socket_is_ours_alone() {
+fn socket_is_private_and_never_replaces_other_files() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("host");
     let host = SimHost::start(&path).unwrap();

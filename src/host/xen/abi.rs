@@ -220,7 +220,7 @@ mod tests {
     use crate::host::xen::ioctl::Call;
 
     #[test]
-    fn ioctl_numbers_are_those_of_the_headers() {
+    fn ioctl_numbers_match_the_headers() {
         fn number<T: Argument>(argument: T) -> Opcode {
             Call(argument).opcode()
         }

@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_pending_when_it_was_unbound_is_not_reported() {
+    fn pending_port_is_not_reported_after_unbind() {
         let (mut channels, queue) = channels(&[3, 4]);
         rustix::io::write(&queue, [9u32, 3, 9, 4, 9, 9].as_bytes()).unwrap();
         let mut ports = [0; 2];
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_read_is_not_the_end() {
+    fn short_read_does_not_end_the_pending_ports() {
         // A read of a datagram socket returns one datagram whatever the room, like the kernel's read when a port
         // arrives during the copy.
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn pending_when_a_read_fails_returns_what_was_taken_before() {
+    fn failed_read_keeps_the_ports_read_before_it() {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let (device, queue) =
             socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();

@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn changed_domains_when_a_call_fails_keep_those_named_before() {
+    fn failed_call_keeps_the_changed_domains_found_before_it() {
         let of = |last| {
             let mut answers = [Ok(Domid(3)), Ok(Domid(5)), Err(last)].into_iter();
             let mut changed = Vec::new();
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn states_are_read_from_bits() {
+    fn domain_state_is_decoded_from_bits() {
         let of = |bits| state(&GetDomainState { state: bits, caps: 1, pad: 0, unique_id: 7 });
         let some = |shutdown, dying| Some(DomainState { unique_id: 7, shutdown, dying });
         assert_eq!(of(0), None);

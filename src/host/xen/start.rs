@@ -153,12 +153,12 @@ mod tests {
     }
 
     #[test]
-    fn a_domain_0_will_do() {
+    fn start_in_domain_0_is_accepted() {
         check(domain_0().path()).unwrap();
     }
 
     #[test]
-    fn without_xen() {
+    fn start_without_xen_is_refused() {
         let root = domain_0();
         for other in ["kvm\n", ""] {
             fs::write(root.path().join("sys/hypervisor/type"), other).unwrap();
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn in_a_guest() {
+    fn start_in_a_guest_is_refused() {
         let root = domain_0();
         fs::write(root.path().join("proc/xen/capabilities"), "").unwrap();
         let text = refusal(root.path());
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn without_xens_file_system() {
+    fn missing_xenfs_is_refused_with_the_mount_command() {
         for missing in ["proc/xen/capabilities", "proc/xen/xsd_kva", "proc/xen/xsd_port"] {
             let root = domain_0();
             fs::remove_file(root.path().join(missing)).unwrap();
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_device() {
+    fn missing_device_is_refused_with_the_modprobe_command() {
         for (missing, module) in DEVICES {
             let root = domain_0();
             fs::remove_file(root.path().join(missing)).unwrap();
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn without_permission() {
+    fn missing_permission_is_refused_with_a_hint() {
         // Root may open anything, so the test constructs the error of open(2).
         let error = of_file("/dev/xen/privcmd".into(), io::ErrorKind::PermissionDenied.into());
         assert_eq!(error.to_string(), "no permission for /dev/xen/privcmd; run xenstored as root");

@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_known_is_named() {
+    fn unsupported_xen_version_is_named() {
         let error = unknown((4, 14));
         assert_eq!(error.kind(), io::ErrorKind::Unsupported);
         assert_eq!(

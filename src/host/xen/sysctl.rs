@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn states_are_read_from_flags_and_uuid() {
+    fn domain_state_is_decoded_from_flags_and_uuid() {
         // Blocked and shut down with reason 3 (crash).
         let crashed = DomainState::from(&info([7; 16], 1 << 4 | 1 << 2 | 3 << 16));
         assert!(crashed.shutdown && !crashed.dying);
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_suspends_again_may_differ() {
+    fn repeated_suspend_may_be_a_change() {
         let [running, suspended] =
             [0, XEN_DOMINF_SHUTDOWN].map(|flags| DomainState::from(&info([1; 16], flags)));
         assert!(!may_differ(Some(&running), Some(&running)));
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn each_byte_of_the_uuid_tells_lives_apart() {
+    fn each_uuid_byte_distinguishes_incarnations() {
         let unique_id = |handle| DomainState::from(&info(handle, 0)).unique_id;
         for i in 0..16 {
             let mut other = [0x35; 16];

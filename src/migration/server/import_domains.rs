@@ -233,14 +233,14 @@ mod tests {
     }
 
     #[test]
-    fn stream_when_longer_than_1_gib_ends() {
+    fn stream_ends_at_1_gib() {
         let (mut stream, mut bytes) = (zeros((1 << 30) - 3), [0; 8]);
         assert_eq!(stream.read(&mut bytes).unwrap(), 3);
         assert_eq!(stream.read(&mut bytes).unwrap(), 0);
     }
 
     #[test]
-    fn stream_when_larger_than_16_mib_keeps_others_waiting() {
+    fn stream_above_16_mib_makes_others_wait() {
         let (mut stream, mut bytes) = (zeros((1 << 24) - 8), [0; 8]);
         // The last read below the limit, the read that exceeds it, and the first after it.
         for is_large in [false, false, false] {

@@ -1,7 +1,7 @@
 use super::*;
 
 #[test]
-fn what_fails_for_a_begun_epoch_is_tried_a_hundred_times() {
+fn stale_epoch_is_retried_up_to_a_hundred_times() {
     let tries_until = |done_after: u32, is_stale: bool| {
         let mut tries = 0;
         let result = try_often(

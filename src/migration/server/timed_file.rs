@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn who_neither_reads_nor_writes_is_given_up() {
+    fn stalled_peer_times_out() {
         let (reader, writer) = io::pipe().unwrap();
         assert!(is_timed_out(timed(reader.try_clone().unwrap()).read(&mut [0])));
         assert!(is_timed_out(timed(writer).write_all(&[1; LONG])));
@@ -128,7 +128,7 @@ mod tests {
 
     /// Each byte restarts the timeout, so the total exceeds it.
     #[test]
-    fn who_is_slow_is_waited_for() {
+    fn slow_peer_does_not_time_out() {
         let bytes: Vec<u8> =
             (0..LONG).map(|at| at.to_le_bytes()[0] ^ at.to_le_bytes()[1]).collect();
         let (here, there) = UnixStream::pair().unwrap();

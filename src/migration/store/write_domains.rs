@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn records_when_no_thread_can_be_had_are_made_and_written_in_turn() {
+    fn export_without_further_threads_writes_the_same_records() {
         let output = Command::new(std::env::current_exe().unwrap())
             .args([
                 "--exact",

@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn v8_is_read_as_written_in_both_orders() {
+    fn v8_records_round_trip_in_both_byte_orders() {
         for (data, order) in
             samples().iter().flat_map(|data| [(data, Order::Little), (data, Order::Big)])
         {
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_lies_as_the_design_draws_it() {
+    fn v8_node_layout_matches_the_design() {
         let mut out = Vec::new();
         write_v8(&samples()[0], Order::Little, &mut out).unwrap();
         let expected = b"\x01\0\0\0\x05\0\0\0/a/bc\0\0\0\x02\0\0\0n\0\0\0r\0\x07\0\x03\0\0\0v\0w\0";
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_permission_has_no_flags() {
+    fn permission_with_flags_is_refused() {
         let mut out = Vec::new();
         write_v8(&samples()[0], Order::Little, &mut out).unwrap();
         let after_letter = out.windows(2).position(|pair| pair == b"n\0").unwrap() + 1;
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn v6_value_is_the_rest_of_the_body_with_all_its_nuls() {
+    fn v6_value_is_the_rest_of_the_body_including_nuls() {
         for value in [&b""[..], b"\0", b"\0\0\0", b"v", b"v\0", b"\0v\0w\0\0"] {
             let body = [b"\x01\0\0\0/a\x001\0n0\0", value].concat();
             let node = Data::Node(b"/a".into(), vec![entry(b'n', 0)], value.into());
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_of_v6_is_told_from_one_of_v8_of_any_length() {
+    fn v6_and_v8_nodes_are_distinguished_at_any_length() {
         // A length of 47 bytes contains a slash (0x2f).
         for len in [1, 46, 47, 48, 303, 0xb2f, ABS_PATH_MAX] {
             let path = [&b"/"[..], &vec![b'a'; len - 1]].concat();
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn v6_is_read() {
+    fn v6_records_are_read() {
         let [node, watch, _] = samples();
         let read = |bytes| read_v6(bytes, Order::Little);
         assert_eq!(read(b"\x01\0\0\0/a/bc\x002\0n0\0r7\0v\0w"), Ok(node));

@@ -264,7 +264,7 @@ mod tests {
     use crate::migration::stream::{VERSION, Writer};
 
     #[test]
-    fn what_would_take_too_much_memory_is_not_read() {
+    fn stream_above_the_memory_limit_is_refused() {
         let mut writer = Writer::new(Vec::new(), VERSION, Order::Little).unwrap();
         writer.write(&Record::Connection(Client::new(Domid(5)).connection)).unwrap();
         for tx_id in 1..=100 {

@@ -96,7 +96,7 @@ fn order() -> impl Strategy<Value = Order> {
 
 proptest! {
     #[test]
-    fn what_is_written_is_read(records in prop::collection::vec(record(), 0..6), order in order()) {
+    fn written_records_are_read_back(records in prop::collection::vec(record(), 0..6), order in order()) {
         let read = read_all(&stream(2, order, &records)).unwrap();
         let (last, read) = read.split_last().unwrap();
         prop_assert_eq!(last, &Record::End);
@@ -105,7 +105,7 @@ proptest! {
 
     /// Any truncation or change gives a result, never a record that exceeds its limit.
     #[test]
-    fn reading_is_total(
+    fn corrupted_stream_gives_an_error_or_valid_records(
         records in prop::collection::vec(record(), 1..4),
         order in order(),
         cut in any::<prop::sample::Index>(),
@@ -130,14 +130,14 @@ fn watch(depth: Option<u16>) -> Record {
 }
 
 #[test]
-fn version_1_knows_no_depth_and_no_features() {
+fn version_1_has_no_depth_and_no_features() {
     let domain = |features| Record::Domain(Domain { domid: Domid(3), features, quotas: vec![] });
     let bytes = stream(1, Order::Little, &[watch(Some(2)), domain(Some(7))]);
     assert_eq!(read_all(&bytes).unwrap(), [watch(None), domain(None), Record::End]);
 }
 
 #[test]
-fn padding_that_is_counted_is_accepted() {
+fn counted_padding_of_c_is_accepted() {
     let mut bytes = stream(2, Order::Little, &[watch(None)]);
     // conn-id, two lengths, "/a", "t": 13 bytes, which C xenstored counts as 16.
     assert_eq!(bytes[20], 13);
@@ -156,7 +156,7 @@ fn short_extended(path: &str, token: &str) -> Vec<u8> {
 }
 
 #[test]
-fn the_short_watch_record_of_c_is_read_without_its_depth() {
+fn short_watch_record_of_c_is_read_without_depth() {
     for token in ["", "1", "12", "123", "1234", "12345", "123456", "1234567"] {
         let mut bytes = stream(2, Order::Little, &[]);
         let record = short_extended("/a/b", token);

@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_those_of_xs_wire_h() {
+    fn operation_numbers_match_xs_wire_h() {
         for number in (0..100).chain(0x1_0000..0x1_0100) {
             if let Some(operation) = Operation::from_wire(number) {
                 assert_eq!(operation as u32, number);

@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_share_answers_for_all() {
+    fn last_part_replies_for_all() {
         let again: fn(Part) = |part| part.failed(Errno::EAGAIN);
         assert_eq!(joined([Part::done; 3]), Ok(vec![]));
         assert_eq!(

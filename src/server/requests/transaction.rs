@@ -152,7 +152,7 @@ mod tests {
 
     /// On a store without a worker, which would drop the snapshots after a second.
     #[test]
-    fn transaction_of_the_control_domain_is_full_beyond_64_mib() {
+    fn control_domains_transaction_is_limited_to_64_mib() {
         let store = Store::alone(Layout::new(1));
         let domain = store.registry().get(Domid::CONTROL).unwrap();
         let caller = Caller { domain, subject: Subject::CONTROL, epoch: 0, unblocked: None };

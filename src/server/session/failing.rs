@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_noted_once_and_joined_when_they_are_many() {
+    fn conflicting_paths_are_deduplicated_and_joined_when_many() {
         let mut failing = Failing::default();
         for text in ["/a/1", "/a/1", "/a/1/x", "/", "/local", "/local/domain"] {
             failing.note(path(text), false);

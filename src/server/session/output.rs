@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn small_events_are_charged_with_what_they_take() {
+    fn small_events_are_charged_for_the_memory_they_use() {
         let now = Instant::now();
         for count in [10u32, 100, 1000, 3000, 5000] {
             let mut output = Output::default();
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn replies_between_dropped_events_are_delivered_with_their_last_byte() {
+    fn reply_between_dropped_events_is_pending_until_its_last_byte() {
         let mut output = Output::default();
         let now = Instant::now();
         output.push_event(&[b'a'; 1000], b"t", now);
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_of_a_message_is_counted_until_it_is_sent() {
+    fn partly_sent_message_counts_until_its_last_byte() {
         let mut output = Output::of(b"the rest".to_vec(), 8);
         output.advance(3);
         assert_eq!(output.unsent_with_begun(), (5, b" rest".to_vec()));
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn dropping_events_leaves_replies_and_what_was_begun() {
+    fn dropping_events_keeps_replies_and_partly_sent_messages() {
         let mut output = Output::default();
         let now = Instant::now();
         let len = output.push_event(b"/a", b"t", now);

@@ -111,7 +111,7 @@ fn ask(core: &mut Core, session: &mut Session, input: &[u8]) -> (u32, Vec<u8>) {
 }
 
 #[test]
-fn requests_when_cut_anywhere_are_served_once_and_in_order() {
+fn requests_split_anywhere_are_served_once_and_in_order() {
     let input = [request(WRITE, 0, b"/a\0v"), request(READ, 0, b"/a\0")].concat();
     for cut in 0..input.len() {
         let core = &mut core();
@@ -134,7 +134,7 @@ fn requests_when_cut_anywhere_are_served_once_and_in_order() {
 }
 
 #[test]
-fn request_when_longer_than_any_may_be_is_not_served() {
+fn oversized_request_is_not_served() {
     let core = &mut core();
     let session = &mut session(core, 0);
     let mut input = request(READ, 0, b"");
@@ -145,7 +145,7 @@ fn request_when_longer_than_any_may_be_is_not_served() {
 
 /// A transaction that has failed twice gets a reservation; a writer waits for its end, or for the timeout.
 #[test]
-fn writer_of_a_guarded_path_waits_until_its_timeout() {
+fn writer_of_a_reserved_path_waits_until_its_timeout() {
     let core = &mut core();
     let (reader, writer) = (&mut session(core, 0), &mut session(core, 1));
     let write = request(WRITE, 0, b"/a\0v");

@@ -115,7 +115,7 @@ fn after(from: &str, event: &str) -> String {
 }
 
 #[test]
-fn every_pair_of_state_and_event_is_in_the_document() {
+fn state_table_matches_the_document() {
     let document = include_str!("../../../docs/MIGRATION.md");
     let cells = |line: &str| {
         let line = line.trim_matches('|').replace('*', "");
@@ -132,7 +132,7 @@ fn every_pair_of_state_and_event_is_in_the_document() {
 }
 
 #[test]
-fn a_ring_that_cannot_be_mapped_leaves_the_state() {
+fn failed_ring_mapping_keeps_the_state() {
     for from in ["absent", "left", "arrived"] {
         let (connecting, effects) = next(state(from), Event::Introduce);
         let connect = effects.unwrap().connect.unwrap();
@@ -141,7 +141,7 @@ fn a_ring_that_cannot_be_mapped_leaves_the_state() {
 }
 
 #[test]
-fn a_failed_export_serves_again_what_has_no_mark() {
+fn failed_export_resumes_domains_without_a_mark() {
     let after = |from| name(&next(state(from), Event::ExportFailed).0);
     assert_eq!(["quiescing", "quiesced", "running"].map(after), ["running"; 3]);
     for from in ["exported", "arrived-introduced", "absent", "left", "arriving", "arrived"] {
@@ -150,7 +150,7 @@ fn a_failed_export_serves_again_what_has_no_mark() {
 }
 
 #[test]
-fn a_quiesce_is_replied_to_when_drained_and_fails_if_overtaken() {
+fn quiesce_succeeds_when_drained_and_fails_if_overtaken() {
     let (quiescing, _) = next(DomainState::Running, Event::Quiesce(part()));
     let (quiesced, effects) = next(quiescing, Event::Drained);
     assert_eq!((name(&quiesced), effects.unwrap().quiesced.len()), ("quiesced", 1));
@@ -159,7 +159,7 @@ fn a_quiesce_is_replied_to_when_drained_and_fails_if_overtaken() {
 }
 
 #[test]
-fn an_import_that_ends_without_a_domain_leaves_what_a_release_had_left() {
+fn failed_import_keeps_the_stream_remainder_of_a_release() {
     let (position, partial) = ((0, 0), vec![1]);
     let remainder = StreamRemainder { position, partial, output: Output::default(), waits: None };
     let absent = DomainState::Absent(Some(Box::new(remainder)));

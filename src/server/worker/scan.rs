@@ -147,7 +147,7 @@ mod tests {
     const INTERVAL: Duration = Duration::from_secs(20);
 
     #[test]
-    fn a_round_takes_one_interval_whatever_the_number_of_rings() {
+    fn scan_round_takes_one_interval_for_any_number_of_rings() {
         for rings in [1, RINGS_PER_STEP, RINGS_PER_STEP + 1, 10_000, 40_000] {
             let (mut scan, start) = (Scan::new(INTERVAL), Instant::now());
             scan.ring_added(start, rings);
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_without_rings_is_not_woken() {
+    fn worker_without_rings_is_not_woken() {
         let (mut scan, start) = (Scan::new(INTERVAL), Instant::now());
         assert_eq!(scan.next(), None);
         scan.ring_added(start, 1);
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn missed_steps_are_left_out() {
+    fn missed_scan_steps_are_skipped() {
         let (mut scan, start) = (Scan::new(INTERVAL), Instant::now());
         scan.ring_added(start, 1);
         let late = start + INTERVAL * 10;

@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn more_than_anybody_reads_is_counted_only() {
+    fn findings_beyond_the_limit_are_only_counted() {
         let mut findings = Findings::default();
         assert!(findings.is_empty());
         (0..SENTENCES_MAX + 5).for_each(|number| findings.add(|| number.to_string()));

@@ -80,7 +80,7 @@ impl World {
 }
 
 #[test]
-fn an_account_that_is_wrong() {
+fn check_finds_a_wrong_account() {
     let world = World::new();
     let account = &world.store.registry.get(Domid(5)).unwrap().account;
     account.charge(Quota::Nodes, 1);
@@ -94,7 +94,7 @@ fn an_account_that_is_wrong() {
 }
 
 #[test]
-fn a_name_without_a_node() {
+fn check_finds_a_name_without_a_node() {
     let world = World::new();
     world.node("/local/domain/5/a", |node| {
         node.insert_child(0, b"ghost", None);
@@ -103,7 +103,7 @@ fn a_name_without_a_node() {
 }
 
 #[test]
-fn a_name_without_its_home() {
+fn check_finds_a_name_without_its_partition() {
     let world = World::new();
     world.node("/local/domain/0/backend/vif", |node| {
         node.insert_child(0, b"6", None);
@@ -112,7 +112,7 @@ fn a_name_without_its_home() {
 }
 
 #[test]
-fn a_home_kept_by_its_parent() {
+fn check_finds_a_partition_root_kept_by_its_parent() {
     let world = World::new();
     let root = path("/local/domain/0/backend/vif/5");
     let node = world.tree("/local/domain/0/backend/vif/5", |tree| {
@@ -129,7 +129,7 @@ fn a_home_kept_by_its_parent() {
 }
 
 #[test]
-fn a_home_without_a_name_or_a_parent() {
+fn check_finds_a_partition_without_a_name_or_a_parent() {
     let world = World::new();
     world.node("/local/domain/0/backend/vif", |node| {
         node.remove_child(0, b"5");
@@ -146,7 +146,7 @@ fn a_home_without_a_name_or_a_parent() {
 }
 
 #[test]
-fn a_home_in_a_shard_that_is_not_its_own() {
+fn check_finds_a_partition_in_the_wrong_shard() {
     let world = World::new();
     let root = path("/local/domain/5");
     world.tree("/local/domain/5", |tree| tree.forget_owned(Domid(5), root.as_path()));
@@ -162,7 +162,7 @@ fn a_home_in_a_shard_that_is_not_its_own() {
 }
 
 #[test]
-fn names_that_no_node_can_have_and_sums_that_are_wrong() {
+fn check_finds_invalid_names_and_wrong_sums() {
     let world = World::new();
     world.node("/local/domain/5/a", |node| {
         // Once there were many children they stay in a map, which stores the sum of their names instead of computing
@@ -184,7 +184,7 @@ fn names_that_no_node_can_have_and_sums_that_are_wrong() {
 }
 
 #[test]
-fn an_index_of_owners_that_lacks_or_has_too_much() {
+fn check_finds_missing_and_extra_entries_of_the_owner_index() {
     let world = World::new();
     let (partition, below) = (path("/local/domain/5"), path("/local/domain/5/a"));
     world.tree("/local/domain/5", |tree| tree.forget_owned(Domid(5), partition.as_path()));
@@ -198,7 +198,7 @@ fn an_index_of_owners_that_lacks_or_has_too_much() {
 }
 
 #[test]
-fn a_birth_that_permission_checks_see_otherwise() {
+fn check_finds_a_birth_that_differs_from_the_birth_table() {
     let world = World::new();
     let birth = world.store.registry.births().of(Domid(5));
     world.store.registry.births().begin(Domid(5), birth + 7);
@@ -210,7 +210,7 @@ fn a_birth_that_permission_checks_see_otherwise() {
 }
 
 #[test]
-fn nodes_of_a_dead_domain_that_nobody_sweeps() {
+fn check_finds_unswept_nodes_of_a_dead_domain() {
     let world = World::new();
     world.store.registry.bury(&world.store.registry.get(Domid(5)).unwrap());
     let findings = world.findings();
@@ -220,7 +220,7 @@ fn nodes_of_a_dead_domain_that_nobody_sweeps() {
 }
 
 #[test]
-fn a_sweep_that_is_under_way_is_waited_for() {
+fn check_waits_for_a_running_sweep() {
     let mut world = World::new();
     let domain = world.store.registry.get(Domid(5)).unwrap();
     assert!(world.store.registry.bury(&domain));
@@ -239,7 +239,7 @@ fn a_sweep_that_is_under_way_is_waited_for() {
 }
 
 #[test]
-fn removals_that_are_not_settled_are_waited_for() {
+fn check_fails_while_a_removal_is_unsettled() {
     let mut world = World::new();
     let executed = world.run("/local/domain/5/a", Verb::Rm);
     assert_eq!(world.store.check().err(), Some(CheckError { removals: 1 }));
@@ -253,7 +253,7 @@ fn entry(seq: u64) -> Entry {
 }
 
 #[test]
-fn a_trie_that_miscounts_or_has_what_is_not_its() {
+fn check_finds_miscounted_and_misplaced_watches() {
     let world = World::new();
     for (seq, watched) in ["/", "@releaseDomain/7", "/@a/b", "/local/domain/5/a"].iter().enumerate()
     {
@@ -273,7 +273,7 @@ fn a_trie_that_miscounts_or_has_what_is_not_its() {
 }
 
 #[test]
-fn watches_that_a_trie_and_a_connection_do_not_agree_on() {
+fn check_finds_watches_that_differ_from_the_connections() {
     let world = World::new();
     let low = path("/local/domain/5/a");
     let check = |watches: &[(PathBuf, Entry)]| {

@@ -27,7 +27,7 @@ fn size(trie: &Trie) -> (usize, usize) {
 }
 
 #[test]
-fn a_chain_of_names_is_one_node_until_paths_part() {
+fn chain_of_names_is_one_trie_node_until_paths_diverge() {
     let mut trie = Trie::default();
     let deep = format!("/a{}", "/b".repeat(1000));
     let path = |text: &str| Path::parse(text.as_bytes()).unwrap().to_buf();
@@ -113,7 +113,7 @@ fn depth_limits_how_far_below_a_watch_reaches() {
 }
 
 #[test]
-fn everything_watched_is_visited_and_nothing_else() {
+fn visit_reaches_every_watch_and_nothing_else() {
     let mut trie = Trie::default();
     let path = |text: &'static str| Path::parse(text.as_bytes()).unwrap();
     let watched = ["/", "/a/b", "@releaseDomain", "@releaseDomain/7", "@introduceDomain/7"];
@@ -145,7 +145,7 @@ fn arb_path() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn finds_what_a_list_would(
+    fn trie_finds_the_same_watches_as_a_list(
         steps in prop::collection::vec((any::<bool>(), arb_path(), prop::option::of(0u16..3)), 1..60),
         probe in arb_path(),
     ) {

@@ -43,7 +43,7 @@ fn is_over(reader: &mut PipeReader) -> bool {
 }
 
 #[test]
-fn a_domain_takes_its_page_and_its_channel_along() {
+fn adopted_domain_keeps_its_page_and_channel() {
     let Move { mut a, mut b, guest } = Move::new();
     assert_eq!(b.client.list().unwrap().last().unwrap().domid, Domid(7));
     guest.page.store(REQ_PROD, 5);
@@ -93,7 +93,7 @@ fn an_adopted_domain_ends_with_its_connection_unless_kept() {
 
 /// Repeats the daemons' part of a move: one stops watching the page, the other starts.
 #[test]
-fn no_wake_up_is_lost_between_the_hosts() {
+fn no_wake_up_is_lost_in_a_move_between_hosts() {
     const ROUNDS: u32 = 5000;
     let Move { a, b, guest } = Move::new();
     let page = guest.page.clone();
@@ -151,7 +151,7 @@ fn pair(of: SocketType) -> [OwnedFd; 2] {
 }
 
 #[test]
-fn a_page_that_could_kill_the_daemon_is_refused() {
+fn page_that_could_fault_in_the_daemon_is_refused() {
     let world = World::new();
     let [channel, _other] = pair(SocketType::SEQPACKET);
     let good = file(4096, SealFlags::SHRINK);
@@ -178,7 +178,7 @@ fn a_page_that_could_kill_the_daemon_is_refused() {
 }
 
 #[test]
-fn a_channel_that_is_none_is_refused() {
+fn unsuitable_descriptor_as_channel_is_refused() {
     let world = World::new();
     let page = file(4096, SealFlags::SHRINK);
     let socket = |of| socket_with(AddressFamily::UNIX, of, SocketFlags::CLOEXEC, None).unwrap();
@@ -211,7 +211,7 @@ fn a_channel_that_is_none_is_refused() {
 
 /// The maker of a channel may change any of its options, before and after the adoption.
 #[test]
-fn a_channel_that_blocks_does_not_block_the_host() {
+fn blocking_channel_does_not_block_the_host() {
     let mut world = World::new();
     let [ours, theirs] = pair(SocketType::SEQPACKET);
     assert!(!fcntl_getfl(&ours).unwrap().contains(OFlags::NONBLOCK));
@@ -228,7 +228,7 @@ fn a_channel_that_blocks_does_not_block_the_host() {
 }
 
 #[test]
-fn descriptors_are_closed_unless_they_are_asked_for() {
+fn unrequested_descriptors_are_closed() {
     let world = World::new();
     let stream = world.raw();
     for line in ["help\n", "create 9\n", "channel 9\n", "adopt 9\n", "adopt\n", "\n"] {
@@ -241,7 +241,7 @@ fn descriptors_are_closed_unless_they_are_asked_for() {
 }
 
 #[test]
-fn descriptors_come_with_their_line_however_it_is_cut() {
+fn descriptors_belong_to_their_line_however_it_is_split() {
     let world = World::new();
     let page = file(4096, SealFlags::SHRINK);
     let [channel, _other] = pair(SocketType::SEQPACKET);

@@ -13,7 +13,7 @@ fn listed(watches: &mut Watches, index: usize) -> Vec<u64> {
 }
 
 #[test]
-fn the_list_is_in_the_order_of_setting_whatever_was_removed() {
+fn watch_list_keeps_its_order_across_removals() {
     let mut watches = Watches::new(1);
     for seq in 2..102 {
         watches.insert(watch(seq));
@@ -35,7 +35,7 @@ fn the_list_is_in_the_order_of_setting_whatever_was_removed() {
 }
 
 #[test]
-fn watches_on_one_path_are_one_group_for_each_kind_of_depth() {
+fn watches_on_one_path_are_grouped_by_kind_of_depth() {
     let mut watches = Watches::new(1);
     for (seq, depth) in (2..).zip([None, Some(1), None, Some(3)]) {
         watches.insert(Watch { depth, ..watch(seq) });
@@ -84,7 +84,7 @@ fn deferred_events_of_removed_watches_are_not_kept() {
 }
 
 #[test]
-fn deferred_events_reach_each_watch_that_a_change_concerns() {
+fn deferred_event_reaches_each_matching_watch() {
     let mut watches = Watches::new(1);
     for (seq, depth) in (2..).zip([0, 2, 5, 1]) {
         watches.insert(Watch { depth: Some(depth), ..watch(seq) });

@@ -52,7 +52,7 @@ impl Client {
 }
 
 #[test]
-fn events_beyond_1024_are_queued_in_front_of_the_reply_that_is_waited_for() {
+fn events_beyond_1024_are_queued_before_the_pending_reply() {
     let (socket, _theirs) = UnixStream::pair().unwrap();
     let mut client = Client::new(Kind::Socket, Transport::Socket(socket));
     client.connection.session.post_reply = Some(Vec::new());
@@ -71,7 +71,7 @@ fn events_beyond_1024_are_queued_in_front_of_the_reply_that_is_waited_for() {
 }
 
 #[test]
-fn events_of_the_control_domains_kernel_collapse_beyond_64_mib() {
+fn events_of_the_control_domains_kernel_collapse_above_64_mib() {
     let file = memfd_create("ring", MemfdFlags::CLOEXEC).unwrap();
     ftruncate(&file, 4096).unwrap();
     let ring = Ring::new(RingPage::map(file.as_fd(), 0).unwrap(), 1, 1);
