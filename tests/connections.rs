@@ -51,7 +51,7 @@ fn until_closed(daemon: &Daemon, expected: usize) {
 }
 
 #[test]
-fn ten_thousand_at_once() {
+fn ten_thousand_connections_are_served_at_once() {
     allow_many_files();
     for shards in [1, 4] {
         let daemon = Daemon::start(shards);
@@ -110,7 +110,7 @@ fn beside_a_spinning_thread<T>(work: impl FnOnce() -> T) -> (Duration, T) {
 }
 
 #[test]
-fn no_descriptors_left_pauses_accepting() {
+fn descriptor_exhaustion_pauses_accepting() {
     // A shell lowers the limit and starts the daemon, because a child's limits cannot be set from here.
     let mut daemon = Daemon::start_limited(64);
     let mut crowd: Vec<_> = (0..100).map(|_| daemon.connect()).collect();

@@ -76,7 +76,7 @@ fn quotas_are_listed_and_set_as_in_c() {
 }
 
 #[test]
-fn use_highest_use_and_refusals_of_a_domain_are_shown() {
+fn quota_command_shows_usage_peak_and_refusals_of_a_domain() {
     let world = &mut World::new(Control::Socket, 2);
     let guest = world.guest(5);
     guest.write("a", "1").unwrap();
@@ -100,7 +100,7 @@ fn use_highest_use_and_refusals_of_a_domain_are_shown() {
 
 /// As xenstore.txt says of SET_QUOTA: a global value is the default of new domains.
 #[test]
-fn a_quota_that_is_set_binds_new_domains_only() {
+fn global_quota_applies_to_new_domains_only() {
     for control in [Control::Socket, Control::Ring] {
         let world = &mut World::new(control, 2);
         world.guest(7).watch("a", "t").unwrap();
@@ -126,7 +126,7 @@ fn a_quota_that_is_set_binds_new_domains_only() {
 }
 
 #[test]
-fn the_log_is_switched_moved_and_written_to() {
+fn control_commands_switch_move_and_write_the_log() {
     let world = &mut World::new(Control::Socket, 2);
     let text = answer(world, "log");
     assert!(text.starts_with("Log switch settings:\nobj     : off\nio      : off\n"), "{text}");
@@ -149,7 +149,7 @@ fn the_log_is_switched_moved_and_written_to() {
 }
 
 #[test]
-fn a_report_counts_what_is_held_and_why_transactions_failed() {
+fn report_has_resource_counts_and_conflict_reasons() {
     let world = &mut World::new(Control::Socket, 2);
     world.guest(5).write("a", "1").unwrap();
     world.guest(5).watch("a", "token").unwrap();
@@ -181,7 +181,7 @@ fn a_report_counts_what_is_held_and_why_transactions_failed() {
 }
 
 #[test]
-fn report_when_there_are_more_than_50_domains_names_those_that_use_most() {
+fn report_on_more_than_50_domains_names_the_largest() {
     let world = &mut World::new(Control::Socket, 2);
     for domid in 1..=51 {
         let home = format!("/local/domain/{domid}");
@@ -201,7 +201,7 @@ fn report_when_there_are_more_than_50_domains_names_those_that_use_most() {
 
 /// A command that blocked there would keep `check` from running until the daemon is restarted.
 #[test]
-fn fifo_as_file_of_a_command_is_refused_and_blocks_nothing() {
+fn fifo_as_file_of_a_command_is_refused_without_blocking() {
     let world = &mut World::new(Control::Socket, 2);
     let fifo = world.daemon.path("fifo");
     assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
@@ -214,7 +214,7 @@ fn fifo_as_file_of_a_command_is_refused_and_blocks_nothing() {
 
 /// One check runs at a time: of two that begin together one may be refused, and never the first.
 #[test]
-fn checks_do_not_pile_up() {
+fn second_concurrent_check_is_refused() {
     let world = &mut World::new(Control::Socket, 2);
     for n in 0..2000 {
         world.admin.write(&format!("/tool/n{n}"), "value").unwrap();
@@ -256,7 +256,7 @@ fn step(world: &mut World, random: &mut Random, open: &mut Vec<u32>) {
 }
 
 #[test]
-fn a_store_is_consistent_after_removals_deaths_and_transactions() {
+fn store_is_consistent_after_removals_deaths_and_transactions() {
     for seed in common::random::seeds(6) {
         println!("XENSTORED_SEED={seed}");
         let mut random = Random::new(seed);
@@ -278,7 +278,7 @@ fn a_store_is_consistent_after_removals_deaths_and_transactions() {
 
 /// Debian's `xenstore-control` is in the package xen-utils-4.17, which may be missing.
 #[test]
-fn the_stock_client_shows_answers_and_failures() {
+fn stock_client_shows_replies_and_failures() {
     let program = "/usr/lib/xen-4.17/bin/xenstore-control";
     if !std::path::Path::new(program).exists() {
         println!("{program} is not installed: nothing is tested");
@@ -332,7 +332,7 @@ fn xsctl_sends_commands_and_prints_replies() {
 }
 
 #[test]
-fn xsctl_tells_refusals_and_failures_by_its_exit_code() {
+fn xsctl_exit_code_distinguishes_refusals_from_failures() {
     let world = &mut World::new(Control::Socket, 2);
     for (words, code, sentence) in [
         (

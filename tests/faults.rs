@@ -182,22 +182,22 @@ fn death_is_seen(calls: fn(&Faults) -> &AtomicU32, failing: u32) {
 }
 
 #[test]
-fn death_when_the_changed_domains_cannot_be_read_is_seen() {
+fn death_is_seen_after_changed_domains_could_not_be_read() {
     death_is_seen(|faults| &faults.changed, 1);
 }
 
 #[test]
-fn death_when_the_state_of_the_domain_cannot_be_read_is_seen() {
+fn death_is_seen_after_the_state_could_not_be_read() {
     death_is_seen(|faults| &faults.domain, 3);
 }
 
 #[test]
-fn death_when_the_port_of_changes_is_lost_is_seen() {
+fn death_is_seen_after_its_notification_was_lost() {
     death_is_seen(|faults| &faults.pending, 1);
 }
 
 #[test]
-fn ring_when_its_notification_is_lost_is_served() {
+fn ring_is_served_after_its_notification_was_lost() {
     for shards in [1, 4] {
         let mut world = World::new(shards);
         for _ in 0..3 {
@@ -209,7 +209,7 @@ fn ring_when_its_notification_is_lost_is_served() {
 }
 
 #[test]
-fn ring_when_its_port_cannot_be_unmasked_is_served() {
+fn ring_is_served_after_its_port_could_not_be_unmasked() {
     for shards in [1, 4] {
         let mut world = World::new(shards);
         for _ in 0..3 {

@@ -46,7 +46,7 @@ fn until_gone(world: &World) {
 }
 
 #[test]
-fn it_reads_writes_and_lists_without_a_prompt() {
+fn sim_guest_reads_writes_and_lists_without_a_prompt() {
     let world = &World::new(Control::Socket, 2);
     prints(world, "write a/b some value\nread a/b\nls\nls a\nrm a\nls\n", "some value\na\nb\n");
     prints(world, "mkdir a\nperms a\nperms a b7 r0\nperms a\n", "n7\nb7\nr0\n");
@@ -60,14 +60,14 @@ fn it_reads_writes_and_lists_without_a_prompt() {
 }
 
 #[test]
-fn transactions_happen_as_a_whole_or_not() {
+fn sim_guest_transactions_are_atomic() {
     let world = &World::new(Control::Socket, 2);
     prints(world, "begin\nwrite a 1\nread a\nabort\nls\n", "1\n");
     prints(world, "begin\nwrite a 1\ncommit\nread a\n", "1\n");
 }
 
 #[test]
-fn events_are_printed_also_the_last() {
+fn sim_guest_prints_all_events_including_the_last() {
     let world = &World::new(Control::Socket, 2);
     let expected = "event a\nevent a/b\nevent a\n";
     prints(world, "watch a\nwrite a/b 1\nrm a\n", expected);
@@ -75,7 +75,7 @@ fn events_are_printed_also_the_last() {
 }
 
 #[test]
-fn events_of_others_are_printed_as_they_come() {
+fn sim_guest_prints_events_caused_by_others_at_once() {
     let mut world = World::new(Control::Socket, 2);
     let mut child = start(&world, &["--domid", "7"]);
     let mut stdin = child.stdin.take().unwrap();
@@ -92,7 +92,7 @@ fn events_of_others_are_printed_as_they_come() {
 }
 
 #[test]
-fn a_command_that_fails_is_named_and_decides_the_exit_code() {
+fn failed_command_is_named_and_sets_the_exit_code() {
     let world = &World::new(Control::Socket, 2);
     for (line, why) in [
         ("read nothing", "read nothing: ENOENT"),
@@ -110,7 +110,7 @@ fn a_command_that_fails_is_named_and_decides_the_exit_code() {
 }
 
 #[test]
-fn who_cannot_become_a_guest_is_told_why() {
+fn failed_start_of_a_sim_guest_reports_the_reason() {
     let mut world = World::new(Control::Socket, 2);
     world.create(9);
     let output = run(&world, &["--domid", "9"], "");

@@ -133,7 +133,7 @@ fn search(
 }
 
 #[test]
-fn the_search_finds_what_has_no_serial_order() {
+fn search_detects_histories_without_a_serial_order() {
     let done = |from, to, reads: &[(usize, u32)], writes: &[(usize, u32)]| Done {
         from,
         to,
@@ -156,7 +156,7 @@ fn the_search_finds_what_has_no_serial_order() {
 }
 
 #[test]
-fn every_run_has_a_serial_order() {
+fn concurrent_transactions_are_serializable() {
     const CLIENTS: u32 = 4;
     for control in [Control::Socket, Control::Ring] {
         for shards in [1, 4] {
@@ -250,7 +250,7 @@ fn watchers_see_every_change_in_each_writers_order() {
 }
 
 #[test]
-fn the_last_event_of_a_key_is_followed_by_its_last_value() {
+fn read_after_the_last_event_returns_the_last_value() {
     // Equal events may be merged, but an event always follows the last change.
     for control in [Control::Socket, Control::Ring] {
         for shards in [1, 4] {

@@ -167,7 +167,7 @@ fn imports_go_down_only() {
 }
 
 #[test]
-fn an_import_that_goes_up_is_found() {
+fn upward_import_is_detected() {
     for (name, code) in [
         ("words/path.rs", "use crate::domain::Quota;"),
         ("protocol/args.rs", "fn f() { crate::store::Tree::default(); }"),
@@ -188,7 +188,7 @@ fn an_import_that_goes_up_is_found() {
 
 /// No layer imports one that imports it, directly or through others.
 #[test]
-fn the_table_has_no_circle() {
+fn layer_table_has_no_cycle() {
     for (at, (layer, allowed)) in LAYERS.iter().enumerate() {
         for below in *allowed {
             let position = LAYERS.iter().position(|(other, _)| other == below);
@@ -237,7 +237,7 @@ fn shard_imports(own: &str, code: &str, modules: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn files_of_the_server_import_in_no_circle() {
+fn modules_of_the_server_have_no_import_cycle() {
     let sources = sources();
     let files: Vec<_> = sources
         .iter()
@@ -305,7 +305,7 @@ fn has_unsafe(code: &str) -> bool {
 }
 
 #[test]
-fn unsafe_code_is_in_the_host_only() {
+fn unsafe_code_is_in_the_host_layer_only() {
     // Here the word is in a string.
     let may = |name: &str| name.starts_with("src/host/") || name == "tests/layers.rs";
     for directory in PROJECT {
@@ -318,7 +318,7 @@ fn unsafe_code_is_in_the_host_only() {
 }
 
 #[test]
-fn files_are_short() {
+fn source_files_are_within_the_line_limit() {
     for (name, text) in sources() {
         let (lines, known) = (text.lines().count(), LONG.iter().find(|(long, ..)| *long == name));
         let max = known.map_or(LINES_MAX, |(_, max, _)| *max);

@@ -23,7 +23,7 @@ fn logged(file: &Path) -> Vec<String> {
 }
 
 #[test]
-fn the_log_is_turned_and_moved_while_the_daemon_runs() {
+fn log_is_switched_and_moved_at_run_time() {
     let place = tempfile::tempdir().unwrap();
     let (first, second) = (place.path().join("first"), place.path().join("second"));
     let switches = vec![SwitchChange::parse("+conflict").unwrap()];

@@ -388,21 +388,21 @@ fn compare(control: Control, shards: u16) {
 }
 
 #[test]
-fn random_operations_by_socket_with_one_shard() {
+fn random_operations_by_socket_match_the_model_on_one_shard() {
     compare(Control::Socket, 1);
 }
 
 #[test]
-fn random_operations_by_socket_with_four_shards() {
+fn random_operations_by_socket_match_the_model_on_four_shards() {
     compare(Control::Socket, 4);
 }
 
 #[test]
-fn random_operations_by_ring_with_one_shard() {
+fn random_operations_by_ring_match_the_model_on_one_shard() {
     compare(Control::Ring, 1);
 }
 
 #[test]
-fn random_operations_by_ring_with_four_shards() {
+fn random_operations_by_ring_match_the_model_on_four_shards() {
     compare(Control::Ring, 4);
 }

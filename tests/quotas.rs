@@ -50,7 +50,7 @@ fn nodes_are_counted_exactly() {
 }
 
 #[test]
-fn no_limit_is_zero() {
+fn quota_of_zero_means_no_limit() {
     each_world(|world| {
         world.guest(5);
         world.admin.set_quota(Some(5), "nodes", 0);
@@ -68,7 +68,7 @@ fn no_limit_is_zero() {
 }
 
 #[test]
-fn owners_are_accounted_when_permissions_change() {
+fn change_of_owner_moves_the_charge() {
     each_world(|world| {
         world.guest(5);
         world.guest(6);
@@ -134,7 +134,7 @@ fn transactions_are_counted_exactly() {
 }
 
 #[test]
-fn the_defaults_suit_real_use() {
+fn default_quotas_suit_real_use() {
     each_world(|world| {
         let guest = world.guest(5);
         for _ in 0..256 {
@@ -227,7 +227,7 @@ fn nodes_of_a_transaction_are_limited() {
 }
 
 #[test]
-fn a_transaction_is_counted_when_it_commits() {
+fn transaction_is_charged_when_it_commits() {
     each_world(|world| {
         world.guest(5);
         world.admin.set_quota(Some(5), "nodes", 4);
@@ -348,7 +348,7 @@ fn quota_lines(world: &mut World) -> Vec<String> {
 }
 
 #[test]
-fn options_set_the_limits_of_all() {
+fn options_set_the_default_quotas() {
     let daemon = common::Daemon::start_with(&[
         "--shards",
         "2",
@@ -370,7 +370,7 @@ fn options_set_the_limits_of_all() {
 }
 
 #[test]
-fn the_outstanding_quota_blocks_and_does_not_refuse() {
+fn outstanding_quota_blocks_instead_of_refusing() {
     each_world(|world| {
         world.guest(5);
         world.admin.set_quota(Some(5), "outstanding", 2);

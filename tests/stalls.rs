@@ -12,7 +12,7 @@ use common::wire::Message;
 use common::{Client, Control, Daemon, HANG, World, op};
 
 #[test]
-fn more_requests_than_are_read_at_a_time_are_all_answered() {
+fn requests_beyond_one_read_all_get_replies() {
     let world = World::new(Control::Socket, 1);
     // With messages of any size, a read may end anywhere in a message.
     for value in (8..600).step_by(11) {
@@ -29,7 +29,7 @@ fn more_requests_than_are_read_at_a_time_are_all_answered() {
 }
 
 #[test]
-fn a_thread_that_is_told_of_more_than_it_can_take_serves_its_clients() {
+fn worker_flooded_with_events_still_serves_its_clients() {
     let world = World::new(Control::Socket, 2);
     // Clients are assigned to the two threads in turn.
     let mut watcher = Client::new("watcher", Link::Socket(world.daemon.connect()));
@@ -64,7 +64,7 @@ impl Drop for ShutsDown<'_> {
 }
 
 #[test]
-fn who_stops_writing_is_still_answered() {
+fn half_closed_client_still_gets_replies() {
     let world = World::new(Control::Socket, 2);
     for count in [1, 64, 150, 1000] {
         let socket = world.daemon.connect();
@@ -81,7 +81,7 @@ fn who_stops_writing_is_still_answered() {
 }
 
 #[test]
-fn a_removal_is_answered_that_ends_before_its_events_are_delivered() {
+fn removal_settled_before_its_events_are_delivered_gets_a_reply() {
     let world = World::new(Control::Socket, 1);
     let mut client = Client::new("remover", Link::Socket(world.daemon.connect()));
     for _ in 0..5 {
@@ -100,7 +100,7 @@ fn a_removal_is_answered_that_ends_before_its_events_are_delivered() {
 }
 
 #[test]
-fn a_watch_whose_collapsed_event_was_taken_is_told_again() {
+fn watch_fires_again_after_its_collapsed_event_was_read() {
     let mut world = World::new(Control::Socket, 1);
     let mut reader = Client::new("reader", Link::Socket(world.daemon.connect()));
     let token = "t".repeat(3900);
@@ -128,7 +128,7 @@ fn a_watch_whose_collapsed_event_was_taken_is_told_again() {
 }
 
 #[test]
-fn the_control_domains_kernel_is_told_each_path_however_many_wait() {
+fn kernel_is_notified_of_each_path_however_many_are_pending() {
     let mut world = World::new(Control::Ring, 1);
     world.admin.watch("/backend", &"t".repeat(3900)).unwrap();
     world.admin.next_event();
@@ -163,7 +163,7 @@ fn field(line: &str, name: &str) -> usize {
 }
 
 #[test]
-fn a_client_that_stops_reading_is_named_once_and_at_its_end() {
+fn client_that_stops_reading_is_logged_once_and_at_its_end() {
     for shards in ["1", "4"] {
         // A timeout longer than a round of writes takes on a busy machine.
         let daemon = Daemon::start_with(&["--shards", shards, "-w", "watch-event=6"]);
@@ -196,7 +196,7 @@ fn a_client_that_stops_reading_is_named_once_and_at_its_end() {
 }
 
 #[test]
-fn a_guest_at_its_memory_quota_can_still_end_its_transactions() {
+fn guest_at_its_memory_quota_can_still_end_its_transactions() {
     let mut world = World::new(Control::Socket, 2);
     world.guest(5);
     world.admin.set_quota(Some(5), "memory", 20_000);
@@ -209,7 +209,7 @@ fn a_guest_at_its_memory_quota_can_still_end_its_transactions() {
 }
 
 #[test]
-fn a_stop_does_not_wait_for_commands_that_are_over() {
+fn stop_does_not_wait_for_finished_commands() {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_xenstored"));
     let dir = tempfile::TempDir::new().unwrap();
     command.args(["--host", "sim", "-N"]).env("XENSTORED_RUNDIR", dir.path());
@@ -242,7 +242,7 @@ fn a_special_node_outlives_its_owner() {
 }
 
 #[test]
-fn a_removal_of_many_watched_homes_is_not_quadratic() {
+fn removal_of_many_watched_partitions_is_not_quadratic() {
     let world = World::new(Control::Socket, 2);
     let mut client = Client::new("remover", Link::Socket(world.daemon.connect()));
     // The time per partition among many, compared with that among few.

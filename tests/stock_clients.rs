@@ -47,7 +47,7 @@ fn each_world(test: impl Fn(&mut World)) {
 }
 
 #[test]
-fn read_write_exists_and_rm() {
+fn read_write_exists_and_rm_work() {
     each_world(|world| {
         says(world, &["write", "/a/b", "value", "/a/c", "other"]);
         assert_eq!(says(world, &["read", "/a/b"]), "value\n");
@@ -65,7 +65,7 @@ fn read_write_exists_and_rm() {
 }
 
 #[test]
-fn list_and_ls() {
+fn list_and_ls_show_children_and_values() {
     each_world(|world| {
         says(world, &["write", "/l/one", "1", "/l/two/three", "3", "/l/empty", ""]);
         let mut names: Vec<_> = says(world, &["list", "/l"]).lines().map(str::to_owned).collect();
@@ -97,7 +97,7 @@ fn ls_of_more_children_than_a_reply_holds() {
 }
 
 #[test]
-fn chmod() {
+fn chmod_sets_permissions() {
     each_world(|world| {
         world.guest(5);
         says(world, &["write", "/c/d", "v"]);
@@ -110,7 +110,7 @@ fn chmod() {
 }
 
 #[test]
-fn watch() {
+fn watch_prints_events() {
     each_world(|world| {
         // The client prints the first event, then as many as requested.
         let mut child =
@@ -126,7 +126,7 @@ fn watch() {
 }
 
 #[test]
-fn control() {
+fn control_runs_commands() {
     each_world(|world| {
         assert_eq!(says(world, &["control", "check"]).trim(), "OK");
         assert_eq!(says(world, &["control", "print", "hello"]).trim(), "OK");
@@ -191,7 +191,7 @@ fn control_moves_watches_and_reserves_transactions() {
 }
 
 #[test]
-fn control_live_update_fails_and_says_so() {
+fn control_live_update_fails_with_a_message() {
     each_world(|world| {
         let output = fails(world, &["control", "live-update", "/bin/true"]);
         let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();

@@ -14,7 +14,7 @@ use xenstored::store::{
 use xenstored::types::{Domid, Errno, RELEASE_DOMAIN, ShardId};
 
 #[test]
-fn a_store_begins_with_its_nodes() {
+fn new_store_has_its_initial_nodes() {
     let world = World::new();
     let mut control = world.control();
     assert_eq!(control.run("/", Verb::Directory).unwrap(), b"tool\0");
@@ -31,7 +31,7 @@ fn a_store_begins_with_its_nodes() {
 }
 
 #[test]
-fn the_parts_of_a_directory_are_the_directory() {
+fn parts_of_a_directory_add_up_to_the_directory() {
     let world = World::new();
     let mut control = world.control();
     // A reply holds 4,095 bytes: 4,096 are too many, and need two parts.
@@ -109,7 +109,7 @@ fn accounts_are_exact_at_their_limits() {
 }
 
 #[test]
-fn a_transaction_is_within_its_quotas() {
+fn transaction_stays_within_its_quotas() {
     let (world, guest) = World::with_guest();
     let mut client = world.client(&guest);
     world.registry.set_limit(Some(&guest), Quota::Nodes, 2);
@@ -144,7 +144,7 @@ fn a_transaction_is_within_its_quotas() {
 }
 
 #[test]
-fn a_conflict_says_what_and_who() {
+fn conflict_names_the_request_and_the_writer() {
     let (world, guest) = World::with_guest();
     let (mut client, mut control) = (world.client(&guest), world.control());
     client.write("/tool/x/a", "1").unwrap();
@@ -185,7 +185,7 @@ fn a_conflict_says_what_and_who() {
 }
 
 #[test]
-fn events_come_once_and_in_order() {
+fn events_are_published_once_and_in_order() {
     let (world, guest) = World::with_guest();
     let (mut client, mut control) = (world.client(&guest), world.control());
     for (path, seq) in [("/tool", 3), ("/tool/x", 1), ("/tool/x/a", 4), ("/tool/x/a/b", 2)] {
@@ -232,7 +232,7 @@ fn only_a_guest_that_caused_events_holds_a_ticket() {
 }
 
 #[test]
-fn special_watches_go_by_depth() {
+fn special_watches_match_by_depth() {
     let world = World::new();
     let special = std::str::from_utf8(RELEASE_DOMAIN).unwrap();
     world.watch_as(Domid(5), special, 1, None);
@@ -253,7 +253,7 @@ fn special_watches_go_by_depth() {
 
 /// A domain owns nodes in many places; its death removes all of them, and other domains' nodes below them.
 #[test]
-fn a_dead_domain_leaves_nothing() {
+fn dead_domain_leaves_no_nodes() {
     let (world, guest) = World::with_guest();
     let other = world.admit(6);
     for path in ["/local/domain/5", "/local/domain/0/backend/vif/5", "/libxl/5", "/tool/a/b/c"] {
@@ -280,7 +280,7 @@ fn a_dead_domain_leaves_nothing() {
 
 /// The next incarnation of a number may become the owner of the dead one's nodes before these are swept.
 #[test]
-fn a_sweep_finds_what_lies_below_the_next_lifes_nodes() {
+fn sweep_finds_nodes_below_those_of_the_next_incarnation() {
     for given in [&["n5"][..], &["n6", "n5"]] {
         let (world, first) = World::with_guest();
         world.admit(6);
@@ -300,7 +300,7 @@ fn a_sweep_finds_what_lies_below_the_next_lifes_nodes() {
 }
 
 #[test]
-fn homes_are_pinned_until_nobody_looks_at_them() {
+fn partitions_are_pinned_until_no_transaction_reads_them() {
     let world = World::new();
     let pinned = || world.store.sizes().map(|(_, sizes)| sizes.pinned).collect::<Vec<_>>();
     world.control().write("/libxl/5/x", "first").unwrap();
@@ -328,7 +328,7 @@ fn homes_are_pinned_until_nobody_looks_at_them() {
 
 /// A transaction sees a partition as of one moment, and changes of other partitions do not concern it.
 #[test]
-fn a_home_is_seen_as_it_was_when_first_touched() {
+fn partition_is_seen_as_it_was_when_first_touched() {
     let world = World::new();
     let mut control = world.control();
     for path in ["/libxl/5/x", "/libxl/5/y", "/libxl/7/x"] {
@@ -350,7 +350,7 @@ fn a_home_is_seen_as_it_was_when_first_touched() {
 /// A transaction that creates or removes a partition depends on what it saw of the directory that names it, and on no
 /// other change there.
 #[test]
-fn names_of_homes_get_in_the_way_of_who_saw_them() {
+fn transactions_conflict_with_changes_of_partition_names_seen() {
     type Meanwhile = fn(&mut Client);
     let names_another: Meanwhile = |control| control.write("/local/domain/9", "").unwrap();
     let removes: Meanwhile = |control| control.rm("/local/domain").unwrap();
@@ -425,7 +425,7 @@ fn a_large_removal_is_settled_in_slices() {
 }
 
 #[test]
-fn every_shard_is_in_a_cut() {
+fn snapshot_of_the_store_has_every_shard() {
     let world = World::new();
     for domid in 4..6 {
         world.control().write(&format!("/libxl/{domid}"), "").unwrap();

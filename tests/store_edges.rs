@@ -25,7 +25,7 @@ fn memory_limit(world: &World, guest: &Domain, more: u64) {
 }
 
 #[test]
-fn a_directory_has_room_for_exactly_its_quota() {
+fn directory_holds_exactly_its_quota() {
     for (value, expected) in [(2022, Ok(())), (2023, Err(Errno::ENOSPC))] {
         let (world, guest) = World::with_guest();
         let mut client = world.client(&guest);
@@ -35,7 +35,7 @@ fn a_directory_has_room_for_exactly_its_quota() {
 }
 
 #[test]
-fn a_transaction_may_use_exactly_its_quotas() {
+fn transaction_may_use_exactly_its_quotas() {
     let (world, guest) = World::with_guest();
     let mut client = world.client(&guest);
     client.write("/tool/x/a", "").unwrap();
@@ -61,7 +61,7 @@ fn a_transaction_may_use_exactly_its_quotas() {
 
 /// Accounts have no version, so a reply that depended on one is checked again at the end.
 #[test]
-fn a_refusal_is_looked_at_again_at_the_end() {
+fn quota_refusal_is_rechecked_at_commit() {
     for room in [false, true] {
         let (world, guest) = World::with_guest();
         let mut client = world.client(&guest);
@@ -79,7 +79,7 @@ fn a_refusal_is_looked_at_again_at_the_end() {
 
 /// No node shows that a limit, a target or an incarnation has changed.
 #[test]
-fn rights_and_limits_are_looked_at_again_at_the_end() {
+fn rights_and_limits_are_rechecked_at_commit() {
     for what in ["nothing", "a limit", "a death"] {
         let (world, guest) = World::with_guest();
         let mut client = world.client(&guest);
@@ -96,7 +96,7 @@ fn rights_and_limits_are_looked_at_again_at_the_end() {
 
 /// A replayed log writes with new generations; a transaction without conflicts is not replayed and keeps its own.
 #[test]
-fn what_nobody_got_in_the_way_of_is_not_run_again() {
+fn transaction_without_conflicts_is_not_replayed() {
     let world = World::new();
     let mut control = world.control();
     control.write("/libxl/6", "").unwrap();
@@ -125,7 +125,7 @@ fn what_nobody_got_in_the_way_of_is_not_run_again() {
 
 /// A created node inherits the permissions that each of its parents has at the end.
 #[test]
-fn every_parent_is_looked_at_again_at_the_end() {
+fn every_parent_is_rechecked_at_commit() {
     let parents = ["/libxl", "/local/domain", "/local/domain/0/backend"];
     for changed in parents {
         let world = World::new();
@@ -147,7 +147,7 @@ fn every_parent_is_looked_at_again_at_the_end() {
 }
 
 #[test]
-fn what_is_missing_is_created_from_wherever_it_begins() {
+fn missing_ancestors_are_created_from_any_level() {
     for first in ["/local", "/local/domain", "/local/domain/5", "/local/domain/5/a"] {
         let world = World::new();
         world.control().write(first, "").unwrap();
@@ -158,7 +158,7 @@ fn what_is_missing_is_created_from_wherever_it_begins() {
 }
 
 #[test]
-fn a_transaction_holds_its_arguments() {
+fn transaction_accounts_for_the_bytes_of_its_arguments() {
     let (world, guest) = World::with_guest();
     let mut client = world.client(&guest);
     let op = |value| Op { path: at("/tool/x/a"), verb: Verb::Write(Cow::Borrowed(value)) };
@@ -189,7 +189,7 @@ fn a_transaction_holds_its_arguments() {
 
 /// A generation can change without a change of the list.
 #[test]
-fn who_lists_by_parts_conflicts_with_other_names_only() {
+fn directory_part_conflicts_only_with_other_names() {
     for (path, commits) in [("/tool/x/d", true), ("/tool/x/d/b", false)] {
         let (world, guest) = World::with_guest();
         let (mut client, mut control) = (world.client(&guest), world.control());
@@ -202,7 +202,7 @@ fn who_lists_by_parts_conflicts_with_other_names_only() {
 }
 
 #[test]
-fn a_part_is_as_long_wherever_it_is_appended() {
+fn directory_part_is_the_same_behind_other_output() {
     let world = World::new();
     let mut control = world.control();
     for number in 0..512 {
@@ -217,7 +217,7 @@ fn a_part_is_as_long_wherever_it_is_appended() {
 }
 
 #[test]
-fn no_generation_comes_twice() {
+fn generations_are_unique() {
     let world = World::new();
     let mut clients = [world.control(), world.control()];
     let mut seen = BTreeSet::new();
@@ -235,7 +235,7 @@ fn no_generation_comes_twice() {
 /// Events depend on the permissions before a commit and after it, whatever a node was in between, and in whichever of
 /// the commit's shards it is.
 #[test]
-fn a_commits_events_are_judged_by_the_trees_before_and_after() {
+fn events_of_a_commit_depend_on_permissions_before_and_after() {
     let (world, _guest) = World::with_guest();
     let mut control = world.control();
     let partitions = ["/tool", "/libxl/4", "/libxl/5"];
@@ -277,7 +277,7 @@ fn a_commits_events_are_judged_by_the_trees_before_and_after() {
 }
 
 #[test]
-fn a_removal_takes_the_homes_below_along() {
+fn removal_includes_the_partitions_below() {
     let (world, guest) = World::with_guest();
     let mut control = world.control();
     for path in ["/local/domain/5/x", "/local/domain/0/backend/vif/5/0", "/libxl/5/y"] {
@@ -294,7 +294,7 @@ fn a_removal_takes_the_homes_below_along() {
 
 /// The index of a guest's topmost nodes, as owners change above and below them.
 #[test]
-fn the_index_of_owners_follows_each_change() {
+fn owner_index_follows_each_change() {
     let (world, _guest) = World::with_guest();
     world.admit(6);
     let mut control = world.control();
@@ -320,7 +320,7 @@ fn the_index_of_owners_follows_each_change() {
 
 /// A writer that checked before a reservation began must check again, and changes nothing until then.
 #[test]
-fn who_asked_before_a_turn_changes_nothing() {
+fn operation_of_a_stale_epoch_changes_nothing() {
     let (world, _guest) = World::with_guest();
     let mut control = world.control();
     let (mut looks, mut changes) = (Transaction::default(), Transaction::default());
@@ -344,7 +344,7 @@ fn who_asked_before_a_turn_changes_nothing() {
 /// As in a walk down the tree: nodes removed with an ancestor notify only watches on exactly their paths, whichever
 /// shard they are in.
 #[test]
-fn a_death_is_told_from_above() {
+fn death_notifies_watches_from_the_topmost_node() {
     let (world, _guest) = World::with_guest();
     let seventh = world.admit(7);
     plant(&mut world.control(), &[("/a", "b7"), ("/a/b", "n7"), ("/a/c", "n7")]);
@@ -357,7 +357,7 @@ fn a_death_is_told_from_above() {
 
 /// A late sweep removes the nodes of the dead incarnation, and none of the next one's.
 #[test]
-fn a_late_sweep_spares_the_next_life() {
+fn late_sweep_spares_the_next_incarnation() {
     let (world, first) = World::with_guest();
     world.admit(6);
     let mut control = world.control();
@@ -376,7 +376,7 @@ fn a_late_sweep_spares_the_next_life() {
 
 /// Between the removal of a node and its settlement, another may be created in its place.
 #[test]
-fn what_is_settled_late_spares_what_came_meanwhile() {
+fn late_settlement_spares_nodes_created_meanwhile() {
     for owner in ["n5", "n6", "n0"] {
         let (world, _guest) = World::with_guest();
         world.admit(6);
@@ -393,7 +393,7 @@ fn what_is_settled_late_spares_what_came_meanwhile() {
 }
 
 #[test]
-fn a_special_node_outlives_who_owned_it() {
+fn special_node_of_a_dead_owner_goes_to_the_control_domain() {
     let (world, guest) = World::with_guest();
     world.admit(6);
     let mut control = world.control();
@@ -404,7 +404,7 @@ fn a_special_node_outlives_who_owned_it() {
 }
 
 #[test]
-fn who_gave_up_its_snapshots_still_sees_what_it_wrote() {
+fn transaction_without_snapshots_still_sees_its_writes() {
     let world = World::new();
     let mut control = world.control();
     let mut transaction = Transaction::default();
@@ -418,7 +418,7 @@ fn who_gave_up_its_snapshots_still_sees_what_it_wrote() {
 }
 
 #[test]
-fn what_was_begun_elsewhere_goes_on_and_conflicts_in_the_end() {
+fn reserved_transaction_continues_and_conflicts_at_the_end() {
     let world = World::new();
     let mut control = world.control();
     let mut transaction = Transaction::reserved();
@@ -432,7 +432,7 @@ fn what_was_begun_elsewhere_goes_on_and_conflicts_in_the_end() {
 
 /// Requests of a dead domain may still be running.
 #[test]
-fn the_dead_create_nothing() {
+fn dead_domain_creates_nothing() {
     let (world, guest) = World::with_guest();
     let mut client = world.client(&guest);
     assert!(world.registry.bury(&guest));
@@ -443,7 +443,7 @@ fn the_dead_create_nothing() {
 }
 
 #[test]
-fn sizes_are_counted() {
+fn sizes_count_nodes_and_watches() {
     let (world, _guest) = World::with_guest();
     let nodes = world.nodes().len();
     assert_eq!((world.store.count_nodes(), world.store.global_watches()), (nodes, 0));
@@ -461,7 +461,7 @@ fn sizes_are_counted() {
 
 /// The last replay runs under all locks, so it may touch any partition.
 #[test]
-fn a_commit_that_loses_every_race_is_done_in_the_end() {
+fn commit_that_loses_every_race_succeeds_in_the_end() {
     let (world, _guest) = World::with_guest();
     let (mut writer, mut committer) = (world.control(), world.control());
     std::thread::scope(|scope| {

@@ -264,7 +264,7 @@ fn shown(reply: Result<Vec<u8>, Errno>, writes: bool) -> naive::Reply {
 proptest! {
     /// A failure prints a minimal list of steps, and is kept beside this file.
     #[test]
-    fn the_store_is_the_naive_model(
+    fn store_behaves_like_the_naive_model(
         steps in prop::collection::vec(arb_step(), 1..120),
         looks in prop::sample::select(&[0, 8, 32, 4096][..]),
     ) {

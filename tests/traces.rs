@@ -52,7 +52,7 @@ fn something(world: &mut World) {
 }
 
 #[test]
-fn io_is_every_message() {
+fn io_switch_traces_every_message() {
     let mut world = traced(&["io"]);
     something(&mut world);
     let long = "v".repeat(256 - r"y0".len());
@@ -79,7 +79,7 @@ fn io_is_every_message() {
 }
 
 #[test]
-fn obj_is_what_comes_and_goes() {
+fn obj_switch_traces_creations_and_destructions() {
     let mut world = traced(&["obj"]);
     something(&mut world);
     let lines: Vec<_> = lines(&mut world, "obj", 5)
@@ -102,7 +102,7 @@ fn obj_is_what_comes_and_goes() {
 }
 
 #[test]
-fn acc_is_what_domains_are_charged_with() {
+fn acc_switch_traces_the_charges_of_domains() {
     let mut world = traced(&["acc"]);
     something(&mut world);
     for line in [
@@ -117,7 +117,7 @@ fn acc_is_what_domains_are_charged_with() {
 }
 
 #[test]
-fn wrl_is_who_is_held_back() {
+fn wrl_switch_traces_waiting_and_throttled_domains() {
     let mut world = traced(&["wrl"]);
     world.guest(5).write("hot", "0").unwrap();
     let path = "/local/domain/5/hot";
@@ -145,7 +145,7 @@ fn wrl_is_who_is_held_back() {
 }
 
 #[test]
-fn switches_are_turned_while_the_daemon_runs() {
+fn trace_switches_change_at_run_time() {
     let mut world = traced(&[]);
     something(&mut world);
     let traces = |world: &mut World, domid| {

@@ -62,7 +62,7 @@ fn json_has_an_object_for_each_record() {
 /// Except for C's defects, for the record of an unknown type, whose body is skipped, and for a watch that says in a
 /// longer form that its depth has no limit.
 #[test]
-fn golden_streams_are_written_again_to_the_byte() {
+fn golden_streams_round_trip_to_the_byte() {
     for name in &GOLDEN[..4] {
         let bytes = fs::read(stream(name)).unwrap();
         let mut reader = Reader::new(&bytes[..]).unwrap();
@@ -86,7 +86,7 @@ fn golden_streams_are_written_again_to_the_byte() {
 }
 
 #[test]
-fn the_same_state_does_not_differ_whatever_the_byte_order() {
+fn diff_ignores_the_byte_order() {
     for [a, b] in [["v1-little", "v1-big"], ["v2-big", "v2-little"]] {
         assert_eq!(xsctl(&["diff", &stream(a), &stream(b)]), (0, String::new(), String::new()));
     }
@@ -124,7 +124,7 @@ fn watch(path: &str, token: &str, depth: Option<u16>) -> Record {
 }
 
 #[test]
-fn diff_tells_what_was_added_removed_and_changed() {
+fn diff_shows_added_removed_and_changed_records() {
     let a = state(&[
         node("/libxl/5", "", &["n0"]),
         node("/libxl/5/a", "1", &["n0"]),
@@ -167,7 +167,7 @@ fn diff_tells_what_was_added_removed_and_changed() {
 }
 
 #[test]
-fn the_order_of_the_same_watches_counts() {
+fn diff_reports_a_changed_order_of_watches() {
     let [a, b] =
         [["x", "y"], ["y", "x"]].map(|paths| state(&paths.map(|path| watch(path, "t", None))));
     let ((_held_a, a), (_held_b, b)) = (file(&a), file(&b));
@@ -178,7 +178,7 @@ fn the_order_of_the_same_watches_counts() {
 
 /// A record that contradicts an earlier one is an error that says where.
 #[test]
-fn contradictions_name_record_and_offset() {
+fn contradictory_record_is_named_with_its_offset() {
     let transaction = |connection, tx_id| Record::Transaction { connection, tx_id };
     for (records, what) in [
         (
@@ -208,7 +208,7 @@ fn contradictions_name_record_and_offset() {
 }
 
 #[test]
-fn exit_codes_tell_what_went_wrong() {
+fn exit_codes_distinguish_errors() {
     let whole = fs::read(stream("v2-little")).unwrap();
     let (_held, cut) = file(&whole[..100]);
     let (code, shown, error) = xsctl(&["inspect", &cut]);
@@ -244,7 +244,7 @@ fn exit_codes_tell_what_went_wrong() {
 }
 
 #[test]
-fn a_reader_that_has_enough_is_no_error() {
+fn closed_output_pipe_is_no_error() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_xsctl"))
         .args(["inspect", "-"])
         .stdin(fs::File::open(stream("v2-little")).unwrap())

@@ -76,7 +76,7 @@ fn guard(world: &mut World, path: &str) -> u32 {
 }
 
 #[test]
-fn xsa_206_a_guest_goes_on_as_soon_as_a_guard_is_over() {
+fn xsa_206_waiting_guest_resumes_as_soon_as_a_reservation_ends() {
     let mut world = World::new(Control::Socket, 2);
     world.guest(5).write("hot", "0").unwrap();
     // A waiting write proceeds when the reservation times out, not at the next check of all waiters, four times a
@@ -154,7 +154,7 @@ fn xsa_415_a_failed_create_in_a_transaction_leaves_no_orphans() {
 }
 
 #[test]
-fn xsa_421_create_and_remove_in_one_transaction() {
+fn xsa_421_create_and_remove_in_one_transaction_credits_once() {
     for shards in [1, 4] {
         let mut world = World::new(Control::Socket, shards);
         world.guest(5).write("base", "v").unwrap();
@@ -179,7 +179,7 @@ fn xsa_421_create_and_remove_in_one_transaction() {
 }
 
 #[test]
-fn xsa_440_two_transactions_remove_the_same_nodes() {
+fn xsa_440_concurrent_removals_of_the_same_nodes_credit_once() {
     each_world(|world| {
         for round in 0..20 {
             let guest = world.guest(5);

@@ -18,7 +18,7 @@ fn each_world_on_small_stacks(bytes: usize, controls: &[Control], test: impl Fn(
 const SMALL_STACK_BYTES: usize = if cfg!(debug_assertions) { 64 << 10 } else { 128 << 10 };
 
 #[test]
-fn xsa_418_a_path_of_a_thousand_levels() {
+fn xsa_418_path_of_a_thousand_levels_fits_a_small_stack() {
     each_world_on_small_stacks(SMALL_STACK_BYTES, &[Control::Socket, Control::Ring], |world| {
         let deep = "/a".repeat(1024);
         for _ in 0..3 {
@@ -45,7 +45,7 @@ fn xsa_418_a_path_of_a_thousand_levels() {
 }
 
 #[test]
-fn xsa_418_a_transaction_that_is_the_last_to_hold_a_thousand_levels() {
+fn xsa_418_transaction_frees_a_thousand_levels_on_a_small_stack() {
     each_world_on_small_stacks(SMALL_STACK_BYTES, &[Control::Socket, Control::Ring], |world| {
         let mut deep = "a/".repeat(900);
         deep.pop();
@@ -72,7 +72,7 @@ fn xsa_418_a_transaction_that_is_the_last_to_hold_a_thousand_levels() {
 }
 
 #[test]
-fn xsa_418_watches_on_a_thousand_levels() {
+fn xsa_418_watches_on_a_thousand_levels_fit_a_small_stack() {
     // Setting and removing a watch takes a frame for each node of the trie, here for each level, and nothing else does:
     // without optimisation about 400 bytes of the 2 MiB that a thread has; 384 KiB were not enough.
     let bytes = if cfg!(debug_assertions) { 512 << 10 } else { 1 << 20 };

@@ -76,7 +76,7 @@ fn xsa_324_an_event_over_4096_is_dropped() {
 }
 
 #[test]
-fn xsa_326_unread_replies_stop_the_reading_of_requests() {
+fn xsa_326_client_with_unread_replies_is_not_read() {
     each_world(|world| {
         // At most twenty short replies are outstanding; of long ones, as many as make 8 KiB.
         for (domid, value) in [(5, 100), (6, 1000)] {
@@ -142,7 +142,7 @@ fn xsa_326_a_guest_above_its_memory_quota_is_not_read() {
 }
 
 #[test]
-fn xsa_326_events_that_are_not_read_take_bounded_memory() {
+fn xsa_326_unread_events_take_bounded_memory() {
     each_world(|world| {
         world.guest(5);
         let guest = world.guest(5);
@@ -263,7 +263,7 @@ fn xsa_420_lengths_that_look_negative_end_the_connection() {
 }
 
 #[test]
-fn xsa_484_reset_watches_with_a_transaction_id() {
+fn xsa_484_reset_watches_with_a_transaction_id_ends_it() {
     check_with(
         |_| {},
         "

@@ -4,8 +4,8 @@ mod changes;
 #[path = "../common/mod.rs"]
 mod common;
 mod depth;
+mod incarnations;
 mod limits;
-mod lives;
 mod permissions;
 
 use std::sync::atomic::{AtomicBool, Ordering};

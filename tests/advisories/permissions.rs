@@ -39,7 +39,7 @@ fn xsa_115_privileged_operations_are_eacces() {
 }
 
 #[test]
-fn xsa_323_what_is_accepted_can_be_named_by_the_control_domain() {
+fn xsa_323_control_domain_can_name_every_accepted_path() {
     each_world(|world| {
         world.guest(5);
         world.admin.set_quota(Some(5), "node-size", 0);
@@ -95,7 +95,7 @@ fn xsa_353_the_root_is_checked_like_any_node() {
 }
 
 #[test]
-fn xsa_481_paths_with_nothing_behind_a_slash() {
+fn xsa_481_paths_with_an_empty_last_component_are_einval() {
     let rows: String = ["/local/domain/", "", "/a/", "a/", "//", "/local/domain/5/"]
         .iter()
         .flat_map(|path| {

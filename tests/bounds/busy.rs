@@ -26,7 +26,7 @@ fn drain(stream: &mut UnixStream) -> usize {
 /// Between two requests of the other client the thread serves one quantum of one busy client, not one of each: the
 /// other client completes more sequential requests than a busy one needs quanta.
 #[test]
-fn a_client_waits_for_few_turns_of_busy_ones() {
+fn client_waits_for_few_quanta_of_busy_clients() {
     let mut world = World::new(Control::Socket, 1);
     world.guest(5).write("data", "value").unwrap();
     let asked = Message { kind: op::GET_PERMS, req: 1, tx: 0, payload: b"/tool\0".to_vec() };

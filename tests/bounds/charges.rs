@@ -63,7 +63,7 @@ fn watches_at_every_level_are_charged() {
 
 /// A watch costs the same whether or not shorter paths on its way were watched meanwhile.
 #[test]
-fn removed_watches_leave_nothing_beside_a_deeper_one() {
+fn removed_watches_above_a_deeper_one_leave_no_memory() {
     const LEVELS: usize = 200;
     let set_and_keep_the_deepest = |world: &mut World, first: usize| {
         let guest = world.guest(1);
@@ -115,7 +115,7 @@ fn small_events_that_are_not_read_are_charged() {
 }
 
 #[test]
-fn small_events_take_what_they_are_charged_with() {
+fn small_events_use_no_more_memory_than_charged() {
     fills_within_its_charge("small events", |world, domid| {
         world.guest(domid).write("d", "").unwrap();
         watch_all(world.guest(domid), (0..1000).map(|i| ("d".to_owned(), i.to_string())));
@@ -146,7 +146,7 @@ fn small_nodes_are_charged() {
 
 /// The index of owners keeps the path of each node whose parent has another owner.
 #[test]
-fn nodes_far_below_others_are_charged_with_their_paths() {
+fn nodes_far_below_other_owners_are_charged_with_their_paths() {
     let far = format!("/far/down/{}", ["x".repeat(250).as_str(); 8].join("/"));
     fills_within_its_charge("nodes far below others", |world, domid| {
         for directory in 0..3 {
@@ -170,7 +170,7 @@ fn long_home(domid: u16, i: u16) -> String {
 }
 
 #[test]
-fn homes_are_charged_with_their_paths() {
+fn partitions_are_charged_with_their_paths() {
     fills_within_its_charge("partitions with long paths", |world, domid| {
         let writes = (0..350).map(|i| (op::WRITE, 0, (long_home(domid, i) + "\0").into_bytes()));
         super::all_ok(&world.guest(domid).pipeline(&writes.collect::<Vec<_>>()));
@@ -178,7 +178,7 @@ fn homes_are_charged_with_their_paths() {
 }
 
 #[test]
-fn homes_of_transactions_are_charged_with_their_paths() {
+fn partitions_in_transactions_are_charged_with_their_paths() {
     fills_within_its_charge("partitions with long paths in transactions", |world, domid| {
         let guest = world.guest(domid);
         for kind in [op::READ, op::WRITE] {
@@ -212,7 +212,7 @@ fn create_and_remove(tx: u32, times: usize) -> Vec<(u32, u32, Vec<u8>)> {
 }
 
 #[test]
-fn what_a_transaction_removes_again_is_charged() {
+fn nodes_that_a_transaction_removes_again_are_charged() {
     fills_within_its_charge("what a transaction removes again", |world, domid| {
         let guest = world.guest(domid);
         let tx = guest.start().unwrap();
@@ -224,7 +224,7 @@ fn what_a_transaction_removes_again_is_charged() {
 
 /// A request that the memory quota refuses is no part of its transaction: the rest can be committed.
 #[test]
-fn a_transaction_that_fills_the_quota_of_memory_commits_what_succeeded() {
+fn transaction_at_the_memory_quota_commits_what_succeeded() {
     for shards in [1, 4] {
         let mut world = World::new(Control::Socket, shards);
         let guest = world.guest(1);
@@ -245,7 +245,7 @@ fn a_transaction_that_fills_the_quota_of_memory_commits_what_succeeded() {
 
 /// Only its own requests can bring a guest below its quota again.
 #[test]
-fn a_guest_above_its_quota_of_memory_that_has_read_everything_is_read() {
+fn guest_above_its_memory_quota_with_nothing_unread_is_read() {
     for shards in [1, 4] {
         let mut world = World::new(Control::Socket, shards);
         let guest = world.guest(1);
@@ -265,7 +265,7 @@ fn a_guest_above_its_quota_of_memory_that_has_read_everything_is_read() {
 /// A transaction whose snapshots are dropped needs as much memory again at its next request, so its guest cannot fill
 /// its quota with something else meanwhile.
 #[test]
-fn a_transaction_that_was_given_up_stays_charged() {
+fn transaction_without_snapshots_stays_charged() {
     for shards in [1, 4] {
         let mut world = World::new(Control::Socket, shards);
         let guest = world.guest(1);
@@ -306,7 +306,7 @@ fn copies_of_open_transactions_are_charged() {
 
 /// Everything that C's default quotas admit is admitted: nodes of the largest size, and watches.
 #[test]
-fn the_largest_guest_that_c_admits_fits() {
+fn largest_guest_that_c_admits_is_admitted() {
     let mut world = World::new(Control::Socket, 2);
     let guest = world.guest(5);
     // The partition root is the first node; permissions, C's header and names count towards a node's size.

@@ -22,7 +22,7 @@ fn readable_partition(world: &mut World, nodes: usize) {
 }
 
 #[test]
-fn many_changes_of_a_guests_commit_are_one_event_for_another_guest() {
+fn commit_with_many_changes_is_one_event_for_another_guest() {
     for (control, shards) in [(Control::Socket, 1), (Control::Socket, 4), (Control::Ring, 4)] {
         let mut world = World::new(control, shards);
         readable_partition(&mut world, 40);
@@ -48,7 +48,7 @@ fn many_changes_of_a_guests_commit_are_one_event_for_another_guest() {
 
 /// For a watch with a depth, an event that stands for many changes counts as the nearest of them.
 #[test]
-fn many_changes_are_one_event_for_watches_with_a_depth_that_they_reach() {
+fn many_changes_within_the_depth_of_a_watch_are_one_event() {
     for shards in [1, 4] {
         let mut world = World::new(Control::Socket, shards);
         readable_partition(&mut world, 40);
@@ -76,7 +76,7 @@ fn many_changes_are_one_event_for_watches_with_a_depth_that_they_reach() {
 }
 
 #[test]
-fn a_change_that_may_not_be_seen_does_not_use_up_the_events_of_others() {
+fn unreadable_changes_do_not_count_towards_the_event_limit() {
     let mut world = World::new(Control::Socket, 2);
     readable_partition(&mut world, 40);
     for i in 0..39 {
@@ -119,7 +119,7 @@ fn events_beyond_the_limit_are_deferred_and_none_is_lost() {
 
 /// A guest at its quota is still notified of changes, one event at a time.
 #[test]
-fn a_guest_without_room_for_events_gets_them_one_by_one() {
+fn guest_without_room_for_events_gets_them_one_by_one() {
     let mut world = World::new(Control::Socket, 2);
     readable_partition(&mut world, 4);
     let guest = world.guest(6);
@@ -159,7 +159,7 @@ fn a_stopped_socket_client_does_not_hold_back_a_guest() {
 /// A thread that is slow to deliver puts back-pressure on the guests that cause its events: a guest has at most the
 /// limit and one request of events undelivered. All others precede the reply to a request that is made after its last.
 #[test]
-fn a_guest_whose_events_are_not_delivered_is_held_back() {
+fn undelivered_events_put_back_pressure_on_their_guest() {
     const WATCHES: usize = 1000;
     // Below the megabyte of unread events at which they collapse.
     const WRITES: usize = 20;
@@ -183,7 +183,7 @@ fn a_guest_whose_events_are_not_delivered_is_held_back() {
 /// The control domain's kernel is notified of a guest's changes by name, but not of enough names to leave no room for
 /// those of other changes.
 #[test]
-fn a_guests_commit_fills_a_bounded_part_of_the_kernels_ring() {
+fn commit_of_a_guest_fills_a_bounded_part_of_the_kernels_ring() {
     const NAMED_BYTES_MAX: usize = 64 << 10;
     for shards in [1, 4] {
         let mut world = World::new(Control::Ring, shards);
@@ -211,7 +211,7 @@ fn a_guests_commit_fills_a_bounded_part_of_the_kernels_ring() {
 
 /// Events that a guest causes and the kernel does not read hold the guest back before they fill the ring's buffer.
 #[test]
-fn a_guest_whose_events_are_not_read_is_held_back() {
+fn unread_events_put_back_pressure_on_their_guest() {
     const UNREAD_BYTES_MAX: usize = 32 << 10;
     const WRITES: usize = 80;
     for shards in [1, 4] {

@@ -55,7 +55,7 @@ fn a_client_of_the_control_domain_has_65536_transactions() {
 /// While the daemon is stopped, one client sends requests that create more in a transaction than a pass may, then reads
 /// what another client, whose request came later, writes.
 #[test]
-fn a_pass_ends_when_transactions_did_much_in_it() {
+fn pass_ends_after_much_work_in_transactions() {
     const LEVELS: usize = 500;
     let mut world = World::new(Control::Socket, 1);
     for name in ["dom0.busy", "dom0.other"] {

@@ -53,7 +53,7 @@ fn commit_changes(world: &mut World) {
 }
 
 #[test]
-fn events_of_a_commit_that_matches_very_many_watches_are_all_there_and_in_order() {
+fn events_for_very_many_watches_are_complete_and_in_order() {
     for shards in [1, 4] {
         let mut world = watched_chain(shards);
         commit_changes(&mut world);
@@ -85,7 +85,7 @@ fn events_of_a_commit_that_matches_very_many_watches_are_all_there_and_in_order(
 
 /// A domain that is released while its events are being found gets all of them first, on its next ring.
 #[test]
-fn a_release_waits_for_events_that_are_not_found_yet() {
+fn release_waits_for_events_of_the_matcher() {
     for shards in [1, 4] {
         let mut world = watched_chain(shards);
         commit_changes(&mut world);

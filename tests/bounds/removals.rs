@@ -21,7 +21,7 @@ fn shared_directory(world: &mut World, own: usize, of_others: usize) {
 }
 
 #[test]
-fn a_transaction_removes_a_bounded_number_of_others_nodes() {
+fn transaction_removes_a_bounded_number_of_others_nodes() {
     for shards in [1, 4] {
         let mut world = World::new(Control::Socket, shards);
         shared_directory(&mut world, 10, TRANSACTION_NODES);
@@ -44,7 +44,7 @@ fn a_transaction_removes_a_bounded_number_of_others_nodes() {
 
 /// Everything that C admits is admitted: here nodes of others within the quota, and the transaction's own besides.
 #[test]
-fn a_transaction_removes_what_c_admits() {
+fn transaction_removes_what_c_admits() {
     let mut world = World::new(Control::Socket, 2);
     shared_directory(&mut world, 0, 900);
     let guest = world.guest(5);

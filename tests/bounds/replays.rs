@@ -7,7 +7,7 @@ use super::common::{Control, World, op};
 
 /// A log whose replay takes many passes gives the same replies as one that takes none.
 #[test]
-fn a_long_log_is_run_again_in_pieces() {
+fn long_log_is_replayed_in_pieces() {
     for shards in [1, 4] {
         let mut world = World::new(Control::Socket, shards);
         let guest = world.guest(5);
@@ -60,7 +60,7 @@ fn a_guest_that_loses_every_race_is_refused_or_commits() {
 /// A log whose replay takes longer than the lifetime of its snapshots keeps them until it is done: otherwise the replay
 /// would start over again and again.
 #[test]
-fn a_log_that_takes_seconds_to_be_run_again_is_run_to_its_end() {
+fn replay_that_takes_seconds_runs_to_its_end() {
     let mut world = World::new(Control::Socket, 2);
     let admin = &mut world.admin;
     let deep = format!("/tool/{}b", "a/".repeat(900));

@@ -26,7 +26,7 @@ fn reset_watches_gives_the_quota_back_with_its_reply() {
 
 /// Watches that are set while earlier ones on the same paths may still be on their way out.
 #[test]
-fn watches_of_a_domains_next_life_are_not_taken_for_those_of_the_last() {
+fn watches_of_the_next_incarnation_survive_removal_of_the_old() {
     for shards in [1, 4] {
         let mut world = World::new(Control::Socket, shards);
         watch_all(world.guest(5), (0..500).map(|i| (format!("/tool/{}", long(i)), "t".to_owned())));

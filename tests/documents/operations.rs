@@ -6,7 +6,7 @@ use xenstored::protocol::operations::{Parser, TABLE};
 use xenstored::protocol::{ERROR, Operation, WATCH_EVENT, message_name};
 
 #[test]
-fn the_manual_has_the_number_of_every_operation_of_xen() {
+fn manual_has_the_number_of_every_xen_operation() {
     let manual = fs::read_to_string("docs/SIM.md").unwrap();
     let cells = manual.lines().filter(|line| line.starts_with('|')).flat_map(|row| row.split('|'));
     let numbered = cells.filter_map(|cell| {
@@ -25,7 +25,7 @@ fn the_manual_has_the_number_of_every_operation_of_xen() {
 }
 
 #[test]
-fn the_extensions_have_their_documents_rows() {
+fn extensions_match_the_rows_of_their_documents() {
     let documents = ["docs/PROTOCOL-EXTENSIONS.md", "docs/MIGRATION.md"];
     let documents = documents.map(|file| fs::read_to_string(file).unwrap()).concat();
     let row = |line: &str| {

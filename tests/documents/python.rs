@@ -60,7 +60,7 @@ pub fn by_hand(session: &mut Session, block: &Block) {
 }
 
 #[test]
-fn the_module_does_what_a_toolstack_and_a_guest_need() {
+fn python_module_serves_a_toolstack_and_a_guest() {
     if stock::present() {
         let world = World::new(Control::Socket, 2);
         run(include_str!("module.py"), &world.daemon.path(""));
@@ -104,7 +104,7 @@ fn is_seen_to_fall(program: &str) -> bool {
 }
 
 #[test]
-fn an_index_is_written_by_one_store() {
+fn ring_index_is_written_with_a_single_store() {
     if !stock::present() {
         return;
     }

@@ -90,7 +90,7 @@ fn release_and_introduce_send_the_rest_of_a_reply() {
 }
 
 #[test]
-fn release_and_introduce_answer_a_removal_that_is_being_settled() {
+fn release_and_introduce_reply_to_an_unsettled_removal() {
     for shards in [1, 4] {
         for release in [true, false] {
             let mut world = World::new(Control::Socket, shards);
@@ -133,7 +133,7 @@ fn release_and_introduce_do_not_write_the_indices() {
 }
 
 #[test]
-fn requests_written_before_introduce_are_answered() {
+fn requests_written_before_introduce_are_served() {
     for shards in [1, 4] {
         let mut world = World::new(Control::Socket, shards);
         world.create(7);
@@ -153,7 +153,7 @@ fn requests_written_before_introduce_are_answered() {
 }
 
 #[test]
-fn a_guest_reconnects() {
+fn reconnect_empties_the_ring_and_ends_transactions() {
     for control in [Control::Socket, Control::Ring] {
         for shards in [1, 4] {
             let mut world = World::new(control, shards);
@@ -192,7 +192,7 @@ fn reconnect(world: &mut World, domid: u16) {
 }
 
 #[test]
-fn a_broken_ring_is_mended_by_reconnecting_or_introducing() {
+fn broken_ring_recovers_by_reconnect_or_introduce() {
     for shards in [1, 4] {
         for by_introduce in [false, true] {
             let mut world = World::new(Control::Socket, shards);

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn entries_of_a_dead_domain_are_not_shown_and_a_read_change_write_revives_none() {
+fn entries_of_a_dead_domain_are_hidden_and_not_revived() {
     check(
         "
         dom0 WATCH @releaseDomain/8|r| -> OK
@@ -44,7 +44,7 @@ fn entries_of_a_dead_domain_are_not_shown_and_a_read_change_write_revives_none()
 }
 
 #[test]
-fn nodes_created_below_inherit_no_entry_of_a_dead_domain() {
+fn new_nodes_inherit_no_entry_of_a_dead_domain() {
     check(
         "
         dom0 WATCH @releaseDomain/8|r| -> OK
@@ -82,7 +82,7 @@ fn nodes_created_below_inherit_no_entry_of_a_dead_domain() {
 /// An entry of a domain that does not exist is shown, as in C: it was set, and matches no domain. The death of a domain
 /// with that number removes it like any other.
 #[test]
-fn an_early_entry_is_shown_until_a_domain_of_its_number_dies() {
+fn early_entry_is_shown_until_a_domain_of_its_domid_dies() {
     check(
         "
         dom0 WATCH @releaseDomain/8|r| -> OK
@@ -108,7 +108,7 @@ fn an_early_entry_is_shown_until_a_domain_of_its_number_dies() {
 /// A transaction that saw the entry gets EAGAIN, as it may have written it back; one that looks after the death does
 /// not see it.
 #[test]
-fn a_transaction_over_a_death_writes_no_dead_entry_back() {
+fn transaction_over_a_death_restores_no_dead_entry() {
     check(
         "
         dom0 WATCH @releaseDomain/8|r| -> OK

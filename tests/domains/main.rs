@@ -4,7 +4,7 @@
 mod common;
 mod connections;
 mod dead_entries;
-mod lives;
+mod lifecycle;
 mod orphans;
 mod rings;
 mod scan;

@@ -6,7 +6,7 @@ use common::table::run;
 
 /// As C: the owner of each node is replaced, entries for the dead domain are removed, and no watch fires.
 #[test]
-fn kept_orphans_belong_to_the_control_domain_and_not_to_the_next_of_the_number() {
+fn kept_orphans_pass_to_the_control_domain_not_the_next_domid() {
     for option in ["-K", "--keep-orphans"] {
         for (control, shards) in [(Control::Socket, "1"), (Control::Ring, "4")] {
             let daemon = Daemon::start_with(&["--shards", shards, option]);

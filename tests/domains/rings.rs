@@ -26,7 +26,7 @@ fn ring_indices_wrap_around() {
 }
 
 #[test]
-fn messages_longer_than_the_ring() {
+fn messages_longer_than_the_ring_pass_through_it() {
     let quota = |world: &mut World| world.admin.set_quota(Some(5), "node-size", 0);
     for control in [Control::Socket, Control::Ring] {
         for shards in [1, 4] {

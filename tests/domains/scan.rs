@@ -28,7 +28,7 @@ fn named(world: &mut World, domid: u16) -> usize {
 }
 
 #[test]
-fn a_request_that_is_not_notified_is_served_and_named_once() {
+fn unnotified_request_is_served_and_logged_once() {
     for shards in [1, 4] {
         let mut world = scanned(shards, 1);
         world.guest(6).write("x", "v").unwrap();
@@ -47,7 +47,7 @@ fn a_request_that_is_not_notified_is_served_and_named_once() {
 }
 
 #[test]
-fn a_reset_that_is_not_notified_is_done() {
+fn unnotified_reset_is_done() {
     let mut world = scanned(1, 1);
     world.guest(5).write("x", "v").unwrap();
     let page = world.guest(5).ring().page().clone();
@@ -60,7 +60,7 @@ fn a_reset_that_is_not_notified_is_done() {
 }
 
 #[test]
-fn a_ring_that_is_quiesced_or_given_up_is_not_scanned() {
+fn quiesced_or_broken_ring_is_not_scanned() {
     let mut world = scanned(1, 1);
     for domid in [5, 6] {
         world.guest(domid).write("x", "v").unwrap();
@@ -87,7 +87,7 @@ fn a_ring_that_is_quiesced_or_given_up_is_not_scanned() {
 }
 
 #[test]
-fn an_interval_of_0_turns_the_scan_off() {
+fn scan_interval_of_0_disables_the_scan() {
     let mut world = scanned(1, 0);
     world.guest(5).write("x", "v").unwrap();
     put(world.guest(5), op::READ, "x\0");
@@ -98,7 +98,7 @@ fn an_interval_of_0_turns_the_scan_off() {
 }
 
 #[test]
-fn every_one_of_many_silent_rings_is_served_in_two_intervals() {
+fn many_silent_rings_are_served_within_two_intervals() {
     const GUESTS: u16 = 200;
     const SECONDS: u32 = 2;
     let mut world = scanned(1, SECONDS);
@@ -122,7 +122,7 @@ fn every_one_of_many_silent_rings_is_served_in_two_intervals() {
 }
 
 #[test]
-fn a_busy_guest_that_notifies_is_not_named() {
+fn busy_guest_that_notifies_is_not_logged() {
     let mut world = scanned(1, 1);
     let (guest, started) = (world.guest(5), Instant::now());
     while started.elapsed() < Duration::from_secs(4) {
@@ -132,7 +132,7 @@ fn a_busy_guest_that_notifies_is_not_named() {
 }
 
 #[test]
-fn an_idle_thread_is_woken_once_in_an_interval() {
+fn idle_worker_wakes_once_per_scan_interval() {
     let mut world = scanned(1, 1);
     world.guest(5).write("x", "v").unwrap();
     let (before, started) = (world.daemon.times_asleep(), Instant::now());

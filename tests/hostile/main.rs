@@ -13,7 +13,7 @@ use common::wire::header;
 use common::{Client, Control, HANG, Message, Random, World, op};
 
 /// Checks that all other clients still work.
-fn others_live(world: &mut World) {
+fn others_are_served(world: &mut World) {
     for name in ["dom0", "dom6"] {
         let client = world.client(name);
         client.write("alive", "v").unwrap();
@@ -34,12 +34,12 @@ fn each_world(test: impl Fn(&mut World)) {
     for shards in [1, 4] {
         let mut world = World::new(Control::Socket, shards);
         test(&mut world);
-        others_live(&mut world);
+        others_are_served(&mut world);
     }
 }
 
 #[test]
-fn a_length_over_the_limit_ends_a_socket() {
+fn length_over_the_limit_closes_a_socket() {
     each_world(|world| {
         for len in [4097, 65_536, 0x4000_0000, 0x8000_0000, u32::MAX] {
             let mut client = Client::new("bad", Link::Socket(world.daemon.connect()));
@@ -57,7 +57,7 @@ fn given_up(world: &mut World) -> Vec<String> {
 }
 
 #[test]
-fn a_connection_that_is_given_up_is_logged_with_its_process_and_mistake() {
+fn failed_connection_is_logged_with_its_process_and_error() {
     each_world(|world| {
         let mut client = Client::new("bad", Link::Socket(world.daemon.connect()));
         client.send_header(op::WRITE, 5000);
@@ -89,7 +89,7 @@ fn a_connection_that_is_given_up_is_logged_with_its_process_and_mistake() {
 }
 
 #[test]
-fn a_ring_that_breaks_again_and_again_does_not_fill_the_log() {
+fn repeatedly_broken_ring_does_not_fill_the_log() {
     each_world(|world| {
         let guest = world.guest(10);
         guest.write("x", "v").unwrap();
@@ -119,7 +119,7 @@ fn field(line: &str, name: &str) -> u32 {
 }
 
 #[test]
-fn requests_before_the_bad_one_are_answered() {
+fn requests_before_an_oversized_one_get_replies() {
     each_world(|world| {
         let mut client = Client::new("bad", Link::Socket(world.daemon.connect()));
         let mut bytes = client.compose(op::WRITE, 0, b"/before\0v");
@@ -132,7 +132,7 @@ fn requests_before_the_bad_one_are_answered() {
 }
 
 #[test]
-fn a_length_over_the_limit_ends_a_ring_with_error_3() {
+fn length_over_the_limit_breaks_a_ring_with_error_3() {
     each_world(|world| {
         for (domid, len) in [(10, 4097), (11, 0x4000_0000), (12, u32::MAX)] {
             let guest = world.guest(domid);
@@ -146,7 +146,7 @@ fn a_length_over_the_limit_ends_a_ring_with_error_3() {
 }
 
 #[test]
-fn indices_out_of_range_end_a_ring_with_error_2() {
+fn indices_out_of_range_break_a_ring_with_error_2() {
     each_world(|world| {
         let break_it: [(u16, usize, u32); 5] = [
             (10, at::REQ_PROD, 1025),
@@ -200,7 +200,7 @@ fn a_full_ring_is_processed() {
 }
 
 #[test]
-fn a_page_that_changes_while_it_is_read() {
+fn page_that_changes_while_read_disturbs_no_other_client() {
     each_world(|world| {
         for domid in 10..14 {
             let guest = world.guest(domid);
@@ -216,7 +216,7 @@ fn a_page_that_changes_while_it_is_read() {
                 }
             }
         }
-        others_live(world);
+        others_are_served(world);
         // Whatever their state, the domains are known, and their deaths are noticed.
         for domid in 10..14 {
             world.until_released(domid);
@@ -225,7 +225,7 @@ fn a_page_that_changes_while_it_is_read() {
 }
 
 #[test]
-fn who_stops_in_the_middle_of_a_message() {
+fn partial_message_blocks_no_other_client() {
     each_world(|world| {
         let mut stopped = Vec::new();
         for cut in [1, 8, 15, 16, 20] {
@@ -238,7 +238,7 @@ fn who_stops_in_the_middle_of_a_message() {
         let guest = world.guest(5);
         let request = guest.compose(op::WRITE, 0, b"half\0value");
         guest.send_raw(&request[..20]);
-        others_live(world);
+        others_are_served(world);
         assert_eq!(world.admin.read("/half"), Err("ENOENT".to_owned()));
         // One continues, the others disconnect.
         let (mut socket, rest) = stopped.pop().unwrap();
@@ -253,7 +253,7 @@ fn who_stops_in_the_middle_of_a_message() {
 }
 
 #[test]
-fn bytes_that_come_one_at_a_time() {
+fn request_sent_byte_by_byte_is_served() {
     each_world(|world| {
         for name in ["dom0", "dom5"] {
             let client = world.client(name);
@@ -267,7 +267,7 @@ fn bytes_that_come_one_at_a_time() {
 }
 
 #[test]
-fn who_does_not_read_is_not_read_or_is_closed() {
+fn client_that_does_not_read_is_not_read_or_is_closed() {
     each_world(|world| {
         // A socket client: replies of 4,000 bytes, none read.
         world.admin.write("/large", &"v".repeat(4000)).unwrap();
@@ -282,7 +282,7 @@ fn who_does_not_read_is_not_read_or_is_closed() {
             sent += 1;
         }
         assert!((1..20_000).contains(&sent), "the daemon takes all that is sent");
-        others_live(world);
+        others_are_served(world);
         let grown = world.daemon.resident_bytes().saturating_sub(before);
         assert!(grown < 32 << 20, "{grown} bytes more for {sent} unread replies");
         // A guest: its ring is not read any more.
@@ -297,12 +297,12 @@ fn who_does_not_read_is_not_read_or_is_closed() {
         }
         // The contents of the ring, and as many requests as may be outstanding.
         assert!(taken <= 1024 + 20 * request.len(), "{taken} bytes of requests are taken");
-        others_live(world);
+        others_are_served(world);
     });
 }
 
 #[test]
-fn who_does_not_read_events_costs_no_memory_without_end() {
+fn unread_events_take_bounded_memory() {
     each_world(|world| {
         let watcher = world.client("dom0.deaf");
         watcher.watch("/flood", "t").unwrap();
@@ -323,7 +323,7 @@ fn who_does_not_read_events_costs_no_memory_without_end() {
 }
 
 #[test]
-fn a_client_that_leaves_with_replies_and_events_under_way() {
+fn disconnect_with_pending_output_keeps_the_store_consistent() {
     each_world(|world| {
         for i in 0..200 {
             let mut socket = world.daemon.connect();
@@ -344,7 +344,7 @@ fn a_client_that_leaves_with_replies_and_events_under_way() {
 }
 
 #[test]
-fn a_client_that_closes_its_side_gets_its_replies() {
+fn half_closed_client_gets_its_replies() {
     each_world(|world| {
         let mut socket = world.daemon.connect();
         let read = Message { kind: op::READ, req: 1, tx: 0, payload: b"/tool\0".to_vec() };

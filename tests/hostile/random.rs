@@ -59,7 +59,7 @@ fn replies_to(world: &World, stream: &[u8], ends: bool) -> Vec<Message> {
 }
 
 #[test]
-fn random_bytes_get_a_reply_to_each_message_up_to_a_length_over_the_limit() {
+fn random_bytes_get_replies_until_a_length_over_the_limit() {
     each_world(|world| {
         world.guest(6);
         world.admin.write("/kept/deep", "v").unwrap();
@@ -124,7 +124,7 @@ fn random_payload(random: &mut Random, kind: u32) -> Vec<u8> {
 }
 
 #[test]
-fn random_messages_get_one_reply_each_and_change_nothing_elsewhere() {
+fn random_messages_get_one_reply_each_and_affect_no_other() {
     each_world(|world| {
         let mut random = Random::new(7);
         world.guest(6).write("kept", "6").unwrap();

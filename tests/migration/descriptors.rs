@@ -7,7 +7,7 @@ use super::moves::{each_pair, inhabit, nodes};
 use super::*;
 
 #[test]
-fn each_domain_may_have_a_stream_of_its_own() {
+fn each_domain_may_have_its_own_stream() {
     each_pair(|from, to| {
         for domid in [5, 6] {
             inhabit(from, domid);
@@ -32,7 +32,7 @@ fn each_domain_may_have_a_stream_of_its_own() {
 }
 
 #[test]
-fn what_is_asked_wrongly_over_the_migration_socket() {
+fn malformed_requests_over_the_migration_socket_are_refused() {
     each_world(|world| {
         world.guest(5);
         let mut bulk = Bulk::connect(&world.daemon);
@@ -65,7 +65,7 @@ fn what_is_asked_wrongly_over_the_migration_socket() {
 
 /// Linux lets any process send 253 with each part of a request.
 #[test]
-fn a_request_with_more_descriptors_than_253_ends_the_connection() {
+fn request_with_more_than_253_descriptors_ends_the_connection() {
     each_world(|world| {
         let file = tempfile::tempfile().unwrap();
         for (with_rest, answers) in [(0, true), (1, false)] {
@@ -83,7 +83,7 @@ fn a_request_with_more_descriptors_than_253_ends_the_connection() {
 
 /// The stream cannot be written: a domain that was served before is served again.
 #[test]
-fn an_export_that_fails_ends_the_quiesce_that_it_began() {
+fn failed_export_ends_the_quiesce_that_it_began() {
     each_world(|world| {
         for domid in [5, 6] {
             inhabit(world, domid);
@@ -104,7 +104,7 @@ fn an_export_that_fails_ends_the_quiesce_that_it_began() {
 }
 
 #[test]
-fn where_the_migration_socket_is_can_be_found_out() {
+fn migration_socket_path_is_published_below_tool() {
     let shards = RefCell::new(Vec::new());
     each_world(|world| {
         shards.borrow_mut().push(world.admin.read("/tool/xenstored/operations/shards").unwrap());
@@ -128,7 +128,7 @@ fn nine_pipes() -> (Vec<std::io::PipeReader>, Vec<std::io::PipeWriter>) {
 /// The peer at several pipes may serve them one after another, though the daemon reads and writes them concurrently.
 /// Each stream is larger than a pipe.
 #[test]
-fn pipes_are_taken_in_their_order() {
+fn pipes_served_one_after_another_do_not_deadlock() {
     each_pair(|from, to| {
         for domid in 1..=9 {
             from.guest(domid);
@@ -169,7 +169,7 @@ fn pipes_are_taken_in_their_order() {
 
 /// If one stream cannot be written, none is exported.
 #[test]
-fn an_export_into_several_streams_is_whole_or_nothing() {
+fn export_to_several_streams_is_all_or_nothing() {
     each_world(|world| {
         world.guest(5);
         world.guest(6);

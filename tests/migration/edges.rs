@@ -7,7 +7,7 @@ use super::*;
 
 /// A change of something in the stream that is neither node nor watch invalidates a mark too.
 #[test]
-fn a_mark_stands_until_a_setting_changes() {
+fn mark_is_valid_until_a_setting_changes() {
     type Change = (&'static str, bool, fn(&mut World));
     let changes: [Change; 6] = [
         ("another's quota", true, |world| world.admin.set_quota(Some(6), "watches", 9)),
@@ -34,7 +34,7 @@ fn a_mark_stands_until_a_setting_changes() {
 
 /// A mark in a file may be from before a restart.
 #[test]
-fn a_mark_is_not_given_out_again_after_a_restart() {
+fn mark_is_not_reused_after_a_restart() {
     let mut marks: Vec<u64> = Vec::new();
     for _ in 0..2 {
         let mut world = World::new(Control::Socket, 1);
@@ -47,7 +47,7 @@ fn a_mark_is_not_given_out_again_after_a_restart() {
 
 /// Both begin while the domain is served, so both would end its quiesce.
 #[test]
-fn an_export_that_fails_leaves_what_another_has_answered() {
+fn failed_export_keeps_the_mark_of_another_export() {
     each_world(|world| {
         world.guest(5);
         for number in 0..100 {
@@ -81,7 +81,7 @@ fn stream(records: &[(u32, &[u8])]) -> Vec<u8> {
 
 /// A domain that was not introduced at the source, as C's daemon writes it.
 #[test]
-fn a_domain_without_a_connection_arrives_as_others_do() {
+fn domain_without_a_connection_is_imported() {
     each_world(|world| {
         let node = b"\0\0\0\0\0\0\0\0\x10\0\x01\0\0\0\x01\0n\0\0\0/local/domain/5\0v";
         let stream = stream(&[(7, b"\x05\0\0\0\0\0\0\0"), (5, node)]);
@@ -102,7 +102,7 @@ fn a_domain_without_a_connection_arrives_as_others_do() {
 }
 
 #[test]
-fn a_range_of_imports_is_taken_back() {
+fn discard_of_a_range_affects_only_imported_domains() {
     each_world(|world| {
         let node = b"\0\0\0\0\0\0\0\0\x10\0\x01\0\0\0\x01\0n\0\0\0/local/domain/5\0v";
         let stream = stream(&[(7, b"\x05\0\0\0\0\0\0\0"), (5, node)]);
@@ -119,7 +119,7 @@ fn a_range_of_imports_is_taken_back() {
 /// A guest that requested a reset of its ring is not told that it is done while half a request of its former stream is
 /// still there.
 #[test]
-fn a_reconnection_waits_for_unquiesce_elsewhere() {
+fn reconnect_waits_for_unquiesce_at_the_destination() {
     each_world(|from| {
         let mut to = World::new(Control::Socket, 1);
         from.guest(5).watch("data", "t").unwrap();
@@ -149,7 +149,7 @@ fn a_reconnection_waits_for_unquiesce_elsewhere() {
 
 /// The daemon may not have heard yet that the former domain of a number died.
 #[test]
-fn who_arrives_is_not_taken_for_a_former_domain_of_the_number() {
+fn imported_domain_is_not_taken_for_a_dead_incarnation() {
     each_world(|world| {
         world.guest(6);
         let (stream, _) = {

@@ -63,7 +63,7 @@ fn goes_on(world: &mut World) {
 }
 
 #[test]
-fn the_source_is_killed() {
+fn killed_source_at_each_step_leaves_a_recoverable_state() {
     each_step(|it, done| {
         it.from.daemon.kill();
         match done {
@@ -88,7 +88,7 @@ fn the_source_is_killed() {
 }
 
 #[test]
-fn the_destination_is_killed() {
+fn killed_destination_at_each_step_leaves_a_recoverable_state() {
     each_step(|it, done| {
         if done == STEPS.len() {
             // The domain was moved; at the source it waits for the toolstack to destroy it.
@@ -118,7 +118,7 @@ fn the_destination_is_killed() {
 
 /// The client of an export is gone before the reply: the domain is not lost, one command resumes it.
 #[test]
-fn the_client_is_gone_before_the_export_is_answered() {
+fn client_gone_before_the_reply_to_an_export_loses_no_domain() {
     each_world(|world| {
         world.guest(5).write("data", "v").unwrap();
         world.guest(5).watch("data", "t").unwrap();
@@ -139,7 +139,7 @@ fn the_client_is_gone_before_the_export_is_answered() {
 
 /// Each holds one of the eight job slots, and sends nothing.
 #[test]
-fn silent_clients_when_another_waits_make_room() {
+fn silent_clients_make_room_for_a_waiting_one() {
     let mut world = World::new(Control::Socket, 2);
     world.guest(5);
     let mut silent: Vec<_> = (0..8).map(|_| Bulk::connect(&world.daemon)).collect();
@@ -156,7 +156,7 @@ fn silent_clients_when_another_waits_make_room() {
 }
 
 #[test]
-fn clients_without_descriptors_left_for_them_are_logged_seldom() {
+fn descriptor_exhaustion_is_logged_seldom() {
     let daemon = Daemon::start_limited(64);
     let mut world = World::around(daemon, Control::Socket);
     let _clients: Vec<_> = (0..64).map(|_| world.daemon.connect()).collect();

@@ -35,7 +35,7 @@ fn watches_are_listed_as_the_domain_wrote_them() {
 }
 
 #[test]
-fn the_generation_changes_with_the_list() {
+fn generation_changes_with_the_list_of_watches() {
     each_world(|world| {
         world.guest(5);
         let mut seen = vec![page(world, 5, 0).0];
@@ -67,7 +67,7 @@ fn the_generation_changes_with_the_list() {
 }
 
 #[test]
-fn a_list_longer_than_a_payload_is_cut_between_watches() {
+fn long_list_is_split_between_watches() {
     each_world(|world| {
         let expected: Vec<_> =
             (0..200).map(|i| format!("w{i}|{}", "t".repeat(i * 7 % 300))).collect();
@@ -97,7 +97,7 @@ fn a_list_longer_than_a_payload_is_cut_between_watches() {
 }
 
 #[test]
-fn a_watch_that_no_reply_holds_is_e2big() {
+fn watch_larger_than_a_reply_is_e2big() {
     each_world(|world| {
         world.guest(5).watch("a", "short").unwrap();
         world.guest(5).watch("b", &"t".repeat(4092)).unwrap();
@@ -116,7 +116,7 @@ fn a_watch_that_no_reply_holds_is_e2big() {
 }
 
 #[test]
-fn depths_are_listed_and_added_by_an_operation_of_their_own() {
+fn depths_are_listed_and_added_by_separate_operations() {
     check(
         "
         dom5 WATCH a|t| -> OK
@@ -145,7 +145,7 @@ fn depths_are_listed_and_added_by_an_operation_of_their_own() {
 }
 
 #[test]
-fn watches_are_added_as_if_the_domain_had() {
+fn watches_are_added_as_if_set_by_the_domain() {
     check(
         "
         dom0 ADD_DOMAIN_WATCHES 5|data|rel|/local/domain/5/data|abs|@releaseDomain|s|/hidden|h| -> OK
@@ -173,7 +173,7 @@ fn watches_are_added_as_if_the_domain_had() {
 }
 
 #[test]
-fn watches_are_added_all_or_none() {
+fn adding_watches_is_all_or_nothing() {
     check(
         "
         dom5 WATCH known|t| -> OK
@@ -196,7 +196,7 @@ fn watches_are_added_all_or_none() {
 }
 
 #[test]
-fn the_watches_of_one_daemon_are_set_in_another() {
+fn listed_watches_can_be_added_at_another_daemon() {
     for shards in [1, 4] {
         let mut from = World::new(Control::Socket, shards);
         for i in 0..300 {
@@ -238,7 +238,7 @@ fn pages_with_depth(world: &mut World) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn a_quiesced_domain_is_given_watches_and_told_later() {
+fn watches_added_to_a_quiesced_domain_fire_after_unquiesce() {
     each_world(|world| {
         world.guest(5);
         quiesce(world, "5").unwrap();

@@ -1,14 +1,14 @@
 //! The operations that move domains (docs/PROTOCOL-EXTENSIONS.md).
 
-mod arrivals;
 #[path = "../common/mod.rs"]
 mod common;
 mod descriptors;
 mod edges;
 mod failures;
+mod from_c;
+mod imports;
 mod lists;
 mod moves;
-mod of_c;
 mod quiesce;
 mod states;
 mod transactions;
@@ -82,7 +82,7 @@ fn passes(world: &mut World, domid: u16) {
 }
 
 #[test]
-fn what_is_asked_wrongly() {
+fn malformed_or_unprivileged_requests_are_refused() {
     check(
         "
         dom5 QUIESCE 5| -> EACCES
@@ -141,7 +141,7 @@ fn what_is_asked_wrongly() {
 }
 
 #[test]
-fn a_domain_that_is_not_introduced_has_nothing_to_move() {
+fn requests_for_a_domain_not_introduced_are_enoent() {
     check(
         "
         host create 7
@@ -155,7 +155,7 @@ fn a_domain_that_is_not_introduced_has_nothing_to_move() {
 }
 
 #[test]
-fn the_operations_are_found_below_tool() {
+fn operation_numbers_are_published_below_tool() {
     check(
         "
         dom0 READ /tool/xenstored/operations/QUIESCE| -> 65536

@@ -69,7 +69,7 @@ pub fn nodes(world: &mut World, domid: u16) -> Vec<String> {
 }
 
 #[test]
-fn a_domain_goes_on_elsewhere_as_it_was() {
+fn moved_domain_continues_unchanged() {
     each_pair(|from, to| {
         inhabit(from, 5);
         let open = from.guest(5).start().unwrap();
@@ -113,7 +113,7 @@ fn a_domain_goes_on_elsewhere_as_it_was() {
 
 /// The commit point: from there on an INTRODUCE restores everything, if the other host is lost.
 #[test]
-fn what_was_released_with_a_mark_can_be_introduced_again() {
+fn domain_released_with_a_mark_can_be_introduced_again() {
     each_pair(|from, _| {
         inhabit(from, 5);
         let said = Bulk::connect(&from.daemon).export("5|").1;
@@ -156,7 +156,7 @@ pub fn changed_after_export(world: &mut World, stands: bool, what: &str, change:
 }
 
 #[test]
-fn a_mark_stands_until_something_changes() {
+fn mark_is_valid_until_exported_data_changes() {
     type Change = (&'static str, bool, fn(&mut World));
     const BACKEND: &str = "/local/domain/0/backend/vif/5/0/state";
     let changes: [Change; 14] = [
@@ -206,7 +206,7 @@ fn a_mark_stands_until_something_changes() {
 }
 
 #[test]
-fn a_mark_is_gone_with_unquiesce_and_is_nobody_elses() {
+fn mark_belongs_to_its_domain_and_ends_with_unquiesce() {
     each_world(|world| {
         inhabit(world, 5);
         world.guest(6);
@@ -234,7 +234,7 @@ fn a_mark_is_gone_with_unquiesce_and_is_nobody_elses() {
 /// Bytes in flight: half a request that was read, and replies for which the ring has no room, the first of them partly
 /// in it.
 #[test]
-fn bytes_on_the_way_are_carried() {
+fn bytes_in_flight_are_moved() {
     each_pair(|from, to| {
         let value = "v".repeat(700);
         from.guest(5).write("data", &value).unwrap();
@@ -270,7 +270,7 @@ fn bytes_on_the_way_are_carried() {
 }
 
 #[test]
-fn an_import_can_be_taken_back() {
+fn import_can_be_discarded() {
     each_pair(|from, to| {
         inhabit(from, 5);
         let (stream, _) = Bulk::connect(&from.daemon).export("5|");
@@ -301,7 +301,7 @@ fn an_import_can_be_taken_back() {
 
 /// A transaction may have a reservation during each of the domain's many removals.
 #[test]
-fn discard_while_transactions_get_turns_leaves_nothing() {
+fn discard_during_reservations_leaves_nothing() {
     const NODES: usize = 900;
     const ROUNDS: usize = 20;
     each_pair(|from, to| {
@@ -347,7 +347,7 @@ fn discard_while_transactions_get_turns_leaves_nothing() {
 
 /// A driver domain's partition contains the backends of others.
 #[test]
-fn a_driver_domain_is_taken_back_and_those_it_serves_stay() {
+fn discard_of_a_driver_domain_keeps_backends_of_others() {
     each_pair(|from, to| {
         inhabit(from, 5);
         from.admin.write("/local/domain/5/backend/vif/5/0", "own").unwrap();
@@ -367,7 +367,7 @@ fn a_driver_domain_is_taken_back_and_those_it_serves_stay() {
 }
 
 #[test]
-fn who_cannot_arrive_is_named_and_the_others_do() {
+fn failed_import_is_named_and_the_others_succeed() {
     each_pair(|from, to| {
         for domid in [5, 6, 7, 8] {
             inhabit(from, domid);
@@ -392,7 +392,7 @@ fn who_cannot_arrive_is_named_and_the_others_do() {
 }
 
 #[test]
-fn a_stream_that_is_not_as_it_should_be_changes_nothing() {
+fn malformed_stream_changes_nothing() {
     each_pair(|from, to| {
         inhabit(from, 5);
         let (stream, _) = Bulk::connect(&from.daemon).export("5|");
@@ -414,7 +414,7 @@ fn a_stream_that_is_not_as_it_should_be_changes_nothing() {
 
 /// A thread must be identifiable in `ps -T`, in a debugger and in the line of a panic.
 #[test]
-fn threads_that_share_the_work_have_names() {
+fn pool_threads_have_names() {
     each_world(|world| {
         world.check_store();
         let tasks = std::fs::read_dir(format!("/proc/{}/task", world.daemon.pid())).unwrap();

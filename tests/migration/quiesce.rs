@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn quiesced_twice_and_unquiesced_twice() {
+fn quiesce_and_unquiesce_are_idempotent() {
     check(
         "
         dom5 READ x| -> ENOENT
@@ -20,7 +20,7 @@ fn quiesced_twice_and_unquiesced_twice() {
 }
 
 #[test]
-fn many_domains_in_one_request() {
+fn quiesce_of_many_domains_names_those_that_failed() {
     check(
         "
         dom5 READ x| -> ENOENT
@@ -42,7 +42,7 @@ fn many_domains_in_one_request() {
 }
 
 #[test]
-fn as_many_domains_as_a_reply_can_name() {
+fn quiesce_takes_as_many_domains_as_a_reply_can_name() {
     each_world(|world| {
         world.guest(5);
         let many = |last: u16| (10_000..=last).map(|domid| domid.to_string()).collect::<Vec<_>>();
@@ -59,7 +59,7 @@ fn as_many_domains_as_a_reply_can_name() {
 }
 
 #[test]
-fn no_request_is_taken_until_unquiesce_and_others_do_not_notice() {
+fn quiesced_domain_is_not_served_and_others_are() {
     each_world(|world| {
         // With four shards, 9 is in the same one as 5, and 6 in another.
         for domid in [5, 6, 9] {
@@ -90,7 +90,7 @@ fn no_request_is_taken_until_unquiesce_and_others_do_not_notice() {
 }
 
 #[test]
-fn half_a_request_is_kept() {
+fn partial_request_survives_a_quiesce() {
     for cut in [1, 15, 16, 17, 30, 1000, 1500] {
         each_world(|world| {
             let value = "v".repeat(1990);
@@ -112,7 +112,7 @@ fn half_a_request_is_kept() {
 }
 
 #[test]
-fn a_daemon_that_stops_does_not_write_to_the_page() {
+fn stop_does_not_write_to_a_quiesced_page() {
     each_world(|world| {
         quiesced_watcher(world);
         world.admin.write("/shared", "v").unwrap();
@@ -134,7 +134,7 @@ fn quiesced_watcher(world: &mut World) {
 }
 
 #[test]
-fn the_page_is_not_written_while_events_wait() {
+fn pending_events_are_not_written_to_a_quiesced_page() {
     each_world(|world| {
         quiesced_watcher(world);
         let (before, charged) = (whole_page(world, 5), world.accounted(5, "memory"));
@@ -253,7 +253,7 @@ fn quiesce_waits_for_the_domains_last_request() {
 }
 
 #[test]
-fn a_quiesce_that_waits_may_be_overtaken() {
+fn pending_quiesce_may_be_overtaken() {
     each_world(|world| {
         // Whichever comes first, each gets the proper reply.
         for end in [op::UNQUIESCE, op::RELEASE, op::CONTROL] {
@@ -292,7 +292,7 @@ fn a_quiesce_that_waits_may_be_overtaken() {
 }
 
 #[test]
-fn a_request_at_a_guard_stays_unread() {
+fn request_waiting_for_a_reserved_path_stays_unread() {
     each_world(|world| {
         world.guest(5).write("hot", "0").unwrap();
         for _ in 0..20 {
@@ -323,7 +323,7 @@ fn a_request_at_a_guard_stays_unread() {
 }
 
 #[test]
-fn nobody_waits_for_a_quiesced_domain_to_take_its_events() {
+fn undelivered_events_of_a_quiesced_domain_block_no_other() {
     for quiesced_first in [true, false] {
         each_world(|world| {
             world.guest(5);
@@ -358,7 +358,7 @@ fn nobody_waits_for_a_quiesced_domain_to_take_its_events() {
 }
 
 #[test]
-fn events_that_a_quiesced_domain_cannot_take_are_not_dropped() {
+fn events_for_a_quiesced_domain_are_not_dropped() {
     let daemon = Daemon::start_with(&["--shards", "2", "-w", "watch-event=3"]);
     let mut world = World::around(daemon, Control::Socket);
     world.guest(5).watch("data", "t").unwrap();
@@ -402,7 +402,7 @@ fn release_and_death_end_a_quiesce() {
 }
 
 #[test]
-fn release_and_introduce_carry_what_a_quiesced_domain_had() {
+fn release_and_introduce_keep_the_state_of_a_quiesced_domain() {
     each_world(|world| {
         world.guest(5).watch("data", "t").unwrap();
         world.next_event("dom5");
@@ -446,7 +446,7 @@ fn release_delivers_the_domains_queued_events_first() {
 }
 
 #[test]
-fn a_quiesced_domain_is_not_introduced_again() {
+fn introduce_of_a_quiesced_domain_is_ebusy() {
     check(
         "
         dom5 WATCH data|t| -> OK
@@ -463,7 +463,7 @@ fn a_quiesced_domain_is_not_introduced_again() {
 }
 
 #[test]
-fn a_reconnection_waits_for_unquiesce() {
+fn reconnect_waits_for_unquiesce() {
     each_world(|world| {
         world.guest(5).watch("data", "t").unwrap();
         world.next_event("dom5");
@@ -486,7 +486,7 @@ fn a_reconnection_waits_for_unquiesce() {
 }
 
 #[test]
-fn a_ring_that_was_given_up_can_be_quiesced() {
+fn broken_ring_can_be_quiesced() {
     each_world(|world| {
         let page = world.guest(5).ring().page();
         page.store(at::REQ_PROD, page.load(at::REQ_CONS).wrapping_add(5000));
@@ -508,7 +508,7 @@ fn a_ring_that_was_given_up_can_be_quiesced() {
 }
 
 #[test]
-fn a_report_names_who_is_quiesced() {
+fn report_names_quiesced_domains() {
     each_world(|world| {
         for domid in [5, 6, 7] {
             world.guest(domid);

@@ -31,7 +31,7 @@ fn refused(world: &World, stream: &[u8]) -> String {
 }
 
 #[test]
-fn states_are_told_on_the_whole_way_of_a_domain() {
+fn states_are_reported_throughout_a_move() {
     each_pair(|from, to| {
         // Each host counts its incarnations; this makes them differ.
         from.create(77);
@@ -76,7 +76,7 @@ fn states_are_told_on_the_whole_way_of_a_domain() {
 }
 
 #[test]
-fn a_range_of_states_means_domains_that_the_daemon_knows() {
+fn range_of_states_lists_only_known_domains() {
     each_pair(|from, _| {
         from.guest(300);
         from.guest(7);
@@ -97,7 +97,7 @@ fn a_range_of_states_means_domains_that_the_daemon_knows() {
 }
 
 #[test]
-fn the_log_names_domains_and_no_import_that_was_refused() {
+fn log_names_moved_domains_and_refused_imports_separately() {
     let [mut from, mut to] = [1, 4].map(|shards| World::new(Control::Socket, shards));
     for domid in [5, 6, 7, 9] {
         from.guest(domid);

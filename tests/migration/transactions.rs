@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_reserved_transaction_goes_on_and_ends_in_eagain() {
+fn reserved_transaction_continues_and_ends_with_eagain() {
     check(
         "
         dom5 WRITE x|old -> OK
@@ -35,7 +35,7 @@ fn a_reserved_transaction_goes_on_and_ends_in_eagain() {
 }
 
 #[test]
-fn an_identifier_in_use() {
+fn transaction_id_in_use_is_eexist() {
     check(
         "
         dom5 START t1
@@ -63,7 +63,7 @@ fn an_identifier_in_use() {
 
 /// Snapshots are dropped after a second: the log is replayed, and the transaction still ends in EAGAIN.
 #[test]
-fn a_reserved_transaction_may_take_its_time() {
+fn reserved_transaction_outlives_its_snapshots() {
     each_world(|world| {
         world.guest(5).write("x", "old").unwrap();
         world.admin.request(op::START_DOMAIN_TRANSACTION, 0, "5\x009\0").unwrap();
@@ -83,7 +83,7 @@ fn a_reserved_transaction_may_take_its_time() {
 
 /// A quiesce neither ends a domain's open transactions nor blocks them.
 #[test]
-fn transactions_are_open_after_a_quiesce() {
+fn transactions_stay_open_across_a_quiesce() {
     check(
         "
         dom5 START t

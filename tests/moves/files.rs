@@ -21,7 +21,7 @@ fn names(directory: &Path) -> Vec<String> {
 }
 
 #[test]
-fn domains_go_by_way_of_files() {
+fn domains_move_through_files() {
     let (mut a, mut b) = worlds([1, 2, 3, 10]);
     let (from, to) = (socket(&a), socket(&b));
     let (_held, path, state) = directory();
@@ -38,7 +38,7 @@ fn domains_go_by_way_of_files() {
         assert_eq!(mode & 0o777, 0o600, "{file} holds what guests wrote");
     }
     for domid in [1, 2, 3, 10] {
-        stands_still(&mut a, domid);
+        is_quiesced(&mut a, domid);
         well(&["inspect", &text(&path.join(format!("{domid}.xenstore")))]);
     }
 
@@ -67,7 +67,7 @@ fn domains_go_by_way_of_files() {
         "{run:?}"
     );
     is_released(&mut a, 3);
-    stands_still(&mut a, 2);
+    is_quiesced(&mut a, 2);
     let run = xsctl(&["release", "--socket", &from, &state]);
     assert_eq!(run.code, 7, "{run:?}");
     assert!(run.err.contains("domain 3: RELEASE: ENOENT"), "it is not there any more: {run:?}");
@@ -95,7 +95,7 @@ fn domains_go_by_way_of_files() {
 }
 
 #[test]
-fn an_import_is_taken_back() {
+fn imported_files_can_be_discarded() {
     let (mut a, mut b) = worlds([1, 2, 3]);
     let (from, to) = (socket(&a), socket(&b));
     let (_held, path, state) = directory();
@@ -120,7 +120,7 @@ fn an_import_is_taken_back() {
 }
 
 #[test]
-fn a_file_that_is_no_stream_stops_no_other() {
+fn malformed_file_does_not_stop_the_others() {
     let (a, mut b) = worlds([1, 2]);
     let (_held, path, state) = directory();
     well(&["export", "--socket", &socket(&a), "--domains", "1,2", "-o", &state, "-q"]);
@@ -147,7 +147,7 @@ fn a_file_that_is_no_stream_stops_no_other() {
 }
 
 #[test]
-fn domains_that_cannot_be_exported_leave_no_file() {
+fn failed_export_leaves_no_file() {
     let (mut a, _) = worlds([1]);
     let (_held, path, state) = directory();
     let run = xsctl(&["export", "--socket", &socket(&a), "--domains", "1,9", "-o", &state]);
@@ -166,14 +166,14 @@ fn domains_that_cannot_be_exported_leave_no_file() {
 }
 
 #[test]
-fn domains_stand_still_and_go_on() {
+fn quiesce_stops_domains_and_unquiesce_resumes_them() {
     let (mut a, _) = worlds([1, 2, 3]);
     let run = xsctl(&["quiesce", "--socket", &socket(&a), "--domains", "1-2,9"]);
     assert_eq!(run.code, 6);
     assert_eq!(run.err, "xsctl: domain 9: ENOENT\n");
     assert!(run.out.starts_with("quiesced 2 of 3 domains"), "{run:?}");
-    stands_still(&mut a, 1);
-    stands_still(&mut a, 2);
+    is_quiesced(&mut a, 1);
+    is_quiesced(&mut a, 2);
     a.guest(1).send(op::READ, 0, "data/own\0");
     assert!(!a.guest(1).has_reply());
     let run = well(&["unquiesce", "-q", "--socket", &socket(&a), "--domains", "1-9"]);

@@ -5,7 +5,7 @@ use std::fs;
 use super::*;
 
 #[test]
-fn what_the_format_has_no_place_for_is_said() {
+fn state_that_the_libxl_format_lacks_is_reported() {
     let (mut a, mut b) = worlds([1, 2]);
     a.guest(1).request(op::WATCH, 0, "deep\0u\x002\0").unwrap();
     assert_eq!(a.guest(1).next_event(), "deep|u");
@@ -62,7 +62,7 @@ fn image() -> Vec<u8> {
 }
 
 #[test]
-fn records_of_the_draft_are_read_among_others() {
+fn draft_records_are_read_among_others() {
     let (_, mut b) = worlds([]);
     b.create(7);
     let held = tempfile::tempdir().unwrap();
@@ -94,7 +94,7 @@ fn records_of_the_draft_are_read_among_others() {
 }
 
 #[test]
-fn what_is_no_such_file_is_an_error_that_says_where() {
+fn malformed_libxl_file_fails_with_the_offset() {
     let (_, mut b) = worlds([]);
     b.create(7);
     let held = tempfile::tempdir().unwrap();

@@ -10,14 +10,14 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod concurrent;
+mod failures;
 mod files;
 mod hold;
 mod libxl;
-mod lost;
 mod moved;
 mod proxy;
 mod rerun;
-mod twice;
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -118,7 +118,7 @@ fn is_released(world: &mut World, domid: u16) {
 }
 
 /// Checks that the domain is quiesced: its requests wait for UNQUIESCE.
-fn stands_still(world: &mut World, domid: u16) {
+fn is_quiesced(world: &mut World, domid: u16) {
     assert!(is_introduced(&mut world.admin, domid));
     let file = world.daemon.path("memory");
     world.admin.control(&format!("memreport {}", file.display())).unwrap();

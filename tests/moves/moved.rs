@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn domains_are_moved_with_all_they_have() {
+fn domains_are_moved_with_all_their_state() {
     let (mut a, mut b) = worlds(1..=7);
     let transaction = a.guest(3).start().unwrap();
     let run = well(&[
@@ -43,7 +43,7 @@ fn domains_are_moved_with_all_they_have() {
 }
 
 #[test]
-fn what_does_not_work_out_stays_and_the_rest_goes_on() {
+fn failed_domains_stay_and_the_others_are_moved() {
     let (mut a, mut b) = worlds([1, 2, 3, 4, 5]);
     b.destroy(2);
     b.guests.remove(&2);
@@ -91,7 +91,7 @@ fn what_does_not_work_out_stays_and_the_rest_goes_on() {
 }
 
 #[test]
-fn a_machine_that_stays_behind_is_named() {
+fn vm_subtree_left_out_of_a_move_is_named() {
     let (mut a, b) = worlds([1, 2]);
     for domid in [1, 2] {
         a.admin.write(&format!("/vm/u{domid}/name"), "guest").unwrap();
@@ -112,19 +112,19 @@ fn a_machine_that_stays_behind_is_named() {
 }
 
 #[test]
-fn the_socket_may_be_named_before_the_command() {
+fn socket_option_may_precede_the_command() {
     let (mut a, mut b) = worlds([1, 2]);
     let (from, to) = (socket(&a), socket(&b));
     let run = well(&["--socket", &from, "quiesce", "--domains", "1"]);
     assert!(run.out.starts_with("quiesced 1 of 1 domain, in "), "{run:?}");
-    stands_still(&mut a, 1);
+    is_quiesced(&mut a, 1);
     let run = well(&["--socket", &from, "move", "--to", &to, "--domains", "1-2"]);
     assert!(run.out.starts_with("moved 2 of 2 domains, 10 nodes, in "), "{run:?}");
     is_served(&mut b, 1);
 }
 
 #[test]
-fn without_a_daemon_nothing_happens() {
+fn move_without_a_daemon_changes_nothing() {
     let (mut a, b) = worlds([1]);
     let nowhere = text(&b.daemon.path("nowhere"));
     for (from, to, said) in [
@@ -148,7 +148,7 @@ fn without_a_daemon_nothing_happens() {
 }
 
 #[test]
-fn another_daemon_is_told_apart() {
+fn daemon_without_extensions_is_recognized() {
     let (a, _) = worlds([]);
     let path = a.daemon.path("other");
     // Behind the proxy is a daemon without extensions, like Xen's.
@@ -165,7 +165,7 @@ fn another_daemon_is_told_apart() {
 }
 
 #[test]
-fn wrong_usage_is_told_before_anything_is_done() {
+fn usage_errors_are_reported_before_any_change() {
     for arguments in [
         &["move", "--domains", "1"][..],
         &["move", "--to", "s"],

@@ -40,7 +40,7 @@ fn killed(arguments: &[&str], after: Duration) -> bool {
 }
 
 #[test]
-fn the_same_command_ends_what_a_killed_one_began() {
+fn same_command_finishes_a_killed_move() {
     let mut killed_in_between = 0;
     for how in [&["--batch", "1"][..], &["--batch", "7", "--jobs", "3"]] {
         let whole = duration(how);
@@ -99,7 +99,7 @@ enum At {
 /// Each request of a move is held before the daemon sees it or after it was done, and the tool killed. The states that
 /// this leaves are those of MIGRATION.md, and the same command finishes the move.
 #[test]
-fn the_tool_is_killed_at_every_arrow() {
+fn move_killed_at_every_request_is_finished_by_a_rerun() {
     use At::{DestinationClients, DestinationMigration, SourceClients, SourceMigration};
     for (at, kind, before, after) in [
         (SourceMigration, bulk::EXPORT, ["running", "absent"], ["exported", "arrived"]),
@@ -201,7 +201,7 @@ fn left(from: &World, to: &World) -> (String, [String; 2]) {
 /// Another host's domain of the same number arrived at the destination. Whether its source released it is not known
 /// here, so it is neither discarded nor served.
 #[test]
-fn an_import_of_another_domain_is_left_alone() {
+fn import_of_another_hosts_domain_is_left_alone() {
     let (mut a, mut b) = worlds([1]);
     let mut other = World::new(Control::Socket, 1);
     // Each simulated host counts its incarnations; this makes them differ.
@@ -229,7 +229,7 @@ fn an_import_of_another_domain_is_left_alone() {
 }
 
 #[test]
-fn what_was_moved_earlier_is_moved_and_what_nobody_has_is_told() {
+fn rerun_counts_moved_domains_and_reports_unknown_ones() {
     let (mut a, mut b) = worlds([1, 2]);
     let (from, to) = (socket(&a), socket(&b));
     let all = ["move", "--domains", "1-9", "--socket", &from, "--to", &to];

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn operations_that_do_not_exist() {
+fn unknown_operations_are_enosys() {
     check(
         "
         dom0 WATCH_EVENT /a|t| -> ENOSYS
@@ -23,7 +23,7 @@ fn operations_that_do_not_exist() {
 }
 
 #[test]
-fn the_order_of_checks() {
+fn first_failed_check_determines_the_error() {
     check(
         "
         # Unknown operation, then privilege, then transaction, then the payload.
@@ -46,7 +46,7 @@ fn the_order_of_checks() {
 }
 
 #[test]
-fn guests_may_not_do_what_is_the_control_domains() {
+fn guests_get_eacces_for_privileged_operations() {
     check(
         "
         dom5 CONTROL help| -> EACCES
@@ -72,7 +72,7 @@ fn guests_may_not_do_what_is_the_control_domains() {
 }
 
 #[test]
-fn requests_without_a_payload() {
+fn requests_without_a_payload_are_complete() {
     // A message of length zero is complete with its header.
     check(
         "
@@ -152,7 +152,7 @@ fn replies_come_in_the_order_of_requests() {
 
 /// C takes an empty string, blanks and signs in some of these places.
 #[test]
-fn numbers_are_decimal_digits_and_nothing_else() {
+fn numbers_with_anything_but_decimal_digits_are_einval() {
     let mut table = String::from("dom0 MKDIR /d| -> OK\nhost create 7\n");
     for odd in ["", "\\x20", "\\x207", "7\\x20", "+7", "-7", "-0", "x", "7x", "0x7", "4294967296"] {
         for request in [

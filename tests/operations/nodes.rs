@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn read_and_write() {
+fn read_returns_what_write_wrote() {
     check(
         "
         dom0 WRITE /a|value -> OK
@@ -32,7 +32,7 @@ fn read_and_write() {
 }
 
 #[test]
-fn paths() {
+fn paths_are_resolved_and_checked() {
     check(
         "
         dom0 WRITE /a-b_c@d/9Z|v -> OK
@@ -73,7 +73,7 @@ fn paths() {
 }
 
 #[test]
-fn directory() {
+fn directory_lists_the_children() {
     check(
         "
         dom0 MKDIR /d| -> OK
@@ -92,7 +92,7 @@ fn directory() {
 }
 
 #[test]
-fn mkdir_and_rm() {
+fn mkdir_creates_and_rm_removes_nodes() {
     check(
         "
         dom0 MKDIR /a/b/c| -> OK
@@ -125,7 +125,7 @@ fn mkdir_and_rm() {
 }
 
 #[test]
-fn homes_of_all_shards_are_removed_with_their_ancestors() {
+fn partitions_of_all_shards_are_removed_with_their_ancestors() {
     check(
         "
         dom0 WRITE /local/domain/1/backend/vif/2/0/state|4 -> OK
@@ -151,7 +151,7 @@ fn homes_of_all_shards_are_removed_with_their_ancestors() {
 }
 
 #[test]
-fn what_is_there_at_the_start() {
+fn initial_store_has_only_the_standard_nodes() {
     for shards in [1, 4] {
         let mut world = World::new(Control::Socket, shards);
         world.admin.rm("/barrier").unwrap();

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn permissions() {
+fn permissions_are_shown_set_and_enforced() {
     check(
         "
         dom0 WRITE /a|v -> OK
@@ -50,7 +50,7 @@ fn permissions() {
 }
 
 #[test]
-fn what_is_hidden_is_eacces_unless_an_ancestor_is_readable() {
+fn missing_node_is_eacces_unless_an_ancestor_is_readable() {
     check(
         "
         dom0 MKDIR /open| -> OK
@@ -75,7 +75,7 @@ fn what_is_hidden_is_eacces_unless_an_ancestor_is_readable() {
 }
 
 #[test]
-fn a_new_node_has_its_parents_permissions_and_its_creator_as_owner() {
+fn new_node_inherits_permissions_and_is_owned_by_its_creator() {
     check(
         "
         dom0 MKDIR /d| -> OK
@@ -97,7 +97,7 @@ fn a_new_node_has_its_parents_permissions_and_its_creator_as_owner() {
 }
 
 #[test]
-fn malformed_permissions() {
+fn malformed_permissions_are_einval() {
     check(
         "
         dom0 MKDIR /a| -> OK
@@ -126,7 +126,7 @@ fn malformed_permissions() {
 }
 
 #[test]
-fn a_permission_for_all_domains() {
+fn permission_for_all_domains_yields_to_earlier_entries() {
     check(
         "
         dom0 WRITE /a|v -> OK
@@ -143,7 +143,7 @@ fn a_permission_for_all_domains() {
 }
 
 #[test]
-fn permissions_of_special_nodes() {
+fn special_nodes_have_settable_permissions() {
     check(
         "
         dom0 GET_PERMS @introduceDomain| -> n0|

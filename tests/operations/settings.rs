@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn features() {
+fn features_are_read_and_set() {
     check(
         "
         dom0 GET_FEATURE -> 15|
@@ -32,7 +32,7 @@ fn features() {
 }
 
 #[test]
-fn quotas_by_get_and_set() {
+fn get_quota_returns_what_set_quota_set() {
     check(
         "
         dom0 GET_QUOTA -> nodes watches outstanding memory soft-memory transactions transaction-nodes node-permissions path-max node-size|
@@ -83,7 +83,7 @@ fn quotas_by_get_and_set() {
 }
 
 #[test]
-fn control_commands() {
+fn control_commands_reply_or_fail_as_documented() {
     check(
         "
         dom0 CONTROL check| -> OK
@@ -115,7 +115,7 @@ fn control_commands() {
 }
 
 #[test]
-fn control_texts_are_in_the_form_of_cs() {
+fn control_texts_have_the_format_of_c() {
     for control in [Control::Socket, Control::Ring] {
         let mut world = World::new(control, 4);
         world.guest(5).write("x", "v").unwrap();
@@ -160,7 +160,7 @@ fn control_texts_are_in_the_form_of_cs() {
 }
 
 #[test]
-fn control_writes_its_files() {
+fn control_commands_write_their_files() {
     let mut world = World::new(Control::Socket, 1);
     let (log, report) = (world.daemon.path("other.log"), world.daemon.path("memory"));
     let words = format!("logfile {}", log.display());

@@ -27,7 +27,7 @@ fn replies_of_4096_bytes_are_e2big() {
 }
 
 #[test]
-fn requests_of_4096_bytes_are_taken() {
+fn requests_of_4096_bytes_are_served() {
     check(
         "
         dom0 WRITE /a|{v*4093} -> OK
@@ -84,7 +84,7 @@ fn directory_part_pages_three_thousand_children() {
 }
 
 #[test]
-fn directory_part() {
+fn invalid_directory_part_requests_are_refused() {
     check(
         "
         dom0 MKDIR /d| -> OK

@@ -6,7 +6,7 @@
 //! instead of 1,000.
 #![cfg(feature = "shuttle")]
 
-mod lives;
+mod incarnations;
 mod nodes;
 mod threads;
 mod transactions;

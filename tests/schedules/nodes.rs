@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_home_made_while_its_parent_is_removed() {
+fn partition_created_while_its_parent_is_removed_is_consistent() {
     explore(|| {
         let world = World::new();
         world.control().write("/local/domain/0/backend/vif/4/0", "").unwrap();
@@ -40,14 +40,14 @@ pub fn cause_and_consequence(cause: fn(&World)) {
 }
 
 #[test]
-fn an_event_is_never_overtaken_by_one_that_it_led_to() {
+fn event_of_a_cause_precedes_that_of_its_consequence() {
     cause_and_consequence(|world| world.control().write("/libxl/4/cause", "").unwrap());
 }
 
 /// The slot of a watch is used again after UNWATCH; its number distinguishes events of the old watch from those of the
 /// new one. Covers watches of a shard and of the global watch trie.
 #[test]
-fn after_unwatch_an_old_event_finds_nobody() {
+fn event_of_a_removed_watch_does_not_reach_a_new_one() {
     for paths in [["/libxl/4", "/libxl/5"], ["/local/domain", "/local"]] {
         explore(move || {
             let world = World::new();
@@ -82,7 +82,7 @@ fn after_unwatch_an_old_event_finds_nobody() {
 }
 
 #[test]
-fn a_cut_shows_all_of_a_commit_or_nothing() {
+fn snapshot_shows_all_of_a_commit_or_nothing() {
     explore(|| {
         let world = World::new();
         let value = |tree: &xenstored::store::Tree, path: &str| {
@@ -109,7 +109,7 @@ fn a_cut_shows_all_of_a_commit_or_nothing() {
 }
 
 #[test]
-fn a_quota_lets_exactly_so_many_through() {
+fn concurrent_creations_reach_exactly_the_quota() {
     explore(|| {
         let world = World::new();
         let guest = world.admit(5);

@@ -128,7 +128,7 @@ fn quiesce_waits_for_the_domains_running_request() {
 
 /// However QUIESCE and a death interleave, there is exactly one reply.
 #[test]
-fn quiesce_and_death() {
+fn quiesce_racing_with_a_death_gets_one_reply() {
     with_owner_thread(|_, notices, quiesce| {
         scope(|scope| {
             scope.spawn(|| {
@@ -143,7 +143,7 @@ fn quiesce_and_death() {
 
 /// Two threads complete the last two parts: one of them replies, for both.
 #[test]
-fn two_home_threads_give_one_answer() {
+fn two_owner_threads_give_one_reply() {
     explore(|| {
         let answers = Arc::new(Queue::new());
         let answer = Arc::clone(&answers);
@@ -157,7 +157,7 @@ fn two_home_threads_give_one_answer() {
 
 /// A mailbox's thread sleeps only if the mailbox is empty: shuttle reports a lost wake-up as a deadlock.
 #[test]
-fn a_mailbox_loses_no_wake_up() {
+fn mailbox_loses_no_wake_up() {
     explore(|| {
         let signal = Signal::default();
         let queue = std::sync::Mutex::new(Vec::new());

@@ -4,7 +4,7 @@ use super::nodes::cause_and_consequence;
 use super::*;
 
 #[test]
-fn a_commits_event_is_never_overtaken_either() {
+fn event_of_a_commit_precedes_that_of_its_consequence() {
     cause_and_consequence(|world| {
         let mut toolstack = world.control();
         let mut transaction = Transaction::default();
@@ -14,7 +14,7 @@ fn a_commits_event_is_never_overtaken_either() {
 }
 
 #[test]
-fn a_quota_holds_over_transactions() {
+fn quota_holds_across_concurrent_transactions() {
     explore(|| {
         let world = World::new();
         let guest = world.admit(5);
@@ -40,7 +40,7 @@ fn a_quota_holds_over_transactions() {
 }
 
 #[test]
-fn xsa_440_two_transactions_remove_the_same_nodes() {
+fn xsa_440_concurrent_removals_of_the_same_nodes_credit_once() {
     explore(|| {
         let world = World::new();
         let guest = world.admit(5);
@@ -71,7 +71,7 @@ fn xsa_440_two_transactions_remove_the_same_nodes() {
 }
 
 #[test]
-fn transactions_that_share_nothing_never_conflict() {
+fn independent_transactions_never_conflict() {
     explore(|| {
         let world = World::new();
         world.control().write("/tool/x/c", "").unwrap();
@@ -96,7 +96,7 @@ fn transactions_that_share_nothing_never_conflict() {
 
 /// Every increment counts: none starts from a value that another has replaced.
 #[test]
-fn transactions_that_share_something_are_serial() {
+fn overlapping_transactions_are_serializable() {
     explore(|| {
         let world = World::new();
         world.control().write("/libxl/4/n", "0").unwrap();
@@ -124,7 +124,7 @@ fn transactions_that_share_something_are_serial() {
 /// A transaction with a reservation commits: other writers and transactions checked before it began and are refused, or
 /// they wait.
 #[test]
-fn in_its_turn_a_transaction_commits() {
+fn transaction_with_a_reservation_commits() {
     const PATH: &str = "/tool/x";
     explore(|| {
         let world = World::new();
@@ -183,7 +183,7 @@ fn in_its_turn_a_transaction_commits() {
 
 /// A transaction that begins between a removal and its settlement restores no stale index.
 #[test]
-fn a_transaction_begun_before_a_settlement() {
+fn transaction_begun_before_a_settlement_restores_no_index() {
     explore(|| {
         let world = World::new();
         let guest = world.admit(5);

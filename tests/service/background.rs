@@ -12,7 +12,7 @@ use rustix::process::{Signal, getsid, kill_process};
 use super::kit::{Background, Place, Serving, assert_fails, serves, wait_for};
 
 #[test]
-fn in_the_background_the_command_returns_when_it_serves() {
+fn background_start_returns_once_the_daemon_serves() {
     let place = Place::new();
     fs::write(place.path("conf.toml"), "foreground = false\n").unwrap();
     // As Debian's start script runs it; `output` also sees that no process keeps our standard error.
@@ -37,7 +37,7 @@ fn in_the_background_the_command_returns_when_it_serves() {
 }
 
 #[test]
-fn a_start_that_fails_in_the_background_is_reported_in_front() {
+fn failed_background_start_is_reported_in_the_foreground() {
     let place = Place::new();
     fs::write(place.path("conf.toml"), "foreground = false\n").unwrap();
     let output = place.daemon("--config @conf.toml --socket @a/socket").output().unwrap();
@@ -54,7 +54,7 @@ fn place() -> Place {
 const START: &str = "--config @conf.toml --pid-file @pid";
 
 #[track_caller]
-fn assert_is_content(output: &Output, sentence: &str) {
+fn assert_accepts(output: &Output, sentence: &str) {
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{text}");
     let said: Vec<_> = text.lines().filter(|line| line.starts_with("xenstored: ")).collect();
@@ -63,7 +63,7 @@ fn assert_is_content(output: &Output, sentence: &str) {
 
 /// Debian's start script does this at each update of its package.
 #[test]
-fn a_second_start_finds_the_first_and_names_options_that_differ() {
+fn second_start_finds_the_first_and_names_differing_options() {
     let place = place();
     let first = place.daemon(START).output().unwrap();
     assert_eq!(first.status.code(), Some(0), "{first:?}");
@@ -72,7 +72,7 @@ fn a_second_start_finds_the_first_and_names_options_that_differ() {
     let version = env!("CARGO_PKG_VERSION");
     let serves_already =
         format!("process {pid}, version {version}, serves {} already", socket.display());
-    assert_is_content(&place.daemon(START).output().unwrap(), &serves_already);
+    assert_accepts(&place.daemon(START).output().unwrap(), &serves_already);
 
     let other = format!("{START} --shards 17 --quota nodes=7 -T @log -w watch-event=3");
     let trace = place.path("log");
@@ -83,10 +83,10 @@ fn a_second_start_finds_the_first_and_names_options_that_differ() {
         std::thread::available_parallelism().unwrap(),
         trace.display(),
     );
-    assert_is_content(&place.daemon(&other).output().unwrap(), &differing);
+    assert_accepts(&place.daemon(&other).output().unwrap(), &differing);
     let without = place.daemon("--config @conf.toml").output().unwrap();
     let pid_file = format!("--pid-file {} and not none", place.path("pid").display());
-    assert_is_content(
+    assert_accepts(
         &without,
         &format!("{serves_already}; it keeps the options it was started with: {pid_file}"),
     );
@@ -107,7 +107,7 @@ fn a_second_start_finds_the_first_and_names_options_that_differ() {
 
 /// The lock file of an older version contains only the process id.
 #[test]
-fn a_second_start_is_content_with_a_daemon_of_an_older_version() {
+fn second_start_accepts_a_daemon_of_an_older_version() {
     let place = place();
     place.daemon(START).output().unwrap();
     let daemon = Background::find(&place.path("pid"));
@@ -118,12 +118,12 @@ fn a_second_start_is_content_with_a_daemon_of_an_older_version() {
          not compared",
         socket.display()
     );
-    assert_is_content(&place.daemon(&format!("{START} --shards 17")).output().unwrap(), &sentence);
+    assert_accepts(&place.daemon(&format!("{START} --shards 17")).output().unwrap(), &sentence);
 }
 
 /// A held lock without this kind of daemon behind the socket is an error, whatever the lock file says.
 #[test]
-fn a_second_start_fails_where_another_kind_of_daemon_serves() {
+fn second_start_fails_if_another_kind_of_daemon_serves() {
     let place = place();
     let lock = fs::File::create(place.path("socket.lock")).unwrap();
     flock(&lock, FlockOperation::LockExclusive).unwrap();
@@ -146,7 +146,7 @@ fn a_second_start_fails_where_another_kind_of_daemon_serves() {
 }
 
 #[test]
-fn of_starts_at_the_same_time_one_serves_and_all_are_content() {
+fn concurrent_starts_leave_one_daemon_and_all_succeed() {
     let place = place();
     let starts: Vec<_> = (0..4)
         .map(|_| place.daemon(START).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
@@ -163,7 +163,7 @@ fn of_starts_at_the_same_time_one_serves_and_all_are_content() {
 }
 
 #[test]
-fn the_process_id_is_printed_once_it_serves() {
+fn process_id_is_printed_once_the_daemon_serves() {
     let place = place();
     let output = place.daemon(&format!("{START} --output-pid")).output().unwrap();
     let daemon = Background::find(&place.path("pid"));

@@ -25,7 +25,7 @@ use xenstored::types::{Domid, ShardId};
 use kit::{Place, Serving, assert_fails, bare, serves, wait_for};
 
 #[test]
-fn it_serves_until_it_is_asked_to_stop_and_leaves_nothing_behind() {
+fn daemon_serves_until_a_signal_and_removes_its_files() {
     for signal in [Signal::TERM, Signal::INT] {
         let place = Place::new();
         let daemon = place.serve("--pid-file @pid");
@@ -49,7 +49,7 @@ fn it_serves_until_it_is_asked_to_stop_and_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_second_instance_says_so_and_disturbs_nothing() {
+fn second_instance_fails_and_disturbs_nothing() {
     let place = Place::new();
     let daemon = place.serve("--pid-file @pid");
     let before = fs::metadata(place.path("socket")).unwrap().ino();
@@ -69,7 +69,7 @@ fn a_second_instance_says_so_and_disturbs_nothing() {
 }
 
 #[test]
-fn what_a_killed_daemon_left_is_no_obstacle() {
+fn files_of_a_killed_daemon_do_not_prevent_a_start() {
     let place = Place::new();
     let (status, _) = place.serve("--pid-file @pid").end(Signal::KILL);
     assert_eq!(status.signal(), Some(Signal::KILL.as_raw()));
@@ -81,7 +81,7 @@ fn what_a_killed_daemon_left_is_no_obstacle() {
 }
 
 #[test]
-fn a_socket_that_is_served_or_no_socket_is_left_alone() {
+fn served_socket_or_other_file_is_left_alone() {
     let place = Place::new();
     let other = UnixListener::bind(place.path("socket")).unwrap();
     fs::write(place.path("pid"), "1\n").unwrap();
@@ -99,7 +99,7 @@ fn a_socket_that_is_served_or_no_socket_is_left_alone() {
 }
 
 #[test]
-fn places_that_cannot_be_are_named_with_what_to_do() {
+fn unusable_paths_are_named_with_a_remedy() {
     let place = Place::new();
     let long = "x".repeat(108);
     let fitting = "x".repeat(107 - place.path("").as_os_str().len());
@@ -123,7 +123,7 @@ fn places_that_cannot_be_are_named_with_what_to_do() {
 }
 
 #[test]
-fn sighup_opens_the_log_anew() {
+fn sighup_reopens_the_log() {
     let place = Place::new();
     let daemon = place.serve("--trace-file @log");
     fs::rename(place.path("log"), place.path("log.1")).unwrap();
@@ -165,7 +165,7 @@ fn sigpipe_is_ignored() {
 }
 
 #[test]
-fn a_newcomer_is_told_how_to_talk_to_it() {
+fn start_without_options_prints_how_to_connect() {
     if Path::new("/dev/xen").exists() {
         return; // There the daemon serves Xen, and prints no hint.
     }
@@ -214,7 +214,7 @@ fn check_config_names_file_and_line() {
 
 /// oxenstored's own sample has the misspelt key, and NixOS writes the others.
 #[test]
-fn a_daemon_starts_with_a_file_that_oxenstored_starts_with() {
+fn daemon_starts_with_a_faulty_file_that_oxenstored_accepts() {
     let place = Place::new();
     let text =
         b"# caf\xe9\nacesss-log-nb-chars=180\nmerge-activate=1\nquota-maxentity=7\nno value\n";
@@ -231,7 +231,7 @@ fn a_daemon_starts_with_a_file_that_oxenstored_starts_with() {
 }
 
 #[test]
-fn options_are_answered_without_a_daemon() {
+fn help_and_version_need_no_daemon() {
     let version = bare().arg("--version").output().unwrap();
     assert!(version.status.success());
     let expected = concat!("xenstored ", env!("CARGO_PKG_VERSION"), "\n");
@@ -279,7 +279,7 @@ fn a_shard_panics() {
 }
 
 #[test]
-fn a_panic_is_logged_with_what_was_done_and_ends_the_process() {
+fn panic_is_logged_with_its_context_and_ends_the_process() {
     let place = Place::new();
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "a_shard_panics", "--ignored", "--nocapture"])

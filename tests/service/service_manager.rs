@@ -34,7 +34,7 @@ fn handed_over(daemon: &Command, listeners: &[&UnixListener]) -> Command {
 }
 
 #[test]
-fn a_socket_that_is_handed_over_is_served_and_left_behind() {
+fn inherited_socket_is_served_and_not_removed() {
     let place = Place::new();
     let path = place.path("socket");
     let listener = UnixListener::bind(&path).unwrap();
@@ -59,7 +59,7 @@ fn a_socket_that_is_handed_over_is_served_and_left_behind() {
 }
 
 #[test]
-fn a_socket_that_is_handed_over_is_served_in_the_background_too() {
+fn inherited_socket_is_served_in_the_background() {
     let place = Place::new();
     fs::write(place.path("conf.toml"), "foreground = false\n").unwrap();
     let listener = UnixListener::bind(place.path("socket")).unwrap();
@@ -75,7 +75,7 @@ fn a_socket_that_is_handed_over_is_served_in_the_background_too() {
 
 /// Xen's own units had a second, read-only socket; systemd writes /run for /var/run.
 #[test]
-fn of_several_sockets_that_of_the_clients_is_served_whatever_its_name() {
+fn client_socket_is_found_among_several_inherited_ones() {
     let place = Place::new();
     std::os::unix::fs::symlink(place.path(""), place.path("link")).unwrap();
     let read_only = UnixListener::bind(place.path("socket_ro")).unwrap();
@@ -88,7 +88,7 @@ fn of_several_sockets_that_of_the_clients_is_served_whatever_its_name() {
 }
 
 #[test]
-fn a_socket_that_cannot_be_used_is_refused_with_the_reason() {
+fn unusable_inherited_socket_is_refused_with_the_reason() {
     let place = Place::new();
     let elsewhere = UnixListener::bind(place.path("other")).unwrap();
     let nameless = UnixListener::bind_addr(
@@ -122,7 +122,7 @@ fn said(socket: &UnixDatagram, daemon: &mut Command, name: &str) -> (Serving, St
 }
 
 #[test]
-fn the_service_manager_is_notified_at_a_path_or_an_abstract_name() {
+fn service_manager_is_notified_at_a_path_or_an_abstract_name() {
     let place = Place::new();
     let path = place.path("notify");
     let by_path = UnixDatagram::bind(&path).unwrap();
@@ -138,7 +138,7 @@ fn the_service_manager_is_notified_at_a_path_or_an_abstract_name() {
 }
 
 #[test]
-fn a_service_manager_that_cannot_be_notified_is_named_in_the_log() {
+fn failure_to_notify_the_service_manager_is_logged() {
     let place = Place::new();
     let mut daemon = place.daemon("");
     daemon.env("NOTIFY_SOCKET", place.path("nothing")).stderr(Stdio::piped());
@@ -151,7 +151,7 @@ fn a_service_manager_that_cannot_be_notified_is_named_in_the_log() {
 
 /// The units of dist/, with the daemon's program replaced by one that exists.
 #[test]
-fn the_units_are_ones_that_systemd_takes() {
+fn systemd_accepts_the_units() {
     let dist = Path::new(env!("CARGO_MANIFEST_DIR")).join("dist");
     if Command::new("systemd-analyze").arg("--version").output().is_err() {
         println!("systemd-analyze is not installed: nothing is tested");

@@ -28,7 +28,7 @@ fn disjoint_transactions_never_conflict() {
 }
 
 #[test]
-fn who_read_what_another_changed_must_try_again() {
+fn transaction_that_read_changed_data_gets_eagain() {
     check(
         "
         dom0 WRITE /a|1 -> OK
@@ -72,7 +72,7 @@ fn who_read_what_another_changed_must_try_again() {
 }
 
 #[test]
-fn who_would_see_the_same_again_does_not_conflict() {
+fn transaction_that_would_get_the_same_replies_commits() {
     check(
         "
         # A value that was written and is the same again.
@@ -120,7 +120,7 @@ fn who_would_see_the_same_again_does_not_conflict() {
 }
 
 #[test]
-fn what_is_listed_missing_or_guarded_conflicts_too() {
+fn change_of_listing_existence_or_permissions_conflicts() {
     check(
         "
         dom0 MKDIR /d| -> OK
@@ -163,7 +163,7 @@ fn what_is_listed_missing_or_guarded_conflicts_too() {
 }
 
 #[test]
-fn removal_in_transactions() {
+fn removals_in_transactions_are_serializable() {
     check(
         "
         dom0 WRITE /a/b/c|v -> OK

@@ -21,7 +21,7 @@ fn a_long_transaction_commits() {
 }
 
 #[test]
-fn transactions_that_stay_open_cost_nothing_while_they_do() {
+fn idle_open_transactions_keep_no_snapshot_and_wake_no_thread() {
     let mut world = World::new(Control::Socket, 1);
     let client = &mut world.admin;
     client.write("/a", "v").unwrap();
@@ -63,7 +63,7 @@ fn most_pinned(world: &mut World) -> (u32, String) {
 }
 
 #[test]
-fn open_transactions_pin_so_many_homes_and_no_more() {
+fn open_transactions_pin_a_bounded_number_of_partitions() {
     let mut world = World::new(Control::Socket, 2);
     // Each pins the partition in a version of its own.
     const OPEN: u32 = 17_000;

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn events_come_at_commit_in_the_order_of_first_change() {
+fn events_fire_at_commit_in_the_order_of_first_change() {
     check(
         "
         dom0 MKDIR /t/old| -> OK
@@ -37,7 +37,7 @@ fn events_come_at_commit_in_the_order_of_first_change() {
 }
 
 #[test]
-fn events_of_one_commit_over_several_shards() {
+fn commit_over_several_shards_fires_in_order_of_change() {
     check(
         "
         dom0.b WATCH /local/domain|w| -> OK
@@ -59,7 +59,7 @@ fn events_of_one_commit_over_several_shards() {
 }
 
 #[test]
-fn visibility_of_a_commits_events_is_judged_before_and_after() {
+fn events_of_a_commit_fire_if_readable_before_or_after() {
     check(
         "
         dom0 WRITE /o/shown|v -> OK
@@ -84,7 +84,7 @@ fn visibility_of_a_commits_events_is_judged_before_and_after() {
 }
 
 #[test]
-fn what_is_removed_before_something_else_is_removed_there_is_told() {
+fn repeated_removal_in_a_transaction_fires_for_both_trees() {
     check(
         "
         dom0 WRITE /local/domain/0/b/c|1 -> OK
@@ -106,7 +106,7 @@ fn what_is_removed_before_something_else_is_removed_there_is_told() {
 }
 
 #[test]
-fn a_node_made_and_removed_in_a_transaction_never_was() {
+fn node_created_and_removed_in_a_transaction_leaves_no_trace() {
     check(
         "
         dom0 MKDIR /t| -> OK
@@ -136,7 +136,7 @@ fn a_node_made_and_removed_in_a_transaction_never_was() {
 }
 
 #[test]
-fn xsa_115_what_a_node_was_within_a_transaction_only_is_not_shown() {
+fn xsa_115_state_within_a_transaction_only_is_not_shown() {
     for shards in [1, 4] {
         let mut world = World::new(Control::Socket, shards);
         let admin = &mut world.admin;

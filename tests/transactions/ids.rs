@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_transaction_sees_its_own_changes_and_nobody_else_does() {
+fn uncommitted_changes_are_visible_to_their_transaction_only() {
     check(
         "
         dom0 WRITE /a|old -> OK
@@ -23,7 +23,7 @@ fn a_transaction_sees_its_own_changes_and_nobody_else_does() {
 }
 
 #[test]
-fn an_ended_transaction_without_commit_leaves_nothing() {
+fn aborted_transaction_leaves_nothing() {
     check(
         "
         dom0 WRITE /a|old -> OK
@@ -42,7 +42,7 @@ fn an_ended_transaction_without_commit_leaves_nothing() {
 }
 
 #[test]
-fn every_operation_in_a_transaction() {
+fn every_operation_works_in_a_transaction() {
     check(
         "
         dom5 START t1
@@ -77,7 +77,7 @@ fn every_operation_in_a_transaction() {
 }
 
 #[test]
-fn transaction_ids() {
+fn unknown_transaction_ids_and_malformed_ends_are_refused() {
     check(
         "
         dom0 START t1
@@ -105,7 +105,7 @@ fn transaction_ids() {
 }
 
 #[test]
-fn ids_belong_to_their_connection() {
+fn transaction_ids_belong_to_their_connection() {
     for shards in [1, 4] {
         let mut world = World::new(Control::Socket, shards);
         let mine = world.client("dom0").start().unwrap();

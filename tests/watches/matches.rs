@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_watch_fires_once_at_first() {
+fn new_watch_fires_once() {
     check(
         "
         dom0 WATCH /missing|token| -> OK
@@ -30,7 +30,7 @@ fn a_watch_fires_once_at_first() {
 }
 
 #[test]
-fn malformed_watches() {
+fn malformed_watches_are_einval() {
     check(
         "
         dom0 WATCH /a|t -> EINVAL
@@ -51,7 +51,7 @@ fn malformed_watches() {
 }
 
 #[test]
-fn one_watch_of_a_path_and_token() {
+fn second_watch_of_a_path_and_token_is_eexist() {
     check(
         "
         dom0 WATCH /a|t| -> OK
@@ -79,7 +79,7 @@ fn one_watch_of_a_path_and_token() {
 }
 
 #[test]
-fn what_matches() {
+fn watch_matches_its_path_and_everything_below() {
     check(
         "
         dom0 WATCH /a|t| -> OK
@@ -115,7 +115,7 @@ fn what_matches() {
 }
 
 #[test]
-fn depth() {
+fn depth_limits_which_changes_fire_a_watch() {
     check(
         "
         dom0 WATCH /a|d0|0| -> OK
@@ -155,7 +155,7 @@ fn depth() {
 }
 
 #[test]
-fn removal_fires_for_the_root_as_a_subtree_and_for_descendants_exactly() {
+fn removal_fires_above_for_the_root_and_below_on_exact_paths() {
     check(
         "
         dom0 WRITE /a/b/c/d|v -> OK
@@ -176,7 +176,7 @@ fn removal_fires_for_the_root_as_a_subtree_and_for_descendants_exactly() {
 }
 
 #[test]
-fn removal_reaches_watches_on_homes_in_every_shard() {
+fn removal_reaches_watches_on_partitions_in_every_shard() {
     check(
         "
         dom0 WRITE /local/domain/0/backend/vif/5/0/state|1 -> OK
@@ -214,7 +214,7 @@ fn relative_watches_have_relative_events() {
 }
 
 #[test]
-fn reset_watches() {
+fn reset_watches_removes_watches_and_ends_transactions() {
     check(
         "
         dom5 WATCH x|t| -> OK

@@ -56,7 +56,7 @@ fn the_events_of_a_large_removal_follow_its_reply() {
 }
 
 #[test]
-fn unwatch_ends_with_its_reply() {
+fn no_event_follows_the_reply_to_unwatch() {
     // Even for events on their way from another thread.
     for shards in [1, 4] {
         let mut world = World::new(Control::Socket, shards);
@@ -79,7 +79,7 @@ fn unwatch_ends_with_its_reply() {
 }
 
 #[test]
-fn many_watchers_and_causal_order_over_shards() {
+fn watchers_see_causal_order_across_shards() {
     // Changes in different shards, made one after the other, are seen in that order by each watcher.
     for shards in [1, 4] {
         let mut world = World::new(Control::Socket, shards);
@@ -106,7 +106,7 @@ fn many_watchers_and_causal_order_over_shards() {
 }
 
 #[test]
-fn an_event_is_never_ahead_of_what_it_reports() {
+fn event_is_never_ahead_of_the_change_it_reports() {
     for control in [Control::Socket, Control::Ring] {
         for shards in [1, 4] {
             let mut world = World::new(control, shards);
@@ -133,7 +133,7 @@ fn an_event_is_never_ahead_of_what_it_reports() {
 }
 
 #[test]
-fn a_thousand_watches_on_one_connection() {
+fn one_of_a_thousand_watches_fires_until_unwatched() {
     let fill = |world: &mut World| {
         for i in 0..1000 {
             let path = format!("/w/{i}");

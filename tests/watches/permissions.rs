@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn only_who_may_read_gets_the_event() {
+fn only_clients_with_read_permission_get_the_event() {
     check(
         "
         dom0 MKDIR /open| -> OK
@@ -44,7 +44,7 @@ fn only_who_may_read_gets_the_event() {
 }
 
 #[test]
-fn special_watches() {
+fn special_watches_fire_for_introductions_and_deaths() {
     check(
         "
         dom0 WATCH @introduceDomain|i| -> OK
@@ -106,7 +106,7 @@ fn special_watches_need_permission() {
 }
 
 #[test]
-fn a_removed_homes_parent_lets_its_watchers_see_the_removal() {
+fn readable_parent_makes_a_removal_visible_to_watchers() {
     check(
         "
         dom7 WRITE x|v -> OK

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn permissions_set_for_one_life_are_not_the_next_ones() {
+fn permissions_of_one_incarnation_are_not_those_of_the_next() {
     explore(|| {
         let world = World::new();
         let first = world.admit(5);
@@ -38,7 +38,7 @@ fn permissions_set_for_one_life_are_not_the_next_ones() {
 }
 
 #[test]
-fn what_a_life_creates_is_never_the_next_ones() {
+fn nodes_of_one_incarnation_never_belong_to_the_next() {
     explore(|| {
         let world = World::new();
         let first = world.admit(5);
@@ -91,7 +91,7 @@ fn a_commit_after_its_owners_death_leaves_nothing() {
 
 /// Nodes below a node that changes its owner become topmost nodes of the dead domain while that is being swept.
 #[test]
-fn a_node_changes_hands_while_its_owner_is_swept() {
+fn owner_change_during_a_sweep_keeps_the_store_consistent() {
     explore(|| {
         let world = World::new();
         let guest = world.admit(5);
@@ -117,7 +117,7 @@ fn a_node_changes_hands_while_its_owner_is_swept() {
 /// take the events that it caused. No ticket is left, a blocked domain is always notified when it may continue, and the
 /// new connection sees nothing of the old one's watches.
 #[test]
-fn release_while_the_domains_requests_run() {
+fn release_during_requests_leaves_no_ticket_and_no_old_watch() {
     explore(|| {
         let world = World::new();
         let guest = world.admit(5);
@@ -175,7 +175,7 @@ fn release_while_the_domains_requests_run() {
 
 /// Two threads make domains known and use them: neither sees half of a creation.
 #[test]
-fn a_birth_is_seen_whole() {
+fn birth_is_seen_atomically() {
     explore(|| {
         let world = World::new();
         let give = |path: &str| {
@@ -198,7 +198,7 @@ fn a_birth_is_seen_whole() {
 
 /// The next incarnation of a number becomes the owner of nodes that are swept for the last one.
 #[test]
-fn a_number_is_given_away_while_its_last_life_is_swept() {
+fn domid_reuse_during_a_sweep_keeps_the_store_consistent() {
     explore(|| {
         let world = World::new();
         let first = world.admit(5);

@@ -28,7 +28,7 @@ fn move_both(from: &str, to: &str) -> (Run, Vec<Value>) {
 }
 
 #[test]
-fn before_release_it_is_taken_back() {
+fn failure_before_release_discards_the_import() {
     for (kind, action) in [
         (op::INTRODUCE, Action::Cut),
         (op::INTRODUCE, Action::CutAfter),
@@ -59,7 +59,7 @@ fn before_release_it_is_taken_back() {
 
 /// The tool asks the source again whether the first domain was released; the second was not.
 #[test]
-fn a_release_without_an_answer_is_asked_for() {
+fn release_without_a_reply_is_queried_again() {
     for (action, released) in [(Action::Cut, false), (Action::CutAfter, true)] {
         let (mut a, mut b) = worlds([1, 2]);
         let (_proxy, from) = at_first(&a, op::RELEASE, action);
@@ -81,7 +81,7 @@ fn a_release_without_an_answer_is_asked_for() {
 
 /// The source cannot be asked again: nothing is served anywhere, and an operator must choose.
 #[test]
-fn a_release_in_doubt_is_left_to_people() {
+fn release_in_doubt_is_left_to_the_operator() {
     for action in [Action::Gone, Action::GoneAfter] {
         let (mut a, mut b) = worlds([1, 2]);
         let (_proxy, from) = at_first(&a, op::RELEASE, action);
@@ -95,7 +95,7 @@ fn a_release_in_doubt_is_left_to_people() {
             let [discard, unquiesce] = ["discard", "unquiesce"]
                 .map(|name| format!("xsctl {name} --socket {} --domains {domid}", socket(&b)));
             assert!(error.contains(&discard) && error.contains(&unquiesce), "{error}");
-            stands_still(&mut b, domid);
+            is_quiesced(&mut b, domid);
             assert_eq!(
                 is_introduced(&mut a.admin, domid),
                 (action, domid) != (Action::GoneAfter, 1)
@@ -113,7 +113,7 @@ fn a_release_in_doubt_is_left_to_people() {
 }
 
 #[test]
-fn after_release_it_goes_on() {
+fn failure_after_release_leaves_domains_at_the_destination() {
     for (action, done) in [
         (Action::Cut, true),
         (Action::CutAfter, true),
@@ -140,7 +140,7 @@ fn after_release_it_goes_on() {
 
 /// The proxy changes the domain between its export and its release.
 #[test]
-fn who_is_changed_is_carried_again() {
+fn domain_changed_after_its_export_is_moved_again() {
     let (mut a, mut b) = worlds([1, 2]);
     let path = a.daemon.path("proxy");
     let mut writer = Client::new("writer", common::client::Link::Socket(a.daemon.connect()));
@@ -167,7 +167,7 @@ fn who_is_changed_is_carried_again() {
 
 /// A write before every RELEASE: the move of that domain gives up after its last try.
 #[test]
-fn who_is_changed_all_the_time_is_carried_so_often_and_no_more() {
+fn constantly_changed_domain_fails_after_the_allowed_tries() {
     let (mut a, mut b) = worlds([1, 2]);
     let path = a.daemon.path("proxy");
     let mut writer = Client::new("writer", common::client::Link::Socket(a.daemon.connect()));
@@ -244,7 +244,7 @@ fn interrupt(child: &Child) {
 }
 
 #[test]
-fn sigint_ends_it_after_the_batches_in_hand() {
+fn sigint_ends_a_move_after_the_current_batches() {
     const DOMAINS: u16 = 20;
     let (mut a, mut b) = worlds(1..=DOMAINS);
     let (proxy, child, release) = held_at(&b, op::UNQUIESCE, &|to| {
@@ -279,7 +279,7 @@ fn sigint_ends_it_after_the_batches_in_hand() {
 
 /// Ctrl-Z and `fg`: some waits end with EINTR then (signal(7)), which loses nothing.
 #[test]
-fn the_tool_is_stopped_and_goes_on() {
+fn stopped_tool_continues_after_sigcont() {
     let (mut a, _b) = worlds([1]);
     well(&["quiesce", "--socket", &socket(&a), "--domains", "1"]);
     let (proxy, child, release) = held_at(&a, op::UNQUIESCE, &|to| {
@@ -311,7 +311,7 @@ fn state_of(child: &Child) -> char {
 
 /// The source released them, and then the other host is lost: what the source kept of them continues there unchanged.
 #[test]
-fn who_left_is_introduced_where_it_was() {
+fn released_domain_can_be_introduced_at_the_source() {
     let (mut a, b) = worlds([1, 2, 3]);
     let from = socket(&a);
     for domid in [1, 2] {
@@ -339,7 +339,7 @@ fn who_left_is_introduced_where_it_was() {
     assert!(run.out.starts_with("introduced 2 of 2 domains"), "{run:?}");
     assert!(run.err.ends_with(&format!("xsctl unquiesce --socket {from} --domains 1-2\n")));
     for domid in [1, 2] {
-        stands_still(&mut a, domid);
+        is_quiesced(&mut a, domid);
     }
     is_released(&mut a, 3);
     let run = xsctl(&["introduce", "--socket", &from, "--domains", "1,3"]);

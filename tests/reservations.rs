@@ -48,7 +48,7 @@ fn is_answered(client: &mut Client, barrier: &mut Client) -> bool {
 }
 
 #[test]
-fn everybody_comes_through_after_two_conflicts_and_one_for_each_node_that_others_change() {
+fn every_transaction_commits_within_a_bounded_number_of_tries() {
     const ROUNDS: usize = 20;
     const NODES: [usize; 4] = [1, 2, 3, 0];
     for shards in [1, 4] {
@@ -86,7 +86,7 @@ fn everybody_comes_through_after_two_conflicts_and_one_for_each_node_that_others
 }
 
 #[test]
-fn who_stops_in_its_turn_holds_others_up_until_it_is_over() {
+fn stalled_holder_delays_others_until_its_reservation_ends() {
     for shards in [1, 4] {
         let mut world = World::new(Control::Socket, shards);
         let (mut stops, mut next) = (connect(&world), connect(&world));
@@ -110,7 +110,7 @@ fn who_stops_in_its_turn_holds_others_up_until_it_is_over() {
 }
 
 #[test]
-fn who_disconnects_in_its_turn_or_before_it_holds_nobody_up() {
+fn disconnected_holder_or_waiter_delays_no_other() {
     for shards in [1, 4] {
         let mut world = World::new(Control::Socket, shards);
         // Retried, as the reservation may time out on a busy machine.
@@ -135,7 +135,7 @@ fn who_disconnects_in_its_turn_or_before_it_holds_nobody_up() {
 }
 
 #[test]
-fn two_that_write_what_the_other_reads_come_through_one_after_the_other() {
+fn write_skew_pair_commits_serially() {
     for shards in [1, 4] {
         let mut world = World::new(Control::Socket, shards);
         let (mut one, mut two) = (connect(&world), connect(&world));
@@ -163,7 +163,7 @@ fn two_that_write_what_the_other_reads_come_through_one_after_the_other() {
 }
 
 #[test]
-fn guests_get_no_turns_and_write_between_those_of_others() {
+fn guests_get_no_reservation_and_write_between_those_of_others() {
     let mut world = World::new(Control::Socket, 2);
     world.guest(5).write("hot", "0").unwrap();
     let mut guest = world.take("dom5");

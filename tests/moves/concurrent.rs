@@ -9,7 +9,7 @@ use super::*;
 /// Each export invalidates the other's mark, and the later import finds the domain there: so at most one tool releases
 /// each domain, and a domain that neither releases is served where it was.
 #[test]
-fn two_tools_leave_each_domain_in_one_place() {
+fn concurrent_moves_leave_each_domain_in_one_place() {
     for round in 0..5 {
         let (mut a, mut b) = worlds(1..=6);
         let (from, to) = (socket(&a), socket(&b));
@@ -47,7 +47,7 @@ fn two_tools_leave_each_domain_in_one_place() {
 /// The first tool waits for the reply to a request; the second neither discards nor finishes that domain, and the first
 /// then completes it.
 #[test]
-fn a_domain_that_another_move_has_in_hand_is_left_to_it() {
+fn domain_of_another_running_move_is_left_to_it() {
     for (kind, is_moved) in [(op::INTRODUCE, false), (op::UNQUIESCE, true)] {
         let (mut a, mut b) = worlds([1]);
         let (from, to) = (socket(&a), b.daemon.path("hold"));

@@ -103,7 +103,7 @@ fn xsa_322_a_reused_domid_has_no_permissions() {
 }
 
 #[test]
-fn xsa_322_nor_by_a_transaction_over_the_death() {
+fn xsa_322_transaction_over_a_death_grants_nothing_to_the_next() {
     each_world(|world| {
         world.admin.write("/shared", "v").unwrap();
         world.guest(7);
@@ -209,7 +209,7 @@ fn xsa_419_a_dead_domains_nodes_are_not_kept() {
 }
 
 #[test]
-fn xsa_425_release_while_the_domains_own_request_runs() {
+fn xsa_425_release_during_the_domains_own_request_is_safe() {
     for shards in [1, 4] {
         let mut world = World::new(Control::Socket, shards);
         let mut toolstack = Client::new("toolstack", Link::Socket(world.daemon.connect()));
@@ -243,7 +243,7 @@ fn xsa_425_release_while_the_domains_own_request_runs() {
 }
 
 #[test]
-fn xsa_483_a_reused_domid_starts_at_no_nodes() {
+fn xsa_483_reused_domid_starts_with_no_nodes() {
     for shards in [1, 4] {
         let mut world = World::new(Control::Socket, shards);
         for round in 0..rounds(10_000, 200) {

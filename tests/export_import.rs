@@ -11,7 +11,7 @@ use random::{Random, seeds};
 use world::{Client as Caller, World, at, perms};
 use xenstored::domain::Quota;
 use xenstored::migration::store::place_domain::{
-    ImportedDomain, PlaceError, place_domain, split_by_domain,
+    ImportedDomain, Refusal, place_domain, split_by_domain,
 };
 use xenstored::migration::store::write_domains::{ExportedDomain, snapshot_domains, write_domains};
 use xenstored::migration::stream::fields::Order;
@@ -47,7 +47,7 @@ fn read(stream: &[u8]) -> Vec<ImportedDomain> {
     arrivals
 }
 
-fn arrive(world: &World, arrival: &ImportedDomain) -> Result<(), PlaceError> {
+fn arrive(world: &World, arrival: &ImportedDomain) -> Result<(), Refusal> {
     let by = world.control();
     let (executed, seen) =
         place_domain(&world.store, arrival, &by.caller, &mut Generations::default())?;
@@ -174,7 +174,7 @@ fn random_world(random: &mut Random) -> World {
 
 /// One thread writes few domains, several threads write many: 16 domains and 2,048 nodes are few.
 #[test]
-fn many_are_written_as_few_are() {
+fn parallel_export_writes_the_same_bytes() {
     const END_BYTES: usize = 8;
     let world = World::new();
     let mut control = world.control();
@@ -206,7 +206,7 @@ fn many_are_written_as_few_are() {
 }
 
 #[test]
-fn what_leaves_and_arrives_leaves_again_as_the_same_bytes() {
+fn imported_domains_are_exported_as_the_same_bytes() {
     for seed in seeds(40) {
         let mut random = Random::new(seed);
         let from = random_world(&mut random);
@@ -269,7 +269,7 @@ fn empty_world() -> World {
 }
 
 #[test]
-fn all_subtrees_of_a_domain_leave_and_no_others() {
+fn export_has_all_subtrees_of_a_domain_and_no_others() {
     let world = small_world();
     let arrivals = read(&leave(&world, &[5], &BTreeMap::new()));
     let expected = [
@@ -297,7 +297,7 @@ fn all_subtrees_of_a_domain_leave_and_no_others() {
 }
 
 #[test]
-fn who_watches_is_told_of_what_arrives() {
+fn import_notifies_watchers_of_its_nodes() {
     let arrivals = read(&leave(&small_world(), &[5], &BTreeMap::new()));
     let to = empty_world();
     to.watch("/local/domain/0/backend", 1);
@@ -315,7 +315,7 @@ fn who_watches_is_told_of_what_arrives() {
 
 /// Each domain of a virtual machine brings its `/vm/<uuid>`; entries of dead domains make no difference.
 #[test]
-fn a_machine_that_is_there_with_a_dead_entry_is_the_same() {
+fn existing_vm_subtree_with_a_dead_entry_is_accepted() {
     let arrivals = read(&leave(&small_world(), &[5], &BTreeMap::new()));
     let to = empty_world();
     let nine = to.admit(9);
@@ -329,7 +329,7 @@ fn a_machine_that_is_there_with_a_dead_entry_is_the_same() {
 /// Names in the order of directories: a daemon that lists children in the order of creation then lists them in the same
 /// order.
 #[test]
-fn nodes_leave_in_the_order_in_which_directories_list_them() {
+fn nodes_are_exported_in_the_order_of_directories() {
     let world = small_world();
     let vif = "/local/domain/5/device/vif";
     for number in [10, 9, 0, 35, 2] {
@@ -366,7 +366,7 @@ fn nodes_leave_in_the_order_in_which_directories_list_them() {
 
 /// Nothing of the domain arrives, and the error names the number that is taken.
 #[test]
-fn an_occupied_domid_is_an_error_that_names_it() {
+fn import_into_an_occupied_domid_fails_and_names_it() {
     let arrivals = read(&leave(&small_world(), &[5], &BTreeMap::new()));
     for (occupied, value, perms) in [
         ("/local/domain/5/x", "here", "n0"),
@@ -381,7 +381,7 @@ fn an_occupied_domid_is_an_error_that_names_it() {
         to.control().set_perms(occupied, perms).unwrap();
         let before = to.nodes().len();
         let refusal = arrive(&to, &arrivals[0]).unwrap_err();
-        assert_eq!(refusal, PlaceError::Occupied(Domid(5), at(occupied).to_buf()));
+        assert_eq!(refusal, Refusal::Occupied(Domid(5), at(occupied).to_buf()));
         let said = format!("domain 5 is occupied: there is a node {occupied} already");
         assert_eq!(refusal.to_string(), said);
         assert_eq!(to.nodes().len(), before);
@@ -389,9 +389,9 @@ fn an_occupied_domid_is_an_error_that_names_it() {
     }
     let to = empty_world();
     to.registry.get(Domid(5)).unwrap().set_presence(Presence::Running);
-    assert_eq!(arrive(&to, &arrivals[0]), Err(PlaceError::Taken(Domid(5), Presence::Running)));
+    assert_eq!(arrive(&to, &arrivals[0]), Err(Refusal::Taken(Domid(5), Presence::Running)));
     let to = World::new();
-    assert_eq!(arrive(&to, &arrivals[0]), Err(PlaceError::Unknown(Domid(5))));
+    assert_eq!(arrive(&to, &arrivals[0]), Err(Refusal::Unknown(Domid(5))));
     // An empty node of the control domain does not block an import.
     let to = empty_world();
     to.control().write("/libxl/5", "").unwrap();
@@ -401,33 +401,33 @@ fn an_occupied_domid_is_an_error_that_names_it() {
     let to = empty_world();
     arrive(&to, &arrivals[0]).unwrap();
     let before = to.nodes().len();
-    assert!(matches!(arrive(&to, &arrivals[0]), Err(PlaceError::Occupied(Domid(5), _))));
+    assert!(matches!(arrive(&to, &arrivals[0]), Err(Refusal::Occupied(Domid(5), _))));
     assert_eq!(to.nodes().len(), before);
 }
 
 #[test]
-fn whose_owner_or_target_is_missing_does_not_arrive() {
+fn import_without_the_owner_or_target_fails() {
     let from = small_world();
     from.control().set_perms("/libxl/5/type", "n7").unwrap();
     let arrivals = read(&leave(&from, &[5], &BTreeMap::new()));
     let to = World::new();
     to.admit(5);
     let (path, owner) = (at("/libxl/5/type").to_buf(), Domid(7));
-    let expected = PlaceError::Nodes(Domid(5), ImportError::NoOwner(path, owner));
+    let expected = Refusal::Nodes(Domid(5), ImportError::NoOwner(path, owner));
     let before = to.nodes().len();
     assert_eq!(arrive(&to, &arrivals[0]), Err(expected));
     let [five, seven] = [5, 7].map(|domid| from.registry.get(Domid(domid)).unwrap());
     from.registry.set_target(&five, &seven);
     let clients = [(5, client(1))].into();
     let arrivals = read(&leave(&from, &[5], &clients));
-    assert_eq!(arrive(&to, &arrivals[0]), Err(PlaceError::NoTarget(Domid(5), Domid(7))));
+    assert_eq!(arrive(&to, &arrivals[0]), Err(Refusal::NoTarget(Domid(5), Domid(7))));
     assert_eq!(to.nodes().len(), before);
     check(&to);
 }
 
 /// A stale permission matches no domain at the destination (XSA-322).
 #[test]
-fn stale_permissions_do_not_come_back_to_life() {
+fn import_revives_no_stale_permissions() {
     let from = small_world();
     let nine = from.admit(9);
     from.control().set_perms("/libxl/5/type", "n0 r9 r8").unwrap();
@@ -458,7 +458,7 @@ fn stale_permissions_do_not_come_back_to_life() {
 
 /// Quotas, features and target are set, and use is counted anew, even if it exceeds the quota.
 #[test]
-fn quotas_features_and_target_arrive() {
+fn quotas_features_and_target_are_imported() {
     let from = small_world();
     let [five, seven] = [5, 7].map(|domid| from.registry.get(Domid(domid)).unwrap());
     from.registry.set_limit(Some(&five), Quota::Nodes, 1);
@@ -485,7 +485,7 @@ fn quotas_features_and_target_arrive() {
 
 /// Nodes that exist below stay: another domain's backend in this one arrived first.
 #[test]
-fn a_driver_domain_arrives_after_its_frontends() {
+fn driver_domain_is_imported_after_its_frontends() {
     let from = small_world();
     from.control().write("/local/domain/6/name", "six").unwrap();
     let to = empty_world();

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn introduce_and_release() {
+fn introduce_and_release_replies_and_errors() {
     check(
         "
         dom0 IS_DOMAIN_INTRODUCED 0| -> T|
@@ -45,7 +45,7 @@ fn introducing_a_domain_that_does_not_exist_fails() {
 }
 
 #[test]
-fn domain_paths() {
+fn get_domain_path_replies_and_errors() {
     check(
         "
         dom0 GET_DOMAIN_PATH 0| -> /local/domain/0|
@@ -60,7 +60,7 @@ fn domain_paths() {
 }
 
 #[test]
-fn resume_and_set_target() {
+fn resume_and_set_target_replies_and_errors() {
     check(
         "
         dom0 RESUME 0| -> EINVAL
@@ -147,7 +147,7 @@ fn release_keeps_the_nodes_of_a_living_domain() {
 }
 
 #[test]
-fn a_dead_domains_nodes_are_removed_wherever_they_are() {
+fn nodes_of_a_dead_domain_are_removed_everywhere() {
     check(
         "
         dom0 MKDIR /local/domain/7| -> OK
@@ -181,7 +181,7 @@ fn a_dead_domains_nodes_are_removed_wherever_they_are() {
 }
 
 #[test]
-fn watchers_are_told_of_a_dead_domains_nodes() {
+fn watchers_are_notified_of_a_dead_domains_nodes() {
     check(
         "
         host create 7
@@ -203,7 +203,7 @@ fn watchers_are_told_of_a_dead_domains_nodes() {
 }
 
 #[test]
-fn a_reused_domid_begins_anew() {
+fn reused_domid_inherits_no_nodes() {
     for control in [Control::Socket, Control::Ring] {
         for shards in [1, 4] {
             let mut world = World::new(control, shards);
@@ -233,7 +233,7 @@ fn a_reused_domid_begins_anew() {
 /// The host may reuse a number before the daemon has heard of the former domain's death. A toolstack that first
 /// introduces the new domain, and then creates its partition root, does not lose it.
 #[test]
-fn introduce_is_answered_when_nothing_is_left_of_a_former_life() {
+fn introduce_replies_once_the_former_incarnation_is_swept() {
     for shards in [1, 4] {
         let mut world = World::new(Control::Socket, shards);
         for round in 0..50 {
@@ -253,7 +253,7 @@ fn introduce_is_answered_when_nothing_is_left_of_a_former_life() {
 }
 
 #[test]
-fn a_toolstacks_order_of_things() {
+fn libxl_order_of_domain_creation_works() {
     // libxl sets permissions for a domain that exists before it introduces it.
     check(
         "
@@ -278,7 +278,7 @@ fn a_toolstacks_order_of_things() {
 }
 
 #[test]
-fn root_owned_by_a_domain_that_dies_is_the_control_domains() {
+fn root_owned_by_a_dead_domain_goes_to_the_control_domain() {
     for shards in [1, 4] {
         let mut world = World::new(Control::Socket, shards);
         world.guest(5).write("x", "v").unwrap();

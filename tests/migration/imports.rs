@@ -35,7 +35,7 @@ fn taken_apart(stream: &[u8]) -> (Connection, Vec<Vec<u8>>) {
 /// The stream of an imported domain that waits for its UNQUIESCE equals the imported one, byte for byte. Only its
 /// connection differs: the incarnation is another host's, and there is one event more.
 #[test]
-fn what_arrived_is_exported_as_the_same_bytes() {
+fn imported_domain_is_exported_as_the_same_bytes() {
     each_pair(|from, to| {
         inhabit(from, 5);
         from.guest(5).start().unwrap();
@@ -64,7 +64,7 @@ fn what_arrived_is_exported_as_the_same_bytes() {
 }
 
 #[test]
-fn quotas_features_and_target_arrive() {
+fn quotas_features_and_target_are_imported() {
     each_pair(|from, to| {
         let secret = "/local/domain/6/secret";
         for world in [&mut *from, &mut *to] {
@@ -100,7 +100,7 @@ fn quotas_features_and_target_arrive() {
 
 /// Two domains of one /vm that move in different batches: the second finds exactly the nodes that it would bring.
 #[test]
-fn a_machine_that_came_with_another_domain_is_in_nobodys_way() {
+fn vm_subtree_imported_with_another_domain_is_accepted() {
     each_pair(|from, to| {
         let vm = "/vm/uuid-5";
         for domid in [5, 6] {
@@ -140,7 +140,7 @@ fn a_machine_that_came_with_another_domain_is_in_nobodys_way() {
 /// domain, as the backends of a driver domain do, and cannot arrive without its owner: the error names the node, and
 /// once that is removed the domain moves.
 #[test]
-fn a_backend_in_anothers_directory_needs_its_owner() {
+fn import_of_a_backend_fails_without_the_owner_of_its_directory() {
     each_pair(|from, to| {
         inhabit(from, 5);
         from.guest(7).write("backend/x/5", "mine").unwrap();
@@ -164,7 +164,7 @@ fn a_backend_in_anothers_directory_needs_its_owner() {
 }
 
 #[test]
-fn who_dies_before_it_is_introduced_leaves_what_is_the_control_domains() {
+fn death_before_introduce_keeps_the_control_domains_nodes() {
     each_pair(|from, to| {
         inhabit(from, 5);
         let (stream, _) = Bulk::connect(&from.daemon).export("5|");
@@ -191,7 +191,7 @@ fn who_dies_before_it_is_introduced_leaves_what_is_the_control_domains() {
 }
 
 #[test]
-fn what_was_set_before_an_import_is_set_again_by_its_discard() {
+fn discard_restores_the_settings_from_before_the_import() {
     each_pair(|from, to| {
         inhabit(from, 5);
         for world in [&mut *from, &mut *to] {
@@ -232,7 +232,7 @@ fn what_was_set_before_an_import_is_set_again_by_its_discard() {
 
 /// C's daemon may have read requests that it has not begun: whole ones, followed by a part of one.
 #[test]
-fn requests_that_were_read_are_served_in_their_order() {
+fn imported_requests_are_served_in_order() {
     each_world(|world| {
         let request = |value: &str| {
             let payload = format!("x\0{value}").into_bytes();
@@ -269,7 +269,7 @@ fn requests_that_were_read_are_served_in_their_order() {
 
 /// Unlike with libxl, the guest can write its node `vm` here, and may name the `/vm/<uuid>` of another domain.
 #[test]
-fn a_machine_that_the_domain_chose_stays_behind_and_is_named() {
+fn vm_subtree_chosen_by_the_domain_is_left_out_and_named() {
     each_pair(|from, _| {
         for domid in [5, 6] {
             inhabit(from, domid);
