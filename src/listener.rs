@@ -62,7 +62,7 @@ impl Listener {
                 && let Err(error) = self.listen(true)
             {
                 // The kernel has no memory or epoll watches left now; clients wait in the socket's queue.
-                tracing::warn!(%error, "cannot accept clients for now");
+                tracing::warn!(%error, "cannot accept clients, trying again soon");
                 timeout = Some(PAUSE);
                 continue;
             }

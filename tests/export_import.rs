@@ -11,7 +11,7 @@ use random::{Random, seeds};
 use world::{Client as Caller, World, at, perms};
 use xenstored::domain::Quota;
 use xenstored::migration::store::place_domain::{
-    ImportedDomain, Refusal, place_domain, split_by_domain,
+    ImportedDomain, PlaceError, place_domain, split_by_domain,
 };
 use xenstored::migration::store::write_domains::{ExportedDomain, snapshot_domains, write_domains};
 use xenstored::migration::stream::fields::Order;
@@ -47,7 +47,7 @@ fn read(stream: &[u8]) -> Vec<ImportedDomain> {
     arrivals
 }
 
-fn arrive(world: &World, arrival: &ImportedDomain) -> Result<(), Refusal> {
+fn arrive(world: &World, arrival: &ImportedDomain) -> Result<(), PlaceError> {
     let by = world.control();
     let (executed, seen) =
         place_domain(&world.store, arrival, &by.caller, &mut Generations::default())?;
@@ -381,17 +381,17 @@ fn import_into_an_occupied_domid_fails_and_names_it() {
         to.control().set_perms(occupied, perms).unwrap();
         let before = to.nodes().len();
         let refusal = arrive(&to, &arrivals[0]).unwrap_err();
-        assert_eq!(refusal, Refusal::Occupied(Domid(5), at(occupied).to_buf()));
-        let said = format!("domain 5 is occupied: there is a node {occupied} already");
+        assert_eq!(refusal, PlaceError::Occupied(Domid(5), at(occupied).to_buf()));
+        let said = format!("domid 5 is in use: node {occupied} already exists");
         assert_eq!(refusal.to_string(), said);
         assert_eq!(to.nodes().len(), before);
         check(&to);
     }
     let to = empty_world();
     to.registry.get(Domid(5)).unwrap().set_presence(Presence::Running);
-    assert_eq!(arrive(&to, &arrivals[0]), Err(Refusal::Taken(Domid(5), Presence::Running)));
+    assert_eq!(arrive(&to, &arrivals[0]), Err(PlaceError::Taken(Domid(5), Presence::Running)));
     let to = World::new();
-    assert_eq!(arrive(&to, &arrivals[0]), Err(Refusal::Unknown(Domid(5))));
+    assert_eq!(arrive(&to, &arrivals[0]), Err(PlaceError::Unknown(Domid(5))));
     // An empty node of the control domain does not block an import.
     let to = empty_world();
     to.control().write("/libxl/5", "").unwrap();
@@ -401,7 +401,7 @@ fn import_into_an_occupied_domid_fails_and_names_it() {
     let to = empty_world();
     arrive(&to, &arrivals[0]).unwrap();
     let before = to.nodes().len();
-    assert!(matches!(arrive(&to, &arrivals[0]), Err(Refusal::Occupied(Domid(5), _))));
+    assert!(matches!(arrive(&to, &arrivals[0]), Err(PlaceError::Occupied(Domid(5), _))));
     assert_eq!(to.nodes().len(), before);
 }
 
@@ -413,14 +413,14 @@ fn import_without_the_owner_or_target_fails() {
     let to = World::new();
     to.admit(5);
     let (path, owner) = (at("/libxl/5/type").to_buf(), Domid(7));
-    let expected = Refusal::Nodes(Domid(5), ImportError::NoOwner(path, owner));
+    let expected = PlaceError::Nodes(Domid(5), ImportError::NoOwner(path, owner));
     let before = to.nodes().len();
     assert_eq!(arrive(&to, &arrivals[0]), Err(expected));
     let [five, seven] = [5, 7].map(|domid| from.registry.get(Domid(domid)).unwrap());
     from.registry.set_target(&five, &seven);
     let clients = [(5, client(1))].into();
     let arrivals = read(&leave(&from, &[5], &clients));
-    assert_eq!(arrive(&to, &arrivals[0]), Err(Refusal::NoTarget(Domid(5), Domid(7))));
+    assert_eq!(arrive(&to, &arrivals[0]), Err(PlaceError::NoTarget(Domid(5), Domid(7))));
     assert_eq!(to.nodes().len(), before);
     check(&to);
 }

@@ -97,8 +97,8 @@ fn failed_command_is_named_and_sets_the_exit_code() {
     for (line, why) in [
         ("read nothing", "read nothing: ENOENT"),
         ("write /tool/x 1", "write /tool/x 1: EACCES"),
-        ("read", "read: it is used so:\nread PATH"),
-        ("dance", "dance: no such command; help lists them"),
+        ("read", "read: usage:\nread PATH"),
+        ("dance", "dance: unknown command; type help for a list"),
         ("commit", "commit: no transaction is open"),
     ] {
         let output = run(world, &[], &format!("{line}\nwrite a 1\nread a\n"));

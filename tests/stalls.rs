@@ -184,14 +184,14 @@ fn client_that_stops_reading_is_logged_once_and_at_its_end() {
             let _ = slow.read(&mut [0; 15_000]).unwrap();
             std::thread::sleep(Duration::from_millis(150));
         }
-        let line = line_of_this_process(&world.daemon, "a client does not read");
+        let line = line_of_this_process(&world.daemon, "client stalled");
         let (unsent, events) = (field(&line, "unsent"), field(&line, "events"));
         assert!(events > 500 && unsent > events * 16, "{line}");
         assert_eq!((field(&line, "domid"), field(&line, "watches")), (0, 1), "{line}");
-        let count = world.log().matches("a client does not read").count();
+        let count = world.log().matches("client stalled").count();
         assert_eq!(count, 1, "{}", world.log());
         world.close("dom0.deaf");
-        line_of_this_process(&world.daemon, "a client that did not read is gone");
+        line_of_this_process(&world.daemon, "stalled client disconnected");
     }
 }
 

@@ -131,16 +131,16 @@ fn wrl_switch_traces_waiting_and_throttled_domains() {
     let tx = toolstack.start().unwrap();
     toolstack.request(op::READ, tx, format!("{path}\0")).unwrap();
     world.guest(5).write("hot", "3").unwrap();
-    assert!(world.log().contains("wrl a guard is set path=/local/domain/5/hot"));
+    assert!(world.log().contains("wrl path reserved path=/local/domain/5/hot"));
     let waits = lines(&mut world, "wrl", 5);
-    assert!(waits.iter().any(|line| line.starts_with("waits for a guard")), "{waits:?}");
+    assert!(waits.iter().any(|line| line.starts_with("waiting for a reservation")), "{waits:?}");
     // A guest above its quota is not read while part of a reply waits for room in its ring.
     world.admin.write(path, &"4".repeat(1500)).unwrap();
     world.admin.set_quota(Some(5), "memory", 1);
     world.guest(5).send(op::READ, 0, "hot\0");
-    until(&mut world, "wrl", 5, "a quota decides whether it is read domid=5 throttled=true");
+    until(&mut world, "wrl", 5, "throttling by a quota changed domid=5 throttled=true");
     world.admin.set_quota(Some(5), "memory", 0);
-    until(&mut world, "wrl", 5, "a quota decides whether it is read domid=5 throttled=false");
+    until(&mut world, "wrl", 5, "throttling by a quota changed domid=5 throttled=false");
     world.guest(5).reply().unwrap();
 }
 

@@ -46,7 +46,7 @@ fn check_and_export_without_further_threads_run_on_one() {
     let none = prlimit(pid, Resource::As, Rlimit { current: tight, maximum: None }).unwrap();
 
     assert_eq!(ask(world, "check"), "OK");
-    assert!(world.log().contains("worker threads refused, one thread does all"));
+    assert!(world.log().contains("no pool threads, working on one thread"));
     let (alone, said) = bulk.export(&domids);
     assert_eq!(said.lines().filter(|line| line.contains("|OK|")).count(), 20, "{said}");
 

@@ -181,17 +181,14 @@ fn diff_reports_a_changed_order_of_watches() {
 fn contradictory_record_is_named_with_its_offset() {
     let transaction = |connection, tx_id| Record::Transaction { connection, tx_id };
     for (records, what) in [
-        (
-            vec![node("/libxl/5/a/b", "", &["n0"])],
-            "the node above /libxl/5/a/b does not come before it",
-        ),
-        (vec![node("/libxl/5", "", &["n0"]); 2], "/libxl/5 comes twice"),
-        (vec![node("/libxl//5", "", &["n0"])], "\"/libxl//5\" is no path"),
+        (vec![node("/libxl/5/a/b", "", &["n0"])], "no parent of /libxl/5/a/b precedes it"),
+        (vec![node("/libxl/5", "", &["n0"]); 2], "duplicate node /libxl/5"),
+        (vec![node("/libxl//5", "", &["n0"])], "\"/libxl//5\" is not a valid path"),
         (vec![node("/libxl/5", "", &[])], "its perm-count cannot be 0"),
-        (vec![watch("a//b", "t", None)], "\"a//b\" is no path"),
-        (vec![transaction(2, 7)], "there is no connection 2 before it"),
+        (vec![watch("a//b", "t", None)], "\"a//b\" is not a valid path"),
+        (vec![transaction(2, 7)], "no connection 2 precedes it"),
         (vec![transaction(1, 0)], "its tx-id cannot be 0"),
-        (vec![transaction(1, 7); 2], "transaction 7 of it comes twice"),
+        (vec![transaction(1, 7); 2], "duplicate transaction 7 of its connection"),
     ] {
         let bytes = state(&records);
         let Err(error) = State::read(&mut Reader::new(&bytes[..]).unwrap()) else {
@@ -216,16 +213,16 @@ fn exit_codes_distinguish_errors() {
     assert_eq!(shown.lines().count(), 3, "what comes before the fault is shown: {shown}");
     assert_eq!(
         error,
-        format!("xsctl: {cut}: record 3 at byte 88: the stream ends before it does\n")
+        format!("xsctl: {cut}: record 3 at byte 88: the stream ends within the record\n")
     );
     for (bytes, said) in [
-        (&b"no stream"[..], "it begins with \"no strea\", and is no \"xenstore\" stream"),
+        (&b"no stream"[..], "it begins with \"no strea\" and is not a \"xenstore\" stream"),
         (
             b"LibxlFmt\0\0\0\x02\0\0\0\0",
-            "it begins with \"LibxlFmt\", and is no \"xenstore\" stream",
+            "it begins with \"LibxlFmt\" and is not a \"xenstore\" stream",
         ),
-        (b"hi\n", "it begins with \"hi\\n\", and is no \"xenstore\" stream"),
-        (b"", "it is empty, and no \"xenstore\" stream"),
+        (b"hi\n", "it begins with \"hi\\n\" and is not a \"xenstore\" stream"),
+        (b"", "it is empty, not a \"xenstore\" stream"),
     ] {
         let (_held, other) = file(bytes);
         let error = format!("xsctl: {other}: record 0 at byte 0: {said}\n");
@@ -234,7 +231,7 @@ fn exit_codes_distinguish_errors() {
     let directory = tempfile::tempdir().unwrap();
     let directory = directory.path().to_str().unwrap();
     let (code, _, error) = xsctl(&["inspect", directory]);
-    let said = "it is a directory; a stream is a file in it, as 5.xenstore";
+    let said = "it is a directory; name a stream in it, such as 5.xenstore";
     assert_eq!((code, error), (3, format!("xsctl: {directory}: {said}\n")));
     let (code, _, error) = xsctl(&["inspect", "/nonexistent"]);
     assert_eq!(code, 3);

@@ -28,39 +28,40 @@ const SECONDS_MAX: f64 = 86_400.0;
 /// Upper bound of hostile guests: each has a ring, and all share a thread.
 const ATTACKERS_MAX: usize = 1000;
 
-/// Puts load on xenstored and its peers, side by side, and reports what each request cost.
+/// Puts load on xenstored and its peers, side by side, and reports the cost of each request.
 ///
-/// Exit codes: 0 all that came back was right; 1 something was wrong, which says what; 2 the
-/// command line makes no sense; 3 the run, or a part of it, could not be done; 4 only c or ocaml
-/// failed. A target that fails is left out of the rest of that scenario, and the run goes on. A peer that
-/// does not finish in its time has not failed.
+/// Exit codes: 0 all replies were right; 1 a reply was wrong, as the error says; 2 invalid command
+/// line; 3 the run or a part of it could not be completed; 4 only c or ocaml failed. A target that
+/// fails is left out of the rest of that scenario, and the run continues. A peer that times out has
+/// not failed.
 #[derive(Debug, Parser)]
 #[command(name = "loadgen", version)]
 struct Options {
-    /// What to run: a scenario, `all`, or `list` to have them explained. `loadgen echo --socket
-    /// PATH --sim PATH [--threads N]` is the echo server, `loadgen daemon ...` this project's
-    /// xenstored, `loadgen xsctl ...` its tool, `loadgen differential [--requests N] [--seed S]` compares the replies of the daemons
+    /// Scenarios to run, `all`, or `list` to describe them. `loadgen echo --socket PATH --sim PATH
+    /// [--threads N]` is the echo server, `loadgen daemon ...` this project's xenstored, `loadgen
+    /// xsctl ...` its tool, `loadgen differential [--requests N] [--seed S]` compares the replies of
+    /// the daemons
     #[arg(required = true)]
     scenarios: Vec<String>,
-    /// The targets: ours, c, ocaml, echo, socket:PATH; may be repeated [default: ours, echo]
+    /// Target: ours, c, ocaml, echo or socket:PATH; may be repeated [default: ours, echo]
     #[arg(long, value_name = "TARGET")]
     target: Vec<Target>,
-    /// Only cases whose name contains this, such as an attack of `hostile`
+    /// Run only cases whose name contains this, such as an attack of `hostile`
     #[arg(long, visible_alias = "attack", value_name = "TEXT", default_value = "")]
     case: String,
-    /// Hostile guests of `hostile`
+    /// Number of hostile guests of `hostile`
     #[arg(long, value_name = "N", default_value_t = 8)]
     attackers: usize,
     /// Rounds of each case; medians are reported
     #[arg(long, value_name = "N", default_value_t = 3)]
     rounds: usize,
-    /// How long a round of requests takes
+    /// Duration of a round of requests in seconds
     #[arg(long, value_name = "S", default_value_t = 2.0)]
     seconds: f64,
-    /// Only a check of correctness: few and small cases, one short round
+    /// Check only correctness: few and small cases, one short round
     #[arg(long)]
     quick: bool,
-    /// One round; bounds that hold on any machine, such as that of memory in `hostile`, fail the run
+    /// Run one round; exceeding a bound that holds on any machine, such as that of memory in `hostile`, fails the run
     #[arg(long)]
     check: bool,
     /// Write all figures to this file, anew after each scenario
@@ -75,16 +76,16 @@ struct Options {
 #[derive(Debug, Parser)]
 #[command(name = "loadgen echo")]
 struct EchoOptions {
-    /// Where it listens
+    /// Socket to listen on
     #[arg(long, value_name = "PATH")]
     socket: PathBuf,
-    /// Where its simulated host is
+    /// Socket of its simulated host
     #[arg(long, value_name = "PATH")]
     sim: PathBuf,
-    /// How many threads serve [default: one per core]
+    /// Number of threads [default: one per core]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-    /// Messages that the first requests of each connection are answered with
+    /// File of replies to the first requests of each connection
     #[arg(long, value_name = "FILE")]
     replies: Option<PathBuf>,
 }
@@ -105,16 +106,16 @@ fn main() -> ExitCode {
 #[derive(Debug, Parser)]
 #[command(name = "loadgen differential")]
 struct CompareOptions {
-    /// How many steps at least
+    /// Minimum number of steps
     #[arg(long, value_name = "N", default_value_t = 100_000)]
     requests: u64,
-    /// The first sequence's seed
+    /// Seed of the first sequence
     #[arg(long, value_name = "S", default_value_t = 1)]
     seed: u64,
-    /// Go on after differences that are not known, and list them by kind
+    /// Continue after unknown differences, and list them by kind
     #[arg(long)]
     survey: bool,
-    /// Take a known difference for a new one: fail where it is met, with a sequence that shows it
+    /// Treat a known difference as unknown: fail where it occurs, with a sequence that shows it
     #[arg(long, value_name = "NAME")]
     forget: Option<String>,
 }
@@ -172,17 +173,19 @@ fn run(options: &Options) -> ExitCode {
     let chosen = match choose(&scenarios, &options.scenarios) {
         Ok(chosen) => chosen,
         Err(unknown) => {
-            eprintln!("loadgen: there is no scenario {unknown}; `loadgen list` shows all");
+            eprintln!("loadgen: unknown scenario {unknown}; `loadgen list` lists all");
             return USAGE.into();
         }
     };
     if !(options.seconds > 0.0 && options.seconds <= SECONDS_MAX) || options.rounds == 0 {
-        eprintln!("loadgen: there must be a round, and it takes more than 0 s and up to a day");
+        eprintln!(
+            "loadgen: --rounds must be at least 1, and --seconds more than 0 and at most a day"
+        );
         return USAGE.into();
     }
     let attackers = options.attackers;
     if !(1..=ATTACKERS_MAX).contains(&attackers) {
-        eprintln!("loadgen: there are 1 to {ATTACKERS_MAX} hostile guests");
+        eprintln!("loadgen: --attackers must be 1 to {ATTACKERS_MAX}");
         return USAGE.into();
     }
     let plan = if options.quick {

@@ -77,7 +77,7 @@ fn unreachable_target_is_named_and_the_run_continues() {
     let (json, html) = reports(dir.path());
     assert_eq!(measured(&json, "vchan"), ["ours"]);
     assert!(measured(&json, "directory").contains(&"ours"));
-    let (failed, absent) = (format!("FAILED: {nobody}"), "not asked: echo: it has no transactions");
+    let (failed, absent) = (format!("FAILED: {nobody}"), "left out: echo: it has no transactions");
     for text in [&*table, &*html] {
         assert!(text.contains(&failed), "{text}");
         assert!(text.contains(absent), "{text}");

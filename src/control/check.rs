@@ -26,7 +26,8 @@ pub fn run(served: &dyn Served) -> String {
     let lists = served.watch_lists(TIMEOUT);
     for number in 0..served.threads() {
         if !lists.iter().any(|list| usize::from(list.thread) == number) {
-            findings.add(|| format!("thread {number} did not name its watches within {TIMEOUT:?}"));
+            findings
+                .add(|| format!("worker {number} did not report its watches within {TIMEOUT:?}"));
         }
     }
     for list in lists {
@@ -106,7 +107,7 @@ mod tests {
     fn worker_that_misses_the_watch_list_timeout_is_a_finding() {
         let served =
             OneIsSlow { store: Arc::new(Store::alone(Layout::new(2))), state: State::default() };
-        let expected = "1 findings:\nthread 1 did not name its watches within 10s\n";
+        let expected = "1 findings:\nworker 1 did not report its watches within 10s\n";
         assert_eq!(run(&served), expected);
     }
 

@@ -49,7 +49,7 @@ pub fn logfile(file: &Path) -> CommandResult {
     match log::set_file(file) {
         Ok(()) => ack(),
         Err(error) => {
-            tracing::warn!(%error, file = %file.display(), "cannot log there");
+            tracing::warn!(%error, file = %file.display(), "cannot log to the file");
             Err(errno(&error))
         }
     }
@@ -60,7 +60,7 @@ pub fn append(file: &Path, text: &str) -> CommandResult {
     match log::open(file).and_then(|mut file| file.write_all(text.as_bytes())) {
         Ok(()) => ack(),
         Err(error) => {
-            tracing::warn!(%error, file = %file.display(), "cannot write a report there");
+            tracing::warn!(%error, file = %file.display(), "cannot write the report");
             Err(errno(&error))
         }
     }

@@ -38,11 +38,11 @@ pub(super) fn take(socket: &Path) -> Result<Option<UnixListener>, DaemonError> {
         let (wanted, others) = (socket.display(), others.join(", "));
         return Err(unusable(&format!(
             "it listens at {others}, and clients connect to {wanted}; set ListenStream={wanted}, \
-             or choose the same place with --socket"
+             or choose the same path with --socket"
         )));
     }
     for path in others {
-        warn!("the service manager hands over {path} too, which this daemon does not serve");
+        warn!("socket of the service manager ignored: {path}");
     }
     found.map(|listener| checked(listener, socket)).transpose()
 }
@@ -57,7 +57,7 @@ pub(super) fn pass_on(command: &mut Command) {
 
 fn path_of(listener: &UnixListener) -> Result<PathBuf, DaemonError> {
     if !socket_acceptconn(listener).unwrap_or(false) {
-        return Err(unusable("it does not listen"));
+        return Err(unusable("it is not listening"));
     }
     let address = listener.local_addr().map_err(|error| unusable(&error.to_string()))?;
     let path = address.as_pathname().map(Path::to_path_buf);
@@ -84,7 +84,5 @@ fn checked(listener: UnixListener, socket: &Path) -> Result<UnixListener, Daemon
 }
 
 fn unusable(why: &str) -> DaemonError {
-    DaemonError::Usage(format!(
-        "the socket that the service manager hands over cannot be used: {why}"
-    ))
+    DaemonError::Usage(format!("the socket passed by the service manager cannot be used: {why}"))
 }

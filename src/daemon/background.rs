@@ -51,14 +51,17 @@ pub(super) fn start_second(print_pid: bool) -> Result<u8, DaemonError> {
     let status = second.wait().map_err(failed)?;
     match status.code().map(u8::try_from) {
         Some(Ok(code)) if code != 0 => Ok(code),
-        _ => Err(failed(io::Error::other(format!("it ended before it served ({status})")))),
+        _ => Err(failed(io::Error::other(format!(
+            "the daemon exited before it was ready ({status})"
+        )))),
     }
 }
 
 /// In the second process, before anything else: leaves the session, so that no ^C or hangup of a terminal reaches the
 /// daemon, and the directory, so that no mount stays busy.
 pub(super) fn detach() -> Result<(), DaemonError> {
-    let failed = |error| DaemonError::Other { what: "cannot go in the background".into(), error };
+    let failed =
+        |error| DaemonError::Other { what: "cannot detach into the background".into(), error };
     setsid().map_err(|e| failed(e.into()))?;
     std::env::set_current_dir("/").map_err(failed)
 }

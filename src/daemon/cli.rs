@@ -12,13 +12,14 @@ use super::settings::HostKind;
 use crate::domain::Quota;
 use crate::log::{SwitchChange, UnknownSwitch};
 
-const NO_LIVE_UPDATE: &str = "live update is not supported yet; started without -U the daemon serves an \
-                              empty store, and guests and toolstack that ran before do not recover";
+const NO_LIVE_UPDATE: &str = "live update is not supported yet; start without -U to serve an empty \
+                              store, but running guests and the running toolstack do not recover \
+                              from that";
 
 /// The configuration and event daemon of a Xen host.
 ///
-/// Without /dev/xen and without --host it simulates a host in the foreground, and says how to talk
-/// to it.
+/// Without /dev/xen and without --host it simulates a host in the foreground, and prints how to
+/// connect to it.
 #[derive(Debug, Parser)]
 #[command(name = "xenstored", version, infer_long_args = true)]
 #[command(disable_help_flag = true, disable_version_flag = true)]
@@ -30,13 +31,13 @@ pub(super) struct Options {
     /// [default: /etc/xen/xenstored.toml if it exists]
     #[arg(long, visible_alias = "config-file", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Read options and configuration, say what is wrong with them, and exit
+    /// Check the options and the configuration file, report errors, and exit
     #[arg(long)]
     pub check_config: bool,
-    /// What hypervisor there is [default: xen if /dev/xen exists, else sim]
+    /// Hypervisor interface [default: xen if /dev/xen exists, else sim]
     #[arg(long, value_enum)]
     host: Option<HostKind>,
-    /// Number of shards, each with a thread; 0 for one per core [default: 0]
+    /// Number of shards, each with a worker thread; 0 means one per core [default: 0]
     #[arg(long, value_name = "N")]
     shards: Option<u16>,
     /// Socket for clients [default: $XENSTORED_PATH, $XENSTORED_RUNDIR/socket, or
@@ -56,26 +57,26 @@ pub(super) struct Options {
     /// Log to this file, with the traces obj and io
     #[arg(short = 'T', long, value_name = "FILE")]
     trace_file: Option<PathBuf>,
-    /// Trace more (+) or less (-): obj, io, wrl, acc, conflict; tdb is taken and traces nothing
+    /// Enable (+) or disable (-) a trace: obj, io, wrl, acc, conflict; tdb is accepted without effect
     #[arg(long, value_name = "+|-SWITCH", allow_hyphen_values = true)]
     #[arg(value_parser = parse_switch)]
     trace_control: Vec<SwitchChange>,
-    /// Nodes a domain may own
+    /// Maximum number of nodes that a domain owns
     #[arg(short = 'E', long, value_name = "N", value_parser = number())]
     entry_nb: Option<u32>,
-    /// Size of a node in bytes
+    /// Maximum size of a node in bytes
     #[arg(short = 'S', long, value_name = "BYTES", value_parser = number())]
     entry_size: Option<u32>,
-    /// Watches a domain may set
+    /// Maximum number of watches of a domain
     #[arg(short = 'W', long, value_name = "N", value_parser = number())]
     watch_nb: Option<u32>,
-    /// Transactions a domain may have open
+    /// Maximum number of open transactions of a domain
     #[arg(short = 't', long, value_name = "N", value_parser = number())]
     transaction: Option<u32>,
-    /// Permission entries a node may have
+    /// Maximum number of permission entries of a node
     #[arg(short = 'A', long, value_name = "N", value_parser = number())]
     perm_nb: Option<u32>,
-    /// Length of a path below /local/domain/<domid>/
+    /// Maximum length of a path below /local/domain/<domid>/
     #[arg(short = 'M', long, value_name = "CHARS", value_parser = number())]
     path_max: Option<u32>,
     /// Set a quota: nodes, watches, outstanding, memory, transactions, transaction-nodes,
@@ -84,47 +85,47 @@ pub(super) struct Options {
     quota: Vec<(Quota, u32)>,
     #[arg(skip)]
     limits: Vec<(Quota, u32)>,
-    /// Report a domain that uses more than this: memory
+    /// Log a warning when a domain uses more than this: memory
     #[arg(short = 'q', long, value_name = "memory=BYTES", value_parser = parse_soft_quota)]
     quota_soft: Option<u32>,
-    /// How long an event may wait for its domain to take it; 0 for ever
+    /// Time after which unread events of a guest are dropped; 0 means never
     #[arg(short = 'w', long, value_name = "watch-event=SECONDS", value_parser = parse_timeout)]
     timeout: Option<u32>,
-    /// The domain that this daemon runs in: 0; any other is refused
+    /// Domain in which this daemon runs; only 0 is supported
     #[arg(short = 'm', long, value_name = "DOMID")]
     master_domid: Option<u16>,
-    /// A further domain that may do everything
+    /// Additional domain with full privileges
     #[arg(short = 'p', long, value_name = "DOMID")]
     priv_domid: Option<u16>,
-    /// Print the process id once the daemon serves
+    /// Print the process id once the daemon is ready
     #[arg(short = 'P', long)]
     output_pid: bool,
-    /// Keep the nodes of a domain that died: they become the control domain's
+    /// Keep the nodes of dead domains; the control domain becomes their owner
     #[arg(short = 'K', long)]
     keep_orphans: bool,
-    /// Without effect: the host says which event channel is its kernel's
+    /// Ignored: the host provides the event channel
     #[arg(short = 'e', long, value_name = "PORT", value_parser = number())]
     event: Option<u32>,
-    /// Without effect: the control domain's ring is always served
+    /// Ignored: the control domain's ring is always served
     #[arg(short = 'D', long)]
     no_domain_init: bool,
-    /// Without effect: the store is kept in memory
+    /// Ignored: the store is always kept in memory
     #[arg(short = 'I', long, value_name = "on|off", num_args = 0..=1)]
     #[arg(value_parser = ["on", "off"], default_missing_value = "on")]
     internal_db: Option<String>,
-    /// Without effect: the store is empty at start
+    /// Ignored: the store is empty at start
     #[arg(short = 'L', long)]
     preserve_local: bool,
-    /// Without effect: there is no database to be recovered
+    /// Ignored: there is no database to recover
     #[arg(short = 'R', long)]
     no_recovery: bool,
-    /// Without effect: --trace-control=+io traces requests
+    /// Ignored: --trace-control=+io traces requests
     #[arg(short = 'V', long)]
     verbose: bool,
-    /// Without effect: there is no access log
+    /// Ignored: there is no access log
     #[arg(long)]
     no_access_log: bool,
-    /// Refused: live update is not supported yet
+    /// Not supported yet: live update
     #[arg(short = 'U', long)]
     live_update: bool,
     /// Print this message
@@ -148,16 +149,16 @@ pub(super) enum Command {
 
 #[derive(Clone, Debug, Subcommand)]
 pub(super) enum SimCommand {
-    /// Become a guest of a simulated host: read, write and watch as a domain
+    /// Run as a guest of a simulated host: read, write and watch nodes
     Guest(GuestOptions),
 }
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct GuestOptions {
-    /// The domain to be; a new one if left out
+    /// Domain id of the guest [default: an unused one]
     #[arg(long, value_name = "N")]
     pub domid: Option<u16>,
-    /// The daemon's socket for guests [default: where xenstored makes it]
+    /// Socket of the daemon for guests [default: as for xenstored]
     #[arg(long, value_name = "PATH")]
     pub sim_socket: Option<PathBuf>,
 }
@@ -228,11 +229,11 @@ impl Options {
     /// Returns a note for each option that was given but has no effect.
     fn notes(&self) -> Vec<String> {
         [
-            (self.event.is_some(), "--event is ignored: the host says which event channel it is"),
+            (self.event.is_some(), "--event is ignored: the host provides the event channel"),
             (self.no_domain_init, "-D is ignored: the control domain's ring is always served"),
             (self.internal_db.is_some(), "-I is ignored: the store is always kept in memory"),
             (self.preserve_local, "-L is ignored: the store is empty at start"),
-            (self.no_recovery, "-R is ignored: there is no database to be recovered"),
+            (self.no_recovery, "-R is ignored: there is no database to recover"),
             (self.verbose, "-V is ignored: --trace-control=+io traces requests"),
             (
                 self.no_access_log,
@@ -260,13 +261,16 @@ fn parse_switch(text: &str) -> Result<SwitchChange, UnknownSwitch> {
 fn parse_pair(text: &str) -> Result<(&str, u32), String> {
     let (what, number) = text.split_once('=').ok_or("expected <what>=<number>")?;
     let value = number.parse().ok().filter(|&value| value <= i32::MAX.unsigned_abs());
-    Ok((what, value.ok_or_else(|| format!("{number:?} is not a number of 0 to {}", i32::MAX))?))
+    Ok((what, value.ok_or_else(|| format!("{number:?} is not a number from 0 to {}", i32::MAX))?))
 }
 
 fn parse_quota(text: &str) -> Result<(Quota, u32), String> {
     let (name, value) = parse_pair(text)?;
     let quota = Quota::from_name(name);
-    Ok((quota.ok_or_else(|| format!("no quota is called {name:?}; there are {}", names()))?, value))
+    Ok((
+        quota.ok_or_else(|| format!("unknown quota {name:?}; expected one of {}", names()))?,
+        value,
+    ))
 }
 
 /// Returns the names of all quotas, separated by commas.
@@ -277,14 +281,14 @@ pub(super) fn names() -> String {
 fn parse_soft_quota(text: &str) -> Result<u32, String> {
     match parse_pair(text)? {
         ("memory", value) => Ok(value),
-        (name, _) => Err(format!("no soft quota is called {name:?}; there is memory")),
+        (name, _) => Err(format!("unknown soft quota {name:?}; expected memory")),
     }
 }
 
 fn parse_timeout(text: &str) -> Result<u32, String> {
     match parse_pair(text)? {
         ("watch-event", value) => Ok(value),
-        (name, _) => Err(format!("no timeout is called {name:?}; there is watch-event")),
+        (name, _) => Err(format!("unknown timeout {name:?}; expected watch-event")),
     }
 }
 

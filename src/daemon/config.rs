@@ -153,7 +153,7 @@ impl<'de> Deserialize<'de> for Name {
         let name = String::deserialize(deserializer)?;
         let quota = Quota::from_name(&name).map(Name);
         quota.ok_or_else(|| {
-            D::Error::custom(format!("no quota is called {name:?}; there are {}", cli::names()))
+            D::Error::custom(format!("unknown quota {name:?}; expected one of {}", cli::names()))
         })
     }
 }
@@ -285,7 +285,7 @@ mod tests {
         for (text, line, what) in [
             ("shards = 2\nnode = 1\n", 2, "unknown field `node`"),
             ("\n\n[log]\nfile = \"/a\"\ncolour = true\n", 5, "unknown field `colour`"),
-            ("[quotas]\nnodes = 1\n\nbytes = 2\n", 4, "no quota is called \"bytes\""),
+            ("[quotas]\nnodes = 1\n\nbytes = 2\n", 4, "unknown quota \"bytes\""),
             ("[quotas]\nnodes = 1\nentry-nb = 2\n", 1, "quota nodes is set twice"),
             ("[quotas]\nnodes = 1\nnodes = 2\n", 3, "duplicate key"),
             ("[quotas]\nnodes = -1\n", 2, "invalid value: integer `-1`"),

@@ -133,13 +133,16 @@ impl ConfigLayer {
             None => socket.with_file_name(SIM_SOCKET),
         };
         if sim_socket == socket {
-            let text = format!("socket and sim-socket are the same: {}", socket.display());
+            let text = format!(
+                "socket and sim-socket are the same; choose another path for one of them: {}",
+                socket.display()
+            );
             return Err(DaemonError::Usage(text));
         }
         if let Some(domid @ 1..) = self.master_domid {
             let text = format!(
-                "master-domid is {domid}: this daemon can only run in the control domain, 0, not in \
-                 a domain of its own"
+                "master-domid is {domid}: this daemon runs only in the control domain, 0, not in a \
+                 stub domain"
             );
             return Err(DaemonError::Usage(text));
         }
@@ -203,16 +206,16 @@ fn real(domid: u16, option: &str) -> Result<Domid, DaemonError> {
     if domid.is_real() {
         return Ok(domid);
     }
-    Err(DaemonError::Usage(format!(
-        "{option}: {domid} is no domain's number; the largest is 32751"
-    )))
+    Err(DaemonError::Usage(format!("{option}: {domid} is not a valid domid; the largest is 32751")))
 }
 
 fn shards(given: u16, cores: usize) -> Result<u16, DaemonError> {
     match given {
         0 => Ok(u16::try_from(cores).unwrap_or(MAX_SHARDS).clamp(1, MAX_SHARDS)),
         1..=MAX_SHARDS => Ok(given),
-        _ => Err(DaemonError::Usage(format!("shards: {given} are too many; at most {MAX_SHARDS}"))),
+        _ => Err(DaemonError::Usage(format!(
+            "shards: {given} is too many; the maximum is {MAX_SHARDS}"
+        ))),
     }
 }
 

@@ -26,14 +26,14 @@ pub enum DaemonError {
         lock: PathBuf,
     },
     /// Permission denied by the system.
-    #[error("no permission for {}; run as root, or choose another place with --socket, \
-             --pid-file or --trace-file", path.display())]
+    #[error("permission denied: {}; run as root, or choose another path with --socket, --pid-file \
+             or --trace-file", path.display())]
     Permission {
         /// The file or directory concerned.
         path: PathBuf,
     },
     /// A directory does not exist.
-    #[error("{} does not exist; make it with: mkdir -p {}", path.display(), path.display())]
+    #[error("{} does not exist; create it with: mkdir -p {}", path.display(), path.display())]
     NoDirectory {
         /// The missing directory.
         path: PathBuf,

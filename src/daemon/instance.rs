@@ -163,7 +163,7 @@ fn make_free(path: &Path) -> Result<(), DaemonError> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(DaemonError::of_path(path, e)),
         Ok(about) if !about.file_type().is_socket() => {
-            return in_use("is there and is no socket; remove it, or choose another path");
+            return in_use("exists and is not a socket; remove it, or choose another path");
         }
         Ok(_) => {}
     }

@@ -74,8 +74,8 @@ pub fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Task, DaemonErr
         return Ok(Task::Serve(Box::new(settings)));
     }
     let mut text = match file {
-        Some(file) => format!("{}: nothing is wrong with it\n", file.display()),
-        None => "there is no configuration file; nothing is wrong with the options\n".into(),
+        Some(file) => format!("{}: no errors found\n", file.display()),
+        None => "no configuration file; no errors found in the options\n".into(),
     };
     for note in &settings.notes {
         text.push_str(&format!("note: {note}\n"));
@@ -109,8 +109,10 @@ fn run_logged(settings: &Settings, second: bool) -> Result<u8, DaemonError> {
     let handed_over = activation::take(&settings.socket)?;
     let stop = Stop::default();
     let served = Arc::<OnceLock<_>>::default();
-    stop::take_signals(stop.clone(), Arc::clone(&served))
-        .map_err(|error| DaemonError::Other { what: "cannot take signals".into(), error })?;
+    stop::take_signals(stop.clone(), Arc::clone(&served)).map_err(|error| DaemonError::Other {
+        what: "cannot register the signal handlers".into(),
+        error,
+    })?;
     allow_many_files();
     let mut instance = match second {
         true => match running::claim_or_find(settings, handed_over.as_ref())? {
@@ -163,7 +165,7 @@ fn announce(settings: &Settings, second: bool) {
     info!(host = ?settings.host, shards = settings.shards, %socket, "serving");
     let pid = std::process::id();
     if let Err(error) = notify::notify(&format!("READY=1\nMAINPID={pid}\n")) {
-        warn!(%error, "the service manager cannot be notified that the daemon serves");
+        warn!(%error, "cannot notify the service manager that the daemon is ready");
     }
     if second {
         report_ready(pid);
@@ -177,7 +179,7 @@ fn announce(settings: &Settings, second: bool) {
 
 fn report_ready(pid: u32) {
     if let Err(error) = background::report_ready(pid) {
-        warn!(%error, "the process that started the daemon cannot be notified that it serves");
+        warn!(%error, "cannot notify the parent process that the daemon is ready");
     }
 }
 

@@ -28,9 +28,9 @@ const WITHOUT_EFFECT: &[(&str, Form, &str, &str)] = &[
     ("conflict-rate-limit-is-aggregate", Form::Flag, "true", CONFLICTS),
     ("perms-activate", Form::Flag, "true", PERMISSIONS),
     ("perms-watch-activate", Form::Flag, "true", PERMISSIONS),
-    ("quota-maxwatchevents", Form::Integer, "1024", "events are bounded by the quota memory"),
+    ("quota-maxwatchevents", Form::Integer, "1024", "the quota memory bounds events"),
     ("gc-max-overhead", Form::Integer, "120", "there is no garbage collector"),
-    ("test-eagain", Form::Flag, "false", "no transaction fails without a reason"),
+    ("test-eagain", Form::Flag, "false", "transactions fail only on conflicts"),
     ("persistent", Form::Flag, "false", "the store is kept in memory only"),
     ("xenstored-log-nb-files", Form::Integer, "10", ROTATION),
     ("xenstored-log-nb-lines", Form::Integer, "13215", ROTATION),
@@ -42,16 +42,17 @@ const WITHOUT_EFFECT: &[(&str, Form, &str, &str)] = &[
     ("access-log-read-ops", Form::Flag, "false", ACCESS),
     ("access-log-transactions-ops", Form::Flag, "false", ACCESS),
     ("access-log-special-ops", Form::Flag, "false", ACCESS),
-    ("allow-debug", Form::Flag, "false", "only the control domain may ask for CONTROL"),
+    ("allow-debug", Form::Flag, "false", "only the control domain may send CONTROL"),
     ("xenstored-kva", Form::Text, "/proc/xen/xsd_kva", HOST),
     ("xenstored-port", Form::Text, "/proc/xen/xsd_port", HOST),
 ];
 const MERGE: &str = "transactions that do not conflict are always merged";
-const CONFLICTS: &str = "a control domain's transaction that keeps failing is protected instead";
+const CONFLICTS: &str = "a transaction of the control domain that keeps failing gets a reservation \
+                         instead";
 const PERMISSIONS: &str = "permissions are always checked";
 const ROTATION: &str = "rotate the log with logrotate and SIGHUP";
 const ACCESS: &str = "requests are traced with --trace-file and the switch io";
-const HOST: &str = "the host says where it is";
+const HOST: &str = "the host provides it";
 
 /// Parses a file's text. Returns the configuration layer, and the lines that are invalid.
 pub(super) fn parse(text: &str) -> (ConfigLayer, Vec<ConfigError>) {

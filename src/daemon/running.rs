@@ -128,8 +128,8 @@ impl Running {
         let (pid, socket) = (self.pid, settings.socket.display());
         let Some(version) = &self.version else {
             return format!(
-                "process {pid}, of an older version that does not say which, serves {socket} \
-                 already; options are not compared"
+                "process {pid}, of an unknown older version, already serves {socket}; options are \
+                 not compared"
             );
         };
         let this = if version == VERSION {
@@ -137,14 +137,10 @@ impl Running {
         } else {
             concat!(" (this is ", env!("CARGO_PKG_VERSION"), ")")
         };
-        let mut text = format!("process {pid}, version {version}{this}, serves {socket} already");
+        let mut text = format!("process {pid}, version {version}{this}, already serves {socket}");
         for (at, (name, value)) in self.differing(settings).iter().enumerate() {
-            text.push_str(if at == 0 {
-                "; it keeps the options it was started with: "
-            } else {
-                ", "
-            });
-            text.push_str(&format!("{name} {} and not {value}", self.options[name]));
+            text.push_str(if at == 0 { "; it keeps its own options: " } else { ", " });
+            text.push_str(&format!("{name} {}, not {value}", self.options[name]));
         }
         text
     }
@@ -240,16 +236,16 @@ mod tests {
         assert!(running.differing(&written).is_empty());
         assert_eq!(running.options.len(), options(&written).len());
         let sentence = running.sentence(&settings(ConfigLayer::default()));
-        assert!(sentence.contains("--shards 3 and not 4"), "{sentence}");
-        assert!(sentence.contains("--quota nodes 7 and not 1000"), "{sentence}");
-        assert!(sentence.contains(r"--pid-file /a\n=\u{1b} and not none"), "{sentence}");
+        assert!(sentence.contains("--shards 3, not 4"), "{sentence}");
+        assert!(sentence.contains("--quota nodes 7, not 1000"), "{sentence}");
+        assert!(sentence.contains(r"--pid-file /a\n=\u{1b}, not none"), "{sentence}");
     }
 
     #[test]
     fn foreign_lock_files_are_parsed_as_far_as_possible() {
         let now = settings(ConfigLayer::default());
         let older = Running::parse("123\n").unwrap();
-        assert!(older.sentence(&now).contains("process 123, of an older version"));
+        assert!(older.sentence(&now).contains("process 123, of an unknown older version"));
         let newer = Running::parse("123\nversion 9.9\nsocket 5\noption --new=1\noption\n").unwrap();
         let sentence = newer.sentence(&now);
         assert!(sentence.starts_with("process 123, version 9.9 (this is "), "{sentence}");

@@ -50,9 +50,11 @@ pub(super) fn serve(
     match migration_path(&settings.socket) {
         Some(path) => {
             let served = serve_migration(&path, instance.listen(&path)?, server.owner_threads());
-            served.map_err(other("the migration socket cannot be served"))?;
+            served.map_err(other("cannot serve the migration socket"))?;
         }
-        None => warn!("the socket's path is too long for a migration socket beside it"),
+        None => warn!(
+            "no migration socket: its path would be too long; choose a shorter one with --socket"
+        ),
     }
     let listener = Listener::new(instance.listen(&settings.socket)?)
         .map_err(other("cannot poll the socket"))?;
@@ -69,7 +71,7 @@ pub(super) fn serve(
     ready(server.served());
     let served = listener.run(|client| {
         if let Err(error) = server.serve(client) {
-            warn!("a client could not be served: {error}");
+            warn!("cannot serve a client: {error}");
         }
     });
     let lost = server.census();
@@ -78,9 +80,9 @@ pub(super) fn serve(
         domains = lost.domains,
         nodes = lost.nodes,
         clients = lost.clients,
-        "lost with the store, which is kept in memory only"
+        "store discarded, it is kept in memory only"
     );
-    served.map_err(other("the socket cannot be polled any more"))
+    served.map_err(other("polling the socket failed"))
 }
 
 fn serve_migration(path: &Path, listener: UnixListener, owners: OwnerThreads) -> io::Result<()> {
@@ -105,7 +107,7 @@ fn host(settings: &Settings, instance: &mut Instance) -> Result<Arc<dyn Host>, D
 fn unserved(host: HostKind, error: io::Error) -> DaemonError {
     match (host, error.kind()) {
         (HostKind::Xen, io::ErrorKind::AlreadyExists) => DaemonError::Xen(StartError::Taken),
-        _ => DaemonError::Host(format!("the host cannot be served: {error}")),
+        _ => DaemonError::Host(format!("cannot serve the host: {error}")),
     }
 }
 
@@ -119,7 +121,7 @@ mod tests {
         let failure = unserved(HostKind::Xen, exists());
         assert_eq!(failure.code(), 3);
         let text = failure.to_string();
-        assert!(text.contains("VIRQ_DOM_EXC. Stop it first"), "{text}");
+        assert!(text.contains("VIRQ_DOM_EXC; stop it first"), "{text}");
         assert_eq!(unserved(HostKind::Xen, io::ErrorKind::NotFound.into()).code(), 8);
         assert_eq!(unserved(HostKind::Sim, exists()).code(), 8);
     }

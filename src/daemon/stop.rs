@@ -56,12 +56,12 @@ pub(super) fn take_signals(stop: Stop, served: Arc<OnceLock<Arc<dyn Served>>>) -
                 SIGHUP => log::reopen(),
                 SIGUSR1 => match served.get().map(control::log_report) {
                     Some(Ok(())) => {}
-                    Some(Err(errno)) => warn!(%errno, "no report: another command runs"),
-                    None => warn!("no report: the daemon does not serve yet"),
+                    Some(Err(errno)) => warn!(%errno, "report not written, another command runs"),
+                    None => warn!("report not written, the daemon is not ready"),
                 },
-                _ if stop.request() => info!("asked to stop by signal {signal}"),
+                _ if stop.request() => info!("stopping on signal {signal}"),
                 _ => {
-                    warn!("asked to stop a second time: ending at once");
+                    warn!("second stop signal, exiting immediately");
                     log::flush(LAST_LINES);
                     low_level::exit(1);
                 }

@@ -156,9 +156,9 @@ impl Registry {
                 (true, Some(birth), table) => Some(format!(
                     "domain {domid} was born at {birth}, and the table of births says {table}"
                 )),
-                (true, None, _) => Some(format!("domain {domid} is known, and has no account")),
+                (true, None, _) => Some(format!("domain {domid} is known, but has no account")),
                 (false, Some(_), _) => {
-                    Some(format!("domain {domid} has an account, and is not known"))
+                    Some(format!("domain {domid} has an account, but is not known"))
                 }
                 (false, None, table) => Some(format!(
                     "domain {domid} is not known, and the table of births says {table}"

@@ -8,18 +8,18 @@ use crate::protocol::{Operation, REQUEST_PAYLOAD_BYTES_MAX};
 /// The output of `help`.
 pub const HELP: &str = "\
 read PATH            print a value
-write PATH VALUE     set a value; makes what is missing
-ls [PATH]            print the names below
-mkdir PATH           make a node
-rm PATH              remove a node and all below it
+write PATH VALUE     set a value; creates missing nodes
+ls [PATH]            print the names of the children
+mkdir PATH           create a node
+rm PATH              remove a node and its subtree
 perms PATH           print the permissions, the owner first
 perms PATH PERM...   set them: n, r, w or b and a domid, as in n5 r0
-watch PATH           print an event now and at each change there and below
-unwatch PATH         no more
-begin                what follows is one transaction,
-commit               which happens as a whole, or not (EAGAIN: somebody interfered),
-abort                or is forgotten
-quit                 end this, and the domain
+watch PATH           print an event now and on each change of the node and its subtree
+unwatch PATH         remove the watch
+begin                start a transaction
+commit               commit the transaction; EAGAIN: it conflicts and changes nothing
+abort                end the transaction without its changes
+quit                 exit; the domain is destroyed
 ";
 
 /// One line of input.
@@ -98,12 +98,14 @@ impl Command {
             }
             Command::Change(kind, payload) => request(client, kind, &payload)?.map(|_| Vec::new()),
             Command::Begin if client.transaction() != 0 => {
-                Err(Refused("a transaction is open already".into()))
+                Err(Refused("a transaction is already open".into()))
             }
             Command::Begin => request(client, Operation::TransactionStart, b"\0")?.and_then(|id| {
                 let id = id.strip_suffix(b"\0").and_then(|id| std::str::from_utf8(id).ok());
                 let id = id.and_then(|id| id.parse().ok());
-                client.set_transaction(id.ok_or(Refused("not a transaction's number".into()))?);
+                client.set_transaction(
+                    id.ok_or(Refused("the reply is not a transaction id".into()))?,
+                );
                 Ok(Vec::new())
             }),
             Command::End(_) if client.transaction() == 0 => {
@@ -127,7 +129,7 @@ fn request(
 ) -> io::Result<Result<Vec<u8>, Refused>> {
     if payload.len() > REQUEST_PAYLOAD_BYTES_MAX {
         // The daemon would close the connection.
-        return Ok(Err(Refused("longer than a message may be".into())));
+        return Ok(Err(Refused("the request is too long for a message".into())));
     }
     client.request(kind, payload)
 }
@@ -142,8 +144,8 @@ fn usage(name: &[u8]) -> String {
     let named = |line: &&str| line.split(' ').next().is_some_and(|first| first.as_bytes() == name);
     let lines: Vec<&str> = HELP.lines().filter(named).collect();
     match lines[..] {
-        [] => "no such command; help lists them".into(),
-        _ => format!("it is used so:\n{}", lines.join("\n")),
+        [] => "unknown command; type help for a list".into(),
+        _ => format!("usage:\n{}", lines.join("\n")),
     }
 }
 

@@ -27,7 +27,7 @@ const LINE_BYTES_MAX: usize = 8192;
 /// [`DaemonError::Host`] if there is no host or daemon, the host refuses the domain, or the connection ends.
 pub fn run(settings: &Settings) -> Result<u8, DaemonError> {
     let mut toolstack = Toolstack::connect(&settings.socket).map_err(|error| {
-        let why = "that is the toolstack's part, which connects a domain";
+        let why = "start a daemon there, or set XENSTORED_PATH to its socket";
         DaemonError::Host(format!("cannot use {}: {error}; {why}", settings.socket.display()))
     })?;
     let mut host = SimClient::connect(&settings.sim_socket)
@@ -36,11 +36,11 @@ pub fn run(settings: &Settings) -> Result<u8, DaemonError> {
         host.create(settings.domid).map_err(|error| of_host(&settings.sim_socket, error))?;
     let interactive = io::stdin().is_terminal();
     introduce(&mut toolstack, &guest)
-        .map_err(|error| DaemonError::Host(format!("the domain cannot be connected: {error}")))?;
+        .map_err(|error| DaemonError::Host(format!("cannot introduce the domain: {error}")))?;
     if interactive {
         println!(
-            "You are domain {0}, and own /local/domain/{0}. Paths that do not begin with / are \
-             below it.\nType help for the commands.",
+            "You are domain {0} and own /local/domain/{0}, to which relative paths refer.\nType \
+             help for a list of commands.",
             guest.domid
         );
     }

@@ -50,7 +50,7 @@ fn last_line(thread: Option<&str>, context: Context, info: &PanicHookInfo<'_>) -
     let what = info.payload_as_str().unwrap_or("(no text)");
     let place = info.location().map(|at| format!(" at {at}")).unwrap_or_default();
     let thread = thread.unwrap_or("unnamed");
-    format!("error panic of thread {thread} ({context}){place}: {what}; this is a defect, aborting")
+    format!("error panic of thread {thread} ({context}){place}: {what}; this is a bug, aborting")
 }
 
 impl fmt::Display for Context {

@@ -102,7 +102,7 @@ impl Sink {
         let is_it = |item: &&mut Item| matches!(item, Item::Change(other, _) if *other == number);
         let Some(change) = queue.items.iter_mut().find(|item| is_it(item)) else { return Ok(()) };
         *change = Item::Dropped(0);
-        let what = "the log's present destination does not take the lines that wait for it";
+        let what = "timed out writing the queued lines to the present destination of the log";
         Err(io::Error::new(io::ErrorKind::TimedOut, what))
     }
 
@@ -234,7 +234,7 @@ impl Destinations {
         match self.output.reopen() {
             Ok(()) => self.write(Level::INFO, &stamped("info log reopened")),
             Err(error) => {
-                let text = "error the log cannot be reopened, it goes on as before: ";
+                let text = "error cannot reopen the log, keeping the open file: ";
                 self.write(Level::ERROR, &stamped(&format!("{text}{error}")));
             }
         }

@@ -37,7 +37,7 @@ impl Shared {
         let op = Op { path, verb: Verb::Write(Cow::Borrowed(value.as_bytes())) };
         let (caller, mut generations) = (self.daemon_caller(), Generations::default());
         if let Err(error) = self.store.execute(&caller, &op, &mut generations, &mut Vec::new()) {
-            tracing::error!(%error, path = %op.path, "it is not announced");
+            tracing::error!(%error, path = %op.path, "cannot write an announcement");
         }
     }
 }

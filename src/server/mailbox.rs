@@ -135,7 +135,7 @@ impl Mailbox {
         if let Err(error) = self.waker.wake()
             && error.kind() != io::ErrorKind::WouldBlock
         {
-            tracing::error!(%error, "cannot wake a thread");
+            tracing::error!(%error, "cannot wake a worker");
         }
     }
 

@@ -146,7 +146,7 @@ impl Server {
         }
         let conflicts = self.shared.control.conflicts.count();
         let deaths = self.shared.deaths.load(Ordering::Relaxed);
-        tracing::info!(conflicts, deaths, "transactions that conflicted, domains that died");
+        tracing::info!(conflicts, deaths, "transaction conflicts and domain deaths");
     }
 }
 

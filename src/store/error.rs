@@ -12,7 +12,7 @@ pub enum StoreError {
     Refused(Errno),
     /// The check whether the caller may write was made in an earlier epoch ([`super::Caller::epoch`]) and must be
     /// repeated.
-    #[error("the epoch of the caller is over")]
+    #[error("the caller's epoch has ended")]
     StaleEpoch,
     /// The operation needs the lock of a shard, exclusively if the flag is set. [`Store::with_locks`](super::Store)
     /// takes it and restarts, so this does not leave the store.

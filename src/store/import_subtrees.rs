@@ -30,19 +30,19 @@ pub struct ImportedNode<'n> {
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum ImportError {
     /// A node exists at this path, or the import has it twice.
-    #[error("there is a node {} already", .0.as_path())]
+    #[error("node {} already exists", .0.as_path())]
     Occupied(PathBuf),
     /// This node is not the root of a partition, and its parent is not imported.
-    #[error("the node above {} is missing", .0.as_path())]
+    #[error("the parent of {} is missing", .0.as_path())]
     Loose(PathBuf),
     /// The owner of this node is not alive.
-    #[error("{} belongs to domain {}, which is not there", .0.as_path(), .1)]
+    #[error("{} belongs to domain {}, which does not exist", .0.as_path(), .1)]
     NoOwner(PathBuf, Domid),
     /// An epoch began while the import waited for its locks.
-    #[error("another client's transaction went first")]
+    #[error("another client's reservation began first; try again")]
     StaleEpoch,
     /// The control domain could not create the nodes above the partitions.
-    #[error("the nodes above cannot be made: {0}")]
+    #[error("cannot create the parent nodes: {0}")]
     Above(Errno),
 }
 

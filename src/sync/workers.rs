@@ -28,7 +28,7 @@ impl Workers {
             let named = ThreadPoolBuilder::new().thread_name(|number| format!("pool{number}"));
             match named.num_threads(threads).build() {
                 Ok(built) => *pool = Some(Arc::new(built)),
-                Err(error) => tracing::warn!(%error, "worker threads refused, one thread does all"),
+                Err(error) => tracing::warn!(%error, "no pool threads, working on one thread"),
             }
         }
         Workers(pool.clone())

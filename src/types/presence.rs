@@ -77,26 +77,26 @@ impl Presence {
     pub fn in_the_way(self) -> &'static str {
         match self {
             Presence::Absent => "it is not introduced",
-            Presence::Arriving => "another import of it is under way: wait for its end",
+            Presence::Arriving => "another import of it is in progress: wait until it ends",
             Presence::Arrived => {
-                "an import brought it, and it is not introduced: xsctl introduce goes on with it, \
-                 xsctl discard takes it back"
+                "it is imported and not introduced: xsctl introduce continues, xsctl discard \
+                 undoes the import"
             }
             Presence::ArrivedIntroduced => {
-                "an import brought it, it is introduced and was not served yet: xsctl unquiesce \
-                 serves it once its source has released it, xsctl discard takes it back"
+                "it is imported and introduced, but not served yet: xsctl unquiesce serves it once \
+                 its source has released it, xsctl discard undoes the import"
             }
             Presence::Running => "it is introduced and served",
             Presence::Quiescing | Presence::Quiesced => {
-                "it is introduced and quiesced, and no import brought it: xsctl unquiesce serves it"
+                "it is introduced and quiesced, but was not imported: xsctl unquiesce serves it"
             }
             Presence::Exported => {
-                "it is introduced and exported from here: xsctl release gives it up, xsctl \
+                "it is introduced and exported from here: xsctl release ends it here, xsctl \
                  unquiesce serves it"
             }
             Presence::Left => {
-                "it was released here and its domain was not destroyed since: the toolstack \
-                 destroys it, or xsctl introduce takes it up again"
+                "it was released here, but the domain has not been destroyed: destroy it with the \
+                 toolstack, or reconnect it with xsctl introduce"
             }
         }
     }

@@ -26,7 +26,7 @@ pub enum ClientError {
     #[error("{0}{sep}{1}", sep = if .1.is_empty() { "" } else { ": " })]
     Refused(String, String),
     /// The daemon did not reply.
-    #[error("there was no reply: {0}")]
+    #[error("no valid reply: {0}")]
     Lost(String),
 }
 
@@ -56,7 +56,7 @@ impl From<io::Error> for ClientError {
     fn from(error: io::Error) -> ClientError {
         ClientError::Lost(match error.kind() {
             io::ErrorKind::UnexpectedEof => "the daemon closed the connection".into(),
-            io::ErrorKind::WouldBlock => "the daemon hangs".into(),
+            io::ErrorKind::WouldBlock => "timed out".into(),
             _ => error.to_string(),
         })
     }
@@ -99,7 +99,7 @@ impl Client {
     pub fn connect_with(socket: &Path, timeout: Duration) -> Result<Client, ToolError> {
         Link::connect(socket, timeout).map(Client).map_err(|error| ToolError::Daemon {
             socket: socket.to_path_buf(),
-            why: format!("no connection: {error}"),
+            why: format!("cannot connect: {error}"),
         })
     }
 
@@ -135,7 +135,7 @@ impl Client {
     fn reply(&mut self, req_id: u32) -> Result<Vec<u8>, ClientError> {
         match self.0.receive()? {
             (_, other, _) if other != req_id => {
-                Err(ClientError::Lost("another was answered".into()))
+                Err(ClientError::Lost("it belongs to another request".into()))
             }
             (ERROR, _, name) => {
                 Err(ClientError::refused(name.strip_suffix(b"\0").unwrap_or(&name), b""))

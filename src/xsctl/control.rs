@@ -51,10 +51,10 @@ pub fn run(socket: &Path, words: &[OsString]) -> Result<Done, ToolError> {
 
 fn explained(error: &str) -> String {
     match error {
-        "EINVAL" => format!(
-            "{error}: no such command, or not with these arguments (try: xsctl control help)"
-        ),
-        "EBUSY" => format!("{error}: a command that takes its time runs already"),
+        "EINVAL" => {
+            format!("{error}: unknown command or invalid arguments (try: xsctl control help)")
+        }
+        "EBUSY" => format!("{error}: another long command is running; try again later"),
         _ => error.to_owned(),
     }
 }

@@ -51,8 +51,8 @@ impl Daemon {
             }
             Err(trouble) => {
                 let why = if trouble.is("ENOENT") {
-                    "it has no socket for migration: it is not this project's xenstored, or an \
-                     older one"
+                    "it has no migration socket: it is another xenstored, or an older version of \
+                     this one"
                         .to_owned()
                 } else {
                     trouble.to_string()
@@ -178,7 +178,7 @@ fn standing(strings: &[String]) -> Result<Standing, ClientError> {
             port: port.clone(),
         })
     };
-    read().ok_or_else(|| ClientError::Lost(format!("{strings:?} is no state of a domain")))
+    read().ok_or_else(|| ClientError::Lost(format!("{strings:?} is not the state of a domain")))
 }
 
 /// Encodes domains as arguments.
@@ -240,7 +240,7 @@ impl Asked {
                     Ok(rest.iter().map(|word| String::from_utf8_lossy(word).into()).collect())
                 }
                 [error, why, ..] => Err(ClientError::refused(error, why)),
-                _ => Err(ClientError::Lost("the reply is not of the documented shape".into())),
+                _ => Err(ClientError::Lost("it is malformed".into())),
             };
             match (Domid::parse_canonical(first), outcome) {
                 (Some(domid), outcome) => drop(replies.domains.insert(domid, outcome)),
@@ -265,7 +265,7 @@ impl Replies {
         match (self.domains.get(&domid), self.failed.as_ref().or(self.streams.first())) {
             (Some(outcome), _) => outcome.clone(),
             (None, Some(trouble)) => Err(trouble.clone()),
-            (None, None) => Err(ClientError::refused(b"ENOENT", b"nothing was said of it")),
+            (None, None) => Err(ClientError::refused(b"ENOENT", b"the reply does not mention it")),
         }
     }
 
@@ -376,7 +376,7 @@ mod tests {
             let outcome = replies.of(Domid(5));
             match is_there {
                 true => assert_eq!(outcome, Ok(vec!["7".into(), "3".into()])),
-                false => assert_eq!(outcome, Err(ClientError::Lost("the daemon hangs".into()))),
+                false => assert_eq!(outcome, Err(ClientError::Lost("timed out".into()))),
             }
         }
     }

@@ -16,16 +16,16 @@ impl FromStr for Domids {
     fn from_str(text: &str) -> Result<Domids, String> {
         let domid = |text: &str| match Domid::parse_canonical(text.as_bytes()) {
             Some(Domid::CONTROL) => {
-                Err("domain 0 is the control domain, which does not move".into())
+                Err("domain 0 is the control domain, which cannot be moved".into())
             }
             Some(domid) => Ok(domid),
-            None => Err(format!("{text:?} is no domain's number; they are 1 to 32751")),
+            None => Err(format!("{text:?} is not a valid domid; expected 1 to 32751")),
         };
         let range = |part: &str| match part.split_once('-') {
             None => domid(part).map(|domid| (domid, domid)),
             Some((first, last)) => match (domid(first)?, domid(last)?) {
                 (first, last) if first < last => Ok((first, last)),
-                _ => Err(format!("{part}: a range ends above where it begins")),
+                _ => Err(format!("{part}: the end of a range must be greater than its start")),
             },
         };
         text.split(',').map(range).collect::<Result<_, _>>().map(Domids)

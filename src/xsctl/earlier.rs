@@ -107,8 +107,8 @@ impl Earlier {
             match step {
                 Step::Carry => todo.push((domid, at_source(&here))),
                 Step::Finish | Step::TakeBack if !is_alone => {
-                    let why = "another xsctl move between these daemons is under way and may have \
-                               it in hand: the same command again, once that has ended";
+                    let why = "another xsctl move between these daemons is in progress and may be \
+                               moving it; repeat this command when that has ended";
                     settled.push(left(domid, [&here, &there], why.into(), Vec::new()));
                 }
                 Step::Finish => finish.push((domid, there)),
@@ -221,15 +221,16 @@ fn taken_back(
             }
             (Some(Err(trouble)), _) => {
                 moving.source = if trouble.is("ENOENT") { Source::Gone } else { Source::Unsure };
-                moving.fail("UNQUIESCE at the source, of an earlier move", trouble);
+                moving.fail("UNQUIESCE at the source, after an earlier move", trouble);
             }
             (_, Some(Err(trouble))) => {
                 moving.source = Source::Served;
-                moving.fail("DISCARD_DOMAINS, of an earlier move", &trouble);
+                moving.fail("DISCARD_DOMAINS, after an earlier move", &trouble);
             }
-            _ => {
-                moving.fail("an earlier move", &ClientError::Lost("nothing was said of it".into()))
-            }
+            _ => moving.fail(
+                "DISCARD_DOMAINS, after an earlier move",
+                &ClientError::Lost("it does not mention the domain".into()),
+            ),
         }
         settled.push(Settled { domid: *domid, moving, left: None, names: None });
     }

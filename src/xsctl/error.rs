@@ -88,18 +88,19 @@ pub enum ToolError {
     NoDomain(PathBuf),
     /// None of the domains can be moved.
     #[error(
-        "the daemons at {} and {}: none of these domains is at the first, or came to the second",
+        "the daemons at {} and {}: none of these domains is at the source or was imported at the \
+         destination",
         .0.display(), .1.display()
     )]
     NothingToMove(PathBuf, PathBuf),
     /// None of the domains can be introduced.
     #[error(
-        "the daemon at {}: each of these domains is introduced, or has no store/port below its home",
+        "the daemon at {}: each of these domains is already introduced, or has no node store/port",
         .0.display()
     )]
     NothingLeft(PathBuf),
     /// The output cannot be written.
-    #[error("the output cannot be written: {0}")]
+    #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
 }
 

@@ -26,7 +26,7 @@ const TRIES_MAX: u32 = 5;
 pub enum Format {
     /// The "xenstore" stream.
     Stream,
-    /// Records of libxl's migration stream, which have no place for some of it
+    /// Records of libxl's migration stream, which cannot hold the complete state
     Libxl,
 }
 
@@ -64,7 +64,7 @@ pub fn run(
     let directory = &mode.directory;
     fs::create_dir_all(directory).map_err(ToolError::file(directory))?;
     if !mode.force && has_streams(directory).map_err(ToolError::file(directory))? {
-        let why = "there are streams in it already; --force replaces those of the same domains";
+        let why = "it already contains streams; use --force to replace those of the same domains";
         return Err(ToolError::Contents { path: directory.clone(), why: why.into() });
     }
     let marks = Marks::open(directory)?;
@@ -83,14 +83,14 @@ pub fn run(
     if !still.is_empty() {
         let count = domains(still.len());
         let (stand, them, are) = match still.len() {
-            1 => ("stands", "it", "it is"),
-            _ => ("stand", "them", "they are"),
+            1 => ("is", "it", "it is"),
+            _ => ("are", "them", "they are"),
         };
         let unquiesce = command("unquiesce", &daemon.socket, &ranges(still));
         let [socket, directory] = [&daemon.socket, directory].map(|path| quoted(path));
         report.note(format!(
-            "{count} {stand} still; this serves {them} again: {unquiesce}; this ends {them} here \
-             once {are} elsewhere: xsctl release --socket {socket} {directory}"
+            "{count} {stand} quiesced; to serve {them} again: {unquiesce}; to end {them} here once \
+             {are} imported elsewhere: xsctl release --socket {socket} {directory}"
         ));
     }
     report.end()
@@ -109,7 +109,7 @@ fn has_streams(directory: &Path) -> io::Result<bool> {
 
 /// Returns the message about a path that the daemon left out of a stream.
 pub fn behind(path: &str) -> String {
-    format!("{path}, which its node vm names: the domain can write that node")
+    format!("{path}, named by its node vm, which the domain can write")
 }
 
 struct Exporting<'d> {
@@ -168,7 +168,7 @@ impl Exporting<'_> {
                 Err(trouble) => {
                     target.remove();
                     let error = format!("EXPORT_DOMAINS: {trouble}");
-                    self.failed(domid, error, trouble.is_lost().then_some("may stand still"))
+                    self.failed(domid, error, trouble.is_lost().then_some("may be quiesced"))
                 }
             };
             self.report.domain(&line);
@@ -188,7 +188,7 @@ impl Exporting<'_> {
                 let left_out = strings.map(|path| behind(&path)).chain(left_out).collect();
                 Line { nodes, file, left_out, ..Line::new(domid, None) }
             }
-            Err(failure) => self.failed(domid, failure.to_string(), Some("stands still")),
+            Err(failure) => self.failed(domid, failure.to_string(), Some("is quiesced")),
         }
     }
 
@@ -196,7 +196,7 @@ impl Exporting<'_> {
     fn failed(&self, domid: Domid, error: String, state: Option<&str>) -> Line {
         let Some(state) = state else { return Line::new(domid, Some(error)) };
         let unquiesce = command("unquiesce", &self.daemon.socket, &domid.to_string());
-        let error = format!("{error}; it {state}, which this ends: {unquiesce}");
+        let error = format!("{error}; it {state}; to serve it again: {unquiesce}");
         Line { commands: vec![unquiesce], ..Line::new(domid, Some(error)) }
     }
 }

@@ -52,19 +52,18 @@ pub fn run(daemon: &Daemon, mode: &Mode, stop: &AtomicBool) -> Result<Done, Tool
     if !done.is_empty() && !mode.dry_run {
         let is_one = done.len() == 1;
         let state = match (mode.introduce, is_one) {
-            (true, true) => "stands still",
-            (true, false) => "stand still",
-            (false, true) => "waits for its INTRODUCE",
-            (false, false) => "wait for their INTRODUCE",
+            (true, true) => "is quiesced",
+            (true, false) => "are quiesced",
+            (false, true) => "waits for INTRODUCE",
+            (false, false) => "wait for INTRODUCE",
         };
-        let (them, are, were) =
-            if is_one { ("it", "it is", "it was") } else { ("them", "they are", "they were") };
+        let (them, are) = if is_one { ("it", "it is") } else { ("them", "they are") };
         let (count, domids) = (domains(done.len()), ranges(done));
         let unquiesce = command("unquiesce", &daemon.socket, &domids);
         let discard = command("discard", &daemon.socket, &domids);
         report.note(format!(
-            "{count} {state}; once {are} given up where {were}, this serves {them}: {unquiesce}; \
-             this takes {them} back: {discard}"
+            "{count} {state}; to serve {them} once {are} released at the source: {unquiesce}; to \
+             undo the import: {discard}"
         ));
     }
     report.end()
@@ -87,7 +86,7 @@ fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, ToolError> {
             }
         }
         if found.is_empty() {
-            let why = format!("there is no file *.{} in it", Format::Stream.suffix());
+            let why = format!("it contains no file *.{}", Format::Stream.suffix());
             return Err(ToolError::Contents { path: path.clone(), why });
         }
         found.sort();
@@ -156,7 +155,9 @@ impl Importing<'_> {
                     self.done.push(*domid);
                     let error = introduced.next().and_then(Result::err);
                     let error = error.map(|trouble| {
-                        format!("INTRODUCE: {trouble}; its nodes are there, it is not connected")
+                        format!(
+                            "INTRODUCE: {trouble}; its nodes are imported, but it is not introduced"
+                        )
                     });
                     let nodes = strings.get(1).and_then(|nodes| nodes.parse().ok());
                     Line { nodes, ..Line::new(*domid, error) }
@@ -184,8 +185,10 @@ impl Importing<'_> {
     /// Returns the consequences of a request that failed.
     fn after(&self, is_lost: bool) -> &'static str {
         match is_lost && !self.mode.dry_run {
-            true => "what it has imported until then waits; xsctl discard takes it back",
-            false => "nothing of it was imported",
+            true => {
+                "domains imported before that are not served; xsctl discard undoes their import"
+            }
+            false => "none of these streams was imported",
         }
     }
 }

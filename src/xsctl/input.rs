@@ -11,7 +11,7 @@ use crate::migration::stream::{ReadError, Reader};
 fn open(path: &Path) -> io::Result<File> {
     let file = File::open(path)?;
     match file.metadata()?.is_dir() {
-        true => Err(io::Error::other("it is a directory; a stream is a file in it, as 5.xenstore")),
+        true => Err(io::Error::other("it is a directory; name a stream in it, such as 5.xenstore")),
         false => Ok(file),
     }
 }

@@ -32,7 +32,7 @@ pub fn run(
     let introduced = client.are_introduced(&all).map_err(failure)?;
     let (there, absent): (Vec<_>, Vec<_>) =
         all.into_iter().zip(introduced).partition(|(_, is_introduced)| *is_introduced);
-    let said = there.into_iter().map(|(domid, _)| (domid, Err("it is introduced already".into())));
+    let said = there.into_iter().map(|(domid, _)| (domid, Err("it is already introduced".into())));
     let absent: Vec<_> = absent.into_iter().map(|(domid, _)| domid).collect();
     let found = connecting(&mut client, &absent, port).map_err(failure)?;
     let (mut known, mut failed) = (Vec::new(), Vec::new());
@@ -59,8 +59,8 @@ pub fn run(
     if !done.is_empty() {
         let unquiesce = command("unquiesce", socket, &ranges(done));
         report.note(format!(
-            "those that left this host or arrived here stand still; if they are served nowhere \
-             else, this serves them: {unquiesce}"
+            "domains that were released or imported here are quiesced; if no other daemon serves \
+             them: {unquiesce}"
         ));
     }
     report.end()
@@ -82,7 +82,7 @@ fn connecting(
     };
     let one = |((&domid, frame), port): ((&Domid, Number), Number)| {
         let path = path(domid, "port");
-        let unknown = format!("there is no {path}, which says the event channel; --port can");
+        let unknown = format!("{path} does not exist; name the event channel with --port");
         let by_port = Connecting::with_port(domid, &port?.ok_or(unknown)?.to_string());
         Ok(Connecting { frame: frame?.unwrap_or(by_port.frame), ..by_port })
     };
@@ -99,7 +99,7 @@ fn numbers(client: &mut Client, domids: &[Domid], name: &str) -> Result<Vec<Numb
     let read = |(&domid, value): (&Domid, Result<Vec<u8>, ClientError>)| match value {
         Ok(value) => {
             let number = decimal(&value).map(Some);
-            Ok(number.map_err(|_| format!("{} is no number", path(domid, name))))
+            Ok(number.map_err(|_| format!("{} is not a number", path(domid, name))))
         }
         Err(trouble) if trouble.is("ENOENT") => Ok(Ok(None)),
         Err(ClientError::Refused(error, _)) => Ok(Err(format!("{}: {error}", path(domid, name)))),

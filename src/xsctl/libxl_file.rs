@@ -71,7 +71,7 @@ pub fn write(state: &State, domid: Domid) -> Result<(Vec<u8>, Vec<String>), Stre
     }
     record(END, &[], &mut out)?;
     let counted = [
-        (stale, ["permission that means nobody", "permissions that mean nobody"]),
+        (stale, ["stale permission", "stale permissions"]),
         (deep, ["depth of a watch", "depths of watches"]),
         (state.domains.get(&domid).map_or(0, |domain| domain.quotas.len()), ["quota", "quotas"]),
         (
@@ -124,7 +124,7 @@ pub fn read(bytes: &[u8], domid: Domid) -> Result<Vec<u8>, String> {
     let all = |version: u8, read: fn(&[u8], Order) -> Result<Data, StreamError>| {
         let of_one = |(at, body): &(usize, &[u8])| {
             read(body, order).map_err(|fault| {
-                format!("the record at byte {at}, of version {version} of the design: {fault}")
+                format!("record at byte {at}, of version {version} of the design: {fault}")
             })
         };
         bodies.iter().map(of_one).collect::<Result<Vec<_>, _>>()
@@ -146,7 +146,7 @@ fn bodies(bytes: &[u8]) -> Result<(Order, Bodies<'_>), (usize, StreamError)> {
     let begins = header.take(IDENT.len(), "ident").is_ok_and(|ident| ident == IDENT);
     if !begins {
         let begins = &bytes[..bytes.len().min(IDENT.len())];
-        return Err((0, StreamError::NotAStream("stream of libxl", begins.into())));
+        return Err((0, StreamError::NotAStream("libxl stream", begins.into())));
     }
     let of_header = |fault| (8, fault);
     match header.u32("version").map_err(of_header)? {
@@ -190,7 +190,7 @@ fn skip_image(bytes: &[u8]) -> Result<usize, StreamError> {
     let mut image = Body::new(bytes, Order::Big);
     let headers = image.take(LIBXC_HEADER_BYTES, "headers")?;
     if !headers.starts_with(&[0xff; 8]) {
-        return Err(StreamError::NotAStream("image of libxc", headers[..8].into()));
+        return Err(StreamError::NotAStream("libxc image", headers[..8].into()));
     }
     let order = if headers[17] & 1 == 0 { Order::Little } else { Order::Big };
     let mut records = Body::new(&bytes[LIBXC_HEADER_BYTES..], order);
@@ -302,10 +302,7 @@ mod tests {
             }
         }
         let error = read(&file_of(&[b"\x09\0\0\0"]), Domid(5)).unwrap_err();
-        assert_eq!(
-            error,
-            "the record at byte 16, of version 8 of the design: its type cannot be 9"
-        );
+        assert_eq!(error, "record at byte 16, of version 8 of the design: its type cannot be 9");
     }
 
     /// Whatever a length field says, the result is an error or a parsed record.

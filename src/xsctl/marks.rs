@@ -79,7 +79,7 @@ pub fn release(
         marks.retain(|&number, _| numbers.contains_key(&Domid(number)));
     }
     if marks.is_empty() {
-        return Err(ToolError::Contents { path, why: "it has no mark of such a domain".into() });
+        return Err(ToolError::Contents { path, why: "it has no mark of these domains".into() });
     }
     let mut client = Client::connect(socket)?;
     let mut report = Report::new(form, "release", "released", marks.len());
@@ -99,11 +99,11 @@ fn explain(trouble: &ClientError, socket: &Path, domid: Domid) -> String {
     let unquiesce = command("unquiesce", socket, &domid.to_string());
     match trouble {
         trouble if trouble.is("EAGAIN") => format!(
-            "it was changed since it was exported, and stands still: discard it elsewhere, then \
-             export it again (--force), or this serves it again: {unquiesce}"
+            "it was changed since its export and is quiesced; discard it elsewhere and export it \
+             again (--force), or serve it again: {unquiesce}"
         ),
         trouble if trouble.is_lost() => {
-            format!("{trouble}; if it is still there, it stands still: release it again")
+            format!("{trouble}; if it still exists here, it is quiesced: release it again")
         }
         trouble => format!("RELEASE: {trouble}"),
     }

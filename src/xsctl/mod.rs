@@ -87,7 +87,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, ToolEr
         }
         Command::Introduce { common, domains, port } => {
             if port.is_some() && domains.one().is_none() {
-                return Err(usage("--port is that of one domain"));
+                return Err(usage("--port requires a single domain"));
             }
             introduce::run(&common.socket(), &domains, port, common.form())
         }
@@ -107,8 +107,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, ToolEr
             };
             if !of_format {
                 return Err(usage(
-                    "with --format libxl, and only with it, --domain says which domain the one \
-                     file is; it cannot be introduced",
+                    "--format libxl takes a single file and requires --domain, which no other \
+                     format takes; it excludes --introduce",
                 ));
             }
             let daemon = Daemon::find(common.socket())?;
@@ -121,7 +121,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, ToolEr
             let source = Daemon::find(common.socket())?;
             let destination = Daemon::find(to)?;
             if source.is_same(&destination) {
-                return Err(usage("--to is the daemon that the domains are to leave"));
+                return Err(usage("--to names the source daemon; name another one"));
             }
             let route = batch::Route { source, destination, tries };
             let (batch, form) = (batch.size(), common.form());

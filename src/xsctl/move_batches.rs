@@ -59,7 +59,7 @@ pub fn run(
             let mut report = report.lock();
             match carried {
                 Ok(domains) => of_batch(route, &domains, &mut report),
-                Err(failure) => report.trouble(format!("{failure}: no further domain was begun")),
+                Err(failure) => report.trouble(format!("{failure}; no further domain was moved")),
             }
         }
     });

@@ -23,13 +23,13 @@ const MOVED_AT_ONCE: u8 = 1;
 /// others.
 const FILES_TOGETHER: u8 = 50;
 
-/// Move domains between xenstoreds while they run, look at what is carried, and send commands to a
-/// daemon.
+/// Move running domains between xenstored daemons, show and compare migration streams, and send
+/// commands to a daemon.
 ///
-/// Exit codes: 0 done, of diff: no difference; 1 differences; 2 wrong usage; 3 a file cannot be
-/// read or written; 4 a file is not as it should be; 5 nothing can be asked of a daemon; 6 some
-/// domains did not work out; 7 release: some were changed since their export; 8 control: the command
-/// failed.
+/// Exit codes: 0 success, of diff: no differences; 1 diff: differences; 2 wrong usage; 3 a file
+/// cannot be read or written; 4 a file or directory has invalid contents; 5 a daemon cannot be
+/// reached or cannot move domains; 6 some domains failed; 7 release: some domains were changed since
+/// their export; 8 control: the command failed.
 #[derive(Debug, Parser)]
 #[command(name = "xsctl", version, disable_help_subcommand = true)]
 #[command(disable_help_flag = true, disable_version_flag = true)]
@@ -40,7 +40,7 @@ pub struct Options {
     /// Print the version
     #[arg(long, action = ArgAction::Version)]
     version: Option<bool>,
-    /// The daemon's socket, as behind the command
+    /// Socket of the daemon, as after the command
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
     #[command(subcommand)]
@@ -54,147 +54,147 @@ impl Options {
     /// A message: the command takes no socket, or already has one.
     pub fn place_socket(&mut self) -> Result<(), &'static str> {
         let Some(before) = self.socket.take() else { return Ok(()) };
-        let socket = self.command.socket().ok_or("--socket: this command asks no daemon")?;
+        let socket = self.command.socket().ok_or("--socket: this command uses no daemon")?;
         match socket.replace(before) {
             None => Ok(()),
-            Some(_) => Err("--socket is given before the command and behind it"),
+            Some(_) => Err("--socket is given both before and after the command"),
         }
     }
 }
 
-/// What is to be done.
+/// The command to run.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Move domains to another daemon of this machine; to others they go by export and import
+    /// Move domains to another daemon on this machine; for other machines use export and import
     Move {
         #[command(flatten)]
         common: Common,
-        /// Domains, as 1-1000,1005; a range means those of it that are here in any state, or came there
+        /// Domains, such as 1-1000,1005; a range selects those in any state here or imported there
         #[arg(long, value_name = "LIST")]
         domains: Domids,
-        /// The socket of the daemon to which they go
+        /// Socket of the destination daemon
         #[arg(long, value_name = "SOCKET")]
         to: PathBuf,
         #[command(flatten)]
         batch: Batch<MOVED_TOGETHER>,
-        /// Batches that are moved at the same time
+        /// Batches moved in parallel
         #[arg(long, default_value_t = MOVED_AT_ONCE, value_parser = clap::value_parser!(u8).range(1..=4))]
         jobs: u8,
-        /// How often a domain is carried that is changed meanwhile
+        /// Maximum number of transfers of a domain that changes during its move
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
         tries: u32,
     },
-    /// Quiesce domains, and write each into a file; they stay quiesced
+    /// Quiesce domains and write each to a file; they stay quiesced
     Export {
         #[command(flatten)]
         common: Common,
         #[command(flatten)]
         domains: Domains,
-        /// The directory of the files; made if it is not there
+        /// Directory of the files; created if it does not exist
         #[arg(short = 'o', long = "output", value_name = "DIR")]
         directory: PathBuf,
         #[command(flatten)]
         batch: Batch<FILES_TOGETHER>,
-        /// What the files are
+        /// Format of the files
         #[arg(long, value_enum, default_value_t = Format::Stream)]
         format: Format,
-        /// Replace streams that are in the directory
+        /// Replace streams in the directory
         #[arg(long)]
         force: bool,
     },
-    /// Read domains from files; they stay quiesced
+    /// Import domains from files; they stay quiesced
     Import {
         #[command(flatten)]
         common: Common,
-        /// A directory of an export, or files
+        /// Directory of an export, or files
         #[arg(required = true, value_name = "DIR|FILE")]
         paths: Vec<PathBuf>,
-        /// Change nothing; say what would become of each
+        /// Change nothing; report the outcome for each domain
         #[arg(long, short = 'n')]
         dry_run: bool,
-        /// Connect the domains, each to the event channel that it had
+        /// Introduce the domains, each with its former event channel
         #[arg(long, conflicts_with = "dry_run")]
         introduce: bool,
         #[command(flatten)]
         batch: Batch<FILES_TOGETHER>,
-        /// What the files are
+        /// Format of the files
         #[arg(long, value_enum, default_value_t = Format::Stream)]
         format: Format,
-        /// Which domain the one file of the format libxl is
+        /// Domain of the single file, with --format libxl
         #[arg(long, value_name = "N", value_parser = domid)]
         domain: Option<Domid>,
     },
-    /// Give up the domains of an export that were not changed since
+    /// Release the domains of an export that were not changed since
     Release {
         #[command(flatten)]
         common: Common,
-        /// Only these of them
+        /// Release only these domains
         #[arg(long, value_name = "LIST")]
         domains: Option<Domids>,
-        /// The directory of the export
+        /// Directory of the export
         #[arg(value_name = "DIR")]
         directory: PathBuf,
     },
-    /// Connect domains that were released here, or imported; they stay quiesced
+    /// Introduce domains that were released or imported here; they stay quiesced
     Introduce {
         #[command(flatten)]
         common: Common,
-        /// Domains, as 1-1000,1005; a range means those of it that are not introduced and have a port
+        /// Domains, such as 1-1000,1005; a range selects those that are not introduced and have a port
         #[arg(long, value_name = "LIST")]
         domains: Domids,
-        /// The event channel of the one domain [default: its node store/port]
+        /// Event channel, for a single domain [default: its node store/port]
         #[arg(long, value_name = "N")]
         port: Option<u32>,
     },
-    /// Have domains stand still: none of their requests is served
+    /// Quiesce domains: stop serving their requests
     Quiesce {
         #[command(flatten)]
         common: Common,
         #[command(flatten)]
         domains: Domains,
     },
-    /// Have domains served again, or served here from now on
+    /// Serve quiesced or imported domains
     Unquiesce {
         #[command(flatten)]
         common: Common,
         #[command(flatten)]
         domains: Domains,
     },
-    /// Take domains back that were imported and not served yet
+    /// Discard domains that were imported and not served since
     Discard {
         #[command(flatten)]
         common: Common,
-        /// Domains, as 1-1000,1005; a range means those of it that were imported and not served since
+        /// Domains, such as 1-1000,1005; a range selects those imported and not served since
         #[arg(long, value_name = "LIST")]
         domains: Domids,
     },
     /// Send a command to the daemon, as xenstore-control does: check, quota, log, memreport, help, ...
     Control {
-        /// The daemon's socket [default: where xenstored has it, of the same environment]
+        /// Socket of the daemon [default: as for xenstored in the same environment]
         #[arg(long, value_name = "PATH")]
         socket: Option<PathBuf>,
-        /// The command and its arguments
+        /// Command and its arguments
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         #[arg(value_name = "WORD")]
         words: Vec<OsString>,
     },
-    /// Show a "xenstore" stream, a line for each record, with its offset in bytes
+    /// Show a "xenstore" stream, one line per record, with the offset in bytes
     Inspect {
-        /// Print an object of JSON for each record
+        /// Print a JSON object per record
         #[arg(long)]
         json: bool,
-        /// The stream; - for standard input
+        /// Stream file; - for standard input
         file: PathBuf,
     },
-    /// Show what differs between the states of two streams: nodes, permissions, watches,
-    /// transactions, quotas, bytes on the way
+    /// Show the differences between the states of two streams: nodes, permissions, watches,
+    /// transactions, quotas, pending bytes
     Diff {
-        /// Print an object of JSON for each difference
+        /// Print a JSON object per difference
         #[arg(long)]
         json: bool,
-        /// The stream to begin with; - for standard input
+        /// First stream; - for standard input
         a: PathBuf,
-        /// The stream to compare with it; - for standard input
+        /// Second stream; - for standard input
         b: PathBuf,
     },
 }
@@ -217,16 +217,16 @@ impl Command {
     }
 }
 
-/// What all commands have that ask a daemon.
+/// The options of all commands that use a daemon.
 #[derive(Debug, Args)]
 pub struct Common {
-    /// The daemon's socket [default: where xenstored has it, of the same environment]
+    /// Socket of the daemon [default: as for xenstored in the same environment]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// Print an object of JSON for each domain, then a summary
+    /// Print a JSON object per domain, then a summary
     #[arg(long)]
     json: bool,
-    /// Print nothing but errors
+    /// Print only errors
     #[arg(long, short = 'q')]
     quiet: bool,
 }
@@ -246,7 +246,7 @@ impl Common {
 /// Which domains.
 #[derive(Debug, Args)]
 pub struct Domains {
-    /// Domains, as 1-1000,1005; a range means those of it that are introduced
+    /// Domains, such as 1-1000,1005; a range selects those that are introduced
     #[arg(long, value_name = "LIST")]
     pub domains: Domids,
 }
@@ -254,7 +254,7 @@ pub struct Domains {
 /// How many at once: where the time is that of the pause, and where it is that of files.
 #[derive(Debug, Args)]
 pub struct Batch<const DEFAULT: u8> {
-    /// Domains in one request, which stand still together
+    /// Domains per request, which are quiesced together
     #[arg(long, value_name = "N", default_value_t = DEFAULT, value_parser = clap::value_parser!(u8).range(1..=253))]
     batch: u8,
 }
@@ -267,7 +267,7 @@ impl<const DEFAULT: u8> Batch<DEFAULT> {
 }
 
 fn domid(text: &str) -> Result<Domid, String> {
-    text.parse::<Domids>()?.one().ok_or_else(|| "it is one domain".into())
+    text.parse::<Domids>()?.one().ok_or_else(|| "expected a single domain".into())
 }
 
 /// Returns `given`, or else the default socket in this environment.

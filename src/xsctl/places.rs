@@ -86,7 +86,7 @@ pub fn explain(
     let unquiesce_destination = || of("unquiesce", destination_socket);
     let there = match destination {
         Destination::Absent => "not at the destination",
-        Destination::Unsure => "maybe quiesced at the destination",
+        Destination::Unsure => "possibly quiesced at the destination",
         Destination::Quiesced => "quiesced at the destination",
         Destination::Served => "served at the destination",
     };
@@ -106,7 +106,7 @@ pub fn explain(
         Source::Gone => (format!("it is gone from the source, {there}"), discards.collect()),
         Source::Released if has_copy => (
             format!(
-                "it is released at the source, {there} (only if that host has lost it: {})",
+                "it is released at the source, {there} (only if the destination has lost it: {})",
                 take_up()
             ),
             vec![unquiesce_destination()],
@@ -115,9 +115,8 @@ pub fn explain(
         // Only the operator can find out whether the source will ever serve the domain again.
         Source::InDoubt => (
             format!(
-                "it is {there}, and the source did not say whether it released it; if it did, or \
-                 will not serve again: {}; if it did, and the destination has lost it: {}; else: \
-                 {}; {}",
+                "it is {there}, and the source did not report whether it released it; if it did, \
+                 or is lost: {}; if it did, and the destination has lost it: {}; else: {}; {}",
                 unquiesce_destination(),
                 take_up(),
                 discard(),

@@ -74,11 +74,11 @@ pub fn step(domid: Domid, here: &Standing, there: &Standing, sockets: Sockets<'_
         (Absent, Running) if there.origin != 0 => Step::Done,
         (Arriving | Arrived | ArrivedIntroduced, _) => unfinished_here(domid, here, sockets),
         (Absent, Absent) => {
-            leave(format!("there is no domain {domid} at the source, and none at the destination"))
+            leave(format!("there is no domain {domid} at the source or the destination"))
         }
         (_, Arriving) => leave(
-            "an import of it is under way at the destination: the same command again, once that \
-             has ended"
+            "an import of it is in progress at the destination; repeat this command when it has \
+             ended"
                 .into(),
         ),
         (Left, Absent) => leave(format!(
@@ -105,8 +105,8 @@ fn unfinished_here(domid: Domid, here: &Standing, sockets: Sockets<'_>) -> Step 
     let serve = match here.presence {
         Presence::Arriving => {
             return leave(
-                "an import of it is under way at the source: the same command again, once that \
-                 has ended"
+                "an import of it is in progress at the source; repeat this command when it has \
+                 ended"
                     .into(),
             );
         }
@@ -114,8 +114,8 @@ fn unfinished_here(domid: Domid, here: &Standing, sockets: Sockets<'_>) -> Step 
         _ => of("unquiesce"),
     };
     leave(format!(
-        "an import brought it to the source, which has not served it yet; if it was released where \
-         it came from: {serve}; else: {}",
+        "it was imported at the source and is not served yet; if its own source has released it: \
+         {serve}; else: {}",
         of("discard")
     ))
 }
@@ -136,13 +136,13 @@ fn leave_both(
     };
     let which = match (came_from_here, here) {
         (true, _) => "it",
-        (false, Presence::Absent) => "one of this number",
-        (false, _) => "another one of this number",
+        (false, Presence::Absent) => "a domain with this domid",
+        (false, _) => "another domain with this domid",
     };
     match there {
         Presence::Running if came_from_here => leave(format!(
-            "{at_source}, and it is served at the destination too: the toolstack has to destroy it \
-             at one of them"
+            "{at_source}, and it is served at the destination too; destroy it at one of them with \
+             the toolstack"
         )),
         Presence::Running => {
             leave(format!("{at_source}, and {which} is served at the destination"))
@@ -152,13 +152,13 @@ fn leave_both(
             Step::Leave(why, vec![of("unquiesce")])
         }
         Presence::Quiesced | Presence::Exported => leave(format!(
-            "{at_source}, and {which} is quiesced at the destination, not by an import; this serves \
-             it there: {}",
+            "{at_source}, and {which} is quiesced at the destination, but was not imported; to \
+             serve it there: {}",
             of("unquiesce")
         )),
         Presence::Left => leave(format!(
-            "{at_source}, and {which} was released at the destination and not destroyed there \
-             since: the toolstack has to destroy it there"
+            "{at_source}, and {which} was released at the destination and has not been destroyed \
+             there; destroy it there with the toolstack"
         )),
         // It is imported.
         _ => {
@@ -169,9 +169,8 @@ fn leave_both(
             };
             let how = if is_arrived { "is not introduced" } else { "is introduced and quiesced" };
             leave(format!(
-                "{at_source}; an import from elsewhere, or of another one, brought {which} to the \
-                 destination, where it {how}; if it was released where it came from: {serve}; \
-                 else: {}",
+                "{at_source}; {which} was imported at the destination from another source or \
+                 incarnation and {how}; if its own source has released it: {serve}; else: {}",
                 of("discard")
             ))
         }

@@ -93,7 +93,7 @@ fn guest_from_a_pipe(session: &mut Session, block: &Block) {
 
 fn configuration(session: &mut Session, block: &Block) {
     std::fs::write(session.folder.path().join("example.toml"), &block.text).unwrap();
-    let prints = ["example.toml: nothing is wrong with it"];
+    let prints = ["example.toml: no errors found"];
     session.script("xenstored --check-config --config example.toml", &prints);
 }
 

@@ -22,7 +22,7 @@ fn put(client: &mut Client, kind: u32, payload: &str) {
 
 /// Returns how many lines of the log name the domain.
 fn named(world: &mut World, domid: u16) -> usize {
-    let (text, domid) = ("without notifying", format!("domid={domid}"));
+    let (text, domid) = ("without a notification", format!("domid={domid}"));
     let names = |line: &&str| line.contains(text) && line.split(' ').any(|word| word == domid);
     world.log().lines().filter(names).count()
 }

@@ -51,7 +51,7 @@ fn length_over_the_limit_closes_a_socket() {
 
 /// Returns the lines of the log that say why a connection ended.
 fn given_up(world: &mut World) -> Vec<String> {
-    let text = "a connection is given up connection=";
+    let text = "connection stopped, protocol error connection=";
     let log = world.log();
     log.lines().filter_map(|line| line.split_once(text)).map(|it| it.1.to_owned()).collect()
 }

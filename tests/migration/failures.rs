@@ -149,10 +149,10 @@ fn silent_clients_make_room_for_a_waiting_one() {
     let mut waiting = Bulk::connect(&world.daemon);
     let (_, said) = waiting.export("5|");
     assert!(said.starts_with("5|OK|"), "{said}");
-    assert_eq!(world.log().matches("made room for another").count(), 1);
+    assert_eq!(world.log().matches("closed to serve another").count(), 1);
     // Once no client waits, the others keep their slots, however long they are silent.
     std::thread::sleep(Duration::from_millis(1500));
-    assert_eq!(world.log().matches("made room for another").count(), 1);
+    assert_eq!(world.log().matches("closed to serve another").count(), 1);
 }
 
 #[test]

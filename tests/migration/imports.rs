@@ -117,7 +117,7 @@ fn vm_subtree_imported_with_another_domain_is_accepted() {
         let name = format!("{vm}/name");
         to.admin.write(&name, "other").unwrap();
         let refused = bulk.import(&streams[1]);
-        let sentence = "domain 6 is occupied: there is a node /vm/uuid-5";
+        let sentence = "domid 6 is in use: node /vm/uuid-5";
         assert!(refused.starts_with(&format!("6|EEXIST|{sentence}")), "{refused}");
         to.admin.write(&name, "guest5").unwrap();
         to.admin.write(&format!("{vm}/more"), "").unwrap();
@@ -148,7 +148,7 @@ fn import_of_a_backend_fails_without_the_owner_of_its_directory() {
         let (stream, _) = Bulk::connect(&from.daemon).export("5|");
         let said = Bulk::connect(&to.daemon).import(&stream);
         let path = "/local/domain/7/backend/x/5";
-        let sentence = format!("{path} belongs to domain 7, which is not there");
+        let sentence = format!("{path} belongs to domain 7, which does not exist");
         assert_eq!(said, format!("5|EINVAL|domain 5: {sentence}|"));
         assert!(moves::nodes(to, 5).is_empty());
         // Its creator can also change it, which invalidates a mark, so the creator must be quiesced, too.
@@ -176,7 +176,7 @@ fn death_before_introduce_keeps_the_control_domains_nodes() {
         to.destroy(5);
         // Its partition is its own, and is removed with it.
         to.admin.next_event();
-        let not = "5|EINVAL|it did not come by an import, or was served since|";
+        let not = "5|EINVAL|it was not imported, or has been served since|";
         assert_eq!(bulk.ask(bulk::DISCARD, "5|", &[]), not);
         assert_eq!(to.admin.directory("/libxl/5").unwrap(), ["device"]);
         assert_eq!(to.admin.read("/local/domain/5"), Err("ENOENT".to_owned()));

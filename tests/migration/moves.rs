@@ -275,7 +275,7 @@ fn import_can_be_discarded() {
         inhabit(from, 5);
         let (stream, _) = Bulk::connect(&from.daemon).export("5|");
         let mut bulk = Bulk::connect(&to.daemon);
-        let not = "5|EINVAL|it did not come by an import, or was served since|";
+        let not = "5|EINVAL|it was not imported, or has been served since|";
         to.create(5);
         assert_eq!(bulk.ask(bulk::DISCARD, "5|", &[]), not);
         for introduced in [false, true] {
@@ -382,9 +382,9 @@ fn failed_import_is_named_and_the_others_succeed() {
         let lines: Vec<&str> = said.lines().collect();
         let [five, six, seven, eight] = lines[..] else { panic!("{said}") };
         assert!(five.starts_with("5|OK|1|"), "{five}");
-        assert_eq!(six, "6|EEXIST|domain 6 is occupied: it is introduced and served|");
-        assert_eq!(seven, "7|ENOENT|domain 7 is not there|");
-        assert_eq!(eight, "8|EEXIST|domain 8 is occupied: there is a node /libxl/8/x already|");
+        assert_eq!(six, "6|EEXIST|domid 6 is in use: it is introduced and served|");
+        assert_eq!(seven, "7|ENOENT|domain 7 does not exist|");
+        assert_eq!(eight, "8|EEXIST|domid 8 is in use: node /libxl/8/x already exists|");
         assert_eq!(to.admin.directory("/libxl/8").unwrap(), ["x"]);
         let vm = to.admin.read("/vm/uuid-8");
         assert_eq!(vm, Err("ENOENT".to_owned()), "all or nothing");
@@ -401,7 +401,8 @@ fn malformed_stream_changes_nothing() {
         let before = to.admin.directory("/").unwrap();
         assert_eq!(
             bulk.import(b"no stream"),
-            "-|EINVAL|record 0 at byte 0: it begins with \"no strea\", and is no \"xenstore\" stream|"
+            "-|EINVAL|record 0 at byte 0: it begins with \"no strea\" and is not a \"xenstore\" \
+             stream|"
         );
         for cut in [20, 100, stream.len() - 8] {
             let said = bulk.import(&stream[..cut]);

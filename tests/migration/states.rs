@@ -26,7 +26,7 @@ fn refused(world: &World, stream: &[u8]) -> String {
     let mut bulk = Bulk::connect(&world.daemon);
     let said = bulk.import(stream);
     assert_eq!(bulk.check(stream), said);
-    let why = said.strip_prefix("5|EEXIST|domain 5 is occupied: ");
+    let why = said.strip_prefix("5|EEXIST|domid 5 is in use: ");
     why.unwrap_or_else(|| panic!("{said}")).to_owned()
 }
 
@@ -54,24 +54,24 @@ fn states_are_reported_throughout_a_move() {
         };
         assert!(Bulk::connect(&to.daemon).import(&stream).starts_with("5|OK|1|"));
         assert_eq!(numbers(to)[1], source);
-        occupied_in(to, "arrived 1", "it is not introduced: xsctl introduce goes on with it");
+        occupied_in(to, "arrived 1", "not introduced: xsctl introduce continues");
         to.introduce(5);
-        occupied_in(to, "arrived-introduced 0", "was not served yet: xsctl unquiesce serves it");
+        occupied_in(to, "arrived-introduced 0", "not served yet: xsctl unquiesce serves it");
         assert_eq!(Bulk::connect(&to.daemon).ask(bulk::DISCARD, "5|", &[]), "5|OK|");
         assert_eq!(states(to, "5|"), only("absent 0"));
         assert_eq!(numbers(to)[1], 0, "it came from nowhere");
         assert!(Bulk::connect(&to.daemon).import(&stream).starts_with("5|OK|"));
         to.admin.request(op::INTRODUCE, 0, "5\x001\x001\0").unwrap();
 
-        occupied_in(from, "exported 0", "exported from here: xsctl release gives it up");
+        occupied_in(from, "exported 0", "exported from here: xsctl release ends it here");
         release(from, 5, bulk::mark(&said)).unwrap();
-        occupied_in(from, "left 0", "xsctl introduce takes it up again");
+        occupied_in(from, "left 0", "reconnect it with xsctl introduce");
         assert_eq!(numbers(from), [source, 0]);
         unquiesce(to, "5").unwrap();
         occupied_in(to, "running 0", "it is introduced and served");
         assert_eq!(numbers(to)[1], source, "it is known where it came from");
         quiesce(to, "5").unwrap();
-        occupied_in(to, "quiesced 0", "no import brought it: xsctl unquiesce serves it");
+        occupied_in(to, "quiesced 0", "was not imported: xsctl unquiesce serves it");
     });
 }
 

@@ -57,7 +57,7 @@ fn domain_of_another_running_move_is_left_to_it() {
         hold.reached.recv_timeout(HANG).unwrap();
         let second = xsctl(&["move", "--socket", &from, "--to", &socket(&b), "--domains", "1-9"]);
         assert_eq!(second.code, 6, "{second:?}");
-        assert!(second.err.contains("another xsctl move between these daemons is under way"));
+        assert!(second.err.contains("another xsctl move between these daemons is in progress"));
         drop(hold);
         let first = Run::of(tool.wait_with_output().unwrap());
         assert_eq!(first.code, if is_moved { 0 } else { 6 }, "{first:?}");

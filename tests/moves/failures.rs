@@ -344,15 +344,15 @@ fn released_domain_can_be_introduced_at_the_source() {
     is_released(&mut a, 3);
     let run = xsctl(&["introduce", "--socket", &from, "--domains", "1,3"]);
     assert_eq!((run.code, run.err.lines().count()), (6, 2), "{run:?}");
-    assert!(run.err.contains("domain 1: it is introduced already"), "{run:?}");
-    assert!(run.err.contains("domain 3: there is no /local/domain/3/store/port"), "{run:?}");
+    assert!(run.err.contains("domain 1: it is already introduced"), "{run:?}");
+    assert!(run.err.contains("domain 3: /local/domain/3/store/port does not exist"), "{run:?}");
     let port = a.ports[&3].to_string();
     well(&["introduce", "--socket", &from, "--domains", "3", "--port", &port]);
     let run = xsctl(&["introduce", "--socket", &from, "--domains", "1-9"]);
     assert_eq!((run.code, run.out.as_str()), (6, ""), "{run:?}");
     a.admin.write("/local/domain/9/store/port", "many").unwrap();
     let run = xsctl(&["introduce", "--socket", &from, "--domains", "9"]);
-    assert!(run.err.starts_with("xsctl: domain 9: /local/domain/9/store/port is no number"));
+    assert!(run.err.starts_with("xsctl: domain 9: /local/domain/9/store/port is not a number"));
 
     well(&["unquiesce", "--socket", &from, "--domains", "1-3"]);
     for domid in [1, 2, 3] {

@@ -100,19 +100,20 @@ fn malformed_libxl_file_fails_with_the_offset() {
     let held = tempfile::tempdir().unwrap();
     let node = record(7, b"\x01\0\0\0/local/domain/7\x001\0n7\0");
     for (records, said) in [
-        (&[][..], "at byte 16: the stream ends before it does"),
-        (std::slice::from_ref(&node), "at byte 56: the stream ends before it does"),
+        (&[][..], "at byte 16: the stream ends within the record"),
+        (std::slice::from_ref(&node), "at byte 56: the stream ends within the record"),
         (
             &[record(7, b"\x09\0\0\0"), record(0, b"")],
-            "the record at byte 16, of version 8 of the design: its type cannot be 9",
+            "record at byte 16, of version 8 of the design: its type cannot be 9",
         ),
         (
             &[node.clone(), record(7, b"\x02\0\0\0data\0t"), record(0, b"")],
-            "of version 6 of the design: its token is no string with a NUL at its end",
+            "of version 6 of the design: its token is not a NUL-terminated string",
         ),
         (
             &[record(1, b""), vec![0; 40]],
-            "at byte 16: it begins with \"\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\", and is no image of libxc",
+            "at byte 16: it begins with \"\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\" and is not a \
+             libxc image",
         ),
         (&[record(1, b""), image()[..64].to_vec()], "at byte 16: "),
     ] {
@@ -133,13 +134,13 @@ fn malformed_libxl_file_fails_with_the_offset() {
     }
     let path = held.path().join("domain");
     for (bytes, said) in [
-        (&b"no stream"[..], "it begins with \"no strea\", and is no stream of libxl"),
-        (b"LibxlFmt\0\0\0\x03\0\0\0\0", "version 3 is not known"),
-        (b"LibxlFmt\0\0\0\x02\0\0\0\x04", "flags 0x4 are not known"),
-        (b"LibxlFmt\0\0\0\x02\0\0\0\x02", "at byte 16: the stream ends before it does"),
-        (b"LibxlFmt\0\0", "reaches past its end"),
-        (b"Libxl", "it begins with \"Libxl\", and is no stream of libxl"),
-        (b"", "it is empty, and no stream of libxl"),
+        (&b"no stream"[..], "it begins with \"no strea\" and is not a libxl stream"),
+        (b"LibxlFmt\0\0\0\x03\0\0\0\0", "unknown version 3"),
+        (b"LibxlFmt\0\0\0\x02\0\0\0\x04", "unknown flags 0x4"),
+        (b"LibxlFmt\0\0\0\x02\0\0\0\x02", "at byte 16: the stream ends within the record"),
+        (b"LibxlFmt\0\0", "extends past its end"),
+        (b"Libxl", "it begins with \"Libxl\" and is not a libxl stream"),
+        (b"", "it is empty, not a libxl stream"),
     ] {
         fs::write(&path, bytes).unwrap();
         let run = xsctl(&[

@@ -99,8 +99,8 @@ fn vm_subtree_left_out_of_a_move_is_named() {
     }
     let said = |domid| {
         format!(
-            "domain {domid}: left out: /vm/u{domid}, which its node vm names: the domain can write \
-             that node\n"
+            "domain {domid}: left out: /vm/u{domid}, named by its node vm, which the domain can \
+             write\n"
         )
     };
     let held = tempfile::tempdir().unwrap();
@@ -128,8 +128,8 @@ fn move_without_a_daemon_changes_nothing() {
     let (mut a, b) = worlds([1]);
     let nowhere = text(&b.daemon.path("nowhere"));
     for (from, to, said) in [
-        (&socket(&a), &nowhere, "no connection: No such file"),
-        (&nowhere, &socket(&a), "no connection: No such file"),
+        (&socket(&a), &nowhere, "cannot connect: No such file"),
+        (&nowhere, &socket(&a), "cannot connect: No such file"),
     ] {
         let run = xsctl(&["move", "--socket", from, "--to", to, "--domains", "1"]);
         assert_eq!((run.code, run.out.as_str()), (5, ""), "{run:?}");
@@ -138,7 +138,9 @@ fn move_without_a_daemon_changes_nothing() {
     let run = xsctl(&["move", "--socket", &socket(&a), "--to", &socket(&b), "--domains", "2-9"]);
     assert_eq!(run.code, 6, "{run:?}");
     assert!(
-        run.err.ends_with("none of these domains is at the first, or came to the second\n"),
+        run.err.ends_with(
+            "none of these domains is at the source or was imported at the destination\n"
+        ),
         "{run:?}"
     );
     // A move to the same daemon is refused.
@@ -158,7 +160,7 @@ fn daemon_without_extensions_is_recognized() {
     });
     let run = xsctl(&["move", "--socket", &socket(&a), "--to", &text(&path), "--domains", "1"]);
     assert_eq!(run.code, 5);
-    assert!(run.err.contains("it has no socket for migration"), "{run:?}");
+    assert!(run.err.contains("it has no migration socket"), "{run:?}");
     let run = xsctl(&["quiesce", "--socket", &text(&path), "--domains", "1,2"]);
     assert_eq!((run.code, run.err.lines().count()), (6, 2));
     assert!(run.err.contains("ENOSYS: this daemon has no such operation"), "{run:?}");

@@ -223,7 +223,7 @@ fn import_of_another_hosts_domain_is_left_alone() {
     well(&["unquiesce", "--socket", &socket(&b), "--domains", "1"]);
     let (error, states) = left(&a, &b);
     assert_eq!(states, ["served", "served"]);
-    let said = "it is served at the source, and another one of this number is served at the \
+    let said = "it is served at the source, and another domain with this domid is served at the \
                 destination";
     assert_eq!(error, said);
 }
@@ -255,8 +255,7 @@ fn rerun_counts_moved_domains_and_reports_unknown_ones() {
     assert!(error.ends_with(&take_up), "{error}");
     let run = xsctl(&["move", "--domains", "4000", "--socket", &from, "--to", &to]);
     assert_eq!(run.code, 6);
-    let said = "xsctl: domain 4000: there is no domain 4000 at the source, and none at the \
-                destination\n";
+    let said = "xsctl: domain 4000: there is no domain 4000 at the source or the destination\n";
     assert_eq!((run.err.as_str(), &run.out[..22]), (said, "moved 0 of 1 domain, i"));
     is_served(&mut b, 1);
 }

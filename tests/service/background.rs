@@ -71,25 +71,22 @@ fn second_start_finds_the_first_and_names_differing_options() {
     let (pid, socket) = (daemon.0.as_raw_nonzero(), place.path("socket"));
     let version = env!("CARGO_PKG_VERSION");
     let serves_already =
-        format!("process {pid}, version {version}, serves {} already", socket.display());
+        format!("process {pid}, version {version}, already serves {}", socket.display());
     assert_accepts(&place.daemon(START).output().unwrap(), &serves_already);
 
     let other = format!("{START} --shards 17 --quota nodes=7 -T @log -w watch-event=3");
     let trace = place.path("log");
     let differing = format!(
-        "{serves_already}; it keeps the options it was started with: --shards {} and not 17, \
-         --trace-file none and not {}, --trace-control none and not obj,io, \
-         --timeout watch-event 20 and not 3, --quota nodes 1000 and not 7",
+        "{serves_already}; it keeps its own options: --shards {}, not 17, --trace-file none, not \
+         {}, --trace-control none, not obj,io, --timeout watch-event 20, not 3, --quota nodes \
+         1000, not 7",
         std::thread::available_parallelism().unwrap(),
         trace.display(),
     );
     assert_accepts(&place.daemon(&other).output().unwrap(), &differing);
     let without = place.daemon("--config @conf.toml").output().unwrap();
-    let pid_file = format!("--pid-file {} and not none", place.path("pid").display());
-    assert_accepts(
-        &without,
-        &format!("{serves_already}; it keeps the options it was started with: {pid_file}"),
-    );
+    let pid_file = format!("--pid-file {}, not none", place.path("pid").display());
+    assert_accepts(&without, &format!("{serves_already}; it keeps its own options: {pid_file}"));
     assert!(serves(&socket));
     assert_eq!(fs::read_to_string(place.path("pid")).unwrap(), format!("{pid}\n"));
 
@@ -114,8 +111,7 @@ fn second_start_accepts_a_daemon_of_an_older_version() {
     let (pid, socket) = (daemon.0.as_raw_nonzero(), place.path("socket"));
     fs::write(place.path("socket.lock"), format!("{pid}\n")).unwrap();
     let sentence = format!(
-        "process {pid}, of an older version that does not say which, serves {} already; options are \
-         not compared",
+        "process {pid}, of an unknown older version, already serves {}; options are not compared",
         socket.display()
     );
     assert_accepts(&place.daemon(&format!("{START} --shards 17")).output().unwrap(), &sentence);

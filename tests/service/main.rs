@@ -40,7 +40,7 @@ fn daemon_serves_until_a_signal_and_removes_its_files() {
 
         let (status, text) = daemon.end(signal);
         assert_eq!(status.code(), Some(0), "{text}");
-        assert!(text.contains("info asked to stop by signal"), "{text}");
+        assert!(text.contains("info stopping on signal"), "{text}");
         assert!(text.ends_with("info stopped\n"), "{text}");
         for left in ["socket", "socket.migration", "sim", "pid"] {
             assert!(!place.path(left).exists(), "{left}");
@@ -94,7 +94,7 @@ fn served_socket_or_other_file_is_left_alone() {
     assert_eq!(place.serve("").end(Signal::TERM).0.code(), Some(0));
 
     fs::write(place.path("socket"), "precious").unwrap();
-    assert_fails(&place.daemon("").output().unwrap(), 7, "is no socket; remove it");
+    assert_fails(&place.daemon("").output().unwrap(), 7, "is not a socket; remove it");
     assert_eq!(fs::read(place.path("socket")).unwrap(), b"precious");
 }
 
@@ -103,7 +103,7 @@ fn unusable_paths_are_named_with_a_remedy() {
     let place = Place::new();
     let long = "x".repeat(108);
     let fitting = "x".repeat(107 - place.path("").as_os_str().len());
-    let missing = format!("does not exist; make it with: mkdir -p {}", place.path("a").display());
+    let missing = format!("does not exist; create it with: mkdir -p {}", place.path("a").display());
     for (options, code, sentence) in [
         (format!("--socket /{long}"), 6, "has 109 bytes, and the system allows 107"),
         (format!("--sim-socket @{fitting}x"), 6, "has 108 bytes, and the system allows 107"),
@@ -111,8 +111,8 @@ fn unusable_paths_are_named_with_a_remedy() {
         ("--pid-file @a/pid".into(), 5, missing.as_str()),
         ("--trace-file @a/log".into(), 5, missing.as_str()),
         // In `/sys` not even root may create files.
-        ("--socket /sys/socket".into(), 4, "no permission for /sys/socket.lock; run as root, or"),
-        ("--pid-file /sys/pid".into(), 4, "no permission for /sys/pid; run as root, or"),
+        ("--socket /sys/socket".into(), 4, "permission denied: /sys/socket.lock; run as root, or"),
+        ("--pid-file /sys/pid".into(), 4, "permission denied: /sys/pid; run as root, or"),
     ] {
         assert_fails(&place.daemon(&options).output().unwrap(), code, sentence);
         assert!(!place.path("socket").exists(), "{options}");
@@ -189,14 +189,14 @@ fn start_without_options_prints_how_to_connect() {
 fn check_config_names_file_and_line() {
     let place = Place::new();
     for (name, text, code, answer) in [
-        ("good.toml", "shards = 2\n", 0, "good.toml: nothing is wrong with it\n"),
+        ("good.toml", "shards = 2\n", 0, "good.toml: no errors found\n"),
         ("bad.toml", "shards = 2\n[log]\ncolour = 1\n", 2, "bad.toml:3: unknown field `colour`"),
-        ("good.conf", "quota-maxentity = 5\n", 0, "good.conf: nothing is wrong with it\n"),
+        ("good.conf", "quota-maxentity = 5\n", 0, "good.conf: no errors found\n"),
         ("note.conf", "persistent = true\n", 0, "note: persistent = true is ignored: the store"),
         ("bad.conf", "# x\n\nquota-maxnodes = 5\n", 2, "bad.conf:3: unknown key"),
         ("flag.conf", "quota-activate = 1\n", 2, "flag.conf:1: expected true or false, not \"1\""),
         ("line.conf", "quota-maxentity\n", 2, "line.conf:1: expected name = value"),
-        ("domid.toml", "priv-domid = 40000\n", 2, "priv-domid: 40000 is no domain's number"),
+        ("domid.toml", "priv-domid = 40000\n", 2, "priv-domid: 40000 is not a valid domid"),
     ] {
         fs::write(place.path(name), text).unwrap();
         let output = place.daemon(&format!("--check-config --config @{name}")).output().unwrap();

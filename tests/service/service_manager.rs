@@ -84,7 +84,8 @@ fn client_socket_is_found_among_several_inherited_ones() {
     let daemon = Serving(handed_over(&daemon, &[&read_only, &listener]).spawn().unwrap());
     assert!(serves(&place.path("socket")));
     let (_, text) = daemon.end(Signal::TERM);
-    assert!(text.contains("socket_ro too, which this daemon does not serve"), "{text}");
+    assert!(text.contains("socket of the service manager ignored: "), "{text}");
+    assert!(text.contains("socket_ro"), "{text}");
 }
 
 #[test]
@@ -108,7 +109,7 @@ fn unusable_inherited_socket_is_refused_with_the_reason() {
     let connected = std::os::unix::net::UnixStream::pair().unwrap().0;
     let connected = UnixListener::from(OwnedFd::from(connected));
     let output = handed_over(&place.daemon(""), &[&connected]).output().unwrap();
-    assert_fails(&output, 2, "it does not listen");
+    assert_fails(&output, 2, "it is not listening");
 }
 
 /// Starts a daemon; returns it and its message to the notification socket `name`.
@@ -146,7 +147,7 @@ fn failure_to_notify_the_service_manager_is_logged() {
     wait_for("a daemon", || serves(&place.path("socket")).then_some(()));
     let (status, text) = daemon.end(Signal::TERM);
     assert_eq!(status.code(), Some(0));
-    assert!(text.contains("warning the service manager cannot be notified"), "{text}");
+    assert!(text.contains("warning cannot notify the service manager"), "{text}");
 }
 
 /// The units of dist/, with the daemon's program replaced by one that exists.

@@ -10,7 +10,7 @@ here=$PWD
 case $debian in
 bookworm) xen=4.17 magic=$'\xfd7zXZ' decompress="xz -dc --single-stream" ;;
 trixie) xen=4.20 magic=$'\x28\xb5\x2f\xfd' decompress="from_root $vm/qemu zstd bin/zstd -dc" ;;
-*) echo "which Xen Debian $debian has is not known here" >&2; exit 1 ;;
+*) echo "unknown version of Xen in Debian $debian" >&2; exit 1 ;;
 esac
 
 # The image is current if these same files built it.

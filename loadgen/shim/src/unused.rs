@@ -3,7 +3,7 @@
 
 /// Aborts the process: no return value would be correct.
 fn called(name: &str) -> ! {
-    eprintln!("{name} is not to be had on the simulated host");
+    eprintln!("{name} is not available on the simulated host");
     std::process::abort()
 }
 

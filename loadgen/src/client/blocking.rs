@@ -53,7 +53,7 @@ impl Blocking {
             return Ok(Err(String::from_utf8_lossy(name).into_owned()));
         }
         if replied != kind as u32 {
-            wrong!("{} was answered by message {replied}", kind.name());
+            wrong!("the reply to {} has type {replied}", kind.name());
         }
         Ok(Ok(payload))
     }
@@ -62,7 +62,7 @@ impl Blocking {
     pub fn must(&mut self, kind: Operation, payload: &[u8]) -> Result<Vec<u8>> {
         self.request(kind, 0, payload)?.map_err(|errno| {
             let asked = String::from_utf8_lossy(payload);
-            ClientError::Wrong(format!("{} of {asked:?} was answered by {errno}", kind.name()))
+            ClientError::Wrong(format!("{} of {asked:?} failed with {errno}", kind.name()))
         })
     }
 
@@ -75,7 +75,7 @@ impl Blocking {
     /// Reads a node's value, which must be a number.
     pub fn number(&mut self, path: &str) -> Result<u64> {
         let text = self.text(path)?;
-        text.parse().map_err(|_| ClientError::Wrong(format!("{path} is {text:?}, no number")))
+        text.parse().map_err(|_| ClientError::Wrong(format!("{path} is {text:?}, not a number")))
     }
 
     /// Lists a node's children, each with its NUL; `path` ends in a NUL too. Reads the list in parts if it does not
@@ -83,7 +83,7 @@ impl Blocking {
     pub fn directory(&mut self, path: &[u8]) -> Result<Vec<u8>> {
         match self.request(Operation::Directory, 0, path)? {
             Ok(children) => return Ok(children),
-            Err(errno) if errno != "E2BIG" => wrong!("DIRECTORY was answered by {errno}"),
+            Err(errno) if errno != "E2BIG" => wrong!("DIRECTORY failed with {errno}"),
             Err(_) => {}
         }
         let mut children = Vec::new();
@@ -132,7 +132,7 @@ impl Blocking {
         if self.events.is_empty()
             && let Some(reply) = self.take()?
         {
-            wrong!("a reply that nobody asked for: {reply:?}");
+            wrong!("unsolicited reply: {reply:?}");
         }
         Ok(self.events.pop_front().unwrap_or_default())
     }
@@ -168,7 +168,7 @@ impl Blocking {
         }
         match event(&payload) {
             Some((path, token)) => self.events.push_back((path.into(), token.into())),
-            None => wrong!("no event: {payload:?}"),
+            None => wrong!("not an event: {payload:?}"),
         }
         Ok(None)
     }

@@ -99,7 +99,7 @@ impl State {
             if message.kind == WATCH_EVENT {
                 count(&self.stage.counts.events);
                 let Some((path, token)) = event(message.payload) else {
-                    wrong!("no event: {message:?}");
+                    wrong!("not an event: {message:?}");
                 };
                 if let Some(recording) = &mut *recording {
                     recording.told(self.number, path, token);
@@ -112,10 +112,12 @@ impl State {
                 }
                 continue;
             }
-            let Some(asked) = inside.waiting.pop_front() else { wrong!("not asked: {message:?}") };
+            let Some(asked) = inside.waiting.pop_front() else {
+                wrong!("unsolicited reply: {message:?}")
+            };
             let answers = message.kind == asked.kind as u32 || message.kind == ERROR;
             if !answers || (message.req_id, message.tx_id) != (asked.req_id, asked.tx_id) {
-                wrong!("{} {} was answered by {message:?}", asked.kind.name(), asked.req_id);
+                wrong!("the reply to {} {} is {message:?}", asked.kind.name(), asked.req_id);
             }
             let reply = match message.kind {
                 ERROR => {
@@ -255,7 +257,7 @@ impl Client {
     pub async fn must(&self, kind: Operation, tx_id: u32, payload: &[u8]) -> Result<Vec<u8>> {
         self.request(kind, tx_id, payload).await?.map_err(|errno| {
             let asked = String::from_utf8_lossy(payload);
-            ClientError::Wrong(format!("{} of {asked:?} was answered by {errno}", kind.name()))
+            ClientError::Wrong(format!("{} of {asked:?} failed with {errno}", kind.name()))
         })
     }
 
@@ -274,7 +276,7 @@ impl Client {
         match self.request(Operation::TransactionEnd, tx_id, b"T\0").await? {
             Ok(_) => Ok(true),
             Err(errno) if errno == "EAGAIN" => Ok(false),
-            Err(errno) => wrong!("the end of a transaction was answered by {errno}"),
+            Err(errno) => wrong!("TRANSACTION_END failed with {errno}"),
         }
     }
 
@@ -306,7 +308,7 @@ impl Client {
         match self.request(Operation::Read, 0, &words(&[path])).await? {
             Ok(value) => Ok(Some(String::from_utf8_lossy(&value).into_owned())),
             Err(errno) if errno == "ENOENT" => Ok(None),
-            Err(errno) => wrong!("READ of {path} was answered by {errno}"),
+            Err(errno) => wrong!("READ of {path} failed with {errno}"),
         }
     }
 

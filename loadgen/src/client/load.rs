@@ -116,7 +116,7 @@ impl Load {
 
     fn wait(&mut self, events: &mut Events) -> Result<()> {
         match self.poll.poll(events, Some(TIMEOUT)) {
-            Ok(()) if events.is_empty() => wrong!("no reply for {TIMEOUT:?}"),
+            Ok(()) if events.is_empty() => wrong!("timed out: no reply for {TIMEOUT:?}"),
             Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error.into()),
             _ => Ok(()),
         }
@@ -169,7 +169,7 @@ impl Lane {
         let mut taken = 0;
         while let Some(message) = self.connection.message()? {
             let Some(waiting) = self.waiting.pop_front() else {
-                wrong!("nobody asked: {message:?}")
+                wrong!("unsolicited reply: {message:?}")
             };
             check(&message, &waiting, &mix[waiting.part].1[waiting.index], framing_only)?;
             record(&mut tally.latency, now - waiting.sent);
@@ -191,20 +191,20 @@ fn check(
 ) -> Result<()> {
     let name = request.kind.name();
     if message.kind == WATCH_EVENT {
-        wrong!("an event that nobody watches for: {message:?}");
+        wrong!("event without a watch: {message:?}");
     }
     if message.req_id != waiting.req_id || message.tx_id != 0 {
-        wrong!("{name} {} was answered by {message:?}", waiting.req_id);
+        wrong!("the reply to {name} {} is {message:?}", waiting.req_id);
     }
     if framing_only {
         return Ok(());
     }
     if message.kind == ERROR || message.kind != request.kind as u32 {
-        wrong!("{name} was answered by {message:?}");
+        wrong!("the reply to {name} is {message:?}");
     }
     if !request.expect.matches(message.payload) {
         let payload = String::from_utf8_lossy(message.payload);
-        wrong!("{name} was answered with {payload:?}, not {:?}", request.expect);
+        wrong!("the reply to {name} is {payload:?}, not {:?}", request.expect);
     }
     Ok(())
 }

@@ -114,7 +114,7 @@ impl Paced {
                 polled => polled?,
             }
             if events.is_empty() {
-                wrong!("no reply for {TIMEOUT:?}");
+                wrong!("timed out: no reply for {TIMEOUT:?}");
             }
             if events.iter().any(|event| event.token() == LINK) {
                 self.take(request, &mut waiting, &mut answered)?;
@@ -131,12 +131,14 @@ impl Paced {
         self.connection.receive()?;
         let now = Instant::now();
         while let Some(message) = self.connection.message()? {
-            let Some((req_id, due)) = waiting.pop_front() else { wrong!("not asked: {message:?}") };
+            let Some((req_id, due)) = waiting.pop_front() else {
+                wrong!("unsolicited reply: {message:?}")
+            };
             let answers = message.req_id == req_id
                 && (self.framing_only
                     || message.kind != ERROR && request.expect.matches(message.payload));
             if !answers {
-                wrong!("{} {req_id} was answered by {message:?}", request.kind.name());
+                wrong!("the reply to {} {req_id} is {message:?}", request.kind.name());
             }
             answered(due, now.saturating_duration_since(due));
         }

@@ -179,7 +179,7 @@ impl Stage {
     pub fn run(&self, limit: Duration) -> Result<()> {
         match self.run_for(limit)? {
             0 => Ok(()),
-            left => wrong!("{left} clients are not done after {limit:?}"),
+            left => wrong!("timed out: {left} clients are not finished after {limit:?}"),
         }
     }
 

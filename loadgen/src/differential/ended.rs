@@ -24,7 +24,7 @@ impl Ends {
     pub fn count(&mut self, seed: u64, during: impl fmt::Display, status: ExitStatus, log: &str) {
         self.times += 1;
         self.first.get_or_insert_with(|| {
-            let last = log.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no last words");
+            let last = log.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no output");
             let end = last.floor_char_boundary(LAST_WORDS);
             format!("sequence {seed}, {during}\n  {status}: {}", &last[..end])
         });

@@ -99,7 +99,7 @@ impl Line {
                 Arrived { kind: WATCH_EVENT, payload, .. } if payload == event => return Ok(()),
                 Arrived { kind: WATCH_EVENT, payload, .. } => self.events.push(payload),
                 Arrived { kind, .. } => {
-                    return Err(unasked(format!("message {kind} that nobody asked for")));
+                    return Err(unasked(format!("unsolicited message {kind}")));
                 }
             }
         }

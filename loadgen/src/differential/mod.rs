@@ -76,8 +76,7 @@ fn again(trial: &mut Trial, tally: &mut Tally) -> io::Result<Option<String>> {
                 Ok(()) => continue,
                 Err(error) if target == Target::Ours => {
                     let (seed, log) = (trial.seed, world.log());
-                    let text =
-                        format!("ours does not answer after sequence {seed}: {error}\n{log}");
+                    let text = format!("ours does not reply after sequence {seed}: {error}\n{log}");
                     return Ok(Some(text));
                 }
                 Err(error) => drop(trial.lose(number, "after its end", &error, tally)),
@@ -102,7 +101,7 @@ fn named(target: &Target, error: &io::Error) -> io::Error {
 pub fn run(plan: &Plan) -> io::Result<(String, bool)> {
     let forgotten = match &plan.forget {
         Some(name) => Some(known::named(name).ok_or_else(|| {
-            let text = format!("no known difference is called {name}");
+            let text = format!("unknown difference {name}");
             io::Error::new(io::ErrorKind::InvalidInput, text)
         })?),
         None => None,
@@ -117,7 +116,7 @@ pub fn run(plan: &Plan) -> io::Result<(String, bool)> {
         let steps = Generator::sequence(seed);
         if let Some(found) = trial.run(&steps, &mut tally) {
             let short = minimise::minimise(&steps, &found, forgotten)?;
-            return Ok((format!("sequence {seed}, as short as it shows:\n{short}"), false));
+            return Ok((format!("sequence {seed}, reduced:\n{short}"), false));
         }
         if let Some(wrong) = again(&mut trial, &mut tally)? {
             return Ok((wrong, false));
@@ -140,7 +139,8 @@ fn report(tally: &Tally) -> String {
     {
         let _ = writeln!(
             text,
-            "{target}: {compared} steps compared; left {left} sequences early, after a difference that is known"
+            "{target}: {compared} steps compared; ended {left} sequences early, after a known \
+             difference"
         );
     }
     for (target, ends) in TARGETS[1..].iter().zip(&tally.ended) {
@@ -149,14 +149,14 @@ fn report(tally: &Tally) -> String {
             Some(first) => {
                 writeln!(
                     text,
-                    "{target} is {version}, and ENDED BY ITSELF in {times} sequences, first in {first}"
+                    "{target} is {version}, and EXITED in {times} sequences, first in {first}"
                 )
             }
             None => writeln!(text, "{target} is {version}"),
         };
     }
     let _ =
-        writeln!(text, "known differences (docs/COMPATIBILITY.md), and how often they were met:");
+        writeln!(text, "known differences (docs/COMPATIBILITY.md) and how often they occurred:");
     for known in known::all() {
         let times = tally.known.get(known.name).copied().unwrap_or_default();
         let _ = writeln!(text, "{times:>9}  {}", known.name);

@@ -129,7 +129,7 @@ impl Trial {
     /// Returns the difference of a daemon that hangs, or of our own if it has ended.
     fn silence(&self, at: At<'_>, number: usize, error: &io::Error) -> Difference {
         let World { target, .. } = &self.worlds[number];
-        let kind = format!("{target} does not answer: {:?}", error.kind());
+        let kind = format!("{target} does not reply: {:?}", error.kind());
         let text = format!("{at}\n  {target}: {error}\n{}", self.worlds[number].log());
         Difference { at: at.0, kind, text }
     }

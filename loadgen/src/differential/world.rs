@@ -298,7 +298,10 @@ impl World {
 /// Fails on an error reply: the harness makes no request that a daemon may refuse.
 fn must(reply: Reply) -> io::Result<()> {
     if reply.kind == ERROR {
-        let text = format!("the harness was refused: {}", super::step::show(&reply.payload));
+        let text = format!(
+            "the daemon refused a request of the harness: {}",
+            super::step::show(&reply.payload)
+        );
         return Err(io::Error::new(io::ErrorKind::InvalidData, text));
     }
     Ok(())

@@ -60,7 +60,7 @@ fn commit() -> String {
         .output();
     let said = said.ok().filter(|output| output.status.success());
     let text = said.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
-    text.unwrap_or_else(|| "not known: the sources are not here".to_owned())
+    text.unwrap_or_else(|| "unknown: the sources are not here".to_owned())
 }
 
 /// Formats a time to the minute, in UTC.

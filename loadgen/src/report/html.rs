@@ -22,8 +22,8 @@ const TARGETS: [(&str, &str); 5] = [
     ("ours", "this project's daemon"),
     ("c", "Debian's C xenstored, Xen 4.17"),
     ("ocaml", "Debian's oxenstored, Xen 4.17"),
-    ("echo", "a server that answers without looking: the machine's limit"),
-    ("socket", "somebody's daemon"),
+    ("echo", "a server that replies without a store: the machine's limit"),
+    ("socket", "a daemon given by its socket"),
 ];
 
 /// Formats the outcomes as a page.
@@ -59,7 +59,9 @@ fn extent(header: &Header, outcomes: &[Outcome]) -> String {
     let (done, all) = (outcomes.len(), header.scenarios);
     match done == all {
         true => format!("{all} scenarios in {seconds:.0} s"),
-        false => format!("<b>{done} of {all} scenarios: the run goes on, or was broken off</b>"),
+        false => {
+            format!("<b>{done} of {all} scenarios: the run is in progress, or was interrupted</b>")
+        }
     }
 }
 
@@ -109,8 +111,7 @@ fn standing(page: &mut String, compared: &[Compared<'_>]) {
     }
     page.push_str(
         "<section id=\"standing\"><h2>Beside the peers</h2><p class=\"about\">Throughput, CPU, p50 \
-         and p99 of each case that both were asked and finished, in which they differ by a tenth or \
-         more.</p>",
+         and p99 of each case that both ran and finished, where they differ by a tenth or more.</p>",
     );
     let of = |side| compared.iter().filter(move |one| one.standing() == side);
     let list = |page: &mut String, ones: &mut dyn Iterator<Item = &Compared<'_>>| {
@@ -121,7 +122,7 @@ fn standing(page: &mut String, compared: &[Compared<'_>]) {
         page.push_str("</ul>");
     };
     match of(Standing::Behind).count() {
-        0 => page.push_str("<p>Ours is worse nowhere.</p>"),
+        0 => page.push_str("<p>Ours is worse in no figure.</p>"),
         count => {
             let _ = write!(page, "<h3 class=\"worse\">Ours is worse: {count}</h3>");
             list(page, &mut of(Standing::Behind));
@@ -138,9 +139,9 @@ fn goals(page: &mut String, outcomes: &[Outcome]) {
         return;
     }
     page.push_str(
-        "<section><h2>Targets</h2><p class=\"about\">What our daemon is to reach. Each line says what \
-         is looked at and its bound in words, then what was found and the bound in figures.</p>\
-         <ul class=\"goals\">",
+        "<section><h2>Targets</h2><p class=\"about\">Targets of our daemon. Each line has the \
+         figure and its bound in words, then the measured value and the bound in numbers.</p><ul \
+         class=\"goals\">",
     );
     for goal in outcomes.iter().flat_map(|outcome| &outcome.goals) {
         let (class, mark) = match goal.reached {
@@ -270,8 +271,8 @@ fn all_latencies(page: &mut String, outcome: &Outcome) {
         let open = if plots.matches("<svg").count() > 2 { "" } else { " open" };
         let _ = write!(
             page,
-            "<details{open}><summary>Latencies: so many percent of all took so long at most \
-             (logarithmic)</summary><div class=\"plots\">{plots}</div></details>"
+            "<details{open}><summary>Latencies by percentile (logarithmic)</summary><div \
+             class=\"plots\">{plots}</div></details>"
         );
     }
 }

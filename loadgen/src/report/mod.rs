@@ -44,7 +44,7 @@ fn rows(outcome: &Outcome) -> Vec<Row<'_>> {
         }
         for (missing, _) in outcome.failures() {
             let Some(place) = missing.cases.iter().position(|name| name == case) else { continue };
-            let note = if place == 0 { "FAILED" } else { "not asked after its failure" };
+            let note = if place == 0 { "FAILED" } else { "left out after its failure" };
             let target = missing.target.to_string();
             match rows.iter_mut().find(|row| row.case == case && row.target == target) {
                 Some(row) => row.note = format!("FAILED in round {}", row.rounds() + 1),
@@ -81,7 +81,7 @@ fn notes(outcome: &Outcome) -> Vec<String> {
         let Some(unfinished) = row.unfinished() else { continue };
         let done = done(&unfinished, &format!(" {}s", outcome.unit));
         notes.push(format!(
-            "not done: {}, {}: {done} in {:.0} s, so there are no figures for each",
+            "not finished: {}, {}: {done} in {:.0} s, so there are no figures for each",
             row.target, row.case.name, unfinished.seconds
         ));
     }
@@ -100,7 +100,7 @@ fn notes(outcome: &Outcome) -> Vec<String> {
             true => String::new(),
             false => format!(", {}", cases.join(", ")),
         };
-        notes.push(format!("not asked: {}{cases}: {why}", targets.join(" and ")));
+        notes.push(format!("left out: {}{cases}: {why}", targets.join(" and ")));
     }
     notes
 }
@@ -202,9 +202,10 @@ mod tests {
                 "100 ms", // Ours: 30 s of CPU for 300.
                 // The median over the rounds, as in the column "done".
                 "149 of 300 done (121 to 300 by round)",
-                "not done: c, 300 domains: 149 of 300 domains done (121 to 300 by round) in 40 s",
-                "not asked: echo: no guests",
-                "not asked: c and ocaml, 1000 domains: too many",
+                "not finished: c, 300 domains: 149 of 300 domains done (121 to 300 by round) in \
+                 40 s",
+                "left out: echo: no guests",
+                "left out: c and ocaml, 1000 domains: too many",
             ] {
                 assert!(text.contains(part), "{part} is missing:\n{text}");
             }

@@ -61,8 +61,10 @@ em.note { color: var(--bad); font-style: normal; }
 "#;
 
 /// The foot, which explains the figures.
-pub const FOOT: &str = "<p class=\"about\">Figures are medians of the rounds, below each and on the \
-    bars the least and the most of them; k are thousands, M millions, us microseconds. CPU is the \
-    daemon's own, of all its threads but the simulated host's, by the scheduler's count; user and \
-    system are its parts by the kernel's clock. Latencies of a closed loop count from sending; \
-    where a rate is fixed, from when a request was to be sent.</p></body></html>\n";
+pub const FOOT: &str = "<p class=\"about\">Figures are medians of the rounds, below each and on \
+                        the bars the least and the most of them; k are thousands, M millions, us \
+                        microseconds. CPU is the daemon's own, of all its threads but the \
+                        simulated host's, by the scheduler's count; user and system are its parts \
+                        by the kernel's clock. Latencies of a closed loop count from sending; at a \
+                        fixed rate, from the time for which the request was \
+                        scheduled.</p></body></html>\n";

@@ -48,11 +48,12 @@ impl Scenario for Deaths {
         match self {
             Deaths::AtOnce => {
                 "1,000 domains of 30 nodes die, as fast as the host destroys them, before 20 \
-                 watchers of @releaseDomain. Each watcher must hear of it, and nothing may be left."
+                 watchers of @releaseDomain. Each watcher must be notified, and nothing may be \
+                 left."
             }
             Deaths::OneAmong => {
-                "One domain of 30 nodes dies among 100 to 10,000 others, and is made again, 20 \
-                 times. Only the death counts, up to the event that tells of it."
+                "One domain of 30 nodes dies among 100 to 10,000 others, and is created again, 20 \
+                 times. Only the death counts, up to its event."
             }
         }
     }
@@ -74,9 +75,11 @@ impl Scenario for Deaths {
     fn leaves_out(&self, target: &Target, case: &Case) -> Option<&'static str> {
         let few = case.size.is_none_or(|size| size <= PEERS_DOMAINS_MAX);
         match target {
-            Target::C | Target::OCaml if !few => Some("with so many domains it takes minutes"),
+            Target::C | Target::OCaml if !few => {
+                Some("it takes minutes with this number of domains")
+            }
             Target::Ours | Target::C | Target::OCaml => None,
-            Target::Echo => Some("it has no domains that could be missed"),
+            Target::Echo => Some("it has no domains whose deaths it could report"),
             Target::Socket(_) => Some("its simulated host is not known, so no domain can die"),
         }
     }
@@ -166,14 +169,14 @@ impl Dying {
         let elapsed = started.elapsed();
         let left = self.toolstack.must(Operation::Directory, &words(&["/local/domain"]))?;
         if !left.is_empty() {
-            wrong!("after all deaths there is {:?}", String::from_utf8_lossy(&left));
+            wrong!("after all deaths {:?} is left", String::from_utf8_lossy(&left));
         }
         let mut fewest = usize::MAX;
         for watcher in &mut self.watching {
             // Equal events of one watch may be merged, but at least one must arrive.
             let told = watcher.take_events()?;
             if told.is_empty() || told.iter().any(|(path, _)| path != "@releaseDomain") {
-                wrong!("a watcher of @releaseDomain was told {told:?}");
+                wrong!("a watcher of @releaseDomain got {told:?}");
             }
             fewest = fewest.min(told.len());
         }
@@ -223,7 +226,7 @@ pub(super) fn wait_until_gone(toolstack: &mut Blocking, domid: Domid) -> Result<
             return Ok(());
         }
         if started.elapsed() > TIMEOUT {
-            wrong!("domain {domid} is not gone after {TIMEOUT:?}");
+            wrong!("timed out: domain {domid} still exists after {TIMEOUT:?}");
         }
         std::thread::sleep(Duration::from_millis(1));
     }

@@ -29,7 +29,7 @@ impl Scenario for FanOut {
     }
 
     fn about(&self) -> &'static str {
-        "One writer, and 1,000 watches of its node on 100 connections: each must have exactly one \
+        "One writer, and 1,000 watches of its node on 100 connections: each must get exactly one \
          event of each write before the next. The latency is from a write to its last event."
     }
 

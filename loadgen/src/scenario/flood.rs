@@ -35,8 +35,8 @@ impl Scenario for Flood {
 
     fn about(&self) -> &'static str {
         "A guest writes as fast as its ring takes it; a victim on another ring reads at half the \
-         rate that it reaches alone, one request after another. Its latencies, from when it was to \
-         ask, are those beside the flood; p99 alone is of the same round."
+         rate that it reaches alone, one request after another. Its latencies, from the scheduled \
+         time of each request, are those beside the flood; p99 alone is of the same round."
     }
 
     fn cases(&self, _plan: &Plan) -> Vec<Case> {

@@ -76,7 +76,7 @@ impl Scenario for Growth {
         match (self, target) {
             (Growth::Watches, Target::Echo) => Some("it has no watches"),
             (Growth::Watches, Target::C | Target::OCaml) if !few => {
-                Some("with so many watches C needs 10 ms a request and more")
+                Some("C needs 10 ms a request and more with this number of watches")
             }
             _ => None,
         }

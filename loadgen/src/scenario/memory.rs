@@ -27,7 +27,7 @@ impl Scenario for Memory {
 
     fn about(&self) -> &'static str {
         "Growth of the daemon's resident memory by 100,000 and 1,000,000 nodes with values of 64 \
-         bytes, 1,000 a domain at depth 4 to 6, and what making them costs."
+         bytes, 1,000 a domain at depth 4 to 6, and the cost of creating them."
     }
 
     fn unit(&self) -> &'static str {
@@ -42,10 +42,10 @@ impl Scenario for Memory {
     fn leaves_out(&self, target: &Target, case: &Case) -> Option<&'static str> {
         let few = case.size.is_none_or(|size| size <= PEERS_NODES_MAX);
         match target {
-            Target::C | Target::OCaml if !few => Some("it needs minutes to make so many nodes"),
+            Target::C | Target::OCaml if !few => Some("it needs minutes to create these nodes"),
             Target::Ours | Target::C | Target::OCaml => None,
             Target::Echo => Some("it keeps no nodes"),
-            Target::Socket(_) => Some("its process is not known, so its memory is not"),
+            Target::Socket(_) => Some("its process is unknown, and so is its memory"),
         }
     }
 
@@ -120,7 +120,7 @@ pub(super) fn peak_bytes(pid: Option<u32>) -> Result<u64> {
 
 /// Reads a line of `/proc/PID/status` (proc(5)).
 fn status_bytes(pid: Option<u32>, label: &str) -> Result<u64> {
-    let cannot = |error| ClientError::io("cannot see the daemon's memory", error);
+    let cannot = |error| ClientError::io("cannot read the daemon's memory usage", error);
     let pid = pid.ok_or_else(|| cannot(std::io::ErrorKind::Unsupported.into()))?;
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).map_err(cannot)?;
     let line = status.lines().find_map(|line| line.strip_prefix(label));

@@ -174,7 +174,7 @@ fn explained(running: &Running, trouble: ClientError) -> ClientError {
     let log = running.log();
     let start = log.floor_char_boundary(log.len().saturating_sub(LAST_WORDS));
     ClientError::Wrong(format!(
-        "{trouble}; the daemon has ended, its last words:\n{}",
+        "{trouble}; the daemon has exited, its last output:\n{}",
         &log[start..]
     ))
 }

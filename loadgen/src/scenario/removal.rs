@@ -33,9 +33,9 @@ impl Scenario for Removal {
     }
 
     fn about(&self) -> &'static str {
-        "RM of up to 100,000 nodes in one request, beside a reader of another domain's node who \
-         asks every 500 us. Its latencies count from when it was to ask; without a removal they \
-         are what the machine does to it."
+        "RM of up to 100,000 nodes in one request, beside a reader of another domain's node that \
+         sends a request every 500 us. Its latencies count from the scheduled time; without a \
+         removal they are those of the machine."
     }
 
     fn cases(&self, plan: &Plan) -> Vec<Case> {
@@ -48,7 +48,7 @@ impl Scenario for Removal {
         match target {
             Target::Echo if size > 0 => Some("it keeps no nodes that could be removed"),
             Target::C | Target::OCaml if size > PEERS_NODES_MAX => {
-                Some("C needs 50 s of CPU to make so many nodes")
+                Some("C needs 50 s of CPU to create these nodes")
             }
             _ => None,
         }
@@ -103,7 +103,7 @@ impl Session for Removing {
         let (mut sample, took) = (Sample::of(tally?, None), took?);
         if size > 0 {
             if toolstack.request(Operation::Read, 0, &words(&[ROOT]))? != Err("ENOENT".into()) {
-                wrong!("{ROOT} is there after its removal");
+                wrong!("{ROOT} exists after its removal");
             }
             sample = sample.with_unit("RM ms", took.as_secs_f64() * 1e3, Unit::Millis);
         }

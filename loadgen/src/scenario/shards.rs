@@ -22,8 +22,8 @@ impl Scenario for Shards {
 
     fn about(&self) -> &'static str {
         "The mixed load, 64 connections at depth 16, on our daemon and the echo server with one \
-         thread and with two. CPU per request is to be alike; instructions are counted by \
-         `cargo bench --bench requests`."
+         thread and with two. CPU per request should be alike; instructions are counted by `cargo \
+         bench --bench requests`."
     }
 
     fn cases(&self, _plan: &Plan) -> Vec<Case> {
@@ -34,7 +34,7 @@ impl Scenario for Shards {
         match target {
             Target::Ours | Target::Echo => None,
             Target::C | Target::OCaml => Some("it has one thread"),
-            Target::Socket(_) => Some("it runs with the threads that it has"),
+            Target::Socket(_) => Some("its number of threads is fixed"),
         }
     }
 

@@ -44,9 +44,9 @@ impl Scenario for Transactions {
     fn about(&self) -> &'static str {
         if self.shared {
             "Transactions of START, 5 READs, 3 WRITEs of values that change, END, all on one \
-             subtree. One of the nodes is a counter that each of them raises: in the end it must \
-             be as high as there were commits. Whoever is in conflict tries again until it is \
-             through; with our daemon that takes three tries at most."
+             subtree. One of the nodes is a counter that each of them increments: in the end it \
+             must equal the number of commits. A client retries after a conflict until it commits; \
+             with our daemon that takes three tries at most."
         } else {
             "The same transactions, each connection on a subtree of its own: none may fail."
         }
@@ -164,7 +164,7 @@ impl Session for Transacting {
         if let Some(now) = Explained::by(&self.running, &self.target)? {
             let overdue = now.since(explained, conflicts)?.turns_overdue;
             if most > TRIES_MAX + overdue {
-                wrong!("a commit took {most} tries, and {overdue} turns were overdue");
+                wrong!("a commit took {most} tries, and {overdue} reservations were overdue");
             }
         }
         let p99 = tries.get(tries.len() * 99 / 100).copied().unwrap_or(0);

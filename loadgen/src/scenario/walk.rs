@@ -33,8 +33,8 @@ impl Scenario for Walk {
 
     fn about(&self) -> &'static str {
         "Debian's xenstore-ls -fp looks at up to 120,000 nodes: DIRECTORY, READ and GET_PERMS of \
-         each, one request after another. The echo server answers the same client with the \
-         replies that our daemon gave; both must make it print the same."
+         each, one request after another. The echo server sends the same client the replies that \
+         our daemon gave; its output must be the same with both."
     }
 
     fn cases(&self, plan: &Plan) -> Vec<Case> {
@@ -46,7 +46,7 @@ impl Scenario for Walk {
         let few = case.size.is_none_or(|size| size <= PEERS_NODES_MAX);
         match target {
             Target::C | Target::OCaml if !few => {
-                Some("C needs half a minute to make so many nodes")
+                Some("C needs half a minute to create these nodes")
             }
             _ => None,
         }

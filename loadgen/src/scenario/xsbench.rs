@@ -67,7 +67,7 @@ impl Scenario for Xsbench {
         else {
             return Vec::new();
         };
-        let given_up = if ocaml.unfinished().is_some() { ", who was not done" } else { "" };
+        let given_up = if ocaml.unfinished().is_some() { ", which did not finish" } else { "" };
         let what = format!("xsbench, 300 domains: seconds, an eighth of oxenstored's{given_up}");
         vec![Goal::at_most(what, ours, eighth)]
     }
@@ -107,7 +107,7 @@ impl Session for Benching {
         let (left, cpu) = with_cpu(&running, || stage.run_for(TIMEOUT))?;
         let elapsed = started.elapsed();
         if left > 0 && self.target == Target::Ours {
-            wrong!("{left} of {size} domains are not done after {TIMEOUT:?}");
+            wrong!("timed out: {left} of {size} domains are not finished after {TIMEOUT:?}");
         }
         if left == 0 {
             nothing_is_left(&mut toolstack)?;
@@ -234,7 +234,7 @@ async fn attach(client: &Client, domid: usize, disk: usize) -> Result<()> {
             for path in [frontend, backend] {
                 let there = client.request(Operation::Read, tx, &words(&[path])).await?;
                 if there.is_ok() {
-                    wrong!("{path} is there already");
+                    wrong!("{path} already exists");
                 }
                 remove(client, tx, path).await?;
             }

@@ -91,7 +91,9 @@ impl FromStr for Target {
             "echo" => Ok(Target::Echo),
             _ => match text.strip_prefix("socket:") {
                 Some(path) if !path.is_empty() => Ok(Target::Socket(path.into())),
-                _ => Err(format!("{text} is none of ours, c, ocaml, echo, socket:PATH")),
+                _ => Err(format!(
+                    "unknown target {text}; expected ours, c, ocaml, echo or socket:PATH"
+                )),
             },
         }
     }
@@ -119,7 +121,7 @@ impl Target {
             Target::Ours => ours::version(),
             Target::C | Target::OCaml => peers::version(self),
             Target::Echo => concat!("part of loadgen ", env!("CARGO_PKG_VERSION")).to_owned(),
-            Target::Socket(_) => "not known: only its socket is".to_owned(),
+            Target::Socket(_) => "unknown: only its socket is known".to_owned(),
         }
     }
 }

@@ -39,10 +39,11 @@ pub fn start(peer: &Target, options: &Options) -> io::Result<Running> {
         io::Error::new(io::ErrorKind::NotFound, text)
     };
     if !program.exists() {
-        return Err(missing(format!("there is no {}", program.display())));
+        return Err(missing(format!("{} does not exist", program.display())));
     }
     // A copy of this program elsewhere has no shim next to it.
-    let shim = shim().ok_or_else(|| missing(format!("{SHIM} does not lie beside this program")))?;
+    let shim =
+        shim().ok_or_else(|| missing(format!("{SHIM} is not in the directory of this program")))?;
     let dir = Running::directory()?;
     let libraries = dir.path().join("lib");
     std::fs::create_dir(&libraries)?;

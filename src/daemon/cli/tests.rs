@@ -167,14 +167,14 @@ fn invalid_options_are_refused_with_a_reason() {
         ("-Q nodes", "expected <what>=<number>"),
         ("-Q nodes=", "is not a number"),
         ("-Q nodes=2147483648", "is not a number"),
-        ("-Q bytes=1", "no quota is called \"bytes\"; there are nodes, watches"),
-        ("-q nodes=1", "no soft quota"),
-        ("-w reply=1", "no timeout"),
+        ("-Q bytes=1", "unknown quota \"bytes\"; expected one of nodes, watches"),
+        ("-q nodes=1", "unknown soft quota"),
+        ("-w reply=1", "unknown timeout"),
         ("--trace-control=io", "expected + or -"),
         ("--host qemu", "possible values: xen, sim"),
         ("--shards many", "invalid digit"),
         ("-p 65536", "65536 is not in 0..=65535"),
-        ("-U", "serves an empty store"),
+        ("-U", "to serve an empty store"),
     ] {
         let error = given(line).unwrap_err();
         assert!(error.contains(reason), "{line}: {error}");

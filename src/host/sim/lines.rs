@@ -131,19 +131,19 @@ pub enum SimError {
     NoDomain,
     #[error("EEXIST the domain exists already")]
     Exists,
-    #[error("ENOSPC every domid is taken")]
+    #[error("ENOSPC all domids are in use")]
     Full,
-    #[error("ENOSPC no descriptor is left for it")]
+    #[error("ENOSPC no file descriptor is left for it")]
     Descriptors,
-    #[error("EINVAL a page and a channel are to be sent along")]
+    #[error("EINVAL a page and a channel must be sent along")]
     NoEnds,
-    #[error("EINVAL the page is no memory file of 4096 bytes, sealed against shrinking")]
+    #[error("EINVAL the page is not a memory file of 4096 bytes, sealed against shrinking")]
     NoPage,
-    #[error("EINVAL the channel is no connected Unix socket for packets")]
+    #[error("EINVAL the channel is not a connected Unix seqpacket socket")]
     NoChannel,
-    #[error("EBUSY the control domain has a kernel already")]
+    #[error("EBUSY the control domain already has a kernel")]
     Attached,
-    #[error("EPERM not for this domain")]
+    #[error("EPERM not allowed for this domain")]
     NotThisDomain,
     #[error("EIO {0}")]
     Host(#[from] io::Error),

@@ -17,7 +17,7 @@ pub fn map(domid: Domid, gfn: Option<Gfn>) -> io::Result<RingPage> {
     }
     let error = match by_grant(domid) {
         Ok(page) => return Ok(page),
-        Err(error) => within("the grant of the ring's page", error),
+        Err(error) => within("grant of the ring page", error),
     };
     // A toolstack that builds domains without grants (older ones, Xen's on Arm) passes the frame number.
     let Some(gfn) = gfn else { return Err(error) };

@@ -19,8 +19,8 @@ pub enum StartError {
     },
     /// This is a guest.
     #[error(
-        "this is a guest of Xen, not its control domain ({} does not say \"control_d\"): xenstored runs \
-         in domain 0, and guests use that one; to simulate a host: --host sim", path.display()
+        "this is a guest of Xen, not its control domain ({} does not say \"control_d\"); guests \
+         use the xenstored of domain 0; to simulate a host: --host sim", path.display()
     )]
     NotControl {
         /// The file that would name the control domain.
@@ -41,15 +41,15 @@ pub enum StartError {
         module: &'static str,
     },
     /// Not running as root, or restricted.
-    #[error("no permission for {}; run xenstored as root", path.display())]
+    #[error("permission denied: {}; run xenstored as root", path.display())]
     Permission {
         /// The file in question.
         path: PathBuf,
     },
     /// The VIRQ for domain changes is taken; only one process of a host can bind it.
     #[error(
-        "another xenstored serves this Xen host: it has VIRQ_DOM_EXC. Stop it first; which it is: \
-         ps -C xenstored,oxenstored"
+        "another xenstored serves this Xen host: it has bound VIRQ_DOM_EXC; stop it first; to find \
+         it: ps -C xenstored,oxenstored"
     )]
     Taken,
     /// Any other error, such as an unknown hypervisor interface.
@@ -176,7 +176,7 @@ mod tests {
         fs::write(root.path().join("proc/xen/capabilities"), "").unwrap();
         let text = refusal(root.path());
         assert!(text.contains("(/proc/xen/capabilities does not say \"control_d\")"), "{text}");
-        assert!(text.contains("runs in domain 0"), "{text}");
+        assert!(text.contains("xenstored of domain 0"), "{text}");
     }
 
     #[test]
@@ -205,6 +205,6 @@ mod tests {
     fn missing_permission_is_refused_with_a_hint() {
         // Root may open anything, so the test constructs the error of open(2).
         let error = of_file("/dev/xen/privcmd".into(), io::ErrorKind::PermissionDenied.into());
-        assert_eq!(error.to_string(), "no permission for /dev/xen/privcmd; run xenstored as root");
+        assert_eq!(error.to_string(), "permission denied: /dev/xen/privcmd; run xenstored as root");
     }
 }

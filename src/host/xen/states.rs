@@ -78,7 +78,7 @@ fn unknown((major, minor): (u32, u32)) -> io::Error {
     io::Error::new(
         io::ErrorKind::Unsupported,
         format!(
-            "Xen {major}.{minor} answers neither get_domain_state (Xen 4.21 and later) nor sysctl \
+            "Xen {major}.{minor} supports neither get_domain_state (Xen 4.21 and later) nor sysctl \
              version {newer:#x} (Xen 4.17 to 4.20) or {older:#x} (Xen 4.16); use one of these \
              releases"
         ),
@@ -95,8 +95,8 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::Unsupported);
         assert_eq!(
             error.to_string(),
-            "Xen 4.14 answers neither get_domain_state (Xen 4.21 and later) nor sysctl version 0x15 \
-             (Xen 4.17 to 4.20) or 0x14 (Xen 4.16); use one of these releases"
+            "Xen 4.14 supports neither get_domain_state (Xen 4.21 and later) nor sysctl version \
+             0x15 (Xen 4.17 to 4.20) or 0x14 (Xen 4.16); use one of these releases"
         );
     }
 }

@@ -64,7 +64,7 @@ fn serve_clients(crew: &Arc<Crew>) {
         // Without another thread the next client would wait until this one leaves.
         let joined = if was_last { join(crew) } else { Ok(()) };
         if let Err(error) = &joined {
-            tracing::warn!(%error, "a thread for the migration socket cannot be had");
+            tracing::warn!(%error, "cannot start a thread for the migration socket");
         }
         let end = match client {
             Ok((client, _)) => serve_client(&client, crew),
@@ -104,26 +104,26 @@ fn serve_client(client: &UnixStream, crew: &Crew) -> End {
     let timeouts = client.set_write_timeout(Some(REPLY_TIMEOUT));
     // A partial request has the same timeout as a reply.
     if let Err(error) = timeouts.and_then(|()| client.set_read_timeout(Some(REPLY_TIMEOUT))) {
-        tracing::warn!(%error, "a client of the migration socket is not served");
+        tracing::warn!(%error, "cannot serve a migration client");
         return End::Gone;
     }
     loop {
         if !wait_for_request(client, crew) {
-            tracing::info!("an idle client of the migration socket made room for another");
+            tracing::info!("idle migration client closed to serve another");
             return End::MadeRoom;
         }
         let request = match receive(client) {
             Ok(Some(request)) => request,
             Ok(None) => return End::Gone,
             Err(error) => {
-                tracing::info!(%error, "a client of the migration socket is given up");
+                tracing::info!(%error, "migration client closed, cannot receive a request");
                 return End::Gone;
             }
         };
         let mut replies = Replies::to(client, request.header);
         let result = perform(&crew.owners, request, &mut replies);
         if let Err(error) = replies.end(result) {
-            tracing::info!(%error, "an reply of the migration socket was not taken");
+            tracing::info!(%error, "migration client closed, cannot send a reply");
             return End::Gone;
         }
     }

@@ -14,12 +14,14 @@ pub fn discard_domains(owners: &OwnerThreads, domids: &[Domid]) -> Vec<Outcome> 
     let discard = |(&domid, seen): (&Domid, Result<DomainSnapshot, Errno>)| match seen {
         Ok(seen) => match remove_partitions(owners, &seen) {
             Ok(()) => Outcome::done(domid, &[]),
-            Err((path, errno)) => {
-                Outcome::failed(domid, errno, format!("{} is left, remove it", path.as_path()))
-            }
+            Err((path, errno)) => Outcome::failed(
+                domid,
+                errno,
+                format!("{} could not be removed; remove it", path.as_path()),
+            ),
         },
         Err(errno) => {
-            Outcome::failed(domid, errno, "it did not come by an import, or was served since")
+            Outcome::failed(domid, errno, "it was not imported, or has been served since")
         }
     };
     let outcomes: Vec<Outcome> = domids.iter().zip(owners.discard(domids)).map(discard).collect();
@@ -39,7 +41,11 @@ fn remove_partitions(owners: &OwnerThreads, seen: &DomainSnapshot) -> Result<(),
     let (store, mut result) = (owners.store(), Ok(()));
     let mut change = |path: &PathBuf, verb: Verb<'_>| {
         if let Err(errno) = change(owners, path.as_path(), verb) {
-            tracing::warn!(%errno, path = %path.as_path(), "a node of a discarded domain is left");
+            tracing::warn!(
+                %errno,
+                path = %path.as_path(),
+                "cannot remove a node of a discarded domain"
+            );
             if result.is_ok() {
                 result = Err((path.clone(), errno));
             }

@@ -13,7 +13,7 @@ pub fn domain_states(owners: &OwnerThreads, domids: &[Domid], mut reply: impl Fn
         let standings = some.iter().zip(owners.standings(some));
         let outcome = |(&domid, standing)| match standing {
             Ok(standing) => Outcome::said(domid, strings(&standing)),
-            Err(errno) => Outcome::failed(domid, errno, "the daemon stops"),
+            Err(errno) => Outcome::failed(domid, errno, "the daemon is stopping"),
         };
         reply(standings.map(outcome).collect());
     }

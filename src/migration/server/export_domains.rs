@@ -49,7 +49,7 @@ pub fn export_domains(
     failed.extend(gone);
     let snapshot = began.elapsed();
     let nodes = write(owners, domids, &leaving, descriptors).map_err(|error| {
-        tracing::warn!(%error, "an export could not be written");
+        tracing::warn!(%error, "cannot write an export");
         owners.undo_quiesce(&served);
         Errno::EIO
     })?;
@@ -122,7 +122,11 @@ fn say_behind(behind: &BTreeMap<Domid, PathBuf>, outcomes: &mut [Outcome]) {
             && let Some(path) = behind.get(&domid)
         {
             let path = path.as_path();
-            tracing::warn!(%domid, %path, "left out of an export: the domain can write its node vm");
+            tracing::warn!(
+                %domid,
+                %path,
+                "path left out of an export: the domain can write its node vm"
+            );
             words.push(path.to_string());
         }
     }
@@ -176,7 +180,7 @@ fn outcomes(
     let mut outcomes: Vec<Outcome> = (domids.into_iter().zip(marks).zip(nodes))
         .map(|((domid, mark), nodes)| match mark {
             Ok(mark) => Outcome::done(domid, &[mark, *nodes]),
-            Err(errno) => Outcome::failed(domid, errno, "it changed while it was exported"),
+            Err(errno) => Outcome::failed(domid, errno, "it changed during its export"),
         })
         .collect();
     for (domid, errno) in failed {

@@ -88,7 +88,7 @@ fn import_stream(owners: &OwnerThreads, descriptor: OwnedFd, mode: ImportMode) -
     let read = began.elapsed();
     let (arrivals, left) = split_by_domain(state);
     if left > 0 {
-        tracing::warn!(nodes = left, "nodes of no domain were left out of an import");
+        tracing::warn!(nodes = left, "nodes left out of an import: they belong to no domain");
     }
     let outcomes = match mode {
         ImportMode::Place => place_all(owners, arrivals),
@@ -187,7 +187,7 @@ fn place_one(
         Ok(Err(taken)) => {
             return (outcome(domid, numbers, Err(PlaceError::Taken(domid, taken))), None);
         }
-        Err(errno) => return (Outcome::failed(domid, errno, "the daemon stops"), None),
+        Err(errno) => return (Outcome::failed(domid, errno, "the daemon is stopping"), None),
     };
     match place(owners, arrival) {
         Ok(arrived) => (outcome(domid, numbers, Ok(())), Some((domain, Some(arrived)))),
@@ -202,7 +202,7 @@ fn hand_over(owners: &OwnerThreads, over: Vec<ImportEnd>, outcomes: &mut [Outcom
         if result.is_err()
             && let Some(outcome) = outcomes.iter_mut().find(|it| it.domid == Some(domid))
         {
-            *outcome = Outcome::failed(domid, Errno::ENOENT, "it died while it was imported");
+            *outcome = Outcome::failed(domid, Errno::ENOENT, "it died during its import");
         }
     }
 }

@@ -53,7 +53,10 @@ impl TimedFile {
             }
         }
         let silent = self.timeout.as_secs();
-        Err(io::Error::new(io::ErrorKind::TimedOut, format!("no byte in {silent} seconds")))
+        Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("timed out: no byte in {silent} seconds"),
+        ))
     }
 
     /// Returns how much a writable pipe accepts without blocking: its capacity if it is empty, else one page, as no

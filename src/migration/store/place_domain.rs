@@ -37,16 +37,16 @@ pub struct ImportedDomain {
 pub enum PlaceError {
     /// The store does not know the domain: the caller must register it first, after the host has confirmed that it
     /// exists.
-    #[error("domain {0} is not there")]
+    #[error("domain {0} does not exist")]
     Unknown(Domid),
     /// A domain with this domid is in this state.
-    #[error("domain {0} is occupied: {why}", why = .1.in_the_way())]
+    #[error("domid {0} is in use: {why}", why = .1.in_the_way())]
     Taken(Domid, Presence),
     /// The domid is in use, or at least its nodes exist.
-    #[error("domain {0} is occupied: there is a node {path} already", path = .1.as_path())]
+    #[error("domid {0} is in use: node {path} already exists", path = .1.as_path())]
     Occupied(Domid, PathBuf),
     /// The domain whose rights it has (SET_TARGET) does not exist here.
-    #[error("domain {0} has the rights of domain {1}, which is not there")]
+    #[error("domain {0} has domain {1} as its target, which does not exist")]
     NoTarget(Domid, Domid),
     /// The store refuses the domain's nodes.
     #[error("domain {0}: {1}")]

@@ -152,7 +152,7 @@ fn make_while_writing<T: Send, R: Send>(
         };
         let maker = thread::Builder::new().name("export".into());
         if let Err(error) = maker.spawn_scoped(scope, making) {
-            tracing::warn!(%error, "export thread refused, records are made and written in turn");
+            tracing::warn!(%error, "cannot start an export thread, working on one thread");
             return rest.map(make).try_for_each(write);
         }
         to_write.into_iter().try_for_each(write)

@@ -52,24 +52,24 @@ impl fmt::Display for StreamError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StreamError::NotAStream(expected, begins) if begins.is_empty() => {
-                write!(f, "it is empty, and no {expected}")
+                write!(f, "it is empty, not a {expected}")
             }
             StreamError::NotAStream(expected, begins) => {
-                write!(f, "it begins with \"{}\", and is no {expected}", begins.escape_ascii())
+                write!(f, "it begins with \"{}\" and is not a {expected}", begins.escape_ascii())
             }
-            StreamError::Version(version) => write!(f, "version {version} is not known"),
-            StreamError::Flags(flags) => write!(f, "flags {flags:#x} are not known"),
-            StreamError::Truncated => f.write_str("the stream ends before it does"),
-            StreamError::TooLong(len) => write!(f, "{len} bytes are more than any has"),
-            StreamError::PastTheEnd(field) => write!(f, "its {field} reaches past its end"),
-            StreamError::Surplus(len) => write!(f, "{len} bytes more than its lengths say"),
+            StreamError::Version(version) => write!(f, "unknown version {version}"),
+            StreamError::Flags(flags) => write!(f, "unknown flags {flags:#x}"),
+            StreamError::Truncated => f.write_str("the stream ends within the record"),
+            StreamError::TooLong(len) => write!(f, "its length of {len} bytes exceeds the maximum"),
+            StreamError::PastTheEnd(field) => write!(f, "its {field} extends past its end"),
+            StreamError::Surplus(len) => write!(f, "it has {len} bytes after its last field"),
             StreamError::Value(field, value) => write!(f, "its {field} cannot be {value}"),
             StreamError::Unterminated(field) => {
-                write!(f, "its {field} is no string with a NUL at its end")
+                write!(f, "its {field} is not a NUL-terminated string")
             }
             StreamError::Contradicts(what) => f.write_str(what),
             StreamError::TooMuch(max) => {
-                write!(f, "with it there is more than the {max} bytes that may be in memory")
+                write!(f, "with it the state exceeds the limit of {max} bytes in memory")
             }
         }
     }

@@ -24,7 +24,7 @@ pub enum ReadError {
         fault: StreamError,
     },
     /// Reading the input failed.
-    #[error("the stream cannot be read: {0}")]
+    #[error("cannot read the stream: {0}")]
     Io(#[from] io::Error),
 }
 

@@ -116,13 +116,15 @@ impl State {
                     return Err(StreamError::Value("tx-id", 0));
                 }
                 if client.transactions.insert(tx_id, BTreeMap::new()).is_some() {
-                    return contradiction(format!("transaction {tx_id} of it comes twice"));
+                    return contradiction(format!(
+                        "duplicate transaction {tx_id} of its connection"
+                    ));
                 }
             }
             Record::Node(node) => self.take_node(node)?,
             Record::GlobalQuota(per_domain, global) => {
                 if self.global_quota.replace((per_domain, global)).is_some() {
-                    return contradiction("the quotas come twice".into());
+                    return contradiction("duplicate quotas".into());
                 }
             }
             Record::Domain(domain) => {
@@ -131,7 +133,7 @@ impl State {
                     return Err(StreamError::Value("domain-id", domid.0.into()));
                 }
                 if self.domains.insert(domid, domain).is_some() {
-                    return contradiction(format!("domain {domid} comes twice"));
+                    return contradiction(format!("duplicate domain {domid}"));
                 }
             }
             Record::Unknown(_) => self.unknown += 1,
@@ -146,13 +148,13 @@ impl State {
                 return Err(StreamError::Value("domid", domid.0.into()));
             }
             if self.rings.insert(domid, id).is_some() {
-                return contradiction(format!("domain {domid} has a ring already"));
+                return contradiction(format!("domain {domid} already has a ring"));
             }
         }
         let client = Client { connection, watches: Vec::new(), transactions: BTreeMap::new() };
         match self.clients.insert(id, client) {
             None => Ok(()),
-            Some(_) => contradiction(format!("connection {id} comes twice")),
+            Some(_) => contradiction(format!("duplicate connection {id}")),
         }
     }
 
@@ -162,19 +164,21 @@ impl State {
         match Path::resolve(&watch.path, client.domid(), ABS_PATH_MAX, &mut space) {
             Ok(_) => client.watches.push(watch),
             Err(_) if watch.path.starts_with(b"@") => {}
-            Err(_) => return contradiction(format!("{:?} is no path", show(&watch.path))),
+            Err(_) => return contradiction(format!("{:?} is not a valid path", show(&watch.path))),
         }
         Ok(())
     }
 
     fn take_node(&mut self, node: Node) -> Result<(), StreamError> {
         let Ok(path) = Path::parse(&node.path).map(Path::to_buf) else {
-            return contradiction(format!("{:?} is no path", show(&node.path)));
+            return contradiction(format!("{:?} is not a valid path", show(&node.path)));
         };
         if let Some((connection, tx_id, _)) = node.pending {
             let client = self.client(connection)?;
             let Some(nodes) = client.transactions.get_mut(&tx_id) else {
-                return contradiction(format!("there is no transaction {tx_id} of it before"));
+                return contradiction(format!(
+                    "no transaction {tx_id} of its connection precedes it"
+                ));
             };
             return once(nodes, path, node);
         }
@@ -186,7 +190,7 @@ impl State {
             && !is_root_of_partition(path.as_path())
         {
             if !self.nodes.contains_key(parent.bytes()) {
-                return contradiction(format!("the node above {path:?} does not come before it"));
+                return contradiction(format!("no parent of {path:?} precedes it"));
             }
             self.parent = Some(parent.to_buf());
         }
@@ -195,9 +199,7 @@ impl State {
 
     fn client(&mut self, id: u32) -> Result<&mut Client, StreamError> {
         let client = self.clients.get_mut(&id);
-        client.ok_or_else(|| {
-            StreamError::Contradicts(format!("there is no connection {id} before it"))
-        })
+        client.ok_or_else(|| StreamError::Contradicts(format!("no connection {id} precedes it")))
     }
 }
 
@@ -240,7 +242,7 @@ fn once(nodes: &mut BTreeMap<PathBuf, Node>, path: PathBuf, node: Node) -> Resul
             vacant.insert(node);
             Ok(())
         }
-        Entry::Occupied(there) => contradiction(format!("{:?} comes twice", there.key())),
+        Entry::Occupied(there) => contradiction(format!("duplicate node {:?}", there.key())),
     }
 }
 
@@ -276,8 +278,6 @@ mod tests {
         assert_eq!(read(needed).ok().map(|state| state.bytes), Some(needed));
         let error = read(needed - 1).err().unwrap().to_string();
         assert!(error.starts_with("record 101 at byte "), "{error}");
-        assert!(
-            error.ends_with(&format!("more than the {} bytes that may be in memory", needed - 1))
-        );
+        assert!(error.ends_with(&format!("exceeds the limit of {} bytes in memory", needed - 1)));
     }
 }

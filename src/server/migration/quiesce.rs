@@ -94,7 +94,7 @@ fn perform(worker: &mut Worker, domid: Domid, effects: Effects) {
         None => {}
     }
     if effects.ends_import {
-        tracing::info!(domid = domid.0, "served after its import");
+        tracing::info!(domid = domid.0, "domain served after its import");
     }
     effects.quiesced.into_iter().for_each(Part::done);
     effects.overtaken.into_iter().for_each(|part| part.failed(Errno::EAGAIN));

@@ -22,7 +22,7 @@ pub fn serve(cx: &mut RequestContext<'_>, words: &[&[u8]]) -> Option<Reply> {
     let mailboxes = cx.core.shared.mailboxes.clone();
     let run = move || mailboxes.send(reply_to.thread, Message::Reply(reply_to, work.run()));
     if let Err(error) = spawn("control", run) {
-        tracing::warn!(%error, "a command cannot be started");
+        tracing::warn!(%error, "cannot start a thread for a command");
         cx.session.unpark(cx.core);
         return Some(Err(Errno::ENOMEM));
     }

@@ -53,7 +53,7 @@ pub fn await_reservation(core: &Core, session: &mut Session) -> Admission {
     {
         Claim::Held => {
             for path in &failing.paths {
-                tracing::trace!(target: log::WRL, path = %path.as_path(), "a guard is set");
+                tracing::trace!(target: log::WRL, path = %path.as_path(), "path reserved");
             }
             session.failing.in_reservation = true;
             Admission::Admitted
@@ -81,7 +81,7 @@ pub fn await_reserved_path<'p>(
 fn park_until(core: &Core, session: &mut Session, until: Instant) -> Admission {
     let timeout = until.saturating_duration_since(core.now);
     let domid = session.domid().0;
-    tracing::trace!(target: log::WRL, domid, ?timeout, "waits for a guard");
+    tracing::trace!(target: log::WRL, domid, ?timeout, "waiting for a reservation");
     session.parked = Some(Parked::Reserved(until));
     Admission::Parked
 }

@@ -94,7 +94,7 @@ pub fn note_conflict(core: &Core, session: &mut Session, conflict: Conflict) {
         request = conflict.verb,
         path = %conflict.path.as_path(),
         changed_by = conflict.changed_by.map(|domid| domid.0),
-        "a transaction's reply would differ"
+        "transaction conflict"
     );
     note_failed(core, session, conflict.path.as_path());
     core.shared.control.conflicts.note(session.domid(), conflict);

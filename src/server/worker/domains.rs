@@ -93,7 +93,7 @@ fn release(
     };
     worker.domains.step(&domain, event)?;
     if mark.is_some() {
-        tracing::info!(domid = domid.0, mark, "released with a mark");
+        tracing::info!(domid = domid.0, mark, "domain released with a mark");
     }
     Ok(Some(RELEASE_DOMAIN))
 }

@@ -30,9 +30,9 @@ pub fn close(worker: &mut Worker, slot: Slot) {
 fn note_end_of_stall(connection: &Connection) {
     let position = connection.session.output.position();
     if connection.session.is_over_its_limit() {
-        connection.warn_of_unread("closed a client that does not read its events");
+        connection.warn_of_unread("stalled client closed, too much unread output");
     } else if connection.stall.as_ref().is_some_and(|stall| stall.is_named_at(position)) {
-        connection.warn_of_unread("a client that did not read is gone");
+        connection.warn_of_unread("stalled client disconnected");
     }
 }
 

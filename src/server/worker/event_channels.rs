@@ -59,14 +59,14 @@ impl EventChannels {
     pub fn unbind(&mut self, port: Port) {
         self.ports.remove(&port);
         if let Err(error) = self.handle.unbind(port) {
-            tracing::debug!(%error, port, "cannot unbind");
+            tracing::debug!(%error, port, "cannot unbind an event channel");
         }
     }
 
     /// Notifies a guest.
     pub fn notify(&mut self, port: Port) {
         if let Err(error) = self.handle.notify(port) {
-            tracing::debug!(%error, port, "cannot notify");
+            tracing::debug!(%error, port, "cannot notify a guest");
         }
     }
 
@@ -131,7 +131,7 @@ impl EventChannels {
             notify_owner_thread(core, domid);
         }
         if let Err(error) = asked {
-            let what = "reading which domains changed";
+            let what = "reading the changed domains";
             self.recheck.failed(core, what, &error, |suspects| {
                 suspects.domains.extend(core.registry().known());
             });
@@ -140,7 +140,7 @@ impl EventChannels {
 
     /// Rechecks a domain after the host failed to report its state.
     pub fn domain_failed(&mut self, core: &Core, domid: Domid, error: &io::Error) {
-        self.recheck.failed(core, "asking for a domain's state", error, |suspects| {
+        self.recheck.failed(core, "reading a domain's state", error, |suspects| {
             suspects.domains.insert(domid);
         });
     }

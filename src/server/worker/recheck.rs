@@ -70,7 +70,7 @@ impl Recheck {
         self.due.get_or_insert(core.now + TICK);
         if let Some(failures) = self.failures.count() {
             let thread = core.number;
-            tracing::error!(%error, what, thread, failures, "host failed, everything is looked at again");
+            tracing::error!(%error, what, thread, failures, "host call failed, will recheck");
         }
     }
 }

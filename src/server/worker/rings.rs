@@ -217,6 +217,6 @@ fn log_given_up(connection: &mut Connection, error: RingError) {
     if !is_ring || times.is_some() {
         let (domid, pid) = (session.domid().0, connection.transport.pid());
         let connection = trace::name(&session.reply_to);
-        tracing::warn!(%connection, domid, pid, times, %error, "a connection is given up");
+        tracing::warn!(%connection, domid, pid, times, %error, "connection stopped, protocol error");
     }
 }

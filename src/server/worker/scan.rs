@@ -120,7 +120,7 @@ impl Scan {
                 let domid = found.domid.0;
                 tracing::warn!(
                     domid,
-                    "a guest wrote to its ring without notifying; the ring scan serves it"
+                    "ring written without a notification, served by the ring scan"
                 );
             }
         }

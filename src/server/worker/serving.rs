@@ -84,7 +84,7 @@ fn conclude_pass(
     if flow != connection.flow {
         connection.flow = flow;
         let domid = session.domid().0;
-        tracing::trace!(target: log::WRL, domid, throttled, "a quota decides whether it is read");
+        tracing::trace!(target: log::WRL, domid, throttled, "throttling by a quota changed");
     }
     // Time alone may change it: events expire, and a guest may make room without a notification.
     if throttled || !session.output.is_empty() {
@@ -128,7 +128,7 @@ fn listen_for_room(worker: &Worker, connection: &mut Connection) -> Result<(), D
             connection.session.reply_to.connection,
         );
         if let Err(error) = worker.poll.registry().reregister(socket, Token(token), interest) {
-            tracing::warn!(%error, "closed a client that cannot be watched for room");
+            tracing::warn!(%error, "client closed, its socket cannot be polled");
             return Err(Disconnect::Gone);
         }
         connection.interest = interest;
@@ -142,7 +142,7 @@ fn serve(worker: &mut Worker, connection: &mut Connection) -> Result<Next, Disco
     // between would leave the connection neither served nor ready.
     let backlog = worker.core.shared.mailboxes.backlog();
     if backlog != worker.core.backlog {
-        tracing::trace!(target: log::WRL, ?backlog, "mailboxes decide whose requests are taken");
+        tracing::trace!(target: log::WRL, ?backlog, "mailbox backlog changed");
     }
     (worker.core.backlog, worker.core.work) = (backlog, 0);
     if connection.session.is_quiesced() {

@@ -43,7 +43,7 @@ fn expire_events(core: &Core, session: &mut Session) {
         session.recharge_output();
         if let Some(count) = session.domain.notice(Notice::EventsDropped) {
             let domid = session.domid().0;
-            tracing::warn!(domid, dropped, count, "events not taken in time");
+            tracing::warn!(domid, dropped, count, "events timed out");
         }
     }
 }
@@ -56,6 +56,6 @@ fn note_stall(core: &Core, connection: &mut Connection) {
     }
     let position = session.output.position();
     if Stall::note(&mut connection.stall, position, core.now, timeout) {
-        connection.warn_of_unread("a client does not read what waits for it");
+        connection.warn_of_unread("client stalled, output unread");
     }
 }

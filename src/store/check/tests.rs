@@ -123,7 +123,7 @@ fn check_finds_a_partition_root_kept_by_its_parent() {
         vif.insert_child(0, b"5", node);
     });
     world.finds(&[
-        "/local/domain/0/backend/vif/5 is kept by its parent, and should be a partition",
+        "/local/domain/0/backend/vif/5 is stored in its parent, but should be a partition root",
         "the index of owners of shard 0 lacks /local/domain/0/backend/vif/5 of domain 5",
     ]);
 }
@@ -134,14 +134,14 @@ fn check_finds_a_partition_without_a_name_or_a_parent() {
     world.node("/local/domain/0/backend/vif", |node| {
         node.remove_child(0, b"5");
     });
-    let nameless = "/local/domain/0/backend/vif/5 is there, and is not among its parent's children";
+    let nameless = "/local/domain/0/backend/vif/5 exists, but is not among its parent's children";
     world.finds(&[nameless]);
     world.tree("/local/domain/0", |tree| {
         let root = path("/local/domain/0");
         tree.set_root(root.as_path(), None);
     });
     let findings = world.findings();
-    let parentless = "/local/domain/0/backend/vif/5 is there, and its parent is not";
+    let parentless = "/local/domain/0/backend/vif/5 exists, but its parent does not";
     assert!(findings.iter().any(|finding| finding == parentless), "{findings:?}");
 }
 
@@ -179,7 +179,7 @@ fn check_finds_invalid_names_and_wrong_sums() {
         node.insert_child(0, b"b c", child);
     });
     let findings = world.findings();
-    let name = "/local/domain/5/a/b c is not a name that a node can have";
+    let name = "/local/domain/5/a/b c is not a valid node name";
     assert!(findings.iter().any(|finding| finding == name), "{findings:?}");
 }
 
@@ -268,7 +268,7 @@ fn check_finds_miscounted_and_misplaced_watches() {
     world.store.shards[0].write().watches.insert(path("/local").as_path(), entry(2));
     world.finds(&[
         "a watch on /local is in the trie of shard 0",
-        "a watch on /local/domain/5/a is in the global trie",
+        "a watch on /local/domain/5/a is in the global watch trie",
     ]);
 }
 
@@ -285,7 +285,7 @@ fn check_finds_watches_that_differ_from_the_connections() {
     assert_eq!(check(&[(low.clone(), entry(1))]), [""; 0]);
     assert_eq!(
         check(&[(low.clone(), entry(1)), (path("@releaseDomain"), entry(2))]),
-        ["domain 5's watch on @releaseDomain is not in the global trie"]
+        ["domain 5's watch on @releaseDomain is not in the global watch trie"]
     );
     assert_eq!(
         check(&[]),

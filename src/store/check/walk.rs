@@ -81,18 +81,18 @@ impl<'a> Walk<'a> {
         let Partition { shard, root: right } = self.layout.partition(root);
         let here = self.shard.0;
         if right != root {
-            self.findings.add(|| format!("{root} in shard {here} is not the root of a partition"));
+            self.findings.add(|| format!("{root} in shard {here} is not a partition root"));
         } else if shard != self.shard {
             self.findings
                 .add(|| format!("{root} is in shard {here}, and belongs to shard {}", shard.0));
         }
         let Some(parent) = root.parent().filter(|_| !root.is_special()) else { return };
         match self.node(&self.layout.partition(parent), parent) {
-            None => self.findings.add(|| format!("{root} is there, and its parent is not")),
+            None => self.findings.add(|| format!("{root} exists, but its parent does not")),
             Some(parent) => {
                 if parent.children().get(root.name()).is_none() {
                     self.findings
-                        .add(|| format!("{root} is there, and is not among its parent's children"));
+                        .add(|| format!("{root} exists, but is not among its parent's children"));
                 }
             }
         }
@@ -110,7 +110,7 @@ impl<'a> Walk<'a> {
                 let bytes = below.as_path().bytes();
                 if name.bytes().contains(&b'/') || Path::parse(bytes).is_err() {
                     let below = below.as_path();
-                    self.findings.add(|| format!("{below} is not a name that a node can have"));
+                    self.findings.add(|| format!("{below} is not a valid node name"));
                     continue;
                 }
                 self.child(below.as_path(), child.is_some());
@@ -131,8 +131,9 @@ impl<'a> Walk<'a> {
         let partition = self.layout.partition(path);
         match (partition.root == path, has_node) {
             (true, true) => {
-                self.findings
-                    .add(|| format!("{path} is kept by its parent, and should be a partition"));
+                self.findings.add(|| {
+                    format!("{path} is stored in its parent, but should be a partition root")
+                });
             }
             (true, false) => {
                 if self.node(&partition, path).is_none() {
@@ -198,7 +199,8 @@ impl<'a> Walk<'a> {
             let path = root.as_path();
             self.findings.add(|| {
                 format!(
-                    "the index of partitions of shard {shard} is wrong about {path}, domain {domid}'s"
+                    "the index of partitions of shard {shard} is wrong about {path} of domain \
+                     {domid}"
                 )
             });
         }

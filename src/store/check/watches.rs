@@ -129,6 +129,6 @@ fn each(trie: &Trie, mut visit: impl FnMut(Path<'_>, &Entry)) {
 fn name(shard: Option<ShardId>) -> String {
     match shard {
         Some(ShardId(shard)) => format!("the trie of shard {shard}"),
-        None => "the global trie".into(),
+        None => "the global watch trie".into(),
     }
 }

@@ -22,7 +22,7 @@ impl Arrivals {
     pub(super) fn of(socket: &Path) -> Result<Arrivals> {
         let path = socket.with_file_name("arrivals");
         let opened = File::options().read(true).append(true).create(true).open(path);
-        let file = opened.map_err(|error| ClientError::io("cannot note who arrives", error))?;
+        let file = opened.map_err(|error| ClientError::io("cannot record an arrival", error))?;
         Ok(Arrivals { file, taken: Cell::new(0) })
     }
 

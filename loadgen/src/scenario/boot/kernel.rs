@@ -18,7 +18,7 @@ pub(super) async fn run(machine: Weak<Machine>, client: Client) -> Result<()> {
         let path = watch.next().await;
         if path == BACKENDS {
             wrong!(
-                "the kernel is told of {BACKENDS} and not of a device: Linux makes nothing of it"
+                "the kernel gets an event of {BACKENDS} and not of a device, which Linux ignores"
             );
         }
         let Some(device) = device(&path) else { continue };

@@ -151,7 +151,7 @@ impl<'a> Replay<'a> {
             )
         });
         ClientError::Wrong(format!(
-            "{} clients wait for ever; {}",
+            "timed out: {} clients wait; {}",
             self.open,
             example.unwrap_or_default()
         ))

@@ -129,7 +129,7 @@ pub fn storm(
 /// # Errors
 /// The first error of a domain.
 pub fn serve(share: &Share) -> Result<()> {
-    let cannot = |error| ClientError::io("cannot hear of the storm", error);
+    let cannot = |error| ClientError::io("cannot read the commands of the storm", error);
     let machine = Machine::share(&share.socket, &share.sim)?;
     if share.last > TOOLSTACKS_MAX {
         machine.share_toolstacks(SHARED / share.step)?;
@@ -208,7 +208,7 @@ impl Shares {
                 missing -= 1;
             }
             if Instant::now() > deadline {
-                wrong!("{missing} further processes never report");
+                wrong!("timed out: {missing} further processes did not report");
             }
         }
         all.count(&machine.stage);

@@ -58,10 +58,11 @@ impl Scenario for Boot {
             Boot::Storm => {
                 "Domains with disk, network and console start all at once: libxl's requests, a \
                  Linux guest's, its backends' and xenconsoled's, with their events. In the end \
-                 both ends of each device must be connected. The echo server is asked what our \
-                 daemon was asked, on sockets and rings, and sends as many replies and events of as \
-                 many bytes. From 100 domains on, two further processes are toolstacks and guests, \
-                 from 5,000 on four. Each domain has a toolstack's connection, but 10,000 have 64."
+                 both ends of each device must be connected. The echo server gets the requests \
+                 that our daemon got, on sockets and rings, and sends the same number of replies \
+                 and events of the same sizes. From 100 domains on, two further processes are \
+                 toolstacks and guests, from 5,000 on four. Each domain has a toolstack's \
+                 connection, but 10,000 have 64."
             }
             Boot::Filling => {
                 "A host fills up to 10,000 domains, 8 starting in parallel; the last 100 of each \
@@ -90,16 +91,14 @@ impl Scenario for Boot {
         match (self, target) {
             (_, Target::Ours) => None,
             (Boot::Storm, Target::Echo) => {
-                (size > RECORDED_MAX).then_some("a storm of so many is not written down for it")
+                (size > RECORDED_MAX).then_some("no storm of this size is recorded for it")
             }
             (Boot::Storm, Target::C | Target::OCaml) => (size > PEERS_AT_ONCE_MAX)
                 .then_some("of 300 at once it starts less than half in 40 s"),
             (Boot::Filling, Target::C | Target::OCaml) => {
-                (size > PEERS_IN_ALL_MAX).then_some("no peer got as far")
+                (size > PEERS_IN_ALL_MAX).then_some("no peer reached this size")
             }
-            (Boot::Filling, Target::Echo) => {
-                Some("only a storm on our daemon is written down for it")
-            }
+            (Boot::Filling, Target::Echo) => Some("only a storm on our daemon is recorded for it"),
             (_, Target::Socket(_)) => Some("its simulated host is not known, so it has no guests"),
         }
     }
@@ -132,7 +131,7 @@ impl Scenario for Boot {
         let given_up = of(measured, "100 domains", "c").and_then(Measured::unfinished);
         let c = given_up.map(|c| c.of as f64 / c.seconds).or_else(|| rate(100, "c"));
         if let (Some(ours), Some(c)) = (rate(100, "ours"), c) {
-            let note = if given_up.is_some() { ", who was not done" } else { "" };
+            let note = if given_up.is_some() { ", which did not finish" } else { "" };
             let what = format!("boot, 100 at once: domains per second, 25 times C's{note}");
             goals.push(Goal::at_least(what, ours, 25.0 * c));
         }

@@ -103,7 +103,7 @@ async fn attach(client: &Client, tx: u32, domid: Domid, device: (&str, u32)) -> 
     // Checks that the device does not exist, and that the domain does.
     let exists = client.request(Operation::Read, tx, &words(&[&libxl])).await?;
     if exists.is_ok() {
-        wrong!("{libxl} is there before it is made");
+        wrong!("{libxl} exists before it is created");
     }
     client.read(tx, &format!("/libxl/{domid}")).await?;
     make(client, tx, &libxl, &["n0"]).await?;

@@ -65,10 +65,10 @@ impl Kernel {
         loop {
             match self.take_message()? {
                 Some(WATCH_EVENT) => {}
-                Some(ERROR) => wrong!("domain 0's kernel may not watch {path}"),
+                Some(ERROR) => wrong!("the watch of domain 0's kernel on {path} was refused"),
                 Some(_) => return Ok(()),
                 None if self.receive()? > 0 || self.wait()? => {}
-                None => wrong!("domain 0's kernel has no reply to WATCH"),
+                None => wrong!("domain 0's kernel got no reply to WATCH"),
             }
         }
     }
@@ -115,7 +115,7 @@ impl Kernel {
     fn take_message(&mut self) -> Result<Option<u32>> {
         let (kind, len) = match frame(&self.input) {
             Frame::Incomplete(_) => return Ok(None),
-            Frame::TooLong(_) => wrong!("domain 0's kernel has a message that is too long"),
+            Frame::TooLong(_) => wrong!("domain 0's kernel got a message that is too long"),
             Frame::Message { header, payload, .. } => {
                 let kind = header.kind.get();
                 let path = event(payload).filter(|_| kind == WATCH_EVENT).map(|(path, _)| path);

@@ -67,12 +67,13 @@ impl Scenario for Hostile {
     }
 
     fn about(&self) -> &'static str {
-        "Guests within their quotas do their worst (--attackers N, --attack NAME), one attack after \
-         another, then all at once. Beside them ask two guests, on their thread and on another, a \
-         toolstack and one that introduces, releases and removes small domains; domain 0's kernel \
-         reads slowly and must learn of each new backend. Alone is the same round's, beside as many \
-         guests with as many harmless requests at the same times. The daemon's memory may be a \
-         quarter and 64 MiB above what it charges its domains with; --check fails if it is not."
+        "Guests within their quotas do their worst (--attackers N, --attack NAME), one attack \
+         after another, then all at once. Victims beside them are two guests, on their thread and \
+         on another, a toolstack, and one that introduces, releases and removes small domains; \
+         domain 0's kernel reads slowly and must get an event of each new backend. The figures \
+         alone are of the same round, beside the same number of guests with harmless requests at \
+         the same times. The daemon's memory may be a quarter and 64 MiB above what it charges its \
+         domains with; --check fails if it is not."
     }
 
     fn cases(&self, plan: &Plan) -> Vec<Case> {
@@ -183,7 +184,7 @@ impl Attacked {
         let attackers = plan.attackers.max(2 * attacks.len());
         let domains = Domains::build(&mut host, &mut toolstack, attackers)?;
         let charged = domains.charged();
-        let cannot = |error| ClientError::io("cannot be domain 0's kernel", error);
+        let cannot = |error| ClientError::io("cannot attach as domain 0's kernel", error);
         let ring = host.attach_control().map_err(cannot)?;
         let states = domains.hostile.iter().map(|guest| domains::device_state(guest.domid));
         let mut kernel = Kernel::new(ring, states)?;
@@ -237,7 +238,7 @@ fn check(attacked: &Seen, memory: &Memory) -> Result<()> {
         }
     }
     if let Some(lost) = attacked.learnt.lost.first() {
-        wrong!("domain 0's kernel has no event of {lost}");
+        wrong!("domain 0's kernel got no event of {lost}");
     }
     match memory.bound() {
         Some(bound) if memory.peak > bound => {

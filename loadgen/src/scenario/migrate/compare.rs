@@ -57,20 +57,20 @@ async fn one(source: &Client, destination: &Client, belief: &Belief, seen: &Seen
         before.remove(&path);
         match after.remove(&path) {
             Some((found, _)) if found == value.as_bytes() => {}
-            found => wrong!("{domid} believes that {name} is {value:?}, and it is {found:?}"),
+            found => wrong!("domain {domid} expects {name} to be {value:?}, but it is {found:?}"),
         }
     }
     if before != after {
         let differs = |path: &&String| before.get(*path) != after.get(*path);
         let paths: BTreeSet<_> = before.keys().chain(after.keys()).filter(differs).collect();
-        wrong!("{domid} was changed by the move at {paths:?}");
+        wrong!("the move changed domain {domid} at {paths:?}");
     }
     let mut tokens = tokens(destination, domid).await?;
     let mut believed = belief.tokens.clone();
     tokens.sort();
     believed.sort();
     if tokens != believed {
-        wrong!("{domid} believes that it watches {believed:?}, and it watches {tokens:?}");
+        wrong!("domain {domid} expects the watches {believed:?}, but has {tokens:?}");
     }
     seen.watches.set(seen.watches.get() + tokens.len() as u64);
     Ok(())
@@ -92,7 +92,7 @@ async fn nodes(client: &Client, domid: Domid) -> Result<Nodes> {
                 nodes.insert(path, (value, perms));
             }
             (Err(errno), ..) if errno == "ENOENT" => {}
-            other => wrong!("{path} was answered by {other:?}"),
+            other => wrong!("unexpected reply for {path}: {other:?}"),
         }
     }
     Ok(nodes)

@@ -119,7 +119,7 @@ impl Ears {
             let until = Instant::now() + TIMEOUT;
             loop {
                 let Some(heard) = in_time(show, until, self.watch.next()).await else {
-                    wrong!("{domid} is never told of {path}");
+                    wrong!("domain {domid} gets no event of {path}");
                 };
                 if heard == path {
                     break;
@@ -147,9 +147,11 @@ impl Ears {
             return Ok(());
         }
         if ![COUNTER, SUM, PULSE, "data"].contains(&heard) {
-            wrong!("{domid} is told of {heard:?}, which it did not write");
+            wrong!("domain {domid} gets an event of {heard:?}, which it did not write");
         }
-        show.unexplained.borrow_mut().push(format!("{domid} is told of {heard} once more"));
+        show.unexplained
+            .borrow_mut()
+            .push(format!("domain {domid} gets a second event of {heard}"));
         Ok(())
     }
 }
@@ -216,7 +218,7 @@ pub async fn run(show: Rc<Show>, client: Client, domid: Domid, late: Duration) -
     // The watches from before: their nodes have not changed.
     for (token, unheard) in guest.client.watches() {
         if unheard > before.get(&token).copied().unwrap_or(0) {
-            let text = format!("{domid} is told of something by {token:?}");
+            let text = format!("domain {domid} gets an unexpected event of {token:?}");
             guest.show.unexplained.borrow_mut().push(text);
         }
     }
@@ -263,7 +265,7 @@ impl Guest {
         let found: Vec<_> = replies.into_iter().map(|reply| reply.map(text)).collect();
         if found != [Ok(old.clone()), Ok("OK\0".into()), Ok(new.clone())] {
             let domid = self.domid;
-            wrong!("{domid} raised {:?} to {:?} and was answered {found:?}", old, new);
+            wrong!("domain {domid} incremented {:?} to {:?} and read {found:?}", old, new);
         }
         self.counter += 1;
         self.counted.due.push_back((COUNTER, 1));
@@ -279,7 +281,7 @@ impl Guest {
         let replies = self.client.several(0, &[write, remove, read]).await?;
         let found: Vec<_> = replies.into_iter().map(|reply| reply.map(text)).collect();
         if found != [Ok("OK\0".into()), Ok("OK\0".into()), Err("ENOENT".into())] {
-            wrong!("{}: a node that was made and removed: {found:?}", self.domid);
+            wrong!("{}: a node that was created and removed: {found:?}", self.domid);
         }
         for ears in [&mut self.pulsed, &mut self.all] {
             ears.due.push_back((PULSE, 2));

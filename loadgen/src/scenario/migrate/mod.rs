@@ -64,13 +64,14 @@ impl Scenario for Migrate {
     }
 
     fn about(&self) -> &'static str {
-        "Domains with disk and console, of about 100 nodes and 10 watches each, are moved from one daemon to another by xsctl move, \
-         while each works on its ring: it raises a counter and reads it back, makes and removes a \
-         node, adds up in transactions, and each event must come. A transaction that is open \
-         meanwhile must answer EAGAIN. In the end all nodes and watches must be at the destination as they were. \
-         Latency is the pause of a domain, from its batch's EXPORT_DOMAINS to its UNQUIESCE; beside it \
-         what its guest waited, and what 4 domains that stay do, before and during the move. In bulk one \
-         command moves all; one by one each has a command of its own."
+        "Domains with disk and console, of about 100 nodes and 10 watches each, are moved from one \
+         daemon to another by xsctl move, while each works on its ring: it increments a counter \
+         and reads it back, creates and removes a node, adds up in transactions, and each event \
+         must arrive. A transaction that is open meanwhile must fail with EAGAIN. In the end all \
+         nodes and watches must be unchanged at the destination. Latency is the pause of a domain, \
+         from its batch's EXPORT_DOMAINS to its UNQUIESCE; beside it are the waits of its guest, \
+         and those of 4 domains that stay, before and during the move. In bulk one command moves \
+         all; one by one each has a command of its own."
     }
 
     fn unit(&self) -> &'static str {
@@ -176,13 +177,13 @@ impl Moving {
             tempfile::tempdir().map_err(|error| ClientError::io("no directory", error))?;
         let bytes = tool::bytes(sockets.1, self.size, streams.path())?;
         let each = |sum: u64| sum as f64 / self.size as f64;
-        let Some(period) = moved.period else { wrong!("xsctl does not say how long it took") };
+        let Some(period) = moved.period else { wrong!("xsctl does not report its duration") };
         // Excludes the start of a single command, which occupies a core for two milliseconds here.
         let (before, during) = (before.within(&(started..asked)), during.within(&period));
         let p99 = |latency: &Histogram<u64>| latency.value_at_quantile(0.99) as f64 / 1e3;
         let unexplained = show.unexplained.borrow();
         for text in unexplained.iter().take(UNEXPLAINED_SHOWN) {
-            eprintln!("migrate: {text}, and nobody wrote it");
+            eprintln!("migrate: {text}, which no client wrote");
         }
         let waited = show.waited.borrow();
         let waited = |quantile: f64| waited.value_at_quantile(quantile) as f64 / 1e3;
@@ -240,7 +241,7 @@ impl Moving {
 
     /// Returns the CPU time used by both daemons.
     fn cpu(&self) -> Result<Cpu> {
-        let cannot = |error| ClientError::io("the daemons' CPU time is not known", error);
+        let cannot = |error| ClientError::io("the daemons' CPU time is unknown", error);
         Ok(self.source.cpu().map_err(cannot)? + self.destination.cpu().map_err(cannot)?)
     }
 

@@ -88,7 +88,7 @@ impl Stayers {
         let done = done?;
         let mut waits = Vec::new();
         for of_one in asked {
-            let Ok(of_one) = of_one else { wrong!("a stayer does not end") };
+            let Ok(of_one) = of_one else { wrong!("timed out: a stayer does not end") };
             waits.extend(of_one?.0);
         }
         Ok((done, Waits(waits)))

@@ -92,10 +92,10 @@ pub fn move_all(
         stage.run_for(SLICE)?;
         if begun.elapsed() > TIMEOUT {
             // The tool ends with the daemons.
-            wrong!("xsctl is not done after {TIMEOUT:?}");
+            wrong!("timed out: xsctl has not finished after {TIMEOUT:?}");
         }
     }
-    tool.join().map_err(|_| ClientError::Wrong("nobody runs xsctl".into()))?
+    tool.join().map_err(|_| ClientError::Wrong("no thread runs xsctl".into()))?
 }
 
 /// Returns domains 1 to `last` in the tool's syntax.
@@ -159,7 +159,7 @@ impl Moved {
 
 /// Returns the size in bytes of the streams of domains 1 to `last`. They are quiesced for this and stay so.
 pub fn bytes(socket: &Path, last: usize, directory: &Path) -> Result<u64> {
-    let cannot = |error| ClientError::io("cannot look at an export", error);
+    let cannot = |error| ClientError::io("cannot read an export", error);
     let mut command = xsctl().map_err(cannot)?;
     command.args(["export", "--quiet", "--socket"]).arg(socket);
     command.arg("--domains").arg(listed(last)).arg("-o").arg(directory);

@@ -49,7 +49,7 @@ fn unframed(socket: &Path) -> Result<()> {
     match stream.read(&mut [0; 64]) {
         Ok(0) => Ok(()),
         Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),
-        other => wrong!("a message of {TOO_LONG} bytes is announced, and what comes is {other:?}"),
+        other => wrong!("the reply to a message of {TOO_LONG} bytes is {other:?}"),
     }
 }
 
@@ -75,7 +75,7 @@ fn deaf(socket: &Path) -> Result<()> {
     let started = Instant::now();
     while stream.write_all(&requests).is_ok() {
         if started.elapsed() > TIMEOUT {
-            wrong!("a client that reads nothing is served for ever");
+            wrong!("a client that reads nothing is never closed");
         }
     }
     Ok(())
@@ -91,7 +91,7 @@ fn nonsensical(host: &mut SimClient, toolstack: &mut Blocking) -> Result<()> {
     let started = Instant::now();
     while guest.page.load(ERROR) == 0 {
         if started.elapsed() > TIMEOUT {
-            wrong!("nobody notices that a ring's index makes no sense");
+            wrong!("an invalid index of a ring is not detected");
         }
         thread::sleep(Duration::from_millis(1));
     }

@@ -71,12 +71,12 @@ impl Scenario for Soak {
 
     fn about(&self) -> &'static str {
         "Cycles, one in four seconds: at once 30 domains boot, 16 connections put a mixed load on \
-         1,000 others, 8 committers raise one counter, a write is told to 50 watchers, 60 vchans \
-         are set up, trees of 2,000 nodes are made and removed, and broken or hostile clients come \
-         and go; then the domains die. After each the daemon checks its own consistency, and its \
-         memory is looked at: in the second half of the run it may not grow by more than 5 %. \
-         It is judged from 20 cycles on. With --seconds 14400 it runs for four hours; a day is the \
-         most."
+         1,000 others, 8 committers increment one counter, 50 watchers are notified of a write, 60 \
+         vchans are set up, trees of 2,000 nodes are created and removed, and broken or hostile \
+         clients come and go; then the domains die. After each cycle the daemon checks its own \
+         consistency, and its memory is measured: in the second half of the run it may not grow by \
+         more than 5 %. It is judged from 20 cycles on. With --seconds 14400 it runs for four \
+         hours; a day is the most."
     }
 
     fn unit(&self) -> &'static str {
@@ -288,10 +288,10 @@ impl Soaking {
             match answer.as_slice() {
                 b"OK\0" | b"OK" => return Ok(()),
                 other if other.starts_with(b"not checked") => {}
-                other => wrong!("the daemon's check says {}", String::from_utf8_lossy(other)),
+                other => wrong!("the daemon's check reports {}", String::from_utf8_lossy(other)),
             }
         }
-        wrong!("removals are never accounted");
+        wrong!("timed out: removals are not accounted");
     }
 }
 
@@ -335,7 +335,7 @@ fn plant_and_fell(toolstack: &mut Blocking) -> Result<()> {
     toolstack.must(Operation::Rm, &words(&[TREE]))?;
     match toolstack.request(Operation::Read, 0, &words(&[TREE]))? {
         Err(errno) if errno == "ENOENT" => Ok(()),
-        other => wrong!("{TREE} is there after its removal: {other:?}"),
+        other => wrong!("{TREE} exists after its removal: {other:?}"),
     }
 }
 
