@@ -2,18 +2,18 @@
 //!
 //! Everything about one guest lies in one shard of the store, and the thread that reads a request serves it to the end:
 //! bytes in, bytes out. docs/ARCHITECTURE.md describes the flow of requests and events; the module documentation of
-//! [`store`] and [`shard`] has the diagrams.
+//! [`store`] and [`server`] has the diagrams.
 //!
 //! The crate is a library only so that its tests, benches and tools can use its parts. Its API is not stable.
 //!
 //! # Layout
 //!
 //! From the bottom up; tests/layers.rs checks that imports only go down. [`migration`] is three layers: `stream` is
-//! below [`shard`], `store` beside it, and `server` between it and [`daemon`].
+//! below [`server`], `store` beside it, and `server` between it and [`daemon`].
 //!
 //! * `sync`: the locks and atomics that threads share. A test can replace them with those of a model-checking
 //!   scheduler.
-//! * [`words`]: shared types: paths and the partitions that hold them, permissions, domain ids, error names.
+//! * [`types`]: shared types: paths and the partitions that hold them, permissions, domain ids, error names.
 //! * [`log`]: destinations, levels and trace switches, and the last line of a thread that panics.
 //! * [`domain`]: incarnations of domains, their resource usage and their quotas.
 //! * [`watch`]: watch registration and event matching, at the cost of a path's depth and the number of matches.
@@ -23,7 +23,7 @@
 //! * [`host`]: the hypervisor interface, real (Xen) or simulated; all unsafe code is here.
 //! * [`transport`]: a client's byte stream, over a socket or a ring.
 //! * [`control`]: the commands of `xsctl control`, which are those of Xen's `xenstore-control`.
-//! * [`shard`]: the threads that serve clients, and the messages between them.
+//! * [`server`]: the threads that serve clients, and the messages between them.
 //! * [`listener`]: accepts clients of the daemon's socket.
 //! * [`daemon`]: the process: options, configuration, start, signals, stop.
 //! * [`guest`]: `xenstored sim guest`, an interactive guest of the simulated host.

@@ -169,10 +169,10 @@ fn imports_go_down_only() {
 #[test]
 fn upward_import_is_detected() {
     for (name, code) in [
-        ("words/path.rs", "use crate::domain::Quota;"),
+        ("types/path.rs", "use crate::domain::Quota;"),
         ("protocol/args.rs", "fn f() { crate::store::Tree::default(); }"),
         ("store/tree.rs", "use super::super::protocol;"),
-        ("host/page.rs", "use crate::{transport, words};"),
+        ("host/page.rs", "use crate::{transport, types};"),
         ("control/mod.rs", "use crate::server::Server;"),
         ("migration/stream/state.rs", "use crate::store::Store;"),
         ("migration/stream/state.rs", "use crate::migration::server::serve;"),
@@ -197,15 +197,15 @@ fn layer_table_has_no_cycle() {
     }
 }
 
-/// Returns the module of a file of src/server, relative to it: "" of shard/mod.rs, "session" of server/session/mod.rs.
-fn shard_module(name: &str) -> Option<&str> {
+/// Returns the module of a file of src/server, relative to it: "" of server/mod.rs, "session" of server/session/mod.rs.
+fn server_module(name: &str) -> Option<&str> {
     let name = name.strip_prefix("server/")?.strip_suffix(".rs")?;
     (!name.ends_with("tests"))
         .then(|| name.strip_suffix("mod").unwrap_or(name).trim_end_matches('/'))
 }
 
 /// Returns the modules of src/server that the code of one of them names: of each path, the longest prefix that is one.
-fn shard_imports(own: &str, code: &str, modules: &[&str]) -> Vec<String> {
+fn server_imports(own: &str, code: &str, modules: &[&str]) -> Vec<String> {
     let above = own.rsplit_once('/').map_or("", |(above, _)| above);
     let mut named = Vec::new();
     for (mark, from) in [("crate::server::", ""), ("super::", above)] {
@@ -241,7 +241,7 @@ fn modules_of_the_server_have_no_import_cycle() {
     let sources = sources();
     let files: Vec<_> = sources
         .iter()
-        .filter_map(|(name, text)| Some((shard_module(name)?, code(text))))
+        .filter_map(|(name, text)| Some((server_module(name)?, code(text))))
         .map(|(module, code)| (module, code.split("#[cfg(test)]").next().unwrap().to_owned()))
         // The root module names what other layers may use of the rest.
         .filter(|(module, _)| !module.is_empty())
@@ -249,7 +249,7 @@ fn modules_of_the_server_have_no_import_cycle() {
     let modules: Vec<_> = files.iter().map(|(module, _)| *module).collect();
     let mut left: Vec<(&str, Vec<String>)> = files
         .iter()
-        .map(|(module, code)| (*module, shard_imports(module, code, &modules)))
+        .map(|(module, code)| (*module, server_imports(module, code, &modules)))
         .collect();
     // Modules that import no remaining one are removed repeatedly; what remains is a cycle.
     loop {
@@ -261,7 +261,7 @@ fn modules_of_the_server_have_no_import_cycle() {
         }
     }
     assert!(left.is_empty(), "in a circle, or above one: {left:#?}");
-    let imports = shard_imports(
+    let imports = server_imports(
         "a/b",
         "use super::{c::D, e};\nuse crate::server::a::{self};\nfn f() { d::g() }",
         &["a", "a/c", "a/b", "a/b/d"],

@@ -249,7 +249,8 @@ mod tests {
         let newer = Running::parse("123\nversion 9.9\nsocket 5\noption --new=1\noption\n").unwrap();
         let sentence = newer.sentence(&now);
         assert!(sentence.starts_with("process 123, version 9.9 (this is "), "{sentence}");
-        assert!(sentence.ends_with("already"), "{sentence}");
+        let serves = format!("already serves {}", now.socket.display());
+        assert!(sentence.ends_with(&serves), "{sentence}");
         let hostile = Running::parse("5\nversion \x1b[2J\noption --shards=\x07\n").unwrap();
         assert_eq!(hostile, Running { pid: 5, ..Running::default() });
         for text in ["", "\n123\n", "-1\n", "xenstored\n", "99999999999\n"] {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::panic::{self, PanicHookInfo};
 use std::thread;
 
-use crate::types::{Domid, ShardId};
+use crate::types::Domid;
 
 use super::SINK;
 
@@ -13,7 +13,7 @@ use super::SINK;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Context {
     /// The worker that runs on the thread.
-    pub worker: Option<ShardId>,
+    pub worker: Option<u16>,
     /// The running operation, such as `WRITE`; empty between operations.
     pub operation: &'static str,
     /// The domain for which the operation runs.
@@ -56,7 +56,7 @@ fn last_line(thread: Option<&str>, context: Context, info: &PanicHookInfo<'_>) -
 impl fmt::Display for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.worker {
-            Some(worker) => write!(f, "worker {}", worker.0)?,
+            Some(worker) => write!(f, "worker {worker}")?,
             None => f.write_str("no worker")?,
         }
         match self.operation {
@@ -76,14 +76,10 @@ mod tests {
 
     #[test]
     fn log_context_is_printed_in_words() {
-        set_context(Context {
-            worker: Some(ShardId(3)),
-            operation: "WRITE",
-            domid: Some(Domid(7)),
-        });
+        set_context(Context { worker: Some(3), operation: "WRITE", domid: Some(Domid(7)) });
         assert_eq!(CONTEXT.get().to_string(), "worker 3, operation WRITE, domid 7");
         clear_context();
         assert_eq!(CONTEXT.get().to_string(), "worker 3, between operations, no domain");
-        assert_eq!(Context::default().to_string(), "no shard, between operations, no domain");
+        assert_eq!(Context::default().to_string(), "no worker, between operations, no domain");
     }
 }

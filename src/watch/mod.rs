@@ -2,7 +2,7 @@
 //!
 //! [`Matches`] finds the watches in a [`Trie`] that a change concerns, at the cost of the path's depth and the
 //! matches. Each shard has a trie under its lock. The *global watch trie* ([`GlobalTrie`]) holds watches on paths with
-//! partitions below (see `words::has_partitions_below`) and on special paths: changes in any shard may match these, and if
+//! partitions below (see `types::has_partitions_below`) and on special paths: changes in any shard may match these, and if
 //! they were in every shard's trie, a guest could take all locks by setting watches. A writer reads a snapshot of it,
 //! which costs a pointer.
 //!

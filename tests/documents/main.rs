@@ -4,6 +4,7 @@ mod blocks;
 #[path = "../common/mod.rs"]
 mod common;
 mod decisions;
+mod names;
 mod operations;
 mod python;
 mod session;

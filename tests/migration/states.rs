@@ -123,7 +123,7 @@ fn log_names_moved_domains_and_refused_imports_separately() {
     );
     let left = lines(&mut from, " released with a mark ");
     assert!(left.len() == 1 && left[0].contains(" domid=5"), "{left:?}");
-    let imported = lines(&mut to, " imported ");
+    let imported = lines(&mut to, " info imported ");
     assert!(
         imported.len() == 1 && imported[0].contains(" domains=3 domids=5-6,9 "),
         "{imported:?}"

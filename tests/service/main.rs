@@ -20,7 +20,7 @@ use std::process::{Command, Stdio};
 
 use rustix::process::{Signal, kill_process};
 use xenstored::log;
-use xenstored::types::{Domid, ShardId};
+use xenstored::types::Domid;
 
 use kit::{Place, Serving, assert_fails, bare, serves, wait_for};
 
@@ -266,11 +266,7 @@ fn a_shard_panics() {
     log::abort_on_panic();
     let work = || {
         let operation = "WRITE";
-        log::set_context(log::Context {
-            worker: Some(ShardId(3)),
-            operation,
-            domid: Some(Domid(7)),
-        });
+        log::set_context(log::Context { worker: Some(3), operation, domid: Some(Domid(7)) });
         panic!("no \x1b[1mgood");
     };
     let thread = std::thread::Builder::new().name("worker 3".into()).spawn(work).unwrap();

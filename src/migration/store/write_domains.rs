@@ -5,7 +5,7 @@
 //! before its descendants, in directory order (`name::order`). So equal states give equal bytes, and an importing
 //! daemon that lists names in the order of creation lists them in the same order as this one.
 //!
-//! A domain's nodes are those of the partitions with its key (words/key.rs): its own, its backends and device models in
+//! A domain's nodes are those of the partitions with its key (types/key.rs): its own, its backends and device models in
 //! any domains, `/libxl/<d>`; and the `/vm/<uuid>` named by its node `vm`. A partition of another domain that lies
 //! below one of these, such as a backend in a driver domain's directory, belongs to that other domain.
 

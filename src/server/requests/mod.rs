@@ -21,7 +21,7 @@ use crate::log;
 use crate::protocol::operations::{Access, Form, Parser, Request, Row, TransactionId, command};
 use crate::protocol::{Frame, frame, strings};
 use crate::store::Caller;
-use crate::types::{Errno, ShardId};
+use crate::types::Errno;
 
 /// The result of [`serve_first`].
 #[derive(Debug, PartialEq, Eq)]
@@ -76,7 +76,7 @@ fn serve(cx: &mut RequestContext<'_>, payload: &[u8]) -> Outcome {
 /// Checks a request in the order on which clients rely: of several errors they see the first.
 fn admit<'p>(cx: &RequestContext<'_>, payload: &'p [u8]) -> Result<Request<'p>, Errno> {
     let row = Row::of(cx.header.kind.get()).ok_or(Errno::ENOSYS)?;
-    let worker = Some(ShardId(cx.core.number));
+    let worker = Some(cx.core.number);
     let domid = Some(cx.caller.domain.domid);
     log::set_context(log::Context { worker, operation: row.name, domid });
     let is_privileged = cx.caller.subject.privileged;
