@@ -31,7 +31,10 @@ fn permissions_of_one_incarnation_are_not_those_of_the_next() {
         let second = second.lock().unwrap().take().unwrap();
         if *stamp.lock().unwrap() < second.birth {
             for path in ["/tool/x/a", "/tool/x/b"] {
-                assert!(world.client(&second).read(path).is_err(), "{path} is read");
+                assert!(
+                    world.client(&second).read(path).is_err(),
+                    "the next incarnation can read {path}"
+                );
             }
         }
     });
@@ -51,7 +54,7 @@ fn nodes_of_one_incarnation_never_belong_to_the_next() {
         );
         world.check();
         if let Some(second) = world.registry.get(Domid(5)) {
-            assert_eq!(second.account.used(Quota::Nodes), 0, "the second life created nothing");
+            assert_eq!(second.account.used(Quota::Nodes), 0, "the next incarnation owns nodes");
         }
     });
 }
@@ -125,14 +128,14 @@ fn release_during_requests_leaves_no_ticket_and_no_old_watch() {
         world.control().write("/local/domain/5", "").unwrap();
         world.control().set_perms("/local/domain/5", "n5").unwrap();
         world.watch("/local/domain/5/data", 1);
-        let old = world.watch_as(Domid(5), "/local/domain/5/told", 2, None);
+        let old = world.watch_as(Domid(5), "/local/domain/5/watched", 2, None);
         guest.set_presence(xenstored::types::Presence::Running);
-        let told = Arc::new((Mutex::new(false), Condvar::new()));
+        let notified = Arc::new((Mutex::new(false), Condvar::new()));
         let unblocked = {
-            let told = Arc::clone(&told);
+            let notified = Arc::clone(&notified);
             xenstored::sync::Arc::new(move |_: &xenstored::domain::Domain| {
-                *told.0.lock().unwrap() = true;
-                told.1.notify_all();
+                *notified.0.lock().unwrap() = true;
+                notified.1.notify_all();
             })
         };
         let done = shuttle::sync::atomic::AtomicBool::new(false);
@@ -143,14 +146,14 @@ fn release_during_requests_leaves_no_ticket_and_no_old_watch() {
                     let verb = Verb::Write(Cow::Borrowed(b"x"));
                     let (_, executed) = client.execute("/local/domain/5/data", verb).unwrap();
                     drop(executed.ticket);
-                    let mut may_go_on = told.0.lock().unwrap();
+                    let mut may_go_on = notified.0.lock().unwrap();
                     while guest.account.used(Quota::Outstanding) >= 1 && !*may_go_on {
-                        may_go_on = told.1.wait(may_go_on).unwrap();
+                        may_go_on = notified.1.wait(may_go_on).unwrap();
                     }
                     *may_go_on = false;
                 }
                 guest.set_presence(xenstored::types::Presence::Absent);
-                assert!(world.store.unwatch(world::at("/local/domain/5/told"), old));
+                assert!(world.store.unwatch(world::at("/local/domain/5/watched"), old));
                 guest.set_presence(xenstored::types::Presence::Running);
                 world.watch_as(Domid(5), "/local/domain/5/other", 3, None);
                 done.store(true, Ordering::SeqCst);
@@ -161,11 +164,11 @@ fn release_during_requests_leaves_no_ticket_and_no_old_watch() {
                     shuttle::thread::yield_now();
                 }
             },
-            || world.control().write("/local/domain/5/told", "").unwrap(),
+            || world.control().write("/local/domain/5/watched", "").unwrap(),
         );
         drop(world.outlet.take());
         assert_eq!(guest.account.used(Quota::Outstanding), 0);
-        world.control().write("/local/domain/5/told", "").unwrap();
+        world.control().write("/local/domain/5/watched", "").unwrap();
         world.control().write("/local/domain/5/other", "").unwrap();
         let seqs: Vec<_> = world.outlet.take_events().iter().map(|(seq, _)| *seq).collect();
         assert_eq!(seqs, [3]);

@@ -23,7 +23,9 @@ use shuttle::sync::{Condvar, Mutex};
 use shuttle::thread::scope;
 use world::{World, perms};
 use xenstored::domain::{Domain, Quota};
-use xenstored::server::{Answer, Guards, Joined, Part, ReplyTo, Signal, Turns, parts};
+use xenstored::server::{
+    Claim, Joined, Part, ReplyTo, Reservations, SharedReservations, Signal, parts,
+};
 use xenstored::store::{CommitError, Removed, StoreError, Transaction, Verb};
 use xenstored::types::{Domid, Errno};
 

@@ -89,14 +89,14 @@ fn with_owner_thread(
         world.client(&guest).write("/local/domain/5/a/b", "").unwrap();
         let (notices, removals) = (Queue::new(), Queue::new());
         let quiesce = || {
-            let answers = Arc::new(Queue::new());
-            let answer = Arc::clone(&answers);
-            for part in parts(&[Domid(5)], move |joined| answer.push(joined)) {
+            let replies = Arc::new(Queue::new());
+            let reply = Arc::clone(&replies);
+            for part in parts(&[Domid(5)], move |joined| reply.push(joined)) {
                 notices.push(Notice::Quiesce(part));
             }
-            let answer = answers.pop();
-            assert!(answers.0.lock().unwrap().is_empty(), "answered twice");
-            answer
+            let reply = replies.pop();
+            assert!(replies.0.lock().unwrap().is_empty(), "more than one reply");
+            reply
         };
         at_once!(
             || owner_thread(&world, &guest, &notices, &removals),
@@ -132,8 +132,8 @@ fn quiesce_racing_with_a_death_gets_one_reply() {
     with_owner_thread(|_, notices, quiesce| {
         scope(|scope| {
             scope.spawn(|| {
-                let answer = quiesce();
-                assert!(answer == Ok(vec![]) || answer == Err(Errno::ENOENT), "{answer:?}");
+                let reply = quiesce();
+                assert!(reply == Ok(vec![]) || reply == Err(Errno::ENOENT), "{reply:?}");
             });
             scope.spawn(|| notices.push(Notice::Death));
         });
@@ -145,13 +145,13 @@ fn quiesce_racing_with_a_death_gets_one_reply() {
 #[test]
 fn two_owner_threads_give_one_reply() {
     explore(|| {
-        let answers = Arc::new(Queue::new());
-        let answer = Arc::clone(&answers);
-        let both = parts(&[Domid(4), Domid(5)], move |joined| answer.push(joined));
+        let replies = Arc::new(Queue::new());
+        let reply = Arc::clone(&replies);
+        let both = parts(&[Domid(4), Domid(5)], move |joined| reply.push(joined));
         let [four, five] = <[Part; 2]>::try_from(both).ok().unwrap();
         at_once!(move || four.failed(Errno::EAGAIN), move || five.done());
-        assert_eq!(answers.pop(), Ok(vec![(Domid(4), Errno::EAGAIN)]));
-        assert!(answers.0.lock().unwrap().is_empty());
+        assert_eq!(replies.pop(), Ok(vec![(Domid(4), Errno::EAGAIN)]));
+        assert!(replies.0.lock().unwrap().is_empty());
     });
 }
 

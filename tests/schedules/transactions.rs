@@ -58,7 +58,9 @@ fn xsa_440_concurrent_removals_of_the_same_nodes_credit_once() {
             }
             match client.commit(transaction) {
                 Ok(()) | Err(CommitError::Conflict(_)) => {}
-                Err(failure) => panic!("there is room, no turn, and little to do: {failure:?}"),
+                Err(failure) => {
+                    panic!("neither a quota, a reservation nor a limit applies: {failure:?}")
+                }
             }
         };
         at_once!(
@@ -130,35 +132,36 @@ fn transaction_with_a_reservation_commits() {
         let world = World::new();
         world.control().write(PATH, "0").unwrap();
         // The time stands still, so no reservation times out.
-        let (guards, now) = (Guards::default(), Instant::now());
+        let (shared, now) = (SharedReservations::default(), Instant::now());
         let reply_to = |connection| ReplyTo { thread: 0, connection, id: 1 };
         let change = |client: &mut world::Client, transaction: &mut Transaction| {
             client.run_in(transaction, PATH, Verb::Read).unwrap();
             client.write_in(transaction, PATH, "changed").unwrap();
         };
-        let takes_a_turn = |number| {
+        let commits_with_reservation = |number| {
             let (mut client, reply_to) = (world.control(), reply_to(number));
             let paths = [world::at(PATH).to_buf()];
-            let (answer, _) =
-                guards.with(&world.store, now, |turns| turns.ask(reply_to, &paths, now));
-            if answer == Answer::Yours {
+            let (claim, _) = shared
+                .with(&world.store, now, |reservations| reservations.ask(reply_to, &paths, now));
+            if claim == Claim::Held {
                 client.caller.epoch = world.store.epoch();
                 let mut transaction = Transaction::default();
                 change(&mut client, &mut transaction);
                 client.commit(transaction).unwrap();
             }
-            guards.with(&world.store, now, |turns| turns.leave(reply_to, now));
+            shared.with(&world.store, now, |reservations| reservations.leave(reply_to, now));
         };
         // As a thread does it; a client that would have to wait gives up.
         let waits = |client: &mut world::Client, number| {
             client.caller.epoch = world.store.epoch();
-            let wait =
-                |turns: &mut Turns| turns.wait(reply_to(number), [world::at(PATH)]).is_some();
-            guards.any() && guards.with(&world.store, now, wait).0
+            let wait = |reservations: &mut Reservations| {
+                reservations.wait(reply_to(number), [world::at(PATH)]).is_some()
+            };
+            shared.any() && shared.with(&world.store, now, wait).0
         };
         at_once!(
-            || takes_a_turn(1),
-            || takes_a_turn(2),
+            || commits_with_reservation(1),
+            || commits_with_reservation(2),
             || {
                 let mut client = world.control();
                 while !waits(&mut client, 3)
