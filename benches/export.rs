@@ -57,9 +57,10 @@ fn main() {
 
 /// Returns the CPU time of all threads of this process, in steps of 10 ms (proc(5), stat: utime and stime).
 fn processor_time() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").expect("proc");
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("/proc is readable");
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
-    let ticks: u64 = fields[11..13].iter().map(|ticks| ticks.parse::<u64>().expect("ticks")).sum();
+    let ticks: u64 =
+        fields[11..13].iter().map(|ticks| ticks.parse::<u64>().expect("CPU time in ticks")).sum();
     Duration::from_millis(10 * ticks)
 }
 
@@ -80,7 +81,7 @@ fn export_all(
     let began = Instant::now();
     let seen = snapshot_domains(&world.store, &world.store.snapshot_all(), domids);
     let leaving = seen.into_iter().zip(clients).map(|(seen, client)| {
-        let domain = world.store.registry().get(seen.domid).expect("it lives");
+        let domain = world.store.registry().get(seen.domid).expect("the domain exists");
         ExportedDomain { domain, client: Some(client), seen }
     });
     let leaving: Vec<_> = leaving.collect();

@@ -133,8 +133,8 @@ fn remove(world: &mut World) {
 fn settle(store: &Store, removed: Vec<Removed>) {
     if let Some(rest) = store.settle(removed) {
         let (over, is_over) = mpsc::channel();
-        store.reap(rest, Box::new(move || over.send(()).expect("the receiver waits")));
-        is_over.recv().expect("the reaper lives");
+        store.reap(rest, Box::new(move || over.send(()).expect("the receiver is alive")));
+        is_over.recv().expect("the reaper is running");
     }
 }
 
@@ -171,9 +171,9 @@ fn remove_in_time(world: &mut World, snapshot: bool) {
     show("holds", &holds::take());
     show("the control without a lock", &holds::take_control());
     stop.store(true, Ordering::Relaxed);
-    control.join().expect("no panic");
+    control.join().expect("the thread does not panic");
     for (what, probe) in probes {
-        let times = probe.join().expect("no panic");
+        let times = probe.join().expect("the thread does not panic");
         let at = |quantile| Duration::from_nanos(times.value_at_quantile(quantile));
         println!(
             "  {what}: {} times, p50 {:?}, p99.9 {:?}, max {:?}",
@@ -188,10 +188,8 @@ fn remove_in_time(world: &mut World, snapshot: bool) {
 fn show(what: &str, holds: &Holds) {
     let Holds { count, total_cpu, longest, longest_cpu, longest_cpu_at } = holds;
     let at = longest_cpu_at.map(ToString::to_string).unwrap_or_default();
-    println!(
-        "  {what}: {count}, {total_cpu:?} of processor time in all, {longest_cpu:?} the longest"
-    );
-    println!("    (taken at {at}), {longest:?} the longest by the clock");
+    println!("  {what}: {count}, {total_cpu:?} CPU time in total, {longest_cpu:?} the longest");
+    println!("    (taken at {at}), {longest:?} the longest by wall time");
 }
 
 /// Repeats the same work until `stop`, measured like a hold.

@@ -40,7 +40,8 @@ fn main() {
         assert_eq!(left, 0);
         let apart = began.elapsed();
         for arrival in &arrivals {
-            place_domain(&to.store, arrival, &to.control, &mut generations).expect("it fits");
+            place_domain(&to.store, arrival, &to.control, &mut generations)
+                .expect("the import succeeds");
         }
         drop(arrivals);
         let placed = began.elapsed();
@@ -59,7 +60,7 @@ fn main() {
 fn stream_of(world: &World, domids: &[Domid]) -> Vec<u8> {
     let seen = snapshot_domains(&world.store, &world.store.snapshot_all(), domids);
     let leaving = seen.into_iter().map(|seen| {
-        let domain = world.store.registry().get(seen.domid).expect("it lives");
+        let domain = world.store.registry().get(seen.domid).expect("the domain exists");
         ExportedDomain { domain, client: Some(Client::new(seen.domid)), seen }
     });
     let mut stream = Vec::new();

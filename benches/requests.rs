@@ -117,7 +117,7 @@ fn ask(busy: &mut [Client], kind: u32, requests: usize) {
                 let path = path((lap * DEPTH + request) % NODES);
                 client.ask(kind, format!("{path}\0{value}").as_bytes());
             }
-            client.send().expect("a daemon that reads");
+            client.send().expect("the daemon reads");
         }
         for client in &mut *busy {
             client.flush().expect("replies");

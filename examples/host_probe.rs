@@ -30,11 +30,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let host = XenHost::open()?;
     println!("host: {}", host.describe()?);
     println!("domain 0: {:?}", host.domain(Domid::CONTROL)?);
-    let nobody = Domid(Domid::FIRST_RESERVED - 1);
-    println!("domain {nobody}: {:?}", host.domain(nobody)?);
-    println!("ring of domain {nobody}: {:?}", host.map_ring(nobody, None).map(drop));
+    let unused = Domid(Domid::FIRST_RESERVED - 1);
+    println!("domain {unused}: {:?}", host.domain(unused)?);
+    println!("ring of domain {unused}: {:?}", host.map_ring(unused, None).map(drop));
     let mut events = Events::new(host.open_channels()?)?;
-    println!("port 1 of domain {nobody}: {:?}", events.channels.bind_interdomain(nobody, 1));
+    println!("port 1 of domain {unused}: {:?}", events.channels.bind_interdomain(unused, 1));
     let virq = report("VIRQ_DOM_EXC", events.channels.bind_changes());
     println!("a second time: {:?}", host.open_channels()?.bind_changes().map_err(|e| e.kind()));
     let control = host.control_port()?;

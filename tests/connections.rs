@@ -34,7 +34,7 @@ fn ask(socket: &mut UnixStream) {
 }
 
 /// Waits for the reply: the header of an empty value.
-fn answered(socket: &mut UnixStream) {
+fn read_reply(socket: &mut UnixStream) {
     let mut reply = [0; 16];
     socket.read_exact(&mut reply).unwrap();
     assert_eq!(reply[..4], op::READ.to_le_bytes());
@@ -45,7 +45,7 @@ fn answered(socket: &mut UnixStream) {
 fn until_closed(daemon: &Daemon, expected: usize) {
     let started = Instant::now();
     while daemon.descriptors() > expected {
-        assert!(started.elapsed() < HANG, "{} descriptors are left", daemon.descriptors());
+        assert!(started.elapsed() < HANG, "{} descriptors stay open", daemon.descriptors());
         std::thread::yield_now();
     }
 }
@@ -61,21 +61,21 @@ fn ten_thousand_connections_are_served_at_once() {
         let mut after = Vec::new();
         // The allocator keeps a crowd's memory, and may take a few crowds to settle; a leak never does.
         while !has_settled(&after) {
-            assert!(after.len() < CROWDS_MAX, "each crowd leaves more: {after:?} bytes");
+            assert!(after.len() < CROWDS_MAX, "memory grows with each crowd: {after:?} bytes");
             let mut crowd: Vec<_> = (0..MANY).map(|_| daemon.connect()).collect();
             // All send a request before the first reads its reply.
             let (idle, talking) = crowd.split_at_mut(IDLE);
             talking.iter_mut().for_each(ask);
-            talking.iter_mut().for_each(answered);
+            talking.iter_mut().for_each(read_reply);
             // Idle connections are served as well, and so is another client meanwhile.
             idle.iter_mut().for_each(ask);
-            idle.iter_mut().for_each(answered);
+            idle.iter_mut().for_each(read_reply);
             admin.write("/alive", "v").unwrap();
             // The connection that waited for the daemon's start may have been counted before it was closed.
             assert!(daemon.descriptors() <= descriptors + MANY);
             let grown = daemon.resident_bytes().saturating_sub(before);
             let most = BYTES_EACH * u64::try_from(MANY).unwrap();
-            assert!(grown < most, "{grown} bytes for {MANY} connections");
+            assert!(grown < most, "{MANY} connections take {grown} bytes");
             drop(crowd);
             until_closed(&daemon, descriptors);
             admin.read("/tool").unwrap();
@@ -116,7 +116,7 @@ fn descriptor_exhaustion_pauses_accepting() {
     let mut crowd: Vec<_> = (0..100).map(|_| daemon.connect()).collect();
     crowd.iter_mut().for_each(ask);
     // Accepted connections work.
-    answered(&mut crowd[0]);
+    read_reply(&mut crowd[0]);
     let mut first = Client::new("first", Link::Socket(crowd[0].try_clone().unwrap()));
     (0..100).for_each(|_| _ = first.read("/tool").unwrap());
     // Not 64: the daemon may inherit some that are numbered above the limit.
@@ -128,14 +128,14 @@ fn descriptor_exhaustion_pauses_accepting() {
         std::thread::sleep(Duration::from_secs(1));
         daemon.cpu_time() - before
     });
-    assert!(spent < spinning / 10, "{spent:?} beside {spinning:?} of a thread that spins");
+    assert!(spent < spinning / 10, "{spent:?} of CPU time; a spinning thread takes {spinning:?}");
     let log = daemon.log();
     let lines: Vec<_> = log.lines().filter(|line| line.contains("cannot accept clients")).collect();
-    let [line] = lines[..] else { panic!("once, not at each try:\n{log}") };
+    let [line] = lines[..] else { panic!("not logged exactly once:\n{log}") };
     assert!(line.contains("LimitNOFILE=") && line.ends_with("socket=\"store\" limit=64"), "{line}");
     // As descriptors are freed, the waiting connections are served in their order.
     for mut waiting in crowd.into_iter().skip(1) {
-        answered(&mut waiting);
+        read_reply(&mut waiting);
     }
     let mut late = Client::new("late", Link::Socket(daemon.connect()));
     late.read("/tool").unwrap();

@@ -9,7 +9,7 @@ use common::wire::show;
 use common::{Control, HANG, Random, World, op};
 
 /// Returns the reply to a command as text, without its NUL.
-fn answer(world: &mut World, words: &str) -> String {
+fn reply_to(world: &mut World, words: &str) -> String {
     let reply = world.admin.control(words).unwrap_or_else(|errno| panic!("{words}: {errno}"));
     let (nul, text) = reply.split_last().unwrap();
     assert_eq!(*nul, 0, "{words}");
@@ -33,7 +33,7 @@ fn logged(world: &World, text: &str) {
 #[test]
 fn help_names_each_command_and_others_are_einval() {
     let world = &mut World::new(Control::Socket, 2);
-    let help = answer(world, "help");
+    let help = reply_to(world, "help");
     for name in ["check", "log", "live-update", "logfile", "memreport", "print", "quota"] {
         assert!(help.lines().any(|line| line.split(' ').next() == Some(name)), "{name}: {help}");
     }
@@ -41,19 +41,23 @@ fn help_names_each_command_and_others_are_einval() {
     {
         refused(world, words, "EINVAL");
     }
-    assert_eq!(world.admin.request(op::CONTROL, 0, "help"), Err("EINVAL".into()), "no NUL");
+    assert_eq!(
+        world.admin.request(op::CONTROL, 0, "help"),
+        Err("EINVAL".into()),
+        "payload without NUL"
+    );
     assert_eq!(world.guest(5).control("help"), Err("EACCES".into()));
-    assert_ne!(answer(world, "live-update -f /bin/true"), "OK");
+    assert_ne!(reply_to(world, "live-update -f /bin/true"), "OK");
 }
 
 #[test]
 fn quotas_are_listed_and_set_as_in_c() {
     let world = &mut World::new(Control::Socket, 2);
-    let text = answer(world, "quota");
+    let text = reply_to(world, "quota");
     assert!(text.starts_with("Quota settings:\nnodes            :     1000 Nodes per domain\n"));
     assert_eq!(text.lines().count(), 10, "{text}");
-    assert_eq!(answer(world, "quota set nodes 3"), "OK");
-    assert!(answer(world, "quota").contains("nodes            :        3 Nodes per domain\n"));
+    assert_eq!(reply_to(world, "quota set nodes 3"), "OK");
+    assert!(reply_to(world, "quota").contains("nodes            :        3 Nodes per domain\n"));
     for words in [
         "quota set nodes 0",
         "quota set nodes -1",
@@ -68,11 +72,11 @@ fn quotas_are_listed_and_set_as_in_c() {
         refused(world, words, "EINVAL");
     }
     refused(world, "quota 77", "ENOENT");
-    let text = answer(world, "quota-soft");
+    let text = reply_to(world, "quota-soft");
     let memory = "memory           :  2097152 Total Xenstore memory per domain\n";
     assert_eq!(text, format!("Quota settings:\n{memory}"));
-    assert_eq!(answer(world, "quota-soft set memory 4096"), "OK");
-    assert!(answer(world, "quota-soft").contains("    4096 "));
+    assert_eq!(reply_to(world, "quota-soft set memory 4096"), "OK");
+    assert!(reply_to(world, "quota-soft").contains("    4096 "));
 }
 
 #[test]
@@ -82,20 +86,20 @@ fn quota_command_shows_usage_peak_and_refusals_of_a_domain() {
     guest.write("a", "1").unwrap();
     guest.write("b", "1").unwrap();
     guest.rm("b").unwrap();
-    let text = answer(world, "quota 5");
+    let text = reply_to(world, "quota 5");
     assert!(text.starts_with("Domain 5:\nnodes            :        2 (max        3)\n"), "{text}");
     assert!(!text.contains("refused"), "{text}");
     world.admin.set_quota(Some(5), "nodes", 2);
     for _ in 0..3 {
         assert_eq!(world.guest(5).write("c", "1"), Err("ENOSPC".into()));
     }
-    let text = answer(world, "quota 5");
+    let text = reply_to(world, "quota 5");
     assert!(text.contains("nodes            :        2 (max        3) refused 3\n"), "{text}");
     let peaks = "Max. seen accounting values:\nnodes            :        3\n";
-    assert!(answer(world, "quota max").starts_with(peaks));
+    assert!(reply_to(world, "quota max").starts_with(peaks));
     let reset = "Max. seen accounting values:\nnodes            :        0\n";
-    assert!(answer(world, "quota max -r").starts_with(reset));
-    assert!(answer(world, "quota max").starts_with(reset));
+    assert!(reply_to(world, "quota max -r").starts_with(reset));
+    assert!(reply_to(world, "quota max").starts_with(reset));
 }
 
 /// As xenstore.txt says of SET_QUOTA: a global value is the default of new domains.
@@ -104,11 +108,11 @@ fn global_quota_applies_to_new_domains_only() {
     for control in [Control::Socket, Control::Ring] {
         let world = &mut World::new(control, 2);
         world.guest(7).watch("a", "t").unwrap();
-        assert_eq!(answer(world, "quota set watches 1"), "OK");
-        assert_eq!(answer(world, "quota set nodes 2"), "OK");
-        assert_eq!(answer(world, "quota-soft set memory 1500"), "OK");
+        assert_eq!(reply_to(world, "quota set watches 1"), "OK");
+        assert_eq!(reply_to(world, "quota set nodes 2"), "OK");
+        assert_eq!(reply_to(world, "quota-soft set memory 1500"), "OK");
         for path in ["b", "c"] {
-            assert!(world.guest(7).watch(path, "t").is_ok(), "7 was there before");
+            assert!(world.guest(7).watch(path, "t").is_ok(), "domain 7 keeps its earlier quota");
             world.guest(7).write(path, &"v".repeat(1500)).unwrap();
         }
         world.guest(8).watch("a", "t").unwrap();
@@ -128,24 +132,24 @@ fn global_quota_applies_to_new_domains_only() {
 #[test]
 fn control_commands_switch_move_and_write_the_log() {
     let world = &mut World::new(Control::Socket, 2);
-    let text = answer(world, "log");
+    let text = reply_to(world, "log");
     assert!(text.starts_with("Log switch settings:\nobj     : off\nio      : off\n"), "{text}");
-    assert_eq!(answer(world, "log +conflict"), "OK");
-    assert!(answer(world, "log").contains("conflict: on\n"));
+    assert_eq!(reply_to(world, "log +conflict"), "OK");
+    assert!(reply_to(world, "log").contains("conflict: on\n"));
     refused(world, "log conflict", "EINVAL");
     refused(world, "log +rhubarb", "EINVAL");
-    assert_eq!(answer(world, "print here-begins-the-night"), "OK");
+    assert_eq!(reply_to(world, "print here-begins-the-night"), "OK");
     logged(world, "control: here-begins-the-night");
     let file = world.daemon.path("moved");
-    assert_eq!(answer(world, &format!("logfile {}", file.display())), "OK");
-    assert_eq!(answer(world, "print there"), "OK");
+    assert_eq!(reply_to(world, &format!("logfile {}", file.display())), "OK");
+    assert_eq!(reply_to(world, "print there"), "OK");
     world.daemon.await_text("moved", "control: there");
     refused(world, "logfile /nonexistent/log", "ENOENT");
-    assert_eq!(answer(world, "logfile relative"), "OK");
-    assert_eq!(answer(world, "print here"), "OK");
+    assert_eq!(reply_to(world, "logfile relative"), "OK");
+    assert_eq!(reply_to(world, "print here"), "OK");
     world.daemon.await_text("relative", "control: here");
-    assert_eq!(answer(world, "log off"), "OK");
-    assert_eq!(answer(world, "log on"), "OK");
+    assert_eq!(reply_to(world, "log off"), "OK");
+    assert_eq!(reply_to(world, "log on"), "OK");
 }
 
 #[test]
@@ -162,7 +166,7 @@ fn report_has_resource_counts_and_conflict_reasons() {
     world.guest(5).write("a", "3").unwrap();
     assert_eq!(world.admin.commit(lost), Err("EAGAIN".into()));
     // A relative name is resolved in the directory of the daemon's run-time files.
-    assert_eq!(answer(world, "memreport report"), "OK");
+    assert_eq!(reply_to(world, "memreport report"), "OK");
     let report = std::fs::read_to_string(world.daemon.path("report")).unwrap();
     for line in [
         "known domains: 2, died: 0",
@@ -175,7 +179,7 @@ fn report_has_resource_counts_and_conflict_reasons() {
     }
     assert!(report.lines().any(|line| line.starts_with("root_shard ")), "{report}");
     world.admin.commit(open).unwrap();
-    assert_eq!(answer(world, "memreport"), "OK");
+    assert_eq!(reply_to(world, "memreport"), "OK");
     logged(world, "open transactions: 0");
     refused(world, "memreport /nonexistent/report", "ENOENT");
 }
@@ -189,7 +193,7 @@ fn report_on_more_than_50_domains_names_the_largest() {
         world.admin.write(&home, &"v".repeat(usize::from(domid))).unwrap();
         world.admin.set_perms(&home, &format!("n{domid}")).unwrap();
     }
-    assert_eq!(answer(world, "memreport report"), "OK");
+    assert_eq!(reply_to(world, "memreport report"), "OK");
     let report = std::fs::read_to_string(world.daemon.path("report")).unwrap();
     let (_, table) = report.split_once("memory transactions\n").unwrap();
     assert_eq!(table.lines().count(), 51, "{table}");
@@ -208,7 +212,7 @@ fn fifo_as_file_of_a_command_is_refused_without_blocking() {
     for command in ["memreport", "logfile"] {
         refused(world, &format!("{command} {}", fifo.display()), "EINVAL");
         logged(world, "neither a regular file nor a character device; name a file");
-        assert_eq!(answer(world, "check"), "OK");
+        assert_eq!(reply_to(world, "check"), "OK");
     }
 }
 
@@ -228,7 +232,7 @@ fn second_concurrent_check_is_refused() {
     for reply in &replies {
         assert!(matches!(reply.as_deref(), Ok(b"OK\0")) || *reply == Err("EBUSY".into()));
     }
-    assert_eq!(answer(world, "check"), "OK");
+    assert_eq!(reply_to(world, "check"), "OK");
 }
 
 /// Makes a random request of the control domain or a guest.
@@ -270,7 +274,7 @@ fn store_is_consistent_after_removals_deaths_and_transactions() {
                 world.until_released(domid);
             }
             if n % 50 == 49 {
-                assert_eq!(answer(world, "check"), "OK", "seed {seed}, step {n}");
+                assert_eq!(reply_to(world, "check"), "OK", "seed {seed}, step {n}");
             }
         }
     }
@@ -320,12 +324,12 @@ fn xsctl_sends_commands_and_prints_replies() {
     assert_eq!(xsctl(world, &["quota", "set", "nodes", "2000"]), said("OK\n"));
     // Words that look like options belong to the daemon's command.
     assert_eq!(xsctl(world, &["log", "-io"]), said("OK\n"));
-    let peaks = answer(world, "quota max -r");
+    let peaks = reply_to(world, "quota max -r");
     assert_eq!(xsctl(world, &["quota", "max", "-r"]), said(&peaks));
-    assert_eq!(xsctl(world, &["print", "--socket", "a b"]).0, Some(8), "two words");
+    assert_eq!(xsctl(world, &["print", "--socket", "a b"]).0, Some(8), "an argument with a space");
     assert_eq!(xsctl(world, &["print", "a  b"]), said("OK\n"));
     logged(world, "control: a  b");
-    let help = answer(world, "help");
+    let help = reply_to(world, "help");
     let socket = world.daemon.path("socket");
     let elsewhere = ["--socket", socket.to_str().unwrap(), "help"];
     assert_eq!(xsctl(world, &elsewhere), said(&help));

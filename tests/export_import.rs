@@ -43,7 +43,7 @@ type ClientOf = Box<dyn Fn(u16) -> Client>;
 fn read(stream: &[u8]) -> Vec<ImportedDomain> {
     let state = State::read(&mut Reader::new(stream).unwrap()).unwrap();
     let (arrivals, left) = split_by_domain(state);
-    assert_eq!(left, 0, "every node belongs to a domain");
+    assert_eq!(left, 0, "nodes that belong to no domain");
     arrivals
 }
 
@@ -213,7 +213,11 @@ fn imported_domains_are_exported_as_the_same_bytes() {
         let clients: BTreeMap<u16, ClientOf> =
             DOMIDS.iter().map(|&domid| (domid, client(seed + u64::from(domid)))).collect();
         let stream = leave(&from, &DOMIDS, &clients);
-        assert_eq!(stream, leave(&from, &DOMIDS, &clients), "seed {seed}: the order is fixed");
+        assert_eq!(
+            stream,
+            leave(&from, &DOMIDS, &clients),
+            "seed {seed}: the order of records varies"
+        );
 
         let to = World::new();
         DOMIDS.iter().for_each(|&domid| drop(to.admit(domid)));
@@ -445,7 +449,7 @@ fn import_revives_no_stale_permissions() {
         format!("{}{}{stale}", char::from(entry.access.letter()), entry.domid)
     };
     let entries: Vec<_> = carried.unwrap().1.perms.iter().map(entry).collect();
-    assert_eq!(entries, ["n0", "r8!"], "9 has died, 8 was never there");
+    assert_eq!(entries, ["n0", "r8!"], "9 has died, 8 never existed");
     arrive(&to, arrival).unwrap();
     assert_eq!(to.client(&reader).read("/libxl/5/type"), Err(Errno::EACCES));
     assert_eq!(to.control().run("/libxl/5/type", Verb::GetPerms).unwrap(), b"n0\0r8\0");
@@ -476,7 +480,11 @@ fn quotas_features_and_target_are_imported() {
     let arrived = to.registry.get(Domid(5)).unwrap();
     assert_eq!(arrived.limits().get(Quota::Nodes), 1);
     let watches = Quota::Watches.default_value();
-    assert_eq!(arrived.limits().get(Quota::Watches), watches, "it keeps the limit that it had");
+    assert_eq!(
+        arrived.limits().get(Quota::Watches),
+        watches,
+        "the imported domain keeps its quota"
+    );
     assert_eq!((arrived.limits().soft_memory(), arrived.features()), (99, 3));
     assert_eq!(to.registry.subject(&arrived).target, Some(Domid(7)));
     assert_eq!(arrived.account.used(Quota::Nodes), 2);

@@ -40,7 +40,7 @@ fn until_gone(world: &World) {
     let mut host = xenstored::host::sim::SimClient::connect(world.daemon.path("sim")).unwrap();
     let start = std::time::Instant::now();
     while host.list().unwrap().iter().any(|listed| listed.domid.0 == 7) {
-        assert!(start.elapsed() < common::HANG, "the domain lives on");
+        assert!(start.elapsed() < common::HANG, "timed out waiting for the domain's destruction");
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
 }
@@ -105,7 +105,7 @@ fn failed_command_is_named_and_sets_the_exit_code() {
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(text.contains(why), "{line}: {text}");
         assert_eq!(output.status.code(), Some(1), "{line}");
-        assert_eq!(output.stdout, b"1\n", "{line}: the others are done");
+        assert_eq!(output.stdout, b"1\n", "{line}: the other commands still run");
     }
 }
 

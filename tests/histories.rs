@@ -238,7 +238,11 @@ fn watchers_see_every_change_in_each_writers_order() {
                             let mut parts = seen.rsplit('-');
                             let i: usize = parts.next().unwrap().parse().unwrap();
                             let writer: usize = parts.next().unwrap().parse().unwrap();
-                            assert_eq!(i, next[writer], "{}: of writer {writer}", watcher.name);
+                            assert_eq!(
+                                i, next[writer],
+                                "{}: events of writer {writer} out of order",
+                                watcher.name
+                            );
                             assert_eq!(seen, path(writer, i));
                             next[writer] += 1;
                         }

@@ -140,7 +140,7 @@ fn faults(name: &str, code: &str) -> Vec<String> {
         return Vec::new();
     }
     let Some((_, allowed)) = LAYERS.iter().find(|(other, _)| *other == layer) else {
-        return vec![format!("{name}: {layer} has no place among the layers")];
+        return vec![format!("{name}: {layer} is not among the layers")];
     };
     let wrong = |to: &String| *to != layer && !allowed.contains(&to.as_str());
     let mut faults: Vec<String> = imports(code)
@@ -210,7 +210,7 @@ fn server_imports(own: &str, code: &str, modules: &[&str]) -> Vec<String> {
     let mut named = Vec::new();
     for (mark, from) in [("crate::server::", ""), ("super::", above)] {
         for (at, _) in code.match_indices(mark) {
-            assert!(!code[..at].ends_with("super::"), "{own} goes up twice");
+            assert!(!code[..at].ends_with("super::"), "{own} imports from above its parent module");
             let rest = &code[at + mark.len()..];
             let path: String = rest.chars().take_while(|&c| is_word(c) || c == ':').collect();
             let list = rest[path.len()..].strip_prefix('{').and_then(|list| list.split('}').next());
@@ -260,7 +260,7 @@ fn modules_of_the_server_have_no_import_cycle() {
             break;
         }
     }
-    assert!(left.is_empty(), "in a circle, or above one: {left:#?}");
+    assert!(left.is_empty(), "in an import cycle, or importing from one: {left:#?}");
     let imports = server_imports(
         "a/b",
         "use super::{c::D, e};\nuse crate::server::a::{self};\nfn f() { d::g() }",

@@ -158,7 +158,7 @@ impl Pair {
             if got == wanted.clone().map_err(str::to_owned) {
                 Ok(())
             } else {
-                Err(format!("answered {got:?}, the model {wanted:?}"))
+                Err(format!("replied {got:?}, the model {wanted:?}"))
             }
         };
         let plain = |reply: common::Reply| reply.map(|payload| show(&payload));
@@ -180,7 +180,7 @@ impl Pair {
                     }
                 };
                 let checked = self.model.in_transaction_request(*who, op, got.clone());
-                checked.map_err(|wanted| format!("answered {got:?}, the model {wanted:?}"))?;
+                checked.map_err(|wanted| format!("replied {got:?}, the model {wanted:?}"))?;
                 Ok(Events::new())
             }
             Step::Watch(who, path, token, depth) => {
@@ -252,13 +252,13 @@ impl Pair {
         for who in GUESTS {
             let (got, wanted) = (carried(&state, DOMIDS[who]), self.model.carried(who));
             if got != wanted {
-                return Err(format!("{} is carried as {got:?}, the model {wanted:?}", NAMES[who]));
+                return Err(format!("{} is exported as {got:?}, the model {wanted:?}", NAMES[who]));
             }
             let tx_ids = state.client_of(Domid(DOMIDS[who])).map(|client| &client.transactions);
             let tx_ids: Vec<u32> =
                 tx_ids.into_iter().flat_map(|them| them.keys().copied()).collect();
             if tx_ids != self.open[who].into_iter().collect::<Vec<_>>() {
-                return Err(format!("{}'s transactions are carried as {tx_ids:?}", NAMES[who]));
+                return Err(format!("{}'s exported transactions are {tx_ids:?}", NAMES[who]));
             }
         }
         self.world.admin.request(op::UNQUIESCE, 0, "5\x006\x007\0").map(drop)
@@ -301,7 +301,7 @@ fn carried(state: &State, domid: u16) -> Carried {
         .map(|(path, node)| [text(path.as_path().bytes()), text(&node.value), perms(node)]);
     let mut nodes: Vec<_> = nodes.filter(|[path, ..]| naive::key(path) == Some(domid)).collect();
     nodes.sort();
-    let client = state.client_of(Domid(domid)).expect("it is introduced");
+    let client = state.client_of(Domid(domid)).expect("the domain is introduced");
     let set = client.watches.iter().filter(|watch| watch.path != b"/barrier");
     let watches =
         set.map(|watch| (text(&watch.path), text(&watch.token), watch.depth.map(usize::from)));
@@ -346,7 +346,7 @@ fn fewest(
     streams: bool,
 ) -> (Vec<Step>, String) {
     let (at, mut why) =
-        run(&steps, control, shards, streams).expect_err("it does not fail each time");
+        run(&steps, control, shards, streams).expect_err("the failure is not reproducible");
     steps.truncate(at + 1);
     let mut part = steps.len().div_ceil(2);
     while part > 0 {
@@ -376,7 +376,7 @@ fn compare(control: Control, shards: u16) {
         let steps: Vec<Step> = (0..STEPS).map(|_| random_step(&mut random)).collect();
         let streams = seed.is_multiple_of(SEEDS_PER_STREAM);
         if let Err((at, why)) = run(&steps, control, shards, streams) {
-            eprintln!("seed {seed}, step {at}: {why}\nlooking for fewer steps");
+            eprintln!("seed {seed}, step {at}: {why}\nshrinking");
             let (steps, why) = fewest(steps, control, shards, streams);
             let listed: Vec<_> = steps.iter().map(|step| format!("  {step:?}\n")).collect();
             panic!(

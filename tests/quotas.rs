@@ -203,7 +203,7 @@ fn node_size_is_limited() {
         while made < 20 && guest.mkdir(&format!("d/{made}{}", "n".repeat(60))).is_ok() {
             made += 1;
         }
-        assert!((6..=8).contains(&made), "{made} names of 61 or 62 bytes in 500");
+        assert!((6..=8).contains(&made), "{made} names of 61 or 62 bytes within 500");
         world.client("dom0").write("/local/domain/5/x", &"v".repeat(600)).unwrap();
         world.check_store();
     });
@@ -279,10 +279,10 @@ fn memory_is_limited() {
                 Ok(_) => written += 1,
                 Err(error) => break error,
             }
-            assert!(written < 1000, "nothing stops it");
+            assert!(written < 1000, "no write was refused");
         };
         assert!(["ENOSPC", "ENOMEM"].contains(&refusal.as_str()), "{refusal}");
-        assert!((30..=66).contains(&written), "{written} nodes of 1500 bytes in 100,000");
+        assert!((30..=66).contains(&written), "{written} nodes of 1500 bytes within 100,000");
         // The guest can still read and free memory.
         assert!(world.guest(5).read("n0").is_ok());
         world.guest(5).rm("n0").unwrap();

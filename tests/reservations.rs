@@ -10,10 +10,10 @@ use common::{Client, Control, World, op};
 /// Consecutive conflicts after which a connection asks for a reservation.
 const CONFLICTS: usize = 2;
 /// Timeout of a reservation.
-const TURN: Duration = Duration::from_millis(50);
+const RESERVATION_TIME: Duration = Duration::from_millis(50);
 
 /// Returns the report's numbers of reservations: granted, and timed out before their transaction ended.
-fn turns(world: &mut World) -> (usize, usize) {
+fn reservation_counts(world: &mut World) -> (usize, usize) {
     let report = world.daemon.path("report");
     world.admin.control(&format!("memreport {}", report.display())).unwrap();
     let report = std::fs::read_to_string(report).unwrap();
@@ -40,7 +40,7 @@ fn fail(client: &mut Client, path: &str, other: &mut Client) {
 }
 
 /// Returns whether a reply has arrived, which means that no reservation delays it: `barrier` gets replies meanwhile.
-fn is_answered(client: &mut Client, barrier: &mut Client) -> bool {
+fn has_reply(client: &mut Client, barrier: &mut Client) -> bool {
     for _ in 0..5 {
         barrier.read("/").unwrap();
     }
@@ -68,7 +68,8 @@ fn every_transaction_commits_within_a_bounded_number_of_tries() {
                     }
                     client.commit(tx).is_ok()
                 };
-                let tries = |round| (1..=1000).find(|_| one(round)).expect("commits in the end");
+                let tries =
+                    |round| (1..=1000).find(|_| one(round)).expect("no commit in 1000 tries");
                 (0..ROUNDS).map(tries).max().unwrap()
             }
         };
@@ -77,10 +78,10 @@ fn every_transaction_commits_within_a_bounded_number_of_tries() {
             threads.into_iter().map(|thread| thread.join().unwrap()).max().unwrap()
         });
         // On a busy machine a client may not use its reservation in time.
-        let (turns, overdue) = turns(&mut world);
-        assert!(turns > 0);
+        let (begun, overdue) = reservation_counts(&mut world);
+        assert!(begun > 0);
         let bound = CONFLICTS + NODES.len() + overdue;
-        assert!(most <= bound, "{most} tries, {overdue} turns of {turns} overdue");
+        assert!(most <= bound, "{most} tries, {overdue} of {begun} reservations overdue");
         world.check_store();
     }
 }
@@ -99,13 +100,17 @@ fn stalled_holder_delays_others_until_its_reservation_ends() {
         world.admin.write("/elsewhere", "v").unwrap();
         world.admin.write("/hot", "by a writer").unwrap();
         let waited = started.elapsed();
-        assert!(waited >= TURN / 2, "it waited {waited:?} only");
+        assert!(waited >= RESERVATION_TIME / 2, "the write waited only {waited:?}");
         let tx_next = next.started().unwrap();
         let seen = next.request(op::READ, tx_next, "/hot\0");
-        assert_eq!(seen.as_deref(), Ok(&b"by a writer"[..]), "writers go first");
+        assert_eq!(
+            seen.as_deref(),
+            Ok(&b"by a writer"[..]),
+            "waiting writers precede the next reservation"
+        );
         next.commit(tx_next).unwrap();
         assert_eq!(stops.commit(tx), Err("EAGAIN".to_owned()));
-        assert!(turns(&mut world).1 >= 1);
+        assert!(reservation_counts(&mut world).1 >= 1);
     }
 }
 
@@ -115,7 +120,7 @@ fn disconnected_holder_or_waiter_delays_no_other() {
         let mut world = World::new(Control::Socket, shards);
         // Retried, as the reservation may time out on a busy machine.
         let in_time = (0..10).any(|_| {
-            let (_, before) = turns(&mut world);
+            let (_, before) = reservation_counts(&mut world);
             let (mut leaves, mut waits) = (connect(&world), connect(&world));
             fail(&mut leaves, "/hot", &mut world.admin);
             fail(&mut waits, "/hot", &mut world.admin);
@@ -125,10 +130,10 @@ fn disconnected_holder_or_waiter_delays_no_other() {
             drop(waits);
             let mut writer = connect(&world);
             writer.send(op::WRITE, 0, "/hot\0v");
-            let waited = !is_answered(&mut writer, &mut world.admin);
+            let waited = !has_reply(&mut writer, &mut world.admin);
             drop(leaves);
             writer.reply().unwrap();
-            waited && turns(&mut world).1 == before
+            waited && reservation_counts(&mut world).1 == before
         });
         assert!(in_time);
     }
@@ -142,7 +147,7 @@ fn write_skew_pair_commits_serially() {
         for _ in 0..5 {
             fail(&mut one, "/x", &mut world.admin);
             fail(&mut two, "/y", &mut world.admin);
-            let (_, overdue) = turns(&mut world);
+            let (_, overdue) = reservation_counts(&mut world);
             let tx = one.start().unwrap();
             two.send(op::TRANSACTION_START, 0, "\0");
             one.request(op::READ, tx, "/x\0").unwrap();
@@ -154,7 +159,7 @@ fn write_skew_pair_commits_serially() {
             let seen = two.request(op::READ, tx, "/y\0").unwrap();
             two.request(op::WRITE, tx, "/x\0two").unwrap();
             two.commit(tx).unwrap();
-            if turns(&mut world).1 == overdue {
+            if reservation_counts(&mut world).1 == overdue {
                 done.unwrap();
                 assert_eq!(seen, b"one");
             }
@@ -172,7 +177,7 @@ fn guests_get_no_reservation_and_write_between_those_of_others() {
     guest.read("hot").unwrap();
     world.admin.write("/local/domain/5/hot", "still").unwrap();
     guest.commit(tx).unwrap();
-    assert_eq!(turns(&mut world).0, 0);
+    assert_eq!(reservation_counts(&mut world).0, 0);
     // Toolstacks that come one after the other do not starve the guest.
     let mut toolstacks = [connect(&world), connect(&world), connect(&world)];
     let between = (0..10).any(|_| {
@@ -185,7 +190,7 @@ fn guests_get_no_reservation_and_write_between_those_of_others() {
         }
         guest.send(op::WRITE, 0, "hot\0by the guest");
         // Time for the guest's write to arrive, unless the machine is busy.
-        std::thread::sleep(TURN / 5);
+        std::thread::sleep(RESERVATION_TIME / 5);
         toolstacks[0].commit(tx).unwrap();
         let mut saw = Vec::new();
         for toolstack in &mut toolstacks[1..] {

@@ -36,11 +36,11 @@ fn a_domain_costs_one_descriptor() {
     }
     assert_eq!(client.list().unwrap().len(), usize::from(DOMAINS) + 1);
     let held = descriptors() - before;
-    assert!(held >= usize::from(DOMAINS), "they do not exist: {held}");
-    assert!(held <= usize::from(DOMAINS) + OTHERS, "{held} descriptors");
+    assert!(held >= usize::from(DOMAINS), "only {held} descriptors for the domains");
+    assert!(held <= usize::from(DOMAINS) + OTHERS, "{held} descriptors for the domains");
 
     for number in 1..=DOMAINS {
         client.destroy(Domid(number)).unwrap();
     }
-    assert!(descriptors() - before <= OTHERS, "bindings keep no channel of the dead");
+    assert!(descriptors() - before <= OTHERS, "bindings keep channels of destroyed domains");
 }

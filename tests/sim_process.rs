@@ -35,7 +35,7 @@ fn wait_for(channels: &dyn Channels) {
     let fd = channels.raw_fd();
     poll.registry().register(&mut SourceFd(&fd), Token(0), Interest::READABLE).unwrap();
     poll.poll(&mut events, Some(Duration::from_secs(20))).unwrap();
-    assert!(!events.is_empty(), "nothing happened");
+    assert!(!events.is_empty(), "no event arrived");
 }
 
 /// Kills the guest on drop, however the test ends.
@@ -62,7 +62,7 @@ fn a_killed_guest_ends_its_domain() {
     let mut channels = host.open_channels().unwrap();
     let changes = channels.bind_changes().unwrap();
     while host.domain(Domid(7)).unwrap().is_none() {
-        assert!(child.0.try_wait().unwrap().is_none(), "the guest failed");
+        assert!(child.0.try_wait().unwrap().is_none(), "the guest exited");
         std::thread::yield_now();
     }
     let page = host.map_ring(Domid(7), None).unwrap();

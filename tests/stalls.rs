@@ -120,10 +120,10 @@ fn watch_fires_again_after_its_collapsed_event_was_read() {
     world.admin.write("/a/later", "").unwrap();
     world.admin.write("/b0", "").unwrap();
     let is_of_a = |event: &String| event.starts_with("/a");
-    let mut told = reader.take_events().iter().any(is_of_a);
-    while !told {
+    let mut notified = reader.take_events().iter().any(is_of_a);
+    while !notified {
         let event = reader.next_event();
-        told = is_of_a(&event);
+        notified = is_of_a(&event);
     }
 }
 
@@ -203,7 +203,7 @@ fn guest_at_its_memory_quota_can_still_end_its_transactions() {
     let guest = world.guest(5);
     let tx = guest.start().unwrap();
     let refused = (0..1000).any(|_| guest.request(op::READ, tx, "none\0") == Err("ENOSPC".into()));
-    assert!(refused, "what it holds is within its quota");
+    assert!(refused, "no request was refused");
     guest.request(op::TRANSACTION_END, tx, "F\0").unwrap();
     guest.write("after", "v").unwrap();
 }
@@ -264,5 +264,5 @@ fn removal_of_many_watched_partitions_is_not_quadratic() {
     };
     let few = took(300);
     let many = took(9_000);
-    assert!(many < few * 6, "{many:?} a partition of many, {few:?} of few");
+    assert!(many < few * 6, "per partition: {many:?} with many, {few:?} with few");
 }

@@ -50,7 +50,7 @@ fn parts_of_a_directory_add_up_to_the_directory() {
             names.extend(&list[..list.len() - 1]);
             break;
         }
-        assert!(part.len() > 4095 - 10, "a part that is not full: {}", part.len());
+        assert!(part.len() > 4095 - 10, "a part of only {} bytes", part.len());
         names.extend(list);
     }
     assert_eq!((names.len(), parts), (4096, 2));
@@ -157,7 +157,9 @@ fn conflict_names_the_request_and_the_writer() {
     };
     let transaction = begun(&mut control);
     client.write("/tool/x/a", "changed").unwrap();
-    let Err(failure) = control.commit(transaction) else { panic!("it saw what was changed") };
+    let Err(failure) = control.commit(transaction) else {
+        panic!("committed despite a conflicting write")
+    };
     assert_eq!(commit_error(&failure), Errno::EAGAIN);
     let CommitError::Conflict(conflict) = failure else { panic!("{failure:?}") };
     assert_eq!((conflict.verb, conflict.path.as_path()), ("READ", at("/tool/x/a")));
@@ -225,7 +227,7 @@ fn only_a_guest_that_caused_events_holds_a_ticket() {
     let (_, executed) = client.execute("/tool/x/a", write()).unwrap();
     assert_eq!(guest.account.used(Quota::Outstanding), 1);
     drop(executed);
-    assert_eq!(guest.account.used(Quota::Outstanding), 1, "the event is not delivered");
+    assert_eq!(guest.account.used(Quota::Outstanding), 1, "the ticket is held until delivery");
     world.outlet.take();
     assert_eq!(guest.account.used(Quota::Outstanding), 0);
     assert!(world.client(&guest).execute("/tool/x/a", write()).unwrap().1.ticket.is_none());
@@ -242,13 +244,13 @@ fn special_watches_match_by_depth() {
     world.watch_as(Domid(5), "@introduceDomain", 5, None);
     let named = "@releaseDomain/7".to_owned();
     world.store.publish_special(RELEASE_DOMAIN, Domid(7));
-    let told = [(1, special.to_owned()), (2, named.clone()), (4, named.clone())];
-    assert_eq!(world.outlet.take_events(), told);
+    let expected = [(1, special.to_owned()), (2, named.clone()), (4, named.clone())];
+    assert_eq!(world.outlet.take_events(), expected);
     world.store.publish_special(RELEASE_DOMAIN, Domid(8));
-    let told = [(1, special.to_owned()), (2, "@releaseDomain/8".to_owned())];
-    assert_eq!(world.outlet.take_events(), told);
+    let expected = [(1, special.to_owned()), (2, "@releaseDomain/8".to_owned())];
+    assert_eq!(world.outlet.take_events(), expected);
     world.store.publish_special(b"@introduceDomain", Domid(7));
-    assert!(world.outlet.take_events().is_empty(), "it may not be read");
+    assert!(world.outlet.take_events().is_empty(), "an event on an unreadable path");
 }
 
 /// A domain owns nodes in many places; its death removes all of them, and other domains' nodes below them.
@@ -411,7 +413,7 @@ fn a_large_removal_is_settled_in_slices() {
         .execute(&client.caller, &op, &mut generations, &mut Vec::new())
         .unwrap_or_else(|errno| panic!("{errno}"))
         .removed;
-    let rest = world.store.settle(removed).expect("there is one node more than settled at once");
+    let rest = world.store.settle(removed).expect("the removal exceeds one slice");
     assert_eq!(guest.account.used(Quota::Nodes), 1);
     let (done, finished) = std::sync::mpsc::channel();
     world.store.reap(rest, Box::new(move || done.send(()).unwrap()));

@@ -115,12 +115,12 @@ fn transaction_without_conflicts_is_not_replayed() {
     for (path, generation) in written {
         assert_eq!(control.run(path, part()).unwrap(), generation, "{path}");
     }
-    assert!(executed.replaced.is_some(), "partitions are dropped where nobody waits for a lock");
+    assert!(executed.replaced.is_some(), "replaced partitions are dropped outside the locks");
 
     let mut looks = Transaction::default();
     control.run_in(&mut looks, "/libxl/6/a", Verb::Read).unwrap();
     let executed = world.store.commit(looks, &control.caller, generations).unwrap();
-    assert!(executed.replaced.is_some(), "partitions are dropped where nobody waits for a lock");
+    assert!(executed.replaced.is_some(), "replaced partitions are dropped outside the locks");
 }
 
 /// A created node inherits the permissions that each of its parents has at the end.
@@ -331,7 +331,7 @@ fn operation_of_a_stale_epoch_changes_nothing() {
     assert_eq!(control.read("/tool/x").as_deref(), Ok(""));
     control.commit(looks).unwrap();
     let Err(CommitError::StaleEpoch(changes)) = control.commit(changes) else {
-        panic!("what asked before the turn was committed");
+        panic!("committed in a stale epoch");
     };
     assert!(!world.has("/tool/x/a") && !world.has("/tool/x/b"));
     control.caller.epoch = world.store.epoch();

@@ -159,7 +159,7 @@ impl Pair {
         };
         let got = shown(client.run_in(transaction, &path, verb), writes);
         let checked = self.model.in_transaction_request(who, op, got.clone());
-        assert_eq!(checked, Ok(()), "{op:?} of {domid} in a transaction answered {got:?}");
+        assert_eq!(checked, Ok(()), "{op:?} of {domid} in a transaction returned {got:?}");
     }
 
     fn verb<'o>(&self, op: &'o Op) -> (&'o str, Verb<'o>) {
@@ -241,7 +241,11 @@ impl Pair {
             events.retain(|_, events| !events.is_empty());
             events
         };
-        assert_eq!(sorted(got), sorted(wanted), "events of the store and of the model");
+        assert_eq!(
+            sorted(got),
+            sorted(wanted),
+            "events of the store (left) and of the model (right)"
+        );
     }
 }
 

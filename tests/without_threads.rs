@@ -34,12 +34,12 @@ fn check_and_export_without_further_threads_run_on_one() {
     }
     let domids: String = domids.iter().map(|domid| format!("{domid}|")).collect();
     let mut bulk = Bulk::connect(&world.daemon);
-    assert_eq!(bulk.ask(bulk::DISCARD, "98-99|", &[]), "", "its thread has begun");
+    assert_eq!(bulk.ask(bulk::DISCARD, "98-99|", &[]), "", "the client's thread is running");
     let threads = status(world, "Threads");
     assert_eq!(ask(world, "memreport report"), "OK");
     let started = Instant::now();
     while status(world, "Threads") > threads {
-        assert!(started.elapsed() < HANG, "the command's thread goes on");
+        assert!(started.elapsed() < HANG, "timed out waiting for the command's thread to end");
     }
     let pid = Pid::from_raw(world.daemon.pid().cast_signed());
     let tight = Some((status(world, "VmSize") << 10) + (1 << 20));

@@ -192,10 +192,10 @@ fn contradictory_record_is_named_with_its_offset() {
     ] {
         let bytes = state(&records);
         let Err(error) = State::read(&mut Reader::new(&bytes[..]).unwrap()) else {
-            panic!("read, though {what}");
+            panic!("accepted, although {what}");
         };
         let error = error.to_string();
-        assert!(error.ends_with(what), "{error}, not {what}");
+        assert!(error.ends_with(what), "expected {what:?}, got {error:?}");
         assert!(error.starts_with(&format!("record {} at byte ", records.len() + 1)), "{error}");
         let (_held, path) = file(&bytes);
         let (code, shown, message) = xsctl(&["diff", &path, &path]);
@@ -210,7 +210,7 @@ fn exit_codes_distinguish_errors() {
     let (_held, cut) = file(&whole[..100]);
     let (code, shown, error) = xsctl(&["inspect", &cut]);
     assert_eq!(code, 4);
-    assert_eq!(shown.lines().count(), 3, "what comes before the fault is shown: {shown}");
+    assert_eq!(shown.lines().count(), 3, "records before the fault are shown: {shown}");
     assert_eq!(
         error,
         format!("xsctl: {cut}: record 3 at byte 88: the stream ends within the record\n")

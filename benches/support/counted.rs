@@ -31,14 +31,16 @@ impl Counted {
     pub fn instructions(&self) -> u64 {
         self.tell("--dump");
         // The first dump is counted.1; older ones were removed when they were read.
-        let dumps = fs::read_dir(self.daemon.place()).expect("its directory").flatten();
+        let dumps = fs::read_dir(self.daemon.place())
+            .expect("the daemon's directory is readable")
+            .flatten();
         let paths = dumps.map(|entry| entry.path());
         let mut sum = None;
         for path in paths.filter(|path| path.file_stem().is_some_and(|stem| stem == "counted")) {
             let text = fs::read_to_string(&path).expect("a dump");
             let total = text.lines().find_map(|line| line.strip_prefix("totals: "));
             sum = total.and_then(|total| total.trim().parse().ok()).or(sum);
-            fs::remove_file(path).expect("a dump is ours");
+            fs::remove_file(path).expect("a dump can be removed");
         }
         sum.expect("callgrind writes its totals")
     }

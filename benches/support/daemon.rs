@@ -36,14 +36,14 @@ impl Daemon {
     pub fn start_under(profiler: &[&str], options: &[&str]) -> Daemon {
         let place = tempfile::tempdir().expect("a temporary directory");
         let mut line = profiler.iter().copied().chain([env!("CARGO_BIN_EXE_xenstored")]);
-        let mut command = Command::new(line.next().expect("the daemon at least"));
+        let mut command = Command::new(line.next().expect("a program to run"));
         command.args(line).current_dir(place.path());
         command.env_remove("XENSTORED_PATH").env("XENSTORED_RUNDIR", place.path());
         let child = command.args(["--host", "sim", "-N"]).args(options).spawn().expect("a daemon");
         let daemon = Daemon { place, child };
         let deadline = Instant::now() + TIMEOUT;
         while UnixStream::connect(daemon.place.path().join("socket")).is_err() {
-            assert!(Instant::now() < deadline, "the daemon does not serve");
+            assert!(Instant::now() < deadline, "timed out waiting for the socket");
             std::thread::sleep(Duration::from_millis(5));
         }
         daemon
@@ -72,7 +72,8 @@ impl Daemon {
 
     /// Returns the resident set size in bytes (`VmRSS` of proc(5)).
     pub fn resident_bytes(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("proc");
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))
+            .expect("/proc is readable");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
         let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
         kib * 1024
@@ -129,7 +130,7 @@ impl Client {
             let mut taken = 0;
             while let Frame::Message { header, payload, .. } = frame(&self.input[taken..]) {
                 let said = String::from_utf8_lossy(payload);
-                assert_ne!(header.kind.get(), ERROR, "an error: {said}");
+                assert_ne!(header.kind.get(), ERROR, "ERROR reply: {said}");
                 taken += HEADER_BYTES + payload.len();
                 self.asked -= usize::from(header.kind.get() != WATCH_EVENT);
             }

@@ -99,7 +99,7 @@ pub fn count(part: &str) -> Result<Vec<Counted>, String> {
         .stdout(Stdio::piped())
         .spawn()
         .map_err(|error| format!("valgrind: {error}"))?;
-    let log = BufReader::new(valgrind.stdout.take().expect("it is piped"));
+    let log = BufReader::new(valgrind.stdout.take().expect("stdout is piped"));
     let mut reader = Reader::default();
     for line in log.split(b'\n') {
         let line = line.map_err(|error| error.to_string())?;
@@ -165,9 +165,9 @@ impl Reader {
 
     fn released(&mut self) {
         let held = self.held.get_mut(&self.thread).and_then(Vec::pop);
-        let Held { at, since } = held.expect("a lock that was taken");
+        let Held { at, since } = held.expect("an unlock follows a lock");
         let instructions = self.now - since;
-        let counted = self.counted.last_mut().expect("holds of a scenario");
+        let counted = self.counted.last_mut().expect("a scenario has begun");
         counted.holds += 1;
         if instructions > counted.most {
             (counted.most, counted.at) = (instructions, at);

@@ -28,7 +28,7 @@ struct Wire(Mutex<Vec<u8>>);
 
 impl Outlet for Wire {
     fn push(&self, _: u16, batch: Batch) {
-        let mut out = self.0.lock().expect("no panic");
+        let mut out = self.0.lock().expect("the thread does not panic");
         out.clear();
         for event in batch.events {
             append_event(&mut out, event.path.as_deref().unwrap_or_default(), b"token");
@@ -90,7 +90,7 @@ impl World {
 
     /// Returns the domain as the caller of a request.
     pub fn guest(&self, domid: Domid) -> Caller {
-        let domain = self.store.registry().get(domid).expect("a domain that lives");
+        let domain = self.store.registry().get(domid).expect("the domain is known");
         Caller { domain, subject: Subject::guest(domid), epoch: 0, unblocked: None }
     }
 
@@ -120,7 +120,7 @@ impl World {
     /// Commits a transaction, which must not fail.
     pub fn commit(&mut self, transaction: Transaction) -> Executed {
         let World { store, control, generations, .. } = self;
-        store.commit(transaction, control, generations).expect("no conflict")
+        store.commit(transaction, control, generations).expect("the commit succeeds")
     }
 
     /// Does what the matcher does on a thread of its own.

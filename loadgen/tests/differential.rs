@@ -15,8 +15,8 @@ fn run(arguments: &[&str]) -> Option<Output> {
 /// Runs it with these variables in the environment too.
 fn run_with(arguments: &[&str], variables: &[(&str, &Path)]) -> Option<Output> {
     if !peers::are_installed() {
-        let told = std::env::var_os("CI").is_some();
-        assert!(!told, "run loadgen/install-peers.sh first");
+        let in_ci = std::env::var_os("CI").is_some();
+        assert!(!in_ci, "run loadgen/install-peers.sh first");
         eprintln!("skipped: loadgen/install-peers.sh has not been run");
         return None;
     }
@@ -88,9 +88,9 @@ fn aborting_peer_is_dropped_and_reported_with_its_version() {
     let ended = format!("c is {version}, and EXITED in ");
     let (_, rest) = text.split_once(&ended).unwrap_or_else(|| panic!("no {ended:?} in {text}"));
     let times: u64 = rest.split(' ').next().unwrap().parse().unwrap();
-    assert!(times > 2, "it comes back for the next sequence and aborts again: {text}");
+    assert!(times > 2, "c is restarted for the next sequence: {text}");
     assert!(rest.contains(", first in sequence ") && rest.contains("SIGABRT"), "{text}");
-    assert_eq!(text.matches("EXITED").count(), 1, "oxenstored goes on: {text}");
+    assert_eq!(text.matches("EXITED").count(), 1, "oxenstored keeps running: {text}");
     assert!(compared(&text, "c") > 0 && compared(&text, "ocaml") > 400, "{text}");
 }
 
@@ -99,10 +99,10 @@ fn peer_that_cannot_be_started_is_an_error() {
     let (_kept, folder) = peers_with("echo no such luck; exit 7");
     let variables: [(&str, &Path); 1] = [("XENSTORED_PEERS", &folder)];
     let Some(output) = run_with(&["--requests", "100"], &variables) else { return };
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(3), "{told}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{stderr}");
     for part in ["cannot start c, ", "(of no package)", "exit status: 7", "no such luck"] {
-        assert!(told.contains(part), "no {part:?} in {told}");
+        assert!(stderr.contains(part), "no {part:?} in {stderr}");
     }
 }
 

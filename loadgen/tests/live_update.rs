@@ -65,7 +65,7 @@ impl Guest {
                 return message;
             }
             if self.pull() == 0 {
-                assert!(self.ring.wait(Some(LOST)).unwrap(), "no answer");
+                assert!(self.ring.wait(Some(LOST)).unwrap(), "no reply");
             }
         }
     }
@@ -117,8 +117,8 @@ fn fill() -> Full {
     toolstack.flush().unwrap();
     toolstack.must(Operation::SetTarget, &words(&["6", "5"])).unwrap();
     let long = "l".repeat(LONG_BYTES);
-    let nobodys = [("/tool/other", &b"of nobody"[..], "n0"), (LONG, long.as_bytes(), "n6")];
-    for (path, value, perms) in NODES.into_iter().chain(nobodys) {
+    let unowned = [("/tool/other", &b"of nobody"[..], "n0"), (LONG, long.as_bytes(), "n6")];
+    for (path, value, perms) in NODES.into_iter().chain(unowned) {
         toolstack.must(Operation::Write, &payload(path, value)).unwrap();
         let perms: Vec<_> = perms.split([' ', '!']).filter(|text| !text.is_empty()).collect();
         toolstack.must(Operation::SetPerms, &words(&[&[path][..], &perms].concat())).unwrap();
@@ -148,7 +148,7 @@ fn leave_unfinished(full: &mut Full) {
     let sent = Instant::now();
     let toolstack = &mut full.toolstack;
     while toolstack.request(Operation::Read, 0, &words(&[LAST.0])).unwrap().is_err() {
-        assert!(sent.elapsed() < LOST, "the device model's request is not seen");
+        assert!(sent.elapsed() < LOST, "timed out waiting for the device model's write");
     }
 }
 
@@ -167,7 +167,7 @@ fn stream(running: &Running) -> PathBuf {
 fn dump(running: &mut Running, options: &[&str]) -> PathBuf {
     let asked = Instant::now();
     let control = live_update(running, options);
-    assert!(!control.status.success(), "nobody is left to answer it: {control:?}");
+    assert!(!control.status.success(), "no daemon is left to reply: {control:?}");
     while running.is_alive() {
         assert!(asked.elapsed() < LOST, "{control:?} {}", running.log());
         std::thread::sleep(Duration::from_millis(5));

@@ -25,14 +25,14 @@ fn message(kind: u32, request: u32, payload: &[u8]) -> Vec<u8> {
     [words.as_flattened(), payload].concat()
 }
 
-/// Sends a request over the ring and reads `answer` bytes of the reply.
-fn ask(guest: &SimGuest, request: &[u8], answer: usize) -> Vec<u8> {
+/// Sends a request over the ring and reads `len` bytes of the reply.
+fn ask(guest: &SimGuest, request: &[u8], len: usize) -> Vec<u8> {
     assert_eq!(guest.try_send(request).unwrap(), request.len());
-    let mut bytes = vec![0; answer];
+    let mut bytes = vec![0; len];
     let mut filled = 0;
-    while filled < answer {
+    while filled < len {
         match guest.try_recv(&mut bytes[filled..]).unwrap() {
-            0 => assert!(guest.wait(Some(LOST)).unwrap(), "no answer"),
+            0 => assert!(guest.wait(Some(LOST)).unwrap(), "no reply"),
             count => filled += count,
         }
     }
@@ -73,21 +73,21 @@ fn serves(peer: &Target) {
     introduce(&running.socket, &guest);
     // Not earlier: a permission of a domain that is not known yet is void.
     client(&running, "chmod", &["/local/domain/7/name", "n0", "r7"]);
-    let answer = ask(&guest, &message(2, 5, b"name\0"), 21);
-    assert_eq!(answer, message(2, 5, b"seven"), "READ over the ring");
+    let reply = ask(&guest, &message(2, 5, b"name\0"), 21);
+    assert_eq!(reply, message(2, 5, b"seven"), "READ over the ring");
     let kernel = host.attach_control().unwrap();
-    let answer = ask(&kernel, &message(2, 9, b"/local/domain/7/name\0"), 21);
-    assert_eq!(answer, message(2, 9, b"seven"), "READ over the control domain's ring");
+    let reply = ask(&kernel, &message(2, 9, b"/local/domain/7/name\0"), 21);
+    assert_eq!(reply, message(2, 9, b"seven"), "READ over the control domain's ring");
 
     let mut watch = Command::new("xenstore-watch");
     watch.args(["-n", "2", "@releaseDomain"]).env("XENSTORED_PATH", &running.socket);
     let mut watch = watch.stdout(std::process::Stdio::null()).spawn().unwrap();
     std::thread::sleep(Duration::from_millis(300)); // The first event is the watch's own.
-    assert!(watch.try_wait().unwrap().is_none(), "only one event yet");
+    assert!(watch.try_wait().unwrap().is_none(), "exited after a single event");
     host.destroy(guest.domid).unwrap();
     let destroyed = Instant::now();
     while watch.try_wait().unwrap().is_none() {
-        assert!(destroyed.elapsed() < LOST, "the domain's death is not noticed");
+        assert!(destroyed.elapsed() < LOST, "timed out waiting for @releaseDomain");
         std::thread::sleep(Duration::from_millis(5));
     }
 

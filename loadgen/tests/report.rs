@@ -53,31 +53,31 @@ fn wrong_reply_fails_the_run_and_keeps_the_report() {
     std::fs::set_permissions(&liar, Permissions::from_mode(0o755)).unwrap();
     let words = ["directory", "shards", "--target", "ours", "--target", "echo"];
     let output = run(dir.path(), &words, Some(&liar));
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{told}");
-    assert!(told.contains("loadgen: directory, "), "{told}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("loadgen: directory, "), "{stderr}");
     let (json, html) = reports(dir.path());
     assert_eq!(measured(&json, "directory"), ["echo"]);
     // It does not print its version either, but serves until it is ended.
     let version = json["versions"]["ours"].as_str().unwrap();
     assert_eq!(version, format!("of unknown version, {}", liar.display()));
-    assert_eq!(measured(&json, "shards"), ["echo"], "the run went on");
+    assert_eq!(measured(&json, "shards"), ["echo"], "the run continues after a failure");
     assert!(html.contains("FAILED"), "{html}");
 }
 
 #[test]
 fn unreachable_target_is_named_and_the_run_continues() {
     let dir = tempfile::tempdir().unwrap();
-    let nobody = format!("socket:{}", dir.path().join("nobody").display());
-    let words = ["directory", "vchan", "--target", &nobody, "--target", "ours", "--target", "echo"];
+    let absent = format!("socket:{}", dir.path().join("absent").display());
+    let words = ["directory", "vchan", "--target", &absent, "--target", "ours", "--target", "echo"];
     let output = run(dir.path(), &words, None);
-    let (told, table) =
+    let (stderr, table) =
         (String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
-    assert_eq!(output.status.code(), Some(3), "{told}");
+    assert_eq!(output.status.code(), Some(3), "{stderr}");
     let (json, html) = reports(dir.path());
     assert_eq!(measured(&json, "vchan"), ["ours"]);
     assert!(measured(&json, "directory").contains(&"ours"));
-    let (failed, absent) = (format!("FAILED: {nobody}"), "left out: echo: it has no transactions");
+    let (failed, absent) = (format!("FAILED: {absent}"), "left out: echo: it has no transactions");
     for text in [&*table, &*html] {
         assert!(text.contains(&failed), "{text}");
         assert!(text.contains(absent), "{text}");
@@ -110,5 +110,5 @@ fn unwritable_report_fails_before_the_run() {
     let dir = tempfile::tempdir().unwrap();
     let output = run(&dir.path().join("no/such"), &["directory"], None);
     assert_eq!(output.status.code(), Some(3));
-    assert!(output.stdout.is_empty(), "nothing was measured");
+    assert!(output.stdout.is_empty(), "measured before the report was opened");
 }

@@ -90,7 +90,7 @@ mod tests {
         }
 
         fn counters(&self) -> Counters {
-            unreachable!("a check asks for none")
+            unreachable!("check reads no counters")
         }
 
         fn watch_lists(&self, timeout: Duration) -> Vec<WatchList> {

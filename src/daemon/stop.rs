@@ -82,7 +82,7 @@ mod tests {
 
     /// Run by the next test in its own process: a server whose stop hangs.
     #[test]
-    #[ignore = "the next test runs it in a process of its own"]
+    #[ignore = "child process of the next test"]
     fn a_server_hangs() {
         let stop = Stop::default();
         take_signals(stop.clone(), Arc::default()).unwrap();

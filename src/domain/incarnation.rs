@@ -207,6 +207,6 @@ mod tests {
         let domain = Domain::new(Domid(5), 2, 1, Limits::defaults(), Arc::default());
         let logged: Vec<_> = (0..20).filter_map(|_| domain.notice(Notice::GivenUp)).collect();
         assert_eq!(logged, [1, 2, 4, 8, 16]);
-        assert_eq!(domain.notice(Notice::EventsDropped), Some(1), "each kind for itself");
+        assert_eq!(domain.notice(Notice::EventsDropped), Some(1), "kinds are counted separately");
     }
 }

@@ -141,7 +141,7 @@ mod tests {
         let account = Account::new(Domid(5), Arc::clone(&reports));
         let lines = Arc::<Lines>::default();
         account.charge(Quota::Nodes, 1);
-        assert!(reports.take_all().is_empty(), "nobody traces");
+        assert!(reports.take_all().is_empty(), "tracing is off");
         tracing::subscriber::with_default(Arc::clone(&lines), || {
             account.reserve(Quota::Nodes, 2, 0);
             account.charge(Quota::Nodes, 4);

@@ -89,7 +89,7 @@ mod tests {
 
     /// The child process of the next test.
     #[test]
-    #[ignore = "the next test runs it under valgrind"]
+    #[ignore = "child process of the next test, run under valgrind"]
     fn child_makes_valgrind_requests() {
         assert_eq!(request(RUNNING_ON_VALGRIND, c""), [1, ROTATED]);
         assert_eq!(request(UNKNOWN, c""), [0, ROTATED]);
@@ -107,8 +107,8 @@ mod tests {
             .args(["--exact", "host::valgrind::tests::child_makes_valgrind_requests", "--ignored"])
             .output();
         let Ok(output) = ran else {
-            assert!(std::env::var_os("CI").is_none(), "there is no valgrind: {ran:?}");
-            return eprintln!("skipped: there is no valgrind");
+            assert!(std::env::var_os("CI").is_none(), "valgrind is not installed: {ran:?}");
+            return eprintln!("skipped: valgrind is not installed");
         };
         let log = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{}{log}", String::from_utf8_lossy(&output.stdout));

@@ -235,11 +235,15 @@ mod tests {
         reservations.take_woken();
         for (text, writes_it) in [("/a", false), ("/a/x", false), ("/", false), ("/b", true)] {
             assert_eq!(writes(&mut reservations, 9, text), writes_it, "{text}");
-            assert!(writes(&mut reservations, 1, text), "it is its own reservation");
+            assert!(writes(&mut reservations, 1, text), "a holder may write its reserved paths");
         }
         reservations.end(reply_to(1), now);
         reservations.advance(now);
-        assert_eq!(reservations.take_woken(), [reply_to(9)], "the writer goes first");
+        assert_eq!(
+            reservations.take_woken(),
+            [reply_to(9)],
+            "the waiting writer is woken before the next reservation"
+        );
         assert!(!reservations.is_of(reply_to(2)) && writes(&mut reservations, 9, "/a"));
         reservations.came_through(reply_to(9));
         reservations.advance(now);
@@ -269,7 +273,10 @@ mod tests {
         reservations.advance(later);
         assert!(reservations.is_of(reply_to(2)) && !writes(&mut reservations, 9, "/a"));
         reservations.end(reply_to(1), later);
-        assert!(reservations.is_of(reply_to(2)), "its reservation was over");
+        assert!(
+            reservations.is_of(reply_to(2)),
+            "ending an expired reservation does not end the next"
+        );
         assert_eq!(reservations.counts().overdue, 1);
     }
 

@@ -343,7 +343,7 @@ mod tests {
                 let (name, higher) = (Name::new(&name), Name::new(&higher));
                 let orders = (name.cmp(&higher), higher.cmp(&name));
                 let wanted = (Ordering::Less, Ordering::Greater);
-                assert_eq!(orders, wanted, "{len} bytes, the one at {place}");
+                assert_eq!(orders, wanted, "byte {place} of {len}");
             }
         }
     }

@@ -344,11 +344,11 @@ mod tests {
                     let ends_a_name = byte == b'/' && place > 1 && place < len - 1;
                     let allowed = byte.is_ascii_alphanumeric() || b"-_@".contains(&byte);
                     let parsed = Path::parse(&with(byte)).is_ok();
-                    assert_eq!(parsed, allowed || ends_a_name, "{byte} at {place} of {len}");
+                    assert_eq!(parsed, allowed || ends_a_name, "byte {byte} at {place} of {len}");
                 }
                 let mut doubled = with(b'/');
                 doubled[place - 1] = b'/';
-                assert!(Path::parse(&doubled).is_err(), "slashes before {place} of {len}");
+                assert!(Path::parse(&doubled).is_err(), "two slashes up to {place} of {len}");
             }
         }
     }

@@ -267,17 +267,25 @@ mod tests {
             let text = |entry: &Entry| format!("{}{}", entry.access.letter() as char, entry.domid);
             perms.shown(&births).map(text).collect()
         };
-        assert_eq!(texts(&parent), ["b0", "r6", "w9"], "9 was never there");
+        assert_eq!(texts(&parent), ["b0", "r6", "w9"], "9 never existed, so its entry is shown");
         births.begin(Domid(5), 6);
-        assert_eq!(texts(&parent), ["b0", "r6", "w9"], "the next 5 is another domain");
-        assert_eq!(texts(&set(6, &["b0", "b5"])), ["b0", "b5"], "set for the next 5");
+        assert_eq!(
+            texts(&parent),
+            ["b0", "r6", "w9"],
+            "a new incarnation of 5 does not revive the entry"
+        );
+        assert_eq!(
+            texts(&set(6, &["b0", "b5"])),
+            ["b0", "b5"],
+            "an entry set for the new incarnation is shown"
+        );
         let child = parent.inherited(&Subject::guest(Domid(6)), &births, 7);
         assert_eq!(texts(&child), ["b6", "r6", "w9"]);
         assert_eq!(child.entries().len(), 3);
         assert_eq!(child.access(&Subject::guest(Domid(6)), &births), Access::OWNER);
         let owned = set(6, &["n5", "r6"]);
         births.end(Domid(5), 8);
-        assert_eq!(texts(&owned), ["n5", "r6"], "the owner's is always shown");
+        assert_eq!(texts(&owned), ["n5", "r6"], "the owner's entry is always shown");
     }
 
     #[test]

@@ -53,7 +53,7 @@ fn xsa_206_a_guest_cannot_starve_the_control_domains_transactions() {
                     }
                     toolstack.commit(tx).is_ok()
                 });
-                assert!(tries.is_some(), "sixteen tries were not enough");
+                assert!(tries.is_some(), "no commit in 16 tries");
             }
         });
     }
@@ -99,7 +99,7 @@ fn xsa_206_waiting_guest_resumes_as_soon_as_a_reservation_ends() {
             waited
         });
         let least = waited.min().unwrap();
-        assert!(least < Duration::from_millis(bound), "{least:?}, with an end: {ends}");
+        assert!(least < Duration::from_millis(bound), "{least:?} (with END: {ends})");
     }
 }
 

@@ -94,7 +94,7 @@ fn xsa_322_a_reused_domid_has_no_permissions() {
         event dom0 @releaseDomain/8|r
         dom0 WRITE /shared|x -> OK
         no events dom7
-        # What is set now holds.
+        # Entries set now apply to the new incarnation.
         dom0 SET_PERMS /shared|n0|r7| -> OK
         event dom7 /shared|t
         dom7 READ /shared| -> x
@@ -149,7 +149,7 @@ fn xsa_417_stale_permissions_are_not_revived() {
         dom7 READ /advance| -> EACCES
         host destroy 7
         event dom0 @releaseDomain/7|r
-        # Nodes made below by anybody, and by a transaction, inherit the entry but not its life.
+        # Nodes created below, also in a transaction, inherit the entry with its dead incarnation.
         dom0 WRITE /old/control|v -> OK
         dom0 SET_PERMS /old|n0|b7|b6| -> OK
         dom6 WRITE /old/guest|v -> OK
@@ -162,7 +162,7 @@ fn xsa_417_stale_permissions_are_not_revived() {
         host create 7
         host introduce 7
         dom6 t2 END T| -> OK
-        # What others make below it after the next life began is newer than that life.
+        # Nodes that others create below it now are newer than the new incarnation.
         dom6 WRITE /old/later/guest|v -> OK
         dom6 START t3
         dom6 t3 WRITE /old/later-transaction|v -> OK
@@ -204,7 +204,7 @@ fn xsa_419_a_dead_domains_nodes_are_not_kept() {
         }
         world.check_store();
         let grown = sizes[rounds - 1].saturating_sub(sizes[50]);
-        assert!(grown < 2 << 20, "{grown} bytes more after {} domains", rounds - 50);
+        assert!(grown < 2 << 20, "grew by {grown} bytes after {} domains", rounds - 50);
     }
 }
 

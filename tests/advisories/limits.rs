@@ -101,11 +101,11 @@ fn xsa_326_client_with_unread_replies_is_not_read() {
                 guest.ring().notify();
             }
             let requests = taken(guest).wrapping_sub(before) as usize / request.len();
-            assert!(put > requests * request.len(), "the test stopped, not the daemon");
+            assert!(put > requests * request.len(), "the test stopped before the daemon did");
             let reply = 16 + value;
             let outstanding = requests - 1024 / reply;
             let most = if value == 100 { 20 } else { (8 << 10) / reply + 1 };
-            assert_eq!(outstanding, most, "requests without a reply read, of {value} bytes each");
+            assert_eq!(outstanding, most, "outstanding requests with replies of {value} bytes");
         }
     });
 }
@@ -126,7 +126,7 @@ fn xsa_326_a_guest_above_its_memory_quota_is_not_read() {
         let started = Instant::now();
         let queued = 23 * 100 - 1024;
         while world.accounted(5, "memory") < before + queued {
-            assert!(started.elapsed() < HANG, "the events are not queued");
+            assert!(started.elapsed() < HANG, "timed out waiting for queued events");
         }
         let used = world.accounted(5, "memory");
         world.admin.set_quota(Some(5), "memory", used - 1);
@@ -135,7 +135,11 @@ fn xsa_326_a_guest_above_its_memory_quota_is_not_read() {
         guest.ring().notify();
         std::thread::sleep(Duration::from_millis(100));
         let page = guest.ring().page();
-        assert_ne!(page.load(at::REQ_CONS), page.load(at::REQ_PROD), "the request was read");
+        assert_ne!(
+            page.load(at::REQ_CONS),
+            page.load(at::REQ_PROD),
+            "a guest above its memory quota was read"
+        );
         assert_eq!(guest.reply().as_deref(), Ok(&b"w"[..]));
         assert_eq!(guest.take_events().len(), paths.len());
     });
@@ -156,7 +160,7 @@ fn xsa_326_unread_events_take_bounded_memory() {
             .collect();
         assert!(world.client("dom0").pipeline(&requests).iter().all(Result::is_ok));
         let grown = world.daemon.resident_bytes().saturating_sub(before);
-        assert!(grown < 16 << 20, "{grown} bytes for unread events");
+        assert!(grown < 16 << 20, "unread events take {grown} bytes");
         assert!(world.accounted(5, "memory") <= 2_621_440);
     });
 }
@@ -202,7 +206,7 @@ fn xsa_330_reset_watches_leaks_nothing() {
         watch_and_reset(rounds(1_000_000, 30_000));
         let grown = world.daemon.resident_bytes().saturating_sub(before);
         // A leak of one watch per round would be some megabytes.
-        assert!(grown < 1 << 20, "{grown} bytes more");
+        assert!(grown < 1 << 20, "grew by {grown} bytes");
         assert_eq!(world.accounted(5, "watches"), 0);
     }
 }
@@ -230,7 +234,7 @@ fn xsa_416_a_pending_reply_holds_its_own_bytes() {
         let grown = world.daemon.resident_bytes().saturating_sub(before);
         // All replies are 0.8 MB; with 8 KiB more for each they would be 19 MB.
         let bound = DOMAINS * REPLIES * 2 * (16 + VALUE as u64) + (1 << 20);
-        assert!(grown < bound, "{grown} bytes for unread replies");
+        assert!(grown < bound, "unread replies take {grown} bytes");
         for domid in 100..200 {
             for _ in 0..REPLIES {
                 assert_eq!(world.guest(domid).reply().map(|value| value.len()), Ok(VALUE));
@@ -244,7 +248,11 @@ fn until_consumed(guest: &Client) {
     let page = guest.ring().page();
     let started = Instant::now();
     while page.load(at::REQ_PROD) != page.load(at::REQ_CONS) {
-        assert!(started.elapsed() < HANG, "{}: a request is not consumed", guest.name);
+        assert!(
+            started.elapsed() < HANG,
+            "{}: timed out waiting for the daemon to consume requests",
+            guest.name
+        );
         std::thread::yield_now();
     }
 }

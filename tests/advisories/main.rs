@@ -34,7 +34,7 @@ fn rounds(full: usize, short: usize) -> usize {
 fn error_is(world: &mut World, domid: u16, error: u32) {
     let guest = world.guest(domid);
     while guest.ring().page().load(at::ERROR) == 0 {
-        assert!(guest.ring().wait(HANG), "no error is indicated");
+        assert!(guest.ring().wait(HANG), "the ring indicates no error");
     }
     assert_eq!(guest.ring().page().load(at::ERROR), error);
 }

@@ -7,8 +7,8 @@ use super::common::{Control, Message, World, op};
 
 const BUSY: usize = 40;
 /// Number of quanta, of 64 requests each, that one busy client needs.
-const TURNS: usize = 20;
-const REQUESTS: usize = TURNS * 64;
+const QUANTA: usize = 20;
+const REQUESTS: usize = QUANTA * 64;
 
 /// Reads what has arrived; returns the number of bytes.
 fn drain(stream: &mut UnixStream) -> usize {
@@ -44,5 +44,5 @@ fn client_waits_for_few_quanta_of_busy_clients() {
         asked += 1;
         taken += busy.iter_mut().map(drain).sum::<usize>();
     }
-    assert!(asked > 3 * TURNS, "{asked} requests while each busy client had {TURNS} turns");
+    assert!(asked > 3 * QUANTA, "{asked} requests while each busy client had {QUANTA} quanta");
 }

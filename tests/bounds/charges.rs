@@ -31,9 +31,12 @@ fn fills_within_its_charge(shape: &str, fill: impl Fn(&mut World, u16)) {
         let charges: Vec<_> = (1..=GUESTS).map(|domid| world.accounted(domid, "memory")).collect();
         let charged: u64 = charges.iter().map(|&charge| u64::from(charge)).sum();
         println!("{shape}, {shards} shards: charged {charged}, grown by {grown} bytes");
-        assert!(charged > u64::from(GUESTS) << 18, "{shape}: only {charged} bytes are charged");
+        assert!(charged > u64::from(GUESTS) << 18, "{shape}: only {charged} bytes charged");
         assert!(charges.iter().all(|&charge| charge <= MEMORY_MAX), "{shape}: {charges:?}");
-        assert!(grown <= charged / 4 * 5 + SLACK_BYTES, "{shape}: {grown} bytes for {charged}");
+        assert!(
+            grown <= charged / 4 * 5 + SLACK_BYTES,
+            "{shape}: {grown} bytes used, {charged} charged"
+        );
         world.check_store();
     }
 }
@@ -80,7 +83,7 @@ fn removed_watches_above_a_deeper_one_leave_no_memory() {
         let grown = world.daemon.resident_bytes().saturating_sub(before);
         println!("{shards} shards: grown by {grown} bytes");
         // 300 watches of 1 KiB each; with a node for each level that was watched it would be above 6 MB.
-        assert!(grown < 2 << 20, "{grown} bytes for 300 watches");
+        assert!(grown < 2 << 20, "300 watches take {grown} bytes");
         world.check_store();
     }
 }
@@ -108,7 +111,7 @@ fn small_events_that_are_not_read_are_charged() {
         // Each request is a pass of the thread, which queues some of the events.
         let charged = |world: &mut World| world.accounted(1, "memory") - before;
         let is_charged = (0..1000).any(|_| charged(&mut world) > WATCHES * EVENT_BYTES);
-        assert!(is_charged, "{} bytes for {WATCHES} events", charged(&mut world));
+        assert!(is_charged, "{} bytes charged for {WATCHES} events", charged(&mut world));
         (0..WATCHES).for_each(|_| drop(world.next_event("dom1")));
         world.check_store();
     }
@@ -200,7 +203,7 @@ fn nodes_of_an_open_transaction_are_charged() {
             super::all_ok(&guest.pipeline(&writes.collect::<Vec<_>>()));
         }
         let charged = world.accounted(domid, "memory");
-        assert!(charged >= 8 * 120 * 1900, "{charged} bytes are charged");
+        assert!(charged >= 8 * 120 * 1900, "{charged} bytes charged");
     });
 }
 

@@ -175,8 +175,8 @@ fn undelivered_events_put_back_pressure_on_their_guest() {
         let client = world.client("dom0");
         client.read("/tool").unwrap();
         let events = client.take_events().len();
-        println!("{shards} shards: {events} events are delivered");
-        assert!(events >= (WRITES - 3) * WATCHES, "only {events} events are delivered");
+        println!("{shards} shards: {events} events delivered");
+        assert!(events >= (WRITES - 3) * WATCHES, "only {events} events delivered");
     }
 }
 
@@ -224,13 +224,13 @@ fn unread_events_put_back_pressure_on_their_guest() {
         let mut served = 0;
         while is_served(&mut world, &format!("{served}/{name}\0")) {
             served += 1;
-            assert!(served < WRITES, "it is never held back");
+            assert!(served < WRITES, "no back-pressure");
         }
         let bytes = served * name.len();
         assert!(bytes > UNREAD_BYTES_MAX / 2 && bytes < UNREAD_BYTES_MAX + 4096, "{bytes} bytes");
         // The guest's requests are served again once the kernel reads, and no event is lost.
         let events = world.events_until_now("dom0").len();
-        assert!(events >= served, "{events} events of {served} writes");
+        assert!(events >= served, "{events} events for {served} writes");
         world.guest(5).reply().unwrap();
     }
 }

@@ -60,7 +60,7 @@ fn events_for_very_many_watches_are_complete_and_in_order() {
         // The event of another client's later write comes later.
         world.admin.write("/local/domain/5/after", "v").unwrap();
         for name in ["dom6", "dom7"] {
-            let mut told = HashSet::new();
+            let mut notified = HashSet::new();
             let mut events = 0;
             loop {
                 let event = world.next_event(name);
@@ -70,14 +70,14 @@ fn events_for_very_many_watches_are_complete_and_in_order() {
                 }
                 let watched = token.parse().map_or(last_change(), chain);
                 assert!(path.starts_with(&watched), "{event}");
-                told.insert(token.to_owned());
+                notified.insert(token.to_owned());
                 events += 1;
             }
-            assert_eq!(told.len(), LEVELS + 1, "{name} is not told of all its watches");
+            assert_eq!(notified.len(), LEVELS + 1, "{name} has watches without an event");
             println!("{name}: {events} events");
         }
         for name in ["dom8", "dom9"] {
-            assert!(world.events_until_now(name).is_empty(), "it may not be read");
+            assert!(world.events_until_now(name).is_empty(), "events on unreadable nodes");
         }
         world.check_store();
     }

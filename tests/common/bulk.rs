@@ -57,22 +57,22 @@ impl Bulk {
     /// Sends a request and returns its replies, one per line, in the notation of tables. An error is one line.
     pub fn ask(&mut self, kind: u32, payload: &str, descriptors: &[BorrowedFd<'_>]) -> String {
         self.send(kind, payload, descriptors);
-        self.answers()
+        self.replies()
     }
 
     /// Returns the replies to the last request.
-    pub fn answers(&mut self) -> String {
+    pub fn replies(&mut self) -> String {
         let mut lines = Vec::new();
         loop {
-            let answer = self.next();
-            let text = show(&answer.payload);
-            assert_eq!(answer.req, 7);
-            if answer.kind == op::ERROR {
+            let reply = self.next();
+            let text = show(&reply.payload);
+            assert_eq!(reply.req, 7);
+            if reply.kind == op::ERROR {
                 lines.push(text);
                 return lines.join("\n");
             }
-            assert!((EXPORT..=STATES).contains(&answer.kind));
-            if answer.payload == b"OK\0" {
+            assert!((EXPORT..=STATES).contains(&reply.kind));
+            if reply.payload == b"OK\0" {
                 return lines.join("\n");
             }
             lines.push(text);
@@ -125,6 +125,6 @@ pub fn file_of(bytes: &[u8]) -> File {
 }
 
 /// Returns the mark in the reply to an export.
-pub fn mark(answer: &str) -> &str {
-    answer.split('|').nth(2).unwrap_or_else(|| panic!("{answer}"))
+pub fn mark(reply: &str) -> &str {
+    reply.split('|').nth(2).unwrap_or_else(|| panic!("{reply}"))
 }

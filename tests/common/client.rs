@@ -184,7 +184,7 @@ impl Client {
                     // A read with a timeout is not restarted after a stop or a signal.
                     Err(error) if error.kind() == ErrorKind::Interrupted => return true,
                     Err(error) if error.kind() == ErrorKind::WouldBlock => panic!(
-                        "{}: nothing from the daemon; awaiting {} replies",
+                        "{}: timed out waiting for {} replies",
                         self.name,
                         self.awaited.len()
                     ),
@@ -205,7 +205,7 @@ impl Client {
                     let notified = ring.wait(HANG);
                     assert!(
                         notified,
-                        "{}: nothing from the daemon; awaiting {} replies",
+                        "{}: timed out waiting for {} replies",
                         self.name,
                         self.awaited.len()
                     );
@@ -255,9 +255,9 @@ impl Client {
                 continue;
             }
             let awaited = self.awaited.pop_front();
-            let awaited = awaited.unwrap_or_else(|| panic!("{name}: unasked {message:?}"));
+            let awaited = awaited.unwrap_or_else(|| panic!("{name}: unsolicited {message:?}"));
             assert_eq!(message.req, awaited.req, "{name}: replies out of order: {}", payload());
-            assert_eq!(message.tx, awaited.tx, "{name}: transaction of {}", payload());
+            assert_eq!(message.tx, awaited.tx, "{name}: transaction id of {}", payload());
             self.replies.push_back(if message.kind == op::ERROR {
                 let error = payload().strip_suffix('|').expect("an error ends in NUL").to_owned();
                 assert!(super::wire::ERRORS.contains(&error.as_str()), "{name}: error {error}");

@@ -76,8 +76,8 @@ impl Daemon {
         // The socket of the simulated host may appear after the store's.
         while ["socket", "sim"].iter().any(|name| UnixStream::connect(self.path(name)).is_err()) {
             let ended = self.child.try_wait().unwrap();
-            assert!(ended.is_none(), "ended before it served: {ended:?}\n{}", self.log());
-            assert!(started.elapsed() < HANG, "does not serve\n{}", self.log());
+            assert!(ended.is_none(), "exited before it served: {ended:?}\n{}", self.log());
+            assert!(started.elapsed() < HANG, "timed out waiting for the socket\n{}", self.log());
             std::thread::yield_now();
         }
     }
@@ -182,7 +182,7 @@ impl Drop for Daemon {
             tail.iter().rev().for_each(|line| eprintln!("{line}"));
             eprintln!("--- {ended:?}");
         } else {
-            assert!(ended.is_none(), "the daemon ended: {ended:?}\n{log}");
+            assert!(ended.is_none(), "the daemon exited: {ended:?}\n{log}");
             assert!(!log.contains("panicked"), "a thread panicked\n{log}");
         }
     }

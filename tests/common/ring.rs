@@ -75,7 +75,7 @@ impl Ring {
         let page = self.page();
         let (cons, prod) = (page.load(at::RSP_CONS), page.load(at::RSP_PROD));
         let ready = prod.wrapping_sub(cons);
-        assert!(ready <= RING_BYTES, "the daemon's indices: cons {cons}, prod {prod}");
+        assert!(ready <= RING_BYTES, "invalid response indices: cons {cons}, prod {prod}");
         let count = ready.min(u32::try_from(limit).unwrap_or(u32::MAX));
         let slot = usize::try_from(cons % RING_BYTES).unwrap();
         let mut bytes = vec![0; count as usize];

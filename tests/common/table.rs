@@ -57,11 +57,11 @@ pub fn run(world: &mut World, table: &str, place: &str) {
     for row in &rows {
         let _here = Here { place, row };
         let result = run_row(world, &mut transactions, row);
-        result.unwrap_or_else(|got| panic!("{place}:\n  {row}\n  but: {got}"));
+        result.unwrap_or_else(|got| panic!("{place}:\n  {row}\n  got: {got}"));
     }
     for name in world.names() {
         let left = world.events_until_now(&name);
-        assert!(left.is_empty(), "{place}: at the end {name} has events {left:?}");
+        assert!(left.is_empty(), "{place}: {name} has unexpected events {left:?}");
     }
     world.check_store();
 }
@@ -145,7 +145,7 @@ fn host(world: &mut World, action: &str, domid: u16) {
         "shutdown" => world.host.shutdown(Domid(domid), Reason::Poweroff).unwrap(),
         "resume" => world.host.resume(Domid(domid)).unwrap(),
         "destroy" => world.destroy(domid),
-        _ => panic!("host {action}"),
+        _ => panic!("unknown host action {action}"),
     }
 }
 
@@ -203,14 +203,14 @@ fn expand(world: &World, text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('{') {
-        let (inside, after) = after.split_once('}').expect("a } for each {");
+        let (inside, after) = after.split_once('}').expect("unclosed placeholder");
         out.push_str(before);
         if let Some((what, times)) = inside.split_once('*') {
             out.push_str(&what.repeat(times.parse().unwrap()));
         } else if let Some(domid) = inside.strip_prefix("port") {
             out.push_str(&world.ports[&domid.parse().unwrap()].to_string());
         } else {
-            panic!("what is {{{inside}}}?");
+            panic!("unknown placeholder {{{inside}}}");
         }
         rest = after;
     }

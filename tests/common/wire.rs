@@ -87,7 +87,7 @@ pub fn type_named(name: &str) -> u32 {
         return number.parse().expect("TYPE<n>");
     }
     let named = NAMES.iter().find(|(known, _)| *known == name);
-    named.unwrap_or_else(|| panic!("no operation {name}")).1
+    named.unwrap_or_else(|| panic!("unknown operation {name}")).1
 }
 
 /// The errors that clients understand (xs_wire.h, `xsd_errors`).

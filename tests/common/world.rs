@@ -240,5 +240,7 @@ fn is_barrier(event: &Event) -> bool {
 /// Returns the number in `dom<n>` or `dom<n>.<x>`.
 pub fn domid_of(name: &str) -> u16 {
     let digits = name.strip_prefix("dom").and_then(|rest| rest.split('.').next());
-    digits.and_then(|digits| digits.parse().ok()).unwrap_or_else(|| panic!("who is {name}?"))
+    digits
+        .and_then(|digits| digits.parse().ok())
+        .unwrap_or_else(|| panic!("not the name of a domain: {name}"))
 }

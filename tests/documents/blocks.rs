@@ -18,7 +18,7 @@ pub fn all() -> Vec<Block> {
     let mut names = Vec::new();
     find(root, root, &mut names);
     names.sort();
-    assert!(names.len() > 15, "the texts were not found: {names:?}");
+    assert!(names.len() > 15, "documents not found, only: {names:?}");
     names
         .iter()
         .flat_map(|name| blocks(name, &fs::read_to_string(root.join(name)).unwrap()))

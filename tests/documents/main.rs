@@ -28,7 +28,7 @@ fn every_code_block_is_run_or_has_a_reason_not_to_be() {
             DECISIONS.iter().filter(|(file, contains, _)| is_meant(block, file, contains)).count();
         assert_eq!(
             decisions, 1,
-            "{}:{}: tests/documents/decisions.rs has to say whether this is run:\n{}",
+            "{}:{}: tests/documents/decisions.rs must decide whether this block is run:\n{}",
             block.file, block.line, block.text
         );
     }

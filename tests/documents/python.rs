@@ -99,7 +99,7 @@ fn is_seen_to_fall(program: &str) -> bool {
             assert!(ended.success() && last > 0, "{ended}, {last}");
             return false;
         }
-        assert!(started.elapsed() < HANG, "it does not end");
+        assert!(started.elapsed() < HANG, "the Python program does not exit");
     }
 }
 

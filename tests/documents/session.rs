@@ -69,7 +69,7 @@ impl Session {
         match self.output.recv_timeout(HANG) {
             Ok(found) => assert_eq!(found, line, "printed by {of}"),
             Err(RecvTimeoutError::Timeout) => panic!("{of} does not print {line:?}"),
-            Err(RecvTimeoutError::Disconnected) => panic!("the shell ended at {of}"),
+            Err(RecvTimeoutError::Disconnected) => panic!("the shell exited at {of}"),
         }
     }
 

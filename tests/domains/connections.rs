@@ -76,7 +76,7 @@ fn release_and_introduce_send_the_rest_of_a_reply() {
             };
             let started = Instant::now();
             while !full(&mut world) {
-                assert!(started.elapsed() < HANG, "the ring is not filled");
+                assert!(started.elapsed() < HANG, "timed out waiting for a full ring");
                 std::thread::yield_now();
             }
             introduce_again(&mut world, release);
@@ -146,7 +146,7 @@ fn requests_written_before_introduce_are_served() {
         let mut bytes = Vec::new();
         while bytes.len() < 16 + "/local/domain/7|".len() {
             bytes.extend(ring.try_recv());
-            assert!(bytes.len() > 16 || ring.wait(HANG), "no answer");
+            assert!(bytes.len() > 16 || ring.wait(HANG), "no reply");
         }
         assert!(bytes.ends_with(b"/local/domain/7\0"));
     }
@@ -168,8 +168,16 @@ fn reconnect_empties_the_ring_and_ends_transactions() {
             reconnect(&mut world, 5);
             let guest = world.guest(5);
             let ring = guest.ring().page();
-            assert_eq!(ring.load(at::RSP_CONS), ring.load(at::RSP_PROD), "the queues are empty");
-            assert_eq!(ring.load(at::REQ_CONS), ring.load(at::REQ_PROD), "the queues are empty");
+            assert_eq!(
+                ring.load(at::RSP_CONS),
+                ring.load(at::RSP_PROD),
+                "the rings are empty after a reconnection"
+            );
+            assert_eq!(
+                ring.load(at::REQ_CONS),
+                ring.load(at::REQ_PROD),
+                "the rings are empty after a reconnection"
+            );
             assert_eq!(guest.commit(tx), Err("ENOENT".to_owned()));
             assert_eq!(guest.write("x", "w").as_deref(), Ok(&b"OK\0"[..]));
             assert!(world.events_until_now("dom5").is_empty());
@@ -202,7 +210,7 @@ fn broken_ring_recovers_by_reconnect_or_introduce() {
             guest.ring().page().store(at::REQ_PROD, prod.wrapping_add(5000));
             guest.ring().notify();
             while guest.ring().page().load(at::ERROR) == 0 {
-                assert!(guest.ring().wait(HANG), "no error is indicated");
+                assert!(guest.ring().wait(HANG), "the ring indicates no error");
             }
             assert_eq!(guest.ring().page().load(at::ERROR), 2);
             if by_introduce {

@@ -20,14 +20,14 @@ fn entries_of_a_dead_domain_are_hidden_and_not_revived() {
         host destroy 8
         event dom0 @releaseDomain/8|r
         dom0 GET_PERMS /e/a| -> n0|
-        # What is set after the death is shown, and holds for no domain.
+        # An entry set after the death is shown, but applies to no domain.
         dom0 WRITE /e/c|v -> OK
         dom0 SET_PERMS /e/c|n0|r8| -> OK
         dom0 GET_PERMS /e/c| -> n0|r8|
         dom6 GET_PERMS /e/b| -> EACCES
         dom0 GET_PERMS /e/b| -> r0|w6|
         dom0 GET_PERMS @introduceDomain| -> n0|r6|
-        # What was read, one entry added, is written back.
+        # Read, modify, write: one entry is added.
         dom0 SET_PERMS /e/a|n0|r7| -> OK
         dom7 READ /e/a| -> v
         host create 8
@@ -132,7 +132,7 @@ fn transaction_over_a_death_restores_no_dead_entry() {
         dom0 t2 GET_PERMS /f| -> n0|
         dom0 t2 SET_PERMS /f|n0|r7| -> OK
         dom0 t2 END T| -> OK
-        # It set the entry while the domain lived.
+        # This transaction set the entry before the domain died.
         dom0 t3 GET_PERMS /f| -> n0|r6|
         dom0 t3 END T| -> OK
         host create 8

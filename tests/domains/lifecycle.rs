@@ -77,7 +77,7 @@ fn resume_and_set_target_replies_and_errors() {
         dom0 SET_PERMS /for6|n0|r6| -> OK
         dom5 READ /local/domain/6/mine| -> EACCES
         dom0 SET_TARGET 5|6| -> OK
-        # What domain 6 may do, domain 5 may now do too.
+        # Domain 5 now has the rights of domain 6.
         dom5 READ /local/domain/6/mine| -> v
         dom5 WRITE /local/domain/6/mine|w -> OK
         dom5 READ /for6| -> v
@@ -106,7 +106,7 @@ fn shutdown_is_reported_once_until_resumed() {
         event dom0 @releaseDomain/7|r
         dom0 IS_DOMAIN_INTRODUCED 7| -> T|
         dom7 WRITE x|v -> EACCES
-        # Not again without RESUME: domain 8's comes next.
+        # No second event without RESUME: the next is domain 8's.
         host resume 7
         dom0 RESUME 7| -> OK
         host shutdown 8
@@ -168,7 +168,7 @@ fn nodes_of_a_dead_domain_are_removed_everywhere() {
         event dom0 @releaseDomain|r
         host destroy 7
         event dom0 @releaseDomain|r
-        # By the time the event is seen, they are gone.
+        # The nodes are gone before the event arrives.
         dom0 READ /local/domain/7| -> ENOENT
         dom0 READ /shared/by7/deep/er| -> ENOENT
         dom0 DIRECTORY /shared| -> \"\"
@@ -289,7 +289,11 @@ fn root_owned_by_a_dead_domain_goes_to_the_control_domain() {
             common::wire::show(&world.admin.request(op::GET_PERMS, 0, "/\0").unwrap()),
             "n0|"
         );
-        assert_eq!(world.admin.read("/made"), Err("ENOENT".to_owned()), "it was the guest's");
+        assert_eq!(
+            world.admin.read("/made"),
+            Err("ENOENT".to_owned()),
+            "the guest's node is removed with it"
+        );
         world.check_store();
         // The next domain with its number inherits nothing.
         world.guest(5);

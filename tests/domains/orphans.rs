@@ -60,7 +60,7 @@ fn kept_orphans_pass_to_the_control_domain_not_the_next_domid() {
                 dom7 WRITE c|w -> EACCES
                 dom7 READ /e/7/below| -> EACCES
                 dom7 READ /local/domain/0/backend/vif/7/0| -> EACCES
-                # What it makes itself goes the same way, and what the control domain gives it.
+                # Nodes that it creates later, or gets from the control domain, pass to the control domain too.
                 dom7 WRITE /e/again|v -> OK
                 event dom0 /e/again|t
                 dom0 SET_PERMS /local/domain/7/a|n7| -> OK
@@ -74,7 +74,7 @@ fn kept_orphans_pass_to_the_control_domain_not_the_next_domid() {
                 ";
             run(&mut world, table, option);
             // The daemon's own check has compared all accounts at the end of the table.
-            assert_eq!(world.nodes_of(8), 2, "its home and /e/8");
+            assert_eq!(world.nodes_of(8), 2, "/local/domain/8 and /e/8");
         }
     }
 }

@@ -69,7 +69,7 @@ fn quiesced_or_broken_ring_is_not_scanned() {
     world.guest(6).send_header(op::WRITE, 5000);
     let page = world.guest(6).ring().page().clone();
     while page.load(at::ERROR) == 0 {
-        assert!(world.guest(6).ring().wait(HANG), "it is not given up");
+        assert!(world.guest(6).ring().wait(HANG), "the ring indicates no error");
     }
     for domid in [5, 6] {
         put(world.guest(domid), op::WRITE, "x\0w");
@@ -139,5 +139,5 @@ fn idle_worker_wakes_once_per_scan_interval() {
     std::thread::sleep(Duration::from_secs(4));
     let intervals = started.elapsed().as_secs() + 1;
     let woken = world.daemon.times_asleep() - before;
-    assert!((3..=intervals + 2).contains(&woken), "{woken} times in {intervals} intervals");
+    assert!((3..=intervals + 2).contains(&woken), "{woken} wake-ups in {intervals} intervals");
 }

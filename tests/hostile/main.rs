@@ -25,7 +25,7 @@ fn others_are_served(world: &mut World) {
 fn error_is(world: &mut World, domid: u16, error: u32) {
     let guest = world.guest(domid);
     while guest.ring().page().load(at::ERROR) == 0 {
-        assert!(guest.ring().wait(HANG), "no error is indicated");
+        assert!(guest.ring().wait(HANG), "the ring indicates no error");
     }
     assert_eq!(guest.ring().page().load(at::ERROR), error);
 }
@@ -98,7 +98,7 @@ fn repeatedly_broken_ring_does_not_fill_the_log() {
             page.store(at::REQ_PROD, page.load(at::REQ_CONS).wrapping_add(5000));
             guest.ring().notify();
             while page.load(at::ERROR) == 0 {
-                assert!(guest.ring().wait(HANG), "no error is indicated");
+                assert!(guest.ring().wait(HANG), "the ring indicates no error");
             }
             page.store(at::CONNECTION, 1);
             guest.ring().notify();
@@ -140,7 +140,11 @@ fn length_over_the_limit_breaks_a_ring_with_error_3() {
             guest.send_header(op::WRITE, len);
             error_is(world, domid, 3);
             let introduced = world.admin.request(op::IS_DOMAIN_INTRODUCED, 0, format!("{domid}\0"));
-            assert_eq!(introduced.as_deref(), Ok(&b"T\0"[..]), "it stays known until it dies");
+            assert_eq!(
+                introduced.as_deref(),
+                Ok(&b"T\0"[..]),
+                "a domain with a broken ring stays known until its death"
+            );
         }
     });
 }
@@ -193,7 +197,7 @@ fn a_full_ring_is_processed() {
         let mut reply = Vec::new();
         while reply.len() < 19 {
             reply.extend(ring.try_recv());
-            assert!(reply.len() >= 19 || ring.wait(HANG), "no answer");
+            assert!(reply.len() >= 19 || ring.wait(HANG), "no reply");
         }
         assert_eq!(world.admin.read("/local/domain/7/x").as_deref(), Ok(&value[..]));
     });
@@ -281,10 +285,10 @@ fn client_that_does_not_read_is_not_read_or_is_closed() {
         while sent < 20_000 && socket.write_all(&request).is_ok() {
             sent += 1;
         }
-        assert!((1..20_000).contains(&sent), "the daemon takes all that is sent");
+        assert!((1..20_000).contains(&sent), "no back-pressure on an unread socket");
         others_are_served(world);
         let grown = world.daemon.resident_bytes().saturating_sub(before);
-        assert!(grown < 32 << 20, "{grown} bytes more for {sent} unread replies");
+        assert!(grown < 32 << 20, "grew by {grown} bytes for {sent} unread replies");
         // A guest: its ring is not read any more.
         let guest = world.guest(5);
         guest.write("large", &"v".repeat(1500)).unwrap();
@@ -296,7 +300,7 @@ fn client_that_does_not_read_is_not_read_or_is_closed() {
             guest.ring().notify();
         }
         // The contents of the ring, and as many requests as may be outstanding.
-        assert!(taken <= 1024 + 20 * request.len(), "{taken} bytes of requests are taken");
+        assert!(taken <= 1024 + 20 * request.len(), "{taken} bytes of requests taken");
         others_are_served(world);
     });
 }
@@ -318,7 +322,7 @@ fn unread_events_take_bounded_memory() {
             assert!(world.admin.pipeline(&requests).iter().all(Result::is_ok));
         }
         let grown = world.daemon.resident_bytes().saturating_sub(before);
-        assert!(grown < 48 << 20, "{grown} bytes more for unread events");
+        assert!(grown < 48 << 20, "grew by {grown} bytes for unread events");
     });
 }
 

@@ -54,7 +54,7 @@ fn replies_to(world: &World, stream: &[u8], ends: bool) -> Vec<Message> {
     let end = socket.read_to_end(&mut input).map_err(|error| error.kind());
     assert!(matches!(end, Ok(_) | Err(ErrorKind::ConnectionReset)), "{end:?}");
     let replies = std::iter::from_fn(|| Message::take(&mut input)).collect();
-    assert!(input.is_empty(), "a message is cut off");
+    assert!(input.is_empty(), "a reply is truncated");
     replies
 }
 
@@ -75,7 +75,10 @@ fn random_bytes_get_replies_until_a_length_over_the_limit() {
                 assert_eq!((reply.req, reply.tx), (req, tx), "seed {seed}: {reply:?}");
                 assert!(reply.kind == kind || reply.kind == op::ERROR, "seed {seed}: {reply:?}");
                 if [15, 16, 20].contains(&kind) || kind > op::SET_QUOTA {
-                    assert_eq!(reply.payload, b"ENOSYS\0", "seed {seed}: {kind} is no operation");
+                    assert_eq!(
+                        reply.payload, b"ENOSYS\0",
+                        "seed {seed}: operation {kind} is not served"
+                    );
                 }
             }
             replied += requests_of(&stream).0.len();
@@ -88,7 +91,7 @@ fn random_bytes_get_replies_until_a_length_over_the_limit() {
         world.check_store();
         let begun = Instant::now();
         while world.daemon.descriptors() > descriptors {
-            assert!(begun.elapsed() < HANG, "connections that ended stay open");
+            assert!(begun.elapsed() < HANG, "closed connections keep their descriptors");
         }
     });
 }
@@ -159,7 +162,7 @@ fn random_messages_get_one_reply_each_and_affect_no_other() {
             assert_eq!(undone, never, "{name}");
             client.request(op::RESET_WATCHES, 0, "\0").unwrap();
             client.take_events();
-            assert!(!client.has_reply(), "{name}: a reply too many");
+            assert!(!client.has_reply(), "{name}: unexpected reply");
         }
         world.check_store();
         assert_eq!(world.guest(6).read("kept").as_deref(), Ok(&b"6"[..]));

@@ -103,13 +103,13 @@ pub fn arrive(stream: &[u8]) {
     assert_eq!(reader.version(), 1);
     let (arrivals, left) = split_by_domain(State::read(&mut reader).unwrap());
     assert_eq!(arrivals.iter().map(|arrival| arrival.domid).collect::<Vec<_>>(), DOMIDS);
-    assert!(left > 0, "nodes above homes, special ones, and those of nobody");
+    assert!(left > 0, "nodes above partitions, special nodes and unowned ones are left");
     let world = World::new();
     DOMIDS.iter().for_each(|domid| drop(world.admit(domid.0)));
     for arrival in &arrivals {
         let client = arrival.client.as_ref().unwrap();
         check_client(arrival.domid, client);
-        assert!(arrival.domain.is_none(), "there is no DOMAIN_DATA in version 1 of 4.17");
+        assert!(arrival.domain.is_none(), "version 1 of 4.17 has no DOMAIN_DATA");
         put_in_place(&world, arrival);
     }
     check_nodes(&world);
@@ -124,9 +124,9 @@ fn check_client(domid: Domid, client: &Client) {
     let expected: Vec<_> = WATCHES.into_iter().filter(expected).collect();
     assert_eq!(watches, expected);
     assert!(client.watches.iter().all(|watch| watch.depth.is_none()));
-    assert!(client.transactions.is_empty(), "C tells of none");
+    assert!(client.transactions.is_empty(), "C lists no transactions");
     let Transport::Ring(of, target, port) = client.connection.transport else {
-        panic!("domain {domid} has a ring");
+        panic!("domain {domid} has no ring");
     };
     assert_eq!((of, target), (domid, (domid == DEVICE_MODEL).then_some(GUEST)));
     assert!(port > 0);
@@ -152,7 +152,7 @@ fn check_nodes(world: &World) {
         } else {
             let above = expected.keys().any(|other| at(other).is_within(path.as_path()));
             let begins = World::new().has(&text);
-            assert!(above || begins, "{text} is nobody's");
+            assert!(above || begins, "{text} belongs to no domain");
         }
     }
     assert_eq!(arrived, expected);

@@ -68,12 +68,12 @@ fn malformed_requests_over_the_migration_socket_are_refused() {
 fn request_with_more_than_253_descriptors_ends_the_connection() {
     each_world(|world| {
         let file = tempfile::tempfile().unwrap();
-        for (with_rest, answers) in [(0, true), (1, false)] {
+        for (with_rest, has_reply) in [(0, true), (1, false)] {
             let mut bulk = Bulk::connect(&world.daemon);
             bulk.send_part(&header(bulk::IMPORT, 7, 0, 2), &[file.as_fd(); 253]);
             bulk.send_part(b"x\0", &vec![file.as_fd(); with_rest]);
-            if answers {
-                assert_eq!(bulk.answers(), "EINVAL|");
+            if has_reply {
+                assert_eq!(bulk.replies(), "EINVAL|");
             } else {
                 assert!(bulk.is_closed_by_daemon());
             }
@@ -97,7 +97,10 @@ fn failed_export_ends_the_quiesce_that_it_began() {
         guest.send(op::WRITE, 0, "x\0v");
         guest.ring().notify();
         passes(world, 6);
-        assert!(!world.guest(6).has_reply(), "it was quiesced before");
+        assert!(
+            !world.guest(6).has_reply(),
+            "a failed export leaves a domain quiesced that was so before"
+        );
         unquiesce(world, "6").unwrap();
         assert_eq!(world.guest(6).reply().as_deref(), Ok(OK));
     });
@@ -148,7 +151,7 @@ fn pipes_served_one_after_another_do_not_deadlock() {
         for (mut reader, stream) in readers.into_iter().zip(&mut streams) {
             std::io::Read::read_to_end(&mut reader, stream).unwrap();
         }
-        assert_eq!(bulk.answers().matches("|OK|").count(), 9);
+        assert_eq!(bulk.replies().matches("|OK|").count(), 9);
 
         let (readers, writers) = nine_pipes();
         let mut bulk = Bulk::connect(&to.daemon);
@@ -159,7 +162,7 @@ fn pipes_served_one_after_another_do_not_deadlock() {
         for (mut writer, stream) in writers.into_iter().zip(&streams) {
             std::io::Write::write_all(&mut writer, stream).unwrap();
         }
-        let said = bulk.answers();
+        let said = bulk.replies();
         let domids: Vec<_> = said.lines().map(|line| line.split_once('|').unwrap()).collect();
         let expected: Vec<_> = (1..=9).map(|domid| domid.to_string()).collect();
         assert!(domids.iter().all(|(_, rest)| rest.starts_with("OK|")), "{said}");

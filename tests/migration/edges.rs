@@ -62,7 +62,7 @@ fn failed_export_keeps_the_mark_of_another_export() {
         let said = Bulk::connect(&world.daemon).export("5|").1;
         assert!(said.starts_with("5|OK|"), "{said}");
         drop(reader);
-        assert_eq!(stuck.answers(), "EIO|");
+        assert_eq!(stuck.replies(), "EIO|");
         assert_eq!(release(world, 5, bulk::mark(&said)).as_deref(), Ok(OK));
     });
 }
@@ -95,7 +95,7 @@ fn domain_without_a_connection_is_imported() {
         world.guest(5).send(op::TRANSACTION_START, 0, "\0");
         world.guest(5).ring().notify();
         passes(world, 5);
-        assert!(!world.guest(5).has_reply(), "it is quiesced");
+        assert!(!world.guest(5).has_reply(), "served before UNQUIESCE");
         unquiesce(world, "5").unwrap();
         world.guest(5).reply().unwrap();
     });

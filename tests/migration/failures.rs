@@ -73,7 +73,7 @@ fn killed_source_at_each_step_leaves_a_recoverable_state() {
                 if done == 2 {
                     it.to.introduce(5);
                 }
-                assert!(!is_served(&mut it.to), "not before UNQUIESCE");
+                assert!(!is_served(&mut it.to), "served before UNQUIESCE");
                 unquiesce(&mut it.to, "5").unwrap();
                 it.to.guest(5).reply().unwrap();
                 goes_on(&mut it.to);
@@ -98,7 +98,7 @@ fn killed_destination_at_each_step_leaves_a_recoverable_state() {
         match done {
             0 => goes_on(&mut it.from),
             1..=3 => {
-                assert!(!is_served(&mut it.from), "not before UNQUIESCE");
+                assert!(!is_served(&mut it.from), "served before UNQUIESCE");
                 unquiesce(&mut it.from, "5").unwrap();
                 it.from.guest(5).reply().unwrap();
                 goes_on(&mut it.from);
@@ -107,7 +107,7 @@ fn killed_destination_at_each_step_leaves_a_recoverable_state() {
             _ => {
                 let port = it.from.ports[&5];
                 it.from.admin.request(op::INTRODUCE, 0, format!("5\x001\0{port}\0")).unwrap();
-                assert!(!is_served(&mut it.from), "not before UNQUIESCE");
+                assert!(!is_served(&mut it.from), "served before UNQUIESCE");
                 unquiesce(&mut it.from, "5").unwrap();
                 it.from.guest(5).reply().unwrap();
                 goes_on(&mut it.from);
@@ -144,7 +144,7 @@ fn silent_clients_make_room_for_a_waiting_one() {
     world.guest(5);
     let mut silent: Vec<_> = (0..8).map(|_| Bulk::connect(&world.daemon)).collect();
     for client in &mut silent {
-        assert_eq!(client.ask(bulk::DISCARD, "98-99|", &[]), "", "it is served");
+        assert_eq!(client.ask(bulk::DISCARD, "98-99|", &[]), "", "the client has a job slot");
     }
     let mut waiting = Bulk::connect(&world.daemon);
     let (_, said) = waiting.export("5|");

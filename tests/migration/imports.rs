@@ -94,7 +94,7 @@ fn quotas_features_and_target_are_imported() {
         assert_eq!(ask(op::GET_FEATURE, "5\0").as_deref(), Ok(&b"6\0"[..]));
         assert_eq!(to.guest(5).read(secret).as_deref(), Ok(&b"v"[..]));
         to.admin.set_perms(secret, "n0").unwrap();
-        assert_eq!(to.guest(5).read(secret), Err("EACCES".to_owned()), "it is domain 6's no more");
+        assert_eq!(to.guest(5).read(secret), Err("EACCES".to_owned()), "the target lost its right");
     });
 }
 
@@ -226,7 +226,7 @@ fn discard_restores_the_settings_from_before_the_import() {
         let port = to.ports[&5];
         to.admin.request(op::INTRODUCE, 0, format!("5\x001\0{port}\0")).unwrap();
         let read = to.guest(5).read("/local/domain/7/secret");
-        assert_eq!(read, Err("EACCES".to_owned()), "it acts for nobody, as before");
+        assert_eq!(read, Err("EACCES".to_owned()), "DISCARD removes the imported target");
     });
 }
 
@@ -276,7 +276,7 @@ fn vm_subtree_chosen_by_the_domain_is_left_out_and_named() {
         }
         let exported = |from: &mut World, domids| Bulk::connect(&from.daemon).export(domids).1;
         let words = |said: &str| said.trim_end_matches('|').split('|').count();
-        assert_eq!(words(&exported(from, "5|")), 4, "it goes along");
+        assert_eq!(words(&exported(from, "5|")), 4, "/vm/uuid-5 is exported");
         let vm = "/local/domain/5/vm";
         for perms in ["n5", "n0\0w5", "b0"] {
             from.admin.set_perms(vm, perms).unwrap();

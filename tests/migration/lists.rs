@@ -42,7 +42,7 @@ fn generation_changes_with_the_list_of_watches() {
         let mut changed = |world: &mut World, expected: &[&str]| {
             let (generation, watches) = page(world, 5, 0);
             assert_eq!(watches, expected);
-            assert_eq!(page(world, 5, 1).0, generation, "of every page");
+            assert_eq!(page(world, 5, 1).0, generation, "all pages have one generation");
             assert!(!seen.contains(&generation), "{generation} is used again");
             seen.push(generation);
         };
@@ -109,7 +109,7 @@ fn watch_larger_than_a_reply_is_e2big() {
         assert_eq!(get(world, 1).err().as_deref(), Some("E2BIG"));
         assert_eq!(get(world, 2).unwrap().len() - page(world, 5, 3).0.to_string().len(), 1104);
         let text = world.admin.control("get-domain-watches 5 2");
-        assert_eq!(text.err().as_deref(), Some("E2BIG"), "four bytes for each");
+        assert_eq!(text.err().as_deref(), Some("E2BIG"), "each byte takes four in the text");
         world.guest(5).poll();
         world.guest(5).take_events();
     });
@@ -152,7 +152,7 @@ fn watches_are_added_as_if_set_by_the_domain() {
         events dom5 data|rel /local/domain/5/data|abs @releaseDomain|s /hidden|h
         dom0 WRITE /local/domain/5/data/x|v -> OK
         events dom5 data/x|rel /local/domain/5/data/x|abs
-        # Permissions are the domain's.
+        # Added watches have the domain's rights.
         dom0 WRITE /hidden/x|v -> OK
         no events dom5
         dom5 UNWATCH data|rel| -> OK
@@ -162,7 +162,7 @@ fn watches_are_added_as_if_set_by_the_domain() {
         dom0 ADD_DOMAIN_WATCHES 5|one|t -> OK
         dom0 ADD_DOMAIN_WATCHES 5|two|| -> OK
         events dom5 one|t two|
-        # As commands.
+        # The same by CONTROL.
         dom0 CONTROL add-domain-watches|5|data|odd\\x5cx41word|data|t| -> OK
         events dom5 data|oddAword data|t
         dom0 CONTROL add-domain-watches|5|data|bad\\x5c| -> EINVAL

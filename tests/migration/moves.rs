@@ -80,10 +80,10 @@ fn moved_domain_continues_unchanged() {
 
         to.create(5);
         assert_eq!(Bulk::connect(&to.daemon).check(&stream), format!("5|OK|1|{count}|"));
-        assert!(nodes(to, 5).is_empty(), "a check changes nothing");
+        assert!(nodes(to, 5).is_empty(), "a dry run created nodes");
         assert_eq!(Bulk::connect(&to.daemon).import(&stream), format!("5|OK|1|{count}|"));
         assert_eq!(nodes(to, 5), before);
-        assert_eq!(unquiesce(to, "5"), Err("ENOENT".to_owned()), "it is not introduced");
+        assert_eq!(unquiesce(to, "5"), Err("ENOENT".to_owned()), "UNQUIESCE before INTRODUCE");
         assert_eq!(release(from, 5, bulk::mark(&said)).as_deref(), Ok(OK));
         to.introduce(5);
         let watches = list(to, 5);
@@ -93,7 +93,7 @@ fn moved_domain_continues_unchanged() {
         to.guest(5).send(op::READ, 0, "data/a\0");
         to.guest(5).ring().notify();
         passes(to, 5);
-        assert!(!to.guest(5).has_reply(), "it is quiesced");
+        assert!(!to.guest(5).has_reply(), "served before UNQUIESCE");
         unquiesce(to, "5").unwrap();
         let guest = to.guest(5);
         assert_eq!(guest.reply().as_deref(), Ok(&b"\x01\n\""[..]));
@@ -163,18 +163,18 @@ fn mark_is_valid_until_exported_data_changes() {
         ("nothing", true, |_| {}),
         ("another domain's node", true, |world| drop(world.guest(6).write("x", "v").unwrap())),
         ("a read", true, |world| drop(world.admin.read(BACKEND).unwrap())),
-        ("a domain comes and goes", true, |world| {
+        ("creation and death of another domain", true, |world| {
             world.guest(9);
             world.until_released(9);
         }),
-        ("a node of its home", false, |world| {
+        ("a node below its home path", false, |world| {
             world.admin.write("/local/domain/5/x", "v").unwrap();
         }),
         ("a node of its backend", false, |world| drop(world.admin.write(BACKEND, "2").unwrap())),
         ("a new backend", false, |world| {
             world.admin.write("/local/domain/0/backend/vbd/5/0", "").unwrap();
         }),
-        ("a backend that goes", false, |world| {
+        ("a removed backend", false, |world| {
             world.admin.rm("/local/domain/0/backend/vif/5").unwrap();
         }),
         ("its /vm", false, |world| drop(world.admin.write("/vm/uuid-5/name", "x").unwrap())),
@@ -249,7 +249,7 @@ fn bytes_in_flight_are_moved() {
         passes(from, 5);
         let (stream, said) = Bulk::connect(&from.daemon).export("5|");
         let mut received = from.guest(5).ring().take(usize::MAX);
-        assert!(received.len() < 2 * 716, "the second is only begun");
+        assert!(received.len() < 2 * 716, "the second reply is partial");
         release(from, 5, bulk::mark(&said)).unwrap();
         to.create(5);
         Bulk::connect(&to.daemon).import(&stream);
@@ -387,7 +387,7 @@ fn failed_import_is_named_and_the_others_succeed() {
         assert_eq!(eight, "8|EEXIST|domid 8 is in use: node /libxl/8/x already exists|");
         assert_eq!(to.admin.directory("/libxl/8").unwrap(), ["x"]);
         let vm = to.admin.read("/vm/uuid-8");
-        assert_eq!(vm, Err("ENOENT".to_owned()), "all or nothing");
+        assert_eq!(vm, Err("ENOENT".to_owned()), "a failed import leaves no node");
     });
 }
 

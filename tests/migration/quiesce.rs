@@ -149,7 +149,7 @@ fn pending_events_are_not_written_to_a_quiesced_page() {
         quiesce(world, "5").unwrap();
         assert_eq!(whole_page(world, 5), before);
         // Each has a header, `/shared/0`, `t` and two NULs.
-        assert!(world.accounted(5, "memory") > charged + 100 * 28, "what waits is charged");
+        assert!(world.accounted(5, "memory") > charged + 100 * 28, "pending events are charged");
         unquiesce(world, "5").unwrap();
         let events = world.events_until_now("dom5");
         assert_eq!(events.len(), 101, "{events:?}");
@@ -170,11 +170,11 @@ fn events_of_a_quiesced_domain_are_bounded() {
         passes(world, 5);
         let waits = world.accounted(5, "memory") - charged;
         // 64 KiB and one event more, of a kilobyte each, with a tenth of that kept beside.
-        assert!((64 << 10..75 << 10).contains(&waits), "{waits} bytes wait");
+        assert!((64 << 10..75 << 10).contains(&waits), "{waits} bytes pending");
         unquiesce(world, "5").unwrap();
         let events = world.events_until_now("dom5");
         assert_eq!(events.first(), Some(&format!("/shared/{path}/0|t")));
-        assert_eq!(events.last(), Some(&"/shared|t".to_owned()), "the rest is one");
+        assert_eq!(events.last(), Some(&"/shared|t".to_owned()), "events over the limit collapse");
     });
 }
 
@@ -396,7 +396,11 @@ fn release_and_death_end_a_quiesce() {
         quiesce(world, "5").unwrap();
         world.until_released(5);
         assert_eq!(unquiesce(world, "5"), Err("ENOENT".to_owned()));
-        assert_eq!(world.guest(5).write("x", "v").as_deref(), Ok(OK), "the next life is served");
+        assert_eq!(
+            world.guest(5).write("x", "v").as_deref(),
+            Ok(OK),
+            "the next incarnation is served"
+        );
         world.destroy(5);
     });
 }

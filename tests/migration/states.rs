@@ -59,7 +59,7 @@ fn states_are_reported_throughout_a_move() {
         occupied_in(to, "arrived-introduced 0", "not served yet: xsctl unquiesce serves it");
         assert_eq!(Bulk::connect(&to.daemon).ask(bulk::DISCARD, "5|", &[]), "5|OK|");
         assert_eq!(states(to, "5|"), only("absent 0"));
-        assert_eq!(numbers(to)[1], 0, "it came from nowhere");
+        assert_eq!(numbers(to)[1], 0, "a discarded import leaves no source");
         assert!(Bulk::connect(&to.daemon).import(&stream).starts_with("5|OK|"));
         to.admin.request(op::INTRODUCE, 0, "5\x001\x001\0").unwrap();
 
@@ -69,7 +69,7 @@ fn states_are_reported_throughout_a_move() {
         assert_eq!(numbers(from), [source, 0]);
         unquiesce(to, "5").unwrap();
         occupied_in(to, "running 0", "it is introduced and served");
-        assert_eq!(numbers(to)[1], source, "it is known where it came from");
+        assert_eq!(numbers(to)[1], source, "a served domain keeps its source");
         quiesce(to, "5").unwrap();
         occupied_in(to, "quiesced 0", "was not imported: xsctl unquiesce serves it");
     });
@@ -92,7 +92,11 @@ fn range_of_states_lists_only_known_domains() {
         for domid in 400..700 {
             from.guest(domid);
         }
-        assert_eq!(states(from, "1-32751|").len(), 302, "more than one request may move");
+        assert_eq!(
+            states(from, "1-32751|").len(),
+            302,
+            "the range exceeds what one request can move"
+        );
     });
 }
 

@@ -21,10 +21,10 @@ fn reserved_transaction_continues_and_ends_with_eagain() {
         dom5 READ x| -> old
         dom5 #4294967295 READ x| -> old
         dom5 #4294967295 END F| -> OK
-        # Nothing was done in it, and it cannot be said that nothing was elsewhere.
+        # An empty transaction conflicts too: its requests at the source are unknown.
         dom0 CONTROL start-domain-transaction|5|78| -> OK
         dom5 #78 END T| -> EAGAIN
-        # It is nobody else's.
+        # Other clients cannot use it.
         dom0 START_DOMAIN_TRANSACTION 5|79| -> OK
         dom6 #79 READ x| -> ENOENT
         dom0 #79 READ /| -> ENOENT
@@ -43,7 +43,7 @@ fn transaction_id_in_use_is_eexist() {
         dom0 START_DOMAIN_TRANSACTION 5|1| -> EEXIST
         dom0 START_DOMAIN_TRANSACTION 5|2| -> OK
         dom0 START_DOMAIN_TRANSACTION 5|2| -> EEXIST
-        # What the daemon gives out is free.
+        # New transactions get unused ids.
         dom5 START t3
         dom5 t3 WRITE y|v -> OK
         dom5 #2 WRITE z|v -> OK
@@ -76,7 +76,7 @@ fn reserved_transaction_outlives_its_snapshots() {
             std::thread::sleep(Duration::from_millis(100));
             guest.request(op::READ, 9, "other\0").as_deref() == Ok(&b"v"[..])
         });
-        assert!(reads_on, "its snapshots are not given up");
+        assert!(reads_on, "timed out waiting for its snapshots to be dropped");
         assert_eq!(guest.commit(9), Err("EAGAIN".to_owned()));
     });
 }

@@ -214,10 +214,10 @@ fn held_at(
     arguments: &dyn Fn(&str) -> Vec<String>,
 ) -> (Proxy, Child, mpsc::Sender<()>) {
     let path = world.daemon.path("proxy");
-    let ((told, reached), (release, held)) = (mpsc::channel(), mpsc::channel::<()>());
+    let ((notify, reached), (release, held)) = (mpsc::channel(), mpsc::channel::<()>());
     let proxy = Proxy::start(&world.daemon, &path, move |asked, _| {
         if asked == kind {
-            let _ = told.send(());
+            let _ = notify.send(());
             let _ = held.recv();
         }
         Action::Pass
@@ -358,6 +358,10 @@ fn released_domain_can_be_introduced_at_the_source() {
     for domid in [1, 2, 3] {
         is_served(&mut a, domid);
     }
-    assert_eq!(a.guest(1).commit(open).err().as_deref(), Some("EAGAIN"), "it is known");
+    assert_eq!(
+        a.guest(1).commit(open).err().as_deref(),
+        Some("EAGAIN"),
+        "the transaction is known and conflicts"
+    );
     a.check_store();
 }

@@ -35,7 +35,7 @@ fn domains_move_through_files() {
     assert_eq!(names(&path), files);
     for file in files {
         let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(path.join(file)).unwrap());
-        assert_eq!(mode & 0o777, 0o600, "{file} holds what guests wrote");
+        assert_eq!(mode & 0o777, 0o600, "{file} holds guests' data, so it is private");
     }
     for domid in [1, 2, 3, 10] {
         is_quiesced(&mut a, domid);
@@ -67,7 +67,7 @@ fn domains_move_through_files() {
     is_quiesced(&mut a, 2);
     let run = xsctl(&["release", "--socket", &from, &state]);
     assert_eq!(run.code, 7, "{run:?}");
-    assert!(run.err.contains("domain 3: RELEASE: ENOENT"), "it is not there any more: {run:?}");
+    assert!(run.err.contains("domain 3: RELEASE: ENOENT"), "domain 3 is already released: {run:?}");
     // So its import is discarded, and it is moved again.
     well(&["discard", "--socket", &to, "--domains", "2"]);
     let again =

@@ -38,9 +38,9 @@ type Held = Arc<Mutex<Option<(u32, Moment, mpsc::Sender<()>, mpsc::Receiver<()>)
 impl Hold {
     /// Listens at `path` for the daemon's socket `real`. Its threads end with the test.
     pub fn start(path: &Path, real: PathBuf, kind: u32, moment: Moment) -> Hold {
-        let ((told, reached), (held, waits)) = (mpsc::channel(), mpsc::channel());
+        let ((notify, reached), (held, waits)) = (mpsc::channel(), mpsc::channel());
         let listener = UnixListener::bind(path).unwrap();
-        let hold: Held = Arc::new(Mutex::new(Some((kind, moment, told, waits))));
+        let hold: Held = Arc::new(Mutex::new(Some((kind, moment, notify, waits))));
         thread::spawn(move || {
             for client in listener.incoming() {
                 let (hold, real) = (Arc::clone(&hold), real.clone());
@@ -57,8 +57,8 @@ fn pass(mut client: UnixStream, real: &Path, hold: &Held) -> Option<()> {
         let (request, descriptors) = receive_with(&client)?;
         let kind = u32::from_le_bytes(request[..4].try_into().unwrap());
         let held = hold.lock().unwrap().take_if(|(held, ..)| *held == kind);
-        if let Some((_, Moment::Before, told, waits)) = &held {
-            let _ = told.send(());
+        if let Some((_, Moment::Before, notify, waits)) = &held {
+            let _ = notify.send(());
             let _ = waits.recv();
             return None;
         }
@@ -66,8 +66,8 @@ fn pass(mut client: UnixStream, real: &Path, hold: &Held) -> Option<()> {
         // Only the daemons may hold the ends of pipes.
         drop(descriptors);
         let replies = replies(&mut daemon, kind)?;
-        if let Some((_, _, told, waits)) = held {
-            let _ = told.send(());
+        if let Some((_, _, notify, waits)) = held {
+            let _ = notify.send(());
             let _ = waits.recv();
             return None;
         }

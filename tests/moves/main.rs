@@ -36,7 +36,7 @@ struct Run {
 impl Run {
     fn of(output: Output) -> Run {
         let text = |bytes| String::from_utf8(bytes).unwrap();
-        let code = output.status.code().expect("ended by itself");
+        let code = output.status.code().expect("xsctl exits without a signal");
         Run { code, out: text(output.stdout), err: text(output.stderr) }
     }
 
@@ -127,5 +127,5 @@ fn is_quiesced(world: &mut World, domid: u16) {
     let mut words = line.split(|c: char| !c.is_ascii_digit()).skip_while(|word| word.is_empty());
     // The first number is their count.
     words.next();
-    assert!(words.any(|word| word == domid.to_string()), "domain {domid} is served: {line}");
+    assert!(words.any(|word| word == domid.to_string()), "domain {domid} is not quiesced: {line}");
 }

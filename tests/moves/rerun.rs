@@ -45,7 +45,7 @@ fn same_command_finishes_a_killed_move() {
     for how in [&["--batch", "1"][..], &["--batch", "7", "--jobs", "3"]] {
         let whole = duration(how);
         for seed in seeds(8) {
-            let told = format!("XENSTORED_SEED={seed}, {how:?}");
+            let context = format!("XENSTORED_SEED={seed}, {how:?}");
             let (mut a, mut b) = worlds(1..=DOMAINS);
             let (from, to) = (socket(&a), socket(&b));
             let arguments = move_all(&from, &to, how);
@@ -53,13 +53,20 @@ fn same_command_finishes_a_killed_move() {
             killed_in_between += u32::from(killed(&arguments, whole * part / 1000));
             let mut runs = Vec::new();
             while runs.last().is_none_or(|run: &Run| run.code != 0) {
-                assert!(runs.len() < RERUNS_MAX, "{told}: {runs:#?}");
+                assert!(runs.len() < RERUNS_MAX, "{context}: {runs:#?}");
                 runs.push(xsctl(&arguments));
                 let (lines, summary) = runs[runs.len() - 1].json();
-                assert_eq!((lines.len(), &summary["left"]), (60, &0.into()), "{told}: {runs:#?}");
+                assert_eq!(
+                    (lines.len(), &summary["left"]),
+                    (60, &0.into()),
+                    "{context}: {runs:#?}"
+                );
             }
             for domid in 1..=DOMAINS {
-                assert!(!is_introduced(&mut a.admin, domid), "{told}: domain {domid}: {runs:#?}");
+                assert!(
+                    !is_introduced(&mut a.admin, domid),
+                    "{context}: domain {domid}: {runs:#?}"
+                );
                 is_served(&mut b, domid);
             }
             a.check_store();
@@ -80,10 +87,10 @@ fn state_of(world: &World, domid: u16) -> String {
     said.split('|').nth(2).unwrap_or_else(|| panic!("{said}")).to_owned()
 }
 
-fn until(told: &str, is_so: impl Fn() -> bool) {
+fn until(context: &str, is_so: impl Fn() -> bool) {
     let began = Instant::now();
     while !is_so() {
-        assert!(began.elapsed() < HANG, "{told}");
+        assert!(began.elapsed() < HANG, "{context}");
     }
 }
 
@@ -132,7 +139,7 @@ fn move_killed_at_every_request_is_finished_by_a_rerun() {
 
 fn killed_at(at: At, kind: u32, moment: Moment, states: [&str; 2]) {
     const MIGRATION: &str = "/tool/xenstored/operations/migration-socket";
-    let told = format!("{at:?} {kind} {moment:?}");
+    let context = format!("{at:?} {kind} {moment:?}");
     let (mut a, mut b) = worlds([1]);
     let [mut from, mut to] = [socket(&a), socket(&b)];
     // To have its import discarded, the domain is changed before its first RELEASE.
@@ -164,19 +171,19 @@ fn killed_at(at: At, kind: u32, moment: Moment, states: [&str; 2]) {
     }
     let mut child = command(&["move", "--domains", "1", "--socket", &from, "--to", &to]);
     let mut child = child.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    hold.reached.recv_timeout(HANG).unwrap_or_else(|_| panic!("{told}"));
+    hold.reached.recv_timeout(HANG).unwrap_or_else(|_| panic!("{context}"));
     child.kill().unwrap();
     child.wait().unwrap();
     // The daemons may still be handling their requests. The source must finish first: dropping the hold also closes an
     // end of its pipe, which would stop it.
-    until(&told, || state(&a) == states[0]);
+    until(&context, || state(&a) == states[0]);
     drop(hold);
-    until(&told, || [state(&a), state(&b)] == states);
+    until(&context, || [state(&a), state(&b)] == states);
     for world in [&mut a, &mut b] {
         world.admin.write(MIGRATION, &text(&world.daemon.path("socket.migration"))).unwrap();
     }
     let run = well(&["move", "--domains", "1-5", "--socket", &socket(&a), "--to", &socket(&b)]);
-    assert!(run.out.starts_with("moved 1 of 1 domain, "), "{told}: {run:?}");
+    assert!(run.out.starts_with("moved 1 of 1 domain, "), "{context}: {run:?}");
     is_released(&mut a, 1);
     // The rerun first serves the domain at the source again, where the guest is notified.
     if (kind, moment) == (bulk::DISCARD, Moment::After) {

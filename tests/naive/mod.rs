@@ -15,7 +15,7 @@ pub type Reply = Result<String, &'static str>;
 struct Entry {
     letter: char,
     domid: u16,
-    life: u32,
+    incarnation: u32,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -42,7 +42,7 @@ type Change = (String, bool);
 type Nodes = BTreeMap<String, Node>;
 
 /// The living domains, each with its incarnation.
-type Lives = BTreeMap<u16, u32>;
+type Incarnations = BTreeMap<u16, u32>;
 
 #[derive(Clone, Debug)]
 struct Watch {
@@ -74,8 +74,8 @@ pub struct Carried {
 
 pub struct Model {
     nodes: Nodes,
-    lives: Lives,
-    last_life: u32,
+    incarnations: Incarnations,
+    last_incarnation: u32,
     watches: Vec<Watch>,
     /// The domid of each connection.
     connections: Vec<u16>,
@@ -90,13 +90,13 @@ pub type Events = BTreeMap<usize, Vec<String>>;
 impl Model {
     /// Returns the store of a new daemon, with connections of these domids.
     pub fn new(connections: &[u16]) -> Model {
-        let control = vec![Entry { letter: 'n', domid: 0, life: 1 }];
+        let control = vec![Entry { letter: 'n', domid: 0, incarnation: 1 }];
         let node = |perms: &Vec<Entry>| Node { value: String::new(), perms: perms.clone() };
         let nodes = ["/", "/tool", "/tool/xenstored"].map(|path| (path.to_owned(), node(&control)));
         Model {
             nodes: nodes.into(),
-            lives: [(0, 1)].into(),
-            last_life: 1,
+            incarnations: [(0, 1)].into(),
+            last_incarnation: 1,
             watches: Vec::new(),
             connections: connections.to_vec(),
             transactions: BTreeMap::new(),
@@ -106,8 +106,8 @@ impl Model {
 
     /// Creates a domain with its partition root.
     pub fn create(&mut self, domid: u16) -> Events {
-        self.last_life += 1;
-        self.lives.insert(domid, self.last_life);
+        self.last_incarnation += 1;
+        self.incarnations.insert(domid, self.last_incarnation);
         let home = format!("/local/domain/{domid}");
         let mut events = self.request_as(0, &Op::Mkdir(home.clone())).1;
         merge(&mut events, self.request_as(0, &Op::SetPerms(home, format!("n{domid}"))).1);
@@ -117,14 +117,14 @@ impl Model {
     /// Lets a domain die: ends its connection and removes what it owns.
     pub fn destroy(&mut self, domid: u16) -> Events {
         let before = self.nodes.clone();
-        let lives = self.lives.clone();
+        let incarnations = self.incarnations.clone();
         self.version += 1;
         for (connection, _) in
             self.connections.clone().iter().enumerate().filter(|(_, of)| **of == domid)
         {
             self.reset(connection);
         }
-        self.lives.remove(&domid);
+        self.incarnations.remove(&domid);
         let owned = |node: &Node| node.perms[0].domid == domid;
         let roots: Vec<_> =
             before.iter().filter(|(_, node)| owned(node)).map(|(path, _)| path.clone()).collect();
@@ -142,7 +142,7 @@ impl Model {
                 at == 1 || entry.domid != domid
             });
         }
-        self.fire(&before, &lives, &changes)
+        self.fire(&before, &incarnations, &changes)
     }
 
     pub fn reset(&mut self, connection: usize) {
@@ -158,12 +158,12 @@ impl Model {
     fn request_as(&mut self, domid: u16, op: &Op) -> (Reply, Events) {
         let before = self.nodes.clone();
         let mut changes = Vec::new();
-        let reply = apply(&mut self.nodes, &self.lives, domid, op, &mut changes);
+        let reply = apply(&mut self.nodes, &self.incarnations, domid, op, &mut changes);
         if self.nodes != before {
             self.version += 1;
         }
-        let lives = self.lives.clone();
-        (reply, self.fire(&before, &lives, &changes))
+        let incarnations = self.incarnations.clone();
+        (reply, self.fire(&before, &incarnations, &changes))
     }
 
     pub fn start(&mut self, connection: usize) {
@@ -185,9 +185,9 @@ impl Model {
         if transaction.since == self.version && !transaction.moved {
             let mut nodes = self.nodes.clone();
             for (op, _) in &transaction.log {
-                let _ = apply(&mut nodes, &self.lives, domid, op, &mut Vec::new());
+                let _ = apply(&mut nodes, &self.incarnations, domid, op, &mut Vec::new());
             }
-            let wanted = apply(&mut nodes, &self.lives, domid, op, &mut Vec::new());
+            let wanted = apply(&mut nodes, &self.incarnations, domid, op, &mut Vec::new());
             if wanted != got {
                 return Err(wanted);
             }
@@ -209,7 +209,7 @@ impl Model {
         let before = self.nodes.clone();
         let mut changes = Vec::new();
         for (op, then) in &transaction.log {
-            let now = apply(&mut self.nodes, &self.lives, domid, op, &mut changes);
+            let now = apply(&mut self.nodes, &self.incarnations, domid, op, &mut changes);
             if now != *then {
                 self.nodes = before;
                 return (Err("EAGAIN"), Events::new());
@@ -224,8 +224,8 @@ impl Model {
         if self.nodes != before {
             self.version += 1;
         }
-        let lives = self.lives.clone();
-        (Ok("OK|".to_owned()), self.fire(&before, &lives, &changes))
+        let incarnations = self.incarnations.clone();
+        (Ok("OK|".to_owned()), self.fire(&before, &incarnations, &changes))
     }
 
     pub fn watch(
@@ -265,8 +265,8 @@ impl Model {
     pub fn carried(&self, connection: usize) -> Carried {
         let domid = self.connections[connection];
         let entry = |entry: &Entry| {
-            let lives = self.lives.get(&entry.domid) == Some(&entry.life);
-            format!("{}{}{}", entry.letter, entry.domid, if lives { "" } else { "!" })
+            let is_alive = self.incarnations.get(&entry.domid) == Some(&entry.incarnation);
+            format!("{}{}{}", entry.letter, entry.domid, if is_alive { "" } else { "!" })
         };
         let perms = |node: &Node| node.perms.iter().map(entry).collect::<Vec<_>>().join(" ");
         let own = self.nodes.iter().filter(|(path, _)| key(path) == Some(domid));
@@ -294,14 +294,14 @@ impl Model {
     }
 
     /// Returns the events of one commit, matching every watch against every change.
-    fn fire(&self, before: &Nodes, lives: &Lives, changes: &[Change]) -> Events {
+    fn fire(&self, before: &Nodes, incarnations: &Incarnations, changes: &[Change]) -> Events {
         let mut events = Events::new();
         let mut seen = BTreeSet::new();
         for (path, subtree) in changes {
             for (number, watch) in self.watches.iter().enumerate() {
                 let domid = self.connections[watch.connection];
                 let readable = |nodes: &Nodes, path: &str| {
-                    nodes.get(path).is_some_and(|node| may(node, lives, domid).0)
+                    nodes.get(path).is_some_and(|node| may(node, incarnations, domid).0)
                 };
                 let was_there = before.contains_key(path) || self.nodes.contains_key(path);
                 let removed = was_there && !self.nodes.contains_key(path);
@@ -386,8 +386,10 @@ fn distance(above: &str, path: &str) -> Option<usize> {
 }
 
 /// Returns whether a domain may read a node, may write it, and owns it.
-fn may(node: &Node, lives: &Lives, domid: u16) -> (bool, bool, bool) {
-    let holds = |entry: &Entry| entry.domid == domid && lives.get(&domid) == Some(&entry.life);
+fn may(node: &Node, incarnations: &Incarnations, domid: u16) -> (bool, bool, bool) {
+    let holds = |entry: &Entry| {
+        entry.domid == domid && incarnations.get(&domid) == Some(&entry.incarnation)
+    };
     if domid == 0 || holds(&node.perms[0]) {
         return (true, true, true);
     }
@@ -411,7 +413,7 @@ fn error_for(
 
 fn apply(
     nodes: &mut Nodes,
-    lives: &Lives,
+    incarnations: &Incarnations,
     domid: u16,
     op: &Op,
     changes: &mut Vec<Change>,
@@ -424,9 +426,9 @@ fn apply(
     | Op::Rm(raw)
     | Op::SetPerms(raw, _)) = op;
     let path = absolute(domid, raw);
-    let reads = |node: &Node| may(node, lives, domid).0;
-    let writes = |node: &Node| may(node, lives, domid).1;
-    let owns = |node: &Node| may(node, lives, domid).2;
+    let reads = |node: &Node| may(node, incarnations, domid).0;
+    let writes = |node: &Node| may(node, incarnations, domid).1;
+    let owns = |node: &Node| may(node, incarnations, domid).2;
     let node = nodes.get(&path).cloned();
     let done = Ok("OK|".to_owned());
     match op {
@@ -454,7 +456,7 @@ fn apply(
                     return Err("EACCES");
                 }
                 Some(_) => {}
-                None => create(nodes, lives, domid, &path),
+                None => create(nodes, incarnations, domid, &path),
             }
             nodes.get_mut(&path).unwrap().value.clone_from(value);
             changes.push((path, true));
@@ -465,7 +467,7 @@ fn apply(
             Some(_) => done,
             None if error_for(nodes, &path, "ENOENT", writes) == "EACCES" => Err("EACCES"),
             None => {
-                create(nodes, lives, domid, &path);
+                create(nodes, incarnations, domid, &path);
                 changes.push((path, true));
                 done
             }
@@ -485,11 +487,11 @@ fn apply(
                 .split(' ')
                 .map(|text| {
                     let domid = text[1..].parse().unwrap();
-                    let life = lives.get(&domid).copied().unwrap_or(0);
-                    Entry { letter: text.chars().next().unwrap(), domid, life }
+                    let incarnation = incarnations.get(&domid).copied().unwrap_or(0);
+                    Entry { letter: text.chars().next().unwrap(), domid, incarnation }
                 })
                 .collect();
-            if perms[0].life == 0 {
+            if perms[0].incarnation == 0 {
                 return Err("ENOENT");
             }
             let either = |node: &Node| writes(node) || owns(node);
@@ -514,15 +516,15 @@ fn children(nodes: &Nodes, path: &str) -> Vec<String> {
 
 /// Creates a node and its missing parents, each with its parent's permissions; the owner is the creator, if that is a
 /// guest.
-fn create(nodes: &mut Nodes, lives: &Lives, domid: u16, path: &str) {
+fn create(nodes: &mut Nodes, incarnations: &Incarnations, domid: u16, path: &str) {
     let above = parent(path);
     if !nodes.contains_key(&above) {
-        create(nodes, lives, domid, &above);
+        create(nodes, incarnations, domid, &above);
     }
     let mut perms = nodes[&above].perms.clone();
     if domid != 0 {
         perms[0].domid = domid;
-        perms[0].life = lives[&domid];
+        perms[0].incarnation = incarnations[&domid];
     }
     nodes.insert(path.to_owned(), Node { value: String::new(), perms });
 }

@@ -15,7 +15,7 @@ fn unknown_operations_are_enosys() {
         dom0 TYPE2147483648 x| -> ENOSYS
         dom5 RESTRICT 5| -> ENOSYS
         dom5 TYPE65535 -> ENOSYS
-        # Before the transaction id, and harmless.
+        # Checked before the transaction id.
         dom0 #99 TYPE27 -> ENOSYS
         dom0 READ /tool| -> \"\"
         ",
@@ -62,7 +62,7 @@ fn guests_get_eacces_for_privileged_operations() {
         dom5 GET_QUOTA -> EACCES
         dom5 SET_QUOTA nodes|0| -> EACCES
         dom6 READ /| -> EACCES
-        # But these they may.
+        # Allowed to guests.
         dom5 GET_DOMAIN_PATH 7| -> /local/domain/7|
         dom5 GET_FEATURE -> 15|
         dom5 RESET_WATCHES | -> OK

@@ -57,7 +57,7 @@ fn paths_are_resolved_and_checked() {
         dom0 MKDIR @x| -> EINVAL
         dom0 RM @releaseDomain| -> EINVAL
         dom0 READ /local/domain/| -> EINVAL
-        # Up to 3072 bytes, of which a home's prefix does not count against the quota of 2048.
+        # Up to 3072 bytes; the prefix of a home path does not count against the quota of 2048.
         dom0 WRITE /{a*3071}|v -> OK
         dom0 READ /{a*3071}| -> v
         dom0 WRITE /{a*3072}|v -> EINVAL

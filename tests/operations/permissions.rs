@@ -26,7 +26,7 @@ fn permissions_are_shown_set_and_enforced() {
         dom5 WRITE /a|x -> OK
         dom6 READ /a| -> x
         dom6 WRITE /a|y -> EACCES
-        # The first entry names the owner and what everybody else may do.
+        # The first entry names the owner and the rights of all other domains.
         dom0 SET_PERMS /a|r5|n6| -> OK
         dom7 READ /a| -> x
         dom7 WRITE /a|y -> EACCES
@@ -34,7 +34,7 @@ fn permissions_are_shown_set_and_enforced() {
         dom5 WRITE /a|y -> OK
         dom0 SET_PERMS /a|b5| -> OK
         dom7 WRITE /a|z -> OK
-        # The owner sets permissions, but gives the node to nobody.
+        # The owner sets permissions, but cannot give the node away.
         dom5 SET_PERMS /a|n5|r6| -> OK
         dom0 GET_PERMS /a| -> n5|r6|
         dom5 SET_PERMS /a|n6| -> EPERM
@@ -118,7 +118,7 @@ fn malformed_permissions_are_einval() {
         # An owner that does not exist.
         dom0 SET_PERMS /a|n77| -> ENOENT
         dom0 GET_PERMS /a| -> n0|
-        # Others that do not are kept, and grant nothing.
+        # Other entries of absent domains are kept, and grant nothing.
         dom0 SET_PERMS /a|n0|r77| -> OK
         dom0 GET_PERMS /a| -> n0|r77|
         ",

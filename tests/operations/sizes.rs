@@ -44,7 +44,7 @@ pub fn directory_in_parts(world: &mut World, who: &str, tx: u32, path: &str) -> 
     loop {
         let request = format!("{path}\0{}\0", list.len());
         let reply = world.client(who).request(op::DIRECTORY_PART, tx, request).unwrap();
-        assert!(reply.len() < 4096, "a part of {} bytes", reply.len());
+        assert!(reply.len() < 4096, "a reply of {} bytes", reply.len());
         let nul = reply.iter().position(|&byte| byte == 0).expect("a generation and a NUL");
         let (now, part) = (reply[..nul].to_vec(), &reply[nul + 1..]);
         assert!(!now.is_empty() && now.iter().all(u8::is_ascii_digit));
@@ -109,15 +109,18 @@ fn directory_part_has_a_new_generation_when_children_change() {
         world.admin.write("/local/domain/7/a", "1").unwrap();
         for (path, child) in [("/d", "/d/b"), ("/local/domain", "/local/domain/8")] {
             let first = generation(&mut world, path);
-            assert_eq!(generation(&mut world, path), first, "unchanged");
+            assert_eq!(generation(&mut world, path), first, "the generation of {path} changed");
             world.admin.mkdir(child).unwrap();
             let second = generation(&mut world, path);
-            assert_ne!(second, first, "a child made in {path}");
+            assert_ne!(second, first, "creating a child left the generation of {path}");
             world.admin.rm(child).unwrap();
             let third = generation(&mut world, path);
-            assert!(third != first && third != second, "a child removed in {path}");
+            assert!(
+                third != first && third != second,
+                "removing a child left the generation of {path}"
+            );
         }
         let reply = world.admin.request(op::DIRECTORY_PART, 0, "/d\x001000\0").unwrap();
-        assert!(reply.ends_with(b"\0\0"), "an offset behind the list: an empty name");
+        assert!(reply.ends_with(b"\0\0"), "an offset past the end yields an empty name");
     }
 }

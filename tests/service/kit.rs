@@ -48,7 +48,7 @@ impl Place {
         let child = command.env("NOTIFY_SOCKET", &notified).stderr(stderr).spawn().unwrap();
         let serving = Serving(child);
         let mut message = [0; 256];
-        let len = socket.recv(&mut message).expect("the daemon says that it is ready");
+        let len = socket.recv(&mut message).expect("the daemon reports that it is ready");
         assert!(message[..len].starts_with(b"READY=1\n"));
         serving
     }
@@ -94,7 +94,7 @@ pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     loop {
         match look() {
             Some(found) => return found,
-            None if Instant::now() > deadline => panic!("{what}: not within {TIMEOUT:?}"),
+            None if Instant::now() > deadline => panic!("timed out after {TIMEOUT:?}: {what}"),
             None => std::thread::sleep(Duration::from_millis(5)),
         }
     }
@@ -125,7 +125,8 @@ pub struct Background(pub Pid);
 
 impl Background {
     pub fn find(pid_file: &Path) -> Background {
-        let text = fs::read_to_string(pid_file).expect("the pid file is there at once");
+        let text =
+            fs::read_to_string(pid_file).expect("the pid file exists once the command returns");
         Background(Pid::from_raw(text.trim().parse().unwrap()).unwrap())
     }
 

@@ -87,9 +87,13 @@ fn served_socket_or_other_file_is_left_alone() {
     fs::write(place.path("pid"), "1\n").unwrap();
     let output = place.daemon("--pid-file @pid").output().unwrap();
     assert_fails(&output, 7, "is served by another daemon; stop it");
-    assert_eq!(fs::read_to_string(place.path("pid")).unwrap(), "1\n", "it is the other's");
+    assert_eq!(
+        fs::read_to_string(place.path("pid")).unwrap(),
+        "1\n",
+        "the other daemon's pid file was changed"
+    );
     other.set_nonblocking(true).unwrap();
-    other.accept().expect("it was tried");
+    other.accept().expect("the daemon probes the socket");
     drop(other);
     assert_eq!(place.serve("").end(Signal::TERM).0.code(), Some(0));
 
@@ -188,7 +192,7 @@ fn start_without_options_prints_how_to_connect() {
 #[test]
 fn check_config_names_file_and_line() {
     let place = Place::new();
-    for (name, text, code, answer) in [
+    for (name, text, code, expected) in [
         ("good.toml", "shards = 2\n", 0, "good.toml: no errors found\n"),
         ("bad.toml", "shards = 2\n[log]\ncolour = 1\n", 2, "bad.toml:3: unknown field `colour`"),
         ("good.conf", "quota-maxentity = 5\n", 0, "good.conf: no errors found\n"),
@@ -202,14 +206,14 @@ fn check_config_names_file_and_line() {
         let output = place.daemon(&format!("--check-config --config @{name}")).output().unwrap();
         if code == 0 {
             let text = String::from_utf8_lossy(&output.stdout);
-            assert!(output.status.success() && text.contains(answer), "{name}: {output:?}");
+            assert!(output.status.success() && text.contains(expected), "{name}: {output:?}");
         } else {
-            assert_fails(&output, code, answer);
+            assert_fails(&output, code, expected);
         }
     }
     let output = place.daemon("--check-config --config @none.toml").output().unwrap();
     assert_fails(&output, 2, "none.toml: No such file");
-    assert!(!place.path("socket").exists(), "checking does not serve");
+    assert!(!place.path("socket").exists(), "--check-config must not serve");
 }
 
 /// oxenstored's own sample has the misspelt key, and NixOS writes the others.
@@ -271,7 +275,7 @@ fn a_shard_panics() {
     };
     let thread = std::thread::Builder::new().name("worker 3".into()).spawn(work).unwrap();
     let _ = thread.join();
-    unreachable!("the process has ended");
+    unreachable!("the panic ends the process");
 }
 
 #[test]

@@ -118,7 +118,7 @@ fn said(socket: &UnixDatagram, daemon: &mut Command, name: &str) -> (Serving, St
     let child = daemon.env("NOTIFY_SOCKET", name).stderr(Stdio::piped()).spawn().unwrap();
     let daemon = Serving(child);
     let mut message = [0; 256];
-    let len = socket.recv(&mut message).expect("the daemon says that it is ready");
+    let len = socket.recv(&mut message).expect("the daemon reports that it is ready");
     (daemon, String::from_utf8_lossy(&message[..len]).into_owned())
 }
 

@@ -29,7 +29,7 @@ fn request(socket: &mut UnixStream, kind: u32, payload: &[u8]) -> Vec<u8> {
     let header = [kind, 1, 0, len].map(u32::to_le_bytes).concat();
     socket.write_all(&[&header, payload].concat()).unwrap();
     let mut head = [0; 16];
-    socket.read_exact(&mut head).expect("a reply");
+    socket.read_exact(&mut head).expect("the daemon replies");
     let mut reply = vec![0; u32::from_le_bytes(head[12..].try_into().unwrap()).try_into().unwrap()];
     socket.read_exact(&mut reply).unwrap();
     reply
@@ -70,7 +70,7 @@ fn stuck_standard_error_stops_neither_requests_nor_sigterm() {
     let mut part = [0; 1 << 16];
     while !written.contains("log lines dropped") {
         let len = reader.read(&mut part).unwrap();
-        assert_ne!(len, 0, "the daemon ended");
+        assert_ne!(len, 0, "the daemon exited");
         written.push_str(std::str::from_utf8(&part[..len]).unwrap());
     }
     let dropped = written.split_once("warning log lines dropped count=").unwrap().1;

@@ -14,7 +14,7 @@ fn disjoint_transactions_never_conflict() {
         dom0 t1 WRITE /dir/a|2 -> OK
         dom0.b t2 READ /dir/b| -> 1
         dom0.b t2 WRITE /dir/b|2 -> OK
-        # Both make children of one node that neither listed.
+        # Both create children of a node that neither listed.
         dom0 t1 WRITE /dir/made-by-1/x|1 -> OK
         dom0.b t2 WRITE /dir/made-by-2/x|1 -> OK
         dom0.b t2 END T| -> OK
@@ -49,7 +49,7 @@ fn transaction_that_read_changed_data_gets_eagain() {
         dom0.b t2 END T| -> OK
         dom0 t1 END T| -> EAGAIN
         dom0 READ /a| -> 3
-        # The first to commit is in the right, whoever began first.
+        # The first to commit wins, in either order of begin.
         dom0 START t1
         dom0.b START t2
         dom0 t1 READ /a| -> 3
@@ -59,7 +59,7 @@ fn transaction_that_read_changed_data_gets_eagain() {
         dom0 t1 END T| -> OK
         dom0.b t2 END T| -> EAGAIN
         dom0 READ /a| -> 6
-        # Who only reads is no obstacle to others.
+        # A read-only transaction does not make others fail.
         dom0 START t1
         dom0 t1 READ /a| -> 6
         dom0.b START t2
@@ -75,14 +75,14 @@ fn transaction_that_read_changed_data_gets_eagain() {
 fn transaction_that_would_get_the_same_replies_commits() {
     check(
         "
-        # A value that was written and is the same again.
+        # A value that was changed and restored.
         dom0 WRITE /a|1 -> OK
         dom0 START t1
         dom0 t1 READ /a| -> 1
         dom0.b WRITE /a|2 -> OK
         dom0.b WRITE /a|1 -> OK
         dom0 t1 END T| -> OK
-        # Blind writes: some order explains both.
+        # Blind writes: a serial order explains both.
         dom0 START t1
         dom0.b START t2
         dom0 t1 WRITE /a|from-1 -> OK
@@ -108,7 +108,7 @@ fn transaction_that_would_get_the_same_replies_commits() {
         dom0.b WRITE /a|theirs -> OK
         dom0 t1 END T| -> OK
         dom0 READ /a| -> mine
-        # Made by both.
+        # Created by both.
         dom0 START t1
         dom0.b START t2
         dom0 t1 MKDIR /made| -> OK
@@ -150,7 +150,7 @@ fn change_of_listing_existence_or_permissions_conflicts() {
         dom0 t1 READ /local/domain/1/backend/vif/6/0| -> v
         dom0.b RM /local/domain/1| -> OK
         dom0 t1 END T| -> EAGAIN
-        # The right to write was part of what was seen.
+        # The right to write is part of the access set.
         dom0 WRITE /local/domain/5/x|v -> OK
         dom0 SET_PERMS /local/domain/5/x|n5| -> OK
         dom5 START t1
@@ -175,7 +175,7 @@ fn removals_in_transactions_are_serializable() {
         dom0 READ /a/b/c| -> v
         dom0 t1 END T| -> OK
         dom0 READ /a/b| -> ENOENT
-        # Removed and made again.
+        # Removed and created again.
         dom0 WRITE /a/b/c|old -> OK
         dom0 START t1
         dom0 t1 RM /a| -> OK
@@ -183,14 +183,14 @@ fn removals_in_transactions_are_serializable() {
         dom0 t1 END T| -> OK
         dom0 READ /a/b| -> new
         dom0 READ /a/b/c| -> ENOENT
-        # Both remove the same: some order explains it, each would answer OK.
+        # Both remove the same node: a serial order explains both replies, OK.
         dom0 START t1
         dom0.b START t2
         dom0 t1 RM /a/b| -> OK
         dom0.b t2 RM /a/b| -> OK
         dom0 t1 END T| -> OK
         dom0.b t2 END T| -> OK
-        # One removes the parent: the other's answer would be another.
+        # One removes the parent: the other's reply would differ.
         dom0 WRITE /a/b|v -> OK
         dom0 START t1
         dom0.b START t2

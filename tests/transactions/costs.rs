@@ -37,7 +37,7 @@ fn idle_open_transactions_keep_no_snapshot_and_wake_no_thread() {
     let started = Instant::now();
     let mut before = None;
     while before != Some(world.daemon.times_asleep()) {
-        assert!(started.elapsed() < HANG, "it is woken again and again");
+        assert!(started.elapsed() < HANG, "the daemon keeps waking up");
         before = Some(world.daemon.times_asleep());
         std::thread::sleep(Duration::from_millis(1500));
     }

@@ -24,7 +24,7 @@ fn events_fire_at_commit_in_the_order_of_first_change() {
         event dom0.b /t/b|w
         event dom0.b /t/old|w
         no events dom0.b
-        # A transaction that could not commit says nothing.
+        # A failed transaction causes no event.
         dom0 START t1
         dom0 t1 READ /t/a| -> 1
         dom0 t1 WRITE /t/b|2 -> OK

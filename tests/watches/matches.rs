@@ -88,7 +88,7 @@ fn watch_matches_its_path_and_everything_below() {
         event dom0 /a|t
         dom0.b WRITE /a/b/c|v -> OK
         event dom0 /a/b/c|t
-        # An equal value is a change; parents made with a node are not.
+        # Writing an equal value is a change; creating missing parents is not.
         dom0.b WRITE /a/b/c|v -> OK
         event dom0 /a/b/c|t
         dom0.b MKDIR /a/b/d| -> OK
@@ -143,7 +143,7 @@ fn depth_limits_which_changes_fire_a_watch() {
         event dom0.c /top|root
         dom0.b WRITE /top/below|v -> OK
         no events dom0.c
-        # Partitions in other shards count as any other node.
+        # Partitions in other shards match like other nodes.
         dom0.c WATCH /local/domain|homes|1| -> OK
         event dom0.c /local/domain|homes
         dom0.b MKDIR /local/domain/6| -> OK
@@ -227,7 +227,7 @@ fn reset_watches_removes_watches_and_ends_transactions() {
         no events dom5
         dom5 WATCH x|t| -> OK
         event dom5 x|t
-        # Nobody else's.
+        # Watches of other clients stay.
         dom6 WATCH x|t| -> OK
         event dom6 x|t
         dom5 RESET_WATCHES | -> OK

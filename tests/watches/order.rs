@@ -73,7 +73,7 @@ fn no_event_follows_the_reply_to_unwatch() {
             assert_eq!(watcher.arrived.last(), Some(&op::UNWATCH));
             watcher.take_events();
             world.admin.reply().unwrap();
-            assert!(world.events_until_now("dom0").is_empty(), "an event after UNWATCH's OK");
+            assert!(world.events_until_now("dom0").is_empty(), "event after the reply to UNWATCH");
         }
     }
 }

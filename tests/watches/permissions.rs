@@ -12,14 +12,14 @@ fn only_clients_with_read_permission_get_the_event() {
         event dom5 /|t
         dom0 WRITE /open/a|v -> OK
         event dom5 /open/a|t
-        # Losing the right is seen, what follows is not, although the parent is readable.
+        # Losing the right is notified; later changes are not, although the parent is readable.
         dom0 SET_PERMS /open/a|n0| -> OK
         event dom5 /open/a|t
         dom0 WRITE /open/a|w -> OK
         dom0 SET_PERMS /open/a|n0|r6| -> OK
         dom0 WRITE /open/a/below|w -> OK
         no events dom5
-        # Gaining it is seen.
+        # Gaining it is notified.
         dom0 SET_PERMS /open/a|n0|r5| -> OK
         event dom5 /open/a|t
         dom0 SET_PERMS /open/a|n0| -> OK
@@ -36,7 +36,7 @@ fn only_clients_with_read_permission_get_the_event() {
         dom0 RM /closed/c| -> OK
         dom0 RM /closed| -> OK
         no events dom5
-        # Others' homes are hidden.
+        # Home paths of other domains are hidden.
         dom6 WRITE x|v -> OK
         no events dom5
         ",

@@ -33,7 +33,7 @@ impl Recorder {
     pub fn take_events(&self) -> Vec<(u64, String)> {
         let batches = self.take().into_iter().flat_map(|(_, mut batch)| {
             batch.take_found();
-            assert!(!batch.is_pending(), "events are not found");
+            assert!(!batch.is_pending(), "events are still being matched");
             batch.events
         });
         let shown = |path: &[u8]| String::from_utf8(path.to_vec()).unwrap();
@@ -92,9 +92,9 @@ impl World {
     pub fn admit(&self, domid: u16) -> Arc<Domain> {
         let mut next = self.next_life.lock().unwrap();
         *next += 1;
-        let life = *next;
+        let birth = *next;
         drop(next);
-        self.registry.admit(Domid(domid), life).unwrap()
+        self.registry.admit(Domid(domid), birth).unwrap()
     }
 
     /// Buries a domain and sweeps what it owned.
@@ -181,13 +181,16 @@ impl World {
             let path = path.as_path();
             if let Some(parent) = path.parent().filter(|_| !path.is_special()) {
                 let (_, parent) = find(parent).unwrap_or_else(|| panic!("{path} has no parent"));
-                assert!(parent.children().get(path.name()).is_some(), "{path} is in no directory");
+                assert!(
+                    parent.children().get(path.name()).is_some(),
+                    "{path} is missing from its parent's children"
+                );
             }
             for (name, child) in node.children().iter() {
                 let below = path.child(name.bytes());
                 let is_partition =
                     self.store.layout().partition(below.as_path()).root == below.as_path();
-                assert_eq!(is_partition, child.is_none(), "{below:?} is not where it belongs");
+                assert_eq!(is_partition, child.is_none(), "{below:?} is in the wrong partition");
                 assert!(find(below.as_path()).is_some(), "{below:?} is a name without a node");
             }
         }
@@ -198,8 +201,8 @@ impl World {
         let mut boundaries = BTreeSet::new();
         for (path, node) in nodes {
             let owner = node.perms.owner();
-            let lives = self.registry.owner(owner, node.perms.stamp()).is_some();
-            assert!(lives, "{path:?} belongs to domain {owner}, which is dead");
+            let is_alive = self.registry.owner(owner, node.perms.stamp()).is_some();
+            assert!(is_alive, "{path:?} is owned by domain {owner}, which is dead");
             let above = self.above(nodes, path.as_path());
             if owner != Domid::CONTROL && above.is_none_or(|(_, up)| up.perms.owner() != owner) {
                 boundaries.insert((owner, path.clone()));
@@ -207,7 +210,7 @@ impl World {
         }
         let trees = self.store.layout().all().map(|shard| self.store.snapshot(shard));
         let index: BTreeSet<_> = trees.flat_map(|tree| owned(&tree)).collect();
-        assert_eq!(index, boundaries, "index of owners (left) and what it should say (right)");
+        assert_eq!(index, boundaries, "index of owners: found (left), expected (right)");
     }
 
     /// Returns the node above `path` in its partition.
@@ -234,8 +237,16 @@ impl World {
                 bytes += node.charge_bytes(path.name()) + node.index_bytes(path_bytes, above);
             }
             if domid != Domid::CONTROL {
-                assert_eq!(domain.account.used(Quota::Nodes), count, "nodes of domain {domid}");
-                assert_eq!(domain.account.used(Quota::Memory), bytes, "bytes of domain {domid}");
+                assert_eq!(
+                    domain.account.used(Quota::Nodes),
+                    count,
+                    "nodes charged to domain {domid}"
+                );
+                assert_eq!(
+                    domain.account.used(Quota::Memory),
+                    bytes,
+                    "bytes charged to domain {domid}"
+                );
             }
         }
     }

@@ -72,7 +72,7 @@ pub fn new_owner() -> Act {
 fn sweep(stage: Stage) -> Act {
     Box::new(move || {
         let domain = stage.guest.domain.clone();
-        assert!(stage.world.store.registry().bury(&domain), "domain {WATCHED} lives");
+        assert!(stage.world.store.registry().bury(&domain), "domain {WATCHED} is known");
         let control = stage.world.control.clone();
         let mut generations = Generations::default();
         for done in stage.world.store.sweep(&domain, &control, &mut generations) {

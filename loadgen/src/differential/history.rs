@@ -280,9 +280,9 @@ mod tests {
         let mut history = begun();
         let beside = write(0, "/t/a/c", Tx::Of(0));
         history.follow(1, &write(1, "/t/d", Tx::None), Some(&ok()));
-        assert!(!history.of(&beside, false).touched, "/t was there");
+        assert!(!history.of(&beside, false).touched, "/t existed");
         history.follow(2, &write(1, "/t/a/b", Tx::None), Some(&ok()));
-        assert!(history.of(&beside, false).touched, "/t/a was not");
+        assert!(history.of(&beside, false).touched, "/t/a did not exist");
     }
 
     #[test]
@@ -297,7 +297,7 @@ mod tests {
             };
             history.follow(1, &request(kind, b"/t/a\0"), Some(&ok()));
             let end = request(op::END, b"T\0");
-            assert!(!history.of(&end, false).redone, "nobody else did anything");
+            assert!(!history.of(&end, false).redone, "no concurrent change");
             history.follow(2, &write(1, "/t/a/b", Tx::None), Some(&ok()));
             let is = history.of(&end, false);
             assert_eq!((is.redone, is.removes.len()), (redone, usize::from(kind == op::RM)));

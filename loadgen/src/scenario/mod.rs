@@ -192,7 +192,7 @@ mod tests {
         let full = Plan { quick: false, ..quick };
         let mut names = HashSet::new();
         for scenario in all() {
-            assert!(names.insert(scenario.name()), "{} is there twice", scenario.name());
+            assert!(names.insert(scenario.name()), "{} is listed twice", scenario.name());
             assert!(scenario.about().ends_with('.'), "{} is not explained", scenario.name());
             for plan in [quick, full] {
                 let cases = scenario.cases(&plan);

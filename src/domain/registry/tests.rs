@@ -82,14 +82,14 @@ fn soft_memory_is_reported_when_it_is_crossed() {
     registry.set_soft_memory(Some(&guest), 100);
     assert!(registry.reserve(&control, Quota::Memory, 200, None));
     use_memory(99);
-    assert!(registry.reports.take_all().is_empty(), "at the limit, not above");
+    assert!(registry.reports.take_all().is_empty(), "at the limit, not above it");
     use_memory(1);
     use_memory(1);
     assert_eq!(registry.reports.take_all(), ["soft memory 101 over 100"]);
     registry.set_soft_memory(Some(&guest), 0);
     guest.account.release(Quota::Memory, 102);
     use_memory(1000);
-    assert!(registry.reports.take_all().is_empty(), "0 is no limit");
+    assert!(registry.reports.take_all().is_empty(), "0 means no limit");
 }
 
 /// Nor does a change of a default replay open transactions.

@@ -286,7 +286,7 @@ mod tests {
         let next = || insert(&domains, None).unwrap().0;
         assert_eq!([next(), next()], [1, 2]);
         domains.destroy(Domid(1)).unwrap();
-        assert_eq!(next(), 3, "not reused at once");
+        assert_eq!(next(), 3, "a freed domid is not reused at once");
         domains.table.lock().last = Domid::FIRST_RESERVED - 2;
         assert_eq!([next(), next(), next()], [Domid::FIRST_RESERVED - 1, 1, 4]);
         assert!(matches!(insert(&domains, Some(Domid(4))), Err(SimError::Exists)));

@@ -271,12 +271,15 @@ mod tests {
         server.clients_max = 2;
         let _clients: Vec<_> = (0..3).map(|_| UnixStream::connect(&path).unwrap()).collect();
         server.accept();
-        assert!(server.clients.len() == 2 && server.paused, "one of three waits");
+        assert!(server.clients.len() == 2 && server.paused, "the third client waits");
         server.close(0);
         server.accept();
-        assert!(server.clients.len() == 2 && server.paused, "it was not looked whether more wait");
+        assert!(
+            server.clients.len() == 2 && server.paused,
+            "accepting stays paused while a client is waiting"
+        );
         server.close(1);
         server.accept();
-        assert!(server.clients.len() == 1 && !server.paused, "no more wait");
+        assert!(server.clients.len() == 1 && !server.paused, "no client waits");
     }
 }

@@ -104,17 +104,17 @@ fn created_domain_has_a_page_and_a_channel() {
     assert_eq!(pending(&mut *channels), [port]);
     assert!(pending(&mut *channels).is_empty(), "masked");
     channels.unmask(port).unwrap();
-    assert!(pending(&mut *channels).is_empty(), "there was one notification");
+    assert!(pending(&mut *channels).is_empty(), "a single notification is delivered once");
 
     assert!(!guest.wait(Some(Duration::ZERO)).unwrap());
     channels.notify(port).unwrap();
     channels.notify(port).unwrap();
     assert!(guest.wait(Some(LOST)).unwrap());
-    assert!(!guest.wait(Some(Duration::ZERO)).unwrap(), "two notifications are as good as one");
+    assert!(!guest.wait(Some(Duration::ZERO)).unwrap(), "notifications coalesce");
 
     drop(page);
     let page = world.host.map_ring(guest.domid, None).unwrap();
-    assert_eq!(page.load(REQ_PROD), 5, "a page mapped again is the same page");
+    assert_eq!(page.load(REQ_PROD), 5, "mapping again yields the same page");
     assert_eq!(world.host.map_ring(Domid(99), None).err().unwrap().kind(), ErrorKind::NotFound);
     assert_eq!(world.host.map_ring(Domid::SELF, None).err().unwrap().kind(), ErrorKind::NotFound);
 }
@@ -128,7 +128,7 @@ fn both_rings_wrap() {
         page.store(word, u32::MAX - 2); // Stored at byte 1021, and the count itself wraps.
     }
     let bytes: Vec<u8> = (0..=255).cycle().take(2000).collect();
-    assert_eq!(guest.push(&bytes), 1024, "what fits");
+    assert_eq!(guest.push(&bytes), 1024, "accepts what fits");
     assert_eq!(guest.push(&bytes), 0, "full");
     let mut ring = [0; 1024];
     page.copy_out(0, &mut ring);
@@ -156,7 +156,7 @@ fn a_reused_domid_inherits_nothing() {
     assert_ne!(before.unique_id, after.unique_id);
     assert_eq!(changed(&world.host), [old.domid]);
 
-    assert!(pending(&mut *channels).is_empty(), "the channel is gone, with what was in it");
+    assert!(pending(&mut *channels).is_empty(), "a destroyed channel's notification is dropped");
     channels.unmask(stale).unwrap();
     channels.notify(stale).unwrap();
     assert!(!new.wait(Some(Duration::ZERO)).unwrap());
@@ -171,7 +171,11 @@ fn a_reused_domid_inherits_nothing() {
     new.notify().unwrap();
     assert_eq!(pending(&mut *channels), [port]);
     let again = channels.bind_interdomain(new.domid, new.port);
-    assert_eq!(again.unwrap_err().kind(), ErrorKind::ResourceBusy, "unbinding took the old one");
+    assert_eq!(
+        again.unwrap_err().kind(),
+        ErrorKind::ResourceBusy,
+        "unbinding the stale port left the new binding"
+    );
 }
 
 #[test]
@@ -184,7 +188,11 @@ fn channel_has_one_binding_and_can_be_rebound() {
     assert_eq!(kind(first.bind_interdomain(guest.domid, guest.port)), ErrorKind::ResourceBusy);
     assert_eq!(kind(second.bind_interdomain(guest.domid, port)), ErrorKind::InvalidInput);
     assert_eq!(kind(second.bind_interdomain(Domid(99), guest.port)), ErrorKind::NotFound);
-    assert_eq!(second.notify(port).unwrap_err().kind(), ErrorKind::NotFound, "not its own");
+    assert_eq!(
+        second.notify(port).unwrap_err().kind(),
+        ErrorKind::NotFound,
+        "port of another handle"
+    );
     assert_eq!(second.unmask(port).unwrap_err().kind(), ErrorKind::NotFound);
     assert_eq!(second.unbind(port).unwrap_err().kind(), ErrorKind::NotFound);
 
@@ -192,7 +200,7 @@ fn channel_has_one_binding_and_can_be_rebound() {
     guest.notify().unwrap();
     assert!(pending(&mut *first).is_empty());
     let port = second.bind_interdomain(guest.domid, guest.port).unwrap();
-    assert_eq!(pending(&mut *second), [port], "notified while nobody was bound");
+    assert_eq!(pending(&mut *second), [port], "a notification while unbound is kept");
     drop(second);
     let port = first.bind_interdomain(guest.domid, guest.port).unwrap();
     guest.notify().unwrap();
@@ -378,7 +386,7 @@ fn domain_changes_have_one_subscriber() {
     channels.unbind(port).unwrap();
     world.client.shutdown(a.domid, Reason::Crash).unwrap();
     let port = other.bind_changes().unwrap();
-    assert_eq!(pending(&mut *other), [port], "what nobody heard is told to the next");
+    assert_eq!(pending(&mut *other), [port], "an unheard notification goes to the next listener");
     assert_eq!(changed(), [a.domid]);
 }
 
@@ -441,13 +449,13 @@ fn the_control_domain_has_one_kernel_at_a_time() {
     let begun = Instant::now();
     let kernel = loop {
         // The host may not have seen the close of the first connection yet.
-        assert!(begun.elapsed() < LOST, "it stays attached");
+        assert!(begun.elapsed() < LOST, "timed out waiting for the kernel to detach");
         match second.attach_control() {
             Ok(kernel) => break kernel,
             Err(error) => assert_eq!(error.kind(), ErrorKind::ResourceBusy),
         }
     };
-    assert!(pending(&mut *channels).is_empty(), "an exchange of kernels is no hang-up");
+    assert!(pending(&mut *channels).is_empty(), "replacing the kernel is no hang-up");
     kernel.notify().unwrap();
     assert_eq!(pending(&mut *channels), [port]);
 }
@@ -469,7 +477,7 @@ fn session_in_the_manual_is_reproduced() {
     let text = include_str!("../../../docs/SIM.md");
     let session = text.split("```session\n").nth(1).unwrap().split("```").next().unwrap();
     let lines: Vec<&str> = session.lines().collect();
-    assert!(lines.len() >= 20, "it was found");
+    assert!(lines.len() >= 20, "docs/SIM.md has the session");
     let world = World::new();
     let mut stream = world.raw();
     for exchange in lines.chunks(2) {
@@ -533,7 +541,7 @@ fn misbehaving_clients_do_not_affect_others() {
         world.client.list().unwrap(); // The host has read the part when it replies to this.
     }
     let (line, fds) = ask(&mut slow, "");
-    assert_eq!((line.as_str(), fds.len()), ("ok 8 1\n", 2), "8 was given back");
+    assert_eq!((line.as_str(), fds.len()), ("ok 8 1\n", 2), "domid 8 was returned");
     assert_eq!(world.client.create(None).unwrap().domid, Domid(1));
 }
 

@@ -74,9 +74,9 @@ mod tests {
         }
         assert_eq!(noted(&failing), ["/a/1"]);
         failing.note(path("/a/1"), true);
-        assert_eq!(noted(&failing), ["/a"], "its guard was not enough");
+        assert_eq!(noted(&failing), ["/a"], "a reserved path that conflicted is widened");
         failing.note(path("/a"), true);
-        assert_eq!(noted(&failing), ["/a"], "but never all");
+        assert_eq!(noted(&failing), ["/a"], "never widened to the root");
         for domid in 1..RESERVED_PATHS_MAX {
             failing.note(path(&format!("/local/domain/{domid}/x")), false);
         }

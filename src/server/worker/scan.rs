@@ -167,7 +167,7 @@ mod tests {
         scan.ring_added(start, 1);
         assert_eq!(scan.next(), Some(start + INTERVAL));
         scan.ring_added(start, RINGS_PER_STEP * 2);
-        assert_eq!(scan.next(), Some(start + INTERVAL / 2), "the sooner, the more rings there are");
+        assert_eq!(scan.next(), Some(start + INTERVAL / 2), "more rings shorten the pause");
         scan.step_done(start + INTERVAL, 0, None);
         assert_eq!(scan.next(), None);
         let mut off = Scan::new(Duration::ZERO);

@@ -214,7 +214,7 @@ fn check_finds_unswept_nodes_of_a_dead_domain() {
     let world = World::new();
     world.store.registry.bury(&world.store.registry.get(Domid(5)).unwrap());
     let findings = world.findings();
-    assert_eq!(findings.len(), 2, "one for each shard: {findings:?}");
+    assert_eq!(findings.len(), 2, "one finding per shard: {findings:?}");
     let sentence = "nodes belong to a domain 5 that is dead, such as /";
     assert!(findings.iter().all(|finding| finding.contains(sentence)), "{findings:?}");
 }
@@ -298,7 +298,7 @@ fn check_finds_watches_that_differ_from_the_connections() {
           shard 1"]
     );
     let deep = Entry { depth: Some(1), ..entry(1) };
-    assert!(check(&[(low.clone(), deep)])[0].contains("is another"), "of another depth");
+    assert!(check(&[(low.clone(), deep)])[0].contains("is another"), "the depths differ");
     world.store.global.insert(low.as_path(), entry(1));
     assert!(check(&[(low.clone(), entry(1))])[0].contains("in the tries twice"));
     assert_eq!(world.store.layout.partition(low.as_path()).shard, ShardId(1));

@@ -56,12 +56,12 @@ fn adopted_domain_keeps_its_page_and_channel() {
     old.unbind(old_port).unwrap();
     guest.notify().unwrap();
     let port = new.bind_interdomain(Domid(7), guest.port).unwrap();
-    assert_eq!(pending(&mut *new), [port], "notified while nobody was bound");
+    assert_eq!(pending(&mut *new), [port], "a notification while unbound is kept");
     new.notify(port).unwrap();
     assert!(guest.wait(Some(LOST)).unwrap());
 
     a.client.destroy(Domid(7)).unwrap();
-    assert!(!guest.wait(Some(Duration::ZERO)).unwrap(), "its channel is the other host's too");
+    assert!(!guest.wait(Some(Duration::ZERO)).unwrap(), "the other host keeps the channel open");
     new.unmask(port).unwrap();
     guest.notify().unwrap();
     assert_eq!(pending(&mut *new), [port]);
@@ -221,7 +221,7 @@ fn blocking_channel_does_not_block_the_host() {
     let port = channels.bind_interdomain(Domid(7), 1).unwrap();
     assert!(pending(&mut *channels).is_empty());
     send(&theirs, b"x", SendFlags::empty()).unwrap();
-    assert_eq!(pending(&mut *channels), [port], "and nothing more is waited for");
+    assert_eq!(pending(&mut *channels), [port], "a blocking channel is read without blocking");
     for _ in 0..10_000 {
         channels.notify(port).unwrap(); // Never read.
     }

@@ -58,7 +58,7 @@ fn events_beyond_1024_are_queued_before_the_pending_reply() {
     client.connection.session.post_reply = Some(Vec::new());
     let path = |number: usize| format!("/a/{number}").into_bytes();
     (0..POST_REPLY_MAX).for_each(|number| client.change(&path(number)));
-    assert!(client.connection.session.output.is_empty(), "they wait for the reply");
+    assert!(client.connection.session.output.is_empty(), "events wait for the reply");
     client.change(&path(POST_REPLY_MAX));
     assert_eq!(client.connection.session.output.pending_events(), POST_REPLY_MAX + 1);
     assert!(client.ends_with_event(&path(POST_REPLY_MAX)));
@@ -66,7 +66,7 @@ fn events_beyond_1024_are_queued_before_the_pending_reply() {
     assert_eq!(
         client.connection.session.output.pending_events(),
         POST_REPLY_MAX + 1,
-        "an equal one waits"
+        "an equal event is merged"
     );
 }
 
