@@ -68,8 +68,9 @@ fn wrong_reply_fails_the_run_and_keeps_the_report() {
 #[test]
 fn unreachable_target_is_named_and_the_run_continues() {
     let dir = tempfile::tempdir().unwrap();
-    let absent = format!("socket:{}", dir.path().join("absent").display());
-    let words = ["directory", "vchan", "--target", &absent, "--target", "ours", "--target", "echo"];
+    let unreachable = format!("socket:{}", dir.path().join("absent").display());
+    let words =
+        ["directory", "vchan", "--target", &unreachable, "--target", "ours", "--target", "echo"];
     let output = run(dir.path(), &words, None);
     let (stderr, table) =
         (String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
@@ -77,7 +78,8 @@ fn unreachable_target_is_named_and_the_run_continues() {
     let (json, html) = reports(dir.path());
     assert_eq!(measured(&json, "vchan"), ["ours"]);
     assert!(measured(&json, "directory").contains(&"ours"));
-    let (failed, absent) = (format!("FAILED: {absent}"), "left out: echo: it has no transactions");
+    let (failed, absent) =
+        (format!("FAILED: {unreachable}"), "left out: echo: it has no transactions");
     for text in [&*table, &*html] {
         assert!(text.contains(&failed), "{text}");
         assert!(text.contains(absent), "{text}");
@@ -93,7 +95,7 @@ fn report_names_builds_and_leaves_one_cycle_undecided() {
     let (json, html) = reports(dir.path());
     let commit = json["commit"].as_str().unwrap();
     let builds = format!("commit {commit}\nours: xenstored {}\n", env!("CARGO_PKG_VERSION"));
-    assert!(table.starts_with(&builds), "{builds:?} does not begin {table}");
+    assert!(table.starts_with(&builds), "{builds:?} is not the start of {table}");
     assert!(html.contains(&format!("commit {commit}")), "{html}");
     let version = format!("xenstored {}", env!("CARGO_PKG_VERSION"));
     assert_eq!(json["versions"]["ours"], version);
