@@ -181,7 +181,7 @@ fn upward_import_is_detected() {
         ("server/state.rs", "use crate::migration::{server, stream};"),
         ("novel/mod.rs", ""),
     ] {
-        assert_eq!(faults(name, code).len(), 1, "{name}: {code}");
+        assert!(!faults(name, code).is_empty(), "{name}: {code}");
     }
     assert!(faults("store/tree.rs", &code("use crate::types::Path; // crate::server")).is_empty());
 }

@@ -177,11 +177,11 @@ fn client_that_stops_reading_is_logged_once_and_at_its_end() {
             let written: Vec<_> = (0..1000).map(written).collect();
             assert!(world.admin.pipeline(&written).iter().all(Result::is_ok));
             // The slow client takes less than a round adds, so it falls behind, but never stops taking.
-            let _ = slow.read(&mut [0; 15_000]).unwrap();
+            let _ = slow.read(&mut [0; 5000]).unwrap();
         }
         let started = Instant::now();
         while started.elapsed() < Duration::from_secs(7) {
-            let _ = slow.read(&mut [0; 15_000]).unwrap();
+            let _ = slow.read(&mut [0; 10_000]).unwrap();
             std::thread::sleep(Duration::from_millis(150));
         }
         let line = line_of_this_process(&world.daemon, "client stalled");
