@@ -1,15 +1,15 @@
 //! A multi-threaded xenstored: the configuration and event daemon of a Xen host.
 //!
-//! Everything about one guest lies in one shard of the store, and the thread that reads a request serves it to the end:
-//! bytes in, bytes out. docs/ARCHITECTURE.md describes the flow of requests and events; the module documentation of
-//! [`store`] and [`server`] has the diagrams.
+//! All data about one guest lies in one shard of the store, and the thread that reads a request serves it to
+//! completion: bytes in, bytes out. docs/ARCHITECTURE.md describes the flow of requests and events; the module
+//! documentation of [`store`] and [`server`] has the diagrams.
 //!
 //! The crate is a library only so that its tests, benches and tools can use its parts. Its API is not stable.
 //!
 //! # Layout
 //!
-//! From the bottom up; tests/layers.rs checks that imports only go down. [`migration`] is three layers: `stream` is
-//! below [`server`], `store` beside it, and `server` between it and [`daemon`].
+//! From the bottom up; tests/layers.rs checks that imports only go down. [`migration`] is three layers: its `stream` is
+//! below [`server`], its `store` beside that, and its `server` between [`server`] and [`daemon`].
 //!
 //! * `sync`: the locks and atomics that threads share. A test can replace them with those of a model-checking
 //!   scheduler.

@@ -68,8 +68,8 @@ impl Listener {
             }
             if let Err(error) = self.accept_all(&mut serve) {
                 self.unaccepted.warn(&error);
-                // Deregistered during the pause, or the poll would spin: the client that cannot be accepted stays in
-                // the queue.
+                // The socket is deregistered during the pause, or the poll would spin: the client that cannot be
+                // accepted stays in the queue.
                 self.listen(false)?;
                 timeout = Some(PAUSE);
             }

@@ -1,7 +1,7 @@
 //! The locks and atomics of all state shared between threads.
 //!
-//! They are named here so that the feature `shuttle` can replace them by shuttle's: then the production code itself
-//! runs under a scheduler that explores thread interleavings.
+//! All code imports these types from here, so that the feature `shuttle` can replace them by shuttle's: then the
+//! production code itself runs under a scheduler that explores thread interleavings.
 
 #[cfg(feature = "holds")]
 pub mod holds;
@@ -22,8 +22,8 @@ pub use shuttle_parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 /// Reference counts cannot cause races by themselves, so shuttle need not see them.
 pub use std::sync::Arc;
 
-/// Returns how many of `all` domain numbers tables have room for. Under shuttle each interleaving starts with new
-/// tables, so they are small there.
+/// Returns the number of domids for which tables have room, at most `all`. Under shuttle each interleaving starts with
+/// new tables, so they are small there.
 pub const fn room_for(all: u16) -> u16 {
     if cfg!(feature = "shuttle") { 16 } else { all }
 }

@@ -13,11 +13,11 @@ use common::{Client, Daemon, HANG, Message, SetOnDrop, op};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 const MANY: usize = 10_000;
-/// This many of them send nothing at first.
+/// Number of connections that send nothing at first.
 const IDLE: usize = 2500;
-/// The most memory that a connection may cost the daemon, including the allocator's slack.
+/// Maximum memory that a connection may cost the daemon, including the allocator's slack.
 const BYTES_EACH: u64 = 4096;
-/// The most crowds that may come, one after the other, until memory stops growing.
+/// Maximum number of crowds of connections, one after the other, until memory stops growing.
 const CROWDS_MAX: usize = 8;
 
 /// Raises this process's limit of open files to its maximum; the daemon does the same for itself.
@@ -63,7 +63,7 @@ fn ten_thousand_connections_are_served_at_once() {
         while !has_settled(&after) {
             assert!(after.len() < CROWDS_MAX, "memory grows with each crowd: {after:?} bytes");
             let mut crowd: Vec<_> = (0..MANY).map(|_| daemon.connect()).collect();
-            // All send a request before the first reads its reply.
+            // All clients send a request before the first one reads its reply.
             let (idle, talking) = crowd.split_at_mut(IDLE);
             talking.iter_mut().for_each(ask);
             talking.iter_mut().for_each(read_reply);
@@ -84,13 +84,13 @@ fn ten_thousand_connections_are_served_at_once() {
     }
 }
 
-/// Returns whether the last crowd left no more behind than the earlier ones: 2 MiB are 200 bytes per connection.
+/// Returns whether memory did not grow with the last crowd. The tolerance of 2 MiB is 200 bytes per connection.
 fn has_settled(after: &[u64]) -> bool {
     let Some((last, before)) = after.split_last() else { return false };
     before.iter().max().is_some_and(|most| *last < most + (2 << 20))
 }
 
-/// Returns the CPU time of a spinning thread during `work`, which itself sleeps, and the result of `work`.
+/// Returns the CPU time of a thread that spins while `work` sleeps, and the result of `work`.
 fn beside_a_spinning_thread<T>(work: impl FnOnce() -> T) -> (Duration, T) {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -119,10 +119,10 @@ fn descriptor_exhaustion_pauses_accepting() {
     read_reply(&mut crowd[0]);
     let mut first = Client::new("first", Link::Socket(crowd[0].try_clone().unwrap()));
     (0..100).for_each(|_| _ = first.read("/tool").unwrap());
-    // Not 64: the daemon may inherit some that are numbered above the limit.
+    // The limit is not 64, because the daemon may inherit descriptors that are numbered above it.
     assert!(daemon.descriptors() < crowd.len());
-    // The others wait, and the daemon sleeps: a spinning daemon would get as much CPU time as this process's own
-    // thread, however busy the machine is.
+    // The other connections wait, and the daemon sleeps. A spinning daemon would get as much CPU time as this process's
+    // spinning thread, however busy the machine is.
     let (spinning, spent) = beside_a_spinning_thread(|| {
         let before = daemon.cpu_time();
         std::thread::sleep(Duration::from_secs(1));

@@ -1,4 +1,4 @@
-//! CONTROL as `xenstore-control` and the users of its output see it.
+//! CONTROL, as seen by `xenstore-control` and by scripts that parse its output.
 
 mod common;
 
@@ -102,7 +102,7 @@ fn quota_command_shows_usage_peak_and_refusals_of_a_domain() {
     assert!(reply_to(world, "quota max").starts_with(reset));
 }
 
-/// As xenstore.txt says of SET_QUOTA: a global value is the default of new domains.
+/// A global value is the default of new domains, as xenstore.txt specifies for SET_QUOTA.
 #[test]
 fn global_quota_applies_to_new_domains_only() {
     for control in [Control::Socket, Control::Ring] {
@@ -198,12 +198,12 @@ fn report_on_more_than_50_domains_names_the_largest() {
     let (_, table) = report.split_once("memory transactions\n").unwrap();
     assert_eq!(table.lines().count(), 51, "{table}");
     assert_eq!(table.lines().last(), Some("and 2 domains that use less memory"));
-    // Domains with short numbers use less: a node's path counts too.
+    // Domains with short domids use less memory: a node's path counts too.
     let has = |domid: &str| table.lines().any(|line| line.split(' ').next() == Some(domid));
     assert!(has("51") && has("3") && !has("1") && !has("2"), "{table}");
 }
 
-/// A command that blocked there would keep `check` from running until the daemon is restarted.
+/// A command that blocked on a FIFO would keep `check` from running until the daemon is restarted.
 #[test]
 fn fifo_as_file_of_a_command_is_refused_without_blocking() {
     let world = &mut World::new(Control::Socket, 2);
@@ -216,7 +216,7 @@ fn fifo_as_file_of_a_command_is_refused_without_blocking() {
     }
 }
 
-/// One check runs at a time: of two that begin together one may be refused, and never the first.
+/// One check runs at a time: of two that begin together one may be refused, but never both.
 #[test]
 fn second_concurrent_check_is_refused() {
     let world = &mut World::new(Control::Socket, 2);

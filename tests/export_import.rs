@@ -1,4 +1,4 @@
-//! Domains that leave one store and arrive in another: nothing is lost on the way, and nothing else is touched.
+//! Domains exported from one store and imported into another: no state is lost, and no other domain changes.
 
 #[path = "common/random.rs"]
 mod random;
@@ -141,7 +141,7 @@ fn step(random: &mut Random, callers: &mut [Caller], now: u64) {
 fn random_world(random: &mut Random) -> World {
     let world = World::new();
     let domains: Vec<_> = DOMIDS.iter().map(|&domid| world.admit(domid)).collect();
-    // It dies, so that its permissions are stale.
+    // Domain 9 dies, so that its permissions are stale.
     let mortal = world.admit(9);
     let mut callers = vec![world.control()];
     callers.extend(domains.iter().map(|domain| world.client(domain)));
@@ -172,7 +172,7 @@ fn random_world(random: &mut Random) -> World {
     world
 }
 
-/// One thread writes few domains, several threads write many: 16 domains and 2,048 nodes are few.
+/// Up to 16 domains and 2,048 nodes are written by one thread, more by several threads.
 #[test]
 fn parallel_export_writes_the_same_bytes() {
     const END_BYTES: usize = 8;
@@ -189,7 +189,7 @@ fn parallel_export_writes_the_same_bytes() {
     let few = leave(&world, &domids[..16], &BTreeMap::new());
     assert!(many.starts_with(&few[..few.len() - END_BYTES]));
 
-    // Whichever subtrees the nodes are in.
+    // The number of nodes counts, whichever subtrees they are in.
     let begun = read(&leave(&world, &[1], &BTreeMap::new()))[0].nodes.len();
     for count in [2047, 2048, 2049, 5000] {
         for number in begun..count {
@@ -222,7 +222,8 @@ fn imported_domains_are_exported_as_the_same_bytes() {
         let to = World::new();
         DOMIDS.iter().for_each(|&domid| drop(to.admit(domid)));
         let mut arrivals = read(&stream);
-        // In any order: nodes that an import creates above its partitions must not block another one.
+        // Domains may be imported in any order: nodes that an import creates above its partitions must not block
+        // another import.
         if random.chance(50) {
             arrivals.reverse();
         }
@@ -232,14 +233,14 @@ fn imported_domains_are_exported_as_the_same_bytes() {
         }
         let again = leave(&to, &DOMIDS, &clients);
         assert!(stream == again, "seed {seed}: {} bytes, then {}", stream.len(), again.len());
-        // One by one they are the same, too.
+        // Domains exported one by one yield the same bytes, too.
         for domid in DOMIDS {
             assert_eq!(leave(&from, &[domid], &clients), leave(&to, &[domid], &clients), "{seed}");
         }
     }
 }
 
-/// Returns a world in which domain 5 has a little of everything.
+/// Returns a world in which domain 5 has at least one object of each kind.
 fn small_world() -> World {
     let world = World::new();
     DOMIDS.iter().for_each(|&domid| drop(world.admit(domid)));
@@ -294,7 +295,7 @@ fn export_has_all_subtrees_of_a_domain_and_no_others() {
         "/vm/u/name",
     ];
     assert_eq!((arrivals.len(), paths(&arrivals[0])), (1, expected.map(str::to_owned).to_vec()));
-    // If a domain could say which machine is its own, it could take another's along.
+    // If a domain could choose the `/vm/<uuid>` exported with it, it could take another machine's along.
     world.control().set_perms("/local/domain/5/vm", "n5").unwrap();
     let arrivals = read(&leave(&world, &[5], &BTreeMap::new()));
     assert!(!paths(&arrivals[0]).contains(&"/vm/u".to_owned()));
@@ -330,8 +331,8 @@ fn existing_vm_subtree_with_a_dead_entry_is_accepted() {
     check(&to);
 }
 
-/// Names in the order of directories: a daemon that lists children in the order of creation then lists them in the same
-/// order.
+/// Nodes are exported in directory order, so that an importing daemon that lists children in the order of creation
+/// lists them in the same order.
 #[test]
 fn nodes_are_exported_in_the_order_of_directories() {
     let world = small_world();
@@ -368,7 +369,7 @@ fn nodes_are_exported_in_the_order_of_directories() {
     assert_eq!(roots, wanted);
 }
 
-/// Nothing of the domain arrives, and the error names the number that is taken.
+/// No part of the domain is imported, and the error names the occupied domid.
 #[test]
 fn import_into_an_occupied_domid_fails_and_names_it() {
     let arrivals = read(&leave(&small_world(), &[5], &BTreeMap::new()));
@@ -453,7 +454,7 @@ fn import_revives_no_stale_permissions() {
     arrive(&to, arrival).unwrap();
     assert_eq!(to.client(&reader).read("/libxl/5/type"), Err(Errno::EACCES));
     assert_eq!(to.control().run("/libxl/5/type", Verb::GetPerms).unwrap(), b"n0\0r8\0");
-    // Nor does one for a domain that is created at the destination later.
+    // A permission for a domain that is created at the destination later does not match either.
     let to = empty_world();
     arrive(&to, &read(&fresh)[0]).unwrap();
     let reader = to.admit(9);

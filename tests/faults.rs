@@ -1,4 +1,4 @@
-//! Errors of the host's interface: what a failed call lost is found at the next tick.
+//! Errors of the host's interface: notifications lost in a failed call are recovered at the next tick.
 
 mod common;
 
@@ -19,7 +19,7 @@ use xenstored::host::{Channels, DomainState, Gfn, Host, Pending, Port, RingPage}
 use xenstored::server::{Server, Times};
 use xenstored::types::Domid;
 
-/// Without a ring scan, only the recovery from a host's error looks at the rings.
+/// The ring scan is off, so that only the recovery from a host's error checks the rings.
 const TIMES: Times =
     Times { watch_event_timeout: Duration::from_secs(20), ring_scan_interval: Duration::ZERO };
 

@@ -1,4 +1,4 @@
-//! The fuzz targets, with random input that is close to what clients send.
+//! The fuzz targets, with random input that resembles clients' messages.
 
 #[path = "../fuzz/targets.rs"]
 mod targets;
@@ -65,7 +65,7 @@ proptest! {
         targets::perms(text.as_bytes());
     }
 
-    /// Golden streams with some bytes changed, or truncated.
+    /// Golden streams, with some bytes changed or truncated.
     #[test]
     fn carried(
         golden in prop::sample::select(&GOLDEN[..]),
@@ -90,7 +90,7 @@ proptest! {
         targets::libxl_record(&[&[0, 0, 0, kind][..], &bytes].concat());
     }
 
-    /// A node's record with one byte changed: random bytes have no permission where one must be.
+    /// A node's record with one byte changed: fully random bytes would rarely contain a valid permission.
     #[test]
     fn libxl_nodes(at in any::<prop::sample::Index>(), byte in any::<u8>(), big in any::<bool>()) {
         let perms = [&b"n5"[..], b"r0"].map(|text| Entry::parse(text).unwrap()).to_vec();

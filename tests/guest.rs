@@ -35,7 +35,7 @@ fn prints(world: &World, input: &str, expected: &str) {
     until_gone(world);
 }
 
-/// Waits until the guest's domain, which ends with the guest, is gone; then its number is free again.
+/// Waits until the guest's domain, which ends with the guest, is gone; then its domid is free again.
 fn until_gone(world: &World) {
     let mut host = xenstored::host::sim::SimClient::connect(world.daemon.path("sim")).unwrap();
     let start = std::time::Instant::now();

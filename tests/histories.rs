@@ -14,7 +14,8 @@ use common::random::seeds;
 use common::wire::show;
 use common::{Client, Control, Random, World, op};
 
-/// Few keys, so that clients collide: in the partitions of three domains, and in one of no domain.
+/// There are few keys, so that clients collide; they are in the partitions of three domains and in one that belongs to
+/// no domain.
 const KEYS: [&str; 4] =
     ["/local/domain/1/k", "/local/domain/2/k", "/local/domain/3/k", "/plain/home/k"];
 
@@ -86,7 +87,7 @@ fn act(client: &mut Client, clock: &Clock, random: &mut Random, me: u32, round: 
                     write(client, tx, a, round, value);
                     writes.push((a, value));
                 }
-                // It takes effect at its end, or not at all.
+                // The transaction takes effect at its end, or not at all.
                 let from = clock.now();
                 match client.commit(tx) {
                     Ok(_) => done.push(Done { from, to: clock.now(), reads, writes }),
@@ -118,7 +119,7 @@ fn search(
     if !tried.insert((taken, state)) {
         return false;
     }
-    // Only an operation that began before the end of every other one left can be next.
+    // The next operation must have begun before the end of every other remaining one.
     let first_end = left.iter().map(|&i| history[i].to).min().unwrap();
     left.iter().any(|&i| {
         let done = &history[i];
@@ -145,7 +146,7 @@ fn search_detects_histories_without_a_serial_order() {
     assert!(has_a_serial_order(&[write.clone(), done(1, 2, &[(0, 1)], &[])]));
     // A stale read.
     assert!(!has_a_serial_order(&[write.clone(), done(4, 5, &[(0, 0)], &[])]));
-    // The new value, then the old one.
+    // One client reads the new value, then the old one.
     let (new, old) = (done(1, 2, &[(0, 1)], &[]), done(3, 4, &[(0, 0)], &[]));
     assert!(!has_a_serial_order(&[done(0, 9, &[], &[(0, 1)]), new, old]));
     // A lost update, and write skew.
@@ -274,7 +275,7 @@ fn read_after_the_last_event_returns_the_last_value() {
                         }
                         admin.write(path, "last").unwrap();
                     });
-                    // Times out, and fails, if the last event was lost.
+                    // The wait times out, and the test fails, if the last event was lost.
                     loop {
                         assert_eq!(watcher.next_event(), format!("{path}|t"));
                         if watcher.read(path).as_deref() == Ok(&b"last"[..]) {

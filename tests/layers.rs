@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-/// What each layer may import besides itself. A layer is a folder, or a folder in one; a file without a layer fails.
+/// The layers that each layer may import besides itself. A layer is a folder, or a folder in one; a file without a
+/// layer fails.
 const LAYERS: [(&str, &[&str]); 20] = [
     ("sync", &[]),
     ("types", &["sync"]),
@@ -47,7 +48,7 @@ const LAYERS: [(&str, &[&str]); 20] = [
             "sync",
         ],
     ),
-    // Declares its folders, and imports nothing.
+    // The root module of these layers declares its folders, and imports nothing.
     ("migration", &[]),
     ("listener", &["types", "log", "sync"]),
     (
@@ -70,7 +71,7 @@ const LAYERS: [(&str, &[&str]); 20] = [
     ("lib", &[]),
 ];
 
-/// The most lines of a file; longer ones have a reason here.
+/// Maximum number of lines of a file; exceptions are listed here with the reason.
 const LINES_MAX: usize = 400;
 const LONG: [(&str, usize, &str); 1] =
     [("host/sim/tests.rs", 600, "tests, which are read one by one")];
@@ -135,7 +136,7 @@ fn imports(code: &str) -> Vec<String> {
 /// Returns what is wrong with the imports of one file.
 fn faults(name: &str, code: &str) -> Vec<String> {
     let layer = layer(name);
-    // Each program is one call of the library.
+    // The main files of programs only call the library.
     if matches!(&*layer, "main" | "bin") {
         return Vec::new();
     }
@@ -186,7 +187,7 @@ fn upward_import_is_detected() {
     assert!(faults("store/tree.rs", &code("use crate::types::Path; // crate::server")).is_empty());
 }
 
-/// No layer imports one that imports it, directly or through others.
+/// No layer imports a layer that imports it, directly or through others.
 #[test]
 fn layer_table_has_no_cycle() {
     for (at, (layer, allowed)) in LAYERS.iter().enumerate() {
@@ -243,7 +244,7 @@ fn modules_of_the_server_have_no_import_cycle() {
         .iter()
         .filter_map(|(name, text)| Some((server_module(name)?, code(text))))
         .map(|(module, code)| (module, code.split("#[cfg(test)]").next().unwrap().to_owned()))
-        // The root module names what other layers may use of the rest.
+        // The root module re-exports the items that other layers may use.
         .filter(|(module, _)| !module.is_empty())
         .collect();
     let modules: Vec<_> = files.iter().map(|(module, _)| *module).collect();
@@ -251,7 +252,7 @@ fn modules_of_the_server_have_no_import_cycle() {
         .iter()
         .map(|(module, code)| (*module, server_imports(module, code, &modules)))
         .collect();
-    // Modules that import no remaining one are removed repeatedly; what remains is a cycle.
+    // Modules that import no remaining module are removed repeatedly; the modules that cannot be removed form a cycle.
     loop {
         let names: Vec<_> = left.iter().map(|(module, _)| *module).collect();
         let is_left = |module: &String| names.contains(&module.as_str());
@@ -288,7 +289,7 @@ fn a_session_has_no_io_and_no_clock() {
     }
 }
 
-/// Without loadgen/shim, whose libraries stand in for ones of C.
+/// Excludes loadgen/shim, whose libraries replace C libraries.
 const PROJECT: [&str; 8] = [
     "src",
     "benches",
@@ -306,7 +307,7 @@ fn has_unsafe(code: &str) -> bool {
 
 #[test]
 fn unsafe_code_is_in_the_host_layer_only() {
-    // Here the word is in a string.
+    // In this file the word `unsafe` occurs only in a string.
     let may = |name: &str| name.starts_with("src/host/") || name == "tests/layers.rs";
     for directory in PROJECT {
         for (name, text) in files(directory) {

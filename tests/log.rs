@@ -1,4 +1,5 @@
-//! The effect of `xsctl control log` and `logfile` on a process's log. This is one test, as a process has one log.
+//! The effect of `xsctl control log` and `logfile` on a process's log. There is only one test, as a process has one
+//! log.
 
 use std::fs;
 use std::path::Path;
@@ -50,7 +51,7 @@ fn log_is_switched_and_moved_at_run_time() {
     assert!(log::set_file(&place.path().join("missing/file")).is_err());
     assert_eq!(logged(&first), ["io i", "info text"]);
 
-    // A file turns traces on, with C's switches if none is set.
+    // A file turns traces on, with C xenstored's switches if none is set.
     log::set_enabled(false);
     log::set_file(&second).unwrap();
     assert_eq!(logged(&second), ["io i", "info text"]);

@@ -26,7 +26,7 @@ const DOMIDS: [u16; 5] = [0, 0, 5, 6, 7];
 const MORTAL: usize = 4;
 /// The guests among them.
 const GUESTS: std::ops::Range<usize> = 2..5;
-/// One in this many seeds has all its states serialised.
+/// For one seed in this many, each state is serialised.
 const SEEDS_PER_STREAM: u64 = 4;
 
 #[derive(Clone, Debug)]
@@ -37,7 +37,7 @@ enum Step {
     Reset(usize),
     Start(usize),
     End(usize, bool),
-    /// Destroys domain 7 and creates another with its number.
+    /// Destroys domain 7 and creates another one with the same domid.
     Rebirth,
     /// Exports, releases and reintroduces a guest.
     Move(usize),
@@ -68,7 +68,7 @@ fn random_step(random: &mut Random) -> Step {
     ];
     let who = random.below(NAMES.len());
     let mut path = (*random.pick(&PATHS)).to_owned();
-    // All use any path; guests use relative ones below their own partition root more often.
+    // All connections use any path; guests mostly use relative ones, below their own partition roots.
     if who > 1 && random.chance(40) {
         path = ["x", "x/y", "z", "x/y/w"][random.below(4)].to_owned();
     }
@@ -147,7 +147,7 @@ impl Pair {
         Pair { world, model, open: [None; NAMES.len()], bulk }
     }
 
-    /// Does a step on both sides and compares.
+    /// Executes a step on the daemon and on the model, and compares the outcomes.
     fn step(&mut self, step: &Step) -> Result<(), String> {
         let events = self.replies(step)?;
         self.compare_events(events)
@@ -218,7 +218,7 @@ impl Pair {
                 equal(plain(got), wanted).map(|()| events)
             }
             Step::Rebirth => {
-                // The advisories' tests cover what a transaction may commit over a death.
+                // The advisories' tests cover commits of transactions during which a domain died.
                 for who in 0..NAMES.len() {
                     self.replies(&Step::End(who, false))?;
                 }
@@ -338,7 +338,7 @@ fn run(
     }
 }
 
-/// Deletes steps as long as the rest still fails, larger parts first.
+/// Removes steps, larger groups first, as long as the remaining ones still fail.
 fn fewest(
     mut steps: Vec<Step>,
     control: Control,

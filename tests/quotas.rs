@@ -27,7 +27,7 @@ fn nodes_are_counted_exactly() {
         for i in 0..8 {
             guest.write(&format!("n{i}"), "v").unwrap();
         }
-        // Two levels do not fit, and neither is created.
+        // The quota admits one more node; of two new levels, neither is created.
         refused(guest.write("deep/er", "v"));
         refused(guest.mkdir("deep/er/still"));
         assert_eq!(guest.read("deep"), Err("ENOENT".to_owned()));
@@ -60,7 +60,7 @@ fn quota_of_zero_means_no_limit() {
             (0..1100).map(|i| (op::WRITE, 0, format!("n{i}\0").into_bytes())).collect();
         assert!(world.guest(5).pipeline(&requests).iter().all(Result::is_ok));
         assert_eq!(world.nodes_of(5), 1101);
-        // A limit below the current use: nothing more is created, and existing nodes stay usable.
+        // The limit is below the current usage: nothing more is created, and existing nodes stay usable.
         world.admin.set_quota(Some(5), "nodes", 5);
         refused(world.guest(5).write("another", "v"));
         world.guest(5).write("n7", "v").unwrap();
@@ -194,7 +194,7 @@ fn node_size_is_limited() {
         refused(guest.write("y", &"v".repeat(501)));
         assert_eq!(guest.read("x").map(|value| value.len()), Ok(400));
         assert_eq!(guest.read("y"), Err("ENOENT".to_owned()));
-        // Every size above the largest accepted one was refused: the limit is one number.
+        // Every size above the largest accepted one was refused, so the limit is a single number.
         let largest = (401..=500).filter(|&n| guest.write("x", &"v".repeat(n)).is_ok()).max();
         let largest = largest.unwrap_or(400);
         assert_eq!(guest.read("x").map(|value| value.len()), Ok(largest));
@@ -232,7 +232,7 @@ fn transaction_is_charged_when_it_commits() {
         world.guest(5);
         world.admin.set_quota(Some(5), "nodes", 4);
         let guest = world.guest(5);
-        // Its own count is checked at each operation.
+        // The transaction's own count is checked at each operation.
         let tx = guest.start().unwrap();
         for i in 0..3 {
             guest.request(op::WRITE, tx, format!("n{i}\0v")).unwrap();
@@ -244,7 +244,7 @@ fn transaction_is_charged_when_it_commits() {
         let guest = world.guest(5);
         assert_eq!(guest.commit(tx).as_deref(), Ok(&b"OK\0"[..]));
         assert_eq!(world.nodes_of(5), 4);
-        // Two that fit alone do not fit together: the second is refused as a whole.
+        // Each of two transactions fits alone, but not both: the second is refused as a whole.
         let guest = world.guest(5);
         guest.rm("n1").unwrap();
         guest.rm("n2").unwrap();
@@ -325,7 +325,7 @@ fn refusals_are_logged_with_domain_quota_and_path() {
     let tx = guest.start().unwrap();
     guest.request(op::READ, tx, "p\0").unwrap();
     refused(guest.request(op::READ, tx, "t\0"));
-    // A pass that sends a reply is logged before the next one.
+    // The refusals of a pass are logged before the next pass.
     guest.read("p").unwrap();
     let shown = format!("{}...", &long[..256]);
     assert_eq!(

@@ -39,7 +39,8 @@ fn fail(client: &mut Client, path: &str, other: &mut Client) {
     }
 }
 
-/// Returns whether a reply has arrived, which means that no reservation delays it: `barrier` gets replies meanwhile.
+/// Returns whether a reply has arrived, which means that no reservation delays it; waits for replies to `barrier`
+/// meanwhile.
 fn has_reply(client: &mut Client, barrier: &mut Client) -> bool {
     for _ in 0..5 {
         barrier.read("/").unwrap();
@@ -59,7 +60,7 @@ fn every_transaction_commits_within_a_bounded_number_of_tries() {
                 let mut one = |round| {
                     let tx = client.start().unwrap();
                     for node in NODES {
-                        // The first transaction does not find them.
+                        // The first transaction does not see the new nodes.
                         let _ = client.request(op::READ, tx, format!("/shared/{node}\0"));
                     }
                     for node in [number % 3, 3] {
@@ -118,7 +119,7 @@ fn stalled_holder_delays_others_until_its_reservation_ends() {
 fn disconnected_holder_or_waiter_delays_no_other() {
     for shards in [1, 4] {
         let mut world = World::new(Control::Socket, shards);
-        // Retried, as the reservation may time out on a busy machine.
+        // The commit is retried, as the reservation may time out on a busy machine.
         let in_time = (0..10).any(|_| {
             let (_, before) = reservation_counts(&mut world);
             let (mut leaves, mut waits) = (connect(&world), connect(&world));
@@ -151,7 +152,7 @@ fn write_skew_pair_commits_serially() {
             let tx = one.start().unwrap();
             two.send(op::TRANSACTION_START, 0, "\0");
             one.request(op::READ, tx, "/x\0").unwrap();
-            // No other client uses the path of its write.
+            // No other client uses the path of this write.
             one.write("/x/plain", "v").unwrap();
             one.request(op::WRITE, tx, "/y\0one").unwrap();
             let done = one.commit(tx);

@@ -1,5 +1,5 @@
-//! The cost of 10,000 domains for the daemon's process. Alone in its file, because it counts the descriptors of the
-//! whole process.
+//! Descriptors of the daemon's process with 10,000 domains. The test is alone in its file, because it counts the
+//! descriptors of the whole process.
 
 use std::fs;
 

@@ -1,5 +1,5 @@
-//! The host leaves descriptors to the rest of the daemon. Alone in its file, because it lowers the limit of the whole
-//! process.
+//! The host leaves descriptors to the rest of the daemon. The test is alone in its file, because it lowers the limit of
+//! the whole process.
 
 use std::fs::File;
 use std::io::ErrorKind;

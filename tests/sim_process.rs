@@ -13,7 +13,7 @@ use xenstored::types::Domid;
 
 const SOCKET: &str = "SIM_PROCESS_SOCKET";
 
-/// The guest's program. Run as a test, without a host, it does nothing.
+/// The guest's program. Run as a test, without a host's socket in the environment, the program does nothing.
 #[test]
 fn guest() {
     let Ok(path) = std::env::var(SOCKET) else { return };
@@ -26,7 +26,7 @@ fn guest() {
     }
     println!("guest got {}", str::from_utf8(&reply[..4]).unwrap());
     loop {
-        domain.wait(None).unwrap(); // Until it is killed.
+        domain.wait(None).unwrap(); // The guest waits until it is killed.
     }
 }
 

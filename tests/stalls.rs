@@ -1,4 +1,4 @@
-//! Cases in which a client could wait forever, or lose what it waits for.
+//! Cases in which a client could wait forever, or lose a reply or an event.
 
 mod common;
 
@@ -40,7 +40,7 @@ fn worker_flooded_with_events_still_serves_its_clients() {
     let write = Message { kind: op::WRITE, req: 0, tx: 0, payload: b"/x\0v".to_vec() };
     let writes = write.encode().repeat(500);
     std::thread::scope(|scope| {
-        // Both end when the writer's socket is shut down.
+        // Both threads end when the writer's socket is shut down.
         scope.spawn(|| while (&writer).write_all(&writes).is_ok() {});
         scope.spawn(|| while (&writer).read(&mut [0; 65536]).is_ok_and(|len| len > 0) {});
         let _end = ShutsDown(&writer);
@@ -245,7 +245,7 @@ fn a_special_node_outlives_its_owner() {
 fn removal_of_many_watched_partitions_is_not_quadratic() {
     let world = World::new(Control::Socket, 2);
     let mut client = Client::new("remover", Link::Socket(world.daemon.connect()));
-    // The time per partition among many, compared with that among few.
+    // Compares the time per partition with many partitions to that with few.
     let mut took = |partitions: u32| {
         let (mut make, mut watch) = (Vec::new(), Vec::new());
         for i in 0..partitions {

@@ -34,7 +34,7 @@ fn new_store_has_its_initial_nodes() {
 fn parts_of_a_directory_add_up_to_the_directory() {
     let world = World::new();
     let mut control = world.control();
-    // A reply holds 4,095 bytes: 4,096 are too many, and need two parts.
+    // A reply holds 4,095 bytes; a list of 4,096 needs two parts.
     for number in 0..512 {
         control.write(&format!("/d/{number:07}"), "").unwrap();
     }
@@ -56,7 +56,7 @@ fn parts_of_a_directory_add_up_to_the_directory() {
     assert_eq!((names.len(), parts), (4096, 2));
     control.rm("/d/0000511").unwrap();
     assert_eq!(control.run("/d", Verb::Directory).unwrap().len(), 4088);
-    // From an offset inside a name.
+    // The part begins at an offset inside a name.
     let part = control.run("/d", Verb::DirectoryPart(4084)).unwrap();
     assert!(part.ends_with(b"\x00510\0\0"), "{part:?}");
 }
@@ -65,7 +65,7 @@ fn parts_of_a_directory_add_up_to_the_directory() {
 fn a_node_may_be_as_large_as_its_quota() {
     let (world, guest) = World::with_guest();
     let mut client = world.client(&guest);
-    // A header of 16 bytes, one permission entry of 8, the value.
+    // The size is a header of 16 bytes, one permission entry of 8, and the value.
     client.write("/tool/x/a", &"v".repeat(2024)).unwrap();
     assert_eq!(client.write("/tool/x/a", &"v".repeat(2025)), Err(Errno::ENOSPC));
     assert_eq!(client.write("/tool/x/b", &"v".repeat(2025)), Err(Errno::ENOSPC));
@@ -280,7 +280,7 @@ fn dead_domain_leaves_no_nodes() {
     assert_eq!(other.account.used(Quota::Nodes), 2);
 }
 
-/// The next incarnation of a number may become the owner of the dead one's nodes before these are swept.
+/// The next incarnation of a domid may become the owner of the dead one's nodes before these are swept.
 #[test]
 fn sweep_finds_nodes_below_those_of_the_next_incarnation() {
     for given in [&["n5"][..], &["n6", "n5"]] {
@@ -328,7 +328,7 @@ fn partitions_are_pinned_until_no_transaction_reads_them() {
     assert_eq!(pinned(), [0, 0, 0]);
 }
 
-/// A transaction sees a partition as of one moment, and changes of other partitions do not concern it.
+/// A transaction sees a partition as of one moment, and is not affected by changes of other partitions.
 #[test]
 fn partition_is_seen_as_it_was_when_first_touched() {
     let world = World::new();

@@ -1,5 +1,5 @@
-//! The store through its library interface: limits, empty cases and odd orders. Each is for a defect that no other test
-//! would notice (docs/MUTATIONS.md).
+//! The store through its library interface: limits, empty cases and odd orders. Each test detects a defect that no
+//! other test would (docs/MUTATIONS.md).
 
 mod world;
 
@@ -65,7 +65,7 @@ fn quota_refusal_is_rechecked_at_commit() {
     for room in [false, true] {
         let (world, guest) = World::with_guest();
         let mut client = world.client(&guest);
-        // In another shard than what the transaction touches.
+        // The node is in another shard than those that the transaction touches.
         plant(&mut world.control(), &[("/libxl/4/x", "n5")]);
         world.registry.set_limit(Some(&guest), Quota::Nodes, 1);
         let mut transaction = Transaction::default();
@@ -77,7 +77,7 @@ fn quota_refusal_is_rechecked_at_commit() {
     }
 }
 
-/// No node shows that a limit, a target or an incarnation has changed.
+/// A change of a limit, a target or an incarnation changes no node, so END must detect it separately.
 #[test]
 fn rights_and_limits_are_rechecked_at_commit() {
     for what in ["nothing", "a limit", "a death"] {
@@ -102,7 +102,7 @@ fn transaction_without_conflicts_is_not_replayed() {
     control.write("/libxl/6", "").unwrap();
     let part = || Verb::DirectoryPart(0);
     let mut transaction = Transaction::default();
-    // A partition that exists, one that is created, and one that is missing.
+    // The transaction touches a partition that exists, one that is created, and one that is missing.
     control.write_in(&mut transaction, "/libxl/6/a", "").unwrap();
     control.write_in(&mut transaction, "/libxl/8", "").unwrap();
     control.run_in(&mut transaction, "/libxl/9", Verb::Read).unwrap_err();
@@ -181,7 +181,7 @@ fn transaction_accounts_for_the_bytes_of_its_arguments() {
         client.run_in(&mut transaction, "/tool/x/a/b", Verb::Rm).unwrap();
     }
     assert!(held(&transaction) - before > 100 * (3 * 96 + 2 * Transaction::bytes_of(&op(b""))));
-    // Its log is kept with the values when its snapshots are dropped.
+    // The transaction's log keeps the values when its snapshots are dropped.
     transaction.give_up();
     let log = 200 * Transaction::bytes_of(&op(b"")) + 2 * Transaction::bytes_of(&op(&long));
     assert!((log..log + 2000).contains(&held(&transaction)), "{} and {log}", held(&transaction));
@@ -292,7 +292,7 @@ fn removal_includes_the_partitions_below() {
     assert_eq!(guest.account.used(Quota::Nodes), 0);
 }
 
-/// The index of a guest's topmost nodes, as owners change above and below them.
+/// The index of a guest's topmost nodes stays correct as owners change above and below them.
 #[test]
 fn owner_index_follows_each_change() {
     let (world, _guest) = World::with_guest();
@@ -341,8 +341,7 @@ fn operation_of_a_stale_epoch_changes_nothing() {
     world.check();
 }
 
-/// As in a walk down the tree: nodes removed with an ancestor notify only watches on exactly their paths, whichever
-/// shard they are in.
+/// Nodes removed with an ancestor notify only watches on exactly their paths, whichever shard they are in.
 #[test]
 fn death_notifies_watches_from_the_topmost_node() {
     let (world, _guest) = World::with_guest();
@@ -451,7 +450,7 @@ fn sizes_count_nodes_and_watches() {
         world.watch(path, seq);
         world.control().write(&format!("/libxl/{seq}/{seq}"), "").unwrap();
     }
-    // `/libxl`, and two nodes below it for each watch.
+    // The tree is The tree is `/libxl`, and two nodes below it for each watch.
     assert_eq!(world.store.count_nodes(), nodes + 1 + 4 * 2);
     assert_eq!(world.store.check().unwrap().nodes, nodes + 1 + 4 * 2);
     assert_eq!(world.store.global_watches(), 3);
@@ -490,7 +489,7 @@ fn commit_that_loses_every_race_succeeds_in_the_end() {
     world.check();
 }
 
-/// Guests choose how deep their nodes are.
+/// Guests choose the depth of their nodes.
 #[test]
 fn the_deepest_tree_is_freed_on_a_small_stack() {
     let deepest = move || {

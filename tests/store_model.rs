@@ -184,7 +184,7 @@ impl Pair {
         let levels = depth.map(|depth| u16::try_from(depth).unwrap());
         let watcher = self.world.watch_as(domid, &at.to_string(), seq, levels);
         let path = path.to_owned();
-        // The initial event of a WATCH is not the store's.
+        // The initial event of a WATCH is not sent by the store.
         self.model.watch(connection, &path, &seq.to_string(), depth).0.unwrap();
         self.watches.insert(seq, Watched { connection, path, watcher });
     }
@@ -266,7 +266,7 @@ fn shown(reply: Result<Vec<u8>, Errno>, writes: bool) -> naive::Reply {
 }
 
 proptest! {
-    /// A failure prints a minimal list of steps, and is kept beside this file.
+    /// A failure prints a minimal list of steps, which is saved in a file next to this one.
     #[test]
     fn store_behaves_like_the_naive_model(
         steps in prop::collection::vec(arb_step(), 1..120),

@@ -1,4 +1,4 @@
-//! The lines that the switches of the trace write.
+//! The lines of each trace switch.
 
 mod common;
 
@@ -37,7 +37,7 @@ fn until(world: &mut World, switch: &str, domid: u16, line: &str) {
     }
 }
 
-/// Makes some requests of every kind.
+/// Sends some requests of every kind.
 fn something(world: &mut World) {
     let guest = world.guest(5);
     guest.watch("x", "to\x01ken").unwrap();

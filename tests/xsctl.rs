@@ -1,5 +1,5 @@
-//! `xsctl` as a process, on the golden streams of tests/golden: those that make.py there writes from the format's text
-//! alone, and one that C's daemon wrote.
+//! `xsctl` as a process, on the golden streams of tests/golden: some were written by make.py there, which follows only
+//! the specification of the format, and one by C xenstored.
 
 use std::fs;
 use std::path::PathBuf;
@@ -59,8 +59,8 @@ fn json_has_an_object_for_each_record() {
     );
 }
 
-/// Except for C's defects, for the record of an unknown type, whose body is skipped, and for a watch that says in a
-/// longer form that its depth has no limit.
+/// Golden streams round-trip, except for C xenstored's defects, for the record of an unknown type, whose body is
+/// skipped, and for a watch without a depth limit that is in the longer form.
 #[test]
 fn golden_streams_round_trip_to_the_byte() {
     for name in &GOLDEN[..4] {
@@ -176,7 +176,7 @@ fn diff_reports_a_changed_order_of_watches() {
     assert!(shown.starts_with("~ watch-order domid=5 order="), "{shown}");
 }
 
-/// A record that contradicts an earlier one is an error that says where.
+/// A record that contradicts an earlier one is an error that names the offset.
 #[test]
 fn contradictory_record_is_named_with_its_offset() {
     let transaction = |connection, tx_id| Record::Transaction { connection, tx_id };

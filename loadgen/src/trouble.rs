@@ -8,7 +8,7 @@ pub enum ClientError {
     /// A reply or an event that no correct daemon sends, or a missing one. Exit code 1.
     #[error("wrong: {0}")]
     Wrong(String),
-    /// The run cannot be done, such as for a missing binary or a lack of descriptors. Exit code 3.
+    /// The run is impossible, for example because a binary is missing or descriptors are exhausted. Exit code 3.
     #[error("{what}: {error}")]
     Io {
         /// The attempted operation.

@@ -110,7 +110,7 @@ fn peer_that_cannot_be_started_is_an_error() {
 fn abort_of_our_daemon_fails_the_run() {
     let folder = tempfile::tempdir().unwrap();
     let ours = folder.path().join("ours");
-    // Only once: a failure that cannot be reproduced fails the test too.
+    // The test runs only once: a failure that cannot be reproduced fails it too.
     let once = format!("if mkdir {}/begun 2>/dev/null; then", folder.path().display());
     let daemon = format!("{LOADGEN} daemon");
     script(&ours, &format!("{once}\n{}\nfi\nexec {daemon} \"$@\"", aborting(&daemon)));

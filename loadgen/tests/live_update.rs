@@ -22,13 +22,13 @@ use xenstored::migration::stream::state::State;
 use xenstored::protocol::{Frame, HEADER_BYTES, Operation, WATCH_EVENT, frame};
 use xenstored::types::Domid;
 
-/// Time-out: longer than anything here takes.
+/// Timeout, longer than any operation here takes.
 const LOST: Duration = Duration::from_secs(20);
 
 /// Debian's client that requests a live update.
 const CONTROL: &str = "/usr/lib/xen-4.17/bin/xenstore-control";
 
-/// What the daemon executes after writing its stream: a program that exits at once.
+/// The program that the daemon executes after writing its stream: it exits at once.
 const SUCCESSOR: &str = "/bin/true";
 
 /// A WRITE, and how many of its bytes the guest sends: the header and a part of the payload.
@@ -87,7 +87,7 @@ fn take(bytes: &mut Vec<u8>) -> Option<Arrived> {
     Some(message)
 }
 
-/// Returns whether C's daemon can be run; in CI it must be.
+/// Returns whether C xenstored is installed; in CI it must be.
 fn are_installed() -> bool {
     let installed = peers::are_installed();
     if !installed {
@@ -97,7 +97,7 @@ fn are_installed() -> bool {
     installed
 }
 
-/// The daemon with three domains that have some of everything.
+/// The daemon with three domains that have nodes, watches, transactions and bytes in transit.
 struct Full {
     running: Running,
     toolstack: Blocking,
@@ -248,7 +248,7 @@ fn nothing_is_lost_on_the_way(stream: &[u8], guests: &mut [Guest; 3]) {
     assert!(rest.is_empty());
 }
 
-/// C keeps the output that its own clients do not read, regardless of its size.
+/// C xenstored keeps the output that clients of the control domain do not read, regardless of its size.
 #[test]
 fn client_that_reads_nothing_leaves_the_stream_valid() {
     const EVENTS: usize = 6000;

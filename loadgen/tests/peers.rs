@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use loadgen::target::{Options, Running, Target, peers};
 use xenstored::host::sim::{SimClient, SimGuest};
 
-/// Time-out: longer than anything here takes.
+/// Timeout, longer than any operation here takes.
 const LOST: Duration = Duration::from_secs(20);
 
 /// Runs Debian's client `xenstore-<name>` with these arguments; returns its output.
@@ -71,7 +71,7 @@ fn serves(peer: &Target) {
     let mut host = SimClient::connect(running.sim.as_ref().unwrap()).unwrap();
     let guest = host.create(Some(xenstored::types::Domid(7))).unwrap();
     introduce(&running.socket, &guest);
-    // Not earlier: a permission of a domain that is not known yet is void.
+    // The permissions are set only now: an entry for a domain that is not known yet has no effect.
     client(&running, "chmod", &["/local/domain/7/name", "n0", "r7"]);
     let reply = ask(&guest, &message(2, 5, b"name\0"), 21);
     assert_eq!(reply, message(2, 5, b"seven"), "READ over the ring");

@@ -58,7 +58,7 @@ fn wrong_reply_fails_the_run_and_keeps_the_report() {
     assert!(stderr.contains("loadgen: directory, "), "{stderr}");
     let (json, html) = reports(dir.path());
     assert_eq!(measured(&json, "directory"), ["echo"]);
-    // It does not print its version either, but serves until it is ended.
+    // The daemon does not print its version either, but serves until it is killed.
     let version = json["versions"]["ours"].as_str().unwrap();
     assert_eq!(version, format!("of unknown version, {}", liar.display()));
     assert_eq!(measured(&json, "shards"), ["echo"], "the run continues after a failure");
@@ -99,7 +99,7 @@ fn report_names_builds_and_leaves_one_cycle_undecided() {
     assert!(html.contains(&format!("commit {commit}")), "{html}");
     let version = format!("xenstored {}", env!("CARGO_PKG_VERSION"));
     assert_eq!(json["versions"]["ours"], version);
-    // Growth cannot be seen in one cycle, so its goal is not reported as reached either.
+    // One cycle cannot show growth, so the goal is reported as undecided.
     let soak = &json["scenarios"][0];
     assert_eq!(soak["goals"], Value::Array(Vec::new()));
     assert!(soak["undecided"][0].as_str().unwrap().contains("growth of memory"), "{soak}");

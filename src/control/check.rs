@@ -45,7 +45,7 @@ pub fn run(served: &dyn Served) -> String {
     reply(&findings)
 }
 
-/// Returns as many findings as fit into a reply.
+/// Returns the findings, as many as fit into a reply.
 fn reply(findings: &Findings) -> String {
     if findings.is_empty() {
         return "OK".into();
@@ -74,7 +74,7 @@ mod tests {
     use crate::sync::Arc;
     use crate::types::Layout;
 
-    /// Two threads of which one names its watches in time.
+    /// Two threads, one of which lists its watches in time.
     struct OneIsSlow {
         store: Arc<Store>,
         state: State,

@@ -6,7 +6,7 @@ use crate::store::Conflict;
 use crate::sync::{AtomicU64, Mutex, Ordering};
 use crate::types::Domid;
 
-/// Number of reasons kept: enough to show a pattern, with at most 100 KB of paths.
+/// Number of reasons kept: enough to show a pattern; their paths take at most 100 KB.
 const REASONS_MAX: usize = 32;
 
 /// A counter of the transactions that failed with EAGAIN, and a log of the latest reasons.

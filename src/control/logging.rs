@@ -72,7 +72,7 @@ pub fn file(argument: &[u8]) -> PathBuf {
     run_directory(std::env::var_os("XENSTORED_RUNDIR")).join(OsStr::from_bytes(argument))
 }
 
-/// As for the socket, an empty variable counts as unset.
+/// An empty variable counts as unset, as for the socket.
 fn run_directory(variable: Option<OsString>) -> PathBuf {
     let set = variable.filter(|value| !value.is_empty());
     set.unwrap_or_else(|| "/var/run/xenstored".into()).into()

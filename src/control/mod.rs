@@ -89,7 +89,8 @@ impl Work {
     }
 }
 
-/// The permission to run the only slow command. Released on drop, also if the command could not be started.
+/// The permission to run the only slow command. Dropping the permission releases it, also if the command could not be
+/// started.
 struct Permit(Arc<dyn Served>);
 
 impl Drop for Permit {

@@ -47,11 +47,12 @@ pub(super) fn take(socket: &Path) -> Result<Option<UnixListener>, DaemonError> {
     found.map(|listener| checked(listener, socket)).transpose()
 }
 
-/// Passes the sockets that this process was given on to the process that `command` starts.
+/// Passes the inherited sockets of this process on to the process that `command` starts.
 pub(super) fn pass_on(command: &mut Command) {
     let own = std::env::var(PID).is_ok_and(|pid| pid == std::process::id().to_string());
-    // The new process has another pid, so a LISTEN_PID of ours must go. Without LISTEN_PID, the sockets belong to the
-    // process that reads LISTEN_FDS: if they are not ours, that must go instead.
+    // The new process has another pid, so LISTEN_PID is removed if it names this process. Without LISTEN_PID, the
+    // sockets belong to any process that reads LISTEN_FDS: if they were not meant for this process, LISTEN_FDS is
+    // removed instead.
     command.env_remove(if own { PID } else { DESCRIPTORS });
 }
 

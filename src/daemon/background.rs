@@ -19,20 +19,20 @@ use super::error::DaemonError;
 /// Marks the second process. The value is the process id of the first, its parent.
 const MARK: &str = "XENSTORED_STARTED_BY";
 
-/// Whether this is the second process.
+/// Returns whether this is the second process.
 pub(super) fn is_second() -> bool {
     let parent = getppid().map(|pid| pid.as_raw_nonzero().to_string());
     parent.is_some() && std::env::var(MARK).ok() == parent
 }
 
-/// In the first process: starts the second one with the same command line, waits until it serves or fails, and returns
+/// Starts, in the first process, the second one with the same command line, waits until it serves or fails, and returns
 /// the exit code. With `print_pid` (the option `-P`) it prints the daemon's process id.
 pub(super) fn start_second(print_pid: bool) -> Result<u8, DaemonError> {
     let failed =
         |error| DaemonError::Other { what: "cannot start in the background".into(), error };
     let (ready, write_end) = io::pipe().map_err(failed)?;
     let mut arguments = std::env::args_os();
-    // By its real name: with /proc/self/exe, ps and pgrep would show `exe`.
+    // The program's real path: with /proc/self/exe, ps and pgrep would show `exe`.
     let mut command = Command::new(std::env::current_exe().map_err(failed)?);
     command.arg0(arguments.next().unwrap_or_else(|| "xenstored".into())).args(arguments);
     command.env(MARK, std::process::id().to_string()).stdin(Stdio::null()).stdout(write_end);
@@ -57,8 +57,8 @@ pub(super) fn start_second(print_pid: bool) -> Result<u8, DaemonError> {
     }
 }
 
-/// In the second process, before anything else: leaves the session, so that no ^C or hangup of a terminal reaches the
-/// daemon, and the directory, so that no mount stays busy.
+/// Detaches the second process before anything else: leaves the session, so that no ^C or hangup of a terminal reaches
+/// the daemon, and the directory, so that no mount stays busy.
 pub(super) fn detach() -> Result<(), DaemonError> {
     let failed =
         |error| DaemonError::Other { what: "cannot detach into the background".into(), error };
@@ -66,8 +66,8 @@ pub(super) fn detach() -> Result<(), DaemonError> {
     std::env::set_current_dir("/").map_err(failed)
 }
 
-/// In the second process, once the daemon with process id `pid` serves (possibly another daemon): makes the first
-/// process return, and detaches from the terminal.
+/// Reports from the second process that the daemon with process id `pid` serves (possibly another daemon): makes the
+/// first process return, and detaches from the terminal.
 pub(super) fn report_ready(pid: u32) -> io::Result<()> {
     let mut pipe = io::stdout();
     writeln!(pipe, "{pid}")?;

@@ -20,9 +20,9 @@ pub enum DaemonError {
     #[error("another xenstored{} holds {}; stop it first, or choose another --socket and --pid-file",
             pid.map(|pid| format!(" (process {pid})")).unwrap_or_default(), lock.display())]
     Running {
-        /// Its process id, if it could be read.
+        /// The other instance's process id, if it could be read.
         pid: Option<u32>,
-        /// The file that it holds locked.
+        /// The file that the other instance holds locked.
         lock: PathBuf,
     },
     /// Permission denied by the system.
@@ -50,7 +50,7 @@ pub enum DaemonError {
     AddressInUse {
         /// The socket's path.
         path: PathBuf,
-        /// The obstacle and its remedy, as the end of the sentence.
+        /// The obstacle and its remedy; the text ends the sentence.
         what: &'static str,
     },
     /// The hypervisor's interface is unusable.

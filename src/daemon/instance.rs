@@ -27,8 +27,8 @@ pub(super) struct Instance {
 }
 
 impl Instance {
-    /// Claims the resources that the settings name. Sockets are only freed here, because the simulated host binds its
-    /// own later. A client socket that was passed by the service manager belongs to it and is left alone.
+    /// Claims the resources that the settings name. Only removes stale sockets: the simulated host binds its own later.
+    /// A client socket that was passed by the service manager belongs to it and is left alone.
     pub(super) fn claim(
         settings: &Settings,
         handed_over: Option<&UnixListener>,
@@ -47,7 +47,8 @@ impl Instance {
             make_directory(&settings.socket)?;
         }
         let lock = lock(&lock_path(&settings.socket), &running::lock_text(settings))?;
-        // Before the pid file is touched: that file may belong to a daemon of another socket, which has another lock.
+        // The lock is taken before the pid file is touched: that file may belong to a daemon of another socket, which
+        // has another lock.
         let is_made = |socket: &&PathBuf| handed_over.is_none() || **socket != settings.socket;
         for socket in sockets.into_iter().filter(is_made) {
             make_free(socket)?;
@@ -78,7 +79,7 @@ impl Instance {
             return Ok(listener);
         }
         let listener = UnixListener::bind(path).map_err(|e| DaemonError::of_path(path, e))?;
-        self.sockets.push(path.to_path_buf()); // Removed at the end from here on.
+        self.sockets.push(path.to_path_buf()); // From here on the socket is removed when the daemon ends.
         std::fs::set_permissions(path, Permissions::from_mode(0o600))
             .map_err(|e| DaemonError::of_path(path, e))?;
         Ok(listener)

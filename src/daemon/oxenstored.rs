@@ -221,7 +221,7 @@ mod tests {
         assert_eq!(parse("xenstored-log-file = syslog:local1").0.notes.len(), 1);
     }
 
-    /// As in Debian's package xen-utils-common, without the comments.
+    /// The file of Debian's package xen-utils-common, without the comments.
     #[test]
     fn default_file_of_debian_is_read_without_notes() {
         let text = "pid-file = /var/run/xen/xenstored.pid\ntest-eagain = false\n\

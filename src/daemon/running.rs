@@ -193,7 +193,7 @@ fn options(settings: &Settings) -> Vec<(String, String)> {
     options
 }
 
-/// Whether an instance of this daemon replies at `socket`.
+/// Returns whether an instance of this daemon replies at `socket`.
 fn serves(socket: &Path) -> bool {
     instance::try_connect(socket).is_ok_and(|stream| has_own_node(stream.into()).unwrap_or(false))
 }

@@ -13,7 +13,7 @@ use crate::types::Domid;
 pub enum HostKind {
     /// Xen, through the devices in /dev/xen
     Xen,
-    /// None: guests are processes on this machine
+    /// Simulated: guests are processes on this machine
     Sim,
 }
 

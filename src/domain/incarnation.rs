@@ -17,17 +17,18 @@ impl Notice {
     const COUNT: usize = 2;
 }
 
-/// An incarnation of a domid. Accounts, quota values and tickets belong to it, never to the bare number.
+/// An incarnation of a domid. Accounts, quota values and tickets belong to an incarnation, never to the bare domid.
 pub struct Domain {
     /// The domid.
     pub domid: Domid,
     /// The time of registration, on the birth clock.
     pub birth: u64,
-    /// The host's number of this incarnation.
+    /// The unique id that the host gave this incarnation.
     pub unique_id: u64,
-    /// Its usage of the quotas.
+    /// The domain's usage of the quotas.
     pub account: Account,
-    /// Its quotas: the defaults at its registration, until they are set for it (xenstore.txt, SET_QUOTA).
+    /// The domain's quotas: the defaults at its registration, until they are set for this domain (xenstore.txt,
+    /// SET_QUOTA).
     pub(super) limits: Limits,
     /// Number of times that the domain's memory rose above the soft quota.
     pub(super) soft_crossings: AtomicU32,
@@ -37,9 +38,9 @@ pub struct Domain {
     pub(super) unread_bytes: AtomicU64,
     features: AtomicU32,
     settings: AtomicU64,
-    /// The host's number at the source of an import; 0 for none.
+    /// The unique id that the incarnation had at the source of its import; 0 for none.
     origin: AtomicU64,
-    /// The incarnation whose rights it shares (SET_TARGET): birth and domid packed; 0 for none.
+    /// The incarnation whose rights this one shares (SET_TARGET): birth and domid packed; 0 for none.
     pub(super) target: AtomicU64,
     /// A [`Presence`], as last published by the owner thread.
     presence: AtomicU8,
@@ -47,7 +48,7 @@ pub struct Domain {
     silent: AtomicBool,
 }
 
-/// The settings that others made for a domain: quotas, features, target.
+/// The settings made for a domain by the control domain: quotas, features, target.
 pub struct OwnSettings {
     limits: Limits,
     features: u32,
@@ -82,13 +83,13 @@ impl Domain {
         }
     }
 
-    /// Returns the weight of the undelivered events that this domain's requests caused.
+    /// Returns the weight of the undelivered events caused by this domain's requests.
     pub fn undelivered(&self) -> u64 {
         self.undelivered.load(Ordering::Acquire)
     }
 
-    /// Returns the number of bytes of events that this domain's requests caused and the control domain's kernel has not
-    /// read.
+    /// Returns the number of bytes of events that were caused by this domain's requests and are unread by the control
+    /// domain's kernel.
     pub fn unread_bytes(&self) -> u64 {
         self.unread_bytes.load(Ordering::Acquire)
     }
@@ -136,13 +137,13 @@ impl Domain {
         self.settings.fetch_add(1, Ordering::Release);
     }
 
-    /// Returns the value that [`Domain::unique_id`] had at the source of the import that brought the domain; 0 if it
-    /// was not imported, or the stream lacks the number.
+    /// Returns the value that [`Domain::unique_id`] had at the source of the import that brought the domain; 0 if the
+    /// domain was not imported, or the stream lacks the id.
     pub fn origin(&self) -> u64 {
         self.origin.load(Ordering::Relaxed)
     }
 
-    /// Records an import; 0 takes the record back.
+    /// Records an import; 0 clears the record.
     pub fn set_origin(&self, unique_id: u64) {
         self.origin.store(unique_id, Ordering::Relaxed);
     }
@@ -153,7 +154,7 @@ impl Domain {
         Presence::ALL.get(value).copied().unwrap_or(Presence::Absent)
     }
 
-    /// Publishes its state. Only its owner thread calls this.
+    /// Publishes its state. Called only by the domain's owner thread.
     pub fn set_presence(&self, presence: Presence) {
         self.presence.store(presence as u8, Ordering::Release);
     }

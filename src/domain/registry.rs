@@ -24,7 +24,7 @@ pub struct Registry {
     privileged: Option<Domid>,
     /// Whether the nodes of dead domains are transferred to the control domain.
     keeps_orphans: bool,
-    /// Filled under locks, logged without.
+    /// Reports are queued under locks and logged without.
     reports: Arc<Reports>,
 }
 
@@ -97,9 +97,9 @@ impl Registry {
         self.get(domid).filter(|domain| domain.birth <= stamp)
     }
 
-    /// Registers a living `domid`, with the host's number of this incarnation and the current default quotas, and
-    /// returns the incarnation; if one is registered, returns that. Returns `None` for a reserved domid. The caller
-    /// has queried the host.
+    /// Registers a living `domid`, with the host's unique id of this incarnation and the current default quotas, and
+    /// returns the incarnation; if one is registered, returns that. Returns `None` for a reserved domid. The caller has
+    /// queried the host.
     pub fn admit(&self, domid: Domid, unique_id: u64) -> Option<Arc<Domain>> {
         let slot = self.slots.get(usize::from(domid.0))?;
         let mut known = self.known.lock();
@@ -186,7 +186,7 @@ impl Registry {
         }
     }
 
-    /// As [`Registry::subject`], by domid, for watchers.
+    /// Like [`Registry::subject`], but takes a domid, for watchers.
     pub fn subject_of(&self, domid: Domid) -> Subject {
         if self.is_privileged(domid) {
             return Subject { domid, target: None, privileged: true };

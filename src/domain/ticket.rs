@@ -88,7 +88,7 @@ impl Load {
         Load::new(ticket, Stage::Undelivered, weight)
     }
 
-    /// Creates the load of an event of `bytes` bytes pending for the control domain's kernel.
+    /// Creates the load of an event of `bytes` bytes that is pending for the control domain's kernel.
     pub fn unread(ticket: Arc<Ticket>, bytes: usize) -> Load {
         Load::new(&ticket, Stage::Unread, bytes as u64)
     }

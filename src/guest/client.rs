@@ -106,7 +106,7 @@ impl Client {
         }
     }
 
-    /// Returns the domain's number.
+    /// Returns the domid.
     pub fn domid(&self) -> Domid {
         self.guest.domid
     }
@@ -126,7 +126,7 @@ impl Client {
         self.transaction = transaction;
     }
 
-    /// Sends a request and waits for its reply. Events that come before it are kept.
+    /// Sends a request and waits for its reply. Events that come before the reply are kept.
     ///
     /// # Errors
     /// The connection's; the daemon's own error is the inner result.
@@ -154,9 +154,9 @@ impl Client {
         }
     }
 
-    /// Receives what has arrived, without waiting.
+    /// Receives the available bytes, without waiting.
     pub fn receive(&mut self) -> io::Result<()> {
-        // The notification is taken first: what it announces is in the ring by then.
+        // The notification is drained first: the bytes that it announces are in the ring by then.
         self.guest.wait(Some(Duration::ZERO))?;
         self.pull()
     }

@@ -32,7 +32,7 @@ pub enum Command {
     Change(Operation, Vec<u8>),
     /// Begins a transaction.
     Begin,
-    /// Ends it: commits if true, else aborts.
+    /// Ends the transaction: commits if true, else aborts.
     End(bool),
     /// Prints the commands.
     Help,
@@ -128,7 +128,7 @@ fn request(
     payload: &[u8],
 ) -> io::Result<Result<Vec<u8>, Refused>> {
     if payload.len() > REQUEST_PAYLOAD_BYTES_MAX {
-        // The daemon would close the connection.
+        // The daemon would close the connection on a longer request.
         return Ok(Err(Refused("the request is too long for a message".into())));
     }
     client.request(kind, payload)

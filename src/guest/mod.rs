@@ -61,14 +61,13 @@ fn of_host(socket: &Path, error: io::Error) -> DaemonError {
     }
 }
 
-/// Does a toolstack's part for a new domain: INTRODUCE, then a directory that it owns. In this order, because the
-/// reply to INTRODUCE comes after a former domain of this number has been removed, whose death the daemon may not
-/// have noticed yet and whose sweep would remove the new directory. (libxl creates the directory first, but does not
-/// reuse a number soon.)
+/// Does a toolstack's part for a new domain: INTRODUCE, then a directory that it owns. INTRODUCE comes first: its reply
+/// follows the removal of a former domain with this domid, whose death the daemon may not have noticed yet and whose
+/// sweep would remove the new directory. (libxl creates the directory first, but does not reuse a domid soon.)
 fn introduce(toolstack: &mut Toolstack, guest: &SimGuest) -> io::Result<()> {
     let (domid, port) = (guest.domid, guest.port);
     let home = format!("/local/domain/{domid}\0");
-    // The frame's number is ignored: the host knows the page.
+    // The frame number is ignored: the host knows the page.
     toolstack.request(Operation::Introduce, format!("{domid}\x001\0{port}\0").as_bytes())?;
     toolstack.request(Operation::Mkdir, home.as_bytes())?;
     toolstack.request(Operation::SetPerms, format!("{home}n{domid}\0").as_bytes())

@@ -38,7 +38,7 @@ pub struct DomainState {
 
 /// A hypervisor, shared by all threads. Callers hold no lock of the store: each call may be a system call.
 pub trait Host: Send + Sync {
-    /// Opens an event channel handle, like opening `/dev/xen/evtchn`. Each thread has its own.
+    /// Opens an event channel handle, like opening `/dev/xen/evtchn`. Each thread has its own handle.
     fn open_channels(&self) -> io::Result<Box<dyn Channels>>;
 
     /// Maps a domain's ring page: by grant reference 1 or, if that fails, by the frame number from INTRODUCE. For the
@@ -101,7 +101,7 @@ pub trait Channels: Send {
     /// `AlreadyExists` if another process has bound it, which means that another daemon is running.
     fn bind_changes(&mut self) -> io::Result<Port>;
 
-    /// Unbinds a port. It is not reported again.
+    /// Unbinds a port, which is not reported again.
     fn unbind(&mut self, port: Port) -> io::Result<()>;
 
     /// Takes pending ports, at most `ports.len()`. A reported port stays masked until [`Channels::unmask`]. Never
@@ -109,7 +109,7 @@ pub trait Channels: Send {
     /// readable again.
     fn pending(&mut self, ports: &mut [Port]) -> Pending;
 
-    /// Unmasks a port. It is reported at once if it was notified in the meantime.
+    /// Unmasks a port; one that was notified in the meantime is reported at once.
     fn unmask(&mut self, port: Port) -> io::Result<()>;
 
     /// Notifies the remote end. Never blocks.

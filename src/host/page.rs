@@ -56,7 +56,7 @@ struct Mapping {
 // SAFETY: the mapping is plain shared memory without thread affinity; every access below is an
 // atomic or a volatile one through `&self`.
 unsafe impl Send for Mapping {}
-// SAFETY: as above; concurrent accesses are what the page is for.
+// SAFETY: as above; the page is made for concurrent accesses.
 unsafe impl Sync for Mapping {}
 
 impl RingPage {

@@ -37,7 +37,7 @@ pub fn print_counts() {
     request(GDB_MONITOR_COMMAND, c"status internal");
 }
 
-/// The value in the rotated register: any net rotation would change it.
+/// The value in the rotated register: any rotation that is not undone would change it.
 const ROTATED: u64 = 0x0123_4567_89ab_cdef;
 
 /// Makes one of the four requests; the two without a text ignore it. Returns valgrind's reply, which is 0 without
@@ -87,7 +87,7 @@ mod tests {
         }
     }
 
-    /// The child process of the next test.
+    /// Runs in the child process of the next test.
     #[test]
     #[ignore = "child process of the next test, run under valgrind"]
     fn child_makes_valgrind_requests() {
@@ -114,7 +114,7 @@ mod tests {
         assert!(output.status.success(), "{}{log}", String::from_utf8_lossy(&output.stdout));
         assert!(log.lines().any(|line| line.ends_with("a text of the program")), "{log}");
         assert!(log.lines().any(|line| line.starts_with("current-tid: ")), "{log}");
-        // The instructions between start and stop, not those of the whole program.
+        // Only the instructions between start and stop are counted, not those of the whole program.
         let collected = log.lines().find_map(|line| line.split_once("Collected : "));
         let instructions: u64 = collected.map_or(0, |(_, count)| count.trim().parse().unwrap());
         assert!((20..20_000).contains(&instructions), "{log}");

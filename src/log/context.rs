@@ -36,8 +36,8 @@ pub fn clear_context() {
     CONTEXT.set(Context { worker: CONTEXT.get().worker, ..Context::default() });
 }
 
-/// Makes a panic of any thread end the process: logs the thread and its activity, then aborts (SIGABRT). A daemon with a
-/// worker missing would return wrong replies; a daemon that is gone is noticed and restarted.
+/// Makes a panic of any thread end the process: logs the thread and its activity, then aborts (SIGABRT). A daemon with
+/// a worker missing would return wrong replies; a daemon that is gone is noticed and restarted.
 pub fn abort_on_panic() {
     panic::set_hook(Box::new(|info| {
         let line = last_line(thread::current().name(), CONTEXT.get(), info);

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-// The real lock even with the feature `shuttle`: logging is not a scheduling point.
+// The lock is the real one even with the feature `shuttle`: logging is not a scheduling point.
 use parking_lot::Mutex;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
@@ -46,7 +46,7 @@ pub const TDB: &str = "tdb";
 /// Trace switch: why transactions fail with `EAGAIN`.
 pub const CONFLICT: &str = "conflict";
 
-/// All switches: C xenstored's in its order, then this daemon's own.
+/// All switches: C xenstored's switches in its order, then this daemon's own.
 const SWITCHES: [&str; 6] = [OBJ, IO, WRL, ACC, TDB, CONFLICT];
 /// The switches that C xenstored turns on with a trace file.
 const TRACED_TO_A_FILE: [bool; SWITCHES.len()] = [true, true, false, false, false, false];

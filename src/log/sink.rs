@@ -253,7 +253,7 @@ pub(super) struct Line {
 }
 
 impl io::Write for Line {
-    /// Takes the whole line: the formatting layer passes it in one piece.
+    /// Queues the whole line: the formatting layer passes it in one piece.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.sink.push(self.level, line);
         Ok(line.len())

@@ -46,8 +46,8 @@ pub enum Message {
 /// The index of a connection in its worker's table, which is reused.
 pub type Slot = usize;
 
-/// A reply address. It contains the connection's number besides its slot, so that a reply never reaches a later
-/// connection in the same slot.
+/// A reply address. The address contains the connection's number besides its slot, so that a reply never reaches a
+/// later connection in the same slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ReplyTo {
     /// The worker.
@@ -62,7 +62,8 @@ pub struct ReplyTo {
 pub struct Mailbox {
     /// Events, and messages that must not overtake them.
     events: SegQueue<Message>,
-    /// All other messages: a toolstack's request or a new client does not wait behind events that guests cause.
+    /// All other messages; they are kept apart so that a toolstack's request or a new client does not wait behind
+    /// events that guests cause.
     urgent: SegQueue<Message>,
     /// Raised by each push, taken by the thread that wakes the worker.
     signal: Signal,
@@ -115,11 +116,12 @@ impl Mailbox {
     /// Queues a message. The worker is woken by [`Mailbox::wake`], which the producer calls once a pass.
     pub fn push(&self, message: Message) {
         if let Message::Events(batch) = &message {
-            // Before it is queued, or the consumer could subtract first and the counter would wrap.
+            // The events are counted before the batch is queued, or the consumer could subtract first and the counter
+            // would wrap.
             self.undelivered.fetch_add(batch.count(), Ordering::Relaxed);
         }
         let queue = if message.is_in_order() { &self.events } else { &self.urgent };
-        // Before the signal is raised, or the worker could be woken, find nothing, and sleep.
+        // The batch is queued before the signal is raised, or the worker could be woken, find nothing, and sleep.
         queue.push(message);
         self.signal.raise();
     }
@@ -218,7 +220,7 @@ impl Mailboxes {
         }
     }
 
-    /// Returns the greatest backlog of all workers. Cost: a load for each.
+    /// Returns the greatest backlog of all workers. Cost: one load for each worker.
     pub fn backlog(&self) -> Backlog {
         self.0.iter().map(Mailbox::backlog).max().unwrap_or_default()
     }
@@ -231,7 +233,7 @@ impl Outlet for Mailboxes {
 
     fn wake(&self, thread: u16) {
         if let Some(mailbox) = self.0.get(usize::from(thread)) {
-            // Without a push: the matcher has completed a batch that is queued already.
+            // Wakes without a push: the matcher has completed a batch that is queued already.
             mailbox.signal.raise();
             mailbox.wake();
         }

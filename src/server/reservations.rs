@@ -58,7 +58,7 @@ pub struct Counts {
     pub begun: u64,
     /// Reservations that expired before their transactions ended.
     pub overdue: u64,
-    /// Reservations extended by further paths while they lasted.
+    /// Reservations to which further paths were added while they lasted.
     pub widened: u64,
     /// Paths reserved now.
     pub reserved: usize,
@@ -78,7 +78,8 @@ enum Phase {
 }
 
 impl Reservations {
-    /// Applies the timeouts that have passed at `now`. Must be called before and after every other operation.
+    /// Ends the reservation and the gaps that have timed out by `now`. Must be called before and after every other
+    /// operation.
     pub fn advance(&mut self, now: Instant) {
         loop {
             match &self.phase {
@@ -119,7 +120,7 @@ impl Reservations {
             }
             self.queue.push_back((reply_to, paths.to_vec()));
             self.advance(now);
-            // The return value notifies the caller itself.
+            // The caller learns of its own reservation by the return value.
             self.woken.retain(|woken| *woken != reply_to);
         }
         match &self.phase {
@@ -151,8 +152,8 @@ impl Reservations {
         }
     }
 
-    /// Returns until when `reply_to` has to wait before it may write one of `paths`, if it has to, and notes it as a
-    /// waiter.
+    /// Returns until when `reply_to` has to wait before it may write one of `paths`, and records it as a waiter; `None`
+    /// if it may write now.
     pub fn wait<'p>(
         &mut self,
         reply_to: ReplyTo,
@@ -175,14 +176,14 @@ impl Reservations {
         Some(*until)
     }
 
-    /// Notes that a waiter was served, whether it has written or not.
+    /// Records that a waiter was served, whether it has written or not.
     pub fn came_through(&mut self, reply_to: ReplyTo) {
         if let Phase::Writers { left, .. } = &mut self.phase {
             left.remove(&reply_to);
         }
     }
 
-    /// Removes a connection that ends. Cost: the length of the queue.
+    /// Removes an ending connection. Cost: the length of the queue.
     pub fn leave(&mut self, reply_to: ReplyTo, now: Instant) {
         self.queue.retain(|(other, _)| *other != reply_to);
         self.writers.remove(&reply_to);
@@ -204,7 +205,7 @@ impl Reservations {
         Counts { reserved, waiting: self.queue.len(), ..self.counts }
     }
 
-    /// Takes the connections to be notified that they may go on.
+    /// Takes the connections that may go on and must be notified of it.
     pub fn take_woken(&mut self) -> Vec<ReplyTo> {
         std::mem::take(&mut self.woken)
     }

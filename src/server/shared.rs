@@ -31,7 +31,7 @@ pub struct Shared {
     /// The time of the daemon's start in nanoseconds, from which the numbers of marks count up. A daemon uses fewer
     /// than one per nanosecond, so a mark kept in a file is invalid for the next daemon.
     pub marks_from: u64,
-    /// The number of domains that died.
+    /// The number of domains that died since the start.
     pub deaths: AtomicU64,
     /// The number of workers that take no more requests.
     pub stopping: AtomicU64,

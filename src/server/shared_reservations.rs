@@ -16,7 +16,8 @@ pub struct SharedReservations {
 }
 
 impl SharedReservations {
-    /// Returns whether any path is reserved. Cost: a load, which is all that a write pays when there is no reservation.
+    /// Returns whether any path is reserved. Cost: one load; a write without a reservation in progress pays nothing
+    /// else.
     pub fn any(&self) -> bool {
         self.any.load(Ordering::Acquire)
     }
@@ -39,7 +40,8 @@ impl SharedReservations {
         reservations.advance(now);
         let result = work(&mut reservations);
         reservations.advance(now);
-        // Before the epoch begins: a writer that is admitted in the new epoch must find the reservation.
+        // The flag is set before the epoch begins: a writer that is admitted in the new epoch must find the
+        // reservation.
         self.any.store(reservations.any_reserved(), Ordering::Release);
         let after = reservations.counts();
         // Writes admitted before these paths were reserved must be refused, so each new or wider reservation begins an

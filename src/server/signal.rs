@@ -10,8 +10,8 @@ use crate::sync::{AtomicBool, Ordering};
 pub struct Signal(AtomicBool);
 
 impl Signal {
-    /// Raises the flag after a push. An exchange, not a store, so that it continues the release sequence: the thread
-    /// that clears the flag sees the pushes of all producers that raised it, not only of the last.
+    /// Raises the flag after a push. Uses an exchange, not a store, to continue the release sequence: the thread that
+    /// clears the flag sees the pushes of all producers that raised it, not only of the last.
     pub fn raise(&self) {
         self.0.swap(true, Ordering::AcqRel);
     }

@@ -17,10 +17,10 @@ pub struct Standing {
     pub presence: Presence,
     /// The host's unique id of the domain; 0 if the daemon does not know it.
     pub unique_id: u64,
-    /// The unique id that the domain had at the source of its import; 0 if it was not imported, or the stream does not
-    /// have it.
+    /// The unique id that the domain had at the source of its import; 0 if the domain was not imported, or the stream
+    /// does not have the id.
     pub origin: u64,
-    /// The event channel named by the stream of an import, until INTRODUCE; otherwise 0.
+    /// The event channel in the stream of an import, until INTRODUCE; otherwise 0.
     pub port: u32,
 }
 
@@ -61,7 +61,7 @@ impl DomainStates {
         }
     }
 
-    /// Leads a domain to its next state, and publishes the state's name.
+    /// Moves a domain to its next state, and publishes the state's name.
     ///
     /// # Errors
     /// The state's refusal of the event; `ENOENT` for an incarnation that has ended.
@@ -83,7 +83,7 @@ impl DomainStates {
         effects
     }
 
-    /// Notes the release of a connection that is parked for a reply.
+    /// Records the release of a connection that is parked for a reply.
     pub fn note_released(&mut self, connection: u64, domid: Domid) {
         self.released.insert(connection, domid);
     }

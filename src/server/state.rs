@@ -1,5 +1,5 @@
 //! The lifecycle of a domain on its owner thread (docs/MIGRATION.md, "What a domain is, and where"): its states, and
-//! the one function that leads from a state to the next.
+//! the one function that makes all transitions.
 
 pub mod kept;
 
@@ -15,11 +15,11 @@ pub enum DomainState {
     /// Not introduced. RELEASE without a mark may have left the remainder of its stream for an INTRODUCE of the same
     /// ring.
     Absent(Option<Box<StreamRemainder>>),
-    /// Not introduced, with an import in progress, and its settings from before.
+    /// Not introduced, with an import in progress; holds the domain's settings from before the import.
     Arriving(Box<Before>),
     /// Imported; the imported connection is kept for INTRODUCE.
     Arrived(Box<SavedConnection>, Box<Before>),
-    /// Its ring is being mapped: the state exists only within the function that maps it.
+    /// The domain's ring is being mapped: the state exists only within the function that maps the ring.
     Connecting,
     /// Introduced and served.
     Running,
@@ -29,7 +29,7 @@ pub enum DomainState {
     Quiesced,
     /// Quiesced, and exported with this mark.
     Exported(Mark),
-    /// Imported, introduced and quiesced, since it was not served yet. It may have been exported again.
+    /// Imported, introduced and still quiesced, since the domain was not served yet. It may have been exported again.
     ArrivedIntroduced(Imported, Option<Mark>),
     /// Released with a mark: INTRODUCE restores the exported connection.
     Left(Box<SavedConnection>),
@@ -39,9 +39,9 @@ pub enum DomainState {
 pub enum Event {
     /// The request INTRODUCE.
     Introduce,
-    /// Its ring is mapped, and served or restored in quiesced state.
+    /// The domain's ring is mapped, and served or restored in quiesced state.
     Connected(Connected),
-    /// Its ring cannot be mapped; the data is unchanged.
+    /// The domain's ring cannot be mapped; the data is unchanged.
     ConnectFailed(Connect),
     /// The request QUIESCE, with the domain's part of it.
     Quiesce(Part),
@@ -71,21 +71,21 @@ pub enum Event {
 
 /// The connection with which a ring is mapped.
 pub enum Connect {
-    /// A new one, with the stream remainder if RELEASE left one.
+    /// A new connection, with the stream remainder if RELEASE left one.
     New(Option<Box<StreamRemainder>>),
-    /// That of a domain released with a mark.
+    /// The connection of a domain released with a mark.
     Left(Box<SavedConnection>),
-    /// That of an import.
+    /// The connection of an import.
     Arrived(Box<SavedConnection>, Box<Before>),
 }
 
 /// The kind of connection that a mapped ring has.
 pub enum Connected {
-    /// A new one, which is served.
+    /// A new connection, which is served.
     New,
-    /// That of a domain released with a mark.
+    /// The connection of a domain released with a mark.
     Left,
-    /// That of an import.
+    /// The connection of an import.
     Arrived(Imported),
 }
 
@@ -93,16 +93,16 @@ pub enum Connected {
 pub struct Imported {
     /// The domain's partitions as they were imported.
     pub seen: DomainSnapshot,
-    /// The data to be restored if the import is taken back.
+    /// The data to be restored if the import is discarded.
     pub before: Box<Before>,
 }
 
-/// The effects of an event beside the next state. The caller executes them, so that [`next`] needs no worker.
+/// The effects of an event in addition to the next state. The caller executes them, so that [`next`] needs no worker.
 #[derive(Default)]
 pub struct Effects {
     /// Map the ring.
     pub connect: Option<Connect>,
-    /// Begin or end the service of the connection.
+    /// The change in the service of the connection, if any.
     pub service: Option<Service>,
     /// The domain is served for the first time since its import.
     pub ends_import: bool,
@@ -266,7 +266,7 @@ fn release(state: DomainState, remainder: Option<Box<StreamRemainder>>) -> Next 
 fn release_with_mark(state: DomainState, client: Client) -> Next {
     match state {
         DomainState::Exported(mark) | DomainState::ArrivedIntroduced(_, Some(mark)) => {
-            // The connection is saved anew but equal to the exported one, as the mark is valid.
+            // The connection is saved again, but equals the exported one, as the mark is valid.
             let moved = SavedConnection { client, seen: mark.seen };
             (DomainState::Left(Box::new(moved)), done())
         }

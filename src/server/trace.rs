@@ -58,7 +58,8 @@ pub fn queued(reply_to: &ReplyTo, domain: &Arc<Domain>, output: &Output, start: 
     }
 }
 
-// Not inlined: each request only checks twice whether the trace is enabled, and the rest would bloat its path.
+// Not inlined: each request only checks twice whether the trace is enabled, and the rest of the code would bloat the
+// path of a request.
 #[cold]
 #[inline(never)]
 fn message(reply_to: &ReplyTo, domain: &Arc<Domain>, way: &str, header: &Header, payload: &[u8]) {

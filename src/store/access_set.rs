@@ -38,15 +38,15 @@ pub struct TouchedPartition {
     _pin: Pin,
 }
 
-/// The dependence of a transaction on a partition. It only ever moves to a later variant.
+/// The dependence of a transaction on a partition. The value only ever changes to a later variant.
 enum Usage {
-    /// It depends only on these nodes being there with these permissions, and added names of partitions to some.
-    /// Every transaction that creates a domain does that in the directories that hold all domains; other clients'
-    /// names there do not conflict with it.
+    /// The transaction depends only on the existence and the permissions of these nodes, and added names of partitions
+    /// to some. Every transaction that creates a domain does that in the directories that hold all domains; other
+    /// clients' names there do not conflict with it.
     Names { seen: Vec<(PathBuf, Perms)>, named: Vec<Named> },
-    /// It may depend on any node of the partition.
+    /// The transaction may depend on any node of the partition.
     Reads,
-    /// It may depend on any node of the partition, and changed some.
+    /// The transaction may depend on any node of the partition, and changed some.
     Writes,
 }
 
@@ -80,7 +80,7 @@ impl TouchedPartition {
     /// Returns the root; from here on the transaction may depend on any node below it.
     pub fn read(&mut self, partition: &Partition<'_>) -> &Option<NodeArc> {
         if let Usage::Names { named, .. } = &mut self.usage {
-            // The transaction sees its own names from here on.
+            // From here on the transaction sees the names that it added itself.
             let named = std::mem::take(named);
             self.usage = if named.is_empty() { Usage::Reads } else { Usage::Writes };
             if let Some(root) = &mut self.root {
@@ -103,8 +103,8 @@ impl TouchedPartition {
         self.index.push((change, owner, path));
     }
 
-    /// Returns a node's permissions and records a dependence on only these. That a node is missing cannot be recorded
-    /// so; then the transaction depends on the whole partition.
+    /// Returns a node's permissions and records a dependence on only these. The absence of a node cannot be recorded in
+    /// this way; the transaction then depends on the whole partition.
     pub fn perms(&mut self, partition: &Partition<'_>, path: Path<'_>) -> Option<Perms> {
         let Some(node) = find(self.root.as_ref(), partition, path).node() else {
             self.read(partition);
@@ -229,7 +229,8 @@ impl AccessSet {
         self.copied_bytes
     }
 
-    /// Returns the root of the first partition that has changed since its first access in a way that matters.
+    /// Returns the root of the first partition that has changed since its first access in a way on which the
+    /// transaction depends.
     pub fn changed_partition(&self, locked: &Locked<'_>) -> Option<&PathBuf> {
         let is_changed = |(path, touched): &(&PathBuf, &TouchedPartition)| {
             let partition = Partition { shard: touched.shard, root: path.as_path() };
@@ -247,13 +248,13 @@ impl AccessSet {
         set
     }
 
-    /// Returns whether every partition is still what it was at first access, as far as it matters. Cost: a look-up
-    /// for each.
+    /// Returns whether no partition has changed since its first access in a way on which the transaction depends. Cost:
+    /// a look-up for each partition.
     pub fn are_current(&self, locked: &Locked<'_>) -> bool {
         self.changed_partition(locked).is_none()
     }
 
-    /// Installs what was written into the store. The former roots stay in `base`, so nothing is freed under the
+    /// Installs the written partitions into the store. The former roots stay in `base`, so nothing is freed under the
     /// locks. Cost: the partitions, the names, and the changes of the index of owners.
     pub fn swap_in(&mut self, locked: &mut Locked<'_>) {
         let mut copied_bytes = self.copied_bytes;
@@ -261,7 +262,7 @@ impl AccessSet {
             let partition = Partition { shard: touched.shard, root: path.as_path() };
             let Some(Shard { tree, pins, .. }) = locked.shard_mut(touched.shard) else { continue };
             match &touched.usage {
-                // Into the current directory, which may have got other clients' names since.
+                // The names are added to the current directory, to which other clients may have added names since.
                 Usage::Names { named, .. } if !named.is_empty() => {
                     if let Some(root) = tree.root_mut(&partition) {
                         Named::put(named, root, &partition, &mut copied_bytes);
@@ -270,8 +271,8 @@ impl AccessSet {
                 Usage::Names { .. } | Usage::Reads => {}
                 Usage::Writes => drop(tree.set_root(partition.root, touched.root.take())),
             }
-            // Other transactions' snapshots may keep what this one replaced. The bounds are on sums, so any shard may
-            // count it.
+            // Other transactions' snapshots may keep the nodes that this one replaced. The bounds are on sums, so any
+            // shard may count it.
             pins.replaced((std::mem::take(&mut copied_bytes) + touched.named_bytes) as u64);
             for (change, owner, path) in touched.index.drain(..) {
                 match change {

@@ -2,7 +2,7 @@
 //! and the replies are compared.
 //!
 //! Replays run on snapshots, without exclusive locks, since a log can take milliseconds. The price is a race: another
-//! commit may come between the replay and the comparison under the locks. Two bounds end it.
+//! commit may come between the replay and the comparison under the locks. Two limits bound the number of lost races.
 
 use super::context::Caller;
 use super::forest::{LockSet, Locked};
@@ -48,10 +48,10 @@ pub enum Replay {
 
 /// The part of a log to replay.
 enum Extent<'w, 's> {
-    /// All of it, with all locks held. Only for the control domain's transactions: a guest could stop all clients
+    /// The whole log, with all locks held. Only for the control domain's transactions: a guest could stop all clients
     /// with it.
     Whole(&'w Locked<'s>),
-    /// As much as this budget admits, which is deducted from it; each request takes its own locks.
+    /// The part that this budget admits, which is deducted from it; each request takes its own locks.
     Piece(&'w mut u64),
 }
 
@@ -111,7 +111,7 @@ impl Store {
         caller: &Caller,
         generations: &mut Generations,
     ) -> Result<Executed, CommitError> {
-        let _lost = transaction.begin_anew(); // Declared before the locks, so dropped after their release.
+        let _lost = transaction.begin_anew(); // Declared before the locks, and therefore dropped after their release.
         let mut locked = Locked::take(self, &LockSet::all(self.layout, true));
         self.replay(&mut transaction, Extent::Whole(&locked), caller, generations);
         match transaction.doomed.take() {
@@ -162,7 +162,8 @@ impl Store {
         };
         let Some(mut next) = transaction.behind else { return Replay::Done };
         if next == 0 {
-            // Read before the first request, so that a death during the replay makes the comparison at END fail.
+            // The rights are read before the first request, so that a death during the replay makes the comparison at
+            // END fail.
             transaction.rights = self.registry.rights();
         }
         let mut log = std::mem::take(&mut transaction.log);
@@ -188,7 +189,7 @@ impl Store {
             let steps = op.path.bytes().len() as u64 / 4;
             transaction.deltas.work += 1 + steps;
             *work = work.saturating_sub(transaction.deltas.work - before);
-            // Only without locks: this drops the old node, which may be the last reference to a tree.
+            // Done only if no locks are held: it drops the old node, which may be the last reference to a tree.
             if locked.is_none() && outcome == logged.outcome {
                 transaction.share_anew(&self.layout, &mut logged.op);
             }
@@ -223,14 +224,14 @@ impl Store {
         Ok(self.conclude(locked, Some(replaced), &mut transaction.effects.changes, caller))
     }
 
-    /// Moves the transaction's use into the accounts. Only the caller's quota can refuse it, so that is reserved
+    /// Transfers the transaction's usage to the accounts. Only the caller's quota can refuse it, so that is reserved
     /// first and nothing has to be reverted.
     fn reserve(&self, transaction: &Transaction, caller: &Caller) -> Result<(), CommitError> {
         let own = |domain: &Arc<_>| Arc::ptr_eq(domain, &caller.domain);
         if let Some(mine) = transaction.deltas.iter().find(|delta| own(&delta.domain)) {
             let more = |change| u64::try_from(change).unwrap_or(0);
             let (nodes, bytes) = (more(mine.nodes), more(mine.bytes));
-            // One of several paths, for the log line.
+            // The log line names one of several paths.
             let path = transaction.effects.changes.first().map(|change| change.path.as_path());
             if !self.registry.reserve_nodes(&mine.domain, nodes, bytes, path) {
                 return Err(CommitError::Quota);
@@ -245,8 +246,8 @@ impl Store {
         Ok(())
     }
 
-    /// Returns the domain that last changed `path` or an ancestor, if remembered. It is only for diagnosis, so it
-    /// does not wait for the shard's lock.
+    /// Returns the domain that last changed `path` or an ancestor, if that is still recorded. The result is only for
+    /// diagnosis, so the function does not wait for the shard's lock.
     fn changed_by(&self, path: Path<'_>) -> Option<Domid> {
         let shard = self.layout.partition(path).shard;
         let shard = self.shard(shard).try_read()?;

@@ -1,4 +1,4 @@
-//! A commit as watchers see it: which of its changes each may know of.
+//! A commit as watchers see it: each watcher sees only the changes that permissions let it see.
 
 use std::cell::{Cell, LazyCell, OnceCell};
 use std::collections::{HashMap, HashSet};
@@ -20,14 +20,14 @@ use crate::watch::{Entries, Entry, Event, Matched, Matches, Nearest, Trie, match
 /// Maximum number of changes of a guest's commit for which a watch gets an event each; the others collapse into one
 /// last event with the watch's own path. A guest's commit has up to 1,024 changes, and a watch above all of them
 /// matches each: without this bound, other guests' watches would determine how long the commit holds its locks. A
-/// device has fewer nodes than this.
+/// device has fewer nodes, so its watchers see each change.
 pub const REPORTED_MAX: u32 = 16;
 /// After this many events of a guest's commit, no more of its changes are reported one by one: guests that watch each
 /// level of a path make every change match many watches.
 const REPORTED_EVENTS_MAX: usize = 4096;
-/// Maximum number of bytes of paths that the control domain's watches get beyond that from one guest's commit, since
-/// its kernel learns of backends only by name. No backend has that many. The bound keeps one guest from filling the
-/// limit on this kernel's unread events, which all guests share.
+/// Maximum number of bytes of paths that the control domain's watches still get by name after these limits, from one
+/// guest's commit: its kernel learns of backends only by name. The paths of one backend take less. The bound keeps one
+/// guest from filling the limit on this kernel's unread events, which all guests share.
 pub const NAMED_BYTES_MAX: u64 = 64 << 10;
 
 /// Access to locked shards, independent of the locks' lifetime.
@@ -46,7 +46,7 @@ impl LockedShards for Locked<'_> {
 pub enum Source<'a> {
     /// The shards, with the commit's locks held.
     Locked(&'a (dyn LockedShards + 'a)),
-    /// Their state when the locks were released.
+    /// The state of the shards when the locks were released.
     Snapshot(&'a Snapshot),
 }
 
@@ -87,18 +87,18 @@ impl Budget {
         left.is_some()
     }
 
-    /// Returns the looks that are left.
+    /// Returns the remaining looks.
     pub fn left(&self) -> u64 {
         self.0.get()
     }
 
-    /// Returns whether nothing is left.
+    /// Returns whether the budget is spent.
     pub fn is_spent(&self) -> bool {
         self.0.get() == 0
     }
 }
 
-/// A commit whose events are searched.
+/// A commit whose events are being collected.
 pub struct CommitView<'a> {
     pub store: &'a Store,
     pub source: Source<'a>,
@@ -112,9 +112,10 @@ pub struct CommitView<'a> {
     pub paths: OnceCell<HashSet<&'a [u8], RandomState>>,
     /// The global watch trie, if some of its watches may match.
     pub global: Option<&'a Trie>,
-    /// Once it is spent, the events of the current change are incomplete and must be discarded.
+    /// The budget of looks. The budget of looks. Once it is spent, the events of the current change are incomplete and
+    /// must be discarded.
     pub budget: Budget,
-    /// The bytes left for names of changes beyond [`REPORTED_MAX`] for watches of the control domain.
+    /// The remaining bytes for the control domain's watches of paths of changes beyond [`REPORTED_MAX`].
     pub names: Budget,
 }
 
@@ -236,8 +237,8 @@ impl<'a> CommitView<'a> {
         self.paths.get_or_init(paths).contains(path.bytes())
     }
 
-    /// Returns the permissions that decide which domains may know of the change; `None` if the path existed only
-    /// within a transaction, which no domain may see (XSA-115).
+    /// Returns the permissions that decide which domains may see the change; `None` if the path existed only within a
+    /// transaction, which no domain may see (XSA-115).
     fn perms<'c>(&'c self, change: &'c Change) -> Option<ChangePerms<'c>> {
         let path = change.path.as_path();
         self.budget.take(path.bytes().len() / STEP_BYTES);

@@ -1,4 +1,4 @@
-//! The caller of an operation, its use of quotas, and its effects.
+//! The caller of an operation, its usage of quotas, and the operation's effects.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use crate::domain::{Domain, Quota, Registry};
 use crate::sync::Arc;
 use crate::types::{Access, Domid, Errno, Path, PathBuf, PermSet, Perms, ShardId, Subject};
 
-/// Up to this many changes are compared each with each; a table costs more, for an ordinary transaction.
+/// Up to this many changes are compared pairwise; for an ordinary transaction a table costs more.
 const COMPARED_MAX: usize = 8;
 
 /// A client's domain, for permission checks and quotas.
@@ -56,7 +56,7 @@ pub enum Ledger<'a> {
 pub struct Deltas {
     changes: SmallVec<[Delta; 2]>,
     /// All bytes charged for created nodes and longer values, even if removed again: they stay in memory until the
-    /// end.
+    /// transaction ends.
     pub created_bytes: u64,
     /// The part of these that the caller's account is already charged for.
     pub charged_bytes: u64,
@@ -143,8 +143,8 @@ impl Context<'_> {
             Ledger::Transaction(deltas) => deltas,
         };
         let kept = signed(deltas.created_bytes + bytes) - signed(deltas.charged_bytes);
-        // The transaction's changes, which are compared together with the account's committed use. END reserves them,
-        // and refuses if the domain's other requests have taken the room.
+        // The transaction's changes are compared together with the account's committed usage. END reserves them, and
+        // refuses if the domain's other requests have used up the quota.
         let owned = deltas.of(own).nodes + signed(nodes);
         let is_over = |quota, more, sum| {
             let (used, limit) = (own.account.used(quota), self.registry.limit(own, quota));
@@ -171,9 +171,10 @@ impl Context<'_> {
         matches!(self.ledger, Ledger::Transaction(_)) && !self.caller.subject.privileged
     }
 
-    /// Counts other domains' nodes below `roots`, which the transaction is about to remove, against the caller's
-    /// quota `transaction-nodes`: the credit and each replay visit all of them. The caller's own are bounded by its
-    /// quota `nodes`. Cost: the nodes, of which the walk visits no more of others' than the quota admits.
+    /// Counts other domains' nodes below `roots`, which the transaction is about to remove, against the caller's quota
+    /// `transaction-nodes`: the credit and each replay visit all of them. The caller's own nodes are bounded by its
+    /// quota `nodes`. Cost: linear in the nodes; the walk visits at most as many of other domains' nodes as the quota
+    /// admits.
     ///
     /// # Errors
     /// `ENOSPC`.
@@ -204,13 +205,13 @@ impl Context<'_> {
         self.change(perms, -signed(nodes), -signed(bytes));
     }
 
-    /// Reverts a credit. It cannot be refused.
+    /// Reverts a credit. A credit cannot be refused.
     pub fn recharge(&mut self, perms: &PermSet, nodes: u64, bytes: u64) {
         self.change(perms, signed(nodes), signed(bytes));
     }
 
-    /// Returns whether the owner named by `perms` is the caller's incarnation. Most owners are, which saves a look-up
-    /// in the registry.
+    /// Returns whether the owner named by `perms` is the caller's incarnation. Most owners are the caller, which saves
+    /// a look-up in the registry.
     fn is_callers(&self, perms: &PermSet) -> bool {
         let own = &self.caller.domain;
         perms.owner() == own.domid && own.birth <= perms.stamp() && self.caller_lives()
@@ -294,18 +295,18 @@ pub struct Removed {
     pub root: NodeArc,
     /// The owner of the root's former parent in the same partition, if it had one.
     pub above: Option<Domid>,
-    /// Whether the nodes' owners have been credited.
+    /// Whether the removed nodes have been credited to their owners.
     pub credited: bool,
 }
 
 /// The effects of an operation or a whole transaction.
 #[derive(Default)]
 pub struct Effects {
-    /// One for each path, in the order of first changes.
+    /// The changes, one for each path, in the order of first changes.
     pub changes: Changes,
 }
 
-/// One change needs no allocation: most requests have one.
+/// A single change needs no allocation, as most requests have only one.
 pub type Changes = SmallVec<[Change; 1]>;
 
 impl Effects {

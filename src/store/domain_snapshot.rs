@@ -9,11 +9,11 @@ use super::tree::Tree;
 use crate::types::{Domid, PathBuf};
 
 /// A domain's partitions at one moment. While their roots are held, any change to one makes another root, so a
-/// comparison of pointers misses none. Cost: writers copy the nodes that differ.
+/// comparison of pointers misses none. Cost: writers must copy the nodes that they change.
 pub struct DomainSnapshot {
     /// The domain's number.
     pub domid: Domid,
-    /// The roots of the partitions with the domain's key, and of others that belong to it.
+    /// The roots of the partitions with the domain's key, and of other partitions that belong to the domain.
     pub partitions: Vec<(PathBuf, NodeArc)>,
     /// The path of a partition that would belong to the domain, but did not exist.
     pub absent: Option<PathBuf>,
@@ -30,8 +30,8 @@ impl Store {
         DomainSnapshot { domid, partitions, absent: None }
     }
 
-    /// Returns the roots of the partitions that have changed since `seen`, are gone, or are new. Cost: their number,
-    /// under the shared locks of their shards.
+    /// Returns the roots of the partitions that have changed since `seen`, are gone, or are new. Cost: linear in the
+    /// number of partitions, under the shared locks of their shards.
     pub fn changed_since(&self, seen: &DomainSnapshot) -> Vec<PathBuf> {
         let of_domain = self.layout.of_domain(seen.domid);
         let mut set = LockSet::one(of_domain, false);

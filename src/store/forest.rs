@@ -147,8 +147,8 @@ impl LockSet {
 }
 
 /// Number of attempts to take a held lock before the thread sleeps: some microseconds, which is longer than a request
-/// holds a lock and shorter than two context switches. Of the values tried, forty gained less, and a thousand cost more
-/// when the holder lost its core. Shuttle explores schedules with the lock held anyway, and retries would only multiply
+/// holds a lock and shorter than two context switches. Of the values tried, 40 gained less, and 1,000 cost more when
+/// the holder lost its core. Shuttle explores schedules with the lock held anyway, and retries would only multiply
 /// them.
 const TRIES_BEFORE_SLEEP: u32 = if cfg!(feature = "shuttle") { 0 } else { 100 };
 
@@ -297,7 +297,7 @@ impl Store {
         lock.try_read().or_else(|| soon(|| lock.try_read())).unwrap_or_else(|| lock.read())
     }
 
-    /// Locks a single shard for changing, as [`Store::read_shard`].
+    /// Locks a single shard for changing, like [`Store::read_shard`] for reading.
     pub(super) fn write_shard(&self, shard: ShardId) -> RwLockWriteGuard<'_, Shard> {
         let lock = self.shard(shard);
         lock.try_write().or_else(|| soon(|| lock.try_write())).unwrap_or_else(|| lock.write())

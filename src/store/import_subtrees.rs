@@ -20,7 +20,7 @@ use crate::types::{
 pub struct ImportedNode<'n> {
     /// The path at which to insert it.
     pub path: &'n PathBuf,
-    /// Its permissions, with a stamp at which its owner was alive.
+    /// The node's permissions, with a stamp at which the owner was alive.
     pub perms: Perms,
     /// Its value.
     pub value: &'n [u8],
@@ -32,7 +32,7 @@ pub enum ImportError {
     /// A node exists at this path, or the import has it twice.
     #[error("node {} already exists", .0.as_path())]
     Occupied(PathBuf),
-    /// This node is not the root of a partition, and its parent is not imported.
+    /// This node is not the root of a partition, and its parent is not part of the import.
     #[error("the parent of {} is missing", .0.as_path())]
     Loose(PathBuf),
     /// The owner of this node is not alive.
@@ -60,17 +60,17 @@ impl From<StoreError> for ImportError {
 /// A partition to insert, with the nodes of which it was built and the boundaries of their owners.
 struct ImportedPartition<'n> {
     root: NodeArc,
-    /// Each with the owner of its parent in the partition.
+    /// The nodes, each with the owner of its parent in the partition.
     nodes: Vec<(&'n ImportedNode<'n>, Option<Domid>)>,
     boundaries: Vec<(Domid, Path<'n>)>,
 }
 
 impl Store {
-    /// Inserts nodes as if `by`, the control domain, had created them: watches fire, and owners are charged
-    /// regardless of their quotas. Each node's parent precedes it, unless the node is the root of a partition;
-    /// missing nodes above partitions are created as by MKDIR. Returns also the partitions as they are then, as
-    /// `domid`'s. Cost: building the nodes, without a lock; then the partitions, the nodes' accounts and the watches,
-    /// with the locks of the partitions and of everything above them.
+    /// Inserts nodes as if `by`, the control domain, had created them: watches fire, and owners are charged regardless
+    /// of their quotas. Each node's parent precedes it, unless the node is the root of a partition; missing nodes above
+    /// partitions are created as by MKDIR. Also returns the resulting partitions, as those of `domid`. Cost: building
+    /// the nodes, without a lock; then the partitions, the nodes' accounts and the watches, with the locks of the
+    /// partitions and of everything above them.
     ///
     /// A partition may exist already in two cases. It is *scaffolding*: nodes of the control domain without values
     /// that only lead to other partitions; it is merged with the import. Or it has no domain's key, and the same
@@ -88,8 +88,8 @@ impl Store {
         let generation = generations.next(self);
         let mut partitions = self.build_partitions(nodes, generation)?;
         let mut effects = Effects::default();
-        // Read here instead of taken from `by`, which is older: epochs may begin faster than many nodes are built,
-        // and the import would fail again and again.
+        // The epoch is read here instead of taken from `by`, which is older: epochs may begin faster than many nodes
+        // are built, and the import would fail again and again.
         let epoch = self.epoch();
         let mut locked = Locked::take(self, &self.locks_above(partitions.keys(), true));
         if epoch != self.epoch() {
@@ -114,7 +114,7 @@ impl Store {
         Ok((self.conclude(&mut locked, None, &mut effects.changes, by), seen))
     }
 
-    /// Checks whether [`Store::import_subtrees`] would succeed now. Cost: as that, with shared locks.
+    /// Checks whether [`Store::import_subtrees`] would succeed now. Cost: the same, but with shared locks.
     ///
     /// # Errors
     /// The error that it would return.
@@ -210,7 +210,7 @@ impl Store {
 }
 
 impl ImportedPartition<'_> {
-    /// Inserts the partition. This cannot fail: all locks are held, and the control domain has every right.
+    /// Inserts the partition. The operation cannot fail: all locks are held, and the control domain has every right.
     fn place(
         self,
         cx: &mut Context<'_>,

@@ -1,4 +1,5 @@
-//! The store: shards behind locks, operations on them, transactions, and what follows a change.
+//! The store: shards behind locks, operations on them, transactions, and the consequences of a change (events,
+//! accounts, freed memory).
 //!
 //! ```text
 //!            execute                     execute_in ... commit
@@ -226,8 +227,8 @@ impl Store {
         self.pins.iter().any(|pins| pins.count() > PINNED_PARTITIONS_MAX)
     }
 
-    /// Returns how many bytes were replaced up to now that snapshots may keep, rounded down by up to 64 KiB for each
-    /// shard. A snapshot that was taken at `n` keeps at most about the difference to `n`. Cost: a load.
+    /// Returns the total of replaced bytes that snapshots may keep, rounded down by up to 64 KiB for each shard. A
+    /// snapshot that was taken when the total was `n` keeps at most about the difference to `n`. Cost: a load.
     pub fn replaced_bytes(&self) -> u64 {
         self.replaced.load(Ordering::Relaxed)
     }
@@ -259,7 +260,7 @@ impl Store {
 
     /// Runs one request outside transactions and appends its reply to `reply`. A write's epoch is compared under its
     /// lock, since one that begins between a check and the lock must refuse the write. Cost: that of the request, and
-    /// the watches that it fires.
+    /// of the watches that it fires.
     ///
     /// # Errors
     /// [`StoreError::Refused`] or [`StoreError::StaleEpoch`]; then nothing was changed.
@@ -331,7 +332,8 @@ impl Store {
         }
     }
 
-    /// Sets a watch. Every later commit that it matches pushes an event. Cost: the path's length, under one lock.
+    /// Sets a watch. Every later commit that the watch matches pushes an event. Cost: the path's length, under one
+    /// lock.
     pub fn watch(&self, path: Path<'_>, entry: Entry) {
         if is_global(path) {
             self.global.insert(path, entry);
@@ -353,7 +355,7 @@ impl Store {
     }
 }
 
-/// Whether watches on `path` are in the global watch trie: changes in any shard may match them.
+/// Returns whether watches on `path` are in the global watch trie: changes in any shard may match them.
 fn is_global(path: Path<'_>) -> bool {
     path.is_special() || has_partitions_below(path)
 }

@@ -55,7 +55,8 @@ const NODE_BYTES: usize = 96;
 const ENTRY_BYTES: usize = 16;
 /// The size of a permission entry in the quota `node-size`, in bytes.
 const ENTRY_SIZE_BYTES: usize = 8;
-/// The header that C counts in the quota `node-size`, so that a limit admits the same values here.
+/// The header that C xenstored counts in the quota `node-size`; counted here too, so that a limit admits the same
+/// values.
 const SIZE_HEADER_BYTES: usize = 16;
 
 impl Node {
@@ -152,7 +153,8 @@ impl Node {
         Some(child)
     }
 
-    /// Falsifies the sum of its children's names, if it is kept, for tests of the consistency check.
+    /// Corrupts the sum of the lengths of the children's names, if the node keeps it, for tests of the consistency
+    /// check.
     #[cfg(test)]
     pub fn falsify_names_bytes(&mut self) {
         if let Content::Directory { children, .. } = &mut self.content {
@@ -223,8 +225,8 @@ pub fn charge_bytes(perms: &Perms, name: &[u8], value_bytes: usize) -> u64 {
     (NODE_BYTES + ENTRY_BYTES * perms.entries().len() + name.len() + value_bytes) as u64
 }
 
-/// Returns the length of the path, in bytes, if the node is a guest's boundary: at a partition's root or below
-/// another owner's node. The index of owners and the table of partitions hold it. (C charges every node for its
+/// Returns the length of the path, in bytes, if the node is a guest's boundary: at a partition's root or below another
+/// owner's node. The index of owners and the table of partitions hold it. (C xenstored charges every node for its
 /// path.)
 pub fn index_bytes(perms: &Perms, path_bytes: usize, above: Option<Domid>) -> u64 {
     let owner = perms.owner();
@@ -288,7 +290,7 @@ mod tests {
     fn every_change_sets_the_generation() {
         let mut node = Node::new(perms(), 11, b"value");
         assert_eq!(node.generation(), 11);
-        // Short, longer, as long as can be, long, of the same length, none.
+        // The values are short, longer, of the maximum inline length, long, of the same length, and empty.
         let values = ["other", "others", "7 bytes", "8  bytes", "the same", ""];
         for (value, generation) in values.into_iter().zip((100..).step_by(2)) {
             node.set_value(generation, value.as_bytes());

@@ -21,7 +21,7 @@ impl Op<'_> {
         matches!(&self.verb, Verb::Write(value) if value.len() >= SHARED_VALUE_BYTES)
     }
 
-    /// Returns what it takes in a log, in bytes.
+    /// Returns the memory that the operation takes in a log, in bytes.
     pub fn logged_bytes(&self) -> usize {
         let value = if let Verb::Write(value) = &self.verb { value.len() } else { 0 };
         size_of::<LoggedOp>() + self.path.bytes().len() + value
@@ -69,7 +69,7 @@ impl Verb<'_> {
         }
     }
 
-    /// Returns a copy that borrows nothing, for a transaction's log.
+    /// Returns an owned copy, for a transaction's log.
     pub fn into_owned(self) -> Verb<'static> {
         match self {
             Verb::Read => Verb::Read,
@@ -110,13 +110,13 @@ impl LoggedOp {
         LoggedOp { path, verb, written }
     }
 
-    /// Returns how many bytes of it are in a node of the transaction.
+    /// Returns the number of the operation's bytes that are in a node of the transaction.
     pub fn shared_bytes(&self) -> usize {
         self.written.as_ref().map_or(0, |node| node.value().len())
     }
 
-    /// After a replay: shares the value with the node to which the operation just wrote it, if it was shared before.
-    /// Returns the value's length in bytes.
+    /// Shares the value, after a replay, with the node to which the operation just wrote it, if the value was shared
+    /// before. Returns the value's length in bytes.
     pub fn share_anew(&mut self, written: Option<&NodeArc>) -> usize {
         let (Some(node), Some(written)) = (&mut self.written, written) else { return 0 };
         *node = NodeArc::clone(written);

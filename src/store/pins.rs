@@ -7,9 +7,9 @@ use crate::sync::{Arc, AtomicU32, AtomicU64, Ordering};
 /// early, the oldest first. A guest's transactions are charged in its quota `memory`, which by default admits some
 /// 6,000 partitions, so a single guest cannot make others lose their snapshots.
 pub const PINNED_PARTITIONS_MAX: u32 = 16_384;
-/// A snapshot is dropped once this many bytes were replaced since it was taken, over all shards. The nodes that
-/// snapshots keep in addition to the current tree were all replaced since the oldest one, so together they keep no more
-/// than this. Ordinary transactions end long before.
+/// A snapshot is dropped once this many bytes have been replaced in all shards since the snapshot was taken. The nodes
+/// that snapshots keep in addition to the current tree were all replaced since the oldest one, so together they keep no
+/// more than this. Ordinary transactions end long before.
 pub const REPLACED_BYTES_MAX: u64 = 8 << 20;
 /// A shard adds to the common sum in steps of this size. The sum is on a cache line that all threads read in each pass,
 /// so writing it with each change would make all shards contend; the error, at most one step per shard, is small

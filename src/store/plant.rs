@@ -31,8 +31,8 @@ pub fn plant(store: &Store) {
     }
 }
 
-/// Charges the control domain with a node of [`plant`], as it is with each node that it creates later; else the
-/// consistency check would find its account too low.
+/// Charges the control domain for a node of [`plant`], like for each node that it creates later; otherwise the
+/// consistency check would find the account too low.
 fn charge(store: &Store, path: Path<'_>, node: &Node) {
     let Some(control) = store.registry.get(Domid::CONTROL) else { return };
     let below = node.children().iter().filter_map(|(name, child)| Some((name, child.as_ref()?)));

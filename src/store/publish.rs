@@ -15,7 +15,7 @@ use crate::watch::{Batch, Event};
 
 /// Maximum number of looks at levels and watches that a commit takes with its locks held: some tens of microseconds.
 /// Guests that watch each level of a path make one change match thousands of watches. The matcher finds the events of
-/// the rest. Commits of devices, toolstacks and kernels stay far below.
+/// the rest. Commits by device drivers, toolstacks and kernels stay far below this.
 pub const LOOKS_MAX: u64 = 4096;
 
 /// The result of publishing a commit.
@@ -41,8 +41,8 @@ impl Store {
     /// matches, and for a removed tree at each level the smaller of its nodes and the watched names; together at most
     /// [`LOOKS_MAX`].
     ///
-    /// `replaced` are the partitions that a transaction changed. A path that existed neither before it nor after it
-    /// has not changed.
+    /// `replaced` are the partitions that a transaction changed. A path that existed neither before nor after the
+    /// transaction has not changed.
     pub(super) fn publish(
         &self,
         locked: &Locked<'_>,
@@ -52,7 +52,8 @@ impl Store {
     ) -> Published {
         let concerns =
             |change: &Change| change.removes() || self.global.may_match(change.path.as_path());
-        // Its lock and reference count are shared by all threads: it is loaded only if its counters admit a match.
+        // The lock and the reference count of the global watch trie are shared by all threads, so it is loaded only if
+        // its counters admit a match.
         let global = changes.iter().any(concerns).then(|| self.global.load());
         let view = CommitView {
             store: self,
@@ -82,7 +83,7 @@ impl Store {
         while let Some(first) = found.first() {
             let thread = first.watcher.thread;
             let is_its = |event: &Event| event.watcher.thread == thread;
-            // Mostly they are all for one thread.
+            // Usually all events are for one thread.
             let (events, rest) = match found.iter().all(is_its) {
                 true => (found, Vec::new()),
                 false => found.into_iter().partition(is_its),
@@ -92,8 +93,8 @@ impl Store {
         }
     }
 
-    /// Notifies watches that a domain was introduced or released (xenstore.txt, WATCH): watches without a depth of
-    /// the special path, others of that path with the domain's number below it.
+    /// Notifies watches that a domain was introduced or released (xenstore.txt, WATCH): watches without a depth of the
+    /// special path, watches with a depth of that path with the domid appended.
     pub fn publish_special(&self, name: &'static [u8], domid: Domid) {
         let Ok(special) = Path::parse(name) else { return };
         let root_shard = self.layout.root_shard();

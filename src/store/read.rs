@@ -46,7 +46,7 @@ pub fn refusal<F: Forest>(
 }
 
 /// Returns the permissions of the node at `path` or of its nearest existing ancestor, and the length of that one's
-/// path. Cost: the depth, and a look at each partition on the way up.
+/// path. Cost: the depth, and a look-up of each partition on the way up.
 ///
 /// # Errors
 /// [`StoreError::NeedsLock`]; `EIO` if the store has no root, which does not happen.
@@ -75,7 +75,7 @@ pub fn read<F: Forest>(
     with_node(cx, forest, path, Access::READ, |node| reply.extend_from_slice(node.value()))
 }
 
-/// DIRECTORY: appends the children's names, each with a NUL. Cost: their number.
+/// DIRECTORY: appends the children's names, each with a NUL. Cost: linear in the number of children.
 ///
 /// # Errors
 /// `E2BIG` if they exceed a reply's payload; clients then use DIRECTORY_PART.
@@ -116,7 +116,7 @@ pub fn directory_part<F: Forest>(
             let end = position + name.bytes().len() + 1;
             if end > offset {
                 let rest = &name.bytes()[offset.saturating_sub(position)..];
-                // One byte is reserved for the empty name at the end.
+                // One byte stays reserved for the empty name at the end.
                 if reply.len() - start + rest.len() + 2 > PAYLOAD_BYTES_MAX {
                     return;
                 }

@@ -6,7 +6,7 @@ use foldhash::fast::FixedState;
 
 use crate::types::{Domid, Path};
 
-/// Number of a shard's changes that are remembered: more than a transaction usually spans.
+/// Number of recorded changes of a shard: more than usually happen during a transaction.
 const CHANGES: usize = 256;
 
 /// The last changes of a shard in a ring buffer, by a hash of their path. A collision names the wrong domain in a
@@ -28,7 +28,7 @@ impl Recent {
         self.next = (self.next + 1) % CHANGES;
     }
 
-    /// Returns the domain that last changed `path`. Cost: a comparison for each remembered change.
+    /// Returns the domain that last changed `path`. Cost: a comparison for each recorded change.
     pub fn changed_by(&self, path: Path<'_>) -> Option<Domid> {
         let hash = hash(path);
         let (newer, older) = (&self.changes[..self.next], &self.changes[self.next..]);

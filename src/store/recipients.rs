@@ -1,4 +1,4 @@
-//! The watchers of one change, as far as permissions allow.
+//! The watchers of one change that have permission to see it.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use crate::sync::Arc;
 use crate::types::{Access, Domid, Path, Perms};
 use crate::watch::{Entry, Event, Nearest};
 
-/// The permissions that decide which domains may know of a change: the node's former and new ones, and its parent's.
+/// The permissions that decide which domains may see a change: the node's former and new ones, and its parent's.
 pub type ChangePerms<'a> = [Option<&'a Perms>; 3];
 
 /// A collector of the events of one path.
@@ -37,8 +37,8 @@ impl<'a> Recipients<'a> {
         self.found.len()
     }
 
-    /// Returns whether the watcher may know of a change with these permissions (XSA-115). Results are cached, so
-    /// `perms` must be the same in all calls for one path.
+    /// Returns whether the watcher may see a change with these permissions (XSA-115). Results are cached, so `perms`
+    /// must be the same in all calls for one path.
     pub fn may_know(&mut self, entry: &Entry, perms: ChangePerms<'_>) -> bool {
         if let Some((domid, allowed)) = self.last {
             if domid == entry.domid {
@@ -59,7 +59,7 @@ impl<'a> Recipients<'a> {
         perms.into_iter().flatten().any(reads)
     }
 
-    /// Adds the event for a watcher if it may know of the change.
+    /// Adds the event for a watcher if it may see the change.
     pub fn notify(&mut self, entry: &Entry, perms: ChangePerms<'_>) {
         if self.may_know(entry, perms) {
             let path = self.shared.get_or_insert_with(|| self.path.bytes().into());
@@ -69,9 +69,9 @@ impl<'a> Recipients<'a> {
         }
     }
 
-    /// Adds an event that names the watched path instead of the change, if the watcher may know of the change;
-    /// returns whether it may. A watcher of the control domain instead gets the change's own event, and the result is
-    /// `false`, while `names` has bytes left: its kernel learns of backends only by name.
+    /// Adds an event that names the watched path instead of the change, if the watcher may see the change; returns
+    /// whether it may. A watcher of the control domain instead gets the change's own event, and the result is `false`,
+    /// while `names` has bytes left: its kernel learns of backends only by name.
     pub fn collapse(
         &mut self,
         entry: &Entry,

@@ -8,8 +8,8 @@ use super::read::refusal;
 use crate::sync::Arc;
 use crate::types::{Access, Errno, Path, PathBuf, has_partitions_below};
 
-/// RM. It also removes what is below the node in other partitions. [`super::settle`] accounts for the removed nodes
-/// and frees them after the locks are released. Cost here: the depth, and the partitions below.
+/// Executes RM. Nodes below the removed one in other partitions are removed, too. [`super::settle`] accounts for the
+/// removed nodes and frees them after the locks are released. Cost here: the depth, and the partitions below.
 ///
 /// # Errors
 /// `EINVAL` for the root, `EACCES`, `ENOENT` if not even the parent exists.
@@ -52,7 +52,7 @@ pub fn detach<F: Forest>(
     let (partition, parent) = (layout.partition(path), path.parent().ok_or(Errno::EINVAL)?);
     let parent_partition = layout.partition(parent);
     let partitions = partitions_below(forest, path)?;
-    // All claims precede the first change, so a restart for a lock has nothing to undo.
+    // All partitions are claimed before the first change, so a restart for a lock has nothing to undo.
     forest.claim(&partition)?;
     for partition in &partitions {
         forest.claim(&layout.partition(partition.as_path()))?;

@@ -18,8 +18,8 @@ use crate::watch::{Cursor, Entries, Event};
 pub struct RemovedWatches<'c, 'v> {
     view: &'c CommitView<'v>,
     change: &'c Change,
-    /// The removed trees by the paths of their roots. A transaction may remove the same path more than once, with
-    /// other contents.
+    /// The removed trees by the paths of their roots. A transaction may remove the same path more than once, each time
+    /// with other contents.
     trees: IndexMap<Path<'c>, SmallVec<[&'c Removed; 1]>, RandomState>,
     /// The paths reported so far; `None` if no path is in several trees.
     reported: Option<HashSet<PathBuf, RandomState>>,
@@ -35,7 +35,7 @@ struct Visit<'c, 't> {
 }
 
 impl<'c, 'v> RemovedWatches<'c, 'v> {
-    /// Collects what `change` removed.
+    /// Collects the nodes that `change` removed.
     pub fn of(view: &'c CommitView<'v>, change: &'c Change) -> RemovedWatches<'c, 'v> {
         let mut trees = IndexMap::<_, SmallVec<[&'c Removed; 1]>, RandomState>::default();
         for removed in &change.removed {
@@ -45,7 +45,7 @@ impl<'c, 'v> RemovedWatches<'c, 'v> {
         RemovedWatches { view, change, trees, reported }
     }
 
-    /// Adds their events. If the budget runs out, they are incomplete.
+    /// Adds their events. If the budget runs out, the events are incomplete.
     pub fn report(&mut self, found: &mut Vec<Event>) {
         for removed in &self.change.removed {
             let path = removed.path.as_path();
@@ -99,7 +99,7 @@ impl<'c, 'v> RemovedWatches<'c, 'v> {
 
     fn report_path(&mut self, visit: &Visit<'c, '_>, entries: &Entries, found: &mut Vec<Event>) {
         let path = visit.path.as_path();
-        // The checks below descend from the partition's root, and copy the path.
+        // The checks below this point are expensive: they descend from the partition's root, and copy the path.
         if !self.view.budget.take(path.bytes().len() / STEP_BYTES) {
             return;
         }

@@ -2,8 +2,8 @@
 //! the index of owners, its memory is freed.
 //!
 //! A large tree must not block the thread that removed it: that thread settles the first [`INLINE_NODES_MAX`] nodes,
-//! and the [`Reaper`] the rest. The client gets its OK when all are settled, so that the quota is free by then, as in
-//! C.
+//! and the [`Reaper`] the rest. The client gets its OK when all are settled, so that the quota is free by then, as in C
+//! xenstored.
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
 
@@ -16,7 +16,7 @@ use crate::domain::Quota;
 use crate::sync::Ordering;
 use crate::types::{Domid, Path, PathBuf};
 
-/// Number of nodes that a thread settles itself: about half a millisecond of work.
+/// Number of nodes that the removing thread settles itself: about half a millisecond of work.
 pub const INLINE_NODES_MAX: usize = 4096;
 
 /// Subtrees being settled, as the fringe of their walk.
@@ -31,8 +31,8 @@ pub struct Settlement {
 impl Settlement {
     /// Creates the settlement of `removed`.
     pub fn of(removed: Vec<Removed>) -> Settlement {
-        // A root with the same owner as its parent can belong to an earlier incarnation than the parent. Then it is
-        // in the index too.
+        // A root with the same owner as its parent can belong to an earlier incarnation than the parent. In this case
+        // the root is in the index too.
         let below_its_own = |removed: &&Removed| removed.above == Some(removed.root.perms.owner());
         let boundaries = removed.iter().filter(below_its_own);
         let boundaries =
@@ -78,7 +78,7 @@ impl Settlement {
         if let Some(shard) = shard {
             store.pins[usize::from(shard.0)].replaced(kept_bytes);
         }
-        // Each takes the lock anew, so that no hold grows with the subtree.
+        // Each removal from the index takes the lock anew, so that no hold time grows with the subtree.
         for (owner, path) in self.boundaries.drain(..) {
             store.forget_stale(owner, path.as_path());
         }
@@ -115,7 +115,7 @@ impl Store {
         }
         let mut settlement = Settlement::of(removed);
         if settlement.step(self, INLINE_NODES_MAX) {
-            // Release: a check that reads zero sees the credited accounts.
+            // Release ordering: a check that reads zero sees the credited accounts.
             self.unsettled.fetch_sub(1, Ordering::Release);
             None
         } else {

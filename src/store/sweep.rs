@@ -11,10 +11,10 @@ use crate::sync::Arc;
 use crate::types::{Domid, Entry, Path, PathBuf, PermSet, ShardId};
 
 impl Store {
-    /// Removes every node of dead incarnations of `domain`'s number, with all nodes below, and fires the watches. If
-    /// the registry keeps orphans, it gives each node to the control domain instead and fires none, as C does. The
+    /// Removes every node of dead incarnations of `domain`'s domid, with all nodes below, and fires the watches. If the
+    /// registry keeps orphans, gives each node to the control domain instead and fires none, as C xenstored does. The
     /// registry has buried the domain, so no more nodes can be created for it. Returns the removals to settle. Cost:
-    /// the number's entries in the index of owners, each with a look at every shard.
+    /// visits every shard for each of the domid's entries in the index of owners.
     pub fn sweep(
         &self,
         domain: &Domain,
@@ -40,7 +40,7 @@ struct Sweep<'a> {
     store: &'a Store,
     /// The incarnation that died.
     domain: &'a Domain,
-    /// The caller whose rights it uses.
+    /// The caller whose rights the sweep uses.
     by: &'a Caller,
 }
 
@@ -62,8 +62,8 @@ impl Sweep<'_> {
                 here.tree.forget_owned(domain.domid, path);
                 return Ok(Executed::default());
             };
-            // The index was read under an earlier lock, and it does not distinguish incarnations of a number: the
-            // node may belong to another domain by now, or to a living incarnation.
+            // The index was read under an earlier lock, and it does not distinguish incarnations of a domid: the node
+            // may belong to another domain by now, or to a living incarnation.
             let perms = &node.perms;
             let lives = registry.owner(perms.owner(), perms.stamp()).is_some();
             if perms.owner() != domain.domid || lives {
@@ -72,9 +72,10 @@ impl Sweep<'_> {
             let ledger = Ledger::Accounts;
             let mut cx = Context { registry, caller: by, generation, ledger, path: None };
             if path.is_special() || path.is_root() || registry.keeps_orphans() {
-                // The stamp stays, so that entries hold as before, and none holds for the next incarnation of the
-                // number. The children are the next entries of the index. Special nodes and the root are never
-                // removed. Of these only the root fires: it alone has watches that see its permissions.
+                // The stamp stays, so that entries apply as before, and none applies to the next incarnation of the
+                // domid. The children are the next entries of the index. Special nodes and the root are never removed.
+                // Of these nodes only the root fires watches: for special nodes, none are notified of changed
+                // permissions.
                 let owner = Entry { domid: Domid::CONTROL, ..perms.entries()[0] };
                 let perms = PermSet::new(perms.stamp(), owner, &perms.entries()[1..]);
                 let mut effects = Effects::default();

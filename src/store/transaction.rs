@@ -39,12 +39,13 @@ pub struct Transaction {
     /// [`Registry::rights`](crate::domain::Registry::rights) at the first access. If it differs at END, a domain died
     /// or a limit or target changed since, and any reply may differ: the log is replayed.
     pub(super) rights: u64,
-    /// A reply was ENOSPC. It depends on accounts, which no partition's root reflects, so END always replays the log.
+    /// Whether a reply was ENOSPC. Such a reply depends on accounts, which no partition's root reflects, so END always
+    /// replays the log.
     pub(super) saw_quota: bool,
     /// Why END will return EAGAIN, if that is known already.
     pub(super) doomed: Option<Conflict>,
-    /// If its snapshots were dropped: how many logged requests have been replayed. The rest must be before its next
-    /// request.
+    /// The number of replayed requests, if the transaction's snapshots were dropped. The rest of the log must be
+    /// replayed before the next request.
     pub(super) behind: Option<usize>,
     /// The log has been replayed for END, on the partitions that were current in the store at that time.
     pub(super) replayed: bool,
@@ -74,7 +75,7 @@ pub struct Conflict {
     pub changed_by: Option<Domid>,
 }
 
-/// A reply, with as much as a comparison needs.
+/// A reply, in the form that a comparison needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// An error.
@@ -147,8 +148,9 @@ impl Transaction {
         self.log.iter().filter(|logged| logged.op.verb.writes()).map(|logged| &logged.op.path)
     }
 
-    /// Drops its snapshots and all results based on them, since they keep what others replace. Its next request or
-    /// its END replays its log on the current store. Cost: that of freeing nodes that only it holds.
+    /// Drops the transaction's snapshots and all results based on them, since snapshots keep nodes in memory that
+    /// others replace. Its next request or its END replays its log on the current store. Cost: that of freeing nodes
+    /// that only it holds.
     pub fn give_up(&mut self) {
         drop(self.begin_anew());
     }
@@ -216,8 +218,8 @@ impl Store {
     /// transaction's snapshots were dropped.
     ///
     /// # Errors
-    /// The request's own; `ENOSPC` above the quota `transaction-nodes`, or if the transaction would hold more than
-    /// the quota `memory` admits. These two are not logged.
+    /// The request's own; `ENOSPC` above the quota `transaction-nodes`, or if the transaction would hold more than the
+    /// quota `memory` admits. Requests refused with these two errors are not logged.
     pub fn execute_in(
         &self,
         transaction: &mut Transaction,
@@ -279,8 +281,8 @@ impl Store {
     }
 }
 
-/// Credits a guest at once for what it removes, so that it can create as much. What the control domain removes is
-/// credited after the commit: no quota binds it, and the walk over the nodes would delay its reply.
+/// Credits a guest at once for removed nodes, so that it can create as many. The control domain's removals are credited
+/// after the commit: no quota binds it, and the walk over the nodes would delay its reply.
 fn credit_removed(cx: &mut Context<'_>, change: &mut Change) {
     if !cx.credits_at_once() {
         return;
@@ -296,8 +298,8 @@ impl Outcome {
         matches!(self, Outcome::Refused(_))
     }
 
-    /// Converts a reply for later comparison. DIRECTORY_PART's generation is omitted: it changes with things that the
-    /// list does not show, such as the directory's value.
+    /// Reduces a reply to a form for later comparison. DIRECTORY_PART's generation is omitted: it changes with things
+    /// that the list does not show, such as the directory's value.
     pub(super) fn of(
         verb: &Verb<'_>,
         result: Result<(), Errno>,

@@ -56,8 +56,8 @@ pub fn find<'t>(root: Option<&'t NodeArc>, partition: &Partition<'_>, path: Path
     Found::Node(node)
 }
 
-/// Returns the node at `path`, which lies in `partition`, for changing. Copy-on-write: a node on the way that a snapshot
-/// holds is copied, an unshared one is changed in place.
+/// Returns the node at `path`, which lies in `partition`, for changing. Copy-on-write: a node on the way that a
+/// snapshot holds is copied, an unshared one is changed in place.
 pub fn get_mut<'t>(
     root: &'t mut NodeArc,
     partition: &Partition<'_>,
@@ -70,7 +70,7 @@ pub fn get_mut<'t>(
     Some(node)
 }
 
-/// As [`get_mut`], and adds the bytes of the copies to `copied_bytes`. The originals stay in memory with the
+/// Like [`get_mut`], but adds the bytes of the copies to `copied_bytes`. The originals stay in memory with the
 /// snapshots that hold them, and no account is charged for them.
 pub fn get_mut_counted<'t>(
     root: &'t mut NodeArc,
@@ -149,8 +149,8 @@ impl Tree {
         self.partitions.iter()
     }
 
-    /// Returns the partitions with a domain's key, in the order of their roots. Cost: their number, each logarithmic
-    /// in that of all.
+    /// Returns the partitions with a domain's key, in the order of their roots. Cost: for each returned partition,
+    /// logarithmic in the number of all partitions.
     pub fn partitions_of(&self, domid: Domid) -> impl Iterator<Item = (&PathBuf, &NodeArc)> {
         let of_it = self.of_domains.range((domid, Path::ROOT.to_buf())..);
         let roots = of_it.take_while(move |(of, _)| *of == domid).map(|(_, root)| root);
@@ -196,8 +196,8 @@ impl Tree {
     }
 }
 
-/// Returns the names between a partition's root and `path`, which lies in `partition`. The caller guarantees that, so the
-/// root's bytes are not compared again.
+/// Returns the names between a partition's root and `path`, which lies in `partition`. The caller guarantees that, so
+/// the root's bytes are not compared again.
 fn names_below<'p>(partition: &Partition<'_>, path: Path<'p>) -> impl Iterator<Item = &'p [u8]> {
     debug_assert!(path.is_within(partition.root), "{path} is not in {}", partition.root);
     let below = path.bytes().get(partition.root.bytes().len()..).unwrap_or_default();

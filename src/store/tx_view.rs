@@ -7,7 +7,7 @@ use super::forest::{Forest, Locked};
 use super::node::{Node, NodeArc};
 use crate::types::{Domid, Layout, Partition, Path, Perms};
 
-/// A transaction's partitions. Each is a snapshot taken from the store at its first access.
+/// A transaction's partitions. Each partition is a snapshot taken from the store at its first access.
 pub struct TxView<'a, 's> {
     /// The store from which partitions are taken.
     pub store: &'a Store,

@@ -76,8 +76,8 @@ pub struct Commit<'a> {
     pub ticket: Option<&'a Arc<Ticket>>,
 }
 
-/// The matcher's queue. It is unbounded by itself; the weight of each entry's place in the mailboxes bounds it, as
-/// above a limit no requests are read.
+/// The matcher's queue. The queue itself is unbounded; but each entry counts in the mailboxes, and above a limit there
+/// no requests are read.
 pub type Matcher = Sender<Unmatched>;
 
 /// Creates the queue that [`run_matcher`] serves.
@@ -93,7 +93,7 @@ pub fn run_matcher(store: &std::sync::Weak<Store>, queue: &Receiver<Unmatched>) 
         let first = delivering.add(store.find_events(unmatched));
         drop(store);
         if let Some(delivered) = first {
-            // Nothing is sent: the wait ends when all senders are dropped.
+            // No value is ever sent on this channel: the wait ends when all senders are dropped.
             let _: Result<Infallible, _> = delivered.recv();
         }
     }
@@ -156,7 +156,8 @@ impl Store {
     }
 
     /// Finds the events of a commit and sends them to the threads; returns the channel that disconnects when they are
-    /// delivered. Cost: the matches; a watch whose domain may know of no change costs a look at each.
+    /// delivered. Cost: linear in the matches; a watch whose domain may see none of the changes costs a look at each
+    /// change.
     pub fn find_events(&self, unmatched: Unmatched) -> Receiver<Infallible> {
         let Unmatched { changes, rest, replaced, snapshot, global, collapses, .. } = &unmatched;
         let view = CommitView {

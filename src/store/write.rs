@@ -1,7 +1,7 @@
 //! The operations that create and change nodes: WRITE, MKDIR, SET_PERMS.
 //!
-//! Each validates everything and claims its partitions first, then charges the account, then changes the tree. So a
-//! refusal leaves nothing behind (XSA-414, XSA-415).
+//! Each operation validates everything and claims its partitions first, then charges the account, then changes the
+//! tree. So a refusal leaves nothing behind (XSA-414, XSA-415).
 
 use std::cmp::Ordering;
 
@@ -43,7 +43,7 @@ pub fn write<F: Forest>(
     let (before, after) = (node.value().len(), value.len());
     cx.check_size(size(&perms, node.children().names_bytes(), after))?;
     match after.cmp(&before) {
-        // Most writes keep the length. They skip the account, whose cache line all threads share.
+        // Most writes keep the length, and then skip the account, whose cache line all threads share.
         Ordering::Equal => {}
         Ordering::Greater => cx.charge(&perms, 0, (after - before) as u64)?,
         Ordering::Less => cx.credit(&perms, 0, (before - after) as u64),
@@ -76,7 +76,7 @@ pub fn mkdir<F: Forest>(
     }
 }
 
-/// A path without a node.
+/// A path at which no node exists.
 struct Missing<'p> {
     partition: Partition<'p>,
     path: Path<'p>,
@@ -109,8 +109,8 @@ fn create<F: Forest>(
         Some(above) => above,
         None => nearest(forest, partition.root.parent().ok_or(Errno::EIO)?)?,
     };
-    // The stamp is read before the check that the caller lives: if it dies and its number is reused in between, the
-    // stamp is older than the new incarnation's birth, so that one does not own what is created here.
+    // The stamp is read before the check that the caller lives: if the caller dies and its domid is reused in between,
+    // the stamp is older than the new incarnation's birth, so the new incarnation does not own the created nodes.
     let now = cx.registry.now();
     if !cx.access(&ancestor).allows(Access::WRITE) || !cx.caller_lives() {
         return Err(Errno::EACCES.into());
@@ -152,7 +152,8 @@ struct Branch<'p> {
 }
 
 impl<'p> Branch<'p> {
-    /// Creates the chain from `path`, which lies in `partition`, up to but without the ancestor whose path has `at` bytes.
+    /// Creates the chain from `path`, which lies in `partition`, up to but without the ancestor whose path has `at`
+    /// bytes.
     fn new(layout: Layout, partition: Partition<'p>, path: Path<'p>, at: usize) -> Branch<'p> {
         let longer = |path: &Path<'_>| path.bytes().len() > at;
         let missing = std::iter::successors(Some(path), |path| path.parent()).take_while(longer);
@@ -301,8 +302,8 @@ pub fn set_perms<F: Forest>(
 }
 
 /// Updates the index of owners and the charges for it after `path` changed its owner, even to another incarnation of
-/// the same number: nodes of the earlier incarnation below become boundaries, which its sweep must find. Cost: the
-/// children.
+/// the same domid: nodes of the earlier incarnation below `path` become boundaries, which that incarnation's sweep must
+/// find. Cost: the children.
 fn reindex<F: Forest>(
     cx: &mut Context<'_>,
     forest: &mut F,

@@ -1,9 +1,9 @@
 //! Locks that measure their hold times, for `cargo bench --bench holds --features holds`.
 //!
-//! Two times are taken of each hold: by the clock, which includes what else the machine did meanwhile, and by the
-//! thread's CPU time, which is due to the code and, on a virtual machine, to the host. Each includes the two clock
-//! reads, about half a microsecond. [`control`] measures work without a lock in the same way: its maximum shows the
-//! noise of the machine.
+//! Two times are taken of each hold: by the clock, which includes the time of other processes, and by the thread's CPU
+//! time, which depends only on the code and, on a virtual machine, on the host. Each includes the two clock reads,
+//! about half a microsecond. [`control`] measures work without a lock in the same way: the maximum shows the noise of
+//! the machine.
 
 use std::ops::{Deref, DerefMut};
 use std::panic::Location;
@@ -134,7 +134,7 @@ impl<G: DerefMut> DerefMut for Held<G> {
 struct Since {
     record: &'static Record,
     at: &'static Location<'static>,
-    /// By the clock, and in the thread's processor time; nothing if there is a watcher instead.
+    /// The times by the clock and of the thread's CPU; `None` if a watcher is called instead.
     start: Option<(Instant, Duration)>,
 }
 
@@ -180,7 +180,7 @@ impl<T> RwLock<T> {
 
     #[track_caller]
     pub fn try_read(&self) -> Option<RwLockReadGuard<'_, T>> {
-        // Not `map`: the recorded caller would be inside it.
+        // `map` is not used, because the recorded caller would be inside it.
         let guard = self.0.try_read()?;
         Some(Held::new(guard))
     }

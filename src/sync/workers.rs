@@ -1,6 +1,6 @@
 //! Threads that parallelise work on many nodes or domains: checks, exports and imports.
 //!
-//! They form a rayon pool of our own: rayon's global pool panics if the system refuses threads, and then stays
+//! The threads form a separate rayon pool: rayon's global pool panics if the system refuses threads, and then stays
 //! unusable even when threads are available later. Without workers the calling thread does the work.
 
 use parking_lot::Mutex;
@@ -21,7 +21,7 @@ impl Workers {
         Workers::start(0)
     }
 
-    /// As [`Workers::find`], with a given number of threads if none are started yet; 0: one for each core.
+    /// Like [`Workers::find`], but with a given number of threads if none are started yet; 0: one for each core.
     pub fn start(threads: usize) -> Workers {
         let mut pool = POOL.lock();
         if pool.is_none() {

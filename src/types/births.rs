@@ -6,7 +6,7 @@ use crate::sync::{AtomicU64, Ordering, room_for};
 /// The birth of each living domain and the last death of each domid, on the birth clock; 0 for none.
 pub struct Births {
     births: Box<[AtomicU64]>,
-    /// Kept apart from the births because permission checks read only those.
+    /// The deaths, kept apart from the births because permission checks read only births.
     deaths: Box<[AtomicU64]>,
 }
 
@@ -42,14 +42,14 @@ impl Births {
         }
     }
 
-    /// Whether an entry about `domid` set at `stamp` refers to the current incarnation.
+    /// Returns whether an entry about `domid` set at `stamp` refers to the current incarnation.
     pub fn holds(&self, domid: Domid, stamp: u64) -> bool {
         let birth = self.of(domid);
         0 < birth && birth <= stamp
     }
 
-    /// Whether an incarnation of `domid` died after `stamp`. An entry set at `stamp` for that domid is then stale: it
-    /// refers neither to the dead incarnation nor to the next.
+    /// Returns whether an incarnation of `domid` died after `stamp`. An entry set at `stamp` for that domid is then
+    /// stale: it refers neither to the dead incarnation nor to the next.
     pub fn died_since(&self, domid: Domid, stamp: u64) -> bool {
         let death = self.deaths.get(usize::from(domid.0));
         death.is_some_and(|death| death.load(Ordering::Acquire) > stamp)

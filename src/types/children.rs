@@ -69,7 +69,7 @@ impl<T: Clone, const LISTED: bool> Children<T, LISTED> {
         }
     }
 
-    /// Whether there are no children.
+    /// Returns whether there are no children.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -14,7 +14,7 @@ impl Domid {
     /// In a permission entry: every domain (xen.h, `DOMID_ANY`; XENSTORE_SERVER_FEATURE_DOMID_ANY).
     pub const ANY: Domid = Domid(0x7FF5);
 
-    /// Whether a real domain can have this id.
+    /// Returns whether a real domain can have this id.
     pub fn is_real(self) -> bool {
         self.0 < Self::FIRST_RESERVED
     }

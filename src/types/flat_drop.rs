@@ -17,8 +17,9 @@ impl<T> FlatDrop<T> {
         FlatDrop(RefCell::new(Waiting { is_under_way: false, values: Vec::new() }))
     }
 
-    /// Drops `value`, or queues it if this thread is already dropping the value that contained it. Cost: what only
-    /// `value` owns. A collection is dropped as a whole, because another version may share most of a wide one.
+    /// Drops `value`, or queues it if this thread is already dropping the value that contained it. Cost: linear in the
+    /// values that only `value` owns. A collection is dropped as a whole, because another version may share most of a
+    /// wide one.
     pub fn drop(&self, value: T) {
         let mut waiting = self.0.borrow_mut();
         waiting.values.push(value);
@@ -27,7 +28,8 @@ impl<T> FlatDrop<T> {
         }
         while let Some(value) = waiting.values.pop() {
             drop(waiting);
-            drop(value); // Values that only it owns come back here and are queued.
+            // Dropping it drops the values that only it owns, which come back to this function and are queued.
+            drop(value);
             waiting = self.0.borrow_mut();
         }
         waiting.is_under_way = false;

@@ -1,6 +1,6 @@
 //! The placement of paths: a pure function of their bytes.
 //!
-//! Everything about one guest has one key, so that it lies in one shard. A subtree with a key of its own is a
+//! All paths about one guest have one key, so that they lie in one shard. A subtree with a key of its own is a
 //! *partition* (`Partition`):
 //!
 //! | partition root | key |
@@ -11,7 +11,8 @@
 //! | `/libxl/<d>` | domain d |
 //! | `/vm/<uuid>` and any other `/<a>/<b>` | the path of the partition root |
 //!
-//! The nodes above all partitions (`/`, `/<a>`, `/local/domain`) and the special paths form the *root shard* (`root_shard`).
+//! The nodes above all partitions (`/`, `/<a>`, `/local/domain`) and the special paths form the *root shard*
+//! (`root_shard`).
 
 use std::hash::{BuildHasher, Hasher};
 
@@ -91,8 +92,8 @@ impl Layout {
         Partition { shard: domid.map_or_else(|| self.of_bytes(root), |d| self.of_domain(d)), root }
     }
 
-    /// Returns the partition of `above`, which is an ancestor of a path in `partition` or that path itself. Free if it is
-    /// the same partition.
+    /// Returns the partition of `above`, which is an ancestor of a path in `partition` or that path itself. Costs
+    /// nothing if the result is the same partition.
     pub fn partition_above<'a>(self, partition: Partition<'a>, above: Path<'a>) -> Partition<'a> {
         // Partitions nest and the innermost one counts, so `above` lies in `partition` unless it is above the root of
         // `partition`.
@@ -135,8 +136,8 @@ impl Layout {
     }
 }
 
-/// Whether partitions can lie strictly below `path`, that is, `path` is a proper prefix of a partition root's pattern.
-/// Watches on such paths can match changes in every shard, and a removal there may reach other shards.
+/// Returns whether partitions can lie strictly below `path`, that is, `path` is a proper prefix of a partition root's
+/// pattern. Watches on such paths can match changes in every shard, and a removal there may reach other shards.
 pub fn has_partitions_below(path: Path<'_>) -> bool {
     let has_names = |names: &[u8]| names.contains(&b'/');
     let Some(below) = path.bytes().strip_prefix(DOMAINS) else {

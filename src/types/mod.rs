@@ -1,6 +1,6 @@
 //! Types that every layer shares: domain ids, error names, paths, permissions.
 //!
-//! They do not depend on the store, the wire protocol or threads.
+//! These types do not depend on the store, the wire protocol or threads.
 
 mod births;
 mod children;

@@ -104,7 +104,7 @@ impl Short {
         Some(Short { len, padded: padded(bytes) })
     }
 
-    /// Whether `name` is the same name.
+    /// Returns whether `name` is the same name.
     #[inline]
     pub fn is(self, name: &Name) -> bool {
         let Repr::Inline(kind, bytes) = &name.0 else { return false };
@@ -198,7 +198,7 @@ fn class_of(name: &[u8]) -> usize {
     if name.iter().all(u8::is_ascii_digit) { name.len() } else { usize::MAX }
 }
 
-/// Whether a name of `len` bytes is all digits. `padded` is the name as a little-endian number.
+/// Returns whether a name of `len` bytes is all digits. `padded` is the name as a little-endian number.
 #[inline]
 fn is_number(padded: u128, len: u8) -> bool {
     const ZEROS: u128 = u128::from_le_bytes([b'0'; 16]);
@@ -226,8 +226,8 @@ fn padded(bytes: &[u8]) -> u128 {
     bytes.iter().rev().fold(0, |number, &byte| number << 8 | u128::from(byte))
 }
 
-/// Whether two names are equal of which at least one is not inline. Not inlined, so that the rest of the comparison can
-/// be.
+/// Returns whether two names are equal of which at least one is not inline. Not inlined, so that the rest of the
+/// comparison can be.
 #[inline(never)]
 fn is_same(name: &Name, other: &Name) -> bool {
     name.bytes() == other.bytes()
@@ -238,8 +238,8 @@ fn first(bytes: &[u8; INLINE_BYTES_MAX]) -> u64 {
     u64::from_be_bytes(*bytes.first_chunk().unwrap_or(&[0; 8]))
 }
 
-/// Returns the other 6 bytes likewise, followed by the kind: inline names are zero-padded, and the length decides
-/// between names that differ only in trailing zeros.
+/// Returns the remaining 6 bytes in the same form, followed by the kind: inline names are zero-padded, and the length
+/// decides between names that differ only in trailing zeros.
 fn last(kind: u8, bytes: &[u8; INLINE_BYTES_MAX]) -> u64 {
     u64::from_be_bytes(*bytes.last_chunk().unwrap_or(&[0; 8])) << 16 | u64::from(kind)
 }
@@ -256,7 +256,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    /// The order, literally as documented.
+    /// The documented order, implemented literally.
     fn documented(a: &[u8], b: &[u8]) -> Ordering {
         let is_number = |name: &[u8]| name.iter().all(|byte| b"0123456789".contains(byte));
         match (is_number(a), is_number(b)) {

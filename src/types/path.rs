@@ -78,12 +78,12 @@ impl<'a> Path<'a> {
         self.0
     }
 
-    /// Whether this is `/`.
+    /// Returns whether this is `/`.
     pub fn is_root(self) -> bool {
         self.0 == b"/"
     }
 
-    /// Whether this is one of WATCH's special paths.
+    /// Returns whether this is one of WATCH's special paths.
     pub fn is_special(self) -> bool {
         self.0[0] == b'@'
     }
@@ -110,7 +110,7 @@ impl<'a> Path<'a> {
         self.0.split(|&byte| byte == b'/').filter(|component| !component.is_empty())
     }
 
-    /// Whether this path is `ancestor` or lies below it.
+    /// Returns whether this path is `ancestor` or lies below it.
     pub fn is_within(self, ancestor: Path<'_>) -> bool {
         self.below(ancestor).is_some()
     }
@@ -173,8 +173,8 @@ pub fn partition_prefix(domid: Domid, out: &mut PathSpace) {
     let _ = write!(out, "/local/domain/{domid}/");
 }
 
-/// Whether a path may contain `byte`: xenstore.txt's ASCII alphanumerics and `-/_@`. Branch-free, so that the compiler
-/// vectorises the check.
+/// Returns whether a path may contain `byte`: xenstore.txt's ASCII alphanumerics and `-/_@`. Branch-free, so that the
+/// compiler vectorises the check.
 const fn is_allowed(byte: u8) -> bool {
     let letter = (byte | 0x20).wrapping_sub(b'a') < 26;
     let slash_or_digit = byte.wrapping_sub(b'/') <= b'9' - b'/';
@@ -184,8 +184,8 @@ const fn is_allowed(byte: u8) -> bool {
 /// A chunk of a path: 16 bytes and the byte before them.
 type Part = [u8; 1 + 16];
 
-/// Whether all bytes after the first are allowed and no slash is doubled, in a path without a trailing slash. Checking
-/// all bytes, vectorised, is faster than stopping at the first wrong one: few paths are malformed.
+/// Returns whether all bytes after the first are allowed and no slash is doubled, in a path without a trailing slash.
+/// Checking all bytes, vectorised, is faster than stopping at the first wrong one: few paths are malformed.
 fn well_formed(path: &[u8]) -> bool {
     let Some(last) = path.last_chunk::<{ size_of::<Part>() }>() else {
         let mut padded: Part = [b'a'; _];
@@ -201,7 +201,7 @@ fn well_formed(path: &[u8]) -> bool {
     !wrong
 }
 
-/// Whether a byte after the first is not allowed or doubles a slash.
+/// Returns whether a byte after the first is not allowed or doubles a slash.
 fn has_wrong(part: &Part) -> bool {
     let pairs = part.iter().zip(&part[1..]);
     let wrong = pairs.map(|(&byte, &next)| !is_allowed(next) | (byte == b'/') & (next == b'/'));

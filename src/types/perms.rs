@@ -18,18 +18,18 @@ impl Access {
     pub const WRITE: Access = Access(2);
     /// Read and write access (letter `b`).
     pub const BOTH: Access = Access(3);
-    /// The rights of the owner and the control domain: read, write, and change permissions.
+    /// The rights of the owner and of the control domain: read, write, and change permissions.
     pub const OWNER: Access = Access(7);
 
     /// The rights that SET_PERMS requires: write access as the owner.
     pub const SET_PERMS: Access = Access(6);
 
-    /// Whether any of the rights `wanted` is granted.
+    /// Returns whether any of the rights `wanted` is granted.
     pub fn overlaps(self, wanted: Access) -> bool {
         self.0 & wanted.0 != 0
     }
 
-    /// Whether all of the rights `wanted` are granted.
+    /// Returns whether all of the rights `wanted` are granted.
     pub fn allows(self, wanted: Access) -> bool {
         self.0 & wanted.0 == wanted.0
     }
@@ -61,7 +61,7 @@ impl Access {
 pub struct Entry {
     /// The domain that gets the access; in the first entry: the owner.
     pub domid: Domid,
-    /// The access that it gets; in the first entry: that of every domain without an entry.
+    /// The access that the domain gets; in the first entry: that of every domain without an entry.
     pub access: Access,
     /// Listed but never applied: it was set without the right to set it (`DOMID_ANY` without the feature), or for a
     /// domain that did not exist.
@@ -159,7 +159,7 @@ impl PermSet {
         self.entries[0].domid
     }
 
-    /// Returns the birth clock at the time when the set was set.
+    /// Returns the value of the birth clock when the set was set.
     pub fn stamp(&self) -> u64 {
         self.stamp
     }

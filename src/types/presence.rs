@@ -57,18 +57,18 @@ impl Presence {
         Presence::ALL.into_iter().find(|presence| presence.name() == name)
     }
 
-    /// Whether the domain was imported and not served since, so that it can be discarded.
+    /// Returns whether the domain was imported and not served since, so that it can be discarded.
     pub fn has_arrived(self) -> bool {
         matches!(self, Presence::Arrived | Presence::ArrivedIntroduced)
     }
 
-    /// Whether the domain's ring page is mapped, served or not.
+    /// Returns whether the domain's ring page is mapped, served or not.
     pub fn is_introduced(self) -> bool {
         use Presence::{ArrivedIntroduced, Exported, Quiesced, Quiescing, Running};
         matches!(self, ArrivedIntroduced | Running | Quiescing | Quiesced | Exported)
     }
 
-    /// Whether the domain's ring page is mapped but its requests are not served.
+    /// Returns whether the domain's ring page is mapped but its requests are not served.
     pub fn is_quiesced(self) -> bool {
         self.is_introduced() && self != Presence::Running
     }

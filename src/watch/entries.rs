@@ -4,8 +4,8 @@ use smallvec::SmallVec;
 
 use crate::types::Domid;
 
-/// Identifies the watches of one connection on one path, and the thread that serves it. They may no longer exist when
-/// an event arrives: `seq` is never reused, so an event finds only watches that were set when it was caused.
+/// Identifies the watches of one connection on one path, and the thread that serves it. The watches may no longer exist
+/// when an event arrives: `seq` is never reused, so an event finds only watches that were set when it was caused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Watcher {
     /// The thread that serves the connection.

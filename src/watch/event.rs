@@ -9,7 +9,7 @@ use super::Watcher;
 use crate::domain::{Load, Ticket, UNDELIVERED_MAX};
 use crate::sync::{Arc, AtomicU32, Ordering};
 
-/// One change, for one connection's watches on one path.
+/// The notification of one connection's watches on one path about one change.
 #[derive(Clone, Debug)]
 pub struct Event {
     /// The watches to notify.
@@ -23,9 +23,9 @@ pub struct Event {
     pub nearest: Option<Nearest>,
 }
 
-/// The distance, in levels, from a watched path to the nearest change that one event stands for. It is shared, as it
-/// is only final when all changes of the commit have been matched, before the event is pushed. The alternative, an
-/// event for each change nearer than those before it, would let a guest cause any number.
+/// The distance, in levels, from a watched path to the nearest change that one event stands for. The value is shared,
+/// because it is final only once all changes of the commit have been matched, before the event is pushed. The
+/// alternative, an event for each change nearer than those before it, would let a guest cause any number.
 #[derive(Clone, Debug)]
 pub struct Nearest(Arc<AtomicU32>);
 
@@ -73,7 +73,7 @@ impl Event {
 /// The events of one commit for one thread, in order.
 #[derive(Debug)]
 pub struct Batch {
-    /// In the order of the changes; for one change, in the order in which a connection set its watches.
+    /// The events, in the order of the changes; for one change, in the order in which a connection set its watches.
     pub events: VecDeque<Event>,
     /// Keeps the guest's request outstanding until its events have been delivered, merged or dropped.
     pub ticket: Option<Arc<Ticket>>,
@@ -104,7 +104,7 @@ impl Batch {
         Batch { events: events.into(), ticket: ticket.cloned(), load, pending: None }
     }
 
-    /// Creates a batch whose events come from `events` later. It keeps `delivered` as long as it exists.
+    /// Creates a batch whose events come from `events` later. The batch keeps `delivered` alive as long as it exists.
     pub fn pending(
         events: Receiver<Vec<Event>>,
         delivered: Sender<Infallible>,
@@ -137,15 +137,15 @@ impl Batch {
         true
     }
 
-    /// Returns the number of events as which it counts in a mailbox.
+    /// Returns the number of events as which the batch counts in a mailbox.
     pub fn count(&self) -> u64 {
         if self.is_pending() { PENDING_WEIGHT } else { self.events.len() as u64 }
     }
 }
 
-/// The destination of batches: the threads' mailboxes. It is called with the commit's locks held, so that the order
-/// of batches is the order of commits. It must neither block nor take a lock that is ever held while a thread takes
-/// one of the store's.
+/// The destination of batches: the threads' mailboxes. It is called with the commit's locks held, so that the order of
+/// batches is the order of commits. An implementation must neither block nor take a lock that is ever held while a
+/// thread acquires one of the store's.
 pub trait Outlet: Send + Sync {
     /// Queues `batch` for `thread`.
     fn push(&self, thread: u16, batch: Batch);

@@ -1,11 +1,11 @@
-//! The global watch trie, whose watches changes in any shard may match.
+//! The global watch trie: watches that changes in any shard may match.
 
 use super::{Entry, Trie, Watcher};
 use crate::sync::{Arc, AtomicU32, Mutex, Ordering, room_for};
 use crate::types::{DOMAINS, Path};
 
-/// The number of counters that domains share. A watch on one domain makes writes to the others that share its counter
-/// load the trie, and does no other harm.
+/// The number of counters that domains share. A watch on one domain makes writes to the domains that share its counter
+/// load the trie, and has no other cost.
 const DOMAIN_PLACES: u16 = 64;
 
 /// Watches on paths that can have partitions below them, and on special paths.
@@ -20,8 +20,8 @@ pub struct GlobalTrie {
     // Locked to clone the pointer or to change the trie: in place, or copy-on-write while a reader holds it. Either
     // takes a few microseconds at most.
     current: Mutex<Arc<Trie>>,
-    /// The number of entries by [`GlobalTrie::place`]. A counter is raised before an entry is added and lowered after it
-    /// was removed, under the lock, so it never misses one.
+    /// The number of entries by [`GlobalTrie::place`]. A counter is raised before an entry is added and lowered after
+    /// it was removed, under the lock, so it never misses one.
     counts: Box<[AtomicU32]>,
 }
 

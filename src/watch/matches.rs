@@ -15,9 +15,10 @@ pub struct Matches<'t, 'p> {
     /// The trie in which the previous path was searched.
     trie: Option<&'t Trie>,
     last: &'p [u8],
-    /// The positions on the way to it, the root first, each with the end of its name in the path.
+    /// The positions in the trie along the previous path, the root first, each with the offset at which its name ends
+    /// in the path.
     way: SmallVec<[(Cursor<'t>, usize); 8]>,
-    /// The end of the first name that leads to no watch.
+    /// Where in the path the first name ends that leads to no watch.
     missing: Option<usize>,
 }
 

@@ -8,8 +8,8 @@ use crate::types::{Children, FlatDrop, Path};
 
 /// A persistent set of watches by path. A clone is a snapshot and shares everything.
 ///
-/// It is path-compressed: a chain of names without a watch or a fork is one node. A guest chooses how many names a
-/// path has, and this way a path costs its bytes and at most two nodes, however many names it has.
+/// The trie is path-compressed: a chain of names without a watch or a fork is one node. A guest chooses how many names
+/// a path has, and this way a path costs its bytes and at most two nodes, however many names it has.
 #[derive(Clone, Default)]
 pub struct Trie {
     root: Arc<TrieNode>,
@@ -18,7 +18,7 @@ pub struct Trie {
     count: usize,
 }
 
-/// A watched path, or a fork of the ways to several.
+/// A watched path, or the common prefix at which the paths to several diverge.
 #[derive(Clone, Default)]
 struct TrieNode {
     /// The names that lead here after the one under which the parent holds this node, separated by slashes.
@@ -49,8 +49,8 @@ impl TrieNode {
         node
     }
 
-    /// Returns how far `path` follows the names that lead here, from its byte `end` on: the number of their bytes,
-    /// and where in the path these end.
+    /// Returns how far `path`, from byte `end` on, follows the names that lead here: the number of matching bytes of
+    /// the names, and where in the path they end.
     fn common(&self, path: &[u8], mut end: usize) -> (usize, usize) {
         let mut same = 0;
         while let (Some(own), Some(name)) = (name_at(&self.rest, same), name_at(path, end)) {
@@ -96,7 +96,8 @@ impl TrieNode {
     }
 }
 
-/// A position in a trie: a path that leads to a watched one, or is one. It may be in the middle of a node's names.
+/// A position in a trie: a path that leads to a watched one, or is one. The position may be in the middle of a node's
+/// names.
 #[derive(Clone, Copy)]
 pub struct Cursor<'t> {
     node: &'t TrieNode,
@@ -114,7 +115,7 @@ impl<'t> Cursor<'t> {
         Some(&self.node.entries).filter(|entries| self.is_at_node() && !entries.is_empty())
     }
 
-    /// Returns the position after `name`, if that leads to watches. Cost: a look-up.
+    /// Returns the position below this one under `name`, if that leads to watches. Cost: a look-up.
     pub fn child(self, name: &[u8]) -> Option<Cursor<'t>> {
         if self.is_at_node() {
             return Some(Cursor { node: self.node.children.get(name)?, followed: 0 });
@@ -124,17 +125,17 @@ impl<'t> Cursor<'t> {
             .then_some(Cursor { node: self.node, followed: next.end })
     }
 
-    /// Returns the number of names that continue from here.
+    /// Returns the number of names by which the trie continues below this position.
     pub fn len(self) -> usize {
         if self.is_at_node() { self.node.children.len() } else { 1 }
     }
 
-    /// Returns whether no name continues from here.
+    /// Returns whether the trie has no name below this position.
     pub fn is_empty(self) -> bool {
         self.len() == 0
     }
 
-    /// Returns the names that continue from here.
+    /// Returns the names by which the trie continues below this position.
     pub fn names(self) -> impl Iterator<Item = &'t [u8]> {
         let between = name_at(&self.node.rest, self.followed).filter(|_| !self.is_at_node());
         let below = self.is_at_node().then(|| self.node.children.iter());
@@ -205,7 +206,7 @@ impl Trie {
         }
     }
 
-    /// Falsifies the count, for tests of the consistency check.
+    /// Corrupts the count, for tests of the consistency check.
     #[cfg(test)]
     pub fn falsify_len(&mut self) {
         self.count += 1;

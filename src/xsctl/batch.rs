@@ -61,12 +61,12 @@ impl Moving {
         self.error.get_or_insert_with(|| format!("{what}: {trouble}"));
     }
 
-    /// Whether the domain is also at the destination and nothing has failed.
+    /// Returns whether the domain is also at the destination and nothing has failed.
     fn has_arrived(&self) -> bool {
         self.is_under_way() && self.destination == Destination::Quiesced && !self.mark.is_empty()
     }
 
-    /// Whether nothing has failed and the source has not released the domain.
+    /// Returns whether nothing has failed and the source has not released the domain.
     fn is_under_way(&self) -> bool {
         self.error.is_none() && self.source != Source::Released
     }
@@ -187,7 +187,7 @@ impl Batch<'_> {
                 Ok(_) => Source::Quiesced,
                 Err(trouble) if trouble.is_lost() => Source::Unsure,
                 Err(trouble) if trouble.is("ENOENT") && exported.failed().is_none() => Source::Gone,
-                // Unchanged: a request that fails unquiesces the domains that it quiesced.
+                // The states are unchanged: a request that fails unquiesces the domains that it quiesced.
                 Err(_) => moving.source,
             };
             moving.destination = match &import {
@@ -232,7 +232,8 @@ impl Batch<'_> {
         });
     }
 
-    /// Sends RELEASE to the source: a released domain is moved. A domain that changed since its export stays under way.
+    /// Sends RELEASE to the source: a released domain is moved. A domain that changed since its export stays part of
+    /// the batch.
     fn release(&mut self) {
         let domids = self.of(Moving::has_arrived);
         let marks: Vec<_> =
@@ -309,7 +310,7 @@ impl Batch<'_> {
         let outcomes = self.route.destination.discard(&mut self.ends.imports, &domids);
         self.with(outcomes, |moving, outcome| match outcome {
             Ok(()) => moving.destination = Destination::Absent,
-            // It was uncertain whether the domain was there; it is not.
+            // The error shows that the domain, whose presence was uncertain, is not there.
             Err(ClientError::Refused(..)) if moving.destination == Destination::Unsure => {
                 moving.destination = Destination::Absent;
             }

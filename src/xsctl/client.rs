@@ -31,12 +31,12 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// Whether this is the errno `error`.
+    /// Returns whether this is the errno `error`.
     pub fn is(&self, error: &str) -> bool {
         matches!(self, ClientError::Refused(name, _) if name == error)
     }
 
-    /// Whether the outcome of the request is unknown.
+    /// Returns whether the outcome of the request is unknown.
     pub fn is_lost(&self) -> bool {
         matches!(self, ClientError::Lost(_))
     }
@@ -103,7 +103,7 @@ impl Client {
         })
     }
 
-    /// Whether the connection is open, with no unsolicited data to read.
+    /// Returns whether the connection is open, with no unsolicited data to read.
     pub fn is_open(&self) -> bool {
         self.0.is_silent()
     }
@@ -197,7 +197,7 @@ impl Client {
             .collect()
     }
 
-    /// Returns for each domain whether it is introduced.
+    /// Returns, for each domain, whether it is introduced.
     pub fn are_introduced(&mut self, domids: &[Domid]) -> Result<Vec<bool>, ClientError> {
         let payloads: Vec<_> = domids.iter().map(|&domid| listed(&[domid])).collect();
         let replies = self.ask_all(Operation::IsDomainIntroduced, &payloads);

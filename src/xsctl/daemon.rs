@@ -67,7 +67,7 @@ impl Daemon {
         &self.migration
     }
 
-    /// Whether both are the same daemon.
+    /// Returns whether both are the same daemon.
     pub fn is_same(&self, other: &Daemon) -> bool {
         self.migration == other.migration
     }
@@ -120,7 +120,7 @@ impl Daemon {
         Ok(Asked { link, daemon: self.clone() })
     }
 
-    /// Whether the daemon replies to clients, even with an error.
+    /// Returns whether the daemon replies to clients, even with an error.
     fn is_there(&self) -> bool {
         let link = Link::connect(&self.socket, self.timeout);
         let reply = link

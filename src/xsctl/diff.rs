@@ -49,7 +49,7 @@ pub fn diff(
     Ok(done)
 }
 
-/// Whether the fact is an order of watches that differ themselves: their order is then not comparable.
+/// Returns whether the fact is an order of watches that differ themselves: their order is then not comparable.
 fn is_order_of_others(about: &About, a: &Facts, b: &Facts) -> bool {
     let watches = |facts: &Facts| {
         let of_it = facts.keys().filter(|other| other.what == WATCH && other.of == about.of);

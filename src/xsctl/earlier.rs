@@ -30,7 +30,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// The domains of a move with the step for each.
 pub struct Earlier {
     lock: Lock,
-    /// Whether the lock is held exclusively: no other move is in progress.
+    /// Whether the lock is held exclusively, which means that no other move is in progress.
     is_alone: bool,
     domains: BTreeMap<Domid, Found>,
 }
@@ -47,11 +47,11 @@ pub type Todo = (Domid, Source);
 /// The outcome of a domain that needs no batch.
 pub struct Settled {
     pub domid: Domid,
-    /// As after a batch.
+    /// The states, with the same meaning as after a batch.
     pub moving: Moving,
-    /// The reason and the commands to proceed, if the states alone do not tell.
+    /// The reason and the commands to proceed, if the states alone do not determine them.
     pub left: Option<(String, Vec<String>)>,
-    /// Names of the states, if those of a batch do not fit.
+    /// Names of the states, if none of a batch's states applies.
     pub names: Option<[&'static str; 2]>,
 }
 

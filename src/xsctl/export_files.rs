@@ -96,7 +96,7 @@ pub fn run(
     report.end()
 }
 
-/// Whether the directory has files of an export.
+/// Returns whether the directory has files of an export.
 fn has_streams(directory: &Path) -> io::Result<bool> {
     let is_one = |entry: io::Result<fs::DirEntry>| {
         let path = PathBuf::from(entry?.file_name());

@@ -133,7 +133,7 @@ impl Importing<'_> {
         }
         let (found, unread) = (replies.all().collect::<Vec<_>>(), replies.streams());
         report.found(good.len() - unread.len().min(good.len()), found.len());
-        // The daemon does not tell which streams had no readable domid, so parse them here.
+        // The daemon does not report which streams had no readable domid, so they are parsed here.
         let known = if unread.is_empty() { 0 } else { self.faults(&good, report) };
         for trouble in unread.iter().skip(known) {
             report.domain(&Line::of_file(Path::new("a stream"), trouble.to_string()));

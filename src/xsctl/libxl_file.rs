@@ -305,7 +305,7 @@ mod tests {
         assert_eq!(error, "record at byte 16, of version 8 of the design: its type cannot be 9");
     }
 
-    /// Whatever a length field says, the result is an error or a parsed record.
+    /// Any value of a length field yields an error or a parsed record.
     #[test]
     fn corrupted_file_never_panics() {
         let (written, _) = write(&state(&sample()), Domid(5)).unwrap();

@@ -22,8 +22,8 @@ pub enum Value {
 /// Named values, in output order.
 pub type Fields = Vec<(&'static str, Value)>;
 
-/// Formats `name=value` pairs separated by blanks. Bytes are quoted, with everything but visible ASCII escaped as in C:
-/// `\n`, `\x1f`.
+/// Formats `name=value` pairs separated by blanks. Bytes are quoted, with everything but visible ASCII escaped as in
+/// the C language: `\n`, `\x1f`.
 pub struct Plain<'a>(pub &'a [(&'static str, Value)]);
 
 impl fmt::Display for Plain<'_> {

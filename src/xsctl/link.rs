@@ -49,7 +49,7 @@ impl Link {
         Ok(Link { stream, timeout, received: Vec::new() })
     }
 
-    /// Whether there is nothing to read now, neither data nor end of file.
+    /// Returns whether there is nothing to read now, neither data nor end of file.
     pub fn is_silent(&self) -> bool {
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         let peeked = recv(&self.stream, &mut [0u8; 1], flags);

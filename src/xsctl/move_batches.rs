@@ -27,9 +27,9 @@ pub struct Mode {
     pub begun: Instant,
 }
 
-/// Moves domains, grouped by shard of the source, so that a batch interrupts few threads and guests of other shards do
-/// not notice it. A batch that has started is completed. No other one is started once `stop` is set or a daemon cannot
-/// be reached, nor while the report of a finished one cannot be written. Cost: the EXPORT and IMPORT of each batch.
+/// Moves domains, grouped by the source's shard: a batch then interrupts few threads, and other shards' guests are not
+/// delayed. A batch that has started is completed. No further batch is started once `stop` is set or a daemon cannot be
+/// reached, nor while the report of a finished batch cannot be written. Cost: the EXPORT and IMPORT of each batch.
 ///
 /// # Errors
 /// Those of the output. Domains that are not moved are reported.

@@ -251,7 +251,7 @@ pub struct Domains {
     pub domains: Domids,
 }
 
-/// How many at once: where the time is that of the pause, and where it is that of files.
+/// The batch size of a command.
 #[derive(Debug, Args)]
 pub struct Batch<const DEFAULT: u8> {
     /// Domains per request, which are quiesced together

@@ -18,7 +18,7 @@ pub enum Source {
     InDoubt,
     /// Released: the move is committed.
     Released,
-    /// No longer there, for a reason other than this move.
+    /// No longer at the source, for a reason other than this move.
     Gone,
 }
 

@@ -16,7 +16,7 @@ pub struct Line {
     /// The domain; `None` for a file whose domain is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub domid: Option<u16>,
-    /// Whether the command succeeded for it.
+    /// Whether the command succeeded for the domain.
     pub done: bool,
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -36,10 +36,10 @@ pub struct Line {
     /// Milliseconds from the batch's first EXPORT to its UNQUIESCE.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pause_ms: Option<f64>,
-    /// Its state at the source of a move.
+    /// The domain's state at the source of a move.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<&'static str>,
-    /// Its state at the destination of a move.
+    /// The domain's state at the destination of a move.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub destination: Option<&'static str>,
     /// The commands that resolve its state.
@@ -236,7 +236,7 @@ impl Report {
     }
 }
 
-/// Prints a message to standard error. Errors are ignored: they have nowhere to go.
+/// Prints a message to standard error. Errors are ignored, as there is no other way to report them.
 fn say(text: &str) {
     let _ = writeln!(io::stderr(), "xsctl: {text}");
 }

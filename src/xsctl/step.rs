@@ -49,7 +49,7 @@ pub struct Sockets<'s> {
     pub destination: &'s Path,
 }
 
-/// Whether a range of domids includes this domain: it is at the source in any state, or was imported at the
+/// Returns whether a range of domids includes this domain: it is at the source in any state, or was imported at the
 /// destination.
 pub fn is_meant(here: &Standing, there: &Standing) -> bool {
     let has_come = there.presence == Presence::Arriving
@@ -99,7 +99,8 @@ fn take_up(domid: Domid, socket: &Path) -> String {
     format!("{}; {}", of("introduce"), of("unquiesce"))
 }
 
-/// The domain was imported at the source, which does not serve it yet: its own source may still serve it.
+/// Decides for a domain that was imported at the source and is not served there yet: the daemon from which it came may
+/// still serve it.
 fn unfinished_here(domid: Domid, here: &Standing, sockets: Sockets<'_>) -> Step {
     let of = |name| command(name, sockets.source, &domid.to_string());
     let serve = match here.presence {
@@ -120,7 +121,7 @@ fn unfinished_here(domid: Domid, here: &Standing, sockets: Sockets<'_>) -> Step 
     ))
 }
 
-/// Both daemons have a domain of this domid, or only the destination has.
+/// Decides for a domid that both daemons use, or only the destination does.
 fn leave_both(
     domid: Domid,
     (here, there): (Presence, Presence),

@@ -17,7 +17,7 @@ use crate::types::Domid;
 pub struct Target {
     domid: Domid,
     format: Format,
-    /// Its final name; until it is complete, the name ends in `.part`.
+    /// The file's final name; until the file is complete, `.part` is appended.
     path: PathBuf,
     part: PathBuf,
     /// The target of the daemon's writes: the file, or memory if the stream has to be converted.

@@ -144,7 +144,7 @@ fn xsa_415_a_failed_create_in_a_transaction_leaves_no_orphans() {
         let tx = guest.start().unwrap();
         assert_eq!(guest.request(op::WRITE, tx, "a/b/c\0v"), Err("ENOSPC".to_owned()));
         assert_eq!(guest.request(op::READ, tx, "a\0"), Err("ENOENT".to_owned()));
-        // Whether the commit fails or succeeds without it, nothing is left.
+        // Whether the commit fails, or succeeds without the node, nothing is left.
         let _ = guest.commit(tx);
         assert_eq!(guest.directory("/local/domain/5").unwrap(), Vec::<String>::new());
         assert_eq!(world.nodes_of(5), 1);

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Runs a test on daemons whose threads have stacks of `bytes`, and that must stop cleanly after it.
+/// Runs a test on daemons whose threads have stacks of `bytes`, and which must stop cleanly after the test.
 fn each_world_on_small_stacks(bytes: usize, controls: &[Control], test: impl Fn(&mut World)) {
     for control in controls {
         for shards in [1, 4] {
@@ -14,7 +14,8 @@ fn each_world_on_small_stacks(bytes: usize, controls: &[Control], test: impl Fn(
     }
 }
 
-/// Too small for a frame for each of a thousand levels. An optimised build merges several frames into a large one.
+/// The stack is too small for a frame for each of a thousand levels. An optimised build merges several frames into a
+/// large one.
 const SMALL_STACK_BYTES: usize = if cfg!(debug_assertions) { 64 << 10 } else { 128 << 10 };
 
 #[test]
@@ -73,14 +74,14 @@ fn xsa_418_transaction_frees_a_thousand_levels_on_a_small_stack() {
 
 #[test]
 fn xsa_418_watches_on_a_thousand_levels_fit_a_small_stack() {
-    // Setting and removing a watch takes a frame for each node of the trie, here for each level, and nothing else does:
-    // without optimisation about 400 bytes of the 2 MiB that a thread has; 384 KiB were not enough.
+    // Only setting and removing a watch take a stack frame for each node of the trie, here for each level: without
+    // optimisation about 400 bytes of the 2 MiB that a thread has; 384 KiB were not enough.
     let bytes = if cfg!(debug_assertions) { 512 << 10 } else { 1 << 20 };
     each_world_on_small_stacks(bytes, &[Control::Socket], |world| {
         world.guest(5);
         world.admin.set_quota(Some(5), "nodes", 0);
         let mut guest = world.take("dom5");
-        // One on each level, so that an index cannot leave a level out.
+        // A watch on each level, so that an index cannot leave a level out.
         let level = |first, depth| format!("{first}a{}", "/a".repeat(depth));
         let all = |kind, first| {
             let request = |depth| (kind, 0, format!("{}\0t\0", level(first, depth)).into_bytes());
@@ -95,7 +96,7 @@ fn xsa_418_watches_on_a_thousand_levels_fit_a_small_stack() {
                 (0..1000).for_each(|_| _ = guest.next_event());
             }
             world.check_store();
-            // From the top, with the watches below still in place; then all at once.
+            // Watches are removed from the top, with those below still in place; then all at once.
             assert!(guest.pipeline(&all(op::UNWATCH, first)[900..]).iter().all(Result::is_ok));
             guest.request(op::RESET_WATCHES, 0, "\0").unwrap();
         }

@@ -1,4 +1,4 @@
-//! What a domain leaves behind, and what the next domain with its number finds.
+//! State that a dead domain leaves behind, and its effect on the next domain with the same domid.
 
 use super::*;
 
@@ -26,7 +26,7 @@ fn xsa_233_a_stub_domain_and_its_target_die_together() {
             let mut events = if together { Vec::new() } else { events_of_deaths(world, &[9]) };
             world.destroy(8);
             events.extend(events_of_deaths(world, if together { &[8, 9] } else { &[8] }));
-            // One clean-up per death.
+            // Each death is cleaned up once.
             let reports = events.iter().filter(|event| *event == "@releaseDomain|r").count();
             let expected = if together { 1..=2 } else { 2..=2 };
             assert!(expected.contains(&reports), "round {round}: {events:?}");
@@ -40,7 +40,8 @@ fn xsa_233_a_stub_domain_and_its_target_die_together() {
     });
 }
 
-/// Returns the events of dom0, which reads all the time, until these domains are dead and their deaths are reported.
+/// Returns the events that dom0 receives, reading all the time, until these domains are dead and their deaths are
+/// reported.
 fn events_of_deaths(world: &mut World, domids: &[u16]) -> Vec<String> {
     let started = Instant::now();
     let mut events = Vec::new();

@@ -1,4 +1,5 @@
-//! What a domain may send, keep and make others keep: rings, messages, watches, transactions.
+//! Limits on the messages that a domain sends and on the state that it makes the daemon keep: rings, messages, watches,
+//! transactions.
 
 use super::*;
 
@@ -191,7 +192,7 @@ fn xsa_330_reset_watches_leaks_nothing() {
         let mut last = 0;
         let mut watch_and_reset = |count: usize| {
             for _ in 0..count / 16 {
-                // Never the same path twice: a watch on the same path would replace what the last one left.
+                // No path is used twice: a watch on the same path would replace the remains of the previous one.
                 let some = (last..last + 16).flat_map(|i| {
                     let watch = (op::WATCH, 0, format!("x{i}\0t\0").into_bytes());
                     [watch, (op::RESET_WATCHES, 0, b"\0".to_vec())]
@@ -214,7 +215,8 @@ fn xsa_330_reset_watches_leaks_nothing() {
 #[test]
 fn xsa_416_a_pending_reply_holds_its_own_bytes() {
     const DOMAINS: u64 = 100;
-    // Twenty may be outstanding; together with three more in the page they are below the 8 KiB at which reading stops.
+    // Twenty replies may be outstanding; together with three more in the page they are below the 8 KiB at which reading
+    // stops.
     const REPLIES: u64 = 23;
     const VALUE: usize = 300;
     for shards in [1, 4] {
@@ -224,7 +226,7 @@ fn xsa_416_a_pending_reply_holds_its_own_bytes() {
         }
         let before = world.daemon.resident_bytes();
         for domid in 100..200 {
-            // Each in a pass of its own, and no reply is read.
+            // Each request runs in a pass of its own, and no reply is read.
             let guest = world.guest(domid);
             for _ in 0..REPLIES {
                 guest.send(op::READ, 0, "x\0");
@@ -232,7 +234,7 @@ fn xsa_416_a_pending_reply_holds_its_own_bytes() {
             }
         }
         let grown = world.daemon.resident_bytes().saturating_sub(before);
-        // All replies are 0.8 MB; with 8 KiB more for each they would be 19 MB.
+        // The replies take 0.8 MB in all; with an extra buffer of 8 KiB for each they would take 19 MB.
         let bound = DOMAINS * REPLIES * 2 * (16 + VALUE as u64) + (1 << 20);
         assert!(grown < bound, "unread replies take {grown} bytes");
         for domid in 100..200 {

@@ -1,4 +1,4 @@
-//! A client with few requests among clients that send requests without pause.
+//! A client with few requests on the same thread as clients that send requests without pause.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;

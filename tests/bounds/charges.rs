@@ -1,18 +1,18 @@
-//! A guest is charged for what the daemon keeps for it: the daemon's memory stays within the sum of the charges and a
-//! quarter, whatever shape the guests give to what they keep.
+//! A guest is charged for the memory that the daemon keeps for it: the daemon's memory stays within 1.25 times the sum
+//! of the charges, whatever kind of objects the guests create.
 
 use std::time::Duration;
 
 use super::common::{Control, World, op};
 use super::watch_all;
 
-/// Guests that do the same in one daemon: enough to exceed the allocator's slack. Each costs time.
+/// Number of guests that do the same in one daemon: enough to exceed the allocator's slack. Each costs time.
 const GUESTS: u16 = 8;
-/// Memory that the daemon may use beyond what it charges: partly used pages of its allocator.
+/// Memory that the daemon may use in addition to the charges: partly used pages of its allocator.
 const SLACK_BYTES: u64 = 4 << 20;
 /// The quota `memory`.
 const MEMORY: u32 = 2_621_440;
-/// The same, plus what one request of these tests copies above it.
+/// The quota `memory`, plus the bytes that one request of these tests copies above it.
 const MEMORY_MAX: u32 = MEMORY + (8 << 10);
 
 /// Returns the longest possible path of one-letter names.
@@ -108,7 +108,7 @@ fn small_events_that_are_not_read_are_charged() {
         assert_eq!(watch_all(world.guest(1), watches), WATCHES as usize);
         let before = world.accounted(1, "memory");
         world.admin.write("/local/domain/1/d", "v").unwrap();
-        // Each request is a pass of the thread, which queues some of the events.
+        // Each request takes a pass of the thread, which queues some of the events.
         let charged = |world: &mut World| world.accounted(1, "memory") - before;
         let is_charged = (0..1000).any(|_| charged(&mut world) > WATCHES * EVENT_BYTES);
         assert!(is_charged, "{} bytes charged for {WATCHES} events", charged(&mut world));
@@ -225,7 +225,7 @@ fn nodes_that_a_transaction_removes_again_are_charged() {
     });
 }
 
-/// A request that the memory quota refuses is no part of its transaction: the rest can be committed.
+/// A request that the memory quota refuses is not part of its transaction: the rest can be committed.
 #[test]
 fn transaction_at_the_memory_quota_commits_what_succeeded() {
     for shards in [1, 4] {
@@ -246,7 +246,7 @@ fn transaction_at_the_memory_quota_commits_what_succeeded() {
     }
 }
 
-/// Only its own requests can bring a guest below its quota again.
+/// A guest above its quota is still read, because only its own requests can bring it below the quota again.
 #[test]
 fn guest_above_its_memory_quota_with_nothing_unread_is_read() {
     for shards in [1, 4] {
@@ -279,7 +279,7 @@ fn transaction_without_snapshots_stays_charged() {
             .collect();
         super::all_ok(&guest.pipeline(&writes));
         let charged = world.accounted(1, "memory");
-        // After a second the snapshots are dropped: nodes that others replace are not kept any more.
+        // After a second the snapshots are dropped, and nodes that others replace are no longer kept.
         std::thread::sleep(Duration::from_millis(1500));
         assert_eq!(world.accounted(1, "memory"), charged);
         let value = world.guest(1).request(op::READ, tx, b"n7\0").unwrap();
@@ -307,12 +307,12 @@ fn copies_of_open_transactions_are_charged() {
     });
 }
 
-/// Everything that C's default quotas admit is admitted: nodes of the largest size, and watches.
+/// The default quotas admit everything that C xenstored's do: nodes of the largest size, and watches.
 #[test]
 fn largest_guest_that_c_admits_is_admitted() {
     let mut world = World::new(Control::Socket, 2);
     let guest = world.guest(5);
-    // The partition root is the first node; permissions, C's header and names count towards a node's size.
+    // The partition root is the first node; permissions, C xenstored's header and names count towards a node's size.
     let path = |i: u32| if i < 31 { format!("{i}") } else { format!("{}/{i}", i % 31) };
     let writes: Vec<_> = (0..999)
         .map(|i| {

@@ -47,7 +47,7 @@ fn copies_beside_snapshots_are_bounded() {
         let grown = world.daemon.resident_bytes().saturating_sub(before);
         println!("{shards} shards: grown by {grown} bytes");
         assert!(grown < KEPT_BYTES_MAX, "{ROUNDS} snapshots keep {grown} bytes");
-        // All of them commit: nothing that they saw has changed.
+        // All transactions commit: nothing that they saw has changed.
         for tx in transactions {
             world.guest(5).request(op::READ, tx, b"a\0").unwrap();
             world.guest(5).commit(tx).unwrap();

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::common::{Control, World, op};
 use super::{all_ok, watch_all};
 
-/// As `REPORTED_MAX` of the store.
+/// Same value as `REPORTED_MAX` of the store.
 const REPORTED_MAX: usize = 16;
 
 /// Creates a guest whose partition has this many nodes and is readable by domain 6.
@@ -105,7 +105,7 @@ fn events_beyond_the_limit_are_deferred_and_none_is_lost() {
             world.admin.write(&format!("/local/domain/5/d/{i}"), "w").unwrap();
         }
         world.admin.rm("/local/domain/5/d/99").unwrap();
-        // Unread events take no more than the limit, instead of each watch's 1,500 bytes a hundred times.
+        // Unread events take no more than the limit, instead of 1,500 bytes for each watch, times a hundred changes.
         let used = world.accounted(6, "memory");
         assert!(used < 300 * 2200 + (64 << 10) + 8192, "{used} bytes");
         let own = |i: u32| format!("/local/domain/5/d|{i}{token}");
@@ -161,12 +161,12 @@ fn a_stopped_socket_client_does_not_hold_back_a_guest() {
 #[test]
 fn undelivered_events_put_back_pressure_on_their_guest() {
     const WATCHES: usize = 1000;
-    // Below the megabyte of unread events at which they collapse.
+    // The events stay below the megabyte at which unread events collapse.
     const WRITES: usize = 20;
     for shards in [1, 4] {
         let mut world = World::new(Control::Socket, shards);
         world.guest(5);
-        // No other limit holds the guest back.
+        // The quota `outstanding` would hold the guest back first, so it is lifted.
         world.admin.set_quota(Some(5), "outstanding", 0);
         let watches = (0..WATCHES).map(|i| ("/local/domain/5".to_owned(), i.to_string()));
         assert_eq!(watch_all(world.client("dom0"), watches), WATCHES);

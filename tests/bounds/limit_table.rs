@@ -8,7 +8,7 @@ use super::common::{Client, Control, World, op};
 /// Writes a value and waits until a daemon with one thread has notified all watches on it.
 fn write_and_deliver(world: &mut World, path: &str) {
     world.admin.write(path, "v").unwrap();
-    // Each read is a pass, which notifies a bounded number of watches.
+    // Each read takes a pass, which notifies a bounded number of watches.
     for _ in 0..20 {
         world.admin.read(path).unwrap();
     }
@@ -18,7 +18,7 @@ fn write_and_deliver(world: &mut World, path: &str) {
 #[test]
 fn client_that_leaves_16_mib_of_events_unread_is_closed() {
     const EVENT_BYTES: usize = 16 + 2900 + 1 + 1000 + 1;
-    /// Bytes in the buffers between the client and the daemon.
+    /// Number of bytes in the buffers between the client and the daemon.
     const SOCKET_BYTES: usize = 512 << 10;
     let path = format!("/{}", "p".repeat(2899));
     let below = (16 << 20) / EVENT_BYTES - 1;

@@ -1,4 +1,4 @@
-//! What guests within their quotas can make the daemon do and keep.
+//! Bounds on the work and the memory that guests within their quotas can cause in the daemon.
 
 #[path = "../common/mod.rs"]
 mod common;

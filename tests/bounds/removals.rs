@@ -1,4 +1,4 @@
-//! What a guest's transaction may remove: the request visits the nodes, and so does each replay.
+//! Bounds on the nodes that a guest's transaction may remove, because the request and each replay visit all of them.
 
 use super::all_ok;
 use super::common::{Control, World, op};
@@ -29,7 +29,7 @@ fn transaction_removes_a_bounded_number_of_others_nodes() {
         let tx = guest.start().unwrap();
         assert_eq!(guest.request(op::RM, tx, b"d\0"), Err("ENOSPC".to_owned()));
         assert_eq!(guest.request(op::READ, tx, b"d/six0/0\0").as_deref(), Ok(&b""[..]));
-        // Two transactions can remove them.
+        // Two transactions together can remove these nodes.
         assert_eq!(guest.request(op::RM, tx, b"d/six0\0").as_deref(), Ok(&b"OK\0"[..]));
         guest.commit(tx).unwrap();
         assert_eq!(guest.read("d/six0/0"), Err("ENOENT".to_owned()));
@@ -42,7 +42,7 @@ fn transaction_removes_a_bounded_number_of_others_nodes() {
     }
 }
 
-/// Everything that C admits is admitted: here nodes of others within the quota, and the transaction's own besides.
+/// Everything that C xenstored admits is admitted: nodes of others within the quota, and also the transaction's own.
 #[test]
 fn transaction_removes_what_c_admits() {
     let mut world = World::new(Control::Socket, 2);

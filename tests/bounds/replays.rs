@@ -24,7 +24,7 @@ fn long_log_is_replayed_in_pieces() {
             .collect();
         let replies = guest.pipeline(&requests);
         all_ok(&replies);
-        // Its snapshots are dropped meanwhile.
+        // The transaction's snapshots are dropped meanwhile.
         std::thread::sleep(Duration::from_millis(1500));
         assert_eq!(guest.request(op::READ, tx, b"x\0").as_deref(), Ok(&b"v"[..]));
         std::thread::sleep(Duration::from_millis(1500));
@@ -34,8 +34,8 @@ fn long_log_is_replayed_in_pieces() {
     }
 }
 
-/// Another guest that rewrites what a transaction read, with the same value, makes it replay again and again; then it
-/// is refused, and no client waits for locks.
+/// A guest that rewrites a node with the same value makes another guest's transaction that read the node replay again
+/// and again; finally the transaction is refused, and no client waits for locks.
 #[test]
 fn a_guest_that_loses_every_race_is_refused_or_commits() {
     let mut world = World::new(Control::Socket, 2);

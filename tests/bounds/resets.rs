@@ -24,7 +24,7 @@ fn reset_watches_gives_the_quota_back_with_its_reply() {
     }
 }
 
-/// Watches that are set while earlier ones on the same paths may still be on their way out.
+/// Watches are set while earlier ones on the same paths may still await their removal.
 #[test]
 fn watches_of_the_next_incarnation_survive_removal_of_the_old() {
     for shards in [1, 4] {

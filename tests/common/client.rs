@@ -100,7 +100,7 @@ impl Client {
         replies
     }
 
-    /// Sends raw bytes. While a ring is full, reads what comes back, so that the daemon can continue.
+    /// Sends raw bytes. While a ring is full, reads replies, so that the daemon can continue.
     pub fn send_raw(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let sent = match &mut self.link {
@@ -148,7 +148,7 @@ impl Client {
         self.events.drain(..).collect()
     }
 
-    /// Puts an event back in front of the others.
+    /// Puts an event back to the front of the queue.
     pub fn unread_event(&mut self, event: Event) {
         self.events.push_front(event);
     }
@@ -165,7 +165,7 @@ impl Client {
         true
     }
 
-    /// Drops all buffered messages and expected replies, as the daemon was asked to do the same.
+    /// Drops all buffered messages and expected replies, after the daemon was asked to reset the connection.
     pub fn forget(&mut self) {
         self.input.clear();
         self.awaited.clear();
@@ -173,7 +173,7 @@ impl Client {
         self.events.clear();
     }
 
-    /// Reads what is available, and waits for it if need be; returns false once the connection is closed.
+    /// Reads the available bytes, and waits for some if there are none; returns false once the connection is closed.
     fn read_or_wait(&mut self) -> bool {
         match &mut self.link {
             Link::Socket(socket) => {
@@ -217,7 +217,7 @@ impl Client {
         true
     }
 
-    /// Reads what is available, without waiting.
+    /// Reads the available bytes, without waiting.
     pub fn poll(&mut self) {
         match &mut self.link {
             Link::Socket(socket) => {
@@ -270,7 +270,7 @@ impl Client {
     }
 }
 
-/// Requests that many tests make.
+/// Shorthands for requests that many tests make.
 impl Client {
     pub fn write(&mut self, path: &str, value: &str) -> Reply {
         self.request(op::WRITE, 0, format!("{path}\0{value}"))

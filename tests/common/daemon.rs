@@ -94,7 +94,7 @@ impl Daemon {
         self.dir.path().join(name)
     }
 
-    /// Waits until a file in the daemon's directory contains `text`: a thread of its own writes the log.
+    /// Waits until a file in the daemon's directory contains `text`; needed because a separate thread writes the log.
     pub fn await_text(&self, file: &str, text: &str) {
         let started = Instant::now();
         while !fs::read_to_string(self.path(file)).is_ok_and(|written| written.contains(text)) {
@@ -116,7 +116,7 @@ impl Daemon {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// Kills the daemon, as a crash would end it.
+    /// Kills the daemon, like a crash.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -131,7 +131,7 @@ impl Daemon {
         self.stopped = true;
     }
 
-    /// Returns the CPU time of the threads that still run (proc(5), schedstat).
+    /// Returns the CPU time of the daemon's running threads (proc(5), schedstat).
     pub fn cpu_time(&self) -> Duration {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
         let of_task = |task: io::Result<fs::DirEntry>| {
@@ -142,7 +142,7 @@ impl Daemon {
         Duration::from_nanos(tasks.map(of_task).sum())
     }
 
-    /// Returns how often the threads that still run went to sleep (proc(5), status). An unchanged count means that
+    /// Returns how often the daemon's running threads went to sleep (proc(5), status). An unchanged count means that
     /// nothing woke the daemon meanwhile.
     pub fn times_asleep(&self) -> u64 {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();

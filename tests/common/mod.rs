@@ -4,14 +4,14 @@
 //!
 //! - `wire`: messages as bytes.
 //! - `ring`: the guest's side of the ring page.
-//! - `client`: a connection over either transport; replies in order, events apart from them.
+//! - `client`: a connection over either transport, which keeps replies in order and events in a separate queue.
 //! - `daemon`: a daemon in a directory of its own, ended with the test.
 //! - `world`: a daemon, the simulated host, and connections by name.
 //! - `bulk`: the migration socket.
 //! - `stock`: where Debian's clients are.
 //! - `table`: rows of requests with the expected replies and events.
 
-// Every test binary compiles all of this and uses a part.
+// Every test binary compiles all of these modules and uses only a part.
 #![allow(dead_code, unused_imports)]
 
 pub mod bulk;
@@ -34,7 +34,7 @@ pub use world::{Control, World};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Timeout that turns a hang into a failure; no test measures against it.
+/// Timeout that turns a hang into a failure; no test depends on its value.
 pub const HANG: Duration = Duration::from_secs(20);
 
 /// Sets a flag on drop. A scope joins its threads, so a failing test must end their loops too, or its failure becomes a

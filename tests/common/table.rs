@@ -66,7 +66,7 @@ pub fn run(world: &mut World, table: &str, place: &str) {
     world.check_store();
 }
 
-/// Prints the current row on a panic: there, a reply or an event never came.
+/// Prints the current row on a panic: in that row, a reply or an event never came.
 struct Here<'a> {
     place: &'a str,
     row: &'a str,
@@ -102,7 +102,7 @@ fn names_in(rows: &[&str]) -> Vec<String> {
 
 type Transactions = BTreeMap<(String, String), u32>;
 
-/// Runs a row; the error says what came instead.
+/// Runs a row; the error describes the unexpected reply or event.
 fn run_row(world: &mut World, transactions: &mut Transactions, row: &str) -> Result<(), String> {
     let words: Vec<&str> = row.split_whitespace().collect();
     match words[..] {

@@ -125,7 +125,7 @@ impl World {
         self.connect_guest(domid);
     }
 
-    /// Opens the ring of a created domain as the connection of its name.
+    /// Opens the ring of a created domain as the connection of that domain's name.
     pub fn connect_guest(&mut self, domid: u16) {
         if let Some(guest) = self.guests.remove(&domid) {
             let name = format!("dom{domid}");
@@ -159,8 +159,8 @@ impl World {
         self.watching.remove(name);
     }
 
-    /// Returns all events of commits whose replies came before now, without the barriers' own: an event that is caused
-    /// after them must arrive after them, so its arrival proves that the list is complete.
+    /// Returns all events of commits whose replies came before now, without the barriers' own: an event caused after
+    /// those commits must arrive after their events, so its arrival proves that the list is complete.
     pub fn events_until_now(&mut self, name: &str) -> Vec<Event> {
         let mut events = Vec::new();
         if self.watching.insert(name.to_owned()) {
@@ -226,7 +226,7 @@ impl World {
         value.parse().unwrap()
     }
 
-    /// Runs the daemon's own check of its counts and indices.
+    /// Runs the daemon's own check of its accounts and indices.
     pub fn check_store(&mut self) {
         let found = self.admin.control("check").map(|found| show(&found));
         assert_eq!(found.as_deref(), Ok("OK|"));

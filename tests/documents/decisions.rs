@@ -11,9 +11,9 @@ use crate::common::op;
 pub enum Decision {
     /// The block is run here.
     Run(fn(&mut Session, &Block)),
-    /// The test of that name runs the block, or what it says.
+    /// The test of that name runs the block, or checks its statement.
     By(&'static str),
-    /// The block is not run, for this reason.
+    /// The block is not run; the text is the reason.
     Not(&'static str),
 }
 

@@ -1,4 +1,4 @@
-//! Tests that the documents are true: each code block in them is run, or has a reason why not.
+//! Tests of the documents: each of their code blocks is run, or has a reason why not.
 
 mod blocks;
 #[path = "../common/mod.rs"]

@@ -13,7 +13,7 @@ use super::session::Session;
 use crate::common::ring::at;
 use crate::common::{Control, HANG, World, op, stock};
 
-/// Starts a program with this argument; it can import the module. A hang ends as a failure.
+/// Starts a program with this argument; it can import the module. A hang becomes a failure.
 fn start(program: &str, argument: &Path) -> Child {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
     let mut python = Command::new("timeout");

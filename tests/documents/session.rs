@@ -46,7 +46,7 @@ impl Session {
         let (lines, output) = channel();
         let stdout = BufReader::new(shell.stdout.take().unwrap());
         std::thread::spawn(move || {
-            // Ends with the session, which drops the receiver.
+            // The thread ends with the session, which drops the receiver.
             stdout.lines().map_while(Result::ok).all(|line| lines.send(line).is_ok())
         });
         Session { world, shell, input, output, folder }
@@ -73,7 +73,7 @@ impl Session {
         }
     }
 
-    /// Runs the commands that follow `$ `, each of which prints the lines that follow it and no others.
+    /// Runs the commands marked with `$ `; each must print exactly the lines that follow it.
     pub fn console(&mut self, text: &str) {
         let text = self.of_this(text);
         let mut lines = text.lines().peekable();
@@ -102,7 +102,7 @@ impl Session {
         self.is_done(&text);
     }
 
-    /// Checks that no more was printed.
+    /// Checks that nothing else was printed.
     fn is_done(&mut self, of: &str) {
         self.type_in("echo done");
         self.expect("done", of);

@@ -36,7 +36,7 @@ fn release_and_introduce_finish_half_a_request() {
                 let request = guest.compose(op::READ, 0, b"/local/domain/5/x\0");
                 guest.send_raw(&request[..cut]);
                 let port = world.ports[&5];
-                // Whether or not it was read before, the request is completed after the pair.
+                // The request is completed after RELEASE and INTRODUCE, whether or not its first half was read before.
                 let client = world.client("dom0");
                 client.request(op::RELEASE, 0, "5\0").unwrap();
                 client.request(op::INTRODUCE, 0, format!("5\x001\0{port}\0")).unwrap();
@@ -69,7 +69,7 @@ fn release_and_introduce_send_the_rest_of_a_reply() {
         let requests = [guest.compose(op::READ, 0, b"long\0"), guest.compose(op::READ, 0, b"\0")];
         guest.send_raw(&requests.concat());
         for &release in pairs {
-            // The ring is full, and the client in the middle of a message.
+            // The ring is full, and the client has read half a message.
             let full = |world: &mut World| {
                 let page = world.guest(5).ring().page();
                 page.load(at::RSP_PROD).wrapping_sub(page.load(at::RSP_CONS)) == 1024
@@ -96,7 +96,7 @@ fn release_and_introduce_reply_to_an_unsettled_removal() {
             let mut world = World::new(Control::Socket, shards);
             world.guest(5);
             world.admin.set_quota(Some(5), "memory", 0);
-            // More nodes than a thread settles itself.
+            // The tree has more nodes than a thread settles itself.
             let make = |i| (op::MKDIR, 0, format!("/local/domain/5/big/{i}\0").into_bytes());
             let requests: Vec<_> = (0..30_000).map(make).collect();
             assert!(world.admin.pipeline(&requests).iter().all(Result::is_ok));
@@ -139,7 +139,7 @@ fn requests_written_before_introduce_are_served() {
         world.create(7);
         let request =
             common::Message { kind: op::GET_DOMAIN_PATH, req: 1, tx: 0, payload: b"7\0".to_vec() };
-        // Through the page alone: no daemon is there to be notified yet.
+        // The guest only writes its page: there is no daemon yet that it could notify.
         let ring = common::ring::Ring { guest: world.guests.remove(&7).unwrap() };
         assert_eq!(ring.put(&request.encode()), 18);
         world.introduce(7);
@@ -186,7 +186,7 @@ fn reconnect_empties_the_ring_and_ends_transactions() {
     }
 }
 
-/// Requests a reset of the ring as xenstore-ring.txt says, and waits for it.
+/// Requests a reset of the ring as xenstore-ring.txt specifies, and waits until it is done.
 fn reconnect(world: &mut World, domid: u16) {
     let name = format!("dom{domid}");
     let guest = world.client(&name);
@@ -214,7 +214,7 @@ fn broken_ring_recovers_by_reconnect_or_introduce() {
             }
             assert_eq!(guest.ring().page().load(at::ERROR), 2);
             if by_introduce {
-                // The toolstack's part: valid indices, then INTRODUCE.
+                // The toolstack repairs the ring: it writes valid indices, then sends INTRODUCE.
                 guest.ring().page().store(at::REQ_PROD, prod);
                 let port = world.ports[&5];
                 world.admin.request(op::INTRODUCE, 0, format!("5\x001\0{port}\0")).unwrap();

@@ -79,8 +79,8 @@ fn new_nodes_inherit_no_entry_of_a_dead_domain() {
     );
 }
 
-/// An entry of a domain that does not exist is shown, as in C: it was set, and matches no domain. The death of a domain
-/// with that number removes it like any other.
+/// A permission entry of a domain that does not exist is shown, as in C xenstored: it was set, and matches no domain.
+/// The death of a domain with that domid removes the entry like any other.
 #[test]
 fn early_entry_is_shown_until_a_domain_of_its_domid_dies() {
     check(
@@ -105,8 +105,8 @@ fn early_entry_is_shown_until_a_domain_of_its_domid_dies() {
     );
 }
 
-/// A transaction that saw the entry gets EAGAIN, as it may have written it back; one that looks after the death does
-/// not see it.
+/// A transaction that saw the entry gets EAGAIN, as it may have written the entry back; one that reads the permissions
+/// after the death does not see it.
 #[test]
 fn transaction_over_a_death_restores_no_dead_entry() {
     check(

@@ -1,4 +1,4 @@
-//! Domains that appear, leave, die and return.
+//! Introduction, release, death and reuse of domains.
 
 use super::*;
 
@@ -230,7 +230,7 @@ fn reused_domid_inherits_no_nodes() {
     }
 }
 
-/// The host may reuse a number before the daemon has heard of the former domain's death. A toolstack that first
+/// The host may reuse a domid before the daemon has been notified of the former domain's death. A toolstack that first
 /// introduces the new domain, and then creates its partition root, does not lose it.
 #[test]
 fn introduce_replies_once_the_former_incarnation_is_swept() {
@@ -295,7 +295,7 @@ fn root_owned_by_a_dead_domain_goes_to_the_control_domain() {
             "the guest's node is removed with it"
         );
         world.check_store();
-        // The next domain with its number inherits nothing.
+        // The next domain with the same domid inherits nothing.
         world.guest(5);
         assert_eq!(world.guest(5).write("/again", "v"), Err("EACCES".to_owned()));
         world.check_store();

@@ -4,7 +4,7 @@ use super::*;
 use common::Daemon;
 use common::table::run;
 
-/// As C: the owner of each node is replaced, entries for the dead domain are removed, and no watch fires.
+/// As in C xenstored, the owner of each node is replaced, entries for the dead domain are removed, and no watch fires.
 #[test]
 fn kept_orphans_pass_to_the_control_domain_not_the_next_domid() {
     for option in ["-K", "--keep-orphans"] {

@@ -8,7 +8,7 @@ fn ring_indices_wrap_around() {
         let mut world = World::new(Control::Socket, shards);
         world.create(7);
         let guest = &world.guests[&7];
-        // Neither side may assume that indices begin at zero.
+        // Neither the daemon nor the guest may assume that indices begin at zero.
         for (cons, prod) in [(at::REQ_CONS, at::REQ_PROD), (at::RSP_CONS, at::RSP_PROD)] {
             guest.page.word(cons).store(u32::MAX - 300, Ordering::Release);
             guest.page.word(prod).store(u32::MAX - 300, Ordering::Release);

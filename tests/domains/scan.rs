@@ -20,7 +20,7 @@ fn put(client: &mut Client, kind: u32, payload: &str) {
     assert_eq!(client.ring().put(&request), request.len());
 }
 
-/// Returns how many lines of the log name the domain.
+/// Returns the number of lines in the log that name the domain.
 fn named(world: &mut World, domid: u16) -> usize {
     let (text, domid) = ("without a notification", format!("domid={domid}"));
     let names = |line: &&str| line.contains(text) && line.split(' ').any(|word| word == domid);
@@ -111,7 +111,7 @@ fn many_silent_rings_are_served_within_two_intervals() {
     let started = Instant::now();
     while !silent.is_empty() {
         silent.retain(|guest| guest.ring().take(usize::MAX).is_empty());
-        // A round, its grace period, and what a loaded machine adds.
+        // Timeout of a scan round and its grace period, with a margin for a loaded machine.
         let limit = Duration::from_secs(u64::from(2 * SECONDS));
         assert!(started.elapsed() < limit, "{} of {GUESTS} are not served", silent.len());
         std::thread::sleep(Duration::from_millis(10));

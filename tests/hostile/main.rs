@@ -221,7 +221,7 @@ fn page_that_changes_while_read_disturbs_no_other_client() {
             }
         }
         others_are_served(world);
-        // Whatever their state, the domains are known, and their deaths are noticed.
+        // Whatever the state of their rings, the domains stay known, and their deaths are noticed.
         for domid in 10..14 {
             world.until_released(domid);
         }
@@ -244,7 +244,7 @@ fn partial_message_blocks_no_other_client() {
         guest.send_raw(&request[..20]);
         others_are_served(world);
         assert_eq!(world.admin.read("/half"), Err("ENOENT".to_owned()));
-        // One continues, the others disconnect.
+        // One client continues, the others disconnect.
         let (mut socket, rest) = stopped.pop().unwrap();
         socket.write_all(&rest).unwrap();
         let mut reply = [0; 19];
@@ -277,7 +277,7 @@ fn client_that_does_not_read_is_not_read_or_is_closed() {
         world.admin.write("/large", &"v".repeat(4000)).unwrap();
         let before = world.daemon.resident_bytes();
         let mut socket = world.daemon.connect();
-        // Enough time for the daemon to read, if it does.
+        // The pause gives the daemon enough time to read, if it does.
         socket.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
         let request =
             Message { kind: op::READ, req: 1, tx: 0, payload: b"/large\0".to_vec() }.encode();
@@ -299,7 +299,7 @@ fn client_that_does_not_read_is_not_read_or_is_closed() {
             taken += guest.ring().put(&request);
             guest.ring().notify();
         }
-        // The contents of the ring, and as many requests as may be outstanding.
+        // The limit is the contents of the ring, and as many requests as may be outstanding.
         assert!(taken <= 1024 + 20 * request.len(), "{taken} bytes of requests taken");
         others_are_served(world);
     });

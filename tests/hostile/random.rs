@@ -45,7 +45,7 @@ fn requests_of(mut stream: &[u8]) -> (Vec<[u32; 3]>, bool) {
 /// Sends a stream and returns the replies up to the end of the connection.
 fn replies_to(world: &World, stream: &[u8], ends: bool) -> Vec<Message> {
     let mut socket = world.daemon.connect();
-    // The daemon may close it before all is written.
+    // The daemon may close the connection before everything is written.
     let _ = socket.write_all(stream);
     if !ends {
         socket.shutdown(std::net::Shutdown::Write).unwrap();
@@ -84,7 +84,7 @@ fn random_bytes_get_replies_until_a_length_over_the_limit() {
             replied += requests_of(&stream).0.len();
             ended += usize::from(ends);
         }
-        // Without both, nothing was tested.
+        // Both counts must be positive, or nothing was tested.
         assert!(replied > 500 && (10..50).contains(&ended), "{replied} replies, {ended} ended");
         assert_eq!(world.admin.directory("/").unwrap(), roots);
         assert_eq!(world.admin.read("/kept/deep").as_deref(), Ok(&b"v"[..]));
@@ -98,13 +98,13 @@ fn random_bytes_get_replies_until_a_length_over_the_limit() {
 
 /// Operations that random words may reach without breaking what the test relies on.
 const HARMLESS: [u32; 17] = [1, 2, 3, 4, 5, 6, 7, 10, 11, 12, 13, 14, 17, 21, 22, 23, 25];
-/// Operations of the control domain only, and unknown ones: never done for a guest.
+/// Operations that never succeed for a guest: those of the control domain only, and unknown ones.
 const REFUSED_TO_GUESTS: [u32; 13] = [0, 8, 9, 15, 16, 17, 18, 19, 20, 24, 25, 26, 99];
 
 fn random_payload(random: &mut Random, kind: u32) -> Vec<u8> {
     let words: [&[u8]; 12] =
         [b"/", b"/a", b"/a/b", b"x", b"", b"@releaseDomain", b"n0", b"r5", b"5", b"0", b"-1", b"T"];
-    // One in four is well-formed: otherwise an operation that needs two matching words would never be done.
+    // One request in four is well-formed: otherwise an operation that needs two matching words would never succeed.
     let right: &[u8] = match kind {
         op::WATCH | op::UNWATCH => b"/a\0T\0",
         op::TRANSACTION_END => b"T\0",
@@ -144,7 +144,8 @@ fn random_messages_get_one_reply_each_and_affect_no_other() {
                 let requests: Vec<(u32, u32, Vec<u8>)> = (0..100)
                     .map(|_| {
                         let kind = *random.pick(&kinds);
-                        // RESET_WATCHES soon ends the transactions, and END has to find one.
+                        // END always names a transaction, or it would rarely find an open one: RESET_WATCHES soon ends
+                        // them all.
                         let in_tx = kind == op::TRANSACTION_END || random.chance(20);
                         let tx = if in_tx { *random.pick(&open) } else { 0 };
                         (kind, tx, random_payload(&mut random, kind))

@@ -61,7 +61,7 @@ pub const NODES: [Written; 29] = [
     ("/libxl/7", b"", "n0"),
 ];
 
-/// A path that C lets a guest watch, and that is invalid here. No such event exists.
+/// A path that C xenstored lets a guest watch, and that is invalid here. No such event exists.
 const NOWHERE: &[u8] = b"@no such/ event";
 
 /// Watches in the order in which they are set: domain, path, token.
@@ -78,7 +78,7 @@ pub const WATCHES: [(Domid, &[u8], &[u8]); 10] = [
     (DRIVER, b"@introduceDomain", b"@"),
 ];
 
-/// Value and permissions of a node, as they are compared.
+/// The value and the permissions of a node, in the form in which they are compared.
 type Node = (Vec<u8>, Vec<Entry>);
 
 /// Returns the nodes that the domains must arrive with, by path.

@@ -63,7 +63,7 @@ fn malformed_requests_over_the_migration_socket_are_refused() {
     });
 }
 
-/// Linux lets any process send 253 with each part of a request.
+/// Linux lets any process send 253 descriptors with each part of a request.
 #[test]
 fn request_with_more_than_253_descriptors_ends_the_connection() {
     each_world(|world| {
@@ -128,8 +128,8 @@ fn nine_pipes() -> (Vec<std::io::PipeReader>, Vec<std::io::PipeWriter>) {
     (1..=9).map(|_| std::io::pipe().unwrap()).unzip()
 }
 
-/// The peer at several pipes may serve them one after another, though the daemon reads and writes them concurrently.
-/// Each stream is larger than a pipe.
+/// A peer may serve several pipes one after another, though the daemon reads and writes them concurrently. Each stream
+/// is larger than a pipe.
 #[test]
 fn pipes_served_one_after_another_do_not_deadlock() {
     each_pair(|from, to| {
@@ -170,7 +170,7 @@ fn pipes_served_one_after_another_do_not_deadlock() {
     });
 }
 
-/// If one stream cannot be written, none is exported.
+/// If one stream cannot be written, no domain is exported.
 #[test]
 fn export_to_several_streams_is_all_or_nothing() {
     each_world(|world| {

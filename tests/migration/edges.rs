@@ -1,4 +1,4 @@
-//! Events between the steps of a move: settings that change, other exports, a domain of the same number, a restart.
+//! Events between the steps of a move: changed settings, other exports, another domain with the same domid, a restart.
 
 use std::os::fd::AsFd;
 
@@ -32,7 +32,7 @@ fn mark_is_valid_until_a_setting_changes() {
     }
 }
 
-/// A mark in a file may be from before a restart.
+/// A mark in a file may be older than a restart.
 #[test]
 fn mark_is_not_reused_after_a_restart() {
     let mut marks: Vec<u64> = Vec::new();
@@ -45,7 +45,7 @@ fn mark_is_not_reused_after_a_restart() {
     assert!(marks[0] < marks[1], "{marks:?}");
 }
 
-/// Both begin while the domain is served, so both would end its quiesce.
+/// Both exports begin while the domain is served, so the failure of either would end its quiesce.
 #[test]
 fn failed_export_keeps_the_mark_of_another_export() {
     each_world(|world| {
@@ -57,7 +57,7 @@ fn failed_export_keeps_the_mark_of_another_export() {
         let mut stuck = Bulk::connect(&world.daemon);
         stuck.send(bulk::EXPORT, "5|", &[writer.as_fd()]);
         drop(writer);
-        // It has quiesced the domain when it writes, and blocks as its pipe is full.
+        // The export has quiesced the domain when it writes, and blocks as its pipe is full.
         std::io::Read::read_exact(&mut &reader, &mut [0; 16]).unwrap();
         let said = Bulk::connect(&world.daemon).export("5|").1;
         assert!(said.starts_with("5|OK|"), "{said}");
@@ -79,7 +79,7 @@ fn stream(records: &[(u32, &[u8])]) -> Vec<u8> {
     bytes
 }
 
-/// A domain that was not introduced at the source, as C's daemon writes it.
+/// A domain that was not introduced at the source, as C xenstored writes it.
 #[test]
 fn domain_without_a_connection_is_imported() {
     each_world(|world| {
@@ -116,8 +116,7 @@ fn discard_of_a_range_affects_only_imported_domains() {
     });
 }
 
-/// A guest that requested a reset of its ring is not told that it is done while half a request of its former stream is
-/// still there.
+/// A reset of a ring is not reported to the guest as complete while half a request of its former stream is still there.
 #[test]
 fn reconnect_waits_for_unquiesce_at_the_destination() {
     each_world(|from| {
@@ -147,7 +146,7 @@ fn reconnect_waits_for_unquiesce_at_the_destination() {
     });
 }
 
-/// The daemon may not have heard yet that the former domain of a number died.
+/// The daemon may not have been notified yet that the former domain with the domid died.
 #[test]
 fn imported_domain_is_not_taken_for_a_dead_incarnation() {
     each_world(|world| {

@@ -1,9 +1,9 @@
-//! A daemon is killed between any two steps of a move: the domain is where the table in docs/MIGRATION.md says, and
-//! runs after the commands that it names; never in two places.
+//! A daemon is killed between any two steps of a move: the domain is in the state that the table in docs/MIGRATION.md
+//! gives, and runs after the commands that the table names; it never runs in two places.
 
 use super::*;
 
-/// A move step by step, as `xsctl move` does it.
+/// The requests of a move, one by one, as `xsctl move` sends them.
 struct Move {
     from: World,
     to: World,
@@ -67,7 +67,7 @@ fn killed_source_at_each_step_leaves_a_recoverable_state() {
     each_step(|it, done| {
         it.from.daemon.kill();
         match done {
-            // The source's state is gone, as with any crash, and no other host had any of it.
+            // The source's store is lost, as in any crash, and no other host had a copy of the domain.
             0 | 1 => assert_eq!(it.to.admin.read("/local/domain/5"), Err("ENOENT".to_owned())),
             2 | 3 => {
                 if done == 2 {
@@ -91,7 +91,7 @@ fn killed_source_at_each_step_leaves_a_recoverable_state() {
 fn killed_destination_at_each_step_leaves_a_recoverable_state() {
     each_step(|it, done| {
         if done == STEPS.len() {
-            // The domain was moved; at the source it waits for the toolstack to destroy it.
+            // The domain was moved; at the source it stays until the toolstack destroys it.
             assert!(!is_served(&mut it.from));
         }
         it.to.daemon.kill();
@@ -103,7 +103,7 @@ fn killed_destination_at_each_step_leaves_a_recoverable_state() {
                 it.from.guest(5).reply().unwrap();
                 goes_on(&mut it.from);
             }
-            // Released, and no other host has it any more.
+            // The domain is released, and no other host has it any more.
             _ => {
                 let port = it.from.ports[&5];
                 it.from.admin.request(op::INTRODUCE, 0, format!("5\x001\0{port}\0")).unwrap();
@@ -116,7 +116,7 @@ fn killed_destination_at_each_step_leaves_a_recoverable_state() {
     });
 }
 
-/// The client of an export is gone before the reply: the domain is not lost, one command resumes it.
+/// The client of an export disconnects before the reply: the domain is not lost, and one command resumes it.
 #[test]
 fn client_gone_before_the_reply_to_an_export_loses_no_domain() {
     each_world(|world| {
@@ -137,7 +137,7 @@ fn client_gone_before_the_reply_to_an_export_loses_no_domain() {
     });
 }
 
-/// Each holds one of the eight job slots, and sends nothing.
+/// Each silent client holds one of the eight job slots.
 #[test]
 fn silent_clients_make_room_for_a_waiting_one() {
     let mut world = World::new(Control::Socket, 2);
@@ -160,7 +160,8 @@ fn descriptor_exhaustion_is_logged_seldom() {
     let daemon = Daemon::start_limited(64);
     let mut world = World::around(daemon, Control::Socket);
     let _clients: Vec<_> = (0..64).map(|_| world.daemon.connect()).collect();
-    // Not counted in /proc: a thread that waits in accept() may hold a descriptor that does not exist yet.
+    // The descriptors are not counted in /proc: a thread that waits in accept() may have reserved one that does not
+    // exist yet.
     world.daemon.await_text("log", "cannot accept clients");
     let _waiting: Vec<_> = (0..8).map(|_| Bulk::connect(&world.daemon)).collect();
     world.daemon.await_text("log", "socket=\"migration\"");

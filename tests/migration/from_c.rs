@@ -10,8 +10,8 @@ const STREAM: &[u8] = include_bytes!("../golden/c-4.17.stream");
 /// The id of all requests whose ends or replies are in the stream.
 const REQUEST: u32 = 7;
 
-/// Reads a domain's ring until a whole reply is there. The first `begun` bytes are the rest of a message that C began
-/// to send; returns them, and the messages.
+/// Reads a domain's ring until a whole reply is there. Returns the first `begun` bytes, which are the rest of a message
+/// that C xenstored began to send, and the messages after them.
 fn receive(world: &mut World, domid: u16, begun: usize) -> (Vec<u8>, Vec<Message>) {
     let (mut input, mut messages) = (Vec::new(), Vec::new());
     let mut rest = None;

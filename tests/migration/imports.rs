@@ -1,4 +1,4 @@
-//! A domain's state after its arrival, compared with that before; and what blocks an arrival.
+//! A domain's state after its import, compared with that before its export; and the obstacles to an import.
 
 use xenstored::migration::stream::fields::Order;
 use xenstored::migration::stream::state::Client as Carried;
@@ -40,7 +40,7 @@ fn imported_domain_is_exported_as_the_same_bytes() {
         inhabit(from, 5);
         from.guest(5).start().unwrap();
         from.admin.request(op::SET_QUOTA, 0, "5\0watches\x0077\0").unwrap();
-        // Half a request, and an event that was not delivered yet.
+        // The stream has half a request, and an event that was not delivered yet.
         let half = from.guest(5).compose(op::READ, 0, b"data\0");
         from.guest(5).ring().put(&half[..5]);
         from.guest(5).ring().notify();
@@ -98,7 +98,8 @@ fn quotas_features_and_target_are_imported() {
     });
 }
 
-/// Two domains of one /vm that move in different batches: the second finds exactly the nodes that it would bring.
+/// Two domains of one virtual machine move in different batches: the second finds exactly the `/vm` nodes that it would
+/// bring.
 #[test]
 fn vm_subtree_imported_with_another_domain_is_accepted() {
     each_pair(|from, to| {
@@ -130,15 +131,16 @@ fn vm_subtree_imported_with_another_domain_is_accepted() {
         to.admin.set_perms(&name, perms.trim_end_matches('\0')).unwrap();
         assert!(bulk.import(&streams[1]).starts_with("6|OK|"));
         assert_eq!(to.admin.directory(vm).unwrap(), ["name"]);
-        // Both name it, so an export of either has it, and discarding one leaves it to the other.
+        // Both domains name the `/vm` subtree, so an export of either includes it, and discarding one import leaves the
+        // subtree to the other.
         assert_eq!(bulk.ask(bulk::DISCARD, "6|", &[]), "6|OK|");
         assert_eq!(to.admin.read(&name).as_deref(), Ok(&b"guest5"[..]));
     });
 }
 
-/// A guest that may create nodes below its own `backend` can create one there for another domain. It moves with that
-/// domain, as the backends of a driver domain do, and cannot arrive without its owner: the error names the node, and
-/// once that is removed the domain moves.
+/// A guest that may create nodes below its own `backend` can create one there for another domain. Such a node moves
+/// with that domain, like the backends of a driver domain, and cannot be imported without its owner: the error names
+/// the node, and once the node is removed the domain can be moved.
 #[test]
 fn import_of_a_backend_fails_without_the_owner_of_its_directory() {
     each_pair(|from, to| {
@@ -151,7 +153,7 @@ fn import_of_a_backend_fails_without_the_owner_of_its_directory() {
         let sentence = format!("{path} belongs to domain 7, which does not exist");
         assert_eq!(said, format!("5|EINVAL|domain 5: {sentence}|"));
         assert!(moves::nodes(to, 5).is_empty());
-        // Its creator can also change it, which invalidates a mark, so the creator must be quiesced, too.
+        // The node's creator can also change it, which invalidates a mark, so the creator must be quiesced, too.
         let said = Bulk::connect(&from.daemon).export("5|").1;
         quiesce(from, "7").unwrap();
         from.admin.rm(path).unwrap();
@@ -174,13 +176,14 @@ fn death_before_introduce_keeps_the_control_domains_nodes() {
         to.admin.watch("/local/domain/5", "t").unwrap();
         to.admin.next_event();
         to.destroy(5);
-        // Its partition is its own, and is removed with it.
+        // The backend's partition belongs to its own domain, and is removed with that domain.
         to.admin.next_event();
         let not = "5|EINVAL|it was not imported, or has been served since|";
         assert_eq!(bulk.ask(bulk::DISCARD, "5|", &[]), not);
         assert_eq!(to.admin.directory("/libxl/5").unwrap(), ["device"]);
         assert_eq!(to.admin.read("/local/domain/5"), Err("ENOENT".to_owned()));
-        // The next domain with the number finds them in its way, until the toolstack has removed them.
+        // The remaining nodes prevent an import of the next domain with the domid, until the toolstack has removed
+        // them.
         to.create(5);
         assert!(bulk.import(&stream).starts_with("5|EEXIST|"));
         for path in ["/libxl/5", "/local/domain/0/backend/vif/5", "/vm/uuid-5"] {
@@ -230,7 +233,7 @@ fn discard_restores_the_settings_from_before_the_import() {
     });
 }
 
-/// C's daemon may have read requests that it has not begun: whole ones, followed by a part of one.
+/// C xenstored may have read requests that it has not begun to execute: whole ones, followed by a partial one.
 #[test]
 fn imported_requests_are_served_in_order() {
     each_world(|world| {
@@ -286,7 +289,8 @@ fn vm_subtree_chosen_by_the_domain_is_left_out_and_named() {
         let log = from.log();
         let line = log.lines().find(|line| line.contains("left out of an export")).unwrap();
         assert!(line.contains("domid=5 path=/vm/uuid-5"), "{line}");
-        // A missing machine is not reported as left out, nor is one that its owner takes along in the same stream.
+        // A missing `/vm` subtree is not reported as left out, nor is one that its owner takes along in the same
+        // stream.
         from.admin.write(vm, "/vm/none").unwrap();
         assert_eq!(words(&exported(from, "5|")), 4);
         from.admin.write(vm, "/vm/uuid-6").unwrap();

@@ -23,12 +23,12 @@ fn watches_are_listed_as_the_domain_wrote_them() {
         let at = reply.iter().position(|&byte| byte == 0).unwrap();
         let expected = watches.map(|(path, token)| format!("{path}\0{token}\0")).concat();
         assert_eq!(show_all(&reply[at + 1..]), show_all(expected.as_bytes()));
-        // In text form every token is a word.
+        // In text form every token is a single word.
         let text = show(&world.admin.control("get-domain-watches 5 5").unwrap());
         let (generation, _) = page(world, 5, 0);
         let odd = "data \\x20odd\\x5c\\x0a\\x01\\x7f\n";
         assert_eq!(text, format!("{generation}\n/elsewhere \n{odd}|"));
-        // Setting them caused events that are of no interest here.
+        // Setting the watches caused events that are irrelevant here.
         world.guest(5).poll();
         world.guest(5).take_events();
     });
@@ -52,7 +52,7 @@ fn generation_changes_with_the_list_of_watches() {
         changed(world, &["a|t", "b|t", "c|t"]);
         world.guest(5).unwatch("b", "t").unwrap();
         changed(world, &["a|t", "c|t"]);
-        // In the slot of the removed one, but listed after the others.
+        // The new watch takes the slot of the removed one, but is listed after the others.
         world.guest(5).watch("d", "t").unwrap();
         changed(world, &["a|t", "c|t", "d|t"]);
         world.guest(5).request(op::RESET_WATCHES, 0, "\0").unwrap();
@@ -86,7 +86,7 @@ fn long_list_is_split_between_watches() {
         for index in [200, 201, 4_000_000_000] {
             assert_eq!(page(world, 5, index).1, [""; 0]);
         }
-        // In text form too, in which odd bytes take more space.
+        // The same holds in text form, in which escaped bytes take more space.
         let text = show_all(&world.admin.control("get-domain-watches 5 0").unwrap());
         let lines: Vec<_> = text.lines().skip(1).filter(|line| *line != "|").collect();
         assert!(lines.len() > 20);

@@ -30,7 +30,7 @@ pub fn inhabit(world: &mut World, domid: u16) {
     ] {
         world.admin.write(&path, &value).unwrap();
     }
-    // As libxl does it: the daemon does not trust what a guest can write itself.
+    // The node `vm` is written as by libxl: the daemon does not trust one that the guest can write.
     let vm = format!("/local/domain/{domid}/vm");
     for path in [&backend, &format!("{backend}/state"), &vm] {
         world.admin.set_perms(path, &format!("n0\0r{domid}")).unwrap();
@@ -97,7 +97,7 @@ fn moved_domain_continues_unchanged() {
         unquiesce(to, "5").unwrap();
         let guest = to.guest(5);
         assert_eq!(guest.reply().as_deref(), Ok(&b"\x01\n\""[..]));
-        // A watch fires whose path did not move along.
+        // A watch fires if its path was not moved with the domain.
         assert_eq!(guest.take_events(), ["@releaseDomain|r"]);
         guest.write("data/a", "new").unwrap();
         assert_eq!(guest.next_event(), "data/a|odd \x02");
@@ -122,7 +122,7 @@ fn domain_released_with_a_mark_can_be_introduced_again() {
         assert_eq!(introduced.as_deref(), Ok(&b"F\0"[..]));
         let before = list_of_stream(&Bulk::connect(&from.daemon).export("5|").1);
         assert_eq!(before, ["5|ENOENT|it is not introduced, or was unquiesced|"]);
-        // Written while the domain was released: the watch fires.
+        // The node was written while the domain was released, so the watch fires.
         from.admin.write("/local/domain/0/backend/vif/5/0/state", "6").unwrap();
         let port = from.ports[&5];
         from.admin.request(op::INTRODUCE, 0, format!("5\x001\0{port}\0")).unwrap();
@@ -149,7 +149,7 @@ pub fn changed_after_export(world: &mut World, stands: bool, what: &str, change:
     let expected = if stands { Ok(OK.to_vec()) } else { Err("EAGAIN".to_owned()) };
     assert_eq!(released, expected, "{what}");
     if !stands {
-        // It is still here, and can be exported again.
+        // The domain is still at the source, and can be exported again.
         let again = Bulk::connect(&world.daemon).export("5|").1;
         assert_eq!(release(world, 5, bulk::mark(&again)).as_deref(), Ok(OK), "{what}");
     }
@@ -222,7 +222,7 @@ fn mark_belongs_to_its_domain_and_ends_with_unquiesce() {
         assert_eq!(release(world, 5, bulk::mark(lines[0])), again);
         assert_eq!(release(world, 5, "x"), Err("EINVAL".to_owned()));
         assert_eq!(release(world, 5, ""), Err("EINVAL".to_owned()));
-        // Without a mark it is Xen's RELEASE.
+        // Without a mark the request is Xen's RELEASE.
         assert_eq!(world.admin.request(op::RELEASE, 0, "5\0").as_deref(), Ok(OK));
         let port = world.ports[&5];
         world.admin.request(op::INTRODUCE, 0, format!("5\x001\0{port}\0")).unwrap();
@@ -231,15 +231,15 @@ fn mark_belongs_to_its_domain_and_ends_with_unquiesce() {
     });
 }
 
-/// Bytes in flight: half a request that was read, and replies for which the ring has no room, the first of them partly
-/// in it.
+/// The bytes in flight are half a request that was read, and replies for which the ring has no room; the first of these
+/// is partly in the ring.
 #[test]
 fn bytes_in_flight_are_moved() {
     each_pair(|from, to| {
         let value = "v".repeat(700);
         from.guest(5).write("data", &value).unwrap();
         let guest = from.guest(5);
-        // Replies of 716 bytes in a ring of 1,024.
+        // The replies have 716 bytes each, and the ring 1,024.
         for _ in 0..3 {
             guest.send(op::READ, 0, "data\0");
         }
@@ -283,7 +283,7 @@ fn import_can_be_discarded() {
             assert!(bulk.import(&stream).starts_with("5|EEXIST|"));
             if introduced {
                 to.introduce(5);
-                // A backend may be faster than the toolstack.
+                // A backend may write before the toolstack continues.
                 to.admin.write("/local/domain/0/backend/vif/5/0/more", "v").unwrap();
             }
             assert_eq!(bulk.ask(bulk::DISCARD, "5|", &[]), "5|OK|");
@@ -413,7 +413,7 @@ fn malformed_stream_changes_nothing() {
     });
 }
 
-/// A thread must be identifiable in `ps -T`, in a debugger and in the line of a panic.
+/// Threads have names, so that they can be identified in `ps -T`, in a debugger and in the line of a panic.
 #[test]
 fn pool_threads_have_names() {
     each_world(|world| {

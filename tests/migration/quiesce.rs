@@ -1,4 +1,4 @@
-//! QUIESCE is a barrier; and what happens to domains behind it.
+//! QUIESCE as a barrier, and the treatment of quiesced domains.
 
 use super::*;
 
@@ -98,7 +98,7 @@ fn partial_request_survives_a_quiesce() {
             let request = guest.compose(op::WRITE, 0, format!("x\0{value}").as_bytes());
             guest.send_raw(&request[..cut]);
             quiesce(world, "5").unwrap();
-            // As much of the other half as fits.
+            // The guest writes as much of the other half as fits.
             let sent = world.guest(5).ring().try_send(&request[cut..]);
             passes(world, 5);
             assert_eq!(world.admin.read("/local/domain/5/x"), Err("ENOENT".to_owned()));
@@ -123,7 +123,7 @@ fn stop_does_not_write_to_a_quiesced_page() {
     });
 }
 
-/// Makes domain 5 watch what it can read and does not own, and quiesces it.
+/// Makes domain 5 watch nodes that it can read but does not own, and quiesces it.
 fn quiesced_watcher(world: &mut World) {
     world.guest(5);
     world.admin.mkdir("/shared").unwrap();
@@ -145,10 +145,10 @@ fn pending_events_are_not_written_to_a_quiesced_page() {
         }
         world.guest(5).ring().notify();
         passes(world, 5);
-        // Another QUIESCE does not deliver them either.
+        // Another QUIESCE does not deliver the events either.
         quiesce(world, "5").unwrap();
         assert_eq!(whole_page(world, 5), before);
-        // Each has a header, `/shared/0`, `t` and two NULs.
+        // Each event has a header, `/shared/0`, `t` and two NULs.
         assert!(world.accounted(5, "memory") > charged + 100 * 28, "pending events are charged");
         unquiesce(world, "5").unwrap();
         let events = world.events_until_now("dom5");
@@ -169,7 +169,8 @@ fn events_of_a_quiesced_domain_are_bounded() {
         world.admin.pipeline(&writes);
         passes(world, 5);
         let waits = world.accounted(5, "memory") - charged;
-        // 64 KiB and one event more, of a kilobyte each, with a tenth of that kept beside.
+        // The limit is 64 KiB plus one event; each event is a kilobyte, plus a tenth of that for its entries in the
+        // tables.
         assert!((64 << 10..75 << 10).contains(&waits), "{waits} bytes pending");
         unquiesce(world, "5").unwrap();
         let events = world.events_until_now("dom5");
@@ -188,7 +189,7 @@ fn quiesce_does_not_wait_for_the_guest() {
         for _ in 0..10 {
             guest.send(op::READ, 0, "x\0");
         }
-        // No reply is taken: the first fills the ring.
+        // The guest reads no reply, and the first one fills the ring.
         while guest.ring().page().load(at::RSP_PROD) - guest.ring().page().load(at::RSP_CONS)
             < common::ring::RING_BYTES
         {
@@ -244,7 +245,8 @@ fn quiesce_waits_for_the_domains_last_request() {
         let arrived = guest.arrived.clone();
         assert_eq!(guest.reply().as_deref(), Ok(OK));
         world.check_store();
-        // Usually only RM ran, which takes long; its reply is in the ring, and so is that of each request that ran.
+        // Usually only RM was executed, which takes long; the ring holds its reply, and that of each other executed
+        // request.
         assert!(arrived == [op::RM] || arrived == [op::RM, op::WRITE], "{arrived:?}");
         assert_eq!(world.admin.read("/local/domain/5/after").is_ok(), arrived.len() == 2);
         unquiesce(world, "5").unwrap();
@@ -255,7 +257,7 @@ fn quiesce_waits_for_the_domains_last_request() {
 #[test]
 fn pending_quiesce_may_be_overtaken() {
     each_world(|world| {
-        // Whichever comes first, each gets the proper reply.
+        // QUIESCE and UNQUIESCE may be handled in either order; each gets the reply that fits the order.
         for end in [op::UNQUIESCE, op::RELEASE, op::CONTROL] {
             long_removal(world);
             let mut toolstack = Client::new("toolstack", Link::Socket(world.daemon.connect()));
@@ -309,7 +311,7 @@ fn request_waiting_for_a_reserved_path_stays_unread() {
             let value = toolstack.request(op::READ, tx, "/local/domain/5/hot\0").unwrap();
             world.guest(5).send(op::WRITE, 0, "hot\0new");
             quiesce(world, "5").unwrap();
-            // It was written before the reservation began, or is still unwritten.
+            // The node was written before the reservation began, or is still unwritten.
             let now = world.admin.read("/local/domain/5/hot").unwrap();
             std::thread::sleep(Duration::from_millis(60));
             assert_eq!(world.admin.read("/local/domain/5/hot").unwrap(), now);
@@ -340,7 +342,7 @@ fn undelivered_events_of_a_quiesced_domain_block_no_other() {
                 guest.send(op::WRITE, 0, format!("shared/{i}\0v"));
             }
             if !quiesced_first {
-                // Its requests are outstanding until domain 5 takes its events.
+                // The other domain's requests are outstanding until domain 5 reads its events.
                 while world.accounted(6, "outstanding") < 20 {
                     world.guest(6).poll();
                 }
@@ -369,7 +371,8 @@ fn events_for_a_quiesced_domain_are_not_dropped() {
     }
     std::thread::sleep(Duration::from_millis(3500));
     unquiesce(&mut world, "5").unwrap();
-    // The time in which it could not read does not count afterwards: the ring holds forty events.
+    // The time for which the domain was quiesced does not count towards the timeout of its events; the ring holds forty
+    // of them.
     std::thread::sleep(Duration::from_millis(400));
     for i in 0..100 {
         assert_eq!(world.next_event("dom5"), format!("data/{i}|t"));

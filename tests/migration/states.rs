@@ -3,7 +3,7 @@
 use super::moves::{each_pair, inhabit, release};
 use super::*;
 
-/// Returns the states of domains, without the numbers of their incarnations.
+/// Returns the states of domains, without the unique ids of their incarnations.
 fn states(world: &World, domids: &str) -> Vec<String> {
     let said = Bulk::connect(&world.daemon).ask(bulk::STATES, domids, &[]);
     let line = |line: &str| {
@@ -21,7 +21,7 @@ fn numbers(world: &World) -> [u64; 2] {
     [3, 4].map(|at| words[at].parse().unwrap())
 }
 
-/// Imports domain 5, which is refused, and so is its dry run; returns the reason.
+/// Attempts an import of domain 5, which must be refused, like its dry run; returns the reason.
 fn refused(world: &World, stream: &[u8]) -> String {
     let mut bulk = Bulk::connect(&world.daemon);
     let said = bulk.import(stream);
@@ -33,7 +33,7 @@ fn refused(world: &World, stream: &[u8]) -> String {
 #[test]
 fn states_are_reported_throughout_a_move() {
     each_pair(|from, to| {
-        // Each host counts its incarnations; this makes them differ.
+        // Each host counts its incarnations; creating and destroying a domain makes the counts differ.
         from.create(77);
         inhabit(from, 5);
         to.create(5);
@@ -80,7 +80,7 @@ fn range_of_states_lists_only_known_domains() {
     each_pair(|from, _| {
         from.guest(300);
         from.guest(7);
-        // It exists, and the daemon does not know it.
+        // The domain exists on the host, but the daemon does not know it.
         from.create(8);
         assert_eq!(states(from, "1-32751|"), ["7 running 0", "300 running 0"]);
         assert_eq!(states(from, "7-9|9|"), ["7 running 0", "9 absent 0"]);

@@ -71,7 +71,7 @@ fn reserved_transaction_outlives_its_snapshots() {
         assert_eq!(guest.request(op::READ, 9, "x\0").as_deref(), Ok(&b"old"[..]));
         world.admin.write("/local/domain/5/other", "v").unwrap();
         let guest = world.guest(5);
-        // A daemon that waits for a CPU drops them later.
+        // A daemon that has to wait for a CPU drops the snapshots later.
         let reads_on = (0..600).any(|_| {
             std::thread::sleep(Duration::from_millis(100));
             guest.request(op::READ, 9, "other\0").as_deref() == Ok(&b"v"[..])

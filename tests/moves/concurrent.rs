@@ -1,4 +1,4 @@
-//! Two tools move the same domains at the same time.
+//! Two processes of `xsctl` move the same domains at the same time.
 
 use std::process::Stdio;
 
@@ -6,8 +6,8 @@ use super::common::HANG;
 use super::hold::{Hold, Moment};
 use super::*;
 
-/// Each export invalidates the other's mark, and the later import finds the domain there: so at most one tool releases
-/// each domain, and a domain that neither releases is served where it was.
+/// Each export invalidates the other's mark, and the later import is refused because the domain is already there. So at
+/// most one tool releases each domain, and a domain that neither releases is served at the source.
 #[test]
 fn concurrent_moves_leave_each_domain_in_one_place() {
     for round in 0..5 {
@@ -19,7 +19,7 @@ fn concurrent_moves_leave_each_domain_in_one_place() {
             tool.spawn().unwrap()
         });
         let runs = tools.map(|tool| Run::of(tool.wait_with_output().unwrap()));
-        // A tool that came too late finds none of them.
+        // A tool that starts too late finds none of the domains.
         let said = runs.iter().filter(|run| !run.out.is_empty());
         let lines: Vec<Value> = said.flat_map(|run| run.json().0).collect();
         for domid in 1..=6 {

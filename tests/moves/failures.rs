@@ -1,5 +1,5 @@
-//! A participant of a move is lost in between: afterwards each domain is served in one place, or is after the commands
-//! that `xsctl` named or xsctl(8) documents; never in two.
+//! A participant of a move fails during the move. Afterwards each domain is served in one place, at the latest after
+//! the commands that `xsctl` names or xsctl(8) documents, and never in two.
 
 use std::process::{Child, Stdio};
 use std::sync::mpsc;
@@ -128,7 +128,7 @@ fn failure_after_release_leaves_domains_at_the_destination() {
             is_released(&mut a, domid);
             assert_eq!((&line["done"], &line["source"]), (&done.into(), &"released".into()));
             if !done {
-                // The command names the proxy's socket, which is gone; the daemon itself still serves.
+                // The printed command names the proxy's socket, which no longer exists; the daemon itself still serves.
                 let command = line["commands"][0].as_str().unwrap();
                 assert_eq!(command, format!("xsctl unquiesce --socket {to} --domains {domid}"));
                 well(&["unquiesce", "--socket", &socket(&b), "--domains", &domid.to_string()]);
@@ -165,7 +165,7 @@ fn domain_changed_after_its_export_is_moved_again() {
     is_served(&mut b, 2);
 }
 
-/// A write before every RELEASE: the move of that domain gives up after its last try.
+/// The domain is written before every RELEASE, so its move fails after the last try.
 #[test]
 fn constantly_changed_domain_fails_after_the_allowed_tries() {
     let (mut a, mut b) = worlds([1, 2]);
@@ -229,7 +229,7 @@ fn held_at(
     (proxy, child, release)
 }
 
-/// Sends a signal, and waits until the process has taken it (proc(5), status).
+/// Sends a signal, and waits until it is delivered to the process (proc(5), status).
 fn interrupt(child: &Child) {
     let pid = rustix::process::Pid::from_child(child);
     rustix::process::kill_process(pid, Signal::INT).unwrap();
@@ -259,7 +259,7 @@ fn sigint_ends_a_move_after_the_current_batches() {
     drop(proxy);
     let (lines, summary) = run.json();
     let moved = u16::try_from(lines.len()).unwrap();
-    // A signal that was taken may be noticed late.
+    // The tool may react to a delivered signal with a delay.
     assert!(run.code == 6 && moved < DOMAINS && moved.is_multiple_of(2), "{run:?}");
     assert_eq!(
         [&summary["done"], &summary["failed"], &summary["left"]],
@@ -292,7 +292,8 @@ fn stopped_tool_continues_after_sigcont() {
             std::thread::yield_now();
         }
     }
-    // Until it waits again, or has ended: otherwise the reply could come before the wait that ends.
+    // Waits until the tool waits again or has ended: otherwise the reply could arrive before the wait that it should
+    // end.
     while !matches!(state_of(&child), 'S' | 'Z') {
         std::thread::yield_now();
     }
@@ -309,7 +310,8 @@ fn state_of(child: &Child) -> char {
     stat.rsplit_once(") ").unwrap().1.chars().next().unwrap()
 }
 
-/// The source released them, and then the other host is lost: what the source kept of them continues there unchanged.
+/// The source released the domains, and then the other host is lost: the source restores the domains unchanged from the
+/// state that it kept.
 #[test]
 fn released_domain_can_be_introduced_at_the_source() {
     let (mut a, b) = worlds([1, 2, 3]);
@@ -334,7 +336,7 @@ fn released_domain_can_be_introduced_at_the_source() {
     }
     drop(b);
 
-    // A range means the domains whose introduction is known; the output says how to serve them.
+    // A range includes only domains whose port is known; the output says how to serve them.
     let run = well(&["introduce", "--socket", &from, "--domains", "1-9"]);
     assert!(run.out.starts_with("introduced 2 of 2 domains"), "{run:?}");
     assert!(run.err.ends_with(&format!("xsctl unquiesce --socket {from} --domains 1-2\n")));

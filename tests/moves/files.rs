@@ -42,7 +42,7 @@ fn domains_move_through_files() {
         well(&["inspect", &text(&path.join(format!("{domid}.xenstore")))]);
     }
 
-    // A dry run first: nothing happens, however often it is repeated.
+    // A dry run changes nothing, however often it is repeated.
     for _ in 0..2 {
         let run = well(&["import", "--dry-run", "--socket", &to, &state]);
         assert!(run.out.starts_with("checked 4 of 4 domains, 20 nodes, in "), "{run:?}");
@@ -54,7 +54,7 @@ fn domains_move_through_files() {
     assert_eq!((lines.len(), &summary["nodes"]), (4, &20.into()));
     let note = summary["notes"][0].as_str().unwrap();
     assert!(note.contains(&format!("xsctl discard --socket {to} --domains 1-3,10")), "{note}");
-    // The second time they are occupied.
+    // At the second import the domids are occupied.
     let run = xsctl(&["import", "--introduce", "--socket", &to, &state]);
     assert_eq!((run.code, run.err.matches("EEXIST").count()), (6, 4), "{run:?}");
 
@@ -68,7 +68,7 @@ fn domains_move_through_files() {
     let run = xsctl(&["release", "--socket", &from, &state]);
     assert_eq!(run.code, 7, "{run:?}");
     assert!(run.err.contains("domain 3: RELEASE: ENOENT"), "domain 3 is already released: {run:?}");
-    // So its import is discarded, and it is moved again.
+    // The domain's import is therefore discarded, and the domain is moved again.
     well(&["discard", "--socket", &to, "--domains", "2"]);
     let again =
         ["export", "--socket", &from, "--domains", "2", "-o", &state].map(str::to_owned).to_vec();
@@ -99,7 +99,7 @@ fn imported_files_can_be_discarded() {
     well(&["export", "--socket", &from, "--domains", "1-3", "-o", &state, "-q"]);
     well(&["import", "--socket", &to, &text(&path.join("1.xenstore"))]);
     well(&["import", "--introduce", "--socket", &to, &text(&path.join("2.xenstore"))]);
-    // Of a range only imported domains count; a domain that is named must have been imported.
+    // A range includes only imported domains; a domain that is named individually must have been imported.
     let run = xsctl(&["discard", "--socket", &to, "--domains", "1-100,200"]);
     assert_eq!((run.code, run.err.lines().count()), (6, 1), "{run:?}");
     assert!(run.err.contains("domain 200: E"), "{run:?}");
@@ -153,7 +153,7 @@ fn failed_export_leaves_no_file() {
     assert_eq!(names(&path), ["1.xenstore", "marks.json"]);
     well(&["unquiesce", "--socket", &socket(&a), "--domains", "1"]);
     is_served(&mut a, 1);
-    // A file in the place of a directory.
+    // A regular file is where a directory is expected.
     let file = text(&path.join("1.xenstore"));
     let run = xsctl(&["export", "--socket", &socket(&a), "--domains", "1", "-o", &file]);
     assert_eq!((run.code, run.out.as_str()), (3, ""), "{run:?}");
@@ -179,7 +179,7 @@ fn quiesce_stops_domains_and_unquiesce_resumes_them() {
     for domid in [1, 2, 3] {
         is_served(&mut a, domid);
     }
-    // Neither of them exists: each is reported.
+    // Neither domain exists, and each is reported.
     let run = xsctl(&["quiesce", "--socket", &socket(&a), "--domains", "8,9"]);
     assert_eq!(run.err, "xsctl: domain 8: ENOENT\nxsctl: domain 9: ENOENT\n");
 }

@@ -22,11 +22,11 @@ use super::common::wire::{HEADER_BYTES, Message, op};
 pub enum Moment {
     /// The daemon has not seen the request.
     Before,
-    /// The daemon has done it, and the tool has no reply.
+    /// The daemon has executed the request, and the tool has no reply.
     After,
 }
 
-/// A hold on the first request of a type. Dropping it ends that request's connection.
+/// A hold on the first request of a type. Dropping the hold ends that request's connection.
 pub struct Hold {
     pub reached: mpsc::Receiver<()>,
     _held: mpsc::Sender<()>,
@@ -63,7 +63,7 @@ fn pass(mut client: UnixStream, real: &Path, hold: &Held) -> Option<()> {
             return None;
         }
         send_with(&daemon, &request, &descriptors);
-        // Only the daemons may hold the ends of pipes.
+        // Only the daemons may hold the ends of pipes, so the proxy closes its copies.
         drop(descriptors);
         let replies = replies(&mut daemon, kind)?;
         if let Some((_, _, notify, waits)) = held {

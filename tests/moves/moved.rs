@@ -37,7 +37,7 @@ fn domains_are_moved_with_all_their_state() {
         is_released(&mut a, domid);
         is_served(&mut b, domid);
     }
-    // Its earlier requests are not known here, so it has to start over.
+    // The transaction's earlier requests are not known at the destination, so it must be retried.
     assert_eq!(b.guest(3).commit(transaction).err().as_deref(), Some("EAGAIN"));
     b.check_store();
 }
@@ -82,7 +82,7 @@ fn failed_domains_stay_and_the_others_are_moved() {
         is_released(&mut a, domid);
         is_served(&mut b, domid);
     }
-    // In text form the same, without repetitions.
+    // The text form says the same, without repetitions.
     let run = xsctl(&["move", "--socket", &socket(&a), "--to", &socket(&b), "--domains", "2"]);
     assert_eq!((run.code, run.err.lines().count()), (6, 1), "{run:?}");
     assert!(run.err.starts_with("xsctl: domain 2: IMPORT_DOMAINS: ENOENT"), "{run:?}");
@@ -153,7 +153,7 @@ fn move_without_a_daemon_changes_nothing() {
 fn daemon_without_extensions_is_recognized() {
     let (a, _) = worlds([]);
     let path = a.daemon.path("other");
-    // Behind the proxy is a daemon without extensions, like Xen's.
+    // The proxy stands for a daemon without extensions, like Xen's.
     let _proxy = proxy::Proxy::start(&a.daemon, &path, |kind, _| match kind {
         op::READ => proxy::Action::Refuse("ENOENT"),
         _ => proxy::Action::Refuse("ENOSYS"),

@@ -19,11 +19,11 @@ pub enum Action {
     Refuse(&'static str),
     /// Ends the connection before the daemon sees the request.
     Cut,
-    /// Ends the connection after the daemon did the request.
+    /// Ends the connection after the daemon executed the request.
     CutAfter,
-    /// As `Cut`, and accepts no further connection.
+    /// Like `Cut`, but also accepts no further connection.
     Gone,
-    /// As `CutAfter`, and accepts no further connection.
+    /// Like `CutAfter`, but also accepts no further connection.
     GoneAfter,
 }
 

@@ -1,5 +1,5 @@
-//! The tool is killed at some moment, and the same command is given again until it succeeds: then each domain is served
-//! in one place, and none is left out.
+//! The tool is killed at a random moment, and the same command is repeated until it succeeds: then each domain is
+//! served in one place, and none is left out.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -13,8 +13,8 @@ use super::*;
 use xenstored::types::Domid;
 
 const DOMAINS: u16 = 60;
-/// The commands after the one that was killed: one that finishes what was begun, and one more if the daemons were still
-/// handling requests of the killed tool when it looked.
+/// Maximum number of commands after the killed one: one to finish the move, and one more if the daemons were still
+/// handling requests of the killed tool when the first queried their states.
 const RERUNS_MAX: usize = 2;
 
 /// Returns how long an undisturbed move takes.
@@ -103,8 +103,8 @@ enum At {
     DestinationMigration,
 }
 
-/// Each request of a move is held before the daemon sees it or after it was done, and the tool killed. The states that
-/// this leaves are those of MIGRATION.md, and the same command finishes the move.
+/// Each request of a move is held before the daemon receives it, or after it was executed, and the tool is killed. The
+/// resulting states are those of MIGRATION.md, and the same command finishes the move.
 #[test]
 fn move_killed_at_every_request_is_finished_by_a_rerun() {
     use At::{DestinationClients, DestinationMigration, SourceClients, SourceMigration};
@@ -205,13 +205,13 @@ fn left(from: &World, to: &World) -> (String, [String; 2]) {
     (lines[0]["error"].as_str().unwrap().to_owned(), states)
 }
 
-/// Another host's domain of the same number arrived at the destination. Whether its source released it is not known
-/// here, so it is neither discarded nor served.
+/// A domain of a third host, with the same domid, was imported at the destination. It is unknown whether that host
+/// released the domain, so it is neither discarded nor served.
 #[test]
 fn import_of_another_hosts_domain_is_left_alone() {
     let (mut a, mut b) = worlds([1]);
     let mut other = World::new(Control::Socket, 1);
-    // Each simulated host counts its incarnations; this makes them differ.
+    // Each simulated host counts its incarnations; creating and destroying a domain makes the counts differ.
     other.create(77);
     other.guest(1).write("data/own", "of another").unwrap();
     let (stream, _) = Bulk::connect(&other.daemon).export("1|");
@@ -249,7 +249,7 @@ fn rerun_counts_moved_domains_and_reports_unknown_ones() {
     until("destroyed", || state_of(&a, 1) == "absent");
     let run = well(&all);
     assert!(run.out.starts_with("moved 2 of 2 domains, in "), "{run:?}");
-    // The destination is lost: only an operator can know that.
+    // The destination is lost, which only an operator can know.
     b.destroy(2);
     until("destroyed", || state_of(&b, 2) == "absent");
     let (lines, _) = xsctl(&[&all[..], &["--json"]].concat()).json();

@@ -10,7 +10,8 @@ pub const PERMS: [&str; 10] =
 /// The reply to an operation, as on the wire; a directory's names are sorted.
 pub type Reply = Result<String, &'static str>;
 
-/// A permission entry. It keeps the domain's incarnation, as the next domain with the number is another one.
+/// A permission entry. The entry records the domain's incarnation, as the next domain with the same domid is a
+/// different one.
 #[derive(Clone, Debug, PartialEq)]
 struct Entry {
     letter: char,
@@ -57,7 +58,7 @@ struct Transaction {
     log: Vec<(Op, Reply)>,
     /// The version of the model at its start.
     since: u64,
-    /// Whether it began on another host: the model does not know its requests there.
+    /// Whether the transaction began on another host, whose requests the model does not know.
     moved: bool,
 }
 
@@ -114,7 +115,7 @@ impl Model {
         events
     }
 
-    /// Lets a domain die: ends its connection and removes what it owns.
+    /// Models a domain's death: ends its connection and removes the nodes that it owns.
     pub fn destroy(&mut self, domid: u16) -> Events {
         let before = self.nodes.clone();
         let incarnations = self.incarnations.clone();
@@ -136,7 +137,7 @@ impl Model {
         }
         for node in self.nodes.values_mut() {
             let mut at = 0;
-            // The owner's entry stays: a living owner has another number, and the dead one's nodes are gone.
+            // The owner's entry stays: a living owner has another domid, and the dead one's nodes have been removed.
             node.perms.retain(|entry| {
                 at += 1;
                 at == 1 || entry.domid != domid
@@ -171,9 +172,9 @@ impl Model {
         self.transactions.insert(connection, transaction);
     }
 
-    /// Adds a request, to which the daemon replied `got`, to the connection's transaction; the error is the expected
-    /// reply. That is certain only while the store is unchanged since the transaction began: later, the daemon may have
-    /// taken its snapshot at any moment since. The end decides in any case.
+    /// Adds a request, to which the daemon replied `got`, to the connection's transaction; returns the expected reply
+    /// as an error if it differs. That is certain only while the store is unchanged since the transaction began: later,
+    /// the daemon may have taken its snapshot at any moment since. The comparison at END is exact in any case.
     pub fn in_transaction_request(
         &mut self,
         connection: usize,
@@ -215,7 +216,7 @@ impl Model {
                 return (Err("EAGAIN"), Events::new());
             }
         }
-        // One event per path, whichever operations touched it.
+        // A commit causes one event per path, whichever operations touched it.
         let mut once: BTreeMap<String, bool> = BTreeMap::new();
         for (path, subtree) in changes {
             *once.entry(path).or_default() |= subtree;
@@ -277,8 +278,8 @@ impl Model {
         Carried { nodes: nodes.collect(), watches: watches.collect(), open }
     }
 
-    /// Lets a domain return from another host: its transaction can only fail, and its watches fire on all paths that do
-    /// not move with it.
+    /// Models a domain's return from another host: its transaction can only fail, and its watches fire on all paths
+    /// that do not move with it.
     pub fn moved(&mut self, connection: usize) -> Events {
         if let Some(transaction) = self.transactions.get_mut(&connection) {
             transaction.moved = true;
@@ -335,7 +336,7 @@ impl Watch {
     }
 }
 
-/// Returns the domain with which a path moves.
+/// Returns the domain that takes a path along when it is moved.
 pub fn key(path: &str) -> Option<u16> {
     let names: Vec<&str> = path.split('/').skip(1).collect();
     let (own, others) = match names[..] {

@@ -1,4 +1,4 @@
-//! Invalid requests, requests that their sender may not make, and the order of these checks.
+//! Invalid requests, requests without permission, and the order of the checks.
 
 use super::*;
 
@@ -150,7 +150,7 @@ fn replies_come_in_the_order_of_requests() {
     }
 }
 
-/// C takes an empty string, blanks and signs in some of these places.
+/// C xenstored accepts an empty string, blanks and signs in some of these places.
 #[test]
 fn numbers_with_anything_but_decimal_digits_are_einval() {
     let mut table = String::from("dom0 MKDIR /d| -> OK\nhost create 7\n");

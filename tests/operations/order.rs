@@ -37,8 +37,8 @@ fn numbers_are_listed_first_by_length_and_all_others_by_bytes() {
     );
 }
 
-/// More than 32 children are stored differently. Partition roots of guests are in shards of their own; their names are
-/// not.
+/// More than 32 children are stored differently. Partition roots of guests are in the guests' shards; their names are
+/// in the root shard.
 #[test]
 fn a_large_directory_is_listed_in_the_same_order() {
     let long = |number: usize| format!("a-name-that-is-not-kept-inline-{number:03}");
@@ -48,7 +48,7 @@ fn a_large_directory_is_listed_in_the_same_order() {
             world.admin.set_quota(None, "nodes", 0);
             let mut wanted: Vec<String> = (0..300).map(|number| number.to_string()).collect();
             for parent in ["/local/domain", "/plain"] {
-                // In an order that is neither by bytes nor by number.
+                // The nodes are created in an order that is neither by bytes nor by number.
                 for number in (0..300).map(|number| number * 7 % 300) {
                     world.admin.write(&format!("{parent}/{number}/x"), "").unwrap();
                 }
@@ -60,7 +60,7 @@ fn a_large_directory_is_listed_in_the_same_order() {
             }
             wanted.extend((0..50).map(long));
             wanted.extend((0..50).map(|number| format!("short{number:03}")));
-            // Names are found and removed, whatever their length.
+            // Names of any length are found and removed.
             for name in ["17", "short017", &long(17)] {
                 let path = format!("/plain/{name}");
                 assert_eq!(world.admin.read(&path).as_deref(), Ok(&b""[..]));

@@ -1,4 +1,4 @@
-//! The longest messages, and longer lists.
+//! Messages of the maximum length, and lists that exceed it.
 
 use super::*;
 
@@ -53,7 +53,7 @@ pub fn directory_in_parts(world: &mut World, who: &str, tx: u32, path: &str) -> 
             generation = None;
             continue;
         }
-        // Whole names; an empty one ends the list.
+        // A part has only whole names; an empty name ends the list.
         assert_eq!(part.last(), Some(&0));
         let ends = part == [0] || part.ends_with(&[0, 0]);
         list.extend_from_slice(if ends { &part[..part.len() - 1] } else { part });

@@ -1,4 +1,4 @@
-//! Domains that are created, die and are created again while other threads work.
+//! Creation, death and re-creation of domains while other threads work.
 
 use super::*;
 
@@ -118,7 +118,7 @@ fn owner_change_during_a_sweep_keeps_the_store_consistent() {
 
 /// A domain's connection ends and begins again, in sequence with its requests, while others write what it watches and
 /// take the events that it caused. No ticket is left, a blocked domain is always notified when it may continue, and the
-/// new connection sees nothing of the old one's watches.
+/// new connection gets no event of the old one's watches.
 #[test]
 fn release_during_requests_leaves_no_ticket_and_no_old_watch() {
     explore(|| {
@@ -176,7 +176,7 @@ fn release_during_requests_leaves_no_ticket_and_no_old_watch() {
     });
 }
 
-/// Two threads make domains known and use them: neither sees half of a creation.
+/// Two threads register domains and use them: neither sees a half-registered domain.
 #[test]
 fn birth_is_seen_atomically() {
     explore(|| {
@@ -199,7 +199,7 @@ fn birth_is_seen_atomically() {
     });
 }
 
-/// The next incarnation of a number becomes the owner of nodes that are swept for the last one.
+/// The next incarnation of a domid becomes the owner of nodes that are being swept for the previous one.
 #[test]
 fn domid_reuse_during_a_sweep_keeps_the_store_consistent() {
     explore(|| {

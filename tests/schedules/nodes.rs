@@ -1,4 +1,4 @@
-//! Nodes, events and quotas: what one request changes.
+//! Nodes, events and quotas under concurrent requests.
 
 use super::*;
 
@@ -22,7 +22,8 @@ fn partition_created_while_its_parent_is_removed_is_consistent() {
     });
 }
 
-/// A watched write, and another one by a client that has seen it: each watcher gets the events of both in this order.
+/// One client writes a watched node; another one sees that write and writes too. Each watcher gets both events in this
+/// order.
 pub fn cause_and_consequence(cause: fn(&World)) {
     explore(move || {
         let world = World::new();
@@ -45,7 +46,7 @@ fn event_of_a_cause_precedes_that_of_its_consequence() {
 }
 
 /// The slot of a watch is used again after UNWATCH; its number distinguishes events of the old watch from those of the
-/// new one. Covers watches of a shard and of the global watch trie.
+/// new one. The test covers watches of a shard and of the global watch trie.
 #[test]
 fn event_of_a_removed_watch_does_not_reach_a_new_one() {
     for paths in [["/libxl/4", "/libxl/5"], ["/local/domain", "/local"]] {

@@ -1,4 +1,4 @@
-//! Messages between threads: QUIESCE, and a mailbox that wakes its thread.
+//! Messages between threads: QUIESCE, and the wake-up of a mailbox's thread.
 
 use super::*;
 
@@ -36,8 +36,8 @@ impl<T> Queue<T> {
     }
 }
 
-/// Runs a domain's owner thread, as src/server/migration/quiesce.rs has it: each request removes a node, and is done
-/// when the reaper has settled that; QUIESCE waits for the running request, and for no other.
+/// Runs a domain's owner thread like src/server/migration/quiesce.rs: each request removes a node, and is complete when
+/// the reaper has settled the removal; QUIESCE waits for the running request, and for no other.
 fn owner_thread(
     world: &World,
     guest: &xenstored::sync::Arc<Domain>,
@@ -62,7 +62,7 @@ fn owner_thread(
             }
             Notice::Unquiesce => quiesce = None,
             Notice::Death => {
-                // Its connection first, and with it the waiters.
+                // The domain's connection ends first, and with it the waiters.
                 (connected, quiesce) = (false, None);
                 world.die(guest);
             }
@@ -111,8 +111,7 @@ fn with_owner_thread(
     });
 }
 
-/// When QUIESCE succeeds, everything that the domain did is complete, accounts included, and nothing more of it happens
-/// before UNQUIESCE.
+/// When QUIESCE succeeds, the domain's requests are complete, accounts included, and none is executed before UNQUIESCE.
 #[test]
 fn quiesce_waits_for_the_domains_running_request() {
     with_owner_thread(|world, notices, quiesce| {
@@ -180,7 +179,7 @@ fn mailbox_loses_no_wake_up() {
             let mut taken = 0;
             while taken < 6 {
                 if signal.may_sleep(|| queue.lock().unwrap().is_empty()) {
-                    // As mio's waker: a wake-up before the poll ends it at once.
+                    // Behaves like mio's waker: a wake-up before the poll ends the poll at once.
                     let mut said = asleep.lock().unwrap();
                     while !*said {
                         said = woken.wait(said).unwrap();

@@ -96,7 +96,7 @@ fn independent_transactions_never_conflict() {
     });
 }
 
-/// Every increment counts: none starts from a value that another has replaced.
+/// No increment is lost: none starts from a value that another one has replaced.
 #[test]
 fn overlapping_transactions_are_serializable() {
     explore(|| {
@@ -123,15 +123,15 @@ fn overlapping_transactions_are_serializable() {
     });
 }
 
-/// A transaction with a reservation commits: other writers and transactions checked before it began and are refused, or
-/// they wait.
+/// A transaction with a reservation commits: other writers either were checked before the reservation began, and are
+/// refused, or they wait.
 #[test]
 fn transaction_with_a_reservation_commits() {
     const PATH: &str = "/tool/x";
     explore(|| {
         let world = World::new();
         world.control().write(PATH, "0").unwrap();
-        // The time stands still, so no reservation times out.
+        // Time does not advance, so no reservation times out.
         let (shared, now) = (SharedReservations::default(), Instant::now());
         let reply_to = |connection| ReplyTo { thread: 0, connection, id: 1 };
         let change = |client: &mut world::Client, transaction: &mut Transaction| {
@@ -151,7 +151,7 @@ fn transaction_with_a_reservation_commits() {
             }
             shared.with(&world.store, now, |reservations| reservations.leave(reply_to, now));
         };
-        // As a thread does it; a client that would have to wait gives up.
+        // Executes the request like a worker, except that a client that would have to wait gives up.
         let waits = |client: &mut world::Client, number| {
             client.caller.epoch = world.store.epoch();
             let wait = |reservations: &mut Reservations| {

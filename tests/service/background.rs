@@ -15,7 +15,8 @@ use super::kit::{Background, Place, Serving, assert_fails, serves, wait_for};
 fn background_start_returns_once_the_daemon_serves() {
     let place = Place::new();
     fs::write(place.path("conf.toml"), "foreground = false\n").unwrap();
-    // As Debian's start script runs it; `output` also sees that no process keeps our standard error.
+    // Starts the daemon like Debian's start script; waiting for `output` also checks that no process keeps our standard
+    // error open.
     let output = place.daemon("--config @conf.toml --pid-file @pid -T @log").output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert_eq!((output.stdout, output.stderr), (vec![], vec![]));
@@ -61,7 +62,7 @@ fn assert_accepts(output: &Output, sentence: &str) {
     assert_eq!(said, [format!("xenstored: {sentence}")]);
 }
 
-/// Debian's start script does this at each update of its package.
+/// Debian's start script starts the daemon again at each update of its package.
 #[test]
 fn second_start_finds_the_first_and_names_differing_options() {
     let place = place();
@@ -90,13 +91,13 @@ fn second_start_finds_the_first_and_names_differing_options() {
     assert!(serves(&socket));
     assert_eq!(fs::read_to_string(place.path("pid")).unwrap(), format!("{pid}\n"));
 
-    // In the foreground, the started process itself has to be the daemon.
+    // In the foreground, the started process itself must be the daemon.
     assert_fails(
         &place.daemon("--pid-file @pid").output().unwrap(),
         3,
         "another xenstored (process",
     );
-    // The caller would wait for this pid file.
+    // A caller would wait for this pid file in vain.
     let other = place.daemon("--config @conf.toml --pid-file @other").output().unwrap();
     assert_fails(&other, 3, &format!("another xenstored (process {pid}) holds"));
     assert!(!place.path("other").exists());
@@ -117,7 +118,7 @@ fn second_start_accepts_a_daemon_of_an_older_version() {
     assert_accepts(&place.daemon(&format!("{START} --shards 17")).output().unwrap(), &sentence);
 }
 
-/// A held lock without this kind of daemon behind the socket is an error, whatever the lock file says.
+/// If the lock is held but another kind of daemon serves the socket, the start fails, whatever the lock file says.
 #[test]
 fn second_start_fails_if_another_kind_of_daemon_serves() {
     let place = place();

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 /// The timeout of every wait, long enough for a busy machine.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A directory with a configuration and everything that a daemon creates there.
+/// A directory with a configuration and all files that a daemon creates there.
 pub struct Place(TempDir);
 
 impl Place {

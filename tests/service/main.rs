@@ -1,7 +1,7 @@
-//! The daemon from the view of init, its administrator and a second daemon: the real binary.
+//! The real binary, as seen by init, an administrator and a second daemon.
 //!
 //! - `background`: starts in the background, the second one included.
-//! - `service_manager`: what systemd passes to the daemon, and is notified of.
+//! - `service_manager`: the sockets that systemd passes to the daemon, and the daemon's notifications.
 //! - `stuck_log`: a standard error that accepts nothing.
 //! - `kit`: a daemon in a directory of its own.
 
@@ -56,7 +56,7 @@ fn second_instance_fails_and_disturbs_nothing() {
     let pid = daemon.pid().as_raw_nonzero();
     let sentence = format!("another xenstored (process {pid}) holds");
     assert_fails(&place.daemon("").output().unwrap(), 3, &sentence);
-    // Another socket with the same pid file.
+    // The second daemon has another socket but the same pid file.
     let other =
         place.daemon("--pid-file @pid --socket @other --sim-socket @other-sim").output().unwrap();
     assert_fails(&other, 3, &sentence);
@@ -171,7 +171,7 @@ fn sigpipe_is_ignored() {
 #[test]
 fn start_without_options_prints_how_to_connect() {
     if Path::new("/dev/xen").exists() {
-        return; // There the daemon serves Xen, and prints no hint.
+        return; // On a Xen host the daemon serves Xen, and prints no hint.
     }
     let place = Place::new();
     let mut command = bare();
@@ -254,7 +254,7 @@ fn help_and_version_need_no_daemon() {
     assert_fails(&bare().arg("--none").output().unwrap(), 2, "unexpected argument '--none'");
 }
 
-/// Runs in a process of other tests: a shard's thread panics.
+/// Panics in a worker; other tests run this in a child process.
 #[test]
 #[ignore = "other tests run it in a process of its own"]
 fn a_shard_panics() {

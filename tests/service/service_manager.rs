@@ -1,4 +1,4 @@
-//! What a service manager passes to the daemon and is notified of, as systemd does it.
+//! The sockets that a service manager passes to the daemon, and the daemon's notifications, as with systemd.
 
 use std::fs::{self, Permissions};
 use std::os::fd::OwnedFd;
@@ -48,7 +48,7 @@ fn inherited_socket_is_served_and_not_removed() {
     assert_eq!((after.ino(), after.mode()), (before.ino(), before.mode()));
     assert!(!place.path("socket.migration").exists());
 
-    // The next daemon is started for the waiting client.
+    // The service manager starts the next daemon for the waiting client.
     let client = std::thread::spawn({
         let path = path.clone();
         move || serves(&path)

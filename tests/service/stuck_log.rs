@@ -49,7 +49,7 @@ fn stuck_standard_error_stops_neither_requests_nor_sigterm() {
         socket.set_read_timeout(Some(TIMEOUT)).unwrap();
         socket
     };
-    // More than the queue holds; the daemon drops the rest and counts it.
+    // These are more lines than the queue holds; the daemon drops the rest and counts them.
     let text = "x".repeat(4000);
     let lines = 1500;
     let mut logs = client();
@@ -57,7 +57,7 @@ fn stuck_standard_error_stops_neither_requests_nor_sigterm() {
         let payload = format!("print\0{text}\0");
         assert_eq!(request(&mut logs, CONTROL, payload.as_bytes()), b"OK\0");
     }
-    // Both shard threads keep serving, and a long command completes.
+    // Both workers keep serving, and a long command completes.
     for mut socket in [client(), client()] {
         assert_eq!(request(&mut socket, READ, b"/tool\0"), b"");
         assert_eq!(request(&mut socket, CONTROL, b"check\0"), b"OK\0");
@@ -65,7 +65,7 @@ fn stuck_standard_error_stops_neither_requests_nor_sigterm() {
     let elsewhere = format!("logfile\0{}\0", place.path("log").display());
     assert_eq!(request(&mut logs, CONTROL, elsewhere.as_bytes()), b"EAGAIN\0");
 
-    // Once it can write, the daemon logs how many lines are missing.
+    // Once standard error is writable, the daemon logs how many lines are missing.
     let mut written = String::new();
     let mut part = [0; 1 << 16];
     while !written.contains("log lines dropped") {

@@ -1,4 +1,4 @@
-//! Which two transactions conflict.
+//! The rule by which two transactions conflict.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Long transactions, and those that stay open.
+//! Costs of long transactions, and of those that stay open.
 
 use super::*;
 
@@ -32,8 +32,8 @@ fn idle_open_transactions_keep_no_snapshot_and_wake_no_thread() {
         assert!(client.pipeline(&reads).iter().all(Result::is_ok));
         open.push(tx);
     }
-    // In the end nothing is kept for them, and no thread checks them any more: the daemon sleeps for longer than a
-    // snapshot may live.
+    // After a second, nothing is kept for idle transactions, and no thread checks them any more: the daemon sleeps for
+    // longer than the lifetime of a snapshot.
     let started = Instant::now();
     let mut before = None;
     while before != Some(world.daemon.times_asleep()) {
@@ -56,7 +56,7 @@ fn most_pinned(world: &mut World) -> (u32, String) {
     let report = world.daemon.path("report");
     world.admin.control(&format!("memreport {}", report.display())).unwrap();
     let report = std::fs::read_to_string(report).unwrap();
-    // A line of titles, then the shards, the root shard last.
+    // The report has a line of titles, then a line for each shard, the root shard last.
     let shards = report.lines().skip(1).take_while(|line| !line.contains("watches on"));
     let pinned = shards.map(|line| line.split_whitespace().last().unwrap().parse::<u32>().unwrap());
     (pinned.max().unwrap(), report)
@@ -65,7 +65,7 @@ fn most_pinned(world: &mut World) -> (u32, String) {
 #[test]
 fn open_transactions_pin_a_bounded_number_of_partitions() {
     let mut world = World::new(Control::Socket, 2);
-    // Each pins the partition in a version of its own.
+    // Each transaction pins a different version of the partition.
     const OPEN: u32 = 17_000;
     let client = &mut world.admin;
     let mut requests = Vec::new();
@@ -79,7 +79,7 @@ fn open_transactions_pin_a_bounded_number_of_partitions() {
     assert!(client.pipeline(&requests).iter().all(Result::is_ok));
     let (most, report) = most_pinned(&mut world);
     assert!(0 < most && most <= 16_384, "{report}");
-    // The snapshots of the oldest were dropped. These transactions continue, and nothing that they saw changed.
+    // The snapshots of the oldest were dropped. The transactions continue, as nothing that they saw has changed.
     let client = &mut world.admin;
     let shown = client.request(op::READ, 1, "/libxl/5/x\0");
     assert_eq!(shown.as_deref(), Ok(&b"16999"[..]));

@@ -145,7 +145,7 @@ fn xsa_115_state_within_a_transaction_only_is_not_shown() {
         admin.mkdir("/open/old").unwrap();
         world.guest(5).watch("/open", "t").unwrap();
         world.events_until_now("dom5");
-        // A node that no guest could ever read, and one that none can read any more.
+        // One node that no guest could ever read, and one that no guest can read any more.
         let admin = &mut world.admin;
         let tx = admin.start().unwrap();
         for (path, perms) in [("/open/secret", "n0"), ("/open/old", "n0")] {

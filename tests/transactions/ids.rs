@@ -109,7 +109,7 @@ fn transaction_ids_belong_to_their_connection() {
     for shards in [1, 4] {
         let mut world = World::new(Control::Socket, shards);
         let mine = world.client("dom0").start().unwrap();
-        // Even if the other has one of its own with the same number.
+        // The same holds if the other connection has a transaction with the same id.
         let other = world.client("dom0.b");
         let theirs = other.start().unwrap();
         if theirs != mine {

@@ -29,7 +29,7 @@ fn the_events_of_a_large_removal_follow_its_reply() {
     for shards in [1, 4] {
         let mut world = World::new(Control::Socket, shards);
         for in_transaction in [false, true] {
-            // More nodes than one thread settles itself.
+            // The tree has more nodes than one thread settles itself.
             let make: Vec<_> = (0..6000)
                 .map(|number| (op::MKDIR, 0, format!("/tool/much/{number}\0").into_bytes()))
                 .collect();
@@ -57,7 +57,7 @@ fn the_events_of_a_large_removal_follow_its_reply() {
 
 #[test]
 fn no_event_follows_the_reply_to_unwatch() {
-    // Even for events on their way from another thread.
+    // The same holds for events in transit from another thread.
     for shards in [1, 4] {
         let mut world = World::new(Control::Socket, shards);
         for round in 0..200 {
@@ -69,7 +69,7 @@ fn no_event_follows_the_reply_to_unwatch() {
             world.admin.send(op::WRITE, 0, format!("{path}\0v"));
             let watcher = world.client("dom0");
             watcher.unwatch(&path, &token).unwrap();
-            // An event after the OK is too late.
+            // No event may follow the OK.
             assert_eq!(watcher.arrived.last(), Some(&op::UNWATCH));
             watcher.take_events();
             world.admin.reply().unwrap();
@@ -92,7 +92,7 @@ fn watchers_see_causal_order_across_shards() {
         let mut written = Vec::new();
         for i in 0..400 {
             let path = format!("/local/domain/{}/x{i}", i % 11);
-            // Two writers alternate, so each write is caused by the other writer's last one.
+            // Two writers alternate: each write is a reaction to the other writer's last one.
             let writer = if i % 2 == 0 { &mut world.admin } else { world.client("dom0.w") };
             writer.write(&path, "v").unwrap();
             written.push(format!("{path}|t"));

@@ -1,4 +1,4 @@
-//! Permissions to see an event; the special watches.
+//! Permissions that decide about events, and watches on the special paths.
 
 use super::*;
 

@@ -18,7 +18,7 @@ use xenstored::sync::Arc;
 use xenstored::types::{Domid, Entry as PermEntry, Errno, Layout, Path, PathBuf, PermSet, Perms};
 use xenstored::watch::{Batch, Entry, Event, Outlet, Watcher};
 
-/// A recorder of pushed batches, in order. Its lock is not shuttle's: a push is one step, as in the lock-free queue of
+/// A recorder of pushed batches, in order. The lock is not shuttle's: a push is one step, as in the lock-free queue of
 /// a mailbox.
 #[derive(Default)]
 pub struct Recorder(Mutex<Vec<(u16, Batch)>>);
@@ -88,7 +88,7 @@ impl World {
         self.unmatched.try_iter().map(|unmatched| drop(self.store.find_events(unmatched))).count()
     }
 
-    /// Makes a domain known and returns it.
+    /// Registers a domain and returns it.
     pub fn admit(&self, domid: u16) -> Arc<Domain> {
         let mut next = self.next_life.lock().unwrap();
         *next += 1;
@@ -97,13 +97,13 @@ impl World {
         self.registry.admit(Domid(domid), birth).unwrap()
     }
 
-    /// Buries a domain and sweeps what it owned.
+    /// Ends a domain's incarnation and sweeps the nodes that it owned.
     pub fn die(&self, domain: &Arc<Domain>) {
         assert!(self.registry.bury(domain));
         self.sweep(domain);
     }
 
-    /// Removes and settles what a dead domain owned.
+    /// Removes and settles the nodes that a dead domain owned.
     pub fn sweep(&self, domain: &Arc<Domain>) {
         let by = self.control();
         for executed in self.store.sweep(domain, &by.caller, &mut Generations::default()) {
@@ -278,7 +278,7 @@ pub fn commit_error(failure: &CommitError) -> Errno {
     }
 }
 
-/// The requests of one client, as one thread of the daemon makes them.
+/// The requests of one client, executed as by a worker.
 pub struct Client {
     store: Arc<Store>,
     pub caller: Caller,
@@ -291,7 +291,7 @@ impl Client {
         self.execute(path, verb).map(|(reply, _)| reply)
     }
 
-    /// Runs a request; returns also the rest of its outcome: the ticket.
+    /// Runs a request; also returns the ticket of its outcome.
     pub fn execute(&mut self, path: &str, verb: Verb<'_>) -> Result<(Vec<u8>, Executed), Errno> {
         self.attempt(path, verb).map_err(refusal)
     }

@@ -83,7 +83,7 @@ pub extern "C" fn xc_domain_getinfo(
     }
 }
 
-/// As [`xc_domain_getinfo`] in the hypervisor's own format: returns 1, or 0 if the domain does not exist.
+/// Like [`xc_domain_getinfo`], but in the hypervisor's own format: returns 1, or 0 if the domain does not exist.
 #[unsafe(no_mangle)]
 pub extern "C" fn xc_domain_getinfolist(
     _handle: *mut c_void,

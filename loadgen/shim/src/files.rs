@@ -101,7 +101,7 @@ unsafe fn openat(path: *const c_char, flags: c_int, mode: libc::mode_t) -> c_int
     c_int::try_from(fd).unwrap_or(-1)
 }
 
-/// As [`open`], under the name that programs with large file support use.
+/// Same as [`open`], under the name that programs with large file support use.
 ///
 /// # Safety
 /// As for [`open`].

@@ -13,7 +13,8 @@ use super::wire::{Arrived, Wire};
 use crate::trouble::{ClientError, Result};
 use crate::wrong;
 
-/// Requests sent before their replies are read: many, but few enough for either direction of a socket's buffers.
+/// Number of requests sent before their replies are read: as many as surely fit into a socket's buffers, in either
+/// direction.
 const PIPELINED: usize = 64;
 
 /// Timeout of a reply. A peer takes a second to remove 100,000 nodes.
@@ -58,7 +59,7 @@ impl Blocking {
         Ok(Ok(payload))
     }
 
-    /// As [`Blocking::request`] outside of transactions; fails on an error reply.
+    /// Like [`Blocking::request`] outside of transactions, but fails on an error reply.
     pub fn must(&mut self, kind: Operation, payload: &[u8]) -> Result<Vec<u8>> {
         self.request(kind, 0, payload)?.map_err(|errno| {
             let asked = String::from_utf8_lossy(payload);
@@ -108,7 +109,7 @@ impl Blocking {
         if self.asked == PIPELINED { self.flush() } else { Ok(()) }
     }
 
-    /// Queues a WRITE as [`Blocking::ask`] does.
+    /// Queues a WRITE like [`Blocking::ask`].
     pub fn write(&mut self, path: &str, value: impl AsRef<[u8]>) -> Result<()> {
         self.ask(Operation::Write, &payload(path, value))
     }

@@ -253,7 +253,7 @@ impl Client {
         slot
     }
 
-    /// As [`Client::request`]; fails on an error reply.
+    /// Like [`Client::request`], but fails on an error reply.
     pub async fn must(&self, kind: Operation, tx_id: u32, payload: &[u8]) -> Result<Vec<u8>> {
         self.request(kind, tx_id, payload).await?.map_err(|errno| {
             let asked = String::from_utf8_lossy(payload);
@@ -318,7 +318,7 @@ impl Client {
         self.try_watch(path, token).await?.ok_or_else(refused)
     }
 
-    /// As [`Client::watch`]; returns `None` if the daemon refuses it.
+    /// Like [`Client::watch`], but returns `None` if the daemon refuses the watch.
     pub async fn try_watch(&self, path: &str, token: &str) -> Result<Option<Watch>> {
         let slot = Rc::default();
         let watch = Watch { client: self.clone(), path: path.into(), token: token.into(), slot };

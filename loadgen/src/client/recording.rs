@@ -29,13 +29,13 @@ pub struct Asked {
 pub struct Actor {
     /// The domain whose ring it has; `None` for a socket.
     pub ring: Option<Domid>,
-    /// Its start: after this many replies to another client, the last reply to any client.
+    /// When the client started: after this many replies to the client that got the last reply before.
     pub after: Option<(usize, u32)>,
-    /// Whether it closed its connection.
+    /// Whether the client closed its connection.
     pub closes: bool,
-    /// Its requests in order.
+    /// The client's requests in order.
     pub asked: Vec<Asked>,
-    /// Number of events that it received.
+    /// Number of events that the client received.
     pub events: u32,
     replies: u32,
 }

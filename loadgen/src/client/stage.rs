@@ -80,7 +80,7 @@ struct Running {
     awaited: bool,
 }
 
-/// The runnable tasks. Wakers may be used from any thread, hence the lock.
+/// The runnable tasks, locked because wakers may be used from any thread.
 #[derive(Default)]
 struct Ready(Mutex<VecDeque<usize>>);
 
@@ -152,7 +152,7 @@ impl Stage {
         Ok(Client(state))
     }
 
-    /// Adds a task. It starts with the next [`Stage::run`], or soon if one is in progress.
+    /// Adds a task. The task starts with the next [`Stage::run`], or soon if one is in progress.
     pub fn spawn(&self, task: impl Future<Output = Result<()>> + 'static) {
         self.inner.spawned.borrow_mut().push((Box::pin(task), true));
     }

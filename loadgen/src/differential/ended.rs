@@ -14,12 +14,12 @@ const LAST_WORDS: usize = 300;
 pub struct Ends {
     /// Number of crashes.
     pub times: u64,
-    /// Description of the first crash, for people.
+    /// Description of the first crash in prose.
     pub first: Option<String>,
 }
 
 impl Ends {
-    /// Counts the end of a peer's process in the sequence of this seed, with the last line of its log, which shows a
+    /// Records that a peer's process ended in the sequence of this seed, with the last line of its log, which shows a
     /// failed assertion.
     pub fn count(&mut self, seed: u64, during: impl fmt::Display, status: ExitStatus, log: &str) {
         self.times += 1;

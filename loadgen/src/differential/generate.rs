@@ -1,4 +1,4 @@
-//! Random sequences: few names, so that connections collide, and all kinds of mistakes.
+//! Random sequences of requests: few names, so that connections collide, and all kinds of malformed requests.
 
 use super::step::{SOCKETS, Step, Tx, Who, op};
 use crate::client::Random;

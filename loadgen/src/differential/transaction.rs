@@ -20,27 +20,27 @@ pub const IN_TRANSACTIONS: [u32; 10] = [
 /// An open transaction.
 #[derive(Debug, Default)]
 pub struct Transaction {
-    /// Its own changes with their operations.
+    /// The transaction's own changes with their operations.
     pub own: Vec<(u32, Vec<u8>)>,
-    /// Paths changed by others since it began.
+    /// Paths changed by other clients since the transaction began.
     pub others: Vec<Vec<u8>>,
-    /// Whether others made a change that paths cannot describe: a domain was created or died.
+    /// Whether other clients made a change that paths cannot describe: a domain was created or died.
     pub everything: bool,
-    /// Whether a domain died since it began.
+    /// Whether a domain died since the transaction began.
     pub bereft: bool,
-    /// Whether one of its requests hit a quota in any daemon.
+    /// Whether one of the transaction's requests hit a quota in any daemon.
     pub refused: bool,
-    /// Whether one of its requests is not on nodes, such as INTRODUCE.
+    /// Whether one of the transaction's requests is not about nodes, such as INTRODUCE.
     pub foreign: bool,
 }
 
 impl Transaction {
-    /// Returns whether others changed this node, an ancestor or a descendant.
+    /// Returns whether other clients changed this node, an ancestor or a descendant.
     pub fn is_touched(&self, path: &[u8]) -> bool {
         self.everything || self.others.iter().any(|other| are_related(other, path))
     }
 
-    /// Returns the paths of its requests of one operation.
+    /// Returns the paths of the transaction's requests of one operation.
     pub fn own(&self, of: u32) -> impl Iterator<Item = &[u8]> {
         self.own.iter().filter(move |(kind, _)| *kind == of).map(|(_, path)| &**path)
     }

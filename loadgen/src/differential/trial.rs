@@ -14,11 +14,11 @@ use crate::target::Target;
 /// An unexplained difference.
 #[derive(Clone, Debug)]
 pub struct Difference {
-    /// The step that showed it.
+    /// The step that showed the difference.
     pub at: usize,
-    /// Its kind, by which a shorter sequence is recognised to show the same difference.
+    /// The kind of the difference; a shorter sequence shows the same difference if the kind is equal.
     pub kind: String,
-    /// Full description, for people.
+    /// Full description in prose.
     pub text: String,
 }
 
@@ -178,7 +178,7 @@ impl Trial {
             }
             Ok(())
         };
-        // Each phase starts on all daemons before any is waited for.
+        // Each phase starts on all daemons before the harness waits for any of them.
         each(&|world, _| world.begin_step(step))?;
         each(&|world, done| world.end_step(at, step).map(|reply| done.reply = reply))?;
         each(&|world, _| world.begin_barrier())?;

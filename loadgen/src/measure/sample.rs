@@ -12,9 +12,9 @@ use crate::target::Cpu;
 /// A figure specific to a scenario.
 #[derive(Clone, Debug)]
 pub struct Figure {
-    /// Its name with its unit, used as a column's title.
+    /// The figure's name with its unit, used as a column's title.
     pub name: &'static str,
-    /// Its value in `unit`.
+    /// The figure's value in `unit`.
     pub value: f64,
     /// The unit of `value`.
     pub unit: Unit,

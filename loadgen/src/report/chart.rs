@@ -36,7 +36,7 @@ pub struct Group {
 
 /// A horizontal bar with a text after it.
 pub struct Bar {
-    /// CSS class of its colour.
+    /// CSS class that sets the colour.
     pub class: String,
     /// Length of the bar; without a value only the text is shown.
     pub value: Option<f64>,
@@ -48,7 +48,7 @@ pub struct Bar {
 
 /// The scale of the bars: linear, or logarithmic if the values differ widely.
 struct Axis {
-    /// The exponents of ten at both ends, if it is logarithmic.
+    /// The exponents of ten at both ends, if the scale is logarithmic.
     decades: Option<(f64, f64)>,
     most: f64,
 }
@@ -152,9 +152,9 @@ fn range(body: &mut String, least: f64, most: f64, y: f64) -> f64 {
 
 /// A line of a plot.
 pub struct Line {
-    /// CSS class of its colour.
+    /// CSS class that sets the colour.
     pub class: String,
-    /// Its points from left to right.
+    /// The line's points from left to right.
     pub points: Vec<(f64, f64)>,
 }
 

@@ -6,7 +6,7 @@ use super::figures::show;
 use crate::measure::{Measured, Quantity, Unit};
 use crate::scenario::{Goal, Outcome};
 
-/// Figures whose ratio is below this are level: rounds differ by about as much.
+/// Ratios below this count as equal: rounds of one target differ by about as much.
 const LEVEL: f64 = 1.1;
 /// The compared quantities: name, quantity, unit, and whether higher is better.
 const COMPARED: [(&str, Quantity, Unit, bool); 4] = [
@@ -15,23 +15,23 @@ const COMPARED: [(&str, Quantity, Unit, bool); 4] = [
     ("p50", Quantity::Percentile(50.0), Unit::Micros, false),
     ("p99", Quantity::Percentile(99.0), Unit::Micros, false),
 ];
-/// The targets compared with ours; the echo server is the machine's limit and not a peer.
+/// The targets compared with our daemon; the echo server is the machine's limit and not a peer.
 const PEERS: [&str; 2] = ["c", "ocaml"];
-/// Number of figures named in the terminal's summary, those in which ours is furthest behind.
+/// Number of figures named in the terminal's summary: those in which our daemon is furthest behind.
 const NAMED: usize = 5;
 
 /// The result of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// Ours is better by a tenth or more.
+    /// Our daemon is better by a tenth or more.
     Ahead,
     /// The difference is less than a tenth.
     Level,
-    /// Ours is worse by a tenth or more.
+    /// Our daemon is worse by a tenth or more.
     Behind,
 }
 
-/// A figure of ours and of a peer.
+/// A figure of our daemon and of a peer.
 pub struct Compared<'a> {
     /// The scenario's name.
     pub scenario: &'a str,
@@ -41,12 +41,12 @@ pub struct Compared<'a> {
     pub figure: &'static str,
     /// The name of the peer.
     pub peer: &'a str,
-    /// The median of ours.
+    /// The median of our daemon.
     pub ours: f64,
     /// The median of the peer.
     pub theirs: f64,
     unit: Unit,
-    /// Factor by which ours is better; below 1 if it is worse.
+    /// Factor by which our daemon is better; below 1 if it is worse.
     pub times: f64,
 }
 
@@ -60,7 +60,7 @@ impl Compared<'_> {
         }
     }
 
-    /// Describes the comparison for people.
+    /// Describes the comparison in prose.
     pub fn text(&self) -> String {
         let Compared { scenario, case, figure, peer, ours, theirs, unit, times } = self;
         let (ours, theirs) = (show(*ours, *unit), show(*theirs, *unit));
@@ -72,7 +72,7 @@ impl Compared<'_> {
     }
 }
 
-/// Returns all figures that both ours and a peer have, in ascending order of [`Compared::times`].
+/// Returns all figures that both our daemon and a peer have, in ascending order of [`Compared::times`].
 pub fn compared(outcomes: &[Outcome]) -> Vec<Compared<'_>> {
     let mut all = Vec::new();
     for outcome in outcomes {
@@ -130,7 +130,7 @@ pub fn headline(compared: &[Compared<'_>], outcomes: &[Outcome]) -> Vec<String> 
     lines
 }
 
-/// Returns the final text on the terminal: the headline, and the figures in which ours is behind.
+/// Returns the final text on the terminal: the headline, and the figures in which our daemon is behind.
 pub fn summary(outcomes: &[Outcome]) -> String {
     let compared = compared(outcomes);
     let mut text = String::new();
@@ -154,7 +154,7 @@ mod tests {
     use crate::scenario::Case;
     use crate::target::Cpu;
 
-    /// Ours takes less CPU time and has a higher p99; its throughput is 5 % lower.
+    /// Our daemon takes less CPU time and has a higher p99; its throughput is 5 % lower.
     fn outcome() -> Outcome {
         let row = |target: &str, cpu, units, latency: u64| {
             let mut all = histogram();

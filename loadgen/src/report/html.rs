@@ -1,4 +1,4 @@
-//! The report for people: a single self-contained file.
+//! The report as an HTML page: a single self-contained file.
 
 use std::fmt::Write;
 
@@ -104,7 +104,7 @@ fn legend(page: &mut String, header: &Header, outcomes: &[Outcome]) {
     page.push_str("</p>");
 }
 
-/// Writes all figures in which ours is behind a peer; and, collapsed, those in which it is ahead.
+/// Writes all figures in which our daemon is behind a peer; and, collapsed, those in which it is ahead.
 fn standing(page: &mut String, compared: &[Compared<'_>]) {
     if compared.is_empty() {
         return;
@@ -208,8 +208,8 @@ fn grows(outcome: &Outcome) -> bool {
     sizes.len() > 1 && sizes[0].is_some() && sizes.is_sorted_by(|one, next| one < next)
 }
 
-/// Draws bars for each case, each with its ratio to ours; a target that failed or is unfinished has a text instead of
-/// a figure.
+/// Draws bars for each case, each with its ratio to our daemon's; a target that failed or is unfinished has a text
+/// instead of a figure.
 fn grouped(page: &mut String, plot: &Plot, outcome: &Outcome) {
     let mut groups: Vec<Group> = Vec::new();
     for Row { case, target, figures, note } in rows(outcome) {
@@ -235,7 +235,7 @@ fn grouped(page: &mut String, plot: &Plot, outcome: &Outcome) {
     }
 }
 
-/// Formats the ratio of a target's figure to ours; empty if ours has none.
+/// Formats the ratio of a target's figure to our daemon's; empty if our daemon has none.
 fn times_ours(outcome: &Outcome, plot: &Plot, case: &str, target: &str, value: f64) -> String {
     let ours = outcome.measured.iter().find(|row| row.target == "ours" && row.case.name == case);
     let ours = ours.filter(|_| target != "ours").and_then(|row| row.get(plot.quantity));
@@ -323,7 +323,7 @@ fn table(page: &mut String, outcome: &Outcome) {
         let name = if case == last { "" } else { case };
         last = case;
         let begins = if name.is_empty() { "" } else { " class=\"begins\"" };
-        // Next to the name: at the end of a wide table it would be overlooked.
+        // The note is next to the name: at the end of a wide table it would be overlooked.
         let note = match note.as_str() {
             "" => String::new(),
             text => format!(" <em class=\"note\">{}</em>", escape(text)),

@@ -1,4 +1,4 @@
-//! The report for programs: all figures, not rounded.
+//! The report as JSON, for scripts: all figures, not rounded.
 
 use serde_json::{Map, Value, json as value};
 
@@ -30,7 +30,7 @@ pub fn json(header: &Header, outcomes: &[Outcome]) -> String {
 
 fn scenario(outcome: &Outcome) -> Value {
     let goals = outcome.goals.iter();
-    // Separate from the others, in which "reached" is true or false.
+    // Undecided goals are separate from the others, in which "reached" is true or false.
     let undecided: Vec<&str> = goals
         .clone()
         .filter(|goal| goal.reached.is_none())
@@ -102,7 +102,7 @@ fn row(row: &Measured) -> Value {
         "case": row.case.name,
         "size": row.case.size,
         "target": row.target,
-        // "done" is that of the round with the fewest units.
+        // The value of The value of "done" is that of the round with the fewest units.
         "unfinished": row.unfinished().map(|it| value!({
             "done": row.samples.iter().map(|sample| sample.units).min(),
             "of": it.of,

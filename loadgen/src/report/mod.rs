@@ -1,4 +1,4 @@
-//! Reports of measurements, for people and for programs.
+//! Reports of measurements: tables, an HTML page, and JSON.
 
 mod chart;
 mod compare;
@@ -147,7 +147,8 @@ mod tests {
     use crate::scenario::{Case, Missing};
     use crate::target::{Cpu, Target};
 
-    /// C is unfinished in two rounds of three, echo is left out, and neither peer gets the larger case.
+    /// Outcome in which C xenstored is unfinished in two rounds of three, echo is left out, and neither peer gets the
+    /// larger case.
     fn outcome() -> Outcome {
         let cases = [300, 1000].map(|size| Case::sized(size, "domains")).to_vec();
         let sample = |units: u64| {
@@ -199,7 +200,7 @@ mod tests {
         let (table, page) = (table(&outcomes[0]), html(&header(), &outcomes));
         for text in [&table, &page] {
             for part in [
-                "100 ms", // Ours: 30 s of CPU for 300.
+                "100 ms", // Our daemon: 30 s of CPU for 300 units.
                 // The median over the rounds, as in the column "done".
                 "149 of 300 done (121 to 300 by round)",
                 "not finished: c, 300 domains: 149 of 300 domains done (121 to 300 by round) in \
@@ -209,7 +210,7 @@ mod tests {
             ] {
                 assert!(text.contains(part), "{part} is missing:\n{text}");
             }
-            // The quotient of C's 30 s and 149.
+            // The quotient of C xenstored's 30 s and 149 units.
             assert!(!text.contains("201 ms"), "{text}");
         }
         for part in ["1 of 2 scenarios", "commit 12c2370", "xen-utils-4.17 4.17.5"] {

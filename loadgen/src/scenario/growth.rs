@@ -18,7 +18,7 @@ const DEPTH: usize = 16;
 const NODES: usize = 100;
 /// Watches set by one connection.
 const WATCHES_EACH: usize = 1000;
-/// Maximum for peers: with more watches they take too long; C needs 10 ms per request at 50,000.
+/// Maximum for peers: with more watches they take too long; C xenstored needs 10 ms per request at 50,000.
 const PEERS_WATCHES_MAX: usize = 10_000;
 
 /// Returns the scenarios of this file.

@@ -13,7 +13,7 @@ use crate::trouble::{ClientError, Result};
 const VALUE: [u8; 64] = [b'v'; 64];
 /// Nodes of a domain: 10 directories, 90 below them, 900 leaves.
 const DOMAIN: usize = 1000;
-/// Maximum for peers: C needs 50 CPU seconds for 100,000, and no peer made 1,000,000 in 230 s.
+/// Maximum for peers: C xenstored needs 50 CPU seconds for 100,000, and no peer created 1,000,000 in 230 s.
 const PEERS_NODES_MAX: usize = 100_000;
 const BYTES: &str = "bytes a node";
 

@@ -17,7 +17,7 @@ use crate::wrong;
 const INTERVAL: Duration = Duration::from_micros(500);
 /// Minimum duration of the reads, with the removal in the middle.
 const READS_FOR: Duration = Duration::from_millis(800);
-/// Maximum for peers: C needs 50 CPU seconds to create 100,000 nodes.
+/// Maximum for peers: C xenstored needs 50 CPU seconds to create 100,000 nodes.
 const PEERS_NODES_MAX: usize = 10_000;
 /// Children of each directory below the removed node.
 const DIRECTORY: usize = 1000;
@@ -99,7 +99,7 @@ impl Session for Removing {
             let tally = reader.run(&read, INTERVAL, READS_FOR);
             (tally, removal.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         });
-        // No CPU time, as it would include both the reads and the removal.
+        // CPU time is not reported, as it would include both the reads and the removal.
         let (mut sample, took) = (Sample::of(tally?, None), took?);
         if size > 0 {
             if toolstack.request(Operation::Read, 0, &words(&[ROOT]))? != Err("ENOENT".into()) {

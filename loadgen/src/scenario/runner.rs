@@ -200,7 +200,8 @@ mod tests {
     use super::*;
     use crate::trouble::Result;
 
-    /// C cannot be started, oxenstored fails in the second round of the second case, echo is left out of the first.
+    /// C xenstored cannot be started, oxenstored fails in the second round of the second case, and echo is left out of
+    /// the first.
     struct Planned;
 
     struct Round {

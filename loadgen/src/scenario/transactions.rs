@@ -15,11 +15,11 @@ use crate::wrong;
 
 /// Nodes of a subtree. The first is a counter.
 const NODES: usize = 8;
-/// Other nodes read and written in a transaction besides the counter.
+/// Nodes read and written in a transaction besides the counter.
 const READS: usize = 4;
 const WRITES: usize = 2;
 const CONNECTIONS_MAX: usize = 64;
-/// Timeout; a client that is not done by then is starved.
+/// Timeout; a client that has not committed by then is starved.
 const TIMEOUT: Duration = Duration::from_secs(60);
 const EAGAIN: &str = "EAGAIN %";
 const TRIES: &str = "most tries";
@@ -179,7 +179,7 @@ impl Session for Transacting {
 }
 
 impl Transacting {
-    /// Checks that every commit incremented a counter, and nothing else did.
+    /// Checks that the counters were incremented once per commit.
     fn check(&mut self, subtrees: usize, commits: u64, conflicts: u64) -> Result<()> {
         let mut sum = 0;
         for subtree in 0..subtrees {

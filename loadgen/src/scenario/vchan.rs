@@ -140,7 +140,7 @@ pub(super) async fn set_up(server: &Client, peer: &Client, number: usize) -> Res
     if !announce(server, &base, number).await? {
         return Ok(false);
     }
-    // Two watches are held while it waits: on the node that the peer will write, and on the peer's root node.
+    // Two watches are held while the server waits: on the node that the peer will write, and on the peer's root node.
     let connected = format!("/local/domain/{PEER}/data/vchan/{number}");
     let Some(answer) = server.try_watch(&connected, &format!("answer{number}")).await? else {
         return Ok(false);

@@ -19,7 +19,7 @@ use crate::wrong;
 /// Domains, each a node with this many children.
 const DOMAINS: usize = 1000;
 const NODES: usize = 119;
-/// Maximum for peers: C needs half a minute to write as many.
+/// Maximum for peers: C xenstored needs half a minute to write as many.
 const PEERS_NODES_MAX: usize = 24_000;
 const MILLISECONDS: &str = "walk ms";
 
@@ -162,7 +162,7 @@ fn echo_of(domains: usize) -> Result<Running> {
         recorder.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).map_err(cannot)
     })?;
     let arguments = vec!["--replies".to_owned(), replies.display().to_string()];
-    // It reads the file before it accepts.
+    // The server reads the file before it accepts clients.
     Target::Echo.start(&Options { arguments, ..Options::default() }).map_err(cannot)
 }
 

@@ -126,18 +126,18 @@ impl Target {
     }
 }
 
-/// A running target. It ends when this is dropped, unless it was not started here.
+/// A running target. A target that was started here ends when this is dropped.
 #[derive(Debug)]
 pub struct Running {
     /// The daemon's socket.
     pub socket: PathBuf,
-    /// The socket of its simulated host; `None` if it has no rings.
+    /// The socket of the target's simulated host; `None` if it has no rings.
     pub sim: Option<PathBuf>,
-    /// The pid; `None` if it is not known.
+    /// The target's pid; `None` if it is not known.
     pub pid: Option<u32>,
     child: Option<Child>,
     dir: Option<TempDir>,
-    /// Time that it may take to end on request.
+    /// Time that the target may take to end on request.
     grace: Duration,
 }
 

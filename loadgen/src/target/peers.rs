@@ -10,7 +10,7 @@ use std::process::Command;
 
 use super::{Options, Running, Target};
 
-/// Their directory in Debian's package xen-utils-4.17.
+/// The directory of both daemons in Debian's package xen-utils-4.17.
 const PROGRAMS: &str = "/usr/lib/xen-4.17/bin";
 /// The environment variable that names another folder.
 const FOLDER: &str = "XENSTORED_PEERS";

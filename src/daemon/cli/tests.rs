@@ -88,7 +88,7 @@ fn trace_switches_keep_their_order() {
     }
 }
 
-/// As getopt does in C: a start script appends its options to those that an administrator gave.
+/// The last of repeated options wins, as with getopt: a start script appends its options to those of an administrator.
 #[test]
 fn last_of_repeated_options_wins() {
     for (twice, once) in [
@@ -117,7 +117,7 @@ fn last_of_repeated_options_wins() {
     }
 }
 
-/// Options of C 4.17, of older releases of C and of oxenstored are among them.
+/// The options include those of C xenstored 4.17, of its older releases and of oxenstored.
 #[test]
 fn options_without_effect_are_noted() {
     for line in [
@@ -181,7 +181,7 @@ fn invalid_options_are_refused_with_a_reason() {
     }
 }
 
-/// No option without a description, and none described that is not there.
+/// Every option is described, and every described option exists.
 #[test]
 fn manual_and_guide_document_every_option() {
     let manual = include_str!("../../../dist/man/xenstored.8");

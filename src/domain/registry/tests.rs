@@ -92,7 +92,7 @@ fn soft_memory_is_reported_when_it_is_crossed() {
     assert!(registry.reports.take_all().is_empty(), "0 means no limit");
 }
 
-/// Nor does a change of a default replay open transactions.
+/// A change of a default does not replay open transactions either.
 #[test]
 fn default_limit_applies_to_later_domains_only() {
     let registry = Registry::new(Limits::defaults(), None);

@@ -27,7 +27,7 @@ pub fn parts(fds: Vec<OwnedFd>) -> Result<Parts, SimError> {
     if !is_channel(channel.as_fd()) {
         return Err(SimError::NoChannel);
     }
-    // Another host has already done so, but a pair made by a client lacks it.
+    // Another host has already set this option, but a client's own socket pair lacks it.
     refuse_descriptors(channel.as_fd());
     Ok(Parts { page, channel })
 }

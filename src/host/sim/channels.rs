@@ -21,7 +21,7 @@ use crate::host::{Channels, Pending, Port};
 use crate::sync::Arc;
 use crate::types::Domid;
 
-/// GlobalTrie bound of ports taken by one call of `pending`: 1.5 KiB of stack.
+/// Upper bound of ports taken by one call of `pending`: 1.5 KiB of stack.
 const BATCH: usize = 128;
 
 /// Events watched on a channel. A hang-up ends the port: see `Channels::pending`.
@@ -130,11 +130,11 @@ impl Channels for SimChannels {
             Some(channel) => epoll::delete(&self.epoll, channel.as_fd()),
             None => Ok(()),
         };
-        self.domains.release(port); // Only now may another handle register the channel.
+        self.domains.release(port); // The claim is released last: only then may another handle register the channel.
         Ok(deleted?)
     }
 
-    /// A guest that closes its end is reported once more, then never again.
+    /// A closed end is reported once more, then never again.
     fn pending(&mut self, ports: &mut [Port]) -> Pending {
         let want = ports.len().min(BATCH);
         if want == 0 {
@@ -169,7 +169,7 @@ impl Channels for SimChannels {
             Binding::Changes(_) => Err(io::ErrorKind::InvalidInput.into()),
             Binding::Guest(channel) => match channel.upgrade() {
                 Some(channel) => signal(channel.as_fd()),
-                None => Ok(()), // No receiver, as after a real domain's death.
+                None => Ok(()), // Notifying a destroyed domain is no error, as after a real domain's death.
             },
         }
     }

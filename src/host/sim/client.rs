@@ -27,19 +27,19 @@ impl SimClient {
         Ok(SimClient { stream: UnixStream::connect(path)? })
     }
 
-    /// Becomes a new domain with this number, or with the next free one. The domain ends with this connection.
+    /// Becomes a new domain with this domid, or with the next free one. The domain ends with this connection.
     pub fn create(&mut self, domid: Option<Domid>) -> io::Result<SimGuest> {
         let request = domid.map_or("create".into(), |domid| format!("create {domid}"));
         Ok(self.become_guest(&request)?.0)
     }
 
-    /// As [`SimClient::create`] with this number; also returns the page's memory file, which [`SimClient::adopt`]
+    /// Like [`SimClient::create`] with this domid, but also returns the page's memory file, which [`SimClient::adopt`]
     /// takes.
     pub fn create_with_page(&mut self, domid: Domid) -> io::Result<(SimGuest, OwnedFd)> {
         self.become_guest(&format!("create {domid}"))
     }
 
-    /// As [`SimClient::create`], but the domain lives until it is destroyed.
+    /// Like [`SimClient::create`], but the domain lives until it is destroyed.
     pub fn create_kept(&mut self, domid: Option<Domid>) -> io::Result<SimGuest> {
         let request = domid.map_or("create keep".into(), |domid| format!("create {domid} keep"));
         Ok(self.become_guest(&request)?.0)
@@ -119,7 +119,7 @@ impl SimClient {
         self.ask_with(request, &[])
     }
 
-    /// As [`SimClient::ask`], with descriptors attached to the request.
+    /// Like [`SimClient::ask`], but attaches descriptors to the request.
     fn ask_with(
         &mut self,
         request: &str,

@@ -15,11 +15,11 @@ use crate::host::{DomainState, Port, RingPage};
 use crate::sync::{Arc, Mutex};
 use crate::types::Domid;
 
-/// The port of every domain's end of its xenstore channel. As on a real host, where the domain builder allocates it
-/// first, it does not identify the domain.
+/// The port of every domain's end of its xenstore channel. The port does not identify the domain, as on a real host,
+/// where the domain builder allocates this port first in every domain.
 pub const XENSTORE_PORT: Port = 1;
 
-/// The lowest local port. Higher than any remote port, so that a confusion of the two is refused.
+/// The lowest local port. Higher than any remote port, so that a remote port passed in its place is refused.
 const FIRST_LOCAL_PORT: Port = 16;
 
 /// Domains in one reply to `list`. At 14 bytes each at most, the line stays below 4 KiB.
@@ -66,7 +66,7 @@ pub struct Domains {
 struct Table {
     /// One slot for each possible domid (256 KiB), so a look-up is an index.
     domains: Vec<Option<Box<Domain>>>,
-    /// The domid last allocated to a client that named none.
+    /// The domid last allocated to a client that requested no specific one.
     last: u16,
     /// The last unique_id. Never reused.
     unique_id: u64,
@@ -93,8 +93,7 @@ impl Domains {
         Domains { table: Mutex::new(table) }
     }
 
-    /// Adds a domain: as `domid`, or as the next free number above the last one allocated (wrapping to 1), as Xen
-    /// counts.
+    /// Adds a domain: as `domid`, or as the next free domid above the last one allocated (wrapping to 1), as in Xen.
     pub fn insert(&self, domid: Option<Domid>, parts: Parts) -> Result<Domid, SimError> {
         let mut table = self.table.lock();
         let domid = match domid {
@@ -115,7 +114,7 @@ impl Domains {
         Ok(domid)
     }
 
-    /// Destroys a domain. Its channel is closed; its page lives until the last mapping is gone.
+    /// Destroys a domain. The domain's channel is closed; its page lives until the last mapping is removed.
     pub fn destroy(&self, domid: Domid) -> Result<(), SimError> {
         let mut table = self.table.lock();
         let slot = table.domains.get_mut(usize::from(domid.0)).ok_or(SimError::NoDomain)?;

@@ -38,8 +38,8 @@ pub fn new_page() -> io::Result<(OwnedFd, RingPage)> {
 
 /// Creates an event channel. Returns the daemon's end and the guest's.
 ///
-/// It is a packet socket, not a stream: a notification is a packet of any length, taken in constant time, and there
-/// is no out-of-band data that could leave the channel readable with nothing to read.
+/// The channel is a packet socket, not a stream: a notification is a packet of any length, taken in constant time, and
+/// there is no out-of-band data that could leave the channel readable with nothing to read.
 pub fn new_channel() -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;

@@ -55,7 +55,7 @@ impl SimGuest {
         Ok(copied)
     }
 
-    /// As [`SimGuest::try_send`] without the notification, to batch several requests.
+    /// Like [`SimGuest::try_send`], but without the notification, to batch several requests.
     pub fn push(&self, bytes: &[u8]) -> usize {
         let produced = self.page.load(REQ_PROD);
         let unread = produced.wrapping_sub(self.page.load(REQ_CONS)) as usize;
@@ -82,7 +82,7 @@ impl SimGuest {
         Ok(copied)
     }
 
-    /// As [`SimGuest::try_recv`] without the notification.
+    /// Like [`SimGuest::try_recv`], but without the notification.
     pub fn pull(&self, bytes: &mut [u8]) -> usize {
         let consumed = self.page.load(RSP_CONS);
         let unread = self.page.load(RSP_PROD).wrapping_sub(consumed) as usize;

@@ -76,7 +76,7 @@ impl Host for SimHost {
         Ok(Box::new(SimChannels::new(self.domains.clone())?))
     }
 
-    /// Every domain has its page, so the frame number is ignored.
+    /// The host knows every domain's page, so the frame number is ignored.
     fn map_ring(&self, domid: Domid, _gfn: Option<Gfn>) -> io::Result<RingPage> {
         self.domains.page(domid).ok_or(io::ErrorKind::NotFound.into())
     }
@@ -85,7 +85,7 @@ impl Host for SimHost {
         Ok(self.domains.state(domid))
     }
 
-    /// This host tracks changes exactly, so it ignores `known`; it may report domains outside it.
+    /// The simulated host tracks changes exactly, so it ignores `known` and may report domains that are not in it.
     fn changed(
         &self,
         _known: &mut dyn Iterator<Item = Domid>,

@@ -1,7 +1,7 @@
 //! The socket at which processes create and control domains, served by one thread.
 //!
-//! Replies are never queued: if the client's socket does not take one at once, the connection is closed. So a client
-//! costs a buffer of one line, whether it reads or not.
+//! Replies are never queued: if the client's socket does not accept a reply at once, the connection is closed. So a
+//! client costs a buffer of one line, whether it reads or not.
 
 mod requests;
 
@@ -171,7 +171,7 @@ impl Server {
 
     fn admit(&mut self, mut stream: UnixStream) {
         if self.is_scarce(&stream) {
-            return; // Closed, as it is unknown when there would be room.
+            return; // Closes the connection, as there is no telling when there would be room.
         }
         let entry = self.clients.vacant_entry();
         let token = Token(entry.key());
@@ -232,7 +232,7 @@ impl Server {
         }
         if let Some(client) = self.clients.get_mut(key) {
             if input.is_empty() {
-                client.fds.clear(); // They belong to no line.
+                client.fds.clear(); // Descriptors that belong to no line are closed.
             }
             client.input = input;
         }
@@ -248,7 +248,8 @@ fn last_fd() -> u64 {
 
 /// Creates a domain's page and channel; returns the host's half and the guest's.
 fn new_domain() -> io::Result<(Parts, GuestEnds)> {
-    let (channel, theirs) = new_channel()?; // First, so that its descriptor is the one compared with `last_fd`.
+    // The channel is created first, so that its descriptor is the one compared with `last_fd`.
+    let (channel, theirs) = new_channel()?;
     let (file, page) = new_page()?;
     Ok((Parts { page, channel }, [file, theirs]))
 }

@@ -18,7 +18,7 @@ use rustix::net::{
 /// Backlog of pending connections: Linux's upper limit (net.core.somaxconn).
 const BACKLOG: i32 = 4096;
 
-/// GlobalTrie bound of descriptors in one message: a page and a channel.
+/// Upper bound of descriptors in one message: a page and a channel.
 pub const FDS_MAX: usize = 2;
 
 /// The descriptors that make a process a guest: the ring page's memory file, and the guest's end of the channel.

@@ -125,7 +125,7 @@ fn both_rings_wrap() {
     let guest = world.client.create(None).unwrap();
     let page = world.host.map_ring(guest.domid, None).unwrap();
     for word in [REQ_CONS, REQ_PROD, RSP_CONS, RSP_PROD] {
-        page.store(word, u32::MAX - 2); // Stored at byte 1021, and the count itself wraps.
+        page.store(word, u32::MAX - 2); // The bytes begin at offset 1021 of the ring, and the index itself wraps.
     }
     let bytes: Vec<u8> = (0..=255).cycle().take(2000).collect();
     assert_eq!(guest.push(&bytes), 1024, "accepts what fits");
@@ -311,7 +311,7 @@ fn guest_disconnect_is_reported_once() {
     ];
     for end in ends {
         let (guest, mut channels, port) = world.bound();
-        channels.notify(port).unwrap(); // Never read: the peer's close is then an error, too.
+        channels.notify(port).unwrap(); // The input is never read, so the peer's close is an error, too.
         let _rest = end(guest);
         wait_for(&*channels); // The host's thread may still hold its copy of the end.
         assert_eq!(pending(&mut *channels), [port]);
@@ -517,7 +517,7 @@ fn misbehaving_clients_do_not_affect_others() {
     killed.write_all(b"create 8\ncreate").unwrap();
     drop(killed);
     let mut endless = world.raw();
-    let _ = endless.write_all(&[b'x'; 100_000]); // Closed before it has sent all of it.
+    let _ = endless.write_all(&[b'x'; 100_000]); // The connection is closed before it has sent all of its input.
     assert!(is_closed(&mut endless));
     let mut long = world.raw();
     assert_eq!(
@@ -538,7 +538,7 @@ fn misbehaving_clients_do_not_affect_others() {
     let mut slow = world.raw();
     for part in ["cre", "ate 8", "\n"] {
         slow.write_all(part.as_bytes()).unwrap();
-        world.client.list().unwrap(); // The host has read the part when it replies to this.
+        world.client.list().unwrap(); // The host has read the part when it replies to this request.
     }
     let (line, fds) = ask(&mut slow, "");
     assert_eq!((line.as_str(), fds.len()), ("ok 8 1\n", 2), "domid 8 was returned");

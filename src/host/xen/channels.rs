@@ -108,7 +108,7 @@ mod tests {
         rustix::io::write(&queue, [9u32, 3, 9, 4, 9, 9].as_bytes()).unwrap();
         let mut ports = [0; 2];
         let mut all: Vec<Port> = Vec::new();
-        // A read of which nothing is kept is not taken for the end.
+        // A read whose ports are all filtered out does not count as the end.
         loop {
             match channels.pending(&mut ports).all().unwrap() {
                 0 => break,
@@ -140,7 +140,7 @@ mod tests {
         let (device, queue) =
             socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
         rustix::io::write(&queue, [3u32, 4].as_bytes()).unwrap();
-        // Closing a socket with unread bytes resets the other end, once that has read its own.
+        // If a socket is closed with unread bytes, the other end fails with a reset once it has read its own.
         rustix::io::write(&device, b"unread").unwrap();
         drop(queue);
         let mut channels = XenChannels { device, bound: [3, 4].into_iter().collect() };

@@ -17,7 +17,7 @@ pub enum StartError {
         /// The file that would name Xen.
         path: PathBuf,
     },
-    /// This is a guest.
+    /// This machine is a guest.
     #[error(
         "this is a guest of Xen, not its control domain ({} does not say \"control_d\"); guests \
          use the xenstored of domain 0; to simulate a host: --host sim", path.display()
@@ -40,7 +40,7 @@ pub enum StartError {
         /// The module that makes it.
         module: &'static str,
     },
-    /// Not running as root, or restricted.
+    /// The process does not run as root, or it is restricted.
     #[error("permission denied: {}; run xenstored as root", path.display())]
     Permission {
         /// The file in question.

@@ -133,8 +133,8 @@ impl From<&DomainInfo> for DomainState {
     /// Distinguishes two incarnations of a domid by the uuid set by the toolstack: libxl generates one per creation,
     /// unless the configuration fixes it. An incarnation that ends and begins again between two queries with the same
     /// domid and uuid goes unnoticed; Xen allocates domids upwards, so that takes a fixed domid too, or 32,751
-    /// creations. `dying` is late: Xen sets it when the destruction has got as far as it can while others still map
-    /// the domain's pages.
+    /// creations. `dying` is late: Xen sets this flag when the destruction has progressed as far as it can while other
+    /// domains still map the domain's pages.
     fn from(info: &DomainInfo) -> DomainState {
         let uuid = u128::from_le_bytes(info.handle);
         let halves = (uuid >> 64) ^ (uuid & u128::from(u64::MAX));
@@ -173,7 +173,7 @@ mod tests {
         assert!(!may_differ(Some(&running), Some(&running)));
         assert!(may_differ(None, Some(&running)));
         assert!(may_differ(Some(&running), Some(&suspended)));
-        // It was resumed in between, without an announcement.
+        // The domain was resumed in between, without an announcement.
         assert!(may_differ(Some(&suspended), Some(&suspended)));
         assert!(may_differ(Some(&running), None));
     }

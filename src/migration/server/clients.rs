@@ -139,7 +139,7 @@ fn wait_for_request(client: &UnixStream, crew: &Crew) -> bool {
         if is_idle
             && waiting.load(Ordering::SeqCst) == 0
             && is_readable(&crew.listener, Duration::ZERO)
-            // The exchange makes only one idle client give way.
+            // The compare-exchange disconnects only one idle client per waiting one.
             && waiting.compare_exchange(0, 1, Ordering::SeqCst, Ordering::SeqCst).is_ok()
         {
             return false;

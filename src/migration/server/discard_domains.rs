@@ -32,8 +32,8 @@ pub fn discard_domains(owners: &OwnerThreads, domids: &[Domid]) -> Vec<Outcome> 
     outcomes
 }
 
-/// Removes a domain's partitions, the present ones and those that came with it. The deepest come first, so that none
-/// is needed as scaffolding of another.
+/// Removes a domain's partitions, the present ones and those that came with the import. The deepest come first, so that
+/// none is needed as scaffolding of another.
 ///
 /// # Errors
 /// The first node that could not be changed, with its error. The rest is removed nevertheless.
@@ -113,7 +113,7 @@ fn change(owners: &OwnerThreads, path: Path<'_>, verb: Verb<'_>) -> Result<(), E
             owners.settle(executed);
             Ok(())
         }
-        // Another client removed it first.
+        // Another client removed the node first.
         Err(StoreError::Refused(Errno::ENOENT)) => Ok(()),
         Err(StoreError::Refused(errno)) => Err(errno),
         Err(StoreError::StaleEpoch | StoreError::NeedsLock(..)) => Err(Errno::EAGAIN),

@@ -46,7 +46,7 @@ pub fn import_domains(
     run_parallel(descriptors, |stream| import_stream(owners, stream, mode), reply);
 }
 
-/// A stream that is cut at [`STREAM_BYTES_MAX`] and takes [`LARGE`] when it becomes large.
+/// A reader that truncates a stream at [`STREAM_BYTES_MAX`] and takes [`LARGE`] when the stream becomes large.
 struct Bounded {
     input: TimedFile,
     read: u64,
@@ -68,7 +68,7 @@ impl Read for Bounded {
 
 fn import_stream(owners: &OwnerThreads, descriptor: OwnedFd, mode: ImportMode) -> Vec<Outcome> {
     let began = Instant::now();
-    // Declared first, so that `LARGE` is held until the state is dropped.
+    // The stream is declared first, so that `LARGE` is held until the state is dropped.
     let mut input = None;
     let state = TimedFile::new(descriptor).map_err(ReadError::from).and_then(|stream| {
         let input = input.insert(Bounded { input: stream, read: 0, large: None });
@@ -154,7 +154,7 @@ fn outcome(domid: Domid, numbers: Vec<u64>, result: Result<(), PlaceError>) -> O
     Outcome::failed(domid, errno, refusal)
 }
 
-/// Inserts each domain or refuses it, in parallel unless they have few nodes. INTRODUCE connects them later.
+/// Inserts each domain or refuses it, in parallel unless they have few nodes. INTRODUCE connects the domains later.
 fn place_all(owners: &OwnerThreads, arrivals: Vec<ImportedDomain>) -> Vec<Outcome> {
     let domids: Vec<Domid> = arrivals.iter().map(|arrival| arrival.domid).collect();
     let nodes: usize = arrivals.iter().map(|arrival| arrival.nodes.len()).sum();
@@ -171,8 +171,8 @@ fn place_all(owners: &OwnerThreads, arrivals: Vec<ImportedDomain>) -> Vec<Outcom
     outcomes
 }
 
-/// Inserts one domain. Returns its outcome and, if its owner thread expects it, the message that ends the
-/// expectation.
+/// Inserts one domain. Returns the domain's outcome and, if its owner thread expects the domain, the message that ends
+/// the expectation.
 fn place_one(
     owners: &OwnerThreads,
     arrival: ImportedDomain,
@@ -242,7 +242,7 @@ mod tests {
     #[test]
     fn stream_above_16_mib_makes_others_wait() {
         let (mut stream, mut bytes) = (zeros((1 << 24) - 8), [0; 8]);
-        // The last read below the limit, the read that exceeds it, and the first after it.
+        // The last read below the limit, the read that exceeds the limit, and the first read afterwards.
         for is_large in [false, false, false] {
             assert_eq!(stream.read(&mut bytes[..4]).unwrap(), 4);
             assert_eq!(stream.large.is_some(), is_large);

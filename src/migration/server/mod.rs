@@ -48,7 +48,7 @@ fn try_often<T, E>(
 pub struct Outcome {
     /// The domain; `None` if the result is about a stream of which nothing was read.
     pub domid: Option<Domid>,
-    /// Words of the reply, or the error and a sentence that explains it.
+    /// Words of the reply, or the error with an explanatory sentence.
     pub result: Result<Vec<String>, (Errno, String)>,
 }
 

@@ -98,7 +98,7 @@ pub(super) fn perform(
     Ok(())
 }
 
-/// Returns the introduced ones of some domains.
+/// Returns those of the given domains that are introduced.
 fn introduced(owners: &OwnerThreads, domids: &[Domid]) -> Vec<Domid> {
     let registry = owners.store().registry();
     let is_introduced =
@@ -106,7 +106,7 @@ fn introduced(owners: &OwnerThreads, domids: &[Domid]) -> Vec<Domid> {
     domids.iter().filter(is_introduced).copied().collect()
 }
 
-/// Returns the domains of some ranges, without duplicates, in ascending order. `meant` selects among the known
+/// Returns the domains of the given ranges, without duplicates, in ascending order. `meant` selects among the known
 /// domains of a range.
 fn domids(
     owners: &OwnerThreads,

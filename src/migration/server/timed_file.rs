@@ -129,7 +129,7 @@ mod tests {
         assert!(is_timed_out(timed(here).write_all(&[1; LONG])));
     }
 
-    /// Each byte restarts the timeout, so the total exceeds it.
+    /// Each byte restarts the timeout, so a transfer may take longer in total.
     #[test]
     fn slow_peer_does_not_time_out() {
         let bytes: Vec<u8> =

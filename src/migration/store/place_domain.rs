@@ -45,7 +45,7 @@ pub enum PlaceError {
     /// The domid is in use, or at least its nodes exist.
     #[error("domid {0} is in use: node {path} already exists", path = .1.as_path())]
     Occupied(Domid, PathBuf),
-    /// The domain whose rights it has (SET_TARGET) does not exist here.
+    /// The target, whose rights the domain has (SET_TARGET), does not exist here.
     #[error("domain {0} has domain {1} as its target, which does not exist")]
     NoTarget(Domid, Domid),
     /// The store refuses the domain's nodes.

@@ -63,8 +63,9 @@ struct Records {
 /// The version and the byte order of a stream.
 pub type Form = (u32, Order);
 
-/// Returns the nodes of each domain in a snapshot of the store ([`Store::snapshot_all`]). A `/vm/<uuid>` named by several
-/// domains goes with the first. Cost: the domains' partitions, shared among the workers if the domains are many.
+/// Returns the nodes of each domain in a snapshot of the store ([`Store::snapshot_all`]). A `/vm/<uuid>` named by
+/// several domains goes with the first. Cost: the domains' partitions, shared among the workers if the domains are
+/// many.
 pub fn snapshot_domains(store: &Store, trees: &[Tree], domids: &[Domid]) -> Vec<DomainSnapshot> {
     let see_one = |&domid: &Domid| {
         let mut seen = store.domain_snapshot(trees, domid);
@@ -281,7 +282,7 @@ fn around(
     Ok([before, after])
 }
 
-/// All quotas, as C xenstored writes them: a domain keeps its limits even if the destination's defaults differ.
+/// All quotas are written, as by C xenstored: a domain keeps its limits even if the destination's defaults differ.
 fn domain_record(domain: &Domain) -> DomainRecord {
     let limits = domain.limits();
     let hard = Quota::all().map(|quota| (quota.name().into(), limits.get(quota)));
@@ -314,7 +315,7 @@ mod tests {
         written
     }
 
-    /// The child process of the next test, limited to too little memory for another stack.
+    /// Runs in the child process of the next test, with too little memory for another stack.
     #[test]
     #[ignore = "the next test runs it in a process of its own"]
     fn without_threads() {

@@ -14,9 +14,9 @@ pub const STATE_BYTES_MAX: u64 = 1 << 30;
 
 /// The content of a stream, read up to END and checked as far as possible without a store:
 ///
-/// - objects referenced by a record precede it: its connection, its transaction, a node's parent. Only a partition
-///   root (types/key.rs) may lack its parent, since the stream of a domain is a part of a store;
-/// - there are no duplicates;
+/// - objects referenced by a record precede it: its connection, its transaction, a node's parent. Only a partition root
+///   (types/key.rs) may lack its parent, since the stream of a domain is a part of a store;
+/// - no record occurs twice;
 /// - paths are well-formed, nodes have an owner, ids are not 0.
 ///
 /// A watch on `@` followed by something that is no path is left out: C xenstored lets every guest set one, and no

@@ -103,7 +103,7 @@ proptest! {
         prop_assert_eq!(read, &records[..]);
     }
 
-    /// Any truncation or change gives a result, never a record that exceeds its limit.
+    /// A truncated or changed stream yields an error or records within their limits.
     #[test]
     fn corrupted_stream_gives_an_error_or_valid_records(
         records in prop::collection::vec(record(), 1..4),

@@ -14,7 +14,7 @@ pub struct RequestCommand {
     with_depth: Option<Operation>,
 }
 
-/// These commands, in the order in which `help` lists them.
+/// The CONTROL commands that stand for wire requests, in the order in which `help` lists them.
 pub static COMMANDS: [RequestCommand; 5] = [
     row("quiesce", "<domid>...", Operation::Quiesce, None),
     row("unquiesce", "<domid>...", Operation::Unquiesce, None),

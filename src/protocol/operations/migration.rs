@@ -22,7 +22,7 @@ pub enum MigrationRequest {
 pub enum ImportMode {
     /// Imports the domains.
     Place,
-    /// Dry run: returns the reply that the import would return.
+    /// Dry run: changes nothing, and returns the reply that an import would get.
     Check,
 }
 

@@ -9,8 +9,8 @@ use crate::server::worker::Worker;
 use crate::sync::Arc;
 use crate::types::{Domid, Errno, PAYLOAD_BYTES_MAX};
 
-/// Returns the part of a domain's watches that begins at `index` and fits into a reply. Cost: that part; the first time
-/// after removals, all watches of the domain.
+/// Returns the part of a domain's watches that begins at `index` and fits into a reply. Cost: linear in that part; the
+/// first time after removals, in all watches of the domain.
 pub fn list_watches(
     worker: &mut Worker,
     domid: Domid,

@@ -1,5 +1,5 @@
-//! Imports on the owner thread of the domain: its number is kept free during the import, which then ends and may be
-//! taken back.
+//! Imports on the owner thread of the domain: the domid is kept free during the import, which then ends and may be
+//! discarded.
 
 use crate::domain::Domain;
 use crate::migration::stream::state::Client;
@@ -12,7 +12,7 @@ use crate::store::DomainSnapshot;
 use crate::sync::Arc;
 use crate::types::{Domid, Errno, Presence};
 
-/// Keeps a domain's number free for an import, and returns its incarnation.
+/// Keeps a domid free for an import, and returns the domain's incarnation.
 ///
 /// # Errors
 /// [`Presence::Absent`] if the host has no such domain, otherwise the state that conflicts.

@@ -8,7 +8,7 @@ use crate::server::worker::Worker;
 use crate::store::DomainSnapshot;
 use crate::types::{Domid, Errno};
 
-/// Gives the export of a domain, which saved this version of its connection and these partitions, its mark.
+/// Issues the mark of a domain's export, which saved this version of its connection and these partitions.
 ///
 /// # Errors
 /// As [`save_connection`]; `EAGAIN` also if the connection has another version by now.
@@ -37,7 +37,7 @@ pub fn leave(worker: &mut Worker, domid: Domid, number: u64) -> Result<Box<Clien
     if (mark.number, mark.version) != (number, version) {
         return Err(Errno::EAGAIN);
     }
-    // The export holds the partitions, so any change has made new roots: a pointer comparison each.
+    // The export holds the partitions, so any change has made new roots, and comparing pointers suffices.
     if !worker.core.shared.store.changed_since(&mark.seen).is_empty() {
         worker.step_of(domid, Event::Outdated)?;
         return Err(Errno::EAGAIN);

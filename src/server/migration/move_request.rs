@@ -9,7 +9,7 @@ use crate::store::DomainSnapshot;
 use crate::sync::Arc;
 use crate::types::{Domid, Errno, Presence};
 
-/// A domain whose number is kept free for an import, or the state that conflicts.
+/// A domain whose domid is kept free for an import, or the state that conflicts.
 pub type Expected = Result<Arc<Domain>, Presence>;
 
 /// A domain whose import has ended, with its connection and partitions if the import succeeded.

@@ -69,7 +69,7 @@ impl OwnerThreads {
         self.ask(domids.iter().map(request))
     }
 
-    /// Gives exports their marks, from the version of each domain's connection and its partitions.
+    /// Issues the marks of exports, from the version of each domain's connection and its partitions.
     pub fn mark(&self, exports: Vec<(u64, DomainSnapshot)>) -> Vec<Result<u64, Errno>> {
         let request = |(version, seen): (u64, DomainSnapshot)| {
             (seen.domid, move |reply| MoveRequest::Mark(version, seen, reply))
@@ -77,7 +77,7 @@ impl OwnerThreads {
         self.ask(exports.into_iter().map(request))
     }
 
-    /// Keeps the numbers of domains free for an import until [`OwnerThreads::arrive`], and returns their incarnations.
+    /// Keeps domids free for an import until [`OwnerThreads::arrive`], and returns the domains' incarnations.
     ///
     /// # Errors
     /// `EIO` for a thread that has ended.
@@ -92,7 +92,7 @@ impl OwnerThreads {
         self.ask(domids.iter().map(request))
     }
 
-    /// Keeps the connections of imported domains for INTRODUCE, and frees the numbers of the others.
+    /// Keeps the connections of imported domains for INTRODUCE, and releases the domids of the others.
     pub fn arrive(&self, arrivals: Vec<ImportEnd>) -> Vec<Result<(), Errno>> {
         let request = |(domain, arrived): ImportEnd| {
             (domain.domid, move |reply| MoveRequest::Arrive(domain, arrived, reply))
@@ -100,7 +100,7 @@ impl OwnerThreads {
         self.ask(arrivals.into_iter().map(request))
     }
 
-    /// Returns those domains that were imported and not served since.
+    /// Returns the domains that were imported and have not been served since.
     pub fn arrived(&self, domids: &[Domid]) -> Vec<Domid> {
         let standings = domids.iter().zip(self.standings(domids));
         let arrived = standings.filter(|(_, standing)| {
@@ -109,7 +109,7 @@ impl OwnerThreads {
         arrived.map(|(domid, _)| *domid).collect()
     }
 
-    /// Discards domains that were imported and not served since, and returns their partitions.
+    /// Discards domains that were imported and have not been served since, and returns their partitions.
     pub fn discard(&self, domids: &[Domid]) -> Vec<Result<DomainSnapshot, Errno>> {
         let request = |&domid: &Domid| (domid, move |reply| MoveRequest::Discard(domid, reply));
         let discarded = self.ask(domids.iter().map(request));

@@ -5,7 +5,7 @@
 //! waits for that reply and for nothing else:
 //!
 //! - A request that waits for a reservation to end has not begun: it stays in the page, with those behind it.
-//! - Output that the guest does not take stays queued: QUIESCE never waits for a guest.
+//! - Output for which the guest makes no room stays queued: QUIESCE never waits for a guest.
 //!
 //! From then on the page is neither written nor read, so that a saved connection stays valid. Events are queued within
 //! the usual limits, without a ticket: a domain that may never be served again must not hold back the domains that
@@ -25,7 +25,7 @@ use crate::types::{Domid, Errno, Presence};
 /// Quiesces a domain whose owner thread this is.
 pub fn quiesce(worker: &mut Worker, part: Part) {
     let domid = part.domid();
-    // A refused part was dropped, which reports ENOENT for its domain.
+    // If the event is refused, the part is dropped, which reports ENOENT for its domain.
     if let Ok(effects) = worker.step_of(domid, Event::Quiesce(part)) {
         perform(worker, domid, effects);
         drain(worker, domid);
@@ -106,7 +106,7 @@ fn end_service(worker: &mut Worker, domid: Domid) {
     let Some(connection) = slot.and_then(|slot| clients.get_mut(slot)) else { return };
     let session = &mut connection.session;
     if session.parked.take_if(|parked| matches!(parked, Parked::Reserved(_))).is_some() {
-        // Its write will not begin, so the next reservation need not wait for it.
+        // The parked request will not begin, so the next reservation need not wait for it.
         leave_reservations(core, session);
     }
     session.service = session::Service::Quiesced;

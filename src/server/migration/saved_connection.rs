@@ -51,7 +51,7 @@ pub fn save_connection(worker: &mut Worker, domid: Domid) -> Result<(Client, u64
     let connection = quiesced(worker, domid)?;
     let evtchn = connection.ring().map_or(0, |ring| ring.remote);
     let session = &mut connection.session;
-    // The stream has no deferred events, so all are queued, whatever the room.
+    // A stream cannot hold deferred events, so all of them are queued, even beyond the limit.
     while session.watches.has_deferred() {
         session.queue_next_deferred(now);
     }
@@ -124,8 +124,8 @@ pub fn restore_connection(
     seen
 }
 
-/// START_DOMAIN_TRANSACTION: reserves the id that a transaction of the domain had on its former host. Its
-/// TRANSACTION_END with T fails with EAGAIN, so that the guest retries it.
+/// Executes Executes START_DOMAIN_TRANSACTION: reserves the id that a transaction of the domain had on its former host.
+/// Its TRANSACTION_END with T fails with EAGAIN, so that the guest retries it.
 pub fn reserve_transaction(worker: &mut Worker, domid: Domid, id: u32) -> Result<(), Errno> {
     let Worker { core, clients, .. } = worker;
     let slot = clients.of_domain(domid).ok_or(Errno::ENOENT)?;

@@ -3,7 +3,7 @@
 use crate::sync::{Arc, Mutex};
 use crate::types::{Domid, Errno};
 
-/// The domains that failed, by number, with their errors; or, if all failed, the error of the first.
+/// The domains that failed, by domid, with their errors; or, if all failed, the error of the first.
 pub type Joined = Result<Vec<(Domid, Errno)>, Errno>;
 
 /// The join of a request: the state that its parts share. The drop of the last part drops it, which sends the reply.
@@ -13,7 +13,7 @@ struct Join {
     reply: Option<Box<dyn FnOnce(Joined) + Send + Sync>>,
 }
 
-/// One domain's part of a request. It counts however it ends: a part that is dropped, such as with the connection of a
+/// One domain's part of a request. A part counts however it ends: one that is dropped, such as with the connection of a
 /// domain that dies, reports ENOENT.
 pub struct Part {
     domid: Domid,

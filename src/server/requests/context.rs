@@ -17,9 +17,9 @@ pub type Reply = Result<Cow<'static, [u8]>, Errno>;
 
 /// Whether a request was consumed.
 pub enum Outcome {
-    /// It was replied to, or its connection is parked for the reply.
+    /// The request was replied to, or its connection is parked for the reply.
     Used,
-    /// It has to wait, and is retried.
+    /// The request has to wait, and is retried.
     Retry,
 }
 
@@ -50,7 +50,7 @@ impl RequestContext<'_> {
     /// them, and only this client waits.
     pub fn conclude(&mut self, executed: Executed) {
         let Executed { ticket, removed, replaced } = executed;
-        // Here, outside of the store's locks: freeing large partitions takes long.
+        // The partitions are dropped here, outside of the store's locks: freeing large ones takes long.
         drop(replaced);
         let Some(rest) = self.core.shared.store.settle(removed) else {
             return self.session.reply(self.header, Ok(ACK), ticket);

@@ -11,7 +11,7 @@ use crate::store::{Store, WatchList};
 use crate::sync::{Arc, Ordering};
 use crate::types::Errno;
 
-/// Executes CONTROL. Returns `None` if a thread of the command's own sends the reply later.
+/// Executes CONTROL. Returns `None` if the command runs on its own thread, which sends the reply later.
 pub fn serve(cx: &mut RequestContext<'_>, words: &[&[u8]]) -> Option<Reply> {
     let served: Arc<dyn Served> = Arc::<Shared>::clone(&cx.core.shared);
     let work = match control::command(&served, words) {

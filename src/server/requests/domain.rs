@@ -90,7 +90,7 @@ pub fn set_quota(
     value: &[u8],
 ) -> Result<(), Errno> {
     let domain = domid.map(|domid| existing(cx, domid)).transpose()?;
-    // C's daemon reserves the greatest number for quotas that it does not support.
+    // C xenstored reserves the greatest number for quotas that it does not support.
     let value = decimal(value).ok().filter(|&value| value != u32::MAX).ok_or(Errno::EINVAL)?;
     let registry = cx.core.registry();
     match parse_quota(name)? {

@@ -31,7 +31,7 @@ pub fn serve(cx: &mut RequestContext<'_>, path: &[u8], request: NodeRequest<'_>)
     }
     let slot = ReplySlot::begin(cx.session.output.buffer(), cx.header);
     let out = cx.session.output.buffer();
-    // Borrowed, not cloned: all threads would contend for the store's reference count with each request.
+    // The store is borrowed, not cloned: all threads would contend for its reference count with each request.
     match cx.core.shared.store.execute(cx.caller, &op, &mut cx.core.generations, out) {
         // Nothing has changed: the retry checks reserved paths in the present epoch.
         Err(StoreError::StaleEpoch | StoreError::NeedsLock(..)) => {
@@ -75,8 +75,8 @@ fn resolved<'a>(
     Ok(Op { path: path?, verb })
 }
 
-/// Parses the entries of SET_PERMS. A domain that exists on the host becomes known by it, since toolstacks set
-/// permissions before they introduce; domids without a domain get no rights in advance (XSA-417).
+/// Parses the entries of SET_PERMS. An entry for a domain that exists on the host makes the domain known, since
+/// toolstacks set permissions before they introduce; domids without a domain get no rights in advance (XSA-417).
 fn perms(
     cx: &RequestContext<'_>,
     entries: Strings<'_>,

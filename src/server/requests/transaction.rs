@@ -55,7 +55,8 @@ fn is_full(transaction: &Transaction) -> bool {
 fn execute_caught_up(cx: &mut RequestContext<'_>, op: &Op<'_>, id: u32) -> Result<(), Errno> {
     let RequestContext { core, session, caller, .. } = cx;
     let open = session.transactions.get_mut(&id).ok_or(Errno::ENOENT)?;
-    // Reserved before anything is kept: a guest over its quota is not read, so it could not end its transactions.
+    // The charge is reserved before anything is kept: a guest over its quota is not read, so it could not end its
+    // transactions.
     let needed = (open.transaction.bytes() + Transaction::bytes_of(op)) as u64;
     if is_full(&open.transaction) || !open.reserve(core.registry(), caller, needed, op.path) {
         return Err(Errno::ENOSPC);
@@ -67,8 +68,8 @@ fn execute_caught_up(cx: &mut RequestContext<'_>, op: &Op<'_>, id: u32) -> Resul
     let request = Invocation { caller, op, reply: out };
     let result = store.execute_in(&mut open.transaction, request, generations);
     core.work += open.transaction.work().saturating_sub(before);
-    // This differs from what was reserved: created and copied nodes are kept too, and a request over the quota of
-    // requests is not.
+    // The charge differs from the reserved one: created and copied nodes are kept too, and a request over the quota
+    // `transaction-nodes` is not.
     open.recharge(caller);
     result
 }
@@ -83,7 +84,7 @@ pub fn end(cx: &mut RequestContext<'_>, end: TransactionEnd) -> Outcome {
         cx.reply(Err(Errno::ENOENT));
         return Outcome::Used;
     };
-    // Released first, so that the commit's quota checks do not count its nodes twice.
+    // The charge is released first, so that the commit's quota checks do not count the transaction's nodes twice.
     cx.session.release_transaction(&open);
     (open.charged, open.snapshots_from) = (0, None);
     open.transaction.note_uncharged();
@@ -150,7 +151,7 @@ mod tests {
     use crate::store::{Caller, Store, Verb};
     use crate::types::{Domid, Layout, Path, Subject};
 
-    /// On a store without a worker, which would drop the snapshots after a second.
+    /// The test has a store without a worker, which would drop the snapshots after a second.
     #[test]
     fn control_domains_transaction_is_limited_to_64_mib() {
         let store = Store::alone(Layout::new(1));

@@ -10,8 +10,8 @@ use crate::server::shared::Shared;
 use crate::store::Generations;
 use crate::sync::Arc;
 
-/// The store, the time of the pass, and counters, for the sessions of one worker. A session reaches neither a transport
-/// nor another session: effects beyond its own output are left here for the worker, or go to a mailbox.
+/// The store, the time of the pass, and counters, for the sessions of one worker. A session has access to neither a
+/// transport nor another session: effects beyond its own output are left here for the worker, or go to a mailbox.
 pub struct Core {
     /// The worker's number.
     pub number: u16,
@@ -26,7 +26,8 @@ pub struct Core {
     /// The cost of transactions in the current quantum, so that it can end in time; see
     /// [`Transaction::work`](crate::store::Transaction::work).
     pub work: u64,
-    /// The backlog of the mailboxes in the current quantum, or the last one. It decides whether the connection is read.
+    /// The backlog of the mailboxes in the current quantum, or the last one. The backlog decides whether the connection
+    /// is read.
     pub backlog: Backlog,
     /// Set once no more requests are taken: the time until which replies to those taken are awaited.
     pub stopping: Option<Instant>,

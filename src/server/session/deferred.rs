@@ -64,7 +64,7 @@ impl Deferral {
             && depth.is_none_or(|depth| self.notification.levels <= usize::from(depth))
     }
 
-    /// Notes that the watches up to `seq` have been notified.
+    /// Records that the watches up to `seq` have been notified.
     pub fn advance(&mut self, seq: u64) {
         self.after = seq;
     }

@@ -18,8 +18,8 @@ pub struct Failing {
 }
 
 impl Failing {
-    /// Notes a conflict at `path`, which was reserved if `in_reservation`: the connection has a reservation that has not
-    /// expired.
+    /// Records a conflict at `path`. With `in_reservation`, the connection has a reservation that has not expired, so
+    /// the path was reserved.
     pub fn note(&mut self, path: Path<'_>, in_reservation: bool) {
         self.conflicts = self.conflicts.saturating_add(1);
         let room = self.paths.len() < RESERVED_PATHS_MAX;
@@ -43,7 +43,7 @@ impl Failing {
     }
 }
 
-/// Returns whether the path is not above all domains' partitions: reserving these would stop all writers.
+/// Returns whether the path may be reserved: reserving a path above all domains' partitions would stop all writers.
 fn is_narrow(path: &Path<'_>) -> bool {
     Path::parse(b"/local/domain").is_ok_and(|domains| !domains.is_within(*path))
 }

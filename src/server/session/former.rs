@@ -1,4 +1,4 @@
-//! Watches whose connections have ended or were reset, and that are still in the tries. They are removed in slices,
+//! Watches that are still in the tries although their connections have ended or were reset. They are removed in slices,
 //! since a guest may have enough of them to take tens of milliseconds. Events that they match meanwhile find no watch
 //! and are dropped. Their guest is charged for them until they are removed.
 
@@ -12,7 +12,7 @@ use crate::watch::Entry;
 
 /// The bytes of paths removed in one pass: a few tenths of a millisecond. All watches of an ordinary guest take less.
 const BYTES_PER_PASS: usize = 16 << 10;
-/// The cost of removing a watched path beside its bytes, in bytes.
+/// The cost of removing a watched path in addition to its bytes, in bytes.
 const PATH_COST: usize = 64;
 
 /// A connection's watches on one path.
@@ -25,7 +25,7 @@ pub struct FormerGroup {
     pub domain: Arc<Domain>,
     /// The number of watches.
     pub watches: u64,
-    /// Their charge in the quota `memory`.
+    /// The watches' charge in the quota `memory`.
     pub charged_bytes: u64,
 }
 

@@ -38,8 +38,8 @@ pub const OUTPUT_PAUSE_BYTES: usize = 64 << 10;
 pub const OUTPUT_COLLAPSE_BYTES: usize = 1 << 20;
 /// With more unsent bytes than this, a socket client is closed: it sets watches and does not read.
 const OUTPUT_CLOSE_BYTES: usize = 16 << 20;
-/// As [`OUTPUT_PAUSE_BYTES`], for a ring: a guest reads at most 1,024 bytes at a time, the size of its response ring. A
-/// ring is never closed for its output.
+/// Like [`OUTPUT_PAUSE_BYTES`], for a ring: a guest reads at most 1,024 bytes at a time, the size of its response ring.
+/// A ring is never closed for its output.
 pub const RING_PAUSE_BYTES: usize = 8 << 10;
 /// With more unsent bytes than this, the events of a guest are deferred: each watch gets one with the watched path once
 /// there is room.
@@ -70,9 +70,9 @@ pub enum Kind {
 /// Whether a client's requests are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Service {
-    /// Its requests are taken.
+    /// The client's requests are taken.
     Running,
-    /// Its domain is quiescing or quiesced: no request is taken, and the session may be exported.
+    /// The client's domain is quiescing or quiesced: no request is taken, and the session may be exported.
     Quiesced,
 }
 
@@ -83,7 +83,7 @@ pub enum Pending {
     Nothing,
     /// Messages may be waiting, in [`Session::partial`] or in the transport.
     Requests,
-    /// The same, and the first one was attempted before and had to wait.
+    /// Messages may be waiting, and the first one was attempted before and had to wait.
     Retry,
 }
 
@@ -151,7 +151,7 @@ impl Session {
         }
     }
 
-    /// Returns the number of the session's domain.
+    /// Returns the domid of the session's domain.
     pub fn domid(&self) -> Domid {
         self.domain.domid
     }
@@ -200,7 +200,7 @@ impl Session {
         self.additions + self.domain.settings()
     }
 
-    /// Notes an addition: an export of an earlier version is incomplete.
+    /// Records an addition, which makes an export of an earlier version incomplete.
     pub fn outdate(&mut self, version: u64) {
         self.additions = version;
     }
@@ -273,7 +273,7 @@ impl Session {
         self.replied(start, ticket);
     }
 
-    /// Notes a reply that was written to the output's buffer, where it begins at `start`.
+    /// Records a reply that was written to the output's buffer at offset `start`.
     pub fn replied(&mut self, start: usize, ticket: Option<Arc<Ticket>>) {
         trace::queued(&self.reply_to, &self.domain, &self.output, start);
         if self.is_guest() {

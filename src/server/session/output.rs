@@ -13,8 +13,8 @@ use crate::sync::Arc;
 /// Sent bytes are freed once there are this many: the cost of moving the rest is amortised.
 const COMPACT_BYTES: usize = 1 << 16;
 
-/// The memory of an event beside its bytes until it is visible to the client: an element of the queue of events and one
-/// of the table that merges equal ones. Each is at most half empty, a quarter on average.
+/// The memory of an event in addition to its bytes, until the event is visible to the client: an element of the queue
+/// of events and one of the table that merges equal ones. Each is at most half empty, a quarter on average.
 const EVENT_BYTES: usize = (size_of::<PendingEvent>() + size_of::<(u64, u64)>() + 1) / 3 * 4;
 
 /// A stream of messages to be sent. Positions count bytes from the beginning of the connection.
@@ -89,7 +89,8 @@ impl Output {
         self.base + self.bytes.len() as u64
     }
 
-    /// Notes that a reply was appended, to a request that counts as outstanding until the reply is delivered.
+    /// Records that the reply to a request was appended; the request counts as outstanding until the reply is
+    /// delivered.
     pub fn note_reply(&mut self, ticket: Option<Arc<Ticket>>) {
         self.replies.push_back((self.end(), ticket));
     }
@@ -113,7 +114,7 @@ impl Output {
         let hash = hasher.finish();
         if let Some(&position) = self.pending.get(&hash) {
             let at = usize::try_from(position - self.base).unwrap_or(usize::MAX);
-            // Hashes may collide. Then both events stay, and the table has the later one only.
+            // Hashes may collide. In this case both events stay, and the table has only the later one.
             let equal = self.bytes.get(at..at + added) == Some(&self.bytes[start..]);
             if equal {
                 self.bytes.truncate(start);
@@ -139,7 +140,7 @@ impl Output {
         }
     }
 
-    /// Notes that `len` more bytes were sent, and are visible to the client.
+    /// Records that `len` more bytes were sent, and are visible to the client.
     pub fn advance(&mut self, len: usize) {
         self.sent += len;
         let visible = self.position();
@@ -243,7 +244,7 @@ impl Output {
                 kept.extend_from_slice(&self.bytes[copied..at(event.start)]);
                 copied = at(event.end);
                 dropped += 1;
-                // The position after the events before it were dropped, by which the replies have moved already.
+                // The position after the removal of the earlier events, to which the replies have been moved already.
                 let (start, gap) = (old_base + kept.len() as u64, event.end - event.start);
                 for (end, _) in replies.iter_mut().filter(|(end, _)| *end > start) {
                     *end -= gap;
@@ -298,7 +299,7 @@ mod tests {
             let mut output = Output::default();
             (0..count).for_each(|i| _ = output.push_event(&i.to_le_bytes(), b"t", now));
             let places = output.events.capacity() * size_of::<PendingEvent>();
-            // One control byte per element, and an eighth of the table stays free.
+            // The table has one control byte per element, and an eighth of it stays free.
             let merged = output.pending.capacity() * 8 / 7 * (size_of::<(u64, u64)>() + 1);
             let taken = (output.len() + places + merged) as u64;
             let charged = output.charge_bytes();

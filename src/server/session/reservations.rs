@@ -1,18 +1,19 @@
 //! Reservations: fairness to transactions that keep failing (XSA-206).
 //!
 //! A client that rewrites a node in a loop could make every transaction that reads it fail. So after
-//! [`CONFLICTS_BEFORE_RESERVATION`] consecutive conflicts, a connection of the control domain requests a *reservation* with
-//! its next TRANSACTION_START, whose reply is delayed until the reservation begins ([`reservations`](crate::server::reservations)).
-//! While it lasts, the paths of the conflicts are *reserved*: no other client's write or commit changes anything at,
-//! above or below them. The connections of such writers are parked; no thread waits. A conflict on another path adds
-//! that path to the reservation.
+//! [`CONFLICTS_BEFORE_RESERVATION`] consecutive conflicts, a connection of the control domain requests a *reservation*
+//! with its next TRANSACTION_START, whose reply is delayed until the reservation begins
+//! ([`reservations`](crate::server::reservations)). While it lasts, the paths of the conflicts are *reserved*: no other
+//! client's write or commit changes anything at, above or below them. The connections of such writers are parked; no
+//! thread waits. A conflict on another path adds that path to the reservation.
 //!
-//! The guarantee: a client that has one transaction at a time, and needs less than [`RESERVATION_TIME_MAX`] from the reply to
-//! START to END, fails at most [`CONFLICTS_BEFORE_RESERVATION`] times, and once more for each further path that others change.
-//! It does not depend on timing: the store refuses, under the lock, a change whose caller was admitted before the
-//! reservation began ([`Store::begin_epoch`]), and the transaction's snapshots are taken afterwards.
+//! The guarantee: a client that has one transaction at a time, and needs less than [`RESERVATION_TIME_MAX`] from the
+//! reply to START to END, fails at most [`CONFLICTS_BEFORE_RESERVATION`] times, and once more for each further path
+//! that others change. It does not depend on timing: the store refuses, under the lock, a change whose caller was
+//! admitted before the reservation began ([`Store::begin_epoch`]), and the transaction's snapshots are taken
+//! afterwards.
 //!
-//! Not guaranteed: anything about paths above all domains' partitions, and anything against the death of domains.
+//! There is no guarantee for paths above all domains' partitions, and none against the death of domains.
 
 use std::time::Instant;
 
@@ -35,7 +36,7 @@ const CONFLICTS_BEFORE_RESERVATION: u32 = 2;
 pub enum Admission {
     /// It may.
     Admitted,
-    /// Its connection is parked, and retries it later.
+    /// The request's connection is parked, and retries the request later.
     Parked,
 }
 
@@ -86,13 +87,13 @@ fn park_until(core: &Core, session: &mut Session, until: Instant) -> Admission {
     Admission::Parked
 }
 
-/// Notes that a parked connection was served, so that the next reservation need not wait for it.
+/// Records that a parked connection was served, so that the next reservation need not wait for it.
 pub fn came_through(core: &Core, session: &Session) {
     let reply_to = session.reply_to;
     core.shared.with_reservations(core.now, |reservations| reservations.came_through(reply_to));
 }
 
-/// Notes the path of a conflict for the next reservation, and adds it to the present one.
+/// Records the path of a conflict for the next reservation, and adds the path to the present one.
 pub fn note_failed(core: &Core, session: &mut Session, path: Path<'_>) {
     if session.is_guest() {
         return;

@@ -17,9 +17,9 @@ const REPLAYED_AGE_MAX: Duration = Duration::from_secs(30);
 
 /// The snapshots of one transaction.
 pub struct Snapshot {
-    /// When the first of them was taken.
+    /// When the first of the snapshots was taken.
     pub first: Instant,
-    /// When the first of them was taken, or when they were last renewed.
+    /// When the first of the snapshots was taken, or when they were last renewed.
     pub since: Instant,
     /// The value of [`Store::replaced_bytes`] at that time.
     pub replaced: u64,
@@ -66,7 +66,7 @@ impl Snapshots {
         self.0.pop_front()
     }
 
-    /// Returns when to drop the oldest snapshot. It may be gone by then, with its transaction.
+    /// Returns when to drop the oldest snapshot. The snapshot may already be dropped by then, with its transaction.
     pub fn next_due(&self, store: &Store, now: Instant) -> Option<Instant> {
         let oldest = self.0.front()?;
         Some(if oldest.keeps_too_much(store) { now } else { oldest.since + SNAPSHOT_AGE_MAX })

@@ -77,7 +77,7 @@ impl Session {
         self.domain.account.release(Quota::Memory, open.charged);
     }
 
-    /// Aborts all transactions. Cost: their number and memory.
+    /// Aborts all transactions. Cost: linear in the number and the memory of the transactions.
     pub fn drop_transactions(&mut self) {
         for (id, open) in std::mem::take(&mut self.transactions) {
             self.release_transaction(&open);

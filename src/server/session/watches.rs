@@ -28,8 +28,8 @@ pub struct Watch {
     pub seq: u64,
 }
 
-/// The memory of a watch beside its token and twice its path: in the tables of the connection, and a node and a fork of
-/// the trie. Measured by `tests/bounds/charges.rs`.
+/// The memory of a watch in addition to its token and twice its path: entries in the tables of the connection, and two
+/// nodes of the trie. Measured by `tests/bounds/charges.rs`.
 const WATCH_BYTES: usize = 360;
 
 impl Watch {
@@ -89,7 +89,7 @@ pub struct GroupSummary<'w> {
 }
 
 /// A connection's watches by slot, by path and token, by path, and in the order in which they were set. Adding, finding
-/// and removing take constant time, but for a copy of the group's slots.
+/// and removing take constant time, except for a copy of the group's slots.
 #[derive(Default)]
 pub struct Watches {
     slots: Slab<Watch>,
@@ -104,8 +104,8 @@ pub struct Watches {
     generation: u64,
 }
 
-/// The number of stale entries that `order` and `deferred` may have beside twice the number of watches. Beyond that all
-/// stale entries are dropped at once, a cost amortised over the removals.
+/// The number of stale entries that `order` and `deferred` may have in addition to twice the number of watches. Beyond
+/// that all stale entries are dropped at once, a cost amortised over the removals.
 const GONE_MAX: usize = 16;
 
 impl Watches {
@@ -257,8 +257,8 @@ impl Watches {
         self.deferred.retain(|&(group, birth)| is_group(group, birth));
     }
 
-    /// Returns the watches in the order in which they were set, from `index` on. Cost: those returned, and once after
-    /// removals all watches.
+    /// Returns the watches in the order in which they were set, from `index` on. Cost: linear in the returned watches;
+    /// the first time after removals, in all watches.
     pub fn in_order(&mut self, index: usize) -> impl Iterator<Item = &Watch> {
         if self.order.len() > self.slots.len() {
             self.forget_gone();
@@ -311,8 +311,8 @@ impl Watches {
         !self.deferred.is_empty()
     }
 
-    /// Takes the next watch with a deferred event. Cost: constant but for watches on the same path whose depth does not
-    /// reach the change.
+    /// Takes the next watch with a deferred event. Cost: constant, except for watches on the same path whose depth does
+    /// not reach the change.
     pub fn next_deferred(&mut self) -> Option<WatchId> {
         while let Some(&(group, birth)) = self.deferred.front() {
             let known = self.groups.get_mut(group as usize).filter(|known| known.birth == birth);

@@ -35,7 +35,7 @@ impl StreamRemainder {
 
 /// A domain's data from before its import.
 pub struct Before {
-    /// The settings that others made for the domain.
+    /// The settings made for the domain by the control domain.
     pub settings: OwnSettings,
     /// The remainder that RELEASE left, for an INTRODUCE of the same ring.
     pub remainder: Option<Box<StreamRemainder>>,

@@ -82,8 +82,8 @@ fn name(state: &DomainState) -> &'static str {
     }
 }
 
-/// Returns the state to which an event leads, including the events that follow at once: the ring is mapped, the last
-/// request is done.
+/// Returns the state after an event, and after the events that follow at once: the ring is mapped, the last request is
+/// done.
 fn after(from: &str, event: &str) -> String {
     let event = match event {
         "INTRODUCE" => Event::Introduce,

@@ -12,11 +12,11 @@ use crate::types::Domid;
 
 /// The state of a connection in the table.
 enum Entry {
-    /// It has nothing to do.
+    /// The connection has nothing to do.
     Idle(Box<Connection>),
-    /// It is on the ready list.
+    /// The connection is on the ready list.
     Ready(Box<Connection>),
-    /// It is being served by the function that has taken it out.
+    /// The connection is being served by the function that has taken it out of the table.
     Served,
 }
 
@@ -137,7 +137,7 @@ impl Clients {
         self.rings.get(&domid).copied()
     }
 
-    /// Notes the slot of a domain's ring.
+    /// Records the slot of a domain's ring.
     pub fn add_ring(&mut self, domid: Domid, slot: Slot) {
         self.rings.insert(domid, slot);
     }

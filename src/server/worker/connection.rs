@@ -28,28 +28,28 @@ pub enum Stream {
 /// Whether a quota keeps a client from being read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
-    /// It does not.
+    /// No quota does.
     Free,
-    /// It does, until some of the client's outstanding work is done.
+    /// A quota does, until some of the client's outstanding work is done.
     Throttled,
 }
 
 /// A connection.
 pub struct Connection {
-    /// Its client's protocol state.
+    /// The client's protocol state.
     pub session: Session,
-    /// Its socket or ring.
+    /// The client's socket or ring.
     pub transport: Transport,
     pub stream: Stream,
     /// Whether a quota kept the client from being read at the end of its last quantum, to trace changes.
     pub flow: Flow,
-    /// How much work it had in its last quantum.
+    /// The amount of work in the connection's last quantum.
     pub demand: Demand,
-    /// The readiness for which its socket is registered.
+    /// The readiness for which the socket is registered.
     pub interest: Interest,
-    /// The time of its last timer, which may have passed.
+    /// The time of the connection's last timer, which may have passed.
     pub timer: Option<Instant>,
-    /// Since when the client has taken nothing of its output.
+    /// The stall during which the client takes nothing of its output.
     pub stall: Option<Stall>,
 }
 

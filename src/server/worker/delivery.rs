@@ -58,8 +58,8 @@ pub fn deliver(worker: &mut Worker, mut batch: Batch, mut serving: Option<&mut C
     }
 }
 
-/// Delivers the queued events of a connection that is about to end ahead of all others. RELEASE overtakes events, and
-/// must lose none that has been found. Cost: a look at each queued event of this worker.
+/// Delivers, ahead of all others, the queued events of a connection that is about to end. RELEASE overtakes queued
+/// events, so it would lose them otherwise. Cost: visits each queued event of this worker.
 pub fn deliver_ahead(worker: &mut Worker, slot: Slot) {
     worker.inbox.take_queued(worker.core.mailbox());
     let mut queued = std::mem::take(&mut worker.inbox.undelivered);
@@ -146,7 +146,7 @@ impl<'a> EventSender<'a> {
     }
 
     /// Queues the events of one change, or keeps them as post-reply events. Returns the cost: the number of watches
-    /// looked at.
+    /// visited.
     fn send_or_defer(
         &self,
         connection: &mut Connection,
@@ -179,7 +179,8 @@ impl<'a> EventSender<'a> {
             return events.len();
         }
         let waits = !connection.session.is_quiesced();
-        // Only rings: a writer must never wait for a process of the control domain, which may have stopped.
+        // Only events on a ring hold back the guest that caused them: it must never wait for a process of the control
+        // domain, which may have stopped.
         let ticket = ticket.filter(|_| waits && matches!(connection.transport, Transport::Ring(_)));
         let notified = events.iter().flat_map(|event| {
             let Watcher { group, seq, .. } = event.watcher;

@@ -15,7 +15,7 @@ use crate::transport::Transport;
 pub fn close(worker: &mut Worker, slot: Slot) {
     let Some(mut connection) = worker.clients.remove(slot) else { return };
     note_end_of_stall(&connection);
-    // Sends as many of its last replies as its socket takes.
+    // Sends as many of the client's last replies as the socket accepts.
     let _ = connection.flush();
     if let Transport::Socket(socket) = &mut connection.transport
         && let Err(error) = worker.poll.registry().deregister(socket)

@@ -61,7 +61,7 @@ impl Inbox {
         }
     }
 
-    /// Returns whether any queued batch waits for the matcher. Cost: a look at each queued batch of this worker.
+    /// Returns whether any queued batch waits for the matcher. Cost: visits each queued batch of this worker.
     pub fn has_pending_events(&mut self, mailbox: &Mailbox) -> bool {
         self.take_queued(mailbox);
         let is_pending =

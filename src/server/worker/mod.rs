@@ -108,7 +108,7 @@ impl Worker {
         self.domains.presence(domid)
     }
 
-    /// Leads the present incarnation of a domain to its next state.
+    /// Moves the present incarnation of a domain to its next state.
     ///
     /// # Errors
     /// The state's refusal of the event; `ENOENT` for a domain that is not known.

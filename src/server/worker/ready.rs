@@ -17,9 +17,9 @@ pub const BUSY_TIME: Duration = Duration::from_micros(250);
 /// Whether a connection had more work than fits into its last quantum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Demand {
-    /// It had not.
+    /// The connection had no more work than fits.
     Light,
-    /// It had, so it is served after the others.
+    /// The connection had more work, so it is served after the others.
     Busy,
 }
 

@@ -1,7 +1,7 @@
-//! Rechecks after errors of the host: everything that an error may have hidden is looked at again at the next tick.
+//! Rechecks after errors of the host: everything that an error may have hidden is checked again at the next tick.
 //!
 //! The kernel may have consumed an event before it reports an error, and it delivers none twice. So any error may lose
-//! a death or a guest's notification, and the only remedy is to look without one: each domain's state is queried, and
+//! a death or a guest's notification, and the only remedy is to check everything: each domain's state is queried, and
 //! each ring is served as if its guest had notified.
 
 use std::collections::BTreeSet;

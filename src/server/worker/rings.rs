@@ -1,4 +1,4 @@
-//! The begin and reset of rings' connections.
+//! The start and the reset of rings' connections.
 
 use std::io;
 
@@ -69,7 +69,7 @@ pub fn connect_ring(
     worker.clients.add(connection);
     worker.clients.add_ring(domid, slot);
     worker.scan.ring_added(core.now, worker.clients.ring_count());
-    // Cannot fail: the state is Connecting, which accepts the event.
+    // The transition cannot fail: the state is Connecting, which accepts the event.
     let _ = worker.domains.step(domain, Event::Connected(connected));
     // Bytes that the guest wrote before its port was bound caused no notification.
     worker.clients.make_ready(slot);
@@ -189,7 +189,7 @@ pub fn reconnects(core: &mut Core, connection: &mut Connection) -> bool {
     true
 }
 
-/// Gives up a connection after a protocol error: closes a socket; stops serving a ring until the guest reconnects,
+/// Abandons a connection after a protocol error: closes a socket; stops serving a ring until the guest reconnects,
 /// while its domain stays known until it is dead (XSA-325).
 pub fn give_up(worker: &mut Worker, slot: Slot, error: RingError) {
     let Some(connection) = worker.clients.get_mut(slot) else { return };
@@ -208,7 +208,7 @@ pub fn give_up(worker: &mut Worker, slot: Slot, error: RingError) {
     }
 }
 
-/// Logs a connection that is given up. A guest can break its ring and reconnect thousands of times a second, so for
+/// Logs that a connection is abandoned. A guest can break its ring and reconnect thousands of times a second, so for
 /// each domain only the 1st, 2nd, 4th, 8th ... time is logged.
 fn log_given_up(connection: &mut Connection, error: RingError) {
     let is_ring = connection.ring().is_some();

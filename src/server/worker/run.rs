@@ -57,7 +57,7 @@ fn pass(worker: &mut Worker, events: &Events) {
     tick(worker);
     // Quota reports are logged here, where no lock of the store is held.
     worker.core.registry().log_reports();
-    // Once a pass, so that many pushes to a worker cost one eventfd write.
+    // Workers are woken once a pass, so that many pushes to a worker cost one eventfd write.
     worker.core.shared.mailboxes.wake_all(worker.core.number);
 }
 
@@ -103,7 +103,7 @@ fn socket_ready(worker: &mut Worker, slot: Slot, ends: bool) {
 fn finish(worker: &mut Worker) {
     for connection in worker.clients.iter_mut() {
         if !connection.session.is_quiesced() {
-            // A client that does not take it now will not get it.
+            // A client that does not read this output now loses it.
             let _ = connection.flush();
             if let Some(ring) = connection.ring()
                 && ring.publish()

@@ -1,9 +1,10 @@
 //! The ring scan, which serves guests that write to their ring without a notification.
 //!
-//! A ring is served when its event channel fires. Some old drivers omit the notification; C's daemon hides that by
+//! A ring is served when its event channel fires. Some old drivers omit the notification; C xenstored hides that by
 //! checking every ring whenever it wakes up, oxenstored by a scan. Here a worker checks each of its rings once in an
-//! interval, a few at a time, so that no pass costs what the host holds. An idle worker is woken once in an interval
-//! for each [`RINGS_PER_STEP`] rings that it serves, at least once if it serves any, and never if it serves none.
+//! interval, a few at a time, so that the cost of a pass does not grow with the number of domains. An idle worker is
+//! woken once in an interval for each [`RINGS_PER_STEP`] rings that it serves, at least once if it serves any, and
+//! never if it serves none.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -31,11 +32,11 @@ pub struct Scan {
     next: Option<Instant>,
     /// The domain whose ring was checked last; `None` before the first of a round.
     last: Option<Domid>,
-    /// Rings that had news. Each domain at most once, as a round takes longer than [`GRACE`].
+    /// Rings that had unnotified changes. Each domain at most once, as a round takes longer than [`GRACE`].
     found: VecDeque<Found>,
 }
 
-/// A ring that had news.
+/// A ring that had an unnotified change.
 struct Found {
     domid: Domid,
     /// When the ring is checked again.
@@ -70,7 +71,7 @@ impl Scan {
         }
     }
 
-    /// Notes a step up to the ring of `last`.
+    /// Records a step that checked the rings up to that of `last`.
     fn step_done(&mut self, now: Instant, rings: usize, last: Option<Domid>) {
         self.last = last;
         // A late step does not delay the others, and missed steps are skipped.
@@ -104,7 +105,7 @@ impl Scan {
         self.step_done(core.now, clients.ring_count(), last.filter(|_| last != end));
     }
 
-    /// Serves rings that had news earlier and were not notified since.
+    /// Serves rings that had a change earlier and were not notified since.
     fn serve_found(&mut self, core: &Core, clients: &mut Clients) {
         for _ in 0..RINGS_PER_STEP {
             let due = |found: &mut Found| found.until <= core.now;
@@ -127,9 +128,9 @@ impl Scan {
     }
 }
 
-/// Returns the indices of a ring with news, unless its connection is ready anyway. A quiesced domain's page is not
-/// read, and requests are news only while the connection is read. Room for replies is not checked: the tick does that
-/// more often.
+/// Returns the indices of a ring with an unnotified change, unless its connection is ready anyway. A quiesced domain's
+/// page is not read, and requests count only while the connection is read. Room for replies is not checked: the tick
+/// does that more often.
 fn silent_news(core: &Core, clients: &mut Clients, slot: Slot) -> Option<(u32, u32)> {
     let connection = clients.idle(slot)?;
     if connection.session.is_quiesced() {

@@ -33,7 +33,7 @@ const OUTPUT_KEPT_BYTES: usize = 32 << 10;
 /// When a connection is served next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
-    /// When an event makes it ready.
+    /// When an event makes the connection ready.
     Event,
     /// In the next pass.
     Pass,
@@ -41,7 +41,8 @@ enum Next {
 
 /// Serves each connection that was ready when the pass began, busy ones as far as their time allows.
 pub fn serve_ready(worker: &mut Worker) {
-    // Counted first: connections made ready meanwhile wait for the next pass, so that this one ends.
+    // The ready connections are counted first: those made ready meanwhile wait for the next pass, so that this one
+    // ends.
     let [busy, light] = [Demand::Busy, Demand::Light].map(|it| worker.clients.ready_count(it));
     for _ in 0..light {
         serve_next(worker, Demand::Light);
@@ -70,7 +71,7 @@ fn serve_next(worker: &mut Worker, demand: Demand) {
     }
 }
 
-/// Ensures that a connection is served again when necessary. `next` is the requirement of its ring.
+/// Ensures that a connection is served again when necessary. `next` is the requirement of the connection's ring.
 fn conclude_pass(
     worker: &mut Worker,
     connection: &mut Connection,
@@ -86,7 +87,8 @@ fn conclude_pass(
         let domid = session.domid().0;
         tracing::trace!(target: log::WRL, domid, throttled, "throttling by a quota changed");
     }
-    // Time alone may change it: events expire, and a guest may make room without a notification.
+    // The passing of time may make the connection ready: events expire, and a guest may make room without a
+    // notification.
     if throttled || !session.output.is_empty() {
         worker.timers.begin_ticks(core.now, slot);
     } else {
@@ -138,8 +140,8 @@ fn listen_for_room(worker: &Worker, connection: &mut Connection) -> Result<(), D
 
 /// Serves a connection for a quantum. Returns when it has to be served next because of what its guest did meanwhile.
 fn serve(worker: &mut Worker, connection: &mut Connection) -> Result<Next, Disconnect> {
-    // One value for the whole quantum: if `may_read` and the check afterwards read it anew, a mailbox drained in
-    // between would leave the connection neither served nor ready.
+    // The backlog is read once for the whole quantum: if `may_read` and the check afterwards read it separately, a
+    // mailbox drained in between would leave the connection neither served nor ready.
     let backlog = worker.core.shared.mailboxes.backlog();
     if backlog != worker.core.backlog {
         tracing::trace!(target: log::WRL, ?backlog, "mailbox backlog changed");
@@ -229,7 +231,7 @@ fn serve_messages(
         }
         take_events(worker, connection);
         let core = &mut worker.core;
-        // Never lowered within a quantum; see `serve`.
+        // The backlog is never lowered within a quantum; see `serve`.
         core.backlog = core.backlog.max(core.shared.mailboxes.backlog());
         if core.work > WORK_PER_PASS || !connection.may_read(core) {
             break;
@@ -249,7 +251,7 @@ fn serve_messages(
 fn end_pass(worker: &mut Worker, connection: &mut Connection) -> Next {
     let reads = connection.may_read(&worker.core);
     let waits_for_room = !connection.session.output.is_empty();
-    // A given-up ring stays unmasked, since it may request a reconnection.
+    // The port of an abandoned ring stays unmasked, since the guest may request a reconnection.
     let listens = reads || waits_for_room || connection.stream == Stream::GivenUp;
     let slot = connection.session.reply_to.connection;
     let Some(ring) = connection.ring() else { return Next::Event };

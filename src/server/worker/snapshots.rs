@@ -8,9 +8,9 @@ use crate::server::session::snapshots::Snapshot;
 /// The number of snapshots dropped in one pass, so that requests are served in between.
 const GIVEN_UP_PER_PASS: usize = 4096;
 
-/// Drops snapshots that are too old, or keep too much. One on which its transaction is replaying its log is renewed
-/// instead, as if it had been taken now: a guest's while that is in time, one of the control domain to the end of the
-/// log, which can be long.
+/// Drops snapshots that are too old, or keep too much replaced data. A snapshot on which a log is being replayed is
+/// renewed instead, as if it had been taken now: a guest's only up to the limit of a replay, the control domain's until
+/// the end of the log.
 pub fn give_up_snapshots(core: &mut Core, clients: &mut Clients) {
     for _ in 0..core.snapshots.len().min(GIVEN_UP_PER_PASS) {
         let store = &core.shared.store;
@@ -29,7 +29,7 @@ pub fn give_up_snapshots(core: &mut Core, clients: &mut Clients) {
     }
 }
 
-/// The transaction that still has these snapshots, and whether it is a guest's.
+/// Returns the transaction that still has these snapshots, and whether it is a guest's.
 fn holder<'c>(
     clients: &'c mut Clients,
     snapshot: &Snapshot,

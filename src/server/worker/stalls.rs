@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 /// The stall of a client that takes nothing of its output.
 pub struct Stall {
-    /// The position of its output, which moves when it reads.
+    /// The position of the client's output, which moves when the client reads.
     position: u64,
     since: Instant,
     named: bool,
 }
 
 impl Stall {
-    /// Notes the position of a client's pending output. Returns whether to log the stall now, once: the client has
+    /// Records the position of a client's pending output. Returns whether to log the stall now, once: the client has
     /// taken nothing during the timeout.
     pub fn note(stall: &mut Option<Stall>, position: u64, now: Instant, timeout: Duration) -> bool {
         match stall {

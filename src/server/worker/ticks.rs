@@ -48,7 +48,7 @@ fn expire_events(core: &Core, session: &mut Session) {
     }
 }
 
-/// Logs a client once that has taken nothing during the timeout.
+/// Logs, once, a client that has taken nothing of its output during the timeout.
 fn note_stall(core: &Core, connection: &mut Connection) {
     let (session, timeout) = (&connection.session, core.shared.watch_event_timeout);
     if session.is_guest() || timeout == Duration::ZERO || session.output.is_empty() {

@@ -31,7 +31,7 @@ impl Findings {
         &self.sentences
     }
 
-    /// Returns the number of findings, also of those whose sentence is not kept.
+    /// Returns the number of findings, including those whose sentence is not kept.
     pub fn len(&self) -> usize {
         self.sentences.len() + self.left_out
     }

@@ -1,7 +1,7 @@
 //! The consistency check of `xsctl control check`: it recomputes everything that the store keeps twice and compares.
 //!
-//! It works on one consistent snapshot: the shared locks of all shards are held at once while their trees and tries
-//! are cloned and the accounts are read, and not during the comparison. It compares:
+//! The check works on one consistent snapshot: the shared locks of all shards are held at once while their trees and
+//! tries are cloned and the accounts are read, and not during the comparison. It compares:
 //!
 //! | kept | must be equal to |
 //! |---|---|
@@ -61,11 +61,11 @@ pub struct Checked {
 /// The error of a check that found no moment without a removal being settled, so that accounts cannot be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CheckError {
-    /// The number of removals being settled at the last try.
+    /// The number of removals that were being settled at the last try.
     pub removals: u64,
 }
 
-/// Everything that is compared, at one moment.
+/// Everything that is compared, as of one moment.
 struct Snapshot {
     layout: Layout,
     trees: Vec<Tree>,
@@ -80,12 +80,12 @@ struct Use {
     bytes: u64,
 }
 
-/// The births of living domains, by number.
+/// The births of living domains, by domid.
 type Living = HashMap<Domid, u64, RandomState>;
 
 impl Store {
-    /// Checks the store. Cost: a visit to every node, by the worker pool. The store is locked only while trees are
-    /// cloned and accounts are read, about 0.1 us for each domain.
+    /// Checks the store. Cost: visits every node, on the worker pool. The store is locked only while trees are cloned
+    /// and accounts are read, about 0.1 us for each domain.
     ///
     /// # Errors
     /// [`CheckError`], after a second.
@@ -170,7 +170,8 @@ impl Store {
 }
 
 impl Use {
-    /// Compares the account with the nodes found. Its bytes may be more, as it is charged for other things too.
+    /// Compares the account with the nodes found. The account's bytes may be more, as it is charged for other objects
+    /// too.
     fn compare(&self, nodes: u64, bytes: u64, findings: &mut Findings) {
         let domid = self.domain.domid;
         if self.nodes != nodes {

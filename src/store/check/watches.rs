@@ -12,7 +12,7 @@ use crate::watch::{Entry, Trie};
 
 /// Snapshots of all tries.
 pub struct Tries {
-    /// One trie per shard, that of the root shard last.
+    /// One trie per shard, the root shard's last.
     shards: Vec<Trie>,
     global: Arc<Trie>,
 }

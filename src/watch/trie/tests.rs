@@ -88,7 +88,7 @@ fn xsa_418_the_deepest_watches_are_set_and_removed_on_half_a_stack() {
             trie.insert(Path::parse(path.as_bytes()).unwrap(), entry(seq, None));
         }
         assert_eq!((trie.len(), size(&trie).0), (1536, 2 + 1536));
-        // From the bottom up, so each removal descends all the way.
+        // The watches are removed from the bottom up, so each removal descends to the lowest level.
         for (seq, path) in (0..).zip(levels()).collect::<Vec<_>>().into_iter().rev() {
             let path = Path::parse(path.as_bytes()).unwrap();
             assert!(trie.remove(path, entry(seq, None).watcher));
@@ -135,7 +135,7 @@ fn visit_reaches_every_watch_and_nothing_else() {
         assert!(trie.remove(path(text), entry(seq, None).watcher));
     }
     assert_eq!(each(&trie), [0; 0]);
-    // No node is kept that leads to no watch.
+    // Nodes that lead to no watch are removed.
     assert!(trie.root.children.is_empty() && trie.special.children.is_empty());
 }
 

@@ -96,7 +96,7 @@ fn parts_unseen(case: &Case<'_>) -> bool {
     let undone = case.is_ocaml() && case.kind() == op::END && case.is.redone;
     // In oxenstored, a node made by a guest below others' nodes is not owned by the guest, and outlives it.
     let outlives = case.is_ocaml() && case.is.elsewhere;
-    // C xenstored sets them at once, regardless of the transaction's outcome.
+    // C xenstored sets the permissions of special nodes at once, regardless of the transaction's outcome.
     let at_once = case.is_c()
         && case.kind() == op::SET_PERMS
         && case.first().starts_with(b"@")

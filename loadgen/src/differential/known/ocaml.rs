@@ -83,7 +83,7 @@ pub const KNOWN: &[Known] = &[
                 && case.errors_are("", "")
                 && case.only_theirs().iter().all(|(_, event)| event.starts_with(b"/@"))
                 && case.only_ours().iter().all(|(_, event)| event.starts_with(b"@"));
-            // Its root lists them as children, but not a node `/@a`.
+            // In oxenstored the root lists the special nodes as children, but not a node `/@a`.
             let is_special =
                 |name: &&[u8]| [&b"@introduceDomain"[..], b"@releaseDomain"].contains(name);
             let listed = path == b"/"
@@ -161,7 +161,7 @@ pub const KNOWN: &[Known] = &[
         name: "o-path-length",
         matches: |case| {
             let refused = matches!(case.errors(), ("EINVAL", _) | (_, "EINVAL"));
-            // The daemon that accepts it sends events.
+            // The daemon that accepts the request sends events.
             let told = case.errors_are("EINVAL", "") || case.errors_are("", "EINVAL");
             case.first().len() > PATH_BYTES && refused && (told || case.same_events())
         },

@@ -1,4 +1,4 @@
-//! xenconsoled: it looks for new domains at each event for one.
+//! Model of xenconsoled, which looks for new domains at each `@introduceDomain` event.
 
 use std::rc::{Rc, Weak};
 
@@ -14,7 +14,7 @@ pub(super) async fn run(machine: Weak<Machine>, client: Client) -> Result<()> {
     client.watch("@releaseDomain", "released").await?;
     loop {
         introduced.next().await;
-        // Equal events may have been merged, so it looks for all new domains.
+        // Equal events may have been merged, so one event may stand for several new domains.
         while let Some(machine) = machine.upgrade() {
             let Some(domid) = machine.arrivals.next() else { break };
             let (client, weak) = (client.clone(), Rc::downgrade(&machine));

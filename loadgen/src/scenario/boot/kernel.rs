@@ -60,7 +60,7 @@ async fn connect(client: Client, back: &str) -> Result<Option<Watch>> {
     client.try_read(&format!("{back}/state")).await?;
     client.try_read(&format!("{back}/frontend-id")).await?;
     let front = client.try_read(&format!("{back}/frontend")).await?;
-    // A console has no driver here, and no client waits for it, so it may be gone by now.
+    // A console has no driver here, and no client waits for it, so its backend may have been removed by now.
     let Some(front) = front.filter(|_| !back.contains("/console/")) else { return Ok(None) };
     let other = format!("{front}/state");
     let events = client.watch(&other, &other).await?;

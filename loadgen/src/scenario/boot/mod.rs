@@ -8,8 +8,8 @@
 //!   console     a socket        watches for new domains and gives them a terminal
 //! ```
 //!
-//! Based on libxl's and Linux's sources: about 440 requests, 110 events and 16 transactions per domain. A domain is
-//! done when both its devices are connected at both ends and its console has a terminal.
+//! Based on libxl's and Linux's sources: about 440 requests, 110 events and 16 transactions per domain. A domain has
+//! booted when both its devices are connected at both ends and its console has a terminal.
 
 mod arrivals;
 mod console;
@@ -71,7 +71,7 @@ pub(super) struct Machine {
     arrivals: Arrivals,
     /// Toolstacks of living domains, each with its watch.
     toolstacks: RefCell<Vec<Client>>,
-    /// Number of toolstacks from which on further domains share them.
+    /// Number of toolstacks above which further domains share existing ones.
     toolstacks_max: Cell<usize>,
     /// Index of the next shared toolstack.
     turn: Cell<usize>,
@@ -85,7 +85,7 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    /// Starts the services for domains on a fresh daemon.
+    /// Starts the domain services on a fresh daemon.
     pub(super) fn new(running: &Running, target: &Target) -> Result<Rc<Machine>> {
         // The directories shared by all domains, as made by xen-init-dom0. A daemon that replies also serves the
         // control domain's ring.
@@ -102,7 +102,7 @@ impl Machine {
         toolstack.flush()?;
         let cannot = |error| ClientError::io("cannot use the simulated host", error);
         let mut host = host_of(running, target)?;
-        // It ends with its connection, as the machine's own does.
+        // The kernel ends with its connection, like that of a real machine.
         let ring = host.attach_control().map_err(cannot)?;
         let machine = Machine::bare(&running.socket, host)?;
         let kernel = machine.stage.client(Link::Ring(Box::new(ring)))?;
@@ -134,9 +134,9 @@ impl Machine {
         }))
     }
 
-    /// Forgets the domains, which are dead, once the kernel has been notified that their backends are gone.
+    /// Drops the state of dead domains, once the kernel has been notified that their backends are gone.
     pub(super) async fn forget(self: Rc<Machine>) -> Result<()> {
-        // Their rings are broken by now.
+        // The dead domains' rings are broken by now.
         self.guests.take();
         self.toolstacks.take();
         let toolstack = self.stage.connect(&self.socket)?;

@@ -66,7 +66,7 @@ pub(super) struct Replay<'a> {
 /// The progress of a client.
 #[derive(Default)]
 struct Client {
-    /// `None` before it starts, and after it closed.
+    /// `None` before the client starts, and after it closed.
     connection: Option<Connection>,
     /// The echo server's number of the client.
     number: u32,

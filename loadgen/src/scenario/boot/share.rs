@@ -53,7 +53,7 @@ pub struct Share {
 /// The result of a storm, or of a process's share of it.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Report {
-    /// Numbers of domains that booted, and that did not.
+    /// Numbers of domains that booted, and of those that did not.
     pub done: usize,
     pub left: usize,
     /// Totals over the clients.
@@ -146,7 +146,7 @@ pub fn serve(share: &Share) -> Result<()> {
     Ok(())
 }
 
-/// The other processes. They end when this is dropped.
+/// The other processes. The processes end when this is dropped.
 pub struct Shares {
     children: Vec<Child>,
     patience: Duration,

@@ -16,7 +16,7 @@ use crate::target::{Cpu, Running, Target};
 use crate::trouble::{ClientError, Result};
 use crate::wrong;
 
-/// Timeout of peers; what has not booted by then is unfinished.
+/// Timeout of peers; a domain that has not booted by then is unfinished.
 const PEERS_TIMEOUT: Duration = Duration::from_secs(40);
 /// Maximum number of domains for peers, at once and in total.
 const PEERS_AT_ONCE_MAX: usize = 300;
@@ -29,7 +29,7 @@ const MANY: usize = 5000;
 const PROCESSES_MANY: usize = 4;
 /// Maximum size of a recorded storm: a recording has all clients in one process.
 const RECORDED_MAX: usize = 1000;
-/// Number of the last domains, which are measured while a host fills up.
+/// Number of domains, the last to boot, that are measured while a host fills up.
 const LAST: usize = 100;
 const DONE: &str = "done";
 const EAGAIN: &str = "EAGAIN %";
@@ -192,8 +192,8 @@ impl Session for Storming {
     }
 }
 
-/// Returns the sample of a round of `size` domains. If some did not finish, it has no per-domain figures, since the
-/// totals include the requests of those.
+/// Returns the sample of a round of `size` domains. If some domains did not finish, the sample has no per-domain
+/// figures, since the totals include the requests of those.
 fn sample(report: &Report, size: usize, elapsed: Duration, cpu: Option<Cpu>) -> Sample {
     let ends = (report.conflicts + report.commits).max(1) as f64;
     let latency = Some(report.latency()).filter(|latency| !latency.is_empty());
@@ -260,7 +260,7 @@ impl Session for Filling {
 }
 
 impl Filling {
-    /// Boots this many more domains, some at a time.
+    /// Boots this many more domains, a few at a time.
     fn fill(&mut self, domains: usize) -> Result<Option<Cpu>> {
         let first = self.domains + 1;
         self.domains += domains;

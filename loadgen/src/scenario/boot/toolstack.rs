@@ -156,8 +156,8 @@ fn backend_entries(class: &str) -> &'static [(&'static str, &'static str)] {
     }
 }
 
-/// Adds the console. Its backend is xenconsoled, which reads only the frontend; the kernel is notified of the backend
-/// but has no driver for it.
+/// Adds the console. The console's backend is xenconsoled, which reads only the frontend; the kernel is notified of the
+/// backend but has no driver for it.
 async fn console(client: &Client, tx: u32, domid: Domid) -> Result<()> {
     let (reader, owner) = (&*format!("r{domid}"), &*format!("n{domid}"));
     let front = format!("{}/console", home(domid));

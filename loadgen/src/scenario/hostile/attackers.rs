@@ -18,14 +18,14 @@ use crate::client::{Client, Link, Stage};
 use crate::trouble::{ClientError, Result};
 use crate::wrong;
 
-/// Requests per second of all guests together: enough to see their cost to others, and few enough that as many
+/// Requests per second of all guests together: enough to see their cost to other clients, and few enough that as many
 /// harmless requests leave the machine mostly idle.
 const RATE: u32 = 4000;
 /// Interval at which the thread checks whether the victims are done.
 const PIECE: Duration = Duration::from_millis(50);
 /// Timeout of the preparation of an attack.
 const PREPARED_BY: Duration = Duration::from_secs(120);
-/// An index distance beyond the ring's size, in bytes.
+/// A distance between two ring indices that exceeds the ring's size, in bytes.
 const TOO_FAR: u32 = 5000;
 /// Time for which a guest waits until its broken ring is noticed.
 const NOTICED_BY: Duration = Duration::from_secs(1);
@@ -166,8 +166,8 @@ struct Guest {
 }
 
 impl Guest {
-    /// Sends the rounds of an attack, or as many harmless requests, at the same times. A guest that is late does not
-    /// pause.
+    /// Sends the rounds of an attack, or as many harmless requests, at the same times. A guest that is behind schedule
+    /// does not pause.
     async fn repeat(
         &self,
         phase: Phase,

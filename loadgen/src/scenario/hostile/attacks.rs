@@ -84,7 +84,7 @@ impl Attacker {
         (self.attack.repeat)(self, round)
     }
 
-    /// Returns whether the guest is the first of its pair, which acts on the second.
+    /// Returns whether the guest is the first of its pair, which attacks the second.
     fn is_first(&self) -> bool {
         self.place.is_multiple_of(2)
     }
@@ -98,7 +98,7 @@ impl Attacker {
 
 /// An attack. In the case of all attacks at once, each guest takes part in one.
 pub struct Attack {
-    /// Its name on the command line and in the table.
+    /// The attack's name on the command line and in the table.
     pub name: &'static str,
     prepare: fn(&Attacker) -> Vec<Step>,
     repeat: fn(&Attacker, usize) -> Vec<Step>,
@@ -203,7 +203,7 @@ fn commit_as_the_first(attacker: &Attacker, round: usize) -> Vec<Step> {
     if attacker.place == 0 { commit_all_nodes(round) } else { Vec::new() }
 }
 
-/// As [`watch_the_firsts_home`], by each guest on its own.
+/// Each guest watches its own root node, as often as the quota allows.
 fn watch_its_own_home(attacker: &Attacker) -> Vec<Step> {
     let mut steps = watches(std::iter::repeat_n(home(attacker.group[attacker.place]), WATCHES));
     steps.insert(0, Step::Requests(all_nodes("")));
@@ -221,7 +221,7 @@ fn replace_a_watch(path: &str) -> Vec<Step> {
     vec![Step::Requests(vec![watch, unwatch])]
 }
 
-/// Sets such watches below the root node of a domain that is removed repeatedly.
+/// Sets watches of a thousand levels below the root node of a domain that is removed repeatedly.
 fn watch_deep_below_a_small_domain(attacker: &Attacker) -> Vec<Step> {
     watches((0..WATCHES).map(|number| deep_below_a_small_domain(attacker, number)))
 }
@@ -241,7 +241,8 @@ fn long_transaction() -> impl Iterator<Item = Asked> {
     (0..PAIRS).flat_map(move |_| [write(&tree, ""), request(Operation::Rm, &["q"])])
 }
 
-/// The first guest reads, in a transaction that takes long to replay, what the second rewrites with the same value.
+/// The first guest reads a node in a transaction that takes long to replay; the second rewrites that node with the same
+/// value.
 fn commit_long_or_write_what_it_read(attacker: &Attacker, _: usize) -> Vec<Step> {
     if !attacker.is_first() {
         return vec![Step::Requests(vec![write("x", "same"); 16])];
@@ -290,13 +291,13 @@ fn commit_below_a_device(round: usize) -> Vec<Step> {
     vec![committed((0..NODES - DIRECTORIES).map(write).collect())]
 }
 
-/// Watches matched by each introduction and death of a domain.
+/// Sets watches that each introduction and death of a domain matches.
 fn watch_special_paths() -> Vec<Step> {
     let special = ["@releaseDomain", "@introduceDomain"].map(str::to_owned);
     watches(special.into_iter().cycle())
 }
 
-/// Watches matched by each write.
+/// Sets watches that each write matches.
 fn watch_the_upper_levels() -> Vec<Step> {
     let levels = ["/", "/local", "/local/domain"].map(str::to_owned);
     watches(levels.into_iter().cycle())

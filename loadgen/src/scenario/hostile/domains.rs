@@ -22,7 +22,7 @@ const SMALL: [Domid; 2] = [Domid(20), Domid(21)];
 /// The first hostile guest; all are on the thread of [`BESIDE`].
 const FIRST_HOSTILE: u16 = 101;
 
-/// A node that each guest can read, its value, and one that it can write.
+/// A node that each guest can read, the value of that node, and a node that the guest can write.
 pub const NAME: &str = "name";
 pub const VALUE: &str = "a well-behaved guest";
 pub const DATA: &str = "data";
@@ -37,11 +37,11 @@ pub fn small_domain(number: usize) -> Domid {
     SMALL[number % SMALL.len()]
 }
 
-/// Domains, each with a ring that a client has taken or will take.
+/// Domains whose rings clients use.
 pub struct Domains {
     pub elsewhere: SimGuest,
     pub beside: SimGuest,
-    /// For their ports, which INTRODUCE takes.
+    /// Kept for their ports, which are arguments of INTRODUCE.
     pub small: [SimGuest; 2],
     pub hostile: Vec<SimGuest>,
 }

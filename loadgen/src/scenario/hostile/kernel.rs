@@ -17,7 +17,7 @@ use crate::wrong;
 pub const BACKENDS: &str = "/local/domain/0/backend";
 /// Pause of the kernel after it has read at most what its ring holds.
 const PAUSE: Duration = Duration::from_millis(5);
-/// Time without any event, or with only others for longer, after which an event counts as lost.
+/// Time without an event, or with only unrelated ones, after which a missing event counts as lost.
 const QUIET: Duration = Duration::from_secs(5);
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -26,7 +26,8 @@ pub type Created = (String, Instant);
 
 /// The kernel's notifications of new backends.
 pub struct Learnt {
-    /// Latency from a backend's creation to the event that names it, or after which the kernel reads all backends.
+    /// Latency from a backend's creation to the event that names it, or to the event after which the kernel reads all
+    /// backends.
     pub latency: Histogram<u64>,
     /// Number of backends named in no event: only one on the watched directory itself came.
     pub unnamed: usize,
@@ -45,7 +46,7 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Sets its watches: on the backends, and on each of these paths.
+    /// Sets the kernel's watches: on the backends, and on each of these paths.
     pub fn new(guest: SimGuest, paths: impl Iterator<Item = String>) -> Result<Kernel> {
         let mut kernel = Kernel { guest, input: Vec::new(), named: HashMap::new(), read_all: None };
         kernel.watch(BACKENDS, "backends")?;
@@ -83,7 +84,7 @@ impl Kernel {
         Ok(())
     }
 
-    /// Reads the rest without pauses, until it has been notified of all `created` or no event arrives.
+    /// Reads the rest without pauses, until the kernel has been notified of all `created` or no event arrives.
     pub fn catch_up(&mut self, created: &[Created]) -> Result<Learnt> {
         let began = Instant::now();
         while created.iter().any(|it| self.learnt(it).is_none()) && began.elapsed() < TIMEOUT {
@@ -105,7 +106,7 @@ impl Kernel {
         Ok(learnt)
     }
 
-    /// Returns the time at which it was notified of a backend.
+    /// Returns the time at which the kernel was notified of a backend.
     fn learnt(&self, (path, created): &Created) -> Option<Instant> {
         let read_all = self.read_all.filter(|when| when >= created);
         self.named.get(path).copied().or(read_all)

@@ -8,8 +8,8 @@
 //!   kernel.rs     domain 0's kernel, which reads slowly and must miss no backend
 //! ```
 //!
-//! Each round has its own daemon: victims next to harmless guests, then during the attack, then a comparison of the
-//! daemon's memory with its charges.
+//! Each round has its own daemon. Victims are measured next to harmless guests, then during the attack; finally the
+//! daemon's memory is compared with its charges.
 //!
 //! Attacks that no guest can mount have tests instead: a blocked standard error and a logfile that is a FIFO
 //! (`service`, `log`), thread creation failing (`without_threads`), imports and removals during reservations
@@ -100,7 +100,7 @@ impl Scenario for Hostile {
         let ratio_max = |victim| match victim {
             Victim::Elsewhere => Some(RATIO_ELSEWHERE),
             Victim::Beside | Victim::Toolstack | Victim::Introduce => Some(RATIO_BESIDE),
-            // It reads slowly by design.
+            // The kernel reads slowly by design.
             Victim::Kernel => None,
         };
         let limits =

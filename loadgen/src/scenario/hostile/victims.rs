@@ -27,9 +27,9 @@ pub enum Victim {
     Elsewhere,
     /// A guest on the same thread as the hostile ones.
     Beside,
-    /// Two clients of the socket, one on each thread: READ, WRITE, and transactions.
+    /// Two clients of the socket, one on each thread, which send READ, WRITE, and transactions.
     Toolstack,
-    /// INTRODUCE and RELEASE of a small domain, and RM of its nodes.
+    /// A toolstack that sends A toolstack that sends INTRODUCE and RELEASE of a small domain, and RM of its nodes.
     Introduce,
     /// Domain 0's kernel: from a backend's creation to its event.
     Kernel,

@@ -54,7 +54,7 @@ pub struct Show {
     pub waited: RefCell<hdrhistogram::Histogram<u64>>,
     /// Number of steps done.
     pub steps: Cell<u64>,
-    /// Events without a write that explains them, on watches that the guests have.
+    /// Number of events on the guests' watches that no write explains.
     pub unexplained: RefCell<Vec<String>>,
     /// Number of transactions that had to be repeated.
     pub repeated: Cell<u64>,
@@ -131,7 +131,7 @@ impl Ears {
         Ok(())
     }
 
-    /// Takes the remaining events. No further events of the writes can arrive after this.
+    /// Reads the remaining events. No further events of the writes can arrive after this.
     fn take_rest(&mut self, show: &Show, domid: Domid) -> Result<()> {
         while let Some(heard) = self.watch.take() {
             self.besides(show, domid, &heard)?;
@@ -140,7 +140,7 @@ impl Ears {
         Ok(())
     }
 
-    /// Counts a surplus event; fails for a path that the guest never writes.
+    /// Counts an event without a matching write; fails for a path that the guest never writes.
     fn besides(&mut self, show: &Show, domid: Domid, heard: &str) -> Result<()> {
         if let Some(at) = self.spare.iter().position(|path| *path == heard) {
             self.spare.swap_remove(at);
@@ -178,7 +178,7 @@ struct Guest {
     all: Ears,
 }
 
-/// Works until the show ends. `late` spreads the guests over the period.
+/// Works until the phase [`Phase::End`]. `late` spreads the guests over the period.
 pub async fn run(show: Rc<Show>, client: Client, domid: Domid, late: Duration) -> Result<()> {
     client.write(0, COUNTER, value(0)).await?;
     client.write(0, SUM, "0").await?;
@@ -329,7 +329,7 @@ impl Guest {
         if self.client.read(tx, "name").await? != name {
             wrong!("{}: another name in an open transaction", self.domid);
         }
-        // Its snapshot may be of any moment, but must contain a value of the counter.
+        // The transaction's snapshot may be of any moment, but must contain a value of the counter.
         let counter = self.client.read(tx, COUNTER).await?;
         let number = counter.trim_end_matches('.').parse::<u64>();
         if !number.is_ok_and(|number| number <= self.counter && value(number) == counter) {

@@ -38,7 +38,8 @@ use crate::wrong;
 
 /// Domains that stay.
 const STAYERS: usize = 4;
-/// Steps per second of all movers together: with the stayers' requests less than half of the capacity of two cores.
+/// Steps per second of all movers together; with the stayers' requests, they take less than half of the capacity of two
+/// cores.
 const STEPS_PER_SECOND: u32 = 3000;
 /// Minimum time from one step of a guest to its next.
 const PERIOD_MIN: Duration = Duration::from_millis(5);

@@ -22,7 +22,7 @@ const BROKEN: Domid = Domid(3001);
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// A length above the maximum of a message.
 const TOO_LONG: u32 = 4097;
-/// An index distance beyond the ring's size, in bytes.
+/// A distance between two ring indices that exceeds the ring's size, in bytes.
 const TOO_FAR: u32 = 2048;
 /// More watches or transactions than any domain may have.
 const TOO_MANY: usize = 10_000;

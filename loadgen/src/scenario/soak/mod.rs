@@ -25,7 +25,7 @@ use crate::wrong;
 /// Domains created and destroyed in a cycle; their domids start above those of the mixed load.
 const BORN: usize = 30;
 const FIRST: u16 = 2001;
-/// The guest that acquires all it can get.
+/// The guest that acquires watches and transactions until it is refused.
 const GREEDY: Domid = Domid(2999);
 /// The mixed load's domains, and the duration of the load in a cycle.
 const DOMAINS: usize = 1000;
@@ -36,7 +36,7 @@ const DEPTH: usize = 16;
 const COMMITTERS: usize = 8;
 const RAISES: u64 = 10;
 const COUNTER: &str = "/soak/counter";
-/// Connections with a watch of one node, and the number of its writes in a cycle.
+/// Connections that watch the node [`DOOR`], and the number of writes of that node in a cycle.
 const WATCHERS: usize = 50;
 const WRITES: usize = 20;
 const DOOR: &str = "/soak/door";
@@ -55,8 +55,8 @@ const NEWS: Duration = Duration::from_secs(60);
 const TIMEOUT: Duration = Duration::from_secs(120);
 /// Number of retries while removals are still being accounted.
 const CHECKS_MAX: usize = 1000;
-/// Minimum number of cycles in a round to judge growth: the difference between single cycles is then small compared
-/// with what ten would leave behind.
+/// Minimum number of cycles in a round for a judgement of growth: with as many, the difference between single cycles is
+/// small compared with a leak over ten of them.
 const CYCLES_MIN: u64 = 20;
 const GROWTH: &str = "memory growth %";
 const CASE: &str = "births, load, deaths";
@@ -128,7 +128,7 @@ impl Scenario for Soak {
         let what = "soak: growth of memory in % in the second half of the run";
         let Some(row) = of(measured, CASE, "ours") else { return Vec::new() };
         let cycles = row.samples.iter().map(|sample| sample.units).min().unwrap_or(0);
-        // With one cycle, both halves are the same.
+        // With only one cycle, both halves of the round are that cycle.
         vec![match row.figure(GROWTH) {
             Some(growth) if cycles >= CYCLES_MIN => Goal::at_most(what, growth, 5.0),
             _ => Goal::undecided(
@@ -139,7 +139,7 @@ impl Scenario for Soak {
     }
 }
 
-/// Sets watches on the door, each on its own connection.
+/// Sets watches on [`DOOR`], each on its own connection.
 fn watch(machine: &Machine, running: &Running) -> Result<Rc<[Watch]>> {
     let watches: Rc<std::cell::RefCell<Vec<Watch>>> = Rc::default();
     for _ in 0..WATCHERS {
@@ -204,7 +204,7 @@ impl Session for Soaking {
 }
 
 impl Soaking {
-    /// Runs all loads, then the deaths, then checks what is left.
+    /// Runs all loads, then the deaths, then checks that nothing is left.
     fn cycle(&mut self, load: Duration) -> Result<()> {
         let domains: Vec<Domid> = (FIRST..).take(BORN).map(Domid).collect();
         self.idle.clear();
@@ -315,7 +315,7 @@ async fn raise(client: Client) -> Result<()> {
     Ok(())
 }
 
-/// Writes the door: each watcher must get an event of each write before the next.
+/// Writes [`DOOR`]; each watcher must get the event of a write before the next one.
 async fn open_and_shut(client: Client, watches: Rc<[Watch]>) -> Result<()> {
     for number in 0..WRITES {
         client.must(Operation::Write, 0, &payload(DOOR, number.to_string())).await?;

@@ -1,7 +1,7 @@
 //! The machine's limit: a server that splits its input into messages, and replies to each with the same three bytes.
 //!
-//! It does what any server of this protocol must do: wait, read a batch, split it into messages, and write the
-//! replies of a connection at once. Of a request it uses only the length, and copies type and ids to the reply. All
+//! The echo server does what any server of this protocol must do: wait, read a batch, split it into messages, and write
+//! the replies of a connection at once. Of a request it uses only the length, and copies type and ids to the reply. All
 //! further cost of a daemon is the daemon's own.
 //!
 //! ```text
@@ -29,7 +29,7 @@ pub use server::serve;
 pub const ANSWER: &[u8; 3] = b"ok\0";
 const ANSWER_LEN: u32 = 3;
 const _: () = assert!(ANSWER.len() == ANSWER_LEN as usize);
-/// An operation that describes its reply and events. No daemon has it.
+/// An operation, only of the echo server, whose payload describes its reply and events.
 pub const SCRIPT: u32 = 1000;
 /// An operation that returns the connection's number.
 pub const NUMBER: u32 = 1001;
@@ -71,7 +71,7 @@ pub fn append_script(
     let count = u16::try_from(events.len()).unwrap_or(u16::MAX);
     let len = len.max(SCRIPT_BYTES + EVENT_BYTES * usize::from(count));
     append_header(out, [SCRIPT, req_id, 0, u32::try_from(len).unwrap_or(0)]);
-    // One more than the length, so that 0 means no reply.
+    // The field holds the length plus one, so that 0 means no reply.
     out.extend_from_slice(&reply.map_or(0, |reply| reply + 1).to_le_bytes());
     out.extend_from_slice(&count.to_le_bytes());
     for (connection, event) in &events[..usize::from(count)] {

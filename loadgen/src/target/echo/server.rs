@@ -94,8 +94,8 @@ struct Thread {
     mailboxes: Arc<[Mailbox]>,
     /// The replies to the first requests of each connection.
     replies: Arc<[u8]>,
-    /// Indexed by number and by domid, each divided by the number of threads. Boxed, as a line is taken out while its
-    /// requests are processed.
+    /// Indexed by number and by domid, each divided by the number of threads. Boxed, because a line is moved out of the
+    /// table while its requests are processed.
     sockets: Vec<Option<Box<Line>>>,
     rings: Vec<Option<Box<Line>>>,
     ports: HashMap<Port, u32>,
@@ -334,7 +334,8 @@ impl Thread {
         Ok(())
     }
 
-    /// Polls a socket for writability only while it is full, so that only clients that do not read cost the extra calls.
+    /// Polls a socket for writability only while it is full, so that only clients that do not read cost the extra
+    /// calls.
     fn listen(&mut self, number: u32, line: &mut Line, for_room: bool) -> io::Result<()> {
         let Transport::Socket(socket) = &mut line.transport else { return Ok(()) };
         if std::mem::replace(&mut line.waits_for_room, for_room) == for_room {

@@ -13,7 +13,7 @@ use crate::types::Domid;
 struct Reply {
     /// Without its newline.
     line: String,
-    /// Attached to the reply.
+    /// Descriptors attached to the reply.
     fds: Vec<Arc<OwnedFd>>,
     created: Option<Domid>,
 }
@@ -41,7 +41,8 @@ impl Server {
             Err(refusal) => self.send(key, &Reply::line(format!("error {refusal}"))),
             Ok((request, reply)) => {
                 let sent = self.send(key, &reply);
-                // Only after the send: a domain whose descriptors did not reach the client ends with the connection.
+                // `keep` takes effect only after the send: a domain whose descriptors did not reach the client ends
+                // with the connection.
                 let keep = matches!(
                     request,
                     Request::Create { keep: true, .. } | Request::Adopt { keep: true, .. }
@@ -124,7 +125,7 @@ impl Server {
         Ok(Reply::of_domain(domid, ends))
     }
 
-    /// Sends a reply. Returns whether the client's socket took all of it.
+    /// Sends a reply. Returns whether the client's socket accepted all of the reply.
     fn send(&self, key: usize, reply: &Reply) -> bool {
         let Some(client) = self.clients.get(key) else { return false };
         let line = format!("{}\n", reply.line);
@@ -142,7 +143,7 @@ impl Server {
         let owned: Vec<Domid> =
             self.owners.extract_if(.., |_, owner| *owner == key).map(|(domid, _)| domid).collect();
         for domid in owned {
-            let _ = self.domains.destroy(domid); // It exists, as it has an owner.
+            let _ = self.domains.destroy(domid); // The domain exists, as it has an owner.
         }
     }
 }

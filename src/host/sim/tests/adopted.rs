@@ -120,7 +120,7 @@ fn no_wake_up_is_lost_in_a_move_between_hosts() {
             channels.notify(port).unwrap();
         }
         if dice.u8(..3) == 0 {
-            // Both are bound for a while: whichever daemon is notified, the next one checks the page.
+            // Both daemons have the channel bound for a while: whichever is notified, the next one checks the page.
             served = 1 - served;
             let new = handles[served].bind_interdomain(Domid(7), remote).unwrap();
             dawdle(&mut dice);
@@ -209,7 +209,7 @@ fn unsuitable_descriptor_as_channel_is_refused() {
     assert!(world.host.domain(Domid(7)).unwrap().is_none());
 }
 
-/// The maker of a channel may change any of its options, before and after the adoption.
+/// The client that created a channel may change any of its options, before and after the adoption.
 #[test]
 fn blocking_channel_does_not_block_the_host() {
     let mut world = World::new();

@@ -24,7 +24,7 @@ fn watch_list_keeps_its_order_across_removals() {
         assert!(watches.order.len() <= 2 * watches.len() + GONE_MAX);
     }
     assert_eq!(watches.generation(), 299);
-    // It reuses the slot of a removed watch.
+    // The new watch reuses the slot of a removed one.
     watches.insert(watch(300));
     assert_eq!(listed(&mut watches, 0), [100, 101, 300]);
     assert_eq!(listed(&mut watches, 2), [300]);
