@@ -35,24 +35,26 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 
     #[test]
-    fn streams(messages in vec(message(), 0..5), cut in 0..60usize) {
+    fn messages_are_parsed_or_refused(messages in vec(message(), 0..5), cut in 0..60usize) {
         let mut stream = messages.concat();
         stream.truncate(stream.len().saturating_sub(cut / 3));
         targets::stream(&stream);
     }
 
     #[test]
-    fn random_streams(stream in vec(any::<u8>(), 0..200)) {
+    fn random_bytes_are_parsed_or_refused(stream in vec(any::<u8>(), 0..200)) {
         targets::stream(&stream);
     }
 
     #[test]
-    fn paths(raw in "[/@]?(local/domain/|libxl/|[a-z0-9]{1,3}/|/)?[a-z0-9/@_-]{0,30}") {
+    fn paths_are_parsed_or_refused(
+        raw in "[/@]?(local/domain/|libxl/|[a-z0-9]{1,3}/|/)?[a-z0-9/@_-]{0,30}",
+    ) {
         targets::path(raw.as_bytes());
     }
 
     #[test]
-    fn long_paths(len in 2000..3100usize, absolute in any::<bool>()) {
+    fn long_paths_are_parsed_or_refused(len in 2000..3100usize, absolute in any::<bool>()) {
         let mut raw = vec![b'a'; len];
         if absolute {
             raw[0] = b'/';
@@ -61,13 +63,13 @@ proptest! {
     }
 
     #[test]
-    fn permissions(text in "[nrwbx]?[0-9+-]{0,7}") {
+    fn permissions_round_trip_or_are_refused(text in "[nrwbx]?[0-9+-]{0,7}") {
         targets::perms(text.as_bytes());
     }
 
     /// Golden streams, with some bytes changed or truncated.
     #[test]
-    fn carried(
+    fn changed_golden_streams_are_parsed_or_refused(
         golden in prop::sample::select(&GOLDEN[..]),
         cut in any::<prop::sample::Index>(),
         changes in vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
@@ -84,7 +86,11 @@ proptest! {
     }
 
     #[test]
-    fn libxl_records(kind in 0..5u8, len in 0..9u8, bytes in vec(prop_oneof![Just(0u8), any::<u8>()], 0..60)) {
+    fn libxl_records_are_parsed_or_refused(
+        kind in 0..5u8,
+        len in 0..9u8,
+        bytes in vec(prop_oneof![Just(0u8), any::<u8>()], 0..60),
+    ) {
         let head = [kind, 0, 0, 0, len, 0, 0, 0];
         targets::libxl_record(&[&head[..], &bytes].concat());
         targets::libxl_record(&[&[0, 0, 0, kind][..], &bytes].concat());
@@ -92,7 +98,11 @@ proptest! {
 
     /// A node's record with one byte changed: fully random bytes would rarely contain a valid permission.
     #[test]
-    fn libxl_nodes(at in any::<prop::sample::Index>(), byte in any::<u8>(), big in any::<bool>()) {
+    fn changed_libxl_nodes_are_parsed_or_refused(
+        at in any::<prop::sample::Index>(),
+        byte in any::<u8>(),
+        big in any::<bool>(),
+    ) {
         let perms = [&b"n5"[..], b"r0"].map(|text| Entry::parse(text).unwrap()).to_vec();
         let node = Data::Node(b"/a/bc".into(), perms, b"v\0w".into());
         let mut record = Vec::new();

@@ -15,7 +15,7 @@ const SOCKET: &str = "SIM_PROCESS_SOCKET";
 
 /// The guest's program. Run as a test, without a host's socket in the environment, the program does nothing.
 #[test]
-fn guest() {
+fn child_process_runs_a_guest() {
     let Ok(path) = std::env::var(SOCKET) else { return };
     let mut host = SimClient::connect(path).unwrap();
     let domain = host.create(Some(Domid(7))).unwrap();
@@ -54,7 +54,7 @@ fn a_killed_guest_ends_its_domain() {
     let path = dir.path().join("host");
     let host = SimHost::start(&path).unwrap();
     let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "guest", "--nocapture"])
+        .args(["--exact", "child_process_runs_a_guest", "--nocapture"])
         .env(SOCKET, &path)
         .stdout(Stdio::piped())
         .spawn();

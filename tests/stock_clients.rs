@@ -85,7 +85,7 @@ fn list_and_ls_show_children_and_values() {
 }
 
 #[test]
-fn ls_of_more_children_than_a_reply_holds() {
+fn ls_lists_more_children_than_a_reply_holds() {
     each_world(|world| {
         for i in 0..2000 {
             world.admin.write(&format!("/local/domain/{i}/name"), "n").unwrap();

@@ -450,7 +450,7 @@ fn sizes_count_nodes_and_watches() {
         world.watch(path, seq);
         world.control().write(&format!("/libxl/{seq}/{seq}"), "").unwrap();
     }
-    // The tree is The tree is `/libxl`, and two nodes below it for each watch.
+    // The tree is `/libxl`, and two nodes below it for each watch.
     assert_eq!(world.store.count_nodes(), nodes + 1 + 4 * 2);
     assert_eq!(world.store.check().unwrap().nodes, nodes + 1 + 4 * 2);
     assert_eq!(world.store.global_watches(), 3);

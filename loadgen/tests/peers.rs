@@ -97,12 +97,12 @@ fn serves(peer: &Target) {
 }
 
 #[test]
-fn c_serves() {
+fn c_xenstored_serves_unmodified() {
     serves(&Target::C);
 }
 
 #[test]
-fn ocaml_serves() {
+fn oxenstored_serves_unmodified() {
     serves(&Target::OCaml);
 }
 

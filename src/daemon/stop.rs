@@ -83,7 +83,7 @@ mod tests {
     /// Run by the next test in its own process: a server whose stop hangs.
     #[test]
     #[ignore = "child process of the next test"]
-    fn a_server_hangs() {
+    fn child_process_hangs_during_its_stop() {
         let stop = Stop::default();
         take_signals(stop.clone(), Arc::default()).unwrap();
         eprintln!("serving");
@@ -97,7 +97,12 @@ mod tests {
     #[test]
     fn second_signal_ends_a_hanging_stop() {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "daemon::stop::tests::a_server_hangs", "--ignored", "--nocapture"])
+            .args([
+                "--exact",
+                "daemon::stop::tests::child_process_hangs_during_its_stop",
+                "--ignored",
+                "--nocapture",
+            ])
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()

@@ -28,7 +28,7 @@ pub fn stop_counting() {
 /// # Panics
 /// If the text contains a `%`, for which valgrind would read an argument.
 pub fn print(text: &CStr) {
-    assert!(!text.to_bytes().contains(&b'%'), "an argument is asked for");
+    assert!(!text.to_bytes().contains(&b'%'), "valgrind would read an argument");
     request(PRINTF_VALIST_BY_REF, text);
 }
 
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "an argument is asked for")]
+    #[should_panic(expected = "valgrind would read an argument")]
     fn text_with_a_format_argument_panics() {
         print(c"%s");
     }

@@ -112,8 +112,7 @@ pub struct CommitView<'a> {
     pub paths: OnceCell<HashSet<&'a [u8], RandomState>>,
     /// The global watch trie, if some of its watches may match.
     pub global: Option<&'a Trie>,
-    /// The budget of looks. The budget of looks. Once it is spent, the events of the current change are incomplete and
-    /// must be discarded.
+    /// The budget of looks. Once it is spent, the events of the current change are incomplete and must be discarded.
     pub budget: Budget,
     /// The remaining bytes for the control domain's watches of paths of changes beyond [`REPORTED_MAX`].
     pub names: Budget,

@@ -326,7 +326,7 @@ impl Store {
                 Err(StoreError::NeedsLock(..)) => set = LockSet::all(self.layout, true),
             }
         }
-        unreachable!("with all locks held nothing is needed")
+        unreachable!("no further lock is needed with all locks held")
     }
 }
 

@@ -275,7 +275,7 @@ impl Store {
             Ok(()) => Ok(()),
             Err(StoreError::Refused(errno)) => Err(errno),
             Err(StoreError::StaleEpoch | StoreError::NeedsLock(..)) => {
-                unreachable!("a transaction has every partition, and END asks for the epoch")
+                unreachable!("a transaction needs no locks, and only END checks the epoch")
             }
         }
     }

@@ -19,7 +19,7 @@ impl Progress {
         };
         // Truncated to the terminal's width, because a wrapped line could not be redrawn in place.
         let style = ProgressStyle::with_template("{wide_msg}");
-        let style = style.unwrap_or_else(|_| unreachable!("the template is right"));
+        let style = style.unwrap_or_else(|_| unreachable!("the template is valid"));
         Progress { line: ProgressBar::with_draw_target(None, target).with_style(style), total }
     }
 

@@ -31,7 +31,7 @@ pub fn each(
     say(client.ask_each(operation, &domids), report)
 }
 
-/// Runs DISCARD_DOMAINS. Runs DISCARD_DOMAINS. A range includes the domains that were imported and not served since.
+/// Runs DISCARD_DOMAINS. A range includes the domains that were imported and not served since.
 ///
 /// # Errors
 /// There is no daemon; none of the domains exists; the output cannot be written.

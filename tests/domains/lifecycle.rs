@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn introduce_and_release_replies_and_errors() {
+fn introduce_and_release_reply_as_documented() {
     check(
         "
         dom0 IS_DOMAIN_INTRODUCED 0| -> T|
@@ -45,7 +45,7 @@ fn introducing_a_domain_that_does_not_exist_fails() {
 }
 
 #[test]
-fn get_domain_path_replies_and_errors() {
+fn get_domain_path_replies_as_documented() {
     check(
         "
         dom0 GET_DOMAIN_PATH 0| -> /local/domain/0|
@@ -60,7 +60,7 @@ fn get_domain_path_replies_and_errors() {
 }
 
 #[test]
-fn resume_and_set_target_replies_and_errors() {
+fn resume_and_set_target_reply_as_documented() {
     check(
         "
         dom0 RESUME 0| -> EINVAL

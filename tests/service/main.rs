@@ -257,7 +257,7 @@ fn help_and_version_need_no_daemon() {
 /// Panics in a worker; other tests run this in a child process.
 #[test]
 #[ignore = "other tests run it in a process of its own"]
-fn a_shard_panics() {
+fn child_process_panics_in_a_worker() {
     let settings = log::Settings {
         destination: match std::env::var_os("PANIC_LOG") {
             Some(file) => log::Destination::File(file.into()),
@@ -282,7 +282,7 @@ fn a_shard_panics() {
 fn panic_is_logged_with_its_context_and_ends_the_process() {
     let place = Place::new();
     let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "a_shard_panics", "--ignored", "--nocapture"])
+        .args(["--exact", "child_process_panics_in_a_worker", "--ignored", "--nocapture"])
         .env("PANIC_LOG", place.path("log"))
         .output()
         .unwrap();

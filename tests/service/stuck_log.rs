@@ -96,7 +96,7 @@ fn stuck_standard_error_stops_neither_requests_nor_sigterm() {
 fn panic_with_stuck_standard_error_ends_the_process() {
     let (_reader, writer) = full_pipe();
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "a_shard_panics", "--ignored", "--nocapture"])
+        .args(["--exact", "child_process_panics_in_a_worker", "--ignored", "--nocapture"])
         .stderr(writer)
         .stdout(Stdio::null())
         .spawn()

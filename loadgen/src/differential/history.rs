@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn permission_entry_for_a_missing_domain_is_early() {
+    fn permission_entry_for_a_missing_domain_is_recorded_as_early() {
         let mut history = History::new();
         let payload = b"/t\0n1\0r2\0r3\0".to_vec();
         let grant = Step::Request { who: Who(0), kind: op::SET_PERMS, tx: Tx::None, payload };

@@ -102,7 +102,7 @@ fn row(row: &Measured) -> Value {
         "case": row.case.name,
         "size": row.case.size,
         "target": row.target,
-        // The value of The value of "done" is that of the round with the fewest units.
+        // The value of "done" is that of the round with the fewest units.
         "unfinished": row.unfinished().map(|it| value!({
             "done": row.samples.iter().map(|sample| sample.units).min(),
             "of": it.of,

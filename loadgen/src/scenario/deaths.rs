@@ -47,13 +47,13 @@ impl Scenario for Deaths {
     fn about(&self) -> &'static str {
         match self {
             Deaths::AtOnce => {
-                "1,000 domains of 30 nodes die, as fast as the host destroys them, before 20 \
-                 watchers of @releaseDomain. Each watcher must be notified, and nothing may be \
-                 left."
+                "1,000 domains of 30 nodes die, as fast as the host destroys them, while 20 \
+                 connections watch @releaseDomain. Each watcher must be notified, and no node may \
+                 be left."
             }
             Deaths::OneAmong => {
                 "One domain of 30 nodes dies among 100 to 10,000 others, and is created again, 20 \
-                 times. Only the death counts, up to its event."
+                 times. Only the time from the death to its event is measured."
             }
         }
     }

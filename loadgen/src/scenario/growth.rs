@@ -52,11 +52,11 @@ impl Scenario for Growth {
     fn about(&self) -> &'static str {
         match self {
             Growth::Connections => {
-                "READ on one connection at depth 16, beside 0 to 4,096 connections that do nothing."
+                "READ on one connection at depth 16, next to 0 to 4,096 idle connections."
             }
             Growth::Watches => {
-                "WRITE on one connection at depth 16, beside 0 to 100,000 watches of others on \
-                 other nodes. No event may come."
+                "WRITE on one connection at depth 16, next to 0 to 100,000 watches of other \
+                 clients on unrelated nodes. No event may arrive."
             }
         }
     }
@@ -76,7 +76,7 @@ impl Scenario for Growth {
         match (self, target) {
             (Growth::Watches, Target::Echo) => Some("it has no watches"),
             (Growth::Watches, Target::C | Target::OCaml) if !few => {
-                Some("C needs 10 ms a request and more with this number of watches")
+                Some("C xenstored needs at least 10 ms per request with this number of watches")
             }
             _ => None,
         }

@@ -48,7 +48,7 @@ impl Scenario for Removal {
         match target {
             Target::Echo if size > 0 => Some("it keeps no nodes that could be removed"),
             Target::C | Target::OCaml if size > PEERS_NODES_MAX => {
-                Some("C needs 50 s of CPU to create these nodes")
+                Some("C xenstored needs 50 s of CPU to create these nodes")
             }
             _ => None,
         }

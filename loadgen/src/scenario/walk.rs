@@ -46,7 +46,7 @@ impl Scenario for Walk {
         let few = case.size.is_none_or(|size| size <= PEERS_NODES_MAX);
         match target {
             Target::C | Target::OCaml if !few => {
-                Some("C needs half a minute to create these nodes")
+                Some("C xenstored needs half a minute to create these nodes")
             }
             _ => None,
         }

@@ -318,14 +318,14 @@ mod tests {
     /// Runs in the child process of the next test, with too little memory for another stack.
     #[test]
     #[ignore = "the next test runs it in a process of its own"]
-    fn without_threads() {
+    fn child_process_exports_without_threads() {
         let expected = (1..=ITEMS).flat_map(|item| [item; 3]).collect::<Vec<_>>();
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
         let size: u64 = size.trim().trim_end_matches(" kB").parse().unwrap();
         let current = Some((size << 10) + (1 << 20));
         setrlimit(Resource::As, Rlimit { current, maximum: None }).unwrap();
-        thread::Builder::new().spawn(|| {}).expect_err("no thread can be had");
+        thread::Builder::new().spawn(|| {}).expect_err("no thread can be started");
         assert!(written() == expected);
         setrlimit(Resource::As, Rlimit { current: None, maximum: None }).unwrap();
         assert!(written() == expected);
@@ -336,7 +336,7 @@ mod tests {
         let output = Command::new(std::env::current_exe().unwrap())
             .args([
                 "--exact",
-                "migration::store::write_domains::tests::without_threads",
+                "migration::store::write_domains::tests::child_process_exports_without_threads",
                 "--ignored",
             ])
             .output()

@@ -262,7 +262,7 @@ fn check_finds_miscounted_and_misplaced_watches() {
     world.finds(&[]);
     assert_eq!(world.store.check().ok().unwrap().watches, 4);
     world.store.shards[2].write().watches.falsify_len();
-    world.finds(&["the trie of shard 2 has 0 watches, and says 1"]);
+    world.finds(&["the trie of shard 2 has 0 watches, but its counter says 1"]);
     let world = World::new();
     world.store.global.insert(path("/local/domain/5/a").as_path(), entry(1));
     world.store.shards[0].write().watches.insert(path("/local").as_path(), entry(2));
@@ -294,8 +294,10 @@ fn check_finds_watches_that_differ_from_the_connections() {
     );
     assert_eq!(
         check(&[(path("/local/domain/5/b"), entry(1))]),
-        ["domain 5's watch on /local/domain/5/b is another on /local/domain/5/a in the trie of \
-          shard 1"]
+        [
+            "domain 5's watch on /local/domain/5/b is a different watch on /local/domain/5/a in the trie of \
+          shard 1"
+        ]
     );
     let deep = Entry { depth: Some(1), ..entry(1) };
     assert!(check(&[(low.clone(), deep)])[0].contains("is another"), "the depths differ");

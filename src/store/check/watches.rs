@@ -52,7 +52,11 @@ impl Tries {
             });
             if trie.len() != count {
                 findings.add(|| {
-                    format!("{} has {count} watches, and says {}", name(shard), trie.len())
+                    format!(
+                        "{} has {count} watches, but its counter says {}",
+                        name(shard),
+                        trie.len()
+                    )
                 });
             }
             sum += count;
@@ -93,7 +97,8 @@ impl Store {
                         findings.add(|| {
                             let at = at.as_path();
                             format!(
-                                "domain {domid}'s watch on {path} is another on {at} in {}",
+                                "domain {domid}'s watch on {path} is a different watch on {at} \
+                                 in {}",
                                 name(shard)
                             )
                         });

@@ -61,13 +61,13 @@ impl Scenario for Boot {
                  both ends of each device must be connected. The echo server gets the requests \
                  that our daemon got, on sockets and rings, and sends the same number of replies \
                  and events of the same sizes. From 100 domains on, two further processes are \
-                 toolstacks and guests, from 5,000 on four. Each domain has a toolstack's \
-                 connection, but 10,000 have 64."
+                 toolstacks and guests, from 5,000 on four. Each domain has its own toolstack \
+                 connection; only 10,000 domains share 64."
             }
             Boot::Filling => {
                 "A host fills up to 10,000 domains, 8 starting in parallel; the last 100 of each \
-                 step count. All stay alive, each with its guest's ring; the first 5,000 with a \
-                 toolstack's connection and watch of their own, the others on 64 of those."
+                 step are measured. All stay alive, each with its guest's ring; the first 5,000 \
+                 have their own toolstack connections and watches, the others share 64 of these."
             }
         }
     }
@@ -94,7 +94,7 @@ impl Scenario for Boot {
                 (size > RECORDED_MAX).then_some("no storm of this size is recorded for it")
             }
             (Boot::Storm, Target::C | Target::OCaml) => (size > PEERS_AT_ONCE_MAX)
-                .then_some("of 300 at once it starts less than half in 40 s"),
+                .then_some("it starts less than half of 300 concurrent domains in 40 s"),
             (Boot::Filling, Target::C | Target::OCaml) => {
                 (size > PEERS_IN_ALL_MAX).then_some("no peer reached this size")
             }

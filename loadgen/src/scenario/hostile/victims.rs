@@ -29,7 +29,7 @@ pub enum Victim {
     Beside,
     /// Two clients of the socket, one on each thread, which send READ, WRITE, and transactions.
     Toolstack,
-    /// A toolstack that sends A toolstack that sends INTRODUCE and RELEASE of a small domain, and RM of its nodes.
+    /// A toolstack that sends INTRODUCE and RELEASE of a small domain, and RM of its nodes.
     Introduce,
     /// Domain 0's kernel: from a backend's creation to its event.
     Kernel,
