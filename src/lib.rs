@@ -4,7 +4,7 @@
 //! completion: bytes in, bytes out. docs/ARCHITECTURE.md describes the flow of requests and events; the module
 //! documentation of [`store`] and [`server`] has the diagrams.
 //!
-//! The crate is a library only so that its tests, benches and tools can use its parts. Its API is not stable.
+//! The crate is a library only so that its tests, benches and tools can use its parts. The API is not stable.
 //!
 //! # Layout
 //!
@@ -17,8 +17,8 @@
 //! * [`log`]: destinations, levels and trace switches, and the last line of a thread that panics.
 //! * [`domain`]: incarnations of domains, their resource usage and their quotas.
 //! * [`watch`]: watch registration and event matching, at the cost of a path's depth and the number of matches.
-//! * [`store`]: shards behind locks, node operations, transactions by replay, and the effects of a change. It does no
-//!   I/O and reads no clock.
+//! * [`store`]: shards behind locks, node operations, transactions by replay, and the effects of a change. The store
+//!   does no I/O and reads no clock.
 //! * [`protocol`]: the messages of xs_wire.h: bytes in, bytes out.
 //! * [`host`]: the hypervisor interface, real (Xen) or simulated; all unsafe code is here.
 //! * [`transport`]: a client's byte stream, over a socket or a ring.

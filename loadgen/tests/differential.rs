@@ -39,8 +39,8 @@ fn script(path: &Path, lines: &str) {
     std::fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
 }
 
-/// Returns the script of a daemon that aborts, as by a failed assertion, once a sequence has changed `/t/a`. It
-/// survives its start, since the first event of a watch is that of setting it.
+/// Returns the script of a daemon that aborts, as by a failed assertion, once a sequence has changed `/t/a`. The daemon
+/// survives its start, since a watch's first event comes when the watch is set.
 fn aborting(daemon: &str) -> String {
     format!(
         "daemon=$$

@@ -2,8 +2,9 @@
 //!
 //! Forking a process that has threads keeps only one of them, but all of their locks, so Rust makes fork unsafe. The
 //! daemon re-executes itself instead. The first process reads a line from a pipe, which is the second one's standard
-//! output. It returns once the line arrives (a daemon serves: this one or another) or the pipe is closed (the start
-//! failed: the error message is already on the shared standard error, and the first process passes on the exit code).
+//! output. The first process returns once the line arrives (a daemon serves: this one or another) or the pipe is closed
+//! (the start failed: the error message is already on the shared standard error, and the first process passes on the
+//! exit code).
 
 use std::fs::OpenOptions;
 use std::io::{self, BufRead, BufReader, Write};

@@ -179,7 +179,8 @@ impl ConfigLayer {
     }
 }
 
-/// Resolves the settings of a simulated guest. It finds the daemon where that would be with the same environment.
+/// Resolves the settings of a simulated guest. The guest expects the daemon's sockets where a daemon with the same
+/// environment would create them.
 pub(super) fn guest(
     options: GuestOptions,
     environment: &Environment,

@@ -16,7 +16,7 @@ pub struct Registry {
     /// Advances when an incarnation dies, and when its target or one of its limits changes.
     rights: AtomicU64,
     slots: Box<[RwLock<Option<Arc<Domain>>>]>,
-    /// The domids in use, for enumeration. Its lock also serialises births and deaths.
+    /// The domids in use, for enumeration. The lock of this set also serialises births and deaths.
     known: Mutex<BTreeSet<Domid>>,
     defaults: Limits,
     /// The peak usage of each quota over all unprivileged domains.

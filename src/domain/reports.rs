@@ -1,4 +1,4 @@
-//! Log reports about domains' accounts. They are queued under the locks of the store and logged when none is held.
+//! Log reports about domains' accounts. Reports are queued under the locks of the store and logged when none is held.
 
 use crossbeam::queue::SegQueue;
 

@@ -71,7 +71,7 @@ pub trait Host: Send + Sync {
 pub struct Pending {
     /// Number of ports stored, including those before an error.
     pub count: usize,
-    /// The error that ended the call. It may have lost ports, which stay masked, so the caller checks all bound
+    /// The error that ended the call. The call may have lost ports, which stay masked, so the caller checks all bound
     /// ports.
     pub error: Option<io::Error>,
 }
@@ -86,10 +86,10 @@ impl Pending {
     }
 }
 
-/// An event channel handle of one thread. It reports only the ports bound through it.
+/// An event channel handle of one thread. A handle reports only the ports bound through it.
 pub trait Channels: Send {
-    /// Returns a descriptor that becomes readable when a port is pending. It is watched edge-triggered: call
-    /// `pending` until it returns 0.
+    /// Returns a descriptor that becomes readable when a port is pending. The descriptor is watched edge-triggered:
+    /// call `pending` until that returns 0.
     fn raw_fd(&self) -> RawFd;
 
     /// Binds to the domain's unbound port `remote` and returns the local port.

@@ -1,9 +1,9 @@
 //! Valgrind client requests, which are a few instructions without effect when the program does not run under
 //! valgrind. For benches/holds.rs, with the feature `holds`, on amd64; the tests need no feature.
 //!
-//! The numbers and instructions are those of valgrind.h and callgrind.h, version 3.15 and later. They are copied here
-//! because the crates that provide them (valgrind-requests 1.2, which is gungraun's, and crabgrind 0.4) run bindgen
-//! at build time, and that loads libclang: 157 MB of Debian packages and 11 more crates, for four requests.
+//! The numbers and instructions are those of valgrind.h and callgrind.h, version 3.15 and later. The definitions are
+//! copied here because the crates that provide them (valgrind-requests 1.2, which is gungraun's, and crabgrind 0.4) run
+//! bindgen at build time, and that loads libclang: 157 MB of Debian packages and 11 more crates, for four requests.
 
 use std::arch::asm;
 use std::ffi::CStr;
@@ -49,9 +49,9 @@ fn request(number: u64, text: &CStr) -> [u64; 2] {
         [number, text.as_ptr().addr() as u64, no_arguments.as_ptr().addr() as u64, 0, 0, 0];
     let (mut reply, mut rotated) = (0u64, ROTATED);
     // SAFETY: four rotations by 128 bits in total and an exchange of a register with itself change nothing but flags.
-    // valgrind recognises the sequence and reads `arguments`, the text up to its NUL, and nothing of `no_arguments`,
-    // as no text has a `%`. All of them live until here, and asm is assumed to read any memory. It writes nothing of
-    // ours but rdx, its reply.
+    // valgrind recognises the sequence and reads `arguments`, the text up to its NUL, and nothing of `no_arguments`, as
+    // no text has a `%`. All of them live until here, and asm is assumed to read any memory. The sequence writes
+    // nothing except rdx, the reply.
     unsafe {
         asm!(
             "rol rdi, 3", "rol rdi, 13", "rol rdi, 61", "rol rdi, 51", "xchg rbx, rbx",

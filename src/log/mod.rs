@@ -1,8 +1,8 @@
 //! The log: destinations, levels and trace switches, and the activity of each thread.
 //!
 //! All code logs with the macros of `tracing`. Lines with a level (`error!` to `debug!`) are written if the level is
-//! enabled. *Traces* are events whose target is the name of a switch, such as `trace!(target: log::IO, ...)`. They are
-//! written while their switch is on; while it is off they cost one atomic load.
+//! enabled. *Traces* are events whose target is the name of a switch, such as `trace!(target: log::IO, ...)`. Traces
+//! are written while their switch is on; while it is off, each costs one atomic load.
 //!
 //! Lines are queued and written by the log's own thread, so a slow destination cannot block the others. Guests
 //! influence much of what is logged, so the writer escapes control characters.

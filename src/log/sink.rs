@@ -50,7 +50,7 @@ struct Queue {
     queued: u64,
     /// Items finished by the writer; equals `queued` when it is idle.
     finished: u64,
-    /// A rotation is queued. It opens the path when it runs, so one is enough.
+    /// A rotation is queued. A queued rotation opens the path only when it runs, so one is enough.
     reopens: bool,
     writer: Option<ThreadId>,
 }

@@ -29,7 +29,8 @@ pub enum DomainState {
     Quiesced,
     /// Quiesced, and exported with this mark.
     Exported(Mark),
-    /// Imported, introduced and still quiesced, since the domain was not served yet. It may have been exported again.
+    /// Imported, introduced and still quiesced, since the domain was not served yet. The domain may have been exported
+    /// again.
     ArrivedIntroduced(Imported, Option<Mark>),
     /// Released with a mark: INTRODUCE restores the exported connection.
     Left(Box<SavedConnection>),

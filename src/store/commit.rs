@@ -206,9 +206,9 @@ impl Store {
         Replay::Done
     }
 
-    /// Installs the transaction's partitions, with all its locks held. The epoch is compared under them: a write is
-    /// in the snapshots of a reservation that began, or is refused. The caller drops the rest of the transaction
-    /// after releasing the locks.
+    /// Installs the transaction's partitions, with all its locks held. The epoch is compared under these locks: if a
+    /// reservation has begun meanwhile, a write either is contained in the snapshots of its transaction, or is refused.
+    /// The caller drops the rest of the transaction after releasing the locks.
     fn swap_in(
         &self,
         transaction: &mut Transaction,

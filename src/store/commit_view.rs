@@ -70,8 +70,8 @@ impl<'a> Source<'a> {
 /// The number of bytes of a path that count as one step of a descent.
 pub const STEP_BYTES: usize = 8;
 
-/// A budget of looks at levels of paths, watches and removed nodes. It bounds the time under the locks, which
-/// otherwise depends on what guests watch.
+/// A budget of looks at levels of paths, watches and removed nodes. The budget bounds the time under the locks, which
+/// otherwise depends on the watches of guests.
 pub struct Budget(Cell<u64>);
 
 impl Budget {

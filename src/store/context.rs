@@ -26,7 +26,7 @@ pub struct Caller {
     pub unblocked: Option<Unblocked>,
 }
 
-/// A callback for a domain whose outstanding requests fell below their quota. It is called on any thread.
+/// A callback for a domain whose outstanding requests fell below their quota. The callback may be called on any thread.
 pub type Unblocked = Arc<dyn Fn(&Domain) + Send + Sync>;
 
 /// The environment of one operation.
@@ -108,9 +108,9 @@ impl Context<'_> {
         perms.access(&self.caller.subject, self.registry.births())
     }
 
-    /// Returns whether the caller's incarnation is still alive. It must be called under the locks: after a death the
-    /// sweep takes the locks in turn, so a node created before it came to a shard is swept, and none is created
-    /// after.
+    /// Returns whether the caller's incarnation is still alive. Must be called under the locks: after a death the sweep
+    /// takes the locks of the shards one after another, so a node created before the sweep of its shard is swept, and
+    /// none is created afterwards.
     pub fn caller_lives(&self) -> bool {
         self.registry.births().of(self.caller.domain.domid) == self.caller.domain.birth
     }

@@ -221,8 +221,8 @@ impl Store {
         self.read_shard(shard).tree.clone()
     }
 
-    /// Returns whether more partitions of some shard are pinned than [`PINNED_PARTITIONS_MAX`]. Then threads drop their
-    /// transactions' snapshots early, the oldest first. Cost: a load for each shard.
+    /// Returns whether more partitions of some shard are pinned than [`PINNED_PARTITIONS_MAX`]. If so, threads drop
+    /// their transactions' snapshots early, the oldest first. Cost: a load for each shard.
     pub fn pins_too_much(&self) -> bool {
         self.pins.iter().any(|pins| pins.count() > PINNED_PARTITIONS_MAX)
     }

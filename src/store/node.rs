@@ -74,8 +74,8 @@ impl Node {
         }
     }
 
-    /// Returns the number of the last change of value, permissions or children. It is unique to that change; its
-    /// order has no meaning.
+    /// Returns the number of the last change of value, permissions or children. The number is unique to that change;
+    /// the order of numbers has no meaning.
     pub fn generation(&self) -> u64 {
         match &self.content {
             Content::Short { generation, .. } => *generation,

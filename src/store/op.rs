@@ -90,8 +90,8 @@ pub struct LoggedOp {
     pub path: PathBuf,
     /// The operation; the value of a WRITE is empty if `written` holds it.
     pub verb: Verb<'static>,
-    /// The transaction's node that holds the value of a long WRITE. It is shared with the tree until the tree's node
-    /// changes.
+    /// The transaction's node that holds the value of a long WRITE. The node is shared with the tree until the tree's
+    /// node changes.
     written: Option<NodeArc>,
 }
 

@@ -19,8 +19,8 @@ const REPLACED_BYTES_STEP: u64 = 64 << 10;
 /// The counters of one shard.
 pub struct Pins {
     partitions: AtomicU32,
-    /// Bytes replaced or removed while snapshots kept them. It only grows: dropping a snapshot subtracts nothing, as
-    /// the same bytes may be kept by others.
+    /// Bytes replaced or removed while snapshots kept them. The counter only grows: dropping a snapshot subtracts
+    /// nothing, as other snapshots may keep the same bytes.
     replaced: AtomicU64,
     /// The sum over all shards, in whole steps, which threads read in each pass.
     all_replaced: Arc<AtomicU64>,

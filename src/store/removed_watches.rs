@@ -122,8 +122,8 @@ impl<'c, 'v> RemovedWatches<'c, 'v> {
         entries.for_each(|entry| recipients.notify(entry, perms));
     }
 
-    /// Returns the removed node that was at `path`. It is in the tree of its partition, or in the change's own tree
-    /// if the change's root is below the partition's.
+    /// Returns the removed node that was at `path`. The node is in the tree of its partition, or in the change's own
+    /// tree if the change's root is below the partition's.
     fn removed_node(&self, path: Path<'_>) -> Option<&'c Node> {
         let partition = self.view.store.layout.partition(path).root;
         let trees =

@@ -143,8 +143,8 @@ impl Store {
     }
 }
 
-/// The queue of large removed trees, which one thread settles in slices. It is unbounded by itself; quotas and the
-/// control domain bound what exists and can be removed.
+/// The queue of large removed trees, which one thread settles in slices. The queue itself is unbounded; quotas bound
+/// the nodes of guests that can be removed.
 pub type Reaper = Sender<(Settlement, Done)>;
 
 /// Creates the queue that [`run_reaper`] serves.

@@ -91,8 +91,8 @@ impl fmt::Debug for Transaction {
 }
 
 impl Transaction {
-    /// Creates a transaction that came with a domain from another host: its requests work, and its END returns
-    /// EAGAIN. Its log stays there, as a replay on this host would hardly give the same replies.
+    /// Creates a transaction that came with a domain from another host: its requests work, and its END returns EAGAIN.
+    /// The log stays on that host, as a replay on this host would hardly give the same replies.
     pub fn reserved() -> Transaction {
         let path = Path::ROOT.to_buf();
         let conflict = Conflict { verb: "START_DOMAIN_TRANSACTION", path, changed_by: None };
@@ -149,8 +149,8 @@ impl Transaction {
     }
 
     /// Drops the transaction's snapshots and all results based on them, since snapshots keep nodes in memory that
-    /// others replace. Its next request or its END replays its log on the current store. Cost: that of freeing nodes
-    /// that only it holds.
+    /// others replace. The transaction's next request or its END replays the log on the current store. Cost: that of
+    /// freeing nodes that only it holds.
     pub fn give_up(&mut self) {
         drop(self.begin_anew());
     }

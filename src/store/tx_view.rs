@@ -12,8 +12,8 @@ pub struct TxView<'a, 's> {
     /// The store from which partitions are taken.
     pub store: &'a Store,
     /// The locks, if the caller holds any; then it holds all. Without them, each first access locks one shard for as
-    /// long as a root is cloned, so a transaction sees partitions of different moments. Its END detects that, as it
-    /// compares all of them under one set of locks.
+    /// long as a root is cloned, so a transaction sees partitions of different moments. The transaction's END detects
+    /// that, as it compares all partitions under one set of locks.
     pub locked: Option<&'a Locked<'s>>,
     /// The partitions taken so far.
     pub partitions: &'a mut AccessSet,

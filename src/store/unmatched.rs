@@ -1,6 +1,6 @@
-//! The *matcher* thread: finds the events of changes that exceed a commit's budget of looks ([`super::publish`]). It
-//! works on snapshots taken under the commit's locks, so its events are those that would have been found under them;
-//! each thread's mailbox keeps the commit's place with an empty batch.
+//! The *matcher* thread: finds the events of changes that exceed a commit's budget of looks ([`super::publish`]). The
+//! matcher works on snapshots taken under the commit's locks, so its events are those that would have been found under
+//! them; each thread's mailbox keeps the commit's place with an empty batch.
 
 use std::cell::OnceCell;
 use std::collections::{HashMap, VecDeque};

@@ -95,8 +95,8 @@ impl<'p> Missing<'p> {
     }
 }
 
-/// Creates the missing node with `value`, and each missing ancestor with an empty value. They inherit the permissions
-/// of the nearest existing ancestor; a guest owns what it creates.
+/// Creates the missing node with `value`, and each missing ancestor with an empty value. The created nodes inherit the
+/// permissions of the nearest existing ancestor; a guest owns the nodes that it creates.
 fn create<F: Forest>(
     cx: &mut Context<'_>,
     forest: &mut F,

@@ -1,6 +1,6 @@
 use std::fmt;
 
-/// A domain id (xen.h, `domid_t`). It does not identify the incarnation.
+/// A domain id (xen.h, `domid_t`). A domid does not identify the incarnation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Domid(pub u16);
 

@@ -136,10 +136,10 @@ impl PermSet {
     }
 
     /// Returns the entries that clients see: the owner's, then the others except those set before a death of their
-    /// domain. Such stale entries stay in the set, because removing them would make each death walk all nodes. They are
-    /// hidden because a client that changes another entry would write them back, and they would then apply to the next
-    /// incarnation. The owner's entry is always shown: a node of a dead domain is about to be removed. Cost: one lookup
-    /// per entry.
+    /// domain. Such stale entries stay in the set, because removing them would make each death walk all nodes. Stale
+    /// entries are hidden because a client that changes another entry would write them back, and they would then apply
+    /// to the next incarnation. The owner's entry is always shown: a node of a dead domain is about to be removed.
+    /// Cost: one lookup per entry.
     pub fn shown<'p>(&'p self, births: &'p Births) -> impl Iterator<Item = &'p Entry> {
         let (owner, others) = self.entries.split_at(1);
         owner.iter().chain(others.iter().filter(|entry| !self.is_dead(entry, births)))

@@ -143,9 +143,9 @@ impl Batch {
     }
 }
 
-/// The destination of batches: the threads' mailboxes. It is called with the commit's locks held, so that the order of
-/// batches is the order of commits. An implementation must neither block nor take a lock that is ever held while a
-/// thread acquires one of the store's.
+/// The destination of batches: the threads' mailboxes. The methods are called with the commit's locks held, so that the
+/// order of batches is the order of commits. An implementation must neither block nor take a lock that is ever held
+/// while a thread acquires one of the store's.
 pub trait Outlet: Send + Sync {
     /// Queues `batch` for `thread`.
     fn push(&self, thread: u16, batch: Batch);

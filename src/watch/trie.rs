@@ -213,9 +213,9 @@ impl Trie {
     }
 }
 
-/// Adds the entry, and the node if it is missing; returns whether the entry is new. `end` bytes of the path lead to
-/// the node. It recurses so that each name is looked up once: the global watch trie has a name for every domain of
-/// the host. The depth is at most that of a path, 1,536 levels of a frame each.
+/// Adds the entry, and the node if it is missing; returns whether the entry is new. `end` bytes of the path lead to the
+/// node. The function recurses so that each name is looked up once: the global watch trie has a name for every domain
+/// of the host. The depth is at most that of a path, 1,536 levels of a frame each.
 fn insert_below(node: &mut TrieNode, path: &[u8], end: usize, entry: Entry) -> bool {
     let Some(name) = name_at(path, end) else { return node.entries.insert(entry) };
     let Some(child) = node.children.get_mut(&path[name.clone()]) else {

@@ -15,7 +15,7 @@ use crate::protocol::operations::DOMAINS_MAX;
 use crate::protocol::{ERROR, Operation, strings};
 use crate::types::Domid;
 
-/// Number of requests sent before the first reply is read. Their replies are a few bytes each and fit into the kernel's
+/// Number of requests sent before the first reply is read. The replies are a few bytes each and fit into the kernel's
 /// buffers, so that neither side blocks the other.
 const PIPELINED: usize = 64;
 

@@ -192,7 +192,8 @@ impl Exporting<'_> {
         }
     }
 
-    /// Returns the report of a domain that is not exported. `state` is its state if it may have stayed quiesced.
+    /// Returns the report of a domain that is not exported. `state` is the domain's state, if the domain may have
+    /// stayed quiesced.
     fn failed(&self, domid: Domid, error: String, state: Option<&str>) -> Line {
         let Some(state) = state else { return Line::new(domid, Some(error)) };
         let unquiesce = command("unquiesce", &self.daemon.socket, &domid.to_string());

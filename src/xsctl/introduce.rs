@@ -1,5 +1,5 @@
-//! `xsctl introduce`: introduces domains as the toolstack that created them does. It is for domains that were released
-//! when the destination host is lost, and for imported ones that nothing else introduces.
+//! `xsctl introduce`: introduces domains as the toolstack that created them does. The command is for domains that were
+//! released and whose destination host is lost, and for imported domains that no toolstack introduces.
 
 use std::path::Path;
 

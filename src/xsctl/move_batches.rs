@@ -54,8 +54,8 @@ pub fn run(
             if carried.is_err() {
                 stop.store(true, Ordering::Relaxed);
             }
-            // No domain of this batch is quiesced while the report is written. It is written on this thread, because
-            // waking another one costs a tenth of a batch.
+            // No domain of this batch is quiesced while the report is written. The report is written on this thread,
+            // because waking another one costs a tenth of a batch.
             let mut report = report.lock();
             match carried {
                 Ok(domains) => of_batch(route, &domains, &mut report),

@@ -143,7 +143,7 @@ impl Client {
         self.events.pop_front().unwrap()
     }
 
-    /// Returns the events received so far. Their absence proves nothing unless a barrier came before.
+    /// Returns the events received so far. The absence of an event proves nothing unless a barrier came before.
     pub fn take_events(&mut self) -> Vec<Event> {
         self.events.drain(..).collect()
     }

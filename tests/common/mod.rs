@@ -1,6 +1,6 @@
-//! Shared code of the tests over the wire. It does not use the daemon's protocol code, so that a defect cannot hide on
-//! both sides; only the ring page and the client of the simulated host are the library's, because mapping needs unsafe
-//! code.
+//! Shared code of the tests over the wire. The tests do not use the daemon's protocol code, so that a defect cannot
+//! hide on both sides; only the ring page and the client of the simulated host are the library's, because mapping needs
+//! unsafe code.
 //!
 //! - `wire`: messages as bytes.
 //! - `ring`: the guest's side of the ring page.

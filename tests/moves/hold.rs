@@ -36,7 +36,7 @@ pub struct Hold {
 type Held = Arc<Mutex<Option<(u32, Moment, mpsc::Sender<()>, mpsc::Receiver<()>)>>>;
 
 impl Hold {
-    /// Listens at `path` for the daemon's socket `real`. Its threads end with the test.
+    /// Listens at `path` for the daemon's socket `real`. The proxy's threads end with the test.
     pub fn start(path: &Path, real: PathBuf, kind: u32, moment: Moment) -> Hold {
         let ((notify, reached), (held, waits)) = (mpsc::channel(), mpsc::channel());
         let listener = UnixListener::bind(path).unwrap();

@@ -35,7 +35,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Listens at `path` for a daemon. Its threads end with the test.
+    /// Listens at `path` for a daemon. The proxy's threads end with the test.
     pub fn start(
         daemon: &Daemon,
         path: &Path,

@@ -35,7 +35,8 @@ pub struct DomainInfo {
 const LISTED_DYING: u32 = 1 << 0;
 const LISTED_SHUTDOWN: u32 = 1 << 2;
 
-/// Returns a pointer that is not null and even, as OCaml requires for stored pointers. It is never dereferenced.
+/// Returns a pointer that is not null and even, as OCaml requires for stored pointers. The pointer is never
+/// dereferenced.
 pub fn some_handle() -> *mut c_void {
     static NOTHING: u64 = 0;
     (&raw const NOTHING).cast_mut().cast()

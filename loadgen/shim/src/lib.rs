@@ -12,8 +12,8 @@
 //!            xenstored::host::sim, its socket at $XENSTORED_SIM_SOCKET
 //! ```
 //!
-//! One shared library stands in for all of them: a directory in `LD_LIBRARY_PATH` has links with their names to it,
-//! and the loader maps a file only once. It defines no symbol versions, which the loader reports ("no version
+//! One shared library stands in for all of them: a directory in `LD_LIBRARY_PATH` has links with their names to it, and
+//! the loader maps a file only once. The library defines no symbol versions, which the loader reports ("no version
 //! information available") but accepts.
 //!
 //! Functions that the daemons never call are stubs: see `unused`. A notification costs one system call, as on Xen.

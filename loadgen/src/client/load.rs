@@ -1,7 +1,7 @@
 //! Many connections on one thread, each with a fixed number of outstanding requests.
 //!
-//! A closed loop: each reply is checked and triggers one request. It measures a daemon's throughput; the latency of
-//! requests that arrive at their own times is measured by [`super::Paced`].
+//! A closed loop: each reply is checked and triggers one request. A closed loop measures a daemon's throughput; the
+//! latency of requests that arrive at their own times is measured by [`super::Paced`].
 
 use std::collections::VecDeque;
 use std::io;

@@ -9,8 +9,8 @@ pub enum Quantity {
     Cpu,
     /// The part of [`Quantity::Cpu`] in user mode.
     User,
-    /// The part of [`Quantity::Cpu`] in the kernel. Its clock ticks a hundred times a second, so it is inaccurate for
-    /// rounds of less than a second.
+    /// The part of [`Quantity::Cpu`] in the kernel. The kernel accounts this time in ticks of a hundredth of a second,
+    /// so the quantity is inaccurate for rounds of less than a second.
     System,
     /// Latency percentile in microseconds.
     Percentile(f64),

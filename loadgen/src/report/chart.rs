@@ -1,8 +1,8 @@
 //! SVG plots: bars or points, and lines with logarithmic axes. The page defines the colours.
 //!
 //! Written by hand, since plotters 0.3.7 does less with as much code (200 lines, including a custom axis, as its own
-//! cannot label chosen ticks). It writes colours instead of the classes that the page needs for light and dark; it
-//! draws on whole pixels, each dash as a separate line, and has no `aria-label`. Four plots of a report take 43 kB
+//! cannot label chosen ticks). Plotters writes colours instead of the classes that the page needs for light and dark;
+//! it draws on whole pixels, each dash as a separate line, and has no `aria-label`. Four plots of a report take 43 kB
 //! instead of 10.
 
 use std::fmt::Write;

@@ -51,8 +51,8 @@ impl Header {
     }
 }
 
-/// Returns the commit of this program's sources, marked if they have changed since. It is determined at run time,
-/// because `cargo run` builds the current sources; a program copied elsewhere does not know it.
+/// Returns the commit of this program's sources, marked if they have changed since. The commit is determined at run
+/// time, because `cargo run` builds the current sources; a program copied elsewhere cannot determine its commit.
 fn commit() -> String {
     let said = Command::new("git")
         .args(["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--abbrev=12"])

@@ -83,7 +83,7 @@ impl Session for Benching {
         let running = start(&self.target, &[])?;
         let cannot = |error| ClientError::io("cannot create domains", error);
         let mut host = host_of(&running, &self.target)?;
-        // Permissions need existing domains. It does not matter that these are guests.
+        // Permissions need existing domains. It does not matter that the named domains are guests.
         let _guests: Vec<SimGuest> =
             (0..size).map(|_| host.create(None)).collect::<std::io::Result<_>>().map_err(cannot)?;
         let mut toolstack = Blocking::connect(&running.socket)?;

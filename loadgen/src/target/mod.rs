@@ -142,8 +142,8 @@ pub struct Running {
 }
 
 impl Running {
-    /// Creates a directory for a target, which is removed with it. Its name is short: socket paths are limited to 108
-    /// bytes.
+    /// Creates a directory for a target, which is removed with it. The directory's name is short: socket paths are
+    /// limited to 108 bytes.
     pub fn directory() -> io::Result<TempDir> {
         tempfile::Builder::new().prefix("load").tempdir()
     }
@@ -153,8 +153,8 @@ impl Running {
         Running { socket, sim: None, pid: None, child: None, dir: None, grace: TIMEOUT }
     }
 
-    /// Runs `command` in the background and waits until it accepts connections at the socket `socket` in `dir`, and
-    /// at `sim` if it has rings. Its output goes to the file `log` there.
+    /// Runs `command` in the background and waits until it accepts connections at the socket `socket` in `dir`, and at
+    /// `sim` if it has rings. The output of `command` goes to the file `log` in `dir`.
     ///
     /// # Errors
     /// Those of starting it; `TimedOut` or `Other`, with the end of its log, if it does not serve.

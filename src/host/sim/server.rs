@@ -1,7 +1,7 @@
 //! The socket at which processes create and control domains, served by one thread.
 //!
-//! Replies are never queued: if the client's socket does not accept a reply at once, the connection is closed. So a
-//! client costs a buffer of one line, whether it reads or not.
+//! Replies are never queued: if the client's socket does not accept a reply at once, the connection is closed. So each
+//! client costs a buffer of one line, even a client that does not read.
 
 mod requests;
 
@@ -77,7 +77,8 @@ pub struct Server {
     listener: UnixListener,
     stop: Arc<AtomicBool>,
     domains: Arc<Domains>,
-    /// The guest's ends of domain 0. They stay here, so that another process can be its kernel after the first.
+    /// The guest's ends of domain 0. The server keeps these ends, so that another process can be the control domain's
+    /// kernel after the first.
     control: GuestEnds,
     /// The client that is domain 0's kernel.
     kernel: Option<usize>,

@@ -15,7 +15,7 @@ use super::within;
 use crate::host::DomainState;
 use crate::types::Domid;
 
-/// Domains described by one hypercall. Its output then fits 29 pages on x86.
+/// Domains described by one hypercall. The output of that many fits 29 pages on x86.
 const BATCH: usize = 1024;
 
 #[derive(zerocopy::FromZeros)]

@@ -17,7 +17,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// Number of parts of the timeout: a suspension of this process or of the machine counts as only one part.
 const PARTS: u32 = 30;
 
-/// A descriptor with a timeout. Its file status flags are not changed, since other holders share them.
+/// A descriptor with a timeout. The file status flags are not changed, since other holders of the file share them.
 pub struct TimedFile {
     file: File,
     kind: FileType,

@@ -47,8 +47,8 @@ const SUBTREE_BYTES: usize = 4096;
 pub struct ExportedDomain {
     /// The exported domain.
     pub domain: Arc<Domain>,
-    /// The owner thread's state of the domain, if it is introduced: connection, watches, transactions. Their conn-ids
-    /// are ignored; in the stream the conn-id is the domid.
+    /// The owner thread's state of the domain, if it is introduced: connection, watches, transactions. The conn-ids of
+    /// this state are ignored; in the stream the conn-id is the domid.
     pub client: Option<Client>,
     /// The domain's nodes ([`snapshot_domains`]).
     pub seen: DomainSnapshot,

@@ -168,9 +168,9 @@ impl<R: Read> Reader<R> {
         Ok(())
     }
 
-    /// C xenstored includes padding in the length, so up to seven extra bytes are accepted. It also (August 2026)
-    /// writes WATCH_DATA_EXTENDED four bytes shorter than its length says: depending on the padding, the body then
-    /// includes the next record's first word of eight bytes or not.
+    /// C xenstored includes padding in the length, so up to seven extra bytes are accepted. C xenstored (August 2026)
+    /// also writes WATCH_DATA_EXTENDED four bytes shorter than the record's length says: depending on the padding, the
+    /// body then includes the next record's first word of eight bytes or not.
     fn parse(&mut self, kind: u32, bytes: &[u8]) -> Result<Record, StreamError> {
         let mut body = Body::new(bytes, self.order);
         let record = Record::read(kind, self.version, &mut body)?;

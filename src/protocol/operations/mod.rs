@@ -18,8 +18,9 @@ pub const WATCH_EVENT: u32 = 15;
 /// ERROR of xs_wire.h: a reply whose payload is an errno name.
 pub const ERROR: u32 = 16;
 
-/// Maximum number of domains that one request quiesces, exports or discards. They share one pause; a reply that names
-/// an error for all but one of them still fits; and all descriptors of an export fit into one message.
+/// Maximum number of domains that one request quiesces, exports or discards. The domains of one request share one
+/// pause; a reply that names an error for all but one of them still fits; and all descriptors of an export fit into one
+/// message.
 pub const DOMAINS_MAX: usize = 256;
 
 /// Returns the name of any message type (request, reply or event) for logs; `"unknown"` if there is none.

@@ -16,7 +16,7 @@ pub type Expected = Result<Arc<Domain>, Presence>;
 pub type ImportEnd = (Arc<Domain>, Option<(Client, DomainSnapshot)>);
 
 /// A request of [`OwnerThreads`](super::owner_threads::OwnerThreads) to a domain's owner thread, with its reply
-/// address. It keeps its order among events.
+/// address. The request keeps its order among events.
 pub enum MoveRequest {
     /// See [`OwnerThreads::undo_quiesce`](super::owner_threads::OwnerThreads::undo_quiesce).
     UndoQuiesce(Domid, MoveReply<()>),

@@ -124,8 +124,8 @@ pub fn restore_connection(
     seen
 }
 
-/// Executes START_DOMAIN_TRANSACTION: reserves the id that a transaction of the domain had on its former host. Its
-/// TRANSACTION_END with T fails with EAGAIN, so that the guest retries it.
+/// Executes START_DOMAIN_TRANSACTION: reserves the id that a transaction of the domain had on its former host. A
+/// TRANSACTION_END with T of that transaction fails with EAGAIN, so that the guest retries the transaction.
 pub fn reserve_transaction(worker: &mut Worker, domid: Domid, id: u32) -> Result<(), Errno> {
     let Worker { core, clients, .. } = worker;
     let slot = clients.of_domain(domid).ok_or(Errno::ENOENT)?;

@@ -1,6 +1,6 @@
-//! Watches that are still in the tries although their connections have ended or were reset. They are removed in slices,
-//! since a guest may have enough of them to take tens of milliseconds. Events that they match meanwhile find no watch
-//! and are dropped. Their guest is charged for them until they are removed.
+//! Watches that are still in the tries although their connections have ended or were reset. Former watches are removed
+//! in slices, since a guest may have enough of them to take tens of milliseconds. Events that they match meanwhile find
+//! no watch and are dropped. The guest is charged for its former watches until they are removed.
 
 use std::collections::VecDeque;
 

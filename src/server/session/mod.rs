@@ -44,9 +44,9 @@ pub const RING_PAUSE_BYTES: usize = 8 << 10;
 /// With more unsent bytes than this, the events of a guest are deferred: each watch gets one with the watched path once
 /// there is room.
 pub const RING_COLLAPSE_BYTES: usize = 64 << 10;
-/// The limit for the control domain's kernel. It learns of all backends by one watch, so a collapsed event, which names
-/// none of them, is useless to it. A hundred domains that start at once cause 64 KiB for it, 10,000 more than 16 MiB.
-/// Each guest that causes its events is held back, by requests and by bytes.
+/// The limit for the control domain's kernel. The kernel learns of all backends by one watch, so a collapsed event,
+/// which names no backend, is useless to it. A hundred domains that start at once cause 64 KiB for it, 10,000 more than
+/// 16 MiB. Each guest that causes its events is held back, by requests and by bytes.
 pub const KERNEL_COLLAPSE_BYTES: usize = 64 << 20;
 
 /// The reason why a client is not read, with the request that waits.
@@ -121,7 +121,7 @@ pub struct Session {
     /// The reason why the client is not read, if it is parked.
     pub parked: Option<Parked>,
     /// Post-reply events, while the session is parked until the reaper has settled its removal: the events queued
-    /// meanwhile, its own first. They must follow the reply.
+    /// meanwhile, its own first. Post-reply events must follow the reply.
     pub post_reply: Option<Vec<(ChangeEvents, Option<Arc<Ticket>>)>>,
     /// The caller of the last quantum, kept for the next one; see [`Session::take_caller`].
     pub caller: Option<Caller>,
@@ -205,9 +205,9 @@ impl Session {
         self.additions = version;
     }
 
-    /// Returns whether a guest has too much outstanding to be read. Above its memory quota it must read its pending
-    /// output first, if there is any. Its other memory can only be freed by its own requests, so these are read, and
-    /// one that would add to it is refused.
+    /// Returns whether a guest has too much outstanding to be read. A guest above its memory quota must read its
+    /// pending output first, if there is any. Its other memory can only be freed by its own requests, so these are
+    /// read, and requests that would use more memory are refused.
     pub fn is_throttled(&self, core: &Core) -> bool {
         if !self.is_guest() {
             return false;
@@ -223,8 +223,8 @@ impl Session {
             || domain.unread_bytes() >= UNREAD_BYTES_MAX
     }
 
-    /// Returns the caller with its present rights. It is kept between passes, as otherwise all workers would contend
-    /// for the reference count of the control domain in each pass of a socket.
+    /// Returns the caller with its present rights. The caller is kept between passes, as otherwise all workers would
+    /// contend for the reference count of the control domain in each pass of a socket.
     pub fn take_caller(&mut self, core: &Core) -> Caller {
         let subject = core.registry().subject(&self.domain);
         let epoch = core.shared.store.epoch();
@@ -282,8 +282,8 @@ impl Session {
     }
 
     /// Queues an event of a watch, with the changed path, or the watched one if that is `None`. Returns whether this
-    /// added a message that an export has to save. It does not if an equal event is pending or the path is special, as
-    /// special paths concern this host only.
+    /// added a message that an export has to save. No message is added if an equal event is pending, and none has to be
+    /// saved if the path is special, as special paths concern this host only.
     pub fn queue_event(
         &mut self,
         id: WatchId,

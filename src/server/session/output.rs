@@ -196,8 +196,8 @@ impl Output {
         (u16::try_from(begun).unwrap_or(0), self.unsent().to_vec())
     }
 
-    /// Creates the output from what [`Output::unsent_with_begun`] returned on another host. Its replies do not count as
-    /// outstanding, and its events are neither merged nor dropped.
+    /// Creates the output from what [`Output::unsent_with_begun`] returned on another host. The replies of this output
+    /// do not count as outstanding, and its events are neither merged nor dropped.
     pub fn of(bytes: Vec<u8>, begun: u16) -> Output {
         Output { begun: usize::from(begun).min(bytes.len()), bytes, ..Output::default() }
     }
@@ -269,7 +269,7 @@ impl Output {
     }
 
     /// Returns the output for a connection that takes over the ring, from the beginning of the message that is partly
-    /// sent. Its replies do not count as outstanding.
+    /// sent. The replies of this output do not count as outstanding.
     pub fn remainder(mut self) -> Output {
         self.compact();
         Output { bytes: self.bytes, sent: self.sent, begun: self.begun, ..Output::default() }

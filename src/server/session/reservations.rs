@@ -9,8 +9,8 @@
 //!
 //! The guarantee: a client that has one transaction at a time, and needs less than [`RESERVATION_TIME_MAX`] from the
 //! reply to START to END, fails at most [`CONFLICTS_BEFORE_RESERVATION`] times, and once more for each further path
-//! that others change. It does not depend on timing: the store refuses, under the lock, a change whose caller was
-//! admitted before the reservation began ([`Store::begin_epoch`]), and the transaction's snapshots are taken
+//! that others change. The guarantee does not depend on timing: the store refuses, under the lock, a change whose
+//! caller was admitted before the reservation began ([`Store::begin_epoch`]), and the transaction's snapshots are taken
 //! afterwards.
 //!
 //! There is no guarantee for paths above all domains' partitions, and none against the death of domains.

@@ -65,8 +65,8 @@ pub struct WatchId {
 struct Group {
     /// In the order in which the watches were set; never empty.
     slots: SmallVec<[u32; 2]>,
-    /// The greatest depth of any watch that the group has had. Removals do not lower it: the tries may report too many
-    /// changes, which [`Watches::notified`] filters.
+    /// The greatest depth of any watch that the group has had. Removals do not lower this depth, so the tries may
+    /// report too many changes, which [`Watches::notified`] filters.
     depth: Option<u16>,
     /// The number of the first watch, which distinguishes the group from earlier and later ones in the same slot.
     birth: u64,

@@ -44,8 +44,8 @@ impl Inbox {
         Some(message)
     }
 
-    /// Returns whether [`Inbox::next_event`] has a message. It has none while the first batch waits for the matcher, as
-    /// all others wait behind it.
+    /// Returns whether [`Inbox::next_event`] has a message. There is no message while the first batch waits for the
+    /// matcher, as all others wait behind that batch.
     pub fn has_events(&self, mailbox: &Mailbox) -> bool {
         match self.undelivered.front() {
             Some(Message::Events(batch)) => !batch.is_pending(),

@@ -160,7 +160,8 @@ fn bind_again(worker: &mut Worker, slot: Slot, remote: Port) -> Result<(), Errno
     Ok(())
 }
 
-/// Resets a session with its stream. It gets a new number, so that replies to its earlier requests are discarded.
+/// Resets a session with its stream. The session gets a new number, so that replies to its earlier requests are
+/// discarded.
 fn reset(core: &mut Core, session: &mut Session) {
     withdraw(core, session);
     session.unpark(core);

@@ -246,8 +246,8 @@ fn serve_messages(
 /// Ends a connection's quantum. For a ring it publishes the replies, then the consumed requests, sends one
 /// notification, and unmasks the port.
 ///
-/// A guest notifies only if it finds its request queue empty, or the reply queue full. So it may have written or read
-/// without a notification between the reads and the publication here, and the ring is checked once more.
+/// A guest notifies only if it finds its request queue empty, or the reply queue full. So the guest may have written or
+/// read without a notification between the reads and the publication here, and the ring is checked once more.
 fn end_pass(worker: &mut Worker, connection: &mut Connection) -> Next {
     let reads = connection.may_read(&worker.core);
     let waits_for_room = !connection.session.output.is_empty();

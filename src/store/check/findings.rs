@@ -11,7 +11,7 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// Adds a finding; `sentence` is called only if it is kept.
+    /// Adds a finding; `sentence` is called only if the finding is kept.
     pub fn add(&mut self, sentence: impl FnOnce() -> String) {
         if self.sentences.len() < SENTENCES_MAX {
             self.sentences.push(sentence());

@@ -42,7 +42,7 @@ pub enum Phase {
     Attack,
 }
 
-/// The thread of the guests. It ends when this is dropped.
+/// The thread of the guests. The thread ends when this handle is dropped.
 pub struct Attackers {
     orders: Option<Sender<Phase>>,
     /// Number of requests sent in each phase.

@@ -1,8 +1,8 @@
 //! A guest that works during its migration, and detects lost or duplicated requests and events.
 //!
 //! In each step it reads a counter, increments it and reads it again, pipelined: the three requests and their replies
-//! are in its ring at the same time, and some are longer than the ring. Then it waits for the events of its writes.
-//! Every second step creates and removes a node, every third increments another number in a transaction.
+//! are in its ring at the same time, and some are longer than the ring. Then the guest waits for the events of its
+//! writes. Every second step creates and removes a node, every third increments another number in a transaction.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};

@@ -157,7 +157,8 @@ impl Moved {
     }
 }
 
-/// Returns the size in bytes of the streams of domains 1 to `last`. They are quiesced for this and stay so.
+/// Returns the size in bytes of the streams of domains 1 to `last`. The domains are quiesced for this and stay
+/// quiesced.
 pub fn bytes(socket: &Path, last: usize, directory: &Path) -> Result<u64> {
     let cannot = |error| ClientError::io("cannot read an export", error);
     let mut command = xsctl().map_err(cannot)?;

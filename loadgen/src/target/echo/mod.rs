@@ -59,7 +59,8 @@ pub fn start(options: &Options) -> io::Result<Running> {
     Running::spawn(command, dir, true)
 }
 
-/// Appends a SCRIPT to `out`, with a payload of `len` bytes or more if needed. It has a reply if `reply` is a length.
+/// Appends a SCRIPT to `out`, with a payload of `len` bytes or more if needed. The SCRIPT has a reply if `reply` is a
+/// length.
 pub fn append_script(
     out: &mut Vec<u8>,
     req_id: u32,
