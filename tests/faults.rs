@@ -23,7 +23,7 @@ use xenstored::types::Domid;
 const TIMES: Times =
     Times { watch_event_timeout: Duration::from_secs(20), ring_scan_interval: Duration::ZERO };
 
-/// Number of upcoming calls that fail, each after it has consumed what was pending.
+/// Number of upcoming calls that fail, each after it has consumed the pending notifications.
 #[derive(Default)]
 struct Faults {
     changed: AtomicU32,

@@ -133,7 +133,7 @@ fn imports(code: &str) -> Vec<String> {
     after("crate::").chain(up).collect()
 }
 
-/// Returns what is wrong with the imports of one file.
+/// Returns the violations among the imports of one file.
 fn faults(name: &str, code: &str) -> Vec<String> {
     let layer = layer(name);
     // The main files of programs only call the library.

@@ -349,8 +349,8 @@ fn partition_is_seen_as_it_was_when_first_touched() {
     assert!(matches!(control.commit(transaction), Err(CommitError::Conflict(_))));
 }
 
-/// A transaction that creates or removes a partition depends on what it saw of the directory that names it, and on no
-/// other change there.
+/// A transaction that creates or removes a partition depends on the children that it saw in the directory that names
+/// the partition, and on no other change in that directory.
 #[test]
 fn transactions_conflict_with_changes_of_partition_names_seen() {
     type Meanwhile = fn(&mut Client);

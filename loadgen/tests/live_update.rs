@@ -144,7 +144,7 @@ fn leave_unfinished(full: &mut Full) {
     assert_eq!(guest.ring.try_send(&request[..BEGUN.2]).unwrap(), BEGUN.2);
     device_model.send(Operation::Read, &words(&["long"]));
     device_model.send(Operation::Write, &payload("last", LAST.1));
-    // When the node exists, the daemon has read that request and what the guest sent earlier.
+    // When the node exists, the daemon has read that request and all earlier bytes of the guest.
     let sent = Instant::now();
     let toolstack = &mut full.toolstack;
     while toolstack.request(Operation::Read, 0, &words(&[LAST.0])).unwrap().is_err() {

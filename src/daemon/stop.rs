@@ -43,8 +43,8 @@ impl Stop {
 }
 
 /// Handles signals in a new thread. SIGTERM and SIGINT request the stop; the second one ends the process at once.
-/// SIGHUP reopens the log. SIGUSR1 logs a report about what is `served` (oxenstored writes its tree to a file instead).
-/// The Rust runtime ignores SIGPIPE before `main`.
+/// SIGHUP reopens the log. SIGUSR1 logs a report about the server in `served` (oxenstored writes its tree to a file
+/// instead). The Rust runtime ignores SIGPIPE before `main`.
 ///
 /// # Errors
 /// The system refuses the handlers or the thread.

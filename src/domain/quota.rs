@@ -117,7 +117,7 @@ impl Quota {
         ABOUT[self as usize].name
     }
 
-    /// Returns a description of what the quota limits.
+    /// Returns a description of the quantity that the quota limits.
     pub fn description(self) -> &'static str {
         ABOUT[self as usize].description
     }

@@ -126,7 +126,7 @@ impl Client {
         self.transaction = transaction;
     }
 
-    /// Sends a request and waits for its reply. Events that come before the reply are kept.
+    /// Sends a request and waits for its reply. Events that arrive before the reply are kept.
     ///
     /// # Errors
     /// The connection's; the daemon's own error is the inner result.

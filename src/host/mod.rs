@@ -55,7 +55,7 @@ pub trait Host: Send + Sync {
     ///
     /// # Errors
     /// Those of the host. `changed` keeps the domains appended before the error. The caller then queries the state of
-    /// every known domain, because the host may not report again what it reported in the failed call.
+    /// every known domain, because the host may not repeat the reports of the failed call.
     fn changed(
         &self,
         known: &mut dyn Iterator<Item = Domid>,

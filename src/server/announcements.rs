@@ -17,8 +17,8 @@ impl Shared {
         self.announce_rows(|parser| matches!(parser, Parser::Arguments(_)));
     }
 
-    /// Announces the migration socket with what its clients need: its path, its operations, and the number of shards,
-    /// by which they batch domains of the same owner thread.
+    /// Announces the migration socket with the data that its clients need: its path, its operations, and the number of
+    /// shards, by which they batch domains of the same owner thread.
     pub fn announce_migration_socket(&self, path: &str) {
         self.announce("migration-socket", path);
         self.announce("shards", &self.store.layout().shards().to_string());

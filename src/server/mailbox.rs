@@ -33,7 +33,7 @@ pub enum Message {
     DomainChanged(Domid),
     /// The domain's outstanding requests are below their quota again.
     Unblocked(Domid),
-    /// A connection parked for a reservation, or for the end of one, may go on.
+    /// A connection parked for a reservation, or for the end of one, may proceed.
     ReservationEnded(ReplyTo),
     /// Asks for the watches of this worker's connections, with the store's tries of the same moment.
     CheckWatches(crossbeam::channel::Sender<WatchList>),

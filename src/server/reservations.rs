@@ -19,7 +19,8 @@ use foldhash::fast::RandomState;
 use super::mailbox::ReplyTo;
 use crate::types::{Path, PathBuf};
 
-/// The limit of a reservation: then writers of the reserved paths go on, whatever its client does.
+/// The limit of a reservation, after which writers of the reserved paths proceed, whatever the reservation's client
+/// does.
 pub const RESERVATION_TIME_MAX: Duration = Duration::from_millis(50);
 /// The time for which waiting writers precede the next reservation; each one's worker serves it in its next pass.
 const GAP_TIME_MAX: Duration = Duration::from_millis(50);
@@ -34,7 +35,7 @@ pub enum Claim {
     Held,
     /// The connection has to wait until it is notified or until this time, and to ask again.
     Wait(Instant),
-    /// The connection goes on without a reservation.
+    /// The connection proceeds without a reservation.
     Refused,
 }
 
@@ -47,7 +48,7 @@ pub struct Reservations {
     /// Waiters that would write reserved paths: one entry for a connection.
     writers: HashSet<ReplyTo, RandomState>,
     counts: Counts,
-    /// Connections to be notified that they may go on.
+    /// Connections to be notified that they may proceed.
     woken: Vec<ReplyTo>,
 }
 
@@ -71,7 +72,7 @@ enum Phase {
     /// There is no reservation.
     #[default]
     Idle,
-    /// Only `owner` may write what is at, above or below one of `paths`.
+    /// Only `owner` may write nodes at, above or below one of `paths`.
     Transactions { owner: ReplyTo, paths: Vec<PathBuf>, until: Instant },
     /// The next reservation begins when these waiters have been served.
     Writers { left: HashSet<ReplyTo, RandomState>, until: Instant },
@@ -205,7 +206,7 @@ impl Reservations {
         Counts { reserved, waiting: self.queue.len(), ..self.counts }
     }
 
-    /// Takes the connections that may go on and must be notified of it.
+    /// Takes the connections that may proceed and must be notified of it.
     pub fn take_woken(&mut self) -> Vec<ReplyTo> {
         std::mem::take(&mut self.woken)
     }

@@ -65,7 +65,7 @@ impl Shared {
         shard
     }
 
-    /// Runs `work` on the reservations, advanced to `now`, and notifies the connections that may go on.
+    /// Runs `work` on the reservations, advanced to `now`, and notifies the connections that may proceed.
     pub fn with_reservations<T>(
         &self,
         now: Instant,

@@ -28,7 +28,7 @@ impl SharedReservations {
     }
 
     /// Runs `work` on the reservations, advanced to `now`. Also returns the reply addresses of the connections that may
-    /// go on.
+    /// proceed.
     pub fn with<T>(
         &self,
         store: &Store,

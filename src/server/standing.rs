@@ -35,7 +35,7 @@ pub struct DomainStates {
 }
 
 impl DomainStates {
-    /// Returns what DOMAIN_STATES reports of a domain. Cost: constant.
+    /// Returns the data of a domain that DOMAIN_STATES reports. Cost: constant.
     pub fn standing(&self, registry: &Registry, domid: Domid) -> Standing {
         let domain = registry.get(domid);
         let [unique_id, origin] =
@@ -88,7 +88,7 @@ impl DomainStates {
         self.released.insert(connection, domid);
     }
 
-    /// Takes the domain of a released connection whose reply has come.
+    /// Takes the domain of a released connection whose reply has arrived.
     pub fn take_released(&mut self, connection: u64) -> Option<Domid> {
         self.released.remove(&connection)
     }

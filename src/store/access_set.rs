@@ -70,7 +70,7 @@ pub enum Change {
 }
 
 impl TouchedPartition {
-    /// Creates the record of a partition of which nothing was read yet.
+    /// Creates the record of a partition from which nothing was read yet.
     pub fn new(shard: ShardId, root: Option<NodeArc>, pin: Pin) -> TouchedPartition {
         let usage = Usage::Names { seen: Vec::new(), named: Vec::new() };
         let (base, index, named_bytes) = (root.clone(), Vec::new(), 0);

@@ -33,7 +33,7 @@ pub enum CommitError {
     Unfinished(Box<Transaction>),
     /// `EAGAIN`: a reply would differ, or a guest lost too many races.
     Conflict(Conflict),
-    /// `ENOSPC`: a quota does not admit what it creates.
+    /// `ENOSPC`: a quota does not admit the nodes that the transaction creates.
     Quota,
 }
 
@@ -58,9 +58,10 @@ enum Extent<'w, 's> {
 impl Store {
     /// Commits a transaction atomically.
     ///
-    /// Two transactions conflict only if one saw what the other changed, and a guest's also if other commits change
-    /// its partitions more than `GUEST_RACES_MAX` times during its END. Cost: a comparison of each partition's root;
-    /// if one changed, that of its requests, of which one call replays a piece.
+    /// Two transactions conflict only if one saw data that the other changed. A guest's transaction also fails if other
+    /// commits change its partitions more than `GUEST_RACES_MAX` times during its END. Cost: a comparison of each
+    /// partition's root; if one changed, also that of the transaction's requests, which are replayed in pieces, one per
+    /// call.
     ///
     /// # Errors
     /// See [`CommitError`].

@@ -84,7 +84,7 @@ impl Deltas {
         self.changes.iter()
     }
 
-    /// Returns an empty list that still records what the account is charged for.
+    /// Returns an empty list that still records the amounts for which the account is charged.
     pub fn emptied(&self) -> Deltas {
         Deltas { charged_bytes: self.charged_bytes, ..Deltas::default() }
     }
@@ -115,8 +115,8 @@ impl Context<'_> {
         self.registry.births().of(self.caller.domain.domid) == self.caller.domain.birth
     }
 
-    /// Charges `nodes` and `bytes` to the owner named by `perms`. Only the caller itself can be refused: a guest is
-    /// not blamed for what others create in its name.
+    /// Charges `nodes` and `bytes` to the owner named by `perms`. Only the caller itself can be refused: a guest is not
+    /// refused for nodes that other clients create in its name.
     ///
     /// # Errors
     /// `ENOSPC` if a quota of the caller is reached; then nothing is charged.
@@ -197,7 +197,7 @@ impl Context<'_> {
         Ok(())
     }
 
-    /// Credits what [`Context::charge`] charged.
+    /// Credits the amounts that [`Context::charge`] charged.
     pub fn credit(&mut self, perms: &PermSet, nodes: u64, bytes: u64) {
         if let Ledger::Transaction(deltas) = &mut self.ledger {
             deltas.work += nodes;

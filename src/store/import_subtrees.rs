@@ -73,8 +73,9 @@ impl Store {
     /// partitions and of everything above them.
     ///
     /// A partition may exist already in two cases. First, it may be *scaffolding*: nodes of the control domain without
-    /// values that only lead to other partitions; these are merged with the import. Or it has no domain's key, and the
-    /// same contents and permissions as the imported one: another domain brought it, and it is left unchanged.
+    /// values that only lead to other partitions; these are merged with the import. Second, it may have no domain's
+    /// key, and the same contents and permissions as the imported one: another domain brought it, and it is left
+    /// unchanged.
     ///
     /// # Errors
     /// See [`ImportError`]; then nothing was changed.

@@ -162,7 +162,7 @@ impl Node {
         }
     }
 
-    /// Returns about how many bytes a copy takes, without what it shares.
+    /// Returns the approximate number of bytes that a copy takes, without shared parts.
     pub fn copy_bytes(&self) -> usize {
         let content = match &self.content {
             Content::Short { .. } => 0,
@@ -172,7 +172,7 @@ impl Node {
         size_of::<Node>() + size_of::<usize>() + content
     }
 
-    /// Returns how many bytes a copy shares until its value is replaced.
+    /// Returns the number of bytes that a copy shares until its value is replaced.
     pub fn shared_bytes(&self) -> usize {
         match &self.content {
             Content::Short { .. } | Content::Long(_) => 0,

@@ -23,9 +23,9 @@ impl Store {
     ) -> Vec<Executed> {
         let sweep = Sweep { store: self, domain, by };
         let mut swept = Vec::new();
-        // The index is read again for each step: a node that changes its owner leaves its children as new entries,
-        // which come later in the order. The order is by path over all shards, so a partition that is removed
-        // together with a node above is in the same change as that node.
+        // The index is read again for each step: when a node changes its owner, its children become new entries, which
+        // are later in the order. The order is by path over all shards, so a partition that is removed together with a
+        // node above is in the same change as that node.
         let mut last = None;
         while let Some((path, shard)) = sweep.next_owned(last.as_ref()) {
             let removed = sweep.one(shard, path.as_path(), generations.next(self));

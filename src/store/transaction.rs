@@ -66,8 +66,8 @@ pub struct Logged {
 /// Why a transaction cannot commit, for diagnosis.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflict {
-    /// The request whose reply would differ; `TRANSACTION_END` if other commits in its partitions came first too
-    /// often, `START_DOMAIN_TRANSACTION` if it came from another host.
+    /// The request whose reply would differ; `TRANSACTION_END` if the transaction lost too many races to other commits,
+    /// `START_DOMAIN_TRANSACTION` if it began on another host.
     pub verb: &'static str,
     /// The request's path, or the partition's; `/` if unknown.
     pub path: PathBuf,
@@ -91,23 +91,23 @@ impl fmt::Debug for Transaction {
 }
 
 impl Transaction {
-    /// Creates a transaction that came with a domain from another host: its requests work, and its END returns EAGAIN.
-    /// The log stays on that host, as a replay on this host would hardly give the same replies.
+    /// Creates the transaction of a domain that was moved from another host: its requests work, and its END returns
+    /// EAGAIN. The log stays on that host, as a replay on this host would hardly give the same replies.
     pub fn reserved() -> Transaction {
         let path = Path::ROOT.to_buf();
         let conflict = Conflict { verb: "START_DOMAIN_TRANSACTION", path, changed_by: None };
         Transaction { doomed: Some(conflict), ..Transaction::default() }
     }
 
-    /// Returns what it holds, in bytes: its log, all nodes that it created, even if removed again, and its copies of
-    /// other nodes, with its partitions' paths.
+    /// Returns the memory that the transaction holds, in bytes: its log, all nodes that it created, even if removed
+    /// again, and its copies of other nodes, with its partitions' paths.
     pub fn bytes(&self) -> usize {
         let created = usize::try_from(self.deltas.created_bytes).unwrap_or(usize::MAX);
         self.log_bytes.saturating_add(created).saturating_add(self.access_set.copied_bytes())
     }
 
-    /// Records that the caller's account is charged for all that it holds, so that quota checks count only what it
-    /// creates later.
+    /// Records that the caller's account is charged for all memory that the transaction holds, so that quota checks
+    /// count only nodes created later.
     pub fn note_charged(&mut self) {
         self.deltas.charged_bytes = self.deltas.created_bytes;
     }
@@ -122,7 +122,7 @@ impl Transaction {
         self.behind.is_some()
     }
 
-    /// Returns by how much one more request increases what it holds, in bytes.
+    /// Returns by how many bytes one more request increases the memory that the transaction holds.
     pub fn bytes_of(op: &Op<'_>) -> usize {
         op.logged_bytes() + size_of::<Logged>() + KEPT_BYTES
     }

@@ -25,7 +25,7 @@ use crate::watch::{Batch, Event, Trie};
 /// this number the matcher waits, and with it the guests whose commits are queued.
 const DELIVERING_MAX: usize = 2;
 
-/// The size of a waiting change without its path, with what it removed, in bytes, as charged to the guest.
+/// The charge to the guest for a waiting change and the nodes that it removed, without its path, in bytes.
 const CHANGE_BYTES: usize = 256;
 
 /// The watches and nodes on which a commit's events depend.

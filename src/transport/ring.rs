@@ -212,8 +212,8 @@ impl Ring {
             self.page.store(RSP_PROD, self.rsp_prod);
             self.page.store(REQ_CONS, self.req_cons);
         }
-        // Orders these stores before any later check of the guest's indices, so the check cannot miss what the guest
-        // wrote after it saw them.
+        // Orders these stores before any later check of the guest's indices, so the check cannot miss bytes that the
+        // guest wrote after it saw these stores.
         fence(Ordering::SeqCst);
         std::mem::take(&mut self.moved)
     }

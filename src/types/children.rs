@@ -145,8 +145,8 @@ impl<T: Clone, const LISTED: bool> Children<T, LISTED> {
         }
     }
 
-    /// Returns roughly the bytes that a copy takes beyond what it shares: the vector's entries, or one path of the
-    /// map's nodes.
+    /// Returns the approximate number of bytes that a copy takes, without shared parts: the vector's entries, or one
+    /// path of the map's nodes.
     pub fn copy_bytes(&self) -> usize {
         match &self.0 {
             Kept::Few(few) => few.capacity() * size_of::<(Name, T)>(),

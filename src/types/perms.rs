@@ -165,7 +165,7 @@ impl PermSet {
     }
 
     /// Returns the permissions of a node that `subject` creates below a node with this set: the same set, but owned by
-    /// `subject` unless that is privileged (guests own what they create). `now` is the birth clock.
+    /// `subject` unless that is privileged (guests own the nodes that they create). `now` is the birth clock.
     ///
     /// A new owner needs a stamp no older than its birth. Under the new stamp, entries of dead domains would appear
     /// alive, so they are left out; other entries that do not apply are marked `ignored` (XSA-417).

@@ -15,7 +15,7 @@ const DOMAIN_PLACES: u16 = 64;
 ///
 /// Most writes concern domains that no watch here may match. Counters that only watches change show that; loading the
 /// trie would make all threads write the cache lines of its lock and reference count. A writer that misses a watch's
-/// counter is ordered before the watch: to read what was written, the watch's owner must take the writer's lock.
+/// counter is ordered before the watch: to read the written data, the watch's owner must take the writer's lock.
 pub struct GlobalTrie {
     // Locked to clone the pointer or to change the trie: in place, or copy-on-write while a reader holds it. Either
     // takes a few microseconds at most.

@@ -41,7 +41,7 @@ struct Found {
     step: Step,
 }
 
-/// A domain for the batches, and its state at the source.
+/// A domain that is to be moved in a batch, and its state at the source.
 pub type Todo = (Domid, Source);
 
 /// The outcome of a domain that needs no batch.
@@ -93,9 +93,9 @@ impl Earlier {
         self.domains.len()
     }
 
-    /// Completes or rolls back what an earlier move began. Returns the outcomes of the domains that are finished by
-    /// this, and the domains that still have to be moved. While the returned lock is held, others may move domains, but
-    /// none rolls back what another began.
+    /// Completes or rolls back an interrupted earlier move. Returns the outcomes of the domains that are finished by
+    /// this, and the domains that still have to be moved. While the returned lock is held, other commands may move
+    /// domains, but none rolls back another one's move.
     ///
     /// # Errors
     /// One of the daemons cannot be reached.

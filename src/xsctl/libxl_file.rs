@@ -48,7 +48,7 @@ pub fn filled(bytes: &[u8]) -> io::Result<File> {
     Ok(file)
 }
 
-/// Encodes a domain's state. Also returns descriptions of what the format cannot represent.
+/// Encodes a domain's state. Also returns descriptions of the contents that the format cannot represent.
 ///
 /// # Errors
 /// A field is longer than its length field can encode.

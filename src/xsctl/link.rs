@@ -75,7 +75,7 @@ impl Link {
     }
 
     /// Waits until there is something to read. Uses poll(2) because a blocking read is also woken when the peer
-    /// receives what was sent, before it replies.
+    /// receives the request, before it replies.
     fn wait(&self) -> io::Result<()> {
         let mut fds = [PollFd::new(&self.stream, PollFlags::IN)];
         match retry_on_intr(|| poll(&mut fds, Some(&self.timeout)))? {

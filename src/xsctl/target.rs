@@ -50,8 +50,8 @@ impl Target {
         self.path.display().to_string()
     }
 
-    /// Syncs the file to disk and renames it to its final name. Returns descriptions of what the format cannot
-    /// represent.
+    /// Syncs the file to disk and renames it to its final name. Returns descriptions of the contents that the format
+    /// cannot represent.
     ///
     /// # Errors
     /// Those of the file; those of the stream, if it is converted.

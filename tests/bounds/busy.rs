@@ -10,7 +10,7 @@ const BUSY: usize = 40;
 const QUANTA: usize = 20;
 const REQUESTS: usize = QUANTA * 64;
 
-/// Reads what has arrived; returns the number of bytes.
+/// Reads the available bytes; returns their number.
 fn drain(stream: &mut UnixStream) -> usize {
     let (mut bytes, mut taken) = ([0; 16 << 10], 0);
     loop {

@@ -3,7 +3,7 @@
 use super::all_ok;
 use super::common::{Control, World, op};
 
-/// The bound of replaced nodes that snapshots keep, plus what a pass and the allocator add.
+/// The bound of replaced nodes that snapshots keep, plus tolerances for a pass and for the allocator.
 const KEPT_BYTES_MAX: u64 = (8 << 20) + (8 << 20);
 /// Levels of the chain that is copied, each with a value.
 const LEVELS: usize = 900;

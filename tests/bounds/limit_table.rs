@@ -52,8 +52,9 @@ fn a_client_of_the_control_domain_has_65536_transactions() {
     world.client("dom0.other").start().unwrap();
 }
 
-/// While the daemon is stopped, one client sends requests that create more in a transaction than a pass may, then reads
-/// what another client, whose request came later, writes.
+/// While the daemon is stopped, one client sends requests that create more nodes in a transaction than a pass may, and
+/// then a READ; another client sends a WRITE of the same node later. The READ sees the WRITE, since the first client's
+/// pass ends early.
 #[test]
 fn pass_ends_after_much_work_in_transactions() {
     const LEVELS: usize = 500;

@@ -32,7 +32,7 @@ pub fn check(table: &str) {
     check_with(|_world| {}, table);
 }
 
-/// Runs a table after `prepare` has set up what a table cannot express well.
+/// Runs a table after `prepare`, which sets up state that a table cannot express well.
 pub fn check_with(prepare: impl Fn(&mut World), table: &str) {
     for control in [Control::Socket, Control::Ring] {
         for shards in [1, 4] {
@@ -198,7 +198,7 @@ fn matches(reply: &Reply, wanted: &str) -> bool {
     }
 }
 
-/// Replaces `{a*100}` and `{port7}` by what they stand for.
+/// Expands `{a*100}` and `{port7}`.
 fn expand(world: &World, text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;

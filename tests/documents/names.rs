@@ -53,7 +53,7 @@ fn files_and_identifiers_in_documents_exist() {
         files.iter().filter(is_code).filter_map(|name| fs::read_to_string(name).ok()).collect();
     let known: HashSet<&str> = sources.iter().flat_map(|text| words(text)).collect();
     let mut missing = Vec::new();
-    // The changelog names what is no more.
+    // The changelog may name things that no longer exist.
     for document in files.iter().filter(|name| name.ends_with(".md") && *name != "CHANGELOG.md") {
         let Ok(text) = fs::read_to_string(document) else { continue };
         for (line, quote) in quoted(&text) {

@@ -96,7 +96,7 @@ fn random_bytes_get_replies_until_a_length_over_the_limit() {
     });
 }
 
-/// Operations that random words may reach without breaking what the test relies on.
+/// Operations that random words may execute without breaking the test's assumptions.
 const HARMLESS: [u32; 17] = [1, 2, 3, 4, 5, 6, 7, 10, 11, 12, 13, 14, 17, 21, 22, 23, 25];
 /// Operations that never succeed for a guest: those of the control domain only, and unknown ones.
 const REFUSED_TO_GUESTS: [u32; 13] = [0, 8, 9, 15, 16, 17, 18, 19, 20, 24, 25, 26, 99];

@@ -19,7 +19,7 @@ pub const DEVICE_MODEL: Domid = Domid(6);
 pub const DRIVER: Domid = Domid(7);
 pub const DOMIDS: [Domid; 3] = [GUEST, DEVICE_MODEL, DRIVER];
 
-/// A value longer than the device model's ring: the daemon queues what does not fit.
+/// A value longer than the device model's ring: the daemon queues the bytes that do not fit.
 pub const LONG: &str = "/local/domain/6/long";
 pub const LONG_BYTES: usize = 1100;
 /// The write that the device model makes before it takes the replies.
@@ -96,8 +96,8 @@ fn entry(text: &str) -> Entry {
     Entry { ignored: text.ends_with('!'), ..entry }
 }
 
-/// Reads a stream of this state that a C daemon wrote, and checks what it says of the domains; imports them into a
-/// store, and checks that exactly their nodes are there.
+/// Reads a stream of this state that a C daemon wrote, and checks the domains in it; imports the domains into a store,
+/// and checks that exactly their nodes are there.
 pub fn arrive(stream: &[u8]) {
     let mut reader = Reader::new(stream).unwrap();
     assert_eq!(reader.version(), 1);

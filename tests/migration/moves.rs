@@ -18,7 +18,7 @@ pub fn release(world: &mut World, domid: u16, mark: &str) -> common::Reply {
     world.admin.request(op::RELEASE, 0, format!("{domid}\0{mark}\0"))
 }
 
-/// Creates a domain as a toolstack does, with a backend, and with what its guest sets up.
+/// Creates a domain as a toolstack does, with a backend, and with a guest's nodes, watches and transactions.
 pub fn inhabit(world: &mut World, domid: u16) {
     world.guest(domid);
     let backend = format!("/local/domain/0/backend/vif/{domid}/0");

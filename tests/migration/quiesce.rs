@@ -427,7 +427,7 @@ fn release_and_introduce_keep_the_state_of_a_quiesced_domain() {
     });
 }
 
-/// RELEASE overtakes the events of others, of which a pass delivers a bounded share.
+/// RELEASE overtakes other domains' events, because a pass delivers only a bounded number of events.
 #[test]
 fn release_delivers_the_domains_queued_events_first() {
     each_world(|world| {

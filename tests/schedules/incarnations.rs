@@ -116,9 +116,9 @@ fn owner_change_during_a_sweep_keeps_the_store_consistent() {
     });
 }
 
-/// A domain's connection ends and begins again, in sequence with its requests, while others write what it watches and
-/// take the events that it caused. No ticket is left, a blocked domain is always notified when it may continue, and the
-/// new connection gets no event of the old one's watches.
+/// A domain's connection ends and begins again, in sequence with its requests, while other threads write the nodes that
+/// it watches and read the events that it caused. No ticket is left, a blocked domain is always notified when it may
+/// continue, and the new connection gets no event of the old one's watches.
 #[test]
 fn release_during_requests_leaves_no_ticket_and_no_old_watch() {
     explore(|| {

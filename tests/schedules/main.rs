@@ -2,7 +2,7 @@
 //!
 //! `cargo test --features shuttle --test schedules`. The locks and atomics of the production code are shuttle's then
 //! (src/sync.rs); everything else is unchanged. A failure prints its schedule: `SCHEDULE=<what was printed>` with the
-//! test's name runs just that one again. `SCHEDULES=n` sets how many a test runs with each of the two schedulers,
+//! test's name repeats only that schedule. `SCHEDULES=n` sets how many a test runs with each of the two schedulers,
 //! instead of 1,000.
 #![cfg(feature = "shuttle")]
 

@@ -1,4 +1,4 @@
-//! Transactions: two conflict only if one saw what the other changed.
+//! Transactions: two conflict only if one saw data that the other changed.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -223,7 +223,7 @@ impl World {
         path.parent().filter(|_| !is_partition).and_then(|parent| node_at(nodes, parent))
     }
 
-    /// Checks that each domain is charged for exactly what it owns.
+    /// Checks that each domain is charged for exactly the nodes that it owns.
     fn check_accounts(&self, nodes: &[(PathBuf, Node)]) {
         for domid in self.registry.known() {
             let domain = self.registry.get(domid).unwrap();
@@ -286,7 +286,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Runs a request and settles what it removed, as the daemon does before it replies.
+    /// Runs a request and settles removed nodes, as the daemon does before it replies.
     pub fn run(&mut self, path: &str, verb: Verb<'_>) -> Result<Vec<u8>, Errno> {
         self.execute(path, verb).map(|(reply, _)| reply)
     }
@@ -327,7 +327,7 @@ impl Client {
         self.run(path, Verb::Rm).map(drop)
     }
 
-    /// Runs RM; the caller settles what it removed.
+    /// Runs RM; the caller must settle the removed nodes.
     pub fn begin_rm(&mut self, path: &str) -> Result<Vec<Removed>, Errno> {
         let op = Op { path: at(path), verb: Verb::Rm };
         let reply = &mut Vec::new();
@@ -365,7 +365,7 @@ impl Client {
         self.run_in(transaction, path, Verb::Write(value)).map(drop)
     }
 
-    /// Commits a transaction and settles what it removed.
+    /// Commits a transaction and settles removed nodes.
     pub fn commit(&mut self, transaction: Transaction) -> Result<(), CommitError> {
         let executed = self.store.commit(transaction, &self.caller, &mut self.generations)?;
         assert!(self.store.settle(executed.removed).is_none());

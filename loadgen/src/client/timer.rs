@@ -21,7 +21,7 @@ impl Timers {
         self.waiting.borrow().keys().next().map(|&(when, _)| when)
     }
 
-    /// Wakes the tasks whose time has come.
+    /// Wakes the tasks whose timers have expired.
     pub(super) fn fire(&self, now: Instant) {
         let mut waiting = self.waiting.borrow_mut();
         while let Some(entry) = waiting.first_entry().filter(|entry| entry.key().0 <= now) {

@@ -25,8 +25,8 @@ pub struct Figure {
 pub struct Sample {
     /// Number of requests, events or other units counted by the scenario; 0 if it counts nothing.
     pub units: u64,
-    /// Expected number of units, if it is fixed. A round with fewer is unfinished, and its rates are not meaningful:
-    /// the easy part may have come first.
+    /// Expected number of units, if it is fixed. A round with fewer units is unfinished, and its rates are not
+    /// meaningful: later units may be more expensive.
     pub whole: Option<u64>,
     /// Duration of the round.
     pub elapsed: Duration,

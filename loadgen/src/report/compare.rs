@@ -15,7 +15,7 @@ const COMPARED: [(&str, Quantity, Unit, bool); 4] = [
     ("p50", Quantity::Percentile(50.0), Unit::Micros, false),
     ("p99", Quantity::Percentile(99.0), Unit::Micros, false),
 ];
-/// The targets compared with our daemon; the echo server is the machine's limit and not a peer.
+/// The targets compared with our daemon; the echo server is a lower bound of the cost, and not a peer.
 const PEERS: [&str; 2] = ["c", "ocaml"];
 /// Number of figures named in the terminal's summary: those in which our daemon is furthest behind.
 const NAMED: usize = 5;

@@ -16,7 +16,8 @@ use crate::trouble::{ClientError, Result};
 use crate::wrong;
 
 const DISKS: usize = 3;
-/// Timeout, far more than 300 domains take without repeated conflicts. A peer's result is what it has done by then.
+/// Timeout, far more than 300 domains take without repeated conflicts. A peer that times out is reported with the work
+/// done by then.
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// The common ancestor of all nodes.
 const PREFIX: &str = "/bench";

@@ -51,7 +51,7 @@ pub enum Target {
     C,
     /// Xen's OCaml daemon, Debian's package.
     OCaml,
-    /// The machine's limit: a server that does not interpret requests.
+    /// The echo server, which does not interpret requests: its cost is the minimum on this machine.
     Echo,
     /// Any daemon that listens at a socket.
     Socket(PathBuf),

@@ -1,4 +1,4 @@
-//! The domain table of the simulated host: what a hypervisor would know.
+//! The domain table of the simulated host, which replaces a hypervisor's.
 
 use std::collections::BTreeSet;
 use std::io;

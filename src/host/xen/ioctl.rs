@@ -20,8 +20,8 @@ pub trait Argument: Copy {
 /// # Safety
 /// Counts and addresses in the argument must be valid, and `fd` must be the device of its group.
 pub unsafe fn call<T: Argument>(fd: BorrowedFd<'_>, argument: T) -> io::Result<(u32, T)> {
-    // SAFETY: `Call` describes the argument to the kernel by its size; the caller vouches for
-    // what it refers to.
+    // SAFETY: `Call` describes the argument to the kernel by its size; the caller vouches for the memory to which it
+    // refers.
     let (result, argument) = unsafe { ioctl(fd.as_fd(), Call(argument))? };
     Ok((result.cast_unsigned(), argument))
 }

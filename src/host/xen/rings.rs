@@ -10,7 +10,7 @@ use crate::host::{Gfn, RingPage};
 use crate::types::Domid;
 
 /// Maps a domain's ring page. Each mapping has its own open file, which is closed here but lives until the page is
-/// unmapped, and then releases what it holds of the domain.
+/// unmapped, and then releases its reference to the domain.
 pub fn map(domid: Domid, gfn: Option<Gfn>) -> io::Result<RingPage> {
     if domid == Domid::CONTROL {
         return RingPage::map(open("/proc/xen/xsd_kva")?.as_fd(), 0);

@@ -32,8 +32,8 @@ pub fn discard_domains(owners: &OwnerThreads, domids: &[Domid]) -> Vec<Outcome> 
     outcomes
 }
 
-/// Removes a domain's partitions, the present ones and those that came with the import. The deepest come first, so that
-/// none is needed as scaffolding of another.
+/// Removes a domain's partitions, the present ones and those that came with the import. The deepest partitions are
+/// removed first, so that none is needed as scaffolding of another.
 ///
 /// # Errors
 /// The first node that could not be changed, with its error. The rest is removed nevertheless.

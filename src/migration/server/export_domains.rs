@@ -86,8 +86,8 @@ struct Collected {
 
 fn collect(owners: &OwnerThreads, domids: &[Domid]) -> Collected {
     let (store, mut gone) = (owners.store(), Vec::new());
-    // The snapshot comes first: a later write changes a root and sends an event to the connection, so the mark
-    // detects it.
+    // The snapshot is taken before the connections are saved: a write in between changes a root, or sends an event to
+    // the connection, so the mark detects it.
     let trees = store.snapshot_all();
     let seen = snapshot_domains(store, &trees, domids);
     let named = domids.iter().map(|&domid| Some((domid, left_behind(store, &trees, domid)?)));

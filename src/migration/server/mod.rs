@@ -46,7 +46,7 @@ fn try_often<T, E>(
 
 /// The result for one domain.
 pub struct Outcome {
-    /// The domain; `None` if the result is about a stream of which nothing was read.
+    /// The domain; `None` if the result is about a stream whose domains could not be read.
     pub domid: Option<Domid>,
     /// Words of the reply, or the error with an explanatory sentence.
     pub result: Result<Vec<String>, (Errno, String)>,

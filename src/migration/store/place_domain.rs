@@ -35,8 +35,8 @@ pub struct ImportedDomain {
 /// The reason why a domain cannot be imported.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum PlaceError {
-    /// The store does not know the domain: the caller must register it first, after the host has confirmed that it
-    /// exists.
+    /// The domain is not registered in the store: the caller must register it first, after the host has confirmed that
+    /// it exists.
     #[error("domain {0} does not exist")]
     Unknown(Domid),
     /// A domain with this domid is in this state.

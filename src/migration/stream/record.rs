@@ -91,7 +91,7 @@ pub struct Watch {
 /// A node, committed or of an open transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    /// The transaction of which it is part: conn-id, id, and access mode of the node there (1 read, 2 written, 0
+    /// The transaction that accessed the node: conn-id, id, and access mode of the node there (1 read, 2 written, 0
     /// removed). `None` for a committed node.
     pub pending: Option<(u32, u32, u16)>,
     /// The path, absolute or special.

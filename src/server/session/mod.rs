@@ -63,7 +63,7 @@ pub enum Kind {
     Socket,
     /// The control domain's kernel.
     Kernel,
-    /// A guest, which is throttled and charged, with the callback for when its domain may go on.
+    /// A guest, which is throttled and charged, with the callback to call when its domain may proceed.
     Guest(Unblocked),
 }
 

@@ -40,9 +40,9 @@ impl OpenTransaction {
         true
     }
 
-    /// Sets the charge to what the transaction holds, even above the quota, as the nodes that a request copies may
-    /// exceed it. A transaction whose snapshots were dropped keeps its charge until its replay, which copies as much
-    /// again.
+    /// Sets the charge to the memory that the transaction holds, even above the quota, which the nodes copied by a
+    /// request may exceed. A transaction whose snapshots were dropped keeps its charge until its replay, which copies
+    /// as much again.
     pub fn recharge(&mut self, caller: &Caller) {
         let is_privileged = caller.subject.privileged;
         let held = self.transaction.bytes() as u64;

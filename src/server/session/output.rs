@@ -27,7 +27,7 @@ pub struct Output {
     begun: usize,
     /// The position of `bytes[0]`.
     base: u64,
-    /// Events of which no byte is sent, oldest first.
+    /// Events without any sent byte, oldest first.
     events: VecDeque<PendingEvent>,
     /// The positions of these events by the hashes of their bytes, to merge equal ones.
     pending: HashMap<u64, u64, RandomState>,
@@ -75,7 +75,7 @@ impl Output {
         self.base + self.sent as u64
     }
 
-    /// Returns the number of events of which no byte is sent.
+    /// Returns the number of events without any sent byte.
     pub fn pending_events(&self) -> usize {
         self.events.len()
     }
@@ -101,7 +101,7 @@ impl Output {
         self.replies.iter().filter(|(_, ticket)| ticket.is_none()).count()
     }
 
-    /// Queues an event unless an equal one is pending of which no byte is sent. Returns the number of bytes added: none
+    /// Queues an event, unless an equal one without any sent byte is pending. Returns the number of bytes added: none
     /// also for an event longer than a message, which is dropped (XSA-324).
     pub fn push_event(&mut self, path: &[u8], token: &[u8], now: Instant) -> usize {
         let start = self.bytes.len();
@@ -196,7 +196,7 @@ impl Output {
         (u16::try_from(begun).unwrap_or(0), self.unsent().to_vec())
     }
 
-    /// Creates the output from what [`Output::unsent_with_begun`] returned on another host. The replies of this output
+    /// Creates the output from the result of [`Output::unsent_with_begun`] on another host. The replies of this output
     /// do not count as outstanding, and its events are neither merged nor dropped.
     pub fn of(bytes: Vec<u8>, begun: u16) -> Output {
         Output { begun: usize::from(begun).min(bytes.len()), bytes, ..Output::default() }
@@ -209,7 +209,7 @@ impl Output {
         }
     }
 
-    /// Returns when the oldest event of which no byte is sent was queued.
+    /// Returns when the oldest event without any sent byte was queued.
     pub fn oldest_event(&self) -> Option<Instant> {
         self.events.front().map(|event| event.queued)
     }
@@ -263,7 +263,7 @@ impl Output {
         dropped
     }
 
-    /// Drops the events of which no byte is sent. Replies stay, and so does the stream's framing.
+    /// Drops the events without any sent byte. Replies stay, and so does the stream's framing.
     pub fn drop_events(&mut self) {
         self.drop_events_if(|_| true);
     }

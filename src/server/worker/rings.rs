@@ -120,7 +120,7 @@ fn take_over(
     }
 }
 
-/// Returns the callback that notifies this worker, from any thread, when the domain may go on.
+/// Returns the callback that notifies this worker, from any thread, when the domain may proceed.
 fn unblocked(core: &Core) -> Unblocked {
     let (mailboxes, thread) = (core.shared.mailboxes.clone(), core.number);
     Arc::new(move |domain| mailboxes.send(thread, Message::Unblocked(domain.domid)))

@@ -138,7 +138,8 @@ fn listen_for_room(worker: &Worker, connection: &mut Connection) -> Result<(), D
     Ok(())
 }
 
-/// Serves a connection for a quantum. Returns when it has to be served next because of what its guest did meanwhile.
+/// Serves a connection for a quantum. Returns when the connection has to be served next because of its guest's actions
+/// meanwhile.
 fn serve(worker: &mut Worker, connection: &mut Connection) -> Result<Next, Disconnect> {
     // The backlog is read once for the whole quantum: if `may_read` and the check afterwards read it separately, a
     // mailbox drained in between would leave the connection neither served nor ready.
@@ -157,7 +158,7 @@ fn serve(worker: &mut Worker, connection: &mut Connection) -> Result<Next, Disco
     if let Some(ring) = connection.ring() {
         ring.begin()?;
     }
-    // The state has changed: the retried request checks whether it may go on.
+    // The state has changed: the retried request checks whether it may proceed.
     let parked = &mut connection.session.parked;
     let waited = parked.take_if(|parked| matches!(parked, Parked::Reserved(_))).is_some();
     connection.flush()?;
@@ -267,7 +268,7 @@ fn end_pass(worker: &mut Worker, connection: &mut Connection) -> Next {
     if has_news { Next::Pass } else { Next::Event }
 }
 
-/// Keeps the rest of the staged bytes, of which the first `carried` were kept before. Whole requests of a ring that
+/// Keeps the rest of the staged bytes, the first `carried` of which were kept before. Whole requests of a ring that
 /// have to wait stay in the page, for whichever worker or daemon serves the ring next. Half a request is taken out,
 /// since a guest that has yet to write the other half notifies only a ring that it finds empty.
 fn keep_rest(connection: &mut Connection, stage: &[u8], used: usize, remainder: usize) {

@@ -9,7 +9,7 @@
 //! | `names_bytes` of a directory | the sum over its children |
 //! | the index of owners | the topmost nodes of each guest |
 //! | a domain's use of `nodes` | the nodes that it owns |
-//! | a domain's use of `memory` | at least what its nodes are charged with |
+//! | a domain's use of `memory` | at least the charges of its nodes |
 //! | a trie's count | its watches |
 //! | a connection's watches | those of it in the tries ([`Store::check_watches`]) |
 //! | a domain's birth | the table that permission checks read |

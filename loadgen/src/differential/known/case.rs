@@ -11,7 +11,7 @@ use crate::target::Target;
 
 /// The outcomes of a step on our daemon and on a peer.
 pub struct Case<'a> {
-    /// The peer compared with.
+    /// The peer whose outcome is compared with ours.
     pub peer: &'a Target,
     /// The step executed.
     pub step: &'a Step,

@@ -92,7 +92,7 @@ fn parts_unseen(case: &Case<'_>) -> bool {
         && (case.theirs_is("E2BIG") || case.theirs_is("EQUOTA"));
     // A malformed END ends the transaction in oxenstored.
     let ended = case.is_ocaml() && case.kind() == op::END && case.theirs_is("EAGAIN");
-    // oxenstored does not replay an RM or MKDIR that had no effect, even after changes by others.
+    // oxenstored does not replay an RM or MKDIR that had no effect, even after changes by other clients.
     let undone = case.is_ocaml() && case.kind() == op::END && case.is.redone;
     // In oxenstored, a node made by a guest below others' nodes is not owned by the guest, and outlives it.
     let outlives = case.is_ocaml() && case.is.elsewhere;
@@ -126,7 +126,7 @@ const BOTH: &[Known] = &[
                 && (ours == "ENOSPC" && lacks_room(theirs)
                     || lacks_room(ours) && theirs == "ENOSPC");
             let looks = is_reading(case.kind()) || is_writing(case.kind());
-            // C xenstored does not find all of a subtree of which others removed a part.
+            // C xenstored does not find all nodes of a subtree if other clients removed a part of it.
             let torn = case.is_c() && case.kind() == op::RM && ["EIO", "EINVAL"].contains(&theirs);
             let differ = full || sees(ours) && (sees(theirs) || torn);
             case.is.touched && looks && differ && case.same_events()

@@ -78,7 +78,8 @@ pub const KNOWN: &[Known] = &[
             let named = path.starts_with(b"@")
                 && (is_reading(case.kind()) || is_writing(case.kind()))
                 && Case::error(&case.ours) == "EINVAL";
-            // oxenstored reports their permission changes only to watches on `/`; in a transaction at its END.
+            // oxenstored reports permission changes of special nodes only to watches on `/`; in a transaction at its
+            // END.
             let silent = matches!(case.kind(), op::SET_PERMS | op::END)
                 && case.errors_are("", "")
                 && case.only_theirs().iter().all(|(_, event)| event.starts_with(b"/@"))
@@ -221,7 +222,7 @@ pub const KNOWN: &[Known] = &[
     Known {
         name: "o-inherited-owner",
         matches: |case| {
-            // Permission entries of others may be missing, too (o-dead-entry).
+            // Permission entries of other domains may be missing, too (o-dead-entry).
             let gone = case.is.dead.and(case.is.released);
             let entries = |reply| without_owner(&case.entries_without(reply, gone));
             let other_owner = case.kind() == op::GET_PERMS

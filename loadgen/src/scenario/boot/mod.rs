@@ -238,7 +238,7 @@ impl Machine {
 /// Returns the nodes of a dead domain that the toolstack removes, in addition to those that the daemon removes.
 pub(super) fn remains(domid: Domid) -> Vec<String> {
     let mut paths = vec![home(domid), format!("/libxl/{domid}"), vm(domid)];
-    // The device comes first: the kernel is notified of its removal.
+    // The device's node is removed first, because the kernel is notified of its removal.
     for device in DEVICES.into_iter().chain([("console", 0)]) {
         paths.push(backend(domid, device));
         paths.push(format!("/local/domain/0/backend/{}/{domid}", device.0));

@@ -15,7 +15,7 @@ use crate::wrong;
 
 /// The directory watched by Linux.
 pub const BACKENDS: &str = "/local/domain/0/backend";
-/// Pause of the kernel after it has read at most what its ring holds.
+/// Pause of the kernel after each read of at most a ring's content.
 const PAUSE: Duration = Duration::from_millis(5);
 /// Time without an event, or with only unrelated ones, after which a missing event counts as lost.
 const QUIET: Duration = Duration::from_secs(5);
@@ -29,7 +29,7 @@ pub struct Learnt {
     /// Latency from a backend's creation to the event that names it, or to the event after which the kernel reads all
     /// backends.
     pub latency: Histogram<u64>,
-    /// Number of backends named in no event: only one on the watched directory itself came.
+    /// Number of backends named in no event: only an event of the watched directory itself arrived.
     pub unnamed: usize,
     /// Backends without any notification.
     pub lost: Vec<String>,
@@ -132,7 +132,7 @@ impl Kernel {
         Ok(Some(kind))
     }
 
-    /// Reads at most what the ring holds.
+    /// Reads at most one ring's content.
     fn receive(&mut self) -> Result<usize> {
         let mut bytes = [0; RING_BYTES];
         let count = self.guest.try_recv(&mut bytes)?;

@@ -1,4 +1,4 @@
-//! Comparison of the destination with the source, and with what each guest has observed.
+//! Comparison of the destination with the source, and with the observations of each guest.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

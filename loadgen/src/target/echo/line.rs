@@ -39,7 +39,7 @@ impl Line {
     /// Reads the available input. Returns `false` if the client is gone.
     pub(super) fn receive(&mut self) -> io::Result<bool> {
         if let Transport::Ring(ring) = &mut self.transport {
-            // Consumed bytes must be published first; the send checks for more requests.
+            // The consumed bytes are published before the send, which checks for more requests.
             if self.queued {
                 return Ok(true);
             }

@@ -1,4 +1,5 @@
-//! The machine's limit: a server that splits its input into messages, and replies to each with the same three bytes.
+//! The echo server: it splits its input into messages, and replies to each with the same three bytes. Its cost is the
+//! minimum on this machine.
 //!
 //! The echo server does what any server of this protocol must do: wait, read a batch, split it into messages, and write
 //! the replies of a connection at once. Of a request it uses only the length, and copies type and ids to the reply. All
