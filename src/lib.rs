@@ -11,7 +11,7 @@
 //! From the bottom up; tests/layers.rs checks that imports only go down. [`migration`] is three layers: its `stream` is
 //! below [`server`], its `store` beside that, and its `server` between [`server`] and [`daemon`].
 //!
-//! * `sync`: the locks and atomics that threads share. A test can replace them with those of a model-checking
+//! * `sync`: the locks and atomics that threads share. Tests can replace these types with those of a model-checking
 //!   scheduler.
 //! * [`types`]: shared types: paths and the partitions that hold them, permissions, domain ids, error names.
 //! * [`log`]: destinations, levels and trace switches, and the last line of a thread that panics.

@@ -24,7 +24,7 @@ use xenstored::types::{Domid, Entry};
 const NAMES: [&str; 5] = ["dom0", "dom0.b", "dom5", "dom6", "dom7"];
 const DOMIDS: [u16; 5] = [0, 0, 5, 6, 7];
 const MORTAL: usize = 4;
-/// The guests among them.
+/// The guests among the connections.
 const GUESTS: std::ops::Range<usize> = 2..5;
 /// For one seed in this many, each state is serialised.
 const SEEDS_PER_STREAM: u64 = 4;

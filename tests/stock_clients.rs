@@ -1,6 +1,6 @@
 //! Debian's clients (packages xenstore-utils and xen-utils-4.17) against this daemon.
 //!
-//! `.ci/run` installs them. Where they are missing this fails, unless `XENSTORED_WITHOUT_STOCK_CLIENTS` is set.
+//! `.ci/run` installs them. Without these clients the tests fail, unless `XENSTORED_WITHOUT_STOCK_CLIENTS` is set.
 
 mod common;
 

@@ -90,7 +90,7 @@ fn accounts_are_exact_at_their_limits() {
     client.rm("/tool/x/a").unwrap();
     client.write("/tool/x/d/e", "").unwrap();
     world.check();
-    // Nodes that others create on its account are not refused.
+    // Nodes that other clients create on the guest's account are not refused.
     world.control().write("/tool/x/d/e/f", "").unwrap();
     assert_eq!(guest.account.used(Quota::Nodes), 4);
     world.check();

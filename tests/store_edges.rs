@@ -174,7 +174,7 @@ fn transaction_accounts_for_the_bytes_of_its_arguments() {
     assert!((1000..1800).contains(&first), "{first}");
     client.run_in(&mut transaction, "/tool/x/a", op(&long).verb).unwrap();
     assert!((1000..1800).contains(&(held(&transaction) - first)), "{}", held(&transaction));
-    // Nodes that it removes again are kept until its end.
+    // Nodes that the transaction removes again are kept until it ends.
     let before = held(&transaction);
     for _ in 0..100 {
         client.run_in(&mut transaction, "/tool/x/a/b/c/d", Verb::Mkdir).unwrap();

@@ -7,12 +7,12 @@ use std::process::{Command, Output};
 
 use loadgen::target::{Target, peers};
 
-/// Runs it with these arguments; returns `None` if the peers are not installed, which fails in CI.
+/// Runs the differential test with these arguments; returns `None` if the peers are not installed, which fails in CI.
 fn run(arguments: &[&str]) -> Option<Output> {
     run_with(arguments, &[])
 }
 
-/// Runs it with these variables in the environment too.
+/// Runs the differential test with these arguments and environment variables.
 fn run_with(arguments: &[&str], variables: &[(&str, &Path)]) -> Option<Output> {
     if !peers::are_installed() {
         let in_ci = std::env::var_os("CI").is_some();

@@ -74,7 +74,7 @@ pub enum Reply {
     Later(Work),
 }
 
-/// A slow command. Until it is dropped, other slow commands fail with EBUSY.
+/// A slow command. Until the returned command is dropped, other slow commands fail with EBUSY.
 pub struct Work {
     permit: Permit,
     command: Box<Command>,

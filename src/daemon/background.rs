@@ -27,7 +27,7 @@ pub(super) fn is_second() -> bool {
 }
 
 /// Starts, in the first process, the second one with the same command line, waits until it serves or fails, and returns
-/// the exit code. With `print_pid` (the option `-P`) it prints the daemon's process id.
+/// the exit code. With `print_pid` (the option `-P`) the first process prints the daemon's process id.
 pub(super) fn start_second(print_pid: bool) -> Result<u8, DaemonError> {
     let failed =
         |error| DaemonError::Other { what: "cannot start in the background".into(), error };

@@ -16,8 +16,8 @@ use super::error::{DaemonError, SOCKET_PATH_MAX};
 use super::running;
 use super::settings::{HostKind, Settings};
 
-/// A claim to be the only daemon of a socket. Dropping it removes sockets and pid file. The lock file stays: if it were
-/// removed, two other processes could lock two files of the same name.
+/// A claim to be the only daemon of a socket. Dropping the claim removes sockets and pid file. The lock file stays: if
+/// it were removed, two other processes could lock two files of the same name.
 pub(super) struct Instance {
     sockets: Vec<PathBuf>,
     pid_file: Option<(PathBuf, File)>,
@@ -67,7 +67,8 @@ impl Instance {
         self.sockets.push(socket.to_path_buf());
     }
 
-    /// Makes [`Instance::listen`] return a socket passed by the service manager. The service manager removes it.
+    /// Makes [`Instance::listen`] return a socket passed by the service manager. The service manager removes such a
+    /// socket.
     pub(super) fn hand_over(&mut self, path: &Path, listener: UnixListener) {
         self.handed_over = Some((path.to_path_buf(), listener));
     }

@@ -94,7 +94,7 @@ impl Domain {
         self.unread_bytes.load(Ordering::Acquire)
     }
 
-    /// Returns the domain's quota values. A privileged domain has them too, but they do not bind it.
+    /// Returns the domain's quota values. A privileged domain has quota values too, but is not bound by them.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
@@ -110,8 +110,8 @@ impl Domain {
         self.setting_changed();
     }
 
-    /// Returns how often the domain's quotas, features or target were set. A copy of them taken after this call is
-    /// current while the count does not change.
+    /// Returns how often the domain's quotas, features or target were set. A copy of these settings taken after this
+    /// call is current while the count does not change.
     pub fn settings(&self) -> u64 {
         self.settings.load(Ordering::Acquire)
     }
@@ -171,8 +171,8 @@ impl Domain {
         count.is_power_of_two().then_some(count)
     }
 
-    /// Records whether it is shut down, as the host reports it, and returns the previous value. RESUME clears it, so
-    /// that the next shutdown is reported again.
+    /// Records whether the domain is shut down, as reported by the host, and returns the previous value. RESUME clears
+    /// it, so that the next shutdown is reported again.
     pub fn swap_shutdown(&self, shutdown: bool) -> bool {
         self.shutdown.swap(shutdown, Ordering::AcqRel)
     }

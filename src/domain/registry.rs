@@ -72,8 +72,8 @@ impl Registry {
         self.clock.load(Ordering::Acquire)
     }
 
-    /// Returns a version that changes with every death and every change of a target or a limit. While it is
-    /// unchanged, permission checks and quotas give the same results. A birth does not change it: rights set before a
+    /// Returns a version that changes with every death and every change of a target or a limit. While it is unchanged,
+    /// permission checks and quotas give the same results. A birth does not change the version: rights set before a
     /// birth do not apply to the new incarnation.
     pub fn rights(&self) -> u64 {
         self.rights.load(Ordering::Acquire)
@@ -120,8 +120,8 @@ impl Registry {
         Some(domain)
     }
 
-    /// Ends an incarnation, which from then on has no rights and no account. The caller then removes its nodes.
-    /// Returns `false` if it had ended before.
+    /// Ends an incarnation, which from then on has no rights and no account. The caller then removes the incarnation's
+    /// nodes. Returns `false` if the incarnation had ended before.
     pub fn bury(&self, domain: &Arc<Domain>) -> bool {
         let mut known = self.known.lock();
         let mut slot = self.slots[usize::from(domain.domid.0)].write();
@@ -137,7 +137,7 @@ impl Registry {
         true
     }
 
-    /// Returns all registered domids in ascending order. Cost: linear in their number.
+    /// Returns all registered domids in ascending order. Cost: linear in the number of registered domids.
     pub fn known(&self) -> Vec<Domid> {
         self.known.lock().iter().copied().collect()
     }

@@ -58,8 +58,8 @@ enum Stage {
     Unread,
 }
 
-/// The weight of a guest's undelivered events at which its ring is no longer read: as many watches as a guest may
-/// set. The last request may exceed it.
+/// The weight of a guest's undelivered events at which its ring is no longer read: as many watches as a guest may set.
+/// The last request may exceed the limit.
 pub const UNDELIVERED_MAX: u64 = 1024;
 /// The same limit for events that the control domain's kernel has not read, in bytes: all guests together fill its
 /// ring, and beyond a limit the events of a watch collapse into one. Events that other guests do not read are charged

@@ -1,5 +1,5 @@
 //! The page shared by a guest and the daemon (xenstore-ring.txt, "The xenstore ring datastructure"). The guest can
-//! write to it at any time, so no Rust reference points into its data: words are atomics, and bytes are copied by
+//! write to the page at any time, so no Rust reference points into its data: words are atomics, and bytes are copied by
 //! volatile accesses, each byte once.
 
 use std::io;

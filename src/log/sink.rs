@@ -160,7 +160,7 @@ impl Sink {
         self.work.notify_one();
     }
 
-    /// Waits until the writer has finished item `number`. Returns whether it has.
+    /// Waits until the writer has finished item `number`. Returns whether the item was finished in time.
     fn wait_for(&self, queue: &mut MutexGuard<'_, Queue>, number: u64, time_max: Duration) -> bool {
         let pending = |queue: &mut Queue| queue.finished < number;
         !self.done.wait_while_for(queue, pending, time_max).timed_out()

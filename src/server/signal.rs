@@ -4,8 +4,8 @@ use crate::sync::{AtomicBool, Ordering};
 
 /// A wake-up flag. Producers push, raise it, and later try to clear it; the thread that clears it wakes the worker. No
 /// push is missed: a producer that finds the flag clear knows that another thread has cleared it after this push, and
-/// that this thread wakes the worker. The worker clears it before it sleeps, so that messages that it has taken already
-/// do not wake it.
+/// that this thread wakes the worker. The worker clears the flag before it sleeps, so that messages that it has taken
+/// already do not wake it.
 #[derive(Default)]
 pub struct Signal(AtomicBool);
 

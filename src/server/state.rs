@@ -92,13 +92,14 @@ pub enum Connected {
 
 /// The partitions that an import brought, and the domain's data from before.
 pub struct Imported {
-    /// The domain's partitions as they were imported.
+    /// The domain's partitions in their state after the import.
     pub seen: DomainSnapshot,
     /// The data to be restored if the import is discarded.
     pub before: Box<Before>,
 }
 
-/// The effects of an event in addition to the next state. The caller executes them, so that [`next`] needs no worker.
+/// The effects of an event in addition to the next state. The caller executes these effects, so that [`next`] needs no
+/// worker.
 #[derive(Default)]
 pub struct Effects {
     /// Map the ring.

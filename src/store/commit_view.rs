@@ -140,7 +140,7 @@ struct Reported<'a> {
 /// change so far.
 struct OpenEntry<'a> {
     entry: &'a Entry,
-    /// The depth of its last event, once it has collapsed.
+    /// The depth of the entry's last event, once the entry has collapsed.
     nearest: Option<Nearest>,
 }
 
@@ -224,7 +224,7 @@ impl<'a> CommitView<'a> {
         !self.removes || find(self.source.root(&partition), &partition, path).node().is_some()
     }
 
-    /// Returns whether `path` existed only within the transaction. Cost: twice its depth.
+    /// Returns whether `path` existed only within the transaction. Cost: twice the depth of the path.
     pub fn never_was(&self, path: Path<'_>) -> bool {
         self.before(path).is_some_and(|before| before.is_none()) && !self.is_there(path)
     }
@@ -268,7 +268,7 @@ impl<'a> CommitView<'a> {
         (found, None)
     }
 
-    /// Adds the events of one change. If the budget runs out, they are incomplete.
+    /// Adds the events of one change. If the budget runs out, the events are incomplete.
     fn matches<'c>(
         &'c self,
         change: &'c Change,

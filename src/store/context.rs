@@ -289,9 +289,9 @@ impl Change {
 /// A removed subtree of one partition.
 #[derive(Clone)]
 pub struct Removed {
-    /// The former path of its root.
+    /// The former path of the subtree's root.
     pub path: PathBuf,
-    /// The root of the removed subtree. A partition below it is a separate `Removed`.
+    /// The root of the removed subtree. A partition below this subtree is a separate `Removed`.
     pub root: NodeArc,
     /// The owner of the root's former parent in the same partition, if it had one.
     pub above: Option<Domid>,

@@ -2,8 +2,8 @@
 //! the index of owners, its memory is freed.
 //!
 //! A large tree must not block the thread that removed it: that thread settles the first [`INLINE_NODES_MAX`] nodes,
-//! and the [`Reaper`] the rest. The client gets its OK when all are settled, so that the quota is free by then, as in C
-//! xenstored.
+//! and the [`Reaper`] the rest. The client gets its OK when all nodes are settled, so that the quota is free by then,
+//! as in C xenstored.
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
 

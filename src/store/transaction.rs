@@ -36,8 +36,8 @@ pub struct Transaction {
     pub(super) deltas: Deltas,
     /// In the order of requests; [`Effects::merge`] leaves one a path.
     pub(super) effects: Effects,
-    /// [`Registry::rights`](crate::domain::Registry::rights) at the first access. If it differs at END, a domain died
-    /// or a limit or target changed since, and any reply may differ: the log is replayed.
+    /// [`Registry::rights`](crate::domain::Registry::rights) at the first access. If this value differs at END, a
+    /// domain died or a limit or target changed since, and any reply may differ: the log is replayed.
     pub(super) rights: u64,
     /// Whether a reply was ENOSPC. Such a reply depends on accounts, which no partition's root reflects, so END always
     /// replays the log.
@@ -51,7 +51,7 @@ pub struct Transaction {
     pub(super) replayed: bool,
     /// Number of times that another commit changed this transaction's partitions before END compared them.
     pub(super) lost_races: usize,
-    /// The size of its log, in bytes, without values that it shares with nodes.
+    /// The size of the transaction's log, in bytes, without values that the log shares with nodes.
     log_bytes: usize,
     /// The size of the values that the log shares with nodes, in bytes: it owns them once its snapshots are dropped.
     shared_bytes: usize,
@@ -155,8 +155,8 @@ impl Transaction {
         drop(self.begin_anew());
     }
 
-    /// Keeps the log, for a replay, and returns everything else: its partitions and their changes. The caller drops
-    /// these where it holds no lock.
+    /// Keeps the log, for a replay, and returns everything else: its partitions and their changes. The caller drops the
+    /// returned parts where it holds no lock.
     pub(super) fn begin_anew(&mut self) -> Transaction {
         let kept = Transaction {
             log: std::mem::take(&mut self.log),

@@ -42,7 +42,7 @@ impl<'t> Found<'t> {
     }
 }
 
-/// Finds `path`, which lies in `partition`, from the partition's root. Cost: the depth below it.
+/// Finds `path`, which lies in `partition`, from the partition's root. Cost: the depth below the partition's root.
 pub fn find<'t>(root: Option<&'t NodeArc>, partition: &Partition<'_>, path: Path<'_>) -> Found<'t> {
     let Some(mut node) = root else { return Found::Missing(None) };
     let mut reached = partition.root.bytes().len();
@@ -95,8 +95,8 @@ pub fn get_mut_counted<'t>(
     Some(node)
 }
 
-/// Returns the owner of the parent of `path`; `None` if `path` is the partition's root or the parent does not exist.
-/// If it differs from the node's owner, the node is a boundary.
+/// Returns the owner of the parent of `path`; `None` if `path` is the partition's root or the parent does not exist. If
+/// the parent's owner differs from the node's owner, the node is a boundary.
 pub fn owner_above(
     root: Option<&NodeArc>,
     partition: &Partition<'_>,

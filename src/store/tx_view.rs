@@ -11,7 +11,7 @@ use crate::types::{Domid, Layout, Partition, Path, Perms};
 pub struct TxView<'a, 's> {
     /// The store from which partitions are taken.
     pub store: &'a Store,
-    /// The locks, if the caller holds any; then it holds all. Without them, each first access locks one shard for as
+    /// The locks, if the caller holds any; then it holds all. Without locks, each first access locks one shard for as
     /// long as a root is cloned, so a transaction sees partitions of different moments. The transaction's END detects
     /// that, as it compares all partitions under one set of locks.
     pub locked: Option<&'a Locked<'s>>,

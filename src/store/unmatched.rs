@@ -32,7 +32,7 @@ const CHANGE_BYTES: usize = 256;
 pub struct Snapshot {
     /// The tries of the commit's shards.
     watches: Vec<(ShardId, Trie)>,
-    /// The transaction's partitions after it; empty if nothing was removed, as then they make no difference.
+    /// The partitions after the transaction; empty if nothing was removed, as they are not needed then.
     roots: HashMap<PathBuf, NodeArc, RandomState>,
 }
 
@@ -68,7 +68,7 @@ pub struct Unmatched {
 pub struct Commit<'a> {
     /// The changes that the commit made.
     pub changes: Vec<Change>,
-    /// The partitions that it replaced, if it is a transaction.
+    /// The partitions that the commit replaced, if it is that of a transaction.
     pub replaced: Option<AccessSet>,
     /// The caller.
     pub caller: &'a Caller,

@@ -183,7 +183,8 @@ impl Ring {
         Ok(())
     }
 
-    /// Consumes `len` bytes of requests, whose effects are complete. The page shows it after [`Ring::publish`].
+    /// Consumes `len` bytes of requests, whose effects are complete. The page shows the consumption after
+    /// [`Ring::publish`].
     pub fn consume(&mut self, len: usize) {
         self.req_cons = self.req_cons.wrapping_add(u32::try_from(len).unwrap_or(0));
         self.moved |= len > 0;

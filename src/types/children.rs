@@ -1,4 +1,4 @@
-//! The children of a node, by name. Only this module knows their representation.
+//! The children of a node, by name. The representation is private to this module.
 //!
 //! Up to [`FEW_MAX`] children are a sorted vector, the most compact form. More are a persistent ordered map, so that
 //! copy-on-write under a snapshot copies one path of the map instead of all entries. A map never turns back into a

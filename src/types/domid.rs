@@ -19,7 +19,7 @@ impl Domid {
         self.0 < Self::FIRST_RESERVED
     }
 
-    /// Parses decimal digits as clients send them. Returns `None` unless they are a number from 0 to 65535.
+    /// Parses decimal digits as clients send them. Returns `None` unless the digits are a number from 0 to 65535.
     pub fn parse(digits: &[u8]) -> Option<Domid> {
         parse_decimal(digits)?.try_into().ok().map(Domid)
     }

@@ -86,7 +86,7 @@ impl Entry {
 pub struct Subject {
     /// The domain itself; the control domain for a client of the socket.
     pub domid: Domid,
-    /// The living domain whose rights it has in addition to its own.
+    /// The living domain whose rights the subject has in addition to its own.
     pub target: Option<Domid>,
     /// Whether all checks are bypassed: the control domain, and that of `--priv-domid`.
     pub privileged: bool,
@@ -108,9 +108,9 @@ impl Subject {
 
 /// The permissions of a node: the owner's entry first, then others up to a quota.
 ///
-/// A set is stamped with the *birth clock* at the time when it was set. Only SET_PERMS sets it; a created node inherits
-/// its parent's set, stamp included. An entry applies only to an incarnation born by then, so a reused domid inherits
-/// nothing (XSA-322, XSA-417).
+/// A set is stamped with the *birth clock* at the time when it was set. Only SET_PERMS changes the set; a created node
+/// inherits its parent's set, stamp included. An entry applies only to an incarnation born by then, so a reused domid
+/// inherits nothing (XSA-322, XSA-417).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PermSet {
     stamp: u64,

@@ -86,7 +86,7 @@ pub struct Batch {
 /// The source of events that are not found yet.
 #[derive(Debug)]
 struct Pending {
-    /// Receives all of them at once; `None` after they were taken.
+    /// Receives all events of the batch at once; `None` after they were taken.
     events: Option<Receiver<Vec<Event>>>,
     // Dropped with the batch, which tells the matcher that its events are delivered.
     _delivered: Sender<Infallible>,

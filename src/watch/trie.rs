@@ -190,7 +190,7 @@ impl Trie {
         self.find(path)?.entries()
     }
 
-    /// Calls `found` for each watched path, with the watches set on it. Cost: all of them.
+    /// Calls `found` for each watched path, with the watches set on it. Cost: visits all watched paths.
     pub fn each(&self, mut found: impl FnMut(Path<'_>, &Entries)) {
         let mut todo = vec![(b"/".to_vec(), &self.root), (Vec::new(), &self.special)];
         while let Some((path, node)) = todo.pop() {

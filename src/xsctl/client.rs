@@ -66,7 +66,7 @@ impl From<io::Error> for ClientError {
 pub struct Connecting {
     /// The domain.
     pub domid: Domid,
-    /// The frame number of its ring page.
+    /// The frame number of the domain's ring page.
     pub frame: u64,
     /// Its event channel.
     pub port: String,

@@ -80,7 +80,7 @@ impl Daemon {
         told.and_then(|shards| decimal(&shards).ok()).unwrap_or(1).max(1)
     }
 
-    /// Connects to its client socket.
+    /// Connects to the daemon's client socket.
     ///
     /// # Errors
     /// No daemon accepts the connection.

@@ -32,7 +32,7 @@ impl Lock {
         Lock { directories: Some(directories) }
     }
 
-    /// Tries to take the locks exclusively, without waiting; otherwise takes them shared. Returns whether they are
+    /// Tries to take the locks exclusively, without waiting; otherwise takes them shared. Returns whether the locks are
     /// exclusive.
     pub fn take(&self) -> bool {
         let Some(directories) = &self.directories else { return false };

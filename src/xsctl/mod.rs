@@ -59,7 +59,7 @@ use options::{Command, Options};
 /// Runs `xsctl` with the given command line (`argv[0]` included).
 ///
 /// # Errors
-/// The error that ended the command. Results found before it are already written.
+/// The error that ended the command. Results found before the error are already written.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, ToolError> {
     let mut options = Options::try_parse_from(arguments).map_err(printed)?;
     options.place_socket().map_err(usage)?;

@@ -23,7 +23,7 @@ impl Progress {
         Progress { line: ProgressBar::with_draw_target(None, target).with_style(style), total }
     }
 
-    /// Updates the line. Free if it is hidden.
+    /// Updates the line. Costs nothing if the line is hidden.
     pub fn at(&self, verb: &str, done: usize, failed: usize) {
         if !self.line.is_hidden() {
             let text = format!("{verb} {done} of {}, {failed} failed", domains(self.total));

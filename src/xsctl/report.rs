@@ -21,10 +21,10 @@ pub struct Line {
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// Nodes in its stream.
+    /// Number of nodes in the domain's stream.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nodes: Option<u64>,
-    /// The file that it was written to, or that could not be read.
+    /// The file to which the domain was written, or that could not be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
     /// Contents that the format cannot represent, or that the daemon left out.
@@ -42,7 +42,7 @@ pub struct Line {
     /// The domain's state at the destination of a move.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub destination: Option<&'static str>,
-    /// The commands that resolve its state.
+    /// The commands that resolve the domain's state.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub commands: Vec<String>,
 }

@@ -29,7 +29,7 @@ impl Standing {
 /// The step for a domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Move it in a batch.
+    /// Move the domain in a batch.
     Carry,
     /// An earlier move ended before RELEASE: serve the domain at the source, discard it at the destination, and move it
     /// in a batch.

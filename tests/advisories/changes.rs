@@ -33,7 +33,7 @@ fn xsa_206_a_guest_cannot_starve_the_control_domains_transactions() {
                     guest.write("hot", &i.to_string()).unwrap();
                 }
             });
-            // On other paths it commits at once.
+            // On other paths the transaction commits at once.
             for round in 0..20 {
                 let tx = toolstack.start().unwrap();
                 for i in 0..50 {

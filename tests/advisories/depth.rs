@@ -51,17 +51,17 @@ fn xsa_418_transaction_frees_a_thousand_levels_on_a_small_stack() {
         let mut deep = "a/".repeat(900);
         deep.pop();
         let guest = world.guest(5);
-        // A transaction that created them and is aborted.
+        // A transaction that created the nodes and is aborted.
         let tx = guest.start().unwrap();
         guest.request(op::WRITE, tx, format!("{deep}\0v")).unwrap();
         guest.request(op::TRANSACTION_END, tx, "F\0").unwrap();
-        // A transaction that removes them itself.
+        // A transaction that removes the nodes itself.
         guest.write(&deep, "v").unwrap();
         let tx = guest.start().unwrap();
         guest.request(op::RM, tx, "a\0").unwrap();
         guest.commit(tx).unwrap();
         for end in ["F\0", "T\0"] {
-            // A transaction that saw them before another request removes them.
+            // A transaction that saw the nodes before another request removes them.
             guest.write(&deep, "v").unwrap();
             let tx = guest.start().unwrap();
             guest.request(op::READ, tx, format!("{deep}\0")).unwrap();

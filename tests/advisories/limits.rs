@@ -55,8 +55,8 @@ fn xsa_072_request_over_4096_ends_the_connection() {
 
 #[test]
 fn xsa_324_an_event_over_4096_is_dropped() {
-    // A token may fill a WATCH request. An event with it does not fit into a message if the event's path is longer than
-    // the watched one.
+    // A token may fill a WATCH request. An event with such a token does not fit into a message if the event's path is
+    // longer than the watched one.
     for name in ["dom0", "dom5"] {
         each_world(|world| {
             world.guest(5);
@@ -119,8 +119,8 @@ fn xsa_326_a_guest_above_its_memory_quota_is_not_read() {
         paths.iter().for_each(|path| _ = world.admin.write(path, "v").unwrap());
         world.guest(5).watch("x", "t").unwrap();
         world.guest(5).next_event();
-        // Of 2,300 bytes of events the page takes 1,024: the rest is charged to the guest. Near the quota they would be
-        // deferred, so it is lowered below the present use afterwards.
+        // Of 2,300 bytes of events the page takes 1,024: the rest is charged to the guest. Near the quota, events would
+        // be deferred, so the quota is lowered below the present usage only afterwards.
         let before = world.accounted(5, "memory");
         paths.iter().for_each(|path| _ = world.admin.write(path, "w").unwrap());
         // An event has 23 bytes, and the page takes 1,024; another thread sends them.

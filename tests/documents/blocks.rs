@@ -5,9 +5,9 @@ use std::path::Path;
 
 /// A code block.
 pub struct Block {
-    /// The document that contains it.
+    /// The document that contains the block.
     pub file: String,
-    /// The line at which it begins.
+    /// The line at which the block begins.
     pub line: usize,
     pub text: String,
 }

@@ -1,4 +1,4 @@
-//! The test of each code block. A block is identified by its document and something in it.
+//! The test of each code block. A block is identified by its document and a text that the block contains.
 
 use xenstored::host::sim::SimClient;
 use xenstored::types::Domid;

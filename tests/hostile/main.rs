@@ -289,7 +289,7 @@ fn client_that_does_not_read_is_not_read_or_is_closed() {
         others_are_served(world);
         let grown = world.daemon.resident_bytes().saturating_sub(before);
         assert!(grown < 32 << 20, "grew by {grown} bytes for {sent} unread replies");
-        // A guest: its ring is not read any more.
+        // A guest's ring is not read any more.
         let guest = world.guest(5);
         guest.write("large", &"v".repeat(1500)).unwrap();
         let request =

@@ -25,7 +25,7 @@ pub const LONG_BYTES: usize = 1100;
 /// The write that the device model makes before it takes the replies.
 pub const LAST: (&str, &[u8]) = ("/local/domain/6/last", b"written");
 
-/// A node: its path, its value, its permissions; a `!` marks stale ones.
+/// A node: its path, its value, its permissions; a `!` marks stale permissions.
 pub type Written = (&'static str, &'static [u8], &'static str);
 
 /// All nodes of the domains except [`LONG`] and [`LAST`], parents first.

@@ -127,7 +127,7 @@ fn client_gone_before_the_reply_to_an_export_loses_no_domain() {
         let mut bulk = Bulk::connect(&world.daemon);
         bulk.send(bulk::EXPORT, "5|", &[std::os::fd::AsFd::as_fd(&writer)]);
         drop((bulk, writer));
-        // The stream is written to its end: the daemon closes the pipe when it is done with it.
+        // The stream is written to its end: the daemon closes the pipe after the last write.
         let mut stream = Vec::new();
         std::io::Read::read_to_end(&mut std::fs::File::from(reader), &mut stream).unwrap();
         assert!(!is_served(world));

@@ -32,8 +32,8 @@ fn taken_apart(stream: &[u8]) -> (Connection, Vec<Vec<u8>>) {
     (connections.remove(0), parts)
 }
 
-/// The stream of an imported domain that waits for its UNQUIESCE equals the imported one, byte for byte. Only its
-/// connection differs: the incarnation is another host's, and there is one event more.
+/// The stream of an imported domain that waits for its UNQUIESCE equals the imported one, byte for byte. Only the
+/// record of the connection differs: the incarnation is another host's, and there is one event more.
 #[test]
 fn imported_domain_is_exported_as_the_same_bytes() {
     each_pair(|from, to| {

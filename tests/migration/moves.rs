@@ -311,7 +311,8 @@ fn discard_during_reservations_leaves_nothing() {
         }
         let (stream, _) = Bulk::connect(&from.daemon).export("5|");
         to.create(5);
-        // Another domain's backend below its root makes each of its nodes a removal of its own.
+        // Another domain's backend below the domain's partition root makes the removal of each of the domain's nodes a
+        // separate operation.
         to.admin.write("/local/domain/5/backend/vif/6/0", "v").unwrap();
         let mut bulk = Bulk::connect(&to.daemon);
         let ends = AtomicBool::new(false);

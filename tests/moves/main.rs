@@ -125,7 +125,7 @@ fn is_quiesced(world: &mut World, domid: u16) {
     let report = std::fs::read_to_string(file).unwrap();
     let line = report.lines().find(|line| line.starts_with("quiesced domains:")).unwrap();
     let mut words = line.split(|c: char| !c.is_ascii_digit()).skip_while(|word| word.is_empty());
-    // The first number is their count.
+    // The first number is the count of the domains.
     words.next();
     assert!(words.any(|word| word == domid.to_string()), "domain {domid} is not quiesced: {line}");
 }

@@ -67,7 +67,7 @@ struct Transaction {
 pub struct Carried {
     /// Path, value, and permissions as in SET_PERMS; an entry that matches no living domain has a `!`.
     pub nodes: Vec<[String; 3]>,
-    /// Path as the client wrote it, token, depth, in the order in which they were set.
+    /// The watches: path as the client wrote it, token, depth; in the order in which they were set.
     pub watches: Vec<(String, String, Option<usize>)>,
     /// Whether a transaction is open.
     pub open: bool,

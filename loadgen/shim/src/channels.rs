@@ -60,7 +60,7 @@ pub extern "C" fn xenevtchn_fdopen(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn xenevtchn_close(handle: *mut Handle) -> c_int {
     if !handle.is_null() {
-        // SAFETY: it was made by `Box::into_raw`, and the caller gives up ownership.
+        // SAFETY: `handle` was made by `Box::into_raw`, and the caller gives up ownership.
         drop(unsafe { Box::from_raw(handle) });
     }
     0

@@ -80,7 +80,7 @@ fn port() -> io::Result<OwnedFd> {
 /// the kernel ignores it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn open(path: *const c_char, flags: c_int, mode: libc::mode_t) -> c_int {
-    // SAFETY: a string, as open(2) requires of its caller.
+    // SAFETY: `path` points to a NUL-terminated string, as open(2) requires of the caller.
     let path = unsafe { CStr::from_ptr(path) };
     let made = match path.to_bytes() {
         KVA => kva(),
@@ -117,7 +117,7 @@ pub unsafe extern "C" fn open64(path: *const c_char, flags: c_int, mode: libc::m
 /// As for unlink(2): `path` ends in a NUL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn unlink(path: *const c_char) -> c_int {
-    // SAFETY: a string, as unlink(2) requires of its caller.
+    // SAFETY: `path` points to a NUL-terminated string, as unlink(2) requires of the caller.
     let path = unsafe { CStr::from_ptr(path) };
     redirected(path, |path| {
         // SAFETY: unlinkat(2) reads a string, which lives for the duration of the call.
@@ -132,7 +132,7 @@ pub unsafe extern "C" fn unlink(path: *const c_char) -> c_int {
 /// As for mkdir(2): `path` ends in a NUL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mkdir(path: *const c_char, mode: libc::mode_t) -> c_int {
-    // SAFETY: a string, as mkdir(2) requires of its caller.
+    // SAFETY: `path` points to a NUL-terminated string, as mkdir(2) requires of the caller.
     let path = unsafe { CStr::from_ptr(path) };
     redirected(path, |path| {
         // SAFETY: mkdirat(2) reads a string, which lives for the duration of the call.

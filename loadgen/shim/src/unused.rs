@@ -1,5 +1,5 @@
 //! Functions of libxenctrl that oxenstored references through its OCaml library but never calls. The loader requires
-//! all of them (the program is linked with `-z now`).
+//! all of these functions (the program is linked with `-z now`).
 
 /// Aborts the process: no return value would be correct.
 fn called(name: &str) -> ! {

@@ -35,7 +35,7 @@ struct Inside {
     next_req: u32,
     waiting: VecDeque<Waiting>,
     watches: HashMap<String, Rc<RefCell<Slot<VecDeque<String>>>>>,
-    /// Whether it is on the list of clients with unsent output.
+    /// Whether the client is on the list of clients with unsent output.
     queued: bool,
     listens_for_room: bool,
 }
@@ -223,7 +223,7 @@ impl Client {
         let _ = link.deregister(self.0.stage.poll.borrow().registry());
     }
 
-    /// Returns the tokens of its watches with the number of unread events.
+    /// Returns the tokens of the client's watches with the number of unread events.
     pub fn watches(&self) -> Vec<(String, usize)> {
         let inside = self.0.inside.borrow();
         let watch = |(token, slot): (&String, &Rc<RefCell<Slot<VecDeque<String>>>>)| {

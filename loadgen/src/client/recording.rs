@@ -14,20 +14,20 @@ use xenstored::types::Domid;
 pub struct Asked {
     /// Number of replies and events that the client had received before.
     pub after: (u32, u32),
-    /// Length of its payload in bytes.
+    /// Length of the request's payload in bytes.
     pub len: usize,
     /// The payload of an INTRODUCE.
     pub introduce: Option<Vec<u8>>,
     /// Length of the reply's payload in bytes.
     pub reply: u16,
-    /// The events that it caused: the receiving client, and the payload's length in bytes.
+    /// The events that the request caused: the receiving client, and the payload's length in bytes.
     pub events: Vec<(usize, u16)>,
 }
 
 /// A client and its requests.
 #[derive(Debug)]
 pub struct Actor {
-    /// The domain whose ring it has; `None` for a socket.
+    /// The domain whose ring the client has; `None` for a socket.
     pub ring: Option<Domid>,
     /// When the client started: after this many replies to the client that got the last reply before.
     pub after: Option<(usize, u32)>,

@@ -63,7 +63,7 @@ const PERMS: [&str; 22] = [
 
 const TOKENS: [&str; 5] = ["x", "y", "", "a token", "*"];
 
-/// Operations with their weights.
+/// Operations with their weights in random choices.
 const WEIGHTS: [(u32, usize); 20] = [
     (op::READ, 110),
     (op::WRITE, 170),

@@ -140,7 +140,7 @@ impl History {
         let path = path(step).unwrap_or_default();
         let changes = [op::WRITE, op::MKDIR, op::RM, op::SET_PERMS].contains(kind);
         if changes && who.is_guest() {
-            // A node written by a guest may be its own from now on, and so may parents created with it.
+            // From now on the guest may own the node that it wrote, and the parents created along with the node.
             let may_make = |node: &&[u8]| self.open_above || !is_given(node);
             let made = parents(&path).chain([&*path]).filter(may_make);
             self.by_guests.extend(made.map(<[u8]>::to_vec));

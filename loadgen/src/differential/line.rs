@@ -19,7 +19,7 @@ pub struct Reply {
     pub kind: u32,
     /// The payload, without the header.
     pub payload: Vec<u8>,
-    /// Whether it has the request's transaction id.
+    /// Whether the reply has the request's transaction id.
     pub echoed: bool,
 }
 

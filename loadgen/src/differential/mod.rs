@@ -62,8 +62,9 @@ fn fresh(forgotten: Option<&'static Known>) -> io::Result<Trial> {
     Ok(Trial { gone: vec![false; worlds.len()], worlds, seed: 0, forgotten })
 }
 
-/// Prepares a trial for the next sequence. Restarts a peer that left it, or that cannot be reset: with the owner of
-/// `@releaseDomain`, oxenstored removes that node. Returns an error text if our own daemon cannot be reset.
+/// Prepares a trial for the next sequence. Restarts a peer that left the previous sequence, or that cannot be reset:
+/// with the owner of `@releaseDomain`, oxenstored removes that node. Returns an error text if our own daemon cannot be
+/// reset.
 ///
 /// # Errors
 /// Those of starting a peer.

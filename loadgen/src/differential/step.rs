@@ -61,7 +61,7 @@ pub enum Tx {
 pub enum Step {
     /// A request of a client.
     Request {
-        /// The client that sends it.
+        /// The client that sends the request.
         who: Who,
         /// The operation's number (xs_wire.h).
         kind: u32,

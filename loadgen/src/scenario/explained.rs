@@ -18,7 +18,7 @@ pub struct Explained {
 }
 
 impl Explained {
-    /// Requests a target's report; returns `None` if it is not ours. Cost: a traversal of all its nodes.
+    /// Requests a target's report; returns `None` if it is not ours. Cost: a traversal of all nodes of the target.
     pub fn by(running: &Running, target: &Target) -> Result<Option<Explained>> {
         if *target != Target::Ours {
             return Ok(None);

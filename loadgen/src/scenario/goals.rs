@@ -9,7 +9,7 @@ use crate::measure::Measured;
 pub struct Goal {
     /// The goal's text with the figures found.
     pub text: String,
-    /// Whether it was reached; `None` if the run was too short to tell.
+    /// Whether the goal was reached; `None` if the run was too short to decide.
     pub reached: Option<bool>,
 }
 

@@ -1,7 +1,7 @@
 //! The event channels of one thread: an epoll descriptor in place of `/dev/xen/evtchn`.
 //!
-//! A port is registered one-shot. The kernel disarms it when it reports it, so a masked port cannot wake this thread,
-//! however often its guest notifies. Rearming checks the channel again. Notifications are drained when they are
+//! A port is registered one-shot. The kernel disarms a port when it reports the port, so a masked port cannot wake this
+//! thread, however often its guest notifies. Rearming checks the channel again. Notifications are drained when they are
 //! reported, never at the unmask, so the unmask finds every notification that arrived after a report.
 
 use std::collections::HashMap;
@@ -80,7 +80,7 @@ impl SimChannels {
         Ok(port)
     }
 
-    /// Drains the notifications of a reported port. The kernel has masked it.
+    /// Drains the notifications of a reported port. The kernel has already masked the port.
     fn take(&mut self, port: Port, flags: EventFlags) {
         let Some(binding) = self.bindings.get_mut(&port) else { return };
         match binding {

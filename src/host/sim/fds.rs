@@ -21,8 +21,8 @@ use crate::host::page::PAGE_BYTES;
 /// anything beyond this limit is reported again, which costs the daemon no more calls than it costs the guest.
 const DRAIN_MAX: usize = 16;
 
-/// Requested send buffer at both ends. The kernel raises it to its minimum (4,608 bytes, six notifications); with the
-/// default, each of 10,000 idle guests could pin 200 KiB of kernel memory.
+/// Requested send buffer at both ends. The kernel raises this value to its minimum (4,608 bytes, six notifications);
+/// with the default, each of 10,000 idle guests could pin 200 KiB of kernel memory.
 const SEND_BUFFER_BYTES: usize = 1;
 
 /// Creates a zeroed ring page. Returns the memory file for the guest and the daemon's mapping.

@@ -46,7 +46,7 @@ impl Reason {
     }
 }
 
-/// A domain as `list` shows it: `7:running`, `8:suspend`.
+/// A domain in the form in which `list` shows it: `7:running`, `8:suspend`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listed {
     /// The domain's number.

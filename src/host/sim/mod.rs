@@ -104,7 +104,7 @@ impl Drop for SimHost {
     fn drop(&mut self) {
         self.stop.stop();
         if let Some(thread) = self.thread.take() {
-            let _ = thread.join(); // A panic in it has been reported where it happened.
+            let _ = thread.join(); // A panic in the thread has already been reported.
         }
         let _ = std::fs::remove_file(&self.path);
     }

@@ -60,7 +60,7 @@ struct Client {
     /// Descriptors that came with the bytes of `input` or of the line being handled, and are dropped with those. One
     /// more than any line can use is kept, as a sign that there were too many.
     fds: Vec<OwnedFd>,
-    /// Whether it is in the queue `ready`.
+    /// Whether the client is in the queue `ready`.
     queued: bool,
 }
 

@@ -92,7 +92,7 @@ impl<T: FromZeros> Buffer<T> {
 
     /// Returns the value, to be filled in for the next hypercall.
     pub fn get_mut(&mut self) -> &mut T {
-        // SAFETY: as for `get`.
+        // SAFETY: for the same reasons as in `get`.
         unsafe { self.pages.as_mut() }
     }
 }

@@ -14,8 +14,8 @@ pub trait Argument: Copy {
     const NUMBER: u8;
 }
 
-/// Makes the ioctl of this argument. Returns its result, which is not negative, and the argument as the kernel left
-/// it.
+/// Makes the ioctl of this argument. Returns the ioctl's result, which is not negative, and the argument as modified by
+/// the kernel.
 ///
 /// # Safety
 /// Counts and addresses in the argument must be valid, and `fd` must be the device of its group.

@@ -37,7 +37,7 @@ pub enum StartError {
     NoDevice {
         /// The device.
         path: PathBuf,
-        /// The module that makes it.
+        /// The module that creates the missing device.
         module: &'static str,
     },
     /// The process does not run as root, or it is restricted.

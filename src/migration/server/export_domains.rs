@@ -23,8 +23,8 @@ const FORM: Form = (VERSION, Order::Little);
 /// Buffer size of writes of small records to a pipe or file.
 const WRITE_BYTES: usize = 1 << 16;
 
-/// Exports domains into one stream, or each into its own. Cost: their connections on their owner threads, all locks
-/// of the store for the snapshot, and their nodes.
+/// Exports domains into one stream, or each into its own. Cost: copies of the domains' connections on their owner
+/// threads, all locks of the store for the snapshot, and a visit to each node of the domains.
 ///
 /// # Errors
 /// `EINVAL` if there is neither one descriptor nor one per domain; `EIO` if one cannot be written, in which case

@@ -62,7 +62,7 @@ fn path_named(value: &[u8]) -> Option<Path<'_>> {
     Path::parse(value).ok().filter(|_| !name.is_empty())
 }
 
-/// Returns whether a domain can write a node with these permissions. Without any permissions it can.
+/// Returns whether a domain can write a node with these permissions. A node without any permissions counts as writable.
 fn can_write(domid: Domid, perms: &[Entry]) -> bool {
     let Some((owner, others)) = perms.split_first() else { return true };
     let means = |entry: &&Entry| !entry.ignored && [domid, Domid::ANY].contains(&entry.domid);

@@ -88,7 +88,7 @@ impl<R: Read> Reader<R> {
         self.version
     }
 
-    /// Returns the byte order of its records.
+    /// Returns the byte order of the stream's records.
     pub fn order(&self) -> Order {
         self.order
     }
@@ -103,7 +103,7 @@ impl<R: Read> Reader<R> {
         self.offset
     }
 
-    /// Returns the next record; `None` after END. Cost: its length, at most [`RECORD_BYTES_MAX`].
+    /// Returns the next record; `None` after END. Cost: linear in the record's length, at most [`RECORD_BYTES_MAX`].
     ///
     /// # Errors
     /// With the record's number and offset. The rest of the stream cannot be read after an error.

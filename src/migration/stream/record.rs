@@ -75,7 +75,7 @@ pub enum Transport {
     Socket(u32),
 }
 
-/// A watch as set by its client.
+/// A watch in the form in which its client set it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Watch {
     /// conn-id of the watch's client.
@@ -110,7 +110,7 @@ pub type QuotaValue = (Vec<u8>, u32);
 pub struct Domain {
     /// The domid.
     pub domid: Domid,
-    /// The feature bits offered to it; version 2 and later.
+    /// The feature bits offered to the domain; version 2 and later.
     pub features: Option<u32>,
     /// The domain's own quota values.
     pub quotas: Vec<QuotaValue>,

@@ -65,7 +65,7 @@ impl Client {
         Client { connection, watches: Vec::new(), transactions: BTreeMap::new() }
     }
 
-    /// Returns the domain to which its relative paths refer; for a socket the control domain.
+    /// Returns the domain to which the client's relative paths refer; for a socket the control domain.
     pub fn domid(&self) -> Domid {
         match self.connection.transport {
             Transport::Ring(domid, ..) => domid,
@@ -75,7 +75,7 @@ impl Client {
 }
 
 impl State {
-    /// Reads a stream to its end. Cost: its length; takes at most [`STATE_BYTES_MAX`] of memory.
+    /// Reads a stream to its end. Cost: linear in the stream's length; takes at most [`STATE_BYTES_MAX`] of memory.
     ///
     /// # Errors
     /// With the record's number and offset.

@@ -71,11 +71,11 @@ pub struct Row {
     pub operation: Operation,
     /// The name in xenstore.txt or in the extensions' documents.
     pub name: &'static str,
-    /// The domains that may request it.
+    /// The domains that may request the operation.
     pub access: Access,
-    /// The meaning of a transaction id in its header.
+    /// The meaning of a transaction id in the operation's header.
     pub transaction: TransactionId,
-    /// The parser of its payload.
+    /// The parser of the operation's payload.
     pub parser: Parser,
 }
 

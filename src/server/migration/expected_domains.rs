@@ -46,7 +46,7 @@ pub fn arrive(
 }
 
 /// Discards a domain that was imported and not served since, and restores its settings from before the import. Returns
-/// its partitions, and whether it was introduced.
+/// the domain's partitions, and whether the domain was introduced.
 ///
 /// # Errors
 /// `EINVAL` if it is in another state.

@@ -42,7 +42,8 @@ pub fn quiesced(worker: &mut Worker, domid: Domid) -> Result<&mut Connection, Er
     }
 }
 
-/// Returns a quiesced domain's connection as a value, and its version. Cost: its watches and unsent bytes.
+/// Returns a quiesced domain's connection as a value, and its version. Cost: linear in the connection's watches and
+/// unsent bytes.
 ///
 /// # Errors
 /// `ENOENT` if the domain is not introduced, `EAGAIN` if it is not quiesced (any more).
@@ -77,7 +78,8 @@ pub fn save_connection(worker: &mut Worker, domid: Domid) -> Result<(Client, u64
     Ok((Client { connection: sent, watches, transactions }, version))
 }
 
-/// Restores a saved connection, quiesced, and returns the partitions saved with it. Cost: that of setting its watches.
+/// Restores a saved connection, quiesced, and returns the partitions saved with it. Cost: that of setting the
+/// connection's watches.
 ///
 /// A watch fires if its client could have missed a change: if its partition has changed since it was saved or did not
 /// move with the domain, or if partitions lie below its path.

@@ -14,9 +14,9 @@ const CHARGE_STEP: u64 = 16 << 10;
 /// An open transaction.
 pub struct OpenTransaction {
     pub transaction: Transaction,
-    /// When its snapshots were taken, or last renewed for a replay; `None` if it has none.
+    /// When the transaction's snapshots were taken, or last renewed for a replay; `None` without snapshots.
     pub snapshots_from: Option<Instant>,
-    /// The charge for it in the quota `memory`.
+    /// The charge for the transaction in the quota `memory`.
     pub charged: u64,
 }
 

@@ -60,7 +60,7 @@ impl Snapshots {
         self.0.push_back(snapshot);
     }
 
-    /// Takes the oldest snapshot if it is due to be dropped.
+    /// Takes the oldest snapshot if it must be dropped now.
     pub fn take_due(&mut self, store: &Store, now: Instant) -> Option<Snapshot> {
         self.next_due(store, now).filter(|due| *due <= now)?;
         self.0.pop_front()

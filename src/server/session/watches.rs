@@ -149,7 +149,7 @@ impl Watches {
         &self.slots[self.groups[group as usize].slots[0] as usize]
     }
 
-    /// Adds a watch. Returns its name and its group.
+    /// Adds a watch. Returns the watch's name and its group.
     pub fn insert(&mut self, mut watch: Watch) -> (WatchId, GroupSummary<'_>) {
         let (seq, depth, has_depth) = (watch.seq, watch.depth, watch.depth.is_some());
         let group = self.find_group(watch.path.as_path(), has_depth);

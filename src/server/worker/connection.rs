@@ -73,7 +73,7 @@ impl Connection {
         }
     }
 
-    /// Returns its ring, if it has one.
+    /// Returns the connection's ring, if it has one.
     pub fn ring(&mut self) -> Option<&mut Ring> {
         match &mut self.transport {
             Transport::Ring(ring) => Some(ring),

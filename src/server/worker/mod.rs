@@ -59,12 +59,12 @@ pub const CHANNELS: Token = Token(usize::MAX - 1);
 
 /// The state of a worker.
 pub struct Worker {
-    /// The part that its sessions use.
+    /// The part of the worker that its sessions use.
     pub core: Core,
     pub poll: Poll,
     pub clients: Clients,
     pub channels: EventChannels,
-    /// The states of the domains whose owner thread it is.
+    /// The states of the domains whose owner thread this worker is.
     pub domains: DomainStates,
     /// Messages taken and not handled.
     pub inbox: Inbox,

@@ -90,8 +90,8 @@ fn timeout(worker: &Worker) -> Option<Duration> {
     Some(next.saturating_duration_since(core.now))
 }
 
-/// Handles readiness of a socket. The end of its stream is reported once, possibly before the bytes in front of it are
-/// read, so it is noted.
+/// Handles readiness of a socket. The end of a socket's stream is reported only once, possibly before the preceding
+/// bytes are read, so it is recorded.
 fn socket_ready(worker: &mut Worker, slot: Slot, ends: bool) {
     if ends && let Some(connection) = worker.clients.get_mut(slot) {
         connection.stream = Stream::HalfClosed;

@@ -22,7 +22,7 @@ pub struct Tries {
 pub struct WatchList {
     /// The thread's number.
     pub thread: u16,
-    /// The watches that its connections have set.
+    /// The watches that the thread's connections have set.
     pub watches: Vec<(PathBuf, Entry)>,
     /// The tries at that moment.
     pub tries: Tries,

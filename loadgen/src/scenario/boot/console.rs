@@ -29,7 +29,7 @@ pub(super) async fn run(machine: Weak<Machine>, client: Client) -> Result<()> {
     }
 }
 
-/// Serves a domain's console, once the toolstack has made it. Returns the watch on it.
+/// Serves a domain's console, once the toolstack has made it. Returns the watch on the console.
 async fn serve(client: Client, domid: Domid) -> Result<Watch> {
     let console = format!("{}/console", home(domid));
     let watch = client.watch(&console, &console).await?;

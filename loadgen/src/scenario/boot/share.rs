@@ -217,7 +217,7 @@ impl Shares {
 }
 
 impl Drop for Shares {
-    /// Ends the processes and their domains. After a failed storm they would otherwise continue.
+    /// Ends the processes and their domains. After a failed storm the processes would otherwise continue.
     fn drop(&mut self) {
         for child in &mut self.children {
             let _ = child.kill();

@@ -18,7 +18,7 @@ const DIRECTORIES: usize = 30;
 const PAIRS: usize = 505;
 /// Length in bytes of a path near the maximum.
 const DEEP_BYTES: usize = 2040;
-/// Length in bytes of a long token: [`WATCHES`] of them bring a guest near its memory quota.
+/// Length in bytes of a long token: [`WATCHES`] of these tokens bring a guest near its memory quota.
 const TOKEN_BYTES: usize = 2300;
 /// Longer than the daemon keeps a transaction's snapshot.
 const HELD: Duration = Duration::from_millis(1100);
@@ -34,9 +34,9 @@ pub enum Step {
     Transaction {
         /// The requests of the transaction.
         requests: Vec<Asked>,
-        /// Time for which it stays open after them.
+        /// Time for which the transaction stays open after its requests.
         held: Duration,
-        /// Whether it is committed or aborted.
+        /// Whether the transaction is committed or aborted.
         commits: bool,
     },
     /// Writes indices that violate the protocol, and requests a reconnection once the daemon stops serving the ring.

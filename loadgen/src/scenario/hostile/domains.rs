@@ -12,7 +12,7 @@ use crate::target::{Running, Target};
 use crate::trouble::Result;
 use crate::wrong;
 
-/// Workers of our daemon. A domain's owner thread is its domid modulo this.
+/// Workers of our daemon. The owner thread of a domain has the number domid modulo this.
 pub const SHARDS: u16 = 2;
 /// Well-behaved guests, one on each thread.
 pub const ELSEWHERE: Domid = Domid(10);
@@ -101,7 +101,7 @@ fn build(
 pub struct Memory {
     /// Peak resident memory.
     pub peak: u64,
-    /// Memory charged to its domains now; `None` for peers.
+    /// Memory charged to the daemon's domains now; `None` for peers.
     pub charged: Option<u64>,
     /// Sum of the domains' peak charges; `None` for peers.
     pub charged_at_most: Option<u64>,

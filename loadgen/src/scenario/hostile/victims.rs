@@ -241,7 +241,7 @@ async fn small_domain_request(
         0 => client.must(Operation::Release, 0, &words(&[&domid.to_string()])).await.map(drop),
         2 => client.must(Operation::Introduce, 0, introduction).await.map(drop),
         _ => {
-            // C xenstored removes it with RELEASE.
+            // C xenstored removes the domain's nodes with RELEASE.
             let _ = client.request(Operation::Rm, 0, &words(&[&home])).await?;
             client.write(0, &format!("{home}/{NAME}"), VALUE).await
         }

@@ -29,8 +29,8 @@ pub struct Seen {
     pub watches: Cell<u64>,
 }
 
-/// Compares domains at the source, which has released them, with those at the destination. Only their own `data` may
-/// differ, which is compared with the guests' observations.
+/// Compares domains at the source, which has released them, with those at the destination. Only the domains' own `data`
+/// may differ, which is compared with the guests' observations.
 pub fn compare(source: &Path, destination: &Path, beliefs: Vec<Belief>) -> Result<Rc<Seen>> {
     let (stage, seen) = (Stage::new()?, Rc::new(Seen::default()));
     let beliefs = Rc::new(RefCell::new(VecDeque::from(beliefs)));

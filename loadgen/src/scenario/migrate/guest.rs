@@ -1,8 +1,8 @@
 //! A guest that works during its migration, and detects lost or duplicated requests and events.
 //!
-//! In each step it reads a counter, increments it and reads it again, pipelined: the three requests and their replies
-//! are in its ring at the same time, and some are longer than the ring. Then the guest waits for the events of its
-//! writes. Every second step creates and removes a node, every third increments another number in a transaction.
+//! In each step the guest reads a counter, increments it and reads it again, pipelined: the three requests and their
+//! replies are in the ring at the same time, and some are longer than the ring. Then the guest waits for the events of
+//! its writes. Every second step creates and removes a node, every third increments another number in a transaction.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -29,7 +29,7 @@ const COUNTER: &str = "data/counter";
 const SUM: &str = "data/sum";
 const PULSE: &str = "data/pulse";
 
-/// A phase of all guests. Each checks it once per step.
+/// A phase of all guests. Each guest checks the phase once per step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
 pub enum Phase {
     /// The guests work.
@@ -87,9 +87,9 @@ impl Show {
 /// A guest's final state as observed by itself.
 pub struct Belief {
     pub domid: Domid,
-    /// Nodes of its own with their values.
+    /// The guest's own nodes with their values.
     pub nodes: [(&'static str, String); 2],
-    /// The tokens of its watches.
+    /// The tokens of the guest's watches.
     pub tokens: Vec<String>,
 }
 
@@ -215,7 +215,7 @@ pub async fn run(show: Rc<Show>, client: Client, domid: Domid, late: Duration) -
         guest.show.ready.set(guest.show.ready.get() + 1);
     }
     guest.take_rest()?;
-    // The watches from before: their nodes have not changed.
+    // The events of older watches are not expected again, as their nodes have not changed.
     for (token, unheard) in guest.client.watches() {
         if unheard > before.get(&token).copied().unwrap_or(0) {
             let text = format!("domain {domid} gets an unexpected event of {token:?}");

@@ -101,7 +101,8 @@ impl Drop for Stayers {
     }
 }
 
-/// Sends requests whenever it is started, and once before, so that the start of the thread does not count as latency.
+/// Sends requests whenever the measurement is started, and once before, so that the start of the thread does not count
+/// as latency.
 fn stay(
     mut guest: (Paced, Request),
     begun: &Receiver<()>,

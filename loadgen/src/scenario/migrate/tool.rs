@@ -21,7 +21,7 @@ const TIMEOUT: Duration = Duration::from_secs(300);
 /// The way in which the domains are moved.
 #[derive(Clone, Copy, Debug)]
 pub enum Manner {
-    /// One command for all, with its default options.
+    /// One command for all domains, with default options.
     InBulk,
     /// One command per domain.
     OneByOne,
@@ -48,7 +48,7 @@ struct Summary {
 
 /// The accumulated output of the tool.
 pub struct Moved {
-    /// From its first connection to its last reply.
+    /// Time from the tool's first connection to its last reply.
     pub period: Option<Range<Instant>>,
     /// From each batch's EXPORT_DOMAINS to each domain's UNQUIESCE, in nanoseconds.
     pub pauses: Histogram<u64>,

@@ -15,9 +15,9 @@ pub(super) struct Line {
     sent: usize,
     /// Number of bytes of the server's replies sent so far.
     pub(super) replied: usize,
-    /// Whether it is on the list of connections with unsent output.
+    /// Whether the connection is on the list of connections with unsent output.
     pub(super) queued: bool,
-    /// Whether it is polled for writability.
+    /// Whether the connection is polled for writability.
     pub(super) waits_for_room: bool,
 }
 
@@ -26,7 +26,7 @@ pub(super) enum After {
     Nothing,
     /// Wait for room to send the rest.
     WaitForRoom,
-    /// Process the ring again: it has more requests or room, and no notification will follow.
+    /// Process the ring again: the ring has more requests or room, and no notification will follow.
     Again,
 }
 

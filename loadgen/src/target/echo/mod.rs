@@ -2,8 +2,8 @@
 //! minimum on this machine.
 //!
 //! The echo server does what any server of this protocol must do: wait, read a batch, split it into messages, and write
-//! the replies of a connection at once. Of a request it uses only the length, and copies type and ids to the reply. All
-//! further cost of a daemon is the daemon's own.
+//! the replies of a connection at once. The server uses only the length of a request, and copies type and ids to the
+//! reply. All further cost of a daemon is the daemon's own.
 //!
 //! ```text
 //!   INTRODUCE   starts to serve a domain's ring, like a socket

@@ -217,7 +217,7 @@ impl Thread {
 
     /// Replies to all requests received on a connection; closes it on an error.
     fn serve(&mut self, number: u32) {
-        // Taken out of its slot, as replies may be sent to any connection.
+        // The line is taken out of its slot, as replies may be sent to any connection.
         let Some(mut line) = self.slot(number).take() else { return };
         match line.receive().and_then(|open| self.answer(number, &mut line).map(|()| open)) {
             Ok(true) => {
