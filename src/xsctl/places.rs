@@ -115,8 +115,9 @@ pub fn explain(
         // Only the operator can find out whether the source will ever serve the domain again.
         Source::InDoubt => (
             format!(
-                "it is {there}, and the source did not report whether it released it; if it did, \
-                 or is lost: {}; if it did, and the destination has lost it: {}; else: {}; {}",
+                "it is {there}, and the source did not report whether it released the domain; if \
+                 the source did, or is lost: {}; if the source did, and the destination has lost \
+                 the domain: {}; else: {}; {}",
                 unquiesce_destination(),
                 take_up(),
                 discard(),

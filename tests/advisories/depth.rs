@@ -40,7 +40,7 @@ fn xsa_418_path_of_a_thousand_levels_fits_a_small_stack() {
         guest.write(&deep, "v").unwrap();
         world.until_released(5);
         assert_eq!(world.admin.read("/local/domain/5"), Err("ENOENT".to_owned()));
-        // A tree that is left when the daemon stops.
+        // A tree that still exists when the daemon stops.
         world.admin.write(&"/a".repeat(1024), "v").unwrap();
     });
 }
@@ -100,7 +100,7 @@ fn xsa_418_watches_on_a_thousand_levels_fit_a_small_stack() {
             assert!(guest.pipeline(&all(op::UNWATCH, first)[900..]).iter().all(Result::is_ok));
             guest.request(op::RESET_WATCHES, 0, "\0").unwrap();
         }
-        // Watches that are left when the daemon stops.
+        // Watches that still exist when the daemon stops.
         assert!(guest.pipeline(&all(op::WATCH, "")).iter().all(Result::is_ok));
     });
 }

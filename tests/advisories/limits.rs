@@ -213,7 +213,7 @@ fn xsa_330_reset_watches_leaks_nothing() {
 }
 
 #[test]
-fn xsa_416_a_pending_reply_holds_its_own_bytes() {
+fn xsa_416_a_pending_reply_takes_only_its_own_bytes() {
     const DOMAINS: u64 = 100;
     // Twenty replies may be outstanding; together with three more in the page they are below the 8 KiB at which reading
     // stops.

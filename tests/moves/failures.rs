@@ -79,7 +79,7 @@ fn release_without_a_reply_is_queried_again() {
     }
 }
 
-/// The source cannot be asked again: nothing is served anywhere, and an operator must choose.
+/// The source cannot be asked again: the domains are not served anywhere, and an operator must decide.
 #[test]
 fn release_in_doubt_is_left_to_the_operator() {
     for action in [Action::Gone, Action::GoneAfter] {

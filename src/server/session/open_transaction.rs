@@ -21,8 +21,8 @@ pub struct OpenTransaction {
 }
 
 impl OpenTransaction {
-    /// Charges for the transaction up to `needed` bytes, for a request on `path`. Returns `false` if a quota of the
-    /// caller is reached.
+    /// Raises the charge for the transaction to `needed` bytes, for a request on `path`. Returns `false` if a quota of
+    /// the caller is reached.
     pub fn reserve(
         &mut self,
         registry: &Registry,
