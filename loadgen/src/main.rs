@@ -13,7 +13,7 @@ use loadgen::trouble::ClientError;
 use mimalloc::MiMalloc;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Same allocator as the daemon (its `src/main.rs`), since `loadgen daemon` is the daemon.
+/// The allocator is that of the daemon (`src/main.rs`), since `loadgen daemon` is the daemon.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 

@@ -146,7 +146,7 @@ impl Mailbox {
         self.urgent.pop()
     }
 
-    /// Takes the oldest batch of events or message in order with them. The events count as undelivered until
+    /// Takes the oldest batch of events or message that must not overtake events. The events count as undelivered until
     /// [`Mailbox::delivered`].
     pub fn pop_event(&self) -> Option<Message> {
         self.events.pop()
@@ -169,7 +169,7 @@ impl Mailbox {
         self.signal.may_sleep(|| self.urgent.is_empty() && !has_events())
     }
 
-    /// Returns whether events, or messages in order with them, are queued.
+    /// Returns whether events, or messages that must not overtake events, are queued.
     pub fn has_events(&self) -> bool {
         !self.events.is_empty()
     }

@@ -30,7 +30,8 @@ impl Scenario for FanOut {
 
     fn about(&self) -> &'static str {
         "One writer, and 1,000 watches of its node on 100 connections: each must get exactly one \
-         event of each write before the next. The latency is from a write to its last event."
+         event of each write before the next. The latency is the time from a write to its last \
+         event."
     }
 
     fn unit(&self) -> &'static str {

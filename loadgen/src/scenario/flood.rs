@@ -34,9 +34,10 @@ impl Scenario for Flood {
     }
 
     fn about(&self) -> &'static str {
-        "A guest writes as fast as its ring takes it; a victim on another ring reads at half the \
-         rate that it reaches alone, one request after another. Its latencies, from the scheduled \
-         time of each request, are those beside the flood; p99 alone is of the same round."
+        "A guest writes as fast as its ring accepts requests; a victim on another ring reads at \
+         half the rate that it reaches without the flood, one request after another. The latencies \
+         are those of the victim during the flood, from the scheduled time of each request; the \
+         p99 without the flood is from the same round."
     }
 
     fn cases(&self, _plan: &Plan) -> Vec<Case> {

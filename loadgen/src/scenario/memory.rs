@@ -27,7 +27,7 @@ impl Scenario for Memory {
 
     fn about(&self) -> &'static str {
         "Growth of the daemon's resident memory by 100,000 and 1,000,000 nodes with values of 64 \
-         bytes, 1,000 a domain at depth 4 to 6, and the cost of creating them."
+         bytes, 1,000 per domain at depths of 4 to 6, and the cost of creating them."
     }
 
     fn unit(&self) -> &'static str {

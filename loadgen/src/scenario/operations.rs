@@ -68,19 +68,21 @@ impl Scenario for Operations {
     fn about(&self) -> &'static str {
         match self.0 {
             Work::Read => {
-                "READ of a value of 3 bytes, one of 1,000 nodes at random; over a ring, of the \
-                 guest's name. Each reply is compared with what was written."
+                "READ of a value of 3 bytes from one of 1,000 nodes at random; over a ring, from \
+                 the guest's node `name`. Each reply is compared with what was written."
             }
             Work::Write => {
-                "WRITE of a value that always changes, to one of 1,000 nodes at random; over a \
-                 ring, of the guest's name."
+                "WRITE of a changing value to one of 1,000 nodes at random; over a ring, to the \
+                 guest's node `name`."
             }
             Work::Directory => {
-                "DIRECTORY of a node with 100 children; over a ring, each guest has its own."
+                "DIRECTORY of a node with 100 children; over a ring, each guest lists a node of \
+                 its own."
             }
             Work::Mixed => {
                 "Four READs for each WRITE, at random over 1,000 domains of 30 nodes each; over a \
-                 ring, over the guest's own 30. A value names its node, and each value read must."
+                 ring, over the guest's own 30. Each value contains the name of its node, which is \
+                 checked in each value read."
             }
         }
     }

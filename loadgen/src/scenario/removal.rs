@@ -33,9 +33,9 @@ impl Scenario for Removal {
     }
 
     fn about(&self) -> &'static str {
-        "RM of up to 100,000 nodes in one request, beside a reader of another domain's node that \
-         sends a request every 500 us. Its latencies count from the scheduled time; without a \
-         removal they are those of the machine."
+        "RM of up to 100,000 nodes in one request, while a client reads another domain's node \
+         every 500 us. The reader's latencies count from the scheduled time of each request; those \
+         without a removal show the noise of the machine."
     }
 
     fn cases(&self, plan: &Plan) -> Vec<Case> {

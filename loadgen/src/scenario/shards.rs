@@ -22,8 +22,8 @@ impl Scenario for Shards {
 
     fn about(&self) -> &'static str {
         "The mixed load, 64 connections at depth 16, on our daemon and the echo server with one \
-         thread and with two. CPU per request should be alike; instructions are counted by `cargo \
-         bench --bench requests`."
+         thread and with two. The CPU time per request should be similar; instructions are counted \
+         by `cargo bench --bench requests`."
     }
 
     fn cases(&self, _plan: &Plan) -> Vec<Case> {

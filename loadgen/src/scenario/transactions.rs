@@ -46,7 +46,7 @@ impl Scenario for Transactions {
             "Transactions of START, 5 READs, 3 WRITEs of values that change, END, all on one \
              subtree. One of the nodes is a counter that each of them increments: in the end it \
              must equal the number of commits. A client retries after a conflict until it commits; \
-             with our daemon that takes three tries at most."
+             with our daemon that takes at most three tries."
         } else {
             "The same transactions, each connection on a subtree of its own: none may fail."
         }

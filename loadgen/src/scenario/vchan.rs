@@ -36,7 +36,7 @@ impl Scenario for Vchan {
         "Up to 256 libvchan set-ups at once between two guests, with default quotas: for each a \
          transaction that writes ring reference and event channel and lets the peer see them, two \
          watches held until the peer has connected, then UNWATCH and RM. A set-up that a quota \
-         refuses has failed; counted are those that succeeded."
+         refuses has failed; the successful ones are counted."
     }
 
     fn unit(&self) -> &'static str {

@@ -32,9 +32,9 @@ impl Scenario for Walk {
     }
 
     fn about(&self) -> &'static str {
-        "Debian's xenstore-ls -fp looks at up to 120,000 nodes: DIRECTORY, READ and GET_PERMS of \
-         each, one request after another. The echo server sends the same client the replies that \
-         our daemon gave; its output must be the same with both."
+        "Debian's xenstore-ls -fp visits up to 120,000 nodes: DIRECTORY, READ and GET_PERMS of \
+         each, one request after another. The echo server sends the replies of our daemon to the \
+         same client, whose output must be the same with both."
     }
 
     fn cases(&self, plan: &Plan) -> Vec<Case> {

@@ -33,9 +33,9 @@ impl Scenario for Xsbench {
 
     fn about(&self) -> &'static str {
         "The published benchmark of oxenstored: 300 domains with three disks each are started and \
-         stopped, all in parallel over one socket, six transactions each. In the end nothing may \
-         be left of them. Each daemon has a minute. C's transactions fail nearly always here, and \
-         every try that fails is a whole transaction of requests."
+         stopped, all in parallel over one socket, six transactions each. In the end no node of \
+         these domains may be left. Each daemon has a minute. Nearly all transactions of C \
+         xenstored fail here, and each failed try repeats all requests of its transaction."
     }
 
     fn unit(&self) -> &'static str {

@@ -122,7 +122,7 @@ impl EventChannels {
 
     /// Asks the host which domains changed, and notifies their owner threads.
     fn domains_changed(&mut self, core: &Core) {
-        // Lazy: only a host that cannot report which domains changed iterates over all of them.
+        // The iterator of domains is lazy: only a host that cannot report which domains changed uses it.
         let registry = core.registry();
         let mut known = std::iter::once_with(|| registry.known()).flatten();
         let mut changed = Vec::new();

@@ -15,7 +15,7 @@ const WEIGHT_PER_PASS: usize = 256;
 pub struct Inbox {
     /// Messages that wait until the connection being served is back in its slot.
     pub postponed: VecDeque<Message>,
-    /// Events, and messages in order with them, that exceed the pass, oldest first.
+    /// Events, and messages that must not overtake events, which exceed the pass; oldest first.
     pub undelivered: VecDeque<Message>,
     /// The weight of events that this pass may still deliver.
     pub may_deliver: usize,
@@ -27,7 +27,8 @@ impl Inbox {
         self.may_deliver = WEIGHT_PER_PASS;
     }
 
-    /// Takes the next batch of events or message in order with them, if this pass may still deliver some.
+    /// Takes the next batch of events, or the next message that must not overtake events, if this pass may still
+    /// deliver some.
     pub fn next_event(&mut self, mailbox: &Mailbox) -> Option<Message> {
         if self.may_deliver == 0 {
             return None;

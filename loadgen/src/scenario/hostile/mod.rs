@@ -67,13 +67,13 @@ impl Scenario for Hostile {
     }
 
     fn about(&self) -> &'static str {
-        "Guests within their quotas do their worst (--attackers N, --attack NAME), one attack \
-         after another, then all at once. Victims beside them are two guests, on their thread and \
-         on another, a toolstack, and one that introduces, releases and removes small domains; \
-         domain 0's kernel reads slowly and must get an event of each new backend. The figures \
-         alone are of the same round, beside the same number of guests with harmless requests at \
-         the same times. The daemon's memory may be a quarter and 64 MiB above what it charges its \
-         domains with; --check fails if it is not."
+        "Hostile guests within their quotas (--attackers N, --attack NAME) run one attack after \
+         another, then all at once. The victims are two guests, on the same thread and on another, \
+         a toolstack, and a toolstack that introduces, releases and removes small domains; domain \
+         0's kernel reads slowly and must get an event of each new backend. The figures without \
+         attack are from the same round, with the same number of guests that send harmless \
+         requests at the same times. The daemon's memory may exceed its charges to domains by a \
+         quarter and 64 MiB; --check fails if it exceeds more."
     }
 
     fn cases(&self, plan: &Plan) -> Vec<Case> {

@@ -70,9 +70,9 @@ impl Scenario for Migrate {
          and reads it back, creates and removes a node, adds up in transactions, and each event \
          must arrive. A transaction that is open meanwhile must fail with EAGAIN. In the end all \
          nodes and watches must be unchanged at the destination. Latency is the pause of a domain, \
-         from its batch's EXPORT_DOMAINS to its UNQUIESCE; beside it are the waits of its guest, \
-         and those of 4 domains that stay, before and during the move. In bulk one command moves \
-         all; one by one each has a command of its own."
+         from its batch's EXPORT_DOMAINS to its UNQUIESCE; also reported are the waits of its \
+         guest, and those of 4 domains that stay, before and during the move. In bulk, one command \
+         moves all domains; one by one, each domain has a separate command."
     }
 
     fn unit(&self) -> &'static str {

@@ -75,8 +75,8 @@ impl Scenario for Soak {
          vchans are set up, trees of 2,000 nodes are created and removed, and broken or hostile \
          clients come and go; then the domains die. After each cycle the daemon checks its own \
          consistency, and its memory is measured: in the second half of the run it may not grow by \
-         more than 5 %. It is judged from 20 cycles on. With --seconds 14400 it runs for four \
-         hours; a day is the most."
+         more than 5 %. Growth is judged only after at least 20 cycles. With --seconds 14400 the \
+         test runs for four hours; the maximum is a day."
     }
 
     fn unit(&self) -> &'static str {
