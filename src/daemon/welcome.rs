@@ -3,7 +3,7 @@
 use super::settings::Settings;
 
 pub(super) fn text(settings: &Settings) -> String {
-    // The full path, because with `cargo run` the program is not on the search path.
+    // The program's full path is printed, because with `cargo run` the program is not on the search path.
     let program = std::env::current_exe().unwrap_or_else(|_| "xenstored".into());
     let program = program.display();
     let (socket, sim) = (settings.socket.display(), settings.sim_socket.display());

@@ -15,7 +15,7 @@ use crate::watch::{Batch, Event};
 
 /// Maximum number of looks at levels and watches that a commit takes with its locks held: some tens of microseconds.
 /// Guests that watch each level of a path make one change match thousands of watches. The matcher finds the events of
-/// the rest. Commits by device drivers, toolstacks and kernels stay far below this.
+/// the remaining changes. Commits by device drivers, toolstacks and kernels stay far below this.
 pub const LOOKS_MAX: u64 = 4096;
 
 /// The result of publishing a commit.

@@ -1,5 +1,5 @@
 //! A proxy between `xsctl` and either socket of a daemon: holds one request of a type, or its reply, until the test
-//! releases it. Only for a tool that sends one request at a time on a connection.
+//! releases it. The proxy supports only tools that send one request at a time on a connection.
 
 use std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;

@@ -39,7 +39,7 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 /// between.
 const REAPED: Duration = Duration::from_secs(5);
 
-/// Polling interval for a target's sockets or end.
+/// Interval at which the start or the end of a target is polled.
 const POLL: Duration = Duration::from_millis(2);
 
 /// A server under load.

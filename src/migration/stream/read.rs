@@ -61,7 +61,8 @@ impl<R: Read> Reader<R> {
             next: 0,
             ended: false,
         };
-        // Read as much as there is, even if less than the identifier: the error shows it.
+        // All available bytes are read, even if they are fewer than those of the identifier, because the error shows
+        // them.
         let mut ident = Vec::new();
         reader.input.by_ref().take(IDENT.len() as u64).read_to_end(&mut ident)?;
         if ident != IDENT {

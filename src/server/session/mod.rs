@@ -45,8 +45,9 @@ pub const RING_PAUSE_BYTES: usize = 8 << 10;
 /// there is room.
 pub const RING_COLLAPSE_BYTES: usize = 64 << 10;
 /// The limit for the control domain's kernel. The kernel learns of all backends by one watch, so a collapsed event,
-/// which names no backend, is useless to it. A hundred domains that start at once cause 64 KiB for it, 10,000 more than
-/// 16 MiB. Each guest that causes its events is held back, by requests and by bytes.
+/// which names no backend, is useless to it. A hundred domains that start at once cause 64 KiB of events for the
+/// kernel, and 10,000 domains more than 16 MiB. Each guest that causes its events is held back, by requests and by
+/// bytes.
 pub const KERNEL_COLLAPSE_BYTES: usize = 64 << 20;
 
 /// The reason why a client is not read, with the request that waits.

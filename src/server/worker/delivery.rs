@@ -167,7 +167,7 @@ impl<'a> EventSender<'a> {
     }
 
     /// Queues the events of one change for a connection's watches that are still set, in the order in which it set
-    /// them; defers those of a guest without room. Returns the cost, as above.
+    /// them; defers those of a guest without room. Returns the cost: the number of watches visited.
     fn send(
         &self,
         connection: &mut Connection,

@@ -39,7 +39,7 @@ enum Next {
     Pass,
 }
 
-/// Serves each connection that was ready when the pass began, busy ones as far as their time allows.
+/// Serves each connection that was ready when the pass began; busy ones only for a limited time.
 pub fn serve_ready(worker: &mut Worker) {
     // The ready connections are counted first: those made ready meanwhile wait for the next pass, so that this one
     // ends.
