@@ -51,7 +51,7 @@ fn help_names_each_command_and_others_are_einval() {
 }
 
 #[test]
-fn quotas_are_listed_and_set_as_in_c() {
+fn quotas_are_listed_and_set_as_in_c_xenstored() {
     let world = &mut World::new(Control::Socket, 2);
     let text = reply_to(world, "quota");
     assert!(text.starts_with("Quota settings:\nnodes            :     1000 Nodes per domain\n"));

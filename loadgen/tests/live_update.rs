@@ -183,7 +183,7 @@ fn xsctl(arguments: &[&str], files: &[&Path]) -> (Option<i32>, String) {
 }
 
 #[test]
-fn live_update_stream_of_c_is_read() {
+fn live_update_stream_of_c_xenstored_is_read() {
     if !are_installed() {
         return;
     }

@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn trace_switches_have_the_syntax_of_c() {
+    fn trace_switches_have_the_syntax_of_c_xenstored() {
         for text in ["+obj", "-io", "+wrl", "+acc", "-tdb", "+conflict"] {
             assert!(SwitchChange::parse(text).is_ok(), "{text}");
         }

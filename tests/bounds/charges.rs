@@ -309,7 +309,7 @@ fn copies_of_open_transactions_are_charged() {
 
 /// The default quotas admit everything that C xenstored's do: nodes of the largest size, and watches.
 #[test]
-fn largest_guest_that_c_admits_is_admitted() {
+fn largest_guest_that_c_xenstored_admits_is_admitted() {
     let mut world = World::new(Control::Socket, 2);
     let guest = world.guest(5);
     // The partition root is the first node; permissions, C xenstored's header and names count towards a node's size.

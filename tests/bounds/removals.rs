@@ -44,7 +44,7 @@ fn transaction_removes_a_bounded_number_of_others_nodes() {
 
 /// Everything that C xenstored admits is admitted: nodes of others within the quota, and also the transaction's own.
 #[test]
-fn transaction_removes_what_c_admits() {
+fn transaction_may_remove_as_much_as_c_xenstored_admits() {
     let mut world = World::new(Control::Socket, 2);
     shared_directory(&mut world, 0, 900);
     let guest = world.guest(5);

@@ -70,7 +70,7 @@ pub const DECISIONS: &[(&str, &str, Decision)] = &[
     ("docs/SIM.md", "CMSG_SPACE", Run(python::by_hand)),
     ("docs/STREAM.md", "always big-endian", Not(PICTURE)),
     ("docs/STREAM.md", "CONNECTION_DATA", Not(PICTURE)),
-    ("docs/STREAM.md", "live-update", By("live_update_stream_of_c_is_read")),
+    ("docs/STREAM.md", "live-update", By("live_update_stream_of_c_xenstored_is_read")),
     ("docs/THREAT-MODEL.md", "page, channel", Not(PICTURE)),
     ("loadgen/README.md", "-- list", Not(MEASURES)),
     ("loadgen/README.md", "--rounds 3", Not(MEASURES)),

@@ -5,6 +5,6 @@ mod world;
 mod written;
 
 #[test]
-fn live_update_stream_of_c_is_imported() {
+fn live_update_stream_of_c_xenstored_is_imported() {
     written::arrive(include_bytes!("../golden/c-4.17.stream"));
 }

@@ -40,7 +40,7 @@ fn reply(messages: &[Message]) -> (u32, u32, &[u8]) {
 }
 
 #[test]
-fn domains_of_c_continue_here() {
+fn domains_of_c_xenstored_continue_here() {
     each_world(|world| {
         [5, 6, 7].into_iter().for_each(|domid| world.create(domid));
         let said = Bulk::connect(&world.daemon).import(STREAM);

@@ -115,7 +115,7 @@ fn control_commands_reply_or_fail_as_documented() {
 }
 
 #[test]
-fn control_texts_have_the_format_of_c() {
+fn control_texts_have_the_format_of_c_xenstored() {
     for control in [Control::Socket, Control::Ring] {
         let mut world = World::new(control, 4);
         world.guest(5).write("x", "v").unwrap();

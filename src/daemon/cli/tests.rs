@@ -15,7 +15,7 @@ fn command_line_definition_is_valid() {
 }
 
 #[test]
-fn options_of_c_keep_their_meaning() {
+fn options_of_c_xenstored_keep_their_meaning() {
     let limit =
         |quota, value| ConfigLayer { limits: vec![(quota, value)], ..ConfigLayer::default() };
     let path = |text: &str| Some(PathBuf::from(text));

@@ -19,8 +19,8 @@ pub const STATE_BYTES_MAX: u64 = 1 << 30;
 /// - no record occurs twice;
 /// - paths are well-formed, nodes have an owner, ids are not 0.
 ///
-/// A watch on `@` followed by something that is no path is left out: C xenstored lets every guest set one, and no
-/// event has such a name.
+/// A watch on `@` followed by something that is no path is left out: C xenstored lets every guest set such a watch, and
+/// no event has such a name.
 #[derive(Default)]
 pub struct State {
     /// Committed nodes.

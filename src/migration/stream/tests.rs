@@ -137,7 +137,7 @@ fn version_1_has_no_depth_and_no_features() {
 }
 
 #[test]
-fn counted_padding_of_c_is_accepted() {
+fn counted_padding_of_c_xenstored_is_accepted() {
     let mut bytes = stream(2, Order::Little, &[watch(None)]);
     // conn-id, two lengths, "/a", "t": 13 bytes, which C xenstored counts as 16.
     assert_eq!(bytes[20], 13);
@@ -156,7 +156,7 @@ fn short_extended(path: &str, token: &str) -> Vec<u8> {
 }
 
 #[test]
-fn short_watch_record_of_c_is_read_without_depth() {
+fn short_watch_record_of_c_xenstored_is_read_without_depth() {
     for token in ["", "1", "12", "123", "1234", "12345", "123456", "1234567"] {
         let mut bytes = stream(2, Order::Little, &[]);
         let record = short_extended("/a/b", token);
