@@ -104,7 +104,7 @@ fn xsa_322_a_reused_domid_has_no_permissions() {
 }
 
 #[test]
-fn xsa_322_transaction_over_a_death_grants_nothing_to_the_next() {
+fn xsa_322_transaction_across_a_death_grants_nothing_to_the_next() {
     each_world(|world| {
         world.admin.write("/shared", "v").unwrap();
         world.guest(7);

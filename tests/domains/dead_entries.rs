@@ -108,7 +108,7 @@ fn early_entry_is_shown_until_a_domain_of_its_domid_dies() {
 /// A transaction that saw the entry gets EAGAIN, as it may have written the entry back; one that reads the permissions
 /// after the death does not see it.
 #[test]
-fn transaction_over_a_death_restores_no_dead_entry() {
+fn transaction_across_a_death_restores_no_dead_entry() {
     check(
         "
         dom0 WATCH @releaseDomain/8|r| -> OK

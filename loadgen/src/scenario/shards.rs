@@ -12,7 +12,7 @@ const CONNECTIONS: usize = 64;
 const DEPTH: usize = 16;
 const DOMAINS: usize = 1000;
 
-/// The scenario of one shard against two.
+/// The scenario that compares one shard with two.
 pub struct Shards;
 
 impl Scenario for Shards {

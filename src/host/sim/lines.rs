@@ -133,7 +133,7 @@ pub enum SimError {
     Exists,
     #[error("ENOSPC all domids are in use")]
     Full,
-    #[error("ENOSPC no file descriptor is left for it")]
+    #[error("ENOSPC no file descriptor is left for the domain")]
     Descriptors,
     #[error("EINVAL a page and a channel must be sent along")]
     NoEnds,
