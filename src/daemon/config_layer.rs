@@ -23,7 +23,7 @@ const SIM_SOCKET: &str = "sim";
 const WATCH_EVENT_TIMEOUT: u32 = 20;
 /// Default interval at which rings are scanned for missed notifications, in seconds (oxenstored's default).
 const RING_SCAN_INTERVAL: u32 = 20;
-/// Maximum number of shards. Each has a thread, no host has more cores, and further threads only cost memory.
+/// Maximum number of shards. Each shard has a thread, no host has more cores, and further threads only cost memory.
 const MAX_SHARDS: u16 = 1024;
 
 /// A configuration layer: the options of the command line, or the keys of a configuration file.

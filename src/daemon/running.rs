@@ -107,7 +107,7 @@ impl Running {
         (named.is_none_or(has_pid_file) && serves(&settings.socket)).then_some(running)
     }
 
-    /// Parses a lock file. Skips lines that it does not understand, because other versions may write more.
+    /// Parses a lock file. Skips unknown lines, because other versions may write additional ones.
     fn parse(text: &str) -> Option<Running> {
         let mut running = Running { pid: pid_of(text)?, ..Running::default() };
         for line in text.lines().skip(1).filter(|line| !line.contains(char::is_control)) {

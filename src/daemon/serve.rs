@@ -103,7 +103,7 @@ fn host(settings: &Settings, instance: &mut Instance) -> Result<Arc<dyn Host>, D
     }
 }
 
-/// Converts the error of a start of the threads.
+/// Converts an error that occurred when the threads were started.
 fn unserved(host: HostKind, error: io::Error) -> DaemonError {
     match (host, error.kind()) {
         (HostKind::Xen, io::ErrorKind::AlreadyExists) => DaemonError::Xen(StartError::Taken),

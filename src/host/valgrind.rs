@@ -50,7 +50,7 @@ fn request(number: u64, text: &CStr) -> [u64; 2] {
     let (mut reply, mut rotated) = (0u64, ROTATED);
     // SAFETY: four rotations by 128 bits in total and an exchange of a register with itself change nothing but flags.
     // valgrind recognises the sequence and reads `arguments`, the text up to its NUL, and nothing of `no_arguments`, as
-    // no text has a `%`. All of them live until here, and asm is assumed to read any memory. The sequence writes
+    // no text has a `%`. All these buffers live until here, and asm is assumed to read any memory. The sequence writes
     // nothing except rdx, the reply.
     unsafe {
         asm!(

@@ -26,8 +26,8 @@ pub const REPORTED_MAX: u32 = 16;
 /// level of a path make every change match many watches.
 const REPORTED_EVENTS_MAX: usize = 4096;
 /// Maximum number of bytes of paths that the control domain's watches still get by name after these limits, from one
-/// guest's commit: its kernel learns of backends only by name. The paths of one backend take less. The bound keeps one
-/// guest from filling the limit on this kernel's unread events, which all guests share.
+/// guest's commit: its kernel learns of backends only by name. The paths of one backend have fewer bytes. The bound
+/// keeps one guest from filling the limit on this kernel's unread events, which all guests share.
 pub const NAMED_BYTES_MAX: u64 = 64 << 10;
 
 /// Access to locked shards, independent of the locks' lifetime.

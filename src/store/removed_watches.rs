@@ -1,4 +1,4 @@
-//! The watches below a removed node. Each is notified that its own path was removed.
+//! The watches below a removed node. Each of these watches is notified that its own path was removed.
 
 use std::collections::HashSet;
 

@@ -1,8 +1,8 @@
 //! A transaction: snapshots of partitions, and a log of requests with their replies.
 //!
 //! START costs nothing. The first access to a partition takes its root, which is a snapshot; requests run on the
-//! transaction's copies. Each is logged with its reply, so that END can replay the log on the current store: if every
-//! reply is the same, no client that saw only those replies can tell the difference, and the transaction commits
+//! transaction's copies. Each request is logged with its reply, so that END can replay the log on the current store: if
+//! every reply is the same, no client that saw only those replies can tell the difference, and the transaction commits
 //! ([`super::commit`]).
 
 use std::fmt;

@@ -21,8 +21,8 @@ use crate::sync::Arc;
 use crate::types::{Partition, PathBuf, ShardId};
 use crate::watch::{Batch, Event, Trie};
 
-/// Maximum number of commits whose events have been found but not delivered. Each can take a few megabytes, so beyond
-/// this number the matcher waits, and with it the guests whose commits are queued.
+/// Maximum number of commits whose events have been found but not delivered. The events of a commit can take a few
+/// megabytes, so beyond this number the matcher waits, and with it the guests whose commits are queued.
 const DELIVERING_MAX: usize = 2;
 
 /// The charge to the guest for a waiting change and the nodes that it removed, without its path, in bytes.

@@ -1,9 +1,9 @@
 //! Locks that measure their hold times, for `cargo bench --bench holds --features holds`.
 //!
 //! Two times are taken of each hold: by the clock, which includes the time of other processes, and by the thread's CPU
-//! time, which depends only on the code and, on a virtual machine, on the host. Each includes the two clock reads,
-//! about half a microsecond. [`control`] measures work without a lock in the same way: the maximum shows the noise of
-//! the machine.
+//! time, which depends only on the code and, on a virtual machine, on the host. Each measured time includes the two
+//! clock reads, about half a microsecond. [`control`] measures work without a lock in the same way: the maximum shows
+//! the noise of the machine.
 
 use std::ops::{Deref, DerefMut};
 use std::panic::Location;

@@ -17,8 +17,8 @@ const DOMAIN_PLACES: u16 = 64;
 /// trie would make all threads write the cache lines of its lock and reference count. A writer that misses a watch's
 /// counter is ordered before the watch: to read the written data, the watch's owner must take the writer's lock.
 pub struct GlobalTrie {
-    // Locked to clone the pointer or to change the trie: in place, or copy-on-write while a reader holds it. Either
-    // takes a few microseconds at most.
+    // Locked to clone the pointer or to change the trie: in place, or copy-on-write while a reader holds it. Cloning
+    // and changing take a few microseconds at most.
     current: Mutex<Arc<Trie>>,
     /// The number of entries by [`GlobalTrie::place`]. A counter is raised before an entry is added and lowered after
     /// it was removed, under the lock, so it never misses one.

@@ -17,8 +17,8 @@ use super::target::Target;
 use crate::protocol::Operation;
 use crate::types::{Domid, ranges};
 
-/// Maximum number of exports of a domain that changes during its export. Each takes a few milliseconds, so a domain
-/// that changes in all of them changes constantly.
+/// Maximum number of exports of a domain that changes during its export. Each export takes a few milliseconds, so a
+/// domain that changes during all of them changes constantly.
 const TRIES_MAX: u32 = 5;
 
 /// The format of the files.

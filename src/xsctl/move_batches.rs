@@ -67,7 +67,7 @@ pub fn run(
 }
 
 /// Runs `jobs` instances of `job` in parallel, one of them on this thread; fewer if the system refuses threads. Each
-/// takes the next item when it is ready for one.
+/// instance takes the next item when it is ready for one.
 fn run_parallel<T: Send>(
     jobs: usize,
     items: impl Iterator<Item = T> + Send,

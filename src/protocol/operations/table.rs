@@ -79,8 +79,8 @@ pub struct Row {
     pub parser: Parser,
 }
 
-/// The domains that may request an operation. Others get EACCES (xenstore.txt: "prevents the use of ... other than by
-/// dom0").
+/// The domains that may request an operation. Other domains get EACCES (xenstore.txt: "prevents the use of ... other
+/// than by dom0").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Every domain.

@@ -10,7 +10,8 @@ use crate::sync::Arc;
 use crate::types::PathBuf;
 use crate::watch::Entry;
 
-/// The bytes of paths removed in one pass: a few tenths of a millisecond. All watches of an ordinary guest take less.
+/// The bytes of paths removed in one pass: a few tenths of a millisecond. The watched paths of an ordinary guest have
+/// fewer bytes in all.
 const BYTES_PER_PASS: usize = 16 << 10;
 /// The cost of removing a watched path in addition to its bytes, in bytes.
 const PATH_COST: usize = 64;

@@ -14,7 +14,8 @@ use crate::sync::Arc;
 const COMPACT_BYTES: usize = 1 << 16;
 
 /// The memory of an event in addition to its bytes, until the event is visible to the client: an element of the queue
-/// of events and one of the table that merges equal ones. Each is at most half empty, a quarter on average.
+/// of events and one of the table that merges equal ones. Each of these tables is at most half empty, a quarter on
+/// average.
 const EVENT_BYTES: usize = (size_of::<PendingEvent>() + size_of::<(u64, u64)>() + 1) / 3 * 4;
 
 /// A stream of messages to be sent. Positions count bytes from the beginning of the connection.

@@ -1,6 +1,7 @@
 //! The findings of a consistency check, as sentences.
 
-/// Maximum number of sentences kept per walk. One fault often shows in many places, and an operator does not read more.
+/// Maximum number of sentences kept per walk. One fault often shows in many places, and an operator would not read more
+/// sentences.
 const SENTENCES_MAX: usize = 256;
 
 /// Findings: sentences that name the path, domain or index concerned.

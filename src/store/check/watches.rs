@@ -66,7 +66,8 @@ impl Tries {
 }
 
 impl Store {
-    /// Returns snapshots of all tries. Each is taken under its own lock, so two may be of different moments.
+    /// Returns snapshots of all tries. Each snapshot is taken under its own lock, so two snapshots may be of different
+    /// moments.
     pub fn tries(&self) -> Tries {
         let shards = self.layout.all().map(|shard| self.read_shard(shard).watches.clone());
         Tries::new(shards, self.global.load())
