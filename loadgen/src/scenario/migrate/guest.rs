@@ -178,7 +178,7 @@ struct Guest {
     all: Ears,
 }
 
-/// Works until the phase [`Phase::End`]. `late` spreads the guests over the period.
+/// Works until the phase `Phase::End`. `late` spreads the guests over the period.
 pub async fn run(show: Rc<Show>, client: Client, domid: Domid, late: Duration) -> Result<()> {
     client.write(0, COUNTER, value(0)).await?;
     client.write(0, SUM, "0").await?;

@@ -36,7 +36,7 @@ const DEPTH: usize = 16;
 const COMMITTERS: usize = 8;
 const RAISES: u64 = 10;
 const COUNTER: &str = "/soak/counter";
-/// Connections that watch the node [`DOOR`], and the number of writes of that node in a cycle.
+/// Connections that watch the node `DOOR`, and the number of writes of that node in a cycle.
 const WATCHERS: usize = 50;
 const WRITES: usize = 20;
 const DOOR: &str = "/soak/door";
@@ -139,7 +139,7 @@ impl Scenario for Soak {
     }
 }
 
-/// Sets watches on [`DOOR`], each on its own connection.
+/// Sets watches on `DOOR`, each on its own connection.
 fn watch(machine: &Machine, running: &Running) -> Result<Rc<[Watch]>> {
     let watches: Rc<std::cell::RefCell<Vec<Watch>>> = Rc::default();
     for _ in 0..WATCHERS {
@@ -315,7 +315,7 @@ async fn raise(client: Client) -> Result<()> {
     Ok(())
 }
 
-/// Writes [`DOOR`]; each watcher must get the event of a write before the next one.
+/// Writes `DOOR`; each watcher must get the event of a write before the next one.
 async fn open_and_shut(client: Client, watches: Rc<[Watch]>) -> Result<()> {
     for number in 0..WRITES {
         client.must(Operation::Write, 0, &payload(DOOR, number.to_string())).await?;
