@@ -9,7 +9,7 @@ use std::sync::Arc;
 use world::{Client, World, at, commit_error};
 use xenstored::domain::{Domain, Quota};
 use xenstored::store::{
-    CommitError, INLINE_NODES_MAX, PINNED_PARTITIONS_MAX, Transaction, Tree, Verb,
+    CommitError, INLINE_NODES_MAX, LOOKS_MAX, PINNED_PARTITIONS_MAX, Transaction, Tree, Verb,
 };
 use xenstored::types::{Domid, Errno, RELEASE_DOMAIN, ShardId};
 
@@ -439,4 +439,52 @@ fn snapshot_of_the_store_has_every_shard() {
             |tree: &Tree| tree.partitions().map(|(path, _)| path.clone()).collect::<Vec<_>>();
         assert_eq!(partitions(tree), partitions(&world.store.snapshot(ShardId(shard))));
     }
+}
+
+/// Watches as a control domain's kernel and daemons set them, above all that a toolstack creates.
+fn watch_broadly(world: &World) {
+    let watched = ["/", "/local/domain", "/local/domain/0/backend", "/libxl", "/vm"];
+    (0..).zip(watched).for_each(|(seq, path)| _ = world.watch(path, seq));
+}
+
+/// Creates `count` nodes of a new domain and its backends in one transaction.
+fn create_domain(world: &World, count: usize) {
+    let (mut control, mut transaction) = (world.control(), Transaction::default());
+    let (front, back) = ("/local/domain/7/device/vif", "/local/domain/0/backend/vif/7");
+    for node in 0..count {
+        let path = format!("{}/{}/{}", [front, back][node % 2], node / 20, node % 20);
+        control.write_in(&mut transaction, &path, "value").unwrap();
+    }
+    control.commit(transaction).unwrap();
+}
+
+/// The matcher is one thread, so what is common must not have to wait for it.
+#[test]
+fn events_of_a_created_domain_when_all_is_watched_need_no_matcher() {
+    let world = World::new();
+    watch_broadly(&world);
+    create_domain(&world, 200);
+    assert_eq!(world.find_events(), 0);
+    assert_eq!(world.outlet.take_events().len(), 200 * 2 + 100, "of the backends' watch too");
+}
+
+#[test]
+fn events_of_common_requests_are_found_under_their_locks() {
+    let mut world = World::new();
+    Arc::get_mut(&mut world.store).unwrap().set_looks_max(LOOKS_MAX, 0);
+    watch_broadly(&world);
+    create_domain(&world, 16);
+    assert_eq!(world.outlet.take_events().len(), 16 * 2 + 8);
+    let path = "/local/domain/7/device/vif/0/0";
+    let everyone_reads = "r0";
+    world.control().set_perms(path, everyone_reads).unwrap();
+    for domid in 10..30 {
+        world.admit(domid);
+        world.watch_as(Domid(domid), path, u64::from(domid), None);
+    }
+    world.outlet.take();
+    world.control().write(path, "other").unwrap();
+    assert_eq!(world.outlet.take_events().len(), 20 + 2);
+    world.control().rm("/local/domain/7").unwrap();
+    assert_eq!(world.find_events(), 0, "the matcher got work");
 }

@@ -106,7 +106,7 @@ impl Pair {
     /// Creates a pair whose commits spend a budget of `looks` on matching under their locks; the matcher gets the rest.
     fn new(looks: u64) -> Pair {
         let (mut world, model) = (World::new(), Model::new(&DOMIDS));
-        Arc::get_mut(&mut world.store).unwrap().set_looks_max(looks);
+        Arc::get_mut(&mut world.store).unwrap().set_looks_max(looks, looks);
         let clients = vec![world.control()];
         let (open, watches) = (Default::default(), BTreeMap::new());
         let mut pair = Pair { world, model, clients, open, watches, next: 0 };

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::reports::shown;
 use super::{Domain, Limits, OwnSettings, Quota, Report, Reports};
 use crate::log;
-use crate::sync::{Arc, AtomicU64, Mutex, Ordering, RwLock, room_for};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, RwLock, room_for};
 use crate::types::{Births, Domid, Path, Subject};
 
 /// All incarnations known to the store.
@@ -16,7 +16,10 @@ pub struct Registry {
     /// Advances when an incarnation dies, and when its target or one of its limits changes.
     rights: AtomicU64,
     slots: Box<[RwLock<Option<Arc<Domain>>>]>,
-    /// The domids in use, for enumeration. The lock of this set also serialises births and deaths.
+    /// Whether a domain ever got a target. Few hosts have device models in domains of their own; on others a watcher's
+    /// rights are known without its slot's lock, which is taken for each event.
+    has_targets: AtomicBool,
+    /// The domids in use, for enumeration. Its lock also serialises births and deaths.
     known: Mutex<BTreeSet<Domid>>,
     defaults: Limits,
     /// The peak usage of each quota over all unprivileged domains.
@@ -38,6 +41,7 @@ impl Registry {
             clock: AtomicU64::new(Births::CONTROL),
             rights: AtomicU64::new(0),
             slots,
+            has_targets: AtomicBool::new(false),
             known: Mutex::new(BTreeSet::from([Domid::CONTROL])),
             defaults,
             peaks: std::array::from_fn(|_| AtomicU64::new(0)),
@@ -191,6 +195,9 @@ impl Registry {
         if self.is_privileged(domid) {
             return Subject { domid, target: None, privileged: true };
         }
+        if !self.has_targets.load(Ordering::Acquire) {
+            return Subject::guest(domid);
+        }
         let slot = self.slots.get(usize::from(domid.0)).map(|slot| slot.read());
         match slot.as_deref() {
             Some(Some(domain)) => self.subject(domain),
@@ -201,6 +208,7 @@ impl Registry {
     /// Gives `domain` the rights of `target` (SET_TARGET).
     pub fn set_target(&self, domain: &Domain, target: &Domain) {
         let packed = target.birth << 16 | u64::from(target.domid.0);
+        self.has_targets.store(true, Ordering::Release);
         domain.target.store(packed, Ordering::Release);
         domain.setting_changed();
         self.rights_changed();
@@ -208,6 +216,7 @@ impl Registry {
 
     /// Restores a domain's quotas, features and target.
     pub fn restore(&self, domain: &Domain, settings: &OwnSettings) {
+        self.has_targets.store(true, Ordering::Release);
         domain.set_own(settings);
         self.rights_changed();
     }

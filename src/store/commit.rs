@@ -87,7 +87,10 @@ impl Store {
             let mut locked = Locked::take(self, &transaction.access_set.lock_set());
             let is_current = self.is_current(&transaction, &locked);
             if is_current && (transaction.replayed || !transaction.saw_quota) {
-                return self.swap_in(&mut transaction, &mut locked, caller);
+                let mut executed = self.swap_in(&mut transaction, &mut locked, caller)?;
+                drop(locked);
+                self.conclude(&mut executed, caller);
+                return Ok(executed);
             }
             let changed = transaction.access_set.changed_partition(&locked).cloned();
             drop(locked);
@@ -115,10 +118,13 @@ impl Store {
         let _lost = transaction.begin_anew(); // Declared before the locks, and therefore dropped after their release.
         let mut locked = Locked::take(self, &LockSet::all(self.layout, true));
         self.replay(&mut transaction, Extent::Whole(&locked), caller, generations);
-        match transaction.doomed.take() {
-            Some(conflict) => Err(CommitError::Conflict(conflict)),
-            None => self.swap_in(&mut transaction, &mut locked, caller),
+        if let Some(conflict) = transaction.doomed.take() {
+            return Err(CommitError::Conflict(conflict));
         }
+        let mut executed = self.swap_in(&mut transaction, &mut locked, caller)?;
+        drop(locked);
+        self.conclude(&mut executed, caller);
+        Ok(executed)
     }
 
     /// Replays a piece of the log of a transaction whose snapshots were dropped, on the current store. If a reply
@@ -222,7 +228,7 @@ impl Store {
         self.reserve(transaction, caller)?;
         transaction.access_set.swap_in(locked);
         let replaced = std::mem::take(&mut transaction.access_set);
-        Ok(self.conclude(locked, Some(replaced), &mut transaction.effects.changes, caller))
+        Ok(self.record(locked, Some(replaced), &mut transaction.effects.changes, caller))
     }
 
     /// Transfers the transaction's usage to the accounts. Only the caller's quota can refuse it, so that is reserved

@@ -1,6 +1,6 @@
 //! A commit as watchers see it: each watcher sees only the changes that permissions let it see.
 
-use std::cell::{Cell, LazyCell, OnceCell};
+use std::cell::{LazyCell, OnceCell};
 use std::collections::{HashMap, HashSet};
 
 use foldhash::fast::RandomState;
@@ -8,6 +8,7 @@ use foldhash::fast::RandomState;
 use super::access_set::AccessSet;
 use super::context::Change;
 use super::forest::Locked;
+use super::looks::{Budget, NAME_LOOKS, TABLE_LOOKS, WATCH_LOOKS, looks_of};
 use super::node::NodeArc;
 use super::recipients::{ChangePerms, Recipients};
 use super::removed_watches::RemovedWatches;
@@ -29,6 +30,9 @@ const REPORTED_EVENTS_MAX: usize = 4096;
 /// guest's commit: its kernel learns of backends only by name. The paths of one backend have fewer bytes. The bound
 /// keeps one guest from filling the limit on this kernel's unread events, which all guests share.
 pub const NAMED_BYTES_MAX: u64 = 64 << 10;
+
+/// The number of levels found for an earlier change, which are only passed, that count as a look.
+const LEVELS_PER_LOOK: usize = 4;
 
 /// Access to locked shards, independent of the locks' lifetime.
 pub trait LockedShards {
@@ -67,35 +71,12 @@ impl<'a> Source<'a> {
     }
 }
 
-/// The number of bytes of a path that count as one step of a descent.
-pub const STEP_BYTES: usize = 8;
-
-/// A budget of looks at levels of paths, watches and removed nodes. The budget bounds the time under the locks, which
-/// otherwise depends on the watches of guests.
-pub struct Budget(Cell<u64>);
-
-impl Budget {
-    /// Creates a budget.
-    pub fn new(looks: u64) -> Budget {
-        Budget(Cell::new(looks))
-    }
-
-    /// Deducts `looks`; returns `false`, and leaves nothing, if fewer are left.
-    pub fn take(&self, looks: usize) -> bool {
-        let left = self.0.get().checked_sub(looks as u64);
-        self.0.set(left.unwrap_or(0));
-        left.is_some()
-    }
-
-    /// Returns the remaining looks.
-    pub fn left(&self) -> u64 {
-        self.0.get()
-    }
-
-    /// Returns whether the budget is spent.
-    pub fn is_spent(&self) -> bool {
-        self.0.get() == 0
-    }
+/// The events of a commit's first changes.
+#[derive(Default)]
+pub struct Found {
+    pub events: Vec<Event>,
+    /// The number of these changes.
+    pub changes: usize,
 }
 
 /// A commit whose events are being collected.
@@ -183,7 +164,7 @@ impl<'a> Reported<'a> {
         }
         let entries = || matched.entries.iter().map(|entry| OpenEntry { entry, nearest: None });
         let open = self.open.get_or_insert_with(|| entries().collect());
-        if view.budget.take(open.len()) {
+        if view.budget.take(open.len() * WATCH_LOOKS) {
             open.retain_mut(|open| {
                 !matched.reaches(open.entry)
                     || open.collapse(|| matched.levels(), recipients, perms, &view.names)
@@ -199,7 +180,7 @@ fn report_each(
     perms: ChangePerms<'_>,
     budget: &Budget,
 ) {
-    let entries = matched.entries.iter().take_while(|_| budget.take(1));
+    let entries = matched.entries.iter().take_while(|_| budget.take(WATCH_LOOKS));
     for entry in entries.filter(|entry| matched.reaches(entry)) {
         recipients.notify(entry, perms);
     }
@@ -214,14 +195,19 @@ impl<'a> CommitView<'a> {
     /// Returns the node at `path` before the transaction; the outer `None` means that no transaction changed it.
     fn before(&self, path: Path<'_>) -> Option<Option<&NodeArc>> {
         let replaced = self.replaced?;
+        self.budget.take(looks_of(path));
         let partition = self.store.layout.partition(path);
         replaced.base(&partition).map(|root| find(root, &partition, path).node())
     }
 
     /// Returns whether `path`, which a change concerns, exists now.
     fn is_there(&self, path: Path<'_>) -> bool {
+        if !self.removes {
+            return true;
+        }
+        self.budget.take(looks_of(path));
         let partition = self.store.layout.partition(path);
-        !self.removes || find(self.source.root(&partition), &partition, path).node().is_some()
+        find(self.source.root(&partition), &partition, path).node().is_some()
     }
 
     /// Returns whether `path` existed only within the transaction. Cost: twice the depth of the path.
@@ -232,7 +218,10 @@ impl<'a> CommitView<'a> {
     /// Returns whether `path` has a change of its own, by which its watches are notified: once, also if the node was
     /// removed with an ancestor and created again.
     pub fn has_changed(&self, path: Path<'_>) -> bool {
-        let paths = || self.changes.iter().map(|change| change.path.as_path().bytes()).collect();
+        let paths = || {
+            self.budget.take(self.changes.len() * TABLE_LOOKS);
+            self.changes.iter().map(|change| change.path.as_path().bytes()).collect()
+        };
         self.paths.get_or_init(paths).contains(path.bytes())
     }
 
@@ -240,7 +229,6 @@ impl<'a> CommitView<'a> {
     /// transaction, which no domain may see (XSA-115).
     fn perms<'c>(&'c self, change: &'c Change) -> Option<ChangePerms<'c>> {
         let path = change.path.as_path();
-        self.budget.take(path.bytes().len() / STEP_BYTES);
         let (before, after) = match self.before(path) {
             None => (change.before.as_ref(), Some(&change.after)),
             Some(before) => {
@@ -251,21 +239,29 @@ impl<'a> CommitView<'a> {
         (before.is_some() || after.is_some()).then_some([before, after, change.parent.as_ref()])
     }
 
-    /// Returns the events of the changes from `first` on, as far as the budget allows, in the order of the changes,
-    /// and the first change whose events are missing, if any.
-    pub fn events(&self, first: usize) -> (Vec<Event>, Option<usize>) {
+    /// Adds the events of the changes that `found` lacks, in the order of the changes, as far as the budget allows.
+    /// Returns whether it suffices. If it does not, a commit whose changes collapse is to be searched from the start,
+    /// so nothing of it is kept.
+    pub fn find(&self, found: &mut Found) -> bool {
         let mut cursors = WatchCursors::default();
-        let mut found = Vec::new();
-        for (at, change) in self.changes.iter().enumerate().skip(first) {
-            let start = found.len();
-            self.matches(change, &mut cursors, &mut found);
-            if self.budget.is_spent() {
-                found.truncate(start);
-                return (found, Some(at));
+        let Found { events, changes } = found;
+        for change in &self.changes[*changes..] {
+            let start = events.len();
+            self.matches(change, &mut cursors, events);
+            let unsorted = &mut events[start..];
+            // Half a look for each comparison.
+            let depth = unsorted.len().checked_ilog2().unwrap_or(0) as usize;
+            if !self.budget.take(1 + unsorted.len() * depth / 2) || self.budget.is_spent() {
+                events.truncate(start);
+                if self.collapses {
+                    *found = Found::default();
+                }
+                return false;
             }
-            found[start..].sort_by_key(order);
+            unsorted.sort_by_key(order);
+            *changes += 1;
         }
-        (found, None)
+        true
     }
 
     /// Adds the events of one change. If the budget runs out, the events are incomplete.
@@ -278,7 +274,7 @@ impl<'a> CommitView<'a> {
         let path = change.path.as_path();
         // Computed only at the first match: most changes match no watch.
         let perms = LazyCell::new(|| self.perms(change));
-        let mut recipients = Recipients::new(self.store, path, found);
+        let mut recipients = Recipients::new(self.store, path, &self.budget, found);
         let collapses = self.collapses && self.changes.len() > REPORTED_MAX as usize;
         let WatchCursors { own, global, reported } = cursors;
         let mut report = |matched: &Matched<'c, '_>| {
@@ -294,10 +290,12 @@ impl<'a> CommitView<'a> {
         let own = self.source.watches(change.shard).map(|watches| (own, watches));
         for (cursor, watches) in own.into_iter().chain(self.global.map(|watches| (global, watches)))
         {
-            self.budget.take(match self.changes {
-                [_] => matches_of(watches, path, &mut report),
-                _ => cursor.of(watches, path, &mut report),
-            });
+            let max = self.budget.exceeded_by(NAME_LOOKS);
+            let (passed, looked_up) = match self.changes {
+                [_] => (0, matches_of(watches, path, max, &mut report)),
+                _ => cursor.of(watches, path, max, &mut report),
+            };
+            self.budget.take(looked_up * NAME_LOOKS + passed / LEVELS_PER_LOOK);
         }
         if change.removes() && perms.is_some() {
             RemovedWatches::of(self, change).report(found);

@@ -112,7 +112,10 @@ impl Store {
         };
         let partitions = roots.into_iter().filter_map(seen).collect();
         let seen = DomainSnapshot { domid, partitions, absent: None };
-        Ok((self.conclude(&mut locked, None, &mut effects.changes, by), seen))
+        let mut executed = self.record(&mut locked, None, &mut effects.changes, by);
+        drop(locked);
+        self.conclude(&mut executed, by);
+        Ok((executed, seen))
     }
 
     /// Checks whether [`Store::import_subtrees`] would succeed now. Cost: the same, but with shared locks.

@@ -40,6 +40,7 @@ mod domain_snapshot;
 mod error;
 mod forest;
 mod import_subtrees;
+mod looks;
 mod node;
 mod op;
 mod pins;
@@ -71,6 +72,7 @@ pub use import_subtrees::{ImportError, ImportedNode};
 pub use node::{Node, NodeArc};
 pub use op::{Op, Verb};
 pub use pins::{PINNED_PARTITIONS_MAX, REPLACED_BYTES_MAX};
+pub use publish::LOOKS_MAX;
 pub use settle::{Done, INLINE_NODES_MAX, Settlement, reaper, run_reaper};
 pub use sizes::Sizes;
 pub use transaction::{Conflict, Invocation, Transaction};
@@ -85,10 +87,10 @@ use access_set::AccessSet;
 use context::{Change, Changes, Context, Effects, Ledger};
 use forest::{Forest, LockSet, Locked};
 use pins::Pins;
-use publish::{LOOKS_MAX, Published};
+use publish::Published;
 use recent::Recent;
 use settle::Reaper;
-use unmatched::Commit;
+use unmatched::{Commit, THREAD_LOOKS_MAX};
 
 /// Part of the store behind one lock: partitions, their index, and the watches on paths in them.
 pub struct Shard {
@@ -119,7 +121,10 @@ pub struct Store {
     epoch: AtomicU64,
     reaper: Reaper,
     matcher: Matcher,
+    /// [`LOOKS_MAX`], but in tests.
     looks_max: u64,
+    /// [`THREAD_LOOKS_MAX`], but in tests.
+    thread_looks_max: u64,
     /// Keyed at random in each process: guests choose the hashed replies, and a known key would let one construct two
     /// that compare equal.
     hasher: RandomState,
@@ -136,6 +141,8 @@ pub struct Executed {
     /// The partitions that a transaction replaced. Freeing them can take long, so the caller drops them once no lock
     /// is held.
     pub replaced: Option<AccessSet>,
+    /// The commit's events, if they were not found under the locks, until [`Store::conclude`] finds them.
+    unmatched: Option<Box<Unmatched>>,
 }
 
 /// Number of generations that a thread takes from the shared counter at a time, so that the counter's cache line is
@@ -194,15 +201,17 @@ impl Store {
             reaper,
             matcher,
             looks_max: LOOKS_MAX,
+            thread_looks_max: THREAD_LOOKS_MAX,
             hasher: RandomState::default(),
         };
         plant::plant(&store);
         store
     }
 
-    /// Lowers the number of looks after which a commit leaves its events to the matcher. For tests of the matcher.
-    pub fn set_looks_max(&mut self, looks: u64) {
-        self.looks_max = looks;
+    /// Sets the numbers of looks for the events of a commit under its locks, and after that by its thread; the matcher
+    /// finds the others. For tests of the matcher.
+    pub fn set_looks_max(&mut self, locked: u64, thread: u64) {
+        (self.looks_max, self.thread_looks_max) = (locked, thread);
     }
 
     /// Returns the function from paths to shards and partitions.
@@ -275,7 +284,7 @@ impl Store {
         let generation = if writes { generations.next(self) } else { 0 };
         let set = LockSet::one(self.layout.partition(op.path).shard, writes);
         let start = reply.len();
-        self.with_locks(set, |locked| {
+        let mut result = self.with_locks(set, |locked| {
             reply.truncate(start);
             if writes && caller.epoch != self.epoch() {
                 return Err(StoreError::StaleEpoch);
@@ -285,14 +294,17 @@ impl Store {
             let (registry, path) = (&self.registry, Some(op.path));
             let mut cx = Context { registry, caller, generation, ledger, path };
             apply(&mut cx, locked, op, reply, &mut effects)?;
-            Ok(self.conclude(locked, None, &mut effects.changes, caller))
-        })
+            Ok(self.record(locked, None, &mut effects.changes, caller))
+        });
+        if let Ok(executed) = &mut result {
+            self.conclude(executed, caller);
+        }
+        result
     }
 
     /// Publishes changes with their locks still held; they are those of an operation, or of a transaction that
-    /// replaced `replaced`. Removed subtrees are moved out of the changes, or shared with the matcher where it does
-    /// part of the work.
-    fn conclude(
+    /// replaced `replaced`. The caller releases the locks and calls [`Store::conclude`].
+    fn record(
         &self,
         locked: &mut Locked<'_>,
         replaced: Option<AccessSet>,
@@ -302,30 +314,27 @@ impl Store {
         if changes.is_empty() {
             return Executed { replaced, ..Executed::default() };
         }
-        let Published { ticket, rest } = self.publish(locked, replaced.as_ref(), changes, caller);
+        let Published { ticket, incomplete } =
+            self.publish(locked, replaced.as_ref(), changes, caller);
         self.remember(locked, changes, caller);
-        let (removed, replaced): (Vec<_>, _) = match rest {
-            None => {
-                let removed = changes.iter_mut().map(|change| std::mem::take(&mut change.removed));
-                (removed.flatten().collect(), replaced)
-            }
-            Some(rest) => {
-                let removed = changes.iter().flat_map(|change| &change.removed).cloned().collect();
-                let changes = changes.drain(..).collect();
-                let commit = Commit { changes, replaced, caller, ticket: ticket.as_ref() };
-                self.match_later(locked, commit, rest);
-                (removed, None)
-            }
-        };
         // Counted with the locks held, so that a check with all locks sees either the nodes or the count.
-        if !removed.is_empty() {
+        if changes.iter().any(Change::removes) {
             self.unsettled.fetch_add(1, Ordering::Relaxed);
         }
-        Executed { ticket, removed, replaced }
+        let Some(found) = incomplete else {
+            let removed = changes.iter_mut().map(|change| std::mem::take(&mut change.removed));
+            let removed = removed.flatten().collect();
+            return Executed { ticket, removed, replaced, unmatched: None };
+        };
+        let changes = std::mem::take(changes).into_vec();
+        let commit = Commit { changes, found, replaced, caller, ticket: ticket.as_ref() };
+        let unmatched = Some(Box::new(self.hold_place(locked, commit)));
+        Executed { ticket, unmatched, ..Executed::default() }
     }
 
     fn remember(&self, locked: &mut Locked<'_>, changes: &[Change], caller: &Caller) {
-        for change in changes {
+        let forgotten = changes.len().saturating_sub(recent::CHANGES);
+        for change in &changes[forgotten..] {
             if let Some(shard) = locked.shard_mut(change.shard) {
                 shard.recent.note(change.path.as_path(), caller.domain.domid);
             }

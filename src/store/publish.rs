@@ -4,42 +4,37 @@ use std::cell::OnceCell;
 
 use super::Store;
 use super::access_set::AccessSet;
-use super::commit_view::{Budget, CommitView, NAMED_BYTES_MAX, Source, order};
+use super::commit_view::{CommitView, Found, NAMED_BYTES_MAX, Source, order};
 use super::context::{Caller, Change};
 use super::forest::{LockSet, Locked};
+use super::looks::Budget;
 use super::recipients::Recipients;
 use crate::domain::Ticket;
 use crate::sync::Arc;
 use crate::types::{Domid, Path};
 use crate::watch::{Batch, Event};
 
-/// Maximum number of looks at levels and watches that a commit takes with its locks held: some tens of microseconds.
-/// Guests that watch each level of a path make one change match thousands of watches. The matcher finds the events of
-/// the remaining changes. Commits by device drivers, toolstacks and kernels stay far below this.
-pub const LOOKS_MAX: u64 = 4096;
+/// Maximum number of looks at levels and watches that a commit takes with its locks held: some twenty microseconds, as a
+/// look is about fifty instructions. Guests that watch each level of a path make one change match thousands of watches. Beyond this they
+/// are found after the locks are released ([`super::unmatched`]).
+pub const LOOKS_MAX: u64 = 640;
+
+/// Up to this many changes are compared with the counters of the global watch trie.
+const CHECKED_MAX: usize = 64;
 
 /// The result of publishing a commit.
 pub struct Published {
-    /// The ticket that a guest's request holds, if it caused events.
+    /// The ticket that a guest's request holds, if it caused events or may have.
     pub ticket: Option<Arc<Ticket>>,
-    /// The changes left to the matcher.
-    pub rest: Option<Rest>,
-}
-
-/// The changes of a commit whose events were not found under its locks.
-#[derive(Clone, Copy)]
-pub struct Rest {
-    /// The index of the first.
-    pub first: usize,
-    /// The rest of the budget [`CommitView::names`], in bytes.
-    pub names: u64,
+    /// What was found, if that is not all; then nothing was pushed.
+    pub incomplete: Option<Found>,
 }
 
 impl Store {
     /// Pushes the events of `changes` to the threads that serve the watchers. This happens before the locks are
     /// released, so that an event that caused another precedes it in every mailbox. Cost: the depth of each path, the
     /// matches, and for a removed tree at each level the smaller of its nodes and the watched names; together at most
-    /// [`LOOKS_MAX`].
+    /// [`LOOKS_MAX`]. If that does not suffice, nothing is pushed.
     ///
     /// `replaced` are the partitions that a transaction changed. A path that existed neither before nor after the
     /// transaction has not changed.
@@ -52,9 +47,10 @@ impl Store {
     ) -> Published {
         let concerns =
             |change: &Change| change.removes() || self.global.may_match(change.path.as_path());
-        // The lock and the reference count of the global watch trie are shared by all threads, so it is loaded only if
-        // its counters admit a match.
-        let global = changes.iter().any(concerns).then(|| self.global.load());
+        // Its lock and reference count are shared by all threads: a commit of few changes loads it only if its counters
+        // admit a match.
+        let is_large = changes.len() > CHECKED_MAX;
+        let global = (is_large || changes.iter().any(concerns)).then(|| self.global.load());
         let view = CommitView {
             store: self,
             source: Source::Locked(locked),
@@ -67,15 +63,18 @@ impl Store {
             budget: Budget::new(self.looks_max),
             names: Budget::new(NAMED_BYTES_MAX),
         };
-        let (found, first) = view.events(0);
-        let rest = first.map(|first| Rest { first, names: view.names.left() });
-        if found.is_empty() && rest.is_none() {
-            return Published { ticket: None, rest };
+        let mut found = Found::default();
+        let is_complete = view.find(&mut found);
+        if is_complete && found.events.is_empty() {
+            return Published { ticket: None, incomplete: None };
         }
         let unblocked = caller.unblocked.as_ref();
         let ticket = unblocked.map(|call| Ticket::new(&caller.domain, &self.registry, call));
-        self.push(found, ticket.as_ref());
-        Published { ticket, rest }
+        if !is_complete {
+            return Published { ticket, incomplete: Some(found) };
+        }
+        self.push(found.events, ticket.as_ref());
+        Published { ticket, incomplete: None }
     }
 
     /// Pushes events by thread, in their order within each.
@@ -109,13 +108,14 @@ impl Store {
         let of_domain = special.child(domid.to_string().as_bytes());
         let global = self.global.load();
         let mut found = Vec::new();
-        let mut plain = Recipients::new(self, special, &mut found);
+        let budget = Budget::new(u64::MAX);
+        let mut plain = Recipients::new(self, special, &budget, &mut found);
         for entry in global.exact(special).into_iter().flat_map(|entries| entries.iter()) {
             if entry.depth.is_none() {
                 plain.notify(entry, perms);
             }
         }
-        let mut named = Recipients::new(self, of_domain.as_path(), &mut found);
+        let mut named = Recipients::new(self, of_domain.as_path(), &budget, &mut found);
         for entry in global.exact(special).into_iter().flat_map(|entries| entries.iter()) {
             if entry.depth.is_some_and(|depth| depth > 0) {
                 named.notify(entry, perms);

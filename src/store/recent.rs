@@ -6,8 +6,8 @@ use foldhash::fast::FixedState;
 
 use crate::types::{Domid, Path};
 
-/// Number of recorded changes of a shard: more than usually happen during a transaction.
-const CHANGES: usize = 256;
+/// Number of a shard's changes that are remembered: more than a transaction usually spans.
+pub const CHANGES: usize = 256;
 
 /// The last changes of a shard in a ring buffer, by a hash of their path. A collision names the wrong domain in a
 /// diagnosis and does no other harm.

@@ -1,11 +1,7 @@
 //! The watchers of one change that have permission to see it.
 
-use std::collections::HashMap;
-
-use foldhash::fast::RandomState;
-
 use super::Store;
-use super::commit_view::Budget;
+use super::looks::{Budget, RIGHTS_LOOKS};
 use crate::sync::Arc;
 use crate::types::{Access, Domid, Path, Perms};
 use crate::watch::{Entry, Event, Nearest};
@@ -17,19 +13,24 @@ pub type ChangePerms<'a> = [Option<&'a Perms>; 3];
 pub struct Recipients<'a> {
     store: &'a Store,
     path: Path<'a>,
+    /// Bounds the look-ups of permissions.
+    budget: &'a Budget,
     /// The path, allocated for the first event and shared by all.
     shared: Option<Arc<[u8]>>,
     found: &'a mut Vec<Event>,
-    /// The last domain checked, and the result: many entries belong to few domains.
+    /// The last domain checked, and the result. Those of others are not kept: a table costs more than the check.
     last: Option<(Domid, bool)>,
-    /// The results for earlier domains, once there are two.
-    known: Option<HashMap<Domid, bool, RandomState>>,
 }
 
 impl<'a> Recipients<'a> {
     /// Creates a collector that appends to `found`.
-    pub fn new(store: &'a Store, path: Path<'a>, found: &'a mut Vec<Event>) -> Recipients<'a> {
-        Recipients { store, path, shared: None, found, last: None, known: None }
+    pub fn new(
+        store: &'a Store,
+        path: Path<'a>,
+        budget: &'a Budget,
+        found: &'a mut Vec<Event>,
+    ) -> Recipients<'a> {
+        Recipients { store, path, budget, shared: None, found, last: None }
     }
 
     /// Returns the number of events of the whole commit so far.
@@ -37,23 +38,22 @@ impl<'a> Recipients<'a> {
         self.found.len()
     }
 
-    /// Returns whether the watcher may see a change with these permissions (XSA-115). Results are cached, so `perms`
-    /// must be the same in all calls for one path.
+    /// Returns whether the watcher may know of a change with these permissions (XSA-115). The last result is
+    /// kept, so `perms` must be the same in all calls for one path.
     pub fn may_know(&mut self, entry: &Entry, perms: ChangePerms<'_>) -> bool {
-        if let Some((domid, allowed)) = self.last {
-            if domid == entry.domid {
-                return allowed;
-            }
-            self.known.get_or_insert_default().insert(domid, allowed);
+        if let Some((domid, allowed)) = self.last
+            && domid == entry.domid
+        {
+            return allowed;
         }
-        let known = self.known.as_ref().and_then(|known| known.get(&entry.domid));
-        let allowed = known.copied().unwrap_or_else(|| self.reads(entry.domid, perms));
+        let allowed = self.reads(entry.domid, perms);
         self.last = Some((entry.domid, allowed));
         allowed
     }
 
     fn reads(&self, domid: Domid, perms: ChangePerms<'_>) -> bool {
         let registry = &self.store.registry;
+        self.budget.take(RIGHTS_LOOKS);
         let subject = registry.subject_of(domid);
         let reads = |perms: &Perms| perms.access(&subject, registry.births()).allows(Access::READ);
         perms.into_iter().flatten().any(reads)

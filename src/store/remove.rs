@@ -6,7 +6,7 @@ use super::forest::Forest;
 use super::node::NodeArc;
 use super::read::refusal;
 use crate::sync::Arc;
-use crate::types::{Access, Errno, Path, PathBuf, has_partitions_below};
+use crate::types::{Access, Errno, Partition, Path, PathBuf, ShardId, has_partitions_below};
 
 /// Executes RM. Nodes below the removed one in other partitions are removed, too. [`super::settle`] accounts for the
 /// removed nodes and frees them after the locks are released. Cost here: the depth, and the partitions below.
@@ -54,13 +54,13 @@ pub fn detach<F: Forest>(
     let partitions = partitions_below(forest, path)?;
     // All partitions are claimed before the first change, so a restart for a lock has nothing to undo.
     forest.claim(&partition)?;
-    for partition in &partitions {
-        forest.claim(&layout.partition(partition.as_path()))?;
+    for below in &partitions {
+        forest.claim(&below.partition())?;
     }
     if cx.credits_at_once() {
         let mut roots: Vec<_> = forest.get(&partition, path)?.cloned().into_iter().collect();
-        for partition in &partitions {
-            roots.extend(forest.root(&layout.partition(partition.as_path()))?.cloned());
+        for below in &partitions {
+            roots.extend(forest.root(&below.partition())?.cloned());
         }
         cx.count_removed(&roots)?;
     }
@@ -75,33 +75,49 @@ pub fn detach<F: Forest>(
     let (shard, path) = (partition.shard, path.to_buf());
     let above = (!is_root).then(|| parent_perms.owner());
     let mut removed = vec![Removed { path: path.clone(), root, above, credited: false }];
-    for path in partitions {
-        if let Some(root) = forest.set_root(&layout.partition(path.as_path()), None)? {
-            removed.push(Removed { path, root, above: None, credited: false });
+    removed.reserve_exact(partitions.len());
+    for below in partitions {
+        if let Some(root) = forest.set_root(&below.partition(), None)? {
+            removed.push(Removed { path: below.root, root, above: None, credited: false });
         }
     }
     Ok(Some(Change { path, shard, before: None, after, parent: Some(parent_perms), removed }))
 }
 
+/// A partition below a removed node.
+struct HomeBelow {
+    root: PathBuf,
+    shard: ShardId,
+}
+
+impl HomeBelow {
+    fn partition(&self) -> Partition<'_> {
+        Partition { shard: self.shard, root: self.root.as_path() }
+    }
+}
+
 /// Returns the partitions strictly below `path`. Only directories that can hold partitions are visited, so the cost
 /// is the number of their children.
-fn partitions_below<F: Forest>(forest: &mut F, path: Path<'_>) -> Result<Vec<PathBuf>, StoreError> {
+fn partitions_below<F: Forest>(
+    forest: &mut F,
+    path: Path<'_>,
+) -> Result<Vec<HomeBelow>, StoreError> {
     let mut partitions = Vec::new();
-    let mut todo = vec![path.to_buf()];
+    let mut todo = if has_partitions_below(path) { vec![path.to_buf()] } else { Vec::new() };
     while let Some(path) = todo.pop() {
         let path = path.as_path();
-        if !has_partitions_below(path) {
-            continue;
-        }
         let partition = forest.layout().partition(path);
         let Some(node) = forest.get(&partition, path)? else { continue };
         let node = NodeArc::clone(node);
         for (name, child) in node.children().iter() {
-            let below = path.child(name.bytes());
-            if child.is_none() {
-                partitions.push(below.clone());
+            let root = path.child(name.bytes());
+            if has_partitions_below(root.as_path()) {
+                todo.push(root.clone());
             }
-            todo.push(below);
+            if child.is_none() {
+                let shard = forest.layout().partition(root.as_path()).shard;
+                partitions.push(HomeBelow { root, shard });
+            }
         }
     }
     Ok(partitions)

@@ -6,8 +6,9 @@ use foldhash::fast::RandomState;
 use indexmap::IndexMap;
 use smallvec::SmallVec;
 
-use super::commit_view::{CommitView, STEP_BYTES};
+use super::commit_view::CommitView;
 use super::context::{Change, Removed};
+use super::looks::{NAME_LOOKS, TABLE_LOOKS, WATCH_LOOKS, WAY_LOOKS, looks_of};
 use super::node::Node;
 use super::recipients::Recipients;
 use crate::types::{Path, PathBuf};
@@ -35,10 +36,11 @@ struct Visit<'c, 't> {
 }
 
 impl<'c, 'v> RemovedWatches<'c, 'v> {
-    /// Collects the nodes that `change` removed.
+    /// Collects what `change` removed, as far as the budget allows.
     pub fn of(view: &'c CommitView<'v>, change: &'c Change) -> RemovedWatches<'c, 'v> {
         let mut trees = IndexMap::<_, SmallVec<[&'c Removed; 1]>, RandomState>::default();
-        for removed in &change.removed {
+        let removed = change.removed.iter().take_while(|_| view.budget.take(TABLE_LOOKS));
+        for removed in removed {
             trees.entry(removed.path.as_path()).or_default().push(removed);
         }
         let reported = (trees.len() < change.removed.len()).then(HashSet::default);
@@ -49,6 +51,9 @@ impl<'c, 'v> RemovedWatches<'c, 'v> {
     pub fn report(&mut self, found: &mut Vec<Event>) {
         for removed in &self.change.removed {
             let path = removed.path.as_path();
+            if !self.view.budget.take(looks_of(path)) {
+                return;
+            }
             let own = self.view.watches(path);
             for trie in own.into_iter().chain(self.view.global) {
                 if let Some(cursor) = trie.find(path) {
@@ -65,7 +70,7 @@ impl<'c, 'v> RemovedWatches<'c, 'v> {
         let path = removed.path.clone();
         let mut todo = vec![Visit { path, cursor, node: &removed.root, parent: None }];
         while let Some(visit) = todo.pop() {
-            if !self.view.budget.take(1) {
+            if !self.view.budget.take(NAME_LOOKS) {
                 return;
             }
             if let Some(entries) = visit.cursor.entries() {
@@ -81,7 +86,7 @@ impl<'c, 'v> RemovedWatches<'c, 'v> {
             // A child that is the root of another partition is in a removed tree of its own.
             let children = node.children();
             let ways = cursor.len().min(children.len());
-            if !self.view.budget.take(ways) {
+            if !self.view.budget.take(ways * WAY_LOOKS) {
                 return;
             }
             if cursor.len() <= children.len() {
@@ -99,8 +104,8 @@ impl<'c, 'v> RemovedWatches<'c, 'v> {
 
     fn report_path(&mut self, visit: &Visit<'c, '_>, entries: &Entries, found: &mut Vec<Event>) {
         let path = visit.path.as_path();
-        // The checks below this point are expensive: they descend from the partition's root, and copy the path.
-        if !self.view.budget.take(path.bytes().len() / STEP_BYTES) {
+        // The checks below look up the path, and copy it.
+        if !self.view.budget.take(TABLE_LOOKS) {
             return;
         }
         if path == self.change.path.as_path()
@@ -117,8 +122,8 @@ impl<'c, 'v> RemovedWatches<'c, 'v> {
         // The parent of a partition's root is in another removed tree.
         let parent = visit.parent.or_else(|| self.removed_node(path.parent()?));
         let perms = [Some(&visit.node.perms), parent.map(|parent| &parent.perms), None];
-        let mut recipients = Recipients::new(self.view.store, path, found);
-        let entries = entries.iter().take_while(|_| self.view.budget.take(1));
+        let mut recipients = Recipients::new(self.view.store, path, &self.view.budget, found);
+        let entries = entries.iter().take_while(|_| self.view.budget.take(WATCH_LOOKS));
         entries.for_each(|entry| recipients.notify(entry, perms));
     }
 

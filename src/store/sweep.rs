@@ -56,37 +56,39 @@ impl Sweep<'_> {
     fn one(&self, shard: ShardId, path: Path<'_>, generation: u64) -> Result<Executed, StoreError> {
         let Sweep { store, domain, by } = *self;
         let (partition, registry) = (store.layout.partition(path), &store.registry);
-        store.with_locks(LockSet::one(shard, true), |locked: &mut Locked<'_>| {
-            let Some(here) = locked.shard_mut(shard) else { return Ok(Executed::default()) };
-            let Some(node) = here.tree.get(&partition, path) else {
-                here.tree.forget_owned(domain.domid, path);
-                return Ok(Executed::default());
-            };
-            // The index was read under an earlier lock, and it does not distinguish incarnations of a domid: the node
-            // may belong to another domain by now, or to a living incarnation.
-            let perms = &node.perms;
-            let lives = registry.owner(perms.owner(), perms.stamp()).is_some();
-            if perms.owner() != domain.domid || lives {
-                return Ok(Executed::default());
-            }
-            let ledger = Ledger::Accounts;
-            let mut cx = Context { registry, caller: by, generation, ledger, path: None };
-            if path.is_special() || path.is_root() || registry.keeps_orphans() {
-                // The stamp stays, so that entries apply as before, and none applies to the next incarnation of the
-                // domid. The children are the next entries of the index. Special nodes and the root are never removed.
-                // Of these nodes only the root fires watches: for special nodes, none are notified of changed
-                // permissions.
-                let owner = Entry { domid: Domid::CONTROL, ..perms.entries()[0] };
-                let perms = PermSet::new(perms.stamp(), owner, &perms.entries()[1..]);
-                let mut effects = Effects::default();
-                set_perms(&mut cx, locked, path, &Arc::new(perms), &mut effects)?;
-                if path.is_root() {
-                    return Ok(store.conclude(locked, None, &mut effects.changes, by));
+        let mut executed =
+            store.with_locks(LockSet::one(shard, true), |locked: &mut Locked<'_>| {
+                let Some(here) = locked.shard_mut(shard) else { return Ok(Executed::default()) };
+                let Some(node) = here.tree.get(&partition, path) else {
+                    here.tree.forget_owned(domain.domid, path);
+                    return Ok(Executed::default());
+                };
+                // The index was read under an earlier lock, and it does not distinguish incarnations of a number: the
+                // node may belong to another domain by now, or to a living incarnation.
+                let perms = &node.perms;
+                let lives = registry.owner(perms.owner(), perms.stamp()).is_some();
+                if perms.owner() != domain.domid || lives {
+                    return Ok(Executed::default());
                 }
-                return Ok(Executed::default());
-            }
-            let mut changes = detach(&mut cx, locked, path)?.into_iter().collect();
-            Ok(store.conclude(locked, None, &mut changes, by))
-        })
+                let ledger = Ledger::Accounts;
+                let mut cx = Context { registry, caller: by, generation, ledger, path: None };
+                if path.is_special() || path.is_root() || registry.keeps_orphans() {
+                    // The stamp stays, so that entries hold as before, and none holds for the next incarnation of the
+                    // number. The children are the next entries of the index. Special nodes and the root are never
+                    // removed. Of these only the root fires: it alone has watches that see its permissions.
+                    let owner = Entry { domid: Domid::CONTROL, ..perms.entries()[0] };
+                    let perms = PermSet::new(perms.stamp(), owner, &perms.entries()[1..]);
+                    let mut effects = Effects::default();
+                    set_perms(&mut cx, locked, path, &Arc::new(perms), &mut effects)?;
+                    if path.is_root() {
+                        return Ok(store.record(locked, None, &mut effects.changes, by));
+                    }
+                    return Ok(Executed::default());
+                }
+                let mut changes = detach(&mut cx, locked, path)?.into_iter().collect();
+                Ok(store.record(locked, None, &mut changes, by))
+            })?;
+        store.conclude(&mut executed, by);
+        Ok(executed)
     }
 }

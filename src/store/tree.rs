@@ -120,23 +120,21 @@ impl Tree {
     /// Sets or removes the root of a partition and returns the former one. Cost: logarithmic in the number of
     /// partitions.
     pub fn set_root(&mut self, at: Path<'_>, root: Option<NodeArc>) -> Option<NodeArc> {
-        let is_there = root.is_some();
-        let path = at.to_buf();
-        let replaced = match root {
-            Some(root) => self.partitions.insert(path.clone(), root),
-            None => self.partitions.remove(at.bytes()),
+        let Some(root) = root else {
+            let (path, replaced) = self.partitions.remove_with_key(at.bytes())?;
+            if let Some(domid) = domain_of_partition(at) {
+                self.of_domains.remove(&(domid, path));
+            }
+            return Some(replaced);
         };
-        if is_there != replaced.is_some()
-            && let Some(domid) = domain_of_partition(at)
-        {
-            let root = (domid, path);
-            if is_there {
-                self.of_domains.insert(root)
-            } else {
-                self.of_domains.remove(&root)
-            };
+        if let Some(known) = self.partitions.get_mut(at.bytes()) {
+            return Some(std::mem::replace(known, root));
         }
-        replaced
+        let path = at.to_buf();
+        if let Some(domid) = domain_of_partition(at) {
+            self.of_domains.insert((domid, path.clone()));
+        }
+        self.partitions.insert(path, root)
     }
 
     /// Returns the node at `path`, which lies in `partition`. Cost: the depth below the partition's root.

@@ -1,6 +1,7 @@
-//! The *matcher* thread: finds the events of changes that exceed a commit's budget of looks ([`super::publish`]). The
-//! matcher works on snapshots taken under the commit's locks, so its events are those that would have been found under
-//! them; each thread's mailbox keeps the commit's place with an empty batch.
+//! The events of commits that take more looks than a commit may take under its locks ([`super::publish`]). They are
+//! found on snapshots taken under the locks, so they are those that would have been found under them; each thread's
+//! mailbox keeps the commit's place with an empty batch. The committing thread finds them itself, unless that takes
+//! more than [`THREAD_LOOKS_MAX`] looks: then the *matcher* thread does.
 
 use std::cell::OnceCell;
 use std::collections::{HashMap, VecDeque};
@@ -9,20 +10,24 @@ use std::convert::Infallible;
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use foldhash::fast::RandomState;
 
-use super::Store;
 use super::access_set::AccessSet;
-use super::commit_view::{Budget, CommitView, Source};
-use super::context::{Caller, Change};
+use super::commit_view::{CommitView, Found, NAMED_BYTES_MAX, Source};
+use super::context::{Caller, Change, Removed};
 use super::forest::Locked;
+use super::looks::Budget;
 use super::node::NodeArc;
-use super::publish::Rest;
+use super::{Executed, Store};
 use crate::domain::{Held, Ticket};
 use crate::sync::Arc;
 use crate::types::{Partition, PathBuf, ShardId};
 use crate::watch::{Batch, Event, Trie};
 
-/// Maximum number of commits whose events have been found but not delivered. The events of a commit can take a few
-/// megabytes, so beyond this number the matcher waits, and with it the guests whose commits are queued.
+/// Maximum number of looks that a thread takes for a commit of its own after the locks are released: a few tenths of a
+/// millisecond. Only commits that match thousands of watches exceed it.
+pub const THREAD_LOOKS_MAX: u64 = 16_384;
+
+/// Maximum number of commits whose events have been found but not delivered. Each can take a few megabytes, so beyond
+/// this number the matcher waits, and with it the guests whose commits are queued.
 const DELIVERING_MAX: usize = 2;
 
 /// The charge to the guest for a waiting change and the nodes that it removed, without its path, in bytes.
@@ -48,10 +53,11 @@ impl Snapshot {
     }
 }
 
-/// A commit whose events are not all found yet.
+/// A commit whose events are not found yet.
+#[must_use]
 pub struct Unmatched {
     changes: Vec<Change>,
-    rest: Rest,
+    found: Found,
     replaced: Option<AccessSet>,
     snapshot: Snapshot,
     global: Arc<Trie>,
@@ -60,15 +66,17 @@ pub struct Unmatched {
     threads: Vec<Sender<Vec<Event>>>,
     /// Disconnected once the last thread has delivered its events.
     delivered: Receiver<Infallible>,
-    // The guest's charge for the memory of all this.
-    _held: Option<Held>,
+    // The guest's charge for the memory of all this while it waits for the matcher.
+    held: Option<Held>,
 }
 
 /// A commit whose locks are still held.
 pub struct Commit<'a> {
     /// The changes that the commit made.
     pub changes: Vec<Change>,
-    /// The partitions that the commit replaced, if it is that of a transaction.
+    /// The events found so far.
+    pub found: Found,
+    /// The partitions that it replaced, if it is a transaction.
     pub replaced: Option<AccessSet>,
     /// The caller.
     pub caller: &'a Caller,
@@ -111,16 +119,30 @@ impl Delivering {
     }
 }
 
+impl Unmatched {
+    /// Returns the subtrees that the commit removed.
+    fn removed(&self) -> Vec<Removed> {
+        self.changes.iter().flat_map(|change| &change.removed).cloned().collect()
+    }
+
+    /// Charges the caller, if it is a guest, until the matcher has found the events.
+    fn charge(&mut self, caller: &Caller) {
+        let bytes = |change: &Change| change.path.as_path().bytes().len() + CHANGE_BYTES;
+        let bytes: usize = self.changes.iter().map(bytes).sum();
+        let is_guest = caller.unblocked.is_some();
+        self.held = is_guest.then(|| Held::new(&caller.domain, bytes as u64));
+    }
+}
+
 impl Store {
-    /// Queues the rest of a commit for the matcher and pushes an empty batch to every thread, which keeps its place
-    /// in the order of commits. Called with the locks held. Cost: a few pointers for each thread, locked shard and,
-    /// after a removal, partition of the transaction.
-    pub(super) fn match_later(
+    /// Pushes an empty batch to every thread, which keeps the commit's place in the order of commits. Called with the
+    /// locks held. Cost: a few pointers for each thread, locked shard and, after a removal, partition of the
+    /// transaction.
+    pub(super) fn hold_place(
         &self,
         locked: &Locked<'_>,
-        Commit { changes, replaced, caller, ticket }: Commit<'_>,
-        rest: Rest,
-    ) {
+        Commit { changes, found, replaced, caller, ticket }: Commit<'_>,
+    ) -> Unmatched {
         let watches = locked.shards().map(|(number, shard)| (number, shard.watches.clone()));
         let removes = changes.iter().any(Change::removes);
         let partitions = replaced.iter().filter(|_| removes).flat_map(AccessSet::partitions);
@@ -137,29 +159,45 @@ impl Store {
             threads.push(sender);
             self.outlet.push(thread, Batch::pending(events, all_delivered.clone(), ticket));
         }
-        let bytes: usize =
-            changes.iter().map(|change| change.path.as_path().bytes().len() + CHANGE_BYTES).sum();
-        let held = caller.unblocked.is_some().then(|| Held::new(&caller.domain, bytes as u64));
-        let unmatched = Unmatched {
+        let (global, collapses) = (self.global.load(), !caller.subject.privileged);
+        let held = None;
+        Unmatched {
             changes,
-            rest,
+            found,
             replaced,
             snapshot,
-            global: self.global.load(),
-            collapses: !caller.subject.privileged,
+            global,
+            collapses,
             threads,
             delivered,
-            _held: held,
-        };
-        // The matcher lives as long as the store; it is gone only when the threads have ended.
-        let _ = self.matcher.send(unmatched);
+            held,
+        }
+    }
+
+    /// Finds the events that were not found under the locks, which the caller has released, or leaves them to the
+    /// matcher. Cost: at most [`THREAD_LOOKS_MAX`] looks.
+    pub(super) fn conclude(&self, executed: &mut Executed, caller: &Caller) {
+        let Some(mut unmatched) = executed.unmatched.take() else { return };
+        executed.removed = unmatched.removed();
+        if self.find(&mut unmatched, self.thread_looks_max) {
+            self.deliver(*unmatched);
+        } else {
+            unmatched.charge(caller);
+            // The matcher lives as long as the store; it is gone only when the threads have ended.
+            let _ = self.matcher.send(*unmatched);
+        }
     }
 
     /// Finds the events of a commit and sends them to the threads; returns the channel that disconnects when they are
-    /// delivered. Cost: linear in the matches; a watch whose domain may see none of the changes costs a look at each
-    /// change.
-    pub fn find_events(&self, unmatched: Unmatched) -> Receiver<Infallible> {
-        let Unmatched { changes, rest, replaced, snapshot, global, collapses, .. } = &unmatched;
+    /// delivered. Cost: the matches; a watch whose domain may know of no change costs a look at each.
+    pub fn find_events(&self, mut unmatched: Unmatched) -> Receiver<Infallible> {
+        self.find(&mut unmatched, u64::MAX);
+        self.deliver(unmatched)
+    }
+
+    /// Finds more events of a commit; returns whether these are all, which is so if they take less than `looks`.
+    fn find(&self, unmatched: &mut Unmatched, looks: u64) -> bool {
+        let Unmatched { changes, found, replaced, snapshot, global, collapses, .. } = unmatched;
         let view = CommitView {
             store: self,
             source: Source::Snapshot(snapshot),
@@ -169,12 +207,16 @@ impl Store {
             collapses: *collapses,
             paths: OnceCell::new(),
             global: Some(global),
-            budget: Budget::new(u64::MAX),
-            names: Budget::new(rest.names),
+            budget: Budget::new(looks),
+            names: Budget::new(NAMED_BYTES_MAX),
         };
-        let (found, _) = view.events(rest.first);
+        view.find(found)
+    }
+
+    /// Sends the events of a commit to the threads, into their empty batches; returns as [`Store::find_events`].
+    fn deliver(&self, unmatched: Unmatched) -> Receiver<Infallible> {
         let mut by_thread: Vec<Vec<Event>> = unmatched.threads.iter().map(|_| Vec::new()).collect();
-        for event in found {
+        for event in unmatched.found.events {
             if let Some(events) = by_thread.get_mut(usize::from(event.watcher.thread)) {
                 events.push(event);
             }
@@ -184,7 +226,7 @@ impl Store {
             let _ = sender.send(events);
             self.outlet.wake(thread);
         }
-        unmatched.delivered.clone()
+        unmatched.delivered
     }
 }
 

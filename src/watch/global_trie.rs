@@ -99,7 +99,7 @@ mod tests {
             for other in watched.into_iter().chain(nested).chain(changed) {
                 let mut matches = false;
                 let trie = global.load();
-                Matches::default().of(&trie, path(other), |_| matches = true);
+                Matches::default().of(&trie, path(other), usize::MAX, |_| matches = true);
                 assert!(!matches || global.may_match(path(other)), "{text} and {other}");
             }
             assert!(!global.remove(path(text), entry(2).watcher));

@@ -43,10 +43,12 @@ impl Matched<'_, '_> {
 }
 
 /// Calls `found` for each watched path in `trie` that is `path` or an ancestor of it; returns how many levels of the
-/// path lead to watches. For a single path, which has no neighbours to share a descent with. Cost: the path's depth.
+/// path lead to watches, and stops after `max`. For a single path, which has no neighbours to share a descent with.
+/// Cost: the path's depth.
 pub fn matches_of<'t>(
     trie: &'t Trie,
     path: Path<'_>,
+    max: usize,
     mut found: impl FnMut(&Matched<'t, '_>),
 ) -> usize {
     let bytes = path.bytes();
@@ -58,7 +60,7 @@ pub fn matches_of<'t>(
             found(&Matched { entries, levels: &|| *depth - level });
         }
         level += 1;
-        let Some(name) = name_at(bytes, end) else { return level };
+        let Some(name) = name_at(bytes, end).filter(|_| level < max) else { return level };
         end = name.end;
         let Some(child) = cursor.child(&bytes[name]) else { return level };
         cursor = child;
@@ -67,14 +69,19 @@ pub fn matches_of<'t>(
 
 impl<'t, 'p> Matches<'t, 'p> {
     /// Calls `found` for each watched path in `trie` that is `path` or an ancestor of it; returns how many levels
-    /// of the path lead to watches. Cost: the path's depth.
+    /// of the path lead to watches, and how many names were looked up. After `max` of these the search is given up.
+    /// Cost: the path's depth.
     pub fn of(
         &mut self,
         trie: &'t Trie,
         path: Path<'p>,
+        max: usize,
         mut found: impl FnMut(&Matched<'t, '_>),
-    ) -> usize {
-        self.go_to(trie, path);
+    ) -> (usize, usize) {
+        let looked_up = self.go_to(trie, path, max);
+        if looked_up == max {
+            return (self.way.len(), looked_up);
+        }
         // Computed on demand: few watches have a depth.
         let depth = LazyCell::new(|| path.components().count());
         for (level, (cursor, _)) in self.way.iter().enumerate() {
@@ -82,12 +89,12 @@ impl<'t, 'p> Matches<'t, 'p> {
                 found(&Matched { entries, levels: &|| *depth - level });
             }
         }
-        self.way.len()
+        (self.way.len(), looked_up)
     }
 
     /// Moves the position to `path`: back to the common part with the previous path, then down as far as names lead
-    /// to watches.
-    fn go_to(&mut self, trie: &'t Trie, path: Path<'p>) {
+    /// to watches, but looks up at most `max`. Returns the number of those looked up.
+    fn go_to(&mut self, trie: &'t Trie, path: Path<'p>, max: usize) -> usize {
         let bytes = path.bytes();
         let last = std::mem::replace(&mut self.last, bytes);
         let is_same = self.trie.replace(trie).is_some_and(|last| std::ptr::eq(last, trie));
@@ -100,7 +107,7 @@ impl<'t, 'p> Matches<'t, 'p> {
             bytes.get(..end) == last.get(..end) && matches!(bytes.get(end), None | Some(b'/'))
         };
         if self.missing.is_some_and(in_common) {
-            return;
+            return 0;
         }
         self.missing = None;
         while self.way.last().is_some_and(|(_, end)| !in_common(*end)) {
@@ -110,15 +117,19 @@ impl<'t, 'p> Matches<'t, 'p> {
         if self.way.is_empty() {
             self.way.push((cursor, end));
         }
-        while let Some(name) = name_at(bytes, end) {
-            end = name.end;
+        let mut looked_up = 0;
+        while looked_up < max
+            && let Some(name) = name_at(bytes, end)
+        {
+            (end, looked_up) = (name.end, looked_up + 1);
             let Some(child) = cursor.child(&bytes[name]) else {
                 self.missing = Some(end);
-                return;
+                break;
             };
             cursor = child;
             self.way.push((cursor, end));
         }
+        looked_up
     }
 }
 
@@ -156,8 +167,8 @@ mod tests {
                     let reaching = matched.entries.iter().filter(|entry| matched.reaches(entry));
                     seqs.extend(reaching.map(|entry| entry.watcher.seq));
                 };
-                one.of(trie, path.as_path(), |matched| reaching(matched, &mut found));
-                let levels = matches_of(trie, path.as_path(), |matched| reaching(matched, &mut alone));
+                one.of(trie, path.as_path(), usize::MAX, |matched| reaching(matched, &mut found));
+                let levels = matches_of(trie, path.as_path(), usize::MAX, |matched| reaching(matched, &mut alone));
                 prop_assert_eq!((found, one.way.len()), (alone, levels), "{:?} of {:?}", path, asked);
             }
         }

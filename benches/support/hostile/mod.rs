@@ -33,24 +33,24 @@ const fn scenario(name: &'static str, hold_max: u64, prepare: fn() -> Act) -> Sc
 }
 
 pub const SCENARIOS: [Scenario; 24] = [
-    scenario("a commit of 900 changes, each watched by 8 guests", 2_100_000, commits::each_watched),
+    scenario("a commit of 900 changes, each watched by 8 guests", HOLD_MAX, commits::each_watched),
     scenario(
         "a commit of 900 changes below what 64 guests watch",
-        1_600_000,
+        HOLD_MAX,
         commits::all_below_watched,
     ),
-    scenario("the same where they may read nothing", 2_600_000, commits::all_below_unreadable),
+    scenario("the same where they may read nothing", HOLD_MAX, commits::all_below_unreadable),
     scenario(
         "a commit of 900 changes below 30 levels that 30 guests watch",
-        3_200_000,
+        110_000,
         commits::below_watched_levels,
     ),
     scenario(
         "a commit that creates and removes a tree of 960 levels 18 times",
-        250_000,
+        HOLD_MAX,
         commits::created_and_removed,
     ),
-    scenario("a commit of 900 partitions", 3_900_000, commits::partitions),
+    scenario("a commit of 900 partitions", 3_400_000, commits::partitions),
     scenario(
         "a guest's commit of 1000 requests that loses every race",
         HOLD_MAX,
@@ -58,27 +58,27 @@ pub const SCENARIOS: [Scenario; 24] = [
     ),
     scenario(
         "a toolstack's commit of 500 requests that loses every race",
-        2_500_000,
+        2_400_000,
         commits::toolstack_loses_races,
     ),
     scenario(
         "a WRITE below 960 levels that 8 guests watch",
-        1_600_000,
+        410_000,
         watches::write_below_watched_levels,
     ),
     scenario(
         "the same where they may read nothing of it",
-        1_300_000,
+        400_000,
         watches::write_below_unreadable_levels,
     ),
     scenario(
         "a WRITE below what 64 guests watch above all partitions",
-        140_000,
+        HOLD_MAX,
         watches::write_below_upper_levels,
     ),
     scenario("a death that 64 guests watch 1024 times each", HOLD_MAX, watches::death),
-    scenario("RM of 960 levels that 8 guests watch", 1_100_000, watches::remove_watched_levels),
-    scenario("RM of 900 nodes, each watched by 8 guests", 2_900_000, watches::remove_watched_nodes),
+    scenario("RM of 960 levels that 8 guests watch", HOLD_MAX, watches::remove_watched_levels),
+    scenario("RM of 900 nodes, each watched by 8 guests", 140_000, watches::remove_watched_nodes),
     scenario(
         "RM of a partition below which 8 guests watch 1000 levels 1024 times",
         HOLD_MAX,
@@ -97,13 +97,13 @@ pub const SCENARIOS: [Scenario; 24] = [
     scenario("a WRITE below 900 levels of 2 KB values", 250_000, nodes::write_below_values),
     scenario("the same beside a snapshot", 990_000, nodes::write_below_values_beside_snapshot),
     scenario("a WRITE of a path of 960 levels", 1_200_000, nodes::create_levels),
-    scenario("RM of a partition with 900 partitions below", 5_600_000, nodes::remove_partitions),
+    scenario("RM of a partition with 900 partitions below", 2_800_000, nodes::remove_partitions),
     scenario(
         "SET_PERMS of a new owner above 250 nodes with paths of 900 bytes",
         1_300_000,
         nodes::new_owner,
     ),
-    scenario("the sweep of 900 nodes, each watched by 8 guests", 2_900_000, nodes::sweep_watched),
+    scenario("the sweep of 900 nodes, each watched by 8 guests", 140_000, nodes::sweep_watched),
     scenario(
         "the sweep of 300 nodes below 900 levels of another's, beside a snapshot",
         980_000,

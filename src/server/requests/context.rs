@@ -49,8 +49,8 @@ impl RequestContext<'_> {
     /// Replies to a request that changed nodes, once removed nodes are settled. If these are many, the reaper settles
     /// them, and only this client waits.
     pub fn conclude(&mut self, executed: Executed) {
-        let Executed { ticket, removed, replaced } = executed;
-        // The partitions are dropped here, outside of the store's locks: freeing large ones takes long.
+        let Executed { ticket, removed, replaced, .. } = executed;
+        // Here, outside of the store's locks: freeing large partitions takes long.
         drop(replaced);
         let Some(rest) = self.core.shared.store.settle(removed) else {
             return self.session.reply(self.header, Ok(ACK), ticket);

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 fn found(trie: &Trie, path: &str) -> Vec<u64> {
     let mut seqs = Vec::new();
     let path = Path::parse(path.as_bytes()).unwrap();
-    Matches::default().of(trie, path, |matched| {
+    Matches::default().of(trie, path, usize::MAX, |matched| {
         let reaching = matched.entries.iter().filter(|entry| matched.reaches(entry));
         seqs.extend(reaching.map(|entry| entry.watcher.seq));
     });
