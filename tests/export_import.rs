@@ -14,6 +14,7 @@ use xenstored::migration::store::place_domain::{
     ImportedDomain, PlaceError, place_domain, split_by_domain,
 };
 use xenstored::migration::store::write_domains::{ExportedDomain, snapshot_domains, write_domains};
+use xenstored::migration::stream::digest::TAIL_BYTES;
 use xenstored::migration::stream::fields::Order;
 use xenstored::migration::stream::state::{Client, State};
 use xenstored::migration::stream::{Connection, Reader, Record, Transport, Watch};
@@ -175,7 +176,6 @@ fn random_world(random: &mut Random) -> World {
 /// Up to 16 domains and 2,048 nodes are written by one thread, more by several threads.
 #[test]
 fn parallel_export_writes_the_same_bytes() {
-    const END_BYTES: usize = 8;
     let world = World::new();
     let mut control = world.control();
     let domids: Vec<u16> = (1..=17).collect();
@@ -187,7 +187,7 @@ fn parallel_export_writes_the_same_bytes() {
     }
     let many = leave(&world, &domids, &BTreeMap::new());
     let few = leave(&world, &domids[..16], &BTreeMap::new());
-    assert!(many.starts_with(&few[..few.len() - END_BYTES]));
+    assert!(many.starts_with(&few[..few.len() - TAIL_BYTES]));
 
     // The number of nodes counts, whichever subtrees they are in.
     let begun = read(&leave(&world, &[1], &BTreeMap::new()))[0].nodes.len();
@@ -201,7 +201,7 @@ fn parallel_export_writes_the_same_bytes() {
         let alone = leave(&world, &[1], &BTreeMap::new());
         assert_eq!(read(&alone)[0].nodes.len(), count);
         let among_many = leave(&world, &domids, &BTreeMap::new());
-        assert!(among_many.starts_with(&alone[..alone.len() - END_BYTES]), "{count} nodes");
+        assert!(among_many.starts_with(&alone[..alone.len() - TAIL_BYTES]), "{count} nodes");
     }
 }
 

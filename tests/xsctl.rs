@@ -5,10 +5,20 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use xenstored::migration::stream::digest::TAIL_BYTES;
 use xenstored::migration::stream::state::State;
 use xenstored::migration::stream::{Reader, Record, Writer};
 
-const GOLDEN: [&str; 6] = ["v1-little", "v1-big", "v2-little", "v2-big", "c-defects", "c-4.17"];
+const GOLDEN: [&str; 8] = [
+    "v1-little",
+    "v1-big",
+    "v2-little",
+    "v2-big",
+    "c-defects",
+    "c-4.17",
+    "v1-big-digest",
+    "v2-little-digest",
+];
 
 fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
@@ -80,14 +90,60 @@ fn golden_streams_round_trip_to_the_byte() {
                 expected.extend(&bytes[*from..*to]);
             }
         }
-        expected.extend([0; 8]);
-        assert_eq!(writer.end().unwrap(), expected, "{name}");
+        let mut written = writer.end().unwrap();
+        written.truncate(written.len() - TAIL_BYTES);
+        assert_eq!(written, expected, "{name}");
+    }
+}
+
+/// The digests are those of another implementation (make.py).
+#[test]
+fn flipped_bit_in_a_golden_stream_with_a_digest_is_refused() {
+    for name in ["v1-big-digest", "v2-little-digest"] {
+        let mut bytes = fs::read(stream(name)).unwrap();
+        let covered = bytes.len() - TAIL_BYTES;
+        let read = |bytes: &[u8]| {
+            let mut reader = Reader::new(bytes)?;
+            State::read(&mut reader).map(|_| reader.has_digest())
+        };
+        assert!(read(&bytes).unwrap());
+        for bit in 0..8 * bytes.len() {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            if let Ok(has_digest) = read(&bytes) {
+                // The digest's own type.
+                assert!(bit / 8 - covered < 4 && !has_digest, "{name}: bit {bit}");
+            }
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
     }
 }
 
 #[test]
-fn diff_ignores_the_byte_order() {
-    for [a, b] in [["v1-little", "v1-big"], ["v2-big", "v2-little"]] {
+fn damaged_stream_is_an_error_of_inspect_and_diff() {
+    let mut bytes = fs::read(stream("v2-little-digest")).unwrap();
+    let at = bytes.windows(5).position(|some| some == b"guest").unwrap();
+    bytes[at] ^= 1;
+    let (_held, path) = file(&bytes);
+    let shown = fs::read_to_string(golden("v2-little.txt")).unwrap();
+    let (record, offset) = (shown.lines().count() - 1, bytes.len() - TAIL_BYTES);
+    let error = format!(
+        "xsctl: {path}: record {record} at byte {offset}: its digest is not that of the {offset} \
+         bytes before it: the stream is damaged\n"
+    );
+    let (code, shown, said) = xsctl(&["inspect", &path]);
+    assert_eq!((code, &said), (4, &error));
+    assert_eq!(shown.lines().count(), record, "all records before the digest are shown");
+    assert_eq!(xsctl(&["diff", &path, &path]), (4, String::new(), error));
+}
+
+#[test]
+fn diff_ignores_the_byte_order_and_the_digest() {
+    for [a, b] in [
+        ["v1-little", "v1-big"],
+        ["v2-big", "v2-little"],
+        ["v1-little", "v1-big-digest"],
+        ["v2-little-digest", "v2-big"],
+    ] {
         assert_eq!(xsctl(&["diff", &stream(a), &stream(b)]), (0, String::new(), String::new()));
     }
 }

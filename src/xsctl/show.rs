@@ -1,6 +1,7 @@
 //! Records as named values. Names are those of xenstore-migration.md where it has one.
 
 use super::line::{Fields, Value};
+use crate::migration::stream::digest::ALGORITHM;
 use crate::migration::stream::{Connection, Domain, Node, QuotaValue, Record, Transport, Watch};
 use crate::types::Entry;
 
@@ -30,6 +31,7 @@ pub fn fields(record: &Record) -> Fields {
             fields.extend(of_domain(domain));
             fields
         }
+        Record::Digest(digest) => vec![(ALGORITHM, Value::Word(digest.to_string()))],
         Record::Unknown(kind) => vec![("number", Value::Number((*kind).into()))],
     }
 }

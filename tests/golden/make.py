@@ -1,12 +1,26 @@
 #!/usr/bin/env python3
-"""Writes the golden streams, from xen.git's docs/designs/xenstore-migration.md and nothing of src.
+"""Writes the golden streams, from xen.git's docs/designs/xenstore-migration.md, docs/STREAM.md and nothing
+of src.
 
 `*.stream` are the streams; `xsctl inspect` of each must print `*.txt` (tests/xsctl.rs).
 """
+import ctypes
 import pathlib
 import struct
 
 here = pathlib.Path(__file__).parent
+
+
+class Hash128(ctypes.Structure):
+    _fields_ = [("low64", ctypes.c_uint64), ("high64", ctypes.c_uint64)]
+
+
+def xxh3_128(data):
+    """The canonical form, most significant byte first. Needs Debian's package libxxhash0."""
+    of = ctypes.CDLL("libxxhash.so.0").XXH3_128bits
+    of.restype, of.argtypes = Hash128, [ctypes.c_char_p, ctypes.c_size_t]
+    digest = of(data, len(data))
+    return struct.pack(">QQ", digest.high64, digest.low64)
 
 
 class Stream:
@@ -24,6 +38,10 @@ class Stream:
 
     def end(self):
         self.record(0, b"")
+
+    def digest(self):
+        """The record of docs/STREAM.md, which is not in Xen's text."""
+        self.record(0x80646967, xxh3_128(self.bytes))
 
     def global_data(self, socket, evtchn):
         self.record(1, self.pack("ii", socket, evtchn))
@@ -81,7 +99,7 @@ class Stream:
 NOBODY = 0x7FF4
 
 
-def every_record(version, big, name):
+def every_record(version, big, name, digest=False):
     s = Stream(version, big)
     s.global_data(-1, 9)
     s.global_quota([(b"nodes", 1000), (b"memory", 2621440)], [(b"soft-memory", 2097152)])
@@ -111,6 +129,8 @@ def every_record(version, big, name):
     s.node(b"/local/domain/5/data", b"1", [(b"n", 0, 5)], conn=1, tx=33, access=2)
     s.node(b"/local/domain/5/name", b"", [], conn=1, tx=33, access=0)
     s.record(99, b"of a later version")
+    if digest:
+        s.digest()
     s.end()
     s.write(name)
 
@@ -119,6 +139,8 @@ every_record(1, False, "v1-little")
 every_record(1, True, "v1-big")
 every_record(2, False, "v2-little")
 every_record(2, True, "v2-big")
+every_record(1, True, "v1-big-digest", digest=True)
+every_record(2, False, "v2-little-digest", digest=True)
 
 s = Stream(2, False)
 s.ring(1, 5, NOBODY, 7)

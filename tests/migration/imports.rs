@@ -2,21 +2,21 @@
 
 use xenstored::migration::stream::fields::Order;
 use xenstored::migration::stream::state::Client as Carried;
-use xenstored::migration::stream::{Connection, Node, Reader, Record, VERSION, Writer};
+use xenstored::migration::stream::{Connection, Node, Reader, Record, VERSION, Writer, kind};
 use xenstored::types::{Domid, Entry};
 
 use super::moves::{each_pair, inhabit};
 use super::*;
 
 /// Returns the CONNECTION_DATA of a stream that has one; and the bytes of its header and of all other records, in
-/// order.
+/// order, except the digest of them all.
 fn taken_apart(stream: &[u8]) -> (Connection, Vec<Vec<u8>>) {
     let number = |at: usize| u32::from_le_bytes(stream[at..at + 4].try_into().unwrap());
     let mut parts = vec![stream[..16].to_vec()];
     let mut at = 16;
     while at < stream.len() {
         let end = at + (8 + usize::try_from(number(at + 4)).unwrap()).next_multiple_of(8);
-        if number(at) != 2 {
+        if ![kind::CONNECTION_DATA, kind::DIGEST].contains(&number(at)) {
             parts.push(stream[at..end].to_vec());
         }
         at = end;

@@ -46,6 +46,10 @@ pub enum StreamError {
     Contradicts(String),
     /// With this record the state exceeds this limit of bytes in memory.
     TooMuch(u64),
+    /// The bytes before the record, as many, do not have its digest.
+    Digest(u64),
+    /// The stream ends without a digest, which was required.
+    NoDigest,
 }
 
 impl fmt::Display for StreamError {
@@ -70,6 +74,15 @@ impl fmt::Display for StreamError {
             StreamError::Contradicts(what) => f.write_str(what),
             StreamError::TooMuch(max) => {
                 write!(f, "with it the state exceeds the limit of {max} bytes in memory")
+            }
+            StreamError::Digest(len) => {
+                write!(
+                    f,
+                    "its digest is not that of the {len} bytes before it: the stream is damaged"
+                )
+            }
+            StreamError::NoDigest => {
+                f.write_str("the stream ends without a digest, which both daemons write")
             }
         }
     }
@@ -108,7 +121,11 @@ impl<'a> Body<'a> {
         Ok(taken)
     }
 
-    fn array<const LEN: usize>(&mut self, field: &'static str) -> Result<[u8; LEN], StreamError> {
+    /// Returns the next `LEN` bytes.
+    pub fn array<const LEN: usize>(
+        &mut self,
+        field: &'static str,
+    ) -> Result<[u8; LEN], StreamError> {
         let bytes = self.take(LEN, field)?;
         bytes.try_into().map_err(|_| StreamError::PastTheEnd(field))
     }

@@ -1,5 +1,5 @@
 //! The "xenstore" stream of docs/designs/xenstore-migration.md (xen.git), versions 1 and 2, in both
-//! byte orders: a header, then records, the last one END.
+//! byte orders: a header, then records, the last one END. Before END comes a record of our own with a digest.
 //!
 //! ```text
 //!         0       1       2       3       4       5       6       7
@@ -14,6 +14,7 @@
 //!     +-----------------------+---------------------------------------+
 //! ```
 
+pub mod digest;
 pub mod fields;
 pub mod kind;
 pub mod libxl_record;

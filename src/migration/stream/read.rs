@@ -4,6 +4,7 @@ use std::io::{self, Read};
 
 use thiserror::Error;
 
+use super::digest::Digester;
 use super::fields::{Body, Order, StreamError};
 use super::{FLAG_BIG_ENDIAN, IDENT, RECORD_BYTES_MAX, Record, VERSION, kind};
 
@@ -28,14 +29,21 @@ pub enum ReadError {
     Io(#[from] io::Error),
 }
 
-/// A stream parser that holds one record at a time.
+/// Size of a record's `type` and `len`.
+const HEAD_BYTES: usize = 8;
+
+/// A stream parser that holds one record at a time. It checks the digest of a stream that has one.
 pub struct Reader<R> {
     input: R,
     version: u32,
     order: Order,
     /// Bytes that were read as part of a record but belong to the next one.
     returned: Vec<u8>,
-    body: Vec<u8>,
+    /// The record, or the part of the header, read last.
+    bytes: Vec<u8>,
+    /// Of all bytes before the record read last.
+    digester: Digester,
+    has_digest: bool,
     record: u64,
     kind: u32,
     offset: u64,
@@ -54,7 +62,9 @@ impl<R: Read> Reader<R> {
             version: 0,
             order: Order::Little,
             returned: Vec::new(),
-            body: Vec::new(),
+            bytes: Vec::new(),
+            digester: Digester::default(),
+            has_digest: false,
             record: 0,
             kind: kind::END,
             offset: 0,
@@ -69,10 +79,9 @@ impl<R: Read> Reader<R> {
             return Err(reader.error(StreamError::NotAStream("\"xenstore\" stream", ident)));
         }
         reader.next += IDENT.len() as u64;
-        let [numbers] = reader.words()?;
-        let [v0, v1, v2, v3, f0, f1, f2, f3] = numbers;
-        reader.version = u32::from_be_bytes([v0, v1, v2, v3]);
-        let flags = u32::from_be_bytes([f0, f1, f2, f3]);
+        let numbers = reader.fill(2 * size_of::<u32>());
+        let (version, flags) = numbers.and_then(|()| reader.numbers(Order::Big))?;
+        reader.version = version;
         match (reader.version, flags & !FLAG_BIG_ENDIAN) {
             (1..=VERSION, 0) => {}
             (1..=VERSION, _) => return Err(reader.error(StreamError::Flags(flags))),
@@ -81,6 +90,8 @@ impl<R: Read> Reader<R> {
         if flags & FLAG_BIG_ENDIAN != 0 {
             reader.order = Order::Big;
         }
+        reader.digester.add(&IDENT);
+        reader.digester.add(&reader.bytes);
         Ok(reader)
     }
 
@@ -104,7 +115,12 @@ impl<R: Read> Reader<R> {
         self.offset
     }
 
-    /// Returns the next record; `None` after END. Cost: linear in the record's length, at most [`RECORD_BYTES_MAX`].
+    /// Returns whether the stream has a digest so far; a wrong one is an error of [`Reader::next_record`].
+    pub fn has_digest(&self) -> bool {
+        self.has_digest
+    }
+
+    /// Returns the next record; `None` after END. Cost: its length, at most [`RECORD_BYTES_MAX`].
     ///
     /// # Errors
     /// With the record's number and offset. The rest of the stream cannot be read after an error.
@@ -114,22 +130,19 @@ impl<R: Read> Reader<R> {
         }
         self.record += 1;
         self.offset = self.next;
-        let [head] = self.words()?;
-        let mut numbers = Body::new(&head, self.order);
-        let (kind, len) = (numbers.u32("type"), numbers.u32("len"));
-        let (Ok(kind), Ok(len)) = (kind, len) else {
-            return Err(self.error(StreamError::Truncated));
-        };
+        self.bytes.clear();
+        self.fill(HEAD_BYTES)?;
+        let (kind, len) = self.numbers(self.order)?;
         self.kind = kind;
         if len > RECORD_BYTES_MAX {
             return Err(self.error(StreamError::TooLong(len)));
         }
         let len = usize::try_from(len).unwrap_or(usize::MAX);
-        self.fill(len.next_multiple_of(8))?;
-        let mut body = std::mem::take(&mut self.body);
-        body.truncate(len);
-        let record = self.parse(kind, &body);
-        self.body = body;
+        self.fill(HEAD_BYTES + len.next_multiple_of(8))?;
+        let bytes = std::mem::take(&mut self.bytes);
+        let record = self.parse(kind, &bytes[HEAD_BYTES..][..len]);
+        let record = record.and_then(|record| self.check_digest(record, &bytes));
+        self.bytes = bytes;
         let record = record.map_err(|fault| self.error(fault))?;
         self.ended = record == Record::End;
         Ok(Some(record))
@@ -140,44 +153,62 @@ impl<R: Read> Reader<R> {
         ReadError::Stream { record: self.record, offset: self.offset, fault }
     }
 
-    /// Reads words of eight bytes.
-    fn words<const COUNT: usize>(&mut self) -> Result<[[u8; 8]; COUNT], ReadError> {
-        self.fill(8 * COUNT)?;
-        let mut words = [[0; 8]; COUNT];
-        for (word, bytes) in words.iter_mut().zip(self.body.chunks_exact(8)) {
-            word.copy_from_slice(bytes);
-        }
-        Ok(words)
+    /// Returns the two numbers at the start of `bytes`: those of the header or of a record's head.
+    fn numbers(&self, order: Order) -> Result<(u32, u32), ReadError> {
+        let mut head = Body::new(&self.bytes, order);
+        let numbers = head.u32("type").and_then(|first| Ok((first, head.u32("len")?)));
+        numbers.map_err(|fault| self.error(fault))
     }
 
-    /// Reads `len` bytes into `body`, which grows only as they arrive.
+    /// Reads until `bytes` has this length; it grows only as they arrive.
     fn fill(&mut self, len: usize) -> Result<(), ReadError> {
-        self.body.clear();
+        let had = self.bytes.len();
         if !self.returned.is_empty() {
-            let returned = self.returned.len().min(len);
-            self.body.extend(self.returned.drain(..returned));
+            let returned = self.returned.len().min(len - had);
+            self.bytes.extend(self.returned.drain(..returned));
         }
-        while self.body.len() < len {
-            let filled = self.body.len();
-            self.body.resize(len.min(filled + GROWTH_BYTES), 0);
-            self.input.read_exact(&mut self.body[filled..]).map_err(|error| {
+        while self.bytes.len() < len {
+            let filled = self.bytes.len();
+            self.bytes.resize(len.min(filled + GROWTH_BYTES), 0);
+            self.input.read_exact(&mut self.bytes[filled..]).map_err(|error| {
                 let is_end = error.kind() == io::ErrorKind::UnexpectedEof;
                 if is_end { self.error(StreamError::Truncated) } else { ReadError::Io(error) }
             })?;
         }
-        self.next += len as u64;
+        self.next += (len - had) as u64;
         Ok(())
     }
 
-    /// C xenstored includes padding in the length, so up to seven extra bytes are accepted. C xenstored (August 2026)
-    /// also writes WATCH_DATA_EXTENDED four bytes shorter than the record's length says: depending on the padding, the
-    /// body then includes the next record's first word of eight bytes or not.
+    /// Compares a digest with that of the bytes before it, and adds the record's bytes to them. Bytes that belong to
+    /// the next record are not added twice.
+    fn check_digest(&mut self, record: Record, bytes: &[u8]) -> Result<Record, StreamError> {
+        match record {
+            // Nothing else may follow, as no digest would cover it.
+            _ if self.has_digest && record != Record::End => {
+                return Err(StreamError::Contradicts("it follows the digest".into()));
+            }
+            Record::Digest(digest) if digest != self.digester.digest() => {
+                return Err(StreamError::Digest(self.offset));
+            }
+            Record::Digest(_) => self.has_digest = true,
+            _ => {}
+        }
+        self.digester.add(&bytes[..bytes.len() - self.returned.len()]);
+        Ok(record)
+    }
+
+    /// C xenstored includes padding in the length, so up to seven extra bytes are accepted, but only in a length that is
+    /// a multiple of 8: any other is damaged, and the next record would be sought too far on, where the first words of a
+    /// node's body read as END. C also (August 2026) writes WATCH_DATA_EXTENDED four bytes shorter than its length says:
+    /// depending on the padding, the body then includes the next record's first word of eight bytes or not.
     fn parse(&mut self, kind: u32, bytes: &[u8]) -> Result<Record, StreamError> {
         let mut body = Body::new(bytes, self.order);
         let record = Record::read(kind, self.version, &mut body)?;
+        let is_padded = bytes.len().is_multiple_of(8);
         match body.left() {
-            0..8 => Ok(record),
-            8..12 if kind == kind::WATCH_DATA_EXTENDED => {
+            0 => Ok(record),
+            1..8 if is_padded => Ok(record),
+            8..12 if is_padded && kind == kind::WATCH_DATA_EXTENDED => {
                 self.returned = bytes[bytes.len() - 8..].to_vec();
                 self.next -= 8;
                 Ok(record)

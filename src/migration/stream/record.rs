@@ -1,5 +1,6 @@
 //! The records of the stream, as defined in the sections of xenstore-migration.md.
 
+use super::digest::Digest;
 use super::fields::{Body, Order, Sink, StreamError};
 use super::kind;
 use crate::types::{Access, Domid, Entry};
@@ -45,6 +46,8 @@ pub enum Record {
     GlobalQuota(Vec<QuotaValue>, Vec<QuotaValue>),
     /// DOMAIN_DATA.
     Domain(Domain),
+    /// DIGEST: of all bytes before the record.
+    Digest(Digest),
     /// A record of unknown type; its body was skipped, as the specification requires.
     Unknown(u32),
 }
@@ -145,6 +148,7 @@ impl Record {
                 Record::GlobalQuota(all, global)
             }
             kind::DOMAIN_DATA => Record::Domain(Domain::read(body, version)?),
+            kind::DIGEST => Record::Digest(Digest(body.array("digest")?)),
             _ => {
                 body.take(body.left(), "body")?;
                 Record::Unknown(kind)
@@ -186,6 +190,10 @@ impl Record {
             Record::Domain(domain) => {
                 domain.write(version, &mut sink)?;
                 kind::DOMAIN_DATA
+            }
+            Record::Digest(Digest(bytes)) => {
+                sink.bytes(bytes);
+                kind::DIGEST
             }
             Record::Unknown(kind) => *kind,
         };

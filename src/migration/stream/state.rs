@@ -107,7 +107,7 @@ impl State {
 
     fn take(&mut self, record: Record) -> Result<(), StreamError> {
         match record {
-            Record::End | Record::Global { .. } => {}
+            Record::End | Record::Global { .. } | Record::Digest(_) => {}
             Record::Connection(connection) => self.take_connection(connection)?,
             Record::Watch(watch) => self.take_watch(watch)?,
             Record::Transaction { connection, tx_id } => {
@@ -212,7 +212,7 @@ fn weight(record: &Record) -> u64 {
         quotas.iter().map(of_one).sum::<usize>()
     };
     let bytes = match record {
-        Record::End | Record::Global { .. } | Record::Unknown(_) => 0,
+        Record::End | Record::Global { .. } | Record::Digest(_) | Record::Unknown(_) => 0,
         Record::Connection(connection) => {
             CONNECTION_BYTES + connection.input.len() + connection.output.len()
         }

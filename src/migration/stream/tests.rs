@@ -1,10 +1,18 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::migration::stream::digest::{Digest, TAIL_BYTES, ends_with_digest};
 use crate::migration::stream::fields::{Order, StreamError};
 use crate::types::{Access, Domid, Entry};
 
+/// Returns a stream without a digest, as other programs write it.
 fn stream(version: u32, order: Order, records: &[Record]) -> Vec<u8> {
+    let mut bytes = with_digest(version, order, records);
+    bytes.drain(bytes.len() - TAIL_BYTES..bytes.len() - 8);
+    bytes
+}
+
+fn with_digest(version: u32, order: Order, records: &[Record]) -> Vec<u8> {
     let mut writer = Writer::new(Vec::new(), version, order).unwrap();
     records.iter().for_each(|record| writer.write(record).unwrap());
     writer.end().unwrap()
@@ -101,6 +109,8 @@ proptest! {
         let (last, read) = read.split_last().unwrap();
         prop_assert_eq!(last, &Record::End);
         prop_assert_eq!(read, &records[..]);
+        let read = contents(&with_digest(2, order, &records)).unwrap();
+        prop_assert_eq!(&read[..read.len() - 1], &records[..]);
     }
 
     /// A truncated or changed stream yields an error or records within their limits.
@@ -123,6 +133,91 @@ proptest! {
             prop_assert_eq!(result.is_ok(), bytes.len() == whole);
         }
     }
+
+    /// 256 streams, 40 flips of each.
+    #[test]
+    fn stream_with_a_flipped_bit_is_refused_or_reads_the_same(
+        records in prop::collection::vec(record(), 0..6),
+        version in 1..=VERSION,
+        order in order(),
+        flips in prop::collection::vec(any::<prop::sample::Index>(), 40),
+    ) {
+        let mut bytes = with_digest(version, order, &records);
+        prop_assert!(ends_with_digest(bytes[bytes.len() - TAIL_BYTES..].try_into().unwrap()));
+        let expected = contents(&bytes).unwrap();
+        for flip in flips {
+            let bit = flip.index(8 * bytes.len());
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            if let Ok(read) = contents(&bytes) {
+                prop_assert_eq!(&read, &expected, "bit {}", bit);
+                prop_assert!(bit / 8 >= bytes.len() - TAIL_BYTES, "bit {} is covered", bit);
+            }
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+}
+
+/// Returns the records that say something of a state.
+fn contents(bytes: &[u8]) -> Result<Vec<Record>, ReadError> {
+    let mut records = read_all(bytes)?;
+    records.retain(|record| !matches!(record, Record::Digest(_) | Record::Unknown(_)));
+    Ok(records)
+}
+
+#[test]
+fn digest_is_the_record_before_end() {
+    for order in [Order::Little, Order::Big] {
+        let bytes = with_digest(1, order, &[watch(None)]);
+        let records = read_all(&bytes).unwrap();
+        let before = Digest::of_file(&bytes[..bytes.len() - TAIL_BYTES]).unwrap().0;
+        assert_eq!(records, [watch(None), Record::Digest(before), Record::End]);
+        let mut reader = Reader::new(&*bytes).unwrap();
+        assert!(!reader.has_digest());
+        while reader.next_record().unwrap().is_some() {}
+        assert!(reader.has_digest());
+    }
+}
+
+#[test]
+fn truncated_stream_with_digest_is_refused_at_each_length() {
+    let bytes = with_digest(2, Order::Little, &[watch(None), watch(Some(3))]);
+    for len in 0..bytes.len() {
+        read_all(&bytes[..len]).expect_err("it is truncated");
+    }
+}
+
+#[test]
+fn wrong_digest_is_an_error_of_its_record() {
+    let mut bytes = with_digest(2, Order::Little, &[watch(None)]);
+    bytes[24] ^= 2; // conn-id
+    assert_eq!(fault(&bytes), (2, 40, StreamError::Digest(40)));
+    // A record lost from the middle.
+    let mut bytes = with_digest(2, Order::Little, &[watch(None), watch(None)]);
+    bytes.drain(16..40);
+    assert_eq!(fault(&bytes), (2, 40, StreamError::Digest(40)));
+}
+
+#[test]
+fn record_after_the_digest_is_refused() {
+    let mut bytes = with_digest(2, Order::Little, &[]);
+    let record = bytes[16..40].to_vec();
+    bytes.splice(40..40, record);
+    let follows = StreamError::Contradicts("it follows the digest".into());
+    assert_eq!(fault(&bytes), (2, 40, follows));
+}
+
+/// The last 8 bytes of the second record's length are the third's head.
+#[test]
+fn digest_covers_short_watch_records_of_c_once() {
+    let mut bytes = stream(2, Order::Little, &[]);
+    bytes.splice(16..16, short_extended("/a/b", "123"));
+    let digest = Record::Digest(Digest::of_file(&bytes[..bytes.len() - 8]).unwrap().0);
+    let mut record = Vec::new();
+    append(&digest, 2, Order::Little, &mut record).unwrap();
+    bytes.splice(bytes.len() - 8..bytes.len() - 8, record);
+    assert_eq!(read_all(&bytes).unwrap().len(), 3);
+    bytes[24] ^= 2;
+    assert!(matches!(fault(&bytes).2, StreamError::Digest(_)));
 }
 
 fn watch(depth: Option<u16>) -> Record {
@@ -134,6 +229,14 @@ fn version_1_has_no_depth_and_no_features() {
     let domain = |features| Record::Domain(Domain { domid: Domid(3), features, quotas: vec![] });
     let bytes = stream(1, Order::Little, &[watch(Some(2)), domain(Some(7))]);
     assert_eq!(read_all(&bytes).unwrap(), [watch(None), domain(None), Record::End]);
+}
+
+/// With a longer length the next record would be sought 8 bytes later: behind a node's head, where it is END.
+#[test]
+fn counted_padding_that_moves_the_next_record_is_refused() {
+    let mut bytes = stream(2, Order::Little, &[Record::Transaction { connection: 1, tx_id: 3 }]);
+    bytes[20] = 10;
+    assert_eq!(fault(&bytes), (1, 16, StreamError::Surplus(2)));
 }
 
 #[test]

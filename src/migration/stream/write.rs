@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use super::digest::Digester;
 use super::fields::{Order, StreamError};
 use super::{FLAG_BIG_ENDIAN, IDENT, RECORD_BYTES_MAX, Record};
 
@@ -14,6 +15,7 @@ pub struct Writer<W> {
     version: u32,
     order: Order,
     bytes: Vec<u8>,
+    digester: Digester,
 }
 
 impl<W: Write> Writer<W> {
@@ -21,12 +23,13 @@ impl<W: Write> Writer<W> {
     ///
     /// # Errors
     /// Those of `output`.
-    pub fn new(mut output: W, version: u32, order: Order) -> io::Result<Writer<W>> {
+    pub fn new(output: W, version: u32, order: Order) -> io::Result<Writer<W>> {
         let flags = if order == Order::Big { FLAG_BIG_ENDIAN } else { 0 };
-        output.write_all(&IDENT)?;
-        output.write_all(&version.to_be_bytes())?;
-        output.write_all(&flags.to_be_bytes())?;
-        Ok(Writer { output, version, order, bytes: Vec::new() })
+        let mut writer =
+            Writer { output, version, order, bytes: Vec::new(), digester: Digester::default() };
+        let header = [&IDENT[..], &version.to_be_bytes(), &flags.to_be_bytes()].concat();
+        writer.write_appended(&header)?;
+        Ok(writer)
     }
 
     /// Writes a record. Cost: its length.
@@ -37,6 +40,7 @@ impl<W: Write> Writer<W> {
         self.bytes.clear();
         let written = append(record, self.version, self.order, &mut self.bytes);
         written.map_err(|fault| io::Error::new(io::ErrorKind::InvalidInput, fault))?;
+        self.digester.add(&self.bytes);
         self.output.write_all(&self.bytes)
     }
 
@@ -45,14 +49,16 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// Those of the output.
     pub fn write_appended(&mut self, records: &[u8]) -> io::Result<()> {
+        self.digester.add(records);
         self.output.write_all(records)
     }
 
-    /// Writes END, flushes, and returns the output.
+    /// Writes the digest and END, flushes, and returns the output.
     ///
     /// # Errors
     /// Those of the output.
     pub fn end(mut self) -> io::Result<W> {
+        self.write(&Record::Digest(self.digester.digest()))?;
         self.write(&Record::End)?;
         self.output.flush()?;
         Ok(self.output)
