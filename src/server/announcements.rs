@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::shared::Shared;
+use crate::migration::stream::digest::ALGORITHM;
 use crate::protocol::operations::{Parser, TABLE};
 use crate::store::{Generations, Op, Verb};
 use crate::types::Path;
@@ -17,11 +18,13 @@ impl Shared {
         self.announce_rows(|parser| matches!(parser, Parser::Arguments(_)));
     }
 
-    /// Announces the migration socket with the data that its clients need: its path, its operations, and the number of
-    /// shards, by which they batch domains of the same owner thread.
+    /// Announces the migration socket with what its clients need: its path, its operations, the number of shards,
+    /// by which they batch domains of the same owner thread, and the algorithm of the digest that its streams have and
+    /// that IMPORT_DOMAINS can require.
     pub fn announce_migration_socket(&self, path: &str) {
         self.announce("migration-socket", path);
         self.announce("shards", &self.store.layout().shards().to_string());
+        self.announce("stream-digest", ALGORITHM);
         self.announce_rows(|parser| matches!(parser, Parser::Migration(_)));
     }
 

@@ -20,6 +20,8 @@ pub struct Route {
     pub source: Daemon,
     pub destination: Daemon,
     pub tries: u32,
+    /// Whether both daemons write digests, so that the destination refuses a stream without one.
+    pub has_digests: bool,
 }
 
 /// The progress of one domain of a batch.
@@ -166,13 +168,15 @@ impl Batch<'_> {
                 });
             }
         };
-        let Route { source, destination, .. } = self.route;
+        let Route { source, destination, has_digests, .. } = self.route;
+        let required: &[u8] = if *has_digests { b"digest\0" } else { b"" };
         let Ends { exports, imports, .. } = &mut self.ends;
         let export =
             source.ask_by(exports, Operation::ExportDomains, &listed(todo), &[writer.as_fd()]);
         // Each daemon must hold the only descriptor of its end, so that the other one notices when it dies.
         drop(writer);
-        let import = destination.ask_by(imports, Operation::ImportDomains, b"", &[reader.as_fd()]);
+        let import =
+            destination.ask_by(imports, Operation::ImportDomains, required, &[reader.as_fd()]);
         drop(reader);
         let mut exported = Replies::of_all(export);
         let mut imported = Replies::of_all(import);

@@ -13,6 +13,7 @@ use super::domids::Domids;
 use super::error::ToolError;
 use super::link::{Link, TIMEOUT, message};
 use super::step::Standing;
+use crate::migration::stream::digest::ALGORITHM;
 use crate::protocol::operations::DOMAINS_MAX;
 use crate::protocol::{ERROR, Operation, decimal, strings};
 use crate::types::Domid;
@@ -22,6 +23,8 @@ use crate::types::Presence;
 const MIGRATION_SOCKET: &[u8] = b"/tool/xenstored/operations/migration-socket\0";
 /// The node that holds the number of shards.
 const SHARDS: &[u8] = b"/tool/xenstored/operations/shards\0";
+/// The node that holds the algorithm of the digests in the streams that the daemon writes and checks.
+const STREAM_DIGEST: &[u8] = b"/tool/xenstored/operations/stream-digest\0";
 /// Timeout of a request for many domains while the daemon replies to other clients. A stream may be long and arrive
 /// slowly; the daemon itself gives up on a stalled stream.
 pub const LONGEST: Duration = Duration::from_secs(60 * 60);
@@ -80,7 +83,16 @@ impl Daemon {
         told.and_then(|shards| decimal(&shards).ok()).unwrap_or(1).max(1)
     }
 
-    /// Connects to the daemon's client socket.
+    /// Whether its streams have digests that this tool's version knows, and IMPORT_DOMAINS can require them.
+    pub fn has_digests(&self) -> bool {
+        let told = self
+            .connect()
+            .ok()
+            .and_then(|mut client| client.ask(Operation::Read, STREAM_DIGEST).ok());
+        told.is_some_and(|name| name == ALGORITHM.as_bytes())
+    }
+
+    /// Connects to its client socket.
     ///
     /// # Errors
     /// No daemon accepts the connection.

@@ -123,7 +123,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, ToolEr
             if source.is_same(&destination) {
                 return Err(usage("--to names the source daemon; name another one"));
             }
-            let route = batch::Route { source, destination, tries };
+            let has_digests = source.has_digests() && destination.has_digests();
+            let route = batch::Route { source, destination, tries, has_digests };
             let (batch, form) = (batch.size(), common.form());
             let mode = move_batches::Mode { batch, jobs: jobs.into(), form, begun };
             move_batches::run(&route, &domains, &mode, &*stop()?)

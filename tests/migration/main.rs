@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod descriptors;
+mod digests;
 mod edges;
 mod failures;
 mod from_c;

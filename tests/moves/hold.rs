@@ -1,7 +1,9 @@
 //! A proxy between `xsctl` and either socket of a daemon: holds one request of a type, or its reply, until the test
-//! releases it. The proxy supports only tools that send one request at a time on a connection.
+//! releases it; or takes the digest out of exported streams. Only for a tool that sends one request at a time on a
+//! connection.
 
-use std::io::{IoSlice, IoSliceMut, Read, Write};
+use std::fs::File;
+use std::io::{IoSlice, IoSliceMut, Read, Seek, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -15,8 +17,13 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
+use xenstored::migration::stream::digest::TAIL_BYTES;
+
 use super::common::bulk::EXPORT;
 use super::common::wire::{HEADER_BYTES, Message, op};
+
+/// Length of a stream's last record.
+const END_BYTES: usize = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
@@ -48,6 +55,43 @@ impl Hold {
             }
         });
         Hold { reached, _held: held }
+    }
+}
+
+/// Listens at `path` for the migration socket `real`, and takes the digest out of each exported stream, as a daemon
+/// exports it that writes none. Its threads end with the test.
+pub fn without_digests(path: &Path, real: PathBuf) {
+    let listener = UnixListener::bind(path).unwrap();
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let real = real.clone();
+            thread::spawn(move || pass_without_digests(client.unwrap(), &real));
+        }
+    });
+}
+
+fn pass_without_digests(mut client: UnixStream, real: &Path) -> Option<()> {
+    let mut daemon = UnixStream::connect(real).ok()?;
+    loop {
+        let (request, mut descriptors) = receive_with(&client)?;
+        let kind = u32::from_le_bytes(request[..4].try_into().unwrap());
+        let stream = (kind == EXPORT).then(|| tempfile::tempfile().unwrap());
+        let output = stream.as_ref().and_then(|stream| {
+            let output = descriptors.pop();
+            descriptors.push(stream.try_clone().unwrap().into());
+            output
+        });
+        send_with(&daemon, &request, &descriptors);
+        drop(descriptors);
+        let replies = replies(&mut daemon, kind)?;
+        if let (Some(mut stream), Some(output)) = (stream, output) {
+            let mut bytes = Vec::new();
+            stream.rewind().unwrap();
+            stream.read_to_end(&mut bytes).unwrap();
+            bytes.drain(bytes.len() - TAIL_BYTES..bytes.len() - END_BYTES);
+            File::from(output).write_all(&bytes).ok()?;
+        }
+        client.write_all(&replies).ok()?;
     }
 }
 

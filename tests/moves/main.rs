@@ -2,6 +2,7 @@
 //!
 //! - `moved`: whole moves, and the reports on domains that fail.
 //! - `files`: export, import, release, and the commands that undo them.
+//! - `digests`: damaged files, and streams without a digest.
 //! - `libxl`: the other format.
 //! - `hold`: a proxy that holds a request or its reply.
 //! - `lost`: a participant is lost in between, by way of a proxy.
@@ -11,6 +12,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod concurrent;
+mod digests;
 mod failures;
 mod files;
 mod hold;

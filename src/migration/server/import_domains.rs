@@ -13,9 +13,10 @@ use crate::migration::store::place_domain::{
     ImportedDomain, PlaceError, check_domain, place_domain, split_by_domain,
 };
 use crate::migration::store::write_domains::FEW_NODES;
+use crate::migration::stream::fields::StreamError;
 use crate::migration::stream::state::{Client, State};
 use crate::migration::stream::{ReadError, Reader, Transport};
-use crate::protocol::operations::ImportMode;
+use crate::protocol::operations::{Import, ImportMode};
 use crate::server::{Expected, ImportEnd, OwnerThreads, Standing};
 use crate::store::{DomainSnapshot, Generations, ImportError};
 use crate::sync::workers::Workers;
@@ -40,10 +41,10 @@ static LARGE: Mutex<()> = Mutex::new(());
 pub fn import_domains(
     owners: &OwnerThreads,
     descriptors: Vec<OwnedFd>,
-    mode: ImportMode,
+    import: Import,
     reply: impl FnMut(Vec<Outcome>),
 ) {
-    run_parallel(descriptors, |stream| import_stream(owners, stream, mode), reply);
+    run_parallel(descriptors, |stream| import_stream(owners, stream, import), reply);
 }
 
 /// A reader that truncates a stream at [`STREAM_BYTES_MAX`] and takes [`LARGE`] when the stream becomes large.
@@ -66,14 +67,22 @@ impl Read for Bounded {
     }
 }
 
-fn import_stream(owners: &OwnerThreads, descriptor: OwnedFd, mode: ImportMode) -> Vec<Outcome> {
+fn import_stream(
+    owners: &OwnerThreads,
+    descriptor: OwnedFd,
+    Import { mode, needs_digest }: Import,
+) -> Vec<Outcome> {
     let began = Instant::now();
     // The stream is declared first, so that `LARGE` is held until the state is dropped.
     let mut input = None;
     let state = TimedFile::new(descriptor).map_err(ReadError::from).and_then(|stream| {
         let input = input.insert(Bounded { input: stream, read: 0, large: None });
         let mut reader = Reader::new(BufReader::with_capacity(READ_BYTES, input))?;
-        State::read(&mut reader)
+        let state = State::read(&mut reader)?;
+        match needs_digest && !reader.has_digest() {
+            true => Err(reader.error(StreamError::NoDigest)),
+            false => Ok(state),
+        }
     });
     let state = match state {
         Ok(state) => state,

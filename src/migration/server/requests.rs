@@ -78,12 +78,12 @@ pub(super) fn perform(
             let domids = few(domids(owners, &ranges, introduced)?)?;
             replies.add(export_domains(owners, &domids, descriptors)?);
         }
-        MigrationRequest::Import(mode) => {
+        MigrationRequest::Import(import) => {
             if descriptors.is_empty() {
                 return Err(Errno::EINVAL);
             }
             replies.left = descriptors.len();
-            import_domains(owners, descriptors, mode, |outcomes| replies.add(outcomes));
+            import_domains(owners, descriptors, import, |outcomes| replies.add(outcomes));
         }
         MigrationRequest::Discard(ranges) => {
             let domids = few(domids(owners, &ranges, OwnerThreads::arrived)?)?;

@@ -10,11 +10,20 @@ pub enum MigrationRequest {
     /// EXPORT_DOMAINS: quiesces the domains and writes their streams.
     Export(Vec<Range>),
     /// IMPORT_DOMAINS from the file descriptors sent with the request.
-    Import(ImportMode),
+    Import(Import),
     /// DISCARD_DOMAINS: rolls back imports.
     Discard(Vec<Range>),
     /// DOMAIN_STATES: reports the migration state of each domain.
     States(Vec<Range>),
+}
+
+/// The options of IMPORT_DOMAINS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Import {
+    /// Whether anything changes.
+    pub mode: ImportMode,
+    /// Whether a stream without a digest is refused.
+    pub needs_digest: bool,
 }
 
 /// The mode of an import.
@@ -40,11 +49,14 @@ pub fn export_domains(payload: &[u8]) -> Result<MigrationRequest, Errno> {
 }
 
 pub fn import_domains(payload: &[u8]) -> Result<MigrationRequest, Errno> {
-    match payload {
-        b"" => Ok(MigrationRequest::Import(ImportMode::Place)),
-        b"check\0" => Ok(MigrationRequest::Import(ImportMode::Check)),
-        _ => Err(Errno::EINVAL),
-    }
+    let (mode, needs_digest) = match payload {
+        b"" => (ImportMode::Place, false),
+        b"digest\0" => (ImportMode::Place, true),
+        b"check\0" => (ImportMode::Check, false),
+        b"check\0digest\0" => (ImportMode::Check, true),
+        _ => return Err(Errno::EINVAL),
+    };
+    Ok(MigrationRequest::Import(Import { mode, needs_digest }))
 }
 
 pub fn discard_domains(payload: &[u8]) -> Result<MigrationRequest, Errno> {
