@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::ValueEnum;
+use rustix::fs::syncfs;
 
 use super::daemon::{Daemon, Replies, listed};
 use super::error::{Done, ToolError};
@@ -51,7 +52,8 @@ pub struct Mode {
     pub form: Form,
 }
 
-/// Exports domains, which stay quiesced. Cost: the EXPORT and the fsync of the files of each batch.
+/// Exports domains, which stay quiesced. Cost: the EXPORT of each batch, and its syncs to disk, three however many its
+/// files are.
 ///
 /// # Errors
 /// Those of the directory and the output. Domains that are not exported are reported.
@@ -69,7 +71,8 @@ pub fn run(
     }
     let marks = Marks::open(directory)?;
     let report = Report::new(mode.form, "export", "exported", domids.len());
-    let mut exporting = Exporting { daemon, mode, marks, report, still: BTreeSet::new() };
+    let handle = File::open(directory).map_err(ToolError::file(directory))?;
+    let mut exporting = Exporting { daemon, mode, handle, marks, report, still: BTreeSet::new() };
     for some in domids.chunks(mode.batch) {
         if stop.load(Ordering::Relaxed) {
             break;
@@ -115,22 +118,34 @@ pub fn behind(path: &str) -> String {
 struct Exporting<'d> {
     daemon: &'d Daemon,
     mode: &'d Mode,
+    /// The directory, for its syncs.
+    handle: File,
     marks: Marks,
     report: Report,
     /// Domains that are quiesced now.
     still: BTreeSet<Domid>,
 }
 
+/// A domain whose file is complete, but not yet on disk.
+struct Complete {
+    domid: Domid,
+    target: Target,
+    /// The daemon's reply: the mark, the number of nodes, a path that it left out.
+    strings: Vec<String>,
+    /// What the format cannot represent.
+    left_out: Vec<String>,
+}
+
 impl Exporting<'_> {
     /// Exports a batch, and again the domains that changed during their export.
     fn batch(&mut self, domids: &[Domid]) -> Result<(), ToolError> {
         let mut todo = domids.to_vec();
-        let mut result = Ok(());
+        let (mut complete, mut result) = (Vec::new(), Ok(()));
         for tries in 1..=TRIES_MAX {
             if todo.is_empty() {
                 break;
             }
-            match self.once(&todo, tries == TRIES_MAX) {
+            match self.once(&todo, tries == TRIES_MAX, &mut complete) {
                 Ok(again) => todo = again,
                 // The marks of domains exported so far are still written, so that they can be released.
                 Err(failure) => {
@@ -139,14 +154,19 @@ impl Exporting<'_> {
                 }
             }
         }
-        let directory = &self.mode.directory;
-        let safe = File::open(directory).and_then(|directory| directory.sync_all());
+        self.keep(complete);
+        let safe = self.handle.sync_all().map_err(ToolError::file(&self.mode.directory));
         let written = self.marks.write();
-        result.and(safe.map_err(ToolError::file(directory))).and(written)
+        result.and(safe).and(written)
     }
 
-    /// Exports domains once. Returns those to export again.
-    fn once(&mut self, domids: &[Domid], is_last: bool) -> Result<Vec<Domid>, ToolError> {
+    /// Exports domains once, and adds the complete ones. Returns those to export again.
+    fn once(
+        &mut self,
+        domids: &[Domid],
+        is_last: bool,
+        complete: &mut Vec<Complete>,
+    ) -> Result<Vec<Domid>, ToolError> {
         let mut targets = Vec::new();
         for &domid in domids {
             targets.push(Target::create(&self.mode.directory, self.mode.format, domid)?);
@@ -156,7 +176,7 @@ impl Exporting<'_> {
         drop(descriptors);
         let replies = Replies::of_all(asked);
         let mut again = Vec::new();
-        for (&domid, target) in domids.iter().zip(targets) {
+        for (&domid, mut target) in domids.iter().zip(targets) {
             let outcome = replies.of(domid);
             let is_changed = outcome.as_ref().is_err_and(|trouble| trouble.is("EAGAIN"));
             if is_changed && !is_last {
@@ -164,7 +184,16 @@ impl Exporting<'_> {
                 continue;
             }
             let line = match outcome {
-                Ok(strings) => self.keep(domid, target, strings),
+                Ok(strings) => match target.complete() {
+                    Ok(left_out) => {
+                        complete.push(Complete { domid, target, strings, left_out });
+                        continue;
+                    }
+                    Err(failure) => {
+                        self.still.insert(domid);
+                        self.failed(domid, failure.to_string(), Some("is quiesced"))
+                    }
+                },
                 Err(trouble) => {
                     target.remove();
                     let error = format!("EXPORT_DOMAINS: {trouble}");
@@ -176,19 +205,28 @@ impl Exporting<'_> {
         Ok(again)
     }
 
-    /// Finishes the file of a complete stream.
-    fn keep(&mut self, domid: Domid, target: Target, strings: Vec<String>) -> Line {
-        self.still.insert(domid);
-        let file = Some(target.name());
-        match target.keep() {
-            Ok(left_out) => {
-                let mut strings = strings.into_iter();
-                self.marks.set(domid, strings.next().unwrap_or_default());
-                let nodes = strings.next().and_then(|nodes| nodes.parse().ok());
-                let left_out = strings.map(|path| behind(&path)).chain(left_out).collect();
-                Line { nodes, file, left_out, ..Line::new(domid, None) }
-            }
-            Err(failure) => self.failed(domid, failure.to_string(), Some("is quiesced")),
+    /// Makes the files of a batch permanent. One sync of the file system serves them all: one for each of a thousand
+    /// files would make the pause several times as long.
+    fn keep(&mut self, complete: Vec<Complete>) {
+        let synced = syncfs(&self.handle);
+        for Complete { domid, target, strings, left_out } in complete {
+            self.still.insert(domid);
+            let name = Some(target.name());
+            let kept = match synced {
+                Ok(()) => target.keep(),
+                Err(errno) => Err(ToolError::file(&self.mode.directory)(errno.into())),
+            };
+            let line = match kept {
+                Ok(()) => {
+                    let mut strings = strings.into_iter();
+                    self.marks.set(domid, strings.next().unwrap_or_default());
+                    let nodes = strings.next().and_then(|nodes| nodes.parse().ok());
+                    let left_out = strings.map(|path| behind(&path)).chain(left_out).collect();
+                    Line { nodes, file: name, left_out, ..Line::new(domid, None) }
+                }
+                Err(failure) => self.failed(domid, failure.to_string(), Some("is quiesced")),
+            };
+            self.report.domain(&line);
         }
     }
 

@@ -50,19 +50,23 @@ impl Target {
         self.path.display().to_string()
     }
 
-    /// Syncs the file to disk and renames it to its final name. Returns descriptions of the contents that the format
-    /// cannot represent.
+    /// Completes the file. Returns descriptions of what the format cannot represent.
     ///
     /// # Errors
-    /// Those of the file; those of the stream, if it is converted.
-    pub fn keep(mut self) -> Result<Vec<String>, ToolError> {
-        let left_out = match self.format {
-            Format::Stream => Vec::new(),
-            Format::Libxl => self.convert()?,
-        };
-        self.file.sync_all().map_err(ToolError::file(&self.part))?;
-        fs::rename(&self.part, &self.path).map_err(ToolError::file(&self.path))?;
-        Ok(left_out)
+    /// Those of the file and of the stream, if it is converted.
+    pub fn complete(&mut self) -> Result<Vec<String>, ToolError> {
+        match self.format {
+            Format::Stream => Ok(Vec::new()),
+            Format::Libxl => self.convert(),
+        }
+    }
+
+    /// Renames the file, which the caller has synced to disk, to its final name.
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub fn keep(self) -> Result<(), ToolError> {
+        fs::rename(&self.part, &self.path).map_err(ToolError::file(&self.path))
     }
 
     /// Converts the stream in memory to a file in libxl's format.
