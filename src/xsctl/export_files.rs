@@ -217,9 +217,9 @@ impl Exporting<'_> {
                 Err(errno) => Err(ToolError::file(&self.mode.directory)(errno.into())),
             };
             let line = match kept {
-                Ok(()) => {
+                Ok(file) => {
                     let mut strings = strings.into_iter();
-                    self.marks.set(domid, strings.next().unwrap_or_default());
+                    self.marks.set(domid, strings.next().unwrap_or_default(), file);
                     let nodes = strings.next().and_then(|nodes| nodes.parse().ok());
                     let left_out = strings.map(|path| behind(&path)).chain(left_out).collect();
                     Line { nodes, file: name, left_out, ..Line::new(domid, None) }

@@ -1,6 +1,6 @@
 //! `xsctl import`: imports files of domains into a daemon.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufReader, Read};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use super::export_files::Format;
 use super::libxl_file;
 use super::places::command;
 use super::report::{Form, Line, Report, domains};
+use super::stream_files::{StreamFiles, missing};
 use crate::migration::stream::Reader;
 use crate::migration::stream::state::State;
 use crate::protocol::Operation;
@@ -38,11 +39,17 @@ pub struct Mode {
 /// # Errors
 /// Those of a directory and the output; there is no daemon. Domains that are not imported are reported.
 pub fn run(daemon: &Daemon, mode: &Mode, stop: &AtomicBool) -> Result<Done, ToolError> {
-    let files = files(&mode.paths)?;
+    let files = StreamFiles::find(&mode.paths)?;
     let verb = if mode.dry_run { "checked" } else { "imported" };
-    let mut report = Report::new(mode.form, "import", verb, files.len());
-    let mut importing = Importing { daemon, mode, client: daemon.connect()?, done: Vec::new() };
-    for some in files.chunks(mode.batch) {
+    let mut report =
+        Report::new(mode.form, "import", verb, files.paths.len() + files.missing.len());
+    files.warnings().into_iter().for_each(|warning| report.trouble(warning));
+    for path in &files.missing {
+        report.domain(&Line::of_file(path, missing()));
+    }
+    let client = daemon.connect()?;
+    let mut importing = Importing { daemon, mode, files: &files, client, done: Vec::new() };
+    for some in files.paths.chunks(mode.batch) {
         if stop.load(Ordering::Relaxed) {
             break;
         }
@@ -69,35 +76,8 @@ pub fn run(daemon: &Daemon, mode: &Mode, stop: &AtomicBool) -> Result<Done, Tool
     report.end()
 }
 
-/// Returns the named files, and those of the named directories sorted by domain.
-fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, ToolError> {
-    let mut files = Vec::new();
-    for path in paths {
-        if !path.is_dir() {
-            files.push(path.clone());
-            continue;
-        }
-        let mut found = Vec::new();
-        for entry in fs::read_dir(path).map_err(ToolError::file(path))? {
-            let file = entry.map_err(ToolError::file(path))?.path();
-            if file.extension().is_some_and(|end| end == Format::Stream.suffix()) {
-                let stem = file.file_stem().and_then(|stem| stem.to_str()?.parse::<u16>().ok());
-                found.push((stem, file));
-            }
-        }
-        if found.is_empty() {
-            let why = format!("it contains no file *.{}", Format::Stream.suffix());
-            return Err(ToolError::Contents { path: path.clone(), why });
-        }
-        found.sort();
-        files.extend(found.into_iter().map(|(_, file)| file));
-    }
-    Ok(files)
-}
-
-/// Opens the stream for the daemon: the file, or a stream converted from it.
-fn open(path: &Path, libxl: Option<Domid>) -> Result<File, ToolError> {
-    let mut file = File::open(path).map_err(ToolError::file(path))?;
+/// Returns the stream for the daemon: the file, or a stream converted from it.
+fn converted(path: &Path, mut file: File, libxl: Option<Domid>) -> Result<File, ToolError> {
     let Some(domid) = libxl else { return Ok(file) };
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).map_err(ToolError::file(path))?;
@@ -109,6 +89,7 @@ fn open(path: &Path, libxl: Option<Domid>) -> Result<File, ToolError> {
 struct Importing<'d> {
     daemon: &'d Daemon,
     mode: &'d Mode,
+    files: &'d StreamFiles,
     client: Client,
     /// Domains imported so far.
     done: Vec<Domid>,
@@ -118,7 +99,7 @@ impl Importing<'_> {
     fn batch(&mut self, paths: &[PathBuf], report: &mut Report) {
         let mut good = Vec::new();
         for path in paths {
-            match open(path, self.mode.libxl) {
+            match self.open(path, report) {
                 Ok(file) => good.push((path, file)),
                 Err(failure) => of_file(path, &failure, report),
             }
@@ -167,6 +148,16 @@ impl Importing<'_> {
         }
     }
 
+    /// Opens a stream that is not known to be another than the exported one.
+    fn open(&self, path: &Path, report: &mut Report) -> Result<File, ToolError> {
+        let mut file = File::open(path).map_err(ToolError::file(path))?;
+        let format = if self.mode.libxl.is_some() { Format::Libxl } else { Format::Stream };
+        for warning in self.files.check(path, &mut file, format)? {
+            report.trouble(format!("{}: {warning}", path.display()));
+        }
+        converted(path, file, self.mode.libxl)
+    }
+
     /// Reports the errors found by parsing the streams. Returns their number.
     fn faults(&self, files: &[(&PathBuf, File)], report: &mut Report) -> usize {
         let faults = files.iter().filter_map(|(path, _)| {
@@ -202,7 +193,8 @@ fn of_file(path: &Path, failure: &ToolError, report: &mut Report) {
 
 /// Parses a stream as the daemon does.
 fn check(path: &Path, libxl: Option<Domid>) -> Result<(), ToolError> {
-    let read = Reader::new(BufReader::new(open(path, libxl)?));
+    let file = File::open(path).map_err(ToolError::file(path))?;
+    let read = Reader::new(BufReader::new(converted(path, file, libxl)?));
     let state = read.and_then(|mut reader| State::read(&mut reader));
     state.map(drop).map_err(|error| ToolError::of(path, error))
 }

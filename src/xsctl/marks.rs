@@ -1,9 +1,11 @@
-//! The marks of exported domains in `marks.json`, and `xsctl release`.
+//! The marks of exported domains in `marks.json`, with the state of their files, and `xsctl release`.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::{self, Write};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
 
 use super::client::{Client, ClientError};
 use super::domids::Domids;
@@ -11,15 +13,68 @@ use super::error::{Done, ToolError};
 use super::places::command;
 use super::report::{Form, Line, Report};
 use super::target::private;
+use crate::migration::stream::digest::Digest;
 use crate::types::Domid;
 
-/// The file in an export's directory: a JSON object from domid to mark.
-const FILE: &str = "marks.json";
+/// The file in an export's directory: a JSON object from domid to [`Exported`].
+pub const FILE: &str = "marks.json";
 
-/// The marks of exported domains. A mark identifies the state that the daemon exported.
+/// An exported domain.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(untagged)]
+enum Exported {
+    /// The mark alone, as versions of `xsctl` without digests wrote it.
+    Mark(String),
+    Whole {
+        /// Identifies the state that the daemon exported.
+        mark: String,
+        #[serde(flatten)]
+        file: FileState,
+    },
+}
+
+impl Exported {
+    fn mark(&self) -> &str {
+        let (Exported::Mark(mark) | Exported::Whole { mark, .. }) = self;
+        mark
+    }
+
+    fn file(&self) -> Option<&FileState> {
+        match self {
+            Exported::Mark(_) => None,
+            Exported::Whole { file, .. } => Some(file),
+        }
+    }
+}
+
+/// A file of an export: its name in the directory, its length and its digest.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct FileState {
+    #[serde(rename = "file")]
+    pub name: String,
+    bytes: u64,
+    digest: String,
+}
+
+impl FileState {
+    /// Returns the state of a file with these contents. Cost: reads them.
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub fn of(name: String, contents: impl Read) -> io::Result<FileState> {
+        let (digest, bytes) = Digest::of_file(contents)?;
+        Ok(FileState { name, bytes, digest: digest.to_string() })
+    }
+
+    fn has_contents_of(&self, other: &FileState) -> bool {
+        (self.bytes, &self.digest) == (other.bytes, &other.digest)
+    }
+}
+
+/// The marks of exported domains.
 pub struct Marks {
     path: PathBuf,
-    marks: BTreeMap<u16, String>,
+    marks: BTreeMap<u16, Exported>,
 }
 
 impl Marks {
@@ -39,9 +94,34 @@ impl Marks {
         }
     }
 
-    /// Sets the mark of an exported domain.
-    pub fn set(&mut self, domid: Domid, mark: String) {
-        self.marks.insert(domid.0, mark);
+    /// Sets the mark and the file of an exported domain.
+    pub fn set(&mut self, domid: Domid, mark: String, file: FileState) {
+        self.marks.insert(domid.0, Exported::Whole { mark, file });
+    }
+
+    /// Whether the state of a file is unknown: an older `xsctl` wrote its mark.
+    pub fn are_old(&self) -> bool {
+        self.marks.values().any(|exported| exported.file().is_none())
+    }
+
+    /// Iterates over the files whose state is known.
+    pub fn files(&self) -> impl Iterator<Item = &FileState> {
+        self.marks.values().filter_map(Exported::file)
+    }
+
+    /// Compares a file with the one that was exported under its name; returns a sentence on their difference.
+    pub fn difference(&self, found: &FileState) -> Option<String> {
+        let expected = self.files().find(|file| file.name == found.name)?;
+        if expected.has_contents_of(found) {
+            return None;
+        }
+        let (has, had) = (found.bytes, expected.bytes);
+        Some(match self.files().find(|file| file.has_contents_of(found)) {
+            Some(other) => format!("it has the contents of {}, by {FILE}", other.name),
+            None if has < had => format!("it is truncated: it has {has} of {had} bytes, by {FILE}"),
+            None if has > had => format!("it has {has} bytes, but {had} were exported, by {FILE}"),
+            None => format!("its contents are not those that were exported, by {FILE}"),
+        })
     }
 
     /// Replaces the file atomically.
@@ -60,10 +140,26 @@ impl Marks {
             })
             .map_err(ToolError::file(&self.path))
     }
+
+    /// Returns the warning that an older `xsctl` wrote marks.
+    pub fn warning(&self) -> String {
+        let path = self.path.display();
+        format!("{path}: an older xsctl wrote it, without digests: damage to files is not noticed")
+    }
+
+    /// Returns a sentence on the difference of a file in this directory from the exported one. Cost: reads it.
+    fn damage(&self, directory: &Path, file: &FileState) -> Option<String> {
+        let opened = File::open(directory.join(&file.name));
+        let why = match opened.and_then(|contents| FileState::of(file.name.clone(), contents)) {
+            Ok(found) => self.difference(&found)?,
+            Err(error) => error.to_string(),
+        };
+        Some(format!("its file {}: {why}; it is not released", file.name))
+    }
 }
 
-/// Releases all or some of the domains exported into a directory, provided that they are unchanged: the commit point
-/// (docs/MIGRATION.md).
+/// Releases all or some of the domains exported into a directory, provided that they and their files are unchanged:
+/// the commit point (docs/MIGRATION.md). A damaged file may be the only copy of what this host then gives up.
 ///
 /// # Errors
 /// There are no marks; the daemon cannot be reached; the output cannot be written.
@@ -73,18 +169,27 @@ pub fn release(
     only: Option<&Domids>,
     form: Form,
 ) -> Result<Done, ToolError> {
-    let Marks { path, mut marks } = Marks::open(directory)?;
-    if let Some(only) = only {
-        let numbers = only.numbers();
-        marks.retain(|&number, _| numbers.contains_key(&Domid(number)));
-    }
-    if marks.is_empty() {
-        return Err(ToolError::Contents { path, why: "it has no mark of these domains".into() });
+    let all = Marks::open(directory)?;
+    let numbers = only.map(Domids::numbers);
+    let is_meant =
+        |number: u16| numbers.as_ref().is_none_or(|all| all.contains_key(&Domid(number)));
+    let meant: Vec<_> = all.marks.iter().filter(|&(&number, _)| is_meant(number)).collect();
+    if meant.is_empty() {
+        let why = "it has no mark of these domains".into();
+        return Err(ToolError::Contents { path: all.path, why });
     }
     let mut client = Client::connect(socket)?;
-    let mut report = Report::new(form, "release", "released", marks.len());
-    let marks: Vec<_> =
-        marks.iter().map(|(&number, mark)| (Domid(number), mark.as_str())).collect();
+    let mut report = Report::new(form, "release", "released", meant.len());
+    if meant.iter().any(|(_, exported)| exported.file().is_none()) {
+        report.trouble(all.warning());
+    }
+    let mut marks = Vec::new();
+    for (&number, exported) in meant {
+        match exported.file().and_then(|file| all.damage(directory, file)) {
+            Some(why) => report.domain(&Line::new(Domid(number), Some(why))),
+            None => marks.push((Domid(number), exported.mark())),
+        }
+    }
     let mut changed = false;
     for (&(domid, _), outcome) in marks.iter().zip(client.release(&marks)) {
         changed |= outcome.as_ref().is_err_and(|trouble| trouble.is("EAGAIN"));

@@ -38,6 +38,7 @@ mod report;
 mod requests;
 mod show;
 mod step;
+mod stream_files;
 mod target;
 
 use std::ffi::OsString;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use super::error::ToolError;
 use super::export_files::Format;
 use super::libxl_file;
+use super::marks::FileState;
 use crate::migration::stream::Reader;
 use crate::migration::stream::state::State;
 use crate::types::Domid;
@@ -61,12 +62,16 @@ impl Target {
         }
     }
 
-    /// Renames the file, which the caller has synced to disk, to its final name.
+    /// Renames the file, which the caller has synced to disk, to its final name. Cost: reads it.
     ///
     /// # Errors
     /// Those of the file.
-    pub fn keep(self) -> Result<(), ToolError> {
-        fs::rename(&self.part, &self.path).map_err(ToolError::file(&self.path))
+    pub fn keep(mut self) -> Result<FileState, ToolError> {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let read = self.file.rewind().and_then(|()| FileState::of(name, &self.file));
+        let state = read.map_err(ToolError::file(&self.part))?;
+        fs::rename(&self.part, &self.path).map_err(ToolError::file(&self.path))?;
+        Ok(state)
     }
 
     /// Converts the stream in memory to a file in libxl's format.
@@ -93,5 +98,5 @@ impl Target {
 
 /// Creates or truncates a file with mode 0600: guests write passwords into the store.
 pub fn private(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+    OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path)
 }

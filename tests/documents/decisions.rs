@@ -59,6 +59,7 @@ pub const DECISIONS: &[(&str, &str, Decision)] = &[
     ("docs/ARCHITECTURE.md", "main -> {", By("imports_go_down_only")),
     ("docs/COMPATIBILITY.md", "loadgen/install-peers.sh", Not(MEASURES)),
     ("docs/MIGRATION.md", "xsctl", Not(PICTURE)),
+    ("docs/MIGRATION.md", "\"digest\": ", By("files_without_digests_are_read_with_a_warning")),
     ("docs/OPERATING.md", "--check-config", Run(wrong_configuration)),
     ("docs/PROTOCOL-EXTENSIONS.md", "quiesce <domid>...", By("control_quiesces_and_unquiesces")),
     ("docs/PROTOCOL-EXTENSIONS.md", "index=0", Run(list_of_watches)),

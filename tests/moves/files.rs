@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::*;
 
 /// Returns a directory for an export, and its name.
-fn directory() -> (tempfile::TempDir, PathBuf, String) {
+pub fn directory() -> (tempfile::TempDir, PathBuf, String) {
     let held = tempfile::tempdir().unwrap();
     let path = held.path().join("state");
     let name = text(&path);
