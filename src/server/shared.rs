@@ -28,8 +28,8 @@ pub struct Shared {
     pub ring_scan_interval: Duration,
     /// The state of CONTROL's commands.
     pub control: control::State,
-    /// The time of the daemon's start in nanoseconds, from which the numbers of marks count up. A daemon uses fewer
-    /// than one per nanosecond, so a mark kept in a file is invalid for the next daemon.
+    /// A random number, from which the numbers of marks count up. So a mark kept in a file is invalid for the next
+    /// daemon, whatever the clock says: that they meet has a chance of 2^-64.
     pub marks_from: u64,
     /// The number of domains that died since the start.
     pub deaths: AtomicU64,

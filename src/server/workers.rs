@@ -1,9 +1,11 @@
 //! The server, which starts and stops the workers.
 
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use mio::{Poll, Waker};
 
@@ -86,7 +88,7 @@ impl Server {
             watch_event_timeout: times.watch_event_timeout,
             ring_scan_interval: times.ring_scan_interval,
             control: control::State::default(),
-            marks_from: nanoseconds_now(),
+            marks_from: random_number(),
             deaths: AtomicU64::new(0),
             stopping: AtomicU64::new(0),
             parked: AtomicU64::new(0),
@@ -150,8 +152,7 @@ impl Server {
     }
 }
 
-/// Returns the time since 1970 in nanoseconds, which fits into a u64 until 2554.
-fn nanoseconds_now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(0)
+/// Returns a random number. The system's generator seeds the keys of std's hash maps.
+fn random_number() -> u64 {
+    RandomState::new().hash_one(())
 }
