@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use crossbeam::queue::SegQueue;
 use mio::Waker;
 
+use super::author::Author;
 use super::migration::move_request::MoveRequest;
 use super::migration::scatter_gather::Part;
 use super::signal::Signal;
@@ -19,10 +20,10 @@ use crate::watch::{Batch, Outlet};
 pub enum Message {
     /// Events for connections of this worker.
     Events(Batch),
-    /// A request about a domain whose owner thread this is.
-    Domain(ReplyTo, Domid, DomainRequest),
-    /// Quiesces a domain whose owner thread this is.
-    Quiesce(Part),
+    /// A request about a domain whose owner thread this is, with its client.
+    Domain(ReplyTo, Domid, DomainRequest, Arc<Author>),
+    /// Quiesces a domain whose owner thread this is, for this client.
+    Quiesce(Part, Arc<Author>),
     /// Undoes the quiescing of such a domain.
     Unquiesce(Part),
     /// The reply for which a connection of this worker is parked.

@@ -19,6 +19,7 @@
 //! The client's connection is parked meanwhile. No worker ever blocks on another, so there is no deadlock between them.
 
 mod announcements;
+mod author;
 mod mailbox;
 mod migration;
 mod requests;
@@ -33,6 +34,7 @@ mod trace;
 mod worker;
 mod workers;
 
+pub use author::Author;
 #[doc(hidden)] // For tests/schedules.
 pub use mailbox::ReplyTo;
 pub use migration::move_request::{Expected, ImportEnd};
@@ -45,5 +47,5 @@ pub use reservations::{Claim, Reservations};
 pub use shared_reservations::SharedReservations;
 #[doc(hidden)]
 pub use signal::Signal;
-pub use standing::Standing;
+pub use standing::{Note, Standing};
 pub use workers::{Census, Server, Times};

@@ -2,9 +2,11 @@
 //! resumes a move that another one began.
 
 use std::collections::HashMap;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use foldhash::fast::RandomState;
 
+use super::author::Author;
 use super::state::kept::{Mark, StreamRemainder};
 use super::state::{DomainState, Effects, Event, next};
 use crate::domain::{Domain, Registry};
@@ -22,13 +24,33 @@ pub struct Standing {
     pub origin: u64,
     /// The event channel in the stream of an import, until INTRODUCE; otherwise 0.
     pub port: u32,
+    /// How the domain came into its state; `None` if it is served or absent.
+    pub note: Option<Note>,
+}
+
+/// How a domain came into its state: for a person who finds it there.
+#[derive(Clone)]
+pub struct Note {
+    /// The time, in milliseconds since 1970.
+    pub since: u64,
+    /// The client whose request it was.
+    pub by: Arc<Author>,
+    /// The destination that the client of its last export named.
+    pub to: Option<Arc<str>>,
+}
+
+/// A domain's state other than absent.
+struct Known {
+    /// The birth of its incarnation.
+    birth: u64,
+    state: DomainState,
+    note: Option<Note>,
 }
 
 /// The states of the domains whose owner thread a worker is.
 #[derive(Default)]
 pub struct DomainStates {
-    /// The states other than absent, each with the birth of its incarnation.
-    states: HashMap<Domid, (u64, DomainState), RandomState>,
+    states: HashMap<Domid, Known, RandomState>,
     /// The domains of connections that were released while they were parked for a reply, by the number of the
     /// connection.
     released: HashMap<u64, Domid, RandomState>,
@@ -40,21 +62,23 @@ impl DomainStates {
         let domain = registry.get(domid);
         let [unique_id, origin] =
             domain.map_or([0; 2], |domain| [domain.unique_id, domain.origin()]);
-        let port = match self.states.get(&domid) {
-            Some((_, DomainState::Arrived(moved, _))) => moved.port(),
+        let known = self.states.get(&domid);
+        let port = match known.map(|known| &known.state) {
+            Some(DomainState::Arrived(moved, _)) => moved.port(),
             _ => 0,
         };
-        Standing { presence: self.presence(domid), unique_id, origin, port }
+        let note = known.and_then(|known| known.note.clone());
+        Standing { presence: self.presence(domid), unique_id, origin, port, note }
     }
 
     /// Returns the name of a domain's state.
     pub fn presence(&self, domid: Domid) -> Presence {
-        self.states.get(&domid).map_or(Presence::Absent, |(_, state)| state.presence())
+        self.states.get(&domid).map_or(Presence::Absent, |known| known.state.presence())
     }
 
     /// Returns the mark of a domain's last export, unless it is known to be invalid.
     pub fn mark_of(&self, domid: Domid) -> Option<&Mark> {
-        match &self.states.get(&domid)?.1 {
+        match &self.states.get(&domid)?.state {
             DomainState::Exported(mark) => Some(mark),
             DomainState::ArrivedIntroduced(_, mark) => mark.as_ref(),
             _ => None,
@@ -66,24 +90,34 @@ impl DomainStates {
     /// # Errors
     /// The state's refusal of the event; `ENOENT` for an incarnation that has ended.
     pub fn step(&mut self, domain: &Arc<Domain>, event: Event) -> Result<Effects, Errno> {
-        let former = match self.states.remove(&domain.domid) {
-            Some((birth, state)) if birth == domain.birth => state,
+        let (former, note) = match self.states.remove(&domain.domid) {
+            Some(known) if known.birth == domain.birth => (known.state, known.note),
             // An event of an earlier incarnation must not change the state of its successor.
-            Some((birth, state)) if birth > domain.birth => {
-                self.states.insert(domain.domid, (birth, state));
+            Some(known) if known.birth > domain.birth => {
+                self.states.insert(domain.domid, known);
                 return Err(Errno::ENOENT);
             }
-            _ => DomainState::default(),
+            _ => (DomainState::default(), None),
         };
         let (state, effects) = next(former, event);
         domain.set_presence(state.presence());
         if !matches!(state, DomainState::Absent(None)) {
-            self.states.insert(domain.domid, (domain.birth, state));
+            let note = note.filter(|_| has_note(&state));
+            self.states.insert(domain.domid, Known { birth: domain.birth, state, note });
         }
         effects
     }
 
-    /// Records the release of a connection that is parked for a reply.
+    /// Notes the client that brought a domain into its state, unless the domain is served or absent. The destination of
+    /// an earlier export stays. Cost: constant.
+    pub fn note(&mut self, domid: Domid, by: &Arc<Author>, to: Option<Arc<str>>) {
+        if let Some(known) = self.states.get_mut(&domid).filter(|known| has_note(&known.state)) {
+            let to = to.or_else(|| known.note.take().and_then(|note| note.to));
+            known.note = Some(Note { since: milliseconds_now(), by: Arc::clone(by), to });
+        }
+    }
+
+    /// Notes the release of a connection that is parked for a reply.
     pub fn note_released(&mut self, connection: u64, domid: Domid) {
         self.released.insert(connection, domid);
     }
@@ -95,9 +129,18 @@ impl DomainStates {
 
     /// Returns the stream remainder that RELEASE left of a domain.
     pub fn left_by_release(&mut self, domid: Domid) -> Option<&mut StreamRemainder> {
-        match self.states.get_mut(&domid) {
-            Some((_, DomainState::Absent(Some(remainder)))) => Some(remainder),
+        match &mut self.states.get_mut(&domid)?.state {
+            DomainState::Absent(Some(remainder)) => Some(remainder),
             _ => None,
         }
     }
+}
+
+fn has_note(state: &DomainState) -> bool {
+    !matches!(state, DomainState::Absent(_) | DomainState::Running)
+}
+
+fn milliseconds_now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use mio::{Poll, Waker};
 
+use super::author::Author;
 use super::mailbox::{Mailbox, Mailboxes, Message};
 use super::migration::owner_threads::OwnerThreads;
 use super::shared::{Shared, spawn};
@@ -118,7 +119,7 @@ impl Server {
 
     /// Returns the owner threads, for threads that migrate domains.
     pub fn owner_threads(&self) -> OwnerThreads {
-        OwnerThreads { shared: Arc::clone(&self.shared) }
+        OwnerThreads { shared: Arc::clone(&self.shared), by: Author::daemon() }
     }
 
     /// Returns the workers' interface for commands of CONTROL.

@@ -10,6 +10,7 @@ mod from_c;
 mod imports;
 mod lists;
 mod moves;
+mod notes;
 mod quiesce;
 mod states;
 mod transactions;

@@ -8,7 +8,7 @@ fn states(world: &World, domids: &str) -> Vec<String> {
     let said = Bulk::connect(&world.daemon).ask(bulk::STATES, domids, &[]);
     let line = |line: &str| {
         let words: Vec<&str> = line.split('|').collect();
-        let [domid, "OK", state, _, _, port, ""] = words[..] else { panic!("{line}") };
+        let [domid, "OK", state, _, _, port, ..] = words[..] else { panic!("{line}") };
         format!("{domid} {state} {port}")
     };
     said.lines().map(line).collect()

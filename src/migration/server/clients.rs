@@ -13,7 +13,8 @@ use rustix::io::Errno as SystemErrno;
 use super::message::receive;
 use super::requests::{Replies, perform};
 use crate::log::Unaccepted;
-use crate::server::OwnerThreads;
+use crate::server::{Author, OwnerThreads};
+use crate::types::Domid;
 
 /// Maximum number of clients served at once: each occupies a thread, and the memory of its request. A toolstack that
 /// evacuates a host has two or three.
@@ -107,6 +108,7 @@ fn serve_client(client: &UnixStream, crew: &Crew) -> End {
         tracing::warn!(%error, "cannot serve a migration client");
         return End::Gone;
     }
+    let owners = crew.owners.on_behalf_of(Author::of(Domid::CONTROL, pid(client)));
     loop {
         if !wait_for_request(client, crew) {
             tracing::info!("idle migration client closed to serve another");
@@ -121,12 +123,18 @@ fn serve_client(client: &UnixStream, crew: &Crew) -> End {
             }
         };
         let mut replies = Replies::to(client, request.header);
-        let result = perform(&crew.owners, request, &mut replies);
+        let result = perform(&owners, request, &mut replies);
         if let Err(error) = replies.end(result) {
             tracing::info!(%error, "migration client closed, cannot send a reply");
             return End::Gone;
         }
     }
+}
+
+/// Returns the process that connected.
+fn pid(client: &UnixStream) -> Option<u32> {
+    let credentials = rustix::net::sockopt::socket_peercred(client).ok()?;
+    u32::try_from(credentials.pid.as_raw_nonzero().get()).ok()
 }
 
 /// Waits until a request can be received. Returns `false` if the client was idle for too long while another one

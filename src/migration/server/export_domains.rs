@@ -15,7 +15,7 @@ use crate::migration::store::write_domains::{
 use crate::migration::stream::VERSION;
 use crate::migration::stream::fields::Order;
 use crate::server::OwnerThreads;
-use crate::store::DomainSnapshot;
+use crate::sync::Arc;
 use crate::types::{Domid, Errno, Logged, PathBuf};
 
 /// The format written: the newest version, in the byte order that needs no conversion.
@@ -23,8 +23,8 @@ const FORM: Form = (VERSION, Order::Little);
 /// Buffer size of writes of small records to a pipe or file.
 const WRITE_BYTES: usize = 1 << 16;
 
-/// Exports domains into one stream, or each into its own. Cost: copies of the domains' connections on their owner
-/// threads, all locks of the store for the snapshot, and a visit to each node of the domains.
+/// Exports domains into one stream, or each into its own. Cost: their connections on their owner threads, all locks
+/// of the store for the snapshot, and their nodes. `to` is the destination, if the client named it.
 ///
 /// # Errors
 /// `EINVAL` if there is neither one descriptor nor one per domain; `EIO` if one cannot be written, in which case
@@ -32,6 +32,7 @@ const WRITE_BYTES: usize = 1 << 16;
 pub fn export_domains(
     owners: &OwnerThreads,
     domids: &[Domid],
+    to: Option<&str>,
     descriptors: Vec<OwnedFd>,
 ) -> Result<Vec<Outcome>, Errno> {
     if descriptors.is_empty() || descriptors.len() != 1 && descriptors.len() != domids.len() {
@@ -49,7 +50,7 @@ pub fn export_domains(
     failed.extend(gone);
     let snapshot = began.elapsed();
     let nodes = write(owners, domids, &leaving, descriptors).map_err(|error| {
-        tracing::warn!(%error, "cannot write an export");
+        tracing::warn!(%error, domids = %Logged(domids), "cannot write an export");
         owners.undo_quiesce(&served);
         Errno::EIO
     })?;
@@ -61,9 +62,15 @@ pub fn export_domains(
         drained_us = drained.as_micros(),
         snapshot_us = (snapshot - drained).as_micros(),
         written_us = (began.elapsed() - snapshot).as_micros(),
+        to,
+        pid = owners.by().pid,
+        command = owners.by().command,
         "exported"
     );
-    let mut outcomes = outcomes(owners, failed, versions, leaving, &nodes);
+    let exports = versions.into_iter().zip(leaving.into_iter().map(|leaving| leaving.seen));
+    let marks = owners.mark(exports.collect(), to.map(Arc::from).as_ref());
+    let marks = domids.into_iter().zip(marks).zip(nodes);
+    let mut outcomes = outcomes(failed, marks);
     say_behind(&behind, &mut outcomes);
     // A domain with an error reply is not exported, so it is served again.
     let failed = outcomes.iter().filter(|outcome| outcome.result.is_err());
@@ -165,21 +172,14 @@ fn write(
     nodes
 }
 
-/// Marks the exported domains, and returns the outcome of each domain.
+/// Returns the outcome of each domain, from those that failed, and the marks and nodes of the others.
 fn outcomes(
-    owners: &OwnerThreads,
     failed: Vec<(Domid, Errno)>,
-    versions: Vec<u64>,
-    leaving: Vec<ExportedDomain>,
-    nodes: &[u64],
+    marks: impl Iterator<Item = ((Domid, Result<u64, Errno>), u64)>,
 ) -> Vec<Outcome> {
-    let exports = leaving.into_iter().map(|leaving| leaving.seen);
-    let exports: Vec<(u64, DomainSnapshot)> = versions.into_iter().zip(exports).collect();
-    let domids: Vec<Domid> = exports.iter().map(|(_, seen)| seen.domid).collect();
-    let marks = owners.mark(exports);
-    let mut outcomes: Vec<Outcome> = (domids.into_iter().zip(marks).zip(nodes))
+    let mut outcomes: Vec<Outcome> = marks
         .map(|((domid, mark), nodes)| match mark {
-            Ok(mark) => Outcome::done(domid, &[mark, *nodes]),
+            Ok(mark) => Outcome::done(domid, &[mark, nodes]),
             Err(errno) => Outcome::failed(domid, errno, "it changed during its export"),
         })
         .collect();

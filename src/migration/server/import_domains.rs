@@ -16,8 +16,8 @@ use crate::migration::store::write_domains::FEW_NODES;
 use crate::migration::stream::fields::StreamError;
 use crate::migration::stream::state::{Client, State};
 use crate::migration::stream::{ReadError, Reader, Transport};
-use crate::protocol::operations::{Import, ImportMode};
-use crate::server::{Expected, ImportEnd, OwnerThreads, Standing};
+use crate::protocol::operations::ImportMode;
+use crate::server::{Author, Expected, ImportEnd, OwnerThreads, Standing};
 use crate::store::{DomainSnapshot, Generations, ImportError};
 use crate::sync::workers::Workers;
 use crate::types::Presence;
@@ -103,12 +103,12 @@ fn import_stream(
         ImportMode::Place => place_all(owners, arrivals),
         ImportMode::Check => check_all(owners, &arrivals),
     };
-    log(&outcomes, read, began.elapsed() - read, mode);
+    log(&outcomes, owners.by(), [read, began.elapsed() - read], mode);
     outcomes
 }
 
 /// Logs which domains were imported, and which were refused with the first one's reason.
-fn log(outcomes: &[Outcome], read: Duration, placed: Duration, mode: ImportMode) {
+fn log(outcomes: &[Outcome], by: &Author, [read, placed]: [Duration; 2], mode: ImportMode) {
     let only_check = mode == ImportMode::Check;
     let (done, failed) = divided(outcomes);
     if !done.is_empty() {
@@ -118,6 +118,8 @@ fn log(outcomes: &[Outcome], read: Duration, placed: Duration, mode: ImportMode)
             read_us = read.as_micros(),
             placed_us = placed.as_micros(),
             only_check,
+            pid = by.pid,
+            command = by.command,
             "imported"
         );
     }

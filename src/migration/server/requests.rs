@@ -74,9 +74,9 @@ pub(super) fn perform(
         Some(Parser::Payload(_) | Parser::Arguments(_)) | None => return Err(Errno::ENOSYS),
     };
     match parse(&payload)? {
-        MigrationRequest::Export(ranges) => {
+        MigrationRequest::Export(ranges, to) => {
             let domids = few(domids(owners, &ranges, introduced)?)?;
-            replies.add(export_domains(owners, &domids, descriptors)?);
+            replies.add(export_domains(owners, &domids, to.as_deref(), descriptors)?);
         }
         MigrationRequest::Import(import) => {
             if descriptors.is_empty() {

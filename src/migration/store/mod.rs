@@ -4,4 +4,4 @@ pub mod place_domain;
 mod vm_nodes;
 pub mod write_domains;
 
-pub use vm_nodes::left_behind;
+pub use vm_nodes::{left_behind, named_machine};

@@ -10,6 +10,9 @@ use crate::types::{
 /// The parent directory of the virtual machines' subtrees.
 const MACHINES: &[u8] = b"/vm/";
 
+/// The most bytes of a `/vm/<uuid>` that is reported as a name. libxl's have 40.
+const MACHINE_BYTES_MAX: usize = 256;
+
 /// The path `/vm/<uuid>`, and its node if it exists.
 pub(super) type Machine<'t> = (PathBuf, Option<&'t NodeArc>);
 
@@ -26,6 +29,14 @@ pub fn left_behind(store: &Store, trees: &[Tree], domid: Domid) -> Option<PathBu
     let (perms, value) = naming(store, trees, domid)?;
     let root = path_named(value).filter(|_| can_write(domid, &perms))?;
     get(store, trees, root).map(|_| root.to_buf())
+}
+
+/// Returns the `/vm/<uuid>` that a domain's node `vm` names, whether it exists or not: a name by which a person or a
+/// tool tells a domain from another one with its domid. The domain may have written it. Cost: a node look-up.
+pub fn named_machine(store: &Store, trees: &[Tree], domid: Domid) -> Option<String> {
+    let (_, value) = naming(store, trees, domid)?;
+    let path = path_named(value).filter(|path| path.bytes().len() <= MACHINE_BYTES_MAX)?;
+    Some(path.to_string())
 }
 
 fn get<'t>(store: &Store, trees: &'t [Tree], path: Path<'_>) -> Option<&'t NodeArc> {

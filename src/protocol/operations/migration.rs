@@ -1,14 +1,17 @@
 //! The requests of the migration socket (docs/MIGRATION.md) and their parsers.
 
-use super::super::args::strings;
+use super::super::args::{strings, text};
 use super::request::domain;
 use crate::types::{Domid, Errno};
+
+/// Maximum length of a destination's name, in bytes: more than a socket's path or a host's name has.
+pub const DESTINATION_BYTES_MAX: usize = 256;
 
 /// A request of the migration socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MigrationRequest {
-    /// EXPORT_DOMAINS: quiesces the domains and writes their streams.
-    Export(Vec<Range>),
+    /// EXPORT_DOMAINS: quiesces the domains and writes their streams, for the destination that the client names.
+    Export(Vec<Range>, Option<String>),
     /// IMPORT_DOMAINS from the file descriptors sent with the request.
     Import(Import),
     /// DISCARD_DOMAINS: rolls back imports.
@@ -45,7 +48,15 @@ pub enum Range {
 }
 
 pub fn export_domains(payload: &[u8]) -> Result<MigrationRequest, Errno> {
-    Ok(MigrationRequest::Export(ranges(payload)?))
+    let last = payload.strip_suffix(b"\0").ok_or(Errno::EINVAL)?;
+    let begin = last.iter().rposition(|&byte| byte == 0).map_or(0, |at| at + 1);
+    let Some(to) = last[begin..].strip_prefix(b"to=") else {
+        return Ok(MigrationRequest::Export(ranges(payload)?, None));
+    };
+    let is_plain = |to: &&str| !to.is_empty() && !to.contains(char::is_control);
+    let to = text(to).filter(is_plain).filter(|to| to.len() <= DESTINATION_BYTES_MAX);
+    let to = to.ok_or(Errno::EINVAL)?.to_owned();
+    Ok(MigrationRequest::Export(ranges(&payload[..begin])?, Some(to)))
 }
 
 pub fn import_domains(payload: &[u8]) -> Result<MigrationRequest, Errno> {

@@ -1,8 +1,9 @@
 //! Imports on the owner thread of the domain: the domid is kept free during the import, which then ends and may be
 //! discarded.
 
+use super::move_request::ImportEnd;
 use crate::domain::Domain;
-use crate::migration::stream::state::Client;
+use crate::server::author::Author;
 use crate::server::state::kept::SavedConnection;
 use crate::server::state::{Event, Imported};
 use crate::server::worker::Worker;
@@ -16,13 +17,20 @@ use crate::types::{Domid, Errno, Presence};
 ///
 /// # Errors
 /// [`Presence::Absent`] if the host has no such domain, otherwise the state that conflicts.
-pub fn expect(worker: &mut Worker, domid: Domid) -> Result<Arc<Domain>, Presence> {
+pub fn expect(
+    worker: &mut Worker,
+    domid: Domid,
+    by: &Arc<Author>,
+) -> Result<Arc<Domain>, Presence> {
     // An earlier incarnation may have ended, with the host's notification still on its way.
     domain_changed(worker, domid);
     let domain = worker.core.shared.known_domain(domid).ok_or(Presence::Absent)?;
     let begins = Event::ImportBegins(domain.own_settings());
     match worker.domains.step(&domain, begins) {
-        Ok(_) => Ok(domain),
+        Ok(_) => {
+            worker.domains.note(domid, by, None);
+            Ok(domain)
+        }
         Err(_) => Err(worker.presence(domid)),
     }
 }
@@ -33,12 +41,13 @@ pub fn expect(worker: &mut Worker, domid: Domid) -> Result<Arc<Domain>, Presence
 /// `ENOENT` if the domain has died meanwhile.
 pub fn arrive(
     worker: &mut Worker,
-    domain: &Arc<Domain>,
-    arrived: Option<(Client, DomainSnapshot)>,
+    (domain, arrived): ImportEnd,
+    by: &Arc<Author>,
 ) -> Result<(), Errno> {
     let origin = arrived.as_ref().map(|(client, _)| client.connection.unique_id.unwrap_or(0));
     let moved = arrived.map(|(client, seen)| Box::new(SavedConnection { client, seen }));
-    worker.domains.step(domain, Event::ImportEnds(moved))?;
+    worker.domains.step(&domain, Event::ImportEnds(moved))?;
+    worker.domains.note(domain.domid, by, None);
     if let Some(origin) = origin {
         domain.set_origin(origin);
     }

@@ -1,29 +1,27 @@
 //! Marks of exports: whether a domain is still as it was exported, so that RELEASE may end it here.
 
+use super::move_request::Export;
 use super::saved_connection::{quiesced, save_connection};
 use crate::migration::stream::state::Client;
 use crate::server::state::Event;
 use crate::server::state::kept::Mark;
 use crate::server::worker::Worker;
-use crate::store::DomainSnapshot;
 use crate::types::{Domid, Errno};
 
-/// Issues the mark of a domain's export, which saved this version of its connection and these partitions.
+/// Gives an export of a domain its mark.
 ///
 /// # Errors
 /// As [`save_connection`]; `EAGAIN` also if the connection has another version by now.
-pub fn mark(
-    worker: &mut Worker,
-    domid: Domid,
-    version: u64,
-    seen: DomainSnapshot,
-) -> Result<u64, Errno> {
+pub fn mark(worker: &mut Worker, export: Export) -> Result<u64, Errno> {
+    let Export { version, seen, by, to } = export;
+    let domid = seen.domid;
     // Unique for the domid, since all marks of a domain come from its owner thread.
     let number = worker.core.shared.marks_from.wrapping_add(worker.core.next_number());
     if quiesced(worker, domid)?.session.version() != version {
         return Err(Errno::EAGAIN);
     }
     worker.step_of(domid, Event::Exported(Mark { number, version, seen }))?;
+    worker.domains.note(domid, &by, to);
     Ok(number)
 }
 

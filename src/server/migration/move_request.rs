@@ -4,6 +4,7 @@ use crossbeam::channel::Sender;
 
 use crate::domain::Domain;
 use crate::migration::stream::state::Client;
+use crate::server::author::Author;
 use crate::server::standing::Standing;
 use crate::store::DomainSnapshot;
 use crate::sync::Arc;
@@ -15,6 +16,18 @@ pub type Expected = Result<Arc<Domain>, Presence>;
 /// A domain whose import has ended, with its connection and partitions if the import succeeded.
 pub type ImportEnd = (Arc<Domain>, Option<(Client, DomainSnapshot)>);
 
+/// An export of a domain, for which its owner thread makes a mark.
+pub struct Export {
+    /// The version of the exported connection.
+    pub version: u64,
+    /// The exported partitions.
+    pub seen: DomainSnapshot,
+    /// The client.
+    pub by: Arc<Author>,
+    /// The destination that the client named.
+    pub to: Option<Arc<str>>,
+}
+
 /// A request of [`OwnerThreads`](super::owner_threads::OwnerThreads) to a domain's owner thread, with its reply
 /// address. The request keeps its order among events.
 pub enum MoveRequest {
@@ -23,13 +36,13 @@ pub enum MoveRequest {
     /// See [`OwnerThreads::save_connections`](super::owner_threads::OwnerThreads::save_connections).
     SaveConnection(Domid, MoveReply<(Client, u64)>),
     /// See [`OwnerThreads::mark`](super::owner_threads::OwnerThreads::mark).
-    Mark(u64, DomainSnapshot, MoveReply<u64>),
+    Mark(Export, MoveReply<u64>),
     /// See [`OwnerThreads::expect`](super::owner_threads::OwnerThreads::expect).
-    Expect(Domid, MoveReply<Expected>),
+    Expect(Domid, Arc<Author>, MoveReply<Expected>),
     /// See [`OwnerThreads::standings`](super::owner_threads::OwnerThreads::standings).
     Standing(Domid, MoveReply<Standing>),
     /// See [`OwnerThreads::arrive`](super::owner_threads::OwnerThreads::arrive).
-    Arrive(Arc<Domain>, Option<(Client, DomainSnapshot)>, MoveReply<()>),
+    Arrive(ImportEnd, Arc<Author>, MoveReply<()>),
     /// See [`OwnerThreads::discard`](super::owner_threads::OwnerThreads::discard).
     Discard(Domid, MoveReply<(DomainSnapshot, bool)>),
 }

@@ -2,10 +2,11 @@
 
 use crossbeam::channel::bounded;
 
-use super::move_request::{Expected, ImportEnd, MoveReply, MoveRequest};
+use super::move_request::{Expected, Export, ImportEnd, MoveReply, MoveRequest};
 use super::scatter_gather::{Joined, parts};
 use crate::domain::Domain;
 use crate::migration::stream::state::Client;
+use crate::server::author::Author;
 use crate::server::mailbox::Message;
 use crate::server::shared::Shared;
 use crate::server::standing::Standing;
@@ -13,13 +14,25 @@ use crate::store::{Caller, DomainSnapshot, Executed, Store};
 use crate::sync::Arc;
 use crate::types::{Domid, Errno, RELEASE_DOMAIN};
 
-/// The owner threads, for threads that migrate domains. The caller of a method blocks; the owner threads never do.
+/// The owner threads, for threads that migrate domains on behalf of a client. The caller of a method blocks; the owner
+/// threads never do.
 #[derive(Clone)]
 pub struct OwnerThreads {
     pub(in crate::server) shared: Arc<Shared>,
+    pub(in crate::server) by: Arc<Author>,
 }
 
 impl OwnerThreads {
+    /// Returns the owner threads for another client.
+    pub fn on_behalf_of(&self, by: Author) -> OwnerThreads {
+        OwnerThreads { shared: Arc::clone(&self.shared), by: Arc::new(by) }
+    }
+
+    /// Returns the client.
+    pub fn by(&self) -> &Author {
+        &self.by
+    }
+
     /// Returns the store.
     pub fn store(&self) -> &Store {
         &self.shared.store
@@ -46,9 +59,10 @@ impl OwnerThreads {
             let _ = sender.send(joined);
         };
         for part in parts(domids, reply) {
-            self.shared
-                .mailboxes
-                .post(self.shared.owner_thread(part.domid()), Message::Quiesce(part));
+            self.shared.mailboxes.post(
+                self.shared.owner_thread(part.domid()),
+                Message::Quiesce(part, Arc::clone(&self.by)),
+            );
         }
         self.wake();
         let all = |errno| domids.iter().map(|&domid| (domid, errno)).collect();
@@ -69,10 +83,17 @@ impl OwnerThreads {
         self.ask(domids.iter().map(request))
     }
 
-    /// Issues the marks of exports, from the version of each domain's connection and its partitions.
-    pub fn mark(&self, exports: Vec<(u64, DomainSnapshot)>) -> Vec<Result<u64, Errno>> {
+    /// Gives exports their marks, from the version of each domain's connection and its partitions. `to` is their
+    /// destination, if the client named it.
+    pub fn mark(
+        &self,
+        exports: Vec<(u64, DomainSnapshot)>,
+        to: Option<&Arc<str>>,
+    ) -> Vec<Result<u64, Errno>> {
         let request = |(version, seen): (u64, DomainSnapshot)| {
-            (seen.domid, move |reply| MoveRequest::Mark(version, seen, reply))
+            let (domid, by, to) = (seen.domid, Arc::clone(&self.by), to.map(Arc::clone));
+            let export = Export { version, seen, by, to };
+            (domid, move |reply| MoveRequest::Mark(export, reply))
         };
         self.ask(exports.into_iter().map(request))
     }
@@ -82,7 +103,10 @@ impl OwnerThreads {
     /// # Errors
     /// `EIO` for a thread that has ended.
     pub fn expect(&self, domids: &[Domid]) -> Vec<Result<Expected, Errno>> {
-        let request = |&domid: &Domid| (domid, move |reply| MoveRequest::Expect(domid, reply));
+        let request = |&domid: &Domid| {
+            let by = Arc::clone(&self.by);
+            (domid, move |reply| MoveRequest::Expect(domid, by, reply))
+        };
         self.ask(domids.iter().map(request))
     }
 
@@ -95,7 +119,8 @@ impl OwnerThreads {
     /// Keeps the connections of imported domains for INTRODUCE, and releases the domids of the others.
     pub fn arrive(&self, arrivals: Vec<ImportEnd>) -> Vec<Result<(), Errno>> {
         let request = |(domain, arrived): ImportEnd| {
-            (domain.domid, move |reply| MoveRequest::Arrive(domain, arrived, reply))
+            let by = Arc::clone(&self.by);
+            (domain.domid, move |reply| MoveRequest::Arrive((domain, arrived), by, reply))
         };
         self.ask(arrivals.into_iter().map(request))
     }

@@ -12,6 +12,7 @@
 //! cause its events.
 
 use super::scatter_gather::Part;
+use crate::server::author::Author;
 use crate::server::mailbox::Slot;
 use crate::server::session::reservations::leave_reservations;
 use crate::server::session::{self, Parked};
@@ -19,14 +20,19 @@ use crate::server::state::{Effects, Event, Service};
 use crate::server::worker::Worker;
 use crate::server::worker::connection::Stream;
 use crate::server::worker::rings::give_up;
+use crate::sync::Arc;
 use crate::transport::Disconnect;
 use crate::types::{Domid, Errno, Presence};
 
 /// Quiesces a domain whose owner thread this is.
-pub fn quiesce(worker: &mut Worker, part: Part) {
+pub fn quiesce(worker: &mut Worker, part: Part, by: &Arc<Author>) {
     let domid = part.domid();
-    // If the event is refused, the part is dropped, which reports ENOENT for its domain.
+    let was_running = worker.presence(domid) == Presence::Running;
+    // A refused part was dropped, which reports ENOENT for its domain.
     if let Ok(effects) = worker.step_of(domid, Event::Quiesce(part)) {
+        if was_running {
+            worker.domains.note(domid, by, None);
+        }
         perform(worker, domid, effects);
         drain(worker, domid);
     }

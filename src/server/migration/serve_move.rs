@@ -12,16 +12,12 @@ pub fn move_request(worker: &mut Worker, request: MoveRequest) {
     match request {
         MoveRequest::UndoQuiesce(domid, reply) => reply.send(undo_quiesce(worker, domid)),
         MoveRequest::SaveConnection(domid, reply) => reply.send(save_connection(worker, domid)),
-        MoveRequest::Mark(version, seen, reply) => {
-            reply.send(mark(worker, seen.domid, version, seen));
-        }
-        MoveRequest::Expect(domid, reply) => reply.send(Ok(expect(worker, domid))),
+        MoveRequest::Mark(export, reply) => reply.send(mark(worker, export)),
+        MoveRequest::Expect(domid, by, reply) => reply.send(Ok(expect(worker, domid, &by))),
         MoveRequest::Standing(domid, reply) => {
             reply.send(Ok(worker.domains.standing(worker.core.registry(), domid)))
         }
-        MoveRequest::Arrive(domain, arrived, reply) => {
-            reply.send(arrive(worker, &domain, arrived));
-        }
+        MoveRequest::Arrive(end, by, reply) => reply.send(arrive(worker, end, &by)),
         MoveRequest::Discard(domid, reply) => reply.send(discard(worker, domid)),
     }
 }

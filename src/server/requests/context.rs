@@ -3,10 +3,12 @@
 use std::borrow::Cow;
 
 use crate::protocol::Header;
+use crate::server::author::Author;
 use crate::server::mailbox::{Message, ReplyTo};
 use crate::server::session::Session;
 use crate::server::session::core::Core;
 use crate::store::{Caller, Executed};
+use crate::sync::Arc;
 use crate::types::Errno;
 
 /// The payload of a reply that only acknowledges (xenstore.txt).
@@ -39,6 +41,13 @@ impl RequestContext<'_> {
     /// Queues the reply.
     pub fn reply(&mut self, result: Result<&[u8], Errno>) {
         self.session.reply(self.header, result, None);
+    }
+
+    /// Returns the client as the author of changes of domains' states. Cost: the first time that of [`Author::of`].
+    pub fn author(&mut self) -> Arc<Author> {
+        let (domid, pid) = (self.session.domid(), self.session.pid);
+        let author = self.session.author.get_or_insert_with(|| Arc::new(Author::of(domid, pid)));
+        Arc::clone(author)
     }
 
     /// Parks the connection until another thread replies. Returns the reply address.

@@ -25,9 +25,9 @@ pub fn ask_owner_thread(
     if !is_for_any && cx.core.registry().is_privileged(domid) {
         return Some(Err(Errno::EINVAL));
     }
-    let reply_to = cx.park();
+    let (reply_to, by) = (cx.park(), cx.author());
     let owner = cx.core.shared.owner_thread(domid);
-    cx.core.shared.mailboxes.post(owner, Message::Domain(reply_to, domid, request));
+    cx.core.shared.mailboxes.post(owner, Message::Domain(reply_to, domid, request, by));
     None
 }
 

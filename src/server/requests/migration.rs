@@ -13,7 +13,7 @@ pub fn ask_owner_threads(
     cx: &mut RequestContext<'_>,
     domids: &[Domid],
     form: Form,
-    message: fn(Part) -> Message,
+    message: impl Fn(Part) -> Message,
 ) -> Option<Reply> {
     let registry = cx.core.registry();
     if domids.iter().any(|&domid| registry.is_privileged(domid)) {

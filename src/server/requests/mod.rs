@@ -21,7 +21,8 @@ use crate::log;
 use crate::protocol::operations::{Access, Form, Parser, Request, Row, TransactionId, command};
 use crate::protocol::{Frame, frame, strings};
 use crate::store::Caller;
-use crate::types::Errno;
+use crate::sync::Arc;
+use crate::types::{Errno, ShardId};
 
 /// The result of [`serve_first`].
 #[derive(Debug, PartialEq, Eq)]
@@ -137,7 +138,9 @@ fn dispatch(cx: &mut RequestContext<'_>, request: Request<'_>) -> Outcome {
         }
         Request::Domain(domid, request) => domain::ask_owner_thread(cx, domid, request),
         Request::Quiesce(domids, form) => {
-            migration::ask_owner_threads(cx, &domids, form, Message::Quiesce)
+            let by = cx.author();
+            let message = |part| Message::Quiesce(part, Arc::clone(&by));
+            migration::ask_owner_threads(cx, &domids, form, message)
         }
         Request::Unquiesce(domids, form) => {
             migration::ask_owner_threads(cx, &domids, form, Message::Unquiesce)

@@ -24,6 +24,7 @@ use self::failing::Failing;
 use self::open_transaction::{OpenTransaction, charge_anew};
 use self::output::Output;
 use self::watches::{ChangeEvents, WatchId, Watches};
+use super::author::Author;
 use super::mailbox::ReplyTo;
 use super::trace;
 use crate::domain::{Domain, Load, Quota, Ticket, UNDELIVERED_MAX, UNREAD_BYTES_MAX};
@@ -126,6 +127,10 @@ pub struct Session {
     pub post_reply: Option<Vec<(ChangeEvents, Option<Arc<Ticket>>)>>,
     /// The caller of the last quantum, kept for the next one; see [`Session::take_caller`].
     pub caller: Option<Caller>,
+    /// The process of a socket client, if the system tells.
+    pub pid: Option<u32>,
+    /// The client as the author of domains' states, once it has sent a request about a domain.
+    pub author: Option<Arc<Author>>,
 }
 
 impl Session {
@@ -149,6 +154,8 @@ impl Session {
             parked: None,
             post_reply: None,
             caller: None,
+            pid: None,
+            author: None,
         }
     }
 

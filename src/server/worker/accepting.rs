@@ -23,7 +23,8 @@ pub fn accepted(worker: &mut Worker, socket: UnixStream) {
     let core = &mut worker.core;
     let reply_to = ReplyTo { thread: core.number, connection: slot, id: core.next_number() };
     let domain = Arc::clone(&core.shared.control_domain);
-    let connection = Connection::new(reply_to, domain, Kind::Socket, Transport::Socket(socket));
+    let mut connection = Connection::new(reply_to, domain, Kind::Socket, Transport::Socket(socket));
+    connection.session.pid = connection.transport.pid().and_then(|pid| u32::try_from(pid).ok());
     connection.session.trace(format_args!("create connection of a socket"));
     worker.clients.add(connection);
     core.shared.clients.fetch_add(1, Ordering::Relaxed);

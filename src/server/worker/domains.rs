@@ -10,6 +10,7 @@ use crate::domain::Domain;
 use crate::host::{Gfn, Port};
 use crate::protocol::Header;
 use crate::protocol::operations::DomainRequest;
+use crate::server::author::Author;
 use crate::server::mailbox::{Message, ReplyTo};
 use crate::server::migration::domain_watches::{add_watches, list_watches};
 use crate::server::migration::marks::leave;
@@ -25,14 +26,16 @@ use crate::types::{Domid, Errno, INTRODUCE_DOMAIN, RELEASE_DOMAIN};
 pub fn domain_request(
     worker: &mut Worker,
     reply_to: ReplyTo,
-    domid: Domid,
-    request: DomainRequest,
+    (domid, request): (Domid, DomainRequest),
+    by: &Arc<Author>,
 ) {
     let reported = |special| (ACK.to_vec(), special);
     let silent = |()| (ACK.to_vec(), None);
     let result = match request {
-        DomainRequest::Introduce(gfn, port) => introduce(worker, domid, gfn, port).map(reported),
-        DomainRequest::Release(mark) => release(worker, domid, mark).map(reported),
+        DomainRequest::Introduce(gfn, port) => {
+            introduce(worker, domid, (gfn, port), by).map(reported)
+        }
+        DomainRequest::Release(mark) => release(worker, domid, mark, by).map(reported),
         DomainRequest::Resume => resume(worker, domid).map(silent),
         DomainRequest::SetTarget(target) => set_target(worker, domid, target).map(silent),
         DomainRequest::ListWatches(index, listing) => {
@@ -52,8 +55,8 @@ pub fn domain_request(
 fn introduce(
     worker: &mut Worker,
     domid: Domid,
-    gfn: Option<Gfn>,
-    port: Port,
+    (gfn, port): (Option<Gfn>, Port),
+    by: &Arc<Author>,
 ) -> Result<Option<&'static [u8]>, Errno> {
     // An earlier incarnation may have ended, with the host's notification still on its way.
     domain_changed(worker, domid);
@@ -63,7 +66,10 @@ fn introduce(
         return introduce_again(worker, slot, port).map(|()| None);
     };
     match connect_ring(worker, &domain, (gfn, port), connect) {
-        Ok(()) => Ok((domid != Domid::CONTROL).then_some(INTRODUCE_DOMAIN)),
+        Ok(()) => {
+            worker.domains.note(domid, by, None);
+            Ok((domid != Domid::CONTROL).then_some(INTRODUCE_DOMAIN))
+        }
         Err(error) => {
             tracing::warn!(%error, domid = domid.0, port, "cannot introduce a domain");
             Err(Errno::EINVAL)
@@ -75,6 +81,7 @@ fn release(
     worker: &mut Worker,
     domid: Domid,
     mark: Option<u64>,
+    by: &Arc<Author>,
 ) -> Result<Option<&'static [u8]>, Errno> {
     let slot = worker.clients.of_domain(domid).ok_or(Errno::ENOENT)?;
     deliver_ahead(worker, slot);
@@ -93,7 +100,14 @@ fn release(
     };
     worker.domains.step(&domain, event)?;
     if mark.is_some() {
-        tracing::info!(domid = domid.0, mark, "domain released with a mark");
+        worker.domains.note(domid, by, None);
+        tracing::info!(
+            domid = domid.0,
+            mark,
+            pid = by.pid,
+            command = by.command,
+            "domain released with a mark"
+        );
     }
     Ok(Some(RELEASE_DOMAIN))
 }

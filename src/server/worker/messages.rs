@@ -24,7 +24,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 pub fn take_messages(worker: &mut Worker) {
     for _ in 0..URGENT_PER_PASS {
         let Some(message) = worker.core.mailbox().pop_urgent() else { break };
-        let releases = matches!(message, Message::Domain(_, _, DomainRequest::Release(_)));
+        let releases = matches!(message, Message::Domain(_, _, DomainRequest::Release(_), _));
         if releases && worker.inbox.has_pending_events(worker.core.mailbox()) {
             // Events still searched by the matcher may be the domain's, so RELEASE waits behind them, or it would lose
             // them.
@@ -60,10 +60,10 @@ fn take_message(worker: &mut Worker, message: Message) {
     match message {
         Message::Events(batch) => deliver(worker, batch, None),
         Message::Reply(reply_to, result) => take_reply(worker, reply_to, result),
-        Message::Domain(reply_to, domid, request) => {
-            domain_request(worker, reply_to, domid, request)
+        Message::Domain(reply_to, domid, request, by) => {
+            domain_request(worker, reply_to, (domid, request), &by)
         }
-        Message::Quiesce(part) => quiesce(worker, part),
+        Message::Quiesce(part, by) => quiesce(worker, part, &by),
         Message::Unquiesce(part) => unquiesce(worker, part),
         Message::DomainChanged(domid) => domain_changed(worker, domid),
         Message::Accepted(socket) => accepted(worker, socket),
