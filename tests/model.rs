@@ -238,7 +238,7 @@ impl Pair {
                 self.world.admin.request(op::RELEASE, 0, release)?;
                 let introduce = format!("{domid}\x001\0{}\0", self.world.ports[&domid]);
                 self.world.admin.request(op::INTRODUCE, 0, introduce)?;
-                self.world.admin.request(op::UNQUIESCE, 0, format!("{domid}\0"))?;
+                self.world.admin.request(op::UNQUIESCE, 0, format!("force\0{domid}\0"))?;
                 Ok(self.model.moved(*who))
             }
         }

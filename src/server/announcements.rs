@@ -18,11 +18,11 @@ impl Shared {
         self.announce_rows(|parser| matches!(parser, Parser::Arguments(_)));
     }
 
-    /// Announces the migration socket with what its clients need: its path, its operations, the number of shards,
-    /// by which they batch domains of the same owner thread, and the algorithm of the digest that its streams have and
-    /// that IMPORT_DOMAINS can require.
+    /// Announces the migration socket with what its clients need: its path, its operations, that EXPORT_DOMAINS takes a
+    /// destination and UNQUIESCE force, and the number of shards, by which they batch domains of the same owner thread.
     pub fn announce_migration_socket(&self, path: &str) {
         self.announce("migration-socket", path);
+        self.announce("destinations", "1");
         self.announce("shards", &self.store.layout().shards().to_string());
         self.announce("stream-digest", ALGORITHM);
         self.announce_rows(|parser| matches!(parser, Parser::Migration(_)));

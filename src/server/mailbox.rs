@@ -24,8 +24,8 @@ pub enum Message {
     Domain(ReplyTo, Domid, DomainRequest, Arc<Author>),
     /// Quiesces a domain whose owner thread this is, for this client.
     Quiesce(Part, Arc<Author>),
-    /// Undoes the quiescing of such a domain.
-    Unquiesce(Part),
+    /// Undoes the quiescing of such a domain; forced or not.
+    Unquiesce { part: Part, forced: bool, by: Arc<Author> },
     /// The reply for which a connection of this worker is parked.
     Reply(ReplyTo, Result<Vec<u8>, Errno>),
     /// A new client of the socket.

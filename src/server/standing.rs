@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use foldhash::fast::RandomState;
 
 use super::author::Author;
-use super::state::kept::{Mark, StreamRemainder};
+use super::state::kept::{Elsewhere, Mark, StreamRemainder};
 use super::state::{DomainState, Effects, Event, next};
 use crate::domain::{Domain, Registry};
 use crate::sync::Arc;
@@ -24,6 +24,8 @@ pub struct Standing {
     pub origin: u64,
     /// The event channel in the stream of an import, until INTRODUCE; otherwise 0.
     pub port: u32,
+    /// Whether another host may have it too.
+    pub elsewhere: Elsewhere,
     /// How the domain came into its state; `None` if it is served or absent.
     pub note: Option<Note>,
 }
@@ -68,7 +70,8 @@ impl DomainStates {
             _ => 0,
         };
         let note = known.and_then(|known| known.note.clone());
-        Standing { presence: self.presence(domid), unique_id, origin, port, note }
+        let elsewhere = known.map_or(Elsewhere::No, |known| known.state.elsewhere());
+        Standing { presence: self.presence(domid), unique_id, origin, port, elsewhere, note }
     }
 
     /// Returns the name of a domain's state.
@@ -79,8 +82,8 @@ impl DomainStates {
     /// Returns the mark of a domain's last export, unless it is known to be invalid.
     pub fn mark_of(&self, domid: Domid) -> Option<&Mark> {
         match &self.states.get(&domid)?.state {
-            DomainState::Exported(mark) => Some(mark),
-            DomainState::ArrivedIntroduced(_, mark) => mark.as_ref(),
+            DomainState::Exported(mark, _) => Some(mark),
+            DomainState::ArrivedIntroduced(_, mark, _) => mark.as_ref(),
             _ => None,
         }
     }

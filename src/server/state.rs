@@ -3,7 +3,7 @@
 
 pub mod kept;
 
-use self::kept::{Before, Mark, SavedConnection, StreamRemainder};
+use self::kept::{Before, Elsewhere, Mark, SavedConnection, StreamRemainder};
 use super::migration::scatter_gather::Part;
 use crate::domain::OwnSettings;
 use crate::migration::stream::state::Client;
@@ -26,12 +26,11 @@ pub enum DomainState {
     /// Introduced, with its last request in progress and no other taken. The parts are replied to after it.
     Quiescing(Vec<Part>),
     /// Introduced, with no request in progress and none taken.
-    Quiesced,
+    Quiesced(Elsewhere),
     /// Quiesced, and exported with this mark.
-    Exported(Mark),
-    /// Imported, introduced and still quiesced, since the domain was not served yet. The domain may have been exported
-    /// again.
-    ArrivedIntroduced(Imported, Option<Mark>),
+    Exported(Mark, Elsewhere),
+    /// Imported, introduced and quiesced, since it was not served yet. It may have been exported again.
+    ArrivedIntroduced(Imported, Option<Mark>, Elsewhere),
     /// Released with a mark: INTRODUCE restores the exported connection.
     Left(Box<SavedConnection>),
 }
@@ -48,12 +47,12 @@ pub enum Event {
     Quiesce(Part),
     /// The last request of a quiescing domain is done.
     Drained,
-    /// The request UNQUIESCE.
-    Unquiesce,
+    /// The request UNQUIESCE, forced or not.
+    Unquiesce { forced: bool },
     /// The export for which the domain was quiesced has failed.
     ExportFailed,
     /// An export has succeeded with this mark.
-    Exported(Mark),
+    Exported(Mark, Elsewhere),
     /// The state that the mark stands for has changed.
     Outdated,
     /// RELEASE without a mark; its connection has ended with this remainder.
@@ -133,9 +132,9 @@ pub fn next(state: DomainState, event: Event) -> Next {
         Event::Introduce => introduce(state),
         Event::Connected(connected) => match connected {
             Connected::New => (DomainState::Running, done()),
-            Connected::Left => (DomainState::Quiesced, done()),
+            Connected::Left => (DomainState::Quiesced(Elsewhere::Left), done()),
             Connected::Arrived(imported) => {
-                (DomainState::ArrivedIntroduced(imported, None), done())
+                (DomainState::ArrivedIntroduced(imported, None, Elsewhere::No), done())
             }
         },
         Event::ConnectFailed(connect) => match connect {
@@ -145,9 +144,9 @@ pub fn next(state: DomainState, event: Event) -> Next {
         },
         Event::Quiesce(part) => quiesce(state, part),
         Event::Drained => drained(state),
-        Event::Unquiesce => unquiesce(state),
+        Event::Unquiesce { forced } => unquiesce(state, forced),
         Event::ExportFailed => export_failed(state),
-        Event::Exported(mark) => exported(state, mark),
+        Event::Exported(mark, to) => exported(state, mark, to),
         Event::Outdated => outdated(state),
         Event::Release(remainder) => release(state, remainder),
         Event::ReleaseWithMark(client) => release_with_mark(state, *client),
@@ -176,8 +175,8 @@ fn introduce(state: DomainState) -> Next {
         state @ (DomainState::Arriving(_)
         | DomainState::Connecting
         | DomainState::Quiescing(_)
-        | DomainState::Quiesced
-        | DomainState::Exported(_)
+        | DomainState::Quiesced(_)
+        | DomainState::Exported(..)
         | DomainState::ArrivedIntroduced(..)) => (state, Err(Errno::EBUSY)),
     }
 }
@@ -192,8 +191,8 @@ fn quiesce(state: DomainState, part: Part) -> Next {
             parts.push(part);
             (DomainState::Quiescing(parts), done())
         }
-        state @ (DomainState::Quiesced
-        | DomainState::Exported(_)
+        state @ (DomainState::Quiesced(_)
+        | DomainState::Exported(..)
         | DomainState::ArrivedIntroduced(..)) => {
             (state, Ok(Effects { quiesced: vec![part], ..Effects::default() }))
         }
@@ -204,43 +203,59 @@ fn quiesce(state: DomainState, part: Part) -> Next {
 fn drained(state: DomainState) -> Next {
     match state {
         DomainState::Quiescing(parts) => {
-            (DomainState::Quiesced, Ok(Effects { quiesced: parts, ..Effects::default() }))
+            let effects = Effects { quiesced: parts, ..Effects::default() };
+            (DomainState::Quiesced(Elsewhere::No), Ok(effects))
         }
         state => (state, done()),
     }
 }
 
-fn unquiesce(state: DomainState) -> Next {
+/// Each reason why a domain is not served has an error of its own.
+fn unquiesce(state: DomainState, forced: bool) -> Next {
     let serve = Effects { service: Some(Service::Begins), ..Effects::default() };
+    if let Some(errno) = state.elsewhere().refusal().filter(|_| !forced) {
+        return (state, Err(errno));
+    }
     match state {
         DomainState::Running => (DomainState::Running, done()),
         DomainState::Quiescing(overtaken) => {
             (DomainState::Running, Ok(Effects { overtaken, ..serve }))
         }
-        DomainState::Quiesced | DomainState::Exported(_) => (DomainState::Running, Ok(serve)),
+        DomainState::Quiesced(_) | DomainState::Exported(..) => (DomainState::Running, Ok(serve)),
         DomainState::ArrivedIntroduced(..) => {
             (DomainState::Running, Ok(Effects { ends_import: true, ..serve }))
         }
-        state => (state, Err(Errno::ENOENT)),
+        state @ DomainState::Left(_) => (state, Err(Errno::EEXIST)),
+        state @ (DomainState::Arriving(_) | DomainState::Arrived(..)) => {
+            (state, Err(Errno::EAGAIN))
+        }
+        state @ (DomainState::Absent(_) | DomainState::Connecting) => (state, Err(Errno::ENOENT)),
     }
 }
 
-/// Keeps a domain with a mark quiesced: another export has succeeded meanwhile.
+/// Keeps a domain with a mark or a destination quiesced: another export has succeeded meanwhile.
 fn export_failed(state: DomainState) -> Next {
     match state {
-        state @ (DomainState::Quiescing(_) | DomainState::Quiesced) => unquiesce(state),
+        state @ (DomainState::Quiescing(_) | DomainState::Quiesced(Elsewhere::No)) => {
+            unquiesce(state, false)
+        }
         state @ (DomainState::Running
-        | DomainState::Exported(_)
+        | DomainState::Quiesced(_)
+        | DomainState::Exported(..)
         | DomainState::ArrivedIntroduced(..)) => (state, done()),
         state => (state, Err(Errno::ENOENT)),
     }
 }
 
-fn exported(state: DomainState, mark: Mark) -> Next {
+/// What an earlier export or RELEASE makes of a domain, another export does not undo.
+fn exported(state: DomainState, mark: Mark, to: Elsewhere) -> Next {
+    let to = to.max(state.elsewhere());
     match state {
-        DomainState::Quiesced | DomainState::Exported(_) => (DomainState::Exported(mark), done()),
-        DomainState::ArrivedIntroduced(imported, _) => {
-            (DomainState::ArrivedIntroduced(imported, Some(mark)), done())
+        DomainState::Quiesced(_) | DomainState::Exported(..) => {
+            (DomainState::Exported(mark, to), done())
+        }
+        DomainState::ArrivedIntroduced(imported, ..) => {
+            (DomainState::ArrivedIntroduced(imported, Some(mark), to), done())
         }
         state @ (DomainState::Running | DomainState::Quiescing(_)) => (state, Err(Errno::EAGAIN)),
         state => (state, Err(Errno::ENOENT)),
@@ -249,9 +264,9 @@ fn exported(state: DomainState, mark: Mark) -> Next {
 
 fn outdated(state: DomainState) -> Next {
     match state {
-        DomainState::Exported(_) => (DomainState::Quiesced, done()),
-        DomainState::ArrivedIntroduced(imported, _) => {
-            (DomainState::ArrivedIntroduced(imported, None), done())
+        DomainState::Exported(_, to) => (DomainState::Quiesced(to), done()),
+        DomainState::ArrivedIntroduced(imported, _, to) => {
+            (DomainState::ArrivedIntroduced(imported, None, to), done())
         }
         state => (state, done()),
     }
@@ -267,8 +282,8 @@ fn release(state: DomainState, remainder: Option<Box<StreamRemainder>>) -> Next 
 
 fn release_with_mark(state: DomainState, client: Client) -> Next {
     match state {
-        DomainState::Exported(mark) | DomainState::ArrivedIntroduced(_, Some(mark)) => {
-            // The connection is saved again, but equals the exported one, as the mark is valid.
+        DomainState::Exported(mark, _) | DomainState::ArrivedIntroduced(_, Some(mark), _) => {
+            // The connection is saved anew but equal to the exported one, as the mark is valid.
             let moved = SavedConnection { client, seen: mark.seen };
             (DomainState::Left(Box::new(moved)), done())
         }
@@ -305,7 +320,7 @@ fn discard(state: DomainState) -> Next {
             let remainder = before.remainder.take();
             (DomainState::Absent(remainder), take_back(Imported { seen: moved.seen, before }))
         }
-        DomainState::ArrivedIntroduced(imported, _) => {
+        DomainState::ArrivedIntroduced(imported, ..) => {
             (DomainState::Absent(None), take_back(imported))
         }
         state => (state, Err(Errno::EINVAL)),
@@ -319,6 +334,22 @@ impl Default for DomainState {
 }
 
 impl DomainState {
+    /// Returns whether another host may have the domain too.
+    pub fn elsewhere(&self) -> Elsewhere {
+        match self {
+            DomainState::Quiesced(elsewhere)
+            | DomainState::Exported(_, elsewhere)
+            | DomainState::ArrivedIntroduced(_, _, elsewhere) => *elsewhere,
+            DomainState::Absent(_)
+            | DomainState::Arriving(_)
+            | DomainState::Arrived(..)
+            | DomainState::Connecting
+            | DomainState::Running
+            | DomainState::Quiescing(_)
+            | DomainState::Left(_) => Elsewhere::No,
+        }
+    }
+
     /// Returns the state's name.
     pub fn presence(&self) -> Presence {
         match self {
@@ -327,8 +358,8 @@ impl DomainState {
             DomainState::Arrived(..) => Presence::Arrived,
             DomainState::Running => Presence::Running,
             DomainState::Quiescing(_) => Presence::Quiescing,
-            DomainState::Quiesced => Presence::Quiesced,
-            DomainState::Exported(_) => Presence::Exported,
+            DomainState::Quiesced(_) => Presence::Quiesced,
+            DomainState::Exported(..) => Presence::Exported,
             DomainState::ArrivedIntroduced(..) => Presence::ArrivedIntroduced,
             DomainState::Left(_) => Presence::Left,
         }

@@ -107,8 +107,8 @@ fn killed_destination_at_each_step_leaves_a_recoverable_state() {
             _ => {
                 let port = it.from.ports[&5];
                 it.from.admin.request(op::INTRODUCE, 0, format!("5\x001\0{port}\0")).unwrap();
-                assert!(!is_served(&mut it.from), "served before UNQUIESCE");
-                unquiesce(&mut it.from, "5").unwrap();
+                assert!(!is_served(&mut it.from), "not before UNQUIESCE");
+                forced(&mut it.from, "5").unwrap();
                 it.from.guest(5).reply().unwrap();
                 goes_on(&mut it.from);
             }

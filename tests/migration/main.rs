@@ -41,6 +41,11 @@ fn unquiesce(world: &mut World, domids: &str) -> common::Reply {
     world.admin.request(op::UNQUIESCE, 0, domids.replace(' ', "\0") + "\0")
 }
 
+/// Serves domains that another host may have.
+fn forced(world: &mut World, domids: &str) -> common::Reply {
+    unquiesce(world, &format!("force {domids}"))
+}
+
 /// Returns a page of a domain's watches: the generation of the list, and each watch as `path|token`.
 fn page(world: &mut World, domid: u16, index: usize) -> (u64, Vec<String>) {
     let reply = world.admin.request(op::GET_DOMAIN_WATCHES, 0, format!("{domid}\0{index}\0"));

@@ -27,7 +27,7 @@ pub fn domain_states(owners: &OwnerThreads, domids: &[Domid], mut reply: impl Fn
 
 /// Returns the strings of a reply, in the order of docs/MIGRATION.md.
 fn strings(standing: Standing, vm: &str) -> Vec<String> {
-    let Standing { presence, unique_id, origin, port, note } = standing;
+    let Standing { presence, unique_id, origin, port, elsewhere, note } = standing;
     let mut strings = vec![presence.name().into()];
     strings.extend([unique_id, origin, port.into()].map(|number| number.to_string()));
     strings.extend(match note {
@@ -40,6 +40,6 @@ fn strings(standing: Standing, vm: &str) -> Vec<String> {
         ],
         None => ["0", "0", "0", "", ""].map(str::to_owned),
     });
-    strings.push(vm.to_owned());
+    strings.extend([vm, elsewhere.name()].map(str::to_owned));
     strings
 }

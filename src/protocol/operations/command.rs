@@ -17,7 +17,7 @@ pub struct RequestCommand {
 /// The CONTROL commands that stand for wire requests, in the order in which `help` lists them.
 pub static COMMANDS: [RequestCommand; 5] = [
     row("quiesce", "<domid>...", Operation::Quiesce, None),
-    row("unquiesce", "<domid>...", Operation::Unquiesce, None),
+    row("unquiesce", "[force] <domid>...", Operation::Unquiesce, None),
     row(
         "get-domain-watches",
         "[-d] <domid> <index>",

@@ -29,7 +29,14 @@ pub enum Request<'a> {
     /// QUIESCE of these domains, sorted and without duplicates.
     Quiesce(Vec<Domid>, Form),
     /// UNQUIESCE of these domains, sorted and without duplicates.
-    Unquiesce(Vec<Domid>, Form),
+    Unquiesce {
+        /// The domains.
+        domids: Vec<Domid>,
+        /// Whether to serve those too that another host may have.
+        forced: bool,
+        /// The form of the reply.
+        form: Form,
+    },
     /// GET_DOMAIN_PATH.
     GetDomainPath(Domid),
     /// IS_DOMAIN_INTRODUCED.
@@ -294,7 +301,11 @@ pub fn quiesce<'a>(arguments: &[&'a [u8]], form: Form) -> Parsed<'a> {
 }
 
 pub fn unquiesce<'a>(arguments: &[&'a [u8]], form: Form) -> Parsed<'a> {
-    Ok(Request::Unquiesce(domains(arguments)?, form))
+    let (forced, domids) = match arguments {
+        [b"force", domids @ ..] => (true, domids),
+        domids => (false, domids),
+    };
+    Ok(Request::Unquiesce { domids: domains(domids)?, forced, form })
 }
 
 pub fn get_domain_watches<'a>(arguments: &[&'a [u8]], form: Form) -> Parsed<'a> {

@@ -4,7 +4,7 @@ use super::move_request::Export;
 use super::saved_connection::{quiesced, save_connection};
 use crate::migration::stream::state::Client;
 use crate::server::state::Event;
-use crate::server::state::kept::Mark;
+use crate::server::state::kept::{Elsewhere, Mark};
 use crate::server::worker::Worker;
 use crate::types::{Domid, Errno};
 
@@ -15,12 +15,13 @@ use crate::types::{Domid, Errno};
 pub fn mark(worker: &mut Worker, export: Export) -> Result<u64, Errno> {
     let Export { version, seen, by, to } = export;
     let domid = seen.domid;
+    let elsewhere = if to.is_some() { Elsewhere::Exported } else { Elsewhere::No };
     // Unique for the domid, since all marks of a domain come from its owner thread.
     let number = worker.core.shared.marks_from.wrapping_add(worker.core.next_number());
     if quiesced(worker, domid)?.session.version() != version {
         return Err(Errno::EAGAIN);
     }
-    worker.step_of(domid, Event::Exported(Mark { number, version, seen }))?;
+    worker.step_of(domid, Event::Exported(Mark { number, version, seen }, elsewhere))?;
     worker.domains.note(domid, &by, to);
     Ok(number)
 }

@@ -16,6 +16,8 @@ use crate::server::author::Author;
 use crate::server::mailbox::Slot;
 use crate::server::session::reservations::leave_reservations;
 use crate::server::session::{self, Parked};
+use crate::server::standing::Standing;
+use crate::server::state::kept::Elsewhere;
 use crate::server::state::{Effects, Event, Service};
 use crate::server::worker::Worker;
 use crate::server::worker::connection::Stream;
@@ -39,11 +41,25 @@ pub fn quiesce(worker: &mut Worker, part: Part, by: &Arc<Author>) {
 }
 
 /// Undoes the quiescing of a domain whose owner thread this is.
-pub fn unquiesce(worker: &mut Worker, part: Part) {
+pub fn unquiesce(worker: &mut Worker, part: Part, forced: bool, by: &Author) {
     let domid = part.domid();
-    if let Ok(effects) = worker.step_of(domid, Event::Unquiesce) {
-        perform(worker, domid, effects);
-        part.done();
+    let Standing { elsewhere, note, .. } = worker.domains.standing(worker.core.registry(), domid);
+    match worker.step_of(domid, Event::Unquiesce { forced }) {
+        Ok(effects) => {
+            perform(worker, domid, effects);
+            part.done();
+            if elsewhere != Elsewhere::No {
+                tracing::info!(
+                    domid = domid.0,
+                    elsewhere = elsewhere.name(),
+                    to = note.and_then(|note| note.to).as_deref(),
+                    pid = by.pid,
+                    command = by.command,
+                    "domain served by force"
+                );
+            }
+        }
+        Err(errno) => part.failed(errno),
     }
 }
 

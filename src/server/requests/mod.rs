@@ -142,8 +142,10 @@ fn dispatch(cx: &mut RequestContext<'_>, request: Request<'_>) -> Outcome {
             let message = |part| Message::Quiesce(part, Arc::clone(&by));
             migration::ask_owner_threads(cx, &domids, form, message)
         }
-        Request::Unquiesce(domids, form) => {
-            migration::ask_owner_threads(cx, &domids, form, Message::Unquiesce)
+        Request::Unquiesce { domids, forced, form } => {
+            let by = cx.author();
+            let message = |part| Message::Unquiesce { part, forced, by: Arc::clone(&by) };
+            migration::ask_owner_threads(cx, &domids, form, message)
         }
         Request::GetDomainPath(domid) => Some(Ok(text_reply(format!("/local/domain/{domid}")))),
         Request::IsDomainIntroduced(domid) => Some(Ok(domain::is_introduced(cx, domid))),

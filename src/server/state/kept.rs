@@ -41,6 +41,38 @@ pub struct Before {
     pub remainder: Option<Box<StreamRemainder>>,
 }
 
+/// Whether another host may have a quiesced domain too, so that UNQUIESCE serves it here only if forced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Elsewhere {
+    /// As far as this daemon knows none has it.
+    #[default]
+    No,
+    /// It was exported, and the client named a destination.
+    Exported,
+    /// It was released with a mark, and INTRODUCE has restored it.
+    Left,
+}
+
+impl Elsewhere {
+    /// Returns the name in the reply of DOMAIN_STATES.
+    pub fn name(self) -> &'static str {
+        match self {
+            Elsewhere::No => "",
+            Elsewhere::Exported => "exported",
+            Elsewhere::Left => "left",
+        }
+    }
+
+    /// Returns the error of an UNQUIESCE that is not forced.
+    pub fn refusal(self) -> Option<Errno> {
+        match self {
+            Elsewhere::No => None,
+            Elsewhere::Exported => Some(Errno::EBUSY),
+            Elsewhere::Left => Some(Errno::EEXIST),
+        }
+    }
+}
+
 /// The mark of a successful export, with the state that it stands for.
 pub struct Mark {
     /// The mark itself; never reused for a domid, nor by the next daemon.

@@ -64,7 +64,7 @@ fn take_message(worker: &mut Worker, message: Message) {
             domain_request(worker, reply_to, (domid, request), &by)
         }
         Message::Quiesce(part, by) => quiesce(worker, part, &by),
-        Message::Unquiesce(part) => unquiesce(worker, part),
+        Message::Unquiesce { part, forced, by } => unquiesce(worker, part, forced, &by),
         Message::DomainChanged(domid) => domain_changed(worker, domid),
         Message::Accepted(socket) => accepted(worker, socket),
         Message::Unblocked(domid) => {
