@@ -6,12 +6,13 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use super::client::{Client, ClientError, Connecting};
-use super::daemon::{Daemon, Replies, listed};
+use super::client::{Client, ClientError, Connecting, Each};
+use super::daemon::Daemon;
 use super::error::ToolError;
 use super::export_files::behind;
 use super::link::Link;
 use super::places::{Destination, Source};
+use super::replies::Replies;
 use crate::protocol::Operation;
 use crate::types::Domid;
 
@@ -171,8 +172,8 @@ impl Batch<'_> {
         let Route { source, destination, has_digests, .. } = self.route;
         let required: &[u8] = if *has_digests { b"digest\0" } else { b"" };
         let Ends { exports, imports, .. } = &mut self.ends;
-        let export =
-            source.ask_by(exports, Operation::ExportDomains, &listed(todo), &[writer.as_fd()]);
+        let payload = source.export_to(todo, destination);
+        let export = source.ask_by(exports, Operation::ExportDomains, &payload, &[writer.as_fd()]);
         // Each daemon must hold the only descriptor of its end, so that the other one notices when it dies.
         drop(writer);
         let import =
@@ -285,13 +286,13 @@ impl Batch<'_> {
         let domids = self.of(|moving| {
             moving.source == Source::Released && moving.destination == Destination::Quiesced
         });
-        let mut outcomes = self.ends.there.ask_each(Operation::Unquiesce, &domids);
+        let mut outcomes = self.ends.there.ask_each(Each::Unquiesce, &domids);
         // The move is committed, so a lost connection is no reason to stop: retry on a new one.
         if outcomes.values().any(|outcome| outcome.as_ref().is_err_and(ClientError::is_lost))
             && let Ok(client) = self.route.destination.connect()
         {
             self.ends.there = client;
-            outcomes = self.ends.there.ask_each(Operation::Unquiesce, &domids);
+            outcomes = self.ends.there.ask_each(Each::Unquiesce, &domids);
         }
         let begun = self.begun;
         self.with(outcomes, |moving, outcome| match outcome {
@@ -322,7 +323,8 @@ impl Batch<'_> {
         });
     }
 
-    /// Sends UNQUIESCE to the source for all domains that failed.
+    /// Sends UNQUIESCE to the source for all domains that failed, forced: none of them was released, and what the
+    /// destination has of them was discarded or never will be served.
     fn give_up(&mut self) {
         let tries = self.route.tries;
         for moving in self.domains.values_mut().filter(|moving| moving.is_under_way()) {
@@ -337,10 +339,13 @@ impl Batch<'_> {
         }
         // The old connection may be the cause of the failure.
         let Ok(mut client) = self.route.source.connect() else { return };
-        let outcomes = client.ask_each(Operation::Unquiesce, &domids);
+        let outcomes = client.ask_each(self.route.source.force(), &domids);
         self.with(outcomes, |moving, outcome| match outcome {
             Ok(()) => moving.source = Source::Served,
-            Err(trouble) if trouble.is("ENOENT") => moving.source = Source::Gone,
+            // Another tool has released it.
+            Err(trouble) if trouble.is("ENOENT") || trouble.is("EEXIST") => {
+                moving.source = Source::Gone;
+            }
             Err(_) => {}
         });
     }

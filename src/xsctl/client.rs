@@ -80,6 +80,31 @@ impl Connecting {
     }
 }
 
+/// A request for many domains that the client socket serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Each {
+    /// QUIESCE.
+    Quiesce,
+    /// UNQUIESCE, which the daemon refuses for a domain that another host may have.
+    Unquiesce,
+    /// UNQUIESCE of any quiesced domain.
+    Force,
+}
+
+impl Each {
+    fn operation(self) -> Operation {
+        match self {
+            Each::Quiesce => Operation::Quiesce,
+            Each::Unquiesce | Each::Force => Operation::Unquiesce,
+        }
+    }
+
+    fn payload(self, domids: &[Domid]) -> Vec<u8> {
+        let force: &[u8] = if self == Each::Force { b"force\0" } else { b"" };
+        [force, &listed(domids)].concat()
+    }
+}
+
 /// A connection as the control domain, like any toolstack's.
 pub struct Client(pub(super) Link);
 
@@ -147,12 +172,12 @@ impl Client {
     /// Sends QUIESCE or UNQUIESCE for several domains and returns the outcome of each.
     pub fn ask_each(
         &mut self,
-        operation: Operation,
+        request: Each,
         domids: &[Domid],
     ) -> BTreeMap<Domid, Result<(), ClientError>> {
         let mut outcomes = BTreeMap::new();
         for some in domids.chunks(DOMAINS_MAX) {
-            match self.ask(operation, &listed(some)) {
+            match self.ask(request.operation(), &request.payload(some)) {
                 Ok(reply) => {
                     outcomes.extend(some.iter().map(|&domid| (domid, Ok(()))));
                     let words: Vec<_> = strings(&reply).skip(1).collect();
@@ -164,8 +189,9 @@ impl Client {
                 }
                 // The request failed for all of them, with the error of the lowest domid: send it for each.
                 Err(ClientError::Refused(..)) => {
-                    let payloads: Vec<_> = some.iter().map(|&domid| listed(&[domid])).collect();
-                    let replies = self.ask_all(operation, &payloads);
+                    let payloads: Vec<_> =
+                        some.iter().map(|&domid| request.payload(&[domid])).collect();
+                    let replies = self.ask_all(request.operation(), &payloads);
                     let replies = replies.into_iter().map(|reply| reply.map(drop));
                     outcomes.extend(some.iter().copied().zip(replies));
                 }

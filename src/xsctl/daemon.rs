@@ -2,29 +2,27 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::client::{Client, ClientError};
+use super::client::{Client, ClientError, Each};
 use super::domids::Domids;
 use super::error::ToolError;
 use super::link::{Link, TIMEOUT, message};
-use super::step::Standing;
-use crate::migration::stream::digest::ALGORITHM;
-use crate::protocol::operations::DOMAINS_MAX;
-use crate::protocol::{ERROR, Operation, decimal, strings};
+use super::replies::{Asked, Replies};
+use super::standing::Standing;
+use crate::protocol::operations::{DESTINATION_BYTES_MAX, DOMAINS_MAX};
+use crate::protocol::{Operation, decimal};
 use crate::types::Domid;
-use crate::types::Presence;
 
 /// The node that holds the path of the migration socket.
 const MIGRATION_SOCKET: &[u8] = b"/tool/xenstored/operations/migration-socket\0";
 /// The node that holds the number of shards.
 const SHARDS: &[u8] = b"/tool/xenstored/operations/shards\0";
-/// The node that holds the algorithm of the digests in the streams that the daemon writes and checks.
-const STREAM_DIGEST: &[u8] = b"/tool/xenstored/operations/stream-digest\0";
+/// The node of a daemon whose EXPORT_DOMAINS takes a destination, and whose UNQUIESCE takes force.
+const DESTINATIONS: &[u8] = b"/tool/xenstored/operations/destinations\0";
 /// Timeout of a request for many domains while the daemon replies to other clients. A stream may be long and arrive
 /// slowly; the daemon itself gives up on a stalled stream.
 pub const LONGEST: Duration = Duration::from_secs(60 * 60);
@@ -36,6 +34,8 @@ pub struct Daemon {
     pub socket: PathBuf,
     /// The path of the migration socket.
     migration: PathBuf,
+    /// Whether its EXPORT_DOMAINS takes a destination, and its UNQUIESCE force.
+    knows_destinations: bool,
     /// The time without a reply after which the daemon is probed for being alive.
     timeout: Duration,
 }
@@ -50,7 +50,8 @@ impl Daemon {
         match client.ask(Operation::Read, MIGRATION_SOCKET) {
             Ok(path) => {
                 let migration = OsString::from_vec(path).into();
-                Ok(Daemon { socket, migration, timeout: TIMEOUT })
+                let knows_destinations = client.ask(Operation::Read, DESTINATIONS).is_ok();
+                Ok(Daemon { socket, migration, knows_destinations, timeout: TIMEOUT })
             }
             Err(trouble) => {
                 let why = if trouble.is("ENOENT") {
@@ -70,7 +71,28 @@ impl Daemon {
         &self.migration
     }
 
-    /// Returns whether both are the same daemon.
+    /// Returns the UNQUIESCE that serves any quiesced domain. An older daemon's needs no force.
+    pub fn force(&self) -> Each {
+        if self.knows_destinations { Each::Force } else { Each::Unquiesce }
+    }
+
+    /// Returns its name as the destination of an export: the absolute path of its client socket, or `-` if that is no
+    /// valid name.
+    pub fn name(&self) -> String {
+        let path = std::path::absolute(&self.socket).unwrap_or_default();
+        let is_plain = |path: &&str| !path.contains(char::is_control);
+        let path =
+            path.to_str().filter(is_plain).filter(|path| path.len() <= DESTINATION_BYTES_MAX);
+        path.filter(|path| !path.is_empty()).unwrap_or("-").to_owned()
+    }
+
+    /// Returns the arguments of an EXPORT_DOMAINS of these domains to another daemon.
+    pub fn export_to(&self, domids: &[Domid], destination: &Daemon) -> Vec<u8> {
+        let to = self.knows_destinations.then(|| format!("to={}\0", destination.name()));
+        [listed(domids), to.unwrap_or_default().into_bytes()].concat()
+    }
+
+    /// Whether both are the same daemon.
     pub fn is_same(&self, other: &Daemon) -> bool {
         self.migration == other.migration
     }
@@ -132,8 +154,8 @@ impl Daemon {
         Ok(Asked { link, daemon: self.clone() })
     }
 
-    /// Returns whether the daemon replies to clients, even with an error.
-    fn is_there(&self) -> bool {
+    /// Whether the daemon replies to clients, even with an error.
+    pub(super) fn is_there(&self) -> bool {
         let link = Link::connect(&self.socket, self.timeout);
         let reply = link
             .map_err(ClientError::from)
@@ -155,6 +177,17 @@ impl Daemon {
             some.iter().map(|&domid| (domid, replies.of(domid).map(drop))).collect::<Vec<_>>()
         };
         domids.chunks(DOMAINS_MAX).flat_map(of_some).collect()
+    }
+
+    /// As [`Daemon::states`], with an error that names the daemon.
+    ///
+    /// # Errors
+    /// As of `states`.
+    pub fn all_states(&self, domids: &Domids) -> Result<BTreeMap<Domid, Standing>, ToolError> {
+        self.states(domids).map_err(|trouble| ToolError::Daemon {
+            socket: self.socket.clone(),
+            why: format!("DOMAIN_STATES: {trouble}"),
+        })
     }
 
     /// Sends DOMAIN_STATES and returns the states of domains; of a range, those of the domains known to the daemon.
@@ -181,16 +214,8 @@ impl Daemon {
 
 /// Parses a domain's result of DOMAIN_STATES.
 fn standing(strings: &[String]) -> Result<Standing, ClientError> {
-    let read = || {
-        let [presence, unique_id, origin, port, ..] = strings else { return None };
-        Some(Standing {
-            presence: Presence::from_name(presence)?,
-            unique_id: unique_id.parse().ok()?,
-            origin: origin.parse().ok()?,
-            port: port.clone(),
-        })
-    };
-    read().ok_or_else(|| ClientError::Lost(format!("{strings:?} is not the state of a domain")))
+    let standing = Standing::parse(strings);
+    standing.ok_or_else(|| ClientError::Lost(format!("{strings:?} is not the state of a domain")))
 }
 
 /// Encodes domains as arguments.
@@ -198,112 +223,9 @@ pub fn listed(domids: &[Domid]) -> Vec<u8> {
     domids.iter().flat_map(|domid| format!("{domid}\0").into_bytes()).collect()
 }
 
-/// A request for many domains, sent but not yet completed.
-pub struct Asked {
-    link: Link,
-    daemon: Daemon,
-}
-
-/// The daemon's results for each domain.
-#[derive(Default)]
-pub struct Replies {
-    domains: BTreeMap<Domid, Result<Vec<String>, ClientError>>,
-    /// The errors of streams from which no domid could be read, in the order of the streams.
-    streams: Vec<ClientError>,
-    /// The error that ended the request early, before the other results.
-    failed: Option<ClientError>,
-    /// The connection, if the request completed.
-    link: Option<Link>,
-}
-
-impl Asked {
-    /// Waits for all results. A daemon that is silent but replies to other clients is still at work.
-    fn replies(mut self) -> Replies {
-        let mut replies = Replies::default();
-        let began = Instant::now();
-        loop {
-            let (kind, payload) = match self.link.receive() {
-                Ok((kind, _, payload)) => (kind, payload),
-                Err(error)
-                    if error.kind() == io::ErrorKind::WouldBlock
-                        && began.elapsed() < LONGEST
-                        && self.daemon.is_there() =>
-                {
-                    continue;
-                }
-                Err(error) => {
-                    replies.failed = Some(error.into());
-                    return replies;
-                }
-            };
-            let mut words = strings(&payload);
-            let first = words.next().unwrap_or_default();
-            if kind == ERROR {
-                replies.failed = Some(ClientError::refused(first, b""));
-                return replies;
-            }
-            let rest: Vec<_> = words.collect();
-            if first == b"OK" && rest.is_empty() {
-                replies.link = Some(self.link);
-                return replies;
-            }
-            let outcome = match rest[..] {
-                [b"OK", ref rest @ ..] => {
-                    Ok(rest.iter().map(|word| String::from_utf8_lossy(word).into()).collect())
-                }
-                [error, why, ..] => Err(ClientError::refused(error, why)),
-                _ => Err(ClientError::Lost("it is malformed".into())),
-            };
-            match (Domid::parse_canonical(first), outcome) {
-                (Some(domid), outcome) => drop(replies.domains.insert(domid, outcome)),
-                (None, Err(trouble)) => replies.streams.push(trouble),
-                (None, Ok(_)) => {}
-            }
-        }
-    }
-}
-
-impl Replies {
-    /// Waits for all results of a request, or returns the error of sending it.
-    pub fn of_all(asked: Result<Asked, ClientError>) -> Replies {
-        match asked {
-            Ok(asked) => asked.replies(),
-            Err(trouble) => Replies { failed: Some(trouble), ..Replies::default() },
-        }
-    }
-
-    /// Returns the result for one domain: the strings after `OK`, or its error.
-    pub fn of(&self, domid: Domid) -> Result<Vec<String>, ClientError> {
-        match (self.domains.get(&domid), self.failed.as_ref().or(self.streams.first())) {
-            (Some(outcome), _) => outcome.clone(),
-            (None, Some(trouble)) => Err(trouble.clone()),
-            (None, None) => Err(ClientError::refused(b"ENOENT", b"the reply does not mention it")),
-        }
-    }
-
-    /// Iterates over the results by domain.
-    pub fn all(&self) -> impl Iterator<Item = (Domid, &Result<Vec<String>, ClientError>)> {
-        self.domains.iter().map(|(domid, outcome)| (*domid, outcome))
-    }
-
-    /// Returns the errors of streams from which no domid could be read.
-    pub fn streams(&self) -> &[ClientError] {
-        &self.streams
-    }
-
-    /// Takes the connection, to reuse it for another request.
-    pub fn take_link(&mut self) -> Option<Link> {
-        self.link.take()
-    }
-
-    /// Returns the error of the request as a whole.
-    pub fn failed(&self) -> Option<&ClientError> {
-        self.failed.as_ref()
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io;
     use std::os::unix::net::UnixListener;
     use std::thread;
 
@@ -316,6 +238,7 @@ mod tests {
         let daemon = Daemon {
             socket: directory.join("socket"),
             migration: directory.join("migration"),
+            knows_destinations: false,
             timeout: SHORT,
         };
         let bulk = UnixListener::bind(&daemon.migration).unwrap();
@@ -365,7 +288,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (socket, migration) = (PathBuf::new(), directory.path().join("migration"));
         replies(UnixListener::bind(&migration).unwrap(), 2, 2);
-        let daemon = Daemon { socket, migration, timeout: TIMEOUT };
+        let knows_destinations = false;
+        let daemon = Daemon { socket, migration, knows_destinations, timeout: TIMEOUT };
         let mut kept = None;
         for asked in 1..=4 {
             let mut replies =

@@ -33,6 +33,11 @@ impl FromStr for Domids {
 }
 
 impl Domids {
+    /// Returns the range of all domids but the control domain's.
+    pub fn all() -> Domids {
+        Domids(vec![(Domid(1), Domid(Domid::SELF.0 - 1))])
+    }
+
     /// Returns the domain if the set is a single one, named individually.
     pub fn one(&self) -> Option<Domid> {
         match self.0[..] {

@@ -11,14 +11,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::batch::{Moving, Route};
-use super::client::{Client, ClientError, Connecting};
+use super::client::{Client, ClientError, Connecting, Each};
 use super::daemon::Daemon;
 use super::domids::Domids;
 use super::error::ToolError;
 use super::lock::Lock;
-use super::places::{Destination, Source};
-use super::step::{Sockets, Standing, Step, is_meant, step};
-use crate::protocol::Operation;
+use super::other_end::{OtherEnds, by_force, refusal};
+use super::places::{Destination, Source, command};
+use super::standing::Standing;
+use super::step::{Sockets, Step, is_meant, step};
 use crate::types::Domid;
 use crate::types::Presence;
 
@@ -93,16 +94,38 @@ impl Earlier {
         self.domains.len()
     }
 
-    /// Completes or rolls back an interrupted earlier move. Returns the outcomes of the domains that are finished by
-    /// this, and the domains that still have to be moved. While the returned lock is held, other commands may move
-    /// domains, but none rolls back another one's move.
+    /// Leaves out the domains that no earlier move left in between, unless they are named individually and are not at
+    /// the source, and moves none.
+    pub fn only_left(mut self, route: &Route, domids: &Domids) -> Earlier {
+        let numbers = domids.numbers();
+        self.domains.retain(|&domid, Found { here, there, step }| {
+            match (&*step, here.is_unsettled()) {
+                (Step::Carry, false) => return false,
+                (Step::Carry, true) if here.elsewhere.is_empty() => {
+                    let why =
+                        format!("it is {}{}, not by a move", here.presence.name(), here.history());
+                    let unquiesce = command("unquiesce", &route.source.socket, &domid.to_string());
+                    *step = Step::Leave(why, vec![unquiesce]);
+                }
+                (Step::Carry, true) => *step = Step::TakeBack,
+                _ => {}
+            }
+            let is_left = here.is_unsettled() || there.is_unsettled();
+            is_left || numbers.get(&domid) == Some(&true)
+        });
+        self
+    }
+
+    /// Completes or rolls back what an earlier move began. Returns the outcomes of the domains that are finished by
+    /// this, and the domains that still have to be moved. While the returned lock is held, others may move domains, but
+    /// none rolls back what another began.
     ///
     /// # Errors
     /// One of the daemons cannot be reached.
     pub fn end(self, route: &Route) -> Result<(Vec<Settled>, Vec<Todo>, Lock), ToolError> {
         let Earlier { lock, is_alone, domains } = self;
         let (mut settled, mut todo) = (Vec::new(), Vec::new());
-        let (mut finish, mut take_back) = (Vec::new(), Vec::new());
+        let (mut finish, mut take_back) = (Vec::new(), BTreeMap::new());
         for (domid, Found { here, there, step }) in domains {
             match step {
                 Step::Carry => todo.push((domid, at_source(&here))),
@@ -112,7 +135,7 @@ impl Earlier {
                     settled.push(left(domid, [&here, &there], why.into(), Vec::new()));
                 }
                 Step::Finish => finish.push((domid, there)),
-                Step::TakeBack => take_back.push((domid, here)),
+                Step::TakeBack => drop(take_back.insert(domid, (here, there))),
                 Step::Done => {
                     let moving = Moving::found(Source::Released, Destination::Served);
                     settled.push(Settled { domid, moving, left: None, names: None });
@@ -126,8 +149,7 @@ impl Earlier {
             settled.extend(finished(&mut route.destination.connect()?, &finish));
         }
         if !take_back.is_empty() {
-            let client = route.source.connect()?;
-            taken_back(client, &route.destination, &take_back, &mut settled, &mut todo);
+            taken_back(route, &take_back, &mut settled, &mut todo)?;
         }
         lock.share();
         todo.sort_by_key(|(domid, _)| *domid);
@@ -136,23 +158,53 @@ impl Earlier {
 }
 
 fn look(route: &Route, domids: &Domids) -> Result<BTreeMap<Domid, Found>, ToolError> {
-    let of = |daemon: &Daemon| {
-        daemon.states(domids).map_err(|trouble| ToolError::Daemon {
-            socket: daemon.socket.clone(),
-            why: format!("DOMAIN_STATES: {trouble}"),
-        })
-    };
+    let of = |daemon: &Daemon| daemon.all_states(domids);
     let (mut here, mut there) = (of(&route.source)?, of(&route.destination)?);
+    let mut ends = OtherEnds::new(domids);
     let sockets = Sockets { source: &route.source.socket, destination: &route.destination.socket };
     let numbers = domids.numbers().into_iter();
     let found = numbers.filter_map(|(domid, is_alone)| {
         let of =
             |states: &mut BTreeMap<_, _>| states.remove(&domid).unwrap_or_else(Standing::absent);
         let (here, there) = (of(&mut here), of(&mut there));
-        let step = step(domid, &here, &there, sockets);
+        let step = match elsewhere(domid, &here, route, &mut ends) {
+            Some(leave) => leave,
+            None => step(domid, &here, &there, sockets),
+        };
         (is_alone || is_meant(&here, &there)).then_some((domid, Found { here, there, step }))
     });
     Ok(found.collect())
+}
+
+/// Returns the step for a domain that was exported to another destination than that of this move, and that this other
+/// one may have.
+fn elsewhere(
+    domid: Domid,
+    here: &Standing,
+    Route { source, destination, .. }: &Route,
+    ends: &mut OtherEnds<'_>,
+) -> Option<Step> {
+    let may_be = here.presence == Presence::Left || !here.elsewhere.is_empty();
+    if !may_be || here.to.is_empty() || here.to == destination.name() {
+        return None;
+    }
+    let to = &here.to;
+    match ends.of(to) {
+        Ok(end) if end.daemon.is_same(destination) => None,
+        Ok(end) => {
+            let there = end.standing(domid);
+            let (here, there) = ((here, &*source.socket), (&there, &*end.daemon.socket));
+            refusal(domid, here, there).map(|(why, commands)| Step::Leave(why, commands))
+        }
+        Err(why) => Some(Step::Leave(
+            format!(
+                "it was exported to {to}, which may have it and cannot be asked: {why}; only if \
+                 that does not serve it and never will: {}",
+                by_force(domid, &source.socket)
+            ),
+            Vec::new(),
+        )),
+    }
 }
 
 /// Returns the initial state of a domain that is introduced at the source.
@@ -185,7 +237,7 @@ fn finished(client: &mut Client, domains: &[(Domid, Standing)]) -> Vec<Settled> 
     let domids: Vec<Domid> = (domains.iter().map(|(domid, _)| *domid))
         .filter(|domid| !refused.contains_key(domid))
         .collect();
-    let mut outcomes = client.ask_each(Operation::Unquiesce, &domids);
+    let mut outcomes = client.ask_each(Each::Unquiesce, &domids);
     let settled = |(domid, _): &(Domid, Standing)| {
         let mut moving = Moving::found(Source::Released, Destination::Quiesced);
         match (refused.get(domid), outcomes.remove(domid)) {
@@ -198,29 +250,39 @@ fn finished(client: &mut Client, domains: &[(Domid, Standing)]) -> Vec<Settled> 
     domains.iter().map(settled).collect()
 }
 
-/// Rolls back a move: UNQUIESCE at the source, then DISCARD_DOMAINS at the destination. UNQUIESCE also invalidates the
-/// marks of earlier exports, so that no RELEASE in flight can commit a domain that is about to be discarded.
+/// Rolls back a move: UNQUIESCE at the source, forced, then DISCARD_DOMAINS at the destination. UNQUIESCE also
+/// invalidates the marks of earlier exports, so that no RELEASE in flight can commit a domain that is about to be
+/// discarded.
+///
+/// # Errors
+/// The source cannot be reached.
 fn taken_back(
-    mut client: Client,
-    destination: &Daemon,
-    domains: &[(Domid, Standing)],
+    route: &Route,
+    domains: &BTreeMap<Domid, (Standing, Standing)>,
     settled: &mut Vec<Settled>,
     todo: &mut Vec<Todo>,
-) {
-    let domids: Vec<Domid> = domains.iter().map(|(domid, _)| *domid).collect();
-    let served = client.ask_each(Operation::Unquiesce, &domids);
-    let is_served = |domid: &&Domid| matches!(served.get(domid), Some(Ok(())));
-    let domids: Vec<Domid> = domids.iter().filter(is_served).copied().collect();
-    let mut discarded = destination.discard(&mut None, &domids);
-    for (domid, here) in domains {
+) -> Result<(), ToolError> {
+    let domids: Vec<Domid> = domains.keys().copied().collect();
+    let served = route.source.connect()?.ask_each(route.source.force(), &domids);
+    let has_copy = |domid: &&Domid| {
+        matches!(served.get(domid), Some(Ok(()))) && domains[*domid].1.presence != Presence::Absent
+    };
+    let copies: Vec<Domid> = domids.iter().filter(has_copy).copied().collect();
+    let mut discarded = route.destination.discard(&mut None, &copies);
+    for (domid, (here, there)) in domains {
         let mut moving = Moving::found(at_source(here), Destination::Quiesced);
-        match (served.get(domid), discarded.remove(domid)) {
+        let discarded = match there.presence {
+            Presence::Absent => Some(Ok(())),
+            _ => discarded.remove(domid),
+        };
+        match (served.get(domid), discarded) {
             (Some(Ok(())), Some(Ok(()))) => {
                 todo.push((*domid, Source::Served));
                 continue;
             }
             (Some(Err(trouble)), _) => {
-                moving.source = if trouble.is("ENOENT") { Source::Gone } else { Source::Unsure };
+                let is_gone = trouble.is("ENOENT") || trouble.is("EEXIST");
+                moving.source = if is_gone { Source::Gone } else { Source::Unsure };
                 moving.fail("UNQUIESCE at the source, after an earlier move", trouble);
             }
             (_, Some(Err(trouble))) => {
@@ -234,4 +296,5 @@ fn taken_back(
         }
         settled.push(Settled { domid: *domid, moving, left: None, names: None });
     }
+    Ok(())
 }

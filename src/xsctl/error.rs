@@ -20,6 +20,8 @@ pub enum Done {
     Changed,
     /// The reply to a CONTROL command reports a failure.
     Refused,
+    /// Some domains are not simply running; each is shown.
+    Unsettled,
 }
 
 impl Done {
@@ -31,6 +33,7 @@ impl Done {
             Done::Partly => 6,
             Done::Changed => 7,
             Done::Refused => 8,
+            Done::Unsettled => 9,
         }
     }
 }

@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::ValueEnum;
 use rustix::fs::syncfs;
 
-use super::daemon::{Daemon, Replies, listed};
+use super::daemon::{Daemon, listed};
 use super::error::{Done, ToolError};
 use super::marks::Marks;
 use super::places::{command, quoted};
+use super::replies::Replies;
 use super::report::{Form, Line, Report, domains};
 use super::target::Target;
 use crate::protocol::Operation;

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::client::{Client, Connecting};
-use super::daemon::{Daemon, Replies};
+use super::daemon::Daemon;
 use super::error::{Done, ToolError};
 use super::export_files::Format;
 use super::libxl_file;
 use super::places::command;
+use super::replies::Replies;
 use super::report::{Form, Line, Report, domains};
 use super::stream_files::{StreamFiles, missing};
 use crate::migration::stream::Reader;

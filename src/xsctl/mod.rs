@@ -4,6 +4,7 @@
 //! ```text
 //!     move      move_batches: jobs > batch: EXPORT | IMPORT, INTRODUCE, RELEASE, UNQUIESCE ---> places
 //!     export    EXPORT ---> a file each, marks          release   marks ---> RELEASE
+//!     unquiesce, status, move --resume: DOMAIN_STATES of both ends ---> standing, step, other_end
 //!     import    files ---> IMPORT, INTRODUCE            introduce, quiesce, unquiesce, discard
 //!               all of them: client, daemon ---> link   report: a Line for each domain, a summary
 //!
@@ -31,15 +32,22 @@ mod link;
 mod lock;
 mod marks;
 mod move_batches;
+mod next;
 mod options;
+mod other_end;
 mod places;
 mod progress;
+mod replies;
 mod report;
 mod requests;
+mod resume;
 mod show;
+mod standing;
+mod status;
 mod step;
 mod stream_files;
 mod target;
+mod unquiesce;
 
 use std::ffi::OsString;
 use std::io::{self, BufWriter, Write};
@@ -49,9 +57,9 @@ use std::time::Instant;
 
 use clap::{CommandFactory, Parser};
 
-use crate::protocol::Operation;
-use client::Client;
+use client::{Client, Each};
 use daemon::Daemon;
+use domids::Domids;
 pub use error::{Done, ToolError};
 use export_files::Format;
 use input::Input;
@@ -75,10 +83,17 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, ToolEr
             written(|out| diff::diff(&mut a, &mut b, json, out))
         }
         Command::Quiesce { common, domains } => {
-            requests::each(&common.socket(), Operation::Quiesce, &domains.domains, common.form())
+            requests::each(&common.socket(), Each::Quiesce, &domains.domains, common.form())
         }
-        Command::Unquiesce { common, domains } => {
-            requests::each(&common.socket(), Operation::Unquiesce, &domains.domains, common.form())
+        Command::Unquiesce { common, domains, to, force } => {
+            let mode = unquiesce::Mode { to, force, form: common.form() };
+            unquiesce::run(common.socket(), &domains, &mode)
+        }
+        Command::Status { common, domains, to } => {
+            let here = Daemon::find(common.socket())?;
+            let there = to.map(Daemon::find).transpose()?;
+            let domids = domains.unwrap_or_else(Domids::all);
+            status::run(&here, there.as_ref(), &domids, common.form())
         }
         Command::Discard { common, domains } => {
             requests::discard(&common.socket(), &domains, common.form())
@@ -117,7 +132,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, ToolEr
             let mode = import_files::Mode { paths, libxl: domain, dry_run, introduce, batch, form };
             import_files::run(&daemon, &mode, &*stop()?)
         }
-        Command::Move { common, domains, to, batch, jobs, tries } => {
+        Command::Move { common, domains, to, resume, batch, jobs, tries } => {
             let begun = Instant::now();
             let source = Daemon::find(common.socket())?;
             let destination = Daemon::find(to)?;
@@ -127,6 +142,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, ToolEr
             let has_digests = source.has_digests() && destination.has_digests();
             let route = batch::Route { source, destination, tries, has_digests };
             let (batch, form) = (batch.size(), common.form());
+            let domains = domains.unwrap_or_else(Domids::all);
+            if resume {
+                return resume::run(&route, &domains, form);
+            }
             let mode = move_batches::Mode { batch, jobs: jobs.into(), form, begun };
             move_batches::run(&route, &domains, &mode, &*stop()?)
         }

@@ -99,7 +99,7 @@ fn of_batch(route: &Route, domains: &BTreeMap<Domid, Moving>, report: &mut Repor
 }
 
 /// Returns the report of a domain that was transferred, or found in such a state.
-fn line(route: &Route, domid: Domid, moving: &Moving) -> Line {
+pub fn line(route: &Route, domid: Domid, moving: &Moving) -> Line {
     let source = (moving.source, route.source.socket.as_path());
     let destination = (moving.destination, route.destination.socket.as_path());
     let (state, commands) = explain(domid, source, destination);
@@ -123,7 +123,7 @@ fn sentence(parts: &[&str], commands: &[String]) -> String {
 }
 
 /// Reports the domains that need no batch.
-fn of_earlier(route: &Route, settled: Vec<Settled>, report: &mut Report) {
+pub fn of_earlier(route: &Route, settled: Vec<Settled>, report: &mut Report) {
     let mut moved = 0;
     for Settled { domid, moving, left, names } in settled {
         moved += usize::from(moving.error.is_none() && left.is_none());

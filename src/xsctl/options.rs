@@ -29,7 +29,8 @@ const FILES_TOGETHER: u8 = 50;
 /// Exit codes: 0 success, of diff: no differences; 1 diff: differences; 2 wrong usage; 3 a file
 /// cannot be read or written; 4 a file or directory has invalid contents; 5 a daemon cannot be
 /// reached or cannot move domains; 6 some domains failed; 7 release: some domains were changed since
-/// their export; 8 control: the command failed.
+/// their export; 8 control: the command failed; 9 status: some domains are not
+/// simply running.
 #[derive(Debug, Parser)]
 #[command(name = "xsctl", version, disable_help_subcommand = true)]
 #[command(disable_help_flag = true, disable_version_flag = true)]
@@ -70,11 +71,14 @@ pub enum Command {
         #[command(flatten)]
         common: Common,
         /// Domains, such as 1-1000,1005; a range selects those in any state here or imported there
-        #[arg(long, value_name = "LIST")]
-        domains: Domids,
+        #[arg(long, value_name = "LIST", required_unless_present = "resume")]
+        domains: Option<Domids>,
         /// Socket of the destination daemon
         #[arg(long, value_name = "SOCKET")]
         to: PathBuf,
+        /// Finish or take back what earlier moves left, of all domains by default; move no other domain
+        #[arg(long)]
+        resume: bool,
         #[command(flatten)]
         batch: Batch<MOVED_TOGETHER>,
         /// Batches moved in parallel
@@ -153,12 +157,30 @@ pub enum Command {
         #[command(flatten)]
         domains: Domains,
     },
-    /// Serve quiesced or imported domains
+    /// Serve quiesced or imported domains, unless another daemon may serve them
     Unquiesce {
         #[command(flatten)]
         common: Common,
+        /// Domains, such as 1-1000,1005; a range selects those that the daemon knows in any state
+        #[arg(long, value_name = "LIST")]
+        domains: Domids,
+        /// Socket of the other daemon of their move, which is asked first [default: as noted at their export]
+        #[arg(long, value_name = "SOCKET")]
+        to: Option<String>,
+        /// Serve them whatever another daemon does: only if none serves them or ever will
+        #[arg(long)]
+        force: bool,
+    },
+    /// Show the domains that are not simply running, by whom, since when, and how to continue
+    Status {
         #[command(flatten)]
-        domains: Domains,
+        common: Common,
+        /// Domains, such as 1-1000,1005 [default: all]; a range selects those that are not simply running
+        #[arg(long, value_name = "LIST")]
+        domains: Option<Domids>,
+        /// Socket of the other daemon of a move, whose states are shown too
+        #[arg(long, value_name = "SOCKET")]
+        to: Option<PathBuf>,
     },
     /// Discard domains that were imported and not served since
     Discard {
@@ -210,6 +232,7 @@ impl Command {
             | Command::Introduce { common, .. }
             | Command::Quiesce { common, .. }
             | Command::Unquiesce { common, .. }
+            | Command::Status { common, .. }
             | Command::Discard { common, .. } => Some(&mut common.socket),
             Command::Control { socket, .. } => Some(socket),
             Command::Inspect { .. } | Command::Diff { .. } => None,

@@ -3,32 +3,26 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::client::{Client, ClientError};
+use super::client::{Client, ClientError, Each};
 use super::daemon::Daemon;
 use super::domids::Domids;
 use super::error::{Done, ToolError};
 use super::report::{Form, Line, Report};
-use crate::protocol::Operation;
 use crate::types::Domid;
 
-/// Runs QUIESCE or UNQUIESCE.
+/// Sends a request for each domain.
 ///
 /// # Errors
 /// There is no daemon; none of the domains exists; the output cannot be written.
-pub fn each(
-    socket: &Path,
-    operation: Operation,
-    domids: &Domids,
-    form: Form,
-) -> Result<Done, ToolError> {
+pub fn each(socket: &Path, request: Each, domids: &Domids, form: Form) -> Result<Done, ToolError> {
     let mut client = Client::connect(socket)?;
     let domids = client.meant(domids, socket)?;
-    let (command, verb) = match operation {
-        Operation::Quiesce => ("quiesce", "quiesced"),
-        _ => ("unquiesce", "unquiesced"),
+    let (command, verb) = match request {
+        Each::Quiesce => ("quiesce", "quiesced"),
+        Each::Unquiesce | Each::Force => ("unquiesce", "unquiesced"),
     };
     let report = Report::new(form, command, verb, domids.len());
-    say(client.ask_each(operation, &domids), report)
+    say(client.ask_each(request, &domids), report)
 }
 
 /// Runs DISCARD_DOMAINS. A range includes the domains that were imported and not served since.

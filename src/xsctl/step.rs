@@ -3,28 +3,9 @@
 use std::path::Path;
 
 use super::places::command;
+use super::standing::{Kinship, Standing};
 use crate::types::Domid;
 use crate::types::Presence;
-
-/// The state of a domain at one daemon, as DOMAIN_STATES reports it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
-    /// The migration state.
-    pub presence: Presence,
-    /// The host's unique id of the domain; 0 if the daemon does not know the domain.
-    pub unique_id: u64,
-    /// The unique id at the daemon from which the domain was imported; 0 if it was not imported.
-    pub origin: u64,
-    /// The event channel of an import that is not introduced yet.
-    pub port: String,
-}
-
-impl Standing {
-    /// Returns the state of a domain unknown to a daemon.
-    pub fn absent() -> Standing {
-        Standing { presence: Presence::Absent, unique_id: 0, origin: 0, port: "0".into() }
-    }
-}
 
 /// The step for a domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,7 +43,8 @@ pub fn is_meant(here: &Standing, there: &Standing) -> bool {
 pub fn step(domid: Domid, here: &Standing, there: &Standing, sockets: Sockets<'_>) -> Step {
     use Presence::{Absent, Arrived, ArrivedIntroduced, Arriving, Exported, Left};
     use Presence::{Quiesced, Running};
-    let came_from_here = there.origin != 0 && there.origin == here.unique_id;
+    let kinship = here.kinship(there);
+    let came_from_here = kinship == Kinship::Same;
     match (here.presence, there.presence) {
         (Running | Quiesced | Exported, Absent) => Step::Carry,
         (Running | Quiesced | Exported, Arrived | ArrivedIntroduced) if came_from_here => {
@@ -86,7 +68,7 @@ pub fn step(domid: Domid, here: &Standing, there: &Standing, sockets: Sockets<'_
              serves it: {}",
             take_up(domid, sockets.source)
         )),
-        (here, there) => leave_both(domid, (here, there), came_from_here, sockets),
+        (here, there) => leave_both(domid, (here, there), kinship, sockets),
     }
 }
 
@@ -125,7 +107,7 @@ fn unfinished_here(domid: Domid, here: &Standing, sockets: Sockets<'_>) -> Step 
 fn leave_both(
     domid: Domid,
     (here, there): (Presence, Presence),
-    came_from_here: bool,
+    kinship: Kinship,
     sockets: Sockets<'_>,
 ) -> Step {
     let of = |name| command(name, sockets.destination, &domid.to_string());
@@ -135,10 +117,14 @@ fn leave_both(
         Presence::Left => "it was released at the source",
         _ => "it is quiesced at the source",
     };
-    let which = match (came_from_here, here) {
-        (true, _) => "it",
-        (false, Presence::Absent) => "a domain with this domid",
-        (false, _) => "another domain with this domid",
+    let came_from_here = kinship == Kinship::Same;
+    let which = match (kinship, here) {
+        (Kinship::Same, _) => "it",
+        (Kinship::Incarnation, _) => {
+            "another incarnation of its virtual machine (a host was rebooted, or it was made anew)"
+        }
+        (Kinship::Other, Presence::Absent) => "a domain with this domid",
+        (Kinship::Other, _) => "another domain with this domid",
     };
     match there {
         Presence::Running if came_from_here => leave(format!(
@@ -187,7 +173,7 @@ mod tests {
         || Sockets { source: Path::new("/a"), destination: Path::new("/b") };
 
     fn standing(presence: Presence, unique_id: u64, origin: u64) -> Standing {
-        Standing { presence, unique_id, origin, port: "3".into() }
+        Standing { presence, unique_id, origin, port: "3".into(), ..Standing::absent() }
     }
 
     fn said(here: Presence, there: Presence, origin: u64) -> Step {

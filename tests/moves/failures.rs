@@ -356,7 +356,10 @@ fn released_domain_can_be_introduced_at_the_source() {
     let run = xsctl(&["introduce", "--socket", &from, "--domains", "9"]);
     assert!(run.err.starts_with("xsctl: domain 9: /local/domain/9/store/port is not a number"));
 
-    well(&["unquiesce", "--socket", &from, "--domains", "1-3"]);
+    // The destination cannot be asked: only a person knows that it is lost.
+    let run = xsctl(&["unquiesce", "--socket", &from, "--domains", "1-3"]);
+    assert_eq!((run.code, run.err.matches("cannot be asked").count()), (6, 3), "{run:?}");
+    well(&["unquiesce", "--force", "--socket", &from, "--domains", "1-3"]);
     for domid in [1, 2, 3] {
         is_served(&mut a, domid);
     }

@@ -8,6 +8,7 @@
 //! - `lost`: a participant is lost in between, by way of a proxy.
 //! - `rerun`: the same command after the tool was killed.
 //! - `twice`: two tools at the same time.
+//! - `unsettled`: what an interrupted move left, as `status`, `unquiesce` and `move --resume` treat it.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -20,6 +21,7 @@ mod libxl;
 mod moved;
 mod proxy;
 mod rerun;
+mod unsettled;
 
 use std::path::Path;
 use std::process::{Command, Output};

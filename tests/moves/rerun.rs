@@ -132,14 +132,16 @@ fn move_killed_at_every_request_is_finished_by_a_rerun() {
         ),
     ] {
         for (moment, states) in [(Moment::Before, before), (Moment::After, after)] {
-            killed_at(at, kind, moment, states);
+            for resumes in [false, true] {
+                killed_at(at, kind, (moment, resumes), states);
+            }
         }
     }
 }
 
-fn killed_at(at: At, kind: u32, moment: Moment, states: [&str; 2]) {
+fn killed_at(at: At, kind: u32, (moment, resumes): (Moment, bool), states: [&str; 2]) {
     const MIGRATION: &str = "/tool/xenstored/operations/migration-socket";
-    let context = format!("{at:?} {kind} {moment:?}");
+    let told = format!("{at:?} {kind} {moment:?} {resumes}");
     let (mut a, mut b) = worlds([1]);
     let [mut from, mut to] = [socket(&a), socket(&b)];
     // To have its import discarded, the domain is changed before its first RELEASE.
@@ -182,8 +184,20 @@ fn killed_at(at: At, kind: u32, moment: Moment, states: [&str; 2]) {
     for world in [&mut a, &mut b] {
         world.admin.write(MIGRATION, &text(&world.daemon.path("socket.migration"))).unwrap();
     }
-    let run = well(&["move", "--domains", "1-5", "--socket", &socket(&a), "--to", &socket(&b)]);
-    assert!(run.out.starts_with("moved 1 of 1 domain, "), "{context}: {run:?}");
+    let (from, to) = (socket(&a), socket(&b));
+    let ends = ["--socket", &from, "--to", &to];
+    let run = xsctl(&[&["status"], &ends[..]].concat());
+    let is_settled = states == ["running", "absent"];
+    assert_eq!(run.code, if is_settled { 0 } else { 9 }, "{told}: {run:?}");
+    for (place, state) in ["here", "there"].into_iter().zip(states) {
+        let shown = format!("{place} {state}");
+        assert!(is_settled || run.out.contains(&shown), "{told}: {shown}: {run:?}");
+    }
+    if resumes {
+        return resumed(a, b, states, &told);
+    }
+    let run = well(&[&["move", "--domains", "1-5"], &ends[..]].concat());
+    assert!(run.out.starts_with("moved 1 of 1 domain, "), "{told}: {run:?}");
     is_released(&mut a, 1);
     // The rerun first serves the domain at the source again, where the guest is notified.
     if (kind, moment) == (bulk::DISCARD, Moment::After) {
@@ -191,6 +205,23 @@ fn killed_at(at: At, kind: u32, moment: Moment, states: [&str; 2]) {
         assert_eq!(b.guest(1).next_event(), "data/late|t");
     }
     is_served(&mut b, 1);
+    a.check_store();
+    b.check_store();
+}
+
+/// Resumes a move that was killed in these states, and moves the domain then if it was not released.
+fn resumed(mut a: World, mut b: World, states: [&str; 2], told: &str) {
+    let (from, to) = (socket(&a), socket(&b));
+    let ends = ["--socket", &from, "--to", &to];
+    let run = well(&[&["move", "--resume"], &ends[..]].concat());
+    if states[0] != "left" {
+        assert!(is_introduced(&mut a.admin, 1), "{told}: {run:?}");
+        is_absent(&mut b, 1);
+        assert_eq!(state(&a), "running", "{told}: {run:?}");
+        well(&[&["move", "--domains", "1"], &ends[..]].concat());
+    }
+    is_released(&mut a, 1);
+    assert_eq!(state(&b), "running", "{told}: {run:?}");
     a.check_store();
     b.check_store();
 }
