@@ -43,7 +43,7 @@ fn watches(criterion: &mut Criterion) {
     ] {
         group.bench_function(what, |bench| {
             bench.iter(|| {
-                Matches::default().of(&trie, black_box(at.as_path()), |matched| {
+                Matches::default().of(&trie, black_box(at.as_path()), usize::MAX, |matched| {
                     matched.entries.iter().for_each(|entry| _ = black_box(entry));
                 })
             });

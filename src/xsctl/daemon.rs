@@ -13,6 +13,7 @@ use super::error::ToolError;
 use super::link::{Link, TIMEOUT, message};
 use super::replies::{Asked, Replies};
 use super::standing::Standing;
+use crate::migration::stream::digest::ALGORITHM;
 use crate::protocol::operations::{DESTINATION_BYTES_MAX, DOMAINS_MAX};
 use crate::protocol::{Operation, decimal};
 use crate::types::Domid;
@@ -21,6 +22,8 @@ use crate::types::Domid;
 const MIGRATION_SOCKET: &[u8] = b"/tool/xenstored/operations/migration-socket\0";
 /// The node that holds the number of shards.
 const SHARDS: &[u8] = b"/tool/xenstored/operations/shards\0";
+/// The node that holds the algorithm of the digests in the streams that the daemon writes and checks.
+const STREAM_DIGEST: &[u8] = b"/tool/xenstored/operations/stream-digest\0";
 /// The node of a daemon whose EXPORT_DOMAINS takes a destination, and whose UNQUIESCE takes force.
 const DESTINATIONS: &[u8] = b"/tool/xenstored/operations/destinations\0";
 /// Timeout of a request for many domains while the daemon replies to other clients. A stream may be long and arrive

@@ -16,7 +16,7 @@ use crate::migration::store::write_domains::FEW_NODES;
 use crate::migration::stream::fields::StreamError;
 use crate::migration::stream::state::{Client, State};
 use crate::migration::stream::{ReadError, Reader, Transport};
-use crate::protocol::operations::ImportMode;
+use crate::protocol::operations::{Import, ImportMode};
 use crate::server::{Author, Expected, ImportEnd, OwnerThreads, Standing};
 use crate::store::{DomainSnapshot, Generations, ImportError};
 use crate::sync::workers::Workers;

@@ -7,7 +7,7 @@ mod request;
 mod table;
 
 pub use command::{COMMANDS, command};
-pub use migration::{DESTINATION_BYTES_MAX, ImportMode, MigrationRequest, Range};
+pub use migration::{DESTINATION_BYTES_MAX, Import, ImportMode, MigrationRequest, Range};
 pub use request::{
     DomainRequest, Form, NewWatch, NodeRequest, Request, TransactionEnd, WatchColumns, WatchListing,
 };

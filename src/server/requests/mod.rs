@@ -22,7 +22,7 @@ use crate::protocol::operations::{Access, Form, Parser, Request, Row, Transactio
 use crate::protocol::{Frame, frame, strings};
 use crate::store::Caller;
 use crate::sync::Arc;
-use crate::types::{Errno, ShardId};
+use crate::types::Errno;
 
 /// The result of [`serve_first`].
 #[derive(Debug, PartialEq, Eq)]
