@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::client::{Client, ClientError, Connecting, Each};
 use super::daemon::Daemon;
+use super::domids::Domids;
 use super::error::ToolError;
 use super::export_files::behind;
 use super::link::Link;
@@ -323,6 +324,24 @@ impl Batch<'_> {
         });
     }
 
+    /// Finds the domains that the destination serves although the source has not released them: another client's
+    /// UNQUIESCE came before the DISCARD_DOMAINS. The source must not serve them too.
+    fn find_served(&mut self) {
+        let domids = self.of(|moving| {
+            moving.destination == Destination::Quiesced
+                && !matches!(moving.source, Source::Released | Source::InDoubt)
+        });
+        if domids.is_empty() {
+            return;
+        }
+        let states = self.route.destination.states(&Domids::of(&domids)).unwrap_or_default();
+        self.with(states, |moving, there| {
+            if there.presence.is_introduced() && !there.presence.has_arrived() {
+                moving.destination = Destination::Served;
+            }
+        });
+    }
+
     /// Sends UNQUIESCE to the source for all domains that failed, forced: none of them was released, and what the
     /// destination has of them was discarded or never will be served.
     fn give_up(&mut self) {
@@ -333,7 +352,11 @@ impl Batch<'_> {
                 _ => format!("it was changed at the source each of {tries} times"),
             });
         }
-        let domids = self.of(|moving| matches!(moving.source, Source::Unsure | Source::Quiesced));
+        self.find_served();
+        let domids = self.of(|moving| {
+            matches!(moving.source, Source::Unsure | Source::Quiesced)
+                && moving.destination != Destination::Served
+        });
         if domids.is_empty() {
             return;
         }

@@ -38,6 +38,11 @@ impl Domids {
         Domids(vec![(Domid(1), Domid(Domid::SELF.0 - 1))])
     }
 
+    /// Returns the set of these domains, each named individually.
+    pub fn of(domids: &[Domid]) -> Domids {
+        Domids(domids.iter().map(|&domid| (domid, domid)).collect())
+    }
+
     /// Returns the domain if the set is a single one, named individually.
     pub fn one(&self) -> Option<Domid> {
         match self.0[..] {

@@ -94,6 +94,12 @@ pub fn explain(
     let has_copy = matches!(destination, Destination::Unsure | Destination::Quiesced);
     let discards = has_copy.then(discard).into_iter();
     match source {
+        Source::Unsure | Source::Quiesced if destination == Destination::Served => (
+            format!(
+                "it is quiesced at the source, {there}; destroy it at the source with the toolstack"
+            ),
+            Vec::new(),
+        ),
         Source::Served => (format!("it is served at the source, {there}"), discards.collect()),
         Source::Unsure => (
             format!("it is served or quiesced at the source, {there}"),
@@ -145,6 +151,7 @@ mod tests {
                 &["discard --socket /b", "unquiesce --socket '/a b/s'"],
             ),
             (Source::Unsure, Destination::Absent, &["unquiesce --socket '/a b/s'"]),
+            (Source::Quiesced, Destination::Served, &[]),
             (Source::Gone, Destination::Quiesced, &["discard --socket /b"]),
             (Source::Released, Destination::Quiesced, &["unquiesce --socket /b"]),
             (Source::Released, Destination::Served, &[]),

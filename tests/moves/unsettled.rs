@@ -306,6 +306,30 @@ fn domain_exported_elsewhere_is_not_moved() {
     is_served(&mut c, 1);
 }
 
+/// Another client serves the domain at the destination before the tool would take it back.
+#[test]
+fn domain_served_at_the_destination_meanwhile_is_not_served_at_the_source() {
+    let (mut a, mut b) = introducible(1..=1);
+    let path = a.daemon.path("proxy");
+    let [mut here, mut there] = [&a, &b]
+        .map(|world| Client::new("other", common::client::Link::Socket(world.daemon.connect())));
+    let _proxy = proxy::Proxy::start(&a.daemon, &path, move |kind, _| {
+        if kind == op::RELEASE {
+            there.request(op::UNQUIESCE, 0, "1\0").unwrap();
+            // So the mark has ended.
+            here.write("/libxl/1/late", "").unwrap();
+        }
+        proxy::Action::Pass
+    });
+    let (from, to) = (text(&path), socket(&b));
+    let run = xsctl(&["move", "--socket", &from, "--to", &to, "--domains", "1", "--json"]);
+    let (lines, _) = run.json();
+    assert_eq!([&lines[0]["source"], &lines[0]["destination"]], ["quiesced", "served"], "{run:?}");
+    assert_eq!((run.code, lines[0].get("commands")), (6, None), "{run:?}");
+    is_quiesced(&mut a, 1);
+    is_served(&mut b, 1);
+}
+
 /// The toolstack's destruction ends all that is known of a domain.
 #[test]
 fn destroyed_domain_is_not_unsettled() {
