@@ -141,7 +141,7 @@ fn move_killed_at_every_request_is_finished_by_a_rerun() {
 
 fn killed_at(at: At, kind: u32, (moment, resumes): (Moment, bool), states: [&str; 2]) {
     const MIGRATION: &str = "/tool/xenstored/operations/migration-socket";
-    let told = format!("{at:?} {kind} {moment:?} {resumes}");
+    let context = format!("{at:?} {kind} {moment:?} {resumes}");
     let (mut a, mut b) = worlds([1]);
     let [mut from, mut to] = [socket(&a), socket(&b)];
     // To have its import discarded, the domain is changed before its first RELEASE.
@@ -188,16 +188,16 @@ fn killed_at(at: At, kind: u32, (moment, resumes): (Moment, bool), states: [&str
     let ends = ["--socket", &from, "--to", &to];
     let run = xsctl(&[&["status"], &ends[..]].concat());
     let is_settled = states == ["running", "absent"];
-    assert_eq!(run.code, if is_settled { 0 } else { 9 }, "{told}: {run:?}");
+    assert_eq!(run.code, if is_settled { 0 } else { 9 }, "{context}: {run:?}");
     for (place, state) in ["here", "there"].into_iter().zip(states) {
         let shown = format!("{place} {state}");
-        assert!(is_settled || run.out.contains(&shown), "{told}: {shown}: {run:?}");
+        assert!(is_settled || run.out.contains(&shown), "{context}: {shown}: {run:?}");
     }
     if resumes {
-        return resumed(a, b, states, &told);
+        return resumed(a, b, states, &context);
     }
     let run = well(&[&["move", "--domains", "1-5"], &ends[..]].concat());
-    assert!(run.out.starts_with("moved 1 of 1 domain, "), "{told}: {run:?}");
+    assert!(run.out.starts_with("moved 1 of 1 domain, "), "{context}: {run:?}");
     is_released(&mut a, 1);
     // The rerun first serves the domain at the source again, where the guest is notified.
     if (kind, moment) == (bulk::DISCARD, Moment::After) {
@@ -210,18 +210,18 @@ fn killed_at(at: At, kind: u32, (moment, resumes): (Moment, bool), states: [&str
 }
 
 /// Resumes a move that was killed in these states, and moves the domain then if it was not released.
-fn resumed(mut a: World, mut b: World, states: [&str; 2], told: &str) {
+fn resumed(mut a: World, mut b: World, states: [&str; 2], context: &str) {
     let (from, to) = (socket(&a), socket(&b));
     let ends = ["--socket", &from, "--to", &to];
     let run = well(&[&["move", "--resume"], &ends[..]].concat());
     if states[0] != "left" {
-        assert!(is_introduced(&mut a.admin, 1), "{told}: {run:?}");
+        assert!(is_introduced(&mut a.admin, 1), "{context}: {run:?}");
         is_absent(&mut b, 1);
-        assert_eq!(state(&a), "running", "{told}: {run:?}");
+        assert_eq!(state(&a), "running", "{context}: {run:?}");
         well(&[&["move", "--domains", "1"], &ends[..]].concat());
     }
     is_released(&mut a, 1);
-    assert_eq!(state(&b), "running", "{told}: {run:?}");
+    assert_eq!(state(&b), "running", "{context}: {run:?}");
     a.check_store();
     b.check_store();
 }
