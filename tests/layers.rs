@@ -41,6 +41,7 @@ const LAYERS: [(&str, &[&str]); 20] = [
             "migration/store",
             "migration/stream",
             "store",
+            "transport",
             "protocol",
             "domain",
             "types",
@@ -67,7 +68,7 @@ const LAYERS: [(&str, &[&str]); 20] = [
         ],
     ),
     ("guest", &["daemon", "host", "protocol", "types"]),
-    ("xsctl", &["migration/stream", "protocol", "types"]),
+    ("xsctl", &["migration/stream", "transport", "protocol", "types"]),
     ("lib", &[]),
 ];
 

@@ -1,5 +1,6 @@
 //! Byte transports: a Unix socket, or the ring in a domain's page. This layer does not interpret the bytes.
 
+pub mod descriptors;
 mod ring;
 
 use std::io::{self, Write};

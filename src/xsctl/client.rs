@@ -11,6 +11,7 @@ use super::daemon::listed;
 use super::domids::Domids;
 use super::error::ToolError;
 use super::link::{Link, TIMEOUT, message};
+use super::tunnel::Address;
 use crate::protocol::operations::DOMAINS_MAX;
 use crate::protocol::{ERROR, Operation, strings};
 use crate::types::Domid;
@@ -122,9 +123,11 @@ impl Client {
     /// # Errors
     /// As of `connect`.
     pub fn connect_with(socket: &Path, timeout: Duration) -> Result<Client, ToolError> {
-        Link::connect(socket, timeout).map(Client).map_err(|error| ToolError::Daemon {
-            socket: socket.to_path_buf(),
-            why: format!("cannot connect: {error}"),
+        Link::connect(&Address::client(socket), timeout).map(Client).map_err(|error| {
+            ToolError::Daemon {
+                socket: socket.to_path_buf(),
+                why: format!("cannot connect: {error}"),
+            }
         })
     }
 

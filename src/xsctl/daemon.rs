@@ -13,6 +13,7 @@ use super::error::ToolError;
 use super::link::{Link, TIMEOUT, message};
 use super::replies::{Asked, Replies};
 use super::standing::Standing;
+use super::tunnel::{Address, Tunnel, identity, is_url};
 use crate::migration::stream::digest::ALGORITHM;
 use crate::protocol::operations::{DESTINATION_BYTES_MAX, DOMAINS_MAX};
 use crate::protocol::{Operation, decimal};
@@ -33,10 +34,11 @@ pub const LONGEST: Duration = Duration::from_secs(60 * 60);
 /// The addresses of a daemon.
 #[derive(Clone, Debug)]
 pub struct Daemon {
-    /// The path of the client socket.
+    /// The path of the client socket, or the URL of its host.
     pub socket: PathBuf,
-    /// The path of the migration socket.
-    migration: PathBuf,
+    migration: Address,
+    /// What distinguishes it from the daemons of all hosts.
+    identity: String,
     /// Whether its EXPORT_DOMAINS takes a destination, and its UNQUIESCE force.
     knows_destinations: bool,
     /// The time without a reply after which the daemon is probed for being alive.
@@ -52,9 +54,13 @@ impl Daemon {
         let mut client = Client::connect(&socket)?;
         match client.ask(Operation::Read, MIGRATION_SOCKET) {
             Ok(path) => {
-                let migration = OsString::from_vec(path).into();
+                let path = PathBuf::from(OsString::from_vec(path));
+                let (migration, identity) = match is_url(&socket) {
+                    true => (Address::Migration(socket.clone()), tunnel_identity(&socket)?),
+                    false => (Address::Socket(path.clone()), identity(&path)),
+                };
                 let knows_destinations = client.ask(Operation::Read, DESTINATIONS).is_ok();
-                Ok(Daemon { socket, migration, knows_destinations, timeout: TIMEOUT })
+                Ok(Daemon { socket, migration, identity, knows_destinations, timeout: TIMEOUT })
             }
             Err(trouble) => {
                 let why = if trouble.is("ENOENT") {
@@ -69,9 +75,14 @@ impl Daemon {
         }
     }
 
-    /// Returns the path of the migration socket.
-    pub fn migration(&self) -> &Path {
+    /// Returns the address of the migration socket.
+    pub fn migration(&self) -> &Address {
         &self.migration
+    }
+
+    /// Returns what distinguishes the daemon from those of all hosts.
+    pub fn identity(&self) -> &str {
+        &self.identity
     }
 
     /// Returns the UNQUIESCE that serves any quiesced domain. An older daemon's needs no force.
@@ -79,10 +90,15 @@ impl Daemon {
         if self.knows_destinations { Each::Force } else { Each::Unquiesce }
     }
 
-    /// Returns its name as the destination of an export: the absolute path of its client socket, or `-` if that is no
-    /// valid name.
+    /// Returns its name as the destination of an export: `ssh://...`, or the absolute path of its client socket; `-` if
+    /// that is no valid name, and for a command, which no later tool should run unasked.
     pub fn name(&self) -> String {
-        let path = std::path::absolute(&self.socket).unwrap_or_default();
+        let is_ssh = self.socket.starts_with("ssh:");
+        let path = match is_url(&self.socket) {
+            true if is_ssh => self.socket.clone(),
+            true => PathBuf::new(),
+            false => std::path::absolute(&self.socket).unwrap_or_default(),
+        };
         let is_plain = |path: &&str| !path.contains(char::is_control);
         let path =
             path.to_str().filter(is_plain).filter(|path| path.len() <= DESTINATION_BYTES_MAX);
@@ -97,7 +113,7 @@ impl Daemon {
 
     /// Whether both are the same daemon.
     pub fn is_same(&self, other: &Daemon) -> bool {
-        self.migration == other.migration
+        self.identity == other.identity
     }
 
     /// Returns the number of shards, which is the modulus that assigns a domid to a shard; 1 if the daemon does not
@@ -159,7 +175,7 @@ impl Daemon {
 
     /// Whether the daemon replies to clients, even with an error.
     pub(super) fn is_there(&self) -> bool {
-        let link = Link::connect(&self.socket, self.timeout);
+        let link = Link::connect(&Address::client(&self.socket), self.timeout);
         let reply = link
             .map_err(ClientError::from)
             .and_then(|link| Client(link).ask(Operation::Read, MIGRATION_SOCKET));
@@ -215,6 +231,14 @@ impl Daemon {
     }
 }
 
+fn tunnel_identity(url: &Path) -> Result<String, ToolError> {
+    let tunnel = Tunnel::to(url).map_err(|error| ToolError::Daemon {
+        socket: url.to_path_buf(),
+        why: format!("cannot connect: {error}"),
+    })?;
+    Ok(tunnel.daemon().to_owned())
+}
+
 /// Parses a domain's result of DOMAIN_STATES.
 fn standing(strings: &[String]) -> Result<Standing, ClientError> {
     let standing = Standing::parse(strings);
@@ -240,11 +264,12 @@ mod tests {
     fn daemon(directory: &Path, is_there: bool) -> Daemon {
         let daemon = Daemon {
             socket: directory.join("socket"),
-            migration: directory.join("migration"),
+            migration: Address::Socket(directory.join("migration")),
+            identity: String::new(),
             knows_destinations: false,
             timeout: SHORT,
         };
-        let bulk = UnixListener::bind(&daemon.migration).unwrap();
+        let bulk = UnixListener::bind(directory.join("migration")).unwrap();
         let others = UnixListener::bind(&daemon.socket).unwrap();
         thread::spawn(move || {
             let (mut client, _) = bulk.accept().unwrap();
@@ -291,8 +316,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (socket, migration) = (PathBuf::new(), directory.path().join("migration"));
         replies(UnixListener::bind(&migration).unwrap(), 2, 2);
-        let knows_destinations = false;
-        let daemon = Daemon { socket, migration, knows_destinations, timeout: TIMEOUT };
+        let daemon = Daemon {
+            socket,
+            migration: Address::Socket(migration),
+            identity: String::new(),
+            knows_destinations: false,
+            timeout: TIMEOUT,
+        };
         let mut kept = None;
         for asked in 1..=4 {
             let mut replies =

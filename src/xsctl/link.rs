@@ -1,26 +1,22 @@
 //! A connection to a daemon: messages in both directions, and descriptors sent along.
 
-use std::io::{self, IoSlice, Write};
-use std::mem::MaybeUninit;
+use std::io::{self, Write};
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::time::Duration;
 
-use rustix::cmsg_space;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg};
+use rustix::net::{RecvFlags, recv};
 use zerocopy::IntoBytes;
 
+use super::tunnel::Address;
 use crate::protocol::{Frame, Header, Operation, frame};
+use crate::transport::descriptors;
 
 /// Default timeout. A request for one domain takes milliseconds, so a daemon that is silent this long hangs, and the
 /// user should learn the states of the domains.
 pub const TIMEOUT: Duration = Duration::from_secs(60);
-/// Maximum number of descriptors that Linux sends with one message (`SCM_MAX_FD`).
-pub const DESCRIPTORS_MAX: usize = 253;
-
 /// A connection to a daemon's socket.
 pub struct Link {
     stream: UnixStream,
@@ -42,8 +38,8 @@ pub fn message(operation: Operation, req_id: u32, payload: &[u8]) -> Vec<u8> {
 
 impl Link {
     /// Connects to a socket. A peer that is silent for `timeout` is the error `WouldBlock`.
-    pub fn connect(socket: &Path, timeout: Duration) -> io::Result<Link> {
-        let stream = UnixStream::connect(socket)?;
+    pub fn connect(address: &Address, timeout: Duration) -> io::Result<Link> {
+        let stream = address.connect()?;
         stream.set_write_timeout(Some(timeout))?;
         let timeout = timeout.try_into().map_err(|_| io::ErrorKind::InvalidInput)?;
         Ok(Link { stream, timeout, received: Vec::new() })
@@ -63,15 +59,7 @@ impl Link {
 
     /// Sends all bytes, with the descriptors attached to the first.
     pub fn send_with(&mut self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
-        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        let parts = [IoSlice::new(bytes)];
-        let sent =
-            retry_on_intr(|| sendmsg(&self.stream, &parts, &mut control, SendFlags::NOSIGNAL))?;
-        self.send(&bytes[sent..])
+        descriptors::send(&self.stream, bytes, descriptors)
     }
 
     /// Waits until there is something to read. Uses poll(2) because a blocking read is also woken when the peer

@@ -6,30 +6,44 @@
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::retry_on_intr;
+
+use super::tunnel::{Address, Tunnel};
 
 /// The locks of a move.
 pub struct Lock {
     /// `None` if one of the directories cannot be opened; such a move never counts as the only one.
     directories: Option<Vec<File>>,
+    /// The tunnels to daemons of other hosts, whose ends hold the locks there.
+    tunnels: Vec<Arc<Tunnel>>,
 }
 
 impl Lock {
-    /// Opens the directories of two sockets without locking them.
-    pub fn of(sockets: [&Path; 2]) -> Lock {
+    /// Opens the directories of migration sockets without locking them.
+    pub fn of<const COUNT: usize>(sockets: [&Address; COUNT]) -> Lock {
         let mut directories: Vec<File> = Vec::new();
+        let mut tunnels = Vec::new();
         for socket in sockets {
-            let directory = socket.parent().and_then(|directory| File::open(directory).ok());
-            let Some(directory) = directory else { return Lock { directories: None } };
+            let directory = match socket {
+                Address::Socket(path) => path.parent().and_then(|path| File::open(path).ok()),
+                Address::Client(url) | Address::Migration(url) => match Tunnel::to(url) {
+                    Ok(tunnel) => {
+                        tunnels.push(tunnel);
+                        continue;
+                    }
+                    Err(_) => None,
+                },
+            };
+            let Some(directory) = directory else { return Lock { directories: None, tunnels } };
             // A second descriptor of the same directory would conflict with the lock on the first.
             if directories.iter().all(|known| identity(known) != identity(&directory)) {
                 directories.push(directory);
             }
         }
-        Lock { directories: Some(directories) }
+        Lock { directories: Some(directories), tunnels }
     }
 
     /// Tries to take the locks exclusively, without waiting; otherwise takes them shared. Returns whether the locks are
@@ -37,7 +51,8 @@ impl Lock {
     pub fn take(&self) -> bool {
         let Some(directories) = &self.directories else { return false };
         let exclusive = FlockOperation::NonBlockingLockExclusive;
-        let is_alone = directories.iter().all(|directory| flock(directory, exclusive).is_ok());
+        let is_alone = directories.iter().all(|directory| flock(directory, exclusive).is_ok())
+            && self.tunnels.iter().all(|tunnel| tunnel.lock());
         if !is_alone {
             self.share();
         }
@@ -51,6 +66,7 @@ impl Lock {
             // On a file system without locks, nothing is excluded.
             let _ = retry_on_intr(|| flock(directory, FlockOperation::LockShared));
         }
+        self.tunnels.iter().for_each(|tunnel| tunnel.share());
     }
 }
 
@@ -65,7 +81,7 @@ mod tests {
     #[test]
     fn exclusive_lock_excludes_exclusive_and_shared_ones() {
         let directories = [(); 2].map(|()| tempfile::tempdir().unwrap());
-        let sockets = [0, 1, 1].map(|at| directories[at].path().join("socket"));
+        let sockets = [0, 1, 1].map(|at| Address::Socket(directories[at].path().join("socket")));
         let both = || Lock::of([&sockets[0], &sockets[1]]);
         let second = Lock::of([&sockets[1], &sockets[2]]);
         let first = both();
@@ -77,7 +93,7 @@ mod tests {
         assert!(second.take());
         drop(second);
         assert!(both().take());
-        let absent = Path::new("/nonexistent/socket");
-        assert!(!Lock::of([absent, &sockets[0]]).take());
+        let absent = Address::Socket("/nonexistent/socket".into());
+        assert!(!Lock::of([&absent, &sockets[0]]).take());
     }
 }

@@ -47,6 +47,7 @@ mod status;
 mod step;
 mod stream_files;
 mod target;
+mod tunnel;
 mod unquiesce;
 
 use std::ffi::OsString;
@@ -82,6 +83,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, ToolEr
             let (mut a, mut b) = (Input::open(a)?, Input::open(b)?);
             written(|out| diff::diff(&mut a, &mut b, json, out))
         }
+        Command::Receive { socket } => tunnel::receive::run(options::socket(socket)),
         Command::Quiesce { common, domains } => {
             requests::each(&common.socket(), Each::Quiesce, &domains.domains, common.form())
         }

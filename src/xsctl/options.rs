@@ -66,15 +66,16 @@ impl Options {
 /// The command to run.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Move domains to another daemon on this machine; for other machines use export and import
+    /// Move domains to another daemon, of this or another host
     Move {
         #[command(flatten)]
         common: Common,
         /// Domains, such as 1-1000,1005; a range selects those in any state here or imported there
         #[arg(long, value_name = "LIST", required_unless_present = "resume")]
         domains: Option<Domids>,
-        /// Socket of the destination daemon
-        #[arg(long, value_name = "SOCKET")]
+        /// Destination daemon: a socket, ssh://[user@]host[:port][/socket], or exec:COMMAND for a command that runs
+        /// xsctl receive there
+        #[arg(long, value_name = "SOCKET|URL")]
         to: PathBuf,
         /// Finish or take back what earlier moves left, of all domains by default; move no other domain
         #[arg(long)]
@@ -190,6 +191,13 @@ pub enum Command {
         #[arg(long, value_name = "LIST")]
         domains: Domids,
     },
+    /// Connect a tunnel of another host's xsctl, on standard input and output, to the daemon; move --to ssh://... starts
+    /// it
+    Receive {
+        /// Socket of the daemon [default: as for xenstored in the same environment]
+        #[arg(long, value_name = "PATH")]
+        socket: Option<PathBuf>,
+    },
     /// Send a command to the daemon, as xenstore-control does: check, quota, log, memreport, help, ...
     Control {
         /// Socket of the daemon [default: as for xenstored in the same environment]
@@ -234,7 +242,7 @@ impl Command {
             | Command::Unquiesce { common, .. }
             | Command::Status { common, .. }
             | Command::Discard { common, .. } => Some(&mut common.socket),
-            Command::Control { socket, .. } => Some(socket),
+            Command::Control { socket, .. } | Command::Receive { socket } => Some(socket),
             Command::Inspect { .. } | Command::Diff { .. } => None,
         }
     }

@@ -7,6 +7,7 @@ use super::daemon::Daemon;
 use super::domids::Domids;
 use super::places::{command, quoted};
 use super::standing::{Kinship, Standing};
+use super::tunnel::is_url;
 use crate::types::{Domid, Presence};
 
 /// The daemons at the other ends, each asked once, by the text that names it.
@@ -30,7 +31,7 @@ impl<'d> OtherEnds<'d> {
         OtherEnds { domids, asked: BTreeMap::new() }
     }
 
-    /// Returns the daemon that a text names: the path of its socket.
+    /// Returns the daemon that a text names: the path of its socket, or the URL of its host.
     ///
     /// # Errors
     /// A clause: why it cannot be asked.
@@ -42,8 +43,8 @@ impl<'d> OtherEnds<'d> {
 }
 
 fn ask(to: &str, domids: &Domids) -> Result<OtherEnd, String> {
-    if !to.starts_with('/') {
-        return Err("it is not the path of a socket on this machine".into());
+    if !to.starts_with('/') && !is_url(Path::new(to)) {
+        return Err("it is neither the path of a socket nor the URL of a host".into());
     }
     let daemon = Daemon::find(to.into()).map_err(|error| error.to_string())?;
     let states = daemon.states(domids).map_err(|error| format!("DOMAIN_STATES: {error}"))?;
@@ -59,8 +60,7 @@ impl OtherEnd {
 
 /// Returns another end as a user names it with the absolute path, if it is one.
 pub fn absolute(to: &str) -> String {
-    let is_path = !to.contains("://") && !to.starts_with("exec:");
-    let path = std::path::absolute(to).ok().filter(|_| is_path);
+    let path = std::path::absolute(to).ok().filter(|_| !is_url(Path::new(to)));
     path.map_or_else(|| to.to_owned(), |path| path.to_string_lossy().into_owned())
 }
 

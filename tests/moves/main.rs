@@ -7,6 +7,7 @@
 //! - `hold`: a proxy that holds a request or its reply.
 //! - `lost`: a participant is lost in between, by way of a proxy.
 //! - `rerun`: the same command after the tool was killed.
+//! - `tunnel`: moves to another host, through a command and through sshd.
 //! - `twice`: two tools at the same time.
 //! - `unsettled`: what an interrupted move left, as `status`, `unquiesce` and `move --resume` treat it.
 
@@ -21,6 +22,7 @@ mod libxl;
 mod moved;
 mod proxy;
 mod rerun;
+mod tunnel;
 mod unsettled;
 
 use std::path::Path;

@@ -120,7 +120,8 @@ fn each_cause_of_a_refused_unquiesce_has_its_own_sentence() {
     let unquiesce = ["unquiesce", "--socket", &from, "--domains", "1"];
     let nowhere = text(&b.daemon.path("nowhere"));
     for (to, why) in [
-        ("ssh://other/run/xenstored/socket", "it is not the path of a socket on this machine"),
+        ("ssh://host.invalid/run/xenstored/socket", "the command of the other host ended"),
+        ("at the other host", "it is neither the path of a socket nor the URL of a host"),
         (&nowhere, "cannot connect: No such file"),
     ] {
         export_to(&a, to);
