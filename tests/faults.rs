@@ -7,7 +7,7 @@ use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::client::Link;
 use common::ring::Ring;
@@ -19,9 +19,12 @@ use xenstored::host::{Channels, DomainState, Gfn, Host, Pending, Port, RingPage}
 use xenstored::server::{Server, Times};
 use xenstored::types::Domid;
 
-/// The ring scan is off, so that only the recovery from a host's error checks the rings.
-const TIMES: Times =
-    Times { watch_event_timeout: Duration::from_secs(20), ring_scan_interval: Duration::ZERO };
+/// Without a ring scan, only the recovery from a host's error looks at the rings.
+const TIMES: Times = Times {
+    clock: Instant::now,
+    watch_event_timeout: Duration::from_secs(20),
+    ring_scan_interval: Duration::ZERO,
+};
 
 /// Number of upcoming calls that fail, each after it has consumed the pending notifications.
 #[derive(Default)]

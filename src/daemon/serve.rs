@@ -4,7 +4,7 @@ use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
@@ -42,6 +42,7 @@ pub(super) fn serve(
     let registry = Registry::new(limits, settings.priv_domid);
     let registry = if settings.keep_orphans { registry.keeping_orphans() } else { registry };
     let times = Times {
+        clock: Instant::now,
         watch_event_timeout: settings.watch_event_timeout.unwrap_or(Duration::ZERO),
         ring_scan_interval: settings.ring_scan_interval.unwrap_or(Duration::ZERO),
     };

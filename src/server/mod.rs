@@ -19,7 +19,7 @@
 //! The client's connection is parked meanwhile. No worker ever blocks on another, so there is no deadlock between them.
 
 mod announcements;
-mod author;
+mod clock;
 mod mailbox;
 mod migration;
 mod requests;
@@ -30,6 +30,8 @@ mod shared_reservations;
 mod signal;
 mod standing;
 mod state;
+#[doc(hidden)] // For tests/simulator.
+pub mod stepped;
 mod trace;
 mod worker;
 mod workers;

@@ -11,10 +11,11 @@
 //!
 //! There is one reservation at a time. Waiters hold no lock and the holder never waits, so deadlock is impossible.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
+use indexmap::IndexSet;
 
 use super::mailbox::ReplyTo;
 use crate::types::{Path, PathBuf};
@@ -46,7 +47,7 @@ pub struct Reservations {
     /// Waiters for a reservation in FIFO order, with the paths to be reserved.
     queue: VecDeque<(ReplyTo, Vec<PathBuf>)>,
     /// Waiters that would write reserved paths: one entry for a connection.
-    writers: HashSet<ReplyTo, RandomState>,
+    writers: IndexSet<ReplyTo, RandomState>,
     counts: Counts,
     /// Connections to be notified that they may proceed.
     woken: Vec<ReplyTo>,
@@ -75,7 +76,7 @@ enum Phase {
     /// Only `owner` may write nodes at, above or below one of `paths`.
     Transactions { owner: ReplyTo, paths: Vec<PathBuf>, until: Instant },
     /// The next reservation begins when these waiters have been served.
-    Writers { left: HashSet<ReplyTo, RandomState>, until: Instant },
+    Writers { left: IndexSet<ReplyTo, RandomState>, until: Instant },
 }
 
 impl Reservations {
@@ -180,14 +181,14 @@ impl Reservations {
     /// Records that a waiter was served, whether it has written or not.
     pub fn came_through(&mut self, reply_to: ReplyTo) {
         if let Phase::Writers { left, .. } = &mut self.phase {
-            left.remove(&reply_to);
+            left.swap_remove(&reply_to);
         }
     }
 
     /// Removes an ending connection. Cost: the length of the queue.
     pub fn leave(&mut self, reply_to: ReplyTo, now: Instant) {
         self.queue.retain(|(other, _)| *other != reply_to);
-        self.writers.remove(&reply_to);
+        self.writers.swap_remove(&reply_to);
         self.came_through(reply_to);
         self.end(reply_to, now);
     }

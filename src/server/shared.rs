@@ -4,6 +4,7 @@ use std::io;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::clock::Clock;
 use super::mailbox::{Mailboxes, Message};
 use super::reservations::Reservations;
 use super::shared_reservations::SharedReservations;
@@ -20,6 +21,8 @@ pub struct Shared {
     pub host: Arc<dyn Host>,
     pub mailboxes: Mailboxes,
     pub reservations: SharedReservations,
+    /// The clock of all workers.
+    pub clock: Clock,
     /// The domain whose rights socket clients have.
     pub control_domain: Arc<Domain>,
     /// The timeout after which an event that its guest does not take is dropped; zero for none.

@@ -48,6 +48,14 @@ pub fn request(reply_to: &ReplyTo, domain: &Arc<Domain>, header: &Header, payloa
     }
 }
 
+/// Traces a request whose reply is another thread's: it has been executed as far as its own thread does that.
+#[inline]
+pub fn waits(reply_to: &ReplyTo, domain: &Arc<Domain>, header: &Header) {
+    if tracing::enabled!(target: log::IO, tracing::Level::TRACE) {
+        message(reply_to, domain, "wait", header, &[]);
+    }
+}
+
 /// Traces a reply or event queued in the output's buffer from `start` on.
 #[inline]
 pub fn queued(reply_to: &ReplyTo, domain: &Arc<Domain>, output: &Output, start: usize) {

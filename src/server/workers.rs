@@ -7,9 +7,10 @@ use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crossbeam::channel::Receiver;
 use mio::{Poll, Waker};
 
-use super::author::Author;
+use super::clock::Clock;
 use super::mailbox::{Mailbox, Mailboxes, Message};
 use super::migration::owner_threads::OwnerThreads;
 use super::shared::{Shared, spawn};
@@ -20,7 +21,7 @@ use super::worker::{WAKER, Worker};
 use crate::control;
 use crate::domain::Registry;
 use crate::host::Host;
-use crate::store::{Store, matcher, reaper, run_matcher, run_reaper};
+use crate::store::{Done, Settlement, Store, Unmatched, matcher, reaper, run_matcher, run_reaper};
 use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::types::{Domid, Layout};
 
@@ -34,8 +35,10 @@ pub struct Census {
     pub clients: u64,
 }
 
-/// Configurable durations; zero means never.
+/// The clock, and configurable durations; zero means never.
 pub struct Times {
+    /// The clock of all workers.
+    pub clock: Clock,
     /// The timeout after which an event that its guest does not take is dropped.
     pub watch_event_timeout: Duration,
     /// The interval in which the ring scan checks each ring once, whether it is notified or not.
@@ -61,50 +64,18 @@ impl Server {
         host: Arc<dyn Host>,
         times: Times,
     ) -> io::Result<Server> {
-        let layout = Layout::new(shards);
-        let registry = Arc::new(registry);
-        let control_domain = registry.get(Domid::CONTROL).ok_or(io::ErrorKind::NotFound)?;
-        let mut polls = Vec::new();
-        let mut mailboxes = Vec::new();
-        for _ in 0..layout.shards() {
-            let poll = Poll::new()?;
-            mailboxes.push(Mailbox::new(Waker::new(poll.registry(), WAKER)?));
-            polls.push(poll);
-        }
-        let mailboxes = Mailboxes(mailboxes.into());
-        let ((reaper, removed), (matcher, unmatched)) = (reaper(), matcher());
-        let outlet = Arc::new(mailboxes.clone());
-        let store = Arc::new(Store::new(layout, registry, outlet, reaper, matcher));
+        let Parts { shared, workers, removed, unmatched } =
+            Parts::new(shards, registry, host, times, |_| {})?;
         // Weak: the threads end when the store, which has the sending halves of their queues, is dropped.
-        let weak = [(); 2].map(|()| Arc::downgrade(&store));
+        let weak = [(); 2].map(|()| Arc::downgrade(&shared.store));
         let [for_reaper, for_matcher] = weak;
         spawn("reaper", move || run_reaper(&for_reaper, &removed))?;
         spawn("matcher", move || run_matcher(&for_matcher, &unmatched))?;
-        let shared = Arc::new(Shared {
-            store,
-            host,
-            mailboxes,
-            reservations: SharedReservations::default(),
-            control_domain,
-            watch_event_timeout: times.watch_event_timeout,
-            ring_scan_interval: times.ring_scan_interval,
-            control: control::State::default(),
-            marks_from: random_number(),
-            deaths: AtomicU64::new(0),
-            stopping: AtomicU64::new(0),
-            parked: AtomicU64::new(0),
-            clients: AtomicU64::new(0),
+        let spawned = workers.into_iter().map(|worker| {
+            let name = format!("shard {}", worker.core.number);
+            spawn(&name, move || run(worker))
         });
-        shared.announce_extensions();
-        let mut threads = Vec::new();
-        for (number, poll) in (0..).zip(polls) {
-            let channels = shared.host.open_channels()?;
-            let mut worker = Worker::new(number, Arc::clone(&shared), poll, channels)?;
-            if number == 0 {
-                serve_control_domain(&mut worker)?;
-            }
-            threads.push(spawn(&format!("worker {number}"), move || run(worker))?);
-        }
+        let threads = spawned.collect::<io::Result<_>>()?;
         Ok(Server { shared, threads, next: 0 })
     }
 
@@ -153,7 +124,75 @@ impl Server {
     }
 }
 
-/// Returns a random number. The system's generator seeds the keys of std's hash maps.
-fn random_number() -> u64 {
-    RandomState::new().hash_one(())
+/// A server whose threads do not run yet.
+pub struct Parts {
+    pub shared: Arc<Shared>,
+    pub workers: Vec<Worker>,
+    /// The reaper's queue.
+    pub removed: Receiver<(Settlement, Done)>,
+    /// The matcher's queue.
+    pub unmatched: Receiver<Unmatched>,
+}
+
+impl Parts {
+    /// Creates the parts of [`Server::start`]; `adjust` sets limits of the store.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn new(
+        shards: u16,
+        registry: Registry,
+        host: Arc<dyn Host>,
+        times: Times,
+        adjust: impl FnOnce(&mut Store),
+    ) -> io::Result<Parts> {
+        let layout = Layout::new(shards);
+        let registry = Arc::new(registry);
+        let control_domain = registry.get(Domid::CONTROL).ok_or(io::ErrorKind::NotFound)?;
+        let mut polls = Vec::new();
+        let mut mailboxes = Vec::new();
+        for _ in 0..layout.shards() {
+            let poll = Poll::new()?;
+            mailboxes.push(Mailbox::new(Waker::new(poll.registry(), WAKER)?));
+            polls.push(poll);
+        }
+        let mailboxes = Mailboxes(mailboxes.into());
+        let ((reaper, removed), (matcher, unmatched)) = (reaper(), matcher());
+        let outlet = Arc::new(mailboxes.clone());
+        let mut store = Store::new(layout, registry, outlet, reaper, matcher);
+        adjust(&mut store);
+        let shared = Arc::new(Shared {
+            store: Arc::new(store),
+            host,
+            mailboxes,
+            reservations: SharedReservations::default(),
+            clock: times.clock,
+            control_domain,
+            watch_event_timeout: times.watch_event_timeout,
+            ring_scan_interval: times.ring_scan_interval,
+            control: control::State::default(),
+            marks_from: nanoseconds_now(),
+            deaths: AtomicU64::new(0),
+            stopping: AtomicU64::new(0),
+            parked: AtomicU64::new(0),
+            clients: AtomicU64::new(0),
+        });
+        shared.announce_extensions();
+        let mut workers = Vec::new();
+        for (number, poll) in (0..).zip(polls) {
+            let channels = shared.host.open_channels()?;
+            let mut worker = Worker::new(number, Arc::clone(&shared), poll, channels)?;
+            if number == 0 {
+                serve_control_domain(&mut worker)?;
+            }
+            workers.push(worker);
+        }
+        Ok(Parts { shared, workers, removed, unmatched })
+    }
+}
+
+/// Returns the time since 1970 in nanoseconds, which fits into a u64 until 2554.
+fn nanoseconds_now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(0)
 }

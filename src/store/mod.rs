@@ -77,7 +77,7 @@ pub use settle::{Done, INLINE_NODES_MAX, Settlement, reaper, run_reaper};
 pub use sizes::Sizes;
 pub use transaction::{Conflict, Invocation, Transaction};
 pub use tree::Tree;
-pub use unmatched::{Matcher, Unmatched, matcher, run_matcher};
+pub use unmatched::{Delivering, Matcher, Unmatched, matcher, run_matcher};
 
 use crate::domain::{Registry, Ticket};
 use crate::sync::{Arc, AtomicU64, Ordering, RwLock};
@@ -123,8 +123,7 @@ pub struct Store {
     matcher: Matcher,
     /// [`LOOKS_MAX`], but in tests.
     looks_max: u64,
-    /// [`THREAD_LOOKS_MAX`], but in tests.
-    thread_looks_max: u64,
+    inline_nodes_max: usize,
     /// Keyed at random in each process: guests choose the hashed replies, and a known key would let one construct two
     /// that compare equal.
     hasher: RandomState,
@@ -201,7 +200,7 @@ impl Store {
             reaper,
             matcher,
             looks_max: LOOKS_MAX,
-            thread_looks_max: THREAD_LOOKS_MAX,
+            inline_nodes_max: INLINE_NODES_MAX,
             hasher: RandomState::default(),
         };
         plant::plant(&store);
@@ -212,6 +211,11 @@ impl Store {
     /// finds the others. For tests of the matcher.
     pub fn set_looks_max(&mut self, locked: u64, thread: u64) {
         (self.looks_max, self.thread_looks_max) = (locked, thread);
+    }
+
+    /// Lowers the number of removed nodes beyond which the reaper settles them. For tests of the reaper.
+    pub fn set_inline_nodes_max(&mut self, nodes: usize) {
+        self.inline_nodes_max = nodes;
     }
 
     /// Returns the function from paths to shards and partitions.

@@ -114,8 +114,8 @@ impl Store {
             return None;
         }
         let mut settlement = Settlement::of(removed);
-        if settlement.step(self, INLINE_NODES_MAX) {
-            // Release ordering: a check that reads zero sees the credited accounts.
+        if settlement.step(self, self.inline_nodes_max) {
+            // Release: a check that reads zero sees the credited accounts.
             self.unsettled.fetch_sub(1, Ordering::Release);
             None
         } else {
@@ -127,6 +127,21 @@ impl Store {
     pub fn reap(&self, settlement: Settlement, done: Done) {
         // The reaper lives as long as the store, and drains the channel before it ends.
         let _ = self.reaper.send((settlement, done));
+    }
+
+    /// Settles the next slice of a queued tree. Returns the rest, or `None` after calling back once all are settled.
+    pub fn settle_slice(
+        &self,
+        (mut settlement, done): (Settlement, Done),
+    ) -> Option<(Settlement, Done)> {
+        let is_settled = settlement.step(self, self.inline_nodes_max);
+        self.registry.log_reports();
+        if !is_settled {
+            return Some((settlement, done));
+        }
+        self.unsettled.fetch_sub(1, Ordering::Release);
+        done();
+        None
     }
 
     /// Removes the boundary of `owner` at `path` from the index unless it is valid, as the path may have been created
@@ -154,14 +169,12 @@ pub fn reaper() -> (Reaper, Receiver<(Settlement, Done)>) {
 
 /// Settles queued trees until the store is dropped.
 pub fn run_reaper(store: &std::sync::Weak<Store>, queue: &Receiver<(Settlement, Done)>) {
-    while let Ok((mut settlement, done)) = queue.recv() {
+    while let Ok(removed) = queue.recv() {
         let Some(store) = store.upgrade() else { return };
-        while !settlement.step(&store, INLINE_NODES_MAX) {
-            store.registry.log_reports();
+        let mut left = store.settle_slice(removed);
+        while let Some(removed) = left {
             std::thread::yield_now();
+            left = store.settle_slice(removed);
         }
-        store.registry.log_reports();
-        store.unsettled.fetch_sub(1, Ordering::Release);
-        done();
     }
 }

@@ -98,7 +98,7 @@ pub fn run_matcher(store: &std::sync::Weak<Store>, queue: &Receiver<Unmatched>) 
     let mut delivering = Delivering::default();
     while let Ok(unmatched) = queue.recv() {
         let Some(store) = store.upgrade() else { return };
-        let first = delivering.add(store.find_events(unmatched));
+        let first = delivering.find_events(&store, unmatched);
         drop(store);
         if let Some(delivered) = first {
             // No value is ever sent on this channel: the wait ends when all senders are dropped.
@@ -109,9 +109,19 @@ pub fn run_matcher(store: &std::sync::Weak<Store>, queue: &Receiver<Unmatched>) 
 
 /// Commits whose events were found but may not be delivered yet, oldest first. A channel disconnects at delivery.
 #[derive(Default)]
-struct Delivering(VecDeque<Receiver<Infallible>>);
+pub struct Delivering(VecDeque<Receiver<Infallible>>);
 
 impl Delivering {
+    /// Finds the events of a commit. Returns the channel of an earlier commit that has to disconnect before the next
+    /// call, if any.
+    pub fn find_events(
+        &mut self,
+        store: &Store,
+        unmatched: Unmatched,
+    ) -> Option<Receiver<Infallible>> {
+        self.add(store.find_events(unmatched))
+    }
+
     /// Adds a commit; returns the oldest one if its delivery must be awaited.
     fn add(&mut self, delivered: Receiver<Infallible>) -> Option<Receiver<Infallible>> {
         self.0.push_back(delivered);

@@ -250,6 +250,7 @@ impl Session {
 
     /// Parks the session until another thread replies. Returns the reply address.
     pub fn park(&mut self, core: &Core, header: &Header) -> ReplyTo {
+        trace::waits(&self.reply_to, &self.domain, header);
         self.parked = Some(Parked::Reply(*header));
         core.shared.parked.fetch_add(1, Ordering::Relaxed);
         self.reply_to

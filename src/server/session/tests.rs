@@ -59,6 +59,7 @@ fn core() -> Core {
         host: Arc::new(NoHost),
         mailboxes,
         reservations: SharedReservations::default(),
+        clock: Instant::now,
         control_domain,
         watch_event_timeout: Duration::ZERO,
         ring_scan_interval: Duration::ZERO,

@@ -30,7 +30,6 @@ pub mod timers;
 pub mod watch_list;
 
 use std::io;
-use std::time::Instant;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Poll, Token};
@@ -88,7 +87,7 @@ impl Worker {
     ) -> io::Result<Worker> {
         let fd = channels.raw_fd();
         poll.registry().register(&mut SourceFd(&fd), CHANNELS, Interest::READABLE)?;
-        let now = Instant::now();
+        let now = (shared.clock)();
         let scan = Scan::new(shared.ring_scan_interval);
         Ok(Worker {
             core: Core::new(number, shared, now),

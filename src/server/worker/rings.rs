@@ -135,6 +135,7 @@ pub fn introduce_again(worker: &mut Worker, slot: Slot, remote: Port) -> Result<
     withdraw(&mut worker.core, &mut connection.session);
     connection.session.output.drop_events();
     connection.session.recharge_output();
+    connection.session.trace(format_args!("introduce again"));
     let bound = bind_again(worker, slot, remote);
     worker.clients.make_ready(slot);
     bound

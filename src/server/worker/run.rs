@@ -4,7 +4,7 @@
 //! which it has pushed. All requests run to completion within it, from bytes in to bytes out.
 
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mio::{Events, Token};
 
@@ -20,25 +20,31 @@ use crate::sync::Ordering;
 /// The poll interval while stopping. Other threads send the last replies too, and no message reports the last one.
 const STOP_POLL: Duration = Duration::from_millis(5);
 /// The number of events taken from one poll.
-const EVENTS_PER_POLL: usize = 1024;
+pub const EVENTS_PER_POLL: usize = 1024;
 
 /// Runs passes until the worker is stopped.
 pub fn run(mut worker: Worker) {
     let mut events = Events::with_capacity(EVENTS_PER_POLL);
     while !is_over(&worker) {
         let timeout = timeout(&worker);
-        if let Err(error) = worker.poll.poll(&mut events, timeout)
-            && error.kind() != io::ErrorKind::Interrupted
-        {
-            tracing::error!(%error, thread = worker.core.number, "poll failed");
-        }
+        poll(&mut worker, &mut events, timeout);
         pass(&mut worker, &events);
     }
     finish(&mut worker);
 }
 
-fn pass(worker: &mut Worker, events: &Events) {
-    worker.core.now = Instant::now();
+/// Waits for events until the timeout.
+pub fn poll(worker: &mut Worker, events: &mut Events, timeout: Option<Duration>) {
+    if let Err(error) = worker.poll.poll(events, timeout)
+        && error.kind() != io::ErrorKind::Interrupted
+    {
+        tracing::error!(%error, thread = worker.core.number, "poll failed");
+    }
+}
+
+/// Handles events and everything else that is due, without waiting.
+pub fn pass(worker: &mut Worker, events: &Events) {
+    worker.core.now = (worker.core.shared.clock)();
     worker.inbox.begin_pass();
     for event in events {
         match event.token() {
@@ -74,8 +80,8 @@ fn is_over(worker: &Worker) -> bool {
     })
 }
 
-/// Returns the timeout of the poll.
-fn timeout(worker: &Worker) -> Option<Duration> {
+/// Returns the timeout of the poll before the next pass, from the beginning of the last one; `None` for no timeout.
+pub fn timeout(worker: &Worker) -> Option<Duration> {
     let Worker { core, clients, inbox, .. } = worker;
     if core.stopping.is_some() {
         return Some(STOP_POLL);

@@ -1,7 +1,5 @@
 //! One connection's quantum: bytes in, a bounded batch of requests, bytes out.
 
-use std::time::Instant;
-
 use mio::{Interest, Token};
 
 use super::connection::{Connection, Flow, Stream};
@@ -47,10 +45,11 @@ pub fn serve_ready(worker: &mut Worker) {
     for _ in 0..light {
         serve_next(worker, Demand::Light);
     }
-    let began = if busy > 1 { Instant::now() } else { worker.core.now };
+    let clock = worker.core.shared.clock;
+    let began = if busy > 1 { clock() } else { worker.core.now };
     for left in (0..busy).rev() {
         serve_next(worker, Demand::Busy);
-        if left > 0 && began.elapsed() > BUSY_TIME {
+        if left > 0 && clock().duration_since(began) > BUSY_TIME {
             return;
         }
     }

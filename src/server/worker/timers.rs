@@ -1,10 +1,8 @@
 //! The timers of connections that are served even if nothing happens to them.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashSet};
+use std::collections::{BTreeSet, BinaryHeap};
 use std::time::{Duration, Instant};
-
-use foldhash::fast::RandomState;
 
 use crate::server::mailbox::Slot;
 
@@ -16,14 +14,14 @@ pub struct Timers {
     /// Connections with a timer of their own.
     deadlines: BinaryHeap<Reverse<(Instant, Slot)>>,
     /// Connections served with each tick.
-    ticking: HashSet<Slot, RandomState>,
+    ticking: BTreeSet<Slot>,
     next_tick: Instant,
 }
 
 impl Timers {
     /// Creates an empty set of timers.
     pub fn new(now: Instant) -> Timers {
-        Timers { deadlines: BinaryHeap::new(), ticking: HashSet::default(), next_tick: now }
+        Timers { deadlines: BinaryHeap::new(), ticking: BTreeSet::new(), next_tick: now }
     }
 
     /// Returns when the next timer or tick is due.
