@@ -1,6 +1,9 @@
 //! The naive model: a store in obvious code, without regard to speed. A transaction is the list of its operations,
 //! which its end replays on the current store.
 
+// Each test binary uses a part.
+#![allow(dead_code)]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Permissions that random operations set.
@@ -146,6 +149,20 @@ impl Model {
         self.fire(&before, &incarnations, &changes)
     }
 
+    /// Adds a connection of a domain, and returns its number.
+    pub fn connect(&mut self, domid: u16) -> usize {
+        self.connections.push(domid);
+        self.connections.len() - 1
+    }
+
+    /// Makes a domain known, unless it is.
+    pub fn admit(&mut self, domid: u16) {
+        if !self.lives.contains_key(&domid) {
+            self.last_life += 1;
+            self.lives.insert(domid, self.last_life);
+        }
+    }
+
     pub fn reset(&mut self, connection: usize) {
         self.watches.retain(|watch| watch.connection != connection);
         self.transactions.remove(&connection);
@@ -195,6 +212,39 @@ impl Model {
         }
         self.transactions.get_mut(&connection).unwrap().log.push((op.clone(), got));
         Ok(())
+    }
+
+    /// Returns whether the connection has a transaction.
+    pub fn is_open(&self, connection: usize) -> bool {
+        self.transactions.contains_key(&connection)
+    }
+
+    /// Returns whether the store has changed since the connection's transaction began.
+    pub fn has_changed(&self, connection: usize) -> bool {
+        self.transactions[&connection].since != self.version
+    }
+
+    /// Returns whether the connection's transaction would commit.
+    pub fn would_commit(&self, connection: usize) -> bool {
+        let mut nodes = self.nodes.clone();
+        let domid = self.connections[connection];
+        let mut repeat = |op| apply(&mut nodes, &self.lives, domid, op, &mut Vec::new());
+        self.transactions[&connection].log.iter().all(|(op, then)| repeat(op) == *then)
+    }
+
+    /// Returns the number of a connection's watches.
+    pub fn watch_count(&self, connection: usize) -> usize {
+        self.watches.iter().filter(|watch| watch.connection == connection).count()
+    }
+
+    /// Returns the number of nodes that a domain owns.
+    pub fn node_count(&self, domid: u16) -> usize {
+        self.nodes.values().filter(|node| node.perms[0].domid == domid).count()
+    }
+
+    /// Returns the nodes: paths and values.
+    pub fn values(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.nodes.iter().map(|(path, node)| (path.as_str(), node.value.as_str()))
     }
 
     /// Ends a transaction: it commits if each of its requests would get the same reply now.
