@@ -214,6 +214,19 @@ impl Model {
         Ok(())
     }
 
+    /// Fires a special path. Every domain may watch @releaseDomain, only the control domain @introduceDomain.
+    pub fn special(&self, name: &str) -> Events {
+        let mut events = Events::new();
+        for watch in self.watches.iter().filter(|watch| watch.path == name) {
+            let may_know = name == "@releaseDomain" || self.connections[watch.connection] == 0;
+            if may_know && watch.depth.is_none() {
+                let event = format!("{name}|{}", watch.token);
+                events.entry(watch.connection).or_default().push(event);
+            }
+        }
+        events
+    }
+
     /// Returns whether the connection has a transaction.
     pub fn is_open(&self, connection: usize) -> bool {
         self.transactions.contains_key(&connection)
@@ -298,7 +311,7 @@ impl Model {
             path: absolute,
             token: token.to_owned(),
             depth,
-            relative: !path.starts_with('/'),
+            relative: !path.starts_with(['/', '@']),
         });
         (Ok("OK|".to_owned()), [(connection, vec![format!("{path}|{token}")])].into())
     }
@@ -417,7 +430,11 @@ fn merge(into: &mut Events, more: Events) {
 }
 
 fn absolute(domid: u16, path: &str) -> String {
-    if path.starts_with('/') { path.to_owned() } else { format!("/local/domain/{domid}/{path}") }
+    if path.starts_with(['/', '@']) {
+        path.to_owned()
+    } else {
+        format!("/local/domain/{domid}/{path}")
+    }
 }
 
 fn parent(path: &str) -> String {

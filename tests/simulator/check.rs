@@ -8,6 +8,7 @@ use xenstored::domain::Quota;
 use xenstored::store::{Node, NodeArc};
 use xenstored::types::{Domid, PathBuf};
 
+use crate::common::ring::at;
 use crate::link::Link;
 use crate::simulation::{EVENT_TIMEOUT, SNAPSHOT_AGE_MAX, Simulation};
 use crate::steps::GUESTS;
@@ -22,7 +23,7 @@ fn same<T: PartialEq + std::fmt::Debug>(what: &str, got: T, wanted: T) -> Result
 
 impl Simulation {
     /// Checks the sessions of a worker after its pass, and the accounts of all domains.
-    pub fn check_pass(&self, worker: usize) -> Result<(), String> {
+    pub fn check_pass(&mut self, worker: usize) -> Result<(), String> {
         let now = self.server.time_of_pass(worker);
         for session in self.server.sessions() {
             let reply_to = session.reply_to;
@@ -55,7 +56,28 @@ impl Simulation {
                 }
             }
         }
-        self.check_accounts()
+        self.check_accounts()?;
+        self.check_quiesced()
+    }
+
+    /// Checks that the pages of quiesced domains are left alone.
+    fn check_quiesced(&mut self) -> Result<(), String> {
+        for session in self.server.sessions() {
+            let domid = session.domid().0;
+            if !session.is_quiesced() || session.parked.is_some() {
+                continue;
+            }
+            let Some(Link::Ring(ring)) =
+                self.rings.get(&domid).map(|ring| &self.clients[*ring].link)
+            else {
+                continue;
+            };
+            let indices = (ring.page.load(at::REQ_CONS), ring.page.load(at::RSP_PROD));
+            let before = self.quiesced.get_mut(&domid).ok_or("it is quiesced by nothing")?;
+            let before = *before.get_or_insert(indices);
+            same(&format!("page of the quiesced domain {domid}"), indices, before)?;
+        }
+        Ok(())
     }
 
     fn check_accounts(&self) -> Result<(), String> {
@@ -87,9 +109,12 @@ impl Simulation {
         for number in self.slots.clone() {
             self.waive_expired(number);
             let client = &self.clients[number];
-            let is_ring = client.domid != 0;
+            let is_ring = matches!(client.link, Link::Ring(_));
             let is_served = !is_ring || self.rings.get(&client.domid) == Some(&number);
-            if matches!(client.link, Link::Closed) || !is_served || self.is_quiesced(client.domid) {
+            if matches!(client.link, Link::Closed)
+                || !is_served
+                || (is_ring && self.quiesced.contains_key(&client.domid))
+            {
                 continue;
             }
             if let Some(sent) = client.sent.front() {
@@ -110,11 +135,6 @@ impl Simulation {
             same(&format!("events caused by {}", domain.domid), undelivered, (0, 0))?;
         }
         self.check_nodes()
-    }
-
-    fn is_quiesced(&self, domid: u16) -> bool {
-        let mut sessions = self.server.sessions();
-        sessions.any(|session| session.domid().0 == domid && session.is_quiesced())
     }
 
     /// Compares all nodes with the model's.
@@ -155,7 +175,8 @@ impl Simulation {
     /// Checks that nothing is left when all clients are gone.
     pub fn check_end(&self) -> Result<(), String> {
         let shared = self.server.shared();
-        same("connections", self.server.sessions().count(), 0)?;
+        // Its kernel stays.
+        same("connections", self.server.sessions().count(), 1)?;
         same("clients", shared.clients.load(Ordering::Relaxed), 0)?;
         same("snapshots", self.server.snapshots(), 0)?;
         let store = &shared.store;

@@ -53,13 +53,15 @@ pub struct Client {
     pub expected: Expected,
     /// Whether it has something to do without having been notified.
     pub is_awake: bool,
+    /// The rounds of the ring scan after which the daemon must have found what it sent without a notification.
+    pub silence: usize,
 }
 
 impl Client {
     pub fn new(name: String, domid: u16, link: Link) -> Client {
         let (outbox, inbox, sent, expected) = Default::default();
-        let (transaction, is_awake) = (Known::No, true);
-        Client { name, domid, link, outbox, inbox, sent, transaction, expected, is_awake }
+        let (transaction, is_awake, silence) = (Known::No, true, 0);
+        Client { name, domid, link, outbox, inbox, sent, transaction, expected, is_awake, silence }
     }
 
     /// Queues a request for sending.
@@ -85,6 +87,15 @@ impl Client {
         let len = self.link.send(&self.outbox[..self.outbox.len().min(limit)]);
         self.outbox.drain(..len);
         len > 0
+    }
+
+    /// Sends everything without a notification, if the client has a ring.
+    pub fn silence(&mut self) {
+        if let Link::Ring(ring) = &self.link {
+            let len = ring.put(&self.outbox);
+            self.outbox.drain(..len);
+            self.silence = 2;
+        }
     }
 
     /// Receives up to `limit` bytes, checks the messages that are complete, and returns the bytes.

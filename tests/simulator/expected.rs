@@ -36,6 +36,11 @@ impl Expected {
         self.0.push_back(Wanted { text, commit, since, own, is_first, is_optional });
     }
 
+    /// Restarts the timeouts of events.
+    pub fn renew(&mut self, now: Instant) {
+        self.0.iter_mut().for_each(|wanted| wanted.since = now);
+    }
+
     /// Makes events optional.
     pub fn waive(&mut self, is_waived: impl Fn(&str, Instant) -> bool) {
         for wanted in &mut self.0 {

@@ -4,36 +4,63 @@ use crate::client::{Action, as_in_model};
 use crate::naive::{Events, Op, Reply};
 use crate::observer::{self, Observed};
 use crate::simulation::{EVENT_TIMEOUT, SNAPSHOT_AGE_MAX, Simulation, now, slot_of};
-use crate::steps::GUESTS;
 
 impl Simulation {
-    /// Follows a pass. It handles deaths before requests.
+    /// Follows a pass.
     pub fn follow(&mut self, worker: usize) -> Result<(), String> {
-        for (at, domid) in GUESTS.into_iter().enumerate() {
-            let (before, after) = (self.known[at], self.unique_id(domid));
-            self.known[at] = after;
-            if before.is_some() && before != after {
-                let events = self.model.destroy(domid);
-                self.fire(events, None);
-            }
-        }
-        for observed in observer::take() {
+        let mut all = observer::take().into_iter().peekable();
+        while let Some(observed) = all.next() {
             match observed {
-                Observed::Connected { name, domid: 0 } => {
+                Observed::Born { domid } => self.model.admit(domid),
+                Observed::Died { domid } => {
+                    let events = self.model.destroy(domid);
+                    self.fire(events, None);
+                }
+                Observed::Accepted { name } => {
                     let number = self.accepting[worker].pop_front().ok_or("nothing to accept")?;
                     self.connections.insert(name, number);
                 }
                 Observed::Connected { name, domid } => {
                     let number = self.slots[slot_of(domid)];
-                    self.model.admit(domid);
                     self.rings.insert(domid, number);
                     self.connections.insert(name, number);
+                    if domid != 0 {
+                        self.fire(self.model.special("@introduceDomain"), None);
+                    }
+                }
+                Observed::Quiesced { domid } => {
+                    let number = self.rings[&domid];
+                    self.waive_expired(number);
+                    self.quiesced.insert(domid, None);
+                }
+                Observed::Unquiesced { domid } => {
+                    let number = self.rings[&domid];
+                    self.clients[number].expected.renew(now());
+                    self.quiesced.remove(&domid);
                 }
                 Observed::Reset { name } => _ = self.reset(&name)?,
                 Observed::Disconnected { name } => {
                     let number = self.reset(&name)?;
                     self.connections.remove(&name);
-                    self.rings.retain(|_, ring| *ring != number);
+                    let domid = self.clients[number].domid;
+                    let is_ring = self.rings.get(&domid) == Some(&number);
+                    if is_ring {
+                        self.rings.remove(&domid);
+                        self.quiesced.remove(&domid);
+                    }
+                    // Released before its death or by it, the watches fire before the removal of its nodes or after.
+                    let died = all
+                        .next_if(|it| matches!(it, Observed::Died { domid: it } if *it == domid));
+                    let mut events = match died {
+                        Some(_) => self.model.destroy(domid),
+                        None => Events::new(),
+                    };
+                    if is_ring {
+                        for (number, texts) in self.model.special("@releaseDomain") {
+                            events.entry(number).or_default().extend(texts);
+                        }
+                    }
+                    self.fire(events, None);
                 }
                 Observed::Waits { req } => self.waits(req)?,
                 Observed::Replied { req, kind, payload } => self.replied(req, kind, payload)?,
@@ -120,15 +147,6 @@ impl Simulation {
         action: &Action,
         got: &Reply,
     ) -> Result<(Reply, Events), String> {
-        if let Action::Store(Op::SetPerms(_, perms)) = action {
-            // A domain becomes known by it.
-            for entry in perms.split(' ') {
-                let domid = entry[1..].parse().unwrap();
-                if self.host.exists(domid) {
-                    self.model.admit(domid);
-                }
-            }
-        }
         let none = Events::new;
         if tx != 0 && !self.model.is_open(number) {
             return Ok((Err("ENOENT"), none()));
@@ -191,10 +209,10 @@ impl Simulation {
         }
     }
 
-    /// A guest's events that it has not taken in time may be dropped.
+    /// A guest's events that it has not taken in time may be dropped, unless it could not take them.
     pub fn waive_expired(&mut self, number: usize) {
         let client = &mut self.clients[number];
-        if client.domid != 0 {
+        if client.domid != 0 && !self.quiesced.contains_key(&client.domid) {
             client.expected.waive(|_, since| now() > since + EVENT_TIMEOUT);
         }
     }

@@ -175,7 +175,7 @@ impl Host for MemoryHost {
     }
 
     fn control_port(&self) -> io::Result<Option<Port>> {
-        Ok(None)
+        Ok(Some(REMOTE_PORT))
     }
 }
 

@@ -59,6 +59,17 @@ impl Link {
 impl GuestRing {
     /// Notifies as Linux does: if the daemon had consumed everything before.
     fn send(&self, bytes: &[u8]) -> usize {
+        let prod = self.page.load(at::REQ_PROD);
+        let count = self.put(bytes);
+        fence(Ordering::SeqCst);
+        if count > 0 && prod == self.page.load(at::REQ_CONS) {
+            self.host.notify_daemon(self.domid);
+        }
+        count
+    }
+
+    /// Writes as many of `bytes` as there is room for, without a notification, and returns the count.
+    pub fn put(&self, bytes: &[u8]) -> usize {
         let page = &self.page;
         let (cons, prod) = (page.load(at::REQ_CONS), page.load(at::REQ_PROD));
         let free = (RING_BYTES - prod.wrapping_sub(cons)) as usize;
@@ -68,10 +79,6 @@ impl GuestRing {
         page.copy_in(at::REQ + slot, first);
         page.copy_in(at::REQ, rest);
         page.store(at::REQ_PROD, prod.wrapping_add(u32::try_from(count).unwrap()));
-        fence(Ordering::SeqCst);
-        if count > 0 && prod == page.load(at::REQ_CONS) {
-            self.host.notify_daemon(self.domid);
-        }
         count
     }
 

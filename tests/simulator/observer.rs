@@ -14,8 +14,18 @@ pub enum Observed {
     Replied { req: u32, kind: String, payload: String },
     /// It executed a request whose reply another thread sends.
     Waits { req: u32 },
-    /// A connection, by its name, of a domain began.
+    /// A domain became known.
+    Born { domid: u16 },
+    /// A domain's rights ended, and its nodes were removed.
+    Died { domid: u16 },
+    /// A connection of a socket began.
+    Accepted { name: String },
+    /// A connection of a domain's ring began.
     Connected { name: String, domid: u16 },
+    /// A domain's requests are no longer taken.
+    Quiesced { domid: u16 },
+    /// A domain's requests are taken again.
+    Unquiesced { domid: u16 },
     /// A connection was introduced again: its watches and transactions are gone.
     Reset { name: String },
     /// A connection ended.
@@ -73,8 +83,9 @@ struct Line {
 impl Line {
     fn parse(self) -> Option<Observed> {
         let req = u32::try_from(self.req).unwrap();
-        let (way, what) = self.message.split_once(' ')?;
-        match (way, what) {
+        let domid = u16::try_from(self.domid).unwrap();
+        let name = self.connection;
+        match self.message.split_once(' ').unwrap_or((&self.message, "")) {
             ("out", "WATCH_EVENT") => None,
             ("out", kind) => {
                 let shown = self.payload.strip_suffix('"').and_then(|text| text.strip_prefix('"'));
@@ -83,12 +94,14 @@ impl Line {
                 Some(Observed::Replied { req, kind, payload })
             }
             ("wait", _) => Some(Observed::Waits { req }),
-            ("create", what) if what.starts_with("connection") => {
-                let domid = u16::try_from(self.domid).unwrap();
-                Some(Observed::Connected { name: self.connection, domid })
-            }
-            ("introduce", "again") => Some(Observed::Reset { name: self.connection }),
-            ("destroy", "connection") => Some(Observed::Disconnected { name: self.connection }),
+            ("create", "domain") => Some(Observed::Born { domid }),
+            ("destroy", "domain") => Some(Observed::Died { domid }),
+            ("create", "connection of a socket") => Some(Observed::Accepted { name }),
+            ("create", "connection of a ring") => Some(Observed::Connected { name, domid }),
+            ("quiesce", "") => Some(Observed::Quiesced { domid }),
+            ("unquiesce", "") => Some(Observed::Unquiesced { domid }),
+            ("introduce", "again") => Some(Observed::Reset { name }),
+            ("destroy", "connection") => Some(Observed::Disconnected { name }),
             _ => None,
         }
     }

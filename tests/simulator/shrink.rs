@@ -32,6 +32,8 @@ pub fn run(setup: &Setup, steps: &[Step]) -> Result<u64, (usize, String)> {
 
 /// Deletes steps as long as the rest still fails, larger parts first.
 pub fn shrink(setup: &Setup, mut steps: Vec<Step>) -> (Vec<Step>, String) {
+    // Each run that still fails may panic.
+    std::panic::set_hook(Box::new(|_| {}));
     let (at, mut error) = run(setup, &steps).expect_err("it does not fail each time");
     steps.truncate(at + 1);
     let mut part = steps.len().div_ceil(2);
@@ -50,5 +52,6 @@ pub fn shrink(setup: &Setup, mut steps: Vec<Step>) -> (Vec<Step>, String) {
         }
         part /= 2;
     }
+    let _ = std::panic::take_hook();
     (steps, error)
 }

@@ -9,16 +9,16 @@ use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use xenstored::domain::{Limits, Quota, Registry};
+use xenstored::host::RingPage;
 use xenstored::server::Times;
 use xenstored::server::stepped::Stepped;
-use xenstored::types::Domid;
 
 use crate::client::{Action, Client, Known};
 use crate::host::MemoryHost;
 use crate::link::{GuestRing, Link};
 use crate::naive::{Model, Op};
 use crate::observer;
-use crate::steps::{GUESTS, SOCKETS, Setup, Step};
+use crate::steps::{CLIENTS, CONTROL, GUESTS, SOCKETS, Setup, Step};
 
 /// The timeout of a guest's events.
 pub const EVENT_TIMEOUT: Duration = Duration::from_secs(20);
@@ -77,8 +77,8 @@ pub struct Simulation {
     loaded: Vec<bool>,
     /// A digest of what all clients received.
     pub received: DefaultHasher,
-    /// The incarnations that the daemon knows.
-    pub known: Vec<Option<u64>>,
+    /// The quiesced domains, with the indices in their pages once these may not change.
+    pub quiesced: BTreeMap<u16, Option<(u32, u32)>>,
 }
 
 impl Simulation {
@@ -88,6 +88,7 @@ impl Simulation {
         LOOK.set(Duration::from_micros(setup.look_us));
         observer::take();
         let host = MemoryHost::new();
+        let page = host.create(0);
         let limits = Limits::defaults();
         limits.set(Quota::Outstanding, setup.outstanding);
         let times =
@@ -105,7 +106,7 @@ impl Simulation {
             host,
             model: Model::new(&[]),
             clients: Vec::new(),
-            slots: vec![usize::MAX; SOCKETS + GUESTS.len()],
+            slots: vec![usize::MAX; CLIENTS],
             accepting: vec![VecDeque::new(); workers],
             connections: HashMap::new(),
             rings: BTreeMap::new(),
@@ -114,8 +115,10 @@ impl Simulation {
             begun: HashMap::new(),
             loaded: vec![false; workers],
             received: DefaultHasher::new(),
-            known: vec![None; GUESTS.len()],
+            quiesced: BTreeMap::new(),
         };
+        simulation.add_ring(0, page);
+        simulation.follow(0)?;
         for slot in 0..SOCKETS {
             simulation.connect(slot, slot % workers);
         }
@@ -137,6 +140,7 @@ impl Simulation {
             Step::Pass(worker) => _ = self.pass(worker % usize::from(self.setup.workers))?,
             Step::Reap => _ = self.server.step_reaper(),
             Step::Match => _ = self.server.step_matcher(),
+            Step::Silence(slot) => self.client(*slot).silence(),
             Step::Turn(slot) => self.turn(self.slots[*slot])?,
             Step::Advance(milliseconds) => advance(Duration::from_millis(*milliseconds)),
             Step::Load(worker) => self.load(*worker),
@@ -208,13 +212,17 @@ impl Simulation {
         client.expected.clear();
     }
 
+    fn add_ring(&mut self, domid: u16, page: RingPage) {
+        let ring = GuestRing { domid, page, host: self.host.clone() };
+        let number = self.model.connect(domid);
+        self.clients.push(Client::new(format!("domain {domid}"), domid, Link::Ring(ring)));
+        self.slots[slot_of(domid)] = number;
+    }
+
     /// Creates a domain, which the first socket client introduces.
     fn create(&mut self, domid: u16) {
         let page = self.host.create(domid);
-        let ring = GuestRing { domid, page, host: self.host.clone() };
-        let number = self.model.connect(domid);
-        self.clients.push(Client::new(format!("guest {domid}"), domid, Link::Ring(ring)));
-        self.slots[slot_of(domid)] = number;
+        self.add_ring(domid, page);
         let home = format!("/local/domain/{domid}");
         for action in [
             Action::Store(Op::Mkdir(home.clone())),
@@ -275,13 +283,27 @@ impl Simulation {
         }
         for _ in 0..CALM_ROUNDS_MAX {
             while self.round()? {}
-            // Only a reservation ends by time alone.
-            if !self.waits_for_reservation() {
+            // Only reservations end by time alone, and only by time the scan finds a ring.
+            if self.waits_for_reservation() {
+                advance(RESERVATION_STEP);
+            } else if self.ends_silence() {
+                advance(SCAN_INTERVAL);
+            } else {
                 return self.check_calm();
             }
-            advance(RESERVATION_STEP);
         }
         Err("clients wait for reservations for ever".to_owned())
+    }
+
+    /// Shortens the silence of each client that has not notified by an interval of the scan. Returns whether there was
+    /// any.
+    fn ends_silence(&mut self) -> bool {
+        let is_silent = |client: &mut Client| {
+            let is_silent = client.silence > 0;
+            client.silence = client.silence.saturating_sub(1);
+            is_silent
+        };
+        self.clients.iter_mut().filter_map(|client| is_silent(client).then_some(())).count() > 0
     }
 
     fn round(&mut self) -> Result<bool, String> {
@@ -312,14 +334,11 @@ impl Simulation {
                 self.destroy(domid);
             }
         }
+        self.queue(self.slots[SOCKETS], &Action::Reset, false);
         self.calm()?;
         advance(SNAPSHOT_AGE_MAX);
         self.calm()?;
         self.check_end()
-    }
-
-    pub fn unique_id(&self, domid: u16) -> Option<u64> {
-        self.server.shared().store.registry().get(Domid(domid)).map(|domain| domain.unique_id)
     }
 }
 
@@ -327,6 +346,10 @@ impl Simulation {
 const CALM_ROUNDS_MAX: usize = 100;
 const RESERVATION_STEP: Duration = Duration::from_millis(25);
 
+/// Returns the slot of a domain's ring.
 pub fn slot_of(domid: u16) -> usize {
-    SOCKETS + GUESTS.iter().position(|guest| *guest == domid).unwrap()
+    match GUESTS.iter().position(|guest| *guest == domid) {
+        Some(at) => CONTROL + at,
+        None => SOCKETS,
+    }
 }

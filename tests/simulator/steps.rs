@@ -6,10 +6,12 @@ use crate::naive::{Op, PERMS};
 
 /// The socket clients.
 pub const SOCKETS: usize = 2;
+/// The clients of the control domain: sockets, then its kernel.
+pub const CONTROL: usize = SOCKETS + 1;
 /// The domids of guests.
 pub const GUESTS: [u16; 3] = [5, 6, 7];
-/// All clients: sockets, then guests.
-pub const CLIENTS: usize = SOCKETS + GUESTS.len();
+/// All clients: those of the control domain, then guests.
+pub const CLIENTS: usize = CONTROL + GUESTS.len();
 /// The steps of one seed.
 pub const STEPS: usize = 300;
 
@@ -36,6 +38,8 @@ pub enum Step {
     Queue(usize, Action, bool),
     /// A client sends up to this number of bytes.
     Send(usize, usize),
+    /// A guest sends everything without a notification, as some old drivers do.
+    Silence(usize),
     /// A client receives up to this number of bytes.
     Receive(usize, usize),
     /// A worker runs a pass, if it has a reason to.
@@ -79,18 +83,43 @@ pub fn random_steps(random: &mut Random, setup: &Setup) -> Vec<Step> {
         steps.push(Step::Queue(who, random_watch(random, setup, who), false));
     }
     while steps.len() < STEPS {
-        if random.chance(1) {
-            steps.extend(conflicts(random, setup));
-        } else {
-            steps.push(random_step(random, setup));
+        match random.below(100) {
+            0 => steps.extend(conflicts(random, setup)),
+            1 => steps.extend(stall(random, setup)),
+            _ => steps.push(random_step(random, setup)),
         }
     }
     steps
 }
 
+/// Returns the stall of a guest: it does not read its replies, so that its events wait until they expire or it reads.
+fn stall(random: &mut Random, setup: &Setup) -> Vec<Step> {
+    let (guest, writer) = (CONTROL + random.below(GUESTS.len()), random.below(CLIENTS));
+    let path = random_path(random, setup, guest);
+    let request = |op| Step::Queue(guest, Action::Store(op), false);
+    let mut steps = vec![
+        Step::Queue(guest, Action::Watch("/".to_owned(), "s".to_owned(), None), false),
+        request(Op::Write(path.clone(), "v".repeat(200))),
+        Step::Turn(guest),
+    ];
+    steps.extend((0..8).map(|_| request(Op::Read(path.clone()))));
+    steps.push(Step::Send(guest, usize::MAX));
+    for _ in 0..3 {
+        let path = random_path(random, setup, writer);
+        let write = Action::Store(Op::Write(path, random.pick(&["1", "2"]).to_string()));
+        steps.extend([Step::Queue(writer, write, false), Step::Turn(writer)]);
+    }
+    for _ in 0..2 {
+        steps.extend([Step::Advance(*random.pick(&[300, 11_000, 21_000])), Step::Turn(writer)]);
+        steps.push(random_step(random, setup));
+    }
+    steps.extend([Step::Turn(writer), Step::Receive(guest, usize::MAX >> 48), Step::Turn(guest)]);
+    steps
+}
+
 /// Returns transactions of a socket client that read what another client writes.
 fn conflicts(random: &mut Random, setup: &Setup) -> Vec<Step> {
-    let (reader, writer) = (random.below(SOCKETS), random.below(CLIENTS));
+    let (reader, writer) = (random.below(CONTROL), random.below(CLIENTS));
     let path = random_path(random, setup, reader);
     let mut steps = Vec::new();
     for value in ["1", "2", "", "1"] {
@@ -122,10 +151,11 @@ fn random_step(random: &mut Random, setup: &Setup) -> Step {
         850..880 => Step::Reap,
         880..910 => Step::Match,
         910..940 => Step::Advance(*random.pick(&[1, 10, 60, 300, 1_100, 5_000, 25_000, 40_000])),
-        940..945 => Step::Load(worker),
+        940..943 => Step::Load(worker),
+        943..945 => Step::Silence(who),
         945..960 => Step::Live(domid),
         960..965 => Step::Reconnect(random.below(SOCKETS), worker),
-        965..985 => Step::Queue(random.below(SOCKETS), random_management(random, domid), false),
+        965..985 => Step::Queue(random.below(CONTROL), random_management(random, domid), false),
         _ => Step::Calm,
     }
 }
@@ -151,7 +181,10 @@ fn random_action(random: &mut Random, setup: &Setup, who: usize) -> Action {
         0..15 => Action::Store(Op::Read(path)),
         15..20 => Action::Store(Op::Directory(path)),
         20..24 => Action::Store(Op::GetPerms(path)),
-        24..46 => Action::Store(Op::Write(path, (*random.pick(&["1", "2", ""])).to_owned())),
+        24..46 => {
+            let long = "v".repeat(200);
+            Action::Store(Op::Write(path, (*random.pick(&["1", "2", "", &long])).to_owned()))
+        }
         46..53 => Action::Store(Op::Mkdir(path)),
         53..60 => Action::Store(Op::Rm(path)),
         60..67 => Action::Store(Op::SetPerms(path, (*random.pick(&PERMS)).to_owned())),
@@ -167,6 +200,8 @@ fn random_watch(random: &mut Random, setup: &Setup, who: usize) -> Action {
     let path = match random.below(10) {
         0..2 => "/".to_owned(),
         2..4 => "/local/domain".to_owned(),
+        4 => return Action::Watch("@releaseDomain".to_owned(), random_token(random), None),
+        5 => return Action::Watch("@introduceDomain".to_owned(), random_token(random), None),
         _ => random_path(random, setup, who),
     };
     let depth = if random.chance(25) { Some(random.below(3)) } else { None };
@@ -199,7 +234,7 @@ const PATHS: [&str; 16] = [
 
 fn random_path(random: &mut Random, setup: &Setup, who: usize) -> String {
     let own = ["x", "x/y", "z", "x/y/w"];
-    let path = if who >= SOCKETS && random.chance(40) {
+    let path = if who >= CONTROL && random.chance(40) {
         own[random.below(own.len().min(setup.paths))]
     } else {
         PATHS[random.below(setup.paths)]
