@@ -1,7 +1,6 @@
 //! Random operations on the store through its library interface, without threads, against the naive model. Fast enough
 //! to run for every mutant of src/store.
 
-#[allow(dead_code)] // Only tests/model.rs moves domains.
 mod naive;
 mod world;
 

@@ -360,27 +360,6 @@ fn undelivered_events_of_a_quiesced_domain_block_no_other() {
 }
 
 #[test]
-fn events_for_a_quiesced_domain_are_not_dropped() {
-    let daemon = Daemon::start_with(&["--shards", "2", "-w", "watch-event=3"]);
-    let mut world = World::around(daemon, Control::Socket);
-    world.guest(5).watch("data", "t").unwrap();
-    world.next_event("dom5");
-    quiesce(&mut world, "5").unwrap();
-    for i in 0..100 {
-        world.admin.write(&format!("/local/domain/5/data/{i}"), "").unwrap();
-    }
-    std::thread::sleep(Duration::from_millis(3500));
-    unquiesce(&mut world, "5").unwrap();
-    // The time for which the domain was quiesced does not count towards the timeout of its events; the ring holds forty
-    // of them.
-    std::thread::sleep(Duration::from_millis(400));
-    for i in 0..100 {
-        assert_eq!(world.next_event("dom5"), format!("data/{i}|t"));
-    }
-    assert!(!world.log().contains("not taken"));
-}
-
-#[test]
 fn release_and_death_end_a_quiesce() {
     check(
         "

@@ -9,6 +9,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use xenstored::host::{Channels, DomainState, Gfn, Host, Pending, Port, RingPage};
 use xenstored::types::Domid;
+use zerocopy::IntoBytes;
 
 /// The port of every domain's end of its channel.
 pub const REMOTE_PORT: Port = 1;
@@ -126,7 +127,7 @@ impl Table {
         local.pending = true;
         let (handle, masked) = (local.handle, local.masked);
         if !masked {
-            rustix::io::write(&self.handles[handle], &1_u64.to_ne_bytes()).unwrap();
+            rustix::io::write(&self.handles[handle], 1_u64.as_bytes()).unwrap();
         }
     }
 
