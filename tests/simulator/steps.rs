@@ -110,6 +110,13 @@ fn stall(random: &mut Random, setup: &Setup) -> Vec<Step> {
         let write = Action::Store(Op::Write(path, random.pick(&["1", "2"]).to_string()));
         steps.extend([Step::Queue(writer, write, false), Step::Turn(writer)]);
     }
+    if random.chance(40) {
+        let domid = GUESTS[guest - CONTROL];
+        for (action, time) in [(Action::Quiesce(domid), 21_000), (Action::Unquiesce(domid), 0)] {
+            steps.extend([Step::Queue(0, action, false), Step::Turn(0), Step::Turn(0)]);
+            steps.push(Step::Advance(time));
+        }
+    }
     for _ in 0..2 {
         steps.extend([Step::Advance(*random.pick(&[300, 11_000, 21_000])), Step::Turn(writer)]);
         steps.push(random_step(random, setup));
