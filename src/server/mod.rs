@@ -19,6 +19,7 @@
 //! The client's connection is parked meanwhile. No worker ever blocks on another, so there is no deadlock between them.
 
 mod announcements;
+mod author;
 mod clock;
 mod mailbox;
 mod migration;

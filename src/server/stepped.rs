@@ -12,12 +12,12 @@ use mio::Events;
 
 pub use super::clock::Clock;
 use super::mailbox::Message;
-use super::server::{Parts, Times};
 use super::session::Session;
 use super::shared::Shared;
 use super::worker::Worker;
 use super::worker::run::{EVENTS_PER_POLL, pass, poll, timeout};
 use super::worker::watch_list::watch_list;
+use super::workers::{Parts, Times};
 use crate::domain::Registry;
 use crate::host::Host;
 use crate::store::{Delivering, Done, Settlement, Store, Unmatched, WatchList};

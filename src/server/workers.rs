@@ -10,6 +10,7 @@ use std::time::Duration;
 use crossbeam::channel::Receiver;
 use mio::{Poll, Waker};
 
+use super::author::Author;
 use super::clock::Clock;
 use super::mailbox::{Mailbox, Mailboxes, Message};
 use super::migration::owner_threads::OwnerThreads;
@@ -72,7 +73,7 @@ impl Server {
         spawn("reaper", move || run_reaper(&for_reaper, &removed))?;
         spawn("matcher", move || run_matcher(&for_matcher, &unmatched))?;
         let spawned = workers.into_iter().map(|worker| {
-            let name = format!("shard {}", worker.core.number);
+            let name = format!("worker {}", worker.core.number);
             spawn(&name, move || run(worker))
         });
         let threads = spawned.collect::<io::Result<_>>()?;
@@ -171,7 +172,7 @@ impl Parts {
             watch_event_timeout: times.watch_event_timeout,
             ring_scan_interval: times.ring_scan_interval,
             control: control::State::default(),
-            marks_from: nanoseconds_now(),
+            marks_from: random_number(),
             deaths: AtomicU64::new(0),
             stopping: AtomicU64::new(0),
             parked: AtomicU64::new(0),
@@ -191,8 +192,7 @@ impl Parts {
     }
 }
 
-/// Returns the time since 1970 in nanoseconds, which fits into a u64 until 2554.
-fn nanoseconds_now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(0)
+/// Returns a random number. The system's generator seeds the keys of std's hash maps.
+fn random_number() -> u64 {
+    RandomState::new().hash_one(())
 }

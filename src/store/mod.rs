@@ -123,6 +123,9 @@ pub struct Store {
     matcher: Matcher,
     /// [`LOOKS_MAX`], but in tests.
     looks_max: u64,
+    /// [`THREAD_LOOKS_MAX`], but in tests.
+    thread_looks_max: u64,
+    /// [`INLINE_NODES_MAX`], but in tests.
     inline_nodes_max: usize,
     /// Keyed at random in each process: guests choose the hashed replies, and a known key would let one construct two
     /// that compare equal.
@@ -200,6 +203,7 @@ impl Store {
             reaper,
             matcher,
             looks_max: LOOKS_MAX,
+            thread_looks_max: THREAD_LOOKS_MAX,
             inline_nodes_max: INLINE_NODES_MAX,
             hasher: RandomState::default(),
         };

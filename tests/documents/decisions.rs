@@ -77,7 +77,7 @@ pub const DECISIONS: &[(&str, &str, Decision)] = &[
         "its digest is not that",
         By("damaged_stream_is_an_error_of_inspect_and_diff"),
     ),
-    ("docs/STREAM.md", "live-update", By("live_update_stream_of_c_is_read")),
+    ("docs/STREAM.md", "live-update", By("live_update_stream_of_c_xenstored_is_read")),
     ("docs/THREAT-MODEL.md", "page, channel", Not(PICTURE)),
     ("loadgen/README.md", "-- list", Not(MEASURES)),
     ("loadgen/README.md", "--rounds 3", Not(MEASURES)),

@@ -157,9 +157,9 @@ impl Model {
 
     /// Makes a domain known, unless it is.
     pub fn admit(&mut self, domid: u16) {
-        if !self.lives.contains_key(&domid) {
-            self.last_life += 1;
-            self.lives.insert(domid, self.last_life);
+        if !self.incarnations.contains_key(&domid) {
+            self.last_incarnation += 1;
+            self.incarnations.insert(domid, self.last_incarnation);
         }
     }
 
@@ -241,7 +241,7 @@ impl Model {
     pub fn would_commit(&self, connection: usize) -> bool {
         let mut nodes = self.nodes.clone();
         let domid = self.connections[connection];
-        let mut repeat = |op| apply(&mut nodes, &self.lives, domid, op, &mut Vec::new());
+        let mut repeat = |op| apply(&mut nodes, &self.incarnations, domid, op, &mut Vec::new());
         self.transactions[&connection].log.iter().all(|(op, then)| repeat(op) == *then)
     }
 

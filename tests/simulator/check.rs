@@ -126,7 +126,7 @@ impl Simulation {
         }
         let shared = self.server.shared();
         same("parked", shared.parked.load(Ordering::Relaxed), 0)?;
-        same("waiters for reservations", shared.guards.counts().waiting, 0)?;
+        same("waiters for reservations", shared.reservations.counts().waiting, 0)?;
         same("mailboxes", shared.mailboxes.0.iter().all(|mailbox| mailbox.is_empty()), true)?;
         for domain in GUESTS.iter().filter_map(|domid| shared.store.registry().get(Domid(*domid))) {
             let outstanding = domain.account.used(Quota::Outstanding);

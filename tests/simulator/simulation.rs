@@ -97,7 +97,7 @@ impl Simulation {
         let server =
             Stepped::new(setup.workers, registry, Arc::new(host.clone()), times, |store| {
                 store.set_inline_nodes_max(setup.inline_nodes);
-                store.set_looks_max(setup.looks);
+                store.set_looks_max(setup.looks, setup.looks);
             });
         let workers = usize::from(setup.workers);
         let mut simulation = Simulation {

@@ -300,7 +300,7 @@ fn check_finds_watches_that_differ_from_the_connections() {
         ]
     );
     let deep = Entry { depth: Some(1), ..entry(1) };
-    assert!(check(&[(low.clone(), deep)])[0].contains("is another"), "the depths differ");
+    assert!(check(&[(low.clone(), deep)])[0].contains("is a different watch"), "the depths differ");
     world.store.global.insert(low.as_path(), entry(1));
     assert!(check(&[(low.clone(), entry(1))])[0].contains("in the tries twice"));
     assert_eq!(world.store.layout.partition(low.as_path()).shard, ShardId(1));

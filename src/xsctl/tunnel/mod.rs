@@ -145,10 +145,10 @@ impl Tunnel {
         // If the command has ended, its exit code and what it printed say more than the error here.
         let _ = mux.send(&Frame::Hello(PROTOCOL.to_string().into_bytes()));
         await_input(&output)?;
-        let hello = match Frame::read(&mut output)? {
-            Some(Frame::Hello(text)) => serde_json::from_slice::<Hello>(&text).ok(),
-            Some(_) => None,
-            None => {
+        let hello = match Frame::read(&mut output) {
+            Ok(Some(Frame::Hello(text))) => serde_json::from_slice::<Hello>(&text).ok(),
+            Ok(Some(_)) | Err(_) => None,
+            Ok(None) => {
                 let status = child.wait()?;
                 let why = format!("the command of the other host ended ({status}) before it spoke");
                 return Err(io::Error::other(why));
