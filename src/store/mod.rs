@@ -81,11 +81,12 @@ pub use unmatched::{Delivering, Matcher, Unmatched, matcher, run_matcher};
 
 use crate::domain::{Registry, Ticket};
 use crate::sync::{Arc, AtomicU64, Ordering, RwLock};
-use crate::types::{Errno, Layout, Path, ShardId, has_partitions_below};
+use crate::types::{Layout, Path, ShardId, has_partitions_below};
 use crate::watch::{Entry, GlobalTrie, Outlet, Trie, Watcher};
 use access_set::AccessSet;
 use context::{Change, Changes, Context, Effects, Ledger};
-use forest::{Forest, LockSet, Locked};
+use forest::{LockSet, Locked};
+use op::apply;
 use pins::Pins;
 use publish::Published;
 use recent::Recent;
@@ -375,29 +376,4 @@ impl Store {
 /// Returns whether watches on `path` are in the global watch trie: changes in any shard may match them.
 fn is_global(path: Path<'_>) -> bool {
     path.is_special() || has_partitions_below(path)
-}
-
-/// Runs one request on the partitions of `forest`.
-fn apply<F: Forest>(
-    cx: &mut Context<'_>,
-    forest: &mut F,
-    op: &Op<'_>,
-    reply: &mut Vec<u8>,
-    effects: &mut Effects,
-) -> Result<(), StoreError> {
-    let path = op.path;
-    let of_special = matches!(op.verb, Verb::GetPerms | Verb::SetPerms(_));
-    if path.is_special() && !of_special {
-        return Err(Errno::EINVAL.into());
-    }
-    match &op.verb {
-        Verb::Read => read::read(cx, forest, path, reply),
-        Verb::Directory => read::directory(cx, forest, path, reply),
-        Verb::DirectoryPart(offset) => read::directory_part(cx, forest, path, *offset, reply),
-        Verb::GetPerms => read::get_perms(cx, forest, path, reply),
-        Verb::Write(value) => write::write(cx, forest, path, value, effects),
-        Verb::Mkdir => write::mkdir(cx, forest, path, effects),
-        Verb::Rm => remove::rm(cx, forest, path, effects),
-        Verb::SetPerms(perms) => write::set_perms(cx, forest, path, perms, effects),
-    }
 }

@@ -2,8 +2,12 @@
 
 use std::borrow::Cow;
 
+use super::context::{Context, Effects};
+use super::error::StoreError;
+use super::forest::Forest;
 use super::node::NodeArc;
-use crate::types::{Path, PathBuf, Perms};
+use super::{read, remove, write};
+use crate::types::{Errno, Path, PathBuf, Perms};
 
 /// A request on one path.
 #[derive(Clone)]
@@ -131,6 +135,34 @@ impl LoggedOp {
             (other, None) => other.clone(),
         };
         Op { path: self.path.as_path(), verb }
+    }
+}
+
+/// Runs a request on the partitions of `forest`, appends its reply to `reply`, and notes its changes in `effects`.
+///
+/// # Errors
+/// Those of the operation, which then has changed nothing; a lock of the forest that is needed.
+pub(super) fn apply<F: Forest>(
+    cx: &mut Context<'_>,
+    forest: &mut F,
+    op: &Op<'_>,
+    reply: &mut Vec<u8>,
+    effects: &mut Effects,
+) -> Result<(), StoreError> {
+    let path = op.path;
+    let of_special = matches!(op.verb, Verb::GetPerms | Verb::SetPerms(_));
+    if path.is_special() && !of_special {
+        return Err(Errno::EINVAL.into());
+    }
+    match &op.verb {
+        Verb::Read => read::read(cx, forest, path, reply),
+        Verb::Directory => read::directory(cx, forest, path, reply),
+        Verb::DirectoryPart(offset) => read::directory_part(cx, forest, path, *offset, reply),
+        Verb::GetPerms => read::get_perms(cx, forest, path, reply),
+        Verb::Write(value) => write::write(cx, forest, path, value, effects),
+        Verb::Mkdir => write::mkdir(cx, forest, path, effects),
+        Verb::Rm => remove::rm(cx, forest, path, effects),
+        Verb::SetPerms(perms) => write::set_perms(cx, forest, path, perms, effects),
     }
 }
 

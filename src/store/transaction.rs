@@ -14,9 +14,9 @@ use super::access_set::AccessSet;
 use super::context::{Caller, Change, Context, Deltas, Effects, Ledger};
 use super::error::StoreError;
 use super::forest::Locked;
-use super::op::{LoggedOp, Op, Verb};
+use super::op::{LoggedOp, Op, Verb, apply};
 use super::tx_view::TxView;
-use super::{Generations, Store, apply};
+use super::{Generations, Store};
 use crate::domain::Quota;
 use crate::types::{Domid, Errno, Layout, Partition, Path, PathBuf};
 

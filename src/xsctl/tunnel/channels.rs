@@ -5,24 +5,22 @@
 //! channel, and the memory of both ends is bounded.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, Read, Write};
-use std::net::Shutdown;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
 use super::frame::{Frame, LockStep, PAYLOAD_BYTES_MAX, Port};
-use crate::transport::descriptors;
+use super::local::{Credit, Local};
 
 /// The most bytes of a channel that are sent and not yet written: a move of one domain takes some kilobytes, and a
 /// long stream still fills a line of 1 Gbit/s with a round trip of 2 ms.
-const WINDOW_BYTES: usize = 256 * 1024;
+pub const WINDOW_BYTES: usize = 256 * 1024;
 /// The most channels at once, two threads each: the descriptors of one request (253), and some connections.
 const CHANNELS_MAX: usize = 512;
 
@@ -71,42 +69,6 @@ enum Item {
     Bytes(Vec<u8>),
     /// Descriptors to be sent with the next bytes.
     Descriptors(Vec<OwnedFd>),
-}
-
-/// The bytes that a reader may send; `None` once the channel has ended.
-struct Credit {
-    left: Mutex<Option<usize>>,
-    more: Condvar,
-}
-
-impl Credit {
-    /// Waits for credit and takes up to `max` bytes of it.
-    fn take(&self, max: usize) -> Option<usize> {
-        let mut left = self.left.lock();
-        loop {
-            match &mut *left {
-                None => return None,
-                Some(0) => self.more.wait(&mut left),
-                Some(some) => {
-                    let taken = max.min(*some);
-                    *some -= taken;
-                    return Some(taken);
-                }
-            }
-        }
-    }
-
-    fn give(&self, bytes: usize) {
-        if let Some(left) = &mut *self.left.lock() {
-            *left = left.saturating_add(bytes).min(WINDOW_BYTES);
-        }
-        self.more.notify_one();
-    }
-
-    fn end(&self) {
-        *self.left.lock() = None;
-        self.more.notify_one();
-    }
 }
 
 impl Mux {
@@ -244,8 +206,7 @@ impl Mux {
         to: Option<Local>,
     ) -> io::Result<()> {
         let (incoming, items) = unbounded();
-        let credit =
-            Arc::new(Credit { left: Mutex::new(Some(WINDOW_BYTES)), more: Condvar::new() });
+        let credit = Arc::new(Credit::default());
         let window = Arc::new(AtomicUsize::new(WINDOW_BYTES));
         let channel =
             Channel { incoming, credit: Arc::clone(&credit), window: Arc::clone(&window) };
@@ -326,35 +287,5 @@ impl Mux {
     }
 }
 
-/// A local descriptor of a channel.
-enum Local {
-    Socket(UnixStream),
-    Pipe(File),
-}
-
-impl Local {
-    fn receive(&self, bytes: &mut [u8], received: &mut Vec<OwnedFd>) -> io::Result<usize> {
-        match self {
-            Local::Socket(socket) => descriptors::receive(socket, bytes, received),
-            Local::Pipe(pipe) => (&*pipe).read(bytes),
-        }
-    }
-
-    fn send(&self, bytes: &[u8], with: Vec<OwnedFd>) -> io::Result<()> {
-        match self {
-            Local::Socket(socket) => {
-                let with: Vec<_> = with.iter().map(AsFd::as_fd).collect();
-                descriptors::send(socket, bytes, &with)
-            }
-            Local::Pipe(pipe) => (&*pipe).write_all(bytes),
-        }
-    }
-
-    /// Ends the connection, which wakes the thread that reads from it. A pipe ends with its last descriptor.
-    fn end(&self) {
-        if let Local::Socket(socket) = self {
-            // It may have ended already.
-            let _ = socket.shutdown(Shutdown::Both);
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -29,7 +29,7 @@ pub enum LockStep {
 }
 
 /// A message between the two ends.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
     /// The first frame in each direction.
     Hello(Vec<u8>),

@@ -11,6 +11,7 @@
 
 mod channels;
 mod frame;
+mod local;
 pub mod receive;
 
 use std::collections::BTreeMap;
