@@ -189,7 +189,7 @@ fn elsewhere(
         return None;
     }
     let to = &here.to;
-    match ends.of(to) {
+    match ends.of_noted(to) {
         Ok(end) if end.daemon.is_same(destination) => None,
         Ok(end) => {
             let there = end.standing(domid);

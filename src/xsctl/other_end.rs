@@ -31,6 +31,17 @@ impl<'d> OtherEnds<'d> {
         OtherEnds { domids, asked: BTreeMap::new() }
     }
 
+    /// Like [`OtherEnds::of`], for a destination that a daemon has noted: commands are run only if the user names them.
+    ///
+    /// # Errors
+    /// As of [`OtherEnds::of`].
+    pub fn of_noted(&mut self, to: &str) -> Result<&OtherEnd, String> {
+        match to.starts_with("exec:") {
+            true => Err("a command that a daemon has noted is not run; name it with --to".into()),
+            false => self.of(to),
+        }
+    }
+
     /// Returns the daemon that a text names: the path of its socket, or the URL of its host.
     ///
     /// # Errors

@@ -127,7 +127,8 @@ fn verdict(
             true => Err(unknown_end(domid, here, socket)),
         };
     };
-    let end = ends.of(to).map_err(|why| {
+    let end = if mode.to.is_some() { ends.of(to) } else { ends.of_noted(to) };
+    let end = end.map_err(|why| {
         let why = format!(
             "{to} may have it, and cannot be asked: {why}; only if it does not serve it and never will"
         );

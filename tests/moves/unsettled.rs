@@ -120,7 +120,7 @@ fn each_cause_of_a_refused_unquiesce_has_its_own_sentence() {
     let unquiesce = ["unquiesce", "--socket", &from, "--domains", "1"];
     let nowhere = text(&b.daemon.path("nowhere"));
     for (to, why) in [
-        ("exec:exit 3", "the command of the other host ended"),
+        ("exec:exit 3", "a command that a daemon has noted is not run; name it with --to"),
         ("at the other host", "it is neither the path of a socket nor the URL of a host"),
         (&nowhere, "cannot connect: No such file"),
     ] {
