@@ -5,7 +5,7 @@ use crate::sync::{Arc, AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use crate::types::{Domid, Presence};
 
 /// A logged event that a guest can cause as often as it likes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::EnumCount)]
 pub enum Notice {
     /// The guest's writes to its ring page ended its connection.
     GivenUp,
@@ -14,7 +14,7 @@ pub enum Notice {
 }
 
 impl Notice {
-    const COUNT: usize = 2;
+    const COUNT: usize = <Notice as strum::EnumCount>::COUNT;
 }
 
 /// An incarnation of a domid. Accounts, quota values and tickets belong to an incarnation, never to the bare domid.
@@ -197,7 +197,7 @@ mod tests {
         assert!(domain.swap_shutdown(false));
         assert!(!domain.swap_shutdown(false));
         assert!(!domain.is_introduced());
-        for presence in Presence::ALL {
+        for &presence in Presence::ALL {
             domain.set_presence(presence);
             assert_eq!(domain.presence(), presence);
         }

@@ -3,7 +3,7 @@
 use crate::sync::{AtomicU32, Ordering};
 
 /// A quota. The order is that of C xenstored's tools.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::EnumCount)]
 pub enum Quota {
     /// Nodes owned by a domain.
     Nodes,
@@ -97,7 +97,7 @@ const fn about(
 
 impl Quota {
     /// Number of quotas.
-    pub const COUNT: usize = 9;
+    pub const COUNT: usize = <Quota as strum::EnumCount>::COUNT;
     /// The default of the soft memory quota in bytes; no other quota has a soft limit.
     pub const SOFT_MEMORY_DEFAULT: u32 = 2_097_152;
 
@@ -210,7 +210,10 @@ mod tests {
             limits.set(quota, value);
         }
         let values: Vec<u32> = Quota::all().map(|quota| limits.get(quota)).collect();
-        assert!(values.into_iter().eq(1..=9));
+        assert!((1..).zip(&values).all(|(expected, value)| *value == expected));
+        for (place, quota) in Quota::all().enumerate() {
+            assert_eq!(quota as usize, place, "its row is at its place");
+        }
         limits.set_soft_memory(7);
         assert_eq!(limits.soft_memory(), 7);
     }

@@ -1,7 +1,7 @@
 //! The migration state of a domain at one daemon, as docs/MIGRATION.md names it.
 
 /// The migration state of a domain at one daemon.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, strum::VariantArray)]
 #[repr(u8)]
 pub enum Presence {
     /// Not introduced, and no connection state is kept.
@@ -26,17 +26,7 @@ pub enum Presence {
 
 impl Presence {
     /// All states, in the order of their discriminants.
-    pub const ALL: [Presence; 9] = [
-        Presence::Absent,
-        Presence::Arriving,
-        Presence::Arrived,
-        Presence::ArrivedIntroduced,
-        Presence::Running,
-        Presence::Quiesced,
-        Presence::Exported,
-        Presence::Left,
-        Presence::Quiescing,
-    ];
+    pub const ALL: &[Presence] = <Presence as strum::VariantArray>::VARIANTS;
 
     /// Returns the name used in the reply of DOMAIN_STATES, where `Quiescing` counts as quiesced.
     pub fn name(self) -> &'static str {
@@ -54,7 +44,7 @@ impl Presence {
 
     /// The inverse of [`Presence::name`]; never `Quiescing`.
     pub fn from_name(name: &str) -> Option<Presence> {
-        Presence::ALL.into_iter().find(|presence| presence.name() == name)
+        Presence::ALL.iter().copied().find(|presence| presence.name() == name)
     }
 
     /// Returns whether the domain was imported and not served since, so that it can be discarded.
@@ -108,7 +98,7 @@ mod tests {
 
     #[test]
     fn every_state_has_a_unique_name_and_sentence() {
-        for presence in Presence::ALL.into_iter().filter(|it| *it != Presence::Quiescing) {
+        for presence in Presence::ALL.iter().copied().filter(|it| *it != Presence::Quiescing) {
             assert_eq!(Presence::from_name(presence.name()), Some(presence));
             let like = |other: &&Presence| other.in_the_way() == presence.in_the_way();
             let alike = 1 + usize::from(presence == Presence::Quiesced);
