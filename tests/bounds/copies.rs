@@ -11,6 +11,8 @@ const VALUE_BYTES: usize = 1900;
 /// Snapshots; fewer than the transactions that a guest may have. Each copy of the chain shares its values and takes
 /// some 150 KB.
 const ROUNDS: usize = 220;
+/// The rounds that are measured. Without a bound, the first of them would keep 19 MB.
+const LAST_ROUNDS: usize = 50;
 
 /// Creates a chain of directories with long values in the partition of domain 5; returns the path of the deepest.
 fn chain(world: &mut World) -> String {
@@ -40,11 +42,16 @@ fn copies_beside_snapshots_are_bounded() {
         let deepest = chain(&mut world);
         let before = world.daemon.resident_bytes();
         let mut transactions = Vec::new();
+        let mut grown = u64::MAX;
         for round in 0..ROUNDS {
             transactions.push(snapshot(&mut world));
             world.guest(5).write(&deepest, &round.to_string()).unwrap();
+            // The least of the last rounds is what is kept: the allocator gives freed pages back with a delay, up to
+            // 4 MB of them here.
+            if round >= ROUNDS - LAST_ROUNDS {
+                grown = grown.min(world.daemon.resident_bytes().saturating_sub(before));
+            }
         }
-        let grown = world.daemon.resident_bytes().saturating_sub(before);
         println!("{shards} shards: grown by {grown} bytes");
         assert!(grown < KEPT_BYTES_MAX, "{ROUNDS} snapshots keep {grown} bytes");
         // All transactions commit: nothing that they saw has changed.
