@@ -318,7 +318,7 @@ pub(super) mod tests {
     #[test]
     fn sim_guest_finds_the_sockets_of_its_daemon() {
         let environment = Environment { run_directory: Some("/r".into()), ..bare() };
-        let told = |domid, path: Option<&str>| {
+        let guest_of = |domid, path: Option<&str>| {
             guest(GuestOptions { domid, sim_socket: path.map(PathBuf::from) }, &environment)
         };
         let expected = |domid, path: &str, socket: &str| Guest {
@@ -326,10 +326,10 @@ pub(super) mod tests {
             sim_socket: path.into(),
             socket: socket.into(),
         };
-        assert_eq!(told(None, None).unwrap(), expected(None, "/r/sim", "/r/socket"));
+        assert_eq!(guest_of(None, None).unwrap(), expected(None, "/r/sim", "/r/socket"));
         let beside = expected(Some(Domid(7)), "/a/sim", "/a/socket");
-        assert_eq!(told(Some(7), Some("/a/sim")).unwrap(), beside);
-        assert!(told(Some(0x7FF0), None).is_err());
+        assert_eq!(guest_of(Some(7), Some("/a/sim")).unwrap(), beside);
+        assert!(guest_of(Some(0x7FF0), None).is_err());
     }
 
     #[test]

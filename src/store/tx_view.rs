@@ -52,7 +52,7 @@ impl Forest for TxView<'_, '_> {
         Ok(self.touch(partition).and_then(|touched| touched.read(partition).as_ref()))
     }
 
-    fn claim(&mut self, _home: &Partition<'_>) -> Result<(), StoreError> {
+    fn claim(&mut self, _partition: &Partition<'_>) -> Result<(), StoreError> {
         Ok(())
     }
 

@@ -119,18 +119,18 @@ impl Daemon {
     /// Returns the number of shards, which is the modulus that assigns a domid to a shard; 1 if the daemon does not
     /// publish it.
     pub fn shards(&self) -> u16 {
-        let told =
+        let reply =
             self.connect().ok().and_then(|mut client| client.ask(Operation::Read, SHARDS).ok());
-        told.and_then(|shards| decimal(&shards).ok()).unwrap_or(1).max(1)
+        reply.and_then(|shards| decimal(&shards).ok()).unwrap_or(1).max(1)
     }
 
     /// Whether its streams have digests that this tool's version knows, and IMPORT_DOMAINS can require them.
     pub fn has_digests(&self) -> bool {
-        let told = self
+        let reply = self
             .connect()
             .ok()
             .and_then(|mut client| client.ask(Operation::Read, STREAM_DIGEST).ok());
-        told.is_some_and(|name| name == ALGORITHM.as_bytes())
+        reply.is_some_and(|name| name == ALGORITHM.as_bytes())
     }
 
     /// Connects to its client socket.

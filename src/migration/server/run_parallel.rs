@@ -23,7 +23,7 @@ pub fn run_parallel<T: Send, R: Send>(
         return items.into_iter().map(work).for_each(done);
     }
     let mut results: VecDeque<Option<R>> = items.iter().map(|_| None).collect();
-    let mut told = 0;
+    let mut sent = 0;
     let items = Mutex::new(items.into_iter().enumerate());
     let next = || items.lock().next();
     let (sender, receiver) = unbounded();
@@ -45,9 +45,9 @@ pub fn run_parallel<T: Send, R: Send>(
         }
         drop(sender);
         for (place, result) in receiver {
-            results[place - told] = Some(result);
+            results[place - sent] = Some(result);
             while let Some(Some(result)) = results.pop_front_if(|first| first.is_some()) {
-                told += 1;
+                sent += 1;
                 done(result);
             }
         }

@@ -15,7 +15,7 @@ use crate::xsctl::lock::Lock;
 /// Serves a tunnel to the daemon at a socket.
 ///
 /// # Errors
-/// There is no such daemon, which the other end is told, too; the output cannot be written.
+/// There is no such daemon, which is reported to the other end, too; the output cannot be written.
 pub fn run(socket: PathBuf) -> Result<Done, ToolError> {
     let mut input = io::stdin().lock();
     let mux = Mux::new(io::stdout());
