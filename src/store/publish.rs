@@ -14,9 +14,9 @@ use crate::sync::Arc;
 use crate::types::{Domid, Path};
 use crate::watch::{Batch, Event};
 
-/// Maximum number of looks at levels and watches that a commit takes with its locks held: some twenty microseconds, as a
-/// look is about fifty instructions. Guests that watch each level of a path make one change match thousands of watches.
-/// Beyond this they are found after the locks are released (unmatched.rs).
+/// Maximum number of looks at levels and watches that a commit takes with its locks held: some twenty microseconds, as
+/// a look is about fifty instructions. Guests that watch each level of a path make one change match thousands of
+/// watches. Beyond this they are found after the locks are released (unmatched.rs).
 pub const LOOKS_MAX: u64 = 640;
 
 /// Up to this many changes are compared with the counters of the global watch trie.

@@ -191,8 +191,8 @@ pub enum Command {
         #[arg(long, value_name = "LIST")]
         domains: Domids,
     },
-    /// Connect a tunnel of another host's xsctl, on standard input and output, to the daemon; move --to ssh://... starts
-    /// it
+    /// Connect a tunnel of another host's xsctl, on standard input and output, to the daemon; move --to ssh://...
+    /// starts it
     Receive {
         /// Socket of the daemon [default: as for xenstored in the same environment]
         #[arg(long, value_name = "PATH")]

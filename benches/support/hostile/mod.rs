@@ -78,7 +78,7 @@ pub const SCENARIOS: [Scenario; 24] = [
     ),
     scenario("a death that 64 guests watch 1024 times each", HOLD_MAX, watches::death),
     scenario("RM of 960 levels that 8 guests watch", HOLD_MAX, watches::remove_watched_levels),
-    scenario("RM of 900 nodes, each watched by 8 guests", 140_000, watches::remove_watched_nodes),
+    scenario("RM of 900 nodes, each watched by 8 guests", 111_000, watches::remove_watched_nodes),
     scenario(
         "RM of a partition below which 8 guests watch 1000 levels 1024 times",
         HOLD_MAX,
@@ -103,7 +103,7 @@ pub const SCENARIOS: [Scenario; 24] = [
         1_300_000,
         nodes::new_owner,
     ),
-    scenario("the sweep of 900 nodes, each watched by 8 guests", 140_000, nodes::sweep_watched),
+    scenario("the sweep of 900 nodes, each watched by 8 guests", 111_000, nodes::sweep_watched),
     scenario(
         "the sweep of 300 nodes below 900 levels of another's, beside a snapshot",
         980_000,
