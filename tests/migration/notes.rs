@@ -1,6 +1,5 @@
 //! The client that brought a domain into its state, since when, and where the domain may be besides; and the UNQUIESCE
-//! that
-//! this refuses.
+//! that this refuses.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
